@@ -320,7 +320,8 @@ def metrics_page() -> str:
         for family in found:
             name = f"{family.name}_total" if family.kind == "counter" else family.name
             labels = ", ".join(f"`{label}`" for label in family.labels)
-            note = f" ({family.note})" if family.note else ""
+            notes = [family.note, "only with several hosts" if family.of_hosts else ""]
+            note = f" ({'; '.join(filter(None, notes))})" if any(notes) else ""
             yield f"`{name}`", family.kind, labels, f"{family.help.rstrip('.')}{note}."
 
     headers = ("metric", "kind", "labels", "what it says")
@@ -330,7 +331,8 @@ def metrics_page() -> str:
         "Metrics",
         "What `GET /metrics` of the control API tells, for Prometheus. Labels are names of "
         "registered models, of replicas and devices, and words of ours: nothing a client sends "
-        "becomes one. Rates and means named `measured` are over the last 30 seconds. "
+        "becomes one. Rates and means named `measured` are over the last 30 seconds. If there are "
+        "several hosts, what has the label `device` has `host`, too. "
         "[Metrics, alerts, dashboards](../how-to/metrics.md) says how to use them.",
         "## The control plane",
         table(headers, rows(metrics.FAMILIES)),

@@ -119,7 +119,7 @@ def dashboard(uid: str, title: str, panels: list[dict[str, Any]], by_model: bool
 
 def fleet() -> dict[str, Any]:
     """Dashboard of devices, the plan, and problems."""
-    device = "{{device}}"
+    device = "{{device}} {{host}}"  # the latter is there with several hosts
     return dashboard(
         "partitiond-fleet",
         "partitiond: fleet",
@@ -164,6 +164,12 @@ def fleet() -> dict[str, Any]:
             panel("Requests refused by the endpoint",
                   ("sum by (reason) (rate(partitiond_proxy_refusals_total[$__rate_interval]))",
                    "{{reason}}"), unit="reqps", stack=True),
+            panel("Hosts by state", ("sum by (state) (partitiond_host_state)", "{{state}}"),
+                  stack=True, text="Empty with one host."),
+            panel("Silence of hosts", ("partitiond_host_silent_seconds", "{{host}}"), unit="s",
+                  text="Time since the last word. Empty with one host."),
+            panel("Clocks of hosts", ("abs(partitiond_host_clock_offset_seconds)", "{{host}}"),
+                  unit="s", text="How far from the clock of the control plane's host."),
         ],
         by_model=False,
     )  # fmt: skip

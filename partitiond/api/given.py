@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from partitiond.api.schemas import ApiOptions
-from partitiond.ports import convergence, drift, fit, overview, releases, scaling, usage
+from partitiond.ports import cluster, convergence, drift, fit, overview, releases, scaling, usage
 from partitiond.ports import service as ports
 
 
@@ -30,6 +30,7 @@ ProfileControl = Annotated[ports.ProfileControl, _of(lambda service: service.pro
 PlanControl = Annotated[ports.PlanControl, _of(lambda service: service.plans)]
 DeviceControl = Annotated[ports.DeviceControl, _of(lambda service: service.devices)]
 CordonControl = Annotated[ports.CordonControl, _of(lambda service: service.cordons)]
+FleetHosts = Annotated[cluster.FleetHosts, _of(lambda service: service.hosts)]
 EventLog = Annotated[ports.EventLog, _of(lambda service: service.events)]
 KeyControl = Annotated[ports.KeyControl, _of(lambda service: service.keys)]
 Overviews = Annotated[overview.Overviews, _of(lambda service: service.overview)]

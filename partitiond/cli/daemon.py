@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from partitiond.cli.devices.hosts import hosts_words
 from partitiond.cli.options import AllOption, JsonOption, client_of, option, settings_of, spread
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.cli.plan.words import converging_words, waiting_words
@@ -127,6 +128,7 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
             "convergence": client.convergence() if plan else None,
             "not_ready": dict(client.readiness()),
         }
+        hosts = client.hosts()
         devices = [] if shown["not_ready"] else client.devices()
     if as_json:
         print_json(shown)
@@ -142,6 +144,8 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
         console.print(f"          {words}", markup=False)
     if waiting is not None:
         console.print(f"waiting   {waiting_words(waiting)}", markup=False, soft_wrap=True)
+    if len(hosts) > 1:
+        console.print(f"hosts     {hosts_words(hosts)}", markup=False, soft_wrap=True)
     cordoned = [short_device(device.id) for device in devices if device.cordoned]
     if cordoned:
         names = ", ".join(cordoned if everything else cordoned[:MAX_NAMES])
@@ -153,4 +157,4 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
         )
     page = None if everything else HALF_PAGE_ROWS
     console.print(models_table(shown["models"], page))
-    console.print(replicas_table(shown["replicas"], page))
+    console.print(replicas_table(shown["replicas"], page, several=len(hosts) > 1))

@@ -11,6 +11,7 @@ T = TypeVar("T")
 
 LISTED_BY: Final[Mapping[str, str]] = {
     "device": "partitiond devices",
+    "host": "partitiond hosts",
     "job": "partitiond profile jobs",
     "key": "partitiond keys",
     "model": "partitiond models",
@@ -39,6 +40,7 @@ def argument_of(kind: str, metavar: str, text: str) -> typer.models.ArgumentInfo
 DeviceArgument = Annotated[
     str, argument_of("device", "DEVICE", "Id of the device, or its beginning.")
 ]
+HostArgument = Annotated[str, argument_of("host", "NAME", "Name of the host.")]
 JobArgument = Annotated[str, argument_of("job", "JOB", "Id of the job, or its number.")]
 KeyArgument = Annotated[str, argument_of("key", "KEY", "Id of the key, or its beginning.")]
 ModelArgument = Annotated[str, argument_of("model", "NAME", "Name of a registered model.")]

@@ -158,17 +158,21 @@ def _profile_word(view: ModelView) -> str:
     return f"{kind} (provisional)" if view.provisional else kind
 
 
-def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> RenderableType:
+def replicas_table(
+    replicas: Sequence[ReplicaView], page: int | None = None, *, several: bool = False
+) -> RenderableType:
     """Engines, including pending ones; a failed engine shows its diagnosis.
 
     Args:
         replicas: all of them.
         page: most rows if there are very many: engines that do not serve, then the fullest.
+        several: whether there are several hosts; then the host of each is shown.
     """
     if not replicas:
         return "No replicas. Plan and start some: partitiond plan, partitiond apply"
     whole = ("engine", "device")
-    headers = ("engine", "state", "device", "partition", ">in use", ">memory", ">pid")
+    host = ("host",) if several else ()
+    headers = ("engine", "state", *host, "device", "partition", ">in use", ">memory", ">pid")
     if page is not None and len(replicas) > MANY_ROWS:
         full = sorted(replicas, key=lambda r: -(r.in_flight or 0) / max(1, r.limit))
         odd = [not _is_fine(r.state) or bool(r.last_error) for r in full]
@@ -182,6 +186,7 @@ def replicas_table(replicas: Sequence[ReplicaView], page: int | None = None) -> 
         table.add_row(
             view.engine,
             state_text(view.state),
+            *((view.host or "-",) if several else ()),
             short_device(view.device_id),
             partition_text(view.partition),
             f"{'?' if view.in_flight is None else view.in_flight}/{view.limit}",

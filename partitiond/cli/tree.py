@@ -49,7 +49,7 @@ Headings = Mapping[str, str]
 HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Start": ("demo", "doctor", "setup", "serve", "down"),
     "Models, from measuring to serving": ("models", "profile", "plan", "apply", "up"),
-    "Several hosts": ("host", "head"),
+    "Several hosts": ("hosts", "host", "head"),
     "Watch": ("status", "top", "events", "devices"),
     "Access": ("keys",),
     "Instruments": ("tools",),
@@ -224,12 +224,20 @@ _MIG: Final[Entries] = {
 
 _DEVICES: Final[Entries] = {
     "list": Leaf(
-        "Show the devices of this host, their health and sharing.", "devices.commands:list_devices"
+        "Show the devices of all hosts, their health and sharing.", "devices.commands:list_devices"
     ),
     "show": Leaf("Show all of one device.", "devices.commands:show"),
     "cordon": Leaf("Place nothing on a device from now on.", "devices.commands:cordon"),
     "uncordon": Leaf("Let plans use a device again.", "devices.commands:uncordon"),
     "mig": Branch("MIG: show GPU instances, plan changes, make them.", _MIG, bare="show"),
+}
+
+_HOSTS: Final[Entries] = {
+    "list": Leaf(
+        "Show the hosts of the fleet: whether they answer, versions, clocks.",
+        "devices.hosts:list_hosts",
+    ),
+    "forget": Leaf("Count a lost host as no part of the fleet any more.", "devices.hosts:forget"),
 }
 
 _KEYS: Final[Entries] = {
@@ -334,6 +342,7 @@ TREE: Final[Entries] = {
     "devices": Branch("Devices: list, show, cordon; the MIG instances of GPUs.", _DEVICES),
     "head": Branch("The control plane of several hosts.", _HEAD, bare=None),
     "host": Branch("This host among several: join a head, leave it.", _HOST, bare=None),
+    "hosts": Branch("Hosts of the fleet: list, forget.", _HOSTS),
     "keys": Branch("API keys of the endpoint.", _KEYS),
     "tools": Branch(
         "Estimate models, advise on a deployment, simulate GPU hosts.", _TOOLS, bare=None

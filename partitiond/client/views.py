@@ -10,6 +10,7 @@ from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.errors import NotReadyError
 from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.hardware.details import DeviceDetails
+from partitiond.core.hardware.host_state import HostView
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.replica.convergence import Convergence
@@ -43,12 +44,20 @@ class ViewCalls(Connection):
         return self._get(list[ReplicaView], "/replicas", given(model=model))
 
     def devices(self) -> Sequence[Device]:
-        """Return the devices of the daemon's host."""
+        """Return the devices of all hosts."""
         return self._get(list[Device], "/devices")
 
     def device(self, device_id: str) -> DeviceDetails:
         """Return all details of one device. Raises NotFoundError."""
         return self._get(DeviceDetails, f"/devices/{quoted(device_id)}")
+
+    def hosts(self) -> Sequence[HostView]:
+        """Return the hosts of the fleet, the daemon's first; with one host, that one."""
+        return self._get(list[HostView], "/hosts")
+
+    def forget_host(self, name: str) -> None:
+        """Count a lost host as no part of the fleet. Raises NotFoundError, ConflictError."""
+        self._call("DELETE", f"/hosts/{quoted(name)}")
 
     def cordon(self, device_id: str, reason: str = "") -> Device:
         """Place nothing on a device from now on. Raises NotFoundError."""

@@ -42,11 +42,12 @@ from partitiond.controller.runtime.sleeping import SleepController
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.controller.views.health import MetricsText, Readiness
+from partitiond.controller.views.hosts import HostUseCases, OneHost
 from partitiond.controller.views.overview import OverviewUseCases, Sources
 from partitiond.controller.views.records import PlacedView, placed_views
 from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import EngineUnavailableError
-from partitiond.core.hardware.hosts import memory_by_host
+from partitiond.core.hardware.hosts import hosts_of, memory_by_host
 from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
@@ -66,6 +67,7 @@ from partitiond.ports import (
     ProxyControl,
     Store,
 )
+from partitiond.ports.cluster import FleetHosts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class Adapters:
         cpu_speed: measures what the host's CPU reaches, for estimates; None assumes it.
         partitions: what devices are cut into; None if nothing writes to devices.
         gauges: what devices report of themselves now; None if nothing reads them.
+        hosts: the hosts of the fleet; None if there is only this one.
     """
 
     store: Store
@@ -114,6 +117,7 @@ class Adapters:
     cpu_speed: CpuSpeed | None = None
     partitions: PartitionWatch | None = None
     gauges: DeviceGauges | None = None
+    hosts: FleetHosts | None = None
 
 
 class Parts:
@@ -132,7 +136,7 @@ class Parts:
         self.metrics = Metrics()
         self._known_cut_off: frozenset[str] = frozenset()
         self.wake = asyncio.Event()
-        self.journal = Journal(adapters.store, adapters.clock, self.metrics.happened)
+        self.journal = Journal(adapters.store, adapters.clock, self.metrics.happened, self._host_of)
         self.devices = self._make_devices()
         self.files = ModelFiles(
             adapters.resolver, adapters.clock, self.wake.set, options.policy.fetch_retry_seconds
@@ -180,6 +184,12 @@ class Parts:
             store=adapters.store,
             devices=self.devices,
             clock=adapters.clock,
+            journal=self.journal,
+            changed=self.plan_again,
+        )
+        self.hosts = HostUseCases(
+            adapters.hosts
+            or OneHost(lambda: self.devices.devices, adapters.engine_version, adapters.clock),
             journal=self.journal,
             changed=self.plan_again,
         )
@@ -233,6 +243,15 @@ class Parts:
         if self.devices.looked:  # a plan without devices would end what is only not seen yet
             self.plans.chain.consider()
 
+    def _host_of(self, subject: str) -> str:
+        """Return the host of a device or an engine; empty for others, and with one host."""
+        devices = self.devices.devices
+        if len(hosts_of(devices)) < 2:
+            return ""
+        engines = self.controller.engines
+        on = next((e.placement.device_id for e in engines if e.name == subject), subject)
+        return next((device.host for device in devices if device.id == on), "")
+
     def _placed(self) -> tuple[PlacedView, ...]:
         """Return every engine, pending ones included."""
         controller = self.controller
@@ -242,6 +261,7 @@ class Parts:
             name_for=controller.names(),
             asleep=controller.sleep.levels,
             fetching={p.model: self.files.progress(p.model) for p in controller.desired},
+            hosts={device.id: device.host for device in self.devices.devices},
         )
 
     def plan_again(self) -> None:
@@ -551,6 +571,7 @@ class Parts:
                 problems=self.readiness.problems,
                 waiting_plan=lambda: waits.plan.id if (waits := self.plans.waiting()) else "",
                 convergence=self.convergence.now,
+                hosts=self.hosts.views,
                 gauges=given.gauges,
                 architecture_of=given.resolver.architecture,
                 drift=self.drift.words,

@@ -28,12 +28,23 @@ MOST_UNSAVED: Final = 1000
 
 
 class Journal:
-    """Appends events. A store that cannot be written must not stop a drain or a stop."""
+    """Appends events. A store that cannot be written must not stop a drain or a stop.
+
+    Args:
+        happened: called with each stored event.
+        host_of: returns the host of an event's subject, if that is a device or an engine and there
+            are several hosts; else empty.
+    """
 
     def __init__(
-        self, store: Store, clock: Clock, happened: Callable[[Event], None] = lambda _: None
+        self,
+        store: Store,
+        clock: Clock,
+        happened: Callable[[Event], None] = lambda _: None,
+        host_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._happened = happened
+        self._host_of = host_of
         self._store = store
         self._clock = clock
         self._unsaved: collections.deque[Event] = collections.deque(maxlen=MOST_UNSAVED)
@@ -45,7 +56,9 @@ class Journal:
 
         A failure is kept in `problem` (readiness shows it) and logged; `save` tries again.
         """
-        actor = current_actor()
+        actor, host = current_actor(), self._host_of(subject)
+        if host:
+            message = f"{message} (on {host})"
         log.info("%s %s: %s%s", kind, subject, message, f" ({actor})" if actor else "")
         texts = (_storable(text) for text in (kind, subject, message, actor))
         self._unsaved.append(Event(0, self._clock.utc_iso(), *texts))

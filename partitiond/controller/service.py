@@ -146,6 +146,7 @@ def service_of(adapters: Adapters, options: ServiceOptions | None = None) -> Ser
         plans=parts.plans,
         devices=parts.devices,
         cordons=parts.cordons,
+        hosts=parts.hosts,
         events=adapters.store,
         keys=parts.keys,
         overview=parts.overview,

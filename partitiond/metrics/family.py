@@ -18,6 +18,7 @@ class Family:
         labels: each has few values: registered models, replicas, devices, or words of ours; never
             text from a client.
         note: peculiarities of the metric, for the reference page.
+        of_hosts: whether it is exported only if there are several hosts.
     """
 
     name: str
@@ -25,6 +26,13 @@ class Family:
     labels: tuple[str, ...]
     help: str
     note: str = ""
+    of_hosts: bool = False
+
+    @property
+    def labels_of_hosts(self) -> tuple[str, ...]:
+        """Its labels if there are several hosts: what is on a device has the device's host."""
+        on_device = "device" in self.labels and "host" not in self.labels
+        return (*self.labels, "host") if on_device else self.labels
 
     @property
     def samples(self) -> tuple[str, ...]:

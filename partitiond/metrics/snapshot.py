@@ -1,8 +1,11 @@
 """Defines metrics of devices, planned and measured replicas, plans and drift.
 
 Each metric is a function of one `MetricsSnapshot`. Metrics are made for each scrape, and nothing is
-kept. Labels are names of registered models, replicas and devices, and words of ours, so the number
-of label values is bounded by what the operator registered and applied.
+kept. Labels are names of registered models, replicas, devices and hosts, and words of ours, so the
+number of label values is bounded by what the operator registered and applied.
+
+With one host there is no label `host`: series and dashboards of before stay as they are. With
+several, all that is on a device has it, after its other labels.
 """
 
 import dataclasses
@@ -13,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.hardware.host_state import HostState, HostView
 from partitiond.core.instants import unix_seconds
 from partitiond.core.plan.record import Plan, Status
 from partitiond.core.views.drift import DriftReport
@@ -179,6 +183,24 @@ def _remeasures(shown: MetricsSnapshot) -> Samples:
         yield (), float(len(shown.drift.remeasures))
 
 
+def _host(
+    name: str, text: str, read: Callable[[HostView], float | None]
+) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
+    """Yield a figure of hosts; nothing if there is only one."""
+
+    def samples(shown: MetricsSnapshot) -> Samples:
+        for host in shown.overview.hosts:
+            yield (host.name,), read(host)
+
+    return Family(f"partitiond_host_{name}", "gauge", ("host",), text, of_hosts=True), samples
+
+
+def _host_states(shown: MetricsSnapshot) -> Samples:
+    for host in shown.overview.hosts:
+        for state in HostState:
+            yield (host.name, state.value), float(host.state is state)
+
+
 _DRIFTS: Final = frozenset({"slower", "faster"})
 
 SHOWN: Final[tuple[tuple[Family, Callable[[MetricsSnapshot], Samples]], ...]] = (
@@ -313,6 +335,18 @@ SHOWN: Final[tuple[tuple[Family, Callable[[MetricsSnapshot], Samples]], ...]] = 
     _plan("created_timestamp_seconds", "When it was made, Unix seconds.",
           lambda plan: unix_seconds(plan.created_at)),
     (
+        Family(
+            "partitiond_host_state", "gauge", ("host", "state"),
+            "1 for the state it has: fine, late, silent, lost, refused.", of_hosts=True,
+        ),
+        _host_states,
+    ),
+    _host("silent_seconds", "Time since its last word; 0 while it answers.",
+          lambda host: host.silent_seconds),
+    _host("clock_offset_seconds", "Its clock less the head's; absent until it answered.",
+          lambda host: host.clock_offset_seconds),
+    _host("gpus", "Its GPUs, as last seen.", lambda host: float(host.gpus)),
+    (
         Family("partitiond_plan_waiting", "gauge", (), "1 while a plan waits for `apply`."),
         _waiting,
     ),
@@ -339,13 +373,23 @@ class ShownCollector(Collector):
         shown = self.shown
         if shown is None:
             return
+        several = bool(shown.overview.hosts)
+        hosts = {view.device.id: view.device.host for view in shown.overview.devices}
+        hosts |= {view.device_id: view.host for view in shown.overview.replicas if view.host}
         for family, samples in SHOWN:
+            if family.of_hosts and not several:
+                continue
+            labels = family.labels_of_hosts if several else family.labels
+            with_host = labels != family.labels
             made: CounterMetricFamily | GaugeMetricFamily
             if family.kind == "counter":
-                made = CounterMetricFamily(family.name, family.help, labels=family.labels)
+                made = CounterMetricFamily(family.name, family.help, labels=labels)
             else:
-                made = GaugeMetricFamily(family.name, family.help, labels=family.labels)
+                made = GaugeMetricFamily(family.name, family.help, labels=labels)
             for values, value in samples(shown):
-                if value is not None:
-                    made.add_metric(values, value)
+                if value is None:
+                    continue
+                device = values[family.labels.index("device")] if with_host else ""
+                host = (hosts.get(device, ""),) if with_host else ()
+                made.add_metric((*values, *host), value)
             yield made

@@ -16,6 +16,7 @@ from partitiond.core.profile.jobs import Job, ProfileOptions
 from partitiond.core.profile.record import Profile
 from partitiond.core.views.lists import KeyView, ModelView, ProfileView, PrunableProfile
 from partitiond.core.views.preview import PlanPreview
+from partitiond.ports.cluster import FleetHosts
 from partitiond.ports.convergence import Convergences
 from partitiond.ports.drift import DriftControl
 from partitiond.ports.fit import FitCheck
@@ -135,7 +136,7 @@ class PlanControl(Protocol):
 
 
 class DeviceControl(Protocol):
-    """Shows the devices of this host."""
+    """Shows the devices of all hosts."""
 
     @property
     def devices(self) -> Sequence[Device]:
@@ -253,6 +254,7 @@ class ControlService:
     plans: PlanControl
     devices: DeviceControl
     cordons: CordonControl
+    hosts: FleetHosts
     events: EventLog
     keys: KeyControl
     overview: Overviews

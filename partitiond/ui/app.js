@@ -86,6 +86,7 @@ function banner() {
   const lines = [];
   if (state.problem) lines.push(`${state.problem.message} ${state.problem.hint ?? ""}`);
   for (const [part, why] of state.overview?.problems ?? []) lines.push(`${part}: ${why}`);
+  for (const one of state.overview?.hosts ?? []) if (one.state !== "fine") lines.push(one.reason.includes(one.name) ? one.reason : `${one.name} is ${one.state}: ${one.reason}`);
   const waiting = state.overview?.waiting_plan_id;
   return h("div", { class: "banners", key: "banners", role: "status" },
     lines.map((line) => h("p", { class: "banner bad" }, line)),

@@ -42,19 +42,41 @@ function tile(name, value, unit, drawing = null) {
 // --- devices ------------------------------------------------------------------------------------
 
 function devices(o) {
-  const busy = o.devices.filter((d) => o.replicas.some((r) => r.device_id === d.device.id) || d.cordoned || d.device.foreign.length);
-  const empty = o.devices.filter((d) => !busy.includes(d));
   return h("section", { "aria-labelledby": "devices-h" },
     h("div", { class: "heading" }, h("h2", { id: "devices-h" }, "Devices"),
       h("p", { class: "bar-legend", "aria-hidden": "true" }, h("span", { class: "legend-kept" }), "kept free",
         h("span", { class: "legend-used" }), "in use, says the driver")),
-    h("div", { class: "devices" }, busy.map((d) => deviceCard(d, o.replicas))),
-    empty.length ? h("p", { class: "empty-devices" }, h("strong", {}, `${plural(empty.length, "device")} empty: `),
-      empty.map((d) => h("span", { class: "chip", key: d.device.id, title: `${d.device.hardware}, ${bytes(d.device.memory_bytes)}` },
-        deviceName(d.device.id)))) : null);
+    o.hosts.length ? o.hosts.map((one) => host(one, o)) : cards(o.devices, o.replicas));
 }
 
-function deviceCard(view, replicas) {
+/** One of several hosts: whether it answers, and its devices. */
+function host(one, o) {
+  const own = o.devices.filter((d) => d.device.host === one.name);
+  const engines = o.replicas.filter((r) => r.host === one.name && r.held_bytes > 0).length;
+  const id = `host-${one.name}`;
+  return h("section", { class: `host ${one.state}`, key: one.name, "aria-labelledby": id },
+    h("div", { class: "host-head" },
+      h("h3", { id }, one.name), one.is_head ? h("span", { class: "pill" }, "head") : null,
+      one.state === "fine" ? null : h("span", { class: `pill ${HOST_PILLS[one.state] ?? "bad"}` }, one.state),
+      h("span", { class: "muted" }, [one.address, plural(one.gpus, "GPU"), plural(engines, "engine"),
+        one.silent_seconds ? `last word ${seconds(one.silent_seconds)} ago` : ""].filter(Boolean).join(" · "))),
+    one.reason ? h("p", { class: "problem" }, one.reason) : null,
+    own.length ? cards(own, o.replicas, "h4") : h("p", { class: "empty-devices" }, "No devices are known."));
+}
+
+const HOST_PILLS = { late: "estimated", silent: "estimated" };
+
+function cards(views, replicas, heading = "h3") {
+  const busy = views.filter((d) => replicas.some((r) => r.device_id === d.device.id) || d.cordoned || d.device.foreign.length);
+  const empty = views.filter((d) => !busy.includes(d));
+  return [
+    h("div", { class: "devices" }, busy.map((d) => deviceCard(d, replicas, heading))),
+    empty.length ? h("p", { class: "empty-devices" }, h("strong", {}, `${plural(empty.length, "device")} empty: `),
+      empty.map((d) => h("span", { class: "chip", key: d.device.id, title: `${d.device.hardware}, ${bytes(d.device.memory_bytes)}` },
+        deviceName(d.device.id)))) : null];
+}
+
+function deviceCard(view, replicas, heading) {
   const d = view.device;
   const here = replicas.filter((r) => r.device_id === d.id);
   const now = here.filter((r) => r.held_bytes > 0);
@@ -62,7 +84,7 @@ function deviceCard(view, replicas) {
   const mode = here[0]?.partition.mode ?? "";
   return h("article", { class: `device ${view.cordoned ? "cordoned" : ""}`, key: d.id, "aria-label": `${deviceName(d.id)}, ${d.hardware}` },
     h("header", {},
-      h("h3", {}, deviceName(d.id)), h("span", { class: "muted" }, d.hardware),
+      h(heading, {}, deviceName(d.id)), h("span", { class: "muted" }, d.hardware),
       mode ? h("span", { class: "pill" }, mode === "cores" ? "cores" : mode) : null,
       d.health !== "fine" ? h("span", { class: "pill bad" }, d.health) : null,
       h("span", { class: "gauges" },

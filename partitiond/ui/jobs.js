@@ -2,8 +2,8 @@
 
 import { call } from "./api.js";
 import { h, toast } from "./dom.js";
-import { day, deviceName, percent, seconds } from "./format.js";
-import { look, state } from "./state.js";
+import { day, percent, seconds } from "./format.js";
+import { deviceAt, look, state } from "./state.js";
 
 export function jobsView() {
   const jobs = state.overview.jobs;
@@ -20,7 +20,7 @@ export function jobRow(job, whole = false) {
   const fraction = progress.fraction ?? null;
   return h("li", { key: job.id, class: "job" },
     h("div", { class: "job-head" },
-      h("strong", {}, `${job.kind} ${job.subject}`), h("span", { class: "muted" }, job.device_id && job.state !== "queued" ? `${job.id} on ${deviceName(job.device_id)}` : job.id),
+      h("strong", {}, `${job.kind} ${job.subject}`), h("span", { class: "muted" }, job.device_id && job.state !== "queued" ? `${job.id} on ${deviceAt(job.device_id)}` : job.id),
       h("span", { class: `pill ${job.state}` }, job.state),
       open ? h("button", { class: "quiet", "aria-label": `Cancel ${job.id}`, on: { click: () => cancel(job.id) } }, "Cancel") : null),
     open && fraction !== null ? h("progress", { max: 1, value: fraction, "aria-label": `${job.id}, ${percent(fraction)}` }) : null,

@@ -2,9 +2,9 @@
 
 import { call, post } from "./api.js";
 import { dialog, h, table, toast } from "./dom.js";
-import { bytes, deviceName, number, partition, seconds, watts } from "./format.js";
+import { bytes, number, partition, seconds, watts } from "./format.js";
 import { frontierPlot, spark, tpotPlot } from "./charts.js";
-import { colour, history, letter, look, state } from "./state.js";
+import { colour, deviceAt, history, letter, look, state } from "./state.js";
 
 const shown = new Map();
 
@@ -101,7 +101,7 @@ function row(r) {
   const m = r.measured;
   return { key: r.engine, cells: [
     [r.engine, r.drift ? h("span", { class: "note bad" }, r.drift) : null],
-    deviceName(r.device_id), `${partition(r.partition)}, ${bytes(r.memory_bytes)}`, h("span", { class: `pill ${r.state}` }, r.state),
+    deviceAt(r.device_id), `${partition(r.partition)}, ${bytes(r.memory_bytes)}`, h("span", { class: `pill ${r.state}` }, r.state),
     `${m ? number(m.mean_batch) : r.in_flight ?? "–"} of ${r.limit}`,
     number(m?.output_tokens_per_s), number(r.planned_output_tokens_per_s),
     seconds(m?.tpot_seconds), `≤ ${seconds(r.planned_tpot_p95_seconds)}`,

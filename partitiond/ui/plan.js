@@ -2,8 +2,8 @@
 
 import { get, plan as makePlan, post } from "./api.js";
 import { dialog, h, table, toast } from "./dom.js";
-import { bytes, deviceName, number, partition, plural, seconds } from "./format.js";
-import { changed, colour, letter, look, onChange, state } from "./state.js";
+import { bytes, number, partition, plural, seconds } from "./format.js";
+import { changed, colour, deviceAt, letter, look, onChange, state } from "./state.js";
 
 const OBJECTIVES = {
   "": "as set", "min-devices": "fewest devices", "min-price": "least price", "min-power": "least provided power",
@@ -148,7 +148,7 @@ function steps(p) {
     return { key: `${s.kind} ${s.replica_id}`, class: s.kind, cells: [
       h("span", { class: `step ${s.kind}` }, s.kind),
       [h("span", { class: `swatch ${colour(s.model)}`, "aria-hidden": "true" }, letter(s.model)), s.replica_id],
-      s.kind === "move" && s.from_device_id !== s.device_id ? `${deviceName(s.from_device_id)} → ${deviceName(s.device_id)}` : deviceName(s.device_id),
+      s.kind === "move" && s.from_device_id !== s.device_id ? `${deviceAt(s.from_device_id)} → ${deviceAt(s.device_id)}` : deviceAt(s.device_id),
       place ? `${partition(place.partition)}, ${bytes(place.partition.memory_bytes)}` : "",
       place?.candidate.batch ?? "",
       s.kind === "stop" ? "" : `${s.measured ? "" : "~"}${seconds(s.seconds)}`,

@@ -1,6 +1,7 @@
 // What the page knows: the last overview, what happened, and the last minutes of each figure.
 
 import { get } from "./api.js";
+import { deviceName } from "./format.js";
 
 const WINDOW_SECONDS = 15;
 const POLL_MILLISECONDS = 2000;
@@ -99,3 +100,10 @@ export function letter(model) {
   return index < 26 ? String.fromCharCode(65 + index) : `${index}`;
 }
 export const colour = (model) => `c${(state.letters.get(model) ?? 0) % 10}`;
+
+/** A device for people; with its host if there are several. */
+export function deviceAt(id) {
+  const o = state.overview;
+  const found = o?.hosts.length ? o.devices.find((one) => one.device.id === id) : null;
+  return found ? `${deviceName(id)} on ${found.device.host}` : deviceName(id);
+}

@@ -13,6 +13,7 @@ from partitiond.ports import Store
 from tests.api.fake_models import FakeModels
 from tests.api.fake_plans import FakePlans
 from tests.controller.fakes import FakeClock
+from tests.hosts.fleet import FakeHosts
 
 
 class FakeOverview(OverviewUseCases):
@@ -24,7 +25,9 @@ class FakeOverview(OverviewUseCases):
         clock: FakeClock,
         models: FakeModels,
         plans: FakePlans,
+        *,
         problems: Callable[[], Mapping[str, str]],
+        hosts: FakeHosts,
     ) -> None:
         self.windows: list[float] = []
         super().__init__(
@@ -39,6 +42,7 @@ class FakeOverview(OverviewUseCases):
                 window=self._window,
                 problems=problems,
                 waiting_plan=str,
+                hosts=hosts.views,
             )
         )
 

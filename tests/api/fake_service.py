@@ -28,6 +28,7 @@ from tests.api.fake_plans import FakePlans
 from tests.api.fake_releases import FakeReleases
 from tests.api.fake_scaling import FakeScaling
 from tests.controller.fakes import FakeClock
+from tests.hosts.fleet import FakeHosts
 
 MEMORY = Bytes(8 << 30)
 CPU = Device(
@@ -207,11 +208,12 @@ class FakeService(ControlService):
     overview: FakeOverview
     drift: FakeDrift
     convergence: FakeConvergence
+    hosts: FakeHosts
     daemon: FakeDaemon
 
     def __init__(self) -> None:
         store, clock = open_store(":memory:"), FakeClock()
-        devices, daemon = FakeDevices(), FakeDaemon(store)
+        devices, daemon, hosts = FakeDevices(), FakeDaemon(store), FakeHosts()
         models, jobs, plans = FakeModels(store), FakeJobs(store), FakePlans(store, (CPU,))
         super().__init__(
             models=models,
@@ -220,9 +222,12 @@ class FakeService(ControlService):
             plans=plans,
             devices=devices,
             cordons=devices,
+            hosts=hosts,
             events=FakeEvents(store),
             keys=FakeKeys(store),
-            overview=FakeOverview(store, clock, models, plans, daemon.problems),
+            overview=FakeOverview(
+                store, clock, models, plans, problems=daemon.problems, hosts=hosts
+            ),
             drift=FakeDrift(),
             fit=FakeFit(store, plans),
             usage=UsageUseCases(

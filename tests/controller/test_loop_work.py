@@ -119,7 +119,7 @@ def test_each_place_is_compared_with_its_own_replicas_engines_alone(counted: Cou
     found = holdings.held(places, [], (), lambda place: place.replica_id)
     assert [name for name, _ in found] == [f"{name}-1" for name in names()]
     seen = views.placed_views(
-        places, [], name_for=lambda place: place.replica_id, asleep=(), fetching={}
+        places, [], name_for=lambda place: place.replica_id, asleep=(), fetching={}, hosts={}
     )
     assert len(seen) == MANY
     assert counted.taken().get("is_engine_of", 0) <= 2 * MANY

@@ -5,10 +5,7 @@ All hosts are on this machine, each with folders, ports and simulated GPUs of it
 Ray they find each other in a folder.
 """
 
-import contextlib
-import json
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,8 +16,6 @@ import pytest
 
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from partitiond.store import open_store
-from partitiond.store.lock import lock_holder
 from tests.e2e.harness import clean_environment, wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
 

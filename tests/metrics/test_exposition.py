@@ -5,6 +5,7 @@ import dataclasses
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, ReplicaTraffic, TrafficSample
 from partitiond.core.drift.correction import Correction
 from partitiond.core.events import Event
+from partitiond.core.hardware.host_state import HostView
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.units import Bytes
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
@@ -18,6 +19,7 @@ from partitiond.metrics.exposition import FAMILIES, Metrics
 from partitiond.metrics.snapshot import MetricsSnapshot
 from partitiond.proxy.workers.merge_answers import Samples
 from tests.controller.samples import NOW, cpu, plan
+from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 from tests.proxy.telemetry.test_metrics import labelled
 
 PLAN = plan()
@@ -93,7 +95,7 @@ def test_what_is_scraped_is_in_the_catalog_with_its_labels() -> None:
         for family in FAMILIES
     }
     scraped = {name for name in text.kinds if not name.endswith("_created")}
-    assert scraped == set(catalog)
+    assert scraped == {name for name, family in catalog.items() if not family.of_hosts}
     for name in scraped:
         assert text.kinds[name] == catalog[name].kind
         for full in text.families[name]:
@@ -129,3 +131,49 @@ def test_a_replica_that_is_replaced_on_its_device_is_told_once_under_each_name()
 
 def test_what_alerts_count_is_there_before_it_happens() -> None:
     assert 'partitiond_events_total{kind="engine-failed"} 0.0' in Metrics().text((), (), "")
+
+
+def over_hosts(*hosts: HostView) -> MetricsSnapshot:
+    """The same fleet over several hosts; its device and replicas are on the head, named "h"."""
+    replicas = tuple(dataclasses.replace(one, host="h") for one in OVERVIEW.replicas)
+    return dataclasses.replace(
+        SHOWN, overview=dataclasses.replace(OVERVIEW, replicas=replicas, hosts=hosts)
+    )
+
+
+def test_with_several_hosts_what_is_on_a_device_has_its_host() -> None:
+    text = samples(Metrics(), over_hosts(HEAD, FINE, LOST, NEVER))
+    catalog = {f.name: f for f in FAMILIES}
+    found = 0
+    for name in text.kinds:
+        family = catalog.get(name)
+        for full in text.families[name] if family is not None else ():
+            assert family is not None
+            assert labelled(full) == set(family.labels_of_hosts), full
+            found += "device" in family.labels
+            assert "device" not in family.labels or 'host="h"' in full
+    assert found > 10
+    names = {name.replace('"', ""): value for name, value in flat(text).items()}
+    assert names["partitiond_host_state{host=gpu-2,state=lost}"] == 1.0
+    assert names["partitiond_host_state{host=gpu-2,state=fine}"] == 0.0
+    assert names["partitiond_host_silent_seconds{host=gpu-2}"] == 600.0
+    assert names["partitiond_host_clock_offset_seconds{host=gpu-1}"] == -0.0123
+    assert "partitiond_host_clock_offset_seconds{host=gpu-3}" not in names
+    assert names["partitiond_host_gpus{host=gpu-1}"] == 8.0
+
+
+def test_with_one_host_no_series_names_it() -> None:
+    metrics = Metrics()
+    text = metrics.text((), (), "", SHOWN)
+    assert "host" not in text
+    assert text == metrics.text((), (), "", over_hosts())
+
+
+def test_a_replica_on_a_device_that_is_gone_keeps_the_host_it_ran_on() -> None:
+    shown = over_hosts(HEAD, FINE)
+    gone = dataclasses.replace(REPLICA, device_id="GPU-gone", host="gpu-1")
+    shown = dataclasses.replace(
+        shown, overview=dataclasses.replace(shown.overview, devices=(), replicas=(gone,))
+    )
+    line = 'partitiond_replica_memory_bytes{device="GPU-gone",host="gpu-1",model="m",replica="m-1"}'
+    assert line in Metrics().text((), (), "", shown)

@@ -269,3 +269,37 @@ def test_two_of_one_key_are_two_elements(page: Page) -> None:
         return [...live.children].map((e) => e.textContent);
     })""")
     assert seen == ["old", "new 2"]
+
+
+OF_HOSTS = """const real = window.fetch; window.fetch = async (path, more) => {
+    const answer = await real(path, more);
+    if (!String(path).startsWith('/overview')) return answer;
+    const told = await answer.json();
+    const named = (name, more) => ({name, state: 'fine', reason: '', is_head: false, address: '10.0.0.1',
+        gpus: 0, silent_seconds: 0, ...more});
+    told.hosts = [named('h', {is_head: true}),
+        named('gpu-1', {state: 'silent', reason: 'it does not answer: its engines go on.', silent_seconds: 42}),
+        named('gpu-2', {state: 'lost', reason: 'it has not answered for 10 min.', silent_seconds: 600})];
+    told.devices = ['h', 'gpu-1'].map((host) => ({...told.devices[0], cordoned: 'a test',
+        device: {...told.devices[0].device, id: `cpu-${host}`, host}}));
+    return new Response(JSON.stringify(told), {status: 200, headers: answer.headers});
+}; 0"""
+"""Lets the overview tell of three hosts: one does not answer, one is lost."""
+
+
+def test_several_hosts_are_shown_apart_with_their_state_and_one_is_not(page: Page) -> None:
+    assert page.script("document.querySelectorAll('.host').length") == 0
+    page.script(OF_HOSTS)
+    page.wait_for("document.querySelectorAll('.host').length === 3")
+    hosts = page.script("[...document.querySelectorAll('.host')].map((one) => one.innerText)")
+    assert [text.split()[0] for text in hosts] == ["h", "gpu-1", "gpu-2"]
+    assert "head" in hosts[0]
+    assert "cpu-h" in hosts[0]
+    assert "silent" in hosts[1]
+    assert "its engines go on" in hosts[1]
+    assert "cpu-gpu-1" in hosts[1]
+    assert "No devices are known" in hosts[2]
+    assert "gpu-2 is lost: it has not answered for 10 min." in page.text(".banners")
+    borders = page.script("""['.host', '.host.silent', '.host.lost'].map((one) =>
+        getComputedStyle(document.querySelector(`${one} .host-head`)).borderBottomStyle)""")
+    assert borders == ["solid", "dashed", "solid"]

@@ -19,7 +19,7 @@ router = APIRouter(prefix="/devices", tags=["devices"])
     responses=problems(503),
 )
 async def list_devices(devices: DeviceControl) -> Response:
-    """The devices of this host: its GPUs and its CPU."""
+    """The devices of all hosts: GPUs and CPUs."""
     return reply(list(devices.devices))
 
 

@@ -25,6 +25,7 @@ RESOURCES: Final = {
     "plan": "/plan",
     "replicas": "/replicas",
     "devices": "/devices",
+    "hosts": "/hosts",
     "events": "/events",
     "keys": "/keys",
     "health": "/healthz",

@@ -35,7 +35,7 @@ WITHOUT_DAEMON: Final = "No daemon answers: cordons and Xid messages are not kno
 def list_devices(
     ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False
 ) -> None:
-    """Show the devices of this host, their health and sharing.
+    """Show the devices of all hosts, their health and sharing.
 
     The daemon looks at them every 5 s. Without one they are looked at from here: cordons and Xid
     messages are then not known.

@@ -10,6 +10,7 @@ from partitiond.cli.columns import Column, bare_fields, new_table, table_of, tit
 from partitiond.cli.tables import HALF_PAGE_ROWS, MANY_ROWS, core_list
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import xid_meaning
+from partitiond.core.hardware.hosts import hosts_of
 from partitiond.core.hardware.kinds import Device, DeviceKind, short_device
 from partitiond.core.units import Bytes, format_bytes
 from partitiond.core.views.lists import ReplicaView
@@ -27,7 +28,7 @@ def devices_table(
     *,
     whole: bool = False,
 ) -> RenderableType:
-    """Devices of the host; below the table, notes on the devices that are not fine.
+    """Devices of all hosts; below the table, notes on the devices that are not fine.
 
     Args:
         devices: all of them.
@@ -44,7 +45,8 @@ def devices_table(
         memory.append(
             (">to come", lambda d: sum(e.coming_bytes for e in found if e.device_id == d))
         )
-    heads = ("device", "hardware", ">memory", ">free", *(head for head, _ in memory))
+    host = ("host",) if len(hosts_of(devices)) > 1 else ()
+    heads = ("device", *host, "hardware", ">memory", ">free", *(head for head, _ in memory))
     table = new_table(*heads, "cores", "sharing", "state", whole=("device",))
     shown = [(d,) for d in devices] if whole else equal_devices(devices)
     for alike in shown:
@@ -52,6 +54,7 @@ def devices_table(
         more = f" and {len(alike) - 1} alike" if len(alike) > 1 else ""
         table.add_row(
             short_device(device.id) + more,
+            *(_hosts(alike) for _ in host),
             device.hardware,
             format_bytes(device.memory_bytes),
             _range([d.free_bytes for d in alike]),
@@ -83,6 +86,11 @@ def equal_devices(devices: Sequence[Device]) -> list[tuple[Device, ...]]:
         what = (device.hardware, device.memory_bytes, sharing_text(device))
         groups.setdefault((*what, str(device_state(device))), []).append(device)
     return sorted((tuple(group) for group in groups.values()), key=len)
+
+
+def _hosts(devices: Sequence[Device]) -> str:
+    names = hosts_of(devices)
+    return names[0] if len(names) == 1 else f"{len(names)} hosts"
 
 
 def _range(sizes: Sequence[int]) -> str:

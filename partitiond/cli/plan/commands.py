@@ -110,9 +110,9 @@ def plan(
 ) -> None:
     """Show what would run where, and how good that provably is.
 
-    Changes nothing. Without --from it asks the daemon: its registered models on this host's
-    devices, and what applying the plan would change. With --from it plans a described fleet, of
-    any size. Interrupted (Ctrl-C) it shows what is known by then, or ends.
+    Changes nothing. Without --from it asks the daemon: its registered models on the devices of all
+    hosts, and what applying the plan would change. With --from it plans a described fleet, of any
+    size. Interrupted (Ctrl-C) it shows what is known by then, or ends.
     """
     question = PlanQuestion(
         objective=parse_objective(objective),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
+from partitiond.core.hardware.hosts import hosts_of
 from partitiond.core.hardware.kinds import (
     Device,
     DeviceKind,
@@ -70,8 +71,10 @@ def draw_devices(
         alike.setdefault(key, []).append(device)
     drawn = sorted(alike.values(), key=len, reverse=len(used) > MAX_DRAWN_DEVICES)
     shown = drawn if most is None else drawn[:most]
+    several = len(hosts_of(plan.devices)) > 1
     for devices in shown:
-        yield from _device(devices, tuple(here[devices[0].id]), marks, width)
+        on = hosts_of(devices) if several else ()
+        yield from _device(devices, tuple(here[devices[0].id]), marks, width, on)
     left = sum(len(devices) for devices in drawn[len(shown) :])
     if left > 0:
         yield Text(f"... and {left} more in use (plan --all draws them)\n", style="dim")
@@ -93,11 +96,15 @@ def empty_line(plan: Plan) -> str:
 
 
 def _device(
-    alike: Sequence[Device], here: tuple[Placement, ...], marks: dict[str, Mark], width: int
+    alike: Sequence[Device],
+    here: tuple[Placement, ...],
+    marks: dict[str, Mark],
+    width: int,
+    hosts: tuple[str, ...],
 ) -> Iterator[RenderableType]:
-    """A head line and one bar per resource that the mode divides."""
+    """A head line and one bar per resource that the mode divides; `hosts` are named if given."""
     device, mode = alike[0], here[0].partition.mode
-    yield _head(alike, here, mode)
+    yield _head(alike, here, mode, hosts)
     room = max(20, width - LABEL_WIDTH)
     here = tuple(sorted(here, key=lambda p: (marks[p.model].letter, p.replica_id)))
     if mode is SharingMode.MIG:
@@ -121,13 +128,20 @@ def _device(
     yield Text()
 
 
-def _head(alike: Sequence[Device], here: Sequence[Placement], mode: SharingMode) -> Text:
+def _head(
+    alike: Sequence[Device],
+    here: Sequence[Placement],
+    mode: SharingMode,
+    hosts: tuple[str, ...],
+) -> Text:
     device = alike[0]
     busy, kappas = [p.candidate.busy for p in here], [p.candidate.kappa for p in here]
     level = level_of(mode, sigma(mode, busy, kappas=kappas)) or 1.0
     head = Text(short_device(device.id), style="bold", overflow="ellipsis", no_wrap=True)
     if len(alike) > 1:
         head.append(f" and {len(alike) - 1} alike", style="bold")
+    if hosts:
+        head.append(f" on {hosts[0]}" if len(hosts) == 1 else f" on {len(hosts)} hosts")
     head.append(f"  {mode.value}, {replicas(len(here))}", style="dim")
     if level > 1:
         head.append(f", slowed by {level - 1:.0%}", style="dim")

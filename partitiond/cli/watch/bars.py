@@ -28,8 +28,10 @@ def device_lines(
     replicas: Iterable[ReplicaOverview],
     marks: dict[str, Mark],
     width: int,
+    *,
+    with_host: bool = False,
 ) -> list[Text]:
-    """A head line, the bar of memory and the bar of compute."""
+    """A head line, the bar of memory and the bar of compute; `with_host` names the host."""
     device = shown.device
     here = sorted(
         (r for r in replicas if r.device_id == device.id),
@@ -51,12 +53,13 @@ def device_lines(
     label = f"{compute * len(device.cores):.3g} of {len(device.cores)}" if cpu else f"{compute:.0%}"
     shares = [(r, r.compute_share if r.held_bytes or r.coming_bytes else 0.0) for r in here]
     bars = (memory, _Bar("cores" if cpu else "SMs", shares, 1.0, 0.0, label))
-    return [_head(shown, len(here), width), *(_drawn(bar, marks, room) for bar in bars)]
+    where = f" on {device.host}" if with_host else ""
+    return [_head(shown, len(here), width, where), *(_drawn(bar, marks, room) for bar in bars)]
 
 
-def _head(shown: DeviceOverview, count: int, width: int) -> Text:
+def _head(shown: DeviceOverview, count: int, width: int, where: str) -> Text:
     device = shown.device
-    head = Text(short_device(device.id), style="bold", no_wrap=True, overflow="ellipsis")
+    head = Text(short_device(device.id) + where, style="bold", no_wrap=True, overflow="ellipsis")
     said = [device.hardware, f"{count} engine{'' if count == 1 else 's'}"]
     if shown.coming_bytes:
         said.append(f"{shown.coming_bytes / GIB:.3g} GiB to come")

@@ -44,7 +44,8 @@ class TopState:
 
     Attributes:
         sort: one of `SORTS`; ties are sorted by name.
-        find: show only rows with this text in name, model, device or state, in any letter case.
+        find: show only rows with this text in name, model, device or state, in any letter case; if
+            there are several hosts, in the host, too.
         typing: typed characters go into `find`.
         hidden: sections that are not shown.
         paused: figures are not updated.
@@ -116,13 +117,19 @@ def seen(overview: Overview, state: TopState) -> Overview:
     def has(*texts: str) -> bool:
         return not word or any(word in text.casefold() for text in texts)
 
+    def host(name: str) -> tuple[str, ...]:
+        return (name,) if overview.hosts else ()
+
     models = [m for m in overview.models if has(m.name, m.availability)]
-    replicas = [r for r in overview.replicas if has(r.engine, r.model, r.device_id, r.state)]
+    replicas = [
+        r for r in overview.replicas if has(r.engine, r.model, r.device_id, r.state, *host(r.host))
+    ]
     with_replicas = {r.device_id for r in replicas}
     devices = [
         d
         for d in overview.devices
-        if has(d.device.id, d.device.hardware, d.device.name) or d.device.id in with_replicas
+        if has(d.device.id, d.device.hardware, d.device.name, *host(d.device.host))
+        or d.device.id in with_replicas
     ]
     models.sort(key=lambda m: (MODEL_SORTS[state.sort](m), m.name))
     replicas.sort(key=lambda r: (REPLICA_SORTS[state.sort](r), r.engine))

@@ -123,6 +123,10 @@ def _tpot(replica: ReplicaOverview) -> str:
     return f"{now} of {duration(replica.planned_tpot_p95_seconds)}"
 
 
+HOST_COLUMN: Final[Column[ReplicaOverview]] = Column(
+    "host", lambda r: r.host or "-", 3, right=False, most=24
+)
+"""Shown after the state if there are several hosts."""
 REPLICA_COLUMNS: Final[tuple[Column[ReplicaOverview], ...]] = (
     Column("engine", lambda r: r.engine, right=False),
     Column("state", lambda r: state_text(r.state), right=False),

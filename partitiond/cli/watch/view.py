@@ -14,6 +14,7 @@ from partitiond.cli.watch.bars import LINES_OF_DEVICE, device_lines, marks_of
 from partitiond.cli.watch.state import SECTIONS, TopState, seen
 from partitiond.cli.watch.tables import (
     EVENT_COLUMNS,
+    HOST_COLUMN,
     JOB_COLUMNS,
     REPLICA_COLUMNS,
     model_columns,
@@ -68,7 +69,9 @@ def draw(
     bars = [
         line
         for d in shown.devices
-        for line in device_lines(d, overview.replicas, marks, screen.width)
+        for line in device_lines(
+            d, overview.replicas, marks, screen.width, with_host=bool(overview.hosts)
+        )
     ]
     blocks = _blocks(shown, events, state, marks, screen.width)
     if bars and "devices" not in state.hidden:
@@ -125,6 +128,8 @@ def head_lines(overview: Overview, width: int) -> list[Text]:
         f"{sum(t.in_flight for t in traffic)} in flight",
         f"{sum(t.waiting for t in traffic)} waiting",
     ]
+    if overview.hosts:
+        said.insert(0, f"{len(overview.hosts)} hosts")
     if watts:
         said.append(f"{sum(watts):.0f} W")
     lines = [first, Text(", ".join(said), no_wrap=True)]
@@ -132,6 +137,7 @@ def head_lines(overview: Overview, width: int) -> list[Text]:
         Text(plain(f"{part}: {what}"), style="red", no_wrap=True)
         for part, what in overview.problems
     ]
+    lines += [Text(plain(h.note), style="red", no_wrap=True) for h in overview.hosts if h.note]
     if words := converging_words(overview.convergence):
         lines.append(Text(plain(words), style="yellow", no_wrap=True))
     for line in lines:
@@ -159,8 +165,10 @@ def _blocks(
 ) -> dict[str, list[Text]]:
     """The lines of each table that is shown and has rows; its titles come first."""
     found: dict[str, list[Text]] = {}
+    host = (HOST_COLUMN,) if shown.hosts else ()
+    replica_columns = (*REPLICA_COLUMNS[:2], *host, *REPLICA_COLUMNS[2:])
     found["models"] = table_lines(model_columns(marks), shown.models, width)
-    found["replicas"] = table_lines(REPLICA_COLUMNS, shown.replicas, width)
+    found["replicas"] = table_lines(replica_columns, shown.replicas, width)
     jobs = sorted(shown.jobs, key=lambda job: job.state not in ACTIVE)  # then newest first
     found["jobs"] = table_lines(JOB_COLUMNS, jobs[:5], width)
     word = state.find.casefold()

@@ -233,7 +233,7 @@ class PlanMaker:
         """Return what a plan would be made from now.
 
         Args:
-            devices: of this host, our own use counted as free.
+            devices: of all hosts, our own use counted as free.
             running: see `running_placements`.
             without_estimates: models for which only what was measured may be used.
             left_out: models that are not planned at all.

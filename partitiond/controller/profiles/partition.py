@@ -33,7 +33,7 @@ def device_for(options: ProfileOptions, devices: Sequence[Device]) -> Device:
     """
     if not devices:
         raise InputError(
-            "this host shows no device to profile on.",
+            "there is no device to profile on.",
             hint="`partitiond doctor` says why; set cpu.enabled to true to use the CPU.",
         )
     if options.device_id is not None:
@@ -46,7 +46,7 @@ def device_for(options: ProfileOptions, devices: Sequence[Device]) -> Device:
     if able or gpus:
         return (able or gpus)[0]
     raise InputError(
-        f"this host shows no GPU, so nothing can be measured in {_shown(wanted)}.",
+        f"there is no GPU, so nothing can be measured in {_shown(wanted)}.",
         hint="Leave --mps and --mig out to measure on the CPU; `partitiond doctor` says why no "
         "GPU is seen.",
     )

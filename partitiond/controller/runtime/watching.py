@@ -77,7 +77,7 @@ def room_on(
 
 
 class DeviceWatch:
-    """Looks at the devices of this host from time to time, in a thread (a driver may hang).
+    """Looks at the devices of all hosts from time to time, in a thread (a driver may hang).
 
     Callers do not wait long for a look: a slow look goes on alone, and what was seen before counts
     until the look ends. One look is under way at a time.

@@ -15,6 +15,7 @@ from partitiond.controller.views.records import PlacedView
 from partitiond.core.demand.traffic import TrafficWindow
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.details import DeviceReading
+from partitiond.core.hardware.host_state import HostView
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.model.record import ModelRecord
@@ -50,6 +51,7 @@ class Sources:
         drift: of an engine, in one sentence; empty if it does what was predicted.
         forecasts: requests/s that autoscaling expects, by model; None, or no entry, if autoscaling
             ignores the model.
+        hosts: of the fleet.
     """
 
     store: Store
@@ -67,6 +69,7 @@ class Sources:
     architecture_of: ArchitectureOf | None = None
     drift: Words = lambda _: ""
     forecasts: Callable[[], Mapping[str, float | None]] = dict
+    hosts: Callable[[], Sequence[HostView]] = tuple
 
 
 class OverviewUseCases:
@@ -94,6 +97,7 @@ class OverviewUseCases:
         profiles = await self._best([view.record for view in models], devices, plan)
         window, expected = given.window(window_seconds), dict(given.forecasts())
         placed = self._replicas(devices, plan, window)
+        hosts = tuple(given.hosts())
         shown = Overview(
             at=given.clock.utc_iso(),
             version=__version__,
@@ -107,6 +111,7 @@ class OverviewUseCases:
             problems=tuple(sorted(given.problems().items())),
             last_event=max((event.id for event in given.store.events(0, 1)), default=0),
             convergence=given.convergence(),
+            hosts=hosts if len(hosts) > 1 else (),
         )
         # In a thread: the figures of some hundred models, made from values that do not change.
         overviews = await asyncio.to_thread(

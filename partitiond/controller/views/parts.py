@@ -39,7 +39,7 @@ def replica_overview(
     """Return the overview of one replica.
 
     Args:
-        devices: of this host.
+        devices: of all hosts.
         levels: by how much replicas slow each other down, by device.
         measured: its traffic over the window.
         drift: returns what is known of the drift of an engine.
@@ -66,6 +66,7 @@ def replica_overview(
         planned_tpot_p95_seconds=candidate.tpot_p95_seconds * level,
         measured=measured,
         drift=drift(view.engine),
+        host=view.host,
     )
 
 
@@ -74,7 +75,7 @@ def compute_share(partition: Partition, devices: Sequence[Device], time_sliced: 
 
     Args:
         partition: of a replica.
-        devices: of this host.
+        devices: of all hosts.
         time_sliced: number of memory shares on its device; they take turns, in equal parts.
     """
     device = next((d for d in devices if d.id == partition.device_id), None)

@@ -79,6 +79,7 @@ def placed_views(
     name_for: Callable[[Placement], str],
     asleep: Collection[str],
     fetching: Mapping[str, str],
+    hosts: Mapping[str, str],
 ) -> tuple[PlacedView, ...]:
     """Return all engines, pending ones included, by name: what all tables and metrics show.
 
@@ -88,20 +89,30 @@ def placed_views(
         name_for: the name that the engine of a placement has, or will have.
         asleep: models that are to sleep: nothing of theirs is started.
         fetching: what the fetch of a model's files says, by model name.
+        hosts: names of hosts, by device id.
     """
     of_replica = by_replica(engines)
     owns = {p.replica_id: own_engine(p, of_replica.get(p.replica_id, ())) for p in desired}
     again = {id(owns[p.replica_id]) for p in desired if p.model not in asleep}
-    found = [_engine_view(engine, id(engine) in again) for engine in engines]
+    found = [
+        _engine_view(engine, id(engine) in again, hosts.get(engine.placement.device_id, ""))
+        for engine in engines
+    ]
     found += [
-        _coming_view(p, name_for(p), p.model in asleep, fetching.get(p.model, ""))
+        _coming_view(
+            p,
+            name_for(p),
+            asleep=p.model in asleep,
+            fetching=fetching.get(p.model, ""),
+            host=hosts.get(p.device_id, ""),
+        )
         for p in desired
         if owns[p.replica_id] is None
     ]
     return tuple(sorted(found, key=lambda placed: (placed.view.model, placed.view.engine)))
 
 
-def _engine_view(engine: Engine, wanted: bool) -> PlacedView:
+def _engine_view(engine: Engine, wanted: bool, host: str) -> PlacedView:
     handle, placement = engine.handle, engine.placement
     holding = holds(engine.observed()) if engine.live else None
     view = ReplicaView(
@@ -125,11 +136,14 @@ def _engine_view(engine: Engine, wanted: bool) -> PlacedView:
         sleep_level=engine.sleep_level,
         held_bytes=holding.memory_bytes if holding is not None else 0,
         coming_bytes=placement.partition.memory_bytes if wanted and not engine.live else 0,
+        host=host or (handle.host if handle is not None else ""),
     )
     return PlacedView(view, placement, holding)
 
 
-def _coming_view(placement: Placement, name: str, asleep: bool, fetching: str) -> PlacedView:
+def _coming_view(
+    placement: Placement, name: str, *, asleep: bool, fetching: str, host: str
+) -> PlacedView:
     """A wanted replica without an engine yet."""
     waits = "a request starts it" if asleep else fetching or "waits for its turn to start"
     view = ReplicaView(
@@ -148,6 +162,7 @@ def _coming_view(placement: Placement, name: str, asleep: bool, fetching: str) -
         start_progress=waits,
         variant=placement.candidate.variant,
         coming_bytes=0 if asleep else placement.partition.memory_bytes,
+        host=host,
     )
     return PlacedView(view, placement, None)
 

@@ -10,7 +10,10 @@ away.
 
 import dataclasses
 import enum
+from collections.abc import Sequence
 from typing import Final
+
+from partitiond.core.errors import ConflictError, NotFoundError
 
 
 class HostState(enum.StrEnum):
@@ -63,6 +66,15 @@ class HostView:
     clock_offset_seconds: float | None = None
     gpus: int = 0
     devices: int = 0
+
+    @property
+    def note(self) -> str:
+        """Why it is not fine, in words that name it; empty if it is fine."""
+        if self.state is HostState.FINE:
+            return ""
+        if self.name in self.reason:
+            return self.reason
+        return f"{self.name} is {self.state.value}: {self.reason or 'no reason is given.'}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -206,7 +218,7 @@ def host_standing(host: str, words: HostWords, now: float, limits: HostLimits) -
     if gone:
         why = (
             f"the host {host} is lost, the plan is made without it: {_problem(words)} Have it "
-            f"join again, or forget it: `partitiond host forget {host}`."
+            f"join again, or forget it: `partitiond hosts forget {host}`."
         )
         return HostStanding(HostState.LOST, why, silent, answers=False, gone=True)
     # A head that has just started knows as little of a host that has not answered yet.
@@ -236,3 +248,38 @@ def _unsteady(
 def _problem(words: HostWords) -> str:
     said = words.problem or "it does not answer"
     return said if said.endswith(".") else f"{said}."
+
+
+def host_to_forget(hosts: Sequence[HostView], name: str) -> HostView:
+    """Return the host of that name, if it may be counted as no part of the fleet any more.
+
+    Raises:
+        NotFoundError: there is no such host.
+        ConflictError: it answers, is only silent, or is the head's own.
+    """
+    found = next((host for host in hosts if host.name == name), None)
+    facts = {"host": name}
+    if found is None:
+        there = ", ".join(host.name for host in hosts)
+        raise NotFoundError(
+            f"there is no host {name}.", hint=f"Hosts of the fleet: {there}.", facts=facts
+        )
+    if found.is_head:
+        raise ConflictError(
+            f"{name} is the host of the control plane, which cannot be forgotten.",
+            hint="To place nothing on it, cordon its devices: `partitiond devices cordon`.",
+            facts=facts,
+        )
+    if found.state is HostState.LOST:
+        return found
+    if found.state in (HostState.SILENT, HostState.LATE):
+        raise ConflictError(
+            f"{name} is {found.state.value}, but not lost: its engines may serve, and are counted.",
+            hint="Wait until it is lost (host.lost_seconds), or end partitiond on that host.",
+            facts=facts,
+        )
+    raise ConflictError(
+        f"{name} answers ({found.state.value}): it would be part of the fleet again at once.",
+        hint="Let it leave first: end partitiond on that host, and wait until it is lost.",
+        facts=facts,
+    )

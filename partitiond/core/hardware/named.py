@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.errors import InputError, NotFoundError
+from partitiond.core.hardware.hosts import hosts_of
 from partitiond.core.hardware.kinds import Device
 
 MIN_PREFIX: Final = 4
@@ -27,9 +28,10 @@ def device_named(devices: Sequence[Device], text: str) -> Device:
         )
     if not found:
         there = ", ".join(device.id for device in devices) or "there are none"
+        whose = "Devices" if len(hosts_of(devices)) > 1 else "Devices of this host"
         raise NotFoundError(
             f"there is no device {text}.",
-            hint=f"Devices of this host: {there}.",
+            hint=f"{whose}: {there}.",
             facts={"device": text},
         )
     return found[0]

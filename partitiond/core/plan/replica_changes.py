@@ -8,8 +8,9 @@ is better by its objective.
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from partitiond.core.hardware.hosts import hosts_of
 from partitiond.core.hardware.kinds import Device, short_device
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.hardware.room import overlap
@@ -62,17 +63,21 @@ def replica_changes(
     diff = diff_plans(old.wanted if old is not None else (), new.wanted)
     said = _Reasons(diff, new, old, {d.id: d for d in devices}, frozenset(registered))
     found = [
-        ReplicaChange(ChangeKind.STARTS, p.replica_id, p.model, f"on {_place(p)}", said.start(p))
+        ReplicaChange(
+            ChangeKind.STARTS, p.replica_id, p.model, f"on {said.place(p)}", said.start(p)
+        )
         for p in diff.start
     ]
     found += [
         ReplicaChange(
-            ChangeKind.MOVES, new.replica_id, new.model, _step(old, new), said.move(old, new)
+            ChangeKind.MOVES, new.replica_id, new.model, said.step(old, new), said.move(old, new)
         )
         for old, new in diff.move
     ]
     found += [
-        ReplicaChange(ChangeKind.STOPS, p.replica_id, p.model, f"from {_place(p)}", said.stop(p))
+        ReplicaChange(
+            ChangeKind.STOPS, p.replica_id, p.model, f"from {said.place(p)}", said.stop(p)
+        )
         for p in diff.stop
     ]
     return tuple(found)
@@ -85,6 +90,24 @@ class _Reasons:
     old: Plan | None
     devices: Mapping[str, Device]
     registered: frozenset[str]
+
+    def place(self, placed: Placement) -> str:
+        """Name its device, the host if there are several, and how it runs there."""
+        candidate = placed.candidate
+        return (
+            f"{self._where(placed)} ({candidate.size.key}, batch {candidate.batch}, "
+            f"{format_bytes(placed.partition.memory_bytes)})"
+        )
+
+    def step(self, old: Placement, new: Placement) -> str:
+        """Name what becomes different."""
+        return _step(old, new, self._where)
+
+    def _where(self, placed: Placement) -> str:
+        device = self.devices.get(placed.device_id)
+        several = len(hosts_of(self.devices.values())) > 1
+        host = f" of {device.host}" if several and device is not None else ""
+        return short_device(placed.device_id) + host
 
     def start(self, placed: Placement) -> str:
         """Explain why a replica is added."""
@@ -205,21 +228,12 @@ def _same_place(one: Partition, other: Partition) -> bool:
     return one.device_id == other.device_id and overlap(one, other)
 
 
-def _place(p: Placement) -> str:
-    candidate = p.candidate
-    return (
-        f"{short_device(p.device_id)} ({candidate.size.key}, batch {candidate.batch}, "
-        f"{format_bytes(p.partition.memory_bytes)})"
-    )
-
-
-def _step(old: Placement, new: Placement) -> str:
-    """Name what becomes different."""
+def _step(old: Placement, new: Placement, where: Callable[[Placement], str]) -> str:
     parts = []
     if old.device_id != new.device_id:
-        parts.append(f"from {short_device(old.device_id)} to {short_device(new.device_id)}")
+        parts.append(f"from {where(old)} to {where(new)}")
     elif old.partition != new.partition and old.candidate.size == new.candidate.size:
-        parts.append(f"to another part of {short_device(new.device_id)}")
+        parts.append(f"to another part of {where(new)}")
     was, now = old.candidate, new.candidate
     if _released(old, new):
         parts.append("to another release")

@@ -27,6 +27,7 @@ class ReplicaView:
             without a process.
         coming_bytes: memory that it will hold once it is started; 0 where it has a process, or
             is not to get one.
+        host: name of its device's host; empty if that is not known.
     """
 
     replica_id: str
@@ -49,6 +50,7 @@ class ReplicaView:
     sleep_level: int = 0
     held_bytes: int = 0
     coming_bytes: int = 0
+    host: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Final
 
 from partitiond.core.demand.traffic import ModelTraffic, ReplicaTraffic
+from partitiond.core.hardware.host_state import HostView
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.profile.jobs import Job
@@ -82,7 +83,7 @@ class ReplicaOverview:
     """One engine: what was planned, and what it does.
 
     Attributes:
-        replica_id, engine, held_bytes, coming_bytes: as of `ReplicaView`.
+        replica_id, engine, held_bytes, coming_bytes, host: as of `ReplicaView`.
         memory_bytes: of its partition.
         compute_share: of its device's compute, 0..1, by partition (SM percent, slices, cores); a
             memory share has an equal part of the whole.
@@ -111,6 +112,7 @@ class ReplicaOverview:
     coming_bytes: int = 0
     measured: ReplicaTraffic | None = None
     drift: str = ""
+    host: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -154,6 +156,7 @@ class Overview:
         problems: what is not ready, by part.
         last_event: greatest id of an event; ask for what comes after it.
         convergence: how far the applied plan is.
+        hosts: all hosts, if there are several; else empty.
     """
 
     at: str
@@ -168,3 +171,4 @@ class Overview:
     problems: tuple[tuple[str, str], ...]
     last_event: int
     convergence: Convergence = NOTHING_APPLIED
+    hosts: tuple[HostView, ...] = ()

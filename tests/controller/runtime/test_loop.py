@@ -130,6 +130,7 @@ class Bench:
             name_for=here.name_for,
             asleep=here.sleep.levels,
             fetching={},
+            hosts={"cpu": "h"},
         )
 
     def kinds(self) -> list[str]:

@@ -139,3 +139,11 @@ def test_gpus_are_named_by_the_beginning_of_their_uuid() -> None:
     (change,) = changes(told(new), told(old))
     assert change.what.startswith("from GPU-11111111 to GPU-22222222")
     assert change.why == "GPU-11111111 is not there any more"
+
+
+def test_with_several_hosts_a_place_names_its_host() -> None:
+    new = told(placement(), forecasts=(forecast("a", 1),))
+    here = dataclasses.replace(cpu(), host="head")
+    other = dataclasses.replace(cpu(), id="cpu-gpu-1", host="gpu-1")
+    (change,) = replica_changes(new, None, devices=[here, other], registered=["a"])
+    assert change.what.startswith("on cpu of head (cores-1, batch 4, ")

@@ -1,0 +1,97 @@
+"""Implements `partitiond hosts`: shows the hosts of the fleet, and forgets lost ones."""
+
+import collections
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from partitiond.cli.columns import Column, table_of
+from partitiond.cli.ids import HostArgument
+from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.output import emit, tell
+from partitiond.core.hardware.host_state import HostState, HostView
+from partitiond.core.units import format_duration
+
+HOST_STYLES: Final = {
+    HostState.FINE: "green",
+    HostState.LATE: "yellow",
+    HostState.SILENT: "yellow",
+    HostState.LOST: "red",
+    HostState.REFUSED: "red",
+}
+
+
+def list_hosts(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Show the hosts of the fleet: whether they answer, versions, clocks.
+
+    Below the table is why a host is not fine, and what to do.
+    """
+    with client_of(ctx) as client:
+        hosts = client.hosts()
+        replicas = [] if as_json else client.replicas()
+    counts = collections.Counter(replica.host for replica in replicas if replica.pid is not None)
+    emit(hosts, as_json=as_json, render=lambda: hosts_table(hosts, counts))
+
+
+def forget(ctx: typer.Context, name: HostArgument, as_json: JsonOption = False) -> None:
+    """Count a lost host as no part of the fleet any more.
+
+    A host that answers, or has been silent for less than host.lost_seconds, is not forgotten. If
+    it comes back, it joins anew.
+    """
+    with client_of(ctx) as client:
+        client.forget_host(name)
+    tell({"forgotten": name}, f"Host {name} is forgotten.", as_json=as_json)
+
+
+def hosts_table(hosts: Sequence[HostView], replicas: Mapping[str, int]) -> RenderableType:
+    """Hosts; below the table, why those are not fine that are not.
+
+    Args:
+        hosts: all of them.
+        replicas: number of engines that run, by name of the host.
+    """
+    table = table_of(
+        hosts,
+        Column("host", lambda h: h.name, right=False, whole=True),
+        Column("state", state_of, right=False),
+        Column("address", lambda h: h.address or "-", right=False),
+        Column("GPUs", lambda h: str(h.gpus)),
+        Column("replicas", lambda h: str(replicas.get(h.name, 0))),
+        Column("partitiond", lambda h: h.partitiond_version or "-", right=False),
+        Column("engine", lambda h: h.engine_version or "-", right=False),
+        Column("clock", clock_words),
+        Column("last word", last_word),
+    )
+    notes = [Text(h.note) for h in hosts if h.note]
+    return Group(table, *notes) if notes else table
+
+
+def hosts_words(hosts: Sequence[HostView]) -> str:
+    """The number of hosts, and those that are not fine with the reason."""
+    odd = [f"{h.name} is {h.state.value}" for h in hosts if h.state is not HostState.FINE]
+    return f"{len(hosts)}; {', '.join(odd)} (see `partitiond hosts`)" if odd else str(len(hosts))
+
+
+def state_of(host: HostView) -> Text:
+    """The state in its colour; the control plane's host is marked."""
+    word = f"{host.state.value}, head" if host.is_head else host.state.value
+    return Text(word, style=HOST_STYLES[host.state])
+
+
+def clock_words(host: HostView) -> str:
+    """How far its clock is ahead of the head's, or behind; a dash if that is not known."""
+    offset = host.clock_offset_seconds
+    if host.is_head or offset is None:
+        return "-"
+    return f"{offset * 1000:+.0f} ms" if abs(offset) < 1 else f"{offset:+.1f} s"
+
+
+def last_word(host: HostView) -> str:
+    """How long ago it answered last."""
+    if not host.last_word:
+        return "never"
+    return "now" if not host.silent_seconds else f"{format_duration(host.silent_seconds)} ago"

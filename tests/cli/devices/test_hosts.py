@@ -1,0 +1,101 @@
+"""Tables show hosts where there are several, and nothing of them where there is one."""
+
+import dataclasses
+import io
+
+from rich.console import Console, RenderableType
+
+from partitiond.cli.devices.hosts import clock_words, hosts_table, hosts_words, last_word
+from partitiond.cli.devices.tables import devices_table
+from partitiond.cli.tables import replicas_table
+from partitiond.cli.watch.state import TopState, seen
+from partitiond.cli.watch.view import Screen, draw
+from partitiond.core.hardware.host_state import HostState
+from partitiond.core.hardware.partition import CpuCores
+from partitiond.core.units import GIB, Bytes
+from partitiond.core.views.lists import ReplicaView
+from partitiond.core.views.overview import Overview
+from tests.api.fake_service import CPU
+from tests.cli.overviews import overview
+from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
+
+HOSTS = (HEAD, FINE, LOST, NEVER)
+PARTITION = CpuCores("cpu", Bytes(GIB), (0,))
+VIEW = ReplicaView(
+    "m-1", "m-1", "m", "cpu", PARTITION, "serving", 7, 0, 8, GIB, 1, adopted=False, host="beta"
+)
+
+
+def text_of(drawn: RenderableType, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(drawn)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_host_has_a_row_and_its_reason_stands_below() -> None:
+    shown = [line.rstrip() for line in text_of(hosts_table(HOSTS, {"gpu-1": 12})).splitlines()]
+    rows = {line.split()[0]: line for line in reversed(shown) if line}
+    assert "fine, head" in rows["head"]
+    assert rows["gpu-1"].split() == [
+        "gpu-1", "fine", "10.0.0.2", "8", "12", "1.2.0", "0.24.0", "-12", "ms", "now",
+    ]  # fmt: skip
+    assert "10 min 00 s ago" in rows["gpu-2"]
+    assert rows["gpu-3"].split()[-1] == "never"
+    assert f"gpu-2 is lost: {LOST.reason}" in shown
+    assert f"gpu-3 is refused: {NEVER.reason}" in shown
+
+
+def test_clocks_and_last_words_are_short() -> None:
+    late = dataclasses.replace(FINE, clock_offset_seconds=41.26, silent_seconds=7.0)
+    assert (clock_words(late), last_word(late)) == ("+41.3 s", "7.0 s ago")
+    assert (clock_words(HEAD), clock_words(NEVER)) == ("-", "-")
+
+
+def test_the_status_names_hosts_that_are_not_fine() -> None:
+    assert hosts_words((HEAD, FINE)) == "2"
+    late = dataclasses.replace(FINE, state=HostState.LATE)
+    assert hosts_words((HEAD, late)) == "2; gpu-1 is late (see `partitiond hosts`)"
+
+
+def test_devices_have_a_column_for_hosts_only_if_there_are_several() -> None:
+    other = dataclasses.replace(CPU, id="cpu-b", host="beta")
+    assert "host" not in text_of(devices_table([CPU]))
+    shown = text_of(devices_table([CPU, other]))
+    assert "host" in shown
+    assert "beta" in shown
+    many = [dataclasses.replace(CPU, id=f"cpu-{n}", host=f"host-{n}") for n in range(60)]
+    assert "60 hosts" in text_of(devices_table(many))
+
+
+def test_replicas_have_a_column_for_hosts_only_if_there_are_several() -> None:
+    alone = text_of(replicas_table([VIEW]))
+    assert alone == text_of(replicas_table([dataclasses.replace(VIEW, host="")]))
+    assert "beta" in text_of(replicas_table([VIEW], several=True))
+
+
+def over_hosts() -> Overview:
+    shown = overview()
+    replicas = tuple(dataclasses.replace(r, host="here") for r in shown.replicas)
+    return dataclasses.replace(shown, replicas=replicas, hosts=(HEAD, FINE, LOST))
+
+
+def drawn(shown: Overview) -> str:
+    return text_of(draw(shown, (), TopState(), Screen(140)), 140)
+
+
+def test_top_names_hosts_and_says_which_are_not_fine() -> None:
+    shown = drawn(over_hosts())
+    assert "3 hosts" in shown
+    assert f"gpu-2 is lost: {LOST.reason}" in shown
+    assert "GPU-aaaaaaaa on here" in shown
+    assert "  host" in shown
+    one = drawn(dataclasses.replace(over_hosts(), hosts=()))
+    assert "host" not in one
+    assert one == drawn(overview())
+
+
+def test_top_finds_by_host_only_if_there_are_several() -> None:
+    state = TopState(find="here")
+    assert len(seen(over_hosts(), state).devices) == len(overview().devices)
+    assert not seen(overview(), state).devices
