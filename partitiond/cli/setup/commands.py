@@ -1,5 +1,6 @@
 """Implements `partitiond setup`: prepares a host to run partitiond as a service, and undoes it."""
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, option, spread
 from partitiond.cli.output import out, print_json, say
 from partitiond.cli.setup import record
+from partitiond.cli.setup.cluster_units import TOKEN, checked_place, installed_place
 from partitiond.cli.setup.engine_host import runs_engine_user
-from partitiond.cli.setup.host import SetupHost, facts_of, require_rights
+from partitiond.cli.setup.host import ClusterPlace, SetupHost, facts_of, require_rights
 from partitiond.cli.setup.isolation_groups import installed_groups
 from partitiond.cli.setup.plan import UNITS, steps_for
 from partitiond.cli.setup.record import StepOutcome
@@ -41,6 +43,17 @@ def setup(
         "Also run engines of this isolation group, as a user of the group; repeatable.",
         metavar="GROUP",
     ),
+    cluster: bool | None = option(
+        "Be the head of several hosts; default: as it was set up before.",
+        "--cluster/--no-cluster",
+    ),
+    join: str | None = option("Be one of several hosts, and obey this head.", metavar="HEAD"),
+    bundle: Path | None = option(
+        "With --join: the bundle that the head made for this host.", "--from", metavar="BUNDLE"
+    ),
+    address: str | None = option(
+        "With --cluster or --join: address at which the other hosts reach this one."
+    ),
     bin_dir: Path | None = option("Folder of the `partitiond` the service runs."),
     as_json: JsonOption = False,
 ) -> None:
@@ -48,7 +61,8 @@ def setup(
 
     Shows what it would do: the user, folders, units, device nodes, persistence mode, the MIG
     helper and the engine. Nothing is changed without --apply. Doing it twice changes nothing;
-    --undo --apply takes back what it did, by its own record.
+    --undo --apply takes back what it did, by its own record. With --cluster the host is the head of
+    several, and with --join one of the others.
     """
     if purge and not undo:
         raise InputError("--purge goes with --undo.", hint="Write --undo --purge.")
@@ -69,7 +83,14 @@ def setup(
             hint="Give --isolation-group or --no-engine-user.",
         )
     kept = set(installed_groups(host, UNITS)) - groups
-    with_user, why_not = runs_engine_user(host, asked=True if groups else engine_user)
+    place = _place(host, cluster=cluster, join=join, bundle=bundle, address=address)
+    if place is not None and engine_user is False:
+        raise InputError(
+            "engines that run as the daemon's user can read the token of all hosts.",
+            hint="Leave --no-engine-user out, or stay one host: --no-cluster.",
+        )
+    must = True if groups or place is not None else engine_user
+    with_user, why_not = runs_engine_user(host, asked=must)
     facts = facts_of(
         host,
         gpu=gpu,
@@ -78,12 +99,56 @@ def setup(
         engine_user=with_user,
         bin_dir=bin_dir,
         isolation_groups=groups | kept,
+        cluster=place,
     )
     if why_not and not as_json:
         say(f"Engines will run as the daemon's user: {why_not}.")
     if kept and not as_json:
         say(f"Isolation groups that are installed stay: {', '.join(sorted(kept))}.")
     _set_up(host, steps_for(facts, host), apply=apply, as_json=as_json)
+
+
+def _place(
+    host: SetupHost,
+    *,
+    cluster: bool | None,
+    join: str | None,
+    bundle: Path | None,
+    address: str | None,
+) -> ClusterPlace | None:
+    """Return the host's place among several, as asked or as it is; None for one host."""
+    if cluster is not None and join is not None:
+        raise InputError(
+            "--join and --cluster do not go together: a host is the head, or obeys one.",
+            hint="Give one of them.",
+        )
+    if (bundle is not None and join is None) or (address and not (cluster or join)):
+        raise InputError(
+            "--from goes with --join, and --address with --cluster or --join.",
+            hint="Write --join HEAD --from BUNDLE.",
+        )
+    former = installed_place(host)
+    if cluster is None and join is None:
+        return former
+    if cluster is False:
+        return None
+    if former is not None and bool(former.head) != bool(join):
+        raise InputError(
+            "this host has another place among several already.",
+            hint="Run `partitiond setup --no-cluster --apply` first.",
+        )
+    if join is not None and bundle is None and not host.file(TOKEN).exists():
+        raise InputError(
+            "a host joins with the bundle that its head made for it.",
+            hint="On the head: `partitiond host certificate --for NAME --address ADDRESS`; copy "
+            "the file here, and add --from FILE.",
+        )
+    place = checked_place(join, address, bundle)
+    if former is None:
+        return place
+    return dataclasses.replace(
+        place, name=place.name or former.name, address=place.address or former.address
+    )
 
 
 def _set_up(host: SetupHost, steps: tuple[SetupStep, ...], *, apply: bool, as_json: bool) -> None:

@@ -103,6 +103,23 @@ class SetupHost:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class ClusterPlace:
+    """A host's place among several.
+
+    Attributes:
+        head: address of the head that it obeys, host:port; empty for the head itself.
+        name: its name in the fleet; empty takes the machine's.
+        address: at which the others reach it; empty finds it.
+        bundle: what it joins with; None if it has that already.
+    """
+
+    head: str = ""
+    name: str = ""
+    address: str = ""
+    bundle: Path | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class SetupFacts:
     """The facts that decide which steps there are.
 
@@ -115,6 +132,7 @@ class SetupFacts:
         bin_dir: folder of the `partitiond` program that the service runs.
         persistenced: whether the host has NVIDIA's persistence daemon as a service.
         isolation_groups: groups beside the default one whose engines have a user of their own.
+        cluster: the host's place among several; None for one host.
     """
 
     gpu: bool
@@ -125,6 +143,7 @@ class SetupFacts:
     bin_dir: Path
     persistenced: bool
     isolation_groups: tuple[str, ...] = ()
+    cluster: ClusterPlace | None = None
 
 
 def facts_of(
@@ -136,6 +155,7 @@ def facts_of(
     engine_user: bool,
     bin_dir: Path | None,
     isolation_groups: Collection[str] = (),
+    cluster: ClusterPlace | None = None,
 ) -> SetupFacts:
     """Look at the host; facts that were given override facts that are seen."""
     seen = host.live and (
@@ -154,6 +174,7 @@ def facts_of(
             for folder in ("/usr/lib/systemd/system", "/lib/systemd/system", "/etc/systemd/system")
         ),
         isolation_groups=tuple(sorted(isolation_groups)),
+        cluster=cluster,
     )
 
 

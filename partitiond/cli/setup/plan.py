@@ -9,6 +9,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from partitiond.cli.setup.cluster_units import (
+    AUTHORITY,
+    DROP_IN,
+    ENVIRONMENT,
+    JOINED,
+    RAY_SERVICE,
+    TLS,
+    TOKEN,
+    BundleStep,
+    drop_in_text,
+    environment_text,
+)
 from partitiond.cli.setup.host import (
     ENGINE_USER,
     IMAGE_BIN,
@@ -60,6 +72,7 @@ def steps_for(facts: SetupFacts, host: SetupHost) -> tuple[SetupStep, ...]:
         *(step for group in facts.isolation_groups for step in _group(group, facts, host)),
         *(step for group in ("", *facts.isolation_groups) for step in _mps(group, facts)),
         *_gpu(facts),
+        *_cluster(facts, host),
         *_scopes(host),
         CommandStep(
             "reload-units",
@@ -241,6 +254,81 @@ def _key(step: str, group: str) -> str:
     return f"{step}:{group}" if group else step
 
 
+def _cluster(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
+    """Make the host one of several; or no longer."""
+    drop_in, unit = f"{UNITS}/{SERVICE}.d/{DROP_IN}", f"{UNITS}/{RAY_SERVICE}"
+    place = facts.cluster
+    if place is None:
+        files = (drop_in, unit, ENVIRONMENT)
+        ends = f"systemctl disable --now {RAY_SERVICE}; " if host.live else ""
+        gone = CommandStep(
+            "one-host",
+            "this host is its own again, from the daemon's next start on",
+            ("sh", "-c", f"{ends}rm -f {' '.join(str(host.file(file)) for file in files)}"),
+            done=lambda h: not any(h.file(file).exists() for file in files),
+            live=False,
+            cannot=lambda h: (
+                "it obeys a head: run `partitiond host leave` first" if _joined(h) else ""
+            ),
+        )
+        return () if gone.done(host) else (gone,)
+    return (
+        FileStep(
+            "ray-service",
+            "Ray, by which the hosts reach each other",
+            unit,
+            _unit(RAY_SERVICE, facts),
+        ),
+        FileStep(
+            "cluster",
+            f"this host obeys {place.head}" if place.head else "this host is the head of others",
+            ENVIRONMENT,
+            environment_text(place),
+        ),
+        FileStep(
+            "cluster-service",
+            "the service is this host's agent" if place.head else "the service plans for all hosts",
+            drop_in,
+            _of_host(drop_in_text(place), facts, ""),
+        ),
+        *_keys(facts),
+    )
+
+
+def _joined(host: SetupHost) -> bool:
+    return host.file(JOINED).exists()
+
+
+def _keys(facts: SetupFacts) -> Sequence[SetupStep]:
+    """Give the host the token, and the certificate by which others know it."""
+    place = facts.cluster
+    if place is None or (place.head and place.bundle is None):
+        return ()
+    if place.bundle is not None:
+        own = f"install -d -o {USER} -g {USER} -m 0700 {STATE_DIRS[0]}"
+        return (
+            CommandStep(
+                "state-folder",
+                "the folder of the daemon's state",
+                ("sh", "-c", own),
+                done=lambda h: h.file(STATE_DIRS[0]).is_dir(),
+            ),
+            BundleStep("bundle", "the fleet's token, and this host's certificate", place.bundle),
+        )
+    make = as_daemon(facts.bin_dir, "host", "certificate", "--make")
+    address = ("--address", place.address) if place.address else ()
+    own = f"install -d -o {USER} -g {USER} -m 0700 {STATE_DIRS[0]}"
+    return (
+        CommandStep(
+            "certificate",
+            "the fleet's token, its authority, and this host's certificate",
+            ("sh", "-c", f"{own} && {' '.join((*make, *address))}"),
+            done=lambda h: h.file(TOKEN).exists() and h.file(f"{TLS}/cert.pem").exists(),
+            undo=(("rm", "-rf", TLS, AUTHORITY, TOKEN),),
+        ),
+    )
+
+
 def _gpu(facts: SetupFacts) -> Sequence[SetupStep]:
     if not facts.gpu:
         return ()
@@ -399,8 +487,12 @@ def _enable(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
         unmount = (("systemctl", "stop", mount_unit(of_group(MPS_FOLDER, group))),)
         socket = for_group(MPS_SOCKET, group)
         steps.append(_enabled(host, _key("mps", group), socket, about, last_undo=unmount))
+    if facts.cluster is not None:
+        about = "the hosts reach each other, now and at boot"
+        steps.append(_enabled(host, "ray", RAY_SERVICE, about, problem=_unreachable_by(facts)))
     # Restarting the service leaves engines running; undoing a setup must stop them.
-    down = (as_daemon(facts.bin_dir, "down"),)
+    obeys = facts.cluster is not None and facts.cluster.head
+    down = (as_daemon(facts.bin_dir, *(("host", "leave") if obeys else ("down",))),)
     about = "the service starts, now and at boot"
     steps.append(
         _enabled(host, "enable", SERVICE, about, first_undo=down, problem=_unreachable_by(facts))
@@ -486,6 +578,7 @@ def _stale_units(host: SetupHost) -> bool:
     units = (
         SERVICE,
         "partitiond-devices.service",
+        RAY_SERVICE,
         MIG_SOCKET,
         "partitiond-mig.service",
         *(
