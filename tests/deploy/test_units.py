@@ -21,6 +21,7 @@ EXPOSURE_AT_MOST = {
     "partitiond-devices.service": 4.5,  # root, and loads a kernel module
     "partitiond-engine@.service": 2.2,  # programs of others, which the network does not reach
     "partitiond-mps@.service": 2.2,
+    "partitiond-ray.service": 3.0,  # the hosts reach each other by it
 }
 
 
@@ -82,7 +83,7 @@ def test_units_are_no_more_exposed_than_stated(installed: Path, unit: str) -> No
     ],
 )  # fmt: skip
 def test_every_hardening_that_is_off_has_its_reason(option: str) -> None:
-    for unit in ("partitiond.service", "partitiond-engine@.service"):
+    for unit in ("partitiond.service", "partitiond-engine@.service", "partitiond-ray.service"):
         text = (UNITS / unit).read_text()
         on = re.search(rf"^{option}=", text, re.MULTILINE)
         reasons = text.partition("# Not switched on:")[2]
@@ -100,6 +101,18 @@ def test_the_service_outlives_its_engines_and_they_outlive_it() -> None:
     )[:-1]:  # fmt: skip
         assert f"\n{line}\n" in text, line
     assert "SendSIGKILL=no" not in text  # a hung daemon must be replaceable
+
+
+def test_ray_ends_alone_and_comes_back_alone() -> None:
+    text = (UNITS / "partitiond-ray.service").read_text()
+    for line in (
+        "Restart=always", "StartLimitIntervalSec=0", "KillMode=control-group", "Delegate=no",
+        "RuntimeDirectoryPreserve=yes", "User=partitiond", "NoNewPrivileges=yes",
+        "PrivateDevices=yes", "CapabilityBoundingSet=",
+    ):  # fmt: skip
+        assert f"\n{line}\n" in text, line
+    for word in ("PartOf=", "BindsTo=", "Requires=", "Conflicts=", "StopWhenUnneeded="):
+        assert word not in text, "neither unit ends with the other"
 
 
 def test_engines_are_started_as_their_own_user_by_the_daemon_alone() -> None:

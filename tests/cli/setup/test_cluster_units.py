@@ -1,0 +1,166 @@
+"""`partitiond setup` makes a host one of several, keeps it that, and takes it back."""
+
+import os
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from partitiond.cli.setup.cluster_units import (
+    ENVIRONMENT,
+    JOINED,
+    TLS,
+    TOKEN,
+    checked_place,
+    drop_in_text,
+    environment_text,
+    installed_place,
+)
+from partitiond.cli.setup.host import ClusterPlace, SetupHost
+from partitiond.cluster import authority
+from partitiond.cluster.bundle import Bundle, write_bundle
+from partitiond.cluster.certificates import check_files
+from partitiond.core.errors import InputError
+from partitiond.settings.schema import load_settings
+from tests.cli.conftest import Cli
+
+UNITS = "etc/systemd/system"
+DROP_IN = f"{UNITS}/partitiond.service.d/40-cluster.conf"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The root folder of an image."""
+    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed here")
+    if os.geteuid() != 0:
+        pytest.skip("systemd's own programs write users into an image only for root")
+    root = tmp_path / "image"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    return root
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    """A bundle for gpu-1, as its head made it."""
+    now = datetime.now(UTC)
+    authority.ensure_authority(tmp_path / "ca", now)
+    files = authority.issue(tmp_path / "ca", "gpu-1", ["127.0.0.5"], now)
+    return write_bundle(tmp_path, Bundle("gpu-1", "0123456789abcdef" * 4, files))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def enabled(image: Path) -> set[str]:
+    return {p.name for p in (image / UNITS / "multi-user.target.wants").iterdir()}
+
+
+def test_a_head_is_set_up_kept_and_made_one_host_again(cli: Cli, image: Path) -> None:
+    def setup(*words: str) -> int:
+        return cli("setup", "--root", image, "--no-gpu", *words, "--apply").code
+
+    assert setup() == 0
+    alone = files(image / "etc")
+    assert setup("--cluster", "--address", "127.0.0.4") == 0
+    text = (image / ENVIRONMENT.lstrip("/")).read_text()
+    assert "PARTITIOND_CLUSTER__ENABLED=true\n" in text
+    assert "PARTITIOND_CLUSTER__ADDRESS=127.0.0.4\n" in text
+    assert "ExecStart" not in (image / DROP_IN).read_text()
+    assert "partitiond-ray.service" in enabled(image)
+    made = files(image)
+    assert setup() == 0, "a setup without the option keeps the host's place"
+    assert files(image) == made
+    assert setup("--join", "gpu-head", "--from", "/nowhere") == 2, "one place at a time"
+    assert setup("--no-cluster") == 0
+    there = files(image / "etc")
+    assert {name for name in alone if alone[name] != there.get(name)} == set()
+    assert not [
+        name for name in there if "cluster" in name or name.endswith("/partitiond-ray.service")
+    ]
+
+
+def test_a_host_joins_by_a_bundle_and_undo_leaves_nothing(
+    cli: Cli, image: Path, bundle: Path
+) -> None:
+    words = ("setup", "--root", image, "--no-gpu", "--join", "gpu-head", "--from", bundle)
+    before = files(image)
+    shown = cli(*words)
+    assert shown.code == 0
+    assert files(image) == before
+    assert cli(*words, "--apply").code == 0
+    host = SetupHost(image, live=False)
+    assert installed_place(host) == ClusterPlace("gpu-head:6380", "gpu-1")
+    assert "\nExecStart=\nExecStart=/opt/partitiond/bin/partitiond host join\n" in (
+        (image / DROP_IN).read_text()
+    )
+    check_files(image / TLS.lstrip("/"), ["127.0.0.5"])
+    made = files(image)
+    assert cli(*words, "--apply").code == 0
+    assert files(image) == made
+    assert cli("setup", "--root", image, "--undo", "--apply", "--purge").code == 0
+    left = [name for name in files(image) if "cluster" in name or "ray" in name]
+    assert left == []
+    assert not (image / TOKEN.lstrip("/")).exists()
+
+
+def test_a_host_that_obeys_a_head_leaves_it_first(cli: Cli, image: Path, bundle: Path) -> None:
+    words = ("setup", "--root", image, "--no-gpu")
+    cli(*words, "--join", "gpu-head", "--from", bundle, "--apply")
+    (image / JOINED.lstrip("/")).write_text("{}")
+    shown = cli(*words, "--no-cluster")
+    assert "host leave" in shown.out
+    cli(*words, "--no-cluster", "--apply")
+    assert (image / DROP_IN).exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--cluster", "--join", "gpu-head"),
+        ("--from", "x"),
+        ("--address", "127.0.0.4"),
+        ("--no-cluster", "--address", "127.0.0.4"),
+        ("--join", "gpu-head"),  # with what?
+        ("--join", "gpu-head", "--from", "/nowhere"),
+        ("--join", "gpu head", "--from", "x"),
+        ("--cluster", "--address", "a\nb"),
+        ("--cluster", "--no-engine-user"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "root").mkdir()
+    assert cli("setup", "--root", tmp_path / "root", *words).code == 2
+
+
+def test_nothing_given_ends_a_line_of_the_environment(bundle: Path) -> None:
+    for head, address in (("gpu-head\nX=1", None), ("gpu-head", "a\nX=1"), (None, "$(x)")):
+        with pytest.raises(InputError):
+            checked_place(head, address, bundle)
+    assert checked_place("10.0.0.4", "10.0.0.5", bundle) == ClusterPlace(
+        "10.0.0.4:6380", "gpu-1", "10.0.0.5", bundle
+    )
+
+
+@pytest.mark.parametrize(
+    "place", [ClusterPlace(), ClusterPlace("gpu-head:6380", "gpu-1", "10.0.0.5")]
+)
+def test_the_daemon_reads_what_setup_writes(tmp_path: Path, place: ClusterPlace) -> None:
+    lines = environment_text(place).splitlines()
+    given = dict(line.split("=", 1) for line in lines if line.startswith("PARTITIOND_"))
+    engines = {"PARTITIOND_ENGINE__LAUNCHER": "unix:///run/partitiond-engine.sock"}
+    settings = load_settings(None, {**given, **engines}, {"state_dir": str(tmp_path)}).settings
+    assert settings.cluster.enabled == (not place.head)
+    assert settings.cluster.head == place.head
+    assert settings.cluster.address == place.address
+    assert settings.host.name == place.name
+    assert not settings.cluster.manage_ray
+    (tmp_path / "etc/partitiond").mkdir(parents=True)
+    (tmp_path / ENVIRONMENT.lstrip("/")).write_text(environment_text(place))
+    assert installed_place(SetupHost(tmp_path, live=False)) == place
+    assert ENVIRONMENT in drop_in_text(place)
