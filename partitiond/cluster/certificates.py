@@ -31,8 +31,8 @@ TURNS: Final = 8
 """Rounds of a handshake in memory, which takes three."""
 SECONDS_A_DAY: Final = 86_400.0
 HINT: Final = (
-    "On the head, `partitiond host certificate --for NAME --address ADDRESS` makes new files; or "
-    "correct those that cluster.tls_dir names."
+    "On the head, `partitiond host certificate --for NAME --address ADDRESS` makes another (its "
+    "own: `--make`); or correct the files that cluster.tls_dir names."
 )
 
 

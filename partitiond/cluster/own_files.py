@@ -1,8 +1,11 @@
 """Keeps the head's own certificate, and makes the bundles with which others join."""
 
+import contextlib
+import fcntl
 import ipaddress
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -11,9 +14,11 @@ from partitiond.cluster import authority
 from partitiond.cluster.bundle import Bundle, check_host_name, write_bundle
 from partitiond.cluster.certificates import (
     CA_FILE,
-    CERTIFICATE_FILE,
+    WARN_DAYS,
     HostFiles,
     check_files,
+    days_left,
+    make_private,
     write_files,
 )
 from partitiond.cluster.token import ensure_token
@@ -57,10 +62,13 @@ def ensure_own_files(
 ) -> bool:
     """Make the fleet's token and the head's certificate if there are none, and check them.
 
+    A certificate that was made here is replaced if it is of another address, or ends within
+    `WARN_DAYS`: the head's own needs no renewal by hand.
+
     Args:
         now: with a time zone.
         addresses: at which the other hosts reach this one; without them, that of the settings.
-        renew: make another certificate, though there is one.
+        renew: make another certificate, whatever there is.
 
     Returns:
         Whether a certificate was made.
@@ -70,15 +78,44 @@ def ensure_own_files(
         SettingsError: the files cannot be made, or other hosts would not know this one by them.
     """
     _refuse_other_hosts(settings)
-    ensure_token(settings.cluster_token_path)
-    if not settings.cluster.tls:
-        return False
-    folder, names = settings.cluster_tls_dir, addresses or [own_address(settings)]
-    made = renew or (settings.cluster.tls_dir is None and not (folder / CERTIFICATE_FILE).exists())
-    if made:
-        write_files(folder, _issue(settings, settings.host.own_name, names, now))
-    check_files(folder, names)
+    with _alone(settings.state_dir):
+        ensure_token(settings.cluster_token_path)
+        if not settings.cluster.tls:
+            return False
+        folder, names = settings.cluster_tls_dir, addresses or [own_address(settings)]
+        made = renew or (settings.cluster.tls_dir is None and _is_due(folder, names, now))
+        if made:
+            write_files(folder, _issue(settings, settings.host.own_name, names, now))
+        check_files(folder, names)
     return made
+
+
+def _is_due(folder: Path, names: Sequence[str], now: datetime) -> bool:
+    """Whether there is no certificate that is good for these names and for a while."""
+    try:
+        check_files(folder, names)
+        return days_left(folder, now) < WARN_DAYS
+    except SettingsError:
+        return True
+
+
+@contextlib.contextmanager
+def _alone(state_dir: Path) -> Iterator[None]:
+    """Wait for other processes that make files here: the daemon, Ray's keeper, a command."""
+    try:
+        make_private(state_dir)
+        folder = os.open(state_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SettingsError(
+            f"{state_dir} cannot be used: {error.strerror or error}.",
+            hint="Run it as the daemon's user, who owns the state folder.",
+            facts={"path": str(state_dir)},
+        ) from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def make_bundle(
@@ -98,9 +135,11 @@ def make_bundle(
     """
     check_host_name(host)
     _refuse_other_hosts(settings)
-    ensure_token(settings.cluster_token_path)
-    token = settings.cluster_token_path.read_text("ascii").strip()
-    return write_bundle(out, Bundle(host, token, _issue(settings, host, addresses, now)))
+    with _alone(settings.state_dir):
+        ensure_token(settings.cluster_token_path)
+        token = settings.cluster_token_path.read_text("ascii").strip()
+        files = _issue(settings, host, addresses, now)
+    return write_bundle(out, Bundle(host, token, files))
 
 
 def _issue(settings: Settings, host: str, addresses: Sequence[str], now: datetime) -> HostFiles:

@@ -1,0 +1,81 @@
+"""A head makes its own files once, renews them by itself, and replaces nobody else's."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from partitiond.cluster.authority import HOST_DAYS
+from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, check_files, days_left
+from partitiond.cluster.own_files import ensure_own_files, own_address
+from partitiond.core.errors import ConflictError, SettingsError
+from partitiond.settings.schema import Settings, load_settings
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+
+
+def head(folder: Path, **cluster: str) -> Settings:
+    given = {"enabled": "true", "address": "127.0.0.4", "trust_engines": "true", **cluster}
+    overrides = {f"cluster.{key}": value for key, value in given.items()}
+    return load_settings(None, {}, {"state_dir": str(folder), **overrides}).settings
+
+
+def test_files_are_made_once(tmp_path: Path) -> None:
+    settings = head(tmp_path)
+    assert ensure_own_files(settings, NOW)
+    before = (settings.cluster_tls_dir / CERTIFICATE_FILE).read_bytes()
+    token = settings.cluster_token_path.read_bytes()
+    assert not ensure_own_files(settings, NOW)
+    assert (settings.cluster_tls_dir / CERTIFICATE_FILE).read_bytes() == before
+    assert settings.cluster_token_path.read_bytes() == token
+
+
+def test_a_certificate_that_ends_soon_or_is_of_another_address_is_replaced(tmp_path: Path) -> None:
+    settings = head(tmp_path)
+    ensure_own_files(settings, NOW - timedelta(days=HOST_DAYS - 31))
+    authority = (settings.cluster_tls_dir / CA_FILE).read_bytes()
+    assert days_left(settings.cluster_tls_dir, NOW) == 31
+    assert not ensure_own_files(settings, NOW)
+    ensure_own_files(settings, NOW - timedelta(days=HOST_DAYS - 29), renew=True)
+    assert ensure_own_files(settings, NOW)
+    assert days_left(settings.cluster_tls_dir, NOW) == HOST_DAYS
+    assert ensure_own_files(head(tmp_path, address="127.0.0.5"), NOW)
+    check_files(settings.cluster_tls_dir, ["127.0.0.5"])
+    assert (settings.cluster_tls_dir / CA_FILE).read_bytes() == authority
+
+
+def test_the_operator_s_own_are_checked_and_never_replaced(tmp_path: Path) -> None:
+    ensure_own_files(head(tmp_path / "a"), NOW)
+    own = tmp_path / "a/cluster-tls"
+    assert not ensure_own_files(head(tmp_path / "b", tls_dir=str(own)), NOW)
+    with pytest.raises(SettingsError, match=r"127\.0\.0\.5"):
+        ensure_own_files(head(tmp_path / "b", tls_dir=str(own), address="127.0.0.5"), NOW)
+    with pytest.raises(ConflictError, match="your own"):
+        ensure_own_files(head(tmp_path / "b", tls_dir=str(own)), NOW, renew=True)
+
+
+def test_without_tls_there_is_a_token_alone(tmp_path: Path) -> None:
+    settings = head(tmp_path, tls="false")
+    assert not ensure_own_files(settings, NOW)
+    assert [path.name for path in tmp_path.iterdir()] == ["cluster-token"]
+
+
+def test_several_processes_at_once_make_one_authority(tmp_path: Path) -> None:
+    settings = head(tmp_path)
+    made: list[bool] = []
+    threads = [
+        threading.Thread(target=lambda: made.append(ensure_own_files(settings, NOW)))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(made) == [False] * 7 + [True]
+
+
+def test_the_address_is_the_setting_or_found_without_a_packet(tmp_path: Path) -> None:
+    assert own_address(head(tmp_path)) == "127.0.0.4"
+    joined = head(tmp_path, enabled="false", head="127.0.0.1:6380", address="")
+    assert own_address(joined) == "127.0.0.1"
