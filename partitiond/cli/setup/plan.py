@@ -315,7 +315,7 @@ def _keys(facts: SetupFacts) -> Sequence[SetupStep]:
                 "ray",
                 "Ray in an environment of its own: 280 MB",
                 ("sh", "-c", " && ".join((*make, install))),
-                done=lambda h: managed_ray(h.file(f"{STATE_DIRS[1]}/cluster")) is not None,
+                done=lambda h: _has_ray(h, facts.bin_dir),
                 seconds=None,
             )
         )
@@ -342,6 +342,13 @@ def _keys(facts: SetupFacts) -> Sequence[SetupStep]:
             )
         )
     return steps
+
+
+def _has_ray(host: SetupHost, bin_dir: Path) -> bool:
+    """Whether the service would find Ray: beside partitiond, or in its own environment."""
+    own = (str(bin_dir / "python"), "-I", "-c", "import importlib.metadata as m; m.version('ray')")
+    managed = managed_ray(host.file(f"{STATE_DIRS[1]}/cluster"))
+    return managed is not None or host.run(own).code == 0
 
 
 def _gpu(facts: SetupFacts) -> Sequence[SetupStep]:
