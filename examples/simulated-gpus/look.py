@@ -17,6 +17,7 @@ import psutil
 
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
+from partitiond.core.hardware.host_state import HostView
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.views.lists import ReplicaView
 
@@ -53,6 +54,16 @@ def device(device_id: str) -> Device:
     """The device with that id, or with that index among the GPUs."""
     devices = client.devices()
     return next(d for n, d in enumerate(devices) if device_id in (d.id, str(n)))
+
+
+def hosts() -> Sequence[HostView]:
+    """All hosts of the fleet."""
+    return client.hosts()
+
+
+def host(name: str) -> HostView:
+    """The host with that name."""
+    return next(host for host in hosts() if host.name == name)
 
 
 def all_serve() -> bool:

@@ -7,7 +7,8 @@ import typer
 
 from partitiond.cli.options import JsonOption, option, settings_of, spread, without_none
 from partitiond.cli.output import print_json, say
-from partitiond.core.errors import SettingsError
+from partitiond.core.errors import InputError, SettingsError
+from partitiond.settings.schema import Settings
 
 HeadArgument = Annotated[
     str | None,
@@ -23,6 +24,12 @@ def join(
     ctx: typer.Context,
     head: HeadArgument = None,
     *,
+    bundle: Path | None = option(
+        "What `host certificate --for` made on the head for this host: token, certificate, name.",
+        "--from",
+        metavar="BUNDLE",
+        show_default=False,
+    ),
     token_file: Path | None = option(
         "File of the cluster's token, as copied from the head.", show_default=False
     ),
@@ -34,8 +41,11 @@ def join(
     """Run this host's agent in the foreground: it does what the head decides.
 
     Ends on Ctrl-C or SIGTERM; engines and endpoint of this host go on, and the next agent finds
-    them. `partitiond host leave` ends them. A host with a plan of its own is refused.
+    them. `partitiond host leave` ends them. A host with a plan of its own is refused. A bundle is
+    needed once, and after its certificate was renewed: its contents stay in the state folder.
     """
+    if bundle is not None:
+        name = _take(settings_of(ctx), bundle, name)
     given = {
         "cluster.head": head,
         "cluster.token_path": str(token_file.expanduser().absolute()) if token_file else None,
@@ -54,6 +64,22 @@ def join(
 
     obeys = f"ready: obeys the head {settings.cluster.head}"
     run_agent(settings, prepare_cluster, lambda: say(obeys))
+
+
+def _take(settings: Settings, bundle: Path, name: str | None) -> str:
+    """Put a bundle's contents where the settings say, and return the host's name in it."""
+    from partitiond.cluster.bundle import read_bundle, unpack_bundle
+
+    named = read_bundle(bundle).host
+    if name not in (None, named):
+        raise InputError(
+            f"{bundle} is for the host {named}, and not for {name}.",
+            hint="Leave --name out, or have a bundle made for that name on the head.",
+            facts={"bundle": str(bundle), "host": named},
+        )
+    token, tls = settings.cluster_token_path, settings.cluster_tls_dir
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return unpack_bundle(bundle, token_path=token, tls_dir=tls)
 
 
 def leave(ctx: typer.Context, as_json: JsonOption = False) -> None:

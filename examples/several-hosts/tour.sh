@@ -1,0 +1,165 @@
+#!/bin/sh
+# A tour of three hosts on one machine: one plan over all, one host lost, repaired, and back.
+#
+# Needs partitiond on the PATH (or PARTITIOND=/path/to/it) and Python. Ray is fetched into the cache
+# the first time. Each host has a state folder, two simulated A100s, an address (127.0.0.4, .2, .3)
+# and Ray's processes. All of it is in a temporary folder, and gone at the end.
+set -eu
+
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+partitiond=${PARTITIOND:-partitiond}
+python=${PYTHON:-python3}
+folder=$(mktemp -d "${TMPDIR:-/tmp}/tour.XXXXXX")
+head= gpu_1= gpu_2= load=
+
+# Settings of the caller's own daemon are not meant here.
+for name in $(env | sed -n 's/^\(PARTITIOND_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
+export PARTITIOND_CPU__ENABLED=false PARTITIOND_PLANNER__DETERMINISTIC=true COLUMNS="${COLUMNS:-100}"
+# Hosts are lost after minutes; here nobody wants to wait. And engines here run as this user, which
+# is refused elsewhere, for they could read the token that all hosts trust.
+export PARTITIOND_HOST__SILENT_SECONDS=4 PARTITIOND_HOST__LOST_SECONDS=8
+export PARTITIOND_CLUSTER__TRUST_ENGINES=true PARTITIOND_DAEMON__KEEP_ENGINES_ON_EXIT=true
+
+say() { printf '\n== %s\n' "$*"; }
+fail() { echo "tour: $*" >&2; exit 1; }
+
+# on HOST COMMAND...: runs a command with that host's settings.
+on() {
+    name=$1; shift
+    case $name in head) number=4 ;; gpu-1) number=2 ;; gpu-2) number=3 ;; esac
+    set -- env "PARTITIOND_STATE_DIR=$folder/$name" "PARTITIOND_HOST__NAME=$name" \
+        "PARTITIOND_GPU__SIMULATED_HOST=$folder/gpus-$name" \
+        "PARTITIOND_CLUSTER__ADDRESS=127.0.0.$number" \
+        "PARTITIOND_CLUSTER__PORT=$(cat "$folder/ray-$name")" \
+        "PARTITIOND_PROXY__PORT=$(cat "$folder/proxy-$name")" \
+        "PARTITIOND_CONTROL__PORT=$(cat "$folder/control-$name")" "$@"
+    "$@"
+}
+
+run() { printf '\nhead$ partitiond %s\n' "$*"; on head "$partitiond" "$@" 2>&1; }
+
+# look EXPRESSION; until_true WORDS EXPRESSION: what look.py says of the head's daemon.
+look() { on head "$python" "$here/../simulated-gpus/look.py" "$1"; }
+until_true() {
+    on head "$python" "$here/../simulated-gpus/look.py" "$2" "$1" ||
+        { on head "$partitiond" hosts; on head "$partitiond" status; fail "see above"; }
+}
+
+finish() {
+    status=$?
+    trap - EXIT INT TERM
+    for pid in $load $head; do kill "$pid" 2>/dev/null && wait "$pid" || true; done
+    for name in gpu-1 gpu-2; do
+        [ ! -d "$folder/$name" ] || on "$name" "$partitiond" host leave > "$folder/leave-$name.log" 2>&1 || true
+    done
+    [ ! -d "$folder/head" ] || on head "$partitiond" host leave > "$folder/leave-head.log" 2>&1 || true
+    for pid in $gpu_1 $gpu_2; do kill "$pid" 2>/dev/null && wait "$pid" || true; done
+    if [ "$status" -eq 0 ]; then
+        rm -rf "$folder"
+    else
+        tail -n 20 "$folder"/*.log >&2 || true
+        echo "The tour failed; what it left to look at: $folder" >&2
+    fi
+    exit "$status"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+# Ports that nothing listens on: an endpoint and a control API for each host, and 50 for its Ray.
+"$python" - "$folder" <<'END'
+import pathlib, socket, sys
+
+folder = pathlib.Path(sys.argv[1])
+held = []
+for host in ("head", "gpu-1", "gpu-2"):
+    for use in ("proxy", "control"):
+        held.append(socket.create_server(("127.0.0.1", 0)))
+        (folder / f"{use}-{host}").write_text(str(held[-1].getsockname()[1]))
+first = 20000
+for host in ("head", "gpu-1", "gpu-2"):
+    while True:
+        first += 100
+        try:
+            for port in range(first, first + 50):
+                socket.create_server(("", port)).close()
+        except OSError:
+            continue
+        (folder / f"ray-{host}").write_text(str(first))
+        break
+END
+
+say "Three hosts with two A100s each; Ray is fetched the first time"
+for name in head gpu-1 gpu-2; do
+    "$partitiond" tools simulate create "$here/host.json" --out "$folder/gpus-$name" > "$folder/create.log"
+done
+on head "$partitiond" setup cluster install
+
+say "The head makes the token and its certificate; the others get a bundle each, and join"
+printf '\nhead$ partitiond serve --cluster\n'
+on head "$partitiond" serve --cluster > "$folder/head.log" 2>&1 &
+head=$!
+until_true "the daemon is ready" "ready() or not lives($head)"
+[ "$(look "lives($head)")" = True ] || fail "the head's daemon ended"
+join() {
+    on head "$partitiond" host certificate --for "$1" --address "$2" --out "$folder" > "$folder/bundle.log"
+    printf '\n%s$ partitiond host join 127.0.0.4:%s\n' "$1" "$(cat "$folder/ray-head")"
+    on "$1" "$partitiond" host join --from "$folder/$1.bundle" "127.0.0.4:$(cat "$folder/ray-head")" > "$folder/$1.log" 2>&1 &
+}
+join gpu-1 127.0.0.2
+gpu_1=$!
+join gpu-2 127.0.0.3
+gpu_2=$!
+until_true "all hosts answer" "[h.state for h in hosts()] == ['fine'] * 3"
+run hosts
+run devices
+
+say "One plan over all of them: every model outlives the loss of a host"
+run up -f "$here/fleet.toml" --no-profile
+run status
+
+say "gpu-2 dies under load: its Ray, its agent, its engines and its endpoint"
+on head "$python" -m loadgen --url "http://127.0.0.1:$(cat "$folder/proxy-head")" --model opt-125m --rate 15 \
+    --arrivals constant --prompt-tokens 8 --output-tokens 8 --warmup 0 --duration 20 \
+    --allow-saturated --json > "$folder/load.json" 2> "$folder/load.log" &
+load=$!
+until_true "the load has begun" "sends($load)"
+"$python" - "$folder/gpu-2" <<'END'
+import os, pathlib, signal, sys
+
+import psutil
+
+for process in psutil.process_iter():
+    try:
+        if sys.argv[1] in " ".join([*process.cmdline(), *process.environ().values()]):
+            if process.pid != os.getpid():
+                os.kill(process.pid, signal.SIGKILL)
+    except (psutil.Error, ProcessLookupError):
+        continue
+END
+wait "$gpu_2" || true
+gpu_2=
+until_true "gpu-2 is silent" "host('gpu-2').state in ('silent', 'lost')"
+run hosts
+until_true "gpu-2 is lost" "host('gpu-2').state == 'lost'"
+until_true "the plan is repaired" "all_serve() and 'gpu-2' not in {r.host for r in replicas()}"
+run status
+wait "$load" || fail "loadgen ended with status $?"
+load=
+"$python" -c 'import json, sys
+report = json.load(open(sys.argv[1]))
+failed = sum(report[kind] for kind in ("refused", "errors", "timeouts"))
+print("\nfailed requests at the endpoint of head:", failed, "of", report["completed"] + failed)' "$folder/load.json"
+
+say "gpu-2 comes back"
+join gpu-2 127.0.0.3
+gpu_2=$!
+until_true "gpu-2 answers" "host('gpu-2').state == 'fine'"
+run hosts
+run events --limit 12
+
+say "That was the tour"
+cat <<'END'
+Next:
+  docs/how-to/several-hosts.md   hosts of yours, from bare machines to serving
+  make demo                      the whole loop on this machine, with a real engine
+END
