@@ -100,7 +100,7 @@ class Relay:
         """Return the time of this host's monotonic clock."""
         return time.monotonic()
 
-    async def carry(self, host: str, until: float, body: bytes) -> tuple[str, bytes]:
+    async def send(self, host: str, until: float, body: bytes) -> tuple[str, bytes]:
         """Return why there is no answer, or "", and the answer.
 
         Args:
@@ -112,7 +112,7 @@ class Relay:
             return "the message came too late", b""
         try:
             async with asyncio.timeout(seconds):
-                return await self._carry(host, seconds, until, body)
+                return await self._send(host, seconds, until, body)
         except TimeoutError:
             return "its agent did not answer in time", b""
         except (FileNotFoundError, ConnectionRefusedError):
@@ -122,7 +122,7 @@ class Relay:
         except (OSError, ValueError, KeyError) as error:
             return str(error) or type(error).__name__, b""
 
-    async def _carry(
+    async def _send(
         self, host: str, seconds: float, until: float, body: bytes
     ) -> tuple[str, bytes]:
         reader, writer = await asyncio.open_unix_connection(os.environ[SOCKET_VARIABLE])
@@ -168,7 +168,7 @@ class Node:
 
 
 @dataclasses.dataclass(frozen=True)
-class Member:
+class ToldMember:
     """A host, and why it cannot be reached, or ""."""
 
     host: str
@@ -196,7 +196,7 @@ def nodes_of(table: list[dict[str, Any]]) -> list[Node]:
     return found
 
 
-def choose_nodes(nodes: list[Node], known: dict[str, str]) -> tuple[dict[str, Node], list[Member]]:
+def choose_nodes(nodes: list[Node], known: dict[str, str]) -> tuple[dict[str, Node], list[ToldMember]]:
     """Choose one node for each host name.
 
     Of two hosts with one name, the one that had the name before keeps it; if neither is known, the
@@ -218,10 +218,10 @@ def choose_nodes(nodes: list[Node], known: dict[str, str]) -> tuple[dict[str, No
         known[host] = first.identity
         chosen[host] = first
         others = ", ".join(sorted(o.address for o in hosts.values() if o is not first))
-        members.append(Member(host, first.address))
+        members.append(ToldMember(host, first.address))
         if others:
             members.append(
-                Member(host, others, f"{first.address} has the name {host} already; "
+                ToldMember(host, others, f"{first.address} has the name {host} already; "
                        "give this host another one ([host] name) and have it join again")
             )  # fmt: skip
     return chosen, members
@@ -230,15 +230,15 @@ def choose_nodes(nodes: list[Node], known: dict[str, str]) -> tuple[dict[str, No
 class HostLink:
     """The way to one host's relay on one node."""
 
-    def __init__(self, node: Node, gcs: "Gcs") -> None:
+    def __init__(self, node: Node, control: "ControlService") -> None:
         self.node = node
-        self._gcs = gcs
+        self._control = control
         self._relay: Any = None
         self._clock_ahead = 0.0
         self._finding: asyncio.Future[None] | None = None
         self.in_flight = 0
 
-    async def carry(self, until: float, body: bytes) -> bytes:
+    async def send(self, until: float, body: bytes) -> bytes:
         """Return the answer to a message. Raises Unreachable."""
         if self.in_flight >= IN_FLIGHT_MOST:
             raise Unreachable(f"{IN_FLIGHT_MOST} messages wait for it")
@@ -248,7 +248,7 @@ class HostLink:
             relay, theirs = self._relay, until + self._clock_ahead
             answer: bytes
             why, answer = await self._asked(
-                lambda: relay.carry.remote(self.node.host, theirs, body), until + MARGIN_SECONDS
+                lambda: relay.send.remote(self.node.host, theirs, body), until + MARGIN_SECONDS
             )
         finally:
             self.in_flight -= 1
@@ -274,7 +274,7 @@ class HostLink:
             finding.exception()
 
     async def _find(self) -> None:
-        relay = await self._gcs.ask(lambda: _relay_on(self.node))
+        relay = await self._control.ask(lambda: _relay_on(self.node))
         # Once for a new relay's process to start, and once, quickly, for its clock.
         for _ in range(2):
             asked = time.monotonic()
@@ -346,11 +346,11 @@ def _node_table() -> list[dict[str, Any]]:
     return found
 
 
-class Gcs:
+class ControlService:
     """Asks Ray's control service (GCS) in a thread, for it may hang; one question at a time."""
 
     def __init__(self) -> None:
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "gcs")
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "control")
 
     async def ask(self, question: Callable[[], Result]) -> Result:
         """Return the answer. Raises Unreachable if Ray refuses."""
@@ -374,17 +374,17 @@ class Bridge:
 
     def __init__(self, settings: BridgeSettings) -> None:
         self._settings = settings
-        self._gcs = Gcs()
+        self._control = ControlService()
         self._known: dict[str, str] = {}
         self._links: dict[str, HostLink] = {}
-        self._members: list[Member] = []
+        self._members: list[ToldMember] = []
         self._looked_at: float | None = None
         self._looked = asyncio.Event()
 
     async def join(self) -> None:
         """Join Ray. Raises Unreachable."""
         async with asyncio.timeout(JOIN_SECONDS):
-            await self._gcs.ask(self._join)
+            await self._control.ask(self._join)
 
     def _join(self) -> None:
         import ray
@@ -410,12 +410,12 @@ class Bridge:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def _look(self) -> None:
-        nodes = nodes_of(await self._gcs.ask(_node_table))
+        nodes = nodes_of(await self._control.ask(_node_table))
         chosen, members = choose_nodes(nodes, self._known)
         for host, node in chosen.items():
             link = self._links.get(host)
             if link is None or link.node.node_id != node.node_id:
-                self._links[host] = HostLink(node, self._gcs)
+                self._links[host] = HostLink(node, self._control)
         for host in set(self._links) - set(chosen):
             del self._links[host]
         self._members, self._looked_at = members, time.monotonic()
@@ -458,7 +458,7 @@ class Bridge:
         link = self._links.get(host)
         if link is None:
             raise Unreachable("it is not in the cluster now")
-        return await link.carry(until, body)
+        return await link.send(until, body)
 
     def _tell(self, question: dict[str, Any]) -> bytes:
         """Answer a question to the bridge itself."""

@@ -31,8 +31,8 @@ LOG_FILE_BYTES: Final = 8 * 1024 * 1024
 """Size of one of Ray's log files. Chosen: days of what an idle node writes."""
 LOG_FILES: Final = 2
 START_SECONDS: Final = 150
-"""Longest time for a node to start. With Ray's own 30 s, a host at six times its load (measured)
-started Ray again and again, and each start made it slower."""
+"""Longest time for the head's control service to start. With Ray's own 30 s, a host at six times
+its load (measured) started Ray again and again."""
 WORKER_PORTS: Final = 40
 """Ports for processes that carry messages: a relay or two, and the bridge. Chosen: many more."""
 WORKER_PORT_OFFSET: Final = 10
@@ -131,7 +131,6 @@ def node_environment(node: RayNode, environ: Mapping[str, str]) -> dict[str, str
         SOCKET_VARIABLE: str(node.agent_socket),
         FOLDER_VARIABLE: str(node.folder),
         "RAY_memory_monitor_refresh_ms": "0",  # it would end a relay when the host's memory is full
-        "RAY_raylet_start_wait_time_s": str(START_SECONDS),
         "RAY_gcs_server_port_wait_time_s": str(START_SECONDS),
         "RAY_ROTATION_MAX_BYTES": str(LOG_FILE_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": str(LOG_FILES),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.cluster import bridge, ray_node
-from partitiond.cluster.bridge import Member, Node, choose_nodes, nodes_of
+from partitiond.cluster.bridge import ToldMember, Node, choose_nodes, nodes_of
 from partitiond.hosts import line
 
 
@@ -43,7 +43,7 @@ def test_of_two_nodes_of_one_host_the_later_is_asked() -> None:
     old, new = node("a", "i", 1), node("a", "i", 2)
     chosen, members = choose_nodes([new, old], {})
     assert chosen == {"a": new}
-    assert members == [Member("a", "10.0.0.1")]
+    assert members == [ToldMember("a", "10.0.0.1")]
 
 
 def test_of_two_hosts_with_a_name_the_one_that_had_it_first_keeps_it() -> None:
@@ -93,5 +93,5 @@ async def test_a_relay_carries_nothing_after_its_moment(monkeypatch: pytest.Monk
     monkeypatch.setenv(bridge.SOCKET_VARIABLE, "/nowhere")
     relay = bridge.Relay()
     now = await relay.clock()
-    assert await relay.carry("a", now - 1, b"") == ("the message came too late", b"")
-    assert await relay.carry("a", now + 60, b"") == ("no agent runs there", b"")
+    assert await relay.send("a", now - 1, b"") == ("the message came too late", b"")
+    assert await relay.send("a", now + 60, b"") == ("no agent runs there", b"")
