@@ -196,7 +196,9 @@ def nodes_of(table: list[dict[str, Any]]) -> list[Node]:
     return found
 
 
-def choose_nodes(nodes: list[Node], known: dict[str, str]) -> tuple[dict[str, Node], list[ToldMember]]:
+def choose_nodes(
+    nodes: list[Node], known: dict[str, str]
+) -> tuple[dict[str, Node], list[ToldMember]]:
     """Choose one node for each host name.
 
     Of two hosts with one name, the one that had the name before keeps it; if neither is known, the

@@ -45,6 +45,7 @@ from partitiond.controller.views.health import MetricsText, Readiness
 from partitiond.controller.views.hosts import HostUseCases, OneHost
 from partitiond.controller.views.overview import OverviewUseCases, Sources
 from partitiond.controller.views.records import PlacedView, placed_views
+from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.hardware.hosts import hosts_of, memory_by_host
@@ -68,6 +69,7 @@ from partitiond.ports import (
     Store,
 )
 from partitiond.ports.cluster import FleetHosts
+from partitiond.ports.host import FleetProxies
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -586,11 +588,17 @@ class Parts:
                 {engine.name: engine.placement for engine in engines}, self.devices.devices
             )
 
+        def left(host: str) -> TrafficSample | None:
+            proxy = self._given.proxy
+            if isinstance(proxy, FleetProxies):
+                return proxy.last_samples().get(host)
+            return proxy.last_sample()
+
         return UsageUseCases(
             store=self._given.store,
             clock=self._given.clock,
             shares=shares,
             latest=lambda: self.traffic.latest,
-            left=self._given.proxy.last_sample,
+            left=left,
             keep_days=self._options.usage.keep_days,
         )

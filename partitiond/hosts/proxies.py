@@ -1,121 +1,196 @@
 """Controls the proxies of several hosts as one (`ports.ProxyControl`).
 
 Each host's proxy is told of the replicas on its host. A proxy on a silent host goes on with the
-table that it has, and is given the newest one as soon as its host answers again.
+table that it has, and is given the newest one before it is asked anything once its host answers
+again. No other host's proxy holds up the control plane's own: those of other hosts are started,
+told and watched beside it, and what is wrong with one of them is said of that one alone.
 """
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import Awaitable, Callable, Mapping
+import dataclasses
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, TypeVar
 
+from partitiond.core.demand.fleet import FleetSample, HostCounts, grown, together
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable, table_of_host
-from partitiond.core.errors import ConflictError, HostSilentError, PartitiondError
+from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
+from partitiond.hosts import exposition
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
 from partitiond.ports import ProxyControl
+from partitiond.ports.host import HostTable
 from partitiond.ports.host_agent import HostAgent
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-FAILED_AGAIN_SECONDS: Final = 5.0
-"""Pause before a proxy that could not be started on another host is started again. Chosen: what
-stands in its way, a port in use, is put right by a person."""
+TELL_SECONDS: Final = 1.0
+"""Longest wait for other hosts' proxies to take a table; they get it later all the same. Chosen:
+half of the time that a change of a key waits, and a table is taken in milliseconds."""
+
+
+@dataclasses.dataclass
+class _Host:
+    """What is known of the proxy of another host.
+
+    Attributes:
+        agent: of the host.
+        table: the whole table whose part the proxy took last; None before the first.
+        problem: why it lacks the newest one, or cannot run; empty if nothing is known to be wrong.
+        telling: hands it the newest table.
+        keeping: keeps it running.
+    """
+
+    agent: HostAgent
+    table: RoutingTable | None = None
+    problem: str = ""
+    telling: "asyncio.Task[None] | None" = None
+    keeping: "asyncio.Task[None] | None" = None
+
+
+def _nobody() -> Collection[str]:
+    return ()
 
 
 class HostsProxies:
-    """Implements `ports.ProxyControl` over the agents of all hosts.
+    """Implements `ports.ProxyControl` and `ports.host.FleetProxies` over the agents of all hosts.
 
     Args:
+        agents: of all hosts; the own one's first.
+        lost: returns the hosts that are lost: no request is waited for there.
         quiet: whether a host said nothing to its last look; it is not asked, so that a pass of the
             loop does not wait for it.
+        ask_again_seconds: pause before a silent host is asked again.
+        tell_seconds: longest wait for other hosts to take a table.
     """
 
     def __init__(
         self,
         agents: Agents,
         *,
-        ask_again_seconds: float = ASK_AGAIN_SECONDS,
+        lost: Callable[[], Collection[str]] = _nobody,
         quiet: Callable[[str], bool] = lambda _: False,
+        ask_again_seconds: float = ASK_AGAIN_SECONDS,
+        tell_seconds: float = TELL_SECONDS,
     ) -> None:
         self._agents = agents
+        self._lost = lost
         self._quiet = quiet
         self._ask_again_seconds = ask_again_seconds
+        self._tell_seconds = tell_seconds
         self._table = EMPTY_ROUTING_TABLE
-        self._late: set[str] = set()
-        """Hosts whose proxy lacks the newest table."""
-        self._failed: set[str] = set()
-        """Hosts whose proxy could not be started."""
-        self._changed = asyncio.Event()
-
-    def changed(self) -> None:
-        """Have the proxy of a host that joined started and told, as if a proxy had ended."""
-        self._changed.set()
+        self._own_table: RoutingTable | None = None
+        self._hosts: dict[str, _Host] = {}
+        self._counts: dict[str, HostCounts] = {}
+        self._epoch = uuid.uuid4().hex
 
     async def ensure_running(self) -> bool:
-        """Adopt or start each proxy; True if a new process was started on any host.
+        """Adopt or start the own host's proxy; True if a new process was started.
+
+        Those of other hosts are kept running while `wait_exit` waits.
 
         Raises:
-            PartitiondError: the proxy of the own host cannot run.
+            PartitiondError: the own host's proxy cannot run.
         """
-        # Not caught up first: a proxy that does not run yet takes no table.
-        self._changed.clear()
-        return any(await asyncio.gather(*(self._ensure(agent) for agent in self._agents.all)))
-
-    async def _ensure(self, agent: HostAgent) -> bool | None:
-        """Adopt or start the proxy of a host; that it cannot run on one host harms no other."""
-        self._failed.discard(agent.name)
-        try:
-            return await self._heard(agent, lambda proxy: proxy.ensure_running())
-        except PartitiondError as error:
-            if agent is self._agents.own:
-                raise
-            log.warning("the endpoint of %s cannot run: %s", agent.name, error)
-            self._failed.add(agent.name)
-            self._late.add(agent.name)
-            return None
+        return await self._agents.own.proxy.ensure_running()
 
     async def wait_exit(self) -> int | None:
-        """Return once the proxy of a host is gone, or hosts joined or were taken out. A silent
-        host's is not known to be gone.
-        """
-        waits = [asyncio.ensure_future(self._exit(agent)) for agent in self._agents.all]
-        waits.append(asyncio.ensure_future(self._until_changed()))
+        """Return once the own host's proxy is gone; keep the proxies of other hosts meanwhile."""
+        own = asyncio.ensure_future(self._agents.own.proxy.wait_exit())
         try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return next(wait.result() for wait in waits if wait.done())
+            while not own.done():
+                for host in self._others():
+                    if host.keeping is None or host.keeping.done():
+                        host.keeping = asyncio.ensure_future(self._keep(host))
+                await asyncio.wait({own}, timeout=self._ask_again_seconds)
+            return own.result()
         finally:
-            for wait in waits:
-                wait.cancel()
-            await asyncio.gather(*waits, return_exceptions=True)
+            keeping = [host.keeping for host in self._hosts.values() if host.keeping is not None]
+            for task in (own, *keeping):
+                task.cancel()
+            await asyncio.gather(own, *keeping, return_exceptions=True)
 
-    async def _until_changed(self) -> None:
-        await self._changed.wait()
-
-    async def _exit(self, agent: HostAgent) -> int | None:
-        if agent.name in self._failed:
-            await asyncio.sleep(FAILED_AGAIN_SECONDS)
+    async def _keep(self, host: _Host) -> None:
+        """Keep the proxy of another host running, and told."""
         while True:
-            if not self._quiet(agent.name):  # else its proxy would not be started now
-                with contextlib.suppress(HostSilentError):
-                    return await agent.proxy.wait_exit()
-            self._late.add(agent.name)
-            await asyncio.sleep(self._ask_again_seconds)
+            try:
+                if await host.agent.proxy.ensure_running():
+                    host.table = None  # a new process may have an older table on disk, or none
+                await self._tell(host)
+                await host.agent.proxy.wait_exit()
+            except PartitiondError as error:
+                self._missed(host, error)
+                await asyncio.sleep(self._ask_again_seconds)
 
     async def publish(self, table: RoutingTable) -> None:
-        """Hand each proxy its part of a snapshot.
+        """Hand each proxy its part of a snapshot. Hosts that do not take it in time: `told`.
 
         Raises:
-            ConflictError: a proxy has a newer one.
-            PartitiondError: the proxy of the own host cannot be reached.
+            ConflictError: the own host's proxy has a newer one.
+            PartitiondError: the own host's proxy cannot be reached.
         """
         self._table = table
-        self._late = set()  # a host that is silent still is late again at once
-        await asyncio.gather(*(self._publish(agent) for agent in self._agents.all))
+        others = self._others()
+        for host in others:
+            # The same table again is a word that its keys are the newest (`core.keys.stale`).
+            self._begin_telling(host)
+        own = self._agents.own
+        await own.proxy.publish(table_of_host(table, own.name))
+        self._own_table = table
+        waits = [
+            host.telling
+            for host in others
+            if host.telling is not None and not self._quiet(host.agent.name)
+        ]
+        if waits:
+            await asyncio.wait(waits, timeout=self._tell_seconds)
+
+    def _begin_telling(self, host: _Host) -> None:
+        if host.telling is None or host.telling.done():
+            host.telling = asyncio.ensure_future(self._tell_or_miss(host))
+
+    async def _tell_or_miss(self, host: _Host) -> None:
+        try:
+            await self._tell(host)
+        except PartitiondError as error:
+            self._missed(host, error)
+
+    async def _tell(self, host: _Host) -> None:
+        """Hand a proxy the newest table, until it has that one. Raises PartitiondError."""
+        while True:
+            table = self._table
+            part = table_of_host(table, host.agent.name)
+            # Another host's monotonic clock has nothing in common with this one's.
+            part = dataclasses.replace(part, told_at=time.monotonic())
+            try:
+                await host.agent.proxy.publish(part)
+            except ConflictError as error:
+                newer = error.facts.get("current")
+                if not isinstance(newer, int):
+                    raise
+                # The store's counter was lost: the proxy has a table of an earlier life.
+                await host.agent.proxy.publish(dataclasses.replace(part, version=newer + 1))
+            host.table, host.problem = table, ""
+            if table is self._table:
+                return
+
+    def _missed(self, host: _Host, error: PartitiondError) -> None:
+        host.problem = error.message
+
+    def _lacks(self, host: _Host) -> bool:
+        return host.table is not self._table or bool(host.problem)
+
+    def told(self) -> Mapping[str, HostTable]:
+        """Return what each host's proxy is known to have been told, by host. Returns at once."""
+        own = self._agents.own.name
+        found = {own: HostTable(self._own_table, "")}
+        return found | {
+            host.agent.name: HostTable(host.table, host.problem) for host in self._others()
+        }
 
     async def in_flight(self) -> Mapping[str, int | None] | None:
         """Return requests in flight by replica id; None for those of a proxy that cannot say."""
@@ -135,13 +210,16 @@ class HostsProxies:
         return found
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
-        """Return each model's traffic on all hosts; None if any proxy cannot say: requests for a
-        model may wait there.
+        """Return each model's traffic on all hosts; None if the proxy of a host cannot say that is
+        not lost: requests for a model may wait there.
         """
         told = await self._ask_all(lambda proxy: proxy.traffic())
+        lost = self._lost()
         found: dict[str, Traffic] = {}
-        for traffic in told.values():
+        for name, traffic in told.items():
             if traffic is None:
+                if name in lost:
+                    continue
                 return None
             for model, here in traffic.items():
                 before = found.get(model, Traffic(0, here.idle_seconds))
@@ -165,56 +243,77 @@ class HostsProxies:
             )
         return found
 
-    async def sample(self) -> TrafficSample | None:
-        """Return the counts of the own host's proxy alone: counts of proxies that began at
-        different times cannot be added."""
-        return await self._agents.own.proxy.sample()
+    async def sample(self) -> FleetSample | None:
+        """Return the sum of the counts of all proxies, and each one's; None if none can say."""
+        told = await self._ask_all(lambda proxy: proxy.sample())
+        if all(sample is None for sample in told.values()):
+            return None
+        for name in self._counts.keys() - told.keys():  # no part of the fleet any more
+            self._counts[name] = grown(self._counts[name], None)
+        for name, sample in told.items():
+            self._counts[name] = grown(self._counts.get(name, HostCounts()), sample)
+        return together(self._counts, self._agents.own.name, self._epoch, time.monotonic())
 
     def last_sample(self) -> TrafficSample | None:
         """Return the counts of the own host's proxy that ended last."""
         return self._agents.own.proxy.last_sample()
 
+    def last_samples(self) -> Mapping[str, TrafficSample]:
+        """Return the counts of each host's proxy that ended last, where they are known."""
+        last = {agent.name: agent.proxy.last_sample() for agent in self._agents.all}
+        return {name: sample for name, sample in last.items() if sample is not None}
+
     async def metrics_text(self) -> str:
-        """Return the Prometheus text of the own host's proxy."""
-        return await self._agents.own.proxy.metrics_text()
+        """Return the Prometheus text of all proxies that answer, each sample with its host."""
+        told = await self._ask_all(lambda proxy: proxy.metrics_text())
+        return exposition.together({name: text for name, text in told.items() if text})
 
     async def stop(self, grace_seconds: float) -> None:
         """Let the proxies finish running requests within the grace, then end their processes."""
-        await self._ask_all(lambda proxy: proxy.stop(grace_seconds))
+        stops = [self._asked(a, lambda p: p.stop(grace_seconds)) for a in self._agents.all]
+        await asyncio.gather(*stops)
+
+    def _others(self) -> list[_Host]:
+        """Return the other hosts of now; hosts come and go, and an agent may be replaced."""
+        agents = {a.name: a for a in self._agents.all if a is not self._agents.own}
+        for name, host in list(self._hosts.items()):
+            if agents.get(name) is not host.agent:
+                for task in (host.keeping, host.telling):
+                    if task is not None:
+                        task.cancel()
+                del self._hosts[name]
+        for name, agent in agents.items():
+            self._hosts.setdefault(name, _Host(agent))
+        return list(self._hosts.values())
 
     async def _ask_all(self, ask: Callable[[ProxyControl], Awaitable[T]]) -> dict[str, T | None]:
-        """Ask the proxy of each host; None from a host that is silent."""
-        agents = self._agents.all
-        told = await asyncio.gather(*(self._ask(agent, ask) for agent in agents))
-        return {agent.name: answer for agent, answer in zip(agents, told, strict=True)}
+        """Ask the proxy of each host; None from one that lacks the newest table or is silent."""
+        others = self._others()
+        told = await asyncio.gather(
+            self._asked(self._agents.own, ask), *(self._ask(host, ask) for host in others)
+        )
+        names = [self._agents.own.name, *(host.agent.name for host in others)]
+        return dict(zip(names, told, strict=True))
 
-    async def _ask(self, agent: HostAgent, ask: Callable[[ProxyControl], Awaitable[T]]) -> T | None:
-        if agent.name in self._late:
-            self._late.discard(agent.name)
-            with contextlib.suppress(ConflictError):  # it has this table, or a newer one
-                await self._publish(agent)
-        return None if agent.name in self._late else await self._heard(agent, ask)
-
-    async def _publish(self, agent: HostAgent) -> None:
-        part = table_of_host(self._table, agent.name)
+    async def _ask(self, host: _Host, ask: Callable[[ProxyControl], Awaitable[T]]) -> T | None:
+        if self._quiet(host.agent.name):
+            host.problem = host.problem or "the host did not answer its last look."
+            return None
+        if self._lacks(host):
+            self._begin_telling(host)
+            assert host.telling is not None
+            await asyncio.wait([host.telling], timeout=self._tell_seconds)
+            if self._lacks(host):
+                return None
         try:
-            await self._heard(agent, lambda proxy: proxy.publish(part))
-        except ConflictError:
-            raise
+            return await ask(host.agent.proxy)
         except PartitiondError as error:
-            if agent is self._agents.own:
-                raise
-            log.warning("the endpoint of %s lacks the newest routes: %s", agent.name, error)
-            self._late.add(agent.name)
+            self._missed(host, error)
+            return None
 
-    async def _heard(
+    async def _asked(
         self, agent: HostAgent, ask: Callable[[ProxyControl], Awaitable[T]]
     ) -> T | None:
-        if self._quiet(agent.name):
-            self._late.add(agent.name)
-            return None
-        try:
+        with contextlib.suppress(PartitiondError):
             return await ask(agent.proxy)
-        except HostSilentError:
-            self._late.add(agent.name)
-            return None
+        return None

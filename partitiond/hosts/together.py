@@ -1,9 +1,14 @@
 """Makes the ports of a control plane over the agents of several hosts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from partitiond.core.errors import EngineUnavailableError, HostSilentError
-from partitiond.core.hardware.host_state import FINE, HostLimits, HostStanding, HostView
+from partitiond.core.hardware.host_state import (
+    FINE,
+    HostLimits,
+    HostStanding,
+    HostView,
+)
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
 from partitiond.hosts.devices import (
@@ -59,7 +64,10 @@ class Hosts:
             self._agents, self.engines, ask_again_seconds=ask_again_seconds
         )
         self.proxy = HostsProxies(
-            self._agents, ask_again_seconds=ask_again_seconds, quiet=self.engines.is_quiet
+            self._agents,
+            lost=self._lost,
+            quiet=self.engines.is_quiet,
+            ask_again_seconds=ask_again_seconds,
         )
         self.models = self._agents.own.models
 
@@ -72,12 +80,14 @@ class Hosts:
         """Count with a host that joined, once its engines are known."""
         self.engines.heard_of(agent.name, silent=True)
         self._agents.add(agent)
-        self.proxy.changed()
 
     def remove(self, host: str) -> None:
         """Count with a host no more; what runs there is not waited for."""
         self._agents.remove(host)
-        self.proxy.changed()
+
+    def _lost(self) -> Collection[str]:
+        standings = self.devices.hosts()
+        return {name for name, one in standings.items() if one.gone}
 
     def facts(self) -> Sequence[AgentFacts]:
         """Return what each host says of itself, as last known."""

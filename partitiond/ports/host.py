@@ -1,5 +1,6 @@
 """Defines the host: its devices, its proxy process, its clocks."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -105,6 +106,32 @@ class ProxyControl(Protocol):
 
     async def stop(self, grace_seconds: float) -> None:
         """Let the proxy finish running requests within the grace, then end its process."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostTable:
+    """What the proxy of a host is known to have been told.
+
+    Attributes:
+        table: the snapshot of the fleet whose part the proxy took last; None if that is not known.
+        problem: why the proxy may lack the newest one; empty if nothing is known to be wrong.
+    """
+
+    table: RoutingTable | None
+    problem: str
+
+
+@runtime_checkable
+class FleetProxies(Protocol):
+    """Optional abilities of a `ProxyControl` that controls the proxies of several hosts."""
+
+    def told(self) -> Mapping[str, HostTable]:
+        """Return what each host's proxy is known to have been told, by host. Returns at once."""
+        ...
+
+    def last_samples(self) -> Mapping[str, TrafficSample]:
+        """Return the counts of each host's proxy that ended last, where they are known."""
         ...
 
 

@@ -11,13 +11,30 @@ class UsageStore(Protocol):
     """Keeps the usage of keys and models on disk."""
 
     def add_usage(
-        self, hour: str, used: Mapping[tuple[str, str], Used], position: UsagePosition
+        self,
+        hour: str,
+        used: Mapping[tuple[str, str], Used],
+        position: UsagePosition,
+        host: str = "",
+        others: Mapping[str, UsagePosition] | None = None,
     ) -> None:
-        """Add to the hour what each (key, model) used, and move the position; all or nothing."""
+        """Add to the hour what each (key, model) used, and move the positions; all or nothing.
+
+        Args:
+            hour: as in `UsageRecord`.
+            used: by key and model.
+            position: of the own host's proxy.
+            host: the own host's name; empty if there is no other.
+            others: positions of the proxies of other hosts, by host; None leaves them.
+        """
         ...
 
     def usage_position(self) -> UsagePosition:
         """Return the position up to which the proxy's counts are booked; empty at first."""
+        ...
+
+    def usage_positions(self) -> Mapping[str, UsagePosition]:
+        """Return the positions of all hosts' proxies, by host; "" if there was only one host."""
         ...
 
     def usage(self, first_hour: str, last_hour: str) -> Sequence[UsageRecord]:

@@ -17,6 +17,11 @@ from partitiond.store.tables import MarkRow, UsageRow
 POSITION: Final = "usage-position"
 """Kind of the marks that say what is booked: one for the proxy's epoch, one for each key and model,
 one for each replica. Only changed marks are written."""
+OTHERS: Final = "usage-position-of-host"
+"""Kind of the same marks of other hosts' proxies; the host's name comes first. The release before
+does not know this kind, and goes on with the own host's."""
+OWN_HOST: Final = "usage-position-own-host"
+"""Kind of the mark that says which host the marks of `POSITION` are of; none if there is one."""
 _EPOCH: Final = "epoch"
 _SEPARATOR: Final = "\n"
 """No name contains it."""
@@ -38,9 +43,14 @@ class UsageRepository(Sessions):
     """Mixed into `SqlStore`."""
 
     def add_usage(
-        self, hour: str, used: Mapping[tuple[str, str], Used], position: UsagePosition
+        self,
+        hour: str,
+        used: Mapping[tuple[str, str], Used],
+        position: UsagePosition,
+        host: str = "",
+        others: Mapping[str, UsagePosition] | None = None,
     ) -> None:
-        """Add to the hour what each (key, model) used, and move the position; all or nothing."""
+        """Add to the hour what each (key, model) used, and move the positions; all or nothing."""
         rows = [
             {"hour": hour, "key_id": key_id, "model": model, **dataclasses.asdict(more)}
             for (key_id, model), more in used.items()
@@ -49,26 +59,47 @@ class UsageRepository(Sessions):
             # Not as ORM objects, which take half a millisecond each: hundreds of keys are booked.
             if rows:
                 session.connection().execute(_ADD_USAGE, rows)
-            _move(session, position)
+            _move(session, POSITION, _marks(position))
+            if others is not None:
+                _move(session, OWN_HOST, {host: ""} if host else {})
+                _move(session, OTHERS, _marks_of_hosts(others))
 
     def usage_position(self) -> UsagePosition:
         """Return the position up to which the proxy's counts are booked; empty at first."""
-        query = select(MarkRow).where(MarkRow.kind == POSITION)
+        return self._position(self._values(POSITION))
+
+    def usage_positions(self) -> Mapping[str, UsagePosition]:
+        """Return the positions of all hosts' proxies, by host; "" if there was only one host."""
+        by_host: dict[str, dict[str, str]] = {}
+        for subject, value in self._values(OTHERS).items():
+            host, _, rest = subject.partition(_SEPARATOR)
+            by_host.setdefault(host, {})[rest] = value
+        found = {host: self._position(values) for host, values in by_host.items()}
+        own = self.usage_position()
+        if own.epoch:
+            found[next(iter(self._values(OWN_HOST)), "")] = own
+        return found
+
+    def _values(self, kind: str) -> dict[str, str]:
+        query = select(MarkRow).where(MarkRow.kind == kind)
+        with self._read() as session:
+            return {row.subject: row.value for row in session.exec(query).all()}
+
+    def _position(self, values: Mapping[str, str]) -> UsagePosition:
         epoch = ""
         uses: dict[str, dict[str, UsageCount]] = {}
         busy: dict[str, tuple[str, float]] = {}
-        with self._read() as session:
-            for row in session.exec(query).all():
-                what, _, rest = row.subject.partition(_SEPARATOR)
-                if what == _EPOCH:
-                    epoch = row.value
-                elif what == "use":
-                    key_id, _, model = rest.partition(_SEPARATOR)
-                    count = self._parse(UsageCount, row.value, "position of the usage")
-                    uses.setdefault(key_id, {})[model] = count
-                else:
-                    seconds, _, generation = row.value.partition(" ")
-                    busy[rest] = (generation, float(seconds))
+        for subject, value in values.items():
+            what, _, rest = subject.partition(_SEPARATOR)
+            if what == _EPOCH:
+                epoch = value
+            elif what == "use":
+                key_id, _, model = rest.partition(_SEPARATOR)
+                count = self._parse(UsageCount, value, "position of the usage")
+                uses.setdefault(key_id, {})[model] = count
+            else:
+                seconds, _, generation = value.partition(" ")
+                busy[rest] = (generation, float(seconds))
         return UsagePosition(epoch, uses, busy)
 
     def usage(self, first_hour: str, last_hour: str) -> Sequence[UsageRecord]:
@@ -91,14 +122,13 @@ class UsageRepository(Sessions):
             return int(session.exec(delete(UsageRow).where(old)).rowcount)
 
 
-def _move(session: Session, position: UsagePosition) -> None:
-    """Write the marks of the position that have changed."""
-    of_position = col(MarkRow.kind) == POSITION
-    rows = session.exec(select(MarkRow.subject, MarkRow.value).where(of_position)).all()
+def _move(session: Session, kind: str, wanted: Mapping[str, str]) -> None:
+    """Write the marks of a kind that have changed, and drop those that are gone."""
+    of_kind = col(MarkRow.kind) == kind
+    rows = session.exec(select(MarkRow.subject, MarkRow.value).where(of_kind)).all()
     known = dict(rows)
-    wanted = _marks(position)
     moved = [
-        {"kind": POSITION, "subject": subject, "value": value, "at": ""}
+        {"kind": kind, "subject": subject, "value": value, "at": ""}
         for subject, value in wanted.items()
         if known.get(subject) != value
     ]
@@ -106,8 +136,16 @@ def _move(session: Session, position: UsagePosition) -> None:
         session.connection().execute(_PUT_MARK, moved)
     gone = [{"gone": subject} for subject in known.keys() - wanted.keys()]
     if gone:
-        one = delete(MarkRow).where(of_position, col(MarkRow.subject) == bindparam("gone"))
+        one = delete(MarkRow).where(of_kind, col(MarkRow.subject) == bindparam("gone"))
         session.connection().execute(one, gone)
+
+
+def _marks_of_hosts(positions: Mapping[str, UsagePosition]) -> dict[str, str]:
+    return {
+        _SEPARATOR.join((host, subject)): value
+        for host, position in positions.items()
+        for subject, value in _marks(position).items()
+    }
 
 
 def _marks(position: UsagePosition) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.cluster import bridge, ray_node
-from partitiond.cluster.bridge import ToldMember, Node, choose_nodes, nodes_of
+from partitiond.cluster.bridge import Node, ToldMember, choose_nodes, nodes_of
 from partitiond.hosts import line
 
 

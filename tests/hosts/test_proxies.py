@@ -5,18 +5,20 @@ import dataclasses
 
 import pytest
 
+from partitiond.core.demand.traffic import ModelCount, TrafficSample
 from partitiond.core.dispatch.routing import (
     ModelAvailability,
     ModelRoute,
     ReplicaRoute,
     RoutingTable,
 )
-from partitiond.core.errors import ConflictError
+from partitiond.core.errors import ConflictError, DeviceError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts.agents import Agents
 from partitiond.hosts.proxies import HostsProxies
-from tests.controller.fakes import FakeProxy, FakeRunner, a_moment, until
+from partitiond.ports.host import HostTable
+from tests.controller.fakes import FakeProxy, FakeRunner, until
 from tests.hosts.pipes import Pipe, agent, piped
 
 TABLE = RoutingTable(
@@ -28,13 +30,19 @@ TABLE = RoutingTable(
     ),
 )
 
+LOST: set[str] = set()
+
 
 async def both() -> tuple[HostsProxies, FakeProxy, FakeProxy, Pipe]:
     one, two = agent("one", FakeRunner()), agent("two", FakeRunner())
     remote, pipe = piped(two)
-    proxies = HostsProxies(Agents([one, remote]), ask_again_seconds=0.005)
+    proxies = HostsProxies(
+        Agents([one, remote]), ask_again_seconds=0.005, lost=lambda: LOST, tell_seconds=60.0
+    )
+    LOST.clear()
     assert await proxies.ensure_running()
     assert not await proxies.ensure_running()
+    assert await two.proxy.ensure_running()
     return proxies, one.proxy, two.proxy, pipe
 
 
@@ -65,6 +73,9 @@ async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_l
     pipe.cut()
     assert await proxies.in_flight() == {"a-1": 1, "a-2": None}
     assert await proxies.traffic() is None  # requests may wait there
+    LOST.add("two")
+    assert await proxies.traffic() == {"a": Traffic(0, 0.0)}  # nobody waits for it any more
+    LOST.clear()
     later = dataclasses.replace(TABLE, version=2, replicas=TABLE.replicas[:1])
     await proxies.publish(later)
     assert (one.table.version, two.table.version) == (2, 1)
@@ -76,15 +87,75 @@ async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_l
     assert len(two.tables) == told
 
 
-async def test_the_end_of_any_proxy_is_noticed_but_not_of_one_on_a_silent_host() -> None:
-    proxies, _, two, pipe = await both()
-    exits = asyncio.ensure_future(proxies.wait_exit())
-    await a_moment()
-    pipe.cut()
-    await a_moment()
+async def test_other_hosts_proxies_are_kept_running_and_told_beside_the_own_one() -> None:
+    proxies, one, two, pipe = await both()
+    await proxies.publish(TABLE)
     two.die()
-    await asyncio.sleep(0.02)
+    two.refuse_start = DeviceError("its port is in use.")
+    exits = asyncio.ensure_future(proxies.wait_exit())
+    await until(lambda: "port" in proxies.told()["two"].problem)
+    later = dataclasses.replace(TABLE, version=2)
+    await proxies.publish(later)  # nothing holds up the own host's
+    assert one.table.version == 2
+    two.refuse_start = None
+    await until(lambda: two.alive and two.table.version == 2)
+    await until(lambda: proxies.told()["two"].table == later)
+    assert proxies.told()["two"].problem == ""
+    pipe.cut()
+    await until(lambda: bool(proxies.told()["two"].problem))
+    two.die()
     assert not exits.done()
     pipe.mend()
-    await until(exits.done)
-    assert await proxies.ensure_running()
+    await until(lambda: two.alive)
+    one.die()
+    assert await exits == 0
+
+
+async def test_hosts_that_were_not_told_are_known_until_they_have_the_newest_table() -> None:
+    proxies, _, two, pipe = await both()
+    await proxies.publish(TABLE)
+    assert {name: told.table for name, told in proxies.told().items()} == {
+        "one": TABLE,
+        "two": TABLE,
+    }
+    pipe.cut()
+    later = dataclasses.replace(TABLE, version=2)
+    await proxies.publish(later)
+    told = proxies.told()
+    assert (told["one"].table, told["two"].table) == (later, TABLE)
+    assert "cut" in told["two"].problem
+    pipe.mend()
+    two.newest = 70  # of an earlier life of the store
+    await proxies.in_flight()
+    assert proxies.told()["two"] == HostTable(later, "")
+    assert two.table.version == 71
+
+
+async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> None:
+    proxies, one, two, pipe = await both()
+    await proxies.publish(TABLE)
+    one.sampled, two.sampled = counted("1", 5), counted("2", 50)
+    assert await proxies.sample() is not None
+    one.sampled, two.sampled = counted("1", 7), counted("2", 53)
+    found = await proxies.sample()
+    assert found is not None
+    assert (found.models["a"].arrived, found.own) == (5, "one")
+    assert found.hosts == {"one": one.sampled, "two": two.sampled}
+    pipe.cut()
+    silent = await proxies.sample()
+    assert silent is not None
+    assert silent.models["a"].arrived == 5
+    assert silent.hosts.keys() == {"one"}
+
+
+def counted(epoch: str, arrived: int) -> TrafficSample:
+    return TrafficSample(0.0, epoch, {"a": ModelCount(arrived=arrived)})
+
+
+async def test_metrics_of_all_proxies_are_shown_with_their_hosts() -> None:
+    proxies, _, _, pipe = await both()
+    await proxies.publish(TABLE)
+    name = "partitiond_proxy_requests_total"
+    assert await proxies.metrics_text() == (f'{name}{{host="one"}} 7.0\n{name}{{host="two"}} 7.0\n')
+    pipe.cut()
+    assert await proxies.metrics_text() == f'{name}{{host="one"}} 7.0\n'

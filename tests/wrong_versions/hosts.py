@@ -22,6 +22,9 @@ _ROUTING: Final = "partitiond/core/dispatch/routing.py"
 _KNOWN_HEADS: Final = "partitiond/proxy/edge/known_heads.py"
 _PARENT: Final = "partitiond/proxy/workers/parent.py"
 _STALE: Final = "partitiond/core/keys/stale.py"
+_FLEET: Final = "partitiond/core/demand/fleet.py"
+_USAGE: Final = "partitiond/core/keys/usage.py"
+_BOOKS: Final = "partitiond/controller/keys/usage.py"
 _SLOTS: Final = "partitiond/core/replica/job_slots.py"
 _STALENESS: Final = "partitiond/controller/profiles/staleness.py"
 _TEST_ROOM: Final = "tests/controller/profiles/test_job_room.py::"
@@ -108,18 +111,24 @@ HOSTS: Final[tuple[Rule, ...]] = (
         "tests/hosts/test_proxies.py",
         wrong=(
             (_PROXIES, "if told.get(route.host) is None\n", "if False\n"),
-            (
-                _PROXIES,
-                "                return None\n            for",
-                "                continue\n            for",
-            ),
-            (_PROXIES, "                await self._publish(agent)\n", "                pass\n"),
-            (_PROXIES, "table_of_host(self._table, agent.name)", "self._table"),
-            (
-                _PROXIES,
-                "            with contextlib.suppress(HostSilentError):\n",
-                "            if True:\n",
-            ),
+            (_PROXIES, "                if name in lost:\n", "                if True:\n"),
+            (_PROXIES, "            if self._lacks(host):\n                return None\n", ""),
+            (_PROXIES, "table_of_host(table, host.agent.name)", "table"),
+            (_PROXIES, "version=newer + 1", "version=newer"),
+            (_PROXIES, "host.table, host.problem = table", "host.table, host.problem = None"),
+        ),
+    ),
+    rule(
+        "What each proxy of a fleet counted is booked once, and rates are of growth alone.",
+        "tests/core/demand/test_fleet.py",
+        "tests/controller/keys/test_fleet_usage.py",
+        wrong=(
+            (_FLEET, "count if last is None else old or ModelCount()", "old or ModelCount()"),
+            (_FLEET, "was = one if last is None else fresh", "was = fresh"),
+            (_FLEET, "        return HostCounts(None, quiet, still)", "        return before"),
+            (_USAGE, "    names += [host] if host in positions else []\n", ""),
+            (_USAGE, "if position.epoch == epoch]", "if n == host]"),
+            (_BOOKS, "position = self._add(position, left)", "pass"),
         ),
     ),
     rule(

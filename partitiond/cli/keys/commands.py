@@ -1,5 +1,6 @@
 """Implements `partitiond keys`: manages API keys of the OpenAI-compatible endpoint."""
 
+import contextlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -10,6 +11,7 @@ from partitiond.cli.keys import options as given
 from partitiond.cli.keys.table import key_table, keys_table
 from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, out, print_json, say, tell
+from partitiond.core.errors import NotFoundError
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
@@ -106,6 +108,8 @@ def rotate(
 def remove(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:
     """Remove a key: requests with it are refused from now on."""
     with client_of(ctx) as client:
-        key_id = _with_key(client, key_id, client.key).record.id
+        # A key that is removed but not confirmed by all hosts is asked for again by its whole id.
+        with contextlib.suppress(NotFoundError):
+            key_id = _with_key(client, key_id, client.key).record.id
         client.remove_key(key_id)
     tell({"removed": key_id}, f"Key {key_id} is removed.", as_json=as_json)

@@ -2,7 +2,6 @@
 
 import asyncio
 import collections
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -73,7 +72,7 @@ class TrafficWatch:
             return
         self._latest = sample
         # Windows need no usage by key: half an hour of it, for each key and model, would be large.
-        self._kept.append(dataclasses.replace(sample, usage={}))
+        self._kept.append(TrafficSample(sample.at, sample.epoch, sample.models, sample.replicas))
         for tell in self._after_look:
             try:
                 tell(sample)

@@ -8,13 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 from partitiond.controller.views.parts import compute_share
+from partitiond.core.demand.fleet import FleetSample
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
 from partitiond.core.keys.record import KeyRecord
-from partitiond.core.keys.usage import NOTHING_USED, ReplicaShare, UsagePosition, Used, usage_since
+from partitiond.core.keys.usage import (
+    NOTHING_BOOKED,
+    NOTHING_USED,
+    ReplicaShare,
+    UsagePosition,
+    Used,
+    take_position,
+    usage_since,
+)
 from partitiond.core.plan.record import Placement
 from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
 from partitiond.ports import Clock
@@ -76,7 +85,7 @@ class UsageUseCases:
         clock: says which hour it is.
         shares: returns what each running replica takes of its device, by the engine's name.
         latest: returns the last sample of the proxy's counts.
-        left: returns what the last ended proxy had counted.
+        left: returns what the last ended proxy of a host had counted; "" is the only host.
         keep_days: as in `UsageOptions`.
     """
 
@@ -87,7 +96,7 @@ class UsageUseCases:
         clock: Clock,
         shares: Callable[[], Mapping[str, ReplicaShare]],
         latest: Callable[[], TrafficSample | None],
-        left: Callable[[], TrafficSample | None] = lambda: None,
+        left: Callable[[str], TrafficSample | None] = lambda _host: None,
         keep_days: int,
     ) -> None:
         self._store = store
@@ -96,7 +105,8 @@ class UsageUseCases:
         self._latest = latest
         self._left = left
         self._keep_days = keep_days
-        self._position: UsagePosition | None = None
+        self._positions: dict[str, UsagePosition] | None = None
+        self._own = ""
         self._pending: dict[tuple[str, str], Used] = {}
         self._hour = ""
         self._booked_at = float("-inf")
@@ -119,19 +129,35 @@ class UsageUseCases:
         if self._hour and hour != self._hour and not self.book():
             return  # what belongs to the hour before is booked first
         self._hour = hour
-        if self._position is None:
+        if self._positions is None:
             try:
-                self._position = self._store.usage_position()
+                self._positions = dict(self._store.usage_positions())
             except PartitiondError as error:
                 log.warning("the usage cannot be booked: %s", error)
                 return
-        if self._position.epoch not in {"", sample.epoch}:
-            left = self._left()
-            if left is not None and left.epoch == self._position.epoch:
-                self._position = self._add(self._position, left)
-        self._position = self._add(self._position, sample)
+        if isinstance(sample, FleetSample):
+            self._own = sample.own
+            for host, part in sample.hosts.items():
+                self._positions = self._count(self._positions, host, part)
+        else:
+            self._own = ""
+            self._positions = self._count(self._positions, "", sample)
         if self._clock.monotonic() - self._booked_at >= BOOK_SECONDS:
             self.book()
+
+    def _count(
+        self, positions: Mapping[str, UsagePosition], host: str, sample: TrafficSample
+    ) -> dict[str, UsagePosition]:
+        """Add what a host's proxy counted since its position; return the positions after it."""
+        position, after = take_position(positions, host, [sample.epoch])
+        if position.epoch != sample.epoch and positions:
+            left = self._left(host)
+            if left is not None:
+                position, after = take_position(positions, host, [left.epoch])
+                if position.epoch == left.epoch:
+                    position = self._add(position, left)
+        after[host] = self._add(position, sample)
+        return after
 
     def _add(self, position: UsagePosition, sample: TrafficSample) -> UsagePosition:
         used, after = usage_since(position, sample, self._shares())
@@ -141,10 +167,15 @@ class UsageUseCases:
 
     def book(self) -> bool:
         """Write what is not written yet; return whether it was. What is not written is kept."""
-        if not self._pending or self._position is None:
+        if not self._pending or self._positions is None:
             return True
+        others = dict(self._positions)
+        position = others.pop(self._own, NOTHING_BOOKED)
         try:
-            self._store.add_usage(self._hour, self._pending, self._position)
+            if others or self._own:
+                self._store.add_usage(self._hour, self._pending, position, self._own, others)
+            else:
+                self._store.add_usage(self._hour, self._pending, position)
         except PartitiondError as error:
             log.warning("the usage cannot be booked: %s", error)
             return False

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from partitiond.controller.journal import Journal
@@ -146,7 +146,8 @@ class Keys:
 
         Raises:
             NotFoundError: there is no such key.
-            NotReadyError: the key is removed, but the endpoint may still take it: it was not told.
+            NotReadyError: the key is removed, but the endpoint of a host may still take it: it was
+                not told. The fact `unconfirmed_hosts` lists the hosts, if there are several.
         """
         try:
             self._store.remove_key(key_id)
@@ -160,6 +161,15 @@ class Keys:
                 f"{key_id} is removed, but the endpoint could not be told: it may still take it.",
                 hint="Ask again until this succeeds; to be sure at once, stop the endpoint.",
                 facts={"key": key_id, "endpoint": self._endpoint.problem},
+            )
+        late = sorted(self._unconfirmed(key_id))
+        if late:
+            raise NotReadyError(
+                f"{key_id} is removed, but not confirmed by {', '.join(late)}: the endpoint there "
+                "may still take it.",
+                hint="Ask again until this succeeds. An endpoint that stays cut off refuses all "
+                "keys after keys.stale_seconds.",
+                facts={"key": key_id, "unconfirmed_hosts": late},
             )
 
     def _now(self) -> float:
@@ -195,11 +205,11 @@ class Keys:
     async def _tell(self, key_id: str) -> bool:
         """Return once the proxy does as the store says: a new key may be used at once.
 
-        If the proxy does not in time, an event says so: it must not seem that a key is refused
+        If a host's proxy does not in time, an event says so: it must not seem that a key is refused
         while it is still accepted.
 
         Returns:
-            Whether the proxy does as the store says.
+            Whether the own host's proxy does as the store says.
         """
         self._controller.wake()
         told = await self._endpoint.told(lambda table: self._is_told(key_id, table), TELL_SECONDS)
@@ -208,7 +218,16 @@ class Keys:
             self._journal.note(
                 "key-not-in-force", key_id, f"the endpoint still serves by the terms before: {why}"
             )
+        for host, why in self._unconfirmed(key_id).items() if told else ():
+            self._journal.note(
+                "key-not-in-force",
+                key_id,
+                f"the endpoint of {host} still serves by the terms before: {why}",
+            )
         return told
+
+    def _unconfirmed(self, key_id: str) -> Mapping[str, str]:
+        return self._endpoint.unconfirmed(lambda table: self._is_told(key_id, table))
 
     def _is_told(self, key_id: str, table: RoutingTable) -> bool:
         try:

@@ -15,6 +15,7 @@ from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ProxyControl, Store
+from partitiond.ports.host import FleetProxies
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Endpoint:
         self._clock = clock
         self._retry_at = 0.0
         self._told_at = 0.0
+        self._behind: frozenset[str] = frozenset()
         self._failures = 0
         self._store = store
         self._journal = journal
@@ -99,6 +101,7 @@ class Endpoint:
         Args:
             content: without a version yet.
         """
+        self._note_hosts()
         table = self.table
         if table is not None and _same_content(table, content):
             silent_seconds = self._clock.monotonic() - self._told_at
@@ -147,8 +150,43 @@ class Endpoint:
         return False
 
     def may_take(self, key_id: str) -> bool:
-        """Whether the proxy may take a key: it has the key, or it is not known what it has."""
-        return self.table is None or any(key.id == key_id for key in self.table.keys)
+        """Whether a proxy may take a key: it has the key, or it is not known what it has."""
+
+        def lacks(table: RoutingTable) -> bool:
+            return all(key.id != key_id for key in table.keys)
+
+        return self.table is None or not lacks(self.table) or bool(self.unconfirmed(lacks))
+
+    def unconfirmed(self, holds: Callable[[RoutingTable], bool]) -> Mapping[str, str]:
+        """Return hosts whose proxy is not known to have a table for which `holds` is true, and why.
+
+        Empty with one host: `told` speaks for its proxy.
+        """
+        if not isinstance(self._proxy, FleetProxies):
+            return {}
+        return {
+            host: told.problem or "it has not taken the new table yet."
+            for host, told in self._proxy.told().items()
+            if told.table is None or not holds(told.table)
+        }
+
+    def _note_hosts(self) -> None:
+        """Note hosts whose proxy may lack the newest table, and those that have it again."""
+        if not isinstance(self._proxy, FleetProxies):
+            return
+        told = self._proxy.told()
+        behind = {host: one.problem for host, one in told.items() if one.problem}
+        for host in sorted(behind.keys() - self._behind):
+            self._journal.note(
+                "proxy-behind",
+                host,
+                f"its endpoint may lack the newest routes and keys: {behind[host]}",
+            )
+        for host in sorted((self._behind - behind.keys()) & told.keys()):
+            self._journal.note(
+                "proxy-confirmed", host, "its endpoint has the newest routes and keys again."
+            )
+        self._behind = frozenset(behind)
 
     async def in_flight(self) -> Mapping[str, int | None] | None:
         """Requests in flight by engine name; None if the proxy cannot say."""

@@ -8,7 +8,7 @@ its share.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from partitiond.core.demand.traffic import TrafficSample, UsageCount
@@ -78,7 +78,29 @@ class UsagePosition:
     busy: Mapping[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
 
 
+NOTHING_BOOKED: Final = UsagePosition()
 _NO_USE: Final = UsageCount()
+
+
+def take_position(
+    positions: Mapping[str, UsagePosition], host: str, epochs: Sequence[str]
+) -> tuple[UsagePosition, dict[str, UsagePosition]]:
+    """Return the position from which a host's proxy is booked, and the positions without it.
+
+    A proxy is known by its epoch, whatever its host is called by now. So nothing is booked twice if
+    the host was the only one before, has another name, or has its control plane on another host.
+
+    Args:
+        positions: by host; "" is of the time when there was one host.
+        host: whose proxy it is.
+        epochs: of the proxy, and of the one that ended before it if that is known.
+    """
+    names = [n for epoch in epochs for n, position in positions.items() if position.epoch == epoch]
+    names += [host] if host in positions else []
+    if not names:
+        return NOTHING_BOOKED, dict(positions)
+    rest = {name: position for name, position in positions.items() if name != names[0]}
+    return positions[names[0]], rest
 
 
 def usage_since(

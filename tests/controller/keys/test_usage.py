@@ -50,7 +50,7 @@ class Books:
             clock=self.wall,
             shares=lambda: self.shares,
             latest=lambda: self.sample,
-            left=lambda: self.left,
+            left=lambda _host: self.left,
             keep_days=self.keep_days,
         )
 

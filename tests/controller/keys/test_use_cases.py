@@ -3,12 +3,21 @@
 import dataclasses
 import hashlib
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from partitiond.core.dispatch.routing import KeyRates, KeyRoute, RequestLimits, RouteKind
-from partitiond.core.errors import ConflictError, InputError, NotFoundError, SpecError
+from partitiond.core.errors import (
+    ConflictError,
+    InputError,
+    NotFoundError,
+    NotReadyError,
+    SpecError,
+)
 from partitiond.core.keys.record import KeyTerms, KeyUse
+from partitiond.ports.host import HostTable
+from tests.controller.fakes import until
 from tests.controller.samples import NOW, spec
 from tests.controller.test_service import Host, serving
 
@@ -153,6 +162,30 @@ async def test_what_is_used_is_shown_where_the_proxy_says_it(host: Host) -> None
     assert (await host.service.keys.show(record.id)).record == record
     with pytest.raises(NotFoundError):
         await host.service.keys.show("none")
+
+
+async def test_a_removal_lists_the_hosts_that_have_not_confirmed_it(host: Host) -> None:
+    """It is asked for again until they have; events say who lacks it, and who has it again."""
+    record, _ = await host.service.keys.create(KeyTerms())
+    before, problem = host.proxy.table, "the host does not answer."
+    told = {"two": HostTable(before, problem)}
+    fleet: Any = host.proxy
+    fleet.told, fleet.last_samples = lambda: told, dict
+    for _ in range(2):
+        with pytest.raises(NotReadyError, match="not confirmed by two") as late:
+            await host.service.keys.remove(record.id)
+        assert late.value.facts == {"key": record.id, "unconfirmed_hosts": ["two"]}
+    noted = {(event.kind, event.subject) for event in host.service.events.events()}
+    assert noted >= {("key-not-in-force", record.id), ("key-removed", record.id)}
+    await until(lambda: "proxy-behind" in host.kinds())
+    told["two"] = HostTable(None, problem)  # another head does not know what that host has
+    with pytest.raises(NotReadyError):
+        await host.service.keys.remove(record.id)
+    told["two"] = HostTable(host.proxy.table, "")
+    with pytest.raises(NotFoundError):  # confirmed
+        await host.service.keys.remove(record.id)
+    host.service.parts.controller.wake()
+    await until(lambda: "proxy-confirmed" in host.kinds())
 
 
 async def test_keys_are_kept_while_there_is_no_proxy(host: Host) -> None:

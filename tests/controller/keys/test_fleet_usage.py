@@ -1,0 +1,164 @@
+"""What each proxy of a fleet counted is booked once, in whatever order things break."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from partitiond.controller.keys.usage import UsageUseCases
+from partitiond.core.demand.fleet import FleetSample
+from partitiond.core.demand.traffic import TrafficSample, UsageCount
+from partitiond.core.keys.usage import UsagePosition, take_position
+from partitiond.store import SqlStore, open_store
+from tests.controller.fakes import FakeClock
+
+HOSTS = ("one", "two", "three")
+
+
+@dataclasses.dataclass
+class Proxy:
+    """Counts one key's requests; knows what its predecessor had counted at its end."""
+
+    name: str
+    life: int = 0
+    count: int = 0
+    left: TrafficSample | None = None
+
+    def sample(self) -> TrafficSample:
+        use = {"k": {"m": UsageCount(requests=self.count, engine_seconds=self.count / 3)}}
+        return TrafficSample(float(self.count), f"{self.name}-{self.life}", usage=use)
+
+    def restart(self) -> None:
+        self.left, self.life, self.count = self.sample(), self.life + 1, 0
+
+
+class Fleet:
+    """Hosts, and a head that may be started again, or another one's."""
+
+    def __init__(self, store: SqlStore) -> None:
+        self.store, self.clock = store, FakeClock()
+        self.proxies = {name: Proxy(name) for name in HOSTS}
+        self.own = "one"
+        self.seen: TrafficSample | None = None
+        self.start()
+
+    def start(self) -> None:
+        def left(host: str) -> TrafficSample | None:
+            return self.proxies[host or self.own].left
+
+        self.desk = UsageUseCases(
+            store=self.store,
+            clock=self.clock,
+            shares=dict,
+            latest=lambda: self.seen,
+            left=left,
+            keep_days=400,
+        )
+
+    def look(self, answering: set[str]) -> None:
+        read = {name: self.proxies[name].sample() for name in answering}
+        self.seen = FleetSample(0.0, "sum", hosts=read, own=self.own)
+        self.desk.look()
+
+    def alone(self) -> None:
+        """A look of the head when it was the only host."""
+        self.seen = self.proxies[self.own].sample()
+        self.desk.look()
+
+    def booked(self) -> int:
+        self.desk.book()
+        return sum(record.used.requests for record in self.store.usage("0", "9"))
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("count"), st.sampled_from(HOSTS), st.integers(1, 9)),
+        st.tuples(st.just("look"), st.sets(st.sampled_from(HOSTS)), st.just(0)),
+        st.tuples(st.just("proxy"), st.sampled_from(HOSTS), st.just(0)),
+        st.tuples(st.just("head"), st.sampled_from(HOSTS), st.integers(0, 1)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS, began_alone=st.booleans())
+def test_everything_is_booked_exactly_once(
+    steps: list[tuple[str, object, int]], began_alone: bool
+) -> None:
+    """A proxy may be restarted once between two of its readings: its last counts are kept."""
+    fleet = Fleet(open_store(":memory:"))
+    total, unread = 0, dict.fromkeys(HOSTS, 0)
+    if began_alone:
+        fleet.proxies["one"].count = total = 4
+        fleet.alone()
+    for kind, which, number in steps:
+        match kind:
+            case "count":
+                assert isinstance(which, str)
+                fleet.proxies[which].count += number
+                total += number
+            case "look":
+                assert isinstance(which, set)
+                fleet.look(which)
+                unread |= dict.fromkeys(which, 0)
+            case "proxy":
+                assert isinstance(which, str)
+                fresh = fleet.proxies[which]
+                if unread[which] == 0 and (fresh.count == 0 or _known(fleet, which)):
+                    fresh.restart()
+                    unread[which] = 1
+            case "head":
+                assert isinstance(which, str)
+                if number or fleet.desk.book():  # killed, or ended as it should
+                    fleet.own = which
+                    fleet.start()
+    fleet.look(set(HOSTS))
+    assert fleet.booked() == total
+    fleet.look(set(HOSTS))
+    fleet.start()
+    fleet.look(set(HOSTS))
+    assert fleet.booked() == total
+    fleet.store.close()
+
+
+def _known(fleet: Fleet, host: str) -> bool:
+    """Whether the proxy that runs was booked before: else nobody could book what it left."""
+    positions = fleet.store.usage_positions().values()
+    return fleet.proxies[host].sample().epoch in {position.epoch for position in positions}
+
+
+def test_the_release_before_goes_on_with_the_own_hosts_position(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store.db")
+    own, other = UsagePosition("e"), UsagePosition("f", {"k": {"m": UsageCount(3)}})
+    store.add_usage("2030-01-01T00", {}, own)
+    assert store.usage_positions() == {"": own}
+    store.add_usage("2030-01-01T00", {}, own, "one", {"two": other})
+    assert store.usage_position() == own
+    assert store.usage_positions() == {"one": own, "two": other}
+    store.add_usage("2030-01-01T00", {}, own)  # as the release before writes
+    assert store.usage_positions() == {"one": own, "two": other}
+    store.add_usage("2030-01-01T00", {}, other, "two", {"one": own})
+    assert store.usage_positions() == {"two": other, "one": own}
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "epochs", "taken"),
+    [
+        ("one", ["e1"], "e1"),
+        ("renamed", ["e2"], "e2"),
+        ("two", ["new"], "e2"),
+        ("one", ["e0"], "e0"),
+        ("one", ["new", "e0"], "e0"),
+        ("three", ["new"], ""),
+    ],
+)
+def test_a_proxy_is_known_by_its_epoch_first(host: str, epochs: list[str], taken: str) -> None:
+    known = {"": "e0", "one": "e1", "two": "e2"}
+    positions = {name: UsagePosition(e) for name, e in known.items()}
+    found, rest = take_position(positions, host, epochs)
+    assert found.epoch == taken
+    assert {p.epoch for p in rest.values()} == set(known.values()) - {taken}
