@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import psutil
 
 from partitiond.cli.devices.commands import host_devices
+from partitiond.cli.doctor.cluster import examine_cluster
 from partitiond.cli.doctor.engine_user import check_engine_user, engine_user_facts
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.doctor.gather import gather, judge
@@ -254,6 +255,7 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
                 traces=settings.tracing.engines and settings.tracing.endpoint is not None,
             )
         ),
+        *examine_cluster(settings),
         *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
         *judge(gather(settings, daemon_runs=daemon_runs), settings, daemon_runs=daemon_runs),
     ]
