@@ -235,9 +235,9 @@ _DEVICES: Final[Entries] = {
 _HOSTS: Final[Entries] = {
     "list": Leaf(
         "Show the hosts of the fleet: whether they answer, versions, clocks.",
-        "devices.hosts:list_hosts",
+        "hosts.listing:list_hosts",
     ),
-    "forget": Leaf("Count a lost host as no part of the fleet any more.", "devices.hosts:forget"),
+    "forget": Leaf("Count a lost host as no part of the fleet any more.", "hosts.listing:forget"),
 }
 
 _KEYS: Final[Entries] = {

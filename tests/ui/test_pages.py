@@ -275,11 +275,11 @@ OF_HOSTS = """const real = window.fetch; window.fetch = async (path, more) => {
     const answer = await real(path, more);
     if (!String(path).startsWith('/overview')) return answer;
     const told = await answer.json();
-    const named = (name, more) => ({name, state: 'fine', reason: '', is_head: false, address: '10.0.0.1',
-        gpus: 0, silent_seconds: 0, ...more});
-    told.hosts = [named('h', {is_head: true}),
-        named('gpu-1', {state: 'silent', reason: 'it does not answer: its engines go on.', silent_seconds: 42}),
-        named('gpu-2', {state: 'lost', reason: 'it has not answered for 10 min.', silent_seconds: 600})];
+    const named = (name, state, silent_seconds, reason) => ({
+        name, state, silent_seconds, reason, is_head: name === 'h', address: '10.0.0.1', gpus: 0});
+    told.hosts = [named('h', 'fine', 0, ''),
+        named('gpu-1', 'silent', 42, 'it does not answer: its engines go on.'),
+        named('gpu-2', 'lost', 600, 'it has not answered for 10 min.')];
     told.devices = ['h', 'gpu-1'].map((host) => ({...told.devices[0], cordoned: 'a test',
         device: {...told.devices[0].device, id: `cpu-${host}`, host}}));
     return new Response(JSON.stringify(told), {status: 200, headers: answer.headers});

@@ -5,8 +5,8 @@ import io
 
 from rich.console import Console, RenderableType
 
-from partitiond.cli.devices.hosts import clock_words, hosts_table, hosts_words, last_word
 from partitiond.cli.devices.tables import devices_table
+from partitiond.cli.hosts.listing import clock_words, hosts_table, hosts_words, last_word
 from partitiond.cli.tables import replicas_table
 from partitiond.cli.watch.state import TopState, seen
 from partitiond.cli.watch.view import Screen, draw
