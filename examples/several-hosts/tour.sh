@@ -33,8 +33,11 @@ on() {
         "PARTITIOND_CLUSTER__PORT=$(cat "$folder/ray-$name")" \
         "PARTITIOND_PROXY__PORT=$(cat "$folder/proxy-$name")" \
         "PARTITIOND_CONTROL__PORT=$(cat "$folder/control-$name")" "$@"
-    "$@"
+    ${replace:-} "$@"
 }
+
+# begin HOST COMMAND... &: the same, so that $! is the command itself.
+begin() { replace=exec; on "$@"; }
 
 run() { printf '\nhead$ partitiond %s\n' "$*"; on head "$partitiond" "$@" 2>&1; }
 
@@ -96,14 +99,14 @@ on head "$partitiond" setup cluster install
 
 say "The head makes the token and its certificate; the others get a bundle each, and join"
 printf '\nhead$ partitiond serve --cluster\n'
-on head "$partitiond" serve --cluster > "$folder/head.log" 2>&1 &
+begin head "$partitiond" serve --cluster > "$folder/head.log" 2>&1 &
 head=$!
 until_true "the daemon is ready" "ready() or not lives($head)"
 [ "$(look "lives($head)")" = True ] || fail "the head's daemon ended"
 join() {
     on head "$partitiond" host certificate --for "$1" --address "$2" --out "$folder" > "$folder/bundle.log"
     printf '\n%s$ partitiond host join 127.0.0.4:%s\n' "$1" "$(cat "$folder/ray-head")"
-    on "$1" "$partitiond" host join --from "$folder/$1.bundle" "127.0.0.4:$(cat "$folder/ray-head")" > "$folder/$1.log" 2>&1 &
+    begin "$1" "$partitiond" host join --from "$folder/$1.bundle" "127.0.0.4:$(cat "$folder/ray-head")" > "$folder/$1.log" 2>&1 &
 }
 join gpu-1 127.0.0.2
 gpu_1=$!
@@ -118,7 +121,7 @@ run up -f "$here/fleet.toml" --no-profile
 run status
 
 say "gpu-2 dies under load: its Ray, its agent, its engines and its endpoint"
-on head "$python" -m loadgen --url "http://127.0.0.1:$(cat "$folder/proxy-head")" --model opt-125m --rate 15 \
+begin head "$python" -m loadgen --url "http://127.0.0.1:$(cat "$folder/proxy-head")" --model opt-125m --rate 15 \
     --arrivals constant --prompt-tokens 8 --output-tokens 8 --warmup 0 --duration 20 \
     --allow-saturated --json > "$folder/load.json" 2> "$folder/load.log" &
 load=$!
