@@ -277,7 +277,7 @@ class Fleet:
         for generation, (what, host) in self.running.items():
             unheard = host in self.cut or host not in head.searched
             assert generation in known or unheard, f"{what.replica_id} on {host} is an orphan"
-        places = [(what.replica_id, what.device_id) for what, _ in self.running.values()]
+        places = [(what.replica_id, what.partition) for what, _ in self.running.values()]
         assert len(places) == len(set(places)), "a replica runs twice in one place"
         for one in head.known:
             assert not (one.live and head.standing(one.host, self.now).gone), "waits for the lost"

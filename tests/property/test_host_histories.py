@@ -14,7 +14,7 @@ numbers = st.lists(st.integers(0, 2**32 - 1), min_size=5, max_size=60)
 fleets = st.lists(st.integers(0, 3), min_size=1, max_size=5)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(fleets, st.integers(0, 8), numbers)
 def test_a_fleet_keeps_every_invariant_and_comes_to_rest(
     devices: list[int], replicas: int, history: list[int]

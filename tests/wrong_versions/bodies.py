@@ -126,11 +126,8 @@ BODIES: Final[tuple[Rule, ...]] = (
             ),
             (
                 _LOOP,
-                "            devices=room_beside(\n"
-                "                self.engines, room_on(self._devices.devices, self.plan, "
-                "self._devices.problem)\n            ),\n",
-                "            devices=room_on(self._devices.devices, self.plan, "
-                "self._devices.problem),\n",
+                "            devices=room_beside(self.engines, self._devices.room(self.plan)),\n",
+                "            devices=self._devices.room(self.plan),\n",
             ),
             (
                 _LOOP,

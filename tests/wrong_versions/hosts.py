@@ -8,6 +8,11 @@ _HOSTS: Final = "partitiond/core/hardware/hosts.py"
 _AGENTS: Final = "partitiond/hosts/"
 _DEVICES: Final = f"{_AGENTS}devices.py"
 _ENGINES: Final = f"{_AGENTS}engines.py"
+_STATE: Final = "partitiond/core/hardware/host_state.py"
+_LOOP: Final = "partitiond/controller/runtime/loop.py"
+_TEST_STATE: Final = "tests/core/hardware/test_host_state.py"
+_TEST_DEVICES: Final = "tests/hosts/test_devices.py::"
+_HISTORIES: Final = "tests/property/test_host_histories.py"
 _PROXIES: Final = f"{_AGENTS}proxies.py"
 _REMOTE: Final = f"{_AGENTS}remote.py"
 _MATCHING: Final = "partitiond/controller/runtime/engine_matching.py"
@@ -100,10 +105,73 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_ENGINES, "            except HostSilentError:\n                await", _NOT_WAITED),
             (_ENGINES, "            self._unsearched.add(agent.name)  #", "            pass  #"),
             (_ENGINES, "dataclasses.replace(handle.launch, host=host)", "handle.launch"),
-            (_DEVICES, "if not self._engines.knows(agent.name):", "if False:"),
+            (
+                _DEVICES,
+                "        if not found.answers or self._engines.searched(agent.name):\n",
+                "        if True:\n",
+            ),
             (_DEVICES, "        except PartitiondError as error:  # it", _NOT_CAUGHT),
             (_MATCHING, "        and handle.launch.replica_id not in starting\n", ""),
             (_MATCHING, "(handle.host, handle.generation) not in known", "True"),
+        ),
+    ),
+    rule(
+        "A host is silent and lost by the time that it was asked in vain; one that comes and goes "
+        "is lost.",
+        _TEST_STATE,
+        wrong=(
+            (_STATE, "    if falls <= 1:\n", "    if True:\n"),
+            (
+                _STATE,
+                "        falls = 1 if trusted_for >= limits.lost_seconds else falls + 1\n",
+                "        falls += 1\n",
+            ),
+            (
+                _STATE,
+                "    away = silent if was_trusted else now - words.trusted_at\n",
+                "    away = silent\n",
+            ),
+            (
+                _STATE,
+                "        return max(self.heard_at, self.missed_at - UNASKED_SECONDS)\n",
+                "        return self.heard_at\n",
+            ),
+        ),
+    ),
+    rule(
+        "The devices of a host are as last seen while it is late, silent, lost and then back.",
+        f"{_TEST_DEVICES}test_a_host_is_late_silent_lost_and_back",
+        f"{_TEST_DEVICES}test_a_head_that_was_restarted_loses_a_host_that_it_never_heard_of",
+        f"{_TEST_DEVICES}test_the_heads_own_host_is_never_late",
+        f"{_TEST_DEVICES}test_one_host_that_hangs_is_late_and_holds_up_no_other",
+        wrong=(
+            (_DEVICES, "        if standing.gone:\n", "        if False:\n"),
+            (_DEVICES, "        if agent.name in self._fallen:\n", "        if False:\n"),
+            (
+                _DEVICES,
+                "seen.devices if seen is not None else self._remembered.get(host, ())",
+                "seen.devices if seen is not None else ()",
+            ),
+            (_DEVICES, "        if agent is self._agents.own:\n            return FINE\n", ""),
+            (_ENGINES, " or host in self._gone\n", "\n"),
+        ),
+    ),
+    rule(
+        "In no history of a fleet is an engine an orphan, is one started twice, or does a lost "
+        "host's replica lack a place that there is.",
+        _HISTORIES,
+        wrong=(
+            (
+                _STATE,
+                "    answers = words.missed_at is None or silent < limits.silent_seconds\n",
+                "    answers = True\n",
+            ),
+            (_STATE, "    gone = away >= limits.lost_seconds\n", "    gone = False\n"),
+            (
+                _STATE,
+                "    return since is not None and now >= since",
+                "    return since is not None and 0.0 >= now",
+            ),
         ),
     ),
     rule(

@@ -174,10 +174,8 @@ LOOKS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _WATCHING,
-                "            if device.health is DeviceHealth.SILENT\n"
-                "            else engine_bytes(planned.get(device.id, device)),\n",
-                "            if not device\n"
-                "            else engine_bytes(planned.get(device.id, device)),\n",
+                "            if device.health is DeviceHealth.SILENT\n            else Unknown",
+                "            if not device\n            else Unknown",
             ),
         ),
     ),
