@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -158,3 +159,51 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
     await asyncio.sleep(0.3)
     assert hosts.engines() == before
     assert hosts.service.plans.applied() == applied
+
+
+@pytest.mark.slow
+async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_is_back() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pd-"))
+    store = open_store(":memory:")
+    here = Two(folder, store, HostLimits(silent_seconds=8.0, lost_seconds=12.0))
+    await here.service.daemon.start()
+    try:
+        wanted = spec("a", demand=Demand(req_per_s=0.1), engine_kind="simulated", max_replicas=1)
+        rules = PlacementRules(only_on=("two",))
+        await here.service.models.register(dataclasses.replace(wanted, auto=False, rules=rules))
+        await here.service.plans.apply()
+        await here.serves()
+        ((name, (host, pid)),) = here.engines().items()
+        assert host == "two"
+        await here.service.models.update(dataclasses.replace(wanted, auto=False), None)
+
+        here.pipe.cut()
+        await until(lambda: {h for h, _ in here.engines().values()} == {"one"}, SECONDS)
+        assert here.health()["cpu-two"] is DeviceHealth.FAILED
+        assert "host-lost" in [event.kind for event in store.events()]
+        assert here.engines().keys() != {name}  # the other one may serve under that name still
+        here.pipe.mend()
+
+        def ended() -> bool:
+            return not (folder / "two" / name).exists() or not alive(pid)
+
+        await until(ended, SECONDS)
+        await until(lambda: here.health()["cpu-two"] is DeviceHealth.FINE, SECONDS)
+        assert {h for h, _ in here.engines().values()} == {"one"}
+        kinds = [event.kind for event in store.events()]
+        assert kinds.count("host-lost") == kinds.count("host-back") == 1
+        assert "engine-adopted" in kinds
+        assert not any(event.subject in ("cpu-two", "GPU-two") for event in store.events())
+    finally:
+        here.pipe.mend()
+        await here.service.daemon.shutdown(stop_engines=True)
+        store.close()
+        shutil.rmtree(folder)
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
