@@ -247,7 +247,7 @@ async def _run(
         ending.push_async_callback(asyncio.to_thread, host.devices.close)
         # A host alone has no id: nothing tells it from others.
         host_id = ensure_host_id(settings.host_id_path) if settings.cluster.enabled else ""
-        here = this_host(settings, host, host_id=host_id)
+        here = this_host(settings, host, host_id=host_id, head=True)
         fleet = None
         if settings.cluster.enabled:
             cluster = await ending.enter_async_context(running_cluster(settings))

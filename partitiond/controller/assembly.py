@@ -257,13 +257,17 @@ class Parts:
     def _placed(self) -> tuple[PlacedView, ...]:
         """Return every engine, pending ones included."""
         controller = self.controller
+        hosts = controller.hosts()
         return placed_views(
             controller.desired,
             controller.engines,
             name_for=controller.names(),
             asleep=controller.sleep.levels,
-            fetching={p.model: self.files.progress(p.model) for p in controller.desired},
-            hosts={device.id: device.host for device in self.devices.devices},
+            fetching={
+                p.replica_id: self.files.progress(p.model, hosts.get(p.device_id, ""))
+                for p in controller.desired
+            },
+            hosts=hosts,
         )
 
     def plan_again(self) -> None:

@@ -20,12 +20,14 @@ from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.scope import EngineCgroups
 from partitiond.gpu_host import GpuHost
+from partitiond.models.copies import CopiedFolders
 from partitiond.platform.clock import SystemClock
 from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.ports import (
     DeviceGauges,
     DeviceProvider,
     EngineRunner,
+    ModelFolders,
     ModelResolver,
     ProfileRunner,
     ProxyControl,
@@ -62,6 +64,7 @@ class ThisHost:
     partitions: PartitionWatch | None
     profiler: ProfileRunner
     models: ModelResolver
+    folders: ModelFolders
     proxy: ProxyControl
     finder: EngineFinder
     cpu_speed: CpuSpeed
@@ -94,8 +97,15 @@ class ThisHost:
         return read_tail(Path(handle.log_path), size_bytes)
 
 
-def this_host(settings: Settings, host: GpuHost, *, host_id: str = "") -> ThisHost:
-    """Wire engines, profiler, models and proxy over the devices of this host."""
+def this_host(
+    settings: Settings, host: GpuHost, *, host_id: str = "", head: bool = False
+) -> ThisHost:
+    """Wire engines, profiler, models and proxy over the devices of this host.
+
+    Args:
+        head: the control plane runs here: folders that users name may be copied to other hosts.
+            Another host gives away only what lies below its folder of models.
+    """
     devices = host.devices
     finder = EngineFinder(settings, _variant(settings, devices))
     cpu_speed = CpuSpeed(settings.state_dir)
@@ -118,6 +128,7 @@ def this_host(settings: Settings, host: GpuHost, *, host_id: str = "") -> ThisHo
         partitions=host.partitions,
         profiler=profiler,
         models=HostResolver(settings, finder),
+        folders=CopiedFolders(settings.models_dir, anywhere=head),
         proxy=_proxy(settings),
         finder=finder,
         cpu_speed=cpu_speed,

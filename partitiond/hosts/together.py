@@ -19,6 +19,7 @@ from partitiond.hosts.devices import (
     HostsPartitions,
 )
 from partitiond.hosts.engines import HostsEngines, HostsProfiler
+from partitiond.hosts.models import HostsModels
 from partitiond.hosts.proxies import HostsProxies
 from partitiond.ports.host import Clock
 from partitiond.ports.host_agent import AgentFacts, HostAgent
@@ -26,8 +27,6 @@ from partitiond.ports.host_agent import AgentFacts, HostAgent
 
 class Hosts:
     """Holds the composites of the ports, and what hosts say of themselves.
-
-    The files of models are fetched by the own host, and have to be at the same path on all hosts.
 
     Args:
         agents: the control plane's own host's first.
@@ -69,7 +68,7 @@ class Hosts:
             quiet=self.engines.is_quiet,
             ask_again_seconds=ask_again_seconds,
         )
-        self.models = self._agents.own.models
+        self.models = HostsModels(self._agents, ask_again_seconds=ask_again_seconds)
 
     @property
     def own_name(self) -> str:

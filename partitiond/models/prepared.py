@@ -55,7 +55,7 @@ async def prepare(
             if not is_complete(folder):  # another maker may have finished while we waited
                 await _make(folder, revision, make)
     except OSError as error:
-        raise _disk_error(folder, error) from error
+        raise disk_error(folder, error) from error
     return folder
 
 
@@ -68,12 +68,13 @@ async def _make(
     partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         await make(partial)
-        await asyncio.to_thread(_publish, partial, folder, revision)
+        await asyncio.to_thread(publish, partial, folder, revision)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _publish(partial: Path, folder: Path, revision: str | None) -> None:
+def publish(partial: Path, folder: Path, revision: str | None) -> None:
+    """Seal a folder that was made under another name, and put it in its place."""
     _seal(partial, revision)
     if folder.exists():  # it is incomplete, as checked before
         shutil.rmtree(folder)
@@ -107,7 +108,8 @@ async def _locked(path: Path) -> AsyncIterator[None]:
         yield
 
 
-def _disk_error(folder: Path, error: OSError) -> ModelSourceError:
+def disk_error(folder: Path, error: OSError) -> ModelSourceError:
+    """Return the error for a disk that refused to take a model's folder."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         hint = f"Free disk space below {folder.parent}."
     else:

@@ -14,7 +14,7 @@ from partitiond.ports.host import (
     PartialDevices,
     ProxyControl,
 )
-from partitiond.ports.model import ModelResolver
+from partitiond.ports.model import FleetModels, ModelFolders, ModelResolver
 from partitiond.ports.overview import Overviews
 from partitiond.ports.partitions import PartitionControl, PartitionWatch
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner
@@ -29,7 +29,9 @@ __all__ = [
     "DeviceGauges",
     "DeviceProvider",
     "EngineRunner",
+    "FleetModels",
     "HostedDevices",
+    "ModelFolders",
     "ModelResolver",
     "Overviews",
     "PartialDevices",

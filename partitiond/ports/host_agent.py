@@ -21,7 +21,7 @@ from partitiond.core.replica.engine import EngineHandle
 from partitiond.ports.engine import EngineRunner
 from partitiond.ports.gauges import DeviceGauges
 from partitiond.ports.host import DeviceProvider, ProxyControl
-from partitiond.ports.model import ModelResolver
+from partitiond.ports.model import ModelFolders, ModelResolver
 from partitiond.ports.partitions import PartitionWatch
 from partitiond.ports.profiling import ProfileRunner
 
@@ -101,6 +101,11 @@ class HostAgent(Protocol):
     @property
     def models(self) -> ModelResolver:
         """Fetches the files of models to this host."""
+        ...
+
+    @property
+    def folders(self) -> ModelFolders:
+        """Reads and writes the folders of models, to copy them between hosts."""
         ...
 
     @property

@@ -31,8 +31,10 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Message, write
 from partitiond.hosts.calls.signatures import METHODS, PORTS
+from partitiond.models.copies import CopiedFolders
 from partitiond.ports import ProfileRequest
 from partitiond.ports.host_agent import MESSAGE_VERSION, HostAgent
+from partitiond.ports.model import ReceivedModel
 from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import placement, spec
 from tests.engine_fixtures import make_runner, short_dir, simulated_launch
@@ -61,6 +63,33 @@ async def test_devices_are_seen_and_a_refusal_is_one_here_too(reach: Reach) -> N
     with pytest.raises(DeviceError, match="says no") as refused:
         await asyncio.to_thread(here.devices.discover)
     assert refused.value.hint == "Check the driver, then try again."
+
+
+async def test_folders_of_models_are_read_and_written_as_bytes(
+    reach: Reach, tmp_path: Path
+) -> None:
+    there = agent("two", FakeRunner())
+    there.folders = CopiedFolders(tmp_path / "models")
+    folders = reach(there).folders
+    model = tmp_path / "models" / "tiny"
+    model.mkdir(parents=True)
+    weights = bytes(range(256)) + b"\n\n{}"
+    (model / "model.safetensors").write_bytes(weights)
+    (model / "empty").write_bytes(b"")
+    listing = await folders.listing(str(model))
+    assert listing.known
+    assert await folders.read(str(model), "model.safetensors", 0, 1000) == weights
+    assert await folders.read(str(model), "model.safetensors", 250, 8) == weights[250:258]
+    assert await folders.read(str(model), "empty", 0, 8) == b""
+    other = dataclasses.replace(listing, folder="/not-here/tiny")
+    assert await folders.receive(other) == ReceivedModel("", {})
+    assert await folders.write(other, "empty", 0, b"") == 0
+    assert await folders.write(other, "model.safetensors", 0, weights) == len(weights)
+    copy = Path((await folders.receive(other)).folder)
+    assert (copy / "model.safetensors").read_bytes() == weights
+    with pytest.raises(ModelSourceError, match="is no file of a model") as refused:
+        await folders.read(str(tmp_path), "secret", 0, 1)
+    assert refused.value.facts["path"] == str(tmp_path / "secret")
 
 
 async def test_an_engine_starts_answers_and_ends_in_its_hosts_run_folder(

@@ -18,8 +18,9 @@ from partitiond.engines.process.log_tail import read_tail
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import RemoteHost
-from partitiond.ports import EngineRunner
+from partitiond.ports import EngineRunner, ModelFolders
 from partitiond.ports.host_agent import AgentFacts
+from partitiond.ports.model import ModelFile, ModelListing, ReceivedModel
 from tests.controller.fakes import FakeProfiler, FakeProxy, FakeResolver
 
 
@@ -87,6 +88,22 @@ class FakePartitions:
         return self.left
 
 
+class SharedFolders:
+    """Folders of models that all hosts have at the same place."""
+
+    async def listing(self, folder: str) -> ModelListing:
+        return ModelListing(folder, (ModelFile("config.json", 2, "44136fa355b3"),))
+
+    async def read(self, folder: str, name: str, offset: int, size: int) -> bytes:
+        return b"{}"[offset : offset + size]
+
+    async def receive(self, listing: ModelListing) -> ReceivedModel:
+        return ReceivedModel(listing.folder, {})
+
+    async def write(self, listing: ModelListing, name: str, offset: int, data: bytes) -> int:
+        raise AssertionError("nothing is copied")
+
+
 @dataclasses.dataclass
 class FakeAgent:
     """An agent in this process; all but its engines is fake."""
@@ -98,6 +115,7 @@ class FakeAgent:
     partitions: FakePartitions = dataclasses.field(default_factory=FakePartitions)
     profiler: FakeProfiler = dataclasses.field(default_factory=FakeProfiler)
     models: FakeResolver = dataclasses.field(default_factory=FakeResolver)
+    folders: ModelFolders = dataclasses.field(default_factory=SharedFolders)
     proxy: FakeProxy = dataclasses.field(default_factory=FakeProxy)
     problem: EngineUnavailableError | None = None
     engine_version: str = "0.1"

@@ -111,11 +111,16 @@ class ConvergenceUseCases:
 
     def _applied(self, plan: Plan | None) -> Convergence:
         controller, files = self._controller, self._files
-        observation = controller.observe()
+        observation, hosts = controller.observe(), controller.hosts()
         told = Explanations(
             files={
                 form: Files(files.failures.get(form, 0), files.progress(form.partition(":")[0]))
                 for form in observation.not_ready
+            },
+            copies={
+                p.replica_id: self._copy(p.form, hosts.get(p.device_id, ""))
+                for p in controller.desired
+                if p.replica_id in observation.without_files
             },
             progress={
                 (engine.placement.replica_id, engine.generation): engine.progress
@@ -127,6 +132,10 @@ class ConvergenceUseCases:
         return convergence(
             plan, observation, controller.reconcile_policy, controller.sleep.levels, told
         )
+
+    def _copy(self, form: str, host: str) -> Files:
+        files, model = self._files, form.partition(":")[0]
+        return Files(files.copy_failures(form, host), files.progress(model, host))
 
     def _successor(self, plan_id: str, plan: Plan | None) -> Replaced:
         if plan_id in self._replaced:

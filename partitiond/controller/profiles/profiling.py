@@ -25,7 +25,7 @@ from partitiond.core.profile.jobs import Job, ProfileOptions, Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.leases import Lease
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.ports import ModelResolver, ProfileRunner, Store
+from partitiond.ports import FleetModels, ModelResolver, ProfileRunner, Store
 
 __all__ = [
     "ProfileWork",
@@ -88,6 +88,8 @@ class ProfileWork:
             tell(Progress("fetching", text, fraction))
 
         model = await self._resolver.resolve(measured_spec(spec, options), fetching)
+        if isinstance(self._resolver, FleetModels):
+            model = await self._resolver.bring(model, device.host, fetching)
         request = profile_request(
             model,
             device,

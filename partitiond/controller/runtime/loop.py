@@ -189,6 +189,7 @@ class Controller:
         self._wake = wake
         self._observer = observer
         self._starts: dict[str, int] = {}
+        self._doubted: dict[str, int] = {}
         self._promised: dict[str, str] = {}
         self._lost_names: dict[str, str] = {}
         """Names of engines whose hosts are lost, with the host: they may run there still, and what
@@ -511,13 +512,16 @@ class Controller:
                 forms[placement.form] = form_of(
                     self._callbacks.spec_for(spec, placement), placement
                 )
+        missing = self._files.missing(forms)
+        there = {key: spec for key, spec in forms.items() if key not in missing}
         return Observation(
             replicas=tuple(engine.observed() for engine in self.engines),
             devices=room_beside(self.engines, self._devices.room(self.plan)),
             now=self._clock.monotonic(),
             leases=self.leases(),
             measuring=tuple(self._callbacks.measuring()),
-            not_ready=(*self._files.missing(forms), *sorted(unknown)),
+            not_ready=(*missing, *sorted(unknown)),
+            without_files=self._without_files(there),
             faulted=tuple(sorted(self.faults.reasons)),
             withheld=tuple(
                 p.replica_id
@@ -526,6 +530,25 @@ class Controller:
             ),
             outgrown=tuple(sorted(self.memory.outgrown)),
         )
+
+    def _without_files(self, forms: Mapping[str, ModelSpec]) -> tuple[str, ...]:
+        """Return the replicas whose host lacks the files of these forms; have them brought there.
+
+        Nothing is known of the host of a device that is not there.
+        """
+        if not self._files.brings:
+            return ()
+        hosts = self.hosts()
+        wanted = [(p, hosts.get(p.device_id, "")) for p in self.desired if p.form in forms]
+        return tuple(
+            p.replica_id
+            for p, host in wanted
+            if host and self._files.get(forms[p.form], p.form, host) is None
+        )
+
+    def hosts(self) -> Mapping[str, str]:
+        """Return the host of each device, by its id."""
+        return {device.id: device.host for device in self._devices.devices}
 
     def _act(self, action: Action, records: Sequence[ModelRecord]) -> None:
         match action:
@@ -555,12 +578,15 @@ class Controller:
     def _start(self, placement: Placement, records: Sequence[ModelRecord]) -> None:
         now = next(record.spec for record in records if record.spec.name == placement.model)
         spec = self._callbacks.spec_for(now, placement)
-        model = self._files.get(form_of(spec, placement), placement.form)
         device = self._devices.find(placement.device_id)
+        host = device.host if device is not None else ""
+        model = self._files.get(form_of(spec, placement), placement.form, host)
         if model is None or device is None:
             return  # one of them went away within this pass; the next pass sees it
         name = self.name_for(placement)
         old = [e for e in self.engines if is_record_of(e, placement)]
+        if self._files.brings and self._doubts_files(placement, host, old):
+            return
         self.engines = [engine for engine in self.engines if engine not in old]
         engine = self._engine(name, placement, old)
         live = [e.launch for e in self.engines if e.live and e.launch is not None]
@@ -577,6 +603,17 @@ class Controller:
             )
         )
         self._starts[placement.replica_id] = engine.starts
+
+    def _doubts_files(self, placement: Placement, host: str, old: Sequence[Engine]) -> bool:
+        """Whether the host is asked for the files once more, because an engine failed there: the
+        host may have lost them.
+        """
+        failures = max((e.failures for e in old), default=0)
+        if not failures or self._doubted.get(placement.replica_id) == failures:
+            return False
+        self._doubted[placement.replica_id] = failures
+        self._files.look_again(placement.form, host)
+        return True
 
     def _engine(self, name: str, placement: Placement, old: Sequence[Engine] = ()) -> Engine:
         """Return a new engine, which takes over the failures of its records."""

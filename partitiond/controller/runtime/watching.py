@@ -4,8 +4,8 @@ import asyncio
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from typing import Final, Generic, TypeVar
 
 from partitiond.controller.limits import LOOK_SECONDS, PATIENCE_SECONDS
 from partitiond.core.errors import (
@@ -27,12 +27,17 @@ from partitiond.ports import (
     Clock,
     DeviceCare,
     DeviceProvider,
+    FleetModels,
     HostedDevices,
     ModelResolver,
     PartialDevices,
 )
 
 log = logging.getLogger(__name__)
+K = TypeVar("K", bound=Hashable)
+
+Begin = Callable[[Callable[[str, float | None], None]], Awaitable[ResolvedModel]]
+"""Begins a fetch, which tells how far it is."""
 
 
 _ALL_FINE: Final[Mapping[str, HostStanding]] = {}
@@ -264,110 +269,67 @@ class _Fetch:
     progress: str = ""
 
 
-class ModelFiles:
-    """Knows which models have their files on disk, and fetches the others in the background.
-
-    A variant may have files of its own, so each form of a model (`plan.form_key`) has its fetch.
+class _Fetches(Generic[K]):
+    """The fetches of files to their places, by key.
 
     Attributes:
-        problems: why the files of a form are missing, by its key.
-        failures: fetches of a form's files that failed in a row, by its key.
+        problems: why the files of a key are missing.
+        failures: fetches that failed in a row, by key.
     """
 
-    def __init__(
-        self,
-        resolver: ModelResolver,
-        clock: Clock,
-        wake: Callable[[], None],
-        retry_seconds: float,
-    ) -> None:
-        self._resolver = resolver
+    def __init__(self, clock: Clock, wake: Callable[[], None], retry_seconds: float) -> None:
         self._clock = clock
         self._wake = wake
         self._retry_seconds = retry_seconds
-        self._fetches: dict[str, _Fetch] = {}
-        self._keys_of: dict[str, dict[str, None]] = {}  # of fetches, by model, in their order
-        self.problems: dict[str, str] = {}
-        self.failures: dict[str, int] = {}
+        self.by_key: dict[K, _Fetch] = {}
+        self.problems: dict[K, str] = {}
+        self.failures: dict[K, int] = {}
 
-    def get(self, spec: ModelSpec, form: str = "") -> ResolvedModel | None:
-        """Return the files if they are there; otherwise have them fetched, and return None.
-
-        Args:
-            spec: of the form (`ModelSpec.as_variant`).
-            form: its key; empty for the model itself.
-        """
-        key = form or spec.name
-        fetch = self._fetches.get(key)
-        if fetch is None or not _same_files(fetch.spec, spec):
-            self._drop(key)
-            self._fetch(spec, key)
+    def get(self, key: K, spec: ModelSpec, begin: Begin) -> ResolvedModel | None:
+        """Return what a fetch found; otherwise have one begun, and return None."""
+        fetch = self.by_key.get(key)
+        if fetch is None:
+            self._begin(key, spec, begin)
             return None
         if not fetch.task.done():
             return None
         if fetch.task.cancelled() or fetch.task.exception() is not None:
-            self._after_failure(fetch, spec, key)
+            self._after_failure(fetch, key, spec, begin)
             return None
         self.failures.pop(key, None)
         return dataclasses.replace(fetch.task.result(), spec=spec)
 
-    def missing(self, forms: Mapping[str, ModelSpec]) -> tuple[str, ...]:
-        """Keys of the forms whose files are not there yet."""
-        return tuple(key for key, spec in forms.items() if self.get(spec, key) is None)
-
-    def revision(self, name: str) -> str | None:
-        """Return the commit or version of a model's files, if they are there. Fetches nothing."""
-        fetch = self._fetches.get(name)
-        task = fetch.task if fetch is not None else None
-        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
-            return None
-        return task.result().revision
-
-    def progress(self, name: str) -> str:
-        """Return what the fetches of a model are doing, or why one failed."""
-        under_way = [self._fetches[key] for key in self._keys(name)]
-        said = (fetch.progress for fetch in under_way if not fetch.task.done())
-        return self.problem(name) or next(said, "")
-
-    def problem(self, name: str) -> str:
-        """Return why files of a model could not be fetched; empty if no problem is known."""
-        return next((self.problems[k] for k in self._keys(name) if k in self.problems), "")
-
-    def forget(self, name: str) -> None:
-        """Cancel the fetches of a model, and forget what they found."""
-        for key in self._keys(name):
-            self._drop(key)
-
-    def _keys(self, name: str) -> list[str]:
-        return list(self._keys_of.get(name, ()))
-
-    def _drop(self, key: str) -> None:
-        fetch = self._fetches.pop(key, None)
+    def drop(self, key: K) -> None:
+        """Cancel a fetch, and forget what it found."""
+        fetch = self.by_key.pop(key, None)
         if fetch is not None:
             fetch.task.cancel()
-            self._keys_of.get(model_of(key), {}).pop(key, None)
         self.problems.pop(key, None)
         self.failures.pop(key, None)
 
+    def said(self, keys: Sequence[K]) -> str:
+        """Return why one of these fetches failed, else what one of them is doing; or empty."""
+        wrong = next((self.problems[key] for key in keys if key in self.problems), "")
+        fetches = (self.by_key[key] for key in keys if key in self.by_key)
+        return wrong or next((f.progress for f in fetches if not f.task.done()), "")
+
     async def close(self) -> None:
         """End all fetches."""
-        tasks = [fetch.task for fetch in self._fetches.values()]
+        tasks = [fetch.task for fetch in self.by_key.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _fetch(self, spec: ModelSpec, key: str) -> None:
+    def _begin(self, key: K, spec: ModelSpec, begin: Begin) -> None:
         def tell(text: str, fraction: float | None) -> None:
             share = f" ({fraction:.0%})" if fraction is not None else ""
             fetch.progress = text + share
 
-        task = asyncio.ensure_future(self._resolver.resolve(spec, tell))
-        fetch = _Fetch(spec, task)
-        self._fetches[key] = fetch
-        self._keys_of.setdefault(model_of(key), {})[key] = None
+        task = asyncio.ensure_future(begin(tell))
+        self.by_key[key] = fetch = _Fetch(spec, task)
         task.add_done_callback(lambda _: self._wake())
 
-    def _after_failure(self, fetch: _Fetch, spec: ModelSpec, key: str) -> None:
+    def _after_failure(self, fetch: _Fetch, key: K, spec: ModelSpec, begin: Begin) -> None:
         error = None if fetch.task.cancelled() else fetch.task.exception()
         now = self._clock.monotonic()
         if not fetch.retry_at:
@@ -379,7 +341,108 @@ class ModelFiles:
                 log.error("fetching %s broke", key, exc_info=error)
         elif now >= fetch.retry_at:
             del self.problems[key]
-            self._fetch(spec, key)
+            self._begin(key, spec, begin)
+
+
+class ModelFiles:
+    """Knows which models have their files on disk, and fetches the others in the background.
+
+    A variant may have files of its own, so each form of a model (`plan.form_key`) has its fetch.
+    With several hosts, the files of a form are brought to each host that needs them: a start waits
+    for the files on its own host only.
+
+    Attributes:
+        problems: why the files of a form are missing, by its key.
+        failures: fetches of a form's files that failed in a row, by its key.
+        brings: whether the files are brought to the hosts that need them; else one host has all.
+    """
+
+    def __init__(
+        self,
+        resolver: ModelResolver,
+        clock: Clock,
+        wake: Callable[[], None],
+        retry_seconds: float,
+    ) -> None:
+        self._resolver = resolver
+        self._fleet = resolver if isinstance(resolver, FleetModels) else None
+        self.brings = self._fleet is not None
+        self._fetches = _Fetches[str](clock, wake, retry_seconds)
+        self._copies = _Fetches[tuple[str, str]](clock, wake, retry_seconds)
+        self._keys_of: dict[str, dict[str, None]] = {}  # of fetches, by model, in their order
+        self.problems = self._fetches.problems
+        self.failures = self._fetches.failures
+
+    def get(self, spec: ModelSpec, form: str = "", host: str = "") -> ResolvedModel | None:
+        """Return the files if they are there; otherwise have them fetched, and return None.
+
+        Args:
+            spec: of the form (`ModelSpec.as_variant`).
+            form: its key; empty for the model itself.
+            host: where they are needed; empty for anywhere.
+        """
+        key = form or spec.name
+        before = self._fetches.by_key.get(key)
+        if before is not None and not _same_files(before.spec, spec):
+            self._drop(key)
+        self._keys_of.setdefault(model_of(key), {})[key] = None
+        found = self._fetches.get(key, spec, lambda tell: self._resolver.resolve(spec, tell))
+        fleet = self._fleet
+        if found is None or fleet is None or not host:
+            return found
+        fetched = found
+        return self._copies.get((key, host), spec, lambda tell: fleet.bring(fetched, host, tell))
+
+    def missing(self, forms: Mapping[str, ModelSpec]) -> tuple[str, ...]:
+        """Keys of the forms whose files are not there yet."""
+        return tuple(key for key, spec in forms.items() if self.get(spec, key) is None)
+
+    def copy_failures(self, form: str, host: str) -> int:
+        """Return how often in a row the files of a form could not be brought to a host."""
+        return self._copies.failures.get((form, host), 0)
+
+    def revision(self, name: str) -> str | None:
+        """Return the commit or version of a model's files, if they are there. Fetches nothing."""
+        fetch = self._fetches.by_key.get(name)
+        task = fetch.task if fetch is not None else None
+        if task is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return None
+        return task.result().revision
+
+    def progress(self, name: str, host: str = "") -> str:
+        """Return what the fetches of a model are doing, or why one failed; on a host, or on any."""
+        keys = self._keys(name)
+        there = [(key, at) for key, at in self._copies.by_key if key in keys and host in ("", at)]
+        return self.problem(name) or self._fetches.said(keys) or self._copies.said(there)
+
+    def problem(self, name: str) -> str:
+        """Return why files of a model could not be fetched; empty if no problem is known."""
+        return next((self.problems[k] for k in self._keys(name) if k in self.problems), "")
+
+    def forget(self, name: str) -> None:
+        """Cancel the fetches of a model, and forget what they found."""
+        for key in self._keys(name):
+            self._drop(key)
+
+    def look_again(self, form: str, host: str) -> None:
+        """Ask a host for the files of a form again: an engine that read them there failed."""
+        copy = self._copies.by_key.get((form, host))
+        if copy is not None and copy.task.done():
+            self._copies.drop((form, host))
+
+    def _keys(self, name: str) -> list[str]:
+        return list(self._keys_of.get(name, ()))
+
+    def _drop(self, key: str) -> None:
+        self._fetches.drop(key)
+        self._keys_of.get(model_of(key), {}).pop(key, None)
+        for copy in [copy for copy in self._copies.by_key if copy[0] == key]:
+            self._copies.drop(copy)
+
+    async def close(self) -> None:
+        """End all fetches."""
+        await self._fetches.close()
+        await self._copies.close()
 
 
 def _why(error: BaseException | None) -> str:

@@ -88,7 +88,7 @@ def placed_views(
         engines: all engines the loop knows.
         name_for: the name that the engine of a placement has, or will have.
         asleep: models that are to sleep: nothing of theirs is started.
-        fetching: what the fetch of a model's files says, by model name.
+        fetching: what the fetch of its files says, by replica id.
         hosts: names of hosts, by device id.
     """
     of_replica = by_replica(engines)
@@ -103,7 +103,7 @@ def placed_views(
             p,
             name_for(p),
             asleep=p.model in asleep,
-            fetching=fetching.get(p.model, ""),
+            fetching=fetching.get(p.replica_id, ""),
             host=hosts.get(p.device_id, ""),
         )
         for p in desired

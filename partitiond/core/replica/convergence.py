@@ -215,12 +215,14 @@ class Explanations:
 
     Attributes:
         files: of forms whose files are missing (`Observation.not_ready`), by form.
+        copies: of replicas whose host lacks the files (`Observation.without_files`), by id.
         progress: last line of an engine that starts, by (replica id, generation).
         faults: what happened to a broken device, by device id.
         obstacles: what keeps a model from running, by model name.
     """
 
     files: Mapping[str, Files] = dataclasses.field(default_factory=lambda: _NO_FETCHES)
+    copies: Mapping[str, Files] = dataclasses.field(default_factory=lambda: _NO_FETCHES)
     progress: Mapping[tuple[str, str], str] = dataclasses.field(
         default_factory=lambda: _NO_PROGRESS
     )
@@ -424,14 +426,23 @@ def _failed(
         return f"cannot run on its device: {what}", Cause.DEVICE
     if device_id not in here.room:
         return "cannot run: its device is not there any more", Cause.DEVICE
-    files = here.told.files.get(placement.form, _NO_FILES)
-    if placement.form in here.seen.not_ready and files.failures >= HOPELESS_FAILURES:
+    files = _missing_files(placement, here)
+    if files is not None and files.failures >= HOPELESS_FAILURES:
         return f"has no files: {files.progress}", Cause.FILES
     last = engine or awaiting_restart(placement, here.seen.replicas)
     if last is not None and last.failures >= HOPELESS_FAILURES:
         return f"failed {last.failures} times in a row: {_reason(last)}", Cause.ENGINE
     if engine is None and placement.replica_id in here.seen.withheld:
         return _withheld(here.told.obstacles.get(placement.model))
+    return None
+
+
+def _missing_files(placement: Placement, here: _Look) -> Files | None:
+    """Return what is known of the files that a replica waits for; None if it waits for none."""
+    if placement.form in here.seen.not_ready:
+        return here.told.files.get(placement.form, _NO_FILES)
+    if placement.replica_id in here.seen.without_files:
+        return here.told.copies.get(placement.replica_id, _NO_FILES)
     return None
 
 
@@ -455,10 +466,11 @@ def _reason(replica: ObservedReplica) -> str:
 def _waits(placement: Placement, here: _Look) -> _At:
     """Explain why a replica has no engine yet."""
     seen, waiting = here.seen, Standing.WAITING
-    if placement.form in seen.not_ready:
-        progress = here.told.files.get(placement.form, _NO_FILES).progress
+    files = _missing_files(placement, here)
+    if files is not None:
         return _At(
-            waiting, f"waits for its files: {progress}" if progress else "waits for its files"
+            waiting,
+            f"waits for its files: {files.progress}" if files.progress else "waits for its files",
         )
     free = here.room[placement.device_id]
     if isinstance(free, Unknown):

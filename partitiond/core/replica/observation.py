@@ -90,6 +90,8 @@ class Observation:
         measuring: devices on which a profile job starts its engine now, once for each such job.
         not_ready: forms of models (`Placement.form`) whose files are not on disk yet; none of
             their engines is started.
+        without_files: replicas whose host lacks the files of their form, although another host has
+            them; none of these is started.
         faulted: devices whose engines are all broken, as the driver or MPS reports: the engines are
             ended, and nothing starts, sleeps or wakes there while the device is listed.
         withheld: replicas that are not started, because something keeps them from running
@@ -104,6 +106,7 @@ class Observation:
     leases: tuple[Partition, ...] = ()
     measuring: tuple[str, ...] = ()
     not_ready: tuple[str, ...] = ()
+    without_files: tuple[str, ...] = ()
     faulted: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
     outgrown: tuple[str, ...] = ()

@@ -345,7 +345,8 @@ def _may_start(placement: Placement, here: _Pass) -> bool:
     """
     if placement.model in here.asleep or placement.form in here.seen.not_ready:
         return False
-    if placement.replica_id in here.seen.withheld or _held_by_outgrown(placement, here):
+    held = placement.replica_id in (*here.seen.withheld, *here.seen.without_files)
+    if held or _held_by_outgrown(placement, here):
         return False
     record = awaiting_restart(placement, here.seen.replicas)
     if record is None or record.state is not ReplicaState.FAILED:

@@ -152,7 +152,8 @@ class HostServer:
             case "cancel":
                 return {"value": await calls.cancel(message.number, seconds)}
         if message.number == 0:
-            return {"value": to_jsonable(await self._ask(message))}
+            value = await self._ask(message)
+            return {"data": value} if isinstance(value, bytes) else {"value": to_jsonable(value)}
         return await self._begin(message, calls)
 
     async def _begin(self, message: Message, calls: SessionCalls) -> dict[str, Any]:
@@ -169,7 +170,7 @@ class HostServer:
 
     async def _work(self, message: Message, tell: Tell) -> tuple[Any, ErrorRecord | None, int]:
         try:
-            value = to_jsonable(await self._run(message.call, message.arguments, tell))
+            value = to_jsonable(await self._run(message, tell))
             size_bytes = len(json.dumps(value))
         except PartitiondError as error:
             return None, record_of(error), 0
@@ -193,9 +194,10 @@ class HostServer:
                 handle = from_stored(EngineHandle, arguments.get("handle"))
                 size_bytes = from_stored(int, arguments.get("size_bytes"))
                 return await asyncio.to_thread(agent.log_tail, handle, size_bytes)
-        return await self._run(message.call, arguments, None)
+        return await self._run(message, None)
 
-    async def _run(self, name: str, arguments: Mapping[str, Any], tell: Tell | None) -> Any:
+    async def _run(self, message: Message, tell: Tell | None) -> Any:
+        name = message.call
         how, (port, _, method) = METHODS.get(name), name.partition(".")
         if how is None:
             raise InputError(
@@ -203,7 +205,7 @@ class HostServer:
                 hint="Upgrade partitiond on this host.",
                 facts={"call": name, "release": __version__},
             )
-        given = how.read(name, arguments)
+        given = how.read(name, message.arguments, message.data)
         there = getattr(self._agent, port)
         if there is None:  # nothing here reads gauges, or writes to devices
             return {} if port == "gauges" else ()

@@ -1,11 +1,13 @@
 """Writes and reads the messages between a control plane and an agent.
 
-A reader ignores fields that it does not know, and takes the defaults of fields that are missing.
+A message is JSON, and its `data` follow after a line feed: JSON has none. A reader ignores fields
+that it does not know, and takes the defaults of fields that are missing.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from partitiond.core import errors
 from partitiond.core.errors import InputError, PartitiondError
@@ -46,6 +48,8 @@ class Message:
         wait_seconds: how long the answer may wait for news.
         version: of the message.
         oldest: version that a reader needs at least.
+        data: the argument that is bytes.
+        crc32: checksum of the data.
     """
 
     call: str
@@ -59,6 +63,8 @@ class Message:
     wait_seconds: float = 0.0
     version: int = MESSAGE_VERSION
     oldest: int = OLDEST_VERSION
+    data: bytes | None = None
+    crc32: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,6 +113,8 @@ class Answer:
         calls: what has become of calls, by number.
         unknown: numbers of awaited calls that the agent does not know.
         version: newest version of messages that the agent reads.
+        data: value of a question whose value is bytes.
+        crc32: checksum of the data.
     """
 
     agent: str = ""
@@ -119,16 +127,38 @@ class Answer:
     calls: Mapping[int, CallNews] = dataclasses.field(default_factory=dict)
     unknown: tuple[int, ...] = ()
     version: int = MESSAGE_VERSION
+    data: bytes | None = None
+    crc32: int | None = None
+
+
+T = TypeVar("T", Message, Answer)
 
 
 def write(message: Message | Answer) -> bytes:
     """Return the bytes of a message or an answer."""
-    return to_json_bytes(message)
+    data = message.data
+    if data is None:
+        return to_json_bytes(message)
+    head = dataclasses.replace(message, data=None, crc32=zlib.crc32(data))
+    return b"".join((to_json_bytes(head), b"\n", data))
+
+
+def _read(kind: type[T], body: bytes) -> T:
+    """Return what was written. Raises InputError: it is nothing of the kind, or was damaged."""
+    text, _, data = body.partition(b"\n")
+    found = from_stored_json(kind, text)
+    if found.crc32 is None:
+        return found
+    if zlib.crc32(data) != found.crc32:
+        raise InputError(
+            "a message was damaged on its way.", hint="Check the network between the hosts."
+        )
+    return dataclasses.replace(found, data=data)
 
 
 def read_message(body: bytes) -> Message:
     """Return a message. Raises InputError: it is none, or of a version that is not read here."""
-    message = from_stored_json(Message, body)
+    message = _read(Message, body)
     if message.oldest > MESSAGE_VERSION or message.version < OLDEST_VERSION:
         side = "this host" if message.oldest > MESSAGE_VERSION else "the head"
         raise InputError(
@@ -146,7 +176,7 @@ def read_message(body: bytes) -> Message:
 
 def read_answer(body: bytes) -> Answer:
     """Return an answer. Raises InputError: it is none."""
-    return from_stored_json(Answer, body)
+    return _read(Answer, body)
 
 
 def record_of(error: PartitiondError) -> ErrorRecord:

@@ -29,8 +29,14 @@ from partitiond.hosts.calls.messages import (
     read_answer,
     write,
 )
-from partitiond.hosts.calls.signatures import METHODS, PATIENT, PORTS, HostLook
-from partitiond.ports import EngineRunner, ModelResolver, ProfileRunner, ProxyControl
+from partitiond.hosts.calls.signatures import METHODS, PATIENT, PORTS, QUESTIONS, HostLook
+from partitiond.ports import (
+    EngineRunner,
+    ModelFolders,
+    ModelResolver,
+    ProfileRunner,
+    ProxyControl,
+)
 from partitiond.ports.cluster import Carrier
 from partitiond.ports.host_agent import AgentFacts
 from partitiond.ports.partitions import PartitionWatch
@@ -150,6 +156,7 @@ class RemoteHost:
         self.partitions = cast(PartitionWatch, _RemotePort(self, "partitions"))
         self.profiler = cast(ProfileRunner, _RemotePort(self, "profiler"))
         self.models = cast(ModelResolver, _RemotePort(self, "models"))
+        self.folders = cast(ModelFolders, _RemotePort(self, "folders"))
         self.proxy = cast(ProxyControl, _RemotePort(self, "proxy"))
         self.gauges = _RemoteGauges(self)
 
@@ -336,6 +343,7 @@ class RemoteHost:
         agent: str = "",
         arguments: Mapping[str, Any] | None = None,
         wait_seconds: float = 0.0,
+        data: bytes | None = None,
     ) -> Answer:
         """Send a message in the event loop, and take what the answer says of calls."""
         told = tuple(self._undelivered)
@@ -347,6 +355,7 @@ class RemoteHost:
             arguments=arguments or {},
             awaited=awaited,
             wait_seconds=wait_seconds,
+            data=data,
         )
         answer = self._heard(await self._carrier.call(body))
         self._undelivered.difference_update(told)
@@ -355,6 +364,16 @@ class RemoteHost:
             if (call := self._calls.get(each)) is not None:
                 call.take(news)
         return answer
+
+    async def question(self, name: str, arguments: Mapping[str, object]) -> Any:
+        """Ask a question in the event loop; one argument and the value may be bytes."""
+        method = METHODS[name]
+        given = {key: to_jsonable(arg) for key, arg in arguments.items() if key != method.data}
+        data = cast(bytes | None, arguments.get(method.data))
+        answer = await self._send(name, arguments=given, data=data)
+        if answer.error is not None:
+            raise error_of(answer.error)
+        return answer.data if method.result is bytes else from_stored(method.result, answer.value)
 
     def ask(self, name: str, arguments: Mapping[str, object]) -> Any:
         """Ask a question from a thread."""
@@ -427,6 +446,8 @@ class _RemotePort:
 
         def method(*args: object, **named: object) -> Awaitable[Any]:
             arguments = dict(zip(names, args, strict=False)) | named
+            if self._port in QUESTIONS:
+                return host.question(call, arguments)
             progress = arguments.pop("progress", None)
             return host.call(call, arguments, cast(Callable[..., None] | None, progress))
 

@@ -11,6 +11,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.ports import (
     DeviceGauges,
     EngineRunner,
+    ModelFolders,
     ModelResolver,
     ProfileRunner,
     ProxyControl,
@@ -25,6 +26,7 @@ PORTS: Final[Mapping[str, type]] = {
     "partitions": PartitionWatch,
     "profiler": ProfileRunner,
     "models": ModelResolver,
+    "folders": ModelFolders,
     "proxy": ProxyControl,
     "gauges": DeviceGauges,
     "devices": DeviceCare,
@@ -50,6 +52,9 @@ PATIENT: Final = frozenset(
 """Calls whose begin is repeated until the host counts as silent. The others ask for the state of
 now, or are made again by the next pass of the loop, which would stand still meanwhile."""
 
+QUESTIONS: Final = frozenset({"folders"})
+"""Ports whose calls are questions, one message each: they end soon, and may be repeated."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostLook:
@@ -74,14 +79,18 @@ class Signature:
         arguments: kinds by name.
         needed: names of the arguments that have no default.
         told: kinds of what its `progress` is told; None if it has none.
+        data: name of the argument that is bytes; empty if none is.
     """
 
     arguments: Mapping[str, Any]
     needed: frozenset[str]
     result: Any
     told: tuple[Any, ...] | None
+    data: str = ""
 
-    def read(self, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    def read(
+        self, name: str, arguments: Mapping[str, Any], data: bytes | None = None
+    ) -> dict[str, Any]:
         """Return the arguments of a message; those that this release does not know are left out.
 
         Raises:
@@ -92,11 +101,12 @@ class Signature:
                 f"the call {name} lacks {', '.join(missing)}.",
                 hint="Bring both hosts to the same release of partitiond.",
             )
-        return {
+        given = {
             key: from_stored(self.arguments[key], value)
             for key, value in arguments.items()
             if key in self.arguments
         }
+        return given if not self.data else {**given, self.data: data or b""}
 
 
 def _signature(port: type, name: str) -> Signature:
@@ -106,9 +116,11 @@ def _signature(port: type, name: str) -> Signature:
     kinds = (progress, *typing.get_args(progress))
     called = next((k for k in kinds if typing.get_origin(k) is Callable), None)
     told = None if called is None else tuple(typing.get_args(called)[0])
+    data = next((key for key, kind in hints.items() if kind is bytes), "")
+    hints.pop(data, None)
     parameters = inspect.signature(method).parameters
     needed = frozenset(key for key in hints if parameters[key].default is inspect.Parameter.empty)
-    return Signature(hints, needed, result, told)
+    return Signature(hints, needed, result, told, data)
 
 
 METHODS: Final[Mapping[str, Signature]] = {
