@@ -86,6 +86,7 @@ class SimulatedHost:
     leases: tuple[CpuCores, ...] = ()
     measuring: tuple[str, ...] = ()
     not_ready: tuple[str, ...] = ()
+    without_files: tuple[str, ...] = ()
     withheld: tuple[str, ...] = ()
     outgrown: set[str] = dataclasses.field(default_factory=set)
     _generations: "itertools.count[int]" = dataclasses.field(default_factory=itertools.count)
@@ -101,6 +102,7 @@ class SimulatedHost:
             leases=self.leases,
             measuring=self.measuring,
             not_ready=self.not_ready,
+            without_files=self.without_files,
             faulted=tuple(sorted(self.faulted)),
             withheld=self.withheld,
             outgrown=tuple(sorted(self.outgrown)),
@@ -212,7 +214,7 @@ class SimulatedHost:
 
     def settle(self, desired: tuple[Placement, ...], passes: int = 200) -> int:
         """Let everything go well until nothing is left to do; the number of passes it took."""
-        self.unknown, self.leases, self.not_ready = set(), (), ()
+        self.unknown, self.leases, self.not_ready, self.without_files = set(), (), (), ()
         self.faulted = set()
         for taken in range(passes):
             actions = self.run(desired)

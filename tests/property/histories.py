@@ -224,6 +224,7 @@ class History:
         here = self.here
         assert wanted in self.desired
         assert wanted.form not in here.not_ready
+        assert wanted.replica_id not in here.without_files
         live = [e for e in here.engines.values() if e.state in LIVE]
         taken = [lease for lease in here.leases if lease.device_id == wanted.device_id]
         assert fits(wanted.partition, [*taken, *map(holds, live)], MEMORY_MIB * MIB)
@@ -386,6 +387,8 @@ class History:
 
     def files_come_and_go(self, rng: random.Random) -> None:
         self.here.not_ready = tuple(m for m in MODELS if rng.random() < 0.2)
+        replicas = (placement.replica_id for placement in self.desired)
+        self.here.without_files = tuple(r for r in replicas if rng.random() < 0.1)
 
     def the_sleep_mode_changes(self, rng: random.Random) -> None:
         self.here.can_sleep = rng.random() < 0.6

@@ -241,6 +241,17 @@ def test_files_that_cannot_be_fetched(host: SimulatedHost, failures: int, state:
     assert [p.cause for p in now.failures] == [Cause.FILES] * (failures == 3)
 
 
+@pytest.mark.parametrize(("failures", "fails"), [(2, False), (3, True)])
+def test_files_that_do_not_get_to_one_host(host: SimulatedHost, failures: int, fails: bool) -> None:
+    host.without_files = ("a-1",)
+    there = Files(failures, "on gpu-2: no space left.")
+    now = asked(host, NEW, told=Explanations(copies={"a-1": there}))
+    assert now.state is (PlanState.FAILED if fails else PlanState.CONVERGING)
+    assert "on gpu-2: no space left" in now.why
+    host.without_files = ()
+    assert "no space" not in asked(host, NEW, told=Explanations(copies={"a-1": there})).why
+
+
 @pytest.mark.parametrize(
     ("there", "why"),
     [

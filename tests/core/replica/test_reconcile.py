@@ -323,7 +323,9 @@ def test_the_last_engine_of_a_model_stays_while_a_start_ahead_of_its_own_goes_on
     assert here.run(wanted) == (DrainReplica("a-1", "g0", POLICY.drain_deadline_seconds),)
 
 
-@pytest.mark.parametrize("why", ["failed once", "withheld", "no files", "device broken", "chain"])
+@pytest.mark.parametrize(
+    "why", ["failed once", "withheld", "no files", "not there", "device broken", "chain"]
+)
 def test_the_last_engine_of_a_model_stays_while_its_successor_cannot_start(why: str) -> None:
     """Though another model waits for its room: the plan counted on a successor that comes."""
     here = SimulatedHost({"gpu-0": 1000, "gpu-1": 1000, "gpu-2": 1000})
@@ -335,6 +337,8 @@ def test_the_last_engine_of_a_model_stays_while_its_successor_cannot_start(why: 
         here.happen("g1", ReplicaEvent.EXITED)
     elif why == "no files":
         here.not_ready = ("a",)
+    elif why == "not there":
+        here.without_files = ("a-1",)
     elif why == "device broken":
         here.faulted = {"gpu-1"}
     else:
@@ -476,6 +480,14 @@ def test_nothing_drains_for_a_start_that_a_lease_blocks_anyway() -> None:
     here.add(placement("a-1", [0]), SERVING)
     here.leases = (CpuCores("cpu", Bytes(100 * MIB), (1,)),)
     assert here.run((placement("a-1", [0, 1]),)) == ()
+
+
+def test_only_the_replica_whose_host_lacks_the_files_waits_for_them() -> None:
+    here = host()
+    here.without_files = ("a-1",)
+    (action,) = here.run((placement("a-1", [0]), placement("a-2", [1])))
+    assert isinstance(action, StartEngine)
+    assert action.placement.replica_id == "a-2"
 
 
 def test_an_engine_whose_files_are_not_there_yet_is_not_started() -> None:
