@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from partitiond.core.errors import HostSilentError, ModelSourceError
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.hosts.agents import Agents
+from partitiond.hosts.calls.far import HostServer
+from partitiond.hosts.calls.near import RemoteHost
 from partitiond.hosts.models import HostsModels
-from partitiond.hosts.remote import HostServer, RemoteHost
 from partitiond.models import copies
 from partitiond.models.copies import CopiedFolders
 from partitiond.models.prepared import is_complete
 from partitiond.ports.model import ModelListing, ReceivedModel
 from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import ARCHITECTURE, spec
-from tests.hosts.pipes import FakeAgent, Pipe, agent
+from tests.hosts.pipes import HEAD, FakeAgent, Pipe, agent
 
 PIECE = 64
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 3, "empty": b""}
@@ -82,9 +83,8 @@ class Fleet:
         for there, disk in zip(self.there, self.disks, strict=True):
             there.folders = disk
         self.pipes = [FlakyPipe(HostServer(there)) for there in self.there]
-        self.agents = Agents(
-            [self.head, *(RemoteHost(n, p) for n, p in zip(names, self.pipes, strict=True))]
-        )
+        lines = zip(names, self.pipes, strict=True)
+        self.agents = Agents([self.head, *(RemoteHost(n, p, head=HEAD) for n, p in lines)])
         self.options = options
         self.models = self.new_models()
         self.model = self.resolved("tiny", FILES)

@@ -6,7 +6,6 @@ import inspect
 import json
 import logging
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
