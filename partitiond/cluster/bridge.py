@@ -232,7 +232,7 @@ def choose_nodes(
 class HostLink:
     """The way to one host's relay on one node."""
 
-    def __init__(self, node: Node, control: "ControlService") -> None:
+    def __init__(self, node: Node, control: "RayDirectory") -> None:
         self.node = node
         self._control = control
         self._relay: Any = None
@@ -348,7 +348,7 @@ def _node_table() -> list[dict[str, Any]]:
     return found
 
 
-class ControlService:
+class RayDirectory:
     """Asks Ray's control service (GCS) in a thread, for it may hang; one question at a time."""
 
     def __init__(self) -> None:
@@ -376,7 +376,7 @@ class Bridge:
 
     def __init__(self, settings: BridgeSettings) -> None:
         self._settings = settings
-        self._control = ControlService()
+        self._control = RayDirectory()
         self._known: dict[str, str] = {}
         self._links: dict[str, HostLink] = {}
         self._members: list[ToldMember] = []
