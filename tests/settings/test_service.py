@@ -3,6 +3,7 @@
 import psutil
 import pytest
 
+from partitiond.core.errors import SettingsError
 from partitiond.core.units import GIB
 from partitiond.settings.schema import load_settings
 from partitiond.settings.service import service_options
@@ -26,3 +27,21 @@ def test_host_memory_of_a_host_of_gpus_alone_is_what_there_is_less_headroom() ->
     told = service_options(less).planning.host_memory_bytes
     assert told is not None
     assert told < GIB
+
+
+@pytest.mark.parametrize(
+    ("stale", "cluster", "told"),
+    [(None, False, 0.0), (None, True, 3600.0), (0.0, True, 0.0), (90.0, False, 90.0)],
+)
+def test_keys_get_stale_by_default_in_a_cluster_alone(
+    stale: float | None, cluster: bool, told: float
+) -> None:
+    settings = load_settings(overrides={"keys.stale_seconds": stale}).settings
+    members = settings.cluster.model_copy(update={"enabled": cluster})
+    settings = settings.model_copy(update={"cluster": members})
+    assert service_options(settings).routes.keys_stale_seconds == told
+
+
+def test_keys_that_would_be_refused_in_a_slow_pass_are_none() -> None:
+    with pytest.raises(SettingsError, match="give 10 or more"):
+        load_settings(overrides={"keys.stale_seconds": 9.0})
