@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from partitiond.cli.devices.hosts import hosts_words
+from partitiond.cli.hosts.listing import hosts_words
 from partitiond.cli.options import AllOption, JsonOption, client_of, option, settings_of, spread
 from partitiond.cli.output import err, out, print_json, say
 from partitiond.cli.plan.words import converging_words, waiting_words
