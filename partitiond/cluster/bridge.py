@@ -56,8 +56,9 @@ STALE_SECONDS: Final = 15.0
 GONE_SECONDS: Final = 50.0
 """Age of the last look from which Ray is gone. Ray ends a driver itself 60 s after the control
 service is gone; the bridge comes first, to say why."""
-JOIN_SECONDS: Final = 30.0
-"""Longest time for Ray to be joined; takes 0.2 s, and the first look may be slow on a busy host."""
+JOIN_SECONDS: Final = 180.0
+"""Longest time for Ray to be imported and joined; takes 1.3 s. Messages are silent meanwhile, and a
+bridge that gave up early on a busy host would only begin again."""
 CLOCK_SECONDS: Final = 10.0
 """Longest time for a relay to tell its clock; a new one has to start a Python process first."""
 IN_FLIGHT_MOST: Final = 256
