@@ -182,6 +182,7 @@ def make_service(
         cpu_speed=here.cpu_speed,
         partitions=everywhere.partitions,
         gauges=everywhere.gauges,
+        hosts=None if fleet is None else fleet.membership,
     )
     return service_of(adapters, service_options(settings))
 

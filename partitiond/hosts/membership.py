@@ -14,12 +14,11 @@ from typing import Final
 
 from partitiond.core.errors import (
     ConflictError,
-    NotFoundError,
     PartitiondError,
     SilentError,
     StoreError,
 )
-from partitiond.core.hardware.host_state import HostState, HostView
+from partitiond.core.hardware.host_state import HostState, HostView, host_to_forget
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
 from partitiond.hosts.calls.signatures import HostLook
@@ -242,19 +241,7 @@ class Membership:
             NotFoundError: there is no such host.
             ConflictError: it answers, is only silent, or is the head's own.
         """
-        view = next((view for view in self._hosts.views() if view.name == name), None)
-        if view is None:
-            raise NotFoundError(
-                f"there is no host {name}.",
-                hint="`partitiond hosts` lists them.",
-                facts={"host": name},
-            )
-        if view.state not in (HostState.LOST, HostState.REFUSED):
-            raise ConflictError(
-                f"the host {name} is {view.state.value}: only a lost or refused one is forgotten.",
-                hint=f"Run `partitiond host leave` on {name}, and wait until it is lost.",
-                facts={"host": name, "state": view.state.value},
-            )
+        host_to_forget(self._hosts.views(), name)
         self._store.set_mark(MARK, name, None)
         self._known = {key: known for key, known in self._known.items() if key != name}
         self._remove(name)

@@ -33,7 +33,9 @@ class ManyHosts(GpuFleet):
             "host.silent_seconds": 8.0,
             "cluster.folder": str(cluster),
         }
-        super().__init__(folder, SimulatedHost.create(gpu, folder / "gpus"), **values, **overrides)
+        host = SimulatedHost.create(gpu, folder / "gpus")
+        host.mps_control.unlink()  # memory shares start fewer processes
+        super().__init__(folder, host, **values, **overrides)
         self.name = name
 
     def devices(self) -> dict[str, DeviceHealth]:
@@ -110,6 +112,7 @@ def same_pids(head: ManyHosts, before: dict[str, int | None]) -> None:
     assert {view.replica_id: view.pid for view in views} == before
 
 
+@pytest.mark.slow
 def test_whatever_is_killed_engines_of_three_hosts_go_on(
     hosts: Callable[[str], ManyHosts],
 ) -> None:

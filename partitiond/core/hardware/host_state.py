@@ -255,7 +255,7 @@ def host_to_forget(hosts: Sequence[HostView], name: str) -> HostView:
 
     Raises:
         NotFoundError: there is no such host.
-        ConflictError: it answers, is only silent, or is the head's own.
+        ConflictError: it answers and is not refused, is only silent, or is the head's own.
     """
     found = next((host for host in hosts if host.name == name), None)
     facts = {"host": name}
@@ -270,7 +270,7 @@ def host_to_forget(hosts: Sequence[HostView], name: str) -> HostView:
             hint="To place nothing on it, cordon its devices: `partitiond devices cordon`.",
             facts=facts,
         )
-    if found.state is HostState.LOST:
+    if found.state in (HostState.LOST, HostState.REFUSED):
         return found
     if found.state in (HostState.SILENT, HostState.LATE):
         raise ConflictError(

@@ -53,7 +53,7 @@ def test_a_host_is_late_then_silent_then_lost() -> None:
     assert state(words, 309.9) is SILENT
     found = host_standing("gpu-2", words, 310.0, LIMITS)
     assert (found.state, found.answers, found.gone) == (LOST, False, True)
-    assert "partitiond host forget gpu-2" in found.reason
+    assert "partitiond hosts forget gpu-2" in found.reason
 
 
 def test_a_host_that_never_answered_is_silent_at_once_and_lost_by_the_heads_own_time() -> None:
