@@ -194,7 +194,7 @@ async def test_a_full_disk_is_said_and_what_is_there_stays(
         return write(file, bytes(rest[:500]))
 
     with monkeypatch.context() as patched:
-        patched.setattr(copies.os, "write", full)
+        patched.setattr(os, "write", full)
         with pytest.raises(ModelSourceError, match="No space left") as refused:
             await two.target.write(listing, "model.safetensors", 1000, data[1000:2000])
     assert refused.value.hint.startswith("Free disk space")
@@ -219,7 +219,7 @@ async def test_names_that_leave_the_folder_are_refused(two: Two, name: str) -> N
         lambda: two.source.read(str(two.model), name, 0, 1),
     ):
         with pytest.raises(ModelSourceError, match="is no name"):
-            await ask()  # type: ignore[no-untyped-call]
+            await ask()
 
 
 def test_plain_names_are_names() -> None:
