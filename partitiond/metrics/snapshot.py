@@ -183,20 +183,25 @@ def _remeasures(shown: MetricsSnapshot) -> Samples:
         yield (), float(len(shown.drift.remeasures))
 
 
+def _hosts(shown: MetricsSnapshot) -> Iterable[HostView]:
+    """Return one host of each name: one that took another's name is refused, and listed last."""
+    return {host.name: host for host in reversed(shown.overview.hosts)}.values()
+
+
 def _host(
     name: str, text: str, read: Callable[[HostView], float | None]
 ) -> tuple[Family, Callable[[MetricsSnapshot], Samples]]:
     """Yield a figure of hosts; nothing if there is only one."""
 
     def samples(shown: MetricsSnapshot) -> Samples:
-        for host in shown.overview.hosts:
+        for host in _hosts(shown):
             yield (host.name,), read(host)
 
     return Family(f"partitiond_host_{name}", "gauge", ("host",), text, of_hosts=True), samples
 
 
 def _host_states(shown: MetricsSnapshot) -> Samples:
-    for host in shown.overview.hosts:
+    for host in _hosts(shown):
         for state in HostState:
             yield (host.name, state.value), float(host.state is state)
 

@@ -177,3 +177,10 @@ def test_a_replica_on_a_device_that_is_gone_keeps_the_host_it_ran_on() -> None:
     )
     line = 'partitiond_replica_memory_bytes{device="GPU-gone",host="gpu-1",model="m",replica="m-1"}'
     assert line in Metrics().text((), (), "", shown)
+
+
+def test_a_name_that_two_hosts_have_is_told_once() -> None:
+    twice = dataclasses.replace(NEVER, name=FINE.name)
+    text = Metrics().text((), (), "", over_hosts(HEAD, FINE, twice))
+    assert text.count(f'partitiond_host_state{{host="{FINE.name}",state="fine"}}') == 1
+    assert f'partitiond_host_state{{host="{FINE.name}",state="fine"}} 1.0' in text

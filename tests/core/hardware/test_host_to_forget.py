@@ -1,4 +1,4 @@
-"""Only a lost host is forgotten, and each refusal says what to do."""
+"""Only a lost or refused host is forgotten, and each refusal says what to do."""
 
 import dataclasses
 
@@ -6,11 +6,12 @@ import pytest
 
 from partitiond.core.errors import ConflictError, NotFoundError
 from partitiond.core.hardware.host_state import HostState, host_to_forget
-from tests.hosts.fleet import FINE, HEAD, LOST
+from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
 
-def test_a_lost_host_may_be_forgotten() -> None:
+def test_a_lost_or_refused_host_may_be_forgotten() -> None:
     assert host_to_forget((HEAD, FINE, LOST), "gpu-2") is LOST
+    assert host_to_forget((HEAD, NEVER), "gpu-3") is NEVER
 
 
 def test_a_host_that_is_none_is_not_found_and_those_there_are_named() -> None:
@@ -19,7 +20,7 @@ def test_a_host_that_is_none_is_not_found_and_those_there_are_named() -> None:
     assert refused.value.hint == "Hosts of the fleet: head, gpu-1."
 
 
-@pytest.mark.parametrize("state", [state for state in HostState if state is not HostState.LOST])
+@pytest.mark.parametrize("state", [HostState.FINE, HostState.LATE, HostState.SILENT])
 def test_a_host_that_may_run_engines_for_us_is_not_forgotten(state: HostState) -> None:
     host = dataclasses.replace(FINE, state=state)
     with pytest.raises(ConflictError) as refused:
