@@ -10,7 +10,7 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 partitiond=${PARTITIOND:-partitiond}
 python=${PYTHON:-python3}
 folder=$(mktemp -d "${TMPDIR:-/tmp}/tour.XXXXXX")
-head= gpu_1= gpu_2= load=
+load=
 
 # Settings of the caller's own daemon are not meant here.
 for name in $(env | sed -n 's/^\(PARTITIOND_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
@@ -48,15 +48,30 @@ until_true() {
         { on head "$partitiond" hosts; on head "$partitiond" status; fail "see above"; }
 }
 
+# end_all FOLDER: ends every process of a host at once, as a power cut does. Its state folder is in
+# the command or the environment of each.
+end_all() {
+    "$python" - "$1" <<'END'
+import os, sys
+
+import psutil
+
+for process in psutil.process_iter():
+    try:
+        said = [*process.cmdline(), *process.environ().values()]
+        if process.pid != os.getpid() and any(sys.argv[1] in word for word in said):
+            process.kill()
+    except psutil.Error:
+        continue
+END
+}
+
 finish() {
     status=$?
     trap - EXIT INT TERM
-    for pid in $load $head; do kill "$pid" 2>/dev/null && wait "$pid" || true; done
-    for name in gpu-1 gpu-2; do
-        [ ! -d "$folder/$name" ] || on "$name" "$partitiond" host leave > "$folder/leave-$name.log" 2>&1 || true
-    done
-    [ ! -d "$folder/head" ] || on head "$partitiond" host leave > "$folder/leave-head.log" 2>&1 || true
-    for pid in $gpu_1 $gpu_2; do kill "$pid" 2>/dev/null && wait "$pid" || true; done
+    [ -z "$load" ] || kill "$load" 2>/dev/null || true
+    end_all "$folder/"
+    wait
     if [ "$status" -eq 0 ]; then
         rm -rf "$folder"
     else
@@ -93,7 +108,8 @@ END
 
 say "Three hosts with two A100s each; Ray is fetched the first time"
 for name in head gpu-1 gpu-2; do
-    "$partitiond" tools simulate create "$here/host.json" --out "$folder/gpus-$name" > "$folder/create.log"
+    sed "s/HOST/$name/" "$here/host.json" > "$folder/$name.json" # whose name gives its GPUs their ids
+    "$partitiond" tools simulate create "$folder/$name.json" --out "$folder/gpus-$name" > "$folder/create.log" 2>&1
 done
 on head "$partitiond" setup cluster install
 
@@ -109,7 +125,6 @@ join() {
     begin "$1" "$partitiond" host join --from "$folder/$1.bundle" "127.0.0.4:$(cat "$folder/ray-head")" > "$folder/$1.log" 2>&1 &
 }
 join gpu-1 127.0.0.2
-gpu_1=$!
 join gpu-2 127.0.0.3
 gpu_2=$!
 until_true "all hosts answer" "[h.state for h in hosts()] == ['fine'] * 3"
@@ -126,21 +141,8 @@ begin head "$python" -m loadgen --url "http://127.0.0.1:$(cat "$folder/proxy-hea
     --allow-saturated --json > "$folder/load.json" 2> "$folder/load.log" &
 load=$!
 until_true "the load has begun" "sends($load)"
-"$python" - "$folder/gpu-2" <<'END'
-import os, pathlib, signal, sys
-
-import psutil
-
-for process in psutil.process_iter():
-    try:
-        if sys.argv[1] in " ".join([*process.cmdline(), *process.environ().values()]):
-            if process.pid != os.getpid():
-                os.kill(process.pid, signal.SIGKILL)
-    except (psutil.Error, ProcessLookupError):
-        continue
-END
+end_all "$folder/gpu-2"
 wait "$gpu_2" || true
-gpu_2=
 until_true "gpu-2 is silent" "host('gpu-2').state in ('silent', 'lost')"
 run hosts
 until_true "gpu-2 is lost" "host('gpu-2').state == 'lost'"
@@ -159,6 +161,14 @@ gpu_2=$!
 until_true "gpu-2 answers" "host('gpu-2').state == 'fine'"
 run hosts
 run events --limit 12
+
+say "Down: the engines of all hosts end, and each host leaves"
+run down
+wait "$head" || fail "the head's daemon ended with status $?"
+for name in gpu-1 gpu-2; do
+    printf '\n%s$ partitiond host leave\n' "$name"
+    on "$name" "$partitiond" host leave
+done
 
 say "That was the tour"
 cat <<'END'
