@@ -153,6 +153,11 @@ def piped(
     """The same agent behind a pipe."""
     pipe = Pipe(HostServer(there))
     host = RemoteHost(
-        there.name, pipe, head=head, silent_seconds=silent_seconds, pause_seconds=0.005
+        there.name,
+        pipe,
+        head=head,
+        silent_seconds=silent_seconds,
+        pause_seconds=0.005,
+        knock_seconds=60.0,
     )
     return host, pipe

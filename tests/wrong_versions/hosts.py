@@ -14,7 +14,14 @@ _TEST_STATE: Final = "tests/core/hardware/test_host_state.py"
 _TEST_DEVICES: Final = "tests/hosts/test_devices.py::"
 _HISTORIES: Final = "tests/property/test_host_histories.py"
 _PROXIES: Final = f"{_AGENTS}proxies.py"
-_REMOTE: Final = f"{_AGENTS}remote.py"
+_CALLS: Final = f"{_AGENTS}calls/"
+_FAR: Final = f"{_CALLS}far.py"
+_NEAR: Final = f"{_CALLS}near.py"
+_MESSAGES: Final = f"{_CALLS}messages.py"
+_FENCING: Final = f"{_CALLS}fencing.py"
+_SESSION: Final = f"{_CALLS}session.py"
+_OBEYED: Final = f"{_CALLS}obeyed.py"
+_HEAD: Final = f"{_AGENTS}head.py"
 _MATCHING: Final = "partitiond/controller/runtime/engine_matching.py"
 _NOT_WAITED: Final = "            except ZeroDivisionError:\n                await"
 _UNCOUNTED: Final = "                continue\n            for"
@@ -203,12 +210,70 @@ HOSTS: Final[tuple[Rule, ...]] = (
         "An agent does the same through bytes as in this process.",
         "tests/contract/test_host_agent.py",
         wrong=(
-            (_REMOTE, "    kind = type(error).__name__\n", "    kind = 'PartitiondError'\n"),
-            (_REMOTE, '_call("cancel", {}, call_id)', '_call("told", {}, call_id)'),
-            (_REMOTE, "            await asyncio.wait([task])\n", ""),
-            (_REMOTE, 'message["version"] > MESSAGE_VERSION', "False"),
-            (_REMOTE, "        if found.facts.name != self.name:\n", "        if False:\n"),
-            (_REMOTE, "        if name not in METHODS:\n", "        if False:\n"),
+            (_MESSAGES, "ErrorRecord(type(error).__name__, ", 'ErrorRecord("PartitiondError", '),
+            (_NEAR, '_send("cancel", number=number', '_send("hello", number=number'),
+            (
+                _SESSION,
+                "        await asyncio.wait({call.task}, timeout=seconds)\n        return",
+                "        return",
+            ),
+            (_MESSAGES, "message.oldest > MESSAGE_VERSION or", "False or"),
+            (_FAR, "if message.host and message.host != self._agent.name:", "if False:"),
+            (_FAR, "        if how is None:\n", "        if False:\n"),
+        ),
+    ),
+    rule(
+        "A host obeys the highest epoch, of a head its latest start, and of equals the first.",
+        "tests/hosts/calls/test_fencing.py",
+        wrong=(
+            (_FENCING, "asks.epoch > obeyed.epoch", "asks.epoch >= obeyed.epoch"),
+            (_FENCING, "asks.epoch < obeyed.epoch or", "False or"),
+            (
+                _FENCING,
+                "asks.epoch < obeyed.epoch or asks.id != obeyed.id",
+                "asks.epoch < obeyed.epoch",
+            ),
+            (_FENCING, "if asks.session == obeyed.session else Obedience.REFUSE", ""),
+            (_FENCING, "asks.start > obeyed.start else", "asks.start >= 0 else"),
+            (
+                _FAR,
+                "            self._obeyed.save(asks)\n",
+                "            self._obeyed._known = asks\n",
+            ),
+            (_FAR, "        if not await self._former_ended():\n", "        if False:\n"),
+            (
+                _FAR,
+                "        if self._calls is not calls:  # overtaken",
+                "        if False:  # overtaken",
+            ),
+            (
+                _OBEYED,
+                "            except FileNotFoundError:\n",
+                "            except (OSError, InputError):\n",
+            ),
+            (_HEAD, "1 + max(record.epoch, record.seen_epoch)", "1 + record.epoch"),
+            (_HEAD, "starts=record.starts + 1", "starts=record.starts"),
+        ),
+    ),
+    rule(
+        "A call runs once, is never lost without word, and ends where nobody waits for it.",
+        "tests/hosts/calls/test_orders.py",
+        wrong=(
+            (
+                _SESSION,
+                "        if (known := self._calls.get(number)) is not None:\n",
+                "        if (known := None) is not None:\n",
+            ),
+            (_SESSION, "if number in self._never or (", "if ("),
+            (_SESSION, "(number <= self._upto and number not in self._may_begin)", "False"),
+            (
+                _SESSION,
+                "            self._leave(self._calls.pop(number))\n",
+                "            self._calls.pop(number)\n",
+            ),
+            (_FAR, "        if message.agent != self._start:\n", "        if False:\n"),
+            (_NEAR, "            self._undelivered.add(number)\n", ""),
+            (_NEAR, "if answer.restarted and call.agent:", "if False:"),
         ),
     ),
     rule(

@@ -14,7 +14,7 @@ from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls.fencing import HeadSession, Obedience, fenced, obedience
 from partitiond.hosts.calls.messages import (
-    Answer,
+    AgentAnswer,
     Awaited,
     ErrorRecord,
     Message,
@@ -62,6 +62,7 @@ class HostServer:
         self._obeyed = ObeyedHead(record)
         self._begin_seconds = begin_seconds
         self._start = uuid.uuid4().hex
+        self._closed = False
         self._line = 0
         self._calls = SessionCalls()
         self._ending: set[asyncio.Task[Any]] = set()
@@ -86,19 +87,23 @@ class HostServer:
         except Exception as error:
             log.exception("%s broke", message.call)
             found = {"error": broken(error)}
+        if self._closed:
+            return self._write(restarted=True)
         if self._calls is not calls:  # overtaken meanwhile: it is not told any more
             return self._write(refused=record_of(self._overtaken(message.head)))
         return self._write(**found)
 
     async def close(self) -> None:
         """Cancel all calls and wait for their ends: the agent ends. Engines go on."""
+        self._closed = True
+        self._start = uuid.uuid4().hex  # a begin that comes meanwhile begins nothing
         self._ending |= self._calls.end()
         self._calls = SessionCalls()
         if self._ending:
             await asyncio.wait(self._ending)
 
     def _write(self, **found: Any) -> bytes:
-        return write(Answer(agent=self._start, release=__version__, **found))
+        return write(AgentAnswer(agent=self._start, release=__version__, **found))
 
     # -- whom it obeys ---------------------------------------------------------------------
 
@@ -145,6 +150,8 @@ class HostServer:
         match message.call:
             case "hello":
                 return {}
+            case "news" if message.agent not in ("", self._start):
+                return {"restarted": True}
             case "news":
                 found, unknown = await calls.news(message.awaited or Awaited(), seconds)
                 return {"calls": found, "unknown": unknown}

@@ -99,7 +99,7 @@ class CallNews:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class AgentAnswer:
     """An agent's answer to a message.
 
     Attributes:
@@ -131,10 +131,10 @@ class Answer:
     crc32: int | None = None
 
 
-T = TypeVar("T", Message, Answer)
+T = TypeVar("T", Message, AgentAnswer)
 
 
-def write(message: Message | Answer) -> bytes:
+def write(message: Message | AgentAnswer) -> bytes:
     """Return the bytes of a message or an answer."""
     data = message.data
     if data is None:
@@ -174,9 +174,9 @@ def read_message(body: bytes) -> Message:
     return message
 
 
-def read_answer(body: bytes) -> Answer:
+def read_answer(body: bytes) -> AgentAnswer:
     """Return an answer. Raises InputError: it is none."""
-    return _read(Answer, body)
+    return _read(AgentAnswer, body)
 
 
 def record_of(error: PartitiondError) -> ErrorRecord:

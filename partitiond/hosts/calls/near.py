@@ -20,7 +20,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.messages import (
-    Answer,
+    AgentAnswer,
     Awaited,
     CallNews,
     ErrorRecord,
@@ -48,7 +48,7 @@ PAUSE_SECONDS: Final = 1.0
 """Pause before a message that failed is repeated. Chosen: a question costs a failed connect."""
 SILENT_SECONDS: Final = 20.0
 """Time without word after which calls end: as the setting `host.silent_seconds` has it."""
-KNOCK_SECONDS: Final = 1.0
+KNOCK_SECONDS: Final = 2.0
 """How long a call to a host that is silent waits for word of it. Chosen: the loop's pass makes
 several, and a host that is back answers in a hundredth of it."""
 
@@ -115,6 +115,7 @@ class RemoteHost:
         head: on whose behalf the calls are made.
         silent_seconds: time without word after which calls end.
         pause_seconds: before a message that failed is repeated.
+        knock_seconds: how long a call to a host that is silent waits for word of it.
 
     Attributes:
         refused: why the host does nothing that is asked of it now; empty if it does.
@@ -129,6 +130,7 @@ class RemoteHost:
         head: HeadSession,
         silent_seconds: float = SILENT_SECONDS,
         pause_seconds: float = PAUSE_SECONDS,
+        knock_seconds: float = KNOCK_SECONDS,
     ) -> None:
         self.name = name
         self.refused = ""
@@ -137,6 +139,7 @@ class RemoteHost:
         self._head = head
         self._silent_seconds = silent_seconds
         self._pause_seconds = pause_seconds
+        self._knock_seconds = knock_seconds
         self._line = next(_LINES)
         self._count = 0
         self._calls: dict[int, _NearCall] = {}
@@ -145,7 +148,8 @@ class RemoteHost:
         self._agent = ""
         self._last_word = -float("inf")
         self._news: asyncio.Task[None] | None = None
-        self._knock: asyncio.Task[None] | None = None
+        self._poll: asyncio.Task[AgentAnswer] | None = None
+        self._knock: asyncio.Task[HostSilentError | None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._peaks: Mapping[str, int] = {}
         self._facts = AgentFacts(name)
@@ -243,6 +247,8 @@ class RemoteHost:
         if call.agent and not call.is_settled:
             self._undelivered.add(number)
             self._ask_for_news()
+        if self._poll is not None and (self._undelivered or not self._runs()):
+            self._poll.cancel()  # it waits for what no longer matters
 
     async def _begin(self, number: int, call: _NearCall, arguments: Mapping[str, Any]) -> None:
         try:
@@ -296,11 +302,17 @@ class RemoteHost:
 
     async def _collect(self) -> None:
         """Collect news as long as calls run, or the agent has to be told of some that ended."""
-        while self._undelivered or any(call.runs for call in self._calls.values()):
-            waits = any(call.runs for call in self._calls.values())
-            seconds = 0.0 if self._undelivered or not waits else NEWS_SECONDS
+        while self._undelivered or self._runs():
+            seconds = 0.0 if self._undelivered else NEWS_SECONDS
+            self._poll = asyncio.ensure_future(
+                self._send("news", agent=self._agent, wait_seconds=seconds)
+            )
             try:
-                answer = await self._send("news", wait_seconds=seconds)
+                answer = await self._poll
+            except asyncio.CancelledError:
+                if not self._poll.cancelled() or _is_cancelled():
+                    raise
+                continue  # there is something to tell
             except HostSilentError as error:
                 if self.refused or self.silent_for() > self._silent_seconds:
                     self._fail_all(error)
@@ -315,6 +327,9 @@ class RemoteHost:
                 if (call := self._calls.get(number)) is not None and call.runs:
                     call.fail(self._restarted())
 
+    def _runs(self) -> bool:
+        return any(call.runs for call in self._calls.values())
+
     def _fail_all(self, error: Exception) -> None:
         for call in self._calls.values():
             call.runs = False
@@ -324,14 +339,17 @@ class RemoteHost:
         """Wait a moment for word of a silent host. Raises HostSilentError without."""
         if self._knock is None or self._knock.done():
             self._knock = asyncio.ensure_future(self._hello())
-        await asyncio.wait({self._knock}, timeout=KNOCK_SECONDS)
-        if self._knock.done():
-            self._knock.result()
-        else:
-            raise self._silent("no answer came yet")
+        await asyncio.wait({self._knock}, timeout=self._knock_seconds)
+        error = self._knock.result() if self._knock.done() else self._silent("no answer came yet")
+        if error is not None:
+            raise error
 
-    async def _hello(self) -> None:
-        await self._send("hello")
+    async def _hello(self) -> HostSilentError | None:
+        try:
+            await self._send("hello")
+        except HostSilentError as error:  # returned: perhaps nobody waits for it any more
+            return error
+        return None
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -344,7 +362,7 @@ class RemoteHost:
         arguments: Mapping[str, Any] | None = None,
         wait_seconds: float = 0.0,
         data: bytes | None = None,
-    ) -> Answer:
+    ) -> AgentAnswer:
         """Send a message in the event loop, and take what the answer says of calls."""
         told = tuple(self._undelivered)
         awaited = Awaited(self._count, {n: call.words for n, call in self._calls.items()})
@@ -390,7 +408,7 @@ class RemoteHost:
     def _message(self, name: str, **named: Any) -> bytes:
         return write(Message(call=name, head=self._head, line=self._line, host=self.name, **named))
 
-    def _heard(self, body: bytes) -> Answer:
+    def _heard(self, body: bytes) -> AgentAnswer:
         """Return an answer. Raises HostSilentError: the host refuses, or answers nonsense."""
         try:
             answer = read_answer(body)
@@ -427,6 +445,11 @@ class RemoteHost:
             hint="Its engines go on; look there with `systemctl status partitiond`.",
             facts={"host": self.name},
         )
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class _RemotePort:

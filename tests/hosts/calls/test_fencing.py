@@ -1,0 +1,238 @@
+"""A host obeys one head, keeps which one over restarts, and ends what the former one ordered."""
+
+import asyncio
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.errors import HostSilentError, StoreError
+from partitiond.hosts.calls.far import HostServer
+from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience
+from partitiond.hosts.calls.messages import Message, write
+from partitiond.hosts.calls.near import RemoteHost
+from partitiond.hosts.calls.obeyed import ObeyedHead
+from partitiond.ports import ProfileRequest
+from tests.controller.fakes import FakeRunner, until
+from tests.controller.samples import spec
+from tests.engine_fixtures import simulated_launch
+from tests.hosts.pipes import Pipe, agent
+
+HEADS = st.builds(
+    HeadSession,
+    id=st.sampled_from(["a", "b"]),
+    epoch=st.integers(1, 3),
+    start=st.integers(1, 3),
+    session=st.sampled_from(["x", "y"]),
+)
+
+
+def head(id_: str = "a", epoch: int = 1, start: int = 1, session: str = "x") -> HeadSession:
+    return HeadSession(id_, epoch, start, session)
+
+
+def remote(server: HostServer, who: HeadSession, silent_seconds: float = 60.0) -> RemoteHost:
+    return RemoteHost(
+        "two",
+        Pipe(server),
+        head=who,
+        silent_seconds=silent_seconds,
+        pause_seconds=0.005,
+        knock_seconds=60.0,
+    )
+
+
+def test_the_highest_epoch_is_obeyed_and_of_one_head_its_latest_start() -> None:
+    obeyed = head(epoch=2, start=5)
+    expected = {
+        head(epoch=2, start=5): Obedience.OBEY,
+        head(epoch=2, start=6, session="y"): Obedience.ADOPT,
+        head(epoch=2, start=4): Obedience.REFUSE,
+        head(epoch=2, start=5, session="y"): Obedience.REFUSE,  # a copy of its state folder
+        head("b", epoch=2, start=9): Obedience.REFUSE,
+        head("b", epoch=1, start=9): Obedience.REFUSE,
+        head("b", epoch=3, start=1): Obedience.ADOPT,
+        head(epoch=3, start=1): Obedience.ADOPT,
+        head(epoch=1, start=9): Obedience.REFUSE,
+    }
+    for asks, answer in expected.items():
+        assert obedience(obeyed, asks) is answer, asks
+        assert obedience(None, asks) is Obedience.ADOPT
+
+
+@given(asks=st.lists(HEADS, max_size=12))
+def test_a_head_that_was_overtaken_is_never_obeyed_again(asks: list[HeadSession]) -> None:
+    obeyed: HeadSession | None = None
+    overtaken: set[HeadSession | None] = set()
+    for one in asks:
+        answer = obedience(obeyed, one)
+        assert answer is Obedience.REFUSE or one not in overtaken
+        assert (answer is Obedience.OBEY) == (one == obeyed)
+        if answer is Obedience.ADOPT:
+            overtaken |= {obeyed}
+            obeyed = one
+
+
+def test_what_a_host_obeys_outlives_its_agent_and_a_record_that_cannot_be_read_counts(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "new" / "obeyed.json"
+    assert ObeyedHead(path).load() is None
+    ObeyedHead(path).save(head(epoch=7))
+    assert ObeyedHead(path).load() == head(epoch=7)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text(path.read_text()[:20])
+    with pytest.raises(StoreError, match="cannot be read"):
+        ObeyedHead(path).load()
+
+
+async def test_a_former_head_is_refused_and_its_calls_end_before_those_of_the_new_one_begin(
+    tmp_path: Path,
+) -> None:
+    there = agent("two", FakeRunner())
+    server = HostServer(there, tmp_path / "obeyed.json", begin_seconds=0.01)
+    old, new = remote(server, head()), remote(server, head("b", epoch=2))
+    there.profiler.gate.clear()
+    there.profiler.stops.clear()
+    model = await old.models.resolve(_spec())
+    request = _request(model, there)
+    profile = asyncio.ensure_future(old.profiler.run(request, lambda _: None))
+    await until(lambda: bool(there.profiler.requests))
+    start = asyncio.ensure_future(new.engines.start(simulated_launch("a-1")))
+    await until(lambda: there.profiler.cancelled == 1)
+    with pytest.raises(HostSilentError, match="obeys another control plane, of epoch 2"):
+        await profile
+    assert not start.done()
+    assert isinstance(there.engines, FakeRunner)
+    assert there.engines.running() == []  # the former head's engine still runs
+    there.profiler.stops.set()
+    await start
+    assert "take-over" in old.refused
+    assert (old.seen_epoch, new.refused) == (2, "")
+    with pytest.raises(HostSilentError):
+        await asyncio.to_thread(old.devices.discover)
+    again = HostServer(there, tmp_path / "obeyed.json")  # the agent is started again
+    with pytest.raises(HostSilentError):
+        await remote(again, head()).engines.find()
+    assert len(await remote(again, head("b", epoch=2)).engines.find()) == 1
+
+
+async def test_a_call_that_ends_after_its_head_was_overtaken_is_not_told(tmp_path: Path) -> None:
+    there = agent("two", FakeRunner())
+    server = HostServer(there, tmp_path / "obeyed.json")
+    looked, goes_on = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    discover = there.devices.discover
+
+    def slowly() -> Any:
+        loop.call_soon_threadsafe(looked.set)
+        asyncio.run_coroutine_threadsafe(goes_on.wait(), loop).result(60)
+        return discover()
+
+    there.devices.discover = slowly  # type: ignore[method-assign]
+    asked = asyncio.ensure_future(server.answer(write(Message(call="look", head=head()))))
+    await looked.wait()
+    await server.answer(write(Message(call="hello", head=head(epoch=2))))
+    goes_on.set()
+    answer = json.loads(await asked)
+    assert answer["refused"]["kind"] == "FencedError"
+    assert answer["value"] is None
+
+
+async def test_a_head_that_cannot_be_kept_is_not_obeyed(tmp_path: Path) -> None:
+    runner = FakeRunner()
+    folder = tmp_path / "state"
+    server = HostServer(agent("two", runner), folder / "obeyed.json")
+    folder.write_text("no folder")  # as a full disk would refuse it
+    here = remote(server, head())
+    with pytest.raises(HostSilentError, match="record of the head that this host obeys cannot be"):
+        await here.engines.start(simulated_launch("a-1"))
+    assert runner.running() == []
+    assert "Free space" in here.refused
+    folder.unlink()
+    await here.engines.start(simulated_launch("a-1"))
+    assert here.refused == ""
+    folder.rename(tmp_path / "away")
+    folder.write_text("no folder")  # what was kept before goes on being obeyed
+    with pytest.raises(HostSilentError):
+        await remote(server, head(epoch=2)).engines.find()
+    assert len(await here.engines.find()) == 1
+
+
+async def test_a_second_line_of_one_daemon_takes_the_place_of_the_first() -> None:
+    server = HostServer(agent("two", FakeRunner()))
+    first = remote(server, head())
+    await first.engines.find()
+    second = remote(server, head())
+    await second.engines.find()
+    with pytest.raises(HostSilentError):
+        await first.engines.find()
+
+
+@given(steps=st.lists(st.tuples(HEADS, st.sampled_from(["begin", "full", "restart"])), max_size=14))
+def test_no_fenced_head_acts_whatever_the_order(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[HeadSession, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("state") / "obeyed.json"
+    asyncio.run(_no_fenced_head_acts(path, steps))
+
+
+async def _no_fenced_head_acts(path: Path, steps: list[tuple[HeadSession, str]]) -> None:
+    """Each begins a call that never ends; a call runs for the obeyed head, and for no other."""
+    there = agent("two", FakeRunner())
+    running: set[HeadSession] = set()
+    asking = head()
+
+    async def forever(grace_seconds: float) -> None:
+        mine = asking
+        assert running <= {mine}
+        running.add(mine)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            running.discard(mine)
+
+    there.proxy.stop = forever  # type: ignore[method-assign]
+    server = HostServer(there, path, begin_seconds=0.001)
+    obeyed: HeadSession | None = None
+    numbers = itertools.count(1)
+    for asks, what in steps:
+        if what == "restart":
+            await server.close()
+            server = HostServer(there, path, begin_seconds=0.001)
+        full = path.with_name("obeyed.json.new")
+        if what == "full":
+            full.mkdir()
+        asking = asks
+        agent_start = json.loads(await server.answer(write(Message(call="hello", head=asks))))
+        begin = Message(
+            call="proxy.stop",
+            head=asks,
+            agent=agent_start["agent"],
+            number=next(numbers),
+            arguments={"grace_seconds": 1.0},
+        )
+        answer = json.loads(await server.answer(write(begin)))
+        how = obedience(obeyed, asks)
+        if how is Obedience.ADOPT and what != "full":
+            obeyed = asks
+        acts = how is Obedience.OBEY or (how is Obedience.ADOPT and what != "full")
+        assert (answer["refused"] is None) == acts, (how, what)
+        assert running <= {obeyed}
+        if full.exists():
+            full.rmdir()
+    await server.close()
+    assert not running
+
+
+def _spec() -> Any:
+    return spec("a")
+
+
+def _request(model: Any, there: Any) -> Any:
+    return ProfileRequest(model, there.devices.discover()[1], (0,), 1)

@@ -1,0 +1,86 @@
+"""The record of a head: kept in its store, counted at each start, above all epochs after a
+take-over.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.errors import StoreError
+from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience
+from partitiond.hosts.head import (
+    MARK,
+    HeadRecord,
+    having_seen,
+    load_head,
+    note_epoch,
+    start_head,
+    started,
+    take_over,
+    taken_over,
+)
+from partitiond.store import SqlStore, open_store
+
+NOW = "2026-01-01T00:00:00Z"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqlStore]:
+    opened = open_store(tmp_path / "store.sqlite3")
+    yield opened
+    opened.close()
+
+
+def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(
+    store: SqlStore, tmp_path: Path
+) -> None:
+    assert load_head(store) is None
+    first, second = start_head(store, NOW), start_head(store, NOW)
+    assert (first.id, first.epoch, first.start) == (second.id, 1, 1)
+    assert second.start == 2
+    assert first.session != second.session
+    note_epoch(store, 4, NOW)
+    note_epoch(store, 3, NOW)
+    took = take_over(store, NOW)
+    assert (took.epoch, took.starts) == (5, 2)
+    assert took.id != first.id
+    store.close()
+    again = open_store(tmp_path / "store.sqlite3")
+    assert load_head(again) == took
+    third = start_head(again, NOW)
+    again.close()
+    assert (third.id, third.epoch, third.start) == (took.id, 5, 3)
+    assert obedience(second, third) is Obedience.ADOPT
+    assert obedience(third, second) is Obedience.REFUSE
+
+
+def test_a_record_that_cannot_be_read_is_said_and_can_be_taken_over(store: SqlStore) -> None:
+    store.set_mark(MARK, "", "{}", NOW)
+    with pytest.raises(StoreError, match="head's record"):
+        start_head(store, NOW)
+    assert take_over(store, NOW).epoch == 1
+
+
+@given(
+    record=st.builds(HeadRecord, id=st.just("a"), epoch=st.integers(1, 9), starts=st.integers(0)),
+    epochs=st.lists(st.integers(0, 20)),
+    obeyed=st.builds(
+        HeadSession,
+        id=st.sampled_from("ab"),
+        epoch=st.integers(1, 20),
+        start=st.integers(0),
+        session=st.just("s"),
+    ),
+)
+def test_whoever_takes_over_is_obeyed_by_each_host_whose_epoch_is_known(
+    record: HeadRecord, epochs: list[int], obeyed: HeadSession
+) -> None:
+    for epoch in epochs:
+        record = having_seen(record, epoch)
+    took = started(taken_over(record, "c"))
+    asks = HeadSession(took.id, took.epoch, took.starts, "t")
+    known = obeyed.epoch <= max(record.epoch, record.seen_epoch)
+    assert (obedience(obeyed, asks) is Obedience.ADOPT) == (known or obeyed.epoch < took.epoch)
