@@ -198,7 +198,7 @@ async def test_the_proxy_is_started_told_and_asked(reach: Reach) -> None:
     await proxy.publish(table)
     assert there.proxy.tables == [table]
     with pytest.raises(ConflictError) as older:
-        await proxy.publish(table)
+        await proxy.publish(dataclasses.replace(table, version=2))
     assert older.value.facts == {"current": 3}
     there.proxy.counts = {"a-1": 2}
     there.proxy.uses = {"key": KeyUse(1, 2, 3, 4)}

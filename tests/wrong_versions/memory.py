@@ -41,8 +41,8 @@ MEMORY: Final[tuple[Rule, ...]] = (
             (_RECONCILE, "leaving |= _outgrown(here, changing)", "_outgrown(here, changing)"),
             (
                 _RECONCILE,
-                "withheld or _held_by_outgrown(placement, here):",
-                "withheld:",
+                "if held or _held_by_outgrown(placement, here):",
+                "if held:",
             ),
             (
                 _RECONCILE,
