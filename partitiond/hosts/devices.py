@@ -347,7 +347,7 @@ class HostsPartitions:
             try:
                 self._faults[name] = tuple(await watch.faults())
             except HostSilentError as error:
-                log.info("faults of %s stay as they were: %s", name, error)
+                log.debug("faults of %s stay as they were: %s", name, error)
 
         await self._each(of_host)
         return tuple(fault for faults in self._faults.values() for fault in faults)

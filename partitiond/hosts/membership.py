@@ -14,6 +14,7 @@ from typing import Final
 
 from partitiond.core.errors import (
     ConflictError,
+    HostSilentError,
     PartitiondError,
     SilentError,
     StoreError,
@@ -81,8 +82,19 @@ class MemberHost(RemoteHost):
         return self._last_word if math.isfinite(self._last_word) else None
 
     def look(self) -> HostLook:
-        """Look at the host. Raises HostSilentError, DeviceError; ConflictError: it is another."""
-        found = super().look()
+        """Look at the host.
+
+        Raises:
+            HostSilentError: it does not answer.
+            DeviceError: its driver refuses.
+            ConflictError: it obeys another head, or another host answers under its name.
+        """
+        try:
+            found = super().look()
+        except HostSilentError as error:
+            if self.refused:
+                raise ConflictError(self.refused, facts={"host": self.name}) from error
+            raise
         self._admit(found.facts)
         return found
 

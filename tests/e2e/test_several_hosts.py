@@ -5,6 +5,7 @@ All hosts are on this machine, each with folders, ports and simulated GPUs of it
 Ray they find each other in a folder.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.cli.exits import Exit
 from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.host_state import HostState
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import clean_environment, wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
@@ -136,3 +139,74 @@ def test_whatever_is_killed_engines_of_three_hosts_go_on(
     two.start()
     all_fine(head)
     same_pids(head, before)
+
+
+@pytest.mark.slow
+def test_a_head_that_is_lost_for_good_is_restored_elsewhere_and_adopts_all(
+    hosts: Callable[[str], ManyHosts],
+) -> None:
+    """The former head's host has gone with its engine; it comes back later, and is obeyed by none.
+
+    The restored head has a GPU of its own, so that it takes the lost replica's place.
+    """
+    head, one, two = fleet_of_three(hosts)
+    before = head.serving_pids()
+    backup = head.folder.parent / "backup.tar.gz"
+    assert head.cli("setup", "backup", str(backup)).returncode == 0
+    with head.client() as client:
+        there = {d.id for d in client.devices() if d.host != "head"}
+        plan = client.current_plan()
+    assert plan is not None
+    elsewhere = {p.replica_id: before[p.replica_id] for p in plan.placements
+                 if p.device_id in there}  # fmt: skip
+    assert len(elsewhere) == 2
+    head.kill_daemon()
+
+    restored = hosts("head-2")
+    done = restored.cli("setup", "restore", str(backup))
+    assert done.returncode == 0, done.stderr
+    done = restored.cli("head", "take-over")
+    assert done.returncode == 0, done.stderr
+    restored.start(seconds=SECONDS)
+
+    def adopted() -> bool:
+        return elsewhere.items() <= restored.serving_pids().items()
+
+    wait_for("the engines of both agents", adopted, seconds=SECONDS)
+    assert one.complete("a") == two.complete("a") == 8
+
+    head.start(seconds=SECONDS)
+    with head.client() as client:
+        wait_for(
+            "the agents to refuse the former head",
+            lambda: {h.name for h in client.hosts() if h.state is HostState.REFUSED} >= set(AGENTS),
+            seconds=SECONDS,
+        )
+    assert adopted()
+
+
+@pytest.mark.slow
+def test_a_host_that_leaves_has_nothing_running_and_is_its_own_master(
+    hosts: Callable[[str], ManyHosts],
+) -> None:
+    head, one = hosts("head"), hosts("gpu-1")
+    head.start(seconds=SECONDS)
+    one.start()
+    all_fine(head, ("head", "gpu-1"))
+    head.register("a", 2, isolation="device")
+    head.apply()
+    head.serving(2, seconds=SECONDS)
+    refused = one.cli("serve")
+    assert refused.returncode != 0
+
+    done = one.cli("host", "leave", "--json")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["ended"]) == 1
+    one.require_clean()
+    with head.client() as client:
+        wait_for(
+            "the head to miss it",
+            lambda: {h.name: h.state for h in client.hosts()}["gpu-1"] is not HostState.FINE,
+            seconds=SECONDS,
+        )
+    assert one.cli("host", "leave").returncode == Exit.CONFLICT

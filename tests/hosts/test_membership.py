@@ -10,7 +10,9 @@ import pytest
 from partitiond.core.errors import ConflictError, NotFoundError, SilentError
 from partitiond.core.hardware.host_state import HostLimits, HostState
 from partitiond.hosts.calls.far import HostServer
-from partitiond.hosts.head import load_head, start_head
+from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.hosts.calls.near import RemoteHost
+from partitiond.hosts.head import load_head, start_head, take_over
 from partitiond.hosts.membership import KnownHost, Membership
 from partitiond.hosts.together import Hosts
 from partitiond.ports.cluster import ClusterMember
@@ -210,3 +212,24 @@ async def test_a_record_that_cannot_be_read_is_of_a_host_that_joins_anew(head: H
     assert "id" in head.store.marks("host")["two"]
     assert KnownHost() == KnownHost(host_id="")
     assert load_head(head.store) is not None
+
+
+async def test_a_host_that_obeys_another_head_is_refused_and_its_epoch_kept(head: Head) -> None:
+    head.cluster.joins("two")
+    await head.look()
+    other = HeadSession("other", 2, 1, "session")
+    elsewhere = RemoteHost("two", head.cluster.pipes["two"], head=other)
+    await elsewhere.engines.find()
+    await head.look()
+    (_, two) = head.membership.views()
+    assert two.state is HostState.REFUSED
+    assert "partitiond head take-over" in two.reason
+    record = load_head(head.store)
+    assert record is not None
+    assert (record.epoch, record.seen_epoch) == (1, 2)
+    assert take_over(head.store, "now").epoch == 3
+    await head.restart()
+    await head.look()
+    await head.look()
+    assert head.states()["two"] is HostState.FINE
+    await elsewhere.close()
