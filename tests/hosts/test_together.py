@@ -201,6 +201,34 @@ async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_i
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
+async def test_a_daemon_that_ends_does_not_wait_for_a_host_that_is_silent() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pd-"))
+    store = open_store(":memory:")
+    here = Two(folder, store, HostLimits(silent_seconds=3.0, lost_seconds=6000.0))
+    await here.service.daemon.start()
+    try:
+        rules = PlacementRules(only_on=("two",))
+        wanted = spec("a", demand=Demand(req_per_s=0.1), engine_kind="simulated", max_replicas=1)
+        await here.service.models.register(dataclasses.replace(wanted, auto=False, rules=rules))
+        await here.service.plans.apply()
+        await here.serves()
+        ((_, (_, pid)),) = here.engines().items()
+        here.pipe.cut()
+        await until(lambda: here.health()["cpu-two"] is DeviceHealth.SILENT, SECONDS)
+        await here.service.daemon.shutdown(stop_engines=True)
+        (left,) = (event for event in store.events() if event.kind == "engine-left")
+        assert "two" in left.message
+        assert alive(pid)
+    finally:
+        here.pipe.mend()
+        await here.service.daemon.shutdown(stop_engines=True)
+        for handle in await here.two.engines.find():
+            await here.two.engines.stop(handle, 0.0)
+        store.close()
+        shutil.rmtree(folder)
+
+
 def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

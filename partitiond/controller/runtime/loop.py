@@ -46,7 +46,7 @@ from partitiond.controller.runtime.unreadable import (
 )
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.core.errors import PartitiondError
-from partitiond.core.hardware.host_state import HostStanding
+from partitiond.core.hardware.host_state import FINE, HostStanding
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
@@ -645,7 +645,8 @@ class Controller:
         """Drain and stop every engine; returns once nothing of them is left.
 
         An engine that cannot be ended (a process that the kernel does not let go) is left after
-        some tries, with an event; the next daemon finds it.
+        some tries, with an event, and one whose host does not answer at once; the next daemon finds
+        it.
         """
         self._closing = True
         self.wake()
@@ -656,14 +657,18 @@ class Controller:
                 await self._pause()
         for engine in self.engines:
             if engine.live:
-                self._journal.note("engine-left", engine.name, engine.last_error)
+                why = self._devices.hosts().get(engine.host, FINE).reason or engine.last_error
+                self._journal.note("engine-left", engine.name, why)
                 await engine.detach()
             await engine.ended()
         await self._runner.find()  # clears the run folders of ended engines; their logs stay
 
     def _to_wait_for(self) -> bool:
-        tries = self._policy.stop_tries_at_exit
-        return any(engine.live and engine.failed_stops < tries for engine in self.engines)
+        tries, standings = self._policy.stop_tries_at_exit, self._devices.hosts()
+        return any(
+            engine.live and engine.failed_stops < tries and standings.get(engine.host, FINE).answers
+            for engine in self.engines
+        )
 
     async def detach(self) -> None:
         """Leave the engines running for the next daemon."""
