@@ -2,6 +2,7 @@
 #
 #   make tour       plan twelve small models on GPUs: no engine, no GPU, half a minute
 #   make tour-gpus  eight simulated A100s: MPS, MIG and memory shares, with things breaking, 2 minutes
+#   make tour-hosts three hosts on this machine, on Ray: one is lost, the plan is repaired, it comes back
 #   make demo       the whole loop on this machine with a real engine
 #   make test       lint, types, import contracts, tests (with the real engine)
 #   make test-full  the slow tests: chaos, fuzz, many seeds
@@ -24,7 +25,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 
-.PHONY: browser help tour tour-gpus setup setup-dev demo engine native test test-full hunt wrong-versions soak \
+.PHONY: browser help tour tour-gpus tour-hosts setup setup-dev demo engine native test test-full hunt wrong-versions soak \
 	lint lint-style lint-types lint-imports kernels compiled-tests format types imports bench gpu-check docs \
 	lock clean
 
@@ -65,6 +66,9 @@ tour: $(STAMP) ## plan twelve small models on A100s: no engine, no GPU
 
 tour-gpus: $(STAMP) ## eight simulated A100s: MPS, MIG, memory shares, and what happens when they break
 	@PARTITIOND=$(BIN)/partitiond PYTHON=$(BIN)/python examples/simulated-gpus/tour.sh
+
+tour-hosts: $(STAMP) ## three hosts on this machine, on Ray: one plan, one host lost, repaired, and back
+	@PARTITIOND=$(BIN)/partitiond PYTHON=$(BIN)/python examples/several-hosts/tour.sh
 
 demo: $(STAMP) ## the whole loop on this machine with a real engine
 	@$(BIN)/partitiond demo $(DEMO_ARGS)

@@ -14,7 +14,7 @@ load=
 
 # Settings of the caller's own daemon are not meant here.
 for name in $(env | sed -n 's/^\(PARTITIOND_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
-export PARTITIOND_CPU__ENABLED=false PARTITIOND_PLANNER__DETERMINISTIC=true COLUMNS="${COLUMNS:-100}"
+export PARTITIOND_CPU__ENABLED=false PARTITIOND_PLANNER__TIME_LIMIT_SECONDS=3 COLUMNS="${COLUMNS:-100}"
 # Hosts are lost after minutes; here nobody wants to wait. And engines here run as this user, which
 # is refused elsewhere, for they could read the token that all hosts trust.
 export PARTITIOND_HOST__SILENT_SECONDS=4 PARTITIOND_HOST__LOST_SECONDS=8

@@ -1,7 +1,9 @@
 """Implements `serve`, `down` and `status`: runs, stops and shows the daemon."""
 
+import contextlib
 import fcntl
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,11 +15,12 @@ from partitiond.cli.output import err, out, print_json, say
 from partitiond.cli.plan.words import converging_words, waiting_words
 from partitiond.cli.progress import reporting
 from partitiond.cli.tables import HALF_PAGE_ROWS, models_table, replicas_table
-from partitiond.core.errors import DaemonUnreachableError, PartitiondError
+from partitiond.core.errors import DaemonUnreachableError, NotFoundError, PartitiondError
 from partitiond.core.hardware.kinds import short_device
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
+    from partitiond.core.hardware.host_state import HostView
     from partitiond.settings.schema import Settings
 
 DOWN_DEADLINE_SECONDS: Final = 180.0
@@ -116,6 +119,13 @@ def lock_is_held(path: Path) -> bool:
     return False
 
 
+def _hosts(client: "ControlClient") -> Sequence["HostView"]:
+    """Return the hosts of the fleet; none from a daemon of the release before."""
+    with contextlib.suppress(NotFoundError):
+        return client.hosts()
+    return ()
+
+
 def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOption = False) -> None:
     """Show models, replicas and the plan that is applied."""
     with client_of(ctx) as client:
@@ -128,7 +138,7 @@ def status(ctx: typer.Context, everything: AllOption = False, as_json: JsonOptio
             "convergence": client.convergence() if plan else None,
             "not_ready": dict(client.readiness()),
         }
-        hosts = client.hosts()
+        hosts = () if as_json else _hosts(client)
         devices = [] if shown["not_ready"] else client.devices()
     if as_json:
         print_json(shown)

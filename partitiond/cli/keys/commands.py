@@ -1,8 +1,8 @@
 """Implements `partitiond keys`: manages API keys of the OpenAI-compatible endpoint."""
 
-import contextlib
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import typer
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 T = TypeVar("T")
+WHOLE_ID: Final = re.compile("key-[0-9a-f]{8}")
 
 
 def _with_key(client: "ControlClient", given: str, use: Callable[[str], T]) -> T:
@@ -109,7 +110,10 @@ def remove(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False)
     """Remove a key: requests with it are refused from now on."""
     with client_of(ctx) as client:
         # A key that is removed but not confirmed by all hosts is asked for again by its whole id.
-        with contextlib.suppress(NotFoundError):
+        try:
             key_id = _with_key(client, key_id, client.key).record.id
+        except NotFoundError:
+            if not WHOLE_ID.fullmatch(key_id):
+                raise
         client.remove_key(key_id)
     tell({"removed": key_id}, f"Key {key_id} is removed.", as_json=as_json)

@@ -18,6 +18,7 @@ from partitiond.controller.runtime.interrupted_jobs import (
     CUT_SHORT,
     HOST_GONE,
     INTERRUPTED,
+    lost_its_host,
     repeats_elsewhere,
 )
 from partitiond.controller.watchers import Watchers
@@ -414,11 +415,19 @@ class JobQueue:
 
     def _repeat(self, ended: Job) -> None:
         """Queue a job again whose host was lost, for any device like the one that it was on."""
-        if self._closed or not repeats_elsewhere(ended, self._store.jobs(limit=None)):
+        if self._closed or not lost_its_host(ended):
             return
-        self._queue_up(
-            ended.kind, ended.subject, ended.params, reason=ended.reason, hardware=ended.hardware
-        )
+        try:
+            if repeats_elsewhere(ended, self._store.jobs(limit=None)):
+                self._queue_up(
+                    ended.kind,
+                    ended.subject,
+                    ended.params,
+                    reason=ended.reason,
+                    hardware=ended.hardware,
+                )
+        except StoreError as error:
+            log.warning("%s is not queued again: %s", ended.id, error)
 
     async def _stop(self, running: _Running) -> None:
         """Cancel the running job; returns once nothing of it runs."""

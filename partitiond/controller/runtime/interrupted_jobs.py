@@ -81,7 +81,7 @@ def repeats_elsewhere(ended: Job, jobs: Sequence[Job]) -> bool:
         jobs: of all daemons, newest first; it may be among them.
     """
     same = [ended, *(j for j in jobs if j.id != ended.id and _same_work(j, ended))]
-    in_a_row = list(itertools.takewhile(_lost_its_host, same))
+    in_a_row = list(itertools.takewhile(lost_its_host, same))
     return 1 <= len(in_a_row) <= REPEATS
 
 
@@ -89,7 +89,8 @@ def _same_work(one: Job, other: Job) -> bool:
     return (one.kind, one.subject, one.params) == (other.kind, other.subject, other.params)
 
 
-def _lost_its_host(job: Job) -> bool:
+def lost_its_host(job: Job) -> bool:
+    """Return whether a job ended because its host was lost."""
     return job.state is JobState.FAILED and job.error.startswith(HOST_GONE)
 
 

@@ -117,6 +117,7 @@ class Endpoint:
         except ConflictError as error:
             newer = error.facts.get("current")
             self._version = newer if isinstance(newer, int) else self._version
+            self.table = None  # what the proxy has is not known
             self._trouble(str(error))
             self._wake()
         except PartitiondError as error:

@@ -162,7 +162,8 @@ class _Worker:
                 self._take_again()
             case "table":
                 self._state.take_over(from_jsonable(RoutingTable, message["table"]))
-                self._state.word.learn(*message["word"])
+                if "word" in message:  # a parent of the release before sends none
+                    self._state.word.learn(*message["word"])
             case "word":
                 self._state.word.learn(*message["word"])
             case "state":
