@@ -55,8 +55,8 @@ def ensure_authority(folder: Path, now: datetime) -> None:
     if len(there) == 1:
         raise SettingsError(
             f"{folder} has {there[0].name} alone, and the fleet's authority is two files.",
-            hint=f"Put {KEY_FILE} and {CA_FILE} back, or remove {folder}: then a new authority is "
-            "made, and each host needs a new bundle.",
+            hint=f"Put {KEY_FILE} and {CA_FILE} back, or remove {folder} and the head's "
+            "cluster-tls: then a new authority is made, and each host needs a new bundle.",
             facts={"folder": str(folder)},
         )
     if there:
@@ -81,8 +81,9 @@ def _check_private(key_path: Path) -> None:
     if key_path.stat().st_mode & 0o077:
         raise SettingsError(
             f"others than its owner may read {key_path}, the key of the fleet's authority.",
-            hint=f"Run `chmod 600 {key_path}`; if another user may have read it, remove the folder "
-            "and give each host a new bundle.",
+            hint=f"Run `chmod 600 {key_path}`; if another user may have read it, remove the "
+            "folder, cluster-tls and cluster-token of the head, restart Ray and daemon, and give "
+            "each host a new bundle.",
             facts={"path": str(key_path)},
         )
 
@@ -221,8 +222,8 @@ def _read_authority(folder: Path) -> "tuple[ec.EllipticCurvePrivateKey, x509.Cer
     except (OSError, ValueError, TypeError, x509.ExtensionNotFound) as error:
         raise SettingsError(
             f"the fleet's authority in {folder} cannot be read: {error}.",
-            hint=f"Put {KEY_FILE} and {CA_FILE} back, or remove {folder}: then a new authority is "
-            "made, and each host needs a new bundle.",
+            hint=f"Put {KEY_FILE} and {CA_FILE} back, or remove {folder} and the head's "
+            "cluster-tls: then a new authority is made, and each host needs a new bundle.",
             facts={"folder": str(folder)},
         ) from error
     return key, certificate

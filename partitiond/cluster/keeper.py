@@ -100,12 +100,13 @@ def ensure_keeper(node: RayNode) -> KeeperRecord:
     log = node.folder / "keeper.log"
     pid = _spawn([sys.executable, "-m", "partitiond.cluster.keeper", str(asked)], log)
     until = time.monotonic() + SPAWN_SECONDS
-    while time.monotonic() < until and not _reap(pid):
+    ended = False
+    while time.monotonic() < until and not (ended := _reap(pid)):
         found = keeper_of(node.folder)
         if found is not None:
             return found
         time.sleep(POLL_SECONDS)
-    with contextlib.suppress(ProcessLookupError):
+    if not ended:  # else its number may be another process's by now
         os.kill(pid, signal.SIGKILL)
     raise PartitiondError(
         f"Ray's keeper did not start on {node.folder}: {_tail(log)}", hint=f"See {log}."
@@ -113,8 +114,13 @@ def ensure_keeper(node: RayNode) -> KeeperRecord:
 
 
 def stop_keeper(folder: Path) -> None:
-    """End the keeper and Ray's processes on this host. Blocks for some seconds. Idempotent."""
+    """End the keeper and Ray's processes on this host, unless a unit of systemd keeps them.
+
+    Blocks for some seconds. Idempotent.
+    """
     found = keeper_of(folder)
+    if found is not None and not found.spawned:
+        return
     if found is not None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(found.pid, signal.SIGTERM)

@@ -29,6 +29,9 @@ def _make(path: Path) -> None:
         new = path.with_name(f"{path.name}.{os.getpid()}.new")
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
+            if os.geteuid() == 0:  # an administrator's command makes it for the daemon's user
+                owner = path.parent.stat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
             file.write(secrets.token_hex(TOKEN_BYTES) + "\n")
         with contextlib.suppress(FileExistsError):  # another process was first: its token holds
             os.link(new, path)

@@ -11,9 +11,10 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.gpu_host import gpu_host
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.line import serve_line
@@ -21,6 +22,7 @@ from partitiond.hosts.one_master import (
     OBEYED,
     ensure_host_id,
     is_joined,
+    joined_head,
     note_joined,
     note_left,
     refuse_master,
@@ -135,6 +137,7 @@ def leave(
             "this host joined no other one.",
             hint="`partitiond down` ends a control plane of its own.",
         )
+    _check_run_folder(settings)
     if lock_holder(settings.lock_path) is not None:
         report("the agent ends")
         _end_agent(settings)
@@ -145,6 +148,20 @@ def leave(
         cut_off(settings)
         note_left(settings)
     return ended
+
+
+def _check_run_folder(settings: Settings) -> None:
+    """Refuse a run folder that is not the agent's: its engines would not be found there."""
+    with contextlib.suppress(StoreError):  # `leave` removes a record that cannot be read
+        joined = joined_head(settings)
+        if joined is not None and joined.socket not in ("", str(settings.agent_socket)):
+            there = Path(joined.socket).parent
+            raise ConflictError(
+                f"the agent of this host has its run folder at {there}, not {settings.run_dir}.",
+                hint=f"Run this with the agent's settings: PARTITIOND_RUN_DIR={there} and, where "
+                "its unit sets them, those of [engine].",
+                facts={"run_dir": str(there)},
+            )
 
 
 def _end_agent(settings: Settings) -> None:

@@ -18,7 +18,6 @@ from partitiond.core.errors import (
     InputError,
     NotFoundError,
     PartitiondError,
-    SilentError,
 )
 from partitiond.core.hardware.details import DeviceDetails, DeviceReading
 from partitiond.core.hardware.health import DeviceFault
@@ -328,8 +327,8 @@ class HostsGauges:
         for call in calls:
             try:
                 found |= call.wait()
-            except SilentError:  # the devices tell which hosts are silent
-                continue
+            except PartitiondError as error:  # the devices tell which hosts are silent
+                log.debug("gauges of a host cannot be read: %s", error)
         return found
 
 
@@ -346,10 +345,12 @@ class HostsPartitions:
         async def of_host(name: str, watch: PartitionWatch) -> None:
             try:
                 self._faults[name] = tuple(await watch.faults())
-            except HostSilentError as error:
+            except PartitiondError as error:  # of one host: it hides no other's
                 log.debug("faults of %s stay as they were: %s", name, error)
 
         await self._each(of_host)
+        there = {agent.name for agent in self._agents.all}
+        self._faults = {name: found for name, found in self._faults.items() if name in there}
         return tuple(fault for faults in self._faults.values() for fault in faults)
 
     async def shares(self) -> Sequence[ShareUse]:
@@ -359,7 +360,7 @@ class HostsPartitions:
         async def of_host(_name: str, watch: PartitionWatch) -> None:
             try:
                 found.extend(await watch.shares())
-            except HostSilentError:  # nothing is known of its engines, so none has outgrown
+            except PartitiondError:  # nothing is known of its engines, so none has outgrown
                 return
 
         await self._each(of_host)
@@ -372,7 +373,7 @@ class HostsPartitions:
         async def of_host(name: str, watch: PartitionWatch) -> None:
             try:
                 left.extend(await watch.clear())
-            except HostSilentError as error:
+            except PartitiondError as error:
                 left.append(f"{name}: {error}")
 
         await self._each(of_host)

@@ -108,6 +108,9 @@ def refuse_master(settings: Settings) -> None:
 def note_joined(settings: Settings) -> None:
     """Keep that this host obeys the head that the settings name. Raises StoreError."""
     joined = JoinedHead(settings.cluster.head, str(settings.agent_socket))
+    with contextlib.suppress(StoreError):  # the same needs no room on a disk that may be full
+        if joined_head(settings) == joined:
+            return
     _write(settings.state_dir / JOINED, serde.to_stored_json(joined))
 
 

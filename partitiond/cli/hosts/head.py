@@ -30,5 +30,8 @@ def take_over(ctx: typer.Context, as_json: JsonOption = False) -> None:
     if as_json:
         print_json({"head": record.id, "epoch": record.epoch})
         return
-    say(f"This control plane is the head of epoch {record.epoch}, and hosts obey no other one.")
+    say(
+        f"This control plane is the head of epoch {record.epoch}; hosts obey it and none of a "
+        "lower epoch."
+    )
     say("Start it: `systemctl start partitiond`, or `partitiond serve --cluster`.")

@@ -345,13 +345,14 @@ class Controller:
 
     def _lose_engines(self, standings: Mapping[str, HostStanding]) -> None:
         """Count the engines of hosts that are lost as gone, so that nothing waits for them."""
-        gone = {name: standing for name, standing in standings.items() if standing.gone}
-        if not gone:
-            return
+        gone = {name: standing.reason for name, standing in standings.items() if standing.gone}
+        if standings:  # there are several hosts: one that is missing was taken out of the fleet
+            out = {e.host for e in self.engines if e.live and e.host} - standings.keys()
+            gone |= {host: f"the host {host} is no part of the fleet any more." for host in out}
         lost = [engine for engine in self.engines if engine.live and engine.host in gone]
         for engine in lost:
             self._lost_names[engine.name] = engine.host
-            engine.lose(gone[engine.host].reason)
+            engine.lose(gone[engine.host])
 
     def _adopt(self, handle: EngineHandle, placement: Placement) -> None:
         # The name is taken if the replica was started elsewhere while this engine's host was away.
