@@ -53,7 +53,7 @@ def test_the_promised_operations_are_there(operations: dict[str, dict[str, Any]]
         GET /profiles/{profile_id}, POST /profiles, POST /profiles/prune,
         POST /plan, POST /plan/apply, GET /plan, GET /plan/convergence,
             GET /plan/waiting, GET /replicas, GET /events,
-            GET /devices, GET /devices/{device_id},
+            GET /devices, GET /devices/{device_id}, GET /hosts, DELETE /hosts/{name},
             PUT /devices/{device_id}/cordon, DELETE /devices/{device_id}/cordon,
         GET /keys, POST /keys, GET /keys/{key_id}, PATCH /keys/{key_id},
         POST /keys/{key_id}/rotate, DELETE /keys/{key_id}, POST /shutdown, GET /healthz,
