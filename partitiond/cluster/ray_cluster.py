@@ -117,6 +117,8 @@ class RayCluster:
             started, bridge = loop.time(), self._bridge
             assert bridge is not None
             code = await _ended(bridge)
+            if bridge.stdin is not None:
+                bridge.stdin.close()
             tried = 0 if loop.time() - started > STEADY_SECONDS else tried + 1
             pause = PAUSES_SECONDS[min(tried, len(PAUSES_SECONDS) - 1)]
             log.warning(

@@ -78,7 +78,10 @@ async def test_a_killed_raylet_makes_a_new_node_of_the_host(
     former = await kill(a, "raylet/raylet")
     await answers(cluster, "b")
     await another(a, "raylet/raylet", former)
-    await another(a, "ray::Relay", relay)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not set(processes(a, "ray::Relay")) - set(relay):  # made for the first message
+            await answers(cluster, "a")
+            await asyncio.sleep(0.2)
     await answers(cluster, "a")
     assert await members(cluster) == {"a 127.0.0.41": "", "b 127.0.0.42": "", "head 127.0.0.40": ""}
 
@@ -122,8 +125,11 @@ async def test_a_keeper_ends_what_a_former_one_left(
     stopped = await another(b, "raylet/raylet", [])
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
-    os.kill(keeper_pid(b), signal.SIGKILL)
-    ensure_keeper(b)
+    former = keeper_pid(b)
+    os.kill(former, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while ensure_keeper(b).pid == former:  # noqa: ASYNC110 - it is not dead yet
+            await asyncio.sleep(0.1)
     await another(b, "raylet/raylet", stopped)
     await answers(cluster, "b")
 
