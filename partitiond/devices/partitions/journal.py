@@ -9,11 +9,9 @@ GPU instances do not survive a reboot of the host: an instance that exists after
 place that the journal names, was made by somebody else.
 """
 
-import contextlib
 import dataclasses
 import enum
 import logging
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 from partitiond import serde
 from partitiond.core.errors import DeviceError, InputError
 from partitiond.core.mig.geometry import Place
+from partitiond.platform.durable_file import write_durably
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.platform.process_identity import boot_id
 
@@ -188,7 +187,7 @@ class DeviceJournal:
     def _write(self, entries: dict[tuple[str, EntryKind, str], Entry]) -> None:
         text = serde.to_stored_json(_File(tuple(entries.values())), indent=1)
         try:
-            _replace_synced(self._path, text.encode())
+            write_durably(self._path, text.encode(), lambda: reached(FaultPoint.JOURNAL_DRAFTED))
         except OSError as error:
             raise DeviceError(
                 f"the device journal {self._path} cannot be written: {error.strerror}.",
@@ -231,26 +230,6 @@ def _entries_of(raw: bytes) -> tuple[tuple[Entry, ...], str]:
         for entry in entries
         if entry.kind is not EntryKind.MIG_INSTANCE or entry.boot_id in ("", now) or not now
     ), " ".join(problems)
-
-
-def _replace_synced(path: Path, data: bytes) -> None:
-    """Replace a file so that a power cut leaves the new or the old one, never a part of one."""
-    fresh = path.with_name(f"{path.name}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    reached(FaultPoint.JOURNAL_DRAFTED)
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # some file systems cannot sync folders
-            os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 __all__ = [

@@ -1,11 +1,10 @@
 """Keeps which head a host obeys, over restarts of its agent."""
 
-import contextlib
-import os
 from pathlib import Path
 
 from partitiond.core.errors import InputError, StoreError
 from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.platform.durable_file import write_durably
 from partitiond.serde import from_stored_json, to_stored_json
 
 
@@ -45,7 +44,8 @@ class ObeyedHead:
         """
         if self._path is not None:
             try:
-                _replace_synced(self._path, to_stored_json(head).encode())
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                write_durably(self._path, to_stored_json(head).encode())
             except OSError as error:
                 raise self._unusable("written", error) from error
         self._known, self._read = head, True
@@ -57,23 +57,3 @@ class ObeyedHead:
             hint=f"Free space, or repair or remove {self._path} on the host.",
             facts={"path": str(self._path)},
         )
-
-
-def _replace_synced(path: Path, data: bytes) -> None:
-    """Replace a file so that a power cut leaves the new or the old one, never a part of one."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    fresh.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(OSError):  # some file systems cannot sync folders
-            os.fsync(folder)
-    finally:
-        os.close(folder)
