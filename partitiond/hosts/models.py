@@ -116,14 +116,14 @@ class HostsModels:
         Raises:
             ModelSourceError, HostSilentError: no host gives it.
         """
-        lying = self._lying.get(listing.files, {})
-        places = [(self._agents.own.folders, listing.folder)]
-        with contextlib.suppress(HostSilentError):  # a host that is gone gives nothing
-            places += [(self._agents.of(h).folders, f) for h, f in lying.items() if h != taker]
+        places = {self._agents.own.name: listing.folder, **self._lying.get(listing.files, {})}
+        places.pop(taker, None)
         broke: ModelSourceError | HostSilentError | None = None
-        for folders, folder in places:
+        for host, folder in places.items():
             try:
-                data = await folders.read(folder, name, offset, self._piece_bytes)
+                data = await self._agents.of(host).folders.read(
+                    folder, name, offset, self._piece_bytes
+                )
             except (ModelSourceError, HostSilentError) as error:
                 broke = broke or error
             else:
