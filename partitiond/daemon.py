@@ -25,7 +25,6 @@ from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
 from partitiond.api.replies import ANSWERS
 from partitiond.api.schemas import ApiOptions
-from partitiond.cluster.of_settings import prepare_cluster, running_cluster
 from partitiond.controller.plans.planning import Solve
 from partitiond.controller.service import Adapters, Daemon, Service, service_of
 from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
@@ -100,6 +99,8 @@ def run_daemon(
         held.enter_context(owned_run_folder(settings))
         refuse_joined(settings)
         if settings.cluster.enabled:
+            from partitiond.cluster.of_settings import prepare_cluster  # one host needs none of it
+
             prepare_cluster(settings)
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         listener = held.enter_context(_listener(settings))
@@ -251,6 +252,8 @@ async def _run(
         here = this_host(settings, host, host_id=host_id, head=True)
         fleet = None
         if settings.cluster.enabled:
+            from partitiond.cluster.of_settings import running_cluster
+
             cluster = await ending.enter_async_context(running_cluster(settings))
             fleet = await ending.enter_async_context(hosts_of_fleet(settings, store, here, cluster))
         service = make_service(settings, store, here, fleet)

@@ -22,7 +22,7 @@ from partitiond import __version__
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.options import connected
 from partitiond.cluster.ray_environment import find_ray
-from partitiond.cluster.ray_node import ports_of, worker_ports
+from partitiond.cluster.ray_node import worker_ports
 from partitiond.core.errors import PartitiondError, SettingsError
 from partitiond.core.hardware.host_state import HostState, HostView
 from partitiond.core.units import GIB, format_bytes
@@ -321,16 +321,12 @@ def cluster_facts(settings: "Settings") -> ClusterFacts:
         return facts
     own = f"{cluster.address or platform.node()}:{cluster.port}"
     ray, problem, hint = _ray_of(settings)
-    least, most = cluster.port, worker_ports(cluster.port)[1]
+    _, most = worker_ports(cluster.port)
     return dataclasses.replace(
         facts,
         token=token_file(settings.cluster_token_path),
         way=way_to(cluster.head or own),
-        open_ports=tuple(
-            port
-            for port in listening_everywhere()
-            if port in ports_of(cluster.port).values() or least <= port <= most
-        ),
+        open_ports=tuple(port for port in listening_everywhere() if cluster.port <= port <= most),
         ray=ray,
         ray_problem=problem,
         ray_hint=hint,
