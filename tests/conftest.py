@@ -7,7 +7,7 @@ examples every time. `make hunt` looks for new ones.
 import functools
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,14 @@ def pytest_xdist_make_scheduler(
     config: pytest.Config, log: Callable[..., None]
 ) -> OneEngineAtATime:
     return OneEngineAtATime(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """A command that a test runs in its own process sets the umask; the next test has its own."""
+    mask = os.umask(0o022)
+    yield
+    os.umask(mask)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

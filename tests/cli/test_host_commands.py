@@ -44,9 +44,9 @@ def test_a_take_over_raises_the_epoch_each_time(cli: Cli, tmp_path: Path) -> Non
 
 
 def test_a_take_over_waits_for_no_daemon_and_is_not_for_a_host_that_obeys(
-    cli: Cli, tmp_path: Path
+    cli: Cli, home: Path
 ) -> None:
-    state = tmp_path / "state"
+    state = home / "state"
     values = {"state_dir": str(state), "cluster.head": "gpu-head", "cluster.trust_engines": True}
     settings = load_settings(overrides=values).settings
     with StateLock.acquire(settings.lock_path):

@@ -37,6 +37,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         "profiling.time_limit_seconds": 25,
         "profiling.min_window_seconds": 2,
         "profiling.max_window_seconds": 4,
+        # One engine starts while the other serves, on two cores: a slow answer is no harm.
+        "proxy.max_wait_seconds": 240,
     }
     if "PARTITIOND_TEST_ENGINE_PYTHON" in os.environ:
         overrides["engine.python"] = os.environ["PARTITIOND_TEST_ENGINE_PYTHON"]

@@ -162,9 +162,15 @@ class Engine:
         reached(FaultPoint.ENGINE_BEGUN)
         self._task = asyncio.create_task(self._own(launch), name=f"engine {self.name}")
 
-    def adopt(self, handle: EngineHandle) -> None:
-        """Take over a process that runs already; it serves as soon as it answers a probe."""
+    def adopt(self, handle: EngineHandle, in_flight: int | None = None) -> None:
+        """Take over a process that runs already; it serves as soon as it answers a probe.
+
+        Args:
+            handle: of the process.
+            in_flight: requests that the proxy has in flight there, if it counts them.
+        """
         self.handle = handle
+        self.in_flight = in_flight
         self.launch = handle.launch
         self.adopted = self._was_ready = True
         self._happen(ReplicaEvent.START_ASKED)
@@ -399,6 +405,13 @@ class Engine:
 
     async def _become_ready(self, handle: EngineHandle) -> None:
         watch = self._policy.watch
+        if self.adopted and self.in_flight:
+            # It serves these requests: a full batch may keep a probe waiting, and until the probe
+            # is answered no route would lead there. If it hangs, the next probes find out.
+            self._serve()
+            with contextlib.suppress(EngineError):
+                self.report = await self._runner.report(handle)
+            return
         if self.adopted and await self._is_asleep(handle):
             # Again, which is harmless: the previous daemon may have ended while it woke the engine.
             await self._runner.sleep(handle, self.sleep_level)
@@ -412,6 +425,9 @@ class Engine:
                 handle, self._policy.reconcile.start_deadline_seconds, self._tell
             )
         reached(FaultPoint.ENGINE_ANSWERED)
+        self._serve()
+
+    def _serve(self) -> None:
         if self.state is ReplicaState.STARTING:
             self._happen(ReplicaEvent.BECAME_READY)
             self._note("engine-ready", self.name, f"serves {self.placement.model}.")

@@ -305,11 +305,12 @@ class Controller:
     async def _take_over(self, handles: Sequence[EngineHandle]) -> None:
         profiled = [h for h in handles if h.launch.placement is None and not h.unread]
         await asyncio.gather(*(self._runner.stop(h, 0.0) for h in profiled))
+        counts = (await self._endpoint.in_flight() if handles else None) or {}
         for handle in handles:
             if handle.unread:
                 self._drain_unread(handle)
             elif handle.launch.placement is not None:
-                self._adopt(handle, handle.launch.placement)
+                self._adopt(handle, handle.launch.placement, counts)
 
     def unheard(self, placements: Iterable[Placement]) -> tuple[Placement, ...]:
         """Return those whose engines may run on hosts of which it is not known what runs there."""
@@ -354,11 +355,13 @@ class Controller:
             self._lost_names[engine.name] = engine.host
             engine.lose(gone[engine.host])
 
-    def _adopt(self, handle: EngineHandle, placement: Placement) -> None:
+    def _adopt(
+        self, handle: EngineHandle, placement: Placement, counts: Mapping[str, int | None]
+    ) -> None:
         # The name is taken if the replica was started elsewhere while this engine's host was away.
         name = engine_name(handle.launch.replica_id, {engine.name for engine in self.engines})
         engine = self._engine(name, placement)
-        engine.adopt(handle)
+        engine.adopt(handle, counts.get(name) if handle.named else None)
         self.engines.append(engine)
         wanted = any(
             p.replica_id == placement.replica_id and same_engine(placement, p) for p in self.desired

@@ -277,6 +277,40 @@ async def test_running_engines_of_the_plan_are_adopted_without_a_start(bench: Be
     assert (engine.adopted, engine.starts) == (True, 0)
 
 
+async def test_an_adopted_engine_with_requests_in_flight_keeps_its_route(bench: Bench) -> None:
+    """The batch is full, and no probe is answered: new requests go there as before."""
+    wanted = placement("a-1")
+    bench.files.get(bench.store.model("a").spec)
+    await a_moment()
+    engine = bench.runner.add(bench.launch(wanted))
+    engine.answers = False
+    engine.ready.clear()
+    bench.proxy.counts = {"a-1": 1}
+    bench.controller.apply(plan(wanted))
+    await bench.controller.adopt()
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
+    await bench.passes()
+    assert bench.routed() == {"a-1": False}
+    assert bench.runner.launches == []
+
+
+async def test_an_adopted_engine_that_is_idle_serves_once_it_answers(bench: Bench) -> None:
+    wanted = placement("a-1")
+    bench.files.get(bench.store.model("a").spec)
+    await a_moment()
+    engine = bench.runner.add(bench.launch(wanted))
+    engine.answers = False
+    engine.ready.clear()
+    bench.proxy.counts = {"a-1": 0}
+    bench.controller.apply(plan(wanted))
+    adopting = asyncio.create_task(bench.controller.adopt())
+    await a_moment()
+    assert bench.states() == {"a-1": ReplicaState.STARTING}
+    engine.ready.set()
+    await adopting
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
+
+
 async def test_running_engines_that_nobody_wants_are_drained_and_stopped(bench: Bench) -> None:
     bench.files.get(bench.store.model("a").spec)
     await a_moment()

@@ -140,7 +140,9 @@ async def test_requests_are_answered_over_tls(
     make_process: MakeProcess, make_engine: MakeEngine, authority: Authority, workers: int
 ) -> None:
     process = await make_process(await make_engine(), workers=workers)
-    async with httpx.AsyncClient(base_url=process.base_url, verify=authority.trust()) as client:
+    async with httpx.AsyncClient(
+        base_url=process.base_url, verify=authority.trust(), timeout=60
+    ) as client:
         for _ in range(3):  # the second one has a known head
             whole = await client.post("/v1/completions", json={"model": "m", "prompt": "hi"})
             assert whole.json()["choices"][0]["text"] == "hello"
