@@ -191,6 +191,7 @@ def _tell(
     story.say(f"control API on {settings.control_url}, endpoint on {settings.proxy_url}/v1")
     with story.step("Register and measure both, one core each"):
         profiles = demo_steps.measure_all(story, client, specs, environment.version)
+        specs = demo_steps.with_held_slo(story, client, specs, profiles)
     with story.step("Plan"):
         plan = demo_steps.plan(story, client)
     with story.step("Apply: start the engines"):

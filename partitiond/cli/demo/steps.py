@@ -1,6 +1,7 @@
 """Implements the steps of the demo: each function does one thing and reports it."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +21,7 @@ from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, ProfileOptions
-from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.core.profile.record import Profile, ProfileKind, operating_point
 from partitiond.core.units import GIB, format_bytes
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.models.resolver import Resolver
@@ -140,6 +141,37 @@ def _wait(story: Story, client: "ControlClient", job: Job) -> Profile:
     return client.profile_by_id(done.result)
 
 
+def with_held_slo(
+    story: Story, client: "ControlClient", specs: Sequence[ModelSpec], profiles: Sequence[Profile]
+) -> list[ModelSpec]:
+    """Give both models an SLO that this machine held when it was measured, and say if it is wider
+    than the demo's own.
+    """
+    slo = held_slo(profiles)
+    if slo != SLO:
+        story.say(
+            "this machine is slow, or busy with something else: the SLO is widened to a first "
+            f"token within {slo.ttft_seconds:g} s, then {slo.tpot_seconds:g} s per token"
+        )
+    widened = [dataclasses.replace(spec, slo=slo) for spec in specs]
+    for spec in widened:
+        register_or_update(client, spec)
+    return widened
+
+
+def held_slo(profiles: Sequence[Profile]) -> Slo:
+    """Return the demo's SLO, its times doubled until each profile has a point that holds it.
+
+    The times are doubled ten times at most: a profile without any usable point holds none.
+    """
+    slo = SLO
+    for doubled in range(11):
+        slo = Slo(SLO.ttft_seconds * 2**doubled, SLO.tpot_seconds * 2**doubled, SLO.quantile)
+        if all(operating_point(profile, slo) is not None for profile in profiles):
+            break
+    return slo
+
+
 def plan(story: Story, client: "ControlClient") -> Plan:
     """Make a plan without changing anything, and draw it with its certificate."""
     preview = client.plan(None)
@@ -217,8 +249,9 @@ def overload(
                     )
                 )
             )
+    slo = sent[0].slo
     story.say(
-        f"SLO: first token within {SLO.ttft_seconds:g} s, then {SLO.tpot_seconds:g} s per token."
+        f"SLO: first token within {slo.ttft_seconds:g} s, then {slo.tpot_seconds:g} s per token."
     )
     story.show(demo_overload.comparison(sides))
     return sides
@@ -239,7 +272,11 @@ def lanes(
             sockets.setdefault(view.model, []).append(view.socket_path)
     return [
         demo_overload.ModelLoad(
-            spec.name, load * capacity[spec.name], WORKLOAD, SLO, tuple(sockets[spec.name])
+            spec.name,
+            load * capacity[spec.name],
+            WORKLOAD,
+            spec.slo or SLO,
+            tuple(sockets[spec.name]),
         )
         for spec in specs
     ]

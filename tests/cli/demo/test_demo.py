@@ -1,5 +1,6 @@
 """The demo's parts that need no engine work: its settings, its story, its comparison."""
 
+import dataclasses
 import io
 import os
 import shutil
@@ -30,13 +31,17 @@ from partitiond.cli.demo.daemon import (
 )
 from partitiond.cli.demo.demo import DemoOptions, demo_specs, prepare_folder, undisturbed
 from partitiond.cli.demo.overload import ModelLoad, Side, comparison, summarise_side
+from partitiond.cli.demo.steps import SLO, held_slo
 from partitiond.cli.demo.story import Story
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError
 from partitiond.core.model.spec import Slo, Weights
 from partitiond.core.model.workload import Workload
+from partitiond.core.profile.points import Latency
+from partitiond.core.profile.record import Profile, operating_point
 from partitiond.native import UNCOMPILED
 from partitiond.store import StateLock
+from tests.controller.samples import measured_profile
 
 LANE = ModelLoad("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))
 
@@ -262,6 +267,37 @@ def record(index: int, outcome: Outcome, ttft: float = 0.1, tpot: float = 0.01) 
         made.output_tokens = 32
         made.end = made.chunk_times[-1]
     return made
+
+
+def slower(profile: Profile, times: float) -> Profile:
+    """The profile as a machine measures it on which everything takes so many times as long."""
+
+    def late(latency: Latency) -> Latency:
+        return dataclasses.replace(latency, p95=latency.p95 * times, p99=latency.p99 * times)
+
+    points = tuple(
+        dataclasses.replace(point, ttft=late(point.ttft), tpot=late(point.tpot))
+        for point in profile.points
+    )
+    return dataclasses.replace(profile, points=points)
+
+
+def test_the_slo_is_the_demo_s_where_both_models_hold_it() -> None:
+    assert held_slo([measured_profile("a"), measured_profile("b")]) == SLO
+
+
+def test_the_slo_is_widened_until_the_slower_model_holds_it() -> None:
+    """On a machine that is busy with something else the demo still has a plan."""
+    slow = slower(measured_profile("b"), 5 * SLO.ttft_seconds / 0.2)
+    assert slow.points[0].ttft.p95 == pytest.approx(5 * SLO.ttft_seconds)
+    slo = held_slo([measured_profile("a"), slow])
+    assert (slo.ttft_seconds, slo.tpot_seconds) == (8 * SLO.ttft_seconds, 8 * SLO.tpot_seconds)
+    assert operating_point(slow, slo) is not None
+
+
+def test_a_profile_without_a_usable_point_ends_the_widening() -> None:
+    empty = dataclasses.replace(measured_profile("a"), points=())
+    assert held_slo([empty]).tpot_seconds > 100 * SLO.tpot_seconds
 
 
 def test_a_side_counts_what_met_the_slo() -> None:
