@@ -55,9 +55,11 @@ class Checksums:
     def keep(self, sums: Iterable[tuple[Path, str]]) -> None:
         """Keep checksums that somebody else has computed, of files as they are now."""
         with self._lock:
+            known = dict(self._known)
             for path, checksum in sums:
-                self._known[str(path)] = [*_identity(path), checksum]
-            self._save()
+                known[str(path)] = [*_identity(path), checksum]
+            self._save(known)
+            self._known = known  # only now: what is told is on the disk, too
 
     async def share(self, paths: Sequence[Path], seconds: float) -> float:
         """Have checksums computed, and wait a moment; return the share of the bytes that is done.
@@ -117,12 +119,12 @@ class Checksums:
             else:
                 computing.future.set_exception(ended)
 
-    def _save(self) -> None:
+    def _save(self, known: dict[str, list[int | str]]) -> None:
         """Write all; without room on the disk they are computed again after a restart."""
         try:
             self._kept_at.parent.mkdir(parents=True, exist_ok=True)
             partial = self._kept_at.with_suffix(".partial")
-            partial.write_text(json.dumps(self._known), encoding="utf-8")
+            partial.write_text(json.dumps(known), encoding="utf-8")
             partial.replace(self._kept_at)
         except OSError:
             return
