@@ -47,8 +47,9 @@ from partitiond.proxy.process import (
 from partitiond.proxy.telemetry.traffic import last_sample
 from partitiond.serde import from_stored, to_json, to_stored_json
 
-START_SECONDS: Final = 20.0
-"""Longest start. It usually takes well below 1 s, but longer while the machine starts engines."""
+START_SECONDS: Final = 60.0
+"""Longest start. It usually takes well below 1 s; on a machine that is cold, or starts engines, it
+takes tens of seconds."""
 POLL_SECONDS: Final = 0.02
 """Pause between two looks whether another process answers, or is gone."""
 CONTROL_SECONDS: Final = 10.0
