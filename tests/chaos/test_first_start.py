@@ -14,7 +14,7 @@ from partitiond.settings.schema import load_settings
 from tests.e2e.harness import clean_environment, wait_for
 from tests.machine import free_port
 
-STARTS = 30
+STARTS = 12
 AT_ONCE = 6
 """On two cores each start then takes three times as long as alone, with its steps far apart."""
 
