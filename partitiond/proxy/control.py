@@ -37,7 +37,11 @@ class Plane(Protocol):
         ...
 
     async def apply(self, table: RoutingTable) -> bool:
-        """Take over a newer table; True if it was taken. Raises OSError if it cannot be stored."""
+        """Take over a newer table; True if it was taken.
+
+        Raises:
+            OSError: it was taken, and could not be stored.
+        """
         ...
 
     async def describe(self) -> dict[str, Any]:
@@ -86,7 +90,7 @@ def control_app(plane: Plane) -> Starlette:
             return _problem(
                 500,
                 f"The routing table could not be written: {error}.",
-                "Make room in the state folder; the former table is still in force.",
+                "Make room in the state folder; the table is in force, and is lost with the proxy.",
             )
         return JSONResponse({"version": plane.version, "accepted": accepted})
 

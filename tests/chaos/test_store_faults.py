@@ -8,7 +8,6 @@ import contextlib
 import os
 import resource
 import sqlite3
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from partitiond.core.errors import PartitiondError
 from tests.chaos.killed_fleet import BODY, KilledFleet, kill
 from tests.chaos.nursery import Nursery, nursery
 from tests.e2e.harness import wait_for
+from tests.small_disk import fill, small_disk
 
 pytestmark = pytest.mark.slow
 
@@ -50,28 +50,15 @@ def fleet(folder: Path, bed: Nursery) -> Iterator[KilledFleet]:
 
 
 @pytest.fixture
-def small_disk(fleet: KilledFleet) -> Iterator[Path]:
+def disk(fleet: KilledFleet) -> Iterator[Path]:
     """The state folder on a disk of its own."""
-    path = fleet.settings.state_dir
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(path)]
-    done = subprocess.run(mount, capture_output=True, text=True, timeout=300)
-    if done.returncode:
-        pytest.skip(f"a small disk takes the right to mount one (run as root): {done.stderr}")
-    try:
-        yield path
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True, timeout=300)
+    with small_disk(fleet.settings.state_dir, DISK_BYTES) as folder:
+        yield folder
 
 
-def fill(disk: Path) -> None:
-    with (disk / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-
-
-def test_a_full_disk(fleet: KilledFleet, small_disk: Path) -> None:
+def test_a_full_disk(fleet: KilledFleet, disk: Path) -> None:
     fleet.start()
-    a_store_that_refuses(fleet, lambda: fill(small_disk), (small_disk / "filler").unlink, "disk")
+    a_store_that_refuses(fleet, lambda: fill(disk), (disk / "filler").unlink, "disk")
 
 
 def test_a_disk_that_refuses_larger_files(fleet: KilledFleet) -> None:
@@ -116,21 +103,21 @@ def a_store_that_refuses(
     assert all(before[kind] <= now[kind] for kind in before)
 
 
-def test_a_daemon_that_is_started_on_a_full_disk(fleet: KilledFleet, small_disk: Path) -> None:
+def test_a_daemon_that_is_started_on_a_full_disk(fleet: KilledFleet, disk: Path) -> None:
     """It adopts what runs, or says why it cannot start; nothing is ended by that."""
     fleet.start()
     fleet.serve()
     fleet.converge()
     running = fleet.engines()
     fleet.kill_daemon()
-    fill(small_disk)
+    fill(disk)
     fleet.begin()
     wait_for("the daemon, or its end", lambda: fleet.is_up() or not fleet.is_alive, seconds=60)
     if not fleet.is_alive:
         assert "No space left" in fleet.log.read_text()
     assert fleet.engines() == running
     assert fleet.answers()
-    (small_disk / "filler").unlink()
+    (disk / "filler").unlink()
     if not fleet.is_alive:
         fleet.start()
     wait_for("a store that is well again", fleet.is_well, seconds=60)

@@ -5,8 +5,11 @@ All hosts are on this machine, each with folders, ports and simulated GPUs of it
 Ray they find each other in a folder.
 """
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,9 +21,11 @@ import pytest
 from partitiond.cli.exits import Exit
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostState
+from partitiond.core.units import MIB
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import clean_environment, wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
+from tests.small_disk import fill, small_disk
 
 SECONDS = 120.0
 AGENTS = ("gpu-1", "gpu-2")
@@ -139,6 +144,51 @@ def test_whatever_is_killed_engines_of_three_hosts_go_on(
     two.start()
     all_fine(head)
     same_pids(head, before)
+
+
+@pytest.mark.slow
+def test_a_full_disk_on_one_host_is_that_hosts_trouble_alone(
+    hosts: Callable[[str], ManyHosts],
+) -> None:
+    one = hosts("gpu-1")
+    one.settings.state_dir.mkdir()
+    with contextlib.ExitStack() as disks:
+        full = [
+            disks.enter_context(small_disk(folder, 16 * MIB))
+            for folder in (one.settings.state_dir, one.run_dir)
+        ]
+        head, two = hosts("head"), hosts("gpu-2")
+        for host in (head, one, two):
+            host.start(seconds=SECONDS)
+        all_fine(head)
+        head.register("a", 3, isolation="device")
+        head.apply()
+        head.serving(3, seconds=SECONDS)
+        (there,) = (view for view in head.views() if view.host == "gpu-1")
+        others = {r: pid for r, pid in head.serving_pids().items() if r != there.replica_id}
+
+        fillers = [fill(disk) for disk in full]
+        assert there.pid is not None
+        os.kill(there.pid, signal.SIGKILL)
+
+        def settled() -> bool:
+            """What the dead engine leaves may be room enough for the next one."""
+            view = next(v for v in head.views() if v.replica_id == there.replica_id)
+            serves = view.state == "serving" and view.pid not in {None, there.pid}
+            return serves or "No space left" in view.last_error
+
+        wait_for("another engine, or the reason why not", settled, seconds=SECONDS)
+        assert others.items() <= head.serving_pids().items()
+        assert [host.complete("a") for host in (head, two)] == [8, 8]
+        one.kill_daemon()
+        for filler in fillers:
+            filler.unlink()
+        one.start()
+        all_fine(head)
+        views = head.serving(3, seconds=SECONDS)
+        assert others.items() <= {v.replica_id: v.pid for v in views}.items()
+        assert [host.complete("a") for host in (head, one, two)] == [8, 8, 8]
+        one.cleanup()
 
 
 @pytest.mark.slow

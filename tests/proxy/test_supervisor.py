@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -108,6 +109,25 @@ async def test_a_killed_proxy_serves_again_from_disk_within_two_seconds(
     state = await process.state()
     assert state is not None
     assert state["version"] == 7
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_table_that_cannot_be_stored_is_in_force_and_stored_once_it_can_be(
+    make_process: MakeProcess, make_engine: MakeEngine, folder: Path, workers: int
+) -> None:
+    """As on a full disk: an engine that was started meanwhile serves, and a removed key is gone."""
+    process = make_process(workers=workers)
+    await process.ensure_running()
+    file = folder / "s" / "routing.json"
+    (file / "in-the-way").mkdir(parents=True)
+    now = table(replica(await make_engine()), version=7)
+    with pytest.raises(PartitiondError, match="could not be written"):
+        await process.publish(now)
+    assert (await complete(process)).status_code == 200
+    (file / "in-the-way").rmdir()
+    file.rmdir()
+    await process.publish(dataclasses.replace(now, version=8))
+    assert json.loads(file.read_text())["version"] == 8
 
 
 async def test_another_daemon_adopts_it_and_its_streams_go_on(

@@ -28,9 +28,13 @@ def load_table(state_dir: Path) -> RoutingTable | None:
         return None
 
 
-def write_table(state_dir: Path, table: RoutingTable) -> None:
-    """Write the table to disk. Raises OSError; the old table is still there then."""
-    write_atomically(state_dir / TABLE_FILE, to_stored_json(table).encode())
+def write_table(state_dir: Path, table: RoutingTable) -> OSError | None:
+    """Write the table to disk; return why that failed. The former table is still there then."""
+    try:
+        write_atomically(state_dir / TABLE_FILE, to_stored_json(table).encode())
+    except OSError as error:
+        return error
+    return None
 
 
 def write_atomically(path: Path, data: bytes) -> None:

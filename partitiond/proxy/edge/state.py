@@ -148,14 +148,18 @@ class ProxyState:
         """Take over a newer table and store it on disk; return whether it was taken.
 
         Raises:
-            OSError: the table could not be written; the old one stays in force.
+            OSError: the table could not be written. It is in force all the same, as its routes and
+                removed keys count now; a proxy that is started again would have the former one.
         """
         if table.version < self.table.version:
             return False
+        unwritten = None
         if table != self.table:
-            write_table(self._state_dir, table)
+            unwritten = write_table(self._state_dir, table)
             self.take_over(table)
         self.word.hear(table.keys_stale_seconds)
+        if unwritten is not None:
+            raise unwritten
         return True
 
     def take_over(self, table: RoutingTable) -> None:

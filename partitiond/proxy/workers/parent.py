@@ -126,21 +126,23 @@ class Workers:
         """Take over a newer table; returns when every worker has it.
 
         Raises:
-            OSError: the table could not be written.
+            OSError: the table could not be written. It is in force all the same.
             InputError: the table is too large.
         """
         async with self._changing:
             if table.version < self._table.version:
                 return False
-            news = table != self._table
+            news, unwritten = table != self._table, None
             if news:
                 self._file.ledger.make_room([self._table, table])
-                write_table(self._arguments.state_dir, table)
+                unwritten = write_table(self._arguments.state_dir, table)
                 self._table = table
                 self._budgets.apply(table.keys)
             self._word.hear(table.keys_stale_seconds)
             message = self._table_message() if news else self._word_message()
             await asyncio.gather(*(self._tell(worker, message) for worker in self._workers))
+            if unwritten is not None:
+                raise unwritten
             return True
 
     async def describe(self) -> dict[str, Any]:
