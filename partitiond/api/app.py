@@ -1,8 +1,10 @@
 """Builds the application of the control API."""
 
+import functools
 from typing import Any, Final
 
-from fastapi import Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
+from starlette.routing import BaseRoute
 
 from partitiond import __version__
 from partitiond.api import errors, openapi
@@ -37,7 +39,7 @@ def create_app(
         metrics_token: opens only `GET /metrics`; if empty, that path takes the admin token.
         options: options from the settings; the defaults of ApiOptions if None.
 
-    The call takes some tenths of a second, and may be made in a thread.
+    The first call takes some tenths of a second; it may be made in a thread.
     """
     if not admin_token:
         raise ValueError("an empty admin token would open the API to everyone")
@@ -53,9 +55,7 @@ def create_app(
     app.state.options = options or ApiOptions()
     app.state.sessions = DashboardSessions(admin_token)
     app.state.profile_rows = ProfileRows()
-    for router in ROUTERS:
-        changes = router not in (health.router, ui.router)  # shutdown must not wait for the store
-        app.include_router(router, dependencies=[Depends(until_writable)] if changes else [])
+    app.router.routes.extend(_routes())
     errors.install(app)
     app.add_middleware(BodyLimit)
     app.add_middleware(ActorScope, sessions=app.state.sessions)
@@ -70,16 +70,21 @@ def create_app(
         return app.openapi_schema
 
     setattr(app, "openapi", cached_document)  # noqa: B010 - FastAPI's documented way
-    _build_routes(app)
     return app
 
 
-def _build_routes(app: FastAPI) -> None:
-    """Build the request parsers of all routes.
+@functools.cache
+def _routes() -> tuple[BaseRoute, ...]:
+    """Return the routes with their request parsers; they know no application.
 
-    FastAPI builds them when the first request looks for its route; in the event loop that would
-    block everything else for a fifth of a second.
+    FastAPI builds the parsers when the first request looks for its route; in the event loop that
+    would block everything else for a fifth of a second.
     """
+    together = APIRouter(redirect_slashes=False)
+    for router in ROUTERS:
+        changes = router not in (health.router, ui.router)  # shutdown must not wait for the store
+        together.include_router(router, dependencies=[Depends(until_writable)] if changes else [])
     nowhere = {"type": "http", "method": "GET", "path": "/ ", "root_path": "", "headers": []}
-    for route in app.routes:
+    for route in together.routes:
         route.matches(nowhere)
+    return tuple(together.routes)
