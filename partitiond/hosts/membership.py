@@ -62,7 +62,7 @@ class KnownHost:
 
 
 class MemberHost(RemoteHost):
-    """The agent of a host in the cluster; `admit` refuses another host of its name."""
+    """The agent of a host in the cluster; `admit` takes what the host says of itself."""
 
     def __init__(
         self,
@@ -70,10 +70,11 @@ class MemberHost(RemoteHost):
         line: Carrier,
         *,
         head: HeadSession,
+        host_id: str,
         silent_seconds: float,
         admit: Callable[[AgentFacts], None],
     ) -> None:
-        super().__init__(name, line, head=head, silent_seconds=silent_seconds)
+        super().__init__(name, line, head=head, host_id=host_id, silent_seconds=silent_seconds)
         self._admit = admit
 
     @property
@@ -172,7 +173,12 @@ class Membership:
     def _add(self, name: str) -> None:
         line = self._cluster.line(name)
         agent = MemberHost(
-            name, line, head=self._head, silent_seconds=self._silent_seconds, admit=self._admit
+            name,
+            line,
+            head=self._head,
+            host_id=self._known.get(name, KnownHost()).host_id,
+            silent_seconds=self._silent_seconds,
+            admit=self._admit,
         )
         self._remote[name] = agent
         self._hosts.add(agent)
@@ -186,15 +192,7 @@ class Membership:
         closing.add_done_callback(self._closing.discard)
 
     def _admit(self, facts: AgentFacts) -> None:
-        """Take what a host says of itself, in the thread of the look. Raises ConflictError."""
-        known = self._known.get(facts.name)
-        if known is not None and known.host_id and facts.host_id != known.host_id:
-            raise ConflictError(
-                f"another host than the one known as {facts.name} answers under this name.",
-                hint=f"If it takes that one's place: `partitiond hosts forget {facts.name}`. Else "
-                "give it another name ([host] name) and have it join again.",
-                facts={"host": facts.name, "known": known.host_id, "answers": facts.host_id},
-            )
+        """Take what a host says of itself, in the thread of the look."""
         self._heard[facts.name] = facts
 
     def _save(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,13 +26,24 @@ from tests.controller.fakes import FakeProfiler, FakeProxy, FakeResolver
 
 
 class Pipe:
-    """Carries messages to a host of this process, as bytes; silent when told to be."""
+    """Carries messages to a host of this process, as bytes; silent when told to be.
 
-    def __init__(self, server: HostServer) -> None:
+    Args:
+        reads_ids: false to have the host be of the release before, which knows no `host_id` of
+            messages and answers.
+
+    Attributes:
+        carried: bytes of messages.
+        calls: what each message asked.
+    """
+
+    def __init__(self, server: HostServer, *, reads_ids: bool = True) -> None:
         self._server = server
         self._cut = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self._reads_ids = reads_ids
         self.carried = 0
+        self.calls: list[str] = []
 
     def cut(self) -> None:
         """Carry nothing from now on; whoever waits for an answer gets none."""
@@ -49,7 +61,8 @@ class Pipe:
             raise HostSilentError("the pipe is cut.")
         assert isinstance(body, bytes)
         self.carried += len(body)
-        answer = asyncio.ensure_future(self._server.answer(body))
+        self.calls.append(json.loads(body.partition(b"\n")[0])["call"])
+        answer = asyncio.ensure_future(self._answer(body))
         cut = asyncio.ensure_future(self._cut.wait())
         try:
             await asyncio.wait({answer, cut}, return_when=asyncio.FIRST_COMPLETED)
@@ -60,8 +73,20 @@ class Pipe:
         assert isinstance(answer.result(), bytes)
         return answer.result()
 
+    async def _answer(self, body: bytes) -> bytes:
+        if self._reads_ids:
+            return await self._server.answer(body)
+        return _without_id(await self._server.answer(_without_id(body)))
+
     def ask(self, body: bytes) -> bytes:
         return asyncio.run_coroutine_threadsafe(self.call(body), self._loop).result(60)
+
+
+def _without_id(body: bytes) -> bytes:
+    text, feed, data = body.partition(b"\n")
+    fields = json.loads(text)
+    fields.pop("host_id")
+    return json.dumps(fields).encode() + feed + data
 
 
 @dataclasses.dataclass
@@ -119,9 +144,15 @@ class FakeAgent:
     proxy: FakeProxy = dataclasses.field(default_factory=FakeProxy)
     problem: EngineUnavailableError | None = None
     engine_version: str = "0.1"
+    host_id: str = ""
 
     def facts(self) -> AgentFacts:
-        return AgentFacts(self.name, engine_version=self.engine_version, engine_memory_bytes=7)
+        return AgentFacts(
+            self.name,
+            engine_version=self.engine_version,
+            engine_memory_bytes=7,
+            host_id=self.host_id,
+        )
 
     def engine_problem(self) -> EngineUnavailableError | None:
         return self.problem
@@ -140,8 +171,8 @@ def devices_of(host: str, cores: tuple[int, ...] = (0, 1)) -> tuple[Device, ...]
     )
 
 
-def agent(name: str, engines: EngineRunner) -> FakeAgent:
-    return FakeAgent(name, engines, FakeDevices(devices_of(name)))
+def agent(name: str, engines: EngineRunner, *, host_id: str = "") -> FakeAgent:
+    return FakeAgent(name, engines, FakeDevices(devices_of(name)), host_id=host_id)
 
 
 HEAD = HeadSession("head", 1, 1, "session")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE
 from partitiond.core.errors import ConflictError, NotFoundError, SilentError
 from partitiond.core.hardware.host_state import HostLimits, HostState
 from partitiond.hosts.calls.far import HostServer
@@ -16,20 +17,11 @@ from partitiond.hosts.head import load_head, start_head, take_over
 from partitiond.hosts.membership import KnownHost, Membership
 from partitiond.hosts.together import Hosts
 from partitiond.ports.cluster import ClusterMember
-from partitiond.ports.host_agent import AgentFacts
 from partitiond.store import open_store
-from tests.controller.fakes import FakeClock, FakeRunner
+from tests.controller.fakes import FakeClock, FakeRunner, until
 from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of
 
 LIMITS = HostLimits(silent_seconds=20.0, lost_seconds=300.0)
-
-
-@dataclasses.dataclass
-class HostWithId(FakeAgent):
-    host_id: str = "id"
-
-    def facts(self) -> AgentFacts:
-        return dataclasses.replace(super().facts(), host_id=self.host_id)
 
 
 class PipedCluster:
@@ -40,10 +32,9 @@ class PipedCluster:
         self.listed: list[ClusterMember] = []
         self.problem = ""
 
-    def joins(self, name: str, host_id: str = "id") -> FakeAgent:
-        plain = agent(name, FakeRunner())
-        there = HostWithId(name, plain.engines, plain.devices, host_id=host_id)
-        self.pipes[name] = Pipe(HostServer(there))
+    def joins(self, name: str, host_id: str = "id", *, reads_ids: bool = True) -> FakeAgent:
+        there = agent(name, FakeRunner(), host_id=host_id)
+        self.pipes[name] = Pipe(HostServer(there), reads_ids=reads_ids)
         self.listed = [m for m in self.listed if m.host != name]
         self.listed.append(ClusterMember(name, f"address-of-{name}"))
         return there
@@ -172,6 +163,30 @@ async def test_another_host_of_a_known_name_is_refused_until_the_first_is_forgot
     assert head.states() == {"one": HostState.FINE}
     await head.look()
     assert head.membership.views()[1].host_id == "another"
+
+
+@pytest.mark.parametrize("reads_ids", [True, False])
+async def test_a_refused_host_is_sent_nothing_but_looks(head: Head, reads_ids: bool) -> None:
+    head.cluster.joins("two", reads_ids=reads_ids)
+    await head.look()
+    other = head.cluster.joins("two", host_id="another", reads_ids=reads_ids)
+    pipe = head.cluster.pipes["two"]
+    await head.restart()
+    keeping = asyncio.ensure_future(head.hosts.proxy.wait_exit())
+    await head.hosts.proxy.ensure_running()
+    await head.hosts.proxy.publish(dataclasses.replace(EMPTY_ROUTING_TABLE, version=7))
+    await until(lambda: "another host" in head.hosts.proxy.told()["two"].problem)
+    assert head.hosts.proxy.told()["two"].table is None
+    await head.look()
+    assert head.states()["two"] is HostState.REFUSED
+    del pipe.calls[:]
+    await head.look()
+    await head.hosts.proxy.publish(dataclasses.replace(EMPTY_ROUTING_TABLE, version=8))
+    await asyncio.to_thread(head.hosts.gauges.read)
+    assert set(pipe.calls) == {"look"}
+    assert (other.proxy.starts, other.proxy.tables) == (0, [])
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def test_only_a_lost_host_is_forgotten_and_joins_anew(head: Head) -> None:

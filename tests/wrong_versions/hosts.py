@@ -21,7 +21,9 @@ _MESSAGES: Final = f"{_CALLS}messages.py"
 _FENCING: Final = f"{_CALLS}fencing.py"
 _SESSION: Final = f"{_CALLS}session.py"
 _OBEYED: Final = f"{_CALLS}obeyed.py"
+_IDENTITY: Final = f"{_CALLS}identity.py"
 _HEAD: Final = f"{_AGENTS}head.py"
+_MEMBERSHIP: Final = f"{_AGENTS}membership.py"
 _MATCHING: Final = "partitiond/controller/runtime/engine_matching.py"
 _NOT_WAITED: Final = "            except ZeroDivisionError:\n                await"
 _UNCOUNTED: Final = "                continue\n            for"
@@ -237,7 +239,7 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_FENCING, "asks.start > obeyed.start else", "asks.start >= 0 else"),
             (
                 _FAR,
-                "            self._obeyed.save(asks)\n",
+                "            self._obeyed.save(asks, or_later=may_be_kept_later(obeyed, asks))\n",
                 "            self._obeyed._known = asks\n",
             ),
             (_FAR, "        if not await self._former_ended():\n", "        if False:\n"),
@@ -253,6 +255,59 @@ HOSTS: Final[tuple[Rule, ...]] = (
             ),
             (_HEAD, "1 + max(record.epoch, record.seen_epoch)", "1 + record.epoch"),
             (_HEAD, "starts=record.starts + 1", "starts=record.starts"),
+        ),
+    ),
+    rule(
+        "On a full disk a host obeys a later start of its head, and none that takes over.",
+        "tests/hosts/calls/test_fencing.py",
+        wrong=(
+            (
+                _FENCING,
+                "return obeyed is not None and (asks.id",
+                "return obeyed is None or (asks.id",
+            ),
+            (
+                _FENCING,
+                "(asks.id, asks.epoch) == (obeyed.id, obeyed.epoch)",
+                "asks.id == obeyed.id",
+            ),
+            (_OBEYED, "                if not or_later:\n", "                if True:\n"),
+            (_OBEYED, "            self.save(self._known, or_later=True)\n", "            pass\n"),
+            (_OBEYED, "time.monotonic() >= self._again_at", "True"),
+            (_FAR, "            self._obeyed.save_late()\n", "            pass\n"),
+        ),
+    ),
+    rule(
+        "A machine that answers under another one's name does nothing for it and is only looked "
+        "at.",
+        "tests/hosts/calls/test_identity.py",
+        "tests/hosts/test_membership.py::test_a_refused_host_is_sent_nothing_but_looks",
+        wrong=(
+            (_IDENTITY, "bool(expected) and answers", "bool(expected and answers) and answers"),
+            (_IDENTITY, "    return bool(expected) and", "    return"),
+            (
+                _FAR,
+                "        if is_another(message.host_id, self._host_id):\n",
+                "        if False:\n",
+            ),
+            (_NEAR, '        if name != "look" and self._is_barred():\n', "        if False:\n"),
+            (
+                _NEAR,
+                "            if self._host_id and not answer.host_id:  #",
+                "            if False:  #",
+            ),
+            (
+                _NEAR,
+                "        return why is not None and type(why)",
+                "        return self._refusal is not None and type(why)",
+            ),
+            (_NEAR, "            host_id=self._host_id,\n", ""),
+            (_MEMBERSHIP, "host_id=self._known.get(name, KnownHost()).host_id", 'host_id=""'),
+            (
+                _NEAR,
+                "self._host_id, self._another = self._host_id or answers,",
+                "_, self._another = 0,",
+            ),
         ),
     ),
     rule(

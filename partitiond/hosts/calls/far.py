@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond import __version__
-from partitiond.core.errors import InputError, PartitiondError
+from partitiond.core.errors import ConflictError, InputError, PartitiondError
 from partitiond.core.replica.engine import EngineHandle
-from partitiond.hosts.calls.fencing import HeadSession, Obedience, fenced, obedience
+from partitiond.hosts.calls.fencing import (
+    HeadSession,
+    Obedience,
+    fenced,
+    may_be_kept_later,
+    obedience,
+)
+from partitiond.hosts.calls.identity import another_host, is_another
 from partitiond.hosts.calls.messages import (
     AgentAnswer,
     Awaited,
@@ -59,6 +66,7 @@ class HostServer:
         self, agent: HostAgent, record: Path | None = None, *, begin_seconds: float = BEGIN_SECONDS
     ) -> None:
         self._agent = agent
+        self._host_id = agent.facts().host_id
         self._obeyed = ObeyedHead(record)
         self._begin_seconds = begin_seconds
         self._start = uuid.uuid4().hex
@@ -103,7 +111,8 @@ class HostServer:
             await asyncio.wait(self._ending)
 
     def _write(self, **found: Any) -> bytes:
-        return write(AgentAnswer(agent=self._start, release=__version__, **found))
+        who = AgentAnswer(agent=self._start, host_id=self._host_id, release=__version__, **found)
+        return write(who)
 
     # -- whom it obeys ---------------------------------------------------------------------
 
@@ -112,11 +121,13 @@ class HostServer:
         for each start of a head.
         """
         if message.host and message.host != self._agent.name:
-            raise InputError(
+            raise ConflictError(
                 f"{self._agent.name} answers in the place of the host {message.host}.",
                 hint="Have it join under its own name.",
                 facts={"host": message.host, "answers": self._agent.name},
             )
+        if is_another(message.host_id, self._host_id):
+            raise another_host(message.host, message.host_id, self._host_id)
         if message.awaited is not None and len(message.awaited.calls) > CALLS_MOST:
             raise InputError(f"more than {CALLS_MOST} calls are awaited.")
         obeyed, asks = self._obeyed.load(), message.head
@@ -124,8 +135,10 @@ class HostServer:
         if how is Obedience.REFUSE or (how is Obedience.OBEY and message.line < self._line):
             raise self._overtaken(asks)
         if how is Obedience.ADOPT:
-            self._obeyed.save(asks)
+            self._obeyed.save(asks, or_later=may_be_kept_later(obeyed, asks))
             log.info("this host obeys the head %s, epoch %d", asks.id, asks.epoch)
+        else:
+            self._obeyed.save_late()
         if how is Obedience.ADOPT or message.line > self._line:
             self._line = message.line
             self._ending |= self._calls.end()

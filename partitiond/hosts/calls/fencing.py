@@ -49,6 +49,16 @@ def obedience(obeyed: HeadSession | None, asks: HeadSession) -> Obedience:
     return Obedience.ADOPT if asks.start > obeyed.start else Obedience.REFUSE
 
 
+def may_be_kept_later(obeyed: HeadSession | None, asks: HeadSession) -> bool:
+    """Return whether a head that is adopted may be obeyed while there is no room to keep it.
+
+    So may a later start of the head that is kept: an agent that is started again meanwhile finds an
+    earlier start of the same head, and adopts the later one at its first word. A head of a higher
+    epoch may not: the agent would obey the overtaken head again.
+    """
+    return obeyed is not None and (asks.id, asks.epoch) == (obeyed.id, obeyed.epoch)
+
+
 def fenced(host: str, obeyed: HeadSession, asks: HeadSession) -> FencedError:
     """Return the refusal of an order."""
     if asks.id == obeyed.id and asks.epoch == obeyed.epoch:

@@ -41,6 +41,7 @@ class Message:
         head: who asks.
         line: number of the near side within the daemon; a later one takes the place of a former.
         host: whom it is for; another host refuses it.
+        host_id: id of that host; a host with another one refuses it. Empty if it is not known yet.
         agent: the agent's start as known to the sender; another start of it begins nothing.
         number: of the call that it begins or cancels; 0 for a question.
         arguments: by name, as JSON.
@@ -56,6 +57,7 @@ class Message:
     head: HeadSession
     line: int = 0
     host: str = ""
+    host_id: str = ""
     agent: str = ""
     number: int = 0
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -104,6 +106,7 @@ class AgentAnswer:
 
     Attributes:
         agent: drawn at the agent's start: calls do not outlive it.
+        host_id: of the agent's host; empty from a release that does not read `Message.host_id`.
         release: of the agent.
         value: of a question, as JSON.
         error: why the question has no value.
@@ -118,6 +121,7 @@ class AgentAnswer:
     """
 
     agent: str = ""
+    host_id: str = ""
     release: str = ""
     value: Any = None
     error: ErrorRecord | None = None

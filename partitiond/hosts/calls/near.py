@@ -10,6 +10,8 @@ from typing import Any, Final, cast
 
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.errors import (
+    ConflictError,
+    DeviceError,
     EngineUnavailableError,
     HostSilentError,
     InputError,
@@ -19,6 +21,7 @@ from partitiond.core.hardware.details import DeviceDetails, DeviceReading
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.hosts.calls.identity import another_host, is_another
 from partitiond.hosts.calls.messages import (
     AgentAnswer,
     Awaited,
@@ -110,15 +113,18 @@ class RemoteHost:
     refuses, or if the agent was started again, with which its calls end. A call to a host that is
     silent already does not wait.
 
+    A host that refused, or that is another one than the host of the id, is sent nothing but looks
+    until one of them is answered by the right host.
+
     Args:
         line: moves a message there and its answer back, within a deadline above `NEWS_SECONDS`.
         head: on whose behalf the calls are made.
+        host_id: of the host, in each message to it; empty if it is to be learned by the first look.
         silent_seconds: time without word after which calls end.
         pause_seconds: before a message that failed is repeated.
         knock_seconds: how long a call to a host that is silent waits for word of it.
 
     Attributes:
-        refused: why the host does nothing that is asked of it now; empty if it does.
         seen_epoch: the highest epoch of another head that the host said it obeys; 0 if none.
     """
 
@@ -128,15 +134,20 @@ class RemoteHost:
         line: Carrier,
         *,
         head: HeadSession,
+        host_id: str = "",
         silent_seconds: float = SILENT_SECONDS,
         pause_seconds: float = PAUSE_SECONDS,
         knock_seconds: float = KNOCK_SECONDS,
     ) -> None:
         self.name = name
-        self.refused = ""
         self.seen_epoch = 0
         self._carrier = line
         self._head = head
+        self._host_id = host_id
+        self._refusal: PartitiondError | None = None
+        """Why the last message was refused there; None if it was not."""
+        self._another: PartitiondError | None = None
+        """Why the host that answers is another one, as the last look that tells its id has it."""
         self._silent_seconds = silent_seconds
         self._pause_seconds = pause_seconds
         self._knock_seconds = knock_seconds
@@ -166,6 +177,12 @@ class RemoteHost:
 
     # -- what the port has ---------------------------------------------------------------------
 
+    @property
+    def refused(self) -> str:
+        """Why the host does nothing that is asked of it now; empty if it does."""
+        why = self._another or self._refusal
+        return "" if why is None else str(why)
+
     def facts(self) -> AgentFacts:
         """Return what the last look brought."""
         return self._facts
@@ -186,8 +203,19 @@ class RemoteHost:
         return str(self.ask("log_tail", {"handle": handle, "size_bytes": size_bytes}))
 
     def look(self) -> HostLook:
-        """Look at the host. Raises HostSilentError, DeviceError."""
+        """Look at the host.
+
+        Raises:
+            HostSilentError: it does not answer, or refuses.
+            DeviceError: its driver refuses.
+            ConflictError: another host answers under its name.
+        """
         found = from_stored(HostLook, self.ask("look", {}))
+        answers = found.facts.host_id
+        if is_another(self._host_id, answers):  # of a release that does not refuse it itself
+            self._another = another_host(self.name, self._host_id, answers)
+            raise self._another
+        self._host_id, self._another = self._host_id or answers, None
         self._peaks, self._facts, self.unseen = found.peaks, found.facts, found.unseen
         return found
 
@@ -346,10 +374,14 @@ class RemoteHost:
 
     async def _hello(self) -> HostSilentError | None:
         try:
-            await self._send("hello")
+            answer = await self._send("hello")
+            if self._host_id and not answer.host_id:  # only a look tells whose answer it is
+                await asyncio.to_thread(self.look)
         except HostSilentError as error:  # returned: perhaps nobody waits for it any more
             return error
-        return None
+        except (ConflictError, DeviceError):  # of another host, or it answers but for its driver
+            pass
+        return None if self._another is None else self._refuses()
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -406,7 +438,18 @@ class RemoteHost:
         return answer.value if method is None else from_stored(method.result, answer.value)
 
     def _message(self, name: str, **named: Any) -> bytes:
-        return write(Message(call=name, head=self._head, line=self._line, host=self.name, **named))
+        """Return a message. Raises HostSilentError: it is no look, and the host refused."""
+        if name != "look" and self._is_barred():
+            raise self._refuses()
+        message = Message(
+            call=name,
+            head=self._head,
+            line=self._line,
+            host=self.name,
+            host_id=self._host_id,
+            **named,
+        )
+        return write(message)
 
     def _heard(self, body: bytes) -> AgentAnswer:
         """Return an answer. Raises HostSilentError: the host refuses, or answers nonsense."""
@@ -415,15 +458,12 @@ class RemoteHost:
         except InputError as error:
             raise self._silent(error.message) from error
         if answer.refused is not None:
-            why = error_of(answer.refused)
-            self.refused = str(why)
+            self._refusal = why = error_of(answer.refused)
             epoch = why.facts.get("epoch")
             if isinstance(epoch, int):
                 self.seen_epoch = max(self.seen_epoch, epoch)
-            raise HostSilentError(
-                why.message, hint=why.hint, facts={**why.facts, "host": self.name}
-            ) from why
-        self.refused = ""
+            raise self._refuses() from why
+        self._refusal = None
         self._last_word = time.monotonic()
         return answer
 
@@ -438,6 +478,16 @@ class RemoteHost:
 
     def _restarted(self) -> HostSilentError:
         return self._silent("its agent was started again, with which calls end")
+
+    def _is_barred(self) -> bool:
+        """Whether the host, or the one in its place, refuses whatever else it is sent, too."""
+        why = self._another or self._refusal
+        return why is not None and type(why) is not InputError  # which is of that message alone
+
+    def _refuses(self) -> HostSilentError:
+        why = self._another or self._refusal
+        assert why is not None
+        return HostSilentError(why.message, hint=why.hint, facts={**why.facts, "host": self.name})
 
     def _silent(self, why: str) -> HostSilentError:
         return HostSilentError(

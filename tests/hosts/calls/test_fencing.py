@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import HostSilentError, StoreError
 from partitiond.hosts.calls.far import HostServer
-from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience
+from partitiond.hosts.calls.fencing import (
+    HeadSession,
+    Obedience,
+    may_be_kept_later,
+    obedience,
+)
 from partitiond.hosts.calls.messages import Message, write
 from partitiond.hosts.calls.near import RemoteHost
 from partitiond.hosts.calls.obeyed import ObeyedHead
@@ -154,6 +159,7 @@ async def test_a_head_that_cannot_be_kept_is_not_obeyed(tmp_path: Path) -> None:
     assert runner.running() == []
     assert "Free space" in here.refused
     folder.unlink()
+    await asyncio.to_thread(here.look)
     await here.engines.start(simulated_launch("a-1"))
     assert here.refused == ""
     folder.rename(tmp_path / "away")
@@ -161,6 +167,61 @@ async def test_a_head_that_cannot_be_kept_is_not_obeyed(tmp_path: Path) -> None:
     with pytest.raises(HostSilentError):
         await remote(server, head(epoch=2)).engines.find()
     assert len(await here.engines.find()) == 1
+
+
+async def test_a_head_that_starts_while_a_hosts_disk_is_full_is_obeyed_and_kept_later(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "obeyed.json"
+    server = HostServer(agent("two", FakeRunner()), path)
+    await remote(server, head()).engines.find()
+    full = tmp_path / "obeyed.json.new"
+    full.mkdir()
+    restarted = remote(server, head(start=2, session="y"))
+    await restarted.engines.find()
+    with pytest.raises(HostSilentError):
+        await remote(server, head()).engines.find()
+    for overtaking in (head("b", epoch=2), head(epoch=2)):
+        with pytest.raises(HostSilentError, match="cannot be written"):
+            await remote(server, overtaking).engines.find()
+    assert ObeyedHead(path).load() == head()
+    again = HostServer(agent("two", FakeRunner()), path)  # the agent is started again
+    await remote(again, head(start=2, session="y")).engines.find()
+    full.rmdir()
+    again._obeyed._again_at = 0.0  # so much time has passed
+    await remote(again, head(start=2, session="y")).engines.find()
+    assert ObeyedHead(path).load() == head(start=2, session="y")
+
+
+def test_only_a_later_start_of_the_kept_head_may_be_kept_later() -> None:
+    assert may_be_kept_later(head(), head(start=2))
+    assert not may_be_kept_later(None, head())
+    assert not may_be_kept_later(head(), head(epoch=2))
+    assert not may_be_kept_later(head(), head("b", epoch=2))
+
+
+def test_a_full_disk_is_tried_again_after_a_while_and_not_with_each_message(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "obeyed.json"
+    kept = ObeyedHead(path, again_seconds=3600.0)
+    kept.save(head())
+    full = tmp_path / "obeyed.json.new"
+    full.mkdir()
+    kept.save(head(start=2), or_later=True)
+    full.rmdir()
+    kept.save_late()
+    assert ObeyedHead(path).load() == head()
+    soon = ObeyedHead(path, again_seconds=0.0)
+    full.mkdir()
+    soon.save(head(start=2), or_later=True)
+    soon.save_late()
+    full.rmdir()
+    soon.save_late()
+    assert ObeyedHead(path).load() == head(start=2)
+    path.unlink()
+    soon.save_late()  # it is kept: nothing is written any more
+    assert not path.exists()
 
 
 async def test_a_second_line_of_one_daemon_takes_the_place_of_the_first() -> None:
@@ -200,11 +261,13 @@ async def _no_fenced_head_acts(path: Path, steps: list[tuple[HeadSession, str]])
     there.proxy.stop = forever  # type: ignore[method-assign]
     server = HostServer(there, path, begin_seconds=0.001)
     obeyed: HeadSession | None = None
+    kept: HeadSession | None = None
     numbers = itertools.count(1)
     for asks, what in steps:
         if what == "restart":
             await server.close()
             server = HostServer(there, path, begin_seconds=0.001)
+            obeyed = kept
         full = path.with_name("obeyed.json.new")
         if what == "full":
             full.mkdir()
@@ -219,9 +282,11 @@ async def _no_fenced_head_acts(path: Path, steps: list[tuple[HeadSession, str]])
         )
         answer = json.loads(await server.answer(write(begin)))
         how = obedience(obeyed, asks)
-        if how is Obedience.ADOPT and what != "full":
-            obeyed = asks
-        acts = how is Obedience.OBEY or (how is Obedience.ADOPT and what != "full")
+        adopts = how is Obedience.ADOPT
+        adopts = adopts and (what != "full" or may_be_kept_later(obeyed, asks))
+        acts = how is Obedience.OBEY or adopts
+        if adopts:
+            obeyed, kept = asks, kept if what == "full" else asks
         assert (answer["refused"] is None) == acts, (how, what)
         assert running <= {obeyed}
         if full.exists():

@@ -1,0 +1,106 @@
+"""A message reaches the machine that it is meant for, or nothing is done."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.errors import ConflictError, DeviceError, HostSilentError
+from partitiond.hosts.calls.far import HostServer
+from partitiond.hosts.calls.identity import is_another
+from partitiond.hosts.calls.messages import Message, write
+from partitiond.hosts.calls.near import RemoteHost
+from partitiond.hosts.calls.obeyed import ObeyedHead
+from partitiond.hosts.calls.signatures import METHODS
+from tests.controller.fakes import FakeRunner
+from tests.engine_fixtures import simulated_launch
+from tests.hosts.pipes import HEAD, FakeAgent, Pipe, agent
+
+ASKS = [*METHODS, "hello", "look", "news", "cancel", "engine_problem", "log_tail"]
+
+
+def host(host_id: str, *, reads_ids: bool = True) -> tuple[FakeAgent, Pipe]:
+    there = agent("two", FakeRunner(), host_id=host_id)
+    return there, Pipe(HostServer(there), reads_ids=reads_ids)
+
+
+def remote(pipe: Pipe, host_id: str) -> RemoteHost:
+    return RemoteHost(
+        "two", pipe, head=HEAD, host_id=host_id, silent_seconds=0.0, pause_seconds=0.005
+    )
+
+
+def test_no_id_is_of_every_host_and_an_id_of_one() -> None:
+    assert not is_another("", "")
+    assert not is_another("", "a")
+    assert not is_another("a", "a")
+    assert is_another("a", "b")
+    assert is_another("a", "")
+
+
+async def test_a_host_does_nothing_that_is_meant_for_another_id(tmp_path: Path) -> None:
+    there, _ = host("its-own")
+    server = HostServer(there, tmp_path / "obeyed.json")
+    hello = json.loads(await server.answer(write(Message(call="hello", head=HEAD, host="two"))))
+    assert (hello["refused"], hello["host_id"]) == (None, "its-own")  # of a release before
+    obeyed = HostServer(there, tmp_path / "nobody.json")
+    for number, call in enumerate(ASKS):
+        meant = Message(
+            call=call, head=HEAD, host="two", host_id="a", agent=hello["agent"], number=number
+        )
+        answer = json.loads(await obeyed.answer(write(meant)))
+        assert answer["refused"]["kind"] == "ConflictError", call
+        assert answer["refused"]["facts"] == {"host": "two", "known": "a", "answers": "its-own"}
+    assert ObeyedHead(tmp_path / "nobody.json").load() is None  # and does not obey who said it
+    assert there.proxy.starts == 0
+
+
+async def test_the_first_look_tells_the_id_that_all_later_messages_have() -> None:
+    first, pipe = host("a")
+    here = remote(pipe, "")
+    await asyncio.to_thread(here.look)
+    await here.proxy.ensure_running()
+    other, elsewhere = host("b")
+    here._carrier = elsewhere  # the name leads to another machine now
+    with pytest.raises(HostSilentError, match="another host than the one known as two"):
+        await here.engines.start(simulated_launch("a-1"))
+    assert await other.engines.find() == []
+    assert first.proxy.starts == 1
+
+
+@pytest.mark.parametrize("reads_ids", [True, False])
+async def test_another_host_is_sent_nothing_but_looks_until_the_right_one_answers(
+    reads_ids: bool,
+) -> None:
+    there, pipe = host("b", reads_ids=reads_ids)
+    here = remote(pipe, "a")
+    for _ in range(2):
+        with pytest.raises(HostSilentError, match="another host"):
+            await here.proxy.ensure_running()
+        with pytest.raises(HostSilentError, match="another host"):
+            await here.folders.read("folder", "file", 0, 1)
+        with pytest.raises(HostSilentError, match="another host"):
+            await asyncio.to_thread(here.gauges.read)
+        with pytest.raises((HostSilentError, ConflictError), match="another host"):
+            await asyncio.to_thread(here.look)
+    assert set(pipe.calls) == {"hello", "look"}
+    assert pipe.calls.count("hello") == 1  # before anything was known
+    assert there.proxy.starts == 0
+    right, here._carrier = host("a", reads_ids=reads_ids)
+    with pytest.raises(HostSilentError):
+        await here.proxy.ensure_running()
+    await asyncio.to_thread(here.look)
+    assert await here.proxy.ensure_running()
+    assert (right.proxy.starts, here.refused) == (1, "")
+
+
+async def test_a_host_of_the_release_before_whose_driver_refuses_is_not_another() -> None:
+    there, pipe = host("a", reads_ids=False)
+    here = remote(pipe, "a")
+
+    def refuse() -> None:
+        raise DeviceError("no driver")
+
+    there.devices.discover = refuse  # type: ignore[method-assign, assignment]
+    assert await here.proxy.ensure_running()
