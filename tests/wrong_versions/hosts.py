@@ -24,6 +24,9 @@ _OBEYED: Final = f"{_CALLS}obeyed.py"
 _IDENTITY: Final = f"{_CALLS}identity.py"
 _HEAD: Final = f"{_AGENTS}head.py"
 _MEMBERSHIP: Final = f"{_AGENTS}membership.py"
+_SIMULATED: Final = "partitiond/simulated/fleet/"
+_OUTAGES: Final = f"{_SIMULATED}outages.py"
+_FLEET_HOSTS: Final = f"{_SIMULATED}hosts.py"
 _MATCHING: Final = "partitiond/controller/runtime/engine_matching.py"
 _NOT_WAITED: Final = "            except ZeroDivisionError:\n                await"
 _UNCOUNTED: Final = "                continue\n            for"
@@ -329,6 +332,33 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_FAR, "        if message.agent != self._start:\n", "        if False:\n"),
             (_NEAR, "            self._undelivered.add(number)\n", ""),
             (_NEAR, "if answer.restarted and call.agent:", "if False:"),
+        ),
+    ),
+    rule(
+        "A simulated host that dies is found out late, repaired once it is lost, and used again.",
+        "tests/simulated/fleet/test_outages.py",
+        wrong=(
+            (_FLEET_HOSTS, "if self._standing.state is not HostState.FINE:", "if False:"),
+            (
+                _FLEET_HOSTS,
+                "        known = standing.gone or (self.is_up and standing.answers)\n",
+                "        known = True\n",
+            ),
+            (
+                _FLEET_HOSTS,
+                "        if engine.runs and engine.state is ReplicaState.STARTING:\n",
+                "        if engine.state is ReplicaState.STARTING:\n",
+            ),
+            (
+                _OUTAGES,
+                "                return lost_device(",
+                "                return silent_device(",
+            ),
+            (
+                _OUTAGES,
+                "            changed |= standing.gone != before[name].gone\n",
+                "            changed |= not standing.answers and before[name].answers\n",
+            ),
         ),
     ),
     rule(

@@ -189,9 +189,9 @@ LOOKS: Final[tuple[Rule, ...]] = (
                 "",
             ),
             (
-                _PLANNING,
-                "device = dataclasses.replace(device, cordoned=False, max_replicas=most)",
-                "device = dataclasses.replace(device, cordoned=False)",
+                "partitiond/core/hardware/kinds.py",
+                "return dataclasses.replace(device, cordoned=False, max_replicas=most)",
+                "return dataclasses.replace(device, cordoned=False)",
             ),
             (
                 _ASSEMBLY,

@@ -9,11 +9,18 @@ from loadgen.errors import InputError as TraceError
 from loadgen.load.traces import read_trace
 from partitiond.cli.plan.offline import laid_over, resolved_architecture, saved_plan
 from partitiond.core.errors import InputError
+from partitiond.core.hardware.host_state import HostLimits
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.model.demand import Demand
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.plan.record import Infeasible, ModelDemand, Placement, Plan
+from partitiond.core.plan.record import (
+    MAX_MOVE_PRICE,
+    Infeasible,
+    ModelDemand,
+    Placement,
+    Plan,
+)
 from partitiond.fleet.file import Fleet, load_fleet
 from partitiond.fleet.offline import fleet_request
 from partitiond.models.catalog import entry_of
@@ -27,8 +34,9 @@ from partitiond.simulated.fleet.arrivals import (
     made_up,
     replayed,
 )
+from partitiond.simulated.fleet.outages import HostOutage, HostOutages
 from partitiond.simulated.fleet.report import FleetReport
-from partitiond.simulated.fleet.run import FleetOptions, FleetRun
+from partitiond.simulated.fleet.run import FleetOptions, FleetRun, RunWatcher
 from partitiond.simulated.fleet.scaling import Scaler
 from partitiond.simulated.replay.models import best_known
 
@@ -51,6 +59,7 @@ class Simulated:
     cold: bool = False
     time_limit_seconds: float | None = None
     seed: int = 0
+    outages: tuple[HostOutage, ...] = ()
 
 
 def simulate(asked: Simulated, settings: Settings) -> FleetReport:
@@ -91,9 +100,10 @@ def simulate(asked: Simulated, settings: Settings) -> FleetReport:
         hold_seconds=settings.scaling.max_hold_seconds,
         cold=asked.cold,
     )
-    scaler = _scaler(asked, request, settings) if asked.autoscale else None
-    run = FleetRun(plan, specs, engine_of, options, scaler)
-    return run.run(_arrivals(asked, plan, specs))
+    planning = _Planning(asked, request, settings)
+    run = FleetRun(plan, specs, engine_of, options, planning.watchers)
+    report = run.run(_arrivals(asked, plan, specs))
+    return dataclasses.replace(report, outages=planning.outages.reports)
 
 
 def _seconds(asked: Simulated) -> float:
@@ -155,22 +165,48 @@ def _arrivals(
     )
 
 
-def _scaler(asked: Simulated, request: PlanRequest, settings: Settings) -> Scaler:
-    """A scaler that plans as the daemon would, from what the simulation measures."""
+class _Planning:
+    """Plans as the daemon would, from what the simulation measures and what the head sees.
 
-    def replan(wanted: Mapping[str, float], running: tuple[Placement, ...]) -> Plan | None:
+    Attributes:
+        outages: of hosts; repairs the fleet.
+        watchers: what makes new plans in the run.
+    """
+
+    def __init__(self, asked: Simulated, request: PlanRequest, settings: Settings) -> None:
+        self._request = request
+        self._wanted: Mapping[str, float] = {}
+        host = settings.host
+        limits = HostLimits(host.silent_seconds, host.lost_seconds)
+        self.outages = HostOutages(asked.outages, self._repaired, limits)
+        self.watchers: list[RunWatcher] = [self.outages] if asked.outages else []
+        if asked.autoscale:
+            models = {demand.model: Autoscale(asked.zero_seconds) for demand in request.models}
+            self.watchers.append(Scaler(settings.scaling.policy(), models, self._scaled))
+
+    def _scaled(self, wanted: Mapping[str, float], running: tuple[Placement, ...]) -> Plan | None:
+        self._wanted = wanted
+        return self._solved(running, self._request.move_price)
+
+    def _repaired(self, running: tuple[Placement, ...], lost: bool) -> Plan | None:
+        """As rules 9 and 11 of `controller.plans.chain` have it."""
+        return self._solved(running, MAX_MOVE_PRICE if lost else self._request.move_price, lost)
+
+    def _solved(
+        self, running: tuple[Placement, ...], move_price: float, lost: bool = False
+    ) -> Plan | None:
+        request = self._request
         again = dataclasses.replace(
             request,
-            models=tuple(_asked(demand, wanted) for demand in request.models),
+            devices=self.outages.as_seen(request.devices, running),
+            models=tuple(_asked(demand, self._wanted) for demand in request.models),
             running=running,
             move_budget=usual_budget(request.move_budget, len(running)),
-            move_price=request.move_price,
+            move_price=move_price,
+            may_search=not lost,
         )
         found = solve(again)
         return None if isinstance(found, Infeasible) else found
-
-    models = {demand.model: Autoscale(asked.zero_seconds) for demand in request.models}
-    return Scaler(settings.scaling.policy(), models, replan)
 
 
 def _asked(demand: ModelDemand, wanted: Mapping[str, float]) -> ModelDemand:

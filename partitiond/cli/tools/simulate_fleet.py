@@ -18,7 +18,7 @@ from partitiond.cli.options import (
 from partitiond.cli.output import emit
 from partitiond.core.errors import InputError
 from partitiond.simulated.fleet.arrivals import ArrivalKind
-from partitiond.simulated.fleet.report import FleetReport, ModelReport
+from partitiond.simulated.fleet.report import FleetReport, ModelReport, OutageReport
 
 
 @spread
@@ -40,6 +40,10 @@ def fleet(
     plan: Path | None = option("A plan saved with --json, not a new one.", metavar="FILE"),
     autoscale: bool = option("Every model's demand is measured and planned for anew."),
     scale_to_zero: float | None = option("Idle for so long, to zero.", min=1.0, metavar="SECONDS"),
+    outage: list[str] | None = option(
+        "A host is away, as node-1-0:300-900 (seconds; without an end for good). Repeatable.",
+        metavar="HOST:FROM-TO",
+    ),
     cold: bool = option("At the beginning no engine runs: all are started."),
     time_limit: float | None = option("For each plan.", metavar="SECONDS"),
     seed: int = option("Of arrivals, lengths and draws.", default=0),
@@ -52,6 +56,7 @@ def fleet(
     that decides them in production. Needs no daemon and no GPU.
     """
     from partitiond.cli.tools.fleet_simulation import Simulated, simulate
+    from partitiond.simulated.fleet.outages import read_outage
 
     check_time_limit(time_limit)
     check_finite(factor=factor, seconds=seconds, warm_up=warm_up, scale_to_zero=scale_to_zero)
@@ -77,6 +82,7 @@ def fleet(
         cold=cold,
         time_limit_seconds=time_limit,
         seed=seed,
+        outages=tuple(read_outage(text) for text in outage or ()),
     )
     report = simulate(asked, settings_of(ctx))
     emit(report, as_json=as_json, render=lambda: render_report(report))
@@ -101,7 +107,20 @@ def render_report(report: FleetReport) -> Group:
         f"{report.events:,} events in {report.cpu_seconds:.1f} s of CPU time: "
         f"{report.events_per_s:,.0f} events/s"
     )
-    return Group(table, "", simulated, changes, speed)
+    return Group(table, "", simulated, changes, *map(_outage, report.outages), speed)
+
+
+def _outage(one: OutageReport) -> str:
+    """What became of an outage, in a line; times are since the beginning."""
+    said = [f"{one.host} away from {one.from_seconds:,.0f} s"]
+    if one.lost_seconds is not None:
+        said.append(f"lost at {one.lost_seconds:,.0f} s")
+        done = one.repaired_seconds
+        said.append("not repaired" if done is None else f"repaired at {done:,.0f} s")
+    said.append("not back" if one.back_seconds is None else f"back at {one.back_seconds:,.0f} s")
+    if one.waited:
+        said.append(f"{one.waited} plans waited, because they move or stop what runs")
+    return ", ".join(said)
 
 
 def _cells(one: ModelReport) -> list[str]:

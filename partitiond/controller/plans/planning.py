@@ -23,9 +23,8 @@ from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.expectations import stakes_of
 from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
-from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.hosts import ids_elsewhere, memory_by_host
-from partitiond.core.hardware.kinds import Device, DeviceKind
+from partitiond.core.hardware.kinds import Device, DeviceKind, kept_by_silent
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
 from partitiond.core.plan.diff import diff_cost
@@ -158,9 +157,7 @@ def planning_devices(
     running.update(p.device_id for p in unheard if p.replica_id not in known)
 
     def with_own(device: Device) -> Device:
-        if device.health is DeviceHealth.SILENT and running[device.id]:
-            most = min(running[device.id], device.max_replicas or running[device.id])
-            device = dataclasses.replace(device, cordoned=False, max_replicas=most)
+        device = kept_by_silent(device, running[device.id])
         if device.kind is DeviceKind.GPU:
             return device
         away = ids_elsewhere(device.host, devices)

@@ -287,6 +287,16 @@ def silent_device(device: Device, why: str, advice: str = _HANGS) -> Device:
     )
 
 
+def kept_by_silent(device: Device, running: int) -> Device:
+    """Return a device for the planner: a silent one keeps the replicas that run there, and gets no
+    other.
+    """
+    if device.health is not DeviceHealth.SILENT or not running:
+        return device
+    most = min(running, device.max_replicas or running)
+    return dataclasses.replace(device, cordoned=False, max_replicas=most)
+
+
 def lost_device(device: Device, why: str) -> Device:
     """Return the device as last seen, marked as one whose host is lost: no plan counts with it."""
     return dataclasses.replace(silent_device(device, why, advice=""), health=DeviceHealth.FAILED)

@@ -1,8 +1,8 @@
 """Simulates the hosts of a fleet: each reconciles its engines with the plan, as a daemon does.
 
 `core.replica.reconcile` decides what to do next; it is called after every change, and every second
-until the host has converged. Start times are the estimates of `core.plan.diff`, or measured;
-stopping and waking take fixed times.
+until the host has converged. A host that is not fine is left alone, as in production. Start times
+are the estimates of `core.plan.diff`, or measured; stopping and waking take fixed times.
 """
 
 import dataclasses
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from partitiond.core.hardware.host_state import FINE, HostStanding, HostState
 from partitiond.core.hardware.kinds import Device, headroom_bytes
 from partitiond.core.plan.costs import idle_watts
 from partitiond.core.plan.diff import start_seconds
@@ -27,7 +28,7 @@ from partitiond.core.replica.observation import (
     StopEngine,
 )
 from partitiond.core.replica.reconcile import reconcile
-from partitiond.core.replica.states import ReplicaState
+from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
 from partitiond.simulated.fleet.places import FleetReplica
 from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 
@@ -73,13 +74,19 @@ class SimulatedFleet:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class HostedEngine:
-    """One engine process on a host."""
+    """One engine process on a host.
+
+    Attributes:
+        state: as the head knows it.
+        runs: whether the process is there; it ends with its host.
+    """
 
     placement: Placement
     generation: str
     state: ReplicaState
     since: float
     replica: FleetReplica
+    runs: bool = True
 
     def observed(self) -> ObservedReplica:
         """Return the engine as the daemon would observe it."""
@@ -126,9 +133,11 @@ class FleetHost(EventTarget):
         desired: placements that should run on the host.
         engines: existing engines.
         meters: meters by device id.
+        is_up: whether the machine runs.
     """
 
-    def __init__(self, fleet: SimulatedFleet, devices: Sequence[Device]) -> None:
+    def __init__(self, fleet: SimulatedFleet, name: str, devices: Sequence[Device]) -> None:
+        self.name = name
         self.devices = {device.id: device for device in devices}
         self.desired: tuple[Placement, ...] = ()
         self.engines: list[HostedEngine] = []
@@ -137,6 +146,36 @@ class FleetHost(EventTarget):
         self._room = tuple((device.id, _engine_bytes(device)) for device in devices)
         self._generations = 0
         self._next_pass = math.inf
+        self._standing: HostStanding = FINE
+        self.is_up = True
+
+    # -- outages -----------------------------------------------------------------------------
+
+    def fail(self) -> None:
+        """Let the machine end: its engines end with it. The head does not know it yet."""
+        self.advance()
+        self.is_up = False
+        for engine in self.engines:
+            if engine.runs and engine.state in LIVE:
+                engine.runs = False
+                self._fleet.gone(engine.placement, engine.replica)
+
+    def boot(self) -> None:
+        """Let the machine run again, without an engine."""
+        self.is_up = True
+
+    def judge(self, standing: HostStanding) -> None:
+        """Take what the head knows of the host from now on."""
+        known = standing.gone or (self.is_up and standing.answers)
+        ended = [e for e in self.engines if known and not e.runs and e.state in LIVE]
+        for engine in ended:
+            engine.state = step(engine.state, ReplicaEvent.EXITED)
+            engine.since = self._fleet.clock.now
+        before, self._standing = self._standing, standing
+        if ended or standing.state is not before.state:
+            self.look()
+
+    # -- what the head does ------------------------------------------------------------------
 
     def run_already(self, placements: Sequence[Placement]) -> None:
         """Let these placements serve from the beginning."""
@@ -163,6 +202,8 @@ class FleetHost(EventTarget):
         if self._fleet.clock.now < self._next_pass:
             return
         self._next_pass = math.inf
+        if self._standing.state is not HostState.FINE:
+            return
         fleet, here = self._fleet, self.devices
         seconds = {
             p.replica_id: start_seconds(p, here[p.device_id].kind, fleet.measured)[0]
@@ -193,7 +234,7 @@ class FleetHost(EventTarget):
             mine = [
                 engine
                 for engine in self.engines
-                if engine.placement.device_id == device_id and engine.state in LIVE
+                if engine.placement.device_id == device_id and engine.runs and engine.state in LIVE
             ]
             meter.advance(self._fleet.clock.now, mine)
 
@@ -240,12 +281,14 @@ class FleetHost(EventTarget):
         )  # fmt: skip
 
     def _ready(self, engine: HostedEngine) -> None:
-        if engine.state is ReplicaState.STARTING:
+        if engine.runs and engine.state is ReplicaState.STARTING:
             engine.state, engine.since = ReplicaState.SERVING, self._fleet.clock.now
             self._fleet.serving(engine.placement, engine.replica)
             self.look()
 
     def _stopped(self, engine: HostedEngine) -> None:
+        if not engine.runs:
+            return
         self.advance()
         engine.state, engine.since = ReplicaState.STOPPED, self._fleet.clock.now
         self._fleet.gone(engine.placement, engine.replica)

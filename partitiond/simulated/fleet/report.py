@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Self
 
 from partitiond.core.model.spec import Slo
@@ -60,6 +60,26 @@ class ModelReport:
     used: Resources
 
 
+@dataclasses.dataclass(slots=True)
+class OutageReport:
+    """What became of one outage; times are seconds of the simulation.
+
+    Attributes:
+        lost_seconds: when the head gave the host up; None if it was back before.
+        repaired_seconds: when all that is planned served on other hosts; None if it never did, or
+            the host was not given up.
+        back_seconds: when the head counted with the host again; None if it never did.
+        waited: plans that were not applied, because they move or stop what runs.
+    """
+
+    host: str
+    from_seconds: float
+    lost_seconds: float | None = None
+    repaired_seconds: float | None = None
+    back_seconds: float | None = None
+    waited: int = 0
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetReport:
     """Figures of a run.
@@ -74,6 +94,7 @@ class FleetReport:
         plans: plans that were made and applied during the run.
         events: events of the simulation.
         cpu_seconds: CPU time of the simulation.
+        outages: of hosts, in the order in which they began.
     """
 
     seconds: float
@@ -86,6 +107,7 @@ class FleetReport:
     plans: int
     events: int
     cpu_seconds: float
+    outages: Sequence[OutageReport] = ()
 
     @property
     def events_per_s(self) -> float:

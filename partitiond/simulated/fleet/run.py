@@ -87,6 +87,7 @@ class FleetRun(SimulatedFleet):
         models: the proxy's state of each model.
         tallies: counted outcome of each model.
         hosts: hosts by name.
+        given_up: names of the hosts that the head counts with no more.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class FleetRun(SimulatedFleet):
         specs: Mapping[str, ModelSpec],
         engine_of: EngineOf,
         options: FleetOptions,
-        scaler: RunWatcher | None = None,
+        watchers: Sequence[RunWatcher] = (),
     ) -> None:
         """
         Args:
@@ -103,7 +104,7 @@ class FleetRun(SimulatedFleet):
             specs: specs of all models that any plan may place.
             engine_of: how the engine of a placement behaves (see `simulated.replay.models`).
             options: how the fleet is simulated.
-            scaler: makes new plans; None keeps this one.
+            watchers: make new plans; without any this one is kept.
         """
         super().__init__(SimulatedClock(), self._replica)
         self.plan = plan
@@ -130,22 +131,24 @@ class FleetRun(SimulatedFleet):
         for device in plan.devices:
             by_host[device.host].append(device.id)
         self.hosts = {
-            name: FleetHost(self, [devices[one] for one in ids]) for name, ids in by_host.items()
+            name: FleetHost(self, name, [devices[one] for one in ids])
+            for name, ids in by_host.items()
         }
         self._host_of = {one: self.hosts[name] for name, ids in by_host.items() for one in ids}
         cores = {
             name: HostCores(cores_of(devices[one] for one in ids)) for name, ids in by_host.items()
         }
         self._cores_of = {one: cores[name] for name, ids in by_host.items() for one in ids}
-        self._scaler = scaler
+        self._watchers = tuple(watchers)
+        self.given_up: frozenset[str] = frozenset()
         self._tell_demands()
         for host, placements in self._by_host(plan.placements):
             if options.cold:
                 host.want(placements)
             else:
                 host.run_already(placements)
-        if scaler is not None:
-            scaler.begin(self)
+        for watcher in self._watchers:
+            watcher.begin(self)
 
     # -- plans -------------------------------------------------------------------------------
 
@@ -157,6 +160,12 @@ class FleetRun(SimulatedFleet):
             model.route = self._route(name, plan.placements)
         for host, placements in self._by_host(plan.placements):
             host.want(placements)
+
+    @property
+    def running(self) -> tuple[Placement, ...]:
+        """What the plan has on hosts that were not given up."""
+        placements = self.plan.placements
+        return tuple(p for p in placements if self._host_of[p.device_id].name not in self.given_up)
 
     def put_to_zero(self, name: str) -> None:
         """Scale a model to zero until the next request for it."""
@@ -276,8 +285,8 @@ class FleetRun(SimulatedFleet):
                 self.clock.run(self.clock.now + LOOK_SECONDS)
         closed = self.clock.now
         after, counted = self._resources(), self._arrived()
-        if self._scaler is not None:
-            self._scaler.end()
+        for watcher in self._watchers:
+            watcher.end()
         while not self._is_idle() and self.clock.now < closed + TAIL_SECONDS:
             self.clock.run(self.clock.now + LOOK_SECONDS)
         seconds = closed - options.warm_up_seconds
@@ -307,7 +316,7 @@ class FleetRun(SimulatedFleet):
             ),
             preemptions=sum(e.preemptions for mine in self._engines.values() for e in mine),
             engine_starts=self.starts,
-            plans=0 if self._scaler is None else self._scaler.plans,
+            plans=sum(watcher.plans for watcher in self._watchers),
             events=self.clock.events,
             cpu_seconds=time.process_time() - began,
         )

@@ -148,7 +148,7 @@ class Scaler(EventTarget):
             name: seen.state.planned_req_per_s or self._policy.floor_req_per_s
             for name, seen in self._seen.items()
         }
-        running = run.plan.placements
+        running = run.running
         plan = self._replan(wanted, running)
         if plan is None:
             return

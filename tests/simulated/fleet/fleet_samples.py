@@ -9,8 +9,7 @@ from partitiond.core.model.spec import ModelSource, ModelSpec, Slo, SourceKind
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Candidate, ModelForecast, Placement, Plan
 from partitiond.core.units import GIB, Bytes
-from partitiond.simulated.fleet.run import FleetOptions, FleetRun
-from partitiond.simulated.fleet.scaling import Scaler
+from partitiond.simulated.fleet.run import FleetOptions, FleetRun, RunWatcher
 from tests.simulated.replay.samples import NO_LOSS, WORKLOAD, candidate, engine, plan
 
 SLO = Slo(1.0, 0.1)
@@ -62,8 +61,8 @@ def fleet_run(
     first: Plan,
     options: FleetOptions,
     models: Sequence[str] = ("m",),
-    scaler: Scaler | None = None,
+    *watchers: RunWatcher,
     interference: Interference = NO_LOSS,
 ) -> FleetRun:
     options = dataclasses.replace(options, interference=interference)
-    return FleetRun(first, {name: spec(name) for name in models}, engine, options, scaler)
+    return FleetRun(first, {name: spec(name) for name in models}, engine, options, watchers)

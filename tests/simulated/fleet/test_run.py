@@ -159,7 +159,7 @@ def test_demand_that_grows_gets_replicas_and_gives_them_back() -> None:
     scaler = Scaler(POLICY, {"m": Autoscale()}, one_size)
     first = one_size({"m": low}, ())
     options = FleetOptions(800.0, start_seconds=START)
-    run = fleet_run(first, options, scaler=scaler)
+    run = fleet_run(first, options, ("m",), scaler)
     serving: dict[float, int] = {}
     for when in (95.0, 290.0, 790.0):
         run.clock.at(when, lambda: serving.update({run.clock.now: len(run.models["m"].replicas)}))
@@ -174,7 +174,7 @@ def test_demand_that_grows_gets_replicas_and_gives_them_back() -> None:
 def test_an_idle_model_goes_to_zero_and_comes_back_for_a_request() -> None:
     scaler = Scaler(POLICY, {"m": Autoscale(scale_to_zero_seconds=60.0)}, one_size)
     options = FleetOptions(1000.0, start_seconds=START)
-    run = fleet_run(one_size({"m": 1.0}, ()), options, scaler=scaler)
+    run = fleet_run(one_size({"m": 1.0}, ()), options, ("m",), scaler)
 
     def times() -> Iterator[float]:
         yield from until(constant(1.0), 100.0)
