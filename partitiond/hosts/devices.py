@@ -111,6 +111,8 @@ class HostsDevices:
         self._fallen: set[str] = set()
         """Hosts whose engines have to be looked for before their devices count again."""
         self._remembered: Mapping[str, Sequence[Device]] = {}
+        self._host_of: dict[str, str] = {}
+        """Host of each device that was seen or is remembered, by the device's id."""
 
     @property
     def unseen(self) -> str:
@@ -126,6 +128,8 @@ class HostsDevices:
     def remember(self, devices: Sequence[Device]) -> None:
         """Remember earlier devices: those of a host that has not answered yet are silent."""
         self._remembered = grouped(devices, lambda device: device.host)
+        for device in devices:
+            self._host_of.setdefault(device.id, device.host)
 
     def hosts(self) -> Mapping[str, HostStanding]:
         """Return what holds of each host now, by name. Returns at once."""
@@ -236,6 +240,7 @@ class HostsDevices:
         else:
             try:
                 seen = call.future.result()
+                self._refuse_twins(name, seen.devices, now)
             except HostSilentError as error:
                 words = missed(words, now, error.message)
             except (InputError, ConflictError) as error:  # it is another, or obeys another
@@ -258,6 +263,27 @@ class HostsDevices:
             gone=standing.gone,
             late=standing.state is HostState.LATE,
         )
+
+    def _refuse_twins(self, host: str, devices: Sequence[Device], now: float) -> None:
+        """Note whose the devices are. Raises ConflictError: one is of another host, too."""
+        for device in devices:
+            other = self._host_of.get(device.id, host)
+            words = self._words.get(other)
+            if other == host or words is None:  # it was taken out of the fleet
+                continue
+            is_own = other == self._agents.own.name
+            if not is_own and host_standing(other, words, now, self._limits).gone:
+                continue
+            raise ConflictError(
+                f"its device {short_device(device.id)} is one of the host {other}, too.",
+                hint="Ids of devices differ between hosts. Simulated hosts made from descriptions "
+                'of the same "name" have the same ids: make one of them anew, with another name.',
+                facts={"host": host, "other": other, "device": device.id},
+            )
+        for device in self.of_host(host):
+            if self._host_of.get(device.id) == host:
+                del self._host_of[device.id]
+        self._host_of.update({device.id: host for device in devices})
 
     def _devices_of(self, agent: HostAgent) -> tuple[Device, ...]:
         now = self._clock.monotonic()

@@ -204,6 +204,62 @@ async def test_a_host_that_obeys_another_head_is_refused() -> None:
     assert await world.health() == {FAILED}
 
 
+async def test_a_host_whose_devices_have_the_ids_of_another_hosts_is_refused() -> None:
+    world = World()
+    world.two.devices.become(
+        dataclasses.replace(device, host="two") for device in devices_of("one")
+    )
+    await world.hosts.engines.find()
+    assert {device.host for device in await world.look()} == {"one"}
+    assert world.state() is HostState.REFUSED
+    assert world.state("one") is HostState.FINE
+    (reason,) = (view.reason for view in world.hosts.views() if view.name == "two")
+    assert "GPU-one is one of the host one, too" in reason
+    assert 'of the same "name"' in reason
+    world.two.devices.become(devices_of("two"))
+    await world.comes_back()
+    assert world.state() is HostState.FINE
+
+
+async def test_a_device_that_was_put_into_another_host_is_that_ones_once_its_host_lacks_it() -> (
+    None
+):
+    world = World()
+    await world.begin()
+    moved = [dataclasses.replace(device, host="one") for device in devices_of("two")[:1]]
+    world.two.devices.become(devices_of("two")[1:])
+    await world.look()
+    world.one.devices.become((*devices_of("one"), *moved))
+    assert {d.id for d in await world.look() if d.host == "one"} == {
+        "GPU-one",
+        "cpu-one",
+        "GPU-two",
+    }
+    assert world.state() is HostState.FINE
+
+
+async def test_a_device_of_a_lost_host_may_be_in_another_one() -> None:
+    world = World()
+    await world.begin()
+    world.pipe.cut()
+    await world.look()
+    world.clock.now += 400.0
+    await world.look()
+    assert world.state() is HostState.LOST
+    moved = [dataclasses.replace(device, host="one") for device in devices_of("two")[:1]]
+    world.one.devices.become((*devices_of("one"), *moved))
+    assert "GPU-two" in {device.id for device in await world.look() if device.host == "one"}
+
+
+async def test_the_ids_of_a_host_that_is_remembered_are_its_own() -> None:
+    world = World()
+    world.hosts.devices.remember(devices_of("two"))
+    world.one.devices.become(devices_of("one"))
+    world.two.devices.become(devices_of("two"))
+    await world.begin()
+    assert world.state() is HostState.FINE
+
+
 @pytest.mark.parametrize("count", [1, 40])
 async def test_any_number_of_hosts_is_looked_at_at_once(count: int) -> None:
     there = [agent(f"h{n}", FakeRunner()) for n in range(count)]

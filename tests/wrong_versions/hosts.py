@@ -169,6 +169,24 @@ HOSTS: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "A device is of one host; the id of a lost host's may come again.",
+        _TEST_DEVICES.removesuffix("::"),
+        wrong=(
+            (_DEVICES, "                self._refuse_twins(name, seen.devices, now)\n", ""),
+            (
+                _DEVICES,
+                "            if other == host or words is None:",
+                "            if words is None:",
+            ),
+            (
+                _DEVICES,
+                "            if not is_own and host_standing(",
+                "            if is_own and host_standing(",
+            ),
+            (_DEVICES, "                del self._host_of[device.id]\n", "                pass\n"),
+        ),
+    ),
+    rule(
         "In no history of a fleet is an engine an orphan, is one started twice, or does a lost "
         "host's replica lack a place that there is.",
         _HISTORIES,
