@@ -31,6 +31,7 @@ from partitiond.core.hardware.host_state import (
     heard,
     host_standing,
     missed,
+    overtaken_standing,
     refused,
 )
 from partitiond.core.hardware.kinds import Device, lost_device, short_device, silent_device
@@ -110,6 +111,7 @@ class HostsDevices:
         self._seen: dict[str, _Seen] = {}
         self._fallen: set[str] = set()
         """Hosts whose engines have to be looked for before their devices count again."""
+        self._overtaken = ""
         self._remembered: Mapping[str, Sequence[Device]] = {}
         self._host_of: dict[str, str] = {}
         """Host of each device that was seen or is remembered, by the device's id."""
@@ -130,6 +132,12 @@ class HostsDevices:
         self._remembered = grouped(devices, lambda device: device.host)
         for device in devices:
             self._host_of.setdefault(device.id, device.host)
+
+    def overtaken(self, why: str) -> None:
+        """Begin nothing on the own host any more, because this head was overtaken; empty: it was
+        not.
+        """
+        self._overtaken = why
 
     def hosts(self) -> Mapping[str, HostStanding]:
         """Return what holds of each host now, by name. Returns at once."""
@@ -154,7 +162,7 @@ class HostsDevices:
     def _standing(self, agent: HostAgent, now: float) -> HostStanding:
         """Judge a host; one whose engines are not known yet is not fine yet."""
         if agent is self._agents.own:
-            return FINE
+            return overtaken_standing(self._overtaken) if self._overtaken else FINE
         words = self._with_word(agent, self._words.get(agent.name) or asked_first(now))
         found = host_standing(agent.name, words, now, self._limits)
         if not found.answers or self._engines.searched(agent.name):

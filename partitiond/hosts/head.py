@@ -7,6 +7,7 @@ knows whose hosts it had, and takes over.
 import contextlib
 import dataclasses
 import uuid
+from collections.abc import Mapping
 from typing import Final
 
 from partitiond.core.errors import InputError, StoreError
@@ -53,6 +54,30 @@ def taken_over(record: HeadRecord, new_id: str) -> HeadRecord:
     """
     epoch = 1 + max(record.epoch, record.seen_epoch)
     return dataclasses.replace(record, id=new_id, epoch=epoch)
+
+
+def overtaken(epoch: int, obeyed: Mapping[str, int]) -> str:
+    """Return why a head may begin nothing any more, also on its own host; empty if it may.
+
+    A head is overtaken once a host of its own obeys a head of a higher epoch: hosts do so only
+    after a take-over, whose head acts from then on. What a host says counts only if it obeyed this
+    head before: one that was taken from another fleet proves nothing.
+
+    Args:
+        epoch: of this head.
+        obeyed: epoch of the other head that it obeys, by name of each own host that does.
+    """
+    above = {host: other for host, other in obeyed.items() if other > epoch}
+    if not above:
+        return ""
+    host = max(sorted(above), key=lambda name: above[name])
+    return (
+        f"another control plane has taken over, with epoch {above[host]}; this one has {epoch}, "
+        f"and the host {host} obeys the other. What runs on this host goes on, and nothing is "
+        "begun here. Switch this control plane off. If it is to be the head: stop it, and "
+        f"`partitiond head take-over`. If {host} obeys the other one by mistake: `partitiond hosts "
+        f"forget {host}`."
+    )
 
 
 def load_head(store: Store) -> HeadRecord | None:

@@ -23,7 +23,7 @@ from partitiond.core.hardware.host_state import HostState, HostView, host_to_for
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
 from partitiond.hosts.calls.signatures import HostLook
-from partitiond.hosts.head import note_epoch
+from partitiond.hosts.head import note_epoch, overtaken
 from partitiond.hosts.together import Hosts
 from partitiond.ports import Clock, Store
 from partitiond.ports.cluster import Carrier, Cluster, ClusterMember
@@ -52,6 +52,7 @@ class KnownHost:
         machine_id: as it said; empty if it is not known there.
         address: as the cluster said last.
         joined_at, last_seen: ISO 8601 UTC.
+        overtaken_by: epoch of another head that it obeys now; 0 if it obeyed this one last.
     """
 
     host_id: str = ""
@@ -59,6 +60,7 @@ class KnownHost:
     address: str = ""
     joined_at: str = ""
     last_seen: str = ""
+    overtaken_by: int = 0
 
 
 class MemberHost(RemoteHost):
@@ -136,6 +138,8 @@ class Membership:
         """What hosts said since the last pass; looks in threads write it."""
         self._saved_at: dict[str, float] = {}
         self._known = _read_known(store)
+        self._overtaken = ""
+        self._tell_overtaken()
         self.problem = ""
         for name in self._known:
             if name != self._own:
@@ -162,6 +166,7 @@ class Membership:
             self._save()
         except StoreError as error:  # it is tried again
             log.warning("hosts cannot be kept in the store: %s", error)
+        self._tell_overtaken()
 
     def _follow(self, there: set[str]) -> None:
         for name in sorted(there - self._remote.keys()):
@@ -216,9 +221,25 @@ class Membership:
                 self._store.set_mark(MARK, name, to_stored_json(known), utc)
                 self._saved_at[name] = now
             self._known = {**self._known, name: known}
+        for name, agent in self._remote.items():
+            before = self._known.get(name)
+            if before is not None and agent.overtaken_by > before.overtaken_by:
+                known = dataclasses.replace(before, overtaken_by=agent.overtaken_by)
+                self._store.set_mark(MARK, name, to_stored_json(known), utc)
+                self._known = {**self._known, name: known}
         seen = max((agent.seen_epoch for agent in self._remote.values()), default=0)
         if seen:
             note_epoch(self._store, seen, utc)
+
+    def _tell_overtaken(self) -> None:
+        obeyed = {name: known.overtaken_by for name, known in self._known.items()}
+        for name, agent in self._remote.items():  # perhaps it cannot be kept in the store
+            obeyed[name] = max(obeyed.get(name, 0), agent.overtaken_by)
+        why = overtaken(self._head.epoch, obeyed)
+        if why != self._overtaken:
+            log.error("%s", why) if why else log.info("this control plane is the head again")
+        self._overtaken = why
+        self._hosts.devices.overtaken(why)
 
     # -- what people see -------------------------------------------------------------------
 
@@ -255,6 +276,7 @@ class Membership:
         self._store.set_mark(MARK, name, None)
         self._known = {key: known for key, known in self._known.items() if key != name}
         self._remove(name)
+        self._tell_overtaken()
 
     async def close(self) -> None:
         """Ask no host for news any more; their engines go on."""

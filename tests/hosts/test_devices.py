@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
+from partitiond.controller.runtime.cordons import host_changes
+from partitiond.controller.runtime.watching import room_on
 from partitiond.core.errors import ConflictError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostLimits, HostState
 from partitiond.core.hardware.kinds import Device
+from partitiond.core.replica.observation import Unknown
 from partitiond.hosts.together import Hosts
 from tests.controller.fakes import FakeClock, FakeRunner
 from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of, piped
@@ -258,6 +261,24 @@ async def test_the_ids_of_a_host_that_is_remembered_are_its_own() -> None:
     world.two.devices.become(devices_of("two"))
     await world.begin()
     assert world.state() is HostState.FINE
+
+
+async def test_a_head_that_was_overtaken_begins_nothing_on_its_own_host_either() -> None:
+    world = World()
+    await world.begin()
+    world.hosts.devices.overtaken("epoch 2 has taken over.")
+    world.clock.now += 400.0
+    seen = await world.look()
+    standings = world.hosts.devices.hosts()
+    assert world.state("one") is HostState.REFUSED
+    assert not standings["one"].gone
+    assert await world.health("one") == {SILENT}
+    rooms = room_on(seen, None, "", standings)
+    assert {type(room) for device, room in rooms if device.endswith("one")} == {Unknown}
+    assert world.hosts.engines.knows("one")  # its engines are watched as before
+    assert host_changes({}, standings) == (("one", "host-refused", "epoch 2 has taken over."),)
+    world.hosts.devices.overtaken("")
+    assert await world.health("one") == {FINE}
 
 
 @pytest.mark.parametrize("count", [1, 40])

@@ -17,6 +17,7 @@ from partitiond.hosts.head import (
     having_seen,
     load_head,
     note_epoch,
+    overtaken,
     start_head,
     started,
     take_over,
@@ -32,6 +33,15 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
     opened = open_store(tmp_path / "store.sqlite3")
     yield opened
     opened.close()
+
+
+def test_a_head_is_overtaken_by_a_higher_epoch_that_a_host_of_its_own_obeys() -> None:
+    assert overtaken(2, {}) == ""
+    assert overtaken(2, {"two": 0, "three": 1}) == ""
+    assert overtaken(2, {"two": 2}) == ""  # a head of the same epoch has not taken over
+    why = overtaken(2, {"two": 3, "three": 5, "four": 5, "five": 0})
+    assert "with epoch 5; this one has 2" in why
+    assert "partitiond hosts forget four" in why
 
 
 def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(

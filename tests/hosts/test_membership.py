@@ -248,3 +248,59 @@ async def test_a_host_that_obeys_another_head_is_refused_and_its_epoch_kept(head
     await head.look()
     assert head.states()["two"] is HostState.FINE
     await elsewhere.close()
+
+
+async def obeys(head: Head, name: str, epoch: int) -> None:
+    """Another head takes over this host."""
+    there = RemoteHost(name, head.cluster.pipes[name], head=HeadSession("other", epoch, 1, "s"))
+    await there.engines.find()
+    await there.close()
+
+
+@pytest.mark.parametrize("resolved", ["taken over", "forgotten", "back"])
+async def test_a_head_whose_host_obeys_a_higher_epoch_is_overtaken_until_it_is_resolved(
+    head: Head, resolved: str
+) -> None:
+    head.cluster.joins("two")
+    await head.look()
+    await obeys(head, "two", 2)
+    await head.look()
+    assert head.states() == dict.fromkeys(("one", "two"), HostState.REFUSED)
+    assert "with epoch 2" in head.membership.views()[0].reason
+    head.cluster.pipes["two"].cut()  # nobody tells it again
+    await head.restart()
+    await head.look()
+    assert head.states()["one"] is HostState.REFUSED
+    if resolved == "taken over":
+        take_over(head.store, "now")
+        await head.restart()
+    elif resolved == "forgotten":
+        await head.loses("two")
+        head.membership.forget("two")
+    else:
+        head.cluster.joins("two")  # it left the other one, and obeys nobody
+        await head.restart()
+        await head.look()
+    await head.look()
+    assert head.states()["one"] is HostState.FINE
+
+
+async def test_a_host_that_was_never_ours_overtakes_no_head(head: Head) -> None:
+    head.cluster.joins("two")
+    await obeys(head, "two", 7)  # it comes from another fleet
+    await head.look()
+    assert head.states() == {"one": HostState.FINE, "two": HostState.REFUSED}
+    record = load_head(head.store)
+    assert record is not None
+    assert record.seen_epoch == 7
+
+
+async def test_another_machine_under_the_name_of_a_host_overtakes_no_head(head: Head) -> None:
+    head.cluster.joins("two")
+    await head.look()
+    for reads_ids in (True, False):
+        head.cluster.joins("two", "another", reads_ids=reads_ids)
+        await obeys(head, "two", 7)
+        await head.restart()
+        await head.look()
+        assert head.states() == {"one": HostState.FINE, "two": HostState.REFUSED}

@@ -27,6 +27,7 @@ _MEMBERSHIP: Final = f"{_AGENTS}membership.py"
 _SIMULATED: Final = "partitiond/simulated/fleet/"
 _OUTAGES: Final = f"{_SIMULATED}outages.py"
 _FLEET_HOSTS: Final = f"{_SIMULATED}hosts.py"
+_USE_CASES: Final = "partitiond/controller/plans/use_cases.py"
 _MATCHING: Final = "partitiond/controller/runtime/engine_matching.py"
 _NOT_WAITED: Final = "            except ZeroDivisionError:\n                await"
 _UNCOUNTED: Final = "                continue\n            for"
@@ -164,7 +165,11 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 "seen.devices if seen is not None else self._remembered.get(host, ())",
                 "seen.devices if seen is not None else ()",
             ),
-            (_DEVICES, "        if agent is self._agents.own:\n            return FINE\n", ""),
+            (
+                _DEVICES,
+                "        if agent is self._agents.own:\n            return overtaken_standing(",
+                "        if self._overtaken:\n            return overtaken_standing(",
+            ),
             (_ENGINES, " or host in self._gone\n", "\n"),
         ),
     ),
@@ -276,6 +281,29 @@ HOSTS: Final[tuple[Rule, ...]] = (
             ),
             (_HEAD, "1 + max(record.epoch, record.seen_epoch)", "1 + record.epoch"),
             (_HEAD, "starts=record.starts + 1", "starts=record.starts"),
+        ),
+    ),
+    rule(
+        "A head that was overtaken begins nothing, on its own host either, and serves on.",
+        "tests/hosts/test_head.py",
+        "tests/hosts/test_devices.py",
+        "tests/hosts/test_membership.py",
+        "tests/controller/test_overtaken.py",
+        wrong=(
+            (_HEAD, "if other > epoch}", "if other >= epoch}"),
+            (_STATE, "answers=False, overtaken=True)", "overtaken=True)"),
+            (
+                _NEAR,
+                "is_ours = bool(self._host_id) and answer.host_id == self._host_id",
+                "is_ours = True",
+            ),
+            (_MEMBERSHIP, "agent.overtaken_by > before.overtaken_by", "False"),
+            (
+                _USE_CASES,
+                "        if self._devices.overtaken:\n            return False\n",
+                "",
+            ),
+            (_USE_CASES, "            self._refuse_if_overtaken()\n", ""),
         ),
     ),
     rule(

@@ -108,7 +108,7 @@ class Plans:
         self.chain = Chain(
             journal=journal,
             clock=clock,
-            ready=lambda: not jobs.busy,
+            ready=lambda: not (jobs.busy or devices.overtaken),
             pressing=self._pressing,
             preview=self._preview_by_itself,
             fresh=self._fresh,
@@ -191,7 +191,8 @@ class Plans:
             allow_outage: whether models may have no replica, for a while or until there is room.
 
         Raises:
-            ConflictError: the plan is outdated, or no plan serves what was asked.
+            ConflictError: the plan is outdated, no plan serves what was asked, or another control
+                plane has taken over.
             InputError: the plan leaves a running model without a replica, which is not allowed.
             NotFoundError: there is no plan of that id.
             NotReadyError: the daemon is ending, or no device was looked at yet.
@@ -213,6 +214,7 @@ class Plans:
                     hint=" ".join(preview.infeasible.remedies),
                 )
             self._refuse_while_ending()
+            self._refuse_if_overtaken()
             if not (allow_outage or self._maker.allows_outage(preview.plan.id)):
                 self._refuse_losses(preview.plan)
             self._apply(preview, "as asked")
@@ -251,6 +253,10 @@ class Plans:
                 "the daemon is ending; nothing was applied.",
                 hint="Start it again, and apply then.",
             )
+
+    def _refuse_if_overtaken(self) -> None:
+        if why := self._devices.overtaken:
+            raise ConflictError(f"nothing was applied: {why}")
 
     def _fingerprint(self) -> str:
         """Return the fingerprint of the present situation; see `Situation.fingerprint`."""
@@ -309,6 +315,8 @@ class Plans:
 
     def _pressing(self) -> bool:
         """Whether a model is under-served: its plan waits for no profile job."""
+        if self._devices.overtaken:
+            return False
         return self._lost() or bool(self._under_served())
 
     def _under_served(self) -> frozenset[str]:

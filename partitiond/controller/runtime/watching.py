@@ -146,6 +146,11 @@ class DeviceWatch:
         """Return what holds of each host now, by name; nothing if there is only one."""
         return self._provider.hosts() if isinstance(self._provider, HostedDevices) else _ALL_FINE
 
+    @property
+    def overtaken(self) -> str:
+        """Why this control plane may begin nothing, as another one has taken over; else empty."""
+        return next((one.reason for one in self.hosts().values() if one.overtaken), "")
+
     def room(self, plan: Plan | None) -> tuple[tuple[str, int | Unknown], ...]:
         """Return the room for engines by device: see `room_on`."""
         return room_on(self.devices, plan, self.problem, self.hosts())

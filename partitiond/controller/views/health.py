@@ -50,6 +50,7 @@ class Readiness:
             "proxy": self._endpoint.problem,
             "store": self._journal.problem,
             "devices": self._devices.trouble,
+            "head": self._devices.overtaken,
             "planner": self._chain.problem,
             "engine": self._obstacles.engine_problem if kinds == {"vllm"} else "",
         }

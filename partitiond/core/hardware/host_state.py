@@ -22,7 +22,8 @@ class HostState(enum.StrEnum):
     A host that misses a look is late: what was seen of it last counts. After `host.silent_seconds`
     it is silent: nothing is known of its devices, nothing is started or ended there, and its
     engines go on. After `host.lost_seconds` it is lost: the plan is made for the others. A host is
-    refused if another host has its name, it obeys another head, or it has too old a release.
+    refused if another host has its name, it obeys another head, or it has too old a release; the
+    head's own host, if another head has overtaken this one.
     """
 
     FINE = "fine"
@@ -131,6 +132,7 @@ class HostStanding:
         silent_seconds: since its last word; 0.0 if it is fine.
         answers: whether it is trusted, so that its devices count as last seen.
         gone: whether the plan is made without it. A refused host is gone after a while, too.
+        overtaken: whether it is the own host of a head that was overtaken.
     """
 
     state: HostState
@@ -138,11 +140,21 @@ class HostStanding:
     silent_seconds: float = 0.0
     answers: bool = True
     gone: bool = False
+    overtaken: bool = False
 
 
 UNASKED_SECONDS: Final = 10.0
 """Most of the time before a missed look that counts as silence. Chosen: two looks."""
 FINE: Final = HostStanding(HostState.FINE)
+
+
+def overtaken_standing(why: str) -> HostStanding:
+    """Return what holds of the own host of a head that was overtaken: nothing is begun there any
+    more, and what runs there goes on. It is never gone.
+    """
+    return HostStanding(HostState.REFUSED, why, answers=False, overtaken=True)
+
+
 _GOES_ON: Final = "What runs there goes on; `partitiond` on that host says more."
 
 

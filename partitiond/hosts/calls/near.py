@@ -13,6 +13,7 @@ from partitiond.core.errors import (
     ConflictError,
     DeviceError,
     EngineUnavailableError,
+    FencedError,
     HostSilentError,
     InputError,
     PartitiondError,
@@ -126,6 +127,8 @@ class RemoteHost:
 
     Attributes:
         seen_epoch: the highest epoch of another head that the host said it obeys; 0 if none.
+        overtaken_by: epoch of the head that the host of the id obeys instead, if that epoch is
+            higher than this head's; 0 if it obeys this one, or said no word.
     """
 
     def __init__(
@@ -141,6 +144,7 @@ class RemoteHost:
     ) -> None:
         self.name = name
         self.seen_epoch = 0
+        self.overtaken_by = 0
         self._carrier = line
         self._head = head
         self._host_id = host_id
@@ -462,8 +466,11 @@ class RemoteHost:
             epoch = why.facts.get("epoch")
             if isinstance(epoch, int):
                 self.seen_epoch = max(self.seen_epoch, epoch)
+                is_ours = bool(self._host_id) and answer.host_id == self._host_id
+                if isinstance(why, FencedError) and is_ours and epoch > self._head.epoch:
+                    self.overtaken_by = epoch
             raise self._refuses() from why
-        self._refusal = None
+        self._refusal, self.overtaken_by = None, 0
         self._last_word = time.monotonic()
         return answer
 

@@ -1,0 +1,70 @@
+"""A control plane that was overtaken begins nothing, says so, and serves on."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from partitiond.core.errors import ConflictError
+from partitiond.core.hardware.host_state import FINE, HostStanding, overtaken_standing
+from partitiond.core.hardware.kinds import Device, silent_device
+from partitiond.devices.fake import FakeDevices
+from partitiond.store import open_store
+from tests.controller.fakes import a_moment, until
+from tests.controller.samples import cpu, measured_profile, spec
+from tests.controller.test_service import Host
+
+WHY = "another control plane has taken over."
+
+
+class OwnDevices(FakeDevices):
+    """The devices of the own host of a head."""
+
+    standing: HostStanding = FINE
+
+    def hosts(self) -> Mapping[str, HostStanding]:
+        return {"test": self.standing}
+
+    def remember(self, devices: Sequence[Device]) -> None:
+        pass
+
+    def is_overtaken(self) -> None:
+        self.standing = overtaken_standing(WHY)
+        self.become(silent_device(device, WHY, advice="") for device in self.discover())
+
+
+async def test_it_starts_nothing_new_and_keeps_what_serves() -> None:
+    store = open_store(":memory:")
+    host = Host(store)
+    host.devices = devices = OwnDevices([cpu(2)])
+    host.service = host._make()
+    await host.service.daemon.start()
+    try:
+        for name in ("a", "b"):
+            store.add_profile(measured_profile(name, cores=1))
+        await host.service.models.register(spec("a", max_replicas=1))
+        await host.serves("a")
+        (running,) = host.runner.running()
+        devices.is_overtaken()
+
+        def is_told() -> bool:
+            host.clock.now += 1.0
+            return "host-refused" in host.kinds()
+
+        await until(is_told)
+        assert host.service.readiness.problems()["head"] == WHY
+        await host.service.models.register(spec("b", max_replicas=1))
+        await a_moment()
+        with pytest.raises(ConflictError, match="nothing was applied: another control plane"):
+            await host.service.plans.apply()
+        assert host.runner.running() == [running]
+        assert host.serving("a") == 1
+        assert {route.replica_id for route in host.proxy.table.replicas} == {running}
+        host.runner.die(running)
+        await until(lambda: host.serving("a") == 0)
+        host.clock.now += 600.0
+        await a_moment()
+        assert host.runner.running() == []
+        assert "plan-infeasible" not in host.kinds()
+    finally:
+        await host.service.daemon.shutdown(stop_engines=True)
+        store.close()
