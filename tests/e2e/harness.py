@@ -63,6 +63,9 @@ def wait_for(what: str, check: Callable[[], T | None], *, seconds: float, pause:
 class Fleet:
     """One daemon on a state folder of its own."""
 
+    prefix: tuple[str, ...] = ()
+    """Words before its commands: what they are run by."""
+
     def __init__(self, folder: Path, overrides: Mapping[str, object]) -> None:
         self.folder = folder
         self.run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
@@ -84,10 +87,16 @@ class Fleet:
 
     # --- the daemon -------------------------------------------------------------------------
 
+    @property
+    def command(self) -> list[str]:
+        """`partitiond` with the settings of this fleet."""
+        program = [sys.executable, "-m", "partitiond", "--config", str(self.config)]
+        return [*self.prefix, *program]
+
     def start(self, *, seconds: float = 60) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "partitiond", "--config", str(self.config), "serve"],
+                [*self.command, "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -121,7 +130,7 @@ class Fleet:
     def begin_cli(self, *arguments: str) -> subprocess.Popen[str]:
         """The same, while it runs."""
         return subprocess.Popen(
-            [sys.executable, "-m", "partitiond", "--config", str(self.config), *arguments],
+            [*self.command, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -210,6 +219,33 @@ class Fleet:
         client = openai.OpenAI(base_url=self.base_url, api_key=key, max_retries=0, timeout=300)
         self._clients.append(client)
         return client
+
+
+class JoinedHost(Fleet):
+    """A host that joined the fleet of another one: its agent in place of a daemon."""
+
+    join: tuple[str, ...] = ("head",)
+    """What it joins, as the words after `host join`."""
+
+    def start(self, *, seconds: float = 120) -> None:
+        """Start the agent, and wait until it answers its head."""
+        before = self.log.read_text().count("ready: obeys") if self.log.exists() else 0
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*self.command, "host", "join", *self.join],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=clean_environment(),
+                start_new_session=True,
+            )
+
+        def ready() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.log.read_text()
+            return self.log.read_text().count("ready: obeys") > before
+
+        wait_for(f"the agent in {self.folder}", ready, seconds=seconds)
 
 
 @dataclasses.dataclass

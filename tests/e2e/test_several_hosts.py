@@ -10,8 +10,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostState
 from partitiond.core.units import MIB
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.e2e.harness import clean_environment, wait_for
+from tests.e2e.harness import JoinedHost, wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
 from tests.small_disk import fill, small_disk
 
@@ -34,16 +32,11 @@ AGENTS = ("gpu-1", "gpu-2")
 class ManyHosts(GpuFleet):
     """A head with one simulated GPU, whose fleet other hosts join."""
 
-    def __init__(self, folder: Path, name: str, cluster: Path, **overrides: object) -> None:
+    def __init__(self, folder: Path, name: str, **overrides: object) -> None:
         gpu = HostDescription(name, (GpuDescription("a100-80gb", 1),), cores=8)
-        values: dict[str, object] = {
-            "host.name": name,
-            "host.silent_seconds": 8.0,
-            "cluster.folder": str(cluster),
-        }
         host = SimulatedHost.create(gpu, folder / "gpus")
         host.mps_control.unlink()  # memory shares start fewer processes
-        super().__init__(folder, host, **values, **overrides)
+        super().__init__(folder, host, **{"host.name": name, **overrides})
         self.name = name
 
     def devices(self) -> dict[str, DeviceHealth]:
@@ -55,28 +48,8 @@ class ManyHosts(GpuFleet):
         return {view.replica_id: view.pid for view in self.views() if view.state == "serving"}
 
 
-class Joined(ManyHosts):
-    """A host that joined: its agent in place of a daemon."""
-
-    def start(self, *, seconds: float = SECONDS) -> None:
-        before = self.log.read_text().count("ready: obeys") if self.log.exists() else 0
-        command = [sys.executable, "-m", "partitiond", "--config", str(self.config)]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "host", "join", "head"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=clean_environment(),
-                start_new_session=True,
-            )
-
-        def ready() -> bool:
-            assert self.process is not None
-            assert self.process.poll() is None, self.log.read_text()
-            return self.log.read_text().count("ready: obeys") > before
-
-        wait_for(f"the agent of {self.name}", ready, seconds=seconds)
+class Joined(JoinedHost, ManyHosts):
+    """A host with one simulated GPU that joined."""
 
 
 @pytest.fixture
@@ -87,8 +60,13 @@ def hosts() -> Iterator[Callable[[str], ManyHosts]]:
 
     def make(name: str, kind: type[ManyHosts] = ManyHosts) -> ManyHosts:
         kind = Joined if name in AGENTS else ManyHosts
-        more = {} if kind is Joined else {"cluster.enabled": True}
-        made.append(kind(folder / name, name, folder / "hosts", **more))
+        values: dict[str, object] = {
+            "host.silent_seconds": 8.0,
+            "cluster.folder": str(folder / "hosts"),
+        }
+        if kind is ManyHosts:
+            values["cluster.enabled"] = True
+        made.append(kind(folder / name, name, **values))
         return made[-1]
 
     yield make
