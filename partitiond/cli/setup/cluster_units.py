@@ -60,6 +60,9 @@ def environment_text(place: ClusterPlace) -> str:
         "CLUSTER__MANAGE_RAY": "false",
         "CLUSTER__ADDRESS": place.address,
         "HOST__NAME": place.name,
+        # As in the daemon's 30-engines.conf: without it, Ray's unit would be refused, for engines
+        # of the daemon's user could read the token.
+        "ENGINE__LAUNCHER": "unix:///run/partitiond-engine.sock",
     }
     lines = [f"PARTITIOND_{key}={value}" for key, value in settings.items() if value]
     return "\n".join(["# This host among several, for both units: partitiond setup.", *lines, ""])

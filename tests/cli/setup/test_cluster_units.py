@@ -150,11 +150,11 @@ def test_nothing_given_ends_a_line_of_the_environment(bundle: Path) -> None:
 @pytest.mark.parametrize(
     "place", [ClusterPlace(), ClusterPlace("gpu-head:6380", "gpu-1", "10.0.0.5")]
 )
-def test_the_daemon_reads_what_setup_writes(tmp_path: Path, place: ClusterPlace) -> None:
+def test_daemon_and_rays_keeper_read_what_setup_writes(tmp_path: Path, place: ClusterPlace) -> None:
     lines = environment_text(place).splitlines()
     given = dict(line.split("=", 1) for line in lines if line.startswith("PARTITIOND_"))
-    engines = {"PARTITIOND_ENGINE__LAUNCHER": "unix:///run/partitiond-engine.sock"}
-    settings = load_settings(None, {**given, **engines}, {"state_dir": str(tmp_path)}).settings
+    settings = load_settings(None, given, {"state_dir": str(tmp_path)}).settings
+    assert settings.engine.launcher == Path("/run/partitiond-engine.sock")
     assert settings.cluster.enabled == (not place.head)
     assert settings.cluster.head == place.head
     assert settings.cluster.address == place.address
