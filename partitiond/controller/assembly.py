@@ -48,7 +48,8 @@ from partitiond.controller.views.records import PlacedView, placed_views
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import EngineUnavailableError
-from partitiond.core.hardware.hosts import hosts_of, memory_by_host
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.hosts import memory_by_host
 from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
@@ -247,12 +248,12 @@ class Parts:
 
     def _host_of(self, subject: str) -> str:
         """Return the host of a device or an engine; empty for others, and with one host."""
-        devices = self.devices.devices
-        if len(hosts_of(devices)) < 2:
+        if not self.devices.on_several_hosts:
             return ""
         engines = self.controller.engines
         on = next((e.placement.device_id for e in engines if e.name == subject), subject)
-        return next((device.host for device in devices if device.id == on), "")
+        device = self.devices.find(on)
+        return device.host if device is not None else ""
 
     def _placed(self) -> tuple[PlacedView, ...]:
         """Return every engine, pending ones included."""
@@ -275,12 +276,24 @@ class Parts:
         self.plans.chain.changed()
         self.wake.set()
 
-    def _withheld(self, placement: Placement) -> bool:
-        """Whether no engine of a placement is to be started: its model cannot run, or its device
-        is silent and no engine of the placement runs there."""
-        return self.obstacles.withheld(placement) or (
-            self.devices.is_silent(placement.device_id) and bool(self._cut_off((placement,)))
-        )
+    def _withheld(self) -> Callable[[Placement], bool]:
+        """Return whether no engine of a placement is to be started: its model cannot run, or its
+        device is silent and no engine of the placement runs there. It holds for many placements,
+        until an engine or a device changes.
+        """
+        obstructed = self.obstacles.withheld
+        silent = [d for d in self.devices.devices if d.health is DeviceHealth.SILENT]
+        if not silent:
+            return obstructed
+        places = {device.id for device in silent} - self.controller.unheard_devices()
+        live = {e.placement.replica_id for e in self.controller.engines if e.live}
+        asleep = self.controller.sleep.levels
+
+        def withheld(placement: Placement) -> bool:
+            runs = placement.replica_id in live or placement.model in asleep
+            return obstructed(placement) or (placement.device_id in places and not runs)
+
+        return withheld
 
     def _cut_off(self, placements: Sequence[Placement]) -> frozenset[str]:
         live = {e.placement.replica_id for e in self.controller.engines if e.live}

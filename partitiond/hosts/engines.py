@@ -117,8 +117,9 @@ class HostsEngines:
         """Return the engines of the hosts that answer and were not searched since they were
         silent.
         """
-        for agent in self._agents.all:
-            if agent.name in self._unsearched - self._silent and agent.name not in self._searches:
+        back = self._unsearched - self._silent - self._searches.keys()
+        for agent in self._agents.all if back else ():
+            if agent.name in back:
                 search = asyncio.create_task(self._search(agent), name=f"engines of {agent.name}")
                 self._searches[agent.name] = search
         if not self._searches:

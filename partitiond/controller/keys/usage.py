@@ -24,6 +24,7 @@ from partitiond.core.keys.usage import (
     take_position,
     usage_since,
 )
+from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement
 from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
 from partitiond.ports import Clock
@@ -64,9 +65,14 @@ def shares_of(
         for placement in engines.values()
         if isinstance(placement.partition, MemoryShare)
     )
+    known = grouped(devices, lambda device: device.id)
     return {
         name: ReplicaShare(
-            compute_share(placement.partition, devices, sliced[placement.device_id]),
+            compute_share(
+                placement.partition,
+                known.get(placement.device_id, ()),
+                sliced[placement.device_id],
+            ),
             placement.candidate.watts or 0.0,
         )
         for name, placement in engines.items()

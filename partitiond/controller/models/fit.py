@@ -80,7 +80,8 @@ class FitUseCases:
         preview = await self._imagine(lambda is_now: with_model(is_now, record, profiles, obstacle))
         others = self._obstacles.present.keys() - {spec.name}
         fits, summary = verdict(spec.name, preview, self._applied(), others)
-        frontiers = frontier_views(spec.name, profiles, preview.plan, ())
+        places = [place for place in preview.plan.wanted if place.model == spec.name]
+        frontiers = frontier_views(profiles, places, ())
         return Fit(spec.name, fits, summary, registered, preview, frontiers)
 
     async def _estimates(self, spec: ModelSpec, now: str) -> tuple[Profile, ...]:

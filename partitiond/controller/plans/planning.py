@@ -23,7 +23,7 @@ from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.expectations import stakes_of
 from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
-from partitiond.core.hardware.hosts import ids_elsewhere, memory_by_host
+from partitiond.core.hardware.hosts import memory_by_host
 from partitiond.core.hardware.kinds import Device, DeviceKind, kept_by_silent
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
@@ -155,13 +155,17 @@ def planning_devices(
     known = {engine.placement.replica_id for engine, _ in engines}
     running = collections.Counter(engine.placement.device_id for engine, _ in engines)
     running.update(p.device_id for p in unheard if p.replica_id not in known)
+    host_of = {device.id: device.host for device in devices}
+    used_on: collections.Counter[str | None] = collections.Counter()
+    for one, used in engines:
+        used_on[host_of.get(one.placement.device_id)] += used
 
     def with_own(device: Device) -> Device:
         device = kept_by_silent(device, running[device.id])
         if device.kind is DeviceKind.GPU:
             return device
-        away = ids_elsewhere(device.host, devices)
-        in_processes = sum(used for one, used in engines if one.placement.device_id not in away)
+        # What uses a device that is not known any more may be on any host (`ids_elsewhere`).
+        in_processes = used_on[device.host] + used_on[None]
         free = min(device.memory_bytes, device.free_bytes + in_processes)
         return dataclasses.replace(device, free_bytes=Bytes(free))
 

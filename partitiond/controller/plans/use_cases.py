@@ -358,9 +358,8 @@ class Plans:
     def _lost(self) -> bool:
         """Whether replicas of the applied plan have lost their devices: gone, failed or silent."""
         desired = self._controller.desired
-        cut_off = (
-            self._devices.is_silent(p.device_id) and self._controller.withheld(p) for p in desired
-        )
+        withheld = self._controller.withheld()
+        cut_off = (self._devices.is_silent(p.device_id) and withheld(p) for p in desired)
         return stranded(desired, self._devices.devices) or any(cut_off)
 
     def _best(self, name: str) -> tuple[Profile, ...]:
@@ -383,7 +382,7 @@ class Plans:
 
     def _running(self, *, only_live: bool = False) -> tuple[Placement, ...]:
         """Return what runs or is about to, without withheld placements: these do neither."""
-        asleep, withheld = self._controller.sleep.levels, self._controller.withheld
+        asleep, withheld = self._controller.sleep.levels, self._controller.withheld()
         return running_placements(
             [p for p in self._controller.desired if not withheld(p)],
             [e for e in self._controller.engines if not withheld(e.placement)],

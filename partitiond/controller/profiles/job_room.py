@@ -6,12 +6,11 @@ on whichever device of the same hardware has room: a profile speaks for the hard
 
 import collections
 import dataclasses
-import itertools
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.runtime.watching import engine_bytes
-from partitiond.core.hardware.hosts import hosts_of, ids_elsewhere
+from partitiond.core.hardware.hosts import hosts_of
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.numbers.grouping import grouped
@@ -188,13 +187,12 @@ def busy_cores(
     launches: Iterable[EngineLaunch], devices: Sequence[Device]
 ) -> dict[str, frozenset[int]]:
     """Return the host cores of these engines, by host."""
-    launches = tuple(launches)
-    found = {}
-    for host in hosts_of(devices):
-        away = ids_elsewhere(host, devices)
-        own = (launch.cores for launch in launches if launch.device_id not in away)
-        found[host] = frozenset(itertools.chain.from_iterable(own))
-    return found
+    host_of = {device.id: device.host for device in devices}
+    found: dict[str | None, set[int]] = collections.defaultdict(set)
+    for launch in launches:
+        found[host_of.get(launch.device_id)].update(launch.cores)
+    anywhere = found[None]  # on devices that are not known any more: see `ids_elsewhere`
+    return {host: frozenset(found[host] | anywhere) for host in hosts_of(devices)}
 
 
 def host_bytes_left(
@@ -207,25 +205,21 @@ def host_bytes_left(
         stated: how much a host has, if no CPU device says it.
         placements: those that run or are to run.
     """
-    placements = tuple(placements)
+    host_of = {device.id: device.host for device in devices}
     cpus = {device.id: device for device in devices if device.kind is DeviceKind.CPU}
     totals = dict(stated) | {cpu.host: engine_bytes(cpu) for cpu in cpus.values()}
-    return {
-        host: totals[host]
-        - sum(
-            p.partition.memory_bytes if p.device_id in cpus else p.candidate.host_memory_bytes
-            for p in _on_host(host, devices, placements)
+    taken: collections.Counter[str | None] = collections.Counter()
+    for p in placements:
+        on_cpu = p.device_id in cpus
+        taken[host_of.get(p.device_id)] += (
+            p.partition.memory_bytes if on_cpu else p.candidate.host_memory_bytes
         )
+    # What is on a device that is not known any more may be on any host: see `ids_elsewhere`.
+    return {
+        host: totals[host] - taken[host] - taken[None]
         for host in hosts_of(devices)
         if host in totals
     }
-
-
-def _on_host(
-    host: str, devices: Sequence[Device], placements: Iterable[Placement]
-) -> Iterator[Placement]:
-    away = ids_elsewhere(host, devices)
-    return (p for p in placements if p.device_id not in away)
 
 
 def same_request(one: Job, other: Job) -> bool:
@@ -249,11 +243,13 @@ class _Room:
         self._host = host
         self._devices = {device.id: device for device in host.devices}
         # Counted once: many GPUs are near the same cores, and each is asked about for each job.
-        self._gpus_near = collections.Counter(
-            (device.host, device.cores) for device in host.devices if device.kind is DeviceKind.GPU
+        self._gpus_near: dict[str, collections.Counter[tuple[int, ...]]] = collections.defaultdict(
+            collections.Counter
         )
+        for device in host.devices:
+            if device.kind is DeviceKind.GPU:
+                self._gpus_near[device.host][device.cores] += 1
         self._running = running
-        self._away = {name: ids_elsewhere(name, host.devices) for name in hosts_of(host.devices)}
         self._held: dict[str, list[tuple[str, Partition]]] = collections.defaultdict(list)
         for holder in host.held:
             self._held[holder[1].device_id].append(holder)
@@ -283,8 +279,7 @@ class _Room:
         if device is None or room is None or isinstance(room, Unknown):
             reason = room.reason if isinstance(room, Unknown) else "it is not there"
             return LeaseDenied(f"waits for the device {device_id}: {reason}")
-        away = self._away[device.host]
-        running = [(job, lent) for job, lent in running if lent.partition.device_id not in away]
+        running = [(job, lent) for job, lent in running if self._may_be_on(device.host, lent)]
         here = [(job.id, lent.partition) for job, lent in running]
         on_cpu = device.kind is DeviceKind.CPU
         lease = lease_for(
@@ -323,6 +318,11 @@ class _Room:
         """Return the host memory that engines of jobs on GPUs take."""
         return ENGINE_HOST_BYTES * sum(not self._on_cpu(lent) for _, lent in running)
 
+    def _may_be_on(self, host: str, lease: Lease) -> bool:
+        """Whether a lease is of this host, or of a device that is not known any more."""
+        device = self._devices.get(lease.partition.device_id)
+        return device is None or device.host == host
+
     def _on_cpu(self, lease: Lease) -> bool:
         device = self._devices.get(lease.partition.device_id)
         return device is not None and device.kind is DeviceKind.CPU
@@ -333,10 +333,7 @@ class _Room:
         They are each slot's part of the cores that the GPU shares with others, and at least two.
         """
         near = set(device.cores)
-        sharing = sum(
-            gpus
-            for (host, cores), gpus in self._gpus_near.items()
-            if host == device.host and not near.isdisjoint(cores)
-        )
+        here = self._gpus_near[device.host].items()
+        sharing = sum(gpus for cores, gpus in here if not near.isdisjoint(cores))
         slots = max(1, sharing) * self._host.slots.per_device
         return max(LEAST_HOST_CORES, len(device.cores) // slots)

@@ -10,7 +10,7 @@ from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.replica.device_room import holds
 from partitiond.core.replica.engine import EngineHandle
-from partitiond.core.replica.observation import HOPELESS_FAILURES
+from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica.states import ReplicaState
 
 _COMING: Final = frozenset({ReplicaState.STARTING, ReplicaState.WAKING})
@@ -77,11 +77,11 @@ def is_engine_of(engine: Engine, placement: Placement) -> bool:
     return own.replica_id == placement.replica_id and same_engine(own, placement)
 
 
-def routed(engine: Engine) -> RoutedEngine:
-    """Return what routing needs of an engine."""
+def routed(engine: Engine, observed: ObservedReplica) -> RoutedEngine:
+    """Return what routing needs of an engine, which was observed just now."""
     handle, report = engine.handle, engine.report
     return RoutedEngine(
-        observed=engine.observed(),
+        observed=observed,
         name=engine.name,
         socket_path=handle.socket_path if handle is not None else "",
         kv_cache_tokens=report.kv_cache_tokens if report is not None else 0,

@@ -47,9 +47,11 @@ from partitiond.controller.runtime.unreadable import (
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.host_state import FINE, HostStanding
+from partitiond.core.hardware.hosts import hosts_of
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, Plan, same_engine
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.leases import Lease
@@ -105,7 +107,8 @@ class LoopCallbacks:
         lent: returns what is lent to profile jobs now.
         measuring: returns the devices on which a profile job starts its engine now.
         spec_for: returns the specification that a placement was planned with, from the present one.
-        withheld: whether an engine of a placement is not to be started (`core.replica.obstacles`).
+        withheld: returns whether an engine of a placement is not to be started
+            (`core.replica.obstacles`), as it is now.
         failed_before: returns the failed starts in a row of a placement that has no record.
         after_pass: called after each pass that went well, until everything ends.
         looked: called after every pass.
@@ -115,7 +118,7 @@ class LoopCallbacks:
     lent: Callable[[], Sequence[Lease]]
     measuring: Callable[[], Sequence[str]]
     spec_for: Callable[[ModelSpec, Placement], ModelSpec]
-    withheld: Callable[[Placement], bool]
+    withheld: Callable[[], Callable[[Placement], bool]]
     failed_before: Callable[[Placement], int]
     after_pass: Callable[[], None]
     looked: Callable[[], None]
@@ -141,7 +144,7 @@ class Controller:
         plan: the applied plan.
         problem: why the last pass broke; empty if it went well.
         passed_at: when the last pass ended, well or not (monotonic seconds).
-        withheld: whether an engine of a placement is not to be started.
+        withheld: as `LoopCallbacks.withheld`.
         reconcile_policy: bounds of the reconciler.
     """
 
@@ -306,20 +309,39 @@ class Controller:
         profiled = [h for h in handles if h.launch.placement is None and not h.unread]
         await asyncio.gather(*(self._runner.stop(h, 0.0) for h in profiled))
         counts = (await self._endpoint.in_flight() if handles else None) or {}
-        for handle in handles:
-            if handle.unread:
-                self._drain_unread(handle)
-            elif handle.launch.placement is not None:
-                self._adopt(handle, handle.launch.placement, counts)
+        taken = {engine.name for engine in self.engines}
+        wanted = grouped(self.desired, lambda placement: placement.replica_id)
+        with self._journal.together():
+            for handle in handles:
+                name, placement = handle.launch.replica_id, handle.launch.placement
+                if handle.unread:
+                    self._drain_unread(handle)
+                elif placement is not None:
+                    # Its name is taken if the replica was started elsewhere while its host was
+                    # away.
+                    name = engine_name(name, taken)
+                    places = wanted.get(placement.replica_id, ())
+                    self._adopt(
+                        handle,
+                        placement,
+                        name=name,
+                        in_flight=counts.get(name) if handle.named else None,
+                        wanted=any(same_engine(placement, place) for place in places),
+                    )
+                taken.add(name)
 
     def unheard(self, placements: Iterable[Placement]) -> tuple[Placement, ...]:
         """Return those whose engines may run on hosts of which it is not known what runs there."""
-        runner = self._runner
-        if not isinstance(runner, ReturningEngines):
-            return ()
-        known = {d.id for d in self._devices.devices if runner.knows(d.host)}
-        away = {device.id for device in self._devices.devices} - known
+        away = self.unheard_devices()
         return tuple(placement for placement in placements if placement.device_id in away)
+
+    def unheard_devices(self) -> frozenset[str]:
+        """Return the devices of hosts of which it is not known what runs there."""
+        runner, devices = self._runner, self._devices.devices
+        if not isinstance(runner, ReturningEngines):
+            return frozenset()
+        away = {host for host in hosts_of(devices) if not runner.knows(host)}
+        return frozenset(device.id for device in devices if device.host in away)
 
     async def _adopt_returned(self) -> None:
         """Take over the engines of hosts that answer again, as far as they are not known; let go
@@ -356,16 +378,17 @@ class Controller:
             engine.lose(gone[engine.host])
 
     def _adopt(
-        self, handle: EngineHandle, placement: Placement, counts: Mapping[str, int | None]
+        self,
+        handle: EngineHandle,
+        placement: Placement,
+        *,
+        name: str,
+        in_flight: int | None,
+        wanted: bool,
     ) -> None:
-        # The name is taken if the replica was started elsewhere while this engine's host was away.
-        name = engine_name(handle.launch.replica_id, {engine.name for engine in self.engines})
         engine = self._engine(name, placement)
-        engine.adopt(handle, counts.get(name) if handle.named else None)
+        engine.adopt(handle, in_flight)
         self.engines.append(engine)
-        wanted = any(
-            p.replica_id == placement.replica_id and same_engine(placement, p) for p in self.desired
-        )
         note = "keeps it" if wanted else "it is not wanted any more"
         self._journal.note("engine-adopted", engine.name, f"found running; {note}.")
 
@@ -468,7 +491,7 @@ class Controller:
         await self._endpoint.publish(
             routing_from(
                 desired=desired,
-                engines=[routed(engine) for engine in self.engines],
+                engines=[*map(routed, self.engines, now)],
                 models=records,
                 keys=self._key_routes.of(self._store.keys()),
                 policy=self._routes,
@@ -495,17 +518,19 @@ class Controller:
         draining = any(engine.state in _FINISHING for engine in self.engines)
         if not draining and now - self._counted_at < self._policy.count_seconds:
             return
-        told = {e.generation for e in self.engines if self._endpoint.drains(e.generation)}
+        routed = self._endpoint.routed()
         counts = await self._endpoint.in_flight() if self.engines else {}
         self._counted_at = now
         for engine in self.engines:
-            believed = engine.state not in _FINISHING or engine.generation in told
+            told = routed is not None and engine.generation not in routed
+            believed = engine.state not in _FINISHING or told
             known = counts is not None and believed and engine.live and is_countable(engine)
             engine.in_flight = counts.get(engine.name, 0) if counts is not None and known else None
 
     def observe(self) -> Observation:
         """Return what the reconciler decides from; also have missing files fetched."""
         specs = {record.spec.name: record.spec for record in self._store.models()}
+        withheld = self.withheld()
         forms: dict[str, ModelSpec] = {}
         unknown = set()
         for placement in self.desired:
@@ -530,7 +555,7 @@ class Controller:
             withheld=tuple(
                 p.replica_id
                 for p in self.desired
-                if self.withheld(p) and not self._devices.is_silent(p.device_id)
+                if withheld(p) and not self._devices.is_silent(p.device_id)
             ),
             outgrown=tuple(sorted(self.memory.outgrown)),
         )

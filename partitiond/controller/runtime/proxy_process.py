@@ -165,10 +165,17 @@ class Endpoint:
         """
         if not isinstance(self._proxy, FleetProxies):
             return {}
+        answers: dict[int, bool] = {}  # most hosts have the same table, of a thousand keys perhaps
+
+        def lacks(table: RoutingTable | None) -> bool:
+            if table is not None and id(table) not in answers:
+                answers[id(table)] = holds(table)
+            return table is None or not answers[id(table)]
+
         return {
             host: told.problem or "it has not taken the new table yet."
             for host, told in self._proxy.told().items()
-            if told.table is None or not holds(told.table)
+            if lacks(told.table)
         }
 
     def _note_hosts(self) -> None:
@@ -228,11 +235,13 @@ class Endpoint:
             self._exit.cancel()
             await asyncio.gather(self._exit, return_exceptions=True)
 
-    def drains(self, generation: str) -> bool:
-        """Whether the proxy was told that this engine gets no new requests."""
-        return self.table is not None and all(
-            route.draining for route in self.table.replicas if route.generation == generation
-        )
+    def routed(self) -> frozenset[str] | None:
+        """Return the generations of the engines that may get new requests, as the proxy was told;
+        None if it was told nothing yet.
+        """
+        if self.table is None:
+            return None
+        return frozenset(route.generation for route in self.table.replicas if not route.draining)
 
     def _trouble(self, problem: str) -> None:
         if problem != self.problem:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.limits import ControllerPolicy
+from partitiond.controller.runtime.engine_matching import by_replica
 from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.core.errors import ConflictError, InputError, PartitiondError
@@ -45,8 +46,9 @@ def serving_since(desired: Sequence[Placement], engines: Sequence[Engine]) -> Ma
     again, the time is -inf: the replica is not waited for any more.
     """
     found: dict[str, float] = {}
+    of_replica = by_replica(engines)
     for placement in desired:
-        own = [e for e in engines if e.placement.replica_id == placement.replica_id]
+        own = of_replica.get(placement.replica_id, ())
         since = [
             e.since
             for e in own

@@ -16,6 +16,7 @@ from partitiond.core.errors import (
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostStanding, HostState
+from partitiond.core.hardware.hosts import hosts_of
 from partitiond.core.hardware.kinds import Device, headroom_bytes, silent_device
 from partitiond.core.hardware.named import device_named
 from partitiond.core.model.resolved import ResolvedModel
@@ -99,6 +100,7 @@ class DeviceWatch:
         devices: as last seen.
         problem: why they could not be seen the last time; empty if they could.
         looked: whether a look has ended since the start: the driver answered, or refused.
+        on_several_hosts: whether the devices are on more than one host.
     """
 
     def __init__(
@@ -123,6 +125,8 @@ class DeviceWatch:
         self._seen: tuple[Device, ...] = ()
         self._remembered: tuple[Device, ...] = ()
         self.devices: tuple[Device, ...] = ()
+        self._by_id: dict[str, Device] = {}
+        self.on_several_hosts = False
         self.problem = ""
         self.looked = False
         self._after_look = after_look
@@ -233,10 +237,12 @@ class DeviceWatch:
     def mark(self) -> None:
         """Put the operators' marks, which have changed, on the devices without another look."""
         self.devices = self._marked(self._seen)
+        self._by_id = {device.id: device for device in reversed(self.devices)}
+        self.on_several_hosts = len(hosts_of(self.devices)) > 1
 
     def find(self, device_id: str) -> Device | None:
         """The device, or None."""
-        return next((device for device in self.devices if device.id == device_id), None)
+        return self._by_id.get(device_id)
 
     async def inspect(self, device_id: str) -> DeviceDetails:
         """Return everything that is known of one device; the beginning of its id is enough.
@@ -302,7 +308,8 @@ class _Fetches(Generic[K]):
             self._after_failure(fetch, key, spec, begin)
             return None
         self.failures.pop(key, None)
-        return dataclasses.replace(fetch.task.result(), spec=spec)
+        found = fetch.task.result()
+        return found if found.spec is spec else dataclasses.replace(found, spec=spec)
 
     def drop(self, key: K) -> None:
         """Cancel a fetch, and forget what it found."""
@@ -375,6 +382,7 @@ class ModelFiles:
         self._fetches = _Fetches[str](clock, wake, retry_seconds)
         self._copies = _Fetches[tuple[str, str]](clock, wake, retry_seconds)
         self._keys_of: dict[str, dict[str, None]] = {}  # of fetches, by model, in their order
+        self._hosts_of: dict[str, dict[str, None]] = {}  # of copies, by the key of a form
         self.problems = self._fetches.problems
         self.failures = self._fetches.failures
 
@@ -396,6 +404,7 @@ class ModelFiles:
         if found is None or fleet is None or not host:
             return found
         fetched = found
+        self._hosts_of.setdefault(key, {})[host] = None
         return self._copies.get((key, host), spec, lambda tell: fleet.bring(fetched, host, tell))
 
     def missing(self, forms: Mapping[str, ModelSpec]) -> tuple[str, ...]:
@@ -417,8 +426,11 @@ class ModelFiles:
     def progress(self, name: str, host: str = "") -> str:
         """Return what the fetches of a model are doing, or why one failed; on a host, or on any."""
         keys = self._keys(name)
-        there = [(key, at) for key, at in self._copies.by_key if key in keys and host in ("", at)]
-        return self.problem(name) or self._fetches.said(keys) or self._copies.said(there)
+        said = self.problem(name) or self._fetches.said(keys)
+        if said or self._fleet is None:
+            return said
+        there = [(key, at) for key in keys for at in self._hosts_of.get(key, ())]
+        return self._copies.said([copy for copy in there if host in ("", copy[1])])
 
     def problem(self, name: str) -> str:
         """Return why files of a model could not be fetched; empty if no problem is known."""
@@ -441,8 +453,8 @@ class ModelFiles:
     def _drop(self, key: str) -> None:
         self._fetches.drop(key)
         self._keys_of.get(model_of(key), {}).pop(key, None)
-        for copy in [copy for copy in self._copies.by_key if copy[0] == key]:
-            self._copies.drop(copy)
+        for host in self._hosts_of.pop(key, ()):
+            self._copies.drop((key, host))
 
     async def close(self) -> None:
         """End all fetches."""

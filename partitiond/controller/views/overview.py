@@ -19,14 +19,15 @@ from partitiond.core.hardware.host_state import HostView
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.model.record import ModelRecord
+from partitiond.core.numbers.grouping import grouped
 from partitiond.core.performance.interference import DEFAULT as INTERFERENCE
-from partitiond.core.plan.record import Plan
+from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.convergence import NOTHING_APPLIED, Convergence
 from partitiond.core.views.lists import ModelView, ReplicaView
 from partitiond.core.views.overview import WINDOW_SECONDS, Overview, ReplicaOverview
-from partitiond.planner.check.figures import device_level
+from partitiond.planner.check.figures import level_together
 from partitiond.ports import Clock, DeviceGauges, Store
 
 GAUGE_SECONDS: Final = 1.0
@@ -93,11 +94,15 @@ class OverviewUseCases:
         given = self.sources
         readings = await self._gauges()
         models = given.models()
+        await asyncio.sleep(0)  # other tasks have a turn: over many hosts each part takes a while
         plan, devices = given.plan(), tuple(given.devices())
         profiles = await self._best([view.record for view in models], devices, plan)
         window, expected = given.window(window_seconds), dict(given.forecasts())
         placed = self._replicas(devices, plan, window)
         hosts = tuple(given.hosts())
+        await asyncio.sleep(0)
+        convergence = given.convergence()
+        await asyncio.sleep(0)
         shown = Overview(
             at=given.clock.utc_iso(),
             version=__version__,
@@ -110,7 +115,7 @@ class OverviewUseCases:
             waiting_plan_id=given.waiting_plan(),
             problems=tuple(sorted(given.problems().items())),
             last_event=max((event.id for event in given.store.events(0, 1)), default=0),
-            convergence=given.convergence(),
+            convergence=convergence,
             hosts=hosts if len(hosts) > 1 else (),
         )
         # In a thread: the figures of some hundred models, made from values that do not change.
@@ -133,6 +138,7 @@ class OverviewUseCases:
         self, devices: Sequence[Device], plan: Plan | None, window: TrafficWindow
     ) -> list[ReplicaOverview]:
         views, levels = self.sources.placed(), _levels(plan)
+        known = grouped(devices, lambda device: device.id)
         sliced = collections.Counter(  # running ones take turns, and so will pending ones
             (v.view.device_id, v.holds is not None)
             for v in views
@@ -141,7 +147,7 @@ class OverviewUseCases:
         return [
             replica_overview(
                 view,
-                devices,
+                known.get(view.view.device_id, ()),
                 levels,
                 measured=window.replicas.get(view.view.engine),
                 drift=self.sources.drift,
@@ -168,13 +174,14 @@ class OverviewUseCases:
         partitions use."""
         now, plan_id = self.sources.clock.monotonic(), plan.id if plan is not None else ""
         found: dict[str, tuple[Profile, ...]] = {}
+        placed = grouped(plan.wanted if plan is not None else (), lambda place: place.model)
         for record in records:
             name = record.spec.name
             version, of_plan, at, profiles = self._profiles.get(name, (0, "", 0.0, ()))
             fresh = version == record.version and of_plan == plan_id
             if not fresh or now - at >= PROFILE_SECONDS:
                 own = self._own.of(record.spec)
-                profiles = await self._with_derived(record, own, devices, plan)
+                profiles = await self._with_derived(record, own, devices, placed.get(name, ()))
                 self._profiles[name] = (record.version, plan_id, now, profiles)
             found[name] = profiles
         for gone in self._profiles.keys() - found.keys():
@@ -186,11 +193,10 @@ class OverviewUseCases:
         record: ModelRecord,
         own: tuple[Profile, ...],
         devices: Sequence[Device],
-        plan: Plan | None,
+        placements: Sequence[Placement],
     ) -> tuple[Profile, ...]:
         name, known = record.spec.name, {profile.id for profile in own}
-        placements = plan.wanted if plan is not None else ()
-        used = {p.candidate.profile_id for p in placements if p.model == name} - known
+        used = {p.candidate.profile_id for p in placements} - known
         if not used:
             return own
         situation = Situation((record,), ((name, own),), tuple(devices), running=())
@@ -210,5 +216,9 @@ def _levels(plan: Plan | None) -> dict[str, float]:
     """Return by how much replicas slow each other down, by device, as the plan counts it."""
     if plan is None:
         return {}
-    levels = {device.id: device_level(plan, device, INTERFERENCE) for device in plan.devices}
+    placed = grouped(plan.placements, lambda placement: placement.device_id)
+    levels = {
+        device.id: level_together([p.candidate for p in placed.get(device.id, ())], INTERFERENCE)
+        for device in plan.devices
+    }
     return {device_id: level for device_id, level in levels.items() if level is not None}

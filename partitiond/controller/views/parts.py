@@ -12,7 +12,7 @@ from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import MIG_COMPUTE_SLICES, Device, MigProfile, SharingMode
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.numbers.grouping import grouped
-from partitiond.core.plan.record import ModelForecast, Plan
+from partitiond.core.plan.record import ModelForecast, Placement, Plan
 from partitiond.core.profile.record import Profile
 from partitiond.core.views.lists import ModelView
 from partitiond.core.views.overview import (
@@ -39,7 +39,7 @@ def replica_overview(
     """Return the overview of one replica.
 
     Args:
-        devices: of all hosts.
+        devices: its own, at least.
         levels: by how much replicas slow each other down, by device.
         measured: its traffic over the window.
         drift: returns what is known of the drift of an engine.
@@ -75,7 +75,7 @@ def compute_share(partition: Partition, devices: Sequence[Device], time_sliced: 
 
     Args:
         partition: of a replica.
-        devices: of all hosts.
+        devices: its own, at least.
         time_sliced: number of memory shares on its device; they take turns, in equal parts.
     """
     device = next((d for d in devices if d.id == partition.device_id), None)
@@ -116,9 +116,10 @@ def device_overviews(
         readings: what devices say of themselves.
     """
     views = []
+    on_device = grouped(replicas, lambda replica: replica.device_id)
     for device in devices:
         reading = readings.get(device.id, _NOTHING_READ)
-        here = [replica for replica in replicas if replica.device_id == device.id]
+        here = on_device.get(device.id, ())
         views.append(
             DeviceOverview(
                 device=device,
@@ -136,20 +137,17 @@ def device_overviews(
 
 
 def frontier_views(
-    model: str,
     profiles: Sequence[Profile],
-    plan: Plan | None,
+    placements: Sequence[Placement],
     replicas: Sequence[ReplicaOverview],
 ) -> tuple[FrontierView, ...]:
     """Return the frontiers of a model; those that its replicas run on come first.
 
     Args:
-        model: its name.
         profiles: the best of each hardware and size, with the derived ones that plans use.
-        plan: the applied plan.
+        placements: those of the model in the applied plan.
         replicas: of this model, or of more.
     """
-    placements = [p for p in (plan.wanted if plan is not None else ()) if p.model == model]
     of_replica = {p.replica_id: p.candidate.profile_id for p in placements}
     views = []
     for profile in profiles:
@@ -227,6 +225,7 @@ def model_overviews(
         expected: requests/s that autoscaling expects, by model; absent if it ignores the model.
     """
     own = grouped(replicas, lambda replica: replica.model)
+    placed = grouped(plan.wanted if plan is not None else (), lambda place: place.model)
     forecasts = {one.model: one for one in (plan.forecasts if plan is not None else ())}
     return tuple(
         model_overview(
@@ -234,7 +233,9 @@ def model_overviews(
             planned=forecasts.get(name),
             replicas=own.get(name, ()),
             traffic=window.models.get(name),
-            frontiers=frontier_views(name, profiles.get(name, ()), plan, own.get(name, ())),
+            frontiers=frontier_views(
+                profiles.get(name, ()), placed.get(name, ()), own.get(name, ())
+            ),
             forecast=expected.get(name),
         )
         for view in models

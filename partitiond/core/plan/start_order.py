@@ -9,6 +9,7 @@ after each choice, device by device as they become free.
 """
 
 import dataclasses
+import heapq
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -67,19 +68,19 @@ def start_order(
     waiting: dict[str, list[Placement]] = {}
     for placement in missing:
         waiting.setdefault(placement.device_id, []).append(placement)
-    free_at = dict.fromkeys(waiting, 0.0)
+    free = [(0.0, number, mine) for number, mine in enumerate(waiting.values())]
     order: list[Placement] = []
-    while waiting:
-        device_id = min(waiting, key=lambda device: free_at[device])
-        mine = waiting[device_id]
+    while free:
+        at, number, mine = free[0]  # the device that is free first
         ranks = [_rank(p, stakes, coming, replaced.get(p.replica_id, 0.0)) for p in mine]
         chosen = mine.pop(ranks.index(min(ranks)))
         order.append(chosen)
-        free_at[device_id] += stakes.takes(chosen)
         had = coming.get(chosen.model, 0.0) - replaced.get(chosen.replica_id, 0.0)
         coming[chosen.model] = had + chosen.candidate.capacity_req_per_s
-        if not mine:
-            del waiting[device_id]
+        if mine:
+            heapq.heapreplace(free, (at + stakes.takes(chosen), number, mine))
+        else:
+            heapq.heappop(free)
     return tuple(order)
 
 

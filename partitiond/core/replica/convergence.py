@@ -33,6 +33,7 @@ from partitiond.core.replica.observation import (
 )
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.replica.reconcile import awaiting_restart, current_engines
+from partitiond.core.replica.seen_engines import SeenEngines
 from partitiond.core.replica.states import ReplicaState
 
 
@@ -251,7 +252,20 @@ def convergence(
     """
     wanted = plan.wanted if plan is not None else ()
     current = current_engines(wanted, seen.replicas, asleep)
-    here = _Look(wanted, seen, policy, asleep, told, current, dict(seen.devices))
+    here = _Look(
+        wanted=wanted,
+        seen=seen,
+        policy=policy,
+        asleep=asleep,
+        told=told,
+        current=current,
+        kept=frozenset(key_of(replica) for replica in current.values()),
+        room=dict(seen.devices),
+        engines=SeenEngines.of(seen.replicas),
+        not_ready=frozenset(seen.not_ready),
+        without_files=frozenset(seen.without_files),
+        withheld=frozenset(seen.withheld),
+    )
     found = [_standing(p, current.get(p.replica_id), here) for p in wanted]
     failed = {
         p.model for p, at in zip(wanted, found, strict=True) if at.standing is Standing.FAILED
@@ -352,7 +366,10 @@ class _Look:
 
     Attributes:
         current: the engine that fulfils each wanted placement, by replica id.
+        kept: the keys of these engines.
         room: bytes that all engines of a device may take together, by device id.
+        engines: those of the observation, by their places.
+        not_ready, without_files, withheld: as in `Observation`.
     """
 
     wanted: Sequence[Placement]
@@ -361,22 +378,24 @@ class _Look:
     asleep: Mapping[str, int]
     told: Explanations
     current: Mapping[str, ObservedReplica]
+    kept: frozenset[tuple[str, str]]
     room: Mapping[str, "int | Unknown"]
+    engines: SeenEngines
+    not_ready: frozenset[str]
+    without_files: frozenset[str]
+    withheld: frozenset[str]
 
     def outgoing(self) -> Iterator[ObservedReplica]:
         """Return live engines that the plan does not want."""
         return iter(self.unwanted(r for r in self.seen.replicas if r.state in LIVE))
 
-    def live_on(self, device_id: str) -> list[ObservedReplica]:
-        """Return engines that hold something of a device."""
-        return [
-            r for r in self.seen.replicas if r.state in LIVE and r.placement.device_id == device_id
-        ]
-
     def unwanted(self, replicas: Iterable[ObservedReplica]) -> list[ObservedReplica]:
         """Return the replicas that fulfil no placement of the plan."""
-        kept = {key_of(replica) for replica in self.current.values()}
-        return [r for r in replicas if key_of(r) not in kept]
+        return [r for r in replicas if key_of(r) not in self.kept]
+
+    def record_of(self, placement: Placement) -> ObservedReplica | None:
+        """Return the newest failed or stopped record of exactly this placement."""
+        return awaiting_restart(placement, self.engines.records_of(placement.replica_id))
 
     def age(self, replica: ObservedReplica) -> int:
         """Return whole seconds that the replica has been in its state."""
@@ -429,19 +448,19 @@ def _failed(
     files = _missing_files(placement, here)
     if files is not None and files.failures >= HOPELESS_FAILURES:
         return f"has no files: {files.progress}", Cause.FILES
-    last = engine or awaiting_restart(placement, here.seen.replicas)
+    last = engine or here.record_of(placement)
     if last is not None and last.failures >= HOPELESS_FAILURES:
         return f"failed {last.failures} times in a row: {_reason(last)}", Cause.ENGINE
-    if engine is None and placement.replica_id in here.seen.withheld:
+    if engine is None and placement.replica_id in here.withheld:
         return _withheld(here.told.obstacles.get(placement.model))
     return None
 
 
 def _missing_files(placement: Placement, here: _Look) -> Files | None:
     """Return what is known of the files that a replica waits for; None if it waits for none."""
-    if placement.form in here.seen.not_ready:
+    if placement.form in here.not_ready:
         return here.told.files.get(placement.form, _NO_FILES)
-    if placement.replica_id in here.seen.without_files:
+    if placement.replica_id in here.without_files:
         return here.told.copies.get(placement.replica_id, _NO_FILES)
     return None
 
@@ -465,7 +484,7 @@ def _reason(replica: ObservedReplica) -> str:
 
 def _waits(placement: Placement, here: _Look) -> _At:
     """Explain why a replica has no engine yet."""
-    seen, waiting = here.seen, Standing.WAITING
+    waiting = Standing.WAITING
     files = _missing_files(placement, here)
     if files is not None:
         return _At(
@@ -475,14 +494,14 @@ def _waits(placement: Placement, here: _Look) -> _At:
     free = here.room[placement.device_id]
     if isinstance(free, Unknown):
         return _At(waiting, f"waits until its device can be seen: {free.reason}")
-    record = awaiting_restart(placement, seen.replicas)
+    record = here.record_of(placement)
     if record is not None and record.state is ReplicaState.FAILED:
         return _At(waiting, f"failed and is started again soon: {_reason(record)}")
     return _waits_for_room(placement, free, here)
 
 
 def _waits_for_room(placement: Placement, free_bytes: int, here: _Look) -> _At:
-    waiting, there = Standing.WAITING, here.live_on(placement.device_id)
+    waiting, there = Standing.WAITING, here.engines.live_on(placement.device_id)
     leases = [lease for lease in here.seen.leases if lease.device_id == placement.device_id]
     if not fits(placement.partition, leases, free_bytes):
         return _At(waiting, "waits until a profile job gives its place back")
@@ -504,7 +523,7 @@ def _without_hope(placement: Placement, at: _At, failed: Container[str], here: _
     """
     if not at.for_room:
         return at
-    there = here.live_on(placement.device_id)
+    there = here.engines.live_on(placement.device_id)
     olds = here.unwanted(there)
     if not all(
         r.placement.model in failed and r.state is ReplicaState.SERVING for r in olds

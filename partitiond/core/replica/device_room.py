@@ -6,7 +6,7 @@ from typing import Final
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.hardware.room import fits, overlap
 from partitiond.core.plan.record import Placement
-from partitiond.core.replica.observation import ALLOCATING, LIVE, Observation, ObservedReplica
+from partitiond.core.replica.observation import ALLOCATING, ObservedReplica
 from partitiond.core.replica.sleep import held
 from partitiond.core.replica.states import ReplicaState
 
@@ -36,23 +36,23 @@ class DeviceRoom:
     Args:
         device_id: the device.
         free_bytes: that all engines on the device may take together.
-        observation: the host.
-        max_starting: number of engines whose memory may change at a time.
+        live: the engines that hold something of it.
+        leases: what is lent of it to profile jobs.
+        max_starting: number of engines, besides those of profile jobs, whose memory may change at a
+            time.
     """
 
     def __init__(
-        self, device_id: str, free_bytes: int, observation: Observation, max_starting: int
+        self,
+        device_id: str,
+        free_bytes: int,
+        live: Sequence[ObservedReplica],
+        leases: Sequence[Partition],
+        max_starting: int,
     ) -> None:
         self.device_id = device_id
         self._free_bytes = free_bytes
-        live = [
-            replica
-            for replica in observation.replicas
-            if replica.state in LIVE and replica.placement.device_id == device_id
-        ]
-        leases = [lease for lease in observation.leases if lease.device_id == device_id]
-        allocating = sum(replica.state in ALLOCATING for replica in live)
-        self._places = max_starting - allocating - observation.measuring.count(device_id)
+        self._places = max_starting - sum(replica.state in ALLOCATING for replica in live)
         self._held = [*leases, *(holds(r) for r in live)]
         self._staying = [*leases, *(holds(r) for r in live if r.state not in _LEAVING)]
         self._taken: set[str] = set()

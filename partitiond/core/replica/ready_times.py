@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.outage import drain_seconds
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
@@ -46,14 +47,17 @@ def ready_times(
     """
     other = {r.placement.model for r in replicas if _serves(r) or r.state in _AT_REST}
     out = [p for p in desired if p.model not in other and p.replica_id in starts.seconds]
+    own = grouped(replicas, lambda replica: replica.replica_id)
+    there = grouped(replicas, lambda replica: replica.placement.device_id)
     found: dict[str, float] = {}
     free_at: dict[str, float] = {}
     for placement in out:
         device_id = placement.device_id
-        at = _own_start(placement, replicas, starts, now)
+        mine = own.get(placement.replica_id, ())
+        at = _own_start(placement, mine, starts, now)
         if at is None:
-            begins = free_at.get(device_id) or _free_at(device_id, replicas, starts, now)
-            pause = _failed_until(placement, replicas, starts)
+            begins = free_at.get(device_id) or _free_at(there.get(device_id, ()), starts, now)
+            pause = _failed_until(placement, mine, starts)
             if pause is None:
                 continue
             at = max(begins, pause) + starts.seconds[placement.replica_id]
@@ -78,17 +82,16 @@ def _serves(replica: ObservedReplica) -> bool:
 
 
 def _own_start(
-    placement: Placement, replicas: Iterable[ObservedReplica], starts: Starts, now: float
+    placement: Placement, own: Iterable[ObservedReplica], starts: Starts, now: float
 ) -> float | None:
     """Return when the engine that already starts for the placement should be ready; None without
     one.
+
+    Args:
+        own: engines of the placement's replica.
     """
-    for replica in replicas:
-        if (
-            replica.state is ReplicaState.STARTING
-            and replica.replica_id == placement.replica_id
-            and same_engine(replica.placement, placement)
-        ):
+    for replica in own:
+        if replica.state is ReplicaState.STARTING and same_engine(replica.placement, placement):
             return _after(replica.state_since, starts.seconds[placement.replica_id], now)
     return None
 
@@ -101,14 +104,10 @@ def _after(since: float, seconds: float, now: float) -> float:
     return since + takes
 
 
-def _free_at(
-    device_id: str, replicas: Iterable[ObservedReplica], starts: Starts, now: float
-) -> float:
-    """Return when the last engine on a device should have started or drained."""
+def _free_at(there: Iterable[ObservedReplica], starts: Starts, now: float) -> float:
+    """Return when the last of the engines on one device should have started or drained."""
     free = now
-    for replica in replicas:
-        if replica.placement.device_id != device_id:
-            continue
+    for replica in there:
         if replica.state is ReplicaState.STARTING and replica.replica_id in starts.seconds:
             free = max(free, _after(replica.state_since, starts.seconds[replica.replica_id], now))
         elif replica.state is ReplicaState.DRAINING:
@@ -120,14 +119,16 @@ def _free_at(
 
 
 def _failed_until(
-    placement: Placement, replicas: Iterable[ObservedReplica], starts: Starts
+    placement: Placement, own: Iterable[ObservedReplica], starts: Starts
 ) -> float | None:
     """Return when the back-off after a failure ends, 0 without one; None after
     `HOPELESS_FAILURES`.
+
+    Args:
+        own: engines of the placement's replica.
     """
-    for replica in replicas:
-        own = replica.replica_id == placement.replica_id
-        if own and replica.state is ReplicaState.FAILED:
+    for replica in own:
+        if replica.state is ReplicaState.FAILED:
             if replica.failures >= HOPELESS_FAILURES:
                 return None
             return replica.state_since + starts.backoff_seconds.get(placement.replica_id, 0.0)

@@ -41,6 +41,7 @@ from typing import Final
 
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.hardware.room import fits
+from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import NO_STAKES, StartGains, start_order
 from partitiond.core.replica.device_room import DeviceRoom, holds, key_of
@@ -61,6 +62,7 @@ from partitiond.core.replica.observation import (
     Unknown,
     WakeReplica,
 )
+from partitiond.core.replica.seen_engines import SeenEngines
 from partitiond.core.replica.sleep import stays
 from partitiond.core.replica.states import ReplicaState
 
@@ -137,8 +139,12 @@ class _Pass:
     Attributes:
         asleep: level of sleep, by model that is to sleep.
         current: the engine that fulfils each wanted placement, by replica id.
+        kept: the keys of these engines.
         outgoing: engines that are not wanted and not yet on their way out.
         stakes: what starting an engine is worth.
+        engines: those of the observation, by their places.
+        held_back: replicas that are withheld or lack their files.
+        not_ready: as `Observation.not_ready`.
     """
 
     desired: tuple[Placement, ...]
@@ -146,8 +152,12 @@ class _Pass:
     policy: ReconcilePolicy
     asleep: Mapping[str, int]
     current: Mapping[str, ObservedReplica]
+    kept: frozenset[tuple[str, str]]
     outgoing: tuple[ObservedReplica, ...]
     stakes: StartGains
+    engines: SeenEngines
+    held_back: frozenset[str]
+    not_ready: frozenset[str]
 
 
 def reconcile(
@@ -169,13 +179,25 @@ def reconcile(
         stakes: what starting an engine is worth, and how long it takes.
     """
     current = current_engines(desired, observation.replicas, asleep)
-    kept = {key_of(replica) for replica in current.values()}
+    kept = frozenset(key_of(replica) for replica in current.values())
     outgoing = tuple(
         replica
         for replica in observation.replicas
         if replica.state in _STAYING and key_of(replica) not in kept
     )
-    here = _Pass(desired, observation, policy, asleep, current, outgoing, stakes)
+    here = _Pass(
+        desired=desired,
+        seen=observation,
+        policy=policy,
+        asleep=asleep,
+        current=current,
+        kept=kept,
+        outgoing=outgoing,
+        stakes=stakes,
+        engines=SeenEngines.of(observation.replicas),
+        held_back=frozenset((*observation.withheld, *observation.without_files)),
+        not_ready=frozenset(observation.not_ready),
+    )
     begun, making_way, yielding = _begin(here)
     return (*_forgets(here), *_stops(here, yielding), *_drains(here, making_way, begun), *begun)
 
@@ -192,8 +214,9 @@ def current_engines(
     """
     wanted = {placement.replica_id: placement for placement in desired}
     found: dict[str, ObservedReplica] = {}
+    oldest_first = sorted(replicas, key=lambda r: (r.state_since, r.generation))
     for state in _STAYING:
-        for replica in sorted(replicas, key=lambda r: (r.state_since, r.generation)):
+        for replica in oldest_first:
             placement = wanted.get(replica.replica_id)
             if (
                 replica.state is state
@@ -220,6 +243,10 @@ def awaiting_restart(
     return max(dead, key=lambda replica: (replica.state_since, replica.generation), default=None)
 
 
+def _record(placement: Placement, here: _Pass) -> ObservedReplica | None:
+    return awaiting_restart(placement, here.engines.records_of(placement.replica_id))
+
+
 def _forgets(here: _Pass) -> list[Action]:
     """Forget records without a process that no restart will take up."""
     replicas = here.seen.replicas
@@ -227,7 +254,7 @@ def _forgets(here: _Pass) -> list[Action]:
         key_of(record)
         for placement in here.desired
         if placement.replica_id not in here.current
-        and (record := awaiting_restart(placement, replicas)) is not None
+        and (record := _record(placement, here)) is not None
     }
     return [
         ForgetReplica(replica.replica_id, replica.generation)
@@ -343,12 +370,11 @@ def _may_start(placement: Placement, here: _Pass) -> bool:
     """Return whether only room is missing: the replica is wanted awake, files on disk, back-off
     over.
     """
-    if placement.model in here.asleep or placement.form in here.seen.not_ready:
+    if placement.model in here.asleep or placement.form in here.not_ready:
         return False
-    held = placement.replica_id in (*here.seen.withheld, *here.seen.without_files)
-    if held or _held_by_outgrown(placement, here):
+    if placement.replica_id in here.held_back or _held_by_outgrown(placement, here):
         return False
-    record = awaiting_restart(placement, here.seen.replicas)
+    record = _record(placement, here)
     if record is None or record.state is not ReplicaState.FAILED:
         return True
     delay = backoff_seconds(record.failures, here.policy)
@@ -358,11 +384,8 @@ def _may_start(placement: Placement, here: _Pass) -> bool:
 def _held_by_outgrown(placement: Placement, here: _Pass) -> bool:
     """Return whether an engine that outgrew the replica's place still holds that place."""
     return bool(here.seen.outgrown) and any(
-        replica.replica_id == placement.replica_id
-        and replica.placement.device_id == placement.device_id
-        and replica.state in LIVE
-        and replica.generation in here.seen.outgrown
-        for replica in here.seen.replicas
+        replica.replica_id == placement.replica_id and replica.generation in here.seen.outgrown
+        for replica in here.engines.live_on(placement.device_id)
     )
 
 
@@ -377,25 +400,37 @@ def _begin(here: _Pass) -> tuple[list[Action], set[tuple[str, str]], set[tuple[s
     missing = _missing(here)
     actions = [*_quiesces(here)]
     rooms: list[tuple[DeviceRoom, list[ObservedReplica]]] = []
+    # A pass over all engines for each device would be one over all pairs of them.
+    missing_on = grouped(missing, lambda placement: placement.device_id)
+    current_on = grouped(here.current.values(), lambda replica: replica.placement.device_id)
+    outgoing_on = grouped(here.outgoing, lambda replica: replica.placement.device_id)
+    leased_on = grouped(seen.leases, lambda lease: lease.device_id)
     for device_id, free in seen.devices:
         if isinstance(free, Unknown) or device_id in seen.faulted:
             continue
-        room = DeviceRoom(device_id, free, seen, policy.max_starting)
-        actions += _sleeps(here, room)
-        sleeping = _to_wake(here, device_id)
+        room = DeviceRoom(
+            device_id,
+            free,
+            here.engines.live_on(device_id),
+            leased_on.get(device_id, ()),
+            policy.max_starting - seen.measuring.count(device_id),
+        )
+        actions += _sleeps(here, room, current_on.get(device_id, ()))
+        sleeping = _to_wake(here, current_on.get(device_id, ()))
         actions += [
             WakeReplica(replica.replica_id, replica.generation)
             for replica in sleeping
             if room.wake(replica)
         ]
-        starting = [p for p in missing if p.device_id == device_id and room.take(p)]
+        starting = [p for p in missing_on.get(device_id, ()) if room.take(p)]
         actions += [StartEngine(p, policy.start_deadline_seconds) for p in starting]
         rooms.append((room, sleeping))
     begun = [action.placement.model for action in actions if isinstance(action, StartEngine)]
     needed = _needed(here, begun)
     making_way: set[tuple[str, str]] = set()
     for room, sleeping in rooms:
-        making_way |= room.make_way(missing, sleeping, here.outgoing, needed)
+        wanted, old = missing_on.get(room.device_id, ()), outgoing_on.get(room.device_id, ())
+        making_way |= room.make_way(wanted, sleeping, old, needed)
     return actions, making_way, _yielding(here, missing, [room for room, _ in rooms])
 
 
@@ -413,9 +448,11 @@ def _yielding(
     found: set[tuple[str, str]] = set()
     if not hopeless:
         return found
-    waiting = [p for p in missing if _failed_starts(p, here) < HOPELESS_FAILURES]
+    waiting = grouped(
+        (p for p in missing if _failed_starts(p, here) < HOPELESS_FAILURES), lambda p: p.device_id
+    )
     for room in rooms:
-        if any(room.waits_for_its_turn(placement) for placement in waiting):
+        if any(room.waits_for_its_turn(p) for p in waiting.get(room.device_id, ())):
             found.update(
                 key_of(replica)
                 for replica in hopeless
@@ -425,7 +462,7 @@ def _yielding(
 
 
 def _failed_starts(placement: Placement, here: _Pass) -> int:
-    record = awaiting_restart(placement, here.seen.replicas)
+    record = _record(placement, here)
     return record.failed_starts if record is not None else 0
 
 
@@ -438,12 +475,11 @@ def _missing(here: _Pass) -> tuple[Placement, ...]:
     """
     missing = [p for p in here.desired if p.replica_id not in here.current and _may_start(p, here)]
     ids = {placement.replica_id for placement in missing}
-    kept = {key_of(replica) for replica in here.current.values()}
     serving: dict[str, float] = {}
     replaced: dict[str, float] = {}
     for replica in here.seen.replicas:
         model, capacity = replica.placement.model, replica.placement.candidate.capacity_req_per_s
-        old = key_of(replica) not in kept
+        old = key_of(replica) not in here.kept
         coming = replica.state in _COMING and not replica.ending
         if coming or (replica.state in _LEAVING and old and replica.replica_id in ids):
             serving[model] = serving.get(model, 0.0) + capacity
@@ -509,15 +545,12 @@ def _blocked(here: _Pass) -> frozenset[str]:
 
 def _staying(device_id: str, blocked: Container[str], here: _Pass) -> list[Partition]:
     """Return partitions held on a device even after every engine that may make way has done so."""
-    kept = {key_of(replica) for replica in here.current.values()}
     return [
         *(lease for lease in here.seen.leases if lease.device_id == device_id),
         *(
             holds(r)
-            for r in here.seen.replicas
-            if r.placement.device_id == device_id
-            and r.state in LIVE
-            and (key_of(r) in kept or (r.placement.model in blocked and _serves(r)))
+            for r in here.engines.live_on(device_id)
+            if key_of(r) in here.kept or (r.placement.model in blocked and _serves(r))
         ),
     ]
 
@@ -540,10 +573,10 @@ def _quiesces(here: _Pass) -> list[Action]:
     return actions
 
 
-def _sleeps(here: _Pass, room: DeviceRoom) -> list[Action]:
+def _sleeps(here: _Pass, room: DeviceRoom, current: Iterable[ObservedReplica]) -> list[Action]:
     return [
         SleepReplica(replica.replica_id, replica.generation, here.asleep[replica.placement.model])
-        for replica in here.current.values()
+        for replica in current
         if replica.state is ReplicaState.QUIESCING
         and replica.in_flight == 0
         and not replica.ending
@@ -552,13 +585,12 @@ def _sleeps(here: _Pass, room: DeviceRoom) -> list[Action]:
     ]
 
 
-def _to_wake(here: _Pass, device_id: str) -> list[ObservedReplica]:
-    """Return sleeping engines of a device whose models are wanted awake."""
+def _to_wake(here: _Pass, current: Iterable[ObservedReplica]) -> list[ObservedReplica]:
+    """Return those sleeping engines whose models are wanted awake."""
     return [
         replica
-        for replica in here.current.values()
+        for replica in current
         if replica.state is ReplicaState.SLEEPING
-        and replica.placement.device_id == device_id
         and replica.placement.model not in here.asleep
         and not replica.ending
     ]

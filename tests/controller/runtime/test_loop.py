@@ -85,7 +85,7 @@ class Bench:
                 lent=tuple,
                 measuring=tuple,
                 spec_for=lambda spec, _: spec,
-                withheld=lambda _: False,
+                withheld=lambda: lambda _: False,
                 failed_before=lambda _: 0,
                 after_pass=self._after_pass,
                 looked=ignored,

@@ -18,7 +18,7 @@ from partitiond.core.model.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.overview import ReplicaOverview
 from tests.controller.fakes import until
-from tests.controller.samples import cpu, measured_profile, plan, spec
+from tests.controller.samples import cpu, measured_profile, spec
 from tests.controller.test_service import Host, serving
 
 ONE_GIB = Bytes(GIB)
@@ -156,6 +156,6 @@ class TestDevices:
 
 
 def test_frontiers_of_a_model_without_a_plan_say_what_is_known() -> None:
-    (view,) = frontier_views("a", [measured_profile("a")], None, ())
+    (view,) = frontier_views([measured_profile("a")], (), ())
     assert (view.planned_batch, view.working_batch, view.size) == (None, None, "1 core")
-    assert frontier_views("a", [], plan(), ()) == ()
+    assert frontier_views([], (), ()) == ()

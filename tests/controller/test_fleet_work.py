@@ -1,0 +1,216 @@
+"""The work over many hosts grows with their number, not with its square.
+
+Each case runs the same work for a fleet, and for one of twice the size, and compares the
+instructions that ran. What is linear takes twice as many, what goes through all pairs four times.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from partitiond.controller.plans.planning import planning_devices
+from partitiond.controller.profiles.job_room import JobHost, busy_cores, host_bytes_left, turn_of
+from partitiond.controller.runtime.launches import launch_for
+from partitiond.controller.runtime.sleeping import serving_since
+from partitiond.controller.views.parts import device_overviews
+from partitiond.core.hardware.kinds import Device, silent_device
+from partitiond.core.hardware.partition import MpsShare
+from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.plan.record import Placement
+from partitiond.core.plan.start_order import start_order
+from partitiond.core.replica.convergence import convergence
+from partitiond.core.replica.observation import Observation, ObservedReplica, ReconcilePolicy
+from partitiond.core.replica.ready_times import Starts, ready_times
+from partitiond.core.replica.reconcile import reconcile
+from partitiond.core.replica.states import ReplicaState
+from partitiond.core.units import GIB, Bytes
+from partitiond.devices.fake import fake_cpu, fake_gpus
+from partitiond.store import open_store
+from tests.controller.samples import ARCHITECTURE, placement, plan, record, spec
+from tests.controller.test_service import Host
+from tests.operations import counted_operations, operations
+
+FEW, MANY = 24, 48
+MOST = 2.4
+"""Largest ratio of the work for twice as many hosts; a sort adds a little to 2."""
+POLICY = ReconcilePolicy()
+
+
+class Fleet:
+    """Hosts with a GPU and a CPU, and a replica on each GPU.
+
+    Attributes:
+        places: of the replicas, all of different models.
+    """
+
+    def __init__(self, hosts: int) -> None:
+        self.devices: tuple[Device, ...] = ()
+        for number in range(hosts):
+            host = f"h{number:03d}"
+            (gpu,) = fake_gpus("a100-80gb", host=host)
+            self.devices += (
+                dataclasses.replace(gpu, id=f"GPU-{host}"),
+                fake_cpu(host=host, device_id=f"cpu-{host}"),
+            )
+        self.places = tuple(self.place(device, "a") for device in self.devices[::2])
+
+    @staticmethod
+    def place(device: Device, kind: str) -> Placement:
+        share = MpsShare(device.id, Bytes(GIB), 50)
+        name = f"{kind}{device.host}-1"
+        return dataclasses.replace(placement(name), device_id=device.id, partition=share)
+
+    def seen(self, state: ReplicaState | None, places: Sequence[Placement] = ()) -> Observation:
+        """The replicas in a state, or none of them."""
+        replicas = tuple(
+            ObservedReplica(place.replica_id, f"g-{place.replica_id}", place, state, 0, 0.0)
+            for place in (places or self.places)
+            if state is not None
+        )
+        room = tuple((device.id, 40 * GIB) for device in self.devices)
+        return Observation(replicas, room, now=100.0)
+
+    def engines(self) -> list[Any]:
+        return [Served(place) for place in self.places]
+
+
+@dataclasses.dataclass(frozen=True)
+class Served:
+    """What is asked of an engine."""
+
+    placement: Placement
+    state: ReplicaState = ReplicaState.SERVING
+    since: float = 1.0
+    failures: int = 0
+
+
+def reconciled(fleet: Fleet, seen: Observation) -> Callable[[], object]:
+    return lambda: reconcile(fleet.places, seen, POLICY)
+
+
+def converged(fleet: Fleet, seen: Observation) -> Callable[[], object]:
+    applied = plan(*fleet.places, devices=fleet.devices)
+    return lambda: convergence(applied, seen, POLICY)
+
+
+def replaced(fleet: Fleet) -> Observation:
+    """Another engine serves on each device."""
+    old = [fleet.place(device, "old") for device in fleet.devices[::2]]
+    return fleet.seen(ReplicaState.SERVING, old)
+
+
+def starting(fleet: Fleet) -> Callable[[], object]:
+    seen = fleet.seen(ReplicaState.STARTING).replicas
+    half = seen[: len(seen) // 2]
+    starts = Starts({place.replica_id: 30.0 for place in fleet.places})
+    return lambda: ready_times(fleet.places, half, starts, 100.0)
+
+
+def ordered(fleet: Fleet) -> Callable[[], object]:
+    places = [
+        dataclasses.replace(place, device_id=f"{place.device_id}-{number}")
+        for place in fleet.places
+        for number in range(8)
+    ]
+    return lambda: start_order(places)
+
+
+def jobs(fleet: Fleet) -> Callable[[], object]:
+    launches: Any = [Launch(place.device_id) for place in fleet.places]
+
+    def work() -> None:
+        busy = busy_cores(launches, fleet.devices)
+        stated = {device.host: GIB for device in fleet.devices}
+        left = host_bytes_left(fleet.devices, stated, fleet.places)
+        turn_of((), (), {}, JobHost(fleet.devices, {}, (), busy, left))
+
+    return work
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """What is asked of a launch."""
+
+    device_id: str
+    cores: tuple[int, ...] = (0, 1)
+
+
+def planned(fleet: Fleet) -> Callable[[], object]:
+    used = [(engine, GIB) for engine in fleet.engines()]
+    quiet = [silent_device(device, "it is silent.") for device in fleet.devices]
+    return lambda: (planning_devices(fleet.devices, used), planning_devices(quiet, used))
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What is asked of a replica's overview."""
+
+    device_id: str
+    held_bytes: int = 1
+    coming_bytes: int = 0
+
+
+def shown(fleet: Fleet) -> Callable[[], object]:
+    replicas: Any = [Shown(place.device_id) for place in fleet.places]
+    return lambda: device_overviews(fleet.devices, replicas, {})
+
+
+CASES: dict[str, Callable[[Fleet], Callable[[], object]]] = {
+    "all serve": lambda fleet: reconciled(fleet, fleet.seen(ReplicaState.SERVING)),
+    "all are to start": lambda fleet: reconciled(fleet, fleet.seen(None)),
+    "all failed": lambda fleet: reconciled(fleet, fleet.seen(ReplicaState.FAILED)),
+    "all start": lambda fleet: reconciled(fleet, fleet.seen(ReplicaState.STARTING)),
+    "all are replaced": lambda fleet: reconciled(fleet, replaced(fleet)),
+    "all sleep": lambda fleet: reconciled(fleet, fleet.seen(ReplicaState.SLEEPING)),
+    "convergence, all failed": lambda fleet: converged(fleet, fleet.seen(ReplicaState.FAILED)),
+    "convergence, all are replaced": lambda fleet: converged(fleet, replaced(fleet)),
+    "when models serve": starting,
+    "the order of starts": ordered,
+    "since when models serve": lambda fleet: lambda: serving_since(fleet.places, fleet.engines()),
+    "room for jobs": jobs,
+    "devices of a plan": planned,
+    "devices in the overview": shown,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_twice_as_many_hosts_are_twice_the_work(case: str) -> None:
+    few, many = (operations(CASES[case](Fleet(hosts))) for hosts in (FEW, MANY))
+    assert few > FEW
+    assert many / few < MOST
+
+
+async def of_service(hosts: int) -> dict[str, int]:
+    """The work of a control plane that adopts the engines, and whose devices then are silent."""
+    fleet, store = Fleet(hosts), open_store(":memory:")
+    here = Host(store)
+    here.devices.become(fleet.devices)
+    known = {device.id: device for device in fleet.devices}
+    for place in fleet.places:
+        store.add_model(record(place.model, auto=False))
+        model = ResolvedModel(spec(place.model), Path("/m"), None, ARCHITECTURE, True)
+        here.runner.add(launch_for(place, model, known[place.device_id], name=place.replica_id))
+    store.set_plan(plan(*fleet.places, devices=fleet.devices))
+    controller = here.service.parts.controller
+    with counted_operations() as adopted:
+        await controller._take_over(await here.runner.find())
+    assert len(controller.engines) == len(fleet.places)
+    await controller.detach()
+    controller.engines.clear()
+    here.devices.become(silent_device(device, "it is silent.") for device in fleet.devices)
+    await here.service.devices.look()
+    silent = operations(lambda: (controller.observe(), here.service.plans._running()))  # type: ignore[attr-defined]
+    await here.service.parts.files.close()
+    store.close()
+    return {"adopted": adopted.count, "silent": silent}
+
+
+async def test_the_engines_of_twice_as_many_hosts_are_twice_the_work() -> None:
+    few, many = [await of_service(hosts) for hosts in (FEW, MANY)]
+    assert {what: many[what] / few[what] < MOST for what in few} == {
+        "adopted": True,
+        "silent": True,
+    }
