@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import AsyncIterator
 
 from partitiond.core.hardware.host_state import HostLimits
+from partitiond.hosts.calls.messages import AgentAnswer, Message
+from partitiond.hosts.calls.signatures import message_kinds
 from partitiond.hosts.head import start_head
 from partitiond.hosts.membership import Membership
 from partitiond.hosts.this_host import ThisHost
@@ -13,6 +15,7 @@ from partitiond.hosts.together import Hosts
 from partitiond.platform.clock import SystemClock
 from partitiond.ports import Store
 from partitiond.ports.cluster import Cluster
+from partitiond.serde import prepare
 from partitiond.settings.schema import Settings
 
 
@@ -52,6 +55,8 @@ async def hosts_of_fleet(
         head=start_head(store, clock.utc_iso()),
         silent_seconds=host.silent_seconds,
     )
+    # In a thread: the first message to a host would have it done by the event loop.
+    await asyncio.to_thread(prepare, (Message, AgentAnswer, *message_kinds()))
     watching = asyncio.create_task(membership.watch(), name="members of the cluster")
     try:
         yield HostsOfFleet(hosts, membership)

@@ -1,6 +1,7 @@
 """Controls the proxies of several hosts as one (`ports.ProxyControl`).
 
-Each host's proxy is told of the replicas on its host. A proxy on a silent host goes on with the
+Each host's proxy is told of the replicas on its host, and only what is new there: with many hosts
+most changes concern one of them. A proxy on a silent host goes on with the
 table that it has, and is given the newest one before it is asked anything once its host answers
 again. No other host's proxy holds up the control plane's own: those of other hosts are started,
 told and watched beside it, and what is wrong with one of them is said of that one alone.
@@ -16,9 +17,10 @@ from typing import Final, TypeVar
 
 from partitiond.core.demand.fleet import FleetSample, HostCounts, grown, together
 from partitiond.core.demand.traffic import TrafficSample
-from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable, table_of_host
+from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable, TablesOfHosts
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.keys.record import KeyUse
+from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts import exposition
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
@@ -39,7 +41,8 @@ class _Host:
 
     Attributes:
         agent: of the host.
-        table: the whole table whose part the proxy took last; None before the first.
+        table: the whole table whose part the proxy has; None before the first.
+        part: what it took last, and when, in monotonic seconds; None before the first.
         problem: why it lacks the newest one, or cannot run; empty if nothing is known to be wrong.
         telling: hands it the newest table.
         keeping: keeps it running.
@@ -47,9 +50,15 @@ class _Host:
 
     agent: HostAgent
     table: RoutingTable | None = None
+    part: tuple[RoutingTable, float] | None = None
     problem: str = ""
     telling: "asyncio.Task[None] | None" = None
     keeping: "asyncio.Task[None] | None" = None
+
+    @property
+    def is_told_now(self) -> bool:
+        """Whether it is being told a table."""
+        return self.telling is not None and not self.telling.done()
 
 
 def _nobody() -> Collection[str]:
@@ -83,6 +92,8 @@ class HostsProxies:
         self._ask_again_seconds = ask_again_seconds
         self._tell_seconds = tell_seconds
         self._table = EMPTY_ROUTING_TABLE
+        self._parts = TablesOfHosts(EMPTY_ROUTING_TABLE)
+        self._word = False
         self._own_table: RoutingTable | None = None
         self._hosts: dict[str, _Host] = {}
         self._counts: dict[str, HostCounts] = {}
@@ -119,7 +130,8 @@ class HostsProxies:
         while True:
             try:
                 if await host.agent.proxy.ensure_running():
-                    host.table = None  # a new process may have an older table on disk, or none
+                    # A new process may have an older table on disk, or none.
+                    host.table = host.part = None
                 await self._tell(host)
                 await host.agent.proxy.wait_exit()
             except PartitiondError as error:
@@ -133,13 +145,15 @@ class HostsProxies:
             ConflictError: the own host's proxy has a newer one.
             PartitiondError: the own host's proxy cannot be reached.
         """
-        self._table = table
+        # The same table again is a word that its keys are the newest (`core.keys.stale`).
+        self._word = table is self._table
+        self._table, self._parts = table, TablesOfHosts(table, self._parts)
         others = self._others()
         for host in others:
-            # The same table again is a word that its keys are the newest (`core.keys.stale`).
-            self._begin_telling(host)
+            if not self._has_its_part(host):
+                self._begin_telling(host)
         own = self._agents.own
-        await own.proxy.publish(table_of_host(table, own.name))
+        await own.proxy.publish(self._parts.of(own.name))
         self._own_table = table
         waits = [
             host.telling
@@ -149,8 +163,21 @@ class HostsProxies:
         if waits:
             await asyncio.wait(waits, timeout=self._tell_seconds)
 
+    def _has_its_part(self, host: _Host) -> bool:
+        """Whether the newest table has nothing new for a host, which then counts as told."""
+        if self._word or host.part is None or host.problem or host.is_told_now:
+            return False
+        part, told_at = host.part
+        if word_is_due(self._table.keys_stale_seconds, time.monotonic() - told_at):
+            return False
+        newest = dataclasses.replace(self._parts.of(host.agent.name), version=part.version)
+        same = newest.keys is part.keys and newest == part  # equal keys are the same object
+        if same:
+            host.table = self._table
+        return same
+
     def _begin_telling(self, host: _Host) -> None:
-        if host.telling is None or host.telling.done():
+        if not host.is_told_now:
             host.telling = asyncio.ensure_future(self._tell_or_miss(host))
 
     async def _tell_or_miss(self, host: _Host) -> None:
@@ -162,19 +189,20 @@ class HostsProxies:
     async def _tell(self, host: _Host) -> None:
         """Hand a proxy the newest table, until it has that one. Raises PartitiondError."""
         while True:
-            table = self._table
-            part = table_of_host(table, host.agent.name)
+            table, part = self._table, self._parts.of(host.agent.name)
             # Another host's monotonic clock has nothing in common with this one's.
-            part = dataclasses.replace(part, told_at=time.monotonic())
+            now = time.monotonic()
+            told = dataclasses.replace(part, told_at=now)
+            host.part = None  # until it is known that it was taken
             try:
-                await host.agent.proxy.publish(part)
+                await host.agent.proxy.publish(told)
             except ConflictError as error:
                 newer = error.facts.get("current")
                 if not isinstance(newer, int):
                     raise
                 # The store's counter was lost: the proxy has a table of an earlier life.
-                await host.agent.proxy.publish(dataclasses.replace(part, version=newer + 1))
-            host.table, host.problem = table, ""
+                await host.agent.proxy.publish(dataclasses.replace(told, version=newer + 1))
+            host.table, host.part, host.problem = table, (part, now), ""
             if table is self._table:
                 return
 

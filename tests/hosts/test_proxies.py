@@ -119,7 +119,7 @@ async def test_hosts_that_were_not_told_are_known_until_they_have_the_newest_tab
         "two": TABLE,
     }
     pipe.cut()
-    later = dataclasses.replace(TABLE, version=2)
+    later = dataclasses.replace(TABLE, version=2, keys_required=True)
     await proxies.publish(later)
     told = proxies.told()
     assert (told["one"].table, told["two"].table) == (later, TABLE)
@@ -129,6 +129,26 @@ async def test_hosts_that_were_not_told_are_known_until_they_have_the_newest_tab
     await proxies.in_flight()
     assert proxies.told()["two"] == HostTable(later, "")
     assert two.table.version == 71
+
+
+async def test_a_proxy_is_told_what_is_new_on_its_host_and_that_its_keys_are_the_newest() -> None:
+    proxies, one, two, _ = await both()
+    await proxies.publish(TABLE)
+    gone = dataclasses.replace(TABLE, version=2, replicas=TABLE.replicas[1:])
+    await proxies.publish(gone)
+    assert (routed(one), len(two.tables)) == ([], 1)
+    assert proxies.told() == {"one": HostTable(gone, ""), "two": HostTable(gone, "")}
+    assert await proxies.in_flight() == {}
+    assert len(two.tables) == 1
+    await proxies.publish(gone)  # a word
+    assert [table.version for table in two.tables] == [1, 2]
+    required = dataclasses.replace(gone, version=3, keys_required=True)
+    await proxies.publish(required)
+    assert two.table.keys_required
+    stale = dataclasses.replace(required, version=4, keys_stale_seconds=1e-9)
+    await proxies.publish(stale)
+    await proxies.publish(dataclasses.replace(stale, version=5))  # a word is due
+    assert [table.version for table in two.tables] == [1, 2, 3, 4, 5]
 
 
 async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> None:

@@ -218,12 +218,13 @@ class Keys:
             self._journal.note(
                 "key-not-in-force", key_id, f"the endpoint still serves by the terms before: {why}"
             )
-        for host, why in self._unconfirmed(key_id).items() if told else ():
-            self._journal.note(
-                "key-not-in-force",
-                key_id,
-                f"the endpoint of {host} still serves by the terms before: {why}",
-            )
+        with self._journal.together():
+            for host, why in self._unconfirmed(key_id).items() if told else ():
+                self._journal.note(
+                    "key-not-in-force",
+                    key_id,
+                    f"the endpoint of {host} still serves by the terms before: {why}",
+                )
         return told
 
     def _unconfirmed(self, key_id: str) -> Mapping[str, str]:

@@ -198,16 +198,23 @@ def key_route(key: KeyRecord) -> KeyRoute:
 
 
 class KeyRoutes:
-    """Memoises the keys as the proxy sees them until the keys change: there may be thousands."""
+    """Memoises the keys as the proxy sees them until they change: there may be thousands."""
 
     def __init__(self) -> None:
         self._keys: Sequence[KeyRecord] = ()
         self._routes: tuple[KeyRoute, ...] = ()
+        self._known: dict[str, tuple[KeyRecord, KeyRoute]] = {}
 
     def of(self, keys: Sequence[KeyRecord]) -> tuple[KeyRoute, ...]:
         """Return the keys for the proxy; the same object for the same object."""
         if keys is not self._keys:
-            self._routes = tuple(key_route(key) for key in keys)
+            known, self._known = self._known, {}
+            for key in keys:
+                before = known.get(key.id)
+                if before is None or before[0] is not key:
+                    before = key, key_route(key)
+                self._known[key.id] = before
+            self._routes = tuple(route for _, route in self._known.values())
             self._keys = keys
         return self._routes
 

@@ -3,9 +3,11 @@
 import dataclasses
 import enum
 import re
+from collections.abc import Mapping
 from typing import Final
 
 from partitiond.core.checks import require
+from partitiond.core.numbers.grouping import grouped
 
 _SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 ROUTING_SCHEMA_VERSION: Final = 1
@@ -222,25 +224,59 @@ class RoutingTable:
 EMPTY_ROUTING_TABLE: Final = RoutingTable(version=0, models=(), replicas=())
 
 
-def table_of_host(table: RoutingTable, host: str) -> RoutingTable:
-    """Return what the proxy of one host is told: the replicas that run there, all models and keys.
+class TablesOfHosts:
+    """Makes what the proxies of hosts are told of one table.
 
-    A proxy reaches the sockets of its own host alone. A model that serves on other hosts alone is
-    unavailable here.
+    Each is told the replicas that run on its host, all models and keys. A proxy reaches the sockets
+    of its own host alone, so a model that serves on other hosts alone is unavailable there.
+
+    Args:
+        before: of the table before; what is equal in both is the same object afterwards, so that
+            comparing the parts of many hosts takes little.
     """
-    here = tuple(replica for replica in table.replicas if replica.host == host)
-    serving = {replica.model for replica in here if not replica.draining}
 
-    def seen_here(model: ModelRoute) -> ModelRoute:
-        elsewhere = model.availability is ModelAvailability.SERVING and model.name not in serving
-        if not elsewhere:
-            return model
-        return dataclasses.replace(
-            model, availability=ModelAvailability.UNAVAILABLE, elsewhere=True
+    def __init__(self, table: RoutingTable, before: "TablesOfHosts | None" = None) -> None:
+        self._on = grouped(table.replicas, lambda replica: replica.host)
+        known = before._models if before is not None else {}
+        away = before._away if before is not None else {}
+        models = (_known_route(model, known) for model in table.models)
+        self._models = {model.name: model for model in models}
+        same_keys = before is not None and before._table.keys == table.keys
+        self._table = dataclasses.replace(
+            table,
+            models=tuple(self._models.values()),
+            keys=before._table.keys if before is not None and same_keys else table.keys,
         )
+        # Made once for all hosts: most models serve on few of them.
+        self._away = {
+            name: away[name] if known.get(name) is model and name in away else _elsewhere(model)
+            for name, model in self._models.items()
+            if model.availability is ModelAvailability.SERVING
+        }
 
-    models = tuple(seen_here(model) for model in table.models)
-    return dataclasses.replace(table, models=models, replicas=here)
+    def of(self, host: str) -> RoutingTable:
+        """Return what the proxy of a host is told."""
+        here = tuple(self._on.get(host, ()))
+        serving = {replica.model for replica in here if not replica.draining}
+        models = tuple(
+            model if model.name in serving else self._away.get(model.name, model)
+            for model in self._table.models
+        )
+        return dataclasses.replace(self._table, models=models, replicas=here)
+
+
+def _known_route(model: ModelRoute, known: Mapping[str, ModelRoute]) -> ModelRoute:
+    before = known.get(model.name)
+    return before if before is not None and before == model else model
+
+
+def _elsewhere(model: ModelRoute) -> ModelRoute:
+    return dataclasses.replace(model, availability=ModelAvailability.UNAVAILABLE, elsewhere=True)
+
+
+def table_of_host(table: RoutingTable, host: str) -> RoutingTable:
+    """Return what the proxy of one host is told: see `TablesOfHosts`."""
+    return TablesOfHosts(table).of(host)
 
 
 def on_own_clock(table: RoutingTable, now: float) -> RoutingTable:

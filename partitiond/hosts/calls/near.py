@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import (
     ConflictError,
     DeviceError,
@@ -33,6 +34,7 @@ from partitiond.hosts.calls.messages import (
     read_answer,
     write,
 )
+from partitiond.hosts.calls.shared_parts import SharedParts
 from partitiond.hosts.calls.signatures import METHODS, PATIENT, PORTS, QUESTIONS, HostLook
 from partitiond.ports import (
     EngineRunner,
@@ -57,6 +59,8 @@ KNOCK_SECONDS: Final = 2.0
 several, and a host that is back answers in a hundredth of it."""
 
 _LINES: Final = itertools.count(1)
+_TABLES: Final = SharedParts()
+"""For the lines to all hosts, which are told the same tables; only the event loop uses it."""
 
 
 class _NearCall:
@@ -258,7 +262,7 @@ class RemoteHost:
         self._count += 1
         number, call = self._count, _NearCall(name, progress)
         self._calls[number] = call
-        given = {key: to_jsonable(value) for key, value in arguments.items()}
+        given = {key: _jsonable(value) for key, value in arguments.items()}
         begin = asyncio.ensure_future(self._begin(number, call, given))
         try:
             await asyncio.wait({call.result})
@@ -502,6 +506,10 @@ class RemoteHost:
             hint="Its engines go on; look there with `systemctl status partitiond`.",
             facts={"host": self.name},
         )
+
+
+def _jsonable(value: object) -> Any:
+    return _TABLES.of(value) if isinstance(value, RoutingTable) else to_jsonable(value)
 
 
 def _is_cancelled() -> bool:

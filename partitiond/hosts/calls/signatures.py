@@ -123,6 +123,14 @@ def _signature(port: type, name: str) -> Signature:
     return Signature(hints, needed, result, told, data)
 
 
+def message_kinds() -> tuple[Any, ...]:
+    """Return the kinds of arguments and results, for `serde.prepare`."""
+    kinds = [HostLook]
+    for method in METHODS.values():
+        kinds += (*method.arguments.values(), method.result)
+    return tuple(dict.fromkeys(kind for kind in kinds if kind is not bytes))
+
+
 METHODS: Final[Mapping[str, Signature]] = {
     f"{port}.{name}": _signature(protocol, name)
     for port, protocol in PORTS.items()
