@@ -5,6 +5,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,16 +13,19 @@ import pytest
 
 from partitiond.controller.plans.planning import PlanOptions
 from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
+from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostLimits
 from partitiond.core.model.placement_rules import FaultDomain, PlacementRules
 from partitiond.core.model.spec import Demand
 from partitiond.core.replica.states import ReplicaState
+from partitiond.devices.fake import FakeDevices
 from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.hosts import together
 from partitiond.hosts.together import Hosts
 from partitiond.platform.clock import SystemClock
 from partitiond.store import SqlStore, open_store
-from tests.controller.fakes import POLICY, solved, until
+from tests.controller.fakes import POLICY, FakeRunner, solved, until
 from tests.controller.samples import spec
 from tests.engine_fixtures import usable_cores
 from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of, piped
@@ -235,3 +239,40 @@ def alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+class Asked(FakeAgent):
+    """Answers whether it has an engine only while another host is asked, too."""
+
+    at_once: threading.Barrier
+
+    def engine_problem(self) -> EngineUnavailableError | None:
+        self.at_once.wait(SECONDS)
+        return self.problem
+
+
+def test_all_hosts_are_asked_for_an_engine_at_the_same_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Asked, "at_once", threading.Barrier(2), raising=False)
+    own, *others = [
+        kind(name, FakeRunner(), FakeDevices(devices_of(name)))
+        for kind, name in ((FakeAgent, "one"), (Asked, "two"), (Asked, "three"))
+    ]
+    hosts = Hosts([own, *others])
+    assert hosts.engine_problem() is None  # the own host has one: no other is asked
+    own.problem = others[0].problem = EngineUnavailableError("there is none.", hint="Install it.")
+    assert hosts.engine_problem() is None
+    others[1].problem = EngineUnavailableError("not here, either.", hint="Install it.")
+    assert hosts.engine_problem() is own.problem
+
+
+def test_a_host_that_hangs_keeps_no_answer_from_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Asked, "at_once", threading.Barrier(2), raising=False)
+    monkeypatch.setattr(together, "PROBLEM_SECONDS", 0.05)
+    own, hangs = agent("one", FakeRunner()), Asked("two", FakeRunner(), FakeDevices(()))
+    own.problem = EngineUnavailableError("there is none.", hint="Install it.")
+    assert Hosts([own, hangs]).engine_problem() is own.problem
+    hangs.at_once.abort()
