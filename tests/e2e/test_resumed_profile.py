@@ -38,6 +38,7 @@ def finished_trials(fleet: Fleet) -> int:
 OPTIONS = ProfileOptions(cores=1, confirm=False)
 
 
+@pytest.mark.slow
 def test_a_killed_daemons_profile_job_goes_on_in_the_next(fleet: Fleet) -> None:
     fleet.start()
     with fleet.client() as client:

@@ -111,6 +111,7 @@ def test_twelve_models_are_planned_without_loading_the_compiler(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_plan_that_may_not_wait_is_made_without_the_search(
     tmp_path: Path, compiled: bool
