@@ -150,8 +150,16 @@ LOOP: Final[tuple[Rule, ...]] = (
         f"{_WORK}test_no_request_waits_for_what_reads_requests_to_be_built",
         f"{_WORK}test_what_is_kept_of_a_profile_is_not_read_again",
         wrong=(
-            (_APP, "    _build_routes(app)\n    return app\n", "    return app\n"),
-            (_APP, "    for route in app.routes:\n", "    for route in app.routes[:1]:\n"),
+            (
+                _APP,
+                "    for route in together.routes:\n",
+                "    for route in together.routes[:0]:\n",
+            ),
+            (
+                _APP,
+                "    for route in together.routes:\n",
+                "    for route in together.routes[:1]:\n",
+            ),
             (
                 _STORE,
                 "        if known is not None:\n            return known\n        with",

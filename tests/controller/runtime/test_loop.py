@@ -285,6 +285,7 @@ async def test_an_adopted_engine_with_requests_in_flight_keeps_its_route(bench: 
     engine = bench.runner.add(bench.launch(wanted))
     engine.answers = False
     engine.ready.clear()
+    await bench.proxy.ensure_running()
     bench.proxy.counts = {"a-1": 1}
     bench.controller.apply(plan(wanted))
     await bench.controller.adopt()
@@ -301,6 +302,7 @@ async def test_an_adopted_engine_that_is_idle_serves_once_it_answers(bench: Benc
     engine = bench.runner.add(bench.launch(wanted))
     engine.answers = False
     engine.ready.clear()
+    await bench.proxy.ensure_running()
     bench.proxy.counts = {"a-1": 0}
     bench.controller.apply(plan(wanted))
     adopting = asyncio.create_task(bench.controller.adopt())
