@@ -290,6 +290,7 @@ async def test_an_adopted_engine_with_requests_in_flight_keeps_its_route(bench: 
     bench.controller.apply(plan(wanted))
     await bench.controller.adopt()
     assert bench.states() == {"a-1": ReplicaState.SERVING}
+    engine.answers = True
     await bench.passes()
     assert bench.routed() == {"a-1": False}
     assert bench.runner.launches == []
