@@ -201,8 +201,8 @@ async def of_service(hosts: int) -> dict[str, int]:
     await controller.detach()
     controller.engines.clear()
     here.devices.become(silent_device(device, "it is silent.") for device in fleet.devices)
-    await here.service.devices.look()
-    silent = operations(lambda: (controller.observe(), here.service.plans._running()))  # type: ignore[attr-defined]
+    await here.service.parts.devices.look()
+    silent = operations(lambda: (controller.observe(), here.service.parts.plans._running()))
     await here.service.parts.files.close()
     store.close()
     return {"adopted": adopted.count, "silent": silent}

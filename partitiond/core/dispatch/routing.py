@@ -237,18 +237,18 @@ class TablesOfHosts:
 
     def __init__(self, table: RoutingTable, before: "TablesOfHosts | None" = None) -> None:
         self._on = grouped(table.replicas, lambda replica: replica.host)
-        known = before._models if before is not None else {}
-        away = before._away if before is not None else {}
+        known: Mapping[str, ModelRoute] = before._models if before is not None else {}
+        away: Mapping[str, ModelRoute] = before._away if before is not None else {}
+        keys: tuple[KeyRoute, ...] = before._table.keys if before is not None else ()
         models = (_known_route(model, known) for model in table.models)
-        self._models = {model.name: model for model in models}
-        same_keys = before is not None and before._table.keys == table.keys
-        self._table = dataclasses.replace(
+        self._models: dict[str, ModelRoute] = {model.name: model for model in models}
+        self._table: RoutingTable = dataclasses.replace(
             table,
             models=tuple(self._models.values()),
-            keys=before._table.keys if before is not None and same_keys else table.keys,
+            keys=keys if keys == table.keys else table.keys,
         )
         # Made once for all hosts: most models serve on few of them.
-        self._away = {
+        self._away: dict[str, ModelRoute] = {
             name: away[name] if known.get(name) is model and name in away else _elsewhere(model)
             for name, model in self._models.items()
             if model.availability is ModelAvailability.SERVING

@@ -125,7 +125,7 @@ def _signature(port: type, name: str) -> Signature:
 
 def message_kinds() -> tuple[Any, ...]:
     """Return the kinds of arguments and results, for `serde.prepare`."""
-    kinds = [HostLook]
+    kinds: list[Any] = [HostLook]
     for method in METHODS.values():
         kinds += (*method.arguments.values(), method.result)
     return tuple(dict.fromkeys(kind for kind in kinds if kind is not bytes))
