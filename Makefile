@@ -155,7 +155,7 @@ BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.plan
 	bench.simulator.replay bench.serving.mixed_plan bench.serving.admission bench.serving.plan \
 	bench.proxy bench.search bench.profiler.intervals bench.profiler.capacity_power \
 	bench.profiler.estimate bench.profiler.transfer bench.loadgen.compare \
-	bench.control.cost bench.control.loop bench.control.store
+	bench.control.cost bench.control.loop bench.control.store bench.control.hosts
 
 bench: $(STAMP) engine ## benchmarks that print ratios against a baseline run beside them
 	@for name in $(BENCHES); do echo "== python -m $$name"; $(BIN)/python -m $$name || exit 1; done
