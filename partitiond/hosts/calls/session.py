@@ -74,6 +74,7 @@ class SessionCalls:
         self._leaving: set[FarCall] = set()
         """Calls that nobody awaits and that have not ended yet."""
         self._wakes: set[asyncio.Event] = set()
+        self._has_ended = False
 
     def note(self, awaited: Awaited) -> None:
         """End and forget what the near side does not wait for any more.
@@ -149,13 +150,13 @@ class SessionCalls:
         self, awaited: Awaited, seconds: float
     ) -> tuple[dict[int, CallNews], tuple[int, ...]]:
         """Return what has become of calls, as soon as there is something or after the time; and
-        which of the awaited ones are not known here.
+        which of the awaited ones are not known here. Once all is ended, it waits no longer.
         """
         wake = asyncio.Event()
         self._wakes.add(wake)
         try:
             async with asyncio.timeout(seconds):
-                while not (found := self._news(awaited)):
+                while not (found := self._news(awaited)) and not self._has_ended:
                     wake.clear()
                     await wake.wait()
         except TimeoutError:
@@ -179,9 +180,11 @@ class SessionCalls:
 
     def end(self) -> set["asyncio.Task[Any]"]:
         """Cancel everything; return what has not ended yet."""
+        self._has_ended = True
         for call in self._calls.values():
             self._leave(call)
         self._calls.clear()
+        self._wake()
         return {call.task for call in self._leaving}
 
     def _leave(self, call: FarCall) -> None:

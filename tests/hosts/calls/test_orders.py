@@ -16,7 +16,7 @@ from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.core.errors import HostSilentError, PartitiondError
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Awaited, Message, read_answer, write
-from partitiond.hosts.calls.near import RemoteHost
+from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
 from partitiond.hosts.calls.session import TOLD_MOST
 from partitiond.ports import ProfileRequest
 from tests.controller.fakes import FakeRunner, until
@@ -199,8 +199,9 @@ async def test_an_agent_that_was_started_again_ends_the_calls_of_before() -> Non
     exited = asyncio.ensure_future(here.proxy.wait_exit())
     await until(lambda: here._news is not None)
     await line.restart()
-    with pytest.raises(HostSilentError, match="was started again"):
-        await exited
+    async with asyncio.timeout(NEWS_SECONDS / 2):  # the question for news that waits is answered
+        with pytest.raises(HostSilentError, match="was started again"):
+            await exited
 
 
 async def test_calls_outlive_a_host_that_is_silent_for_less_than_its_time() -> None:
