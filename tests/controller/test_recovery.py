@@ -1,15 +1,16 @@
 """A lost replica is replaced while profile jobs run."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import pytest
 
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.health import DeviceHealth
-from partitiond.core.hardware.kinds import SharingMode, silent_device
+from partitiond.core.hardware.host_state import FINE, HostStanding, HostState
+from partitiond.core.hardware.kinds import Device, SharingMode, lost_device, silent_device
 from partitiond.core.hardware.partition import CpuCores, PartitionSize
-from partitiond.core.model.spec import Demand
+from partitiond.core.model.spec import Demand, FaultDomain, PlacementRules
 from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.profile.jobs import JobState, ProfileOptions
@@ -332,3 +333,62 @@ async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_
 def _waited(host: Host, condition: Callable[[], bool]) -> bool:
     host.clock.now += 1.0
     return condition()
+
+
+class HostedFake(FakeDevices):
+    """Devices of hosts, of which some are lost."""
+
+    lost: str = ""
+
+    def hosts(self) -> Mapping[str, HostStanding]:
+        gone = HostStanding(HostState.LOST, "it is lost", answers=False, gone=True)
+        return {d.host: gone if d.host == self.lost else FINE for d in self.discover()}
+
+    def remember(self, devices: Sequence[Device]) -> None:
+        pass
+
+    def lose(self, host: str) -> None:
+        self.lost = host
+        self.become(lost_device(d, "it is lost") if d.host == host else d for d in self.discover())
+
+
+async def test_what_survives_a_host_serves_on_and_is_placed_on_the_others_by_itself() -> None:
+    """`survive = "host"` of three hosts: what is left is enough, and survives the next one."""
+    there = [
+        dataclasses.replace(cpu(4), id=f"cpu-{n}", host=f"h{n}", hardware="cpu-test-2c")
+        for n in range(3)
+    ]
+    store = open_store(":memory:")
+    host = Host(store)
+    host.devices = devices = HostedFake(there)
+    host.service = host._make()
+    profile = measured_profile("a", cores=1)
+    store.add_profile(profile)
+    demand = Demand(req_per_s=1.9 * profile.points[-1].req_per_s)
+    rules = PlacementRules(survive=FaultDomain.HOST)
+    await host.service.daemon.start()
+    await host.service.models.register(spec("a", auto=False, rules=rules, demand=demand))
+    await host.service.plans.apply()
+    await host.serves("a")
+
+    def serving() -> dict[str, int]:
+        views = [view for view in host.service.overview.replicas() if view.state == "serving"]
+        return {d.host: sum(view.device_id == d.id for view in views) for d in there}
+
+    before = serving()
+    lost = max(before, key=lambda name: before[name])
+    devices.lose(lost)
+    for engine in [e for e in host.runner.engines.values() if e.handle.launch.host == lost]:
+        host.runner.die(engine.handle.launch.replica_id)
+
+    def is_repaired() -> bool:
+        host.clock.now += 1.0
+        now = serving()
+        return now[lost] == 0 and sum(now.values()) == sum(before.values())
+
+    await until(is_repaired)
+    assert sum(before.values()) - before[lost] >= 2  # they served meanwhile
+    assert min(count for name, count in serving().items() if name != lost) >= 2
+    assert "plan-waits" not in host.kinds()
+    await host.service.daemon.shutdown(stop_engines=True)
+    store.close()
