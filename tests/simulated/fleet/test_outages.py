@@ -12,6 +12,7 @@ from partitiond.core.hardware.host_state import HostLimits
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.plan.record import MAX_MOVE_PRICE, ModelDemand, Placement, Plan
+from partitiond.core.replica.states import ReplicaState
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.simulated.fleet.arrivals import Arrival
@@ -56,8 +57,10 @@ class Away:
         first = solve(self.request)
         assert isinstance(first, Plan)
         self.first = first
+        self.asked: list[bool] = []
 
     def repaired(self, running: tuple[Placement, ...], lost: bool) -> Plan | None:
+        self.asked.append(lost)
         found = solve(
             dataclasses.replace(
                 self.request,
@@ -97,6 +100,7 @@ def test_what_survives_a_host_serves_on_is_repaired_elsewhere_and_loses_only_wha
     assert lost + START["m"] <= outage.repaired_seconds <= lost + 4 * START["m"]
     assert outage.back_seconds == pytest.approx(120.0, abs=LOOK_SECONDS)
     assert outage.waited == 0
+    assert away.asked == [True, False]  # once it is lost, and once it is back
     served = report.all.served
     assert not served.refused
     assert 0 < served.failed <= 2 * 8  # what was in two engines of eight slots
@@ -158,6 +162,24 @@ def test_nothing_is_begun_while_a_host_is_silent_and_it_uses_nothing() -> None:
     assert report.engine_starts == 0
     assert report.all.used.gpu_hours * 3600 == pytest.approx(20.0, abs=1.0)
     assert not any(engine.runs for engine in run.hosts[host].engines)
+    assert {engine.state for engine in run.hosts[host].engines} == {ReplicaState.SERVING}
+
+
+def test_a_plan_that_is_applied_meanwhile_starts_nothing_on_a_silent_host() -> None:
+    away = Away(fleet(3), (asked("m", 1.7),))
+    (host,) = set(hosts_of(away.first, "m"))
+    away = Away(fleet(3), (asked("m", 1.7),), HostOutage(host, 20.0, 50.0))
+    run = fleet_run(away.first, FleetOptions(90.0, start_seconds=START), ("m",), away.outages)
+    one = away.first.placements[0]
+    others = (*away.first.placements, dataclasses.replace(one, replica_id="m-9"))
+    roomy = dataclasses.replace(one.partition, memory_bytes=1)
+    others = (*others[:-1], dataclasses.replace(others[-1], partition=roomy))
+    run.clock.at(40.0, lambda: run.apply(dataclasses.replace(away.first, placements=others)))
+    starts: list[int] = []
+    run.clock.at(49.0, lambda: starts.append(run.starts))
+    run.run({})
+    assert starts == [0]
+    assert run.starts == 3
 
 
 def test_a_restart_between_two_looks_is_found_out_too() -> None:
@@ -176,7 +198,10 @@ def test_an_engine_that_starts_or_ends_as_its_host_goes_is_no_engine_afterwards(
     run = fleet_run(
         away.first, FleetOptions(100.0, cold=True, start_seconds=START), ("m",), away.outages
     )
+    serving: list[int] = []
+    run.clock.at(25.0, lambda: serving.append(len(run.models["m"].replicas)))
     run.run({})
+    assert serving == [0]
     assert [e.since >= 30.0 + START["m"] for e in run.hosts[host].engines if e.runs] == [True] * 2
     assert run.starts == 4  # the first served, the second was starting
 
