@@ -51,8 +51,10 @@ async def test_it_starts_nothing_new_and_keeps_what_serves() -> None:
             return "host-refused" in host.kinds()
 
         await until(is_told)
+        measured = len(host.profiler.requests)
         assert host.service.readiness.problems()["head"] == WHY
         await host.service.models.register(spec("b", max_replicas=1))
+        await host.service.models.register(spec("c", max_replicas=1))  # nothing is known of it
         await a_moment()
         with pytest.raises(ConflictError, match="nothing was applied: another control plane"):
             await host.service.plans.apply()
@@ -64,6 +66,7 @@ async def test_it_starts_nothing_new_and_keeps_what_serves() -> None:
         host.clock.now += 600.0
         await a_moment()
         assert host.runner.running() == []
+        assert len(host.profiler.requests) == measured
         assert "plan-infeasible" not in host.kinds()
     finally:
         await host.service.daemon.shutdown(stop_engines=True)
