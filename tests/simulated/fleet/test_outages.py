@@ -13,6 +13,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.plan.record import MAX_MOVE_PRICE, ModelDemand, Placement, Plan
 from partitiond.core.replica.states import ReplicaState
+from partitiond.core.units import Bytes
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.simulated.fleet.arrivals import Arrival
@@ -172,7 +173,7 @@ def test_a_plan_that_is_applied_meanwhile_starts_nothing_on_a_silent_host() -> N
     run = fleet_run(away.first, FleetOptions(90.0, start_seconds=START), ("m",), away.outages)
     one = away.first.placements[0]
     others = (*away.first.placements, dataclasses.replace(one, replica_id="m-9"))
-    roomy = dataclasses.replace(one.partition, memory_bytes=1)
+    roomy = dataclasses.replace(one.partition, memory_bytes=Bytes(1))
     others = (*others[:-1], dataclasses.replace(others[-1], partition=roomy))
     run.clock.at(40.0, lambda: run.apply(dataclasses.replace(away.first, placements=others)))
     starts: list[int] = []
