@@ -25,6 +25,9 @@ unshare --pid --fork --mount --cgroup --ipc --uts --net true 2>/dev/null \
     || cannot "namespaces may not be made (in a container: run it with --privileged)"
 cgroups=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
 [ -n "$cgroups" ] || cannot "there is no cgroup v2"
+# Ray for the checks of several hosts, from this machine's cache or its package sources.
+ray=$("$python" -m partitiond setup cluster install --json 2>/dev/null |
+    sed -n 's/.*"python": "\([^"]*\)".*/\1/p') || ray=
 cell=$cgroups/partitiond-check-$$
 mkdir "$cell" 2>/dev/null || cannot "$cgroups takes no cgroups"
 
@@ -61,6 +64,7 @@ inside() {
         touch "$root/dev/$node" && mount --bind "/dev/$node" "$root/dev/$node"
     done
     ln -s /proc/self/fd "$root/dev/fd"
+    ln -s pts/ptmx "$root/dev/ptmx" # as in containers; PrivateDevices= asks for it
     for number in 0:stdin 1:stdout 2:stderr; do
         ln -s "/proc/self/fd/${number%%:*}" "$root/dev/${number##*:}"
     done
@@ -68,8 +72,8 @@ inside() {
     touch "$root/dev/console" "$root/out/console.log"
     mount --bind "$root/out/console.log" "$root/dev/console"
     # An interpreter below a home folder must be open to the service's user; this is the overlay.
-    # (The venv's own link, and what it points to.)
-    for path in "$python" "$(readlink -f "$python")"; do
+    # (The venv's own link, and what it points to; and those of Ray's.)
+    for path in "$python" "$(readlink -f "$python")" ${ray:+"$ray" "$(readlink -f "$ray")"}; do
         while [ "$path" != / ]; do
             path=$(dirname "$path") && chmod o+x "$root$path"
         done
@@ -86,7 +90,7 @@ Wants=dbus.service systemd-logind.service
 [Service]
 Type=oneshot
 WorkingDirectory=$repository
-Environment=PYTHONDONTWRITEBYTECODE=1 "ENGINE=${ENGINE:-}" "MODEL=${MODEL:-}" "ARGS=${ARGS:-}"
+Environment=PYTHONDONTWRITEBYTECODE=1 "ENGINE=${ENGINE:-}" "MODEL=${MODEL:-}" "ARGS=${ARGS:-}" "RAY=$ray"
 ExecStart=$python -P $here/${PROGRAM:-checks.py} /out ${CHECKS:-}
 StandardOutput=file:/out/checks.log
 StandardError=inherit
@@ -106,7 +110,7 @@ UNIT
         /lib/systemd/systemd --unit=check.target --show-status=0 --log-target=console
 }
 export -f inside
-export work python repository here
+export work python repository here ray
 
 (
     echo "$BASHPID" >"$cell/cgroup.procs"
