@@ -33,6 +33,10 @@ LOG_FILES: Final = 2
 START_SECONDS: Final = 150
 """Longest time for the head's control service to start. With Ray's own 30 s, a host at six times
 its load (measured) started Ray again and again."""
+RECONNECT_SECONDS: Final = 15
+"""Time for Ray's processes to find the directory again before they end, and the keeper starts Ray
+anew. Chosen: below `host.silent_seconds`; with Ray's own 60 s, hosts were silent for 80 s after a
+new directory was started (deploy/check)."""
 WORKER_PORTS: Final = 40
 """Ports for processes that carry messages: a relay or two, and the bridge. Chosen: many more."""
 WORKER_PORT_OFFSET: Final = 10
@@ -132,6 +136,7 @@ def node_environment(node: RayNode, environ: Mapping[str, str]) -> dict[str, str
         FOLDER_VARIABLE: str(node.folder),
         "RAY_memory_monitor_refresh_ms": "0",  # it would end a relay when the host's memory is full
         "RAY_gcs_server_port_wait_time_s": str(START_SECONDS),
+        "RAY_gcs_rpc_server_reconnect_timeout_s": str(RECONNECT_SECONDS),
         "RAY_ROTATION_MAX_BYTES": str(LOG_FILE_BYTES),
         "RAY_ROTATION_BACKUP_COUNT": str(LOG_FILES),
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # relays never leave, so it would wait 30 s

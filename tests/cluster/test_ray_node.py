@@ -21,6 +21,7 @@ from partitiond.cluster.ray_node import (
 )
 from partitiond.cluster.token import ensure_token
 from partitiond.core.errors import SettingsError
+from partitiond.settings.schema import Settings
 
 
 @pytest.fixture
@@ -74,6 +75,11 @@ def test_rays_processes_get_little_of_the_keepers_environment(head: RayNode) -> 
     assert found[SOCKET_VARIABLE] == "/run/p/agent.sock"
     assert {found[name] for name in ENDS_ENGINES} == {"0"}
     assert "RAY_USE_TLS" not in found
+
+
+def test_a_host_without_the_directory_joins_anew_before_it_is_silent(head: RayNode) -> None:
+    found = node_environment(head, {})
+    assert int(found["RAY_gcs_rpc_server_reconnect_timeout_s"]) < Settings().host.silent_seconds
 
 
 def test_the_bridge_is_not_taken_for_a_process_of_the_keeper(head: RayNode) -> None:
