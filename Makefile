@@ -67,8 +67,8 @@ tour: $(STAMP) ## plan twelve small models on A100s: no engine, no GPU
 tour-gpus: $(STAMP) ## eight simulated A100s: MPS, MIG, memory shares, and what happens when they break
 	@PARTITIOND=$(BIN)/partitiond PYTHON=$(BIN)/python examples/simulated-gpus/tour.sh
 
-tour-hosts: $(STAMP) ## three hosts on this machine, on Ray: one plan, one host lost, repaired, and back
-	@PARTITIOND=$(BIN)/partitiond PYTHON=$(BIN)/python examples/several-hosts/tour.sh
+tour-hosts: $(STAMP) ## three hosts on this machine, on Ray: one plan, one host lost, repaired, and back (PICTURE=FILE draws it)
+	@PARTITIOND=$(BIN)/partitiond PYTHON=$(BIN)/python PICTURE="$(PICTURE)" examples/several-hosts/tour.sh
 
 demo: $(STAMP) ## the whole loop on this machine with a real engine
 	@$(BIN)/partitiond demo $(DEMO_ARGS)

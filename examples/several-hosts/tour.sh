@@ -7,21 +7,12 @@
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-partitiond=${PARTITIOND:-partitiond}
-python=${PYTHON:-python3}
-folder=$(mktemp -d "${TMPDIR:-/tmp}/tour.XXXXXX")
-load=
-
-# Settings of the caller's own daemon are not meant here.
-for name in $(env | sed -n 's/^\(PARTITIOND_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
-export PARTITIOND_CPU__ENABLED=false PARTITIOND_PLANNER__TIME_LIMIT_SECONDS=3 COLUMNS="${COLUMNS:-100}"
+. "$here/../common.sh"
+export PARTITIOND_PLANNER__TIME_LIMIT_SECONDS=3
 # Hosts are lost after minutes; here nobody wants to wait. And engines here run as this user, which
 # is refused elsewhere, for they could read the token that all hosts trust.
 export PARTITIOND_HOST__SILENT_SECONDS=4 PARTITIOND_HOST__LOST_SECONDS=8
 export PARTITIOND_CLUSTER__TRUST_ENGINES=true PARTITIOND_DAEMON__KEEP_ENGINES_ON_EXIT=true
-
-say() { printf '\n== %s\n' "$*"; }
-fail() { echo "tour: $*" >&2; exit 1; }
 
 # on HOST COMMAND...: runs a command with that host's settings.
 on() {
@@ -48,9 +39,12 @@ until_true() {
         { on head "$partitiond" hosts; on head "$partitiond" status; fail "see above"; }
 }
 
-# end_all FOLDER: ends every process of a host at once, as a power cut does. Its state folder is in
-# the command or the environment of each.
-end_all() {
+# mark WORDS: what the tour does, for the picture.
+mark() { echo "$*" >> "$folder/marks"; }
+
+# kill_below FOLDER: ends every process of a host at once, as a power cut does. Its state folder is
+# in the command or the environment of each.
+kill_below() {
     "$python" - "$1" <<'END'
 import os, sys
 
@@ -66,22 +60,7 @@ for process in psutil.process_iter():
 END
 }
 
-finish() {
-    status=$?
-    trap - EXIT INT TERM
-    [ -z "$load" ] || kill "$load" 2>/dev/null || true
-    end_all "$folder/"
-    wait
-    if [ "$status" -eq 0 ]; then
-        rm -rf "$folder"
-    else
-        tail -n 20 "$folder"/*.log >&2 || true
-        echo "The tour failed; what it left to look at: $folder" >&2
-    fi
-    exit "$status"
-}
-trap finish EXIT
-trap 'exit 130' INT TERM
+end_all() { kill_below "$folder/"; }
 
 # Ports that nothing listens on: an endpoint and a control API for each host, and 50 for its Ray.
 "$python" - "$folder" <<'END'
@@ -107,22 +86,30 @@ for host in ("head", "gpu-1", "gpu-2"):
 END
 
 say "Three hosts with two A100s each; Ray is fetched the first time"
+made=
 for name in head gpu-1 gpu-2; do
     sed "s/HOST/$name/" "$here/host.json" > "$folder/$name.json" # whose name gives its GPUs their ids
-    "$partitiond" tools simulate create "$folder/$name.json" --out "$folder/gpus-$name" > "$folder/create.log" 2>&1
+    "$partitiond" tools simulate create "$folder/$name.json" --out "$folder/gpus-$name" > "$folder/create-$name.log" 2>&1 &
+    made="$made $!"
 done
+"$python" -m partitiond.planner > "$folder/kernels.log" 2>&1 & # a minute and a half the first time
+kernels=$!
 on head "$partitiond" setup cluster install
+for pid in $made; do wait "$pid" || fail "a host could not be made"; done
 
 say "The head makes the token and its certificate; the others get a bundle each, and join"
 printf '\nhead$ partitiond serve --cluster\n'
 begin head "$partitiond" serve --cluster > "$folder/head.log" 2>&1 &
 head=$!
+begin head "$python" "$here/picture.py" watch "$folder/seen" "$folder/marks" > "$folder/watch.log" 2>&1 &
+watching=$!
 until_true "the daemon is ready" "ready() or not lives($head)"
 [ "$(look "lives($head)")" = True ] || fail "the head's daemon ended"
 join() {
-    on head "$partitiond" host certificate --for "$1" --address "$2" --out "$folder" > "$folder/bundle.log"
+    on head "$partitiond" host certificate --for "$1" --address "$2" --out "$folder" > "$folder/bundle.log" 2>&1
     printf '\n%s$ partitiond host join 127.0.0.4:%s\n' "$1" "$(cat "$folder/ray-head")"
     begin "$1" "$partitiond" host join --from "$folder/$1.bundle" "127.0.0.4:$(cat "$folder/ray-head")" > "$folder/$1.log" 2>&1 &
+    mark "$1 joins"
 }
 join gpu-1 127.0.0.2
 join gpu-2 127.0.0.3
@@ -132,47 +119,53 @@ run hosts
 run devices
 
 say "One plan over all of them: every model outlives the loss of a host"
+wait "$kernels" || fail "the planner's search is not compiled"
+mark "up"
 run up -f "$here/fleet.toml" --no-profile
 run status
 
 say "gpu-2 dies under load: its Ray, its agent, its engines and its endpoint"
-begin head "$python" -m loadgen --url "http://127.0.0.1:$(cat "$folder/proxy-head")" --model opt-125m --rate 15 \
-    --arrivals constant --prompt-tokens 8 --output-tokens 8 --warmup 0 --duration 20 \
-    --allow-saturated --json > "$folder/load.json" 2> "$folder/load.log" &
-load=$!
-until_true "the load has begun" "sends($load)"
-end_all "$folder/gpu-2"
+start_load opt-125m "$(cat "$folder/proxy-head")" 20
+mark "gpu-2 dies"
+kill_below "$folder/gpu-2"
 wait "$gpu_2" || true
 until_true "gpu-2 is silent" "host('gpu-2').state in ('silent', 'lost')"
 run hosts
 until_true "gpu-2 is lost" "host('gpu-2').state == 'lost'"
 until_true "the plan is repaired" "all_serve() and 'gpu-2' not in {r.host for r in replicas()}"
 run status
-wait "$load" || fail "loadgen ended with status $?"
-load=
-"$python" -c 'import json, sys
-report = json.load(open(sys.argv[1]))
-failed = sum(report[kind] for kind in ("refused", "errors", "timeouts"))
-print("\nfailed requests at the endpoint of head:", failed, "of", report["completed"] + failed)' "$folder/load.json"
+end_load " at the endpoint of head"
 
 say "gpu-2 comes back"
 join gpu-2 127.0.0.3
-gpu_2=$!
 until_true "gpu-2 answers" "host('gpu-2').state == 'fine'"
 run hosts
 run events --limit 12
+
+if [ -n "${PICTURE:-}" ]; then
+    kill "$watching" || fail "nobody watched: $(tail -n 1 "$folder/watch.log")"
+    wait "$watching" 2>/dev/null || true
+    "$python" "$here/picture.py" draw "$folder/seen" "$folder/load.run" "$PICTURE"
+    say "A picture of it is in $PICTURE"
+fi
 
 say "Down: the engines of all hosts end, and each host leaves"
 run down
 wait "$head" || fail "the head's daemon ended with status $?"
 for name in gpu-1 gpu-2; do
+    on "$name" "$partitiond" host leave > "$folder/leave-$name.log" 2>&1 &
+    echo $! > "$folder/leave-$name"
+done
+for name in gpu-1 gpu-2; do
     printf '\n%s$ partitiond host leave\n' "$name"
-    on "$name" "$partitiond" host leave
+    wait "$(cat "$folder/leave-$name")" || fail "$name did not leave"
+    cat "$folder/leave-$name.log"
 done
 
 say "That was the tour"
 cat <<'END'
 Next:
   docs/how-to/several-hosts.md   hosts of yours, from bare machines to serving
+  make tour-hosts PICTURE=FILE   the same, and a picture of it as SVG
   make demo                      the whole loop on this machine, with a real engine
 END

@@ -7,39 +7,19 @@
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
-partitiond=${PARTITIOND:-partitiond}
-python=${PYTHON:-python3}
-folder=$(mktemp -d "${TMPDIR:-/tmp}/tour.XXXXXX")
-daemon= load=
-
-# Settings of the caller's own daemon are not meant here.
-for name in $(env | sed -n 's/^\(PARTITIOND_[A-Z_]*\)=.*/\1/p'); do unset "$name"; done
+daemon=
+. "$here/../common.sh"
 # Many plans need as few GPUs: counted in work, not in time, the search finds the same one anywhere.
-export PARTITIOND_CPU__ENABLED=false PARTITIOND_PLANNER__DETERMINISTIC=true
-export PARTITIOND_STATE_DIR="$folder/state" PARTITIOND_CACHE_DIR="$folder/cache" COLUMNS="${COLUMNS:-100}"
+export PARTITIOND_PLANNER__DETERMINISTIC=true PARTITIOND_STATE_DIR="$folder/state" PARTITIOND_CACHE_DIR="$folder/cache"
 
-finish() {
-    status=$?
-    trap - EXIT INT TERM
-    [ -z "$load" ] || kill "$load" 2>/dev/null || true
+end_all() {
     if [ -n "$daemon" ] && kill -0 "$daemon" 2>/dev/null; then
         kill "$daemon"
         wait "$daemon" || true
     fi
-    if [ "$status" -eq 0 ]; then
-        rm -rf "$folder"
-    else
-        tail -n 20 "$folder"/*.log >&2 || true
-        echo "The tour failed; what it left to look at: $folder" >&2
-    fi
-    exit "$status"
 }
-trap finish EXIT
-trap 'exit 130' INT TERM
 
-say() { printf '\n== %s\n' "$*"; }
 run() { printf '\n$ partitiond %s\n' "$*"; "$partitiond" "$@" 2>&1; }
-fail() { echo "tour: $*" >&2; exit 1; }
 
 ports() {
     "$python" -c 'import socket
@@ -76,25 +56,11 @@ ask() {
     echo
 }
 
-# begin_load MODEL: fifteen short requests a second for 12 s, beside what comes next.
+# begin_load MODEL: what comes next happens in the middle of 12 s of load, and end_load counts.
 begin_load() {
     echo "$ python -m loadgen --model $1 --rate 15 --duration 12 ... &"
-    "$python" -m loadgen --url "http://127.0.0.1:$PARTITIOND_PROXY__PORT" --model "$1" --rate 15 \
-        --arrivals constant --prompt-tokens 8 --output-tokens 8 --warmup 0 --duration 12 \
-        --allow-saturated --json > "$folder/load.json" 2> "$folder/load.log" &
-    load=$!
-    until_true "the load has begun" "sends($load)"
+    start_load "$1" "$PARTITIOND_PROXY__PORT" 12
     sleep 1 # so that the harm comes in the middle of it; nothing rests on how far it is
-}
-
-# end_load: waits for the last of them, and counts.
-end_load() {
-    wait "$load" || fail "loadgen ended with status $?: $(tail -n 3 "$folder/load.log")"
-    load=
-    "$python" -c 'import json, sys
-report = json.load(open(sys.argv[1]))
-failed = sum(report[kind] for kind in ("refused", "errors", "timeouts"))
-print("\nfailed requests:", failed, "of", report["completed"] + failed)' "$folder/load.json"
 }
 
 host_as_json() { "$partitiond" tools simulate show "$folder/$1" --json; }
