@@ -108,9 +108,10 @@ BODIES: Final[tuple[Rule, ...]] = (
             ),
             (
                 _LOOP,
-                "            if handle.unread:\n                self._drain_unread(handle)\n"
-                "            elif handle.launch.placement",
-                "            if handle.launch.placement",
+                "                if handle.unread:\n"
+                "                    self._drain_unread(handle)\n"
+                "                elif placement is not None",
+                "                if placement is not None",
             ),
             (
                 _ENGINES,

@@ -68,7 +68,7 @@ HOSTS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _JOB_ROOM,
-                "for job, lent in running if lent.partition.device_id not in away]",
+                "for job, lent in running if self._may_be_on(device.host, lent)]",
                 "for job, lent in running]",
             ),
             (_SLOTS, "host_of.get(one.device_id, h) == h", "host_of.get(one.device_id) == h"),
@@ -79,7 +79,8 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 "tuple(launch for launch in launches if launch.device_id not in away)",
                 "tuple(launches)",
             ),
-            (_PLANNING, "if one.placement.device_id not in away)", ")"),
+            (_PLANNING, "used_on[device.host] + used_on[None]", "sum(used_on.values())"),
+            (_PLANNING, "used_on[device.host] + used_on[None]", "used_on[device.host]"),
         ),
     ),
     rule(
@@ -87,14 +88,10 @@ HOSTS: Final[tuple[Rule, ...]] = (
         "tests/controller/runtime/test_routes.py::"
         "test_each_host_is_told_of_the_replicas_that_run_there",
         wrong=(
-            (
-                _ROUTING,
-                "for replica in table.replicas if replica.host == host)",
-                "for replica in ())",
-            ),
-            (_ROUTING, "if replica.host == host)", "if True)"),
+            (_ROUTING, "tuple(self._on.get(host, ()))", "()"),
+            (_ROUTING, "tuple(self._on.get(host, ()))", "self._table.replicas"),
             (_ROUTING, "for replica in here if not replica.draining}", "for replica in here}"),
-            (_ROUTING, "SERVING and model.name not in serving", "SERVING"),
+            (_ROUTING, "model if model.name in serving else self._away", "self._away"),
             (_ROUTES, "        host=engine.host,\n", ""),
         ),
     ),
@@ -216,9 +213,14 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_PROXIES, "if told.get(route.host) is None\n", "if False\n"),
             (_PROXIES, "                if name in lost:\n", "                if True:\n"),
             (_PROXIES, "            if self._lacks(host):\n                return None\n", ""),
-            (_PROXIES, "table_of_host(table, host.agent.name)", "table"),
+            (_PROXIES, "self._table, self._parts.of(host.agent.name)", "self._table, self._table"),
             (_PROXIES, "version=newer + 1", "version=newer"),
-            (_PROXIES, "host.table, host.problem = table", "host.table, host.problem = None"),
+            (
+                _PROXIES,
+                'host.table, host.part, host.problem = table, (part, now), ""',
+                'host.part, host.problem = (part, now), ""',
+            ),
+            (_PROXIES, "            host.part = None  # until it is known that it was taken\n", ""),
         ),
     ),
     rule(

@@ -41,8 +41,8 @@ MEMORY: Final[tuple[Rule, ...]] = (
             (_RECONCILE, "leaving |= _outgrown(here, changing)", "_outgrown(here, changing)"),
             (
                 _RECONCILE,
-                "if held or _held_by_outgrown(placement, here):",
-                "if held:",
+                "if placement.replica_id in here.held_back or _held_by_outgrown(placement, here):",
+                "if placement.replica_id in here.held_back:",
             ),
             (
                 _RECONCILE,

@@ -15,7 +15,7 @@ _HOLDINGS: Final = "partitiond/controller/runtime/engine_matching.py"
 _EVICTING: Final = "partitiond/controller/demand/room.py"
 _ASSEMBLY: Final = "partitiond/controller/assembly.py"
 _STORE: Final = "partitiond/store/repository.py"
-_ROOM: Final = "partitiond/core/replica/device_room.py"
+_RECONCILE: Final = "partitiond/core/replica/reconcile.py"
 _LOST: Final = "partitiond/core/replica/lost.py"
 _CONVERGENCE: Final = "partitiond/core/replica/convergence.py"
 _PRUNING: Final = "partitiond/controller/profiles/pruning.py"
@@ -293,19 +293,19 @@ RECOVERY: Final[tuple[Rule, ...]] = (
         f"{_TEST_JOBS}test_a_job_tells_where_it_starts_an_engine_only_while_it_does",
         wrong=(
             (
-                _ROOM,
-                "max_starting - allocating - observation.measuring.count(device_id)",
-                "max_starting - allocating",
+                _RECONCILE,
+                "policy.max_starting - seen.measuring.count(device_id)",
+                "policy.max_starting",
             ),
             (
-                _ROOM,
-                "max_starting - allocating - observation.measuring.count(device_id)",
-                "max_starting - allocating - len(observation.measuring)",
+                _RECONCILE,
+                "policy.max_starting - seen.measuring.count(device_id)",
+                "policy.max_starting - len(seen.measuring)",
             ),
             (
-                _ROOM,
-                "max_starting - allocating - observation.measuring.count(device_id)",
-                "max_starting - allocating - (device_id in observation.measuring)",
+                _RECONCILE,
+                "policy.max_starting - seen.measuring.count(device_id)",
+                "policy.max_starting - (device_id in seen.measuring)",
             ),
             (
                 _CONVERGENCE,

@@ -291,6 +291,7 @@ async def test_an_adopted_engine_with_requests_in_flight_keeps_its_route(bench: 
     await bench.controller.adopt()
     assert bench.states() == {"a-1": ReplicaState.SERVING}
     engine.answers = True
+    engine.ready.set()
     await bench.passes()
     assert bench.routed() == {"a-1": False}
     assert bench.runner.launches == []
@@ -309,6 +310,7 @@ async def test_an_adopted_engine_that_is_idle_serves_once_it_answers(bench: Benc
     adopting = asyncio.create_task(bench.controller.adopt())
     await a_moment()
     assert bench.states() == {"a-1": ReplicaState.STARTING}
+    engine.answers = True
     engine.ready.set()
     await adopting
     assert bench.states() == {"a-1": ReplicaState.SERVING}
