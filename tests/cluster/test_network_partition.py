@@ -57,18 +57,18 @@ def hosts(ray_python: Path) -> Iterator[tuple[Network, ManyHosts, Joined, Joined
             )  # fmt: skip
             made.append(head)
             head.start(seconds=SECONDS)
-            joined = []
+            joined: list[Joined] = []
             for name in NAMES[1:]:
                 address = net.add(name)
-                host = Joined(folder / name, name, **common, **{"cluster.address": address})
-                made.append(host)
-                joined.append(host)
+                one = Joined(folder / name, name, **common, **{"cluster.address": address})
+                made.append(one)
+                joined.append(one)
                 words = ("--for", name, "--address", address, "--out", str(folder))
                 assert head.cli("host", "certificate", *words).returncode == 0
-                host.prefix = net.inside(name)
-                host.join = ("--from", str(folder / f"{name}.bundle"), HEAD_ADDRESS)
-                host.start(seconds=SECONDS)
-            yield net, head, *joined
+                one.prefix = net.inside(name)
+                one.join = ("--from", str(folder / f"{name}.bundle"), HEAD_ADDRESS)
+                one.start(seconds=SECONDS)
+            yield net, head, joined[0], joined[1]
         finally:
             for host in made:
                 host.host.heal()
