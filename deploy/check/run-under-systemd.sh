@@ -13,7 +13,7 @@ set -u
 here=$(cd "$(dirname "$0")" && pwd)
 repository=$(cd "$here/../.." && pwd)
 python=${1:-$repository/.venv/bin/python}
-seconds=${SECONDS_ALLOWED:-360}
+seconds=${SECONDS_ALLOWED:-600}
 
 cannot() { echo "cannot run under systemd here: $*"; exit 77; }
 [ "$(id -u)" = 0 ] || cannot "it takes root"
