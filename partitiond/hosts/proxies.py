@@ -193,7 +193,6 @@ class HostsProxies:
             # Another host's monotonic clock has nothing in common with this one's.
             now = time.monotonic()
             told = dataclasses.replace(part, told_at=now)
-            host.part = None  # until it is known that it was taken
             try:
                 await host.agent.proxy.publish(told)
             except ConflictError as error:

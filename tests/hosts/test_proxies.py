@@ -151,6 +151,27 @@ async def test_a_proxy_is_told_what_is_new_on_its_host_and_that_its_keys_are_the
     assert [table.version for table in two.tables] == [1, 2, 3, 4, 5]
 
 
+async def test_a_proxy_that_refuses_its_table_is_told_again_and_not_asked() -> None:
+    """What it says would be of replicas that it may not know."""
+    proxies, _, two, _ = await both()
+    await proxies.publish(TABLE)
+    two.counts = {"a-2": 2}
+    take = two.publish
+
+    async def refuse(table: RoutingTable) -> None:
+        raise DeviceError("its disk is full.")
+
+    setattr(two, "publish", refuse)  # noqa: B010 - types forbid it
+    later = dataclasses.replace(TABLE, version=2, replicas=TABLE.replicas[:1])
+    await proxies.publish(later)
+    assert proxies.told()["two"] == HostTable(TABLE, "its disk is full.")
+    assert (await proxies.in_flight() or {}).get("a-2") is None
+    setattr(two, "publish", take)  # noqa: B010
+    await proxies.publish(dataclasses.replace(TABLE, version=3))  # as it was before
+    assert two.table.version == 3
+    assert (await proxies.in_flight() or {})["a-2"] == 2
+
+
 async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> None:
     proxies, one, two, pipe = await both()
     await proxies.publish(TABLE)

@@ -59,6 +59,7 @@ HOSTS: Final[tuple[Rule, ...]] = (
         f"{_TEST_SLOTS}test_a_host_that_takes_no_further_job_holds_up_no_other_host",
         f"{_TEST_LAUNCHES}test_cores_that_another_host_uses_are_free_here",
         f"{_TEST_PLANNING}test_what_our_own_engines_use_is_free_to_plan_with",
+        f"{_TEST_PLANNING}test_what_runs_on_a_device_that_is_not_known_any_more_may_run_on_any_host",
         wrong=(
             (_HOSTS, "for device in devices if device.host != host)", "for device in ())"),
             (
@@ -220,7 +221,7 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 'host.table, host.part, host.problem = table, (part, now), ""',
                 'host.part, host.problem = (part, now), ""',
             ),
-            (_PROXIES, "            host.part = None  # until it is known that it was taken\n", ""),
+            (_PROXIES, "host.part is None or host.problem or", "host.part is None or"),
         ),
     ),
     rule(

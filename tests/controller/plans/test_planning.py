@@ -232,6 +232,14 @@ def test_what_our_own_engines_use_is_free_to_plan_with() -> None:
     assert planned_gpu.free_bytes == 12 * GIB
 
 
+def test_what_runs_on_a_device_that_is_not_known_any_more_may_run_on_any_host() -> None:
+    host = dataclasses.replace(cpu(), free_bytes=Bytes(2 * GIB))
+    other = dataclasses.replace(host, id="cpu-there", host="there")
+    gone = dataclasses.replace(placement("a-1"), device_id="cpu-gone")
+    planned = planning_devices([host, other], [(engine(gone), GIB)])
+    assert [device.free_bytes for device in planned] == [3 * GIB, 3 * GIB]
+
+
 def test_a_device_of_a_silent_host_keeps_what_may_run_there() -> None:
     (gpu,) = (silent_device(gpu, "silent") for gpu in fake_gpus("l4-24gb"))
     share = MemoryShare(gpu.id, Bytes(8 * GIB))
