@@ -1,8 +1,6 @@
 """Models that cannot run, one of each kind, leave all others running by themselves."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from partitiond.core.model.spec import ModelSource, SourceKind
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.models.catalog import entry_of
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.e2e.harness import clean_environment, wait_for
+from tests.e2e.harness import wait_for
 from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet
 
 CATALOG = {"model": "opt-125m", "weights": "dummy", "max_replicas": 1}
@@ -38,12 +36,9 @@ class TroubledFleet(GpuFleet):
 
         return wait_for(f"obstacles of {names}", all_of_them, seconds=CONVERGE_SECONDS)
 
-    def command(self, *words: str, code: int | None = 0) -> Any:
+    def said(self, *words: str, code: int | None = 0) -> Any:
         """What `partitiond` says, as JSON."""
-        line = [sys.executable, "-m", "partitiond", "--config", str(self.config), *words, "--json"]
-        done = subprocess.run(
-            line, env=clean_environment(), capture_output=True, text=True, check=False, timeout=300
-        )
+        done = self.cli(*words, "--json")
         assert code in (None, done.returncode), done.stdout + done.stderr
         return json.loads(done.stdout)
 
@@ -98,16 +93,16 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     # Others are planned and started by themselves, and scaled.
     fleet.add("good", engine=UNMEASURED, auto=True)
     fleet.serve("good")
-    fleet.command("models", "update", "good", "--min-replicas", "2", "--max-replicas", "2")
+    fleet.said("models", "update", "good", "--min-replicas", "2", "--max-replicas", "2")
     fleet.serve("good", "good")
 
     # A plan says beforehand what cannot start; what fails when it is applied is given up.
     fleet.add("no-start", engine=FAILS)
     fleet.add("by-hand")
-    plan = fleet.command("plan", code=7)["plan"]
+    plan = fleet.said("plan", code=7)["plan"]
     assert [u["model"] for u in plan["unplaced"]] == ["no-engine"]
     assert any("no-profile is not started by itself" in line for line in plan["explanation"])
-    fleet.command("apply", "--no-wait", code=7)
+    fleet.said("apply", "--no-wait", code=7)
 
     def given_up() -> bool:
         found = fleet.obstacles().get("no-start")
@@ -119,16 +114,16 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     assert fleet.complete("by-hand") == 8
 
     # Later ones are applied as if nothing was, and what was put right serves.
-    fleet.command(
+    fleet.said(
         "models", "update", "no-engine", "--engine-kind", "simulated", "--no-auto", "--no-wait"
     )
-    fleet.command("models", "update", "no-start", "--demand", "2", "--no-wait")
-    applied = fleet.command("apply", "--no-wait", code=7)["plan"]
+    fleet.said("models", "update", "no-start", "--demand", "2", "--no-wait")
+    applied = fleet.said("apply", "--no-wait", code=7)["plan"]
     assert "no-start" in {u["model"] for u in applied["unplaced"]}
     fleet.serve("good", "good", "by-hand", "no-engine")
     assert "no-engine" not in fleet.obstacles()
 
-    shown = {finding["check"]: finding for finding in fleet.command("doctor", code=None)}
+    shown = {finding["check"]: finding for finding in fleet.said("doctor", code=None)}
     assert "failed to start 3 times in a row" in shown["model no-start"]["message"]
     with fleet.client() as client:
         models = {m.name: m for m in client.overview().models}
