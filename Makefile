@@ -123,7 +123,7 @@ test: $(STAMP) engine ## everything but the slow tests, the real engine included
 	$(call pytest,-m "not slow and not gpu") exit $$status
 
 # Only files with such tests are read: reading all of them takes each process 15 s.
-SLOW_FILES = $(shell grep -rlE 'mark\.(slow|gpu)' --include='test_*.py' tests)
+SLOW_FILES = $(sort $(shell grep -rlE 'mark\.(slow|gpu)' --include='test_*.py' tests))
 
 # pytest's status 5 means that no test carries these markers (yet): no failure.
 test-full: $(STAMP) engine kernels ## the slow tests: chaos, fuzz, many seeds, browser, GPU
