@@ -122,7 +122,6 @@ def held_start(fleet: GpuFleet, model: str) -> "Iterator[subprocess.Popen[str]]"
         os.killpg(engine.pid, signal.SIGCONT)
 
 
-@pytest.mark.slow
 def test_apply_ends_when_just_the_plan_runs_whatever_the_change(fleet: GpuFleet) -> None:
     """Demand, workload, cordon; a model that is added, removed.
 
@@ -163,7 +162,6 @@ def test_apply_ends_when_just_the_plan_runs_whatever_the_change(fleet: GpuFleet)
     assert processes(fleet) == before
 
 
-@pytest.mark.slow
 def test_a_version_is_waited_for_and_so_are_both_ways_back(fleet: GpuFleet) -> None:
     """Replaced, rolled back as asked, and back by itself because it does not come."""
     fleet.register("c", 1)

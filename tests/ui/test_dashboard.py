@@ -155,7 +155,7 @@ class TestChanging:
         simulated(page)
         assert page.script("document.querySelector('#add-model').disabled")
         page.click("#check-fit")
-        page.wait_for_text("huge does not fit.", seconds=90)
+        page.wait_for_text("huge does not fit.", seconds=300)
         with fleet.client() as client:
             assert {view.record.spec.name for view in client.models()} == set(MODELS)
 
@@ -165,13 +165,13 @@ class TestChanging:
         page.fill("#demand", "5")
         simulated(page)
         page.click("#check-fit")
-        page.wait_for_text("smollm2-360m fits.", seconds=90)
+        page.wait_for_text("smollm2-360m fits.", seconds=300)
         assert "requests/s of 5 wanted" in page.text("main")
         page.fill("#demand", "6")
         page.wait_for_text("The form has changed since")
         assert page.script("document.querySelector('#add-model').disabled")
         page.click("#check-fit")
-        page.wait_for("!document.querySelector('#add-model').disabled", seconds=90)
+        page.wait_for("!document.querySelector('#add-model').disabled", seconds=300)
         page.click("#add-model")
         page.wait_for_text("smollm2-360m is registered.")
         page.wait_for("location.hash === '#/models/smollm2-360m'")
@@ -184,7 +184,7 @@ class TestChanging:
         go(page, "#/plan")
         page.wait_for_text(before)
         page.click("#make-plan")
-        page.wait_for("document.querySelector('#apply')", seconds=90)
+        page.wait_for("document.querySelector('#apply')", seconds=300)
         assert "smollm2-360m-1" in page.text("table.diff")
         page.click("#apply")
         page.wait_for("document.querySelector('dialog[open]')")
@@ -202,8 +202,8 @@ class TestChanging:
             with fleet.client() as client:
                 return client.model("smollm2-360m").replicas_serving > 0
 
-        wait_for("the new model to serve", serves, seconds=90)
-        page.wait_for_text(" runs: ", seconds=90)
+        wait_for("the new model to serve", serves, seconds=300)
+        page.wait_for_text(" runs: ", seconds=300)
         assert not page.script("document.querySelector('#how-far progress') !== null")
         go(page, "#/")
         page.wait_for("""[...document.querySelectorAll('.device a')]
