@@ -14,14 +14,12 @@ from hypothesis import Phase, settings
 from partitiond import native
 from tests.order import (
     pytest_collection_modifyitems,
-    pytest_configure,
     pytest_runtest_setup,
     pytest_xdist_make_scheduler,
 )
 
 __all__ = [
     "pytest_collection_modifyitems",
-    "pytest_configure",
     "pytest_runtest_setup",
     "pytest_xdist_make_scheduler",
 ]

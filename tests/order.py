@@ -1,9 +1,9 @@
 """Says which tests run at the same time, in which order, and until when they begin.
 
 Tests wait for processes, which take several times as long on a slow machine. There what is left of
-the time is given: once PARTITIOND_TEST_SECONDS are over no further test begins, and the summary
-says how many were left out. So the tests of which each says something of its own come first, and
-those that try the same with further examples come last.
+the time is given: after TESTS_BEGIN_BEFORE (seconds since 1970) no further test begins, and the
+summary says how many were left out. So the tests of which each says something of its own come
+first, and those that try the same with further examples come last.
 """
 
 import functools
@@ -17,9 +17,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 ENGINE: Final = "tests of real engines"
-SECONDS: Final = "PARTITIOND_TEST_SECONDS"
-_DEADLINE: Final = "PARTITIOND_TEST_DEADLINE"
-"""For the processes of one run: the deadline on the clock that they share, CLOCK_MONOTONIC."""
+DEADLINE: Final = "TESTS_BEGIN_BEFORE"
 FURTHER: Final = ("tests/property/", "tests/oracle/", "tests/e2e/test_conformance.py")
 """Of these tests those marked slow try further examples of what `make test` tries, too."""
 
@@ -48,11 +46,6 @@ def pytest_xdist_make_scheduler(
     return OneEngineAtATime(config, log)
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    if SECONDS in os.environ and not hasattr(config, "workerinput"):
-        os.environ[_DEADLINE] = str(time.monotonic() + float(os.environ[SECONDS]))
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The longest group comes first where there are several workers: what begins last ends last."""
     if hasattr(config, "workerinput"):
@@ -64,6 +57,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave out what would begin too late; what has begun ends."""
-    deadline = os.environ.get(_DEADLINE)
-    if deadline is not None and time.monotonic() > float(deadline):
-        pytest.skip(f"left out: this machine is slow, and {os.environ[SECONDS]} seconds are over")
+    deadline = os.environ.get(DEADLINE)
+    if deadline is not None and time.time() > float(deadline):
+        pytest.skip("left out: this machine is slow, and the time for tests to begin is over")

@@ -91,6 +91,9 @@ class HostsProxies:
         self._quiet = quiet
         self._ask_again_seconds = ask_again_seconds
         self._tell_seconds = tell_seconds
+        self._begun = False
+        """Whether there is a table to tell. Before the first, each proxy goes on with the one that a
+        control plane before this one told it."""
         self._table = EMPTY_ROUTING_TABLE
         self._parts = TablesOfHosts(EMPTY_ROUTING_TABLE)
         self._word = False
@@ -147,6 +150,7 @@ class HostsProxies:
         """
         # The same table again is a word that its keys are the newest (`core.keys.stale`).
         self._word = table is self._table
+        self._begun = True
         self._table, self._parts = table, TablesOfHosts(table, self._parts)
         others = self._others()
         for host in others:
@@ -188,7 +192,7 @@ class HostsProxies:
 
     async def _tell(self, host: _Host) -> None:
         """Hand a proxy the newest table, until it has that one. Raises PartitiondError."""
-        while True:
+        while self._begun:
             table, part = self._table, self._parts.of(host.agent.name)
             # Another host's monotonic clock has nothing in common with this one's.
             now = time.monotonic()
@@ -197,6 +201,8 @@ class HostsProxies:
                 await host.agent.proxy.publish(told)
             except ConflictError as error:
                 newer = error.facts.get("current")
+                if table is not self._table:
+                    continue  # another call handed it the newest meanwhile
                 if not isinstance(newer, int):
                     raise
                 # The store's counter was lost: the proxy has a table of an earlier life.
@@ -323,6 +329,8 @@ class HostsProxies:
         return dict(zip(names, told, strict=True))
 
     async def _ask(self, host: _Host, ask: Callable[[ProxyControl], Awaitable[T]]) -> T | None:
+        if not self._begun:  # it counts by the table that it has, and nobody has looked yet
+            return await self._asked_in_time(host.agent, ask)
         if self._quiet(host.agent.name):
             host.problem = host.problem or "the host did not answer its last look."
             return None
@@ -337,6 +345,14 @@ class HostsProxies:
         except PartitiondError as error:
             self._missed(host, error)
             return None
+
+    async def _asked_in_time(
+        self, agent: HostAgent, ask: Callable[[ProxyControl], Awaitable[T]]
+    ) -> T | None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._tell_seconds):
+                return await self._asked(agent, ask)
+        return None
 
     async def _asked(
         self, agent: HostAgent, ask: Callable[[ProxyControl], Awaitable[T]]

@@ -11,6 +11,7 @@ from partitiond.core.dispatch.routing import (
     ModelRoute,
     ReplicaRoute,
     RoutingTable,
+    TablesOfHosts,
 )
 from partitiond.core.errors import ConflictError, DeviceError
 from partitiond.core.keys.record import KeyUse
@@ -64,6 +65,49 @@ async def test_each_is_told_of_its_own_replicas_and_asked_about_them() -> None:
     with pytest.raises(ConflictError) as older:
         await proxies.publish(dataclasses.replace(TABLE, version=0))
     assert older.value.facts == {"current": 1}
+
+
+async def test_a_head_that_starts_again_leaves_each_proxy_its_table_until_it_has_one() -> None:
+    """And asks what is in flight by that table, though nobody has looked at the hosts yet."""
+    former, one, two, _ = await both()
+    await former.publish(dataclasses.replace(TABLE, version=57))
+    one.counts, two.counts = {"a-1": 1}, {"a-2": 3}
+    proxies = HostsProxies(
+        former._agents, quiet=lambda _: True, ask_again_seconds=0.001, tell_seconds=60.0
+    )
+    assert not await proxies.ensure_running()
+    exits = asyncio.ensure_future(proxies.wait_exit())
+    assert await proxies.in_flight() == {"a-1": 1, "a-2": 3}
+    await asyncio.sleep(0.02)  # the proxies are kept running meanwhile
+    assert (two.table.version, routed(two)) == (57, ["a-2"])
+    await proxies.publish(dataclasses.replace(TABLE, version=58, replicas=TABLE.replicas[:1]))
+    await until(lambda: routed(two) == [])
+    one.die()
+    assert await exits == 0
+
+
+async def test_a_table_that_arrives_late_takes_no_newer_one_back() -> None:
+    proxies, _, two, _ = await both()
+    await proxies.publish(TABLE)
+    take, late = two.publish, asyncio.Event()
+
+    async def slow(table: RoutingTable) -> None:
+        if table.version == 2:
+            await late.wait()
+        await take(table)
+
+    setattr(two, "publish", slow)  # noqa: B010 - types forbid it
+    proxies._tell_seconds = 0.01
+    await proxies.publish(dataclasses.replace(TABLE, version=2))
+    newest = dataclasses.replace(TABLE, version=3, keys_required=True)
+    proxies._table = newest
+    proxies._parts = TablesOfHosts(newest)
+    host = proxies._hosts["two"]
+    await proxies._tell(host)
+    late.set()
+    assert host.telling is not None
+    await host.telling
+    assert [table.version for table in two.tables] == [1, 3]
 
 
 async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_later() -> None:
