@@ -92,8 +92,8 @@ class HostsProxies:
         self._ask_again_seconds = ask_again_seconds
         self._tell_seconds = tell_seconds
         self._begun = False
-        """Whether there is a table to tell. Before the first, each proxy goes on with the one that a
-        control plane before this one told it."""
+        """Whether there is a table to tell. Before the first, a proxy goes on with the one that it
+        was told by a control plane before this one."""
         self._table = EMPTY_ROUTING_TABLE
         self._parts = TablesOfHosts(EMPTY_ROUTING_TABLE)
         self._word = False
