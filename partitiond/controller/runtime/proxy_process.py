@@ -55,6 +55,8 @@ class Endpoint:
         self._wake = wake
         self._exit: asyncio.Task[int | None] | None = None
         self._version = 0
+        self._unsure = False
+        """Whether the proxy may have a table that it was told after `table`: the call failed."""
         self._published = asyncio.Event()
         self.problem = ""
         self.created = False
@@ -103,7 +105,7 @@ class Endpoint:
         """
         self._note_hosts()
         table = self.table
-        if table is not None and _same_content(table, content):
+        if table is not None and not self._unsure and _same_content(table, content):
             silent_seconds = self._clock.monotonic() - self._told_at
             if not word_is_due(table.keys_stale_seconds, silent_seconds):
                 return
@@ -121,9 +123,10 @@ class Endpoint:
             self._trouble(str(error))
             self._wake()
         except PartitiondError as error:
+            self._unsure = True
             self._trouble(str(error))
         else:
-            self.table = table
+            self.table, self._unsure = table, False
             self._told_at = self._clock.monotonic()
             self.problem = ""
             reached(FaultPoint.TABLE_PUBLISHED)
@@ -145,7 +148,7 @@ class Endpoint:
         """Wait until the proxy has a table for which `holds` is true; False after `seconds`."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self.table is None or not holds(self.table):
+                while self.table is None or self._unsure or not holds(self.table):
                     await self._published.wait()
                 return True
         return False
@@ -156,7 +159,9 @@ class Endpoint:
         def lacks(table: RoutingTable) -> bool:
             return all(key.id != key_id for key in table.keys)
 
-        return self.table is None or not lacks(self.table) or bool(self.unconfirmed(lacks))
+        if self.table is None or self._unsure:
+            return True
+        return not lacks(self.table) or bool(self.unconfirmed(lacks))
 
     def unconfirmed(self, holds: Callable[[RoutingTable], bool]) -> Mapping[str, str]:
         """Return hosts whose proxy is not known to have a table for which `holds` is true, and why.

@@ -106,7 +106,7 @@ async def test_it_is_trouble_when_no_device_answers(
     devices: Sequence[Device], troubled: bool
 ) -> None:
     here = watch(FakeDevices(devices))
-    await here.refresh(0.0)
+    await here.look()
     assert here.looked
     assert bool(here.trouble) is troubled
     assert not troubled or WHY in here.trouble
