@@ -55,12 +55,17 @@ def _say_ready(settings: "Settings") -> None:
 
 
 def _join_command(settings: "Settings") -> str:
-    """The command for other hosts; they need a copy of the token first."""
+    """The commands for another host; it gets token and certificate in its bundle."""
     cluster, own = settings.cluster, settings.host.own_name
     if cluster.folder is not None:
         return f"partitiond --set cluster.folder={cluster.folder} host join {own}"
-    token = settings.cluster_token_path
     command = f"partitiond host join {cluster.address or own}:{cluster.port}"
+    if cluster.tls and cluster.tls_dir is None:
+        return (
+            f"here, partitiond host certificate --for NAME --address ADDRESS; there, {command} "
+            "--from NAME.bundle"
+        )
+    token = settings.cluster_token_path
     return f"{command} --token-file FILE (a copy of {token}, mode 0600)"
 
 

@@ -389,6 +389,7 @@ class Parts:
                 wake=self.wake.set,
                 changed=self._slept_or_woke,
                 make_room=lambda model: self.room.make_room(model),
+                overtaken=lambda: self.devices.overtaken,
             ),
             callbacks=LoopCallbacks(
                 lent=self.jobs.lent,

@@ -284,8 +284,9 @@ class HostsDevices:
                 continue
             raise ConflictError(
                 f"its device {short_device(device.id)} is one of the host {other}, too.",
-                hint="Ids of devices differ between hosts. Simulated hosts made from descriptions "
-                'of the same "name" have the same ids: make one of them anew, with another name.',
+                hint=f"If {other} is this host's former name, or the device was moved: `partitiond "
+                f"hosts forget {other}` on the head. Simulated hosts made from descriptions of the "
+                'same "name" have the same ids: make one of them anew, with another name.',
                 facts={"host": host, "other": other, "device": device.id},
             )
         for device in self.of_host(host):
@@ -298,7 +299,9 @@ class HostsDevices:
         standing, seen = self._standing(agent, now), self._seen.get(agent.name)
         known = tuple(self.of_host(agent.name))
         if standing.gone:
-            return tuple(lost_device(device, standing.reason) for device in known)
+            # A device that another host shows now was moved there: it is that host's alone.
+            left = (d for d in known if self._host_of.get(d.id, agent.name) == agent.name)
+            return tuple(lost_device(device, standing.reason) for device in left)
         if not standing.answers:
             return tuple(silent_device(device, standing.reason, advice="") for device in known)
         problem = seen.problem if seen is not None else ""

@@ -58,6 +58,8 @@ async def test_it_starts_nothing_new_and_keeps_what_serves() -> None:
         await a_moment()
         with pytest.raises(ConflictError, match="nothing was applied: another control plane"):
             await host.service.plans.apply()
+        with pytest.raises(ConflictError, match="stays awake: another control plane"):
+            host.service.models.put_to_sleep("a")
         assert host.runner.running() == [running]
         assert host.serving("a") == 1
         assert {route.replica_id for route in host.proxy.table.replicas} == {running}

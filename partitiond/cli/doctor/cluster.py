@@ -21,6 +21,8 @@ import psutil
 from partitiond import __version__
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.options import connected
+from partitiond.cli.setup.cluster_units import as_installed
+from partitiond.cli.setup.host import SetupHost
 from partitiond.cluster.ray_environment import find_ray
 from partitiond.cluster.ray_node import worker_ports
 from partitiond.core.errors import PartitiondError, SettingsError
@@ -34,8 +36,8 @@ CLOCK_WARN_SECONDS: Final = 1.0
 """Offset of a clock above which events and logs of hosts are read in a wrong order. Chosen: NTP
 keeps clocks within milliseconds, and what happens to a replica takes seconds."""
 CLOCK_FAIL_SECONDS: Final = 30.0
-"""Offset of a clock above which certificates and keys are refused or accepted wrongly. Chosen: a
-certificate is valid from the moment it is made, and joining takes about as long."""
+"""Offset of a clock above which keys and budgets end noticeably early or late. Chosen: certificates
+of partitiond's own authority allow for a day."""
 CONNECT_SECONDS: Final = 3.0
 """Deadline of one connection to the head. Chosen: a host farther away is of no use in a fleet."""
 SLOW_SECONDS: Final = 0.02
@@ -199,7 +201,8 @@ def _ports(ports: Sequence[int]) -> DoctorFinding:
     named = f"{ports[0]}" if len(ports) == 1 else f"{ports[0]} to {ports[-1]} ({len(ports)} ports)"
     return warn(
         "cluster ports",
-        f"Ray listens on all addresses of this host, at {named}: the token alone guards them",
+        f"Ray listens on all addresses of this host, at {named}: only the token and, with TLS, "
+        "certificates guard them",
         "let a firewall admit the hosts of the fleet alone",
     )
 
@@ -216,7 +219,7 @@ def _clocks(facts: ClusterFacts) -> list[DoctorFinding]:
             words += ": events are read in a wrong order"
             found.append(warn(check, words, f"let NTP keep the clock of {host.name}"))
         else:
-            words += ": certificates and keys are judged wrongly"
+            words += ": keys and budgets there end at a wrong time"
             found.append(fail(check, words, f"let NTP keep the clock of {host.name}"))
     if facts.clock_is_kept is False:
         found.append(
@@ -300,8 +303,12 @@ def are_neighbours(one: str, other: str) -> bool:
 # -- the facts -------------------------------------------------------------------------------
 
 
-def examine_cluster(settings: "Settings") -> list[DoctorFinding]:
+def examine_cluster(
+    settings: "Settings",
+    host: SetupHost = SetupHost(),  # noqa: B008 - a constant
+) -> list[DoctorFinding]:
     """Check this host's part in a cluster; nothing where there is none."""
+    settings = as_installed(settings, host)
     if not (settings.cluster.enabled or settings.cluster.joined):
         return []
     return check_cluster(cluster_facts(settings))

@@ -86,8 +86,8 @@ def leave(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """End this host's agent and all that runs here for the head.
 
     Requests in flight end first, for at most engine.drain_deadline_seconds. On the head,
-    `partitiond devices cordon` beforehand moves the replicas elsewhere, and `partitiond hosts
-    forget` afterwards takes the host off the list.
+    `partitiond devices cordon` and `partitiond apply` beforehand move the replicas elsewhere, and
+    `partitiond hosts forget` afterwards takes the host off the list.
     """
     from partitiond.cluster.of_settings import end_ray
     from partitiond.hosts.agent_process import leave as leave_head

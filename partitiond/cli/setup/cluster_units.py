@@ -14,6 +14,7 @@ from partitiond.cluster.bundle import read_bundle, unpack_bundle
 from partitiond.cluster.certificates import HostFiles, is_address, make_private
 from partitiond.core.errors import DeviceError, InputError, PartitiondError
 from partitiond.settings.cluster import ClusterSettings
+from partitiond.settings.schema import Settings
 
 RAY_SERVICE: Final = "partitiond-ray.service"
 ENVIRONMENT: Final = "/etc/partitiond/cluster.env"
@@ -80,6 +81,25 @@ def installed_place(host: SetupHost) -> ClusterPlace | None:
         if line.startswith("PARTITIOND_") and "=" in line
     )
     return _place(found)
+
+
+def as_installed(settings: Settings, host: SetupHost) -> Settings:
+    """Return the settings with the place that `setup` gave the service, which only its units read.
+
+    They are unchanged for another state folder than the service's, and if they name a cluster.
+    """
+    cluster, own = settings.cluster, settings.host
+    if cluster.enabled or cluster.joined or settings.state_dir != Path(STATE):
+        return settings
+    place = installed_place(host)
+    if place is None:
+        return settings
+    cluster = cluster.model_copy(
+        update={"enabled": not place.head, "head": place.head, "address": place.address}
+    )
+    if place.name:
+        own = own.model_copy(update={"name": place.name})
+    return settings.model_copy(update={"cluster": cluster, "host": own})
 
 
 def _place(found: Mapping[str, str]) -> ClusterPlace | None:

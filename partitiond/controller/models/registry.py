@@ -403,8 +403,11 @@ class Registry:
 
         Raises:
             NotFoundError, InputError: there is no such model, or level.
-            ConflictError: the model has no sleep mode, or sleeps at another level.
+            ConflictError: the model has no sleep mode, or sleeps at another level; or another
+                control plane has taken over, so that the model could not be woken.
         """
+        if why := self._devices.overtaken:
+            raise ConflictError(f"{name} stays awake: {why}", facts={"model": name})
         asleep = self._controller.sleep.levels.get(name, 0)
         check_may_sleep(self._store.model(name).spec, level, asleep)
         if not asleep:

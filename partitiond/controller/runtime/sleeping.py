@@ -122,6 +122,8 @@ class SleepController:
         changed: called with a model that was put to sleep or woken, and whether it sleeps now.
         make_room: called with a model before a request wakes it; False while the model has to wait
             for room that no other can give up now. Models that keep their processes wake anyway.
+        overtaken: returns why nothing may be put to sleep or woken, as another control plane has
+            taken over: what falls asleep could not be woken. Empty if it may.
 
     Attributes:
         levels: level by model that is to sleep.
@@ -139,6 +141,7 @@ class SleepController:
         wake: Callable[[], None],
         changed: Callable[[str, bool], None],
         make_room: Callable[[str], bool],
+        overtaken: Callable[[], str] = str,
     ) -> None:
         self._store = store
         self._endpoint = endpoint
@@ -149,6 +152,7 @@ class SleepController:
         self.levels: Mapping[str, int] = {}
         self._changed = changed
         self._make_room = make_room
+        self._overtaken = overtaken
         self.traffic: Mapping[str, Traffic] = {}
         self._waits_since: Mapping[str, float] = {}
         self.refresh()
@@ -219,6 +223,8 @@ class SleepController:
 
     async def look(self, serving_since: Callable[[], Mapping[str, float]]) -> None:
         """Wake models that requests wait for; put models to sleep that were idle long enough."""
+        if self._overtaken():
+            return
         specs = [record.spec for record in self._store.models()]
         rules = {spec.name: found for spec in specs if (found := idle_rules(spec))}
         if not rules and not (self.levels and self._policy.wake_on_request):

@@ -12,6 +12,7 @@ from partitiond.cli.setup.cluster_units import (
     JOINED,
     TLS,
     TOKEN,
+    as_installed,
     checked_place,
     drop_in_text,
     environment_text,
@@ -83,6 +84,24 @@ def test_a_head_is_set_up_kept_and_made_one_host_again(cli: Cli, image: Path) ->
     assert not [
         name for name in there if "cluster" in name or name.endswith("/partitiond-ray.service")
     ]
+
+
+@pytest.mark.parametrize("head", ["", "gpu-head:6380"])
+def test_the_place_of_the_service_is_known_to_who_looks_at_its_state_folder(
+    tmp_path: Path, head: str
+) -> None:
+    """The doctor, say: only the units read the file."""
+    host = SetupHost(tmp_path, live=False)
+    service = load_settings(overrides={"state_dir": "/var/lib/partitiond"}).settings
+    assert as_installed(service, host) is service
+    host.file(ENVIRONMENT).parent.mkdir(parents=True)
+    host.file(ENVIRONMENT).write_text(environment_text(ClusterPlace(head, "gpu-1", "10.0.0.5")))
+    found = as_installed(service, host)
+    assert (found.cluster.enabled, found.cluster.joined) == (not head, bool(head))
+    assert (found.cluster.head, found.cluster.address) == (head, "10.0.0.5")
+    assert found.host.own_name == "gpu-1"
+    other = load_settings(overrides={"state_dir": str(tmp_path / "other")}).settings
+    assert as_installed(other, host) is other
 
 
 def test_a_host_joins_by_a_bundle_and_undo_leaves_nothing(
