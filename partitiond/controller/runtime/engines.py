@@ -397,8 +397,7 @@ class Engine:
                 await self._runner.wake(handle)
                 reached(FaultPoint.ENGINE_WOKE)
                 if self.report is None:
-                    with contextlib.suppress(EngineError):
-                        self.report = await self._runner.report(handle)
+                    await self._ask_for_report(handle)
                 self.sleep_level = 0
                 self._happen(ReplicaEvent.BECAME_READY)
                 self._note("engine-ready", self.name, f"serves {self.placement.model} again.")
@@ -409,8 +408,7 @@ class Engine:
             # It serves these requests: a full batch may keep a probe waiting, and until the probe
             # is answered no route would lead there. If it hangs, the next probes find out.
             self._serve()
-            with contextlib.suppress(EngineError):
-                self.report = await self._runner.report(handle)
+            await self._ask_for_report(handle)
             return
         if self.adopted and await self._is_asleep(handle):
             # Again, which is harmless: the previous daemon may have ended while it woke the engine.
@@ -418,14 +416,20 @@ class Engine:
             self._happen(ReplicaEvent.FELL_ASLEEP)
             return
         if self.adopted and await self._runner.probe(handle, watch.idle_probe_seconds):
-            with contextlib.suppress(EngineError):  # the engine serves; its KV size stays unknown
-                self.report = await self._runner.report(handle)
+            await self._ask_for_report(handle)
         else:
             self.report = await self._runner.wait_ready(
                 handle, self._policy.reconcile.start_deadline_seconds, self._tell
             )
         reached(FaultPoint.ENGINE_ANSWERED)
         self._serve()
+
+    async def _ask_for_report(self, handle: EngineHandle) -> None:
+        """Ask what the engine measured of itself; without an answer its KV size stays unknown, and
+        the next probe that is answered asks again.
+        """
+        with contextlib.suppress(EngineError):
+            self.report = await self._runner.report(handle)
 
     def _serve(self) -> None:
         if self.state is ReplicaState.STARTING:
@@ -457,6 +461,8 @@ class Engine:
                 self._turn.clear()
                 return
             missed = 0 if await self._answers(handle, watch) else missed + 1
+            if not missed and self.report is None and self.state is ReplicaState.SERVING:
+                await self._ask_for_report(handle)
         raise ExitedError(
             f"{self.name} did not answer {missed} one-token probes in a row.",
             hint="It is ended and started again.",
