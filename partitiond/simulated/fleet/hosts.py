@@ -269,7 +269,12 @@ class FleetHost(EventTarget):
         self._generations += 1
         replica = self._fleet.make(placement)
         engine = HostedEngine(
-            placement, str(self._generations), state, self._fleet.clock.now, replica
+            placement,
+            str(self._generations),
+            state,
+            self._fleet.clock.now,
+            replica,
+            runs=self.is_up,  # the head has perhaps not noticed yet that the machine is down
         )
         self.engines.append(engine)
         return engine
