@@ -47,7 +47,7 @@ def hosts(ray_python: Path) -> Iterator[tuple[Network, ManyHosts, Joined, Joined
         "cluster.python": str(ray_python),
         "cluster.trust_engines": True,
         "host.silent_seconds": 4.0,
-        "host.lost_seconds": 15.0,
+        "host.lost_seconds": 45.0,
     }
     with network() as net:
         try:
