@@ -23,7 +23,7 @@ __all__ = ["ray_python"]
 
 NAMES = ("head", "gpu-1", "gpu-2")
 SECONDS = 150.0
-"""A limit against hangs: Ray joins in some 10 s, and a host is lost after 15."""
+"""A limit against hangs: Ray joins in some 10 s, and a host is lost after 45."""
 ASKS = """
 import json, sys, urllib.request
 body = json.dumps({"model": "a", "prompt": "Once", "max_tokens": 8}).encode()
