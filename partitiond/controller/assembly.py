@@ -56,7 +56,7 @@ from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.leases import Lease
-from partitiond.core.replica.lost import cut_off
+from partitiond.core.replica.lost import cut_off, is_missed
 from partitiond.metrics.exposition import Metrics
 from partitiond.ports import (
     Clock,
@@ -290,8 +290,9 @@ class Parts:
         asleep = self.controller.sleep.levels
 
         def withheld(placement: Placement) -> bool:
-            runs = placement.replica_id in live or placement.model in asleep
-            return obstructed(placement) or (placement.device_id in places and not runs)
+            return obstructed(placement) or (
+                placement.device_id in places and is_missed(placement, live, asleep)
+            )
 
         return withheld
 

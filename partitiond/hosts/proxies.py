@@ -91,12 +91,8 @@ class HostsProxies:
         self._quiet = quiet
         self._ask_again_seconds = ask_again_seconds
         self._tell_seconds = tell_seconds
-        self._begun = False
-        """Whether there is a table to tell. Before the first, a proxy goes on with the one that it
-        was told by a control plane before this one."""
         self._table = EMPTY_ROUTING_TABLE
         self._parts = TablesOfHosts(EMPTY_ROUTING_TABLE)
-        self._word = False
         self._own_table: RoutingTable | None = None
         self._hosts: dict[str, _Host] = {}
         self._counts: dict[str, HostCounts] = {}
@@ -149,12 +145,11 @@ class HostsProxies:
             PartitiondError: the own host's proxy cannot be reached.
         """
         # The same table again is a word that its keys are the newest (`core.keys.stale`).
-        self._word = table is self._table
-        self._begun = True
+        is_word = table is self._table
         self._table, self._parts = table, TablesOfHosts(table, self._parts)
         others = self._others()
         for host in others:
-            if not self._has_its_part(host):
+            if is_word or not self._has_its_part(host):
                 self._begin_telling(host)
         own = self._agents.own
         await own.proxy.publish(self._parts.of(own.name))
@@ -167,9 +162,16 @@ class HostsProxies:
         if waits:
             await asyncio.wait(waits, timeout=self._tell_seconds)
 
+    @property
+    def _begun(self) -> bool:
+        """Whether there is a table to tell. Before the first, a proxy goes on with the one that it
+        was told by a control plane before this one.
+        """
+        return self._table is not EMPTY_ROUTING_TABLE
+
     def _has_its_part(self, host: _Host) -> bool:
         """Whether the newest table has nothing new for a host, which then counts as told."""
-        if self._word or host.part is None or host.problem or host.is_told_now:
+        if host.part is None or host.problem or host.is_told_now:
             return False
         part, told_at = host.part
         if word_is_due(self._table.keys_stale_seconds, time.monotonic() - told_at):

@@ -86,6 +86,7 @@ class FakeRunner:
         self.refuse_models: dict[str, PartitiondError] = {}
         self.refuse_stop: Exception | None = None
         self.probe_breaks_with: Exception | None = None
+        self.report_breaks_with: Exception | None = None
         self.tries_to_stop = 0
         self._ready_at_once = ready_at_once
         self.slow_stop: asyncio.Event | None = None
@@ -155,6 +156,8 @@ class FakeRunner:
         return engine.answers and engine.ready.is_set() and not engine.gone.is_set()
 
     async def report(self, handle: EngineHandle) -> EngineReport:
+        if self.report_breaks_with is not None:
+            raise self.report_breaks_with
         return EngineReport(4096, "0.0-fake", {})
 
     async def sleep(self, handle: EngineHandle, level: int) -> None:

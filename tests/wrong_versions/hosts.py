@@ -37,6 +37,7 @@ _LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
 _PLANNING: Final = "partitiond/controller/plans/planning.py"
 _ROUTES: Final = "partitiond/controller/runtime/routes.py"
 _ROUTING: Final = "partitiond/core/dispatch/routing.py"
+_UNITS: Final = "partitiond/cli/setup/cluster_units.py"
 _KNOWN_HEADS: Final = "partitiond/proxy/edge/known_heads.py"
 _PARENT: Final = "partitiond/proxy/workers/parent.py"
 _STALE: Final = "partitiond/core/keys/stale.py"
@@ -61,7 +62,12 @@ HOSTS: Final[tuple[Rule, ...]] = (
         f"{_TEST_PLANNING}test_what_our_own_engines_use_is_free_to_plan_with",
         f"{_TEST_PLANNING}test_what_runs_on_a_device_that_is_not_known_any_more_may_run_on_any_host",
         wrong=(
-            (_HOSTS, "for device in devices if device.host != host)", "for device in ())"),
+            (_HOSTS, "[*there[host], *there[None]]", "[*there[host]]"),
+            (
+                _HOSTS,
+                "[*there[host], *there[None]]",
+                "[one for own in there.values() for one in own]",
+            ),
             (
                 _JOB_ROOM,
                 "self._host.busy_cores.get(device.host, ())",
@@ -75,13 +81,9 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_SLOTS, "host_of.get(one.device_id, h) == h", "host_of.get(one.device_id) == h"),
             (_SLOTS, "    if busy == hosts:\n", "    if busy:\n"),
             (_SLOTS, "closed = {*self._barred, *self._busy_hosts}", "closed = {*self._barred}"),
-            (
-                _LAUNCHES,
-                "tuple(launch for launch in launches if launch.device_id not in away)",
-                "tuple(launches)",
-            ),
-            (_PLANNING, "used_on[device.host] + used_on[None]", "sum(used_on.values())"),
-            (_PLANNING, "used_on[device.host] + used_on[None]", "used_on[device.host]"),
+            (_LAUNCHES, "    return tuple(there[device.host])\n", "    return tuple(launches)\n"),
+            (_PLANNING, "+ used_on[device.host])", "+ sum(used_on.values()))"),
+            (_PLANNING, "+ used_on[device.host])", ")"),
         ),
     ),
     rule(
@@ -222,6 +224,63 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 'host.part, host.problem = (part, now), ""',
             ),
             (_PROXIES, "host.part is None or host.problem or", "host.part is None or"),
+        ),
+    ),
+    rule(
+        "A head that starts again takes no host its table, and learns what is in flight there.",
+        "tests/hosts/test_proxies.py",
+        wrong=(
+            (_PROXIES, "return self._table is not EMPTY_ROUTING_TABLE", "return True"),
+            (_PROXIES, "        while self._begun:\n", "        while True:\n"),
+            (
+                _PROXIES,
+                "            return await self._asked_in_time(host.agent, ask)\n",
+                "            return None\n",
+            ),
+            (
+                _PROXIES,
+                "                if table is not self._table:\n                    continue",
+                "                if False:\n                    continue",
+            ),
+        ),
+    ),
+    rule(
+        "A device that was moved to another host is that host's alone.",
+        f"{_TEST_DEVICES}test_a_device_of_a_lost_host_may_be_in_another_one",
+        wrong=(
+            (
+                _DEVICES,
+                "(d for d in known if self._host_of",
+                "(d for d in known if True or self._host_of",
+            ),
+            (
+                _DEVICES,
+                ".get(d.id, agent.name) == agent.name)",
+                ".get(d.id, agent.name) != agent.name)",
+            ),
+            (
+                _DEVICES,
+                "standing.reason) for device in left)",
+                "standing.reason) for device in known)",
+            ),
+        ),
+    ),
+    rule(
+        "Who looks at the service's state folder knows its place among hosts; nobody else does.",
+        "tests/cli/setup/test_cluster_units.py",
+        wrong=(
+            (_UNITS, " or settings.state_dir != Path(STATE):", ":"),
+            (_UNITS, '"enabled": not place.head, "head"', '"enabled": True, "head"'),
+            (
+                _UNITS,
+                '"head": place.head, "address": place.address',
+                '"head": place.head, "address": ""',
+            ),
+            (
+                _UNITS,
+                '        own = own.model_copy(update={"name": place.name})\n',
+                "        pass\n",
+            ),
         ),
     ),
     rule(

@@ -23,6 +23,16 @@ _APP: Final = "partitiond/api/app.py"
 _DRIFT: Final = "partitiond/controller/drift/use_cases.py"
 _EVENTS: Final = "partitiond/store/event_repository.py"
 _USAGE: Final = "partitiond/store/usage_repository.py"
+_ENGINE: Final = "partitiond/controller/runtime/engines.py"
+_SLEEPING: Final = "partitiond/controller/runtime/sleeping.py"
+_REGISTRY: Final = "partitiond/controller/models/registry.py"
+_ASSEMBLY: Final = "partitiond/controller/assembly.py"
+_PROXY_STATE: Final = "partitiond/proxy/edge/state.py"
+_PARENT: Final = "partitiond/proxy/workers/parent.py"
+_CHECKSUMS: Final = "partitiond/models/checksums.py"
+_DEMO: Final = "partitiond/cli/demo/steps.py"
+_ORDER: Final = "tests/order.py"
+_TEST_LOOP: Final = "tests/controller/runtime/test_loop.py::"
 _WORK: Final = "tests/controller/test_loop_work.py::"
 _LOCKED: Final = "tests/controller/test_locked_store.py::"
 
@@ -207,6 +217,117 @@ LOOP: Final[tuple[Rule, ...]] = (
             ),
             (_JOBS, "                    await self._write(end)\n", "                    end()\n"),
             (_REPLIES, "request.method not in SAFE_METHODS", "request.method in SAFE_METHODS"),
+        ),
+    ),
+    rule(
+        "An adopted engine with requests in flight keeps its route, and an idle one answers first.",
+        f"{_TEST_LOOP}test_an_adopted_engine_with_requests_in_flight_keeps_its_route",
+        f"{_TEST_LOOP}test_an_adopted_engine_that_is_idle_serves_once_it_answers",
+        wrong=(
+            (_ENGINE, "if self.adopted and self.in_flight:", "if False:"),
+            (_ENGINE, "if self.adopted and self.in_flight:", "if self.adopted:"),
+            (_ENGINE, "        self.in_flight = in_flight\n", ""),
+            (_LOOP, "in_flight=counts.get(name) if handle.named else None", "in_flight=None"),
+        ),
+    ),
+    rule(
+        "What an engine was too busy to say of itself is asked again.",
+        f"{_TEST_LOOP}test_an_engine_that_was_too_busy_to_report_is_asked_again",
+        wrong=(
+            (_ENGINE, "if not missed and self.report is None and", "if False and"),
+            (_ENGINE, "if not missed and self.report is None and", "if missed and"),
+            (
+                _ENGINE,
+                "        with contextlib.suppress(EngineError):\n"
+                "            self.report = await self._runner.report(handle)\n",
+                "        with contextlib.suppress(EngineError):\n"
+                "            await self._runner.report(handle)\n",
+            ),
+        ),
+    ),
+    rule(
+        "A change whose telling failed counts as neither told nor untold, and is told again.",
+        "tests/controller/runtime/test_endpoint.py",
+        wrong=(
+            (_ENDPOINT, "            self._unsure = True\n", ""),
+            (_ENDPOINT, "not None and not self._unsure and _same", "not None and _same"),
+            (
+                _ENDPOINT,
+                "self.table is None or self._unsure or not holds",
+                "self.table is None or not holds",
+            ),
+            (_ENDPOINT, "if self.table is None or self._unsure:", "if self.table is None:"),
+            (_ENDPOINT, "self.table, self._unsure = table, False", "self.table = table"),
+        ),
+    ),
+    rule(
+        "A table that the disk refuses is in force, is said to be unstored, and stored later.",
+        "tests/proxy/test_supervisor.py::"
+        "test_a_table_that_cannot_be_stored_is_in_force_and_stored_once_it_can_be",
+        wrong=(
+            (_PROXY_STATE, "        if unwritten is not None:\n            raise unwritten\n", ""),
+            (
+                _PROXY_STATE,
+                "            self.take_over(table)\n        self.word",
+                "            if unwritten is None:\n                self.take_over(table)\n"
+                "        self.word",
+            ),
+            (
+                _PARENT,
+                "            if unwritten is not None:\n                raise unwritten\n",
+                "",
+            ),
+        ),
+    ),
+    rule(
+        "Nothing is put to sleep that a head which was overtaken could not wake.",
+        "tests/controller/runtime/test_sleeping.py",
+        "tests/controller/test_overtaken.py",
+        wrong=(
+            (_SLEEPING, "        if self._overtaken():\n            return\n", ""),
+            (_REGISTRY, "if why := self._devices.overtaken:", 'if why := "":'),
+            (_ASSEMBLY, "overtaken=lambda: self.devices.overtaken,", "overtaken=str,"),
+        ),
+    ),
+    rule(
+        "A checksum that is told is on the disk, and what is on the disk is known.",
+        "tests/models/test_copies.py",
+        wrong=(
+            (_CHECKSUMS, "            self._save(known)\n", ""),
+            (
+                _CHECKSUMS,
+                "            self._save(known)\n",
+                "            self._save(self._known)\n",
+            ),
+            (
+                _CHECKSUMS,
+                "            self._known = known  # only now",
+                "            pass  # only now",
+            ),
+        ),
+    ),
+    rule(
+        "The demo's SLO is doubled until both models hold it, and not before they miss it.",
+        "tests/cli/demo/test_demo.py",
+        wrong=(
+            (_DEMO, "if all(operating_point(profile, slo)", "if any(operating_point(profile, slo)"),
+            (_DEMO, "Slo(2 * slo.ttft_seconds, 2 *", "Slo(3 * slo.ttft_seconds, 3 *"),
+            (
+                _DEMO,
+                "            break\n        slo = Slo(2",
+                "            pass\n        slo = Slo(2",
+            ),
+            (_DEMO, "for _ in range(10):", "for _ in range(2):"),
+        ),
+    ),
+    rule(
+        "On a slow machine no test begins after the deadline, and what says most begins first.",
+        "tests/structure/test_order.py",
+        wrong=(
+            (_ORDER, "time.time() > float(deadline)", "time.time() < float(deadline)"),
+            (_ORDER, "if deadline is not None and time", "if time"),
+            (_ORDER, "(item.nodeid.startswith(FURTHER), not _starts", "(False, not _starts"),
+            (_ORDER, "not _starts_engines(item.path))\n", "_starts_engines(item.path))\n"),
         ),
     ),
 )

@@ -144,15 +144,16 @@ def _wait(story: Story, client: "ControlClient", job: Job) -> Profile:
 def with_held_slo(
     story: Story, client: "ControlClient", specs: Sequence[ModelSpec], profiles: Sequence[Profile]
 ) -> list[ModelSpec]:
-    """Give both models an SLO that this machine held when it was measured, and say if it is wider
-    than the demo's own.
+    """Give both models a wider SLO, and say so, if this machine did not hold the demo's own when
+    it was measured.
     """
     slo = held_slo(profiles)
-    if slo != SLO:
-        story.say(
-            "this machine is slow, or busy with something else: the SLO is widened to a first "
-            f"token within {slo.ttft_seconds:g} s, then {slo.tpot_seconds:g} s per token"
-        )
+    if slo == SLO:
+        return list(specs)
+    story.say(
+        "this machine is slow, or busy with something else: the SLO is widened to a first "
+        f"token within {slo.ttft_seconds:g} s, then {slo.tpot_seconds:g} s per token"
+    )
     widened = [dataclasses.replace(spec, slo=slo) for spec in specs]
     for spec in widened:
         register_or_update(client, spec)
@@ -165,10 +166,10 @@ def held_slo(profiles: Sequence[Profile]) -> Slo:
     The times are doubled ten times at most: a profile without any usable point holds none.
     """
     slo = SLO
-    for doubled in range(11):
-        slo = Slo(SLO.ttft_seconds * 2**doubled, SLO.tpot_seconds * 2**doubled, SLO.quantile)
+    for _ in range(10):
         if all(operating_point(profile, slo) is not None for profile in profiles):
             break
+        slo = Slo(2 * slo.ttft_seconds, 2 * slo.tpot_seconds, slo.quantile)
     return slo
 
 

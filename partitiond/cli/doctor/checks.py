@@ -27,6 +27,7 @@ from partitiond.cli.doctor.limits import check_open_files, file_limits
 from partitiond.cli.doctor.native import examine_native
 from partitiond.cli.doctor.tls import check_tls
 from partitiond.cli.setup.engine import chosen_variant, find_engine
+from partitiond.cli.setup.host import SetupHost
 from partitiond.core.errors import EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, MIB, format_bytes
 from partitiond.devices.bandwidth import fast_dtype
@@ -255,7 +256,7 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
                 traces=settings.tracing.engines and settings.tracing.endpoint is not None,
             )
         ),
-        *examine_cluster(settings),
+        *examine_cluster(settings, SetupHost()),
         *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
         *judge(gather(settings, daemon_runs=daemon_runs), settings, daemon_runs=daemon_runs),
     ]

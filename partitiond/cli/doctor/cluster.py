@@ -303,10 +303,7 @@ def are_neighbours(one: str, other: str) -> bool:
 # -- the facts -------------------------------------------------------------------------------
 
 
-def examine_cluster(
-    settings: "Settings",
-    host: SetupHost = SetupHost(),  # noqa: B008 - a constant
-) -> list[DoctorFinding]:
+def examine_cluster(settings: "Settings", host: SetupHost) -> list[DoctorFinding]:
     """Check this host's part in a cluster; nothing where there is none."""
     settings = as_installed(settings, host)
     if not (settings.cluster.enabled or settings.cluster.joined):

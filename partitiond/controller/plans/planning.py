@@ -23,7 +23,7 @@ from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.expectations import stakes_of
 from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
-from partitiond.core.hardware.hosts import memory_by_host
+from partitiond.core.hardware.hosts import memory_by_host, on_each_host
 from partitiond.core.hardware.kinds import Device, DeviceKind, kept_by_silent
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
@@ -155,18 +155,14 @@ def planning_devices(
     known = {engine.placement.replica_id for engine, _ in engines}
     running = collections.Counter(engine.placement.device_id for engine, _ in engines)
     running.update(p.device_id for p in unheard if p.replica_id not in known)
-    host_of = {device.id: device.host for device in devices}
-    used_on: collections.Counter[str | None] = collections.Counter()
-    for one, used in engines:
-        used_on[host_of.get(one.placement.device_id)] += used
+    there = on_each_host(devices, engines, lambda one: one[0].placement.device_id)
+    used_on = {host: sum(used for _, used in own) for host, own in there.items()}
 
     def with_own(device: Device) -> Device:
         device = kept_by_silent(device, running[device.id])
         if device.kind is DeviceKind.GPU:
             return device
-        # What uses a device that is not known any more may be on any host (`ids_elsewhere`).
-        in_processes = used_on[device.host] + used_on[None]
-        free = min(device.memory_bytes, device.free_bytes + in_processes)
+        free = min(device.memory_bytes, device.free_bytes + used_on[device.host])
         return dataclasses.replace(device, free_bytes=Bytes(free))
 
     return tuple(with_own(device) for device in devices)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from typing import Final
 
 from partitiond.controller.runtime.watching import engine_bytes
-from partitiond.core.hardware.hosts import hosts_of
+from partitiond.core.hardware.hosts import hosts_of, on_each_host
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.numbers.grouping import grouped
@@ -187,12 +187,11 @@ def busy_cores(
     launches: Iterable[EngineLaunch], devices: Sequence[Device]
 ) -> dict[str, frozenset[int]]:
     """Return the host cores of these engines, by host."""
-    host_of = {device.id: device.host for device in devices}
-    found: dict[str | None, set[int]] = collections.defaultdict(set)
-    for launch in launches:
-        found[host_of.get(launch.device_id)].update(launch.cores)
-    anywhere = found[None]  # on devices that are not known any more: see `ids_elsewhere`
-    return {host: frozenset(found[host] | anywhere) for host in hosts_of(devices)}
+    there = on_each_host(devices, launches, lambda launch: launch.device_id)
+    return {
+        host: frozenset(core for launch in own for core in launch.cores)
+        for host, own in there.items()
+    }
 
 
 def host_bytes_left(
@@ -205,19 +204,15 @@ def host_bytes_left(
         stated: how much a host has, if no CPU device says it.
         placements: those that run or are to run.
     """
-    host_of = {device.id: device.host for device in devices}
     cpus = {device.id: device for device in devices if device.kind is DeviceKind.CPU}
     totals = dict(stated) | {cpu.host: engine_bytes(cpu) for cpu in cpus.values()}
-    taken: collections.Counter[str | None] = collections.Counter()
-    for p in placements:
-        on_cpu = p.device_id in cpus
-        taken[host_of.get(p.device_id)] += (
-            p.partition.memory_bytes if on_cpu else p.candidate.host_memory_bytes
-        )
-    # What is on a device that is not known any more may be on any host: see `ids_elsewhere`.
     return {
-        host: totals[host] - taken[host] - taken[None]
-        for host in hosts_of(devices)
+        host: totals[host]
+        - sum(
+            p.partition.memory_bytes if p.device_id in cpus else p.candidate.host_memory_bytes
+            for p in own
+        )
+        for host, own in on_each_host(devices, placements, lambda p: p.device_id).items()
         if host in totals
     }
 

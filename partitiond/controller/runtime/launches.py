@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from partitiond.core.hardware.hosts import ids_elsewhere
+from partitiond.core.hardware.hosts import on_each_host
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import CpuCores, MpsShare
 from partitiond.core.model.resolved import ResolvedModel
@@ -93,17 +93,16 @@ def on_same_host(
     device: Device, devices: Sequence[Device], launches: Iterable[EngineLaunch]
 ) -> tuple[EngineLaunch, ...]:
     """Return the launches whose engines use host cores of this device's host, or may do so."""
-    away = ids_elsewhere(device.host, devices)
-    return tuple(launch for launch in launches if launch.device_id not in away)
+    there = on_each_host([device, *devices], launches, lambda launch: launch.device_id)
+    return tuple(there[device.host])
 
 
 def lent_there(
     device: Device, devices: Sequence[Device], leases: Iterable[Lease]
 ) -> tuple[int, ...]:
     """Return the cores of this device's host that are lent to profile jobs."""
-    away = ids_elsewhere(device.host, devices)
-    own = (lease for lease in leases if lease.partition.device_id not in away)
-    return tuple(core for lease in own for core in lease.cores)
+    there = on_each_host([device, *devices], leases, lambda lease: lease.partition.device_id)
+    return tuple(core for lease in there[device.host] for core in lease.cores)
 
 
 def _extra_env(placement: Placement) -> tuple[tuple[str, str], ...]:

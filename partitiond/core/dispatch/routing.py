@@ -274,11 +274,6 @@ def _elsewhere(model: ModelRoute) -> ModelRoute:
     return dataclasses.replace(model, availability=ModelAvailability.UNAVAILABLE, elsewhere=True)
 
 
-def table_of_host(table: RoutingTable, host: str) -> RoutingTable:
-    """Return what the proxy of one host is told: see `TablesOfHosts`."""
-    return TablesOfHosts(table).of(host)
-
-
 def on_own_clock(table: RoutingTable, now: float) -> RoutingTable:
     """Return a table whose times are of the receiver's monotonic clock.
 

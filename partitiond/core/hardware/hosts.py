@@ -1,8 +1,12 @@
 """Tells the devices of several hosts apart: cores and memory are of one host."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from partitiond.core.hardware.kinds import Device
+from partitiond.core.numbers.grouping import by_key
+
+T = TypeVar("T")
 
 
 def hosts_of(devices: Iterable[Device]) -> tuple[str, ...]:
@@ -10,13 +14,21 @@ def hosts_of(devices: Iterable[Device]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(device.host for device in devices))
 
 
-def ids_elsewhere(host: str, devices: Iterable[Device]) -> frozenset[str]:
-    """Return the ids of the devices that are known to be on other hosts.
+def on_each_host(
+    devices: Sequence[Device], items: Iterable[T], device_id: Callable[[T], str]
+) -> dict[str, list[T]]:
+    """Group what uses devices by their hosts; hosts and items are in their order.
 
     What uses a device that is not known any more may use cores and memory of any host; it counts
-    on each of them.
+    on each of them, after those that are known to be there.
+
+    Args:
+        devices: of all hosts.
+        device_id: returns the device that an item uses.
     """
-    return frozenset(device.id for device in devices if device.host != host)
+    host_of = {device.id: device.host for device in devices}
+    there = by_key((host_of.get(device_id(item)), item) for item in items)
+    return {host: [*there[host], *there[None]] for host in hosts_of(devices)}
 
 
 def memory_by_host(

@@ -32,7 +32,7 @@ from partitiond.core.replica.observation import (
     Unknown,
 )
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
-from partitiond.core.replica.reconcile import awaiting_restart, current_engines
+from partitiond.core.replica.reconcile import current_engines
 from partitiond.core.replica.seen_engines import SeenEngines
 from partitiond.core.replica.states import ReplicaState
 
@@ -393,10 +393,6 @@ class _Look:
         """Return the replicas that fulfil no placement of the plan."""
         return [r for r in replicas if key_of(r) not in self.kept]
 
-    def record_of(self, placement: Placement) -> ObservedReplica | None:
-        """Return the newest failed or stopped record of exactly this placement."""
-        return awaiting_restart(placement, self.engines.records_of(placement.replica_id))
-
     def age(self, replica: ObservedReplica) -> int:
         """Return whole seconds that the replica has been in its state."""
         return max(0, int(self.seen.now - replica.state_since))
@@ -448,7 +444,7 @@ def _failed(
     files = _missing_files(placement, here)
     if files is not None and files.failures >= HOPELESS_FAILURES:
         return f"has no files: {files.progress}", Cause.FILES
-    last = engine or here.record_of(placement)
+    last = engine or here.engines.awaiting_restart(placement)
     if last is not None and last.failures >= HOPELESS_FAILURES:
         return f"failed {last.failures} times in a row: {_reason(last)}", Cause.ENGINE
     if engine is None and placement.replica_id in here.withheld:
@@ -494,7 +490,7 @@ def _waits(placement: Placement, here: _Look) -> _At:
     free = here.room[placement.device_id]
     if isinstance(free, Unknown):
         return _At(waiting, f"waits until its device can be seen: {free.reason}")
-    record = here.record_of(placement)
+    record = here.engines.awaiting_restart(placement)
     if record is not None and record.state is ReplicaState.FAILED:
         return _At(waiting, f"failed and is started again soon: {_reason(record)}")
     return _waits_for_room(placement, free, here)

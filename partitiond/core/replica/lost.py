@@ -38,7 +38,14 @@ def cut_off(
         return frozenset()
     answers = {d.id for d in devices if d.health not in (DeviceHealth.FAILED, DeviceHealth.SILENT)}
     return frozenset(
-        p.replica_id
-        for p in wanted
-        if p.device_id not in answers and p.replica_id not in live and p.model not in asleep
+        p.replica_id for p in wanted if p.device_id not in answers and is_missed(p, live, asleep)
     )
+
+
+def is_missed(placement: Placement, live: Collection[str], asleep: Collection[str]) -> bool:
+    """Return whether a replica has no running engine and should have one.
+
+    Args:
+        live, asleep: as in `cut_off`.
+    """
+    return placement.replica_id not in live and placement.model not in asleep

@@ -81,7 +81,6 @@ __all__ = [
     "StopReason",
     "Unknown",
     "WakeReplica",
-    "awaiting_restart",
     "backoff_seconds",
     "current_engines",
     "failures_after",
@@ -229,24 +228,6 @@ def current_engines(
     return found
 
 
-def awaiting_restart(
-    placement: Placement, replicas: Iterable[ObservedReplica]
-) -> ObservedReplica | None:
-    """Return the newest failed or stopped record of exactly this placement; its back-off counts."""
-    dead = [
-        replica
-        for replica in replicas
-        if replica.state not in LIVE
-        and replica.replica_id == placement.replica_id
-        and same_engine(replica.placement, placement)
-    ]
-    return max(dead, key=lambda replica: (replica.state_since, replica.generation), default=None)
-
-
-def _record(placement: Placement, here: _Pass) -> ObservedReplica | None:
-    return awaiting_restart(placement, here.engines.records_of(placement.replica_id))
-
-
 def _forgets(here: _Pass) -> list[Action]:
     """Forget records without a process that no restart will take up."""
     replicas = here.seen.replicas
@@ -254,7 +235,7 @@ def _forgets(here: _Pass) -> list[Action]:
         key_of(record)
         for placement in here.desired
         if placement.replica_id not in here.current
-        and (record := _record(placement, here)) is not None
+        and (record := here.engines.awaiting_restart(placement)) is not None
     }
     return [
         ForgetReplica(replica.replica_id, replica.generation)
@@ -374,7 +355,7 @@ def _may_start(placement: Placement, here: _Pass) -> bool:
         return False
     if placement.replica_id in here.held_back or _held_by_outgrown(placement, here):
         return False
-    record = _record(placement, here)
+    record = here.engines.awaiting_restart(placement)
     if record is None or record.state is not ReplicaState.FAILED:
         return True
     delay = backoff_seconds(record.failures, here.policy)
@@ -462,7 +443,7 @@ def _yielding(
 
 
 def _failed_starts(placement: Placement, here: _Pass) -> int:
-    record = _record(placement, here)
+    record = here.engines.awaiting_restart(placement)
     return record.failed_starts if record is not None else 0
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from partitiond.core.numbers.grouping import grouped
+from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.replica.observation import LIVE, ObservedReplica
 
 
@@ -36,6 +37,13 @@ class SeenEngines:
         """Return the engines that hold something of a device."""
         return self.live.get(device_id, ())
 
-    def records_of(self, replica_id: str) -> Sequence[ObservedReplica]:
-        """Return the failed and stopped records of a replica."""
-        return self.ended.get(replica_id, ())
+    def awaiting_restart(self, placement: Placement) -> ObservedReplica | None:
+        """Return the newest failed or stopped record of exactly this placement; its back-off
+        counts.
+        """
+        dead = [
+            record
+            for record in self.ended.get(placement.replica_id, ())
+            if same_engine(record.placement, placement)
+        ]
+        return max(dead, key=lambda record: (record.state_since, record.generation), default=None)

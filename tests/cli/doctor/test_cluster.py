@@ -21,6 +21,7 @@ from partitiond.cli.doctor.cluster import (
     way_to,
 )
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding
+from partitiond.cli.setup.host import SetupHost
 from partitiond.settings.schema import Settings
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
@@ -182,4 +183,4 @@ def test_the_kernel_is_asked_for_its_clock() -> None:
 
 
 def test_without_a_cluster_nothing_is_said(tmp_path: Path) -> None:
-    assert examine_cluster(Settings(state_dir=tmp_path)) == []
+    assert examine_cluster(Settings(state_dir=tmp_path), SetupHost(tmp_path, live=False)) == []

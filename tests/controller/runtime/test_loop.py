@@ -297,6 +297,23 @@ async def test_an_adopted_engine_with_requests_in_flight_keeps_its_route(bench: 
     assert bench.runner.launches == []
 
 
+async def test_an_engine_that_was_too_busy_to_report_is_asked_again(bench: Bench) -> None:
+    wanted = placement("a-1")
+    bench.files.get(bench.store.model("a").spec)
+    await a_moment()
+    bench.runner.add(bench.launch(wanted))
+    bench.runner.report_breaks_with = EngineError("it is busy.")
+    await bench.proxy.ensure_running()
+    bench.proxy.counts = {"a-1": 1}
+    bench.controller.apply(plan(wanted))
+    await bench.controller.adopt()
+    await bench.passes()
+    (engine,) = bench.controller.engines
+    assert (engine.state, engine.report) == (ReplicaState.SERVING, None)
+    bench.runner.report_breaks_with = None
+    await until(lambda: engine.report is not None)
+
+
 async def test_an_adopted_engine_that_is_idle_serves_once_it_answers(bench: Bench) -> None:
     wanted = placement("a-1")
     bench.files.get(bench.store.model("a").spec)

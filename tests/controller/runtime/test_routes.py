@@ -24,8 +24,8 @@ from partitiond.core.dispatch.routing import (
     RequestLimits,
     RouteKind,
     RoutingTable,
+    TablesOfHosts,
     on_own_clock,
-    table_of_host,
 )
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.spec import Slo
@@ -229,7 +229,7 @@ def test_each_host_is_told_of_the_replicas_that_run_there(
     whole = table(
         *(engine(state, name=f"a-{n}", host=host) for n, (state, host) in enumerate(engines))
     )
-    parts = {host: table_of_host(whole, host) for host in ("one", "two", "idle")}
+    parts = {host: TablesOfHosts(whole).of(host) for host in ("one", "two", "idle")}
     assert sorted(r.replica_id for part in parts.values() for r in part.replicas) == sorted(
         r.replica_id for r in whole.replicas
     )

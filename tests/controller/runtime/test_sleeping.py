@@ -224,6 +224,18 @@ async def test_a_model_without_requests_falls_asleep_by_its_rule(bench: Bench) -
     assert bench.states() == {"a-1": SLEEPING}
 
 
+async def test_a_head_that_was_overtaken_puts_no_model_to_sleep(bench: Bench) -> None:
+    bench.store.remove_model("a")
+    bench.store.add_model(record("a", engine=CAN_SLEEP, sleep_after_seconds=60.0))
+    await bench.run(sleeper())
+    bench.controller.sleep._overtaken = lambda: "another head took over."
+    since = {"a": bench.clock.now}
+    bench.clock.now += 3600.0
+    await bench.controller.sleep.look(lambda: since)
+    assert bench.controller.sleep.levels == {}
+    assert "model-sleeps" not in bench.kinds()
+
+
 async def test_without_waking_on_request_clients_hear_that_it_sleeps(bench: Bench) -> None:
     bench.controller._routes = dataclasses.replace(bench.controller._routes, wake_on_request=False)
     await asleep(bench)

@@ -11,7 +11,6 @@ from partitiond.core.dispatch.routing import (
     ReplicaRoute,
     RoutingTable,
     TablesOfHosts,
-    table_of_host,
 )
 from partitiond.hosts.calls import shared_parts
 from partitiond.hosts.calls.shared_parts import SharedParts
@@ -35,8 +34,8 @@ def test_all_hosts_are_told_what_each_alone_would_be_told() -> None:
     later = dataclasses.replace(TABLE, **changes)  # type: ignore[arg-type]
     for table, of in ((TABLE, parts), (later, TablesOfHosts(later, parts))):
         for host in HOSTS:
-            assert of.of(host) == table_of_host(table, host)
-            assert shared.of(of.of(host)) == to_jsonable(table_of_host(table, host))
+            assert of.of(host) == TablesOfHosts(table).of(host)
+            assert shared.of(of.of(host)) == to_jsonable(TablesOfHosts(table).of(host))
 
 
 def test_keys_and_models_are_converted_once_for_all_hosts(
