@@ -6,6 +6,7 @@ from tests.wrong_versions.rule import Rule, rule
 
 _REPLICAS: Final = "partitiond/proxy/dispatch/replicas.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_SERVING: Final = "partitiond/proxy/edge/serving.py"
 _LIVE: Final = "partitiond/proxy/dispatch/live.py"
 _BUDGET: Final = "partitiond/core/dispatch/retry_budget.py"
 _DISPATCH: Final = "partitiond/core/dispatch/dispatcher.py"
@@ -70,7 +71,7 @@ REPLICAS: Final[tuple[Rule, ...]] = (
                 "        except (ConnectionRefusedError, FileNotFoundError):\n",
                 "        except FileNotFoundError:\n",
             ),
-            (_EXCHANGE, "            flight.unreached += 1\n", ""),
+            (_SERVING, "            flight.unreached += 1\n", ""),
         ),
     ),
     rule(
@@ -79,18 +80,18 @@ REPLICAS: Final[tuple[Rule, ...]] = (
         f"{_DEAD}test_a_request_that_was_sent_is_a_retry_like_any_other",
         wrong=(
             (
-                _EXCHANGE,
-                "self.model.has_another_for(flight) and self.model.retries.take()",
-                "self.model.retries.take() and self.model.has_another_for(flight)",
+                _SERVING,
+                "self.has_another() and self.model.retries.take()",
+                "self.model.retries.take() and self.has_another()",
             ),
             (
-                _EXCHANGE,
-                "self.model.has_another_for(flight) and self.model.retries.take()",
-                "self.model.has_another_for(flight)",
+                _SERVING,
+                "self.has_another() and self.model.retries.take()",
+                "self.has_another()",
             ),
-            (_EXCHANGE, "            self.model.retries.give_back()\n", "            pass\n"),
+            (_SERVING, "            self.model.retries.give_back()\n", "            pass\n"),
             (
-                _EXCHANGE,
+                _SERVING,
                 "        self._owes_retry = False\n        record.replica_id",
                 "        record.replica_id",
             ),

@@ -25,13 +25,13 @@ from partitiond.core.dispatch.routing import (
     RequestLimits,
 )
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.line import TICK_SECONDS
 from partitiond.proxy.dispatch.places import DeskPlaces, LivePlaces, SharedPlaces
 from partitiond.proxy.dispatch.replica_affinity import ReplicaAffinity
 from partitiond.proxy.dispatch.replicas import (
     PLACE,
     TOKENISING_SECONDS,
-    Flight,
     LiveReplica,
     ReplicaGroup,
     TokeniseSlots,

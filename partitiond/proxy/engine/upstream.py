@@ -59,13 +59,14 @@ class UpstreamConnection:
 
     Attributes:
         fast_pieces: pieces of the current answer that took the fast way.
+        is_sent: its request was sent before an attempt took the connection (see `answer_to`).
         complete: the current answer was received to its end.
         idle_since: when the connection was given back, by the event loop's clock.
     """
 
     __slots__ = (
         "_decoder", "_head", "_head_bytes", "_left", "_markers", "_pool", "_receiver", "_write",
-        "closed", "complete", "fast_pieces", "got_bytes", "idle_since", "transport",
+        "closed", "complete", "fast_pieces", "got_bytes", "idle_since", "is_sent", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: "ConnectionPool") -> None:
@@ -78,6 +79,7 @@ class UpstreamConnection:
         self._decoder: ChunkedDecoder | None = None
         self._left = 0
         self.transport: asyncio.Transport | None = None
+        self.is_sent = False
         self.closed = False
         self.complete = True
         self.got_bytes = False
@@ -156,6 +158,10 @@ class UpstreamConnection:
             self._fail(AttemptError("reset", "The engine closed the connection.", no_byte=True))
             return
         self.transport.write(data)
+
+    def answer_to(self, receiver: Receiver) -> None:
+        """Pass the answer to a request that was sent already to the receiver."""
+        raise NotImplementedError
 
     def open_fast_way(self, write: Callable[[bytes], object], markers: Markers) -> None:
         """Send plain pieces straight to `write` from now on, unless a chunk is incomplete."""

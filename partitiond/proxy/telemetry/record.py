@@ -10,8 +10,9 @@ from partitiond.proxy.telemetry.logs import LogFile, now_text
 from partitiond.proxy.telemetry.metrics import ProxyMetrics
 
 if TYPE_CHECKING:
+    from partitiond.proxy.dispatch.flights import Flight
     from partitiond.proxy.dispatch.live import LiveModel
-    from partitiond.proxy.dispatch.replicas import Flight, LiveReplica
+    from partitiond.proxy.dispatch.replicas import LiveReplica
     from partitiond.proxy.request.parts import ParsedRequest
 
 NOTHING_SEEN: Final = ObservedOutput()
