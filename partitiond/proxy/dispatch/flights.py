@@ -7,7 +7,7 @@ from typing import Final, Protocol
 from partitiond.core.dispatch.admission import Cost, Rejected
 from partitiond.core.dispatch.places import Request
 from partitiond.core.dispatch.quarantine import Exposure, Quarantine
-from partitiond.proxy.engine.upstream import UpstreamConnection
+from partitiond.proxy.engine.upstream import AnswerStream
 
 
 class Target:
@@ -24,15 +24,15 @@ class Target:
         self.is_dead = False
         self.fingerprint: bytes | None = None
 
-    def reuse(self, now: float) -> UpstreamConnection | None:
+    def reuse(self, now: float) -> AnswerStream | None:
         """Return an open connection for a request, or None."""
         raise NotImplementedError
 
-    async def connect(self) -> UpstreamConnection:
+    async def connect(self) -> AnswerStream:
         """Open a connection. Raises AttemptError."""
         raise NotImplementedError
 
-    def release(self, connection: UpstreamConnection, now: float) -> None:
+    def release(self, connection: AnswerStream, now: float) -> None:
         """Take back a connection whose answer was relayed to its end."""
         raise NotImplementedError
 
@@ -118,12 +118,14 @@ class Flight(Request):
         engine_seconds: time in engines times sequences, of attempts that are over.
         session: name of its session, scoped by its key; or empty.
         blocks: digests of the beginning of its prompt (see `core.dispatch.affinity`).
+        from_peer: its client asked another host, which counts what its key uses.
     """
 
     __slots__ = (
         "attempts",
         "blocks",
         "engine_seconds",
+        "from_peer",
         "owner",
         "placed_at",
         "replica",
@@ -154,6 +156,7 @@ class Flight(Request):
         self.engine_seconds = 0.0
         self.session = ""
         self.blocks: tuple[bytes, ...] = ()
+        self.from_peer = False
 
     def leave(self) -> None:
         """Give the place back; harmless if there is none."""

@@ -142,6 +142,15 @@ class LiveModel(ReplicaGroup):
             clock = self._clock = asyncio.get_running_loop().time
         return clock()
 
+    def refresh(self) -> None:
+        """Bring the replicas' counts up to date, if several workers share them."""
+        if self.line is not None:
+            self.line.acquire()
+            try:
+                self.line.refresh(self.replicas.values())
+            finally:
+                self.line.release()
+
     # Carrying out decisions
 
     def dispatch(self) -> None:

@@ -20,7 +20,7 @@ from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight, Target
 from partitiond.proxy.dispatch.shared import LedgerAccess, PeerLine
-from partitiond.proxy.engine.upstream import ConnectionPool, UpstreamConnection
+from partitiond.proxy.engine.upstream import AnswerStream, ConnectionPool, UpstreamConnection
 
 PROBE_SECONDS: Final = 0.25
 """Interval of probing a dead replica: shorter than the second that clients are told to wait if all
@@ -182,16 +182,17 @@ class LiveReplica(Target):
             flight.replica = self
             flight.placed_at = now
 
-    def reuse(self, now: float) -> UpstreamConnection | None:
+    def reuse(self, now: float) -> AnswerStream | None:
         """Return an open connection to the engine, or None."""
         return self.pool.reuse(now)
 
-    async def connect(self) -> UpstreamConnection:
+    async def connect(self) -> AnswerStream:
         """Open a connection to the engine. Raises AttemptError."""
         return await self.pool.connect()
 
-    def release(self, connection: UpstreamConnection, now: float) -> None:
+    def release(self, connection: AnswerStream, now: float) -> None:
         """Take back a connection whose answer was relayed to its end."""
+        assert isinstance(connection, UpstreamConnection)
         self.pool.release(connection, now)
 
     def remove(self, flight: Flight) -> None:

@@ -19,7 +19,7 @@ from partitiond.proxy.edge.answer import JSON, Answer
 from partitiond.proxy.edge.state import CountedRequest
 from partitiond.proxy.engine.events import EventScanner
 from partitiond.proxy.engine.framing import Head
-from partitiond.proxy.engine.upstream import UpstreamConnection
+from partitiond.proxy.engine.upstream import AnswerStream
 from partitiond.proxy.request.errors import AttemptError, in_openai_shape, route_not_supported
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import DataRoute
@@ -102,8 +102,8 @@ class Attempt:
         self.replica = replica
         self._route = route
         self._options = options
-        self._connection: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[UpstreamConnection] | None = None
+        self._connection: AnswerStream | None = None
+        self._connecting: asyncio.Task[AnswerStream] | None = None
         self._head: Head | None = None
         self._scanner: EventScanner | None = None
         self._parts: list[bytes] = []
@@ -173,7 +173,7 @@ class Attempt:
         self._connecting = loop.create_task(self.replica.connect())
         self._connecting.add_done_callback(self._connected)
 
-    def _connected(self, task: "asyncio.Task[UpstreamConnection]") -> None:
+    def _connected(self, task: "asyncio.Task[AnswerStream]") -> None:
         self._connecting = None
         if task.cancelled():
             return
@@ -182,7 +182,7 @@ class Attempt:
         except Exception:  # noqa: BLE001 -- logged by the exchange
             self.crashed()
 
-    def _take_connection(self, task: "asyncio.Task[UpstreamConnection]") -> None:
+    def _take_connection(self, task: "asyncio.Task[AnswerStream]") -> None:
         error = task.exception()
         if self._over:
             if error is None:
@@ -202,7 +202,7 @@ class Attempt:
         else:
             self._send(task.result())
 
-    def _send(self, connection: UpstreamConnection) -> None:
+    def _send(self, connection: AnswerStream) -> None:
         self._connection = connection
         if self._paused:
             connection.pause()

@@ -11,18 +11,23 @@ import time
 from collections.abc import Callable
 
 from partitiond.core.dispatch.admission import Rejected
+from partitiond.core.dispatch.fleet import OWN_HOST
+from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.proxy.dispatch.estimates import estimates_of
-from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.dispatch.flights import Flight, Target
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.incoming import Incoming, RequestClient
 from partitiond.proxy.edge.known_heads import KnownHead
-from partitiond.proxy.edge.serving import Phase
+from partitiond.proxy.edge.serving import QUARANTINED, Phase
 from partitiond.proxy.keys.accounts import Receipt
+from partitiond.proxy.peers.known import NOWHERE, Hop, Peers, Wait
+from partitiond.proxy.peers.messages import Failed, Open
+from partitiond.proxy.peers.stream import LOST, PeerReplica, PeerStream
 from partitiond.proxy.request import errors
-from partitiond.proxy.request.errors import ApiError, from_rejected
+from partitiond.proxy.request.errors import LIMITED, SERVER, ApiError, from_rejected
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import (
     DataRoute,
@@ -46,6 +51,9 @@ class Exchange(Incoming):
         super().__init__(client, route, head, keep_alive=keep_alive, chunked=chunked, known=known)
         self._receipt: Receipt | None = None
         self._trace: Trace | None = None
+        self._wait: Wait | None = None
+        self._hop: Hop | None = None
+        self._refusal_told: Failed | None = None
 
     def load_line(self) -> bytes:
         """Return the header that asks for the engine's load, if the client asks and may see it."""
@@ -149,6 +157,157 @@ class Exchange(Incoming):
         self.body = body
         return None
 
+    # Other hosts
+
+    def place(self, *, again: bool) -> None:
+        """Find a replica, here or at another host, or wait for one, or end with a refusal."""
+        peers = self._state.peers
+        if not peers:
+            super().place(again=again)
+            return
+        self.phase = Phase.WAITING
+        wait = self._wait
+        if wait is None:
+            wait = self._wait = Wait(self)
+        choice = peers.choose(wait)
+        if choice is None:
+            self._place_without_peers(peers, wait, again=again)
+        elif choice.peer is None:
+            self._place_here(peers, wait, again=again)
+        else:
+            self._send(peers, wait, choice.peer, choice.replica_id)
+
+    def _place_here(self, peers: Peers, wait: Wait, *, again: bool) -> None:
+        super().place(again=again)
+        if self.phase is Phase.WAITING:
+            peers.waits(wait, OWN_HOST)
+
+    def _place_without_peers(self, peers: Peers, wait: Wait, *, again: bool) -> None:
+        told = self._refusal_told
+        if told is not None:
+            self._fail(_as_error(told), "refused" if self._failure is None else "failed")
+        elif peers.may_learn(wait):
+            peers.waits(wait, NOWHERE)
+        else:
+            self._place_here(peers, wait, again=again)
+
+    def _send(self, peers: Peers, wait: Wait, peer: PeerLoads, replica_id: str) -> None:
+        hop = self._hop = peers.send(wait, peer, replica_id)
+        if hop is None:  # its connection ends at this moment
+            wait.refused |= {peer.host}
+            self._refusal_told = LOST
+            self.place(again=self.flight.attempts > 0)
+
+    def go(self, peer: PeerLoads | None, replica_id: str) -> None:
+        """Leave the place where the request waits, and go to a peer, or to this host (None)."""
+        peers, wait = self._state.peers, self._wait
+        if wait is None or self.phase is not Phase.WAITING:
+            return
+        self._leave()
+        if peer is None:
+            self._place_here(peers, wait, again=False)
+        else:
+            self._send(peers, wait, peer, replica_id)
+
+    def look_again(self) -> None:
+        """Look for a host again: the request waits at none."""
+        if self.phase is Phase.WAITING:
+            self.place(again=False)
+
+    def ask(self, replica_id: str) -> tuple[Open, bytes]:
+        """Return what another host is sent, with the replica where it should start (or empty)."""
+        flight, request, estimate = self.flight, self.request, self.estimate
+        now = time.monotonic()
+        longest = min(self.model.route.max_wait_seconds, flight.max_wait_seconds)
+        others = [name for name in flight.prefer if name != replica_id]
+        asked = Open(
+            self.model.route.name,
+            self.route.path,
+            self.record.request_id,
+            len(self.body),
+            request.stream,
+            flight.cost.sequences,
+            flight.cost.kv_tokens,
+            key=flight.share.key,
+            weight=flight.share.weight,
+            priority=flight.share.priority,
+            wait_seconds=max(0.0, longest - (now - flight.started_at)),
+            total_seconds=max(0.0, self._deadline - now),
+            again=flight.attempts > 0,
+            prefer=(replica_id, *others) if replica_id else tuple(others),
+            tried=tuple(flight.tried),
+            attempts=flight.attempts - flight.unreached,
+            session=flight.session,
+            prompt_bytes=request.size.prompt_bytes,
+            prompt_tokens=estimate.prompt_tokens,
+            output_tokens=estimate.output_limit,
+            interval=estimate.stream_interval,
+            traced=self.traced,
+            load=self.load_line(),
+        )
+        return asked, self.body
+
+    def hop_placed(self, stream: PeerStream, replica_id: str) -> None:
+        """Begin: the request has a place on a replica of another host."""
+        hop, wait = self._hop, self._wait
+        if hop is None or hop.stream is not stream or wait is None:
+            stream.close()
+            return
+        self._state.peers.waits_no_more(wait)
+        flight = self.flight
+        replica = PeerReplica(replica_id, stream, hop.left)
+        self._hop = None
+        flight.placed_at = time.monotonic()
+        flight.replica = replica
+        self.placed(replica)
+
+    def hop_moved(self, replica_id: str) -> None:
+        """Note that the owner has sent the request to another of its replicas."""
+        self.flight.attempts += 1
+        self.record.attempts += 1
+        self.record.replica_id = replica_id
+
+    def hop_failed(self, failed: Failed, *, sent: bool) -> None:
+        """Go on elsewhere, or end: the owner gives no answer."""
+        if sent:
+            if failed.code == QUARANTINED.code:
+                self.suspected()
+            return
+        hop, wait = self._hop, self._wait
+        self._hop = None
+        if hop is None or wait is None or self.phase is not Phase.WAITING:
+            return
+        self._state.peers.waits_no_more(wait)
+        hop.left(refused=failed.refused)
+        if failed.code == QUARANTINED.code:
+            self._fail(_as_error(failed), "refused")
+            return
+        wait.refused |= {hop.loads.host}
+        self._refusal_told = failed
+        self.place(again=self.flight.attempts > 0)
+
+    def placed(self, replica: Target) -> None:
+        """Begin an attempt on the replica, where the request has a place now."""
+        if self._wait is not None:
+            self._state.peers.waits_no_more(self._wait)
+        super().placed(replica)
+
+    def has_another(self) -> bool:
+        """Return whether a replica that has not failed the request yet could take it."""
+        if super().has_another():
+            return True
+        peers = self._state.peers
+        return bool(peers) and peers.has_another_for(self.model, self.flight)
+
+    def _leave(self) -> None:
+        """Give the place back, in the queue or at a replica, here or at another host."""
+        hop, self._hop = self._hop, None
+        if hop is not None:
+            hop.cancel()
+        if self._wait is not None:
+            self._state.peers.waits_no_more(self._wait)
+        super()._leave()
+
     # Ends
 
     def add_debug_headers(self) -> None:
@@ -176,7 +335,21 @@ class Exchange(Incoming):
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
         """Count, trace and log the request."""
         state, record = self._state, self.record
+        wait, self._wait = self._wait, None
+        if wait is not None:
+            state.peers.waits_no_more(wait)
         record.count(state.metrics, seconds, self.flight, replica)
         if self._trace is not None and self._trace.sampled and state.tracer is not None:
             state.tracer.ended(self._trace, record, self.flight, seconds)
         record.write(state.log, seconds)
+
+
+def _as_error(failed: Failed) -> ApiError:
+    """Return the error for the client of a request that another host did not serve."""
+    return ApiError(
+        failed.status,
+        failed.message,
+        LIMITED if failed.status == 429 else SERVER,
+        code=failed.code,
+        retry_after_seconds=failed.retry_after_seconds,
+    )

@@ -80,6 +80,7 @@ class Serving(AttemptOwner):
         self.paused = False
         self._deadline = math.inf
         self._suspected = False
+        self._is_charged = False
         self._owes_retry = False
         self._digest = b""
         self._attempt: Attempt | None = None
@@ -235,6 +236,8 @@ class Serving(AttemptOwner):
         flight.attempts += 1
         record.attempts = flight.attempts - flight.unreached
         self._owes_retry = False
+        # The queue of the host that has the replica charges the key.
+        self._is_charged = self._is_charged or isinstance(replica, LiveReplica)
         record.replica_id = replica.replica_id
         if record.queue_seconds is None:
             record.queue_seconds = flight.placed_at - flight.started_at
@@ -445,5 +448,5 @@ class Serving(AttemptOwner):
             streamed = record.ttft_seconds is not None
             ending = ending_of(record.outcome, at_work=record.at_work, streamed=streamed)
             record.charge = charge(ending, record.usage, record.seen, self.estimate)
-        if flight.attempts:
+        if self._is_charged:
             self.model.slots.settle(flight, float(record.charge.tokens))
