@@ -150,6 +150,14 @@ class Peers:
         """Return the hosts that have told their load on a connection that is open."""
         return [host for host, client in self._clients.items() if client.is_heard]
 
+    def serving(self, model: str) -> set[str]:
+        """Return the hosts that say that they have replicas of a model that take requests."""
+        return {
+            loads.host
+            for loads in self._by_model.get(model, ())
+            if any(is_eligible(replica) for replica in loads.replicas.values())
+        }
+
     # Requests
 
     def choose(self, wait: Wait) -> HostChoice | None:

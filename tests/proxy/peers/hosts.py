@@ -60,7 +60,7 @@ def parts(table: RoutingTable, hosts: list[Host], owners: dict[str, str]) -> Non
     peers = tuple(one.route for one in hosts)
     for one in hosts:
         here: list[ReplicaRoute] = [
-            route for route in table.replicas if owners[route.replica_id] == one.name
+            route for route in table.replicas if owners.get(route.replica_id) == one.name
         ]
         serve = {route.model for route in here if not route.draining}
         models = tuple(
