@@ -44,6 +44,9 @@ _STALE: Final = "partitiond/core/keys/stale.py"
 _FLEET: Final = "partitiond/core/demand/fleet.py"
 _USAGE: Final = "partitiond/core/keys/usage.py"
 _BOOKS: Final = "partitiond/controller/keys/usage.py"
+_JOBS: Final = "partitiond/controller/profiles/jobs.py"
+_JOB: Final = "partitiond/core/profile/jobs.py"
+_ASSEMBLY: Final = "partitiond/controller/assembly.py"
 _SLOTS: Final = "partitiond/core/replica/job_slots.py"
 _STALENESS: Final = "partitiond/controller/profiles/staleness.py"
 _TEST_ROOM: Final = "tests/controller/profiles/test_job_room.py::"
@@ -79,11 +82,44 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 "for job, lent in running]",
             ),
             (_SLOTS, "host_of.get(one.device_id, h) == h", "host_of.get(one.device_id) == h"),
-            (_SLOTS, "    if busy == hosts:\n", "    if busy:\n"),
-            (_SLOTS, "closed = {*self._barred, *self._busy_hosts}", "closed = {*self._barred}"),
+            (
+                _SLOTS,
+                'and self._host_of.get(device_id, "") not in self._busy_hosts',
+                "and True",
+            ),
+            (
+                _SLOTS,
+                'and self._host_of.get(device_id, "") not in self._busy_hosts',
+                "and not self._busy_hosts",
+            ),
             (_LAUNCHES, "    return tuple(there[device.host])\n", "    return tuple(launches)\n"),
             (_PLANNING, "+ used_on[device.host])", "+ sum(used_on.values()))"),
             (_PLANNING, "+ used_on[device.host])", ")"),
+        ),
+    ),
+    rule(
+        "Hosts measure side by side: a job waits for jobs and starts of the hosts that it may use.",
+        "tests/core/replica/test_job_slots.py",
+        f"{_TEST_ROOM}"
+        "test_no_job_begins_beside_engines_that_start_on_its_host_and_other_hosts_measure",
+        "tests/controller/runtime/test_engine_matching.py",
+        "tests/controller/test_many_jobs.py::"
+        "test_hosts_measure_side_by_side_and_only_where_an_engine_starts_jobs_wait",
+        "tests/cli/test_tables.py::test_a_job_says_on_which_device_it_runs_and_one_that_waits_does_not",
+        wrong=(
+            (_SLOTS, "in {*busy, None})", "in busy)"),
+            (_SLOTS, "or (busy and self._host_of", "or (self._host_of"),
+            (_SLOTS, "if more > 1 else names", "if more > 0 else names"),
+            (_SLOTS, 'named = [*names[:NAMED_MOST], f"{more} others"]', "named = names[:]"),
+            (
+                _JOB_ROOM,
+                "self._host.starting.get(device.host) if",
+                '("a",) if',
+            ),
+            (_MATCHING, "for host, own in there.items()}", "for host, own in []}"),
+            (_JOBS, "            host=self._host_of(lease.partition.device_id),\n", ""),
+            (_ASSEMBLY, "            host_of=self._host_of,\n        )", "        )"),
+            (_JOB, 'return f"{device} of {job.host}" if job.host else device', "return device"),
         ),
     ),
     rule(
