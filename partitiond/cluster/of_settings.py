@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from partitiond.cluster.directory import ask_directory, refuse_open
 from partitiond.cluster.keeper import ensure_keeper, keep_ray, stop_keeper
 from partitiond.cluster.own_files import ensure_own_files, own_address
 from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
@@ -47,9 +48,12 @@ def node_of(settings: Settings) -> RayNode:
 def prepare_cluster(settings: Settings) -> None:
     """Make the head's files, check them, and see that Ray runs on this host. Blocks.
 
+    Where something else keeps Ray running, the cluster is asked whether it lets anybody in. If it
+    does not answer yet, the bridge asks again before it joins.
+
     Raises:
         SettingsError: there is no token, it is not private, a certificate is missing, there is no
-            Ray, or what `ensure_keeper` refuses.
+            Ray, what `ensure_keeper` refuses, or the cluster asks for no token.
     """
     if settings.cluster.folder is not None:
         return
@@ -58,6 +62,8 @@ def prepare_cluster(settings: Settings) -> None:
     node = node_of(settings)
     if settings.cluster.manage_ray:
         ensure_keeper(node)
+    else:
+        refuse_open(ask_directory(node, with_token=False), node.cluster_address)
 
 
 def keep(settings: Settings) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import platform
 import signal
 import subprocess
 import time
@@ -11,10 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.cli.doctor.cluster import cluster_facts
+from partitiond.cluster.directory import DirectoryAnswer, ask_directory
 from partitiond.cluster.keeper import ensure_keeper, stop_keeper
+from partitiond.cluster.of_settings import prepare_cluster
 from partitiond.cluster.ray_cluster import RayCluster
+from partitiond.cluster.ray_environment import RAY_VERSION
 from partitiond.cluster.token import ensure_token
-from partitiond.core.errors import HostSilentError, SilentError
+from partitiond.core.errors import HostSilentError, SettingsError, SilentError
+from partitiond.settings.schema import Settings
 from tests.cluster.ray_fixtures import (
     PATIENCE_SECONDS,
     RayHosts,
@@ -26,6 +32,7 @@ from tests.cluster.ray_fixtures import (
     keeper_pid,
     kill,
     make_hosts,
+    open_ray,
     processes,
     ray_hosts,
     ray_python,
@@ -34,6 +41,8 @@ from tests.cluster.ray_fixtures import (
 )
 
 __all__ = ["cluster", "ray_hosts", "ray_python"]
+
+PYTHON = platform.python_version()
 
 pytestmark = [
     pytest.mark.slow,
@@ -198,6 +207,52 @@ async def test_a_wrong_token_is_refused(cluster: RayCluster, ray_hosts: RayHosts
     finally:
         await stranger.close()
     await answers(cluster, "a")
+
+
+async def test_who_has_no_token_or_another_is_not_let_in(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    head = ray_hosts.nodes[0]
+    wrong = ray_hosts.folder / "wrong-token"
+    ensure_token(wrong)
+    for node, with_token in ((head, False), (dataclasses.replace(head, token_path=wrong), True)):
+        assert ask_directory(node, with_token=with_token) == DirectoryAnswer(refused=True)
+    found = ask_directory(head, with_token=True)
+    assert (found.answers, found.ray) == (True, RAY_VERSION)
+    await answers(cluster, "a")
+
+
+async def test_a_ray_that_asks_for_no_token_is_refused(ray_python: Path) -> None:
+    """By the daemon when it starts, and by the bridge if that Ray comes later."""
+    with short_folder() as folder:
+        hosts = make_hosts(ray_python, folder, ("head",))
+        (head,) = hosts.nodes
+        cluster = RayCluster(hosts.place())
+        with open_ray(head):
+            try:
+                await cluster.start()
+                await says(hosts.place().log_path, "asks for no token")
+                with pytest.raises(SilentError, match="asks for no token"):
+                    await asyncio.to_thread(cluster.members)
+                with pytest.raises(HostSilentError, match="asks for no token"):
+                    await cluster.line("head").call(b"")
+                settings = Settings.model_validate(
+                    {
+                        "state_dir": folder / "state",
+                        "cache_dir": folder / "cache",
+                        "cluster": {
+                            "enabled": True, "address": head.address, "port": head.port,
+                            "tls": False, "python": ray_python, "manage_ray": False,
+                            "token_path": head.token_path, "trust_engines": True,
+                        },
+                    }
+                )  # fmt: skip
+                with pytest.raises(SettingsError, match="asks for no token"):
+                    await asyncio.to_thread(prepare_cluster, settings)
+                found = await asyncio.to_thread(cluster_facts, settings)
+                assert found.stranger == DirectoryAnswer(True, ray=RAY_VERSION, python=PYTHON)
+            finally:
+                await cluster.close()
 
 
 async def test_two_bridges_disturb_each_other_in_nothing(

@@ -37,6 +37,10 @@ _LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
 _PLANNING: Final = "partitiond/controller/plans/planning.py"
 _ROUTES: Final = "partitiond/controller/runtime/routes.py"
 _ROUTING: Final = "partitiond/core/dispatch/routing.py"
+_BRIDGE: Final = "partitiond/cluster/bridge.py"
+_DIRECTORY: Final = "partitiond/cluster/directory.py"
+_DOCTOR: Final = "partitiond/cli/doctor/cluster.py"
+_ASKED: Final = "partitiond/cluster/ask_directory.py"
 _UNITS: Final = "partitiond/cli/setup/cluster_units.py"
 _KNOWN_HEADS: Final = "partitiond/proxy/edge/known_heads.py"
 _PARENT: Final = "partitiond/proxy/workers/parent.py"
@@ -484,6 +488,25 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 "self._known_for[0] is not devices or self._known_for[1] != versions",
                 "self._known_for[0] is not devices",
             ),
+        ),
+    ),
+    rule(
+        "A Ray that lets somebody in without the token is not used, and only a refusal is proof.",
+        "tests/cluster/test_bridge.py",
+        "tests/cluster/test_directory.py",
+        "tests/cli/doctor/test_cluster.py::test_a_ray_that_lets_strangers_in_is_told",
+        wrong=(
+            (_BRIDGE, '    if answer.get("refused"):\n', '    if not answer.get("answers"):\n'),
+            (_BRIDGE, '    if answer.get("answers"):\n', "    if False:\n"),
+            (_BRIDGE, "        await self._refused_a_stranger()\n", ""),
+            (_BRIDGE, "        if self._open:\n", "        if False:\n"),
+            (_ASKED, "    if any(word in said for word in REFUSALS):\n", "    if True:\n"),
+            (_ASKED, '"answers": True,', '"refused": True,'),
+            (_DIRECTORY, "    if answer.answers:\n", "    if not answer.refused:\n"),
+            (_DIRECTORY, "    if answer.answers:\n", "    if False:\n"),
+            (_DIRECTORY, '"RAY_AUTH_MODE": "disabled"}', '"RAY_AUTH_MODE": "token"}'),
+            (_DIRECTORY, 'if "RAY_AUTH" not in name}', "}"),
+            (_DOCTOR, " and facts.stranger.answers:", " and facts.stranger.refused:"),
         ),
     ),
 )

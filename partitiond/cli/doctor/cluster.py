@@ -23,6 +23,8 @@ from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.options import connected
 from partitiond.cli.setup.cluster_units import as_installed
 from partitiond.cli.setup.host import SetupHost
+from partitiond.cluster.directory import DirectoryAnswer, ask_directory, open_words
+from partitiond.cluster.of_settings import node_of
 from partitiond.cluster.ray_environment import find_ray
 from partitiond.cluster.ray_node import worker_ports
 from partitiond.core.errors import PartitiondError, SettingsError
@@ -93,6 +95,8 @@ class ClusterFacts:
         name: this host's.
         is_head: whether the others join this host.
         token: None if no token is used.
+        stranger: what Ray's directory said to a question without the token; None if it was not
+            asked.
         way: to the head's Ray; None if hosts find each other by a folder.
         open_ports: Ray's ports on this host that listen on all addresses.
         clock_is_kept: whether something keeps this host's clock; None if that is not known.
@@ -105,6 +109,7 @@ class ClusterFacts:
     name: str
     is_head: bool
     token: TokenFile | None = None
+    stranger: DirectoryAnswer | None = None
     way: WayToHead | None = None
     open_ports: tuple[int, ...] = ()
     clock_is_kept: bool | None = None
@@ -120,6 +125,9 @@ def check_cluster(facts: ClusterFacts) -> list[DoctorFinding]:
     found = [*_ray(facts)]
     if facts.token is not None:
         found.append(_token(facts.token, facts.name))
+    if facts.stranger is not None and facts.way is not None and facts.stranger.answers:
+        words, advice = open_words(facts.way.address)
+        found.append(fail("cluster token", words.rstrip("."), advice.rstrip(".")))
     if facts.way is not None:
         found += _way(facts.way, is_head=facts.is_head)
     if facts.open_ports:
@@ -329,6 +337,7 @@ def cluster_facts(settings: "Settings") -> ClusterFacts:
     return dataclasses.replace(
         facts,
         token=token_file(settings.cluster_token_path),
+        stranger=None if problem else _as_a_stranger(settings),
         way=way_to(cluster.head or own),
         open_ports=tuple(port for port in listening_everywhere() if cluster.port <= port <= most),
         ray=ray,
@@ -403,6 +412,13 @@ def _ray_of(settings: "Settings") -> tuple[str, str, str]:
     except SettingsError as error:
         return "", error.message, error.hint
     return f"Ray {found.version} ({found.python}), partitiond {__version__}", "", ""
+
+
+def _as_a_stranger(settings: "Settings") -> DirectoryAnswer | None:
+    try:
+        return ask_directory(node_of(settings), with_token=False)
+    except SettingsError:  # this host has no address
+        return None
 
 
 def _free(folder: Path) -> int:

@@ -22,6 +22,7 @@ from partitiond.cli.doctor.cluster import (
 )
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding
 from partitiond.cli.setup.host import SetupHost
+from partitiond.cluster.directory import DirectoryAnswer
 from partitiond.settings.schema import Settings
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
@@ -184,3 +185,12 @@ def test_the_kernel_is_asked_for_its_clock() -> None:
 
 def test_without_a_cluster_nothing_is_said(tmp_path: Path) -> None:
     assert examine_cluster(Settings(state_dir=tmp_path), SetupHost(tmp_path, live=False)) == []
+
+
+def test_a_ray_that_lets_strangers_in_is_told() -> None:
+    let_in, refused = DirectoryAnswer(answers=True, ray="2.60.0"), DirectoryAnswer(refused=True)
+    for answer, verdict in ((let_in, "fail"), (refused, None), (DirectoryAnswer(), None)):
+        assert verdicts(but(stranger=answer)).get("cluster token") == verdict
+    told = judged(but(stranger=let_in))["cluster token"]
+    assert "head:6380 asks for no token" in told.message
+    assert "RAY_AUTH_MODE=token" in told.advice
