@@ -274,12 +274,9 @@ HOSTS: Final[tuple[Rule, ...]] = (
         "tests/cli/setup/test_cluster_units.py",
         wrong=(
             (_UNITS, " or settings.state_dir != Path(STATE):", ":"),
-            (_UNITS, '"enabled": not place.head, "head"', '"enabled": True, "head"'),
-            (
-                _UNITS,
-                '"head": place.head, "address": place.address',
-                '"head": place.head, "address": ""',
-            ),
+            (_UNITS, '"enabled": not place.head,', '"enabled": True,'),
+            (_UNITS, '"address": place.address,', '"address": "",'),
+            (_UNITS, '            "manage_ray": False,\n', ""),
             (
                 _UNITS,
                 '        own = own.model_copy(update={"name": place.name})\n',

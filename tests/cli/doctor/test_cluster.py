@@ -17,6 +17,7 @@ from partitiond.cli.doctor.cluster import (
     examine_cluster,
     listening_everywhere,
     on_all_addresses,
+    other_addresses,
     token_file,
     way_to,
 )
@@ -194,3 +195,13 @@ def test_a_ray_that_lets_strangers_in_is_told() -> None:
     told = judged(but(stranger=let_in))["cluster token"]
     assert "head:6380 asks for no token" in told.message
     assert "RAY_AUTH_MODE=token" in told.advice
+
+
+def test_ports_beside_the_directory_are_tried_where_something_may_be_wrong() -> None:
+    assert other_addresses((), "[fd00::4]:7000", 6380) == ["[fd00::4]:7001", "[fd00::4]:7002"]
+    lost = dataclasses.replace(LOST, address="10.0.0.9")
+    hosts = (HEAD, dataclasses.replace(FINE, address="10.0.0.8"), lost, NEVER)
+    assert other_addresses(hosts, "", 6380) == ["10.0.0.9:6381", "10.0.0.9:6382"]
+    closed = but(closed=(WayToHead("10.0.0.9:6381", None, "Connection timed out"),))
+    assert verdicts(closed)["cluster reach"] == "warn"
+    assert "10.0.0.9:6381 (Connection timed out)" in judged(closed)["cluster reach"].message
