@@ -427,6 +427,8 @@ class Bridge:
         self._members: list[ToldMember] = []
         self._looked_at: float | None = None
         self._looked = asyncio.Event()
+        self._versions = ""
+        """Who can join, for those who look why a host did not."""
         self._open = ""
         """Why Ray is not joined although it answers."""
 
@@ -459,6 +461,7 @@ class Bridge:
             include_dashboard=False,
             _node_ip_address=self._settings.node_address,
         )
+        self._versions = f"; Ray {ray.__version__} alone can join"
 
     async def watch(self) -> None:
         """Look at the nodes again and again; return when Ray is gone."""
@@ -521,7 +524,10 @@ class Bridge:
             return self._tell(json.loads(body))
         link = self._links.get(host)
         if link is None:
-            raise Unreachable("it is not in the cluster now")
+            raise Unreachable(
+                "it is not in the cluster now (see `journalctl -u partitiond-ray` there"
+                f"{self._versions})"
+            )
         return await link.send(until, body)
 
     def _tell(self, question: dict[str, Any]) -> bytes:

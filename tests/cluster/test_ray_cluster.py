@@ -8,11 +8,14 @@ import platform
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from partitiond.cli.doctor.cluster import cluster_facts
+from partitiond.cluster.authority import ensure_authority, issue
+from partitiond.cluster.certificates import write_files
 from partitiond.cluster.directory import DirectoryAnswer, ask_directory
 from partitiond.cluster.keeper import ensure_keeper, stop_keeper
 from partitiond.cluster.of_settings import prepare_cluster
@@ -347,3 +350,84 @@ class Authority:
             f"{place}/ext",
         )  # fmt: skip
         return place
+
+
+async def test_certificates_are_replaced_host_by_host_while_calls_go_on(ray_python: Path) -> None:
+    """A new one of the same authority on each host, then Ray anew there, the head last."""
+    with short_folder() as folder:
+        ca = folder / "ca"
+        ensure_authority(ca, datetime.now(UTC))
+
+        def tls(address: str) -> Path:
+            write_files(folder / address, issue(ca, "h", [address], datetime.now(UTC)))
+            return folder / address
+
+        hosts = make_hosts(ray_python, folder, ("head", "a", "b"), tls)
+        cluster = RayCluster(hosts.place())
+        try:
+            hosts.start()
+            await cluster.start()
+            for node in hosts.nodes:
+                await answers(cluster, node.host)
+            agents = {agent.pid for agent in hosts.agents.values()}
+            for node, other in zip(hosts.nodes[1:], ("b", "a"), strict=True):
+                before = (tls(node.address) / "cert.pem").read_bytes()
+                tls(node.address)
+                assert (folder / node.address / "cert.pem").read_bytes() != before
+                former = processes(node, "raylet/raylet")
+                await asyncio.to_thread(stop_keeper, node.folder)
+                assert await cluster.line(other).call(b"meanwhile") == f"{other}:meanwhile".encode()
+                ensure_keeper(node)
+                await another(node, "raylet/raylet", former)
+                await answers(cluster, node.host)
+            head = hosts.nodes[0]
+            tls(head.address)
+            former = processes(head, "gcs_server")
+            await asyncio.to_thread(stop_keeper, head.folder)
+            ensure_keeper(head)
+            await another(head, "gcs_server", former)
+            for node in hosts.nodes:
+                await answers(cluster, node.host)
+            assert {agent.pid for agent in hosts.agents.values() if agent.poll() is None} == agents
+        finally:
+            await cluster.close()
+            hosts.close()
+
+
+OTHER_RAY = """#!/bin/sh
+PYTHONPATH={folder} exec {python} "$@"
+"""
+
+
+async def test_a_host_with_another_ray_is_silent_and_back_once_it_has_the_heads(
+    cluster: RayCluster, ray_hosts: RayHosts, ray_python: Path
+) -> None:
+    """Its agent, whom engines and endpoint belong to, goes on; Ray compares versions exactly."""
+    _, a, _ = ray_hosts.nodes
+    folder = ray_hosts.folder / "other"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import ray; ray.__version__ = '2.60.1'", "utf-8")
+    python = folder / "python"
+    python.write_text(OTHER_RAY.format(folder=folder, python=ray_python), "utf-8")
+    python.chmod(0o700)
+    agent = ray_hosts.agents[str(a.folder)]
+    stop_keeper(a.folder)
+    other = dataclasses.replace(a, python=python)
+    ensure_keeper(other)
+    try:
+        await says(a.folder / "keeper.log", "Version mismatch")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            said = ""
+            while f"Ray {RAY_VERSION} alone can join" not in said:  # first, that its node is gone
+                with pytest.raises(HostSilentError) as found:
+                    await cluster.line("a").call(b"")
+                said = found.value.message
+                await asyncio.sleep(0.1)
+        await answers(cluster, "b")
+        assert agent.poll() is None
+        python.write_text(f'#!/bin/sh\nexec {ray_python} "$@"\n', "utf-8")  # it is upgraded
+        await answers(cluster, "a")
+    finally:
+        stop_keeper(a.folder)
+        ensure_keeper(a)
+    await answers(cluster, "a")

@@ -488,6 +488,19 @@ HOSTS: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "A host that is away says that its Ray is another one than the head's, if it is.",
+        f"{_TEST_STATE}::test_a_host_that_is_away_with_another_ray_is_told_so",
+        "tests/cli/doctor/test_cluster.py::test_another_ray_is_told",
+        wrong=(
+            (_STATE, "    if not is_away or not host.ray_version", "    if not host.ray_version"),
+            (_STATE, "not is_away or not host.ray_version or", "not is_away or"),
+            (_STATE, "host.ray_version == head_ray or not head_ray:", "False:"),
+            (_STATE, " or not head_ray:", ":"),
+            (_DOCTOR, "head.ray_version and host.ray_version != head.ray_version", "False"),
+            (_DOCTOR, "if host.ray_version and head.ray_version and host", "if host"),
+        ),
+    ),
+    rule(
         "A Ray that lets somebody in without the token is not used, and only a refusal is proof.",
         "tests/cluster/test_bridge.py",
         "tests/cluster/test_directory.py",

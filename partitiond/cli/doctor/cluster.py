@@ -303,6 +303,16 @@ def _versions(hosts: Sequence[HostView]) -> list[DoctorFinding]:
             found.append(
                 fail(check, f"{words}: not neighbouring", f"install the head's on {host.name}")
             )
+    found += [
+        warn(
+            check,
+            f"{host.name} has Ray {host.ray_version}, the head {head.ray_version}: it cannot join "
+            "any more once Ray starts again there",
+            "finish the upgrade, the head last",
+        )
+        for host in told
+        if host.ray_version and head.ray_version and host.ray_version != head.ray_version
+    ]
     engines = sorted({host.engine_version for host in told if host.engine_version})
     if len(engines) > 1:
         found.append(

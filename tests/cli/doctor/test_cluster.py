@@ -119,6 +119,17 @@ def test_versions_that_are_no_numbers_are_neighbours_of_themselves_alone() -> No
     assert not are_neighbours("dev", "1.2.0")
 
 
+@pytest.mark.parametrize(
+    ("version", "verdict"), [("2.60.0", None), ("2.60.1", "warn"), ("2.59.0", "warn"), ("", None)]
+)
+def test_another_ray_is_told(version: str, verdict: str | None) -> None:
+    host = dataclasses.replace(FINE, ray_version=version)
+    assert verdicts(but(hosts=(HEAD, host))).get("cluster versions") == verdict
+    assert "cluster versions" not in verdicts(
+        but(hosts=(dataclasses.replace(HEAD, ray_version=""), FINE))
+    )
+
+
 def test_other_engines_are_told() -> None:
     host = dataclasses.replace(FINE, engine_version="0.25.0")
     found = judged(but(hosts=(HEAD, host)))["cluster versions"]
