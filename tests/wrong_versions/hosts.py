@@ -271,7 +271,8 @@ HOSTS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Who looks at the service's state folder knows its place among hosts; nobody else does.",
-        "tests/cli/setup/test_cluster_units.py",
+        "tests/cli/setup/test_cluster_units.py"
+        "::test_the_place_of_the_service_is_known_to_who_looks_at_its_state_folder",
         wrong=(
             (_UNITS, " or settings.state_dir != Path(STATE):", ":"),
             (_UNITS, '"enabled": not place.head,', '"enabled": True,'),
