@@ -98,15 +98,25 @@ def run_daemon(
         held.enter_context(StateLock.acquire(settings.lock_path))
         held.enter_context(owned_run_folder(settings))
         refuse_joined(settings)
+        ray_version = ""
         if settings.cluster.enabled:
             from partitiond.cluster.of_settings import prepare_cluster  # one host needs none of it
 
-            prepare_cluster(settings)
+            ray_version = prepare_cluster(settings)
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         listener = held.enter_context(_listener(settings))
         store = held.enter_context(contextlib.closing(_open_store(settings)))
         given = Reloading(settings, reread or (lambda: settings))
-        asyncio.run(_run(given, store, listener, tokens=tokens, on_ready=ready_callback))
+        asyncio.run(
+            _run(
+                given,
+                store,
+                listener,
+                tokens=tokens,
+                ray_version=ray_version,
+                on_ready=ready_callback,
+            )
+        )
 
 
 def _open_store(settings: Settings) -> SqlStore:
@@ -241,6 +251,7 @@ async def _run(
     listener: socket.socket,
     *,
     tokens: tuple[str, str],
+    ray_version: str,
     on_ready: Callable[[], None] | None,
 ) -> None:
     settings = given.used
@@ -249,7 +260,7 @@ async def _run(
         ending.push_async_callback(asyncio.to_thread, host.devices.close)
         # A host alone has no id: nothing tells it from others.
         host_id = ensure_host_id(settings.host_id_path) if settings.cluster.enabled else ""
-        here = this_host(settings, host, host_id=host_id, head=True)
+        here = this_host(settings, host, host_id=host_id, ray_version=ray_version, head=True)
         fleet = None
         if settings.cluster.enabled:
             from partitiond.cluster.of_settings import running_cluster

@@ -37,6 +37,10 @@ _LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
 _PLANNING: Final = "partitiond/controller/plans/planning.py"
 _ROUTES: Final = "partitiond/controller/runtime/routes.py"
 _ROUTING: Final = "partitiond/core/dispatch/routing.py"
+_BRIDGE: Final = "partitiond/cluster/bridge.py"
+_DIRECTORY: Final = "partitiond/cluster/directory.py"
+_DOCTOR: Final = "partitiond/cli/doctor/cluster.py"
+_ASKED: Final = "partitiond/cluster/ask_directory.py"
 _UNITS: Final = "partitiond/cli/setup/cluster_units.py"
 _KNOWN_HEADS: Final = "partitiond/proxy/edge/known_heads.py"
 _PARENT: Final = "partitiond/proxy/workers/parent.py"
@@ -303,15 +307,13 @@ HOSTS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Who looks at the service's state folder knows its place among hosts; nobody else does.",
-        "tests/cli/setup/test_cluster_units.py",
+        "tests/cli/setup/test_cluster_units.py"
+        "::test_the_place_of_the_service_is_known_to_who_looks_at_its_state_folder",
         wrong=(
             (_UNITS, " or settings.state_dir != Path(STATE):", ":"),
-            (_UNITS, '"enabled": not place.head, "head"', '"enabled": True, "head"'),
-            (
-                _UNITS,
-                '"head": place.head, "address": place.address',
-                '"head": place.head, "address": ""',
-            ),
+            (_UNITS, '"enabled": not place.head,', '"enabled": True,'),
+            (_UNITS, '"address": place.address,', '"address": "",'),
+            (_UNITS, '            "manage_ray": False,\n', ""),
             (
                 _UNITS,
                 '        own = own.model_copy(update={"name": place.name})\n',
@@ -520,6 +522,38 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 "self._known_for[0] is not devices or self._known_for[1] != versions",
                 "self._known_for[0] is not devices",
             ),
+        ),
+    ),
+    rule(
+        "A host that is away says that its Ray is another one than the head's, if it is.",
+        f"{_TEST_STATE}::test_a_host_that_is_away_with_another_ray_is_told_so",
+        "tests/cli/doctor/test_cluster.py::test_another_ray_is_told",
+        wrong=(
+            (_STATE, "    if not is_away or not host.ray_version", "    if not host.ray_version"),
+            (_STATE, "not is_away or not host.ray_version or", "not is_away or"),
+            (_STATE, "host.ray_version == head_ray or not head_ray:", "False:"),
+            (_STATE, " or not head_ray:", ":"),
+            (_DOCTOR, "head.ray_version and host.ray_version != head.ray_version", "False"),
+            (_DOCTOR, "if host.ray_version and head.ray_version and host", "if host"),
+        ),
+    ),
+    rule(
+        "A Ray that lets somebody in without the token is not used, and only a refusal is proof.",
+        "tests/cluster/test_bridge.py",
+        "tests/cluster/test_directory.py",
+        "tests/cli/doctor/test_cluster.py::test_a_ray_that_lets_strangers_in_is_told",
+        wrong=(
+            (_BRIDGE, '    if answer.get("refused"):\n', '    if not answer.get("answers"):\n'),
+            (_BRIDGE, '    if answer.get("answers"):\n', "    if False:\n"),
+            (_BRIDGE, "        await self._refused_a_stranger()\n", ""),
+            (_BRIDGE, "        if self._open:\n", "        if False:\n"),
+            (_ASKED, "    if any(word in said for word in REFUSALS):\n", "    if True:\n"),
+            (_ASKED, '"answers": True,', '"refused": True,'),
+            (_DIRECTORY, "    if answer.answers:\n", "    if not answer.refused:\n"),
+            (_DIRECTORY, "    if answer.answers:\n", "    if False:\n"),
+            (_DIRECTORY, '"RAY_AUTH_MODE": "disabled"}', '"RAY_AUTH_MODE": "token"}'),
+            (_DIRECTORY, 'if "RAY_AUTH" not in name}', "}"),
+            (_DOCTOR, " and facts.stranger.answers:", " and facts.stranger.refused:"),
         ),
     ),
 )
