@@ -33,6 +33,7 @@ from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.gpu_host import gpu_host
 from partitiond.hosts.fleet import HostsOfFleet, hosts_of_fleet
+from partitiond.hosts.head import claim_run_folder
 from partitiond.hosts.one_master import ensure_host_id, refuse_joined
 from partitiond.hosts.this_host import ThisHost, this_host
 from partitiond.planner.model.types import PlanRequest
@@ -84,6 +85,7 @@ def run_daemon(
     Raises:
         StateFolderBusyError: another daemon runs on this state folder.
         RunFolderBusyError: the run folder belongs to another state folder.
+        FencedError: a later control plane of this state folder has processes in the run folder.
         ConflictError: this host joined another one.
         DeviceError: a port is in use.
         StoreError: the store is damaged, locked or of a newer version.
@@ -96,7 +98,7 @@ def run_daemon(
     make_folder(settings.run_dir, "run_dir")
     with contextlib.ExitStack() as held:
         held.enter_context(StateLock.acquire(settings.lock_path))
-        held.enter_context(owned_run_folder(settings))
+        run_folder = held.enter_context(owned_run_folder(settings))
         refuse_joined(settings)
         ray_version = ""
         if settings.cluster.enabled:
@@ -106,6 +108,8 @@ def run_daemon(
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         listener = held.enter_context(_listener(settings))
         store = held.enter_context(contextlib.closing(_open_store(settings)))
+        at, is_head = SystemClock().utc_iso(), settings.cluster.enabled
+        claim_run_folder(run_folder.claim, store, at, is_head=is_head)
         given = Reloading(settings, reread or (lambda: settings))
         asyncio.run(
             _run(
