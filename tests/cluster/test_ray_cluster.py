@@ -254,6 +254,7 @@ async def test_a_ray_that_asks_for_no_token_is_refused(ray_python: Path) -> None
                     await asyncio.to_thread(prepare_cluster, settings)
                 found = await asyncio.to_thread(cluster_facts, settings)
                 assert found.stranger == DirectoryAnswer(True, ray=RAY_VERSION, python=PYTHON)
+                assert found.ray_version == found.ray_of_cluster == RAY_VERSION
             finally:
                 await cluster.close()
 

@@ -528,6 +528,7 @@ HOSTS: Final[tuple[Rule, ...]] = (
         "A host that is away says that its Ray is another one than the head's, if it is.",
         f"{_TEST_STATE}::test_a_host_that_is_away_with_another_ray_is_told_so",
         "tests/cli/doctor/test_cluster.py::test_another_ray_is_told",
+        "tests/cli/doctor/test_cluster.py::test_a_host_whose_ray_cannot_join_is_told",
         wrong=(
             (_STATE, "    if not is_away or not host.ray_version", "    if not host.ray_version"),
             (_STATE, "not is_away or not host.ray_version or", "not is_away or"),
@@ -535,6 +536,12 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_STATE, " or not head_ray:", ":"),
             (_DOCTOR, "head.ray_version and host.ray_version != head.ray_version", "False"),
             (_DOCTOR, "if host.ray_version and head.ray_version and host", "if host"),
+            (_DOCTOR, 'facts.ray_of_cluster not in ("", facts.ray_version)', "False"),
+            (
+                _DOCTOR,
+                'facts.ray_of_cluster not in ("", facts',
+                "facts.ray_of_cluster not in (facts",
+            ),
         ),
     ),
     rule(

@@ -111,6 +111,8 @@ class ClusterFacts:
         clock_is_kept: whether something keeps this host's clock; None if that is not known.
         hosts: of the fleet, as the daemon on the head tells; empty if it was not asked.
         ray: version of Ray, and of the Python it runs in; empty without Ray.
+        ray_version: of this host's Ray; empty without Ray.
+        ray_of_cluster: version of the Ray that this host joins; empty if it did not say.
         ray_problem, ray_hint: why there is no Ray that can be used, and what to do.
         models_free_bytes: room on the disk of models.
     """
@@ -125,6 +127,8 @@ class ClusterFacts:
     clock_is_kept: bool | None = None
     hosts: tuple[HostView, ...] = ()
     ray: str = ""
+    ray_version: str = ""
+    ray_of_cluster: str = ""
     ray_problem: str = ""
     ray_hint: str = ""
     models_free_bytes: int = LEAST_MODELS_BYTES
@@ -160,6 +164,15 @@ def check_cluster(facts: ClusterFacts) -> list[DoctorFinding]:
 def _ray(facts: ClusterFacts) -> list[DoctorFinding]:
     if facts.ray_problem:
         return [fail("cluster ray", facts.ray_problem.rstrip("."), facts.ray_hint.rstrip("."))]
+    if facts.ray_of_cluster not in ("", facts.ray_version):
+        return [
+            fail(
+                "cluster ray",
+                f"this host has Ray {facts.ray_version}, and the cluster {facts.ray_of_cluster}: "
+                "only the same version can join",
+                "finish the upgrade, the head last",
+            )
+        ]
     return [ok("cluster ray", f"{facts.ray}; to be the same on all hosts")] if facts.ray else []
 
 
@@ -365,7 +378,7 @@ def cluster_facts(settings: "Settings") -> ClusterFacts:
     if cluster.folder is not None:  # without Ray: a trial
         return facts
     own = f"{cluster.address or platform.node()}:{cluster.port}"
-    ray, problem, hint = _ray_of(settings)
+    ray, version, problem, hint = _ray_of(settings)
     _, most = worker_ports(cluster.port)
     way = way_to(cluster.head or own)
     return dataclasses.replace(
@@ -378,6 +391,8 @@ def cluster_facts(settings: "Settings") -> ClusterFacts:
         way=way,
         open_ports=tuple(port for port in listening_everywhere() if cluster.port <= port <= most),
         ray=ray,
+        ray_version=version,
+        ray_of_cluster="" if problem else _ray_of_cluster(settings),
         ray_problem=problem,
         ray_hint=hint,
     )
@@ -469,12 +484,13 @@ def _hosts(settings: "Settings") -> tuple[HostView, ...]:
         return ()  # no daemon runs, or this user may not read its token
 
 
-def _ray_of(settings: "Settings") -> tuple[str, str, str]:
+def _ray_of(settings: "Settings") -> tuple[str, str, str, str]:
     try:
         found = find_ray(settings.cluster.python, settings.cache_dir / "cluster")
     except SettingsError as error:
-        return "", error.message, error.hint
-    return f"Ray {found.version} ({found.python}), partitiond {__version__}", "", ""
+        return "", "", error.message, error.hint
+    shown = f"Ray {found.version} ({found.python}), partitiond {__version__}"
+    return shown, found.version, "", ""
 
 
 def _as_a_stranger(settings: "Settings") -> DirectoryAnswer | None:
@@ -482,6 +498,13 @@ def _as_a_stranger(settings: "Settings") -> DirectoryAnswer | None:
         return ask_directory(node_of(settings), with_token=False)
     except SettingsError:  # this host has no address
         return None
+
+
+def _ray_of_cluster(settings: "Settings") -> str:
+    try:
+        return ask_directory(node_of(settings), with_token=True).ray
+    except SettingsError:  # this host has no address
+        return ""
 
 
 def _free(folder: Path) -> int:

@@ -130,6 +130,12 @@ def test_another_ray_is_told(version: str, verdict: str | None) -> None:
     )
 
 
+@pytest.mark.parametrize(("cluster", "verdict"), [("2.60.0", None), ("2.60.1", "fail"), ("", None)])
+def test_a_host_whose_ray_cannot_join_is_told(cluster: str, verdict: str | None) -> None:
+    facts = but(ray_version="2.60.0", ray_of_cluster=cluster)
+    assert verdicts(facts).get("cluster ray") == verdict
+
+
 def test_other_engines_are_told() -> None:
     host = dataclasses.replace(FINE, engine_version="0.25.0")
     found = judged(but(hosts=(HEAD, host)))["cluster versions"]
