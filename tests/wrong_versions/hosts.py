@@ -537,11 +537,7 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_DOCTOR, "head.ray_version and host.ray_version != head.ray_version", "False"),
             (_DOCTOR, "if host.ray_version and head.ray_version and host", "if host"),
             (_DOCTOR, 'facts.ray_of_cluster not in ("", facts.ray_version)', "False"),
-            (
-                _DOCTOR,
-                'facts.ray_of_cluster not in ("", facts',
-                "facts.ray_of_cluster not in (facts",
-            ),
+            (_DOCTOR, 'not in ("", facts.ray_version)', "not in (facts.ray_version,)"),
         ),
     ),
     rule(
