@@ -179,7 +179,8 @@ def test_after_all_that_hosts_leave_with_nothing_running(fleet: RayFleet) -> Non
         assert isinstance(host, Joined)
         done = host.cli("host", "leave")
         assert done.returncode == 0, done.stderr
-    left = (fleet.one, fleet.two)
     wait_for(
-        "all processes to end", lambda: not any(host.processes() for host in left), seconds=SECONDS
+        "all processes to end",
+        lambda: not any(host.processes() for host in fleet.hosts),
+        seconds=SECONDS,
     )
