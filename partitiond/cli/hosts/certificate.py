@@ -43,18 +43,26 @@ def certificate(
             "or none of them.",
         )
     if host is None:
-        _own(settings_of(ctx), address or [], make=make, as_json=as_json)
+        _own(_settings(ctx), address or [], make=make, as_json=as_json)
         return
     from partitiond.cluster.own_files import make_bundle
 
     addresses = address or []
-    path = make_bundle(settings_of(ctx), host, addresses, out or Path(), datetime.now(UTC))
+    path = make_bundle(_settings(ctx), host, addresses, out or Path(), datetime.now(UTC))
     if as_json:
         print_json({"host": host, "addresses": addresses, "bundle": str(path)})
         return
     say(f"{path}: token, certificate and key of {host}. It opens every host: keep it secret.")
     say(f"  scp -p {path} {addresses[0]}:        # then remove it here")
     say(f"On {host}: `partitiond setup --join HEAD --from {path.name} --apply`.")
+
+
+def _settings(ctx: typer.Context) -> "Settings":
+    """Return the settings with the place among hosts that `setup` gave the service."""
+    from partitiond.cli.setup.cluster_units import as_installed
+    from partitiond.cli.setup.host import SetupHost
+
+    return as_installed(settings_of(ctx), SetupHost())
 
 
 def _own(settings: "Settings", addresses: list[str], *, make: bool, as_json: bool) -> None:
