@@ -31,7 +31,7 @@ from partitiond.core.dispatch.routing import (
 from partitiond.core.errors import InputError
 from partitiond.core.keys.rates import Usage
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight, Target
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.ledger import (
     METERS,
     ROWS,
@@ -115,10 +115,10 @@ class Request:
 
     name: int
     flight: Any = None
-    at: Target | None = None
+    at: FlightTarget | None = None
     answer: Rejected | None = None
 
-    def placed(self, replica: Target) -> None:
+    def placed(self, replica: FlightTarget) -> None:
         self.at = replica
 
     def refused(self, rejected: Rejected) -> None:

@@ -92,8 +92,8 @@ REPLICAS: Final[tuple[Rule, ...]] = (
             (_SERVING, "            self.model.retries.give_back()\n", "            pass\n"),
             (
                 _SERVING,
-                "        self._owes_retry = False\n        record.replica_id",
-                "        record.replica_id",
+                "        self._owes_retry = False\n        # The queue",
+                "        # The queue",
             ),
             (
                 _LIVE,

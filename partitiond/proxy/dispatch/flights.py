@@ -10,7 +10,7 @@ from partitiond.core.dispatch.quarantine import Exposure, Quarantine
 from partitiond.proxy.engine.upstream import AnswerStream
 
 
-class Target:
+class FlightTarget:
     """A replica that flights are sent to: an engine process of this host, or a peer's.
 
     Attributes:
@@ -60,7 +60,7 @@ class Target:
 class FlightOwner(Protocol):
     """The owner of a flight, which is called when the flight's waiting ends."""
 
-    def placed(self, replica: "Target") -> None:
+    def placed(self, replica: "FlightTarget") -> None:
         """Start on the replica, where the flight holds a place from now on."""
         ...
 
@@ -84,7 +84,7 @@ class FlightOwner(Protocol):
 class EndedOwner:
     """Owner of a flight that has ended."""
 
-    def placed(self, replica: "Target") -> None:
+    def placed(self, replica: "FlightTarget") -> None:
         """Never called."""
 
     def refused(self, rejected: Rejected) -> None:
@@ -149,7 +149,7 @@ class Flight(Request):
         self.request_id = request_id
         self.started_at = started_at
         self.placed_at = started_at
-        self.replica: Target | None = None
+        self.replica: FlightTarget | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.attempts = 0
         self.unreached = 0

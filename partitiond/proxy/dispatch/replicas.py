@@ -18,7 +18,7 @@ from partitiond.core.dispatch.quarantine import Quarantine, RetryVerdict
 from partitiond.core.dispatch.routing import ReplicaRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight, Target
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.shared import LedgerAccess, PeerLine
 from partitiond.proxy.engine.upstream import AnswerStream, ConnectionPool, UpstreamConnection
 
@@ -123,7 +123,7 @@ class ReplicaGroup:
         raise NotImplementedError
 
 
-class LiveReplica(Target):
+class LiveReplica(FlightTarget):
     """One engine process and its requests in flight. Has the fields of `balance.Load`.
 
     Attributes:

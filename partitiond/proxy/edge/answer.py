@@ -72,7 +72,7 @@ class Answer:
         raise NotImplementedError
 
 
-class HttpAnswer(Answer):
+class ClientAnswer(Answer):
     """An answer to a client.
 
     Attributes:

@@ -14,7 +14,7 @@ from typing import Final
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import ObservedOutput
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight, Target
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.edge.answer import JSON, Answer
 from partitiond.proxy.edge.state import CountedRequest
 from partitiond.proxy.engine.events import EventScanner
@@ -70,7 +70,7 @@ class AttemptOwner(CountedRequest):
         """Send a whole answer: the engine's answer to the request, or its refusal."""
         raise NotImplementedError
 
-    def connection_broke(self, replica: Target) -> None:
+    def connection_broke(self, replica: FlightTarget) -> None:
         """Judge all requests on a dead replica, before this request is sent elsewhere."""
         raise NotImplementedError
 
@@ -94,7 +94,7 @@ class Attempt:
     def __init__(
         self,
         exchange: AttemptOwner,
-        replica: Target,
+        replica: FlightTarget,
         route: DataRoute,
         options: ProxyOptions,
     ) -> None:

@@ -15,7 +15,7 @@ from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.proxy.dispatch.estimates import estimates_of
-from partitiond.proxy.dispatch.flights import Flight, Target
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.heads import RequestHead
@@ -286,7 +286,7 @@ class Exchange(Incoming):
         self._refusal_told = failed
         self.place(again=self.flight.attempts > 0)
 
-    def placed(self, replica: Target) -> None:
+    def placed(self, replica: FlightTarget) -> None:
         """Begin an attempt on the replica, where the request has a place now."""
         if self._wait is not None:
             self._state.peers.waits_no_more(self._wait)

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from partitiond.core.units import KIB
-from partitiond.proxy.edge.answer import ClientSide, HttpAnswer
+from partitiond.proxy.edge.answer import ClientAnswer, ClientSide
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.known_heads import KnownHead
 from partitiond.proxy.edge.serving import Phase, Serving
@@ -76,7 +76,7 @@ class Incoming(Serving):
         chunked: bool, known: KnownHead | None = None,
     ) -> None:  # fmt: skip
         request_id = head.request_id()
-        answer = HttpAnswer(
+        answer = ClientAnswer(
             client, route.dialect, request_id, keep_alive=keep_alive, chunked=chunked
         )
         state = client.state

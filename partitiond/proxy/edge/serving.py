@@ -22,7 +22,7 @@ from typing import Final
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.quarantine import Exposure, fingerprint
 from partitiond.core.keys.charging import Estimate, charge, ending_of
-from partitiond.proxy.dispatch.flights import NOBODY, Target
+from partitiond.proxy.dispatch.flights import NOBODY, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.answer import Answer
@@ -230,7 +230,7 @@ class Serving(AttemptOwner):
 
     # Calls of the model's queue
 
-    def placed(self, replica: Target) -> None:
+    def placed(self, replica: FlightTarget) -> None:
         """Begin an attempt on the replica, where the request has a place now."""
         flight, record = self.flight, self.record
         flight.attempts += 1
@@ -292,7 +292,7 @@ class Serving(AttemptOwner):
 
     # Calls of the attempt
 
-    def connection_broke(self, replica: Target) -> None:
+    def connection_broke(self, replica: FlightTarget) -> None:
         """Judge all requests on a dead replica, before this request is sent elsewhere."""
         replica.look_for_death(self._state.quarantine)
 
@@ -357,7 +357,7 @@ class Serving(AttemptOwner):
         self._failure = failure
         self.place(again=True)
 
-    def _log_failure(self, replica: Target, failure: AttemptError) -> None:
+    def _log_failure(self, replica: FlightTarget, failure: AttemptError) -> None:
         """Log a failed attempt that is retried; the request's own line covers the last one."""
         record = self.record
         self._state.log.write(
@@ -372,7 +372,7 @@ class Serving(AttemptOwner):
             )
         )
 
-    def _may_retry(self, replica: Target, failure: AttemptError) -> bool:
+    def _may_retry(self, replica: FlightTarget, failure: AttemptError) -> bool:
         """Whether to retry elsewhere; True holds retry credit until the request has a place."""
         flight = self.flight
         attempts = flight.attempts - flight.unreached

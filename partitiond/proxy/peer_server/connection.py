@@ -22,7 +22,7 @@ _logger = logging.getLogger("partitiond.proxy")
 class OwnerSocket(PeerSocket):
     """The owner's end of a connection: reads requests, sends answers and counts."""
 
-    def __init__(self, own: Hello, state: ProxyState, server: "Connections") -> None:
+    def __init__(self, own: Hello, state: ProxyState, server: "PeerConnections") -> None:
         super().__init__(own)
         self._state = state
         self._server = server
@@ -127,7 +127,7 @@ class _Side(PeerClientSide):
         self._owner.forget(number)
 
 
-class Connections(Protocol):
+class PeerConnections(Protocol):
     """All connections of peers; `PeerServer` is the only kind."""
 
     def refusal(self, hello: Hello, transport: object) -> str:

@@ -9,13 +9,13 @@ import time
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.keys.charging import Estimate
-from partitiond.proxy.dispatch.flights import Flight, Target
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.serving import Phase, Serving
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peer_server.answer import PeerAnswer
 from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import Open, Placed, encode
+from partitiond.proxy.peers.messages import Open, PlacedAt, encode
 from partitiond.proxy.peers.socket import PeerSocket
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError
@@ -147,11 +147,11 @@ class PeerRequest(Serving):
 
     # Serving
 
-    def placed(self, replica: Target) -> None:
+    def placed(self, replica: FlightTarget) -> None:
         """Begin an attempt on the replica, and tell the entry."""
         attempts = self.flight.attempts + 1
         self._client.socket.send(
-            frames.PLACED, self.number, encode(Placed(replica.replica_id, attempts))
+            frames.PLACED, self.number, encode(PlacedAt(replica.replica_id, attempts))
         )
         super().placed(replica)
 

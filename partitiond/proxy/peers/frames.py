@@ -38,7 +38,7 @@ PING: Final = 7
 """The entry is there. An owner that hears nothing for long takes the entry for dead."""
 # Of the owner
 PLACED: Final = 8
-"""The request has a place on a replica, which `messages.Placed` names."""
+"""The request has a place on a replica, which `messages.PlacedAt` names."""
 HEAD: Final = 9
 """The head of the answer: `messages.AnswerHead`."""
 PIECE: Final = 10

@@ -24,8 +24,9 @@ It tells its load ten times a second. Chosen."""
 CONNECT_SECONDS: Final = 3.0
 """Limit for a connection and its handshake."""
 FIRST_PAUSE_SECONDS: Final = 0.1
+"""Pause after a try to connect; doubled after each further one. Chosen."""
 LONGEST_PAUSE_SECONDS: Final = 2.0
-"""Pauses between two tries to connect, doubled each time."""
+"""Longest such pause: a host that is back is found so soon. Chosen."""
 UNIX: Final = "unix:"
 """Begins an address that is a path."""
 

@@ -75,7 +75,7 @@ class Open(msgspec.Struct, array_like=True):
     load: bytes = b""
 
 
-class Placed(msgspec.Struct, array_like=True):
+class PlacedAt(msgspec.Struct, array_like=True):
     """Where a request runs, and its attempts so far, this one included."""
 
     replica_id: str
@@ -153,7 +153,7 @@ Counts = dict[str, ModelCounts]
 encode: Final = msgspec.msgpack.Encoder().encode
 read_hello: Final = msgspec.msgpack.Decoder(Hello).decode
 read_open: Final = msgspec.msgpack.Decoder(Open).decode
-read_placed: Final = msgspec.msgpack.Decoder(Placed).decode
+read_placed: Final = msgspec.msgpack.Decoder(PlacedAt).decode
 read_head: Final = msgspec.msgpack.Decoder(AnswerHead).decode
 read_failed: Final = msgspec.msgpack.Decoder(Failed).decode
 read_counts: Final = msgspec.msgpack.Decoder(Counts).decode

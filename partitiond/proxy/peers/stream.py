@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from partitiond.core.dispatch.quarantine import Quarantine
-from partitiond.proxy.dispatch.flights import Flight, Target
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.engine.framing import SIZES, Head
 from partitiond.proxy.engine.upstream import AnswerStream, Receiver
 from partitiond.proxy.peers import frames
@@ -239,7 +239,7 @@ def _size_of(data: bytes, at: int) -> int:
     return size
 
 
-class PeerReplica(Target):
+class PeerReplica(FlightTarget):
     """A replica of another host, for the one request that runs there; its owner judges it.
 
     Args:

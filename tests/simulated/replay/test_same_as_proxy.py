@@ -20,7 +20,7 @@ from partitiond.core.dispatch.quarantine import Exposure
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight, Target
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.simulated.fleet.device import FleetDevice
@@ -129,7 +129,7 @@ class Owner:
         self._name = name
         self._side = side
 
-    def placed(self, replica: Target) -> None:
+    def placed(self, replica: FlightTarget) -> None:
         self._side.started[self._name] = asyncio.get_running_loop().time()
         self._side.decisions.append((self._name, replica.replica_id))
 
