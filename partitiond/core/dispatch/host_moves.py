@@ -1,15 +1,14 @@
 """Moves waiting requests to a host that has room.
 
-A request that waits at one host is moved when another one has room and nobody waits there. Only the
-request's entry (`core.dispatch.fleet`) moves it: first it takes the request back from the host
-where it waits, then it sends the request on, with the time that is left to it. Its place in the
-former queue is lost.
+A request that waits at one host is moved when another host has room and nobody waits there. Only
+the entry of the request (`core.dispatch.fleet`) moves it. The entry takes the request back from the
+host where it waits, unless it has started there, and then sends it on with the time that is left to
+it. The request's place in the former queue is lost.
 
 All entries see the same room at the same time. Therefore an entry moves no more requests to a host
 than its share of all that wait.
 """
 
-import math
 from collections.abc import Collection, Iterable
 from typing import Generic
 
@@ -68,20 +67,21 @@ def choose_moves(
         draw: a number in [0, 1), which decides how a share is rounded.
         policy: how often a request is moved.
     """
-    if not waiting or (target is not None and not _takes_moves(target, now)):
+    if not waiting:
         return []
-    if target is None and (own.queue or own.places.waiting_elsewhere()[0]):
-        return []
-    replicas = _own_replicas(own, now) if target is None else _copies(target)
-    left = (
-        math.inf
-        if target is None
-        else _share_of(target, own, peers, mine=len(waiting), now=now, draw=draw)
-    )
-    name = OWN_HOST if target is None else target.host
+    if target is None:
+        if own.queue or own.places.waiting_elsewhere()[0]:
+            return []
+        name, left, replicas = OWN_HOST, len(waiting), _own_replicas(own, now)
+    else:
+        if not target.is_fresh(now) or target.full or target.waiting:
+            return []
+        name = target.host
+        left = _share_of(target, own, peers, mine=len(waiting), now=now, draw=draw)
+        replicas = [ToldReplica(replica) for replica in target.replicas.values()]
     moves: list[tuple[MovableRequest[RequestT], str]] = []
     for movable in sorted(waiting, key=_move_order):
-        if left < 1 or not replicas:
+        if left < 1:
             break
         if movable.host == name or movable.moves >= policy.max_moves or name in movable.refused:
             continue
@@ -94,10 +94,6 @@ def choose_moves(
             left -= 1
             moves.append((movable, chosen.replica_id))
     return moves
-
-
-def _takes_moves(target: PeerLoads, now: float) -> bool:
-    return target.is_fresh(now) and not target.full and not target.waiting
 
 
 def _share_of(
@@ -120,10 +116,6 @@ def _share_of(
 
 def _move_order(movable: MovableRequest[RequestT]) -> tuple[int, float]:
     return -movable.request.share.priority, movable.since
-
-
-def _copies(peer: PeerLoads) -> list[ToldReplica]:
-    return [ToldReplica(replica) for replica in peer.replicas.values()]
 
 
 def _own_replicas(own: Dispatcher[RequestT, LoadT], now: float) -> list[ToldReplica]:
