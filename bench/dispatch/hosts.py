@@ -238,8 +238,9 @@ def case_jobs(quick: bool, seconds: float) -> Compared:
 def key_jobs(quick: bool, seconds: float) -> Compared:
     """Two keys, of which b floods; a is modest, or wants more than its half, too."""
     jobs: Compared = []
-    for n, spread, hot, keys in itertools.product(
-        (8,) if quick else (2, 8, 32), ("all", "half", "one"), (0.0, 0.8), ("modest", "both")
+    spreads = [(8, "all"), (8, "half"), (8, "one"), (32, "all")]
+    for (n, spread), hot, keys in itertools.product(
+        spreads[: 1 if quick else None], (0.0, 0.8), ("modest", "both")
     ):
         case = HostsCase(n, spread, 1.0, hot, keys=keys)
         name = f"{n:>2} hosts, {spread:<4} {'hot' if hot else 'even':<4} {keys}"
@@ -254,7 +255,7 @@ def _tried(quick: bool) -> list[HostsCase]:
         HostsCase(8, "all", 0.9, 0.0),
         HostsCase(8, "all", 1.2, 0.8),
         HostsCase(32, "all", 0.9, 0.0),
-        HostsCase(32, "half", 0.9, 0.8),
+        HostsCase(32, "half", 1.2, 0.0),
     ]
     return everything[1:2] if quick else everything
 
@@ -267,6 +268,8 @@ def policy_jobs(quick: bool, seconds: float) -> Compared:
           for v in (0.0, 0.125, 0.25, 0.5, 1.0)),
         *((f"wait_slack {v}", dataclasses.replace(base, wait_slack=v), 2)
           for v in (0.0, 0.25, 0.5, 1.0)),
+        *((f"queue_slack {v}", dataclasses.replace(base, queue_slack=v), 2)
+          for v in (0.0, 0.125, 0.25)),
         *((f"max_refusals {v}", dataclasses.replace(base, max_refusals=v), 2) for v in (1, 2, 4)),
         *((f"max_moves {v}", dataclasses.replace(base, max_moves=v), 2) for v in (0, 1, 2, 4, 99)),
         *((f"drawn {v or 'all'}", base, v) for v in (1, 2, 4, 0)),

@@ -43,12 +43,15 @@ class HostPolicy:
             is fuller than the other one by more than this share of its limit.
         wait_slack: a request waits at its own host unless the wait there is longer than elsewhere
             by more than this share.
+        queue_slack: a peer's queue counts as full from this share of its bound below the bound,
+            since it fills while its counts are on their way.
         max_refusals: hosts that may answer "full" before the request is refused.
         max_moves: times that a waiting request is moved.
     """
 
     hop_slack: float = 0.25
     wait_slack: float = 0.25
+    queue_slack: float = 0.125
     max_refusals: int = 2
     max_moves: int = 2
 
@@ -144,10 +147,10 @@ def choose_host(
     if least < math.inf:
         return STAY
     wait = _own_wait(own, request) if here else math.inf
-    best = _drawn(_with_queue(fresh, request), draws)
+    best = _drawn(_with_queue(fresh, request, policy), draws)
     if wait < math.inf and (best is None or wait <= (1 + policy.wait_slack) * best.figure):
         return STAY
-    best = best or _drawn(_with_room(stale, request) or _with_queue(stale, request), draws)
+    best = best or _drawn(_with_room(stale, request) or _with_queue(stale, request, policy), draws)
     if best is None and not refused:
         # All queues are full. The fair queue of an owner may still have a place for this key.
         if any(is_eligible(load, request.tried) for load in own.places.loads()):
@@ -226,11 +229,11 @@ def _that_serve(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
     return found
 
 
-def _with_queue(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
+def _with_queue(peers: Iterable[PeerLoads], request: RequestT, policy: HostPolicy) -> list[_Found]:
     """Return the peers in whose queue there is room, and the expected wait there."""
-    return _that_serve(
-        [peer for peer in peers if not peer.full and peer.waiting < peer.max_waiting], request
-    )
+    part = 1 - policy.queue_slack
+    with_queue = [p for p in peers if not p.full and p.waiting < part * p.max_waiting]
+    return _that_serve(with_queue, request)
 
 
 def _preferred(

@@ -21,7 +21,7 @@ from partitiond.core.dispatch.places import Request
 from tests.core.dispatch.fleet_hosts import NOW, Own, Slots, asks, load, peer
 from tests.core.dispatch.test_peer_loads import NONSENSE
 
-POLICY = HostPolicy(hop_slack=0.25, wait_slack=0.5, max_refusals=3)
+POLICY = HostPolicy(hop_slack=0.25, wait_slack=0.5, queue_slack=0.0, max_refusals=3)
 FULL = Slots("own", 8)
 
 
@@ -129,6 +129,18 @@ def test_a_full_queue_gets_nothing_while_another_one_has_room() -> None:
     assert chosen(Own(), said, peer("y", load("y1", 8))) == ("y", "")
 
 
+def test_a_queue_that_was_told_as_nearly_full_is_full_for_another_host() -> None:
+    policy = HostPolicy(queue_slack=0.25)
+
+    def at(waiting: int) -> str:
+        told = peer("x", load("x1", 8), waiting=waiting, seconds=0.01)
+        found = choose_host(Own(FULL, waiting=4), [told], asks(), now=NOW, draws=(), policy=policy)
+        assert found is not None
+        return found.host
+
+    assert [at(2), at(3), at(4)] == ["x", "", ""]
+
+
 def test_while_all_are_full_the_own_queue_decides_or_that_with_the_shortest_wait() -> None:
     crowded = peer("x", load("x1", 8), waiting=6), peer("y", load("y1", 8), waiting=4)
     assert chosen(Own(FULL, waiting=4), *crowded) == ("", "")
@@ -160,11 +172,12 @@ def test_old_counts_come_after_fresh_ones_and_silent_hosts_never() -> None:
 
 
 def test_a_slow_replica_has_the_room_that_it_has_in_effect() -> None:
-    own = Own(Slots("slow", 2), Slots("own", 8))
-    for replica, seconds in (("slow", 2.0), ("own", 1.0)):
-        for _ in range(20):
-            own.slowness.observe(replica, seconds, 1.0, 1.0, NOW)
-    assert chosen(own, peer("x", load("x1", 4))) == ("x", "x1")
+    for seconds, there in ((2.0, 4), (1.5, 0)):  # two slots in effect, and five
+        own = Own(Slots("slow", 2), Slots("own", 8))
+        for replica, pace in (("slow", seconds), ("own", 1.0)):
+            for _ in range(20):
+                own.slowness.observe(replica, pace, 1.0, 1.0, NOW)
+        assert chosen(own, peer("x", load("x1", there))) == ("x", "x1")
 
 
 def test_the_share_of_a_queue_is_by_slots_and_rounded_up() -> None:

@@ -103,7 +103,7 @@ def test_what_a_peer_tells_beyond_its_bound_keeps_nobody_from_moving() -> None:
     waiting = waits(*[asks() for _ in range(4)])
     liar = peer("y", load("y1", 8), waiting=10**9, most=4)
     assert len(moved(waiting, peer("x", load("x1", 0)), peers=(liar,))) == 4
-    gone = peer("y", load("y1", 8), waiting=4, age=3.0)
+    gone = peer("y", load("y1", 8), waiting=16, age=3.0, most=16)
     assert len(moved(waiting, peer("x", load("x1", 4)), peers=(gone,))) == 4
 
 
