@@ -274,10 +274,14 @@ def policy_jobs(quick: bool, seconds: float) -> Compared:
         *((f"max_moves {v}", dataclasses.replace(base, max_moves=v), 2) for v in (0, 1, 2, 4, 99)),
         *((f"drawn {v or 'all'}", base, v) for v in (1, 2, 4, 0)),
     ]  # fmt: skip
+    small = [case for case in _tried(quick) if case.hosts == 8]
+    many = HostsCase(32, "all", 1.0, keys="both")
+    wanted = [(case, *policy) for case in small for policy in policies]
+    if not quick:
+        wanted += [(many, *p) for p in policies if p[0].startswith(("queue", "max_refusals"))]
     return [
-        (f"{name:<15} {_name(case)}", HostsJob(case, policy, drawn, seconds=seconds))
-        for case in _tried(quick)
-        for name, policy, drawn in policies
+        (f"{name:<16} {_name(case)}", HostsJob(case, policy, drawn, seconds=seconds))
+        for case, name, policy, drawn in wanted
     ]
 
 
