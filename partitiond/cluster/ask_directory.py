@@ -1,9 +1,10 @@
 """Asks Ray's directory (GCS) whether it answers, and which versions its cluster has.
 
-Run as a program by an interpreter that has Ray: `python -I ask_directory.py HOST:PORT`. Prints its
-answer in JSON (see `answer_of`). It imports the standard library and Ray alone. It is a process of
-its own because Ray reads only once, from its environment, whether to send the token: a bridge that
-sends the token cannot find out that the directory does not ask for it.
+Run as a program by an interpreter that has Ray: `python -I ask_directory.py HOST:PORT`, and
+`--as-a-stranger` to ask without the token. Prints its answer in JSON (see `answer_of`). It imports
+the standard library and Ray alone. It is a process of its own because Ray reads only once, from its
+environment, whether to send the token: a bridge that sends the token cannot find out that the
+directory does not ask for it.
 
 Without the token, `RAY_AUTH_MODE=disabled`, an answer is what everybody gets who reaches the port.
 One question is enough for all of a cluster: Ray sends the token only in the mode in which it asks
@@ -11,7 +12,9 @@ for it, so no node that asks for none is let in by a directory that does.
 """
 
 import json
+import os
 import sys
+from collections.abc import Mapping
 from typing import Any, Final
 
 CLUSTER_KEY: Final = b"CLUSTER_METADATA"
@@ -21,6 +24,13 @@ SECONDS: Final = 5.0
 """Longest time for the versions. Whoever runs this has a deadline for all of it."""
 REFUSALS: Final = ("AuthenticationError", "Unauthenticated", "InvalidAuthToken")
 """Ray's words for a token that is missing or wrong: the error's name since 2.52, then its text."""
+STRANGER: Final = "--as-a-stranger"
+
+
+def without_token(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a program that sends no token, and has all else."""
+    kept = {name: text for name, text in environment.items() if "RAY_AUTH" not in name}
+    return {**kept, "RAY_AUTH_MODE": "disabled"}
 
 
 def answer_of(versions: bytes | None) -> dict[str, Any]:
@@ -59,4 +69,8 @@ def ask(address: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if STRANGER in sys.argv:
+        stranger = without_token(os.environ)
+        os.environ.clear()
+        os.environ.update(stranger)
     print(json.dumps(ask(sys.argv[1])), flush=True)

@@ -255,12 +255,10 @@ def why_open(answer: dict[str, Any], address: str) -> str:
 
 async def _ask_as_a_stranger(address: str) -> dict[str, Any]:
     """Ask Ray's directory without the token, in another process, and return its answer."""
-    kept = {name: text for name, text in os.environ.items() if "RAY_AUTH" not in name}
     asking = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", str(ASK_PROGRAM), address,
+        sys.executable, "-I", str(ASK_PROGRAM), address, "--as-a-stranger",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        env={**kept, "RAY_AUTH_MODE": "disabled"},
     )  # fmt: skip
     try:
         said, _ = await asking.communicate()

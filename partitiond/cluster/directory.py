@@ -5,10 +5,10 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from partitiond.cluster.ask_directory import STRANGER
 from partitiond.cluster.ray_node import RayNode, client_environment
 from partitiond.core.errors import SettingsError
 
@@ -52,17 +52,20 @@ def ask_directory(
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
     except OSError as error:
         return DirectoryAnswer(problem=error.strerror or str(error))
-    environment = client_environment(node.token_path, node.tls_dir, os.environ)
-    if not with_token:
-        environment = without_token(environment)
     try:
         done = subprocess.run(
-            [str(node.python), "-I", str(PROGRAM), node.cluster_address],
+            [
+                str(node.python),
+                "-I",
+                str(PROGRAM),
+                node.cluster_address,
+                *([] if with_token else [STRANGER]),
+            ],
             capture_output=True,
             text=True,
             timeout=seconds,
             check=True,
-            env=environment,
+            env=client_environment(node.token_path, node.tls_dir, os.environ),
             cwd="/",
         )
         return DirectoryAnswer(**json.loads(done.stdout.splitlines()[-1]))
@@ -70,12 +73,6 @@ def ask_directory(
         return DirectoryAnswer(problem=f"no answer came within {seconds:.0f} s")
     except (OSError, subprocess.SubprocessError, ValueError, TypeError, IndexError) as error:
         return DirectoryAnswer(problem=f"it could not be asked: {error}")
-
-
-def without_token(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a program that sends no token. `bridge` makes the same one."""
-    kept = {name: text for name, text in environment.items() if "RAY_AUTH" not in name}
-    return {**kept, "RAY_AUTH_MODE": "disabled"}
 
 
 def open_words(address: str) -> tuple[str, str]:

@@ -26,7 +26,8 @@ def ray_folder(settings: Settings) -> Path:
     return settings.state_dir / "ray"
 
 
-def _ray_of(settings: Settings) -> RayEnvironment:
+def ray_of(settings: Settings) -> RayEnvironment:
+    """Return this host's Ray. May start a short process. Raises SettingsError."""
     return find_ray(settings.cluster.python, settings.cache_dir / "cluster")
 
 
@@ -40,7 +41,7 @@ def node_of(settings: Settings, ray: RayEnvironment | None = None) -> RayNode:
         SettingsError: there is no Ray, or no address at which others reach this host.
     """
     return RayNode(
-        python=(ray or _ray_of(settings)).python,
+        python=(ray or ray_of(settings)).python,
         host=settings.host.own_name,
         address=own_address(settings),
         head=settings.cluster.head,
@@ -69,7 +70,7 @@ def prepare_cluster(settings: Settings) -> str:
         return ""
     if settings.cluster.enabled:
         ensure_own_files(settings, datetime.now(UTC))
-    ray = _ray_of(settings)
+    ray = ray_of(settings)
     node = node_of(settings, ray)
     if settings.cluster.manage_ray:
         ensure_keeper(node)

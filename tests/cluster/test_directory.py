@@ -8,13 +8,12 @@ import pytest
 
 from partitiond.cluster import ask_directory as program
 from partitiond.cluster import bridge
-from partitiond.cluster.ask_directory import answer_of, refusal_of
+from partitiond.cluster.ask_directory import answer_of, refusal_of, without_token
 from partitiond.cluster.bridge import Unreachable, why_open
 from partitiond.cluster.directory import (
     DirectoryAnswer,
     ask_directory,
     refuse_open,
-    without_token,
 )
 from partitiond.cluster.ray_node import RayNode, client_environment
 from partitiond.core.errors import SettingsError

@@ -75,6 +75,29 @@ REPLICAS: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "A request that came after an engine's connections began to break did not kill it.",
+        "tests/proxy/test_quarantine.py",
+        wrong=(
+            (
+                _REPLICAS,
+                "        flights = [flight for flight in self.flights"
+                " if flight.placed_at <= self._broke_at]\n",
+                "        flights = list(self.flights)\n",
+            ),
+            (
+                _REPLICAS,
+                'stays out."""\n        self._broke_at = math.inf\n',
+                'stays out."""\n',
+            ),
+            (
+                _REPLICAS,
+                "        self._broke_at = math.inf\n"
+                "        self.health = HEALTHY  # another process\n",
+                "        self.health = HEALTHY  # another process\n",
+            ),
+        ),
+    ),
+    rule(
         "Credit for retries is a model's own, and taken only where another replica may serve.",
         _RETRIES,
         f"{_DEAD}test_a_request_that_was_sent_is_a_retry_like_any_other",

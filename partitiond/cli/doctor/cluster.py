@@ -25,8 +25,8 @@ from partitiond.cli.options import connected
 from partitiond.cli.setup.cluster_units import as_installed
 from partitiond.cli.setup.host import SetupHost
 from partitiond.cluster.directory import DirectoryAnswer, ask_directory, open_words
-from partitiond.cluster.of_settings import node_of
-from partitiond.cluster.ray_environment import find_ray
+from partitiond.cluster.of_settings import node_of, ray_of
+from partitiond.cluster.ray_environment import RayEnvironment
 from partitiond.cluster.ray_node import ports_of, worker_ports
 from partitiond.core.errors import PartitiondError, SettingsError
 from partitiond.core.hardware.host_state import HostState, HostView
@@ -378,21 +378,22 @@ def cluster_facts(settings: "Settings") -> ClusterFacts:
     if cluster.folder is not None:  # without Ray: a trial
         return facts
     own = f"{cluster.address or platform.node()}:{cluster.port}"
-    ray, version, problem, hint = _ray_of(settings)
+    ray, problem, hint = _ray_of(settings)
     _, most = worker_ports(cluster.port)
     way = way_to(cluster.head or own)
+    told = None if ray is None else _directory(settings, ray, with_token=True)
     return dataclasses.replace(
         facts,
         token=token_file(settings.cluster_token_path),
         closed=_not_answering(other_addresses(facts.hosts, cluster.head, cluster.port))
         if way.seconds is not None
         else (),
-        stranger=None if problem else _as_a_stranger(settings),
+        stranger=None if ray is None else _directory(settings, ray, with_token=False),
         way=way,
         open_ports=tuple(port for port in listening_everywhere() if cluster.port <= port <= most),
-        ray=ray,
-        ray_version=version,
-        ray_of_cluster="" if problem else _ray_of_cluster(settings),
+        ray="" if ray is None else f"Ray {ray.version} ({ray.python}), partitiond {__version__}",
+        ray_version="" if ray is None else ray.version,
+        ray_of_cluster="" if told is None else told.ray,
         ray_problem=problem,
         ray_hint=hint,
     )
@@ -484,27 +485,21 @@ def _hosts(settings: "Settings") -> tuple[HostView, ...]:
         return ()  # no daemon runs, or this user may not read its token
 
 
-def _ray_of(settings: "Settings") -> tuple[str, str, str, str]:
+def _ray_of(settings: "Settings") -> tuple[RayEnvironment | None, str, str]:
+    """Return this host's Ray; else None, why there is none and what to do."""
     try:
-        found = find_ray(settings.cluster.python, settings.cache_dir / "cluster")
+        return ray_of(settings), "", ""
     except SettingsError as error:
-        return "", "", error.message, error.hint
-    shown = f"Ray {found.version} ({found.python}), partitiond {__version__}"
-    return shown, found.version, "", ""
+        return None, error.message, error.hint
 
 
-def _as_a_stranger(settings: "Settings") -> DirectoryAnswer | None:
+def _directory(
+    settings: "Settings", ray: RayEnvironment, *, with_token: bool
+) -> DirectoryAnswer | None:
     try:
-        return ask_directory(node_of(settings), with_token=False)
+        return ask_directory(node_of(settings, ray), with_token=with_token)
     except SettingsError:  # this host has no address
         return None
-
-
-def _ray_of_cluster(settings: "Settings") -> str:
-    try:
-        return ask_directory(node_of(settings), with_token=True).ray
-    except SettingsError:  # this host has no address
-        return ""
 
 
 def _free(folder: Path) -> int:

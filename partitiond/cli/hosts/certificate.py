@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from partitiond.cli.options import JsonOption, option, settings_of, spread
+from partitiond.cli.hosts.place import settings_of_place
+from partitiond.cli.options import JsonOption, option, spread
 from partitiond.cli.output import print_json, say
 from partitiond.core.errors import InputError
 
@@ -43,26 +44,18 @@ def certificate(
             "or none of them.",
         )
     if host is None:
-        _own(_settings(ctx), address or [], make=make, as_json=as_json)
+        _own(settings_of_place(ctx), address or [], make=make, as_json=as_json)
         return
     from partitiond.cluster.own_files import make_bundle
 
     addresses = address or []
-    path = make_bundle(_settings(ctx), host, addresses, out or Path(), datetime.now(UTC))
+    path = make_bundle(settings_of_place(ctx), host, addresses, out or Path(), datetime.now(UTC))
     if as_json:
         print_json({"host": host, "addresses": addresses, "bundle": str(path)})
         return
     say(f"{path}: token, certificate and key of {host}. It opens every host: keep it secret.")
     say(f"  scp -p {path} {addresses[0]}:        # then remove it here")
     say(f"On {host}: `partitiond setup --join HEAD --from {path.name} --apply`.")
-
-
-def _settings(ctx: typer.Context) -> "Settings":
-    """Return the settings with the place among hosts that `setup` gave the service."""
-    from partitiond.cli.setup.cluster_units import as_installed
-    from partitiond.cli.setup.host import SetupHost
-
-    return as_installed(settings_of(ctx), SetupHost())
 
 
 def _own(settings: "Settings", addresses: list[str], *, make: bool, as_json: bool) -> None:

@@ -148,6 +148,7 @@ class LiveReplica(FlightTarget):
         self.sequences = 0
         self.kv_tokens = 0
         self._death_judged = False
+        self._broke_at = math.inf
         self.health = HEALTHY
         self.ejected = False
         self._return_timer: asyncio.TimerHandle | None = None
@@ -263,12 +264,19 @@ class LiveReplica(FlightTarget):
 
         All suspects are marked before any request is sent elsewhere. A failed connect makes none:
         an engine that ends in order stops listening, and finishes its requests.
+
+        A process that dies may hold its listener for longer than its connections (a child has it,
+        too). Requests that come between reach nobody and are not judged. If the process was not
+        dying then, one that kills it escapes until it is sent to another replica.
         """
-        if self._death_judged or listens(self.route.socket_path):
+        if self._death_judged:
+            return
+        now = time.monotonic()
+        if listens(self.route.socket_path):
+            self._broke_at = min(self._broke_at, now)
             return
         self._death_judged = True
-        now = time.monotonic()
-        flights = list(self.flights)
+        flights = [flight for flight in self.flights if flight.placed_at <= self._broke_at]
         verdicts = quarantine.died(
             [flight.owner.exposure(now) for flight in flights], now, external=self.draining
         )
@@ -292,11 +300,13 @@ class LiveReplica(FlightTarget):
             asyncio.get_running_loop().call_later(PROBE_SECONDS, self.look_again)
             return
         self.is_dead = self._death_judged = self.ejected = False
+        self._broke_at = math.inf
         self.health = HEALTHY  # another process
         self.model.replicas_changed()
 
     def succeeded(self) -> None:
         """Reset the failures after a success; a dead replica, which still finishes, stays out."""
+        self._broke_at = math.inf
         if self.health is not HEALTHY:
             self.health = HEALTHY
             self.ejected = self.is_dead
