@@ -8,6 +8,7 @@ Requests that could not connect were never sent, and go to other replicas as if 
 """
 
 import asyncio
+import math
 import socket
 import time
 from typing import Final
