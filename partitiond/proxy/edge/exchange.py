@@ -256,6 +256,7 @@ class Exchange(Incoming):
             stream.close()
             return
         self._state.peers.waits_no_more(wait)
+        self._state.metrics.hops[hop.loads.host, "placed"] += 1
         flight = self.flight
         replica = PeerReplica(replica_id, stream, hop.left)
         self._hop = None
@@ -281,6 +282,8 @@ class Exchange(Incoming):
             return
         self._state.peers.waits_no_more(wait)
         hop.left(refused=failed.refused)
+        outcome = "refused" if failed.refused else "failed"
+        self._state.metrics.hops[hop.loads.host, outcome] += 1
         if failed.code == QUARANTINED.code:
             self._fail(_as_error(failed), "refused")
             return
@@ -306,6 +309,7 @@ class Exchange(Incoming):
         hop, self._hop = self._hop, None
         if hop is not None:
             hop.cancel()
+            self._state.metrics.hops[hop.loads.host, "withdrawn"] += 1
         if self._wait is not None:
             self._state.peers.waits_no_more(self._wait)
         super()._leave()

@@ -27,6 +27,11 @@ UPSTREAM_FAILURES: Final = Family(
     "Failed attempts by replica and kind.",
 )  # fmt: skip
 
+HOPS: Final = Family(
+    "partitiond_proxy_hops", "counter", ("peer", "outcome"),
+    "Requests sent to another host's proxy, by what became of them there.",
+    "outcomes: placed, refused, failed, withdrawn",
+)  # fmt: skip
 SPANS: Final = Family(
     "partitiond_proxy_spans", "counter", ("outcome",),
     "Spans of traces by what became of them.", "outcomes: sent, dropped, failed",
@@ -126,7 +131,8 @@ VLLM_KV: Final = Family(
 )  # fmt: skip
 
 FAMILIES: Final = (
-    REQUESTS, REFUSALS, UPSTREAM_FAILURES, SPANS, *COUNTERS, SUCCESSES, *HISTOGRAMS, TOKEN_USAGE,
+    REQUESTS, REFUSALS, UPSTREAM_FAILURES, HOPS, SPANS,
+    *COUNTERS, SUCCESSES, *HISTOGRAMS, TOKEN_USAGE,
     IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, VERSION,
     VLLM_RUNNING, VLLM_WAITING, VLLM_KV,
 )  # fmt: skip

@@ -160,6 +160,7 @@ async def test_what_the_owner_refuses_the_client_hears(
     assert int(refused.headers["retry-after"]) >= 1
     go.set()
     assert (await first).status_code == 200
+    assert a.proxy.state.metrics.hops == {("b", "placed"): 1, ("b", "refused"): 1}
     await until_idle([a, b])
 
 
@@ -175,6 +176,7 @@ async def test_a_client_that_leaves_frees_the_place_at_the_owner(
     await b.proxy.until(lambda: b.proxy.state.queues() == {"m": 1})
     waits.cancel()
     await b.proxy.until(lambda: b.proxy.state.queues() == {"m": 0})
+    assert a.proxy.state.metrics.hops == {("b", "placed"): 1, ("b", "withdrawn"): 1}
     runs.cancel()
     await engine.until(lambda: engine.left == 1)
     await until_idle([a, b])
@@ -300,6 +302,8 @@ async def test_a_peer_that_breaks_ends_its_own_streams_alone(
     await a.until_it_hears(2)  # it is back
     bad.script = lambda _: answer(completion())
     assert (await a.proxy.complete()).status_code == 200
+    text = a.proxy.state.metrics.text().decode()
+    assert 'partitiond_proxy_hops_total{outcome="placed",peer="c"} 1.0' in text
     await until_idle([a, b, c])
 
 
