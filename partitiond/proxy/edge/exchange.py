@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 
-from partitiond.core.dispatch.admission import Rejected
+from partitiond.core.dispatch.admission import Rejected, refuse_not_reached
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.core.dispatch.routing import RouteKind
@@ -188,6 +188,8 @@ class Exchange(Incoming):
             self._fail(_as_error(told), "refused" if self._failure is None else "failed")
         elif peers.may_learn(wait):
             peers.waits(wait, NOWHERE)
+        elif self.model.route.elsewhere:
+            self.refused(refuse_not_reached(self.model.route.name))
         else:
             self._place_here(peers, wait, again=again)
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.routing import ModelAvailability
-from partitiond.proxy.peers import frames
+from partitiond.proxy.peers import frames, known
 from partitiond.proxy.peers.messages import Hello, encode
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
@@ -227,6 +227,20 @@ async def test_a_proxy_that_has_heard_nothing_yet_lets_a_request_wait_for_it(
     assert (await code(a.proxy.complete())) == (503, "model_on_other_host")
     parts(dataclasses.replace(routes, version=3), [a, b], {"m-1": "b"})
     assert (await a.proxy.complete()).status_code == 200
+
+
+async def test_a_model_on_hosts_out_of_reach_is_refused_with_what_to_do(
+    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "LEARN_SECONDS", 0.05)
+    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    b.server.close()
+    await a.until_it_hears(0)
+    refused = await a.proxy.complete()
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["code"] == "model_on_other_host"
+    assert "does not reach at the moment" in refused.json()["error"]["message"]
+    await until_idle([a, b])
 
 
 async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(
