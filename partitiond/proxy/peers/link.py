@@ -13,8 +13,8 @@ from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
 from partitiond.core.dispatch.routing import UNIX, PeerRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import Counts, Hello, Open, encode, read_counts
-from partitiond.proxy.peers.stream import LOST, HopOwner, PeerStream, PeerStreams
+from partitiond.proxy.peers.messages import MOST, Counts, Hello, Open, encode, read_counts
+from partitiond.proxy.peers.stream import HopOwner, PeerStream, PeerStreams
 
 PING_SECONDS: Final = 1.0
 """How often the entry says that it is there."""
@@ -26,7 +26,8 @@ CONNECT_SECONDS: Final = 3.0
 FIRST_PAUSE_SECONDS: Final = 0.1
 """Pause after a try to connect; doubled after each further one. Chosen."""
 LONGEST_PAUSE_SECONDS: Final = 2.0
-"""Longest such pause: a host that is back is found so soon. Chosen."""
+"""Longest such pause: a host that is back is found so soon. A connection that ends earlier than
+that counts as a try that failed, lest a broken peer keep us connecting. Chosen."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -102,7 +103,7 @@ class PeerLink(PeerStreams):
         self._client.lost(self)
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
-            stream.fail(LOST)
+            stream.lost()
 
 
 class PeerClient:
@@ -160,11 +161,12 @@ class PeerClient:
         self.is_heard = True
         for gone in [name for name in self.loads if name not in counts]:
             del self.loads[gone]
+            self.max_model_len.pop(gone, None)
         for name, told in counts.items():
             loads = self.loads.get(name)
             if loads is None:
                 loads = self.loads[name] = PeerLoads(self.route.host)
-            loads.max_waiting = told.max_waiting
+            loads.max_waiting = min(max(0, told.max_waiting), MOST)
             replicas = tuple(
                 ReplicaLoad(
                     one.replica_id, one.sequences, one.max_sequences, one.kv_tokens,
@@ -180,7 +182,7 @@ class PeerClient:
                 now,
             )  # fmt: skip
             longest = max((one.max_model_len for one in told.replicas), default=0)
-            self.max_model_len[name] = longest
+            self.max_model_len[name] = min(max(0, longest), MOST)
         self._changed(self)
 
     def lost(self, link: PeerLink) -> None:
@@ -189,6 +191,7 @@ class PeerClient:
             self.link = None
             self.is_heard = False
             self.loads = {}
+            self.max_model_len = {}
             self._wanted.set()
             self._changed(self)
 
@@ -197,9 +200,11 @@ class PeerClient:
         while True:
             link = await self._connect()
             if link is not None:
-                pause = FIRST_PAUSE_SECONDS
                 self._complained = False
+                began = time.monotonic()
                 await self._watch(link)
+                if time.monotonic() - began > LONGEST_PAUSE_SECONDS:
+                    pause = FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
 
@@ -239,8 +244,12 @@ class PeerClient:
         self.link = link
         while self.link is link and not link.closed:
             link.send(frames.PING, 0)
-            if time.monotonic() - link.heard_at > DEAD_SECONDS:
+            now = time.monotonic()
+            if now - link.heard_at > DEAD_SECONDS:
                 link.close(f"has said nothing for {DEAD_SECONDS:g} s")
+                return
+            if link.unread_seconds(now) > DEAD_SECONDS:
+                link.close(f"has read nothing for {DEAD_SECONDS:g} s")
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PING_SECONDS):
