@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator
 
+import openai
 import pytest
 
 from partitiond.core.hardware.health import DeviceHealth
@@ -51,6 +52,13 @@ def lost(load: Load) -> list[Outcome]:
 
 def replica_on(head: ManyHosts, name: str) -> str:
     return next(view.replica_id for view in head.views() if view.host == name)
+
+
+def answers(host: ManyHosts) -> bool:
+    """Whether its endpoint serves; its process may not have been started yet."""
+    with contextlib.suppress(openai.APIConnectionError):
+        return host.complete("a") == 8
+    return False
 
 
 def test_nothing_is_lost_but_what_ran_on_the_host_that_died(
@@ -113,6 +121,8 @@ def test_nothing_is_lost_but_what_ran_on_the_host_that_died(
             seconds=SECONDS,
         )
         signal_all(dead.processes(), signal.SIGKILL)
+        assert dead.process is not None
+        dead.process.wait(SECONDS)
         all_go_on(at, lambda one: one.ended == "done" and one.replica != gone)
         dead.start()
         wait_for(
@@ -122,7 +132,7 @@ def test_nothing_is_lost_but_what_ran_on_the_host_that_died(
         )
         head.serving(2, seconds=SECONDS)
         all_go_on(at)
-        assert dead.complete("a") == 8
+        wait_for("its endpoint to be back", lambda: answers(dead), seconds=SECONDS)
     for load in at.values():
         for one in lost(load):
             assert one.replica == gone, one
