@@ -19,7 +19,7 @@ from partitiond.cli.setup.cluster_units import as_installed
 from partitiond.cli.setup.host import SetupHost
 from partitiond.cluster.own_files import own_address
 from partitiond.core.errors import SettingsError
-from partitiond.core.hardware.host_state import HostView, endpoints_apart
+from partitiond.core.hardware.host_state import HostView, unreached_endpoints
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
@@ -76,7 +76,7 @@ def check_endpoints(facts: EndpointFacts) -> list[DoctorFinding]:
             "open proxy.peers_port between the hosts in both directions, have the same release on "
             "all of them, and see proxy.log in the state folder there",
         )
-        for said in endpoints_apart(facts.hosts)
+        for said in unreached_endpoints(facts.hosts)
     ]
     if facts.closed:
         named = ", ".join(f"{way.address} ({way.problem})" for way in facts.closed)

@@ -12,7 +12,7 @@ from partitiond.cli.columns import Column, table_of
 from partitiond.cli.ids import HostArgument
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, tell
-from partitiond.core.hardware.host_state import HostState, HostView, endpoints_apart
+from partitiond.core.hardware.host_state import HostState, HostView, unreached_endpoints
 from partitiond.core.units import format_duration
 
 HOST_STYLES: Final = {
@@ -69,7 +69,7 @@ def hosts_table(hosts: Sequence[HostView], replicas: Mapping[str, int]) -> Rende
         Column("last word", last_word),
     )
     notes = [Text(h.note) for h in hosts if h.note]
-    notes += [Text(said) for said in endpoints_apart(hosts)]
+    notes += [Text(said) for said in unreached_endpoints(hosts)]
     return Group(table, *notes) if notes else table
 
 

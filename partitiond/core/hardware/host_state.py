@@ -285,7 +285,7 @@ def with_ray_told(host: HostView, head_ray: str) -> HostView:
     return dataclasses.replace(host, reason=why.strip())
 
 
-def endpoints_apart(hosts: Sequence[HostView]) -> list[str]:
+def unreached_endpoints(hosts: Sequence[HostView]) -> list[str]:
     """Return what is wrong between the endpoints of hosts that answer, a sentence for each host
     that some of the others do not reach, or that serves no other.
     """
