@@ -2,10 +2,11 @@
 
 import pytest
 
+from tests.proxy.charged_answers import COMPLETIONS
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
 from tests.proxy.peers.test_hops import until_idle
-from tests.proxy.test_charges import COMPLETIONS, asking, charged, everywhere, freeze_bucket, key
+from tests.proxy.test_charges import asking, charged, everywhere, freeze_bucket, key
 
 
 @pytest.mark.parametrize("leaves", [True, False])
