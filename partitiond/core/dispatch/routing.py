@@ -281,7 +281,8 @@ class TablesOfHosts:
             models=tuple(self._models.values()),
             keys=keys if keys == table.keys else table.keys,
         )
-        self.peers = before.peers if before is not None and before.peers == peers else peers
+        known_peers: tuple[PeerRoute, ...] = before.peers if before is not None else ()
+        self.peers: tuple[PeerRoute, ...] = known_peers if known_peers == peers else peers
         self._serve_others = frozenset(peer.host for peer in peers)
         # Made once for all hosts: most models serve on few of them.
         self._away: dict[str, ModelRoute] = {
