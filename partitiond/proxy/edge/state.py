@@ -277,7 +277,9 @@ class ProxyState:
         self.reading.discard(exchange)
 
     def start_sweeping(self) -> None:
-        """Start checking time limits periodically; called with the first connection."""
+        """Start checking time limits periodically; called with each connection of a client, and
+        each request of a peer; harmless if they are checked already.
+        """
         if self._sweep_timer is None:
             loop = asyncio.get_running_loop()
             self._sweep_timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)

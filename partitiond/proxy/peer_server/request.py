@@ -110,6 +110,7 @@ class PeerRequest(Serving):
         flight.attempts = asked.attempts
         flight.session = asked.session
         state.took_off(self)
+        state.start_sweeping()
         model.retries.count_request()
         if not self.is_quarantined(now):
             self.place(again=asked.again)

@@ -163,6 +163,7 @@ class Peers:
     def choose(self, wait: Wait) -> HostChoice | None:
         """Return the host for a request; None if there is none but perhaps this one."""
         model = wait.traveller.model
+        model.refresh()
         return choose_host(
             model.slots,
             self._by_model.get(model.route.name, ()),
@@ -275,6 +276,7 @@ class Peers:
         waiting = self._waits.get(model.route.name)
         if not waiting:
             return
+        model.refresh()
         moves = choose_moves(
             model.slots,
             self._by_model.get(model.route.name, ()),
