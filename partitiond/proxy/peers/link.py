@@ -1,7 +1,6 @@
 """Keeps a connection to the proxy of another host, and what that one tells of its load."""
 
 import asyncio
-import contextlib
 import logging
 import ssl
 import time
@@ -43,7 +42,24 @@ class PeerLink(PeerStreams):
         self._client = client
         self._streams: dict[int, PeerStream] = {}
         self._number = 0
+        self._beat_timer: asyncio.TimerHandle | None = None
         self.is_leaving = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say who we are, and from now on that we are there."""
+        super().connection_made(transport)
+        self._beat()
+
+    def _beat(self) -> None:
+        """Say that this entry is there, also while the last requests of a leaving owner run; leave
+        an owner that says nothing.
+        """
+        self._beat_timer = None
+        if time.monotonic() - self.heard_at > DEAD_SECONDS:
+            self.close(f"has said nothing for {DEAD_SECONDS:g} s")
+        elif not self.closed:
+            self.send(frames.PING, 0)
+            self._beat_timer = asyncio.get_running_loop().call_later(PING_SECONDS, self._beat)
 
     @property
     def is_open(self) -> bool:
@@ -99,6 +115,8 @@ class PeerLink(PeerStreams):
 
     def gone(self) -> None:
         """Fail the requests on it."""
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
         self._client.lost(self)
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
@@ -237,11 +255,5 @@ class PeerClient:
         """Return once the connection has ended, or takes no further request."""
         self._wanted.clear()
         self.link = link
-        while self.link is link and not link.closed:
-            link.send(frames.PING, 0)
-            if time.monotonic() - link.heard_at > DEAD_SECONDS:
-                link.close(f"has said nothing for {DEAD_SECONDS:g} s")
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PING_SECONDS):
-                    await self._wanted.wait()
+        if not link.closed:
+            await self._wanted.wait()

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.routing import ModelAvailability
-from partitiond.proxy.peers import frames, known
+from partitiond.proxy.peer_server import connection
+from partitiond.proxy.peers import frames, known, link
 from partitiond.proxy.peers.messages import Hello, encode
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
@@ -259,6 +261,40 @@ async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(
     go.set()
     assert (await running).endswith("data: [DONE]\n\n")
     await until_idle([a, c])
+
+
+async def test_what_runs_on_a_host_that_leaves_takes_its_time(
+    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "PING_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "DEAD_SECONDS", 0.2)
+    go = asyncio.Event()
+    engine = await make_engine(holding(go))
+    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    running = asyncio.create_task(a.proxy.stream_text())
+    await engine.until(lambda: len(engine.received) == 1)
+    (there,) = b.server.sockets
+    b.server.leave()
+    await a.proxy.until(lambda: not a.proxy.state.peers.heard())
+    until = time.monotonic() + 0.5
+    await a.proxy.until(lambda: there.closed or there.heard_at > until)
+    go.set()
+    assert (await running).count('"text":') == 3
+    await until_idle([a, b])
+
+
+async def test_time_limits_hold_at_an_owner_that_has_no_clients(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(lambda _: ["hold"])
+    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    b.proxy.state.options = dataclasses.replace(
+        b.proxy.state.options, first_token_timeout_seconds=0.01, max_attempts=1
+    )
+    lost = await a.proxy.complete(stream=True)
+    assert lost.status_code == 504
+    assert lost.json()["error"]["code"] == "upstream_first_token_timeout"
+    await until_idle([a, b])
 
 
 Break = Callable[[Host], None]
