@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from partitiond.core.dispatch.fleet import QueueShares
 from partitiond.core.dispatch.quarantine import Quarantine
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.proxy.config import ProxyOptions
@@ -192,7 +193,8 @@ class ProxyState:
                 model = self.models[route.name] = LiveModel(route, self._peers)
             elif route.elsewhere and self.peers:
                 self.peers.take_back(model)
-            model.apply(route, table.replicas_of(route.name), self.options)
+            most = QueueShares(route).of(table.host) if table.peers else None
+            model.apply(route, table.replicas_of(route.name), self.options, most)
         self._names = {}
         for model in self.models.values():
             self._names |= dict.fromkeys(model.route.aliases, model)

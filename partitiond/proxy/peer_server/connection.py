@@ -90,17 +90,19 @@ class OwnerSocket(PeerSocket):
         """Forget a request that has ended."""
         self._requests.pop(number, None)
 
-    def tell(self, counts: bytes) -> None:
+    def tell(self, counts: bytes, now: float) -> None:
         """Send the load of this host.
 
         Args:
             counts: an encoded `messages.Counts`.
+            now: when they were made, monotonic seconds.
         """
         if not self.peer or self.write_paused:
             return
         incomplete = [n for n, request in self._requests.items() if not request.is_complete]
         last = min(incomplete) - 1 if incomplete else self._last_number
-        self.send(frames.COUNTS, 0, last.to_bytes(4, "big") + counts)
+        when = int(now * 1e6)
+        self.send(frames.COUNTS, 0, last.to_bytes(4, "big") + when.to_bytes(8, "big") + counts)
 
     def leave(self) -> None:
         """Take no further request."""

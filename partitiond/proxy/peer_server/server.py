@@ -169,7 +169,7 @@ class PeerServer:
             told = encode(counts_of(self._state, now))
             for one in list(self.sockets):
                 one.sweep(now)
-                one.tell(told)
+                one.tell(told, now)
         except Exception:
             _logger.exception("peers could not be told the load of this host")
         if self.sockets and self._timer is None:
@@ -202,7 +202,6 @@ def _count(model: LiveModel, now: float) -> ModelCounts:
         ],
         len(slots.queue) + elsewhere,
         slots.queue.sequences + sequences,
-        slots.queue.max_entries,
         slots.service.seconds,
     )
 

@@ -26,6 +26,12 @@ class Host:
         """Wait until so many peers have told their load."""
         await self.proxy.until(lambda: len(self.proxy.state.peers.heard()) == peers)
 
+    def fall_silent(self) -> None:
+        """Tell no load any more, until the next connection of a peer."""
+        assert self.server._timer is not None
+        self.server._timer.cancel()
+        self.server._timer = None
+
     def is_idle(self) -> bool:
         """Whether nothing is counted as in flight, waiting or at a peer."""
         return self.proxy.idle() and not any(len(one) for one in self.server.sockets)
