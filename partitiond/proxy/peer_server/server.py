@@ -30,6 +30,9 @@ HANDSHAKE_SECONDS: Final = 5.0
 """Limit for a handshake. Chosen."""
 FULL_SECONDS: Final = 0.1
 """How long connections wait in the kernel when there are too many open files. Chosen."""
+MAX_CONNECTIONS: Final = 64
+"""Most connections of one host to this process: more than a host has workers, also while these are
+replaced. Chosen."""
 HANDSHAKE_FAILED: Final = "peer_handshake"
 """Counted as a refusal: who called has no certificate of the fleet, or found no common terms."""
 
@@ -145,6 +148,8 @@ class PeerServer:
         peer = known.get(hello.host)
         if peer is None:
             return "is no host of this fleet"
+        if sum(one.peer == hello.host for one in self.sockets) >= MAX_CONNECTIONS:
+            return f"has {MAX_CONNECTIONS} connections already"
         if self._tls is not None:
             certificate = cast("asyncio.Transport", transport).get_extra_info("peercert")
             if not _names(certificate, hello.host, peer.address):

@@ -13,7 +13,7 @@ import pytest
 
 from partitiond.core.dispatch import peer_loads
 from partitiond.core.dispatch.routing import ModelAvailability
-from partitiond.proxy.peer_server import connection
+from partitiond.proxy.peer_server import connection, server
 from partitiond.proxy.peer_server.server import counts_of
 from partitiond.proxy.peers import frames, known, link
 from partitiond.proxy.peers.messages import Hello, encode
@@ -456,6 +456,49 @@ async def test_what_no_client_has_seen_yet_is_sent_to_another_host(
     assert (await asked).endswith("data: [DONE]\n\n")
     assert len(second.received) == 1
     await until_idle([a, c])
+
+
+async def test_large_bodies_of_other_hosts_are_bounded_together(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    go = asyncio.Event()
+    engine = await make_engine(holding(go))
+    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    state = b.proxy.state
+    state.options = dataclasses.replace(state.options, max_bodies_bytes=150_000)
+    large = "x" * 100_000
+    first = asyncio.create_task(a.proxy.complete(prompt=large))
+    await engine.until(lambda: len(engine.received) == 1)
+    assert (await code(a.proxy.complete(prompt=large))) == (503, "bodies_full")
+    small = asyncio.create_task(a.proxy.complete())
+    await engine.until(lambda: len(engine.received) == 2)
+    go.set()
+    assert [(await one).status_code for one in (first, small)] == [200, 200]
+    await until_idle([a, b])
+    assert state.body_bytes == 0
+    leaves = asyncio.create_task(a.proxy.complete(prompt=large))
+    await engine.until(lambda: len(engine.received) == 3)
+    leaves.cancel()
+    await b.proxy.until(lambda: state.body_bytes == 0)
+
+
+async def test_one_host_has_only_so_many_connections(
+    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    hello = frames.frame(frames.HELLO, 0, encode(Hello(1, "a")))
+    kept = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_unix_connection(b.route.address.removeprefix("unix:"))
+        writer.write(hello)
+        await reader.readexactly(frames.HEADER_BYTES)
+        kept.append((reader, writer))
+    await b.proxy.until(lambda: len(b.server.sockets) == 2)
+    await kept[1][0].read()  # the second one ends
+    assert (await a.proxy.complete()).status_code == 200
+    for _, writer in kept:
+        writer.close()
 
 
 async def test_a_stranger_is_not_served(
