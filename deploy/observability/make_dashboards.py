@@ -260,6 +260,8 @@ def hosts() -> dict[str, Any]:
                   text="Time since the head had their last word."),
             panel("Clocks of hosts", ("abs(partitiond_host_clock_offset_seconds)", host),
                   unit="s", text="How far from the clock of the head."),
+            panel("Endpoints that do not reach another one",
+                  ("1 - partitiond_proxy_peer_reached", f"{host} to {{{{peer}}}}"), stack=True),
             panel("Requests/s by the host that was asked",
                   (by_host("partitiond_proxy_requests_total"), host), unit="reqps", stack=True),
             panel("Requests/s by the host that served",

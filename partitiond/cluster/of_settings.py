@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from partitiond.cluster.certificates import check_files
+from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE, check_files
 from partitiond.cluster.directory import ask_directory, refuse_open
 from partitiond.cluster.keeper import ensure_keeper, keep_ray, stop_keeper
 from partitiond.cluster.own_files import ensure_own_files, own_address
@@ -17,6 +17,7 @@ from partitiond.cluster.ray_environment import RayEnvironment, find_ray
 from partitiond.cluster.ray_node import RayNode
 from partitiond.cluster.socket_cluster import SocketCluster
 from partitiond.core.dispatch.routing import UNIX
+from partitiond.core.errors import SettingsError
 from partitiond.hosts.membership import MESSAGE_SECONDS
 from partitiond.ports.cluster import Cluster, HostPlace
 from partitiond.settings.schema import Settings
@@ -67,8 +68,8 @@ def peers_place(settings: Settings) -> HostPlace:
     Without TLS it serves them nowhere: whoever reached the port could use every model.
 
     Raises:
-        SettingsError: there is no address at which others reach this host, or the certificates
-            cannot be used.
+        SettingsError: there is no address at which others reach this host, or a certificate is
+            missing.
     """
     cluster = settings.cluster
     if cluster.folder is not None:
@@ -80,7 +81,13 @@ def peers_place(settings: Settings) -> HostPlace:
         )
         return HostPlace()
     address, folder = own_address(settings), settings.cluster_tls_dir
-    check_files(folder, [address])
+    try:
+        check_files(folder, [address])
+    except SettingsError as error:
+        if not all((folder / name).is_file() for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE)):
+            raise
+        # An endpoint whose certificate has expired starts, and serves its own clients.
+        log.error("other hosts will not know this one's endpoint: %s", error)
     at = f"[{address}]" if ":" in address else address
     return HostPlace(peers_address=f"{at}:{settings.proxy.peers_port}", peers_tls=str(folder))
 

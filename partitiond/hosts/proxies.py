@@ -313,6 +313,17 @@ class HostsProxies:
             self._counts[name] = grown(self._counts.get(name, HostCounts()), sample)
         return together(self._counts, self._agents.own.name, self._epoch, time.monotonic())
 
+    def unreached(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the hosts whose proxies a host's proxy does not reach, by its last word of now; by
+        host. Returns at once.
+        """
+        last = {name: counts.last for name, counts in self._counts.items()}
+        return {
+            name: tuple(host for host, is_reached in sorted(sample.peers.items()) if not is_reached)
+            for name, sample in last.items()
+            if sample is not None
+        }
+
     def last_sample(self) -> TrafficSample | None:
         """Return the counts of the own host's proxy that ended last."""
         return self._agents.own.proxy.last_sample()

@@ -64,7 +64,7 @@ def test_without_tls_there_is_a_token_alone(tmp_path: Path) -> None:
 
 
 def test_the_endpoint_serves_other_hosts_at_the_address_and_with_the_files_of_the_fleet(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = head(tmp_path)
     with pytest.raises(SettingsError, match=r"ca\.pem"):
@@ -72,8 +72,10 @@ def test_the_endpoint_serves_other_hosts_at_the_address_and_with_the_files_of_th
     ensure_own_files(settings, NOW)
     place = peers_place(settings)
     assert place == HostPlace("", "127.0.0.4:6387", str(settings.cluster_tls_dir))
-    with pytest.raises(SettingsError, match=r"127\.0\.0\.5"):
-        peers_place(head(tmp_path, address="127.0.0.5"))
+    assert not caplog.text
+    other = peers_place(head(tmp_path, address="127.0.0.5"))  # it serves its own clients
+    assert other.peers_address == "127.0.0.5:6387"
+    assert "will not know this one's endpoint" in caplog.text
     six = head(tmp_path / "six", address="fd00::4")
     ensure_own_files(six, NOW)
     assert peers_place(six).peers_address == "[fd00::4]:6387"

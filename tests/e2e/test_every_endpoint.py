@@ -3,8 +3,6 @@
 Three hosts as real processes on this machine, each with one model that serves there alone.
 """
 
-import contextlib
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,6 +11,7 @@ import pytest
 
 from tests.e2e.harness import wait_for
 from tests.e2e.test_several_hosts import SECONDS, ManyHosts, all_fine, hosts
+from tests.machine import signal_all
 
 __all__ = ["hosts"]
 
@@ -56,9 +55,7 @@ def streamed(host: ManyHosts, model: str, tokens: int) -> Iterator[str]:
 
 def kill(host: ManyHosts) -> None:
     """End all of a host at once, as if its power failed."""
-    for pid in host.processes():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    signal_all(host.processes(), signal.SIGKILL)
     assert host.process is not None
     host.process.wait(SECONDS)
     wait_for(f"{host.name} to be gone", lambda: not host.processes(), seconds=SECONDS)

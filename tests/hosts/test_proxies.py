@@ -265,11 +265,16 @@ async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> N
     assert found is not None
     assert (found.models["a"].arrived, found.own) == (5, "one")
     assert found.hosts == {"one": one.sampled, "two": two.sampled}
+    assert proxies.unreached() == {"one": (), "two": ()}
+    peers = {"three": True, "two": False, "four": False}
+    one.sampled = dataclasses.replace(one.sampled, peers=peers)
+    await proxies.sample()
+    assert proxies.unreached() == {"one": ("four", "two"), "two": ()}
     pipe.cut()
     silent = await proxies.sample()
     assert silent is not None
     assert silent.models["a"].arrived == 5
-    assert silent.hosts.keys() == {"one"}
+    assert silent.hosts.keys() == proxies.unreached().keys() == {"one"}
 
 
 def counted(epoch: str, arrived: int) -> TrafficSample:

@@ -43,7 +43,7 @@ from partitiond.proxy.workers.channel import Message
 from partitiond.proxy.workers.merge_answers import Samples, merge_metrics, merge_states
 from partitiond.proxy.workers.process import (
     START_SECONDS,
-    PeersDoor,
+    PeersHandoff,
     WorkerError,
     WorkerProcess,
 )
@@ -236,7 +236,7 @@ class Workers:
         self._acceptors = [Acceptor(listener, self._takers)]
         if peers is not None:
             self._peers_family = peers.family
-            self._acceptors.append(Acceptor(peers, self._peers_doors))
+            self._acceptors.append(Acceptor(peers, self._peers_handoffs))
         self._file.ledger.make_room([self._table])
         self._budgets.apply(self._table.keys)
         control_task = loop.create_task(self._control.serve([control]))
@@ -298,8 +298,10 @@ class Workers:
     def _takers(self) -> Sequence[WorkerProcess]:
         return [worker for worker in self._workers if not worker.leaving]
 
-    def _peers_doors(self) -> Sequence[PeersDoor]:
-        return [worker.peers_door for worker in self._takers() if worker.peers_door is not None]
+    def _peers_handoffs(self) -> Sequence[PeersHandoff]:
+        return [
+            worker.peers_handoff for worker in self._takers() if worker.peers_handoff is not None
+        ]
 
     def _free_rows(self) -> list[int]:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]

@@ -24,7 +24,7 @@ class WorkerError(Exception):
     """A worker does not answer, or could not do what a message asks."""
 
 
-class PeersDoor:
+class PeersHandoff:
     """Where one worker takes the connections of other hosts' proxies. Implements `acceptor.Taker`.
 
     Attributes:
@@ -46,7 +46,7 @@ class WorkerProcess:
     """One worker. Implements `acceptor.Taker`.
 
     Attributes:
-        peers_door: for the connections of other hosts' proxies; None if there are none.
+        peers_handoff: for the connections of other hosts' proxies; None if there are none.
         row: its row of the ledger.
         handed: number of connections that it was handed.
         serves: it takes connections.
@@ -65,7 +65,7 @@ class WorkerProcess:
     ) -> None:
         self.row = row
         self.handoff = handoff
-        self.peers_door: PeersDoor | None = None
+        self.peers_handoff: PeersHandoff | None = None
         self.handed = 0
         self.serves = False
         self.leaving = False
@@ -100,7 +100,7 @@ class WorkerProcess:
         for number, bell in bells.descriptors.items():
             words += [number, bell]
             passed.append(bell)
-        door = None
+        for_peers = None
         with contextlib.ExitStack() as stack:
             stack.enter_context(its_handoff)
             stack.enter_context(its_channel)
@@ -108,7 +108,7 @@ class WorkerProcess:
                 mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 stack.enter_context(its)
                 mine.setblocking(False)
-                door = PeersDoor(row, ledger, mine)
+                for_peers = PeersHandoff(row, ledger, mine)
                 words.append(its.fileno())
                 passed.append(its.fileno())
             process = await asyncio.create_subprocess_exec(
@@ -118,7 +118,7 @@ class WorkerProcess:
             )  # fmt: skip
             ledger.set_owner(row, process.pid, start_ticks(process.pid) or 0)
         made = cls(row, ledger, process, handoff, await Channel.over(channel))
-        made.peers_door = door
+        made.peers_handoff = for_peers
         return made
 
     @property
@@ -164,8 +164,8 @@ class WorkerProcess:
         await self._listening
         self._channel.close()
         self.handoff.close()
-        if self.peers_door is not None:
-            self.peers_door.handoff.close()
+        if self.peers_handoff is not None:
+            self.peers_handoff.handoff.close()
 
     async def _listen(self) -> None:
         while (message := await self._channel.receive()) is not None:

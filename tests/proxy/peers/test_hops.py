@@ -326,13 +326,22 @@ async def test_a_proxy_that_has_heard_nothing_yet_lets_a_request_wait_for_it(
     assert (await a.proxy.complete()).status_code == 200
 
 
+def reached(host: Host) -> tuple[dict[str, bool], str]:
+    """Which other hosts it reaches, as the head is told and as metrics have it."""
+    lines = host.proxy.state.metrics.text().decode().splitlines()
+    gauge = next(one for one in lines if one.startswith("partitiond_proxy_peer_reached"))
+    return host.proxy.state.traffic()["peers"], gauge
+
+
 async def test_a_model_on_hosts_out_of_reach_is_refused_with_what_to_do(
     make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known, "LEARN_SECONDS", 0.05)
     a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    assert reached(a) == ({"b": True}, 'partitiond_proxy_peer_reached{peer="b"} 1.0')
     b.server.close()
     await a.until_it_hears(0)
+    assert reached(a) == ({"b": False}, 'partitiond_proxy_peer_reached{peer="b"} 0.0')
     refused = await a.proxy.complete()
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert refused.json()["error"]["code"] == "model_on_other_host"
