@@ -296,7 +296,9 @@ class TablesOfHosts:
             models=tuple(self._models.values()),
             keys=keys if keys == table.keys else table.keys,
         )
-        self.peers = before.peers if before is not None and before.peers == peers else peers
+        self.peers: tuple[PeerRoute, ...] = peers
+        if before is not None and before.peers == peers:
+            self.peers = before.peers
         self._serve_others = frozenset(peer.host for peer in peers)
         # Made once for all hosts: most models serve on few of them.
         self._away: dict[str, ModelRoute] = {

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -119,7 +120,7 @@ class Streams:
 
 async def in_flight(process: ProxyProcess, count: int) -> None:
     async with asyncio.timeout(120):
-        while sum((await process.in_flight()).values()) != count:  # noqa: ASYNC110
+        while sum((await process.in_flight() or {}).values()) != count:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -128,7 +129,7 @@ async def test_workers_of_either_host_serve_both_models_within_the_limits_of_eac
 ) -> None:
     scripts = Counting(0.01), Counting(0.01)
     engines = [await make_engine(script, f"e{n}") for n, script in enumerate(scripts)]
-    limit = {"max_sequences": 3}
+    limit: dict[str, Any] = {"max_sequences": 3}
     routes = table(
         replica(engines[0], "m-1", **limit), replica(engines[1], "n-1", "n", **limit),
         models=MODELS, max_queue=1000,
