@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from partitiond.core.dispatch.fleet import QueueShares
 from partitiond.core.dispatch.quarantine import Quarantine
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.proxy.config import ProxyOptions
@@ -192,7 +193,8 @@ class ProxyState:
                 model = self.models[route.name] = LiveModel(route, self._peers)
             elif route.elsewhere and self.peers:
                 self.peers.take_back(model)
-            model.apply(route, table.replicas_of(route.name), self.options)
+            most = QueueShares(route).of(table.host) if table.peers else None
+            model.apply(route, table.replicas_of(route.name), self.options, most)
         self._names = {}
         for model in self.models.values():
             self._names |= dict.fromkeys(model.route.aliases, model)
@@ -278,7 +280,9 @@ class ProxyState:
         self.reading.discard(exchange)
 
     def start_sweeping(self) -> None:
-        """Start checking time limits periodically; called with the first connection."""
+        """Start checking time limits periodically; called with each connection of a client, and
+        each request of a peer; harmless if they are checked already.
+        """
         if self._sweep_timer is None:
             loop = asyncio.get_running_loop()
             self._sweep_timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)

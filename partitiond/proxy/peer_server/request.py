@@ -11,6 +11,7 @@ from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.keys.charging import Estimate
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
 from partitiond.proxy.edge.serving import Phase, Serving
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peer_server.answer import PeerAnswer
@@ -67,7 +68,9 @@ class PeerRequest(Serving):
         self._parts.append(data)
         if self._size > self._asked.body_bytes:
             raise ValueError("it sent more of a body than it said")
-        if self._size == self._asked.body_bytes:
+        if self._size > SMALL_BODY_BYTES and not self._state.hold_body(self, self._size):
+            self.refuse(errors.BODIES_FULL)
+        elif self._size == self._asked.body_bytes:
             self.body = b"".join(self._parts)
             self._parts = []
             try:
@@ -110,6 +113,7 @@ class PeerRequest(Serving):
         flight.attempts = asked.attempts
         flight.session = asked.session
         state.took_off(self)
+        state.start_sweeping()
         model.retries.count_request()
         if not self.is_quarantined(now):
             self.place(again=asked.again)
@@ -117,6 +121,8 @@ class PeerRequest(Serving):
     def refuse(self, error: ApiError) -> None:
         """Refuse the request before it is in flight."""
         self.phase = Phase.OVER
+        self._parts = []
+        self._state.release_body(self)
         self.answer.error(error)
         self._client.request_over(self.number)
 
@@ -131,6 +137,7 @@ class PeerRequest(Serving):
         if self.phase is Phase.READING:
             self.phase = Phase.OVER
             self._parts = []
+            self._state.release_body(self)
             self._client.request_over(self.number)
         else:
             super().client_gone()

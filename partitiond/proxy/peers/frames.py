@@ -50,8 +50,8 @@ END: Final = 12
 FAIL: Final = 13
 """The request has no answer, or no further one: `messages.Failed`."""
 COUNTS: Final = 14
-"""Load of the owner: the highest number of this entry's requests that it has (4 bytes), then
-`messages.Counts`."""
+"""Load of the owner: the highest number of this entry's requests that it has (4 bytes), the
+microseconds of the owner's monotonic clock (8 bytes), both big-endian, then `messages.Counts`."""
 LEAVING: Final = 15
 """The owner takes no further request on this connection; those that run go on."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from partitiond.core.dispatch.balance import is_eligible
-from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, choose_host
+from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, QueueShares, choose_host
 from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS, PeerLoads
 from partitiond.core.dispatch.routing import RoutingTable
@@ -110,7 +110,9 @@ class Peers:
         self._draw = random.random
         self._clients: dict[str, PeerClient] = {}
         self._by_model: dict[str, list[PeerLoads]] = {}
+        self._listed: dict[str, list[PeerLoads]] = {}
         self._models: Mapping[str, LiveModel] = {}
+        self._shares: dict[str, QueueShares] = {}
         self._waits: dict[str, dict[Wait, None]] = {}
         self._changed_at = time.monotonic()
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -121,6 +123,7 @@ class Peers:
     def apply(self, table: RoutingTable, models: Mapping[str, LiveModel]) -> None:
         """Keep connections to the table's peers, and to no others."""
         self._models = models
+        self._shares = {route.name: QueueShares(route) for route in table.models}
         wanted = {peer.host: peer for peer in table.peers if peer.host != table.host}
         for host, client in list(self._clients.items()):
             if wanted.get(host) != client.route:
@@ -154,11 +157,15 @@ class Peers:
         """Return the hosts that are reached."""
         return [host for host, is_reached in self.reached().items() if is_reached]
 
+    def listed(self, model: str) -> list[PeerLoads]:
+        """Return what is known of a model's load at the hosts that say that they have it."""
+        return self._by_model.get(model, [])
+
     def serving(self, model: str) -> set[str]:
         """Return the hosts that say that they have replicas of a model that take requests."""
         return {
             loads.host
-            for loads in self._by_model.get(model, ())
+            for loads in self.listed(model)
             if any(is_eligible(replica) for replica in loads.replicas.values())
         }
 
@@ -167,6 +174,7 @@ class Peers:
     def choose(self, wait: Wait) -> HostChoice | None:
         """Return the host for a request; None if there is none but perhaps this one."""
         model = wait.traveller.model
+        model.refresh()
         return choose_host(
             model.slots,
             self._by_model.get(model.route.name, ()),
@@ -240,7 +248,8 @@ class Peers:
     # What peers tell
 
     def _told(self, client: PeerClient) -> None:
-        self._list()
+        if self._listed.get(client.route.host) != [*client.loads.values()]:
+            self._list()
         for name, loads in client.loads.items():
             model = self._models.get(name)
             if model is None:
@@ -252,9 +261,13 @@ class Peers:
                 self._move(model, loads)
 
     def _list(self) -> None:
+        """List the loads by model, each with the bound of its queue by the table."""
+        self._listed = {host: [*client.loads.values()] for host, client in self._clients.items()}
         found: dict[str, list[PeerLoads]] = {}
         for client in self._clients.values():
             for name, loads in client.loads.items():
+                shares = self._shares.get(name)
+                loads.max_waiting = 0 if shares is None else shares.of(loads.host)
                 found.setdefault(name, []).append(loads)
         self._by_model = found
 
@@ -279,6 +292,7 @@ class Peers:
         waiting = self._waits.get(model.route.name)
         if not waiting:
             return
+        model.refresh()
         moves = choose_moves(
             model.slots,
             self._by_model.get(model.route.name, ()),

@@ -1,7 +1,6 @@
 """Keeps a connection to the proxy of another host, and what that one tells of its load."""
 
 import asyncio
-import contextlib
 import logging
 import ssl
 import time
@@ -9,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from partitiond.core.dispatch.balance import ReplicaLoad
-from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
+from partitiond.core.dispatch.peer_loads import PeerClock, PeerCounts, PeerLoads
 from partitiond.core.dispatch.routing import UNIX, PeerRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.peers import frames
@@ -43,7 +42,25 @@ class PeerLink(PeerStreams):
         self._client = client
         self._streams: dict[int, PeerStream] = {}
         self._number = 0
+        self._clock = PeerClock()
+        self._beat_timer: asyncio.TimerHandle | None = None
         self.is_leaving = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say who we are, and from now on that we are there."""
+        super().connection_made(transport)
+        self._beat()
+
+    def _beat(self) -> None:
+        """Say that this entry is there, also while the last requests of a leaving owner run; leave
+        an owner that says nothing.
+        """
+        self._beat_timer = None
+        if time.monotonic() - self.heard_at > DEAD_SECONDS:
+            self.close(f"has said nothing for {DEAD_SECONDS:g} s")
+        elif not self.closed:
+            self.send(frames.PING, 0)
+            self._beat_timer = asyncio.get_running_loop().call_later(PING_SECONDS, self._beat)
 
     @property
     def is_open(self) -> bool:
@@ -93,12 +110,17 @@ class PeerLink(PeerStreams):
         if stream is not None:
             stream.take(kind, payload)
         elif kind == frames.COUNTS:
-            self._client.told(self, int.from_bytes(payload[:4], "big"), read_counts(payload[4:]))
+            told = int.from_bytes(payload[4:12], "big") / 1e6
+            made_at = self._clock.made_at(told, time.monotonic())
+            last_number = int.from_bytes(payload[:4], "big")
+            self._client.told(self, last_number, made_at, read_counts(payload[12:]))
         elif kind == frames.LEAVING:
             self.leave()
 
     def gone(self) -> None:
         """Fail the requests on it."""
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
         self._client.lost(self)
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
@@ -152,11 +174,10 @@ class PeerClient:
         if self.link is not None:
             self.link.leave()
 
-    def told(self, link: PeerLink, last_number: int, counts: Counts) -> None:
-        """Take the peer's word of its load."""
+    def told(self, link: PeerLink, last_number: int, made_at: float, counts: Counts) -> None:
+        """Take the peer's word of its load, made at this time of the own clock."""
         if link is not self.link:
             return
-        now = time.monotonic()
         self.is_heard = True
         for gone in [name for name in self.loads if name not in counts]:
             del self.loads[gone]
@@ -164,7 +185,6 @@ class PeerClient:
             loads = self.loads.get(name)
             if loads is None:
                 loads = self.loads[name] = PeerLoads(self.route.host)
-            loads.max_waiting = told.max_waiting
             replicas = tuple(
                 ReplicaLoad(
                     one.replica_id, one.sequences, one.max_sequences, one.kv_tokens,
@@ -177,7 +197,7 @@ class PeerClient:
                     replicas, told.waiting, told.waiting_sequences, told.service_seconds,
                     last_number,
                 ),
-                now,
+                made_at,
             )  # fmt: skip
             longest = max((one.max_model_len for one in told.replicas), default=0)
             self.max_model_len[name] = longest
@@ -237,11 +257,5 @@ class PeerClient:
         """Return once the connection has ended, or takes no further request."""
         self._wanted.clear()
         self.link = link
-        while self.link is link and not link.closed:
-            link.send(frames.PING, 0)
-            if time.monotonic() - link.heard_at > DEAD_SECONDS:
-                link.close(f"has said nothing for {DEAD_SECONDS:g} s")
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PING_SECONDS):
-                    await self._wanted.wait()
+        if not link.closed:
+            await self._wanted.wait()

@@ -136,14 +136,12 @@ class ModelCounts(msgspec.Struct, array_like=True):
 
     Attributes:
         waiting, waiting_sequences: requests and sequences that wait for a place.
-        max_waiting: requests that may wait.
         service_seconds: mean stay of a sequence in an engine.
     """
 
     replicas: list[ReplicaCounts]
     waiting: int = 0
     waiting_sequences: int = 0
-    max_waiting: int = 0
     service_seconds: float = 1.0
 
 
