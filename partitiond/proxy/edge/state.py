@@ -192,6 +192,7 @@ class ProxyState:
                 model = self.models[route.name] = LiveModel(route, self._peers)
             elif route.elsewhere and self.peers:
                 self.peers.take_back(model)
+            model.attraction.tell_others(there_are=bool(self.peers))
             model.apply(route, table.replicas_of(route.name), self.options)
         self._names = {}
         for model in self.models.values():

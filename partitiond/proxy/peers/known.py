@@ -14,13 +14,13 @@ from typing import Final, Protocol
 
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, choose_host
-from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
+from partitiond.core.dispatch.host_moves import SETTLE_SECONDS, MovableRequest, choose_moves
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS, PeerLoads
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.peers.link import PeerClient
-from partitiond.proxy.peers.messages import PROTOCOL, Hello, Open
+from partitiond.proxy.peers.messages import PROTOCOL, Hello, LatelyPlaced, Open
 from partitiond.proxy.peers.stream import HopOwner, PeerStream
 
 LEARN_SECONDS: Final = 2.0
@@ -110,6 +110,7 @@ class Peers:
         self._draw = random.random
         self._clients: dict[str, PeerClient] = {}
         self._by_model: dict[str, list[PeerLoads]] = {}
+        self._replicas: dict[str, int] = {}
         self._models: Mapping[str, LiveModel] = {}
         self._waits: dict[str, dict[Wait, None]] = {}
         self._changed_at = time.monotonic()
@@ -129,7 +130,9 @@ class Peers:
         own = Hello(PROTOCOL, table.host, self._life)
         for host, route in wanted.items():
             if host not in self._clients:
-                self._clients[host] = PeerClient(route, own, self._context, self._told)
+                self._clients[host] = PeerClient(
+                    route, own, self._context, self._told, self._told_lately
+                )
                 self._changed_at = time.monotonic()
         self._list()
 
@@ -157,6 +160,10 @@ class Peers:
             for loads in self._by_model.get(model, ())
             if any(is_eligible(replica) for replica in loads.replicas.values())
         }
+
+    def replicas(self, model: LiveModel) -> int:
+        """Return how many replicas of a model the peers have."""
+        return self._replicas.get(model.route.name, 0)
 
     # Requests
 
@@ -186,11 +193,13 @@ class Peers:
         loads.sent(stream.number, wait.request.cost, replica_id)
         traveller.model.busy_at = time.monotonic()
         self.waits(wait, loads.host)
+        wait.known_at = time.monotonic() + SETTLE_SECONDS
         return Hop(stream, loads)
 
     def waits(self, wait: Wait, host: str) -> None:
         """Note that a request waits at a host (`OWN_HOST`, `NOWHERE`)."""
         wait.host = host
+        wait.known_at = 0.0
         self._waits.setdefault(wait.traveller.model.route.name, {})[wait] = None
         if self._tick_timer is None:
             loop = asyncio.get_running_loop()
@@ -235,6 +244,13 @@ class Peers:
 
     # What peers tell
 
+    def _told_lately(self, lately: LatelyPlaced) -> None:
+        model = self._models.get(lately.model)
+        if model is not None:
+            now = time.monotonic()
+            for replica_id, (sessions, blocks) in lately.replicas.items():
+                model.attraction.told(replica_id, sessions, blocks, now)
+
     def _told(self, client: PeerClient) -> None:
         self._list()
         for name, loads in client.loads.items():
@@ -253,6 +269,9 @@ class Peers:
             for name, loads in client.loads.items():
                 found.setdefault(name, []).append(loads)
         self._by_model = found
+        self._replicas = {
+            name: sum([len(one.replicas) for one in loads]) for name, loads in found.items()
+        }
 
     def _tick(self) -> None:
         """Use places that came free at this host, and end what waited long enough at none."""

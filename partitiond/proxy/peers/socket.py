@@ -16,6 +16,9 @@ from partitiond.proxy.peers.messages import PROTOCOL, Hello, encode, read_hello
 
 HELLO_SECONDS: Final = 5.0
 """Time for a new connection until the other side has said who it is. Chosen."""
+LINGER_SECONDS: Final = 0.002
+"""How long a frame that nobody waits for may wait for others to leave with. Chosen: an engine's
+answer usually takes longer, a move of requests is considered every 100 ms."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -39,6 +42,7 @@ class PeerSocket:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: asyncio.Transport | None = None
         self._is_flush_due = False
+        self._is_linger_due = False
         self.peer = ""
         self.closed = False
         self.heard_at = time.monotonic()
@@ -56,6 +60,10 @@ class PeerSocket:
 
     def gone(self) -> None:
         """End what the connection carried."""
+        raise NotImplementedError
+
+    def in_flight(self) -> int:
+        """Return the number of requests on the connection."""
         raise NotImplementedError
 
     def writing_paused(self, *, paused: bool) -> None:
@@ -117,7 +125,29 @@ class PeerSocket:
         out.append(payload)
         if not self._is_flush_due and self._loop is not None:
             self._is_flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_due)
+
+    def send_last(self, kind: int, number: int, payload: bytes = b"") -> None:
+        """Send a frame that completes what the other side waits for: at once, if no other request
+        of the connection could share the write. The sender's books can wait, the client cannot.
+        """
+        if self.in_flight() > 1:
+            self.send(kind, number, payload)
+        elif not self.closed:
+            self._out.append(HEADER.pack(len(payload), kind, number))
+            self._out.append(payload)
+            self._flush()
+
+    def send_later(self, kind: int, number: int, payload: bytes = b"") -> None:
+        """Send a frame with the next write that another frame needs, soon at the latest."""
+        if self.closed:
+            return
+        out = self._out
+        out.append(HEADER.pack(len(payload), kind, number))
+        out.append(payload)
+        if not (self._is_flush_due or self._is_linger_due) and self._loop is not None:
+            self._is_linger_due = True
+            self._loop.call_later(LINGER_SECONDS, self._flush_lingering)
 
     def chunk_writer(self, number: int) -> Callable[[bytes], object]:
         """Return a function that sends raw chunks of a stream."""
@@ -135,7 +165,7 @@ class PeerSocket:
             out.append(data)
             if not self._is_flush_due and self._loop is not None:
                 self._is_flush_due = True
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._flush_due)
 
         return write
 
@@ -144,11 +174,19 @@ class PeerSocket:
         for at in range(0, len(data), frames.MAX_PAYLOAD_BYTES):
             self.send(frames.PIECE, number, data[at : at + frames.MAX_PAYLOAD_BYTES])
 
-    def _flush(self) -> None:
+    def _flush_due(self) -> None:
         self._is_flush_due = False
+        self._flush()
+
+    def _flush(self) -> None:
         out, self._out = self._out, []
         if out and not self.closed and self._transport is not None:
             self._transport.write(b"".join(out))
+
+    def _flush_lingering(self) -> None:
+        self._is_linger_due = False
+        if not self._is_flush_due:
+            self._flush()
 
     # Ends
 
