@@ -159,7 +159,7 @@ class PeerRequest(Serving):
     def placed(self, replica: FlightTarget) -> None:
         """Begin an attempt on the replica, and tell the entry."""
         attempts = self.flight.attempts + 1
-        self._client.socket.send_later(
+        self._client.socket.send(
             frames.PLACED, self.number, encode(PlacedAt(replica.replica_id, attempts))
         )
         super().placed(replica)

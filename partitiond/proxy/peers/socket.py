@@ -16,9 +16,6 @@ from partitiond.proxy.peers.messages import PROTOCOL, Hello, encode, read_hello
 
 HELLO_SECONDS: Final = 5.0
 """Time for a new connection until the other side has said who it is. Chosen."""
-LINGER_SECONDS: Final = 0.002
-"""How long a frame that nobody waits for may wait for others to leave with. Chosen: an engine's
-answer usually takes longer, a move of requests is considered every 100 ms."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -42,7 +39,6 @@ class PeerSocket:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: asyncio.Transport | None = None
         self._is_flush_due = False
-        self._is_linger_due = False
         self.peer = ""
         self.closed = False
         self.heard_at = time.monotonic()
@@ -138,17 +134,6 @@ class PeerSocket:
             self._out.append(payload)
             self._flush()
 
-    def send_later(self, kind: int, number: int, payload: bytes = b"") -> None:
-        """Send a frame with the next write that another frame needs, soon at the latest."""
-        if self.closed:
-            return
-        out = self._out
-        out.append(HEADER.pack(len(payload), kind, number))
-        out.append(payload)
-        if not (self._is_flush_due or self._is_linger_due) and self._loop is not None:
-            self._is_linger_due = True
-            self._loop.call_later(LINGER_SECONDS, self._flush_lingering)
-
     def chunk_writer(self, number: int) -> Callable[[bytes], object]:
         """Return a function that sends raw chunks of a stream."""
         pack, kind, most = HEADER.pack, frames.CHUNK, frames.MAX_PAYLOAD_BYTES
@@ -182,11 +167,6 @@ class PeerSocket:
         out, self._out = self._out, []
         if out and not self.closed and self._transport is not None:
             self._transport.write(b"".join(out))
-
-    def _flush_lingering(self) -> None:
-        self._is_linger_due = False
-        if not self._is_flush_due:
-            self._flush()
 
     # Ends
 
