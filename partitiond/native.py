@@ -35,6 +35,7 @@ MODULES: Final = (
     "core/dispatch/fair_keys",
     "core/dispatch/fair_queue",
     "core/dispatch/fleet",
+    "core/dispatch/host_affinity",
     "core/dispatch/host_moves",
     "core/dispatch/peer_loads",
     "core/dispatch/places",

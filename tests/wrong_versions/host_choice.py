@@ -13,6 +13,8 @@ _LIVE: Final = "partitiond/proxy/dispatch/live.py"
 _ROUTING: Final = "partitiond/core/dispatch/routing.py"
 _DISPATCHER: Final = "partitiond/core/dispatch/dispatcher.py"
 _LOADS: Final = "partitiond/core/dispatch/peer_loads.py"
+_AFFINITY: Final = "partitiond/core/dispatch/host_affinity.py"
+_TEST_AFFINITY: Final = "tests/core/dispatch/test_host_affinity.py"
 _TEST_FLEET: Final = "tests/core/dispatch/test_fleet.py"
 _TEST_MOVES: Final = "tests/core/dispatch/test_host_moves.py"
 _TEST_HOPS: Final = "tests/proxy/peers/test_hops.py"
@@ -319,6 +321,90 @@ HOST_CHOICE: Final[tuple[Rule, ...]] = (
                 "        if own.queue:\n",
             ),
             (_MOVES, "target.full or target.waiting:", "target.full:"),
+            (
+                _MOVES,
+                "        if now < movable.known_at:\n",
+                "        if now <= movable.known_at:\n",
+            ),
+            (_MOVES, "        if now < movable.known_at:\n            continue\n", ""),
+        ),
+    ),
+    rule(
+        "A session is found where it was placed last, whichever host placed it.",
+        _TEST_AFFINITY,
+        wrong=(
+            (
+                _AFFINITY,
+                "told is not None and (own is None or told[1] > own[1])",
+                "told is not None and own is None",
+            ),
+            (
+                _AFFINITY,
+                "told is not None and (own is None or told[1] > own[1])",
+                "told is not None",
+            ),
+            (
+                _AFFINITY,
+                "            if own is not None:\n                return (own[0],)\n",
+                "",
+            ),
+            (
+                _AFFINITY,
+                "            self._own_sessions.note(session, replica_id, now)\n",
+                "            pass\n",
+            ),
+            (
+                _AFFINITY,
+                "            self._told_sessions.note(session, replica_id, now)\n",
+                "            pass\n",
+            ),
+            (
+                _AFFINITY,
+                "self._own_sessions.seconds = self._told_sessions.seconds = seconds",
+                "self._own_sessions.seconds = seconds",
+            ),
+        ),
+    ),
+    rule(
+        "The longest beginning that any host has read wins; of equals, the own replicas are first.",
+        _TEST_AFFINITY,
+        wrong=(
+            (_AFFINITY, "        if own_length >= told_length:\n", "        if own_length:\n"),
+            (_AFFINITY, "        if told_length >= own_length:\n", "        if told_length:\n"),
+            (
+                _AFFINITY,
+                "        if told_length >= own_length:\n",
+                "        if told_length > own_length:\n",
+            ),
+            (_AFFINITY, "[one for one in unique if one in here] + ", "[o for o in unique if 0] + "),
+            (
+                _AFFINITY,
+                "        unique = list(dict.fromkeys(found))\n",
+                "        unique = list(found)\n",
+            ),
+        ),
+    ),
+    rule(
+        "A host tells what was placed on its own replicas, once and bounded; what it is told is "
+        "bounded, too, and kept apart.",
+        _TEST_AFFINITY,
+        wrong=(
+            (_AFFINITY, "if here and self.lately is not None:", "if self.lately is not None:"),
+            (_AFFINITY, "        self._sessions, self._blocks = {}, {}\n", ""),
+            (_AFFINITY, "        if len(kept) > self._most:\n", "        if len(kept) < 0:\n"),
+            (_AFFINITY, "        kept.pop(digest, None)\n", ""),
+            (_AFFINITY, " or len(joined) > most * DIGEST_BYTES:", ":"),
+            (_AFFINITY, "if len(joined) % DIGEST_BYTES or ", "if "),
+            (
+                _AFFINITY,
+                "        self._told_prefixes = Prefixes(max_entries)\n",
+                "        self._told_prefixes = self._own_prefixes\n",
+            ),
+            (
+                _AFFINITY,
+                "        self._told_sessions = SessionAffinity(seconds, max_entries)\n",
+                "        self._told_sessions = self._own_sessions\n",
+            ),
         ),
     ),
 )

@@ -104,6 +104,15 @@ class OwnerSocket(PeerSocket):
         when = int(now * 1e6)
         self.send(frames.COUNTS, 0, last.to_bytes(4, "big") + when.to_bytes(8, "big") + counts)
 
+    def tell_lately(self, lately: bytes) -> None:
+        """Send what was placed on this host's replicas lately.
+
+        Args:
+            lately: an encoded `messages.LatelyPlaced`.
+        """
+        if self.peer and not self.write_paused:
+            self.send(frames.LATELY, 0, lately)
+
     def leave(self) -> None:
         """Take no further request."""
         self.send(frames.LEAVING, 0)
@@ -128,7 +137,8 @@ class OwnerSocket(PeerSocket):
             except Exception:  # noqa: BLE001 -- logged there; end all others
                 request.crashed()
 
-    def __len__(self) -> int:
+    def in_flight(self) -> int:
+        """Return the number of requests on it."""
         return len(self._requests)
 
 

@@ -7,6 +7,8 @@ on where and when the request runs: it queues, retries and quarantines it like i
 import time
 
 from partitiond.core.dispatch.admission import Cost
+from partitiond.core.dispatch.affinity import DIGEST_BYTES, MAX_BLOCKS
+from partitiond.core.dispatch.host_affinity import split_digests
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.keys.charging import Estimate
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
@@ -38,6 +40,9 @@ class PeerClientSide:
 class PeerRequest(Serving):
     """One request of another host's client.
 
+    Raises:
+        ValueError: its digests are none.
+
     Attributes:
         number: on its connection.
     """
@@ -56,6 +61,9 @@ class PeerRequest(Serving):
         self._socket_paused = client.socket.write_paused
         self.paused = self._socket_paused
         self.record.client = client.socket.peer
+        self._blocks = tuple(split_digests(asked.blocks, MAX_BLOCKS))
+        if len(asked.session) not in {0, DIGEST_BYTES}:
+            raise ValueError("it sent what is no digest of a session")
         self._deadline = time.monotonic() + min(
             state.options.total_timeout_seconds, max(0.0, asked.total_seconds)
         )
@@ -112,6 +120,7 @@ class PeerRequest(Serving):
         flight.tried = frozenset(asked.tried)
         flight.attempts = asked.attempts
         flight.session = asked.session
+        flight.blocks = self._blocks
         state.took_off(self)
         state.start_sweeping()
         model.retries.count_request()

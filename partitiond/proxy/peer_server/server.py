@@ -20,6 +20,7 @@ from partitiond.proxy.peers.messages import (
     PROTOCOL,
     Counts,
     Hello,
+    LatelyPlaced,
     ModelCounts,
     ReplicaCounts,
     encode,
@@ -175,10 +176,19 @@ class PeerServer:
             for one in list(self.sockets):
                 one.sweep(now)
                 one.tell(told, now)
+            self._tell_lately()
         except Exception:
             _logger.exception("peers could not be told the load of this host")
         if self.sockets and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+
+    def _tell_lately(self) -> None:
+        for name, model in self._state.models.items():
+            news = model.attraction.take_news()
+            if news:
+                told = encode(LatelyPlaced(name, news))
+                for one in list(self.sockets):
+                    one.tell_lately(told)
 
 
 def counts_of(state: ProxyState, now: float) -> Counts:

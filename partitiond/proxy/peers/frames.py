@@ -54,6 +54,8 @@ COUNTS: Final = 14
 microseconds of the owner's monotonic clock (8 bytes), both big-endian, then `messages.Counts`."""
 LEAVING: Final = 15
 """The owner takes no further request on this connection; those that run go on."""
+LATELY: Final = 17
+"""What was placed on the owner's replicas lately: `messages.LatelyPlaced`."""
 
 Frame = tuple[int, int, bytes]
 """(kind, number, payload)"""

@@ -14,13 +14,13 @@ from typing import Final, Protocol
 
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, QueueShares, choose_host
-from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
+from partitiond.core.dispatch.host_moves import SETTLE_SECONDS, MovableRequest, choose_moves
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS, PeerLoads
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.peers.link import PeerClient
-from partitiond.proxy.peers.messages import PROTOCOL, Hello, Open
+from partitiond.proxy.peers.messages import PROTOCOL, Hello, LatelyPlaced, Open
 from partitiond.proxy.peers.stream import HopOwner, PeerStream
 
 LEARN_SECONDS: Final = 2.0
@@ -111,6 +111,7 @@ class Peers:
         self._clients: dict[str, PeerClient] = {}
         self._by_model: dict[str, list[PeerLoads]] = {}
         self._listed: dict[str, list[PeerLoads]] = {}
+        self._replicas: dict[str, int] = {}
         self._models: Mapping[str, LiveModel] = {}
         self._shares: dict[str, QueueShares] = {}
         self._waits: dict[str, dict[Wait, None]] = {}
@@ -132,7 +133,9 @@ class Peers:
         own = Hello(PROTOCOL, table.host, self._life)
         for host, route in wanted.items():
             if host not in self._clients:
-                self._clients[host] = PeerClient(route, own, self._context, self._told)
+                self._clients[host] = PeerClient(
+                    route, own, self._context, self._told, self._told_lately
+                )
                 self._changed_at = time.monotonic()
         self._list()
 
@@ -169,6 +172,10 @@ class Peers:
             if any(is_eligible(replica) for replica in loads.replicas.values())
         }
 
+    def replicas(self, model: LiveModel) -> int:
+        """Return how many replicas of a model the peers have."""
+        return self._replicas.get(model.route.name, 0)
+
     # Requests
 
     def choose(self, wait: Wait) -> HostChoice | None:
@@ -198,11 +205,13 @@ class Peers:
         loads.sent(stream.number, wait.request.cost, replica_id)
         traveller.model.busy_at = time.monotonic()
         self.waits(wait, loads.host)
+        wait.known_at = time.monotonic() + SETTLE_SECONDS
         return Hop(stream, loads)
 
     def waits(self, wait: Wait, host: str) -> None:
         """Note that a request waits at a host (`OWN_HOST`, `NOWHERE`)."""
         wait.host = host
+        wait.known_at = 0.0
         self._waits.setdefault(wait.traveller.model.route.name, {})[wait] = None
         if self._tick_timer is None:
             loop = asyncio.get_running_loop()
@@ -247,6 +256,13 @@ class Peers:
 
     # What peers tell
 
+    def _told_lately(self, lately: LatelyPlaced) -> None:
+        model = self._models.get(lately.model)
+        if model is not None:
+            now = time.monotonic()
+            for replica_id, (sessions, blocks) in lately.replicas.items():
+                model.attraction.told(replica_id, sessions, blocks, now)
+
     def _told(self, client: PeerClient) -> None:
         if self._listed.get(client.route.host) != [*client.loads.values()]:
             self._list()
@@ -270,6 +286,9 @@ class Peers:
                 loads.max_waiting = 0 if shares is None else shares.of(loads.host)
                 found.setdefault(name, []).append(loads)
         self._by_model = found
+        self._replicas = {
+            name: sum([len(one.replicas) for one in loads]) for name, loads in found.items()
+        }
 
     def _tick(self) -> None:
         """Use places that came free at this host, and end what waited long enough at none."""

@@ -12,7 +12,15 @@ from partitiond.core.dispatch.peer_loads import PeerClock, PeerCounts, PeerLoads
 from partitiond.core.dispatch.routing import UNIX, PeerRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import Counts, Hello, Open, encode, read_counts
+from partitiond.proxy.peers.messages import (
+    Counts,
+    Hello,
+    LatelyPlaced,
+    Open,
+    encode,
+    read_counts,
+    read_lately,
+)
 from partitiond.proxy.peers.stream import LOST, HopOwner, PeerStream, PeerStreams
 
 PING_SECONDS: Final = 1.0
@@ -67,9 +75,8 @@ class PeerLink(PeerStreams):
         """Whether it takes requests."""
         return bool(self.peer) and not (self.closed or self.is_leaving)
 
-    @property
     def in_flight(self) -> int:
-        """Number of requests on it."""
+        """Return the number of requests on it."""
         return len(self._streams)
 
     def open(self, asked: Open, body: bytes, owner: HopOwner) -> PeerStream:
@@ -78,7 +85,11 @@ class PeerLink(PeerStreams):
         stream = self._streams[self._number] = PeerStream(self, self._number, owner)
         head = encode(asked)
         first = body[: frames.BODY_BYTES]
-        self.send(frames.OPEN, stream.number, len(head).to_bytes(4, "big") + head + first)
+        opening = len(head).to_bytes(4, "big") + head + first
+        if len(first) == len(body):
+            self.send_last(frames.OPEN, stream.number, opening)
+        else:
+            self.send(frames.OPEN, stream.number, opening)
         for at in range(frames.BODY_BYTES, len(body), frames.BODY_BYTES):
             self.send(frames.BODY, stream.number, body[at : at + frames.BODY_BYTES])
         if self._number >= frames.MAX_NUMBER:
@@ -114,6 +125,8 @@ class PeerLink(PeerStreams):
             made_at = self._clock.made_at(told, time.monotonic())
             last_number = int.from_bytes(payload[:4], "big")
             self._client.told(self, last_number, made_at, read_counts(payload[12:]))
+        elif kind == frames.LATELY:
+            self._client.told_lately(self, read_lately(payload))
         elif kind == frames.LEAVING:
             self.leave()
 
@@ -140,6 +153,7 @@ class PeerClient:
     Args:
         context: returns the context for TLS; None where none is set.
         changed: called when the peer told its load, or is gone.
+        placed: called when the peer told what was placed on its replicas lately.
     """
 
     def __init__(
@@ -148,6 +162,7 @@ class PeerClient:
         own: Hello,
         context: Callable[[], ssl.SSLContext] | None,
         changed: Callable[["PeerClient"], object],
+        placed: Callable[[LatelyPlaced], object],
     ) -> None:
         self.route = route
         self.link: PeerLink | None = None
@@ -156,6 +171,7 @@ class PeerClient:
         self._own = own
         self._context = context
         self._changed = changed
+        self._placed = placed
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._complained = False
@@ -202,6 +218,15 @@ class PeerClient:
             longest = max((one.max_model_len for one in told.replicas), default=0)
             self.max_model_len[name] = longest
         self._changed(self)
+
+    def told_lately(self, link: PeerLink, lately: LatelyPlaced) -> None:
+        """Take the peer's word of what was placed on its replicas, and on no others. Raises
+        ValueError if it makes no sense.
+        """
+        loads = self.loads.get(lately.model)
+        if link is self.link and loads is not None:
+            own = {name: told for name, told in lately.replicas.items() if name in loads.replicas}
+            self._placed(LatelyPlaced(lately.model, own))
 
     def lost(self, link: PeerLink) -> None:
         """Note that a connection has ended, or takes no further request."""

@@ -34,7 +34,7 @@ class Host:
 
     def is_idle(self) -> bool:
         """Whether nothing is counted as in flight, waiting or at a peer."""
-        return self.proxy.idle() and not any(len(one) for one in self.server.sockets)
+        return self.proxy.idle() and not any(one.in_flight() for one in self.server.sockets)
 
 
 @contextlib.asynccontextmanager
