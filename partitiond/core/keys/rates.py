@@ -14,6 +14,9 @@ the buckets, and is told the sum of the other workers' rows. What the others use
 time is debited here as if it had been used here. So limits hold for all workers together, apart
 from the age of the rows.
 
+Several hosts may serve one key, too. Their use comes in the same way, but is older. Therefore a
+host has an `Allowance`, which `core.keys.portions` works out, and uses no more than that.
+
 There are two clocks, both arguments: `now` is monotonic seconds, for the buckets; `unix` is Unix
 seconds, for the periods.
 """
@@ -26,6 +29,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected, retry_after_seconds
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
+from partitiond.core.keys.allowance import Allowance
 
 _SECONDS: Final = {BudgetPeriod.HOUR: 3600, BudgetPeriod.DAY: 86_400}
 _PERIOD_WORDS: Final = {
@@ -189,6 +193,8 @@ class KeyMeter:
         unix: float,
         others: Usage = NO_USAGE,
         service_seconds: float = 1.0,
+        allowance: Allowance | None = None,
+        siblings: Usage = NO_USAGE,
     ) -> Allowed | Rejected:
         """Return whether the key may send this request now; if it may, the request is debited.
 
@@ -196,8 +202,10 @@ class KeyMeter:
             tokens: estimated prompt and output tokens of all its sequences.
             now: monotonic seconds.
             unix: Unix seconds.
-            others: sum of the other workers' rows.
+            others: sum of the other workers' rows and of what was heard of other hosts.
             service_seconds: mean time of a request, for Retry-After when too many are in flight.
+            allowance: of this host; None if no other host serves the key.
+            siblings: sum of the rows of this host's other workers, to compare with the allowance.
         """
         self._learn(others, now)
         rejected = (
@@ -205,6 +213,8 @@ class KeyMeter:
             or self._refuse_budget(tokens, unix, others)
             or self._refuse_rates(tokens)
         )
+        if rejected is None and allowance is not None:
+            rejected = self._refuse_portion(tokens, unix, others, siblings, allowance)
         if rejected is not None:
             return rejected
         self._requests.debit(1)
@@ -237,6 +247,11 @@ class KeyMeter:
         self.usage = Usage(
             used.requests, used.tokens + more, max(0.0, used.in_flight - 1), start, budget
         )
+
+    def levels(self, *, now: float, others: Usage = NO_USAGE) -> tuple[float, float]:
+        """Return the levels of the buckets of requests and tokens, for `Portions.tick`."""
+        self._learn(others, now)
+        return self._requests.level, self._tokens.level
 
     def restore(self, budget: "BudgetUse") -> None:
         """Restore what was used of the budget before a restart; for one of the workers only."""
@@ -306,6 +321,43 @@ class KeyMeter:
                 retry_after_seconds(wait),
             )
         return None
+
+    def _refuse_portion(
+        self, tokens: float, unix: float, others: Usage, siblings: Usage, allowance: Allowance
+    ) -> Rejected | None:
+        """Refuse what other hosts may be using in this moment. Their next words come soon."""
+        rates, host = self.rates, self.usage + siblings
+        start = period_start(unix, rates.budget_period)
+        running = self.usage.in_flight + others.in_flight
+        used = self.usage.budget_in(start) + others.budget_in(start)
+        budget = allowance.budget_in(start, rates.token_budget)
+        why = None
+        if rates.max_in_flight > 0 and allowance.in_flight.refuses(
+            host.in_flight, 1.0, rates.max_in_flight - running
+        ):
+            why = ("too_many_in_flight", f"requests in flight ({rates.max_in_flight})")
+        elif rates.token_budget > 0 and budget.refuses(
+            host.budget_in(start), tokens, rates.token_budget - used
+        ):
+            words = _PERIOD_WORDS[rates.budget_period]
+            why = ("budget_exhausted", f"tokens {words} ({rates.token_budget})")
+        elif rates.requests_per_minute > 0 and allowance.requests.refuses(
+            host.requests, 1.0, self._requests.level
+        ):
+            why = ("rate_limited", f"requests a minute ({rates.requests_per_minute})")
+        elif rates.tokens_per_minute > 0 and allowance.tokens.refuses(
+            host.tokens, tokens, self._tokens.level
+        ):
+            why = ("tokens_rate_limited", f"tokens a minute ({rates.tokens_per_minute})")
+        if why is None:
+            return None
+        allowance.wanted = True
+        return Rejected(
+            429,
+            why[0],
+            f"Other hosts may be using what is left of the key's {why[1]}; this host asks them.",
+            1,
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,0 +1,117 @@
+"""How several hosts keep one key's limits."""
+
+from typing import Final
+
+from tests.wrong_versions.rule import Rule, rule
+
+_PORTIONS: Final = "partitiond/core/keys/portions.py"
+_ALLOWANCE: Final = "partitiond/core/keys/allowance.py"
+_RATES: Final = "partitiond/core/keys/rates.py"
+_TESTS: Final = "tests/core/keys/test_portions.py"
+
+PORTIONS: Final[tuple[Rule, ...]] = (
+    rule(
+        "A host keeps within every word that a peer may have heard last.",
+        _TESTS,
+        wrong=(
+            (_PORTIONS, "for row in reversed(self._rows):", "for row in self._rows[-1:]:"),
+            (_PORTIONS, "            if row.number <= number:\n", "            if True:\n"),
+            (_PORTIONS, "_least(floors, at), _least(ceilings, bounds)", "at, bounds"),
+            (_PORTIONS, "start, first, first))", "start, first, (math.inf,) * 4))"),
+            (
+                _PORTIONS,
+                "if word.heard_epoch == self.epoch and self._rows:",
+                "if self._rows:",
+            ),
+            (_ALLOWANCE, "used + amount > self.ceiling + TOLERANCE", "False"),
+        ),
+    ),
+    rule(
+        "A host leaves its peers what they may use unheard, but for one request of each.",
+        _TESTS,
+        wrong=(
+            (_ALLOWANCE, "left - amount < self.unheard - TOLERANCE", "left < amount"),
+            (_ALLOWANCE, "return self.largest > amount and left", "return left"),
+            (_ALLOWANCE, "if used > self.floor + TOLERANCE and used", "if used"),
+            (
+                _PORTIONS,
+                "                sums[at] += amount\n",
+                "                sums[at] = amount\n",
+            ),
+            (_PORTIONS, "GIVEN * (1.0 - equal * (hosts - sharing)) / sharing", "GIVEN * equal"),
+            (
+                _PORTIONS,
+                "        self.allowance is not None and self.allowance.wanted\n",
+                "False\n",
+            ),
+            (_RATES, "        allowance.wanted = True\n", ""),
+        ),
+    ),
+    rule(
+        "What a silent host may use counts as used, and both sides of a cut keep the limit.",
+        _TESTS,
+        wrong=(
+            (_PORTIONS, "if silent and 2 * (len(reached) + 1) <= hosts:", "if False:"),
+            (
+                _PORTIONS,
+                "if silent and 2 * (len(reached) + 1) <= hosts:",
+                "if silent and 2 * (len(reached) + 1) < hosts:",
+            ),
+            (_PORTIONS, "if silent and 2 * (len(reached) + 1) <= hosts:", "if silent:"),
+            (_PORTIONS, "used = max(used, last + may[3])", "used = max(used, last)"),
+            (_PORTIONS, "running += known.usage.in_flight + may[2]", "running += may[2]"),
+            (_PORTIONS, "grown * limits[0], grown * limits[1]", "0.0, 0.0"),
+            (_PORTIONS, "may[0] + since * self._rates.requests_per_minute", "may[0]"),
+            (_PORTIONS, "since = max([peers.silent_since(host)", "since = min([peers.started"),
+        ),
+    ),
+    rule(
+        "Hosts that start anew, join or leave neither lose nor double what was used.",
+        _TESTS,
+        wrong=(
+            (_PORTIONS, "tokens + used.budget_in(start) - before)", "tokens)"),
+            (_PORTIONS, "self.remember(self.epoch, had.budget_start, had.budget_tokens)", "pass"),
+            (
+                _PORTIONS,
+                "known.base = (-word.usage.requests, -word.usage.tokens)",
+                "known.base = (0.0, 0.0)",
+            ),
+            (_PORTIONS, "max(self._debt[0], self._levels[0] - word.levels[0])", "0.0"),
+            (
+                _PORTIONS,
+                "                    found.append((host, epoch, start, before))\n",
+                "                    pass\n",
+            ),
+            (
+                _PORTIONS,
+                "elif host not in self._reached and known.budget(start) > 0:",
+                "elif False:",
+            ),
+            (_PORTIONS, "if epoch < self.epoch and (start, tokens)", "if (start, tokens)"),
+            (_PORTIONS, "            elif used <= 0:\n", "            else:\n"),
+        ),
+    ),
+    rule(
+        "A budget's use is not lost when its period ends earlier on one host than on another.",
+        f"{_TESTS}::test_a_budget_begins_anew_with_its_period_though_clocks_differ",
+        f"{_TESTS}::test_a_period_that_began_elsewhere_leaves_the_former_ones_use",
+        wrong=(
+            (_PORTIONS, "self.earlier = (had.budget_start, had.budget_tokens)", "pass"),
+            (_PORTIONS, "            used = max(used, self.earlier[1])\n", "            pass\n"),
+            (_PORTIONS, "            budget = 0.0  # its", "            pass  # its"),
+            (_ALLOWANCE, "return self.budget if self.budget_start == start else", "return"),
+        ),
+    ),
+    rule(
+        "A peer that lies harms no more than the key.",
+        f"{_TESTS}::test_a_lying_peer_harms_no_more_than_the_key",
+        f"{_TESTS}::test_a_peer_that_makes_hosts_up_takes_bounded_memory",
+        wrong=(
+            (_PORTIONS, "            0.0 <= number <= MOST\n", "            number <= MOST\n"),
+            (_PORTIONS, "-MOST <= usage.tokens <= MOST", "usage.tokens <= MOST"),
+            (_PORTIONS, "all(-MOST <= level <= MOST for level in word.levels)", "True"),
+            (_PORTIONS, "if len(self._heard) >= MOST_ABSENT:", "if False:"),
+            (_PORTIONS, "0.0 <= start <= MOST and 0.0 < tokens <= MOST", "start >= 0"),
+        ),
+    ),
+)
