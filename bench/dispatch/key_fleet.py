@@ -12,7 +12,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import KeyRates
-from partitiond.core.keys.portions import BudgetOfHost, KeyWord, Peers, Portions
+from partitiond.core.keys.portions import BudgetOfHost, KeyPeers, KeyWord, Portions
 from partitiond.core.keys.rates import Allowed, BudgetUse, KeyMeter, budget_use
 
 UNIX: Final = 1_700_000_000.0
@@ -70,7 +70,7 @@ class KeyHost:
         """Start the proxy anew."""
         self.life += 1
         self.up = True
-        self.peers = Peers(self.name, self.life * 10**15, now)
+        self.peers = KeyPeers(self.name, int((UNIX + now) * 1e9) + self.life, now)
         self.peers.apply(hosts)
         self.meter = KeyMeter(rates, now)
         if with_disk and self.disk is not None:

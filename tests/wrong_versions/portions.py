@@ -71,12 +71,19 @@ PORTIONS: Final[tuple[Rule, ...]] = (
         wrong=(
             (_PORTIONS, "tokens + used.budget_in(start) - before)", "tokens)"),
             (_PORTIONS, "self.remember(self.epoch, had.budget_start, had.budget_tokens)", "pass"),
+            (_PORTIONS, "_bound[0], word.levels[0]), min", "_bound[0], MOST), min"),
             (
                 _PORTIONS,
-                "known.base = (-word.usage.requests, -word.usage.tokens)",
-                "known.base = (0.0, 0.0)",
+                "            if word.epoch < self.epoch - START_NANOSECONDS:\n"
+                "                known.base",
+                "            if True:\n                known.base",
             ),
-            (_PORTIONS, "max(self._debt[0], self._levels[0] - word.levels[0])", "0.0"),
+            (
+                _PORTIONS,
+                "            if word.epoch < self.epoch - START_NANOSECONDS:\n"
+                "                known.base",
+                "            if False:\n                known.base",
+            ),
             (
                 _PORTIONS,
                 "                    found.append((host, epoch, start, before))\n",
@@ -110,6 +117,7 @@ PORTIONS: Final[tuple[Rule, ...]] = (
             (_PORTIONS, "            0.0 <= number <= MOST\n", "            number <= MOST\n"),
             (_PORTIONS, "-MOST <= usage.tokens <= MOST", "usage.tokens <= MOST"),
             (_PORTIONS, "all(-MOST <= level <= MOST for level in word.levels)", "True"),
+            (_PORTIONS, " and all(_is_bounded(one) for one in word.relayed)", ""),
             (_PORTIONS, "if len(self._heard) >= MOST_ABSENT:", "if False:"),
             (_PORTIONS, "0.0 <= start <= MOST and 0.0 < tokens <= MOST", "start >= 0"),
         ),

@@ -26,6 +26,10 @@ of a budget before; until they have, it sends one request at a time. What silent
 used of a budget is told on, for hosts that join later. A host whose clock is ahead begins the next
 period earlier: for the others, what it used of the former period stays used.
 
+Words of a host that a peer does not reach are passed on to that peer, which counts them. They
+confirm nothing: while two hosts reach a third one but not each other, a limit may be exceeded by
+what is used until a word has gone round.
+
 Words come over the network: numbers that make no sense are refused, and others only bound this key.
 
 Nothing here reads a clock: `now` is monotonic seconds of this host, `unix` Unix seconds.
@@ -44,6 +48,11 @@ TELL_SECONDS: Final = 0.1
 """Interval of words about a key in use. Chosen."""
 SILENT_SECONDS: Final = 3.0
 """Time without a confirmation after which a peer is silent: thirty words. Chosen."""
+START_NANOSECONDS: Final = 5_000_000_000
+"""What a peer used before it was first heard is in the levels of its buckets, below which this
+host's are lowered. A peer that has started no longer than this before this host may not have heard
+of others itself; all that it used is counted, too. Chosen.
+"""
 ACTIVE_SECONDS: Final = 10.0
 """Time after its last request for which a host takes part in the sharing. Chosen."""
 EQUAL_SHARE: Final = 0.5
@@ -51,12 +60,12 @@ EQUAL_SHARE: Final = 0.5
 CLOCK_SECONDS: Final = 1.0
 """A host that is cut off uses its share of the rates so much later than its peers count it."""
 GIVEN: Final = 0.75
-"""Part of what is left that all portions together are. Peers count the portions that they heard,
+"""Part of what is left that all portions together are. KeyPeers count the portions that they heard,
 which are larger than the present ones while a limit is being used up. Measured: with 1, most
 requests on 32 hosts are refused (`bench.dispatch.key_limits`).
 """
 CHANGED: Final = 0.1
-"""A portion is told again when it has changed by this part."""
+"""A portion is told again when it has changed by this part. Chosen below what `GIVEN` leaves."""
 MOST_ROWS: Final = 32
 """Words kept for peers that have not confirmed them; older ones are joined. Chosen."""
 MOST_ABSENT: Final = 1024
@@ -69,6 +78,21 @@ BudgetOfHost = tuple[str, int, float, float]
 
 _Four = tuple[float, float, float, float]
 """Requests, tokens, in flight, budget."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RelayedWord:
+    """What a host passes on of another host's last word, to a peer that does not reach that host.
+
+    The fields are those of `KeyWord`.
+    """
+
+    host: str
+    epoch: int
+    number: int
+    usage: Usage
+    portion: Usage
+    active: bool
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -87,6 +111,8 @@ class KeyWord:
         asks: the receiver has not confirmed this word yet.
         absent: use of budgets by hosts that may be out of the receiver's reach, or by the receiver
             itself in an earlier epoch.
+        missing: hosts of the table that this host does not reach.
+        relayed: words of hosts that the receiver does not reach.
     """
 
     epoch: int
@@ -99,6 +125,8 @@ class KeyWord:
     heard_number: int = -1
     asks: bool = False
     absent: tuple[BudgetOfHost, ...] = ()
+    missing: tuple[str, ...] = ()
+    relayed: tuple[RelayedWord, ...] = ()
 
 
 def word_of_unknown_key(word: KeyWord, epoch: int) -> KeyWord:
@@ -106,7 +134,7 @@ def word_of_unknown_key(word: KeyWord, epoch: int) -> KeyWord:
     return KeyWord(epoch, 0, NO_USAGE, NO_USAGE, heard_epoch=word.epoch, heard_number=word.number)
 
 
-class Peers:
+class KeyPeers:
     """The other hosts of the fleet, as this host knows them: one object for all keys.
 
     Attributes:
@@ -165,11 +193,14 @@ class _Heard:
         silent: requests and tokens that the peer may have used while silent.
         confirmed: number of this host's last word that the peer has confirmed.
         owes: this host owes a confirmation.
+        missing: hosts that the peer does not reach.
+        passed_on: epochs and numbers of their words that the peer was told.
+        relayed_at: when its last word came through another host, monotonic seconds.
     """
 
     __slots__ = (
-        "active", "base", "before", "confirmed", "earlier", "epoch", "number", "owes", "portion",
-        "silent", "usage",
+        "active", "base", "before", "confirmed", "earlier", "epoch", "missing", "number", "owes",
+        "passed_on", "portion", "relayed_at", "silent", "usage",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -184,6 +215,9 @@ class _Heard:
         self.confirmed = 0
         self.owes = False
         self.active = False
+        self.missing: tuple[str, ...] = ()
+        self.passed_on: dict[str, tuple[int, int]] = {}
+        self.relayed_at = -math.inf
 
     def requests(self) -> float:
         """Requests of the peer since this host knows it, of all epochs."""
@@ -200,7 +234,13 @@ class _Heard:
             used = max(used, self.earlier[1])
         return max(used, self.before[2]) if self.before[1] == start else used
 
-    def take_over(self, word: KeyWord) -> None:
+    def is_older(self, word: KeyWord | RelayedWord) -> bool:
+        """Return whether the word was told before the last one, or contradicts it."""
+        if word.epoch != self.epoch:
+            return word.epoch < self.epoch
+        return word.number < self.number or word.usage.requests < self.usage.requests
+
+    def take_over(self, word: KeyWord | RelayedWord) -> None:
         """Replace the use by that of a newer word."""
         had = self.usage
         if word.epoch != self.epoch:
@@ -235,7 +275,9 @@ class Portions:
         allowance: for `KeyMeter.admit`; None while the table has no other host.
     """
 
-    def __init__(self, peers: Peers, rates: KeyRates, now: float, began: Usage = NO_USAGE) -> None:
+    def __init__(
+        self, peers: KeyPeers, rates: KeyRates, now: float, began: Usage = NO_USAGE
+    ) -> None:
         """Begin; call `tick` before the first request.
 
         Args:
@@ -255,11 +297,14 @@ class Portions:
         self._levels = (MOST, MOST)
         self._active = False
         self._active_until = -math.inf
-        self._debt = (0.0, 0.0)
+        self._bound = (MOST, MOST)
         self._base = (0.0, 0.0)
         self._own_before: tuple[float, float] = (0.0, 0.0)
         self._restored: tuple[float, float] = (0.0, 0.0)
         self._reached: set[str] = set()
+        self._counted: set[str] = set()
+        self._missing: tuple[str, ...] = ()
+        self._now = now
         self.heard = NO_USAGE
         self.allowance: Allowance | None = None
 
@@ -282,23 +327,22 @@ class Portions:
             # A peer that confirms more than was told harms no more than one that confirms all.
             confirmed = min(word.heard_number, self._rows[-1].number)
             known.confirmed = max(known.confirmed, confirmed)
-        if word.epoch < known.epoch or (
-            word.epoch == known.epoch
-            and (word.number < known.number or word.usage.requests < known.usage.requests)
-        ):
+        if known.is_older(word):
             return
         known.owes = known.owes or word.asks
+        known.missing = word.missing[:MOST_ABSENT]
+        for relayed in word.relayed[:MOST_ABSENT]:
+            self._hear_relayed(relayed)
         for name, epoch, start, tokens in word.absent[:MOST_ABSENT]:
             self._remember(name, epoch, start, tokens)
         if word.epoch == known.epoch and word.number == known.number:
             return
-        if known.epoch < 0 and self._rows:
-            # Its earlier use of the rates is in the level of its buckets.
-            self._debt = (
-                max(self._debt[0], self._levels[0] - word.levels[0]),
-                max(self._debt[1], self._levels[1] - word.levels[1]),
-            )
-            known.base = (-word.usage.requests, -word.usage.tokens)
+        if known.epoch < 0:
+            self._bound = (
+                min(self._bound[0], word.levels[0]), min(self._bound[1], word.levels[1])
+            )  # fmt: skip
+            if word.epoch < self.epoch - START_NANOSECONDS:
+                known.base = (-word.usage.requests, -word.usage.tokens)
         known.take_over(word)
 
     def tick(self, used: Usage, levels: tuple[float, float], *, now: float, unix: float) -> None:
@@ -313,6 +357,7 @@ class Portions:
             unix: Unix seconds.
         """
         peers, rates = self._peers, self._rates
+        self._now = now
         start = period_start(unix, rates.budget_period)
         own = Usage(
             used.requests - self._began.requests,
@@ -327,14 +372,25 @@ class Portions:
             self.want(now)
         before = self.heard
         self.heard = self._sum(start, now)
+        requests = levels[0] - (self.heard.requests - before.requests)
+        tokens = levels[1] - (self.heard.tokens - before.tokens)
+        lowered = (max(0.0, requests - self._bound[0]), max(0.0, tokens - self._bound[1]))
         self._levels = (
-            levels[0] - (self.heard.requests - before.requests),
-            levels[1] - (self.heard.tokens - before.tokens),
+            requests - lowered[0] if rates.requests_per_minute > 0 else MOST,
+            tokens - lowered[1] if rates.tokens_per_minute > 0 else MOST,
+        )
+        self._bound = (MOST, MOST)
+        self._base = (self._base[0] + lowered[0], self._base[1] + lowered[1])
+        self.heard = dataclasses.replace(
+            self.heard,
+            requests=self.heard.requests + lowered[0],
+            tokens=self.heard.tokens + lowered[1],
         )
         left = self._left(own)
         active = now < self._active_until
         share = self._share(active=active)
         portion = Usage(left[0] * share, left[1] * share, left[2] * share, start, left[3] * share)
+        missing = tuple(sorted(peers.hosts - self._reached))
         if not self._rows:
             self._restored = (start, own.budget_tokens)
             first = _four(own, start)
@@ -342,10 +398,12 @@ class Portions:
         if (
             own != self._usage
             or active != self._active
+            or missing != self._missing
             or _differ(portion, self._portion)
             or self._rows[-1].number == 0
         ):
             self._usage, self._portion, self._active = own, portion, active
+            self._missing = missing
             ceilings = _plus(_four(own, start), _four(portion, start))
             self._rows.append(_Row(self._rows[-1].number + 1, start, _four(own, start), ceilings))
             self._forget_rows()
@@ -358,10 +416,11 @@ class Portions:
         number = self._rows[-1].number
         known = self._heard.get(host)
         asks = known is None or known.confirmed < number
-        if known is not None and not asks and not known.owes:
-            return None
         if known is None:
             known = self._heard[host] = _Heard()
+        relayed = self._relayed(known)
+        if not asks and not known.owes and not relayed:
+            return None
         known.owes = False
         return KeyWord(
             self.epoch,
@@ -374,6 +433,8 @@ class Portions:
             known.number,
             asks,
             self._absent(host),
+            self._missing,
+            relayed,
         )
 
     def is_busy(self, now: float) -> bool:
@@ -413,6 +474,29 @@ class Portions:
         """Take over what was stored, after a start and before the first `tick`."""
         for host, epoch, start, tokens in known:
             self._remember(host, epoch, start, tokens)
+
+    def _hear_relayed(self, word: RelayedWord) -> None:
+        """Take over a word of a host that this host does not reach."""
+        known = self._heard.get(word.host)
+        if known is None or word.host in self._reached or known.is_older(word):
+            return
+        if known.epoch < 0 and word.epoch < self.epoch - START_NANOSECONDS:
+            known.base = (-word.usage.requests, -word.usage.tokens)
+        known.relayed_at = self._now
+        known.take_over(word)
+
+    def _relayed(self, receiver: _Heard) -> tuple[RelayedWord, ...]:
+        """Return the words that the receiver does not hear itself, if it was not told them."""
+        found: list[RelayedWord] = []
+        for host in receiver.missing:
+            known = self._heard.get(host)
+            if known is None or host not in self._reached:
+                continue
+            latest = (known.epoch, known.number)
+            if known.epoch >= 0 and receiver.passed_on.get(host) != latest:
+                receiver.passed_on[host] = latest
+                found.append(RelayedWord(host, *latest, known.usage, known.portion, known.active))
+        return tuple(found)
 
     def _remember(self, host: str, epoch: int, start: float, tokens: float) -> None:
         """Note what a peer remembers of a host that may be out of reach."""
@@ -481,18 +565,21 @@ class Portions:
         for host in peers.hosts:
             if host not in self._heard:
                 self._heard[host] = _Heard()
-        self._base = (self._base[0] + self._debt[0], self._base[1] + self._debt[1])
-        self._debt = (0.0, 0.0)
         self._reached = {
             host
             for host, known in self._heard.items()
             if not peers.is_silent(host, now) and (known.epoch >= 0 or host in peers.hosts)
         }
+        self._counted = {
+            host
+            for host, known in self._heard.items()
+            if host in self._reached or now < known.relayed_at + SILENT_SECONDS
+        }
         running = budget = 0.0
         gone: list[str] = []
         for host, known in self._heard.items():
             used = known.budget(start)
-            if host in self._reached:
+            if host in self._counted:
                 running += known.usage.in_flight
             elif host in peers.hosts:
                 may = self._may_use(known, start)
@@ -500,7 +587,8 @@ class Portions:
                 # What others remember may be later than the last word, and is no less certain.
                 last = used if known.epoch < 0 else known.usage.budget_in(start)
                 used = max(used, last + may[3])
-                since = (now - peers.silent_since(host)) / 60 / (len(peers.hosts) + 1)
+                silent_since = max(peers.silent_since(host), known.relayed_at + SILENT_SECONDS)
+                since = (now - silent_since) / 60 / (len(peers.hosts) + 1)
                 known.silent = (
                     max(known.silent[0], may[0] + since * self._rates.requests_per_minute),
                     max(known.silent[1], may[1] + since * self._rates.tokens_per_minute),
@@ -527,11 +615,11 @@ class Portions:
 
     def _share(self, *, active: bool) -> float:
         """Return the part of what is left that is this host's portion."""
-        hosts = len(self._reached | {self._peers.host})
+        hosts = len(self._counted) + 1
         equal = EQUAL_SHARE / hosts
         if not active:
             return GIVEN * equal
-        sharing = 1 + sum([self._heard[host].active for host in self._reached])
+        sharing = 1 + sum([self._heard[host].active for host in self._counted])
         return GIVEN * (1.0 - equal * (hosts - sharing)) / sharing
 
     def _allow(self, start: float, now: float) -> Allowance:
@@ -539,7 +627,7 @@ class Portions:
         peers, limits = self._peers, self._limits()
         hosts = len(peers.hosts) + 1
         sums, most = [0.0] * 4, [0.0] * 4
-        for host in self._reached:
+        for host in self._counted:
             for at, amount in enumerate(self._may_use(self._heard[host], start)):
                 sums[at] += amount
                 most[at] = max(most[at], amount)
@@ -643,6 +731,11 @@ def _differ(one: Usage, other: Usage) -> bool:
 
 def _makes_sense(word: KeyWord) -> bool:
     """Return whether all numbers are within bounds; a word that has others is not taken."""
+    levels = all(-MOST <= level <= MOST for level in word.levels)
+    return levels and _is_bounded(word) and all(_is_bounded(one) for one in word.relayed)
+
+
+def _is_bounded(word: KeyWord | RelayedWord) -> bool:
     usage, portion = word.usage, word.portion
     return (
         0 <= word.epoch <= MOST * 1024
@@ -655,5 +748,4 @@ def _makes_sense(word: KeyWord) -> bool:
                 *portion.as_row(),
             )
         )
-        and all(-MOST <= level <= MOST for level in word.levels)
     )  # fmt: skip

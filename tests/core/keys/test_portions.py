@@ -16,8 +16,8 @@ from partitiond.core.keys.portions import (
     MOST_ABSENT,
     MOST_ROWS,
     SILENT_SECONDS,
+    KeyPeers,
     KeyWord,
-    Peers,
     Portions,
     word_of_unknown_key,
 )
@@ -50,13 +50,16 @@ class Truth:
         self.most_hosts = count
         self.requests = 0
         self.used: dict[float, float] = {}
+        self.broken: set[frozenset[str]] = set()
+        """Pairs of hosts that do not reach each other."""
+        self.strict = True
         self.lives = 0
         """Requests that may be sent beyond the limits because hosts were started or joined."""
 
     def path(self, sender: str, receiver: str) -> tuple[float, ...]:
         if self.group.get(sender, 0) != self.group.get(receiver, 0):
             return ()
-        if self.dice.random() < self.lost:
+        if frozenset([sender, receiver]) in self.broken or self.dice.random() < self.lost:
             return ()
         copies = 2 if self.dice.random() < 0.1 else 1
         return tuple(self.dice.expovariate(1 / self.mean_delay) for _ in range(copies))
@@ -71,6 +74,8 @@ class Truth:
         self.requests += 1
         start = found.allowed.budget_start
         self.used[start] = self.used.get(start, 0.0) + tokens
+        if not self.strict:
+            return True
         rates, further = self.fleet.rates, self.most_hosts - 1 + self.lives
         if rates.token_budget:
             most = rates.token_budget + further * max(SIZES)
@@ -114,7 +119,7 @@ class Truth:
 
     def heal(self) -> None:
         """Let all messages through, and all requests end."""
-        self.group, self.lost, self.mean_delay = {}, 0.0, 0.01
+        self.group, self.broken, self.lost, self.mean_delay = {}, set(), 0.0, 0.01
         while self.flying:
             self.settle(self.flying[0], self.flying[0].tokens)
         self.fleet.run(self.fleet.now + 30.0)
@@ -168,6 +173,22 @@ def test_hosts_that_are_cut_off_keep_the_limit_together(
         truth.some_time(truth.dice.choice([1.0, 8.0]), 20.0)
         truth.group = {}
         truth.some_time(truth.dice.choice([1.0, 5.0]), 20.0)
+    truth.heal()
+    truth.check_sums()
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**32), st.integers(3, 6), st.sampled_from(KINDS))
+def test_hosts_that_reach_only_some_of_the_others_know_the_sum_afterwards(
+    seed: int, count: int, rates: KeyRates
+) -> None:
+    truth = Truth(rates, count, seed, mean_delay=0.02)
+    truth.strict = False
+    truth.some_time(1.0, 20.0)
+    truth.broken = {
+        frozenset(truth.dice.sample(sorted(truth.fleet.hosts), 2)) for _ in range(count)
+    }
+    truth.some_time(8.0, 20.0)
     truth.heal()
     truth.check_sums()
 
@@ -337,6 +358,19 @@ def test_two_halves_of_a_fleet_stay_within_their_portions() -> None:
     assert sum(host.meter.usage.budget_tokens for host in fleet.hosts.values()) == 800
 
 
+def test_two_hosts_that_reach_only_a_third_one_hear_of_each_other() -> None:
+    rates = KeyRates(requests_per_minute=600, token_budget=10**6, max_in_flight=2000)
+    fleet = fleet_of(rates, 3)
+    fleet.path = lambda *ends: () if set(ends) == {"h0", "h1"} else (0.005,)
+    sent = sum(spend(fleet, name, 0.1) for name in ["h0", "h1"] * 500)
+    assert sent <= 600 + 1.1 * 10 * fleet.now
+    usage = [fleet.hosts[name].meter.usage for name in ("h0", "h1")]
+    for name, other in (("h0", usage[1]), ("h1", usage[0])):
+        heard = fleet.hosts[name].portions.heard
+        assert heard.budget_tokens == pytest.approx(other.budget_tokens, abs=20)
+        assert heard.in_flight == pytest.approx(other.in_flight, abs=20)
+
+
 def test_the_last_of_two_hosts_goes_on_with_its_half_of_a_rate() -> None:
     fleet = fleet_of(KeyRates(requests_per_minute=600), 2)
     fleet.hosts["h1"].up = False
@@ -412,7 +446,7 @@ def test_a_host_that_joins_finds_the_buckets_as_they_are() -> None:
 
 
 def test_a_host_that_does_not_know_the_key_confirms_and_uses_nothing() -> None:
-    peers = Peers("h0", 1, 0.0)
+    peers = KeyPeers("h0", 1, 0.0)
     peers.apply(["h0", "h1"])
     rates = KeyRates(token_budget=1000)
     meter, portions = KeyMeter(rates, 0.0), Portions(peers, rates, 0.0)
@@ -517,7 +551,7 @@ def test_a_lying_peer_harms_no_more_than_the_key(told: list[tuple[str, KeyWord]]
     rates = KeyRates(
         requests_per_minute=60, tokens_per_minute=600, max_in_flight=4, token_budget=500
     )
-    peers = Peers("h0", 10**15, 0.0)
+    peers = KeyPeers("h0", 10**15, 0.0)
     peers.apply(["h0", "h1", "h2"])
     meter, portions = KeyMeter(rates, 0.0), Portions(peers, rates, 0.0)
     now = 0.0
@@ -547,7 +581,7 @@ def test_a_lying_peer_harms_no_more_than_the_key(told: list[tuple[str, KeyWord]]
 
 
 def test_a_peer_that_makes_hosts_up_takes_bounded_memory() -> None:
-    peers = Peers("h0", 1, 0.0)
+    peers = KeyPeers("h0", 1, 0.0)
     peers.apply(["h1"])
     portions = Portions(peers, KeyRates(token_budget=9), 0.0)
     portions.tick(NO_USAGE, (0.0, 0.0), now=0.0, unix=UNIX)
@@ -569,7 +603,7 @@ def test_a_first_part_leaves_the_others_theirs() -> None:
 
 def test_a_period_that_began_elsewhere_leaves_the_former_ones_use() -> None:
     rates = KeyRates(token_budget=1000, budget_period=BudgetPeriod.HOUR)
-    peers = Peers("h0", 1, 0.0)
+    peers = KeyPeers("h0", 1, 0.0)
     peers.apply(["h1"])
     portions = Portions(peers, rates, 0.0)
     hour = period_start(UNIX, BudgetPeriod.HOUR)
