@@ -25,16 +25,16 @@ class Message:
 
     Attributes:
         sender: host.
-        epoch: of the sender.
+        incarnation: of the sender.
         sent: by the sender's clock, seconds.
-        heard_epoch, heard_sent: of the receiver's last message that the sender has heard.
+        heard_incarnation, heard_sent: of the receiver's last message that the sender has heard.
         word: about the key; None if there is nothing to tell.
     """
 
     sender: str
-    epoch: int
+    incarnation: int
     sent: float
-    heard_epoch: int
+    heard_incarnation: int
     heard_sent: float
     word: KeyWord | None
 
@@ -123,15 +123,15 @@ class KeyHost:
 
     def message(self, receiver: str, now: float) -> Message:
         """Return the next message to a peer."""
-        epoch, sent = self._last.get(receiver, (-1, -1.0))
+        incarnation, sent = self._last.get(receiver, (-1, -1.0))
         word = self.portions.word(receiver)
-        return Message(self.name, self.peers.epoch, now, epoch, sent, word)
+        return Message(self.name, self.peers.incarnation, now, incarnation, sent, word)
 
     def hear(self, message: Message) -> None:
         """Take over a message."""
-        last = (message.epoch, message.sent)
+        last = (message.incarnation, message.sent)
         self._last[message.sender] = max(last, self._last.get(message.sender, last))
-        if message.heard_epoch == self.peers.epoch:
+        if message.heard_incarnation == self.peers.incarnation:
             answered = self.peers.answered
             answered[message.sender] = max(
                 message.heard_sent, answered.get(message.sender, message.heard_sent)

@@ -20,7 +20,7 @@ PORTIONS: Final[tuple[Rule, ...]] = (
             (_PORTIONS, "start, first, first))", "start, first, (math.inf,) * 4))"),
             (
                 _PORTIONS,
-                "if word.heard_epoch == self.epoch and self._rows:",
+                "if word.heard_incarnation == self.incarnation and self._rows:",
                 "if self._rows:",
             ),
             (_ALLOWANCE, "used + amount > self.ceiling + TOLERANCE", "False"),
@@ -70,23 +70,27 @@ PORTIONS: Final[tuple[Rule, ...]] = (
         _TESTS,
         wrong=(
             (_PORTIONS, "tokens + used.budget_in(start) - before)", "tokens)"),
-            (_PORTIONS, "self.remember(self.epoch, had.budget_start, had.budget_tokens)", "pass"),
+            (
+                _PORTIONS,
+                "self.remember(self.incarnation, had.budget_start, had.budget_tokens)",
+                "pass",
+            ),
             (_PORTIONS, "_bound[0], word.levels[0]), min", "_bound[0], MOST), min"),
             (
                 _PORTIONS,
-                "            if word.epoch < self.epoch - START_NANOSECONDS:\n"
+                "            if word.incarnation < self.incarnation - START_NANOSECONDS:\n"
                 "                known.base",
                 "            if True:\n                known.base",
             ),
             (
                 _PORTIONS,
-                "            if word.epoch < self.epoch - START_NANOSECONDS:\n"
+                "            if word.incarnation < self.incarnation - START_NANOSECONDS:\n"
                 "                known.base",
                 "            if False:\n                known.base",
             ),
             (
                 _PORTIONS,
-                "                    found.append((host, epoch, start, before))\n",
+                "                    found.append((host, incarnation, start, before))\n",
                 "                    pass\n",
             ),
             (
@@ -94,7 +98,11 @@ PORTIONS: Final[tuple[Rule, ...]] = (
                 "elif host not in self._reached and known.budget(start) > 0:",
                 "elif False:",
             ),
-            (_PORTIONS, "if epoch < self.epoch and (start, tokens)", "if (start, tokens)"),
+            (
+                _PORTIONS,
+                "if incarnation < self.incarnation and (start, tokens)",
+                "if (start, tokens)",
+            ),
             (_PORTIONS, "            elif used <= 0:\n", "            else:\n"),
         ),
     ),

@@ -21,10 +21,10 @@ half of the fleet (itself included) needs no confirmation from silent peers. Any
 within what the silent ones know of it, plus its equal share of the rates; so both sides of a cut
 together keep the limit. (Half is not enough: the other half would do the same.)
 
-Counts begin anew when a host's proxy starts (another *epoch*). Its peers tell it what it had used
-of a budget before; until they have, it sends one request at a time. What silent and former hosts
-used of a budget is told on, for hosts that join later. A host whose clock is ahead begins the next
-period earlier: for the others, what it used of the former period stays used.
+Counts begin anew when a host's proxy starts (another *incarnation*). Its peers tell it what it had
+used of a budget before; until they have, it sends one request at a time. What silent and former
+hosts used of a budget is told on, for hosts that join later. A host whose clock is ahead begins the
+next period earlier: for the others, what it used of the former period stays used.
 
 Words of a host that a peer does not reach are passed on to that peer, which counts them. They
 confirm nothing: while two hosts reach a third one but not each other, a limit may be exceeded by
@@ -74,7 +74,7 @@ MOST: Final = float(1 << 53)
 """Bound of a told number: whole numbers are exact up to it."""
 
 BudgetOfHost = tuple[str, int, float, float]
-"""Host, epoch, start of the period, tokens of the budget."""
+"""Host, incarnation, start of the period, tokens of the budget."""
 
 _Four = tuple[float, float, float, float]
 """Requests, tokens, in flight, budget."""
@@ -88,7 +88,7 @@ class RelayedWord:
     """
 
     host: str
-    epoch: int
+    incarnation: int
     number: int
     usage: Usage
     portion: Usage
@@ -100,28 +100,28 @@ class KeyWord:
     """What a host tells one peer about one key.
 
     Attributes:
-        epoch: of the host's counts; another after each start of its proxy.
-        number: of the word in its epoch, from 1; 0 if the host does not know the key.
-        usage: of this host in this epoch, cumulative; the budget is that of the period.
+        incarnation: of the host's counts; another after each start of its proxy.
+        number: of the word in its incarnation, from 1; 0 if the host does not know the key.
+        usage: of this host in this incarnation, cumulative; the budget is that of the period.
         portion: how much more the host may use, before a later word is confirmed.
         levels: of the host's buckets, requests and tokens.
         active: the host sends requests with this key.
-        heard_epoch: of the receiver's last word that this host has heard.
+        heard_incarnation: of the receiver's last word that this host has heard.
         heard_number: of that word.
         asks: the receiver has not confirmed this word yet.
         absent: use of budgets by hosts that may be out of the receiver's reach, or by the receiver
-            itself in an earlier epoch.
+            itself in an earlier incarnation.
         missing: hosts of the table that this host does not reach.
         relayed: words of hosts that the receiver does not reach.
     """
 
-    epoch: int
+    incarnation: int
     number: int
     usage: Usage
     portion: Usage
     levels: tuple[float, float] = (MOST, MOST)
     active: bool = False
-    heard_epoch: int = -1
+    heard_incarnation: int = -1
     heard_number: int = -1
     asks: bool = False
     absent: tuple[BudgetOfHost, ...] = ()
@@ -129,9 +129,16 @@ class KeyWord:
     relayed: tuple[RelayedWord, ...] = ()
 
 
-def word_of_unknown_key(word: KeyWord, epoch: int) -> KeyWord:
+def word_of_unknown_key(word: KeyWord, incarnation: int) -> KeyWord:
     """Return the answer of a host that does not know the key: it confirms, and uses nothing."""
-    return KeyWord(epoch, 0, NO_USAGE, NO_USAGE, heard_epoch=word.epoch, heard_number=word.number)
+    return KeyWord(
+        incarnation,
+        0,
+        NO_USAGE,
+        NO_USAGE,
+        heard_incarnation=word.incarnation,
+        heard_number=word.number,
+    )
 
 
 class KeyPeers:
@@ -139,18 +146,18 @@ class KeyPeers:
 
     Attributes:
         host: name of this host.
-        epoch: of this host's counts: its start in Unix nanoseconds, greater than any before.
-        started: start of the epoch, monotonic seconds.
+        incarnation: of this host's counts: its start in Unix nanoseconds, greater than any before.
+        started: start of the incarnation, monotonic seconds.
         hosts: names of all other hosts in the table.
         answered: by host, when the last message was *sent* that the host has confirmed, monotonic
             seconds. Whoever owns the connections keeps it up to date, keys or no keys.
     """
 
-    __slots__ = ("answered", "epoch", "host", "hosts", "started")
+    __slots__ = ("answered", "host", "hosts", "incarnation", "started")
 
-    def __init__(self, host: str, epoch: int, now: float) -> None:
+    def __init__(self, host: str, incarnation: int, now: float) -> None:
         self.host = host
-        self.epoch = epoch
+        self.incarnation = incarnation
         self.started = now
         self.hosts: frozenset[str] = frozenset()
         self.answered: dict[str, float] = {}
@@ -184,27 +191,27 @@ class _Heard:
     """What was heard of one peer.
 
     Attributes:
-        epoch, number: of the last word; -1 before the first.
+        incarnation, number: of the last word; -1 before the first.
         usage, portion: of the last word.
         earlier: use of the budget in the period before, if words told of two.
-        before: (epoch, start, tokens) of a budget: use of an earlier epoch, or use that other
-            hosts have heard of.
-        base: requests and tokens to add to the epoch's, so that sums only grow.
+        before: (incarnation, start, tokens) of a budget: use of an earlier incarnation, or use
+            that other hosts have heard of.
+        base: requests and tokens to add to the incarnation's, so that sums only grow.
         silent: requests and tokens that the peer may have used while silent.
         confirmed: number of this host's last word that the peer has confirmed.
         owes: this host owes a confirmation.
         missing: hosts that the peer does not reach.
-        passed_on: epochs and numbers of their words that the peer was told.
+        passed_on: incarnations and numbers of their words that the peer was told.
         relayed_at: when its last word came through another host, monotonic seconds.
     """
 
     __slots__ = (
-        "active", "base", "before", "confirmed", "earlier", "epoch", "missing", "number", "owes",
-        "passed_on", "portion", "relayed_at", "silent", "usage",
+        "active", "base", "before", "confirmed", "earlier", "incarnation", "missing", "number",
+        "owes", "passed_on", "portion", "relayed_at", "silent", "usage",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.epoch = -1
+        self.incarnation = -1
         self.number = -1
         self.usage = NO_USAGE
         self.portion = NO_USAGE
@@ -220,11 +227,11 @@ class _Heard:
         self.relayed_at = -math.inf
 
     def requests(self) -> float:
-        """Requests of the peer since this host knows it, of all epochs."""
+        """Requests of the peer since this host knows it, of all incarnations."""
         return self.base[0] + self.usage.requests + self.silent[0]
 
     def tokens(self) -> float:
-        """Tokens of the peer since this host knows it, of all epochs."""
+        """Tokens of the peer since this host knows it, of all incarnations."""
         return self.base[1] + self.usage.tokens + self.silent[1]
 
     def budget(self, start: float) -> float:
@@ -236,40 +243,40 @@ class _Heard:
 
     def is_older(self, word: KeyWord | RelayedWord) -> bool:
         """Return whether the word was told before the last one, or contradicts it."""
-        if word.epoch != self.epoch:
-            return word.epoch < self.epoch
+        if word.incarnation != self.incarnation:
+            return word.incarnation < self.incarnation
         return word.number < self.number or word.usage.requests < self.usage.requests
 
     def take_over(self, word: KeyWord | RelayedWord) -> None:
         """Replace the use by that of a newer word."""
         had = self.usage
-        if word.epoch != self.epoch:
-            if self.epoch >= 0:
+        if word.incarnation != self.incarnation:
+            if self.incarnation >= 0:
                 self.base = (self.base[0] + had.requests, self.base[1] + had.tokens)
-                self.remember(self.epoch, had.budget_start, had.budget_tokens)
+                self.remember(self.incarnation, had.budget_start, had.budget_tokens)
             self.earlier = (0.0, 0.0)
         elif word.usage.budget_start > had.budget_start:
             self.earlier = (had.budget_start, had.budget_tokens)
-        if self.before[0] >= word.epoch:
+        if self.before[0] >= word.incarnation:
             self.before = (-1, 0.0, 0.0)  # the peer itself knows better
         # What the peer may have used while silent was debited; it stays so, because refunds of
         # that age would only fill buckets that are full again.
         self.base = (self.base[0] + self.silent[0], self.base[1] + self.silent[1])
         self.silent = (0.0, 0.0)
-        self.epoch, self.number = word.epoch, word.number
+        self.incarnation, self.number = word.incarnation, word.number
         self.usage, self.portion, self.active = word.usage, word.portion, word.active
 
-    def remember(self, epoch: int, start: float, tokens: float) -> None:
+    def remember(self, incarnation: int, start: float, tokens: float) -> None:
         """Note a use of the budget; of the latest period, the greatest counts."""
         if (start, tokens) > self.before[1:]:
-            self.before = (epoch, start, tokens)
+            self.before = (incarnation, start, tokens)
 
 
 class Portions:
     """One key over the fleet, as this host knows it. The module describes the rules.
 
     Attributes:
-        epoch: of the words; a key that lost its limits and got new ones has another.
+        incarnation: of the words; a key that lost its limits and got new ones has another.
         heard: use by all other hosts; add it to `others` of `KeyMeter.admit`. Of the rates it is
             what they used since this host knows them, and it only grows.
         allowance: for `KeyMeter.admit`; None while the table has no other host.
@@ -286,7 +293,7 @@ class Portions:
             now: monotonic seconds.
             began: use by this host so far. Of it, only the budget concerns the peers.
         """
-        self.epoch = peers.epoch + int((now - peers.started) * 1e9)
+        self.incarnation = peers.incarnation + int((now - peers.started) * 1e9)
         self._peers = peers
         self._rates = rates
         self._began = began
@@ -323,7 +330,7 @@ class Portions:
         known = self._heard.get(host)
         if known is None:
             known = self._heard[host] = _Heard()
-        if word.heard_epoch == self.epoch and self._rows:
+        if word.heard_incarnation == self.incarnation and self._rows:
             # A peer that confirms more than was told harms no more than one that confirms all.
             confirmed = min(word.heard_number, self._rows[-1].number)
             known.confirmed = max(known.confirmed, confirmed)
@@ -333,15 +340,15 @@ class Portions:
         known.missing = word.missing[:MOST_ABSENT]
         for relayed in word.relayed[:MOST_ABSENT]:
             self._hear_relayed(relayed)
-        for name, epoch, start, tokens in word.absent[:MOST_ABSENT]:
-            self._remember(name, epoch, start, tokens)
-        if word.epoch == known.epoch and word.number == known.number:
+        for name, incarnation, start, tokens in word.absent[:MOST_ABSENT]:
+            self._remember(name, incarnation, start, tokens)
+        if word.incarnation == known.incarnation and word.number == known.number:
             return
-        if known.epoch < 0:
+        if known.incarnation < 0:
             self._bound = (
                 min(self._bound[0], word.levels[0]), min(self._bound[1], word.levels[1])
             )  # fmt: skip
-            if word.epoch < self.epoch - START_NANOSECONDS:
+            if word.incarnation < self.incarnation - START_NANOSECONDS:
                 known.base = (-word.usage.requests, -word.usage.tokens)
         known.take_over(word)
 
@@ -423,13 +430,13 @@ class Portions:
             return None
         known.owes = False
         return KeyWord(
-            self.epoch,
+            self.incarnation,
             number,
             self._usage,
             self._portion,
             self._levels,
             self._active,
-            known.epoch,
+            known.incarnation,
             known.number,
             asks,
             self._absent(host),
@@ -464,7 +471,7 @@ class Portions:
         start = self._usage.budget_start
         return tuple(
             [
-                (host, known.epoch, start, known.budget(start))
+                (host, known.incarnation, start, known.budget(start))
                 for host, known in self._heard.items()
                 if known.budget(start) > 0
             ]
@@ -472,15 +479,15 @@ class Portions:
 
     def remind(self, known: Iterable[BudgetOfHost]) -> None:
         """Take over what was stored, after a start and before the first `tick`."""
-        for host, epoch, start, tokens in known:
-            self._remember(host, epoch, start, tokens)
+        for host, incarnation, start, tokens in known:
+            self._remember(host, incarnation, start, tokens)
 
     def _hear_relayed(self, word: RelayedWord) -> None:
         """Take over a word of a host that this host does not reach."""
         known = self._heard.get(word.host)
         if known is None or word.host in self._reached or known.is_older(word):
             return
-        if known.epoch < 0 and word.epoch < self.epoch - START_NANOSECONDS:
+        if known.incarnation < 0 and word.incarnation < self.incarnation - START_NANOSECONDS:
             known.base = (-word.usage.requests, -word.usage.tokens)
         known.relayed_at = self._now
         known.take_over(word)
@@ -492,18 +499,18 @@ class Portions:
             known = self._heard.get(host)
             if known is None or host not in self._reached:
                 continue
-            latest = (known.epoch, known.number)
-            if known.epoch >= 0 and receiver.passed_on.get(host) != latest:
+            latest = (known.incarnation, known.number)
+            if known.incarnation >= 0 and receiver.passed_on.get(host) != latest:
                 receiver.passed_on[host] = latest
                 found.append(RelayedWord(host, *latest, known.usage, known.portion, known.active))
         return tuple(found)
 
-    def _remember(self, host: str, epoch: int, start: float, tokens: float) -> None:
+    def _remember(self, host: str, incarnation: int, start: float, tokens: float) -> None:
         """Note what a peer remembers of a host that may be out of reach."""
         if not (0.0 <= start <= MOST and 0.0 < tokens <= MOST):
             return
         if host == self._peers.host:
-            if epoch < self.epoch and (start, tokens) > self._own_before:
+            if incarnation < self.incarnation and (start, tokens) > self._own_before:
                 self._own_before = (start, min(tokens, float(self._rates.token_budget)))
             return
         known = self._heard.get(host)
@@ -511,23 +518,25 @@ class Portions:
             if len(self._heard) >= MOST_ABSENT:
                 return
             known = self._heard[host] = _Heard()
-        if host not in self._reached and epoch >= known.epoch:
-            known.remember(epoch, start, tokens)
+        if host not in self._reached and incarnation >= known.incarnation:
+            known.remember(incarnation, start, tokens)
 
     def _absent(self, receiver: str) -> tuple[BudgetOfHost, ...]:
         """Return the use of budgets that the receiver may not hear from the host itself."""
         found: list[BudgetOfHost] = []
         start = self._usage.budget_start
         for host, known in self._heard.items():
-            epoch, before_start, before = known.before
+            incarnation, before_start, before = known.before
             remembered = before_start == start and before > 0
             if host == receiver:
                 # Told again and again, as its own count says nothing about whether it knows.
                 if remembered:
-                    found.append((host, epoch, start, before))
+                    found.append((host, incarnation, start, before))
             elif host not in self._reached and known.budget(start) > 0:
                 latest = remembered and before >= known.usage.budget_in(start)
-                found.append((host, epoch if latest else known.epoch, start, known.budget(start)))
+                found.append(
+                    (host, incarnation if latest else known.incarnation, start, known.budget(start))
+                )
         return tuple(found)
 
     def _limits(self) -> _Four:
@@ -544,7 +553,7 @@ class Portions:
         hosts = len(self._peers.hosts) + 1
         requests, tokens, running, budget = self._limits()
         told = known.portion
-        if known.epoch < 0:
+        if known.incarnation < 0:
             return requests / hosts, tokens / hosts, running / hosts, budget / hosts
         if told.budget_start > start:
             budget = 0.0  # its clock is ahead: it uses no more of this period
@@ -568,7 +577,7 @@ class Portions:
         self._reached = {
             host
             for host, known in self._heard.items()
-            if not peers.is_silent(host, now) and (known.epoch >= 0 or host in peers.hosts)
+            if not peers.is_silent(host, now) and (known.incarnation >= 0 or host in peers.hosts)
         }
         self._counted = {
             host
@@ -585,7 +594,7 @@ class Portions:
                 may = self._may_use(known, start)
                 running += known.usage.in_flight + may[2]
                 # What others remember may be later than the last word, and is no less certain.
-                last = used if known.epoch < 0 else known.usage.budget_in(start)
+                last = used if known.incarnation < 0 else known.usage.budget_in(start)
                 used = max(used, last + may[3])
                 silent_since = max(peers.silent_since(host), known.relayed_at + SILENT_SECONDS)
                 since = (now - silent_since) / 60 / (len(peers.hosts) + 1)
@@ -738,7 +747,7 @@ def _makes_sense(word: KeyWord) -> bool:
 def _is_bounded(word: KeyWord | RelayedWord) -> bool:
     usage, portion = word.usage, word.portion
     return (
-        0 <= word.epoch <= MOST * 1024
+        0 <= word.incarnation <= MOST * 1024
         and 0 <= word.number <= MOST
         and -MOST <= usage.tokens <= MOST
         and all(

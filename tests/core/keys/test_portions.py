@@ -560,7 +560,8 @@ def test_a_lying_peer_harms_no_more_than_the_key(told: list[tuple[str, KeyWord]]
         peers.answered[sender] = now
         own = word.heard_number % 2 == 0
         portions.hear(
-            sender, dataclasses.replace(word, heard_epoch=portions.epoch) if own else word
+            sender,
+            dataclasses.replace(word, heard_incarnation=portions.incarnation) if own else word,
         )
         recalled = portions.recalled(meter.usage)
         if recalled is not None:
