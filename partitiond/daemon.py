@@ -33,6 +33,7 @@ from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.gpu_host import gpu_host
 from partitiond.hosts.fleet import HostsOfFleet, hosts_of_fleet
+from partitiond.hosts.head import claim_run_folder
 from partitiond.hosts.one_master import ensure_host_id, refuse_joined
 from partitiond.hosts.this_host import ThisHost, this_host
 from partitiond.planner.model.types import PlanRequest
@@ -84,6 +85,7 @@ def run_daemon(
     Raises:
         StateFolderBusyError: another daemon runs on this state folder.
         RunFolderBusyError: the run folder belongs to another state folder.
+        FencedError: a later control plane of this state folder has processes in the run folder.
         ConflictError: this host joined another one.
         DeviceError: a port is in use.
         StoreError: the store is damaged, locked or of a newer version.
@@ -96,17 +98,29 @@ def run_daemon(
     make_folder(settings.run_dir, "run_dir")
     with contextlib.ExitStack() as held:
         held.enter_context(StateLock.acquire(settings.lock_path))
-        held.enter_context(owned_run_folder(settings))
+        run_folder = held.enter_context(owned_run_folder(settings))
         refuse_joined(settings)
+        ray_version = ""
         if settings.cluster.enabled:
             from partitiond.cluster.of_settings import prepare_cluster  # one host needs none of it
 
-            prepare_cluster(settings)
+            ray_version = prepare_cluster(settings)
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         listener = held.enter_context(_listener(settings))
         store = held.enter_context(contextlib.closing(_open_store(settings)))
+        at, is_head = SystemClock().utc_iso(), settings.cluster.enabled
+        claim_run_folder(run_folder.claim, store, at, is_head=is_head)
         given = Reloading(settings, reread or (lambda: settings))
-        asyncio.run(_run(given, store, listener, tokens=tokens, on_ready=ready_callback))
+        asyncio.run(
+            _run(
+                given,
+                store,
+                listener,
+                tokens=tokens,
+                ray_version=ray_version,
+                on_ready=ready_callback,
+            )
+        )
 
 
 def _open_store(settings: Settings) -> SqlStore:
@@ -241,6 +255,7 @@ async def _run(
     listener: socket.socket,
     *,
     tokens: tuple[str, str],
+    ray_version: str,
     on_ready: Callable[[], None] | None,
 ) -> None:
     settings = given.used
@@ -249,7 +264,7 @@ async def _run(
         ending.push_async_callback(asyncio.to_thread, host.devices.close)
         # A host alone has no id: nothing tells it from others.
         host_id = ensure_host_id(settings.host_id_path) if settings.cluster.enabled else ""
-        here = this_host(settings, host, host_id=host_id, head=True)
+        here = this_host(settings, host, host_id=host_id, ray_version=ray_version, head=True)
         fleet = None
         if settings.cluster.enabled:
             from partitiond.cluster.of_settings import running_cluster

@@ -3,6 +3,10 @@
 Two daemons on one run folder would each find the other's engines, endpoint and MPS daemons, and end
 those that its own plan does not want. So the folder is locked while a daemon or a profile uses it,
 and it names its owner: only the owner's next daemon adopts processes that a killed daemon left.
+
+A state folder may be put back from a backup, and then holds a head that was overtaken since. So the
+folder also names the control plane whose processes run there, with its epoch: as the agents of
+other hosts do, it obeys that one and those of a higher epoch (`hosts.calls.fencing`).
 """
 
 import contextlib
@@ -13,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond import serde
-from partitiond.core.errors import ConflictError, InputError, StoreError
+from partitiond.core.errors import ConflictError, FencedError, InputError, StoreError
 from partitiond.devices.mps import record
 from partitiond.engines.process.journal import run_folders
 from partitiond.platform.process_identity import is_alive
@@ -35,14 +39,58 @@ class RunFolderOwner:
 
     Attributes:
         state_dir: the state folder of the daemon that last used it.
+        head: id of that daemon's control plane; empty if it was never the head of other hosts, or
+            if an agent used the folder, which keeps whom it obeys in its state folder.
+        epoch: of that head; 0 without one.
     """
 
     state_dir: str
+    head: str = ""
+    epoch: int = 0
+
+
+class OwnedRunFolder:
+    """A run folder that is held for a state folder.
+
+    Attributes:
+        owner: as it is recorded.
+    """
+
+    def __init__(self, folder: Path, owner: RunFolderOwner) -> None:
+        self._folder = folder
+        self.owner = owner
+
+    def claim(self, head: str, epoch: int) -> None:
+        """Use the folder for a control plane, which adopts and ends from now on what runs there.
+
+        Args:
+            head: its id; empty if it was never the head of other hosts.
+            epoch: 0 without an id.
+
+        Raises:
+            FencedError: processes run there of another control plane, of the same epoch or a
+                higher one.
+        """
+        was, now = self.owner, RunFolderOwner(self.owner.state_dir, head, epoch)
+        running = [] if now == was or epoch > was.epoch else _what_runs(self._folder, was.state_dir)
+        if running:
+            raise FencedError(
+                f"the run folder {self._folder} has {', '.join(running)} running of another "
+                f"control plane, of epoch {was.epoch}; this one has epoch {epoch}.",
+                hint="What runs there goes on. If this control plane is to be the head, as after "
+                "the restore of a backup: `partitiond head take-over`, then start it again.",
+                facts={"path": str(self._folder), "head": was.head, "epoch": was.epoch},
+            )
+        if now != was:
+            _write(self._folder, now)
+            self.owner = now
 
 
 @contextlib.contextmanager
-def owned_run_folder(settings: Settings) -> Iterator[None]:
+def owned_run_folder(settings: Settings) -> Iterator[OwnedRunFolder]:
     """Hold the run folder for this state folder. The caller holds the state folder's lock.
+
+    A control plane claims what it returns, before it adopts anything.
 
     Raises:
         RunFolderBusyError: a daemon of another state folder uses it, or left processes there that
@@ -53,32 +101,35 @@ def owned_run_folder(settings: Settings) -> Iterator[None]:
     try:
         lock = StateLock.acquire(folder / LOCK)
     except StateFolderBusyError as error:
-        owner = _owner(folder) or ""
-        raise _busy(folder, f"is in use by process {error.facts['pid']}", owner) from error
+        owner = _owner(folder)
+        user = f"is in use by process {error.facts['pid']}"
+        raise _busy(folder, user, owner.state_dir if owner is not None else "") from error
     with lock:
-        other = _owner(folder)
+        owner = _owner(folder)
+        other = None if owner is None else owner.state_dir
         running = [] if other in ("", mine) else _what_runs(folder, other)
         if running:
             what = f"has {', '.join(running)} running"
             raise _unknown(folder, what) if other is None else _busy(folder, what, other)
-        _write(folder, mine)
-        yield
+        owner = owner if owner is not None and other == mine else RunFolderOwner(mine)
+        _write(folder, owner)
+        yield OwnedRunFolder(folder, owner)
 
 
-def _owner(folder: Path) -> str | None:
-    """The owner's state folder; empty if there is none, None if it cannot be read."""
+def _owner(folder: Path) -> RunFolderOwner | None:
+    """The owner; with an empty state folder if there is none, None if it cannot be read."""
     try:
-        return serde.from_stored_json(RunFolderOwner, (folder / OWNER).read_bytes()).state_dir
+        return serde.from_stored_json(RunFolderOwner, (folder / OWNER).read_bytes())
     except FileNotFoundError:
-        return ""
+        return RunFolderOwner("")
     except (OSError, InputError):
         return None
 
 
-def _write(folder: Path, mine: str) -> None:
+def _write(folder: Path, owner: RunFolderOwner) -> None:
     fresh = folder / f"{OWNER}.new"
     try:
-        fresh.write_text(serde.to_stored_json(RunFolderOwner(mine)), encoding="utf-8")
+        fresh.write_text(serde.to_stored_json(owner), encoding="utf-8")
         os.replace(fresh, folder / OWNER)  # noqa: PTH105
     except OSError as error:
         raise StoreError(

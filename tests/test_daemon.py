@@ -19,11 +19,19 @@ import uvicorn
 
 from partitiond.cli.options import read_token
 from partitiond.client import ControlClient
-from partitiond.core.errors import DeviceError, PartitiondError, SettingsError
+from partitiond.core.errors import DeviceError, FencedError, PartitiondError, SettingsError
 from partitiond.daemon import _ApiServer, _until_the_end, run_daemon
+from partitiond.hosts.head import (
+    HeadRecord,
+    claim_run_folder,
+    load_head,
+    save_head,
+    start_head,
+    take_over,
+)
 from partitiond.platform.process_identity import start_ticks
 from partitiond.platform.systemd import notify
-from partitiond.run_folder import RunFolderBusyError
+from partitiond.run_folder import RunFolderBusyError, owned_run_folder
 from partitiond.settings.schema import Settings, load_settings
 from partitiond.store import open_store
 from tests.controller.samples import measured_profile, spec
@@ -106,6 +114,12 @@ class Daemon:
         code = self.process.wait(SECONDS)
         self.process = None
         return code
+
+    def keeps(self, record: HeadRecord) -> None:
+        """Its store says that it is this head."""
+        store = open_store(self.settings.store_path)
+        save_head(store, record, "now")
+        store.close()
 
     def proxy_pid(self) -> int | None:
         path = self.settings.state_dir / "proxy" / "proxy.json"
@@ -209,6 +223,42 @@ def test_a_daemon_of_another_state_folder_is_refused_the_run_folder(
         run_daemon(other)
     assert daemon.proxy_pid() == pid
     assert daemon.proxy_answers()
+
+
+def test_a_head_that_was_overtaken_is_refused_what_the_later_one_left_running(
+    daemon: Daemon,
+) -> None:
+    """A backup of the store from before a take-over is put back."""
+    daemon.keeps(HeadRecord("later", epoch=2))
+    daemon.start()
+    daemon.end(signal.SIGKILL)
+    pid = daemon.proxy_pid()
+    daemon.keeps(HeadRecord("former", epoch=1))
+    with pytest.raises(FencedError, match=r"endpoint running .* of epoch 2; .* has epoch 1\."):
+        run_daemon(daemon.settings)
+    assert daemon.proxy_answers()
+    store = open_store(daemon.settings.store_path)
+    assert take_over(store, "now").epoch == 3
+    store.close()
+    daemon.start()
+    assert daemon.proxy_pid() == pid
+    owner = json.loads((daemon.settings.run_dir / ".owner.json").read_text())
+    assert owner["epoch"] == 3
+
+
+def test_a_control_plane_that_is_to_be_a_head_is_one_before_it_adopts(folder: Path) -> None:
+    settings = settings_in(folder)
+    settings.run_dir.mkdir()
+    store = open_store(settings.store_path)
+    with owned_run_folder(settings) as run_folder:
+        claim_run_folder(run_folder.claim, store, "now", is_head=False)
+        assert (run_folder.owner.head, load_head(store)) == ("", None)
+        claim_run_folder(run_folder.claim, store, "now", is_head=True)
+        record = load_head(store)
+        assert record is not None
+        assert (run_folder.owner.head, run_folder.owner.epoch) == (record.id, 1)
+        assert start_head(store, "now").id == record.id
+    store.close()
 
 
 def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from partitiond import serde
+from partitiond.core.errors import FencedError
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.devices.mps import record
 from partitiond.engines.process.runner import ProcessEngineRunner
@@ -128,6 +130,57 @@ def test_an_owner_of_another_release_is_read(short_dir: Path) -> None:
             pass
     finally:
         ended(short_dir, handle)
+
+
+@pytest.mark.parametrize(
+    ("head", "epoch"), [("x", 1), ("y", 2), ("", 0)], ids=["former", "equal epoch", "none"]
+)
+def test_what_a_later_control_plane_left_running_is_not_for_one_that_was_overtaken(
+    short_dir: Path, head: str, epoch: int
+) -> None:
+    """The state folder is the same: its store was put back from a backup, or lost."""
+    one = settings_of(short_dir, "one")
+    with owned_run_folder(one) as folder:
+        folder.claim("x", 1)
+        folder.claim("x", 2)
+        handle = started(short_dir)
+    try:
+        for _ in range(2):
+            with owned_run_folder(one) as folder:
+                why = f"sim-0 running .* of epoch 2; .* epoch {epoch}"
+                with pytest.raises(FencedError, match=why) as no:
+                    folder.claim(head, epoch)
+                assert "head take-over" in no.value.hint
+        assert is_alive(handle)
+        with owned_run_folder(one) as folder:
+            folder.claim("x", 2)
+        with owned_run_folder(one) as folder:
+            folder.claim("y", 3)
+        with owned_run_folder(one) as folder, pytest.raises(FencedError, match="of epoch 3"):
+            folder.claim("x", 2)
+        assert is_alive(handle)
+    finally:
+        ended(short_dir, handle)
+    with owned_run_folder(one) as folder:  # nothing of the other's runs
+        folder.claim(head, epoch)
+
+
+def test_whose_processes_run_is_forgotten_with_the_state_folder_that_they_were_of(
+    short_dir: Path,
+) -> None:
+    one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
+    with owned_run_folder(one) as folder:
+        folder.claim("x", 2)
+    owner = json.loads((short_dir / "r" / ".owner.json").read_text())
+    assert (owner["state_dir"], owner["head"], owner["epoch"]) == (f"{short_dir}/one", "x", 2)
+    with owned_run_folder(two):  # an agent, or a profile: nobody's orders are kept here
+        pass
+    with owned_run_folder(two) as folder:
+        handle = started(short_dir)
+        try:
+            folder.claim("z", 1)
+        finally:
+            ended(short_dir, handle)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "/one"}'])

@@ -71,10 +71,10 @@ def run(proxy: Proxy, load: Load, core: int | None) -> Run:
     """Load a proxy. Raises WrongAnswersError unless every byte was right."""
     load = dataclasses.replace(load, loose=proxy.loose)
     busy = busy_seconds(proxy.core)
-    started, before = time.monotonic(), cpu_time(proxy.pid)
+    started, before = time.monotonic(), _cpu_time(proxy)
     client = start_client(load, proxy.port, key=proxy.key, core=core)
     report = read_report(client)
-    used, elapsed = cpu_time(proxy.pid) - before, time.monotonic() - started
+    used, elapsed = _cpu_time(proxy) - before, time.monotonic() - started
     others = max(0.0, busy_seconds(proxy.core) - busy - used.total) / elapsed
     if report["wrong"] or report["errors"]:
         raise WrongAnswersError(
@@ -82,6 +82,10 @@ def run(proxy: Proxy, load: Load, core: int | None) -> Run:
             f"the first: {report['first_error']}"
         )
     return Run(report, used, elapsed, others)
+
+
+def _cpu_time(proxy: Proxy) -> CpuTime:
+    return sum((cpu_time(pid) for pid in proxy.behind), cpu_time(proxy.pid))
 
 
 def us_each(seconds: float, count: int) -> float:

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,10 +21,12 @@ import httpx
 from bench.processes import free_port, pinned, stop
 from bench.proxy import tools
 from bench.proxy.native import Upstream
+from partitiond.cluster.authority import ensure_authority, issue
 from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,
     ModelRoute,
+    PeerRoute,
     ReplicaRoute,
     RoutingTable,
 )
@@ -46,6 +49,7 @@ class Proxy:
         core: the core that it may use, or None for any.
         pid: root of the process tree whose CPU time and memory count.
         key: API key of the clients' requests.
+        behind: process ids of the proxies behind it, whose CPU time counts, too.
         loose: the proxy rewrites answers, so that bytes cannot be compared.
     """
 
@@ -56,6 +60,8 @@ class Proxy:
     key: str = ""
     loose: bool = False
     control_socket: Path | None = None
+    behind: tuple[int, ...] = ()
+    table: RoutingTable | None = None
 
 
 class StartError(Exception):
@@ -84,6 +90,19 @@ def running(
     name: str, setting: Setting, words: Sequence[str | Path], port: int, **proxy: Any
 ) -> Iterator[Proxy]:
     """Run a program as a proxy; its output goes to a file that is shown if it does not start."""
+    with child_of(name, setting, words) as (child, log):
+        started = Proxy(name, child.pid, port, setting.core, **proxy)
+        if started.control_socket is not None:
+            publish(started.control_socket, started.table or routing_table(setting), child)
+        wait_until_it_answers(started, child, log)
+        yield started
+
+
+@contextlib.contextmanager
+def child_of(
+    name: str, setting: Setting, words: Sequence[str | Path]
+) -> "Iterator[tuple[subprocess.Popen[bytes], Path]]":
+    """Run a program on the proxies' core; its output goes to the file that is returned."""
     setting.folder.mkdir(parents=True, exist_ok=True)
     log = setting.folder / f"{name}.out"
     environment = {**os.environ, "PYTHONPATH": str(setting.tree), "LITELLM_LOG": "ERROR"}
@@ -93,11 +112,7 @@ def running(
             stdout=out, stderr=out, stdin=subprocess.DEVNULL, cwd=setting.tree, env=environment,
         )  # fmt: skip
     try:
-        started = Proxy(name, child.pid, port, setting.core, **proxy)
-        if started.control_socket is not None:
-            publish(started.control_socket, setting, child)
-        wait_until_it_answers(started, child, log)
-        yield started
+        yield child, log
     finally:
         stop(child)
 
@@ -252,9 +267,130 @@ def litellm(setting: Setting) -> Iterator[Proxy]:
 
 
 @contextlib.contextmanager
-def ours(setting: Setting, *, name: str = "ours", workers: int = 1) -> Iterator[Proxy]:
+def nginx_hop(setting: Setting) -> Iterator[Proxy]:
+    """nginx in front of nginx, with TLS and certificates of both between them."""
+    found, folder = program("nginx", "nginx-light"), setting.folder / "hop-nginx"
+    folder.mkdir()
+    files = certificates(folder, ("nginx",))["nginx"]
+    tls = f"""
+    ssl_certificate {files}/cert.pem; ssl_certificate_key {files}/key.pem;
+    ssl_client_certificate {files}/ca.pem; ssl_verify_client on; ssl_protocols TLSv1.3;
+"""
+    ask = f"""
+      proxy_ssl_certificate {files}/cert.pem; proxy_ssl_certificate_key {files}/key.pem;
+      proxy_ssl_trusted_certificate {files}/ca.pem; proxy_ssl_verify on;
+      proxy_ssl_name 127.0.0.1; proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on;
+"""
+    inner, port = free_port(), free_port()
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for name, listen, serve, to, more in (
+            (
+                "inner",
+                f"127.0.0.1:{inner} ssl",
+                tls,
+                f"http://127.0.0.1:{setting.upstream.port}",
+                "",
+            ),
+            ("outer", f"127.0.0.1:{port}", "", f"https://127.0.0.1:{inner}", ask),
+        ):
+            own = folder / name
+            own.mkdir()
+            temporary = "\n".join(
+                f"  {kind}_temp_path {own}/{kind};"
+                for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+            )
+            address = to.partition("//")[2]
+            config = own / "nginx.conf"
+            config.write_text(f"""{"user root;" if os.geteuid() == 0 else ""} daemon off;
+worker_processes 1; pid {own}/pid; error_log {own}/error.log;
+worker_rlimit_nofile {tools.file_limit()};
+events {{ worker_connections {MAX_STREAMS * 2}; }}
+http {{
+  access_log off; keepalive_timeout 1h; keepalive_requests 1000000000;
+{temporary}
+  upstream next {{ server {address}; keepalive 2048; keepalive_requests 1000000000; }}
+  server {{
+    listen {listen} backlog=4096;
+{serve}
+    location / {{
+      proxy_pass {to.partition("//")[0]}//next; proxy_http_version 1.1;
+      proxy_set_header Connection ""; proxy_buffering off; proxy_read_timeout 1h;
+{more}
+    }}
+  }}
+}}
+""")
+            words: list[str | Path] = [found, "-p", own, "-c", config, "-e", own / "error.log"]
+            servers.append((name, words))
+        name, words = servers[0]
+        behind, _ = stack.enter_context(child_of(f"hop-nginx-{name}", setting, words))
+        with running("nginx-hop", setting, servers[1][1], port, behind=(behind.pid,)) as proxy:
+            yield proxy
+
+
+@contextlib.contextmanager
+def ours_hop(setting: Setting) -> Iterator[Proxy]:
+    """partitiond's proxy of one host in front of that of another, with TLS between them."""
+    folder = setting.folder / "hop"
+    folder.mkdir()
+    files = certificates(folder, ("entry", "owner"))
+    peers = {name: PeerRoute(name, f"127.0.0.1:{free_port()}") for name in ("entry", "owner")}
+    table = routing_table(setting)
+    here = {
+        "entry": dataclasses.replace(
+            table, replicas=(), models=(dataclasses.replace(
+                table.models[0], availability=ModelAvailability.UNAVAILABLE, elsewhere=True
+            ),),
+        ),
+        "owner": table,
+    }  # fmt: skip
+    tables = {
+        name: dataclasses.replace(part, host=name, peers=tuple(peers.values()))
+        for name, part in here.items()
+    }
+    options = {
+        name: {"peers_address": peer.address, "peers_tls": str(files[name])}
+        for name, peer in peers.items()
+    }
+    with (
+        ours(
+            dataclasses.replace(setting, options={**setting.options, **options["owner"]}),
+            name="hop-owner", table=tables["owner"],
+        ) as owner,
+        ours(
+            dataclasses.replace(setting, options={**setting.options, **options["entry"]}),
+            name="hop", folder=folder / "entry", table=tables["entry"], behind=(owner.pid,),
+        ) as entry,
+    ):  # fmt: skip
+        yield entry
+
+
+def certificates(folder: Path, hosts: Sequence[str]) -> dict[str, Path]:
+    """Make an authority, and a folder with a certificate of it for each host."""
+    now = datetime.now(UTC)
+    ensure_authority(folder / "ca", now)
+    found = {}
+    for host in hosts:
+        found[host] = folder / f"{host}-tls"
+        found[host].mkdir()
+        for name, text in issue(folder / "ca", host, ["127.0.0.1"], now).by_name().items():
+            (found[host] / name).write_text(text)
+    return found
+
+
+@contextlib.contextmanager
+def ours(
+    setting: Setting,
+    *,
+    name: str = "ours",
+    workers: int = 1,
+    folder: Path | None = None,
+    table: RoutingTable | None = None,
+    behind: tuple[int, ...] = (),
+) -> Iterator[Proxy]:
     """partitiond's proxy with everything on: keys, admission, usage, metrics, the log."""
-    folder = setting.folder / name.replace(":", "-")
+    folder = folder or setting.folder / name.replace(":", "-")
     folder.mkdir()
     options: dict[str, Any] = {"max_connections": MAX_STREAMS, "total_timeout_seconds": LONG}
     options |= {"workers": workers} if workers > 1 else {}
@@ -265,7 +401,9 @@ def ours(setting: Setting, *, name: str = "ours", workers: int = 1) -> Iterator[
         "--state-dir", folder, "--control-socket", control,
         "--log-file", folder / "proxy.log", "--settings-json", json.dumps(options),
     ]  # fmt: skip
-    with running(name, setting, words, port, key=KEY, control_socket=control) as proxy:
+    with running(
+        name, setting, words, port, key=KEY, control_socket=control, table=table, behind=behind
+    ) as proxy:
         yield proxy
 
 
@@ -281,7 +419,7 @@ def routing_table(setting: Setting, version: int = 1) -> RoutingTable:
     )
 
 
-def publish(control: Path, setting: Setting, child: "subprocess.Popen[bytes]") -> None:
+def publish(control: Path, table: RoutingTable, child: "subprocess.Popen[bytes]") -> None:
     """Send the routing table as soon as the proxy accepts it."""
     deadline = time.monotonic() + START_SECONDS
     while not listens(str(control)):
@@ -289,7 +427,7 @@ def publish(control: Path, setting: Setting, child: "subprocess.Popen[bytes]") -
             return  # `wait_until_it_answers` reports the reason
         time.sleep(0.05)
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(control)), timeout=10) as client:
-        answer = client.put("http://proxy/routing", content=to_json(routing_table(setting)))
+        answer = client.put("http://proxy/routing", content=to_json(table))
         answer.raise_for_status()
 
 
@@ -312,7 +450,9 @@ def starter(name: str) -> Start:
 
 STARTERS: Final[dict[str, Start]] = {
     "ours": ours,
+    "hop": ours_hop,
     "nginx": nginx,
+    "nginx-hop": nginx_hop,
     "haproxy": haproxy,
     "vllm-router": vllm_router,
     "httpx": fastapi_httpx,

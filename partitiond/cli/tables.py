@@ -13,7 +13,7 @@ from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
 from partitiond.core.plan.page import first_of
-from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.profile.jobs import Job, JobState, job_place
 from partitiond.core.units import format_bytes, format_duration
 from partitiond.core.views.lists import ModelView, ReplicaView
 
@@ -242,9 +242,9 @@ def jobs_table(jobs: Sequence[Job]) -> RenderableType:
 
 
 def job_line(job: Job) -> str:
-    """Device, phase, message and time left in one line."""
+    """Device, host, phase, message and time left in one line."""
     progress = job.progress
-    where = short_device(job.device_id) if job.state is JobState.RUNNING else ""
+    where = job_place(job) if job.state is JobState.RUNNING else ""
     text = ": ".join(part for part in (where, progress.phase, progress.message) if part)
     if progress.seconds_left is not None and progress.seconds_left > 0:
         text += f" ({format_duration(progress.seconds_left)} left)"

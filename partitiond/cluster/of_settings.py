@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from partitiond.cluster.directory import ask_directory, refuse_open
 from partitiond.cluster.keeper import ensure_keeper, keep_ray, stop_keeper
 from partitiond.cluster.own_files import ensure_own_files, own_address
 from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
-from partitiond.cluster.ray_environment import find_ray
+from partitiond.cluster.ray_environment import RayEnvironment, find_ray
 from partitiond.cluster.ray_node import RayNode
 from partitiond.cluster.socket_cluster import SocketCluster
 from partitiond.hosts.membership import MESSAGE_SECONDS
@@ -25,14 +26,22 @@ def ray_folder(settings: Settings) -> Path:
     return settings.state_dir / "ray"
 
 
-def node_of(settings: Settings) -> RayNode:
+def ray_of(settings: Settings) -> RayEnvironment:
+    """Return this host's Ray. May start a short process. Raises SettingsError."""
+    return find_ray(settings.cluster.python, settings.cache_dir / "cluster")
+
+
+def node_of(settings: Settings, ray: RayEnvironment | None = None) -> RayNode:
     """Return what this host's Ray is started with.
+
+    Args:
+        ray: that of this host; it is looked for if it is not given.
 
     Raises:
         SettingsError: there is no Ray, or no address at which others reach this host.
     """
     return RayNode(
-        python=find_ray(settings.cluster.python, settings.cache_dir / "cluster").python,
+        python=(ray or ray_of(settings)).python,
         host=settings.host.own_name,
         address=own_address(settings),
         head=settings.cluster.head,
@@ -44,20 +53,30 @@ def node_of(settings: Settings) -> RayNode:
     )
 
 
-def prepare_cluster(settings: Settings) -> None:
+def prepare_cluster(settings: Settings) -> str:
     """Make the head's files, check them, and see that Ray runs on this host. Blocks.
+
+    Where something else keeps Ray running, the cluster is asked whether it lets anybody in. If it
+    does not answer yet, the bridge asks again before it joins.
+
+    Returns:
+        The version of Ray; empty if hosts find each other without Ray.
 
     Raises:
         SettingsError: there is no token, it is not private, a certificate is missing, there is no
-            Ray, or what `ensure_keeper` refuses.
+            Ray, what `ensure_keeper` refuses, or the cluster asks for no token.
     """
     if settings.cluster.folder is not None:
-        return
+        return ""
     if settings.cluster.enabled:
         ensure_own_files(settings, datetime.now(UTC))
-    node = node_of(settings)
+    ray = ray_of(settings)
+    node = node_of(settings, ray)
     if settings.cluster.manage_ray:
         ensure_keeper(node)
+    else:
+        refuse_open(ask_directory(node, with_token=False), node.cluster_address)
+    return ray.version
 
 
 def keep(settings: Settings) -> None:

@@ -161,6 +161,8 @@ def client_environment(
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
+        # By default also the last number of Python's version has to be the same on all hosts.
+        "RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor",
         "PYTHONUNBUFFERED": "1",
     }
 
@@ -192,8 +194,9 @@ def check_node(node: RayNode, environ: Mapping[str, str]) -> None:
             if not (node.tls_dir / name).is_file():
                 raise SettingsError(
                     f"{node.tls_dir / name} is missing, and hosts are to speak TLS.",
-                    hint="Copy this host's certificate from the head, or correct [cluster] "
-                    "tls_dir.",
+                    hint="On the head, `partitiond host certificate --for "
+                    f"{node.host} --address {node.address}` makes this host's bundle (the head's "
+                    "own: `--make`); or correct cluster.tls_dir.",
                     facts={"path": str(node.tls_dir / name)},
                 )
 

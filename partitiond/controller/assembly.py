@@ -324,10 +324,7 @@ class Parts:
 
     def _paused(self) -> str:
         """Return why no profile job begins now: measuring waits for under-served models."""
-        if self.plans.chain.urgent:
-            return "waits for a plan: a model is under-served"
-        starting = first_starts(self.controller.engines)
-        return f"waits until {' and '.join(starting)} serves" if starting else ""
+        return "waits for a plan: a model is under-served" if self.plans.chain.urgent else ""
 
     def _job_turn(
         self, queue: Sequence[Job], running: Sequence[Lent], passed: Mapping[str, int]
@@ -347,6 +344,7 @@ class Parts:
             held=controller.held(),
             busy_cores=busy_cores(launches, watch.devices),
             host_bytes=host_bytes_left(watch.devices, stated, placed.values()),
+            starting=first_starts(controller.engines, watch.devices),
             slots=Slots(profiling.jobs_at_once, profiling.jobs_on_host),
             groups={r.spec.name: r.spec.isolation_group for r in records if r.spec.isolation_group},
         )
@@ -426,6 +424,7 @@ class Parts:
             ended=self._job_ended,
             paused=self._paused,
             hardware_of=self._hardware_of,
+            host_of=self._host_of,
         )
 
     def _job_ended(self, job: Job) -> None:

@@ -44,14 +44,14 @@ POLL_SECONDS: Final = 0.1
 
 def run_agent(
     settings: Settings,
-    prepare: Callable[[Settings], None],
+    prepare: Callable[[Settings], str],
     ready_callback: Callable[[], None] | None = None,
 ) -> None:
     """Run this host's agent until SIGTERM or SIGINT; engines and proxy go on.
 
     Args:
         settings: everything that can be set.
-        prepare: checks and starts what carries messages to this host.
+        prepare: checks and starts what carries messages to this host; returns Ray's version.
         ready_callback: called once the agent answers its head.
 
     Raises:
@@ -70,17 +70,19 @@ def run_agent(
         held.enter_context(StateLock.acquire(settings.lock_path))
         held.enter_context(owned_run_folder(settings))
         refuse_master(settings)
-        prepare(settings)
+        ray_version = prepare(settings)
         host_id = ensure_host_id(settings.host_id_path)
         note_joined(settings)
-        asyncio.run(_run(settings, host_id, ready_callback))
+        asyncio.run(_run(settings, host_id, ray_version, ready_callback))
 
 
-async def _run(settings: Settings, host_id: str, on_ready: Callable[[], None] | None) -> None:
+async def _run(
+    settings: Settings, host_id: str, ray_version: str, on_ready: Callable[[], None] | None
+) -> None:
     host = gpu_host(settings)
     async with contextlib.AsyncExitStack() as ending:
         ending.push_async_callback(asyncio.to_thread, host.devices.close)
-        agent = this_host(settings, host, host_id=host_id)
+        agent = this_host(settings, host, host_id=host_id, ray_version=ray_version)
         signals = await ending.enter_async_context(received_signals())
         messages = HostServer(agent, settings.state_dir / OBEYED)
         ending.push_async_callback(messages.close)

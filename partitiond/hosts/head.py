@@ -7,10 +7,10 @@ knows whose hosts it had, and takes over.
 import contextlib
 import dataclasses
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from partitiond.core.errors import InputError, StoreError
+from partitiond.core.errors import FencedError, InputError, StoreError
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.ports import Store
 from partitiond.serde import from_stored_json, to_stored_json
@@ -118,6 +118,35 @@ def note_epoch(store: Store, epoch: int, at: str) -> None:
     record = load_head(store)
     if record is not None and epoch > max(record.epoch, record.seen_epoch):
         save_head(store, having_seen(record, epoch), at)
+
+
+def claim_run_folder(
+    claim: Callable[[str, int], None], store: Store, at: str, *, is_head: bool
+) -> None:
+    """Use the run folder for this control plane; to be called before it adopts anything.
+
+    The epoch of a later control plane whose processes run there is kept, so that a take-over is
+    above it.
+
+    Args:
+        claim: of the run folder (`run_folder.OwnedRunFolder`).
+        is_head: whether it is the head of other hosts from now on.
+
+    Raises:
+        FencedError: a later control plane has processes there.
+        StoreError: who this control plane is cannot be read or kept.
+    """
+    record = load_head(store)
+    if record is None and is_head:
+        record = HeadRecord(uuid.uuid4().hex)
+        save_head(store, record, at)
+    try:
+        claim(*(("", 0) if record is None else (record.id, record.epoch)))
+    except FencedError as error:
+        seen, known = error.facts["epoch"], record or HeadRecord(uuid.uuid4().hex)
+        assert isinstance(seen, int)
+        save_head(store, having_seen(known, seen), at)
+        raise
 
 
 def take_over(store: Store, at: str) -> HeadRecord:

@@ -54,7 +54,7 @@ class ThisHost:
         cpu_speed: measures what the CPU reaches.
         engine_memory_bytes: memory for engines, if no CPU device says it.
         engine_user: the user that engines run as; None for this process's.
-        host_id: as `AgentFacts.host_id`.
+        host_id, ray_version: as those of `AgentFacts`.
     """
 
     name: str
@@ -71,6 +71,7 @@ class ThisHost:
     engine_memory_bytes: int | None
     engine_user: EngineUser | None
     host_id: str = ""
+    ray_version: str = ""
 
     def facts(self) -> AgentFacts:
         """Return what this host says of itself."""
@@ -82,6 +83,7 @@ class ThisHost:
             engine_memory_bytes=self.engine_memory_bytes,
             utc=SystemClock().utc_iso(),
             host_id=self.host_id,
+            ray_version=self.ray_version,
         )
 
     def engine_problem(self) -> EngineUnavailableError | None:
@@ -98,7 +100,12 @@ class ThisHost:
 
 
 def this_host(
-    settings: Settings, host: GpuHost, *, host_id: str = "", head: bool = False
+    settings: Settings,
+    host: GpuHost,
+    *,
+    host_id: str = "",
+    ray_version: str = "",
+    head: bool = False,
 ) -> ThisHost:
     """Wire engines, profiler, models and proxy over the devices of this host.
 
@@ -135,6 +142,7 @@ def this_host(
         engine_memory_bytes=service_options(settings).planning.host_memory_bytes,
         engine_user=user,
         host_id=host_id,
+        ray_version=ray_version,
     )
 
 

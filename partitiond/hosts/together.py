@@ -11,6 +11,7 @@ from partitiond.core.hardware.host_state import (
     HostLimits,
     HostStanding,
     HostView,
+    with_ray_told,
 )
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
@@ -108,7 +109,9 @@ class Hosts:
         own, *others = self._agents.all
         standings = self.devices.hosts()
         agents = (own, *sorted(others, key=lambda agent: agent.name))
-        return tuple(self._view(agent, standings.get(agent.name, FINE)) for agent in agents)
+        ray = own.facts().ray_version
+        views = (self._view(agent, standings.get(agent.name, FINE)) for agent in agents)
+        return tuple(with_ray_told(view, ray) for view in views)
 
     def _view(self, agent: HostAgent, standing: HostStanding) -> HostView:
         facts, devices = agent.facts(), self.devices.of_host(agent.name)
@@ -120,6 +123,7 @@ class Hosts:
             host_id=facts.host_id,
             partitiond_version=facts.partitiond_version,
             engine_version=facts.engine_version,
+            ray_version=facts.ray_version,
             silent_seconds=standing.silent_seconds,
             last_word=self.devices.last_word(agent.name),
             clock_offset_seconds=self.devices.clock_offset_seconds(agent.name),

@@ -42,6 +42,7 @@ class AgentFacts:
         engine_memory_bytes: memory for engines; None if its CPU device says it, or nobody does.
         utc: its wall clock, ISO 8601 UTC.
         message_version: newest version of the messages that it reads.
+        ray_version: of Ray as it is installed there; empty without Ray.
         host_id: made when the host joined first, kept in its state folder; empty if it never did.
     """
 
@@ -53,6 +54,7 @@ class AgentFacts:
     utc: str = ""
     message_version: int = MESSAGE_VERSION
     host_id: str = ""
+    ray_version: str = ""
 
 
 @runtime_checkable

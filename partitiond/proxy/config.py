@@ -48,6 +48,9 @@ class ProxyOptions:
             for never.
         traces_endpoint: where spans are sent (OTLP over HTTP), or empty for no traces.
         traces_ratio: share of requests that are recorded if the client does not decide.
+        peers_address: where the proxies of other hosts reach this one: `0.0.0.0:8001` (with
+            `peers_tls`), or `unix:` and a path; empty for nowhere.
+        peers_tls: folder of the certificates with which hosts know each other, or empty.
         log_max_bytes: size at which the log file is rotated.
         log_backups: rotated log files kept.
     """
@@ -81,6 +84,8 @@ class ProxyOptions:
     affinity_seconds: float = 600.0
     traces_endpoint: str = ""
     traces_ratio: float = 0.1
+    peers_address: str = ""
+    peers_tls: str = ""
     log_max_bytes: int = 16 * MIB
     log_backups: int = 3
 

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import signal
 import socket
+from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
@@ -25,6 +26,8 @@ from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_conf
 from partitiond.proxy.listening.handshakes import Opener, accept_all
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import ServerTls, server_tls
+from partitiond.proxy.peer_server.server import PeerServer, listen_for_peers
+from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.telemetry.traffic import leave_behind, new_epoch
@@ -44,18 +47,26 @@ async def serve(arguments: ProxyArguments, log: LogFile) -> None:
         SettingsError: the proxy cannot listen on the address.
         DeviceError: another program uses the port.
     """
+    options = arguments.options
     with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
-        tls = server_tls(arguments.options)
+        tls = server_tls(options)
+        peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
         listener = stack.enter_context(listen_tcp(arguments.host, arguments.port))
         control = stack.enter_context(listen_unix(arguments.control_socket))
-        state = ProxyState(arguments.options, arguments.state_dir, log)
+        peers = None
+        if options.peers_address:
+            peers = stack.enter_context(listen_for_peers(options.peers_address))
+        state = ProxyState(options, arguments.state_dir, log, tls=peers_tls)
         state.load()
         port = listener.getsockname()[1]
-        text = arguments_text(arguments.host, arguments.port, arguments.options)
+        text = arguments_text(arguments.host, arguments.port, options)
         identity = own_identity(arguments.host, port, arguments.control_socket, text)
         pid_file = arguments.state_dir / PID_FILE
         write_atomically(pid_file, to_stored_json(identity).encode())
         servers = _Servers(state, log, dataclasses.asdict(identity), tls)
+        if peers is not None:
+            servers.peers = PeerServer(state, state.life, peers_tls)
+            servers.peers.listen(peers)
         await servers.run(listener, control)
         leave_behind(arguments.state_dir, await servers.traffic())
         pid_file.unlink(missing_ok=True)
@@ -63,7 +74,11 @@ async def serve(arguments: ProxyArguments, log: LogFile) -> None:
 
 
 class _Servers:
-    """Both listeners, from the first request to the last. Implements `control.Plane`."""
+    """All listeners, from the first request to the last. Implements `control.Plane`.
+
+    Attributes:
+        peers: the listener for other hosts' proxies, or None.
+    """
 
     def __init__(
         self, state: ProxyState, log: LogFile, about: dict[str, Any], tls: ServerTls | None
@@ -77,6 +92,7 @@ class _Servers:
         self._grace_seconds = SIGNAL_GRACE_SECONDS
         self._data = QuietServer(data_config(state))
         self._control = QuietServer(quiet_config(control_app(self)))
+        self.peers: PeerServer | None = None
 
     @property
     def version(self) -> int:
@@ -132,7 +148,11 @@ class _Servers:
             data.close()
             opener.close()
         end_server(self._data, self._grace_seconds + LAST_SECONDS)
+        if self.peers is not None:
+            self.peers.leave()
         await self._state.drain(self._grace_seconds)
+        if self.peers is not None:
+            self.peers.close()
         await data_task
         end_server(self._control, 1)
         await control_task

@@ -153,8 +153,8 @@ class ProfilingSettings(Table):
         4,
         ge=1,
         le=64,
-        description="Profile jobs that run at the same time on all devices together: one process "
-        "makes the load of all.",
+        description="Profile jobs that run at the same time on all devices of a host together: one "
+        "process there makes the load of all.",
     )
 
     @model_validator(mode="after")

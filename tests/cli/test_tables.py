@@ -198,6 +198,8 @@ def test_a_job_says_on_which_device_it_runs_and_one_that_waits_does_not() -> Non
     job = Job("job-1", "profile", "a", JobState.RUNNING, "", "", Progress("sweep", "batch 4"))
     there = dataclasses.replace(job, device_id="GPU-12345678-9abc")
     assert render.job_line(there) == "GPU-12345678: sweep: batch 4"
+    far = dataclasses.replace(there, host="gpu-1")
+    assert render.job_line(far) == "GPU-12345678 of gpu-1: sweep: batch 4"
     assert render.job_line(job) == "sweep: batch 4"
     waits = dataclasses.replace(there, state=JobState.QUEUED, progress=Progress("queued", "waits"))
     assert render.job_line(waits) == "queued: waits"

@@ -1,13 +1,15 @@
 """The bridge's decisions are functions of data; Ray is not needed for them."""
 
 import ast
+import asyncio
 import sys
 from pathlib import Path
 
 import pytest
 
 from partitiond.cluster import bridge, ray_node
-from partitiond.cluster.bridge import Node, ToldMember, choose_nodes, nodes_of
+from partitiond.cluster.bridge import Node, ToldMember, Unreachable, choose_nodes, nodes_of
+from partitiond.core.errors import HostSilentError
 from partitiond.hosts import line
 
 
@@ -95,3 +97,41 @@ async def test_a_relay_carries_nothing_after_its_moment(monkeypatch: pytest.Monk
     now = await relay.clock()
     assert await relay.send("a", now - 1, b"") == ("the message came too late", b"")
     assert await relay.send("a", now + 60, b"") == ("no agent runs there", b"")
+
+
+async def test_a_ray_that_lets_strangers_in_is_not_joined_until_it_refuses_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "asked.py"
+    monkeypatch.setattr(bridge, "ASK_PROGRAM", program)
+    monkeypatch.setattr(bridge, "OPEN_SECONDS", 0.01)
+    program.write_text("print('{\"answers\": true}')", "utf-8")
+    path = tmp_path / "s"
+    made = bridge.Bridge(bridge.BridgeSettings("h:1", "h", str(path)))
+    server = await asyncio.start_unix_server(made.serve, str(path))
+    joining = asyncio.ensure_future(made.join())
+    carrier = line.SocketCarrier(path, "gpu-1", seconds=0.2)
+    while True:
+        with pytest.raises(HostSilentError) as found:
+            await carrier.call(b"")
+        if "not been joined" not in found.value.message:
+            break
+    assert "h:1 asks for no token" in found.value.message
+    with pytest.raises(HostSilentError, match="asks for no token"):  # at once
+        await line.SocketCarrier(path, "gpu-1", seconds=60.0).call(b"")
+    assert not joining.done()
+    program.write_text("print('{\"refused\": true}')", "utf-8")
+    with pytest.raises(Unreachable, match="Ray: "):
+        await joining
+    server.close()
+
+
+async def test_a_ray_that_does_not_say_whom_it_lets_in_is_not_joined(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "asked.py"
+    monkeypatch.setattr(bridge, "ASK_PROGRAM", program)
+    program.write_text("raise SystemExit(7)", "utf-8")
+    made = bridge.Bridge(bridge.BridgeSettings("h:1", "h", ""))
+    with pytest.raises(Unreachable, match="exit status 7"):
+        await made.join()

@@ -4,17 +4,26 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import platform
 import signal
 import subprocess
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from partitiond.cli.doctor.cluster import cluster_facts
+from partitiond.cluster.authority import ensure_authority, issue
+from partitiond.cluster.certificates import write_files
+from partitiond.cluster.directory import DirectoryAnswer, ask_directory
 from partitiond.cluster.keeper import ensure_keeper, stop_keeper
+from partitiond.cluster.of_settings import prepare_cluster
 from partitiond.cluster.ray_cluster import RayCluster
+from partitiond.cluster.ray_environment import RAY_VERSION
 from partitiond.cluster.token import ensure_token
-from partitiond.core.errors import HostSilentError, SilentError
+from partitiond.core.errors import HostSilentError, SettingsError, SilentError
+from partitiond.settings.schema import Settings
 from tests.cluster.ray_fixtures import (
     PATIENCE_SECONDS,
     RayHosts,
@@ -26,6 +35,7 @@ from tests.cluster.ray_fixtures import (
     keeper_pid,
     kill,
     make_hosts,
+    open_ray,
     processes,
     ray_hosts,
     ray_python,
@@ -34,6 +44,8 @@ from tests.cluster.ray_fixtures import (
 )
 
 __all__ = ["cluster", "ray_hosts", "ray_python"]
+
+PYTHON = platform.python_version()
 
 pytestmark = [
     pytest.mark.slow,
@@ -200,6 +212,53 @@ async def test_a_wrong_token_is_refused(cluster: RayCluster, ray_hosts: RayHosts
     await answers(cluster, "a")
 
 
+async def test_who_has_no_token_or_another_is_not_let_in(
+    cluster: RayCluster, ray_hosts: RayHosts
+) -> None:
+    head = ray_hosts.nodes[0]
+    wrong = ray_hosts.folder / "wrong-token"
+    ensure_token(wrong)
+    for node, with_token in ((head, False), (dataclasses.replace(head, token_path=wrong), True)):
+        assert ask_directory(node, with_token=with_token) == DirectoryAnswer(refused=True)
+    found = ask_directory(head, with_token=True)
+    assert (found.answers, found.ray) == (True, RAY_VERSION)
+    await answers(cluster, "a")
+
+
+async def test_a_ray_that_asks_for_no_token_is_refused(ray_python: Path) -> None:
+    """By the daemon when it starts, and by the bridge if that Ray comes later."""
+    with short_folder() as folder:
+        hosts = make_hosts(ray_python, folder, ("head",))
+        (head,) = hosts.nodes
+        cluster = RayCluster(hosts.place())
+        with open_ray(head):
+            try:
+                await cluster.start()
+                await says(hosts.place().log_path, "asks for no token")
+                with pytest.raises(SilentError, match="asks for no token"):
+                    await asyncio.to_thread(cluster.members)
+                with pytest.raises(HostSilentError, match="asks for no token"):
+                    await cluster.line("head").call(b"")
+                settings = Settings.model_validate(
+                    {
+                        "state_dir": folder / "state",
+                        "cache_dir": folder / "cache",
+                        "cluster": {
+                            "enabled": True, "address": head.address, "port": head.port,
+                            "tls": False, "python": ray_python, "manage_ray": False,
+                            "token_path": head.token_path, "trust_engines": True,
+                        },
+                    }
+                )  # fmt: skip
+                with pytest.raises(SettingsError, match="asks for no token"):
+                    await asyncio.to_thread(prepare_cluster, settings)
+                found = await asyncio.to_thread(cluster_facts, settings)
+                assert found.stranger == DirectoryAnswer(True, ray=RAY_VERSION, python=PYTHON)
+                assert found.ray_version == found.ray_of_cluster == RAY_VERSION
+            finally:
+                await cluster.close()
+
+
 async def test_two_bridges_disturb_each_other_in_nothing(
     cluster: RayCluster, ray_hosts: RayHosts
 ) -> None:
@@ -292,3 +351,84 @@ class Authority:
             f"{place}/ext",
         )  # fmt: skip
         return place
+
+
+async def test_certificates_are_replaced_host_by_host_while_calls_go_on(ray_python: Path) -> None:
+    """A new one of the same authority on each host, then Ray anew there, the head last."""
+    with short_folder() as folder:
+        ca = folder / "ca"
+        ensure_authority(ca, datetime.now(UTC))
+
+        def tls(address: str) -> Path:
+            write_files(folder / address, issue(ca, "h", [address], datetime.now(UTC)))
+            return folder / address
+
+        hosts = make_hosts(ray_python, folder, ("head", "a", "b"), tls)
+        cluster = RayCluster(hosts.place())
+        try:
+            hosts.start()
+            await cluster.start()
+            for node in hosts.nodes:
+                await answers(cluster, node.host)
+            agents = {agent.pid for agent in hosts.agents.values()}
+            for node, other in zip(hosts.nodes[1:], ("b", "a"), strict=True):
+                before = (tls(node.address) / "cert.pem").read_bytes()
+                tls(node.address)
+                assert (folder / node.address / "cert.pem").read_bytes() != before
+                former = processes(node, "raylet/raylet")
+                await asyncio.to_thread(stop_keeper, node.folder)
+                assert await cluster.line(other).call(b"meanwhile") == f"{other}:meanwhile".encode()
+                ensure_keeper(node)
+                await another(node, "raylet/raylet", former)
+                await answers(cluster, node.host)
+            head = hosts.nodes[0]
+            tls(head.address)
+            former = processes(head, "gcs_server")
+            await asyncio.to_thread(stop_keeper, head.folder)
+            ensure_keeper(head)
+            await another(head, "gcs_server", former)
+            for node in hosts.nodes:
+                await answers(cluster, node.host)
+            assert {agent.pid for agent in hosts.agents.values() if agent.poll() is None} == agents
+        finally:
+            await cluster.close()
+            hosts.close()
+
+
+OTHER_RAY = """#!/bin/sh
+PYTHONPATH={folder} exec {python} "$@"
+"""
+
+
+async def test_a_host_with_another_ray_is_silent_and_back_once_it_has_the_heads(
+    cluster: RayCluster, ray_hosts: RayHosts, ray_python: Path
+) -> None:
+    """Its agent, whom engines and endpoint belong to, goes on; Ray compares versions exactly."""
+    _, a, _ = ray_hosts.nodes
+    folder = ray_hosts.folder / "other"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text("import ray; ray.__version__ = '2.60.1'", "utf-8")
+    python = folder / "python"
+    python.write_text(OTHER_RAY.format(folder=folder, python=ray_python), "utf-8")
+    python.chmod(0o700)
+    agent = ray_hosts.agents[str(a.folder)]
+    stop_keeper(a.folder)
+    other = dataclasses.replace(a, python=python)
+    ensure_keeper(other)
+    try:
+        await says(a.folder / "keeper.log", "Version mismatch")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            said = ""
+            while f"Ray {RAY_VERSION} alone can join" not in said:  # first, that its node is gone
+                with pytest.raises(HostSilentError) as found:
+                    await cluster.line("a").call(b"")
+                said = found.value.message
+                await asyncio.sleep(0.1)
+        await answers(cluster, "b")
+        assert agent.poll() is None
+        python.write_text(f'#!/bin/sh\nexec {ray_python} "$@"\n', "utf-8")  # it is upgraded
+        await answers(cluster, "a")
+    finally:
+        stop_keeper(a.folder)
+        ensure_keeper(a)
+    await answers(cluster, "a")

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,12 @@ def test_a_source_without_ray_leaves_nothing_that_counts(tmp_path: Path) -> None
     with pytest.raises(EngineUnavailableError, match="install Ray"):
         install_ray(tmp_path / "clusters", sources)
     assert managed_ray(tmp_path / "clusters") is None
+
+
+def test_hosts_that_are_installed_on_different_days_have_the_same_ray() -> None:
+    """Ray compares versions exactly: the extra has the version of the managed environment."""
+    root = Path(__file__).resolve().parents[2]
+    extras = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    assert f"ray=={RAY_VERSION}" in extras["cluster"]

@@ -121,5 +121,11 @@ def test_a_folder_that_is_too_long_for_sockets_is_refused(head: RayNode) -> None
 
 def test_a_missing_certificate_is_refused(head: RayNode, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").touch()
-    with pytest.raises(SettingsError, match=r"cert\.pem is missing"):
+    with pytest.raises(SettingsError, match=r"cert\.pem is missing") as found:
         check_node(dataclasses.replace(head, tls_dir=tmp_path), {})
+    assert "host certificate --for gpu-1 --address 10.0.0.1" in found.value.hint
+
+
+def test_hosts_may_differ_in_the_last_number_of_pythons_version(head: RayNode) -> None:
+    for found in (node_environment(head, {}), client_environment(head.token_path, None, {})):
+        assert found["RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL"] == "minor"

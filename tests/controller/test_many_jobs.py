@@ -1,5 +1,6 @@
 """Profile jobs run on several GPUs at once: by default, beside replicas, over a restart."""
 
+import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
@@ -85,6 +86,33 @@ async def test_a_device_that_is_asked_for_by_name_is_taken_and_the_same_is_measu
     host.profiler.gate.set()
     await until(lambda: host.service.jobs.job(there.id).state is JobState.SUCCEEDED)
     assert host.service.jobs.job(there.id).device_id == GPUS[2].id
+
+
+async def test_hosts_measure_side_by_side_and_only_where_an_engine_starts_jobs_wait(
+    host: ManyHost,
+) -> None:
+    far = dataclasses.replace(GPUS[2], host="far")
+    host.devices.become([*GPUS[:2], far])
+    await host.service.parts.devices.refresh(0.0)
+    host.runner._ready_at_once = False
+    host.profiler.gate.clear()
+    await host.register("served")
+    await host.service.plans.apply()
+    await until(lambda: bool(host.runner.running()))
+    assert host.device_of("served") in {gpu.id for gpu in GPUS[:2]}
+    await host.new("a", "b", "c")
+    await host.measures("a")
+    (first,) = host.jobs(JobState.RUNNING).values()
+    assert (first.device_id, first.host) == (far.id, "far")
+    (serving,) = host.runner.running()
+    waiting = host.jobs(JobState.QUEUED)["b"]
+    assert waiting.progress.message == f"waits for {first.id}, or until {serving} serves"
+    assert waiting.host == ""
+    host.runner.engines[serving].ready.set()
+    await host.measures("a", "b")
+    assert host.jobs(JobState.RUNNING)["b"].host == GPUS[0].host
+    started = next(e for e in host.store.events() if e.kind == "job-started")
+    assert started.message == f"profile of a on {far.id} of far."
 
 
 async def test_what_is_lost_is_replaced_while_two_jobs_run_and_no_third_begins(

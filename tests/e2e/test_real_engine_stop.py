@@ -13,8 +13,9 @@ from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.signals import ProcessId
+from partitiond.proxy.dispatch.replicas import listens
 from tests.chaos.raw_client import Answer, RawClient, ask
-from tests.chaos.rig import ProxyUnderTest, proxy_under_test, replica
+from tests.chaos.rig import ProxyUnderTest, proxy_under_test, replica, until
 from tests.chaos.verdicts import check_error, read_stream
 from tests.engine_fixtures import (
     chat_model_folder,
@@ -139,6 +140,8 @@ async def dies(proxy: ProxyUnderTest, handle: EngineHandle) -> None:
         assert text
         assert isinstance(error, dict)
     await proxy.settle()
+    # The engine's processes share the listener: the last of them closes it.
+    await until(lambda: not listens(handle.socket_path), "the killed engine still listens")
     refused = await stream(proxy, 4)
     assert refused.status == 503, refused
     check_error(refused)

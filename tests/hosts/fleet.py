@@ -12,6 +12,7 @@ HEAD = HostView(
     host_id="id-head",
     partitiond_version="1.2.0",
     engine_version="0.24.0",
+    ray_version="2.60.0",
     last_word="2030-01-31T17:00:00.000Z",
     clock_offset_seconds=0.0,
     gpus=0,

@@ -1,7 +1,9 @@
-"""Generates histories of a fleet: hosts that come and go, engines that die, heads that start anew.
+"""Generates histories of a fleet: hosts that come and go, engines that die, heads that start anew
+or take over, and former heads that act on.
 
-What is true (`Fleet.running`) and what the head knows are kept apart. The head judges hosts by
-`core.hardware.host_state` and engines by `reconcile`, as the loop does.
+What is true (`Fleet.running`) and what a head knows are kept apart. A head judges hosts by
+`core.hardware.host_state` and engines by `reconcile`, as the loop does; a host judges heads by
+`hosts.calls.fencing`. A message that is late is one of a former head.
 """
 
 import dataclasses
@@ -33,6 +35,7 @@ from partitiond.core.replica.observation import (
 from partitiond.core.replica.reconcile import reconcile
 from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
 from partitiond.core.units import MIB
+from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience
 from tests.core.simulated_host import POLICY, placement
 
 LIMITS = HostLimits(silent_seconds=20.0, lost_seconds=60.0)
@@ -41,6 +44,9 @@ ROOM = 250 * MIB
 """Of a device: two engines."""
 CALM_PASSES = 40
 SERVING, STARTING = ReplicaState.SERVING, ReplicaState.STARTING
+
+
+FIRST = HeadSession("head-1", 1, 1, "s")
 
 
 @dataclasses.dataclass
@@ -56,9 +62,22 @@ class Known:
 
 
 class Head:
-    """What a head knows since it started."""
+    """What a head knows since it started.
 
-    def __init__(self, hosts: Sequence[str], plan: tuple[Placement, ...], now: float) -> None:
+    Attributes:
+        session: how hosts know it.
+        overtaken: a host has refused it, so it begins nothing any more.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        plan: tuple[Placement, ...],
+        now: float,
+        session: HeadSession = FIRST,
+    ) -> None:
+        self.session = session
+        self.overtaken = False
         self.words: dict[str, HostWords] = {host: asked_first(now) for host in hosts}
         self.searched: set[str] = set()
         self.known: list[Known] = []
@@ -69,7 +88,7 @@ class Head:
 
 
 class Fleet:
-    """Hosts with devices, and one head. Each step checks what must hold."""
+    """Hosts with devices, a head, and those that it overtook. Each step checks what must hold."""
 
     def __init__(self, devices: Sequence[int], replicas: int) -> None:
         self.now = 0.0
@@ -77,6 +96,8 @@ class Fleet:
         self.cut: set[str] = set()
         self.running: dict[str, tuple[Placement, str]] = {}
         self.serials = itertools.count(1)
+        self.obeyed: dict[str, HeadSession] = {}
+        self.former: list[Head] = []
         places = [d for there in self.devices.values() for d in there] * 2
         plan = tuple(
             placement(f"{'abc'[n % 3]}-{n}", (places[:n].count(device),), device_id=device)
@@ -92,6 +113,9 @@ class Fleet:
             self.a_host_is_back,
             self.an_engine_dies,
             self.the_head_starts_anew,
+            self.a_head_takes_over,
+            self.a_former_head_acts,
+            self.a_former_head_acts,
             self.another_plan,
             self.a_device_is_gone,
         )
@@ -125,7 +149,31 @@ class Fleet:
             del self.running[rng.choice(sorted(self.running))]
 
     def the_head_starts_anew(self, _rng: random.Random) -> None:
-        self.head = Head(tuple(self.devices), self.head.plan, self.now)
+        before = self.head
+        session = dataclasses.replace(before.session, start=before.session.start + 1)
+        self.head = Head(tuple(self.devices), before.plan, self.now, session)
+        self.former.append(before)
+
+    def a_head_takes_over(self, rng: random.Random) -> None:
+        """It begins with a backup's plan, and above every epoch that was."""
+        before = self.head
+        epoch = before.session.epoch + 1
+        plan = list(before.plan)
+        if rng.random() < 0.3:
+            plan = plan[: rng.randint(0, len(plan))]
+        self.head = Head(
+            tuple(self.devices), tuple(plan), self.now, HeadSession(f"head-{epoch}", epoch, 1, "s")
+        )
+        self.former.append(before)
+
+    def a_former_head_acts(self, rng: random.Random) -> None:
+        if not self.former:
+            return
+        newest, self.head = self.head, rng.choice(self.former[-3:])
+        try:
+            self.one_pass(rng)
+        finally:
+            self.head = newest
 
     def another_plan(self, rng: random.Random) -> None:
         plan = list(self.head.plan)
@@ -140,10 +188,27 @@ class Fleet:
 
     # -- what the head does ------------------------------------------------------------------
 
+    def answers(self, host: str) -> bool:
+        """Whether the host hears the head, and obeys it; a host that refuses it says so."""
+        head = self.head
+        if host in self.cut or head.overtaken:
+            return False
+        how = obedience(self.obeyed.get(host), head.session)
+        if how is Obedience.REFUSE:
+            head.overtaken = True
+            return False
+        before, self.obeyed[host] = self.obeyed.get(host, FIRST), head.session
+        rank = (before.epoch, before.start)
+        assert (head.session.epoch, head.session.start) >= rank, "an overtaken head is obeyed"
+        return True
+
     def one_pass(self, rng: random.Random) -> None:
         head = self.head
+        answer = {host: self.answers(host) for host in head.words}
+        if head.overtaken:
+            return
         for host, words in head.words.items():
-            is_cut = host in self.cut
+            is_cut = not answer[host]
             head.words[host] = (
                 missed(words, self.now, "cut") if is_cut else heard(words, self.now, LIMITS)
             )
@@ -273,12 +338,14 @@ class Fleet:
 
     def check(self) -> None:
         head = self.head
+        places = [(what.replica_id, what.partition) for what, _ in self.running.values()]
+        assert len(places) == len(set(places)), "a replica runs twice in one place"
+        if head in self.former:
+            return
         known = {one.seen.generation for one in head.known if one.live}
         for generation, (what, host) in self.running.items():
             unheard = host in self.cut or host not in head.searched
             assert generation in known or unheard, f"{what.replica_id} on {host} is an orphan"
-        places = [(what.replica_id, what.partition) for what, _ in self.running.values()]
-        assert len(places) == len(set(places)), "a replica runs twice in one place"
         for one in head.known:
             assert not (one.live and head.standing(one.host, self.now).gone), "waits for the lost"
 

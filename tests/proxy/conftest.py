@@ -22,6 +22,7 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.edge.data_protocol import DataProtocol, protocol_with
 from partitiond.proxy.edge.exchange import Exchange
 from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.server import data_config
 from partitiond.proxy.telemetry.logs import LogFile
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
@@ -143,9 +144,11 @@ class ListLog(LogFile):
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, options: ProxyOptions) -> AsyncIterator[Proxy]:
+async def serving(
+    folder: Path, options: ProxyOptions, tls: PeerTls | None = None
+) -> AsyncIterator[Proxy]:
     log = ListLog()
-    state = ProxyState(options, folder / "state", log)
+    state = ProxyState(options, folder / "state", log, tls=tls)
     config = data_config(state)
     config.load()
     clients = ServerState()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.routing import KeyRates, KeyRoute, ModelAvailability
-from partitiond.proxy.dispatch.replicas import Flight
+from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.edge.attempt import Attempt
 from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.exchange import Exchange
@@ -210,7 +210,7 @@ async def test_a_bug_does_not_use_up_what_its_key_may_have_in_flight(
             headers = {"authorization": "Bearer sk"}
             return await client.post("/v1/completions", json=body, headers=headers)
 
-    for broken, name in ((Exchange, "_leave"), (Exchange, "_place"), (Flight, "__init__")):
+    for broken, name in ((Exchange, "_leave"), (Exchange, "place"), (Flight, "__init__")):
         with monkeypatch.context() as patched:
             patched.setattr(broken, name, oops)
             with contextlib.suppress(httpx.RemoteProtocolError):

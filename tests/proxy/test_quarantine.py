@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import httpx
+import pytest
 
 from partitiond.core.dispatch.quarantine import Exposure, Quarantine, QuarantinePolicy, fingerprint
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
@@ -12,10 +13,10 @@ from tests.proxy.scripted import Received, Step, answer, completion
 BODY = json.dumps({"model": "m", "prompt": "the suspect"}).encode()
 
 
-async def send(proxy: Proxy) -> httpx.Response:
+async def send(proxy: Proxy, body: bytes = BODY) -> httpx.Response:
     async with proxy.client as client:
         headers = {"content-type": "application/json"}
-        return await client.post("/v1/completions", content=BODY, headers=headers)
+        return await client.post("/v1/completions", content=body, headers=headers)
 
 
 async def test_the_only_request_on_a_dead_engine_is_neither_retried_nor_taken_again(
@@ -36,6 +37,65 @@ async def test_the_only_request_on_a_dead_engine_is_neither_retried_nor_taken_ag
         assert (got.status_code, got.json()["error"]["code"]) == (422, "request_quarantined")
     assert other.received == []
     assert proxy.idle()
+
+
+async def test_what_reaches_only_the_listener_of_a_dying_engine_is_served_elsewhere(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    """Its children hold the listener until they are dead, too: nobody reads what comes then."""
+    other = await make_engine(name="e2")
+    gone = asyncio.Event()
+
+    def dies(request: Received) -> list[Step]:
+        return ["reset"] if request.body["prompt"] == "the killer" else [gone, "reset"]
+
+    engine = await make_engine(dies)
+    proxy = await make_proxy(table(replica(engine), replica(other, "m-2", draining=True)))
+    killer = await send(proxy, BODY.replace(b"suspect", b"killer"))
+    assert killer.status_code == 502
+    late = asyncio.create_task(send(proxy))
+    await engine.until(lambda: len(engine.received) == 2)
+    proxy.state.apply(table(replica(engine), replica(other, "m-2"), version=2))
+    engine.path.unlink()
+    gone.set()
+    assert (await late).status_code == 200
+    assert len(other.received) == 1
+    assert (await send(proxy)).status_code == 200
+    assert proxy.idle()
+
+
+@pytest.mark.parametrize("healed", ["by an answer", "by another process"])
+async def test_a_broken_connection_of_an_engine_that_lives_excuses_nobody_later(
+    healed: str, make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    other = await make_engine(name="e2")
+
+    def script(request: Received) -> list[Step]:
+        if request.body["prompt"] == "the broken":
+            return ["reset"]
+        if request.body["prompt"] == "the well":
+            return answer(completion())
+        engine.path.unlink()
+        return ["reset"]
+
+    engine = await make_engine(script)
+    proxy = await make_proxy(table(replica(engine), replica(other, "m-2", draining=True)))
+    assert (await send(proxy, BODY.replace(b"suspect", b"broken"))).status_code == 502
+    if healed == "by an answer":
+        assert (await send(proxy, BODY.replace(b"suspect", b"well"))).status_code == 200
+    else:
+        live = proxy.state.models["m"].replicas["m-1"]
+        hidden = engine.path.with_suffix(".away")
+        engine.path.rename(hidden)
+        assert live.connect_failed()
+        hidden.rename(engine.path)
+        live.look_again()
+        assert not live.is_dead
+    killed = asyncio.create_task(send(proxy))
+    await engine.until(lambda: engine.received[-1].body["prompt"] == "the suspect")
+    proxy.state.apply(table(replica(engine), replica(other, "m-2"), version=2))
+    assert (await killed).status_code == 422
+    assert other.received == []
 
 
 async def test_of_twins_on_trial_one_is_let_through_however_often_the_other_asks(

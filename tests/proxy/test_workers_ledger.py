@@ -31,6 +31,7 @@ from partitiond.core.dispatch.routing import (
 from partitiond.core.errors import InputError
 from partitiond.core.keys.rates import Usage
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.ledger import (
     METERS,
     ROWS,
@@ -42,7 +43,7 @@ from partitiond.proxy.dispatch.ledger import (
 )
 from partitiond.proxy.dispatch.line import HOLD_SECONDS, Line
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.dispatch.replicas import Flight, LiveReplica
+from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile, Wakeups
 from partitiond.proxy.keys.meters import Budgets, PeerMeters
 
@@ -114,10 +115,10 @@ class Request:
 
     name: int
     flight: Any = None
-    at: LiveReplica | None = None
+    at: FlightTarget | None = None
     answer: Rejected | None = None
 
-    def placed(self, replica: LiveReplica) -> None:
+    def placed(self, replica: FlightTarget) -> None:
         self.at = replica
 
     def refused(self, rejected: Rejected) -> None:

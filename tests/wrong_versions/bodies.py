@@ -14,6 +14,7 @@ _JOURNAL: Final = "partitiond/engines/process/journal.py"
 _RUNNER: Final = "partitiond/engines/process/runner.py"
 _PROCESS: Final = "partitiond/engines/process/signals.py"
 _FOLDER: Final = "partitiond/run_folder.py"
+_HEAD: Final = "partitiond/hosts/head.py"
 _DEVICES: Final = "partitiond/devices/partitions/journal.py"
 _CONTROL: Final = "partitiond/devices/partitions/control.py"
 _TEST_LOOP: Final = "tests/controller/runtime/test_loop.py::"
@@ -242,10 +243,10 @@ BODIES: Final[tuple[Rule, ...]] = (
             ),
             (
                 _FOLDER,
-                '    except FileNotFoundError:\n        return ""\n',
+                '    except FileNotFoundError:\n        return RunFolderOwner("")\n',
                 "",
             ),
-            (_FOLDER, "        _write(folder, mine)\n        yield", "        yield"),
+            (_FOLDER, "        _write(folder, owner)\n        yield", "        yield"),
             (
                 _FOLDER,
                 "    return engines + daemons + endpoint\n",
@@ -265,6 +266,37 @@ BODIES: Final[tuple[Rule, ...]] = (
                 _FOLDER,
                 "serde.from_stored_json(RunFolderOwner,",
                 "serde.from_json(RunFolderOwner,",
+            ),
+        ),
+    ),
+    rule(
+        "A run folder obeys its head, and heads of a higher epoch, while anything runs there.",
+        "tests/test_run_folder.py::"
+        "test_what_a_later_control_plane_left_running_is_not_for_one_that_was_overtaken",
+        "tests/test_run_folder.py::"
+        "test_whose_processes_run_is_forgotten_with_the_state_folder_that_they_were_of",
+        "tests/test_daemon.py::"
+        "test_a_head_that_was_overtaken_is_refused_what_the_later_one_left_running",
+        "tests/test_daemon.py::test_a_control_plane_that_is_to_be_a_head_is_one_before_it_adopts",
+        wrong=(
+            (_FOLDER, "epoch > was.epoch else", "epoch >= was.epoch else"),
+            (_FOLDER, "now == was or epoch > was.epoch", "epoch > was.epoch"),
+            (_FOLDER, "now == was or epoch > was.epoch", "now == was"),
+            (_FOLDER, "now == was or epoch > was.epoch", "head == was.head or epoch > was.epoch"),
+            (_FOLDER, "            _write(self._folder, now)\n", "            pass\n"),
+            (_FOLDER, "_what_runs(self._folder, was.state_dir)", "['all']"),
+            (_FOLDER, "owner is not None and other == mine else", "False else"),
+            (_FOLDER, "owner is not None and other == mine else", "owner is not None else"),
+            (_HEAD, "having_seen(known, seen)", "known"),
+            (
+                _HEAD,
+                "    if record is None and is_head:\n",
+                "    if record is None and not is_head:\n",
+            ),
+            (
+                "partitiond/daemon.py",
+                "        claim_run_folder(run_folder.claim, store, at, is_head=is_head)\n",
+                "",
             ),
         ),
     ),

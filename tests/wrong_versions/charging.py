@@ -10,6 +10,7 @@ _EVENTS: Final = "partitiond/proxy/engine/events.py"
 _DIALECTS: Final = "partitiond/proxy/request/dialects.py"
 _ATTEMPT: Final = "partitiond/proxy/edge/attempt.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_SERVING: Final = "partitiond/proxy/edge/serving.py"
 _RECORD: Final = "partitiond/proxy/telemetry/record.py"
 _ESTIMATES: Final = "partitiond/proxy/dispatch/estimates.py"
 _ADMISSION: Final = "partitiond/core/dispatch/admission.py"
@@ -63,25 +64,29 @@ CHARGING: Final[tuple[Rule, ...]] = (
                 "ObservedOutput(scanner.output_events,",
             ),
             (_ATTEMPT, "scanner.prompt_tokens)", "None)"),
-            (_EXCHANGE, "settle(receipt, used)", "settle(receipt, 0.0)"),
             (
                 _EXCHANGE,
-                "slots.settle(flight, used)",
+                "settle(receipt, float(self.record.charge.tokens))",
+                "settle(receipt, 0.0)",
+            ),
+            (
+                _SERVING,
+                "slots.settle(flight, float(record.charge.tokens))",
                 "slots.settle(flight, 0.0)",
             ),
             (
-                _EXCHANGE,
+                _SERVING,
                 "            self.record.at_work = False\n        # Before its place",
                 "            pass\n        # Before its place",
             ),
             (
-                _EXCHANGE,
+                _SERVING,
                 "self.record.at_work = False  # nobody pays",
                 "self.record.at_work = True  # nobody pays",
             ),
-            (_EXCHANGE, "streamed = record.ttft_seconds is not None", "streamed = False"),
+            (_SERVING, "streamed = record.ttft_seconds is not None", "streamed = False"),
             (
-                _EXCHANGE,
+                _SERVING,
                 "if flight.cost.sequences:  # counting tokens is free",
                 "if flight.attempts:",
             ),

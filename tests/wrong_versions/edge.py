@@ -7,6 +7,7 @@ from tests.wrong_versions.rule import Rule, rule
 _LANE: Final = "partitiond/proxy/edge/data_protocol.py"
 _CONNECTION: Final = "partitiond/proxy/edge/client_connection.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_SERVING: Final = "partitiond/proxy/edge/serving.py"
 _FRAMING: Final = "partitiond/proxy/engine/framing.py"
 _REQUESTS: Final = "partitiond/proxy/request/requests.py"
 _ACCEPTOR: Final = "partitiond/proxy/listening/acceptor.py"
@@ -90,14 +91,14 @@ EDGE: Final[tuple[Rule, ...]] = (
         "test_a_body_behind_the_last_answer_of_a_connection_is_held_no_more",
         wrong=(
             (
-                _EXCHANGE,
+                _SERVING,
                 "        if reason == CLIENT_STALLED:\n"
-                "            self.client.abort()  # first: else the next request of its "
+                "            self.abort_client()  # first: else the next request of its "
                 "connection would begin\n        self._end_attempt()\n        self._leave()\n"
                 '        self._over("client_gone", reason)\n',
                 "        self._end_attempt()\n        self._leave()\n"
                 '        self._over("client_gone", reason)\n'
-                "        if reason == CLIENT_STALLED:\n            self.client.abort()\n",
+                "        if reason == CLIENT_STALLED:\n            self.abort_client()\n",
             ),
             (
                 _LANE,
@@ -238,19 +239,19 @@ EDGE: Final[tuple[Rule, ...]] = (
         "tests/proxy/test_load_reports.py",
         wrong=(
             (
-                _ATTEMPT,
-                'return b"" if self._options.debug_headers == "never" else head.load_line()',
-                "return head.load_line()",
+                _EXCHANGE,
+                'b"" if self._state.options.debug_headers == "never" else self.head.load',
+                "self.head.load",
             ),
             (
                 _ATTEMPT,
-                "if head.load and self._load_line() and _HEADER_VALUE.fullmatch(head.load):",
-                "if head.load and _HEADER_VALUE.fullmatch(head.load):",
+                "head.load and self._exchange.load_line() and",
+                "head.load and",
             ),
             (
                 _ATTEMPT,
-                "if head.load and self._load_line() and _HEADER_VALUE.fullmatch(head.load):",
-                "if head.load and self._load_line():",
+                "self._exchange.load_line() and _HEADER_VALUE.fullmatch(head.load):",
+                "self._exchange.load_line():",
             ),
             (
                 _ATTEMPT,

@@ -37,6 +37,10 @@ _LAUNCHES: Final = "partitiond/controller/runtime/launches.py"
 _PLANNING: Final = "partitiond/controller/plans/planning.py"
 _ROUTES: Final = "partitiond/controller/runtime/routes.py"
 _ROUTING: Final = "partitiond/core/dispatch/routing.py"
+_BRIDGE: Final = "partitiond/cluster/bridge.py"
+_DIRECTORY: Final = "partitiond/cluster/directory.py"
+_DOCTOR: Final = "partitiond/cli/doctor/cluster.py"
+_ASKED: Final = "partitiond/cluster/ask_directory.py"
 _UNITS: Final = "partitiond/cli/setup/cluster_units.py"
 _KNOWN_HEADS: Final = "partitiond/proxy/edge/known_heads.py"
 _PARENT: Final = "partitiond/proxy/workers/parent.py"
@@ -44,6 +48,9 @@ _STALE: Final = "partitiond/core/keys/stale.py"
 _FLEET: Final = "partitiond/core/demand/fleet.py"
 _USAGE: Final = "partitiond/core/keys/usage.py"
 _BOOKS: Final = "partitiond/controller/keys/usage.py"
+_JOBS: Final = "partitiond/controller/profiles/jobs.py"
+_JOB: Final = "partitiond/core/profile/jobs.py"
+_ASSEMBLY: Final = "partitiond/controller/assembly.py"
 _SLOTS: Final = "partitiond/core/replica/job_slots.py"
 _STALENESS: Final = "partitiond/controller/profiles/staleness.py"
 _TEST_ROOM: Final = "tests/controller/profiles/test_job_room.py::"
@@ -79,11 +86,44 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 "for job, lent in running]",
             ),
             (_SLOTS, "host_of.get(one.device_id, h) == h", "host_of.get(one.device_id) == h"),
-            (_SLOTS, "    if busy == hosts:\n", "    if busy:\n"),
-            (_SLOTS, "closed = {*self._barred, *self._busy_hosts}", "closed = {*self._barred}"),
+            (
+                _SLOTS,
+                'and self._host_of.get(device_id, "") not in self._busy_hosts',
+                "and True",
+            ),
+            (
+                _SLOTS,
+                'and self._host_of.get(device_id, "") not in self._busy_hosts',
+                "and not self._busy_hosts",
+            ),
             (_LAUNCHES, "    return tuple(there[device.host])\n", "    return tuple(launches)\n"),
             (_PLANNING, "+ used_on[device.host])", "+ sum(used_on.values()))"),
             (_PLANNING, "+ used_on[device.host])", ")"),
+        ),
+    ),
+    rule(
+        "Hosts measure side by side: a job waits for jobs and starts of the hosts that it may use.",
+        "tests/core/replica/test_job_slots.py",
+        f"{_TEST_ROOM}"
+        "test_no_job_begins_beside_engines_that_start_on_its_host_and_other_hosts_measure",
+        "tests/controller/runtime/test_engine_matching.py",
+        "tests/controller/test_many_jobs.py::"
+        "test_hosts_measure_side_by_side_and_only_where_an_engine_starts_jobs_wait",
+        "tests/cli/test_tables.py::test_a_job_says_on_which_device_it_runs_and_one_that_waits_does_not",
+        wrong=(
+            (_SLOTS, "in {*busy, None})", "in busy)"),
+            (_SLOTS, "or (busy and self._host_of", "or (self._host_of"),
+            (_SLOTS, "if more > 1 else names", "if more > 0 else names"),
+            (_SLOTS, 'named = [*names[:NAMED_MOST], f"{more} others"]', "named = names[:]"),
+            (
+                _JOB_ROOM,
+                "self._host.starting.get(device.host) if",
+                '("a",) if',
+            ),
+            (_MATCHING, "for host, own in there.items()}", "for host, own in []}"),
+            (_JOBS, "            host=self._host_of(lease.partition.device_id),\n", ""),
+            (_ASSEMBLY, "            host_of=self._host_of,\n        )", "        )"),
+            (_JOB, 'return f"{device} of {job.host}" if job.host else device', "return device"),
         ),
     ),
     rule(
@@ -267,15 +307,13 @@ HOSTS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Who looks at the service's state folder knows its place among hosts; nobody else does.",
-        "tests/cli/setup/test_cluster_units.py",
+        "tests/cli/setup/test_cluster_units.py"
+        "::test_the_place_of_the_service_is_known_to_who_looks_at_its_state_folder",
         wrong=(
             (_UNITS, " or settings.state_dir != Path(STATE):", ":"),
-            (_UNITS, '"enabled": not place.head, "head"', '"enabled": True, "head"'),
-            (
-                _UNITS,
-                '"head": place.head, "address": place.address',
-                '"head": place.head, "address": ""',
-            ),
+            (_UNITS, '"enabled": not place.head,', '"enabled": True,'),
+            (_UNITS, '"address": place.address,', '"address": "",'),
+            (_UNITS, '            "manage_ray": False,\n', ""),
             (
                 _UNITS,
                 '        own = own.model_copy(update={"name": place.name})\n',
@@ -484,6 +522,41 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 "self._known_for[0] is not devices or self._known_for[1] != versions",
                 "self._known_for[0] is not devices",
             ),
+        ),
+    ),
+    rule(
+        "A host that is away says that its Ray is another one than the head's, if it is.",
+        f"{_TEST_STATE}::test_a_host_that_is_away_with_another_ray_is_told_so",
+        "tests/cli/doctor/test_cluster.py::test_another_ray_is_told",
+        "tests/cli/doctor/test_cluster.py::test_a_host_whose_ray_cannot_join_is_told",
+        wrong=(
+            (_STATE, "    if not is_away or not host.ray_version", "    if not host.ray_version"),
+            (_STATE, "not is_away or not host.ray_version or", "not is_away or"),
+            (_STATE, "host.ray_version == head_ray or not head_ray:", "False:"),
+            (_STATE, " or not head_ray:", ":"),
+            (_DOCTOR, "head.ray_version and host.ray_version != head.ray_version", "False"),
+            (_DOCTOR, "if host.ray_version and head.ray_version and host", "if host"),
+            (_DOCTOR, 'facts.ray_of_cluster not in ("", facts.ray_version)', "False"),
+            (_DOCTOR, 'not in ("", facts.ray_version)', "not in (facts.ray_version,)"),
+        ),
+    ),
+    rule(
+        "A Ray that lets somebody in without the token is not used, and only a refusal is proof.",
+        "tests/cluster/test_bridge.py",
+        "tests/cluster/test_directory.py",
+        "tests/cli/doctor/test_cluster.py::test_a_ray_that_lets_strangers_in_is_told",
+        wrong=(
+            (_BRIDGE, '    if answer.get("refused"):\n', '    if not answer.get("answers"):\n'),
+            (_BRIDGE, '    if answer.get("answers"):\n', "    if False:\n"),
+            (_BRIDGE, "        await self._refused_a_stranger()\n", ""),
+            (_BRIDGE, "        if self._open:\n", "        if False:\n"),
+            (_ASKED, "    if any(word in said for word in REFUSALS):\n", "    if True:\n"),
+            (_ASKED, '"answers": True,', '"refused": True,'),
+            (_DIRECTORY, "    if answer.answers:\n", "    if not answer.refused:\n"),
+            (_DIRECTORY, "    if answer.answers:\n", "    if False:\n"),
+            (_ASKED, '"RAY_AUTH_MODE": "disabled"}', '"RAY_AUTH_MODE": "token"}'),
+            (_ASKED, 'if "RAY_AUTH" not in name}', "}"),
+            (_DOCTOR, " and facts.stranger.answers:", " and facts.stranger.refused:"),
         ),
     ),
 )

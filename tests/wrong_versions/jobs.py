@@ -82,13 +82,13 @@ JOBS: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _SLOTS,
-                "if self._jobs[device_id] < self._slots.per_device and device_id not in",
-                "if len(self._running) < self._slots.per_device and device_id not in",
+                "        return self._jobs[device_id] >= self._slots.per_device\n",
+                "        return len(self._running) >= self._slots.per_device\n",
             ),
             (
                 _SLOTS,
-                "if self._jobs[device_id] < self._slots.per_device and device_id not in",
-                "if self._jobs[device_id] <= self._slots.per_device and device_id not in",
+                "        return self._jobs[device_id] >= self._slots.per_device\n",
+                "        return self._jobs[device_id] > self._slots.per_device\n",
             ),
             (
                 _SLOTS,

@@ -110,15 +110,13 @@ RECOVERY: Final[tuple[Rule, ...]] = (
             ),
             (
                 _ASSEMBLY,
-                '        if self.plans.chain.urgent:\n            return "waits for a plan: a '
-                'model is under-served"\n',
-                "",
+                "if self.plans.chain.urgent else",
+                "if False else",
             ),
             (
                 _ASSEMBLY,
-                "        return f\"waits until {' and '.join(starting)} serves\" if starting "
-                'else ""\n',
-                '        return ""\n',
+                "            starting=first_starts(controller.engines, watch.devices),\n",
+                "",
             ),
         ),
     ),

@@ -6,6 +6,7 @@ from tests.wrong_versions.rule import Rule, rule
 
 _REPLICAS: Final = "partitiond/proxy/dispatch/replicas.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_SERVING: Final = "partitiond/proxy/edge/serving.py"
 _LIVE: Final = "partitiond/proxy/dispatch/live.py"
 _BUDGET: Final = "partitiond/core/dispatch/retry_budget.py"
 _DISPATCH: Final = "partitiond/core/dispatch/dispatcher.py"
@@ -70,7 +71,30 @@ REPLICAS: Final[tuple[Rule, ...]] = (
                 "        except (ConnectionRefusedError, FileNotFoundError):\n",
                 "        except FileNotFoundError:\n",
             ),
-            (_EXCHANGE, "            flight.unreached += 1\n", ""),
+            (_SERVING, "            flight.unreached += 1\n", ""),
+        ),
+    ),
+    rule(
+        "A request that came after an engine's connections began to break did not kill it.",
+        "tests/proxy/test_quarantine.py",
+        wrong=(
+            (
+                _REPLICAS,
+                "        flights = [flight for flight in self.flights"
+                " if flight.placed_at <= self._broke_at]\n",
+                "        flights = list(self.flights)\n",
+            ),
+            (
+                _REPLICAS,
+                'stays out."""\n        self._broke_at = math.inf\n',
+                'stays out."""\n',
+            ),
+            (
+                _REPLICAS,
+                "        self._broke_at = math.inf\n"
+                "        self.health = HEALTHY  # another process\n",
+                "        self.health = HEALTHY  # another process\n",
+            ),
         ),
     ),
     rule(
@@ -79,20 +103,20 @@ REPLICAS: Final[tuple[Rule, ...]] = (
         f"{_DEAD}test_a_request_that_was_sent_is_a_retry_like_any_other",
         wrong=(
             (
-                _EXCHANGE,
-                "self.model.has_another_for(flight) and self.model.retries.take()",
-                "self.model.retries.take() and self.model.has_another_for(flight)",
+                _SERVING,
+                "self.has_another() and self.model.retries.take()",
+                "self.model.retries.take() and self.has_another()",
             ),
             (
-                _EXCHANGE,
-                "self.model.has_another_for(flight) and self.model.retries.take()",
-                "self.model.has_another_for(flight)",
+                _SERVING,
+                "self.has_another() and self.model.retries.take()",
+                "self.has_another()",
             ),
-            (_EXCHANGE, "            self.model.retries.give_back()\n", "            pass\n"),
+            (_SERVING, "            self.model.retries.give_back()\n", "            pass\n"),
             (
-                _EXCHANGE,
-                "        self._owes_retry = False\n        record.replica_id",
-                "        record.replica_id",
+                _SERVING,
+                "        self._owes_retry = False\n        # The queue",
+                "        # The queue",
             ),
             (
                 _LIVE,

@@ -11,6 +11,7 @@ from tests.wrong_versions.dispatcher import DISPATCHER
 from tests.wrong_versions.edge import EDGE
 from tests.wrong_versions.engine_user import ENGINE_USER
 from tests.wrong_versions.groups import GROUPS
+from tests.wrong_versions.host_choice import HOST_CHOICE
 from tests.wrong_versions.hosts import HOSTS
 from tests.wrong_versions.jobs import JOBS
 from tests.wrong_versions.looks import LOOKS
@@ -33,6 +34,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *EDGE,
     *ENGINE_USER,
     *GROUPS,
+    *HOST_CHOICE,
     *HOSTS,
     *JOBS,
     *LOOKS,

@@ -3,6 +3,7 @@
 The facts are gathered with deadlines; what follows from them is pure.
 """
 
+import concurrent.futures
 import contextlib
 import ctypes
 import dataclasses
@@ -23,8 +24,10 @@ from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.options import connected
 from partitiond.cli.setup.cluster_units import as_installed
 from partitiond.cli.setup.host import SetupHost
-from partitiond.cluster.ray_environment import find_ray
-from partitiond.cluster.ray_node import worker_ports
+from partitiond.cluster.directory import DirectoryAnswer, ask_directory, open_words
+from partitiond.cluster.of_settings import node_of, ray_of
+from partitiond.cluster.ray_environment import RayEnvironment
+from partitiond.cluster.ray_node import ports_of, worker_ports
 from partitiond.core.errors import PartitiondError, SettingsError
 from partitiond.core.hardware.host_state import HostState, HostView
 from partitiond.core.units import GIB, format_bytes
@@ -50,6 +53,12 @@ LEAST_MODELS_BYTES: Final = 20 * GIB
 ANY_ADDRESS: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - looked for, not listened on
 IP_MTU: Final = 14
 """Linux's option of a connected socket that returns what its path carries."""
+RAYLET_PORTS: Final = ("node-manager-port", "object-manager-port")
+"""Those of Ray's fixed ports at which something listens on each host all the time."""
+ANSWERING: Final = frozenset({HostState.FINE, HostState.REFUSED})
+"""States of hosts that are reached."""
+REACH_MOST: Final = 32
+"""Addresses that are tried, 8 at a time. Chosen: a dozen seconds at most, and enough to see why."""
 TIME_ERROR: Final = 5
 """What Linux answers while nothing keeps its clock (adjtimex)."""
 
@@ -93,11 +102,17 @@ class ClusterFacts:
         name: this host's.
         is_head: whether the others join this host.
         token: None if no token is used.
+        stranger: what Ray's directory said to a question without the token; None if it was not
+            asked.
         way: to the head's Ray; None if hosts find each other by a folder.
+        closed: further fixed ports of Ray that did not answer: on the head, of hosts that do not
+            answer; elsewhere, of the head.
         open_ports: Ray's ports on this host that listen on all addresses.
         clock_is_kept: whether something keeps this host's clock; None if that is not known.
         hosts: of the fleet, as the daemon on the head tells; empty if it was not asked.
         ray: version of Ray, and of the Python it runs in; empty without Ray.
+        ray_version: of this host's Ray; empty without Ray.
+        ray_of_cluster: version of the Ray that this host joins; empty if it did not say.
         ray_problem, ray_hint: why there is no Ray that can be used, and what to do.
         models_free_bytes: room on the disk of models.
     """
@@ -105,11 +120,15 @@ class ClusterFacts:
     name: str
     is_head: bool
     token: TokenFile | None = None
+    stranger: DirectoryAnswer | None = None
     way: WayToHead | None = None
+    closed: tuple[WayToHead, ...] = ()
     open_ports: tuple[int, ...] = ()
     clock_is_kept: bool | None = None
     hosts: tuple[HostView, ...] = ()
     ray: str = ""
+    ray_version: str = ""
+    ray_of_cluster: str = ""
     ray_problem: str = ""
     ray_hint: str = ""
     models_free_bytes: int = LEAST_MODELS_BYTES
@@ -120,8 +139,13 @@ def check_cluster(facts: ClusterFacts) -> list[DoctorFinding]:
     found = [*_ray(facts)]
     if facts.token is not None:
         found.append(_token(facts.token, facts.name))
+    if facts.stranger is not None and facts.way is not None and facts.stranger.answers:
+        words, advice = open_words(facts.way.address)
+        found.append(fail("cluster token", words.rstrip("."), advice.rstrip(".")))
     if facts.way is not None:
         found += _way(facts.way, is_head=facts.is_head)
+    if facts.closed:
+        found.append(_closed(facts.closed))
     if facts.open_ports:
         found.append(_ports(facts.open_ports))
     found += _clocks(facts)
@@ -140,6 +164,15 @@ def check_cluster(facts: ClusterFacts) -> list[DoctorFinding]:
 def _ray(facts: ClusterFacts) -> list[DoctorFinding]:
     if facts.ray_problem:
         return [fail("cluster ray", facts.ray_problem.rstrip("."), facts.ray_hint.rstrip("."))]
+    if facts.ray_of_cluster not in ("", facts.ray_version):
+        return [
+            fail(
+                "cluster ray",
+                f"this host has Ray {facts.ray_version}, and the cluster {facts.ray_of_cluster}: "
+                "only the same version can join",
+                "finish the upgrade, the head last",
+            )
+        ]
     return [ok("cluster ray", f"{facts.ray}; to be the same on all hosts")] if facts.ray else []
 
 
@@ -195,6 +228,17 @@ def _way(way: WayToHead, *, is_head: bool) -> list[DoctorFinding]:
             )
         )
     return found
+
+
+def _closed(ways: Sequence[WayToHead]) -> DoctorFinding:
+    named = ", ".join(f"{way.address} ({way.problem})" for way in ways)
+    return warn(
+        "cluster reach",
+        f"Ray does not answer at {named}",
+        "see that partitiond-ray runs there, and open Ray's ports between the hosts, in both "
+        "directions",
+        "systemctl status partitiond-ray",
+    )
 
 
 def _ports(ports: Sequence[int]) -> DoctorFinding:
@@ -272,6 +316,16 @@ def _versions(hosts: Sequence[HostView]) -> list[DoctorFinding]:
             found.append(
                 fail(check, f"{words}: not neighbouring", f"install the head's on {host.name}")
             )
+    found += [
+        warn(
+            check,
+            f"{host.name} has Ray {host.ray_version}, the head {head.ray_version}: it cannot join "
+            "any more once Ray starts again there",
+            "finish the upgrade, the head last",
+        )
+        for host in told
+        if host.ray_version and head.ray_version and host.ray_version != head.ray_version
+    ]
     engines = sorted({host.engine_version for host in told if host.engine_version})
     if len(engines) > 1:
         found.append(
@@ -326,12 +380,20 @@ def cluster_facts(settings: "Settings") -> ClusterFacts:
     own = f"{cluster.address or platform.node()}:{cluster.port}"
     ray, problem, hint = _ray_of(settings)
     _, most = worker_ports(cluster.port)
+    way = way_to(cluster.head or own)
+    told = None if ray is None else _directory(settings, ray, with_token=True)
     return dataclasses.replace(
         facts,
         token=token_file(settings.cluster_token_path),
-        way=way_to(cluster.head or own),
+        closed=_not_answering(other_addresses(facts.hosts, cluster.head, cluster.port))
+        if way.seconds is not None
+        else (),
+        stranger=None if ray is None else _directory(settings, ray, with_token=False),
+        way=way,
         open_ports=tuple(port for port in listening_everywhere() if cluster.port <= port <= most),
-        ray=ray,
+        ray="" if ray is None else f"Ray {ray.version} ({ray.python}), partitiond {__version__}",
+        ray_version="" if ray is None else ray.version,
+        ray_of_cluster="" if told is None else told.ray,
         ray_problem=problem,
         ray_hint=hint,
     )
@@ -362,6 +424,32 @@ def way_to(address: str) -> WayToHead:
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or str(error)
         return WayToHead(address, None, problem)
+
+
+def other_addresses(hosts: Sequence[HostView], head: str, port: int) -> list[str]:
+    """Return where Ray should answer besides its directory, as host:port.
+
+    Args:
+        hosts: of the fleet, as the head knows them; their ports are taken to be the head's own.
+        head: address of the head that this host obeys; empty on the head.
+        port: the first of this host's ports.
+    """
+    if head:
+        host, _, first = head.rpartition(":")
+        ports = ports_of(int(first))
+        return [f"{host}:{ports[name]}" for name in RAYLET_PORTS]
+    return [
+        f"{host.address}:{ports_of(port)[name]}"
+        for host in hosts
+        if host.address and not host.is_head and host.state not in ANSWERING
+        for name in RAYLET_PORTS
+    ]
+
+
+def _not_answering(addresses: Sequence[str]) -> tuple[WayToHead, ...]:
+    with concurrent.futures.ThreadPoolExecutor(8) as asking:
+        ways = asking.map(way_to, addresses[:REACH_MOST])
+        return tuple(way for way in ways if way.seconds is None)
 
 
 def listening_everywhere() -> list[int]:
@@ -397,12 +485,21 @@ def _hosts(settings: "Settings") -> tuple[HostView, ...]:
         return ()  # no daemon runs, or this user may not read its token
 
 
-def _ray_of(settings: "Settings") -> tuple[str, str, str]:
+def _ray_of(settings: "Settings") -> tuple[RayEnvironment | None, str, str]:
+    """Return this host's Ray; else None, why there is none and what to do."""
     try:
-        found = find_ray(settings.cluster.python, settings.cache_dir / "cluster")
+        return ray_of(settings), "", ""
     except SettingsError as error:
-        return "", error.message, error.hint
-    return f"Ray {found.version} ({found.python}), partitiond {__version__}", "", ""
+        return None, error.message, error.hint
+
+
+def _directory(
+    settings: "Settings", ray: RayEnvironment, *, with_token: bool
+) -> DirectoryAnswer | None:
+    try:
+        return ask_directory(node_of(settings, ray), with_token=with_token)
+    except SettingsError:  # this host has no address
+        return None
 
 
 def _free(folder: Path) -> int:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from partitiond.cli.options import JsonOption, option, settings_of, spread
+from partitiond.cli.hosts.place import settings_of_place
+from partitiond.cli.options import JsonOption, option, spread
 from partitiond.cli.output import print_json, say
 from partitiond.core.errors import InputError
 
@@ -43,12 +44,12 @@ def certificate(
             "or none of them.",
         )
     if host is None:
-        _own(settings_of(ctx), address or [], make=make, as_json=as_json)
+        _own(settings_of_place(ctx), address or [], make=make, as_json=as_json)
         return
     from partitiond.cluster.own_files import make_bundle
 
     addresses = address or []
-    path = make_bundle(settings_of(ctx), host, addresses, out or Path(), datetime.now(UTC))
+    path = make_bundle(settings_of_place(ctx), host, addresses, out or Path(), datetime.now(UTC))
     if as_json:
         print_json({"host": host, "addresses": addresses, "bundle": str(path)})
         return

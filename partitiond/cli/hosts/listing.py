@@ -63,6 +63,7 @@ def hosts_table(hosts: Sequence[HostView], replicas: Mapping[str, int]) -> Rende
         Column("replicas", lambda h: str(replicas.get(h.name, 0))),
         Column("partitiond", lambda h: h.partitiond_version or "-", right=False),
         Column("engine", lambda h: h.engine_version or "-", right=False),
+        Column("Ray", lambda h: h.ray_version or "-", right=False),
         Column("clock", clock_words),
         Column("last word", last_word),
     )

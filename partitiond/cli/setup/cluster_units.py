@@ -95,7 +95,12 @@ def as_installed(settings: Settings, host: SetupHost) -> Settings:
     if place is None:
         return settings
     cluster = cluster.model_copy(
-        update={"enabled": not place.head, "head": place.head, "address": place.address}
+        update={
+            "enabled": not place.head,
+            "head": place.head,
+            "address": place.address,
+            "manage_ray": False,
+        }
     )
     if place.name:
         own = own.model_copy(update={"name": place.name})

@@ -12,7 +12,7 @@ from partitiond.cli.tables import duration, partition_text, rate, state_text
 from partitiond.core.demand.traffic import ModelTraffic
 from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import short_device
-from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.profile.jobs import Job, JobState, job_place
 from partitiond.core.views.overview import ModelOverview, ReplicaOverview
 
 Row = TypeVar("Row")
@@ -143,7 +143,7 @@ REPLICA_COLUMNS: Final[tuple[Column[ReplicaOverview], ...]] = (
 
 def _where(job: Job) -> str:
     """The device of a running or ended job; none for a queued job, which may move to another."""
-    return short_device("" if job.state is JobState.QUEUED else job.device_id) or "-"
+    return "-" if job.state is JobState.QUEUED else job_place(job) or "-"
 
 
 JOB_COLUMNS: Final[tuple[Column[Job], ...]] = (

@@ -61,7 +61,8 @@ class JobHost:
         busy_cores: by host, the cores of engines that run, except those of jobs.
         host_bytes: by host, the memory for engines on GPUs that none of them takes; of some hosts
             it is not known.
-        slots: how many jobs may run.
+        starting: by host, the names of engines that start there: no job begins beside them.
+        slots: how many jobs may run, on each device and on each host.
         groups: isolation group by model, of models with one.
     """
 
@@ -70,6 +71,7 @@ class JobHost:
     held: Held
     busy_cores: Mapping[str, Collection[int]] = dataclasses.field(default_factory=dict)
     host_bytes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    starting: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     slots: Slots = dataclasses.field(default_factory=Slots)
     groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -252,6 +254,10 @@ class _Room:
 
     def lease(self, needs: Hashable, device_id: str) -> Lease | str:
         """Return what a job gets on a device now, or what it waits for."""
+        device = self._devices.get(device_id)
+        starting = self._host.starting.get(device.host) if device is not None else None
+        if starting:
+            return f"waits until {' and '.join(starting)} serve{'s' * (len(starting) == 1)}"
         found = self._ask(needs, device_id, jobs=True)
         return found.reason if isinstance(found, LeaseDenied) else found
 

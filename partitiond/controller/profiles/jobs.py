@@ -23,13 +23,13 @@ from partitiond.controller.runtime.interrupted_jobs import (
 )
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import HostSilentError, PartitiondError, StoreError
-from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.profile.jobs import (
     ENDED,
     Job,
     JobState,
     Progress,
+    job_place,
 )
 from partitiond.core.replica.job_slots import Turn
 from partitiond.core.replica.leases import Lease
@@ -79,6 +79,7 @@ class JobQueue:
         turn: decides which job begins next, by the waiting jobs, the running ones and how often
             each waiting job was passed over.
         hardware_of: the hardware of a device; empty if there is no such device.
+        host_of: the host of a device; empty if there is no such device, or only one host.
         paused: returns why no job may begin now; empty if one may.
     """
 
@@ -94,6 +95,7 @@ class JobQueue:
         write: Write,
         paused: Callable[[], str],
         hardware_of: Callable[[str], str] = lambda _: "",
+        host_of: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._store = store
         self._clock = clock
@@ -103,6 +105,7 @@ class JobQueue:
         self._ended = ended
         self._write = write
         self._hardware_of = hardware_of
+        self._host_of = host_of
         self._queued: dict[str, Job] = {}
         self._passed: dict[str, int] = {}
         self._running: dict[str, _Running] = {}
@@ -348,6 +351,7 @@ class JobQueue:
             updated_at=self._clock.utc_iso(),
             progress=Progress("starting", "starts"),
             device_id=lease.partition.device_id,
+            host=self._host_of(lease.partition.device_id),
         )
         self._store.put_job(job)
         reached(FaultPoint.JOB_STARTED)
@@ -471,7 +475,7 @@ class JobQueue:
 
 
 def _what(job: Job) -> str:
-    where = f" on {short_device(job.device_id)}" if job.device_id else ""
+    where = f" on {job_place(job)}" if job.device_id else ""
     return f"{job.kind} of {job.subject}{where}"
 
 

@@ -32,7 +32,7 @@ class ProfilingOptions:
 
     Attributes:
         jobs_at_once: how many jobs may run on one device at the same time.
-        jobs_on_host: how many on all devices together.
+        jobs_on_host: how many on all devices of one host together.
         checkpoint_dir: where interrupted profiles are kept; None keeps none.
     """
 

@@ -5,6 +5,8 @@ from typing import Final
 
 from partitiond.controller.runtime.engines import Engine
 from partitiond.controller.runtime.routes import RoutedEngine
+from partitiond.core.hardware.hosts import on_each_host
+from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, same_engine
@@ -44,19 +46,21 @@ def by_replica(engines: Iterable[Engine]) -> dict[str, list[Engine]]:
     return grouped(engines, lambda engine: engine.placement.replica_id)
 
 
-def first_starts(engines: Sequence[Engine]) -> tuple[str, ...]:
-    """Return the names of engines that start or wake and did not fail to again and again, sorted.
+def first_starts(
+    engines: Iterable[Engine], devices: Sequence[Device]
+) -> dict[str, tuple[str, ...]]:
+    """Return by host the names of engines that start or wake and did not fail to again and again.
 
-    Profile jobs wait for them: each start ends within its deadline, and an engine that never comes
-    counts as hopeless after a few starts.
+    Profile jobs on that host wait for them: each start ends within its deadline, and an engine that
+    never comes counts as hopeless after a few starts.
     """
-    return tuple(
-        sorted(
-            engine.name
-            for engine in engines
-            if engine.state in _COMING and engine.failed_starts < HOPELESS_FAILURES
-        )
-    )
+    coming = [
+        engine
+        for engine in engines
+        if engine.state in _COMING and engine.failed_starts < HOPELESS_FAILURES
+    ]
+    there = on_each_host(devices, coming, lambda engine: engine.placement.device_id)
+    return {host: tuple(sorted(one.name for one in own)) for host, own in there.items()}
 
 
 def own_engine(placement: Placement, engines: Sequence[Engine]) -> Engine | None:

@@ -9,12 +9,11 @@ from partitiond.controller.runtime.diagnosis import first_line
 from partitiond.controller.runtime.engine_matching import by_replica, own_engine
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
-from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, Plan
-from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.profile.jobs import Job, JobState, job_place
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.device_room import holds
 from partitiond.core.replica.observation import HOPELESS_FAILURES, LIVE
@@ -223,7 +222,7 @@ def model_note(
     own = [job for job in jobs if job.subject == name]
     for job in own:
         if job.state is JobState.RUNNING:
-            where = f" on {short_device(job.device_id)}" if job.device_id else ""
+            where = f" on {job_place(job)}" if job.device_id else ""
             return f"is being profiled ({job.id}{where}): {job.progress.message}"
     if obstacle is not None:
         return str(obstacle)

@@ -196,6 +196,19 @@ class KeyRoute:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PeerRoute:
+    """The proxy of another host, as the proxy sees it.
+
+    Attributes:
+        host: its name, which its certificate has, too.
+        address: where it serves other proxies: `10.0.0.5:8001`, or `unix:` and a path.
+    """
+
+    host: str
+    address: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class RoutingTable:
     """One immutable snapshot.
 
@@ -205,6 +218,8 @@ class RoutingTable:
         keys_stale_seconds: a proxy that is told no table for so long refuses all keys; 0 for never.
         told_at: when the table was sent, in seconds of its sender's monotonic clock, if that is
             another host's; 0 for a time of this host (see `on_own_clock`).
+        host: the host whose proxy is told this table; empty where there is one alone.
+        peers: the proxies of the other hosts, which serve what runs there.
     """
 
     version: int
@@ -215,6 +230,8 @@ class RoutingTable:
     schema_version: int = ROUTING_SCHEMA_VERSION
     keys_stale_seconds: float = 0.0
     told_at: float = 0.0
+    host: str = ""
+    peers: tuple[PeerRoute, ...] = ()
 
     def replicas_of(self, model: str) -> tuple[ReplicaRoute, ...]:
         """Return all replicas of a model, draining ones included."""

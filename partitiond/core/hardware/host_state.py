@@ -46,6 +46,7 @@ class HostView:
         host_id: made when it joined first; stays when its name or address changes.
         partitiond_version: of its agent; empty until it answered.
         engine_version: of its installed engine; empty if there is none or it is not known.
+        ray_version: of Ray as it is installed there; empty without Ray, or until it answered.
         silent_seconds: since its last word; 0.0 if it answers.
         last_word: when it answered last, ISO 8601 UTC; empty if it never did.
         clock_offset_seconds: its clock less the head's, half the way there and back allowed for;
@@ -62,6 +63,7 @@ class HostView:
     host_id: str = ""
     partitiond_version: str = ""
     engine_version: str = ""
+    ray_version: str = ""
     silent_seconds: float = 0.0
     last_word: str = ""
     clock_offset_seconds: float | None = None
@@ -260,6 +262,22 @@ def _unsteady(
 def _problem(words: HostWords) -> str:
     said = words.problem or "it does not answer"
     return said if said.endswith(".") else f"{said}."
+
+
+def with_ray_told(host: HostView, head_ray: str) -> HostView:
+    """Return the host; why it is not reached names its Ray, if that is another one than the head's.
+
+    Args:
+        head_ray: version of the head's Ray; empty without Ray.
+    """
+    is_away = host.state in (HostState.LATE, HostState.SILENT, HostState.LOST)
+    if not is_away or not host.ray_version or host.ray_version == head_ray or not head_ray:
+        return host
+    why = (
+        f"{host.reason} It has Ray {host.ray_version} and the head {head_ray}, and only the same "
+        "version can join: finish the upgrade."
+    )
+    return dataclasses.replace(host, reason=why.strip())
 
 
 def host_to_forget(hosts: Sequence[HostView], name: str) -> HostView:

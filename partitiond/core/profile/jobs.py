@@ -4,6 +4,7 @@ import dataclasses
 import enum
 from typing import Final
 
+from partitiond.core.hardware.kinds import short_device
 from partitiond.core.model.workload import Workload
 
 
@@ -52,6 +53,7 @@ class Job:
             goes on from. Empty where it never ran.
         hardware: of the device that was asked for; any other of it does as well, unless the params
             say otherwise. Empty where that was not known.
+        host: of the device on which it runs or ran; empty with one host.
     """
 
     id: str
@@ -67,6 +69,13 @@ class Job:
     reason: str = ""
     device_id: str = ""
     hardware: str = ""
+    host: str = ""
+
+
+def job_place(job: Job) -> str:
+    """Return for people where a job runs or ran; empty if it never ran."""
+    device = short_device(job.device_id)
+    return f"{device} of {job.host}" if job.host else device
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 A device has slots, which limit the jobs that measure on it at a time; jobs on different devices run
 side by side. The rules, in the order in which they are applied:
 
-1. The number of jobs on a host is limited, since they share its event loop, which generates the
-   load of all of them.
+1. The number of jobs on each host is limited, since one event loop of that host generates the load
+   of all of them. Hosts do not limit each other.
 2. Two jobs with the same work never run at the same time, on any devices.
 3. The first job in the queue that finds a device with a free slot and room begins. A job that fits
    nowhere does not hold up the jobs behind it: they pass it over.
@@ -28,6 +28,9 @@ L_co = TypeVar("L_co", covariant=True)
 MOST_PASSED: Final = 4
 """A guess: with time limits of 15 minutes and two slots, jobs queued later delay a job by an hour
 at most."""
+NAMED_MOST: Final = 8
+"""Most jobs that a reason to wait names: hundreds run on a hundred hosts, and the reason is stored
+for each waiting job. Chosen: two hosts' jobs with the default limits."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -139,10 +142,7 @@ def next_job(
     hosts = set(host_of.values()) or {""}
     jobs = {h: sum(host_of.get(one.device_id, h) == h for one in running) for h in hosts}
     busy = frozenset(host for host in hosts if jobs[host] >= slots.per_host)
-    if busy == hosts:
-        every = _either([job.id for job in running])
-        return Turn(None, None, {job.id: job.held_back or every for job in queue})
-    search = _Search(running, slots, room, {d: h for d, h in host_of.items() if h in busy})
+    search = _Search(running, slots, room, host_of, busy)
     passed: list[tuple[str, frozenset[str]]] = []
     for job in queue:
         found = search.place(job)
@@ -165,12 +165,14 @@ class _Search(Generic[L]):
         running: Sequence[MeasuringJob],
         slots: Slots,
         room: JobRoom[L],
-        busy_hosts: Mapping[str, str],
+        host_of: Mapping[str, str],
+        busy_hosts: frozenset[str],
     ) -> None:
         self._running = running
         self._slots = slots
         self._room = room
-        self._busy_hosts = busy_hosts  # by device, of those whose host takes no further job
+        self._host_of = host_of
+        self._busy_hosts = busy_hosts  # those that take no further job
         self._jobs = collections.Counter(job.device_id for job in running)
         self._barred: dict[str, str] = {}
         self._known: dict[Hashable, _Found[L] | _Waits] = {}
@@ -194,11 +196,12 @@ class _Search(Generic[L]):
         return self._known[key]
 
     def _look(self, job: WaitingJob) -> _Found[L] | _Waits:
-        closed = {*self._barred, *self._busy_hosts}
         open_ones = [
             device_id
             for device_id in job.devices
-            if self._jobs[device_id] < self._slots.per_device and device_id not in closed
+            if not self._is_full(device_id)
+            and device_id not in self._barred
+            and self._host_of.get(device_id, "") not in self._busy_hosts
         ]
         open_ones.sort(key=lambda device_id: (device_id != job.first, self._jobs[device_id]))
         reasons = []
@@ -208,6 +211,9 @@ class _Search(Generic[L]):
                 return _Found(device_id, lease)
             reasons.append(lease)
         return _Waits(self._why(job, reasons), self._could(job))
+
+    def _is_full(self, device_id: str) -> bool:
+        return self._jobs[device_id] >= self._slots.per_device
 
     def _could(self, job: WaitingJob) -> frozenset[str]:
         """Return devices on which only jobs are in the job's way, and devices of these jobs."""
@@ -220,16 +226,12 @@ class _Search(Generic[L]):
 
     def _why(self, job: WaitingJob, reasons: Sequence[str]) -> str:
         here = [one.id for one in self._running if one.device_id in job.devices]
+        busy = self._busy_hosts.intersection(self._host_of.get(one, "") for one in job.devices)
         full = [
             one.id
             for one in self._running
-            if one.device_id in job.devices and self._jobs[one.device_id] >= self._slots.per_device
-        ]
-        busy = {self._busy_hosts[one] for one in job.devices if one in self._busy_hosts}
-        full += [
-            one.id
-            for one in self._running
-            if self._busy_hosts.get(one.device_id) in busy and one.id not in full
+            if (one.device_id in job.devices and self._is_full(one.device_id))
+            or (busy and self._host_of.get(one.device_id) in {*busy, None})
         ]
         if full:
             more = f", or {reasons[0].removeprefix('waits ')}" if reasons else ""
@@ -243,4 +245,6 @@ class _Search(Generic[L]):
 
 
 def _either(names: Sequence[str]) -> str:
-    return f"waits for {' or '.join(names)}"
+    more = len(names) - NAMED_MOST
+    named = [*names[:NAMED_MOST], f"{more} others"] if more > 1 else names
+    return f"waits for {' or '.join(named)}"

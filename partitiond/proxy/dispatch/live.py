@@ -25,13 +25,13 @@ from partitiond.core.dispatch.routing import (
     RequestLimits,
 )
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.line import TICK_SECONDS
 from partitiond.proxy.dispatch.places import DeskPlaces, LivePlaces, SharedPlaces
 from partitiond.proxy.dispatch.replica_affinity import ReplicaAffinity
 from partitiond.proxy.dispatch.replicas import (
     PLACE,
     TOKENISING_SECONDS,
-    Flight,
     LiveReplica,
     ReplicaGroup,
     TokeniseSlots,
@@ -141,6 +141,15 @@ class LiveModel(ReplicaGroup):
         if clock is None:
             clock = self._clock = asyncio.get_running_loop().time
         return clock()
+
+    def refresh(self) -> None:
+        """Bring the replicas' counts up to date, if several workers share them."""
+        if self.line is not None:
+            self.line.acquire()
+            try:
+                self.line.refresh(self.replicas.values())
+            finally:
+                self.line.release()
 
     # Carrying out decisions
 

@@ -15,8 +15,9 @@ from partitiond.core.dispatch.admission import Cost, Waiting
 from partitiond.core.dispatch.balance import Slowness
 from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.places import Places
+from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.line import seat_to_hold
-from partitiond.proxy.dispatch.replicas import Flight, LiveReplica, TokeniseSlots
+from partitiond.proxy.dispatch.replicas import LiveReplica, TokeniseSlots
 from partitiond.proxy.dispatch.shared import PeerLine
 
 

@@ -1,7 +1,7 @@
 """Finds the replica that a request prefers, by affinity of sessions and prompt prefixes."""
 
 from partitiond.core.dispatch.affinity import Prefixes, SessionAffinity, prefix_blocks
-from partitiond.proxy.dispatch.replicas import Flight
+from partitiond.proxy.dispatch.flights import Flight
 
 
 class ReplicaAffinity:

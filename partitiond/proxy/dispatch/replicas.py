@@ -1,8 +1,7 @@
 """Tracks one engine process: the requests in flight on it, and its recent health.
 
-A request between admission and its end is a flight. A flight and its replica change only together,
-so they are defined in one place: the replica's sums, its places for requests that take no slot, and
-the way back out of each of them.
+A flight and its replica change only together: the replica's sums, its places for requests that take
+no slot, and the way back out of each of them.
 
 A replica is dead if no process listens on its socket: no request goes there until a probe connects.
 Requests that could not connect were never sent, and go to other replicas as if they had not tried.
@@ -12,17 +11,17 @@ import asyncio
 import math
 import socket
 import time
-from typing import Final, Protocol
+from typing import Final
 
-from partitiond.core.dispatch.admission import Cost, Rejected
+from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.balance import HEALTHY, after_failure
-from partitiond.core.dispatch.places import Request
-from partitiond.core.dispatch.quarantine import Exposure, Quarantine, RetryVerdict
+from partitiond.core.dispatch.quarantine import Quarantine, RetryVerdict
 from partitiond.core.dispatch.routing import ReplicaRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.shared import LedgerAccess, PeerLine
-from partitiond.proxy.engine.upstream import ConnectionPool
+from partitiond.proxy.engine.upstream import AnswerStream, ConnectionPool, UpstreamConnection
 
 PROBE_SECONDS: Final = 0.25
 """Interval of probing a dead replica: shorter than the second that clients are told to wait if all
@@ -34,110 +33,6 @@ TOKENISING_SECONDS: Final = 0.01
 """First guess of the time of one request, until it is learned: some 100 KB of text."""
 PLACE: Final = Cost(1, 0)
 """The cost of a request at a desk."""
-
-
-class FlightOwner(Protocol):
-    """The owner of a flight, which is called when the flight's waiting ends."""
-
-    def placed(self, replica: "LiveReplica") -> None:
-        """Start on the replica, where the flight holds a place from now on."""
-        ...
-
-    def refused(self, rejected: Rejected) -> None:
-        """Fail, because the flight got no place."""
-        ...
-
-    def exposure(self, now: float) -> Exposure:
-        """Return what the quarantine needs to judge the flight after its replica's death."""
-        ...
-
-    def suspected(self) -> None:
-        """Never send the flight to another replica, because it may have killed its own."""
-        ...
-
-    def crashed(self) -> None:
-        """End after a bug of ours in one of these calls; called inside `except`."""
-        ...
-
-
-class EndedOwner:
-    """Owner of a flight that has ended."""
-
-    def placed(self, replica: "LiveReplica") -> None:
-        """Never called."""
-
-    def refused(self, rejected: Rejected) -> None:
-        """Never called."""
-
-    def exposure(self, now: float) -> Exposure:
-        """Never called."""
-        raise NotImplementedError
-
-    def suspected(self) -> None:
-        """Never called."""
-
-    def crashed(self) -> None:
-        """Never called."""
-
-
-NOBODY: Final = EndedOwner()
-
-
-class Flight(Request):
-    """One request of a client, from admission to its end.
-
-    Attributes:
-        started_at: when its last byte had arrived, by `time.monotonic` (the same clock as the
-            event loop's, but uvloop's clock has only whole milliseconds).
-        placed_at: when it was placed on its replica, by the same clock.
-        replica: the replica where it is in flight, or None.
-        timer: of its deadline in the queue, or None.
-        attempts: number of attempts so far, including the first.
-        unreached: of them, those on a replica where no process listened: nothing was sent.
-        engine_seconds: time in engines times sequences, of attempts that are over.
-        session: name of its session, scoped by its key; or empty.
-        blocks: digests of the beginning of its prompt (see `core.dispatch.affinity`).
-    """
-
-    __slots__ = (
-        "attempts",
-        "blocks",
-        "engine_seconds",
-        "owner",
-        "placed_at",
-        "replica",
-        "request_id",
-        "session",
-        "started_at",
-        "timer",
-        "unreached",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        owner: FlightOwner,
-        request_id: str,
-        cost: Cost,
-        started_at: float,
-        max_wait_seconds: float = math.inf,
-    ) -> None:
-        super().__init__(cost, max_wait_seconds=max_wait_seconds)
-        self.owner = owner
-        self.request_id = request_id
-        self.started_at = started_at
-        self.placed_at = started_at
-        self.replica: LiveReplica | None = None
-        self.timer: asyncio.TimerHandle | None = None
-        self.attempts = 0
-        self.unreached = 0
-        self.engine_seconds = 0.0
-        self.session = ""
-        self.blocks: tuple[bytes, ...] = ()
-
-    def leave(self) -> None:
-        """Give the place back; harmless if there is none."""
-        if self.replica is not None:
-            self.replica.remove(self)
 
 
 class TokeniseSlots:
@@ -229,18 +124,17 @@ class ReplicaGroup:
         raise NotImplementedError
 
 
-class LiveReplica:
+class LiveReplica(FlightTarget):
     """One engine process and its requests in flight. Has the fields of `balance.Load`.
 
     Attributes:
         work: counts of its work.
         desk: for requests that take no slot.
-        is_dead: no process listened on its socket at the last probe.
         ejected: excluded for now, because it is dead or failed too often.
-        fingerprint: the engine's `system_fingerprint`, once a stream had it (see `events`).
     """
 
     def __init__(self, model: ReplicaGroup, route: ReplicaRoute, options: ProxyOptions) -> None:
+        super().__init__(route.replica_id)
         self.model = model
         self.route = route
         self.pool = ConnectionPool(
@@ -248,16 +142,14 @@ class LiveReplica:
             connect_timeout_seconds=options.connect_timeout_seconds,
             idle_seconds=options.idle_connection_seconds,
         )
-        self.replica_id = route.replica_id
         self.seat = -1 if model.peers is None else model.peers.seat(route)
         self.flights: set[Flight] = set()
         self.work = BusyTime()
         self.desk = TokeniseSlots(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0
-        self.fingerprint: bytes | None = None
-        self.is_dead = False
         self._death_judged = False
+        self._broke_at = math.inf
         self.health = HEALTHY
         self.ejected = False
         self._return_timer: asyncio.TimerHandle | None = None
@@ -291,6 +183,19 @@ class LiveReplica:
                 line.took(self.seat, flight.cost)
             flight.replica = self
             flight.placed_at = now
+
+    def reuse(self, now: float) -> AnswerStream | None:
+        """Return an open connection to the engine, or None."""
+        return self.pool.reuse(now)
+
+    async def connect(self) -> AnswerStream:
+        """Open a connection to the engine. Raises AttemptError."""
+        return await self.pool.connect()
+
+    def release(self, connection: AnswerStream, now: float) -> None:
+        """Take back a connection whose answer was relayed to its end."""
+        assert isinstance(connection, UpstreamConnection)
+        self.pool.release(connection, now)
 
     def remove(self, flight: Flight) -> None:
         """Remove a request that has left, and start waiting requests."""
@@ -360,12 +265,19 @@ class LiveReplica:
 
         All suspects are marked before any request is sent elsewhere. A failed connect makes none:
         an engine that ends in order stops listening, and finishes its requests.
+
+        A process that dies may hold its listener for longer than its connections (a child has it,
+        too). Requests that come between reach nobody and are not judged. If the process was not
+        dying then, one that kills it escapes until it is sent to another replica.
         """
-        if self._death_judged or listens(self.route.socket_path):
+        if self._death_judged:
+            return
+        now = time.monotonic()
+        if listens(self.route.socket_path):
+            self._broke_at = min(self._broke_at, now)
             return
         self._death_judged = True
-        now = time.monotonic()
-        flights = list(self.flights)
+        flights = [flight for flight in self.flights if flight.placed_at <= self._broke_at]
         verdicts = quarantine.died(
             [flight.owner.exposure(now) for flight in flights], now, external=self.draining
         )
@@ -389,11 +301,13 @@ class LiveReplica:
             asyncio.get_running_loop().call_later(PROBE_SECONDS, self.look_again)
             return
         self.is_dead = self._death_judged = self.ejected = False
+        self._broke_at = math.inf
         self.health = HEALTHY  # another process
         self.model.replicas_changed()
 
     def succeeded(self) -> None:
         """Reset the failures after a success; a dead replica, which still finishes, stays out."""
+        self._broke_at = math.inf
         if self.health is not HEALTHY:
             self.health = HEALTHY
             self.ejected = self.is_dead

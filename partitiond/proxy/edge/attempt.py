@@ -14,16 +14,16 @@ from typing import Final
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import ObservedOutput
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.replicas import Flight, LiveReplica
-from partitiond.proxy.edge.answer import JSON
-from partitiond.proxy.edge.incoming import Incoming
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
+from partitiond.proxy.edge.answer import JSON, Answer
+from partitiond.proxy.edge.state import CountedRequest
 from partitiond.proxy.engine.events import EventScanner
 from partitiond.proxy.engine.framing import Head
-from partitiond.proxy.engine.upstream import UpstreamConnection
+from partitiond.proxy.engine.upstream import AnswerStream
 from partitiond.proxy.request.errors import AttemptError, in_openai_shape, route_not_supported
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import DataRoute
-from partitiond.proxy.telemetry.tracing import Trace
+from partitiond.proxy.telemetry.record import Record
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -37,16 +37,24 @@ TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
 _HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
 
 
-class AttemptOwner(Incoming):
-    """A complete request as its attempts see it; `Exchange` is the only kind.
+class AttemptOwner(CountedRequest):
+    """A complete request as its attempts see it; `Serving` is the only kind.
 
     Attributes:
-        trace: the request's place in its trace; None if tracing is off.
+        body: for the engine.
+        traced: the header with its place in its trace, for the engine; or empty.
     """
 
+    answer: Answer
+    record: Record
     flight: Flight
     request: ParsedRequest
-    trace: Trace | None = None
+    body: bytes
+    traced: bytes
+
+    def load_line(self) -> bytes:
+        """Return the header that asks for the engine's load, if the client asks and may see it."""
+        raise NotImplementedError
 
     def first_content(self, data: bytes) -> None:
         """Begin the answer."""
@@ -62,7 +70,7 @@ class AttemptOwner(Incoming):
         """Send a whole answer: the engine's answer to the request, or its refusal."""
         raise NotImplementedError
 
-    def connection_broke(self, replica: LiveReplica) -> None:
+    def connection_broke(self, replica: FlightTarget) -> None:
         """Judge all requests on a dead replica, before this request is sent elsewhere."""
         raise NotImplementedError
 
@@ -86,7 +94,7 @@ class Attempt:
     def __init__(
         self,
         exchange: AttemptOwner,
-        replica: LiveReplica,
+        replica: FlightTarget,
         route: DataRoute,
         options: ProxyOptions,
     ) -> None:
@@ -94,8 +102,8 @@ class Attempt:
         self.replica = replica
         self._route = route
         self._options = options
-        self._connection: UpstreamConnection | None = None
-        self._connecting: asyncio.Task[UpstreamConnection] | None = None
+        self._connection: AnswerStream | None = None
+        self._connecting: asyncio.Task[AnswerStream] | None = None
         self._head: Head | None = None
         self._scanner: EventScanner | None = None
         self._parts: list[bytes] = []
@@ -110,7 +118,7 @@ class Attempt:
 
     def start(self) -> None:
         """Send the request on an open connection, or open one."""
-        connection = self.replica.pool.reuse(self.sent_at)
+        connection = self.replica.reuse(self.sent_at)
         if connection is None:
             self._connect()
         else:
@@ -162,10 +170,10 @@ class Attempt:
 
     def _connect(self) -> None:
         loop = asyncio.get_running_loop()
-        self._connecting = loop.create_task(self.replica.pool.connect())
+        self._connecting = loop.create_task(self.replica.connect())
         self._connecting.add_done_callback(self._connected)
 
-    def _connected(self, task: "asyncio.Task[UpstreamConnection]") -> None:
+    def _connected(self, task: "asyncio.Task[AnswerStream]") -> None:
         self._connecting = None
         if task.cancelled():
             return
@@ -174,7 +182,7 @@ class Attempt:
         except Exception:  # noqa: BLE001 -- logged by the exchange
             self.crashed()
 
-    def _take_connection(self, task: "asyncio.Task[UpstreamConnection]") -> None:
+    def _take_connection(self, task: "asyncio.Task[AnswerStream]") -> None:
         error = task.exception()
         if self._over:
             if error is None:
@@ -194,26 +202,21 @@ class Attempt:
         else:
             self._send(task.result())
 
-    def _send(self, connection: UpstreamConnection) -> None:
+    def _send(self, connection: AnswerStream) -> None:
         self._connection = connection
         if self._paused:
             connection.pause()
-        body = self._exchange.body
+        if connection.is_sent:
+            connection.answer_to(self)
+            return
         exchange = self._exchange
-        request_id = exchange.record.request_id.encode()
-        traced = b"" if exchange.trace is None else exchange.trace.header
+        body, request_id = exchange.body, exchange.record.request_id.encode()
+        more = exchange.traced + exchange.load_line()
         connection.send(
             b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b"
-            % (
-                self._route.engine_head, request_id, traced + self._load_line(), len(body), body,
-            ),
+            % (self._route.engine_head, request_id, more, len(body), body),
             self,
-        )  # fmt: skip
-
-    def _load_line(self) -> bytes:
-        """Return the header that asks for the engine's load, if the client asks and may see it."""
-        head = self._exchange.head
-        return b"" if self._options.debug_headers == "never" else head.load_line()
+        )
 
     # Calls of the connection
 
@@ -345,7 +348,7 @@ class Attempt:
         headers = b""
         if head.metadata and _HEADER_VALUE.fullmatch(head.metadata):
             headers = b"metadata: " + head.metadata + b"\r\n"
-        if head.load and self._load_line() and _HEADER_VALUE.fullmatch(head.load):
+        if head.load and self._exchange.load_line() and _HEADER_VALUE.fullmatch(head.load):
             headers += b"endpoint-load-metrics: " + head.load + b"\r\n"
         self._close_books("ok")
         exchange.finished_whole(200, head.content_type or JSON, body, headers)
@@ -368,7 +371,7 @@ class Attempt:
         self._note_progress()
         connection, self._connection = self._connection, None
         if connection is not None:
-            self.replica.pool.release(connection, time.monotonic())
+            self.replica.release(connection, time.monotonic())
         if outcome == "failed":
             self.replica.failed()
         else:

@@ -113,7 +113,7 @@ class DataProtocol(ClientConnection):
         if self._active is None and self._exchange is None:
             self.transport.close()
         elif isinstance(self._active, Exchange):
-            self._active.answer.keep_alive = False
+            self._active.http.keep_alive = False
         elif self._active is not None:
             self._active.keep_alive = False
 
@@ -327,7 +327,7 @@ class DataProtocol(ClientConnection):
         """Keep the head of a request that is plain in every respect."""
         plain = not self.expect_100_continue and exchange.answer.chunked
         if data and plain and self._head_is_plain():
-            known = KnownHead(exchange.route, exchange.head, keep_alive=exchange.answer.keep_alive)
+            known = KnownHead(exchange.route, exchange.head, keep_alive=exchange.http.keep_alive)
             self.state.known_heads.keep(data, known)
 
     def _head_is_plain(self) -> bool:
@@ -434,7 +434,7 @@ class DataProtocol(ClientConnection):
         """Go on after an exchange that has sent its answer, or whose client has left."""
         if self._active is not exchange:
             return
-        if exchange.answer.keep_alive and not self.transport.is_closing():
+        if exchange.http.keep_alive and not self.transport.is_closing():
             self._next()
         else:
             self._finish()

@@ -3,9 +3,6 @@
 This is the first half of an `Exchange`; the second half begins once the body is complete.
 """
 
-import contextlib
-import enum
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -14,17 +11,16 @@ from typing import Final, Protocol
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from partitiond.core.units import KIB
-from partitiond.proxy.edge.answer import Answer, ClientSide
+from partitiond.proxy.edge.answer import ClientAnswer, ClientSide
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.known_heads import KnownHead
-from partitiond.proxy.edge.state import CountedRequest, ProxyState
+from partitiond.proxy.edge.serving import Phase, Serving
+from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.keys.auth import ANYONE, Caller
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
-
-_logger = logging.getLogger("partitiond.proxy")
 
 DROPPED_BODIES: Final = 4
 """A refused body is read and dropped up to this many times the allowed size. Chosen."""
@@ -34,17 +30,6 @@ keep them out. With 10,000 connections small bodies take 160 MiB at most. Those 
 another request of their connection do count, since one read may bring several. Chosen."""
 DRAINING_SECONDS: Final = 0.5
 """Time for a refused body during a shutdown: enough for a body that is already being sent."""
-
-
-class Phase(enum.Enum):
-    """The phase of a request."""
-
-    READING = enum.auto()
-    REFUSING = enum.auto()
-    """The refusal is decided; the rest of the body is read and dropped first."""
-    WAITING = enum.auto()
-    RUNNING = enum.auto()
-    OVER = enum.auto()
 
 
 class RequestClient(ClientSide, Protocol):
@@ -77,10 +62,11 @@ class RequestClient(ClientSide, Protocol):
         ...
 
 
-class Incoming(CountedRequest):
+class Incoming(Serving):
     """A request until its body is complete (see the module).
 
     Attributes:
+        http: its answer, which is also `answer`.
         body: the received body once it is complete; later the body for the engine.
         body_done: the request's last byte has arrived.
     """
@@ -89,32 +75,28 @@ class Incoming(CountedRequest):
         self, client: RequestClient, route: DataRoute, head: RequestHead, *, keep_alive: bool,
         chunked: bool, known: KnownHead | None = None,
     ) -> None:  # fmt: skip
-        self.client = client
-        self._known = known
-        self._state = client.state
-        self.route = route
-        self.head = head
         request_id = head.request_id()
-        self.answer = Answer(
+        answer = ClientAnswer(
             client, route.dialect, request_id, keep_alive=keep_alive, chunked=chunked
         )
-        state = self._state
+        state = client.state
+        super().__init__(state, route, answer, Record(route.path, request_id))
+        self.http = answer
+        self.client = client
+        self.head = head
+        self._known = known
         if state.cors is not None:
-            self.answer.extra = state.cors.lines(head.origin)
-        self.record = Record(route.path, request_id)
+            answer.extra = state.cors.lines(head.origin)
         self.record.client = (
             client.address
             if state.trusted_proxies is None
             else state.client_address(client.address, head.forwarded_for)
         )
-        self.phase = Phase.READING
-        self.body = b""
         self.body_done = False
         self._parts: list[bytes] = []
         self._size = 0
         self._caller: Caller = ANYONE
         self._refusal: ApiError | None = None
-        self._deadline = math.inf
 
     def start(self) -> None:
         """Begin the second half: the request is complete."""
@@ -180,40 +162,40 @@ class Incoming(CountedRequest):
 
     def sweep(self, now: float) -> None:
         """Check whether the body took too long."""
-        if now > self._deadline and self.phase in {Phase.READING, Phase.REFUSING}:
+        if self.phase is not Phase.READING and self.phase is not Phase.REFUSING:
+            super().sweep(now)
+        elif now > self._deadline:
             self._refuse_and_linger(self._refusal or errors.BODY_TOO_SLOW)
 
-    def crashed(self) -> None:
-        """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
-        request_id = self.record.request_id
-        about = {"request_id": request_id, "replica": self.record.replica_id}
-        _logger.exception("request %s failed inside the proxy", request_id, extra=about)
-        try:
-            self.apologise()
-        except Exception:
-            # The code that ends requests is broken: send no answer, but leave nothing behind.
-            _logger.exception("request %s could not be ended properly", request_id, extra=about)
-            self._drop()
+    def client_gone(self) -> None:
+        """End the request, in any phase, because the client has left."""
+        if self.phase is Phase.READING or self.phase is Phase.REFUSING:
+            self.phase = Phase.OVER
+            self._state.forget(self)
+        else:
+            super().client_gone()
+
+    def abort_client(self) -> None:
+        """Close the client's connection without sending the bytes that it does not read."""
+        self.client.abort()
+
+    def answered(self) -> None:
+        """Go on with the client's next request."""
+        self.client.exchange_over(self)
 
     def apologise(self) -> None:
         """End the request with an error after a bug of ours, if it has not ended."""
-        if self.phase is Phase.OVER:
-            self._drop()  # it has its answer; only the clean-up is missing
+        if self.phase is Phase.OVER or self in self._state.flights:
+            super().apologise()
         else:
             self._refuse(errors.INTERNAL)
 
     def ways_out(self) -> list[Callable[[], object]]:
         """Return the clean-up actions, each independent of the others."""
-        return [self.client.abort, self._forget]
+        return [*super().ways_out(), self._forget]
 
     def _forget(self) -> None:
         self._state.forget(self)
-
-    def _drop(self) -> None:
-        self.phase = Phase.OVER
-        for way_out in self.ways_out():
-            with contextlib.suppress(Exception):
-                way_out()
 
     def _admit(self) -> ApiError | None:
         state = self._state
@@ -254,7 +236,7 @@ class Incoming(CountedRequest):
     def _refuse_and_linger(self, refusal: ApiError) -> None:
         if not self.client.is_answering(self):
             return  # other requests come first; the bytes that arrive by then are bounded
-        self.answer.keep_alive = False
+        self.http.keep_alive = False
         self.client.linger()
         self._refuse(refusal)
 

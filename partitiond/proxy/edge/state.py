@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -23,6 +24,8 @@ from partitiond.proxy.keys.auth import KeyRing
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import PeerMeters
+from partitiond.proxy.peers.known import Peers
+from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.telemetry import families
 from partitiond.proxy.telemetry.logs import LogFile
 from partitiond.proxy.telemetry.metrics import Gauges, ProxyMetrics
@@ -89,6 +92,8 @@ class ProxyState:
         trusted_proxies: reverse proxies whose client addresses are believed, or None for none.
         accounts: the use of each key.
         word: when the control plane was heard last.
+        peers: the proxies of the other hosts.
+        life: of this process, for peers.
         quarantine: requests that killed replicas, or may have.
         tracer: records spans; None if tracing is off.
         draining: the proxy is shutting down; set by `stop_admitting`.
@@ -100,10 +105,13 @@ class ProxyState:
         state_dir: Path,
         log: LogFile,
         peers: LedgerAccess | None = None,
+        tls: PeerTls | None = None,
     ) -> None:
         self.options = options
         self.log = log
         self._peers = peers
+        self.life = uuid.uuid4().hex
+        self.peers = Peers(None if tls is None else tls.client, self.life)
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)
@@ -177,16 +185,20 @@ class ProxyState:
             demand.held += gone.held
             demand.turned_away += gone.turned_away
             self._removed.append(gone)
+        self.peers.apply(table, self.models)
         for route in table.models:
             model = self.models.get(route.name)
             if model is None:
                 model = self.models[route.name] = LiveModel(route, self._peers)
+            elif route.elsewhere and self.peers:
+                self.peers.take_back(model)
             model.apply(route, table.replicas_of(route.name), self.options)
         self._names = {}
         for model in self.models.values():
             self._names |= dict.fromkeys(model.route.aliases, model)
         self._names |= self.models  # a model's name comes before another model's alias
         self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
+        self.peers.start()
 
     def look_again(self) -> None:
         """Retry waiting requests, because another worker has left a place to one of them."""
@@ -314,6 +326,7 @@ class ProxyState:
     def close(self) -> None:
         """Close idle connections to engines, and save the keys' budgets."""
         self.accounts.save()
+        self.peers.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
             self._sweep_timer = None

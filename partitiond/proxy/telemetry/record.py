@@ -10,8 +10,9 @@ from partitiond.proxy.telemetry.logs import LogFile, now_text
 from partitiond.proxy.telemetry.metrics import ProxyMetrics
 
 if TYPE_CHECKING:
+    from partitiond.proxy.dispatch.flights import Flight
     from partitiond.proxy.dispatch.live import LiveModel
-    from partitiond.proxy.dispatch.replicas import Flight, LiveReplica
+    from partitiond.proxy.dispatch.replicas import LiveReplica
     from partitiond.proxy.request.parts import ParsedRequest
 
 NOTHING_SEEN: Final = ObservedOutput()
@@ -120,20 +121,25 @@ class Record:
             if self.ttft_seconds is not None and further > 0:
                 model.tpot_seconds.observe((seconds - self.ttft_seconds) / further)
             if replica is not None:
-                work = replica.work
-                work.ok += 1
-                work.prompt_tokens += prompt_tokens
-                work.output_tokens += output_tokens
-                if self.service_seconds is not None:
-                    work.service_seconds += self.service_seconds
-                if self.ttft_seconds is not None:
-                    # Measured on the attempt that answered: it sent the first content.
-                    before = flight.placed_at - flight.started_at
-                    work.first_seconds += self.ttft_seconds - before
-                    work.first_count += 1
-                    if further > 0:
-                        work.rest_seconds += seconds - self.ttft_seconds
-                        work.rest_tokens += further
+                self.count_replica(replica, seconds, flight)
+
+    def count_replica(self, replica: "LiveReplica", seconds: float, flight: "Flight") -> None:
+        """Count a request that ended well as work of the replica that answered it."""
+        work = replica.work
+        work.ok += 1
+        work.prompt_tokens += 0 if self.usage is None else self.usage[0]
+        work.output_tokens += self.output_tokens()
+        if self.service_seconds is not None:
+            work.service_seconds += self.service_seconds
+        if self.ttft_seconds is not None:
+            # Measured on the attempt that answered: it sent the first content.
+            before = flight.placed_at - flight.started_at
+            work.first_seconds += self.ttft_seconds - before
+            work.first_count += 1
+            further = self.output_tokens() // flight.cost.sequences - 1
+            if further > 0:
+                work.rest_seconds += seconds - self.ttft_seconds
+                work.rest_tokens += further
 
     def teach(self, model: "LiveModel", request: "ParsedRequest", now: float) -> None:
         """Update the estimates from the reported usage; without usage, from counted events."""
@@ -149,7 +155,7 @@ class Record:
                 tokens = float(self.output_tokens())
                 model.slots.learn(self.replica_id, seconds, tokens, planned, now)
 
-    def write(self, log: LogFile, seconds: float) -> None:
+    def write(self, log: LogFile, seconds: float, event: str = "request") -> None:
         """Write one log line, without bodies and without keys.
 
         The line is formatted by hand, because one is written for each request. Request ids,
@@ -180,7 +186,7 @@ class Record:
         if charge.tokens:
             more += f',"charged":[{charge.prompt_tokens},{charge.output_tokens}]'
         log.write(
-            f'{{"at":"{now_text()}","event":"request","request_id":"{self.request_id}",'
+            f'{{"at":"{now_text()}","event":"{event}","request_id":"{self.request_id}",'
             f'"route":"{self.route}","client":"{self.client}","status":{self.status},'
             f'"outcome":"{self.outcome}"{more}}}'
         )

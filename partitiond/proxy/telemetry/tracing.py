@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import partitiond
 
 if TYPE_CHECKING:
-    from partitiond.proxy.dispatch.replicas import Flight
+    from partitiond.proxy.dispatch.flights import Flight
     from partitiond.proxy.telemetry.record import Record
 
 _logger = logging.getLogger("partitiond.proxy")

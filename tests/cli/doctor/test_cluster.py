@@ -17,11 +17,13 @@ from partitiond.cli.doctor.cluster import (
     examine_cluster,
     listening_everywhere,
     on_all_addresses,
+    other_addresses,
     token_file,
     way_to,
 )
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding
 from partitiond.cli.setup.host import SetupHost
+from partitiond.cluster.directory import DirectoryAnswer
 from partitiond.settings.schema import Settings
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
@@ -117,6 +119,23 @@ def test_versions_that_are_no_numbers_are_neighbours_of_themselves_alone() -> No
     assert not are_neighbours("dev", "1.2.0")
 
 
+@pytest.mark.parametrize(
+    ("version", "verdict"), [("2.60.0", None), ("2.60.1", "warn"), ("2.59.0", "warn"), ("", None)]
+)
+def test_another_ray_is_told(version: str, verdict: str | None) -> None:
+    host = dataclasses.replace(FINE, ray_version=version)
+    assert verdicts(but(hosts=(HEAD, host))).get("cluster versions") == verdict
+    assert "cluster versions" not in verdicts(
+        but(hosts=(dataclasses.replace(HEAD, ray_version=""), FINE))
+    )
+
+
+@pytest.mark.parametrize(("cluster", "verdict"), [("2.60.0", None), ("2.60.1", "fail"), ("", None)])
+def test_a_host_whose_ray_cannot_join_is_told(cluster: str, verdict: str | None) -> None:
+    facts = but(ray_version="2.60.0", ray_of_cluster=cluster)
+    assert verdicts(facts).get("cluster ray") == verdict
+
+
 def test_other_engines_are_told() -> None:
     host = dataclasses.replace(FINE, engine_version="0.25.0")
     found = judged(but(hosts=(HEAD, host)))["cluster versions"]
@@ -184,3 +203,22 @@ def test_the_kernel_is_asked_for_its_clock() -> None:
 
 def test_without_a_cluster_nothing_is_said(tmp_path: Path) -> None:
     assert examine_cluster(Settings(state_dir=tmp_path), SetupHost(tmp_path, live=False)) == []
+
+
+def test_a_ray_that_lets_strangers_in_is_told() -> None:
+    let_in, refused = DirectoryAnswer(answers=True, ray="2.60.0"), DirectoryAnswer(refused=True)
+    for answer, verdict in ((let_in, "fail"), (refused, None), (DirectoryAnswer(), None)):
+        assert verdicts(but(stranger=answer)).get("cluster token") == verdict
+    told = judged(but(stranger=let_in))["cluster token"]
+    assert "head:6380 asks for no token" in told.message
+    assert "RAY_AUTH_MODE=token" in told.advice
+
+
+def test_ports_beside_the_directory_are_tried_where_something_may_be_wrong() -> None:
+    assert other_addresses((), "[fd00::4]:7000", 6380) == ["[fd00::4]:7001", "[fd00::4]:7002"]
+    lost = dataclasses.replace(LOST, address="10.0.0.9")
+    hosts = (HEAD, dataclasses.replace(FINE, address="10.0.0.8"), lost, NEVER)
+    assert other_addresses(hosts, "", 6380) == ["10.0.0.9:6381", "10.0.0.9:6382"]
+    closed = but(closed=(WayToHead("10.0.0.9:6381", None, "Connection timed out"),))
+    assert verdicts(closed)["cluster reach"] == "warn"
+    assert "10.0.0.9:6381 (Connection timed out)" in judged(closed)["cluster reach"].message

@@ -38,7 +38,7 @@ def test_a_host_has_a_row_and_its_reason_stands_below() -> None:
     rows = {line.split()[0]: line for line in reversed(shown) if line}
     assert "fine, head" in rows["head"]
     assert rows["gpu-1"].split() == [
-        "gpu-1", "fine", "10.0.0.2", "8", "12", "1.2.0", "0.24.0", "-12", "ms", "now",
+        "gpu-1", "fine", "10.0.0.2", "8", "12", "1.2.0", "0.24.0", "2.60.0", "-12", "ms", "now",
     ]  # fmt: skip
     assert "10 min 00 s ago" in rows["gpu-2"]
     assert rows["gpu-3"].split()[-1] == "never"

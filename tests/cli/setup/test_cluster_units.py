@@ -22,6 +22,7 @@ from partitiond.cli.setup.host import ClusterPlace, SetupHost
 from partitiond.cluster import authority
 from partitiond.cluster.bundle import Bundle, write_bundle
 from partitiond.cluster.certificates import check_files
+from partitiond.cluster.own_files import own_address
 from partitiond.core.errors import InputError
 from partitiond.settings.schema import load_settings
 from tests.cli.conftest import Cli
@@ -100,6 +101,8 @@ def test_the_place_of_the_service_is_known_to_who_looks_at_its_state_folder(
     assert (found.cluster.enabled, found.cluster.joined) == (not head, bool(head))
     assert (found.cluster.head, found.cluster.address) == (head, "10.0.0.5")
     assert found.host.own_name == "gpu-1"
+    assert own_address(found) == "10.0.0.5"
+    assert not found.cluster.manage_ray, "its unit keeps Ray running"
     other = load_settings(overrides={"state_dir": "/srv/other"}).settings
     assert as_installed(other, host) is other
 

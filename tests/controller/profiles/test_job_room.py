@@ -232,6 +232,20 @@ def test_cores_memory_and_slots_of_one_host_are_not_those_of_another() -> None:
     assert [where for _, where, _ in found] == [FIRST, "far"]
 
 
+def test_no_job_begins_beside_engines_that_start_on_its_host_and_other_hosts_measure() -> None:
+    there = dataclasses.replace(GPUS[1], id="far", host="there")
+    here = host((GPUS[0], there), starting={HERE: ("a-1", "b-1"), "there": ()})
+    queue = [job("j1"), job("j2"), job("j3", FIRST, **{ONLY_THERE: "yes"})]
+    assert [one[:2] for one in begun(here, *queue)] == [("j1", "far")]
+    lease = turn(here, *queue).lease
+    assert lease is not None
+    waits = turn(here, *queue[1:], running=[(queue[0], lease)]).waits
+    assert waits == {
+        "j2": "waits for j1, or until a-1 and b-1 serve",
+        "j3": "waits until a-1 and b-1 serve",
+    }
+
+
 @hypothesis.given(
     st.lists(
         st.tuples(st.sampled_from(["a", "b", "gone"]), st.integers(0, 7)), max_size=8, unique=True

@@ -10,8 +10,13 @@ from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.states import ReplicaState
 from tests.controller.fakes import POLICY, FakeClock, FakeRunner, a_moment
-from tests.controller.samples import placement
+from tests.controller.samples import cpu, placement
 from tests.engine_fixtures import simulated_launch
+
+DEVICES = (
+    dataclasses.replace(cpu(4), host="one"),
+    dataclasses.replace(cpu(4), id="cpu-two", host="two"),
+)
 
 
 def engine(name: str, state: ReplicaState, failed_starts: int = 0) -> Engine:
@@ -32,13 +37,22 @@ def engine(name: str, state: ReplicaState, failed_starts: int = 0) -> Engine:
 @pytest.mark.parametrize("state", list(ReplicaState))
 def test_engines_that_start_or_wake_are_waited_for(state: ReplicaState) -> None:
     coming = state in {ReplicaState.STARTING, ReplicaState.WAKING}
-    found = first_starts([engine("b-1", state), engine("a-1", state)])
-    assert found == (("a-1", "b-1") if coming else ())
+    found = first_starts([engine("b-1", state), engine("a-1", state)], DEVICES)
+    assert found == {"one": ("a-1", "b-1") if coming else (), "two": ()}
 
 
 def test_nobody_waits_for_one_that_fails_again_and_again() -> None:
     for failed, waits in ((HOPELESS_FAILURES - 1, True), (HOPELESS_FAILURES, False)):
-        assert bool(first_starts([engine("a-1", ReplicaState.STARTING, failed)])) is waits
+        found = first_starts([engine("a-1", ReplicaState.STARTING, failed)], DEVICES)
+        assert bool(found["one"]) is waits
+
+
+def test_engines_are_waited_for_on_their_host_and_those_of_a_device_that_is_gone_on_each() -> None:
+    lost, there = engine("b-1", ReplicaState.STARTING), engine("c-1", ReplicaState.WAKING)
+    lost.placement = dataclasses.replace(lost.placement, device_id="gone")
+    there.placement = dataclasses.replace(there.placement, device_id="cpu-two")
+    found = first_starts([there, lost, engine("a-1", ReplicaState.STARTING)], DEVICES)
+    assert found == {"one": ("a-1", "b-1"), "two": ("b-1", "c-1")}
 
 
 def handle(name: str, host: str, pid: int) -> EngineHandle:

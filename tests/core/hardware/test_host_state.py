@@ -1,13 +1,16 @@
 """A host is judged by what was heard of it, and one that comes and goes does not come back."""
 
+import dataclasses
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.hardware.host_state import (
     HostLimits,
     HostState,
+    HostView,
     HostWords,
     asked_first,
     heard,
@@ -15,6 +18,7 @@ from partitiond.core.hardware.host_state import (
     missed,
     refused,
     steady_seconds,
+    with_ray_told,
 )
 
 LIMITS = HostLimits(silent_seconds=20.0, lost_seconds=300.0)
@@ -167,3 +171,18 @@ def test_in_any_time_a_host_that_falls_again_and_again_returns_only_a_few_times(
         now += 30.0
         was = host_standing("h", words, now, limits).answers
     assert returns <= 5
+
+
+@pytest.mark.parametrize("state", [HostState.LATE, HostState.SILENT, HostState.LOST])
+def test_a_host_that_is_away_with_another_ray_is_told_so(state: HostState) -> None:
+    host = HostView("a", state, "the host a is away.", ray_version="2.61.0")
+    told = with_ray_told(host, "2.60.0").reason
+    assert told.startswith("the host a is away. It has Ray 2.61.0 and the head 2.60.0")
+    assert with_ray_told(host, "2.61.0") is host
+    assert with_ray_told(host, "") is host
+    for other in (
+        dataclasses.replace(host, ray_version=""),
+        dataclasses.replace(host, state=HostState.FINE),
+        dataclasses.replace(host, state=HostState.REFUSED),
+    ):
+        assert with_ray_told(other, "2.60.0") is other

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.replica.job_slots import (
     MOST_PASSED,
+    NAMED_MOST,
     MeasuringJob,
     Slots,
     Turn,
@@ -110,13 +111,41 @@ def test_a_host_that_takes_no_further_job_holds_up_no_other_host() -> None:
     slots = Slots(per_host=1)
     queue = [job("j0", "g0"), job("j1", "g1"), job("j2", *gpus(3)), job("j3", "g2")]
     assert here.begin_all(queue, slots) == ["j0", "j2"]
-    assert here.turn(queue[:1], slots).waits == {"j1": "waits for j0 or j2"}
+    both = [*queue[:1], job("j4", *gpus(3)), job("j5", "g2")]
+    assert here.turn(both, slots).waits == {
+        "j1": "waits for j0",  # all hosts are full, and this job is for one of them
+        "j4": "waits for j0 or j2",
+        "j5": "waits for j2",
+    }
     here.end("j2")
     queue[0] = dataclasses.replace(queue[0], passed=MOST_PASSED)
     assert here.begin_all(queue, slots) == ["j3"]  # what j1 waits for is on its own host
     # What runs on a device that is gone counts on every host.
     here.running = [(job("j9", "gone"), "gone", 4)]
-    assert here.turn([job("j4", "g0"), job("j5", "g2")], slots).begins is None
+    found = here.turn([job("j4", "g0"), job("j5", "g2")], slots)
+    assert (found.begins, found.waits) == (None, dict.fromkeys(("j4", "j5"), "waits for j9"))
+    here.running.append((job("j0", "g0"), "g0", 4))
+    found = here.turn([job("j4", "g1"), job("j5", "g2")], Slots(per_host=2))
+    assert (found.begins, found.waits) == ("j5", {"j4": "waits for j9 or j0"})
+
+
+def test_each_of_many_hosts_has_all_its_slots_and_a_reason_names_few_of_the_jobs() -> None:
+    devices, slots = gpus(40), Slots(per_host=2)
+    here = shop(40)
+    here.host_of = {name: f"h{number % 10}" for number, name in enumerate(devices)}
+    queue = [job(f"j{n:02}", *devices) for n in range(40)]
+    assert len(here.begin_all(queue, slots)) == 20
+    per_host = collections.Counter(here.host_of[there] for _, there, _ in here.running)
+    assert set(per_host.values()) == {2}
+    running = [one.id for one, _, _ in here.running]
+    named = " or ".join(running[:NAMED_MOST])
+    assert set(here.turn(queue, slots).waits.values()) == {f"waits for {named} or 12 others"}
+    for name in running[NAMED_MOST + 1 :]:
+        here.end(name)
+    here.host_of = dict.fromkeys(devices, "h")
+    every = " or ".join(running[: NAMED_MOST + 1])
+    (why,) = set(here.turn(queue, Slots(per_host=NAMED_MOST + 1)).waits.values())
+    assert why == f"waits for {every}"
 
 
 def test_a_device_has_as_many_slots_as_it_is_given_where_there_is_room() -> None:

@@ -20,8 +20,9 @@ from partitiond.core.dispatch.quarantine import Exposure
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.dispatch.replicas import Flight, LiveReplica
+from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.dispatch import FinishedRequest, FleetModel
 from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest
@@ -128,7 +129,7 @@ class Owner:
         self._name = name
         self._side = side
 
-    def placed(self, replica: LiveReplica) -> None:
+    def placed(self, replica: FlightTarget) -> None:
         self._side.started[self._name] = asyncio.get_running_loop().time()
         self._side.decisions.append((self._name, replica.replica_id))
 
@@ -191,7 +192,7 @@ class InProxy:
         with self._in_loop() as now:
             ask, flight = self._asked[name]
             replica, slots = flight.replica, self._model.slots
-            assert replica is not None
+            assert isinstance(replica, LiveReplica)
             flight.leave()
             slots.settle(flight, float(ask.prompt_tokens + ask.output_tokens))
             seconds, planned = now - self.started[name], replica.route.service_seconds

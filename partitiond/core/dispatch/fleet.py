@@ -1,0 +1,263 @@
+"""Chooses the host for a request, when several hosts have replicas of its model.
+
+The host that a client asked (the entry) chooses the host that admits the request (the owner), which
+may be itself. The owner starts the request on one of its replicas, lets it wait in its own fair
+queue beside the requests of its own clients, or answers that it is full; nothing was sent to the
+client before. So batches, KV tokens and queues are bounded by their owner, whatever the entries
+believe; a wrong choice costs a hop and time, never a bound.
+
+What an entry knows of its peers is at most `FRESH_SECONDS` old (`core.dispatch.peer_loads`). Many
+entries see the same free place at the same time. Therefore an entry does not choose the best host
+of all, but the better one of two drawn ones (Mitzenmacher, "How Useful Is Old Information?", 2000).
+
+No clock, no randomness: times and draws are arguments. Each call visits each replica once.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final
+
+from partitiond.core.dispatch.admission import admits
+from partitiond.core.dispatch.balance import (
+    PREFERENCE_SLACK,
+    LoadT,
+    effective_limit,
+    is_eligible,
+    occupancy,
+)
+from partitiond.core.dispatch.dispatcher import Dispatcher
+from partitiond.core.dispatch.peer_loads import PeerLoads
+from partitiond.core.dispatch.places import RequestT
+
+OWN_HOST: Final = ""
+"""The entry's own host, among the names of hosts."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostPolicy:
+    """How much better another host must be. Measured: docs/dispatch.md.
+
+    Attributes:
+        hop_slack: a request with room at its own host leaves it if the own least occupied replica
+            is fuller than the other one by more than this share of its limit.
+        wait_slack: a request waits at its own host unless the wait there is longer than elsewhere
+            by more than this share.
+        queue_slack: a peer's queue counts as full from this share of its bound below the bound,
+            since it fills while its counts are on their way.
+        max_refusals: hosts that may answer "full" before the request is refused.
+        max_moves: times that a waiting request is moved.
+    """
+
+    hop_slack: float = 0.25
+    wait_slack: float = 0.25
+    queue_slack: float = 0.125
+    max_refusals: int = 2
+    max_moves: int = 2
+
+
+DEFAULT_HOST_POLICY: Final = HostPolicy()
+
+
+class HostChoice:
+    """The host for a request.
+
+    Attributes:
+        peer: the host; None for the entry's own.
+        replica_id: where the request should start, for the owner's `prefer`; empty if the owner
+            chooses, or if the request is expected to wait.
+    """
+
+    __slots__ = ("peer", "replica_id")
+
+    def __init__(self, peer: PeerLoads | None, replica_id: str = "") -> None:
+        self.peer = peer
+        self.replica_id = replica_id
+
+    @property
+    def host(self) -> str:
+        """Name of the host; `OWN_HOST` for the entry's own."""
+        return OWN_HOST if self.peer is None else self.peer.host
+
+
+STAY: Final = HostChoice(None)
+
+
+class _Found:
+    """A host where a request could go.
+
+    Attributes:
+        figure: share of the replica that is taken, or seconds to wait; the least is best.
+        peer: the host.
+        replica_id: where the request would start, or empty.
+    """
+
+    __slots__ = ("figure", "peer", "replica_id")
+
+    def __init__(self, figure: float, peer: PeerLoads, replica_id: str = "") -> None:
+        self.figure = figure
+        self.peer = peer
+        self.replica_id = replica_id
+
+
+def choose_host(
+    own: Dispatcher[RequestT, LoadT],
+    peers: Iterable[PeerLoads],
+    request: RequestT,
+    *,
+    now: float,
+    draws: Sequence[float],
+    refused: Collection[str] = (),
+    policy: HostPolicy = DEFAULT_HOST_POLICY,
+) -> HostChoice | None:
+    """Return the host for a request; None if there is none: the own dispatcher then refuses the
+    request or holds it for a replica that is coming, unless it has refused the request already.
+
+    Args:
+        own: dispatcher of the entry.
+        peers: other hosts that may have replicas of the model.
+        request: the request; it prefers replicas of any host, and avoids those it has tried.
+        now: monotonic seconds.
+        draws: numbers in [0, 1), usually two: as many of the possible peers are drawn, and the best
+            of these is chosen. Without any, it is the best of all.
+        refused: hosts that refused the request (`OWN_HOST` for the entry's own).
+        policy: how much better a peer must be.
+    """
+    if len(refused) >= policy.max_refusals:
+        return None
+    here = OWN_HOST not in refused
+    shares = _own_shares(own, request, now) if here else {}
+    least = min(shares.values()) if shares else math.inf
+    prefer = request.prefer
+    if shares.get(prefer[0], math.inf) <= PREFERENCE_SLACK if prefer else least <= policy.hop_slack:
+        return STAY
+    fresh: list[PeerLoads] = []
+    stale: list[PeerLoads] = []
+    for peer in peers:
+        if not (peer.host in refused or peer.is_silent(now)):
+            (fresh if peer.is_fresh(now) else stale).append(peer)
+    room = _with_room(fresh, request)
+    if prefer:
+        preferred = _preferred(prefer, shares, least, room)
+        if preferred is not None:
+            return preferred
+    best = _drawn(room, draws)
+    if best is not None and best.figure + policy.hop_slack < least:
+        return HostChoice(best.peer, best.replica_id)
+    if least < math.inf:
+        return STAY
+    wait = _own_wait(own, request) if here else math.inf
+    best = _drawn(_with_queue(fresh, request, policy), draws)
+    if wait < math.inf and (best is None or wait <= (1 + policy.wait_slack) * best.figure):
+        return STAY
+    best = best or _drawn(_with_room(stale, request) or _with_queue(stale, request, policy), draws)
+    if best is None and not refused:
+        # All queues are full. The fair queue of an owner may still have a place for this key.
+        if any(is_eligible(load, request.tried) for load in own.places.loads()):
+            return STAY
+        best = _drawn(_that_serve(fresh, request) or _that_serve(stale, request), ())
+    return None if best is None else HostChoice(best.peer, best.replica_id)
+
+
+def queue_share(max_queue: int, own_slots: int, all_slots: int) -> int:
+    """Return how many requests may wait at a host: its share of the model's bound by slots.
+
+    The share is rounded up, so all hosts together let fewer than `max_queue` + hosts requests wait.
+    Hosts without slots let none wait. While no host has any, requests are held for a replica that
+    is coming, and each host holds up to `max_queue`.
+
+    Args:
+        max_queue: bound of the model.
+        own_slots: sum of the limits of the host's replicas, by the routing table.
+        all_slots: sum over all hosts.
+    """
+    if all_slots <= 0:
+        return max_queue
+    return min(max_queue, -(-max_queue * max(0, own_slots) // all_slots))
+
+
+def _own_shares(
+    own: Dispatcher[RequestT, LoadT], request: RequestT, now: float
+) -> dict[str, float]:
+    """Return the own replicas on which the request could start now, and how full each is."""
+    if own.queue or own.places.waiting_elsewhere()[0]:
+        return {}
+    slow = own.slowness.factors(now)
+    shares: dict[str, float] = {}
+    for load in own.places.loads():
+        slowness = slow.get(load.replica_id, 1.0) if slow else 1.0
+        if is_eligible(load, request.tried) and admits(load, request.cost, slowness):
+            limit = effective_limit(load.max_sequences, slowness)
+            shares[load.replica_id] = load.sequences / max(1, limit)
+    return shares
+
+
+def _own_wait(own: Dispatcher[RequestT, LoadT], request: RequestT) -> float:
+    """Return the expected wait at the own host in seconds; infinite if its queue is full, or no
+    replica of it takes the request.
+    """
+    queue = own.queue
+    if len(queue) >= queue.max_entries or not any(
+        is_eligible(load, request.tried) for load in own.places.loads()
+    ):
+        return math.inf
+    ahead = own.places.waiting_elsewhere()[1] + queue.sequences + request.cost.sequences
+    return ahead * own.service.seconds / max(1, own.places.sequences_in_flight())
+
+
+def _with_room(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
+    """Return the replicas of peers on which the request could start now, where nobody waits."""
+    found: list[_Found] = []
+    cost, tried = request.cost, request.tried
+    for peer in peers:
+        if peer.waiting or peer.full:
+            continue
+        for replica in peer.replicas.values():
+            if is_eligible(replica, tried) and admits(replica, cost):
+                found.append(_Found(occupancy(replica), peer, replica.replica_id))
+    return found
+
+
+def _that_serve(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
+    """Return the peers with a replica that takes the request once there is room, and the wait."""
+    found: list[_Found] = []
+    for peer in peers:
+        if any(is_eligible(replica, request.tried) for replica in peer.replicas.values()):
+            ahead = peer.waiting_sequences + request.cost.sequences
+            wait = ahead * peer.service_seconds / max(1, peer.sequences_in_flight())
+            found.append(_Found(wait, peer))
+    return found
+
+
+def _with_queue(peers: Iterable[PeerLoads], request: RequestT, policy: HostPolicy) -> list[_Found]:
+    """Return the peers in whose queue there is room, and the expected wait there."""
+    part = 1 - policy.queue_slack
+    with_queue = [p for p in peers if not p.full and p.waiting < part * p.max_waiting]
+    return _that_serve(with_queue, request)
+
+
+def _preferred(
+    prefer: Sequence[str], shares: Mapping[str, float], least: float, room: Sequence[_Found]
+) -> HostChoice | None:
+    """Return the host of the first preferred replica that is not clearly busier than the least
+    occupied one of all hosts (as `balance.choose_replica` does for one host).
+    """
+    lowest = min([least, *[found.figure for found in room]])
+    for name in prefer:
+        if name in shares:
+            if shares[name] <= lowest + PREFERENCE_SLACK:
+                return STAY
+            continue
+        for found in room:
+            if found.replica_id == name and found.figure <= lowest + PREFERENCE_SLACK:
+                return HostChoice(found.peer, name)
+    return None
+
+
+def _drawn(found: Sequence[_Found], draws: Sequence[float]) -> _Found | None:
+    """Return the best one of the drawn ones, or of all without draws; None if there is none."""
+    best: _Found | None = None
+    for other in [found[int(draw * len(found))] for draw in draws] if draws and found else found:
+        if best is None or other.figure < best.figure:
+            best = other
+    return best

@@ -1,0 +1,164 @@
+"""Defines flights: requests between admission and their end, and where they are sent."""
+
+import asyncio
+import math
+from typing import Final, Protocol
+
+from partitiond.core.dispatch.admission import Cost, Rejected
+from partitiond.core.dispatch.places import Request
+from partitiond.core.dispatch.quarantine import Exposure, Quarantine
+from partitiond.proxy.engine.upstream import AnswerStream
+
+
+class FlightTarget:
+    """A replica that flights are sent to: an engine process of this host, or a peer's.
+
+    Attributes:
+        replica_id: its name.
+        is_dead: no process listened on its socket at the last probe.
+        fingerprint: the engine's `system_fingerprint`, once a stream had it (see `events`).
+    """
+
+    def __init__(self, replica_id: str) -> None:
+        self.replica_id = replica_id
+        self.is_dead = False
+        self.fingerprint: bytes | None = None
+
+    def reuse(self, now: float) -> AnswerStream | None:
+        """Return an open connection for a request, or None."""
+        raise NotImplementedError
+
+    async def connect(self) -> AnswerStream:
+        """Open a connection. Raises AttemptError."""
+        raise NotImplementedError
+
+    def release(self, connection: AnswerStream, now: float) -> None:
+        """Take back a connection whose answer was relayed to its end."""
+        raise NotImplementedError
+
+    def remove(self, flight: "Flight") -> None:
+        """Remove a flight that has left; harmless if it is not there."""
+        raise NotImplementedError
+
+    def failed(self) -> None:
+        """Count a failed attempt."""
+        raise NotImplementedError
+
+    def succeeded(self) -> None:
+        """Count a success, which ends a series of failures."""
+        raise NotImplementedError
+
+    def connect_failed(self) -> bool:
+        """Return whether connecting failed because no process listens."""
+        raise NotImplementedError
+
+    def look_for_death(self, quarantine: Quarantine) -> None:
+        """Judge the requests in flight after a connection broke, if nothing listens any more."""
+        raise NotImplementedError
+
+
+class FlightOwner(Protocol):
+    """The owner of a flight, which is called when the flight's waiting ends."""
+
+    def placed(self, replica: "FlightTarget") -> None:
+        """Start on the replica, where the flight holds a place from now on."""
+        ...
+
+    def refused(self, rejected: Rejected) -> None:
+        """Fail, because the flight got no place."""
+        ...
+
+    def exposure(self, now: float) -> Exposure:
+        """Return what the quarantine needs to judge the flight after its replica's death."""
+        ...
+
+    def suspected(self) -> None:
+        """Never send the flight to another replica, because it may have killed its own."""
+        ...
+
+    def crashed(self) -> None:
+        """End after a bug of ours in one of these calls; called inside `except`."""
+        ...
+
+
+class EndedOwner:
+    """Owner of a flight that has ended."""
+
+    def placed(self, replica: "FlightTarget") -> None:
+        """Never called."""
+
+    def refused(self, rejected: Rejected) -> None:
+        """Never called."""
+
+    def exposure(self, now: float) -> Exposure:
+        """Never called."""
+        raise NotImplementedError
+
+    def suspected(self) -> None:
+        """Never called."""
+
+    def crashed(self) -> None:
+        """Never called."""
+
+
+NOBODY: Final = EndedOwner()
+
+
+class Flight(Request):
+    """One request of a client, from admission to its end.
+
+    Attributes:
+        started_at: when its last byte had arrived, by `time.monotonic` (the same clock as the
+            event loop's, but uvloop's clock has only whole milliseconds).
+        placed_at: when it was placed on its replica, by the same clock.
+        replica: the replica where it is in flight, or None.
+        timer: of its deadline in the queue, or None.
+        attempts: number of attempts so far, including the first.
+        unreached: of them, those on a replica where no process listened: nothing was sent.
+        engine_seconds: time in engines times sequences, of attempts that are over.
+        session: name of its session, scoped by its key; or empty.
+        blocks: digests of the beginning of its prompt (see `core.dispatch.affinity`).
+        from_peer: its client asked another host, which counts what its key uses.
+    """
+
+    __slots__ = (
+        "attempts",
+        "blocks",
+        "engine_seconds",
+        "from_peer",
+        "owner",
+        "placed_at",
+        "replica",
+        "request_id",
+        "session",
+        "started_at",
+        "timer",
+        "unreached",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        owner: FlightOwner,
+        request_id: str,
+        cost: Cost,
+        started_at: float,
+        max_wait_seconds: float = math.inf,
+    ) -> None:
+        super().__init__(cost, max_wait_seconds=max_wait_seconds)
+        self.owner = owner
+        self.request_id = request_id
+        self.started_at = started_at
+        self.placed_at = started_at
+        self.replica: FlightTarget | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.attempts = 0
+        self.unreached = 0
+        self.engine_seconds = 0.0
+        self.session = ""
+        self.blocks: tuple[bytes, ...] = ()
+        self.from_peer = False
+
+    def leave(self) -> None:
+        """Give the place back; harmless if there is none."""
+        if self.replica is not None:
+            self.replica.remove(self)

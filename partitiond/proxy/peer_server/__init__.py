@@ -1,0 +1,1 @@
+"""Serves the proxies of other hosts: admits their requests to the replicas of this host."""

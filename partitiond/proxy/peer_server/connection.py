@@ -1,0 +1,139 @@
+"""Takes the requests of one other host's proxy, on one connection."""
+
+import logging
+from typing import Final, Protocol
+
+from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.peer_server.request import PeerClientSide, PeerRequest
+from partitiond.proxy.peers import frames
+from partitiond.proxy.peers.messages import Failed, Hello, encode, read_open
+from partitiond.proxy.peers.socket import PeerSocket
+from partitiond.proxy.request.routes import BY_TARGET
+
+DEAD_SECONDS: Final = 10.0
+"""An entry that says nothing for so long is left, and its requests end. It says each second that it
+is there. Chosen."""
+MAX_REQUESTS: Final = 16_384
+"""Most requests of one peer at once. A proxy has 10,000 connections of clients by default."""
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+class OwnerSocket(PeerSocket):
+    """The owner's end of a connection: reads requests, sends answers and counts."""
+
+    def __init__(self, own: Hello, state: ProxyState, server: "PeerConnections") -> None:
+        super().__init__(own)
+        self._state = state
+        self._server = server
+        self._requests: dict[int, PeerRequest] = {}
+        self._last_number = 0
+        self.side = _Side(self)
+
+    def greeted(self, hello: Hello) -> str:
+        """Refuse a host that is none of the table's, and one that its certificate does not name."""
+        return self._server.refusal(hello, self._transport)
+
+    def take(self, kind: int, number: int, payload: bytes) -> None:
+        """Take a frame. Raises ValueError if it makes no sense."""
+        request = self._requests.get(number)
+        if kind == frames.OPEN:
+            self._open(number, payload)
+        elif request is None:
+            return  # it has ended, and the entry did not know it yet
+        elif kind == frames.BODY:
+            request.received(payload)
+        elif kind == frames.CANCEL:
+            self._requests.pop(number, None)
+            request.client_gone()
+        elif kind == frames.PAUSE:
+            request.pause_for(client=True)
+        elif kind == frames.RESUME:
+            request.pause_for(client=False)
+
+    def _open(self, number: int, payload: bytes) -> None:
+        size = int.from_bytes(payload[:4], "big")
+        asked = read_open(payload[4 : 4 + size])
+        if number <= self._last_number:
+            raise ValueError("it used a number twice")
+        self._last_number = number
+        route = BY_TARGET.get(asked.path.encode())
+        if route is None or asked.body_bytes > self._state.options.max_body_bytes + 4096:
+            self._refuse(number, "The owner knows no such route, or takes no such body.")
+        elif len(self._requests) >= MAX_REQUESTS:
+            self._refuse(number, "The owner has as many requests of this host as it takes.")
+        else:
+            request = PeerRequest(self.side, self._state, route, number, asked)
+            self._requests[number] = request
+            request.received(payload[4 + size :])
+
+    def _refuse(self, number: int, message: str) -> None:
+        failed = Failed(503, "upstream_connect", message, 1, refused=True)
+        self.send(frames.FAIL, number, encode(failed))
+
+    def forget(self, number: int) -> None:
+        """Forget a request that has ended."""
+        self._requests.pop(number, None)
+
+    def tell(self, counts: bytes) -> None:
+        """Send the load of this host.
+
+        Args:
+            counts: an encoded `messages.Counts`.
+        """
+        if not self.peer or self.write_paused:
+            return
+        incomplete = [n for n, request in self._requests.items() if not request.is_complete]
+        last = min(incomplete) - 1 if incomplete else self._last_number
+        self.send(frames.COUNTS, 0, last.to_bytes(4, "big") + counts)
+
+    def leave(self) -> None:
+        """Take no further request."""
+        self.send(frames.LEAVING, 0)
+
+    def sweep(self, now: float) -> None:
+        """Leave an entry that is gone."""
+        if now - self.heard_at > DEAD_SECONDS:
+            self.close(f"has said nothing for {DEAD_SECONDS:g} s")
+
+    def writing_paused(self, *, paused: bool) -> None:
+        """Stop the engines' answers, because the entry does not read, or go on."""
+        for request in list(self._requests.values()):
+            request.pause_for(socket=paused)
+
+    def gone(self) -> None:
+        """End the requests, because nobody waits for them."""
+        self._server.lost(self)
+        requests, self._requests = list(self._requests.values()), {}
+        for request in requests:
+            try:
+                request.client_gone()
+            except Exception:  # noqa: BLE001 -- logged there; end all others
+                request.crashed()
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+
+class _Side(PeerClientSide):
+    """The connection as its requests see it."""
+
+    def __init__(self, socket: OwnerSocket) -> None:
+        self.socket = socket
+        self._owner = socket
+
+    def request_over(self, number: int) -> None:
+        """Forget a request that has ended."""
+        self._owner.forget(number)
+
+
+class PeerConnections(Protocol):
+    """All connections of peers; `PeerServer` is the only kind."""
+
+    def refusal(self, hello: Hello, transport: object) -> str:
+        """Return why a peer is refused, or empty."""
+        ...
+
+    def lost(self, socket: OwnerSocket) -> None:
+        """Forget a connection that has ended."""
+        ...

@@ -1,0 +1,206 @@
+"""Listens for the proxies of other hosts, and tells them the load of this one."""
+
+import asyncio
+import logging
+import socket
+import time
+from pathlib import Path
+from typing import Any, Final, cast
+
+from partitiond.core.dispatch.balance import effective_limit
+from partitiond.core.dispatch.peer_loads import TELL_SECONDS
+from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.listening.opening import listen_tcp, listen_unix
+from partitiond.proxy.peer_server.connection import OwnerSocket
+from partitiond.proxy.peers.link import UNIX
+from partitiond.proxy.peers.messages import (
+    PROTOCOL,
+    Counts,
+    Hello,
+    ModelCounts,
+    ReplicaCounts,
+    encode,
+)
+from partitiond.proxy.peers.tls import PeerTls
+
+HANDSHAKE_SECONDS: Final = 5.0
+"""Limit for a handshake. Chosen."""
+FULL_SECONDS: Final = 0.1
+"""How long connections wait in the kernel when there are too many open files. Chosen."""
+HANDSHAKE_FAILED: Final = "peer_handshake"
+"""Counted as a refusal: who called has no certificate of the fleet, or found no common terms."""
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+class PeerServer:
+    """The listener for peers, and its connections.
+
+    Attributes:
+        sockets: the connections.
+
+    Args:
+        life: of this process.
+        tls: with which peers are known; None for a path, whose folder only the owner may open.
+    """
+
+    def __init__(self, state: ProxyState, life: str, tls: PeerTls | None) -> None:
+        self._state = state
+        self._life = life
+        self._tls = tls
+        self.sockets: set[OwnerSocket] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._listener: socket.socket | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self.sockets)
+
+    def listen(self, listener: socket.socket) -> None:
+        """Begin to take connections."""
+        self._listener = listener
+        self._listening = asyncio.get_running_loop().create_task(self._accept(listener))
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        failing = False
+        while True:
+            try:
+                connection, _address = await loop.sock_accept(listener)
+            except OSError as error:
+                if not failing:
+                    _logger.error("connections of other hosts cannot be accepted: %s", error)
+                failing = True
+                await asyncio.sleep(FULL_SECONDS)
+                continue
+            failing = False
+            task = loop.create_task(self._open(connection))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, connection: socket.socket) -> None:
+        """Shake hands with who has called."""
+        connection.setblocking(False)
+        context = None if self._tls is None else self._tls.server()
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.connect_accepted_socket(
+                self._make,
+                connection,
+                ssl=context,
+                ssl_handshake_timeout=None if context is None else HANDSHAKE_SECONDS,
+            )
+        except (OSError, asyncio.CancelledError):
+            self._state.metrics.refusals[HANDSHAKE_FAILED] += 1
+            connection.close()
+
+    def leave(self) -> None:
+        """Take no further connection and no further request; those that run go on."""
+        if self._listening is not None:
+            self._listening.cancel()
+            self._listening = None
+        if self._listener is not None:
+            self._listener.close()
+        for one in list(self.sockets):
+            one.leave()
+
+    def close(self) -> None:
+        """End all connections."""
+        self.leave()
+        for task in self._opening:
+            task.cancel()
+        for one in list(self.sockets):
+            one.finish()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def refusal(self, hello: Hello, transport: object) -> str:
+        """Return why a peer is refused, or empty."""
+        known = {peer.host: peer for peer in self._state.table.peers}
+        peer = known.get(hello.host)
+        if peer is None:
+            return "is no host of this fleet"
+        if self._tls is not None:
+            certificate = cast("asyncio.Transport", transport).get_extra_info("peercert")
+            if not _names(certificate, hello.host, peer.address):
+                return f"calls itself {hello.host[:64]}, which its certificate does not say"
+        return ""
+
+    def lost(self, socket: OwnerSocket) -> None:
+        """Forget a connection that has ended."""
+        self.sockets.discard(socket)
+
+    def _make(self) -> asyncio.Protocol:
+        own = Hello(PROTOCOL, self._state.table.host, self._life)
+        made = OwnerSocket(own, self._state, self)
+        self.sockets.add(made)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+        return cast("asyncio.Protocol", made)
+
+    def _tell(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        try:
+            told = encode(counts_of(self._state, now))
+            for one in list(self.sockets):
+                one.sweep(now)
+                one.tell(told)
+        except Exception:
+            _logger.exception("peers could not be told the load of this host")
+        if self.sockets and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+
+
+def counts_of(state: ProxyState, now: float) -> Counts:
+    """Return the load of the models that have replicas here."""
+    return {name: _count(model, now) for name, model in state.models.items() if model.replicas}
+
+
+def _count(model: LiveModel, now: float) -> ModelCounts:
+    slots = model.slots
+    slow = slots.slowness.factors(now)
+    elsewhere, sequences = slots.places.waiting_elsewhere()
+    model.refresh()
+    return ModelCounts(
+        [
+            ReplicaCounts(
+                replica.replica_id,
+                replica.sequences,
+                effective_limit(replica.max_sequences, slow.get(replica.replica_id, 1.0)),
+                replica.kv_tokens,
+                replica.kv_cache_tokens,
+                replica.draining,
+                replica.ejected,
+                replica.route.max_model_len,
+            )
+            for replica in model.replicas.values()
+        ],
+        len(slots.queue) + elsewhere,
+        slots.queue.sequences + sequences,
+        slots.queue.max_entries,
+        slots.service.seconds,
+    )
+
+
+def _names(certificate: Any, host: str, address: str) -> bool:
+    """Return whether a certificate is of this host, by its name or by its address."""
+    names = {value for _, value in (certificate or {}).get("subjectAltName", ())}
+    at = address.rpartition(":")[0].strip("[]")
+    return host in names or at in names
+
+
+def listen_for_peers(address: str) -> socket.socket:
+    """Open the listening socket for peers.
+
+    Raises:
+        DeviceError: the port is in use.
+        SettingsError: the address is none of this machine.
+    """
+    if address.startswith(UNIX):
+        return listen_unix(Path(address.removeprefix(UNIX)))
+    host, _, port = address.rpartition(":")
+    return listen_tcp(host.strip("[]"), int(port))

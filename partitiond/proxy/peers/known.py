@@ -1,0 +1,298 @@
+"""Knows the proxies of the other hosts, sends requests to them, and moves those that wait.
+
+`core.dispatch.fleet` chooses the host of a request, `core.dispatch.host_moves` what is moved. This
+module keeps the connections, and the requests of this host's clients that wait anywhere.
+"""
+
+import asyncio
+import functools
+import random
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from partitiond.core.dispatch.balance import is_eligible
+from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, choose_host
+from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
+from partitiond.core.dispatch.peer_loads import TELL_SECONDS, PeerLoads
+from partitiond.core.dispatch.routing import RoutingTable
+from partitiond.proxy.dispatch.flights import Flight
+from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.peers.link import PeerClient
+from partitiond.proxy.peers.messages import PROTOCOL, Hello, Open
+from partitiond.proxy.peers.stream import HopOwner, PeerStream
+
+LEARN_SECONDS: Final = 2.0
+"""How long a request waits for a host to say that it serves the model, if the table knows of one: a
+proxy that has just started has not heard its peers yet. Chosen."""
+NOWHERE: Final = "?"
+"""Where such a request waits: at no host."""
+
+
+class Traveller(HopOwner, Protocol):
+    """A request of this host's client, which another host may serve; `Exchange` is the only kind.
+
+    Attributes:
+        flight: its admission.
+        model: that it asks for.
+    """
+
+    flight: Flight
+    model: LiveModel
+
+    def ask(self, replica_id: str) -> tuple[Open, bytes]:
+        """Return what to send, with the replica where it should start (or empty)."""
+        ...
+
+    def go(self, peer: PeerLoads | None, replica_id: str) -> None:
+        """Leave the place where it waits, and go to a peer, or to this host (None)."""
+        ...
+
+    def look_again(self) -> None:
+        """Look for a host again: it waits at none."""
+        ...
+
+
+class Wait(MovableRequest[Flight]):
+    """A request of this host's client, from its admission until it has a place.
+
+    Attributes:
+        traveller: the request.
+        until: end of the wait at no host, monotonic seconds.
+    """
+
+    __slots__ = ("traveller", "until")
+
+    def __init__(self, traveller: Traveller) -> None:
+        super().__init__(traveller.flight, time.monotonic(), OWN_HOST)
+        self.traveller = traveller
+        self.until = 0.0
+
+
+class Hop:
+    """A request at another host: what carries it, and the load that it is counted in."""
+
+    __slots__ = ("_has_left", "loads", "stream")
+
+    def __init__(self, stream: PeerStream, loads: PeerLoads) -> None:
+        self.stream = stream
+        self.loads = loads
+        self._has_left = False
+
+    def left(self, *, refused: bool = False) -> None:
+        """Count the request as gone from there; harmless if it is."""
+        if self._has_left:
+            return
+        self._has_left = True
+        if refused:
+            self.loads.refused(self.stream.number)
+        else:
+            self.loads.ended(self.stream.number)
+
+    def cancel(self) -> None:
+        """Take the request back."""
+        self.left()
+        self.stream.close()
+
+
+class Peers:
+    """The proxies of the other hosts.
+
+    Args:
+        context: returns the TLS context of connections to them; None where none is set.
+        life: of this process.
+    """
+
+    def __init__(self, context: Callable[[], ssl.SSLContext] | None, life: str) -> None:
+        self._context = context
+        self._life = life
+        self._draw = random.random
+        self._clients: dict[str, PeerClient] = {}
+        self._by_model: dict[str, list[PeerLoads]] = {}
+        self._models: Mapping[str, LiveModel] = {}
+        self._waits: dict[str, dict[Wait, None]] = {}
+        self._changed_at = time.monotonic()
+        self._tick_timer: asyncio.TimerHandle | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self._clients)
+
+    def apply(self, table: RoutingTable, models: Mapping[str, LiveModel]) -> None:
+        """Keep connections to the table's peers, and to no others."""
+        self._models = models
+        wanted = {peer.host: peer for peer in table.peers if peer.host != table.host}
+        for host, client in list(self._clients.items()):
+            if wanted.get(host) != client.route:
+                del self._clients[host]
+                client.close()
+        own = Hello(PROTOCOL, table.host, self._life)
+        for host, route in wanted.items():
+            if host not in self._clients:
+                self._clients[host] = PeerClient(route, own, self._context, self._told)
+                self._changed_at = time.monotonic()
+        self._list()
+
+    def start(self) -> None:
+        """Begin to connect; called after each table, once an event loop runs."""
+        for client in self._clients.values():
+            client.start()
+
+    def close(self) -> None:
+        """End the connections once the requests on them have ended."""
+        for client in self._clients.values():
+            client.close()
+        if self._tick_timer is not None:
+            self._tick_timer.cancel()
+            self._tick_timer = None
+
+    def heard(self) -> list[str]:
+        """Return the hosts that have told their load on a connection that is open."""
+        return [host for host, client in self._clients.items() if client.is_heard]
+
+    def serving(self, model: str) -> set[str]:
+        """Return the hosts that say that they have replicas of a model that take requests."""
+        return {
+            loads.host
+            for loads in self._by_model.get(model, ())
+            if any(is_eligible(replica) for replica in loads.replicas.values())
+        }
+
+    # Requests
+
+    def choose(self, wait: Wait) -> HostChoice | None:
+        """Return the host for a request; None if there is none but perhaps this one."""
+        model = wait.traveller.model
+        return choose_host(
+            model.slots,
+            self._by_model.get(model.route.name, ()),
+            wait.request,
+            now=time.monotonic(),
+            draws=(self._draw(), self._draw()),
+            refused=wait.refused,
+        )
+
+    def send(self, wait: Wait, loads: PeerLoads, replica_id: str) -> Hop | None:
+        """Send a request to a peer, where it waits until it has a place; None if the connection
+        has just ended.
+        """
+        client = self._clients.get(loads.host)
+        link = None if client is None else client.link
+        if link is None or not link.is_open:
+            return None
+        traveller = wait.traveller
+        asked, body = traveller.ask(replica_id)
+        stream = link.open(asked, body, traveller)
+        loads.sent(stream.number, wait.request.cost, replica_id)
+        traveller.model.busy_at = time.monotonic()
+        self.waits(wait, loads.host)
+        return Hop(stream, loads)
+
+    def waits(self, wait: Wait, host: str) -> None:
+        """Note that a request waits at a host (`OWN_HOST`, `NOWHERE`)."""
+        wait.host = host
+        self._waits.setdefault(wait.traveller.model.route.name, {})[wait] = None
+        if self._tick_timer is None:
+            loop = asyncio.get_running_loop()
+            self._tick_timer = loop.call_later(TELL_SECONDS, self._tick)
+
+    def waits_no_more(self, wait: Wait) -> None:
+        """Note that a request has a place, or has ended; harmless if that is known."""
+        name = wait.traveller.model.route.name
+        waiting = self._waits.get(name)
+        if waiting is not None:
+            waiting.pop(wait, None)
+            if not waiting:
+                del self._waits[name]
+
+    def may_learn(self, wait: Wait) -> bool:
+        """Whether a request should wait for a host to say that it serves the model."""
+        model = wait.traveller.model
+        if self._by_model.get(model.route.name) or not model.route.elsewhere:
+            return False
+        now = time.monotonic()
+        if not wait.until:
+            wait.until = max(now, self._changed_at) + LEARN_SECONDS
+        return now < wait.until
+
+    def has_another_for(self, model: LiveModel, flight: Flight) -> bool:
+        """Whether a peer has a replica that has not failed the flight yet."""
+        return any(
+            is_eligible(replica, flight.tried)
+            for loads in self._by_model.get(model.route.name, ())
+            for replica in loads.replicas.values()
+        )
+
+    def take_back(self, model: LiveModel) -> None:
+        """Take waiting requests out of the queue of a model that serves on other hosts alone from
+        now on: they go there once a host says that it serves.
+        """
+        for wait in list(self._waits.get(model.route.name, ())):
+            if wait.host == OWN_HOST:
+                model.stop_waiting(wait.request)
+                wait.until = 0.0
+                self.waits(wait, NOWHERE)
+
+    # What peers tell
+
+    def _told(self, client: PeerClient) -> None:
+        self._list()
+        for name, loads in client.loads.items():
+            model = self._models.get(name)
+            if model is None:
+                continue
+            if not model.replicas:
+                model.max_model_len = client.max_model_len.get(name, 0)
+            if name in self._waits:
+                self._look_again(name)
+                self._move(model, loads)
+
+    def _list(self) -> None:
+        found: dict[str, list[PeerLoads]] = {}
+        for client in self._clients.values():
+            for name, loads in client.loads.items():
+                found.setdefault(name, []).append(loads)
+        self._by_model = found
+
+    def _tick(self) -> None:
+        """Use places that came free at this host, and end what waited long enough at none."""
+        self._tick_timer = None
+        for name in list(self._waits):
+            self._look_again(name)
+            model = self._models.get(name)
+            if model is not None and model.replicas:
+                self._move(model, None)
+        if self._waits and self._tick_timer is None:
+            loop = asyncio.get_running_loop()
+            self._tick_timer = loop.call_later(TELL_SECONDS, self._tick)
+
+    def _look_again(self, name: str) -> None:
+        for wait in [wait for wait in self._waits.get(name, ()) if wait.host == NOWHERE]:
+            if not self.may_learn(wait):
+                self._call(wait.traveller, wait.traveller.look_again)
+
+    def _move(self, model: LiveModel, target: PeerLoads | None) -> None:
+        waiting = self._waits.get(model.route.name)
+        if not waiting:
+            return
+        moves = choose_moves(
+            model.slots,
+            self._by_model.get(model.route.name, ()),
+            [wait for wait in waiting if wait.request.cost.sequences],
+            target,
+            now=time.monotonic(),
+            draw=self._draw(),
+        )
+        for movable, replica_id in moves:
+            assert isinstance(movable, Wait)
+            movable.moves += 1
+            self._call(
+                movable.traveller,
+                functools.partial(movable.traveller.go, target, replica_id),
+            )
+
+    def _call(self, traveller: Traveller, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except Exception:  # noqa: BLE001 -- the request logs it; others go on
+            traveller.crashed()

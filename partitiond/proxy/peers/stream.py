@@ -1,0 +1,285 @@
+"""Carries one request to another host, and its answer back, beside others on one connection."""
+
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from partitiond.core.dispatch.quarantine import Quarantine
+from partitiond.proxy.dispatch.flights import Flight, FlightTarget
+from partitiond.proxy.engine.framing import SIZES, Head
+from partitiond.proxy.engine.upstream import AnswerStream, Receiver
+from partitiond.proxy.peers import frames
+from partitiond.proxy.peers.messages import Failed, read_failed, read_head, read_placed
+from partitiond.proxy.peers.socket import PeerSocket
+from partitiond.proxy.request.dialects import Markers
+from partitiond.proxy.request.errors import AttemptError
+
+LOST: Final = Failed(
+    502, "upstream_reset", "The host of the model's engine cannot be reached any more."
+)
+"""What a request hears whose connection to its owner ended."""
+_KIND: Final = "upstream_"
+_KINDS: Final = frozenset(
+    {
+        "connect", "connect_timeout", "first_token_timeout", "between_tokens_timeout",
+        "total_timeout", "reset", "truncated", "bad_response", "engine_error",
+    }
+)  # fmt: skip
+
+
+class HopOwner(Protocol):
+    """A request that was sent to another host."""
+
+    def hop_placed(self, stream: "PeerStream", replica_id: str) -> None:
+        """Begin: the request has a place on a replica there."""
+        ...
+
+    def hop_moved(self, replica_id: str) -> None:
+        """Note that the owner has sent the request to another of its replicas."""
+        ...
+
+    def hop_failed(self, failed: Failed, *, sent: bool) -> None:
+        """Go on elsewhere, or end: the owner gives no answer.
+
+        Args:
+            sent: the request had a place on a replica; else it was refused, or never arrived.
+        """
+        ...
+
+    def crashed(self) -> None:
+        """End after a bug of ours; called inside `except`."""
+        ...
+
+
+class PeerStreams(PeerSocket):
+    """The streams of one connection, on the entry's side; `PeerLink` is the only kind."""
+
+    def forget(self, number: int) -> None:
+        """Forget a stream that has ended."""
+        raise NotImplementedError
+
+
+class PeerStream(AnswerStream):
+    """One request at another host.
+
+    Attributes:
+        number: of the request on its connection.
+        over: it has ended, or nobody waits for it.
+        is_placed: it has a place on a replica.
+    """
+
+    __slots__ = (
+        "_has_head", "_link", "_markers", "_owner", "_receiver", "_write", "is_placed", "number",
+        "over",
+    )  # fmt: skip
+
+    def __init__(self, link: PeerStreams, number: int, owner: HopOwner) -> None:
+        super().__init__()
+        self.is_sent = True
+        self.number = number
+        self.over = False
+        self.is_placed = False
+        self._has_head = False
+        self._link = link
+        self._owner = owner
+        self._receiver: Receiver | None = None
+        self._write: Callable[[bytes], object] | None = None
+        self._markers: Markers = (b"", b"", b"", b"")
+
+    # Calls of an attempt
+
+    def answer_to(self, receiver: Receiver) -> None:
+        """Pass the answer to the receiver."""
+        self._receiver = receiver
+
+    def open_fast_way(self, write: Callable[[bytes], object], markers: Markers) -> None:
+        """Send plain pieces straight to `write` from now on."""
+        self._write, self._markers = write, markers
+
+    def pause(self) -> None:
+        """Ask the owner to send nothing for now."""
+        if not self.over:
+            self._link.send(frames.PAUSE, self.number)
+
+    def resume(self) -> None:
+        """Ask the owner to send again."""
+        if not self.over:
+            self._link.send(frames.RESUME, self.number)
+
+    def close(self) -> None:
+        """Drop the answer, and tell the owner that nobody waits for it."""
+        if not self.over:
+            self._link.send(frames.CANCEL, self.number)
+            self._end()
+
+    def let_go(self) -> None:
+        """Ignore the rest of the answer; its client has received all of it already."""
+        self._receiver = None
+        self._write = None
+
+    # Calls of the connection
+
+    def take(self, kind: int, payload: bytes) -> None:
+        """Take a frame. Raises ValueError if it makes no sense."""
+        try:
+            self._take(kind, payload)
+        except ValueError:
+            raise
+        except Exception:  # noqa: BLE001 -- logged by whose answer it is
+            self._crashed()
+
+    def _take(self, kind: int, payload: bytes) -> None:
+        if kind == frames.CHUNK:
+            self._take_chunk(payload)
+        elif kind == frames.PIECE:
+            self._take_piece(payload)
+        elif kind == frames.HEAD:
+            self._take_head(payload)
+        elif kind == frames.END:
+            self._check_turn()
+            receiver = self._receiver
+            self._end()
+            if receiver is not None:
+                try:
+                    receiver.received_end()
+                except Exception:  # noqa: BLE001 -- logged by whose answer it is
+                    receiver.crashed()
+        elif kind == frames.PLACED:
+            self._take_place(read_placed(payload).replica_id)
+        elif kind == frames.FAIL:
+            self.fail(read_failed(payload))
+
+    def _crashed(self) -> None:
+        """End the request after a bug of ours, lest it hang; call it inside `except`."""
+        receiver = self._receiver
+        self.close()
+        if receiver is not None:
+            receiver.crashed()
+        else:
+            self._owner.crashed()
+
+    def _check_turn(self) -> None:
+        if not self._has_head:
+            raise ValueError("it sent an answer without a head")
+
+    def _take_head(self, payload: bytes) -> None:
+        head = read_head(payload)
+        if not self.is_placed or self._has_head or not 200 <= head.status < 600:
+            raise ValueError("it sent a head out of turn")
+        self._has_head = True
+        if self._receiver is not None:
+            self._receiver.received_head(
+                Head(
+                    head.status, head.content_type, None, head.stream, True,
+                    metadata=head.metadata, load=head.load,
+                )
+            )  # fmt: skip
+
+    def fail(self, failed: Failed) -> None:
+        """End without an answer, or without the rest of it."""
+        if self.over:
+            return
+        receiver = self._receiver
+        self._end()
+        if receiver is None:
+            self._owner.hop_failed(failed, sent=self.is_placed)
+            return
+        if failed.code == "request_quarantined":
+            self._owner.hop_failed(failed, sent=True)
+        kind = failed.code.removeprefix(_KIND)
+        receiver.received_failure(
+            AttemptError(kind if kind in _KINDS else "engine_error", failed.message)
+        )
+
+    def _take_place(self, replica_id: str) -> None:
+        if self.is_placed:
+            self._owner.hop_moved(replica_id)
+        else:
+            self.is_placed = True
+            self._owner.hop_placed(self, replica_id)
+
+    def _take_chunk(self, data: bytes) -> None:
+        self._check_turn()
+        at = data.find(b"\r\n", 0, 10)
+        size = SIZES.get(data[:at])
+        if size is None or size + at + 4 != len(data) or not data.endswith(b"\r\n"):
+            size = _size_of(data, at)
+        write = self._write
+        if write is not None and data.endswith(b"\n\n\r\n"):
+            first, second, third, fourth = self._markers
+            if (
+                first not in data
+                and second not in data
+                and third not in data
+                and fourth not in data
+            ):
+                self.fast_pieces += 1
+                write(data)
+                return
+        self._take_piece(data[at + 2 : -2])
+
+    def _take_piece(self, data: bytes) -> None:
+        self._check_turn()
+        self._write = None
+        if self._receiver is not None:
+            self._receiver.received_body(data)
+
+    def _end(self) -> None:
+        self.over = True
+        self._receiver = None
+        self._write = None
+        self._link.forget(self.number)
+
+
+def _size_of(data: bytes, at: int) -> int:
+    """Return the size of a chunk of any size. Raises ValueError if it is not one whole chunk."""
+    size = int(data[:at], 16) if at > 0 and data[:at].isalnum() else -1
+    if size < 1 or size + at + 4 != len(data) or not data.endswith(b"\r\n"):
+        raise ValueError("it sent what is no chunk")
+    return size
+
+
+class PeerReplica(FlightTarget):
+    """A replica of another host, for the one request that runs there; its owner judges it.
+
+    Args:
+        left: called when the request has left.
+    """
+
+    def __init__(self, replica_id: str, stream: PeerStream, left: Callable[[], object]) -> None:
+        super().__init__(replica_id)
+        self._stream = stream
+        self._left = left
+
+    def reuse(self, now: float) -> AnswerStream | None:  # noqa: ARG002 -- as at an engine
+        """Return the stream, on which the request was sent already."""
+        return self._stream
+
+    async def connect(self) -> AnswerStream:
+        """Never called, because there is always the stream. Raises AttemptError."""
+        raise AttemptError("connect", "The engine cannot be reached.", no_byte=True)
+
+    def release(self, connection: AnswerStream, now: float) -> None:  # noqa: ARG002
+        """Ignore the end of an answer that was relayed already."""
+        self._stream.let_go()
+
+    def remove(self, flight: Flight) -> None:
+        """Forget the flight, and count the time that it had the engine."""
+        if flight.replica is self:
+            flight.replica = None
+            now = time.monotonic()
+            flight.engine_seconds += flight.cost.sequences * (now - flight.placed_at)
+            self._left()
+
+    def failed(self) -> None:
+        """Leave it to the owner, which counts its replicas' failures."""
+
+    def succeeded(self) -> None:
+        """Leave it to the owner."""
+
+    def connect_failed(self) -> bool:
+        """Return False: the owner tries its replicas."""
+        return False
+
+    def look_for_death(self, quarantine: Quarantine) -> None:
+        """Leave it to the owner, which sees its replicas die."""

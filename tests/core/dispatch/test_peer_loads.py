@@ -1,0 +1,184 @@
+"""What is known of a peer: what it told, and what was sent there since."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.dispatch.admission import Cost
+from partitiond.core.dispatch.balance import ReplicaLoad
+from partitiond.core.dispatch.peer_loads import (
+    FRESH_SECONDS,
+    MOST,
+    SILENT_SECONDS,
+    PeerCounts,
+    PeerLoads,
+)
+from tests.core.dispatch.fleet_hosts import load
+
+NUMBERS = st.one_of(
+    st.integers(), st.floats(), st.sampled_from([0, -1, 10**30, math.nan, math.inf, -math.inf])
+)
+NONSENSE = st.builds(
+    PeerCounts,
+    st.lists(
+        st.builds(
+            ReplicaLoad,
+            st.sampled_from(["a", "b", "c"]),
+            NUMBERS,
+            NUMBERS,
+            NUMBERS,
+            NUMBERS,
+            st.booleans(),
+            st.booleans(),
+        ),
+        max_size=3,
+    ).map(tuple),
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+)
+COSTS = st.builds(Cost, st.integers(0, 5), st.integers(0, 3000))
+
+
+def shown(loads: PeerLoads) -> tuple[object, ...]:
+    return (
+        [(r.replica_id, r.sequences, r.kv_tokens) for r in loads.replicas.values()],
+        loads.waiting,
+        loads.waiting_sequences,
+    )
+
+
+def test_what_was_sent_is_counted_until_the_peer_counts_it() -> None:
+    loads = PeerLoads("h")
+    loads.take_over(PeerCounts((load("a", 3),), 1, 2), 0.0)
+    loads.sent(1, Cost(2, 100), "a")
+    loads.sent(2, Cost(4, 50))
+    assert shown(loads) == ([("a", 5, 100)], 2, 6)
+    loads.take_over(PeerCounts((load("a", 5),), 1, 2, last_number=1), 0.1)
+    assert shown(loads) == ([("a", 5, 0)], 2, 6)
+    loads.take_over(PeerCounts((load("a", 5),), 1, 3, last_number=2), 0.2)
+    assert shown(loads) == ([("a", 5, 0)], 1, 3)
+
+
+def test_who_has_ended_is_taken_out_once_and_only_if_the_peer_had_not_counted_it() -> None:
+    loads = PeerLoads("h")
+    loads.take_over(PeerCounts((load("a", 3),)), 0.0)
+    for number in (1, 2):
+        loads.sent(number, Cost(2, 100), "a")
+    loads.ended(2)
+    loads.ended(2)
+    loads.ended(77)
+    assert shown(loads) == ([("a", 5, 100)], 0, 0)
+    loads.take_over(PeerCounts((load("a", 5),), last_number=1), 0.1)
+    loads.ended(1)
+    assert shown(loads) == ([("a", 5, 0)], 0, 0)
+
+
+def test_a_replica_that_is_gone_leaves_its_requests_waiting() -> None:
+    loads = PeerLoads("h")
+    loads.take_over(PeerCounts((load("a"), load("b", 1))), 0.0)
+    loads.sent(1, Cost(2, 100), "a")
+    loads.take_over(PeerCounts((load("b", 1),)), 0.1)
+    assert shown(loads) == ([("b", 1, 0)], 1, 2)
+    loads.ended(1)
+    assert shown(loads) == ([("b", 1, 0)], 0, 0)
+
+
+def test_a_refusal_holds_until_the_next_counts() -> None:
+    loads = PeerLoads("h")
+    loads.take_over(PeerCounts((load("a"),)), 0.0)
+    loads.sent(1, Cost(1, 10), "a")
+    loads.refused(1)
+    assert loads.full
+    assert shown(loads) == ([("a", 0, 0)], 0, 0)
+    loads.take_over(PeerCounts((load("a"),)), 0.1)
+    assert not loads.full
+
+
+def test_counts_grow_old() -> None:
+    loads = PeerLoads("h")
+    assert not loads.is_fresh(0.0)
+    assert loads.is_silent(0.0)
+    loads.take_over(PeerCounts(()), 64.0)
+    assert loads.is_fresh(64.0 + FRESH_SECONDS - 0.01)
+    assert not loads.is_fresh(64.0 + FRESH_SECONDS + 0.01)
+    assert not loads.is_silent(64.0 + SILENT_SECONDS - 0.01)
+    assert loads.is_silent(64.0 + SILENT_SECONDS + 0.01)
+    assert loads.is_silent(math.nan)
+
+
+def test_free_places_are_those_of_replicas_that_take_requests() -> None:
+    loads = PeerLoads("h")
+    loads.take_over(
+        PeerCounts(
+            (
+                load("a", 3),
+                load("over", 9),
+                load("empty", 0, 0),
+                load("leaves", draining=True),
+                load("out", ejected=True),
+            )
+        ),
+        0.0,
+    )
+    assert loads.free_sequences() == 5 + 1
+    assert loads.sequences_in_flight() == 12
+
+
+@given(NONSENSE)
+def test_whatever_is_told_is_within_bounds(counts: PeerCounts) -> None:
+    loads = PeerLoads("h")
+    loads.take_over(counts, 0.0)
+    assert loads.service_seconds > 0
+    for count in (loads.waiting, loads.waiting_sequences, loads.free_sequences()):
+        assert isinstance(count, int)
+        assert 0 <= count <= 3 * MOST
+    for told in loads.replicas.values():
+        for count in (told.sequences, told.max_sequences, told.kv_tokens, told.kv_cache_tokens):
+            assert isinstance(count, int)
+            assert 0 <= count <= MOST
+
+
+@pytest.mark.parametrize("nonsense", [math.nan, math.inf, 10**30])
+def test_what_is_no_count_is_full_and_what_is_no_limit_gives_no_room(nonsense: float) -> None:
+    loads = PeerLoads("h")
+    told = ReplicaLoad("a", nonsense, 8)  # type: ignore[arg-type]
+    limit = ReplicaLoad("b", 5, math.nan)  # type: ignore[arg-type]
+    loads.take_over(PeerCounts((told, limit), nonsense, nonsense, math.nan), 0.0)  # type: ignore[arg-type]
+    assert loads.free_sequences() == 0
+    assert loads.waiting == loads.waiting_sequences == MOST
+    assert loads.service_seconds == math.inf
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b", "gone", ""]), COSTS), max_size=12),
+    st.integers(0, 12),
+    st.sets(st.integers(1, 12)),
+)
+def test_counts_are_those_told_and_what_is_on_its_way(
+    sent: list[tuple[str, Cost]], last: int, ended: set[int]
+) -> None:
+    loads = PeerLoads("h")
+    counts = PeerCounts((load("a", 1), load("b", 2)), 3, 4)
+    loads.take_over(counts, 0.0)
+    for number, (name, cost) in enumerate(sent, 1):
+        loads.sent(number, cost, name)
+    for number in ended:
+        loads.ended(number)
+    loads.take_over(PeerCounts(counts.replicas, 3, 4, last_number=last), 0.1)
+    left = [s for n, s in enumerate(sent, 1) if n > last and n not in ended]
+    waits = [cost for name, cost in left if name not in {"a", "b"}]
+    assert shown(loads) == (
+        [
+            (
+                told.replica_id,
+                told.sequences + sum(c.sequences for n, c in left if n == told.replica_id),
+                sum(c.kv_tokens for n, c in left if n == told.replica_id),
+            )
+            for told in counts.replicas
+        ],
+        3 + len(waits),
+        4 + sum(cost.sequences for cost in waits),
+    )

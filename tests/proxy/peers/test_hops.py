@@ -1,0 +1,329 @@
+"""A request goes where there is room, its owner admits it, and a host harms its own alone."""
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from partitiond.core.dispatch.routing import ModelAvailability
+from partitiond.proxy.peers import frames
+from partitiond.proxy.peers.messages import Hello, encode
+from tests.proxy.conftest import MakeEngine, replica, table
+from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.peers.hosts import Host, parts
+from tests.proxy.scripted import (
+    DONE,
+    STREAM_HEAD,
+    Received,
+    Script,
+    ScriptedEngine,
+    Step,
+    answer,
+    chunk,
+    completion,
+    stream,
+    text_event,
+)
+
+
+def holding(go: asyncio.Event) -> Script:
+    """An engine that answers once it may."""
+
+    def script(request: Received) -> list[Step]:
+        if not request.body.get("stream"):
+            return [go, *answer(completion())]
+        begin = [STREAM_HEAD, chunk(text_event("a"))]
+        return [*begin, go, *stream(text_event("b"), text_event("", "stop"), DONE)[1:]]
+
+    return script
+
+
+async def code(asked: Awaitable[httpx.Response]) -> tuple[int, str]:
+    answered = await asked
+    return answered.status_code, (answered.json().get("error") or {}).get("code", "")
+
+
+async def until_received(count: int, *engines: ScriptedEngine) -> None:
+    """Wait until the engines have had so many requests together."""
+    async with asyncio.timeout(60):
+        while sum(len(engine.received) for engine in engines) < count:  # noqa: ASYNC110 -- two
+            await asyncio.sleep(0.005)
+
+
+async def until_idle(hosts: list[Host]) -> None:
+    for one in hosts:
+        await one.proxy.until(one.is_idle)
+
+
+async def test_the_client_gets_the_bytes_that_it_gets_on_the_replicas_host(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    for body in ({}, {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}):
+        there, over = await b.proxy.complete(**body), await a.proxy.complete(**body)
+        assert (over.status_code, over.content) == (there.status_code, there.content) != (0, b"")
+        assert set(over.headers) == set(there.headers)
+    await until_idle([a, b])
+
+
+async def test_each_host_serves_the_models_of_both(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    one, two = await make_engine(name="e1"), await make_engine(name="e2")
+    routes = table(replica(one, "m-1"), replica(two, "n-1", model="n"), models=("m", "n"))
+    hosts = await make_hosts(routes, {"a": ["m-1"], "b": ["n-1"]})
+    for host in hosts:
+        for model in ("m", "n"):
+            assert (await host.proxy.complete(model=model)).status_code == 200
+        async with host.proxy.client as client:
+            listed = (await client.get("/v1/models")).json()["data"]
+        assert [model["id"] for model in listed] == ["m", "n"]
+    assert len(one.received) == len(two.received) == 2
+
+
+async def test_a_request_stays_at_home_while_there_is_room_and_goes_where_there_is(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    go = asyncio.Event()
+    home, away = await make_engine(holding(go), "e1"), await make_engine(holding(go), "e2")
+    limit: dict[str, Any] = {"max_sequences": 2}
+    routes = table(replica(home, "m-1", **limit), replica(away, "m-2", **limit))
+    a, b = await make_hosts(routes, {"a": ["m-1"], "b": ["m-2"]})
+    asked = []
+    for count in range(1, 5):
+        asked.append(asyncio.create_task(a.proxy.complete()))
+        await until_received(count, home, away)
+    assert (len(home.received), len(away.received)) == (2, 2)
+    go.set()
+    assert [(await one).status_code for one in asked] == [200] * 4
+    await until_idle([a, b])
+
+
+async def test_no_replica_has_more_than_its_limit_whoever_asks(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    running = most = 0
+
+    def script(_: Received) -> list[Step]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        return [0.01, *answer(completion())]
+
+    engine = await make_engine(script)
+    routes = table(replica(engine, max_sequences=3), max_queue=1000)
+    hosts = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": []})
+    owner = hosts[1].proxy.state.models["m"].replicas["m-1"]
+
+    async def ask(host: Host) -> None:
+        nonlocal running
+        assert (await host.proxy.complete()).status_code == 200
+        running -= 1
+        assert owner.sequences <= 3
+
+    await asyncio.gather(*(ask(host) for host in hosts for _ in range(20)))
+    assert len(engine.received) == 60
+    await until_idle(hosts)
+
+
+async def test_who_finds_no_place_waits_at_the_owner(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    go = asyncio.Event()
+    engine = await make_engine(holding(go))
+    a, b = await make_hosts(table(replica(engine, max_sequences=1)), {"a": [], "b": ["m-1"]})
+    asked = [asyncio.create_task(a.proxy.complete()) for _ in range(3)]
+    await b.proxy.until(lambda: b.proxy.state.queues() == {"m": 2})
+    assert a.proxy.state.queues() == {"m": 0}
+    go.set()
+    assert [(await one).status_code for one in asked] == [200] * 3
+    await until_idle([a, b])
+
+
+async def test_what_the_owner_refuses_the_client_hears(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    go = asyncio.Event()
+    engine = await make_engine(holding(go))
+    routes = table(replica(engine, max_sequences=1), max_wait_seconds=0.2)
+    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+    first = asyncio.create_task(a.proxy.complete())
+    await engine.until(lambda: len(engine.received) == 1)
+    refused = await a.proxy.complete()
+    assert refused.status_code == 429
+    assert refused.json()["error"]["code"] in {"queue_timeout", "wait_too_long"}
+    assert int(refused.headers["retry-after"]) >= 1
+    go.set()
+    assert (await first).status_code == 200
+    await until_idle([a, b])
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_client_that_leaves_frees_the_place_at_the_owner(
+    make_hosts: MakeHosts, make_engine: MakeEngine, streams: bool
+) -> None:
+    engine = await make_engine(lambda _: ["hold"])
+    a, b = await make_hosts(table(replica(engine, max_sequences=1)), {"a": [], "b": ["m-1"]})
+    runs = asyncio.create_task(a.proxy.complete(stream=streams))
+    await engine.until(lambda: len(engine.received) == 1)
+    waits = asyncio.create_task(a.proxy.complete())
+    await b.proxy.until(lambda: b.proxy.state.queues() == {"m": 1})
+    waits.cancel()
+    await b.proxy.until(lambda: b.proxy.state.queues() == {"m": 0})
+    runs.cancel()
+    await engine.until(lambda: engine.left == 1)
+    await until_idle([a, b])
+    engine.script = lambda _: answer(completion())
+    assert (await a.proxy.complete()).status_code == 200
+
+
+async def test_a_request_that_waits_goes_where_room_is_first(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    stuck, free = asyncio.Event(), asyncio.Event()
+    home, away = await make_engine(holding(stuck), "e1"), await make_engine(holding(free), "e2")
+    limit: dict[str, Any] = {"max_sequences": 1}
+    routes = table(replica(home, "m-1", **limit), replica(away, "m-2", **limit))
+    a, b = await make_hosts(routes, {"a": ["m-1"], "b": ["m-2"]})
+    running = [asyncio.create_task(host.proxy.complete()) for host in (a, b)]
+    await home.until(lambda: len(home.received) == 1)
+    await away.until(lambda: len(away.received) == 1)
+    waits = asyncio.create_task(a.proxy.complete())
+    await a.proxy.until(lambda: a.proxy.state.queues()["m"] + b.proxy.state.queues()["m"] == 1)
+    free.set()
+    assert (await waits).status_code == 200
+    assert (len(home.received), len(away.received)) == (1, 2)
+    stuck.set()
+    assert [(await one).status_code for one in running] == [200, 200]
+    await until_idle([a, b])
+
+
+async def test_who_waits_for_a_model_to_wake_is_served_where_it_wakes(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    asleep = table(availability=ModelAvailability.SLEEPING, holds=True)
+    hosts = await make_hosts(asleep, {"a": [], "b": []})
+    asked = asyncio.create_task(hosts[0].proxy.complete())
+    await hosts[0].proxy.until(lambda: hosts[0].proxy.state.queues() == {"m": 1})
+    awake = table(replica(await make_engine()), version=2)
+    parts(awake, hosts, {"m-1": "b"})
+    assert (await asked).status_code == 200
+    await until_idle(hosts)
+
+
+async def test_a_proxy_that_has_heard_nothing_yet_lets_a_request_wait_for_it(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    routes = table(replica(await make_engine()))
+    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+    parts(dataclasses.replace(routes, version=2), [a], {"m-1": "b"})  # b is no peer any more
+    assert (await code(a.proxy.complete())) == (503, "model_on_other_host")
+    parts(dataclasses.replace(routes, version=3), [a, b], {"m-1": "b"})
+    assert (await a.proxy.complete()).status_code == 200
+
+
+async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    go = asyncio.Event()
+    one, two = await make_engine(holding(go), "e1"), await make_engine(name="e2")
+    routes = table(replica(one, "m-1"), replica(two, "m-2"))
+    a, b, c = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": []})
+    running = asyncio.create_task(a.proxy.stream_text())
+    await one.until(lambda: len(one.received) == 1)
+    b.server.leave()
+    parts(dataclasses.replace(routes, version=2), [a, c], {"m-1": "b", "m-2": "c"})
+    assert (await a.proxy.complete()).status_code == 200
+    assert len(two.received) == 1
+    go.set()
+    assert (await running).endswith("data: [DONE]\n\n")
+    await until_idle([a, c])
+
+
+Break = Callable[[Host], None]
+
+
+def reset(host: Host) -> None:
+    for one in list(host.server.sockets):
+        one.close("is ended by a test")
+
+
+def lie(host: Host) -> None:
+    for one in list(host.server.sockets):
+        one.send(frames.COUNTS, 0, b"\0\0\0\0 no counts")
+
+
+def babble(host: Host) -> None:
+    for one in list(host.server.sockets):
+        one.send(frames.HEAD, 1, b"no head")
+
+
+@pytest.mark.parametrize("harm", [reset, lie, babble])
+async def test_a_peer_that_breaks_ends_its_own_streams_alone(
+    make_hosts: MakeHosts, make_engine: MakeEngine, harm: Break
+) -> None:
+    go = asyncio.Event()
+    begun: list[Step] = [STREAM_HEAD, chunk(text_event("a")), "hold"]
+    bad, good = await make_engine(lambda _: begun, "e1"), await make_engine(holding(go), "e2")
+    routes = table(replica(bad, "m-1"), replica(good, "n-1", model="n"), models=("m", "n"))
+    a, b, c = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["n-1"]})
+    loses = asyncio.create_task(a.proxy.stream_text())
+    goes_on = asyncio.create_task(a.proxy.stream_text(model="n"))
+    await until_received(2, bad, good)
+    await a.proxy.until(lambda: sum(one.answer.streaming for one in a.proxy.exchanges()) == 2)
+    harm(b)
+    lost = await loses
+    assert json.loads(lost.split("\n\n")[-3].removeprefix("data: "))["error"]["code"]
+    assert lost.endswith("data: [DONE]\n\n")
+    await bad.until(lambda: bad.left == 1)
+    go.set()
+    assert (await goes_on).count('"text":') == 3
+    await a.until_it_hears(2)  # it is back
+    bad.script = lambda _: answer(completion())
+    assert (await a.proxy.complete()).status_code == 200
+    await until_idle([a, b, c])
+
+
+async def test_what_no_client_has_seen_yet_is_sent_to_another_host(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    first, second = await make_engine(lambda _: ["hold"], "e1"), await make_engine(name="e2")
+    routes = table(replica(first, "m-1"), replica(second, "m-2", draining=True))
+    a, b, c = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]}, retry_share=1.0)
+    asked = asyncio.create_task(a.proxy.stream_text())
+    await first.until(lambda: len(first.received) == 1)
+    both = table(replica(first, "m-1"), replica(second, "m-2"), version=2)
+    parts(both, [a, b, c], {"m-1": "b", "m-2": "c"})
+    await a.proxy.until(lambda: a.proxy.state.peers.serving("m") == {"b", "c"})
+    reset(b)
+    assert (await asked).endswith("data: [DONE]\n\n")
+    assert len(second.received) == 1
+    await until_idle([a, c])
+
+
+async def test_a_stranger_is_not_served(
+    folder: Path, make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine()
+    _, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    path = b.route.address.removeprefix("unix:")
+    for said in (
+        encode(Hello(1, "stranger")),
+        encode(Hello(2, "a")),
+        encode(Hello(1, "")),
+        b"",
+        b"no hello",
+    ):
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(frames.frame(frames.HELLO, 0, said))
+        writer.write(frames.frame(frames.OPEN, 1, b"\0\0\0\0"))
+        greeting = await reader.readexactly(frames.HEADER_BYTES)
+        await reader.readexactly(frames.HEADER.unpack(greeting)[0])
+        assert await reader.read() == b""
+        writer.close()
+    assert engine.received == []
