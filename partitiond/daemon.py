@@ -35,7 +35,7 @@ from partitiond.gpu_host import gpu_host
 from partitiond.hosts.fleet import HostsOfFleet, hosts_of_fleet
 from partitiond.hosts.head import claim_run_folder
 from partitiond.hosts.one_master import ensure_host_id, refuse_joined
-from partitiond.hosts.this_host import ThisHost, this_host
+from partitiond.hosts.this_host import NO_PLACE, ThisHost, this_host
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.warm import is_warm
@@ -44,6 +44,7 @@ from partitiond.platform.clock import SystemClock
 from partitiond.platform.service_process import make_folder, received_signals, set_up_logging
 from partitiond.platform.systemd import keep_informed, stopping
 from partitiond.ports import Store
+from partitiond.ports.cluster import HostPlace
 from partitiond.run_folder import owned_run_folder
 from partitiond.serde import prepare
 from partitiond.settings.schema import Settings
@@ -100,11 +101,11 @@ def run_daemon(
         held.enter_context(StateLock.acquire(settings.lock_path))
         run_folder = held.enter_context(owned_run_folder(settings))
         refuse_joined(settings)
-        ray_version = ""
+        place = NO_PLACE
         if settings.cluster.enabled:
             from partitiond.cluster.of_settings import prepare_cluster  # one host needs none of it
 
-            ray_version = prepare_cluster(settings)
+            place = prepare_cluster(settings)
         tokens = ensure_token(settings.token_path), ensure_token(settings.metrics_token_path)
         listener = held.enter_context(_listener(settings))
         store = held.enter_context(contextlib.closing(_open_store(settings)))
@@ -117,7 +118,7 @@ def run_daemon(
                 store,
                 listener,
                 tokens=tokens,
-                ray_version=ray_version,
+                place=place,
                 on_ready=ready_callback,
             )
         )
@@ -255,7 +256,7 @@ async def _run(
     listener: socket.socket,
     *,
     tokens: tuple[str, str],
-    ray_version: str,
+    place: HostPlace,
     on_ready: Callable[[], None] | None,
 ) -> None:
     settings = given.used
@@ -264,7 +265,7 @@ async def _run(
         ending.push_async_callback(asyncio.to_thread, host.devices.close)
         # A host alone has no id: nothing tells it from others.
         host_id = ensure_host_id(settings.host_id_path) if settings.cluster.enabled else ""
-        here = this_host(settings, host, host_id=host_id, ray_version=ray_version, head=True)
+        here = this_host(settings, host, host_id=host_id, place=place, head=True)
         fleet = None
         if settings.cluster.enabled:
             from partitiond.cluster.of_settings import running_cluster

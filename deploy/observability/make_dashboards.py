@@ -70,6 +70,11 @@ def rate(metric: str, by: str = "model", more: str = "") -> str:
     return f"sum by ({by}) (rate({metric}{{{MODEL}{more}}}[$__rate_interval]))"
 
 
+def by_host(metric: str, by: str = "host", only: str = "") -> str:
+    """Growth of a counter of all models per second, by host."""
+    return f"sum by ({by}) (rate({metric}{{{only}}}[$__rate_interval]))"
+
+
 def placed(panels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Place panels in rows, from left to right."""
     x = y = tallest = 0
@@ -164,12 +169,6 @@ def fleet() -> dict[str, Any]:
             panel("Requests refused by the endpoint",
                   ("sum by (reason) (rate(partitiond_proxy_refusals_total[$__rate_interval]))",
                    "{{reason}}"), unit="reqps", stack=True),
-            panel("Hosts by state", ("sum by (state) (partitiond_host_state)", "{{state}}"),
-                  stack=True, text="Empty with one host."),
-            panel("Silence of hosts", ("partitiond_host_silent_seconds", "{{host}}"), unit="s",
-                  text="Time since the last word. Empty with one host."),
-            panel("Clocks of hosts", ("abs(partitiond_host_clock_offset_seconds)", "{{host}}"),
-                  unit="s", text="How far from the clock of the control plane's host."),
         ],
         by_model=False,
     )  # fmt: skip
@@ -248,9 +247,69 @@ def models() -> dict[str, Any]:
     )  # fmt: skip
 
 
+def hosts() -> dict[str, Any]:
+    """Dashboard of several hosts: which are there, who asks which, and what each serves."""
+    host = "{{host}}"
+    return dashboard(
+        "partitiond-hosts",
+        "partitiond: hosts",
+        [
+            panel("Hosts by state", ("sum by (state) (partitiond_host_state)", "{{state}}"),
+                  stack=True),
+            panel("Silence of hosts", ("partitiond_host_silent_seconds", host), unit="s",
+                  text="Time since the head had their last word."),
+            panel("Clocks of hosts", ("abs(partitiond_host_clock_offset_seconds)", host),
+                  unit="s", text="How far from the clock of the head."),
+            panel("Endpoints that do not reach another one",
+                  ("1 - partitiond_proxy_peer_reached", f"{host} to {{{{peer}}}}"), stack=True),
+            panel("Requests/s by the host that was asked",
+                  (by_host("partitiond_proxy_requests_total"), host), unit="reqps", stack=True),
+            panel("Requests/s by the host that served",
+                  ("sum by (host) (partitiond_replica_measured_requests_per_second)", host),
+                  unit="reqps", stack=True),
+            panel("Sent on to other hosts",
+                  (by_host("partitiond_proxy_hops_total", "host, peer", 'outcome="placed"'),
+                   f"{host} to {{{{peer}}}}"), unit="reqps", stack=True),
+            panel("Sent on in vain",
+                  (by_host("partitiond_proxy_hops_total", "host, peer, outcome",
+                           'outcome=~"refused|failed"'), f"{host} to {{{{peer}}}} {{{{outcome}}}}"),
+                  unit="reqps", stack=True,
+                  text="The other host had no place, or was gone: the request went elsewhere, "
+                       "or its client was told."),
+            panel("Time to the first token, by the host that was asked",
+                  ("histogram_quantile(0.95, sum by (host, le) (rate("
+                   "partitiond_proxy_ttft_seconds_bucket[$__rate_interval])))", f"{host} 95 %"),
+                  unit="s"),
+            panel("Waiting for a replica, by the host where they wait",
+                  ("sum by (host) (partitiond_proxy_queue)", host), stack=True),
+            panel("Sequences in flight and the limit",
+                  ("sum by (host) (partitiond_proxy_in_flight_sequences)", host),
+                  ("sum by (host) (partitiond_proxy_limit_sequences)", f"{host} limit")),
+            panel("Refused by endpoints",
+                  (by_host("partitiond_proxy_refusals_total", "host, reason"),
+                   f"{host} {{{{reason}}}}"), unit="reqps", stack=True),
+            panel("How requests failed, by the host that was asked",
+                  (by_host("partitiond_proxy_requests_total", "host, outcome",
+                           'outcome=~"failed|refused"'), f"{host} {{{{outcome}}}}"),
+                  unit="reqps", stack=True),
+            panel("Compute of GPUs in use", ("avg by (host) (partitiond_device_busy_ratio)", host),
+                  unit="percentunit"),
+            panel("Memory of GPUs in use",
+                  ("sum by (host) (partitiond_device_memory_used_bytes)", host), unit="bytes"),
+            panel("Power", ("sum by (host) (partitiond_device_power_watts)", host), unit="watt",
+                  stack=True),
+        ],
+        by_model=False,
+    )  # fmt: skip
+
+
 def pages() -> dict[str, str]:
     """The text of each file."""
-    made = {"partitiond-fleet.json": fleet(), "partitiond-models.json": models()}
+    made = {
+        "partitiond-fleet.json": fleet(),
+        "partitiond-models.json": models(),
+        "partitiond-hosts.json": hosts(),
+    }
     return {name: json.dumps(board, indent=1) + "\n" for name, board in made.items()}
 
 

@@ -22,6 +22,7 @@ on() {
         "PARTITIOND_GPU__SIMULATED_HOST=$folder/gpus-$name" \
         "PARTITIOND_CLUSTER__ADDRESS=127.0.0.$number" \
         "PARTITIOND_CLUSTER__PORT=$(cat "$folder/ray-$name")" \
+        "PARTITIOND_PROXY__PEERS_PORT=$(($(cat "$folder/ray-$name") + 7))" \
         "PARTITIOND_PROXY__PORT=$(cat "$folder/proxy-$name")" \
         "PARTITIOND_CONTROL__PORT=$(cat "$folder/control-$name")" "$@"
     ${replace:-} "$@"
@@ -41,6 +42,26 @@ until_true() {
 
 # mark WORDS: what the tour does, for the picture.
 mark() { echo "$*" >> "$folder/marks"; }
+
+# ask_all HOST...: a request for each model at the endpoint of each host; which replica answered.
+ask_all() {
+    "$python" - "$folder" "$@" <<'END'
+import json, pathlib, sys, urllib.request
+
+for host in sys.argv[2:]:
+    at = f"http://127.0.0.1:{(pathlib.Path(sys.argv[1]) / f'proxy-{host}').read_text()}/v1"
+    with urllib.request.urlopen(f"{at}/models") as reply:
+        models = [model["id"] for model in json.load(reply)["data"]]
+    by = []
+    for model in models:
+        asked = {"model": model, "prompt": "Once upon a time", "max_tokens": 4}
+        head = {"Content-Type": "application/json", "x-partitiond-debug": "1"}
+        request = urllib.request.Request(f"{at}/completions", json.dumps(asked).encode(), head)
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            by.append(reply.headers["x-partitiond-replica"])
+    print(f"{host + ':':7} served by {', '.join(by)}")
+END
+}
 
 # kill_below FOLDER: ends every process of a host at once, as a power cut does. Its state folder is
 # in the command or the environment of each.
@@ -124,6 +145,10 @@ mark "up"
 run up -f "$here/fleet.toml" --no-profile
 run status
 
+say "The endpoint of each host serves every model, wherever it runs"
+until_true "all endpoints reach each other" "not any(h.unreached for h in hosts())"
+ask_all head gpu-1 gpu-2
+
 say "gpu-2 dies under load: its Ray, its agent, its engines and its endpoint"
 start_load opt-125m "$(cat "$folder/proxy-head")" 20
 mark "gpu-2 dies"
@@ -135,6 +160,7 @@ until_true "gpu-2 is lost" "host('gpu-2').state == 'lost'"
 until_true "the plan is repaired" "all_serve() and 'gpu-2' not in {r.host for r in replicas()}"
 run status
 end_load " at the endpoint of head"
+ask_all head gpu-1
 
 say "gpu-2 comes back"
 join gpu-2 127.0.0.3

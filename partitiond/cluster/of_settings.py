@@ -1,11 +1,14 @@
 """Makes a cluster as the settings say: its files, Ray on this host, the line to other hosts."""
 
 import contextlib
+import dataclasses
+import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE, check_files
 from partitiond.cluster.directory import ask_directory, refuse_open
 from partitiond.cluster.keeper import ensure_keeper, keep_ray, stop_keeper
 from partitiond.cluster.own_files import ensure_own_files, own_address
@@ -13,12 +16,18 @@ from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
 from partitiond.cluster.ray_environment import RayEnvironment, find_ray
 from partitiond.cluster.ray_node import RayNode
 from partitiond.cluster.socket_cluster import SocketCluster
+from partitiond.core.dispatch.routing import UNIX
+from partitiond.core.errors import SettingsError
 from partitiond.hosts.membership import MESSAGE_SECONDS
-from partitiond.ports.cluster import Cluster
+from partitiond.ports.cluster import Cluster, HostPlace
 from partitiond.settings.schema import Settings
 
 BRIDGE_SOCKET: Final = "cluster.sock"
 BRIDGE_LOG: Final = "bridge.log"
+PEERS_SOCKET: Final = "peers.sock"
+"""In the run folder: where the proxies of hosts on one machine reach this one's."""
+
+log = logging.getLogger(__name__)
 
 
 def ray_folder(settings: Settings) -> Path:
@@ -53,21 +62,48 @@ def node_of(settings: Settings, ray: RayEnvironment | None = None) -> RayNode:
     )
 
 
-def prepare_cluster(settings: Settings) -> str:
+def peers_place(settings: Settings) -> HostPlace:
+    """Return where this host's proxy serves those of other hosts.
+
+    Without TLS it serves them nowhere: whoever reached the port could use every model.
+
+    Raises:
+        SettingsError: there is no address at which others reach this host, or a certificate is
+            missing.
+    """
+    cluster = settings.cluster
+    if cluster.folder is not None:
+        return HostPlace(peers_address=f"{UNIX}{settings.run_dir / PEERS_SOCKET}")
+    if not cluster.tls:
+        log.warning(
+            "cluster.tls is false: endpoints of hosts do not talk to each other, and each one "
+            "serves what runs on its own host"
+        )
+        return HostPlace()
+    address, folder = own_address(settings), settings.cluster_tls_dir
+    try:
+        check_files(folder, [address])
+    except SettingsError as error:
+        if not all((folder / name).is_file() for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE)):
+            raise
+        # An endpoint whose certificate has expired starts, and serves its own clients.
+        log.error("other hosts will not know this one's endpoint: %s", error)
+    at = f"[{address}]" if ":" in address else address
+    return HostPlace(peers_address=f"{at}:{settings.proxy.peers_port}", peers_tls=str(folder))
+
+
+def prepare_cluster(settings: Settings) -> HostPlace:
     """Make the head's files, check them, and see that Ray runs on this host. Blocks.
 
     Where something else keeps Ray running, the cluster is asked whether it lets anybody in. If it
     does not answer yet, the bridge asks again before it joins.
-
-    Returns:
-        The version of Ray; empty if hosts find each other without Ray.
 
     Raises:
         SettingsError: there is no token, it is not private, a certificate is missing, there is no
             Ray, what `ensure_keeper` refuses, or the cluster asks for no token.
     """
     if settings.cluster.folder is not None:
-        return ""
+        return peers_place(settings)
     if settings.cluster.enabled:
         ensure_own_files(settings, datetime.now(UTC))
     ray = ray_of(settings)
@@ -76,7 +112,7 @@ def prepare_cluster(settings: Settings) -> str:
         ensure_keeper(node)
     else:
         refuse_open(ask_directory(node, with_token=False), node.cluster_address)
-    return ray.version
+    return dataclasses.replace(peers_place(settings), ray_version=ray.version)
 
 
 def keep(settings: Settings) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 from partitiond.cluster.token import check_token
 from partitiond.core.errors import SettingsError
+from partitiond.settings.cluster import WORKER_PORT_OFFSET, WORKER_PORTS
 
 HOST_LABEL: Final = "partitiond.host"
 IDENTITY_LABEL: Final = "partitiond.id"
@@ -37,9 +38,6 @@ RECONNECT_SECONDS: Final = 15
 """Time for Ray's processes to find the directory again before they end, and the keeper starts Ray
 anew. Chosen: below `host.silent_seconds`; with Ray's own 60 s, hosts were silent for 80 s after a
 new directory was started (deploy/check)."""
-WORKER_PORTS: Final = 40
-"""Ports for processes that carry messages: a relay or two, and the bridge. Chosen: many more."""
-WORKER_PORT_OFFSET: Final = 10
 
 ENDS_ENGINES: Final = (
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper",

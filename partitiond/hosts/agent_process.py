@@ -30,6 +30,7 @@ from partitiond.hosts.one_master import (
 from partitiond.hosts.this_host import this_host
 from partitiond.platform.service_process import make_folder, received_signals, set_up_logging
 from partitiond.platform.systemd import keep_informed, stopping
+from partitiond.ports.cluster import HostPlace
 from partitiond.run_folder import owned_run_folder
 from partitiond.settings.schema import Settings
 from partitiond.settings.service import service_options
@@ -44,14 +45,14 @@ POLL_SECONDS: Final = 0.1
 
 def run_agent(
     settings: Settings,
-    prepare: Callable[[Settings], str],
+    prepare: Callable[[Settings], HostPlace],
     ready_callback: Callable[[], None] | None = None,
 ) -> None:
     """Run this host's agent until SIGTERM or SIGINT; engines and proxy go on.
 
     Args:
         settings: everything that can be set.
-        prepare: checks and starts what carries messages to this host; returns Ray's version.
+        prepare: checks and starts what carries messages to this host.
         ready_callback: called once the agent answers its head.
 
     Raises:
@@ -70,19 +71,19 @@ def run_agent(
         held.enter_context(StateLock.acquire(settings.lock_path))
         held.enter_context(owned_run_folder(settings))
         refuse_master(settings)
-        ray_version = prepare(settings)
+        place = prepare(settings)
         host_id = ensure_host_id(settings.host_id_path)
         note_joined(settings)
-        asyncio.run(_run(settings, host_id, ray_version, ready_callback))
+        asyncio.run(_run(settings, host_id, place, ready_callback))
 
 
 async def _run(
-    settings: Settings, host_id: str, ray_version: str, on_ready: Callable[[], None] | None
+    settings: Settings, host_id: str, place: HostPlace, on_ready: Callable[[], None] | None
 ) -> None:
     host = gpu_host(settings)
     async with contextlib.AsyncExitStack() as ending:
         ending.push_async_callback(asyncio.to_thread, host.devices.close)
-        agent = this_host(settings, host, host_id=host_id, ray_version=ray_version)
+        agent = this_host(settings, host, host_id=host_id, place=place)
         signals = await ending.enter_async_context(received_signals())
         messages = HostServer(agent, settings.state_dir / OBEYED)
         ending.push_async_callback(messages.close)

@@ -56,6 +56,8 @@ class KnownHost:
         address: as the cluster said last.
         joined_at, last_seen: ISO 8601 UTC.
         overtaken_by: epoch of another head that it obeys now; 0 if it obeyed this one last.
+        peers_address: as it said (see `AgentFacts`): a head that starts again tells the others of
+            it, before the host has answered.
     """
 
     host_id: str = ""
@@ -64,6 +66,7 @@ class KnownHost:
     joined_at: str = ""
     last_seen: str = ""
     overtaken_by: int = 0
+    peers_address: str = ""
 
 
 class MemberHost(RemoteHost):
@@ -75,11 +78,14 @@ class MemberHost(RemoteHost):
         line: Carrier,
         *,
         head: HeadSession,
-        host_id: str,
+        known: KnownHost,
         silent_seconds: float,
         admit: Callable[[AgentFacts], None],
     ) -> None:
-        super().__init__(name, line, head=head, host_id=host_id, silent_seconds=silent_seconds)
+        super().__init__(
+            name, line, head=head, host_id=known.host_id, silent_seconds=silent_seconds
+        )
+        self._facts = AgentFacts(name, peers_address=known.peers_address)
         self._admit = admit
 
     @property
@@ -184,7 +190,7 @@ class Membership:
             name,
             line,
             head=self._head,
-            host_id=self._known.get(name, KnownHost()).host_id,
+            known=self._known.get(name, KnownHost()),
             silent_seconds=self._silent_seconds,
             admit=self._admit,
         )
@@ -221,6 +227,7 @@ class Membership:
                     address=addresses.get(name, before.address if before else ""),
                     joined_at=before.joined_at if before else utc,
                     last_seen=utc,
+                    peers_address=facts.peers_address,
                 )
                 is_new = before is None or dataclasses.replace(before, last_seen=utc) != known
                 if is_new or now - self._saved_at.get(name, -SEEN_SECONDS) >= SEEN_SECONDS:

@@ -1,9 +1,10 @@
 """Controls the proxies of several hosts as one (`ports.ProxyControl`).
 
-Each host's proxy is told of the replicas on its host, and only what is new there: with many hosts
-most changes concern one of them. A proxy on a silent host goes on with the
-table that it has, and is given the newest one before it is asked anything once its host answers
-again. No other host's proxy holds up the control plane's own: those of other hosts are started,
+Each host's proxy is told of the replicas on its host and of the proxies of the other hosts, and
+only what is new there: with many hosts most changes concern one of them. A proxy on a silent host
+goes on with the table that it has, and is given the newest one before it is asked anything once its
+host answers again; the others are told of it meanwhile, as they may well reach it, until its host
+is lost. No other host's proxy holds up the control plane's own: those of other hosts are started,
 told and watched beside it, and what is wrong with one of them is said of that one alone.
 """
 
@@ -17,7 +18,12 @@ from typing import Final, TypeVar
 
 from partitiond.core.demand.fleet import FleetSample, HostCounts, grown, together
 from partitiond.core.demand.traffic import TrafficSample
-from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable, TablesOfHosts
+from partitiond.core.dispatch.routing import (
+    EMPTY_ROUTING_TABLE,
+    PeerRoute,
+    RoutingTable,
+    TablesOfHosts,
+)
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.stale import word_is_due
@@ -94,6 +100,7 @@ class HostsProxies:
         self._table = EMPTY_ROUTING_TABLE
         self._parts = TablesOfHosts(EMPTY_ROUTING_TABLE)
         self._own_table: RoutingTable | None = None
+        self._own_telling = asyncio.Lock()
         self._hosts: dict[str, _Host] = {}
         self._counts: dict[str, HostCounts] = {}
         self._epoch = uuid.uuid4().hex
@@ -117,6 +124,9 @@ class HostsProxies:
                     if host.keeping is None or host.keeping.done():
                         host.keeping = asyncio.ensure_future(self._keep(host))
                 await asyncio.wait({own}, timeout=self._ask_again_seconds)
+                if self._begun and self._peers() != self._parts.peers:
+                    with contextlib.suppress(PartitiondError):  # the next table says it, too
+                        await self.publish(self._table)
             return own.result()
         finally:
             keeping = [host.keeping for host in self._hosts.values() if host.keeping is not None]
@@ -146,14 +156,17 @@ class HostsProxies:
         """
         # The same table again is a word that its keys are the newest (`core.keys.stale`).
         is_word = table is self._table
-        self._table, self._parts = table, TablesOfHosts(table, self._parts)
+        self._table = table
+        self._parts = TablesOfHosts(table, self._parts, peers=self._peers())
         others = self._others()
         for host in others:
             if is_word or not self._has_its_part(host):
                 self._begin_telling(host)
         own = self._agents.own
-        await own.proxy.publish(self._parts.of(own.name))
-        self._own_table = table
+        async with self._own_telling:  # of two at the same time, the later one has the newest
+            parts, newest = self._parts, self._table
+            await own.proxy.publish(parts.of(own.name))
+            self._own_table = newest
         waits = [
             host.telling
             for host in others
@@ -195,7 +208,8 @@ class HostsProxies:
     async def _tell(self, host: _Host) -> None:
         """Hand a proxy the newest table, until it has that one. Raises PartitiondError."""
         while self._begun:
-            table, part = self._table, self._parts.of(host.agent.name)
+            parts, table = self._parts, self._table
+            part = parts.of(host.agent.name)
             # Another host's monotonic clock has nothing in common with this one's.
             now = time.monotonic()
             told = dataclasses.replace(part, told_at=now)
@@ -203,15 +217,25 @@ class HostsProxies:
                 await host.agent.proxy.publish(told)
             except ConflictError as error:
                 newer = error.facts.get("current")
-                if table is not self._table:
+                if parts is not self._parts:
                     continue  # another call handed it the newest meanwhile
                 if not isinstance(newer, int):
                     raise
                 # The store's counter was lost: the proxy has a table of an earlier life.
                 await host.agent.proxy.publish(dataclasses.replace(told, version=newer + 1))
             host.table, host.part, host.problem = table, (part, now), ""
-            if table is self._table:
+            if parts is self._parts:
                 return
+
+    def _peers(self) -> tuple[PeerRoute, ...]:
+        """Return the proxies that serve those of other hosts, by what their hosts said last."""
+        lost = self._lost()
+        told = {agent.name: agent.facts().peers_address for agent in self._agents.all}
+        return tuple(
+            PeerRoute(name, address)
+            for name, address in sorted(told.items())
+            if address and name not in lost
+        )
 
     def _missed(self, host: _Host, error: PartitiondError) -> None:
         host.problem = error.message
@@ -288,6 +312,17 @@ class HostsProxies:
         for name, sample in told.items():
             self._counts[name] = grown(self._counts.get(name, HostCounts()), sample)
         return together(self._counts, self._agents.own.name, self._epoch, time.monotonic())
+
+    def unreached(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the hosts whose proxies a host's proxy does not reach, by its last word of now; by
+        host. Returns at once.
+        """
+        last = {name: counts.last for name, counts in self._counts.items()}
+        return {
+            name: tuple(host for host, is_reached in sorted(sample.peers.items()) if not is_reached)
+            for name, sample in last.items()
+            if sample is not None
+        }
 
     def last_sample(self) -> TrafficSample | None:
         """Return the counts of the own host's proxy that ended last."""

@@ -32,6 +32,7 @@ from partitiond.ports import (
     ProfileRunner,
     ProxyControl,
 )
+from partitiond.ports.cluster import HostPlace
 from partitiond.ports.host_agent import AgentFacts
 from partitiond.ports.partitions import PartitionWatch
 from partitiond.profiler.runner import Profiler
@@ -43,6 +44,8 @@ VARIANT_SECONDS: Final = 2.0
 """Time that the start waits for the driver, to know which engine this host needs."""
 SOCKET_NAME: Final = "proxy.sock"
 MACHINE_ID: Final = Path("/etc/machine-id")
+NO_PLACE: Final = HostPlace()
+"""Of a host alone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,8 @@ class ThisHost:
         cpu_speed: measures what the CPU reaches.
         engine_memory_bytes: memory for engines, if no CPU device says it.
         engine_user: the user that engines run as; None for this process's.
-        host_id, ray_version: as those of `AgentFacts`.
+        host_id: as that of `AgentFacts`.
+        place: in a cluster.
     """
 
     name: str
@@ -71,7 +75,7 @@ class ThisHost:
     engine_memory_bytes: int | None
     engine_user: EngineUser | None
     host_id: str = ""
-    ray_version: str = ""
+    place: HostPlace = NO_PLACE
 
     def facts(self) -> AgentFacts:
         """Return what this host says of itself."""
@@ -83,7 +87,8 @@ class ThisHost:
             engine_memory_bytes=self.engine_memory_bytes,
             utc=SystemClock().utc_iso(),
             host_id=self.host_id,
-            ray_version=self.ray_version,
+            ray_version=self.place.ray_version,
+            peers_address=self.place.peers_address,
         )
 
     def engine_problem(self) -> EngineUnavailableError | None:
@@ -104,12 +109,13 @@ def this_host(
     host: GpuHost,
     *,
     host_id: str = "",
-    ray_version: str = "",
+    place: HostPlace = NO_PLACE,
     head: bool = False,
 ) -> ThisHost:
     """Wire engines, profiler, models and proxy over the devices of this host.
 
     Args:
+        place: what the host has of its cluster.
         head: the control plane runs here: folders that users name may be copied to other hosts.
             Another host gives away only what lies below its folder of models.
     """
@@ -136,13 +142,13 @@ def this_host(
         profiler=profiler,
         models=HostResolver(settings, finder),
         folders=CopiedFolders(settings.models_dir, anywhere=head),
-        proxy=_proxy(settings),
+        proxy=_proxy(settings, place),
         finder=finder,
         cpu_speed=cpu_speed,
         engine_memory_bytes=service_options(settings).planning.host_memory_bytes,
         engine_user=user,
         host_id=host_id,
-        ray_version=ray_version,
+        place=place,
     )
 
 
@@ -182,14 +188,19 @@ def _variant(settings: Settings, devices: DeviceProvider) -> Variant:
     return "cuda" if any(device.kind is DeviceKind.GPU for device in found) else "cpu"
 
 
-def _proxy(settings: Settings) -> ProxyProcess:
+def _proxy(settings: Settings, place: HostPlace) -> ProxyProcess:
     proxy = settings.proxy
+    options = dataclasses.replace(
+        traced(proxy_options(proxy), settings.tracing),
+        peers_address=place.peers_address,
+        peers_tls=place.peers_tls,
+    )
     return ProxyProcess(
         host=proxy.host,
         port=proxy.port,
         state_dir=settings.state_dir / "proxy",
         control_socket=settings.run_dir / SOCKET_NAME,
-        options=traced(proxy_options(proxy), settings.tracing),
+        options=options,
     )
 
 

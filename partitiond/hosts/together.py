@@ -110,10 +110,16 @@ class Hosts:
         standings = self.devices.hosts()
         agents = (own, *sorted(others, key=lambda agent: agent.name))
         ray = own.facts().ray_version
-        views = (self._view(agent, standings.get(agent.name, FINE)) for agent in agents)
+        unreached = self.proxy.unreached()
+        views = (
+            self._view(agent, standings.get(agent.name, FINE), tuple(unreached.get(agent.name, ())))
+            for agent in agents
+        )
         return tuple(with_ray_told(view, ray) for view in views)
 
-    def _view(self, agent: HostAgent, standing: HostStanding) -> HostView:
+    def _view(
+        self, agent: HostAgent, standing: HostStanding, unreached: tuple[str, ...]
+    ) -> HostView:
         facts, devices = agent.facts(), self.devices.of_host(agent.name)
         return HostView(
             name=agent.name,
@@ -129,6 +135,8 @@ class Hosts:
             clock_offset_seconds=self.devices.clock_offset_seconds(agent.name),
             gpus=sum(device.kind is DeviceKind.GPU for device in devices),
             devices=len(devices),
+            peers_address=facts.peers_address,
+            unreached=unreached,
         )
 
     def engine_version(self, host: str) -> str:

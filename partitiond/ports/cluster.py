@@ -39,6 +39,22 @@ class ClusterMember:
     problem: str = ""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostPlace:
+    """What a host has of its cluster, once its part of it was prepared.
+
+    Attributes:
+        ray_version: of Ray there; empty without Ray.
+        peers_address: where its proxy serves those of other hosts (see `AgentFacts`).
+        peers_tls: folder of the certificates with which proxies of hosts know each other; empty
+            where `peers_address` is a path or nowhere.
+    """
+
+    ray_version: str = ""
+    peers_address: str = ""
+    peers_tls: str = ""
+
+
 class Cluster(Protocol):
     """The hosts that joined this one."""
 

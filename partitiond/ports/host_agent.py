@@ -44,6 +44,8 @@ class AgentFacts:
         message_version: newest version of the messages that it reads.
         ray_version: of Ray as it is installed there; empty without Ray.
         host_id: made when the host joined first, kept in its state folder; empty if it never did.
+        peers_address: where its proxy serves those of other hosts: `10.0.0.5:6387`, or `unix:` and
+            a path; empty for nowhere.
     """
 
     name: str
@@ -55,6 +57,7 @@ class AgentFacts:
     message_version: int = MESSAGE_VERSION
     host_id: str = ""
     ray_version: str = ""
+    peers_address: str = ""
 
 
 @runtime_checkable

@@ -19,11 +19,14 @@ from partitiond.core.errors import (  # noqa: E402
     DeviceError,
     InputError,
     PartitiondError,
+    SettingsError,
 )
 from partitiond.proxy.arguments import ProxyArguments, configure_logging  # noqa: E402
 from partitiond.proxy.config import (  # noqa: E402
     EXIT_ALREADY_RUNNING,
     EXIT_CANNOT_LISTEN,
+    EXIT_NO_PEERS,
+    EXIT_PEERS_PORT_IN_USE,
     EXIT_PORT_IN_USE,
     ProxyOptions,
 )
@@ -55,7 +58,7 @@ def read_arguments(words: list[str]) -> tuple[ProxyArguments, str]:
     given = parser.parse_args(words)
     try:
         options = from_json(ProxyOptions, given.settings_json)
-    except InputError as error:
+    except (InputError, SettingsError) as error:
         parser.error(f"--settings-json: {error}")
     arguments = ProxyArguments(
         given.host, given.port, given.state_dir, given.control_socket, given.log_file, options
@@ -65,7 +68,12 @@ def read_arguments(words: list[str]) -> tuple[ProxyArguments, str]:
 
 def exit_code(error: PartitiondError) -> int:
     """Return the exit code that tells the supervisor why there is no proxy."""
+    of_peers = "peers_port" in error.facts or "peers_tls" in error.facts
     match error:
+        case DeviceError() if of_peers:
+            return EXIT_PEERS_PORT_IN_USE
+        case SettingsError() if of_peers:
+            return EXIT_NO_PEERS
         case DeviceError():
             return EXIT_PORT_IN_USE
         case ConflictError():

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Literal
 
+from partitiond.core.dispatch.routing import UNIX
+from partitiond.core.errors import SettingsError
 from partitiond.core.units import KIB, MIB
 
 
@@ -89,6 +91,21 @@ class ProxyOptions:
     log_max_bytes: int = 16 * MIB
     log_backups: int = 3
 
+    def __post_init__(self) -> None:
+        """Refuse an address at which anybody could use every model.
+
+        Raises:
+            SettingsError: see above.
+        """
+        if self.peers_address and not (self.peers_address.startswith(UNIX) or self.peers_tls):
+            raise SettingsError(
+                f"The endpoint would serve those of other hosts at {self.peers_address} without "
+                "TLS, and so anybody who reaches it.",
+                hint="Name the folder of this host's certificates in peers_tls: ca.pem, cert.pem "
+                "and key.pem, as `partitiond host certificate` makes them.",
+                facts={"peers_address": self.peers_address},
+            )
+
 
 EXIT_PORT_IN_USE = 75
 """Exit code of the proxy when another program uses its port (EX_TEMPFAIL)."""
@@ -96,3 +113,8 @@ EXIT_ALREADY_RUNNING = 76
 """Exit code when another proxy runs on the same state folder."""
 EXIT_CANNOT_LISTEN = 77
 """Exit code when the proxy cannot listen on the address at all (EX_NOPERM)."""
+EXIT_PEERS_PORT_IN_USE = 78
+"""Exit code when another program uses the port for other hosts' proxies."""
+EXIT_NO_PEERS = 79
+"""Exit code when the proxy cannot serve other hosts' proxies: the address is none of this machine,
+or the certificates cannot be used."""

@@ -34,6 +34,8 @@ from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.proxy.config import (
     EXIT_ALREADY_RUNNING,
     EXIT_CANNOT_LISTEN,
+    EXIT_NO_PEERS,
+    EXIT_PEERS_PORT_IN_USE,
     EXIT_PORT_IN_USE,
     ProxyOptions,
 )
@@ -302,6 +304,21 @@ class ProxyProcess:
                 f"The proxy cannot listen on {self._host}:{self._port}.",
                 hint=f"Set [proxy] host to an address of this machine; see {self.log_path}.",
                 facts={"host": self._host, "port": self._port},
+            )
+        if code == EXIT_PEERS_PORT_IN_USE:
+            address = self._options.peers_address
+            return DeviceError(
+                f"{address}, where this endpoint serves those of other hosts, is in use by another "
+                "program.",
+                hint="Find it with `ss -ltnp`, or set [proxy] peers_port to a free one.",
+                facts={"peers_address": address},
+            )
+        if code == EXIT_NO_PEERS:
+            return SettingsError(
+                f"The proxy cannot serve those of other hosts at {self._options.peers_address}.",
+                hint="Set [cluster] address to an address of this machine, and look at the "
+                f"certificates with `partitiond host certificate`; see {self.log_path}.",
+                facts={"peers_address": self._options.peers_address},
             )
         if code == EXIT_ALREADY_RUNNING:
             return ConflictError(

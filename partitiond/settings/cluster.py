@@ -12,6 +12,12 @@ from partitiond.settings.types import AbsolutePath, Port, Seconds, Table
 NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 """Names of hosts: they stand in ids of devices, in labels and in the cluster's own lists."""
 DEFAULT_PORT: Final = 6380
+RAY_PORTS: Final = 7
+"""Ports that Ray's processes on a host take, from `cluster.port` on."""
+WORKER_PORT_OFFSET: Final = 10
+"""The first port, from `cluster.port` on, of processes that carry messages."""
+WORKER_PORTS: Final = 40
+"""Ports for processes that carry messages: a relay or two, and the bridge. Chosen: many more."""
 
 
 def _name(text: str) -> str:
@@ -130,6 +136,12 @@ class ClusterSettings(Table):
     def joined(self) -> bool:
         """Whether this host obeys the head of another one."""
         return bool(self.head)
+
+    @property
+    def ray_ports(self) -> tuple[range, range]:
+        """The ports of Ray's processes on a host, and of those that carry messages."""
+        workers = self.port + WORKER_PORT_OFFSET
+        return range(self.port, self.port + RAY_PORTS), range(workers, workers + WORKER_PORTS)
 
     def find_token(self, state_dir: Path) -> Path:
         """Return the token's file."""

@@ -1,6 +1,6 @@
 """Defines the settings' table `[proxy]`."""
 
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,12 +16,22 @@ from partitiond.settings.types import (
     Table,
 )
 
+DEFAULT_PEERS_PORT: Final = 6387
+"""Chosen: the first port between those of Ray's processes (6380 to 6386) and of its relays (6390 to
+6429), so that a firewall that admits 6380 to 6429 from the other hosts needs no change."""
+
 
 class ProxySettings(Table):
     """The OpenAI-compatible endpoint."""
 
     host: str = Field("127.0.0.1", min_length=1, description="Address the endpoint binds.")
     port: Port = Field(8000, description="TCP port of the endpoint; 0 takes a free one.")
+    peers_port: Annotated[Port, Field(ge=1)] = Field(
+        DEFAULT_PEERS_PORT,
+        description="TCP port, on cluster.address, at which the endpoint of each of several hosts "
+        "serves the endpoints of the others, with the certificates of the cluster; one host opens "
+        "none. Firewalls that admit Ray's ports from the other hosts admit it, too.",
+    )
     max_queue: int = Field(
         256, ge=0, description="Requests per model that may wait for a replica; beyond it 429."
     )

@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, MOVE_PRICE, Objective
 from partitiond.core.units import GIB, Bytes
-from partitiond.settings.cluster import ClusterSettings, HostSettings
+from partitiond.settings.cluster import RAY_PORTS, ClusterSettings, HostSettings
 from partitiond.settings.drift import DriftSettings
 from partitiond.settings.keys import KeysSettings
 from partitiond.settings.proxy import ProxySettings
@@ -357,6 +357,17 @@ class Settings(Table):
             raise ValueError(
                 f"cluster.enabled is true and cluster.head is {self.cluster.head}: a host is the "
                 "head, or obeys one; set cluster.enabled to false, or cluster.head to nothing"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _peers_beside_ray(self) -> "Settings":
+        cluster, port = self.cluster, self.proxy.peers_port
+        has_ray = (cluster.enabled or cluster.joined) and cluster.folder is None
+        if has_ray and any(port in ports for ports in cluster.ray_ports):
+            raise ValueError(
+                f"proxy.peers_port {port} is one of Ray's ports (cluster.port is "
+                f"{cluster.port}): set it to {cluster.port + RAY_PORTS}, which Ray leaves free"
             )
         return self
 

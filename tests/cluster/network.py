@@ -38,7 +38,7 @@ class Loopback:
         ports: for each host, the first of so many that Ray takes; see `free_ports`.
     """
 
-    UNUSED = 7, 8
+    UNUSED = 7, 8, 9
     """Of the ports from the first on, those that Ray does not take."""
 
     def __init__(self, ports: list[int]) -> None:
@@ -51,8 +51,13 @@ class Loopback:
 
     def ports(self, host: str) -> Mapping[str, object]:
         first = self._ports[self._hosts.index(host)]
-        proxy, control = (first + place for place in self.UNUSED)
-        return {"cluster.port": first, "proxy.port": proxy, "control.port": control}
+        peers, proxy, control = (first + place for place in self.UNUSED)
+        return {
+            "cluster.port": first,
+            "proxy.port": proxy,
+            "proxy.peers_port": peers,
+            "control.port": control,
+        }
 
     def inside(self, host: str) -> tuple[str, ...]:
         return ()

@@ -24,8 +24,6 @@ from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
 from partitiond.cluster.ray_environment import install_ray
 from partitiond.cluster.ray_node import (
     FOLDER_VARIABLE,
-    WORKER_PORT_OFFSET,
-    WORKER_PORTS,
     RayNode,
     node_environment,
     start_command,
@@ -34,6 +32,7 @@ from partitiond.cluster.token import ensure_token
 from partitiond.core.errors import SilentError
 from partitiond.engines.install.package_sources import configured_sources
 from partitiond.ports.cluster import Cluster
+from partitiond.settings.cluster import WORKER_PORT_OFFSET, WORKER_PORTS
 from partitiond.settings.schema import Settings
 
 PATIENCE_SECONDS = 600.0

@@ -122,6 +122,16 @@ class RayFleet:
     def hosts(self) -> tuple[ManyHosts, ...]:
         return (self.head, self.one, self.two)
 
+    def named(self, name: str) -> ManyHosts:
+        return next(host for host in self.hosts if host.name == name)
+
+    def has_replicas(self, count: int) -> None:
+        """Have so many hosts have an engine, and wait until they serve."""
+        with self.head.client() as client:
+            client.update(MODEL, {"min_replicas": count, "max_replicas": count})
+        self.head.apply()
+        self.head.serving(count, seconds=SECONDS)
+
     def becomes(self, name: str, *states: HostState) -> None:
         """Wait until a host is in one of the states."""
 

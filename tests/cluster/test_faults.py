@@ -90,6 +90,26 @@ def replaced(host: ManyHosts, program: str, former: set[int]) -> None:
     wait_for(f"another {program} of {host.name}", other, seconds=SECONDS)
 
 
+def test_an_endpoint_whose_host_has_no_engine_serves_by_those_of_others(fleet: RayFleet) -> None:
+    """By TLS, with the certificates that Ray has."""
+    with fleet.head.client() as client:
+        for host in client.hosts():
+            at = fleet.named(host.name).settings
+            assert host.peers_address == f"{at.cluster.address}:{at.proxy.peers_port}"
+        wait_for(
+            "all endpoints to reach each other",
+            lambda: not any(host.unreached for host in client.hosts()),
+            seconds=SECONDS,
+        )
+    fleet.has_replicas(2)
+    (idle,) = set(NAMES) - {view.host for view in fleet.head.views()}
+    since = time.monotonic()
+    with held_streams((fleet.named(idle),), lasting(2.0)) as (stream,):
+        stream.enough()
+        stream.was_open(time.monotonic(), since)
+    fleet.has_replicas(len(NAMES))
+
+
 def test_a_killed_agent(fleet: RayFleet) -> None:
     with fleet.endures(lasting(5.0)):
         fleet.one.kill_daemon()

@@ -8,8 +8,10 @@ import pytest
 
 from partitiond.cluster.authority import HOST_DAYS
 from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, check_files, days_left
+from partitiond.cluster.of_settings import peers_place
 from partitiond.cluster.own_files import ensure_own_files, own_address
 from partitiond.core.errors import ConflictError, SettingsError
+from partitiond.ports.cluster import HostPlace
 from partitiond.settings.schema import Settings, load_settings
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -59,6 +61,39 @@ def test_without_tls_there_is_a_token_alone(tmp_path: Path) -> None:
     settings = head(tmp_path, tls="false")
     assert not ensure_own_files(settings, NOW)
     assert [path.name for path in tmp_path.iterdir()] == ["cluster-token"]
+
+
+def test_the_endpoint_serves_other_hosts_at_the_address_and_with_the_files_of_the_fleet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = head(tmp_path)
+    with pytest.raises(SettingsError, match=r"ca\.pem"):
+        peers_place(settings)
+    ensure_own_files(settings, NOW)
+    place = peers_place(settings)
+    assert place == HostPlace("", "127.0.0.4:6387", str(settings.cluster_tls_dir))
+    assert not caplog.text
+    other = peers_place(head(tmp_path, address="127.0.0.5"))  # it serves its own clients
+    assert other.peers_address == "127.0.0.5:6387"
+    assert "will not know this one's endpoint" in caplog.text
+    six = head(tmp_path / "six", address="fd00::4")
+    ensure_own_files(six, NOW)
+    assert peers_place(six).peers_address == "[fd00::4]:6387"
+
+
+def test_without_tls_endpoints_do_not_serve_other_hosts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert peers_place(head(tmp_path, tls="false")) == HostPlace()
+    assert "each one serves what runs on its own host" in caplog.text
+
+
+def test_hosts_in_a_folder_reach_each_other_by_a_socket(tmp_path: Path) -> None:
+    settings = load_settings(
+        None, {}, {"cluster.enabled": "true", "cluster.folder": str(tmp_path)}
+    ).settings
+    at = f"unix:{settings.run_dir / 'peers.sock'}"
+    assert peers_place(settings) == HostPlace(peers_address=at)
 
 
 def test_several_processes_at_once_make_one_authority(tmp_path: Path) -> None:

@@ -262,6 +262,8 @@ class Outcome:
     ended: str = ""
     tokens: int = 0
     detail: str = ""
+    replica: str = ""
+    """The one that served it, if the answer began."""
 
 
 _story = itertools.count(1)
@@ -285,8 +287,11 @@ async def stream_once(base_url: str, outcome: Outcome, tokens: int) -> None:
     try:
         async with (
             httpx.AsyncClient(timeout=httpx.Timeout(300, connect=60)) as client,
-            client.stream("POST", f"{base_url}/completions", json=body) as reply,
+            client.stream(
+                "POST", f"{base_url}/completions", json=body, headers={"x-partitiond-debug": "1"}
+            ) as reply,
         ):
+            outcome.replica = reply.headers.get("x-partitiond-replica", "")
             if reply.status_code != 200:
                 outcome.ended = "refused"
                 outcome.detail = f"{reply.status_code} {(await reply.aread()).decode()[:300]}"

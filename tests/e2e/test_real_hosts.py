@@ -1,4 +1,5 @@
-"""Two hosts serve one model, each by a real vLLM on a core of its own and from files of its own.
+"""Two hosts serve one model, each by a real vLLM on a core of its own and from files of its own;
+and the endpoint of each serves it while it runs on the other one alone.
 
 Both hosts are on this machine, and find each other in a folder in place of Ray. The second one
 does not see the first one's models: it gets them as another machine would.
@@ -73,6 +74,15 @@ def answers(host: Fleet) -> bool:
     return "Paris" in told.choices[0].text
 
 
+def text_of(host: Fleet, *, stream: bool = False) -> str:
+    """What a real model says at this host's endpoint, the same each time."""
+    asked = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 16}
+    made = host.openai().completions.create(**asked, temperature=0, stream=stream)  # type: ignore[call-overload]
+    if not stream:
+        return str(made.choices[0].text)
+    return "".join(part.choices[0].text for part in made)
+
+
 def folder_of(host: Fleet) -> Path:
     """Folder of the model that the engine of a host reads."""
     (launch,) = host.run_dir.glob("*/launch.json")
@@ -121,6 +131,16 @@ def test_a_real_engine_on_each_of_two_hosts(hosts: tuple[Fleet, JoinedHost]) -> 
     head.serving(2, seconds=60)
     assert pids_by_host(head) == before
     answers(one)
+
+    # One engine is left: the endpoint of the host that has none serves as well.
+    with head.client() as client:
+        client.update(MODEL, {"min_replicas": 1, "max_replicas": 1})
+        client.apply(client.plan().plan.id)
+    wait_for("one engine to be left", lambda: len(pids_by_host(head)) == 1, seconds=START_SECONDS)
+    (owner,) = pids_by_host(head)
+    there, other = (head, one) if owner == "head" else (one, head)
+    assert text_of(other) == text_of(there)
+    assert text_of(other, stream=True) == text_of(there, stream=True) == text_of(there)
 
     assert head.cli("down").returncode == 0
     done = one.cli("host", "leave")

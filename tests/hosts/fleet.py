@@ -17,6 +17,7 @@ HEAD = HostView(
     clock_offset_seconds=0.0,
     gpus=0,
     devices=1,
+    peers_address="10.0.0.1:6387",
 )
 FINE = dataclasses.replace(
     HEAD,
@@ -27,6 +28,7 @@ FINE = dataclasses.replace(
     clock_offset_seconds=-0.0123,
     gpus=8,
     devices=8,
+    peers_address="10.0.0.2:6387",
 )
 LOST = dataclasses.replace(
     FINE,
@@ -34,6 +36,7 @@ LOST = dataclasses.replace(
     state=HostState.LOST,
     reason="it has not answered for 10 min: plans are made without it.",
     address="10.0.0.3",
+    peers_address="10.0.0.3:6387",
     host_id="id-2",
     silent_seconds=600.0,
     last_word="2030-01-31T16:50:00.000Z",

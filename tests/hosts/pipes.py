@@ -145,6 +145,7 @@ class FakeAgent:
     problem: EngineUnavailableError | None = None
     engine_version: str = "0.1"
     host_id: str = ""
+    peers_address: str = ""
 
     def facts(self) -> AgentFacts:
         return AgentFacts(
@@ -152,6 +153,7 @@ class FakeAgent:
             engine_version=self.engine_version,
             engine_memory_bytes=7,
             host_id=self.host_id,
+            peers_address=self.peers_address,
         )
 
     def engine_problem(self) -> EngineUnavailableError | None:

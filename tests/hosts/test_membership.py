@@ -125,6 +125,17 @@ async def test_a_host_that_joins_is_counted_with_and_known_by_its_address(head: 
     assert {device.id for device in found} >= {device.id for device in devices_of("two")}
 
 
+async def test_a_restarted_head_tells_at_once_where_the_proxies_of_its_hosts_are(
+    head: Head,
+) -> None:
+    head.cluster.joins("two").peers_address = "10.0.0.2:6387"
+    await head.look()
+    head.cluster.leaves("two")
+    await head.restart()
+    (_, two) = head.hosts.facts()
+    assert two.peers_address == "10.0.0.2:6387"
+
+
 async def test_a_restarted_head_knows_a_host_that_is_silent(head: Head) -> None:
     head.cluster.joins("two")
     await head.look()

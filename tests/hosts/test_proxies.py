@@ -9,6 +9,7 @@ from partitiond.core.demand.traffic import ModelCount, TrafficSample
 from partitiond.core.dispatch.routing import (
     ModelAvailability,
     ModelRoute,
+    PeerRoute,
     ReplicaRoute,
     RoutingTable,
     TablesOfHosts,
@@ -195,6 +196,44 @@ async def test_a_proxy_is_told_what_is_new_on_its_host_and_that_its_keys_are_the
     assert [table.version for table in two.tables] == [1, 2, 3, 4, 5]
 
 
+async def test_each_proxy_is_told_of_the_others_until_their_hosts_are_lost() -> None:
+    """What a silent host said last goes on to count: the others may well reach its proxy."""
+    one, two = agent("one", FakeRunner()), agent("two", FakeRunner())
+    one.peers_address, two.peers_address = "10.0.0.1:6387", "10.0.0.2:6387"
+    remote, pipe = piped(two)
+    old = agent("old", FakeRunner())
+    agents = Agents([one, remote, piped(old)[0]])
+    proxies = HostsProxies(agents, ask_again_seconds=0.005, lost=lambda: LOST, tell_seconds=60.0)
+    LOST.clear()
+    here, there = PeerRoute("one", "10.0.0.1:6387"), PeerRoute("two", "10.0.0.2:6387")
+    for proxy in (proxies, two.proxy, old.proxy):
+        await proxy.ensure_running()
+    await proxies.publish(TABLE)
+    assert (one.proxy.table.host, one.proxy.table.peers) == ("one", (here,))  # nobody looked yet
+    assert (two.proxy.table.host, two.proxy.table.peers) == ("two", ())
+
+    exits = asyncio.ensure_future(proxies.wait_exit())
+    await asyncio.to_thread(remote.look)  # nothing else is new, and no version is
+    await until(lambda: one.proxy.table.peers == two.proxy.table.peers == (here, there))
+    assert (one.proxy.table.version, two.proxy.table.version) == (1, 1)
+    assert (old.proxy.table.host, old.proxy.table.peers) == ("old", ())  # it serves its own
+
+    pipe.cut()
+    await proxies.publish(dataclasses.replace(TABLE, version=2))
+    assert one.proxy.table.peers == (here, there)
+    LOST.add("two")
+    await until(lambda: one.proxy.table.peers == (here,))
+    assert one.proxy.table.version == 2
+    LOST.clear()
+    pipe.mend()
+    await until(lambda: one.proxy.table.peers == two.proxy.table.peers == (here, there))
+    told = len(one.proxy.tables), len(two.proxy.tables)
+    await asyncio.sleep(0.03)  # several looks, none of which has news
+    assert (len(one.proxy.tables), len(two.proxy.tables)) == told
+    one.proxy.die()
+    await exits
+
+
 async def test_a_proxy_that_refuses_its_table_is_told_again_and_not_asked() -> None:
     """What it says would be of replicas that it may not know."""
     proxies, _, two, _ = await both()
@@ -226,11 +265,16 @@ async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> N
     assert found is not None
     assert (found.models["a"].arrived, found.own) == (5, "one")
     assert found.hosts == {"one": one.sampled, "two": two.sampled}
+    assert proxies.unreached() == {"one": (), "two": ()}
+    peers = {"three": True, "two": False, "four": False}
+    one.sampled = dataclasses.replace(one.sampled, peers=peers)
+    await proxies.sample()
+    assert proxies.unreached() == {"one": ("four", "two"), "two": ()}
     pipe.cut()
     silent = await proxies.sample()
     assert silent is not None
     assert silent.models["a"].arrived == 5
-    assert silent.hosts.keys() == {"one"}
+    assert silent.hosts.keys() == proxies.unreached().keys() == {"one"}
 
 
 def counted(epoch: str, arrived: int) -> TrafficSample:

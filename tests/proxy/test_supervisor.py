@@ -29,6 +29,7 @@ from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.serde import to_stored_json
 from tests.machine import free_port, in_time
 from tests.proxy.conftest import MakeEngine, replica, table
+from tests.proxy.peers.test_peer_tls import certificate
 from tests.proxy.scripted import DONE, STREAM_HEAD, Step, chunk, stream, text_event
 
 MakeProcess = Callable[..., ProxyProcess]
@@ -260,6 +261,42 @@ async def test_an_address_that_is_not_ours_is_said(folder: Path) -> None:
     )
     with pytest.raises(SettingsError, match=r"192\.0\.2\.1"):
         await process.ensure_running()
+
+
+async def test_a_port_for_other_hosts_that_is_in_use_is_said_with_what_to_do(folder: Path) -> None:
+    files = certificate(folder, "a")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        at = f"127.0.0.1:{other.getsockname()[1]}"
+        process = _with_peers(folder, at, files)
+        with pytest.raises(DeviceError, match=rf"{at}, where .* in use") as raised:
+            await process.ensure_running()
+    assert "[proxy] peers_port" in raised.value.hint
+
+
+async def test_certificates_for_other_hosts_that_cannot_be_used_are_said(folder: Path) -> None:
+    process = _with_peers(folder, "127.0.0.1:1", folder / "none")
+    with pytest.raises(SettingsError, match=r"other hosts at 127\.0\.0\.1:1") as raised:
+        await process.ensure_running()
+    assert "partitiond host certificate" in raised.value.hint
+
+
+def test_nobody_is_served_over_the_network_without_certificates() -> None:
+    with pytest.raises(SettingsError, match=r"10\.0\.0\.5:6387 without TLS") as raised:
+        ProxyOptions(peers_address="10.0.0.5:6387")
+    assert "partitiond host certificate" in raised.value.hint
+    assert ProxyOptions(peers_address="unix:/run/peers.sock").peers_tls == ""
+
+
+def _with_peers(folder: Path, address: str, files: Path) -> ProxyProcess:
+    return ProxyProcess(
+        host="127.0.0.1",
+        port=0,
+        state_dir=folder / "s",
+        control_socket=folder / "run" / "p.sock",
+        options=ProxyOptions(peers_address=address, peers_tls=str(files)),
+    )
 
 
 async def test_an_older_table_is_refused_with_both_versions(

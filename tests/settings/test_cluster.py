@@ -77,6 +77,19 @@ def test_engines_that_could_read_the_token_are_trusted_only_explicitly(
         load_settings(overrides={**role, **safe})
 
 
+def test_the_port_for_other_endpoints_is_none_of_rays() -> None:
+    def loaded(**more: object) -> object:
+        return load(cluster__enabled=True, **TRUST, **more).proxy.peers_port
+
+    assert loaded() == 6387
+    assert loaded(cluster__port=7000) == 6387
+    for taken in ({"cluster__port": 6381}, {"proxy__peers_port": 6390}, {"cluster__port": 6338}):
+        with pytest.raises(SettingsError, match=r"proxy\.peers_port \d+ is one of Ray's .* set it"):
+            loaded(**taken)
+    assert loaded(cluster__port=6381, proxy__peers_port=6388) == 6388
+    assert load(cluster__port=6381).proxy.peers_port == 6387  # one host has no Ray
+
+
 def test_token_and_certificates_lie_in_the_state_folder_unless_set(tmp_path: Path) -> None:
     settings = load(state_dir=tmp_path)
     assert settings.cluster_token_path == tmp_path / "cluster-token"

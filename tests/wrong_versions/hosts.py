@@ -256,7 +256,7 @@ HOSTS: Final[tuple[Rule, ...]] = (
             (_PROXIES, "if told.get(route.host) is None\n", "if False\n"),
             (_PROXIES, "                if name in lost:\n", "                if True:\n"),
             (_PROXIES, "            if self._lacks(host):\n                return None\n", ""),
-            (_PROXIES, "self._table, self._parts.of(host.agent.name)", "self._table, self._table"),
+            (_PROXIES, "part = parts.of(host.agent.name)", "part = table"),
             (_PROXIES, "version=newer + 1", "version=newer"),
             (
                 _PROXIES,
@@ -279,9 +279,32 @@ HOSTS: Final[tuple[Rule, ...]] = (
             ),
             (
                 _PROXIES,
-                "                if table is not self._table:\n                    continue",
+                "                if parts is not self._parts:\n                    continue",
                 "                if False:\n                    continue",
             ),
+        ),
+    ),
+    rule(
+        "Endpoints are told of those of other hosts, by what each said last, until it is lost.",
+        "tests/hosts/test_proxies.py::"
+        "test_each_proxy_is_told_of_the_others_until_their_hosts_are_lost",
+        "tests/controller/runtime/test_routes.py::"
+        "test_each_host_that_serves_others_is_told_of_all_such",
+        "tests/hosts/test_membership.py::"
+        "test_a_restarted_head_tells_at_once_where_the_proxies_of_its_hosts_are",
+        wrong=(
+            (_PROXIES, "            if address and name not in lost\n", "            if address\n"),
+            (_PROXIES, "if self._begun and self._peers() != self._parts.peers:", "if False:"),
+            (_PROXIES, "self._peers() != self._parts.peers:", "self._peers():"),
+            (_PROXIES, "            if parts is self._parts:\n", "            if True:\n"),
+            (_ROUTING, "self.peers if host in self._serve_others else ()", "self.peers"),
+            (_ROUTING, "replicas=here, host=host, peers=peers", "replicas=here, peers=peers"),
+            (
+                _MEMBERSHIP,
+                "AgentFacts(name, peers_address=known.peers_address)",
+                "AgentFacts(name)",
+            ),
+            (_MEMBERSHIP, "                    peers_address=facts.peers_address,\n", ""),
         ),
     ),
     rule(
@@ -451,7 +474,11 @@ HOSTS: Final[tuple[Rule, ...]] = (
                 "        return self._refusal is not None and type(why)",
             ),
             (_NEAR, "            host_id=self._host_id,\n", ""),
-            (_MEMBERSHIP, "host_id=self._known.get(name, KnownHost()).host_id", 'host_id=""'),
+            (
+                _MEMBERSHIP,
+                "head=head, host_id=known.host_id, silent",
+                'head=head, host_id="", silent',
+            ),
             (
                 _NEAR,
                 "self._host_id, self._another = self._host_id or answers,",

@@ -8,7 +8,6 @@ import asyncio
 import collections
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ import psutil
 
 from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.doctor.cluster import examine_cluster
+from partitiond.cli.doctor.endpoints import bind_problem, examine_endpoints
 from partitiond.cli.doctor.engine_user import check_engine_user, engine_user_facts
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.doctor.gather import gather, judge
@@ -101,20 +101,16 @@ def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> DoctorF
     """Check that the port is free, or taken by the daemon of this state folder."""
     if port == 0:
         return ok(name, "a free one is taken")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if daemon_runs:
-                return ok(name, f"{host}:{port}, taken by the running daemon")
-            return fail(
-                name,
-                f"{host}:{port}: {error.strerror or error}",
-                f"stop what uses it, or choose another: --set {name}.port=PORT",
-            )
-    return ok(name, f"{host}:{port} is free")
+    problem = bind_problem(host, port)
+    if not problem:
+        return ok(name, f"{host}:{port} is free")
+    if daemon_runs:
+        return ok(name, f"{host}:{port}, taken by the running daemon")
+    return fail(
+        name,
+        f"{host}:{port}: {problem}",
+        f"stop what uses it, or choose another: --set {name}.port=PORT",
+    )
 
 
 def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> DoctorFinding:
@@ -257,6 +253,7 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
             )
         ),
         *examine_cluster(settings, SetupHost()),
+        *examine_endpoints(settings, SetupHost(), daemon_runs=daemon_runs),
         *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
         *judge(gather(settings, daemon_runs=daemon_runs), settings, daemon_runs=daemon_runs),
     ]

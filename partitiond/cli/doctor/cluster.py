@@ -372,7 +372,7 @@ def cluster_facts(settings: "Settings") -> ClusterFacts:
         name=settings.host.own_name,
         is_head=cluster.enabled,
         clock_is_kept=clock_is_kept(),
-        hosts=_hosts(settings) if cluster.enabled else (),
+        hosts=hosts_told(settings) if cluster.enabled else (),
         models_free_bytes=_free(settings.models_dir),
     )
     if cluster.folder is not None:  # without Ray: a trial
@@ -385,7 +385,7 @@ def cluster_facts(settings: "Settings") -> ClusterFacts:
     return dataclasses.replace(
         facts,
         token=token_file(settings.cluster_token_path),
-        closed=_not_answering(other_addresses(facts.hosts, cluster.head, cluster.port))
+        closed=not_answering(other_addresses(facts.hosts, cluster.head, cluster.port))
         if way.seconds is not None
         else (),
         stranger=None if ray is None else _directory(settings, ray, with_token=False),
@@ -446,7 +446,8 @@ def other_addresses(hosts: Sequence[HostView], head: str, port: int) -> list[str
     ]
 
 
-def _not_answering(addresses: Sequence[str]) -> tuple[WayToHead, ...]:
+def not_answering(addresses: Sequence[str]) -> tuple[WayToHead, ...]:
+    """Return the addresses at which nothing answers, with the reasons; takes some seconds."""
     with concurrent.futures.ThreadPoolExecutor(8) as asking:
         ways = asking.map(way_to, addresses[:REACH_MOST])
         return tuple(way for way in ways if way.seconds is None)
@@ -477,7 +478,8 @@ def clock_is_kept() -> bool | None:
     return None if answer < 0 else bool(answer != TIME_ERROR)
 
 
-def _hosts(settings: "Settings") -> tuple[HostView, ...]:
+def hosts_told(settings: "Settings") -> tuple[HostView, ...]:
+    """Return the hosts of the fleet, as the daemon on this host tells; empty if it does not."""
     try:
         with connected(settings) as client:
             return tuple(client.hosts())

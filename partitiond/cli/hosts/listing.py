@@ -12,7 +12,7 @@ from partitiond.cli.columns import Column, table_of
 from partitiond.cli.ids import HostArgument
 from partitiond.cli.options import JsonOption, client_of
 from partitiond.cli.output import emit, tell
-from partitiond.core.hardware.host_state import HostState, HostView
+from partitiond.core.hardware.host_state import HostState, HostView, unreached_endpoints
 from partitiond.core.units import format_duration
 
 HOST_STYLES: Final = {
@@ -48,7 +48,8 @@ def forget(ctx: typer.Context, name: HostArgument, as_json: JsonOption = False) 
 
 
 def hosts_table(hosts: Sequence[HostView], replicas: Mapping[str, int]) -> RenderableType:
-    """Hosts; below the table, why those are not fine that are not.
+    """Hosts; below the table, why those are not fine that are not, and endpoints that do not reach
+    each other.
 
     Args:
         hosts: all of them.
@@ -68,6 +69,7 @@ def hosts_table(hosts: Sequence[HostView], replicas: Mapping[str, int]) -> Rende
         Column("last word", last_word),
     )
     notes = [Text(h.note) for h in hosts if h.note]
+    notes += [Text(said) for said in unreached_endpoints(hosts)]
     return Group(table, *notes) if notes else table
 
 

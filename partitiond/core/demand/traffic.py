@@ -114,6 +114,7 @@ class TrafficSample:
         models: by name.
         replicas: by the engine's name, as in the routing table.
         usage: by key id ("" if no key is required), then model.
+        peers: whether the proxy reaches those of other hosts, by host.
     """
 
     at: float
@@ -121,6 +122,7 @@ class TrafficSample:
     models: Mapping[str, ModelCount] = dataclasses.field(default_factory=dict)
     replicas: Mapping[str, ReplicaCount] = dataclasses.field(default_factory=dict)
     usage: Mapping[str, Mapping[str, UsageCount]] = dataclasses.field(default_factory=dict)
+    peers: Mapping[str, bool] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

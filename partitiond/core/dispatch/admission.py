@@ -349,14 +349,28 @@ def refuse_without_replica(
 
 
 def refuse_elsewhere(model: str) -> Rejected:
-    """Return the answer for a model that serves on other hosts alone: 503, so that a balancer in
-    front of several hosts tries another one. Clients are not told the names of hosts.
+    """Return the answer for a model that serves on other hosts alone, whose proxies this one does
+    not ask: 503, so that a balancer in front of several hosts tries another one. Clients are not
+    told the names of hosts.
     """
     return Rejected(
         503,
         "model_on_other_host",
         f"The model '{model}' serves on other hosts, not on this one. Ask another host's endpoint.",
         None,
+    )
+
+
+def refuse_not_reached(model: str) -> Rejected:
+    """Return the answer for a model that serves on other hosts alone, none of whose proxies is
+    reached at the moment or says that it serves the model: 503, to be retried, here or elsewhere.
+    """
+    return Rejected(
+        503,
+        "model_on_other_host",
+        f"The model '{model}' serves on other hosts, which this one does not reach at the moment. "
+        "Try again, or ask another host's endpoint.",
+        1,
     )
 
 

@@ -195,6 +195,10 @@ class KeyRoute:
             )
 
 
+UNIX: Final = "unix:"
+"""Begins the address of a peer that is a path."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class PeerRoute:
     """The proxy of another host, as the proxy sees it.
@@ -219,7 +223,8 @@ class RoutingTable:
         told_at: when the table was sent, in seconds of its sender's monotonic clock, if that is
             another host's; 0 for a time of this host (see `on_own_clock`).
         host: the host whose proxy is told this table; empty where there is one alone.
-        peers: the proxies of the other hosts, which serve what runs there.
+        peers: the proxies of the hosts, which serve what runs there to each other; the own host's
+            is among them. Empty where the own one serves no other host.
     """
 
     version: int
@@ -244,15 +249,27 @@ EMPTY_ROUTING_TABLE: Final = RoutingTable(version=0, models=(), replicas=())
 class TablesOfHosts:
     """Makes what the proxies of hosts are told of one table.
 
-    Each is told the replicas that run on its host, all models and keys. A proxy reaches the sockets
-    of its own host alone, so a model that serves on other hosts alone is unavailable there.
+    Each is told the replicas that run on its host, all models and keys, and where the proxies of
+    the hosts serve each other. A proxy reaches the sockets of its own host alone, so a model that
+    serves on other hosts alone is unavailable there, but through their proxies.
 
     Args:
+        peers: the hosts whose proxies serve those of other hosts; each of them is told all of them,
+            and a host that is none of them is told none.
         before: of the table before; what is equal in both is the same object afterwards, so that
             comparing the parts of many hosts takes little.
+
+    Attributes:
+        peers: as given.
     """
 
-    def __init__(self, table: RoutingTable, before: "TablesOfHosts | None" = None) -> None:
+    def __init__(
+        self,
+        table: RoutingTable,
+        before: "TablesOfHosts | None" = None,
+        *,
+        peers: tuple[PeerRoute, ...] = (),
+    ) -> None:
         self._on = grouped(table.replicas, lambda replica: replica.host)
         known: Mapping[str, ModelRoute] = before._models if before is not None else {}
         away: Mapping[str, ModelRoute] = before._away if before is not None else {}
@@ -264,6 +281,8 @@ class TablesOfHosts:
             models=tuple(self._models.values()),
             keys=keys if keys == table.keys else table.keys,
         )
+        self.peers = before.peers if before is not None and before.peers == peers else peers
+        self._serve_others = frozenset(peer.host for peer in peers)
         # Made once for all hosts: most models serve on few of them.
         self._away: dict[str, ModelRoute] = {
             name: away[name] if known.get(name) is model and name in away else _elsewhere(model)
@@ -279,7 +298,10 @@ class TablesOfHosts:
             model if model.name in serving else self._away.get(model.name, model)
             for model in self._table.models
         )
-        return dataclasses.replace(self._table, models=models, replicas=here)
+        peers = self.peers if host in self._serve_others else ()
+        return dataclasses.replace(
+            self._table, models=models, replicas=here, host=host, peers=peers
+        )
 
 
 def _known_route(model: ModelRoute, known: Mapping[str, ModelRoute]) -> ModelRoute:

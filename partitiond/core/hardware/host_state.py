@@ -53,6 +53,9 @@ class HostView:
             None until it answered.
         gpus: number of its GPUs, as last seen.
         devices: number of all its devices, as last seen.
+        peers_address: where its endpoint serves those of other hosts; empty for nowhere: only
+            clients of its own endpoint are served by what runs there.
+        unreached: hosts whose endpoints its own does not reach.
     """
 
     name: str
@@ -69,6 +72,8 @@ class HostView:
     clock_offset_seconds: float | None = None
     gpus: int = 0
     devices: int = 0
+    peers_address: str = ""
+    unreached: tuple[str, ...] = ()
 
     @property
     def note(self) -> str:
@@ -278,6 +283,36 @@ def with_ray_told(host: HostView, head_ray: str) -> HostView:
         "version can join: finish the upgrade."
     )
     return dataclasses.replace(host, reason=why.strip())
+
+
+def unreached_endpoints(hosts: Sequence[HostView]) -> list[str]:
+    """Return what is wrong between the endpoints of hosts that answer, a sentence for each host
+    that some of the others do not reach, or that serves no other.
+    """
+    there = [host for host in hosts if host.state in (HostState.FINE, HostState.LATE)]
+    found = []
+    for host in there:
+        missed_by = [other.name for other in there if host.name in other.unreached]
+        if missed_by:
+            who = "endpoint" if len(missed_by) == 1 else "endpoints"
+            does = "does" if len(missed_by) == 1 else "do"
+            found.append(
+                f"the {who} of {', '.join(missed_by)} {does} not reach that of {host.name} at "
+                f"{host.peers_address}: what runs there is not served through them."
+            )
+    apart = [host.name for host in there if not host.peers_address]
+    if len(apart) == len(there) > 1:
+        found.append(
+            "endpoints of hosts serve no other ones: each serves what runs on its own host alone "
+            "(cluster.tls is false, or the hosts have an older release)."
+        )
+    elif apart and len(there) > 1:
+        found += [
+            f"the endpoint of {name} serves no other ones (cluster.tls is false there, or it has "
+            "an older release): it serves what runs on its own host alone, and nothing else does."
+            for name in apart
+        ]
+    return found
 
 
 def host_to_forget(hosts: Sequence[HostView], name: str) -> HostView:

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 
-from partitiond.core.dispatch.admission import Rejected
+from partitiond.core.dispatch.admission import Rejected, refuse_not_reached
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.core.dispatch.routing import RouteKind
@@ -188,6 +188,8 @@ class Exchange(Incoming):
             self._fail(_as_error(told), "refused" if self._failure is None else "failed")
         elif peers.may_learn(wait):
             peers.waits(wait, NOWHERE)
+        elif self.model.route.elsewhere:
+            self.refused(refuse_not_reached(self.model.route.name))
         else:
             self._place_here(peers, wait, again=again)
 
@@ -254,6 +256,7 @@ class Exchange(Incoming):
             stream.close()
             return
         self._state.peers.waits_no_more(wait)
+        self._state.metrics.hops[hop.loads.host, "placed"] += 1
         flight = self.flight
         replica = PeerReplica(replica_id, stream, hop.left)
         self._hop = None
@@ -279,6 +282,8 @@ class Exchange(Incoming):
             return
         self._state.peers.waits_no_more(wait)
         hop.left(refused=failed.refused)
+        outcome = "refused" if failed.refused else "failed"
+        self._state.metrics.hops[hop.loads.host, outcome] += 1
         if failed.code == QUARANTINED.code:
             self._fail(_as_error(failed), "refused")
             return
@@ -304,6 +309,7 @@ class Exchange(Incoming):
         hop, self._hop = self._hop, None
         if hop is not None:
             hop.cancel()
+            self._state.metrics.hops[hop.loads.host, "withdrawn"] += 1
         if self._wait is not None:
             self._state.peers.waits_no_more(self._wait)
         super()._leave()

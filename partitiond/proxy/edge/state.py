@@ -222,7 +222,8 @@ class ProxyState:
     def traffic(self) -> dict[str, Any]:
         """Return the counts of this process (see `core.demand.traffic`)."""
         now = time.monotonic()
-        return process_traffic(self.models, self.replicas(), self.metrics.models(), now)
+        counts = process_traffic(self.models, self.replicas(), self.metrics.models(), now)
+        return {**counts, "peers": self.peers.reached()}
 
     def queues(self) -> dict[str, int]:
         """Requests waiting by model."""
@@ -342,6 +343,8 @@ class ProxyState:
         yield families.LIMIT, _samples(models, lambda r: float(r.max_sequences))
         yield families.EJECTED, _samples(models, lambda r: float(r.ejected))
         yield families.QUEUE, [((name,), float(n)) for name, n in self.queues().items()]
+        reached = self.peers.reached().items()
+        yield families.PEERS, [((host,), float(is_reached)) for host, is_reached in reached]
         yield families.VERSION, [((), version)]
         yield families.VLLM_RUNNING, _samples(models, lambda r: float(r.own_sequences))
         yield families.VLLM_WAITING, [((name,), float(n)) for name, n in self.queues().items()]

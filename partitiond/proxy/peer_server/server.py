@@ -9,11 +9,12 @@ from typing import Any, Final, cast
 
 from partitiond.core.dispatch.balance import effective_limit
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS
+from partitiond.core.dispatch.routing import UNIX
+from partitiond.core.errors import DeviceError, SettingsError
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.listening.opening import listen_tcp, listen_unix
 from partitiond.proxy.peer_server.connection import OwnerSocket
-from partitiond.proxy.peers.link import UNIX
 from partitiond.proxy.peers.messages import (
     PROTOCOL,
     Counts,
@@ -199,8 +200,27 @@ def listen_for_peers(address: str) -> socket.socket:
     Raises:
         DeviceError: the port is in use.
         SettingsError: the address is none of this machine.
+        Both have the fact `peers_port`, by which the supervisor tells it from the endpoint's.
     """
     if address.startswith(UNIX):
         return listen_unix(Path(address.removeprefix(UNIX)))
-    host, _, port = address.rpartition(":")
-    return listen_tcp(host.strip("[]"), int(port))
+    text, _, number = address.rpartition(":")
+    host, port = text.strip("[]"), int(number)
+    facts = {"host": host, "peers_port": port}
+    try:
+        return listen_tcp(host, port)
+    except DeviceError as error:
+        raise DeviceError(
+            f"Port {port} on {host}, for the endpoints of other hosts, is in use by another "
+            "program.",
+            hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set [proxy] peers_port to a free "
+            "one.",
+            facts=facts,
+        ) from error
+    except SettingsError as error:
+        raise SettingsError(
+            f"The endpoint cannot listen for those of other hosts on {host}:{port}.",
+            hint="Set [cluster] address to an address of this machine, and [proxy] peers_port to "
+            "1024 or above.",
+            facts=facts,
+        ) from error

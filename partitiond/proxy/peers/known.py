@@ -146,9 +146,13 @@ class Peers:
             self._tick_timer.cancel()
             self._tick_timer = None
 
+    def reached(self) -> dict[str, bool]:
+        """Return whether a host has told its load on a connection that is open, by host."""
+        return {host: client.is_heard for host, client in self._clients.items()}
+
     def heard(self) -> list[str]:
-        """Return the hosts that have told their load on a connection that is open."""
-        return [host for host, client in self._clients.items() if client.is_heard]
+        """Return the hosts that are reached."""
+        return [host for host, is_reached in self.reached().items() if is_reached]
 
     def serving(self, model: str) -> set[str]:
         """Return the hosts that say that they have replicas of a model that take requests."""

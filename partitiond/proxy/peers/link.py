@@ -10,7 +10,7 @@ from typing import Final, cast
 
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
-from partitiond.core.dispatch.routing import PeerRoute
+from partitiond.core.dispatch.routing import UNIX, PeerRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import Counts, Hello, Open, encode, read_counts
@@ -27,8 +27,6 @@ FIRST_PAUSE_SECONDS: Final = 0.1
 """Pause after a try to connect; doubled after each further one. Chosen."""
 LONGEST_PAUSE_SECONDS: Final = 2.0
 """Longest such pause: a host that is back is found so soon. Chosen."""
-UNIX: Final = "unix:"
-"""Begins an address that is a path."""
 
 _logger = logging.getLogger("partitiond.proxy")
 

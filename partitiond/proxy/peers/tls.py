@@ -76,6 +76,7 @@ class PeerTls:
                 raise SettingsError(
                     f"The certificates for other hosts in {self._folder} cannot be used: {error}.",
                     hint="Make them with `partitiond host certificate`.",
+                    facts={"peers_tls": str(self._folder)},
                 ) from error
             contexts.append(context)
         return contexts[0], contexts[1]

@@ -27,6 +27,11 @@ UPSTREAM_FAILURES: Final = Family(
     "Failed attempts by replica and kind.",
 )  # fmt: skip
 
+HOPS: Final = Family(
+    "partitiond_proxy_hops", "counter", ("peer", "outcome"),
+    "Requests sent to another host's proxy, by what became of them there.",
+    "outcomes: placed, refused, failed, withdrawn",
+)  # fmt: skip
 SPANS: Final = Family(
     "partitiond_proxy_spans", "counter", ("outcome",),
     "Spans of traces by what became of them.", "outcomes: sent, dropped, failed",
@@ -111,6 +116,10 @@ EJECTED: Final = Family(
     "1 while a replica is left out because it failed.",
 )  # fmt: skip
 QUEUE: Final = Family("partitiond_proxy_queue", "gauge", _MODEL, "Requests waiting for a slot.")
+PEERS: Final = Family(
+    "partitiond_proxy_peer_reached", "gauge", ("peer",),
+    "1 while another host's proxy is reached, which serves what runs there.",
+)  # fmt: skip
 VERSION: Final = Family("partitiond_proxy_routing_version", "gauge", (), "Table in force.")
 VLLM_RUNNING: Final = Family(
     "vllm:num_requests_running", "gauge", _VLLM_ENGINE, "Sequences in flight.",
@@ -126,8 +135,9 @@ VLLM_KV: Final = Family(
 )  # fmt: skip
 
 FAMILIES: Final = (
-    REQUESTS, REFUSALS, UPSTREAM_FAILURES, SPANS, *COUNTERS, SUCCESSES, *HISTOGRAMS, TOKEN_USAGE,
-    IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, VERSION,
+    REQUESTS, REFUSALS, UPSTREAM_FAILURES, HOPS, SPANS,
+    *COUNTERS, SUCCESSES, *HISTOGRAMS, TOKEN_USAGE,
+    IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, PEERS, VERSION,
     VLLM_RUNNING, VLLM_WAITING, VLLM_KV,
 )  # fmt: skip
 """All families."""

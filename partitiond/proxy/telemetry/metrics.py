@@ -29,6 +29,8 @@ class ProxyMetrics:
     Attributes:
         refusals: requests that the proxy itself refused, by the error's code.
         upstream_failures: failed attempts by replica and kind.
+        hops: requests sent to other hosts' proxies, by peer and outcome: placed; refused (no
+            place); failed; withdrawn (its client is gone, or another place is free).
         spans: of traces, by outcome.
     """
 
@@ -37,6 +39,7 @@ class ProxyMetrics:
         self._models: dict[str, ModelMetrics] = {}
         self.refusals: collections.Counter[str] = collections.Counter()
         self.upstream_failures: collections.Counter[tuple[str, str]] = collections.Counter()
+        self.hops: collections.Counter[tuple[str, str]] = collections.Counter()
         self.spans: collections.Counter[str] = collections.Counter()
 
     def model(self, name: str) -> ModelMetrics:
@@ -65,6 +68,7 @@ class ProxyMetrics:
         refusals = {(why,): count for why, count in self.refusals.items()}
         yield from _counter(families.REFUSALS, refusals)
         yield from _counter(families.UPSTREAM_FAILURES, self.upstream_failures)
+        yield from _counter(families.HOPS, self.hops)
         yield from _counter(families.SPANS, {(what,): n for what, n in self.spans.items()})
         for family, field in families.COUNTERS.items():
             yield from _counter(family, {(n,): getattr(m, field) for n, m in models.items()})

@@ -240,6 +240,7 @@ class MergedTraffic:
             "models": sums.models,
             "replicas": replicas,
             "usage": sums.usage,
+            "peers": _reached(told.values()),
         }
 
     def _look_at_busy(self, told: Mapping[int, Json], now: float) -> None:
@@ -263,6 +264,15 @@ class MergedTraffic:
         """Forget an engine that is gone and has no request in flight any more."""
         for known in (self._past.replicas, self._busy, self._busy_seconds):
             known.pop(key, None)
+
+
+def _reached(told: Iterable[Json]) -> dict[str, bool]:
+    """Return whether each worker reaches a host's proxy, by host."""
+    found: dict[str, bool] = {}
+    for part in told:
+        for host, is_reached in part.get("peers", {}).items():
+            found[host] = is_reached and found.get(host, True)
+    return found
 
 
 def _add(mine: Json, other: Json) -> None:

@@ -7,7 +7,7 @@ from partitiond.proxy.telemetry import families
 
 _LARGEST: Final = frozenset({families.LIMIT.name, families.EJECTED.name})
 """Gauges of one quantity that every worker reports; most other gauges are shares of a sum."""
-_LEAST: Final = frozenset({families.VERSION.name})
+_LEAST: Final = frozenset({families.VERSION.name, families.PEERS.name})
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

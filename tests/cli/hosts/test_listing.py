@@ -46,6 +46,17 @@ def test_a_host_has_a_row_and_its_reason_stands_below() -> None:
     assert f"gpu-3 is refused: {NEVER.reason}" in shown
 
 
+def test_endpoints_that_do_not_reach_each_other_stand_below() -> None:
+    assert "endpoint" not in text_of(hosts_table(HOSTS, {}))
+    apart = dataclasses.replace(FINE, unreached=("head", "gpu-2"))
+    shown = " ".join(text_of(hosts_table((HEAD, apart, LOST), {})).split())
+    assert "the endpoint of gpu-1 does not reach that of head at 10.0.0.1:6387: what" in shown
+    assert "of gpu-2 at" not in shown  # why it is lost is said already
+    alone = [dataclasses.replace(host, peers_address="") for host in (HEAD, FINE)]
+    assert "each serves what runs on its own host alone" in text_of(hosts_table(alone, {}), 200)
+    assert "endpoint" not in text_of(hosts_table(alone[:1], {}))
+
+
 def test_clocks_and_last_words_are_short() -> None:
     late = dataclasses.replace(FINE, clock_offset_seconds=41.26, silent_seconds=7.0)
     assert (clock_words(late), last_word(late)) == ("+41.3 s", "7.0 s ago")

@@ -21,6 +21,7 @@ from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,
     ModelRoute,
+    PeerRoute,
     RequestLimits,
     RouteKind,
     RoutingTable,
@@ -247,6 +248,19 @@ def test_each_host_is_told_of_the_replicas_that_run_there(
         else:
             assert model.availability is ModelAvailability.UNAVAILABLE
             assert model.elsewhere
+
+
+def test_each_host_that_serves_others_is_told_of_all_such() -> None:
+    whole = table(engine(ReplicaState.SERVING, host="one"))
+    peers = tuple(PeerRoute(host, f"unix:/{host}") for host in ("one", "two"))
+    first = TablesOfHosts(whole, peers=peers)
+    told = {host: first.of(host) for host in ("one", "two", "old")}
+    assert {host: part.host for host, part in told.items()} == {host: host for host in told}
+    assert told["one"].peers == told["two"].peers == peers
+    assert told["old"].peers == ()
+    again = TablesOfHosts(whole, first, peers=(*peers[:1], *peers[1:]))
+    assert again.peers is peers  # comparing the parts of many hosts takes little
+    assert TablesOfHosts(whole, again).of("one").peers == ()
 
 
 @given(st.floats(1.0, 1e7), st.floats(1.0, 1e7), st.floats(0.01, 600.0))

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.routing import ModelAvailability
-from partitiond.proxy.peers import frames
+from partitiond.proxy.peers import frames, known
 from partitiond.proxy.peers.messages import Hello, encode
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
@@ -160,6 +160,7 @@ async def test_what_the_owner_refuses_the_client_hears(
     assert int(refused.headers["retry-after"]) >= 1
     go.set()
     assert (await first).status_code == 200
+    assert a.proxy.state.metrics.hops == {("b", "placed"): 1, ("b", "refused"): 1}
     await until_idle([a, b])
 
 
@@ -175,6 +176,7 @@ async def test_a_client_that_leaves_frees_the_place_at_the_owner(
     await b.proxy.until(lambda: b.proxy.state.queues() == {"m": 1})
     waits.cancel()
     await b.proxy.until(lambda: b.proxy.state.queues() == {"m": 0})
+    assert a.proxy.state.metrics.hops == {("b", "placed"): 1, ("b", "withdrawn"): 1}
     runs.cancel()
     await engine.until(lambda: engine.left == 1)
     await until_idle([a, b])
@@ -225,6 +227,29 @@ async def test_a_proxy_that_has_heard_nothing_yet_lets_a_request_wait_for_it(
     assert (await code(a.proxy.complete())) == (503, "model_on_other_host")
     parts(dataclasses.replace(routes, version=3), [a, b], {"m-1": "b"})
     assert (await a.proxy.complete()).status_code == 200
+
+
+def reached(host: Host) -> tuple[dict[str, bool], str]:
+    """Which other hosts it reaches, as the head is told and as metrics have it."""
+    lines = host.proxy.state.metrics.text().decode().splitlines()
+    gauge = next(one for one in lines if one.startswith("partitiond_proxy_peer_reached"))
+    return host.proxy.state.traffic()["peers"], gauge
+
+
+async def test_a_model_on_hosts_out_of_reach_is_refused_with_what_to_do(
+    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "LEARN_SECONDS", 0.05)
+    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    assert reached(a) == ({"b": True}, 'partitiond_proxy_peer_reached{peer="b"} 1.0')
+    b.server.close()
+    await a.until_it_hears(0)
+    assert reached(a) == ({"b": False}, 'partitiond_proxy_peer_reached{peer="b"} 0.0')
+    refused = await a.proxy.complete()
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["code"] == "model_on_other_host"
+    assert "does not reach at the moment" in refused.json()["error"]["message"]
+    await until_idle([a, b])
 
 
 async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(
@@ -286,6 +311,8 @@ async def test_a_peer_that_breaks_ends_its_own_streams_alone(
     await a.until_it_hears(2)  # it is back
     bad.script = lambda _: answer(completion())
     assert (await a.proxy.complete()).status_code == 200
+    text = a.proxy.state.metrics.text().decode()
+    assert 'partitiond_proxy_hops_total{outcome="placed",peer="c"} 1.0' in text
     await until_idle([a, b, c])
 
 

@@ -231,3 +231,13 @@ def test_a_worker_that_has_not_seen_the_new_process_is_not_added_to_it() -> None
 
 def test_nothing_counted_is_a_sample_too() -> None:
     assert from_jsonable(TrafficSample, MergedTraffic().sample({}, {}, 1.0)).models == {}
+
+
+def test_a_host_is_reached_if_each_worker_reaches_it() -> None:
+    nothing = {"models": {}, "replicas": {}, "usage": {}}
+    told = {
+        1: {**nothing, "peers": {"a": True, "b": True, "c": False}},
+        2: {**nothing, "peers": {"a": True, "b": False}},
+        3: nothing,  # it has no table yet
+    }
+    assert MergedTraffic().sample(told, {}, 1.0)["peers"] == {"a": True, "b": False, "c": False}
