@@ -12,8 +12,8 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import KeyRates
-from partitiond.core.keys.portions import BudgetOfHost, KeyPeers, KeyWord, Portions
-from partitiond.core.keys.rates import Allowed, BudgetUse, KeyMeter, budget_use
+from partitiond.core.keys.portions import KeyPeers, KeyWord, Portions
+from partitiond.core.keys.rates import Allowed, BudgetOfHost, BudgetUse, KeyMeter, budget_use
 
 UNIX: Final = 1_700_000_000.0
 """Unix seconds of the simulation's begin."""

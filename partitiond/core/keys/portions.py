@@ -42,7 +42,7 @@ from typing import Final
 
 from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.keys.allowance import Allowance, Part, first_part
-from partitiond.core.keys.rates import NO_USAGE, BudgetUse, Usage, period_start
+from partitiond.core.keys.rates import NO_USAGE, BudgetOfHost, BudgetUse, Usage, period_start
 
 TELL_SECONDS: Final = 0.1
 """Interval of words about a key in use. Chosen."""
@@ -72,9 +72,6 @@ MOST_ABSENT: Final = 1024
 """Former hosts whose use of a budget is kept, of each key. Chosen."""
 MOST: Final = float(1 << 53)
 """Bound of a told number: whole numbers are exact up to it."""
-
-BudgetOfHost = tuple[str, int, float, float]
-"""Host, incarnation, start of the period, tokens of the budget."""
 
 _Four = tuple[float, float, float, float]
 """Requests, tokens, in flight, budget."""

@@ -24,8 +24,8 @@ seconds, for the periods.
 import dataclasses
 import datetime
 import math
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from partitiond.core.dispatch.admission import Rejected, retry_after_seconds
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
@@ -360,6 +360,11 @@ class KeyMeter:
         )
 
 
+BudgetOfHost = tuple[str, int, float, float]
+"""Host, incarnation of its counts, start of the period, tokens of the budget."""
+_MOST_HOSTS: Final = 1024
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class BudgetUse:
     """The used part of a key's budget, to be kept over a restart.
@@ -367,27 +372,43 @@ class BudgetUse:
     Attributes:
         period: of the budget.
         start: start of the period, Unix seconds.
-        tokens: used in the period, by all workers.
+        tokens: used in the period, by all workers of this host.
+        hosts: what other hosts have used of it, as far as this one knows.
     """
 
     period: BudgetPeriod
     start: float
     tokens: float
+    hosts: tuple[BudgetOfHost, ...] = ()
 
 
-def budget_use(rates: KeyRates, total: Usage) -> BudgetUse | None:
-    """Return the part of all workers' summed rows that is worth keeping; None without a budget."""
-    if rates.token_budget <= 0 or total.budget_tokens <= 0:
+def budget_use(
+    rates: KeyRates, total: Usage, hosts: tuple[BudgetOfHost, ...] = ()
+) -> BudgetUse | None:
+    """Return the part of all workers' summed rows that is worth keeping; None without a budget.
+
+    Args:
+        rates: of the key.
+        total: of this host.
+        hosts: what the other hosts have used.
+    """
+    if rates.token_budget <= 0 or (total.budget_tokens <= 0 and not hosts):
         return None
-    return BudgetUse(rates.budget_period, total.budget_start, total.budget_tokens)
+    return BudgetUse(rates.budget_period, total.budget_start, max(0.0, total.budget_tokens), hosts)
 
 
-def budgets_to_dict(budgets: Mapping[str, BudgetUse]) -> dict[str, dict[str, str | float]]:
+def budgets_to_dict(budgets: Mapping[str, BudgetUse]) -> dict[str, dict[str, object]]:
     """Convert to plain data, by key id."""
-    return {
-        key: {"period": use.period.value, "start": use.start, "tokens": use.tokens}
-        for key, use in budgets.items()
-    }
+    return {key: _as_plain(use) for key, use in budgets.items()}
+
+
+def _as_plain(use: BudgetUse) -> dict[str, object]:
+    plain: dict[str, object] = {
+        "period": use.period.value, "start": use.start, "tokens": use.tokens
+    }  # fmt: skip
+    if use.hosts:
+        plain["hosts"] = [list(one) for one in use.hosts]
+    return plain
 
 
 def budgets_from_dict(data: object) -> dict[str, BudgetUse]:
@@ -398,8 +419,19 @@ def budgets_from_dict(data: object) -> dict[str, BudgetUse]:
     for key, one in data.items():
         try:
             use = BudgetUse(BudgetPeriod(one["period"]), float(one["start"]), float(one["tokens"]))
-        except (KeyError, TypeError, ValueError):
+            use = dataclasses.replace(use, hosts=_hosts_of(one.get("hosts", ())))
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             continue
         if isinstance(key, str) and math.isfinite(use.start) and 0 <= use.tokens < math.inf:
             found[key] = use
     return found
+
+
+def _hosts_of(rows: Sequence[Sequence[Any]]) -> tuple[BudgetOfHost, ...]:
+    """Raises TypeError or ValueError if that is no list of hosts' use."""
+    return tuple(
+        [
+            (str(host), int(incarnation), float(start), float(tokens))
+            for host, incarnation, start, tokens in rows[:_MOST_HOSTS]
+        ]
+    )
