@@ -7,7 +7,10 @@ from tests.wrong_versions.rule import Rule, rule
 _PORTIONS: Final = "partitiond/core/keys/portions.py"
 _ALLOWANCE: Final = "partitiond/core/keys/allowance.py"
 _RATES: Final = "partitiond/core/keys/rates.py"
+_ACCOUNTS: Final = "partitiond/proxy/keys/accounts.py"
+_OVER_HOSTS: Final = "partitiond/proxy/keys/over_hosts.py"
 _TESTS: Final = "tests/core/keys/test_portions.py"
+_WIRED: Final = "tests/proxy/peers/test_key_limits.py"
 
 PORTIONS: Final[tuple[Rule, ...]] = (
     rule(
@@ -128,6 +131,28 @@ PORTIONS: Final[tuple[Rule, ...]] = (
             (_PORTIONS, " and all(_is_bounded(one) for one in word.relayed)", ""),
             (_PORTIONS, "if len(self._heard) >= MOST_ABSENT:", "if False:"),
             (_PORTIONS, "0.0 <= start <= MOST and 0.0 < tokens <= MOST", "start >= 0"),
+        ),
+    ),
+    rule(
+        "What other hosts told counts at each request, and nobody confirms what was not sent.",
+        _WIRED,
+        wrong=(
+            (_ACCOUNTS, "others = siblings + portions.heard", "others = siblings"),
+            (
+                _ACCOUNTS,
+                "allowance=None if portions is None else portions.allowance",
+                "allowance=None",
+            ),
+            (_OVER_HOSTS, "0.0 <= told.heard_sent <= now", "True"),
+        ),
+    ),
+    rule(
+        "What was used of a budget outlives the proxy of a host, by its file or by its peers.",
+        _WIRED,
+        wrong=(
+            (_ACCOUNTS, "remembered[key.id] = kept.hosts", "pass"),
+            (_OVER_HOSTS, "meter.restore(recalled)", "pass"),
+            (_OVER_HOSTS, "peers.incarnation + age", "peers.incarnation"),
         ),
     ),
 )

@@ -163,7 +163,7 @@ async def test_a_host_without_its_file_is_told_what_it_used(
         async with host(folder, "b") as again:
             parts(routes, [a, again], {"m-1": "a"})
             uses = again.proxy.state.accounts.uses
-            await again.proxy.until(lambda: uses()["k1"]["budget_used"] == used)
+            await again.proxy.until(lambda: uses()["k1"]["budget_used"] == used, 30)
 
 
 async def test_a_silent_host_takes_its_share_and_no_more(
@@ -202,7 +202,7 @@ async def test_a_key_is_removed_and_made_again_while_words_are_under_way(
     assert await ask(b) == 401
     assert await ask(a) == 200
     shared = a.proxy.state.accounts.over_hosts.of("k1")
-    await a.proxy.until(lambda: not shared._heard["b"].portion.requests)
+    await a.proxy.until(lambda: not shared._heard["b"].portion.requests, 30)
     await until_admitted(a, 12)  # of which `b` would have kept some
     b.proxy.state.apply(dataclasses.replace(with_key, version=3))
     await until_admitted(b, 1)
