@@ -89,7 +89,7 @@ class KeysOverHosts:
             self._portions[key_id] = portions
         for known in (self._heard, self._unknown, self._sent_at):
             for gone in [name for name in known if name not in others]:
-                del known[gone]  # type: ignore[attr-defined]
+                del known[gone]
         self._in_use = set(self._portions)
         for key_id in self._portions:
             self._work_out(key_id)
