@@ -126,6 +126,7 @@ class ProxyState:
         self.quarantine = Quarantine()
         # With several workers, the parent keeps the budgets, which count all workers together.
         self.accounts = Accounts(state_dir / BUDGETS_FILE if peers is None else None)
+        self.accounts.over_hosts.send = self.peers.send_keys
         if peers is not None:
             meters = PeerMeters(peers.ledger, peers.row)
             self.accounts.others, self.accounts.tell = meters.others, meters.tell
@@ -177,7 +178,9 @@ class ProxyState:
         if table.keys_required != self.keys.required:
             self.known_heads = KnownHeads()  # without keys, heads need more checks
         self.keys = KeyRing(table.keys, required=table.keys_required, word=self.word)
-        self.accounts.apply(table.keys)
+        # Several workers keep the limits for their host alone.
+        hosts = [peer.host for peer in table.peers] if self._peers is None else []
+        self.accounts.apply(table.keys, table.host, hosts)
         wanted = {route.name for route in table.models}
         for name in [name for name in self.models if name not in wanted]:
             gone = self.models.pop(name)
@@ -202,6 +205,7 @@ class ProxyState:
         self._names |= self.models  # a model's name comes before another model's alias
         self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
         self.peers.start()
+        self.accounts.over_hosts.start()
 
     def look_again(self) -> None:
         """Retry waiting requests, because another worker has left a place to one of them."""
@@ -332,6 +336,7 @@ class ProxyState:
     def close(self) -> None:
         """Close idle connections to engines, and save the keys' budgets."""
         self.accounts.save()
+        self.accounts.over_hosts.close()
         self.peers.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()

@@ -36,6 +36,9 @@ RESUME: Final = 6
 """The client reads again."""
 PING: Final = 7
 """The entry is there. An owner that hears nothing for long takes the entry for dead."""
+KEYS: Final = 16
+"""Use of keys with limits: `keys.words.KeyWords`. A host hears its peers' on their connections to
+it."""
 # Of the owner
 PLACED: Final = 8
 """The request has a place on a replica, which `messages.PlacedAt` names."""

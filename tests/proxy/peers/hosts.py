@@ -41,7 +41,7 @@ class Host:
 async def host(folder: Path, name: str, **options: Any) -> AsyncIterator[Host]:
     """Run the proxy of a host."""
     own = folder / name
-    own.mkdir()
+    own.mkdir(exist_ok=True)
     async with serving(own, ProxyOptions(**options)) as proxy:
         path = folder / f"{name}.peer"
         server = PeerServer(proxy.state, name, None)

@@ -21,6 +21,7 @@ LEFT_OUT = {
     "test_a_retry_that_waits_in_vain_is_given_back",
     "test_no_credit_is_taken_where_the_others_drain_or_are_dead",
     "test_what_runs_is_reserved_by_estimate",
+    "test_whose_time_in_the_queue_runs_out_pays_nothing",
     "test_a_new_engine_behind_the_name_gets_no_old_connection",
     "test_a_routing_update_leaves_running_streams_alone",
     "test_a_draining_replica_gets_nothing_new_and_finishes_what_runs",
