@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import time
 from collections.abc import AsyncIterator
@@ -10,9 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyRoute, PeerRoute
+from partitiond.core.dispatch.routing import (
+    BudgetPeriod,
+    KeyRates,
+    KeyRoute,
+    PeerRoute,
+    RoutingTable,
+)
 from partitiond.core.keys import portions
-from partitiond.core.keys.portions import KeyWord
+from partitiond.core.keys.portions import KeyWord, Portions
 from partitiond.core.keys.rates import Usage
 from partitiond.proxy.keys.words import KeyWords, messages, read_words
 from partitiond.proxy.peers import frames
@@ -45,10 +52,17 @@ def has_portion(one: Host) -> bool:
     )
 
 
+def shared_of(one: Host) -> Portions:
+    """What the host knows of the key over all hosts."""
+    shared = one.proxy.state.accounts.over_hosts.of("k1")
+    assert shared is not None
+    return shared
+
+
 async def until_shared(*hosts: Host) -> None:
     """Wait until each host has a portion that the others know."""
     for one in hosts:
-        await one.proxy.until(lambda one=one: has_portion(one))
+        await one.proxy.until(functools.partial(has_portion, one))
 
 
 async def drive(hosts: list[Host], seconds: float = 1.5) -> list[int]:
@@ -108,7 +122,7 @@ async def budget_of(one: Host) -> float:
 @contextlib.asynccontextmanager
 async def two_hosts(
     folder: Path, make_engine: MakeEngine, rates: KeyRates
-) -> AsyncIterator[tuple[Host, Host, "contextlib.AsyncExitStack", object]]:
+) -> AsyncIterator[tuple[Host, Host, contextlib.AsyncExitStack, RoutingTable]]:
     routes = table(replica(await make_engine()), keys=(key(rates),), keys_required=True)
     async with contextlib.AsyncExitStack() as stack:
         a = await stack.enter_async_context(host(folder, "a"))
@@ -133,13 +147,13 @@ async def test_a_budget_is_used_once_over_hosts_and_a_restart(
         for count, told in zip(counts, traffic, strict=True):
             assert told["m"]["requests"] == count["requests"]
         assert sum(used) <= 200 + 30  # and one request
-        shared = b.proxy.state.accounts.over_hosts.of("k1")
+        shared = shared_of(b)
         await b.proxy.until(lambda: shared.heard.budget_tokens == used[0])
         await own.aclose()  # the host's proxy ends
         async with host(folder, "b") as again:
             parts(routes, [a, again], {"m-1": "a"})
             assert await budget_of(again) == used[1]
-            kept = again.proxy.state.accounts.over_hosts.of("k1").known()
+            kept = shared_of(again).known()
             assert ("a", round(used[0])) in [(one[0], round(one[3])) for one in kept]
             await again.until_it_hears(1)
             await drive([a, again], 0.5)
@@ -155,7 +169,7 @@ async def test_a_host_without_its_file_is_told_what_it_used(
         assert [await ask(b) for _ in range(3)] == [200] * 3
         await until_idle([a, b])
         used = await budget_of(b)
-        shared = a.proxy.state.accounts.over_hosts.of("k1")
+        shared = shared_of(a)
         await a.proxy.until(lambda: shared.heard.budget_tokens == used)
         await own.aclose()
         for path in (folder / "b" / "state").glob("budgets*"):
@@ -201,7 +215,7 @@ async def test_a_key_is_removed_and_made_again_while_words_are_under_way(
     b.proxy.state.apply(dataclasses.replace(with_key, version=2, keys=()))
     assert await ask(b) == 401
     assert await ask(a) == 200
-    shared = a.proxy.state.accounts.over_hosts.of("k1")
+    shared = shared_of(a)
     await a.proxy.until(lambda: not shared._heard["b"].portion.requests, 30)
     await until_admitted(a, 12)  # of which `b` would have kept some
     b.proxy.state.apply(dataclasses.replace(with_key, version=3))
@@ -239,7 +253,8 @@ async def test_a_lying_host_unlocks_no_more_than_the_limit(
     with_liar = (*a.proxy.state.table.peers, PeerRoute("b", "unix:/nowhere/b.peer"))
     a.proxy.state.apply(dataclasses.replace(a.proxy.state.table, version=2, peers=with_liar))
     known = a.proxy.state.accounts.over_hosts
-    shared = known.of("k1")
+    shared, peers = shared_of(a), known._peers
+    assert peers is not None
     began = time.monotonic()
     async with lying(a, "b") as liar:
         for number in range(1, 30):
@@ -247,11 +262,11 @@ async def test_a_lying_host_unlocks_no_more_than_the_limit(
                 5, number, Usage(tokens=-1e9), Usage(), heard_incarnation=shared.incarnation,
                 heard_number=10**12,
             )  # fmt: skip
-            empty = KeyWords(known._peers.incarnation, 0.0, known._peers.incarnation, 1e300)
+            empty = KeyWords(peers.incarnation, 0.0, peers.incarnation, 1e300)
             for message in messages(empty, {"k1": word, "nobody's": word}):
                 liar.say(frames.KEYS, message)
         await a.proxy.until(lambda: shared._heard["b"].number == 29)
-        assert known._peers.answered.get("b", 0.0) <= time.monotonic()
+        assert peers.answered.get("b", 0.0) <= time.monotonic()
         admitted = sum(await drive([a], 1.0))
         assert admitted <= limit + 1 + (time.monotonic() - began) * limit / 60
         liar.say(frames.KEYS, encode((1, 2.0, 3, 4.0, [["k1"] * 3])))

@@ -27,7 +27,6 @@ LEFT_OUT = {
     "test_a_draining_replica_gets_nothing_new_and_finishes_what_runs",
     "test_a_client_that_leaves_cancels_upstream",
     "test_who_leaves_the_queue_pays_nothing",
-    "test_whose_time_in_the_queue_runs_out_pays_nothing",
 }
 
 for module in (
