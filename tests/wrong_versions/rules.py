@@ -18,6 +18,7 @@ from tests.wrong_versions.looks import LOOKS
 from tests.wrong_versions.loop import LOOP
 from tests.wrong_versions.memory import MEMORY
 from tests.wrong_versions.pages import PAGES
+from tests.wrong_versions.peers import PEERS
 from tests.wrong_versions.portions import PORTIONS
 from tests.wrong_versions.recovery import RECOVERY
 from tests.wrong_versions.replicas import REPLICAS
@@ -41,6 +42,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *LOOP,
     *MEMORY,
     *PAGES,
+    *PEERS,
     *PORTIONS,
     *RECOVERY,
     *REPLICAS,

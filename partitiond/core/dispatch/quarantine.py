@@ -37,8 +37,10 @@ its request ends well. Therefore:
 
 A fingerprint is forgotten after `repeat_seconds` without another death. Requests need a fingerprint
 only while one is remembered; otherwise there is no cost. The answer is 422, because client
-libraries repeat 5xx and 429 by themselves. Quarantines are per process; workers of one proxy should
-tell each other of deaths (`died` with the same arguments is enough).
+libraries repeat 5xx and 429 by themselves. The proxy of another host that had sent the request
+notes the verdict (`died_elsewhere`, `heard`), so that it carries the request to no third host.
+Quarantines are per process; workers of one proxy should tell each other of deaths (`died` with the
+same arguments is enough).
 """
 
 import collections
@@ -196,6 +198,18 @@ class Quarantine:
             for one in flights
         )
 
+    def died_elsewhere(self, fingerprint: bytes, now: float) -> None:
+        """Record that a request killed a replica of another host, whose proxy judged so."""
+        self._note(fingerprint, now, suspect=True, alone=True)
+
+    def heard(self, fingerprint: bytes, seconds: float, now: float) -> None:
+        """Record that another host refuses a request for so long; it killed nothing this time."""
+        seconds = min(max(0.0, seconds), self.policy.repeat_seconds)
+        before = self._suspected.pop(fingerprint, None)
+        deaths, until = (1, now) if before is None else (before.deaths, before.until)
+        self._suspected[fingerprint] = _Suspicion(deaths, now, max(until, now + seconds), True)
+        self._forget_most()
+
     def ended(self, fingerprint: bytes, *, well: bool) -> None:
         """Record that a request ended and its replica lives; well: it got its whole answer."""
         if not self._suspected:
@@ -234,5 +248,8 @@ class Quarantine:
         self._suspected[name] = _Suspicion(deaths, now, now + seconds, suspect)
         if self._trial is not None and self._trial[0] == name:
             self._trial = None
-        while len(self._suspected) > policy.max_entries:
+        self._forget_most()
+
+    def _forget_most(self) -> None:
+        while len(self._suspected) > self.policy.max_entries:
             self._suspected.popitem(last=False)

@@ -24,7 +24,7 @@ from partitiond.proxy.edge.known_heads import KnownHead
 from partitiond.proxy.edge.serving import QUARANTINED, Phase
 from partitiond.proxy.keys.accounts import Receipt
 from partitiond.proxy.peers.known import NOWHERE, Hop, Peers, Wait
-from partitiond.proxy.peers.messages import Failed, Open
+from partitiond.proxy.peers.messages import MOST, Failed, Open
 from partitiond.proxy.peers.stream import LOST, PeerReplica, PeerStream
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import LIMITED, SERVER, ApiError, from_rejected
@@ -231,7 +231,7 @@ class Exchange(Incoming):
             len(self.body),
             request.stream,
             flight.cost.sequences,
-            flight.cost.kv_tokens,
+            min(flight.cost.kv_tokens, MOST),
             key=flight.share.key,
             weight=flight.share.weight,
             priority=flight.share.priority,
@@ -244,9 +244,9 @@ class Exchange(Incoming):
             session=flight.session,
             blocks=b"".join(flight.blocks),
             prompt_bytes=request.size.prompt_bytes,
-            prompt_tokens=estimate.prompt_tokens,
-            output_tokens=estimate.output_limit,
-            interval=estimate.stream_interval,
+            prompt_tokens=min(estimate.prompt_tokens, MOST),
+            output_tokens=min(estimate.output_limit, MOST),
+            interval=min(estimate.stream_interval, MOST),
             traced=self.traced,
             load=self.load_line(),
         )
@@ -278,6 +278,7 @@ class Exchange(Incoming):
         if sent:
             if failed.code == QUARANTINED.code:
                 self.suspected()
+                self._state.quarantine.died_elsewhere(self._fingerprint(), time.monotonic())
             return
         hop, wait = self._hop, self._wait
         self._hop = None
@@ -288,6 +289,9 @@ class Exchange(Incoming):
         outcome = "refused" if failed.refused else "failed"
         self._state.metrics.hops[hop.loads.host, outcome] += 1
         if failed.code == QUARANTINED.code:
+            self._suspected = True  # it stays on record here, too
+            seconds = failed.retry_after_seconds or 0
+            self._state.quarantine.heard(self._fingerprint(), seconds, time.monotonic())
             self._fail(_as_error(failed), "refused")
             return
         wait.refused |= {hop.loads.host}

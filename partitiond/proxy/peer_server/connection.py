@@ -121,9 +121,19 @@ class OwnerSocket(PeerSocket):
         self.send(frames.LEAVING, 0)
 
     def sweep(self, now: float) -> None:
-        """Leave an entry that is gone."""
+        """Leave an entry that is gone, and requests whose bodies do not come."""
         if now - self.heard_at > DEAD_SECONDS:
             self.close(f"has said nothing for {DEAD_SECONDS:g} s")
+            return
+        held = 0
+        for request in list(self._requests.values()):
+            if not request.is_complete:
+                held += request.received_bytes
+                if now - request.received_at > self._state.options.client_timeout_seconds:
+                    self.close("does not send the rest of a request")
+                    return
+        if held > self._state.options.max_bodies_bytes:
+            self.close(f"has sent {held} bytes of requests that are not complete")
 
     def writing_paused(self, *, paused: bool) -> None:
         """Stop the engines' answers, because the entry does not read, or go on."""

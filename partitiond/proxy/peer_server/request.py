@@ -4,12 +4,14 @@ The entry has checked, admitted and charged it. This host owns the replicas, so 
 on where and when the request runs: it queues, retries and quarantines it like its own.
 """
 
+import contextlib
 import time
 
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.affinity import DIGEST_BYTES, MAX_BLOCKS
 from partitiond.core.dispatch.host_affinity import split_digests
 from partitiond.core.dispatch.places import RequestOwner
+from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import Estimate
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.replicas import LiveReplica
@@ -45,6 +47,8 @@ class PeerRequest(Serving):
 
     Attributes:
         number: on its connection.
+        received_bytes: of its body, so far.
+        received_at: when the last of them came, monotonic seconds.
     """
 
     def __init__(
@@ -56,7 +60,8 @@ class PeerRequest(Serving):
         self._client = client
         self._asked = asked
         self._parts: list[bytes] = []
-        self._size = 0
+        self.received_bytes = 0
+        self.received_at = time.monotonic()
         self._client_paused = False
         self._socket_paused = client.socket.write_paused
         self.paused = self._socket_paused
@@ -72,13 +77,16 @@ class PeerRequest(Serving):
         """Take a part of the body. Raises ValueError if the body is longer than was said."""
         if self.phase is not Phase.READING:
             return
-        self._size += len(data)
+        self.received_bytes += len(data)
+        self.received_at = time.monotonic()
         self._parts.append(data)
-        if self._size > self._asked.body_bytes:
+        if self.received_bytes > self._asked.body_bytes:
             raise ValueError("it sent more of a body than it said")
-        if self._size > SMALL_BODY_BYTES and not self._state.hold_body(self, self._size):
+        if self.received_bytes > SMALL_BODY_BYTES and not self._state.hold_body(
+            self, self.received_bytes
+        ):
             self.refuse(errors.BODIES_FULL)
-        elif self._size == self._asked.body_bytes:
+        elif self.received_bytes == self._asked.body_bytes:
             self.body = b"".join(self._parts)
             self._parts = []
             try:
@@ -112,7 +120,10 @@ class PeerRequest(Serving):
         record.key_id = asked.key
         self.traced = asked.traced
         wait = model.route.max_wait_seconds if asked.wait_seconds is None else asked.wait_seconds
-        cost = Cost(max(0, asked.sequences), max(0, asked.kv_tokens))
+        # Only what needs no place is free, whatever the entry says.
+        least = 0 if self.route.kind is RouteKind.TOKENIZE else 1
+        sequences = max(least, min(asked.sequences, state.options.max_sequences))
+        cost = Cost(sequences, asked.kv_tokens)
         flight = self.flight = Flight(self, record.request_id, cost, now, wait)
         flight.share = RequestOwner(asked.key, asked.weight, asked.priority)
         flight.from_peer = True
@@ -133,6 +144,13 @@ class PeerRequest(Serving):
         self._parts = []
         self._state.release_body(self)
         self.answer.error(error)
+        self._client.request_over(self.number)
+
+    def drop(self) -> None:
+        """Leave nothing of the request behind, and let the entry know that nothing will come."""
+        super().drop()
+        with contextlib.suppress(Exception):
+            self.answer.error(errors.INTERNAL)
         self._client.request_over(self.number)
 
     def load_line(self) -> bytes:

@@ -287,7 +287,9 @@ class Peers:
             if model is None:
                 continue
             if not model.replicas:
-                model.max_model_len = client.max_model_len.get(name, 0)
+                model.max_model_len = max(
+                    one.max_model_len.get(name, 0) for one in self._clients.values()
+                )
             if name in self._waits:
                 self._look_again(name)
                 self._move(model, loads)

@@ -13,6 +13,7 @@ from partitiond.core.dispatch.routing import UNIX, PeerRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import (
+    MOST,
     Counts,
     Hello,
     LatelyPlaced,
@@ -21,7 +22,7 @@ from partitiond.proxy.peers.messages import (
     read_counts,
     read_lately,
 )
-from partitiond.proxy.peers.stream import LOST, HopOwner, PeerStream, PeerStreams
+from partitiond.proxy.peers.stream import HopOwner, PeerStream, PeerStreams
 
 PING_SECONDS: Final = 1.0
 """How often the entry says that it is there."""
@@ -33,7 +34,8 @@ CONNECT_SECONDS: Final = 3.0
 FIRST_PAUSE_SECONDS: Final = 0.1
 """Pause after a try to connect; doubled after each further one. Chosen."""
 LONGEST_PAUSE_SECONDS: Final = 2.0
-"""Longest such pause: a host that is back is found so soon. Chosen."""
+"""Longest such pause: a host that is back is found so soon. A connection that ends earlier than
+that counts as a try that failed, lest a broken peer keep us connecting. Chosen."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -64,8 +66,11 @@ class PeerLink(PeerStreams):
         an owner that says nothing.
         """
         self._beat_timer = None
-        if time.monotonic() - self.heard_at > DEAD_SECONDS:
+        now = time.monotonic()
+        if now - self.heard_at > DEAD_SECONDS:
             self.close(f"has said nothing for {DEAD_SECONDS:g} s")
+        elif self.unread_seconds(now) > DEAD_SECONDS:
+            self.close(f"has read nothing for {DEAD_SECONDS:g} s")
         elif not self.closed:
             self.send(frames.PING, 0)
             self._beat_timer = asyncio.get_running_loop().call_later(PING_SECONDS, self._beat)
@@ -137,7 +142,7 @@ class PeerLink(PeerStreams):
         self._client.lost(self)
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
-            stream.fail(LOST)
+            stream.lost()
 
 
 class PeerClient:
@@ -197,6 +202,7 @@ class PeerClient:
         self.is_heard = True
         for gone in [name for name in self.loads if name not in counts]:
             del self.loads[gone]
+            self.max_model_len.pop(gone, None)
         for name, told in counts.items():
             loads = self.loads.get(name)
             if loads is None:
@@ -216,7 +222,7 @@ class PeerClient:
                 made_at,
             )  # fmt: skip
             longest = max((one.max_model_len for one in told.replicas), default=0)
-            self.max_model_len[name] = longest
+            self.max_model_len[name] = min(max(0, longest), MOST)
         self._changed(self)
 
     def told_lately(self, link: PeerLink, lately: LatelyPlaced) -> None:
@@ -234,6 +240,7 @@ class PeerClient:
             self.link = None
             self.is_heard = False
             self.loads = {}
+            self.max_model_len = {}
             self._wanted.set()
             self._changed(self)
 
@@ -242,9 +249,11 @@ class PeerClient:
         while True:
             link = await self._connect()
             if link is not None:
-                pause = FIRST_PAUSE_SECONDS
                 self._complained = False
+                began = time.monotonic()
                 await self._watch(link)
+                if time.monotonic() - began > LONGEST_PAUSE_SECONDS:
+                    pause = FIRST_PAUSE_SECONDS
             await asyncio.sleep(pause)
             pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
 

@@ -2,9 +2,15 @@
 
 Messages are MessagePack arrays. A newer release may append fields, which an older one skips, and
 which have defaults because an older one does not send them.
+
+What is read is checked, because a peer may be broken: words that become parts of heads, of log
+lines or of labels are of plain characters, and numbers are within bounds.
 """
 
-from typing import Final
+import math
+import re
+from collections.abc import Callable
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -162,11 +168,90 @@ class LatelyPlaced(msgspec.Struct, array_like=True):
 Counts = dict[str, ModelCounts]
 """By model. Models without a replica on the host are left out."""
 
+MessageT = TypeVar("MessageT")
+MOST: Final = 1 << 40
+"""Bound of numbers in messages: more tokens or bytes than any request has. Chosen so."""
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_REPLICA_ID: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
+_CODE: Final = re.compile(r"[a-z0-9_]{0,64}")
+_TRACED: Final = re.compile(rb"(?:\r\ntraceparent: [0-9a-f-]{1,64})?")
+_LOAD: Final = re.compile(rb"(?:\r\nendpoint-load-metrics-format: [a-z]{1,16})?")
+_HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
+
+
+def _open(data: bytes) -> Open:
+    """Return what a peer asks; numbers beyond bounds count as the bound. Raises ValueError."""
+    asked = _decoded(_decode_open, data)
+    _check(_REQUEST_ID.fullmatch(asked.request_id), "the id of a request")
+    _check(_TRACED.fullmatch(asked.traced) and _LOAD.fullmatch(asked.load), "a header")
+    waits = 0.0 if asked.wait_seconds is None else asked.wait_seconds
+    _check(waits >= 0.0 and asked.total_seconds >= 0.0, "a time")
+    _check(math.isfinite(asked.weight) and asked.weight >= 0.0, "a weight")
+    asked.body_bytes = _bounded(asked.body_bytes)
+    asked.sequences = _bounded(asked.sequences)
+    asked.kv_tokens = _bounded(asked.kv_tokens)
+    asked.attempts = _bounded(asked.attempts)
+    asked.prompt_bytes = _bounded(asked.prompt_bytes)
+    asked.prompt_tokens = _bounded(asked.prompt_tokens)
+    asked.output_tokens = _bounded(asked.output_tokens)
+    asked.interval = max(1, _bounded(asked.interval))
+    return asked
+
+
+def _placed(data: bytes) -> PlacedAt:
+    """Return where a request runs. Raises ValueError."""
+    placed = _decoded(_decode_placed, data)
+    _check(_REPLICA_ID.fullmatch(placed.replica_id), "the name of a replica")
+    return placed
+
+
+def _head(data: bytes) -> AnswerHead:
+    """Return the head of an answer. Raises ValueError."""
+    head = _decoded(_decode_head, data)
+    _check(200 <= head.status < 600, "a status")
+    for value in (head.content_type, head.metadata, head.load):
+        _check(_HEADER_VALUE.fullmatch(value), "a header")
+    return head
+
+
+def _failed(data: bytes) -> Failed:
+    """Return why there is no answer. Raises ValueError."""
+    failed = _decoded(_decode_failed, data)
+    _check(400 <= failed.status < 600 and _CODE.fullmatch(failed.code), "an error")
+    if failed.retry_after_seconds is not None:
+        failed.retry_after_seconds = min(
+            max(1, failed.retry_after_seconds), _MOST_RETRY_AFTER_SECONDS
+        )
+    return failed
+
+
+def _decoded(decode: Callable[[bytes], MessageT], data: bytes) -> MessageT:
+    """Decode a message. Raises ValueError."""
+    try:
+        return decode(data)
+    except RecursionError as error:
+        raise ValueError("it sent a message of endless depth") from error
+
+
+def _check(sound: object, what: str) -> None:
+    if not sound:
+        raise ValueError(f"it sent {what} that no proxy sends")
+
+
+def _bounded(number: int) -> int:
+    return min(max(0, number), MOST)
+
+
+_MOST_RETRY_AFTER_SECONDS: Final = 3600
 encode: Final = msgspec.msgpack.Encoder().encode
 read_hello: Final = msgspec.msgpack.Decoder(Hello).decode
-read_open: Final = msgspec.msgpack.Decoder(Open).decode
-read_placed: Final = msgspec.msgpack.Decoder(PlacedAt).decode
-read_head: Final = msgspec.msgpack.Decoder(AnswerHead).decode
-read_failed: Final = msgspec.msgpack.Decoder(Failed).decode
+_decode_open: Final = msgspec.msgpack.Decoder(Open).decode
+_decode_placed: Final = msgspec.msgpack.Decoder(PlacedAt).decode
+_decode_head: Final = msgspec.msgpack.Decoder(AnswerHead).decode
+_decode_failed: Final = msgspec.msgpack.Decoder(Failed).decode
+read_open: Final = _open
+read_placed: Final = _placed
+read_head: Final = _head
+read_failed: Final = _failed
 read_counts: Final = msgspec.msgpack.Decoder(Counts).decode
 read_lately: Final = msgspec.msgpack.Decoder(LatelyPlaced).decode

@@ -39,6 +39,8 @@ class PeerSocket:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._transport: asyncio.Transport | None = None
         self._is_flush_due = False
+        self._sent_bytes = 0
+        self._taken = (0, 0.0)
         self.peer = ""
         self.closed = False
         self.heard_at = time.monotonic()
@@ -85,7 +87,7 @@ class PeerSocket:
                     self.take(kind, number, payload)
                 else:
                     self._greet(kind, payload)
-        except ValueError as error:  # of the frames, or of a message in them
+        except (ValueError, RecursionError) as error:  # of the frames, or of a message in them
             self.close(f"sent what is no message: {error}")
         except Exception:
             _logger.exception("a connection to a peer failed inside the proxy")
@@ -166,7 +168,26 @@ class PeerSocket:
     def _flush(self) -> None:
         out, self._out = self._out, []
         if out and not self.closed and self._transport is not None:
-            self._transport.write(b"".join(out))
+            data = b"".join(out)
+            self._sent_bytes += len(data)
+            self._transport.write(data)
+
+    def unread_seconds(self, now: float) -> float:
+        """Return for how long the other side has read nothing of what waits for it; 0 if nothing
+        waits.
+
+        Call it now and then: it compares with the call before.
+
+        Args:
+            now: monotonic seconds.
+        """
+        if self._transport is None or not self.write_paused:
+            self._taken = (self._sent_bytes, now)
+            return 0.0
+        taken = self._sent_bytes - self._transport.get_write_buffer_size()
+        if taken > self._taken[0] or not self._taken[1]:
+            self._taken = (taken, now)
+        return now - self._taken[1]
 
     # Ends
 

@@ -113,9 +113,9 @@ class PeerStream(AnswerStream):
             self._end()
 
     def let_go(self) -> None:
-        """Ignore the rest of the answer; its client has received all of it already."""
-        self._receiver = None
-        self._write = None
+        """Ignore the rest of the answer, also its end: its client has received all of it."""
+        if not self.over:
+            self._end()
 
     # Calls of the connection
 
@@ -149,6 +149,13 @@ class PeerStream(AnswerStream):
         elif kind == frames.FAIL:
             self.fail(read_failed(payload))
 
+    def lost(self) -> None:
+        """Fail because the connection has ended."""
+        try:
+            self.fail(LOST)
+        except Exception:  # noqa: BLE001 -- logged by whose request it is; others are ended, too
+            self._owner.crashed()
+
     def _crashed(self) -> None:
         """End the request after a bug of ours, lest it hang; call it inside `except`."""
         receiver = self._receiver
@@ -164,7 +171,7 @@ class PeerStream(AnswerStream):
 
     def _take_head(self, payload: bytes) -> None:
         head = read_head(payload)
-        if not self.is_placed or self._has_head or not 200 <= head.status < 600:
+        if not self.is_placed or self._has_head:
             raise ValueError("it sent a head out of turn")
         self._has_head = True
         if self._receiver is not None:

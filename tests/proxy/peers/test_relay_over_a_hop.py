@@ -1,7 +1,8 @@
 """What holds for a client and an engine on one host holds when the engine is on another one.
 
 These are the tests of `tests.proxy`, with a `make_proxy` whose replicas are all on another host.
-Those that look at the replicas of the proxy itself are left out; `test_hops` has their like.
+Those that look at the replicas of the proxy itself are left out; `test_hops` and
+`test_charges_over_a_hop` have their like.
 """
 
 import pytest
@@ -26,7 +27,6 @@ LEFT_OUT = {
     "test_a_routing_update_leaves_running_streams_alone",
     "test_a_draining_replica_gets_nothing_new_and_finishes_what_runs",
     "test_a_client_that_leaves_cancels_upstream",
-    "test_who_leaves_the_queue_pays_nothing",
 }
 
 for module in (

@@ -1,0 +1,81 @@
+"""What a host's proxy takes from another's, and what it costs when that one breaks or lies."""
+
+from typing import Final
+
+from tests.wrong_versions.rule import Rule, rule
+
+_MESSAGES: Final = "partitiond/proxy/peers/messages.py"
+_SOCKET: Final = "partitiond/proxy/peers/socket.py"
+_STREAM: Final = "partitiond/proxy/peers/stream.py"
+_LINK: Final = "partitiond/proxy/peers/link.py"
+_OWNER: Final = "partitiond/proxy/peer_server/connection.py"
+_REQUEST: Final = "partitiond/proxy/peer_server/request.py"
+_EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_QUARANTINE: Final = "partitiond/core/dispatch/quarantine.py"
+_LIES: Final = "tests/proxy/peers/test_lies.py"
+_OVER_HOPS: Final = "tests/proxy/peers/test_quarantine_over_hops.py"
+
+PEERS: Final[tuple[Rule, ...]] = (
+    rule(
+        "No word of a peer becomes a line of a head, of a log or of a request to an engine.",
+        _LIES,
+        wrong=(
+            (_MESSAGES, "_REQUEST_ID.fullmatch(asked.request_id)", "asked.request_id"),
+            (_MESSAGES, "_TRACED.fullmatch(asked.traced) and", "True and"),
+            (_MESSAGES, " and _LOAD.fullmatch(asked.load)", ""),
+            (_MESSAGES, "_REPLICA_ID.fullmatch(placed.replica_id)", "placed.replica_id"),
+            (_MESSAGES, "_HEADER_VALUE.fullmatch(value)", "True"),
+            (_MESSAGES, " and _CODE.fullmatch(failed.code)", ""),
+        ),
+    ),
+    rule(
+        "An answer of a peer that is out of turn or out of shape ends its connection.",
+        _LIES,
+        wrong=(
+            (_STREAM, "if not self.is_placed or self._has_head:", "if not self.is_placed:"),
+            (_STREAM, "if not self.is_placed or self._has_head:", "if self._has_head:"),
+            (_STREAM, "        if not self._has_head:\n", "        if False:\n"),
+            (_MESSAGES, "200 <= head.status < 600", "head.status"),
+            (_MESSAGES, "400 <= failed.status < 600", "failed.status"),
+            (_MESSAGES, "    except RecursionError as error:", "    except KeyError as error:"),
+        ),
+    ),
+    rule(
+        "What a peer says of a request's cost keeps no other request from its turn or its place.",
+        _LIES,
+        wrong=(
+            (_REQUEST, "least = 0 if", "least = 0 if True or"),
+            (_MESSAGES, "math.isfinite(asked.weight)", "True"),
+            (_MESSAGES, "waits >= 0.0 and", "True and"),
+        ),
+    ),
+    rule(
+        "A peer that does not send, does not read or does not end what it began is left.",
+        _LIES,
+        wrong=(
+            (_OWNER, "if now - request.received_at >", "if 0.0 >"),
+            (_OWNER, "        if held >", "        if -held >"),
+            (_LINK, "if link.unread_seconds(now) > DEAD", "if 0.0 > DEAD"),
+            (
+                _STREAM,
+                "        if not self.over:\n            self._end()\n",
+                "        self._receiver = None\n",
+            ),
+        ),
+    ),
+    rule(
+        "A request that killed an engine of one host is carried to no other host.",
+        _OVER_HOPS,
+        wrong=(
+            (
+                _EXCHANGE,
+                "                self._state.quarantine.died_elsewhere("
+                "self._fingerprint(), time.monotonic())\n",
+                "",
+            ),
+            (_EXCHANGE, "                self.suspected()\n", ""),
+            (_QUARANTINE, "max(until, now + seconds), True", "max(until, now + seconds), False"),
+            (_QUARANTINE, "self._note(fingerprint, now, suspect=True, alone=True)", "return"),
+        ),
+    ),
+)  # fmt: skip
