@@ -63,6 +63,7 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.platform.clock import SystemClock
 from partitiond.serde import prepare
 from partitiond.settings.cluster import ClusterSettings
+from partitiond.settings.proxy import DEFAULT_PEERS_PORT
 from partitiond.settings.schema import Settings
 from partitiond.settings.service import service_options
 from partitiond.store import SqlStore, open_store
@@ -141,7 +142,13 @@ def agent_of(host: str, number: int, size: argparse.Namespace, *, runs: bool = T
             spec(place.model), Path("/models") / place.model, None, ARCHITECTURE, True
         )
         runner.add(launch_for(place, model, known[place.device_id], name=place.replica_id))
-    return FakeAgent(host, runner, FakeDevices(devices), models=NoArchitectures())
+    return FakeAgent(
+        host,
+        runner,
+        FakeDevices(devices),
+        models=NoArchitectures(),
+        peers_address=f"{host}:{DEFAULT_PEERS_PORT}",
+    )
 
 
 # -- the agents of the other hosts ---------------------------------------------------------------

@@ -46,6 +46,7 @@ class HostRequest(Request):
         arrived: when the entry had it.
         work: seconds in a full batch.
         placed: when it started.
+        replica_id: where it started.
         ended: when it ended.
         refusal: why it was refused in the end, or None.
         hops: times that it was sent to another host.
@@ -68,6 +69,7 @@ class HostRequest(Request):
         "placed",
         "refusal",
         "refused",
+        "replica_id",
         "work",
     )  # fmt: skip
 
@@ -83,6 +85,7 @@ class HostRequest(Request):
         self.refused: frozenset[str] = frozenset()
         self.peer: PeerLoads | None = None
         self.number = 0
+        self.replica_id = ""
 
 
 class HostReplica:
@@ -111,6 +114,7 @@ class HostReplica:
     def start(self, request: HostRequest) -> None:
         """Run the request."""
         self._advance()
+        request.replica_id = self.replica_id
         self.sequences += request.cost.sequences
         self.kv_tokens += request.cost.kv_tokens
         heapq.heappush(self._running, (self._worked + request.work, next(self._numbers), request))

@@ -17,7 +17,7 @@ __all__ = ["hosts"]
 
 MODELS = ("a", "b", "c")
 TOKENS = 8
-TOKENS_MOST = 1200
+TOKENS_MOST = 600
 """Of a stream that goes on while a head is killed and started again."""
 TOKEN_SECONDS = 0.02
 

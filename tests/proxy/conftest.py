@@ -79,6 +79,13 @@ class Proxy:
     log: LogFile
     log_lines: list[str]
     clients: ServerState
+    elsewhere: ProxyState | None = None
+    """The proxy that has the replicas, if that is another host's."""
+
+    @property
+    def owner(self) -> ProxyState:
+        """The state of the proxy that has the replicas."""
+        return self.elsewhere or self.state
 
     def connections(self) -> int:
         """Open connections of clients."""

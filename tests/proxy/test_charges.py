@@ -283,11 +283,11 @@ async def test_who_leaves_the_queue_pays_nothing(
     make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, streams: bool
 ) -> None:
     proxy, engine = await started(make_proxy, make_engine, "hold")
-    proxy.state.models["m"].replicas["m-1"].max_sequences = 1
+    proxy.owner.models["m"].replicas["m-1"].max_sequences = 1
     async with asking(proxy, COMPLETIONS, streams=True, name="k2"):
         await engine.until(lambda: len(engine.received) == 1)
         async with asking(proxy, api, streams=streams):
-            await proxy.until(lambda: proxy.state.queues()["m"] == 1)
+            await proxy.until(lambda: proxy.owner.queues()["m"] == 1)
         assert charged(proxy) == everywhere(0)
 
 
@@ -296,10 +296,9 @@ async def test_whose_time_in_the_queue_runs_out_pays_nothing(
     make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, streams: bool
 ) -> None:
     proxy, engine = await started(make_proxy, make_engine, "hold", max_wait_seconds=0.02)
-    proxy.state.models["m"].replicas["m-1"].max_sequences = 1
-    proxy.state.models["m"].slots.service = dataclasses.replace(
-        proxy.state.models["m"].slots.service, seconds=1e-6
-    )
+    proxy.owner.models["m"].replicas["m-1"].max_sequences = 1
+    slots = proxy.owner.models["m"].slots
+    slots.service = dataclasses.replace(slots.service, seconds=1e-6)
     async with asking(proxy, COMPLETIONS, streams=True, name="k2"):
         await engine.until(lambda: len(engine.received) == 1)
         async with asking(proxy, api, streams=streams) as reader:

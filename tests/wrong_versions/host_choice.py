@@ -6,9 +6,18 @@ from tests.wrong_versions.rule import Rule, rule
 
 _FLEET: Final = "partitiond/core/dispatch/fleet.py"
 _MOVES: Final = "partitiond/core/dispatch/host_moves.py"
+_LINK: Final = "partitiond/proxy/peers/link.py"
+_KNOWN: Final = "partitiond/proxy/peers/known.py"
+_STATE: Final = "partitiond/proxy/edge/state.py"
+_LIVE: Final = "partitiond/proxy/dispatch/live.py"
+_ROUTING: Final = "partitiond/core/dispatch/routing.py"
+_DISPATCHER: Final = "partitiond/core/dispatch/dispatcher.py"
 _LOADS: Final = "partitiond/core/dispatch/peer_loads.py"
+_AFFINITY: Final = "partitiond/core/dispatch/host_affinity.py"
+_TEST_AFFINITY: Final = "tests/core/dispatch/test_host_affinity.py"
 _TEST_FLEET: Final = "tests/core/dispatch/test_fleet.py"
 _TEST_MOVES: Final = "tests/core/dispatch/test_host_moves.py"
+_TEST_HOPS: Final = "tests/proxy/peers/test_hops.py"
 _TEST_LOADS: Final = "tests/core/dispatch/test_peer_loads.py"
 
 HOST_CHOICE: Final[tuple[Rule, ...]] = (
@@ -29,8 +38,8 @@ HOST_CHOICE: Final[tuple[Rule, ...]] = (
             (_LOADS, "        self.full = True\n", "        self.full = False\n"),
             (
                 _LOADS,
-                "        self.told_at = now\n        self.full = False\n",
-                "        self.told_at = now\n",
+                "        self.told_at = made_at\n        self.full = False\n",
+                "        self.told_at = made_at\n",
             ),
         ),
     ),
@@ -139,13 +148,13 @@ HOST_CHOICE: Final[tuple[Rule, ...]] = (
             (_FLEET, "wait <= (1 + policy.wait_slack) * best.figure", "wait < math.inf"),
             (_FLEET, "not p.full and p.waiting < part * p.max_waiting", "not p.full"),
             (_FLEET, "    part = 1 - policy.queue_slack\n", "    part = 1\n"),
-            (_FLEET, "    if len(queue) >= queue.max_entries or not any(\n", "    if not any(\n"),
+            (_FLEET, "    if own.is_full or not any(", "    if not any("),
             (
                 _FLEET,
                 "wait = ahead * peer.service_seconds / max(1, peer.sequences_in_flight())",
                 "wait = float(ahead)",
             ),
-            (_FLEET, "own.places.waiting_elsewhere()[1] + queue.sequences +", "queue.sequences +"),
+            (_FLEET, "own.places.waiting_elsewhere()[1] + own.queue.seq", "own.queue.seq"),
             (
                 _FLEET,
                 "        if any(is_eligible(load, request.tried) for load in own.places.loads()):"
@@ -191,6 +200,99 @@ HOST_CHOICE: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "The hosts that serve a model share its queue's bound by the slots in the table.",
+        _TEST_FLEET,
+        "tests/controller/runtime/test_routes.py",
+        f"{_TEST_HOPS}::test_the_hosts_share_the_bound_of_the_queue",
+        wrong=(
+            (
+                _FLEET,
+                "queue_share(self._max_queue, self._slots.get(host, 0), self._all_slots)",
+                "self._max_queue",
+            ),
+            (_ROUTING, "if replica.host in hosts and not replica.draining:", "if replica.host:"),
+            (
+                _ROUTING,
+                "if replica.host in hosts and not replica.draining:",
+                "if replica.host in hosts:",
+            ),
+            (
+                _ROUTING,
+                "of[replica.host] = of.get(replica.host, 0) + replica.max_sequences",
+                "of[replica.host] = replica.max_sequences",
+            ),
+            (_STATE, "QueueShares(route).of(table.host) if table.peers else None", "None"),
+            (
+                _LIVE,
+                "self.slots.changed(now, route=route, most=most, removed=removed)",
+                "self.slots.changed(now, route=route, removed=removed)",
+            ),
+            (_KNOWN, "0 if shares is None else shares.of(loads.host)", "1 << 40"),
+            (
+                _DISPATCHER,
+                "return len(self.queue) + self.places.waiting_elsewhere()[0] >= self._most",
+                "return len(self.queue) >= self._most",
+            ),
+        ),
+    ),
+    rule(
+        "Counts are as old as the peer's clock says, whose pace alone is believed.",
+        _TEST_LOADS,
+        f"{_TEST_HOPS}::test_counts_that_were_long_on_their_way_are_old",
+        wrong=(
+            (_LOADS, "return now - (took - min(self._least, self._before))", "return now"),
+            (_LOADS, "took - min(self._least, self._before)", "took - self._least"),
+            (_LOADS, "self._least = min(self._least, took)", "self._least = took"),
+            (_LOADS, "if now - self._began_at > PACE_SECONDS:", "if self._began_at < 0.0:"),
+            (_LINK, "self._clock.made_at(told, time.monotonic())", "time.monotonic()"),
+        ),
+    ),
+    rule(
+        "What is known of a peer ends with the connection on which it was told.",
+        _TEST_HOPS,
+        wrong=(
+            (
+                _LINK,
+                "            self.is_heard = False\n            self.loads = {}\n",
+                "            self.is_heard = False\n",
+            ),
+            (_LINK, "        if link is not self.link:\n            return\n", ""),
+            (
+                _LINK,
+                "        self.is_leaving = True\n        self._client.lost(self)\n",
+                "        self.is_leaving = True\n",
+            ),
+            (
+                _LINK,
+                "        if self._beat_timer is not None:\n"
+                "            self._beat_timer.cancel()\n"
+                "        self._client.lost(self)\n",
+                "",
+            ),
+        ),
+    ),
+    rule(
+        "What runs on the connection of a host that leaves goes on, and then the connection ends.",
+        f"{_TEST_HOPS}::test_what_runs_on_a_host_that_leaves_takes_its_time",
+        wrong=(
+            (
+                _LINK,
+                "        super().connection_made(transport)\n        self._beat()\n",
+                "        super().connection_made(transport)\n",
+            ),
+            (
+                _LINK,
+                "        if self.is_leaving and not self._streams:\n            self.finish()\n",
+                "",
+            ),
+            (
+                _LINK,
+                "        if not self._streams:\n            self.finish()\n",
+                "        self.finish()\n",
+            ),
+        ),
+    ),
+    rule(
         "As many waiting requests are moved as fit, in order, and by an entry its share of them.",
         _TEST_MOVES,
         wrong=(
@@ -219,6 +321,90 @@ HOST_CHOICE: Final[tuple[Rule, ...]] = (
                 "        if own.queue:\n",
             ),
             (_MOVES, "target.full or target.waiting:", "target.full:"),
+            (
+                _MOVES,
+                "        if now < movable.known_at:\n",
+                "        if now <= movable.known_at:\n",
+            ),
+            (_MOVES, "        if now < movable.known_at:\n            continue\n", ""),
+        ),
+    ),
+    rule(
+        "A session is found where it was placed last, whichever host placed it.",
+        _TEST_AFFINITY,
+        wrong=(
+            (
+                _AFFINITY,
+                "told is not None and (own is None or told[1] > own[1])",
+                "told is not None and own is None",
+            ),
+            (
+                _AFFINITY,
+                "told is not None and (own is None or told[1] > own[1])",
+                "told is not None",
+            ),
+            (
+                _AFFINITY,
+                "            if own is not None:\n                return (own[0],)\n",
+                "",
+            ),
+            (
+                _AFFINITY,
+                "            self._own_sessions.note(session, replica_id, now)\n",
+                "            pass\n",
+            ),
+            (
+                _AFFINITY,
+                "            self._told_sessions.note(session, replica_id, now)\n",
+                "            pass\n",
+            ),
+            (
+                _AFFINITY,
+                "self._own_sessions.seconds = self._told_sessions.seconds = seconds",
+                "self._own_sessions.seconds = seconds",
+            ),
+        ),
+    ),
+    rule(
+        "The longest beginning that any host has read wins; of equals, the own replicas are first.",
+        _TEST_AFFINITY,
+        wrong=(
+            (_AFFINITY, "        if own_length >= told_length:\n", "        if own_length:\n"),
+            (_AFFINITY, "        if told_length >= own_length:\n", "        if told_length:\n"),
+            (
+                _AFFINITY,
+                "        if told_length >= own_length:\n",
+                "        if told_length > own_length:\n",
+            ),
+            (_AFFINITY, "[one for one in unique if one in here] + ", "[o for o in unique if 0] + "),
+            (
+                _AFFINITY,
+                "        unique = list(dict.fromkeys(found))\n",
+                "        unique = list(found)\n",
+            ),
+        ),
+    ),
+    rule(
+        "A host tells what was placed on its own replicas, once and bounded; what it is told is "
+        "bounded, too, and kept apart.",
+        _TEST_AFFINITY,
+        wrong=(
+            (_AFFINITY, "if here and self.lately is not None:", "if self.lately is not None:"),
+            (_AFFINITY, "        self._sessions, self._blocks = {}, {}\n", ""),
+            (_AFFINITY, "        if len(kept) > self._most:\n", "        if len(kept) < 0:\n"),
+            (_AFFINITY, "        kept.pop(digest, None)\n", ""),
+            (_AFFINITY, " or len(joined) > most * DIGEST_BYTES:", ":"),
+            (_AFFINITY, "if len(joined) % DIGEST_BYTES or ", "if "),
+            (
+                _AFFINITY,
+                "        self._told_prefixes = Prefixes(max_entries)\n",
+                "        self._told_prefixes = self._own_prefixes\n",
+            ),
+            (
+                _AFFINITY,
+                "        self._told_sessions = SessionAffinity(seconds, max_entries)\n",
+                "        self._told_sessions = self._own_sessions\n",
+            ),
         ),
     ),
 )

@@ -55,7 +55,7 @@ PEERS: Final[tuple[Rule, ...]] = (
         wrong=(
             (_OWNER, "if now - request.received_at >", "if 0.0 >"),
             (_OWNER, "        if held >", "        if -held >"),
-            (_LINK, "if link.unread_seconds(now) > DEAD", "if 0.0 > DEAD"),
+            (_LINK, "elif self.unread_seconds(now) > DEAD", "elif 0.0 > DEAD"),
             (
                 _STREAM,
                 "        if not self.over:\n            self._end()\n",

@@ -133,13 +133,13 @@ REPLICAS: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _AFFINITY,
-                "    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()\n",
+                "    return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()\n",
                 "    return encoded\n",
             ),
             (
                 _AFFINITY,
-                "    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()\n",
-                "    return encoded[:_DIGEST_BYTES]\n",
+                "    return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()\n",
+                "    return encoded[:DIGEST_BYTES]\n",
             ),
             (
                 _AFFINITY,

@@ -19,6 +19,7 @@ from tests.wrong_versions.loop import LOOP
 from tests.wrong_versions.memory import MEMORY
 from tests.wrong_versions.pages import PAGES
 from tests.wrong_versions.peers import PEERS
+from tests.wrong_versions.portions import PORTIONS
 from tests.wrong_versions.recovery import RECOVERY
 from tests.wrong_versions.replicas import REPLICAS
 from tests.wrong_versions.rule import Rule
@@ -42,6 +43,7 @@ RULES: Final[tuple[Rule, ...]] = (
     *MEMORY,
     *PAGES,
     *PEERS,
+    *PORTIONS,
     *RECOVERY,
     *REPLICAS,
     *TRUTH,

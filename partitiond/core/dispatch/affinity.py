@@ -23,7 +23,7 @@ MAX_ENTRIES: Final = 65_536
 """Of either table: 14 MB of sessions, 12 MB of prefixes, as counted."""
 REPLICAS_EACH: Final = 4
 """Replicas remembered per prefix; all replicas soon know a system prompt that all clients send."""
-_DIGEST_BYTES: Final = 12
+DIGEST_BYTES: Final = 12
 
 
 class SessionAffinity:
@@ -39,16 +39,25 @@ class SessionAffinity:
 
     def prefer(self, session: str, now: float) -> tuple[str, ...]:
         """Return the session's replica if it was seen recently, in the form of `choose_replica`."""
-        found = self._known.get(_digest(session))
-        if found is None or now - found[1] >= self.seconds:
-            return ()
-        return (found[0],)
+        found = self.seen(session_digest(session), now)
+        return () if found is None else (found[0],)
+
+    def seen(self, name: bytes, now: float) -> tuple[str, float] | None:
+        """Return the replica of the session with this digest, and when it was seen last, if that
+        was recently.
+        """
+        found = self._known.get(name)
+        return None if found is None or now - found[1] >= self.seconds else found
 
     def remember(self, session: str, replica_id: str, now: float) -> None:
         """Note that the session was sent to the replica, which replaces its earlier one."""
+        self.note(session_digest(session), replica_id, now)
+
+    def note(self, name: bytes, replica_id: str, now: float) -> None:
+        """Do as `remember`, by the session's digest."""
         if self.seconds <= 0:
             return
-        known, name = self._known, _digest(session)
+        known = self._known
         known[name] = (replica_id, now)
         known.move_to_end(name)
         # The order is that of the last use, so expired sessions stand first.
@@ -64,12 +73,12 @@ class SessionAffinity:
                 del self._known[name]
 
 
-def _digest(session: str) -> bytes:
+def session_digest(session: str) -> bytes:
     """Return the digest of fixed size. JSON can hold lone surrogates, which are not text but valid
     names.
     """
     encoded = session.encode(errors="surrogatepass")
-    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
+    return hashlib.blake2b(encoded, digest_size=DIGEST_BYTES).digest()
 
 
 class Prefixes:
@@ -91,18 +100,23 @@ class Prefixes:
         count = self.matched(blocks)
         return self._known[blocks[count - 1]] if count else ()
 
-    def remember(self, blocks: tuple[bytes, ...], replica_id: str) -> None:
-        """Note that a prompt was sent to the replica."""
-        known = self._known
+    def remember(self, blocks: tuple[bytes, ...], replica_id: str) -> list[bytes]:
+        """Note that a prompt was sent to the replica; return the blocks that it had not read yet as
+        far as was known, longest first.
+        """
+        known, new = self._known, []
         # From the longest to the shortest, so that the shared, short ones are forgotten last.
         for block in reversed(blocks):
             before = known.get(block, ())
             if not before or before[0] != replica_id:
                 others = [other for other in before if other != replica_id]
+                if len(others) == len(before):
+                    new.append(block)
                 known[block] = (replica_id, *others[: REPLICAS_EACH - 1])
             known.move_to_end(block)
         while len(known) > self._max_entries:
             known.popitem(last=False)
+        return new
 
     def forget_replica(self, replica_id: str) -> None:
         """Forget a replica whose process ended or was replaced: its cache is lost."""
@@ -131,7 +145,7 @@ def prefix_blocks(
         block_bytes: size of one block; a shorter last part does not count.
         max_blocks: blocks to digest at most.
     """
-    running = hashlib.blake2b(salt, digest_size=_DIGEST_BYTES)
+    running = hashlib.blake2b(salt, digest_size=DIGEST_BYTES)
     digests = []
     for start in range(0, min(len(prompt) // block_bytes, max_blocks) * block_bytes, block_bytes):
         running.update(prompt[start : start + block_bytes])

@@ -77,6 +77,11 @@ class Dispatcher(Generic[RequestT, LoadT]):
         """Whether no request waits and no decision is left."""
         return not self.queue and not self._told
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as many requests wait as may, in all queues for these places together."""
+        return len(self.queue) + self.places.waiting_elsewhere()[0] >= self._most
+
     # Requests
 
     def arrives(

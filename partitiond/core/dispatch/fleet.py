@@ -29,6 +29,7 @@ from partitiond.core.dispatch.balance import (
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.core.dispatch.places import RequestT
+from partitiond.core.dispatch.routing import ModelRoute
 
 OWN_HOST: Final = ""
 """The entry's own host, among the names of hosts."""
@@ -176,6 +177,23 @@ def queue_share(max_queue: int, own_slots: int, all_slots: int) -> int:
     return min(max_queue, -(-max_queue * max(0, own_slots) // all_slots))
 
 
+class QueueShares:
+    """How many requests may wait for a model at each of the hosts that serve each other.
+
+    Args:
+        route: of the model, by the routing table.
+    """
+
+    def __init__(self, route: ModelRoute) -> None:
+        self._max_queue = route.max_queue
+        self._slots = {one.host: one.slots for one in route.hosts}
+        self._all_slots = sum(self._slots.values())
+
+    def of(self, host: str) -> int:
+        """Return the share of a host (`queue_share`)."""
+        return queue_share(self._max_queue, self._slots.get(host, 0), self._all_slots)
+
+
 def _own_shares(
     own: Dispatcher[RequestT, LoadT], request: RequestT, now: float
 ) -> dict[str, float]:
@@ -196,12 +214,9 @@ def _own_wait(own: Dispatcher[RequestT, LoadT], request: RequestT) -> float:
     """Return the expected wait at the own host in seconds; infinite if its queue is full, or no
     replica of it takes the request.
     """
-    queue = own.queue
-    if len(queue) >= queue.max_entries or not any(
-        is_eligible(load, request.tried) for load in own.places.loads()
-    ):
+    if own.is_full or not any(is_eligible(load, request.tried) for load in own.places.loads()):
         return math.inf
-    ahead = own.places.waiting_elsewhere()[1] + queue.sequences + request.cost.sequences
+    ahead = own.places.waiting_elsewhere()[1] + own.queue.sequences + request.cost.sequences
     return ahead * own.service.seconds / max(1, own.places.sequences_in_flight())
 
 

@@ -9,8 +9,9 @@ All entries see the same room at the same time. Therefore an entry moves no more
 than its share of all that wait.
 """
 
+import math
 from collections.abc import Collection, Iterable
-from typing import Generic
+from typing import Final, Generic
 
 from partitiond.core.dispatch.admission import admits
 from partitiond.core.dispatch.balance import LoadT, choose_replica, effective_limit
@@ -18,6 +19,11 @@ from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.fleet import DEFAULT_HOST_POLICY, OWN_HOST, HostPolicy
 from partitiond.core.dispatch.peer_loads import PeerLoads, ToldReplica
 from partitiond.core.dispatch.places import RequestT
+
+SETTLE_SECONDS: Final = 0.05
+"""How long a request that was sent to a peer is taken to have started there, before it is known to
+wait. The peer says so within some milliseconds; who moved it meanwhile would end what an engine has
+begun. Chosen."""
 
 
 class MovableRequest(Generic[RequestT]):
@@ -29,9 +35,11 @@ class MovableRequest(Generic[RequestT]):
         host: where it waits; `OWN_HOST` for the entry's own.
         moves: times that it was moved.
         refused: hosts that refused it.
+        known_at: until then it may have started at a peer whose word is on its way; monotonic
+            seconds.
     """
 
-    __slots__ = ("host", "moves", "refused", "request", "since")
+    __slots__ = ("host", "known_at", "moves", "refused", "request", "since")
 
     def __init__(self, request: RequestT, since: float, host: str) -> None:
         self.request = request
@@ -39,6 +47,7 @@ class MovableRequest(Generic[RequestT]):
         self.host = host
         self.moves = 0
         self.refused: frozenset[str] = frozenset()
+        self.known_at = -math.inf
 
 
 def choose_moves(
@@ -84,6 +93,8 @@ def choose_moves(
         if left < 1:
             break
         if movable.host == name or movable.moves >= policy.max_moves or name in movable.refused:
+            continue
+        if now < movable.known_at:
             continue
         request = movable.request
         room = [replica for replica in replicas if admits(replica, request.cost)]

@@ -23,6 +23,9 @@ FRESH_SECONDS: Final = 0.2
 SILENT_SECONDS: Final = 2.0
 """Age from which a peer gets no requests: a host that tells nothing for so long most likely answers
 nothing either. Chosen."""
+PACE_SECONDS: Final = 30.0
+"""For how long, and at most twice as long, the fastest counts are what others are compared with. In
+that time two clocks run apart by some milliseconds at most (100 ppm). Chosen."""
 MOST: Final = 1 << 40
 """Bound of a told count: more than any machine has, and exact as a float. Chosen so."""
 
@@ -76,6 +79,40 @@ class _Sent:
         self.replica_id = replica_id
 
 
+class PeerClock:
+    """Finds out when the counts that came on one connection were made.
+
+    Counts may have waited on their way: behind answers in the buffers of a slow network, or in the
+    kernel while this process was busy. The monotonic clocks of two hosts have nothing in common but
+    their pace, so the difference between a peer's clock and the own one, when counts come, is an
+    unknown constant and the time that the counts took. The least difference seen lately is that of
+    the fastest counts, and all others are older by what their difference is greater. The time that
+    the fastest ones took remains unknown, and is taken as none.
+
+    A peer whose clock jumps only makes its own counts look old, for a minute at most.
+    """
+
+    __slots__ = ("_before", "_began_at", "_least")
+
+    def __init__(self) -> None:
+        self._least = math.inf
+        self._before = math.inf
+        self._began_at = -math.inf
+
+    def made_at(self, told: float, now: float) -> float:
+        """Return when counts were made, in monotonic seconds of this host; not after `now`.
+
+        Args:
+            told: when they were made, in monotonic seconds of the peer.
+            now: monotonic seconds of this host, as the counts come.
+        """
+        if now - self._began_at > PACE_SECONDS:
+            self._before, self._least, self._began_at = self._least, math.inf, now
+        took = now - told
+        self._least = min(self._least, took)
+        return now - (took - min(self._least, self._before))
+
+
 class PeerLoads:
     """One model at one peer; the module describes it.
 
@@ -89,7 +126,8 @@ class PeerLoads:
         waiting: requests that wait there.
         waiting_sequences: sequences of these requests.
         service_seconds: mean stay of a sequence; infinite if it was told as no time.
-        told_at: when the last counts came, monotonic seconds; minus infinity before the first.
+        told_at: when the last counts were made (`PeerClock`), in monotonic seconds of this host;
+            minus infinity before the first.
         full: the peer refused a request after these counts: it gets none until it tells new ones.
     """
 
@@ -109,19 +147,19 @@ class PeerLoads:
         self.full = False
         self._sent: dict[int, _Sent] = {}
 
-    def take_over(self, counts: PeerCounts, now: float) -> None:
+    def take_over(self, counts: PeerCounts, made_at: float) -> None:
         """Replace the counts by newer ones, and add the requests that these do not contain yet.
 
         Args:
             counts: as told; of one connection, in the order of sending.
-            now: monotonic seconds of this host.
+            made_at: when they were made, in monotonic seconds of this host.
         """
         self.replicas = {told.replica_id: ToldReplica(told) for told in counts.replicas}
         self.waiting = _count(counts.waiting)
         self.waiting_sequences = _count(counts.waiting_sequences)
         seconds = counts.service_seconds
         self.service_seconds = seconds if 0.0 < seconds < math.inf else math.inf
-        self.told_at = now
+        self.told_at = made_at
         self.full = False
         if self._sent:
             last = counts.last_number

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from partitiond.core.checks import require
@@ -118,6 +118,14 @@ class ReplicaRoute:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class HostSlots:
+    """A host with replicas of a model, and the sum of their limits; draining ones do not count."""
+
+    host: str
+    slots: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ModelRoute:
     """One model as the proxy sees it.
 
@@ -139,6 +147,8 @@ class ModelRoute:
             as `{"temperature":0}`; or empty.
         limits: per request.
         elsewhere: whether it is unavailable here because it serves on other hosts.
+        hosts: of those whose proxies serve each other, the ones where it serves; they share
+            `max_queue` by these slots.
     """
 
     name: str
@@ -154,6 +164,7 @@ class ModelRoute:
     defaults_json: str = ""
     limits: RequestLimits = NO_REQUEST_LIMITS
     elsewhere: bool = False
+    hosts: tuple[HostSlots, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -274,14 +285,19 @@ class TablesOfHosts:
         known: Mapping[str, ModelRoute] = before._models if before is not None else {}
         away: Mapping[str, ModelRoute] = before._away if before is not None else {}
         keys: tuple[KeyRoute, ...] = before._table.keys if before is not None else ()
-        models = (_known_route(model, known) for model in table.models)
+        slots = _slots(table.replicas, {peer.host for peer in peers})
+        models = (
+            _known_route(_with_hosts(model, slots.get(model.name, ())), known)
+            for model in table.models
+        )
         self._models: dict[str, ModelRoute] = {model.name: model for model in models}
         self._table: RoutingTable = dataclasses.replace(
             table,
             models=tuple(self._models.values()),
             keys=keys if keys == table.keys else table.keys,
         )
-        self.peers = before.peers if before is not None and before.peers == peers else peers
+        known_peers: tuple[PeerRoute, ...] = before.peers if before is not None else ()
+        self.peers: tuple[PeerRoute, ...] = known_peers if known_peers == peers else peers
         self._serve_others = frozenset(peer.host for peer in peers)
         # Made once for all hosts: most models serve on few of them.
         self._away: dict[str, ModelRoute] = {
@@ -302,6 +318,25 @@ class TablesOfHosts:
         return dataclasses.replace(
             self._table, models=models, replicas=here, host=host, peers=peers
         )
+
+
+def _slots(
+    replicas: Iterable[ReplicaRoute], hosts: Collection[str]
+) -> dict[str, tuple[HostSlots, ...]]:
+    """Return the slots of each model at each of these hosts, in the order of their names."""
+    found: dict[str, dict[str, int]] = {}
+    for replica in replicas:
+        if replica.host in hosts and not replica.draining:
+            of = found.setdefault(replica.model, {})
+            of[replica.host] = of.get(replica.host, 0) + replica.max_sequences
+    return {
+        model: tuple(HostSlots(host, slots) for host, slots in sorted(of.items()))
+        for model, of in found.items()
+    }
+
+
+def _with_hosts(model: ModelRoute, hosts: tuple[HostSlots, ...]) -> ModelRoute:
+    return model if model.hosts == hosts else dataclasses.replace(model, hosts=hosts)
 
 
 def _known_route(model: ModelRoute, known: Mapping[str, ModelRoute]) -> ModelRoute:

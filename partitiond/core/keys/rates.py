@@ -14,6 +14,9 @@ the buckets, and is told the sum of the other workers' rows. What the others use
 time is debited here as if it had been used here. So limits hold for all workers together, apart
 from the age of the rows.
 
+Several hosts may serve one key, too. Their use comes in the same way, but is older. Therefore a
+host has an `Allowance`, which `core.keys.portions` works out, and uses no more than that.
+
 There are two clocks, both arguments: `now` is monotonic seconds, for the buckets; `unix` is Unix
 seconds, for the periods.
 """
@@ -21,11 +24,12 @@ seconds, for the periods.
 import dataclasses
 import datetime
 import math
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from partitiond.core.dispatch.admission import Rejected, retry_after_seconds
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
+from partitiond.core.keys.allowance import Allowance
 
 _SECONDS: Final = {BudgetPeriod.HOUR: 3600, BudgetPeriod.DAY: 86_400}
 _PERIOD_WORDS: Final = {
@@ -189,6 +193,8 @@ class KeyMeter:
         unix: float,
         others: Usage = NO_USAGE,
         service_seconds: float = 1.0,
+        allowance: Allowance | None = None,
+        siblings: Usage = NO_USAGE,
     ) -> Allowed | Rejected:
         """Return whether the key may send this request now; if it may, the request is debited.
 
@@ -196,8 +202,10 @@ class KeyMeter:
             tokens: estimated prompt and output tokens of all its sequences.
             now: monotonic seconds.
             unix: Unix seconds.
-            others: sum of the other workers' rows.
+            others: sum of the other workers' rows and of what was heard of other hosts.
             service_seconds: mean time of a request, for Retry-After when too many are in flight.
+            allowance: of this host; None if no other host serves the key.
+            siblings: sum of the rows of this host's other workers, to compare with the allowance.
         """
         self._learn(others, now)
         rejected = (
@@ -205,6 +213,8 @@ class KeyMeter:
             or self._refuse_budget(tokens, unix, others)
             or self._refuse_rates(tokens)
         )
+        if rejected is None and allowance is not None:
+            rejected = self._refuse_portion(tokens, unix, others, siblings, allowance)
         if rejected is not None:
             return rejected
         self._requests.debit(1)
@@ -237,6 +247,11 @@ class KeyMeter:
         self.usage = Usage(
             used.requests, used.tokens + more, max(0.0, used.in_flight - 1), start, budget
         )
+
+    def levels(self, *, now: float, others: Usage = NO_USAGE) -> tuple[float, float]:
+        """Return the levels of the buckets of requests and tokens, for `Portions.tick`."""
+        self._learn(others, now)
+        return self._requests.level, self._tokens.level
 
     def restore(self, budget: "BudgetUse") -> None:
         """Restore what was used of the budget before a restart; for one of the workers only."""
@@ -307,6 +322,48 @@ class KeyMeter:
             )
         return None
 
+    def _refuse_portion(
+        self, tokens: float, unix: float, others: Usage, siblings: Usage, allowance: Allowance
+    ) -> Rejected | None:
+        """Refuse what other hosts may be using in this moment. Their next words come soon."""
+        rates, host = self.rates, self.usage + siblings
+        start = period_start(unix, rates.budget_period)
+        running = self.usage.in_flight + others.in_flight
+        used = self.usage.budget_in(start) + others.budget_in(start)
+        budget = allowance.budget_in(start, rates.token_budget)
+        why = None
+        if rates.max_in_flight > 0 and allowance.in_flight.refuses(
+            host.in_flight, 1.0, rates.max_in_flight - running
+        ):
+            why = ("too_many_in_flight", f"requests in flight ({rates.max_in_flight})")
+        elif rates.token_budget > 0 and budget.refuses(
+            host.budget_in(start), tokens, rates.token_budget - used
+        ):
+            words = _PERIOD_WORDS[rates.budget_period]
+            why = ("budget_exhausted", f"tokens {words} ({rates.token_budget})")
+        elif rates.requests_per_minute > 0 and allowance.requests.refuses(
+            host.requests, 1.0, self._requests.level
+        ):
+            why = ("rate_limited", f"requests a minute ({rates.requests_per_minute})")
+        elif rates.tokens_per_minute > 0 and allowance.tokens.refuses(
+            host.tokens, tokens, self._tokens.level
+        ):
+            why = ("tokens_rate_limited", f"tokens a minute ({rates.tokens_per_minute})")
+        if why is None:
+            return None
+        allowance.wanted = True
+        return Rejected(
+            429,
+            why[0],
+            f"Other hosts may be using what is left of the key's {why[1]}; this host asks them.",
+            1,
+        )
+
+
+BudgetOfHost = tuple[str, int, float, float]
+"""Host, incarnation of its counts, start of the period, tokens of the budget."""
+_MOST_HOSTS: Final = 1024
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class BudgetUse:
@@ -315,27 +372,43 @@ class BudgetUse:
     Attributes:
         period: of the budget.
         start: start of the period, Unix seconds.
-        tokens: used in the period, by all workers.
+        tokens: used in the period, by all workers of this host.
+        hosts: what other hosts have used of it, as far as this one knows.
     """
 
     period: BudgetPeriod
     start: float
     tokens: float
+    hosts: tuple[BudgetOfHost, ...] = ()
 
 
-def budget_use(rates: KeyRates, total: Usage) -> BudgetUse | None:
-    """Return the part of all workers' summed rows that is worth keeping; None without a budget."""
-    if rates.token_budget <= 0 or total.budget_tokens <= 0:
+def budget_use(
+    rates: KeyRates, total: Usage, hosts: tuple[BudgetOfHost, ...] = ()
+) -> BudgetUse | None:
+    """Return the part of all workers' summed rows that is worth keeping; None without a budget.
+
+    Args:
+        rates: of the key.
+        total: of this host.
+        hosts: what the other hosts have used.
+    """
+    if rates.token_budget <= 0 or (total.budget_tokens <= 0 and not hosts):
         return None
-    return BudgetUse(rates.budget_period, total.budget_start, total.budget_tokens)
+    return BudgetUse(rates.budget_period, total.budget_start, max(0.0, total.budget_tokens), hosts)
 
 
-def budgets_to_dict(budgets: Mapping[str, BudgetUse]) -> dict[str, dict[str, str | float]]:
+def budgets_to_dict(budgets: Mapping[str, BudgetUse]) -> dict[str, dict[str, object]]:
     """Convert to plain data, by key id."""
-    return {
-        key: {"period": use.period.value, "start": use.start, "tokens": use.tokens}
-        for key, use in budgets.items()
-    }
+    return {key: _as_plain(use) for key, use in budgets.items()}
+
+
+def _as_plain(use: BudgetUse) -> dict[str, object]:
+    plain: dict[str, object] = {
+        "period": use.period.value, "start": use.start, "tokens": use.tokens
+    }  # fmt: skip
+    if use.hosts:
+        plain["hosts"] = [list(one) for one in use.hosts]
+    return plain
 
 
 def budgets_from_dict(data: object) -> dict[str, BudgetUse]:
@@ -346,8 +419,19 @@ def budgets_from_dict(data: object) -> dict[str, BudgetUse]:
     for key, one in data.items():
         try:
             use = BudgetUse(BudgetPeriod(one["period"]), float(one["start"]), float(one["tokens"]))
-        except (KeyError, TypeError, ValueError):
+            use = dataclasses.replace(use, hosts=_hosts_of(one.get("hosts", ())))
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
             continue
         if isinstance(key, str) and math.isfinite(use.start) and 0 <= use.tokens < math.inf:
             found[key] = use
     return found
+
+
+def _hosts_of(rows: Sequence[Sequence[Any]]) -> tuple[BudgetOfHost, ...]:
+    """Raises TypeError or ValueError if that is no list of hosts' use."""
+    return tuple(
+        [
+            (str(host), int(incarnation), float(start), float(tokens))
+            for host, incarnation, start, tokens in rows[:_MOST_HOSTS]
+        ]
+    )

@@ -116,7 +116,7 @@ class Flight(Request):
         attempts: number of attempts so far, including the first.
         unreached: of them, those on a replica where no process listened: nothing was sent.
         engine_seconds: time in engines times sequences, of attempts that are over.
-        session: name of its session, scoped by its key; or empty.
+        session: digest of its session, or empty (see `core.dispatch.affinity`).
         blocks: digests of the beginning of its prompt (see `core.dispatch.affinity`).
         from_peer: its client asked another host, which counts what its key uses.
     """
@@ -154,7 +154,7 @@ class Flight(Request):
         self.attempts = 0
         self.unreached = 0
         self.engine_seconds = 0.0
-        self.session = ""
+        self.session = b""
         self.blocks: tuple[bytes, ...] = ()
         self.from_peer = False
 

@@ -45,7 +45,7 @@ _MAGIC: Final = 0x7061727469743031
 _HEADER: Final = 16
 ROWS_CELL: Final = 1
 _ABOUT: Final = 4
-"""Cells for each row: process id, its start time, connections closed, requests."""
+"""Cells for each row: process id, its start time, connections closed, peers' ones closed."""
 
 
 def seat_key(route: ReplicaRoute) -> int:
@@ -249,6 +249,14 @@ class SlotLedger:
     def count_closed(self, row: int) -> None:
         """Count a connection that the row's worker has closed."""
         self.ints[_HEADER + row * _ABOUT + 2] += 1
+
+    def peers_closed(self, row: int) -> int:
+        """Connections of other hosts that the row's worker has closed, of those it was handed."""
+        return self.ints[_HEADER + row * _ABOUT + 3]
+
+    def count_peer_closed(self, row: int) -> None:
+        """Count a connection of another host that the row's worker has closed."""
+        self.ints[_HEADER + row * _ABOUT + 3] += 1
 
     # Meters
 

@@ -215,10 +215,21 @@ class LiveModel(ReplicaGroup):
         self.dispatch()
 
     def apply(
-        self, route: ModelRoute, routes: Iterable[ReplicaRoute], options: ProxyOptions
+        self,
+        route: ModelRoute,
+        routes: Iterable[ReplicaRoute],
+        options: ProxyOptions,
+        most: int | None = None,
     ) -> None:
-        """Take over a newer table without touching requests in flight."""
-        self._apply(route, routes, options, removed=False)
+        """Take over a newer table without touching requests in flight.
+
+        Args:
+            route: of the model.
+            routes: of its replicas.
+            options: of the proxy.
+            most: requests that may wait at this host; None for the route's limit.
+        """
+        self._apply(route, routes, options, most=most, removed=False)
 
     def remove(self) -> None:
         """Remove a model that left the table: running requests finish, waiting ones are refused."""
@@ -230,6 +241,7 @@ class LiveModel(ReplicaGroup):
         routes: Iterable[ReplicaRoute],
         options: ProxyOptions,
         *,
+        most: int | None = None,
         removed: bool,
     ) -> None:
         self.route = route
@@ -259,8 +271,8 @@ class LiveModel(ReplicaGroup):
         self.max_model_len = max((r.route.max_model_len for r in current), default=0)
         # Requests wait only while an event loop runs; the first table may come before one does.
         now = self._now() if self.waiting else 0.0
-        self.slots.changed(now, route=route, removed=removed)
-        most_at_desks = max(1, route.max_queue // options.workers)
+        self.slots.changed(now, route=route, most=most, removed=removed)
+        most_at_desks = max(1, (route.max_queue if most is None else most) // options.workers)
         self.desks.changed(now, route=route, most=most_at_desks, removed=removed)
         self.dispatch()
 

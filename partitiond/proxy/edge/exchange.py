@@ -109,9 +109,11 @@ class Exchange(Incoming):
         flight.share = caller.share
         # The client may not yet have read the answer to its previous request.
         self.paused = self.client.flow.write_paused
-        if len(model.replicas) > 1 and self.route.kind is RouteKind.GENERATE:
+        if self.route.kind is RouteKind.GENERATE and (
+            len(model.replicas) + state.peers.replicas(model) > 1
+        ):
             session = self.head.session.decode("latin-1") or request.user
-            model.attraction.attract(flight, session, self.body, now)
+            model.attraction.attract(flight, session, self.body, now, model.replicas)
         state.took_off(self)
         model.retries.count_request()
         if cost.sequences:
@@ -240,6 +242,7 @@ class Exchange(Incoming):
             tried=tuple(flight.tried),
             attempts=flight.attempts - flight.unreached,
             session=flight.session,
+            blocks=b"".join(flight.blocks),
             prompt_bytes=request.size.prompt_bytes,
             prompt_tokens=min(estimate.prompt_tokens, MOST),
             output_tokens=min(estimate.output_limit, MOST),

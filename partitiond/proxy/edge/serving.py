@@ -242,7 +242,8 @@ class Serving(AttemptOwner):
         if record.queue_seconds is None:
             record.queue_seconds = flight.placed_at - flight.started_at
         if record.attempts == 1:
-            self.model.attraction.remember(flight, replica.replica_id)
+            here = isinstance(replica, LiveReplica)
+            self.model.attraction.remember(flight, replica.replica_id, here=here)
         self.phase = Phase.RUNNING
         self._seen = -1
         attempt = self._attempt = Attempt(self, replica, self.route, self._state.options)

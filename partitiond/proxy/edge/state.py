@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from partitiond.core.dispatch.fleet import QueueShares
 from partitiond.core.dispatch.quarantine import Quarantine
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.proxy.config import ProxyOptions
@@ -125,6 +126,7 @@ class ProxyState:
         self.quarantine = Quarantine()
         # With several workers, the parent keeps the budgets, which count all workers together.
         self.accounts = Accounts(state_dir / BUDGETS_FILE if peers is None else None)
+        self.accounts.over_hosts.send = self.peers.send_keys
         if peers is not None:
             meters = PeerMeters(peers.ledger, peers.row)
             self.accounts.others, self.accounts.tell = meters.others, meters.tell
@@ -176,7 +178,9 @@ class ProxyState:
         if table.keys_required != self.keys.required:
             self.known_heads = KnownHeads()  # without keys, heads need more checks
         self.keys = KeyRing(table.keys, required=table.keys_required, word=self.word)
-        self.accounts.apply(table.keys)
+        # Several workers keep the limits for their host alone.
+        hosts = [peer.host for peer in table.peers] if self._peers is None else []
+        self.accounts.apply(table.keys, table.host, hosts)
         wanted = {route.name for route in table.models}
         for name in [name for name in self.models if name not in wanted]:
             gone = self.models.pop(name)
@@ -192,13 +196,16 @@ class ProxyState:
                 model = self.models[route.name] = LiveModel(route, self._peers)
             elif route.elsewhere and self.peers:
                 self.peers.take_back(model)
-            model.apply(route, table.replicas_of(route.name), self.options)
+            model.attraction.tell_others(there_are=bool(self.peers))
+            most = QueueShares(route).of(table.host) if table.peers else None
+            model.apply(route, table.replicas_of(route.name), self.options, most)
         self._names = {}
         for model in self.models.values():
             self._names |= dict.fromkeys(model.route.aliases, model)
         self._names |= self.models  # a model's name comes before another model's alias
         self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
         self.peers.start()
+        self.accounts.over_hosts.start()
 
     def look_again(self) -> None:
         """Retry waiting requests, because another worker has left a place to one of them."""
@@ -278,7 +285,9 @@ class ProxyState:
         self.reading.discard(exchange)
 
     def start_sweeping(self) -> None:
-        """Start checking time limits periodically; called with the first connection."""
+        """Start checking time limits periodically; called with each connection of a client, and
+        each request of a peer; harmless if they are checked already.
+        """
         if self._sweep_timer is None:
             loop = asyncio.get_running_loop()
             self._sweep_timer = loop.call_later(SWEEP_SECONDS, self._sweep, loop)
@@ -327,6 +336,7 @@ class ProxyState:
     def close(self) -> None:
         """Close idle connections to engines, and save the keys' budgets."""
         self.accounts.save()
+        self.accounts.over_hosts.close()
         self.peers.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()

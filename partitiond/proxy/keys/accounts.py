@@ -12,8 +12,17 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import NO_KEY_RATES, KeyRoute
-from partitiond.core.keys.rates import NO_USAGE, Allowed, BudgetUse, KeyMeter, Usage, budget_use
+from partitiond.core.keys.rates import (
+    NO_USAGE,
+    Allowed,
+    BudgetOfHost,
+    BudgetUse,
+    KeyMeter,
+    Usage,
+    budget_use,
+)
 from partitiond.proxy.keys.budgets_file import BudgetsFile
+from partitiond.proxy.keys.over_hosts import KeysOverHosts
 
 SAVE_SECONDS: Final = 5.0
 """Interval of writing budgets while they change; a crash loses the use since the last write."""
@@ -50,6 +59,7 @@ class Accounts:
     Attributes:
         others: returns what the other workers have counted of a key; set if there are any.
         tell: publishes this worker's counts to the others, whenever they change.
+        over_hosts: keeps the limits together with other hosts; one of several workers does not.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -61,10 +71,18 @@ class Accounts:
         self._save_at = 0.0
         self.others: Callable[[str], Usage] = _nobody
         self.tell: Callable[[str, Usage], object] | None = None
+        self.over_hosts = KeysOverHosts()
 
-    def apply(self, keys: Iterable[KeyRoute]) -> None:
-        """Take over a table's keys; use that was counted before stays counted."""
+    def apply(self, keys: Iterable[KeyRoute], host: str = "", hosts: Iterable[str] = ()) -> None:
+        """Take over a table's keys; use that was counted before stays counted.
+
+        Args:
+            keys: of the table.
+            host: the own one.
+            hosts: all that serve the keys.
+        """
         now = time.monotonic()
+        remembered: dict[str, tuple[BudgetOfHost, ...]] = {}
         meters: dict[str, KeyMeter] = {}
         counts: dict[str, Counts] = {}
         for key in keys:
@@ -78,23 +96,33 @@ class Accounts:
                 kept = self._kept.pop(key.id, None)
                 if kept is not None:
                     meter.restore(kept)
+                    remembered[key.id] = kept.hosts
             else:
                 meter.apply(key.rates, now)
             meters[key.id] = meter
         self._meters, self._counts = meters, counts
+        self.over_hosts.apply(host, hosts, meters, remembered)
 
     def admit(self, key_id: str, tokens: float, service_seconds: float) -> Receipt | Rejected:
         """Debit a request, or return why its key may not send the request now."""
         meter = self._meters.get(key_id)
         allowed: Allowed | None = None
         if meter is not None:
+            siblings = others = self.others(key_id)
+            portions = self.over_hosts.of(key_id)
+            if portions is not None:
+                others = siblings + portions.heard
             verdict = meter.admit(
                 tokens,
                 now=time.monotonic(),
                 unix=time.time(),
-                others=self.others(key_id),
+                others=others,
                 service_seconds=service_seconds,
+                allowance=None if portions is None else portions.allowance,
+                siblings=siblings,
             )
+            if portions is not None:
+                self.over_hosts.used(key_id)
             if isinstance(verdict, Rejected):
                 return verdict
             allowed = verdict
@@ -116,6 +144,7 @@ class Accounts:
         # A different meter has not debited this request, so it must not refund the debit.
         if meter is not None and meter is receipt.meter and receipt.allowed is not None:
             meter.settle(receipt.allowed, actual_tokens, now=time.monotonic(), unix=time.time())
+            self.over_hosts.used(receipt.key_id)
             if self.tell is not None:
                 self.tell(receipt.key_id, meter.usage)
 
@@ -136,7 +165,9 @@ class Accounts:
         """Return the budgets to store: over all workers' rows, and of keys not in the table."""
         found = dict(self._kept)
         for key_id, meter in self._meters.items():
-            use = budget_use(meter.rates, meter.usage + self.others(key_id))
+            portions = self.over_hosts.of(key_id)
+            known = () if portions is None else portions.known()
+            use = budget_use(meter.rates, meter.usage + self.others(key_id), known)
             if use is not None:
                 found[key_id] = use
         return found

@@ -41,7 +41,7 @@ class PeerAnswer(Answer):
         self.ended = True
         self._socket.send(frames.HEAD, self._number, encode(head))
         self._socket.send_pieces(self._number, body)
-        self._socket.send(frames.END, self._number)
+        self._socket.send_last(frames.END, self._number)
 
     def start_stream(self, first: bytes) -> None:
         """Send the head of a stream and its first events."""
@@ -64,7 +64,7 @@ class PeerAnswer(Answer):
             self._socket.send_pieces(self._number, data)
         self.streaming = False
         self.ended = True
-        self._socket.send(frames.END, self._number)
+        self._socket.send_last(frames.END, self._number)
 
     def error(self, error: ApiError, opening: bytes = b"") -> None:  # noqa: ARG002 -- the entry's
         """Say why there is no answer, or no further one; the entry words it for its client."""

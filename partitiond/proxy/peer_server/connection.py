@@ -1,9 +1,11 @@
 """Takes the requests of one other host's proxy, on one connection."""
 
+import asyncio
 import logging
 from typing import Final, Protocol
 
 from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.keys.words import read_words
 from partitiond.proxy.peer_server.request import PeerClientSide, PeerRequest
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import Failed, Hello, encode, read_open
@@ -20,7 +22,11 @@ _logger = logging.getLogger("partitiond.proxy")
 
 
 class OwnerSocket(PeerSocket):
-    """The owner's end of a connection: reads requests, sends answers and counts."""
+    """The owner's end of a connection: reads requests, sends answers and counts.
+
+    Attributes:
+        was_opened: it has been a connection; before, its handshake runs.
+    """
 
     def __init__(self, own: Hello, state: ProxyState, server: "PeerConnections") -> None:
         super().__init__(own)
@@ -28,17 +34,29 @@ class OwnerSocket(PeerSocket):
         self._server = server
         self._requests: dict[int, PeerRequest] = {}
         self._last_number = 0
+        self.was_opened = False
         self.side = _Side(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say who we are; from now on, the end of the connection is told."""
+        self.was_opened = True
+        self._server.opened(self)
+        super().connection_made(transport)
 
     def greeted(self, hello: Hello) -> str:
         """Refuse a host that is none of the table's, and one that its certificate does not name."""
-        return self._server.refusal(hello, self._transport)
+        refusal = self._server.refusal(hello, self._transport)
+        if not refusal and self._server.is_leaving:
+            self.leave()  # it was accepted just before
+        return refusal
 
     def take(self, kind: int, number: int, payload: bytes) -> None:
         """Take a frame. Raises ValueError if it makes no sense."""
         request = self._requests.get(number)
         if kind == frames.OPEN:
             self._open(number, payload)
+        elif kind == frames.KEYS:
+            self._state.accounts.over_hosts.hear(self.peer, read_words(payload))
         elif request is None:
             return  # it has ended, and the entry did not know it yet
         elif kind == frames.BODY:
@@ -75,17 +93,28 @@ class OwnerSocket(PeerSocket):
         """Forget a request that has ended."""
         self._requests.pop(number, None)
 
-    def tell(self, counts: bytes) -> None:
+    def tell(self, counts: bytes, now: float) -> None:
         """Send the load of this host.
 
         Args:
             counts: an encoded `messages.Counts`.
+            now: when they were made, monotonic seconds.
         """
         if not self.peer or self.write_paused:
             return
         incomplete = [n for n, request in self._requests.items() if not request.is_complete]
         last = min(incomplete) - 1 if incomplete else self._last_number
-        self.send(frames.COUNTS, 0, last.to_bytes(4, "big") + counts)
+        when = int(now * 1e6)
+        self.send(frames.COUNTS, 0, last.to_bytes(4, "big") + when.to_bytes(8, "big") + counts)
+
+    def tell_lately(self, lately: bytes) -> None:
+        """Send what was placed on this host's replicas lately.
+
+        Args:
+            lately: an encoded `messages.LatelyPlaced`.
+        """
+        if self.peer and not self.write_paused:
+            self.send(frames.LATELY, 0, lately)
 
     def leave(self) -> None:
         """Take no further request."""
@@ -121,7 +150,8 @@ class OwnerSocket(PeerSocket):
             except Exception:  # noqa: BLE001 -- logged there; end all others
                 request.crashed()
 
-    def __len__(self) -> int:
+    def in_flight(self) -> int:
+        """Return the number of requests on it."""
         return len(self._requests)
 
 
@@ -138,10 +168,20 @@ class _Side(PeerClientSide):
 
 
 class PeerConnections(Protocol):
-    """All connections of peers; `PeerServer` is the only kind."""
+    """All connections of peers; `PeerServer` is the only kind.
+
+    Attributes:
+        is_leaving: no further request is taken.
+    """
+
+    is_leaving: bool
 
     def refusal(self, hello: Hello, transport: object) -> str:
         """Return why a peer is refused, or empty."""
+        ...
+
+    def opened(self, socket: OwnerSocket) -> None:
+        """Note a connection that is open."""
         ...
 
     def lost(self, socket: OwnerSocket) -> None:

@@ -8,11 +8,14 @@ import contextlib
 import time
 
 from partitiond.core.dispatch.admission import Cost
+from partitiond.core.dispatch.affinity import DIGEST_BYTES, MAX_BLOCKS
+from partitiond.core.dispatch.host_affinity import split_digests
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import Estimate
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
 from partitiond.proxy.edge.serving import Phase, Serving
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peer_server.answer import PeerAnswer
@@ -39,6 +42,9 @@ class PeerClientSide:
 class PeerRequest(Serving):
     """One request of another host's client.
 
+    Raises:
+        ValueError: its digests are none.
+
     Attributes:
         number: on its connection.
         received_bytes: of its body, so far.
@@ -60,6 +66,9 @@ class PeerRequest(Serving):
         self._socket_paused = client.socket.write_paused
         self.paused = self._socket_paused
         self.record.client = client.socket.peer
+        self._blocks = tuple(split_digests(asked.blocks, MAX_BLOCKS))
+        if len(asked.session) not in {0, DIGEST_BYTES}:
+            raise ValueError("it sent what is no digest of a session")
         self._deadline = time.monotonic() + min(
             state.options.total_timeout_seconds, max(0.0, asked.total_seconds)
         )
@@ -73,7 +82,11 @@ class PeerRequest(Serving):
         self._parts.append(data)
         if self.received_bytes > self._asked.body_bytes:
             raise ValueError("it sent more of a body than it said")
-        if self.received_bytes == self._asked.body_bytes:
+        if self.received_bytes > SMALL_BODY_BYTES and not self._state.hold_body(
+            self, self.received_bytes
+        ):
+            self.refuse(errors.BODIES_FULL)
+        elif self.received_bytes == self._asked.body_bytes:
             self.body = b"".join(self._parts)
             self._parts = []
             try:
@@ -118,7 +131,9 @@ class PeerRequest(Serving):
         flight.tried = frozenset(asked.tried)
         flight.attempts = asked.attempts
         flight.session = asked.session
+        flight.blocks = self._blocks
         state.took_off(self)
+        state.start_sweeping()
         model.retries.count_request()
         if not self.is_quarantined(now):
             self.place(again=asked.again)
@@ -126,6 +141,8 @@ class PeerRequest(Serving):
     def refuse(self, error: ApiError) -> None:
         """Refuse the request before it is in flight."""
         self.phase = Phase.OVER
+        self._parts = []
+        self._state.release_body(self)
         self.answer.error(error)
         self._client.request_over(self.number)
 
@@ -147,6 +164,7 @@ class PeerRequest(Serving):
         if self.phase is Phase.READING:
             self.phase = Phase.OVER
             self._parts = []
+            self._state.release_body(self)
             self._client.request_over(self.number)
         else:
             super().client_gone()

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -19,6 +20,7 @@ from partitiond.proxy.peers.messages import (
     PROTOCOL,
     Counts,
     Hello,
+    LatelyPlaced,
     ModelCounts,
     ReplicaCounts,
     encode,
@@ -29,6 +31,9 @@ HANDSHAKE_SECONDS: Final = 5.0
 """Limit for a handshake. Chosen."""
 FULL_SECONDS: Final = 0.1
 """How long connections wait in the kernel when there are too many open files. Chosen."""
+MAX_CONNECTIONS: Final = 64
+"""Most connections of one host to this process: more than a host has workers, also while these are
+replaced. Chosen."""
 HANDSHAKE_FAILED: Final = "peer_handshake"
 """Counted as a refusal: who called has no certificate of the fleet, or found no common terms."""
 
@@ -40,13 +45,23 @@ class PeerServer:
 
     Attributes:
         sockets: the connections.
+        is_leaving: it takes no further request.
 
     Args:
         life: of this process.
         tls: with which peers are known; None for a path, whose folder only the owner may open.
+        gone: called for each connection that has ended, or was never opened.
     """
 
-    def __init__(self, state: ProxyState, life: str, tls: PeerTls | None) -> None:
+    def __init__(
+        self,
+        state: ProxyState,
+        life: str,
+        tls: PeerTls | None,
+        gone: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.is_leaving = False
+        self._gone = gone
         self._state = state
         self._life = life
         self._tls = tls
@@ -57,7 +72,7 @@ class PeerServer:
         self._opening: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
-        return len(self.sockets)
+        return len(self.sockets) + len(self._opening)
 
     def listen(self, listener: socket.socket) -> None:
         """Begin to take connections."""
@@ -77,18 +92,25 @@ class PeerServer:
                 await asyncio.sleep(FULL_SECONDS)
                 continue
             failing = False
-            task = loop.create_task(self._open(connection))
-            self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            self.open(connection)
+
+    def open(self, connection: socket.socket) -> None:
+        """Begin to open a connection that was accepted."""
+        task = asyncio.get_running_loop().create_task(self._open(connection))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
 
     async def _open(self, connection: socket.socket) -> None:
         """Shake hands with who has called."""
         connection.setblocking(False)
         context = None if self._tls is None else self._tls.server()
         loop = asyncio.get_running_loop()
+        own = Hello(PROTOCOL, self._state.table.host, self._life)
+        made = OwnerSocket(own, self._state, self)
+        protocol = cast("asyncio.Protocol", made)
         try:
             await loop.connect_accepted_socket(
-                self._make,
+                lambda: protocol,
                 connection,
                 ssl=context,
                 ssl_handshake_timeout=None if context is None else HANDSHAKE_SECONDS,
@@ -96,9 +118,12 @@ class PeerServer:
         except (OSError, asyncio.CancelledError):
             self._state.metrics.refusals[HANDSHAKE_FAILED] += 1
             connection.close()
+            if not made.was_opened:
+                self._gone()
 
     def leave(self) -> None:
         """Take no further connection and no further request; those that run go on."""
+        self.is_leaving = True
         if self._listening is not None:
             self._listening.cancel()
             self._listening = None
@@ -124,23 +149,24 @@ class PeerServer:
         peer = known.get(hello.host)
         if peer is None:
             return "is no host of this fleet"
+        if sum(one.peer == hello.host for one in self.sockets) >= MAX_CONNECTIONS:
+            return f"has {MAX_CONNECTIONS} connections already"
         if self._tls is not None:
             certificate = cast("asyncio.Transport", transport).get_extra_info("peercert")
             if not _names(certificate, hello.host, peer.address):
                 return f"calls itself {hello.host[:64]}, which its certificate does not say"
         return ""
 
+    def opened(self, socket: OwnerSocket) -> None:
+        """Begin to tell the load of this host on a connection."""
+        self.sockets.add(socket)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+
     def lost(self, socket: OwnerSocket) -> None:
         """Forget a connection that has ended."""
         self.sockets.discard(socket)
-
-    def _make(self) -> asyncio.Protocol:
-        own = Hello(PROTOCOL, self._state.table.host, self._life)
-        made = OwnerSocket(own, self._state, self)
-        self.sockets.add(made)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
-        return cast("asyncio.Protocol", made)
+        self._gone()
 
     def _tell(self) -> None:
         self._timer = None
@@ -149,11 +175,20 @@ class PeerServer:
             told = encode(counts_of(self._state, now))
             for one in list(self.sockets):
                 one.sweep(now)
-                one.tell(told)
+                one.tell(told, now)
+            self._tell_lately()
         except Exception:
             _logger.exception("peers could not be told the load of this host")
         if self.sockets and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+
+    def _tell_lately(self) -> None:
+        for name, model in self._state.models.items():
+            news = model.attraction.take_news()
+            if news:
+                told = encode(LatelyPlaced(name, news))
+                for one in list(self.sockets):
+                    one.tell_lately(told)
 
 
 def counts_of(state: ProxyState, now: float) -> Counts:
@@ -182,7 +217,6 @@ def _count(model: LiveModel, now: float) -> ModelCounts:
         ],
         len(slots.queue) + elsewhere,
         slots.queue.sequences + sequences,
-        slots.queue.max_entries,
         slots.service.seconds,
     )
 

@@ -36,6 +36,9 @@ RESUME: Final = 6
 """The client reads again."""
 PING: Final = 7
 """The entry is there. An owner that hears nothing for long takes the entry for dead."""
+KEYS: Final = 16
+"""Use of keys with limits: `keys.words.KeyWords`. A host hears its peers' on their connections to
+it."""
 # Of the owner
 PLACED: Final = 8
 """The request has a place on a replica, which `messages.PlacedAt` names."""
@@ -50,10 +53,12 @@ END: Final = 12
 FAIL: Final = 13
 """The request has no answer, or no further one: `messages.Failed`."""
 COUNTS: Final = 14
-"""Load of the owner: the highest number of this entry's requests that it has (4 bytes), then
-`messages.Counts`."""
+"""Load of the owner: the highest number of this entry's requests that it has (4 bytes), the
+microseconds of the owner's monotonic clock (8 bytes), both big-endian, then `messages.Counts`."""
 LEAVING: Final = 15
 """The owner takes no further request on this connection; those that run go on."""
+LATELY: Final = 17
+"""What was placed on the owner's replicas lately: `messages.LatelyPlaced`."""
 
 Frame = tuple[int, int, bytes]
 """(kind, number, payload)"""

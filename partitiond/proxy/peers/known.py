@@ -13,14 +13,15 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from partitiond.core.dispatch.balance import is_eligible
-from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, choose_host
-from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
+from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, QueueShares, choose_host
+from partitiond.core.dispatch.host_moves import SETTLE_SECONDS, MovableRequest, choose_moves
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS, PeerLoads
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.link import PeerClient
-from partitiond.proxy.peers.messages import PROTOCOL, Hello, Open
+from partitiond.proxy.peers.messages import PROTOCOL, Hello, LatelyPlaced, Open
 from partitiond.proxy.peers.stream import HopOwner, PeerStream
 
 LEARN_SECONDS: Final = 2.0
@@ -110,7 +111,10 @@ class Peers:
         self._draw = random.random
         self._clients: dict[str, PeerClient] = {}
         self._by_model: dict[str, list[PeerLoads]] = {}
+        self._listed: dict[str, list[PeerLoads]] = {}
+        self._replicas: dict[str, int] = {}
         self._models: Mapping[str, LiveModel] = {}
+        self._shares: dict[str, QueueShares] = {}
         self._waits: dict[str, dict[Wait, None]] = {}
         self._changed_at = time.monotonic()
         self._tick_timer: asyncio.TimerHandle | None = None
@@ -121,6 +125,7 @@ class Peers:
     def apply(self, table: RoutingTable, models: Mapping[str, LiveModel]) -> None:
         """Keep connections to the table's peers, and to no others."""
         self._models = models
+        self._shares = {route.name: QueueShares(route) for route in table.models}
         wanted = {peer.host: peer for peer in table.peers if peer.host != table.host}
         for host, client in list(self._clients.items()):
             if wanted.get(host) != client.route:
@@ -129,7 +134,9 @@ class Peers:
         own = Hello(PROTOCOL, table.host, self._life)
         for host, route in wanted.items():
             if host not in self._clients:
-                self._clients[host] = PeerClient(route, own, self._context, self._told)
+                self._clients[host] = PeerClient(
+                    route, own, self._context, self._told, self._told_lately
+                )
                 self._changed_at = time.monotonic()
         self._list()
 
@@ -154,19 +161,43 @@ class Peers:
         """Return the hosts that are reached."""
         return [host for host, is_reached in self.reached().items() if is_reached]
 
+    def listed(self, model: str) -> list[PeerLoads]:
+        """Return what is known of a model's load at the hosts that say that they have it."""
+        return self._by_model.get(model, [])
+
     def serving(self, model: str) -> set[str]:
         """Return the hosts that say that they have replicas of a model that take requests."""
         return {
             loads.host
-            for loads in self._by_model.get(model, ())
+            for loads in self.listed(model)
             if any(is_eligible(replica) for replica in loads.replicas.values())
         }
+
+    def replicas(self, model: LiveModel) -> int:
+        """Return how many replicas of a model the peers have."""
+        return self._replicas.get(model.route.name, 0)
+
+    def send_keys(self, host: str, message: bytes) -> bool:
+        """Send what `keys.words` is to a host; return False if no connection takes it.
+
+        Args:
+            host: that should hear it.
+            message: empty to ask only.
+        """
+        client = self._clients.get(host)
+        link = None if client is None else client.link
+        if link is None or not link.is_open or link.write_paused:
+            return False
+        if message:
+            link.send(frames.KEYS, 0, message)
+        return True
 
     # Requests
 
     def choose(self, wait: Wait) -> HostChoice | None:
         """Return the host for a request; None if there is none but perhaps this one."""
         model = wait.traveller.model
+        model.refresh()
         return choose_host(
             model.slots,
             self._by_model.get(model.route.name, ()),
@@ -190,11 +221,13 @@ class Peers:
         loads.sent(stream.number, wait.request.cost, replica_id)
         traveller.model.busy_at = time.monotonic()
         self.waits(wait, loads.host)
+        wait.known_at = time.monotonic() + SETTLE_SECONDS
         return Hop(stream, loads)
 
     def waits(self, wait: Wait, host: str) -> None:
         """Note that a request waits at a host (`OWN_HOST`, `NOWHERE`)."""
         wait.host = host
+        wait.known_at = 0.0
         self._waits.setdefault(wait.traveller.model.route.name, {})[wait] = None
         if self._tick_timer is None:
             loop = asyncio.get_running_loop()
@@ -239,8 +272,16 @@ class Peers:
 
     # What peers tell
 
+    def _told_lately(self, lately: LatelyPlaced) -> None:
+        model = self._models.get(lately.model)
+        if model is not None:
+            now = time.monotonic()
+            for replica_id, (sessions, blocks) in lately.replicas.items():
+                model.attraction.told(replica_id, sessions, blocks, now)
+
     def _told(self, client: PeerClient) -> None:
-        self._list()
+        if self._listed.get(client.route.host) != [*client.loads.values()]:
+            self._list()
         for name, loads in client.loads.items():
             model = self._models.get(name)
             if model is None:
@@ -254,11 +295,18 @@ class Peers:
                 self._move(model, loads)
 
     def _list(self) -> None:
+        """List the loads by model, each with the bound of its queue by the table."""
+        self._listed = {host: [*client.loads.values()] for host, client in self._clients.items()}
         found: dict[str, list[PeerLoads]] = {}
         for client in self._clients.values():
             for name, loads in client.loads.items():
+                shares = self._shares.get(name)
+                loads.max_waiting = 0 if shares is None else shares.of(loads.host)
                 found.setdefault(name, []).append(loads)
         self._by_model = found
+        self._replicas = {
+            name: sum([len(one.replicas) for one in loads]) for name, loads in found.items()
+        }
 
     def _tick(self) -> None:
         """Use places that came free at this host, and end what waited long enough at none."""
@@ -281,6 +329,7 @@ class Peers:
         waiting = self._waits.get(model.route.name)
         if not waiting:
             return
+        model.refresh()
         moves = choose_moves(
             model.slots,
             self._by_model.get(model.route.name, ()),

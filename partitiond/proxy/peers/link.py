@@ -1,7 +1,6 @@
 """Keeps a connection to the proxy of another host, and what that one tells of its load."""
 
 import asyncio
-import contextlib
 import logging
 import ssl
 import time
@@ -9,11 +8,20 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from partitiond.core.dispatch.balance import ReplicaLoad
-from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
+from partitiond.core.dispatch.peer_loads import PeerClock, PeerCounts, PeerLoads
 from partitiond.core.dispatch.routing import UNIX, PeerRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import MOST, Counts, Hello, Open, encode, read_counts
+from partitiond.proxy.peers.messages import (
+    MOST,
+    Counts,
+    Hello,
+    LatelyPlaced,
+    Open,
+    encode,
+    read_counts,
+    read_lately,
+)
 from partitiond.proxy.peers.stream import HopOwner, PeerStream, PeerStreams
 
 PING_SECONDS: Final = 1.0
@@ -44,16 +52,36 @@ class PeerLink(PeerStreams):
         self._client = client
         self._streams: dict[int, PeerStream] = {}
         self._number = 0
+        self._clock = PeerClock()
+        self._beat_timer: asyncio.TimerHandle | None = None
         self.is_leaving = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Say who we are, and from now on that we are there."""
+        super().connection_made(transport)
+        self._beat()
+
+    def _beat(self) -> None:
+        """Say that this entry is there, also while the last requests of a leaving owner run; leave
+        an owner that says nothing.
+        """
+        self._beat_timer = None
+        now = time.monotonic()
+        if now - self.heard_at > DEAD_SECONDS:
+            self.close(f"has said nothing for {DEAD_SECONDS:g} s")
+        elif self.unread_seconds(now) > DEAD_SECONDS:
+            self.close(f"has read nothing for {DEAD_SECONDS:g} s")
+        elif not self.closed:
+            self.send(frames.PING, 0)
+            self._beat_timer = asyncio.get_running_loop().call_later(PING_SECONDS, self._beat)
 
     @property
     def is_open(self) -> bool:
         """Whether it takes requests."""
         return bool(self.peer) and not (self.closed or self.is_leaving)
 
-    @property
     def in_flight(self) -> int:
-        """Number of requests on it."""
+        """Return the number of requests on it."""
         return len(self._streams)
 
     def open(self, asked: Open, body: bytes, owner: HopOwner) -> PeerStream:
@@ -62,7 +90,11 @@ class PeerLink(PeerStreams):
         stream = self._streams[self._number] = PeerStream(self, self._number, owner)
         head = encode(asked)
         first = body[: frames.BODY_BYTES]
-        self.send(frames.OPEN, stream.number, len(head).to_bytes(4, "big") + head + first)
+        opening = len(head).to_bytes(4, "big") + head + first
+        if len(first) == len(body):
+            self.send_last(frames.OPEN, stream.number, opening)
+        else:
+            self.send(frames.OPEN, stream.number, opening)
         for at in range(frames.BODY_BYTES, len(body), frames.BODY_BYTES):
             self.send(frames.BODY, stream.number, body[at : at + frames.BODY_BYTES])
         if self._number >= frames.MAX_NUMBER:
@@ -94,12 +126,19 @@ class PeerLink(PeerStreams):
         if stream is not None:
             stream.take(kind, payload)
         elif kind == frames.COUNTS:
-            self._client.told(self, int.from_bytes(payload[:4], "big"), read_counts(payload[4:]))
+            told = int.from_bytes(payload[4:12], "big") / 1e6
+            made_at = self._clock.made_at(told, time.monotonic())
+            last_number = int.from_bytes(payload[:4], "big")
+            self._client.told(self, last_number, made_at, read_counts(payload[12:]))
+        elif kind == frames.LATELY:
+            self._client.told_lately(self, read_lately(payload))
         elif kind == frames.LEAVING:
             self.leave()
 
     def gone(self) -> None:
         """Fail the requests on it."""
+        if self._beat_timer is not None:
+            self._beat_timer.cancel()
         self._client.lost(self)
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
@@ -119,6 +158,7 @@ class PeerClient:
     Args:
         context: returns the context for TLS; None where none is set.
         changed: called when the peer told its load, or is gone.
+        placed: called when the peer told what was placed on its replicas lately.
     """
 
     def __init__(
@@ -127,6 +167,7 @@ class PeerClient:
         own: Hello,
         context: Callable[[], ssl.SSLContext] | None,
         changed: Callable[["PeerClient"], object],
+        placed: Callable[[LatelyPlaced], object],
     ) -> None:
         self.route = route
         self.link: PeerLink | None = None
@@ -135,6 +176,7 @@ class PeerClient:
         self._own = own
         self._context = context
         self._changed = changed
+        self._placed = placed
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
         self._complained = False
@@ -153,11 +195,10 @@ class PeerClient:
         if self.link is not None:
             self.link.leave()
 
-    def told(self, link: PeerLink, last_number: int, counts: Counts) -> None:
-        """Take the peer's word of its load."""
+    def told(self, link: PeerLink, last_number: int, made_at: float, counts: Counts) -> None:
+        """Take the peer's word of its load, made at this time of the own clock."""
         if link is not self.link:
             return
-        now = time.monotonic()
         self.is_heard = True
         for gone in [name for name in self.loads if name not in counts]:
             del self.loads[gone]
@@ -166,7 +207,6 @@ class PeerClient:
             loads = self.loads.get(name)
             if loads is None:
                 loads = self.loads[name] = PeerLoads(self.route.host)
-            loads.max_waiting = min(max(0, told.max_waiting), MOST)
             replicas = tuple(
                 ReplicaLoad(
                     one.replica_id, one.sequences, one.max_sequences, one.kv_tokens,
@@ -179,11 +219,20 @@ class PeerClient:
                     replicas, told.waiting, told.waiting_sequences, told.service_seconds,
                     last_number,
                 ),
-                now,
+                made_at,
             )  # fmt: skip
             longest = max((one.max_model_len for one in told.replicas), default=0)
             self.max_model_len[name] = min(max(0, longest), MOST)
         self._changed(self)
+
+    def told_lately(self, link: PeerLink, lately: LatelyPlaced) -> None:
+        """Take the peer's word of what was placed on its replicas, and on no others. Raises
+        ValueError if it makes no sense.
+        """
+        loads = self.loads.get(lately.model)
+        if link is self.link and loads is not None:
+            own = {name: told for name, told in lately.replicas.items() if name in loads.replicas}
+            self._placed(LatelyPlaced(lately.model, own))
 
     def lost(self, link: PeerLink) -> None:
         """Note that a connection has ended, or takes no further request."""
@@ -242,15 +291,5 @@ class PeerClient:
         """Return once the connection has ended, or takes no further request."""
         self._wanted.clear()
         self.link = link
-        while self.link is link and not link.closed:
-            link.send(frames.PING, 0)
-            now = time.monotonic()
-            if now - link.heard_at > DEAD_SECONDS:
-                link.close(f"has said nothing for {DEAD_SECONDS:g} s")
-                return
-            if link.unread_seconds(now) > DEAD_SECONDS:
-                link.close(f"has read nothing for {DEAD_SECONDS:g} s")
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PING_SECONDS):
-                    await self._wanted.wait()
+        if not link.closed:
+            await self._wanted.wait()

@@ -49,11 +49,12 @@ class Open(msgspec.Struct, array_like=True):
         prefer: replicas that it prefers, best first.
         tried: replicas on which it failed.
         attempts: of them so far.
-        session: name of its session, scoped by its key; or empty.
+        session: digest of its session, or empty.
         prompt_bytes: of its prompts, for the learned tokens per byte.
         prompt_tokens, output_tokens, interval: estimated use (`core.keys.charging.Estimate`).
         traced: header with its place in its trace, or empty.
         load: header that asks for the engine's load, or empty.
+        blocks: joined digests of the beginning of its prompt.
     """
 
     model: str
@@ -72,13 +73,14 @@ class Open(msgspec.Struct, array_like=True):
     prefer: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
     attempts: int = 0
-    session: str = ""
+    session: bytes = b""
     prompt_bytes: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     interval: int = 1
     traced: bytes = b""
     load: bytes = b""
+    blocks: bytes = b""
 
 
 class PlacedAt(msgspec.Struct, array_like=True):
@@ -142,15 +144,25 @@ class ModelCounts(msgspec.Struct, array_like=True):
 
     Attributes:
         waiting, waiting_sequences: requests and sequences that wait for a place.
-        max_waiting: requests that may wait.
         service_seconds: mean stay of a sequence in an engine.
     """
 
     replicas: list[ReplicaCounts]
     waiting: int = 0
     waiting_sequences: int = 0
-    max_waiting: int = 0
     service_seconds: float = 1.0
+
+
+class LatelyPlaced(msgspec.Struct, array_like=True):
+    """What was placed on the owner's replicas of one model lately.
+
+    Attributes:
+        model: registered name.
+        replicas: (joined digests of sessions, of blocks), by replica; see `PlacedLately`.
+    """
+
+    model: str
+    replicas: dict[str, tuple[bytes, bytes]]
 
 
 Counts = dict[str, ModelCounts]
@@ -242,3 +254,4 @@ read_placed: Final = _placed
 read_head: Final = _head
 read_failed: Final = _failed
 read_counts: Final = msgspec.msgpack.Decoder(Counts).decode
+read_lately: Final = msgspec.msgpack.Decoder(LatelyPlaced).decode

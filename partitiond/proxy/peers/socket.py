@@ -60,6 +60,10 @@ class PeerSocket:
         """End what the connection carried."""
         raise NotImplementedError
 
+    def in_flight(self) -> int:
+        """Return the number of requests on the connection."""
+        raise NotImplementedError
+
     def writing_paused(self, *, paused: bool) -> None:
         """Note that the other side reads too slowly, or reads again."""
 
@@ -119,7 +123,18 @@ class PeerSocket:
         out.append(payload)
         if not self._is_flush_due and self._loop is not None:
             self._is_flush_due = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_due)
+
+    def send_last(self, kind: int, number: int, payload: bytes = b"") -> None:
+        """Send a frame that completes what the other side waits for: at once, if no other request
+        of the connection could share the write. The sender's books can wait, the client cannot.
+        """
+        if self.in_flight() > 1:
+            self.send(kind, number, payload)
+        elif not self.closed:
+            self._out.append(HEADER.pack(len(payload), kind, number))
+            self._out.append(payload)
+            self._flush()
 
     def chunk_writer(self, number: int) -> Callable[[bytes], object]:
         """Return a function that sends raw chunks of a stream."""
@@ -137,7 +152,7 @@ class PeerSocket:
             out.append(data)
             if not self._is_flush_due and self._loop is not None:
                 self._is_flush_due = True
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._flush_due)
 
         return write
 
@@ -146,8 +161,11 @@ class PeerSocket:
         for at in range(0, len(data), frames.MAX_PAYLOAD_BYTES):
             self.send(frames.PIECE, number, data[at : at + frames.MAX_PAYLOAD_BYTES])
 
-    def _flush(self) -> None:
+    def _flush_due(self) -> None:
         self._is_flush_due = False
+        self._flush()
+
+    def _flush(self) -> None:
         out, self._out = self._out, []
         if out and not self.closed and self._transport is not None:
             data = b"".join(out)

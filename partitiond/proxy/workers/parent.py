@@ -1,10 +1,10 @@
 """Runs the parent of several worker processes behind one port.
 
-The parent owns the things that exist once: the port, the state folder's lock, the pid file, the
-control socket, the routing table on disk. It hands connections to workers (`acceptor`), sends them
-tables, merges their answers (`merged`), restarts a worker that died, and replaces all workers on
-request. It never sees a request. When the parent is killed, its workers finish their requests in
-flight, and the port is free at once.
+The parent owns the things that exist once: the port, the port for other hosts' proxies, the state
+folder's lock, the pid file, the control socket, the routing table on disk. It hands connections to
+workers (`acceptor`), sends them tables, merges their answers (`merged`), restarts a worker that
+died, and replaces all workers on request. It never sees a request. When the parent is killed, its
+workers finish their requests in flight, and the ports are free at once.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
@@ -32,13 +33,20 @@ from partitiond.proxy.keys.meters import Budgets
 from partitiond.proxy.listening.acceptor import Acceptor
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import server_tls
+from partitiond.proxy.peer_server.server import listen_for_peers
+from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
 from partitiond.proxy.telemetry.logs import json_line
 from partitiond.proxy.telemetry.shared_log import SharedLog
 from partitiond.proxy.telemetry.traffic import MergedTraffic, leave_behind
 from partitiond.proxy.workers.channel import Message
 from partitiond.proxy.workers.merge_answers import Samples, merge_metrics, merge_states
-from partitiond.proxy.workers.process import START_SECONDS, WorkerError, WorkerProcess
+from partitiond.proxy.workers.process import (
+    START_SECONDS,
+    PeersHandoff,
+    WorkerError,
+    WorkerProcess,
+)
 from partitiond.serde import to_jsonable, to_stored_json
 
 MAX_WORKERS: Final = ROWS // 4
@@ -64,18 +72,24 @@ async def serve_workers(arguments: ProxyArguments, log: SharedLog) -> None:
         SettingsError: the proxy cannot listen on the address.
         DeviceError: another program uses the port.
     """
+    options = arguments.options
     with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
-        server_tls(arguments.options)  # raises for unusable files before any worker starts
+        server_tls(options)  # both raise for unusable files before any worker starts
+        if options.peers_tls:
+            PeerTls(Path(options.peers_tls))
         listener = stack.enter_context(listen_tcp(arguments.host, arguments.port))
         control = stack.enter_context(listen_unix(arguments.control_socket))
+        peers = None
+        if options.peers_address:
+            peers = stack.enter_context(listen_for_peers(options.peers_address))
         file = open_as_parent(arguments.state_dir)
         port = listener.getsockname()[1]
-        text = arguments_text(arguments.host, arguments.port, arguments.options)
+        text = arguments_text(arguments.host, arguments.port, options)
         identity = own_identity(arguments.host, port, arguments.control_socket, text)
         pid_file = arguments.state_dir / PID_FILE
         write_atomically(pid_file, to_stored_json(identity).encode())
         workers = Workers(arguments, file, log, dataclasses.asdict(identity))
-        await workers.run(listener, control)
+        await workers.run(listener, control, peers)
         leave_behind(arguments.state_dir, await workers.traffic())
         pid_file.unlink(missing_ok=True)
         arguments.control_socket.unlink(missing_ok=True)
@@ -109,8 +123,9 @@ class Workers:
         """Held while a table is sent out or a worker joins, so that it has the current table."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._restarting: asyncio.Task[None] | None = None
-        self._acceptor: Acceptor | None = None
-        self._family = socket.AF_INET
+        self._acceptors: list[Acceptor] = []
+        self._serves_peers = bool(arguments.options.peers_address)
+        self._family = self._peers_family = socket.AF_INET
         self._stop = asyncio.Event()
         self._grace_seconds = SIGNAL_GRACE_SECONDS
         self._control = QuietServer(quiet_config(control_app(self)))
@@ -203,14 +218,25 @@ class Workers:
 
     # From start to end
 
-    async def run(self, listener: socket.socket, control: socket.socket) -> None:
-        """Serve until `shut_down`; then stop listening, drain, and end the control socket last."""
+    async def run(
+        self, listener: socket.socket, control: socket.socket, peers: socket.socket | None = None
+    ) -> None:
+        """Serve until `shut_down`; then stop listening, drain, and end the control socket last.
+
+        Args:
+            listener: of clients.
+            control: of the control plane.
+            peers: of other hosts' proxies, or None.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         self._family = listener.family
-        self._acceptor = Acceptor(listener, self._takers)
+        self._acceptors = [Acceptor(listener, self._takers)]
+        if peers is not None:
+            self._peers_family = peers.family
+            self._acceptors.append(Acceptor(peers, self._peers_handoffs))
         self._file.ledger.make_room([self._table])
         self._budgets.apply(self._table.keys)
         control_task = loop.create_task(self._control.serve([control]))
@@ -221,7 +247,8 @@ class Workers:
         stopping = loop.create_task(self._stop.wait())
         await asyncio.wait({stopping, control_task}, return_when=asyncio.FIRST_COMPLETED)
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
-        self._acceptor.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
         await self._dismiss_all()
         end_server(self._control, 1)
         await control_task
@@ -271,6 +298,11 @@ class Workers:
     def _takers(self) -> Sequence[WorkerProcess]:
         return [worker for worker in self._workers if not worker.leaving]
 
+    def _peers_handoffs(self) -> Sequence[PeersHandoff]:
+        return [
+            worker.peers_handoff for worker in self._takers() if worker.peers_handoff is not None
+        ]
+
     def _free_rows(self) -> list[int]:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
 
@@ -303,7 +335,9 @@ class Workers:
         ledger.open_row(rows[0])
         ledger.set_owner(rows[0], os.getpid(), 0)
         try:
-            worker = await WorkerProcess.start(rows[0], self._count, ledger, self._bells)
+            worker = await WorkerProcess.start(
+                rows[0], self._count, ledger, self._bells, peers=self._serves_peers
+            )
         except OSError:
             _logger.exception("a worker cannot be started")
             ledger.clear(rows[0])
@@ -317,15 +351,16 @@ class Workers:
                     worker.kill()
                     return None
                 self._workers.append(worker)
-            await worker.ask({"do": "serve", "family": int(self._family)})
+            families = {"family": int(self._family), "peers_family": int(self._peers_family)}
+            await worker.ask({"do": "serve", **families})
         except WorkerError:
             _logger.exception("a worker did not start")
             worker.kill()
             return None
-        assert self._acceptor is not None
         worker.serves = True
         self._log.write(json_line("worker_started", worker=worker.pid, row=worker.row))
-        self._acceptor.resume()
+        for acceptor in self._acceptors:
+            acceptor.resume()
         return worker
 
     async def _see_off(self, worker: WorkerProcess) -> None:

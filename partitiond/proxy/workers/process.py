@@ -24,10 +24,29 @@ class WorkerError(Exception):
     """A worker does not answer, or could not do what a message asks."""
 
 
+class PeersHandoff:
+    """Where one worker takes the connections of other hosts' proxies. Implements `acceptor.Taker`.
+
+    Attributes:
+        handed: number of connections that the worker was handed there.
+    """
+
+    def __init__(self, row: int, ledger: SlotLedger, handoff: socket.socket) -> None:
+        self.handoff = handoff
+        self.handed = 0
+        self._row = row
+        self._ledger = ledger
+
+    def open_connections(self) -> int:
+        """Number of connections that were handed to the worker and are not closed."""
+        return self.handed - self._ledger.peers_closed(self._row)
+
+
 class WorkerProcess:
     """One worker. Implements `acceptor.Taker`.
 
     Attributes:
+        peers_handoff: for the connections of other hosts' proxies; None if there are none.
         row: its row of the ledger.
         handed: number of connections that it was handed.
         serves: it takes connections.
@@ -46,6 +65,7 @@ class WorkerProcess:
     ) -> None:
         self.row = row
         self.handoff = handoff
+        self.peers_handoff: PeersHandoff | None = None
         self.handed = 0
         self.serves = False
         self.leaving = False
@@ -61,23 +81,45 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, row: int, workers: int, ledger: SlotLedger, bells: Wakeups
+        cls, row: int, workers: int, ledger: SlotLedger, bells: Wakeups, *, peers: bool = False
     ) -> "WorkerProcess":
-        """Start a worker with the interpreter and the arguments of this process."""
+        """Start a worker with the interpreter and the arguments of this process.
+
+        Args:
+            row: its row of the ledger.
+            workers: number of workers.
+            ledger: of all workers.
+            bells: of all workers.
+            peers: whether it is handed connections of other hosts' proxies.
+        """
         handoff, its_handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         channel, its_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         handoff.setblocking(False)
-        words = [row, workers, its_handoff.fileno(), its_channel.fileno()]
+        passed = [its_handoff.fileno(), its_channel.fileno()]
+        words = [row, workers, *passed]
         for number, bell in bells.descriptors.items():
             words += [number, bell]
-        with its_handoff, its_channel:
+            passed.append(bell)
+        for_peers = None
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(its_handoff)
+            stack.enter_context(its_channel)
+            if peers:
+                mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+                stack.enter_context(its)
+                mine.setblocking(False)
+                for_peers = PeersHandoff(row, ledger, mine)
+                words.append(its.fileno())
+                passed.append(its.fileno())
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *sys.orig_argv[1:], WORKER_OPTION, ",".join(map(str, words)),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=[its_handoff.fileno(), its_channel.fileno(), *bells.descriptors.values()],
+                pass_fds=passed,
             )  # fmt: skip
             ledger.set_owner(row, process.pid, start_ticks(process.pid) or 0)
-        return cls(row, ledger, process, handoff, await Channel.over(channel))
+        made = cls(row, ledger, process, handoff, await Channel.over(channel))
+        made.peers_handoff = for_peers
+        return made
 
     @property
     def pid(self) -> int:
@@ -122,6 +164,8 @@ class WorkerProcess:
         await self._listening
         self._channel.close()
         self.handoff.close()
+        if self.peers_handoff is not None:
+            self.peers_handoff.handoff.close()
 
     async def _listen(self) -> None:
         while (message := await self._channel.receive()) is not None:

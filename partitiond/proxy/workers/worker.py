@@ -1,17 +1,20 @@
 """Runs one worker of several: a proxy process that a parent supplies with connections and tables.
 
 A worker serves like the only process of a proxy, with three differences: it shares the ledger with
-the other workers (`ledger`), the parent hands it connections (`acceptor`), and the parent sends it
-everything else over a channel (`channel`): routing tables, and the orders to leave and to shut
-down. A worker leaves by itself when the parent is gone.
+the other workers (`ledger`), the parent hands it connections of clients and of other hosts' proxies
+(`acceptor`), and the parent sends it everything else over a channel (`channel`): routing tables,
+and the orders to leave and to shut down. It keeps connections of its own to the proxies of other
+hosts. A worker leaves by itself when the parent is gone.
 """
 
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from partitiond.core.dispatch.routing import RoutingTable
@@ -23,6 +26,8 @@ from partitiond.proxy.embedded_server import QuietServer, end_server
 from partitiond.proxy.listening.acceptor import RateLimitedError, take
 from partitiond.proxy.listening.handshakes import Opener
 from partitiond.proxy.listening.tls import ServerTls, server_tls
+from partitiond.proxy.peer_server.server import PeerServer
+from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.server import LAST_SECONDS, data_config
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.workers.channel import Channel, Message
@@ -44,6 +49,8 @@ class WorkerArguments:
         workers: the number of workers.
         handoff, channel: descriptors of socket pairs with the parent.
         bells: for each row, the descriptor of its bell.
+        peers_handoff: descriptor of the socket pair for connections of other hosts' proxies; -1 if
+            there are none.
     """
 
     row: int
@@ -51,6 +58,7 @@ class WorkerArguments:
     handoff: int
     channel: int
     bells: dict[int, int]
+    peers_handoff: int = -1
 
 
 class Connections(set[TimeLimited]):
@@ -78,16 +86,75 @@ async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -
     )
     file = LedgerFile(arguments.state_dir / LEDGER_FILE)
     peers = LedgerAccess(file, post.row, Wakeups(post.bells))
-    state = ProxyState(mine, arguments.state_dir, log, peers)
+    peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
+    state = ProxyState(mine, arguments.state_dir, log, peers, peers_tls)
     state.connections = Connections(peers)
     channel = await Channel.over(socket.socket(fileno=post.channel))
     handoff = socket.socket(fileno=post.handoff)
-    handoff.setblocking(False)
-    await _Worker(state, peers, channel, handoff, server_tls(options)).run(log)
+    worker = _Worker(state, peers, channel, handoff, server_tls(options))
+    if post.peers_handoff >= 0:
+        worker.serve_peers(socket.socket(fileno=post.peers_handoff), peers_tls)
+    await worker.run(log)
     log.write(json_line("worker_ended", pid=os.getpid(), row=post.row))
 
 
+class _Intake:
+    """Takes the connections that the parent hands over at one socket.
+
+    Args:
+        handoff: the socket.
+        opened: called with each connection.
+        lost: called for each connection that was handed over and could not be received.
+    """
+
+    def __init__(
+        self,
+        handoff: socket.socket,
+        opened: Callable[[socket.socket], object],
+        lost: Callable[[], object],
+    ) -> None:
+        handoff.setblocking(False)
+        self.family = int(socket.AF_INET)
+        self._handoff = handoff
+        self._opened = opened
+        self._lost = lost
+        self._complaint = RateLimitedError("a worker cannot take connections")
+
+    def take(self) -> None:
+        """Take what was handed over by now."""
+        taken = take(self._handoff, self.family) if self._handoff.fileno() >= 0 else None
+        if taken is None:
+            self.stop()  # the channel ends too, and then the worker leaves
+            return
+        for _ in range(taken.lost):
+            self._lost()  # the parent counts it as handed to us
+        for connection in taken.connections:
+            self._opened(connection)
+        if taken.full:
+            self._complaint.tell("too many open files")
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._handoff)
+            loop.call_later(POLL_SECONDS, self.start)
+
+    def start(self) -> None:
+        """Take connections from now on."""
+        if self._handoff.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._handoff, self.take)
+
+    def stop(self) -> None:
+        """Take no further connection."""
+        if self._handoff.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._handoff)
+            self._handoff.close()
+
+
 class _Worker:
+    """One worker.
+
+    Attributes:
+        peer_server: serves the proxies of other hosts; None if they cannot reach this one.
+    """
+
     def __init__(
         self,
         state: ProxyState,
@@ -99,17 +166,22 @@ class _Worker:
         self._state = state
         self._peers = peers
         self._channel = channel
-        self._handoff = handoff
         self._server = QuietServer(data_config(state))
-        self._family = socket.AF_INET
-        self._opener = Opener(
-            self._server, state, tls, gone=lambda: peers.ledger.count_closed(peers.row)
-        )
+        ledger, row = peers.ledger, peers.row
+        closed = functools.partial(ledger.count_closed, row)
+        self._opener = Opener(self._server, state, tls, gone=closed)
+        self._intakes = [_Intake(handoff, self._opener.open, closed)]
         self._tls = tls
-        self._complaint = RateLimitedError("a worker cannot take connections")
+        self.peer_server: PeerServer | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._deadline = asyncio.Event()
         self._grace_seconds = 0.0
+
+    def serve_peers(self, handoff: socket.socket, tls: PeerTls | None) -> None:
+        """Serve the proxies of other hosts, too, on the connections that are handed over there."""
+        closed = functools.partial(self._peers.ledger.count_peer_closed, self._peers.row)
+        self.peer_server = PeerServer(self._state, self._state.life, tls, gone=closed)
+        self._intakes.append(_Intake(handoff, self.peer_server.open, closed))
 
     async def run(self, log: LogFile) -> None:
         """Run the worker from the first message to the end of the last connection."""
@@ -126,7 +198,11 @@ class _Worker:
         if watching is not None:
             watching.cancel()
         end_server(self._server, self._grace_seconds + LAST_SECONDS)
+        if self.peer_server is not None:
+            self.peer_server.leave()
         await self._state.drain(self._grace_seconds)
+        if self.peer_server is not None:
+            self.peer_server.close()
         await serving
         await self._say_farewell()
         listening.cancel()
@@ -150,7 +226,8 @@ class _Worker:
                 await self._channel.send(answer)
             except ConnectionError:
                 break  # the parent ended before the answer
-        self._take()  # the connections that the parent handed over last
+        for intake in self._intakes:
+            intake.take()  # the connections that the parent handed over last
         self._stop_taking()
         if self._leaving is None:
             self._leaving = loop.create_task(self._leave(ORPHAN_GRACE_SECONDS))
@@ -158,8 +235,11 @@ class _Worker:
     def _do(self, message: Message) -> Message:
         match message["do"]:
             case "serve":
-                self._family = message["family"]
-                self._take_again()
+                # A parent of the release before hands over connections of clients alone.
+                families = message["family"], message.get("peers_family", 0)
+                for intake, family in zip(self._intakes, families, strict=False):
+                    intake.family = family
+                    intake.start()
             case "table":
                 self._state.take_over(from_jsonable(RoutingTable, message["table"]))
                 if "word" in message:  # a parent of the release before sends none
@@ -180,29 +260,9 @@ class _Worker:
 
     # Connections
 
-    def _take(self) -> None:
-        taken = take(self._handoff, self._family) if self._handoff.fileno() >= 0 else None
-        if taken is None:
-            self._stop_taking()  # the channel ends too, and then the worker leaves
-            return
-        for _ in range(taken.lost):
-            self._peers.ledger.count_closed(self._peers.row)  # the parent counts it as handed to us
-        for connection in taken.connections:
-            self._opener.open(connection)
-        if taken.full:
-            self._complaint.tell("too many open files")
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._handoff)
-            loop.call_later(POLL_SECONDS, self._take_again)
-
-    def _take_again(self) -> None:
-        if self._handoff.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(self._handoff, self._take)
-
     def _stop_taking(self) -> None:
-        if self._handoff.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._handoff)
-            self._handoff.close()
+        for intake in self._intakes:
+            intake.stop()
 
     def _rung(self) -> None:
         """Retry the waiting requests: another worker has left a place to one of them."""
@@ -217,13 +277,20 @@ class _Worker:
         Every answer now says that its connection closes, so that clients reconnect to another
         worker. Until then, requests on an open connection are served. An idle connection ends at
         its usual time. Thus no request arrives on a connection that was closed under it.
+
+        The proxies of other hosts are told, and end their connections once the requests on these
+        have ended.
         """
+        if self.peer_server is not None:
+            self.peer_server.leave()
         headers = self._server.config.encoded_headers
         headers.append(CLOSE)
         self._server.server_state.default_headers.append(CLOSE)
         loop = asyncio.get_running_loop()
         last = loop.time() + grace_seconds
-        while loop.time() < last and (self._opener or self._state.connections):  # noqa: ASYNC110 -- no event says so
+        while loop.time() < last and (  # noqa: ASYNC110 -- no event says so
+            self._opener or self._state.connections or self.peer_server
+        ):
             await asyncio.sleep(POLL_SECONDS)
         self._shut_down(0.0)
 
@@ -234,8 +301,10 @@ class _Worker:
 
 
 def read_post(words: Sequence[int]) -> WorkerArguments:
-    """Parse the command line: row, workers, handoff, channel, then pairs of row and bell."""
+    """Parse the command line: row, workers, handoff, channel, then pairs of row and bell, and after
+    them, if there is one, the handoff for peers.
+    """
     row, workers, handoff, channel, *bells = words
-    return WorkerArguments(
-        row, workers, handoff, channel, dict(zip(bells[::2], bells[1::2], strict=True))
-    )
+    peers_handoff = bells.pop() if len(bells) % 2 else -1
+    pairs = dict(zip(bells[::2], bells[1::2], strict=True))
+    return WorkerArguments(row, workers, handoff, channel, pairs, peers_handoff)

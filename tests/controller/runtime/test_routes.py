@@ -17,6 +17,7 @@ from partitiond.controller.runtime.routes import (
 )
 from partitiond.core.dispatch.routing import (
     BudgetPeriod,
+    HostSlots,
     KeyRates,
     KeyRoute,
     ModelAvailability,
@@ -261,6 +262,25 @@ def test_each_host_that_serves_others_is_told_of_all_such() -> None:
     again = TablesOfHosts(whole, first, peers=(*peers[:1], *peers[1:]))
     assert again.peers is peers  # comparing the parts of many hosts takes little
     assert TablesOfHosts(whole, again).of("one").peers == ()
+
+
+def test_hosts_that_serve_each_other_are_told_what_each_has_of_a_model() -> None:
+    at = {
+        "a-0": (ReplicaState.SERVING, "two"),
+        "a-1": (ReplicaState.SERVING, "one"),
+        "a-2": (ReplicaState.SERVING, "two"),
+        "a-3": (ReplicaState.DRAINING, "three"),
+        "a-4": (ReplicaState.SERVING, "old"),
+    }
+    whole = table(*(engine(state, name=name, host=host) for name, (state, host) in at.items()))
+    slots = whole.replicas[0].max_sequences
+    peers = tuple(PeerRoute(host, f"unix:/{host}") for host in ("one", "two", "three"))
+    parts = TablesOfHosts(whole, peers=peers)
+    for host in ("one", "three"):
+        (model,) = parts.of(host).models
+        assert model.hosts == (HostSlots("one", slots), HostSlots("two", 2 * slots))
+    (alone,) = TablesOfHosts(whole, parts).of("one").models
+    assert alone.hosts == ()
 
 
 @given(st.floats(1.0, 1e7), st.floats(1.0, 1e7), st.floats(0.01, 600.0))

@@ -1,5 +1,6 @@
 """The host for a request is chosen by its rules, and nonsense harms nobody else."""
 
+import dataclasses
 import math
 
 import pytest
@@ -13,12 +14,14 @@ from partitiond.core.dispatch.fleet import (
     STAY,
     HostChoice,
     HostPolicy,
+    QueueShares,
     choose_host,
     queue_share,
 )
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
 from partitiond.core.dispatch.places import Request
-from tests.core.dispatch.fleet_hosts import NOW, Own, Slots, asks, load, peer
+from partitiond.core.dispatch.routing import HostSlots
+from tests.core.dispatch.fleet_hosts import NOW, ROUTE, Own, Slots, asks, load, peer
 from tests.core.dispatch.test_peer_loads import NONSENSE
 
 POLICY = HostPolicy(hop_slack=0.25, wait_slack=0.5, queue_slack=0.0, max_refusals=3)
@@ -188,6 +191,25 @@ def test_the_share_of_a_queue_is_by_slots_and_rounded_up() -> None:
     assert queue_share(256, 9, 3) == 256
     assert queue_share(0, 1, 3) == 0
     assert queue_share(256, -5, 3) == 0
+
+
+def test_hosts_that_serve_each_other_share_the_queue_of_a_model() -> None:
+    hosts = (HostSlots("a", 8), HostSlots("b", 24))
+    shares = QueueShares(dataclasses.replace(ROUTE, max_queue=10, hosts=hosts))
+    assert [shares.of(host) for host in ("a", "b", "c")] == [3, 8, 0]
+    nowhere = QueueShares(dataclasses.replace(ROUTE, max_queue=10))
+    assert nowhere.of("a") == 10
+
+
+def test_what_waits_in_other_workers_fills_the_own_queue_as_well() -> None:
+    def own() -> Own:
+        return Own(FULL, waiting=1, most=4, seconds=1e-3)
+
+    far = peer("x", load("x1", 8), waiting=1)
+    assert chosen(own(), far) == ("", "")
+    crowded = own()
+    crowded.own_places.elsewhere = 3, 3
+    assert chosen(crowded, far) == ("x", "")
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 10**6), min_size=1, max_size=40))

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.fleet import OWN_HOST, HostPolicy
-from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
+from partitiond.core.dispatch.host_moves import SETTLE_SECONDS, MovableRequest, choose_moves
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
 from partitiond.core.dispatch.places import Request
 from tests.core.dispatch.fleet_hosts import NOW, Own, Slots, asks, load, peer
@@ -71,6 +71,13 @@ def test_nobody_moves_to_where_he_is_or_was_refused_or_too_often() -> None:
     refused.refused = frozenset({"x"})
     often.moves, last.moves = 2, 1
     assert moved(waiting, peer("x", load("x1"))) == [(3, "x1")]
+
+
+def test_a_request_that_may_have_started_at_a_peer_stays_there() -> None:
+    waiting = waits(asks(), asks(), asks())
+    waiting[0].known_at, waiting[1].known_at = NOW + SETTLE_SECONDS, NOW
+    assert moved(waiting, peer("x", load("x1"))) == [(1, "x1"), (2, "x1")]
+    assert moved(waiting, None, own=Own(Slots("own", 1))) == [(1, "own"), (2, "own")]
 
 
 def test_a_request_moves_to_a_replica_that_takes_it() -> None:

@@ -11,7 +11,9 @@ from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.peer_loads import (
     FRESH_SECONDS,
     MOST,
+    PACE_SECONDS,
     SILENT_SECONDS,
+    PeerClock,
     PeerCounts,
     PeerLoads,
 )
@@ -107,6 +109,41 @@ def test_counts_grow_old() -> None:
     assert not loads.is_silent(64.0 + SILENT_SECONDS - 0.01)
     assert loads.is_silent(64.0 + SILENT_SECONDS + 0.01)
     assert loads.is_silent(math.nan)
+
+
+def test_counts_that_waited_on_their_way_are_as_old_as_they_are() -> None:
+    clock = PeerClock()
+    ahead, hop = -7000.25, 0.01
+    for n, waited in enumerate((0.05, 0.0, 0.3, 0.0, 2.5)):
+        made = 100.0 + n
+        told = clock.made_at(made + ahead, made + hop + waited)
+        assert told == pytest.approx(made + hop + (0.05 if n == 0 else 0.0))
+
+
+def test_counts_are_compared_with_the_fastest_of_half_a_minute_at_least() -> None:
+    clock = PeerClock()
+    for now in (0.0, 1.0, PACE_SECONDS, PACE_SECONDS + 1, PACE_SECONDS + 2):
+        waited = 1.0 if now > PACE_SECONDS else 0.0
+        assert now - clock.made_at(now - waited, now) == waited
+
+
+def test_clocks_of_another_pace_make_no_counts_old() -> None:
+    clock = PeerClock()
+    for n in range(36_000):  # an hour
+        now = n / 10
+        assert now - clock.made_at(5000.0 + now * 0.9999, now) < 0.01
+
+
+def test_a_clock_that_jumps_makes_counts_old_for_a_minute_at_most() -> None:
+    clock = PeerClock()
+    ages = []
+    for n in range(1000):
+        now = n / 10
+        there = now if n < 100 else now - 5.0
+        ages.append(now - clock.made_at(there, now))
+    assert min(ages[100:200]) == pytest.approx(5.0)
+    assert max(ages[100 + int(20 * PACE_SECONDS) + 2 :]) < 1e-6
+    assert PeerClock().made_at(1e308, 0.0) == 0.0
 
 
 def test_free_places_are_those_of_replicas_that_take_requests() -> None:

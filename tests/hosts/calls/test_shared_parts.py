@@ -8,6 +8,7 @@ from partitiond.core.dispatch.routing import (
     KeyRoute,
     ModelAvailability,
     ModelRoute,
+    PeerRoute,
     ReplicaRoute,
     RoutingTable,
     TablesOfHosts,
@@ -26,19 +27,22 @@ TABLE = RoutingTable(
     ),
     keys=tuple(KeyRoute(f"k{number}", f"{number:064x}") for number in range(16)),
 )
+PEERS = tuple(PeerRoute(host, f"{host}:6387") for host in HOSTS[1:])
+"""The first host has an older release."""
 
 
 def test_all_hosts_are_told_what_each_alone_would_be_told() -> None:
-    shared, parts = SharedParts(), TablesOfHosts(TABLE)
+    shared, parts = SharedParts(), TablesOfHosts(TABLE, peers=PEERS)
     changes = {"version": 2, "replicas": TABLE.replicas[1:], "models": TABLE.models[2:]}
     later = dataclasses.replace(TABLE, **changes)  # type: ignore[arg-type]
-    for table, of in ((TABLE, parts), (later, TablesOfHosts(later, parts))):
+    for table, of in ((TABLE, parts), (later, TablesOfHosts(later, parts, peers=PEERS))):
         for host in HOSTS:
-            assert of.of(host) == TablesOfHosts(table).of(host)
-            assert shared.of(of.of(host)) == to_jsonable(TablesOfHosts(table).of(host))
+            alone = TablesOfHosts(table, peers=PEERS).of(host)
+            assert of.of(host) == alone
+            assert shared.of(of.of(host)) == to_jsonable(alone)
 
 
-def test_keys_and_models_are_converted_once_for_all_hosts(
+def test_keys_models_and_peers_are_converted_once_for_all_hosts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     converted: list[object] = []
@@ -48,16 +52,16 @@ def test_keys_and_models_are_converted_once_for_all_hosts(
         return to_jsonable(value)
 
     monkeypatch.setattr(shared_parts, "to_jsonable", counted)
-    shared, parts = SharedParts(), TablesOfHosts(TABLE)
+    shared, parts = SharedParts(), TablesOfHosts(TABLE, peers=PEERS)
     for host in HOSTS:
         shared.of(parts.of(host))
     # Each model in two forms: as it serves, and as it is elsewhere.
-    assert len(converted) == len(HOSTS) + 2 * len(TABLE.models) + len(TABLE.keys)
+    assert len(converted) == len(HOSTS) + 2 * len(TABLE.models) + len(TABLE.keys) + 1
     converted.clear()
     # The next table has equal routes of models, and one replica less.
     models = tuple(dataclasses.replace(model) for model in TABLE.models)
     later = dataclasses.replace(TABLE, version=2, models=models, replicas=TABLE.replicas[1:])
-    parts = TablesOfHosts(later, parts)
+    parts = TablesOfHosts(later, parts, peers=tuple(map(dataclasses.replace, PEERS)))
     for host in HOSTS:
         shared.of(parts.of(host))
     assert len(converted) == len(HOSTS)

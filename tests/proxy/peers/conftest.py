@@ -47,6 +47,7 @@ async def make_proxy(folder: Path) -> AsyncIterator[MakeProxy]:
             if routes is not None:
                 parts(routes, hosts, _at(routes.replicas, hosts[1]))
                 await hosts[0].until_it_hears(1)
+            hosts[0].proxy.elsewhere = hosts[1].proxy.state
             return hosts[0].proxy
 
         yield make

@@ -6,12 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from partitiond.core.dispatch.routing import (
-    ModelAvailability,
-    PeerRoute,
-    ReplicaRoute,
-    RoutingTable,
-)
+from partitiond.core.dispatch.routing import PeerRoute, RoutingTable, TablesOfHosts
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.listening.opening import listen_unix
 from partitiond.proxy.peer_server.server import PeerServer
@@ -31,16 +26,22 @@ class Host:
         """Wait until so many peers have told their load."""
         await self.proxy.until(lambda: len(self.proxy.state.peers.heard()) == peers)
 
+    def fall_silent(self) -> None:
+        """Tell no load any more, until the next connection of a peer."""
+        assert self.server._timer is not None
+        self.server._timer.cancel()
+        self.server._timer = None
+
     def is_idle(self) -> bool:
         """Whether nothing is counted as in flight, waiting or at a peer."""
-        return self.proxy.idle() and not any(len(one) for one in self.server.sockets)
+        return self.proxy.idle() and not any(one.in_flight() for one in self.server.sockets)
 
 
 @contextlib.asynccontextmanager
 async def host(folder: Path, name: str, **options: Any) -> AsyncIterator[Host]:
     """Run the proxy of a host."""
     own = folder / name
-    own.mkdir()
+    own.mkdir(exist_ok=True)
     async with serving(own, ProxyOptions(**options)) as proxy:
         path = folder / f"{name}.peer"
         server = PeerServer(proxy.state, name, None)
@@ -57,22 +58,14 @@ def parts(table: RoutingTable, hosts: list[Host], owners: dict[str, str]) -> Non
     Args:
         owners: host of each replica.
     """
-    peers = tuple(one.route for one in hosts)
+    tables = tables_of(table, [one.route for one in hosts], owners)
     for one in hosts:
-        here: list[ReplicaRoute] = [
-            route for route in table.replicas if owners.get(route.replica_id) == one.name
-        ]
-        serve = {route.model for route in here if not route.draining}
-        models = tuple(
-            model
-            if model.name in serve or model.availability is not ModelAvailability.SERVING
-            else dataclasses.replace(
-                model, availability=ModelAvailability.UNAVAILABLE, elsewhere=True
-            )
-            for model in table.models
-        )
-        one.proxy.state.apply(
-            dataclasses.replace(
-                table, models=models, replicas=tuple(here), host=one.name, peers=peers
-            )
-        )
+        one.proxy.state.apply(tables.of(one.name))
+
+
+def tables_of(table: RoutingTable, peers: list[PeerRoute], owners: dict[str, str]) -> TablesOfHosts:
+    """Return what each of these hosts is told of a table; arguments as of `parts`."""
+    replicas = tuple(
+        dataclasses.replace(one, host=owners.get(one.replica_id, "")) for one in table.replicas
+    )
+    return TablesOfHosts(dataclasses.replace(table, replicas=replicas), peers=tuple(peers))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -29,8 +30,9 @@ WHOLE = (frames.HEAD, encode(AnswerHead(200, b"application/json")))
 
 def counts(model: str = "m", last: int = 0) -> bytes:
     """The payload of counts: one free replica of the model."""
-    told = {model: ModelCounts([ReplicaCounts(f"{model}-1", 0, 100)], max_waiting=100)}
-    return last.to_bytes(4, "big") + encode(told)
+    told = {model: ModelCounts([ReplicaCounts(f"{model}-1", 0, 100)])}
+    now = int(time.monotonic() * 1e6)
+    return last.to_bytes(4, "big") + now.to_bytes(8, "big") + encode(told)
 
 
 def opened(body: bytes, **changes: object) -> bytes:

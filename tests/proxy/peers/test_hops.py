@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from partitiond.core.dispatch import peer_loads
 from partitiond.core.dispatch.routing import ModelAvailability
-from partitiond.proxy.peers import frames, known
+from partitiond.proxy.peer_server import connection, server
+from partitiond.proxy.peer_server.server import counts_of
+from partitiond.proxy.peers import frames, known, link
 from partitiond.proxy.peers.messages import Hello, encode
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
@@ -164,6 +168,99 @@ async def test_what_the_owner_refuses_the_client_hears(
     await until_idle([a, b])
 
 
+async def test_the_hosts_share_the_bound_of_the_queue(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    go = asyncio.Event()
+    engines = [await make_engine(holding(go), f"e{n}") for n in range(2)]
+    routes = table(
+        replica(engines[0], "m-1", max_sequences=1), replica(engines[1], "m-2", max_sequences=3),
+        max_queue=8,
+    )  # fmt: skip
+    hosts = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
+    known = {one.host: one for one in hosts[0].proxy.state.peers.listed("m")}
+    assert {host: one.max_waiting for host, one in known.items()} == {"b": 2, "c": 6}
+    asked = [asyncio.create_task(hosts[n % 3].proxy.complete()) for n in range(30)]
+    owners = hosts[1:]
+    await hosts[0].proxy.until(lambda: sum(task.done() for task in asked) == 30 - 4 - 8)
+    assert [one.proxy.state.queues()["m"] for one in hosts] == [0, 2, 6]
+    refused = {await code(task) for task in asked if task.done()}
+    assert refused == {(429, "queue_full")}
+    # The shares follow the table.
+    drained = dataclasses.replace(routes.replicas[1], draining=True)
+    parts(
+        dataclasses.replace(routes, version=2, replicas=(routes.replicas[0], drained)),
+        hosts, {"m-1": "b", "m-2": "c"},
+    )  # fmt: skip
+    assert owners[0].proxy.state.models["m"].slots.queue.max_entries == 8
+    known = {one.host: one for one in hosts[0].proxy.state.peers.listed("m")}
+    assert {host: one.max_waiting for host, one in known.items()} == {"b": 8, "c": 0}
+    go.set()
+    await asyncio.gather(*asked)
+    await until_idle(hosts)
+
+
+async def test_a_host_whose_counts_are_old_is_chosen_if_no_other_takes_the_request(
+    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_loads, "SILENT_SECONDS", 60.0)
+    monkeypatch.setattr(link, "DEAD_SECONDS", 60.0)
+    go = asyncio.Event()
+    mute, full = await make_engine(holding(go), "e1"), await make_engine(holding(go), "e2")
+    limit: dict[str, Any] = {"max_sequences": 1}
+    routes = table(replica(mute, "m-1", **limit), replica(full, "m-2", **limit), max_queue=4)
+    a, b, c = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
+    b.fall_silent()
+    loads = {one.host: one for one in a.proxy.state.peers.listed("m")}
+    await a.proxy.until(lambda: not loads["b"].is_fresh(time.monotonic()))
+    asked = []
+    for received, waiting in ((1, 0), (1, 1), (1, 2)):
+        asked.append(asyncio.create_task(a.proxy.complete()))
+        await full.until(lambda n=received: len(full.received) == n)  # type: ignore[misc]
+        await c.proxy.until(lambda n=waiting: c.proxy.state.queues() == {"m": n})  # type: ignore[misc]
+    assert mute.received == []
+    asked.append(asyncio.create_task(a.proxy.complete()))
+    await mute.until(lambda: len(mute.received) == 1)
+    go.set()
+    assert [(await one).status_code for one in asked] == [200] * 4
+    await until_idle([a, b, c])
+
+
+async def test_counts_that_were_long_on_their_way_are_old(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    b.fall_silent()
+    (loads,) = a.proxy.state.peers.listed("m")
+    (there,) = b.server.sockets
+    before, now = loads.told_at, time.monotonic()
+    there.tell(encode(counts_of(b.proxy.state, now)), now - 1.0)
+    await a.proxy.until(lambda: loads.told_at != before)
+    assert loads.told_at == pytest.approx(now - 1.0, abs=0.5)
+
+
+async def test_what_was_sent_on_a_former_connection_is_forgotten_with_it(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(lambda _: ["hold"])
+    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]}, max_attempts=1)
+    (before,) = a.proxy.state.peers.listed("m")
+    b.fall_silent()
+    lost = asyncio.create_task(a.proxy.complete())
+    await engine.until(lambda: len(engine.received) == 1)
+    assert before.sequences_in_flight() == 1
+    reset(b)
+    assert (await lost).status_code == 502
+    assert a.proxy.state.peers.serving("m") == set()
+    await a.until_it_hears(1)
+    (after,) = a.proxy.state.peers.listed("m")
+    assert after is not before
+    assert after.sequences_in_flight() == 0
+    engine.script = lambda _: answer(completion())
+    assert (await a.proxy.complete()).status_code == 200
+    await until_idle([a, b])
+
+
 @pytest.mark.parametrize("streams", [True, False])
 async def test_a_client_that_leaves_frees_the_place_at_the_owner(
     make_hosts: MakeHosts, make_engine: MakeEngine, streams: bool
@@ -270,6 +367,43 @@ async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(
     await until_idle([a, c])
 
 
+async def test_what_runs_on_a_host_that_leaves_takes_its_time(
+    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "PING_SECONDS", 0.02)
+    monkeypatch.setattr(connection, "DEAD_SECONDS", 0.2)
+    go = asyncio.Event()
+    engine = await make_engine(holding(go))
+    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    running = asyncio.create_task(a.proxy.stream_text())
+    await engine.until(lambda: len(engine.received) == 1)
+    (there,) = b.server.sockets
+    b.server.leave()
+    await a.proxy.until(lambda: not a.proxy.state.peers.heard())
+    until = time.monotonic() + 0.5
+    await a.proxy.until(lambda: there.closed or there.heard_at > until)
+    assert not a.proxy.state.peers.heard()  # what it tells there counts no more
+    assert a.proxy.state.peers.serving("m") == set()
+    go.set()
+    assert (await running).count('"text":') == 3
+    await b.proxy.until(lambda: not b.server.sockets)
+    await until_idle([a, b])
+
+
+async def test_time_limits_hold_at_an_owner_that_has_no_clients(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(lambda _: ["hold"])
+    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    b.proxy.state.options = dataclasses.replace(
+        b.proxy.state.options, first_token_timeout_seconds=0.01, max_attempts=1
+    )
+    lost = await a.proxy.complete(stream=True)
+    assert lost.status_code == 504
+    assert lost.json()["error"]["code"] == "upstream_first_token_timeout"
+    await until_idle([a, b])
+
+
 Break = Callable[[Host], None]
 
 
@@ -331,6 +465,49 @@ async def test_what_no_client_has_seen_yet_is_sent_to_another_host(
     assert (await asked).endswith("data: [DONE]\n\n")
     assert len(second.received) == 1
     await until_idle([a, c])
+
+
+async def test_large_bodies_of_other_hosts_are_bounded_together(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    go = asyncio.Event()
+    engine = await make_engine(holding(go))
+    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    state = b.proxy.state
+    state.options = dataclasses.replace(state.options, max_bodies_bytes=150_000)
+    large = "x" * 100_000
+    first = asyncio.create_task(a.proxy.complete(prompt=large))
+    await engine.until(lambda: len(engine.received) == 1)
+    assert (await code(a.proxy.complete(prompt=large))) == (503, "bodies_full")
+    small = asyncio.create_task(a.proxy.complete())
+    await engine.until(lambda: len(engine.received) == 2)
+    go.set()
+    assert [(await one).status_code for one in (first, small)] == [200, 200]
+    await until_idle([a, b])
+    assert state.body_bytes == 0
+    leaves = asyncio.create_task(a.proxy.complete(prompt=large))
+    await engine.until(lambda: len(engine.received) == 3)
+    leaves.cancel()
+    await b.proxy.until(lambda: state.body_bytes == 0)
+
+
+async def test_one_host_has_only_so_many_connections(
+    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    hello = frames.frame(frames.HELLO, 0, encode(Hello(1, "a")))
+    kept = []
+    for _ in range(2):
+        reader, writer = await asyncio.open_unix_connection(b.route.address.removeprefix("unix:"))
+        writer.write(hello)
+        await reader.readexactly(frames.HEADER_BYTES)
+        kept.append((reader, writer))
+    await b.proxy.until(lambda: len(b.server.sockets) == 2)
+    await kept[1][0].read()  # the second one ends
+    assert (await a.proxy.complete()).status_code == 200
+    for _, writer in kept:
+        writer.close()
 
 
 async def test_a_stranger_is_not_served(

@@ -1,8 +1,7 @@
 """What holds for a client and an engine on one host holds when the engine is on another one.
 
 These are the tests of `tests.proxy`, with a `make_proxy` whose replicas are all on another host.
-Those that look at the replicas of the proxy itself are left out; `test_hops` and
-`test_charges_over_a_hop` have their like.
+Those that look at the replicas of the proxy itself are left out; `test_hops` has their like.
 """
 
 import pytest
@@ -22,12 +21,11 @@ LEFT_OUT = {
     "test_a_retry_that_waits_in_vain_is_given_back",
     "test_no_credit_is_taken_where_the_others_drain_or_are_dead",
     "test_what_runs_is_reserved_by_estimate",
+    "test_whose_time_in_the_queue_runs_out_pays_nothing",
     "test_a_new_engine_behind_the_name_gets_no_old_connection",
     "test_a_routing_update_leaves_running_streams_alone",
     "test_a_draining_replica_gets_nothing_new_and_finishes_what_runs",
     "test_a_client_that_leaves_cancels_upstream",
-    "test_who_leaves_the_queue_pays_nothing",
-    "test_whose_time_in_the_queue_runs_out_pays_nothing",
 }
 
 for module in (

@@ -234,7 +234,7 @@ def test_nothing_counted_is_a_sample_too() -> None:
 
 
 def test_a_host_is_reached_if_each_worker_reaches_it() -> None:
-    nothing = {"models": {}, "replicas": {}, "usage": {}}
+    nothing: dict[str, Any] = {"models": {}, "replicas": {}, "usage": {}}
     told = {
         1: {**nothing, "peers": {"a": True, "b": True, "c": False}},
         2: {**nothing, "peers": {"a": True, "b": False}},

@@ -125,7 +125,7 @@ class Counting:
 
 
 async def load(
-    process: ProxyProcess, connections: int, until: Callable[[], bool]
+    process: ProxyProcess, connections: int, until: Callable[[], bool], **body: object
 ) -> collections.Counter[Any]:
     """Requests on so many connections, one after the other on each; how they ended."""
     outcomes: collections.Counter[Any] = collections.Counter()
@@ -133,7 +133,7 @@ async def load(
     async def one(client: httpx.AsyncClient) -> None:
         while not until():
             try:
-                outcomes[(await complete(client)).status_code] += 1
+                outcomes[(await complete(client, **body)).status_code] += 1
             except httpx.HTTPError as error:
                 outcomes[repr(error)] += 1
 

@@ -1,0 +1,151 @@
+"""A session, or a long beginning of a prompt, finds its replica from any host."""
+
+from typing import Any
+
+import pytest
+
+from partitiond.core.dispatch.affinity import DIGEST_BYTES, session_digest
+from partitiond.core.dispatch.host_affinity import MOST_TOLD
+from partitiond.proxy.peers import frames
+from partitiond.proxy.peers.messages import LatelyPlaced, Open, encode
+from tests.proxy.conftest import MakeEngine, replica, table
+from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.peers.hosts import Host, parts
+from tests.proxy.scripted import ScriptedEngine
+
+LONG = "a" * 4000
+Turn = dict[str, Any]
+TURNS = pytest.mark.parametrize(
+    ("first", "later"),
+    [
+        pytest.param({"user": "ann"}, {"user": "ann", "prompt": "b"}, id="session"),
+        pytest.param({"prompt": LONG}, {"prompt": LONG + "b"}, id="prefix"),
+    ],
+)
+
+
+async def until_told(hosts: list[Host]) -> None:
+    """Wait until each host was told what was placed on another one."""
+    for one in hosts:
+        await one.proxy.until(lambda one=one: told_count(one) > 0)  # type: ignore[misc]
+
+
+def told_count(host: Host) -> int:
+    return host.proxy.state.models["m"].attraction.told_count()
+
+
+async def until_idle(hosts: list[Host]) -> None:
+    for one in hosts:
+        await one.proxy.until(one.is_idle)
+
+
+def counts(engines: list[ScriptedEngine]) -> list[int]:
+    return [len(engine.received) for engine in engines]
+
+
+@TURNS
+async def test_what_began_at_one_host_finds_its_replica_from_each(
+    make_hosts: MakeHosts, make_engine: MakeEngine, first: Turn, later: Turn
+) -> None:
+    engines = [await make_engine(name=f"e{n}") for n in range(3)]
+    routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
+    hosts = await make_hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": ["m-2"]})
+    a, b, c = hosts
+    assert (await a.proxy.complete(**first)).status_code == 200
+    assert counts(engines) == [1, 0, 0]
+    await until_told([b, c])
+    for host in (b, c, b):
+        assert (await host.proxy.complete(**later)).status_code == 200
+    assert counts(engines) == [4, 0, 0]
+    assert (await b.proxy.complete(user="bob", prompt="another")).status_code == 200
+    assert counts(engines) == [4, 1, 0], "what is new stays at home"
+    await until_idle(hosts)
+
+
+@TURNS
+async def test_hosts_without_replicas_find_it_among_those_of_one_owner(
+    make_hosts: MakeHosts, make_engine: MakeEngine, first: Turn, later: Turn
+) -> None:
+    engines = [await make_engine(name=f"e{n}") for n in range(4)]
+    routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
+    hosts = await make_hosts(routes, {"a": [], "b": ["m-0", "m-1", "m-2", "m-3"], "c": []})
+    a, _, c = hosts
+    await a.proxy.complete(**first)
+    where = counts(engines)
+    await until_told([a, c])
+    for host in (c, a, c, a, c):
+        await host.proxy.complete(**later)
+    assert counts(engines) == [6 * there for there in where]
+    await until_idle(hosts)
+
+
+@TURNS
+async def test_without_its_replica_it_goes_elsewhere_and_is_found_there(
+    make_hosts: MakeHosts, make_engine: MakeEngine, first: Turn, later: Turn
+) -> None:
+    engines = [await make_engine(name=f"e{n}") for n in range(3)]
+    one, two, three = (replica(engine, f"m-{n}") for n, engine in enumerate(engines))
+    owners = {"m-1": "b", "m-2": "c"}
+    hosts = await make_hosts(table(one, two, three), {"a": ["m-0"], "b": ["m-1"], "c": ["m-2"]})
+    a, b, c = hosts
+    await a.proxy.complete(**first)
+    await until_told([b, c])
+    parts(table(two, three, version=2), hosts, owners)
+    await b.proxy.until(lambda: b.proxy.state.peers.serving("m") == {"c"})
+    assert (await b.proxy.complete(**later)).status_code == 200
+    assert counts(engines) == [1, 1, 0]
+    await until_told([a])
+    for host in (a, b, a):
+        assert (await host.proxy.complete(**later)).status_code == 200
+    assert counts(engines) == [1, 4, 0]
+    await until_idle(hosts)
+
+
+async def test_a_peer_attracts_requests_to_its_own_replicas_alone(
+    make_hosts: MakeHosts, make_engine: MakeEngine
+) -> None:
+    engines = [await make_engine(name=f"e{n}") for n in range(2)]
+    routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
+    a, b, c = await make_hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": []})
+    ann, bob = (session_digest(f"\0{name}") for name in ("ann", "bob"))
+    for one in c.server.sockets:
+        one.tell_lately(encode(LatelyPlaced("m", {"m-1": (ann, b""), "": (ann, b"")})))
+        one.tell_lately(encode(LatelyPlaced("other", {"m-1": (ann, b"")})))
+    for one in b.server.sockets:
+        one.tell_lately(encode(LatelyPlaced("m", {"m-0": (ann, b""), "m-1": (bob, b"")})))
+    await until_told([a])
+    assert (await a.proxy.complete(user="ann")).status_code == 200
+    assert counts(engines) == [1, 0]
+    assert (await a.proxy.complete(user="bob")).status_code == 200
+    assert counts(engines) == [1, 1]
+
+
+@pytest.mark.parametrize("told", [b"x", bytes((MOST_TOLD + 1) * DIGEST_BYTES)])
+async def test_who_tells_no_digests_or_too_many_is_left(
+    make_hosts: MakeHosts, make_engine: MakeEngine, told: bytes
+) -> None:
+    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    before = a.proxy.state.peers.heard()
+    for one in list(b.server.sockets):
+        if one.peer == "a":
+            one.tell_lately(encode(LatelyPlaced("m", {"m-1": (told, b"")})))
+    await a.proxy.until(lambda: a.proxy.state.peers.heard() == [])
+    await a.until_it_hears(len(before))
+    assert told_count(a) == 0
+    assert (await a.proxy.complete()).status_code == 200
+
+
+@pytest.mark.parametrize("wrong", [{"session": b"x"}, {"blocks": b"x"}, {"blocks": bytes(17 * 12)}])
+async def test_an_entry_that_sends_no_digests_is_left(
+    make_hosts: MakeHosts, make_engine: MakeEngine, wrong: dict[str, bytes]
+) -> None:
+    engine = await make_engine()
+    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    (client,) = a.proxy.state.peers._clients.values()
+    link = client.link
+    assert link is not None
+    head = encode(Open("m", "/v1/completions", "r", 2, False, 1, 10, **wrong))  # type: ignore[arg-type]
+    link.send(frames.OPEN, 1, len(head).to_bytes(4, "big") + head + b"{}")
+    await a.proxy.until(lambda: link.closed)
+    assert engine.received == []
+    await b.proxy.until(b.is_idle)
