@@ -37,7 +37,15 @@ PEERS: Final[tuple[Rule, ...]] = (
             (_STREAM, "        if not self._has_head:\n", "        if False:\n"),
             (_MESSAGES, "200 <= head.status < 600", "head.status"),
             (_MESSAGES, "400 <= failed.status < 600", "failed.status"),
+        ),
+    ),
+    rule(
+        "A message of a peer nested without end is nonsense like any other, and no bug of ours.",
+        f"{_LIES}::test_nonsense_ends_its_connection_and_no_other[depth without end]",
+        wrong=(
             (_MESSAGES, "    except RecursionError as error:", "    except KeyError as error:"),
+            (_STREAM, "        except ValueError:\n            raise\n", ""),
+            (_SOCKET, "except (ValueError, RecursionError) as error:", "except KeyError as error:"),
         ),
     ),
     rule(
@@ -51,10 +59,22 @@ PEERS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A peer that does not send, does not read or does not end what it began is left.",
-        _LIES,
+        f"{_LIES}::test_a_peer_that_never_sends_the_rest_of_its_requests_is_left",
+        f"{_LIES}::test_a_peer_holds_no_more_of_incomplete_requests_than_all_clients",
+        f"{_LIES}::test_an_owner_that_speaks_but_does_not_read_is_left",
+        f"{_LIES}::test_a_stream_that_is_never_ended_is_not_remembered",
         wrong=(
-            (_OWNER, "if now - request.received_at >", "if 0.0 >"),
-            (_OWNER, "        if held >", "        if -held >"),
+            (_OWNER, "request.is_complete and now -", "request.is_complete and 0.0 * now -"),
+            (
+                _REQUEST,
+                "            self._parts = []\n            self._state.release_body(self)\n",
+                "            self._parts = []\n",
+            ),
+            (
+                _REQUEST,
+                "not self._state.hold_body(",
+                "self._state.draining and self._state.hold_body(",
+            ),
             (_LINK, "elif self.unread_seconds(now) > DEAD", "elif 0.0 > DEAD"),
             (
                 _STREAM,

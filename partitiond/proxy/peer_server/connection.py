@@ -125,15 +125,11 @@ class OwnerSocket(PeerSocket):
         if now - self.heard_at > DEAD_SECONDS:
             self.close(f"has said nothing for {DEAD_SECONDS:g} s")
             return
-        held = 0
+        longest = self._state.options.client_timeout_seconds
         for request in list(self._requests.values()):
-            if not request.is_complete:
-                held += request.received_bytes
-                if now - request.received_at > self._state.options.client_timeout_seconds:
-                    self.close("does not send the rest of a request")
-                    return
-        if held > self._state.options.max_bodies_bytes:
-            self.close(f"has sent {held} bytes of requests that are not complete")
+            if not request.is_complete and now - request.received_at > longest:
+                self.close("does not send the rest of a request")
+                return
 
     def writing_paused(self, *, paused: bool) -> None:
         """Stop the engines' answers, because the entry does not read, or go on."""

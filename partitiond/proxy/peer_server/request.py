@@ -149,6 +149,7 @@ class PeerRequest(Serving):
     def drop(self) -> None:
         """Leave nothing of the request behind, and let the entry know that nothing will come."""
         super().drop()
+        self._state.release_body(self)
         with contextlib.suppress(Exception):
             self.answer.error(errors.INTERNAL)
         self._client.request_over(self.number)

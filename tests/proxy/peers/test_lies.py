@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from partitiond.proxy.peer_server import connection
 from partitiond.proxy.peers import frames, known, link
-from partitiond.proxy.peers.frames import frame
+from partitiond.proxy.peers.frames import FrameReader, frame
 from partitiond.proxy.peers.messages import (
     AnswerHead,
     Failed,
@@ -188,8 +189,8 @@ async def test_counts_without_sense_harm_no_request_for_another_host(rig: Rig, t
     text = encode({"m": COUNTS[told], "n": COUNTS[told], "unknown": COUNTS[told]})
     rig.liar.script = lambda: [PLACED, (frames.COUNTS, b""), failed()]
     rig.go.set()
-    for connection in list(rig.liar.writers):
-        connection.write(frame(frames.COUNTS, 0, b"\xff" * 12 + text))
+    for writer in list(rig.liar.writers):
+        writer.write(frame(frames.COUNTS, 0, b"\xff" * 12 + text))
     answers = [await rig.entry.proxy.complete(model="n") for _ in range(5)]
     assert {one.status_code for one in answers} <= {200, 502, 503}
     rig.liar.script = list
@@ -346,8 +347,9 @@ async def test_random_frames_at_an_owner(make_hosts: MakeHosts, make_engine: Mak
 
 
 async def test_a_peer_that_never_sends_the_rest_of_its_requests_is_left(
-    make_hosts: MakeHosts, make_engine: MakeEngine
+    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection, "DEAD_SECONDS", 600.0)  # not because it is silent
     engine = await make_engine()
     _, b = await make_hosts(
         table(replica(engine)), {"a": [], "b": ["m-1"]}, client_timeout_seconds=0.3
@@ -363,12 +365,17 @@ async def test_a_peer_holds_no_more_of_incomplete_requests_than_all_clients(
     make_hosts: MakeHosts, make_engine: MakeEngine
 ) -> None:
     engine = await make_engine()
-    _, b = await make_hosts(
-        table(replica(engine)), {"a": [], "b": ["m-1"]}, max_bodies_bytes=100_000
-    )
+    routes = table(replica(engine))
+    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]}, max_bodies_bytes=100_000)
     reader, writer = await call(b)
     part = b"x" * 60_000
     for number in (1, 2):
         writer.write(frame(frames.OPEN, number, opened(part, body_bytes=100_000)))
-    await reader.read(-1)
+    cutter, refused = FrameReader(), set[int]()
+    while not refused:
+        got = cutter.feed(await reader.read(65536))
+        refused = {number for kind, number, _ in got if kind == frames.FAIL}
+    assert refused == {2}
     writer.close()
+    await until_idle([a, b])
+    assert b.proxy.state.body_bytes == 0
