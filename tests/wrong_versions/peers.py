@@ -41,7 +41,7 @@ PEERS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "A message of a peer nested without end is nonsense like any other, and no bug of ours.",
-        f"{_LIES}::test_nonsense_ends_its_connection_and_no_other[depth without end]",
+        f"{_LIES}::test_nonsense_ends_its_connection_and_no_other",
         wrong=(
             (_MESSAGES, "    except RecursionError as error:", "    except KeyError as error:"),
             (_STREAM, "        except ValueError:\n            raise\n", ""),

@@ -42,7 +42,9 @@ class Rig:
 def clean_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """No fault may look like a bug of ours."""
     yield
-    bad = [one for one in caplog.records if one.levelno >= logging.ERROR or one.exc_info]
+    bad = [
+        one for one in caplog.get_records("call") if one.levelno >= logging.ERROR or one.exc_info
+    ]
     assert not bad, [one.getMessage() for one in bad]
 
 
