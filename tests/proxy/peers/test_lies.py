@@ -162,10 +162,12 @@ async def test_an_owner_that_goes_on_while_its_client_does_not_read_fails_its_re
     (exchange,) = rig.entry.proxy.exchanges()
     exchange.pause()
     (writer,) = rig.liar.writers
-    for size, left in ((1000, 1), (1, 0)):
-        writer.write(frame(frames.PIECE, rig.liar.asked, b"x" * size))
-        writer.write(frame(frames.COUNTS, 0, counts(last=rig.liar.asked)))
-        await rig.entry.proxy.until(lambda left=left: used.in_flight() == left)
+    writer.write(frame(frames.PIECE, rig.liar.asked, b"x" * 1000))
+    (running,) = used._streams.values()
+    await rig.entry.proxy.until(lambda: running._paused_bytes == 1000)
+    assert not running.over
+    writer.write(frame(frames.PIECE, rig.liar.asked, b"x"))
+    await rig.entry.proxy.until(lambda: used.in_flight() == 0)
     assert (await asked).status_code == 502
     assert rig.liar.ended == 0
     await until_idle([rig.entry])
