@@ -1,8 +1,7 @@
 """What holds for a client and an engine on one host holds when the engine is on another one.
 
 These are the tests of `tests.proxy`, with a `make_proxy` whose replicas are all on another host.
-Those that look at the replicas of the proxy itself are left out; `test_hops` and
-`test_charges_over_a_hop` have their like.
+Those that look at the replicas of the proxy itself are left out; `test_hops` has their like.
 """
 
 import pytest
