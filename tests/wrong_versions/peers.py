@@ -4,6 +4,7 @@ from typing import Final
 
 from tests.wrong_versions.rule import Rule, rule
 
+_FRAMES: Final = "partitiond/proxy/peers/frames.py"
 _MESSAGES: Final = "partitiond/proxy/peers/messages.py"
 _SOCKET: Final = "partitiond/proxy/peers/socket.py"
 _STREAM: Final = "partitiond/proxy/peers/stream.py"
@@ -81,6 +82,18 @@ PEERS: Final[tuple[Rule, ...]] = (
                 "        if not self.over:\n            self._end()\n",
                 "        self._receiver = None\n",
             ),
+        ),
+    ),
+    rule(
+        "What a peer sends takes no more memory or time than its size, however it comes.",
+        _LIES,
+        "tests/proxy/peers/test_frames.py",
+        wrong=(
+            (_FRAMES, "if self._kept_bytes < self._needed_bytes:", "if False:"),
+            (_FRAMES, "self._needed_bytes = HEADER_BYTES + size", "pass"),
+            (_FRAMES, "if size > MAX_PAYLOAD_BYTES:", "if False:"),
+            (_STREAM, "if self._paused_bytes <= MAX_PAUSED_BYTES:", "if True:"),
+            (_STREAM, "or self._places > MAX_PLACES", ""),
         ),
     ),
     rule(

@@ -72,8 +72,8 @@ class KeysOverHosts:
         now = time.monotonic()
         others = frozenset(hosts) - {host}
         if self._peers is None:
-            if not others:
-                return  # with one host, nothing is worked out and nothing is kept
+            if not others and not any(kept.values()):
+                return  # where there never was another host, nothing is worked out or kept
             self._peers = KeyPeers(host, time.time_ns(), now)
         self._peers.host = host
         self._peers.apply(others)

@@ -76,27 +76,37 @@ def frame(kind: int, number: int, payload: bytes = b"") -> bytes:
 class FrameReader:
     """Cuts the bytes of one connection, which arrive in pieces of any size, into frames."""
 
-    __slots__ = ("_kept",)
+    __slots__ = ("_kept", "_kept_bytes", "_needed_bytes")
 
     def __init__(self) -> None:
-        self._kept = b""
+        self._kept: list[bytes] = []
+        self._kept_bytes = 0
+        self._needed_bytes = 0
 
     def feed(self, data: bytes) -> list[Frame]:
         """Return the frames that are complete now. Raises WireError."""
         if self._kept:
-            data = self._kept + data
-            self._kept = b""
+            # Joined once a frame is complete: one that comes byte by byte is copied once.
+            self._kept.append(data)
+            self._kept_bytes += len(data)
+            if self._kept_bytes < self._needed_bytes:
+                return []
+            data = b"".join(self._kept)
+            self._kept = []
         frames: list[Frame] = []
         at, end = 0, len(data)
+        self._needed_bytes = HEADER_BYTES
         while end - at >= HEADER_BYTES:
             size, kind, number = HEADER.unpack_from(data, at)
             if size > MAX_PAYLOAD_BYTES:
                 raise WireError(f"a frame of {size} bytes")
             after = at + HEADER_BYTES + size
             if after > end:
+                self._needed_bytes = HEADER_BYTES + size
                 break
             frames.append((kind, number, data[at + HEADER_BYTES : after]))
             at = after
         if at < end:
-            self._kept = data[at:]
+            self._kept = [data[at:]]
+            self._kept_bytes = end - at
         return frames

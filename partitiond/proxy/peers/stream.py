@@ -18,6 +18,15 @@ LOST: Final = Failed(
     502, "upstream_reset", "The host of the model's engine cannot be reached any more."
 )
 """What a request hears whose connection to its owner ended."""
+FLOODS: Final = Failed(
+    502, "upstream_bad_response", "The host of the model's engine sends more than is read."
+)
+"""What a request hears whose owner goes on sending after it was asked to pause."""
+MAX_PAUSED_BYTES: Final = 32 * 1024 * 1024
+"""Most of an answer that is taken while its client does not read: what an owner sent before it
+heard of it, which the buffers of one TCP connection bound. Chosen, several times those buffers."""
+MAX_PLACES: Final = 64
+"""Most replicas that one request is sent to at its owner. Chosen, far above the retries."""
 _KIND: Final = "upstream_"
 _KINDS: Final = frozenset(
     {
@@ -69,8 +78,8 @@ class PeerStream(AnswerStream):
     """
 
     __slots__ = (
-        "_has_head", "_link", "_markers", "_owner", "_receiver", "_write", "is_placed", "number",
-        "over",
+        "_has_head", "_is_paused", "_link", "_markers", "_owner", "_paused_bytes", "_places",
+        "_receiver", "_write", "is_placed", "number", "over",
     )  # fmt: skip
 
     def __init__(self, link: PeerStreams, number: int, owner: HopOwner) -> None:
@@ -80,6 +89,9 @@ class PeerStream(AnswerStream):
         self.over = False
         self.is_placed = False
         self._has_head = False
+        self._is_paused = False
+        self._paused_bytes = 0
+        self._places = 0
         self._link = link
         self._owner = owner
         self._receiver: Receiver | None = None
@@ -99,11 +111,13 @@ class PeerStream(AnswerStream):
     def pause(self) -> None:
         """Ask the owner to send nothing for now."""
         if not self.over:
+            self._is_paused, self._paused_bytes = True, 0
             self._link.send(frames.PAUSE, self.number)
 
     def resume(self) -> None:
         """Ask the owner to send again."""
         if not self.over:
+            self._is_paused = False
             self._link.send(frames.RESUME, self.number)
 
     def close(self) -> None:
@@ -199,6 +213,9 @@ class PeerStream(AnswerStream):
         )
 
     def _take_place(self, replica_id: str) -> None:
+        self._places += 1
+        if self._has_head or self._places > MAX_PLACES:
+            raise ValueError("it moved a request out of turn")
         if self.is_placed:
             self._owner.hop_moved(replica_id)
         else:
@@ -207,6 +224,8 @@ class PeerStream(AnswerStream):
 
     def _take_chunk(self, data: bytes) -> None:
         self._check_turn()
+        if self._is_paused and self._floods(len(data)):
+            return
         at = data.find(b"\r\n", 0, 10)
         size = SIZES.get(data[:at])
         if size is None or size + at + 4 != len(data) or not data.endswith(b"\r\n"):
@@ -223,10 +242,23 @@ class PeerStream(AnswerStream):
                 self.fast_pieces += 1
                 write(data)
                 return
-        self._take_piece(data[at + 2 : -2])
+        self._pass_on(data[at + 2 : -2])
 
     def _take_piece(self, data: bytes) -> None:
         self._check_turn()
+        if not (self._is_paused and self._floods(len(data))):
+            self._pass_on(data)
+
+    def _floods(self, size: int) -> bool:
+        """Count what comes though the owner was asked to pause; fail if it goes on and on."""
+        self._paused_bytes += size
+        if self._paused_bytes <= MAX_PAUSED_BYTES:
+            return False
+        self._link.send(frames.CANCEL, self.number)
+        self.fail(FLOODS)
+        return True
+
+    def _pass_on(self, data: bytes) -> None:
         self._write = None
         if self._receiver is not None:
             self._receiver.received_body(data)

@@ -161,6 +161,23 @@ async def test_a_budget_is_used_once_over_hosts_and_a_restart(
             assert await budget_of(a) + await budget_of(again) <= 200 + 30
 
 
+async def test_a_host_that_is_left_alone_remembers_what_the_others_used(
+    folder: Path, make_engine: MakeEngine
+) -> None:
+    rates = KeyRates(token_budget=4000, budget_period=BudgetPeriod.NEVER)
+    async with two_hosts(folder, make_engine, rates) as (a, b, own, routes):
+        assert [await ask(one) for one in (a, a, a, b)] == [200] * 4
+        await until_idle([a, b])
+        used = await budget_of(a)
+        await b.proxy.until(lambda: shared_of(b).heard.budget_tokens == used)
+        await own.aclose()
+        for _ in range(2):  # the second start has what the first one kept
+            async with host(folder, "b") as again:
+                parts(routes, [again], {})
+                assert shared_of(again).heard.budget_tokens == used
+                again.proxy.state.accounts.save()
+
+
 async def test_a_host_without_its_file_is_told_what_it_used(
     folder: Path, make_engine: MakeEngine
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.proxy.peer_server import connection
-from partitiond.proxy.peers import frames, known, link
+from partitiond.proxy.peers import frames, known, link, stream
 from partitiond.proxy.peers.frames import FrameReader, frame
 from partitiond.proxy.peers.messages import (
     AnswerHead,
@@ -107,6 +107,8 @@ NONSENSE: dict[str, Frames] = {
     "a head in the type of the body": [PLACED, head(content_type=b"a/b\r\nx-evil: 1")],
     "a head in the metadata": [PLACED, head(metadata=b"{}\r\nx-evil: 1")],
     "a head in a replica's name": [(frames.PLACED, encode(PlacedAt("m\r\nx-evil: 1")))],
+    "a place after the head": [PLACED, WHOLE, PLACED],
+    "places without end": [PLACED] * (stream.MAX_PLACES + 1),
     "a place of another type": [(frames.PLACED, encode([1, 2]))],
     "a failure that is a success": [failed(status=200)],
     "a failure of no status": [PLACED, failed(status=-1)],
@@ -136,7 +138,6 @@ LATE: dict[str, Frames] = {
     "a failure after the end": [END, failed()],
     "pieces after the end": [END, EVENT, EVENT],
     "a second end": [END, END],
-    "another place": [(frames.PLACED, encode(PlacedAt("m-9"))), END],
     "an unknown kind": [(99, b"?"), END],
     "counts about a request": [(frames.COUNTS, b""), END],
 }
@@ -148,6 +149,29 @@ async def test_what_comes_after_the_end_changes_nothing(rig: Rig, late: str) -> 
     rig.liar.script = lambda: [PLACED, WHOLE, body, *LATE[late]]
     for _ in range(3):
         assert (await rig.entry.proxy.complete()).status_code == 200
+    assert rig.liar.ended == 0
+    await until_idle([rig.entry])
+
+
+async def test_an_owner_that_goes_on_while_its_client_does_not_read_fails_its_request_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "MAX_PAUSED_BYTES", 1000)
+    rig.liar.script = lambda: [PLACED, WHOLE]
+    asked = asyncio.create_task(rig.entry.proxy.complete())
+    used = rig.entry.proxy.state.peers._clients["x"].link
+    assert used is not None
+    await rig.entry.proxy.until(lambda: any(one._has_head for one in used._streams.values()))
+    (exchange,) = rig.entry.proxy.exchanges()
+    exchange.pause()
+    (writer,) = rig.liar.writers
+    writer.write(frame(frames.PIECE, rig.liar.asked, b"x" * 1000))
+    (running,) = used._streams.values()
+    await rig.entry.proxy.until(lambda: running._paused_bytes == 1000)
+    assert not running.over
+    writer.write(frame(frames.PIECE, rig.liar.asked, b"x"))
+    await rig.entry.proxy.until(lambda: used.in_flight() == 0)
+    assert (await asked).status_code == 502
     assert rig.liar.ended == 0
     await until_idle([rig.entry])
 
