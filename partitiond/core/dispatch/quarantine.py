@@ -176,7 +176,8 @@ class Quarantine:
         """Record that a replica's process has ended; return the fate of each request in flight.
 
         Args:
-            flights: all requests that were in flight on the replica.
+            flights: requests that were in flight on the replica, but those that came after its
+                process had begun to end, which may have reached only a listener that is left.
             now: monotonic seconds.
             external: the replica was stopped from outside, so no request caused its death.
         """
