@@ -7,7 +7,6 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.quarantine import Exposure, Quarantine, QuarantinePolicy, fingerprint
-from partitiond.proxy.dispatch import replicas
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion
 
@@ -41,10 +40,9 @@ async def test_the_only_request_on_a_dead_engine_is_neither_retried_nor_taken_ag
 
 
 async def test_what_reaches_only_the_listener_of_a_dying_engine_is_served_elsewhere(
-    make_proxy: MakeProxy, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
     """Its children hold the listener until they are dead, too: nobody reads what comes then."""
-    monkeypatch.setattr(replicas, "DYING_SECONDS", 3600.0)  # however slow this machine is
     other = await make_engine(name="e2")
     gone = asyncio.Event()
 
@@ -55,6 +53,8 @@ async def test_what_reaches_only_the_listener_of_a_dying_engine_is_served_elsewh
 
     engine = await make_engine(dies)
     proxy = await make_proxy(table(replica(engine), replica(other, "m-2", draining=True)))
+    patient = QuarantinePolicy(dying_seconds=3600.0)  # however slow this machine is
+    proxy.state.quarantine = Quarantine(patient)
     early = asyncio.create_task(send(proxy, early_body))
     await engine.until(lambda: len(engine.received) == 1)
     killer = await send(proxy, BODY.replace(b"suspect", b"killer"))
@@ -135,9 +135,8 @@ async def test_an_idle_connection_that_ended_excuses_nobody(
 
 
 async def test_a_connection_that_broke_long_ago_excuses_nobody(
-    make_proxy: MakeProxy, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    monkeypatch.setattr(replicas, "DYING_SECONDS", 0.0)
     other = await make_engine(name="e2")
 
     def script(request: Received) -> list[Step]:
@@ -147,6 +146,7 @@ async def test_a_connection_that_broke_long_ago_excuses_nobody(
 
     engine = await make_engine(script)
     proxy = await make_proxy(table(replica(engine), replica(other, "m-2", draining=True)))
+    proxy.state.quarantine = Quarantine(QuarantinePolicy(dying_seconds=0.0))
     assert (await send(proxy, BODY.replace(b"suspect", b"broken"))).status_code == 502
     killed = asyncio.create_task(send(proxy))
     await engine.until(lambda: len(engine.received) == 2)

@@ -86,7 +86,7 @@ REPLICAS: Final[tuple[Rule, ...]] = (
             (_REPLICAS, "min(self._broke_at, now)", "now"),
             (_REPLICAS, "if flight.placed_at <= self._broke_at]", "if self._broke_at == math.inf]"),
             (_REPLICAS, "            if not idle_end:\n", "            if True:\n"),
-            (_REPLICAS, "now - self._broke_at > DYING_SECONDS", "False"),
+            (_REPLICAS, "now - self._broke_at > quarantine.policy.dying_seconds", "False"),
             (
                 _REPLICAS,
                 'stays out."""\n        self._broke_at = math.inf\n',

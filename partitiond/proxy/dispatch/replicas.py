@@ -27,9 +27,6 @@ from partitiond.proxy.engine.upstream import ConnectionPool
 PROBE_SECONDS: Final = 0.25
 """Interval of probing a dead replica: shorter than the second that clients are told to wait if all
 replicas are dead. At some 20 us a probe, this costs next to nothing even for a hundred replicas."""
-DYING_SECONDS: Final = 2.0
-"""How long a process that dies may hold its listener after its first connection broke. Chosen: to
-give back its memory takes large processes some tenths of a second."""
 TOKENISING_AT_ONCE: Final = 4
 """Per replica, all workers together. An engine tokenises in one thread (vLLM: its renderer has one
 worker by default): one request keeps it busy, and a few more cover the round trip. Chosen."""
@@ -366,9 +363,9 @@ class LiveReplica:
         an engine that ends in order stops listening, and finishes its requests.
 
         A process that dies may hold its listener for longer than its connections (a child has it,
-        too). Requests that come between reach nobody and are not judged, for `DYING_SECONDS` from
-        the first connection that broke. If the process was not dying then, one that kills it in
-        that time escapes to another replica.
+        too). Requests that come between reach nobody and are not judged, for the policy's
+        `dying_seconds` from the first connection that broke. If the process was not dying then, one
+        that kills it in that time escapes to another replica.
 
         Args:
             quarantine: of the proxy.
@@ -378,7 +375,7 @@ class LiveReplica:
         if self._death_judged:
             return
         now = time.monotonic()
-        if now - self._broke_at > DYING_SECONDS:
+        if now - self._broke_at > quarantine.policy.dying_seconds:
             self._broke_at = math.inf
         if listens(self.route.socket_path):
             if not idle_end:
