@@ -94,6 +94,12 @@ class Fleet:
         return [*self.prefix, *program]
 
     def start(self, *, seconds: float = 60) -> None:
+        """Start the daemon and wait until it is ready."""
+        self.launch()
+        wait_for("the daemon to be ready", self._is_ready, seconds=seconds)
+
+    def launch(self) -> None:
+        """Start the daemon."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "serve"],
@@ -103,15 +109,18 @@ class Fleet:
                 env=clean_environment(),
                 start_new_session=True,
             )
-        wait_for("the daemon to be ready", self._is_ready, seconds=seconds)
 
     def _is_ready(self) -> bool:
+        return self.problems() == {}
+
+    def problems(self) -> Mapping[str, str] | None:
+        """What is not ready in the daemon, by part; None before it answers."""
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"the daemon ended:\n{self.log.read_text()[-1500:]}")
         with contextlib.suppress(PartitiondError), self.client() as client:
-            return not client.readiness()
-        return False
+            return client.readiness()
+        return None
 
     def client(self, *, actor: str = "") -> ControlClient:
         return ControlClient(

@@ -223,7 +223,8 @@ def test_a_head_that_is_lost_for_good_is_restored_elsewhere_and_adopts_all(
     wait_for("the engines of both agents", adopted, seconds=SECONDS)
     assert one.complete("a") == two.complete("a") == 8
 
-    head.start(seconds=SECONDS)
+    head.launch()  # it is not ready once it has learned that another is head
+    wait_for("its API to answer", lambda: head.problems() is not None, seconds=SECONDS)
     with head.client() as client:
         wait_for(
             "the agents to refuse the former head",

@@ -49,16 +49,25 @@ async def test_what_reaches_only_the_listener_of_a_dying_engine_is_served_elsewh
     def dies(request: Received) -> list[Step]:
         return ["reset"] if request.body["prompt"] == "the killer" else [gone, "reset"]
 
+    early_body = BODY.replace(b"suspect", b"early one")
+
     engine = await make_engine(dies)
     proxy = await make_proxy(table(replica(engine), replica(other, "m-2", draining=True)))
+    patient = QuarantinePolicy(dying_seconds=3600.0)  # however slow this machine is
+    proxy.state.quarantine = Quarantine(patient)
+    early = asyncio.create_task(send(proxy, early_body))
+    await engine.until(lambda: len(engine.received) == 1)
     killer = await send(proxy, BODY.replace(b"suspect", b"killer"))
     assert killer.status_code == 502
     late = asyncio.create_task(send(proxy))
-    await engine.until(lambda: len(engine.received) == 2)
+    await engine.until(lambda: len(engine.received) == 3)
+    again = await send(proxy, BODY.replace(b"suspect", b"killer"))
+    assert again.status_code == 502, "the connections break one after the other"
     proxy.state.apply(table(replica(engine), replica(other, "m-2"), version=2))
     engine.path.unlink()
     gone.set()
     assert (await late).status_code == 200
+    assert (await early).status_code == 422, "it was there before"
     assert len(other.received) == 1
     assert (await send(proxy)).status_code == 200
     assert proxy.idle()
@@ -93,6 +102,54 @@ async def test_a_broken_connection_of_an_engine_that_lives_excuses_nobody_later(
         assert not live.is_dead
     killed = asyncio.create_task(send(proxy))
     await engine.until(lambda: engine.received[-1].body["prompt"] == "the suspect")
+    proxy.state.apply(table(replica(engine), replica(other, "m-2"), version=2))
+    assert (await killed).status_code == 422
+    assert other.received == []
+
+
+async def test_an_idle_connection_that_ended_excuses_nobody(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    other = await make_engine(name="e2")
+
+    def script(request: Received) -> list[Step]:
+        prompt = request.body["prompt"]
+        if prompt == "the well":
+            return answer(completion())
+        if prompt == "the killer":
+            engine.path.unlink()
+            return ["reset"]
+        return ["reset"] if len(engine.received) == 2 else ["hold"]
+
+    engine = await make_engine(script)
+    proxy = await make_proxy(table(replica(engine), replica(other, "m-2", draining=True)))
+    assert (await send(proxy, BODY.replace(b"suspect", b"well"))).status_code == 200
+    held = asyncio.create_task(send(proxy))
+    await engine.until(lambda: len(engine.received) == 3)
+    killer = asyncio.create_task(send(proxy, BODY.replace(b"suspect", b"killer")))
+    await engine.until(lambda: len(engine.received) == 4)
+    proxy.state.apply(table(replica(engine), replica(other, "m-2"), version=2))
+    assert (await killer).status_code == 422
+    assert other.received == []
+    held.cancel()
+
+
+async def test_a_connection_that_broke_long_ago_excuses_nobody(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    other = await make_engine(name="e2")
+
+    def script(request: Received) -> list[Step]:
+        if request.body["prompt"] == "the suspect":
+            engine.path.unlink()
+        return ["reset"]
+
+    engine = await make_engine(script)
+    proxy = await make_proxy(table(replica(engine), replica(other, "m-2", draining=True)))
+    proxy.state.quarantine = Quarantine(QuarantinePolicy(dying_seconds=0.0))
+    assert (await send(proxy, BODY.replace(b"suspect", b"broken"))).status_code == 502
+    killed = asyncio.create_task(send(proxy))
+    await engine.until(lambda: len(engine.received) == 2)
     proxy.state.apply(table(replica(engine), replica(other, "m-2"), version=2))
     assert (await killed).status_code == 422
     assert other.received == []

@@ -84,6 +84,10 @@ REPLICAS: Final[tuple[Rule, ...]] = (
                 " if flight.placed_at <= self._broke_at]\n",
                 "        flights = list(self.flights)\n",
             ),
+            (_REPLICAS, "min(self._broke_at, now)", "now"),
+            (_REPLICAS, "if flight.placed_at <= self._broke_at]", "if self._broke_at == math.inf]"),
+            (_REPLICAS, "            if not idle_end:\n", "            if True:\n"),
+            (_REPLICAS, "now - self._broke_at > quarantine.policy.dying_seconds", "False"),
             (
                 _REPLICAS,
                 'stays out."""\n        self._broke_at = math.inf\n',

@@ -88,6 +88,8 @@ class QuarantinePolicy:
     Attributes:
         suspect_seconds: a request that is not streamed is no suspect if it was worked on for
             longer; several times what a prefill takes.
+        dying_seconds: how long a process that dies may hold its listener after its first connection
+            broke. Chosen: to give back its memory takes large processes some tenths of a second.
         alone_seconds: quarantine of a request that was the only suspect.
         shared_seconds: quarantine of one of several suspects.
         repeat_seconds: quarantine after a second death; an earlier death than that counts no more.
@@ -96,6 +98,7 @@ class QuarantinePolicy:
     """
 
     suspect_seconds: float = 2.0
+    dying_seconds: float = 2.0
     alone_seconds: float = 60.0
     shared_seconds: float = 30.0
     repeat_seconds: float = 3600.0
@@ -178,7 +181,8 @@ class Quarantine:
         """Record that a replica's process has ended; return the fate of each request in flight.
 
         Args:
-            flights: all requests that were in flight on the replica.
+            flights: requests that were in flight on the replica, but those that came after its
+                process had begun to end, which may have reached only a listener that is left.
             now: monotonic seconds.
             external: the replica was stopped from outside, so no request caused its death.
         """

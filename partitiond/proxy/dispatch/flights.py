@@ -52,7 +52,7 @@ class FlightTarget:
         """Return whether connecting failed because no process listens."""
         raise NotImplementedError
 
-    def look_for_death(self, quarantine: Quarantine) -> None:
+    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> None:
         """Judge the requests in flight after a connection broke, if nothing listens any more."""
         raise NotImplementedError
 

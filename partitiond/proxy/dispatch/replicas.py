@@ -260,21 +260,30 @@ class LiveReplica(FlightTarget):
             self._withdraw()
         return self.is_dead
 
-    def look_for_death(self, quarantine: Quarantine) -> None:
+    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> None:
         """Judge the requests in flight after a connection broke, if nothing listens any more.
 
         All suspects are marked before any request is sent elsewhere. A failed connect makes none:
         an engine that ends in order stops listening, and finishes its requests.
 
         A process that dies may hold its listener for longer than its connections (a child has it,
-        too). Requests that come between reach nobody and are not judged. If the process was not
-        dying then, one that kills it escapes until it is sent to another replica.
+        too). Requests that come between reach nobody and are not judged, for the policy's
+        `dying_seconds` from the first connection that broke. If the process was not dying then, one
+        that kills it in that time escapes to another replica.
+
+        Args:
+            quarantine: of the proxy.
+            idle_end: the connection may have ended before it had a request, as those of engines
+                that live do: this says nothing of what comes later.
         """
         if self._death_judged:
             return
         now = time.monotonic()
+        if now - self._broke_at > quarantine.policy.dying_seconds:
+            self._broke_at = math.inf
         if listens(self.route.socket_path):
-            self._broke_at = min(self._broke_at, now)
+            if not idle_end:
+                self._broke_at = min(self._broke_at, now)
             return
         self._death_judged = True
         flights = [flight for flight in self.flights if flight.placed_at <= self._broke_at]

@@ -70,8 +70,13 @@ class AttemptOwner(CountedRequest):
         """Send a whole answer: the engine's answer to the request, or its refusal."""
         raise NotImplementedError
 
-    def connection_broke(self, replica: FlightTarget) -> None:
-        """Judge all requests on a dead replica, before this request is sent elsewhere."""
+    def connection_broke(self, replica: FlightTarget, *, idle_end: bool) -> None:
+        """Judge all requests on a dead replica, before this request is sent elsewhere.
+
+        Args:
+            replica: whose connection it was.
+            idle_end: the engine may have closed it before it had this request.
+        """
         raise NotImplementedError
 
     def attempt_failed(self, failure: AttemptError) -> None:
@@ -290,8 +295,8 @@ class Attempt:
         """
         if self._over:
             return
-        self._exchange.connection_broke(self.replica)
         idle_end = self._reused and failure.kind == "reset" and failure.no_byte
+        self._exchange.connection_broke(self.replica, idle_end=idle_end)
         if idle_end and not self.replica.is_dead:
             self._reused = False
             self._connection = None

@@ -320,5 +320,5 @@ class PeerReplica(FlightTarget):
         """Return False: the owner tries its replicas."""
         return False
 
-    def look_for_death(self, quarantine: Quarantine) -> None:
+    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> None:
         """Leave it to the owner, which sees its replicas die."""
