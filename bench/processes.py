@@ -27,6 +27,12 @@ def cores() -> tuple[int | None, int | None]:
     return mine[-1], mine[0]
 
 
+def core_behind() -> int | None:
+    """Core for a proxy behind the measured one: its own, or with two cores that of the client."""
+    mine = sorted(os.sched_getaffinity(0))
+    return None if len(mine) < 2 else mine[-2]
+
+
 @contextlib.contextmanager
 def pinned(core: int | None) -> Iterator[None]:
     """Pin processes started in the block, with all their threads, to this core; None for any."""
@@ -47,9 +53,14 @@ def run_first() -> None:
     p99 still needs a quiet machine. Exits if it is not permitted.
     """
     try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(2))  # 1 is for `native.awake`
     except PermissionError:
         sys.exit("--realtime needs root, or CAP_SYS_NICE.")
+
+
+def runs_first() -> bool:
+    """Whether this process has the priority of `run_first`."""
+    return os.sched_getscheduler(0) == os.SCHED_RR
 
 
 def stop(child: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:

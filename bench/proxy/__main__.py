@@ -13,12 +13,13 @@ from pathlib import Path
 
 import bench.proxy
 from bench.command import chosen, options
-from bench.processes import REALTIME_HELP, cores, run_first
+from bench.processes import REALTIME_HELP, core_behind, cores, run_first
 from bench.proxy import measure, native, report, tools
 from bench.proxy.measure import DIRECT, DIRECTLY, SCENARIOS, Results
 from bench.proxy.proxies import STARTERS, Proxy, Setting, StartError, starter
 
 QUICK: tuple[str, ...] = ("ours", "nginx", "vllm-router")
+HOP: tuple[str, ...] = ("ours", "hop", "nginx", "nginx-hop")
 USUAL: tuple[str, ...] = (
     "ours",
     "ours:2",
@@ -32,6 +33,7 @@ USUAL: tuple[str, ...] = (
 def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the arguments; exit on unknown names."""
     parser = options(bench.proxy.__doc__, quick=False)
+    parser.add_argument("--hop", action="store_true", help=f"the proxies {','.join(HOP)}")
     parser.add_argument("--rounds", type=int, help="default 3")
     parser.add_argument("--seconds", type=float, help="of one measurement; default 3")
     names = ", ".join([*STARTERS, "ours:N (with N workers)", "before (see --tree)"])
@@ -47,7 +49,7 @@ def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     given = parser.parse_args(words)
     given.rounds = given.rounds or (2 if given.quick else 3)
     given.seconds = given.seconds or (2.0 if given.quick else 3.0)
-    usual = QUICK if given.quick else USUAL
+    usual = HOP if given.hop else QUICK if given.quick else USUAL
     given.proxies = [*(given.proxies.split(",") if given.proxies else usual)]
     given.proxies += [name for name in given.more.split(",") if name]
     if given.tree and "before" not in given.proxies:
@@ -115,7 +117,7 @@ def main(words: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="pd-bench-") as name, contextlib.ExitStack() as stack:
         upstream = stack.enter_context(native.upstream(Path(name), load_core))
-        setting = Setting(Path(name), upstream, proxy_core, given.ours_options)
+        setting = Setting(Path(name), upstream, proxy_core, core_behind(), given.ours_options)
         proxies, skipped = start_all(given.proxies, setting, given.tree, stack)
         direct = Proxy(DIRECT, os.getpid(), upstream.port)
         for proxy in proxies:  # the first requests of a process differ from later ones
@@ -130,6 +132,7 @@ def main(words: Sequence[str] | None = None) -> int:
         facts = {
             "rounds_run": given.rounds, "seconds": given.seconds, "failures": failures,
             "skipped": skipped, "ours_options": setting.options, "cores": [proxy_core, load_core],
+            "core_behind": core_behind(),
         }  # fmt: skip
         given.json.write_text(json.dumps(report.as_json(results, facts), indent=1) + "\n")
     print(f"\n{time.monotonic() - started:.0f} s", file=sys.stderr)
@@ -143,6 +146,7 @@ def print_report(
     parts = (
         report.figure_lines(results, order),
         report.ratio_lines(results, order),
+        report.hop_lines(results),
         report.goal_lines(results),
         (f"FAILED {failure}" for failure in failures),
         (f"SKIPPED {name}: {why}" for name, why in skipped.items()),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from bench.processes import CpuTime, busy_seconds, cpu_time
-from bench.proxy.native import Load, read_report, start_client
+from bench.proxy.native import Load, awake, read_report, start_client
 from bench.proxy.proxies import Proxy
 
 DIRECT: Final = "direct"
@@ -71,11 +71,13 @@ def run(proxy: Proxy, load: Load, core: int | None) -> Run:
     """Load a proxy. Raises WrongAnswersError unless every byte was right."""
     load = dataclasses.replace(load, loose=proxy.loose)
     busy = busy_seconds(proxy.core)
-    started, before = time.monotonic(), _cpu_time(proxy)
+    started, before, alone = time.monotonic(), _cpu_time(proxy), cpu_time(proxy.pid)
     client = start_client(load, proxy.port, key=proxy.key, core=core)
     report = read_report(client)
     used, elapsed = _cpu_time(proxy) - before, time.monotonic() - started
-    others = max(0.0, busy_seconds(proxy.core) - busy - used.total) / elapsed
+    # What is behind it has another core, unless nothing is pinned.
+    here = used.total if proxy.core is None else (cpu_time(proxy.pid) - alone).total
+    others = max(0.0, busy_seconds(proxy.core) - busy - here) / elapsed
     if report["wrong"] or report["errors"]:
         raise WrongAnswersError(
             f"{proxy.name}: {report['wrong']} wrong answers, {report['errors']} failed requests; "
@@ -110,7 +112,8 @@ def requests(proxy: Proxy, seconds: float, core: int | None) -> Figures:
 
 def one_client(proxy: Proxy, seconds: float, core: int | None) -> Figures:
     """One request after the other: the latency that the proxy adds without any queue."""
-    report = run(proxy, Load("requests", 1, seconds, warm=0.1), core).report
+    with awake({proxy.core, proxy.core_behind, core}):
+        report = run(proxy, Load("requests", 1, seconds, warm=0.1), core).report
     return {ONE_P50: report["latency_us"]["p50"], ONE_P99: report["latency_us"]["p99"]}
 
 

@@ -9,13 +9,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import platformdirs
 
-from bench.processes import pinned, stop
+from bench.processes import pinned, runs_first, stop
 
 SOURCES: Final = Path(__file__).parent / "csrc"
 FLAGS: Final = ("-O2", "-Wall", "-Wextra")
@@ -54,6 +54,21 @@ def build(name: str) -> Path:
             sys.exit(f"{compiler} could not build {name}.c:\n{done.stderr}")
         made.replace(program)  # atomic: two runs may build at the same time
     return program
+
+
+@contextlib.contextmanager
+def awake(cores: Collection[int | None]) -> Iterator[None]:
+    """Keep the cores from idling while the block runs; does nothing without `run_first`.
+
+    A request of one client leaves every core idle several times. On a busy machine other programs
+    run there meanwhile and push the proxies out of the caches, which costs a request through two
+    proxies more than one through one. On a virtual machine, a core that sleeps wakes slowly.
+    """
+    with contextlib.ExitStack() as stack:
+        for core in {core for core in cores if core is not None} if runs_first() else ():
+            with pinned(core):
+                stack.callback(stop, subprocess.Popen([build("spin")]))
+        yield
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

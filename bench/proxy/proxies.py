@@ -50,6 +50,7 @@ class Proxy:
         pid: root of the process tree whose CPU time and memory count.
         key: API key of the clients' requests.
         behind: process ids of the proxies behind it, whose CPU time counts, too.
+        core_behind: the core that they may use, or None for any.
         loose: the proxy rewrites answers, so that bytes cannot be compared.
     """
 
@@ -61,6 +62,7 @@ class Proxy:
     loose: bool = False
     control_socket: Path | None = None
     behind: tuple[int, ...] = ()
+    core_behind: int | None = None
     table: RoutingTable | None = None
 
 
@@ -74,6 +76,7 @@ class Setting:
 
     Attributes:
         core: the core that it may use, or None for any.
+        core_behind: the core of a second proxy behind the first, or None for any.
         options: options of ours, as fields of ProxyOptions.
         tree: another checkout of ours to run instead of this one.
     """
@@ -81,6 +84,7 @@ class Setting:
     folder: Path
     upstream: Upstream
     core: int | None
+    core_behind: int | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     tree: Path = REPOSITORY
 
@@ -91,7 +95,9 @@ def running(
 ) -> Iterator[Proxy]:
     """Run a program as a proxy; its output goes to a file that is shown if it does not start."""
     with child_of(name, setting, words) as (child, log):
-        started = Proxy(name, child.pid, port, setting.core, **proxy)
+        started = Proxy(
+            name, child.pid, port, setting.core, core_behind=setting.core_behind, **proxy
+        )
         if started.control_socket is not None:
             publish(started.control_socket, started.table or routing_table(setting), child)
         wait_until_it_answers(started, child, log)
@@ -279,7 +285,7 @@ def nginx_hop(setting: Setting) -> Iterator[Proxy]:
     ask = f"""
       proxy_ssl_certificate {files}/cert.pem; proxy_ssl_certificate_key {files}/key.pem;
       proxy_ssl_trusted_certificate {files}/ca.pem; proxy_ssl_verify on;
-      proxy_ssl_name 127.0.0.1; proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on;
+      proxy_ssl_name nginx; proxy_ssl_protocols TLSv1.3; proxy_ssl_session_reuse on;
 """
     inner, port = free_port(), free_port()
     with contextlib.ExitStack() as stack:
@@ -324,7 +330,8 @@ http {{
             words: list[str | Path] = [found, "-p", own, "-c", config, "-e", own / "error.log"]
             servers.append((name, words))
         name, words = servers[0]
-        behind, _ = stack.enter_context(child_of(f"hop-nginx-{name}", setting, words))
+        second = dataclasses.replace(setting, core=setting.core_behind)
+        behind, _ = stack.enter_context(child_of(f"hop-nginx-{name}", second, words))
         with running("nginx-hop", setting, servers[1][1], port, behind=(behind.pid,)) as proxy:
             yield proxy
 
@@ -349,13 +356,14 @@ def ours_hop(setting: Setting) -> Iterator[Proxy]:
         name: dataclasses.replace(part, host=name, peers=tuple(peers.values()))
         for name, part in here.items()
     }
+    behind = dataclasses.replace(setting, core=setting.core_behind)
     options = {
         name: {"peers_address": peer.address, "peers_tls": str(files[name])}
         for name, peer in peers.items()
     }
     with (
         ours(
-            dataclasses.replace(setting, options={**setting.options, **options["owner"]}),
+            dataclasses.replace(behind, options={**setting.options, **options["owner"]}),
             name="hop-owner", table=tables["owner"],
         ) as owner,
         ours(

@@ -10,6 +10,8 @@ from bench.proxy import measure
 from bench.proxy.measure import DIRECT, Results
 
 OURS: Final = "ours"
+HOPS: Final = (("hop", OURS), ("nginx-hop", "nginx"))
+"""What passes a second proxy, and the same with one proxy."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ GOALS: Final = (
     Goal(measure.LOST, "", 0),
     Goal(measure.ADDED_P50, "nginx", 1.3),
     Goal(measure.DELAY_P99, "nginx", 2.0),
+    Goal(measure.ADDED_P50, OURS, 2.2, proxy="hop"),
+    Goal(measure.CPU_CHUNK, OURS, 2.3, proxy="hop"),
 )
 
 
@@ -89,6 +93,18 @@ def ratio_lines(results: Results, bases: Sequence[str]) -> Iterator[str]:
         yield f"{figure:36}" + "".join(
             f"{ratio_text(results.ratios(OURS, name, figure)):>22}" for name in others
         )
+
+
+def hop_lines(results: Results) -> Iterator[str]:
+    """What passes two proxies divided by what passes one, with the range over the rounds."""
+    pairs = [pair for pair in HOPS if all(name in results.values for name in pair)]
+    if not any(hop == "hop" for hop, _ in pairs):
+        return
+    yield f"{'two proxies divided by one':36}" + "".join(f"{hop:>22}" for hop, _ in pairs)
+    for figure in (measure.CPU_REQUEST, measure.ADDED_P50, measure.CPU_CHUNK, measure.DELAY_P50):
+        cells = [ratio_text(results.ratios(hop, local, figure)) for hop, local in pairs]
+        if cells != ["-"] * len(cells):
+            yield f"{figure:36}" + "".join(f"{cell:>22}" for cell in cells)
 
 
 def ratio_text(ratios: Sequence[float]) -> str:

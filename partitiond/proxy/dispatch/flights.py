@@ -59,8 +59,12 @@ class FlightTarget:
         """Return whether connecting failed because no process listens."""
         raise NotImplementedError
 
-    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> None:
-        """Judge the requests in flight after a connection broke, if nothing listens any more."""
+    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> float:
+        """Judge the requests in flight after a connection broke, if nothing listens any more.
+
+        Returns:
+            Seconds after which to look again, before a request is sent elsewhere; 0 for not at all.
+        """
         raise NotImplementedError
 
 

@@ -300,9 +300,9 @@ class Serving(AttemptOwner):
 
     # Calls of the attempt
 
-    def connection_broke(self, replica: FlightTarget, *, idle_end: bool) -> None:
+    def connection_broke(self, replica: FlightTarget, *, idle_end: bool) -> float:
         """Judge all requests on a dead replica, before this request is sent elsewhere."""
-        replica.look_for_death(self._state.quarantine, idle_end=idle_end)
+        return replica.look_for_death(self._state.quarantine, idle_end=idle_end)
 
     def first_content(self, data: bytes) -> None:
         """Begin the answer."""

@@ -327,5 +327,6 @@ class PeerReplica(FlightTarget):
         """Return False: the owner tries its replicas."""
         return False
 
-    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> None:
+    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> float:  # noqa: ARG002 -- see `FlightTarget`
         """Leave it to the owner, which sees its replicas die."""
+        return 0.0

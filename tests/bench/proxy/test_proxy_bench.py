@@ -185,6 +185,21 @@ def test_added_latency_is_over_the_direct_connection_of_the_same_round() -> None
     assert found.values["ours"][measure.ADDED_P50] == [60.0, 70.0]
 
 
+def test_a_hop_is_compared_with_one_proxy_and_nginx_is_left_out_if_it_is_missing() -> None:
+    found = Results()
+    found.values = {
+        "ours": {measure.ADDED_P50: [100.0, 120.0, 100.0]},
+        "hop": {measure.ADDED_P50: [210.0, 240.0, 250.0]},  # 2.1, 2.0, 2.5
+        "nginx-hop": {measure.ADDED_P50: [140.0, 140.0, 140.0]},
+    }
+    header, line = report.hop_lines(found)
+    assert "nginx" not in header
+    assert "2.10 (2.00..2.50)" in line
+    assert any(
+        line.startswith("met") and "of hop, ours = 1" in line for line in report.goal_lines(found)
+    )
+
+
 def test_one_lost_chunk_in_any_round_misses_the_goal() -> None:
     found = Results()
     found.values["ours"] = {measure.LOST: [0, 0, 1]}
