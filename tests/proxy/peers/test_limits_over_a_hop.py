@@ -10,14 +10,13 @@ import pytest
 
 from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
+from tests.proxy.charged_answers import OUTPUT_EVENTS, Api
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
 from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import STREAM_HEAD, Received, Step, chunk, text_event, well_behaved
 from tests.proxy.test_charges import (
-    OUTPUT_EVENTS,
-    Api,
     asking,
     begun,
     by_stream,
