@@ -149,7 +149,9 @@ class EchoEngine:
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: _Connection(self), str(self.path))
+        self._server = await loop.create_unix_server(
+            lambda: _Connection(self), str(self.path), backlog=1024
+        )
 
     async def stop(self) -> None:
         if self._server is not None:

@@ -1,7 +1,12 @@
-"""Runs a proxy process under test, and shows its state as seen from outside."""
+"""Runs a proxy process under test, and shows its state as seen from outside.
+
+It may be two processes, of two hosts: clients then ask the *entry*, and the replicas are the other
+one's, the *owner*'s.
+"""
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import re
 import tempfile
@@ -12,13 +17,18 @@ from typing import Any
 from partitiond.core.dispatch.routing import (
     ModelAvailability,
     ModelRoute,
+    PeerRoute,
     ReplicaRoute,
     RoutingTable,
+    TablesOfHosts,
 )
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.supervisor import ProxyProcess
+from tests.machine import free_port
+from tests.proxy.certificates import issue_host
 
 MIB = 1024 * 1024
+ENTRY, OWNER = "entry", "owner"
 
 
 def replica(path: Path, name: str, **changes: Any) -> ReplicaRoute:
@@ -46,10 +56,24 @@ def table(replicas: Iterable[ReplicaRoute], version: int = 1, **route: Any) -> R
 
 
 class ProxyUnderTest:
-    """One proxy process."""
+    """One proxy process, or an entry and an owner: what is counted is counted of both.
 
-    def __init__(self, process: ProxyProcess) -> None:
+    Args:
+        process: that clients ask.
+        peers: where each host's proxy serves the others; none if there is one host.
+        owner: has the replicas that name no host; None if `process` has them.
+    """
+
+    def __init__(
+        self,
+        process: ProxyProcess,
+        peers: tuple[PeerRoute, ...] = (),
+        owner: ProxyProcess | None = None,
+    ) -> None:
         self.process = process
+        self.owner = process if owner is None else owner
+        self.processes = (process,) if owner is None else (owner, process)
+        self._peers = peers
         self._version = 0
 
     @property
@@ -58,23 +82,28 @@ class ProxyUnderTest:
         return self.process.identity.port
 
     def pids(self) -> list[int]:
-        """The process and its workers."""
-        assert self.process.identity is not None
-        found = [self.process.identity.pid]
-        for pid in found:
-            with contextlib.suppress(OSError):
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    found += map(int, (task / "children").read_text().split())
-        return found
+        """The processes and their workers."""
+        return [pid for process in self.processes for pid in _pids(process)]
 
     async def publish(self, replicas: Iterable[ReplicaRoute], **route: Any) -> None:
         self._version += 1
-        await self.process.publish(table(replicas, self._version, **route))
+        owner = OWNER if self._peers else ""
+        here = [dataclasses.replace(one, host=one.host or owner) for one in replicas]
+        tables = TablesOfHosts(table(here, self._version, **route), peers=self._peers)
+        await self.owner.publish(tables.of(owner))
+        if self.owner is not self.process:
+            await self.process.publish(tables.of(ENTRY))
+            await until_async(self._is_joined, "the hosts do not reach each other")
+
+    async def _is_joined(self) -> bool:
+        return await self.stat("partitiond_proxy_peer_reached") == len(self.processes)
 
     def is_up(self, workers: int) -> bool:
         """Whether all workers have opened what they need; one process has by itself."""
-        children = self.pids()[1:]
-        return workers == 1 or (len(children) >= workers and all(map(_has_the_ledger, children)))
+        children = [_pids(process)[1:] for process in self.processes]
+        return workers == 1 or all(
+            len(own) >= workers and all(map(_has_the_ledger, own)) for own in children
+        )
 
     def descriptors(self) -> int:
         """Open files, sockets and all."""
@@ -98,12 +127,21 @@ class ProxyUnderTest:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     async def state(self) -> Mapping[str, Any]:
-        state = await self.process.state()
-        assert state is not None, "the control socket does not answer"
-        return state
+        """Of all processes; what has a number in several of them has the sum."""
+        merged: dict[str, Any] = {}
+        for process in self.processes:
+            state = await process.state()
+            assert state is not None, "the control socket does not answer"
+            for name, value in state.items():
+                both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+                merged[name] = _sums(merged[name], value) if both else value
+        return merged
 
     async def stats(self) -> Mapping[str, float]:
-        return await self.process.stats()
+        stats: dict[str, float] = {}
+        for process in self.processes:
+            stats = _sums(stats, await process.stats())
+        return stats
 
     async def stat(self, name: str) -> float:
         return (await self.stats()).get(name, 0.0)
@@ -114,7 +152,9 @@ class ProxyUnderTest:
         if any(state["in_flight"].values()) or any(state["queues"].values()):
             return False
         stats = await self.stats()
-        gauges = ("in_flight", "in_flight_sequences", "in_flight_kv_tokens", "queue")
+        gauges = (
+            "in_flight", "in_flight_sequences", "in_flight_kv_tokens", "queue", "hops_in_flight"
+        )  # fmt: skip
         return not any(stats.get(f"partitiond_proxy_{name}", 0.0) for name in gauges)
 
     async def settle(self, seconds: float = 120) -> None:
@@ -122,7 +162,7 @@ class ProxyUnderTest:
         await until_async(self.is_idle, "in-flight counts are not back", seconds)
 
     def log(self) -> str:
-        return self.process.log_path.read_text()
+        return "".join(process.log_path.read_text() for process in self.processes)
 
     def assert_no_bug(self) -> None:
         """Nothing in the log that a developer would have to look at."""
@@ -131,23 +171,70 @@ class ProxyUnderTest:
         assert found is None, log[max(0, found.start() - 500) : found.start() + 3000]
 
 
-@contextlib.asynccontextmanager
-async def proxy_under_test(folder: Path, **options: Any) -> AsyncIterator[ProxyUnderTest]:
-    """A proxy process with these options."""
-    process = ProxyProcess(
+def _pids(process: ProxyProcess) -> list[int]:
+    assert process.identity is not None
+    found = [process.identity.pid]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _sums(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = [counts for counts in (one, other) if all(map(_is_number, counts.values()))]
+    if len(numbers) < 2:
+        return {**one, **other}
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def process_of(folder: Path, **options: Any) -> ProxyProcess:
+    """A proxy process with its files in this folder; not started."""
+    folder.mkdir(exist_ok=True)
+    return ProxyProcess(
         host="127.0.0.1",
         port=0,
         state_dir=folder,
         control_socket=folder / "c.sock",
         options=ProxyOptions(**options),
     )
-    await process.ensure_running()
-    proxy = ProxyUnderTest(process)
-    try:
+
+
+def peer_of(folder: Path, host: str) -> tuple[PeerRoute, dict[str, str]]:
+    """A host's address for the others, and the options of its proxy for that."""
+    address = f"127.0.0.1:{free_port()}"
+    files = str(issue_host(folder, host))
+    return PeerRoute(host, address), {"peers_address": address, "peers_tls": files}
+
+
+@contextlib.asynccontextmanager
+async def proxy_under_test(
+    folder: Path, *, over_a_hop: bool = False, **options: Any
+) -> AsyncIterator[ProxyUnderTest]:
+    """A proxy with these options; or two, whose replicas are the other host's."""
+    if over_a_hop:
+        (entry, at_entry), (owner, at_owner) = (peer_of(folder, h) for h in (ENTRY, OWNER))
+        proxy = ProxyUnderTest(
+            process_of(folder / ENTRY, **options, **at_entry),
+            (entry, owner),
+            process_of(folder / OWNER, **options, **at_owner),
+        )
+    else:
+        proxy = ProxyUnderTest(process_of(folder, **options))
+    async with contextlib.AsyncExitStack() as stack:
+        for process in proxy.processes:
+            stack.push_async_callback(process.stop, 0)
+            await process.ensure_running()
         yield proxy
-    finally:
-        await process.stop(0)
     proxy.assert_no_bug()
+
+
+Proxies = Callable[..., contextlib.AbstractAsyncContextManager[ProxyUnderTest]]
+"""`proxy_under_test` of one kind."""
 
 
 @contextlib.contextmanager

@@ -28,8 +28,8 @@ from tests.chaos.raw_client import (
 )
 from tests.chaos.rig import (
     MIB,
+    Proxies,
     ProxyUnderTest,
-    proxy_under_test,
     replica,
     short_folder,
     until,
@@ -65,10 +65,10 @@ class Rig:
 
 
 @contextlib.asynccontextmanager
-async def rig_of(**options: Any) -> AsyncIterator[Rig]:
+async def rig_of(proxies: Proxies, **options: Any) -> AsyncIterator[Rig]:
     with short_folder() as folder:
         async with echoing(folder / "e.sock") as engine:
-            async with proxy_under_test(folder, **{**OPTIONS, **options}) as proxy:
+            async with proxies(folder, **{**OPTIONS, **options}) as proxy:
                 # A replica for each: `m` with room, `one` for a single request at a time.
                 await proxy.publish(
                     [
@@ -80,8 +80,8 @@ async def rig_of(**options: Any) -> AsyncIterator[Rig]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared() -> AsyncIterator[Rig]:
-    async with rig_of() as made:
+async def shared(proxies: Proxies) -> AsyncIterator[Rig]:
+    async with rig_of(proxies) as made:
         yield made
 
 
@@ -133,10 +133,12 @@ async def ends(client: RawClient, seconds: float = PATIENT_SECONDS) -> bytes:
 # Slow readers
 
 
-async def test_clients_that_do_not_read_slow_their_engine_and_fill_no_memory() -> None:
+async def test_clients_that_do_not_read_slow_their_engine_and_fill_no_memory(
+    proxies: Proxies,
+) -> None:
     """Ten streams of 60 MB each that nobody takes."""
     pad, count, readers = 60_000, 1000, 10
-    async with rig_of(client_timeout_seconds=60.0) as rig, others_are_served(rig):
+    async with rig_of(proxies, client_timeout_seconds=60.0) as rig, others_are_served(rig):
         before, sent = rig.proxy.rss_bytes(), rig.engine.sent_bytes
         clients = [RawClient(rig.port) for _ in range(readers)]
         for number, client in enumerate(clients):
@@ -151,7 +153,7 @@ async def test_clients_that_do_not_read_slow_their_engine_and_fill_no_memory() -
             f"\n{readers} streams of {count * pad / MIB:.0f} MiB that nobody reads: the engines "
             f"wrote {written / MIB:.1f} MiB, the proxy's memory grew by {grown / MIB:.1f} MiB"
         )
-        assert grown < readers * 1 * MIB
+        assert grown < readers * 1 * MIB * len(rig.proxy.processes)
         # The rest is in the kernel's socket buffers, whose sizes are the machine's.
         assert written < readers * 8 * MIB
         # And who reads at last gets all of it.
@@ -518,9 +520,11 @@ async def test_deeply_nested_json_is_refused(rig: Rig, name: str) -> None:
 # Too many
 
 
-async def test_connections_beyond_the_limit_are_told_so_and_those_within_are_served() -> None:
+async def test_connections_beyond_the_limit_are_told_so_and_those_within_are_served(
+    proxies: Proxies,
+) -> None:
     """Two thousand from one address, where 600 are allowed."""
-    async with rig_of(client_timeout_seconds=60.0) as rig:
+    async with rig_of(proxies, client_timeout_seconds=60.0) as rig:
         before = rig.proxy.descriptors()
         with RawClient(rig.port) as early:
             await early.connect()
@@ -537,9 +541,9 @@ async def test_connections_beyond_the_limit_are_told_so_and_those_within_are_ser
             assert judge(answer, "a", 3, is_chat=False) is Verdict.COMPLETE
 
 
-async def test_one_address_cannot_take_all_connections() -> None:
+async def test_one_address_cannot_take_all_connections(proxies: Proxies) -> None:
     """A thousand from one address, where each may have 50; another address is served."""
-    async with rig_of(client_timeout_seconds=60.0, max_connections_per_address=50) as rig:
+    async with rig_of(proxies, client_timeout_seconds=60.0, max_connections_per_address=50) as rig:
         before = rig.proxy.descriptors()
         async with crowd(rig.port, 1000):
             await until(lambda: rig.proxy.descriptors() <= before + 60, "surplus is kept")

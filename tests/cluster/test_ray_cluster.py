@@ -250,9 +250,18 @@ async def test_a_ray_that_asks_for_no_token_is_refused(ray_python: Path) -> None
                         },
                     }
                 )  # fmt: skip
+                # A directory that is too busy to answer in time is not refused.
+                for _ in range(5):
+                    found = await asyncio.to_thread(cluster_facts, settings)
+                    if found.stranger is not None and found.stranger.answers:
+                        break
+
+                def prepare() -> None:
+                    for _ in range(5):
+                        prepare_cluster(settings)
+
                 with pytest.raises(SettingsError, match="asks for no token"):
-                    await asyncio.to_thread(prepare_cluster, settings)
-                found = await asyncio.to_thread(cluster_facts, settings)
+                    await asyncio.to_thread(prepare)
                 assert found.stranger == DirectoryAnswer(True, ray=RAY_VERSION, python=PYTHON)
                 assert found.ray_version == found.ray_of_cluster == RAY_VERSION
             finally:

@@ -4,9 +4,12 @@ import dataclasses
 import shutil
 import ssl
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+
+from partitiond.cluster.authority import ensure_authority, issue
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,17 @@ class Authority:
     def trust(self) -> ssl.SSLContext:
         """A client's context that trusts this authority and no other."""
         return ssl.create_default_context(cafile=str(self.certificate))
+
+
+def issue_host(folder: Path, host: str, authority: str = "ca", at: str = "127.0.0.1") -> Path:
+    """Make the files of a host of a fleet, in a folder of its name."""
+    now = datetime.now(UTC)
+    ensure_authority(folder / authority, now)
+    files = folder / f"{host}-tls"
+    files.mkdir(exist_ok=True)
+    for name, text in issue(folder / authority, host, [at], now).by_name().items():
+        (files / name).write_text(text)
+    return files
 
 
 def _openssl(*words: str) -> None:

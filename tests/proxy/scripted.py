@@ -133,7 +133,7 @@ class ScriptedEngine:
         self.open = 0
         self.steps = 0
         self.changed = asyncio.Event()
-        self._connections = 0
+        self.connections = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -162,10 +162,11 @@ class ScriptedEngine:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self._connections += 1
+        self.connections += 1
         self.open += 1
+        self._touch()
         try:
-            await self._connection(reader, writer, self._connections)
+            await self._connection(reader, writer, self.connections)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.left += 1
         except asyncio.CancelledError:

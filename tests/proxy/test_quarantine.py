@@ -53,7 +53,7 @@ async def test_what_reaches_only_the_listener_of_a_dying_engine_is_served_elsewh
 
     engine = await make_engine(dies)
     proxy = await make_proxy(table(replica(engine), replica(other, "m-2", draining=True)))
-    patient = QuarantinePolicy(dying_seconds=3600.0)  # however slow this machine is
+    patient = QuarantinePolicy(dying_seconds=3600.0, suspect_seconds=3600.0)  # however slow we are
     proxy.state.quarantine = Quarantine(patient)
     early = asyncio.create_task(send(proxy, early_body))
     await engine.until(lambda: len(engine.received) == 1)
@@ -181,3 +181,37 @@ async def test_of_twins_on_trial_one_is_let_through_however_often_the_other_asks
     assert (await tried).status_code == 200
     assert (await send(proxy)).status_code == 200, "it has ended well, and is cleared"
     assert len(engine.received) == 2
+
+
+async def test_a_killer_whose_connection_ends_before_its_listener_is_found(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    """A process that dies closes its sockets one after the other."""
+    other = await make_engine(name="e2")
+    engine = await make_engine(lambda _: ["reset"])
+    proxy = await make_proxy(table(replica(engine), replica(other, "m-2", draining=True)))
+    patient = QuarantinePolicy(look_again_seconds=1.0)  # the listener closes before, however slowly
+    proxy.state.quarantine = Quarantine(patient)
+    killed = asyncio.create_task(send(proxy))
+    await engine.until(lambda: engine.connections == 2)  # it was looked at
+    engine.path.unlink()
+    proxy.state.apply(table(replica(engine), replica(other, "m-2"), version=2))
+    assert (await killed).status_code == 422
+    assert other.received == []
+    assert proxy.idle()
+
+
+async def test_a_client_may_leave_while_its_engine_is_looked_at_again(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    engine = await make_engine(lambda _: ["reset"])
+    proxy = await make_proxy(table(replica(engine)))
+    proxy.state.quarantine = Quarantine(QuarantinePolicy(look_again_seconds=0.2))
+    leaves = asyncio.create_task(send(proxy))
+    await engine.until(lambda: engine.connections == 2)
+    leaves.cancel()
+    await proxy.until(proxy.idle)
+    assert (await send(proxy)).status_code == 502, "looked at again as well, and later"
+    outcomes = [json.loads(line)["outcome"] for line in proxy.log_lines]
+    assert outcomes == ["client_gone", "failed"]
+    assert proxy.idle()

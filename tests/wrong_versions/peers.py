@@ -13,6 +13,9 @@ _OWNER: Final = "partitiond/proxy/peer_server/connection.py"
 _REQUEST: Final = "partitiond/proxy/peer_server/request.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
 _QUARANTINE: Final = "partitiond/core/dispatch/quarantine.py"
+_KNOWN: Final = "partitiond/proxy/peers/known.py"
+_LIMITS: Final = "tests/proxy/peers/test_limits_over_a_hop.py"
+_FAULTS: Final = "tests/proxy/peers/test_hop_faults.py"
 _LIES: Final = "tests/proxy/peers/test_lies.py"
 _OVER_HOPS: Final = "tests/proxy/peers/test_quarantine_over_hops.py"
 
@@ -94,6 +97,35 @@ PEERS: Final[tuple[Rule, ...]] = (
             (_FRAMES, "if size > MAX_PAYLOAD_BYTES:", "if False:"),
             (_STREAM, "if self._paused_bytes <= MAX_PAUSED_BYTES:", "if True:"),
             (_STREAM, "or self._places > MAX_PLACES", ""),
+        ),
+    ),
+    rule(
+        "A limit of a request at another host is judged by the side that knows whom it is about.",
+        _LIMITS,
+        wrong=(
+            (_STREAM, "later_seconds = HOP_SECONDS", "later_seconds = 0.0"),
+            (_REQUEST, "client_later_seconds = HOP_SECONDS", "client_later_seconds = 0.0"),
+            (_EXCHANGE, "self._attempt.sent_at = time.monotonic()", "pass"),
+        ),
+    ),
+    rule(
+        "Two hosts retry a request within the share of one, and what was not reached is no retry.",
+        f"{_LIMITS}::test_what_an_owner_tries_again_counts_as_its_entry_s_retry",
+        wrong=(
+            (_EXCHANGE, "self.model.retries.made_elsewhere()", "pass"),
+            (_EXCHANGE, "if attempts > record.attempts:", "if True:"),
+            (_REQUEST, "self.flight.attempts - self.flight.unreached", "self.flight.attempts"),
+        ),
+    ),
+    rule(
+        "What a host lost before it had a place may go there once more, if the host is back soon.",
+        f"{_LIES}::test_a_host_that_loses_a_request_twice_is_not_asked_a_third_time",
+        f"{_FAULTS}::test_a_request_that_a_reset_met_before_it_had_a_place_is_asked_again_once",
+        f"{_LIMITS}::test_where_all_hosts_of_a_model_are_gone_for_long_nobody_waits",
+        wrong=(
+            (_EXCHANGE, "            wait.lost |= {hop.loads.host}\n", ""),
+            (_EXCHANGE, "if failed is LOST and hop", "if False and hop"),
+            (_KNOWN, "now - host.unheard_at < RETURN_SECONDS", "True"),
         ),
     ),
     rule(

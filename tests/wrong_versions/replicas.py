@@ -6,6 +6,7 @@ from tests.wrong_versions.rule import Rule, rule
 
 _REPLICAS: Final = "partitiond/proxy/dispatch/replicas.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_ATTEMPT: Final = "partitiond/proxy/edge/attempt.py"
 _SERVING: Final = "partitiond/proxy/edge/serving.py"
 _LIVE: Final = "partitiond/proxy/dispatch/live.py"
 _BUDGET: Final = "partitiond/core/dispatch/retry_budget.py"
@@ -86,7 +87,7 @@ REPLICAS: Final[tuple[Rule, ...]] = (
             ),
             (_REPLICAS, "min(self._broke_at, now)", "now"),
             (_REPLICAS, "if flight.placed_at <= self._broke_at]", "if self._broke_at == math.inf]"),
-            (_REPLICAS, "            if not idle_end:\n", "            if True:\n"),
+            (_REPLICAS, "            if idle_end:\n", "            if False:\n"),
             (_REPLICAS, "now - self._broke_at > quarantine.policy.dying_seconds", "False"),
             (
                 _REPLICAS,
@@ -98,6 +99,28 @@ REPLICAS: Final[tuple[Rule, ...]] = (
                 "        self._broke_at = math.inf\n"
                 "        self.health = HEALTHY  # another process\n",
                 "        self.health = HEALTHY  # another process\n",
+            ),
+        ),
+    ),
+    rule(
+        "An engine whose connection broke is looked at again before its request goes elsewhere.",
+        "tests/proxy/test_quarantine.py",
+        "tests/proxy/test_retries.py",
+        wrong=(
+            (_REPLICAS, "return quarantine.policy.look_again_seconds", "return 0.0"),
+            (
+                _ATTEMPT,
+                "            self._exchange.connection_broke(self.replica, idle_end=False)\n",
+                "",
+            ),
+            (
+                _ATTEMPT,
+                "        if self._over:\n            return\n        try:\n"
+                "            self._exchange.connection_broke(self.replica, idle_end=False)\n"
+                "            self._fail(failure)\n",
+                "        try:\n"
+                "            self._exchange.connection_broke(self.replica, idle_end=False)\n"
+                "            self._exchange.attempt_failed(failure)\n",
             ),
         ),
     ),

@@ -90,6 +90,9 @@ class QuarantinePolicy:
             longer; several times what a prefill takes.
         dying_seconds: how long a process that dies may hold its listener after its first connection
             broke. Chosen: to give back its memory takes large processes some tenths of a second.
+        look_again_seconds: pause after a connection broke before its request is sent elsewhere, if
+            the process listens still. A process closes all its sockets within microseconds once it
+            has a core. Chosen: a retry can wait as long.
         alone_seconds: quarantine of a request that was the only suspect.
         shared_seconds: quarantine of one of several suspects.
         repeat_seconds: quarantine after a second death; an earlier death than that counts no more.
@@ -99,6 +102,7 @@ class QuarantinePolicy:
 
     suspect_seconds: float = 2.0
     dying_seconds: float = 2.0
+    look_again_seconds: float = 0.05
     alone_seconds: float = 60.0
     shared_seconds: float = 30.0
     repeat_seconds: float = 3600.0

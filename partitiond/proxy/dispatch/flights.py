@@ -9,6 +9,10 @@ from partitiond.core.dispatch.places import Request
 from partitiond.core.dispatch.quarantine import Exposure, Quarantine
 from partitiond.proxy.engine.upstream import AnswerStream
 
+HOP_SECONDS: Final = 1.0
+"""How much later a time limit of a request at another host ends it at the side that does not judge:
+the owner knows its engines, and the entry its client. Several sweeps and a slow network. Chosen."""
+
 
 class FlightTarget:
     """A replica that flights are sent to: an engine process of this host, or a peer's.
@@ -17,7 +21,10 @@ class FlightTarget:
         replica_id: its name.
         is_dead: no process listened on its socket at the last probe.
         fingerprint: the engine's `system_fingerprint`, once a stream had it (see `events`).
+        later_seconds: how much later than its own limits a request there is given up.
     """
+
+    later_seconds = 0.0
 
     def __init__(self, replica_id: str) -> None:
         self.replica_id = replica_id
@@ -52,8 +59,12 @@ class FlightTarget:
         """Return whether connecting failed because no process listens."""
         raise NotImplementedError
 
-    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> None:
-        """Judge the requests in flight after a connection broke, if nothing listens any more."""
+    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> float:
+        """Judge the requests in flight after a connection broke, if nothing listens any more.
+
+        Returns:
+            Seconds after which to look again, before a request is sent elsewhere; 0 for not at all.
+        """
         raise NotImplementedError
 
 

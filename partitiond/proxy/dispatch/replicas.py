@@ -260,7 +260,7 @@ class LiveReplica(FlightTarget):
             self._withdraw()
         return self.is_dead
 
-    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> None:
+    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> float:
         """Judge the requests in flight after a connection broke, if nothing listens any more.
 
         All suspects are marked before any request is sent elsewhere. A failed connect makes none:
@@ -275,16 +275,20 @@ class LiveReplica(FlightTarget):
             quarantine: of the proxy.
             idle_end: the connection may have ended before it had a request, as those of engines
                 that live do: this says nothing of what comes later.
+
+        Returns:
+            Seconds after which to look again, before a request is sent elsewhere; 0 for not at all.
         """
         if self._death_judged:
-            return
+            return 0.0
         now = time.monotonic()
         if now - self._broke_at > quarantine.policy.dying_seconds:
             self._broke_at = math.inf
         if listens(self.route.socket_path):
-            if not idle_end:
-                self._broke_at = min(self._broke_at, now)
-            return
+            if idle_end:
+                return 0.0
+            self._broke_at = min(self._broke_at, now)
+            return quarantine.policy.look_again_seconds
         self._death_judged = True
         flights = [flight for flight in self.flights if flight.placed_at <= self._broke_at]
         verdicts = quarantine.died(
@@ -295,6 +299,7 @@ class LiveReplica(FlightTarget):
                 flight.owner.suspected()
         if not self.is_dead:
             self._withdraw()
+        return 0.0
 
     def _withdraw(self) -> None:
         """Send nothing to the replica until a process listens on its socket."""

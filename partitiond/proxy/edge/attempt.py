@@ -70,12 +70,15 @@ class AttemptOwner(CountedRequest):
         """Send a whole answer: the engine's answer to the request, or its refusal."""
         raise NotImplementedError
 
-    def connection_broke(self, replica: FlightTarget, *, idle_end: bool) -> None:
+    def connection_broke(self, replica: FlightTarget, *, idle_end: bool) -> float:
         """Judge all requests on a dead replica, before this request is sent elsewhere.
 
         Args:
             replica: whose connection it was.
             idle_end: the engine may have closed it before it had this request.
+
+        Returns:
+            Seconds after which to look again before the request is sent elsewhere; 0 for at once.
         """
         raise NotImplementedError
 
@@ -296,13 +299,25 @@ class Attempt:
         if self._over:
             return
         idle_end = self._reused and failure.kind == "reset" and failure.no_byte
-        self._exchange.connection_broke(self.replica, idle_end=idle_end)
+        again = self._exchange.connection_broke(self.replica, idle_end=idle_end)
         if idle_end and not self.replica.is_dead:
             self._reused = False
             self._connection = None
             self._connect()
+        elif again and not self._exchange.answer.streaming:
+            asyncio.get_running_loop().call_later(again, self._look_again, failure)
+        else:
+            self._fail(failure)
+
+    def _look_again(self, failure: AttemptError) -> None:
+        """Fail; the process may have closed its listener just after the connection."""
+        if self._over:
             return
-        self._fail(failure)
+        try:
+            self._exchange.connection_broke(self.replica, idle_end=False)
+            self._fail(failure)
+        except Exception:  # noqa: BLE001 -- logged by the exchange
+            self.crashed()
 
     def crashed(self) -> None:
         """End after a bug of ours; call it inside `except`."""

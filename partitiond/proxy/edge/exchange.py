@@ -267,11 +267,18 @@ class Exchange(Incoming):
         flight.replica = replica
         self.placed(replica)
 
-    def hop_moved(self, replica_id: str) -> None:
+    def hop_moved(self, replica_id: str, attempts: int) -> None:
         """Note that the owner has sent the request to another of its replicas."""
-        self.flight.attempts += 1
-        self.record.attempts += 1
-        self.record.replica_id = replica_id
+        flight, record = self.flight, self.record
+        flight.attempts += 1
+        if attempts > record.attempts:
+            self.model.retries.made_elsewhere()
+        else:  # the replica before was not reached, so nothing was sent there
+            flight.unreached += 1
+        record.attempts = flight.attempts - flight.unreached
+        record.replica_id = replica_id
+        if self._attempt is not None:
+            self._attempt.sent_at = time.monotonic()
 
     def hop_failed(self, failed: Failed, *, sent: bool) -> None:
         """Go on elsewhere, or end: the owner gives no answer."""
@@ -294,8 +301,12 @@ class Exchange(Incoming):
             self._state.quarantine.heard(self._fingerprint(), seconds, time.monotonic())
             self._fail(_as_error(failed), "refused")
             return
-        wait.refused |= {hop.loads.host}
-        self._refusal_told = failed
+        if failed is LOST and hop.loads.host not in wait.lost:
+            wait.lost |= {hop.loads.host}
+            wait.until = 0.0  # nobody has begun it: the host may be asked once more, if it is back
+        else:
+            wait.refused |= {hop.loads.host}
+            self._refusal_told = failed
         self.place(again=self.flight.attempts > 0)
 
     def placed(self, replica: FlightTarget) -> None:

@@ -64,10 +64,13 @@ class Serving(AttemptOwner):
         estimate: the use that was estimated when the request was admitted.
         body: for the engine, once the request is complete.
         paused: the client does not read at the moment.
+        client_later_seconds: how much later than by its own limits a client that does not read is
+            given up.
     """
 
     model: LiveModel
     estimate: Estimate
+    client_later_seconds = 0.0
 
     def __init__(self, state: ProxyState, route: DataRoute, answer: Answer, record: Record) -> None:
         self._state = state
@@ -146,20 +149,24 @@ class Serving(AttemptOwner):
             return
         options = self._state.options
         if self.paused:
+            earlier = now - self.client_later_seconds
             if self._seen != -2:
                 self._seen, self._since = -2, now
-            elif now - self._since > options.client_timeout_seconds or now > self._deadline:
+            elif earlier - self._since > options.client_timeout_seconds or earlier > self._deadline:
                 self._abort(CLIENT_STALLED)
             return
         progress = attempt.progress()
         if progress != self._seen:
             self._seen, self._since = progress, now
-        if now > self._deadline:
+        earlier = now - attempt.replica.later_seconds
+        if earlier > self._deadline:
             attempt.time_out("total_timeout")
         elif self.answer.streaming:
-            if now - self._since > options.between_tokens_timeout_seconds:
+            if earlier - self._since > options.between_tokens_timeout_seconds:
                 attempt.time_out("between_tokens_timeout")
-        elif self.request.stream and now - attempt.sent_at > options.first_token_timeout_seconds:
+        elif (
+            self.request.stream and earlier - attempt.sent_at > options.first_token_timeout_seconds
+        ):
             attempt.time_out("first_token_timeout")
 
     def shut_down(self) -> None:
@@ -293,9 +300,9 @@ class Serving(AttemptOwner):
 
     # Calls of the attempt
 
-    def connection_broke(self, replica: FlightTarget, *, idle_end: bool) -> None:
+    def connection_broke(self, replica: FlightTarget, *, idle_end: bool) -> float:
         """Judge all requests on a dead replica, before this request is sent elsewhere."""
-        replica.look_for_death(self._state.quarantine, idle_end=idle_end)
+        return replica.look_for_death(self._state.quarantine, idle_end=idle_end)
 
     def first_content(self, data: bytes) -> None:
         """Begin the answer."""

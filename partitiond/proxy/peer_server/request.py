@@ -13,7 +13,7 @@ from partitiond.core.dispatch.host_affinity import split_digests
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import Estimate
-from partitiond.proxy.dispatch.flights import Flight, FlightTarget
+from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
 from partitiond.proxy.edge.serving import Phase, Serving
@@ -50,6 +50,8 @@ class PeerRequest(Serving):
         received_bytes: of its body, so far.
         received_at: when the last of them came, monotonic seconds.
     """
+
+    client_later_seconds = HOP_SECONDS
 
     def __init__(
         self, client: PeerClientSide, state: ProxyState, route: DataRoute, number: int, asked: Open
@@ -184,7 +186,7 @@ class PeerRequest(Serving):
 
     def placed(self, replica: FlightTarget) -> None:
         """Begin an attempt on the replica, and tell the entry."""
-        attempts = self.flight.attempts + 1
+        attempts = self.flight.attempts - self.flight.unreached + 1
         self._client.socket.send(
             frames.PLACED, self.number, encode(PlacedAt(replica.replica_id, attempts))
         )

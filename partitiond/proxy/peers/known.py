@@ -9,6 +9,7 @@ import functools
 import random
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
@@ -27,6 +28,9 @@ from partitiond.proxy.peers.stream import HopOwner, PeerStream
 LEARN_SECONDS: Final = 2.0
 """How long a request waits for a host to say that it serves the model, if the table knows of one: a
 proxy that has just started has not heard its peers yet. Chosen."""
+RETURN_SECONDS: Final = 5.0
+"""How long after its loss a host may be back soon: requests wait to learn of it. A proxy that is
+restarted is there by then. Chosen."""
 NOWHERE: Final = "?"
 """Where such a request waits: at no host."""
 
@@ -61,31 +65,40 @@ class Wait(MovableRequest[Flight]):
     Attributes:
         traveller: the request.
         until: end of the wait at no host, monotonic seconds.
+        lost: hosts whose connection ended while it waited for a place there.
     """
 
-    __slots__ = ("traveller", "until")
+    __slots__ = ("lost", "traveller", "until")
 
     def __init__(self, traveller: Traveller) -> None:
         super().__init__(traveller.flight, time.monotonic(), OWN_HOST)
         self.traveller = traveller
         self.until = 0.0
+        self.lost: frozenset[str] = frozenset()
 
 
 class Hop:
-    """A request at another host: what carries it, and the load that it is counted in."""
+    """A request at another host: what carries it, and the load that it is counted in.
 
-    __slots__ = ("_has_left", "loads", "stream")
+    Args:
+        in_flight: counts it by host, until it has left.
+    """
 
-    def __init__(self, stream: PeerStream, loads: PeerLoads) -> None:
+    __slots__ = ("_has_left", "_in_flight", "loads", "stream")
+
+    def __init__(self, stream: PeerStream, loads: PeerLoads, in_flight: Counter[str]) -> None:
         self.stream = stream
         self.loads = loads
         self._has_left = False
+        self._in_flight = in_flight
+        in_flight[loads.host] += 1
 
     def left(self, *, refused: bool = False) -> None:
         """Count the request as gone from there; harmless if it is."""
         if self._has_left:
             return
         self._has_left = True
+        self._in_flight[self.loads.host] -= 1
         if refused:
             self.loads.refused(self.stream.number)
         else:
@@ -100,6 +113,9 @@ class Hop:
 class Peers:
     """The proxies of the other hosts.
 
+    Attributes:
+        in_flight: requests that wait or run at a host, by host.
+
     Args:
         context: returns the TLS context of connections to them; None where none is set.
         life: of this process.
@@ -109,6 +125,7 @@ class Peers:
         self._context = context
         self._life = life
         self._draw = random.random
+        self.in_flight: Counter[str] = Counter()
         self._clients: dict[str, PeerClient] = {}
         self._by_model: dict[str, list[PeerLoads]] = {}
         self._listed: dict[str, list[PeerLoads]] = {}
@@ -116,7 +133,6 @@ class Peers:
         self._models: Mapping[str, LiveModel] = {}
         self._shares: dict[str, QueueShares] = {}
         self._waits: dict[str, dict[Wait, None]] = {}
-        self._changed_at = time.monotonic()
         self._tick_timer: asyncio.TimerHandle | None = None
 
     def __bool__(self) -> bool:
@@ -137,7 +153,6 @@ class Peers:
                 self._clients[host] = PeerClient(
                     route, own, self._context, self._told, self._told_lately
                 )
-                self._changed_at = time.monotonic()
         self._list()
 
     def start(self) -> None:
@@ -222,7 +237,7 @@ class Peers:
         traveller.model.busy_at = time.monotonic()
         self.waits(wait, loads.host)
         wait.known_at = time.monotonic() + SETTLE_SECONDS
-        return Hop(stream, loads)
+        return Hop(stream, loads, self.in_flight)
 
     def waits(self, wait: Wait, host: str) -> None:
         """Note that a request waits at a host (`OWN_HOST`, `NOWHERE`)."""
@@ -249,8 +264,16 @@ class Peers:
             return False
         now = time.monotonic()
         if not wait.until:
-            wait.until = max(now, self._changed_at) + LEARN_SECONDS
+            wait.until = now + (LEARN_SECONDS if self._may_come(model, now) else 0.0)
         return now < wait.until
+
+    def _may_come(self, model: LiveModel, now: float) -> bool:
+        """Whether a host that has the model by the table is reached, or was a moment ago."""
+        hosts = [self._clients.get(one.host) for one in model.route.hosts]
+        return not hosts or any(
+            host is not None and (host.is_heard or now - host.unheard_at < RETURN_SECONDS)
+            for host in hosts
+        )
 
     def has_another_for(self, model: LiveModel, flight: Flight) -> bool:
         """Whether a peer has a replica that has not failed the flight yet."""

@@ -154,6 +154,7 @@ class PeerClient:
         loads: by model.
         max_model_len: by model, longest context of any replica there, in tokens.
         is_heard: it has told its load on this connection.
+        unheard_at: since when it has not, monotonic seconds; it counts while it is not heard.
 
     Args:
         context: returns the context for TLS; None where none is set.
@@ -181,6 +182,7 @@ class PeerClient:
         self._wanted = asyncio.Event()
         self._complained = False
         self.is_heard = False
+        self.unheard_at = time.monotonic()
 
     def start(self) -> None:
         """Begin to keep the connection."""
@@ -238,6 +240,8 @@ class PeerClient:
         """Note that a connection has ended, or takes no further request."""
         if link is self.link:
             self.link = None
+            if self.is_heard:
+                self.unheard_at = time.monotonic()
             self.is_heard = False
             self.loads = {}
             self.max_model_len = {}

@@ -84,7 +84,9 @@ class Open(msgspec.Struct, array_like=True):
 
 
 class PlacedAt(msgspec.Struct, array_like=True):
-    """Where a request runs, and its attempts so far, this one included."""
+    """Where a request runs, and its attempts so far: with this one, and without those whose replica
+    was not reached.
+    """
 
     replica_id: str
     attempts: int = 1

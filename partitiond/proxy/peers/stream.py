@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from partitiond.core.dispatch.quarantine import Quarantine
-from partitiond.proxy.dispatch.flights import Flight, FlightTarget
+from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.engine.framing import SIZES, Head
 from partitiond.proxy.engine.upstream import AnswerStream, Receiver
 from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import Failed, read_failed, read_head, read_placed
+from partitiond.proxy.peers.messages import Failed, PlacedAt, read_failed, read_head, read_placed
 from partitiond.proxy.peers.socket import PeerSocket
 from partitiond.proxy.request.dialects import Markers
 from partitiond.proxy.request.errors import AttemptError
@@ -43,8 +43,13 @@ class HopOwner(Protocol):
         """Begin: the request has a place on a replica there."""
         ...
 
-    def hop_moved(self, replica_id: str) -> None:
-        """Note that the owner has sent the request to another of its replicas."""
+    def hop_moved(self, replica_id: str, attempts: int) -> None:
+        """Note that the owner has sent the request to another of its replicas.
+
+        Args:
+            attempts: as the owner tells them, with this one and without those whose replica was not
+                reached.
+        """
         ...
 
     def hop_failed(self, failed: Failed, *, sent: bool) -> None:
@@ -159,7 +164,7 @@ class PeerStream(AnswerStream):
                 except Exception:  # noqa: BLE001 -- logged by whose answer it is
                     receiver.crashed()
         elif kind == frames.PLACED:
-            self._take_place(read_placed(payload).replica_id)
+            self._take_place(read_placed(payload))
         elif kind == frames.FAIL:
             self.fail(read_failed(payload))
 
@@ -212,15 +217,15 @@ class PeerStream(AnswerStream):
             AttemptError(kind if kind in _KINDS else "engine_error", failed.message)
         )
 
-    def _take_place(self, replica_id: str) -> None:
+    def _take_place(self, placed: PlacedAt) -> None:
         self._places += 1
         if self._has_head or self._places > MAX_PLACES:
             raise ValueError("it moved a request out of turn")
         if self.is_placed:
-            self._owner.hop_moved(replica_id)
+            self._owner.hop_moved(placed.replica_id, placed.attempts)
         else:
             self.is_placed = True
-            self._owner.hop_placed(self, replica_id)
+            self._owner.hop_placed(self, placed.replica_id)
 
     def _take_chunk(self, data: bytes) -> None:
         self._check_turn()
@@ -285,6 +290,8 @@ class PeerReplica(FlightTarget):
         left: called when the request has left.
     """
 
+    later_seconds = HOP_SECONDS
+
     def __init__(self, replica_id: str, stream: PeerStream, left: Callable[[], object]) -> None:
         super().__init__(replica_id)
         self._stream = stream
@@ -320,5 +327,6 @@ class PeerReplica(FlightTarget):
         """Return False: the owner tries its replicas."""
         return False
 
-    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> None:
+    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> float:  # noqa: ARG002 -- see `FlightTarget`
         """Leave it to the owner, which sees its replicas die."""
+        return 0.0

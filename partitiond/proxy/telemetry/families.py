@@ -120,6 +120,10 @@ PEERS: Final = Family(
     "partitiond_proxy_peer_reached", "gauge", ("peer",),
     "1 while another host's proxy is reached, which serves what runs there.",
 )  # fmt: skip
+HOPS_IN_FLIGHT: Final = Family(
+    "partitiond_proxy_hops_in_flight", "gauge", ("peer",),
+    "Requests that wait or run at another host's proxy for clients of this one.",
+)  # fmt: skip
 VERSION: Final = Family("partitiond_proxy_routing_version", "gauge", (), "Table in force.")
 VLLM_RUNNING: Final = Family(
     "vllm:num_requests_running", "gauge", _VLLM_ENGINE, "Sequences in flight.",
@@ -137,7 +141,8 @@ VLLM_KV: Final = Family(
 FAMILIES: Final = (
     REQUESTS, REFUSALS, UPSTREAM_FAILURES, HOPS, SPANS,
     *COUNTERS, SUCCESSES, *HISTOGRAMS, TOKEN_USAGE,
-    IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, PEERS, VERSION,
+    IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, PEERS,
+    HOPS_IN_FLIGHT, VERSION,
     VLLM_RUNNING, VLLM_WAITING, VLLM_KV,
 )  # fmt: skip
 """All families."""

@@ -14,7 +14,7 @@ from partitiond.proxy.peer_server import connection
 from partitiond.proxy.peers import known, link
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
-from tests.proxy.peers.hosts import Host
+from tests.proxy.peers.hosts import Host, tables_of
 from tests.proxy.peers.relay import Relay, cable
 from tests.proxy.peers.test_hops import holding, until_idle, until_received
 from tests.proxy.scripted import STREAM_HEAD, ScriptedEngine, Step, chunk, text_event
@@ -98,6 +98,31 @@ async def test_a_cable_that_stalls_ends_its_streams_at_both_sides(
     await rig.settle()
 
 
+async def test_what_a_stalled_cable_holds_goes_to_another_host(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = table(replica(rig.far, "m-1"), replica(rig.near, "m-2"), version=3)
+    hosts = [rig.entry.route, PeerRoute("b", f"unix:{rig.cable.path}"), rig.sound.route]
+    tables = tables_of(routes, hosts, {"m-1": "b", "m-2": "c"})
+    for one in (rig.owner, rig.sound, rig.entry):
+        one.proxy.state.apply(tables.of(one.name))
+    peers = rig.entry.proxy.state.peers
+    await rig.entry.proxy.until(lambda: peers.serving("m") == {"b", "c"})
+    monkeypatch.setattr(link, "DEAD_SECONDS", 0.3)
+    monkeypatch.setattr(link, "PING_SECONDS", 0.05)
+    rig.go.set()
+    rig.cable.flows.clear()
+    asked = [asyncio.create_task(rig.entry.proxy.complete()) for _ in range(8)]
+    assert [(await one).status_code for one in asked] == [200] * 8
+    await rig.entry.proxy.until(lambda: peers.serving("m") == {"c"})
+    assert (await rig.entry.proxy.complete()).status_code == 200
+    assert not rig.far.received
+    monkeypatch.undo()
+    rig.cable.flows.set()
+    await rig.entry.until_it_hears(2)
+    await rig.settle()
+
+
 async def test_a_cable_that_heals_in_time_costs_nothing(rig: Rig) -> None:
     asked = asyncio.create_task(rig.entry.proxy.stream_text())
     await rig.far.until(lambda: len(rig.far.received) == 1)
@@ -131,15 +156,18 @@ async def test_a_reset_frees_the_places_at_both_sides(rig: Rig, begun: bool) -> 
     assert (await rig.entry.proxy.complete()).status_code == 200
 
 
-async def test_a_reset_while_a_body_is_sent_is_no_request(rig: Rig) -> None:
+async def test_a_request_that_a_reset_met_before_it_had_a_place_is_asked_again_once(
+    rig: Rig,
+) -> None:
     rig.cable.flows.clear()
     asked = asyncio.create_task(rig.entry.proxy.complete(prompt="x" * 500_000))
     await rig.entry.proxy.until(lambda: bool(rig.entry.proxy.exchanges()))
     rig.cable.reset()
     rig.cable.flows.set()
+    assert not rig.far.received
     rig.go.set()
-    assert (await asked).status_code == 502  # there is no other host
-    assert rig.far.received == []
+    assert (await asked).status_code == 200
+    assert len(rig.far.received) == 1
     await rig.settle()
 
 

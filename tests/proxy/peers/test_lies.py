@@ -405,3 +405,15 @@ async def test_a_peer_holds_no_more_of_incomplete_requests_than_all_clients(
     writer.close()
     await until_idle([a, b])
     assert b.proxy.state.body_bytes == 0
+
+
+async def test_a_host_that_loses_a_request_twice_is_not_asked_a_third_time(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known, "LEARN_SECONDS", 60.0)
+    rig.liar.holds = False
+    answered = await rig.entry.proxy.complete()
+    assert answered.status_code == 502
+    assert answered.json()["error"]["code"] == "upstream_reset"
+    assert rig.liar.asked == 2
+    await until_idle([rig.entry, rig.sound])

@@ -4,12 +4,10 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from partitiond.cluster.authority import ensure_authority, issue
 from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.core.errors import SettingsError
 from partitiond.proxy.config import ProxyOptions
@@ -18,19 +16,9 @@ from partitiond.proxy.listening.opening import listen_tcp
 from partitiond.proxy.peer_server.server import PeerServer
 from partitiond.proxy.peers import tls
 from partitiond.proxy.peers.tls import PeerTls
+from tests.proxy.certificates import issue_host
 from tests.proxy.conftest import ListLog, MakeEngine, replica, serving, table
 from tests.proxy.peers.hosts import Host, parts
-
-
-def certificate(folder: Path, host: str, authority: str = "ca", at: str = "127.0.0.1") -> Path:
-    """Make the files of a host, in a folder of its name."""
-    now = datetime.now(UTC)
-    ensure_authority(folder / authority, now)
-    files = folder / f"{host}-tls"
-    files.mkdir(exist_ok=True)
-    for name, text in issue(folder / authority, host, [at], now).by_name().items():
-        (files / name).write_text(text)
-    return files
 
 
 @contextlib.asynccontextmanager
@@ -54,8 +42,8 @@ async def secured(folder: Path, name: str, files: Path) -> AsyncIterator[Host]:
 async def test_two_hosts_of_a_fleet_serve_each_other(folder: Path, make_engine: MakeEngine) -> None:
     routes = table(replica(await make_engine()))
     async with (
-        secured(folder, "a", certificate(folder, "a")) as a,
-        secured(folder, "b", certificate(folder, "b")) as b,
+        secured(folder, "a", issue_host(folder, "a")) as a,
+        secured(folder, "b", issue_host(folder, "b")) as b,
     ):
         parts(routes, [a, b], {"m-1": "b"})
         assert (await a.proxy.complete()).status_code == 200
@@ -70,10 +58,10 @@ async def test_who_has_no_certificate_of_the_host_is_not_served(
     folder: Path, make_engine: MakeEngine, host: str, authority: str, at: str
 ) -> None:
     engine = await make_engine()
-    wrong = certificate(folder, host, authority, at)
+    wrong = issue_host(folder, host, authority, at)
     async with (
         secured(folder, "a", wrong) as a,
-        secured(folder, "b", certificate(folder, "b")) as b,
+        secured(folder, "b", issue_host(folder, "b")) as b,
     ):
         parts(table(replica(engine)), [a, b], {"m-1": "b"})
         assert (await a.proxy.complete()).status_code == 503
@@ -82,7 +70,7 @@ async def test_who_has_no_certificate_of_the_host_is_not_served(
 
 
 async def test_a_call_without_a_certificate_ends(folder: Path) -> None:
-    async with secured(folder, "b", certificate(folder, "b")) as b:
+    async with secured(folder, "b", issue_host(folder, "b")) as b:
         host, _, port = b.route.address.partition(":")
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -98,13 +86,13 @@ async def test_files_that_are_renewed_count_for_the_next_connection(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tls, "RELOAD_SECONDS", 0.0)
-    files = certificate(folder, "a")
+    files = issue_host(folder, "a")
     made = PeerTls(files)
     before = made.server()
     assert made.server() is before
     (files / "cert.pem").write_text("half of it")
     assert made.server() is before, "what cannot be read changes nothing"
-    certificate(folder, "a")
+    issue_host(folder, "a")
     assert made.server() is not before
     assert made.client() is made.client()
 
