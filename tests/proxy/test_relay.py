@@ -253,7 +253,7 @@ async def test_no_first_token_in_time_is_504(
     proxy = await make_proxy(table(replica(engine)), first_token_timeout_seconds=0.1)
     response = await proxy.complete(stream=True)
     assert (response.status_code, response.json()["error"]["code"]) == (504, code)
-    await engine.until(lambda: engine.left == 1)
+    await engine.until(lambda: engine.open == 0)
 
 
 async def test_a_stream_that_stops_in_the_middle_ends_with_its_own_error(

@@ -18,6 +18,8 @@ _LIMITS: Final = "tests/proxy/peers/test_limits_over_a_hop.py"
 _FAULTS: Final = "tests/proxy/peers/test_hop_faults.py"
 _LIES: Final = "tests/proxy/peers/test_lies.py"
 _OVER_HOPS: Final = "tests/proxy/peers/test_quarantine_over_hops.py"
+_WAITS: Final = "tests/proxy/peers/test_waits_over_a_hop.py"
+_FLEET: Final = "partitiond/core/dispatch/fleet.py"
 
 PEERS: Final[tuple[Rule, ...]] = (
     rule(
@@ -134,13 +136,46 @@ PEERS: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _EXCHANGE,
-                "                self._state.quarantine.died_elsewhere("
+                "            self._state.quarantine.died_elsewhere("
                 "self._fingerprint(), time.monotonic())\n",
                 "",
             ),
-            (_EXCHANGE, "                self.suspected()\n", ""),
+            (_EXCHANGE, "            self.suspected()\n", ""),
             (_QUARANTINE, "max(until, now + seconds), True", "max(until, now + seconds), False"),
             (_QUARANTINE, "self._note(fingerprint, now, suspect=True, alone=True)", "return"),
+        ),
+    ),
+    rule(
+        "A request waits as long as it may at all hosts together, and no longer.",
+        _WAITS,
+        wrong=(
+            (_EXCHANGE, "time.monotonic() >= wait.latest", "False"),
+            (_EXCHANGE, "now > wait.latest + wait.longest + HOP_SECONDS", "now > self._deadline"),
+            (_EXCHANGE, "or wait.moves > 0", ""),
+            (_KNOWN, "others < model.route.max_queue and", ""),
+            (_KNOWN, "min(now + LEARN_SECONDS, wait.latest)", "now + LEARN_SECONDS"),
+        ),
+    ),
+    rule(
+        "What is on trial at one host goes to no other.",
+        _WAITS,
+        wrong=(
+            (_EXCHANGE, "{QUARANTINED.code, ON_TRIAL}", "{QUARANTINED.code}"),
+            (_EXCHANGE, "failed.refused and not is_suspect", "failed.refused"),
+            (_EXCHANGE, 'ON_TRIAL: Final = "request_on_trial"', 'ON_TRIAL: Final = "on_trial"'),
+        ),
+    ),
+    rule(
+        "An entry knows which replicas its owner tried, and which it did not reach.",
+        _WAITS,
+        wrong=(
+            (_EXCHANGE, "            flight.tried |= {record.replica_id}\n", ""),
+            (_STREAM, "none of its replicas, so nothing was sent.\"\"\"\n        return True",
+             "none of its replicas, so nothing was sent.\"\"\"\n        return False"),
+            (_STREAM, "return self._stream.is_lost", "return True"),
+            (_EXCHANGE, "        if self._failure is None:\n            self._fail(_as_error(told)",
+             "        if True:\n            self._fail(_as_error(told)"),
+            (_FLEET, "if best is None and not own.places.loads():", "if False:"),
         ),
     ),
 )  # fmt: skip

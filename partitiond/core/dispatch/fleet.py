@@ -157,6 +157,8 @@ def choose_host(
         if any(is_eligible(load, request.tried) for load in own.places.loads()):
             return STAY
         best = _drawn(_that_serve(fresh, request) or _that_serve(stale, request), ())
+        if best is None and not own.places.loads():
+            best = _drawn(_that_come_back(fresh, request) or _that_come_back(stale, request), ())
     return None if best is None else HostChoice(best.peer, best.replica_id)
 
 
@@ -242,6 +244,15 @@ def _that_serve(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
             wait = ahead * peer.service_seconds / max(1, peer.sequences_in_flight())
             found.append(_Found(wait, peer))
     return found
+
+
+def _that_come_back(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
+    """Return the peers all of whose replicas are ejected, where a request may wait for one."""
+    return [
+        _Found(float(peer.waiting_sequences), peer)
+        for peer in peers
+        if not request.tried and any(not replica.draining for replica in peer.replicas.values())
+    ]
 
 
 def _with_queue(peers: Iterable[PeerLoads], request: RequestT, policy: HostPolicy) -> list[_Found]:

@@ -47,6 +47,11 @@ class FlightTarget:
         """Remove a flight that has left; harmless if it is not there."""
         raise NotImplementedError
 
+    @property
+    def counts_failures(self) -> bool:
+        """Whether its failures are counted by this host's metrics."""
+        return True
+
     def failed(self) -> None:
         """Count a failed attempt."""
         raise NotImplementedError

@@ -9,13 +9,14 @@
 import math
 import time
 from collections.abc import Callable
+from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected, refuse_not_reached
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.proxy.dispatch.estimates import estimates_of
-from partitiond.proxy.dispatch.flights import Flight, FlightTarget
+from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.heads import RequestHead
@@ -25,9 +26,9 @@ from partitiond.proxy.edge.serving import QUARANTINED, Phase
 from partitiond.proxy.keys.accounts import Receipt
 from partitiond.proxy.peers.known import NOWHERE, Hop, Peers, Wait
 from partitiond.proxy.peers.messages import MOST, Failed, Open
-from partitiond.proxy.peers.stream import LOST, PeerReplica, PeerStream
+from partitiond.proxy.peers.stream import LOST, SILENT, UNREACHED, PeerReplica, PeerStream
 from partitiond.proxy.request import errors
-from partitiond.proxy.request.errors import LIMITED, SERVER, ApiError, from_rejected
+from partitiond.proxy.request.errors import LIMITED, SERVER, ApiError, from_failure, from_rejected
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import (
     DataRoute,
@@ -39,6 +40,8 @@ from partitiond.proxy.request.requests import (
 from partitiond.proxy.telemetry.tracing import Trace
 
 __all__ = ["Exchange", "Phase"]
+
+ON_TRIAL: Final = "request_on_trial"
 
 
 class Exchange(Incoming):
@@ -53,7 +56,7 @@ class Exchange(Incoming):
         self._trace: Trace | None = None
         self._wait: Wait | None = None
         self._hop: Hop | None = None
-        self._refusal_told: Failed | None = None
+        self._again = False
 
     def load_line(self) -> bytes:
         """Return the header that asks for the engine's load, if the client asks and may see it."""
@@ -170,7 +173,11 @@ class Exchange(Incoming):
         self.phase = Phase.WAITING
         wait = self._wait
         if wait is None:
-            wait = self._wait = Wait(self)
+            longest = min(self.model.route.max_wait_seconds, self.flight.max_wait_seconds)
+            wait = self._wait = Wait(self, longest)
+        if not wait.latest:
+            wait.latest = time.monotonic() + wait.longest
+        self._again = again
         choice = peers.choose(wait)
         if choice is None:
             self._place_without_peers(peers, wait, again=again)
@@ -180,14 +187,14 @@ class Exchange(Incoming):
             self._send(peers, wait, choice.peer, choice.replica_id)
 
     def _place_here(self, peers: Peers, wait: Wait, *, again: bool) -> None:
+        self.flight.max_wait_seconds = max(0.0, wait.latest - time.monotonic())
         super().place(again=again)
         if self.phase is Phase.WAITING:
             peers.waits(wait, OWN_HOST)
 
     def _place_without_peers(self, peers: Peers, wait: Wait, *, again: bool) -> None:
-        told = self._refusal_told
-        if told is not None:
-            self._fail(_as_error(told), "refused" if self._failure is None else "failed")
+        if wait.told is not None:
+            self._give_up(wait.told)
         elif peers.may_learn(wait):
             peers.waits(wait, NOWHERE)
         elif self.model.route.elsewhere:
@@ -199,8 +206,15 @@ class Exchange(Incoming):
         hop = self._hop = peers.send(wait, peer, replica_id)
         if hop is None:  # its connection ends at this moment
             wait.refused |= {peer.host}
-            self._refusal_told = LOST
-            self.place(again=self.flight.attempts > 0)
+            wait.told = LOST
+            self.place(again=self._again)
+
+    def _give_up(self, told: Failed) -> None:
+        """End with what a host told, or with the failure of the attempt before."""
+        if self._failure is None:
+            self._fail(_as_error(told), "refused")
+        else:
+            self._fail(from_failure(self._failure), "failed")
 
     def go(self, peer: PeerLoads | None, replica_id: str) -> None:
         """Leave the place where the request waits, and go to a peer, or to this host (None)."""
@@ -208,21 +222,22 @@ class Exchange(Incoming):
         if wait is None or self.phase is not Phase.WAITING:
             return
         self._leave()
+        self._again = False
         if peer is None:
-            self._place_here(peers, wait, again=False)
+            self._place_here(peers, wait, again=True)
         else:
             self._send(peers, wait, peer, replica_id)
 
     def look_again(self) -> None:
         """Look for a host again: the request waits at none."""
         if self.phase is Phase.WAITING:
-            self.place(again=False)
+            self.place(again=self._again)
 
     def ask(self, replica_id: str) -> tuple[Open, bytes]:
         """Return what another host is sent, with the replica where it should start (or empty)."""
         flight, request, estimate = self.flight, self.request, self.estimate
         now = time.monotonic()
-        longest = min(self.model.route.max_wait_seconds, flight.max_wait_seconds)
+        latest = now if self._wait is None else self._wait.latest
         others = [name for name in flight.prefer if name != replica_id]
         asked = Open(
             self.model.route.name,
@@ -235,9 +250,9 @@ class Exchange(Incoming):
             key=flight.share.key,
             weight=flight.share.weight,
             priority=flight.share.priority,
-            wait_seconds=max(0.0, longest - (now - flight.started_at)),
+            wait_seconds=max(0.0, latest - now),
             total_seconds=max(0.0, self._deadline - now),
-            again=flight.attempts > 0,
+            again=self._again,
             prefer=(replica_id, *others) if replica_id else tuple(others),
             tried=tuple(flight.tried),
             attempts=flight.attempts - flight.unreached,
@@ -272,33 +287,35 @@ class Exchange(Incoming):
         flight, record = self.flight, self.record
         flight.attempts += 1
         if attempts > record.attempts:
+            flight.tried |= {record.replica_id}
             self.model.retries.made_elsewhere()
         else:  # the replica before was not reached, so nothing was sent there
             flight.unreached += 1
         record.attempts = flight.attempts - flight.unreached
         record.replica_id = replica_id
         if self._attempt is not None:
+            self._attempt.replica.replica_id = replica_id
             self._attempt.sent_at = time.monotonic()
 
     def hop_failed(self, failed: Failed, *, sent: bool) -> None:
         """Go on elsewhere, or end: the owner gives no answer."""
         if sent:
-            if failed.code == QUARANTINED.code:
-                self.suspected()
-                self._state.quarantine.died_elsewhere(self._fingerprint(), time.monotonic())
+            self._failed_there(failed)
             return
         hop, wait = self._hop, self._wait
         self._hop = None
         if hop is None or wait is None or self.phase is not Phase.WAITING:
             return
         self._state.peers.waits_no_more(wait)
-        hop.left(refused=failed.refused)
+        is_suspect = failed.code in {QUARANTINED.code, ON_TRIAL}
+        hop.left(refused=failed.refused and not is_suspect)
         outcome = "refused" if failed.refused else "failed"
         self._state.metrics.hops[hop.loads.host, outcome] += 1
-        if failed.code == QUARANTINED.code:
+        if is_suspect:
             self._suspected = True  # it stays on record here, too
-            seconds = failed.retry_after_seconds or 0
-            self._state.quarantine.heard(self._fingerprint(), seconds, time.monotonic())
+            if failed.code == QUARANTINED.code:
+                seconds = failed.retry_after_seconds or 0
+                self._state.quarantine.heard(self._fingerprint(), seconds, time.monotonic())
             self._fail(_as_error(failed), "refused")
             return
         if failed is LOST and hop.loads.host not in wait.lost:
@@ -306,13 +323,38 @@ class Exchange(Incoming):
             wait.until = 0.0  # nobody has begun it: the host may be asked once more, if it is back
         else:
             wait.refused |= {hop.loads.host}
-            self._refusal_told = failed
-        self.place(again=self.flight.attempts > 0)
+            wait.told = failed
+        if wait.told is not None and time.monotonic() >= wait.latest:
+            self._give_up(wait.told)
+        else:
+            # It has waited before: what it finds now does not refuse it for the wait to come.
+            self.place(again=self.flight.attempts > 0 or wait.moves > 0)
+
+    def _failed_there(self, failed: Failed) -> None:
+        """Note what the owner tells of an attempt that failed; the attempt itself fails next."""
+        if failed.code == QUARANTINED.code:
+            self.suspected()
+            self._state.quarantine.died_elsewhere(self._fingerprint(), time.monotonic())
+        if failed.code == UNREACHED and self._wait is not None:
+            self._wait.refused |= {self._wait.host}
+            self._wait.told = failed
+
+    def sweep(self, now: float) -> None:
+        """Check whether a time limit has passed."""
+        hop, wait = self._hop, self._wait
+        if hop is not None and wait is not None and now > wait.latest + wait.longest + HOP_SECONDS:
+            # Owners end the wait themselves. One that holds a request while a replica starts may
+            # begin it anew once.
+            self._leave()
+            self._give_up(SILENT)
+        else:
+            super().sweep(now)
 
     def placed(self, replica: FlightTarget) -> None:
         """Begin an attempt on the replica, where the request has a place now."""
         if self._wait is not None:
             self._state.peers.waits_no_more(self._wait)
+            self._wait.latest = 0.0  # a retry waits anew
         super().placed(replica)
 
     def has_another(self) -> bool:

@@ -344,7 +344,8 @@ class Serving(AttemptOwner):
         if replica is not None:
             if not unreached:
                 replica.failed()
-            state.metrics.upstream_failures[replica.replica_id, failure.kind] += 1
+            if replica.counts_failures:
+                state.metrics.upstream_failures[replica.replica_id, failure.kind] += 1
         if self.answer.streaming:
             opening = attempt.opening if attempt is not None else b""
             self._fail(from_failure(failure), "failed", opening)

@@ -15,18 +15,16 @@ class PeerAnswer(Answer):
     """An answer to the proxy of another host.
 
     Args:
-        tried: returns the attempts so far and the replicas on which the request failed.
+        was_sent: returns whether the request was sent to a replica.
     """
 
-    __slots__ = ("_number", "_socket", "_tried")
+    __slots__ = ("_number", "_socket", "_was_sent")
 
-    def __init__(
-        self, socket: PeerSocket, number: int, tried: Callable[[], tuple[int, tuple[str, ...]]]
-    ) -> None:
+    def __init__(self, socket: PeerSocket, number: int, was_sent: Callable[[], bool]) -> None:
         super().__init__(socket.chunk_writer(number), chunked=True)
         self._socket = socket
         self._number = number
-        self._tried = tried
+        self._was_sent = was_sent
 
     def whole(self, status: int, content_type: bytes, body: bytes, headers: bytes = b"") -> None:
         """Send a complete answer."""
@@ -70,15 +68,12 @@ class PeerAnswer(Answer):
         """Say why there is no answer, or no further one; the entry words it for its client."""
         if self.ended:
             return
-        attempts, tried = self._tried()
         failed = Failed(
             error.status,
             error.code or "",
             error.message,
             error.retry_after_seconds,
-            refused=not attempts,
-            attempts=attempts,
-            tried=tried,
+            refused=not self._was_sent(),
         )
         self.status = error.status
         self.streaming = False

@@ -56,7 +56,7 @@ class PeerRequest(Serving):
     def __init__(
         self, client: PeerClientSide, state: ProxyState, route: DataRoute, number: int, asked: Open
     ) -> None:
-        answer = PeerAnswer(client.socket, number, self._tries)
+        answer = PeerAnswer(client.socket, number, self._was_sent)
         super().__init__(state, route, answer, Record(route.path, asked.request_id))
         self.number = number
         self._client = client
@@ -222,8 +222,6 @@ class PeerRequest(Serving):
         if self.phase is Phase.READING:
             self.refuse(errors.SHUTTING_DOWN)
 
-    def _tries(self) -> tuple[int, tuple[str, ...]]:
+    def _was_sent(self) -> bool:
         flight = getattr(self, "flight", None)
-        if flight is None:
-            return 0, ()
-        return flight.attempts - self._asked.attempts, tuple(flight.tried)
+        return flight is not None and flight.attempts > self._asked.attempts

@@ -22,7 +22,7 @@ from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.link import PeerClient
-from partitiond.proxy.peers.messages import PROTOCOL, Hello, LatelyPlaced, Open
+from partitiond.proxy.peers.messages import PROTOCOL, Failed, Hello, LatelyPlaced, Open
 from partitiond.proxy.peers.stream import HopOwner, PeerStream
 
 LEARN_SECONDS: Final = 2.0
@@ -64,17 +64,24 @@ class Wait(MovableRequest[Flight]):
 
     Attributes:
         traveller: the request.
+        longest: that it may wait for a place, in seconds.
+        latest: until when it may wait, at all hosts together, monotonic seconds; 0 if it begins to
+            wait next.
         until: end of the wait at no host, monotonic seconds.
         lost: hosts whose connection ended while it waited for a place there.
+        told: the last refusal of a host.
     """
 
-    __slots__ = ("lost", "traveller", "until")
+    __slots__ = ("latest", "longest", "lost", "told", "traveller", "until")
 
-    def __init__(self, traveller: Traveller) -> None:
+    def __init__(self, traveller: Traveller, longest: float) -> None:
         super().__init__(traveller.flight, time.monotonic(), OWN_HOST)
         self.traveller = traveller
+        self.longest = longest
+        self.latest = 0.0
         self.until = 0.0
         self.lost: frozenset[str] = frozenset()
+        self.told: Failed | None = None
 
 
 class Hop:
@@ -264,7 +271,9 @@ class Peers:
             return False
         now = time.monotonic()
         if not wait.until:
-            wait.until = now + (LEARN_SECONDS if self._may_come(model, now) else 0.0)
+            others = len(self._waits.get(model.route.name, ()))
+            may_wait = others < model.route.max_queue and self._may_come(model, now)
+            wait.until = min(now + LEARN_SECONDS, wait.latest) if may_wait else now
         return now < wait.until
 
     def _may_come(self, model: LiveModel, now: float) -> bool:

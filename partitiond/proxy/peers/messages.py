@@ -115,8 +115,6 @@ class Failed(msgspec.Struct, array_like=True):
     Attributes:
         status, code, message, retry_after_seconds: as a client would be told.
         refused: the owner has no place for it: it was not sent to an engine.
-        attempts: so far.
-        tried: replicas on which it failed.
     """
 
     status: int
@@ -124,8 +122,6 @@ class Failed(msgspec.Struct, array_like=True):
     message: str
     retry_after_seconds: int | None = None
     refused: bool = False
-    attempts: int = 0
-    tried: tuple[str, ...] = ()
 
 
 class ReplicaCounts(msgspec.Struct, array_like=True):

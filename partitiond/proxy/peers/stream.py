@@ -18,6 +18,10 @@ LOST: Final = Failed(
     502, "upstream_reset", "The host of the model's engine cannot be reached any more."
 )
 """What a request hears whose connection to its owner ended."""
+SILENT: Final = Failed(429, "queue_timeout", "No slot came free in time.", 1, refused=True)
+"""What a request hears whose owner neither starts nor refuses it."""
+UNREACHED: Final = "upstream_connect"
+"""What an owner says that reached none of its replicas."""
 FLOODS: Final = Failed(
     502, "upstream_bad_response", "The host of the model's engine sends more than is read."
 )
@@ -80,11 +84,12 @@ class PeerStream(AnswerStream):
         number: of the request on its connection.
         over: it has ended, or nobody waits for it.
         is_placed: it has a place on a replica.
+        is_lost: its connection ended before it.
     """
 
     __slots__ = (
         "_has_head", "_is_paused", "_link", "_markers", "_owner", "_paused_bytes", "_places",
-        "_receiver", "_write", "is_placed", "number", "over",
+        "_receiver", "_write", "is_lost", "is_placed", "number", "over",
     )  # fmt: skip
 
     def __init__(self, link: PeerStreams, number: int, owner: HopOwner) -> None:
@@ -93,6 +98,7 @@ class PeerStream(AnswerStream):
         self.number = number
         self.over = False
         self.is_placed = False
+        self.is_lost = False
         self._has_head = False
         self._is_paused = False
         self._paused_bytes = 0
@@ -170,6 +176,7 @@ class PeerStream(AnswerStream):
 
     def lost(self) -> None:
         """Fail because the connection has ended."""
+        self.is_lost = True
         try:
             self.fail(LOST)
         except Exception:  # noqa: BLE001 -- logged by whose request it is; others are ended, too
@@ -210,8 +217,7 @@ class PeerStream(AnswerStream):
         if receiver is None:
             self._owner.hop_failed(failed, sent=self.is_placed)
             return
-        if failed.code == "request_quarantined":
-            self._owner.hop_failed(failed, sent=True)
+        self._owner.hop_failed(failed, sent=True)
         kind = failed.code.removeprefix(_KIND)
         receiver.received_failure(
             AttemptError(kind if kind in _KINDS else "engine_error", failed.message)
@@ -324,8 +330,13 @@ class PeerReplica(FlightTarget):
         """Leave it to the owner."""
 
     def connect_failed(self) -> bool:
-        """Return False: the owner tries its replicas."""
-        return False
+        """Return True: the owner reached none of its replicas, so nothing was sent."""
+        return True
+
+    @property
+    def counts_failures(self) -> bool:
+        """Whether its failures are counted here: the owner counts those of its engines."""
+        return self._stream.is_lost
 
     def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> float:  # noqa: ARG002 -- see `FlightTarget`
         """Leave it to the owner, which sees its replicas die."""
