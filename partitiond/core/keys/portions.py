@@ -318,7 +318,7 @@ class Portions:
         self.heard = Usage(heard.requests, heard.tokens)
         self.allowance: Allowance | None = None
 
-    def anew(self, peers: KeyPeers, now: float) -> "Portions":
+    def in_later_incarnation(self, peers: KeyPeers, now: float) -> "Portions":
         """Return the key in a later incarnation; all use of this one is told once more."""
         made = Portions(peers, self._rates, now, self._began, self.heard)
         made.remind(self.known())

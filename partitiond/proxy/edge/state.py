@@ -25,7 +25,7 @@ from partitiond.proxy.keys.auth import KeyRing
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import PeerMeters
-from partitiond.proxy.keys.over_workers import KeysOfWorker, NoteSockets
+from partitiond.proxy.keys.over_workers import KeyNotes, KeysOfWorker
 from partitiond.proxy.peers.known import Peers
 from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.telemetry import families
@@ -109,7 +109,7 @@ class ProxyState:
         peers: LedgerAccess | None = None,
         tls: PeerTls | None = None,
         *,
-        notes: NoteSockets | None = None,
+        notes: KeyNotes | None = None,
     ) -> None:
         self.options = options
         self.log = log

@@ -134,7 +134,7 @@ class Accounts:
         allowance = None
         if portions is not None:
             others = others + portions.heard
-            siblings = self.over_hosts.siblings(key_id)
+            siblings = self.over_hosts.of_other_workers(key_id)
             allowance = portions.allowance
         verdict = meter.admit(
             tokens,

@@ -121,7 +121,7 @@ class KeysOverHosts:
     def lock(self) -> None:
         """One process needs no lock; several workers have one."""
 
-    def siblings(self, _key_id: str) -> Usage:
+    def of_other_workers(self, _key_id: str) -> Usage:
         """Return the use by other workers of this host: there are none, or they do not ask here."""
         return NO_USAGE
 
@@ -182,7 +182,8 @@ class KeysOverHosts:
         self._peers = KeyPeers(peers.host, later + 1, now)
         self._peers.apply(peers.hosts)
         self._portions = {
-            key_id: portions.anew(self._peers, now) for key_id, portions in self._portions.items()
+            key_id: portions.in_later_incarnation(self._peers, now)
+            for key_id, portions in self._portions.items()
         }
         self._in_use = set(self._portions)
         for key_id in self._portions:

@@ -56,7 +56,7 @@ class KeyNote(msgspec.Struct, array_like=True):
 _read_note: Final = msgspec.msgpack.Decoder(KeyNote).decode
 
 
-class NoteSockets:
+class KeyNotes:
     """The socket pair of notes, which all workers inherit.
 
     Attributes:
@@ -73,12 +73,12 @@ class NoteSockets:
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NOTE_BYTES)
 
     @classmethod
-    def made(cls) -> "NoteSockets":
+    def made(cls) -> "KeyNotes":
         """Make a pair."""
         return cls(*socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
 
     @classmethod
-    def inherited(cls, inbox: int, outbox: int) -> "NoteSockets":
+    def of(cls, inbox: int, outbox: int) -> "KeyNotes":
         """Use a pair of the parent's."""
         return cls(socket.socket(fileno=inbox), socket.socket(fileno=outbox))
 
@@ -111,7 +111,7 @@ class KeysOfWorker:
         send: sends a message to a host; returns False if there is no connection that takes it.
     """
 
-    def __init__(self, access: LedgerAccess, meters: PeerMeters, notes: NoteSockets) -> None:
+    def __init__(self, access: LedgerAccess, meters: PeerMeters, notes: KeyNotes) -> None:
         self.send: Callable[[str, bytes], bool] = lambda _host, _message: False
         self._locked = access.file.locked
         self._rows = KeyRows(access, meters)
@@ -176,7 +176,7 @@ class KeysOfWorker:
 
     @property
     def lock(self) -> Callable[[], AbstractContextManager[None]] | None:
-        """Return what holds the lock of all workers, for `of` and `siblings`; None without need."""
+        """Return what takes the lock of all workers; None while no other host serves the keys."""
         return self._locked if self._hosts else None
 
     def of(self, key_id: str) -> KeyOverHosts | None:
@@ -186,9 +186,9 @@ class KeysOfWorker:
             return None
         return self._rows.read(key_id, meter, len(self._hosts) + 1)
 
-    def siblings(self, key_id: str) -> Usage:
+    def of_other_workers(self, key_id: str) -> Usage:
         """(locked) Return the use by all other workers of this host, to compare with allowances."""
-        return self._rows.siblings(key_id)
+        return self._rows.of_other_workers(key_id)
 
     def used(self, key_id: str, *, wanted: bool = False) -> None:
         """Note that a key was used, or `wanted`: refused for lack of a portion."""

@@ -64,7 +64,7 @@ class KeyRows:
         self._ledger.set_kept_at(now)
         return True
 
-    def siblings(self, key_id: str) -> Usage:
+    def of_other_workers(self, key_id: str) -> Usage:
         """(locked) Use of the key by all other workers, present and past."""
         return self._meters.all_others(key_id)
 
@@ -100,7 +100,7 @@ class KeyRows:
         """
         meter = self._meters.find(key_id)
         with self._access.file.locked():
-            total = own.usage + self.siblings(key_id)
+            total = own.usage + self.of_other_workers(key_id)
             row = self._ledger.key_row(meter) if meter >= 0 else _NO_ROW
             self._first_read(key_id, own, row, time.monotonic())
         if not row[_ALLOWANCE]:
@@ -118,7 +118,7 @@ class KeyRows:
             if recalled is not None:
                 own.restore(recalled)
                 self._meters.tell(key_id, own.usage)
-            total = own.usage + self.siblings(key_id)
+            total = own.usage + self.of_other_workers(key_id)
             others = self._meters.others(key_id)
             now = time.monotonic()
             levels = own.levels(now=now, others=others + self._since(key_id, portions.heard))

@@ -30,7 +30,7 @@ from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_conf
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import Budgets
-from partitiond.proxy.keys.over_workers import NoteSockets
+from partitiond.proxy.keys.over_workers import KeyNotes
 from partitiond.proxy.listening.acceptor import Acceptor
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import server_tls
@@ -112,7 +112,7 @@ class Workers:
         # Twice as many rows as workers: during a replacement, each worker has a successor.
         self._rows = free[: 2 * self._count]
         self._bells = Wakeups({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
-        self._notes = NoteSockets.made()
+        self._notes = KeyNotes.made()
         self._file.ledger.set_keeper(-1)
         self._workers: list[WorkerProcess] = []
         self._past = Samples()

@@ -10,7 +10,7 @@ from typing import Final
 from partitiond.platform.process_identity import start_ticks
 from partitiond.proxy.dispatch.ledger import SlotLedger
 from partitiond.proxy.dispatch.shared import Wakeups
-from partitiond.proxy.keys.over_workers import NoteSockets
+from partitiond.proxy.keys.over_workers import KeyNotes
 from partitiond.proxy.workers.channel import Channel, Message
 
 START_SECONDS: Final = 60.0
@@ -91,7 +91,7 @@ class WorkerProcess:
         ledger: SlotLedger,
         bells: Wakeups,
         *,
-        notes: NoteSockets | None = None,
+        notes: KeyNotes | None = None,
         peers: bool = False,
     ) -> "WorkerProcess":
         """Start a worker with the interpreter and the arguments of this process.

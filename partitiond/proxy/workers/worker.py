@@ -23,7 +23,7 @@ from partitiond.proxy.control import describe
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
 from partitiond.proxy.edge.state import ProxyState, TimeLimited
 from partitiond.proxy.embedded_server import QuietServer, end_server
-from partitiond.proxy.keys.over_workers import NoteSockets
+from partitiond.proxy.keys.over_workers import KeyNotes
 from partitiond.proxy.listening.acceptor import RateLimitedError, take
 from partitiond.proxy.listening.handshakes import Opener
 from partitiond.proxy.listening.tls import ServerTls, server_tls
@@ -53,7 +53,7 @@ class WorkerArguments:
         bells: for each row, the descriptor of its bell.
         peers_handoff: descriptor of the socket pair for connections of other hosts' proxies; -1 if
             there are none.
-        notes: descriptors of the `NoteSockets`; None if the parent is of the release before.
+        notes: descriptors of the `KeyNotes`; None if the parent is of the release before.
     """
 
     row: int
@@ -90,7 +90,7 @@ async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -
     )
     file = LedgerFile(arguments.state_dir / LEDGER_FILE)
     peers = LedgerAccess(file, post.row, Wakeups(post.bells))
-    notes = None if post.notes is None else NoteSockets.inherited(*post.notes)
+    notes = None if post.notes is None else KeyNotes.of(*post.notes)
     peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
     state = ProxyState(mine, arguments.state_dir, log, peers, peers_tls, notes=notes)
     state.connections = Connections(peers)

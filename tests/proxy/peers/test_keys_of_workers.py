@@ -12,12 +12,13 @@ import pytest
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyRoute, RoutingTable
+from partitiond.core.keys.portions import MOST
 from partitiond.core.keys.rates import Usage
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
 from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.keys.meters import PeerMeters
-from partitiond.proxy.keys.over_workers import KeysOfWorker, NoteSockets
-from partitiond.proxy.keys.words import read_words
+from partitiond.proxy.keys.over_workers import KeyNotes, KeysOfWorker
+from partitiond.proxy.keys.words import KeyWords, read_words
 
 NAMES = ("a", "b", "c")
 TOKENS = 10.0
@@ -30,7 +31,7 @@ class Workers:
     name: str
     accounts: list[Accounts]
     ledger: LedgerFile | None = None
-    notes: NoteSockets | None = None
+    notes: KeyNotes | None = None
 
     def admit(self, worker: int, tokens: float = TOKENS) -> Receipt | Rejected:
         return self.accounts[worker].admit("k1", tokens, 1.0)
@@ -76,18 +77,20 @@ def _workers(folder: Path, name: str, count: int, table: RoutingTable) -> Worker
     parent = LedgerFile(path)
     parent.ledger.begin()
     parent.ledger.make_room([table])
-    notes = NoteSockets.made()
-    made = []
-    for row in range(count):
-        parent.ledger.open_row(row)
-        access = LedgerAccess(LedgerFile(path), row, Wakeups({}))
-        meters = PeerMeters(access.ledger, row)
-        accounts = Accounts(None)
-        accounts.others, accounts.tell = meters.others, meters.tell
-        accounts.over_hosts = KeysOfWorker(access, meters, notes)
-        made.append(accounts)
+    notes = KeyNotes.made()
+    made = [_worker(path, row, notes) for row in range(count)]
     parent.ledger.set_keeper(0)
     return Workers(name, made, parent, notes)
+
+
+def _worker(path: Path, row: int, notes: KeyNotes) -> Accounts:
+    access = LedgerAccess(LedgerFile(path), row, Wakeups({}))
+    access.ledger.open_row(row)
+    meters = PeerMeters(access.ledger, row)
+    accounts = Accounts(None)
+    accounts.others, accounts.tell = meters.others, meters.tell
+    accounts.over_hosts = KeysOfWorker(access, meters, notes)
+    return accounts
 
 
 class Fleet:
@@ -99,9 +102,9 @@ class Fleet:
         self._turns = itertools.count()
         for name, host in self.hosts.items():
             for accounts in host.accounts:
-                accounts.over_hosts.send = self._sender(name)
+                accounts.over_hosts.send = self.sender(name)
 
-    def _sender(self, sender: str) -> Callable[[str, bytes], bool]:
+    def sender(self, sender: str) -> Callable[[str, bytes], bool]:
         def send(receiver: str, message: bytes) -> bool:
             if message:
                 to = self.hosts[receiver].accounts
@@ -165,7 +168,7 @@ async def fleet(folder: Path, rates: KeyRates, workers: int) -> AsyncIterator[Fl
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_requests_in_flight_hold_over_three_hosts(folder: Path, workers: int) -> None:
     async with fleet(folder, KeyRates(max_in_flight=12), workers) as hosts:
-        flying = await hosts.drive(1.0)
+        flying = await hosts.drive(0.7)
         assert 6 <= len(flying) <= 12 + 2
         assert hosts.used().in_flight == len(flying)
         for accounts, receipt in [
@@ -177,14 +180,14 @@ async def test_requests_in_flight_hold_over_three_hosts(folder: Path, workers: i
         ]:
             accounts.settle(receipt, TOKENS)
         assert hosts.used().in_flight == 0
-        assert 6 <= len(await hosts.drive(1.0)) <= 12 + 2
+        assert 6 <= len(await hosts.drive(0.7)) <= 12 + 2
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_budget_holds_over_three_hosts(folder: Path, workers: int) -> None:
     rates = KeyRates(token_budget=400, budget_period=BudgetPeriod.NEVER)
     async with fleet(folder, rates, workers) as hosts:
-        admitted = await hosts.drive(1.5)
+        admitted = await hosts.drive(1.0)
         assert 300 <= TOKENS * len(admitted) <= 400 + 2 * TOKENS
         assert hosts.used().budget_tokens == TOKENS * len(admitted)
 
@@ -193,7 +196,7 @@ async def test_requests_a_minute_hold_over_hosts_with_workers(folder: Path) -> N
     limit = 60
     began = time.monotonic()
     async with fleet(folder, KeyRates(requests_per_minute=limit), 2) as hosts:
-        admitted = len(await hosts.drive(1.5))
+        admitted = len(await hosts.drive(1.0))
         refilled = (time.monotonic() - began) * limit / 60
         assert limit / 2 <= admitted <= limit + 2 + refilled
 
@@ -215,7 +218,7 @@ async def test_another_worker_takes_over_and_loses_nothing(folder: Path) -> None
         for host in hosts.hosts.values():
             host.kill(0, successor=1)
             del host.accounts[0]
-        admitted += len(await hosts.drive(2.0))
+        admitted += len(await hosts.drive(1.5))
         assert 300 <= TOKENS * admitted <= 400 + 2 * TOKENS
         assert hosts.used().budget_tokens == TOKENS * admitted
 
@@ -224,10 +227,10 @@ async def test_the_rates_hold_though_the_keeper_dies(folder: Path) -> None:
     limit = 60
     began = time.monotonic()
     async with fleet(folder, KeyRates(requests_per_minute=limit), 2) as hosts:
-        admitted = len(await hosts.drive(1.0))
+        admitted = len(await hosts.drive(0.5))
         hosts.hosts["a"].kill(0, successor=1)
         del hosts.hosts["a"].accounts[0]
-        admitted += len(await hosts.drive(1.5))
+        admitted += len(await hosts.drive(1.2))
         assert admitted <= limit + 2 + (time.monotonic() - began) * limit / 60
         assert hosts.hosts["a"].used().requests  # also of the worker that is gone
 
@@ -258,7 +261,7 @@ async def test_a_clock_that_was_set_back_makes_no_host_unheard(
         real = time.time_ns
         monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
         a.accounts[0] = Accounts(None)  # the proxy of the host is started again
-        a.accounts[0].over_hosts.send = hosts._sender("a")
+        a.accounts[0].over_hosts.send = hosts.sender("a")
         a.accounts[0].apply(hosts.table.keys, "a", NAMES)
         a.accounts[0].over_hosts.start()
         await hosts.until(lambda: a.used().budget_tokens == 20)  # as the others remember
@@ -266,3 +269,32 @@ async def test_a_clock_that_was_set_back_makes_no_host_unheard(
         for _ in range(3):
             assert isinstance(a.admit(0, 30), Receipt)
         await hosts.until(lambda: b.heard(0).budget_tokens == 110)
+
+
+async def test_a_peer_cannot_use_up_the_numbers_of_incarnations(folder: Path) -> None:
+    async with fleet(folder, KeyRates(max_in_flight=60), 1) as hosts:
+        keys = hosts.hosts["a"].accounts[0].over_hosts
+        last = 1024 * int(MOST) - 1
+        keys.hear("b", KeyWords(5, 1.0, last, 1.0))
+        hosts.hosts["a"].admit(0)
+        b = hosts.hosts["b"]
+        await hosts.until(lambda: b.heard(0).in_flight == 1)
+        assert keys._peers.incarnation < last  # type: ignore[union-attr]
+
+
+async def test_a_new_workers_buckets_are_no_fuller_than_those_of_the_fleet(folder: Path) -> None:
+    limit = 60
+    began = time.monotonic()
+    async with fleet(folder, KeyRates(requests_per_minute=limit), 2) as hosts:
+        admitted = len(await hosts.drive(0.8))
+        for name, host in hosts.hosts.items():  # all are replaced on each host, one by one
+            assert host.notes is not None
+            for row in (2, 3):
+                new = _worker(folder / f"{name}.{LEDGER_FILE}", row, host.notes)
+                new.over_hosts.send = hosts.sender(name)
+                new.apply(hosts.table.keys, name, NAMES)
+                new.over_hosts.start()
+                host.kill(row - 2, successor=row)
+                host.accounts[row - 2] = new
+        admitted += len(await hosts.drive(1.5))
+        assert admitted <= limit + 2 + (time.monotonic() - began) * limit / 60
