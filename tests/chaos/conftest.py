@@ -1,13 +1,19 @@
 """Runs suites with the engines on the host that clients ask, and on another one."""
 
-import functools
+from typing import cast
 
 import pytest
 
-from tests.chaos.rig import Proxies, proxy_under_test
+from tests.chaos.rig import Proxies, hop_under_test, proxy_under_test
 
 
-@pytest.fixture(scope="module", params=["here", pytest.param("over a hop", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(proxy_under_test, id="here"),
+        pytest.param(hop_under_test, id="over a hop", marks=pytest.mark.slow),
+    ],
+)
 def proxies(request: pytest.FixtureRequest) -> Proxies:
     """Make proxies: `async with proxies(folder, **options) as proxy`."""
-    return functools.partial(proxy_under_test, over_a_hop=request.param == "over a hop")
+    return cast("Proxies", request.param)

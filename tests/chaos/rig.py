@@ -212,19 +212,24 @@ def peer_of(folder: Path, host: str) -> tuple[PeerRoute, dict[str, str]]:
 
 
 @contextlib.asynccontextmanager
-async def proxy_under_test(
-    folder: Path, *, over_a_hop: bool = False, **options: Any
-) -> AsyncIterator[ProxyUnderTest]:
-    """A proxy with these options; or two, whose replicas are the other host's."""
-    if over_a_hop:
-        (entry, at_entry), (owner, at_owner) = (peer_of(folder, h) for h in (ENTRY, OWNER))
-        proxy = ProxyUnderTest(
-            process_of(folder / ENTRY, **options, **at_entry),
-            (entry, owner),
-            process_of(folder / OWNER, **options, **at_owner),
-        )
-    else:
-        proxy = ProxyUnderTest(process_of(folder, **options))
+async def proxy_under_test(folder: Path, **options: Any) -> AsyncIterator[ProxyUnderTest]:
+    """A proxy process with these options."""
+    async with _running(ProxyUnderTest(process_of(folder, **options))) as proxy:
+        yield proxy
+
+
+@contextlib.asynccontextmanager
+async def hop_under_test(folder: Path, **options: Any) -> AsyncIterator[ProxyUnderTest]:
+    """An entry and an owner with these options."""
+    (entry, at_entry), (owner, at_owner) = (peer_of(folder, host) for host in (ENTRY, OWNER))
+    asked = process_of(folder / ENTRY, **options, **at_entry)
+    serving = process_of(folder / OWNER, **options, **at_owner)
+    async with _running(ProxyUnderTest(asked, (entry, owner), serving)) as proxy:
+        yield proxy
+
+
+@contextlib.asynccontextmanager
+async def _running(proxy: ProxyUnderTest) -> AsyncIterator[ProxyUnderTest]:
     async with contextlib.AsyncExitStack() as stack:
         for process in proxy.processes:
             stack.push_async_callback(process.stop, 0)
@@ -234,7 +239,7 @@ async def proxy_under_test(
 
 
 Proxies = Callable[..., contextlib.AbstractAsyncContextManager[ProxyUnderTest]]
-"""`proxy_under_test` of one kind."""
+"""`proxy_under_test` or `hop_under_test`."""
 
 
 @contextlib.contextmanager

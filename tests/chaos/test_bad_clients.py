@@ -153,7 +153,9 @@ async def test_clients_that_do_not_read_slow_their_engine_and_fill_no_memory(
             f"\n{readers} streams of {count * pad / MIB:.0f} MiB that nobody reads: the engines "
             f"wrote {written / MIB:.1f} MiB, the proxy's memory grew by {grown / MIB:.1f} MiB"
         )
-        assert grown < readers * 1 * MIB * len(rig.proxy.processes)
+        # Over a hop also what the hosts' connection held when the owner was asked to pause.
+        hops = len(rig.proxy.processes) - 1
+        assert grown < readers * (1 + hops) * MIB + hops * 10 * MIB
         # The rest is in the kernel's socket buffers, whose sizes are the machine's.
         assert written < readers * 8 * MIB
         # And who reads at last gets all of it.

@@ -28,8 +28,8 @@ from partitiond.proxy.process import (
 from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.serde import to_stored_json
 from tests.machine import free_port, in_time
+from tests.proxy.certificates import issue_host
 from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.test_peer_tls import certificate
 from tests.proxy.scripted import DONE, STREAM_HEAD, Step, chunk, stream, text_event
 
 MakeProcess = Callable[..., ProxyProcess]
@@ -264,7 +264,7 @@ async def test_an_address_that_is_not_ours_is_said(folder: Path) -> None:
 
 
 async def test_a_port_for_other_hosts_that_is_in_use_is_said_with_what_to_do(folder: Path) -> None:
-    files = certificate(folder, "a")
+    files = issue_host(folder, "a")
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()

@@ -28,7 +28,7 @@ from tests.chaos.rig import (
     ENTRY,
     MIB,
     ProxyUnderTest,
-    proxy_under_test,
+    hop_under_test,
     replica,
     short_folder,
     until,
@@ -66,7 +66,7 @@ async def rig_of() -> AsyncIterator[Rig]:
         async with (
             echoing(folder / "e1.sock") as far,
             echoing(folder / "e2.sock") as near,
-            proxy_under_test(folder, over_a_hop=True) as proxy,
+            hop_under_test(folder) as proxy,
         ):
             made = Rig(proxy, far, near)
             await made.publish()

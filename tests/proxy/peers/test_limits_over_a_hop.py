@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 
 from partitiond.core.dispatch.retry_budget import RetryBudget
+from partitiond.proxy.dispatch.flights import HOP_SECONDS
+from tests.proxy.charged_answers import OUTPUT_EVENTS, Api
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
 from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import STREAM_HEAD, Received, Step, chunk, text_event, well_behaved
+from tests.proxy.test_charges import (
+    asking,
+    begun,
+    by_stream,
+    key,
+    report,
+    until_third,
+)
 
 RESERVE = RetryBudget().reserve
 
@@ -24,9 +34,8 @@ def limits(host: Host, **changes: Any) -> None:
 
 
 async def test_a_replica_that_the_owner_tries_next_has_its_own_time(
-    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make_hosts: MakeHosts, make_engine: MakeEngine
 ) -> None:
-    monkeypatch.setattr("partitiond.proxy.peers.stream.PeerReplica.later_seconds", 0.0)
     go = asyncio.Event()
     turns = iter((True, False))
 
@@ -40,7 +49,7 @@ async def test_a_replica_that_the_owner_tries_next_has_its_own_time(
     asked = asyncio.create_task(a.proxy.complete(stream=True))
     await b.proxy.until(lambda: all(engine.received for engine in engines))
     limits(b, first_token_timeout_seconds=60.0)
-    limits(a, first_token_timeout_seconds=0.5)
+    limits(a, first_token_timeout_seconds=0.5 - HOP_SECONDS)
     await asyncio.sleep(0.15)  # several sweeps
     go.set()
     assert (await asked).status_code == 200
@@ -118,3 +127,19 @@ async def test_where_all_hosts_of_a_model_are_gone_for_long_nobody_waits(
     answered = await a.proxy.complete()
     assert answered.status_code == 503
     assert answered.json()["error"]["code"] == "model_on_other_host"
+
+
+@by_stream
+async def test_who_loses_a_host_in_a_stream_pays_once_what_was_seen(
+    make_hosts: MakeHosts, make_engine: MakeEngine, api: Api
+) -> None:
+    engine = await make_engine(lambda _: begun(api, "hold"))
+    routes = table(replica(engine, max_model_len=0), keys=(key(),))
+    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+    async with asking(a.proxy, api, streams=True) as reader:
+        await until_third(reader)
+        for one in list(b.server.sockets):
+            one.close("is ended by a test")
+        await until_idle([a, b])
+    assert sum(report(a.proxy)) == api.prompt_of_a_part() + OUTPUT_EVENTS
+    assert not any(b.proxy.state.traffic()["usage"].get("k1", {}).get("m", {}).values())
