@@ -181,6 +181,7 @@ PORTIONS: Final[tuple[Rule, ...]] = (
     rule(
         "Another worker that keeps the limits begins with what was used and told before.",
         _OF_WORKERS,
+        "tests/core/keys/test_rates.py",
         wrong=(
             (_ROWS, "return told, Usage(*row[:_TOLD])", "return NO_USAGE, Usage(*row[:_TOLD])"),
             (_ROWS, "return told, Usage(*row[:_TOLD])", "return told, NO_USAGE"),

@@ -296,6 +296,14 @@ class SlotLedger:
         """Choose that worker; called by the parent."""
         self.ints[_KEEPER_CELL] = row + 1
 
+    def forget_keeper(self) -> None:
+        """Drop what the last keeper wrote: its clock may be that of an earlier boot."""
+        self.set_keeper(-1)
+        self.set_kept_at(0.0)
+        for meter, key in enumerate(self.meters.directory.tolist()):
+            if key:
+                self.put_key_row(meter, [0.0] * KEY_NUMBERS)
+
     @property
     def kept_at(self) -> float:
         """When that worker looked last, monotonic seconds."""

@@ -135,7 +135,12 @@ class KeyRows:
             return
         self._before[key_id] = (row[0], row[1])
         if row[_ALLOWANCE]:
-            own.lower((row[_LEVELS], row[_LEVELS + 1]), at=row[_LEVELS + 2], now=now)
+            total = own.usage + self.of_other_workers(key_id)
+            levels = (
+                row[_LEVELS] - (total.requests - row[_TOLD]),
+                row[_LEVELS + 1] - (total.tokens - row[_TOLD + 1]),
+            )
+            own.lower(levels, at=row[_LEVELS + 2], now=now)
 
     def _since(self, key_id: str, heard: Usage) -> Usage:
         """Return the use by other hosts since this worker read it first."""

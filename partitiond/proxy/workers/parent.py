@@ -113,7 +113,8 @@ class Workers:
         self._rows = free[: 2 * self._count]
         self._bells = Wakeups({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
         self._notes = KeyNotes.made()
-        self._file.ledger.set_keeper(-1)
+        with file.locked():
+            file.ledger.forget_keeper()
         self._workers: list[WorkerProcess] = []
         self._past = Samples()
         self._traffic = MergedTraffic()
