@@ -245,13 +245,21 @@ async def test_a_host_without_a_keeper_sends_no_more_than_one_request(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("partitiond.proxy.keys.rows.STALE_SECONDS", 0.7)
-    async with fleet(folder, KeyRates(max_in_flight=60), 2) as hosts:
+    async with fleet(folder, KeyRates(requests_per_minute=600), 2) as hosts:
         a = hosts.hosts["a"]
-        assert isinstance(a.admit(1), Receipt)
-        assert isinstance(a.admit(1), Receipt)
+        assert a.ledger is not None
+        assert a.notes is not None
+        ledger = a.ledger.ledger
+        await hosts.until(lambda: isinstance(a.admit(1), Receipt))
         a.kill(0, successor=-1)
-        await hosts.until(lambda: isinstance(a.admit(1), Rejected))
-        a.ledger.ledger.set_keeper(1)  # type: ignore[union-attr]
+        await hosts.until(lambda: time.monotonic() > ledger.kept_at + 0.7)
+        assert isinstance(a.admit(1), Rejected)
+        new = _worker(folder / f"a.{LEDGER_FILE}", 2, a.notes)
+        new.apply(hosts.table.keys, "a", NAMES)
+        new.over_hosts.start()
+        assert isinstance(new.admit("k1", TOKENS, 1.0), Rejected)  # its host has sent one
+        new.over_hosts.close()
+        ledger.set_keeper(1)
         await hosts.until(lambda: isinstance(a.admit(1), Receipt))
 
 
