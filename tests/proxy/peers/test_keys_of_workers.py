@@ -214,6 +214,10 @@ async def test_what_any_worker_used_is_told_and_what_others_used_reaches_any(fol
         assert isinstance(keys, KeysOfWorker)
         told, _ = keys._rows.left_behind("k1", a.accounts[1]._meters["k1"])
         assert (told.requests, told.tokens, told.budget_tokens) == (2, 50, 50)
+        keys = b.accounts[1].over_hosts
+        assert isinstance(keys, KeysOfWorker)
+        _, heard = keys._rows.left_behind("k1", b.accounts[1]._meters["k1"])
+        assert (heard.requests, heard.tokens) == (2, 50)
 
 
 async def test_another_worker_takes_over_and_loses_nothing(folder: Path) -> None:
