@@ -142,6 +142,7 @@ PORTIONS: Final[tuple[Rule, ...]] = (
     rule(
         "What other hosts told counts at each request, and nobody confirms what was not sent.",
         _WIRED,
+        f"{_OF_WORKERS}::test_requests_in_flight_hold_over_three_hosts",
         wrong=(
             (_ACCOUNTS, "others = others + portions.heard", "others = others"),
             (
