@@ -9,6 +9,12 @@ _ALLOWANCE: Final = "partitiond/core/keys/allowance.py"
 _RATES: Final = "partitiond/core/keys/rates.py"
 _ACCOUNTS: Final = "partitiond/proxy/keys/accounts.py"
 _OVER_HOSTS: Final = "partitiond/proxy/keys/over_hosts.py"
+_WORKERS: Final = "partitiond/proxy/keys/over_workers.py"
+_ROWS: Final = "partitiond/proxy/keys/rows.py"
+_EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
+_PEER_REQUEST: Final = "partitiond/proxy/peer_server/request.py"
+_OF_WORKERS: Final = "tests/proxy/peers/test_keys_of_workers.py"
+_USAGE: Final = "tests/proxy/peers/test_usage_over_hops.py"
 _TESTS: Final = "tests/core/keys/test_portions.py"
 _WIRED: Final = "tests/proxy/peers/test_key_limits.py"
 
@@ -136,12 +142,13 @@ PORTIONS: Final[tuple[Rule, ...]] = (
     rule(
         "What other hosts told counts at each request, and nobody confirms what was not sent.",
         _WIRED,
+        f"{_OF_WORKERS}::test_requests_in_flight_hold_over_three_hosts",
         wrong=(
-            (_ACCOUNTS, "others = siblings + portions.heard", "others = siblings"),
+            (_ACCOUNTS, "others = others + portions.heard", "others = others"),
             (
                 _ACCOUNTS,
-                "allowance=None if portions is None else portions.allowance",
-                "allowance=None",
+                "            allowance = portions.allowance\n",
+                "",
             ),
             (_OVER_HOSTS, "0.0 <= told.heard_sent <= now", "True"),
         ),
@@ -153,6 +160,68 @@ PORTIONS: Final[tuple[Rule, ...]] = (
             (_ACCOUNTS, "remembered[key.id] = kept.hosts", "pass"),
             (_OVER_HOSTS, "meter.restore(recalled)", "pass"),
             (_OVER_HOSTS, "peers.incarnation + age", "peers.incarnation"),
+        ),
+    ),
+    rule(
+        "Limits hold over three hosts with several workers, one of which keeps them for its host.",
+        _OF_WORKERS,
+        wrong=(
+            (_WORKERS, "return self._locked if self._hosts else None", "return None"),
+            (_WORKERS, "            self._notes.send(KeyNote(host, told))\n", "            pass\n"),
+            (
+                _ROWS,
+                "            total = own.usage + self.of_other_workers(key_id)\n"
+                "            others =",
+                "            total = own.usage\n            others =",
+            ),
+            (_ROWS, "now > self._ledger.kept_at + STALE_SECONDS", "False"),
+            (_ACCOUNTS, "            siblings = self.over_hosts.of_other_workers(key_id)\n", ""),
+            (_WORKERS, "if is_keeper and self._keeper is None:", "if False:"),
+        ),
+    ),
+    rule(
+        "Another worker that keeps the limits begins with what was used and told before.",
+        _OF_WORKERS,
+        "tests/core/keys/test_rates.py",
+        wrong=(
+            (_ROWS, "return told, Usage(*row[:_TOLD])", "return NO_USAGE, Usage(*row[:_TOLD])"),
+            (_ROWS, "return told, Usage(*row[:_TOLD])", "return told, NO_USAGE"),
+            (_RATES, "min(bucket.level, level + (now", "max(bucket.level, level + (now"),
+        ),
+    ),
+    rule(
+        "A clock that was set back makes no host unheard.",
+        f"{_OF_WORKERS}::test_a_clock_that_was_set_back_makes_no_host_unheard",
+        f"{_OF_WORKERS}::test_a_peer_cannot_use_up_the_numbers_of_incarnations",
+        wrong=(
+            (_OVER_HOSTS, "        self._outlive(peers, told, now)\n", ""),
+            (
+                _OVER_HOSTS,
+                "KeyPeers(peers.host, later + 1, now)",
+                "KeyPeers(peers.host, later - 1, now)",
+            ),
+            (_OVER_HOSTS, "time.time_ns() + _LATEST_NANOSECONDS", "2**63"),
+        ),
+    ),
+    rule(
+        "A request over a hop is in the report of usage once, at the host that was asked.",
+        _USAGE,
+        wrong=(
+            (
+                _PEER_REQUEST,
+                "self.record.count_replica(replica, seconds, self.flight)",
+                "self.record.count(self._state.metrics, seconds, self.flight, replica)",
+            ),
+            (
+                _EXCHANGE,
+                "        record.count(state.metrics, seconds, self.flight, replica)\n",
+                "",
+            ),
+            (
+                _EXCHANGE,
+                "settle(receipt, float(self.record.charge.tokens))",
+                "settle(receipt, 0.0)",
+            ),
         ),
     ),
 )

@@ -280,7 +280,12 @@ class Portions:
     """
 
     def __init__(
-        self, peers: KeyPeers, rates: KeyRates, now: float, began: Usage = NO_USAGE
+        self,
+        peers: KeyPeers,
+        rates: KeyRates,
+        now: float,
+        began: Usage = NO_USAGE,
+        heard: Usage = NO_USAGE,
     ) -> None:
         """Begin; call `tick` before the first request.
 
@@ -289,6 +294,7 @@ class Portions:
             rates: limits of the key.
             now: monotonic seconds.
             began: use by this host so far. Of it, only the budget concerns the peers.
+            heard: what was known before of the peers' use of the rates, so that the sum grows on.
         """
         self.incarnation = peers.incarnation + int((now - peers.started) * 1e9)
         self._peers = peers
@@ -302,15 +308,21 @@ class Portions:
         self._active = False
         self._active_until = -math.inf
         self._bound = (MOST, MOST)
-        self._base = (0.0, 0.0)
+        self._base = (heard.requests, heard.tokens)
         self._own_before: tuple[float, float] = (0.0, 0.0)
         self._restored: tuple[float, float] = (0.0, 0.0)
         self._reached: set[str] = set()
         self._counted: set[str] = set()
         self._missing: tuple[str, ...] = ()
         self._now = now
-        self.heard = NO_USAGE
+        self.heard = Usage(heard.requests, heard.tokens)
         self.allowance: Allowance | None = None
+
+    def in_later_incarnation(self, peers: KeyPeers, now: float) -> "Portions":
+        """Return the key in a later incarnation; all use of this one is told once more."""
+        made = Portions(peers, self._rates, now, self._began, self.heard)
+        made.remind(self.known())
+        return made
 
     def apply(self, rates: KeyRates) -> None:
         """Take over other limits, from the next `tick` on."""
@@ -331,9 +343,9 @@ class Portions:
             # A peer that confirms more than was told harms no more than one that confirms all.
             confirmed = min(word.heard_number, self._rows[-1].number)
             known.confirmed = max(known.confirmed, confirmed)
+        known.owes = known.owes or word.asks  # also to a host that does not know how old it is
         if known.is_older(word):
             return
-        known.owes = known.owes or word.asks
         known.missing = word.missing[:MOST_ABSENT]
         for relayed in word.relayed[:MOST_ABSENT]:
             self._hear_relayed(relayed)

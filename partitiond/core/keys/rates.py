@@ -253,6 +253,18 @@ class KeyMeter:
         self._learn(others, now)
         return self._requests.level, self._tokens.level
 
+    def lower(self, levels: tuple[float, float], *, at: float, now: float) -> None:
+        """Lower the buckets of requests and tokens to what these levels are by now.
+
+        Args:
+            levels: of another worker's buckets.
+            at: monotonic seconds of these levels.
+            now: monotonic seconds.
+        """
+        for bucket, level in zip((self._requests, self._tokens), levels, strict=True):
+            bucket.fill(now)
+            bucket.level = min(bucket.level, level + (now - at) * bucket.per_minute / 60)
+
     def restore(self, budget: "BudgetUse") -> None:
         """Restore what was used of the budget before a restart; for one of the workers only."""
         if budget.period is self.rates.budget_period:

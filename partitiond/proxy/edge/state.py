@@ -25,6 +25,7 @@ from partitiond.proxy.keys.auth import KeyRing
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import PeerMeters
+from partitiond.proxy.keys.over_workers import KeyNotes, KeysOfWorker
 from partitiond.proxy.peers.known import Peers
 from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.telemetry import families
@@ -107,10 +108,14 @@ class ProxyState:
         log: LogFile,
         peers: LedgerAccess | None = None,
         tls: PeerTls | None = None,
+        *,
+        notes: KeyNotes | None = None,
     ) -> None:
         self.options = options
         self.log = log
         self._peers = peers
+        # A parent of the release before has workers that keep the limits for their host alone.
+        self._keeps_over_hosts = peers is None or notes is not None
         self.life = uuid.uuid4().hex
         self.peers = Peers(None if tls is None else tls.client, self.life)
         self.table = EMPTY_ROUTING_TABLE
@@ -126,10 +131,12 @@ class ProxyState:
         self.quarantine = Quarantine()
         # With several workers, the parent keeps the budgets, which count all workers together.
         self.accounts = Accounts(state_dir / BUDGETS_FILE if peers is None else None)
-        self.accounts.over_hosts.send = self.peers.send_keys
         if peers is not None:
             meters = PeerMeters(peers.ledger, peers.row)
             self.accounts.others, self.accounts.tell = meters.others, meters.tell
+            if notes is not None:
+                self.accounts.over_hosts = KeysOfWorker(peers, meters, notes)
+        self.accounts.over_hosts.send = self.peers.send_keys
         self.addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
         self.hosts = AllowedHosts(options.allowed_hosts)
         self.cors = Cors(options.cors_origins) or None
@@ -178,8 +185,7 @@ class ProxyState:
         if table.keys_required != self.keys.required:
             self.known_heads = KnownHeads()  # without keys, heads need more checks
         self.keys = KeyRing(table.keys, required=table.keys_required, word=self.word)
-        # Several workers keep the limits for their host alone.
-        hosts = [peer.host for peer in table.peers] if self._peers is None else []
+        hosts = [peer.host for peer in table.peers] if self._keeps_over_hosts else []
         self.accounts.apply(table.keys, table.host, hosts)
         wanted = {route.name for route in table.models}
         for name in [name for name in self.models if name not in wanted]:
@@ -212,6 +218,11 @@ class ProxyState:
         for model in self.models.values():
             if model.slots.queue:
                 model.dispatch()
+
+    def look_for_keeper(self) -> None:
+        """Look whether this worker is the one that keeps keys' limits together with other hosts."""
+        if isinstance(self.accounts.over_hosts, KeysOfWorker):
+            self.accounts.over_hosts.look()
 
     def replicas(self) -> Iterator[LiveReplica]:
         """All replicas, including those that left the table but have requests in flight."""

@@ -12,6 +12,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import NO_KEY_RATES, KeyRoute
+from partitiond.core.keys.portions import Portions
 from partitiond.core.keys.rates import (
     NO_USAGE,
     Allowed,
@@ -23,6 +24,7 @@ from partitiond.core.keys.rates import (
 )
 from partitiond.proxy.keys.budgets_file import BudgetsFile
 from partitiond.proxy.keys.over_hosts import KeysOverHosts
+from partitiond.proxy.keys.over_workers import KeysOfWorker
 
 SAVE_SECONDS: Final = 5.0
 """Interval of writing budgets while they change; a crash loses the use since the last write."""
@@ -59,7 +61,7 @@ class Accounts:
     Attributes:
         others: returns what the other workers have counted of a key; set if there are any.
         tell: publishes this worker's counts to the others, whenever they change.
-        over_hosts: keeps the limits together with other hosts; one of several workers does not.
+        over_hosts: keeps the limits together with other hosts.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -71,7 +73,7 @@ class Accounts:
         self._save_at = 0.0
         self.others: Callable[[str], Usage] = _nobody
         self.tell: Callable[[str, Usage], object] | None = None
-        self.over_hosts = KeysOverHosts()
+        self.over_hosts: KeysOverHosts | KeysOfWorker = KeysOverHosts()
 
     def apply(self, keys: Iterable[KeyRoute], host: str = "", hosts: Iterable[str] = ()) -> None:
         """Take over a table's keys; use that was counted before stays counted.
@@ -108,31 +110,46 @@ class Accounts:
         meter = self._meters.get(key_id)
         allowed: Allowed | None = None
         if meter is not None:
-            siblings = others = self.others(key_id)
-            portions = self.over_hosts.of(key_id)
-            if portions is not None:
-                others = siblings + portions.heard
-            verdict = meter.admit(
-                tokens,
-                now=time.monotonic(),
-                unix=time.time(),
-                others=others,
-                service_seconds=service_seconds,
-                allowance=None if portions is None else portions.allowance,
-                siblings=siblings,
-            )
-            if portions is not None:
-                self.over_hosts.used(key_id)
+            lock = self.over_hosts.lock
+            if lock is None:
+                verdict = self._debit(meter, key_id, tokens, service_seconds)
+            else:
+                # What the host has used in this moment counts, not what it had used just before.
+                with lock():
+                    verdict = self._debit(meter, key_id, tokens, service_seconds)
             if isinstance(verdict, Rejected):
                 return verdict
             allowed = verdict
-            if self.tell is not None:
-                self.tell(key_id, meter.usage)
         counts = self._counts.get(key_id)
         if counts is not None:
             counts.requests += 1
             counts.in_flight += 1
         return Receipt(key_id, tokens, allowed, meter)
+
+    def _debit(
+        self, meter: KeyMeter, key_id: str, tokens: float, service_seconds: float
+    ) -> Allowed | Rejected:
+        siblings = others = self.others(key_id)
+        portions = self.over_hosts.of(key_id)
+        allowance = None
+        if portions is not None:
+            others = others + portions.heard
+            siblings = self.over_hosts.of_other_workers(key_id)
+            allowance = portions.allowance
+        verdict = meter.admit(
+            tokens,
+            now=time.monotonic(),
+            unix=time.time(),
+            others=others,
+            service_seconds=service_seconds,
+            allowance=allowance,
+            siblings=siblings,
+        )
+        if portions is not None:
+            self.over_hosts.used(key_id, wanted=allowance is not None and allowance.wanted)
+        if self.tell is not None and isinstance(verdict, Allowed):
+            self.tell(key_id, meter.usage)
+        return verdict
 
     def settle(self, receipt: Receipt, actual_tokens: float) -> None:
         """Settle a request that ended in any way. Call it exactly once for each receipt."""
@@ -166,7 +183,7 @@ class Accounts:
         found = dict(self._kept)
         for key_id, meter in self._meters.items():
             portions = self.over_hosts.of(key_id)
-            known = () if portions is None else portions.known()
+            known = portions.known() if isinstance(portions, Portions) else ()
             use = budget_use(meter.rates, meter.usage + self.others(key_id), known)
             if use is not None:
                 found[key_id] = use

@@ -61,6 +61,15 @@ class PeerMeters:
             total.budget_tokens,
         )
 
+    def all_others(self, key_id: str) -> Usage:
+        """Return all that the other workers, present and past, have counted of the key."""
+        meter = self._meters.find(key_id)
+        return NO_USAGE if meter < 0 else self._ledger.usage_of_others(self._row, meter)
+
+    def find(self, key_id: str) -> int:
+        """Index of the key's meter; -1 if the key has none."""
+        return self._meters.find(key_id)
+
 
 class Budgets:
     """The parent's side: keeps budgets, which outlive all workers and the parent itself."""

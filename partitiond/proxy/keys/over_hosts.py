@@ -23,12 +23,15 @@ from partitiond.core.keys.portions import (
     Portions,
     word_of_unknown_key,
 )
-from partitiond.core.keys.rates import BudgetOfHost, KeyMeter
+from partitiond.core.keys.rates import NO_USAGE, BudgetOfHost, KeyMeter, Usage
+from partitiond.proxy.keys.rows import KeyRows
 from partitiond.proxy.keys.words import KeyWords, messages
 
 QUIET_SECONDS: Final = 0.5
 """Interval of messages while there are no words: a sixth of the time after which a host is silent.
 Chosen."""
+_LATEST_NANOSECONDS: Final = 100 * 366 * 86_400 * 1_000_000_000
+"""An incarnation that is later than the clock by more is a lie: the numbers must not run out."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -40,7 +43,9 @@ class KeysOverHosts:
         send: sends a message to a host; returns False if there is no connection that takes it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rows: KeyRows | None = None) -> None:
+        """With rows, work for all workers of this host, which read them."""
+        self._rows = rows
         self.send: Callable[[str, bytes], bool] = _to_nobody
         self._peers: KeyPeers | None = None
         self._meters: Mapping[str, KeyMeter] = {}
@@ -82,7 +87,10 @@ class KeysOverHosts:
         for key_id, meter in meters.items():
             portions = former.get(key_id)
             if portions is None:
-                portions = Portions(self._peers, meter.rates, now, meter.usage)
+                began, heard = meter.usage, NO_USAGE
+                if self._rows is not None:
+                    began, heard = self._rows.left_behind(key_id, meter)
+                portions = Portions(self._peers, meter.rates, now, began, heard)
                 portions.remind(kept.get(key_id, ()))
             else:
                 portions.apply(meter.rates)
@@ -109,8 +117,24 @@ class KeysOverHosts:
         """Return what is known of a key; None without limits, or if there is one host alone."""
         return self._portions.get(key_id)
 
-    def used(self, key_id: str) -> None:
-        """Note that a key was used, or refused for lack of a portion: peers are told soon."""
+    @property
+    def lock(self) -> None:
+        """One process needs no lock; several workers have one."""
+
+    def of_other_workers(self, _key_id: str) -> Usage:
+        """Return the use by other workers of this host: there are none, or they do not ask here."""
+        return NO_USAGE
+
+    def used(self, key_id: str, *, wanted: bool = False) -> None:
+        """Note that a key was used, or refused for lack of a portion: peers are told soon.
+
+        Args:
+            key_id: of the key.
+            wanted: it was refused.
+        """
+        portions = self._portions.get(key_id) if wanted else None
+        if portions is not None:
+            portions.want(time.monotonic())
         if self._timer is not None:
             self._in_use.add(key_id)
             self._wake()
@@ -121,6 +145,8 @@ class KeysOverHosts:
         if peers is None or host not in peers.hosts:
             return
         now = time.monotonic()
+        self._outlive(peers, told, now)
+        peers = self._peers or peers
         last = (told.incarnation, told.sent)
         self._heard[host] = max(last, self._heard.get(host, last))
         # Nobody has heard what was not sent yet.
@@ -139,6 +165,29 @@ class KeysOverHosts:
                     answers[key_id] = word_of_unknown_key(word, peers.incarnation + age)
         if told.words:
             self._wake()
+
+    def _outlive(self, peers: KeyPeers, told: KeyWords, now: float) -> None:
+        """Begin a later incarnation if a peer has heard of a later one: then this host's clock was
+        set back since, and the peer takes all words of this one for old.
+        """
+        latest = peers.incarnation + int((now - peers.started) * 1e9)
+        heard = told.heard_incarnation
+        later = heard if heard > peers.incarnation else -1
+        for key_id, word in told.by_key():
+            portions = self._portions.get(key_id)
+            if word.heard_incarnation > (latest if portions is None else portions.incarnation):
+                later = max(later, word.heard_incarnation)
+        if not 0 <= later <= time.time_ns() + _LATEST_NANOSECONDS:
+            return
+        self._peers = KeyPeers(peers.host, later + 1, now)
+        self._peers.apply(peers.hosts)
+        self._portions = {
+            key_id: portions.in_later_incarnation(self._peers, now)
+            for key_id, portions in self._portions.items()
+        }
+        self._in_use = set(self._portions)
+        for key_id in self._portions:
+            self._work_out(key_id)
 
     # The timer
 
@@ -171,6 +220,8 @@ class KeysOverHosts:
         peers = self._peers
         assert peers is not None
         now = time.monotonic()
+        if self._rows is not None and not self._rows.keep(now):
+            return  # another worker keeps them now
         silent = frozenset([host for host in peers.hosts if peers.is_silent(host, now)])
         if silent or silent != self._silent:
             # What a silent host may be using grows with time, whether or not a key is in use here.
@@ -184,6 +235,9 @@ class KeysOverHosts:
 
     def _work_out(self, key_id: str) -> None:
         portions, meter = self._portions[key_id], self._meters[key_id]
+        if self._rows is not None:
+            self._rows.work_out(key_id, portions, meter)
+            return
         recalled = portions.recalled(meter.usage)
         if recalled is not None:
             meter.restore(recalled)

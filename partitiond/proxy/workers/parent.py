@@ -30,6 +30,7 @@ from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_conf
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import Budgets
+from partitiond.proxy.keys.over_workers import KeyNotes
 from partitiond.proxy.listening.acceptor import Acceptor
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import server_tls
@@ -111,6 +112,9 @@ class Workers:
         # Twice as many rows as workers: during a replacement, each worker has a successor.
         self._rows = free[: 2 * self._count]
         self._bells = Wakeups({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
+        self._notes = KeyNotes.made()
+        with file.locked():
+            file.ledger.forget_keeper()
         self._workers: list[WorkerProcess] = []
         self._past = Samples()
         self._traffic = MergedTraffic()
@@ -255,6 +259,7 @@ class Workers:
         for task in (stopping, *self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._notes.close()
 
     async def _dismiss_all(self) -> None:
         self._stop.set()
@@ -303,6 +308,15 @@ class Workers:
             worker.peers_handoff for worker in self._takers() if worker.peers_handoff is not None
         ]
 
+    def _choose_keeper(self) -> None:
+        """Let the oldest worker keep the keys' limits together with other hosts."""
+        ledger = self._file.ledger
+        able = [worker.row for worker in self._takers() if worker.serves]
+        if ledger.keeper not in able:
+            ledger.set_keeper(able[0] if able else -1)
+            for row in able[:1]:
+                self._bells.ring(row)
+
     def _free_rows(self) -> list[int]:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
 
@@ -336,7 +350,12 @@ class Workers:
         ledger.set_owner(rows[0], os.getpid(), 0)
         try:
             worker = await WorkerProcess.start(
-                rows[0], self._count, ledger, self._bells, peers=self._serves_peers
+                rows[0],
+                self._count,
+                ledger,
+                self._bells,
+                notes=self._notes,
+                peers=self._serves_peers,
             )
         except OSError:
             _logger.exception("a worker cannot be started")
@@ -358,6 +377,7 @@ class Workers:
             worker.kill()
             return None
         worker.serves = True
+        self._choose_keeper()
         self._log.write(json_line("worker_started", worker=worker.pid, row=worker.row))
         for acceptor in self._acceptors:
             acceptor.resume()
@@ -372,6 +392,7 @@ class Workers:
         self._traffic.ended(worker.row, worker.last_traffic)
         with self._file.locked():
             self._file.ledger.clear(worker.row)
+        self._choose_keeper()
         for row in self._rows:
             self._bells.ring(row)
         worker.ended.set()
@@ -392,6 +413,7 @@ class Workers:
             await self._tell(new, {"do": "leave", "grace_seconds": 0.0})
             return
         old.leaving = True
+        self._choose_keeper()
         self._begin(self._stay(new))
         grace = self._arguments.options.total_timeout_seconds
         await self._tell(old, {"do": "leave", "grace_seconds": grace})

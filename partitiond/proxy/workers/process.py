@@ -10,6 +10,7 @@ from typing import Final
 from partitiond.platform.process_identity import start_ticks
 from partitiond.proxy.dispatch.ledger import SlotLedger
 from partitiond.proxy.dispatch.shared import Wakeups
+from partitiond.proxy.keys.over_workers import KeyNotes
 from partitiond.proxy.workers.channel import Channel, Message
 
 START_SECONDS: Final = 60.0
@@ -18,6 +19,9 @@ ANSWER_SECONDS: Final = 8.0
 """A worker that does not answer for this long hangs, and is replaced; the daemon waits for 10 s.
 It also limits each later step of a start."""
 WORKER_OPTION: Final = "--worker"
+INBOX: Final = -1
+OUTBOX: Final = -2
+"""Rows of no worker, under which a worker is passed the sockets of notes."""
 
 
 class WorkerError(Exception):
@@ -81,7 +85,14 @@ class WorkerProcess:
 
     @classmethod
     async def start(
-        cls, row: int, workers: int, ledger: SlotLedger, bells: Wakeups, *, peers: bool = False
+        cls,
+        row: int,
+        workers: int,
+        ledger: SlotLedger,
+        bells: Wakeups,
+        *,
+        notes: KeyNotes | None = None,
+        peers: bool = False,
     ) -> "WorkerProcess":
         """Start a worker with the interpreter and the arguments of this process.
 
@@ -90,6 +101,7 @@ class WorkerProcess:
             workers: number of workers.
             ledger: of all workers.
             bells: of all workers.
+            notes: by which workers keep keys' limits over hosts.
             peers: whether it is handed connections of other hosts' proxies.
         """
         handoff, its_handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -97,7 +109,10 @@ class WorkerProcess:
         handoff.setblocking(False)
         passed = [its_handoff.fileno(), its_channel.fileno()]
         words = [row, workers, *passed]
-        for number, bell in bells.descriptors.items():
+        shared = dict(bells.descriptors)
+        if notes is not None:
+            shared |= {INBOX: notes.inbox.fileno(), OUTBOX: notes.outbox.fileno()}
+        for number, bell in shared.items():
             words += [number, bell]
             passed.append(bell)
         for_peers = None

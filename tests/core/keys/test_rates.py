@@ -232,3 +232,11 @@ def test_rows_are_plain_numbers_and_only_the_current_period_is_added() -> None:
     assert budgets_to_dict({"k": BudgetUse(BudgetPeriod.DAY, 0.0, 5.0)}) == {
         "k": {"period": "day", "start": 0.0, "tokens": 5.0}
     }
+
+
+def test_a_bucket_is_lowered_to_a_level_of_before_and_never_raised() -> None:
+    meter = KeyMeter(KeyRates(requests_per_minute=60, tokens_per_minute=600), now=100.0)
+    meter.lower((20.0, 900.0), at=95.0, now=100.0)
+    assert meter.levels(now=100.0) == (25.0, 600.0)
+    meter.lower((50.0, -30.0), at=100.0, now=100.0)
+    assert meter.levels(now=100.0) == (25.0, -30.0)

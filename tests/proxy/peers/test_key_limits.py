@@ -21,6 +21,7 @@ from partitiond.core.dispatch.routing import (
 from partitiond.core.keys import portions
 from partitiond.core.keys.portions import KeyWord, Portions
 from partitiond.core.keys.rates import Usage
+from partitiond.proxy.keys.over_hosts import KeysOverHosts
 from partitiond.proxy.keys.words import KeyWords, messages, read_words
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import PROTOCOL, Hello, encode
@@ -55,7 +56,7 @@ def has_portion(one: Host) -> bool:
 def shared_of(one: Host) -> Portions:
     """What the host knows of the key over all hosts."""
     shared = one.proxy.state.accounts.over_hosts.of("k1")
-    assert shared is not None
+    assert isinstance(shared, Portions)
     return shared
 
 
@@ -270,6 +271,7 @@ async def test_a_lying_host_unlocks_no_more_than_the_limit(
     with_liar = (*a.proxy.state.table.peers, PeerRoute("b", "unix:/nowhere/b.peer"))
     a.proxy.state.apply(dataclasses.replace(a.proxy.state.table, version=2, peers=with_liar))
     known = a.proxy.state.accounts.over_hosts
+    assert isinstance(known, KeysOverHosts)
     shared, peers = shared_of(a), known._peers
     assert peers is not None
     began = time.monotonic()
@@ -317,5 +319,6 @@ async def test_one_host_alone_keeps_nothing_of_others(
     routes = table(replica(await make_engine()), keys=(key(rates),), keys_required=True)
     (a,) = await make_hosts(routes, {"a": ["m-1"]})
     known = a.proxy.state.accounts.over_hosts
+    assert isinstance(known, KeysOverHosts)
     assert (known.of("k1"), known._timer) == (None, None)
     assert [await ask(a) for _ in range(4)] == [200, 200, 200, 429]

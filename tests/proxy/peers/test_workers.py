@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import hashlib
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from partitiond.core.dispatch.routing import PeerRoute, RoutingTable
+from partitiond.core.dispatch.routing import KeyRates, KeyRoute, PeerRoute, RoutingTable
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.proxy.conftest import MakeEngine, replica, table
@@ -224,3 +225,51 @@ async def others_serve(process: ProxyProcess, before: list[int]) -> None:
     async with asyncio.timeout(120):
         while set(await all_up(process)) & set(before):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
+
+
+async def test_the_limits_of_a_key_hold_over_all_workers_of_all_hosts(
+    hosts: Processes, make_engine: MakeEngine, folder: Path
+) -> None:
+    go = asyncio.Event()
+    engine = await make_engine(waiting_for(go))
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("few", "once")}
+    keys = (
+        KeyRoute("few", digests["few"], rates=KeyRates(max_in_flight=8)),
+        KeyRoute("once", digests["once"], rates=KeyRates(token_budget=400)),
+    )
+    routes = table(
+        replica(engine, max_sequences=64), models=MODELS, keys=keys, keys_required=True
+    )  # fmt: skip
+    await tell(hosts, routes, folder)
+    a, b = hosts["a"], hosts["b"]
+    body = {"model": "m", "prompt": "hi", "max_tokens": 10, "stream": True}
+
+    async with clients(a, 24) as at_a, clients(b, 24) as at_b, asyncio.TaskGroup() as tasks:
+
+        async def stream(client: httpx.AsyncClient, key: str) -> int:
+            headers = {"authorization": f"Bearer {key}"}
+            reply = await client.post("/v1/completions", json=body, headers=headers)
+            return reply.status_code
+
+        async def until_refused(key: str, count: int) -> None:
+            """Ask all workers until so many run and no more is admitted for a while."""
+            refused = 0
+            while len(engine.received) < count or refused < 30:
+                made = [tasks.create_task(stream(client, key)) for client in (at_a, at_b)]
+                await asyncio.sleep(0.03)
+                refused += sum(task.done() and task.result() == 429 for task in made)
+
+        async with asyncio.timeout(120):
+            await until_refused("few", 6)
+            assert 6 <= len(engine.received) <= 8 + 1
+            go.set()
+            await in_flight(b, 0)
+            before = len(engine.received)
+            keeper = (await all_up(a))[0]
+            await until_refused("once", before + 10)
+            os.kill(keeper, signal.SIGKILL)
+            await replaced(a, keeper)
+            await until_refused("once", before + 10)
+    used = [(await one.state() or {})["keys"]["once"]["budget_used"] for one in hosts.values()]
+    assert 0.5 * 400 < sum(used) <= 400 + 2 * 30  # one of the other host, one of the new keeper
+    assert all(used)
