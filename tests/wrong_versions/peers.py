@@ -18,6 +18,9 @@ _LIMITS: Final = "tests/proxy/peers/test_limits_over_a_hop.py"
 _FAULTS: Final = "tests/proxy/peers/test_hop_faults.py"
 _LIES: Final = "tests/proxy/peers/test_lies.py"
 _OVER_HOPS: Final = "tests/proxy/peers/test_quarantine_over_hops.py"
+_SERVED: Final = "tests/proxy/peers/test_who_is_served.py"
+_SERVER: Final = "partitiond/proxy/peer_server/server.py"
+_STATE: Final = "partitiond/proxy/edge/state.py"
 _WAITS: Final = "tests/proxy/peers/test_waits_over_a_hop.py"
 _FLEET: Final = "partitiond/core/dispatch/fleet.py"
 
@@ -176,6 +179,30 @@ PEERS: Final[tuple[Rule, ...]] = (
             (_EXCHANGE, "        if self._failure is None:\n            self._fail(_as_error(told)",
              "        if True:\n            self._fail(_as_error(told)"),
             (_FLEET, "if best is None and not own.places.loads():", "if False:"),
+        ),
+    ),
+    rule(
+        "Who is no host of the fleet any more is served nothing further, by its open connections.",
+        _SERVED,
+        wrong=(
+            (_SERVER, "            self._check_known()\n", ""),
+            (_SERVER, "                if one.authority != authority:\n", "                if False:\n"),
+            (_OWNER, "        elif self._is_refused:\n", "        elif False:\n"),
+            (_OWNER, "            self.finish()\n            return\n", "            pass\n"),
+            (_KNOWN, "if is_renamed or wanted", "if wanted"),
+            (_SERVER, "_address(name) for name in names", "name for name in names"),
+        ),
+    ),
+    rule(
+        "Strangers and slow hosts keep no client of a host out, and fill no log.",
+        _SERVED,
+        wrong=(
+            (_SERVER, "            next(iter(self._opening)).cancel()\n", "            pass\n"),
+            (_OWNER, "                request.refuse(errors.BODY_TOO_SLOW)\n", "                pass\n"),
+            (_STATE, "            if self._peers_body_bytes + more > most:\n", "            if False:\n"),
+            (_LINK, "        if not self._client.has_complained:\n", "        if True:\n"),
+            (_OWNER, "        if complaints.get(self.called) == reason:\n", "        if False:\n"),
+            (_OWNER, "len(model.route.defaults_json)", "0"),
         ),
     ),
 )  # fmt: skip

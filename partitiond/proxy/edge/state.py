@@ -57,9 +57,11 @@ class CountedRequest:
 
     Attributes:
         held_bytes: bytes of its body that the state has counted.
+        of_peer: it is another host's.
     """
 
     held_bytes = 0
+    of_peer = False
 
     def sweep(self, now: float) -> None:
         """Check whether a time limit has passed."""
@@ -125,6 +127,7 @@ class ProxyState:
         self.flights: set[CountedRequest] = set()
         self.reading: set[CountedRequest] = set()
         self.body_bytes = 0
+        self._peers_body_bytes = 0
         self.connections: set[TimeLimited] = set()
         self.draining = False
         self.known_heads = KnownHeads()
@@ -270,10 +273,20 @@ class ProxyState:
         self.flights.add(exchange)
 
     def hold_body(self, exchange: CountedRequest, size: int) -> bool:
-        """Count the `size` bytes of a large body received so far; False if there is no room."""
+        """Count the `size` bytes of a large body received so far; False if there is no room.
+
+        Bodies of other hosts take half of the room, or one largest body, lest a host that sends
+        many keep out the clients of this one.
+        """
         more = size - exchange.held_bytes
-        if self.body_bytes + more > self.options.max_bodies_bytes:
+        options = self.options
+        if self.body_bytes + more > options.max_bodies_bytes:
             return False
+        if exchange.of_peer:
+            most = max(options.max_body_bytes, options.max_bodies_bytes // 2)
+            if self._peers_body_bytes + more > most:
+                return False
+            self._peers_body_bytes += more
         self.body_bytes += more
         exchange.held_bytes = size
         return True
@@ -281,6 +294,8 @@ class ProxyState:
     def release_body(self, exchange: CountedRequest) -> None:
         """Release a body that is not needed any more."""
         self.body_bytes -= exchange.held_bytes
+        if exchange.of_peer:
+            self._peers_body_bytes -= exchange.held_bytes
         exchange.held_bytes = 0
 
     def landed(self, exchange: CountedRequest) -> None:

@@ -4,19 +4,28 @@ import asyncio
 import logging
 from typing import Final, Protocol
 
+from partitiond.core.units import KIB
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.keys.words import read_words
 from partitiond.proxy.peer_server.request import PeerClientSide, PeerRequest
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import Failed, Hello, encode, read_open
 from partitiond.proxy.peers.socket import PeerSocket
+from partitiond.proxy.request import errors
 from partitiond.proxy.request.routes import BY_TARGET
 
 DEAD_SECONDS: Final = 10.0
 """An entry that says nothing for so long is left, and its requests end. It says each second that it
 is there. Chosen."""
 MAX_REQUESTS: Final = 16_384
-"""Most requests of one peer at once. A proxy has 10,000 connections of clients by default."""
+"""Most requests on one connection. A proxy has 10,000 connections of clients by default."""
+MAX_COMPLAINTS: Final = 64
+"""Most names of which is remembered what was logged. Chosen."""
+DEFAULTS_BYTES: Final = 4096
+"""What an entry may add to a body beyond its model's defaults. Chosen."""
+LEAST_BODY_RATE: Final = 256 * KIB
+"""Bytes per second at which a body that its entry has as a whole must come. Chosen, far below what
+any network between hosts carries."""
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -26,10 +35,15 @@ class OwnerSocket(PeerSocket):
 
     Attributes:
         was_opened: it has been a connection; before, its handshake runs.
+        authority: that the entry's certificate was checked by; empty without TLS.
     """
 
-    def __init__(self, own: Hello, state: ProxyState, server: "PeerConnections") -> None:
+    def __init__(
+        self, own: Hello, state: ProxyState, server: "PeerConnections", authority: bytes = b""
+    ) -> None:
         super().__init__(own)
+        self.authority = authority
+        self._is_refused = False
         self._state = state
         self._server = server
         self._requests: dict[int, PeerRequest] = {}
@@ -45,7 +59,7 @@ class OwnerSocket(PeerSocket):
 
     def greeted(self, hello: Hello) -> str:
         """Refuse a host that is none of the table's, and one that its certificate does not name."""
-        refusal = self._server.refusal(hello, self._transport)
+        refusal = self._server.refusal(hello, self.transport)
         if not refusal and self._server.is_leaving:
             self.leave()  # it was accepted just before
         return refusal
@@ -76,8 +90,14 @@ class OwnerSocket(PeerSocket):
             raise ValueError("it used a number twice")
         self._last_number = number
         route = BY_TARGET.get(asked.path.encode())
-        if route is None or asked.body_bytes > self._state.options.max_body_bytes + 4096:
-            self._refuse(number, "The owner knows no such route, or takes no such body.")
+        model = self._state.models.get(asked.model)
+        added = DEFAULTS_BYTES + (0 if model is None else len(model.route.defaults_json))
+        if route is None:
+            self._refuse(number, "The owner knows no such route.")
+        elif asked.body_bytes > self._state.options.max_body_bytes + added:
+            self._refuse(number, "The owner takes no body of that size.")
+        elif self._is_refused:
+            self._refuse(number, "The owner takes no request of this host any more.")
         elif len(self._requests) >= MAX_REQUESTS:
             self._refuse(number, "The owner has as many requests of this host as it takes.")
         else:
@@ -120,16 +140,42 @@ class OwnerSocket(PeerSocket):
         """Take no further request."""
         self.send(frames.LEAVING, 0)
 
+    def refuse(self, why: str) -> None:
+        """Take no further request of an entry that is refused from now on; end once those that run
+        have ended, which they do within their own limits.
+        """
+        if not self._is_refused:
+            self._is_refused = True
+            self.log_end(why)
+            self.leave()
+
+    def log_end(self, reason: str) -> None:
+        """Log why the connection ends; a host that is refused at each try is one line."""
+        complaints = self._server.complaints
+        if complaints.get(self.called) == reason:
+            return
+        if len(complaints) >= MAX_COMPLAINTS:
+            complaints.clear()
+        complaints[self.called] = reason
+        super().log_end(reason)
+
     def sweep(self, now: float) -> None:
         """Leave an entry that is gone, and requests whose bodies do not come."""
         if now - self.heard_at > DEAD_SECONDS:
             self.close(f"has said nothing for {DEAD_SECONDS:g} s")
             return
+        if self._is_refused and not self._requests:
+            self.finish()
+            return
         longest = self._state.options.client_timeout_seconds
         for request in list(self._requests.values()):
-            if not request.is_complete and now - request.received_at > longest:
+            if request.is_complete:
+                continue
+            if now - request.received_at > longest:
                 self.close("does not send the rest of a request")
                 return
+            if now - request.began_at > longest + request.body_bytes / LEAST_BODY_RATE:
+                request.refuse(errors.BODY_TOO_SLOW)
 
     def writing_paused(self, *, paused: bool) -> None:
         """Stop the engines' answers, because the entry does not read, or go on."""
@@ -168,9 +214,11 @@ class PeerConnections(Protocol):
 
     Attributes:
         is_leaving: no further request is taken.
+        complaints: what was logged of who was refused, by name.
     """
 
     is_leaving: bool
+    complaints: dict[str, str]
 
     def refusal(self, hello: Hello, transport: object) -> str:
         """Return why a peer is refused, or empty."""

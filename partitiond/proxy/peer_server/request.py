@@ -49,8 +49,11 @@ class PeerRequest(Serving):
         number: on its connection.
         received_bytes: of its body, so far.
         received_at: when the last of them came, monotonic seconds.
+        began_at: when it was asked.
+        body_bytes: of its body as a whole.
     """
 
+    of_peer = True
     client_later_seconds = HOP_SECONDS
 
     def __init__(
@@ -63,7 +66,8 @@ class PeerRequest(Serving):
         self._asked = asked
         self._parts: list[bytes] = []
         self.received_bytes = 0
-        self.received_at = time.monotonic()
+        self.body_bytes = asked.body_bytes
+        self.began_at = self.received_at = time.monotonic()
         self._client_paused = False
         self._socket_paused = client.socket.write_paused
         self.paused = self._socket_paused
@@ -84,11 +88,11 @@ class PeerRequest(Serving):
         self._parts.append(data)
         if self.received_bytes > self._asked.body_bytes:
             raise ValueError("it sent more of a body than it said")
-        if self.received_bytes > SMALL_BODY_BYTES and not self._state.hold_body(
-            self, self.received_bytes
-        ):
+        is_whole = self.received_bytes == self._asked.body_bytes
+        counts = self.received_bytes > SMALL_BODY_BYTES or not is_whole
+        if counts and not self._state.hold_body(self, self.received_bytes):
             self.refuse(errors.BODIES_FULL)
-        elif self.received_bytes == self._asked.body_bytes:
+        elif is_whole:
             self.body = b"".join(self._parts)
             self._parts = []
             try:

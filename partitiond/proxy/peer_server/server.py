@@ -1,6 +1,7 @@
 """Listens for the proxies of other hosts, and tells them the load of this one."""
 
 import asyncio
+import ipaddress
 import logging
 import socket
 import time
@@ -31,6 +32,8 @@ HANDSHAKE_SECONDS: Final = 5.0
 """Limit for a handshake. Chosen."""
 FULL_SECONDS: Final = 0.1
 """How long connections wait in the kernel when there are too many open files. Chosen."""
+MAX_HANDSHAKES: Final = 64
+"""Most connections in their handshake; the oldest is dropped for a further one. Chosen."""
 MAX_CONNECTIONS: Final = 64
 """Most connections of one host to this process: more than a host has workers, also while these are
 replaced. Chosen."""
@@ -46,6 +49,7 @@ class PeerServer:
     Attributes:
         sockets: the connections.
         is_leaving: it takes no further request.
+        complaints: what was logged of who was refused, by name, lest each try be a line.
 
     Args:
         life: of this process.
@@ -61,6 +65,7 @@ class PeerServer:
         gone: Callable[[], object] = lambda: None,
     ) -> None:
         self.is_leaving = False
+        self.complaints: dict[str, str] = {}
         self._gone = gone
         self._state = state
         self._life = life
@@ -69,7 +74,8 @@ class PeerServer:
         self._timer: asyncio.TimerHandle | None = None
         self._listener: socket.socket | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._opening: set[asyncio.Task[None]] = set()
+        self._opening: dict[asyncio.Task[None], socket.socket] = {}  # oldest first
+        self._known: tuple[object, bytes] = (None, b"")
 
     def __len__(self) -> int:
         return len(self.sockets) + len(self._opening)
@@ -97,8 +103,16 @@ class PeerServer:
     def open(self, connection: socket.socket) -> None:
         """Begin to open a connection that was accepted."""
         task = asyncio.get_running_loop().create_task(self._open(connection))
-        self._opening.add(task)
-        task.add_done_callback(self._opening.discard)
+        self._opening[task] = connection
+        task.add_done_callback(self._opened)
+        if len(self._opening) > MAX_HANDSHAKES:
+            next(iter(self._opening)).cancel()
+
+    def _opened(self, task: "asyncio.Task[None]") -> None:
+        connection = self._opening.pop(task)
+        if task.cancelled():  # before it began
+            connection.close()
+            self._gone()
 
     async def _open(self, connection: socket.socket) -> None:
         """Shake hands with who has called."""
@@ -106,7 +120,8 @@ class PeerServer:
         context = None if self._tls is None else self._tls.server()
         loop = asyncio.get_running_loop()
         own = Hello(PROTOCOL, self._state.table.host, self._life)
-        made = OwnerSocket(own, self._state, self)
+        authority = b"" if self._tls is None else self._tls.authority()
+        made = OwnerSocket(own, self._state, self, authority)
         protocol = cast("asyncio.Protocol", made)
         try:
             await loop.connect_accepted_socket(
@@ -145,17 +160,37 @@ class PeerServer:
 
     def refusal(self, hello: Hello, transport: object) -> str:
         """Return why a peer is refused, or empty."""
-        known = {peer.host: peer for peer in self._state.table.peers}
-        peer = known.get(hello.host)
-        if peer is None:
-            return "is no host of this fleet"
         if sum(one.peer == hello.host for one in self.sockets) >= MAX_CONNECTIONS:
             return f"has {MAX_CONNECTIONS} connections already"
+        return self._stranger(hello.host, transport)
+
+    def _stranger(self, host: str, transport: object) -> str:
+        """Return why who calls itself so is no host of the fleet, or empty."""
+        peer = next((peer for peer in self._state.table.peers if peer.host == host), None)
+        if peer is None:
+            return "is no host of this fleet"
         if self._tls is not None:
             certificate = cast("asyncio.Transport", transport).get_extra_info("peercert")
-            if not _names(certificate, hello.host, peer.address):
-                return f"calls itself {hello.host[:64]}, which its certificate does not say"
+            if not _names(certificate, host, peer.address):
+                return f"calls itself {host[:64]}, which its certificate does not say"
         return ""
+
+    def _check_known(self) -> None:
+        """Serve no further request of a host that is none of the fleet's any more, or that showed
+        a certificate of a former authority.
+        """
+        authority = b"" if self._tls is None else self._tls.authority()
+        known = (self._state.table, authority)
+        if known == self._known:
+            return
+        self._known = known
+        for one in list(self.sockets):
+            if one.peer:
+                why = self._stranger(one.peer, one.transport)
+                if one.authority != authority:
+                    why = why or "was let in by a former authority"
+                if why:
+                    one.refuse(why)
 
     def opened(self, socket: OwnerSocket) -> None:
         """Begin to tell the load of this host on a connection."""
@@ -172,6 +207,7 @@ class PeerServer:
         self._timer = None
         now = time.monotonic()
         try:
+            self._check_known()
             told = encode(counts_of(self._state, now))
             for one in list(self.sockets):
                 one.sweep(now)
@@ -224,8 +260,16 @@ def _count(model: LiveModel, now: float) -> ModelCounts:
 def _names(certificate: Any, host: str, address: str) -> bool:
     """Return whether a certificate is of this host, by its name or by its address."""
     names = {value for _, value in (certificate or {}).get("subjectAltName", ())}
-    at = address.rpartition(":")[0].strip("[]")
-    return host in names or at in names
+    at = _address(address.rpartition(":")[0].strip("[]"))
+    return host in names or at in {_address(name) for name in names}
+
+
+def _address(text: str) -> object:
+    """Return an address in the one way to write it; what is none as it is."""
+    try:
+        return ipaddress.ip_address(text)
+    except ValueError:
+        return text
 
 
 def listen_for_peers(address: str) -> socket.socket:

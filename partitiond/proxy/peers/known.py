@@ -140,6 +140,7 @@ class Peers:
         self._models: Mapping[str, LiveModel] = {}
         self._shares: dict[str, QueueShares] = {}
         self._waits: dict[str, dict[Wait, None]] = {}
+        self._own = ""
         self._tick_timer: asyncio.TimerHandle | None = None
 
     def __bool__(self) -> bool:
@@ -150,8 +151,9 @@ class Peers:
         self._models = models
         self._shares = {route.name: QueueShares(route) for route in table.models}
         wanted = {peer.host: peer for peer in table.peers if peer.host != table.host}
+        is_renamed, self._own = table.host != self._own, table.host
         for host, client in list(self._clients.items()):
-            if wanted.get(host) != client.route:
+            if is_renamed or wanted.get(host) != client.route:
                 del self._clients[host]
                 client.close()
         own = Hello(PROTOCOL, table.host, self._life)

@@ -49,6 +49,7 @@ class PeerLink(PeerStreams):
 
     def __init__(self, own: Hello, client: "PeerClient") -> None:
         super().__init__(own)
+        self.called = client.route.host
         self._client = client
         self._streams: dict[int, PeerStream] = {}
         self._number = 0
@@ -135,6 +136,12 @@ class PeerLink(PeerStreams):
         elif kind == frames.LEAVING:
             self.leave()
 
+    def log_end(self, reason: str) -> None:
+        """Log why the connection ends, once until the peer is heard."""
+        if not self._client.has_complained:
+            self._client.has_complained = True
+            super().log_end(reason)
+
     def gone(self) -> None:
         """Fail the requests on it."""
         if self._beat_timer is not None:
@@ -154,6 +161,7 @@ class PeerClient:
         loads: by model.
         max_model_len: by model, longest context of any replica there, in tokens.
         is_heard: it has told its load on this connection.
+        has_complained: it was logged that the peer is not reached, since it was heard.
         unheard_at: since when it has not, monotonic seconds; it counts while it is not heard.
 
     Args:
@@ -180,7 +188,7 @@ class PeerClient:
         self._placed = placed
         self._task: asyncio.Task[None] | None = None
         self._wanted = asyncio.Event()
-        self._complained = False
+        self.has_complained = False
         self.is_heard = False
         self.unheard_at = time.monotonic()
 
@@ -202,6 +210,7 @@ class PeerClient:
         if link is not self.link:
             return
         self.is_heard = True
+        self.has_complained = False
         for gone in [name for name in self.loads if name not in counts]:
             del self.loads[gone]
             self.max_model_len.pop(gone, None)
@@ -253,7 +262,6 @@ class PeerClient:
         while True:
             link = await self._connect()
             if link is not None:
-                self._complained = False
                 began = time.monotonic()
                 await self._watch(link)
                 if time.monotonic() - began > LONGEST_PAUSE_SECONDS:
@@ -281,8 +289,8 @@ class PeerClient:
                 else:
                     raise ConnectionError("no certificates are set, and hosts talk by TLS alone")
         except (OSError, ValueError, TimeoutError) as error:
-            if not self._complained:  # a host that is off needs no line each second
-                self._complained = True
+            if not self.has_complained:  # a host that is off needs no line each second
+                self.has_complained = True
                 _logger.warning(
                     "the proxy of host %s cannot be reached at %s: %s",
                     self.route.host, address, error or type(error).__name__,

@@ -26,7 +26,9 @@ class PeerSocket:
     It implements `asyncio.Protocol` without inheriting it, as `UpstreamConnection` does.
 
     Attributes:
-        peer: name of the other side's host, once it said it.
+        peer: name of the other side's host, once it said it and was let in.
+        called: name of the host that was called, or that the other side says it is.
+        transport: once the connection is open.
         closed: nothing can be sent any more.
         heard_at: when bytes came last, by `time.monotonic`.
         write_paused: the other side does not read fast enough.
@@ -37,11 +39,12 @@ class PeerSocket:
         self._reader = FrameReader()
         self._out: list[bytes] = []
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | None = None
         self._is_flush_due = False
         self._sent_bytes = 0
         self._taken = (0, 0.0)
         self.peer = ""
+        self.called = ""
         self.closed = False
         self.heard_at = time.monotonic()
         self.write_paused = False
@@ -71,7 +74,7 @@ class PeerSocket:
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say who we are."""
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
         self._loop = asyncio.get_running_loop()
         self._loop.call_later(HELLO_SECONDS, self._check_greeted)
         self.send(frames.HELLO, 0, encode(self._own))
@@ -167,10 +170,10 @@ class PeerSocket:
 
     def _flush(self) -> None:
         out, self._out = self._out, []
-        if out and not self.closed and self._transport is not None:
+        if out and not self.closed and self.transport is not None:
             data = b"".join(out)
             self._sent_bytes += len(data)
-            self._transport.write(data)
+            self.transport.write(data)
 
     def unread_seconds(self, now: float) -> float:
         """Return for how long the other side has read nothing of what waits for it; 0 if nothing
@@ -181,10 +184,10 @@ class PeerSocket:
         Args:
             now: monotonic seconds.
         """
-        if self._transport is None or not self.write_paused:
+        if self.transport is None or not self.write_paused:
             self._taken = (self._sent_bytes, now)
             return 0.0
-        taken = self._sent_bytes - self._transport.get_write_buffer_size()
+        taken = self._sent_bytes - self.transport.get_write_buffer_size()
         if taken > self._taken[0] or not self._taken[1]:
             self._taken = (taken, now)
         return now - self._taken[1]
@@ -200,22 +203,28 @@ class PeerSocket:
         if self.closed:
             return
         if reason:
-            _logger.warning("the connection to the proxy of host %s ends: it %s", self.peer, reason)
+            self.log_end(reason)
         self.closed = True
-        if self._transport is not None:
-            self._transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
+
+    def log_end(self, reason: str) -> None:
+        """Log why the connection ends."""
+        name = self.called[:64] or "unknown"
+        _logger.warning("the connection to the proxy of host %s ends: it %s", name, reason)
 
     def finish(self) -> None:
         """End the connection once what was sent is on its way."""
         self._flush()
         self.closed = True
-        if self._transport is not None:
-            self._transport.close()
+        if self.transport is not None:
+            self.transport.close()
 
     def _greet(self, kind: int, payload: bytes) -> None:
         if kind != frames.HELLO:
             raise ValueError("it did not say who it is")
         hello = read_hello(payload)
+        self.called = self.called or hello.host
         why = (
             f"speaks version {hello.protocol} of the protocol, not {PROTOCOL}"
             if hello.protocol != PROTOCOL
