@@ -73,7 +73,7 @@ PEERS: Final[tuple[Rule, ...]] = (
         f"{_LIES}::test_an_owner_that_speaks_but_does_not_read_is_left",
         f"{_LIES}::test_a_stream_that_is_never_ended_is_not_remembered",
         wrong=(
-            (_OWNER, "request.is_complete and now -", "request.is_complete and 0.0 * now -"),
+            (_OWNER, "if now - request.received_at", "if 0.0 * now - request.received_at"),
             (
                 _REQUEST,
                 "            self._parts = []\n            self._state.release_body(self)\n",
@@ -186,7 +186,8 @@ PEERS: Final[tuple[Rule, ...]] = (
         _SERVED,
         wrong=(
             (_SERVER, "            self._check_known()\n", ""),
-            (_SERVER, "                if one.authority != authority:\n", "                if False:\n"),
+            (_SERVER, "if not authorities <= self._authorities():", "if False:"),
+            (_LINK, "self.leave()  # the next connection", "pass  #"),
             (_OWNER, "        elif self._is_refused:\n", "        elif False:\n"),
             (_OWNER, "            self.finish()\n            return\n", "            pass\n"),
             (_KNOWN, "if is_renamed or wanted", "if wanted"),
@@ -198,8 +199,8 @@ PEERS: Final[tuple[Rule, ...]] = (
         _SERVED,
         wrong=(
             (_SERVER, "            next(iter(self._opening)).cancel()\n", "            pass\n"),
-            (_OWNER, "                request.refuse(errors.BODY_TOO_SLOW)\n", "                pass\n"),
-            (_STATE, "            if self._peers_body_bytes + more > most:\n", "            if False:\n"),
+            (_OWNER, "request.refuse(errors.BODY_TOO_SLOW)", "pass"),
+            (_STATE, "if self._peers_body_bytes + more > most:", "if False:"),
             (_LINK, "        if not self._client.has_complained:\n", "        if True:\n"),
             (_OWNER, "        if complaints.get(self.called) == reason:\n", "        if False:\n"),
             (_OWNER, "len(model.route.defaults_json)", "0"),

@@ -247,8 +247,8 @@ REPLICAS: Final[tuple[Rule, ...]] = (
         wrong=(
             (
                 _STATE,
-                "if self.body_bytes + more > self.options.max_bodies_bytes:",
-                "if more > self.options.max_bodies_bytes:",
+                "if self.body_bytes + more > options.max_bodies_bytes:",
+                "if more > options.max_bodies_bytes:",
             ),
             (
                 _STATE,

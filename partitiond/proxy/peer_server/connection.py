@@ -35,14 +35,18 @@ class OwnerSocket(PeerSocket):
 
     Attributes:
         was_opened: it has been a connection; before, its handshake runs.
-        authority: that the entry's certificate was checked by; empty without TLS.
+        authorities: that the entry's certificate was checked by; empty without TLS.
     """
 
     def __init__(
-        self, own: Hello, state: ProxyState, server: "PeerConnections", authority: bytes = b""
+        self,
+        own: Hello,
+        state: ProxyState,
+        server: "PeerConnections",
+        authorities: frozenset[bytes] = frozenset(),
     ) -> None:
         super().__init__(own)
-        self.authority = authority
+        self.authorities = authorities
         self._is_refused = False
         self._state = state
         self._server = server
@@ -59,7 +63,9 @@ class OwnerSocket(PeerSocket):
 
     def greeted(self, hello: Hello) -> str:
         """Refuse a host that is none of the table's, and one that its certificate does not name."""
-        refusal = self._server.refusal(hello, self.transport)
+        refusal = self._server.refusal(hello, self.transport, self.authorities)
+        if not refusal:
+            self._server.complaints.pop(hello.host, None)
         if not refusal and self._server.is_leaving:
             self.leave()  # it was accepted just before
         return refusal
@@ -220,7 +226,7 @@ class PeerConnections(Protocol):
     is_leaving: bool
     complaints: dict[str, str]
 
-    def refusal(self, hello: Hello, transport: object) -> str:
+    def refusal(self, hello: Hello, transport: object, authorities: frozenset[bytes]) -> str:
         """Return why a peer is refused, or empty."""
         ...
 

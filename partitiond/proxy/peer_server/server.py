@@ -75,7 +75,7 @@ class PeerServer:
         self._listener: socket.socket | None = None
         self._listening: asyncio.Task[None] | None = None
         self._opening: dict[asyncio.Task[None], socket.socket] = {}  # oldest first
-        self._known: tuple[object, bytes] = (None, b"")
+        self._known: tuple[object, frozenset[bytes]] = (None, frozenset())
 
     def __len__(self) -> int:
         return len(self.sockets) + len(self._opening)
@@ -117,11 +117,11 @@ class PeerServer:
     async def _open(self, connection: socket.socket) -> None:
         """Shake hands with who has called."""
         connection.setblocking(False)
+        authorities = self._authorities()
         context = None if self._tls is None else self._tls.server()
         loop = asyncio.get_running_loop()
         own = Hello(PROTOCOL, self._state.table.host, self._life)
-        authority = b"" if self._tls is None else self._tls.authority()
-        made = OwnerSocket(own, self._state, self, authority)
+        made = OwnerSocket(own, self._state, self, authorities)
         protocol = cast("asyncio.Protocol", made)
         try:
             await loop.connect_accepted_socket(
@@ -158,14 +158,19 @@ class PeerServer:
             self._timer.cancel()
             self._timer = None
 
-    def refusal(self, hello: Hello, transport: object) -> str:
+    def refusal(self, hello: Hello, transport: object, authorities: frozenset[bytes]) -> str:
         """Return why a peer is refused, or empty."""
         if sum(one.peer == hello.host for one in self.sockets) >= MAX_CONNECTIONS:
             return f"has {MAX_CONNECTIONS} connections already"
-        return self._stranger(hello.host, transport)
+        return self._stranger(hello.host, transport, authorities)
 
-    def _stranger(self, host: str, transport: object) -> str:
+    def _authorities(self) -> frozenset[bytes]:
+        return frozenset() if self._tls is None else self._tls.authorities()
+
+    def _stranger(self, host: str, transport: object, authorities: frozenset[bytes]) -> str:
         """Return why who calls itself so is no host of the fleet, or empty."""
+        if not authorities <= self._authorities():
+            return "was let in by a former authority"
         peer = next((peer for peer in self._state.table.peers if peer.host == host), None)
         if peer is None:
             return "is no host of this fleet"
@@ -179,16 +184,13 @@ class PeerServer:
         """Serve no further request of a host that is none of the fleet's any more, or that showed
         a certificate of a former authority.
         """
-        authority = b"" if self._tls is None else self._tls.authority()
-        known = (self._state.table, authority)
+        known = (self._state.table, self._authorities())
         if known == self._known:
             return
         self._known = known
         for one in list(self.sockets):
             if one.peer:
-                why = self._stranger(one.peer, one.transport)
-                if one.authority != authority:
-                    why = why or "was let in by a former authority"
+                why = self._stranger(one.peer, one.transport, one.authorities)
                 if why:
                     one.refuse(why)
 

@@ -45,6 +45,7 @@ class PeerLink(PeerStreams):
 
     Attributes:
         is_leaving: the owner takes no further request on it.
+        context: with which the owner's certificate was checked; None without TLS.
     """
 
     def __init__(self, own: Hello, client: "PeerClient") -> None:
@@ -56,6 +57,7 @@ class PeerLink(PeerStreams):
         self._clock = PeerClock()
         self._beat_timer: asyncio.TimerHandle | None = None
         self.is_leaving = False
+        self.context: ssl.SSLContext | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say who we are, and from now on that we are there."""
@@ -73,6 +75,8 @@ class PeerLink(PeerStreams):
         elif self.unread_seconds(now) > DEAD_SECONDS:
             self.close(f"has read nothing for {DEAD_SECONDS:g} s")
         elif not self.closed:
+            if self.context is not self._client.context() and not self.is_leaving:
+                self.leave()  # the next connection is made with the certificates in force
             self.send(frames.PING, 0)
             self._beat_timer = asyncio.get_running_loop().call_later(PING_SECONDS, self._beat)
 
@@ -192,6 +196,11 @@ class PeerClient:
         self.is_heard = False
         self.unheard_at = time.monotonic()
 
+    def context(self) -> ssl.SSLContext | None:
+        """Return the TLS context in force; None for a path."""
+        is_path = self.route.address.startswith(UNIX)
+        return None if is_path or self._context is None else self._context()
+
     def start(self) -> None:
         """Begin to keep the connection."""
         if self._task is None:
@@ -280,11 +289,12 @@ class PeerClient:
                 if address.startswith(UNIX):
                     with socket_address(address.removeprefix(UNIX)) as path:
                         await loop.create_unix_connection(lambda: protocol, path)
-                elif self._context is not None:
+                elif (context := self.context()) is not None:
+                    link.context = context
                     host, _, port = address.rpartition(":")
                     host = host.strip("[]")
                     await loop.create_connection(
-                        lambda: protocol, host, int(port), ssl=self._context(), server_hostname=host
+                        lambda: protocol, host, int(port), ssl=context, server_hostname=host
                     )
                 else:
                     raise ConnectionError("no certificates are set, and hosts talk by TLS alone")

@@ -2,7 +2,7 @@
 
 The files are those with which the hosts of a fleet know each other anyway (`ca.pem`, `cert.pem`,
 `key.pem`). They are read again when they change, for the next connections. Open ones stay, unless
-the authority is another one. Files that cannot be read leave the former ones in force.
+an authority is one no more. Files that cannot be read leave the former ones in force.
 """
 
 import logging
@@ -35,12 +35,12 @@ class PeerTls:
         self._folder = folder
         self._stamp = self._read_stamp()
         self._looked_at = time.monotonic()
-        self._authority, self._server, self._client = self._read()
+        self._server, self._client = self._read()
 
-    def authority(self) -> bytes:
+    def authorities(self) -> frozenset[bytes]:
         """Return the certificates of the authorities in force."""
         self._refresh()
-        return self._authority
+        return frozenset(self._server.get_ca_certs(binary_form=True))
 
     def server(self) -> ssl.SSLContext:
         """Return the context of the side that is called."""
@@ -62,19 +62,18 @@ class PeerTls:
             return
         self._stamp = stamp
         try:
-            self._authority, self._server, self._client = self._read()
+            self._server, self._client = self._read()
         except SettingsError as error:
             _logger.error("the former certificate for other hosts stays in force: %s", error)
 
-    def _read(self) -> tuple[bytes, ssl.SSLContext, ssl.SSLContext]:
-        contexts, authority = [], b""
+    def _read(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        contexts = []
         for purpose in (ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT):
             context = ssl.SSLContext(purpose)
             context.minimum_version = ssl.TLSVersion.TLSv1_3
             context.verify_mode = ssl.CERT_REQUIRED
             try:
-                authority = (self._folder / CA_FILE).read_bytes()
-                context.load_verify_locations(cadata=authority.decode())
+                context.load_verify_locations(self._folder / CA_FILE)
                 context.load_cert_chain(
                     self._folder / CERTIFICATE_FILE, self._folder / KEY_FILE, password=lambda: ""
                 )
@@ -85,7 +84,7 @@ class PeerTls:
                     facts={"peers_tls": str(self._folder)},
                 ) from error
             contexts.append(context)
-        return authority, contexts[0], contexts[1]
+        return contexts[0], contexts[1]
 
     def _read_stamp(self) -> Stamp | None:
         """Return a stamp that differs between versions of the files; None while one is missing."""
