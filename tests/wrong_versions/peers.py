@@ -18,6 +18,7 @@ _LIMITS: Final = "tests/proxy/peers/test_limits_over_a_hop.py"
 _FAULTS: Final = "tests/proxy/peers/test_hop_faults.py"
 _LIES: Final = "tests/proxy/peers/test_lies.py"
 _OVER_HOPS: Final = "tests/proxy/peers/test_quarantine_over_hops.py"
+_BURSTS: Final = "tests/proxy/peers/test_key_bursts.py"
 _SERVED: Final = "tests/proxy/peers/test_who_is_served.py"
 _SERVER: Final = "partitiond/proxy/peer_server/server.py"
 _STATE: Final = "partitiond/proxy/edge/state.py"
@@ -204,6 +205,20 @@ PEERS: Final[tuple[Rule, ...]] = (
             (_LINK, "        if not self._client.has_complained:\n", "        if True:\n"),
             (_OWNER, "        if complaints.get(self.called) == reason:\n", "        if False:\n"),
             (_OWNER, "len(model.route.defaults_json)", "0"),
+        ),
+    ),
+    rule(
+        "Who lacks a portion alone waits for one, for a moment, and ends as any request does.",
+        _BURSTS,
+        wrong=(
+            (_EXCHANGE, "isinstance(admitted, RejectedForNow) and", "False and"),
+            (_EXCHANGE, "isinstance(admitted, RejectedForNow) and", ""),
+            (_EXCHANGE, "if longest is None else min(PORTION_SECONDS, longest)", ""),
+            (_EXCHANGE, "has_patience and waits < MOST_PORTION_WAITS", "has_patience"),
+            (_EXCHANGE, "            state.reading.add(self)  # which is told of a shutdown\n", ""),
+            (_EXCHANGE, "        state.reading.discard(self)\n", ""),
+            (_EXCHANGE, "        waits[self._caller.key_id] -= 1\n", ""),
+            (_EXCHANGE, "            elif self.phase is Phase.READING:\n", "            else:\n"),
         ),
     ),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """Divides what is left of a key's limits among hosts, each of which admits requests by itself.
 
-No host lends to the others, because any host may be gone, and no request waits for another host.
+No host lends to the others, because any host may be gone, and no request waits for the answer of
+another host: only, for a moment, for the words that come anyway.
 Each host tells its peers, some ten times a second, what it has used of the key and a *portion*: how
 much more it may use before they have confirmed a newer word. Two rules follow.
 

@@ -40,6 +40,12 @@ _PERIOD_WORDS: Final = {
 }
 
 
+class RejectedForNow(Rejected):
+    """A refusal for lack of a portion alone (`core.keys.portions`): the limit itself may have room,
+    and this host hears within some tenths of a second how much of it.
+    """
+
+
 def period_start(unix: float, period: BudgetPeriod) -> float:
     """Start of the period that contains this moment, in Unix seconds; 0 for NEVER."""
     if period is BudgetPeriod.NEVER:
@@ -364,7 +370,7 @@ class KeyMeter:
         if why is None:
             return None
         allowance.wanted = True
-        return Rejected(
+        return RejectedForNow(
             429,
             why[0],
             f"Other hosts may be using what is left of the key's {why[1]}; this host asks them.",

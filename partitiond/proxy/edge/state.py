@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -96,6 +97,7 @@ class ProxyState:
         trusted_proxies: reverse proxies whose client addresses are believed, or None for none.
         accounts: the use of each key.
         word: when the control plane was heard last.
+        portion_waits: requests that wait for what other hosts may use of their key, by key.
         peers: the proxies of the other hosts.
         life: of this process, for peers.
         quarantine: requests that killed replicas, or may have.
@@ -128,6 +130,7 @@ class ProxyState:
         self.reading: set[CountedRequest] = set()
         self.body_bytes = 0
         self._peers_body_bytes = 0
+        self.portion_waits: Counter[str] = Counter()
         self.connections: set[TimeLimited] = set()
         self.draining = False
         self.known_heads = KnownHeads()
