@@ -10,7 +10,7 @@ import pytest
 from partitiond import native
 
 ROOT = Path(__file__).parent.parent.parent
-BUILD_SECONDS = 300
+BUILD_SECONDS = 600
 LEFT_OUT = {
     # Their proxies are processes of their own, which run compiled in any case.
     "test_native.py", "test_supervisor.py", "test_workers.py", "test_tls.py", "test_files.py",
@@ -82,6 +82,7 @@ def test_what_is_built_is_used_unless_switched_off() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * BUILD_SECONDS)
 def test_the_proxys_tests_pass_compiled() -> None:
     """All of them, in processes that import the compiled modules."""
     reason = native.problem()
