@@ -92,8 +92,8 @@ CHARGING: Final[tuple[Rule, ...]] = (
             ),
             (
                 _EXCHANGE,
-                "admit(caller.key_id, cost.kv_tokens, model.slots.service.seconds)",
-                "admit(caller.key_id, 0, model.slots.service.seconds)",
+                "self._caller.key_id, cost.kv_tokens, self.model.slots",
+                "self._caller.key_id, 0, self.model.slots",
             ),
             (
                 _RECORD,

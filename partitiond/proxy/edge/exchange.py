@@ -47,7 +47,7 @@ PORTION_SECONDS: Final = 2.0
 """How long a request may wait for what other hosts may use of its key: twenty words of each. All
 that is left goes to one host within some six (`tests/proxy/peers/test_key_bursts.py`). Chosen."""
 PORTION_PAUSE_SECONDS: Final = 0.05
-"""How often it asks: twice for each word."""
+"""How often it asks: twice for each word. Chosen."""
 MOST_PORTION_WAITS: Final = 256
 """Most requests of a key that wait so in this process; further ones are refused at once. Chosen."""
 ON_TRIAL: Final = "request_on_trial"

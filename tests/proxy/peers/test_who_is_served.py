@@ -19,7 +19,7 @@ from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
 from tests.proxy.peers.hosts import Host, host, parts, tables_of
 from tests.proxy.peers.test_hops import until_idle
-from tests.proxy.peers.test_peer_tls import secured
+from tests.proxy.peers.test_tls import secured
 from tests.proxy.scripted import Received, Step, answer, completion
 
 
