@@ -1,12 +1,14 @@
-"""Sets how property tests draw examples.
+"""Sets how property tests draw examples, and what each test finds.
 
 A failure must come from the change under test, so `make test` and `make test-full` draw the same
 examples every time. `make hunt` looks for new ones.
 """
 
 import os
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import Phase, settings
@@ -46,3 +48,10 @@ def _umask() -> Iterator[None]:
     mask = os.umask(0o022)
     yield
     os.umask(mask)
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty folder, with a shorter name than pytest's: the path of a Unix socket is short."""
+    name = re.sub(r"\W", "_", request.node.name.removeprefix("test_"))
+    return tmp_path_factory.mktemp(name[:12])
