@@ -7,6 +7,7 @@ one's, the *owner*'s.
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import tempfile
@@ -97,13 +98,6 @@ class ProxyUnderTest:
 
     async def _is_joined(self) -> bool:
         return await self.stat("partitiond_proxy_peer_reached") == len(self.processes)
-
-    def is_up(self, workers: int) -> bool:
-        """Whether all workers have opened what they need; one process has by itself."""
-        children = [_pids(process)[1:] for process in self.processes]
-        return workers == 1 or all(
-            len(own) >= workers and all(map(_has_the_ledger, own)) for own in children
-        )
 
     def descriptors(self) -> int:
         """Open files, sockets and all."""
@@ -214,7 +208,7 @@ def peer_of(folder: Path, host: str) -> tuple[PeerRoute, dict[str, str]]:
 @contextlib.asynccontextmanager
 async def proxy_under_test(folder: Path, **options: Any) -> AsyncIterator[ProxyUnderTest]:
     """A proxy process with these options."""
-    async with _running(ProxyUnderTest(process_of(folder, **options))) as proxy:
+    async with _running(ProxyUnderTest(process_of(folder, **options)), **options) as proxy:
         yield proxy
 
 
@@ -224,16 +218,20 @@ async def hop_under_test(folder: Path, **options: Any) -> AsyncIterator[ProxyUnd
     (entry, at_entry), (owner, at_owner) = (peer_of(folder, host) for host in (ENTRY, OWNER))
     asked = process_of(folder / ENTRY, **options, **at_entry)
     serving = process_of(folder / OWNER, **options, **at_owner)
-    async with _running(ProxyUnderTest(asked, (entry, owner), serving)) as proxy:
+    async with _running(ProxyUnderTest(asked, (entry, owner), serving), **options) as proxy:
         yield proxy
 
 
 @contextlib.asynccontextmanager
-async def _running(proxy: ProxyUnderTest) -> AsyncIterator[ProxyUnderTest]:
+async def _running(
+    proxy: ProxyUnderTest, workers: int = 1, **_: Any
+) -> AsyncIterator[ProxyUnderTest]:
     async with contextlib.AsyncExitStack() as stack:
         for process in proxy.processes:
             stack.push_async_callback(process.stop, 0)
             await process.ensure_running()
+            # A worker that comes later would learn the table, and reach other hosts, unnoticed.
+            await until(functools.partial(_is_complete, process, workers), "not all workers are up")
         yield proxy
     proxy.assert_no_bug()
 
@@ -265,10 +263,6 @@ async def until_async(condition: Callable[[], Any], what: str, seconds: float = 
         await asyncio.sleep(0.02)
 
 
-def _has_the_ledger(pid: int) -> bool:
-    """Whether a worker has come so far; it takes its last files right after."""
-    found = []
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(OSError):
-            found.append(link.readlink().name)
-    return found.count("ledger") >= 2
+def _is_complete(process: ProxyProcess, workers: int) -> bool:
+    """Whether all workers serve; a single process does when it is ready."""
+    return workers == 1 or process.log_path.read_text().count("worker_started") >= workers

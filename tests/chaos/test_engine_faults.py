@@ -358,7 +358,6 @@ async def survive(
     """Faulted requests beside others' sound ones; afterwards everything must be back."""
     with short_folder() as folder:
         async with rig_of(proxies, folder, SeededPlan(6, 0.8), workers=workers, **TIMEOUTS) as rig:
-            await until(lambda: rig.proxy.is_up(workers), "not all workers are up")
             before = rig.proxy.descriptors()
             await faulted_run(rig, warm_up)
             await rig.proxy.settle()
