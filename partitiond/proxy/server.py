@@ -164,7 +164,7 @@ class _Servers:
     ) -> "list[asyncio.Task[None]]":
         loop = asyncio.get_running_loop()
         return [
-            loop.create_task(accept_all(data, opener)),
+            loop.create_task(accept_all(data, opener.open)),
             loop.create_task(tls.watch(self._log)),
         ]
 

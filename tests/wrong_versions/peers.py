@@ -18,6 +18,7 @@ _LIMITS: Final = "tests/proxy/peers/test_limits_over_a_hop.py"
 _FAULTS: Final = "tests/proxy/peers/test_hop_faults.py"
 _LIES: Final = "tests/proxy/peers/test_lies.py"
 _OVER_HOPS: Final = "tests/proxy/peers/test_quarantine_over_hops.py"
+_OPENING: Final = "partitiond/proxy/listening/handshakes.py"
 _BURSTS: Final = "tests/proxy/peers/test_key_bursts.py"
 _SERVED: Final = "tests/proxy/peers/test_who_is_served.py"
 _SERVER: Final = "partitiond/proxy/peer_server/server.py"
@@ -187,7 +188,7 @@ PEERS: Final[tuple[Rule, ...]] = (
         _SERVED,
         wrong=(
             (_SERVER, "            self._check_known()\n", ""),
-            (_SERVER, "if not authorities <= self._authorities():", "if False:"),
+            (_SERVER, "if not socket.authorities <= self._authorities():", "if False:"),
             (_LINK, "self.leave()  # the next connection", "pass  #"),
             (_OWNER, "        elif self._is_refused:\n", "        elif False:\n"),
             (_OWNER, "            self.finish()\n            return\n", "            pass\n"),
@@ -197,9 +198,12 @@ PEERS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "Strangers and slow hosts keep no client of a host out, and fill no log.",
+        "tests/proxy/listening/test_handshakes.py",
         _SERVED,
         wrong=(
-            (_SERVER, "            next(iter(self._opening)).cancel()\n", "            pass\n"),
+            (_OPENING, "            oldest.cancel()\n", "            pass\n"),
+            (_OPENING, "            del self._tasks[oldest]\n", ""),
+            (_OPENING, "        if task.cancelled():  # before it began\n", "        if False:\n"),
             (_OWNER, "request.refuse(errors.BODY_TOO_SLOW)", "pass"),
             (_STATE, "if self._peers_body_bytes + more > most:", "if False:"),
             (_LINK, "        if not self._client.has_complained:\n", "        if True:\n"),

@@ -6,9 +6,11 @@ dropped, so that clients that never finish their handshake cannot keep others ou
 """
 
 import asyncio
+import functools
 import logging
+import math
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Final
 
 from partitiond.proxy.edge.addresses import Addresses
@@ -28,6 +30,45 @@ HANDSHAKE_FAILED: Final = "tls_handshake"
 """Counted as a refusal: client and server found no common parameters, or not in time."""
 
 _logger = logging.getLogger("partitiond.proxy")
+
+
+class Openings:
+    """Connections that are being opened; beyond a limit, the oldest is dropped for a further one.
+
+    Args:
+        limit: most at once.
+        gone: called for each that was dropped before anything was done with it. Once its opening
+            has begun, the opening hears that it is cancelled.
+    """
+
+    def __init__(self, limit: float, gone: Callable[[], object]) -> None:
+        self._limit = limit
+        self._gone = gone
+        self._tasks: dict[asyncio.Task[None], None] = {}  # oldest first
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def begin(self, connection: socket.socket, opening: Coroutine[None, None, None]) -> None:
+        """Run the opening of a connection that was accepted."""
+        task = asyncio.get_running_loop().create_task(opening)
+        self._tasks[task] = None
+        task.add_done_callback(functools.partial(self._ended, connection))
+        if len(self._tasks) > self._limit:
+            oldest = next(iter(self._tasks))
+            del self._tasks[oldest]
+            oldest.cancel()
+
+    def close(self) -> None:
+        """Drop all."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _ended(self, connection: socket.socket, task: "asyncio.Task[None]") -> None:
+        self._tasks.pop(task, None)
+        if task.cancelled():  # before it began
+            connection.close()
+            self._gone()
 
 
 class Opener:
@@ -51,10 +92,10 @@ class Opener:
         self._state = state
         self._tls = tls
         self._gone = gone
-        self._limit = max(LEAST_HANDSHAKES, int(options.max_connections * HANDSHAKE_SHARE))
+        limit = max(LEAST_HANDSHAKES, int(options.max_connections * HANDSHAKE_SHARE))
+        self._opening = Openings(math.inf if tls is None else limit, gone)
         self._seconds = options.client_timeout_seconds
         self._addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
-        self._opening: dict[asyncio.Task[None], None] = {}  # oldest first
 
     def __len__(self) -> int:
         return len(self._opening)
@@ -62,18 +103,11 @@ class Opener:
     def open(self, connection: socket.socket) -> None:
         """Begin to open a connection."""
         connection.setblocking(False)
-        task = asyncio.get_running_loop().create_task(self._open(connection))
-        self._opening[task] = None
-        task.add_done_callback(lambda done: self._opening.pop(done, None))
-        if self._tls is not None and len(self._opening) > self._limit:
-            oldest = next(iter(self._opening))
-            del self._opening[oldest]
-            oldest.cancel()
+        self._opening.begin(connection, self._open(connection))
 
     def close(self) -> None:
         """Drop the connections that are not open yet."""
-        for task in self._opening:
-            task.cancel()
+        self._opening.close()
 
     async def _open(self, connection: socket.socket) -> None:
         address = _peer(connection)
@@ -117,8 +151,16 @@ class Opener:
         return protocol
 
 
-async def accept_all(listener: socket.socket, opener: Opener) -> None:
-    """Accept connections for ever, for a proxy that is one process."""
+async def accept_all(
+    listener: socket.socket, opened: Callable[[socket.socket], object], *, whose: str = ""
+) -> None:
+    """Accept connections for ever, for a proxy that is one process.
+
+    Args:
+        listener: where they come.
+        opened: called with each.
+        whose: they are, for the log: " of other hosts".
+    """
     loop = asyncio.get_running_loop()
     failing = False
     while True:
@@ -126,12 +168,12 @@ async def accept_all(listener: socket.socket, opener: Opener) -> None:
             connection, _address = await loop.sock_accept(listener)
         except OSError as error:
             if not failing:
-                _logger.error("connections cannot be accepted: %s", error)
+                _logger.error("connections%s cannot be accepted: %s", whose, error)
             failing = True
             await asyncio.sleep(FULL_SECONDS)
         else:
             failing = False
-            opener.open(connection)
+            opened(connection)
 
 
 def _peer(connection: socket.socket) -> str:

@@ -63,7 +63,7 @@ class OwnerSocket(PeerSocket):
 
     def greeted(self, hello: Hello) -> str:
         """Refuse a host that is none of the table's, and one that its certificate does not name."""
-        refusal = self._server.refusal(hello, self.transport, self.authorities)
+        refusal = self._server.refusal(hello, self)
         if not refusal:
             self._server.complaints.pop(hello.host, None)
         if not refusal and self._server.is_leaving:
@@ -226,7 +226,7 @@ class PeerConnections(Protocol):
     is_leaving: bool
     complaints: dict[str, str]
 
-    def refusal(self, hello: Hello, transport: object, authorities: frozenset[bytes]) -> str:
+    def refusal(self, hello: Hello, socket: OwnerSocket) -> str:
         """Return why a peer is refused, or empty."""
         ...
 

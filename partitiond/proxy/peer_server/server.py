@@ -15,6 +15,7 @@ from partitiond.core.dispatch.routing import UNIX
 from partitiond.core.errors import DeviceError, SettingsError
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.listening.handshakes import Openings, accept_all
 from partitiond.proxy.listening.opening import listen_tcp, listen_unix
 from partitiond.proxy.peer_server.connection import OwnerSocket
 from partitiond.proxy.peers.messages import (
@@ -30,8 +31,6 @@ from partitiond.proxy.peers.tls import PeerTls
 
 HANDSHAKE_SECONDS: Final = 5.0
 """Limit for a handshake. Chosen."""
-FULL_SECONDS: Final = 0.1
-"""How long connections wait in the kernel when there are too many open files. Chosen."""
 MAX_HANDSHAKES: Final = 64
 """Most connections in their handshake; the oldest is dropped for a further one. Chosen."""
 MAX_CONNECTIONS: Final = 64
@@ -74,7 +73,7 @@ class PeerServer:
         self._timer: asyncio.TimerHandle | None = None
         self._listener: socket.socket | None = None
         self._listening: asyncio.Task[None] | None = None
-        self._opening: dict[asyncio.Task[None], socket.socket] = {}  # oldest first
+        self._opening = Openings(MAX_HANDSHAKES, gone)
         self._known: tuple[object, frozenset[bytes]] = (None, frozenset())
 
     def __len__(self) -> int:
@@ -83,36 +82,12 @@ class PeerServer:
     def listen(self, listener: socket.socket) -> None:
         """Begin to take connections."""
         self._listener = listener
-        self._listening = asyncio.get_running_loop().create_task(self._accept(listener))
-
-    async def _accept(self, listener: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        failing = False
-        while True:
-            try:
-                connection, _address = await loop.sock_accept(listener)
-            except OSError as error:
-                if not failing:
-                    _logger.error("connections of other hosts cannot be accepted: %s", error)
-                failing = True
-                await asyncio.sleep(FULL_SECONDS)
-                continue
-            failing = False
-            self.open(connection)
+        accepting = accept_all(listener, self.open, whose=" of other hosts")
+        self._listening = asyncio.get_running_loop().create_task(accepting)
 
     def open(self, connection: socket.socket) -> None:
         """Begin to open a connection that was accepted."""
-        task = asyncio.get_running_loop().create_task(self._open(connection))
-        self._opening[task] = connection
-        task.add_done_callback(self._opened)
-        if len(self._opening) > MAX_HANDSHAKES:
-            next(iter(self._opening)).cancel()
-
-    def _opened(self, task: "asyncio.Task[None]") -> None:
-        connection = self._opening.pop(task)
-        if task.cancelled():  # before it began
-            connection.close()
-            self._gone()
+        self._opening.begin(connection, self._open(connection))
 
     async def _open(self, connection: socket.socket) -> None:
         """Shake hands with who has called."""
@@ -150,32 +125,32 @@ class PeerServer:
     def close(self) -> None:
         """End all connections."""
         self.leave()
-        for task in self._opening:
-            task.cancel()
+        self._opening.close()
         for one in list(self.sockets):
             one.finish()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def refusal(self, hello: Hello, transport: object, authorities: frozenset[bytes]) -> str:
+    def refusal(self, hello: Hello, socket: OwnerSocket) -> str:
         """Return why a peer is refused, or empty."""
         if sum(one.peer == hello.host for one in self.sockets) >= MAX_CONNECTIONS:
             return f"has {MAX_CONNECTIONS} connections already"
-        return self._stranger(hello.host, transport, authorities)
+        return self._stranger(hello.host, socket)
 
     def _authorities(self) -> frozenset[bytes]:
         return frozenset() if self._tls is None else self._tls.authorities()
 
-    def _stranger(self, host: str, transport: object, authorities: frozenset[bytes]) -> str:
+    def _stranger(self, host: str, socket: OwnerSocket) -> str:
         """Return why who calls itself so is no host of the fleet, or empty."""
-        if not authorities <= self._authorities():
+        if not socket.authorities <= self._authorities():
             return "was let in by a former authority"
         peer = next((peer for peer in self._state.table.peers if peer.host == host), None)
         if peer is None:
             return "is no host of this fleet"
         if self._tls is not None:
-            certificate = cast("asyncio.Transport", transport).get_extra_info("peercert")
+            transport = cast("asyncio.Transport", socket.transport)
+            certificate = transport.get_extra_info("peercert")
             if not _names(certificate, host, peer.address):
                 return f"calls itself {host[:64]}, which its certificate does not say"
         return ""
@@ -190,7 +165,7 @@ class PeerServer:
         self._known = known
         for one in list(self.sockets):
             if one.peer:
-                why = self._stranger(one.peer, one.transport, one.authorities)
+                why = self._stranger(one.peer, one)
                 if why:
                     one.refuse(why)
 
