@@ -65,7 +65,7 @@ async def serve(arguments: ProxyArguments, log: LogFile) -> None:
         write_atomically(pid_file, to_stored_json(identity).encode())
         servers = _Servers(state, log, dataclasses.asdict(identity), tls)
         if peers is not None:
-            servers.peers = PeerServer(state, state.life, peers_tls)
+            servers.peers = PeerServer(state, peers_tls)
             servers.peers.listen(peers)
         await servers.run(listener, control)
         leave_behind(arguments.state_dir, await servers.traffic())

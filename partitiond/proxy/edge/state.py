@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -99,7 +98,6 @@ class ProxyState:
         word: when the control plane was heard last.
         portion_waits: requests that wait for what other hosts may use of their key, by key.
         peers: the proxies of the other hosts.
-        life: of this process, for peers.
         quarantine: requests that killed replicas, or may have.
         tracer: records spans; None if tracing is off.
         draining: the proxy is shutting down; set by `stop_admitting`.
@@ -120,8 +118,7 @@ class ProxyState:
         self._peers = peers
         # A parent of the release before has workers that keep the limits for their host alone.
         self._keeps_over_hosts = peers is None or notes is not None
-        self.life = uuid.uuid4().hex
-        self.peers = Peers(None if tls is None else tls.client, self.life)
+        self.peers = Peers(None if tls is None else tls.client)
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)

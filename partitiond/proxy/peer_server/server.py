@@ -51,7 +51,6 @@ class PeerServer:
         complaints: what was logged of who was refused, by name, lest each try be a line.
 
     Args:
-        life: of this process.
         tls: with which peers are known; None for a path, whose folder only the owner may open.
         gone: called for each connection that has ended, or was never opened.
     """
@@ -59,7 +58,6 @@ class PeerServer:
     def __init__(
         self,
         state: ProxyState,
-        life: str,
         tls: PeerTls | None,
         gone: Callable[[], object] = lambda: None,
     ) -> None:
@@ -67,7 +65,6 @@ class PeerServer:
         self.complaints: dict[str, str] = {}
         self._gone = gone
         self._state = state
-        self._life = life
         self._tls = tls
         self.sockets: set[OwnerSocket] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -95,7 +92,7 @@ class PeerServer:
         authorities = self._authorities()
         context = None if self._tls is None else self._tls.server()
         loop = asyncio.get_running_loop()
-        own = Hello(PROTOCOL, self._state.table.host, self._life)
+        own = Hello(PROTOCOL, self._state.table.host)
         made = OwnerSocket(own, self._state, self, authorities)
         protocol = cast("asyncio.Protocol", made)
         try:

@@ -125,12 +125,10 @@ class Peers:
 
     Args:
         context: returns the TLS context of connections to them; None where none is set.
-        life: of this process.
     """
 
-    def __init__(self, context: Callable[[], ssl.SSLContext] | None, life: str) -> None:
+    def __init__(self, context: Callable[[], ssl.SSLContext] | None) -> None:
         self._context = context
-        self._life = life
         self._draw = random.random
         self.in_flight: Counter[str] = Counter()
         self._clients: dict[str, PeerClient] = {}
@@ -156,7 +154,7 @@ class Peers:
             if is_renamed or wanted.get(host) != client.route:
                 del self._clients[host]
                 client.close()
-        own = Hello(PROTOCOL, table.host, self._life)
+        own = Hello(PROTOCOL, table.host)
         for host, route in wanted.items():
             if host not in self._clients:
                 self._clients[host] = PeerClient(

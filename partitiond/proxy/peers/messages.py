@@ -24,12 +24,10 @@ class Hello(msgspec.Struct, array_like=True):
     Attributes:
         protocol: see `PROTOCOL`.
         host: name of the speaker's host.
-        life: differs between two starts of a proxy on one host.
     """
 
     protocol: int
     host: str
-    life: str = ""
 
 
 class Open(msgspec.Struct, array_like=True):

@@ -187,7 +187,7 @@ class _Worker:
     def serve_peers(self, handoff: socket.socket, tls: PeerTls | None) -> None:
         """Serve the proxies of other hosts, too, on the connections that are handed over there."""
         closed = functools.partial(self._peers.ledger.count_peer_closed, self._peers.row)
-        self.peer_server = PeerServer(self._state, self._state.life, tls, gone=closed)
+        self.peer_server = PeerServer(self._state, tls, gone=closed)
         self._intakes.append(_Intake(handoff, self.peer_server.open, closed))
 
     async def run(self, log: LogFile) -> None:

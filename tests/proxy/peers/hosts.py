@@ -44,7 +44,7 @@ async def host(folder: Path, name: str, **options: Any) -> AsyncIterator[Host]:
     own.mkdir(exist_ok=True)
     async with serving(own, ProxyOptions(**options)) as proxy:
         path = folder / f"{name}.peer"
-        server = PeerServer(proxy.state, name, None)
+        server = PeerServer(proxy.state, None)
         server.listen(listen_unix(path))
         try:
             yield Host(name, proxy, server, PeerRoute(name, f"unix:{path}"))

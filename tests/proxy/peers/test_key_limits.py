@@ -254,7 +254,7 @@ class Liar:
 async def lying(one: Host, name: str) -> AsyncIterator[Liar]:
     reader, writer = await asyncio.open_unix_connection(one.route.address.removeprefix("unix:"))
     liar = Liar(writer, reader)
-    liar.say(frames.HELLO, encode(Hello(PROTOCOL, name, "x")))
+    liar.say(frames.HELLO, encode(Hello(PROTOCOL, name)))
     yield liar
     writer.close()
 

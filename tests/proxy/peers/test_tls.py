@@ -30,7 +30,7 @@ async def secured(folder: Path, name: str, files: Path) -> AsyncIterator[Host]:
     peers = PeerTls(files)
 
     async with serving(own, ProxyOptions(), tls=peers) as proxy:
-        server = PeerServer(proxy.state, name, peers)
+        server = PeerServer(proxy.state, peers)
         server.listen(listener)
         try:
             at = f"127.0.0.1:{listener.getsockname()[1]}"
