@@ -197,6 +197,21 @@ PEERS: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "An entry that does not read is read no further, and left if it reads nothing at all.",
+        f"{_LIES}::test_of_an_entry_that_reads_no_answers_no_requests_are_read",
+        f"{_LIES}::test_an_entry_that_speaks_but_does_not_read_is_left",
+        f"{_LIES}::test_an_entry_that_reads_slowly_is_not_left_while_it_is_not_read",
+        f"{_LIES}::test_all_connections_of_a_host_have_no_more_requests_than_one",
+        wrong=(
+            (_OWNER, "            self._read_on_later()\n", "            pass\n"),
+            (_OWNER, "            self.transport.resume_reading()\n", "            pass\n"),
+            (_OWNER, "if self.unread_seconds(now) > DEAD", "if 0.0 > DEAD"),
+            (_OWNER, "if self._is_reading and now - self.heard_at", "if now - self.heard_at"),
+            (_OWNER, "            return  # what does not come", "            pass  # what"),
+            (_OWNER, "len(self._requests) + self.elsewhere >=", "len(self._requests) >="),
+        ),
+    ),
+    rule(
         "Strangers and slow hosts keep no client of a host out, and fill no log.",
         "tests/proxy/listening/test_handshakes.py",
         _SERVED,

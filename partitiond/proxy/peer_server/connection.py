@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
+import time
 from typing import Final, Protocol
 
-from partitiond.core.units import KIB
+from partitiond.core.units import KIB, MIB
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.keys.words import read_words
 from partitiond.proxy.peer_server.request import PeerClientSide, PeerRequest
@@ -16,9 +17,12 @@ from partitiond.proxy.request.routes import BY_TARGET
 
 DEAD_SECONDS: Final = 10.0
 """An entry that says nothing for so long is left, and its requests end. It says each second that it
-is there. Chosen."""
+is there. So is one that reads nothing of what waits for it. Chosen."""
 MAX_REQUESTS: Final = 16_384
-"""Most requests on one connection. A proxy has 10,000 connections of clients by default."""
+"""Most requests of one host. Its proxy has 10,000 connections of clients by default."""
+MAX_UNREAD_BYTES: Final = 8 * MIB
+"""While more than this waits for an entry that does not read, nothing is read from it: each request
+would be one more answer that waits. Chosen."""
 MAX_COMPLAINTS: Final = 64
 """Most names of which is remembered what was logged. Chosen."""
 DEFAULTS_BYTES: Final = 4096
@@ -36,6 +40,7 @@ class OwnerSocket(PeerSocket):
     Attributes:
         was_opened: it has been a connection; before, its handshake runs.
         authorities: that the entry's certificate was checked by; empty without TLS.
+        elsewhere: requests on the other connections of the same host, when they were last counted.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class OwnerSocket(PeerSocket):
         super().__init__(own)
         self.authorities = authorities
         self._is_refused = False
+        self._is_reading = True
+        self.elsewhere = 0
         self._state = state
         self._server = server
         self._requests: dict[int, PeerRequest] = {}
@@ -90,6 +97,8 @@ class OwnerSocket(PeerSocket):
             request.pause_for(client=False)
 
     def _open(self, number: int, payload: bytes) -> None:
+        if self.write_paused and self._is_reading:
+            self._read_on_later()
         size = int.from_bytes(payload[:4], "big")
         asked = read_open(payload[4 : 4 + size])
         if number <= self._last_number:
@@ -104,12 +113,19 @@ class OwnerSocket(PeerSocket):
             self._refuse(number, "The owner takes no body of that size.")
         elif self._is_refused:
             self._refuse(number, "The owner takes no request of this host any more.")
-        elif len(self._requests) >= MAX_REQUESTS:
+        elif len(self._requests) + self.elsewhere >= MAX_REQUESTS:
             self._refuse(number, "The owner has as many requests of this host as it takes.")
         else:
             request = PeerRequest(self.side, self._state, route, number, asked)
             self._requests[number] = request
             request.received(payload[4 + size :])
+
+    def _read_on_later(self) -> None:
+        """Read no further requests while too much waits for an entry that does not read."""
+        transport = self.transport
+        if transport is not None and transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self._is_reading = False
+            transport.pause_reading()
 
     def _refuse(self, number: int, message: str) -> None:
         failed = Failed(503, "upstream_connect", message, 1, refused=True)
@@ -167,12 +183,17 @@ class OwnerSocket(PeerSocket):
 
     def sweep(self, now: float) -> None:
         """Leave an entry that is gone, and requests whose bodies do not come."""
-        if now - self.heard_at > DEAD_SECONDS:
+        if self._is_reading and now - self.heard_at > DEAD_SECONDS:
             self.close(f"has said nothing for {DEAD_SECONDS:g} s")
+            return
+        if self.unread_seconds(now) > DEAD_SECONDS:
+            self.close(f"has read nothing for {DEAD_SECONDS:g} s")
             return
         if self._is_refused and not self._requests:
             self.finish()
             return
+        if not self._is_reading:
+            return  # what does not come may wait for us
         longest = self._state.options.client_timeout_seconds
         for request in list(self._requests.values()):
             if request.is_complete:
@@ -185,6 +206,12 @@ class OwnerSocket(PeerSocket):
 
     def writing_paused(self, *, paused: bool) -> None:
         """Stop the engines' answers, because the entry does not read, or go on."""
+        if not paused and not self._is_reading and self.transport is not None:
+            self._is_reading = True
+            self.heard_at = time.monotonic()
+            for request in self._requests.values():
+                request.received_at = self.heard_at
+            self.transport.resume_reading()
         for request in list(self._requests.values()):
             request.pause_for(socket=paused)
 

@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, cast
@@ -183,7 +184,11 @@ class PeerServer:
         try:
             self._check_known()
             told = encode(counts_of(self._state, now))
+            asked = Counter[str]()
+            for one in self.sockets:
+                asked[one.peer] += one.in_flight()
             for one in list(self.sockets):
+                one.elsewhere = asked[one.peer] - one.in_flight()
                 one.sweep(now)
                 one.tell(told, now)
             self._tell_lately()

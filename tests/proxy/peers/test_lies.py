@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import dataclasses
+import itertools
 import logging
 import math
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.proxy.peer_server import connection
+from partitiond.proxy.peer_server.server import PeerServer
 from partitiond.proxy.peers import frames, known, link, stream
 from partitiond.proxy.peers.frames import FrameReader, frame
 from partitiond.proxy.peers.messages import (
@@ -405,6 +410,142 @@ async def test_a_peer_holds_no_more_of_incomplete_requests_than_all_clients(
     writer.close()
     await until_idle([a, b])
     assert b.proxy.state.body_bytes == 0
+
+
+REFUSED = opened(BODY, path="/nowhere")
+
+
+def ask(writer: asyncio.StreamWriter, numbers: range) -> None:
+    """Ask for what is refused."""
+    for number in numbers:
+        writer.write(frame(frames.OPEN, number, REFUSED))
+
+
+async def fill(writer: asyncio.StreamWriter, server: PeerServer, least_bytes: int) -> int:
+    """Ask, without reading, until so much waits at the owner. The last request's number."""
+    (owner,) = (one for one in server.sockets if one.called == "x")
+    assert owner.transport is not None
+    for first in itertools.count(2, 100):
+        ask(writer, range(first, first + 100))
+        await asyncio.sleep(0)
+        if owner.transport.get_write_buffer_size() >= least_bytes:
+            return first + 99
+    raise AssertionError
+
+
+async def mute_call(
+    host: Host,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.Transport]:
+    """Call a host as one that reads nothing until its transport reads again."""
+    reader, writer = await call(host, "x")
+    transport = cast("asyncio.Transport", writer.transport)
+    transport.pause_reading()
+    await host.proxy.until(lambda: any(one.peer == "x" for one in host.server.sockets))
+    return reader, writer, transport
+
+
+@pytest.fixture
+async def asked(make_hosts: MakeHosts, make_engine: MakeEngine) -> Host:
+    """A host that serves `m`, and knows a host `x`, which is none."""
+    _, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    told = b.proxy.state.table
+    b.proxy.state.apply(
+        dataclasses.replace(told, version=2, peers=(*told.peers, PeerRoute("x", "unix:/x")))
+    )
+    return b
+
+
+async def test_of_an_entry_that_reads_no_answers_no_requests_are_read(
+    asked: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_UNREAD_BYTES", 500_000)
+    reader, writer, transport = await mute_call(asked)
+    sent = await fill(writer, asked.server, 500_000)
+    ask(writer, range(sent + 1, sent + 100_001))
+    sent += 100_000
+    (owner,) = (one for one in asked.server.sockets if one.peer == "x")
+    assert owner.transport is not None
+    for _ in range(20):
+        await asyncio.sleep(0.02)
+        # What one read of the loop brings may come on top.
+        assert owner.transport.get_write_buffer_size() < 2_000_000
+    assert owner.heard_at < time.monotonic() - 0.2
+    # It reads on, and every request is answered.
+    transport.resume_reading()
+    cutter, refused = FrameReader(), 0
+    while refused < sent - 1:
+        got = cutter.feed(await reader.read(65536))
+        refused += sum(kind == frames.FAIL for kind, _, _ in got)
+    assert refused == sent - 1
+    writer.close()
+
+
+async def test_an_entry_that_speaks_but_does_not_read_is_left(
+    asked: Host, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection, "DEAD_SECONDS", 0.4)
+    _, writer, _ = await mute_call(asked)
+    await fill(writer, asked.server, 200_000)
+    async with asyncio.timeout(30):
+        while any(one.called == "x" for one in asked.server.sockets):
+            writer.write(frame(frames.PING, 0))
+            await asyncio.sleep(0.02)
+    assert "has read nothing for" in caplog.text
+    writer.close()
+
+
+async def test_an_entry_that_reads_slowly_is_not_left_while_it_is_not_read(
+    asked: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its silence and the parts of its bodies that do not come are the owner's own doing."""
+    monkeypatch.setattr(connection, "MAX_UNREAD_BYTES", 500_000)
+    monkeypatch.setattr(connection, "DEAD_SECONDS", 3.0)
+    asked.proxy.state.options = dataclasses.replace(
+        asked.proxy.state.options, client_timeout_seconds=2.0
+    )
+    reader, writer, transport = await mute_call(asked)
+    writer.write(frame(frames.OPEN, 1, opened(BODY, body_bytes=10_000)))
+    sent = await fill(writer, asked.server, 500_000)
+    ask(writer, range(sent + 1, sent + 50_001))
+    (owner,) = (one for one in asked.server.sockets if one.peer == "x")
+    began = time.monotonic()
+    while time.monotonic() < began + 4.5:
+        transport.resume_reading()
+        await reader.read(30_000)
+        transport.pause_reading()
+        await asyncio.sleep(0.3)
+    assert owner in asked.server.sockets
+    assert not owner.closed
+    writer.transport.abort()
+
+
+async def test_all_connections_of_a_host_have_no_more_requests_than_one(
+    asked: Host, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "MAX_REQUESTS", 4)
+    go = asyncio.Event()
+    engine = await make_engine(holding(go))
+    told = asked.proxy.state.table
+    asked.proxy.state.apply(
+        dataclasses.replace(told, version=3, replicas=(replica(engine, host="b"),))
+    )
+    _, first = await call(asked, "x")
+    for number in (1, 2, 3):
+        first.write(frame(frames.OPEN, number, opened(BODY)))
+    await engine.until(lambda: len(engine.received) == 3)
+    reader, second = await call(asked, "x")
+    await asked.proxy.until(lambda: any(one.elsewhere == 3 for one in asked.server.sockets))
+    for number in (1, 2, 3):
+        second.write(frame(frames.OPEN, number, opened(BODY)))
+    cutter, refused = FrameReader(), set[int]()
+    while len(refused) < 2:
+        got = cutter.feed(await reader.read(65536))
+        refused |= {number for kind, number, _ in got if kind == frames.FAIL}
+    assert refused == {2, 3}
+    go.set()
+    first.close()
+    second.close()
+    await until_idle([asked])
 
 
 async def test_a_host_that_loses_a_request_twice_is_not_asked_a_third_time(
