@@ -14,6 +14,7 @@ _ROWS: Final = "partitiond/proxy/keys/rows.py"
 _EXCHANGE: Final = "partitiond/proxy/edge/exchange.py"
 _PEER_REQUEST: Final = "partitiond/proxy/peer_server/request.py"
 _OF_WORKERS: Final = "tests/proxy/peers/test_keys_of_workers.py"
+_STREAM: Final = "partitiond/proxy/peers/stream.py"
 _USAGE: Final = "tests/proxy/peers/test_usage_over_hops.py"
 _TESTS: Final = "tests/core/keys/test_portions.py"
 _WIRED: Final = "tests/proxy/peers/test_key_limits.py"
@@ -204,13 +205,35 @@ PORTIONS: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "Device time of a replica is split between the clients of all hosts.",
+        _USAGE,
+        wrong=(
+            (_PEER_REQUEST, "            use.engine_seconds += flight.engine_seconds\n", ""),
+            (
+                _PEER_REQUEST,
+                "use_of(record.key_id)",
+                'use_of("")',
+            ),
+            (
+                _PEER_REQUEST,
+                'asked.key if asked.key in state.keys.ids else ""',
+                "asked.key",
+            ),
+            (
+                _STREAM,
+                "            flight.replica = None\n",
+                "            flight.replica = None\n            flight.engine_seconds += 1.0\n",
+            ),
+        ),
+    ),
+    rule(
         "A request over a hop is in the report of usage once, at the host that was asked.",
         _USAGE,
         wrong=(
             (
                 _PEER_REQUEST,
-                "self.record.count_replica(replica, seconds, self.flight)",
-                "self.record.count(self._state.metrics, seconds, self.flight, replica)",
+                "record.count_replica(replica, seconds, flight)",
+                "record.count(self._state.metrics, seconds, flight, replica)",
             ),
             (
                 _EXCHANGE,

@@ -131,17 +131,15 @@ class Flight(Request):
         timer: of its deadline in the queue, or None.
         attempts: number of attempts so far, including the first.
         unreached: of them, those on a replica where no process listened: nothing was sent.
-        engine_seconds: time in engines times sequences, of attempts that are over.
+        engine_seconds: time in engines of this host times sequences, of attempts that are over.
         session: digest of its session, or empty (see `core.dispatch.affinity`).
         blocks: digests of the beginning of its prompt (see `core.dispatch.affinity`).
-        from_peer: its client asked another host, which counts what its key uses.
     """
 
     __slots__ = (
         "attempts",
         "blocks",
         "engine_seconds",
-        "from_peer",
         "owner",
         "placed_at",
         "replica",
@@ -172,7 +170,6 @@ class Flight(Request):
         self.engine_seconds = 0.0
         self.session = b""
         self.blocks: tuple[bytes, ...] = ()
-        self.from_peer = False
 
     def leave(self) -> None:
         """Give the place back; harmless if there is none."""

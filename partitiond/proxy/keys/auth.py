@@ -62,6 +62,7 @@ class KeyRing:
 
     Attributes:
         required: requests need one of them.
+        ids: of the keys.
         expires: one of the keys, or a former secret of one, expires.
 
     Args:
@@ -75,7 +76,9 @@ class KeyRing:
         self._word = word
         self._secrets: dict[bytes, _Secret] = {}
         self.expires = False
+        self.ids: set[str] = set()
         for key in keys:
+            self.ids.add(key.id)
             caller = Caller(
                 key.id,
                 frozenset(key.models),

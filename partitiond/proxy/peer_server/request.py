@@ -123,7 +123,8 @@ class PeerRequest(Serving):
             asked.prompt_tokens, asked.output_tokens, asked.sequences, asked.interval
         )
         record.model, record.stream, record.started_at = model.route.name, asked.stream, now
-        record.key_id = asked.key
+        # A key that is none is nobody's: a host that invents keys has one turn in the queue.
+        record.key_id = asked.key if asked.key in state.keys.ids else ""
         self.traced = asked.traced
         wait = model.route.max_wait_seconds if asked.wait_seconds is None else asked.wait_seconds
         # Only what needs no place is free, whatever the entry says.
@@ -131,8 +132,7 @@ class PeerRequest(Serving):
         sequences = max(least, min(asked.sequences, state.options.max_sequences))
         cost = Cost(sequences, asked.kv_tokens)
         flight = self.flight = Flight(self, record.request_id, cost, now, wait)
-        flight.share = RequestOwner(asked.key, asked.weight, asked.priority)
-        flight.from_peer = True
+        flight.share = RequestOwner(record.key_id, asked.weight, asked.priority)
         flight.prefer = asked.prefer
         flight.tried = frozenset(asked.tried)
         flight.attempts = asked.attempts
@@ -209,10 +209,14 @@ class PeerRequest(Serving):
         self._client.request_over(self.number)
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
-        """Count the replica's work; the entry counts the request and its key's use."""
-        if self.flight.cost.sequences and self.record.outcome == "ok" and replica is not None:
-            self.record.count_replica(replica, seconds, self.flight)
-        self.record.write(self._state.log, seconds, event="peer_request")
+        """Count the work of the replica, and whom it was for; the entry counts the request."""
+        flight, record = self.flight, self.record
+        if flight.cost.sequences:
+            use = self._state.metrics.model(record.model).use_of(record.key_id)
+            use.engine_seconds += flight.engine_seconds
+            if record.outcome == "ok" and replica is not None:
+                record.count_replica(replica, seconds, flight)
+        record.write(self._state.log, seconds, event="peer_request")
 
     def shut_down(self) -> None:
         """End the request with an error, because the grace of the shutdown is over."""

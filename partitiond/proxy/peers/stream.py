@@ -1,6 +1,5 @@
 """Carries one request to another host, and its answer back, beside others on one connection."""
 
-import time
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -316,11 +315,9 @@ class PeerReplica(FlightTarget):
         self._stream.let_go()
 
     def remove(self, flight: Flight) -> None:
-        """Forget the flight, and count the time that it had the engine."""
+        """Forget the flight; the owner counts the time that it had the engine."""
         if flight.replica is self:
             flight.replica = None
-            now = time.monotonic()
-            flight.engine_seconds += flight.cost.sequences * (now - flight.placed_at)
             self._left()
 
     def failed(self) -> None:

@@ -66,8 +66,6 @@ def process_traffic(
     for replica in replicas:
         told.setdefault(replica.replica_id, _replica(replica, now))
         for flight in replica.flights:
-            if flight.from_peer:
-                continue
             key = (flight.share.key, replica.route.model)
             spent = flight.engine_seconds + flight.cost.sequences * (now - flight.placed_at)
             running[key] = running.get(key, 0.0) + spent
