@@ -23,7 +23,7 @@ from partitiond.proxy.edge.cors import with_cors
 from partitiond.proxy.edge.data_protocol import protocol_with
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_config
-from partitiond.proxy.listening.handshakes import Opener, accept_all
+from partitiond.proxy.listening.handshakes import Accepting, Opener
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import ServerTls, server_tls
 from partitiond.proxy.peer_server.server import PeerServer, listen_for_peers
@@ -136,16 +136,18 @@ class _Servers:
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         opener = Opener(self._data, self._state, self._tls)
         data_task = loop.create_task(self._data.serve([] if self._tls else [data]))
-        tls_tasks = self._serve_tls(self._tls, data, opener) if self._tls else []
+        accepting = watching = None
+        if self._tls is not None:
+            accepting = Accepting(data, opener.open)
+            watching = loop.create_task(self._tls.watch(self._log))
         control_task = loop.create_task(self._control.serve([control]))
         stopping = loop.create_task(self._stop.wait())
         self._log.write(json_line("started", version=self._state.table.version, **self._about))
         await asyncio.wait({stopping, data_task, control_task}, return_when=asyncio.FIRST_COMPLETED)
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
-        if tls_tasks:
-            for task in tls_tasks:
-                task.cancel()
-            data.close()
+        if accepting is not None and watching is not None:
+            watching.cancel()
+            accepting.close()
             opener.close()
         end_server(self._data, self._grace_seconds + LAST_SECONDS)
         if self.peers is not None:
@@ -158,15 +160,6 @@ class _Servers:
         await control_task
         stopping.cancel()
         self._state.close()
-
-    def _serve_tls(
-        self, tls: ServerTls, data: socket.socket, opener: Opener
-    ) -> "list[asyncio.Task[None]]":
-        loop = asyncio.get_running_loop()
-        return [
-            loop.create_task(accept_all(data, opener.open)),
-            loop.create_task(tls.watch(self._log)),
-        ]
 
     def _hung_up(self) -> None:
         if self._tls is not None:

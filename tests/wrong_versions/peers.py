@@ -227,6 +227,15 @@ PEERS: Final[tuple[Rule, ...]] = (
         ),
     ),
     rule(
+        "A listener is closed at any moment without an error in the log, and needs no file for it.",
+        "tests/proxy/listening/test_handshakes.py",
+        wrong=(
+            (_OPENING, "self._loop.remove_reader(self._listener)\n        if", "if"),
+            (_OPENING, "            self._pause.cancel()\n", "            pass\n"),
+            (_OPENING, "            self._complaint.tell(error)\n", "            raise\n"),
+        ),
+    ),
+    rule(
         "Who lacks a portion alone waits for one, for a moment, and ends as any request does.",
         _BURSTS,
         wrong=(

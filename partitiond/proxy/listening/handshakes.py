@@ -7,13 +7,13 @@ dropped, so that clients that never finish their handshake cannot keep others ou
 
 import asyncio
 import functools
-import logging
 import math
 import socket
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Final
 
 from partitiond.proxy.edge.addresses import Addresses
+from partitiond.proxy.listening.acceptor import FULL_SECONDS, RateLimitedError
 
 if TYPE_CHECKING:
     import uvicorn
@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 LEAST_HANDSHAKES: Final = 64
 HANDSHAKE_SHARE: Final = 0.125
 """Most handshakes at once, as a share of the limit on connections and at least. Both are chosen."""
-FULL_SECONDS: Final = 0.01
-"""How long connections wait in the kernel when there are too many open files."""
 HANDSHAKE_FAILED: Final = "tls_handshake"
 """Counted as a refusal: client and server found no common parameters, or not in time."""
-
-_logger = logging.getLogger("partitiond.proxy")
 
 
 class Openings:
@@ -151,29 +147,53 @@ class Opener:
         return protocol
 
 
-async def accept_all(
-    listener: socket.socket, opened: Callable[[socket.socket], object], *, whose: str = ""
-) -> None:
-    """Accept connections for ever, for a proxy that is one process.
+class Accepting:
+    """Accepts connections until it is closed, for a proxy that is one process.
+
+    It does without `loop.sock_accept`, which logs an error as of a bug if it is cancelled in the
+    turn of the event loop in which a connection comes.
 
     Args:
-        listener: where they come.
+        listener: where they come; does not block.
         opened: called with each.
         whose: they are, for the log: " of other hosts".
     """
-    loop = asyncio.get_running_loop()
-    failing = False
-    while True:
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        opened: Callable[[socket.socket], object],
+        *,
+        whose: str = "",
+    ) -> None:
+        self._listener = listener
+        self._opened = opened
+        self._loop = asyncio.get_running_loop()
+        self._complaint = RateLimitedError(f"connections{whose} cannot be accepted")
+        self._pause: asyncio.TimerHandle | None = None
+        self._resume()
+
+    def close(self) -> None:
+        """Accept no more, and close the listener."""
+        self._loop.remove_reader(self._listener)
+        if self._pause is not None:
+            self._pause.cancel()
+        self._listener.close()
+
+    def _resume(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
         try:
-            connection, _address = await loop.sock_accept(listener)
+            connection, _address = self._listener.accept()
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+            return
         except OSError as error:
-            if not failing:
-                _logger.error("connections%s cannot be accepted: %s", whose, error)
-            failing = True
-            await asyncio.sleep(FULL_SECONDS)
-        else:
-            failing = False
-            opened(connection)
+            self._complaint.tell(error)
+            self._loop.remove_reader(self._listener)
+            self._pause = self._loop.call_later(FULL_SECONDS, self._resume)
+            return
+        self._opened(connection)
 
 
 def _peer(connection: socket.socket) -> str:

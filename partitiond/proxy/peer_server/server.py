@@ -16,7 +16,7 @@ from partitiond.core.dispatch.routing import UNIX
 from partitiond.core.errors import DeviceError, SettingsError
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.listening.handshakes import Openings, accept_all
+from partitiond.proxy.listening.handshakes import Accepting, Openings
 from partitiond.proxy.listening.opening import listen_tcp, listen_unix
 from partitiond.proxy.peer_server.connection import OwnerSocket
 from partitiond.proxy.peers.messages import (
@@ -69,8 +69,7 @@ class PeerServer:
         self._tls = tls
         self.sockets: set[OwnerSocket] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._listener: socket.socket | None = None
-        self._listening: asyncio.Task[None] | None = None
+        self._accepting: Accepting | None = None
         self._opening = Openings(MAX_HANDSHAKES, gone)
         self._known: tuple[object, frozenset[bytes]] = (None, frozenset())
 
@@ -79,9 +78,7 @@ class PeerServer:
 
     def listen(self, listener: socket.socket) -> None:
         """Begin to take connections."""
-        self._listener = listener
-        accepting = accept_all(listener, self.open, whose=" of other hosts")
-        self._listening = asyncio.get_running_loop().create_task(accepting)
+        self._accepting = Accepting(listener, self.open, whose=" of other hosts")
 
     def open(self, connection: socket.socket) -> None:
         """Begin to open a connection that was accepted."""
@@ -112,11 +109,9 @@ class PeerServer:
     def leave(self) -> None:
         """Take no further connection and no further request; those that run go on."""
         self.is_leaving = True
-        if self._listening is not None:
-            self._listening.cancel()
-            self._listening = None
-        if self._listener is not None:
-            self._listener.close()
+        if self._accepting is not None:
+            self._accepting.close()
+            self._accepting = None
         for one in list(self.sockets):
             one.leave()
 

@@ -1,9 +1,65 @@
-"""Connections that are being opened are bounded, and none of them is lost."""
+"""Connections that come and are being opened are bounded, and none of them is lost."""
 
 import asyncio
 import socket
+from collections.abc import Iterator
 
-from partitiond.proxy.listening.handshakes import Openings
+import pytest
+
+from partitiond.proxy.listening.acceptor import FULL_SECONDS
+from partitiond.proxy.listening.handshakes import Accepting, Openings
+from tests.proxy.listening.test_acceptor import no_file_left
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        yield listener
+
+
+async def test_a_connection_that_comes_while_the_listener_is_closed_is_no_bug_of_ours(
+    listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepted: list[socket.socket] = []
+    accepting = Accepting(listener, accepted.append)
+    with socket.create_connection(listener.getsockname()):
+        # The event loop sees the connection in the turn in which the listener is closed.
+        asyncio.get_running_loop().call_soon(accepting.close)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert not accepted
+    assert not caplog.text
+
+
+async def test_connections_wait_for_a_file_and_it_is_said_once(
+    listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepted: asyncio.Queue[socket.socket] = asyncio.Queue()
+    accepting = Accepting(listener, accepted.put_nowait, whose=" of other hosts")
+    with socket.create_connection(listener.getsockname()) as client:
+        with no_file_left():
+            await asyncio.sleep(0.1)
+            assert accepted.empty()
+        async with asyncio.timeout(30):
+            with await accepted.get() as connection:
+                assert connection.getpeername() == client.getsockname()
+    assert caplog.text.count("connections of other hosts cannot be accepted") == 1
+    accepting.close()
+
+
+async def test_a_listener_that_waits_for_a_file_is_closed_all_the_same(
+    listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    accepting = Accepting(listener, lambda _: None)
+    with socket.create_connection(listener.getsockname()), no_file_left():
+        async with asyncio.timeout(30):
+            while not caplog.records:  # noqa: ASYNC110 -- nothing tells
+                await asyncio.sleep(0)
+        accepting.close()
+        await asyncio.sleep(2 * FULL_SECONDS)
+    assert listener.fileno() < 0
+    assert len(caplog.records) == 1
 
 
 async def test_each_that_is_dropped_is_closed_and_counted_though_all_come_at_once() -> None:
