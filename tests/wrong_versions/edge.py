@@ -13,6 +13,7 @@ _REQUESTS: Final = "partitiond/proxy/request/requests.py"
 _ACCEPTOR: Final = "partitiond/proxy/listening/acceptor.py"
 _ATTEMPT: Final = "partitiond/proxy/edge/attempt.py"
 _WORKERS: Final = "partitiond/proxy/workers/parent.py"
+_CHANNEL: Final = "partitiond/proxy/workers/channel.py"
 _LEAVING: Final = "tests/proxy/test_leaving.py::"
 
 EDGE: Final[tuple[Rule, ...]] = (
@@ -37,6 +38,22 @@ EDGE: Final[tuple[Rule, ...]] = (
                 "                if self._stop.is_set():  # all",
                 "                if not self._stop.is_set():  # all",
             ),
+        ),
+    ),
+    rule(
+        "What a worker counted is missing at no moment, and not lost when it ends.",
+        "tests/proxy/workers/test_channel.py",
+        "tests/proxy/workers/test_parent.py::"
+        "test_workers_are_replaced_under_load_without_a_failed_request",
+        wrong=(
+            (_CHANNEL, "await loop.sock_sendall(self._sending, ", "self._writer.write("),
+            (_CHANNEL, "        async with self._turn:\n", "        if loop:\n"),
+            (
+                _WORKERS,
+                "        self._past.add(Samples(worker.last_metrics).counters())\n",
+                "",
+            ),
+            (_WORKERS, "(w.last_metrics for w in self._workers)", "()"),
         ),
     ),
     rule(

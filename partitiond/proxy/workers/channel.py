@@ -16,26 +16,40 @@ Message = dict[str, Any]
 
 
 class Channel:
-    """One end of the socket pair."""
+    """One end of the socket pair.
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    It sends past its reader's transport, which drops what it has received, and what waits in the
+    kernel, when something cannot be sent. So a farewell is read also by who was just asking.
+    """
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sending: socket.socket
+    ) -> None:
         self._reader = reader
         self._writer = writer
+        self._sending = sending
+        self._turn = asyncio.Lock()
 
     @classmethod
     async def over(cls, end: socket.socket) -> "Channel":
         """Return a channel on one end of a socket pair, and take ownership of that end."""
         end.setblocking(False)
-        return cls(*await asyncio.open_connection(sock=end))
+        sending = end.dup()
+        sending.setblocking(False)
+        return cls(*await asyncio.open_connection(sock=end), sending)
 
     async def send(self, message: Message) -> None:
-        """Send one message. Raises ConnectionError if the other end is closed."""
+        """Send one message. Cancelled, it may be cut off, and the channel is of no more use.
+
+        Raises:
+            ConnectionError: the other end is closed.
+        """
         data = json.dumps(message, separators=(",", ":")).encode()
-        try:
-            self._writer.write(_LENGTH.pack(len(data)) + data)
-            await self._writer.drain()
-        except RuntimeError as error:  # uvloop's error for a closed stream
-            raise ConnectionResetError(str(error)) from error
+        if self._sending.fileno() < 0:
+            raise ConnectionResetError("the channel is closed")
+        loop = asyncio.get_running_loop()
+        async with self._turn:
+            await loop.sock_sendall(self._sending, _LENGTH.pack(len(data)) + data)
 
     async def receive(self) -> Message | None:
         """Return the next message, or None if the other end is gone."""
@@ -49,3 +63,4 @@ class Channel:
     def close(self) -> None:
         """Close this end."""
         self._writer.close()
+        self._sending.close()

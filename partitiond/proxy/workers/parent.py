@@ -46,6 +46,7 @@ from partitiond.proxy.workers.process import (
     START_SECONDS,
     PeersHandoff,
     WorkerError,
+    WorkerGoneError,
     WorkerProcess,
 )
 from partitiond.serde import to_jsonable, to_stored_json
@@ -191,13 +192,13 @@ class Workers:
 
     async def metrics(self) -> bytes:
         """Return Prometheus text: the sum over all workers, including those that ended."""
-        answers = await self._ask_all({"do": "metrics"})
-        return merge_metrics((answer["text"] for answer in answers), self._past).encode()
+        await self._ask_all({"do": "metrics"})
+        # Of a worker that did not answer, its last counts: else the sum would fall and rise again.
+        return merge_metrics((w.last_metrics for w in self._workers), self._past).encode()
 
     async def traffic(self) -> dict[str, Any]:
         """Return the answer to GET /traffic: the sum over all workers, also those that ended."""
         await self._ask_all({"do": "traffic"})
-        # If a worker did not answer, use its last counts: else the sum would fall and rise again.
         told = {w.row: w.last_traffic for w in self._workers if w.last_traffic is not None}
         generations = {replica.replica_id: replica.generation for replica in self._table.replicas}
         return self._traffic.sample(told, generations, time.monotonic())
@@ -428,6 +429,8 @@ class Workers:
         """Send a message and return the answer; kill a worker that does not answer."""
         try:
             answer = await worker.ask(message)
+        except WorkerGoneError:
+            return None  # who waits for its end sees to the rest
         except WorkerError as error:
             if not worker.ended.is_set():
                 _logger.error("worker %d is ended: %s", worker.pid, error)

@@ -28,6 +28,10 @@ class WorkerError(Exception):
     """A worker does not answer, or could not do what a message asks."""
 
 
+class WorkerGoneError(WorkerError):
+    """A worker has ended, or is just ending."""
+
+
 class PeersHandoff:
     """Where one worker takes the connections of other hosts' proxies. Implements `acceptor.Taker`.
 
@@ -151,7 +155,12 @@ class WorkerProcess:
         return self.handed - self._ledger.closed(self.row)
 
     async def ask(self, message: Message, seconds: float = ANSWER_SECONDS) -> Message:
-        """Send a message, return the answer. Raises WorkerError if none comes, or on an error."""
+        """Send a message, return the answer.
+
+        Raises:
+            WorkerGoneError: it has left.
+            WorkerError: no answer comes, or it is an error.
+        """
         async with self._asking:
             try:
                 async with asyncio.timeout(seconds):
@@ -160,10 +169,10 @@ class WorkerProcess:
             except TimeoutError:
                 raise WorkerError(f"no answer to {message['do']} within {seconds:g} s") from None
             except ConnectionError as error:
-                raise WorkerError(f"it takes no {message['do']}: {error}") from error
+                raise WorkerGoneError(f"it takes no {message['do']}: {error}") from error
         if answer is None:
             self._answers.put_nowait(None)  # for the next call
-            raise WorkerError(f"it ended before it answered {message['do']}")
+            raise WorkerGoneError(f"it ended before it answered {message['do']}")
         if "error" in answer:
             raise WorkerError(f"{message['do']} failed: {answer['error']}")
         return answer

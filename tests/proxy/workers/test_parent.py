@@ -32,6 +32,8 @@ from tests.proxy.scripted import (
     text_event,
 )
 
+REQUESTS = "partitiond_proxy_requests_total"
+
 MakeProcess = Callable[..., ProxyProcess]
 
 
@@ -466,12 +468,19 @@ async def test_a_worker_that_hangs_is_replaced(
     process = make_process()
     await process.ensure_running()
     pids = await all_up(process)
-    os.kill(pids[0], signal.SIGSTOP)
     await process.publish(table(replica(engine)))
+    async with clients(process, 8) as client:
+        answers = await asyncio.gather(*(complete(client) for _ in range(16)))
+        assert {a.status_code for a in answers} == {200}
+        before = await process.stats()
+        os.kill(pids[0], signal.SIGSTOP)
+        # What it counted is not missing while it does not answer, nor when it is gone.
+        assert (await process.stats())[REQUESTS] == before[REQUESTS] == 16
     await replaced(process, pids[0])
     async with clients(process, 8) as client:
         answers = await asyncio.gather(*(complete(client) for _ in range(16)))
     assert {a.status_code for a in answers} == {200}
+    assert (await process.stats())[REQUESTS] == 32
 
 
 async def test_all_write_one_log_that_only_the_parent_rotates(
