@@ -48,6 +48,7 @@ EDGE: Final[tuple[Rule, ...]] = (
         wrong=(
             (_CHANNEL, "await loop.sock_sendall(self._sending, ", "self._writer.write("),
             (_CHANNEL, "        async with self._turn:\n", "        if loop:\n"),
+            (_CHANNEL, "if self._sending.fileno() < 0:", "if False:"),
             (
                 _WORKERS,
                 "        self._past.add(Samples(worker.last_metrics).counters())\n",

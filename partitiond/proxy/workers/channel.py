@@ -45,10 +45,10 @@ class Channel:
             ConnectionError: the other end is closed.
         """
         data = json.dumps(message, separators=(",", ":")).encode()
-        if self._sending.fileno() < 0:
-            raise ConnectionResetError("the channel is closed")
         loop = asyncio.get_running_loop()
         async with self._turn:
+            if self._sending.fileno() < 0:
+                raise ConnectionResetError("the channel is closed")
             await loop.sock_sendall(self._sending, _LENGTH.pack(len(data)) + data)
 
     async def receive(self) -> Message | None:

@@ -44,3 +44,16 @@ async def test_who_sends_on_a_closed_channel_hears_it() -> None:
     with pytest.raises(ConnectionError):
         await channel.send({})
     other.close()
+
+
+async def test_who_waits_for_a_turn_when_the_channel_is_closed_hears_it() -> None:
+    one, other = socket.socketpair()
+    channel = await Channel.over(one)
+    first = asyncio.create_task(channel.send({"text": "x" * 1_000_000}))  # nobody reads it
+    second = asyncio.create_task(channel.send({}))
+    await asyncio.sleep(0)
+    channel.close()
+    first.cancel()
+    with pytest.raises(ConnectionError):
+        await second
+    other.close()
