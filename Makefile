@@ -120,15 +120,15 @@ test: $(STAMP) engine ## everything but the slow tests, the real engine included
 	@$(MAKE) --no-print-directory -j2 --output-sync=target \
 		lint-types native kernels compiled-tests lint-style lint-imports
 	@$(BIN)/python -c 'import shutil; shutil.which("nvidia-smi") or print("skip: no NVIDIA GPU here, GPU tests do not run")'
-	$(call pytest,-m "not slow and not gpu") exit $$status
+	$(call pytest,-m "not full and not soak and not quarantine and not gpu") exit $$status
 
 # Only files with such tests are read: reading all of them takes each process 15 s.
-SLOW_FILES = $(sort $(shell grep -rlE 'mark\.(slow|gpu)' --include='test_*.py' tests))
+SLOW_FILES = $(sort $(shell grep -rlE 'mark\.(full|gpu)' --include='test_*.py' tests))
 
 # pytest's status 5 means that no test carries these markers (yet): no failure.
 test-full: $(STAMP) engine kernels ## the slow tests: chaos, fuzz, many seeds, browser, GPU
 	@$(MAKE) --no-print-directory browser || echo "skip: no Chromium can be had here, tests of the dashboard do not run"
-	$(call pytest,-m "slow or gpu" $(SLOW_FILES)) test $$status -eq 5 && exit 0; exit $$status
+	$(call pytest,-m "(full or gpu) and not soak and not quarantine" $(SLOW_FILES)) test $$status -eq 5 && exit 0; exit $$status
 
 # Debian and Ubuntu; elsewhere install Chromium yourself, or name one in PARTITIOND_CHROMIUM.
 browser: ## get Chromium, which the tests of the dashboard need

@@ -11,7 +11,7 @@ from tests.chaos.rig import Proxies, hop_under_test, proxy_under_test
     scope="module",
     params=[
         pytest.param(proxy_under_test, id="here"),
-        pytest.param(hop_under_test, id="over a hop", marks=pytest.mark.slow),
+        pytest.param(hop_under_test, id="over a hop", marks=pytest.mark.full),
     ],
 )
 def proxies(request: pytest.FixtureRequest) -> Proxies:

@@ -165,7 +165,7 @@ def marked(points: object) -> list[object]:
     """A few of them in each run of the tests, all of them in the long one."""
     assert isinstance(points, dict | tuple)
     return [
-        pytest.param(point, id=point.value, marks=() if point in QUICK else pytest.mark.slow)
+        pytest.param(point, id=point.value, marks=() if point in QUICK else pytest.mark.full)
         for point in points
     ]
 
@@ -249,7 +249,7 @@ def test_in_its_own_start(fleet: KilledFleet, point: FaultPoint) -> None:
     wait_for("an answer", fleet.answers, seconds=30)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_in_a_profile_job(fleet: KilledFleet) -> None:
     """At each of its steps, one after the other: in the end the profile is there."""
     fleet.up()
@@ -302,7 +302,7 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[tuple[KilledFleet, Simulate
             found.cleanup()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize(("gpus", "point"), PARTITIONS, indirect=["gpus"], ids=str)
 def test_with_a_partition(gpus: tuple[KilledFleet, SimulatedHost], point: FaultPoint) -> None:
     fleet, host = gpus

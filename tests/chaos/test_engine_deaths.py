@@ -144,7 +144,7 @@ async def test_of_a_killed_engine_only_what_had_begun_there_fails(fleet: Fleet) 
     assert load.failed(), "the kill met no stream: the test shows nothing"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_an_engine_told_to_end_fails_no_more_than_a_killed_one(fleet: Fleet) -> None:
     """SIGTERM without draining first, as by somebody who does not ask the daemon."""
     async with fleet.load().under_way() as load:
@@ -160,7 +160,7 @@ async def test_an_engine_told_to_end_fails_no_more_than_a_killed_one(fleet: Flee
         assert one.replica in {"m-1", ""}, f"another replica's request: {one}"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_a_short_stop_fails_nothing(fleet: Fleet) -> None:
     """Shorter than every limit: a machine that is busy for a moment."""
     async with fleet.load().under_way() as load:

@@ -255,7 +255,7 @@ async def test_a_kept_connection_with_a_bad_answer_is_a_failure_like_any_other(
     [
         Kind.RESET,
         *(
-            pytest.param(k, marks=pytest.mark.slow)
+            pytest.param(k, marks=pytest.mark.full)
             for k in (Kind.CLOSE, Kind.GARBAGE, Kind.TRICKLE)
         ),
     ],
@@ -397,11 +397,11 @@ async def test_some_hundred_faulted_requests_leave_nothing_behind(proxies: Proxi
     await survive(proxies, 400, 100, 8 * MIB)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_thousands_of_faulted_requests_leave_nothing_behind(proxies: Proxies) -> None:
     await survive(proxies, 3_000, 600, 8 * MIB)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_thousands_of_faulted_requests_with_two_workers(proxies: Proxies) -> None:
     await survive(proxies, 3_000, 600, 16 * MIB, workers=2)

@@ -20,7 +20,7 @@ from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.views.lists import ReplicaView
 from tests.e2e.harness import Fleet, Load, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 TWIN, SINGLE = "twin", "single"
 BLOWS = 8

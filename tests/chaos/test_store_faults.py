@@ -20,7 +20,7 @@ from tests.chaos.nursery import Nursery, nursery
 from tests.e2e.harness import wait_for
 from tests.small_disk import fill, small_disk
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 DISK_BYTES = 8 * 1024**2
 SMALL_FILE_BYTES = 16 * 1024

@@ -14,7 +14,7 @@ from tests.chaos.killed_fleet import KilledFleet
 from tests.chaos.nursery import nursery
 from tests.e2e.harness import wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 SETTINGS = {
     "cpu.cores": [0, 1],

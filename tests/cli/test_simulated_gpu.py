@@ -205,7 +205,7 @@ def test_a_profile_in_a_mig_slice(cli: Cli, home: Path, monkeypatch: pytest.Monk
     assert "it is in MIG mode" in refused.err.replace("\n", " ")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_replicas_under_mps_are_kept_with_the_whole_gpus_profile(
     cli: Cli, host: SimulatedHost
 ) -> None:

@@ -36,7 +36,7 @@ LOST_SECONDS = 30.0
 GCS, RAYLET = "gcs_server", "raylet/raylet"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.full,
     pytest.mark.timeout(1800),
     pytest.mark.xdist_group("ray"),
 ]

@@ -48,7 +48,7 @@ __all__ = ["cluster", "ray_hosts", "ray_python"]
 PYTHON = platform.python_version()
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.full,
     pytest.mark.timeout(1800),
     pytest.mark.asyncio(loop_scope="function"),
     pytest.mark.xdist_group("ray"),

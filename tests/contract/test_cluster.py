@@ -33,7 +33,7 @@ Reached = tuple[Cluster, RayHosts]
 @pytest.fixture(
     params=[
         "sockets",
-        pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.timeout(1800)]),
+        pytest.param("ray", marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
     ]
 )
 async def reached(request: pytest.FixtureRequest) -> AsyncIterator[Reached]:

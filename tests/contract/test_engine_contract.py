@@ -379,7 +379,7 @@ class TestEnd:
 
 @pytest.mark.parametrize(
     "kind",
-    ["simulated", pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.slow])],
+    ["simulated", pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.full])],
     indirect=True,
     scope="module",
 )

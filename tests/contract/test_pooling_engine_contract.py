@@ -25,7 +25,7 @@ START_SECONDS = 480.0
 
 
 @pytest.fixture(
-    params=["simulated", pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.slow])]
+    params=["simulated", pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.full])]
 )
 def kind(
     request: pytest.FixtureRequest, short_dir: Path

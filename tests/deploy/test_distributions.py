@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECK = ROOT / "deploy" / "check" / "distributions.py"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(2400)  # it compiles what `native` gives 1,800 s for
 def test_sdist_and_wheel_are_complete_and_run_the_tour_from_an_empty_environment(
     tmp_path: Path,

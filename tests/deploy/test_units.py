@@ -257,7 +257,7 @@ def test_device_nodes_do_nothing_and_fail_nothing_without_a_gpu(tmp_path: Path) 
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_the_service_under_a_real_systemd() -> None:
     done = subprocess.run(
         [str(ROOT / "deploy/check/run-under-systemd.sh")],

@@ -20,7 +20,7 @@ TOKENS = 24
 SLOTS = 3
 """Streams at once at each endpoint."""
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 
 @contextlib.contextmanager

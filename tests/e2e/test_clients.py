@@ -34,7 +34,7 @@ SCRIPTS = Path(environments.__file__).parent
 CLIENT_SECONDS = 480
 """Some take 10 s of computing before their first request, and on a busy machine a minute."""
 
-slow = pytest.mark.slow
+slow = pytest.mark.full
 
 
 @pytest.fixture(scope="module")

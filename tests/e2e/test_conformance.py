@@ -59,7 +59,7 @@ class Pair:
 KINDS: Final = [
     "simulated",
     # Two starts and over 200 requests of each: minutes on a busy machine.
-    pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.slow]),
+    pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.full]),
 ]
 
 

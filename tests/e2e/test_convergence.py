@@ -240,7 +240,7 @@ def test_an_interrupted_wait_leaves_the_fleet_alone(fleet: GpuFleet) -> None:
     requires_plan(fleet)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_daemon_that_is_killed_ends_the_wait(fleet: GpuFleet) -> None:
     with held_start(fleet, "g") as command:
         shows_progress(command)

@@ -14,7 +14,7 @@ from partitiond.core.views.drift import DriftReport
 from partitiond.core.views.lists import ReplicaView
 from tests.e2e.harness import Fleet, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 BODY = {
     "name": "tiny",

@@ -61,7 +61,7 @@ def kill(host: ManyHosts) -> None:
     wait_for(f"{host.name} to be gone", lambda: not host.processes(), seconds=SECONDS)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_any_endpoint_serves_all_models_while_their_hosts_do(
     hosts: Callable[[str], ManyHosts],
 ) -> None:

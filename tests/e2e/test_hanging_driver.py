@@ -38,7 +38,7 @@ def fleet(tmp_path: Path) -> Iterator[HangingFleet]:
 
 @pytest.mark.parametrize(
     "function",
-    [pytest.param("nvmlInitWithFlags", marks=pytest.mark.slow), "nvmlDeviceGetMemoryInfo_v2"],
+    [pytest.param("nvmlInitWithFlags", marks=pytest.mark.full), "nvmlDeviceGetMemoryInfo_v2"],
 )
 def test_a_restarted_daemon_adopts_withdraws_and_revokes(
     fleet: HangingFleet, function: str

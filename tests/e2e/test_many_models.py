@@ -86,7 +86,7 @@ def test_each_of_many_models_answers_though_few_fit(shared: ManyModels) -> None:
     assert kinds.count("model-at-zero") > MODELS
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_requests_for_several_at_zero_at_once_are_all_answered(shared: ManyModels) -> None:
     names = [f"m{index:02d}" for index in range(4)]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -152,7 +152,7 @@ def test_measured_demand_makes_a_second_replica_by_itself(tmp_path: Path) -> Non
         fleet.cleanup()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.engine
 def test_two_real_engines_take_turns_among_many_models(tmp_path: Path) -> None:
     overrides: dict[str, object] = {

@@ -76,7 +76,7 @@ UNMEASURED = {"extra_args": ["--task", "pooling"]}
 """Such a model is planned by itself from its estimate: nothing has to be measured first."""
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     fleet: TroubledFleet, tmp_path: Path

@@ -147,7 +147,7 @@ def agreed(fleet: GpuFleet, said: Said) -> Surfaces:
             return found
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_all_surfaces_agree_during_a_change_and_after(fleet: GpuFleet, said: Said) -> None:
     fleet.start()
     fleet.register("a", 2)

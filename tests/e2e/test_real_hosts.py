@@ -27,7 +27,7 @@ START_SECONDS = 200.0
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.slow,
+    pytest.mark.full,
     pytest.mark.skipif(len(usable_cores(2)) < 2, reason="needs two cores"),
     pytest.mark.skipif(os.geteuid() != 0, reason="hides a folder by a mount, as root"),
 ]

@@ -38,7 +38,7 @@ def finished_trials(fleet: Fleet) -> int:
 OPTIONS = ProfileOptions(cores=1, confirm=False)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_daemons_profile_job_goes_on_in_the_next(fleet: Fleet) -> None:
     fleet.start()
     with fleet.client() as client:
@@ -96,7 +96,7 @@ def running(fleet: Fleet) -> dict[str, Job]:
         return {job.subject: job for job in client.jobs() if job.state is JobState.RUNNING}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_two_gpus_are_measured_on_while_a_third_fails_and_both_go_on_after_a_kill(
     gpus: GpuFleet,
 ) -> None:

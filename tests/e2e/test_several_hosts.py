@@ -118,7 +118,7 @@ def same_pids(head: ManyHosts, before: dict[str, int | None]) -> None:
     assert {view.replica_id: view.pid for view in views} == before
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_whatever_is_killed_engines_of_three_hosts_go_on(
     hosts: Callable[[str], ManyHosts],
 ) -> None:
@@ -144,7 +144,7 @@ def test_whatever_is_killed_engines_of_three_hosts_go_on(
     same_pids(head, before)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_full_disk_on_one_host_is_that_hosts_trouble_alone(
     hosts: Callable[[str], ManyHosts],
 ) -> None:
@@ -189,7 +189,7 @@ def test_a_full_disk_on_one_host_is_that_hosts_trouble_alone(
         one.cleanup()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_head_that_is_lost_for_good_is_restored_elsewhere_and_adopts_all(
     hosts: Callable[[str], ManyHosts],
 ) -> None:
@@ -234,7 +234,7 @@ def test_a_head_that_is_lost_for_good_is_restored_elsewhere_and_adopts_all(
     assert adopted()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_host_that_leaves_has_nothing_running_and_is_its_own_master(
     hosts: Callable[[str], ManyHosts],
 ) -> None:

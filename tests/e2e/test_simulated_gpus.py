@@ -227,7 +227,7 @@ def test_a_plan_is_what_the_gpus_get_and_they_are_given_back(
     ended(fleet)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_what_runs_is_adopted_with_its_partition(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(SharingMode.MPS)
     started(fleet, SharingMode.MPS)
@@ -242,7 +242,7 @@ def test_what_runs_is_adopted_with_its_partition(make_fleet: MakeFleet) -> None:
     ended(fleet)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_driver_that_refuses_once_is_tried_again(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(SharingMode.MIG)
     fleet.host.fail("nvmlGpuInstanceCreateComputeInstance", 999)  # unknown error
@@ -254,10 +254,10 @@ def test_a_driver_that_refuses_once_is_tried_again(make_fleet: MakeFleet) -> Non
 @pytest.mark.parametrize(
     ("function", "die"),
     [
-        pytest.param("nvmlDeviceCreateGpuInstance*", KillPoint.BEFORE, marks=pytest.mark.slow),
+        pytest.param("nvmlDeviceCreateGpuInstance*", KillPoint.BEFORE, marks=pytest.mark.full),
         ("nvmlDeviceCreateGpuInstance*", KillPoint.AFTER),
         pytest.param(
-            "nvmlGpuInstanceCreateComputeInstance*", KillPoint.AFTER, marks=pytest.mark.slow
+            "nvmlGpuInstanceCreateComputeInstance*", KillPoint.AFTER, marks=pytest.mark.full
         ),
     ],
 )
@@ -280,7 +280,7 @@ def test_a_daemon_killed_while_it_makes_an_instance_leaves_none_behind(
     ended(fleet)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_daemon_killed_while_it_gives_an_instance_back_leaves_none_behind(
     make_fleet: MakeFleet,
 ) -> None:
@@ -296,7 +296,7 @@ def test_a_daemon_killed_while_it_gives_an_instance_back_leaves_none_behind(
     ended(fleet)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_daemon_killed_while_mps_starts_leaves_none_behind(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(SharingMode.MPS)
     fleet.start()
@@ -322,7 +322,7 @@ def test_a_fault_under_mps_restarts_all_engines_of_that_gpu_and_no_other(
     ended(fleet)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("mode", [SharingMode.MEMORY, SharingMode.MPS])
 def test_an_engine_that_outgrows_its_share_is_started_again_and_its_neighbours_stay(
     make_fleet: MakeFleet, mode: SharingMode
@@ -346,7 +346,7 @@ def test_an_engine_that_outgrows_its_share_is_started_again_and_its_neighbours_s
     ended(fleet)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_mps_daemon_restarts_all_engines_of_that_gpu(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(SharingMode.MPS)
     device = started(fleet, SharingMode.MPS, replicas=3)
@@ -357,7 +357,7 @@ def test_a_killed_mps_daemon_restarts_all_engines_of_that_gpu(make_fleet: MakeFl
     ended(fleet)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_gpu_that_falls_off_the_bus_is_left_alone(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(SharingMode.MEMORY)
     device = started(fleet, SharingMode.MEMORY)
@@ -377,7 +377,7 @@ def test_a_gpu_that_falls_off_the_bus_is_left_alone(make_fleet: MakeFleet) -> No
     fleet.require_clean()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_memory_that_somebody_took_meanwhile_is_not_fought_over(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(SharingMode.MEMORY)
     fleet.start()
@@ -396,7 +396,7 @@ def test_memory_that_somebody_took_meanwhile_is_not_fought_over(make_fleet: Make
     ended(fleet)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_an_engine_that_takes_more_than_its_share_never_serves_and_harms_nobody(
     make_fleet: MakeFleet,
 ) -> None:

@@ -11,7 +11,7 @@ from tests.e2e.harness import Fleet, wait_for
 from tests.e2e.test_drift import BODY, SETTINGS, serving
 from tests.proxy.telemetry.test_metrics import labelled
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full
 
 PROMPT_TOKENS_AT_LEAST = 1
 OUTPUT_TOKENS = 8

@@ -224,7 +224,7 @@ def test_the_plugin_needs_nothing_of_ours_and_is_registered_twice() -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.slow
+@pytest.mark.full
 async def test_the_real_engine_finds_its_slice(
     engine_environment: EngineEnvironment, host: SimulatedHost, tmp_path: Path
 ) -> None:

@@ -30,7 +30,7 @@ def trials(folder: Path) -> dict[str, str]:
     return {name: entry["state"] for name, entry in held["trials"].items()}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     out = tmp_path / "results"
     first = check("--fake", "--only", "1", "--budget", 30, "--out", out)
@@ -63,7 +63,7 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     assert {sharing.mode for sharing in profile.sharing} == {"mps", "memory"}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_all_steps_on_a_simulated_gpu(tmp_path: Path) -> None:
     result = check("--fake", "--mig", "--budget", 800, "--out", tmp_path)
     assert result.returncode == 0, result.stderr

@@ -165,7 +165,7 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
     assert hosts.service.plans.applied() == applied
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_is_back() -> None:
     folder = Path(tempfile.mkdtemp(prefix="pd-"))
     store = open_store(":memory:")
@@ -205,7 +205,7 @@ async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_i
         shutil.rmtree(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_a_daemon_that_ends_does_not_wait_for_a_host_that_is_silent() -> None:
     folder = Path(tempfile.mkdtemp(prefix="pd-"))
     store = open_store(":memory:")

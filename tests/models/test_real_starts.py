@@ -10,7 +10,7 @@ from tests.engine_fixtures import engine_environment  # noqa: F401
 pytestmark = pytest.mark.engine
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("key", ["gemma3_text / MQA, alternating window"])
 async def test_a_start_is_what_was_recorded(
     key: str,

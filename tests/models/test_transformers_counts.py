@@ -29,7 +29,7 @@ def for_transformers(config: dict[str, Any]) -> dict[str, Any]:
     return {**tied, **config, "model_type": family}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_counts_are_those_of_transformers(
     engine_environment: EngineEnvironment,  # noqa: F811
 ) -> None:

@@ -57,7 +57,7 @@ def test_aspects_are_reached_that_chance_seldom_brings_about() -> None:
     assert {name: seen[name] for name in LEAST if seen[name] < LEAST[name]} == {}
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("first", SELDOM)
 def test_no_claim_is_wrong_of_many(first: int) -> None:
     assert _wrong(first) == {}

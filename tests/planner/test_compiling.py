@@ -111,7 +111,7 @@ def test_twelve_models_are_planned_without_loading_the_compiler(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_plan_that_may_not_wait_is_made_without_the_search(
     tmp_path: Path, compiled: bool
@@ -159,7 +159,7 @@ def test_a_daemon_that_ends_takes_the_process_that_compiles_with_it(tmp_path: Pa
     assert children == "[]"
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(2400)  # it compiles for a minute and a half of a core, at low priority
 def test_a_hard_question_compiles_once_says_so_and_counts_it_apart(tmp_path: Path) -> None:
     compiled, shares, value, times = json.loads(run(HARD, tmp_path))

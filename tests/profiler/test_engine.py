@@ -31,7 +31,7 @@ from tests.machine import start_seconds
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.full]
 
 
 def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:

@@ -97,7 +97,7 @@ async def test_an_engine_that_crashes_at_a_batch_is_profiled_below_it(
     assert list(await runner.find()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_an_engine_that_hangs_is_ended_and_profiled_below_that_batch(
     simulated_request: ProfileRequest, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ def test_forty_hosts_of_which_many_are_away() -> None:
     Fleet([1] * 40, 50).tell([rng.randrange(2**32) for _ in range(60)])
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_thousand_long_histories() -> None:
     for seed in range(1000):
         rng = random.Random(seed)

@@ -141,7 +141,7 @@ def test_rules_are_kept_where_not_everything_fits(kind: str, data: st.DataObject
     _agrees((devices[:1], wanted), Objective.MAX_GOODPUT)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("objective", Objective)
 @pytest.mark.parametrize("kind", KINDS)
 @MANY
@@ -152,7 +152,7 @@ def test_every_objective_on_every_kind_of_partition_agrees_with_trying_everythin
     _agrees(data.draw(questions(kind, limits=data.draw(st.booleans()))), objective)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("objective", Objective)
 @pytest.mark.parametrize("kind", KINDS)
 @MANY

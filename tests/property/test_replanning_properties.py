@@ -73,7 +73,7 @@ def test_whatever_changed_the_new_plan_is_one_its_checker_accepts(
     _replans(data, data.draw(st.sampled_from(sorted(KINDS))), objective)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("objective", Objective)
 @pytest.mark.parametrize("kind", KINDS)
 @MANY

@@ -19,7 +19,7 @@ ASKED = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(1500)
 def test_no_kernel_leaves_its_arrays(tmp_path: Path) -> None:
     """The same tests with the checks that Numba leaves out by default; it compiles afresh, and

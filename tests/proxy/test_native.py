@@ -81,7 +81,7 @@ def test_what_is_built_is_used_unless_switched_off() -> None:
     assert where("partitiond.proxy.edge.exchange", {"PARTITIOND_NATIVE": "0"}).endswith(".py")
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(2 * BUILD_SECONDS)
 def test_the_proxys_tests_pass_compiled() -> None:
     """All of them, in processes that import the compiled modules."""

@@ -141,7 +141,7 @@ def test_the_control_api_never_answers_5xx(service: FakeService) -> None:
     fuzz_control(service, examples=EXAMPLES, derandomize=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_the_control_api_never_answers_5xx_to_many_requests(service: FakeService) -> None:
     fuzz_control(service, examples=SLOW_EXAMPLES, derandomize=False)
@@ -213,14 +213,14 @@ def test_no_body_that_an_engine_might_read_gets_a_5xx(served: tuple[Target, Reco
     fuzz_bodies(*served, examples=BODIES, derandomize=True)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_no_body_of_many_gets_a_5xx(served: tuple[Target, Recorder]) -> None:
     """Other bodies each time; the one that fails is told, as small as it can be made."""
     fuzz_bodies(*served, examples=SLOW_BODIES, derandomize=False)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_the_data_api_never_answers_5xx_to_many_requests(served: tuple[Target, Recorder]) -> None:
     fuzz_data(*served, examples=SLOW_EXAMPLES, derandomize=False)

@@ -185,14 +185,14 @@ def test_mutated_answers_of_engines_do_no_harm(
     assert fuzz_as_engine(target, fuzzed[1], 1, SECONDS) > 20
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_mutated_requests_of_a_long_run_do_no_harm(target: Target) -> None:
     seed = long_seed()
     print(f"seed {seed}")
     assert fuzz_as_clients(target, seed, SLOW_SECONDS) > 1000
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_mutated_answers_of_a_long_run_do_no_harm(
     target: Target, fuzzed: tuple[Target, Recorder]
 ) -> None:

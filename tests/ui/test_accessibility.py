@@ -15,7 +15,7 @@ from tests.ui.conftest import log_in
 from tests.ui.demo import Demo
 from tests.ui.views import VIEWS, go
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser]
+pytestmark = [pytest.mark.full, pytest.mark.browser]
 
 AXE: Final = Path(__file__).parent / "vendor" / "axe-core-4.10.3.min.js"
 

@@ -11,7 +11,7 @@ from tests.ui.conftest import end_session, session_of
 from tests.ui.demo import DEVICES, MODELS, Demo
 from tests.ui.views import VIEWS, go
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser]
+pytestmark = [pytest.mark.full, pytest.mark.browser]
 
 
 def number(text: str) -> float:

@@ -19,7 +19,7 @@ from tests.ui.conftest import end_session, session_of
 from tests.ui.views import go
 
 # Slow as the others, because Chromium is fetched for those only.
-pytestmark = [pytest.mark.slow, pytest.mark.browser]
+pytestmark = [pytest.mark.full, pytest.mark.browser]
 
 
 @pytest.fixture(scope="module")

@@ -134,7 +134,7 @@ async def _reaches(proxy: ProxyUnderTest) -> bool:
     return await proxy.stat("partitiond_proxy_peer_reached") == 2
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_slow_readers_delay_nobody_else_on_their_connection() -> None:
     """Three hundred streams of one host to another one, of which some are not read."""
     pad, count, slow, fast = 60_000, 1000, 5, 300

@@ -116,7 +116,7 @@ def test_an_interrupted_profile_says_how_to_go_on(home: Path) -> None:
     assert run_folders(home / "run") == []
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_a_killed_profile_goes_on_and_a_fresh_one_does_not(home: Path) -> None:
     running = started()
     wait_until(running, lambda: kept_trials(home) >= 2)

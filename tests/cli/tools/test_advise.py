@@ -209,7 +209,7 @@ def test_an_address_without_an_engine_ends_at_the_first_look(cli: Cli) -> None:
     assert "does not answer" in result.err
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_ctrl_c_advises_from_what_was_seen(home: Path) -> None:
     looked = threading.Event()
     with engine("opt-125m", looked, at=4) as address:

@@ -61,7 +61,7 @@ def test_an_unknown_model_is_refused(cli: Cli) -> None:
     assert "no-such-model" in said.err
 
 
-@pytest.mark.slow
+@pytest.mark.full
 def test_replicas_and_pairs_are_measured_and_kept_with_the_profile(
     cli: Cli, settings: Settings
 ) -> None:

@@ -19,7 +19,7 @@ from tests.engines.process.test_sandbox import Launcher, launcher
 __all__ = ["chat_model_folder", "engine_environment", "launcher", "short_dir"]
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_a_real_engine_starts_and_answers(
     short_dir: Path,
     launcher: Launcher,

@@ -186,7 +186,7 @@ async def test_a_worker_that_is_killed_ends_its_own_streams_alone(
         await in_flight(one, 0)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_workers_of_either_host_are_replaced_without_a_failed_request(
     hosts: Processes, make_engine: MakeEngine, folder: Path
 ) -> None:

@@ -460,7 +460,7 @@ async def test_a_worker_that_comes_while_the_others_are_told_to_end_ends_as_well
         await ending
 
 
-@pytest.mark.slow
+@pytest.mark.full
 async def test_a_worker_that_hangs_is_replaced(
     make_process: MakeProcess, make_engine: MakeEngine
 ) -> None:
