@@ -101,7 +101,7 @@ def _pytest(tree: Path, tests: Sequence[str], seconds: float, more: Mapping[str,
     environment = dict(os.environ) | {"PYTHONPATH": str(tree)} | dict(more)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     running = subprocess.Popen(
-        [*command, "-m", "not slow and not engine and not gpu"],
+        [*command, "-m", "not full and not engine and not gpu"],
         cwd=tree,
         env=environment,
         stdout=subprocess.DEVNULL,
