@@ -16,13 +16,15 @@ from hypothesis import Phase, settings
 from partitiond import native
 from tests.order import (
     pytest_collection_modifyitems,
-    pytest_runtest_setup,
+    pytest_runtest_protocol,
     pytest_xdist_make_scheduler,
 )
+from tests.reported import pytest_configure
 
 __all__ = [
     "pytest_collection_modifyitems",
-    "pytest_runtest_setup",
+    "pytest_configure",
+    "pytest_runtest_protocol",
     "pytest_xdist_make_scheduler",
 ]
 
