@@ -1,7 +1,7 @@
 """Sets how property tests draw examples, and what each test finds.
 
 A failure must come from the change under test, so `make test` and `make test-full` draw the same
-examples every time. `make hunt` looks for new ones.
+examples every time. `make soak` looks for new ones.
 """
 
 import os
