@@ -9,7 +9,6 @@ the same files, as on shared storage, copies nothing.
 import asyncio
 import contextlib
 import dataclasses
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeVar
@@ -147,12 +146,13 @@ class _Pace:
 
     def __init__(self, bytes_per_second: float) -> None:
         self._rate = bytes_per_second
-        self._since, self._moved = time.monotonic(), 0
+        self._since, self._moved = asyncio.get_running_loop().time(), 0
 
     async def moved(self, size: int) -> None:
         """Wait until so many bytes more may have been moved."""
         self._moved += size
-        early = self._moved / self._rate - (time.monotonic() - self._since)
+        passed = asyncio.get_running_loop().time() - self._since
+        early = self._moved / self._rate - passed
         if early > 0:
             await asyncio.sleep(early)
 

@@ -30,6 +30,7 @@ from partitiond.serde import to_jsonable, to_stored_json
 from partitiond.store import open_store
 from partitiond.store.lock import LockHolder
 from tests.api.fake_drift import CORRECTION, ENTRY
+from tests.bodies.compact import compact
 from tests.controller.test_real_processes import RealHost, make, simulated
 from tests.devices.partitions.test_control import mig, mps
 from tests.devices.partitions.world import launch
@@ -53,8 +54,8 @@ def freeze(target: Path) -> None:
         found |= _others(folder)
         for body, text in found.items():
             neutral = re.sub(re.escape(name) + r"|/tmp/[^\"]*", "/var/lib/partitiond", text)
-            indented = json.dumps(json.loads(neutral), indent=1, ensure_ascii=False)
-            (target / f"{body}.json").write_text(indented + "\n", encoding="utf-8")
+            lines = compact(json.loads(neutral))
+            (target / f"{body}.json").write_text(lines + "\n", encoding="utf-8")
 
 
 async def _serve(folder: Path) -> None:

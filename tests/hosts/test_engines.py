@@ -14,6 +14,7 @@ from tests.controller.fakes import FakeClock, FakeRunner
 from tests.controller.samples import spec
 from tests.engine_fixtures import simulated_launch
 from tests.hosts.pipes import Pipe, agent, piped
+from tests.hosts.virtual_time import passes, virtual
 
 
 def both() -> tuple[HostsEngines, FakeRunner, FakeRunner, Pipe]:
@@ -23,6 +24,7 @@ def both() -> tuple[HostsEngines, FakeRunner, FakeRunner, Pipe]:
     return HostsEngines(agents, ask_again_seconds=0.005), one, two, pipe
 
 
+@virtual
 async def test_each_engine_runs_on_the_host_of_its_launch() -> None:
     engines, one, two, _ = both()
     for name, host in (("a-1", "one"), ("a-2", "two"), ("a-3", "")):
@@ -42,17 +44,18 @@ async def test_each_engine_runs_on_the_host_of_its_launch() -> None:
         await engines.start(elsewhere)
 
 
+@virtual
 async def test_questions_about_an_engine_wait_for_its_host_and_orders_do_not() -> None:
     engines, _, two, pipe = both()
     handle = await engines.start(dataclasses.replace(simulated_launch("a-1"), host="two"))
     exits = asyncio.ensure_future(engines.wait_exit(handle))
-    await asyncio.sleep(0.01)
+    await passes(1.0)
     pipe.cut()
     probe = asyncio.ensure_future(engines.probe(handle, 1.0))
     ready = asyncio.ensure_future(engines.wait_ready(handle, 1.0))
     report = asyncio.ensure_future(engines.report(handle))
     asleep = asyncio.ensure_future(engines.sleep(handle, 1))
-    await asyncio.sleep(0.03)
+    await passes(5.0)
     assert not any(question.done() for question in (exits, probe, ready, report, asleep))
     with pytest.raises(HostSilentError):
         await engines.stop(handle, 0.0)
@@ -68,6 +71,7 @@ async def test_questions_about_an_engine_wait_for_its_host_and_orders_do_not() -
     assert (await exits).code == -9
 
 
+@virtual
 async def test_the_engines_of_a_host_that_is_back_are_found_before_its_devices_are_used() -> None:
     one, two = agent("one", FakeRunner()), agent("two", FakeRunner())
     remote, pipe = piped(two)
@@ -100,6 +104,7 @@ async def test_the_engines_of_a_host_that_is_back_are_found_before_its_devices_a
     assert await cordoned() == {"GPU-one", "cpu-one"}
 
 
+@virtual
 async def test_an_engine_whose_start_was_not_answered_is_found_once_its_host_answers() -> None:
     engines, _, two, pipe = both()
     assert list(await engines.find()) == []
@@ -112,6 +117,7 @@ async def test_an_engine_whose_start_was_not_answered_is_found_once_its_host_ans
     assert [handle.launch.replica_id for handle in await engines.returned()] == ["a-1"]
 
 
+@virtual
 async def test_a_profile_is_measured_on_the_host_of_its_device() -> None:
     one, two = agent("one", FakeRunner()), agent("two", FakeRunner())
     hosts = Hosts([one, piped(two)[0]])

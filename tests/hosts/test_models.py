@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.errors import HostSilentError, ModelSourceError
@@ -24,6 +24,7 @@ from partitiond.ports.model import ModelListing, ReceivedModel
 from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import ARCHITECTURE, spec
 from tests.hosts.pipes import HEAD, FakeAgent, Pipe, agent
+from tests.hosts.virtual_time import virtual
 
 PIECE = 64
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 3, "empty": b""}
@@ -140,14 +141,9 @@ async def test_shared_storage_is_used_as_it_is(fleet: Fleet) -> None:
     assert not (fleet.folder / "gpu-1" / copies.COPIES).exists()
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    seed=st.integers(0, 2**32),
-    cut=st.floats(0, 0.5),
-    restarts=st.booleans(),
-)
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), cut=st.floats(0, 0.5), restarts=st.booleans())
+@virtual
 async def test_whatever_is_lost_or_damaged_the_model_arrives_whole(
     seed: int, cut: float, restarts: bool
 ) -> None:
@@ -266,12 +262,13 @@ async def test_a_host_that_is_not_there_is_silent(fleet: Fleet) -> None:
         await fleet.models.bring(fleet.model, "gpu-9")
 
 
+@virtual
 async def test_a_copy_keeps_to_its_rate(tmp_path: Path) -> None:
-    slow = Fleet(tmp_path, bytes_per_second=2000.0)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    slow = Fleet(tmp_path, bytes_per_second=10.0)
+    now = asyncio.get_running_loop().time
+    begins = now()
     assert slow.has(await slow.models.bring(slow.model, "gpu-1"))
-    assert loop.time() - began >= (770 - 2 * PIECE) / 2000.0
+    assert (770 - 2 * PIECE) / 10.0 <= now() - begins <= 77.0
 
 
 async def test_a_copy_that_is_given_up_leaves_no_task(fleet: Fleet) -> None:

@@ -22,6 +22,7 @@ from partitiond.hosts.proxies import HostsProxies
 from partitiond.ports.host import HostTable
 from tests.controller.fakes import FakeProxy, FakeRunner, until
 from tests.hosts.pipes import Pipe, agent, piped
+from tests.hosts.virtual_time import passes, virtual
 
 TABLE = RoutingTable(
     version=1,
@@ -52,6 +53,7 @@ def routed(proxy: FakeProxy) -> list[str]:
     return [replica.replica_id for replica in proxy.table.replicas]
 
 
+@virtual
 async def test_each_is_told_of_its_own_replicas_and_asked_about_them() -> None:
     proxies, one, two, _ = await both()
     await proxies.publish(TABLE)
@@ -68,6 +70,7 @@ async def test_each_is_told_of_its_own_replicas_and_asked_about_them() -> None:
     assert older.value.facts == {"current": 1}
 
 
+@virtual
 async def test_a_head_that_starts_again_leaves_each_proxy_its_table_until_it_has_one() -> None:
     """And asks what is in flight by that table, though nobody has looked at the hosts yet."""
     former, one, two, _ = await both()
@@ -79,7 +82,7 @@ async def test_a_head_that_starts_again_leaves_each_proxy_its_table_until_it_has
     assert not await proxies.ensure_running()
     exits = asyncio.ensure_future(proxies.wait_exit())
     assert await proxies.in_flight() == {"a-1": 1, "a-2": 3}
-    await asyncio.sleep(0.02)  # the proxies are kept running meanwhile
+    await passes(1.0)  # the proxies are kept running meanwhile
     assert (two.table.version, routed(two)) == (57, ["a-2"])
     await proxies.publish(dataclasses.replace(TABLE, version=58, replicas=TABLE.replicas[:1]))
     await until(lambda: routed(two) == [])
@@ -87,6 +90,7 @@ async def test_a_head_that_starts_again_leaves_each_proxy_its_table_until_it_has
     assert await exits == 0
 
 
+@virtual
 async def test_a_table_that_arrives_late_takes_no_newer_one_back() -> None:
     proxies, _, two, _ = await both()
     await proxies.publish(TABLE)
@@ -111,6 +115,7 @@ async def test_a_table_that_arrives_late_takes_no_newer_one_back() -> None:
     assert [table.version for table in two.tables] == [1, 3]
 
 
+@virtual
 async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_later() -> None:
     proxies, one, two, pipe = await both()
     await proxies.publish(TABLE)
@@ -132,6 +137,7 @@ async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_l
     assert len(two.tables) == told
 
 
+@virtual
 async def test_other_hosts_proxies_are_kept_running_and_told_beside_the_own_one() -> None:
     proxies, one, two, pipe = await both()
     await proxies.publish(TABLE)
@@ -156,6 +162,7 @@ async def test_other_hosts_proxies_are_kept_running_and_told_beside_the_own_one(
     assert await exits == 0
 
 
+@virtual
 async def test_hosts_that_were_not_told_are_known_until_they_have_the_newest_table() -> None:
     proxies, _, two, pipe = await both()
     await proxies.publish(TABLE)
@@ -176,6 +183,7 @@ async def test_hosts_that_were_not_told_are_known_until_they_have_the_newest_tab
     assert two.table.version == 71
 
 
+@virtual
 async def test_a_proxy_is_told_what_is_new_on_its_host_and_that_its_keys_are_the_newest() -> None:
     proxies, one, two, _ = await both()
     await proxies.publish(TABLE)
@@ -196,6 +204,7 @@ async def test_a_proxy_is_told_what_is_new_on_its_host_and_that_its_keys_are_the
     assert [table.version for table in two.tables] == [1, 2, 3, 4, 5]
 
 
+@virtual
 async def test_each_proxy_is_told_of_the_others_until_their_hosts_are_lost() -> None:
     """What a silent host said last goes on to count: the others may well reach its proxy."""
     one, two = agent("one", FakeRunner()), agent("two", FakeRunner())
@@ -228,12 +237,13 @@ async def test_each_proxy_is_told_of_the_others_until_their_hosts_are_lost() -> 
     pipe.mend()
     await until(lambda: one.proxy.table.peers == two.proxy.table.peers == (here, there))
     told = len(one.proxy.tables)
-    await asyncio.sleep(0.03)  # several looks, none of which has news
+    await passes(1.0)  # several looks, none of which has news
     assert len(one.proxy.tables) == told
     one.proxy.die()
     await exits
 
 
+@virtual
 async def test_a_proxy_that_refuses_its_table_is_told_again_and_not_asked() -> None:
     """What it says would be of replicas that it may not know."""
     proxies, _, two, _ = await both()
@@ -255,6 +265,7 @@ async def test_a_proxy_that_refuses_its_table_is_told_again_and_not_asked() -> N
     assert (await proxies.in_flight() or {})["a-2"] == 2
 
 
+@virtual
 async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> None:
     proxies, one, two, pipe = await both()
     await proxies.publish(TABLE)
@@ -281,6 +292,7 @@ def counted(epoch: str, arrived: int) -> TrafficSample:
     return TrafficSample(0.0, epoch, {"a": ModelCount(arrived=arrived)})
 
 
+@virtual
 async def test_metrics_of_all_proxies_are_shown_with_their_hosts() -> None:
     proxies, _, _, pipe = await both()
     await proxies.publish(TABLE)

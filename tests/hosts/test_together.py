@@ -1,12 +1,15 @@
 """One control plane over two hosts: the real controller and planner, simulated engines."""
 
 import asyncio
+import contextlib
 import dataclasses
+import itertools
+import json
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -17,21 +20,43 @@ from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostLimits
 from partitiond.core.model.placement_rules import FaultDomain, PlacementRules
-from partitiond.core.model.spec import Demand
+from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.replica.states import ReplicaState
 from partitiond.devices.fake import FakeDevices
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.hosts import together
 from partitiond.hosts.together import Hosts
+from partitiond.models.copies import COPIES, CopiedFolders
+from partitiond.models.prepared import is_complete
 from partitiond.platform.clock import SystemClock
 from partitiond.store import SqlStore, open_store
-from tests.controller.fakes import POLICY, FakeRunner, solved, until
+from tests.controller.fakes import POLICY, FakeResolver, FakeRunner, solved, until
 from tests.controller.samples import spec
 from tests.engine_fixtures import usable_cores
 from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of, piped
+from tests.hosts.test_models import FILES, OwnDisk
 
 SECONDS = 240.0
 LIMITS = HostLimits(silent_seconds=10.0, lost_seconds=600.0)
+MODELS = "model_folder"
+
+
+class OneFolder(FakeResolver):
+    """Resolves every model to one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+        folder.mkdir(parents=True)
+        for name, data in FILES.items():
+            (folder / name).write_bytes(data)
+
+    async def resolve(
+        self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None
+    ) -> ResolvedModel:
+        found = await super().resolve(spec, progress)
+        return dataclasses.replace(found, folder=self._folder)
 
 
 class Two:
@@ -46,8 +71,16 @@ class Two:
         self.service = self._make()
 
     def _agent(self, name: str) -> FakeAgent:
+        """Each has a folder of models of its own; only the first one fetches."""
         there = agent(name, ProcessEngineRunner(self.folder / name, None))
         there.devices.become(devices_of(name, usable_cores(2)))
+        models_dir = self.folder / f"{name}-models"
+        if name == "one":
+            there.models = OneFolder(models_dir / "tiny")
+            there.folders = CopiedFolders(models_dir, anywhere=True)
+        else:
+            there.models.breaks["a"] = AssertionError("the second host fetches nothing")
+            there.folders = OwnDisk(models_dir)
         return there
 
     def _make(self) -> Service:
@@ -97,6 +130,21 @@ class Two:
     def health(self) -> dict[str, DeviceHealth]:
         return {d.id: d.health for d in self.service.devices.devices}
 
+    async def passes(self, count: int) -> None:
+        """Wait until the controller has looked and decided so often."""
+        controller, ended = self.service.parts.controller, asyncio.Event()
+        left, one_pass = itertools.count(count - 1, -1), controller.one_pass
+
+        async def counted() -> None:
+            await one_pass()
+            if next(left) == 0:
+                ended.set()
+
+        setattr(controller, "one_pass", counted)  # noqa: B010 - types forbid it
+        async with asyncio.timeout(SECONDS):
+            await ended.wait()
+        setattr(controller, "one_pass", one_pass)  # noqa: B010
+
     async def serves(self) -> None:
         def all_serve() -> bool:
             view = self.service.models.model("a")
@@ -105,17 +153,28 @@ class Two:
         await until(all_serve, SECONDS)
 
 
-@pytest.fixture
-async def hosts() -> AsyncIterator[Two]:
+@contextlib.asynccontextmanager
+async def two_hosts(limits: HostLimits = LIMITS) -> AsyncIterator[Two]:
+    """Both with a daemon; nothing runs on either afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="pd-"))
     store = open_store(":memory:")
-    here = Two(folder, store)
+    here = Two(folder, store, limits)
     await here.service.daemon.start()
-    yield here
-    here.pipe.mend()
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
-    shutil.rmtree(folder)
+    try:
+        yield here
+    finally:
+        here.pipe.mend()
+        await here.service.daemon.shutdown(stop_engines=True)
+        for handle in await here.two.engines.find():
+            await here.two.engines.stop(handle, 0.0)
+        store.close()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+async def hosts() -> AsyncIterator[Two]:
+    async with two_hosts() as here:
+        yield here
 
 
 async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(hosts: Two) -> None:
@@ -128,8 +187,14 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
     await hosts.serves()
     before, applied = hosts.engines(), hosts.service.plans.applied()
     assert {host for host, _ in before.values()} == {"one", "two"}
-    for name, (host, _) in before.items():
-        assert (hosts.folder / host / name / "launch.json").exists()
+    folders = {
+        host: Path(json.loads((hosts.folder / host / name / "launch.json").read_text())[MODELS])
+        for name, (host, _) in before.items()
+    }
+    assert folders["one"] == hosts.folder / "one-models" / "tiny"
+    assert folders["two"].parent == hosts.folder / "two-models" / COPIES
+    assert is_complete(folders["two"])
+    assert {name: (folders["two"] / name).read_bytes() for name in FILES} == FILES
     for there in (hosts.one, hosts.two):
         await until(lambda there=there: bool(there.proxy.tables), SECONDS)  # type: ignore[misc]
         mine = {name for name, (host, _) in before.items() if host == there.name}
@@ -148,7 +213,7 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
     hosts.pipe.cut()
     await until(lambda: hosts.health()["cpu-two"] is DeviceHealth.SILENT, SECONDS)
     assert hosts.health()["cpu-one"] is DeviceHealth.FINE
-    await asyncio.sleep(0.5)
+    await hosts.passes(5)
     assert hosts.engines() == before  # nothing is known of those on two, so nothing is done
     assert hosts.service.parts.controller.problem == ""
 
@@ -160,18 +225,14 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
     hosts.pipe.mend()
     await until(lambda: hosts.engines() == before, SECONDS)
     await until(lambda: hosts.health()["cpu-two"] is DeviceHealth.FINE, SECONDS)
-    await asyncio.sleep(0.3)
+    await hosts.passes(5)
     assert hosts.engines() == before
     assert hosts.service.plans.applied() == applied
 
 
 @pytest.mark.full
 async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_is_back() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="pd-"))
-    store = open_store(":memory:")
-    here = Two(folder, store, HostLimits(silent_seconds=8.0, lost_seconds=12.0))
-    await here.service.daemon.start()
-    try:
+    async with two_hosts(HostLimits(silent_seconds=8.0, lost_seconds=12.0)) as here:
         wanted = spec("a", demand=Demand(req_per_s=0.1), engine_kind="simulated", max_replicas=1)
         rules = PlacementRules(only_on=("two",))
         await here.service.models.register(dataclasses.replace(wanted, auto=False, rules=rules))
@@ -184,34 +245,25 @@ async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_i
         here.pipe.cut()
         await until(lambda: {h for h, _ in here.engines().values()} == {"one"}, SECONDS)
         assert here.health()["cpu-two"] is DeviceHealth.FAILED
-        assert "host-lost" in [event.kind for event in store.events()]
+        assert "host-lost" in [event.kind for event in here.store.events()]
         assert here.engines().keys() != {name}  # the other one may serve under that name still
         here.pipe.mend()
 
         def ended() -> bool:
-            return not (folder / "two" / name).exists() or not alive(pid)
+            return not (here.folder / "two" / name).exists() or not alive(pid)
 
         await until(ended, SECONDS)
         await until(lambda: here.health()["cpu-two"] is DeviceHealth.FINE, SECONDS)
         assert {h for h, _ in here.engines().values()} == {"one"}
-        kinds = [event.kind for event in store.events()]
+        kinds = [event.kind for event in here.store.events()]
         assert kinds.count("host-lost") == kinds.count("host-back") == 1
         assert "engine-adopted" in kinds
-        assert not any(event.subject in ("cpu-two", "GPU-two") for event in store.events())
-    finally:
-        here.pipe.mend()
-        await here.service.daemon.shutdown(stop_engines=True)
-        store.close()
-        shutil.rmtree(folder)
+        assert not any(event.subject in ("cpu-two", "GPU-two") for event in here.store.events())
 
 
 @pytest.mark.full
 async def test_a_daemon_that_ends_does_not_wait_for_a_host_that_is_silent() -> None:
-    folder = Path(tempfile.mkdtemp(prefix="pd-"))
-    store = open_store(":memory:")
-    here = Two(folder, store, HostLimits(silent_seconds=3.0, lost_seconds=6000.0))
-    await here.service.daemon.start()
-    try:
+    async with two_hosts(HostLimits(silent_seconds=3.0, lost_seconds=6000.0)) as here:
         rules = PlacementRules(only_on=("two",))
         wanted = spec("a", demand=Demand(req_per_s=0.1), engine_kind="simulated", max_replicas=1)
         await here.service.models.register(dataclasses.replace(wanted, auto=False, rules=rules))
@@ -221,16 +273,9 @@ async def test_a_daemon_that_ends_does_not_wait_for_a_host_that_is_silent() -> N
         here.pipe.cut()
         await until(lambda: here.health()["cpu-two"] is DeviceHealth.SILENT, SECONDS)
         await here.service.daemon.shutdown(stop_engines=True)
-        (left,) = (event for event in store.events() if event.kind == "engine-left")
+        (left,) = (event for event in here.store.events() if event.kind == "engine-left")
         assert "two" in left.message
         assert alive(pid)
-    finally:
-        here.pipe.mend()
-        await here.service.daemon.shutdown(stop_engines=True)
-        for handle in await here.two.engines.find():
-            await here.two.engines.stop(handle, 0.0)
-        store.close()
-        shutil.rmtree(folder)
 
 
 def alive(pid: int) -> bool:

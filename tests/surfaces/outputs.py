@@ -2,7 +2,7 @@
 
     python -m tests.surfaces.outputs
 
-writes them anew to `frozen/json-outputs.json`.
+writes them anew to `frozen/json-outputs.txt`.
 """
 
 import contextlib
@@ -15,19 +15,25 @@ from typing import Any
 
 from partitiond.cli.main import main
 from tests.cli.test_with_daemon import FLEET, serving
-from tests.surfaces.shapes import shape_of
+from tests.surfaces.shapes import lines_of, shape_of
 from tests.surfaces.surfaces import write
 
 NAME = "json-outputs"
 NAMED = frozenset({".models", ".engines", ".settings"})
 """Objects whose keys are names."""
+SETTINGS = "setup config show"
+"""Its keys are the settings, which are a surface of their own."""
 MODEL = "fleet-model"
 
 
-def outputs() -> dict[str, Any]:
+def outputs() -> dict[str, str]:
     """Run every command once, in an order in which each has something to say."""
     with serving() as daemon, _environment(daemon.env):
-        return {name: shape_of(value, NAMED) for name, value in _spoken(daemon.folder)}
+        shapes = {
+            words: shape_of(value, NAMED | {""} if words == SETTINGS else NAMED)
+            for words, value in sorted(_spoken(daemon.folder))
+        }
+    return dict(lines_of(shapes))
 
 
 def _spoken(folder: Path) -> Iterator[tuple[str, Any]]:

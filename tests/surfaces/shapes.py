@@ -5,11 +5,15 @@ share; of anything else the name of its type. `null` agrees with every shape, an
 list with every list: whether a field is filled depends on the machine, whether it exists does not.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from tests.surfaces.lines import Line, differences
 
 ANY_KEY = "*"
 """Stands for every key of an object whose keys are names: of models, settings, files."""
+WORTH_A_NAME = 4
+"""An object of so many fields is described once, and elsewhere it is the same `as` there."""
 
 
 def shape_of(value: Any, named: frozenset[str] = frozenset(), path: str = "") -> Any:
@@ -32,7 +36,7 @@ def shape_of(value: Any, named: frozenset[str] = frozenset(), path: str = "") ->
     return "number" if type(value) in {int, float} else type(value).__name__
 
 
-def _shared(shapes: Iterator[Any]) -> Any:
+def _shared(shapes: Iterable[Any]) -> Any:
     shared = None
     for shape in shapes:
         shared = _merged(shared, shape)
@@ -50,25 +54,65 @@ def _merged(one: Any, other: Any) -> Any:
     return one if one == other else f"{one} or {other}"
 
 
-def differences(frozen: Any, now: Any, path: str = "") -> Iterator[str]:
-    """Yield each place at which two shapes disagree, as a sentence."""
-    if frozen is None or now is None:
-        return
-    if isinstance(frozen, dict) and isinstance(now, dict):
-        for key in sorted(frozen.keys() | now.keys()):
-            if key not in now:
-                yield f"{path}.{key} is gone"
-            elif key not in frozen:
-                yield f"{path}.{key} is new"
+def lines_of(shapes: Mapping[str, Any]) -> Iterator[Line]:
+    """A line for each field of some shapes with names, and one for an object described before."""
+    known: list[tuple[str, Any]] = []
+    _collect(shapes, known)
+    for place, shape in known:
+        for name, field in shape.items():
+            yield from _lines(f"{place}.{name}", field, known)
+    for name, shape in shapes.items():
+        yield from _lines(name, shape, known)
+
+
+def _collect(shape: Any, known: list[tuple[str, Any]], place: str = "") -> None:
+    """Gathers the objects that have a name: by the first place, with what all places say."""
+    if isinstance(shape, list):
+        _collect(shape[0], known, f"{place}[]")
+    elif isinstance(shape, dict):
+        if place and len(shape) >= WORTH_A_NAME:
+            for i, (first, same) in enumerate(known):
+                if alike(same, shape):
+                    known[i] = first, _merged(same, shape)
+                    break
             else:
-                yield from differences(frozen[key], now[key], f"{path}.{key}")
-    elif isinstance(frozen, list) and isinstance(now, list):
-        yield from differences(frozen[0], now[0], f"{path}[]")
-    elif frozen != now:
-        yield f"{path or '.'} was {_said(frozen)} and is {_said(now)}"
+                known.append((place, shape))
+        for name, field in shape.items():
+            _collect(field, known, f"{place}.{name}" if place else name)
 
 
-def _said(shape: Any) -> str:
-    if isinstance(shape, dict):
-        return "an object"
-    return "a list" if isinstance(shape, list) else str(shape)
+def _lines(place: str, shape: Any, known: list[tuple[str, Any]]) -> Iterator[Line]:
+    if isinstance(shape, list):
+        yield from _lines(f"{place}[]", shape[0], known)
+    elif isinstance(shape, dict) and shape:
+        first = next((name for name, same in known if alike(same, shape)), "")
+        if first and len(shape) >= WORTH_A_NAME:
+            if first != place:
+                yield place, f"as {first}"
+            return
+        for name, field in shape.items():
+            yield from _lines(f"{place}.{name}", field, known)
+    else:
+        yield place, "null" if shape is None else str(shape or "object")
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Whether two shapes have the same fields, as far as both are filled."""
+    if one is None or other is None:
+        return True
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return alike(one[0], other[0])
+    return bool(one == other)
+
+
+def broken(frozen: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Where two surfaces of this kind disagree: a place that is empty in one agrees with all."""
+    empty = {place for lines in (frozen, now) for place, said in lines.items() if said == "null"}
+
+    def is_filled(place: str) -> bool:
+        return not any(place == e or place.startswith((f"{e}.", f"{e}[")) for e in empty)
+
+    told = {place: said for place, said in frozen.items() if is_filled(place)}
+    return [*differences(told, {place: said for place, said in now.items() if is_filled(place)})]

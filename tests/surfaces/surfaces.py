@@ -1,79 +1,64 @@
-"""Describes each surface that users and programs hold on to, as plain data without its texts.
+"""Describes each surface that users and programs hold on to, as lines without its texts.
 
-    python -m tests.surfaces.surfaces [--print]
+    python -m tests.surfaces.surfaces
 
-writes all of them anew to `frozen/`, or prints them. A change of a frozen file is a change for
+writes all of them anew to `frozen/`. A change of a frozen file is a change for
 users: it is listed in CHANGELOG.md.
 """
 
-import json
 import sqlite3
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from docs import generate
+from tests.surfaces.lines import Line, of_document
 
 FROZEN = Path(__file__).parent / "frozen"
-TEXTS = {"description", "summary", "title"}
-"""Keys of OpenAPI documents that are for people."""
 
 
-def control_api() -> Any:
+def control_api() -> Iterator[Line]:
     """The OpenAPI document of the control API."""
-    return without_texts(generate.control_api_document())
+    return of_document(generate.control_api_document())
 
 
-def endpoint_api() -> Any:
+def endpoint_api() -> Iterator[Line]:
     """The OpenAPI document of the OpenAI-compatible endpoint."""
     from partitiond.proxy.request.openapi import document
 
-    return without_texts(document())
+    return of_document(document())
 
 
-def without_texts(value: Any, *, names: bool = False) -> Any:
-    """The same without texts for people; `names`: the keys of this object are names."""
-    if isinstance(value, dict):
-        return {
-            key: without_texts(part, names=key in {"properties", "schemas", "paths"} and not names)
-            for key, part in value.items()
-            if names or key not in TEXTS
-        }
-    return [without_texts(part) for part in value] if isinstance(value, list) else value
-
-
-def settings() -> Any:
+def settings() -> Iterator[Line]:
     """Type, default and environment variable of each setting."""
     from partitiond.settings.schema import list_settings
 
-    return {s.key: [s.type, str(s.default), s.environment] for s in list_settings()}
+    return ((s.key, f"{s.type} = {s.default} ({s.environment})") for s in list_settings())
 
 
-def metrics() -> Any:
+def metrics() -> Iterator[Line]:
     """Kind and labels of each metric, of the control plane and of the endpoint."""
     from partitiond.metrics import exposition as control
     from partitiond.proxy.telemetry import families
 
-    every = [*control.FAMILIES, *families.FAMILIES]
-    return {family.name: [family.kind, *family.labels] for family in every}
+    for family in (*control.FAMILIES, *families.FAMILIES):
+        yield family.name, f"{family.kind}({', '.join(family.labels)})"
 
 
-def exit_codes() -> Any:
+def exit_codes() -> Iterator[Line]:
     """The exit status of each error code."""
     from partitiond.cli.exits import BY_CODE, MEANINGS
 
-    by_error = {name: int(code) for name, code in BY_CODE.items()}
-    return {"statuses": sorted(int(code) for code in MEANINGS), "errors": by_error}
+    yield "all", " ".join(str(int(code)) for code in sorted(MEANINGS))
+    for name, code in BY_CODE.items():
+        yield name, str(int(code))
 
 
-def command_line() -> Any:
+def command_line() -> Iterator[Line]:
     """Every command with its arguments and options."""
-    return {
-        " ".join(("partitiond", *path)): sorted(_parameters(command))
-        for path, command, _ in generate.commands(generate.command_line())
-    }
+    for path, command, _ in generate.commands(generate.command_line()):
+        yield " ".join(("partitiond", *path)), ", ".join(sorted(_parameters(command)))
 
 
 def _parameters(command: Any) -> Iterator[str]:
@@ -83,8 +68,8 @@ def _parameters(command: Any) -> Iterator[str]:
         yield " ".join(sorted(flags)) if options else f"<{parameter.name}>"
 
 
-def store_schema() -> Any:
-    """The statements that make a new store's tables and indexes."""
+def store_schema() -> Iterator[Line]:
+    """The columns of a new store's tables, and its indexes."""
     from partitiond.store import open_store
 
     with tempfile.TemporaryDirectory(prefix="pd-") as folder:
@@ -92,13 +77,14 @@ def store_schema() -> Any:
         open_store(file).close()
         connection = sqlite3.connect(file)
         rows = connection.execute(
-            "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY type, name"
+            "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"
         ).fetchall()
         connection.close()
-    return {f"{kind} {name}": " ".join(sql.split()) for kind, name, sql in rows}
+    for kind, name, sql in rows:
+        yield f"{kind} {name}", " ".join(sql.split())
 
 
-SURFACES: dict[str, Callable[[], Any]] = {
+SURFACES: dict[str, Callable[[], Iterator[Line]]] = {
     "control-api": control_api,
     "endpoint-api": endpoint_api,
     "settings": settings,
@@ -109,21 +95,19 @@ SURFACES: dict[str, Callable[[], Any]] = {
 }
 
 
-def write(name: str, value: Any) -> None:
+def write(name: str, lines: Mapping[str, str]) -> None:
     """Freeze one surface."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
-    (FROZEN / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    text = "".join(f"{place}: {said}\n" for place, said in sorted(lines.items()))
+    (FROZEN / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
-def frozen(name: str) -> Any:
+def frozen(name: str) -> dict[str, str]:
     """A surface as it was frozen."""
-    return json.loads((FROZEN / f"{name}.json").read_text(encoding="utf-8"))
+    text = (FROZEN / f"{name}.txt").read_text(encoding="utf-8")
+    parts = (line.partition(": ") for line in text.splitlines())
+    return {place: said for place, _, said in parts}
 
 
 if __name__ == "__main__":
-    made = {name: make() for name, make in SURFACES.items()}
-    if sys.argv[1:] == ["--print"]:
-        print(json.dumps(made))
-    else:
-        for name, value in made.items():
-            write(name, value)
+    for name, make in SURFACES.items():
+        write(name, dict(make()))

@@ -14,7 +14,8 @@ import inspect
 import json
 import re
 import time
-from collections.abc import Awaitable
+from collections import Counter
+from collections.abc import Awaitable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,7 @@ from partitiond.ports import ProfileRequest
 from partitiond.ports.host_agent import MESSAGE_VERSION
 from partitiond.ports.model import ModelListing
 from partitiond.serde import from_stored_json
+from tests.bodies.compact import compact
 from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import placement, spec
 from tests.engine_fixtures import simulated_launch
@@ -44,6 +46,8 @@ RECORDED: Final = Path(__file__).parent / "recorded"
 ROUTING: Final = Path(__file__).parents[2] / "bodies" / "frozen" / "routing.json"
 HEAD: Final = HeadSession("head-1", 2, 3, "session-1")
 HOST_ID: Final = "id-two"
+LONG: Final = 150
+"""Characters of an object that is written once where it stands several times."""
 
 Recorded = dict[str, Any]
 """A message or an answer, with its data as hexadecimal digits, by what it is of."""
@@ -259,11 +263,74 @@ def _neutral(found: Recorded, *starts: str) -> Recorded:
     return dict(sorted(neutral.items()))
 
 
+def packed(found: Recorded) -> dict[str, Any]:
+    """As it is written: what most have in common once, and long parts that stand several times."""
+    bodies = [one["body"] for one in found.values()]
+    every = {name: _most_frequent(body[name] for body in bodies) for name in bodies[0]}
+    own = {
+        name: one | {"body": {k: v for k, v in one["body"].items() if v != every[k]}}
+        for name, one in found.items()
+    }
+    times = Counter(json.dumps(part) for part in _objects([one["body"] for one in own.values()]))
+    parts: dict[str, Any] = {}
+
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        text = json.dumps(value)
+        if times[text] == 1 or len(text) < LONG:
+            return short_of(value)
+        if text not in names:
+            names[text] = f"part {len(names) + 1}"
+            parts[names[text]] = short_of(value)
+        return {"as": names[text]}
+
+    def short_of(body: dict[str, Any]) -> dict[str, Any]:
+        return {key: short(part) for key, part in body.items()}
+
+    names: dict[str, str] = {}
+    of = {
+        name: one | {"body": {k: short(v) for k, v in one["body"].items()}}
+        for name, one in own.items()
+    }
+    return {"every": every, "parts": parts, "of": of}
+
+
+def _most_frequent(values: Iterable[Any]) -> Any:
+    return json.loads(Counter(map(json.dumps, values)).most_common(1)[0][0])
+
+
+def _objects(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        yield value
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _objects(part)
+
+
+def unpacked(file: dict[str, Any]) -> Recorded:
+    """What was written."""
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, list):
+            return [whole(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        if value.keys() == {"as"}:
+            return whole(file["parts"][value["as"]])
+        return {key: whole(part) for key, part in value.items()}
+
+    of: Recorded = whole(file["of"])
+    return {name: one | {"body": {**file["every"], **one["body"]}} for name, one in of.items()}
+
+
 def main() -> None:
     """Write both files."""
     for what, found in zip(("messages", "answers"), asyncio.run(record()), strict=True):
         path = RECORDED / f"{what}-{MESSAGE_VERSION}.json"
-        path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(compact(packed(found)) + "\n", encoding="utf-8")
         print(f"{path}: {len(found)}")
 
 

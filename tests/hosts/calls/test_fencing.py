@@ -26,6 +26,7 @@ from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import spec
 from tests.engine_fixtures import simulated_launch
 from tests.hosts.pipes import Pipe, agent
+from tests.hosts.virtual_time import run, virtual
 
 HEADS = st.builds(
     HeadSession,
@@ -46,8 +47,8 @@ def remote(server: HostServer, who: HeadSession, silent_seconds: float = 60.0) -
         Pipe(server),
         head=who,
         silent_seconds=silent_seconds,
-        pause_seconds=0.005,
         knock_seconds=60.0,
+        now=asyncio.get_running_loop().time,
     )
 
 
@@ -95,6 +96,7 @@ def test_what_a_host_obeys_outlives_its_agent_and_a_record_that_cannot_be_read_c
         ObeyedHead(path).load()
 
 
+@virtual
 async def test_a_former_head_is_refused_and_its_calls_end_before_those_of_the_new_one_begin(
     tmp_path: Path,
 ) -> None:
@@ -126,6 +128,7 @@ async def test_a_former_head_is_refused_and_its_calls_end_before_those_of_the_ne
     assert len(await remote(again, head("b", epoch=2)).engines.find()) == 1
 
 
+@virtual
 async def test_a_call_that_ends_after_its_head_was_overtaken_is_not_told(tmp_path: Path) -> None:
     there = agent("two", FakeRunner())
     server = HostServer(there, tmp_path / "obeyed.json")
@@ -148,6 +151,7 @@ async def test_a_call_that_ends_after_its_head_was_overtaken_is_not_told(tmp_pat
     assert answer["value"] is None
 
 
+@virtual
 async def test_a_head_that_cannot_be_kept_is_not_obeyed(tmp_path: Path) -> None:
     runner = FakeRunner()
     folder = tmp_path / "state"
@@ -169,6 +173,7 @@ async def test_a_head_that_cannot_be_kept_is_not_obeyed(tmp_path: Path) -> None:
     assert len(await here.engines.find()) == 1
 
 
+@virtual
 async def test_a_head_that_starts_while_a_hosts_disk_is_full_is_obeyed_and_kept_later(
     tmp_path: Path,
 ) -> None:
@@ -224,6 +229,7 @@ def test_a_full_disk_is_tried_again_after_a_while_and_not_with_each_message(
     assert not path.exists()
 
 
+@virtual
 async def test_a_second_line_of_one_daemon_takes_the_place_of_the_first() -> None:
     server = HostServer(agent("two", FakeRunner()))
     first = remote(server, head())
@@ -239,7 +245,7 @@ def test_no_fenced_head_acts_whatever_the_order(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[HeadSession, str]]
 ) -> None:
     path = tmp_path_factory.mktemp("state") / "obeyed.json"
-    asyncio.run(_no_fenced_head_acts(path, steps))
+    run(_no_fenced_head_acts(path, steps))
 
 
 async def _no_fenced_head_acts(path: Path, steps: list[tuple[HeadSession, str]]) -> None:
@@ -259,14 +265,14 @@ async def _no_fenced_head_acts(path: Path, steps: list[tuple[HeadSession, str]])
             running.discard(mine)
 
     there.proxy.stop = forever  # type: ignore[method-assign]
-    server = HostServer(there, path, begin_seconds=0.001)
+    server = HostServer(there, path, begin_seconds=1.0)
     obeyed: HeadSession | None = None
     kept: HeadSession | None = None
     numbers = itertools.count(1)
     for asks, what in steps:
         if what == "restart":
             await server.close()
-            server = HostServer(there, path, begin_seconds=0.001)
+            server = HostServer(there, path, begin_seconds=1.0)
             obeyed = kept
         full = path.with_name("obeyed.json.new")
         if what == "full":

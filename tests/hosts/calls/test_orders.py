@@ -22,6 +22,7 @@ from partitiond.ports import ProfileRequest
 from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import spec
 from tests.hosts.pipes import HEAD, FakeAgent, Pipe, agent, piped
+from tests.hosts.virtual_time import passes, run, virtual
 
 FATES = ("carried", "carried", "lost", "unanswered", "twice", "late", "restart")
 
@@ -44,7 +45,7 @@ class Work:
         self.began[number] += 1
         self.running.add(number)
         try:
-            await asyncio.sleep(0.0005 * (number % 7))
+            await passes(0.3 * (number % 7))
             self.ended.add(number)
         finally:
             self.running.discard(number)
@@ -56,7 +57,7 @@ class BadLine:
     def __init__(self, there: FakeAgent, fates: Iterator[str]) -> None:
         self._there = there
         self._fates = fates
-        self._server = HostServer(there, begin_seconds=0.001)
+        self._server = HostServer(there, begin_seconds=1.0)
         self._late: list[asyncio.Task[bytes]] = []
 
     async def call(self, body: bytes) -> bytes:
@@ -78,7 +79,7 @@ class BadLine:
         return answer
 
     async def _carry_late(self, body: bytes) -> bytes:
-        await asyncio.sleep(0.004)
+        await passes(4.0)
         return await self._server.answer(body)
 
     async def restart(self) -> None:
@@ -98,20 +99,28 @@ class BadLine:
 @given(
     fates=st.lists(st.sampled_from(FATES), max_size=30),
     calls=st.lists(st.tuples(st.booleans(), st.sampled_from([None, None, 0, 1, 4])), max_size=6),
+    silent_seconds=st.sampled_from([2.0, 1e9]),
 )
 def test_no_call_runs_twice_and_none_is_lost_without_word(
-    fates: list[str], calls: list[tuple[bool, int | None]]
+    fates: list[str], calls: list[tuple[bool, int | None]], silent_seconds: float
 ) -> None:
-    asyncio.run(_over_a_bad_line(fates, calls))
+    run(_over_a_bad_line(fates, calls, silent_seconds))
 
 
-async def _over_a_bad_line(fates: list[str], calls: list[tuple[bool, int | None]]) -> None:
+async def _over_a_bad_line(
+    fates: list[str], calls: list[tuple[bool, int | None]], silent_seconds: float
+) -> None:
     there, work = agent("two", FakeRunner()), Work()
     there.proxy.stop = work.stop  # type: ignore[method-assign]
     there.proxy.publish = work.publish  # type: ignore[method-assign]
     line = BadLine(there, iter(fates))
     here = RemoteHost(
-        "two", line, head=HEAD, silent_seconds=60.0, pause_seconds=0.001, knock_seconds=60.0
+        "two",
+        line,
+        head=HEAD,
+        silent_seconds=silent_seconds,
+        knock_seconds=60.0,
+        now=asyncio.get_running_loop().time,
     )
 
     async def one(number: int, *, patient: bool, cancel_after: int | None) -> str:
@@ -121,7 +130,7 @@ async def _over_a_bad_line(fates: list[str], calls: list[tuple[bool, int | None]
             table = dataclasses.replace(EMPTY_ROUTING_TABLE, version=number)
             order = asyncio.ensure_future(here.proxy.publish(table))
         if cancel_after is not None:
-            await asyncio.sleep(0.001 * cancel_after)
+            await passes(1.0 * cancel_after)
             order.cancel()
         try:
             await order
@@ -131,7 +140,7 @@ async def _over_a_bad_line(fates: list[str], calls: list[tuple[bool, int | None]
             return "cancelled"
         return "done"
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(3600):
         found = await asyncio.gather(
             *(
                 one(number, patient=patient, cancel_after=cancel_after)
@@ -160,6 +169,7 @@ async def begun(server: HostServer, number: int, awaited: Awaited | None = None)
     )
 
 
+@virtual
 async def test_a_cancel_that_overtakes_its_begin_wins() -> None:
     there, work = agent("two", FakeRunner()), Work()
     there.proxy.stop = work.stop  # type: ignore[method-assign]
@@ -171,6 +181,7 @@ async def test_a_cancel_that_overtakes_its_begin_wins() -> None:
     assert not work.began
 
 
+@virtual
 async def test_a_call_that_was_given_up_does_not_begin_when_its_message_arrives_late() -> None:
     there, work = agent("two", FakeRunner()), Work()
     there.proxy.stop = work.stop  # type: ignore[method-assign]
@@ -182,6 +193,7 @@ async def test_a_call_that_was_given_up_does_not_begin_when_its_message_arrives_
     assert work.began == {2: 1}
 
 
+@virtual
 async def test_a_begin_that_is_repeated_returns_the_result_of_the_first() -> None:
     there, work = agent("two", FakeRunner()), Work()
     there.proxy.stop = work.stop  # type: ignore[method-assign]
@@ -191,10 +203,11 @@ async def test_a_begin_that_is_repeated_returns_the_result_of_the_first() -> Non
     assert work.began == {1: 1}
 
 
+@virtual
 async def test_an_agent_that_was_started_again_ends_the_calls_of_before() -> None:
     there = agent("two", FakeRunner())
     line = BadLine(there, iter(()))
-    here = RemoteHost("two", line, head=HEAD, silent_seconds=60.0, pause_seconds=0.005)
+    here = RemoteHost("two", line, head=HEAD, silent_seconds=60.0)
     await here.proxy.ensure_running()
     exited = asyncio.ensure_future(here.proxy.wait_exit())
     await until(lambda: here._news is not None)
@@ -204,6 +217,7 @@ async def test_an_agent_that_was_started_again_ends_the_calls_of_before() -> Non
             await exited
 
 
+@virtual
 async def test_calls_outlive_a_host_that_is_silent_for_less_than_its_time() -> None:
     there = agent("two", FakeRunner())
     here, pipe = piped(there, silent_seconds=30.0)
@@ -221,9 +235,10 @@ async def test_calls_outlive_a_host_that_is_silent_for_less_than_its_time() -> N
     assert await exited == 0
 
 
+@virtual
 async def test_a_host_that_is_silent_already_holds_up_no_further_call() -> None:
     there = agent("two", FakeRunner())
-    here, pipe = piped(there, silent_seconds=0.05)
+    here, pipe = piped(there, silent_seconds=3.0)
     await here.proxy.ensure_running()
     exited = asyncio.ensure_future(here.proxy.wait_exit())
     await until(lambda: here._news is not None)
@@ -231,9 +246,10 @@ async def test_a_host_that_is_silent_already_holds_up_no_further_call() -> None:
     for call in (exited, here.proxy.stop(1.0)):
         with pytest.raises(HostSilentError):
             await call
-    assert here.silent_for() > 0.05
+    assert here.silent_for() > 3.0
 
 
+@virtual
 async def test_a_cancel_that_is_not_delivered_is_told_once_the_host_answers() -> None:
     there = agent("two", FakeRunner())
     here, pipe = piped(there, silent_seconds=30.0)
@@ -251,6 +267,7 @@ async def test_a_cancel_that_is_not_delivered_is_told_once_the_host_answers() ->
     await until(lambda: there.profiler.cancelled == 1)
 
 
+@virtual
 async def test_words_of_progress_come_once_in_order_and_the_last_ones() -> None:
     there = agent("two", FakeRunner())
     goes_on = asyncio.Event()
@@ -273,6 +290,7 @@ async def test_words_of_progress_come_once_in_order_and_the_last_ones() -> None:
     assert told == [*(str(n) for n in range(2 * TOLD_MOST, 3 * TOLD_MOST)), "end"]
 
 
+@virtual
 async def test_a_progress_that_breaks_ends_its_call_here_and_there() -> None:
     there = agent("two", FakeRunner())
     there.profiler.gate.clear()
@@ -288,6 +306,7 @@ async def test_a_progress_that_breaks_ends_its_call_here_and_there() -> None:
     await until(lambda: there.profiler.cancelled == 1)
 
 
+@virtual
 async def test_what_answers_nonsense_is_silent() -> None:
     class Nonsense(Pipe):
         async def call(self, body: bytes) -> bytes:
@@ -300,6 +319,7 @@ async def test_what_answers_nonsense_is_silent() -> None:
         await here.engines.find()
 
 
+@virtual
 async def test_results_that_nobody_awaits_are_forgotten() -> None:
     there = agent("two", FakeRunner())
     here, pipe = piped(there, silent_seconds=30.0)

@@ -34,6 +34,7 @@ from tests.hosts.calls.recording import (
     as_sent,
     made_agent,
     record,
+    unpacked,
 )
 
 QUESTIONS = {"look", "hello", "news", "cancel", "engine_problem", "log_tail"}
@@ -55,8 +56,7 @@ OF_QUESTION: dict[str, Any] = {
 
 def kept(what: str, version: int) -> Recorded:
     path = RECORDED / f"{what}-{version}.json"
-    found: Recorded = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return unpacked(json.loads(path.read_text(encoding="utf-8")))
 
 
 VERSIONS = range(OLDEST_VERSION, MESSAGE_VERSION + 1)
