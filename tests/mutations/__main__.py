@@ -7,7 +7,7 @@
     python -m tests.mutations --rooms            of all rooms that decide
     python -m tests.mutations --rules            of the functions that rules.txt names
 
-    --sample 50 --seed 1      so many of them by lot
+    --sample 50 --seed 1      so many of each of the places, by lot, in mixed order
     --tests tests/core/keys   ask these tests, and no others
     --list FILE               write their ids, and run nothing; --from FILE takes them from there
     --out FILE                add a line of JSON for each, and leave out those that it has
@@ -43,8 +43,6 @@ def main(arguments: Sequence[str]) -> int:
     if options.compare:
         return _compare(*options.compare)
     chosen = _chosen(options)
-    if options.sample is not None:
-        chosen = random.Random(options.seed).sample(chosen, min(options.sample, len(chosen)))
     if options.list:
         options.list.write_text(json.dumps([one.id for one in chosen], indent=0) + "\n")
         return 0
@@ -101,7 +99,15 @@ def _chosen(options: argparse.Namespace) -> list[Mutation]:
         places += [f"partitiond/{room}" for room in ROOMS]
     if options.rules:
         places += dict.fromkeys(place for place, _ in rules())
-    chosen = {one.id: one for place in places for one in _at(place)}
+    lot = random.Random(options.seed)
+    chosen: dict[str, Mutation] = {}
+    for place in places:
+        found = list(_at(place))
+        if options.sample is not None:
+            found = lot.sample(found, min(options.sample, len(found)))
+        chosen |= {one.id: one for one in found}
+    if options.sample is not None:
+        chosen = dict(lot.sample(list(chosen.items()), len(chosen)))
     for name in json.loads(options.ids.read_text()) if options.ids else []:
         one = found_again(name, ROOT)
         if one is None:

@@ -29,7 +29,10 @@ def groups(file: str, root: Path) -> list[list[str]]:
         sorted((tests / room).glob(f"test_{stem}_*.py")),
         sorted((tests / room).glob("test_*.py")),
         sorted(_importing(file, tests)),
-        *([*sorted((tests / near).rglob("test_*.py"))] for near in _near(room.as_posix())),
+        *(
+            sorted((tests / near).rglob("test_*.py"), key=lambda path: (len(path.parts), path))
+            for near in _near(room.as_posix())
+        ),
     ]
     seen: set[Path] = set()
     asked = []

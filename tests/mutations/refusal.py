@@ -91,7 +91,10 @@ class Refusal:
         ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
 
     def of(self, mutation: Mutation) -> dict[str, str]:
-        """Ask the tests, nearest first: `result` is refused (`by` what), survived or unasked."""
+        """Ask the tests, nearest first: `result` is refused (`by` what), survived or unasked.
+
+        Who refused is asked again, alone: a test that then accepts may have failed by chance.
+        """
         fresh = b"numba" in (ROOT / mutation.file).read_bytes()
         left = self._budget
         answer = {"id": mutation.id, "result": "unasked"}
@@ -116,7 +119,12 @@ class Refusal:
                 fresh,
             )
             if ran.status not in (0, 5):
-                return answer | {"result": "refused", "by": " ".join(ran.failing) or ran.said}
+                answer |= {"result": "refused", "by": " ".join(ran.failing) or ran.said}
+                if ran.failing:
+                    alone = self._run(ran.failing, mutation, MOST_SECONDS, MOST_SECONDS, fresh)
+                    if alone.status == 0:
+                        answer["again"] = "accepted alone"
+                return answer
             answer["result"] = "survived"
         return answer
 
