@@ -30,7 +30,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.mutations.operators import Mutation, found_again, functions, mutations
+from tests.mutations.operators import Mutation, found_again, mutations, spans
 from tests.mutations.refusal import BUDGET_SECONDS, ROOT, Refusal
 
 ROOMS: Final = ("core", "planner", "controller", "proxy", "fleet", "profiler", "advise", "cluster")
@@ -118,11 +118,15 @@ def _chosen(options: argparse.Namespace) -> list[Mutation]:
 
 
 def rules() -> Iterator[tuple[str, str]]:
-    """Where each rule is decided, and what it says."""
+    """Each place that decides a rule, and what the rule says."""
+    says = ""
     for line in RULES.read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
-            place, _, says = line.partition("  ")
-            yield place, says.strip()
+        if not line.startswith(" "):
+            says = line
+            continue
+        file, names = line.strip().split(": ")
+        for name in names.split(", "):
+            yield f"{file}:{name}", says
 
 
 def _at(place: str) -> Iterator[Mutation]:
@@ -141,7 +145,7 @@ def lines_of(source: bytes, part: str) -> tuple[int, int]:
     """First and last line of `12`, `12-20`, a function's qualified name, or "" for all."""
     if lines := re.fullmatch(r"(\d+)(?:-(\d+))?", part):
         return int(lines[1]), int(lines[2] or lines[1])
-    return functions(source)[part]
+    return spans(source)[part]
 
 
 def changed_places(revision: str) -> list[str]:

@@ -57,6 +57,6 @@ def _importing(file: str, tests: Path) -> Iterator[Path]:
     names = re.compile(
         rf"\b{re.escape(dotted)}\b|from {re.escape(package)} import [^()]*?\b{name}\b"
     )
-    for path in tests.rglob("test_*.py"):
+    for path in set(tests.rglob("test_*.py")) - set((tests / "mutations").iterdir()):
         if names.search(path.read_text(encoding="utf-8")):
             yield path

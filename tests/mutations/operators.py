@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import re
 from collections import Counter
@@ -92,6 +93,9 @@ def mutations(file: str, source: bytes) -> list[Mutation]:
     return made
 
 
+_mutations = functools.cache(mutations)
+
+
 def found_again(name: str, root: Path) -> Mutation | None:
     """The mutation of an id in today's tree, where its line may have moved; None if it is gone."""
     file, line, operator, index, mark = name.split(":")
@@ -100,27 +104,32 @@ def found_again(name: str, root: Path) -> Mutation | None:
         return None
     same = [
         one
-        for one in mutations(file, path.read_bytes())
+        for one in _mutations(file, path.read_bytes())
         if (one.operator, one.index, one.mark) == (operator, int(index), mark)
     ]
     return min(same, key=lambda one: abs(one.line - int(line)), default=None)
 
 
-def functions(source: bytes) -> dict[str, tuple[int, int]]:
-    """First and last line of each function and class by qualified name; of the module by ``""``."""
-    spans = {"": (1, source.count(b"\n") + 1)}
+def spans(source: bytes) -> dict[str, tuple[int, int]]:
+    """First and last line of each function, class and constant by name; of the whole by ``""``."""
+    found = {"": (1, source.count(b"\n") + 1)}
 
     def visit(node: ast.AST, above: str) -> None:
         for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-                name = f"{above}{child.name}"
-                spans[name] = (child.lineno, child.end_lineno or child.lineno)
-                visit(child, f"{name}.")
-            else:
-                visit(child, above)
+            match child:
+                case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                    found[f"{above}{child.name}"] = child.lineno, child.end_lineno or 0
+                    visit(child, f"{above}{child.name}.")
+                case (
+                    ast.Assign(targets=[ast.Name(id=name)])
+                    | ast.AnnAssign(target=ast.Name(id=name))
+                ) if isinstance(node, ast.Module | ast.ClassDef):
+                    found[f"{above}{name}"] = child.lineno, child.end_lineno or 0
+                case _:
+                    visit(child, above)
 
     visit(ast.parse(source), "")
-    return spans
+    return found
 
 
 class _Places:

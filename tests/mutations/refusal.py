@@ -8,13 +8,13 @@ start it as it is: `copied` writes the wrong source into a copy of the tree and 
 
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import io
-import json
 import os
 import re
 import resource
@@ -23,7 +23,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -36,30 +35,33 @@ from tests.mutations.asked import groups
 from tests.mutations.operators import Mutation
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-IMPORTED_BEFORE: Final = (
-    "hypothesis.strategies", "numba", "numpy", "httpx", "pydantic", "sqlmodel", "fastapi", "typer",
-    "fastapi.testclient", "uvicorn", "uvloop", "msgspec", "httptools", "prometheus_client", "rich",
-    "psutil", "ortools.sat.python.cp_model", "alembic.command", "openai",
-)  # fmt: skip
+OWN: Final = frozenset({"partitiond", "tests", "loadgen", "bench", "docs", "deploy"})
+ENGINES: Final = frozenset({"vllm", "torch", "ray", "transformers"})
+"""Take long to import, or start something when they are."""
 LEFT_OUT: Final = shutil.ignore_patterns(".*", "__pycache__", "*.so", "build", "dist")
 """Compiled modules among them: they would run instead of the wrong source."""
 MARKERS: Final = "not full and not soak and not quarantine and not engine and not gpu"
 BUDGET_SECONDS: Final = 90.0
-"""CPU time of the tests, on the tree as it is, that are asked for one wrong version."""
-TIMES: Final = 4.0
-LEAST_CPU_SECONDS: Final = 20.0
-LEAST_SECONDS: Final = 60.0
-"""A wrong version may make tests wait or compute for ever. It counts as refused once they took so
-many times as long as on the tree as it is, and no less than that."""
-MOST_SECONDS: Final = 600.0
-"""Of one file on the tree as it is."""
+"""CPU time of the tests that are asked about one wrong version."""
+TIMES: Final = 2.0
+"""A wrong version may make tests compute for ever. It counts as refused where they are through in
+less than this part of the time on the tree as it is.
+"""
+TEST_SECONDS: Final = 180
+"""For each test: a wrong version may make it wait for ever."""
+MOST_SECONDS: Final = 1800.0
+"""For hangs of what is no test."""
+NO_TESTS: Final = 5
+"""pytest's status."""
 MOST_BYTES: Final = 8 << 30
 """Of memory: a wrong version may ask for any."""
 SUBREAPER: Final = 36
 """Linux's PR_SET_CHILD_SUBREAPER: what a test leaves behind becomes a child of this process."""
 TOLD: Final = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
-PYTEST: Final = ("-q", "-p", "no:cacheprovider", "-m", MARKERS, "-W",
-                 "ignore::pytest.PytestAssertRewriteWarning", "-n0")  # fmt: skip
+PYTEST: Final = (
+    "-q", "-n0", "-p", "no:cacheprovider", "-m", MARKERS, f"--timeout={TEST_SECONDS}",
+    "-W", "ignore::pytest.PytestAssertRewriteWarning",
+)  # fmt: skip
 
 
 class Refusal:
@@ -75,10 +77,10 @@ class Refusal:
         if self._copy is not None:
             self._tree = Path(self._copy.name) / "tree"
             shutil.copytree(ROOT, self._tree, ignore=LEFT_OUT)
-        self._known: dict[tuple[str, bool], _Usual] = {}
-        self._kept = Path(tempfile.gettempdir()) / f"pd-usual-{os.getuid()}.json"
-        for name in IMPORTED_BEFORE:
-            with contextlib.suppress(ImportError):
+        self._known: dict[tuple[str, ...], _Ran] = {}
+        self._bad: set[str] = set()
+        for name in _foreign():
+            with contextlib.suppress(Exception):
                 importlib.import_module(name)
         with (
             tempfile.TemporaryDirectory() as empty,
@@ -93,96 +95,73 @@ class Refusal:
     def of(self, mutation: Mutation) -> dict[str, str]:
         """Ask the tests, nearest first: `result` is refused (`by` what), survived or unasked.
 
-        Who refused is asked again, alone: a test that then accepts may have failed by chance.
+        A test that refuses is asked again, alone: about the wrong version, which it may have
+        refused by chance, and about the right one, which it may refuse, too.
         """
         fresh = b"numba" in (ROOT / mutation.file).read_bytes()
-        left = self._budget
         answer = {"id": mutation.id, "result": "unasked"}
-        for group in [list(self._tests)] if self._tests else groups(mutation.file, ROOT):
-            files, failing, seconds, cpu = [], [], 0.0, 0.0
-            for file in group:
-                usual = self._usual(file, fresh) if left > 0 else None
-                if usual is None or usual.cpu > left or usual.status not in (0, 1):
+        left = self._budget
+        waiting = [list(self._tests)] if self._tests else groups(mutation.file, ROOT)
+        while waiting and left > 1:
+            asked = [*waiting[0], *(f"--deselect={name}" for name in sorted(self._bad))]
+            ran = self._run(["-x", *asked], mutation, left, fresh)
+            left -= ran.cpu
+            if ran.status in (0, NO_TESTS):
+                answer["result"] = "survived" if ran.status == 0 else answer["result"]
+                waiting.pop(0)
+            elif ran.failing:
+                right = self._right(ran.failing, MOST_SECONDS, fresh)
+                if right.status != 0:
+                    print(f"# as it is, refused by {' '.join(ran.failing)}", flush=True)
+                    if self._bad.issuperset(ran.failing):
+                        break
+                    self._bad.update(ran.failing)
                     continue
-                left -= usual.cpu
-                files.append(file)
-                failing += [f"--deselect={name}" for name in usual.failing]
-                seconds += usual.seconds
-                cpu += usual.cpu
-            if not files:
-                continue
-            ran = self._run(
-                ["-x", *files, *failing],
-                mutation,
-                max(LEAST_SECONDS, TIMES * seconds),
-                max(LEAST_CPU_SECONDS, TIMES * cpu),
-                fresh,
-            )
-            if ran.status not in (0, 5):
-                answer |= {"result": "refused", "by": " ".join(ran.failing) or ran.said}
-                if ran.failing:
-                    alone = self._run(ran.failing, mutation, MOST_SECONDS, MOST_SECONDS, fresh)
-                    if alone.status == 0:
-                        answer["again"] = "accepted alone"
-                return answer
-            answer["result"] = "survived"
+                alone = self._run(ran.failing, mutation, MOST_SECONDS, fresh)
+                again = {} if alone.status else {"again": "accepted alone"}
+                return answer | {"result": "refused", "by": " ".join(ran.failing)} | again
+            else:
+                right = self._right(asked, ran.cpu, fresh)
+                if right.status == 0 and (not ran.is_late or TIMES * right.cpu < ran.cpu):
+                    by = "out of time" if ran.is_late else f"status {ran.status}"
+                    return answer | {"result": "refused", "by": f"{by} of {waiting[0][0]}"}
+                answer["result"] = "survived"
+                break
         return answer
 
-    def _usual(self, file: str, fresh: bool) -> "_Usual":
-        """What a test file does on the tree as it is; kept, unless something in it fails."""
-        if (file, fresh) in self._known:
-            return self._known[file, fresh]
-        kept = json.loads(self._kept.read_text()) if self._kept.exists() else {}
-        status = (self._tree / file).stat()
-        key = f"{ROOT / file} {status.st_mtime_ns if not self._copy else 'copied'} {fresh}"
-        if key in kept:
-            usual = _Usual(*kept[key])
-        else:
-            usual = self._run([file], None, MOST_SECONDS, MOST_SECONDS, fresh)
-            if usual.status == 0:
-                kept[key] = [usual.status, usual.seconds, usual.cpu]
-                fresh_file = self._kept.with_suffix(f".{os.getpid()}")
-                fresh_file.write_text(json.dumps(kept))
-                fresh_file.replace(self._kept)
-            elif usual.status != 5:
-                print(f"# as it is, {usual.said}: {file} {' '.join(usual.failing)}", flush=True)
-        self._known[file, fresh] = usual
-        return usual
+    def _right(self, asked: Sequence[str], cpu: float, fresh: bool) -> "_Ran":
+        """What tests say of the tree as it is."""
+        key = (*asked, str(fresh))
+        if key not in self._known:
+            self._known[key] = self._run(asked, None, cpu, fresh)
+        return self._known[key]
 
     def _run(
-        self,
-        arguments: Sequence[str],
-        mutation: Mutation | None,
-        seconds: float,
-        cpu: float,
-        fresh: bool,
-    ) -> "_Usual":
-        with tempfile.TemporaryDirectory(prefix="pd-m", ignore_cleanup_errors=True) as name:
+        self, arguments: Sequence[str], mutation: Mutation | None, cpu: float, fresh: bool
+    ) -> "_Ran":
+        right = (ROOT / mutation.file).read_bytes() if mutation else b""
+        source = mutation.applied(right) if mutation else None
+        with (
+            tempfile.TemporaryDirectory(prefix="pd-m", ignore_cleanup_errors=True) as name,
+            self._put_in(mutation, source),
+        ):
             folder = Path(name)
-            began = time.monotonic()
-            source = None
-            if mutation is not None:
-                source = mutation.applied((ROOT / mutation.file).read_bytes())
-            with self._put_in(mutation, source):
-                child = os.fork()
-                if child == 0:
-                    self._child(folder, arguments, mutation, source, cpu, fresh)
-                waiting = os.pidfd_open(child)
-                in_time = select.select([waiting], [], [], seconds)[0]
-                os.close(waiting)
-                if not in_time:
-                    os.kill(child, signal.SIGKILL)
-                _, status, used = os.wait4(child, 0)
-                _end_children()
-            log = (folder / "log").read_text(errors="replace")
-            code = os.waitstatus_to_exitcode(status)
-            return _Usual(
-                code,
-                time.monotonic() - began,
-                used.ru_utime + used.ru_stime,
-                list(dict.fromkeys(TOLD.findall(log))),
-                "out of time" if code in (-signal.SIGKILL, -signal.SIGXCPU) else f"status {code}",
-            )
+            child = os.fork()
+            if child == 0:
+                self._child(folder, arguments, mutation, source, cpu, fresh)
+            waiting = os.pidfd_open(child)
+            in_time = select.select([waiting], [], [], MOST_SECONDS)[0]
+            os.close(waiting)
+            if not in_time:
+                os.kill(child, signal.SIGKILL)
+            _, status, used = os.wait4(child, 0)
+            _end_children()
+            failing = TOLD.findall((folder / "log").read_text(errors="replace"))
+        return _Ran(
+            os.waitstatus_to_exitcode(status),
+            used.ru_utime + used.ru_stime if in_time else MOST_SECONDS,
+            list(dict.fromkeys(failing)),
+        )
 
     @contextlib.contextmanager
     def _put_in(self, mutation: Mutation | None, source: bytes | None) -> Iterator[None]:
@@ -215,7 +194,7 @@ class Refusal:
             for number, opened in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
                 os.dup2(opened, number)
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            resource.setrlimit(resource.RLIMIT_CPU, (int(cpu), int(cpu) + 5))
+            resource.setrlimit(resource.RLIMIT_CPU, (int(cpu) + 1, int(cpu) + 5))
             resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
             os.environ.pop("PARTITIOND_TEST_NATIVE", None)
             if fresh:
@@ -234,17 +213,25 @@ class Refusal:
             os._exit(code)
 
 
-class _Usual:
+def _foreign() -> set[str]:
+    """Modules of others that the product and its tests import."""
+    names: set[str] = set()
+    for path in (*(ROOT / "partitiond").rglob("*.py"), *(ROOT / "tests").rglob("*.py")):
+        names.update(re.findall(r"^(?:import|from) ([\w.]+)", path.read_text("utf-8"), re.M))
+    return {name for name in names if name.split(".")[0] not in OWN | ENGINES}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Ran:
     """How a run of tests ended."""
 
-    def __init__(
-        self, status: int, seconds: float, cpu: float, failing: Sequence[str] = (), said: str = ""
-    ) -> None:
-        self.status = status
-        self.seconds = seconds
-        self.cpu = cpu
-        self.failing = failing
-        self.said = said
+    status: int
+    cpu: float
+    failing: Sequence[str]
+
+    @property
+    def is_late(self) -> bool:
+        return self.status in (-signal.SIGKILL, -signal.SIGXCPU)
 
 
 class _Source(importlib.machinery.SourceFileLoader):
