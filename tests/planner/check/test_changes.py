@@ -78,7 +78,11 @@ def test_a_move_costs_so_many_devices_or_percent(
 def test_the_mean_of_one_device_is_its_own_price() -> None:
     running = dataclasses.replace(OLD, device_id="g0", replica_id="a-2")
     running = dataclasses.replace(running, partition=placed(A, on="g0").partition)
-    claim = {"value": 2.0 + 8.0, "value_without_moves": 2.0, "bound_without_moves": 2.0}
+    claim: dict[str, object] = {
+        "value": 2.0 + 8.0,
+        "value_without_moves": 2.0,
+        "bound_without_moves": 2.0,
+    }
     claim |= {"moves": 1, "move_price": 8.0, "objective": Objective.MIN_PRICE}
     before = Before((running,), 4.0)
     assert said(FLEET[:1], (NEW,), DEMANDS[:1], before=before, **claim) == ()  # type: ignore[arg-type]
