@@ -19,7 +19,7 @@ from partitiond.serde import BODY_VERSION
 from partitiond.store import SqlStore, open_store
 from tests.api.fake_drift import CORRECTION
 from tests.controller.samples import NOW, measured_profile, placement, plan, record
-from tests.controller.test_service import Host
+from tests.controller.host import Host
 
 LOST = [
     ("model", "spec", "name", "a"),
