@@ -34,8 +34,8 @@ from partitiond.platform.systemd import notify
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
 from partitiond.settings.schema import Settings, load_settings
 from partitiond.store import open_store
+from tests.controller.host import Host
 from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host
 from tests.machine import free_port
 
 SECONDS = 120.0
