@@ -1,17 +1,25 @@
 """Runs the command line as a user does: takes arguments, returns exit status and both outputs."""
 
 import dataclasses
+import io
 import json
 import shutil
+import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from rich.console import Console, RenderableType
 
+from partitiond.api.app import create_app
 from partitiond.cli.main import main
 from partitiond.devices.nvml import library_in_use
+from tests.api.conftest import TOKEN
+from tests.api.fake_service import FakeService
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +33,11 @@ class Result:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+    @property
+    def said(self) -> str:
+        """What it told on stderr, in a line."""
+        return " ".join(self.err.split())
 
 
 Cli = Callable[..., Result]
@@ -65,3 +78,58 @@ def cli(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
         return Result(code if isinstance(code, int) else 1, captured.out, captured.err)
 
     return run
+
+
+def text_of(drawn: RenderableType, width: int = 80) -> str:
+    """What is drawn on a terminal of so many columns."""
+    console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
+    console.print(drawn, crop=False)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def widest(text: str) -> int:
+    """Columns of the longest line."""
+    return max(len(line.rstrip()) for line in text.splitlines())
+
+
+class ServedApi:
+    """The control API over a service that only remembers, on one port; it may end and come back."""
+
+    def __init__(self) -> None:
+        self.service = FakeService()
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
+        app = create_app(self.service, admin_token=TOKEN)
+        config = uvicorn.Config(app, log_level="critical", lifespan="off")
+        self._server = uvicorn.Server(config)
+        served = {"sockets": [self._listener]}
+        self._thread = threading.Thread(target=self._server.run, kwargs=served, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        self._listener.close()
+
+
+@pytest.fixture
+def served(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedApi]:
+    """What commands take for the daemon."""
+    here = ServedApi()
+    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{here.port}")
+    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
+    yield here
+    here.stop()
+    here.service.close()
+
+
+@pytest.fixture
+def service(served: ServedApi) -> FakeService:
+    """The service behind it."""
+    return served.service

@@ -3,67 +3,18 @@
 import itertools
 import json
 import socket
-import threading
 import types
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import typer
-import uvicorn
 
-from partitiond.api.app import create_app
 from partitiond.cli.options import this_person
 from partitiond.cli.watch.events import moment
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
-from tests.api.conftest import TOKEN
 from tests.api.fake_drift import CORRECTION
 from tests.api.fake_service import FakeService
-from tests.cli.conftest import Cli
-
-
-class Daemon:
-    """An API on one port, which may end and come back."""
-
-    def __init__(self) -> None:
-        self.service = FakeService()
-        self.port = 0
-        self.start()
-
-    def start(self) -> None:
-        self._listener = socket.socket()
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", self.port))
-        self._listener.listen()
-        self.port = self._listener.getsockname()[1]
-        app = create_app(self.service, admin_token=TOKEN)
-        config = uvicorn.Config(app, log_level="critical", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._listener],), daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(60)
-        self._listener.close()
-
-
-@pytest.fixture
-def daemon(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
-    here = Daemon()
-    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{here.port}")
-    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
-    yield here
-    here.stop()
-    here.service.close()
-
-
-@pytest.fixture
-def service(daemon: Daemon) -> FakeService:
-    return daemon.service
+from tests.cli.conftest import Cli, ServedApi
 
 
 def happened(service: FakeService) -> None:
@@ -105,19 +56,19 @@ def test_an_export_is_complete_and_one_line_each(
 
 
 def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
-    daemon: Daemon, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    served: ServedApi, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def add(number: int) -> None:
-        daemon.service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", f"event {number}")
+        served.service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", f"event {number}")
 
     pauses = itertools.count(1)
 
     def pause(_: float) -> None:
         number = next(pauses)
         if number == 3:
-            daemon.stop()
+            served.stop()
         elif number == 5:
-            daemon.start()
+            served.start()
         elif number == 7:
             raise typer.Exit
         add(number)

@@ -1,20 +1,13 @@
 """`partitiond keys` and models' request options work against an API that only remembers."""
 
-import socket
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import uvicorn
 
-from partitiond.api.app import create_app
 from partitiond.cli.keys.options import budget_body, expiry_body
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
 from partitiond.core.keys.record import KeyUse
-from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 
@@ -25,25 +18,6 @@ TERMS = (
     *("--token-budget", "1_000_000/month", "--max-prompt-bytes", "4096"),
     *("--max-output-tokens", "64", "--max-sequences", "2"),
 )
-
-
-@pytest.fixture
-def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
-    fake = FakeService()
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    app = create_app(fake, admin_token=TOKEN)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
-    yield fake
-    server.should_exit = True
-    thread.join(60)
-    listener.close()
-    fake.close()
 
 
 def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: Cli) -> None:

@@ -152,7 +152,7 @@ def test_measured_demand_makes_a_second_replica_by_itself(tmp_path: Path) -> Non
         fleet.cleanup()
 
 
-@pytest.mark.full
+@pytest.mark.soak
 @pytest.mark.engine
 def test_two_real_engines_take_turns_among_many_models(tmp_path: Path) -> None:
     overrides: dict[str, object] = {

@@ -1,9 +1,6 @@
 """Tables show hosts where there are several, and nothing of them where there is one."""
 
 import dataclasses
-import io
-
-from rich.console import Console, RenderableType
 
 from partitiond.cli.devices.tables import devices_table
 from partitiond.cli.hosts.listing import clock_words, hosts_table, hosts_words, last_word
@@ -16,6 +13,7 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.lists import ReplicaView
 from partitiond.core.views.overview import Overview
 from tests.api.fake_service import CPU
+from tests.cli.conftest import text_of
 from tests.cli.overviews import overview
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
@@ -26,15 +24,8 @@ VIEW = ReplicaView(
 )
 
 
-def text_of(drawn: RenderableType, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(drawn)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
 def test_a_host_has_a_row_and_its_reason_stands_below() -> None:
-    shown = [line.rstrip() for line in text_of(hosts_table(HOSTS, {"gpu-1": 12})).splitlines()]
+    shown = [line.rstrip() for line in text_of(hosts_table(HOSTS, {"gpu-1": 12}), 100).splitlines()]
     rows = {line.split()[0]: line for line in reversed(shown) if line}
     assert "fine, head" in rows["head"]
     assert rows["gpu-1"].split() == [
@@ -49,7 +40,7 @@ def test_a_host_has_a_row_and_its_reason_stands_below() -> None:
 def test_endpoints_that_do_not_reach_each_other_stand_below() -> None:
     assert "endpoint" not in text_of(hosts_table(HOSTS, {}))
     apart = dataclasses.replace(FINE, unreached=("head", "gpu-2"))
-    shown = " ".join(text_of(hosts_table((HEAD, apart, LOST), {})).split())
+    shown = " ".join(text_of(hosts_table((HEAD, apart, LOST), {}), 100).split())
     assert "the endpoint of gpu-1 does not reach that of head at 10.0.0.1:6387: what" in shown
     assert "of gpu-2 at" not in shown  # why it is lost is said already
     alone = [dataclasses.replace(host, peers_address="") for host in (HEAD, FINE)]

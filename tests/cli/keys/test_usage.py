@@ -9,9 +9,6 @@ from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
-from tests.cli.test_keys import service
-
-__all__ = ["service"]
 
 
 def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:

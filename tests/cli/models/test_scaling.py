@@ -8,9 +8,6 @@ import typer
 from partitiond.cli.models.registration import autoscale_body
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
-from tests.cli.test_keys import service
-
-__all__ = ["service"]
 
 
 def test_what_scales_is_shown(service: FakeService, cli: Cli) -> None:

@@ -9,7 +9,7 @@ from partitiond.core.plan.diff import diff_cost
 from partitiond.core.plan.record import Plan, PlanDiff, Unplaced, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from tests.cli.test_tables import text_of
+from tests.cli.conftest import text_of
 from tests.planner.build import gpu, point, want
 
 PAGE = 50

@@ -2,43 +2,17 @@
 
 import dataclasses
 import json
-import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from partitiond.api.app import create_app
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
 from partitiond.serde import to_json, to_jsonable
-from tests.api.conftest import TOKEN
 from tests.api.fake_models import AT
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 from tests.controller.samples import measured_profile
-
-
-@pytest.fixture
-def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
-    """The service behind the daemon that the command line talks to."""
-    fake = FakeService()
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    app = create_app(fake, admin_token=TOKEN)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
-    yield fake
-    server.should_exit = True
-    thread.join(60)
-    listener.close()
-    fake.close()
 
 
 def other(number: int) -> Profile:

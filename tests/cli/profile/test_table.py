@@ -15,7 +15,8 @@ from partitiond.core.profile.record import Profile, Transfer
 from partitiond.core.profile.sharing import ReplicationRun, Sharing
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.lists import ProfileView
-from tests.cli.test_tables import profile, text_of
+from tests.cli.conftest import text_of, widest
+from tests.cli.test_tables import profile
 
 
 def test_the_list_says_what_is_confirmed_how_old_and_what_is_stale() -> None:
@@ -23,7 +24,7 @@ def test_the_list_says_what_is_confirmed_how_old_and_what_is_stale() -> None:
     confirmed = dataclasses.replace(profile(16), capacity_req_per_s=3.25, variant="fp8")
     views = [ProfileView(confirmed, ("the driver was 1, now it is 2",)), ProfileView(profile(16))]
     for width in (80, 300):
-        drawn = text_of(profiles_table(views, now), width)
+        drawn = text_of(profiles_table(views, now), width=width)
         assert " 3.25 " in drawn
         assert "~" in drawn
         assert "not confirmed" in drawn
@@ -101,7 +102,7 @@ def test_a_profile_shows_all_that_it_holds_and_fits_80_columns() -> None:
         "Gain of doubling the batch", "1.15",
     ):  # fmt: skip
         assert words in " ".join(drawn.split()), words
-    assert max(map(len, drawn.splitlines())) <= 80
+    assert widest(drawn) <= 80
 
 
 def test_the_gain_of_doubling_leaves_out_what_the_kv_cache_held_back() -> None:
@@ -139,4 +140,4 @@ def test_a_comparison_says_what_lies_beyond_the_intervals() -> None:
     (row,) = [line for line in drawn.splitlines() if line.split()[:1] == ["16"]]
     assert "1.5" in row
     assert "!" in row
-    assert max(map(len, drawn.splitlines())) <= 80
+    assert widest(drawn) <= 80
