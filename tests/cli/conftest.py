@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import shutil
 import socket
 import tempfile
@@ -66,13 +67,14 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def cli(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run `partitiond` with these arguments, at 80 columns."""
+    """Run `partitiond` with these arguments at 80 columns; the first one may be several words."""
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: object) -> Result:
         capsys.readouterr()
+        words, rest = str(arguments[0]).split() if arguments else [], arguments[1:]
         with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
+            main([*words, *map(str, rest)])
         captured = capsys.readouterr()
         code = ended.value.code
         return Result(code if isinstance(code, int) else 1, captured.out, captured.err)
@@ -111,6 +113,10 @@ class ServedApi:
         self._thread = threading.Thread(target=self._server.run, kwargs=served, daemon=True)
         self._thread.start()
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def stop(self) -> None:
         self._server.should_exit = True
         self._thread.join(60)
@@ -122,7 +128,7 @@ class ServedApi:
 def served(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedApi]:
     """What commands take for the daemon."""
     here = ServedApi()
-    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{here.port}")
+    monkeypatch.setenv("PARTITIOND_URL", here.url)
     monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
     yield here
     here.stop()
@@ -133,3 +139,19 @@ def served(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedApi]:
 def service(served: ServedApi) -> FakeService:
     """The service behind it."""
     return served.service
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The root folder of an image, with a file of its own where a setup writes one."""
+    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed here")
+    if os.geteuid() != 0:
+        pytest.skip("systemd's own programs write users into an image only for root")
+    root = tmp_path / "image"
+    (root / "etc/tmpfiles.d").mkdir(parents=True)
+    (root / "etc/tmpfiles.d/partitiond.conf").write_text("# mine\n")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    return root

@@ -58,7 +58,7 @@ def test_no_command_shows_the_overview(cli: Cli) -> None:
 
 
 def test_the_help_of_plan_says_what_each_objective_buys_and_which_to_take(cli: Cli) -> None:
-    shown = "".join(cli("plan", "--help").out.split())  # lines are broken at hyphens as well
+    shown = "".join(cli("plan --help").out.split())  # lines are broken at hyphens as well
     told = [f"{objective.value}: {BUYS[objective]}" for objective in Objective]
     for words in (*told, "Take min-devices first", "min-devices where it is not set"):
         assert "".join(words.split()) in shown
@@ -66,7 +66,7 @@ def test_the_help_of_plan_says_what_each_objective_buys_and_which_to_take(cli: C
 
 
 def test_rare_options_are_not_on_the_first_screen(cli: Cli) -> None:
-    assert "--paper-requests" not in cli("profile", "--help").out
+    assert "--paper-requests" not in cli("profile --help").out
 
 
 def test_the_overview_is_quick_it_loads_nothing_heavy_and_no_command() -> None:
@@ -82,4 +82,4 @@ def test_the_overview_is_quick_it_loads_nothing_heavy_and_no_command() -> None:
 
 def test_version(cli: Cli) -> None:
     assert __version__ in cli("--version").out
-    assert cli("version", "--json").json["partitiond"] == __version__
+    assert cli("version --json").json["partitiond"] == __version__

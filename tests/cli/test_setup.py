@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import stat
 import tempfile
 from collections.abc import Sequence
@@ -34,35 +33,19 @@ def listing(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """The root folder of an image, with a file of its own where a setup writes one."""
-    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed here")
-    if os.geteuid() != 0:
-        pytest.skip("systemd's own programs write users into an image only for root")
-    root = tmp_path / "image"
-    (root / "etc/tmpfiles.d").mkdir(parents=True)
-    (root / "etc/tmpfiles.d/partitiond.conf").write_text("# mine\n")
-    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-    (root / "etc/group").write_text("root:x:0:\n")
-    return root
-
-
 def test_nothing_is_done_without_apply(cli: Cli, image: Path) -> None:
     before = listing(image)
-    shown = cli("setup", "--root", image, "--gpu")
+    shown = cli("setup --root", image, "--gpu")
     assert shown.code == 0
     assert "Nothing was changed" in shown.err
     assert "partitiond.service" in shown.out
     assert listing(image) == before
-    assert "nothing to undo" in cli("setup", "--root", image, "--undo").err
+    assert "nothing to undo" in cli("setup --root", image, "--undo").err
 
 
 def test_an_image_is_set_up_once_and_taken_back_whole(cli: Cli, image: Path) -> None:
     before = listing(image)
-    done = cli("setup", "--root", image, "--gpu", "--apply", "--json")
+    done = cli("setup --root", image, "--gpu", "--apply", "--json")
     assert done.code == 0
     assert {step["state"] for step in done.json} == {"done", "on the host"}
     made = listing(image)
@@ -80,13 +63,13 @@ def test_an_image_is_set_up_once_and_taken_back_whole(cli: Cli, image: Path) -> 
     assert f"Wants=user@{uid}.service" in manager
     assert (image / "usr/local/libexec/partitiond/device-nodes").stat().st_mode & stat.S_IXUSR
 
-    again = cli("setup", "--root", image, "--gpu", "--apply", "--json")
+    again = cli("setup --root", image, "--gpu", "--apply", "--json")
     assert listing(image) == made
     assert {step["state"] for step in again.json} == {"done", "on the host"}
 
-    assert cli("setup", "--root", image, "--undo").code == 0
+    assert cli("setup --root", image, "--undo").code == 0
     assert listing(image) == made
-    undone = cli("setup", "--root", image, "--undo", "--apply", "--purge")
+    undone = cli("setup --root", image, "--undo", "--apply", "--purge")
     assert undone.code == 0
     left = {
         name: body
@@ -99,15 +82,15 @@ def test_an_image_is_set_up_once_and_taken_back_whole(cli: Cli, image: Path) -> 
 
 
 def test_without_gpus_nothing_of_nvidia_is_touched(cli: Cli, image: Path) -> None:
-    cli("setup", "--root", image, "--no-gpu", "--apply")
+    cli("setup --root", image, "--no-gpu", "--apply")
     assert not [name for name in listing(image) if "mig" in name or "udev" in name]
 
 
 def test_what_was_changed_since_is_left_and_said(cli: Cli, image: Path) -> None:
-    cli("setup", "--root", image, "--no-gpu", "--apply")
+    cli("setup --root", image, "--no-gpu", "--apply")
     config = image / "etc/partitiond/config.toml"
     config.write_text("[planner]\nseed = 7\n")
-    undone = cli("setup", "--root", image, "--undo", "--apply")
+    undone = cli("setup --root", image, "--undo", "--apply")
     assert undone.code == 1
     assert "was changed since" in undone.err
     assert "seed = 7" in config.read_text()
@@ -340,12 +323,12 @@ def test_engines_get_a_user_of_their_own_and_lose_it_again(played: Played) -> No
 
 def test_an_image_gets_the_engines_user_unless_that_is_refused(cli: Cli, image: Path) -> None:
     drop_in = image / UNITS / "partitiond.service.d/30-engines.conf"
-    assert cli("setup", "--root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
+    assert cli("setup --root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
     assert not drop_in.exists()
-    assert cli("setup", "--root", image, "--no-gpu", "--apply").code == 0
+    assert cli("setup --root", image, "--no-gpu", "--apply").code == 0
     assert drop_in.exists()
     assert f"{UNITS}/sockets.target.wants/partitiond-engine.socket" in listing(image)
-    assert cli("setup", "--root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
+    assert cli("setup --root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
     assert not drop_in.exists()
 
 
@@ -416,7 +399,7 @@ def test_groups_of_an_image_stay_and_are_purged(cli: Cli, image: Path) -> None:
     again = cli(*words)
     assert "Isolation groups that are installed stay: blue, green." in again.err
     assert listing(image) == made
-    assert cli("setup", "--root", image, "--undo", "--apply", "--purge").code == 0
+    assert cli("setup --root", image, "--undo", "--apply", "--purge").code == 0
     assert "partitiond" not in (image / "etc/passwd").read_text()
     assert not list((image / UNITS).rglob("*engine*"))
     assert not list((image / "etc/sysusers.d").glob("*"))
@@ -441,7 +424,7 @@ def test_a_folder_of_programs_keeps_its_name_in_a_group_s_units(played: Played) 
 
 
 def test_a_name_that_no_group_may_have_is_refused(cli: Cli, tmp_path: Path) -> None:
-    refused = cli("setup", "--root", tmp_path, "--isolation-group", "Blue")
+    refused = cli("setup --root", tmp_path, "--isolation-group", "Blue")
     assert refused.code == 2
     assert "no name of an isolation group" in refused.err
 
@@ -467,7 +450,7 @@ def test_root_runs_no_helper_that_others_could_change(played: Played) -> None:
 
 def test_a_user_who_is_not_root_is_told_at_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    refused = cli("setup", "--apply")
+    refused = cli("setup --apply")
     assert refused.code == 10
     assert "sudo" in refused.err
 

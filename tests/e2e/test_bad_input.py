@@ -122,22 +122,6 @@ def test_a_store_that_is_damaged_or_of_a_newer_version_is_never_written(
     assert fleet.processes() == []
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("[proxy\nport = 1", "config.toml"),
-        ("[proxy]\nport = 'many'", "proxy.port"),
-        ("[proxy]\nprot = 9000", "prot"),
-        ("[proxy]\nhost = '0.0.0.0'", "require_keys"),
-        ("[proxy]\nport = 99999999", "proxy.port"),
-    ],
-)
-def test_broken_settings_name_the_place(tmp_path: Path, text: str, word: str) -> None:
-    fleet = Fleet(tmp_path, {})
-    fleet.config.write_text(text)
-    assert word in said(fleet.cli("serve", code=2))
-
-
 def test_a_full_disk_says_so(tmp_path: Path) -> None:
     """The state folder on a file system that is full (in a mount namespace of its own)."""
     small = tmp_path / "small"

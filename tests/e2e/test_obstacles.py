@@ -12,7 +12,7 @@ from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.models.catalog import entry_of
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
-from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet
+from tests.e2e.test_simulated_gpus import GpuFleet
 
 CATALOG = {"model": "opt-125m", "weights": "dummy", "max_replicas": 1}
 GOOD = CATALOG | {"engine_kind": "simulated", "auto": False, "demand": {"req_per_s": 1.0}}
@@ -34,7 +34,7 @@ class TroubledFleet(GpuFleet):
             found = self.obstacles()
             return found if found.keys() == set(names) else None
 
-        return wait_for(f"obstacles of {names}", all_of_them, seconds=CONVERGE_SECONDS)
+        return wait_for(f"obstacles of {names}", all_of_them)
 
     def said(self, *words: str, code: int | None = 0) -> Any:
         """What `partitiond` says, as JSON."""
@@ -48,7 +48,7 @@ class TroubledFleet(GpuFleet):
         def all_serve() -> bool:
             return sorted(v.model for v in self.views() if v.state == "serving") == sorted(names)
 
-        wait_for(f"{names} to serve", all_serve, seconds=CONVERGE_SECONDS)
+        wait_for(f"{names} to serve", all_serve)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
         found = fleet.obstacles().get("no-start")
         return found is not None and found.kind is ObstacleKind.START_FAILED
 
-    wait_for("no-start to be given up", given_up, seconds=CONVERGE_SECONDS)
+    wait_for("no-start to be given up", given_up)
     assert "not enough device memory" in fleet.obstacles()["no-start"].reason
     fleet.serve("good", "good", "by-hand")
     assert fleet.complete("by-hand") == 8

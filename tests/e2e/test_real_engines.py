@@ -18,9 +18,11 @@ from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import MIB
 from tests.e2e.harness import Fleet, Load, Outcome, wait_for
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 REAL, DUMMY = "smollm2-135m", "opt-125m"
+START_SECONDS = 200.0
+"""Several times what an engine's start takes here, and that four times: only a hang fails."""
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,10 @@ def serves(fleet: Fleet, *models: str) -> dict[str, int | None]:
             assert not preview.plan.unplaced
             assert preview.plan.certificate.status in {Status.OPTIMAL, Status.FEASIBLE}
             client.apply(preview.plan.id)
-    return {view.replica_id: view.pid for view in fleet.serving(len(known | set(models)))}
+    return {
+        view.replica_id: view.pid
+        for view in fleet.serving(len(known | set(models)), seconds=START_SECONDS)
+    }
 
 
 def requires_partitions(fleet: Fleet) -> None:
@@ -175,7 +180,9 @@ def test_a_killed_engine_ends_its_streams_with_an_error_and_comes_back(fleet: Fl
     load = Load(fleet.base_url, {REAL: 3}, tokens=200)
     with load.running():
         under_way = killed_under_load(fleet, load, REAL)
-        wait_for("the engine to come back", lambda: is_back(fleet, REAL, victim))
+        wait_for(
+            "the engine to come back", lambda: is_back(fleet, REAL, victim), seconds=START_SECONDS
+        )
         again = len(load.outcomes)
         wait_for("a stream of the new engine", lambda: "done" in ends(load.outcomes[again:]))
     assert ends(under_way) == {"error-event"}
@@ -215,7 +222,7 @@ def test_of_two_engines_one_is_measured_and_the_other_killed_and_neither_harms_t
     with fleet.client() as client:
         client.apply(client.plan().plan.id)
         job = client.profile(REAL, ProfileOptions(cores=1))
-    done = fleet.finish(job)
+    done = fleet.finish(job, seconds=START_SECONDS)
     assert done.state is JobState.SUCCEEDED, done.error
     assert done.result is not None
     with fleet.client() as client:
@@ -231,7 +238,9 @@ def test_of_two_engines_one_is_measured_and_the_other_killed_and_neither_harms_t
     load = Load(fleet.base_url, {REAL: 2, DUMMY: 3}, tokens=200)
     with load.running():
         under_way = killed_under_load(fleet, load, DUMMY)
-        wait_for("the engine to come back", lambda: is_back(fleet, DUMMY, victim))
+        wait_for(
+            "the engine to come back", lambda: is_back(fleet, DUMMY, victim), seconds=START_SECONDS
+        )
     assert ends(under_way) == {"error-event"}
     assert ends(load.of(REAL)) <= {"done"}
 

@@ -11,14 +11,14 @@ from tests.cli.conftest import Cli
 
 
 def test_what_scales_is_shown(service: FakeService, cli: Cli) -> None:
-    shown = cli("models", "scaling")
+    shown = cli("models scaling")
     assert shown.code == 0, shown.err
     for words in ("at zero", "1/1 serve", "1.5", "2.2"):
         assert words in shown.out
     assert "are expected or queue" not in shown.out
-    assert "are expected or queue" in " ".join(cli("models", "scaling", "a").out.split())
-    assert json.loads(cli("models", "scaling", "b", "--json").out)["at_zero"] is True
-    assert cli("models", "scaling", "nobody").code != 0
+    assert "are expected or queue" in " ".join(cli("models scaling a").out.split())
+    assert json.loads(cli("models scaling b --json").out)["at_zero"] is True
+    assert cli("models scaling nobody").code != 0
 
 
 def test_options_become_the_body_of_a_model() -> None:

@@ -20,7 +20,7 @@ CHAT = ("--prompt-tokens", 512, "--output-tokens", 256, "--memory-fraction", 0.9
     [("opt-125m", 512), ("opt-1.3b", 256), ("opt-2.7b", 128), ("opt-6.7b", 64), ("opt-13b", 16)],
 )
 def test_json_has_the_figures_by_name_and_table_1(cli: Cli, model: str, batch: int) -> None:
-    result = cli("tools", "estimate", model, *A100, *CHAT, "--json")
+    result = cli("tools estimate", model, *A100, *CHAT, "--json")
     assert result.code == 0
     assert result.json["max_batch"] == batch
     assert 0 < result.json["max_batch_safe"] <= 512
@@ -31,7 +31,7 @@ def test_json_has_the_figures_by_name_and_table_1(cli: Cli, model: str, batch: i
 
 
 def test_the_table_fits_and_says_what_it_rests_on(cli: Cli) -> None:
-    result = cli("tools", "estimate", "opt-1.3b", *A100)
+    result = cli("tools estimate opt-1.3b", *A100)
     assert result.code == 0
     assert widest(result.out) <= 80
     assert "largest batch: 256 by the paper's memory model" in result.out
@@ -44,31 +44,31 @@ def test_a_model_is_a_folder_or_a_config_file(cli: Cli, tmp_path: Path, as_folde
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(dict(CATALOG["opt-125m"].config)))
     path = folder if as_folder else folder / "config.json"
-    result = cli("tools", "estimate", path, *A100, "--json")
+    result = cli("tools estimate", path, *A100, "--json")
     assert result.json["model"] == "my-model"
     assert result.json["weights_bytes"] == CATALOG["opt-125m"].architecture.weights_bytes
 
 
 def test_a_slice_two_ways(cli: Cli) -> None:
-    one = cli("tools", "estimate", "opt-125m", *A100, "--mig", "1g.5gb", "--json").json
-    other = cli("tools", "estimate", "opt-125m", "--hardware", "a100-40gb:1g.5gb", "--json").json
+    one = cli("tools estimate opt-125m", *A100, "--mig", "1g.5gb", "--json").json
+    other = cli("tools estimate opt-125m --hardware a100-40gb:1g.5gb --json").json
     assert one == other
     assert one["partition"] == "mig-1g.5gb"
 
 
 def test_an_sm_share_is_slower_than_the_device(cli: Cli) -> None:
-    share = cli("tools", "estimate", "opt-1.3b", *A100, "--sm-percent", 20, "--json").json
-    whole = cli("tools", "estimate", "opt-1.3b", *A100, "--json").json
+    share = cli("tools estimate opt-1.3b", *A100, "--sm-percent", 20, "--json").json
+    whole = cli("tools estimate opt-1.3b", *A100, "--json").json
     assert share["partition"] == "mps-20"
     assert share["throughput_req_per_s"] < whole["throughput_req_per_s"]
 
 
 def test_this_hosts_cpu_is_measured_once(cli: Cli, home: Path) -> None:
-    first = cli("tools", "estimate", "smollm2-135m", "--hardware", "cpu", "--cores", 1, "--json")
+    first = cli("tools estimate smollm2-135m --hardware cpu --cores 1 --json")
     assert first.code == 0
     assert first.json["partition"] == "cores-1"
     kept = (home / "state/cpu-figures.json").read_text()
-    again = cli("tools", "estimate", "smollm2-135m", "--hardware", "cpu", "--cores", 1, "--json")
+    again = cli("tools estimate smollm2-135m --hardware cpu --cores 1 --json")
     assert again.json == first.json
     assert (home / "state/cpu-figures.json").read_text() == kept
 
@@ -125,7 +125,7 @@ def test_devices_side_by_side_with_the_users_prices(cli: Cli, tmp_path: Path) ->
 def test_what_makes_no_sense_is_refused_with_what_to_do(
     cli: Cli, arguments: tuple[object, ...], said: str
 ) -> None:
-    result = cli("tools", "estimate", *arguments)
+    result = cli("tools estimate", *arguments)
     assert (result.code, result.out) == (2, "")
     assert said in result.said
 
@@ -145,7 +145,7 @@ def test_prices_are_of_whole_devices_once_and_can_be_read(
 ) -> None:
     file = tmp_path / "prices.toml"
     file.mkdir() if content is None else file.write_bytes(content)
-    result = cli("tools", "estimate", "opt-1.3b", "--compare", "l4", "--prices", file)
+    result = cli("tools estimate opt-1.3b --compare l4 --prices", file)
     assert result.code == 2
     assert "Errno" not in result.err
     assert all(word in result.said for word in words)
@@ -154,7 +154,7 @@ def test_prices_are_of_whole_devices_once_and_can_be_read(
 def test_a_config_that_is_none_is_refused(cli: Cli, tmp_path: Path) -> None:
     for text in ("{", "[]", '{"model_type": "made-up"}'):
         (tmp_path / "config.json").write_text(text)
-        result = cli("tools", "estimate", tmp_path / "config.json", *A100)
+        result = cli("tools estimate", tmp_path / "config.json", *A100)
         assert result.code == 2
         assert result.out == ""
 
@@ -172,7 +172,7 @@ def measured(tmp_path: Path) -> list[Path]:
 
 def test_transfer_predicts_another_number_of_cores(cli: Cli, measured: list[Path]) -> None:
     target = measured[0].parent / "four.json"
-    result = cli("tools", "transfer", *measured, "--cores", 4, "-o", target)
+    result = cli("tools transfer", *measured, "--cores", 4, "-o", target)
     assert result.code == 0
     assert "error band" in result.out
     assert widest(result.out) <= 80
@@ -185,9 +185,16 @@ def test_transfer_predicts_another_number_of_cores(cli: Cli, measured: list[Path
 
 def test_transfer_predicts_another_model_and_other_lengths(cli: Cli, measured: list[Path]) -> None:
     result = cli(
-        "tools", "transfer", measured[0], "--model", "opt-125m", "--prompt-tokens", 64,
-        "--output-tokens", 64, "--json",
-    )  # fmt: skip
+        "tools transfer",
+        measured[0],
+        "--model",
+        "opt-125m",
+        "--prompt-tokens",
+        64,
+        "--output-tokens",
+        64,
+        "--json",
+    )
     assert result.code == 0
     assert result.json["model"] == "opt-125m"
     assert result.json["workload"]["prompt_tokens"] == 64
@@ -214,7 +221,7 @@ def test_a_transfer_that_makes_no_sense_is_refused(
     cli: Cli, measured: list[Path], arguments: tuple[object, ...], said: str
 ) -> None:
     given = (measured[0] if word == "ITSELF" else word for word in arguments)
-    result = cli("tools", "transfer", measured[0], *given)
+    result = cli("tools transfer", measured[0], *given)
     assert result.code == 2
     assert said in result.said
 
@@ -222,24 +229,22 @@ def test_a_transfer_that_makes_no_sense_is_refused(
 def test_what_is_neither_file_nor_known_says_both(
     cli: Cli, tmp_path: Path, measured: list[Path]
 ) -> None:
-    result = cli("tools", "transfer", "measured")
+    result = cli("tools transfer measured")
     assert result.code == 5
     assert "no file measured" in result.err
     assert "partitiond serve" in result.err
-    folder = cli("profile", "diff", tmp_path, measured[0])
+    folder = cli("profile diff", tmp_path, measured[0])
     assert folder.code == 2
     assert "directory" in folder.err
 
 
 def test_what_does_not_fit_says_how_far_it_is_from_it(cli: Cli) -> None:
-    result = cli("tools", "estimate", "opt-13b", "--hardware", "l4")
+    result = cli("tools estimate opt-13b --hardware l4")
     assert result.code == 0
     assert "not even one request fits: it needs" in result.out
     assert "batch   tok/s" not in result.out
 
 
 def test_two_names_of_a_device_are_one_row(cli: Cli) -> None:
-    devices = cli("tools", "estimate", "opt-1.3b", "--compare", "l4, l4-24gb,L4", "--json").json[
-        "devices"
-    ]
+    devices = cli("tools estimate opt-1.3b --compare", "l4, l4-24gb,L4", "--json").json["devices"]
     assert [device["hardware"] for device in devices] == ["l4-24gb"]
