@@ -47,17 +47,8 @@ def test_a_change_names_only_what_changes(service: FakeService, cli: Cli) -> Non
     cli("keys create", *TERMS)
     (before,) = service.keys.keys()
     changed = cli(
-        "keys update",
-        before.id,
-        "--token-budget",
-        "5/hour",
-        "--model",
-        "all",
-        "--expires",
-        "never",
-        "--max-sequences",
-        "0",
-        "--json",
+        f"keys update {before.id} --token-budget 5/hour --model all --expires never"
+        " --max-sequences 0 --json"
     ).json
     (after,) = service.keys.keys()
     assert changed["id"] == before.id

@@ -210,21 +210,8 @@ def test_replicas_under_mps_are_kept_with_the_whole_gpus_profile(
     cli: Cli, host: SimulatedHost
 ) -> None:
     whole = profiled(cli)
-    result = cli(
-        "tools replicate",
-        *MODEL[:5],
-        *MODEL[6:],
-        "--replicas",
-        "1,2",
-        "--windows",
-        "1",
-        "--window",
-        "0.5",
-        "--batch",
-        "2",
-        "--mps",
-        "--json",
-    )
+    quick = "--windows 1 --window 0.5 --batch 2 --mps --json"
+    result = cli(f"tools replicate --replicas 1,2 {quick}", *MODEL[:5], *MODEL[6:])
     assert result.code == 0, result.err
     assert result.json["profiles"] == [whole["id"]]
     assert [one["mode"] for one in result.json["sharing"]] == ["mps"]

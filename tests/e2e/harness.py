@@ -92,13 +92,20 @@ def toml_value(value: object) -> str:
 
 
 @functools.cache
-def nursery() -> "Nursery":
-    """Forks all daemons of this process of tests; the first costs 2 s of imports, a further 0.4."""
+def nursery() -> "tuple[Nursery, dict[str, str]]":
+    """Forks all daemons of this process of tests, and the environment that they have.
+
+    The first one costs 2 s of imports, a further one 0.4.
+    """
     from tests.chaos.nursery import Nursery
 
     made = Nursery({})
     atexit.register(made.close)
-    return made
+    return made, _lasting_environment()
+
+
+def _lasting_environment() -> dict[str, str]:
+    return {k: v for k, v in clean_environment().items() if not k.startswith("PYTEST_")}
 
 
 def wait_for(
@@ -161,9 +168,11 @@ class Fleet:
 
     def launch(self) -> None:
         """Start the daemon."""
-        if self.forked:
-            self.process = nursery().start(self.config, self.log)
-            return
+        if self.forked and not self.prefix:
+            bed, environment = nursery()
+            if environment == _lasting_environment():  # no test set a variable for its daemon
+                self.process = bed.start(self.config, self.log)
+                return
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "serve"],
@@ -196,7 +205,12 @@ class Fleet:
 
     def cli(self, *arguments: object, code: int = 0) -> Command:
         """A command as a user types it, to its end."""
-        return command("--config", self.config, *arguments, code=code)
+        if not self.prefix:
+            return command("--config", self.config, *arguments, code=code)
+        begun = self.begin_cli(*map(str, arguments))
+        out, err = begun.communicate()
+        assert code in (begun.returncode, -1), f"{arguments}: {out}\n{err}"
+        return Command(begun.args, begun.returncode, out, err)
 
     def json(self, *arguments: object, code: int = 0) -> Any:
         """What it writes with `--json`."""

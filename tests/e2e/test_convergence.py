@@ -151,6 +151,7 @@ def test_apply_ends_when_just_the_plan_runs_whatever_the_change(fleet: GpuFleet)
     assert processes(fleet) == before
 
 
+@pytest.mark.full
 def test_a_version_is_waited_for_and_so_are_both_ways_back(fleet: GpuFleet) -> None:
     """Replaced, rolled back as asked, and back by itself because it does not come."""
     fleet.register("c", 1)
@@ -190,6 +191,7 @@ def test_a_model_that_cannot_start_is_named_once_all_others_serve(fleet: GpuFlee
         remove(fleet, "bad")
 
 
+@pytest.mark.full
 def test_an_engine_that_dies_is_waited_for_again(fleet: GpuFleet) -> None:
     """One while it starts, one that served already."""
     with held_start(fleet, "d") as (command, engine):

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -35,12 +34,6 @@ class TroubledFleet(GpuFleet):
             return found if found.keys() == set(names) else None
 
         return wait_for(f"obstacles of {names}", all_of_them)
-
-    def said(self, *words: str, code: int | None = 0) -> Any:
-        """What `partitiond` says, as JSON."""
-        done = self.cli(*words, "--json")
-        assert code in (None, done.returncode), done.stdout + done.stderr
-        return json.loads(done.stdout)
 
     def serve(self, *names: str) -> None:
         """Wait until these replicas serve, named by their models, and no other."""
@@ -93,16 +86,16 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     # Others are planned and started by themselves, and scaled.
     fleet.add("good", engine=UNMEASURED, auto=True)
     fleet.serve("good")
-    fleet.said("models", "update", "good", "--min-replicas", "2", "--max-replicas", "2")
+    fleet.json("models", "update", "good", "--min-replicas", "2", "--max-replicas", "2")
     fleet.serve("good", "good")
 
     # A plan says beforehand what cannot start; what fails when it is applied is given up.
     fleet.add("no-start", engine=FAILS)
     fleet.add("by-hand")
-    plan = fleet.said("plan", code=7)["plan"]
+    plan = fleet.json("plan", code=7)["plan"]
     assert [u["model"] for u in plan["unplaced"]] == ["no-engine"]
     assert any("no-profile is not started by itself" in line for line in plan["explanation"])
-    fleet.said("apply", "--no-wait", code=7)
+    fleet.json("apply", "--no-wait", code=7)
 
     def given_up() -> bool:
         found = fleet.obstacles().get("no-start")
@@ -114,16 +107,16 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     assert fleet.complete("by-hand") == 8
 
     # Later ones are applied as if nothing was, and what was put right serves.
-    fleet.said(
+    fleet.json(
         "models", "update", "no-engine", "--engine-kind", "simulated", "--no-auto", "--no-wait"
     )
-    fleet.said("models", "update", "no-start", "--demand", "2", "--no-wait")
-    applied = fleet.said("apply", "--no-wait", code=7)["plan"]
+    fleet.json("models", "update", "no-start", "--demand", "2", "--no-wait")
+    applied = fleet.json("apply", "--no-wait", code=7)["plan"]
     assert "no-start" in {u["model"] for u in applied["unplaced"]}
     fleet.serve("good", "good", "by-hand", "no-engine")
     assert "no-engine" not in fleet.obstacles()
 
-    shown = {finding["check"]: finding for finding in fleet.said("doctor", code=None)}
+    shown = {finding["check"]: finding for finding in fleet.json("doctor", code=-1)}
     assert "failed to start 3 times in a row" in shown["model no-start"]["message"]
     with fleet.client() as client:
         models = {m.name: m for m in client.overview().models}

@@ -49,15 +49,8 @@ def fleet(tmp_path: Path) -> Path:
 
 def test_answers_stand_beside_the_plan_of_what_is(cli: Cli, fleet: Path) -> None:
     shown = cli(
-        "plan --from",
-        fleet,
-        "--what-if",
-        "+1 a100-80gb",
-        "--what-if",
-        "lose gpu-1",
-        "--constraints",
-        "--explain",
-        "opt-125m",
+        f"plan --from {fleet} --constraints --explain opt-125m --what-if",
+        *("+1 a100-80gb", "--what-if", "lose gpu-1"),
     )
     assert shown.code == 0
     for words in (
@@ -72,16 +65,8 @@ def test_answers_stand_beside_the_plan_of_what_is(cli: Cli, fleet: Path) -> None
 
 
 def test_json_holds_every_answer(cli: Cli, fleet: Path) -> None:
-    shown = cli(
-        "plan --from",
-        fleet,
-        "--json",
-        "--constraints",
-        "--what-if",
-        "demand opt-125m*2",
-        "--explain",
-        "opt-125m",
-    )
+    words = f"plan --from {fleet} --json --constraints --explain opt-125m --what-if"
+    shown = cli(words, "demand opt-125m*2")
     answers = shown.json["answers"]
     assert [one["change"] for one in answers["what_if"]] == ["demand opt-125m*2"]
     assert answers["what_if"][0]["plan"]["certificate"]["objective"] == "min-devices"

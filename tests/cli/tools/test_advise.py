@@ -51,15 +51,7 @@ def engine(model: str, looked: threading.Event | None = None, at: int = 3) -> It
 def test_it_says_which_gpus_would_be_free(cli: Cli) -> None:
     with engine("opt-125m") as one, engine("opt-125m") as two, engine("opt-1.3b") as three:
         result = cli(
-            "tools advise -a",
-            f"{one}=0",
-            "-a",
-            f"{two}=1",
-            "-a",
-            f"{three}=2",
-            "--gpu",
-            "4 a100-80gb",
-            *QUICK,
+            f"tools advise -a {one}=0 -a {two}=1 -a {three}=2 --gpu", "4 a100-80gb", *QUICK
         )
     assert result.code == 0
     assert "A plan would free 2 of 3 devices" in result.out
@@ -100,16 +92,7 @@ def test_a_name_can_be_explained_and_a_fleet_file_counts(cli: Cli, tmp_path: Pat
     )
     with engine("chat") as one, engine("helper") as two:
         result = cli(
-            "tools advise -a",
-            one,
-            "-a",
-            two,
-            "--fleet",
-            fleet,
-            "--model",
-            "helper=opt-125m",
-            *QUICK,
-            "--json",
+            f"tools advise -a {one} -a {two} --fleet {fleet} --model helper=opt-125m --json", *QUICK
         )
     assert result.code == 0
     assert {m["planned_as"] for m in result.json["models"]} == {"chat", "helper"}
@@ -201,9 +184,7 @@ def test_a_host_without_gpus_is_told_so_before_it_watches(cli: Cli) -> None:
 
 def test_a_name_that_nobody_serves_is_found_out_at_the_first_look(cli: Cli) -> None:
     with engine("opt-125m") as one:
-        result = cli(
-            "tools advise -a", one, "--gpu", "l4", "--model", "caht=opt-125m", "--minutes", "60"
-        )
+        result = cli(f"tools advise -a {one} --gpu l4 --model caht=opt-125m --minutes 60")
     assert result.code == 2
     assert "Served are opt-125m" in " ".join(result.err.split())
 
