@@ -26,6 +26,9 @@ from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.server import data_config
 from partitiond.proxy.telemetry.logs import LogFile
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
+from tests.proxy.virtual import end_clients, pytest_asyncio_loop_factories
+
+__all__ = ["pytest_asyncio_loop_factories"]
 
 
 @pytest.fixture
@@ -165,6 +168,7 @@ async def serving(
     try:
         yield Proxy(state, server.sockets[0].getsockname()[1], log, log.kept, clients)
     finally:
+        end_clients()
         server.close()
         for connection in list(clients.connections):
             connection.transport.abort()
