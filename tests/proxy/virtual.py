@@ -253,7 +253,9 @@ class RawClient:
     async def to(cls, port: int, *, limit: int = 65_536) -> Self:
         """Connect; of an answer that is not asked for, only some `limit` bytes are read."""
         client = cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
-        running_loop().clients.append(client)
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, VirtualLoop):
+            loop.clients.append(client)
         return client
 
     def send(self, data: bytes) -> None:

@@ -15,6 +15,9 @@ from tests.proxy import (
     test_retries,
 )
 from tests.proxy.conftest import Proxy
+from tests.proxy.virtual import virtual_time
+
+pytestmark = virtual_time
 
 LEFT_OUT = {
     "test_a_broken_model_takes_no_retries_from_another",
