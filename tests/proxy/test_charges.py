@@ -305,7 +305,7 @@ async def test_what_is_relayed_without_a_look_is_seen_too(
     first, second, third = (next(e for e in api.begin if word in e) for word in words)
     begin = map(chunk, api.begin[: api.begin.index(first) + 1])
     go_on = [asyncio.Event(), asyncio.Event()]
-    rest = [go_on[0], chunk(second), go_on[1], chunk(third), "hold"]
+    rest: list[Step] = [go_on[0], chunk(second), go_on[1], chunk(third), "hold"]
     proxy, _ = await started(make_proxy, make_engine, STREAM_HEAD, *begin, *rest)
     async with asking(proxy, api, streams=True) as reader:
         await reader.readuntil(words[0])

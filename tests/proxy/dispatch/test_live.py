@@ -72,7 +72,7 @@ async def test_no_replica_gets_more_than_its_limit_and_the_queue_keeps_its_order
 )
 async def test_what_a_request_needs_counts(
     make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate, *,
-    limit: dict[str, int], first: dict[str, Any], second: dict[str, Any],
+    limit: dict[str, Any], first: dict[str, Any], second: dict[str, Any],
 ) -> None:  # fmt: skip
     proxy = await make_proxy(table(replica(engine, **limit)))
     running = proxy.ask(**first)
