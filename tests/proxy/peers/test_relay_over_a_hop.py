@@ -28,7 +28,7 @@ ENDS = {
         "test_the_openai_client_can_cancel_a_stream",
     ),
     test_charges: (
-        "test_who_leaves_in_the_middle_pays_what_was_seen",
+        "test_each_end_has_its_price_in_all_books",
         "test_a_client_that_takes_nothing_pays_what_was_sent_to_it",
     ),
     test_load_reports: (
