@@ -107,13 +107,6 @@ def test_what_was_on_a_dead_or_cordoned_device_is_placed_elsewhere() -> None:
         assert moved <= {p.replica_id for p in runs.placements if p.device_id == name}
 
 
-def test_a_budget_of_nothing_moves_only_what_must() -> None:
-    asked, runs = small("slack")
-    now = dataclasses.replace(changed(asked, 4), running=runs.placements, move_budget=0.0)
-    diff = diff_plans(runs.placements, plan(now).placements)
-    assert diff.move == ()
-
-
 def test_improving_stays_within_the_moves_it_may_make() -> None:
     for kind in ("slack", "over"):
         asked, runs = small(kind)
