@@ -132,7 +132,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "The checker refuses a cost from which a model is left out that would fit.",
-        _TESTS,
+        "tests/planner/check/test_certificate.py",
         wrong=(
             (
                 _CHECK,
@@ -316,7 +316,7 @@ TRUTH: Final[tuple[Rule, ...]] = (
         f"{_MOVES}::test_a_plan_with_an_outage_is_not_among_those_that_moves_buy",
         f"{_MOVES}::test_of_plans_with_an_outage_and_without_only_those_without_are_told_of",
         f"{_MOVES}::test_a_plan_beyond_the_budget_is_told_and_wins_at_no_price",
-        f"{_MOVES}::test_the_checker_refuses_wrong_choices",
+        "tests/planner/check/test_certificate.py",
         wrong=(
             (f"{_PLANNER}/search/nearest.py", "if speaks >= OUTAGE:", "if speaks > OUTAGE:"),
             (
