@@ -4,8 +4,9 @@
 #   make tour-gpus  eight simulated A100s: MPS, MIG and memory shares, with things breaking, 2 minutes
 #   make tour-hosts three hosts on this machine, on Ray: one is lost, the plan is repaired, it comes back
 #   make demo       the whole loop on this machine with a real engine
-#   make test       lint, types, import contracts, tests (with the real engine)
-#   make test-full  the slow tests: chaos, fuzz, many seeds
+#   make test       lint, types, import contracts, decisions, and one real engine
+#   make test-full  processes killed, Ray, a browser, each fault once (`make check`: both in one run)
+#   make soak       many seeds, long chaos, mutations: hours, before a release
 #
 # Variables: PYTHON (interpreter), VENV (environment), DEMO_ARGS, PYTEST_ARGS, WORKERS (test processes).
 
@@ -25,9 +26,9 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	   $$p -c 'import sys; raise SystemExit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; \
 	then command -v $$p; break; fi; done)
 
-.PHONY: browser help tour tour-gpus tour-hosts setup setup-dev demo engine native test test-full hunt wrong-versions soak \
-	lint lint-style lint-types lint-imports kernels compiled-tests format types imports bench gpu-check docs \
-	lock clean
+.PHONY: browser help tour tour-gpus tour-hosts setup demo engine native test test-full check prepared soak \
+	lint lint-style lint-types lint-imports kernels format bench gpu-check docs lock dist clean \
+	browser-or-none $(addprefix soak-,tests oracle properties mutations harm)
 
 help: ## show this
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -75,19 +76,6 @@ demo: $(STAMP) ## the whole loop on this machine with a real engine
 
 # --- checking it -----------------------------------------------------------------------------
 
-# Tests wait for processes more than they compute: four at a time, also on two cores. 0 for one
-# after the other in one process, which a debugger wants.
-WORKERS ?= 4
-
-# Sockets lie in the folders of tests, and their paths may have 107 bytes: a short one for all.
-define pytest
-	@folder=$$(mktemp -d "$${TMPDIR:-/tmp}/pd.XXXXXX") || exit 1; \
-	echo "The folders of the tests are below $$folder, and stay there if one fails."; \
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --basetemp="$$folder" \
-		--durations=50 --durations-min=2 $(1) $(PYTEST_ARGS); \
-	status=$$?; case $$status in 0|5) rm -rf "$$folder";; esac;
-endef
-
 lint: lint-style lint-types lint-imports ## lint, format check, types, import contracts
 
 lint-style: $(STAMP)
@@ -104,51 +92,64 @@ format: $(STAMP) ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Kernels and tests are compiled once, before several processes of tests do so at the same time.
-# What is wrong with a test file is said when tests run.
-compiled-tests: $(STAMP)
-	@$(BIN)/pytest --collect-only -qq >/dev/null 2>&1 || true
+kernels: $(STAMP) ## compile the planner's search, once for these sources on this machine
+	@$(BIN)/python -m partitiond.planner --done || { \
+		echo "Compiling the planner's search, once for these sources (a minute and a half of one core)"; \
+		$(BIN)/python -m partitiond.planner >/dev/null; }
 
-kernels: $(STAMP)
-	@$(BIN)/python -m partitiond.planner
-
-native: $(STAMP) ## compile the proxy's hot path, where there is a C compiler (done by demo and test)
+native: $(STAMP) ## compile the proxy's hot path, where there is a C compiler (done by demo and check)
 	@$(BIN)/python -m partitiond.native
 
-# Types take as long as all the rest that comes before the tests.
-test: $(STAMP) engine ## everything but the slow tests, the real engine included
-	@$(MAKE) --no-print-directory -j2 --output-sync=target \
-		lint-types native kernels compiled-tests lint-style lint-imports
-	@$(BIN)/python -c 'import shutil; shutil.which("nvidia-smi") or print("skip: no NVIDIA GPU here, GPU tests do not run")'
-	$(call pytest,-m "not full and not soak and not quarantine and not gpu") exit $$status
+prepared: $(STAMP)
+	@$(MAKE) --no-print-directory -j3 kernels native browser
 
-# Only files with such tests are read: reading all of them takes each process 15 s.
-SLOW_FILES = $(sort $(shell grep -rlE 'mark\.(full|gpu)' --include='test_*.py' tests))
+# Tests wait for processes more than they compute, so there are more workers than cores. 0 for one
+# test after the other in one process, which a debugger wants.
+WORKERS ?= 3
+TESTS := WORKERS=$(WORKERS) BESIDE=lint $(BIN)/python -m tests.run
 
-# pytest's status 5 means that no test carries these markers (yet): no failure.
-test-full: $(STAMP) engine kernels ## the slow tests: chaos, fuzz, many seeds, browser, GPU
-	@$(MAKE) --no-print-directory browser || echo "skip: no Chromium can be had here, tests of the dashboard do not run"
-	$(call pytest,-m "(full or gpu) and not soak and not quarantine" $(SLOW_FILES)) test $$status -eq 5 && exit 0; exit $$status
+# The proxies of `make test` run from their sources: compiling them is a matter of `make test-full`.
+test: $(STAMP) engine kernels ## decisions, contracts of the fakes, one real engine; lint and types
+	@PARTITIOND_NATIVE=0 $(TESTS) test $(PYTEST_ARGS)
+
+test-full: $(STAMP) engine prepared ## what needs more: processes killed, Ray, browser, GPU
+	@$(TESTS) full $(PYTEST_ARGS)
+
+check: $(STAMP) engine prepared ## both in one run: what must pass before a change lands
+	@$(TESTS) all $(PYTEST_ARGS)
 
 # Debian and Ubuntu; elsewhere install Chromium yourself, or name one in PARTITIOND_CHROMIUM.
+# Without it the tests of the dashboard are skipped, and the summary of the run counts them.
 browser: ## get Chromium, which the tests of the dashboard need
+	@$(MAKE) --no-print-directory browser-or-none || echo "skip: no Chromium can be had here, tests of the dashboard do not run"
+
+browser-or-none:
 	@for name in "$$PARTITIOND_CHROMIUM" chromium chromium-browser google-chrome google-chrome-stable; do \
 		test -n "$$name" && command -v "$$name" && exit 0; done; \
 	test "$$(id -u)" = 0 || sudo="sudo -n"; \
 	command -v apt-get >/dev/null && $$sudo apt-get update -qq && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
 
-hunt: $(STAMP) ## the planner against a brute force, and the property tests with new examples
-	$(BIN)/python -m tests.oracle --questions 10000
-	HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property tests/security/test_api_fuzz.py tests/security/test_fuzz.py \
-		-m "not engine and not gpu" $(PYTEST_ARGS)
-
-wrong-versions: $(STAMP) ## that tests refuse wrong versions of the product; RULES="words of a rule"
-	@$(BIN)/python -m tests.wrong_versions $(RULES)
-
 SECONDS ?= 600
+QUESTIONS ?= 10000
+SOAK := tests oracle properties mutations harm
+PARTS ?= $(SOAK)
 
-soak: $(STAMP) native ## random harm under load for SECONDS, with real processes; SOAK_ARGS="--seed 7"
+soak: $(STAMP) engine prepared ## for hours, before a release (docs/soak.md); PARTS="oracle harm"
+	@status=0; for part in $(PARTS); do \
+		echo "== $$part"; $(MAKE) --no-print-directory soak-$$part || status=1; done; exit $$status
+
+soak-tests:
+	@$(BIN)/python -m tests.run soak $(PYTEST_ARGS)
+soak-oracle:
+	@$(BIN)/python -m tests.oracle --questions $(QUESTIONS)
+soak-properties:
+	@HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property tests/security/test_api_fuzz.py \
+		tests/security/test_fuzz.py -m "not engine and not gpu" $(PYTEST_ARGS)
+soak-mutations:
+	@$(BIN)/python -m tests.mutations --rules
+	@$(BIN)/python -m tests.mutations --rooms
+soak-harm:
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
 
 BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.from_file \
@@ -184,5 +185,5 @@ dist: $(STAMP) ## build sdist and wheel, check them, and run the tour from each 
 	@$(BIN)/python -m deploy.check.distributions $(DIST)
 
 clean: ## remove the environment, caches and the demo's folder
-	rm -rf $(VENV) .demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo build dist *.egg-info .test-logs .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

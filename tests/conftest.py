@@ -1,7 +1,7 @@
 """Sets how property tests draw examples, and what each test finds.
 
 A failure must come from the change under test, so `make test` and `make test-full` draw the same
-examples every time. `make hunt` looks for new ones.
+examples every time. `make soak` looks for new ones.
 """
 
 import os
@@ -16,13 +16,15 @@ from hypothesis import Phase, settings
 from partitiond import native
 from tests.order import (
     pytest_collection_modifyitems,
-    pytest_runtest_setup,
+    pytest_runtest_protocol,
     pytest_xdist_make_scheduler,
 )
+from tests.reported import pytest_configure
 
 __all__ = [
     "pytest_collection_modifyitems",
-    "pytest_runtest_setup",
+    "pytest_configure",
+    "pytest_runtest_protocol",
     "pytest_xdist_make_scheduler",
 ]
 

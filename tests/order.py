@@ -1,43 +1,74 @@
-"""Says which tests run at the same time, in which order, and until when they begin.
+"""Says which tests share a process, in which order they run, and until when they begin.
 
-Tests wait for processes, which take several times as long on a slow machine. There what is left of
-the time is given: after TESTS_BEGIN_BEFORE (seconds since 1970) no further test begins, and the
-summary says how many were left out. So the tests of which each says something of its own come
-first, and those that try the same with further examples come last.
+The tests of a file stay together, because they share what is started once for a file. All files
+with real engines are one group, and so are all files with Ray: two of either at a time need more
+memory than small machines have. The longest group begins first, because what begins last ends
+last; `tests/durations.txt` says how long each file took when that was last recorded.
 """
 
 import functools
 import os
 import time
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
-ENGINE: Final = "tests of real engines"
 DEADLINE: Final = "TESTS_BEGIN_BEFORE"
-FURTHER: Final = ("tests/property/", "tests/oracle/", "tests/e2e/test_conformance.py")
-"""Of these tests those marked slow try further examples of what `make test` tries, too."""
+"""Seconds since 1970. A test that would begin later does not run, and `tests.run` names it."""
+GROUPS: Final = {"mark.engine": "tests of real engines", "mark.ray": "tests of Ray"}
+"""Words in a file that make its tests members of a group."""
+SIMULATED: Final = "[simulated"
+"""In the name of a test: it is a twin of one with a real engine, and starts none."""
+DURATIONS: Final = Path(__file__).with_name("durations.txt")
+UNKNOWN_SECONDS: Final = 0.1
+"""Of one test in a file that was never recorded; a guess."""
 
 
 class OneEngineAtATime(LoadFileScheduling):  # type: ignore[misc]
-    """The tests of a file stay together, because they share what is started once for a file. Those
-    of files with real engines are one group: two of those at a time need more memory than small
-    machines have. Twins of theirs with the simulated engine are none of it.
-    """
+    """Hands out the tests by the groups of this module."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path: str = super()._split_scope(nodeid)
-        if "[simulated" in nodeid or not _starts_engines(self.config.rootpath / path):
-            return path
-        return ENGINE
+        return group_of(nodeid, self.config.rootpath)
+
+
+def group_of(nodeid: str, root: Path) -> str:
+    """Return the group of a test: its file, or a name for several files."""
+    file = nodeid.partition("::")[0]
+    words = _groups_in(root / file)
+    if SIMULATED in nodeid:
+        return file
+    return next((name for word, name in GROUPS.items() if word in words), file)
 
 
 @functools.cache
-def _starts_engines(path: Path) -> bool:
-    return "mark.engine" in path.read_text()
+def _groups_in(path: Path) -> frozenset[str]:
+    text = path.read_text(encoding="utf-8")
+    return frozenset(word for word in GROUPS if word in text)
+
+
+@functools.cache
+def recorded() -> Mapping[str, float]:
+    """Return the seconds of each file."""
+    rows = (line.split() for line in DURATIONS.read_text(encoding="utf-8").splitlines())
+    return {file: float(seconds) for seconds, file in rows}
+
+
+def longest_first(
+    nodeids: list[str], root: Path, seconds: Mapping[str, float]
+) -> dict[str, tuple[float, str]]:
+    """Return the key that each test is sorted by: the seconds of its group, then the group."""
+    groups = {nodeid: group_of(nodeid, root) for nodeid in nodeids}
+    total: defaultdict[str, float] = defaultdict(float)
+    cases = Counter(nodeid.partition("::")[0] for nodeid in nodeids)
+    for nodeid, group in groups.items():
+        file = nodeid.partition("::")[0]
+        of_file = seconds.get(file, UNKNOWN_SECONDS * cases[file])
+        total[group] += of_file / cases[file]
+    return {nodeid: (-total[group], group) for nodeid, group in groups.items()}
 
 
 def pytest_xdist_make_scheduler(
@@ -47,16 +78,12 @@ def pytest_xdist_make_scheduler(
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest group comes first where there are several workers: what begins last ends last."""
     if hasattr(config, "workerinput"):
-        items.sort(
-            key=lambda item: (item.nodeid.startswith(FURTHER), not _starts_engines(item.path))
-        )
+        key = longest_first([item.nodeid for item in items], config.rootpath, recorded())
+        items.sort(key=lambda item: key[item.nodeid])
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Leave out what would begin too late; what has begun ends."""
-    deadline = os.environ.get(DEADLINE)
-    if deadline is not None and time.time() > float(deadline):
-        pytest.skip("left out: this machine is slow, and the time for tests to begin is over")
+def pytest_runtest_protocol() -> bool | None:
+    """Leave out what would begin too late. It has no report then, which `tests.run` sees."""
+    return True if time.time() > float(os.environ.get(DEADLINE, "inf")) else None

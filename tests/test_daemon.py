@@ -1,6 +1,7 @@
 """The daemon as a process starts, refuses and ends correctly."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -9,8 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -32,26 +32,17 @@ from partitiond.hosts.head import (
 from partitiond.platform.process_identity import start_ticks
 from partitiond.platform.systemd import notify
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
-from partitiond.settings.schema import Settings, load_settings
+from partitiond.settings.schema import Settings
 from partitiond.store import open_store
+from tests.controller.host import Host
 from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host
-from tests.machine import free_port
-
-SECONDS = 120.0
+from tests.e2e.harness import WAIT_SECONDS, Fleet, wait_for
 
 
 def settings_in(folder: Path, **changes: object) -> Settings:
-    values: dict[str, object] = {
-        "state_dir": str(folder / "s"),
-        "run_dir": str(folder / "r"),
-        "cache_dir": str(folder / "c"),
-        "control.port": free_port(),
-        "proxy.port": free_port(),
-        "gpu.enabled": False,
-    }
-    dotted = {key.replace("__", "."): value for key, value in changes.items()}
-    return load_settings(overrides={**values, **dotted}).settings
+    """Of a daemon that is refused before it starts anything."""
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    return Fleet(folder, {"run_dir": str(folder / "r"), **changed}).settings
 
 
 @pytest.fixture
@@ -63,68 +54,22 @@ def folder() -> Iterator[Path]:
     os.umask(mask)
 
 
-class Daemon:
-    """A daemon process on a folder of its own."""
-
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        self.settings = settings
-        self._log = folder / "daemon.log"
-        self._folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, env: Mapping[str, str] | None = None) -> None:
-        self.begin(env)
-        self.wait_ready()
-
-    def begin(self, env: Mapping[str, str] | None = None) -> None:
-        code = (
-            "import sys; from partitiond.daemon import run_daemon; "
-            "from partitiond.settings.schema import Settings; "
-            "run_daemon(Settings.model_validate_json(sys.argv[1]))"
-        )
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code, self.settings.model_dump_json()],
-                stdout=log,
-                stderr=log,
-                env={**os.environ, **(env or {})},
-            )
-
-    def wait_ready(self) -> None:
-        deadline = time.monotonic() + SECONDS
-        while time.monotonic() < deadline:
-            assert self.process is not None
-            assert self.process.poll() is None, self._log.read_text()
-            try:
-                if httpx.get(f"{self.settings.control_url}/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.05)
-        raise AssertionError(self._log.read_text())
-
-    def wait_until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + SECONDS
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+class Daemon(Fleet):
+    """A daemon of which one asks after its endpoint's process."""
 
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(SECONDS)
-        self.process = None
-        return code
+        return self.process.wait(WAIT_SECONDS)
 
     def keeps(self, record: HeadRecord) -> None:
         """Its store says that it is this head."""
-        store = open_store(self.settings.store_path)
-        save_head(store, record, "now")
-        store.close()
+        self.settings.state_dir.mkdir(exist_ok=True)
+        with contextlib.closing(open_store(self.settings.store_path)) as store:
+            save_head(store, record, "now")
 
-    def proxy_pid(self) -> int | None:
+    def proxy_pid(self) -> int:
         path = self.settings.state_dir / "proxy" / "proxy.json"
-        if not path.exists():
-            return None
         return int(json.loads(path.read_text())["pid"])
 
     def proxy_answers(self) -> bool:
@@ -136,14 +81,9 @@ class Daemon:
 
 @pytest.fixture
 def daemon(folder: Path) -> Iterator[Daemon]:
-    here = Daemon(folder, settings_in(folder))
+    here = Daemon(folder, {})
     yield here
-    if here.process is not None:
-        here.end()
-    pid = here.proxy_pid()
-    if pid is not None and here.proxy_answers():
-        os.kill(pid, signal.SIGKILL)
-        here.wait_until(lambda: start_ticks(pid) is None)
+    here.cleanup()
 
 
 def test_a_daemon_starts_serves_and_leaves_nothing_behind(daemon: Daemon) -> None:
@@ -163,12 +103,12 @@ def test_whoever_can_connect_finds_the_token(daemon: Daemon) -> None:
     waiting = ControlClient(
         settings.control_url, "", reread=lambda: read_token(settings.token_path)
     )
-    daemon.begin()
-    daemon.wait_until(settings.token_path.exists)
+    daemon.launch()
+    wait_for("the token", settings.token_path.exists)
     with pytest.raises(ConnectionRefusedError), socket.socket() as early:
         early.connect((settings.control.host, settings.control.port))
     settings.metrics_token_path.write_text("m" * 40)
-    daemon.wait_ready()
+    wait_for("the daemon", lambda: daemon.problems() == {})
     with waiting:  # made before there was a token
         assert list(waiting.models()) == []
 
@@ -199,15 +139,17 @@ def test_after_kill_9_the_endpoint_answers_and_the_next_daemon_adopts_it(daemon:
 
 
 def test_engines_and_endpoint_stay_where_that_is_set(folder: Path) -> None:
-    here = Daemon(folder, settings_in(folder, daemon__keep_engines_on_exit=True))
-    here.start()
-    pid = here.proxy_pid()
-    assert here.end(signal.SIGINT) == 0
-    assert here.proxy_answers()
-    assert pid is not None
-    os.kill(pid, signal.SIGTERM)
-    here.wait_until(lambda: start_ticks(pid) is None)
-    assert not here.proxy_answers()
+    here = Daemon(folder, {"daemon.keep_engines_on_exit": True})
+    try:
+        here.start()
+        pid = here.proxy_pid()
+        assert here.end(signal.SIGINT) == 0
+        assert here.proxy_answers()
+        os.kill(pid, signal.SIGTERM)
+        wait_for("the endpoint to end", lambda: start_ticks(pid) is None)
+        assert not here.proxy_answers()
+    finally:
+        here.cleanup()
 
 
 def test_a_daemon_of_another_state_folder_is_refused_the_run_folder(
@@ -215,7 +157,9 @@ def test_a_daemon_of_another_state_folder_is_refused_the_run_folder(
 ) -> None:
     daemon.start()
     pid = daemon.proxy_pid()
-    other = settings_in(folder, state_dir=str(folder / "other"))
+    other = settings_in(
+        folder / "other", run_dir=str(daemon.run_dir), state_dir=str(folder / "other")
+    )
     with pytest.raises(RunFolderBusyError, match="in use by process"):
         run_daemon(other)
     daemon.end(signal.SIGKILL)
@@ -248,7 +192,7 @@ def test_a_head_that_was_overtaken_is_refused_what_the_later_one_left_running(
 
 def test_a_control_plane_that_is_to_be_a_head_is_one_before_it_adopts(folder: Path) -> None:
     settings = settings_in(folder)
-    settings.run_dir.mkdir()
+    settings.run_dir.mkdir(exist_ok=True)
     store = open_store(settings.store_path)
     with owned_run_folder(settings) as run_folder:
         claim_run_folder(run_folder.claim, store, "now", is_head=False)
@@ -265,8 +209,10 @@ def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:
     path = folder / "n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
-        manager.settimeout(SECONDS)
-        daemon.start({"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"})
+        manager.settimeout(WAIT_SECONDS)
+        daemon.forked = False
+        daemon.environment = {"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "200000"}
+        daemon.start()
         assert manager.recv(200).split(b"\n")[0] == b"READY=1"
         assert manager.recv(200).split(b"\n")[0] == b"WATCHDOG=1"
         daemon.end()
@@ -281,25 +227,14 @@ def test_without_a_service_manager_nobody_is_told() -> None:
     notify("READY=1")
 
 
-def test_a_control_port_in_use_is_named_and_nothing_runs(folder: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
+@pytest.mark.parametrize("setting", ["control__port", "proxy__port"])
+def test_a_port_in_use_is_named_and_nothing_runs(folder: Path, setting: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
-        settings = settings_in(folder, control__port=taken)
-        with pytest.raises(DeviceError, match=f"port {taken}"):
-            run_daemon(settings)
-    assert not (settings.state_dir / "proxy" / "proxy.json").exists()
-
-
-def test_an_endpoint_port_in_use_is_named(folder: Path) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        settings = settings_in(folder, proxy__port=taken)
+        settings = settings_in(folder, **{setting: taken})
         with pytest.raises(DeviceError, match=str(taken)):
             run_daemon(settings)
+    assert not (settings.state_dir / "proxy" / "proxy.json").exists()
 
 
 async def test_a_request_that_the_end_cuts_off_is_one_line_in_the_log(

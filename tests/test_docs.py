@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import typer
 
 from partitiond.cli.groups import Lists
@@ -23,10 +22,10 @@ COMMAND = re.compile(r"^\$ partitiond (.+?)(?:  +#.*)?$", re.MULTILINE)
 INLINE_COMMAND = re.compile(r"`partitiond ([a-z][^`\n]*)`")
 MODULE = re.compile(r"python3? -m ((?:bench|loadgen|partitiond)(?:\.\w+)*)")
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
-TABLES = {info.key.partition(".")[0] for info in list_settings() if "." in info.key}
+KEYS = {setting.key for setting in list_settings()}
+TABLES = {key.partition(".")[0] for key in KEYS if "." in key}
 SETTING = re.compile(rf"`((?:{'|'.join(sorted(TABLES))})\.(?!py|lock)\w+)`")
 ROOT_COMMAND: Any = typer.main.get_command(app)
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def anchors(page: Path) -> set[str]:
@@ -63,25 +62,40 @@ def command_of(words: list[str]) -> tuple[Any, list[str]]:
     return command, given
 
 
-@each_page
-def test_links_and_paths_lead_somewhere(page: Path) -> None:
+def faults_of(page: Path) -> Iterator[str]:
+    """What a page names and is not there: links, anchors, paths, settings and modules."""
     text = page.read_text(encoding="utf-8")
     for link, anchor in LINK.findall(CODE.sub("", text)):
-        if "://" in link:
-            continue
         target = page.parent / link if link else page
-        assert target.exists(), f"{page.name} links to {link}"
-        if anchor:
-            assert anchor in anchors(target), f"{page.name} links to {link}#{anchor}"
-    for path in TREE.findall(text):
-        assert (ROOT / path).exists(), f"{page.name} names {path}"
+        if "://" not in link and not target.exists():
+            yield f"links to {link}"
+        elif "://" not in link and anchor and anchor not in anchors(target):
+            yield f"links to {link}#{anchor}"
+    yield from (f"names {path}" for path in TREE.findall(text) if not (ROOT / path).exists())
+    yield from (f"names the setting {name}" for name in SETTING.findall(text) if name not in KEYS)
+    for name in MODULE.findall(text):
+        spec = importlib.util.find_spec(name)
+        if spec is None:
+            yield f"names {name}"
+        elif spec.submodule_search_locations and not importlib.util.find_spec(f"{name}.__main__"):
+            yield f"runs {name}"
 
 
-@each_page
-def test_settings_that_are_named_exist(page: Path) -> None:
-    known = {setting.key for setting in list_settings()}
-    for name in SETTING.findall(page.read_text(encoding="utf-8")):
-        assert name in known, f"{page.name} names the setting {name}"
+def test_what_pages_name_exists() -> None:
+    assert len(PAGES) > 80
+    assert not [f"{page.name} {fault}" for page in PAGES for fault in faults_of(page)]
+
+
+def test_what_a_page_names_and_is_not_there_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "p.md"
+    page.write_text(
+        "# A b\n[x](#a-b) [x](#b) [x](no.md) `docs/no.md` `docs/README.md` `proxy.prot` "
+        "`proxy.port` python -m partitiond.core python -m bench.no\n"
+    )
+    assert list(faults_of(page)) == [
+        "links to #b", "links to no.md", "names docs/no.md", "names the setting proxy.prot",
+        "runs partitiond.core", "names bench.no",
+    ]  # fmt: skip
 
 
 def test_commands_that_are_shown_exist_with_their_options() -> None:
@@ -93,15 +107,6 @@ def test_commands_that_are_shown_exist_with_their_options() -> None:
         options = {flag for p in command.params for flag in [*p.opts, *p.secondary_opts]}
         for option in given:
             assert option in options | {"--help"}, f"partitiond {' '.join(words)}: no {option}"
-
-
-@each_page
-def test_modules_that_are_shown_can_be_run(page: Path) -> None:
-    for name in MODULE.findall(page.read_text(encoding="utf-8")):
-        spec = importlib.util.find_spec(name)
-        assert spec is not None, f"{page.name} names {name}"
-        if spec.submodule_search_locations is not None:
-            assert importlib.util.find_spec(f"{name}.__main__"), f"{page.name} runs {name}"
 
 
 def test_the_index_names_every_page() -> None:

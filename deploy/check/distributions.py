@@ -1,9 +1,12 @@
 """Checks the sdist and the wheel in a folder: `make dist` builds and checks them.
 
-For each it checks the contents, that they name no path of this machine, and that it works without
-the checkout: installed into an empty environment, it plans the tour's fleet. The wheel, which is
-built from the sdist, also compiles the simulated libraries and the proxy's hot path, if there is a
-C compiler.
+For each it checks the contents, and that they name no path of this machine. The wheel, which is
+built from the sdist, works without the checkout: installed into an empty environment, it plans the
+tour's fleet, and compiles the simulated libraries and the proxy's hot path, if there is a C
+compiler. The sdist is then installed in its place, and says its version.
+
+Compilers take nearly all of the time: that of the hot path runs beside the plan, which compiles the
+planner's search.
 """
 
 import os
@@ -13,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from email.parser import BytesParser
 from pathlib import Path
 from typing import Final
@@ -35,10 +39,15 @@ def main() -> None:
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     check_wheel(wheel)
     check_sdist(sdist)
-    for distribution in (wheel, sdist):
-        with tempfile.TemporaryDirectory(prefix="dist-") as name:
-            run_from(distribution.resolve(), Path(name), compiles=distribution is wheel)
-        print(f"{distribution} is complete, and works in an empty environment")
+    with tempfile.TemporaryDirectory(prefix="dist-") as name:
+        environment = EmptyEnvironment(Path(name))
+        environment.install(wheel.resolve())
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(environment.plan), pool.submit(environment.compile)]:
+                done.result()
+        print(f"{wheel} is complete, and works in an empty environment")
+        environment.install(sdist.resolve(), "--no-deps", "--reinstall")
+        print(f"{sdist} is complete, and works in an empty environment")
 
 
 def tracked() -> set[str]:
@@ -102,36 +111,50 @@ def _no_places(path: Path, contents: dict[str, bytes]) -> None:
             raise DistributionError(f"{path}: {name} names a place of this machine.")
 
 
-def run_from(distribution: Path, folder: Path, *, compiles: bool) -> None:
-    """Install into an empty environment in `folder`, run the tour in it, and compile C there."""
-    sources = configured_sources()
-    python = str(folder / "environment" / "bin" / "python")
-    base = {name: value for name, value in os.environ.items() if not name.startswith("PARTITIOND")}
-    _run([uv_program(), "venv", "--quiet", "--python", sys.executable, "environment"], folder, base)
-    # The package's extra brings the compiler of the hot path.
-    _run(
-        [uv_program(), "pip", "install", "--quiet", "--python", python, *sources.arguments(),
-         f"partitiond[native] @ {distribution.as_uri()}"],
-        folder, base | sources.environment(),
-    )  # fmt: skip
-    home = {"PATH": base["PATH"], "HOME": str(folder), "COLUMNS": "100"}
-    partitiond = str(folder / "environment" / "bin" / "partitiond")
-    where = _run([python, "-c", "import partitiond; print(partitiond.__file__)"], folder, home)
-    if not where.startswith(str(folder)):
-        raise DistributionError(f"{distribution}: partitiond is imported from {where.strip()}.")
-    _run([partitiond, "--version"], folder, home)
-    plan = _run([partitiond, "plan", "--from", "examples/twelve-models.toml"], folder, home)
-    if "Plan offline-twelve-models" not in plan:
-        raise DistributionError(f"{distribution}: the tour printed no plan:\n{plan}")
-    if not compiles:
-        return
-    if shutil.which("cc") is None:
-        print("skip: there is no C compiler here, nothing is compiled")
-        return
-    host = [partitiond, "tools", "simulate", "create", "a100-80gb-x8", "--out", "host"]
-    _run(host, folder, home)
-    _run([python, "-m", "partitiond.native"], folder, home)
-    _run([python, "-m", "partitiond.native", "--check"], folder, home)
+class EmptyEnvironment:
+    """An environment in a folder, with nothing but what is installed into it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._python = str(folder / "environment" / "bin" / "python")
+        self._partitiond = str(folder / "environment" / "bin" / "partitiond")
+        self._ours = {k: v for k, v in os.environ.items() if not k.startswith("PARTITIOND")}
+        self._home = {"PATH": self._ours["PATH"], "HOME": str(folder), "COLUMNS": "100"}
+        made = [uv_program(), "venv", "--quiet", "--python", sys.executable, "environment"]
+        _run(made, folder, self._ours)
+
+    def install(self, distribution: Path, *options: str) -> None:
+        """Install a distribution; it is what is imported, and says its version."""
+        sources = configured_sources()
+        # The package's extra brings the compiler of the hot path.
+        _run(
+            [uv_program(), "pip", "install", "--quiet", "--python", self._python, *options,
+             *sources.arguments(), f"partitiond[native] @ {distribution.as_uri()}"],
+            self._folder, self._ours | sources.environment(),
+        )  # fmt: skip
+        where = self._says(self._python, "-c", "import partitiond; print(partitiond.__file__)")
+        if not where.startswith(str(self._folder)):
+            raise DistributionError(f"{distribution}: partitiond comes from {where.strip()}.")
+        self._says(self._partitiond, "--version")
+
+    def plan(self) -> None:
+        """Plan the tour's fleet."""
+        plan = self._says(self._partitiond, "plan", "--from", "examples/twelve-models.toml")
+        if "Plan offline-twelve-models" not in plan:
+            raise DistributionError(f"the tour printed no plan:\n{plan}")
+
+    def compile(self) -> None:
+        """Compile the simulated libraries and the proxy's hot path."""
+        if shutil.which("cc") is None:
+            print("skip: there is no C compiler here, nothing is compiled")
+            return
+        host = ("tools", "simulate", "create", "a100-80gb-x8", "--out", "host")
+        self._says(self._partitiond, *host)
+        self._says(self._python, "-m", "partitiond.native")
+        self._says(self._python, "-m", "partitiond.native", "--check")
+
+    def _says(self, *argv: str) -> str:
+        return _run(list(argv), self._folder, self._home)
 
 
 def _run(argv: list[str], folder: Path, environment: dict[str, str]) -> str:

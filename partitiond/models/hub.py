@@ -17,8 +17,9 @@ from partitiond.models.process import ProcessResult, run
 
 Report = Callable[[str, float | None], None]
 
-_FIRST_ANSWER_SECONDS: Final = 4.5
-"""For the helper's start and the hub's first answer, including name resolution."""
+_FIRST_ANSWER_SECONDS: Final = 30.0
+"""For the helper's start and the hub's first answer, including name resolution. The helper alone
+takes 1 s on an idle machine and over 10 s on one whose cores eight others want."""
 _CONFIG_SECONDS: Final = 60.0
 _DOWNLOAD_SECONDS: Final = 6 * 3600.0
 _PROGRESS_SECONDS: Final = 1.0

@@ -71,7 +71,6 @@ def warm(solve: Solve, tell: Tell = lambda _share: None) -> None:
 def _compile_all(solve: Solve, tell: Tell) -> None:
     from partitiond.planner.kernels.counting import compiled_functions
 
-    kept.forget_former()
     _UNDER_WAY.set()
     try:
         with compiled_functions(lambda count: tell(min(1.0, count / FUNCTIONS))):

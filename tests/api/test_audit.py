@@ -7,14 +7,10 @@ import httpx
 import pytest
 
 from partitiond.api.app import create_app
-from partitiond.controller.service import Service
 from partitiond.core.actors import MAX_CHARACTERS
 from partitiond.core.events import Event
-from partitiond.core.profile.jobs import JobState
-from partitiond.store import open_store
-from tests.api.conftest import TOKEN
-from tests.controller.fakes import until
-from tests.controller.test_service import Host
+from tests.api.conftest import TOKEN, asking
+from tests.controller.host import Host, serving
 
 MODEL = {
     "name": "a",
@@ -29,34 +25,23 @@ class Api:
     host: Host
     http: httpx.AsyncClient
 
-    @property
-    def service(self) -> Service:
-        return self.host.service
-
     def events(self, kind: str) -> list[Event]:
         return [event for event in self.host.store.events(limit=1000) if event.kind == kind]
 
 
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
-    store = open_store(":memory:")
-    host = Host(store)
-    await host.service.daemon.start()
-    transport = httpx.ASGITransport(create_app(host.service, admin_token=TOKEN))
-    headers = {"Authorization": f"Bearer {TOKEN}", "X-Partitiond-Actor": "ada@laptop"}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://daemon", headers=headers
-    ) as http:
-        yield Api(host, http)
-    await host.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(Host()) as host:
+        async with asking(create_app(host.service, admin_token=TOKEN)) as http:
+            http.headers["X-Partitiond-Actor"] = "ada@laptop"
+            yield Api(host, http)
 
 
 async def registered(api: Api) -> None:
+    api.host.measured("a")
     answer = await api.http.post("/models", json=MODEL)
     assert answer.status_code == 201, answer.text
     await api.host.serves("a")
-    await until(lambda: all(j.state is JobState.SUCCEEDED for j in api.service.jobs.jobs()))
 
 
 async def test_changes_name_who_asked(api: Api) -> None:
@@ -73,10 +58,8 @@ async def test_changes_name_who_asked(api: Api) -> None:
 
 async def test_what_partitiond_does_by_itself_names_nobody(api: Api) -> None:
     await registered(api)
-    for kind in ("engine-starting", "engine-ready", "job-succeeded", "replica-starts"):
-        found = api.events(kind)
-        assert found
-        assert {event.actor for event in found} == {""}
+    for kind in ("engine-starting", "engine-ready", "replica-starts"):
+        assert {event.actor for event in api.events(kind)} == {""}
 
 
 async def test_a_caller_without_a_name_is_known_by_its_address(api: Api) -> None:
@@ -85,12 +68,12 @@ async def test_a_caller_without_a_name_is_known_by_its_address(api: Api) -> None
     assert [e.actor for e in api.events("model-registered")] == ["api@127.0.0.1"]
 
 
-@pytest.mark.parametrize("name", ["a b", "x\x7f", "ö", "<script>", "a" * (MAX_CHARACTERS + 1)])
-async def test_names_that_are_none_are_refused_before_anything_happens(api: Api, name: str) -> None:
-    header = {"X-Partitiond-Actor": name.encode("latin-1")}
-    answer = await api.http.post("/models", json=MODEL, headers=header)  # type: ignore[arg-type]
-    assert answer.status_code == 422
-    assert "is no name of an actor" in answer.json()["detail"]
+async def test_names_that_are_none_are_refused_before_anything_happens(api: Api) -> None:
+    for name in ("a b", "x\x7f", "ö", "<script>", "a" * (MAX_CHARACTERS + 1)):
+        header = {b"X-Partitiond-Actor": name.encode("latin-1")}
+        answer = await api.http.post("/models", json=MODEL, headers=header)
+        assert answer.status_code == 422
+        assert "is no name of an actor" in answer.json()["detail"]
     assert api.events("model-registered") == []
 
 
@@ -109,9 +92,7 @@ async def test_every_replica_that_a_plan_changes_says_why(api: Api) -> None:
     (started,) = api.events("replica-starts")
     assert started.subject == "a-1"
     assert "the first plan with a" in started.message
-    plan = api.service.plans.applied()
-    assert plan is not None
-    assert started.message.startswith(f"{plan.id}: on cpu (")
+    assert started.message.startswith(f"{api.host.applied().id}: on cpu (")
 
     await api.http.delete("/models/a")
     (stopped,) = api.events("replica-stops")

@@ -10,52 +10,36 @@ from fastapi import FastAPI
 from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
 from partitiond.core.errors import SettingsError
-from tests.api.conftest import TOKEN
+from tests.api.conftest import TOKEN, asking
 from tests.api.fake_service import FakeService
 
 METRICS_TOKEN = "a-metrics-token-for-tests"
+NO_TOKENS: tuple[bytes | None, ...] = (
+    None, b"", b"Bearer", b"Bearer ", b"Bearer wrong", f"Basic {TOKEN}".encode(), TOKEN.encode(),
+    f"Bearer {TOKEN}x".encode(), b"Bearer \xff\xfe", f"Bearer {METRICS_TOKEN}".encode(),
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "header",
-    [None, "", "Bearer", "Bearer ", "Bearer wrong", f"Basic {TOKEN}", TOKEN, f"Bearer {TOKEN}x"],
-)
-@pytest.mark.parametrize("path", ["/models", "/metrics", "/openapi.json", "/no/such/path"])
-async def test_without_the_token_nothing_is_told(
-    http: httpx.AsyncClient, header: str | None, path: str
-) -> None:
+async def test_without_the_token_nothing_is_told(http: httpx.AsyncClient) -> None:
+    bearer = {"Authorization": f"bearer {TOKEN}"}
+    assert (await http.get("/models", headers=bearer)).status_code == 200, "in any case"
     del http.headers["Authorization"]
-    answer = await http.get(path, headers={} if header is None else {"Authorization": header})
-    assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Bearer")
-    assert answer.json()["code"] == "unauthorized"
-    assert "admin-token" in answer.json()["hint"]
-
-
-async def test_tokens_of_any_bytes_are_refused_calmly(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/models", headers={b"Authorization": b"Bearer \xff\xfe"})
-    assert answer.status_code == 401
-
-
-async def test_the_scheme_is_read_in_any_case(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/models", headers={"Authorization": f"bearer {TOKEN}"})
-    assert answer.status_code == 200
-
-
-async def test_probes_need_no_token(http: httpx.AsyncClient) -> None:
-    del http.headers["Authorization"]
-    assert (await http.get("/healthz")).status_code == 200
-    assert (await http.get("/readyz")).status_code == 200
+    for path in ("/models", "/metrics", "/openapi.json", "/usage", "/no/such/path"):
+        for value in NO_TOKENS:
+            headers = {} if value is None else {b"Authorization": value}
+            answer = await http.get(path, headers=headers)
+            assert answer.status_code == 401, (path, value)
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            assert answer.json()["code"] == "unauthorized"
+            assert "admin-token" in answer.json()["hint"]
+    for probe in ("/healthz", "/readyz"):
+        assert (await http.get(probe)).status_code == 200
 
 
 async def test_the_metrics_token_opens_the_metrics_and_nothing_else(service: FakeService) -> None:
     """What Prometheus carries: with it nobody reads, changes or ends anything."""
     app = create_app(service, admin_token=TOKEN, metrics_token=METRICS_TOKEN)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    headers = {"Authorization": f"Bearer {METRICS_TOKEN}"}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://daemon", headers=headers
-    ) as scraper:
+    async with asking(app, METRICS_TOKEN) as scraper:
         answer = await scraper.get("/metrics")
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/plain")
@@ -71,12 +55,6 @@ async def test_the_metrics_token_opens_the_metrics_and_nothing_else(service: Fak
         assert admin.status_code == 200
 
 
-async def test_without_a_metrics_token_no_empty_one_counts(http: httpx.AsyncClient) -> None:
-    for header in ("Bearer", "Bearer ", f"Bearer {METRICS_TOKEN}"):
-        answer = await http.get("/metrics", headers={"Authorization": header})
-        assert answer.status_code == 401, header
-
-
 async def test_the_document_describes_the_token(app: FastAPI) -> None:
     document = app.openapi()
     assert document["security"] == [{"adminToken": []}]
@@ -84,12 +62,7 @@ async def test_the_document_describes_the_token(app: FastAPI) -> None:
     assert {"metricsToken": []} in document["paths"]["/metrics"]["get"]["security"]
 
 
-def test_an_empty_token_is_refused(service: FakeService) -> None:
-    with pytest.raises(ValueError, match="empty"):
-        create_app(service, admin_token="")
-
-
-def test_a_token_is_made_once_and_private(tmp_path: Path) -> None:
+def test_a_token_is_made_once_and_private(tmp_path: Path, service: FakeService) -> None:
     path = tmp_path / "state" / "admin-token"
     token = ensure_token(path)
     assert len(token) > 40
@@ -99,6 +72,8 @@ def test_a_token_is_made_once_and_private(tmp_path: Path) -> None:
     path.chmod(0o644)
     ensure_token(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(ValueError, match="empty"):
+        create_app(service, admin_token="")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"short\n", b"\xff" * 40])

@@ -2,155 +2,153 @@
 
 import asyncio
 import json
-import socket
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from partitiond.api.streams import HEARTBEAT, changes
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
+from tests.controller.fakes import a_moment
 
 
 @pytest.fixture
-async def url(app: FastAPI) -> AsyncIterator[str]:
-    """The API on a real port, in this event loop."""
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    await serving
-    listener.close()
+def job_id(service: FakeService) -> str:
+    progress = Progress("queued", "")
+    service.store.put_job(Job("j", "profile", "a", JobState.QUEUED, "", "", progress))
+    return "j"
 
 
-@pytest.fixture
-async def client(url: str) -> AsyncIterator[httpx.AsyncClient]:
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=300) as made:
-        yield made
+class Stream:
+    """A request for a job's events and what its client is sent, as the server's side sees both."""
 
+    def __init__(self, app: FastAPI, job_id: str) -> None:
+        self.headers: dict[str, str] = {}
+        self.status = 0
+        self._sent: asyncio.Queue[bytes] = asyncio.Queue()
+        self._gone = asyncio.Event()
+        self._asked = False
+        headers = [(b"authorization", f"Bearer {TOKEN}".encode()), (b"host", b"daemon")]
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": f"/jobs/{job_id}/events",
+            "raw_path": f"/jobs/{job_id}/events".encode(),
+            "query_string": b"",
+            "headers": headers,
+            "client": ("127.0.0.1", 1),
+            "server": ("daemon", 80),
+        }
+        self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
 
-async def queued(client: httpx.AsyncClient) -> str:
-    await client.post("/models", json={"model": "opt-125m"})
-    return str((await client.post("/models/opt-125m/profile")).json()["id"])
+    async def _receive(self) -> dict[str, Any]:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
 
-
-class Events:
-    """Server-sent events of one answer, one at a time."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        self._lines = answer.aiter_lines()
+    async def _send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            self.headers = {k.decode(): v.decode() for k, v in message["headers"]}
+        else:
+            await self._sent.put(message.get("body", b""))
 
     async def next(self) -> tuple[str, str, dict[str, Any]] | None:
-        """(id, name, job), or None at the end."""
-        fields: dict[str, str] = {}
-        async for line in self._lines:
-            if not line:
-                if fields:
-                    data = json.loads(fields["data"])
-                    assert data["id"]
-                    return fields["id"], fields["event"], data
-                continue
-            name, _, value = line.partition(": ")
-            if name:
-                fields[name] = value
-        return None
+        """(id, name, job) of the next event; None at the end."""
+        async with asyncio.timeout(60):
+            text = (await self._sent.get()).decode()
+        if not text:
+            return None
+        fields = dict(line.split(": ", 1) for line in text.strip().splitlines())
+        return fields["id"], fields["event"], json.loads(fields["data"])
+
+    async def leave(self) -> None:
+        self._gone.set()
+        async with asyncio.timeout(60):
+            await self.task
 
 
 async def test_a_job_is_told_from_now_to_its_end(
-    client: httpx.AsyncClient, service: FakeService
+    app: FastAPI, service: FakeService, job_id: str
 ) -> None:
-    job_id = await queued(client)
-    async with client.stream("GET", f"/jobs/{job_id}/events") as answer:
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        assert answer.headers["cache-control"] == "no-store"
-        events = Events(answer)
-        first = await events.next()
-        assert first is not None
-        assert (first[0], first[1], first[2]["state"]) == ("1", "state", "queued")
-        service.jobs.change(job_id, state=JobState.RUNNING)
-        second = await events.next()
-        service.jobs.change(job_id, progress=Progress("sweep", "line\nbreak", 0.5, 7.0))
-        third = await events.next()
-        service.jobs.change(job_id, state=JobState.SUCCEEDED, result="p")
-        last = await events.next()
-        assert second is not None
-        assert third is not None
-        assert last is not None
-        assert [second[1], third[1], last[1]] == ["state", "progress", "state"]
-        assert third[2]["progress"]["message"] == "line\nbreak"
-        assert [second[0], third[0], last[0]] == ["2", "3", "4"]
-        assert await events.next() is None
+    stream = Stream(app, job_id)
+    told = [await stream.next()]
+    assert stream.status == 200
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    assert stream.headers["cache-control"] == "no-store"
+    steps: list[dict[str, Any]] = [
+        {"state": JobState.RUNNING},
+        {"progress": Progress("sweep", "line\nbreak", 0.5, 7.0)},
+        {"state": JobState.SUCCEEDED, "result": "p"},
+    ]
+    for step in steps:
+        service.jobs.change(job_id, **step)
+        told.append(await stream.next())
+    assert [(one[0], one[1], one[2]["state"]) for one in told if one] == [
+        ("1", "state", "queued"),
+        ("2", "state", "running"),
+        ("3", "progress", "running"),
+        ("4", "state", "succeeded"),
+    ]
+    assert told[2] is not None
+    assert told[2][2]["progress"]["message"] == "line\nbreak"
+    assert await stream.next() is None
+    await stream.leave()
     assert service.jobs.watchers.count == 0
 
 
-async def test_an_unknown_job_is_404_before_any_stream(client: httpx.AsyncClient) -> None:
-    answer = await client.get("/jobs/none/events")
+async def test_an_unknown_job_is_404_before_any_stream(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/jobs/none/events")
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_watching_needs_the_token(url: str) -> None:
-    async with httpx.AsyncClient(base_url=url) as anyone:
-        assert (await anyone.get("/jobs/none/events")).status_code == 401
-
-
 async def test_a_client_that_goes_leaves_nothing_behind(
-    client: httpx.AsyncClient, service: FakeService
+    app: FastAPI, service: FakeService, job_id: str
 ) -> None:
-    job_id = await queued(client)
-    for _ in range(5):
-        async with client.stream("GET", f"/jobs/{job_id}/events") as answer:
-            assert await Events(answer).next() is not None
-            assert service.jobs.watchers.count == 1
-        async with asyncio.timeout(60):
-            while service.jobs.watchers.count:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+    for _ in range(3):
+        stream = Stream(app, job_id)
+        assert await stream.next() is not None
+        assert service.jobs.watchers.count == 1
+        await stream.leave()
+        await a_moment()
+        assert service.jobs.watchers.count == 0
 
 
 async def test_the_end_of_the_daemon_ends_the_stream(
-    client: httpx.AsyncClient, service: FakeService
+    app: FastAPI, service: FakeService, job_id: str
 ) -> None:
-    job_id = await queued(client)
-    async with client.stream("GET", f"/jobs/{job_id}/events") as answer:
-        events = Events(answer)
-        await events.next()
-        service.jobs.watchers.close()
-        assert await events.next() is None
+    stream = Stream(app, job_id)
+    await stream.next()
+    service.jobs.watchers.close()
+    assert await stream.next() is None
+    await stream.leave()
 
 
-@pytest.mark.parametrize(
-    ("last", "first"), [("41", "42"), ("nonsense", "1"), ("9" * 40, "1"), ("-3", "1"), ("", "1")]
-)
 async def test_a_client_that_comes_back_gets_the_job_as_it_is(
-    client: httpx.AsyncClient, service: FakeService, last: str, first: str
+    http: httpx.AsyncClient, service: FakeService, job_id: str
 ) -> None:
-    job_id = await queued(client)
     service.jobs.change(job_id, state=JobState.CANCELLED)
-    answer = await client.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": last})
-    assert answer.text.startswith(f"id: {first}\nevent: state\n")
-    assert answer.text.count("data:") == 1
+    for last, first in (("41", "42"), ("nonsense", "1"), ("9" * 40, "1"), ("-3", "1"), ("", "1")):
+        answer = await http.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": last})
+        assert answer.text.startswith(f"id: {first}\nevent: state\n")
+        assert answer.text.count("data:") == 1
 
 
-async def test_a_silent_job_is_heard_by_heartbeats(service: FakeService) -> None:
-    service.store.put_job(Job("j", "profile", "a", JobState.QUEUED, "", "", Progress("queued", "")))
-    events = changes(service.jobs.watch("j"), heartbeat_seconds=0.01)
+async def test_a_silent_job_is_heard_by_heartbeats(service: FakeService, job_id: str) -> None:
+    events = changes(service.jobs.watch(job_id), heartbeat_seconds=0.001)
     assert (await anext(events)).startswith(b"id: 1\n")
     assert await anext(events) == HEARTBEAT
     assert await anext(events) == HEARTBEAT
-    service.jobs.change("j", state=JobState.CANCELLED)
+    service.jobs.change(job_id, state=JobState.CANCELLED)
     async with asyncio.timeout(60):
         while (event := await anext(events)) == HEARTBEAT:
             pass

@@ -32,8 +32,7 @@ from partitiond.store.lock import LockHolder
 from tests.api.fake_drift import CORRECTION, ENTRY
 from tests.bodies.compact import compact
 from tests.controller.test_real_processes import RealHost, make, simulated
-from tests.devices.partitions.test_control import mig, mps
-from tests.devices.partitions.world import launch
+from tests.devices.partitions.world import launch, mig, mps
 
 ROWS = {
     "model": ("model", "spec"),

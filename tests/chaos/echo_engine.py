@@ -131,7 +131,7 @@ class EchoEngine:
         requests: taken so far.
         running: requests whose answer is not complete.
         left: requests whose client left before the end.
-        sent_bytes: handed to the kernel or waiting for it.
+        paused: connections on which the other side takes nothing at the moment.
         tokens: of the requests, in order.
     """
 
@@ -142,7 +142,7 @@ class EchoEngine:
         self.running = 0
         self.left = 0
         self.open = 0
-        self.sent_bytes = 0
+        self.paused: set[_Connection] = set()
         self.tokens: list[str] = []
         self._server: asyncio.Server | None = None
         self.connections: set[_Connection] = set()
@@ -168,7 +168,6 @@ class _Connection(asyncio.Protocol):
         self._pieces: Iterator[bytes] | None = None
         self._wish: Wish | None = None
         self._written = 0
-        self._paused = False
         self._waiting = False
         self._transport: asyncio.Transport | None = None
 
@@ -181,6 +180,7 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._engine.connections.discard(self)
+        self._engine.paused.discard(self)
         self._engine.open -= 1
         if self._pieces is not None:
             self._pieces = None
@@ -196,10 +196,10 @@ class _Connection(asyncio.Protocol):
         self._next()
 
     def pause_writing(self) -> None:
-        self._paused = True
+        self._engine.paused.add(self)
 
     def resume_writing(self) -> None:
-        self._paused = False
+        self._engine.paused.discard(self)
         self._pump()
 
     def _next(self) -> None:
@@ -227,7 +227,7 @@ class _Connection(asyncio.Protocol):
     def _pump(self) -> None:
         """Write until the client is slow, or a pause is due."""
         wish = self._wish
-        while self._pieces is not None and not self._paused and not self._waiting:
+        while self._pieces is not None and self not in self._engine.paused and not self._waiting:
             assert wish is not None
             if wish.hold and self._written == (0 if wish.hold == "head" else 3):
                 return
@@ -252,7 +252,6 @@ class _Connection(asyncio.Protocol):
             self._next()
             return
         self._written += 1
-        self._engine.sent_bytes += len(data)
         if self._transport is not None:
             self._transport.write(data)
 

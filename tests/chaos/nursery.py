@@ -12,6 +12,8 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,16 +21,33 @@ from pathlib import Path
 from partitiond.settings.schema import load_settings
 from tests.e2e.harness import clean_environment
 
+STATUS_SECONDS = 60.0
+"""Within which the nursery, on a busy machine, notices that a daemon ended."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ForkedDaemon:
-    """One daemon; as much of `subprocess.Popen` as a test fleet uses."""
+    """One daemon; as much of `subprocess.Popen` as a test fleet uses.
+
+    Attributes:
+        ended: the file in which the nursery, its parent, says how it ended.
+    """
 
     pid: int
+    ended: Path
 
     def poll(self) -> int | None:
-        """None while it runs; how it ended is its parent's to know, so always 0 then."""
-        return None if self._alive() else 0
+        """How it ended; None while it runs."""
+        return None if self._alive() else self._status()
+
+    def _status(self) -> int:
+        deadline = time.monotonic() + STATUS_SECONDS
+        while not self.ended.exists():
+            if not self.ended.parent.exists():
+                return 0  # the nursery is closed, and nobody knows
+            assert time.monotonic() < deadline, "the nursery does not say how a daemon ended"
+            time.sleep(0.002)
+        return int(self.ended.read_text())
 
     def send_signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -42,14 +61,14 @@ class ForkedDaemon:
         try:
             descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
-            return 0
+            return self._status()
         try:
             ready, _, _ = select.select([descriptor], [], [], timeout)
         finally:
             os.close(descriptor)
         if not ready:
             raise subprocess.TimeoutExpired("partitiond serve", timeout or 0.0)
-        return 0
+        return self._status()
 
     def _alive(self) -> bool:
         try:
@@ -67,6 +86,8 @@ class Nursery:
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="pn-")
+        self._count = 0
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.nursery"],
             stdin=subprocess.PIPE,
@@ -78,10 +99,12 @@ class Nursery:
     def start(self, config: Path, log: Path) -> ForkedDaemon:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        order = {"config": str(config), "log": str(log)}
+        self._count += 1
+        ended = Path(self._folder.name) / str(self._count)
+        order = {"config": str(config), "log": str(log), "ended": str(ended)}
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
         self._process.stdin.flush()
-        return ForkedDaemon(int(self._process.stdout.readline()))
+        return ForkedDaemon(int(self._process.stdout.readline()), ended)
 
     def close(self) -> None:
         """End it; daemons that run go on."""
@@ -94,6 +117,7 @@ class Nursery:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait(60)
+        self._folder.cleanup()
 
 
 @contextlib.contextmanager
@@ -109,19 +133,31 @@ def nursery(environment: Mapping[str, str]) -> Iterator[Nursery]:
 def _main() -> None:
     import partitiond.daemon  # noqa: F401
 
+    statuses: dict[int, str] = {}
+    signal.signal(signal.SIGCHLD, lambda *_: _reap(statuses))
     for line in sys.stdin:
         order = json.loads(line)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         pid = os.fork()
+        if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        else:
+            statuses[pid] = order["ended"]
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         if pid == 0:
             _become_daemon(Path(order["config"]), order["log"])
         print(pid, flush=True)
-        _reap()
 
 
-def _reap() -> None:
+def _reap(statuses: dict[int, str]) -> None:
+    """Say of each daemon that ended how it did, in a file that is whole once it is there."""
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            continue
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            pid, status = ended
+            path = Path(statuses.pop(pid))
+            with contextlib.suppress(FileNotFoundError):  # nobody asks any more
+                path.with_suffix(".new").write_text(str(os.waitstatus_to_exitcode(status)))
+                path.with_suffix(".new").rename(path)
 
 
 def _become_daemon(config: Path, log: str) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -154,20 +154,38 @@ ON_A_GPU = {
     FaultPoint.PARTITION_PREPARED: STARTING,
     FaultPoint.DEVICE_DONE: STARTING,
 }
-PARTITIONS = [(SharingMode.MPS, point) for point in ON_A_GPU] + [
-    (SharingMode.MIG, FaultPoint.DEVICE_TOUCHED),
-    (SharingMode.MIG, FaultPoint.DEVICE_UNDONE),
-]
-QUICK = {FaultPoint.MODEL_REMOVED, FaultPoint.PLAN_STORED, FaultPoint.SHIM_SPAWNED}
+EACH_KIND = {
+    FaultPoint.MODEL_REMOVED,
+    FaultPoint.SHIM_SPAWNED,
+    FaultPoint.STORE_COMMITTING,
+    FaultPoint.ENGINES_FOUND,
+    FaultPoint.DEVICE_TOUCHED,
+}
+"""One of each kind of action is in `make test-full`, all of them in `make soak`."""
 
 
-def marked(points: object) -> list[object]:
-    """A few of them in each run of the tests, all of them in the long one."""
-    assert isinstance(points, dict | tuple)
+def marked(points: Iterable[FaultPoint]) -> list[object]:
     return [
-        pytest.param(point, id=point.value, marks=() if point in QUICK else pytest.mark.full)
+        pytest.param(
+            point,
+            id=point.value,
+            marks=pytest.mark.full if point in EACH_KIND else pytest.mark.soak,
+        )
         for point in points
     ]
+
+
+PARTITIONS = [
+    pytest.param(mode, point, marks=mark, id=f"{mode}-{point}")
+    for mode, points in (
+        (SharingMode.MPS, tuple(ON_A_GPU)),
+        (SharingMode.MIG, (FaultPoint.DEVICE_TOUCHED, FaultPoint.DEVICE_UNDONE)),
+    )
+    for point in points
+    for mark in [
+        pytest.mark.full if point in EACH_KIND and mode is SharingMode.MPS else pytest.mark.soak
+    ]
+]
 
 
 @contextlib.contextmanager
@@ -249,7 +267,7 @@ def test_in_its_own_start(fleet: KilledFleet, point: FaultPoint) -> None:
     wait_for("an answer", fleet.answers, seconds=30)
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_in_a_profile_job(fleet: KilledFleet) -> None:
     """At each of its steps, one after the other: in the end the profile is there."""
     fleet.up()
@@ -302,8 +320,7 @@ def gpus(request: pytest.FixtureRequest) -> Iterator[tuple[KilledFleet, Simulate
             found.cleanup()
 
 
-@pytest.mark.full
-@pytest.mark.parametrize(("gpus", "point"), PARTITIONS, indirect=["gpus"], ids=str)
+@pytest.mark.parametrize(("gpus", "point"), PARTITIONS, indirect=["gpus"])
 def test_with_a_partition(gpus: tuple[KilledFleet, SimulatedHost], point: FaultPoint) -> None:
     fleet, host = gpus
     die_and_recover(fleet, ON_A_GPU[point], point)

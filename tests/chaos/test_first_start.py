@@ -55,7 +55,7 @@ def first_start(_number: int) -> None:
                 daemon.wait(300)
 
 
-@pytest.mark.full
+@pytest.mark.soak  # as many starts at once as make a machine slow
 def test_every_first_start_of_many_on_a_loaded_machine_lets_its_client_in() -> None:
     with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(first_start, range(STARTS)))

@@ -1,17 +1,26 @@
 """Runs the command line as a user does: takes arguments, returns exit status and both outputs."""
 
 import dataclasses
+import io
 import json
+import os
 import shutil
+import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
+from rich.console import Console, RenderableType
 
+from partitiond.api.app import create_app
 from partitiond.cli.main import main
 from partitiond.devices.nvml import library_in_use
+from tests.api.conftest import TOKEN
+from tests.api.fake_service import FakeService
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -25,6 +34,11 @@ class Result:
     @property
     def json(self) -> Any:
         return json.loads(self.out)
+
+    @property
+    def said(self) -> str:
+        """What it told on stderr, in a line."""
+        return " ".join(self.err.split())
 
 
 Cli = Callable[..., Result]
@@ -53,15 +67,91 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.fixture
 def cli(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Run `partitiond` with these arguments, at 80 columns."""
+    """Run `partitiond` with these arguments at 80 columns; the first one may be several words."""
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*arguments: object) -> Result:
         capsys.readouterr()
+        words, rest = str(arguments[0]).split() if arguments else [], arguments[1:]
         with pytest.raises(SystemExit) as ended:
-            main([str(argument) for argument in arguments])
+            main([*words, *map(str, rest)])
         captured = capsys.readouterr()
         code = ended.value.code
         return Result(code if isinstance(code, int) else 1, captured.out, captured.err)
 
     return run
+
+
+def text_of(drawn: RenderableType, width: int = 80) -> str:
+    """What is drawn on a terminal of so many columns."""
+    console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
+    console.print(drawn, crop=False)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def widest(text: str) -> int:
+    """Columns of the longest line."""
+    return max(len(line.rstrip()) for line in text.splitlines())
+
+
+class ServedApi:
+    """The control API over a service that only remembers, on one port; it may end and come back."""
+
+    def __init__(self) -> None:
+        self.service = FakeService()
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = self._listener.getsockname()[1]
+        app = create_app(self.service, admin_token=TOKEN)
+        config = uvicorn.Config(app, log_level="critical", lifespan="off")
+        self._server = uvicorn.Server(config)
+        served = {"sockets": [self._listener]}
+        self._thread = threading.Thread(target=self._server.run, kwargs=served, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        self._listener.close()
+
+
+@pytest.fixture
+def served(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedApi]:
+    """What commands take for the daemon."""
+    here = ServedApi()
+    monkeypatch.setenv("PARTITIOND_URL", here.url)
+    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
+    yield here
+    here.stop()
+    here.service.close()
+
+
+@pytest.fixture
+def service(served: ServedApi) -> FakeService:
+    """The service behind it."""
+    return served.service
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """The root folder of an image, with a file of its own where a setup writes one."""
+    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed here")
+    if os.geteuid() != 0:
+        pytest.skip("systemd's own programs write users into an image only for root")
+    root = tmp_path / "image"
+    (root / "etc/tmpfiles.d").mkdir(parents=True)
+    (root / "etc/tmpfiles.d/partitiond.conf").write_text("# mine\n")
+    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (root / "etc/group").write_text("root:x:0:\n")
+    return root

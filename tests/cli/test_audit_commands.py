@@ -3,67 +3,18 @@
 import itertools
 import json
 import socket
-import threading
 import types
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import typer
-import uvicorn
 
-from partitiond.api.app import create_app
 from partitiond.cli.options import this_person
 from partitiond.cli.watch.events import moment
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
-from tests.api.conftest import TOKEN
 from tests.api.fake_drift import CORRECTION
 from tests.api.fake_service import FakeService
-from tests.cli.conftest import Cli
-
-
-class Daemon:
-    """An API on one port, which may end and come back."""
-
-    def __init__(self) -> None:
-        self.service = FakeService()
-        self.port = 0
-        self.start()
-
-    def start(self) -> None:
-        self._listener = socket.socket()
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listener.bind(("127.0.0.1", self.port))
-        self._listener.listen()
-        self.port = self._listener.getsockname()[1]
-        app = create_app(self.service, admin_token=TOKEN)
-        config = uvicorn.Config(app, log_level="critical", lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, args=([self._listener],), daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(60)
-        self._listener.close()
-
-
-@pytest.fixture
-def daemon(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
-    here = Daemon()
-    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{here.port}")
-    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
-    yield here
-    here.stop()
-    here.service.close()
-
-
-@pytest.fixture
-def service(daemon: Daemon) -> FakeService:
-    return daemon.service
+from tests.cli.conftest import Cli, ServedApi
 
 
 def happened(service: FakeService) -> None:
@@ -98,26 +49,26 @@ def test_an_export_is_complete_and_one_line_each(
     monkeypatch.setattr("partitiond.cli.watch.events.PAGE", 7)
     for number in range(50):
         service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
-    lines = cli("events", "--lines").out.splitlines()
+    lines = cli("events --lines").out.splitlines()
     assert [json.loads(line)["message"] for line in lines] == [str(n) for n in range(50)]
-    later = cli("events", "--lines", "--after", "40", "--limit", "3").out.splitlines()
+    later = cli("events --lines --after 40 --limit 3").out.splitlines()
     assert [json.loads(line)["id"] for line in later] == [41, 42, 43]
 
 
 def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
-    daemon: Daemon, cli: Cli, monkeypatch: pytest.MonkeyPatch
+    served: ServedApi, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def add(number: int) -> None:
-        daemon.service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", f"event {number}")
+        served.service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", f"event {number}")
 
     pauses = itertools.count(1)
 
     def pause(_: float) -> None:
         number = next(pauses)
         if number == 3:
-            daemon.stop()
+            served.stop()
         elif number == 5:
-            daemon.start()
+            served.start()
         elif number == 7:
             raise typer.Exit
         add(number)
@@ -125,7 +76,7 @@ def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
     clock = types.SimpleNamespace(sleep=pause)
     monkeypatch.setattr("partitiond.cli.watch.events.time", clock)
     add(0)
-    followed = cli("events", "--lines", "--follow")
+    followed = cli("events --lines --follow")
     told = [json.loads(line)["message"] for line in followed.out.splitlines()]
     assert told == [f"event {n}" for n in range(7)]
     assert followed.err.count("goes on once it answers") == 1
@@ -134,13 +85,13 @@ def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
 def test_a_period_of_many_events_says_that_there_are_more(service: FakeService, cli: Cli) -> None:
     for number in range(60):
         service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
-    shown = cli("events", "--since", "2029-01-01", "--json")
+    shown = cli("events --since 2029-01-01 --json")
     assert [event["message"] for event in shown.json] == [str(n) for n in range(10, 60)]
     assert "The newest 50 of 60: --limit N shows more" in " ".join(shown.err.split())
-    more = cli("events", "--since", "2029-01-01", "--limit", "100", "--json")
+    more = cli("events --since 2029-01-01 --limit 100 --json")
     assert len(more.json) == 60
     assert more.err == ""
-    after = cli("events", "--after", "5", "--limit", "3", "--json")
+    after = cli("events --after 5 --limit 3 --json")
     assert [event["id"] for event in after.json] == [6, 7, 8]
     assert "--after 8 goes on" in after.err
 
@@ -159,11 +110,11 @@ def test_of_more_events_than_one_question_gets_the_newest_are_shown(
     monkeypatch.setattr("partitiond.cli.watch.events.PAGE", 7)
     for number in range(20):
         service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
-    few = cli("events", "--since", "2029-01-01", "--limit", "3", "--json")
+    few = cli("events --since 2029-01-01 --limit 3 --json")
     assert [event["message"] for event in few.json] == ["17", "18", "19"]
     assert "The newest 3 of 7 or more" in few.err
     for limit in (7, 12):
-        many = cli("events", "--since", "2029-01-01", "--limit", limit, "--json")
+        many = cli("events --since 2029-01-01 --limit", limit, "--json")
         assert [event["message"] for event in many.json] == [str(n) for n in range(20 - limit, 20)]
         assert f"The newest {limit} of 20" in many.err
 
@@ -189,19 +140,19 @@ def test_who_runs_a_command_is_a_name_that_the_api_takes(monkeypatch: pytest.Mon
 def test_drift_shows_ratios_corrections_and_what_is_measured_again(
     service: FakeService, cli: Cli
 ) -> None:
-    shown = " ".join(cli("models", "drift").out.split())
+    shown = " ".join(cli("models drift").out.split())
     assert "1.30 ±0.05" in shown
     assert "7/30" in shown
     assert "pace is 1.30 times what its profile predicts at this load" in shown
     assert "plans take 0.75 of profile-a's rates" in shown
     assert "to be measured again (job-1): waits for a quiet time" in shown
-    assert cli("models", "drift", "--json").json["corrections"][0]["factor"] == 0.75
-    ledger = " ".join(cli("models", "drift", "ledger", "--model", "a").out.split())
+    assert cli("models drift --json").json["corrections"][0]["factor"] == 0.75
+    ledger = " ".join(cli("models drift ledger --model a").out.split())
     assert "13 / 10" in ledger
 
 
 def test_a_correction_is_lifted(service: FakeService, cli: Cli) -> None:
-    lifted = cli("models", "drift", "lift", CORRECTION.profile_id)
+    lifted = cli("models drift lift", CORRECTION.profile_id)
     assert lifted.code == 0
     assert "as they are again" in lifted.out + lifted.err
-    assert cli("models", "drift", "lift", CORRECTION.profile_id).code == 3
+    assert cli("models drift lift", CORRECTION.profile_id).code == 3

@@ -27,7 +27,7 @@ def test_devices_are_listed_with_how_they_are(cli: Cli, host: SimulatedHost) -> 
     assert "1 foreign process" in result.out
     assert "fine" in result.out
     assert "No daemon answers" in result.err
-    shown = {device["id"]: device for device in cli("devices", "--json").json}
+    shown = {device["id"]: device for device in cli("devices --json").json}
     assert list(shown)[-1] == "cpu"
     assert len(shown[first]["mig_instances"]) == 4
     assert shown[first]["foreign"][0]["pid"] == 2**22 + 1
@@ -35,11 +35,11 @@ def test_devices_are_listed_with_how_they_are(cli: Cli, host: SimulatedHost) -> 
 
 def test_one_device_is_shown_whole(cli: Cli, host: SimulatedHost) -> None:
     first = host.uuids()[0]
-    shown = cli("devices", "show", first[:12])
+    shown = cli("devices show", first[:12])
     assert shown.code == 0
     for word in (first, "Health", "MIG instances", "3g.40gb", "ampere 8.0"):
         assert word in shown.out
-    assert cli("devices", "show", first, "--json").json["mig_mode"] == "on"
+    assert cli("devices show", first, "--json").json["mig_mode"] == "on"
 
 
 def test_a_failed_gpu_says_why(cli: Cli, host: SimulatedHost) -> None:
@@ -52,18 +52,18 @@ def test_a_failed_gpu_says_why(cli: Cli, host: SimulatedHost) -> None:
 
 
 def test_mistakes_are_answered(cli: Cli, host: SimulatedHost) -> None:
-    missing = cli("devices", "show", "GPU-none")
+    missing = cli("devices show GPU-none")
     assert (missing.code, "no device GPU-none" in missing.err) == (Exit.NOT_FOUND, True)
     assert host.uuids()[0] in missing.err
-    several = cli("devices", "show", "GPU-")
+    several = cli("devices show GPU-")
     assert several.code == 2
-    assert cli("devices", "nonsense").code == 2
+    assert cli("devices nonsense").code == 2
 
 
 def test_a_cordon_needs_a_reason_and_a_daemon(cli: Cli) -> None:
-    result = cli("devices", "cordon", "cpu")
+    result = cli("devices cordon cpu")
     assert (result.code, "needs a reason" in result.err) == (2, True)
-    result = cli("devices", "cordon", "cpu", "--reason", "fan")
+    result = cli("devices cordon cpu --reason fan")
     assert "no daemon answers" in result.err
     assert result.code != 0
 

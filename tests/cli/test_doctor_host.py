@@ -1,6 +1,6 @@
 """Every finding on made-up hosts has a text, advice and the command that repairs the fault."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from partitiond.devices.fake import fake_gpus
 from partitiond.devices.mps import ForeignMps
 from partitiond.devices.partitions import Entry, EntryKind, EntryState
 
-DEVICE = dataclasses.replace(fake_gpus("a100-80gb")[0], id="GPU-1", driver="580.95.05")
+DEVICE = replace(fake_gpus("a100-80gb")[0], id="GPU-1", driver="580.95.05")
 GPU = DeviceDetails(DEVICE, compute_mode="default", mig_mode="off", mig_pending="off",
                     persistence=True)  # fmt: skip
 NODES = tuple(
@@ -131,9 +131,9 @@ def test_limits_of_cgroup_v1_that_mean_none_are_none(tmp_path: Path) -> None:
     ("host", "refused", "verdict", "said", "command"),
     [
         (HOST, 18, "fail", "was updated and not loaded anew", "rmmod"),
-        (dataclasses.replace(HOST, library_drivers=("590.1.2",)), None, "fail",
+        (replace(HOST, library_drivers=("590.1.2",)), None, "fail",
          "kernel module is of 580.95.05, the library of 590.1.2", "modprobe"),
-        (dataclasses.replace(HOST, library_drivers=()), 12, "fail",
+        (replace(HOST, library_drivers=()), 12, "fail",
          "libnvidia-ml is not installed", "libnvidia-compute-580"),
         (HOST, 999, "fail", "shows no GPU (NVML error 999)", "dmesg"),
         (HostFacts(pci_gpus=("x",), modules=frozenset({"nouveau"})), 12, "warn", "nouveau",
@@ -163,28 +163,28 @@ def test_why_no_gpu_is_seen(
 
 def test_a_driver_that_answers_is_fine_unless_it_is_too_old() -> None:
     assert check_driver(HOST, [GPU], None).verdict is CheckVerdict.OK
-    old = dataclasses.replace(GPU, device=dataclasses.replace(DEVICE, driver="470.82.01"))
+    old = replace(GPU, device=replace(DEVICE, driver="470.82.01"))
     assert "older than engines need" in check_driver(HOST, [old], None).message
 
 
 def test_device_nodes_that_are_missing_or_closed() -> None:
     assert bad(check_nodes(HOST, [GPU])) == []
-    missing = dataclasses.replace(HOST, nodes=NODES[:1])
+    missing = replace(HOST, nodes=NODES[:1])
     assert "nvidia-modprobe" in only(check_nodes(missing, [GPU])).command
     closed = DeviceNode("/dev/nvidia0", usable=False, mode=0o600)
-    found = only(check_nodes(dataclasses.replace(HOST, nodes=(*NODES[:2], closed)), [GPU]))
+    found = only(check_nodes(replace(HOST, nodes=(*NODES[:2], closed)), [GPU]))
     assert found.command == "sudo chmod 0666 /dev/nvidia0"
-    grouped = dataclasses.replace(closed, mode=0o660, group=44)
-    found = only(check_nodes(dataclasses.replace(HOST, nodes=(*NODES[:2], grouped)), [GPU]))
+    grouped = replace(closed, mode=0o660, group=44)
+    found = only(check_nodes(replace(HOST, nodes=(*NODES[:2], grouped)), [GPU]))
     assert found.command.startswith(("sudo usermod -aG", "sudo chmod"))
 
 
 def test_capability_files_matter_where_instances_are_used() -> None:
     cap = DeviceNode("/dev/nvidia-caps/nvidia-cap30", usable=False)
     manage = DeviceNode("/dev/nvidia-caps/nvidia-cap1", usable=False)
-    host = dataclasses.replace(HOST, nodes=(*NODES, cap, manage))
+    host = replace(HOST, nodes=(*NODES, cap, manage))
     assert bad(check_nodes(host, [GPU])) == []
-    sliced = dataclasses.replace(GPU, mig_mode="on", device=with_instances())
+    sliced = replace(GPU, mig_mode="on", device=with_instances())
     assert only(check_nodes(host, [sliced])).command == f"sudo chmod a+r {cap.path}"
 
 
@@ -207,7 +207,7 @@ def test_a_gpu_in_order_has_nothing_against_it() -> None:
     ],
 )
 def test_what_a_gpu_suffers_from(changes: dict[str, object], said: str, command: str) -> None:
-    (found,) = bad(check_gpus(HOST, [dataclasses.replace(GPU, **changes)]))  # type: ignore[arg-type]
+    (found,) = bad(check_gpus(HOST, [replace(GPU, **changes)]))  # type: ignore[arg-type]
     assert said in found.message
     assert command in found.command
     assert found.advice
@@ -215,18 +215,18 @@ def test_what_a_gpu_suffers_from(changes: dict[str, object], said: str, command:
 
 def test_foreign_processes_are_named() -> None:
     other = (ForeignProcess(4711, Bytes(3 * GIB), "python"),)
-    gpu = dataclasses.replace(GPU, device=dataclasses.replace(DEVICE, foreign=other))
+    gpu = replace(GPU, device=replace(DEVICE, foreign=other))
     found = only(check_gpus(HOST, [gpu]))
     assert "3 GiB (python 4711)" in found.message
     assert found.command == "ps -o pid,user,etime,cmd -p 4711"
 
 
 def test_nvswitches_need_the_fabric_manager() -> None:
-    host = dataclasses.replace(HOST, pci_switches=("0000:c4:00.0",))
+    host = replace(HOST, pci_switches=("0000:c4:00.0",))
     found = only(check_gpus(host, [GPU]))
     assert found.verdict is CheckVerdict.FAIL
     assert "nvidia-fabricmanager-580" in found.command
-    running = dataclasses.replace(host, programs=frozenset({"nv-fabricmanager"}))
+    running = replace(host, programs=frozenset({"nv-fabricmanager"}))
     assert bad(check_gpus(running, [GPU])) == []
 
 
@@ -235,9 +235,7 @@ def test_nvswitches_need_the_fabric_manager() -> None:
 
 def with_instances(*, fixed: bool = False, uuid: str = "MIG-a") -> "DEVICE.__class__":  # type: ignore[name-defined]
     there = (MigInstance("2g.20gb", 4, 2, Bytes(19 * GIB), uuid),)
-    return dataclasses.replace(
-        DEVICE, modes=(SharingMode.MIG,), mig_instances=there, mig_fixed=fixed
-    )
+    return replace(DEVICE, modes=(SharingMode.MIG,), mig_instances=there, mig_fixed=fixed)
 
 
 def mig(
@@ -256,19 +254,19 @@ def entry(kind: EntryKind, what: str, *users: str) -> Entry:
     return Entry("GPU-1", kind, what, EntryState.DONE, users)
 
 
-ON = dataclasses.replace(GPU, mig_mode="on", mig_pending="on", device=with_instances())
+ON = replace(GPU, mig_mode="on", mig_pending="on", device=with_instances())
 
 
 def test_mig_in_order() -> None:
     assert bad(mig(GPU)) == []
     ours = entry(EntryKind.MIG_INSTANCE, "2g.20gb@4+2", "a-1")
     assert bad(mig(ON, ours)) == []
-    assert check_mig([dataclasses.replace(GPU, mig_mode="")], (), changes="never",
+    assert check_mig([replace(GPU, mig_mode="")], (), changes="never",
                      may_change=None, daemon_runs=False) == []  # fmt: skip
 
 
 def test_a_pending_mode_names_the_reset() -> None:
-    found = only(mig(dataclasses.replace(GPU, mig_pending="on")))
+    found = only(mig(replace(GPU, mig_pending="on")))
     assert found.command == "sudo nvidia-smi --gpu-reset -i GPU-1"
 
 
@@ -288,13 +286,13 @@ def test_instances_of_others_that_nobody_uses_are_shown_and_never_fixed() -> Non
     found = only(mig(ON))
     assert "nobody runs in 2g.20gb at slice 4" in found.message
     assert found.fix == ""
-    bare = dataclasses.replace(ON, device=with_instances(uuid=""))
+    bare = replace(ON, device=with_instances(uuid=""))
     assert "-cci" in only(mig(bare)).command
 
 
 def test_a_fixed_geometry_without_instances_cannot_be_used() -> None:
-    empty = dataclasses.replace(with_instances(fixed=True), mig_instances=())
-    found = only(mig(dataclasses.replace(ON, device=empty)))
+    empty = replace(with_instances(fixed=True), mig_instances=())
+    found = only(mig(replace(ON, device=empty)))
     assert found.verdict is CheckVerdict.FAIL
 
 
@@ -313,7 +311,7 @@ def test_mps_in_order_and_without_its_program() -> None:
     missing = MpsFacts(unavailable="nvidia-cuda-mps-control is not installed. Install it.")
     found = only(check_mps([GPU], missing, HOST, daemon_runs=False))
     assert found.command == "sudo apt-get install nvidia-compute-utils-580"
-    inside = dataclasses.replace(HOST, container="docker")
+    inside = replace(HOST, container="docker")
     assert "docker run" in only(check_mps([GPU], missing, inside, daemon_runs=False)).command
 
 
@@ -361,6 +359,6 @@ def test_leftovers_of_mps_are_fixed_only_where_nobody_uses_them() -> None:
 
 
 def test_mps_variables_of_the_shell_are_named() -> None:
-    host = dataclasses.replace(HOST, environment=(("CUDA_MPS_PIPE_DIRECTORY", "/x"),))
+    host = replace(HOST, environment=(("CUDA_MPS_PIPE_DIRECTORY", "/x"),))
     found = only(check_mps([GPU], MpsFacts(), host, daemon_runs=False))
     assert found.command == "unset CUDA_MPS_PIPE_DIRECTORY"

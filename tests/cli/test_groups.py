@@ -57,9 +57,9 @@ def test_a_former_name_works_and_names_the_new_one_on_stderr(cli: Cli, old: str)
 
 
 def test_a_former_name_leaves_json_and_the_exit_status_as_they_were(cli: Cli) -> None:
-    assert "config_file" in cli("config", "path", "--json").json
-    assert cli("jobs", "list", "--json").code == 5  # no daemon
-    assert cli("config", "pathh").code == 2
+    assert "config_file" in cli("config path --json").json
+    assert cli("jobs list --json").code == 5  # no daemon
+    assert cli("config pathh").code == 2
 
 
 def test_completing_a_former_name_prints_no_hint(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,15 +100,15 @@ def test_a_group_alone_does_what_is_looked_for(
 
 
 def test_the_help_of_a_group_says_what_it_does_alone_and_with_which_options(cli: Cli) -> None:
-    assert "Without a command: list keys: ids" in cli("keys", "--help").out
-    profile = cli("profile", "--help").out
+    assert "Without a command: list keys: ids" in cli("keys --help").out
+    profile = cli("profile --help").out
     assert "Usage: partitiond profile [OPTIONS] MODEL | COMMAND [ARGS]..." in profile
     assert "--weights" in profile
-    assert "--undo" in cli("setup", "-h").out
+    assert "--undo" in cli("setup -h").out
 
 
 def test_a_misspelt_command_of_a_group_is_refused_with_the_nearest(cli: Cli) -> None:
-    refused = cli("models", "lst")
+    refused = cli("models lst")
     assert refused.code == 2
     assert "Did you mean 'list'" in refused.err
 

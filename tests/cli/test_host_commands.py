@@ -13,19 +13,19 @@ from tests.cli.conftest import Cli
 
 
 def test_joining_needs_a_head(cli: Cli) -> None:
-    found = cli("host", "join")
+    found = cli("host join")
     assert found.code == Exit.BAD_INPUT
     assert "partitiond host join gpu-head:6380" in found.err
 
 
 def test_joining_is_refused_where_engines_could_read_the_token(cli: Cli) -> None:
-    found = cli("host", "join", "gpu-head")
+    found = cli("host join gpu-head")
     assert found.code == Exit.BAD_INPUT
     assert "cluster.trust_engines" in found.err
 
 
 def test_a_host_that_joined_no_other_does_not_leave(cli: Cli) -> None:
-    found = cli("host", "leave")
+    found = cli("host leave")
     assert found.code == Exit.CONFLICT
     assert "joined no other" in found.err
 

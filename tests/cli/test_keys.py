@@ -1,20 +1,13 @@
 """`partitiond keys` and models' request options work against an API that only remembers."""
 
-import socket
-import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import uvicorn
 
-from partitiond.api.app import create_app
 from partitiond.cli.keys.options import budget_body, expiry_body
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
 from partitiond.core.keys.record import KeyUse
-from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 
@@ -27,32 +20,13 @@ TERMS = (
 )
 
 
-@pytest.fixture
-def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
-    fake = FakeService()
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    app = create_app(fake, admin_token=TOKEN)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
-    yield fake
-    server.should_exit = True
-    thread.join(60)
-    listener.close()
-    fake.close()
-
-
 def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: Cli) -> None:
-    made = cli("keys", "create", *TERMS)
+    made = cli("keys create", *TERMS)
     assert made.code == 0, made.err
     assert len(made.out.split()) == 1, "the key alone on standard output"
     (record,) = service.keys.keys()
     service.keys.uses[record.id] = KeyUse(12, 3400, 250_000, 1)
-    shown = cli("keys", "show", record.id).out
+    shown = cli("keys show", record.id).out
     for words in (
         "batch jobs",
         "a, b",
@@ -65,35 +39,37 @@ def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: C
         "12 requests, 3,400 tokens, 1 in flight; 250,000 of the budget (25%)",
     ):
         assert words in " ".join(shown.split()), words
-    assert cli("keys", "show", record.id, "--json").json["use"]["budget_used"] == 250_000
-    assert made.out.strip() not in shown + cli("keys", "list").out
+    assert cli("keys show", record.id, "--json").json["use"]["budget_used"] == 250_000
+    assert made.out.strip() not in shown + cli("keys list").out
 
 
 def test_a_change_names_only_what_changes(service: FakeService, cli: Cli) -> None:
-    cli("keys", "create", *TERMS)
+    cli("keys create", *TERMS)
     (before,) = service.keys.keys()
-    changed = cli("keys", "update", before.id, "--token-budget", "5/hour", "--model", "all",
-                  "--expires", "never", "--max-sequences", "0", "--json").json  # fmt: skip
+    changed = cli(
+        f"keys update {before.id} --token-budget 5/hour --model all --expires never"
+        " --max-sequences 0 --json"
+    ).json
     (after,) = service.keys.keys()
     assert changed["id"] == before.id
     assert (after.models, after.expires_at, after.routes) == ((), None, before.routes)
     assert (after.rates.token_budget, after.rates.budget_period) == (5, "hour")
     assert after.rates.requests_per_minute == 60
     assert (after.limits.max_sequences, after.limits.max_output_tokens) == (0, 64)
-    nothing = cli("keys", "update", before.id)
+    nothing = cli("keys update", before.id)
     assert (nothing.code, "at least one option" in nothing.err) == (2, True)
 
 
 def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
     service: FakeService, cli: Cli
 ) -> None:
-    cli("keys", "create")
+    cli("keys create")
     (record,) = service.keys.keys()
-    rotated = cli("keys", "rotate", record.id, "--grace", "2h")
+    rotated = cli("keys rotate", record.id, "--grace", "2h")
     assert len(rotated.out.split()) == 1
     assert "taken until" in rotated.err
-    cli("keys", "rotate", record.id)
-    cli("keys", "rotate", record.id, "--grace", "0")
+    cli("keys rotate", record.id)
+    cli("keys rotate", record.id, "--grace", "0")
     assert service.keys.graces == [7200.0, 3600.0, 0.0]
 
 
@@ -117,14 +93,14 @@ def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
 def test_what_is_wrong_is_said_and_nothing_is_made(
     service: FakeService, cli: Cli, options: tuple[str, ...], words: str
 ) -> None:
-    refused = cli("keys", "create", *options)
+    refused = cli("keys create", *options)
     assert refused.code == 2
     assert words in refused.err
     assert list(service.keys.keys()) == []
 
 
 def test_a_grace_that_is_none_is_refused(service: FakeService, cli: Cli) -> None:
-    assert cli("keys", "rotate", "key-1", "--grace", "a while").code == 2
+    assert cli("keys rotate key-1 --grace", "a while").code == 2
     assert service.keys.graces == []
 
 
@@ -142,11 +118,11 @@ def test_expiries_and_budgets_as_people_write_them() -> None:
 
 
 def test_an_expired_key_is_shown_as_such(service: FakeService, cli: Cli) -> None:
-    cli("keys", "create", "--label", "old")
+    cli("keys create --label old")
     (record,) = service.keys.keys()
     service.store.update_key(replace(record, expires_at="2020-01-01T00:00:00Z"))
-    assert "expired" in cli("keys", "list").out
-    assert "expired" in cli("keys", "show", record.id).out
+    assert "expired" in cli("keys list").out
+    assert "expired" in cli("keys show", record.id).out
 
 
 def test_a_models_names_defaults_and_limits_are_set_and_shown(
@@ -161,18 +137,18 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(
     spec = service.models.model("opt-125m").record.spec
     assert spec.aliases == ("facebook/opt-125m",)
     assert spec.request_defaults == {"temperature": 0.2, "stop": ["\n"], "suffix": "end"}
-    shown = " ".join(cli("models", "show", "opt-125m").out.split())
+    shown = " ".join(cli("models show opt-125m").out.split())
     assert "facebook/opt-125m" in shown
     assert 'temperature=0.2, stop=["\\n"], suffix="end"' in shown
     assert "64 output tokens" in shown
 
-    cli("models", "update", "opt-125m", "--alias", "none", "--max-sequences", "4")
+    cli("models update opt-125m --alias none --max-sequences 4")
     spec = service.models.model("opt-125m").record.spec
     assert (spec.aliases, spec.request_limits.max_sequences) == ((), 4)
     assert spec.request_limits.max_output_tokens == 64
-    cli("models", "update", "opt-125m", "--default", "top_p=1")
+    cli("models update opt-125m --default top_p=1")
     assert service.models.model("opt-125m").record.spec.request_defaults == {"top_p": 1}
-    cli("models", "update", "opt-125m", "--default", "none")
+    cli("models update opt-125m --default none")
     assert service.models.model("opt-125m").record.spec.request_defaults == {}
     for wrong, words in (
         (("--default", "temperature"), "NAME=VALUE"),
@@ -181,5 +157,5 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(
         (("--alias", "a b"), "no alias"),
         (("--max-output-tokens", "-1"), "max_output_tokens"),
     ):
-        refused = cli("models", "update", "opt-125m", *wrong)
+        refused = cli("models update opt-125m", *wrong)
         assert (refused.code, words in refused.err) == (2, True), refused.err

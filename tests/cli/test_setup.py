@@ -4,10 +4,11 @@ import dataclasses
 import json
 import os
 import re
-import shutil
 import stat
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,35 +33,19 @@ def listing(folder: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """The root folder of an image, with a file of its own where a setup writes one."""
-    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed here")
-    if os.geteuid() != 0:
-        pytest.skip("systemd's own programs write users into an image only for root")
-    root = tmp_path / "image"
-    (root / "etc/tmpfiles.d").mkdir(parents=True)
-    (root / "etc/tmpfiles.d/partitiond.conf").write_text("# mine\n")
-    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-    (root / "etc/group").write_text("root:x:0:\n")
-    return root
-
-
 def test_nothing_is_done_without_apply(cli: Cli, image: Path) -> None:
     before = listing(image)
-    shown = cli("setup", "--root", image, "--gpu")
+    shown = cli("setup --root", image, "--gpu")
     assert shown.code == 0
     assert "Nothing was changed" in shown.err
     assert "partitiond.service" in shown.out
     assert listing(image) == before
-    assert "nothing to undo" in cli("setup", "--root", image, "--undo").err
+    assert "nothing to undo" in cli("setup --root", image, "--undo").err
 
 
 def test_an_image_is_set_up_once_and_taken_back_whole(cli: Cli, image: Path) -> None:
     before = listing(image)
-    done = cli("setup", "--root", image, "--gpu", "--apply", "--json")
+    done = cli("setup --root", image, "--gpu", "--apply", "--json")
     assert done.code == 0
     assert {step["state"] for step in done.json} == {"done", "on the host"}
     made = listing(image)
@@ -78,13 +63,13 @@ def test_an_image_is_set_up_once_and_taken_back_whole(cli: Cli, image: Path) -> 
     assert f"Wants=user@{uid}.service" in manager
     assert (image / "usr/local/libexec/partitiond/device-nodes").stat().st_mode & stat.S_IXUSR
 
-    again = cli("setup", "--root", image, "--gpu", "--apply", "--json")
+    again = cli("setup --root", image, "--gpu", "--apply", "--json")
     assert listing(image) == made
     assert {step["state"] for step in again.json} == {"done", "on the host"}
 
-    assert cli("setup", "--root", image, "--undo").code == 0
+    assert cli("setup --root", image, "--undo").code == 0
     assert listing(image) == made
-    undone = cli("setup", "--root", image, "--undo", "--apply", "--purge")
+    undone = cli("setup --root", image, "--undo", "--apply", "--purge")
     assert undone.code == 0
     left = {
         name: body
@@ -97,15 +82,15 @@ def test_an_image_is_set_up_once_and_taken_back_whole(cli: Cli, image: Path) -> 
 
 
 def test_without_gpus_nothing_of_nvidia_is_touched(cli: Cli, image: Path) -> None:
-    cli("setup", "--root", image, "--no-gpu", "--apply")
+    cli("setup --root", image, "--no-gpu", "--apply")
     assert not [name for name in listing(image) if "mig" in name or "udev" in name]
 
 
 def test_what_was_changed_since_is_left_and_said(cli: Cli, image: Path) -> None:
-    cli("setup", "--root", image, "--no-gpu", "--apply")
+    cli("setup --root", image, "--no-gpu", "--apply")
     config = image / "etc/partitiond/config.toml"
     config.write_text("[planner]\nseed = 7\n")
-    undone = cli("setup", "--root", image, "--undo", "--apply")
+    undone = cli("setup --root", image, "--undo", "--apply")
     assert undone.code == 1
     assert "was changed since" in undone.err
     assert "seed = 7" in config.read_text()
@@ -199,12 +184,47 @@ PROGRAMS = (
 
 @dataclasses.dataclass
 class Played:
+    """A host, what its programs were asked, and what was found on it.
+
+    Attributes:
+        units: its folder of units.
+    """
+
     host: SetupHost
     log: Path
     facts: SetupFacts
 
+    def __post_init__(self) -> None:
+        self.units = self.host.file("/etc/systemd/system")
+
     def asked(self) -> list[str]:
         return self.log.read_text().splitlines()
+
+    def steps(self, **changes: Any) -> tuple[SetupStep, ...]:
+        return steps_for(dataclasses.replace(self.facts, **changes), self.host)
+
+    def apply(self, **changes: Any) -> list[str]:
+        """What is asked while everything is set up."""
+        self.log.write_text("")
+        outcomes = list(record.apply(self.host, self.steps(**changes)))
+        # The helper is refused where its program is not root's, as here for another user.
+        assert {o.state for o in outcomes if o.key != "mig"} == {StepProgress.DONE}, outcomes
+        return self.asked()
+
+    def undo(self) -> list[str]:
+        """What is asked while it is taken back."""
+        self.log.write_text("")
+        list(record.undo(self.host, purge=False))
+        return self.asked()
+
+    def named(self, pattern: str) -> set[str]:
+        return {path.name for path in self.units.glob(pattern)}
+
+
+def in_order(asked: Sequence[str], *begins: str) -> None:
+    """Each was asked, one after the other."""
+    found = [next(i for i, line in enumerate(asked) if line.startswith(b)) for b in begins]
+    assert found == sorted(found)
 
 
 @pytest.fixture
@@ -233,83 +253,82 @@ def played(tmp_path: Path) -> Played:
 
 
 def test_a_gpu_host_is_asked_in_order_and_asked_back_in_reverse(played: Played) -> None:
-    # The helper is refused where its program is not root's, as here for another user.
-    facts = dataclasses.replace(played.facts, mig=os.geteuid() == 0)
-    outcomes = list(record.apply(played.host, steps_for(facts, played.host)))
-    asked = played.asked()
-    order = [
+    mig = os.geteuid() == 0
+    in_order(
+        played.apply(mig=mig),
         "systemd-sysusers",
         "loginctl enable-linger partitiond",
         "systemctl daemon-reload",
         "nvidia-smi --persistence-mode=1",
-        *(["systemctl enable --now partitiond-mig.socket"] if facts.mig else []),
+        *(["systemctl enable --now partitiond-mig.socket"] if mig else []),
         "systemctl enable --now partitiond.service",
-    ]
-    found = [next(i for i, line in enumerate(asked) if line.startswith(w)) for w in order]
-    assert found == sorted(found)
-    assert all(outcome.state is StepProgress.DONE for outcome in outcomes), outcomes
-    folder = played.host.file("/etc/systemd/system")
-    text = (folder / "partitiond.service").read_text()
+    )
+    text = (played.units / "partitiond.service").read_text()
     assert f"ExecStart={played.facts.bin_dir}/partitiond serve" in text
-    assert (folder / "partitiond.service.d/50-subgroup.conf").exists()  # systemd 256
-    assert "user@990.service" in (folder / "partitiond.service.d/20-user-manager.conf").read_text()
+    drop_ins = played.units / "partitiond.service.d"
+    assert (drop_ins / "50-subgroup.conf").exists()  # systemd 256
+    assert "user@990.service" in (drop_ins / "20-user-manager.conf").read_text()
 
-    played.log.write_text("")
-    list(record.undo(played.host, purge=False))
-    back = played.asked()
+    back = played.undo()
     assert back[0].startswith("runuser -u partitiond")
     assert back[0].endswith("partitiond down")
     assert back[1] == "systemctl disable --now partitiond.service"
     assert "nvidia-smi --persistence-mode=0" in back
     assert "loginctl disable-linger partitiond" in back
     assert back[-1] == "systemctl daemon-reload"
-    assert not (folder / "partitiond.service").exists()
-    assert not played.host.file("/etc/partitiond").exists() or not list(
-        played.host.file("/etc/partitiond").iterdir()
-    )
+    assert not (played.units / "partitiond.service").exists()
+    left = played.host.file("/etc/partitiond")
+    assert not left.exists() or not list(left.iterdir())
 
 
 def test_engines_get_a_user_of_their_own_and_lose_it_again(played: Played) -> None:
-    """The socket is there before the daemon that asks at it."""
-    units = played.host.file("/etc/systemd/system")
-    drop_in = units / "partitiond.service.d/30-engines.conf"
-    list(record.apply(played.host, steps_for(played.facts, played.host)))
+    """The sockets are there before the daemon that asks at them; that under MPS where GPUs are."""
+    drop_in = played.units / "partitiond.service.d/30-engines.conf"
+    played.apply()
     assert not drop_in.exists()
-    assert not list(units.glob("*partitiond*engine*"))
-    list(record.undo(played.host, purge=False))
-    played.log.write_text("")
-    facts = dataclasses.replace(played.facts, engine_user=True)
-    outcomes = list(record.apply(played.host, steps_for(facts, played.host)))
-    assert all(outcome.state is StepProgress.DONE for outcome in outcomes if outcome.key != "mig")
-    assert {path.name for path in units.glob("*partitiond*engine*")} == {
-        "partitiond-engine.socket", "partitiond-engine@.service", "run-partitiond\\x2dengine.mount"
-    }  # fmt: skip
-    assert f"{facts.bin_dir}/python -I -m" in (units / "partitiond-engine@.service").read_text()
+    assert not played.named("*partitiond*engine*")
+    played.undo()
+    asked = played.apply(engine_user=True)
+    bin_dir = played.facts.bin_dir
+    for name in ("engine", "mps"):
+        assert played.named(f"*partitiond*{name}*") == {
+            f"partitiond-{name}.socket",
+            f"partitiond-{name}@.service",
+            f"run-partitiond\\x2d{name}.mount",
+        }
+        assert (
+            f"{bin_dir}/python -I -m" in (played.units / f"partitiond-{name}@.service").read_text()
+        )
+        enable = f"systemctl enable --now partitiond-{name}.socket"
+        in_order(asked, enable, "systemctl enable --now partitiond.service")
     assert service_engine_socket(played.host) == Path("/run/partitiond-engine.sock")
-    asked = played.asked()
-    socket = asked.index("systemctl enable --now partitiond-engine.socket")
-    assert socket < asked.index("systemctl enable --now partitiond.service")
-    list(record.apply(played.host, steps_for(played.facts, played.host)))
+    played.apply()
     assert not drop_in.exists()
     assert service_engine_socket(played.host) is None
-    assert "own-engines" not in {step.key for step in steps_for(played.facts, played.host)}
-    list(record.apply(played.host, steps_for(facts, played.host)))
+    assert "own-engines" not in {step.key for step in played.steps()}
+    played.apply(engine_user=True)
     assert drop_in.exists()
-    list(record.undo(played.host, purge=False))
+    back = played.undo()
     assert not drop_in.exists()
-    back = played.asked()
-    unmounted = back.index("systemctl stop run-partitiond\\x2dengine.mount")
-    assert back.index("systemctl disable --now partitiond-engine.socket") < unmounted
+    for name in ("engine", "mps"):
+        in_order(
+            back,
+            f"systemctl disable --now partitiond-{name}.socket",
+            f"systemctl stop run-partitiond\\x2d{name}.mount",
+        )
+        assert not played.named(f"*partitiond*{name}*")
+    played.apply(engine_user=True, gpu=False)
+    assert not played.named("*partitiond*mps*")
 
 
 def test_an_image_gets_the_engines_user_unless_that_is_refused(cli: Cli, image: Path) -> None:
     drop_in = image / UNITS / "partitiond.service.d/30-engines.conf"
-    assert cli("setup", "--root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
+    assert cli("setup --root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
     assert not drop_in.exists()
-    assert cli("setup", "--root", image, "--no-gpu", "--apply").code == 0
+    assert cli("setup --root", image, "--no-gpu", "--apply").code == 0
     assert drop_in.exists()
     assert f"{UNITS}/sockets.target.wants/partitiond-engine.socket" in listing(image)
-    assert cli("setup", "--root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
+    assert cli("setup --root", image, "--no-gpu", "--no-engine-user", "--apply").code == 0
     assert not drop_in.exists()
 
 
@@ -338,22 +357,33 @@ def test_a_group_s_user_is_described_as_the_default_group_s() -> None:
 
 
 def test_groups_are_installed_kept_by_the_next_setup_and_taken_back(played: Played) -> None:
-    host, units = played.host, played.host.file("/etc/systemd/system")
-    made = {"partitiond-engine-blue.socket", "partitiond-engine-blue@.service",
-            "run-partitiond\\x2dengine\\x2dblue.mount"}  # fmt: skip
-    facts = dataclasses.replace(played.facts, engine_user=True, isolation_groups=("blue",))
-    outcomes = list(record.apply(host, steps_for(facts, host)))
-    assert all(outcome.state is StepProgress.DONE for outcome in outcomes if outcome.key != "mig")
-    assert {path.name for path in units.glob("*engine*blue*")} == made
-    assert f"{facts.bin_dir}/python" in (units / "partitiond-engine-blue@.service").read_text()
-    assert "systemctl enable --now partitiond-engine-blue.socket" in played.asked()
-    assert installed_groups(host, "/etc/systemd/system") == ("blue",)
-    list(record.undo(host, purge=False))
-    back = played.asked()
-    stopped = back.index("systemctl disable --now partitiond-engine-blue.socket")
-    assert stopped < back.index("systemctl stop run-partitiond\\x2dengine\\x2dblue.mount")
-    assert not list(units.glob("*engine*"))
-    assert installed_groups(host, "/etc/systemd/system") == ()
+    """With units of their own for engines and for those under MPS."""
+    asked = played.apply(engine_user=True, isolation_groups=("blue",))
+    for name in ("engine", "mps"):
+        assert played.named(f"*{name}*blue*") == {
+            f"partitiond-{name}-blue.socket",
+            f"partitiond-{name}-blue@.service",
+            f"run-partitiond\\x2d{name}\\x2dblue.mount",
+        }
+        assert f"systemctl enable --now partitiond-{name}-blue.socket" in asked
+    engine = (played.units / "partitiond-engine-blue@.service").read_text()
+    assert f"{played.facts.bin_dir}/python" in engine
+    service = (played.units / "partitiond-mps-blue@.service").read_text()
+    assert "\nUser=partitiond-engine-blue\n" in service
+    assert "\nBindPaths=/run/partitiond-mps-blue /run/partitiond-mps-blue:/dev/shm\n" in service
+    socket = (played.units / "partitiond-mps-blue.socket").read_text()
+    assert "\nListenStream=/run/partitiond-mps-blue.sock\n" in socket
+    mount = (played.units / "run-partitiond\\x2dmps\\x2dblue.mount").read_text()
+    assert "\nWhere=/run/partitiond-mps-blue\n" in mount
+    assert "uid=partitiond-engine-blue," in mount
+    assert installed_groups(played.host, "/etc/systemd/system") == ("blue",)
+    in_order(
+        played.undo(),
+        "systemctl disable --now partitiond-engine-blue.socket",
+        "systemctl stop run-partitiond\\x2dengine\\x2dblue.mount",
+    )
+    assert not played.named("*engine*")
+    assert installed_groups(played.host, "/etc/systemd/system") == ()
 
 
 def test_groups_of_an_image_stay_and_are_purged(cli: Cli, image: Path) -> None:
@@ -369,7 +399,7 @@ def test_groups_of_an_image_stay_and_are_purged(cli: Cli, image: Path) -> None:
     again = cli(*words)
     assert "Isolation groups that are installed stay: blue, green." in again.err
     assert listing(image) == made
-    assert cli("setup", "--root", image, "--undo", "--apply", "--purge").code == 0
+    assert cli("setup --root", image, "--undo", "--apply", "--purge").code == 0
     assert "partitiond" not in (image / "etc/passwd").read_text()
     assert not list((image / UNITS).rglob("*engine*"))
     assert not list((image / "etc/sysusers.d").glob("*"))
@@ -377,79 +407,35 @@ def test_groups_of_an_image_stay_and_are_purged(cli: Cli, image: Path) -> None:
 
 def test_no_group_s_steps_have_the_keys_of_others(played: Played) -> None:
     groups = ("engine", "manager", "mount", "mps", "service", "socket")
-    facts = dataclasses.replace(played.facts, engine_user=True, isolation_groups=groups)
-    keys = [step.key for step in steps_for(facts, played.host)]
+    keys = [step.key for step in played.steps(engine_user=True, isolation_groups=groups)]
     assert len(keys) == len(set(keys))
 
 
 def test_a_folder_of_programs_keeps_its_name_in_a_group_s_units(played: Played) -> None:
-    facts = dataclasses.replace(
-        played.facts,
-        engine_user=True,
-        isolation_groups=("blue",),
-        bin_dir=Path("/opt/partitiond-engine/bin"),
-    )
+    folder = Path("/opt/partitiond-engine/bin")
+    steps = played.steps(engine_user=True, isolation_groups=("blue",), bin_dir=folder)
     texts = [
-        step.text
-        for step in steps_for(facts, played.host)
+        str(step.text)
+        for step in steps
         if isinstance(step, FileStep) and step.path.endswith("-blue@.service")
     ]
     assert len(texts) == 2
-    assert all("ExecStart=/opt/partitiond-engine/bin/python" in str(text) for text in texts)
+    assert all(f"ExecStart={folder}/python" in text for text in texts)
 
 
 def test_a_name_that_no_group_may_have_is_refused(cli: Cli, tmp_path: Path) -> None:
-    refused = cli("setup", "--root", tmp_path, "--isolation-group", "Blue")
+    refused = cli("setup --root", tmp_path, "--isolation-group", "Blue")
     assert refused.code == 2
     assert "no name of an isolation group" in refused.err
 
 
-def test_a_group_s_programs_under_mps_have_units_and_a_shared_folder_of_their_own(
-    played: Played,
-) -> None:
-    facts = dataclasses.replace(played.facts, engine_user=True, isolation_groups=("blue",))
-    list(record.apply(played.host, steps_for(facts, played.host)))
-    units = played.host.file("/etc/systemd/system")
-    service = (units / "partitiond-mps-blue@.service").read_text()
-    assert "\nUser=partitiond-engine-blue\n" in service
-    assert "\nBindPaths=/run/partitiond-mps-blue /run/partitiond-mps-blue:/dev/shm\n" in service
-    socket = (units / "partitiond-mps-blue.socket").read_text()
-    assert "\nListenStream=/run/partitiond-mps-blue.sock\n" in socket
-    mount = (units / "run-partitiond\\x2dmps\\x2dblue.mount").read_text()
-    assert "\nWhere=/run/partitiond-mps-blue\n" in mount
-    assert "uid=partitiond-engine-blue," in mount
-    assert "systemctl enable --now partitiond-mps-blue.socket" in played.asked()
-
-
-def test_engines_under_mps_get_their_socket_on_a_host_with_gpus(played: Played) -> None:
-    units = played.host.file("/etc/systemd/system")
-    facts = dataclasses.replace(played.facts, engine_user=True)
-    list(record.apply(played.host, steps_for(facts, played.host)))
-    assert {path.name for path in units.glob("*partitiond*mps*")} == {
-        "partitiond-mps.socket", "partitiond-mps@.service", "run-partitiond\\x2dmps.mount"
-    }  # fmt: skip
-    assert f"{facts.bin_dir}/python -I -m" in (units / "partitiond-mps@.service").read_text()
-    asked = played.asked()
-    socket = asked.index("systemctl enable --now partitiond-mps.socket")
-    assert socket < asked.index("systemctl enable --now partitiond.service")
-    list(record.undo(played.host, purge=False))
-    assert not list(units.glob("*partitiond*mps*"))
-    back = played.asked()
-    unmounted = back.index("systemctl stop run-partitiond\\x2dmps.mount")
-    assert back.index("systemctl disable --now partitiond-mps.socket") < unmounted
-    list(record.apply(played.host, steps_for(dataclasses.replace(facts, gpu=False), played.host)))
-    assert not list(units.glob("*partitiond*mps*"))
-
-
 def test_a_subgroup_is_written_only_where_systemd_knows_it(played: Played) -> None:
-    facts = dataclasses.replace(played.facts, systemd=252)
-    assert "subgroup" not in {step.key for step in steps_for(facts, played.host)}
+    assert "subgroup" not in {step.key for step in played.steps(systemd=252)}
 
 
 def test_an_installation_that_the_user_cannot_enter_is_refused(played: Played) -> None:
     played.facts.bin_dir.chmod(0o700)
-    steps = steps_for(played.facts, played.host)
-    (enable,) = (step for step in steps if step.key == "enable")
+    (enable,) = (step for step in played.steps() if step.key == "enable")
     standing = enable.look(played.host)
     assert standing.state is StepProgress.CANNOT
     assert "may not enter" in standing.detail
@@ -464,7 +450,7 @@ def test_root_runs_no_helper_that_others_could_change(played: Played) -> None:
 
 def test_a_user_who_is_not_root_is_told_at_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    refused = cli("setup", "--apply")
+    refused = cli("setup --apply")
     assert refused.code == 10
     assert "sudo" in refused.err
 
@@ -484,12 +470,11 @@ def test_the_record_is_private_and_readable_by_other_programs(played: Played) ->
 def test_the_planners_search_is_compiled_as_the_daemons_user_with_progress(
     played: Played, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    facts = dataclasses.replace(played.facts, engine=True)
-    keys = [step.key for step in steps_for(facts, played.host)]
+    keys = [step.key for step in played.steps(engine=True)]
     assert keys.index("engine") < keys.index("planner") < keys.index("enable")
-    assert "planner" not in [step.key for step in steps_for(played.facts, played.host)]
+    assert "planner" not in [step.key for step in played.steps()]
     played.host.file("/etc/passwd").write_text("partitiond:x:990:990::/:/bin/false\n")
-    (step,) = (step for step in steps_for(facts, played.host) if step.key == "planner")
+    (step,) = (step for step in played.steps(engine=True) if step.key == "planner")
     assert step.look(played.host).state is StepProgress.TODO
     step.apply(played.host)
     asked = played.asked()[-1]

@@ -54,7 +54,7 @@ def settings() -> Settings:
 
 def findings(cli: Cli, *arguments: str) -> dict[str, list[dict[str, Any]]]:
     """By check."""
-    found = json.loads(cli("doctor", "--json", *arguments).out)
+    found = json.loads(cli("doctor --json", *arguments).out)
     by_check: dict[str, list[dict[str, Any]]] = {}
     for one in found["findings"] if isinstance(found, dict) else found:
         by_check.setdefault(one["check"], []).append(one)
@@ -123,7 +123,7 @@ def test_leftovers_are_shown_then_fixed(cli: Cli, host: SimulatedHost, home: Pat
     assert "clear them" in before["engines"][0]["fix"]
     assert dead.path.exists()  # shown, not done
 
-    result = cli("doctor", "--fix", "--json")
+    result = cli("doctor --fix --json")
     assert "will remove the folders" in result.err
     done = result.json["done"]
     assert any("cleared the run folders of a-1" in text for text in done), done
@@ -159,7 +159,7 @@ def test_an_engine_of_a_job_that_is_gone_is_ended_and_its_mps_daemon_with_it(
     assert entry.device_id == uuid
     (found,) = findings(cli)["engines"]
     assert "1 of profile jobs that ended: profile-1" in found["message"]
-    done = cli("doctor", "--fix", "--json").json["done"]
+    done = cli("doctor --fix --json").json["done"]
     assert any("ended profile-1" in text for text in done), done
     assert read_entries(home / "state" / "devices.json") == ()
     control = MpsControl(home / "run", mps_program(settings()))
@@ -210,9 +210,8 @@ def test_replicas_under_mps_are_kept_with_the_whole_gpus_profile(
     cli: Cli, host: SimulatedHost
 ) -> None:
     whole = profiled(cli)
-    result = cli("tools", "replicate", *MODEL[:5], *MODEL[6:], "--replicas", "1,2",
-                 "--windows", "1", "--window", "0.5", "--batch", "2",
-                 "--mps", "--json")  # fmt: skip
+    quick = "--windows 1 --window 0.5 --batch 2 --mps --json"
+    result = cli(f"tools replicate --replicas 1,2 {quick}", *MODEL[:5], *MODEL[6:])
     assert result.code == 0, result.err
     assert result.json["profiles"] == [whole["id"]]
     assert [one["mode"] for one in result.json["sharing"]] == ["mps"]

@@ -6,6 +6,7 @@ Commands and options come from the command line itself: a new one is covered wit
 import dataclasses
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -166,9 +167,9 @@ def names_it(tried: Try, said: str) -> bool:
 @pytest.fixture
 def here(partitiond: Partitiond, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cli: Cli) -> Cli:
     """The command line beside that daemon, in a folder with strange files."""
-    for name, value in partitiond.env.items():
-        if name.startswith("PARTITIOND_"):
-            monkeypatch.setenv(name, value)
+    for name in [name for name in os.environ if name.startswith("PARTITIOND_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PARTITIOND_CONFIG", str(partitiond.config))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "bad.toml").write_text("[[x\n")

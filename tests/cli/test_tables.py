@@ -1,7 +1,7 @@
 """Tables are readable for a person."""
 
-import dataclasses
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,13 +23,8 @@ from partitiond.core.profile.points import Footprint, Knee, Latency, LimitedBy, 
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.lists import ModelView, ProfileView, ReplicaView
+from tests.cli.conftest import text_of, widest
 from tests.planner.build import gpu
-
-
-def text_of(drawn: RenderableType, width: int = 80) -> str:
-    file = io.StringIO()
-    Console(file=file, width=width, highlight=False).print(drawn, crop=False)
-    return file.getvalue()
 
 
 def latency(seconds: float) -> Latency:
@@ -81,7 +76,7 @@ def test_the_measured_table_marks_frontier_and_knee_and_fits_80_columns() -> Non
     assert "KV-limited" in drawn
     assert "dummy weights" in drawn
     assert "230" in row
-    assert max(map(len, drawn.splitlines())) <= 80
+    assert widest(drawn) <= 80
 
 
 def test_without_a_knee_it_says_why_the_sweep_ended() -> None:
@@ -176,16 +171,16 @@ def test_replicas_on_slices_and_shares_fit_80_columns() -> None:
 
 def test_an_id_is_never_broken_at_80_columns() -> None:
     long = "m" * 40 + "-cpu-x-2-cores1-64x32-20260101T000000Z"
-    one = dataclasses.replace(profile(16), id=long, model="m" * 60, hardware="h" * 40)
+    one = replace(profile(16), id=long, model="m" * 60, hardware="h" * 40)
     for width, id_line in ((80, f"  {long}"), (60, f"  {long}")):
-        drawn = text_of(profiles_table([ProfileView(one), ProfileView(profile(None))]), width)
+        drawn = text_of(profiles_table([ProfileView(one), ProfileView(profile(None))]), width=width)
         assert id_line in drawn.splitlines()
         assert "  p-1" in drawn.splitlines()
         assert all(len(line) <= width for line in drawn.splitlines() if line != id_line)
         assert "235" in drawn
     assert any(
         long in line and "235" in line
-        for line in text_of(profiles_table([ProfileView(one)]), 300).splitlines()
+        for line in text_of(profiles_table([ProfileView(one)]), width=300).splitlines()
     )
 
 
@@ -196,19 +191,19 @@ def test_the_time_of_an_event_is_never_broken() -> None:
 
 def test_a_job_says_on_which_device_it_runs_and_one_that_waits_does_not() -> None:
     job = Job("job-1", "profile", "a", JobState.RUNNING, "", "", Progress("sweep", "batch 4"))
-    there = dataclasses.replace(job, device_id="GPU-12345678-9abc")
+    there = replace(job, device_id="GPU-12345678-9abc")
     assert render.job_line(there) == "GPU-12345678: sweep: batch 4"
-    far = dataclasses.replace(there, host="gpu-1")
+    far = replace(there, host="gpu-1")
     assert render.job_line(far) == "GPU-12345678 of gpu-1: sweep: batch 4"
     assert render.job_line(job) == "sweep: batch 4"
-    waits = dataclasses.replace(there, state=JobState.QUEUED, progress=Progress("queued", "waits"))
+    waits = replace(there, state=JobState.QUEUED, progress=Progress("queued", "waits"))
     assert render.job_line(waits) == "queued: waits"
 
 
 def model(name: str, state: str = "serving", **changes: Any) -> ModelView:
     spec = ModelSpec(name, ModelSource(SourceKind.FOLDER, "/m"))
     view = ModelView(ModelRecord(spec, 1, "", ""), state, 1, 1, None, provisional=False)
-    return dataclasses.replace(view, **changes)
+    return replace(view, **changes)
 
 
 def replica(name: str, state: str = "serving", in_flight: int = 1, **changes: Any) -> ReplicaView:
@@ -216,7 +211,7 @@ def replica(name: str, state: str = "serving", in_flight: int = 1, **changes: An
     view = ReplicaView(
         name, name, "m", "gpu-0", share, state, 1, in_flight, 100, GIB, 1, adopted=False
     )
-    return dataclasses.replace(view, **changes)
+    return replace(view, **changes)
 
 
 def test_of_three_hundred_models_those_to_look_at_come_first() -> None:
@@ -257,13 +252,13 @@ def test_tables_of_a_page_are_whole_and_in_their_order(count: int) -> None:
 def test_of_many_devices_equal_ones_are_a_line_and_others_stand_out() -> None:
     devices = [gpu(f"gpu-{n}") for n in range(120)]
     devices[7] = gpu("gpu-7", cordoned=True, cordon_reason="fan")
-    devices[9] = dataclasses.replace(devices[9], free_bytes=Bytes(GIB))
-    devices += [dataclasses.replace(gpu(f"h-{n}"), hardware="h100-80gb") for n in range(8)]
-    page = text_of(devices_table(devices), 140)
+    devices[9] = replace(devices[9], free_bytes=Bytes(GIB))
+    devices += [replace(gpu(f"h-{n}"), hardware="h100-80gb") for n in range(8)]
+    page = text_of(devices_table(devices), width=140)
     rows = [line for line in page.splitlines() if "00-80gb" in line]
     assert [" ".join(row.split()[:4]) for row in rows] == [
         "gpu-7 a100-80gb 82.7 GiB", "h-0 and 7 alike", "gpu-0 and 118 alike",
     ]  # fmt: skip
     assert "1 GiB to 8" in rows[2], "one of them is nearly full"
     assert "gpu-7: cordoned: fan" in page
-    assert "gpu-119" in text_of(devices_table(devices, whole=True), 140)
+    assert "gpu-119" in text_of(devices_table(devices, whole=True), width=140)

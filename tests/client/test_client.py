@@ -1,18 +1,15 @@
 """The client works against the API on a real port."""
 
-import dataclasses
 import socket
 import threading
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-import uvicorn
 
-from partitiond.api.app import create_app
 from partitiond.client import ControlClient
 from partitiond.client.connection import events
 from partitiond.client.credentials import Credentials
@@ -34,37 +31,21 @@ from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.convergence import PlanState
 from partitiond.core.views.lists import KeyView
 from tests.api.conftest import TOKEN
-from tests.api.fake_service import FakeService
 from tests.api.test_resources import PROFILE
-
-
-@dataclasses.dataclass
-class Running:
-    service: FakeService
-    url: str
+from tests.cli.conftest import ServedApi
+from tests.e2e.harness import wait_for
 
 
 @pytest.fixture
-def daemon() -> Iterator[Running]:
-    service = FakeService()
-    app = create_app(service, admin_token=TOKEN)
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    try:
-        yield Running(service, f"http://127.0.0.1:{listener.getsockname()[1]}")
-    finally:
-        server.should_exit = True
-        thread.join(60)
-        listener.close()
-        service.close()
+def daemon() -> Iterator[ServedApi]:
+    here = ServedApi()
+    yield here
+    here.stop()
+    here.service.close()
 
 
 @pytest.fixture
-def client(daemon: Running) -> Iterator[ControlClient]:
+def client(daemon: ServedApi) -> Iterator[ControlClient]:
     with ControlClient(daemon.url, TOKEN) as made:
         yield made
 
@@ -89,7 +70,7 @@ def test_models_round_trip(client: ControlClient) -> None:
 def test_a_specification_is_registered_and_changed_as_it_is(client: ControlClient) -> None:
     spec = ModelSpec("m", ModelSource(SourceKind.HUB, "org/m", "abc"), slo=Slo(1, 0.1))
     assert client.register(spec).spec == spec
-    changed = dataclasses.replace(spec, slo=None, max_replicas=2)
+    changed = replace(spec, slo=None, max_replicas=2)
     assert client.update("m", changed).spec == changed
 
 
@@ -112,7 +93,7 @@ def test_names_cannot_leave_their_place_in_the_path(client: ControlClient) -> No
             client.model(name)
 
 
-def test_jobs(client: ControlClient, daemon: Running) -> None:
+def test_jobs(client: ControlClient, daemon: ServedApi) -> None:
     client.register({"model": "opt-125m"})
     job = client.profile("opt-125m", ProfileOptions(cores=1, memory_bytes=5))
     assert daemon.service.models.asked == [ProfileOptions(cores=1, memory_bytes=5)]
@@ -138,7 +119,7 @@ def test_plans(client: ControlClient) -> None:
 
 
 def test_a_plan_is_asked_with_everything_and_tells_how_far_it_is(
-    client: ControlClient, daemon: Running
+    client: ControlClient, daemon: ServedApi
 ) -> None:
     told: list[PlanProgress] = []
     asked = PlanQuestion(what_if=("lose gpu-3",), explain="a")
@@ -148,7 +129,7 @@ def test_a_plan_is_asked_with_everything_and_tells_how_far_it_is(
     assert [progress.value for progress in told] == [2.0]
 
 
-def test_a_refused_question_is_the_error_it_was(client: ControlClient, daemon: Running) -> None:
+def test_a_refused_question_is_the_error_it_was(client: ControlClient, daemon: ServedApi) -> None:
     with pytest.raises(InputError, match="not understood") as refused:
         client.plan(PlanQuestion(what_if=("fly away",)))
     assert "Write" in refused.value.hint
@@ -157,7 +138,7 @@ def test_a_refused_question_is_the_error_it_was(client: ControlClient, daemon: R
         client.plan()
 
 
-def test_what_is(client: ControlClient, daemon: Running) -> None:
+def test_what_is(client: ControlClient, daemon: ServedApi) -> None:
     assert [view.replica_id for view in client.replicas()] == ["a-1", "b-1"]
     assert [view.replica_id for view in client.replicas("b")] == ["b-1"]
     assert list(client.devices()) == list(daemon.service.devices.devices)
@@ -179,7 +160,7 @@ def test_keys(client: ControlClient) -> None:
     assert client.key(record.id) == KeyView(record)
     changed = client.update_key(record.id, {"rates": {"max_in_flight": 2}})
     assert changed.rates == KeyRates(max_in_flight=2)
-    terms = dataclasses.replace(changed, rates=KeyRates(), expires_at="2030-01-01T00:00:00.000Z")
+    terms = replace(changed, rates=KeyRates(), expires_at="2030-01-01T00:00:00.000Z")
     assert client.update_key(record.id, terms) == terms, "a record says all terms"
     rotated, other = client.rotate_key(record.id, 60)
     assert (rotated.id, rotated.previous_sha256) == (record.id, record.sha256)
@@ -195,18 +176,18 @@ def test_keys(client: ControlClient) -> None:
 def test_a_whole_specification_replaces_defaults(client: ControlClient) -> None:
     body = {"model": "opt-125m", "request_defaults": {"temperature": 0}, "aliases": ["x"]}
     record = client.register(body)
-    other = dataclasses.replace(record.spec, request_defaults={"top_p": 0.5}, aliases=())
+    other = replace(record.spec, request_defaults={"top_p": 0.5}, aliases=())
     assert client.update("opt-125m", other).spec == other
 
 
-def test_shutting_down(client: ControlClient, daemon: Running) -> None:
+def test_shutting_down(client: ControlClient, daemon: ServedApi) -> None:
     client.shutdown(stop_engines=True)
     client.readiness()  # the end follows the answer on the same connection
     assert daemon.service.daemon.shut_down == [True]
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "ü", "two\nlines", "two words"])
-def test_a_wrong_token_is_told_apart(daemon: Running, token: str) -> None:
+def test_a_wrong_token_is_told_apart(daemon: ServedApi, token: str) -> None:
     with ControlClient(daemon.url, token) as client:
         with pytest.raises(UnauthorizedError, match="token"):
             client.models()
@@ -215,7 +196,7 @@ def test_a_wrong_token_is_told_apart(daemon: Running, token: str) -> None:
 
 
 @pytest.mark.parametrize("first", ["", "of-the-daemon-before"])
-def test_a_token_that_is_written_later_is_read_again(daemon: Running, first: str) -> None:
+def test_a_token_that_is_written_later_is_read_again(daemon: ServedApi, first: str) -> None:
     tokens = [first]
     with ControlClient(daemon.url, first, reread=lambda: tokens[-1]) as client:
         with pytest.raises(UnauthorizedError):
@@ -242,7 +223,7 @@ def test_a_refused_token_is_read_again_once() -> None:
     assert asked == 2
 
 
-def test_a_token_given_by_hand_is_the_one_that_is_sent(daemon: Running) -> None:
+def test_a_token_given_by_hand_is_the_one_that_is_sent(daemon: ServedApi) -> None:
     with ControlClient(daemon.url, "given") as client, pytest.raises(UnauthorizedError):
         client.models()
 
@@ -327,16 +308,13 @@ def test_watching_what_is_not_there_is_refused(client: ControlClient) -> None:
         next(iter(client.watch_job("none")))
 
 
-def test_a_watch_that_is_left_closes_its_stream(client: ControlClient, daemon: Running) -> None:
+def test_a_watch_that_is_left_closes_its_stream(client: ControlClient, daemon: ServedApi) -> None:
     client.register({"model": "opt-125m", "weights": "dummy"})
     job = client.profile("opt-125m")
     watching = client.watch_job(job.id)
     next(watching)
     watching.close()  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 5
-    while daemon.service.jobs.watchers.count and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert daemon.service.jobs.watchers.count == 0
+    wait_for("the stream to be closed", lambda: daemon.service.jobs.watchers.count == 0)
 
 
 def test_events_skip_comments_and_join_lines() -> None:
@@ -344,7 +322,9 @@ def test_events_skip_comments_and_join_lines() -> None:
     assert [data for _, data in events(iter(lines))] == [b"a\nb"]
 
 
-def test_profiles_are_seen_with_why_they_are_stale(client: ControlClient, daemon: Running) -> None:
+def test_profiles_are_seen_with_why_they_are_stale(
+    client: ControlClient, daemon: ServedApi
+) -> None:
     client.import_profile(PROFILE)
     daemon.service.profiles.stale = ("the driver was 1, now it is 2",)
     (view,) = client.profile_views("opt-125m")
@@ -352,13 +332,13 @@ def test_profiles_are_seen_with_why_they_are_stale(client: ControlClient, daemon
     assert (view.profile, view.stale) == (PROFILE, daemon.service.profiles.stale)
     with pytest.raises(NotFoundError):
         client.profile_view("none")
-    other = dataclasses.replace(PROFILE, kv_cache_tokens=1)
+    other = replace(PROFILE, kv_cache_tokens=1)
     with pytest.raises(ConflictError):
         client.import_profile(other)
     assert client.import_profile(other, replace=True) == other
 
 
-def test_the_overview_is_one_look_at_everything(client: ControlClient, daemon: Running) -> None:
+def test_the_overview_is_one_look_at_everything(client: ControlClient, daemon: ServedApi) -> None:
     client.register({"model": "opt-125m", "weights": "dummy"})
     seen = client.overview()
     assert [model.name for model in seen.models] == ["opt-125m"]
@@ -372,7 +352,7 @@ def test_whether_a_model_fits_is_asked_without_registering_it(client: ControlCli
     assert list(client.models()) == []
 
 
-def test_how_far_a_plan_is(daemon: Running, client: ControlClient) -> None:
+def test_how_far_a_plan_is(daemon: ServedApi, client: ControlClient) -> None:
     now = client.convergence()
     assert (now.plan_id, now.state) == ("plan-1", PlanState.CONVERGED)
     assert client.convergence("plan-1") == now

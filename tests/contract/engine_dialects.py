@@ -8,7 +8,6 @@ import json
 from typing import Any, ClassVar
 
 import httpx
-import pytest
 
 HI: list[dict[str, Any]] = [{"role": "user", "content": "Hi"}]
 
@@ -36,13 +35,9 @@ class TestStreams:
     """What the proxy relies on when it asks for usage, and takes it out again."""
 
     BODY: ClassVar[dict[str, Any]] = {
-        "model": "tiny",
-        "prompt": "Hello",
-        "max_tokens": 3,
-        "ignore_eos": True,
-        "temperature": 0,
+        "model": "tiny", "prompt": "Hello", "max_tokens": 3, "ignore_eos": True, "temperature": 0,
         "stream": True,
-    }
+    }  # fmt: skip
 
     async def test_usage_moves_the_fingerprint_and_changes_nothing_else(
         self, client: httpx.AsyncClient
@@ -126,52 +121,38 @@ class TestOtherRoutes:
         count = (await client.post("/v1/messages/count_tokens", json=body)).json()
         assert answer["usage"] == {"input_tokens": count["input_tokens"], "output_tokens": 3}
 
-    @pytest.mark.parametrize("text", ["Hello world", "", "Grüße, 世界 🌍", "a\n  b"])
-    async def test_tokens_turn_back_into_the_same_text(
-        self, client: httpx.AsyncClient, text: str
-    ) -> None:
-        body = {"model": "tiny", "prompt": text}
-        made = (await client.post("/tokenize", json=body)).json()
-        assert made["count"] == len(made["tokens"])
-        back = {"model": "tiny", "tokens": made["tokens"]}
-        assert (await client.post("/detokenize", json=back)).json() == {"prompt": text}
-
-    async def test_a_prompts_tokens_are_what_its_usage_counts(
+    async def test_tokens_turn_back_into_the_same_text_and_usage_counts_them(
         self, client: httpx.AsyncClient
     ) -> None:
-        body = {"model": "tiny", "prompt": "Count these tokens, please"}
-        tokens = (await client.post("/tokenize", json=body)).json()["tokens"]
-        for prompt in (body["prompt"], tokens):
-            asked = {"model": "tiny", "prompt": prompt, "max_tokens": 1}
-            answer = (await client.post("/v1/completions", json=asked)).json()
-            assert answer["usage"]["prompt_tokens"] == len(tokens)
+        for text in ("Hello world", "", "Grüße, 世界 🌍", "a\n  b"):
+            body = {"model": "tiny", "prompt": text}
+            made = (await client.post("/tokenize", json=body)).json()
+            assert made["count"] == len(made["tokens"])
+            back = {"model": "tiny", "tokens": made["tokens"]}
+            assert (await client.post("/detokenize", json=back)).json() == {"prompt": text}
+            for prompt in (text, made["tokens"]) if text else ():
+                asked = {"model": "tiny", "prompt": prompt, "max_tokens": 1}
+                answer = (await client.post("/v1/completions", json=asked)).json()
+                assert answer["usage"]["prompt_tokens"] == made["count"]
 
-    @pytest.mark.parametrize(
-        "path", ["/v1/embeddings", "/score", "/rerank", "/v2/rerank", "/pooling", "/classify"]
-    )
-    async def test_a_generating_engine_has_no_pooling(
-        self, client: httpx.AsyncClient, path: str
-    ) -> None:
-        answer = await client.post(path, json={"model": "tiny", "input": "Hi"})
-        assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"})
+    async def test_a_generating_engine_has_no_pooling(self, client: httpx.AsyncClient) -> None:
+        for path in ("v1/embeddings", "score", "rerank", "v2/rerank", "pooling", "classify"):
+            answer = await client.post(f"/{path}", json={"model": "tiny", "input": "Hi"})
+            assert (answer.status_code, answer.json()) == (404, {"detail": "Not Found"}), path
 
-    @pytest.mark.parametrize(
-        ("changes", "shape"),
-        [
+    async def test_messages_have_errors_of_two_shapes(self, client: httpx.AsyncClient) -> None:
+        long = [{"role": "user", "content": "word " * 3000}]
+        for changes, shape in (
             ({"temperature": -1}, {"type", "error"}),
             ({"model": "other"}, {"type", "error"}),
-            ({"messages": [{"role": "user", "content": "word " * 3000}]}, {"type", "error"}),
+            ({"messages": long}, {"type", "error"}),
             ({"max_tokens": 0}, {"error"}),
             ({"messages": "Hi"}, {"error"}),
-        ],
-    )
-    async def test_messages_have_errors_of_two_shapes(
-        self, client: httpx.AsyncClient, changes: dict[str, Any], shape: set[str]
-    ) -> None:
-        body = {"model": "tiny", "messages": HI, "max_tokens": 3} | changes
-        answer = await client.post("/v1/messages", json=body)
-        assert answer.status_code in {400, 404}
-        assert set(answer.json()) == shape
+        ):
+            body = {"model": "tiny", "messages": HI, "max_tokens": 3} | changes
+            answer = await client.post("/v1/messages", json=body)
+            assert answer.status_code in {400, 404}
+            assert set(answer.json()) == shape, changes
 
     async def test_the_request_id_becomes_the_answers(self, client: httpx.AsyncClient) -> None:
         headers = {"x-request-id": "abc-123"}

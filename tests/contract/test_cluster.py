@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import signal
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -64,9 +63,13 @@ async def test_messages_to_one_host_go_side_by_side(reached: Reached) -> None:
     cluster, _ = reached
     line = cluster.line("a")
     slow = asyncio.ensure_future(line.call(b"sleep 3"))
-    assert await line.call(b"quick") == b"a:quick"
-    assert not slow.done()
-    assert await slow == b"a:sleep 3"
+    ended: list[asyncio.Future[bytes]] = []
+    slow.add_done_callback(ended.append)
+    quick = [asyncio.ensure_future(line.call(b"quick")) for _ in range(3)]
+    for one in quick:
+        one.add_done_callback(ended.append)
+    assert await asyncio.gather(*quick, slow) == [b"a:quick"] * 3 + [b"a:sleep 3"]
+    assert ended[-1] is slow
 
 
 async def test_a_host_that_never_joined_is_silent(reached: Reached) -> None:
@@ -85,12 +88,10 @@ async def test_a_stopped_host_is_silent_the_others_answer_and_nothing_is_done_la
     _, a, _ = hosts.nodes
     hosts.signal_agent(a, signal.SIGSTOP)
     try:
-        asked = time.monotonic()
         waiting = asyncio.ensure_future(cluster.line("a").call(b"late"))
         assert await cluster.line("b").call(b"now") == b"b:now"
         with pytest.raises(HostSilentError):
             await waiting
-        assert time.monotonic() - asked < 20
     finally:
         hosts.signal_agent(a, signal.SIGCONT)
     await answers(cluster, "a")

@@ -150,61 +150,37 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_daemon_answers_and_has_no_server_yet(daemon: MpsDaemon) -> None:
+async def test_a_daemon_answers_and_has_no_server_before_its_first_client(
+    gpu: Gpu, daemon: MpsDaemon, run_dir: Path
+) -> None:
     assert daemon.alive()
-    assert await daemon.clients() == ()
     assert float(await daemon.ask("get_default_active_thread_percentage")) == 100.0
+    said = await daemon.ask("no_such_command")
+    assert said, "it is answered in words"
+    assert not said.isdigit()
     assert await daemon.fault() == ""
+    async with cuda_with(gpu, dict(without_mps_env(run_dir))) as program:
+        assert await program.code() == 0, "told a folder without a daemon it runs without MPS"
+        assert await daemon.clients() == ()
     assert len(daemon.pids()) == 1
 
 
-async def test_a_program_told_of_it_becomes_its_client(gpu: Gpu, daemon: MpsDaemon) -> None:
-    async with cuda(gpu, daemon) as program:
-        assert await program.code() == 0
-        (found,) = await daemon.clients()
-        assert found.pid == program.pid
-        assert await daemon.ask(f"get_server_status {found.server_pid}") == "ACTIVE"
-        assert found.server_pid in daemon.pids()
-        assert await daemon.fault() == ""
-
-    async def gone() -> bool:
-        return await daemon.clients() == ()
-
-    await until(gone)
-
-
-async def test_one_client_is_ended_and_its_neighbour_goes_on(gpu: Gpu, daemon: MpsDaemon) -> None:
-    async with cuda(gpu, daemon, 30) as one, cuda(gpu, daemon, 30) as two:
-        assert await one.code() == 0
-        assert await two.code() == 0
-        assert await daemon.terminate([one.pid]) == (one.pid,)
-        assert start_ticks(one.pid) is not None, "its process is left alone"
-        assert await one.code("synchronize") == CLIENT_TERMINATED
-        assert await two.code("synchronize") == 0
-        assert await daemon.fault() == ""
-
-
-async def test_a_client_allocates_no_more_than_its_limit(gpu: Gpu, daemon: MpsDaemon) -> None:
+async def test_a_client_keeps_to_its_limit_and_keeps_its_daemon_from_ending(
+    gpu: Gpu, daemon: MpsDaemon, run_dir: Path
+) -> None:
     async with cuda(gpu, daemon, 100, 2048 * MIB) as program:
         assert await program.code() == 0
         assert await program.code(f"allocate {256 * MIB}") == 0
         assert await program.code(f"allocate {4096 * MIB}") == OUT_OF_MEMORY
         assert await program.code("synchronize") == 0, "refused, not broken"
-
-
-async def test_it_is_found_again_with_its_clients(
-    gpu: Gpu, daemon: MpsDaemon, run_dir: Path
-) -> None:
-    async with cuda(gpu, daemon) as program:
-        assert await program.code() == 0
+        (found,) = await daemon.clients()
+        assert found.pid == program.pid
+        assert await daemon.ask(f"get_server_status {found.server_pid}") == "ACTIVE"
+        assert found.server_pid in daemon.pids()
+        assert await daemon.fault() == ""
         (again,) = MpsControl(run_dir, gpu.program).running()
         assert (again.uuid, again.pids()) == (daemon.uuid, daemon.pids())
         assert [client.pid for client in await again.clients()] == [program.pid]
-
-
-async def test_it_ends_with_its_server_and_not_under_a_client(gpu: Gpu, daemon: MpsDaemon) -> None:
-    async with cuda(gpu, daemon) as program:
-        assert await program.code() == 0
         with pytest.raises(DeviceError, match="in use"):
             await daemon.quit()
 
@@ -221,15 +197,12 @@ async def test_it_ends_with_its_server_and_not_under_a_client(gpu: Gpu, daemon: 
     assert not daemon.pipe_dir.exists()
 
 
-async def test_a_program_told_a_folder_without_a_daemon_runs_without_mps(
-    gpu: Gpu, daemon: MpsDaemon, run_dir: Path
-) -> None:
-    async with cuda_with(gpu, dict(without_mps_env(run_dir))) as program:
-        assert await program.code() == 0
-        assert await daemon.clients() == ()
-
-
-async def test_a_wrong_command_is_answered_in_words(daemon: MpsDaemon) -> None:
-    said = await daemon.ask("no_such_command")
-    assert said
-    assert not said.isdigit()
+async def test_one_client_is_ended_and_its_neighbour_goes_on(gpu: Gpu, daemon: MpsDaemon) -> None:
+    async with cuda(gpu, daemon, 30) as one, cuda(gpu, daemon, 30) as two:
+        assert await one.code() == 0
+        assert await two.code() == 0
+        assert await daemon.terminate([one.pid]) == (one.pid,)
+        assert start_ticks(one.pid) is not None, "its process is left alone"
+        assert await one.code("synchronize") == CLIENT_TERMINATED
+        assert await two.code("synchronize") == 0
+        assert await daemon.fault() == ""

@@ -209,21 +209,15 @@ async def test_an_mps_share_has_its_own_daemon_and_a_limit(host: Host) -> None:
         await here.before_stop(started)
     async with host.engine(prepared, 6 * GIB) as said:
         assert said[:2] == ["refused", "2"]
+    outside = dataclasses.replace(prepared, extra_env=without_mps_env(host.folder / "r"))
+    async with host.engine(outside, GIB) as said:
+        assert said[0] == "ready"  # it found no MPS daemon, runs, and says nothing
+        with pytest.raises(StartFailedError, match="runs without its 30 % cap"):
+            await here.verify(started, REPORT)
     assert len(here.own_pids()) >= 1
     await here.release(prepared)
     assert list(here.own_pids()) == []
     assert read_entries(host.journal) == ()
-
-
-async def test_an_engine_that_found_no_mps_daemon_does_not_stay(host: Host) -> None:
-    here = host.partitions()
-    prepared = await here.prepare(launch("a-1", MpsShare(host.uuid, Bytes(3 * GIB), 30)))
-    outside = dataclasses.replace(prepared, extra_env=without_mps_env(host.folder / "r"))
-    async with host.engine(outside, GIB) as said:
-        assert said[0] == "ready"  # it runs, and says nothing
-        with pytest.raises(StartFailedError, match="runs without its 30 % cap"):
-            await here.verify(handle(prepared), REPORT)
-    await here.release(prepared)
 
 
 async def test_after_a_crash_living_engines_keep_theirs_and_the_rest_goes(host: Host) -> None:

@@ -28,7 +28,7 @@ from partitiond.engines.process.spawn import spawn_shim
 from partitiond.simulated.gpus import SimulatedHost
 from tests.contract.test_mps_contract import CLIENT_TERMINATED, Gpu, real_gpu
 from tests.engine_fixtures import simulated_launch
-from tests.engines.process.test_sandbox import ORDINARY, Launcher
+from tests.engines.process.scripts import ORDINARY, Launcher
 from tests.machine import signal_all
 
 ALONE = (

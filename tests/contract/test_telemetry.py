@@ -41,21 +41,39 @@ def source_and_device(
         yield HostTelemetry(period_seconds=0.02), discover_gpus([0])[0]
 
 
+Source = tuple[TelemetrySource, Device]
+
+WORK = """
+import sys, time
+for _ in sys.stdin:
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        pass
+    print("done", flush=True)
+"""
+
+
 @pytest.fixture
-def busy_session() -> Iterator[int]:
-    """The leader of a session that keeps a core busy."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"], start_new_session=True)
-    yield process.pid
-    process.kill()
-    process.wait()
+def session() -> Iterator[subprocess.Popen[bytes]]:
+    """The leader of a session that computes for 0.1 s each time it is told to, and then says so."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WORK],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
+    ) as process:  # fmt: skip
+        yield process
+        process.kill()
 
 
 async def test_a_window_tells_figures_within_their_ranges(
-    source_and_device: tuple[TelemetrySource, Device], busy_session: int
+    source_and_device: Source, session: subprocess.Popen[bytes]
 ) -> None:
     source, device = source_and_device
-    window = await source.open(device, (busy_session,))
-    await asyncio.sleep(0.2)
+    assert session.stdin is not None
+    assert session.stdout is not None
+    window = await source.open(device, (session.pid,))
+    session.stdin.write(b"\n")
+    session.stdin.flush()
+    assert await asyncio.to_thread(session.stdout.readline) == b"done\n"
     told = await window.close()
     assert told is not None
     assert told.source
@@ -66,51 +84,25 @@ async def test_a_window_tells_figures_within_their_ranges(
         assert (getattr(told, name) or 0.0) <= 1
     assert told.cores_used is not None
     assert 0 < told.cores_used <= (os.cpu_count() or 1) + 1
+    assert (told.power_watts is None) == (told.energy_joules is None)
+    assert from_json(Telemetry, to_json(told)) == told
+    assert {f.name for f in dataclasses.fields(told)} == {"source", *FIGURES}
 
 
-async def test_power_and_energy_come_together(
-    source_and_device: tuple[TelemetrySource, Device],
+async def test_windows_may_overlap_and_without_engines_no_cpu_time_is_theirs(
+    source_and_device: Source, session: subprocess.Popen[bytes]
 ) -> None:
     source, device = source_and_device
-    window = await source.open(device, ())
-    await asyncio.sleep(0.15)
-    told = await window.close()
-    if told is not None:
-        assert (told.power_watts is None) == (told.energy_joules is None)
-
-
-async def test_without_engines_no_cpu_time_is_theirs(
-    source_and_device: tuple[TelemetrySource, Device],
-) -> None:
-    source, device = source_and_device
+    windows = [await source.open(device, (session.pid,)) for _ in range(3)]
+    for window in windows:
+        assert await window.close() is not None
     told = await (await source.open(device, ())).close()
     assert told is None or told.cores_used is None
 
 
-async def test_engines_that_are_gone_break_no_window(
-    source_and_device: tuple[TelemetrySource, Device],
-) -> None:
+async def test_engines_that_are_gone_break_no_window(source_and_device: Source) -> None:
     source, device = source_and_device
     gone = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)  # noqa: ASYNC220
     window = await source.open(device, (gone.pid,))
     gone.wait()
     await window.close()
-
-
-async def test_windows_may_overlap(
-    source_and_device: tuple[TelemetrySource, Device], busy_session: int
-) -> None:
-    source, device = source_and_device
-    windows = [await source.open(device, (busy_session,)) for _ in range(3)]
-    for window in windows:
-        assert await window.close() is not None
-
-
-async def test_what_is_told_survives_json(
-    source_and_device: tuple[TelemetrySource, Device], busy_session: int
-) -> None:
-    source, device = source_and_device
-    told = await (await source.open(device, (busy_session,))).close()
-    assert told is not None
-    assert from_json(Telemetry, to_json(told)) == told
-    assert {f.name for f in dataclasses.fields(told)} == {"source", *FIGURES}

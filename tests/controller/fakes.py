@@ -216,7 +216,7 @@ class FakeProxy:
         self.idle_seconds: dict[str, float] = {}
         self.uses: dict[str, KeyUse] | None = None
         self.sampled: TrafficSample | None = None
-        self.starts = 0
+        self.starts = self.asked = 0
         self.alive = False
         self.newest = 0
         self.refuse_start: PartitiondError | None = None
@@ -253,6 +253,7 @@ class FakeProxy:
         self.tables.append(table)
 
     async def in_flight(self) -> Mapping[str, int] | None:
+        self.asked += 1
         return None if self.counts is None or not self.alive else dict(self.counts)
 
     async def traffic(self) -> Mapping[str, Traffic] | None:

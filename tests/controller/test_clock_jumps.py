@@ -12,8 +12,7 @@ from partitiond.core.model.spec import Demand
 from partitiond.core.profile.jobs import JobState
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, until
-from tests.controller.samples import spec
-from tests.controller.test_service import Host
+from tests.controller.host import Host
 
 DAY = 86400.0
 START = 1_700_000_000.0
@@ -44,7 +43,7 @@ async def test_the_whole_way_of_a_model_while_the_clock_jumps(jumps: tuple[float
     here.clock = JumpingClock(jumps)
     here.service = here._make()
     await here.service.daemon.start()
-    await here.service.models.register(spec("a", demand=Demand(req_per_s=1.0)))
+    await here.register("a", demand=Demand(req_per_s=1.0))
     await here.serves("a")
     before = set(here.runner.running())
     await here.restart()  # what runs is adopted, whatever the clock says
@@ -54,7 +53,7 @@ async def test_the_whole_way_of_a_model_while_the_clock_jumps(jumps: tuple[float
     assert kinds.index("model-registered") < kinds.index("engine-ready")  # in order all the same
     await here.service.models.remove("a")
     await until(lambda: not here.service.overview.replicas())
-    await here.service.models.register(spec("a", demand=Demand(req_per_s=1.0)))
+    await here.register("a", demand=Demand(req_per_s=1.0))
     await here.serves("a")
     await here.service.daemon.shutdown(stop_engines=True)
     store.close()
@@ -68,7 +67,7 @@ async def test_a_profile_that_is_interrupted_is_measured_after_all(seconds: floa
     here.service = here._make()
     here.profiler.gate.clear()
     await here.service.daemon.start()
-    await here.service.models.register(spec("a"))
+    await here.register("a")
     await until(lambda: any(j.state is JobState.RUNNING for j in here.service.jobs.jobs()))
     await here.restart()
     here.profiler.gate.set()

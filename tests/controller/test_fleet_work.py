@@ -29,8 +29,8 @@ from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.store import open_store
+from tests.controller.host import Host
 from tests.controller.samples import ARCHITECTURE, placement, plan, record, spec
-from tests.controller.test_service import Host
 from tests.operations import counted_operations, operations
 
 FEW, MANY = 24, 48

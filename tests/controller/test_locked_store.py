@@ -14,9 +14,8 @@ from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import a_moment, until
+from tests.controller.host import Host
 from tests.controller.profiles.test_jobs import Desk
-from tests.controller.samples import spec
-from tests.controller.test_service import Host
 from tests.store.holder import locked
 
 TOKEN = "token-of-these-tests"
@@ -39,7 +38,7 @@ def path(host: Host) -> str:
 
 
 async def test_an_engine_that_dies_is_replaced_and_its_route_withdrawn(host: Host) -> None:
-    await host.service.models.register(spec("a", max_replicas=1))
+    await host.register("a", max_replicas=1)
     await host.serves("a")
     (old,) = [route.generation for route in host.proxy.table.replicas]
     told = len(host.kinds())
@@ -63,7 +62,7 @@ async def test_an_engine_that_dies_is_replaced_and_its_route_withdrawn(host: Hos
 
 async def test_what_was_measured_is_kept_once_the_lock_is_gone(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     job = await host.service.models.profile("a", ProfileOptions())
     await until(lambda: bool(host.profiler.requests), 60.0)
     with locked(path(host)):

@@ -50,8 +50,8 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.ports import Store
 from partitiond.store import SqlStore, open_store
 from tests.controller.fakes import FakeClock
+from tests.controller.host import Host
 from tests.controller.samples import NOW, measured_profile, placement, plan, record, spec
-from tests.controller.test_service import Host
 
 MANY = 40
 TOKEN = "token-of-these-tests"

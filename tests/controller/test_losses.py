@@ -8,8 +8,8 @@ import pytest
 from partitiond.core.errors import InputError
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.plan.answers import PlanQuestion
+from tests.controller.host import Host, serving
 from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host, serving
 
 
 def one(name: str, req_per_s: float, **changes: object) -> ModelSpec:
@@ -19,7 +19,7 @@ def one(name: str, req_per_s: float, **changes: object) -> ModelSpec:
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:
     """Two cores, both taken, and a third model that asks for more than either."""
-    async with serving() as here:
+    async with serving(Host()) as here:
         for name in ("a", "b", "c"):
             here.store.add_profile(measured_profile(name, cores=1))
         for name in ("a", "b"):
@@ -32,8 +32,7 @@ async def host() -> AsyncIterator[Host]:
 
 
 def lost(host: Host) -> set[str]:
-    plan = host.service.plans.applied()
-    assert plan is not None
+    plan = host.applied()
     return {"a", "b"} - {p.model for p in plan.wanted}
 
 

@@ -10,8 +10,8 @@ from partitiond.core.hardware.kinds import Device, silent_device
 from partitiond.devices.fake import FakeDevices
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment, until
-from tests.controller.samples import cpu, measured_profile, spec
-from tests.controller.test_service import Host
+from tests.controller.host import Host
+from tests.controller.samples import cpu, measured_profile
 
 WHY = "another control plane has taken over."
 
@@ -41,7 +41,7 @@ async def test_it_starts_nothing_new_and_keeps_what_serves() -> None:
     try:
         for name in ("a", "b"):
             store.add_profile(measured_profile(name, cores=1))
-        await host.service.models.register(spec("a", max_replicas=1))
+        await host.register("a", max_replicas=1)
         await host.serves("a")
         (running,) = host.runner.running()
         devices.is_overtaken()
@@ -53,8 +53,8 @@ async def test_it_starts_nothing_new_and_keeps_what_serves() -> None:
         await until(is_told)
         measured = len(host.profiler.requests)
         assert host.service.readiness.problems()["head"] == WHY
-        await host.service.models.register(spec("b", max_replicas=1))
-        await host.service.models.register(spec("c", max_replicas=1))  # nothing is known of it
+        await host.register("b", max_replicas=1)
+        await host.register("c", max_replicas=1)  # nothing is known of it
         await a_moment()
         with pytest.raises(ConflictError, match="nothing was applied: another control plane"):
             await host.service.plans.apply()

@@ -20,8 +20,8 @@ from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.model.types import PlanRequest
 from partitiond.store import open_store
 from tests.controller.fakes import FakeRunner, plan_maker, solved, until
+from tests.controller.host import Host
 from tests.controller.samples import cpu, measured_profile, placement, record, spec
-from tests.controller.test_service import Host
 
 GPUS = fake_gpus("a100-80gb", 3, cores=range(12))
 WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)

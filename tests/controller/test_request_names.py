@@ -1,21 +1,14 @@
 """Aliases, default parameters and limits of a model reach the proxy, not plans or engines."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from partitiond.core.dispatch.routing import ModelRoute, RequestLimits
 from partitiond.core.errors import ConflictError
 from tests.controller.fakes import until
-from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host, serving
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    async with serving() as here:
-        yield here
+from tests.controller.host import Host
+from tests.controller.samples import spec
 
 
 def route(host: Host, name: str) -> ModelRoute:
@@ -23,10 +16,7 @@ def route(host: Host, name: str) -> ModelRoute:
 
 
 async def test_a_new_alias_restarts_nothing_and_is_no_reason_to_plan(host: Host) -> None:
-    for cores in (1, 2):
-        host.store.add_profile(measured_profile("a", cores=cores))
-    await host.service.models.register(spec("a"))
-    await host.serves("a")
+    await host.serve("a")
     plan, launches = host.service.plans.applied(), len(host.runner.launches)
     engines = {(r.replica_id, r.pid) for r in host.service.overview.replicas()}
     preview = await host.service.plans.preview()
@@ -51,7 +41,7 @@ async def test_a_new_alias_restarts_nothing_and_is_no_reason_to_plan(host: Host)
 
 async def test_an_alias_needs_no_model_files(host: Host) -> None:
     """The source may be out of reach just now; names are our own."""
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     host.resolver.gate.clear()
     await host.service.models.update(spec("a", auto=False, aliases=("org/A",)), None)
     assert host.service.models.model("a").record.spec.aliases == ("org/A",)
@@ -59,15 +49,15 @@ async def test_an_alias_needs_no_model_files(host: Host) -> None:
 
 
 async def test_no_two_models_share_a_name_or_alias(host: Host) -> None:
-    await host.service.models.register(spec("a", auto=False, aliases=("shared",)))
-    await host.service.models.register(spec("b", auto=False))
+    await host.register("a", auto=False, aliases=("shared",))
+    await host.register("b", auto=False)
     for taken in ("a", "shared"):
         with pytest.raises(ConflictError, match=f"the name {taken} "):
             await host.service.models.update(spec("b", auto=False, aliases=(taken,)), None)
         with pytest.raises(ConflictError, match=f"the name {taken} "):
-            await host.service.models.register(spec("c", auto=False, aliases=("own", taken)))
+            await host.register("c", auto=False, aliases=("own", taken))
     with pytest.raises(ConflictError, match="the name shared is an alias of a"):
-        await host.service.models.register(spec("shared", auto=False))
+        await host.register("shared", auto=False)
     # Given back, it is free.
     await host.service.models.update(spec("a", auto=False), None)
     await host.service.models.update(spec("b", auto=False, aliases=("shared",)), None)

@@ -1,15 +1,11 @@
 """The use cases work with a real store and planner, and everything else faked."""
 
 import asyncio
-import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.controller.limits import ControllerPolicy
-from partitiond.controller.plans.planning import PlanOptions, Solve
-from partitiond.controller.service import Adapters, Service, ServiceOptions, service_of
+from partitiond.controller.service import Service
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import (
     ConflictError,
@@ -25,123 +21,28 @@ from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Objective, Plan
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
-from partitiond.devices.fake import FakeDevices
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import Store
 from partitiond.store import open_store
 from tests.controller.fakes import (
-    POLICY,
-    FakeClock,
-    FakeProfiler,
-    FakeProxy,
-    FakeResolver,
-    FakeRunner,
-    solved,
     until,
 )
+from tests.controller.host import Host
 from tests.controller.samples import cpu, measured_profile, spec
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    engine_problem: EngineUnavailableError | None = None,
-) -> "AsyncIterator[Host]":
-    """A host whose service runs; nothing of it is left."""
-    store = open_store(":memory:")
-    here = Host(store)
-    here.engine_problem = engine_problem
-    await here.service.daemon.start()
-    yield here
-    await here.service.daemon.shutdown(stop_engines=True)
-    assert here.runner.running() == []
-    store.close()
-
-
-class Host:
-    """A service and its fakes; `restart` is what a new daemon finds."""
-
-    def __init__(
-        self,
-        store: Store,
-        cores: int = 2,
-        *,
-        solve: Solve = solved,
-        runner: FakeRunner | None = None,
-        policy: ControllerPolicy = POLICY,
-    ) -> None:
-        self.policy = policy
-        self.store = store
-        self.runner = runner or FakeRunner()
-        self.solve = solve
-        self.resolver = FakeResolver()
-        self.proxy = FakeProxy()
-        self.profiler = FakeProfiler()
-        self.clock = FakeClock()
-        self.devices = FakeDevices([cpu(cores)])
-        self.engine_problem: EngineUnavailableError | None = None
-        self.service = self._make()
-
-    def _adapters(self) -> Adapters:
-        return Adapters(
-            store=self.store,
-            runner=self.runner,
-            devices=self.devices,
-            resolver=self.resolver,
-            proxy=self.proxy,
-            profiler=self.profiler,
-            solve=self.solve,
-            clock=self.clock,
-            engine_problem=lambda: self.engine_problem,
-            group_warning=lambda group: f"no group {group}" if group else "",
-        )
-
-    def _options(self) -> ServiceOptions:
-        return ServiceOptions(policy=self.policy, planning=PlanOptions(time_limit_seconds=1.0))
-
-    def _make(self) -> Service:
-        return service_of(self._adapters(), self._options())
-
-    async def restart(self) -> None:
-        await self.service.daemon.shutdown(stop_engines=False)
-        self.service = self._make()
-        await self.service.daemon.start()
-
-    def serving(self, name: str) -> int:
-        return self.service.models.model(name).replicas_serving
-
-    def kinds(self) -> list[str]:
-        return [event.kind for event in self.store.events(limit=1000)]
-
-    async def serves(self, name: str) -> None:
-        """All planned replicas of the model serve."""
-
-        def all_serve() -> bool:
-            view = self.service.models.model(name)
-            whole = 0 < view.replicas_planned == view.replicas_serving
-            return whole and view.availability == "serving"
-
-        await until(all_serve)
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    async with serving() as here:
-        yield here
 
 
 async def test_a_model_of_a_group_that_the_host_lacks_is_accepted_and_warned_about(
     host: Host,
 ) -> None:
-    await host.service.models.register(spec("a", isolation_group="blue", auto=False))
-    await host.service.models.register(spec("b", auto=False))
+    await host.register("a", isolation_group="blue", auto=False)
+    await host.register("b", auto=False)
     assert host.service.models.model("a").warning == "no group blue"
     assert [view.warning for view in host.service.models.models()] == ["no group blue", ""]
 
 
 async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     assert {p.kind for p in host.service.parts.store.profiles("a")} == {ProfileKind.ESTIMATED}
     await until(lambda: bool(host.profiler.requests))
     assert host.service.models.model("a").note.startswith("is being profiled")
@@ -157,8 +58,8 @@ async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host
 
 async def test_two_models_are_both_measured_before_either_starts(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("a", demand=Demand(req_per_s=1.0)))
-    await host.service.models.register(spec("b", demand=Demand(req_per_s=1.0)))
+    await host.register("a", demand=Demand(req_per_s=1.0))
+    await host.register("b", demand=Demand(req_per_s=1.0))
     host.profiler.gate.set()
     await host.serves("a")
     await host.serves("b")
@@ -167,7 +68,7 @@ async def test_two_models_are_both_measured_before_either_starts(host: Host) -> 
 
 
 async def test_nothing_happens_by_itself_without_auto(host: Host) -> None:
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     await asyncio.sleep(0.05)
     assert host.service.jobs.jobs() == ()
     assert host.service.plans.applied() is None
@@ -181,26 +82,23 @@ async def test_a_model_that_cannot_be_had_is_not_registered(host: Host) -> None:
 
 
 async def test_a_taken_name_is_a_conflict(host: Host) -> None:
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     with pytest.raises(ConflictError):
-        await host.service.models.register(spec("a", auto=False))
+        await host.register("a", auto=False)
 
 
 async def test_a_failed_profile_starts_nothing_and_says_why(host: Host) -> None:
     host.profiler.breaks_with = StartFailedError("out of memory.", hint="Use less.")
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs.jobs()))
-    host.store.add_profile(measured_profile("b", cores=1))
-    host.store.add_profile(measured_profile("b", cores=2))
-    await host.service.models.register(spec("b"))
-    await host.serves("b")
+    await host.serve("b")
     assert "out of memory" in host.service.models.model("a").note
     assert {launch.model_name for launch in host.runner.launches} == {"b"}
 
 
 async def test_a_failed_profile_can_be_asked_for_again(host: Host) -> None:
     host.profiler.breaks_with = StartFailedError("out of memory.", hint="Use less.")
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs.jobs()))
     host.profiler.breaks_with = None
     await host.service.models.profile("a", ProfileOptions(cores=1))
@@ -208,7 +106,7 @@ async def test_a_failed_profile_can_be_asked_for_again(host: Host) -> None:
 
 
 async def test_a_job_never_takes_what_serves_and_says_what_it_waits_for(host: Host) -> None:
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await host.serves("a")
     job = await host.service.models.profile("a", ProfileOptions())
     await asyncio.sleep(0.05)
@@ -230,7 +128,7 @@ async def test_a_plan_for_replicas_of_a_failed_device_is_made_without_the_search
     await host.service.daemon.start()
     for cores in (1, 2):
         store.add_profile(measured_profile("a", cores=cores))
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await host.serves("a")
     assert all(request.may_search for request in requests)
     gone = dataclasses.replace(
@@ -247,14 +145,10 @@ async def test_a_plan_for_replicas_of_a_failed_device_is_made_without_the_search
 
 
 async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Host) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.models.register(spec("a"))
-    await host.serves("a")
+    await host.serve("a")
     running = list(host.runner.running())
-    host.store.add_profile(measured_profile("b", cores=1))
-    host.store.add_profile(measured_profile("b", cores=2))
-    await host.service.models.register(spec("b", demand=Demand(req_per_s=0.1)))
+    host.measured("b")
+    await host.register("b", demand=Demand(req_per_s=0.1))
     await until(lambda: "plan-waits" in host.kinds())
     assert host.runner.running() == running
     assert "partitiond apply" in host.service.models.model("b").note
@@ -275,16 +169,13 @@ async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Hos
 
 
 async def test_a_measured_model_is_not_measured_again(host: Host) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.models.register(spec("a"))
-    await host.serves("a")
+    await host.serve("a")
     assert host.profiler.requests == []
 
 
 async def test_applying_a_plan_twice_changes_nothing(host: Host) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    await host.service.models.register(spec("a", auto=False))
+    host.measured("a", cores=(1,))
+    await host.register("a", auto=False)
     preview = await host.service.plans.preview()
     applied = await host.service.plans.apply(preview.plan.id)
     await host.serves("a")
@@ -295,8 +186,8 @@ async def test_applying_a_plan_twice_changes_nothing(host: Host) -> None:
 
 
 async def test_an_outdated_plan_is_refused(host: Host) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    await host.service.models.register(spec("a", auto=False))
+    host.measured("a", cores=(1,))
+    await host.register("a", auto=False)
     preview = await host.service.plans.preview()
     await host.service.models.update(spec("a", auto=False, demand=Demand(2.0)), 1)
     with pytest.raises(ConflictError, match="outdated"):
@@ -304,10 +195,7 @@ async def test_an_outdated_plan_is_refused(host: Host) -> None:
 
 
 async def test_removing_a_model_drains_and_stops_its_replicas(host: Host) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.models.register(spec("a"))
-    await host.serves("a")
+    await host.serve("a")
     await host.service.models.remove("a")
     await until(lambda: host.runner.running() == [] and host.service.overview.replicas() == ())
     assert host.service.models.models() == []
@@ -316,7 +204,7 @@ async def test_removing_a_model_drains_and_stops_its_replicas(host: Host) -> Non
 
 async def test_removing_a_model_cancels_its_jobs(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await until(lambda: bool(host.profiler.requests))
     await host.service.models.remove("a")
     assert host.profiler.cancelled == 1
@@ -324,7 +212,7 @@ async def test_removing_a_model_cancels_its_jobs(host: Host) -> None:
 
 
 async def test_a_change_on_an_old_version_is_refused(host: Host) -> None:
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     changed = await host.service.models.update(spec("a", auto=False, min_replicas=1), 1)
     assert changed.version == 2
     with pytest.raises(ConflictError, match="version 2"):
@@ -336,10 +224,7 @@ async def test_a_change_on_an_old_version_is_refused(host: Host) -> None:
 async def test_engine_options_stay_while_nobody_knows_what_replicas_were_started_with(
     host: Host,
 ) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.models.register(spec("a"))
-    await host.serves("a")
+    await host.serve("a")
     planned = host.store.plan()
     assert planned is not None
     older = tuple(
@@ -354,10 +239,7 @@ async def test_engine_options_stay_while_nobody_knows_what_replicas_were_started
 
 
 async def test_a_restart_adopts_everything_and_starts_nothing(host: Host) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.models.register(spec("a"))
-    await host.serves("a")
+    await host.serve("a")
     launches, proxy_starts = len(host.runner.launches), host.proxy.starts
     await host.restart()
     await host.serves("a")
@@ -366,8 +248,8 @@ async def test_a_restart_adopts_everything_and_starts_nothing(host: Host) -> Non
 
 
 async def test_a_lost_store_stops_the_engines_it_no_longer_knows(host: Host) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    await host.service.models.register(spec("a"))
+    host.measured("a", cores=(1,))
+    await host.register("a")
     await host.serves("a")
     await host.service.daemon.shutdown(stop_engines=False)
     empty = open_store(":memory:")
@@ -380,17 +262,14 @@ async def test_a_lost_store_stops_the_engines_it_no_longer_knows(host: Host) -> 
 
 
 async def test_an_update_of_the_demand_goes_through_the_chain_again(host: Host) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.models.register(spec("a", demand=Demand(req_per_s=0.1)))
-    await host.serves("a")
+    await host.serve("a", demand=Demand(req_per_s=0.1))
     before = host.service.models.model("a").replicas_planned
     await host.service.models.update(spec("a", min_replicas=before + 1), None)
     await until(lambda: host.service.models.model("a").replicas_planned > before)
 
 
 async def test_a_profile_job_is_refused_where_it_could_never_run(host: Host) -> None:
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     with pytest.raises(InputError, match="2 cores"):
         await host.service.models.profile("a", ProfileOptions(cores=64))
     with pytest.raises(NotFoundError, match="gpu-9"):
@@ -402,15 +281,15 @@ async def test_a_profile_job_is_refused_where_it_could_never_run(host: Host) -> 
 async def test_a_missing_engine_shows_only_where_every_model_needs_it(host: Host) -> None:
     host.engine_problem = EngineUnavailableError("there is no vLLM.")
     await until(lambda: host.service.readiness.problems() == {})
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     await until(lambda: host.service.readiness.problems() == {"engine": "there is no vLLM."})
-    await host.service.models.register(spec("s", auto=False, engine_kind="simulated"))
+    await host.register("s", auto=False, engine_kind="simulated")
     assert host.service.readiness.problems() == {}
 
 
 async def test_metrics_show_replicas_jobs_and_the_proxys_own(host: Host) -> None:
-    host.store.add_profile(measured_profile("a", cores=1))
-    await host.service.models.register(spec("a"))
+    host.measured("a", cores=(1,))
+    await host.register("a")
     await host.serves("a")
     text = await host.service.metrics.text()
     assert 'partitiond_replicas{model="a",state="serving"}' in text
@@ -421,9 +300,8 @@ async def test_metrics_show_replicas_jobs_and_the_proxys_own(host: Host) -> None
 
 async def test_clients_hear_that_a_model_is_coming(host: Host) -> None:
     host.runner._ready_at_once = False
-    host.store.add_profile(measured_profile("a", cores=1))
-    host.store.add_profile(measured_profile("a", cores=2))
-    await host.service.models.register(spec("a"))
+    host.measured("a")
+    await host.register("a")
     await until(lambda: host.runner.running() != [])
     await until(lambda: host.proxy.table.models[0].availability is ModelAvailability.STARTING)
     await until(lambda: host.service.overview.replicas()[0].start_progress == "loading weights")

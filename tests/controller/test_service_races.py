@@ -18,8 +18,8 @@ from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.store import open_store
 from tests.controller.fakes import FakeRunner, a_moment, until
+from tests.controller.host import Host
 from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host
 
 
 class Solver:
@@ -63,10 +63,10 @@ def measure(host: Host, name: str = "a") -> None:
 
 async def test_a_shutdown_with_a_running_job_keeps_the_applied_plan(host: Host) -> None:
     measure(host)
-    await host.service.models.register(spec("a", demand=Demand(req_per_s=0.1)))
+    await host.register("a", demand=Demand(req_per_s=0.1))
     await host.serves("a")
     host.profiler.gate.clear()
-    await host.service.models.register(spec("b", demand=Demand(req_per_s=0.1)))
+    await host.register("b", demand=Demand(req_per_s=0.1))
     await until(lambda: host.profiler.requests != [] or bool(host.service.jobs.jobs()))
     applied = host.service.plans.applied()
     host.proxy.counts = {"a-1": 1}  # it drains for a while, pass after pass
@@ -84,10 +84,10 @@ async def test_applying_solves_again_when_a_model_changed_meanwhile(
 ) -> None:
     measure(host)
     measure(host, "b")
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
 
     async def another() -> None:
-        await host.service.models.register(spec("b", auto=False))
+        await host.register("b", auto=False)
 
     solver.meanwhile = [another]
     preview = await host.service.plans.apply()
@@ -97,7 +97,7 @@ async def test_applying_solves_again_when_a_model_changed_meanwhile(
 
 async def test_applying_gives_up_when_things_never_rest(host: Host, solver: Solver) -> None:
     measure(host)
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
 
     async def another() -> None:
         await host.service.models.register(spec(f"b{len(solver.meanwhile)}", auto=False))
@@ -114,7 +114,7 @@ async def test_the_chain_does_not_apply_a_plan_with_a_model_removed_during_the_s
 ) -> None:
     measure(host)
     solver.gate.clear()
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await until(lambda: solver.solves == 1)
     await host.service.models.remove("a")
     solver.gate.set()
@@ -127,7 +127,7 @@ async def test_engine_options_that_change_under_a_plan_applied_meanwhile_are_a_n
     host: Host,
 ) -> None:
     measure(host)
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     host.resolver.gate.clear()
     other = spec("a", auto=False, engine=EngineOptions(dtype="float32"))
     updating = asyncio.create_task(host.service.models.update(other, None))
@@ -143,7 +143,7 @@ async def test_engine_options_that_change_under_a_plan_applied_meanwhile_are_a_n
 
 async def test_room_that_a_removed_model_leaves_is_planned_anew(host: Host, solver: Solver) -> None:
     measure(host)
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await host.serves("a")
     before = solver.solves
     await host.service.models.remove("a")
@@ -152,7 +152,7 @@ async def test_room_that_a_removed_model_leaves_is_planned_anew(host: Host, solv
 
 async def test_interrupted_profiles_are_taken_up_again_a_few_times(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await until(lambda: len(host.profiler.requests) == 1)
     for again in (2, 3):
         await host.restart()
@@ -163,7 +163,7 @@ async def test_interrupted_profiles_are_taken_up_again_a_few_times(host: Host) -
 
 async def test_an_interrupted_profile_outside_the_chain_stays_as_it_is(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     await host.service.models.profile("a", ProfileOptions(cores=1))
     await until(lambda: len(host.profiler.requests) == 1)
     await host.restart()
@@ -176,7 +176,7 @@ async def test_a_restart_goes_on_planning_what_was_not_planned_yet(
 ) -> None:
     measure(host)
     solver.gate.clear()
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await until(lambda: solver.solves == 1)
     await host.restart()
     solver.gate.set()
@@ -207,7 +207,7 @@ async def removing(host: Host, version: int | None = None) -> "asyncio.Task[None
     """A removal that waits for the engine of the model's profile job to end."""
     host.profiler.gate.clear()
     host.profiler.stops.clear()
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     await host.service.models.profile("a", ProfileOptions(cores=1))
     await until(lambda: len(host.profiler.requests) == 1, 60.0)
     task = asyncio.create_task(host.service.models.remove("a", version))

@@ -2,28 +2,21 @@
 
 import asyncio
 import contextlib
-import json
 import queue
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.platform import systemd
-from tests.e2e.harness import clean_environment
-from tests.machine import free_port
-
-SECONDS = 240.0
+from tests.e2e.harness import WAIT_SECONDS, Fleet
 
 FLEET = """
 [[models]]
@@ -58,109 +51,75 @@ class Manager:
         self._reader.join()
         self._socket.close()
 
-    def next(self, seconds: float = SECONDS) -> dict[str, str]:
+    def next(self, seconds: float = WAIT_SECONDS) -> dict[str, str]:
         """The next message; raises queue.Empty when none comes in time."""
         return self._told.get(timeout=seconds)
 
-    def next_or_none(self, seconds: float) -> dict[str, str] | None:
-        with contextlib.suppress(queue.Empty):
-            return self.next(seconds)
-        return None
-
     def until(self, wanted: Callable[[dict[str, str]], bool]) -> dict[str, str]:
-        """The first message from now on that is wanted."""
-        end = time.monotonic() + SECONDS
-        while time.monotonic() < end:
-            message = self.next()
-            if wanted(message):
-                return message
-        raise AssertionError("the message did not come")
+        """The first message from now on that is wanted; queue.Empty when none comes any more."""
+        while not wanted(message := self.next()):
+            continue
+        return message
+
+    def until_silent(self, seconds: float) -> None:
+        """Take what was under way, until nothing has come for so long."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self.next(seconds)
 
 
-class Daemon:
+class Service(Fleet):
     """`partitiond serve` as a service, with a settings file that can be changed."""
 
-    def __init__(self, folder: Path, manager: Manager) -> None:
-        self.folder, self.config = folder, folder / "config.toml"
-        self.env = {
-            **clean_environment(),
-            "PARTITIOND_CONFIG": str(self.config),
-            "PARTITIOND_STATE_DIR": str(folder / "s"),
-            "PARTITIOND_RUN_DIR": str(folder / "r"),
-            "PARTITIOND_CACHE_DIR": str(folder / "c"),
-            "PARTITIOND_CONTROL__PORT": str(free_port()),
-            "PARTITIOND_PROXY__PORT": str(free_port()),
-            "PARTITIOND_GPU__ENABLED": "false",
-            "PARTITIOND_ENGINE__CGROUP": "none",
-            "PARTITIOND_PROFILING__MIN_WINDOW_SECONDS": "0.2",
-            "PARTITIOND_PROFILING__MAX_WINDOW_SECONDS": "0.5",
-            "PARTITIOND_PROFILING__MAX_BATCH": "4",
-            "PARTITIOND_PROFILING__CPU_PARTITION_CORES": "1",
-        }
-        self.manager = manager
-        self.settings("[daemon]\nkeep_engines_on_exit = true\n")
-        self.process: subprocess.Popen[bytes] | None = None
+    forked = False
 
-    def settings(self, text: str) -> None:
-        self.config.write_text(text)
+    def __init__(self, folder: Path) -> None:
+        measuring = {"min_window_seconds": 0.2, "max_window_seconds": 0.5, "max_batch": 4,
+                     "cpu_partition_cores": [1]}  # fmt: skip
+        super().__init__(folder, {
+            "engine.cgroup": "none",
+            "daemon.keep_engines_on_exit": True,
+            **{f"profiling.{key}": value for key, value in measuring.items()},
+        })  # fmt: skip
+        self._base = self.config.read_text()
+        self.manager = Manager(folder)
+        self.environment = {
+            "NOTIFY_SOCKET": str(self.manager.path), "WATCHDOG_USEC": "400000"
+        }  # fmt: skip
 
-    def start(self) -> dict[str, str]:
-        env = {**self.env, "NOTIFY_SOCKET": str(self.manager.path), "WATCHDOG_USEC": "400000"}
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "partitiond", "serve"],
-                env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
+    def set(self, text: str) -> None:
+        self.config.write_text(f"{self._base}{text}\n")
+
+    def begin(self) -> dict[str, str]:
+        self.launch()
         return self.manager.until(lambda message: "READY" in message)
 
     def signal(self, number: int) -> None:
         assert self.process is not None
         self.process.send_signal(number)
 
-    def wait(self) -> int:
+    def ends(self) -> None:
+        self.signal(signal.SIGTERM)
+        self.manager.until(lambda message: message.get("STOPPING") == "1")
         assert self.process is not None
-        code = self.process.wait(SECONDS)
-        self.process = None
-        return code
-
-    def cli(self, *words: str) -> Any:
-        done = subprocess.run(
-            [sys.executable, "-m", "partitiond", *words, "--json"],
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        assert self.process.wait(WAIT_SECONDS) == 0
 
 
 @pytest.fixture
-def daemon() -> Iterator[Daemon]:
+def daemon() -> Iterator[Service]:
     with tempfile.TemporaryDirectory(prefix="pd-", ignore_cleanup_errors=True) as path:
-        manager = Manager(Path(path))
-        here = Daemon(Path(path), manager)
+        here = Service(Path(path))
         yield here
-        here.settings("")
-        if here.process is None:  # what it left running is ended by the next daemon
-            here.start()
-        subprocess.run(
-            [sys.executable, "-m", "partitiond", "down"], env=here.env, capture_output=True
-        )
-        assert here.process is not None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            here.process.wait(SECONDS)
-        manager.close()
+        here.cleanup()
+        here.manager.close()
+        assert here.processes() == []
 
 
-def test_from_readiness_through_a_reload_to_the_end(daemon: Daemon) -> None:
-    assert daemon.start()["STATUS"] == "0 of 0 replicas serve 0 models"
+def test_from_readiness_through_a_reload_to_the_end(daemon: Service) -> None:
+    assert daemon.begin()["STATUS"] == "0 of 0 replicas serve 0 models"
     daemon.manager.until(lambda message: message.get("WATCHDOG") == "1")
 
-    daemon.settings("[daemon]\nkeep_engines_on_exit = true\n[planner]\nseed = 5\n")
+    daemon.set("planner.seed = 5")
     before = time.monotonic_ns() // 1000
     daemon.signal(signal.SIGHUP)
     begun = daemon.manager.until(lambda message: "RELOADING" in message)
@@ -168,40 +127,32 @@ def test_from_readiness_through_a_reload_to_the_end(daemon: Daemon) -> None:
     ended = daemon.manager.until(lambda message: "READY" in message)
     assert ended["STATUS"] == "settings re-read: took planner.seed"
 
-    daemon.settings("[planner]\nseed = 'none'\n")
+    daemon.set("planner.seed = 'none'")
     daemon.signal(signal.SIGHUP)
     ended = daemon.manager.until(lambda message: "READY" in message)
     assert ended["STATUS"].startswith("settings were not re-read: ")
     assert "planner.seed" in ended["STATUS"]
 
-    daemon.signal(signal.SIGTERM)
-    daemon.manager.until(lambda message: message.get("STOPPING") == "1")
-    assert daemon.wait() == 0
-
-
-def test_a_hung_daemon_gives_no_sign_of_life(daemon: Daemon) -> None:
-    daemon.start()
-    daemon.manager.until(lambda message: "WATCHDOG" in message)
+    # One that hangs gives no sign of life: here for nearly three of its periods.
     daemon.signal(signal.SIGSTOP)
-    while daemon.manager.next_or_none(1.5):  # what was under way; nearly four times its watchdog
-        pass
+    daemon.manager.until_silent(1.0)
     daemon.signal(signal.SIGCONT)
     daemon.manager.until(lambda message: "WATCHDOG" in message)
+    daemon.ends()
 
 
-def test_engines_outlive_a_restart_of_the_service(daemon: Daemon) -> None:
-    daemon.start()
+def test_engines_outlive_a_restart_of_the_service(daemon: Service) -> None:
+    daemon.begin()
     fleet = daemon.folder / "fleet.toml"
     fleet.write_text(FLEET)
-    daemon.cli("up", "-f", str(fleet), "--no-profile")
-    daemon.manager.until(lambda m: m.get("STATUS") == "1 of 1 replicas serve 1 models")
-    (before,) = daemon.cli("status")["replicas"]
-    daemon.signal(signal.SIGTERM)
-    daemon.manager.until(lambda message: message.get("STOPPING") == "1")
-    assert daemon.wait() == 0
-    if daemon.start()["STATUS"] != "1 of 1 replicas serve 1 models":  # adopted before it is ready
-        daemon.manager.until(lambda m: m.get("STATUS") == "1 of 1 replicas serve 1 models")
-    (after,) = daemon.cli("status")["replicas"]
+    serving = "1 of 1 replicas serve 1 models"
+    daemon.json("up", "-f", fleet, "--no-profile")
+    daemon.manager.until(lambda m: m.get("STATUS") == serving)
+    (before,) = daemon.json("status")["replicas"]
+    daemon.ends()
+    if daemon.begin()["STATUS"] != serving:  # adopted before it is ready
+        daemon.manager.until(lambda m: m.get("STATUS") == serving)
+    (after,) = daemon.json("status")["replicas"]
     assert (after["pid"], after["adopted"]) == (before["pid"], True)
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import CpuFigures
+from partitiond.devices import bandwidth
 from partitiond.devices.bandwidth import (
     CACHE_NAME,
     cpu_figures,
@@ -16,47 +17,66 @@ from partitiond.devices.bandwidth import (
     numa_nodes,
 )
 from partitiond.devices.cpu import discover_cpu
+from partitiond.devices.fake import fake_cpu
 
-SHORT = 0.02
 
-
-def test_all_cores_reach_at_least_what_one_does(tmp_path: Path) -> None:
+def test_all_cores_reach_at_least_what_one_does() -> None:
     device = discover_cpu()
-    found = cpu_figures(device, tmp_path, seconds=SHORT)
+    found = measure_cpu(device.name, device.cores, seconds=0.01)
     assert found.cores == len(device.cores)
-    assert 0 < found.core_bytes_per_s <= found.all_bytes_per_s
+    assert 1e6 < found.core_bytes_per_s <= found.all_bytes_per_s
     assert 0 < found.core_flops_32bit <= found.all_flops_32bit
     assert found.numa_nodes >= 1
+    assert found.measured_at
 
 
-def test_what_was_measured_is_kept_until_the_cpu_is_another(tmp_path: Path) -> None:
-    device = discover_cpu()
-    known = CpuFigures(device.name, len(device.cores), 1, 1.0, 2.0, 3.0, 4.0, True, "then")
-    from partitiond.devices.bandwidth import _keep
-
-    _keep(tmp_path / CACHE_NAME, {device.hardware: known})
-    assert cpu_figures(device, tmp_path, seconds=SHORT) == known
-    other = dataclasses.replace(device, name="another CPU")
-    assert cpu_figures(other, tmp_path, seconds=SHORT).core_bytes_per_s > 1e6
-    assert cpu_figures(device, tmp_path, refresh=True, seconds=SHORT).measured_at != "then"
+CPU = fake_cpu(cores=2)
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"cpu-x": {"name": 3}}', "{"])
-def test_a_broken_file_is_measured_again(tmp_path: Path, text: str) -> None:
-    (tmp_path / CACHE_NAME).write_text(text)
-    found = cpu_figures(discover_cpu(), tmp_path, seconds=SHORT)
-    assert found.core_bytes_per_s > 0
-    assert "cpu-" in (tmp_path / CACHE_NAME).read_text()
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[CpuFigures]:
+    """Each time the CPU is measured, with the figures of this time."""
+    times: list[CpuFigures] = []
+
+    def measure(name: str, cores: tuple[int, ...], *, seconds: float) -> CpuFigures:
+        del seconds
+        times.append(CpuFigures(name, len(cores), 1, 1.0, 2.0, 3.0, len(times), True, "then"))
+        return times[-1]
+
+    monkeypatch.setattr(bandwidth, "measure_cpu", measure)
+    return times
 
 
-def test_a_folder_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
+def test_what_was_measured_is_kept_until_the_cpu_is_another(
+    tmp_path: Path, measured: list[CpuFigures]
+) -> None:
+    for device, refresh, count in (
+        (CPU, False, 1),
+        (CPU, False, 1),
+        (dataclasses.replace(CPU, name="another CPU"), False, 2),
+        (dataclasses.replace(CPU, cores=(0,)), False, 3),
+        (CPU, True, 4),
+        (CPU, False, 4),
+    ):
+        assert cpu_figures(device, tmp_path, refresh=refresh) == measured[-1]
+        assert len(measured) == count
+
+
+def test_a_broken_file_is_measured_again_and_a_folder_that_cannot_be_written_is_no_failure(
+    tmp_path: Path, measured: list[CpuFigures]
+) -> None:
+    for text in ("", "[]", '{"cpu-x": {"name": 3}}', "{"):
+        (tmp_path / CACHE_NAME).write_text(text)
+        assert cpu_figures(CPU, tmp_path) == measured[-1]
+        assert CPU.hardware in (tmp_path / CACHE_NAME).read_text()
     (tmp_path / "file").write_text("")
-    assert cpu_figures(discover_cpu(), tmp_path / "file", seconds=SHORT).core_flops_32bit > 0
+    assert cpu_figures(CPU, tmp_path / "file") == measured[-1]
+    assert len(measured) == 5
 
 
 def test_a_core_that_is_not_there_is_an_error_with_a_hint() -> None:
     with pytest.raises(DeviceError) as refused:
-        measure_cpu("x", (4095,), seconds=SHORT)
+        measure_cpu("x", (4095,), seconds=0.01)
     assert "4095" in refused.value.message
     assert refused.value.hint
 

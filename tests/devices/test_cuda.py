@@ -1,5 +1,6 @@
 """The CUDA binding works on the simulated host, and on a real GPU if there is one."""
 
+import json
 import multiprocessing
 import os
 import socket
@@ -32,50 +33,50 @@ def mig_host(tmp_path: Path) -> SimulatedHost:
 
 
 _LIST = """
-import sys
+import json, os, sys
 from pathlib import Path
 from partitiond.devices.cuda import Cuda, CudaError
-try:
-    print(*(device.uuid for device in Cuda(Path(sys.argv[1])).devices()))
-except CudaError as error:
-    print("error", error.cuda_code)
+for env in json.loads(sys.argv[2]):
+    if os.fork() == 0:
+        os.environ.update(env)
+        try:
+            print(*(device.uuid for device in Cuda(Path(sys.argv[1])).devices()), flush=True)
+        except CudaError as error:
+            print("error", error.cuda_code, flush=True)
+        os._exit(0)
+    os.wait()
 """
 
 
-def visible(host: SimulatedHost, devices: str | None, order: str = "") -> list[str]:
-    """UUIDs that a process with this environment sees."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_")}
-    env |= {} if devices is None else {"CUDA_VISIBLE_DEVICES": devices}
-    env |= {"CUDA_DEVICE_ORDER": order} if order else {}
-    command = [sys.executable, "-c", _LIST, str(host.cuda_path)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-    return done.stdout.split()
+def visible(host: SimulatedHost, *devices: str | None, order: str = "") -> list[list[str]]:
+    """UUIDs that processes with each of these in their environment see."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("CUDA_")}
+    inherited |= {"CUDA_DEVICE_ORDER": order} if order else {}
+    envs = [{} if one is None else {"CUDA_VISIBLE_DEVICES": one} for one in devices]
+    command = [sys.executable, "-c", _LIST, str(host.cuda_path), json.dumps(envs)]
+    done = subprocess.run(command, env=inherited, capture_output=True, text=True, timeout=300)
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+NOTHING = ["error", "100"]
 
 
 def test_the_environment_says_which_devices_there_are(host: SimulatedHost) -> None:
     l4, first, second = host.uuids()
-    assert visible(host, None, "PCI_BUS_ID") == [l4, first, second]
-    assert visible(host, "2,0", "PCI_BUS_ID") == [second, l4]
-    assert visible(host, f"{second},{l4}") == [second, l4]
-    assert visible(host, first[:12]) == [first]
-    assert visible(host, f"{first},nonsense,{second}") == [first]  # ends there
-    for nothing in ("", "-1", "7", "GPU-", "nonsense", f"{first},{first}", "MIG-12345"):
-        assert visible(host, nothing) == ["error", "100"]
-
-
-def test_the_fastest_device_is_the_first(host: SimulatedHost) -> None:
-    l4, first, second = host.uuids()
-    assert visible(host, None) == [l4, first, second]  # compute capability 8.9 before 8.0
+    assert visible(host, None, "2,0", order="PCI_BUS_ID") == [[l4, first, second], [second, l4]]
+    assert visible(host, f"{second},{l4}", first[:12], f"{first},nonsense,{second}", None) == [
+        [second, l4],
+        [first],
+        [first],  # ends there
+        [l4, first, second],  # the fastest first: compute capability 8.9 before 8.0
+    ]
+    nothing = ("", "-1", "7", "GPU-", "nonsense", f"{first},{first}", "MIG-12345")
+    assert visible(host, *nothing) == [NOTHING] * len(nothing)
 
 
 def test_mig_devices_are_shown_one_at_a_time(mig_host: SimulatedHost) -> None:
-    gpu = mig_host.uuids()[0]
+    gpu, empty = mig_host.uuids()[:2]
     small, *_, large = mig_host.geometry(gpu)
-    assert visible(mig_host, large.uuid) == [large.uuid]
-    assert visible(mig_host, f"{small.uuid},{large.uuid}") == [small.uuid]
-    empty = mig_host.uuids()[1]
-    for nothing in (empty, "1"):  # in MIG mode, without instances
-        assert visible(mig_host, nothing) == ["error", "100"]
     with mig_host.installed():
         pynvml.nvmlInit()
         device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(
@@ -83,8 +84,14 @@ def test_mig_devices_are_shown_one_at_a_time(mig_host: SimulatedHost) -> None:
         )
         first = pynvml.nvmlDeviceGetUUID(device)
         pynvml.nvmlShutdown()
-    for its_first in (None, gpu, "0"):
-        assert visible(mig_host, its_first) == [first]
+    both = f"{small.uuid},{large.uuid}"
+    assert visible(mig_host, large.uuid, both, empty, "1", None, gpu, "0") == [
+        [large.uuid],
+        [small.uuid],
+        NOTHING,  # in MIG mode, without instances
+        NOTHING,
+        *[[first]] * 3,
+    ]
 
 
 def test_beside_a_mig_device_no_gpu_is_shown(tmp_path: Path) -> None:
@@ -96,11 +103,11 @@ def test_beside_a_mig_device_no_gpu_is_shown(tmp_path: Path) -> None:
     host = SimulatedHost.create(HostDescription("beside", gpus), tmp_path / "host")
     whole, _, cut = host.uuids()
     (instance,) = host.geometry(cut)
-    for devices in (None, "0,2", f"{whole},{instance.uuid}"):
-        assert visible(host, devices, "PCI_BUS_ID") == [instance.uuid]
-    assert visible(host, whole) == [whole]
+    beside = (None, "0,2", f"{whole},{instance.uuid}")
+    assert visible(host, *beside, order="PCI_BUS_ID") == [[instance.uuid]] * 3
+    assert visible(host, whole) == [[whole]]
     host.set_mig_mode(cut, enabled=True)  # which takes its instances
-    assert visible(host, None) == [whole]
+    assert visible(host, None) == [[whole]]
 
 
 def test_a_mig_device_has_its_own_memory(mig_host: SimulatedHost) -> None:

@@ -7,8 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +25,9 @@ from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.e2e.conformance_cases import POOL
 from tests.e2e.conformance_client import ask
+from tests.e2e.harness import wait_for
 from tests.engine_fixtures import engine_cache_dir, make_runner, vllm_launch
+from tests.machine import SLOWEST
 
 MAX_MODEL_LEN: Final = 512
 START_SECONDS: Final = 480.0
@@ -45,22 +47,21 @@ def simulated(folder: Path, name: str, *flags: str) -> Iterator[Path]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until_healthy(path, process, 30)
+        wait_until_healthy(path, process)
         yield path
     finally:
         process.kill()
         process.wait()
 
 
-def wait_until_healthy(path: Path, process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(OSError):
-            if ask(path, "/health", method="GET").status == 200:
-                return
+def wait_until_healthy(path: Path, process: "subprocess.Popen[bytes]") -> None:
+    def healthy() -> bool:
         assert process.poll() is None, "the engine ended"
-        assert time.monotonic() < deadline, "the engine does not come up"
-        time.sleep(0.05)
+        with contextlib.suppress(OSError):
+            return ask(path, "/health", method="GET").status == 200
+        return False
+
+    wait_for("the engine to come up", healthy, seconds=START_SECONDS / SLOWEST)
 
 
 @contextlib.contextmanager
@@ -81,7 +82,7 @@ def real_generating(environment: EngineEnvironment, model: Path) -> Iterator[Pat
 def real_pooling(environment: EngineEnvironment, model: Path) -> Iterator[Path]:
     """The same model as one of embeddings; the daemon starts none such by itself."""
     run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
-    launch = dataclasses.replace(vllm_launch(model), model_name=POOL)
+    launch = replace(vllm_launch(model), model_name=POOL)
     folder = RunFolder.of(run_dir, launch.replica_id)
     folder.path.mkdir(parents=True)
     folder.temporary.mkdir(parents=True, exist_ok=True)
@@ -97,7 +98,7 @@ def real_pooling(environment: EngineEnvironment, model: Path) -> Iterator[Path]:
     )
     try:
         path = folder.path / "engine.sock"
-        wait_until_healthy(path, process, START_SECONDS)
+        wait_until_healthy(path, process)
         yield path
     finally:
         process.terminate()
@@ -140,6 +141,6 @@ def serving(name: str, engine: Path, **changes: Any) -> tuple[ModelRoute, Replic
     )
     mine = {field.name for field in dataclasses.fields(ReplicaRoute)}
     return (
-        dataclasses.replace(route, **{k: v for k, v in changes.items() if k not in mine}),
-        dataclasses.replace(replica, **{k: v for k, v in changes.items() if k in mine}),
+        replace(route, **{k: v for k, v in changes.items() if k not in mine}),
+        replace(replica, **{k: v for k, v in changes.items() if k in mine}),
     )

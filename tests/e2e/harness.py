@@ -1,10 +1,15 @@
 """Runs a daemon as a user does: a subprocess, a config file, the client and real signals."""
 
 import asyncio
+import atexit
 import contextlib
 import dataclasses
+import functools
+import io
 import itertools
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,26 +17,68 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import openai
 
+from partitiond.cli import output
+from partitiond.cli.main import main
 from partitiond.cli.options import read_token
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import PartitiondError
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.views.lists import ReplicaView
+from partitiond.devices.nvml import library_in_use
 from partitiond.settings.schema import load_settings
 from tests.machine import SLOWEST, free_port, signal_all
 
+if TYPE_CHECKING:
+    from tests.chaos.nursery import ForkedDaemon, Nursery
+
 T = TypeVar("T")
+WAIT_SECONDS = 240.0
+"""For what a test waits: far beyond what anything takes, so that only a hang fails."""
 FINISHED = {JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED}
 
 
-def clean_environment() -> dict[str, str]:
+def clean_environment(found: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Ours, without settings of the developer's own shell and the size of their terminal."""
     others = ("PARTITIOND_", "COLUMNS", "LINES")
-    return {k: v for k, v in os.environ.items() if not k.startswith(others)}
+    return {k: v for k, v in found.items() if not k.startswith(others)}
+
+
+Command = subprocess.CompletedProcess[str]
+
+
+def command(*arguments: object, env: Mapping[str, str] | None = None, code: int = 0) -> Command:
+    """A command that ends with this exit status, called in this process: a start costs 0.7 s.
+
+    Args:
+        arguments: the words after `partitiond`.
+        env: the environment; without it, the tests' own without settings.
+        code: what it ends with; below 0: anything.
+    """
+    out, err, before = io.StringIO(), io.StringIO(), dict(os.environ)
+    words, mask, found = [str(word) for word in arguments], os.umask(0o022), 0
+    try:
+        os.environ.clear()
+        os.environ.update(clean_environment(before) if env is None else env)
+        output.out.cache_clear()
+        output.err.cache_clear()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), library_in_use(None):
+            main(words)
+    except SystemExit as ended:
+        found = ended.code if isinstance(ended.code, int) else 1 if ended.code else 0
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+        os.umask(mask)
+        output.out.cache_clear()
+        output.err.cache_clear()
+    done = Command(words, found, out.getvalue(), err.getvalue())
+    assert code < 0 or done.returncode == code, f"{words}: {done.stdout}\n{done.stderr}"
+    assert "Traceback" not in done.stderr
+    return done
 
 
 def toml_value(value: object) -> str:
@@ -44,20 +91,37 @@ def toml_value(value: object) -> str:
     return '"' + str(value) + '"'
 
 
-def wait_for(what: str, check: Callable[[], T | None], *, seconds: float, pause: float = 0.1) -> T:
+@functools.cache
+def nursery() -> "tuple[Nursery, dict[str, str]]":
+    """Forks all daemons of this process of tests, and the environment that they have.
+
+    The first one costs 2 s of imports, a further one 0.4.
+    """
+    from tests.chaos.nursery import Nursery
+
+    made = Nursery({})
+    atexit.register(made.close)
+    return made, _lasting_environment()
+
+
+def _lasting_environment() -> dict[str, str]:
+    return {k: v for k, v in clean_environment().items() if not k.startswith("PYTEST_")}
+
+
+def wait_for(
+    what: str, check: Callable[[], T | None], *, seconds: float = 0, pause: float = 0.05
+) -> T:
     """Poll until `check` gives something true; a test that waits for ever says for what.
 
-    `seconds` are ample on a quiet machine; a slow one gets several times as many.
+    `seconds` is for what may take longer than anything usually does.
     """
-    seconds *= SLOWEST
+    seconds = max(WAIT_SECONDS, seconds * SLOWEST)
     deadline = time.monotonic() + seconds
-    while True:
-        found = check()
-        if found:
-            return found
+    while not (found := check()):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
         time.sleep(pause)
+    return found
 
 
 class Fleet:
@@ -65,10 +129,14 @@ class Fleet:
 
     prefix: tuple[str, ...] = ()
     """Words before its commands: what they are run by."""
+    forked = True
+    """Whether the nursery starts it; else a command does."""
+    environment: Mapping[str, str] = {}
+    """What that command's has beside our own."""
 
     def __init__(self, folder: Path, overrides: Mapping[str, object]) -> None:
         self.folder = folder
-        self.run_dir = Path(tempfile.mkdtemp(prefix="pd-"))
+        self.run_dir = Path(str(overrides.get("run_dir") or tempfile.mkdtemp(prefix="pd-")))
         self.config = folder / "config.toml"
         values: dict[str, object] = {
             "state_dir": str(folder / "state"),
@@ -82,7 +150,7 @@ class Fleet:
         self.config.write_text("".join(f"{k} = {toml_value(v)}\n" for k, v in values.items()))
         self.settings = load_settings(self.config, clean_environment(), {}).settings
         self.log = folder / "daemon.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: ForkedDaemon | subprocess.Popen[bytes] | None = None
         self._clients: list[openai.OpenAI] = []
 
     # --- the daemon -------------------------------------------------------------------------
@@ -100,13 +168,18 @@ class Fleet:
 
     def launch(self) -> None:
         """Start the daemon."""
+        if self.forked and not self.prefix:
+            bed, environment = nursery()
+            if environment == _lasting_environment():  # no test set a variable for its daemon
+                self.process = bed.start(self.config, self.log)
+                return
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.command, "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=clean_environment(),
+                env={**clean_environment(), **self.environment},
                 start_new_session=True,
             )
 
@@ -130,14 +203,21 @@ class Fleet:
             reread=lambda: read_token(self.settings.token_path),
         )
 
-    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: object, code: int = 0) -> Command:
         """A command as a user types it, to its end."""
-        command = self.begin_cli(*arguments)
-        out, err = command.communicate(timeout=300)
-        return subprocess.CompletedProcess(command.args, command.returncode, out, err)
+        if not self.prefix:
+            return command("--config", self.config, *arguments, code=code)
+        begun = self.begin_cli(*map(str, arguments))
+        out, err = begun.communicate()
+        assert code in (begun.returncode, -1), f"{arguments}: {out}\n{err}"
+        return Command(begun.args, begun.returncode, out, err)
+
+    def json(self, *arguments: object, code: int = 0) -> Any:
+        """What it writes with `--json`."""
+        return json.loads(self.cli(*arguments, "--json", code=code).stdout)
 
     def begin_cli(self, *arguments: str) -> subprocess.Popen[str]:
-        """The same, while it runs."""
+        """The same as a process, while it runs."""
         return subprocess.Popen(
             [*self.command, *arguments],
             stdin=subprocess.DEVNULL,
@@ -167,13 +247,17 @@ class Fleet:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(60)
         signal_all(self.processes())
+        shutil.rmtree(self.run_dir, ignore_errors=True)
 
     # --- what the host shows ----------------------------------------------------------------
 
     def processes(self) -> list[int]:
-        """Every process that has this fleet's folders in its command line or environment."""
+        """The daemon, and every process with this fleet's folders in its command line or
+        environment.
+        """
         marks = (str(self.run_dir).encode(), str(self.folder).encode())
-        found = []
+        alive = self.process is not None and self.process.poll() is None
+        found = [self.process.pid] if alive and self.process is not None else []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
                 continue
@@ -182,7 +266,7 @@ class Fleet:
                 state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
                 if state != "Z" and any(mark in text for mark in marks):
                     found.append(int(entry.name))
-        return found
+        return sorted(set(found))
 
     def process_with(self, *words: str) -> int:
         """The one process of this fleet whose command line has all the words."""
@@ -197,7 +281,7 @@ class Fleet:
 
     # --- the steps of a user ----------------------------------------------------------------
 
-    def finish(self, job: Job, *, seconds: float) -> Job:
+    def finish(self, job: Job, *, seconds: float = 0) -> Job:
         with self.client() as client:
 
             def done() -> Job | None:
@@ -206,7 +290,7 @@ class Fleet:
 
             return wait_for(f"job {job.id}", done, seconds=seconds, pause=0.5)
 
-    def serving(self, count: int, *, seconds: float) -> Sequence[ReplicaView]:
+    def serving(self, count: int, *, seconds: float = 0) -> Sequence[ReplicaView]:
         def ready() -> Sequence[ReplicaView] | None:
             with self.client() as client:
                 views = client.replicas()

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.harness import Load, Outcome, stream_once, wait_for
-from tests.e2e.test_several_hosts import AGENTS, SECONDS, ManyHosts, all_fine, hosts
+from tests.e2e.test_several_hosts import AGENTS, ManyHosts, all_fine, hosts
 from tests.machine import signal_all
 
 __all__ = ["hosts"]
@@ -43,7 +43,7 @@ def all_go_on(at: dict[str, Load], served: Callable[[Outcome], bool] = bool) -> 
             for name, load in at.items()
         )
 
-    wait_for("more answers at each endpoint", more, seconds=SECONDS)
+    wait_for("more answers at each endpoint", more)
 
 
 def lost(load: Load) -> list[Outcome]:
@@ -70,11 +70,11 @@ def test_nothing_is_lost_but_what_ran_on_the_host_that_died(
     fleet = {name: hosts(name) for name in ("head", *AGENTS)}
     head = fleet["head"]
     for host in fleet.values():
-        host.start(seconds=SECONDS)
+        host.start()
     all_fine(head)
     head.register("a", 2, isolation="device")
     head.apply()
-    owners = {view.host for view in head.serving(2, seconds=SECONDS)}
+    owners = {view.host for view in head.serving(2)}
     assert len(owners) == 2
     for host in fleet.values():
         assert host.complete("a") == 8
@@ -101,7 +101,7 @@ def test_nothing_is_lost_but_what_ran_on_the_host_that_died(
             now = {view.host for view in head.views()}
             return victim.name not in now and len(head.serving_pids()) == 2
 
-        wait_for("the replica to move", moved, seconds=SECONDS)
+        wait_for("the replica to move", moved)
         all_go_on(at, lambda one: one.replica != drained)
         with head.client() as client:
             client.uncordon(device)
@@ -109,7 +109,7 @@ def test_nothing_is_lost_but_what_ran_on_the_host_that_died(
         # The head's control plane is gone, and each endpoint goes on with the table it has.
         head.kill_daemon()
         all_go_on(at)
-        head.start(seconds=SECONDS)
+        head.start()
         all_fine(head)
     assert {name: lost(load) for name, load in at.items()} == {name: [] for name in at}
 
@@ -121,16 +121,15 @@ def test_nothing_is_lost_but_what_ran_on_the_host_that_died(
         wait_for(
             "streams on each replica",
             lambda: all(load.streaming("a") for load in at.values()),
-            seconds=SECONDS,
         )
         dead.kill_daemon()
         signal_all(dead.processes(), signal.SIGKILL)
         all_go_on(at, lambda one: one.ended == "done" and one.replica != gone)
         dead.start()
-        wait_for("the host's endpoint", lambda: answers(dead), seconds=SECONDS)
+        wait_for("the host's endpoint", lambda: answers(dead))
         assert dead.complete("a") == 8
         all_fine(head)
-        head.serving(2, seconds=SECONDS)
+        head.serving(2)
         all_go_on(at)
     for load in at.values():
         for one in lost(load):

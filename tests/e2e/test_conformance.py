@@ -9,7 +9,7 @@ import dataclasses
 import json
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -56,43 +56,35 @@ class Pair:
     real: bool
 
 
-KINDS: Final = [
-    "simulated",
-    # Two starts and over 200 requests of each: minutes on a busy machine.
-    pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.full]),
-]
+Engines = Callable[[str, str], Pair]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def generating(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """A model that generates."""
+@pytest.fixture(scope="module")
+def engines(request: pytest.FixtureRequest) -> Iterator[Engines]:
+    """Starts an engine of a kind ("simulated" or "vllm") for a model, with a proxy; each once."""
+    found: dict[tuple[str, str], Pair] = {}
     with contextlib.ExitStack() as stack:
-        real = request.param == "vllm"
-        if real:
-            environment = request.getfixturevalue("engine_environment")
-            model = request.getfixturevalue("chat_model_folder")
-            engine = stack.enter_context(real_generating(environment, model))
-        else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pd-")))
-            engine = stack.enter_context(simulated(folder, MODEL))
-        proxy = stack.enter_context(proxy_for(serving(MODEL, engine, aliases=("small",))))
-        yield Pair(engine, proxy.base_url, real)
 
+        def start(kind: str, model: str) -> Pair:
+            if kind == "vllm":
+                environment = request.getfixturevalue("engine_environment")
+                folder = request.getfixturevalue("chat_model_folder")
+                real = real_pooling if model == POOL else real_generating
+                engine = stack.enter_context(real(environment, folder))
+            else:
+                run = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pd-")))
+                flags = ("--task", "pooling") if model == POOL else ()
+                engine = stack.enter_context(simulated(run, model, *flags))
+            aliases = ("small",) if model == MODEL else ()
+            proxy = stack.enter_context(proxy_for(serving(model, engine, aliases=aliases)))
+            return Pair(engine, proxy.base_url, real=kind == "vllm")
 
-@pytest.fixture(scope="module", params=KINDS)
-def pooling(request: pytest.FixtureRequest) -> Iterator[Pair]:
-    """A model that embeds."""
-    with contextlib.ExitStack() as stack:
-        real = request.param == "vllm"
-        if real:
-            environment = request.getfixturevalue("engine_environment")
-            model = request.getfixturevalue("chat_model_folder")
-            engine = stack.enter_context(real_pooling(environment, model))
-        else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pd-")))
-            engine = stack.enter_context(simulated(folder, POOL, "--task", "pooling"))
-        proxy = stack.enter_context(proxy_for(serving(POOL, engine)))
-        yield Pair(engine, proxy.base_url, real)
+        def pair(kind: str, model: str) -> Pair:
+            if (kind, model) not in found:
+                found[kind, model] = start(kind, model)
+            return found[kind, model]
+
+        yield pair
 
 
 def asked(where: Path | str, case: Case) -> Reply:
@@ -185,14 +177,30 @@ def check_own(reply: Reply, case: Case) -> None:
         assert set(error) == {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("case", GENERATING_CASES, ids=lambda case: case.name)
-def test_a_generating_engine_and_its_proxy_answer_alike(generating: Pair, case: Case) -> None:
-    check(generating, case)
+def kind_of(case: Case) -> tuple[object, ...]:
+    """Path and stream of a case, and how it is answered: the real engine shows one of each."""
+    stream = isinstance(case.body, Mapping) and bool(case.body.get("stream"))
+    return case.path, stream, case.status == 200, case.own is None
 
 
-@pytest.mark.parametrize("case", POOLING_CASES, ids=lambda case: case.name)
-def test_a_pooling_engine_and_its_proxy_answer_alike(pooling: Pair, case: Case) -> None:
-    check(pooling, case)
+def cases() -> Iterator[object]:
+    """Each with the simulated engine; with the real one, one of each kind, and in `soak` all."""
+    seen = set()
+    for model, found in ((MODEL, GENERATING_CASES), (POOL, POOLING_CASES)):
+        for case in found:
+            yield pytest.param("simulated", model, case, id=f"simulated-{case.name}")
+            tier = pytest.mark.soak if kind_of(case) in seen else pytest.mark.full
+            seen.add(kind_of(case))
+            yield pytest.param(
+                "vllm", model, case, id=f"vllm-{case.name}", marks=[pytest.mark.engine, tier]
+            )
+
+
+@pytest.mark.parametrize(("kind", "model", "case"), cases())
+def test_an_engine_and_its_proxy_answer_alike(
+    engines: Engines, kind: str, model: str, case: Case
+) -> None:
+    check(engines(kind, model), case)
 
 
 def test_a_classifying_engine_and_its_proxy_answer_alike() -> None:
@@ -204,7 +212,8 @@ def test_a_classifying_engine_and_its_proxy_answer_alike() -> None:
             check(Pair(engine, proxy.base_url, real=False), case)
 
 
-def test_an_alias_is_answered_as_the_model_is(generating: Pair) -> None:
+def test_an_alias_is_answered_as_the_model_is(engines: Engines) -> None:
+    generating = engines("simulated", MODEL)
     for stream in (False, True):
         body = {"model": MODEL, "prompt": "Hello", "max_tokens": 3, "temperature": 0}
         body |= {"stream": stream}

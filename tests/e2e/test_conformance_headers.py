@@ -1,8 +1,8 @@
 """The proxy passes, drops and adds the right headers, in both directions."""
 
-import concurrent.futures
 import contextlib
 import dataclasses
+import json
 import re
 import socketserver
 import tempfile
@@ -226,21 +226,21 @@ def test_a_model_that_is_coming_says_when_to_ask_again(availability: ModelAvaila
 
 
 def test_a_full_model_says_when_there_may_be_room(folder: Path) -> None:
+    """A stream of minutes has its only place."""
     with contextlib.ExitStack() as stack:
-        slow = stack.enter_context(simulated(folder, "slow", "--token-seconds", "0.05"))
+        slow = stack.enter_context(simulated(folder, "slow", "--token-seconds", "1"))
         full = serving("slow", slow, max_queue=0, max_sequences=1)
         proxy = stack.enter_context(proxy_for(full))
-        long = {"model": "slow", "prompt": "Hi", "max_tokens": 40, "ignore_eos": True}
-        with concurrent.futures.ThreadPoolExecutor(6) as pool:
-            replies = list(pool.map(lambda _: ask(proxy.base_url, COMPLETIONS, long), range(6)))
-    statuses = [reply.status for reply in replies]
-    assert 200 in statuses
-    refused = [reply for reply in replies if reply.status != 200]
-    assert refused
-    for reply in refused:
-        assert reply.status == 429
-        assert 1 <= int(reply.header("retry-after") or 0) <= 60
-        assert reply.json()["error"]["type"] == "rate_limit_error"
+        long = {"model": "slow", "prompt": "Hi", "max_tokens": 400, "ignore_eos": True}
+        first = connect(proxy.base_url)
+        stack.callback(first.close)
+        headers = {"content-type": "application/json"}
+        first.request("POST", COMPLETIONS, json.dumps({**long, "stream": True}), headers)
+        assert first.getresponse().status == 200
+        refused = ask(proxy.base_url, COMPLETIONS, long)
+    assert refused.status == 429
+    assert 1 <= int(refused.header("retry-after") or 0) <= 60
+    assert refused.json()["error"]["type"] == "rate_limit_error"
 
 
 def test_an_engine_that_is_gone_is_a_503_with_a_retry_after(folder: Path) -> None:

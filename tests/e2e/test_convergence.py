@@ -5,11 +5,10 @@ A command ends when its message is true; after any other event it ends, too, and
 
 import contextlib
 import json
-import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,14 +16,11 @@ from partitiond.core.replica.convergence import Convergence, PlanState
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.views.lists import ReplicaView
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.e2e.harness import wait_for
+from tests.e2e.harness import Command, wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
 from tests.machine import signal_all
 
-WAIT_SECONDS = 60.0
 FOUR = HostDescription("four", (GpuDescription("a100-80gb", 4),), cores=64)
-SLOW = ("--engine-arg", "--load-seconds", "--engine-arg")
-"""The engine takes longer to start than a command takes to look."""
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +35,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuFleet]:
     made.cleanup()
 
 
-def ended(fleet: GpuFleet, *arguments: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+def ended(fleet: GpuFleet, *arguments: str, code: int = 0) -> Command:
     """A command that ends with this exit status."""
-    done = fleet.cli(*arguments)
-    assert done.returncode == code, f"{arguments}: {done.stdout}\n{done.stderr}"
-    return done
+    return fleet.cli(*arguments, code=code)
 
 
 def applied(fleet: GpuFleet) -> None:
@@ -90,36 +84,31 @@ def remove(fleet: GpuFleet, model: str) -> None:
         client.remove(model)
 
 
-def starting(fleet: GpuFleet) -> Sequence[ReplicaView]:
-    """Engines with a process that do not serve yet."""
-
-    def found() -> Sequence[ReplicaView]:
-        return [v for v in fleet.views() if v.state == "starting" and v.pid is not None]
-
-    return wait_for("an engine to start", found, seconds=WAIT_SECONDS, pause=0.02)
-
-
-def shows_progress(command: "subprocess.Popen[str]") -> None:
-    """Return once the command waits."""
-    assert command.stderr is not None
-    for line in command.stderr:
-        if " serve: " in line:
-            return
-    raise AssertionError("it ended without having waited")
-
-
 @contextlib.contextmanager
-def held_start(fleet: GpuFleet, model: str) -> "Iterator[subprocess.Popen[str]]":
-    """An apply that waits for one more model, whose engine does not get on meanwhile."""
-    fleet.register(model, 1, engine={"extra_args": ["--load-seconds", "5"]})
+def held_start(fleet: GpuFleet, model: str) -> "Iterator[tuple[subprocess.Popen[str], int]]":
+    """An apply that waits for one more model whose engine does not get on, and that engine's
+    process; the model is gone afterwards.
+    """
+    fleet.register(model, 1, engine={"extra_args": ["--load-seconds", "3600"]})
     command = fleet.begin_cli("apply")
-    (engine,) = starting(fleet)
-    assert engine.pid is not None
-    os.killpg(engine.pid, signal.SIGSTOP)
     try:
-        yield command
+        assert command.stderr is not None
+        assert any(" serve: " in line for line in command.stderr), "it ended without having waited"
+        yield command, started(fleet, model)
     finally:
-        os.killpg(engine.pid, signal.SIGCONT)
+        remove(fleet, model)
+        command.kill()
+        command.communicate()
+
+
+def started(fleet: GpuFleet, model: str, *before: int) -> int:
+    """The process of a model's engine that does not serve yet; another one than those before."""
+
+    def found() -> int | None:
+        pids = [v.pid for v in fleet.views() if (v.model, v.state) == (model, "starting")]
+        return next((pid for pid in pids if pid and pid not in before), None)
+
+    return wait_for(f"an engine of {model} to start", found)
 
 
 def test_apply_ends_when_just_the_plan_runs_whatever_the_change(fleet: GpuFleet) -> None:
@@ -162,6 +151,7 @@ def test_apply_ends_when_just_the_plan_runs_whatever_the_change(fleet: GpuFleet)
     assert processes(fleet) == before
 
 
+@pytest.mark.full
 def test_a_version_is_waited_for_and_so_are_both_ways_back(fleet: GpuFleet) -> None:
     """Replaced, rolled back as asked, and back by itself because it does not come."""
     fleet.register("c", 1)
@@ -201,54 +191,50 @@ def test_a_model_that_cannot_start_is_named_once_all_others_serve(fleet: GpuFlee
         remove(fleet, "bad")
 
 
-def test_engines_that_die_meanwhile_are_waited_for_again(fleet: GpuFleet) -> None:
+@pytest.mark.full
+def test_an_engine_that_dies_is_waited_for_again(fleet: GpuFleet) -> None:
     """One while it starts, one that served already."""
-    fleet.register("d", 1, engine={"extra_args": ["--load-seconds", "3"]})
-    command = fleet.begin_cli("apply")
-    (engine,) = starting(fleet)
-    victims = [engine.pid, serving(fleet, "a")[0].pid]
-    signal_all([pid for pid in victims if pid is not None])
-    _, said = command.communicate(timeout=300)
-    assert command.returncode == 0, said
-    requires_plan(fleet)
-    assert not {v.pid for v in fleet.views()} & set(victims)
+    with held_start(fleet, "d") as (command, engine):
+        signal_all([engine])
+        started(fleet, "d", engine)
+        assert command.poll() is None
+    victim = serving(fleet, "a")[0].pid
+    assert victim is not None
+    signal_all([victim])
+    wait_for("its death to be seen", lambda: victim not in processes(fleet).values())
+    applied(fleet)
 
 
 def test_of_two_applies_the_first_says_that_it_was_replaced(fleet: GpuFleet) -> None:
-    with held_start(fleet, "e") as first:
+    with held_start(fleet, "e") as (first, _):
         before = convergence(fleet).plan_id
         change(fleet, min_replicas=1, max_replicas=1)
         ended(fleet, "apply", "--no-wait")
         after = convergence(fleet).plan_id
-        _, said = first.communicate(timeout=300)
+        _, said = first.communicate()
     assert first.returncode == 4, said
     assert f"{before} was replaced by {after}" in said
-    ended(fleet, "apply", after)
-    requires_plan(fleet)
+    applied(fleet)
 
 
 def test_an_interrupted_wait_leaves_the_fleet_alone(fleet: GpuFleet) -> None:
-    with held_start(fleet, "f") as command:
-        shows_progress(command)
+    with held_start(fleet, "f") as (command, _):
         command.send_signal(signal.SIGINT)
-        _, said = command.communicate(timeout=300)
+        _, said = command.communicate()
         now = convergence(fleet)
     assert command.returncode == 130, said
     assert now.state is PlanState.CONVERGING
     assert f"goes on with {now.plan_id}" in said
-    ended(fleet, "apply", now.plan_id)
-    requires_plan(fleet)
+    applied(fleet)
 
 
 @pytest.mark.full
 def test_a_daemon_that_is_killed_ends_the_wait(fleet: GpuFleet) -> None:
-    with held_start(fleet, "g") as command:
-        shows_progress(command)
+    with held_start(fleet, "g") as (command, _):
         plan_id = convergence(fleet).plan_id
         fleet.kill_daemon()
-        _, said = command.communicate(timeout=300)
+        _, said = command.communicate()
+        fleet.start()
     assert command.returncode == 5, said
     assert f"the daemon is gone while {plan_id} was on its way" in said
-    fleet.start()
-    ended(fleet, "apply", plan_id)
-    requires_plan(fleet)
+    applied(fleet)

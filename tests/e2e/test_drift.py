@@ -14,7 +14,8 @@ from partitiond.core.views.drift import DriftReport
 from partitiond.core.views.lists import ReplicaView
 from tests.e2e.harness import Fleet, wait_for
 
-pytestmark = pytest.mark.full
+pytestmark = pytest.mark.soak
+"""What is measured depends on the machine; core and controller decide what drift is."""
 
 BODY = {
     "name": "tiny",
@@ -91,13 +92,13 @@ def test_a_profile_that_promises_too_much_is_found_out(tmp_path: Path) -> None:
         fleet.start()
         with fleet.client(actor="ada@laptop") as client:
             client.register(BODY)
-            job = fleet.finish(client.profile("tiny", ProfileOptions(confirm=False)), seconds=120)
+            job = fleet.finish(client.profile("tiny", ProfileOptions(confirm=False)))
             assert job.state is JobState.SUCCEEDED, job.error
             measured = next(p for p in client.profiles("tiny") if p.kind.value == "measured")
             client.import_profile(promised(measured), replace=True)
             client.apply()
-        wait_for("the replica to serve", lambda: serving(fleet), seconds=120)
-        report = wait_for("a correction", lambda: corrected(fleet), seconds=120)
+        wait_for("the replica to serve", lambda: serving(fleet))
+        report = wait_for("a correction", lambda: corrected(fleet))
 
         (replica,) = report.replicas
         assert replica.verdict == "slower"

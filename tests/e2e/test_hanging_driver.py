@@ -12,7 +12,7 @@ import pytest
 from partitiond.core.errors import PartitiondError
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
-from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet
+from tests.e2e.test_simulated_gpus import GpuFleet
 
 GPUS = HostDescription("two", (GpuDescription("a100-80gb", 2),), cores=8)
 
@@ -36,24 +36,22 @@ def fleet(tmp_path: Path) -> Iterator[HangingFleet]:
     made.cleanup()
 
 
-@pytest.mark.parametrize(
-    "function",
-    [pytest.param("nvmlInitWithFlags", marks=pytest.mark.full), "nvmlDeviceGetMemoryInfo_v2"],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetMemoryInfo_v2"])
 def test_a_restarted_daemon_adopts_withdraws_and_revokes(
     fleet: HangingFleet, function: str
 ) -> None:
     fleet.start()
     fleet.register("a", 2)
     fleet.apply()
-    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    fleet.serving(2)
     with fleet.client() as client:
         record, key = client.create_key("laptop")
     before = {view.replica_id: view.pid for view in fleet.views()}
     fleet.kill_daemon()
     fleet.host.hang(function)
     fleet.start()
-    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    fleet.serving(2)
     assert {view.replica_id: view.pid for view in fleet.views()} == before
     asked = fleet.openai(key)
     assert asked.completions.create(model="a", prompt="Once", max_tokens=2).usage
@@ -67,9 +65,8 @@ def test_a_restarted_daemon_adopts_withdraws_and_revokes(
     wait_for(
         "the route to be withdrawn",
         lambda: all(v.state != "serving" for v in fleet.views() if v.replica_id == dead),
-        seconds=CONVERGE_SECONDS,
     )
     fleet.host.heal()
-    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    fleet.serving(2)
     assert fleet.terminate() == 0
     fleet.require_clean()

@@ -1,12 +1,10 @@
 """Many more models than fit are each started for their requests, and evicted again."""
 
-import concurrent.futures
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import openai
 import pytest
 
 from partitiond.core.views.lists import ReplicaView
@@ -50,6 +48,12 @@ class ManyModels(Fleet):
         with self.client() as client:
             return [view for view in client.replicas() if view.pid is not None]
 
+    def has_room(self) -> bool:
+        """Whether what engines hold fits the device."""
+        with self.client() as client:
+            (device,) = client.overview().devices
+        return device.held_bytes <= device.room_bytes
+
     def kinds(self) -> list[str]:
         with self.client() as client:
             return [event.kind for event in client.events(limit=1000)]
@@ -76,53 +80,20 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ManyModels]:
         found.cleanup()
 
 
+@pytest.mark.full
 def test_each_of_many_models_answers_though_few_fit(shared: ManyModels) -> None:
     order = [f"m{index:02d}" for index in range(MODELS)]
     for name in random.Random(1).sample(order, 8):
         assert shared.complete(name) == 8
-        assert len(shared.awake()) <= 3  # two fit; one more may be ending
+        assert shared.has_room()
+    at_zero = shared.cli("models", "scaling").stdout
+    assert "at zero" in at_zero
     kinds = shared.kinds()
     assert kinds.count("model-wakes") >= 8
     assert kinds.count("model-at-zero") > MODELS
 
 
-@pytest.mark.full
-def test_requests_for_several_at_zero_at_once_are_all_answered(shared: ManyModels) -> None:
-    names = [f"m{index:02d}" for index in range(4)]
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(shared.complete, names * 2))
-    assert answers == [8] * 8
-
-
-def test_people_see_who_is_at_zero_and_may_wake_a_model_by_hand(shared: ManyModels) -> None:
-    assert shared.complete("m00") == 8
-    done = shared.cli("models", "scaling")
-    assert done.returncode == 0, done.stderr
-    assert "at zero" in done.stdout
-    with shared.client() as client:
-        views = {view.model: view for view in client.scaling()}
-        assert len(views) == MODELS
-        assert not views["m00"].at_zero
-        name = min(name for name, view in views.items() if view.at_zero)
-        client.wake(name)
-        wait_for(f"{name} to serve", lambda: client.model(name).replicas_serving, seconds=60)
-
-
-def test_what_does_not_come_in_time_is_refused_with_a_time_to_come_back(
-    shared: ManyModels,
-) -> None:
-    with shared.client() as client:
-        name = next(view.model for view in client.scaling() if view.at_zero)
-    with pytest.raises(openai.InternalServerError) as caught:
-        shared.openai().completions.create(
-            model=name,
-            prompt="x",
-            max_tokens=1,
-            extra_headers={"x-partitiond-max-wait-seconds": "0.05"},
-        )
-    assert caught.value.response.headers["retry-after"]
-
-
+@pytest.mark.soak  # what a replica serves, and so whether one is enough, depends on the machine
 def test_measured_demand_makes_a_second_replica_by_itself(tmp_path: Path) -> None:
     fleet = ManyModels(
         tmp_path,
@@ -152,7 +123,7 @@ def test_measured_demand_makes_a_second_replica_by_itself(tmp_path: Path) -> Non
         fleet.cleanup()
 
 
-@pytest.mark.full
+@pytest.mark.soak
 @pytest.mark.engine
 def test_two_real_engines_take_turns_among_many_models(tmp_path: Path) -> None:
     overrides: dict[str, object] = {

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,7 @@ from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.models.catalog import entry_of
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import wait_for
-from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet
+from tests.e2e.test_simulated_gpus import GpuFleet
 
 CATALOG = {"model": "opt-125m", "weights": "dummy", "max_replicas": 1}
 GOOD = CATALOG | {"engine_kind": "simulated", "auto": False, "demand": {"req_per_s": 1.0}}
@@ -34,13 +33,7 @@ class TroubledFleet(GpuFleet):
             found = self.obstacles()
             return found if found.keys() == set(names) else None
 
-        return wait_for(f"obstacles of {names}", all_of_them, seconds=CONVERGE_SECONDS)
-
-    def said(self, *words: str, code: int | None = 0) -> Any:
-        """What `partitiond` says, as JSON."""
-        done = self.cli(*words, "--json")
-        assert code in (None, done.returncode), done.stdout + done.stderr
-        return json.loads(done.stdout)
+        return wait_for(f"obstacles of {names}", all_of_them)
 
     def serve(self, *names: str) -> None:
         """Wait until these replicas serve, named by their models, and no other."""
@@ -48,7 +41,7 @@ class TroubledFleet(GpuFleet):
         def all_serve() -> bool:
             return sorted(v.model for v in self.views() if v.state == "serving") == sorted(names)
 
-        wait_for(f"{names} to serve", all_serve, seconds=CONVERGE_SECONDS)
+        wait_for(f"{names} to serve", all_serve)
 
 
 @pytest.fixture
@@ -93,37 +86,37 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     # Others are planned and started by themselves, and scaled.
     fleet.add("good", engine=UNMEASURED, auto=True)
     fleet.serve("good")
-    fleet.said("models", "update", "good", "--min-replicas", "2", "--max-replicas", "2")
+    fleet.json("models", "update", "good", "--min-replicas", "2", "--max-replicas", "2")
     fleet.serve("good", "good")
 
     # A plan says beforehand what cannot start; what fails when it is applied is given up.
     fleet.add("no-start", engine=FAILS)
     fleet.add("by-hand")
-    plan = fleet.said("plan", code=7)["plan"]
+    plan = fleet.json("plan", code=7)["plan"]
     assert [u["model"] for u in plan["unplaced"]] == ["no-engine"]
     assert any("no-profile is not started by itself" in line for line in plan["explanation"])
-    fleet.said("apply", "--no-wait", code=7)
+    fleet.json("apply", "--no-wait", code=7)
 
     def given_up() -> bool:
         found = fleet.obstacles().get("no-start")
         return found is not None and found.kind is ObstacleKind.START_FAILED
 
-    wait_for("no-start to be given up", given_up, seconds=CONVERGE_SECONDS)
+    wait_for("no-start to be given up", given_up)
     assert "not enough device memory" in fleet.obstacles()["no-start"].reason
     fleet.serve("good", "good", "by-hand")
     assert fleet.complete("by-hand") == 8
 
     # Later ones are applied as if nothing was, and what was put right serves.
-    fleet.said(
+    fleet.json(
         "models", "update", "no-engine", "--engine-kind", "simulated", "--no-auto", "--no-wait"
     )
-    fleet.said("models", "update", "no-start", "--demand", "2", "--no-wait")
-    applied = fleet.said("apply", "--no-wait", code=7)["plan"]
+    fleet.json("models", "update", "no-start", "--demand", "2", "--no-wait")
+    applied = fleet.json("apply", "--no-wait", code=7)["plan"]
     assert "no-start" in {u["model"] for u in applied["unplaced"]}
     fleet.serve("good", "good", "by-hand", "no-engine")
     assert "no-engine" not in fleet.obstacles()
 
-    shown = {finding["check"]: finding for finding in fleet.said("doctor", code=None)}
+    shown = {finding["check"]: finding for finding in fleet.json("doctor", code=-1)}
     assert "failed to start 3 times in a row" in shown["model no-start"]["message"]
     with fleet.client() as client:
         models = {m.name: m for m in client.overview().models}

@@ -2,20 +2,17 @@
 
 import json
 import re
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from partitiond.cli.main import main
-from partitiond.cli.output import out
 from partitiond.core.units import GIB, Bytes, format_bytes
 from partitiond.core.views.lists import ReplicaView
 from partitiond.core.views.overview import Overview
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.e2e.harness import wait_for
-from tests.e2e.test_simulated_gpus import CONVERGE_SECONDS, GpuFleet
+from tests.e2e.harness import clean_environment, command, wait_for
+from tests.e2e.test_simulated_gpus import GpuFleet
 
 TWO = HostDescription("two", (GpuDescription("a100-80gb", 2),), cores=16)
 FOREIGN = 4711
@@ -32,49 +29,22 @@ def fleet(tmp_path: Path) -> Iterator[GpuFleet]:
     made.cleanup()
 
 
-Said = Callable[..., str]
-
-
-@pytest.fixture
-def said(
-    fleet: GpuFleet, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Said:
-    """What a command prints."""
-    monkeypatch.setenv("COLUMNS", "160")
-    out.cache_clear()  # one that another test of this process made keeps that one's width
-
-    def run(*words: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(["--config", str(fleet.config), *words])
-        told = capsys.readouterr()
-        assert ended.value.code in (0, None), told.err
-        return told.out
-
-    return run
-
-
 class Surfaces:
-    """What each surface says at one moment, asked until nothing changed meanwhile."""
+    """What each surface says at one moment; nothing changed meanwhile."""
 
-    def __init__(self, fleet: GpuFleet, said: Said) -> None:
-        while True:
-            with fleet.client() as client:
-                self.overview: Overview = client.overview()
-                self.replicas: list[ReplicaView] = list(client.replicas())
-                applied, waiting = client.current_plan(), client.waiting_plan()
-                self.planned = {p.replica_id for p in applied.wanted} if applied else set()
-                self.plans = (applied.id if applied else "", waiting.plan.id if waiting else "")
-                self.drift = {view.engine for view in client.drift().replicas}
-                self.metrics = client.metrics()
-            self.status, self.status_json = (
-                said("status"),
-                json.loads(said("status", "--json")),
-            )
-            self.top, self.devices = said("top", "--once"), said("devices")
-            with fleet.client() as client:
-                if self._still(client.replicas()) == self._still(self.replicas):
-                    return
+    def __init__(self, fleet: GpuFleet) -> None:
+        with fleet.client() as client:
+            self.overview: Overview = client.overview()
+            self.replicas: list[ReplicaView] = list(client.replicas())
+            applied, waiting = client.current_plan(), client.waiting_plan()
+            self.planned = {p.replica_id for p in applied.wanted} if applied else set()
+            self.plans = (applied.id if applied else "", waiting.plan.id if waiting else "")
+            self.drift = {view.engine for view in client.drift().replicas}
+            self.metrics = client.metrics()
+            self.status, self.devices = said(fleet, "status"), said(fleet, "devices")
+            self.status_json = json.loads(said(fleet, "status", "--json"))
+            self.top = said(fleet, "top", "--once")
+            assert self._still(client.replicas()) == self._still(self.replicas)
 
     @staticmethod
     def _still(views: Sequence[ReplicaView]) -> list[tuple[str, str, int]]:
@@ -131,32 +101,43 @@ class Surfaces:
         return found
 
 
-def agreed(fleet: GpuFleet, said: Said) -> Surfaces:
+def said(fleet: GpuFleet, *words: str) -> str:
+    """What a command prints on a wide terminal."""
+    wide = {**clean_environment(), "COLUMNS": "160"}
+    return command("--config", fleet.config, *words, env=wide).stdout
+
+
+def agreed(fleet: GpuFleet) -> Surfaces:
     """The surfaces once they agree: some look now, others say what was a few seconds ago."""
-    deadline = time.monotonic() + CONVERGE_SECONDS
-    while True:
-        found = Surfaces(fleet, said)
+    why: list[AssertionError] = []
+
+    def look() -> Surfaces | None:
         try:
+            found = Surfaces(fleet)
             found.engines()
             found.waiting()
             found.memory()
-        except AssertionError:
-            if time.monotonic() > deadline:
-                raise
-        else:
-            return found
+        except AssertionError as error:
+            why.append(error)
+            return None
+        return found
+
+    try:
+        return wait_for("all surfaces to agree", look)
+    except AssertionError:
+        raise why[-1] from None
 
 
 @pytest.mark.full
-def test_all_surfaces_agree_during_a_change_and_after(fleet: GpuFleet, said: Said) -> None:
+def test_all_surfaces_agree_during_a_change_and_after(fleet: GpuFleet) -> None:
     fleet.start()
     fleet.register("a", 2)
     placements = fleet.apply()
-    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    fleet.serving(2)
     assert len({p.device_id for p in placements}) == 1
     here = placements[0].device_id
     (there,) = set(fleet.host.uuids()) - {here}
-    before = agreed(fleet, said)
+    before = agreed(fleet)
     assert before.engines() == {"a-1": "serving", "a-2": "serving"}
     assert before.waiting() == ""
     size = sum(p.partition.memory_bytes for p in placements)
@@ -164,12 +145,12 @@ def test_all_surfaces_agree_during_a_change_and_after(fleet: GpuFleet, said: Sai
 
     with fleet.client() as client:
         client.cordon(here, "its fan")
-        wait_for("a plan to wait", lambda: client.overview().waiting_plan_id, seconds=60)
+        wait_for("a plan to wait", lambda: client.overview().waiting_plan_id)
         proposed = client.plan().plan  # the same one, or a better one that takes its place
         asked = proposed.id
         moved = sum(p.partition.memory_bytes for p in proposed.placements)
         *_, told = (event for event in client.events() if event.kind == "plan-waits")
-    waits = agreed(fleet, said).waiting()
+    waits = agreed(fleet).waiting()
     assert (asked, told.subject) == (waits, waits)
 
     fleet.host.add_process(there, FOREIGN, 78 * GIB)
@@ -178,7 +159,7 @@ def test_all_surfaces_agree_during_a_change_and_after(fleet: GpuFleet, said: Sai
             "the process to be seen", lambda: any(d.foreign for d in client.devices()), seconds=60
         )
         client.apply(waits)
-    during = agreed(fleet, said)
+    during = agreed(fleet)
     engines = during.engines()
     assert set(engines) == {"a-1", "a-2", "a-1.2", "a-2.2"}
     assert engines["a-1"] == engines["a-2"] == "serving" != engines["a-1.2"]
@@ -194,9 +175,8 @@ def test_all_surfaces_agree_during_a_change_and_after(fleet: GpuFleet, said: Sai
             {(v.engine, v.state) for v in fleet.views()}
             == {("a-1.2", "serving"), ("a-2.2", "serving")}
         ),
-        seconds=CONVERGE_SECONDS,
     )
-    after = agreed(fleet, said)
+    after = agreed(fleet)
     assert after.engines() == {"a-1.2": "serving", "a-2.2": "serving"}
     assert after.waiting() == ""
     assert after.memory() == {here: (0, 0), there: (moved, 0)}

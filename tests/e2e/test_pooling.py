@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 
-import httpx
 import openai
 import pytest
 
@@ -20,6 +19,8 @@ BODY = {
     "engine": {"extra_args": ["--task", "pooling", "--token-seconds", "0.002"]},
 }
 TEXTS = ["a cat on a mat", "a cat on a sofa", "stock prices fell"]
+
+pytestmark = pytest.mark.full
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +39,10 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         with found.client() as client:
             client.register({**BODY, "name": "embedder", "auto": False})
             client.apply()
-        found.serving(1, seconds=60)
+        found.serving(1)
         yield found
     finally:
         found.cleanup()
-
-
-def post(fleet: Fleet, path: str, body: dict[str, object]) -> httpx.Response:
-    return httpx.post(f"{fleet.settings.proxy_url}{path}", json={"model": "embedder", **body})
 
 
 def cosine(first: Sequence[float], second: Sequence[float]) -> float:
@@ -72,17 +69,6 @@ def test_the_openai_client_embeds(fleet: Fleet) -> None:
     assert asked.data[0].embedding == pytest.approx(cat, abs=1e-6)
 
 
-def test_texts_are_scored_and_ranked(fleet: Fleet) -> None:
-    query, *documents = TEXTS
-    scored = post(fleet, "/v1/score", {"text_1": query, "text_2": documents})
-    near, far = (one["score"] for one in scored.json()["data"])
-    assert near > far
-    ranked = post(fleet, "/v1/rerank", {"query": query, "documents": documents[::-1], "top_n": 1})
-    (best,) = ranked.json()["results"]
-    assert best["document"]["text"] == documents[0]
-    assert best["relevance_score"] == pytest.approx(near)
-
-
 def test_it_completes_nothing_and_the_refusal_says_so(fleet: Fleet) -> None:
     with pytest.raises(openai.NotFoundError) as refused:
         fleet.openai().completions.create(model="embedder", prompt="Hi", max_tokens=1)
@@ -92,8 +78,8 @@ def test_it_completes_nothing_and_the_refusal_says_so(fleet: Fleet) -> None:
 def test_with_auto_it_is_served_without_being_asked_for(fleet: Fleet) -> None:
     with fleet.client() as client:
         client.remove("embedder")
-        wait_for("its replica to be gone", lambda: not client.replicas(), seconds=60)
+        wait_for("its replica to be gone", lambda: not client.replicas())
         client.register({**BODY, "name": "second"})
-        (placed,) = fleet.serving(1, seconds=60)
+        (placed,) = fleet.serving(1)
         assert placed.model == "second"
         assert not client.jobs()

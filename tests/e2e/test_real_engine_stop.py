@@ -30,7 +30,7 @@ __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.full,
+    pytest.mark.soak,
 ]
 
 START_SECONDS = 480.0

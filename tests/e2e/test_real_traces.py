@@ -26,7 +26,7 @@ __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
 pytestmark = [
     pytest.mark.engine,
-    pytest.mark.full,
+    pytest.mark.soak,
 ]
 START_SECONDS = 480.0
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"

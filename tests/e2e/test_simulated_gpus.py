@@ -28,7 +28,6 @@ from partitiond.simulated.gpus import GpuDescription, HostDescription, KillPoint
 from tests.e2e.harness import Fleet, wait_for
 from tests.machine import signal_all
 
-CONVERGE_SECONDS = 60.0
 MODEL = "opt-125m"
 
 
@@ -137,11 +136,11 @@ class GpuFleet(Fleet):
             now = {v.replica_id: v.pid for v in self.views() if v.state == "serving"}
             return now.keys() >= before.keys() and all(now[n] != before[n] for n in before)
 
-        wait_for("engines to be replaced", all_new, seconds=CONVERGE_SECONDS)
+        wait_for("engines to be replaced", all_new)
 
     def require_clean(self) -> None:
         """The host is as it was found."""
-        wait_for("the memory to be free", lambda: not self.held_bytes(), seconds=20)
+        wait_for("the memory to be free", lambda: not self.held_bytes())
         assert self.picture() == self.found
         assert self.mps_processes() == []
         assert read_entries(self.journal) == ()
@@ -189,7 +188,7 @@ def started(fleet: GpuFleet, mode: SharingMode, replicas: int = 2) -> str:
     fleet.start()
     fleet.register("a", replicas)
     devices = planned_in(mode, fleet.apply())
-    fleet.serving(replicas, seconds=CONVERGE_SECONDS)
+    fleet.serving(replicas)
     return sorted(devices)[0]
 
 
@@ -198,7 +197,14 @@ def ended(fleet: GpuFleet) -> None:
     fleet.require_clean()
 
 
-@pytest.mark.parametrize("mode", [SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        pytest.param(SharingMode.MEMORY, marks=pytest.mark.full),
+        pytest.param(SharingMode.MPS, marks=pytest.mark.full),
+        SharingMode.MIG,
+    ],
+)
 def test_a_plan_is_what_the_gpus_get_and_they_are_given_back(
     make_fleet: MakeFleet, mode: SharingMode
 ) -> None:
@@ -208,7 +214,7 @@ def test_a_plan_is_what_the_gpus_get_and_they_are_given_back(
     fleet.register("b", 2)
     placements = fleet.apply()
     devices = planned_in(mode, placements)
-    fleet.serving(5, seconds=CONVERGE_SECONDS)
+    fleet.serving(5)
     assert fleet.complete("a") == fleet.complete("b") == 8
     promised = {d: sum(p.partition.memory_bytes for p in placements if p.device_id == d)
                 for d in devices}  # fmt: skip
@@ -235,7 +241,7 @@ def test_what_runs_is_adopted_with_its_partition(make_fleet: MakeFleet) -> None:
     daemons, entries = fleet.mps_processes(), read_entries(fleet.journal)
     fleet.kill_daemon()
     fleet.start()
-    views = fleet.serving(2, seconds=CONVERGE_SECONDS)
+    views = fleet.serving(2)
     assert {view.replica_id: view.pid for view in views} == before
     assert fleet.mps_processes() == daemons
     assert read_entries(fleet.journal) == entries
@@ -251,17 +257,16 @@ def test_a_driver_that_refuses_once_is_tried_again(make_fleet: MakeFleet) -> Non
     ended(fleet)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("function", "die"),
     [
-        pytest.param("nvmlDeviceCreateGpuInstance*", KillPoint.BEFORE, marks=pytest.mark.full),
+        ("nvmlDeviceCreateGpuInstance*", KillPoint.BEFORE),
         ("nvmlDeviceCreateGpuInstance*", KillPoint.AFTER),
-        pytest.param(
-            "nvmlGpuInstanceCreateComputeInstance*", KillPoint.AFTER, marks=pytest.mark.full
-        ),
+        ("nvmlGpuInstanceCreateComputeInstance*", KillPoint.AFTER),
     ],
 )
-def test_a_daemon_killed_while_it_makes_an_instance_leaves_none_behind(
+def test_a_daemon_killed_while_it_makes_or_gives_back_an_instance_leaves_none_behind(
     make_fleet: MakeFleet, function: str, die: KillPoint
 ) -> None:
     fleet = make_fleet(SharingMode.MIG)
@@ -275,24 +280,16 @@ def test_a_daemon_killed_while_it_makes_an_instance_leaves_none_behind(
     )  # fmt: skip
     fleet.host.heal()
     fleet.start()
-    fleet.serving(1, seconds=CONVERGE_SECONDS)
+    fleet.serving(1)
     assert fleet.complete("a") == 8
-    ended(fleet)
 
-
-@pytest.mark.full
-def test_a_daemon_killed_while_it_gives_an_instance_back_leaves_none_behind(
-    make_fleet: MakeFleet,
-) -> None:
-    fleet = make_fleet(SharingMode.MIG)
-    started(fleet, SharingMode.MIG, replicas=1)
     fleet.host.fail("nvmlGpuInstanceDestroy", KillPoint.BEFORE)
     with fleet.client() as client:
         client.remove("a")
     fleet.wait_dead()
     fleet.host.heal()
     fleet.start()
-    wait_for("the leftover to go", lambda: not read_entries(fleet.journal), seconds=20)
+    wait_for("the leftover to go", lambda: not read_entries(fleet.journal))
     ended(fleet)
 
 
@@ -302,23 +299,28 @@ def test_a_daemon_killed_while_mps_starts_leaves_none_behind(make_fleet: MakeFle
     fleet.start()
     fleet.register("a", 2)
     planned_in(SharingMode.MPS, fleet.apply())
-    wait_for("the journal", lambda: read_entries(fleet.journal), seconds=20, pause=0.001)
+    wait_for("the journal", lambda: read_entries(fleet.journal), pause=0.001)
     fleet.kill_daemon()
     fleet.start()
-    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    fleet.serving(2)
     ended(fleet)
 
 
-def test_a_fault_under_mps_restarts_all_engines_of_that_gpu_and_no_other(
+@pytest.mark.full
+def test_a_fault_under_mps_or_a_killed_mps_daemon_restarts_all_engines_of_that_gpu(
     make_fleet: MakeFleet,
 ) -> None:
     fleet = make_fleet(SharingMode.MPS)
     device = started(fleet, SharingMode.MPS, replicas=3)
-    before = {view.replica_id: view.pid for view in fleet.views() if view.device_id == device}
-    assert len(before) == 3
-    fleet.mps("simulate_fault", device)
-    fleet.replaced(before)
-    assert fleet.complete("a") == 8
+    for fault in (True, False):
+        before = {view.replica_id: view.pid for view in fleet.serving(3)}
+        assert {view.device_id for view in fleet.views()} == {device}
+        if fault:
+            fleet.mps("simulate_fault", device)
+        else:
+            signal_all(fleet.mps_processes())
+        fleet.replaced(before)
+        assert fleet.complete("a") == 8
     ended(fleet)
 
 
@@ -335,7 +337,7 @@ def test_an_engine_that_outgrows_its_share_is_started_again_and_its_neighbours_s
     for pid in (grown.pid, *(child.pid for child in psutil.Process(grown.pid).children(True))):
         fleet.host.grow_process(pid, grown.partition.memory_bytes)
     fleet.replaced({grown.replica_id: grown.pid})
-    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    fleet.serving(2)
     now = {view.replica_id: view.pid for view in fleet.views()}
     assert {name for name, pid in before.items() if now[name] != pid} == {grown.replica_id}
     with fleet.client() as client:
@@ -347,30 +349,19 @@ def test_an_engine_that_outgrows_its_share_is_started_again_and_its_neighbours_s
 
 
 @pytest.mark.full
-def test_a_killed_mps_daemon_restarts_all_engines_of_that_gpu(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(SharingMode.MPS)
-    device = started(fleet, SharingMode.MPS, replicas=3)
-    before = {view.replica_id: view.pid for view in fleet.views() if view.device_id == device}
-    signal_all(fleet.mps_processes())
-    fleet.replaced(before)
-    assert fleet.complete("a") == 8
-    ended(fleet)
-
-
-@pytest.mark.full
 def test_a_gpu_that_falls_off_the_bus_is_left_alone(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(SharingMode.MEMORY)
     device = started(fleet, SharingMode.MEMORY)
     fleet.host.lose(device)
 
-    wait_for("its cordon", lambda: "Xid 79" in fleet.cordon(device), seconds=CONVERGE_SECONDS)
+    wait_for("its cordon", lambda: "Xid 79" in fleet.cordon(device))
 
     def left() -> bool:
         return all(view.pid is None for view in fleet.views() if view.device_id == device)
 
-    wait_for("its engines to end", left, seconds=CONVERGE_SECONDS)
+    wait_for("its engines to end", left)
     assert not {p.device_id for p in fleet.apply()} & {device}
-    fleet.serving(2, seconds=CONVERGE_SECONDS)
+    fleet.serving(2)
     assert fleet.complete("a") == 8
     assert fleet.terminate() == 0
     fleet.host.restore(device)
@@ -391,8 +382,8 @@ def test_memory_that_somebody_took_meanwhile_is_not_fought_over(make_fleet: Make
             client.apply(plan.id)
         # The event stays; the replica's own error is gone once it was moved to another GPU, which
         # a pass of the loop may do a moment later.
-        wait_for("a refusal", lambda: any("promised" in e for e in fleet.failures()), seconds=20)
-    fleet.serving(1, seconds=CONVERGE_SECONDS)
+        wait_for("a refusal", lambda: any("promised" in e for e in fleet.failures()))
+    fleet.serving(1)
     ended(fleet)
 
 
@@ -408,7 +399,6 @@ def test_an_engine_that_takes_more_than_its_share_never_serves_and_harms_nobody(
     wait_for(
         "the refusal",
         lambda: any("does not keep to its partition" in e for e in fleet.failures()),
-        seconds=CONVERGE_SECONDS,
     )
     assert fleet.complete("a") == 8
     ended(fleet)

@@ -18,7 +18,7 @@ FAILED = re.compile(r"^failed requests: (\d+) of (\d+)$", re.M)
 SCRIPT = Path(__file__).parents[2] / "examples" / "simulated-gpus" / "tour.sh"
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_the_tour_runs_unattended_and_leaves_nothing_behind(tmp_path: Path) -> None:
     partitiond = Path(sys.executable).with_name("partitiond")
     environment = clean_environment() | {

@@ -38,7 +38,7 @@ def booked(fleet: Fleet, key_id: str, requests: int) -> UsageLine:
         assert line is None or line.requests <= requests, "booked twice"
         return line if line is not None and line.requests == requests else None
 
-    return wait_for(f"{requests} requests in the books", found, seconds=60)
+    return wait_for(f"{requests} requests in the books", found)
 
 
 def test_every_request_is_booked_once(tmp_path: Path) -> None:
@@ -48,11 +48,11 @@ def test_every_request_is_booked_once(tmp_path: Path) -> None:
         with fleet.client() as client:
             client.register(BODY)
             job = client.profile("tiny", ProfileOptions(confirm=False))
-        assert fleet.finish(job, seconds=120).state is JobState.SUCCEEDED
+        assert fleet.finish(job).state is JobState.SUCCEEDED
         with fleet.client() as client:
             client.apply()
             record, key = client.create_key(terms={"label": "batch"})
-        wait_for("a replica", lambda: serving(fleet), seconds=60)
+        wait_for("a replica", lambda: serving(fleet))
         ask(fleet, key, 5)
         fleet.kill_daemon()
         ask(fleet, key, 3)  # the endpoint goes on
@@ -67,7 +67,7 @@ def test_every_request_is_booked_once(tmp_path: Path) -> None:
         ask(fleet, key, 1)
         assert fleet.terminate() == 0  # the endpoint ends with it, right after a request
         fleet.start()
-        wait_for("a replica", lambda: serving(fleet), seconds=60)
+        wait_for("a replica", lambda: serving(fleet))
         ask(fleet, key, 1)
         assert booked(fleet, record.id, 12).output_tokens == 12 * OUTPUT_TOKENS
         assert fleet.terminate() == 0

@@ -55,7 +55,7 @@ async def test_it_holds_weights_kv_cache_and_context_until_it_ends(
     host: SimulatedHost, runner: ProcessEngineRunner, launch: EngineLaunch
 ) -> None:
     handle = await runner.start(launch)
-    report = await runner.wait_ready(handle, 30)
+    report = await runner.wait_ready(handle, 60)
     held = host.used_bytes(launch.device_id)
     weights = 125_239_296 * 2
     assert KV_BYTES + weights + 300 * MIB < held < KV_BYTES + weights + 2 * GIB
@@ -80,7 +80,7 @@ async def test_it_fails_in_vllms_words_where_memory_is_taken(
     greedy = dataclasses.replace(launch, extra_args=("--extra-bytes", str(4 * GIB)))
     handle = await runner.start(greedy)
     with pytest.raises(StartFailedError, match="not enough device memory") as caught:
-        await runner.wait_ready(handle, 30)
+        await runner.wait_ready(handle, 60)
     assert said in caught.value.message
     assert caught.value.facts["kind"] == "gpu-out-of-memory"
     await runner.stop(handle, 0)
@@ -90,7 +90,7 @@ async def test_it_ends_when_its_gpu_breaks_off(
     host: SimulatedHost, runner: ProcessEngineRunner, launch: EngineLaunch
 ) -> None:
     handle = await runner.start(launch)
-    await runner.wait_ready(handle, 30)
+    await runner.wait_ready(handle, 60)
     host.xid(launch.device_id, 31, breaks=719)
     ended = await runner.wait_exit(handle)
     assert "its GPU broke off what it computed" in ended.diagnosis
@@ -102,7 +102,7 @@ async def test_it_is_shown_nothing_with_mig_on(
     host.set_mig_mode(launch.device_id, enabled=True)
     handle = await runner.start(launch)
     with pytest.raises(StartFailedError, match="it was shown no GPU"):
-        await runner.wait_ready(handle, 30)
+        await runner.wait_ready(handle, 60)
     await runner.stop(handle, 0)
 
 

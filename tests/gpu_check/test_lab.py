@@ -16,7 +16,6 @@ from bench.gpu_check.scale import FAKE
 from partitiond.core.errors import EngineError
 from partitiond.devices.fake import fake_gpus
 from partitiond.devices.telemetry.fake import FakeTelemetry
-from tests.machine import in_time
 
 
 @pytest.fixture
@@ -63,6 +62,7 @@ async def check(lab: Lab, seconds: float, *steps: int) -> Check:
     return made
 
 
+@pytest.mark.full
 async def test_an_engine_that_does_not_start_is_a_failed_trial(
     run_dir: Path, tmp_path: Path
 ) -> None:
@@ -82,12 +82,10 @@ async def test_an_engine_that_does_not_start_is_a_failed_trial(
     assert last.tried == [], "and twice in all"
 
 
+@pytest.mark.full
 async def test_the_budget_cuts_a_trial_that_takes_too_long(run_dir: Path, tmp_path: Path) -> None:
     lab = lab_of(run_dir, tmp_path, "--load-seconds", "60")
-    began = time.monotonic()
     made = await check(lab, FAKE.reserve_seconds + 7, 1)
-    took = time.monotonic() - began
-    assert in_time(took, FAKE.reserve_seconds + 7, starts=20), "it would load for a minute"
     assert lab.ledger.entries["1.footprint"].state.value == "cut"
     assert made.not_reached["1.footprint"] == "was cut by the budget"
     assert not living(run_dir)
@@ -95,6 +93,7 @@ async def test_the_budget_cuts_a_trial_that_takes_too_long(run_dir: Path, tmp_pa
     assert later.tried == [], "nor is it tried with as little again"
 
 
+@pytest.mark.full
 async def test_without_mps_its_trials_are_impossible_and_the_others_go_on(
     run_dir: Path, tmp_path: Path
 ) -> None:

@@ -11,12 +11,8 @@ from partitiond.simulated.gpus.mps_control import write_program
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> str:
-    return str(write_program(tmp_path / "bin" / "nvidia-cuda-mps-control"))
-
-
-async def test_it_lives_as_long_as_the_block(program: str) -> None:
+async def test_it_lives_as_long_as_the_block_even_one_that_breaks(tmp_path: Path) -> None:
+    program = str(write_program(tmp_path / "nvidia-cuda-mps-control"))
     async with mps(program, GPU) as lab:
         assert lab.alive()
         env = dict(lab.client_env(25, 0))
@@ -24,9 +20,6 @@ async def test_it_lives_as_long_as_the_block(program: str) -> None:
         assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "25"
     assert not lab.alive()
     assert not lab.folder.exists()
-
-
-async def test_it_ends_when_the_block_breaks(program: str) -> None:
     with pytest.raises(ValueError, match="broken"):
         async with mps(program, GPU) as lab:
             raise ValueError("broken")

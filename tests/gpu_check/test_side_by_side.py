@@ -65,6 +65,7 @@ async def test_without_anyone_to_tell_the_load_ends() -> None:
         await Gate(seconds=1.0).listen(reader_of({"measure_since": 1.0}))
 
 
+@pytest.mark.full
 async def test_engines_of_different_speed_share_one_window(run_dir: Path, tmp_path: Path) -> None:
     lab = lab_of(run_dir, tmp_path, "--token-seconds", "0.01")
     wants = [

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from partitiond.core.model.workload import Workload
 from partitiond.models.catalog import CATALOG, source_for
 from partitiond.models.resolver import Resolver
 from partitiond.ports import ModelResolver
-from tests.machine import in_time
 from tests.models.conftest import COMMIT, FakeHub
 
 SMALL = Workload(64, 32)
@@ -74,13 +72,11 @@ async def test_a_dummy_folder_is_made_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_hub")
-async def test_real_weights_without_a_hub_fail_soon_and_name_dummy_weights(
+async def test_real_weights_without_a_hub_fail_and_name_dummy_weights(
     tmp_path: Path,
 ) -> None:
-    started = time.monotonic()
     with pytest.raises(ModelSourceError) as caught:
         await resolver(tmp_path).resolve(spec("opt-125m", Weights.REAL))
-    assert in_time(time.monotonic() - started, 5.0, starts=10)
     assert "--weights dummy" in caught.value.hint
 
 

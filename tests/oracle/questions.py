@@ -44,9 +44,14 @@ class _Draw:
     names: tuple[str, ...] = ()
 
 
-def question_of(seed: int) -> Question:
+def question_of(seed: int, *, limited: bool = False) -> Question:
     """The question of a seed: equal seeds give equal questions. Every other one has an aspect, and
-    every fourth isolation groups."""
+    every fourth isolation groups.
+
+    Args:
+        seed: of all that is drawn.
+        limited: others hold parts of some devices, which allow less, or an MPS daemon stays there.
+    """
     rng = random.Random(seed)
     aspect = rng.choice(ASPECTS) if seed % 2 else None
     while True:
@@ -62,8 +67,27 @@ def question_of(seed: int) -> Question:
                     for m in found.models
                 ),
             )
+        if limited:
+            found = _limited(random.Random(f"limits of {seed}"), found)
         if all_loads(found) is not None:
             return found
+
+
+def _limited(rng: random.Random, question: Question) -> Question:
+    def limit(device: Device) -> Device:
+        if device.kind is DeviceKind.CPU:
+            return device
+        start, kind = rng.randint(0, 6), rng.choice(("", "sm", "slices", "group", "replicas"))
+        return dataclasses.replace(
+            device,
+            occupied_sm_percent=rng.choice((20, 50)) if kind == "sm" else 0,
+            occupied_slices=(start, start + 1) if kind == "slices" else (),
+            mps_group=rng.choice(("", "lab")) if kind == "group" else None,
+            max_replicas=rng.randint(0, 2) if kind == "replicas" else device.max_replicas,
+            reserved_bytes=Bytes(rng.choice((0, MIB, 4096 * MIB))),
+        )
+
+    return dataclasses.replace(question, devices=tuple(limit(d) for d in question.devices))
 
 
 def _question(rng: random.Random) -> Question:

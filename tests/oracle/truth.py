@@ -115,8 +115,14 @@ def _company(device: Device, mode: SharingMode, chosen: Chosen) -> bool:
     """Who may share the device with whom, and whether each may be there at all."""
     names = {demand.model for demand, _ in chosen}
     place = {device.id, device.host, device.rack, device.hardware}
-    alone = len(chosen) == 1
+    if (device.occupied_slices and mode is not SharingMode.MIG) or (
+        device.occupied_sm_percent and mode is not SharingMode.MPS
+    ):
+        return False
+    alone = len(chosen) == 1 and not (device.occupied_slices or device.occupied_sm_percent)
     groups = {demand.isolation_group for demand, _ in chosen}
+    if device.mps_group is not None:
+        groups.add(device.mps_group)
     if mode is SharingMode.MPS and len(groups) > 1:
         return False
     for demand, c in chosen:
@@ -139,7 +145,8 @@ def _room(device: Device, mode: SharingMode, chosen: Chosen) -> bool:
         return False
     if mode is SharingMode.MIG:
         return _instances_fit(device, [c for _, c in chosen])
-    if mode is SharingMode.MPS and sum(c.size.sm_percent for _, c in chosen) > 100:
+    percent = sum(c.size.sm_percent for _, c in chosen)
+    if mode is SharingMode.MPS and percent + device.occupied_sm_percent > 100:
         return False
     taken = MPS_OVERHEAD_BYTES if mode is SharingMode.MPS else 0
     return taken + sum(c.memory_bytes for _, c in chosen) <= usable(device)
@@ -163,7 +170,8 @@ def _instances_fit(device: Device, chosen: list[Candidate]) -> bool:
         return any(place(left[1:], taken | spot) for spot in spots if not spot & taken)
 
     sizes = [(p.compute_slices, p.memory_slices) for p in wanted if p is not None]
-    return sum(c for c, _ in sizes) <= 7 and place(sorted(sizes, reverse=True), frozenset())
+    taken = frozenset(device.occupied_slices)
+    return sum(c for c, _ in sizes) <= 7 and place(sorted(sizes, reverse=True), taken)
 
 
 def _level(question: Question, mode: SharingMode, chosen: list[Candidate]) -> Fraction | None:

@@ -1,4 +1,4 @@
-"""Builds small instances for planner tests; `brute` answers them by trying everything."""
+"""Builds small instances for planner tests."""
 
 import dataclasses
 
@@ -9,9 +9,8 @@ from partitiond.core.performance.interference import mode_overhead_bytes
 from partitiond.core.plan.record import Candidate, ModelDemand
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
-from tests.planner.brute import try_everything
 
-__all__ = ["MODES", "cpu", "gpu", "in_mig", "on_cores", "point", "try_everything", "want"]
+__all__ = ["MODES", "cpu", "gpu", "in_mig", "on_cores", "point", "want"]
 
 MODES = (SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS)
 

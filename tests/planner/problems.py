@@ -1,84 +1,87 @@
-"""Makes random small problems as arrays, and finds their optimum by trying everything."""
+"""Makes the oracle's questions into arrays, and tells what one device can hold of them."""
 
 import dataclasses
 import itertools
-import math
-import random
 from collections.abc import Iterator
+from typing import Final
 
 import numpy as np
+import pytest
 
-from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.model.spec import Isolation, PlacementRules
-from partitiond.core.plan.record import Candidate, ModelDemand, Objective
+from partitiond.core.plan.record import Objective
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import Sites, build_sites
-from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, PlanRequest
-from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
+from partitiond.planner.model.types import PlanRequest
+from tests.oracle.questions import question_of
+from tests.oracle.truth import Question, able, all_loads, best
 
-MIG = (SharingMode.MIG,)
-SLICES = ("1g.10gb", "2g.20gb", "3g.40gb")
+FEW: Final = 8
+ANY: Final = 1_000_000
+"""Replicas: more than any least numbers."""
 
 
-def random_sites(seed: int, objective: Objective) -> Sites:
-    """Up to three devices of up to three kinds, up to three models; every kind of partition."""
-    rng = random.Random(f"{seed}-{objective}")
-    kinds = rng.sample(["gpu", "gpu", "mig", "small", "cpu"], rng.randint(1, 3))
-    devices = []
-    for index, kind in enumerate(kinds):
-        name, host = f"d{index}", f"host-{rng.randint(0, 1)}"
-        price = rng.choice([1.0, 1.5, 3.0])
-        match kind:
-            case "cpu":
-                devices.append(dataclasses.replace(cpu(3, gib=20, host=host), idle_watts=50.0))
-            case "mig":
-                devices.append(gpu(name, host=host, price_per_hour=price, modes=MIG))
-            case "small":
-                devices.append(gpu(name, gib=40, host=host, price_per_hour=price))
-            case _:
-                devices.append(gpu(name, host=host, price_per_hour=price))
-    models = tuple(_model(f"m{i}", rng) for i in range(rng.randint(1, 3)))
-    groups = random.Random(f"{seed}-groups")
-    models = tuple(
-        dataclasses.replace(m, isolation_group=groups.choice(["", "", "b"])) for m in models
+def seeds(many: int, few: int = FEW) -> list[object]:
+    """Seeds for `parametrize`: few of them, and the others in `make soak`."""
+    rest = [pytest.param(seed, marks=pytest.mark.soak) for seed in range(few, many)]
+    return [*range(few), *rest]
+
+
+def question(seed: int, objective: Objective, *, limited: bool = False) -> Question:
+    """A question of this objective that has an answer, of models of one priority that all fit."""
+    for attempt in itertools.count():
+        found = question_of(1_000 * seed + attempt, limited=limited)
+        models = tuple(
+            dataclasses.replace(m, rules=dataclasses.replace(m.rules, priority=0))
+            for m in found.models
+        )
+        found = dataclasses.replace(found, models=models, objective=objective)
+        loads = all_loads(found)
+        all_fit = loads is not None and len(able(found, loads)) == len(models)
+        if all_fit and optimum(found) is not None:
+            return found
+    raise AssertionError
+
+
+def request_of(asked: Question, **more: object) -> PlanRequest:
+    """The question as the planner is asked it; by work, not by the clock."""
+    values: dict[str, object] = {"time_limit_seconds": 20.0, "deterministic": True, **more}
+    return PlanRequest(
+        asked.devices,
+        asked.models,
+        objective=asked.objective,
+        host_memory_bytes=asked.host_memory_bytes,
+        interference=asked.interference,
+        **values,  # type: ignore[arg-type]
     )
-    request = PlanRequest(
-        tuple(devices),
-        models,
-        objective=objective,
-        host_memory_bytes=(("host-0", 24 << 30),) if rng.random() < 0.3 else (),
-    )
-    return build_sites(build_instance(request))
 
 
-def _model(name: str, rng: random.Random) -> ModelDemand:
-    candidates: list[Candidate] = []
-    for _ in range(rng.randint(1, 3)):
-        rate = rng.choice([1.0, 2.0, 3.3, 5.0])
-        gib, watts = rng.choice([8, 17, 24, 39]), rng.choice([50.0, 120.0])
-        match rng.choice(["mps", "memory", "mig", "cores"]):
-            case "mps":
-                sm, busy = rng.choice([20, 35, 50]), rng.choice([0.0, 0.2])
-                candidates.append(point(name, rate, gib, sm=sm, busy=busy, watts=watts, host_gib=6))
-            case "memory":
-                busy, kappa = rng.choice([0.1, 0.3]), rng.choice([None, 0.1])
-                candidates.append(point(name, rate, gib, busy=busy, kappa=kappa, watts=watts))
-            case "mig":
-                candidates.append(in_mig(name, rate, rng.choice(SLICES), gib=4, watts=watts))
-            case _:
-                candidates.append(on_cores(name, rate, rng.randint(1, 2), gib=5, watts=watts))
-    avoid = ("m0",) if name != "m0" and rng.random() < 0.2 else ()
-    least = rng.choice([0, 0, 0, 1, 2])
-    return want(
-        name,
-        *candidates,
-        rate=None if rng.random() < 0.15 else rng.choice([1.5, 4.0, 7.0, 12.0]),
-        weight=rng.choice([1.0, 2.0]),
-        min_replicas=least,
-        max_replicas=rng.choice([None, None, max(1, least), least + 2]),
-        isolation=rng.choice([*[Isolation.SHARED] * 3, Isolation.DEVICE]),
-        rules=PlacementRules(avoid=avoid),
-    )
+def sites_of(asked: Question) -> Sites:
+    """Its arrays."""
+    return build_sites(build_instance(request_of(asked)))
+
+
+def optimum(asked: Question) -> float | None:
+    """The best value of any plan; None where none does what the objective asks for.
+
+    Least numbers aside under max-goodput, since its bounds do not know them.
+    """
+    if asked.objective is Objective.MAX_GOODPUT:
+        asked = dataclasses.replace(asked, short=ANY)
+    loads = all_loads(asked)
+    assert loads is not None
+    value = best(asked, loads)
+    return None if value is None else float(value[0])
+
+
+def is_bound(asked: Question, value: float | None) -> bool:
+    """Whether no plan is better than this; None says that nothing serves everything."""
+    most = optimum(asked)
+    assert most is not None
+    if not asked.objective.is_cost:
+        return value is not None and value >= most * (1 - 1e-9) - 1e-9
+    # Under min-devices a device costs 1 and a trifle of its price.
+    trifle = 2e-3 * len(asked.devices) if asked.objective is Objective.MIN_DEVICES else 0.0
+    return value is not None and value <= most * (1 + 1e-9) + 1e-9 + trifle
 
 
 def sets_of(sites: Sites, site: int) -> Iterator[tuple[int, ...]]:
@@ -116,89 +119,3 @@ def level_of(sites: Sites, site: int, chosen: tuple[int, ...]) -> int | None:
         if load <= sites.busy_limit[row, len(rows)]:
             return level
     return None
-
-
-State = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
-"""Rates, replicas and pools used."""
-
-
-def states(sites: Sites) -> dict[State, int]:
-    """What all devices together can give, and the least cost at which they do."""
-    models, pools = len(sites.need_rate), len(sites.instance.pools)
-    found: dict[State, int] = {((0,) * models, (0,) * models, (0,) * pools): 0}
-    for device, group in enumerate(sites.device_group):
-        ways = _device_states(sites, int(group), device)
-        following: dict[State, int] = {}
-        for (rates, counts, used), cost in found.items():
-            for (more_rates, more_counts, more_used), more_cost in ways.items():
-                state = (
-                    tuple(
-                        min(a + b, _cap(sites, m))
-                        for m, (a, b) in enumerate(zip(rates, more_rates, strict=True))
-                    ),
-                    tuple(a + b for a, b in zip(counts, more_counts, strict=True)),
-                    tuple(a + b for a, b in zip(used, more_used, strict=True)),
-                )
-                limits = [pool.capacity for pool in sites.instance.pools]
-                over = any(u > c for u, c in zip(state[2], limits, strict=True))
-                many = any(n > m for n, m in zip(state[1], sites.need_max, strict=True))
-                if not over and not many:
-                    total = cost + more_cost
-                    following[state] = min(total, following.get(state, total))
-        found = following
-    return found
-
-
-def _cap(sites: Sites, model: int) -> int:
-    """A rate beyond which it does not matter; models without a rate have none."""
-    return int(sites.need_rate[model]) if sites.need_rated[model] else 1 << 60
-
-
-def _device_states(sites: Sites, group: int, device: int) -> dict[State, int]:
-    models, pools = len(sites.need_rate), len(sites.instance.pools)
-    found: dict[State, int] = {}
-    for site in np.flatnonzero(sites.site_class == sites.class_of[group]):
-        for chosen in sets_of(sites, int(site)):
-            level = level_of(sites, int(site), chosen) if chosen else 0
-            assert level is not None
-            rates, counts = [0] * models, [0] * models
-            for e in chosen:
-                rates[sites.entry_model[e]] += int(sites.rates[e, level])
-                counts[sites.entry_model[e]] += 1
-            taken = sites.entry_pool[list(chosen)].sum(axis=0)
-            drawn = [
-                int(taken[0 if pool.kind == "cores" else 1]) * (device in pool.bins)
-                for pool in sites.instance.pools
-            ]
-            cost = int(sites.group_cost[group]) if chosen else 0
-            cost += sum(int(sites.entry_cost[e]) for e in chosen)
-            state = (tuple(rates), tuple(counts), tuple(drawn))
-            found[state] = min(cost, found.get(state, cost))
-    return found or {((0,) * models, (0,) * models, (0,) * pools): 0}
-
-
-def least_cost(sites: Sites) -> float | None:
-    """The least cost that serves everything; None where nothing does."""
-    best = None
-    for (rates, counts, _), cost in states(sites).items():
-        served = all(r >= n for r, n in zip(rates, sites.need_rate, strict=True))
-        there = all(c >= n for c, n in zip(counts, sites.need_min, strict=True))
-        if served and there:
-            best = cost if best is None else min(best, cost)
-    return None if best is None else best / PRICE_SCALE
-
-
-def most_goodput(sites: Sites) -> float:
-    """The most weighted requests/s, least numbers of replicas aside."""
-    rated = sites.need_rated.any()
-    return (
-        max(
-            math.fsum(
-                float(w) * r
-                for w, r, counts in zip(sites.need_weight, rates, sites.need_rated, strict=True)
-                if counts or not rated
-            )
-            for rates, _, _ in states(sites)
-        )
-        / RATE_SCALE
-    )

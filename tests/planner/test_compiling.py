@@ -170,6 +170,6 @@ def test_a_hard_question_compiles_once_says_so_and_counts_it_apart(tmp_path: Pat
     assert 6 <= value <= 8
     assert times <= 3, "hundreds of functions are compiled, and the clock stands still"
     # What is on disk is only loaded.
-    assert len(list(tmp_path.glob("*.compiled"))) == 1
+    assert len(list(tmp_path.glob("*/complete"))) == 1
     again, shares, *_ = json.loads(run(HARD, tmp_path))
     assert (again, shares) == (0, [])

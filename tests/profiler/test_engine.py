@@ -27,7 +27,6 @@ from tests.engine_fixtures import (
     short_dir,
     usable_cores,
 )
-from tests.machine import start_seconds
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
@@ -62,7 +61,7 @@ def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:
         cores=cores,
         memory_bytes=6 * GIB,
         max_batch=4,
-        time_limit_seconds=max(60, 250 * start_seconds()),  # half of it is for capacity trials
+        time_limit_seconds=240,  # half of it is for capacity trials
         min_window_seconds=0.5,
         max_window_seconds=1.0,
         structured_output=True,

@@ -14,8 +14,8 @@ ASKED = (
     "tests/planner/test_kernels.py",
     "tests/planner/kernels/test_covers.py",
     "tests/planner/test_market.py",
-    "tests/property/test_dominated.py",
-    "tests/property/test_replanning_properties.py",
+    "tests/property/test_exact_properties.py",
+    "tests/property/test_planner_properties.py",
 )
 
 

@@ -13,6 +13,9 @@ import pytest
 
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.proxy.conftest import replica, table
+from tests.proxy.virtual import real_time
+
+pytestmark = real_time
 
 Engine = tuple[Path, "subprocess.Popen[bytes]"]
 StartEngine = Callable[..., Engine]

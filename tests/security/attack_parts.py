@@ -1,7 +1,7 @@
 """Defines the parts of attacks: one row of the table, and the good request that a row spoils."""
 
 import dataclasses
-from typing import Final
+from typing import Any, Final
 
 from tests.security.wire import post
 
@@ -34,9 +34,9 @@ class Attack:
     head_only: bool = False
 
 
-def good(*headers: bytes, body: bytes = BODY, **rest: object) -> bytes:
+def good(*headers: bytes, body: bytes = BODY, **rest: Any) -> bytes:
     """A good request, but for what the row does to it."""
-    return post(body, AUTH, *headers, **rest)  # type: ignore[arg-type]
+    return post(body, AUTH, *headers, **rest)
 
 
 HIDDEN: Final = good()
@@ -56,6 +56,16 @@ def chunked(*parts: bytes, headers: tuple[bytes, ...] = (), end: bytes = END) ->
 def served(name: str, data: bytes) -> Attack:
     """Harmless after all: answered once, forwarded once, the connection goes on."""
     return Attack(name, data, (200,), "", closed=False, forwarded=1)
+
+
+def answered(name: str, data: bytes, *answers: int, code: str = "", **rest: Any) -> Attack:
+    """Several requests, each with its answer, after which the connection goes on."""
+    return Attack(name, data, answers, code, **{"closed": False, **rest})
+
+
+def ended(name: str, data: bytes, *answers: int, code: str = "", forwarded: int = 0) -> Attack:
+    """The same, and the connection ends."""
+    return Attack(name, data, answers, code, forwarded=forwarded)
 
 
 def refused(name: str, data: bytes, status: int, code: str, *, closed: bool = False) -> Attack:

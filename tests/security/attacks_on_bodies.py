@@ -10,8 +10,10 @@ from tests.security.attack_parts import (
     HIDDEN,
     LENGTH,
     Attack,
+    answered,
     chunk,
     chunked,
+    ended,
     good,
     refused,
     served,
@@ -45,13 +47,7 @@ LENGTHS: Final = (
     Attack("length-tab-vertical", good(length=b"content-length: \x0b26")),
     served("length-with-allowed-spaces", good(length=b"content-length: \t 26 \t")),
     served("length-with-leading-zeros", good(length=b"content-length: 00000026")),
-    Attack(
-        "length-too-short-for-the-body",
-        good(body=BODY + b"x" * 4, length=LENGTH),
-        (),
-        "",
-        forwarded=1,
-    ),
+    ended("length-too-short-for-the-body", good(body=BODY + b"x" * 4, length=LENGTH), forwarded=1),
     refused("no-length-and-no-body", good(body=b"", length=b""), 400, "invalid_json"),
     refused(
         "length-beyond-the-limit",
@@ -60,13 +56,7 @@ LENGTHS: Final = (
         "request_too_large",
         closed=True,
     ),
-    Attack(
-        "body-of-a-get",
-        good(line=b"GET /v1/models HTTP/1.1", body=HIDDEN),
-        (200,),
-        "",
-        closed=False,
-    ),
+    answered("body-of-a-get", good(line=b"GET /v1/models HTTP/1.1", body=HIDDEN), 200),
     refused(
         "hidden-in-the-body-of-a-refused-route",
         good(target=b"/v1/none", body=HIDDEN),
@@ -139,11 +129,9 @@ ENCODINGS: Final = (
     served("encoding-with-underscore-is-another-header", good(b"transfer_encoding: chunked")),
     Attack(
         "encoding-with-http-1.0",
-        good(
-            CHUNKED, line=b"POST /v1/completions HTTP/1.0", body=chunk(BODY) + END, length=b""
-        ),
+        good(CHUNKED, line=b"POST /v1/completions HTTP/1.0", body=chunk(BODY) + END, length=b""),
     ),
-)  # fmt: skip
+)
 
 CHUNKS: Final = (
     served("chunk-extension", chunked(chunk(BODY, extension=b";a=b"))),
@@ -178,30 +166,25 @@ CHUNKS: Final = (
     served("trailer-authorization", chunked(chunk(BODY), end=b"0\r\nauthorization: x\r\n\r\n")),
     refused(
         "trailer-cannot-bring-the-key",
-        post(
-            chunk(BODY) + b"0\r\n" + AUTH + b"\r\n\r\n", CHUNKED, length=b""
-        ),
+        post(chunk(BODY) + b"0\r\n" + AUTH + b"\r\n\r\n", CHUNKED, length=b""),
         401,
         "invalid_api_key",
     ),
     Attack("trailer-length", chunked(chunk(BODY), end=b"0\r\ncontent-length: 5\r\n\r\n" + HIDDEN)),
     Attack("trailer-encoding", chunked(chunk(BODY), end=b"0\r\n" + CHUNKED + b"\r\n\r\n")),
     Attack("trailer-bare-lf", chunked(chunk(BODY), end=b"0\r\nx: y\n\r\n")),
-    Attack(
+    ended(
         "trailers-overlong",
         chunked(chunk(BODY), end=b"0\r\nx: " + b"y" * 40_000 + b"\r\n\r\n"),
-        (431,),
-        "headers_too_large",
+        431,
+        code="headers_too_large",
     ),
     served(
         "chunk-extension-long-but-kept-nowhere",
         chunked(chunk(BODY, extension=b";" + b"a" * 40_000)),
     ),
     refused(
-        "chunked-beyond-the-limit",
-        chunked(*[chunk(b"x" * 4096)] * 30),
-        413,
-        "request_too_large",
+        "chunked-beyond-the-limit", chunked(*[chunk(b"x" * 4096)] * 30), 413, "request_too_large"
     ),
     refused(
         "chunked-far-beyond-the-limit",
@@ -210,4 +193,4 @@ CHUNKS: Final = (
         "request_too_large",
         closed=True,
     ),
-)  # fmt: skip
+)

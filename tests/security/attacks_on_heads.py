@@ -2,13 +2,7 @@
 
 from typing import Final
 
-from tests.security.attack_parts import (
-    BODY,
-    Attack,
-    good,
-    refused,
-    served,
-)
+from tests.security.attack_parts import BODY, Attack, answered, ended, good, refused, served
 
 LINES: Final = (
     Attack("bare-lf-everywhere", good().replace(b"\r\n", b"\n")),
@@ -48,17 +42,20 @@ LINES: Final = (
     Attack("no-target", good(line=b"POST HTTP/1.1")),
     Attack("tls-hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(32)),
     Attack("ssh-hello", b"SSH-2.0-OpenSSH_9.0\r\n\r\n"),
-    Attack("header-line-overlong", good(b"x: " + b"y" * 40_000), (431,), "headers_too_large"),
-    Attack("header-name-overlong", good(b"x" * 40_000 + b": y"), (431,), "headers_too_large"),
-    Attack(
-        "headers-too-many", good(*[b"x%d: y" % i for i in range(9000)]), (431,), "headers_too_large"
+    ended("header-line-overlong", good(b"x: " + b"y" * 40_000), 431, code="headers_too_large"),
+    ended("header-name-overlong", good(b"x" * 40_000 + b": y"), 431, code="headers_too_large"),
+    ended(
+        "headers-too-many",
+        good(*[b"x%d: y" % i for i in range(9000)]),
+        431,
+        code="headers_too_large",
     ),
-    Attack("target-overlong", good(target=b"/" + b"x" * 40_000), (431,), "headers_too_large"),
-    Attack(
+    ended("target-overlong", good(target=b"/" + b"x" * 40_000), 431, code="headers_too_large"),
+    ended(
         "query-overlong",
         good(target=b"/v1/completions?" + b"x" * 40_000),
-        (431,),
-        "headers_too_large",
+        431,
+        code="headers_too_large",
     ),
     refused("target-long-but-allowed", good(target=b"/" + b"x" * 20_000), 404, "unknown_url"),
 )
@@ -68,11 +65,10 @@ HOSTS: Final = (
     Attack("two-hosts", good(b"host: other")),
     Attack("two-hosts-equal", good(b"host: proxy")),
     served("host-of-nobody", good(host=b"host: evil.example")),
-    Attack(
+    ended(
         "http-1.0-without-host",
         good(line=b"POST /v1/completions HTTP/1.0", host=b""),
-        (200,),
-        "",
+        200,
         forwarded=1,
     ),
     Attack("http-1.0-two-hosts", good(b"host: b", line=b"POST /v1/completions HTTP/1.0")),
@@ -84,9 +80,21 @@ VERSIONS: Final = (
     *(
         Attack(f"version-{v.decode()}", good(line=b"POST /v1/completions " + v))
         for v in (
-            b"HTTP/0.9", b"HTTP/1.2", b"HTTP/2.0", b"HTTP/3.0", b"HTTP/9.9", b"HTTP/1.10",
-            b"HTTP/11.1", b"HTTP/1", b"HTTP/1.", b"http/1.1", b"HTTPS/1.1", b"RTSP/2.0", b"ICE/1.0",
-            b"HTTP/-1.1", b"HTTP/1.1x",
+            b"HTTP/0.9",
+            b"HTTP/1.2",
+            b"HTTP/2.0",
+            b"HTTP/3.0",
+            b"HTTP/9.9",
+            b"HTTP/1.10",
+            b"HTTP/11.1",
+            b"HTTP/1",
+            b"HTTP/1.",
+            b"http/1.1",
+            b"HTTPS/1.1",
+            b"RTSP/2.0",
+            b"ICE/1.0",
+            b"HTTP/-1.1",
+            b"HTTP/1.1x",
         )
     ),
     Attack("http2-preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9)),
@@ -107,7 +115,7 @@ VERSIONS: Final = (
             b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
         ),
     ),
-    Attack(
+    answered(
         "websocket-upgrade-of-a-get",
         good(
             b"connection: Upgrade",
@@ -116,13 +124,12 @@ VERSIONS: Final = (
             body=b"",
             length=b"",
         ),
-        (405,),
-        "method_not_allowed",
-        closed=False,
+        405,
+        code="method_not_allowed",
     ),
     served("upgrade-to-tls-is-not-taken", good(b"connection: Upgrade", b"upgrade: TLS/1.0")),
     served("upgrade-without-connection", good(b"upgrade: h2c")),
-)  # fmt: skip
+)
 
 _METHODS: Final = {
     b"GET": 405,
@@ -145,14 +152,7 @@ METHODS: Final = (
         )
         for m, status in _METHODS.items()
     ),
-    Attack(
-        "method-HEAD",
-        good(line=b"HEAD /v1/completions HTTP/1.1"),
-        (405,),
-        "",
-        closed=False,
-        head_only=True,
-    ),
+    answered("method-HEAD", good(line=b"HEAD /v1/completions HTTP/1.1"), 405, head_only=True),
     Attack("method-lower-case", good(line=b"post /v1/completions HTTP/1.1")),
     Attack("method-mixed-case", good(line=b"PoST /v1/completions HTTP/1.1")),
     Attack("method-unknown", good(line=b"FROB /v1/completions HTTP/1.1")),

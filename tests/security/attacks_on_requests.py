@@ -11,8 +11,10 @@ from tests.security.attack_parts import (
     HIDDEN,
     LENGTH,
     Attack,
+    answered,
     chunk,
     chunked,
+    ended,
     good,
     refused,
     served,
@@ -20,97 +22,74 @@ from tests.security.attack_parts import (
 from tests.security.wire import post
 
 PIPELINES: Final = (
-    Attack("two-good-ones", good() * 2, (200, 200), "", closed=False, forwarded=2),
-    Attack(
+    answered("two-good-ones", good() * 2, 200, 200, forwarded=2),
+    answered(
         "unauthorised-then-good",
         post(BODY, b"authorization: Bearer wrong") + good(),
-        (401, 200),
-        "",
-        closed=False,
+        401,
+        200,
         forwarded=1,
     ),
-    Attack(
-        "good-then-unauthorised",
-        good() + post(BODY),
-        (200, 401),
-        "invalid_api_key",
-        closed=False,
-        forwarded=1,
+    answered(
+        "good-then-unauthorised", good() + post(BODY), 200, 401, code="invalid_api_key", forwarded=1
     ),
-    Attack(
-        "unknown-url-then-good",
-        good(target=b"/metrics") + good(),
-        (404, 200),
-        "",
-        closed=False,
-        forwarded=1,
-    ),
+    answered("unknown-url-then-good", good(target=b"/metrics") + good(), 404, 200, forwarded=1),
     Attack("malformed-then-good", good(b"x : y") + good()),
-    Attack(
-        "malformed-body-then-good",
-        chunked(chunk(BODY, size=b"zz")) + good(),
-    ),
-    Attack(
+    Attack("malformed-body-then-good", chunked(chunk(BODY, size=b"zz")) + good()),
+    answered(
         "upgrade-with-a-chunked-body-then-good",
         chunked(chunk(BODY), headers=(b"connection: Upgrade", b"upgrade: h2c")) + good(),
-        (200, 200),
-        "",
-        closed=False,
+        200,
+        200,
         forwarded=2,
     ),
-    Attack(
+    answered(
         "upgrade-hides-in-its-body",
         good(b"connection: Upgrade", b"upgrade: h2c", target=b"/v1/none", body=HIDDEN),
-        (404,),
-        "unknown_url",
-        closed=False,
+        404,
+        code="unknown_url",
     ),
+    Attack("upgrade-with-two-lengths", good(b"connection: Upgrade", b"upgrade: h2c", LENGTH)),
     Attack(
-        "upgrade-with-two-lengths",
-        good(b"connection: Upgrade", b"upgrade: h2c", LENGTH),
+        "upgrade-with-length-and-encoding", good(b"connection: Upgrade", b"upgrade: h2c", CHUNKED)
     ),
-    Attack(
-        "upgrade-with-length-and-encoding",
-        good(b"connection: Upgrade", b"upgrade: h2c", CHUNKED),
-    ),
-    Attack(
+    ended(
         "upgrade-and-close-then-hidden",
         good(b"connection: close, Upgrade", b"upgrade: h2c") + HIDDEN,
-        (200,),
-        "",
+        200,
         forwarded=1,
     ),
-    Attack(
+    ended(
         "upgrade-and-close-refused-then-hidden",
         post(BODY, b"connection: close, Upgrade", b"upgrade: h2c") + HIDDEN,
-        (401,),
-        "invalid_api_key",
+        401,
+        code="invalid_api_key",
     ),
-    Attack(
+    ended(
         "expectation-refused-then-hidden",
         post(b"", b"expect: 100-continue", length=LENGTH) + HIDDEN,
-        (401,),
-        "invalid_api_key",
+        401,
+        code="invalid_api_key",
     ),
-    Attack(
+    ended(
         "expectation-refused-then-its-body-then-hidden",
         post(BODY, b"expect: 100-continue") + HIDDEN,
-        (401,),
-        "invalid_api_key",
+        401,
+        code="invalid_api_key",
     ),
-    Attack(
+    ended(
         "expectation-refused-then-malformed",
         post(BODY, b"expect: 100-continue") + b"x y z\r\n\r\n",
-        (401,),
-        "invalid_api_key",
+        401,
+        code="invalid_api_key",
     ),
-    Attack(
+    ended(
         "far-too-large-then-hidden",
         good(length=b"content-length: 99999999999") + HIDDEN,
-        (413,),
-        "request_too_large",
+        413,
+        code="request_too_large",
     ),
-    Attack(
+    answered(
         "upgrades-in-a-row",
         good(
             b"connection: Upgrade",
@@ -120,67 +99,47 @@ PIPELINES: Final = (
             length=b"",
         )
         * 20,
-        (200,) * 20,
-        "",
-        closed=False,
+        *(200,) * 20,
     ),
     Attack("smuggled-then-good", good(LENGTH, CHUNKED, body=END, length=b"") + good()),
-    Attack(
-        "overlong-then-good",
-        good(b"x: " + b"y" * 40_000) + good(),
-        (431,),
-        "headers_too_large",
+    ended(
+        "overlong-then-good", good(b"x: " + b"y" * 40_000) + good(), 431, code="headers_too_large"
     ),
-    Attack("good-then-malformed", good() + good(b"x : y"), (), "", forwarded=1),
-    Attack(
-        "bad-json-then-good",
-        good(body=b"{") + good(),
-        (400, 200),
-        "",
-        closed=False,
-        forwarded=1,
-    ),
-    Attack(
-        "connection-close-then-hidden",
-        good(b"connection: close") + HIDDEN,
-        (200,),
-        "",
-        forwarded=1,
-    ),
-    Attack(
+    ended("good-then-malformed", good() + good(b"x : y"), forwarded=1),
+    answered("bad-json-then-good", good(body=b"{") + good(), 400, 200, forwarded=1),
+    ended("connection-close-then-hidden", good(b"connection: close") + HIDDEN, 200, forwarded=1),
+    ended(
         "http-1.0-then-hidden",
         good(line=b"POST /v1/completions HTTP/1.0") + HIDDEN,
-        (200,),
-        "",
+        200,
         forwarded=1,
     ),
-    Attack(
+    answered(
         "upgrade-then-hidden",
         good(b"connection: Upgrade", b"upgrade: h2c") + HIDDEN,
-        (200, 200),
-        "",
-        closed=False,
+        200,
+        200,
         forwarded=2,
     ),
-    Attack(
+    answered(
         "read-only-between-good-ones",
         good() + good(line=b"GET /v1/models HTTP/1.1", body=b"", length=b"") + good(),
-        (200, 200, 200),
-        "",
-        closed=False,
+        200,
+        200,
+        200,
         forwarded=2,
     ),
     served("expect-continue", good(b"expect: 100-continue")),
-    Attack(
+    ended(
         "expect-continue-without-a-key",
         post(BODY, b"expect: 100-continue"),
-        (401,),
-        "invalid_api_key",
+        401,
+        code="invalid_api_key",
     ),
     served("expect-something-else", good(b"expect: 200-ok")),
     served("keys-of-other-hops-are-nothing", good(b"proxy-authorization: Basic eDp5")),
     served("connection-names-a-real-header", good(b"connection: authorization, content-length")),
-)  # fmt: skip
+)
 
 
 def _keyed(
@@ -225,7 +184,7 @@ KEYS: Final = (
     _keyed("key-sql-union", b"authorization: Bearer x' UNION SELECT 1 --"),
     _keyed("loopback-is-no-key", b"x-forwarded-for: 127.0.0.1", b"x-real-ip: 127.0.0.1"),
     _keyed("internal-header-is-no-key", b"x-partitiond-key: k", b"x-api-key: wrong"),
-)  # fmt: skip
+)
 
 
 def _body(name: str, payload: object, status: int, code: str) -> Attack:
@@ -244,8 +203,9 @@ BODIES: Final = (
     _body("model-list", {"model": ["m"], "prompt": "x"}, 400, "invalid_value"),
     _body("nested-arrays", b"[" * 30_000, 400, "invalid_json"),
     _body("nested-objects", b'{"a":' * 10_000, 400, "invalid_json"),
-    _body("nested-inside", b'{"model":"m","x":' + b"[" * 99 + b"]" * 99 + b"}", 400,
-          "invalid_json"),
+    _body(
+        "nested-inside", b'{"model":"m","x":' + b"[" * 99 + b"]" * 99 + b"}", 400, "invalid_json"
+    ),
     _body("not-utf8", b'{"model":"m","prompt":"\xff\xfe"}', 400, "invalid_json"),
     _body("not-utf8-unknown", b'{"model":"m","prompt":"x","a":"\xfe"}', 400, "invalid_json"),
     _body("not-utf8-name", b'{"model":"m","prompt":"x","\xfe":1}', 400, "invalid_json"),
@@ -258,4 +218,4 @@ BODIES: Final = (
         415,
         "unsupported_media_type",
     ),
-)  # fmt: skip
+)

@@ -17,10 +17,16 @@ def short_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def attacked(short_folder: Path) -> Iterator[tuple[Target, Recorder]]:
-    """One proxy for all attacks of a module: what one leaves behind, the next would meet."""
-    with running(short_folder, max_body_bytes=65536) as (target, engine):
-        target.publish(engine, keys=[key(KEY, models=("m",))])
+def attacked(
+    short_folder: Path, request: pytest.FixtureRequest
+) -> Iterator[tuple[Target, Recorder]]:
+    """One proxy for all attacks of a module: what one leaves behind, the next would meet.
+
+    A module may set `OPTIONS` for it, and the `KEYS` of its first table.
+    """
+    options = getattr(request.module, "OPTIONS", {"max_body_bytes": 65536})
+    with running(short_folder, **options) as (target, engine):
+        target.publish(engine, keys=getattr(request.module, "KEYS", [key(KEY, models=("m",))]))
         yield target, engine
 
 

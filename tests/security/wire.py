@@ -200,7 +200,7 @@ def post(
     return b"\r\n".join([*lines, b"", body])
 
 
-def wait_until(what: str, condition: Any, seconds: float = 30.0) -> None:
+def wait_until(what: str, condition: Any, seconds: float = 120.0) -> None:
     """Poll; a test that waits for ever says for what."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -1,4 +1,4 @@
-"""Harms a fleet at random under load for a bounded time: `make soak SECONDS=600`.
+"""Harms a fleet at random under load for a bounded time: `make soak PARTS=harm SECONDS=600`.
 
     python -m tests.soak [--seconds 600] [--seed N]
 

@@ -6,18 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
-from partitiond.core.hardware.partition import CpuCores, PartitionSize
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
-from partitiond.core.model.workload import Workload
-from partitiond.core.plan.record import Candidate, Certificate, Objective, Placement, Plan, Status
+from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job, JobState, Progress
-from partitiond.core.profile.points import Footprint, Knee
-from partitiond.core.profile.record import Profile, ProfileKind, Provenance
-from partitiond.core.units import Bytes
+from partitiond.core.profile.record import Profile
 from partitiond.ports import Store
 from partitiond.store import open_store
+from tests.controller import samples
 
 AT = "2030-01-01T00:00:00Z"
 
@@ -42,22 +38,9 @@ def make_record() -> Callable[..., ModelRecord]:
 @pytest.fixture
 def make_profile() -> Callable[..., Profile]:
     def make(profile_id: str = "p1", model: str = "opt-125m", started_at: str = AT) -> Profile:
-        return Profile(
-            id=profile_id,
-            model=model,
-            kind=ProfileKind.MEASURED,
-            hardware="cpu-x",
-            size=PartitionSize(SharingMode.CORES, 1),
-            workload=Workload(),
-            dtype="bfloat16",
-            points=(),
-            knee=Knee(8, 6, 9, 0.05, 100.0, None, 16),
-            footprint=Footprint(Bytes(1), Bytes(2), Bytes(3), Bytes(0), Bytes(4), -1, Bytes(9)),
-            kv_cache_tokens=4096,
-            provenance=Provenance(
-                "vllm", "1", (), "dummy", None, "cpu-x", "X", "6.1", (0,), 0, started_at, 1.0, "0"
-            ),
-        )
+        made = samples.measured_profile(model, profile_id=profile_id)
+        at = dataclasses.replace(made.provenance, started_at=started_at)
+        return dataclasses.replace(made, provenance=at)
 
     return make
 
@@ -73,35 +56,7 @@ def make_job() -> Callable[..., Job]:
 
 @pytest.fixture
 def plan() -> Plan:
-    device = Device(
-        id="cpu",
-        kind=DeviceKind.CPU,
-        hardware="cpu-x",
-        name="X",
-        host="h",
-        memory_bytes=Bytes(8 << 30),
-        free_bytes=Bytes(8 << 30),
-        cores=(0, 1),
-        modes=(SharingMode.CORES,),
-    )
-    candidate = Candidate(
-        "opt-125m",
-        "p1",
-        ProfileKind.MEASURED,
-        "cpu-x",
-        PartitionSize(SharingMode.CORES, 1),
-        8,
-        Bytes(1 << 30),
-        Bytes(1 << 20),
-        2.0,
-        100.0,
-        0.1,
-        0.01,
-    )
-    partition = CpuCores("cpu", Bytes(1 << 30), (0,))
-    certificate = Certificate(Objective.MIN_DEVICES, 1, 1, 0.0, Status.OPTIMAL, "exact", 0.1)
-    placement = Placement("opt-125m-1", "opt-125m", "cpu", partition, candidate)
-    return Plan("plan-1", (placement,), (device,), (), (), certificate, ("why",), AT)
+    return samples.plan(samples.placement("opt-125m-1"))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from typing import Final
 _HOLD: Final = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute(sys.argv[2])
 connection.execute("BEGIN EXCLUSIVE")
 print("held", flush=True)
 sys.stdin.read()
@@ -17,15 +18,21 @@ sys.stdin.read()
 
 
 @contextlib.contextmanager
-def locked(path: Path | str) -> Iterator[None]:
-    """Nobody else can write the store meanwhile."""
-    holder = subprocess.Popen(
-        [sys.executable, "-c", _HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+def running(program: str, *args: Path | str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A program of Python that has said "held", and is killed at the end."""
+    command = [sys.executable, "-c", program, *map(str, args)]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
         try:
-            yield
+            yield other
         finally:
-            holder.kill()
+            other.kill()
+
+
+@contextlib.contextmanager
+def locked(path: Path | str, pragma: str = "SELECT 1") -> Iterator[None]:
+    """Nobody else can write the store meanwhile."""
+    with running(_HOLD, path, pragma):
+        yield

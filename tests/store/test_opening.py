@@ -1,5 +1,6 @@
 """Store files that must be refused are refused, and left as they are."""
 
+import contextlib
 import hashlib
 import re
 import shutil
@@ -19,26 +20,44 @@ from sqlmodel import SQLModel
 
 from partitiond.core.errors import StoreError
 from partitiond.core.model.record import ModelRecord
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.store import open_store
 from partitiond.store.connection import APPLICATION_ID, make_engine
 from partitiond.store.migrate import MIGRATIONS, NEWEST, create, known_revisions, upgrade
+from tests.store.holder import locked
 
 MakeRecord = Callable[..., ModelRecord]
+MODELS = 200
+"""So many that they take several pages."""
 
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-@pytest.fixture
-def file(tmp_path: Path, make_record: MakeRecord) -> Path:
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with something in it, closed."""
-    path = tmp_path / "s.sqlite3"
+    path = tmp_path_factory.mktemp("whole") / "s.sqlite3"
     store = open_store(path)
-    for number in range(200):
-        store.add_model(make_record(f"model-{number}"))
+    for number in range(MODELS):
+        source = ModelSource(SourceKind.HUB, f"org/{number}")
+        store.add_model(ModelRecord(ModelSpec(f"model-{number}", source), 1, "t", "t"))
     store.close()
     return path
+
+
+@pytest.fixture
+def file(tmp_path: Path, whole: Path) -> Path:
+    return Path(shutil.copy(whole, tmp_path))
+
+
+def count(path: Path) -> int:
+    store = open_store(path)
+    try:
+        return len(store.models())
+    finally:
+        store.close()
 
 
 def refused(path: Path, *, busy_timeout_seconds: float = 0.1) -> StoreError:
@@ -59,48 +78,27 @@ def test_a_new_store_is_private_and_complete(tmp_path: Path) -> None:
 
 
 def test_what_was_written_is_there_after_opening_again(file: Path) -> None:
-    store = open_store(file)
-    assert len(store.models()) == 200
-    store.close()
+    assert count(file) == MODELS
 
 
-def test_random_bytes_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite3"
-    path.write_bytes(b"this is a text, not a database" * 1000)
-    assert "not a SQLite database" in refused(path).message
-
-
-def test_an_empty_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite3"
-    path.touch()
-    assert "empty" in refused(path).message
+def test_a_file_that_is_no_whole_store_is_refused(file: Path) -> None:
+    content = file.read_bytes()
+    for body, told in (
+        (b"this is a text, not a database" * 1000, "not a SQLite database"),
+        (b"", "empty"),
+        (content[: len(content) // 2], "damaged"),
+        (content[:50], ""),
+        (content[:4096] + b"\x5a" * (16384 - 4096) + content[16384:], "damaged"),
+    ):
+        file.write_bytes(body)
+        assert told in refused(file).message
 
 
 def test_another_programs_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.sqlite3"
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE model (name)")
-    connection.commit()
-    connection.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE model (name)")
     assert "not a store of partitiond" in refused(path).message
-
-
-def test_a_truncated_store_is_refused(file: Path) -> None:
-    content = file.read_bytes()
-    file.write_bytes(content[: len(content) // 2])
-    assert "damaged" in refused(file).message
-
-
-def test_a_store_cut_inside_its_header_is_refused(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:50])
-    refused(file)
-
-
-def test_a_damaged_page_is_refused(file: Path) -> None:
-    content = bytearray(file.read_bytes())
-    content[4096:16384] = b"\x5a" * (16384 - 4096)
-    file.write_bytes(content)
-    assert "damaged" in refused(file).message
 
 
 @given(noise=st.binary(min_size=1, max_size=64), place=st.floats(0, 1))
@@ -129,10 +127,8 @@ def test_noise_is_refused_or_harmless(
 
 
 def test_a_newer_schema_is_refused(file: Path) -> None:
-    connection = sqlite3.connect(file)
-    connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    connection.commit()
-    connection.close()
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
     error = refused(file)
     assert "9999" in error.message
     assert "newer" in error.hint
@@ -154,47 +150,17 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     assert "state_dir" in caught.value.hint
 
 
-HOLD = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute(sys.argv[2])
-connection.execute("BEGIN EXCLUSIVE")
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
 def test_a_lock_of_another_process_is_named(file: Path, make_record: MakeRecord) -> None:
     store = open_store(file, busy_timeout_seconds=0.1)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(file), "SELECT 1"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+    with locked(file):
         with pytest.raises(StoreError, match="locked by another process"):
             store.add_model(make_record())
-        assert len(store.models()) == 200  # readers are not stopped
-        holder.terminate()
+        assert len(store.models()) == MODELS  # readers are not stopped
     store.add_model(make_record())
     store.close()
-
-
-def test_an_exclusive_lock_at_opening_is_named(file: Path) -> None:
-    pragma = "PRAGMA locking_mode = EXCLUSIVE"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(file), pragma],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    with holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+    with locked(file, "PRAGMA locking_mode = EXCLUSIVE"):
         assert "locked by another process" in refused(file).message
-        holder.terminate()
-    open_store(file).close()
+    assert count(file) == MODELS + 1
 
 
 KILLED = """
@@ -241,9 +207,7 @@ def test_a_disk_that_refuses_leaves_what_was_there(file: Path) -> None:
         check=True,
     )
     assert b"free space" in done.stdout
-    store = open_store(file)
-    assert len(store.models()) == 200
-    store.close()
+    assert count(file) == MODELS
 
 
 def test_a_full_database_is_said_to_be_full(tmp_path: Path) -> None:
@@ -286,10 +250,7 @@ def test_a_failing_migration_changes_nothing(file: Path, tmp_path: Path) -> None
     migrations = newer_migrations(tmp_path, "op.execute('INSERT INTO nowhere VALUES (1)')")
     with pytest.raises(StoreError):
         open_store(file, migrations=migrations)
-    store = open_store(file)
-    assert len(store.models()) == 200
-    store.close()
-    assert not list(tmp_path.glob("*colour*"))
+    assert count(file) == MODELS
 
 
 def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from partitiond.core.replica.releases import Release, ReleaseState
 from partitiond.serde import BODY_VERSION
 from partitiond.store import SqlStore, open_store
 from tests.api.fake_drift import CORRECTION
+from tests.controller.host import Host, serving
 from tests.controller.samples import NOW, measured_profile, placement, plan, record
-from tests.controller.test_service import Host
 
 LOST = [
     ("model", "spec", "name", "a"),
@@ -168,19 +168,16 @@ async def test_a_daemon_starts_and_lists_the_others(path: Path, strange: str) ->
     with sqlite3.connect(path) as here:
         here.execute(STRANGE[strange])
     here.close()
-    store = open_store(path)
-    host = Host(store)
+    host = Host(open_store(path))
     host.profiler.gate.clear()
-    await host.service.daemon.start()
-    assert "b" in {view.record.spec.name for view in host.service.models.models()}
-    assert measured_profile("b").id in {v.profile.id for v in host.service.profiles.views()}
-    assert host.service.profiles.prune(delete=False) is not None
-    corrections = host.service.drift.report().corrections
-    assert len(corrections) == (0 if strange == "a correction" else 1)
-    await host.service.daemon.shutdown(stop_engines=True)
-    states = store.releases("a")
+    async with serving(host):
+        assert "b" in {view.record.spec.name for view in host.service.models.models()}
+        assert measured_profile("b").id in {v.profile.id for v in host.service.profiles.views()}
+        assert host.service.profiles.prune(delete=False) is not None
+        corrections = host.service.drift.report().corrections
+        assert len(corrections) == (0 if strange == "a correction" else 1)
+        states = host.store.releases("a")
     assert len(states) == (0 if strange == "the state of a release" else 1)
-    store.close()
     with sqlite3.connect(path) as here:
         kept = here.execute("SELECT count(*) FROM mark WHERE kind IN ('drift', 'drift-lifted')")
         assert kept.fetchone() == (2,)

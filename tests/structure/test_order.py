@@ -1,46 +1,42 @@
-"""Tests begin in an order, and on a slow machine until a deadline."""
+"""The longest group of tests begins first, and what begins too late does not run."""
 
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from tests import order
 
-HERE = Path(__file__)
-ENGINES = HERE.parents[1] / "e2e" / "test_real_engines.py"
+ROOT = Path(__file__).parents[2]
+ENGINES = "tests/e2e/test_real_engines.py::engines"
+SIMULATED = "tests/e2e/test_real_engines.py::twin[simulated]"
+SHORT = "tests/structure/test_tree.py::a"
+LONG = "tests/structure/test_words.py::b"
+NEW = "tests/structure/test_order.py::c"
 
 
-def item(nodeid: str, path: Path = HERE) -> Any:
-    return SimpleNamespace(nodeid=nodeid, path=path)
+def test_tests_of_real_engines_are_one_group_and_their_simulated_twins_are_not() -> None:
+    assert order.group_of(ENGINES, ROOT) == "tests of real engines"
+    assert order.group_of(SIMULATED, ROOT) == "tests/e2e/test_real_engines.py"
+    assert order.group_of(SHORT, ROOT) == "tests/structure/test_tree.py"
 
 
-@pytest.mark.parametrize(("left_seconds", "begins"), [(-0.1, False), (60.0, True)])
-def test_no_test_begins_after_the_deadline(
-    monkeypatch: pytest.MonkeyPatch, left_seconds: float, begins: bool
+def test_the_longest_group_begins_first_and_each_stays_together() -> None:
+    seconds = {"tests/structure/test_tree.py": 1.0, "tests/structure/test_words.py": 30.0}
+    asked = [SHORT, NEW, LONG, SHORT.replace("::a", "::d")]
+    key = order.longest_first(asked, ROOT, seconds)
+    found = sorted(asked, key=lambda name: key[name])
+    assert found == [LONG, SHORT, SHORT.replace("::a", "::d"), NEW]
+
+
+@pytest.mark.parametrize(("left_seconds", "runs"), [(-1.0, False), (60.0, True)])
+def test_what_would_begin_after_the_deadline_does_not_run(
+    monkeypatch: pytest.MonkeyPatch, left_seconds: float, runs: bool
 ) -> None:
     monkeypatch.setenv(order.DEADLINE, str(time.time() + left_seconds))
-    if begins:
-        order.pytest_runtest_setup(item("a"))
-    else:
-        with pytest.raises(pytest.skip.Exception, match="left out: this machine is slow"):
-            order.pytest_runtest_setup(item("a"))
+    assert order.pytest_runtest_protocol() is (None if runs else True)
 
 
-def test_without_a_limit_each_test_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_test_runs_where_there_is_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(order.DEADLINE, raising=False)
-    order.pytest_runtest_setup(item("a"))
-
-
-def test_engines_come_first_and_further_examples_last() -> None:
-    items = [
-        item("tests/property/test_a.py::further"),
-        item("tests/api/test_b.py::one"),
-        item("tests/e2e/test_real_engines.py::engines", ENGINES),
-        item("tests/cli/test_c.py::two"),
-    ]
-    worker: Any = SimpleNamespace(workerinput={})
-    order.pytest_collection_modifyitems(worker, items)
-    assert [one.nodeid.rpartition(":")[2] for one in items] == ["engines", "one", "two", "further"]
+    assert order.pytest_runtest_protocol() is None

@@ -75,11 +75,10 @@ WAITING = """const real = window.fetch; window.fetch = async (path, more) => {
 """Lets a plan wait."""
 
 
-@pytest.mark.parametrize(("width", "height"), [(390, 844), (1440, 900)])
 def test_after_logging_in_the_page_is_at_its_top_with_what_needs_action(
-    browser: Browser, daemon: httpx.Client, width: int, height: int
+    browser: Browser, daemon: httpx.Client
 ) -> None:
-    page = browser.page(width=width, height=height)
+    page = browser.page(width=390, height=844)
     page.goto(f"{daemon.base_url}/")
     page.wait_for("location.pathname === '/ui' && document.querySelector('#token')")
     page.script(WAITING)
@@ -108,7 +107,7 @@ def test_a_name_may_have_any_letters(browser: Browser, daemon: httpx.Client) -> 
     page.close()
 
 
-def test_keys_are_shown_as_they_are_when_somebody_comes_back(
+def test_keys_are_shown_as_they_are_and_what_is_pressed_twice_is_done_once(
     page: Page, daemon: httpx.Client
 ) -> None:
     go(page, "#/keys")
@@ -122,16 +121,6 @@ def test_keys_are_shown_as_they_are_when_somebody_comes_back(
     go(page, "#/keys")
     page.wait_for_text("There is no key.")
 
-
-def test_keys_that_cannot_be_had_are_not_called_none(page: Page) -> None:
-    page.script("""window.asked = window.fetch, window.fetch = (path, more) => path === '/keys'
-        ? Promise.reject(new TypeError('gone')) : window.asked(path, more)""")
-    go(page, "#/keys")
-    page.wait_for_text("the daemon does not answer")
-    assert "There is no key" not in page.text("main")
-
-
-def test_what_is_pressed_twice_is_done_once(page: Page, daemon: httpx.Client) -> None:
     go(page, "#/keys")
     page.click("#new-key")
     page.wait_for("document.activeElement.id === 'key-label'")
@@ -142,6 +131,14 @@ def test_what_is_pressed_twice_is_done_once(page: Page, daemon: httpx.Client) ->
     made = daemon.get("/keys").json()
     assert len(made) == 1
     daemon.delete(f"/keys/{made[0]['id']}")
+
+
+def test_keys_that_cannot_be_had_are_not_called_none(page: Page) -> None:
+    page.script("""window.asked = window.fetch, window.fetch = (path, more) => path === '/keys'
+        ? Promise.reject(new TypeError('gone')) : window.asked(path, more)""")
+    go(page, "#/keys")
+    page.wait_for_text("the daemon does not answer")
+    assert "There is no key" not in page.text("main")
 
 
 def test_with_the_session_an_open_dialog_ends(page: Page, daemon: httpx.Client) -> None:
@@ -194,7 +191,7 @@ def another_program() -> Iterator[tuple[str, list[set[str]]]]:
         thread.join(60)
 
 
-def test_another_tab_and_a_page_that_is_loaded_again_are_logged_in(
+def test_other_tabs_and_a_page_that_is_loaded_again_share_the_session(
     browser: Browser, page: Page, daemon: httpx.Client
 ) -> None:
     page.goto(f"{daemon.base_url}/ui")
@@ -203,10 +200,6 @@ def test_another_tab_and_a_page_that_is_loaded_again_are_logged_in(
     tab.goto(f"{daemon.base_url}/ui")
     tab.wait_for_text("Log out ada")
 
-
-def test_who_logs_out_or_in_does_so_in_all_tabs(
-    browser: Browser, page: Page, daemon: httpx.Client
-) -> None:
     tab = browser.tab(page.context)
     tab.goto(f"{daemon.base_url}/ui")
     session = session_of(tab)
@@ -236,19 +229,26 @@ def test_a_browser_that_keeps_nothing_asks_each_page(
     page.close()
 
 
-@pytest.mark.parametrize("written", ["%E0%A4", "%", "a%2Fb", "<img src=x onerror=window.ran=1>"])
-def test_an_address_that_names_no_model_says_so(page: Page, written: str) -> None:
-    page.script(f"location.hash = '#/models/{written}'")
-    page.wait_for_text("No model is registered as")
-    assert page.script("window.ran === undefined")
+def test_an_address_that_names_no_model_says_so(page: Page) -> None:
+    for written in ("%E0%A4", "%", "a%2Fb", "<img src=x onerror=window.ran=1>"):
+        go(page, "#/")
+        page.script(f"location.hash = '#/models/{written}'")
+        page.wait_for_text("No model is registered as")
+        assert page.script("window.ran === undefined")
 
-
-def test_one_bound_of_an_slo_alone_is_refused_and_not_forgotten(page: Page) -> None:
     go(page, "#/add")
     page.fill("#model", "opt-125m")
     page.fill("#ttft", "0.5")
     page.click("#check-fit")
     page.wait_for_text("slo.tpot_seconds")
+
+    seen = page.script("""import('/ui/dom.js').then(({h, morph}) => {
+        const list = (...words) => h('ul', {}, words.map((w) => h('li', {key: 'same'}, w)));
+        const live = list('old', 'new');
+        for (let i = 0; i < 3; i += 1) morph(live, list('old', `new ${i}`));
+        return [...live.children].map((e) => e.textContent);
+    })""")
+    assert seen == ["old", "new 2"]
 
 
 def test_a_daemon_that_hangs_is_told_of(page: Page) -> None:
@@ -258,17 +258,6 @@ def test_a_daemon_that_hangs_is_told_of(page: Page) -> None:
             signal?.addEventListener('abort', () => reject(signal.reason));
         })""")
     page.wait_for_text("the daemon does not answer", seconds=20)
-
-
-def test_two_of_one_key_are_two_elements(page: Page) -> None:
-    """Whatever is drawn again, nothing of what the daemon told is lost."""
-    seen = page.script("""import('/ui/dom.js').then(({h, morph}) => {
-        const list = (...words) => h('ul', {}, words.map((w) => h('li', {key: 'same'}, w)));
-        const live = list('old', 'new');
-        for (let i = 0; i < 3; i += 1) morph(live, list('old', `new ${i}`));
-        return [...live.children].map((e) => e.textContent);
-    })""")
-    assert seen == ["old", "new 2"]
 
 
 OF_HOSTS = """const real = window.fetch; window.fetch = async (path, more) => {

@@ -49,7 +49,8 @@ GROUPS: Final[tuple[Rule, ...]] = (
     ),
     rule(
         "The checker refuses two isolation groups on one GPU under MPS, whoever planned it.",
-        "tests/planner/test_check.py",
+        "tests/planner/check/test_devices.py",
+        "tests/planner/check/test_changes.py",
         "tests/planner/pack/test_rules.py",
         wrong=(
             (_DEVICES, "if group != serves[0][1]:", "if group < serves[0][1]:"),

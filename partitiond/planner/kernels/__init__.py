@@ -5,16 +5,51 @@ while they run, and are kept on disk once compiled.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from numba.core.caching import _CacheLocator
 
 from partitiond.planner import kernel_cache as kept
 
-if not kept.beside_sources():
-    # numba reads its settings from the environment, and has no annotations for them.
-    numba.config.CACHE_DIR = str(kept.folder() or "")  # type: ignore[attr-defined]
 Function = TypeVar("Function", bound=Callable[..., object])
+
+
+class ByContent(_CacheLocator):
+    """Keeps a compiled function in the folder that is named after the sources' content.
+
+    numba's own locators have the path of the sources in their folders' names, so that each copy
+    of the same sources would be compiled anew.
+    """
+
+    def __init__(self, line: int, folder: Path) -> None:
+        self._line = line
+        self._folder = folder
+
+    def get_cache_path(self) -> str:
+        """Return the folder."""
+        return str(self._folder)
+
+    def get_source_stamp(self) -> str:
+        """Return the hash of all kernels."""
+        return kept.digest()
+
+    def get_disambiguator(self) -> str:
+        """Return the line of the function, which tells it from others of its name."""
+        return str(self._line)
+
+    @classmethod
+    def from_function(cls, function: Any, file: str) -> "ByContent | None":
+        """Return the locator of a function of this package; None if there is no folder for it."""
+        folder = kept.folder()
+        if folder is None or Path(file).parent != Path(__file__).parent:
+            return None
+        return cls(function.__code__.co_firstlineno, folder)
+
+
+# numba reads its settings from the environment, and has no annotations for them.
+numba.config.CACHE_LOCATOR_CLASSES = f"{__name__}.{ByContent.__name__}"  # type: ignore[attr-defined]
 
 
 def kernel(function: Function) -> Function:

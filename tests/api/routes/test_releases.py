@@ -26,11 +26,3 @@ async def test_what_is_not_there_and_what_serves_already_are_refused(
     assert (await http.post("/models/a/rollback", json={"version": 9})).status_code == 404
     assert (await http.post("/models/a/rollback", json={"version": 2})).status_code == 409
     assert (await http.post("/models/a/rollback", json={"version": 0})).status_code == 422
-
-
-async def test_a_patch_of_the_source_is_kept(http: httpx.AsyncClient) -> None:
-    body = {"model": "opt-125m", "weights": "dummy", "engine_kind": "simulated"}
-    made = (await http.post("/models", json=body)).json()
-    source = made["spec"]["source"] | {"revision": "r2"}
-    answer = await http.patch("/models/opt-125m", json={"source": source})
-    assert (answer.status_code, answer.json()["spec"]["source"]) == (200, source)

@@ -1,18 +1,20 @@
 """The dashboard's files are served, and its session replaces the admin token."""
 
+from collections.abc import AsyncIterator
+
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from partitiond.api.sessions import MAX_SESSIONS, SESSION_SECONDS, DashboardSessions
-from tests.api.conftest import TOKEN
+from tests.api.conftest import TOKEN, asking
 
 
 @pytest.fixture
-async def browser(app: FastAPI) -> httpx.AsyncClient:
+async def browser(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A client that keeps cookies, as a browser does, and knows no token."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://daemon")
+    async with asking(app, token="") as client:
+        yield client
 
 
 async def log_in(
@@ -26,28 +28,22 @@ async def session_of(browser: httpx.AsyncClient) -> dict[str, str]:
     return {"Authorization": f"Bearer {(await log_in(browser)).json()['session']}"}
 
 
-@pytest.mark.parametrize("path", ["/ui", "/ui/", "/ui/app.js", "/ui/style.css"])
-async def test_files_need_no_token_and_let_nothing_in(
-    browser: httpx.AsyncClient, path: str
-) -> None:
-    answer = await browser.get(path)
-    assert answer.status_code == 200
-    policy = answer.headers["content-security-policy"]
-    assert "default-src 'none'" in policy
-    assert "script-src 'self';" in policy
-    assert "unsafe" not in policy
-    assert "http" not in policy
-    assert "frame-ancestors 'none'" in policy
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert answer.headers["referrer-policy"] == "no-referrer"
-
-
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_the_bare_address_leads_to_the_dashboard(
-    browser: httpx.AsyncClient, method: str
-) -> None:
-    answer = await browser.request(method, "/")
-    assert (answer.status_code, answer.headers["location"]) == (307, "/ui")
+async def test_files_need_no_token_and_let_nothing_in(browser: httpx.AsyncClient) -> None:
+    for path in ("/ui", "/ui/", "/ui/app.js", "/ui/style.css"):
+        answer = await browser.get(path)
+        assert answer.status_code == 200
+        policy = answer.headers["content-security-policy"]
+        for part in ("default-src 'none'", "script-src 'self';", "frame-ancestors 'none'"):
+            assert part in policy
+        assert "unsafe" not in policy
+        assert "http" not in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+    for method in ("GET", "HEAD"):
+        answer = await browser.request(method, "/")
+        assert (answer.status_code, answer.headers["location"]) == (307, "/ui")
+    for name in ("__init__.py", "..%2Fsettings.py", "none.js", "%2e%2e/app.py"):
+        assert (await browser.get(f"/ui/{name}")).status_code == 404, "no other file is given out"
 
 
 async def test_programs_get_the_index_or_are_told_why_not(browser: httpx.AsyncClient) -> None:
@@ -68,11 +64,6 @@ async def test_a_file_that_is_known_already_is_not_sent_again(browser: httpx.Asy
     first = await browser.get("/ui/app.js")
     again = await browser.get("/ui/app.js", headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
-
-
-@pytest.mark.parametrize("name", ["__init__.py", "..%2Fsettings.py", "none.js", "%2e%2e/app.py"])
-async def test_no_other_file_is_given_out(browser: httpx.AsyncClient, name: str) -> None:
-    assert (await browser.get(f"/ui/{name}")).status_code == 404
 
 
 async def test_the_session_stands_for_the_token(browser: httpx.AsyncClient) -> None:
@@ -96,32 +87,26 @@ async def test_a_browser_is_given_nothing_that_it_sends_by_itself(
         answer = await browser.request(method, path, headers=page)
         assert "set-cookie" not in answer.headers, path
     assert dict(browser.cookies) == {}
-    assert (await browser.get("/models")).status_code == 401
 
 
-@pytest.mark.parametrize("name", ["session", "partitiond_session", "__Host-session", "token"])
-async def test_no_cookie_counts(browser: httpx.AsyncClient, name: str) -> None:
-    """What another program on this host could make a browser send."""
+async def test_no_cookie_and_no_address_carries_the_session(browser: httpx.AsyncClient) -> None:
+    """Another program on this host could make a browser send a cookie; addresses are logged."""
     value = (await session_of(browser))["Authorization"].removeprefix("Bearer ")
-    for cookie in (f"{name}={value}", f"{name}={TOKEN}"):
-        headers = {"Cookie": cookie, "X-Partitiond-UI": "1"}
-        assert (await browser.get("/models", headers=headers)).status_code == 401
-        assert (await browser.get("/ui/session", headers=headers)).json() == {"logged_in": False}
-
-
-@pytest.mark.parametrize(
-    "path", ["/models?session={}", "/models?token={}", "/models?access_token={}"]
-)
-async def test_no_address_carries_the_session(browser: httpx.AsyncClient, path: str) -> None:
-    """Addresses are logged, and sent on to where links lead."""
-    value = (await session_of(browser))["Authorization"].removeprefix("Bearer ")
-    assert (await browser.get(path.format(value))).status_code == 401
+    for name in ("session", "partitiond_session", "__Host-session", "token"):
+        for secret in (value, TOKEN):
+            headers = {"Cookie": f"{name}={secret}", "X-Partitiond-UI": "1"}
+            assert (await browser.get("/models", headers=headers)).status_code == 401
+            told = await browser.get("/ui/session", headers=headers)
+            assert told.json() == {"logged_in": False}
+            assert (await browser.get(f"/models?{name}={secret}")).status_code == 401
 
 
 async def test_a_wrong_token_begins_no_session(browser: httpx.AsyncClient) -> None:
     answer = await log_in(browser, token="guessed-by-somebody")
     assert answer.status_code == 401
     assert "session" not in answer.json()
+    form = await browser.post("/ui/session", data={"token": TOKEN})
+    assert form.status_code == 422, "a form of another site cannot log in"
 
 
 async def test_who_logs_out_is_out(browser: httpx.AsyncClient) -> None:
@@ -130,11 +115,6 @@ async def test_who_logs_out_is_out(browser: httpx.AsyncClient) -> None:
         assert (await browser.delete("/ui/session", headers=page)).status_code == 204
         assert (await browser.get("/models", headers=page)).status_code == 401
     assert (await browser.get("/models", headers=other)).status_code == 200
-
-
-async def test_a_form_of_another_site_cannot_log_in(browser: httpx.AsyncClient) -> None:
-    answer = await browser.post("/ui/session", data={"token": TOKEN})
-    assert answer.status_code == 422
 
 
 async def test_no_page_of_another_origin_may_send_the_header(browser: httpx.AsyncClient) -> None:

@@ -8,6 +8,7 @@ from bench.dispatch.host_affinity import AffinityJob, run
 from bench.dispatch.host_cases import HostsCase
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("known_by", ["session", "prefix"])
 def test_hosts_that_tell_find_replicas_as_one_proxy_does(known_by: str) -> None:
     job = AffinityJob(HostsCase(4, load=0.6), "told", known_by, "any", seconds=6.0)

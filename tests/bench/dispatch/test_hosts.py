@@ -8,6 +8,7 @@ from bench.dispatch.host_cases import HostsCase
 from bench.dispatch.hosts import HostsJob, run
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("spread", ["all", "half"])
 def test_hosts_serve_as_one_proxy_does(spread: str) -> None:
     case = HostsCase(4, spread, 0.9, 0.8)
@@ -19,6 +20,7 @@ def test_hosts_serve_as_one_proxy_does(spread: str) -> None:
     assert ours.response == pytest.approx(one.response, rel=0.1)
 
 
+@pytest.mark.soak
 def test_overload_is_refused_as_by_one_proxy_and_the_queue_keeps_its_bound() -> None:
     case = HostsCase(4, "half", 1.5)
     one = run(HostsJob(case, together=True, seconds=8.0))
@@ -28,6 +30,7 @@ def test_overload_is_refused_as_by_one_proxy_and_the_queue_keeps_its_bound() -> 
     assert ours.fulls < 2
 
 
+@pytest.mark.soak
 def test_two_greedy_keys_share_alike() -> None:
     ours = run(HostsJob(HostsCase(4, "all", 1.0, 0.8, keys="both"), seconds=8.0))
     assert ours.service["a"] / ours.service["b"] == pytest.approx(1.0, abs=0.25)

@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import pytest
+
 from bench.dispatch.key_limits import LIMITS, Case, Count, cases, run
 from partitiond.core.dispatch.routing import KeyRates
 
 
+@pytest.mark.soak
 def test_two_hosts_are_within_a_request_of_one_proxy() -> None:
     case = Case(LIMITS[0], hosts=2, even=True, cut=False, seed=1)
     _, found = run(case)

@@ -10,11 +10,13 @@ def goodput(policy: str, rate: float) -> float:
     return run(Job("goodput", "4 equal", "steady", policy, rate, seed=1, seconds=10.0))[1]
 
 
+@pytest.mark.soak
 def test_overload_is_survived_with_admission_and_not_without() -> None:
     assert goodput("ours", 1.3) > 0.9
     assert goodput("lc", 1.3) < 0.5
 
 
+@pytest.mark.soak
 def test_a_flood_does_not_reach_the_modest_tenant() -> None:
     def ttft(policy: str) -> float:
         return run(Job("tenants", "4 equal", "steady", policy, 3.0, seed=1, seconds=10.0))[1]

@@ -31,7 +31,7 @@ def share(tally: Tally) -> float:
     return tally.inside / tally.count
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_throughput_and_gaps_are_covered(covered: tuple[float, Coverage]) -> None:
     memory, coverage = covered
     least = 0.84 if memory < 0.95 else 0.74

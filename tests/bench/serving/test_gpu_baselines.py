@@ -115,7 +115,7 @@ def test_without_a_gpu_it_refuses_and_says_what_to_do(
     assert "no NVIDIA GPU" in capsys.readouterr().err
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_a_smoke_run_on_a_simulated_gpu(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "bench.serving.gpu_baselines", "--fake", "--replicas", "2",

@@ -105,6 +105,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     return compared(tmp_path_factory.mktemp("agreement") / "traces")
 
 
+@pytest.mark.soak
 def test_what_was_fitted_to_other_loads_predicts_and_the_profile_alone_does_not(
     rows: list[Row],
 ) -> None:
@@ -114,6 +115,7 @@ def test_what_was_fitted_to_other_loads_predicts_and_the_profile_alone_does_not(
     assert any(abs(row.off(row.profile)) > 0.3 for row in bounded)
 
 
+@pytest.mark.soak
 def test_runs_that_are_the_same_differ_by_nothing(rows: list[Row]) -> None:
     assert all(len(row.runs) == 2 for row in rows)
     assert all(row.repeatability == 0.0 for row in rows)

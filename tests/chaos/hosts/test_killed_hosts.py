@@ -9,24 +9,15 @@ import contextlib
 import dataclasses
 import os
 import signal
-import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.chaos.echo_engine import EchoEngine, echoing
-from tests.chaos.raw_client import (
-    COMPLETIONS,
-    Answer,
-    RawClient,
-    ask,
-    completion,
-    request_bytes,
-)
+from tests.chaos.raw_client import Answer, RawClient, ask
 from tests.chaos.rig import (
     ENTRY,
-    MIB,
     ProxyUnderTest,
     hop_under_test,
     replica,
@@ -35,7 +26,8 @@ from tests.chaos.rig import (
     until_async,
 )
 from tests.chaos.verdicts import Verdict, judge
-from tests.machine import in_time
+
+pytestmark = pytest.mark.full
 
 STREAMS = 20
 
@@ -89,12 +81,10 @@ async def test_of_a_killed_owner_its_streams_end_and_no_others() -> None:
             lambda: _streams(rig.proxy, STREAMS), "the entry does not count what is elsewhere"
         )
         await kill(rig.proxy.owner)
-        killed = time.monotonic()
         for number, one in enumerate(lost):
             answer = await one
             assert b"upstream_reset" in answer.body
             assert judge(answer, f"t{number}", 3, is_chat=False) is Verdict.BROKEN_OFF
-        assert in_time(time.monotonic() - killed, 2.0, starts=5)
         assert judge(await goes_on, "g", 20, is_chat=False) is Verdict.COMPLETE
         await until(lambda: rig.far.running == 0, "the engine works for nobody")
         await rig.proxy.owner.ensure_running()  # with the table that it has on disk
@@ -111,9 +101,7 @@ async def test_a_killed_entry_gives_its_places_back() -> None:
         lost = [rig.ask(f"t{number}", "hold=body") for number in range(STREAMS)]
         await until(lambda: rig.far.running == STREAMS, "nothing runs")
         await kill(rig.proxy.process)
-        killed = time.monotonic()
         await until(lambda: rig.far.running == 0, "the engine works for nobody")
-        assert in_time(time.monotonic() - killed, 2.0, starts=5)
         for one in lost:
             assert not (await one).complete
         state = await rig.proxy.owner.state()
@@ -132,35 +120,3 @@ async def _streams(proxy: ProxyUnderTest, count: int) -> bool:
 
 async def _reaches(proxy: ProxyUnderTest) -> bool:
     return await proxy.stat("partitiond_proxy_peer_reached") == 2
-
-
-@pytest.mark.full
-async def test_slow_readers_delay_nobody_else_on_their_connection() -> None:
-    """Three hundred streams of one host to another one, of which some are not read."""
-    pad, count, slow, fast = 60_000, 1000, 5, 300
-    async with rig_of() as rig:
-        alone = await _seconds(rig, fast)
-        before = rig.proxy.rss_bytes()
-        sent = rig.far.sent_bytes
-        blocked = [RawClient(rig.proxy.port, limit=1024) for _ in range(slow)]
-        for number, client in enumerate(blocked):
-            await client.connect()
-            prompt = f"token=b{number} count={count} pad={pad}"
-            await client.send(request_bytes(COMPLETIONS, completion(prompt, stream=True)))
-        beside = await _seconds(rig, fast)
-        print(f"\n{fast} streams: {alone:.2f} s, {beside:.2f} s beside {slow} slow readers")
-        assert rig.proxy.rss_bytes() - before < 2 * slow * MIB + 20 * MIB
-        assert rig.far.sent_bytes - sent < 2 * slow * 8 * MIB
-        assert in_time(beside, 2 * alone, starts=10)
-        for client in blocked:
-            client.close()
-        await rig.proxy.settle()
-
-
-async def _seconds(rig: Rig, count: int) -> float:
-    """The longest of so many streams at once that take two seconds at an idle machine."""
-    tasks = [rig.ask(f"f{number}", "count=10 pause=0.2") for number in range(count)]
-    answers = await asyncio.gather(*tasks)
-    for number, answer in enumerate(answers):
-        assert judge(answer, f"f{number}", 10, is_chat=False) is Verdict.COMPLETE
-    return max(answer.seconds for answer in answers)

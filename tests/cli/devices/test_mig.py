@@ -35,12 +35,12 @@ def places(host: SimulatedHost, index: int) -> list[Place]:
 def test_slices_are_drawn_with_who_uses_them(cli: Cli, host: SimulatedHost) -> None:
     busy = host.geometry(host.uuids()[0])[3]
     host.add_process(busy.uuid, os.getpid(), GIB)
-    shown = cli("devices", "mig", "show")
+    shown = cli("devices mig show")
     assert shown.code == 0
     assert "[2g.20gb──────] [1g.10gb] [1g.10gb] [3g.40gb─────" in shown.out
     assert f"process {os.getpid()}" in " ".join(shown.out.split())
     assert "no instances" in shown.out
-    data = cli("devices", "mig", "show", "--json", "--gpu", "0").json
+    data = cli("devices mig show --json --gpu 0").json
     assert [i["slice_start"] for i in data[0]["instances"]] == [0, 2, 3, 4]
     assert data[0]["instances"][3]["pids"] == [os.getpid()]
     assert {p["name"] for p in data[0]["mig_profiles"]} >= {"7g.80gb", "1g.10gb+me"}
@@ -48,108 +48,100 @@ def test_slices_are_drawn_with_who_uses_them(cli: Cli, host: SimulatedHost) -> N
 
 def test_a_user_who_is_not_told_places_is_told_so(cli: Cli, host: SimulatedHost) -> None:
     host.privileged(False)
-    shown = cli("devices", "mig", "show", "--gpu", "0")
+    shown = cli("devices mig show --gpu 0")
     assert "are made up" in shown.out.replace("\n", " ")
-    assert (
-        cli("devices", "mig", "plan", "--geometry", "2g.20gb@2", "--gpu", "0").code == Exit.DEVICE
-    )
+    assert cli("devices mig plan --geometry 2g.20gb@2 --gpu 0").code == Exit.DEVICE
 
 
 def test_planning_changes_nothing(cli: Cli, host: SimulatedHost) -> None:
-    planned = cli(
-        "devices", "mig", "plan", "--geometry", "4g.40gb,2g.20gb", "--gpu", "0", "--replace"
-    )
+    planned = cli("devices mig plan --geometry 4g.40gb,2g.20gb --gpu 0 --replace")
     assert planned.code == 0
     assert "destroy the GPU instance 3g.40gb@4" in planned.out
     assert "create the GPU instance 4g.40gb@0" in planned.out
     assert places(host, 0) == CUT
     same = "2g.20gb,1g.10gb,1g.10gb,3g.40gb"
-    assert "nothing to do" in cli("devices", "mig", "plan", "--geometry", same, "--gpu", "0").out
+    assert "nothing to do" in cli("devices mig plan --geometry", same, "--gpu", "0").out
 
 
 def test_what_others_made_needs_replace_and_what_is_used_stays(
     cli: Cli, host: SimulatedHost
 ) -> None:
     wanted = ["--geometry", "4g.40gb", "--gpu", "0"]
-    refused = cli("devices", "mig", "apply", *wanted, "--yes")
+    refused = cli("devices mig apply", *wanted, "--yes")
     assert refused.code == Exit.DEVICE
     assert "was made by others; nothing was changed" in refused.err.replace("\n", " ")
     assert "--replace" in refused.err
     host.add_process(host.geometry(host.uuids()[0])[0].uuid, os.getpid(), GIB)
-    refused = cli("devices", "mig", "apply", *wanted, "--yes", "--replace")
+    refused = cli("devices mig apply", *wanted, "--yes", "--replace")
     assert "a process runs in 2g.20gb@0" in refused.err
     assert places(host, 0) == CUT
 
 
 def test_a_geometry_is_made_after_asking(cli: Cli, host: SimulatedHost) -> None:
     wanted = ["--geometry", "3g.40gb@4,1g.10gb", "--gpu", host.uuids()[1]]
-    asked = cli("devices", "mig", "apply", *wanted)
+    asked = cli("devices mig apply", *wanted)
     assert asked.code == Exit.BAD_INPUT
     assert "--yes" in asked.err
     assert places(host, 1) == []
-    made = cli("devices", "mig", "apply", *wanted, "--yes")
+    made = cli("devices mig apply", *wanted, "--yes")
     assert made.code == 0
     assert sorted(name for name, _, _ in places(host, 1)) == ["1g.10gb", "3g.40gb"]
-    again = cli("devices", "mig", "apply", *wanted, "--yes", "--json")
+    again = cli("devices mig apply", *wanted, "--yes", "--json")
     assert again.json[0]["steps"] == []
-    emptied = cli(
-        "devices", "mig", "apply", "--geometry", "none", "--gpu", "1", "--yes", "--replace"
-    )
+    emptied = cli("devices mig apply --geometry none --gpu 1 --yes --replace")
     assert emptied.code == 0
     assert places(host, 1) == []
 
 
 def test_files_of_mig_parted_go_in_and_out(cli: Cli, host: SimulatedHost, tmp_path: Path) -> None:
     file = tmp_path / "current.yaml"
-    assert cli("devices", "mig", "show", "--export", str(file)).code == 0
-    text = cli("devices", "mig", "show", "--export", "-").out
+    assert cli("devices mig show --export", str(file)).code == 0
+    text = cli("devices mig show --export -").out
     assert text == file.read_text()
-    assert "nothing to do" in cli("devices", "mig", "plan", str(file)).out
+    assert "nothing to do" in cli("devices mig plan", str(file)).out
     file.write_text(
         text + "  balanced:\n  - devices: [1]\n    mig-enabled: true\n    mig-devices:\n"
         '      "1g.10gb": 2\n      "2g.20gb": 1\n      "3g.40gb": 1\n'
     )
-    several = cli("devices", "mig", "plan", str(file))
+    several = cli("devices mig plan", str(file))
     assert several.code == Exit.NOT_FOUND
     assert "balanced, current" in several.err
-    assert cli("devices", "mig", "apply", str(file), "--config", "balanced", "--yes").code == 0
+    assert cli("devices mig apply", str(file), "--config", "balanced", "--yes").code == 0
     assert sorted(name for name, _, _ in places(host, 1)) == sorted(name for name, _, _ in CUT)
     host.reboot()
-    assert cli("devices", "mig", "apply", str(file), "--config", "current", "--yes").code == 0
+    assert cli("devices mig apply", str(file), "--config", "current", "--yes").code == 0
     assert sorted(places(host, 0)) == sorted(CUT) or len(places(host, 0)) == len(CUT)
     as_json = tmp_path / "off.json"
     entry = {"devices": "all", "mig-enabled": False}
     as_json.write_text(json.dumps({"version": "v1", "mig-configs": {"off": [entry]}}))
-    refused = cli("devices", "mig", "plan", str(as_json), "--replace")
+    refused = cli("devices mig plan", str(as_json), "--replace")
     assert refused.code == Exit.DEVICE
     assert "--mode" in refused.out
-    assert cli("devices", "mig", "apply", str(as_json), "--replace", "--mode", "--yes").code == 0
+    assert cli("devices mig apply", str(as_json), "--replace", "--mode", "--yes").code == 0
     assert not any(host.mig_mode(uuid) for uuid in host.uuids())
 
 
 def test_gpus_with_engines_in_their_slices_are_refused(
     cli: Cli, host: SimulatedHost, tmp_path: Path
 ) -> None:
-    state = Path(cli("setup", "config", "show", "--json").json["state_dir"]["value"])
+    state = Path(cli("setup config show --json").json["state_dir"]["value"])
     state.mkdir(parents=True, exist_ok=True)
     first = host.uuids()[0]
     journal = DeviceJournal(state / "devices.json")
     journal.use(first, EntryKind.MIG_INSTANCE, place_text(CUT[3]), "chat-1")
     journal.use(first, EntryKind.MIG_INSTANCE, place_text(CUT[1]), "")
-    shown = " ".join(cli("devices", "mig", "show", "--gpu", "0").out.split())
+    shown = " ".join(cli("devices mig show --gpu 0").out.split())
     assert "engine chat-1" in shown
     assert "left over, ours" in shown
-    refused = cli(
-        "devices", "mig", "apply", "--geometry", "7g.80gb", "--gpu", "0", "--yes", "--replace"
-    )
+    refused = cli("devices mig apply --geometry 7g.80gb --gpu 0 --yes --replace")
     assert refused.code == Exit.DEVICE
     assert places(host, 0) == CUT
     kept = "2g.20gb@0,1g.10gb@3,3g.40gb@4"
-    refused = cli("devices", "mig", "apply", "--geometry", kept, "--gpu", "0", "--yes")
+    refused = cli("devices mig apply --geometry", kept, "--gpu", "0", "--yes")
     assert "engines run in its instances (chat-1)" in refused.err
     # Without engines what is left over of ours goes without --replace.
     journal.leave("chat-1")
-    assert cli("devices", "mig", "apply", "--geometry", kept, "--gpu", "0", "--yes").code == 0
+    assert cli("devices mig apply --geometry", kept, "--gpu", "0", "--yes").code == 0
     assert places(host, 0) == [CUT[0], CUT[2], CUT[3]]
 
 
@@ -171,7 +163,7 @@ def test_gpus_with_engines_in_their_slices_are_refused(
 def test_bad_input_says_what_to_do(
     cli: Cli, host: SimulatedHost, arguments: list[str], words: str
 ) -> None:
-    result = cli("devices", "mig", *arguments)
+    result = cli("devices mig", *arguments)
     assert result.code in {Exit.BAD_INPUT, Exit.NOT_FOUND}
     assert words in result.err.replace("\n", " ")
     assert places(host, 0) == CUT
@@ -181,7 +173,7 @@ def test_broken_yaml_is_named(cli: Cli, host: SimulatedHost, tmp_path: Path) -> 
     file = tmp_path / "x.yaml"
     for text in ("a: [", "version: v1\n\tx", "!!python/object/apply:os.system [x]", "[" * 5000):
         file.write_text(text)
-        result = cli("devices", "mig", "plan", str(file))
+        result = cli("devices mig plan", str(file))
         assert result.code == Exit.BAD_INPUT
         assert "x.yaml" in result.err
 
@@ -191,23 +183,18 @@ def test_gpus_without_mig_are_shown_and_left_alone(
 ) -> None:
     gpus = (GpuDescription("l4-24gb"), GpuDescription("a100-40gb"))
     host = use(SimulatedHost.create(HostDescription("two", gpus=gpus), tmp_path / "h"), monkeypatch)
-    shown = cli("devices", "mig", "show")
+    shown = cli("devices mig show")
     assert "has no MIG" in shown.out
     assert "MIG off" in shown.out
-    refused = cli("devices", "mig", "plan", "--geometry", "1g.5gb", "--gpu", "0")
+    refused = cli("devices mig plan --geometry 1g.5gb --gpu 0")
     assert "the GPU has no MIG" in refused.out
-    refused = cli("devices", "mig", "plan", "--geometry", "1g.5gb", "--gpu", "1")
+    refused = cli("devices mig plan --geometry 1g.5gb --gpu 1")
     assert "turned on, which is not allowed" in refused.out
-    assert (
-        cli(
-            "devices", "mig", "apply", "--geometry", "1g.5gb@6", "--gpu", "1", "--mode", "--yes"
-        ).code
-        == 0
-    )
+    assert cli("devices mig apply --geometry 1g.5gb@6 --gpu 1 --mode --yes").code == 0
     assert places(host, 1) == [("1g.5gb", 6, 1)]
 
 
 def test_a_host_without_a_driver_says_so(cli: Cli) -> None:
-    result = cli("devices", "mig", "show")
+    result = cli("devices mig show")
     assert result.code == Exit.DEVICE
     assert "what to do" in result.err

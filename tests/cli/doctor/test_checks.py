@@ -14,7 +14,7 @@ from tests.cli.conftest import Cli
 
 
 def test_json_lists_every_check(cli: Cli) -> None:
-    result = cli("doctor", "--json")
+    result = cli("doctor --json")
     checks = {finding["check"]: finding for finding in result.json}
     assert {"python", "engine", "devices", "state_dir", "proxy", "leftovers"} <= set(checks)
     failed = any(finding["verdict"] == "fail" for finding in checks.values())
@@ -22,12 +22,12 @@ def test_json_lists_every_check(cli: Cli) -> None:
 
 
 def test_whatever_is_not_ok_says_what_to_do(cli: Cli) -> None:
-    for finding in cli("doctor", "--json").json:
+    for finding in cli("doctor --json").json:
         assert (finding["advice"] != "") == (finding["verdict"] != "ok"), finding
 
 
 def test_without_an_engine_it_fails_and_names_the_command(cli: Cli) -> None:
-    result = cli("--set", "engine.python=/no/such/python", "doctor")
+    result = cli("--set engine.python=/no/such/python doctor")
     assert result.code == 1
     assert "/no/such/python" in result.out.replace("\n", "")
 

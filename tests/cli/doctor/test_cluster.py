@@ -1,8 +1,8 @@
 """The doctor checks what a host of several needs, and says nothing of it where there is one."""
 
-import dataclasses
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ def verdicts(facts: ClusterFacts) -> dict[str, str]:
 
 
 def but(**changes: object) -> ClusterFacts:
-    return dataclasses.replace(FACTS, **changes)  # type: ignore[arg-type]
+    return replace(FACTS, **changes)  # type: ignore[arg-type]
 
 
 def test_a_host_that_is_as_it_should_be_has_no_warning() -> None:
@@ -69,49 +69,67 @@ def test_every_finding_that_is_not_ok_says_what_to_do() -> None:
     assert all(finding.advice for finding in found)
 
 
+def token(mode: int | None, size: int | None) -> ClusterFacts:
+    return but(token=TokenFile(Path("/t"), mode, size))
+
+
+def way(*values: object, mtu_bytes: int | None = None) -> ClusterFacts:
+    return but(way=WayToHead("h:1", *values, mtu_bytes=mtu_bytes))  # type: ignore[arg-type]
+
+
+def beside(**changes: object) -> ClusterFacts:
+    """A head, and a host that differs from it."""
+    return but(hosts=(HEAD, replace(FINE, **changes)))  # type: ignore[arg-type]
+
+
+def ray(of_cluster: str) -> ClusterFacts:
+    return but(ray_version="2.60.0", ray_of_cluster=of_cluster)
+
+
 @pytest.mark.parametrize(
-    ("mode", "size", "verdict"),
+    ("check", "verdict", "cases"),
     [
-        (0o600, 65, None),
-        (0o400, 65, None),
-        (0o640, 65, "fail"),
-        (0o604, 65, "fail"),
-        (0o600, 0, "fail"),
-        (0o600, None, "fail"),
-        (None, None, "fail"),
+        ("token", None, [token(0o600, 65), token(0o400, 65)]),
+        (
+            "token",
+            "fail",
+            [
+                *(token(mode, 65) for mode in (0o640, 0o604)),
+                *(token(0o600, size) for size in (0, None)),
+                token(None, None),
+            ],
+        ),
+        ("clock", None, [beside(clock_offset_seconds=s) for s in (None, 0.0, 0.999, -0.999)]),
+        ("clock", "warn", [beside(clock_offset_seconds=s) for s in (1.0, -1.0, 29.9)]),
+        ("clock", "fail", [beside(clock_offset_seconds=s) for s in (30.0, -3600.0)]),
+        ("clock", "warn", [but(clock_is_kept=False)]),
+        ("versions", None, [beside(partitiond_version=v) for v in ("1.2.0", "")]),
+        ("versions", "warn", [beside(partitiond_version=v) for v in ("1.2.9", "1.3.0", "1.1.7")]),
+        (
+            "versions",
+            "fail",
+            [beside(partitiond_version=v) for v in ("1.4.0", "1.0.9", "2.2.0", "dev")],
+        ),
+        ("versions", None, [beside(ray_version=v) for v in ("2.60.0", "")]),
+        ("versions", "warn", [beside(ray_version=v) for v in ("2.60.1", "2.59.0")]),
+        ("versions", None, [but(hosts=(replace(HEAD, ray_version=""), FINE))]),
+        ("ray", None, [ray("2.60.0"), ray("")]),
+        ("ray", "fail", [ray("2.60.1")]),
+        ("head", "fail", [way(None, "refused")]),
+        ("head", "warn", [way(0.021)]),
+        ("head", None, [way(0.019, mtu_bytes=1280)]),
+        ("mtu", "warn", [way(0.001, mtu_bytes=1279)]),
     ],
 )
-def test_a_token_is_for_its_owner_alone(
-    mode: int | None, size: int | None, verdict: str | None
+def test_what_a_check_says_of_a_host(
+    check: str, verdict: str | None, cases: Sequence[ClusterFacts]
 ) -> None:
-    facts = but(token=TokenFile(Path("/t"), mode, size))
-    assert verdicts(facts).get("cluster token") == verdict
+    for facts in cases:
+        assert verdicts(facts).get(f"cluster {check}") == verdict, facts
 
 
-@pytest.mark.parametrize(
-    ("offset", "verdict"),
-    [
-        (None, None), (0.0, None), (0.999, None), (-0.999, None), (1.0, "warn"), (-1.0, "warn"),
-        (29.9, "warn"), (30.0, "fail"), (-3600.0, "fail"),
-    ],
-)  # fmt: skip
-def test_clocks_are_compared_with_the_heads(offset: float | None, verdict: str | None) -> None:
-    host = dataclasses.replace(FINE, clock_offset_seconds=offset)
-    assert verdicts(but(hosts=(HEAD, host))).get("cluster clock") == verdict
-    assert verdicts(but(clock_is_kept=False))["cluster clock"] == "warn"
+def test_a_clock_of_which_the_kernel_says_nothing_is_not_judged() -> None:
     assert "cluster clock" not in judged(but(clock_is_kept=None))
-
-
-@pytest.mark.parametrize(
-    ("version", "verdict"),
-    [
-        ("1.2.0", None), ("1.2.9", "warn"), ("1.3.0", "warn"), ("1.1.7", "warn"),
-        ("1.4.0", "fail"), ("1.0.9", "fail"), ("2.2.0", "fail"), ("dev", "fail"), ("", None),
-    ],
-)  # fmt: skip
-def test_releases_are_equal_or_neighbours(version: str, verdict: str | None) -> None:
-    host = dataclasses.replace(FINE, partitiond_version=version)
-    assert verdicts(but(hosts=(HEAD, host))).get("cluster versions") == verdict
 
 
 def test_versions_that_are_no_numbers_are_neighbours_of_themselves_alone() -> None:
@@ -119,28 +137,11 @@ def test_versions_that_are_no_numbers_are_neighbours_of_themselves_alone() -> No
     assert not are_neighbours("dev", "1.2.0")
 
 
-@pytest.mark.parametrize(
-    ("version", "verdict"), [("2.60.0", None), ("2.60.1", "warn"), ("2.59.0", "warn"), ("", None)]
-)
-def test_another_ray_is_told(version: str, verdict: str | None) -> None:
-    host = dataclasses.replace(FINE, ray_version=version)
-    assert verdicts(but(hosts=(HEAD, host))).get("cluster versions") == verdict
-    assert "cluster versions" not in verdicts(
-        but(hosts=(dataclasses.replace(HEAD, ray_version=""), FINE))
-    )
-
-
-@pytest.mark.parametrize(("cluster", "verdict"), [("2.60.0", None), ("2.60.1", "fail"), ("", None)])
-def test_a_host_whose_ray_cannot_join_is_told(cluster: str, verdict: str | None) -> None:
-    facts = but(ray_version="2.60.0", ray_of_cluster=cluster)
-    assert verdicts(facts).get("cluster ray") == verdict
-
-
 def test_other_engines_are_told() -> None:
-    host = dataclasses.replace(FINE, engine_version="0.25.0")
+    host = replace(FINE, engine_version="0.25.0")
     found = judged(but(hosts=(HEAD, host)))["cluster versions"]
     assert (found.verdict, "0.24.0, 0.25.0" in found.message) == (CheckVerdict.WARN, True)
-    none = dataclasses.replace(FINE, engine_version="")
+    none = replace(FINE, engine_version="")
     assert not verdicts(but(hosts=(HEAD, none)))
 
 
@@ -148,21 +149,6 @@ def test_hosts_that_are_not_fine_are_told_with_their_reason() -> None:
     found = judged(but(hosts=(HEAD, LOST, NEVER)))
     assert found["host gpu-2"].verdict is CheckVerdict.FAIL
     assert "another host has this name" in found["host gpu-3"].message
-
-
-@pytest.mark.parametrize(
-    ("way", "check", "verdict"),
-    [
-        (WayToHead("h:1", None, "refused"), "cluster head", "fail"),
-        (WayToHead("h:1", 0.021), "cluster head", "warn"),
-        (WayToHead("h:1", 0.019, mtu_bytes=1280), "cluster head", None),
-        (WayToHead("h:1", 0.001, mtu_bytes=1279), "cluster mtu", "warn"),
-    ],
-)
-def test_the_way_to_the_head_is_there_near_and_wide(
-    way: WayToHead, check: str, verdict: str | None
-) -> None:
-    assert verdicts(but(way=way)).get(check) == verdict
 
 
 @pytest.fixture
@@ -216,8 +202,8 @@ def test_a_ray_that_lets_strangers_in_is_told() -> None:
 
 def test_ports_beside_the_directory_are_tried_where_something_may_be_wrong() -> None:
     assert other_addresses((), "[fd00::4]:7000", 6380) == ["[fd00::4]:7001", "[fd00::4]:7002"]
-    lost = dataclasses.replace(LOST, address="10.0.0.9")
-    hosts = (HEAD, dataclasses.replace(FINE, address="10.0.0.8"), lost, NEVER)
+    lost = replace(LOST, address="10.0.0.9")
+    hosts = (HEAD, replace(FINE, address="10.0.0.8"), lost, NEVER)
     assert other_addresses(hosts, "", 6380) == ["10.0.0.9:6381", "10.0.0.9:6382"]
     closed = but(closed=(WayToHead("10.0.0.9:6381", None, "Connection timed out"),))
     assert verdicts(closed)["cluster reach"] == "warn"

@@ -1,7 +1,7 @@
 """The doctor says which endpoints of hosts do not reach each other, and which port is taken."""
 
-import dataclasses
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 from partitiond.cli.doctor.cluster import WayToHead
@@ -30,18 +30,18 @@ def test_endpoints_that_reach_each_other_are_no_news() -> None:
 
 
 def test_who_does_not_reach_whom_is_told_of_hosts_that_answer() -> None:
-    head = dataclasses.replace(HEAD, unreached=("gpu-1", "gpu-2"))
+    head = replace(HEAD, unreached=("gpu-1", "gpu-2"))
     ((verdict, message),) = said(EndpointFacts(AT, hosts=(head, FINE, LOST)))
     assert verdict == "warn"
     assert "endpoint of head does not reach that of gpu-1 at 10.0.0.2:6387" in message
-    old = dataclasses.replace(FINE, name="old", peers_address="", unreached=())
+    old = replace(FINE, name="old", peers_address="", unreached=())
     ((verdict, message),) = said(EndpointFacts(AT, hosts=(HEAD, FINE, old)))
     assert (verdict, "the endpoint of old serves no other ones" in message) == ("warn", True)
 
 
 def test_every_finding_that_is_not_ok_says_what_to_do() -> None:
     closed = (WayToHead("10.0.0.3:6387", None, "No route to host"),)
-    apart = tuple(dataclasses.replace(host, peers_address="") for host in (HEAD, FINE))
+    apart = tuple(replace(host, peers_address="") for host in (HEAD, FINE))
     worst = check_endpoints(EndpointFacts(AT, "in use", hosts=apart, closed=closed))
     assert [one.verdict.value for one in worst] == ["fail", "warn", "warn"]
     (without,) = check_endpoints(EndpointFacts("", tls=False))

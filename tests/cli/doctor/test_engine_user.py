@@ -1,7 +1,7 @@
 """The doctor says whose the engines are, and what would keep them from each other."""
 
-import dataclasses
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ FINE = EngineUserFacts(LAUNCHER, socket=True, problem="", landlock=6, traces=Fal
 
 
 def test_without_a_launcher_it_says_what_that_means() -> None:
-    (found,) = check_engine_user(dataclasses.replace(FINE, launcher=None))
+    (found,) = check_engine_user(replace(FINE, launcher=None))
     assert found.verdict == "ok"
     assert "reads what the daemon reads" in found.message
     assert "partitiond setup --apply" in found.message
-    (found,) = check_engine_user(dataclasses.replace(FINE, launcher=None, problem="systemd 247"))
+    (found,) = check_engine_user(replace(FINE, launcher=None, problem="systemd 247"))
     assert found.verdict == "ok"
     assert "systemd 247" in found.message
 
@@ -46,7 +46,7 @@ def test_with_everything_there_is_one_finding_that_is_fine() -> None:
 def test_each_lack_is_named_with_a_way_out(
     change: dict[str, Any], verdict: str, words: str
 ) -> None:
-    (found,) = check_engine_user(dataclasses.replace(FINE, **change))
+    (found,) = check_engine_user(replace(FINE, **change))
     assert found.verdict == verdict
     assert words in found.message
     assert found.advice

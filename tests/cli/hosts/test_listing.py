@@ -1,9 +1,6 @@
 """Tables show hosts where there are several, and nothing of them where there is one."""
 
-import dataclasses
-import io
-
-from rich.console import Console, RenderableType
+from dataclasses import replace
 
 from partitiond.cli.devices.tables import devices_table
 from partitiond.cli.hosts.listing import clock_words, hosts_table, hosts_words, last_word
@@ -16,6 +13,7 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.lists import ReplicaView
 from partitiond.core.views.overview import Overview
 from tests.api.fake_service import CPU
+from tests.cli.conftest import text_of
 from tests.cli.overviews import overview
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
@@ -26,15 +24,8 @@ VIEW = ReplicaView(
 )
 
 
-def text_of(drawn: RenderableType, width: int = 100) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    console.print(drawn)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
-
-
 def test_a_host_has_a_row_and_its_reason_stands_below() -> None:
-    shown = [line.rstrip() for line in text_of(hosts_table(HOSTS, {"gpu-1": 12})).splitlines()]
+    shown = [line.rstrip() for line in text_of(hosts_table(HOSTS, {"gpu-1": 12}), 100).splitlines()]
     rows = {line.split()[0]: line for line in reversed(shown) if line}
     assert "fine, head" in rows["head"]
     assert rows["gpu-1"].split() == [
@@ -48,47 +39,47 @@ def test_a_host_has_a_row_and_its_reason_stands_below() -> None:
 
 def test_endpoints_that_do_not_reach_each_other_stand_below() -> None:
     assert "endpoint" not in text_of(hosts_table(HOSTS, {}))
-    apart = dataclasses.replace(FINE, unreached=("head", "gpu-2"))
-    shown = " ".join(text_of(hosts_table((HEAD, apart, LOST), {})).split())
+    apart = replace(FINE, unreached=("head", "gpu-2"))
+    shown = " ".join(text_of(hosts_table((HEAD, apart, LOST), {}), 100).split())
     assert "the endpoint of gpu-1 does not reach that of head at 10.0.0.1:6387: what" in shown
     assert "of gpu-2 at" not in shown  # why it is lost is said already
-    alone = [dataclasses.replace(host, peers_address="") for host in (HEAD, FINE)]
+    alone = [replace(host, peers_address="") for host in (HEAD, FINE)]
     assert "each serves what runs on its own host alone" in text_of(hosts_table(alone, {}), 200)
     assert "endpoint" not in text_of(hosts_table(alone[:1], {}))
 
 
 def test_clocks_and_last_words_are_short() -> None:
-    late = dataclasses.replace(FINE, clock_offset_seconds=41.26, silent_seconds=7.0)
+    late = replace(FINE, clock_offset_seconds=41.26, silent_seconds=7.0)
     assert (clock_words(late), last_word(late)) == ("+41.3 s", "7.0 s ago")
     assert (clock_words(HEAD), clock_words(NEVER)) == ("-", "-")
 
 
 def test_the_status_names_hosts_that_are_not_fine() -> None:
     assert hosts_words((HEAD, FINE)) == "2"
-    late = dataclasses.replace(FINE, state=HostState.LATE)
+    late = replace(FINE, state=HostState.LATE)
     assert hosts_words((HEAD, late)) == "2; gpu-1 is late (see `partitiond hosts`)"
 
 
 def test_devices_have_a_column_for_hosts_only_if_there_are_several() -> None:
-    other = dataclasses.replace(CPU, id="cpu-b", host="beta")
+    other = replace(CPU, id="cpu-b", host="beta")
     assert "host" not in text_of(devices_table([CPU]))
     shown = text_of(devices_table([CPU, other]))
     assert "host" in shown
     assert "beta" in shown
-    many = [dataclasses.replace(CPU, id=f"cpu-{n}", host=f"host-{n}") for n in range(60)]
+    many = [replace(CPU, id=f"cpu-{n}", host=f"host-{n}") for n in range(60)]
     assert "60 hosts" in text_of(devices_table(many))
 
 
 def test_replicas_have_a_column_for_hosts_only_if_there_are_several() -> None:
     alone = text_of(replicas_table([VIEW]))
-    assert alone == text_of(replicas_table([dataclasses.replace(VIEW, host="")]))
+    assert alone == text_of(replicas_table([replace(VIEW, host="")]))
     assert "beta" in text_of(replicas_table([VIEW], several=True))
 
 
 def over_hosts() -> Overview:
     shown = overview()
-    replicas = tuple(dataclasses.replace(r, host="here") for r in shown.replicas)
-    return dataclasses.replace(shown, replicas=replicas, hosts=(HEAD, FINE, LOST))
+    replicas = tuple(replace(r, host="here") for r in shown.replicas)
+    return replace(shown, replicas=replicas, hosts=(HEAD, FINE, LOST))
 
 
 def drawn(shown: Overview) -> str:
@@ -101,7 +92,7 @@ def test_top_names_hosts_and_says_which_are_not_fine() -> None:
     assert f"gpu-2 is lost: {LOST.reason}" in shown
     assert "GPU-aaaaaaaa on here" in shown
     assert "  host" in shown
-    one = drawn(dataclasses.replace(over_hosts(), hosts=()))
+    one = drawn(replace(over_hosts(), hosts=()))
     assert "host" not in one
     assert one == drawn(overview())
 

@@ -9,9 +9,6 @@ from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
-from tests.cli.test_keys import service
-
-__all__ = ["service"]
 
 
 def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:
@@ -26,19 +23,16 @@ def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:
     assert (row["key_id"], row["requests"], row["device_seconds"]) == ("key-1", "1200", "5400.0")
     told = json.loads(cli(*asked, "--by", "day", "--json").out)
     assert told["lines"][0]["period"] == "2025-01-01"
-    one_day = cli("keys", "usage", "--since", "2025-01-01", "--until", "2025-01-01", "--json")
+    one_day = cli("keys usage --since 2025-01-01 --until 2025-01-01 --json")
     assert json.loads(one_day.out)["last_hour"] == "2025-01-01T23"
-    assert (
-        "Nothing was used"
-        in cli("keys", "usage", "--since", "2020-01-01", "--until", "2020-02-01").out
-    )
+    assert "Nothing was used" in cli("keys usage --since 2020-01-01 --until 2020-02-01").out
 
 
 def test_what_is_no_time_is_refused(service: FakeService, cli: Cli) -> None:
-    answer = cli("keys", "usage", "--since", "soon")
+    answer = cli("keys usage --since soon")
     assert answer.code == 2
     assert "7d" in answer.err
-    assert cli("keys", "usage", "--csv", "--json").code == 2
+    assert cli("keys usage --csv --json").code == 2
 
 
 def test_a_label_is_no_formula_of_a_spreadsheet() -> None:

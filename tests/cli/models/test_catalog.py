@@ -10,7 +10,7 @@ from partitiond.cli.models.catalog import _table
 from partitiond.core.errors import NotFoundError
 from partitiond.models.catalog import CATALOG
 from partitiond.models.listing import rows
-from tests.cli.test_tables import text_of
+from tests.cli.conftest import text_of
 
 RUNNER = CliRunner()
 

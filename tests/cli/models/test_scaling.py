@@ -8,20 +8,17 @@ import typer
 from partitiond.cli.models.registration import autoscale_body
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
-from tests.cli.test_keys import service
-
-__all__ = ["service"]
 
 
 def test_what_scales_is_shown(service: FakeService, cli: Cli) -> None:
-    shown = cli("models", "scaling")
+    shown = cli("models scaling")
     assert shown.code == 0, shown.err
     for words in ("at zero", "1/1 serve", "1.5", "2.2"):
         assert words in shown.out
     assert "are expected or queue" not in shown.out
-    assert "are expected or queue" in " ".join(cli("models", "scaling", "a").out.split())
-    assert json.loads(cli("models", "scaling", "b", "--json").out)["at_zero"] is True
-    assert cli("models", "scaling", "nobody").code != 0
+    assert "are expected or queue" in " ".join(cli("models scaling a").out.split())
+    assert json.loads(cli("models scaling b --json").out)["at_zero"] is True
+    assert cli("models scaling nobody").code != 0
 
 
 def test_options_become_the_body_of_a_model() -> None:

@@ -1,6 +1,6 @@
 """A plan of hundreds of models is shown as a page; a small one, or all of it, is shown whole."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +9,7 @@ from partitiond.core.plan.diff import diff_cost
 from partitiond.core.plan.record import Plan, PlanDiff, Unplaced, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from tests.cli.test_tables import text_of
+from tests.cli.conftest import text_of
 from tests.planner.build import gpu, point, want
 
 PAGE = 50
@@ -19,29 +19,27 @@ def fleet(models: int, devices: int, *, lacking: int = 0) -> Plan:
     """A plan of so many models, three replicas each, on so many devices."""
     plan = solve(PlanRequest((gpu("g0"),), (want("m", point("m", 5, 8, sm=10), rate=14),)))
     assert isinstance(plan, Plan)
-    (forecast,), kinds = plan.forecasts, [dataclasses.replace(plan.devices[0], id=f"gpu-{n}")
+    (forecast,), kinds = plan.forecasts, [replace(plan.devices[0], id=f"gpu-{n}")
                                           for n in range(devices)]  # fmt: skip
     names = [f"model-{n:03d}" for n in range(models)]
     placements = [
-        dataclasses.replace(
+        replace(
             p,
             model=name,
             replica_id=f"{name}-{copy}",
             device_id=f"gpu-{(number * 3 + copy) % devices}",
-            candidate=dataclasses.replace(p.candidate, model=name),
+            candidate=replace(p.candidate, model=name),
         )
         for number, name in enumerate(names)
         for copy, p in enumerate(plan.placements)
     ]
     rates = (0.0 if n < lacking else 15.0 + n / 100 for n in range(models))
-    return dataclasses.replace(
+    return replace(
         plan,
         placements=tuple(placements),
         devices=tuple(kinds),
         forecasts=tuple(
-            dataclasses.replace(
-                forecast, model=name, capacity_req_per_s=rate, replicas=3 if rate else 0
-            )
+            replace(forecast, model=name, capacity_req_per_s=rate, replicas=3 if rate else 0)
             for name, rate in zip(names, rates, strict=True)
         ),
         unplaced=tuple(Unplaced(name, f"{name} gets nothing.", 14.0) for name in names[:lacking]),
@@ -97,7 +95,7 @@ def test_a_small_plan_is_shown_whole() -> None:
 @pytest.mark.parametrize("takes", [False, True])
 def test_hundreds_of_changes_are_counted(takes: bool) -> None:
     plan = fleet(300, 128)
-    moved = [dataclasses.replace(p, device_id="gpu-127") for p in plan.placements[::30]]
+    moved = [replace(p, device_id="gpu-127") for p in plan.placements[::30]]
     kept = [p for n, p in enumerate(plan.placements) if n % 30 and n < 600]
     old = (*moved, *kept)
     diff: PlanDiff = diff_plans(old, plan.placements)

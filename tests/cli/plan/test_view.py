@@ -1,7 +1,7 @@
 """A plan is drawn legibly at the terminal widths that people have."""
 
-import dataclasses
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,8 +146,8 @@ def _beside(base: Plan, *others: Alternative, constraints: bool = False) -> str:
 def _one_device(bound: float) -> Plan:
     plan = solve(PlanRequest((gpu(),), (want("a", point("a", 5, 30), rate=5),)))
     assert isinstance(plan, Plan)
-    proof = dataclasses.replace(plan.certificate, value=2.0, bound=bound)
-    return dataclasses.replace(plan, certificate=proof)
+    proof = replace(plan.certificate, value=2.0, bound=bound)
+    return replace(plan, certificate=proof)
 
 
 @pytest.mark.parametrize("bound", [1.0, 2.0])
@@ -156,22 +156,22 @@ def test_a_gain_beside_a_plan_that_is_not_proven_is_not_said_to_come_of_the_chan
 ) -> None:
     base = _one_device(bound)
     same = alternative("no mig", base, base, (), with_plan=False)
-    better = dataclasses.replace(same, gain=1.0)
+    better = replace(same, gain=1.0)
     said = _beside(base, better)
     assert "saves 1 device" in said
     assert ("not proven the best" in said) is (bound < 2)
     assert "also without the change" not in said
-    forbids = _beside(base, dataclasses.replace(better, forbids=True))
+    forbids = _beside(base, replace(better, forbids=True))
     assert "saves 1 device, also without the change" in forbids
     assert "no mig: it only forbids something, so its plan is one of what is as well" in forbids
-    assert "not proven the best" not in _beside(base, same, dataclasses.replace(same, gain=-1.0))
+    assert "not proven the best" not in _beside(base, same, replace(same, gain=-1.0))
 
 
 def test_what_costs_nothing_is_told_apart_from_what_was_not_found_to_cost() -> None:
     base = _one_device(2.0)
     same = alternative("without rule a.slo", base, base, (), with_plan=False)
-    open_ = dataclasses.replace(same, change="without rule a.near", gain_at_most=1.0)
-    lost = dataclasses.replace(same, change="without rule *.avoid", gain=-1.0)
+    open_ = replace(same, change="without rule a.near", gain_at_most=1.0)
+    lost = replace(same, change="without rule *.avoid", gain=-1.0)
     said = _beside(base, same, open_, lost, constraints=True)
     assert "cost nothing in this plan: a.slo\n" in said
     assert "cost nothing that was found: a.near, *.avoid\n" in said

@@ -1,48 +1,22 @@
 """`partitiond profile` accepts files and ids, against the API on a real port."""
 
-import dataclasses
 import json
-import socket
-import threading
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import uvicorn
 
-from partitiond.api.app import create_app
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
 from partitiond.serde import to_json, to_jsonable
-from tests.api.conftest import TOKEN
 from tests.api.fake_models import AT
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 from tests.controller.samples import measured_profile
 
 
-@pytest.fixture
-def service(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeService]:
-    """The service behind the daemon that the command line talks to."""
-    fake = FakeService()
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    listener.listen()
-    app = create_app(fake, admin_token=TOKEN)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-    thread.start()
-    monkeypatch.setenv("PARTITIOND_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
-    monkeypatch.setenv("PARTITIOND_TOKEN", TOKEN)
-    yield fake
-    server.should_exit = True
-    thread.join(60)
-    listener.close()
-    fake.close()
-
-
 def other(number: int) -> Profile:
-    return dataclasses.replace(measured_profile(), id=f"p-{number}", kv_cache_tokens=1000 + number)
+    return replace(measured_profile(), id=f"p-{number}", kv_cache_tokens=1000 + number)
 
 
 def written(folder: Path, profile: Profile) -> Path:
@@ -56,27 +30,27 @@ def test_a_folder_is_imported_and_listed_and_exported(
 ) -> None:
     for number in (1, 2):
         written(tmp_path, other(number))
-    assert cli("profile", "import", tmp_path).code == 0
-    listed = cli("profile", "list")
+    assert cli("profile import", tmp_path).code == 0
+    listed = cli("profile list")
     assert "p-1" in listed.out
     assert "p-2" in listed.out
     again = tmp_path / "again.json"
-    assert cli("profile", "export", "p-1", "-o", again).code == 0
-    assert cli("profile", "diff", again, "p-1", "--json").json["differences"] == []
+    assert cli("profile export p-1 -o", again).code == 0
+    assert cli("profile diff", again, "p-1", "--json").json["differences"] == []
 
 
 def test_nothing_is_overwritten_unasked_and_the_others_are_kept(
     service: FakeService, cli: Cli, tmp_path: Path
 ) -> None:
     service.store.add_profile(other(1))
-    clash = dataclasses.replace(other(1), kv_cache_tokens=7)
+    clash = replace(other(1), kv_cache_tokens=7)
     files = [written(tmp_path, clash), written(tmp_path, other(2))]
-    refused = cli("profile", "import", *files)
+    refused = cli("profile import", *files)
     assert refused.code != 0
     assert "1 of 2" in refused.err
     assert service.profiles.view("p-1").profile == other(1)
     assert service.profiles.view("p-2").profile == other(2)
-    assert cli("profile", "import", *files, "--replace").code == 0
+    assert cli("profile import", *files, "--replace").code == 0
     assert service.profiles.view("p-1").profile == clash
 
 
@@ -84,7 +58,7 @@ def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Pa
     written(tmp_path, other(1))
     newer = to_jsonable(other(2)) | {"schema_version": SCHEMA_VERSION + 1, "colour": "red"}
     (tmp_path / "newer.json").write_text(json.dumps(newer))
-    refused = cli("profile", "import", tmp_path)
+    refused = cli("profile import", tmp_path)
     assert refused.code != 0
     assert "newer.json" in refused.err
     assert f"schema {SCHEMA_VERSION + 1}" in refused.err
@@ -94,12 +68,12 @@ def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Pa
 
 def test_files_are_compared_and_drawn_without_a_daemon(cli: Cli, tmp_path: Path) -> None:
     one, two = written(tmp_path, other(1)), written(tmp_path, other(2))
-    diff = cli("profile", "diff", one, two, "--json").json
+    diff = cli("profile diff", one, two, "--json").json
     assert diff["incomparable"] == []
     assert [point["batch"] for point in diff["points"]] == [1, 2, 4, 8]
-    assert "beyond the intervals" in cli("profile", "diff", one, two).out
+    assert "beyond the intervals" in cli("profile diff", one, two).out
     picture = tmp_path / "both.svg"
-    done = cli("profile", "plot", one, two, "-o", picture, "--ttft", 1, "--tpot", 0.02)
+    done = cli("profile plot", one, two, "-o", picture, "--ttft", 1, "--tpot", 0.02)
     assert done.code == 0
     assert "SLO: 20 ms" in picture.read_text()
 
@@ -123,40 +97,40 @@ def test_what_cannot_be_is_said(cli: Cli, arguments: tuple[str, ...], says: str)
 def test_a_stale_profile_is_shown_as_such(service: FakeService, cli: Cli) -> None:
     service.store.add_profile(other(1))
     service.profiles.stale = ("the driver was 1, now it is 2",)
-    shown = cli("profile", "show", "p-1")
+    shown = cli("profile show p-1")
     assert "stale: the driver was 1" in shown.out
-    assert cli("profile", "show", "p-1", "--json").json["stale"] == list(service.profiles.stale)
-    assert cli("profile", "show", "none").code != 0
+    assert cli("profile show p-1 --json").json["stale"] == list(service.profiles.stale)
+    assert cli("profile show none").code != 0
 
 
 def test_what_nothing_needs_is_listed_and_deleted_only_when_told(
     service: FakeService, cli: Cli
 ) -> None:
-    assert "nothing to delete" in cli("profile", "prune").out + cli("profile", "prune").err
+    assert "nothing to delete" in cli("profile prune").out + cli("profile prune").err
     service.store.add_profile(other(1))
     service.profiles.stale = ("the driver was 1, now it is 2",)
-    listed = cli("profile", "prune")
+    listed = cli("profile prune")
     assert listed.code == 0
     said = listed.out + listed.err
     assert "p-1 of a: the driver was 1" in said
     assert "profile prune --yes" in said
-    shown = cli("profile", "prune", "--json").json
+    shown = cli("profile prune --json").json
     assert (shown["deleted"], shown["profiles"][0]["id"]) == (False, "p-1")
     assert len(service.store.profiles()) == 1
-    assert cli("profile", "prune", "--yes", "--json").json["deleted"]
+    assert cli("profile prune --yes --json").json["deleted"]
     assert list(service.store.profiles()) == []
 
 
 def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> None:
     ended = Job("job-1", "profile", "a", JobState.SUCCEEDED, AT, AT, Progress("done", "done"))
-    failed = dataclasses.replace(ended, id="job-2", state=JobState.FAILED, error="out of memory.")
+    failed = replace(ended, id="job-2", state=JobState.FAILED, error="out of memory.")
     for job in (ended, failed):
         service.store.put_job(job)
-    assert cli("profile", "jobs", "watch", "job-1").code == 0
-    lost = cli("profile", "jobs", "watch", "job-2")
+    assert cli("profile jobs watch job-1").code == 0
+    lost = cli("profile jobs watch job-2")
     assert lost.code != 0
     assert "out of memory." in lost.err
-    assert cli("profile", "jobs", "watch", "none").code != 0
+    assert cli("profile jobs watch none").code != 0
 
 
 def test_a_broken_stream_falls_back_to_asking(
@@ -173,11 +147,11 @@ def test_a_broken_stream_falls_back_to_asking(
         nonlocal asked
         asked += 1
         if asked > 4:
-            return dataclasses.replace(real(job_id), state=JobState.SUCCEEDED)
+            return replace(real(job_id), state=JobState.SUCCEEDED)
         return real(job_id)
 
     monkeypatch.setattr(service.store, "job", job)
-    assert cli("profile", "jobs", "watch", "job-1").code == 0
+    assert cli("profile jobs watch job-1").code == 0
     assert asked > 4
 
 
@@ -205,12 +179,11 @@ def test_a_model_is_registered_with_lengths_variants_and_point(
         512,
     )
     changed = cli(
-        "models", "update", "opt-125m", "--prompt-variation", 0.5, "--variant", "none",
-        "--point", "knee", "--json",
-    ).json["spec"]  # fmt: skip
+        "models update opt-125m --prompt-variation 0.5 --variant none --point knee --json"
+    ).json["spec"]
     assert (changed["workload"]["shape"], changed["workload"]["pairs"]) == ("lognormal", [])
     assert (changed["variants"], changed["operating_point"]) == ([], "knee")
-    assert "lognormal 0.5/0" in cli("models", "show", "opt-125m").out
+    assert "lognormal 0.5/0" in cli("models show opt-125m").out
 
 
 @pytest.mark.parametrize(
@@ -219,6 +192,6 @@ def test_a_model_is_registered_with_lengths_variants_and_point(
 def test_a_variant_that_says_too_little_is_refused(
     service: FakeService, cli: Cli, text: str
 ) -> None:
-    refused = cli("models", "add", "opt-125m", "--variant", text)
+    refused = cli("models add opt-125m --variant", text)
     assert refused.code == 2
     assert "--variant" in refused.err

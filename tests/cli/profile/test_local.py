@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,8 @@ from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.devices.fake import fake_gpus
 from partitiond.engines.process.journal import run_folders
 from partitiond.settings.schema import load_settings
+from tests.cli.conftest import Cli
+from tests.e2e.harness import wait_for
 
 
 @pytest.mark.parametrize(
@@ -58,7 +59,7 @@ QUICK = (
 MEASURE = (
     "profile", "opt-125m", "--cores", "1", "--weights", "dummy", "--engine-kind", "simulated",
     "--prompt-tokens", "16", "--output-tokens", "8", "--max-batch", "8",
-    "--no-confirm", "--time-limit", "5",
+    "--no-confirm",
 )  # fmt: skip
 
 
@@ -69,21 +70,25 @@ AS_FROM_A_TERMINAL = (
 """Shells start what runs in their background with SIGINT ignored, and that is inherited."""
 
 
-def started(*arguments: str) -> "subprocess.Popen[str]":
+def started(window_seconds: float, *arguments: str) -> "subprocess.Popen[str]":
+    """One whose trials last so long."""
+    window = [f"profiling.{name}_window_seconds={window_seconds}" for name in ("min", "max")]
     return subprocess.Popen(
-        [sys.executable, "-c", AS_FROM_A_TERMINAL, *QUICK, *MEASURE, *arguments],
+        [sys.executable, "-c", AS_FROM_A_TERMINAL, "--set", window[0], "--set", window[1],
+         *MEASURE, "--time-limit", "900", *arguments],
         env=dict(os.environ),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
+    )  # fmt: skip
 
 
-def wait_until(running: "subprocess.Popen[str]", true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 240
-    while not true() and time.monotonic() < deadline:
-        assert running.poll() is None
-        time.sleep(0.05)
+def wait_until(running: "subprocess.Popen[str]", what: str, true: Callable[[], bool]) -> None:
+    def is_true() -> bool:
+        assert running.poll() is None, running.communicate()
+        return true()
+
+    wait_for(what, is_true)
 
 
 def checkpoints(home: Path) -> list[Path]:
@@ -95,21 +100,22 @@ def kept_trials(home: Path) -> int:
 
 
 def test_an_interruption_before_the_first_trial_is_one_line_and_leaves_nothing(home: Path) -> None:
-    running = started()
-    wait_until(running, lambda: bool(list((home / "run").glob("*/engine.sock"))))
+    running = started(900)
+    wait_until(running, "its engine", lambda: bool(list((home / "run").glob("*/engine.sock"))))
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=300)
+    _, said = running.communicate()
     assert running.returncode == 130
     assert said.splitlines()[-1].startswith("interrupted; ")
     assert "Traceback" not in said
     assert run_folders(home / "run") == []
 
 
+@pytest.mark.full
 def test_an_interrupted_profile_says_how_to_go_on(home: Path) -> None:
-    running = started()
-    wait_until(running, lambda: kept_trials(home) >= 1)
+    running = started(3)
+    wait_until(running, "a finished trial", lambda: kept_trials(home) >= 1)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=300)
+    _, said = running.communicate()
     assert said.splitlines()[-1] == (
         "interrupted; finished trials are kept: the same command goes on from there"
     )
@@ -117,43 +123,32 @@ def test_an_interrupted_profile_says_how_to_go_on(home: Path) -> None:
 
 
 @pytest.mark.full
-def test_a_killed_profile_goes_on_and_a_fresh_one_does_not(home: Path) -> None:
-    running = started()
-    wait_until(running, lambda: kept_trials(home) >= 2)
+def test_a_killed_profile_goes_on_and_a_fresh_one_does_not(home: Path, cli: Cli) -> None:
+    running = started(1)
+    wait_until(running, "two finished trials", lambda: kept_trials(home) >= 2)
     running.kill()
-    running.communicate(timeout=300)
+    running.communicate()
     kept = kept_trials(home)
-    again = started("--json")
-    out, said = again.communicate(timeout=300)
-    assert again.returncode == 0, said
-    notes = json.loads(out)["provenance"]["notes"]
-    assert f"resumed after an interruption, with {kept} finished trials" in notes
+
+    def notes(*arguments: str) -> list[str]:
+        window = ("--set", "profiling.min_window_seconds=1", "--set",
+                  "profiling.max_window_seconds=1")  # fmt: skip
+        done = cli(*window, *MEASURE, "--time-limit", 900, "--json", *arguments)
+        assert done.code == 0, done.err
+        found: list[str] = done.json["provenance"]["notes"]
+        return found
+
+    assert f"resumed after an interruption, with {kept} finished trials" in notes()
     assert checkpoints(home) == []
-    fresh = started("--json", "--fresh")
-    out, said = fresh.communicate(timeout=300)
-    assert fresh.returncode == 0, said
-    assert not any("resumed" in note for note in json.loads(out)["provenance"]["notes"])
+    assert not any("resumed" in note for note in notes("--fresh"))
 
 
-def test_what_was_measured_without_a_daemon_is_read_without_one(home: Path) -> None:
-    running = started("--json")
-    out, said = running.communicate(timeout=300)
-    assert running.returncode == 0, said
-    measured = json.loads(out)["id"]
-
-    def read(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "partitiond", "profile", *arguments],
-            env=dict(os.environ),
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "No daemon runs" in done.stderr
-        return done.stdout
-
-    assert [profile["id"] for profile in json.loads(read("list", "--json"))] == [measured]
-    assert json.loads(read("show", measured, "--json"))["id"] == measured
-    assert json.loads(read("export", measured))["id"] == measured
+def test_what_was_measured_without_a_daemon_is_read_without_one(home: Path, cli: Cli) -> None:
+    measured = cli(*QUICK, *MEASURE, "--time-limit", 5, "--json")
+    assert measured.code == 0, measured.err
+    profile_id = measured.json["id"]
+    listed = cli("profile list --json")
+    assert "No daemon runs" in listed.err
+    assert [profile["id"] for profile in listed.json] == [profile_id]
+    assert cli("profile show", profile_id, "--json").json["id"] == profile_id
+    assert json.loads(cli("profile export", profile_id).out)["id"] == profile_id

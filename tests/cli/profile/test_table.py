@@ -1,6 +1,6 @@
 """Profiles are rendered for people: the list, one in full, and two side by side."""
 
-import dataclasses
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -15,15 +15,16 @@ from partitiond.core.profile.record import Profile, Transfer
 from partitiond.core.profile.sharing import ReplicationRun, Sharing
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.lists import ProfileView
-from tests.cli.test_tables import profile, text_of
+from tests.cli.conftest import text_of, widest
+from tests.cli.test_tables import profile
 
 
 def test_the_list_says_what_is_confirmed_how_old_and_what_is_stale() -> None:
     now = datetime(2026, 1, 3, tzinfo=UTC)
-    confirmed = dataclasses.replace(profile(16), capacity_req_per_s=3.25, variant="fp8")
+    confirmed = replace(profile(16), capacity_req_per_s=3.25, variant="fp8")
     views = [ProfileView(confirmed, ("the driver was 1, now it is 2",)), ProfileView(profile(16))]
     for width in (80, 300):
-        drawn = text_of(profiles_table(views, now), width)
+        drawn = text_of(profiles_table(views, now), width=width)
         assert " 3.25 " in drawn
         assert "~" in drawn
         assert "not confirmed" in drawn
@@ -52,10 +53,10 @@ def full_profile() -> Profile:
     """One that holds everything a profile can hold."""
     told = Telemetry("procfs+rapl", cores_used=0.97, power_watts=41.0)
     points = tuple(
-        dataclasses.replace(
+        replace(
             one,
             half_width=2.0,
-            ttft=dataclasses.replace(one.ttft, p95_interval=(0.1, 0.2)),
+            ttft=replace(one.ttft, p95_interval=(0.1, 0.2)),
             telemetry=told,
             joules_per_output_token=0.4,
             attainment=0.97,
@@ -68,10 +69,10 @@ def full_profile() -> Profile:
     runs = tuple(
         ReplicationRun(n, "cores", 1, 16, tuple([100.0] * n), 3.0, 0.01, 0.1, 3) for n in (1, 2)
     )
-    made = dataclasses.replace(
+    made = replace(
         profile(16).provenance, command="partitiond profile opt-125m --cores 1", notes=("noted",)
     )
-    return dataclasses.replace(
+    return replace(
         profile(16),
         points=points,
         provenance=made,
@@ -101,7 +102,7 @@ def test_a_profile_shows_all_that_it_holds_and_fits_80_columns() -> None:
         "Gain of doubling the batch", "1.15",
     ):  # fmt: skip
         assert words in " ".join(drawn.split()), words
-    assert max(map(len, drawn.splitlines())) <= 80
+    assert widest(drawn) <= 80
 
 
 def test_the_gain_of_doubling_leaves_out_what_the_kv_cache_held_back() -> None:
@@ -129,14 +130,12 @@ def test_a_profile_that_holds_little_shows_no_empty_parts() -> None:
 
 def test_a_comparison_says_what_lies_beyond_the_intervals() -> None:
     one = full_profile()
-    faster = tuple(
-        dataclasses.replace(p, output_tokens_per_s=p.output_tokens_per_s * 1.5) for p in one.points
-    )
-    other = dataclasses.replace(one, id="p-2", hardware="cpu-y-2", variant="fp8", points=faster)
+    faster = tuple(replace(p, output_tokens_per_s=p.output_tokens_per_s * 1.5) for p in one.points)
+    other = replace(one, id="p-2", hardware="cpu-y-2", variant="fp8", points=faster)
     drawn = text_of(diff_table(compare(one, other)))
     assert "hardware: cpu-x-2 and cpu-y-2" in drawn
     assert "variant: none and fp8" in drawn
     (row,) = [line for line in drawn.splitlines() if line.split()[:1] == ["16"]]
     assert "1.5" in row
     assert "!" in row
-    assert max(map(len, drawn.splitlines())) <= 80
+    assert widest(drawn) <= 80

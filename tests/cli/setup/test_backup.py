@@ -17,11 +17,11 @@ def keep(home: Path, profile_id: str) -> None:
 def test_a_backup_is_made_checked_and_restored(cli: Cli, home: Path) -> None:
     keep(home, "first")
     file = home / "b.tar.gz"
-    made = cli("setup", "backup", file, "--json")
+    made = cli("setup backup", file, "--json")
     assert (made.code, made.json["profiles"]) == (0, 1)
-    assert "is whole" in cli("setup", "restore", "--check", file).err
+    assert "is whole" in cli("setup restore --check", file).err
     keep(home, "second")
-    done = cli("setup", "restore", file)
+    done = cli("setup restore", file)
     assert done.code == 0
     assert "What was there before" in done.err
     assert "Start the daemon again" in done.err
@@ -31,20 +31,20 @@ def test_a_backup_is_made_checked_and_restored(cli: Cli, home: Path) -> None:
 
 def test_refusals_have_their_exit_codes(cli: Cli, home: Path) -> None:
     file = home / "b.tar.gz"
-    assert cli("setup", "backup", file).code == 3  # no store yet
+    assert cli("setup backup", file).code == 3  # no store yet
     keep(home, "first")
-    assert cli("setup", "backup", file).code == 0
-    assert cli("setup", "backup", file).code == 4
-    assert cli("setup", "backup", file, "--force").code == 0
-    assert cli("setup", "restore", home / "missing.tar.gz").code == 3
+    assert cli("setup backup", file).code == 0
+    assert cli("setup backup", file).code == 4
+    assert cli("setup backup", file, "--force").code == 0
+    assert cli("setup restore", home / "missing.tar.gz").code == 3
     with StateLock.acquire(home / "state" / "daemon.lock"):
-        assert cli("setup", "restore", file).code == 4
-        assert cli("setup", "backup", file, "--force").code == 0  # a running daemon is no hindrance
+        assert cli("setup restore", file).code == 4
+        assert cli("setup backup", file, "--force").code == 0  # a running daemon is no hindrance
     file.write_bytes(file.read_bytes()[:-100])
-    damaged = cli("setup", "restore", file)
+    damaged = cli("setup restore", file)
     assert damaged.code == 2
     assert "Nothing was changed" in damaged.err
-    assert cli("setup", "backup", home / "no" / "such" / "folder.tar.gz").code == 2
+    assert cli("setup backup", home / "no" / "such" / "folder.tar.gz").code == 2
 
 
 def test_settings_come_back_only_when_asked_for(cli: Cli, home: Path) -> None:
@@ -53,9 +53,9 @@ def test_settings_come_back_only_when_asked_for(cli: Cli, home: Path) -> None:
     config.parent.mkdir(parents=True)
     config.write_text("[planner]\nseed = 7\n")
     file = home / "b.tar.gz"
-    cli("setup", "backup", file)
+    cli("setup backup", file)
     config.unlink()
-    assert "were left alone" in cli("setup", "restore", file).err
+    assert "were left alone" in cli("setup restore", file).err
     assert not config.exists()
-    assert "Settings written" in cli("setup", "restore", file, "--with-settings").err
+    assert "Settings written" in cli("setup restore", file, "--with-settings").err
     assert "seed = 7" in config.read_text()

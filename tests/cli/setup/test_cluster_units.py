@@ -1,7 +1,5 @@
 """`partitiond setup` makes a host one of several, keeps it that, and takes it back."""
 
-import os
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,21 +30,6 @@ DROP_IN = f"{UNITS}/partitiond.service.d/40-cluster.conf"
 
 
 @pytest.fixture
-def image(tmp_path: Path) -> Path:
-    """The root folder of an image."""
-    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed here")
-    if os.geteuid() != 0:
-        pytest.skip("systemd's own programs write users into an image only for root")
-    root = tmp_path / "image"
-    (root / "etc").mkdir(parents=True)
-    (root / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
-    (root / "etc/group").write_text("root:x:0:\n")
-    return root
-
-
-@pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A bundle for gpu-1, as its head made it."""
     now = datetime.now(UTC)
@@ -65,7 +48,7 @@ def enabled(image: Path) -> set[str]:
 
 def test_a_head_is_set_up_kept_and_made_one_host_again(cli: Cli, image: Path) -> None:
     def setup(*words: str) -> int:
-        return cli("setup", "--root", image, "--no-gpu", *words, "--apply").code
+        return cli("setup --root", image, "--no-gpu", *words, "--apply").code
 
     assert setup() == 0
     alone = files(image / "etc")
@@ -125,7 +108,7 @@ def test_a_host_joins_by_a_bundle_and_undo_leaves_nothing(
     made = files(image)
     assert cli(*words, "--apply").code == 0
     assert files(image) == made
-    assert cli("setup", "--root", image, "--undo", "--apply", "--purge").code == 0
+    assert cli("setup --root", image, "--undo", "--apply", "--purge").code == 0
     left = [name for name in files(image) if "cluster" in name or "ray" in name]
     assert left == []
     assert not (image / TOKEN.lstrip("/")).exists()
@@ -157,7 +140,7 @@ def test_a_host_that_obeys_a_head_leaves_it_first(cli: Cli, image: Path, bundle:
 )
 def test_what_makes_no_sense_is_refused(cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
     (tmp_path / "root").mkdir()
-    assert cli("setup", "--root", tmp_path / "root", *words).code == 2
+    assert cli("setup --root", tmp_path / "root", *words).code == 2
 
 
 def test_nothing_given_ends_a_line_of_the_environment(bundle: Path) -> None:

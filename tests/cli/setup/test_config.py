@@ -29,7 +29,7 @@ def test_each_value_names_its_origin(
 def test_the_table_shows_every_setting(cli: Cli) -> None:
     from partitiond.settings.schema import list_settings
 
-    keys = [line.split()[0] for line in cli("setup", "config", "show").out.splitlines()]
+    keys = [line.split()[0] for line in cli("setup config show").out.splitlines()]
     assert set(keys) == {info.key for info in list_settings()}
 
 

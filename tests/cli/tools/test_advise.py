@@ -51,9 +51,8 @@ def engine(model: str, looked: threading.Event | None = None, at: int = 3) -> It
 def test_it_says_which_gpus_would_be_free(cli: Cli) -> None:
     with engine("opt-125m") as one, engine("opt-125m") as two, engine("opt-1.3b") as three:
         result = cli(
-            "tools", "advise", "-a", f"{one}=0", "-a", f"{two}=1", "-a", f"{three}=2",
-            "--gpu", "4 a100-80gb", *QUICK,
-        )  # fmt: skip
+            f"tools advise -a {one}=0 -a {two}=1 -a {three}=2 --gpu", "4 a100-80gb", *QUICK
+        )
     assert result.code == 0
     assert "A plan would free 2 of 3 devices" in result.out
     assert "est." in result.out
@@ -65,7 +64,7 @@ def test_it_says_which_gpus_would_be_free(cli: Cli) -> None:
 def test_json_has_stable_names_and_only_the_result_on_stdout(cli: Cli) -> None:
     with engine("opt-125m") as one, engine("what-is-this") as two:
         result = cli(
-            "tools", "advise", "-a", f"{one}=0", "-a", f"{two}=1", "--gpu", "2 l4", *QUICK, "--json"
+            "tools advise -a", f"{one}=0", "-a", f"{two}=1", "--gpu", "2 l4", *QUICK, "--json"
         )
     found = result.json
     assert result.code == 0
@@ -93,9 +92,8 @@ def test_a_name_can_be_explained_and_a_fleet_file_counts(cli: Cli, tmp_path: Pat
     )
     with engine("chat") as one, engine("helper") as two:
         result = cli(
-            "tools", "advise", "-a", one, "-a", two, "--fleet", fleet, "--model", "helper=opt-125m",
-            *QUICK, "--json",
-        )  # fmt: skip
+            f"tools advise -a {one} -a {two} --fleet {fleet} --model helper=opt-125m --json", *QUICK
+        )
     assert result.code == 0
     assert {m["planned_as"] for m in result.json["models"]} == {"chat", "helper"}
     assert not result.json["engine_devices_known"]
@@ -117,7 +115,7 @@ def test_a_prometheus_tells_engines_gpus_and_whose_pod_is_on_which(
         return response.status_code, response.text
 
     with serving(answer) as address:
-        result = cli("tools", "advise", "--prometheus", address, "--time-limit", "2", "--json")
+        result = cli("tools advise --prometheus", address, "--time-limit", "2", "--json")
     assert result.code == 0
     # The busier one stays.
     assert result.json["free_devices"]["certain"] == ["GPU-a"]
@@ -128,13 +126,13 @@ def test_a_prometheus_tells_engines_gpus_and_whose_pod_is_on_which(
 
 def test_the_plan_can_be_drawn(cli: Cli) -> None:
     with engine("opt-125m") as one:
-        result = cli("tools", "advise", "-a", one, "--gpu", "a100-80gb", *QUICK, "--draw")
+        result = cli("tools advise -a", one, "--gpu", "a100-80gb", *QUICK, "--draw")
     assert "Plan advise-high" in result.out
 
 
 def test_nothing_known_is_no_plan(cli: Cli) -> None:
     with engine("what-is-this") as one:
-        result = cli("tools", "advise", "-a", one, "--gpu", "l4", *QUICK)
+        result = cli("tools advise -a", one, "--gpu", "l4", *QUICK)
     assert result.code == 7
     assert "Nothing could be planned" in result.out
     assert "--model" in result.out
@@ -171,7 +169,7 @@ def test_nothing_known_is_no_plan(cli: Cli) -> None:
 def test_what_is_wrong_is_said_before_anything_is_asked(
     cli: Cli, arguments: tuple[str, ...], words: str
 ) -> None:
-    result = cli("tools", "advise", *arguments)
+    result = cli("tools advise", *arguments)
     assert result.code == 2
     assert words in " ".join(result.err.split())
     assert "what to do" in result.err
@@ -179,32 +177,21 @@ def test_what_is_wrong_is_said_before_anything_is_asked(
 
 def test_a_host_without_gpus_is_told_so_before_it_watches(cli: Cli) -> None:
     with engine("opt-125m") as one:
-        result = cli("tools", "advise", "-a", one, "--minutes", "60")
+        result = cli("tools advise -a", one, "--minutes", "60")
     assert result.code == 2
     assert "--gpu" in result.err
 
 
 def test_a_name_that_nobody_serves_is_found_out_at_the_first_look(cli: Cli) -> None:
     with engine("opt-125m") as one:
-        result = cli(
-            "tools",
-            "advise",
-            "-a",
-            one,
-            "--gpu",
-            "l4",
-            "--model",
-            "caht=opt-125m",
-            "--minutes",
-            "60",
-        )
+        result = cli(f"tools advise -a {one} --gpu l4 --model caht=opt-125m --minutes 60")
     assert result.code == 2
     assert "Served are opt-125m" in " ".join(result.err.split())
 
 
 def test_an_address_without_an_engine_ends_at_the_first_look(cli: Cli) -> None:
     with serving(lambda _: (404, "")) as address:
-        result = cli("tools", "advise", "-a", address, "--gpu", "l4", "--minutes", "60")
+        result = cli("tools advise -a", address, "--gpu", "l4", "--minutes", "60")
     assert result.code == 1
     assert "does not answer" in result.err
 

@@ -43,20 +43,20 @@ def profiled(cli: Cli, model: str) -> str:
 
 @pytest.mark.parametrize("text", ["", "0,2", "two", "1,2,1000", "-1"])
 def test_what_is_no_list_of_numbers_is_refused(cli: Cli, text: str) -> None:
-    said = cli("tools", "replicate", "opt-125m", f"--replicas={text}", *MODEL)
+    said = cli("tools replicate opt-125m", f"--replicas={text}", *MODEL)
     assert said.code != 0
     assert "--replicas 1,2,4" in said.err
 
 
 def test_without_a_profile_it_says_which_command_makes_one(cli: Cli) -> None:
-    said = cli("tools", "replicate", "opt-125m", *MODEL)
+    said = cli("tools replicate opt-125m", *MODEL)
     assert said.code != 0
     assert "was not measured" in said.err
     assert "partitiond profile opt-125m --cores 1" in " ".join(said.err.split())
 
 
 def test_an_unknown_model_is_refused(cli: Cli) -> None:
-    said = cli("tools", "replicate", "no-such-model", *MODEL)
+    said = cli("tools replicate no-such-model", *MODEL)
     assert said.code != 0
     assert "no-such-model" in said.err
 
@@ -66,7 +66,7 @@ def test_replicas_and_pairs_are_measured_and_kept_with_the_profile(
     cli: Cli, settings: Settings
 ) -> None:
     one = profiled(cli, "opt-125m")
-    done = cli("tools", "replicate", "opt-125m", *MODEL, *QUICK, "--replicas", "1,2", "--json")
+    done = cli("tools replicate opt-125m", *MODEL, *QUICK, "--replicas", "1,2", "--json")
     if "need a core each" in done.err:
         pytest.skip("one core")
     assert done.code == 0, done.err
@@ -82,7 +82,7 @@ def test_replicas_and_pairs_are_measured_and_kept_with_the_profile(
     assert "partitiond tools replicate opt-125m --replicas 1,2" in profile.provenance.notes[-1]
 
     other = profiled(cli, "smollm2-135m")
-    pair = cli("tools", "replicate", "opt-125m", "smollm2-135m", *MODEL, *QUICK, "--json")
+    pair = cli("tools replicate opt-125m smollm2-135m", *MODEL, *QUICK, "--json")
     assert pair.code == 0, pair.err
     assert set(pair.json["profiles"]) == {one, other}
     assert pair.json["errors"]["worst"] >= pair.json["errors"]["median"]
@@ -90,7 +90,7 @@ def test_replicas_and_pairs_are_measured_and_kept_with_the_profile(
     assert all(p.sharing[0].pairs for p in both)
     assert {len(p.sharing[0].runs) for p in both} == {0, 3}
 
-    drawn = cli("tools", "replicate", "opt-125m", *MODEL, *QUICK)
+    drawn = cli("tools replicate opt-125m", *MODEL, *QUICK)
     assert drawn.code == 0
     assert "kappa" in drawn.out
     (again,) = [p for p in kept(settings) if p.id == one]

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import termios
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ import pytest
 from partitiond import serde
 from tests.cli.conftest import Cli
 from tests.cli.overviews import events, overview
-from tests.e2e.harness import clean_environment
+from tests.e2e.harness import WAIT_SECONDS, clean_environment, wait_for
 
-SECONDS = 240.0
 RUN = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal is its own, so that Ctrl-C is a signal
@@ -97,10 +95,7 @@ class Terminal:
 
     def until(self, *words: str) -> str:
         """Wait until all the words came since the last key."""
-        deadline = time.monotonic() + SECONDS
-        while not all(word in self.text[self._seen :] for word in words):
-            assert time.monotonic() < deadline, f"waited in vain for {words}:\n{self.text[-3000:]}"
-            time.sleep(0.05)
+        wait_for(f"{words}", lambda: all(word in self.text[self._seen :] for word in words))
         return self.text[self._seen :]
 
     def close(self) -> None:
@@ -126,7 +121,7 @@ def test_keys_work_in_a_terminal_and_leave_it_as_it_was(url: str) -> None:
         terminal.press("h")
         terminal.until("sort by the next")
         terminal.press("q")
-        assert terminal.process.wait(SECONDS) == 0
+        assert terminal.process.wait(WAIT_SECONDS) == 0
         assert termios.tcgetattr(terminal.slave) == terminal.before
     finally:
         terminal.close()
@@ -137,7 +132,7 @@ def test_ctrl_c_ends_it_and_the_terminal_is_as_before(url: str) -> None:
     try:
         terminal.until("sorted by queue")
         terminal.press("\x03")
-        terminal.process.wait(SECONDS)
+        terminal.process.wait(WAIT_SECONDS)
         assert termios.tcgetattr(terminal.slave) == terminal.before
     finally:
         terminal.close()
@@ -152,11 +147,11 @@ def test_without_a_terminal_it_is_printed_once(
     assert done.code == 0
     assert "bee-1" in done.out
     assert "\x1b" not in done.out
-    assert cli("top", "--json", "--find", "bee").json["models"][0]["name"] == "bee"
+    assert cli("top --json --find bee").json["models"][0]["name"] == "bee"
 
 
 def test_an_order_that_is_none_is_refused_with_those_that_are(cli: Cli) -> None:
-    done = cli("top", "--sort", "size")
+    done = cli("top --sort size")
     assert done.code != 0
     assert "tokens" in done.err
 

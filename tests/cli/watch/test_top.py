@@ -1,8 +1,8 @@
 """`partitiond top` reacts to keys, draws the overview, and fits the terminal."""
 
-import dataclasses
 import functools
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -108,12 +108,10 @@ def test_bars_are_to_scale_and_models_have_one_letter_everywhere() -> None:
 
 def test_what_is_to_come_stands_apart_and_never_beyond_the_device() -> None:
     base = overview()
-    busy = dataclasses.replace(base.devices[0], held_bytes=60 * GIB, coming_bytes=47 * GIB)
+    busy = replace(base.devices[0], held_bytes=60 * GIB, coming_bytes=47 * GIB)
     coming = replica("ant-1", GPUS[0], gib=47, share=0.6, state="pending")
-    coming = dataclasses.replace(coming, engine="ant-1.2")
-    during = dataclasses.replace(
-        base, devices=(busy, *base.devices[1:]), replicas=(*base.replicas, coming)
-    )
+    coming = replace(coming, engine="ant-1.2")
+    during = replace(base, devices=(busy, *base.devices[1:]), replicas=(*base.replicas, coming))
     text = lines(during)
     memory = next(line for line in text if line.startswith(" memory"))
     bar, label = memory.split()[1], memory.split(maxsplit=2)[2]
@@ -156,7 +154,7 @@ def test_it_fits_every_screen(shown: Overview, width: int, height: int | None) -
 
 
 def test_an_empty_daemon_is_no_special_case() -> None:
-    empty = dataclasses.replace(
+    empty = replace(
         overview(), devices=(), models=(), replicas=(), jobs=(), plan_id="", problems=()
     )
     text = "\n".join(lines(empty, height=24))
@@ -169,10 +167,10 @@ def test_what_does_not_fit_is_counted_and_can_be_scrolled_to() -> None:
     first = lines(many(64), top, height=20)
     assert "more" in "".join(first)
     assert "model-000" in "".join(first)
-    later = lines(many(64), dataclasses.replace(top, offset=30), height=20)
+    later = lines(many(64), replace(top, offset=30), height=20)
     assert "model-000" not in "".join(later)
     assert "model-030" in "".join(later)
-    last = lines(many(64), dataclasses.replace(top, offset=10_000), height=20)
+    last = lines(many(64), replace(top, offset=10_000), height=20)
     assert "model-063" in "".join(last)
 
 
@@ -199,11 +197,11 @@ def test_help_names_every_key() -> None:
 def test_an_engines_last_words_stay_on_their_line_and_command_no_terminal() -> None:
     seen_now = overview()
     words = "\x1b[31mERROR\x1b[0m it broke:\n    out of memory\x1b[2J\x07"
-    job = dataclasses.replace(seen_now.jobs[0], error=words)
-    shown = dataclasses.replace(seen_now, jobs=(job,), problems=(("engine", words),))
+    job = replace(seen_now.jobs[0], error=words)
+    shown = replace(seen_now, jobs=(job,), problems=(("engine", words),))
     drawn = lines(shown, width=160)
-    assert len(drawn) == len(lines(dataclasses.replace(
-        shown, jobs=(dataclasses.replace(job, error="short"),), problems=(("engine", "short"),)
+    assert len(drawn) == len(lines(replace(
+        shown, jobs=(replace(job, error="short"),), problems=(("engine", "short"),)
     ), width=160))  # fmt: skip
     assert not [line for line in drawn if "\x1b" in line or "\x07" in line]
     assert sum("ERROR it broke: out of memory" in line for line in drawn) == 2

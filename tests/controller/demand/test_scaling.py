@@ -23,8 +23,8 @@ from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.store import open_store
 from tests.controller.fakes import POLICY, until
+from tests.controller.host import Host
 from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host
 
 QUICK = dataclasses.replace(POLICY, wake_poll_seconds=0.005, idle_poll_seconds=0.005)
 SCALING = ScalingOptions(

@@ -1,6 +1,5 @@
 """Drift is watched and corrected in a control plane whose engines are as slow as the test sets."""
 
-import asyncio
 import contextlib
 import dataclasses
 from collections import Counter
@@ -21,10 +20,9 @@ from partitiond.core.plan.record import Candidate
 from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.drift import ReplicaDrift
-from partitiond.store import open_store
 from tests.controller.fakes import until
-from tests.controller.samples import cpu, measured_profile, spec
-from tests.controller.test_service import Host
+from tests.controller.host import Host, serving
+from tests.controller.samples import cpu, measured_profile
 
 LOOK_SECONDS = 2.0
 BATCH = 2.0
@@ -84,21 +82,17 @@ def desk_of(host: Host) -> DriftUseCases:
 
 
 @contextlib.asynccontextmanager
-async def serving(count: int) -> AsyncIterator[Host]:
-    store = open_store(":memory:")
-    host = Host(store, cores=count + 1)
-    await host.service.daemon.start()
-    await host.service.models.register(spec("a", demand=Demand(1.0), min_replicas=count))
-    await host.serves("a")
-    await until(lambda: not open_jobs(host))
-    yield host
-    await host.service.daemon.shutdown(stop_engines=True)
-    store.close()
+async def fleet(count: int) -> AsyncIterator[Host]:
+    """So many replicas of a model that was measured serve."""
+    async with serving(Host(cores=count + 1)) as host:
+        await host.register("a", demand=Demand(1.0), min_replicas=count)
+        await host.serves("a")
+        await until(lambda: not open_jobs(host))
+        yield host
 
 
 def open_jobs(host: Host) -> list[Job]:
-    live = (JobState.QUEUED, JobState.RUNNING)
-    return [job for job in host.service.jobs.jobs() if job.state in live]
+    return host.jobs(JobState.QUEUED, JobState.RUNNING)
 
 
 def replicas(host: Host) -> list[str]:
@@ -111,7 +105,7 @@ def shown(host: Host, engine: str) -> ReplicaDrift:
 
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:
-    async with serving(1) as here:
+    async with fleet(1) as here:
         yield here
 
 
@@ -129,62 +123,51 @@ async def test_replicas_as_predicted_are_only_written_down(host: Host) -> None:
     assert not [kind for kind in host.kinds() if kind.startswith("drift")]
 
 
-async def test_slower_replicas_correct_the_plans_and_are_to_be_measured_again(host: Host) -> None:
-    traffic, names = Traffic(desk_of(host)), replicas(host)
-    rate = {
-        p.candidate.capacity_req_per_s for p in (await host.service.plans.preview()).plan.placements
-    }
-    traffic.flow(80, dict.fromkeys(names, 1.5))
+async def test_slower_replicas_correct_the_plans_and_are_measured_again_until_it_goes_away(
+    host: Host,
+) -> None:
+    async def corrections() -> set[float]:
+        plan = (await host.service.plans.preview()).plan
+        assert plan.placements
+        assert correcting == any("planned times 0.65" in line for line in plan.explanation)
+        rates = {p.candidate.capacity_req_per_s for p in plan.placements}
+        assert rates == {(0.65 if correcting else 1.0) * rate for rate in usual}
+        return {p.candidate.correction for p in plan.placements}
 
+    traffic, names = Traffic(desk_of(host)), replicas(host)
+    before = (await host.service.plans.preview()).plan.placements
+    usual, correcting = {p.candidate.capacity_req_per_s for p in before}, True
+    traffic.flow(80, dict.fromkeys(names, 1.5))
     report = host.service.drift.report()
     (correction,) = report.corrections
     assert correction.factor == 0.65
     assert correction.low is not None
     assert correction.low <= 1.5 <= (correction.high or 0)
     assert "1.50 times what its profile predicts at this load" in shown(host, names[0]).words
-    assert "drift" in host.kinds()
-    assert "figures-corrected" in host.kinds()
-
-    plan = (await host.service.plans.preview()).plan
-    assert {p.candidate.correction for p in plan.placements} == {0.65}
-    assert {p.candidate.capacity_req_per_s for p in plan.placements} == {0.65 * r for r in rate}
-    assert any("planned times 0.65" in line for line in plan.explanation)
+    assert {"drift", "figures-corrected"} <= set(host.kinds())
+    assert await corrections() == {0.65}
 
     (job,) = open_jobs(host)
     assert job.state is JobState.QUEUED
     assert job.reason.startswith(f"drift of {correction.profile_id}: its replicas take 1.50 times")
     await until(lambda: "quiet time" in host.service.jobs.job(job.id).progress.message)
-    (wanted,) = report.remeasures
-    assert wanted.job_id == job.id
+    assert [wanted.job_id for wanted in report.remeasures] == [job.id]
 
-
-async def test_what_was_withdrawn_is_asked_for_again_when_the_drift_comes_back(host: Host) -> None:
-    traffic, names = Traffic(desk_of(host)), replicas(host)
-    traffic.flow(80, dict.fromkeys(names, 1.5))
-    (job,) = open_jobs(host)
-    traffic.flow(300, dict.fromkeys(names, 1.0))
-    assert open_jobs(host) == []
-    traffic.flow(200, dict.fromkeys(names, 1.5))
-    (again,) = open_jobs(host)
-    assert again.id != job.id
-    (wanted,) = host.service.drift.report().remeasures
-    assert wanted.job_id == again.id
-
-
-async def test_what_goes_away_is_taken_back(host: Host) -> None:
-    traffic, names = Traffic(desk_of(host)), replicas(host)
-    traffic.flow(80, dict.fromkeys(names, 1.5))
-    (job,) = open_jobs(host)
+    correcting = False
     traffic.flow(300, dict.fromkeys(names, 1.0))
     assert host.service.drift.report().corrections == ()
     assert host.service.jobs.job(job.id).state is JobState.CANCELLED
     assert {"drift-over", "figures-restored"} <= set(host.kinds())
-    plan = (await host.service.plans.preview()).plan
-    assert {p.candidate.correction for p in plan.placements} == {1.0}
+    assert await corrections() == {1.0}
+
+    traffic.flow(200, dict.fromkeys(names, 1.5))  # what was withdrawn is asked for again
+    (again,) = open_jobs(host)
+    assert again.id != job.id
+    assert [wanted.job_id for wanted in host.service.drift.report().remeasures] == [again.id]
 
 
 async def test_one_slow_replica_of_three_is_its_devices_matter() -> None:
-    async with serving(3) as host:
+    async with fleet(3) as host:
         slow, *others = replicas(host)
         assert len(others) == 2
         traffic = Traffic(desk_of(host))
@@ -197,45 +180,46 @@ async def test_one_slow_replica_of_three_is_its_devices_matter() -> None:
     assert not report.remeasures
 
 
-async def test_corrections_outlive_the_daemon_and_can_be_lifted(host: Host) -> None:
-    traffic, names = Traffic(desk_of(host)), replicas(host)
-    traffic.flow(80, dict.fromkeys(names, 1.5))
+async def test_corrections_outlive_the_daemon_and_stay_lifted_once_they_are(host: Host) -> None:
+    names = replicas(host)
+    Traffic(desk_of(host)).flow(80, dict.fromkeys(names, 1.5))
     await host.restart()
     await host.serves("a")
     (correction,) = host.service.drift.report().corrections
     assert correction.factor == 0.65
-    again = Traffic(desk_of(host))
-    again.flow(1, dict.fromkeys(names, 1.5))
+    Traffic(desk_of(host)).flow(1, dict.fromkeys(names, 1.5))
     assert shown(host, names[0]).verdict == "slower"
 
     assert host.service.drift.lift(correction.profile_id) == correction
-    assert host.service.drift.report().corrections == ()
     with pytest.raises(NotFoundError, match="no figures"):
         host.service.drift.lift(correction.profile_id)
+    await host.restart()
+    await host.serves("a")
+    again = Traffic(desk_of(host))
+    again.flow(1, dict.fromkeys(names, 1.0))
+    assert shown(host, names[0]).verdict == "learning"
+    again.flow(60, dict.fromkeys(names, 1.0))
+    assert host.service.drift.report().corrections == ()
+    assert host.kinds().count("figures-corrected") == 1
 
 
-async def test_quite_other_requests_are_told_and_not_compared(host: Host) -> None:
+async def test_requests_unlike_those_measured_are_told_not_compared_and_repeat_no_event(
+    host: Host,
+) -> None:
     traffic, names = Traffic(desk_of(host)), replicas(host)
     traffic.flow(80, dict.fromkeys(names, 3.0), prompt=900.0, output=16.0)
     view = shown(host, names[0])
     assert view.verdict == "learning"
     assert "900 + 16 tokens in the mean" in view.words
     assert host.service.drift.report().corrections == ()
-    assert host.kinds().count("drift-lengths") == len(names)
-
-
-async def test_requests_unlike_those_measured_in_between_repeat_no_event(host: Host) -> None:
-    traffic, names = Traffic(desk_of(host)), replicas(host)
     traffic.flow(80, dict.fromkeys(names, 1.5))
     for _ in range(4):
         traffic.flow(20, dict.fromkeys(names, 1.5), prompt=900.0, output=16.0)
         traffic.flow(20, dict.fromkeys(names, 1.5))
-    assert host.kinds().count("drift") == 1
-    assert host.kinds().count("drift-lengths") == 1
-    assert host.kinds().count("figures-corrected") == 1
     traffic.flow(20, dict.fromkeys(names, 1.5), prompt=900.0, output=16.0)
     traffic.flow(300, dict.fromkeys(names, 1.0))
-    assert host.kinds().count("drift-over") == 1
+    for kind in ("drift", "drift-lengths", "figures-corrected", "drift-over"):
+        assert host.kinds().count(kind) == 1, kind
 
 
 async def test_windows_with_few_streams_repeat_no_event(host: Host) -> None:
@@ -249,21 +233,6 @@ async def test_windows_with_few_streams_repeat_no_event(host: Host) -> None:
         traffic.flow(20, dict.fromkeys(names, 1.0), first=4.0)
     assert host.kinds().count("drift") == 1
     assert "drift-over" not in host.kinds()
-
-
-async def test_a_lifted_correction_stays_lifted_over_a_restart(host: Host) -> None:
-    traffic, names = Traffic(desk_of(host)), replicas(host)
-    traffic.flow(80, dict.fromkeys(names, 1.5))
-    (correction,) = host.service.drift.report().corrections
-    host.service.drift.lift(correction.profile_id)
-    await host.restart()
-    await host.serves("a")
-    again = Traffic(desk_of(host))
-    again.flow(1, dict.fromkeys(names, 1.0))
-    assert shown(host, names[0]).verdict == "learning"
-    again.flow(60, dict.fromkeys(names, 1.0))
-    assert host.service.drift.report().corrections == ()
-    assert host.kinds().count("figures-corrected") == 1
 
 
 async def test_a_profile_that_another_has_followed_is_not_corrected_again(host: Host) -> None:
@@ -332,13 +301,19 @@ async def test_a_derived_size_counts_for_plans_when_none_of_its_replicas_is_left
     assert not remeasures.counts(f"{whole.id}@mps-31")
 
 
-async def test_plans_that_take_no_corrections_show_none() -> None:
-    async with serving(1) as host:
-        desk = desk_of(host)
-        desk._options = dataclasses.replace(desk._options, correct=False)
-        Traffic(desk).flow(80, dict.fromkeys(replicas(host), 1.5))
-        assert desk.report().corrections == ()
-        assert len(desk.report().remeasures) == 1
+async def test_plans_that_take_no_corrections_show_none_and_no_full_disk_hides_a_drift(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Sequence[LedgerEntry]) -> None:
+        raise StoreError("the disk is full.")
+
+    monkeypatch.setattr(host.store, "add_ledger_entries", full)
+    desk = desk_of(host)
+    desk._options = dataclasses.replace(desk._options, correct=False)
+    Traffic(desk).flow(80, dict.fromkeys(replicas(host), 1.5))
+    assert host.kinds().count("drift") == 1
+    assert desk.report().corrections == ()
+    assert len(desk.report().remeasures) == 1
 
 
 async def test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_them_together(
@@ -347,7 +322,7 @@ async def test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_the
     monkeypatch.setattr(drift, "JUDGED_PER_LOOK", 2)
     monkeypatch.setattr(drift, "REMEMBERED_PER_LOOK", 3)
     written: list[list[str]] = []
-    async with serving(5) as host:
+    async with fleet(5) as host:
         desk, names = desk_of(host), replicas(host)
         plain = host.store.add_ledger_entries
 
@@ -386,17 +361,6 @@ async def test_of_windows_that_fill_at_once_a_look_judges_so_many_and_writes_the
         turns = Counter(name for one in written for name in one)
         assert set(turns) == set(names)
         assert min(turns.values()) >= 3
-
-
-async def test_a_ledger_that_cannot_be_written_does_not_hide_a_drift(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(_: Sequence[LedgerEntry]) -> None:
-        raise StoreError("the disk is full.")
-
-    monkeypatch.setattr(host.store, "add_ledger_entries", full)
-    Traffic(desk_of(host)).flow(80, dict.fromkeys(replicas(host), 1.5))
-    assert host.kinds().count("drift") == 1
 
 
 async def test_what_another_proxy_counted_before_its_first_look_is_in_no_window(
@@ -442,4 +406,3 @@ async def test_a_model_that_is_gone_leaves_no_correction(host: Host) -> None:
     traffic.flow(40, {})
     assert host.service.drift.report().corrections == ()
     assert host.store.marks("drift") == {}
-    await asyncio.sleep(0)

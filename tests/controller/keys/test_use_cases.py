@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -18,17 +17,11 @@ from partitiond.core.errors import (
 from partitiond.core.keys.record import KeyTerms, KeyUse
 from partitiond.ports.host import HostTable
 from tests.controller.fakes import until
-from tests.controller.samples import NOW, spec
-from tests.controller.test_service import Host, serving
+from tests.controller.host import Host
+from tests.controller.samples import NOW
 
 NOW_SECONDS = 1767225600.0
 LATER = "2026-02-01T00:00:00.000Z"
-
-
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    async with serving() as here:
-        yield here
 
 
 def digest(key: str) -> str:
@@ -40,7 +33,7 @@ def route(host: Host, key_id: str) -> KeyRoute | None:
 
 
 async def test_a_key_is_shown_once_kept_as_its_hash_and_usable_at_once(host: Host) -> None:
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     record, key = await host.service.keys.create(KeyTerms(label="laptop", models=("a",)))
     assert route(host, record.id) == KeyRoute(record.id, digest(key), ("a",))
     assert key.startswith("sk-")
@@ -140,7 +133,7 @@ async def test_an_expiry_in_the_past_is_refused(host: Host) -> None:
 
 
 async def test_models_are_named_as_registered_or_by_alias(host: Host) -> None:
-    await host.service.models.register(spec("a", auto=False, aliases=("org/A",)))
+    await host.register("a", auto=False, aliases=("org/A",))
     record, _ = await host.service.keys.create(KeyTerms(models=("org/A",)))
     assert record.models == ("a",)
     with pytest.raises(NotFoundError, match="no model unknown"):

@@ -15,8 +15,8 @@ from partitiond.core.errors import (
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec
 from partitiond.core.replica.releases import ROLL_BACK_AFTER, ReleaseState
 from tests.controller.fakes import until
-from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host, serving
+from tests.controller.host import Host, serving
+from tests.controller.samples import spec
 
 
 def version(revision: str, **changes: object) -> ModelSpec:
@@ -28,9 +28,8 @@ def version(revision: str, **changes: object) -> ModelSpec:
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:
     """Version r1 serves on one of two cores."""
-    async with serving() as here:
-        here.store.add_profile(measured_profile("a", cores=1))
-        here.store.add_profile(measured_profile("a", cores=2))
+    async with serving(Host()) as here:
+        here.measured("a")
         await here.service.models.register(version("r1"))
         await here.serves("a")
         yield here

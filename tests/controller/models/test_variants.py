@@ -19,8 +19,8 @@ from partitiond.core.replica.releases import ReleaseState
 from partitiond.ports import ProfileRequest
 from partitiond.store import open_store
 from tests.controller.fakes import FakeProfiler
+from tests.controller.host import Host
 from tests.controller.samples import ARCHITECTURE, NOW, cpu, measured_profile, placement, spec
-from tests.controller.test_service import Host
 
 FP8 = Variant("fp8", EngineOptions(quantization="fp8", kv_cache_dtype="fp8"))
 AWQ = Variant("awq", EngineOptions(), ModelSource(SourceKind.FOLDER, "/models/a-awq"))
@@ -67,7 +67,7 @@ async def host() -> AsyncIterator[Host]:
 async def test_a_variant_is_measured_beside_the_model_planned_and_started_as_itself(
     host: Host,
 ) -> None:
-    await host.service.models.register(spec("a", variants=(FP8,)))
+    await host.register("a", variants=(FP8,))
     assert {p.variant for p in host.service.parts.store.profiles("a")} >= {"", "fp8"}
     await host.serves("a")
     assert {r.variant for r in host.profiler.requests} == {"", "fp8"}
@@ -76,13 +76,12 @@ async def test_a_variant_is_measured_beside_the_model_planned_and_started_as_its
     assert {launch.quantization for launch in host.runner.launches} == {"fp8"}
     assert {launch.kv_cache_dtype for launch in host.runner.launches} == {"fp8"}
     assert {view.variant for view in host.service.overview.replicas()} == {"fp8"}
-    plan = host.service.plans.applied()
-    assert plan is not None
+    plan = host.applied()
     assert any("variant fp8" in line for line in plan.explanation)
 
 
 async def test_without_variants_nothing_but_the_model_is_ever_planned(host: Host) -> None:
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     fast = dataclasses.replace(measured_profile("a"), id="fast", variant="fp8")
     host.service.profiles.keep(fast)
     await host.serves("a")
@@ -92,12 +91,12 @@ async def test_without_variants_nothing_but_the_model_is_ever_planned(host: Host
 async def test_a_variant_that_cannot_be_had_refuses_the_registration(host: Host) -> None:
     missing = Variant("awq", EngineOptions(), ModelSource(SourceKind.FOLDER, "missing"))
     with pytest.raises(ModelSourceError):
-        await host.service.models.register(spec("a", variants=(missing,)))
+        await host.register("a", variants=(missing,))
     assert host.service.models.models() == []
 
 
 async def test_another_engine_of_a_running_variant_is_a_new_release(host: Host) -> None:
-    await host.service.models.register(spec("a", variants=(FP8,)))
+    await host.register("a", variants=(FP8,))
     await host.serves("a")
     other = Variant("fp8", EngineOptions(quantization="fp8"))
     await host.service.models.update(spec("a", variants=(other,)), None)

@@ -11,25 +11,23 @@ from partitiond.core.model.spec import Demand
 from partitiond.core.replica.convergence import Convergence, PlanState
 from partitiond.ports.actor import acting
 from tests.controller.fakes import until
+from tests.controller.host import Host, serving
 from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host, serving
 
 
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:
     """One model serves, and is measured on one core and on two."""
-    async with serving() as here:
-        for cores in (1, 2):
-            here.store.add_profile(measured_profile("a", cores=cores))
-        await here.service.models.register(spec("a", auto=False, demand=Demand(req_per_s=0.5)))
+    async with serving(Host()) as here:
+        here.measured("a")
+        await here.register("a", auto=False, demand=Demand(req_per_s=0.5))
         await here.service.plans.apply()
         await here.serves("a")
         yield here
 
 
 def plan_id(host: Host) -> str:
-    plan = host.service.plans.applied()
-    assert plan is not None
+    plan = host.applied()
     return plan.id
 
 
@@ -89,7 +87,7 @@ async def test_a_replica_that_fails_again_and_again_ends_the_watch(host: Host) -
 
 async def test_what_is_measured_first_keeps_nobody(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("b"))
+    await host.register("b")
     await until(lambda: bool(host.profiler.requests))
     now = host.service.convergence.now()
     assert now.state is PlanState.CONVERGED
@@ -102,7 +100,7 @@ async def test_without_an_id_it_is_not_over_before_the_daemon_has_planned(host: 
     before = plan_id(host)
     host.store.add_profile(dataclasses.replace(measured_profile("b", cores=1)))
     host.store.add_profile(dataclasses.replace(measured_profile("b", cores=2)))
-    await host.service.models.register(spec("b", demand=Demand(req_per_s=0.5)))
+    await host.register("b", demand=Demand(req_per_s=0.5))
     seen = await to_the_end(host, None)
     assert seen[-1].plan_id != before
     assert host.serving("b") == 1

@@ -11,8 +11,8 @@ from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.obstacles import RETRY_BASE_SECONDS, ObstacleKind
 from partitiond.core.views.preview import PlanPreview
 from tests.controller.fakes import until
+from tests.controller.host import Host, serving
 from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host, serving
 
 ABSENT = EngineUnavailableError(
     "there is no vLLM on this host.", hint="Run `install`, or update NAME so."
@@ -28,7 +28,7 @@ def one(name: str, **changes: object) -> ModelSpec:
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:
     """Two cores; "bad" and "good" are measured on one."""
-    async with serving() as here:
+    async with serving(Host()) as here:
         for name in ("bad", "good"):
             for cores in (1, 2):
                 here.store.add_profile(measured_profile(name, cores=cores))
@@ -80,8 +80,7 @@ async def test_a_model_that_fails_to_start_leaves_the_plan_and_the_others_serve(
     assert "failed to start 3 times in a row: no memory." in unplaced(asked)["bad"]
     assert "no memory." not in " ".join(view.note for view in host.service.models.models()[1:])
     # What comes later is planned, applied and served by itself, and by hand.
-    for cores in (1, 2):
-        host.store.add_profile(measured_profile("third", cores=cores))
+    host.measured("third")
     await host.service.models.register(one("third"))
     await host.serves("third")
     assert set(unplaced(await host.service.plans.apply())) == {"bad"}
@@ -198,25 +197,23 @@ async def test_a_model_without_its_files_leaves_the_plan_until_they_are_there(ho
     assert obstacle(host) is None
 
 
-async def test_a_model_whose_profile_failed_is_placed_only_by_who_asks() -> None:
-    async with serving() as host:
-        host.profiler.breaks_with = StartFailedError("it broke.")
-        await host.service.models.register(one("bad"))
-        await until(lambda: obstacle(host) is ObstacleKind.PROFILE_FAILED)
-        host.profiler.breaks_with = None
-        await host.service.models.register(one("good"))
-        await host.serves("good")
-        plan = host.service.plans.applied()
-        assert plan is not None
-        assert [(u.model, u.reason.partition(": ")[0]) for u in plan.unplaced] == [
-            ("bad", "bad is not started by itself")
-        ]
-        asked = await host.service.plans.preview()
-        assert "bad" in {p.model for p in asked.plan.placements}
-        assert any("bad is not started by itself" in line for line in asked.plan.explanation)
-        await host.service.plans.apply(asked.plan.id)
-        await host.serves("bad")
-        assert obstacle(host) is None
+async def test_a_model_whose_profile_failed_is_placed_only_by_who_asks(host: Host) -> None:
+    host.profiler.breaks_with = StartFailedError("it broke.")
+    await host.service.models.register(one("bad"))
+    await until(lambda: obstacle(host) is ObstacleKind.PROFILE_FAILED)
+    host.profiler.breaks_with = None
+    await host.service.models.register(one("good"))
+    await host.serves("good")
+    plan = host.applied()
+    assert [(u.model, u.reason.partition(": ")[0]) for u in plan.unplaced] == [
+        ("bad", "bad is not started by itself")
+    ]
+    asked = await host.service.plans.preview()
+    assert "bad" in {p.model for p in asked.plan.placements}
+    assert any("bad is not started by itself" in line for line in asked.plan.explanation)
+    await host.service.plans.apply(asked.plan.id)
+    await host.serves("bad")
+    assert obstacle(host) is None
 
 
 async def test_another_kind_of_engine_replaces_the_first_once_it_serves(host: Host) -> None:

@@ -10,8 +10,8 @@ from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.planner.model.types import PlanRequest
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment, solved, until
-from tests.controller.samples import measured_profile, spec
-from tests.controller.test_service import Host
+from tests.controller.host import Host
+from tests.controller.samples import measured_profile
 
 
 async def test_turns_are_taken_in_order_and_too_many_are_refused() -> None:
@@ -62,7 +62,7 @@ async def test_what_people_ask_for_is_planned_one_after_the_other_beside_the_dae
     here = Host(store, solve=solve)
     await here.service.daemon.start()
     store.add_profile(measured_profile("b"))
-    await here.service.models.register(spec("b", auto=False))
+    await here.register("b", auto=False)
     chain = here.service.parts.plans.chain
     await until(lambda: not chain.planning)
     gate.clear()
@@ -75,7 +75,7 @@ async def test_what_people_ask_for_is_planned_one_after_the_other_beside_the_dae
         await here.service.plans.preview()
     with pytest.raises(NotReadyError):
         await here.service.parts.plans.imagine(lambda situation: situation)
-    await here.service.models.register(spec("a"))
+    await here.register("a")
     await until(lambda: running == ASKED_AT_ONCE + 1)  # the chain's own
     applied = asyncio.create_task(here.service.plans.apply())
     await until(lambda: running == ASKED_AT_ONCE + 2)

@@ -13,10 +13,9 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import CpuFigures, Device
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.devices.fake import fake_gpus
-from partitiond.store import open_store
 from tests.controller.fakes import POLICY, until
+from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, spec
-from tests.controller.test_service import Host
 
 SLOW = CpuFigures("test CPU", 2, 1, 1e9, 2e9, 1e10, 2e10, False, "2026-01-01T00:00:00+00:00")
 
@@ -89,12 +88,8 @@ class MeasuringHost(Host):
 
 @pytest.fixture
 async def host() -> AsyncIterator[MeasuringHost]:
-    store = open_store(":memory:")
-    here = MeasuringHost(store)
-    await here.service.daemon.start()
-    yield here
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(MeasuringHost()) as here:
+        yield here
 
 
 def estimated(host: Host, name: str) -> list[Profile]:
@@ -104,12 +99,12 @@ def estimated(host: Host, name: str) -> list[Profile]:
 
 
 async def test_registering_estimates_with_what_this_cpu_reaches(host: MeasuringHost) -> None:
-    await host.service.models.register(spec("a", auto=False))
+    await host.register("a", auto=False)
     for profile in estimated(host, "a"):
         assert any("measured on this host" in note for note in profile.provenance.notes)
     slow = max(p.knee.best_output_tokens_per_s for p in estimated(host, "a"))
     host.speed.known, host.speed.fails_with = None, DeviceError("no.", hint="Try again.")
-    await host.service.models.register(spec("b", auto=False))
+    await host.register("b", auto=False)
     for profile in estimated(host, "b"):
         assert "CPU figures are assumed: no." in profile.provenance.notes
     assert max(p.knee.best_output_tokens_per_s for p in estimated(host, "b")) > 2 * slow
@@ -117,10 +112,10 @@ async def test_registering_estimates_with_what_this_cpu_reaches(host: MeasuringH
 
 async def test_registering_beside_a_running_job_does_not_disturb_it(host: MeasuringHost) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("a", engine_kind="simulated"))
+    await host.register("a", engine_kind="simulated")
     await until(lambda: bool(host.profiler.requests))
     assert host.speed.threads == []
-    await host.service.models.register(spec("b", auto=False))
+    await host.register("b", auto=False)
     assert host.speed.threads == []
     assert any("being measured" in n for p in estimated(host, "b") for n in p.provenance.notes)
     host.profiler.gate.set()

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
-from pathlib import Path
 
 import pytest
 
@@ -11,7 +10,7 @@ from partitiond.controller.profiles.job_room import Lent
 from partitiond.controller.profiles.jobs import JobQueue, Neighbours, Tell
 from partitiond.controller.runtime.interrupted_jobs import INTERRUPTED, REPEATS, interrupted_jobs
 from partitiond.controller.store_waits import StoreWaits
-from partitiond.core.errors import StartFailedError, StoreBusyError, StoreError
+from partitiond.core.errors import StartFailedError, StoreError
 from partitiond.core.hardware.partition import CpuCores, WholeDevice
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.job_slots import MeasuringJob, Slots, Turn, WaitingJob, next_job
@@ -19,10 +18,10 @@ from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
 from partitiond.engines.process.spawn import to_end
 from partitiond.ports import Store
-from partitiond.store import SqlStore, open_store
+from partitiond.store import SqlStore
 from tests.controller.fakes import FakeClock, a_moment, until
-from tests.store.holder import locked
 
+RUNS = (JobState.RUNNING,)
 LEASE = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
 ELSEWHERE = Lease(WholeDevice("gpu", Bytes(GIB)), (0,))
 
@@ -86,27 +85,44 @@ class Desk:
         await a_moment()
         return self.queue.job(job.id)
 
+    async def ends(self, subject: str, result: str | Exception = "x") -> Job:
+        """The job that runs for this subject, once it has ended so."""
+        (job,) = (j for j in self.queue.jobs() if j.subject == subject and j.state in RUNS)
+        if isinstance(result, str):
+            self.running[subject].set_result(result)
+        else:
+            self.running[subject].set_exception(result)
+        await a_moment()
+        return self.queue.job(job.id)
+
+    def again(self) -> "Desk":
+        """What the next daemon makes of the same store."""
+        after = Desk(self.store)
+        after.queue.recover()
+        return after
+
 
 @pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
-    store = open_store(":memory:")
+async def desk(store: Store) -> AsyncIterator[Desk]:
     here = Desk(store)
     yield here
     await here.queue.close()
-    store.close()
 
 
-async def test_a_job_runs_with_its_lease_and_keeps_its_result(desk: Desk) -> None:
-    job = await desk.submit("a")
-    assert job.state is JobState.RUNNING
-    assert job.progress == Progress("measuring", "on cores (0,)", 0.25)
+async def test_a_job_runs_with_its_lease_keeps_its_result_and_gives_way_to_the_next(
+    desk: Desk,
+) -> None:
+    first, second = await desk.submit("a"), await desk.submit("b")
+    assert first.state is JobState.RUNNING
+    assert first.progress == Progress("measuring", "on cores (0,)", 0.25)
     assert desk.queue.leases() == (LEASE.partition,)
-    desk.running["a"].set_result("profile-a")
-    await a_moment()
-    job = desk.queue.job(job.id)
-    assert (job.state, job.result) == (JobState.SUCCEEDED, "profile-a")
+    assert (second.state, second.progress.message) == (JobState.QUEUED, f"waits for {first.id}")
+    first = await desk.ends("a", "profile-a")
+    assert (first.state, first.result) == (JobState.SUCCEEDED, "profile-a")
+    assert desk.ended == [(first.id, JobState.SUCCEEDED)]
+    assert desk.queue.job(second.id).state is JobState.RUNNING
+    await desk.ends("b")
     assert desk.queue.leases() == ()
-    assert desk.ended == [(job.id, JobState.SUCCEEDED)]
 
 
 async def test_a_job_tells_where_it_starts_an_engine_only_while_it_does(desk: Desk) -> None:
@@ -126,17 +142,9 @@ async def test_a_job_tells_where_it_starts_an_engine_only_while_it_does(desk: De
     assert desk.queue.starting() == ()
 
 
-async def test_jobs_run_one_after_the_other(desk: Desk) -> None:
-    first, second = await desk.submit("a"), await desk.submit("b")
-    assert second.state is JobState.QUEUED
-    assert second.progress.message == f"waits for {first.id}"
-    desk.running["a"].set_result("x")
-    await a_moment()
-    assert desk.queue.job(second.id).state is JobState.RUNNING
-
-
-async def test_as_many_run_at_once_as_are_allowed_and_each_knows_who_ran_beside_it() -> None:
-    store = open_store(":memory:")
+async def test_as_many_run_at_once_as_are_allowed_and_each_knows_who_ran_beside_it(
+    store: Store,
+) -> None:
     desk = Desk(store, Slots(per_device=2, per_host=3))
     first, second = await desk.submit("a"), await desk.submit("b")
     elsewhere, waiting = await desk.submit("elsewhere"), await desk.submit("c")
@@ -144,9 +152,7 @@ async def test_as_many_run_at_once_as_are_allowed_and_each_knows_who_ran_beside_
     assert waiting.progress.message == f"waits for {first.id} or {second.id} or {elsewhere.id}"
     assert desk.queue.running == first.id
     assert desk.queue.leases() == (LEASE.partition, LEASE.partition, ELSEWHERE.partition)
-    desk.running["b"].set_result("x")
-    await a_moment()
-    assert desk.queue.job(second.id).state is JobState.SUCCEEDED
+    assert (await desk.ends("b")).id == second.id
     assert desk.queue.job(waiting.id).state is JobState.RUNNING
     assert desk.beside["a"]() == (second.id, waiting.id)
     assert desk.beside["b"]() == (first.id,)
@@ -159,7 +165,6 @@ async def test_as_many_run_at_once_as_are_allowed_and_each_knows_who_ran_beside_
     assert not desk.queue.busy
     states = {job.subject: job.state for job in desk.queue.jobs()}
     assert states["c"] is states["elsewhere"] is JobState.FAILED
-    store.close()
 
 
 async def test_a_job_and_its_events_say_on_which_device_it_runs(desk: Desk) -> None:
@@ -168,8 +173,7 @@ async def test_a_job_and_its_events_say_on_which_device_it_runs(desk: Desk) -> N
     assert (job.device_id, waiting.device_id) == ("gpu", "cpu")
     blocked = desk.queue.submit("profile", "elsewhere", [("cores", "2")])
     assert blocked.device_id == ""
-    desk.running["elsewhere"].set_exception(StartFailedError("it exited."))
-    await a_moment()
+    await desk.ends("elsewhere", StartFailedError("it exited."))
     told = {e.kind: e.message for e in desk.store.events() if e.subject == job.id}
     assert told["job-queued"] == "profile of elsewhere."
     assert told["job-started"] == "profile of elsewhere on gpu."
@@ -177,34 +181,27 @@ async def test_a_job_and_its_events_say_on_which_device_it_runs(desk: Desk) -> N
     assert desk.queue.job(job.id).device_id == "gpu"
 
 
-async def test_jobs_that_were_interrupted_together_go_on_before_all_that_wait() -> None:
-    store = open_store(":memory:")
-    desk = Desk(store)
+async def test_jobs_that_were_interrupted_together_go_on_before_all_that_wait(desk: Desk) -> None:
     await desk.submit("a")
     await desk.submit("elsewhere")
     for name in ("b", "c"):
         assert (await desk.submit(name)).state is JobState.QUEUED
-    after = Desk(store)
-    after.queue.recover()
-    lost = interrupted_jobs(store.jobs(limit=None))
+    after = desk.again()
+    lost = interrupted_jobs(desk.store.jobs(limit=None))
     assert [(job.subject, job.device_id) for job in lost] == [("a", "cpu"), ("elsewhere", "gpu")]
     after.queue.go_on(lost)
     await a_moment()
     assert set(after.running) == {"a", "elsewhere"}
     assert after.seen[0] == ["a", "elsewhere", "b", "c"]
-    again = Desk(store)  # the same once more, before anything ended
-    again.queue.recover()
-    again.queue.go_on(interrupted_jobs(store.jobs(limit=None)))
+    again = desk.again()  # the same once more, before anything ended
+    again.queue.go_on(interrupted_jobs(desk.store.jobs(limit=None)))
     await a_moment()
     assert set(again.running) == {"a", "elsewhere"}
-    for one in (desk, after, again):
+    for one in (after, again):
         await one.queue.close()
-    store.close()
 
 
-async def test_how_often_a_job_was_passed_over_is_counted_until_it_begins() -> None:
-    store = open_store(":memory:")
-    desk = Desk(store)
+async def test_how_often_a_job_was_passed_over_is_counted_until_it_begins(desk: Desk) -> None:
     counts: list[dict[str, int]] = []
     begin: list[str] = []
 
@@ -227,8 +224,6 @@ async def test_how_often_a_job_was_passed_over_is_counted_until_it_begins() -> N
     await desk.queue.cancel(slow.id)
     assert (await desk.submit("slow")).id != slow.id
     assert set(counts[-1].values()) == {0}
-    await desk.queue.close()
-    store.close()
 
 
 async def test_while_measuring_is_paused_no_job_begins_and_each_says_why(desk: Desk) -> None:
@@ -249,16 +244,11 @@ async def test_a_job_says_what_it_waits_for_and_does_not_hold_up_others(desk: De
     waiting, other = await desk.submit("a"), await desk.submit("b")
     assert waiting.progress.message == "waits for core 0: b-1 holds it"
     assert other.state is JobState.RUNNING
-    desk.running["b"].set_result("x")
-    await a_moment()
+    await desk.ends("b")
     desk.blocked.clear()
     desk.queue.poke()
     await a_moment()
     assert desk.queue.job(waiting.id).state is JobState.RUNNING
-
-
-async def test_the_same_job_is_not_queued_twice(desk: Desk) -> None:
-    assert (await desk.submit("a")).id == (await desk.submit("a")).id
 
 
 async def test_a_job_that_waits_is_known_however_many_came_after_it(desk: Desk) -> None:
@@ -277,19 +267,19 @@ async def test_a_job_that_waits_is_known_however_many_came_after_it(desk: Desk) 
     assert (await desk.submit("long")).id != waiting.id
 
 
-async def test_all_waiting_jobs_are_taken_up_after_a_restart(
+async def test_after_a_restart_running_jobs_have_failed_and_all_waiting_ones_wait_on(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("partitiond.store.repository.MAX_JOBS", 3)
     desk.blocked["first"] = "waits for room"
     first = await desk.submit("first")
     for n in range(8):
-        done = await desk.submit(f"done-{n}")
-        desk.running[f"done-{n}"].set_result("x")
-        await a_moment()
-        assert desk.queue.job(done.id).state is JobState.SUCCEEDED
-    after = Desk(desk.store)
-    after.queue.recover()
+        await desk.submit(f"done-{n}")
+        assert (await desk.ends(f"done-{n}")).state is JobState.SUCCEEDED
+    running = await desk.submit("a")
+    after = desk.again()
+    job = after.queue.job(running.id)
+    assert (job.state, job.error) == (JobState.FAILED, INTERRUPTED)
     after.queue.poke()
     await a_moment()
     assert after.queue.job(first.id).state is JobState.RUNNING
@@ -306,13 +296,13 @@ def fill(store: Store, *, full: bool) -> None:
 
 
 async def test_a_job_that_ends_while_the_store_is_full_has_ended_once_there_is_room(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("partitiond.controller.profiles.jobs.WRITE_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("partitiond.controller.profiles.jobs.WRITE_AGAIN_SECONDS", 0.001)
     job, waiting = await desk.submit("a"), await desk.submit("b")
     fill(desk.store, full=True)
     desk.running["a"].set_result("p" * 100_000)  # so long that it needs a page
-    await asyncio.sleep(0.05)
+    await until(lambda: "not written" in caplog.text)
     assert (desk.queue.leases(), desk.ended) == ((LEASE.partition,), [])
     fill(desk.store, full=False)
     await until(lambda: desk.queue.job(job.id).state is JobState.SUCCEEDED)
@@ -327,74 +317,54 @@ async def test_a_queue_ends_at_once_though_the_store_is_full(desk: Desk) -> None
     await a_moment()
     await desk.queue.close()
     fill(desk.store, full=False)
-    after = Desk(desk.store)
-    after.queue.recover()
-    assert after.queue.job(job.id).error == INTERRUPTED
-    await after.queue.close()
+    assert desk.again().queue.job(job.id).error == INTERRUPTED
 
 
-async def test_a_failed_job_says_why_and_what_to_do(desk: Desk) -> None:
-    job = await desk.submit("a")
-    desk.running["a"].set_exception(StartFailedError("it exited.", hint="See its log."))
-    await a_moment()
-    job = desk.queue.job(job.id)
-    assert (job.state, job.error) == (JobState.FAILED, "it exited. See its log.")
+LINES = ["RuntimeError: no such kernel", *(f"at line {n}" for n in range(40))]
+QUOTED = ["error: no such kernel", "exit: 1", "INFO: no such kernel, or another"]
 
 
-async def test_a_defect_ends_the_job_and_not_the_queue(desk: Desk) -> None:
-    job = await desk.submit("a")
-    desk.running["a"].set_exception(ZeroDivisionError("oops"))
-    await a_moment()
-    assert "ZeroDivisionError" in desk.queue.job(job.id).error
-    assert (await desk.submit("b")).state is JobState.RUNNING
-
-
-async def test_cancelling_a_running_job_returns_once_nothing_of_it_runs(desk: Desk) -> None:
-    job = await desk.submit("a")
-    cancelled = await desk.queue.cancel(job.id)
-    assert cancelled.state is JobState.CANCELLED
-    assert desk.running["a"].cancelled()
-    assert not desk.queue.busy
-
-
-async def test_cancelling_a_waiting_job_takes_it_out_of_the_queue(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    ("broke", "told"),
+    [
+        (StartFailedError("it exited.", hint="See its log."), ["it exited. See its log."]),
+        (ZeroDivisionError("oops"), ["ZeroDivisionError: oops"]),
+        (
+            StartFailedError("it exited.", hint="See its log.", facts={"lines": LINES}),
+            ["it exited. See its log.", *(f"    {line}" for line in LINES[:12])],
+        ),
+        (
+            StartFailedError("exit code 1: no such kernel.", facts={"lines": QUOTED}),
+            ["exit code 1: no such kernel.", *(f"    {line}" for line in QUOTED[1:])],
+        ),
+    ],
+    ids=["engine", "defect", "lines", "a line that the message quotes"],
+)
+async def test_a_failed_job_says_why_with_the_log_lines_that_matter(
+    desk: Desk, broke: Exception, told: list[str]
+) -> None:
     await desk.submit("a")
-    waiting = await desk.submit("b")
-    assert (await desk.queue.cancel(waiting.id)).state is JobState.CANCELLED
-    desk.running["a"].set_result("x")
-    await a_moment()
-    assert desk.queue.job(waiting.id).state is JobState.CANCELLED
+    job = await desk.ends("a", broke)
+    assert (job.state, job.error.splitlines()) == (JobState.FAILED, told)
+    assert all("\n" not in event.message for event in desk.store.events())
+    assert (await desk.submit("b")).state is JobState.RUNNING, "it ends the job, not the queue"
 
 
-async def test_cancelling_an_ended_job_changes_nothing(desk: Desk) -> None:
-    job = await desk.submit("a")
-    desk.running["a"].set_result("x")
-    await a_moment()
-    assert (await desk.queue.cancel(job.id)).state is JobState.SUCCEEDED
-
-
-async def test_after_a_restart_running_jobs_have_failed_and_waiting_ones_wait_on(
+async def test_cancelling_ends_what_runs_and_what_waits_and_changes_nothing_else(
     desk: Desk,
 ) -> None:
     running, waiting = await desk.submit("a"), await desk.submit("b")
-    after = Desk(desk.store)
-    after.queue.recover()
-    job = after.queue.job(running.id)
-    assert (job.state, job.error) == (JobState.FAILED, INTERRUPTED)
-    after.queue.poke()
-    await a_moment()
-    assert after.queue.job(waiting.id).state is JobState.RUNNING
-    await after.queue.close()
-
-
-async def test_a_job_that_a_shutdown_ends_is_interrupted_and_says_how_to_go_on(
-    desk: Desk,
-) -> None:
-    job = await desk.submit("a")
-    await desk.queue.close()
-    error = desk.store.job(job.id).error
-    assert error == INTERRUPTED
-    assert "Ask for it again: it resumes with the trials" in error
+    assert (await desk.queue.cancel(waiting.id)).state is JobState.CANCELLED
+    assert (await desk.queue.cancel(running.id)).state is JobState.CANCELLED
+    assert desk.running["a"].cancelled(), "it returns once nothing of it runs"
+    assert not desk.queue.busy
+    early = desk.queue.submit("profile", "c", [])  # cancelled before its first step
+    assert (await desk.queue.cancel(early.id)).state is JobState.CANCELLED
+    assert not desk.queue.busy
+    await desk.submit("d")
+    done = await desk.ends("d")
+    assert (await desk.queue.cancel(done.id)).state is JobState.SUCCEEDED
+    assert set(desk.running) == {"a", "d"}
 
 
 def job(number: int, subject: str, state: JobState, error: str = "") -> Job:
@@ -418,34 +388,11 @@ def test_only_what_the_daemon_interrupted_is_repeated_in_the_order_it_was_asked_
     assert interrupted_jobs([second, failed, first]) == (first, second)
 
 
-async def test_a_failed_job_keeps_the_log_lines_that_matter(desk: Desk) -> None:
-    failed = await desk.submit("a")
-    lines = ["RuntimeError: no such kernel", *(f"at line {n}" for n in range(40))]
-    desk.running["a"].set_exception(
-        StartFailedError("it exited.", hint="See its log.", facts={"lines": lines})
-    )
-    await a_moment()
-    told = desk.queue.job(failed.id).error.splitlines()
-    assert told[:2] == ["it exited. See its log.", "    RuntimeError: no such kernel"]
-    assert len(told) <= 13
-    assert all("\n" not in event.message for event in desk.store.events())
-
-
-async def test_a_log_line_that_the_message_quotes_is_not_said_again(desk: Desk) -> None:
-    failed = await desk.submit("a")
-    lines = ["error: no such kernel", "exit: 1", "INFO: no such kernel, or another"]
-    broke = StartFailedError("it exited with exit code 1: no such kernel.", facts={"lines": lines})
-    desk.running["a"].set_exception(broke)
-    await a_moment()
-    told = desk.queue.job(failed.id).error.splitlines()
-    assert told[1:] == ["    exit: 1", "    INFO: no such kernel, or another"]
-
-
 async def test_an_interrupted_job_names_the_one_in_its_place_and_still_counts(desk: Desk) -> None:
     lost = await desk.submit("a")
     await desk.queue.close()
-    after = Desk(desk.store)
-    after.queue.recover()
+    assert "Ask for it again: it resumes with the trials" in desk.store.job(lost.id).error
+    after = desk.again()
     (old,) = interrupted_jobs(desk.store.jobs())
     after.queue.go_on([old])
     (new,) = after.queue.open_jobs("a")
@@ -475,13 +422,6 @@ async def test_a_withdrawn_job_says_why_and_one_somebody_asked_for_has_no_reason
     )
 
 
-async def test_a_job_cancelled_before_its_first_step_has_ended_too(desk: Desk) -> None:
-    job = desk.queue.submit("profile", "a", [])
-    assert job.state is JobState.RUNNING
-    assert (await desk.queue.cancel(job.id)).state is JobState.CANCELLED
-    assert not desk.queue.busy
-
-
 async def test_a_waiting_job_that_cannot_be_written_as_ended_goes_on_waiting(desk: Desk) -> None:
     running = await desk.submit("a")
     jobs = [await desk.submit(name) for name in ("b", "c")]
@@ -495,22 +435,6 @@ async def test_a_waiting_job_that_cannot_be_written_as_ended_goes_on_waiting(des
     await desk.queue.cancel(running.id)
     await a_moment()
     assert desk.queue.job(jobs[1].id).state is JobState.RUNNING
-
-
-async def test_a_cancel_that_the_store_refuses_changes_nothing(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
-    desk = Desk(store)
-    running, waiting = await desk.submit("a"), await desk.submit("b")
-    with locked(store.path):
-        with pytest.raises(StoreBusyError, match="locked"):
-            await desk.queue.cancel(waiting.id)
-    assert desk.ended == []
-    desk.running["a"].set_result("x")
-    await until(lambda: desk.queue.job(running.id).state is JobState.SUCCEEDED)
-    await until(lambda: desk.queue.job(waiting.id).state is JobState.RUNNING)
-    assert (await desk.queue.cancel(waiting.id)).state is JobState.CANCELLED
-    await desk.queue.close()
-    store.close()
 
 
 async def test_a_job_that_cannot_be_stored_is_not_queued(desk: Desk) -> None:

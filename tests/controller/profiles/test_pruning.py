@@ -9,8 +9,8 @@ from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.store import open_store
 from tests.controller.fakes import until
+from tests.controller.host import Host
 from tests.controller.samples import measured_profile, placement, plan, spec
-from tests.controller.test_service import Host, serving
 
 NEW, OLD = (measured_profile("a", profile_id=name) for name in ("new", "old"))
 OTHER_LENGTHS = dataclasses.replace(NEW, id="long", workload=Workload(4096, 16))
@@ -77,37 +77,36 @@ def dated(profile_id: str, day: int) -> Profile:
     return dataclasses.replace(profile, provenance=at)
 
 
-async def test_what_a_plan_that_waits_or_an_earlier_release_rests_on_stays() -> None:
-    async with serving() as here:
-        store = here.store
-        asked = spec("a", auto=False, demand=Demand(req_per_s=0.5))
+async def test_what_a_plan_that_waits_or_an_earlier_release_rests_on_stays(host: Host) -> None:
+    store = host.store
+    asked = spec("a", auto=False, demand=Demand(req_per_s=0.5))
 
-        def pruned() -> set[str]:
-            return {one.id for one in here.service.profiles.prune(delete=False)}
+    def pruned() -> set[str]:
+        return {one.id for one in host.service.profiles.prune(delete=False)}
 
-        def rests_on(plan: Plan) -> set[str]:
-            return {p.candidate.profile_id.partition("@")[0] for p in plan.wanted}
+    def rests_on(plan: Plan) -> set[str]:
+        return {p.candidate.profile_id.partition("@")[0] for p in plan.wanted}
 
-        store.add_profile(dated("first", 1))
-        await here.service.models.register(asked)
-        await here.service.plans.apply()
-        await here.serves("a")
-        # A plan that is made by itself after a registration must not come to rest on the second.
-        await until(lambda: not here.service.parts.plans.chain.planning)
-        store.add_profile(dated("second", 2))
-        assert rests_on((await here.service.plans.preview()).plan) == {"second"}
-        store.add_profile(dated("third", 3))
-        assert pruned() == set(), "the first is in use, and a plan made before may be applied"
-        await here.restart()
-        assert pruned() == {"second"}, "plans do not outlive the daemon"
-        source = ModelSource(asked.source.kind, asked.source.ref, "r2")
-        await here.service.models.update(dataclasses.replace(asked, source=source), None)
-        await here.service.plans.apply()
-        await until(lambda: len(here.runner.running()) == 1 and here.serving("a") == 1)
-        applied = store.plan()
-        assert applied is not None
-        assert rests_on(applied) == {"third"}
-        assert pruned() == {"second"}, "a roll-back would give the first its places again"
+    store.add_profile(dated("first", 1))
+    await host.service.models.register(asked)
+    await host.service.plans.apply()
+    await host.serves("a")
+    # A plan that is made by itself after a registration must not come to rest on the second.
+    await until(lambda: not host.service.parts.plans.chain.planning)
+    store.add_profile(dated("second", 2))
+    assert rests_on((await host.service.plans.preview()).plan) == {"second"}
+    store.add_profile(dated("third", 3))
+    assert pruned() == set(), "the first is in use, and a plan made before may be applied"
+    await host.restart()
+    assert pruned() == {"second"}, "plans do not outlive the daemon"
+    source = ModelSource(asked.source.kind, asked.source.ref, "r2")
+    await host.service.models.update(dataclasses.replace(asked, source=source), None)
+    await host.service.plans.apply()
+    await until(lambda: len(host.runner.running()) == 1 and host.serving("a") == 1)
+    applied = store.plan()
+    assert applied is not None
+    assert rests_on(applied) == {"third"}
+    assert pruned() == {"second"}, "a roll-back would give the first its places again"
 
 
 async def test_nothing_is_deleted_before_somebody_says_so() -> None:
@@ -116,7 +115,7 @@ async def test_nothing_is_deleted_before_somebody_says_so() -> None:
     for day, name in enumerate(("old", "new"), 1):
         store.add_profile(dated(name, day))
     await here.service.daemon.start()
-    await here.service.models.register(spec("a", auto=False))
+    await here.register("a", auto=False)
     first = {p.id for p in store.profiles()}
     (one,) = here.service.profiles.prune(delete=False)
     assert {p.id for p in store.profiles()} == first

@@ -15,8 +15,8 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment, until
+from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, measured_profile, spec
-from tests.controller.test_service import Host
 from tests.store.holder import locked
 
 
@@ -33,12 +33,8 @@ class AgedHost(Host):
 
 @pytest.fixture
 async def host() -> AsyncIterator[AgedHost]:
-    store = open_store(":memory:")
-    here = AgedHost(store)
-    await here.service.daemon.start()
-    yield here
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(AgedHost()) as here:
+        yield here
 
 
 def of_kind(jobs: "list[Job]", word: str) -> list[Job]:
@@ -46,7 +42,7 @@ def of_kind(jobs: "list[Job]", word: str) -> list[Job]:
 
 
 async def test_another_engine_is_said_and_measured_again_once(host: AgedHost) -> None:
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await host.serves("a")
     before = len(host.profiler.requests)
     host.engine_version = "1.0"  # the fake engine says 0.0-fake: stale after each measurement
@@ -66,8 +62,8 @@ async def test_another_engine_is_said_and_measured_again_once(host: AgedHost) ->
 
 
 async def test_the_note_of_a_served_model_names_the_command(host: AgedHost) -> None:
-    await host.service.models.register(spec("a", auto=False))
-    host.store.add_profile(measured_profile("a", cores=1))
+    await host.register("a", auto=False)
+    host.measured("a", cores=(1,))
     host.engine_version = "1.0"
     await host.service.plans.apply()
     await host.serves("a")
@@ -79,14 +75,14 @@ async def test_the_note_of_a_served_model_names_the_command(host: AgedHost) -> N
 
 async def test_a_patch_release_is_no_reason(host: AgedHost) -> None:
     host.engine_version = "0.0.9"
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await host.serves("a")
     assert not of_kind(list(host.service.jobs.jobs()), "stale")
     assert all(view.stale == () for view in host.service.profiles.views("a"))
 
 
 async def test_a_queued_job_whose_reason_vanished_is_withdrawn(host: AgedHost) -> None:
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await host.serves("a")
     busy = spec("b", auto=False)
     await host.service.models.register(busy)
@@ -100,7 +96,7 @@ async def test_a_queued_job_whose_reason_vanished_is_withdrawn(host: AgedHost) -
 
 
 async def test_what_somebody_asked_for_is_not_withdrawn(host: AgedHost) -> None:
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await host.serves("a")
     await host.service.models.update(spec("a", workload=Workload(100, 50)), None)
     (queued, *_) = [job for job in host.service.jobs.jobs() if job.state is JobState.QUEUED]
@@ -113,7 +109,7 @@ async def test_what_somebody_asked_for_is_not_withdrawn(host: AgedHost) -> None:
 
 async def test_an_interrupted_job_names_its_successor(host: AgedHost) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await until(lambda: len(host.profiler.requests) == 1)
     (running,) = [job for job in host.service.jobs.jobs() if job.state is JobState.RUNNING]
     await host.restart()
@@ -126,7 +122,7 @@ async def test_an_interrupted_job_names_its_successor(host: AgedHost) -> None:
 
 async def test_the_end_of_the_daemon_ends_the_watch_of_a_job(host: AgedHost) -> None:
     host.profiler.gate.clear()
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await until(lambda: len(host.profiler.requests) == 1)
     jobs = {job.id: job for job in host.service.jobs.jobs()}
 
@@ -222,7 +218,7 @@ async def test_what_became_stale_while_the_store_was_locked_is_measured_again(
     store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
     host = AgedHost(store)
     await host.service.daemon.start()
-    await host.service.models.register(spec("a"))
+    await host.register("a")
     await host.serves("a")
     with locked(store.path):
         host.engine_version = "1.0"

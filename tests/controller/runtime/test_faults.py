@@ -1,7 +1,7 @@
 """Engines on broken devices are ended and come back; other engines are left alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -12,10 +12,9 @@ from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.replica.states import ReplicaState
-from partitiond.store import open_store
 from tests.controller.fakes import POLICY, a_moment
-from tests.controller.runtime.test_loop import Bench
-from tests.controller.samples import placement, record
+from tests.controller.runtime.bench import Bench
+from tests.controller.samples import placement
 
 
 class FaultyPartitions:
@@ -58,18 +57,6 @@ class FaultyPartitions:
 
     async def clear(self) -> Sequence[str]:
         return ()
-
-
-@pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    store = open_store(":memory:")
-    store.add_model(record("a"))
-    store.add_model(record("b"))
-    here = Bench(store)
-    yield here
-    await here.controller.detach()
-    await here.files.close()
-    store.close()
 
 
 @pytest.fixture

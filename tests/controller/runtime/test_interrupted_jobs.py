@@ -2,65 +2,37 @@
 
 from collections.abc import Sequence
 
-import pytest
-
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import StoreError
 from partitiond.core.events import Event
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, SourceKind
 from partitiond.core.profile.record import ProfileKind
-from partitiond.store import open_store
+from partitiond.ports import Store
 from tests.controller.fakes import FakeClock, until
-from tests.controller.samples import NOW, measured_profile, spec
-from tests.controller.test_service import Host
+from tests.controller.host import Host, serving
+from tests.controller.samples import NOW, spec
 
 
-async def test_a_model_that_was_removed_from_the_store_alone_is_ended() -> None:
-    store = open_store(":memory:")
-    here = Host(store)
-    store.add_profile(measured_profile("a", cores=1))
-    store.add_profile(measured_profile("a", cores=2))
-    await here.service.daemon.start()
-    await here.service.models.register(spec("a"))
-    await here.serves("a")
-    store.remove_model("a")  # and no more of what removing it means
-    await here.restart()
-    await until(lambda: not here.service.overview.replicas())
-    assert here.runner.running() == []
-    plan = here.service.plans.applied()
-    assert plan is not None
-    assert plan.placements == ()
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+async def test_a_model_that_was_removed_from_the_store_alone_is_ended(host: Host) -> None:
+    await host.serve("a")
+    host.store.remove_model("a")  # and no more of what removing it means
+    await host.restart()
+    await until(lambda: not host.service.overview.replicas())
+    assert host.runner.running() == []
+    assert host.applied().placements == ()
 
 
-@pytest.mark.parametrize("auto", [True, False])
-async def test_a_model_that_was_only_stored_is_taken_up(auto: bool) -> None:
-    store = open_store(":memory:")
-    here = Host(store)
-    store.add_model(ModelRecord(spec("a", auto=auto), 1, NOW, NOW))
-    await here.service.daemon.start()
-    if auto:
-        await here.serves("a")
-    else:
-        await until(lambda: bool(here.service.parts.store.profiles("a")))
-        assert {p.kind for p in here.service.parts.store.profiles("a")} == {ProfileKind.ESTIMATED}
-        assert here.service.jobs.jobs() == ()
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
-
-
-async def test_a_model_that_nothing_can_be_said_of_keeps_no_daemon_from_starting() -> None:
-    store = open_store(":memory:")
-    here = Host(store)
+async def test_models_that_were_only_stored_are_taken_up_as_far_as_they_can(store: Store) -> None:
     missing = ModelSource(SourceKind.FOLDER, "missing")
-    store.add_model(ModelRecord(spec("a", auto=False, source=missing), 1, NOW, NOW))
-    await here.service.daemon.start()
-    await until(lambda: "model-not-begun" in here.kinds())
-    assert here.service.readiness.problems() == {}
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    for one in (spec("a"), spec("b", auto=False), spec("c", auto=False, source=missing)):
+        store.add_model(ModelRecord(one, 1, NOW, NOW))
+    async with serving(Host(store)) as host:
+        await host.serves("a")
+        await until(lambda: bool(store.profiles("b")) and "model-not-begun" in host.kinds())
+        assert {p.kind for p in store.profiles("b")} == {ProfileKind.ESTIMATED}
+        assert {job.subject for job in host.jobs()} == {"a"}
+        assert host.service.readiness.problems() == {}
 
 
 class MovingStore:
@@ -93,8 +65,7 @@ def test_events_of_a_full_disk_are_kept_and_stored_in_their_order() -> None:
     assert store.said == ["one", "two", "three"]
 
 
-def test_an_event_whose_text_is_no_unicode_is_stored_and_holds_up_no_other() -> None:
-    store = open_store(":memory:")
+def test_an_event_whose_text_is_no_unicode_is_stored_and_holds_up_no_other(store: Store) -> None:
     journal = Journal(store, FakeClock())
     journal.note("engine-unreadable", "sim-\ud800", "a field has \udcff in it.")
     journal.note("next", "s", "m")
@@ -104,4 +75,3 @@ def test_an_event_whose_text_is_no_unicode_is_stored_and_holds_up_no_other() -> 
         ("engine-unreadable", "sim-\\ud800", "a field has \\udcff in it."),
         ("next", "s", "m"),
     ]
-    store.close()

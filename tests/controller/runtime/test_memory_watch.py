@@ -1,6 +1,6 @@
 """Engines that outgrow their share of a device while they serve are detected."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -11,11 +11,10 @@ from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.hardware.partition_checks import OUTGROWN_LOOKS, tolerance_bytes
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB
-from partitiond.store import open_store
 from tests.controller.fakes import POLICY
+from tests.controller.runtime.bench import Bench
 from tests.controller.runtime.test_faults import FaultyPartitions
-from tests.controller.runtime.test_loop import Bench
-from tests.controller.samples import placement, record
+from tests.controller.samples import placement
 
 BUDGET = 10 * GIB
 MOST = BUDGET + tolerance_bytes(BUDGET)
@@ -32,18 +31,6 @@ class Growing(FaultyPartitions):
         if self.breaks_with is not None:
             raise self.breaks_with
         return [ShareUse(name, BUDGET, held) for name, held in self.held.items()]
-
-
-@pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    store = open_store(":memory:")
-    store.add_model(record("a"))
-    store.add_model(record("b"))
-    here = Bench(store)
-    yield here
-    await here.controller.detach()
-    await here.files.close()
-    store.close()
 
 
 @pytest.fixture
@@ -69,7 +56,7 @@ async def test_an_engine_that_outgrew_its_share_is_told_of_drained_and_started_a
 ) -> None:
     await bench.run(placement("a-1", [0]), placement("b-1", [1]))
     bench.proxy.counts = {"a-1": 1}
-    growing.held = {"a-1": MOST + 1, "b-1": BUDGET}
+    growing.held = {"a-1": MOST + 1, "b-1": MOST, "another-daemons": 2 * MOST}
     await look(bench, OUTGROWN_LOOKS - 1)
     await bench.passes()
     assert set(bench.states().values()) == {ReplicaState.SERVING}, "it may give it back"
@@ -90,27 +77,15 @@ async def test_an_engine_that_outgrew_its_share_is_told_of_drained_and_started_a
     assert bench.controller.memory.outgrown == frozenset()
 
 
-@pytest.mark.parametrize("held", [0, BUDGET, MOST])
-async def test_within_its_share_and_the_tolerance_an_engine_stays(
-    bench: Bench, growing: Growing, held: int
-) -> None:
-    await bench.run(placement("a-1"))
-    growing.held = {"a-1": held, "another-daemons": 2 * MOST}
-    await look(bench, 3 * OUTGROWN_LOOKS)
-    await bench.passes()
-    assert bench.states() == {"a-1": ReplicaState.SERVING}
-    assert "engine-outgrew" not in bench.kinds()
-
-
-@pytest.mark.parametrize("error", [DeviceError("the driver does not answer."), ValueError("bug")])
 async def test_what_cannot_be_seen_ends_no_engine_and_not_the_watch(
-    bench: Bench, growing: Growing, error: Exception
+    bench: Bench, growing: Growing
 ) -> None:
     await bench.run(placement("a-1"))
     growing.held = {"a-1": 2 * MOST}
     await look(bench, OUTGROWN_LOOKS - 1)
-    growing.breaks_with = error
-    await look(bench, 3 * OUTGROWN_LOOKS)
+    for error in (DeviceError("the driver does not answer."), ValueError("bug")):
+        growing.breaks_with = error
+        await look(bench, 3 * OUTGROWN_LOOKS)
     await bench.passes()
     assert bench.states() == {"a-1": ReplicaState.SERVING}
     growing.breaks_with = None

@@ -13,9 +13,8 @@ from partitiond.core.plan.record import Placement
 from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import MIB, Bytes
-from partitiond.store import open_store
-from tests.controller.fakes import a_moment
-from tests.controller.runtime.test_loop import Bench
+from partitiond.ports import Store
+from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement, plan, record, spec
 
 CAN_SLEEP = EngineOptions(sleep_mode=True)
@@ -29,15 +28,12 @@ def sleeper(replica_id: str = "a-1", core: int = 0) -> Placement:
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    store = open_store(":memory:")
-    store.add_model(record("a", engine=CAN_SLEEP))
+async def bench(store: Store) -> AsyncIterator[Bench]:
+    store.add_model(record("a", engine=CAN_SLEEP, sleep_after_seconds=60.0))
     store.add_model(record("b"))
     here = Bench(store)
     yield here
-    await here.controller.detach()
-    await here.files.close()
-    store.close()
+    await here.close()
 
 
 async def asleep(bench: Bench, *placements: Placement) -> None:
@@ -46,10 +42,6 @@ async def asleep(bench: Bench, *placements: Placement) -> None:
     bench.controller.sleep.put_to_sleep("a", 1, "as asked")
     await bench.passes(8)
     assert bench.states()["a-1"] is SLEEPING
-
-
-def holds_requests(bench: Bench) -> bool:
-    return bench.proxy.table.models[0].holds
 
 
 async def test_a_model_finishes_what_runs_and_falls_asleep(bench: Bench) -> None:
@@ -81,19 +73,12 @@ async def test_a_request_wakes_it_and_it_is_routed_again(bench: Bench) -> None:
     assert {"model-sleeps", "engine-asleep", "model-wakes"} <= set(bench.kinds())
 
 
-async def test_a_request_for_another_model_wakes_nobody(bench: Bench) -> None:
-    await asleep(bench)
-    bench.proxy.waiting = {"b": 3}
-    await bench.controller.sleep.look(dict)
-    await bench.passes()
-    assert bench.states() == {"a-1": SLEEPING}
-
-
-async def test_a_proxy_that_cannot_be_asked_wakes_nobody_and_puts_nobody_to_sleep(
-    bench: Bench,
+@pytest.mark.parametrize("waiting", [{"b": 3}, None])
+async def test_nobody_wakes_for_another_model_or_while_the_proxy_cannot_be_asked(
+    bench: Bench, waiting: dict[str, int] | None
 ) -> None:
     await asleep(bench)
-    bench.proxy.waiting = None
+    bench.proxy.waiting = waiting
     await bench.controller.sleep.look(dict)
     await bench.passes()
     assert bench.states() == {"a-1": SLEEPING}
@@ -147,9 +132,7 @@ async def test_a_hung_sleeper_is_noticed(bench: Bench) -> None:
 
 
 async def test_a_sleeper_is_adopted_asleep_and_woken(bench: Bench) -> None:
-    bench.files.get(bench.store.model("a").spec)
-    await a_moment()
-    bench.runner.add(bench.launch(sleeper()))
+    await bench.found(sleeper())
     bench.runner.levels["a-1"] = 2
     bench.store.set_mark("asleep", "a", "2")
     bench.controller.apply(plan(sleeper()))
@@ -196,54 +179,44 @@ async def test_the_room_of_a_sleeper_is_lent_and_promised_to_others(bench: Bench
     assert bench.states() == {"a-1": SLEEPING, "b-1": ReplicaState.SERVING}
 
 
-async def test_a_sleeper_that_the_plan_drops_is_ended(bench: Bench) -> None:
+async def test_a_sleeper_ends_when_the_plan_drops_it_and_when_everything_ends(
+    bench: Bench,
+) -> None:
     await asleep(bench)
     bench.controller.apply(plan(plan_id="plan-2"))
     await bench.passes()
     assert bench.runner.stopped == ["a-1"]
-
-
-async def test_everything_ends_also_what_sleeps(bench: Bench) -> None:
     await asleep(bench, sleeper(), placement("b-1", [1]))
     await bench.controller.stop_everything()
     assert bench.runner.running() == []
 
 
-async def test_a_model_without_requests_falls_asleep_by_its_rule(bench: Bench) -> None:
-    bench.store.remove_model("a")
-    bench.store.add_model(record("a", engine=CAN_SLEEP, sleep_after_seconds=60.0))
+@pytest.mark.parametrize("overtaken", ["", "another head took over."])
+async def test_a_model_without_requests_falls_asleep_by_its_rule(
+    bench: Bench, overtaken: str
+) -> None:
+    """Unless the head was overtaken."""
     await bench.run(sleeper())
+    bench.controller.sleep._overtaken = lambda: overtaken
     since = {"a": bench.clock.now}
     bench.proxy.idle_seconds = {"a": 3600.0}  # from before it was here
     await bench.controller.sleep.look(lambda: since)
     assert "model-sleeps" not in bench.kinds()
     bench.clock.now += 60.0
     await bench.controller.sleep.look(lambda: since)
-    assert bench.controller.sleep.levels == {"a": 1}
+    assert bench.controller.sleep.levels == ({} if overtaken else {"a": 1})
     await bench.passes(8)
-    assert bench.states() == {"a-1": SLEEPING}
-
-
-async def test_a_head_that_was_overtaken_puts_no_model_to_sleep(bench: Bench) -> None:
-    bench.store.remove_model("a")
-    bench.store.add_model(record("a", engine=CAN_SLEEP, sleep_after_seconds=60.0))
-    await bench.run(sleeper())
-    bench.controller.sleep._overtaken = lambda: "another head took over."
-    since = {"a": bench.clock.now}
-    bench.clock.now += 3600.0
-    await bench.controller.sleep.look(lambda: since)
-    assert bench.controller.sleep.levels == {}
-    assert "model-sleeps" not in bench.kinds()
+    assert bench.states() == {"a-1": ReplicaState.SERVING if overtaken else SLEEPING}
 
 
 async def test_without_waking_on_request_clients_hear_that_it_sleeps(bench: Bench) -> None:
     bench.controller._routes = dataclasses.replace(bench.controller._routes, wake_on_request=False)
     await asleep(bench)
-    assert not holds_requests(bench)
+    assert not bench.proxy.table.models[0].holds
     bench.runner.asleep_gate.clear()
     bench.controller.sleep.wake("a", "as asked")
     await bench.passes()
-    assert holds_requests(bench)  # it is being woken: who comes now waits
+    assert bench.proxy.table.models[0].holds  # it is being woken: who comes now waits
     bench.runner.asleep_gate.set()
 
 

@@ -18,8 +18,8 @@ from partitiond.core.model.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.overview import ReplicaOverview
 from tests.controller.fakes import until
-from tests.controller.samples import cpu, measured_profile, spec
-from tests.controller.test_service import Host, serving
+from tests.controller.host import Host, serving
+from tests.controller.samples import cpu, measured_profile
 
 ONE_GIB = Bytes(GIB)
 
@@ -74,17 +74,17 @@ def measured(here: Host, window: TrafficWindow) -> OverviewUseCases:
 
 class TestOverview:
     async def test_a_daemon_with_nothing_says_so(self) -> None:
-        async with serving() as here:
+        async with serving(Host()) as here:
             seen = await here.service.overview.overview()
         assert [view.device.id for view in seen.devices] == ["cpu"]
         assert (seen.models, seen.replicas, seen.plan_id, seen.waiting_plan_id) == ((), (), "", "")
         assert seen.window_seconds == 0
 
     async def test_a_serving_model_is_shown_planned_and_measured(self) -> None:
-        async with serving() as here:
+        async with serving(Host()) as here:
             here.store.add_profile(measured_profile("a"))
             here.store.add_profile(measured_profile("a", cores=2))
-            await here.service.models.register(spec("a", demand=Demand(req_per_s=0.5)))
+            await here.register("a", demand=Demand(req_per_s=0.5))
             await until(lambda: [v.state for v in here.service.overview.replicas()] == ["serving"])
             (name,) = here.runner.running()
             looks = sample(name, 100.0, 0, 0.0), sample(name, 110.0, 40, 10.0)
@@ -116,11 +116,11 @@ class TestOverview:
         assert seen.last_event == max(event.id for event in events)
 
     async def test_a_wanted_replica_without_an_engine_is_there_and_holds_nothing(self) -> None:
-        async with serving() as here:
+        async with serving(Host()) as here:
             here.resolver.breaks["a"] = OSError("the disk is gone")
             here.store.add_profile(measured_profile("a"))
             here.store.add_profile(measured_profile("a", cores=2))
-            await here.service.models.register(spec("a"))
+            await here.register("a")
             await until(lambda: here.service.plans.applied() is not None)
             seen = await here.service.overview.overview()
         assert seen.replicas

@@ -1,6 +1,7 @@
 """GPU instances are made and removed on a simulated host, by its driver's rules."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,11 @@ NOWHERE = Path("/nonexistent/helper.sock")
 
 def control(changes: MigChanges = "instances", own: tuple[int, ...] = ()) -> MigControl:
     return MigControl(changes, NOWHERE, lambda: own)
+
+
+def one(tmp_path: Path, gpu: GpuDescription) -> contextlib.AbstractContextManager[SimulatedHost]:
+    """A host with this GPU alone."""
+    return SimulatedHost.create(HostDescription("one", (gpu,)), tmp_path / "host").installed()
 
 
 def cut(uuid: str, name: str, start: int, count: int) -> MigSlice:
@@ -93,14 +99,21 @@ async def test_destroying_is_done_once_and_again(host: SimulatedHost) -> None:
         assert places(host, first) == CUT[:3]
 
 
-@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_UNKNOWN, pynvml.NVML_ERROR_IN_USE])
+@pytest.mark.parametrize(
+    ("code", "every"),
+    [
+        (pynvml.NVML_ERROR_UNKNOWN, 12),
+        pytest.param(pynvml.NVML_ERROR_UNKNOWN, 1, marks=pytest.mark.soak),
+        pytest.param(pynvml.NVML_ERROR_IN_USE, 1, marks=pytest.mark.soak),
+    ],
+)
 async def test_a_failure_at_any_call_leaves_nothing_half_made(
-    host: SimulatedHost, code: int
+    host: SimulatedHost, code: int, every: int
 ) -> None:
     first = host.uuids()[0]
     ours = [("1g.10gb", 2, 1), ("1g.10gb", 3, 1)]
     failures = 0
-    for after in range(0, 400, 3):
+    for after in range(0, 400, every):
         host.fail("mig", code, uuid=first, after=after)
         try:
             made = await control().ensure(cut(first, "2g.20gb", 2, 2), ours=ours)
@@ -120,7 +133,7 @@ async def test_a_failure_at_any_call_leaves_nothing_half_made(
             await control().ensure(cut(first, "1g.10gb", start, 1))
         if untouched:
             break
-    assert failures > 10
+    assert failures > 30 / every
 
 
 MAKE = """
@@ -137,16 +150,24 @@ asyncio.run(MigControl("instances", Path("/nonexistent")).ensure(wanted, ours))
 
 
 @pytest.mark.parametrize(
-    "function",
+    ("function", "when", "still_wanted"),
     [
-        "nvmlComputeInstanceDestroy",
-        "nvmlGpuInstanceDestroy",
-        "nvmlDeviceCreateGpuInstanceWithPlacement",
-        "nvmlGpuInstanceCreateComputeInstance",
+        ("nvmlDeviceCreateGpuInstanceWithPlacement", KillPoint.AFTER, True),
+        ("nvmlDeviceCreateGpuInstanceWithPlacement", KillPoint.AFTER, False),
+        *(
+            pytest.param(function, when, wanted, marks=pytest.mark.full)
+            for function, when, wanted in (
+                ("nvmlComputeInstanceDestroy", KillPoint.BEFORE, True),
+                ("nvmlComputeInstanceDestroy", KillPoint.AFTER, False),
+                ("nvmlGpuInstanceDestroy", KillPoint.BEFORE, False),
+                ("nvmlGpuInstanceDestroy", KillPoint.AFTER, True),
+                ("nvmlDeviceCreateGpuInstanceWithPlacement", KillPoint.BEFORE, True),
+                ("nvmlGpuInstanceCreateComputeInstance", KillPoint.BEFORE, False),
+                ("nvmlGpuInstanceCreateComputeInstance", KillPoint.AFTER, True),
+            )
+        ),
     ],
 )
-@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
-@pytest.mark.parametrize("still_wanted", [True, False])
 async def test_a_crash_anywhere_is_mended(
     host: SimulatedHost, function: str, when: KillPoint, still_wanted: bool
 ) -> None:
@@ -181,8 +202,7 @@ async def test_after_a_reboot_the_geometry_is_made_anew(host: SimulatedHost) -> 
 
 
 async def test_the_mode_changes_only_where_allowed_and_idle(tmp_path: Path) -> None:
-    description = HostDescription("one", gpus=(GpuDescription("a100-80gb"),))
-    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
+    with one(tmp_path, GpuDescription("a100-80gb")) as host:
         uuid = host.uuids()[0]
         assert await control().instances(uuid) == ()
         with pytest.raises(DeviceError, match="turned on, which is not allowed") as refused:
@@ -206,8 +226,7 @@ async def test_the_mode_changes_only_where_allowed_and_idle(tmp_path: Path) -> N
 async def test_sizes_of_a_driver_that_lists_none_with_mig_off_are_the_catalogs(
     tmp_path: Path,
 ) -> None:
-    description = HostDescription("one", gpus=(GpuDescription("a100-80gb"),))
-    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
+    with one(tmp_path, GpuDescription("a100-80gb")) as host:
         host.fail("nvmlDeviceGetGpuInstanceProfileInfo*", pynvml.NVML_ERROR_NOT_SUPPORTED, times=-1)
         assert {p.name for p in read_state(host.uuids()[0]).profiles} >= {"7g.80gb", "1g.10gb+me"}
 
@@ -229,8 +248,7 @@ async def test_sizes_of_an_old_driver_are_named_as_newer_ones_do(host: Simulated
 
 
 async def test_a_mode_that_needs_a_reset_says_so_and_is_taken_back(tmp_path: Path) -> None:
-    description = HostDescription("one", gpus=(GpuDescription("a100-80gb", reset_possible=False),))
-    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
+    with one(tmp_path, GpuDescription("a100-80gb", reset_possible=False)) as host:
         uuid = host.uuids()[0]
         with pytest.raises(DeviceError) as refused:
             await control("mode").set_mode(uuid, on=True)
@@ -242,8 +260,7 @@ async def test_a_mode_that_needs_a_reset_says_so_and_is_taken_back(tmp_path: Pat
 async def test_a_pending_mode_is_taken_back_or_completed_and_an_operators_left_alone(
     tmp_path: Path,
 ) -> None:
-    description = HostDescription("one", gpus=(GpuDescription("a100-80gb", reset_possible=False),))
-    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
+    with one(tmp_path, GpuDescription("a100-80gb", reset_possible=False)) as host:
         uuid = host.uuids()[0]
         pynvml.nvmlDeviceSetMigMode(_handle(uuid), 1)
         pynvml.nvmlShutdown()
@@ -318,8 +335,7 @@ async def test_without_the_right_what_exists_is_used_and_nothing_is_made(
 
 
 async def test_a_gpu_without_mig_or_that_is_gone_is_refused(tmp_path: Path) -> None:
-    description = HostDescription("one", gpus=(GpuDescription("l4-24gb"),))
-    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
+    with one(tmp_path, GpuDescription("l4-24gb")) as host:
         uuid = host.uuids()[0]
         assert await control().instances(uuid) == ()
         with pytest.raises(DeviceError, match="the GPU has no MIG"):

@@ -1,11 +1,19 @@
-"""Runs programs under a simulated MPS daemon: the client's side of its line protocol."""
+"""Runs MPS daemons of a test, and programs under them: the client's side of the line protocol."""
 
 import asyncio
 import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
+
+from partitiond.devices.mps import MpsControl, MpsDaemon
+from partitiond.engines.process.kept_programs import KeptPrograms
+from partitiond.engines.process.scope import EngineCgroups
+
+GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
+OTHER = "GPU-77aa1b2d-0000-0000-0000-000000000002"
 
 PROGRAM = """
 import os, socket, sys
@@ -61,3 +69,35 @@ async def client(
     finally:
         await found.kill()
         await process.communicate()  # to the end of its pipe, so that it is closed with it
+
+
+def control_in(folder: Path, program: str, launcher: Path | None = None) -> MpsControl:
+    """The MPS daemons of a host; with a launcher they are started as the user of engines."""
+    keepers = KeptPrograms(launcher, EngineCgroups("none"))
+    return MpsControl(folder / "r", program, check_seconds=0.0, keepers=keepers)
+
+
+def engine_of(
+    daemon: MpsDaemon, percent: int = 50
+) -> contextlib.AbstractAsyncContextManager[Client]:
+    """A client of the daemon on its GPU."""
+    return client(dict(daemon.client_env(percent, 0)), GPU)
+
+
+async def eventually(ask: Callable[[], Awaitable[object]]) -> None:
+    """Wait until something becomes true."""
+    async with asyncio.timeout(60):
+        while not await ask():  # noqa: ASYNC110 - other processes set no event of ours
+            await asyncio.sleep(0.02)
+
+
+def environment_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def scripted(folder: Path, script: str) -> Path:
+    """A control program: with an option it is the daemon, without one it is asked."""
+    path = folder / "nvidia-cuda-mps-control"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path

@@ -19,6 +19,7 @@ from partitiond.devices.mps import keeper
 from partitiond.devices.mps.processes import PID_FILE
 from partitiond.platform.process_identity import start_ticks
 from partitiond.simulated.gpus.mps_control import write_program
+from tests.devices.mps.clients import scripted
 
 LIST = {"version": 1, "commands": ["get_server_list"], "seconds": 20}
 
@@ -94,14 +95,6 @@ def simulated(folder: Path) -> Iterator[Keeper]:
         yield made
 
 
-def scripted(folder: Path, script: str) -> Path:
-    """A control program: with an option it is the daemon, without one it is asked."""
-    path = folder / "nvidia-cuda-mps-control"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return path
-
-
 def test_commands_and_logs_are_answered_and_folders_are_its_own(simulated: Keeper) -> None:
     assert simulated.asked(LIST) == {"status": 0, "said": "", "complaints": ""}
     assert "Unknown command" in simulated.asked(LIST | {"commands": ["no_such"]})["said"]
@@ -111,35 +104,40 @@ def test_commands_and_logs_are_answered_and_folders_are_its_own(simulated: Keepe
     assert "Starting control daemon" in log
     assert simulated.asked({"version": 1, "log": "server.log"}) == {"said": ""}
     assert simulated.pipe.stat().st_mode & 0o777 == 0o700
+    # A log that is no file is no log: the folder belongs to a user who may put there what he likes.
+    os.mkfifo(simulated.log / "server.log")
+    assert simulated.asked({"version": 1, "log": "server.log"}) == {"said": ""}
+    (simulated.log / "server.log").unlink()
+    (simulated.log / "server.log").symlink_to("/etc/passwd")
+    assert simulated.asked({"version": 1, "log": "server.log"}) == {"said": ""}
 
 
-@pytest.mark.parametrize(
-    ("sent", "why"),
-    [
-        (b"", "cut off"),
-        (b'{"version": 1', "cut off"),
-        (b"not json\n", "Expecting value"),
-        (b"[]\n", "version"),
-        (b'{"version": 2, "log": "server.log"}\n', "version"),
-        (b'{"version": 1}\n', "commands"),
-        (b'{"version": 1, "log": "../../../etc/shadow"}\n', "no such log"),
-        (b'{"version": 1, "log": ["server.log"]}\n', "no such log"),
-        (b'{"version": 1, "commands": "quit", "seconds": 1}\n', "commands"),
-        (b'{"version": 1, "commands": ["a\\nquit"], "seconds": 1}\n', "lines of text"),
-        (b'{"version": 1, "commands": ["get_server_list"], "seconds": 1e9}\n', "60 seconds"),
-        (b'{"version": 1, "commands": ["get_server_list"], "seconds": "1"}\n', "60 seconds"),
-        (b'{"version": 1, "commands": ["get_server_list"], "seconds": NaN}\n', "60 seconds"),
-        (b"[" * 4000 + b"\n", ""),
-        (b"x" * (keeper.MAX_QUESTION_BYTES + 1), "too long"),
-        (b"\xff\xfe\n", "decode"),
-    ],
-)
-def test_what_is_no_question_is_refused_and_harms_nothing(
-    simulated: Keeper, sent: bytes, why: str
-) -> None:
-    assert why in simulated.said(sent)["refused"]
-    with contextlib.suppress(ConnectionResetError):  # it reads no further
-        simulated.said(sent * 100)
+ONE = b'{"version": 1, "commands": ["get_server_list"], "seconds": '
+REFUSED = [
+    (b"", "cut off"),
+    (b'{"version": 1', "cut off"),
+    (b"not json\n", "Expecting value"),
+    (b"[]\n", "version"),
+    (b'{"version": 2, "log": "server.log"}\n', "version"),
+    (b'{"version": 1}\n', "commands"),
+    (b'{"version": 1, "log": "../../../etc/shadow"}\n', "no such log"),
+    (b'{"version": 1, "log": ["server.log"]}\n', "no such log"),
+    (b'{"version": 1, "commands": "quit", "seconds": 1}\n', "commands"),
+    (b'{"version": 1, "commands": ["a\\nquit"], "seconds": 1}\n', "lines of text"),
+    (ONE + b"1e9}\n", "60 seconds"),
+    (ONE + b'"1"}\n', "60 seconds"),
+    (ONE + b"NaN}\n", "60 seconds"),
+    (b"[" * 4000 + b"\n", ""),
+    (b"x" * (keeper.MAX_QUESTION_BYTES + 1), "too long"),
+    (b"\xff\xfe\n", "decode"),
+]
+
+
+def test_what_is_no_question_is_refused_and_harms_nothing(simulated: Keeper) -> None:
+    for sent, why in REFUSED:
+        assert why in simulated.said(sent)["refused"], sent[:60]
+        with contextlib.suppress(ConnectionResetError):  # it reads no further
+            simulated.said(sent * 100)
     assert simulated.answers()
 
 
@@ -174,15 +172,6 @@ def test_what_a_program_says_is_cut(folder: Path) -> None:
         until(made.socket.exists)
         answer = made.asked(LIST)
         assert (answer["status"], len(answer["said"])) == (3, keeper.MAX_SAID_BYTES)
-
-
-def test_a_log_that_is_no_file_is_no_log(simulated: Keeper) -> None:
-    """A client may put what it likes there: the folder belongs to its user."""
-    os.mkfifo(simulated.log / "server.log")
-    assert simulated.asked({"version": 1, "log": "server.log"}) == {"said": ""}
-    (simulated.log / "server.log").unlink()
-    (simulated.log / "server.log").symlink_to("/etc/passwd")
-    assert simulated.asked({"version": 1, "log": "server.log"}) == {"said": ""}
 
 
 def test_it_ends_with_its_daemon_and_says_why(simulated: Keeper) -> None:

@@ -5,45 +5,22 @@ import contextlib
 import json
 import os
 import signal
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from partitiond.core.errors import DeviceError
-from partitiond.devices.mps import MpsControl, MpsDaemon, keeper, kept
+from partitiond.devices.mps import MpsDaemon, keeper, kept
 from partitiond.devices.mps import record as records
 from partitiond.devices.mps.kept import KeptMps, shared_folder
 from partitiond.engines.process import shim
 from partitiond.engines.process.kept_programs import KeptPrograms
 from partitiond.engines.process.scope import EngineCgroups
 from partitiond.platform.process_identity import start_ticks
-from partitiond.simulated.gpus.mps_control import write_program
-from tests.devices.mps.clients import client
-from tests.engines.process.test_sandbox import Launcher
+from tests.devices.mps.clients import GPU, control_in, engine_of, environment_of, eventually
+from tests.engines.process.scripts import Launcher
 from tests.machine import signal_all
-
-GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
-
-
-@pytest.fixture
-def launcher() -> Iterator[Launcher]:
-    with tempfile.TemporaryDirectory(prefix="pd-") as folder:
-        made = Launcher(Path(folder))
-        made.path.with_name("launch-blue.sock").symlink_to(made.path)
-        yield made
-        made.close()
-
-
-@pytest.fixture
-def program(tmp_path: Path) -> str:
-    return str(write_program(tmp_path / "bin" / "nvidia-cuda-mps-control"))
-
-
-def control_in(folder: Path, program: str, launcher: Path | None) -> MpsControl:
-    keepers = KeptPrograms(launcher, EngineCgroups("none"))
-    return MpsControl(folder / "r", program, check_seconds=0.0, keepers=keepers)
 
 
 @pytest.fixture
@@ -53,18 +30,8 @@ async def daemon(tmp_path: Path, program: str, launcher: Launcher) -> AsyncItera
     signal_all(daemon.pids())
 
 
-def environment_of(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/environ").read_bytes()
-
-
-async def eventually(true: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(60):
-        while not await true():  # noqa: ASYNC110 - other processes set no event of ours
-            await asyncio.sleep(0.02)
-
-
 async def test_its_pipes_lie_where_its_clients_see_them_and_its_record_here(
-    daemon: MpsDaemon, launcher: Launcher, tmp_path: Path
+    daemon: MpsDaemon, launcher: Launcher, tmp_path: Path, program: str
 ) -> None:
     await daemon.ensure("blue")
     blue = launcher.folder / "launch-blue"
@@ -78,15 +45,9 @@ async def test_its_pipes_lie_where_its_clients_see_them_and_its_record_here(
     environment = environment_of(pid)
     assert f"CUDA_VISIBLE_DEVICES={GPU}".encode() in environment
     assert b"PYTEST_CURRENT_TEST" not in environment, "our environment may hold secrets"
-
-
-async def test_it_is_ours_although_its_environment_tells_nobody(
-    daemon: MpsDaemon, tmp_path: Path, program: str, launcher: Launcher
-) -> None:
-    await daemon.ensure()
     again = control_in(tmp_path, program, launcher.path)
-    assert set(daemon.pids()) <= again.pids()
-    assert not {one.pid for one in again.foreign()} & set(daemon.pids())
+    assert {pid} <= again.pids(), "it is ours although its environment tells nobody"
+    assert pid not in {one.pid for one in again.foreign()}
 
 
 async def test_one_that_serves_another_group_is_not_used(daemon: MpsDaemon) -> None:
@@ -94,7 +55,7 @@ async def test_one_that_serves_another_group_is_not_used(daemon: MpsDaemon) -> N
     before = daemon.pids()
     with pytest.raises(DeviceError, match="group blue and none of the default isolation group"):
         await daemon.ensure("", users=["still-loading-0"])
-    async with client(dict(daemon.client_env(50, 0)), GPU) as engine:
+    async with engine_of(daemon) as engine:
         await engine.line()
         with pytest.raises(DeviceError, match="group blue") as refused:
             await daemon.ensure("")
@@ -117,7 +78,7 @@ async def test_one_of_an_earlier_release_serves_until_its_last_engine_ends(
     earlier = control_in(tmp_path, program, None).daemon(GPU)
     await earlier.ensure()
     (pid,) = earlier.pids()
-    async with client(dict(earlier.client_env(50, 0)), GPU) as engine:
+    async with engine_of(earlier) as engine:
         await engine.line()
         await daemon.ensure()
         assert daemon.pids()[0] == pid
@@ -168,7 +129,7 @@ async def test_whichever_of_its_processes_dies_the_rest_ends_and_the_next_start_
         "keeper": main,
         "control": control,
     }[dies]
-    async with client(dict(daemon.client_env(50, 0)), GPU) as engine:
+    async with engine_of(daemon) as engine:
         await engine.line()
         assert await daemon.fault() == ""
         server = daemon.pids()[-1]
@@ -194,7 +155,7 @@ def _dead(pid: int) -> bool:
 async def test_one_that_hangs_is_killed_without_its_consent(
     daemon: MpsDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("partitiond.devices.mps.lifecycle.QUIT_SECONDS", 0.5)
+    monkeypatch.setattr("partitiond.devices.mps.lifecycle.QUIT_SECONDS", 0.0)
     monkeypatch.setattr(kept, "GONE_SECONDS", 0.1)
     await daemon.ensure()
     (pid,) = daemon.pids()
@@ -202,32 +163,19 @@ async def test_one_that_hangs_is_killed_without_its_consent(
     os.kill(main, signal.SIGSTOP)
     with pytest.raises(DeviceError, match="did not answer"):
         await daemon.ask("get_server_list", seconds=0.1)
-    monkeypatch.setattr(kept, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(kept, "ASK_SECONDS", 0.1)
     await daemon.quit()
     assert start_ticks(pid) is None
     assert start_ticks(main) is None
 
 
-async def test_one_that_does_not_come_up_says_why_and_leaves_nothing(
-    tmp_path: Path, launcher: Launcher
+async def test_a_socket_at_which_nobody_listens_is_named(
+    tmp_path: Path, program: str, launcher: Launcher
 ) -> None:
-    program = tmp_path / "nvidia-cuda-mps-control"
-    program.write_text("#!/bin/sh\necho 'Failed to start: no GPU here'; exit 1\n")
-    program.chmod(0o755)
-    daemon = control_in(tmp_path, str(program), launcher.path).daemon(GPU)
-    with pytest.raises(DeviceError, match="no GPU here"):
+    launcher.close()
+    daemon = control_in(tmp_path, program, launcher.path).daemon(GPU)
+    with pytest.raises(DeviceError, match=r"launch.sock starts no engine"):
         await daemon.ensure()
-    assert records.read(daemon.folder) is None
-    assert not daemon.alive()
-
-
-async def test_a_socket_at_which_nobody_listens_is_named(tmp_path: Path, program: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="pd-") as short:
-        gone = Launcher(Path(short))
-        gone.close()
-        daemon = control_in(tmp_path, program, gone.path).daemon(GPU)
-        with pytest.raises(DeviceError, match=r"launch.sock starts no engine"):
-            await daemon.ensure()
     assert records.read(daemon.folder) is None
 
 
@@ -235,31 +183,29 @@ NEVER = b""
 """Says nothing, and keeps the connection open."""
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        b"\n",
-        b"[]\n",
-        b"[" * 100_000 + b"\n",
-        b"not json\n",
-        b"\xff\n",
-        b'{"status": 0}\n',
-        b'{"status": "0", "said": "", "complaints": ""}\n',
-        b'{"status": true, "said": "", "complaints": ""}\n',
-        b'{"status": 0, "said": ["1"], "complaints": ""}\n',
-        b'{"status": 1, "said": "", "complaints": "Cannot find MPS control daemon process"}\n',
-        b'{"refused": "no"}\n',
-        b'{"late": true}\n',
-        b"x" * 3_000_000,
-        NEVER,
-    ],
-)
-async def test_a_keeper_that_lies_is_an_error_and_no_list(
-    tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch, said: bytes
-) -> None:
-    monkeypatch.setattr(kept, "SPARE_SECONDS", 0.2)
+SAID = [
+    b"\n",
+    b"[]\n",
+    b"[" * 100_000 + b"\n",
+    b"not json\n",
+    b"\xff\n",
+    b'{"status": 0}\n',
+    b'{"status": "0", "said": "", "complaints": ""}\n',
+    b'{"status": true, "said": "", "complaints": ""}\n',
+    b'{"status": 0, "said": ["1"], "complaints": ""}\n',
+    b'{"status": 1, "said": "", "complaints": "Cannot find MPS control daemon process"}\n',
+    b'{"refused": "no"}\n',
+    b'{"late": true}\n',
+    b"x" * 3_000_000,
+    NEVER,
+]
 
-    lies = []
+
+async def test_a_keeper_that_lies_is_an_error_and_no_list(
+    launcher: Launcher, program: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lies: list[asyncio.Task[None] | None] = []
+    said = b""
 
     async def lie(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         lies.append(asyncio.current_task())
@@ -271,17 +217,19 @@ async def test_a_keeper_that_lies_is_an_error_and_no_list(
                 await reader.read()
         writer.transport.abort()
 
-    with tempfile.TemporaryDirectory(prefix="pd-") as short:
-        folder = Path(short)
-        server = await asyncio.start_unix_server(lie, folder / keeper.SOCKET)
-        async with server:
-            keepers = KeptPrograms(None, EngineCgroups("none"))
-            access = KeptMps(GPU, folder, program, Path("/run/partitiond-mps.sock"), keepers)
+    folder = launcher.folder
+    server = await asyncio.start_unix_server(lie, folder / keeper.SOCKET)
+    async with server:
+        keepers = KeptPrograms(None, EngineCgroups("none"))
+        access = KeptMps(GPU, folder, program, Path("/run/partitiond-mps.sock"), keepers)
+        for said in SAID:
+            seconds = 0.1 if said == NEVER else 60.0
+            monkeypatch.setattr(kept, "SPARE_SECONDS", seconds)
+            monkeypatch.setattr(kept, "ASK_SECONDS", seconds)
             with pytest.raises(DeviceError):
-                await access.ask(("get_server_list",), 0.2)
-            monkeypatch.setattr(kept, "ASK_SECONDS", 0.2)
-            assert await access.log("server.log") == ""
-            await asyncio.gather(*filter(None, lies))
+                await access.ask(("get_server_list",), seconds)
+            assert await access.log("server.log") == "", said[:60]
+        await asyncio.gather(*filter(None, lies))
 
 
 def test_the_shared_folder_is_the_one_that_the_unit_shows() -> None:

@@ -1,26 +1,28 @@
-"""A driver may hang in every single call of the daemon without harm to the daemon."""
+"""A driver may hang in every single call of the daemon without harm to the daemon.
+
+No time passes here: a look is given up where its thread has met the call that hangs.
+"""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import TypeVar
 
 import pynvml
 import pytest
 
 from partitiond.core.errors import SilentError
 from partitiond.core.hardware.health import DeviceHealth
-from partitiond.core.hardware.kinds import Device
 from partitiond.devices.gauges import HostGauges
 from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml.session_gate import QUIET
 from partitiond.devices.partitions.gpus import FailedGpus, NvmlGpus
-from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.platform.deadline_calls import DeadlineCalls, PendingCall
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 
-SECONDS = 0.05
-"""Deadline of a look here. A slow machine may miss it where nothing hangs, so what is well is
-looked at until it answers."""
+T = TypeVar("T")
+FINE, SILENT = DeviceHealth.FINE, DeviceHealth.SILENT
 
 OF_ALL = (
     "nvmlInitWithFlags", "nvmlShutdown", "nvmlDeviceGetCount_v2", "nvmlSystemGetDriverVersion",
@@ -58,47 +60,116 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimulatedHost]:
         yield made
 
 
-@pytest.fixture(autouse=True)
-def healed(host: SimulatedHost) -> Iterator[None]:
-    yield
-    host.heal()
-    for thread in looking():
-        thread.join(60)
+class Driver:
+    """Hangs in one function, of one GPU or of all.
+
+    Attributes:
+        hung: threads that hang, by their names.
+        made: functions that were called.
+    """
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.hung: set[str] = set()
+        self.made: set[str] = set()
+        self._function = self._uuid = ""
+
+    def hang(self, function: str, uuid: str = "") -> None:
+        self._function, self._uuid = function, uuid
+
+    def heal(self) -> None:
+        with self.changed:
+            self._function = ""
+            self.changed.notify_all()
+        for thread in looking():
+            thread.join(60)
+
+    def meet(self, function: str) -> None:
+        """A thread calls it."""
+        self.made.add(function)
+        name = threading.current_thread().name
+        with self.changed:
+            # A GPU that was never seen has no other name yet.
+            its = self._uuid in name or name == "look at GPU 0"
+            if function == self._function and name.startswith("look at ") and its:
+                self.hung.add(name)
+                self.changed.notify_all()
+                self.changed.wait_for(lambda: not self._function, 60)
+                self.hung.discard(name)
+
+
+class Looks(DeadlineCalls):
+    """Waits for an answer until it comes, or hangs."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__(60.0)
+        self._driver = driver
+
+    def begin(
+        self, subject: str, call: Callable[[], T], seconds: float | None = None
+    ) -> PendingCall[T]:
+        """Begin and end a look."""
+        name, changed = f"look at {subject}", self._driver.changed
+        with changed:
+            if name in self._driver.hung:
+                refused: Future[T] = Future()
+                refused.cancel()
+                return PendingCall(subject, refused, 60.0, 0.0)
+
+        def done(_: object) -> None:
+            with changed:
+                changed.notify_all()
+
+        future = super().begin(subject, call, seconds).future
+        future.add_done_callback(done)
+        with changed:
+            assert changed.wait_for(lambda: future.done() or name in self._driver.hung, 60)
+        return PendingCall(subject, future, 60.0, 0.0)
 
 
 def looking() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name.startswith("look at ")]
 
 
-def devices_of(own_pids: Callable[[], list[int]] = list) -> HostDevices:
+@pytest.fixture
+def driver(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    """Of the host."""
+    del host
+    found, pointer = Driver(), pynvml._nvmlGetFunctionPointer
+
+    def function(name: str) -> Callable[..., object]:
+        true = pointer(name)
+
+        def call(*args: object) -> object:
+            found.meet(name)
+            return true(*args)
+
+        return call
+
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer", function)
+    yield found
+    found.heal()
+
+
+def devices_of(driver: Driver) -> HostDevices:
+    def own_pids() -> list[int]:
+        driver.meet("own processes")
+        return []
+
     return HostDevices(
-        cpu=False,
-        own_pids=own_pids,
-        mig_changes="mode",
-        mig_helper=Path("/nonexistent"),
-        looks=DeadlineCalls(SECONDS),
-    )
+        cpu=False, own_pids=own_pids, mig_changes="mode", mig_helper=Path("/nonexistent"),
+        looks=Looks(driver),
+    )  # fmt: skip
 
 
-def until(ask: Callable[[], Device], health: DeviceHealth, patience: float = 60.0) -> Device:
-    """The device as it is once it is so."""
-    deadline = time.monotonic() + patience
-    while (found := ask()).health is not health:
-        assert time.monotonic() < deadline, found
-    return found
+def health(devices: HostDevices) -> list[DeviceHealth]:
+    """Of the first GPU and the second."""
+    return [
+        device.health for device in sorted(devices.discover(), key=lambda d: not d.mig_instances)
+    ]
 
 
-def test_no_call_of_a_look_is_missing_here(
-    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: set[str] = set()
-    pointer = pynvml._nvmlGetFunctionPointer
-
-    def noted(name: str) -> object:
-        made.add(name)
-        return pointer(name)
-
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer", noted)
+def test_no_call_of_a_look_is_missing_here(host: SimulatedHost, driver: Driver) -> None:
     devices = HostDevices(cpu=False, mig_changes="mode", mig_helper=Path("/nonexistent"))
     gpus = NvmlGpus(FailedGpus(devices.discover), host_pids=True)
     devices.discover()
@@ -107,117 +178,84 @@ def test_no_call_of_a_look_is_missing_here(
         gpus.mig_mode(uuid)
         gpus.compute_mode(uuid)
     HostGauges(cpu=False).read()
-    assert made == {*OF_ALL, *OF_ONE, *GAUGES}
+    assert driver.made == {*OF_ALL, *OF_ONE, *GAUGES}
 
 
-@pytest.mark.parametrize("function", OF_ALL + OF_ONE)
-def test_a_look_ends_and_tells_which_gpus_are_silent(host: SimulatedHost, function: str) -> None:
-    devices, (first, second) = devices_of(), host.uuids()
-
-    def seen(uuid: str) -> Callable[[], Device]:
-        return lambda: next(d for d in devices.discover() if d.id == uuid)
-
-    def well() -> bool:
-        return {d.id for d in devices.discover() if d.health is DeviceHealth.FINE} == {
-            first,
-            second,
-        }
-
-    while not well():
-        pass
-    host.hang(function, uuid="" if function in OF_ALL else first)
-    silent = until(seen(first), DeviceHealth.SILENT)
+@pytest.mark.parametrize("function", [*OF_ALL, *OF_ONE, "own processes"])
+def test_a_look_ends_and_tells_which_gpus_are_silent(
+    host: SimulatedHost, driver: Driver, function: str
+) -> None:
+    first = host.uuids()[0]
+    devices, late = devices_of(driver), devices_of(driver)
+    assert health(devices) == [FINE, FINE]
+    driver.hang(function, first if function in OF_ONE else "")
+    for _ in range(3):
+        assert health(devices) == [SILENT, FINE if function in OF_ONE else SILENT]
+    (silent,) = (device for device in devices.discover() if device.id == first)
     assert silent.cordoned
     assert silent.cordon_reason == silent.health_reason
-    assert silent.health_reason.startswith("silent for 0.05 s")
-    until(seen(second), DeviceHealth.SILENT if function in OF_ALL else DeviceHealth.FINE)
-    for _ in range(5):
-        devices.discover()
-    assert len(looking()) <= 4  # the driver's, each GPU's, and that of our own processes
+    assert silent.health_reason.startswith("silent for 60 s")
     # Nothing that failed is made of it: what runs on a silent GPU is left alone.
     assert FailedGpus(devices.discover)() == ()
-    host.heal()
-    until(seen(first), DeviceHealth.FINE)
-    until(seen(second), DeviceHealth.FINE)
+    # The first look of another daemon ends without what it could not see.
+    assert first not in {device.id for device in late.discover()}
+    assert function == "own processes" or late.unseen == "silent for 60 s"
+    assert len(looking()) <= 4  # the driver's, each GPU's, and that of our own processes
+    driver.heal()
+    assert health(devices) == health(late) == [FINE, FINE]
+    assert not late.unseen
 
 
-@pytest.mark.parametrize("function", OF_ALL + OF_ONE)
-def test_the_first_look_ends_without_what_it_could_not_see(
-    host: SimulatedHost, function: str
-) -> None:
-    devices, first = devices_of(), host.uuids()[0]
-    host.hang(function, uuid="" if function in OF_ALL else first)
-    assert first not in {device.id for device in devices.discover()}
-    assert devices.unseen == "silent for 0.05 s"
-    host.heal()
-    while devices.unseen or first not in {device.id for device in devices.discover()}:
-        devices.discover()
+OF_USE = (
+    "nvmlInitWithFlags", "nvmlShutdown", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMemoryInfo_v2",
+    "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3",
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("function", "look"),
+    ("look", "functions"),
     [
-        (function, look)
-        for look, functions in {
-            NvmlGpus.use: (
-                "nvmlInitWithFlags", "nvmlShutdown", "nvmlDeviceGetHandleByUUID",
-                "nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetComputeRunningProcesses_v3",
-                "nvmlDeviceGetGraphicsRunningProcesses_v3",
-                "nvmlDeviceGetMPSComputeRunningProcesses_v3",
-            ),
-            NvmlGpus.mig_mode: ("nvmlInitWithFlags", "nvmlDeviceGetMigMode"),
-            NvmlGpus.compute_mode: ("nvmlInitWithFlags", "nvmlDeviceGetComputeMode"),
-        }.items()
-        for function in functions
+        (NvmlGpus.use, OF_USE),
+        (NvmlGpus.mig_mode, ("nvmlInitWithFlags", "nvmlDeviceGetMigMode")),
+        (NvmlGpus.compute_mode, ("nvmlInitWithFlags", "nvmlDeviceGetComputeMode")),
     ],
-)  # fmt: skip
+)
 def test_a_start_is_refused_in_time(
-    host: SimulatedHost, function: str, look: Callable[[NvmlGpus, str], object]
+    host: SimulatedHost,
+    driver: Driver,
+    look: Callable[[NvmlGpus, str], object],
+    functions: tuple[str, ...],
 ) -> None:
-    gpus, uuid = NvmlGpus(host_pids=True, looks=DeadlineCalls(SECONDS)), host.uuids()[1]
-    host.hang(function)
-    for _ in range(3):
-        with pytest.raises(SilentError, match=f"{uuid}: silent for"):
-            look(gpus, uuid)
-    assert len(looking()) == 1
-    host.heal()
-    for thread in looking():
-        thread.join(60)
-    assert look(NvmlGpus(host_pids=True), uuid) is not None
+    gpus, uuid = NvmlGpus(host_pids=True, looks=Looks(driver)), host.uuids()[1]
+    for function in functions:
+        driver.hang(function)
+        for _ in range(3):
+            with pytest.raises(SilentError, match=f"{uuid}: silent for"):
+                look(gpus, uuid)
+        assert len(looking()) == 1
+        driver.heal()
+        assert look(gpus, uuid) is not None
 
 
 @pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetCount_v2", *GAUGES])
-def test_gauges_come_without_gpus_that_hang(host: SimulatedHost, function: str) -> None:
-    gauges = HostGauges(cpu=False, gpu_seconds=SECONDS)
-    host.hang(function)
+def test_gauges_come_without_gpus_that_hang(driver: Driver, function: str) -> None:
+    gauges = HostGauges(cpu=False)
+    gauges._looks = Looks(driver)
+    driver.hang(function)
     for _ in range(3):
         assert gauges.read() == {}
     assert len(looking()) == 1
 
 
-def test_own_processes_that_cannot_be_told_make_gpus_silent(host: SimulatedHost) -> None:
-    release = threading.Event()
-    hangs = False
-
-    def own_pids() -> list[int]:
-        if hangs:
-            release.wait(60)
-        return []
-
-    devices = devices_of(own_pids)
-    while len(devices.discover()) < 2:
-        pass
-    hangs = True
-    try:
-        until(lambda: devices.discover()[0], DeviceHealth.SILENT)
-    finally:
-        release.set()
-
-
-def test_a_change_of_mig_mode_makes_no_gpu_silent(host: SimulatedHost) -> None:
-    devices = devices_of()
-    while [d.health for d in devices.discover()] != [DeviceHealth.FINE, DeviceHealth.FINE]:
-        pass
+@pytest.mark.usefixtures("host")
+def test_a_change_of_mig_mode_makes_no_gpu_silent() -> None:
+    looks = DeadlineCalls(60.0)
+    devices = HostDevices(cpu=False, looks=looks)
+    assert health(devices) == [FINE, FINE]
     with QUIET.kept():
+        looks.seconds = 0.01
         for _ in range(3):
-            assert [d.health for d in devices.discover()] == [DeviceHealth.FINE, DeviceHealth.FINE]
+            assert health(devices) == [FINE, FINE]
+    for thread in looking():
+        thread.join(60)

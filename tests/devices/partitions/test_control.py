@@ -1,6 +1,5 @@
 """A host's partitions are made, checked and given back, and nothing is ever unjournalled."""
 
-import asyncio
 import dataclasses
 import json
 from pathlib import Path
@@ -12,16 +11,13 @@ from hypothesis import strategies as st
 from partitiond.core.errors import DeviceError, StartFailedError
 from partitiond.core.hardware.partition import (
     CpuCores,
-    MemoryShare,
-    MigSlice,
-    MpsShare,
     Partition,
     WholeDevice,
 )
-from partitiond.core.mig.geometry import Place
 from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.replica.engine import EngineReport
 from partitiond.core.units import GIB, MIB, Bytes
+from partitiond.devices.partitions import HostPartitions
 from partitiond.devices.partitions.journal import (
     EntryKind,
     EntryState,
@@ -31,50 +27,34 @@ from partitiond.devices.partitions.journal import (
 )
 from partitiond.platform.process_identity import boot_id
 from tests.controller.samples import placement
-from tests.devices.partitions.world import Crashed, World, handle, launch, partitions
-
-GPU = "GPU-0"
-OPERATORS: Place = ("1g.10gb", 6, 1)
-
-
-def share(gib: int = 10, device: str = GPU) -> MemoryShare:
-    return MemoryShare(device, Bytes(gib * GIB))
-
-
-def mps(percent: int = 30, device: str = GPU) -> MpsShare:
-    return MpsShare(device, Bytes(10 * GIB), percent)
-
-
-def mig(start: int = 0, device: str = GPU) -> MigSlice:
-    return MigSlice(device, Bytes(9 * GIB), "1g.10gb", start, 1)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "devices.json"
-
+from tests.devices.partitions.world import (
+    GPU,
+    OPERATORS,
+    Crashed,
+    World,
+    handle,
+    launch,
+    mig,
+    mps,
+    partitions,
+    share,
+)
 
 # -- memory shares ---------------------------------------------------------------------------
 
 
-async def test_a_memory_share_touches_nothing(path: Path) -> None:
-    world = World()
-    wanted = launch("a-1", share())
-    assert await partitions(world, path).prepare(wanted) == wanted
-    assert read_entries(path) == ()
-
-
-async def test_a_share_that_is_not_free_is_refused_with_the_figures(path: Path) -> None:
-    world = World()
+async def test_a_share_that_is_not_free_is_refused_with_the_figures(
+    world: World, path: Path
+) -> None:
     world.gpus[GPU].use = {4711: 75 * GIB}
     with pytest.raises(DeviceError, match=r"needs 10.* where 4") as caught:
         await partitions(world, path).prepare(launch("a-1", share()))
     assert caught.value.facts["bytes_asked"] == 10 * GIB
 
 
-async def test_memory_promised_to_a_neighbour_that_is_still_loading_is_not_free(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
+async def test_memory_promised_to_a_neighbour_that_is_still_loading_is_not_free(
+    world: World, here: HostPartitions
+) -> None:
     await here.prepare(launch("a-1", share(60)))
     world.living, world.gpus[GPU].use = {10: "a-1"}, {10: GIB}
     with pytest.raises(DeviceError, match="promised"):
@@ -82,19 +62,19 @@ async def test_memory_promised_to_a_neighbour_that_is_still_loading_is_not_free(
     await here.prepare(launch("b-1", share(15)))
 
 
-async def test_where_the_driver_does_not_tell_memory_the_budgets_have_to_fit(path: Path) -> None:
-    world = World()
+async def test_where_the_driver_does_not_tell_memory_the_budgets_have_to_fit(
+    world: World, here: HostPartitions
+) -> None:
     world.gpus[GPU].told = False
-    here = partitions(world, path)
     await here.prepare(launch("a-1", share(60)))
     world.living, world.gpus[GPU].use = {10: "a-1"}, {10: GIB}
     with pytest.raises(DeviceError, match="free"):
         await here.prepare(launch("b-1", share(30)))
 
 
-async def test_an_engine_that_takes_more_than_its_share_does_not_start(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
+async def test_an_engine_that_takes_more_than_its_share_does_not_start(
+    world: World, here: HostPartitions
+) -> None:
     started = handle(await here.prepare(launch("a-1", share())))
     world.living, world.gpus[GPU].use = {100: "a-1"}, {100: 11 * GIB}
     with pytest.raises(StartFailedError, match="1 GiB more than its partition"):
@@ -103,9 +83,9 @@ async def test_an_engine_that_takes_more_than_its_share_does_not_start(path: Pat
     await here.verify(started, EngineReport(0, "1", {}))
 
 
-async def test_what_is_tolerated_may_not_be_a_neighbours(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
+async def test_what_is_tolerated_may_not_be_a_neighbours(
+    world: World, here: HostPartitions
+) -> None:
     started = handle(await here.prepare(launch("a-1", share(10))))
     await here.prepare(launch("b-1", share(69)))
     world.living, world.gpus[GPU].use = {100: "a-1", 200: "b-1"}, {100: 10 * GIB + MIB, 200: GIB}
@@ -113,9 +93,9 @@ async def test_what_is_tolerated_may_not_be_a_neighbours(path: Path) -> None:
         await here.verify(started, EngineReport(0, "1", {}))
 
 
-async def test_without_processes_in_sight_the_rise_of_the_device_counts(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
+async def test_without_processes_in_sight_the_rise_of_the_device_counts(
+    world: World, here: HostPartitions
+) -> None:
     world.gpus[GPU].use = {5: 3 * GIB}
     started = handle(await here.prepare(launch("a-1", share())))
     world.gpus[GPU].use = {5: 3 * GIB, 6: 9 * GIB}
@@ -137,9 +117,9 @@ async def test_less_kv_cache_than_planned_does_not_start(path: Path) -> None:
 # -- sleep ---------------------------------------------------------------------------------------
 
 
-async def test_a_sleepers_memory_is_anothers_until_it_wakes(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
+async def test_a_sleepers_memory_is_anothers_until_it_wakes(
+    world: World, here: HostPartitions
+) -> None:
     large = share(60)
     one = placement("a-1")
     asleep = SleepingFootprint(Bytes(2 * GIB), Bytes(GIB), Bytes(GIB))
@@ -165,9 +145,8 @@ async def test_a_sleepers_memory_is_anothers_until_it_wakes(path: Path) -> None:
 
 @pytest.mark.parametrize("other", [mps(), mig(), WholeDevice(GPU, Bytes(GIB))])
 async def test_another_mode_has_to_wait_until_the_gpu_is_empty(
-    path: Path, other: Partition
+    here: HostPartitions, other: Partition
 ) -> None:
-    here = partitions(World(), path)
     first = await here.prepare(launch("a-1", share()))
     with pytest.raises(DeviceError, match="a-1 in the mode 'memory'"):
         await here.prepare(launch("b-1", other))
@@ -175,18 +154,9 @@ async def test_another_mode_has_to_wait_until_the_gpu_is_empty(
     await here.prepare(launch("b-1", other))
 
 
-async def test_a_whole_device_is_an_empty_one(path: Path) -> None:
-    world = World()
-    world.gpus[GPU].use = {9: 4 * MIB, 4711: 100 * MIB}
-    here = partitions(world, path)
-    with pytest.raises(DeviceError, match="process 4711"):
-        await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(GIB))))
-    world.gpus[GPU].use = {9: 4 * MIB}
-    await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(GIB))))
-
-
-async def test_the_host_s_own_pages_in_coherent_memory_are_nobody_s_work(path: Path) -> None:
-    world = World()
+async def test_the_host_s_own_pages_in_coherent_memory_are_nobody_s_work(
+    world: World, path: Path
+) -> None:
     gpu, here = world.gpus[GPU], partitions(world, path)
     gpu.host_bytes = 20 * GIB
     await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
@@ -203,16 +173,14 @@ async def test_the_host_s_own_pages_in_coherent_memory_are_nobody_s_work(path: P
     await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
 
 
-async def test_with_mig_on_only_slices_run(path: Path) -> None:
-    world = World()
+async def test_with_mig_on_only_slices_run(world: World, path: Path) -> None:
     world.gpus[GPU].mig = True
     with pytest.raises(DeviceError, match="MIG is on"):
         await partitions(world, path).prepare(launch("a-1", share()))
 
 
-async def test_cores_are_no_matter_of_devices(path: Path) -> None:
+async def test_cores_are_no_matter_of_devices(here: HostPartitions) -> None:
     wanted = launch("a-1", CpuCores("cpu", Bytes(GIB), (0,)))
-    here = partitions(World(), path)
     assert await here.prepare(wanted) == wanted
     await here.release(wanted)
 
@@ -220,23 +188,10 @@ async def test_cores_are_no_matter_of_devices(path: Path) -> None:
 # -- MIG -----------------------------------------------------------------------------------------
 
 
-async def test_an_instance_is_made_told_to_cuda_and_destroyed(path: Path) -> None:
-    world = World()
-    world.gpus[GPU].mig = True
-    here = partitions(world, path)
-    made = await here.prepare(launch("a-1", mig(2)))
-    assert (made.visible_device, made.device_memory_bytes) == ("MIG-2", 10 * GIB)
-    assert world.gpus[GPU].instances == {("1g.10gb", 2, 1)}
-    await here.release(made)
-    assert world.gpus[GPU].instances == set()
-    assert world.gpus[GPU].mig
-    assert read_entries(path) == ()
-
-
-async def test_an_operators_instance_is_used_and_stays(path: Path) -> None:
-    world = World()
+async def test_an_operators_instance_is_used_and_stays(
+    world: World, here: HostPartitions, path: Path
+) -> None:
     world.gpus[GPU].mig, world.gpus[GPU].instances = True, {OPERATORS}
-    here = partitions(world, path)
     made = await here.prepare(launch("a-1", mig(6)))
     assert read_entries(path) == ()
     await here.release(made)
@@ -244,9 +199,9 @@ async def test_an_operators_instance_is_used_and_stays(path: Path) -> None:
     assert world.gpus[GPU].instances == {OPERATORS}
 
 
-async def test_mig_that_we_turned_on_goes_off_for_another_mode_or_at_the_end(path: Path) -> None:
-    world = World()
-    here = partitions(world, path)
+async def test_mig_that_we_turned_on_goes_off_for_another_mode_or_at_the_end(
+    world: World, here: HostPartitions, path: Path
+) -> None:
     made = await here.prepare(launch("a-1", mig(0)))
     await here.release(made)
     assert world.gpus[GPU].mig
@@ -255,20 +210,20 @@ async def test_mig_that_we_turned_on_goes_off_for_another_mode_or_at_the_end(pat
     assert read_entries(path) == ()
 
 
-async def test_a_mode_that_waits_for_a_reset_is_taken_back(path: Path) -> None:
-    world = World()
+async def test_a_mode_that_waits_for_a_reset_is_taken_back(
+    world: World, here: HostPartitions, path: Path
+) -> None:
     world.gpus[GPU].reset_due = True
-    here = partitions(world, path)
     with pytest.raises(DeviceError, match="reset is due"):
         await here.prepare(launch("a-1", mig()))
     assert not world.gpus[GPU].pending
     assert read_entries(path) == ()
 
 
-async def test_a_mode_that_cannot_be_taken_back_now_is_tried_again(path: Path) -> None:
-    world = World()
+async def test_a_mode_that_cannot_be_taken_back_now_is_tried_again(
+    world: World, here: HostPartitions, path: Path
+) -> None:
     world.gpus[GPU].reset_due, world.refuse_in = True, 1
-    here = partitions(world, path)
     with pytest.raises(DeviceError, match="reset is due"):
         await here.prepare(launch("a-1", mig()))
     assert world.gpus[GPU].pending
@@ -278,8 +233,9 @@ async def test_a_mode_that_cannot_be_taken_back_now_is_tried_again(path: Path) -
     assert read_entries(path) == ()
 
 
-async def test_a_mode_that_came_into_force_after_a_crash_stays_journalled(path: Path) -> None:
-    world = World()
+async def test_a_mode_that_came_into_force_after_a_crash_stays_journalled(
+    world: World, path: Path
+) -> None:
     world.crash_in = 1
     with pytest.raises(Crashed):
         await partitions(world, path).prepare(launch("a-1", mig()))
@@ -293,30 +249,28 @@ async def test_a_mode_that_came_into_force_after_a_crash_stays_journalled(path: 
     assert not world.gpus[GPU].mig
 
 
-async def test_what_an_operator_turned_on_for_the_next_reset_stays(path: Path) -> None:
-    world = World()
+async def test_what_an_operator_turned_on_for_the_next_reset_stays(
+    world: World, here: HostPartitions
+) -> None:
     world.gpus[GPU].reset_due = world.gpus[GPU].pending = True
-    here = partitions(world, path)
     with pytest.raises(DeviceError, match="reset is due"):
         await here.prepare(launch("a-1", mig()))
     assert list(await here.clear()) == []
     assert world.gpus[GPU].pending
 
 
-async def test_slices_under_an_engine_are_not_anothers(path: Path) -> None:
-    world = World()
+async def test_slices_under_an_engine_are_not_anothers(world: World, here: HostPartitions) -> None:
     world.gpus[GPU].mig, world.gpus[GPU].instances = True, {OPERATORS}
-    here = partitions(world, path)
     await here.prepare(launch("a-1", mig(6)))
     with pytest.raises(DeviceError, match="a-1 has the memory slices"):
         await here.prepare(launch("b-1", mig(6)))
     assert world.gpus[GPU].instances == {OPERATORS}
 
 
-async def test_what_a_device_keeps_is_tried_again(path: Path) -> None:
-    world = World()
+async def test_what_a_device_keeps_is_tried_again(
+    world: World, here: HostPartitions, path: Path
+) -> None:
     world.gpus[GPU].mig = True
-    here = partitions(world, path)
     made = await here.prepare(launch("a-1", mig(0)))
     world.refuse_in = 0
     with pytest.raises(DeviceError, match="refused to destroy"):
@@ -345,16 +299,14 @@ def add_entry(path: Path, **entry: str) -> str:
     return path.read_text()
 
 
-def read_text(path: Path) -> str:
-    return path.read_text()
+def lose(path: Path, text: str | None = None) -> None:
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
 
 
-def lose(path: Path) -> None:
-    path.unlink()
-
-
-async def test_an_instance_made_after_a_reboot_at_our_place_stays(path: Path) -> None:
-    world = World()
+async def test_an_instance_made_after_a_reboot_at_our_place_stays(world: World, path: Path) -> None:
     await partitions(world, path).prepare(launch("a-1", mig(6)))
     assert world.gpus[GPU].instances == {OPERATORS}
     assert {entry.boot_id for entry in read_entries(path)} == {boot_id()}
@@ -379,8 +331,9 @@ async def test_an_instance_of_this_boot_is_ours_to_destroy(path: Path) -> None:
         await here.clear()
 
 
-async def test_mps_and_mig_mode_of_an_earlier_boot_are_still_undone(path: Path) -> None:
-    world = World()
+async def test_mps_and_mig_mode_of_an_earlier_boot_are_still_undone(
+    world: World, path: Path
+) -> None:
     await partitions(world, path).prepare(launch("a-1", mps()))
     await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
     world.gpus["GPU-1"].instances.clear()  # by the boot
@@ -393,15 +346,16 @@ async def test_mps_and_mig_mode_of_an_earlier_boot_are_still_undone(path: Path) 
     assert read_entries(path) == ()
 
 
-async def test_entries_of_a_kind_of_a_later_release_do_not_spoil_the_others(path: Path) -> None:
-    world = World()
+async def test_entries_of_a_kind_of_a_later_release_do_not_spoil_the_others(
+    world: World, path: Path
+) -> None:
     await partitions(world, path).prepare(launch("a-1", mps()))
     await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
     written = add_entry(path, device_id=GPU, kind="nvlink", what="", state="done")
     here = partitions(world, path)
     said = await here.settle([handle(launch("a-1", mps()))])
     assert "nvlink" in said[0] or "kind" in said[0]
-    assert read_text(path.with_suffix(".broken")) == written
+    assert path.with_suffix(".broken").read_text() == written
     assert world.gpus[GPU].daemon
     assert not world.gpus["GPU-1"].instances  # left over: its engine has gone
 
@@ -409,10 +363,9 @@ async def test_entries_of_a_kind_of_a_later_release_do_not_spoil_the_others(path
 @pytest.mark.parametrize("device_id", [GPU, ""])
 @pytest.mark.parametrize("journalled", [True, False])
 async def test_under_an_engine_that_cannot_be_read_nothing_is_undone(
-    path: Path, device_id: str, journalled: bool
+    world: World, path: Path, device_id: str, journalled: bool
 ) -> None:
     """Not even where the journal is lost, too, or its device is not known."""
-    world = World()
     await partitions(world, path).prepare(launch("a-1", mps()))
     await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
     if not journalled:
@@ -430,24 +383,20 @@ async def test_under_an_engine_that_cannot_be_read_nothing_is_undone(
     assert not world.gpus[GPU].daemon
 
 
-def test_a_damaged_journal_is_put_aside_and_said(path: Path) -> None:
-    path.write_text("{")
-    world = World()
+async def test_a_damaged_journal_is_put_aside_and_said(world: World, path: Path) -> None:
+    lose(path, "{")
     world.gpus[GPU].daemon = True
-    said = asyncio.run(_settled(world, path))
+    said = await partitions(world, path).settle([])
     assert "could not be read" in said[0]
     assert path.with_suffix(".broken").read_text() == "{"
     assert not world.gpus[GPU].daemon
 
 
-async def _settled(world: World, path: Path) -> list[str]:
-    return list(await partitions(world, path).settle([]))
-
-
-async def test_a_journal_that_cannot_be_written_keeps_devices_untouched(tmp_path: Path) -> None:
+async def test_a_journal_that_cannot_be_written_keeps_devices_untouched(
+    world: World, tmp_path: Path
+) -> None:
     folder = tmp_path / "state"
     folder.mkdir()
-    world = World()
     here = partitions(world, folder / "devices.json")
     folder.rmdir()
     with pytest.raises(DeviceError, match="cannot be written"):

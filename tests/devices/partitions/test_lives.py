@@ -10,26 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import DeviceError
-from partitiond.core.hardware.partition import MemoryShare, MigSlice, MpsShare, Partition
-from partitiond.core.mig.geometry import Place
+from partitiond.core.hardware.partition import MigSlice, MpsShare, Partition
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions.journal import EntryKind, place_text, read_entries
-from tests.devices.partitions.world import Crashed, World, handle, launch, partitions
-
-OPERATORS: Place = ("1g.10gb", 6, 1)
-
-
-def share(gib: int, device: str) -> MemoryShare:
-    return MemoryShare(device, Bytes(gib * GIB))
-
-
-def mps(percent: int, device: str) -> MpsShare:
-    return MpsShare(device, Bytes(10 * GIB), percent)
-
-
-def mig(start: int, device: str) -> MigSlice:
-    return MigSlice(device, Bytes(9 * GIB), "1g.10gb", start, 1)
+from tests.devices.partitions.world import (
+    OPERATORS,
+    Crashed,
+    World,
+    handle,
+    launch,
+    mig,
+    mps,
+    partitions,
+    share,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,7 +140,7 @@ def folder() -> Iterator[Path]:
         yield Path(found)
 
 
-@settings(max_examples=40)
+@settings(max_examples=8)
 @given(case=CASES)
 def test_what_is_planned_on_mig_is_made_and_taken_away(folder: Path, case: Case) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as name:

@@ -8,13 +8,16 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.device_memory import GpuProcess
 from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.kinds import MigInstance
-from partitiond.core.hardware.partition import MigSlice, Partition
+from partitiond.core.hardware.partition import MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.hardware.partition_checks import GpuUse
 from partitiond.core.mig.geometry import Place
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions import DeviceJournal, HostPartitions
 
+GPU = "GPU-0"
+OPERATORS: Place = ("1g.10gb", 6, 1)
+"""An instance that an operator made."""
 TOTAL = 80 * GIB
 RESERVED = GIB
 
@@ -227,29 +230,29 @@ def partitions(world: World, path: Path, kv_tokens: int = 0) -> HostPartitions:
     )
 
 
+def share(gib: int = 10, device: str = GPU) -> MemoryShare:
+    return MemoryShare(device, Bytes(gib * GIB))
+
+
+def mps(percent: int = 30, device: str = GPU, group: str = "") -> MpsShare:
+    return MpsShare(device, Bytes(10 * GIB), percent, isolation_group=group)
+
+
+def mig(start: int = 0, device: str = GPU) -> MigSlice:
+    return MigSlice(device, Bytes(9 * GIB), "1g.10gb", start, 1)
+
+
 def launch(name: str, partition: Partition | None) -> EngineLaunch:
     """An engine in a partition."""
     device_id = partition.device_id if partition is not None else "GPU-0"
     return EngineLaunch(
-        replica_id=name,
-        model_name="m",
-        model_folder="/m",
-        placement=None,
-        device_id=device_id,
-        visible_device=device_id,
-        cores=(0,),
+        replica_id=name, model_name="m", model_folder="/m", placement=None, device_id=device_id,
+        visible_device=device_id, cores=(0,),
         memory_bytes=partition.memory_bytes if partition is not None else GIB,
-        device_memory_bytes=TOTAL,
-        kv_cache_bytes=GIB,
-        max_num_seqs=8,
-        max_num_batched_tokens=2048,
-        max_model_len=2048,
-        dtype="auto",
-        dummy_weights=True,
-        engine_kind="simulated",
-        extra_env=(("A", "1"),),
-        partition=partition,
-    )
+        device_memory_bytes=TOTAL, kv_cache_bytes=GIB, max_num_seqs=8, max_num_batched_tokens=2048,
+        max_model_len=2048, dtype="auto", dummy_weights=True, engine_kind="simulated",
+        extra_env=(("A", "1"),), partition=partition,
+    )  # fmt: skip
 
 
 def handle(started: EngineLaunch, pid: int = 100) -> EngineHandle:

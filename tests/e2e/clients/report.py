@@ -19,9 +19,9 @@ MESSAGES = [{"role": "user", "content": "Say hello"}]
 
 BUSY_TOKENS = 400
 """A stream that keeps the narrow model busy for 2 s: longer than the wait it is told."""
-LONG_TOKENS = 6000
-"""A stream of 30 s, which nobody reads to its end."""
-FREED_SECONDS = 20.0
+LONG_TOKENS = 60_000
+"""A stream of five minutes, which nobody reads to its end."""
+FREED_SECONDS = 200.0
 
 _seen: dict[str, Any] = {}
 

@@ -32,7 +32,7 @@ NARROW = "narrow"
 """One request at a time, and nobody may wait: a second one gets 429."""
 EMBEDDER = "embedder"
 ALIAS = "gpt-4o-mini"
-MAX_MODEL_LEN = 8192
+MAX_MODEL_LEN = 65_536
 START_SECONDS = 480.0
 REAL_START_SECONDS = 480.0
 

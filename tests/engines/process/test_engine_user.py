@@ -160,7 +160,7 @@ def under_mps(pipe_dir: str, group: str = "") -> EngineLaunch:
     return dataclasses.replace(simulated_launch(), extra_env=env, isolation_group=group)
 
 
-def test_an_engine_under_mps_is_started_beside_its_mps_daemon(cache: Path) -> None:
+def test_an_engine_under_mps_is_started_beside_its_mps_daemon(tmp_path: Path, cache: Path) -> None:
     """MPS serves the user that its daemon runs as, which the pipe folder tells."""
     launcher = Path("/run/partitiond-engine.sock")
     user = EngineUser(launcher, cache, cache / "models")
@@ -172,44 +172,14 @@ def test_an_engine_under_mps_is_started_beside_its_mps_daemon(cache: Path) -> No
     blue_s = EngineUser(Path("/run/partitiond-engine-blue.sock"), cache, cache / "models")
     assert blue_s.launcher_for(blue) == Path("/run/partitiond-mps-blue.sock")
     assert blue_s.launcher_for(simulated_launch()) == Path("/run/partitiond-engine-blue.sock")
-
-
-@pytest.mark.parametrize("group", ["engine", "search-engine", "mps"])
-def test_a_group_whose_name_has_a_word_of_ours_has_its_own_mps_socket(group: str) -> None:
-    launcher = Path(f"/run/partitiond-engine-{group}.sock")
-    assert mps_launcher(launcher) == Path(f"/run/partitiond-mps-{group}.sock")
-
-
-def test_a_client_of_the_daemon_s_own_user_runs_as_that_user(cache: Path) -> None:
-    """A daemon that an earlier release started serves no other user."""
-    user = EngineUser(Path("/run/partitiond-engine.sock"), cache, cache / "models")
+    # A daemon that an earlier release started serves no user but this daemon's own.
     assert user.launcher_for(under_mps("/run/partitiond/mps/3c5a1b2d/pipe")) is None
-
-
-def test_an_engine_that_is_kept_out_of_mps_runs_as_its_own_user(
-    tmp_path: Path, cache: Path
-) -> None:
-    """It is told an empty pipe folder, which is no MPS daemon's."""
-    launcher = Path("/run/partitiond-engine.sock")
-    user = EngineUser(launcher, cache, cache / "models")
-    launch = dataclasses.replace(simulated_launch(), extra_env=without_mps_env(tmp_path))
-    assert user.launcher_for(launch) == launcher
-
-
-async def test_the_command_names_the_launcher_and_the_limit(tmp_path: Path, cache: Path) -> None:
-    """Nobody listens there, so the start fails; what was asked for is in the folder until then."""
-    seen: dict[str, object] = {}
-    models = cache / "models"
-    user = EngineUser(tmp_path / "nobody.sock", tmp_path / "compiled", models, shown=models)
-    runner = ProcessEngineRunner(tmp_path / "run", None, user=user)
-    launch = dataclasses.replace(simulated_launch(), model_folder=str(cache / "models/package/one"))
-    with pytest.raises(StartFailedError, match="could not start the engine"):
-        await runner.start(launch)
-    folder = RunFolder.of(tmp_path / "run", launch.replica_id)
-    seen = json.loads((folder.path / "command.json").read_text())
-    assert seen["launcher"] == str(tmp_path / "nobody.sock")
-    assert "memory_max" in seen
-    assert "launcher" not in json.dumps(seen["env"])
+    # An engine that is kept out of MPS is told an empty pipe folder, which is no MPS daemon's.
+    outside = dataclasses.replace(simulated_launch(), extra_env=without_mps_env(tmp_path))
+    assert user.launcher_for(outside) == launcher
+    for group in ("engine", "search-engine", "mps"):  # words of ours in a group's name
+        own = Path(f"/run/partitiond-engine-{group}.sock")
+        assert mps_launcher(own) == Path(f"/run/partitiond-mps-{group}.sock")
 
 
 @pytest.fixture
@@ -220,17 +190,14 @@ def grouped(tmp_path: Path) -> Iterator[EngineUser]:
         yield EngineUser(tmp_path / "e.sock", tmp_path / "compiled", tmp_path / "models")
 
 
-def test_a_group_has_a_launcher_and_a_cache_of_its_own(grouped: EngineUser, tmp_path: Path) -> None:
+def test_a_group_has_a_launcher_and_a_cache_of_its_own_or_the_error_says_what_to_run(
+    grouped: EngineUser, tmp_path: Path
+) -> None:
     blue = grouped.in_group("blue")
     assert blue.launcher == tmp_path / "e-blue.sock"
     assert blue.cache_dir == tmp_path / "compiled-blue"
     assert blue.models_dir == grouped.models_dir
     assert grouped.in_group("") == grouped
-
-
-def test_a_group_that_the_host_lacks_starts_nothing_and_the_error_says_what_to_run(
-    grouped: EngineUser, tmp_path: Path
-) -> None:
     (tmp_path / "e-file.sock").write_text("no socket")
     for group in ("green", "file"):
         with pytest.raises(StartFailedError, match=f"no isolation group {group}") as refused:
@@ -257,8 +224,14 @@ async def test_an_engine_is_started_by_its_own_group_or_not_at_all(
     with pytest.raises(StartFailedError):
         await runner.start(launch)
     command = RunFolder.of(tmp_path / "run", launch.replica_id).path / "command.json"
-    started_by = json.loads(command.read_text())["launcher"] if command.exists() else None
-    assert started_by == (str(tmp_path / "e-blue.sock") if group == "blue" else None)
+    if group == "green":
+        assert not command.exists()
+        return
+    # Nobody listens there, so the start fails; what was asked for is in the folder until then.
+    seen = json.loads(command.read_text())
+    assert seen["launcher"] == str(tmp_path / "e-blue.sock")
+    assert "memory_max" in seen
+    assert "launcher" not in json.dumps(seen["env"])
 
 
 @pytest.fixture
@@ -276,46 +249,42 @@ def record_of(folder: RunFolder, cgroup: Path, **changes: object) -> None:
     (folder.path / "process.json").write_text(json.dumps(body | changes))
 
 
-def test_processes_of_its_cgroup_are_an_engine_s(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+@pytest.fixture
+def cgroup(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> Path:
+    """Where the sleeper is."""
+    made = tmp_path / "cgroup"
+    made.mkdir()
+    (made / "cgroup.procs").write_text(f"{sleeper.pid}\n")
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return RunFolder.of(tmp_path / "run", "one-1")
+
+
+def test_processes_of_its_cgroup_are_an_engine_s_unless_it_is_of_another_boot(
+    folder: RunFolder, cgroup: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    cgroup = tmp_path / "cgroup"
-    (cgroup / "below").mkdir(parents=True)
+    (cgroup / "below").mkdir()
+    (cgroup / "cgroup.procs").rename(cgroup / "below/cgroup.procs")
     (cgroup / "cgroup.procs").write_text("")
-    (cgroup / "below/cgroup.procs").write_text(f"{sleeper.pid}\n")
-    folder = RunFolder.of(tmp_path / "run", "one-1")
     record_of(folder, cgroup)
     assert process.processes_of(folder.path, None) == [sleeper.pid]
-    assert owners(tmp_path / "run") == {sleeper.pid: "one-1"}
-
-
-def test_a_cgroup_of_another_boot_is_nobody_s(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
-) -> None:
-    cgroup = tmp_path / "cgroup"
-    cgroup.mkdir()
-    (cgroup / "cgroup.procs").write_text(f"{sleeper.pid}\n")
-    folder = RunFolder.of(tmp_path / "run", "one-1")
+    assert owners(folder.path.parent) == {sleeper.pid: "one-1"}
     record_of(folder, cgroup, boot_id="another")
     assert process.processes_of(folder.path, None) == []
-    assert owners(tmp_path / "run") == {}
-
-
-@pytest.mark.parametrize("body", ["", "[]", "{}", '{"cgroup": 7}', "not json"])
-def test_a_record_without_a_cgroup_names_none(tmp_path: Path, body: str) -> None:
-    (tmp_path / "process.json").write_text(body)
-    assert process.cgroup_of(tmp_path) == ""
+    assert owners(folder.path.parent) == {}
+    for body in ("", "[]", "{}", '{"cgroup": 7}', "not json"):
+        (folder.path / "process.json").write_text(body)
+        assert process.cgroup_of(folder.path) == ""
 
 
 async def test_everything_in_the_cgroup_is_killed_by_the_kernel(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+    folder: RunFolder, cgroup: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     """The order goes to cgroup.kill; a signal to another user's process would be refused."""
-    cgroup = tmp_path / "cgroup"
-    cgroup.mkdir()
-    (cgroup / "cgroup.procs").write_text(f"{sleeper.pid}\n")
     (cgroup / "cgroup.kill").write_text("")
-    folder = RunFolder.of(tmp_path / "run", "one-1")
     record_of(folder, cgroup)
     assert await process.kill_all(folder.path, None, 0.2) == (sleeper.pid,)
     assert (cgroup / "cgroup.kill").read_text() == "1"
@@ -324,13 +293,9 @@ async def test_everything_in_the_cgroup_is_killed_by_the_kernel(
 
 
 async def test_an_engine_is_not_gone_while_its_cgroup_has_processes(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
+    tmp_path: Path, folder: RunFolder, cgroup: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     """Its supervisor was killed; what systemd has not yet ended holds memory and devices."""
-    cgroup = tmp_path / "cgroup"
-    cgroup.mkdir()
-    (cgroup / "cgroup.procs").write_text(f"{sleeper.pid}\n")
-    folder = RunFolder.of(tmp_path / "run", "one-1")
     record_of(folder, cgroup)
     handle = folder.handle()
     assert handle is not None
@@ -343,7 +308,7 @@ async def test_an_engine_is_not_gone_while_its_cgroup_has_processes(
     await asyncio.wait({waiting}, timeout=0.3)
     assert not waiting.done()
     (cgroup / "cgroup.procs").write_text("")
-    assert (await asyncio.wait_for(waiting, 20)).code == -signal.SIGKILL
+    assert (await asyncio.wait_for(waiting, 60)).code == -signal.SIGKILL
 
 
 def test_no_cgroup_is_killed_without_its_name(

@@ -14,12 +14,13 @@ from tests.engine_fixtures import (
     short_dir,
     vllm_launch,
 )
-from tests.engines.process.test_sandbox import Launcher, launcher
+from tests.engines.process.scripts import Launcher
 
-__all__ = ["chat_model_folder", "engine_environment", "launcher", "short_dir"]
+__all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
 
-@pytest.mark.full
+@pytest.mark.engine
+@pytest.mark.soak
 async def test_a_real_engine_starts_and_answers(
     short_dir: Path,
     launcher: Launcher,

@@ -48,17 +48,11 @@ def test_every_limit_is_explicit() -> None:
     assert flag(argv, "--max-model-len") == str(CPU.max_model_len)
     assert flag(argv, "--dtype") == CPU.dtype
     assert flag(argv, "--served-model-name") == CPU.model_name
-
-
-def test_it_listens_on_a_unix_socket_only() -> None:
-    argv = command(CPU, PYTHON, NEW)
+    # It listens on a Unix socket only, and its statistics are never off.
     assert flag(argv, "--uds") == "engine.sock"
     assert "--host" not in argv
     assert "--port" not in argv
-
-
-def test_statistics_are_never_off() -> None:
-    assert "--disable-log-stats" not in command(CPU, PYTHON, NEW)
+    assert "--disable-log-stats" not in argv
     assert "--disable-log-stats" not in ALLOWED_FLAGS
 
 
@@ -70,12 +64,10 @@ def test_a_cpu_engine_is_eager_and_a_gpu_engine_is_not() -> None:
 def test_a_gpu_engine_is_told_its_share_so_that_a_neighbour_does_not_stop_it() -> None:
     assert flag(command(GPU, PYTHON, NEW), "--gpu-memory-utilization") == "0.115"
     assert "--gpu-memory-utilization" not in command(CPU, PYTHON, NEW)
-
-
-@pytest.mark.parametrize(("used", "expected"), [(1, 0.001), (30 * GIB, 0.365), (99 * GIB, 1.0)])
-def test_the_share_is_rounded_down_and_stays_a_share(used: int, expected: float) -> None:
-    launch = dataclasses.replace(GPU, memory_bytes=used)
-    assert memory_fraction(launch) == pytest.approx(expected)
+    # It is rounded down, and stays a share.
+    for used, expected in ((1, 0.001), (30 * GIB, 0.365), (99 * GIB, 1.0)):
+        launch = dataclasses.replace(GPU, memory_bytes=used)
+        assert memory_fraction(launch) == pytest.approx(expected)
 
 
 def test_dummy_weights_and_prefix_caching_follow_the_launch() -> None:
@@ -139,12 +131,8 @@ def test_a_cpu_engine_computes_on_its_cores_and_sees_no_gpu(tmp_path: Path) -> N
     assert env["VLLM_CPU_OMP_THREADS_BIND"] == "2,3"
     assert env["OMP_NUM_THREADS"] == "2"
     assert env["CUDA_VISIBLE_DEVICES"] == ""
-
-
-def test_one_process_where_the_version_can(tmp_path: Path) -> None:
-    new, old = environment(CPU, PYTHON, tmp_path, NEW), environment(CPU, PYTHON, tmp_path, OLD)
-    assert new["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
-    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in old
+    assert env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0", "one process, where the version can"
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment(CPU, PYTHON, tmp_path, OLD)
 
 
 def test_a_gpu_engine_sees_its_device_and_its_partition(tmp_path: Path) -> None:
@@ -152,6 +140,9 @@ def test_a_gpu_engine_sees_its_device_and_its_partition(tmp_path: Path) -> None:
     assert env["CUDA_VISIBLE_DEVICES"] == "0"
     assert env["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] == "30"
     assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in env
+    # Indices are counted as the driver counts.
+    assert environment(GPU, PYTHON, tmp_path, OLD)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+    assert "CUDA_DEVICE_ORDER" not in environment(CPU, PYTHON, tmp_path, OLD)
 
 
 def no_index(uuid: str) -> int:
@@ -178,11 +169,6 @@ def test_a_gpu_that_is_gone_or_a_mig_slice_has_no_index(make_host: MakeHost) -> 
         visible_device(sliced, OLD, no_index)
 
 
-def test_indices_are_counted_as_the_driver_counts(tmp_path: Path) -> None:
-    assert environment(GPU, PYTHON, tmp_path, OLD)["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
-    assert "CUDA_DEVICE_ORDER" not in environment(CPU, PYTHON, tmp_path, OLD)
-
-
 def test_an_engine_on_a_gpu_finds_cuda_where_the_daemon_does(tmp_path: Path) -> None:
     host = {
         "LD_LIBRARY_PATH": "/opt/cuda/lib64",
@@ -201,15 +187,10 @@ def test_an_engine_on_a_gpu_finds_cuda_where_the_daemon_does(tmp_path: Path) -> 
 
 def test_kernels_are_compiled_once_for_all_engines(tmp_path: Path) -> None:
     other = dataclasses.replace(GPU, replica_id="another", extra_env=())
-    caches = (
-        "VLLM_CACHE_ROOT",
-        "XDG_CACHE_HOME",
-        "TORCHINDUCTOR_CACHE_DIR",
-        "TRITON_CACHE_DIR",
-        "CUDA_CACHE_PATH",
-        "FLASHINFER_WORKSPACE_BASE",
-    )
-    for name in caches:
+    for name in (
+        "VLLM_CACHE_ROOT", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+        "CUDA_CACHE_PATH", "FLASHINFER_WORKSPACE_BASE",
+    ):  # fmt: skip
         (folder,) = {environment(one, PYTHON, tmp_path, NEW)[name] for one in (GPU, other)}
         assert Path(folder).is_relative_to(tmp_path)
 
@@ -223,42 +204,34 @@ def test_libraries_beside_the_engine_are_preloaded(tmp_path: Path) -> None:
     assert str(library) in env["LD_PRELOAD"].split(":")
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        (),
-        ("--stream-interval", "4"),
-        ("--stream-interval=4", "--enforce-eager"),
-        ("--cudagraph-capture-sizes", "1", "2", "4"),
-        ("--runner", "pooling", "--convert=embed"),
-    ],
-)
-def test_allowed_flags_pass(args: tuple[str, ...]) -> None:
-    check_extra_args(args)
-
-
-@pytest.mark.parametrize(
-    "args",
-    [
-        ("--host", "0.0.0.0"),
-        ("--trust-remote-code",),
-        ("--gpu-memory-utilization", "1"),
-        ("--stream-interval",),
-        ("--stream-interval", "1", "2"),
-        ("--enforce-eager=yes",),
-        ("loose",),
-        ("--stream-interval 4",),
-        ("--cudagraph-capture-sizes",),
-        ("--runner", "draft"),
-        ("--runner=draft",),
-        ("--runner",),
-        ("--convert", "/tmp/code.py"),
-    ],
-)
-def test_other_flags_and_wrong_counts_are_refused_with_a_hint(args: tuple[str, ...]) -> None:
-    with pytest.raises(SpecError) as caught:
-        check_extra_args(args)
-    assert caught.value.hint
+def test_flags_are_allowed_by_name_with_a_right_count_or_refused_with_a_hint() -> None:
+    for words in (
+        "",
+        "--stream-interval 4",
+        "--stream-interval=4 --enforce-eager",
+        "--cudagraph-capture-sizes 1 2 4",
+        "--runner pooling --convert=embed",
+    ):
+        check_extra_args(tuple(words.split()))
+    for words in (
+        "--host 0.0.0.0",
+        "--trust-remote-code",
+        "--gpu-memory-utilization 1",
+        "--stream-interval",
+        "--stream-interval 1 2",
+        "--enforce-eager=yes",
+        "loose",
+        "--cudagraph-capture-sizes",
+        "--runner draft",
+        "--runner=draft",
+        "--runner",
+        "--convert /tmp/code.py",
+    ):
+        with pytest.raises(SpecError) as caught:
+            check_extra_args(tuple(words.split()))
+        assert caught.value.hint, words
+    with pytest.raises(SpecError):
+        check_extra_args(("--stream-interval 4",))
 
 
 def test_each_engine_kind_has_its_own_flags() -> None:
@@ -275,9 +248,6 @@ def test_sleep_mode_is_switched_on_only_where_it_was_asked_for() -> None:
     assert environment(able, PYTHON, Path("/cache"), NEW)["VLLM_SERVER_DEV_MODE"] == "1"
     assert "--enable-sleep-mode" not in command(GPU, PYTHON, NEW)
     assert "VLLM_SERVER_DEV_MODE" not in environment(GPU, PYTHON, Path("/cache"), NEW)
-
-
-def test_sleep_mode_is_refused_on_a_cpu_with_what_to_do() -> None:
     with pytest.raises(SpecError, match="on a CPU") as caught:
         command(dataclasses.replace(CPU, sleep_mode=True), PYTHON, NEW)
     assert "sleep_mode" in caught.value.hint

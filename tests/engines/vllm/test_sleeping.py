@@ -30,89 +30,64 @@ async def runner(short_dir: Path) -> ProcessEngineRunner:
 @pytest.fixture
 async def engine(runner: ProcessEngineRunner) -> AsyncIterator[EngineHandle]:
     handle = await runner.start(launch())
-    await runner.wait_ready(handle, 20)
+    await runner.wait_ready(handle, 60)
     yield handle
     await runner.stop(handle, 5)
 
 
-@pytest.mark.parametrize("level", [1, 2])
 async def test_it_sleeps_and_wakes_and_generates_again(
-    runner: ProcessEngineRunner, engine: EngineHandle, level: int
+    runner: ProcessEngineRunner, engine: EngineHandle, short_dir: Path
 ) -> None:
-    assert await runner.sleep_level(engine, 5) == 0
-    await runner.sleep(engine, level)
-    assert await runner.sleep_level(engine, 5) == level
-    assert not await runner.probe(engine, 0.2)
-    await runner.wake(engine)
-    assert await runner.sleep_level(engine, 5) == 0
-    assert await runner.probe(engine, 5)
-
-
-async def test_the_level_outlives_the_daemon_that_chose_it(
-    short_dir: Path, runner: ProcessEngineRunner, engine: EngineHandle
-) -> None:
-    await runner.sleep(engine, 2)
-    later = ProcessEngineRunner(short_dir, None)
-    (found,) = await later.find()
-    assert await later.sleep_level(found, 5) == 2
-    await later.wake(found)
-    assert await later.probe(found, 5)
-
-
-async def test_a_wake_that_was_cut_off_before_the_weights_counts_as_asleep(
-    runner: ProcessEngineRunner, engine: EngineHandle
-) -> None:
-    await runner.sleep(engine, 2)
-    async with client_of(engine) as client:
-        assert (await client.post("/wake_up")).json() == {"status": "awake"}
-    assert not await runner.probe(engine, 5)  # its weights are noise
-    assert await runner.sleep_level(engine, 5) == 2
-    await runner.wake(engine)
-    assert await runner.probe(engine, 5)
-    assert not (Path(engine.run_dir) / NOTE).exists()
-
-
-async def test_an_engine_found_asleep_without_a_note_gets_its_weights_again(
-    runner: ProcessEngineRunner, engine: EngineHandle
-) -> None:
-    async with client_of(engine) as client:
-        await client.post("/sleep?level=1")
-    assert await runner.sleep_level(engine, 5) == 2
-    await runner.wake(engine)
-    assert await runner.probe(engine, 5)
-
-
-async def test_a_request_that_reaches_a_sleeper_is_answered_once_it_is_awake(
-    runner: ProcessEngineRunner, engine: EngineHandle
-) -> None:
+    later = ProcessEngineRunner(short_dir, None)  # of a daemon that did not choose the level
+    for level in (1, 2):
+        assert await runner.sleep_level(engine, 60) == 0
+        await runner.sleep(engine, level)
+        assert await runner.sleep_level(engine, 60) == level
+        assert not await runner.probe(engine, 0.2)
+        (found,) = await later.find()
+        assert await later.sleep_level(found, 60) == level
+        await later.wake(found)
+        assert await runner.probe(engine, 60)
     await runner.sleep(engine, 1)
     async with client_of(engine) as client:
         body = {"model": "tiny", "prompt": [1], "max_tokens": 2}
         waiting = asyncio.create_task(client.post("/v1/completions", json=body))
         await runner.wake(engine)
-        assert (await waiting).status_code == 200
+        assert (await waiting).status_code == 200, "a request is answered once it is awake"
+
+
+async def test_a_wake_that_was_cut_off_or_a_sleep_without_a_note_gets_its_weights_again(
+    runner: ProcessEngineRunner, engine: EngineHandle
+) -> None:
+    await runner.sleep(engine, 2)
+    async with client_of(engine) as client:
+        assert (await client.post("/wake_up")).json() == {"status": "awake"}
+        assert not await runner.probe(engine, 60)  # its weights are noise
+        assert await runner.sleep_level(engine, 60) == 2
+        await runner.wake(engine)
+        assert await runner.probe(engine, 60)
+        assert not (Path(engine.run_dir) / NOTE).exists()
+        await client.post("/sleep?level=1")
+    assert await runner.sleep_level(engine, 60) == 2
+    await runner.wake(engine)
+    assert await runner.probe(engine, 60)
+    await runner.sleep(engine, 1)
+    await runner.stop(engine, 5)
+    with pytest.raises(EngineError, match="no process listens"):
+        await runner.wake(engine)
 
 
 async def test_an_engine_without_sleep_mode_says_what_to_do(runner: ProcessEngineRunner) -> None:
     handle = await runner.start(simulated_launch())
     try:
-        await runner.wait_ready(handle, 20)
+        await runner.wait_ready(handle, 60)
         with pytest.raises(EngineError, match="without sleep mode") as caught:
             await runner.sleep(handle, 1)
         assert "sleep_mode" in caught.value.hint
         with pytest.raises(EngineError, match="HTTP 404"):
-            await runner.sleep_level(handle, 5)
+            await runner.sleep_level(handle, 60)
     finally:
         await runner.stop(handle, 5)
-
-
-async def test_an_engine_that_is_gone_cannot_be_woken(
-    runner: ProcessEngineRunner, engine: EngineHandle
-) -> None:
-    await runner.sleep(engine, 1)
-    await runner.stop(engine, 5)
-    with pytest.raises(EngineError, match="no process listens"):
-        await runner.wake(engine)
 
 
 def client_of(handle: EngineHandle) -> httpx.AsyncClient:

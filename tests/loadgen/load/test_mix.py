@@ -25,7 +25,6 @@ from loadgen import (
     run_of_open,
 )
 from loadgen.load.mix import MixFactory, merged
-from tests.machine import timed, timing
 
 
 def mix(**shares: float) -> Mix:
@@ -131,7 +130,6 @@ async def test_no_request_is_sent_before_it_is_due(server: Any) -> None:
     assert all(r.sent >= r.scheduled for r in result.records if r.sent and r.scheduled)
 
 
-@timed
 async def test_arrivals_beyond_the_limit_wait_and_their_wait_counts(server: Any) -> None:
     server.behaviour.step_seconds = 0.02
     result = await open_loop(
@@ -145,8 +143,6 @@ async def test_arrivals_beyond_the_limit_wait_and_their_wait_counts(server: Any)
     latencies = sorted(r.e2el for r in result.records if r.e2el is not None)
     assert len(latencies) == 10
     assert latencies[-1] > 0.35, "five rounds of 0.1 s, two at a time, all due within 0.1 s"
-    with timing():
-        assert result.lag_seconds_p99 < 0.1, "waiting for the limit is no lateness of its own"
     with pytest.raises(ValueError, match="max_in_flight"):
         await open_loop(
             server.socket_path, Workload("m"), arrivals=constant(1), seconds=1, max_in_flight=0

@@ -65,6 +65,8 @@ class Asker:
             self.demands(self.world),
             objective=self.world.objective,
             time_limit_seconds=20.0,
+            deterministic=True,
+            may_search=False,
         )
 
     def solve(self, step: Solving) -> Outcome:

@@ -10,7 +10,7 @@ from partitiond.core.plan.record import Objective
 from partitiond.planner.kernels.pricing import price_way
 from partitiond.planner.market.value import Way, make_ways
 from partitiond.planner.model.sites import Floats, Ints, Sites
-from tests.planner.problems import random_sites, sets_of
+from tests.planner.problems import question, seeds, sets_of, sites_of
 
 MANY = 2_000_000
 
@@ -48,10 +48,10 @@ def _worth(value: Floats, chosen: tuple[int, ...]) -> float:
     return float(sum(value[e] for e in chosen))
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", seeds(150, 15))
 def test_the_best_set_is_found(seed: int) -> None:
     rng = random.Random(seed)
-    sites = random_sites(seed, Objective.MIN_PRICE)
+    sites = sites_of(question(seed, Objective.MIN_PRICE))
     value = _values(sites, rng)
     most = np.array([rng.choice([1, 2, 9]) for _ in value], dtype=np.int64)
     for way in make_ways(sites, as_cost=True):
@@ -67,9 +67,9 @@ def test_the_best_set_is_found(seed: int) -> None:
         assert worth == pytest.approx(_worth(value, chosen))
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(40, 5))
 def test_few_nodes_give_a_valid_bound(seed: int) -> None:
-    sites = random_sites(seed, Objective.MIN_PRICE)
+    sites = sites_of(question(seed, Objective.MIN_PRICE))
     value = _values(sites, random.Random(seed))
     most = np.full(len(value), 99, dtype=np.int64)
     for way in make_ways(sites, as_cost=True):
@@ -80,10 +80,10 @@ def test_few_nodes_give_a_valid_bound(seed: int) -> None:
             assert bound >= best - 1e-12
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(40, 5))
 def test_what_is_worth_no_more_than_the_floor_is_not_looked_for(seed: int) -> None:
     rng = random.Random(seed)
-    sites = random_sites(seed, Objective.MIN_PRICE)
+    sites = sites_of(question(seed, Objective.MIN_PRICE))
     value = _values(sites, rng)
     most = np.full(len(value), 99, dtype=np.int64)
     for way in make_ways(sites, as_cost=True):
@@ -94,10 +94,10 @@ def test_what_is_worth_no_more_than_the_floor_is_not_looked_for(seed: int) -> No
             assert (worth == pytest.approx(best)) if floor < best else not chosen
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", seeds(40, 5))
 def test_multipliers_of_other_values_give_a_valid_bound(seed: int) -> None:
     rng = random.Random(seed)
-    sites = random_sites(seed, Objective.MIN_PRICE)
+    sites = sites_of(question(seed, Objective.MIN_PRICE))
     most = np.full(len(sites.entry_item), 99, dtype=np.int64)
     for way in make_ways(sites, as_cost=True):
         duals = np.zeros_like(way.duals)

@@ -14,13 +14,13 @@ from partitiond.planner.api import solve
 from partitiond.planner.market.factor import Factor
 from partitiond.planner.market.value import MarketPrices
 from partitiond.planner.model.instance import build_instance
-from partitiond.planner.model.sites import Sites, build_sites
+from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.scale import Raising, factor_of, largest_factor, scaled, targets_of
 from tests.planner.build import gpu, point, want
-from tests.planner.problems import random_sites, states
+from tests.planner.problems import optimum, question, request_of, seeds
 
 SCALES = (Objective.MAX_MIN, Objective.MAX_HEADROOM)
 
@@ -33,26 +33,11 @@ def raising(instance: Instance, *, searches: bool = True) -> Raising:
     return Raising(SolveMonitor(instance), searches)
 
 
-def best_factor(sites: Sites) -> float:
-    """By trying everything; rates beyond a demand do not count."""
-    target = targets_of(sites.instance)
-    found = 0.0
-    for rates, counts, _ in states(sites):
-        if all(c >= n for c, n in zip(counts, sites.need_min, strict=True)):
-            shares = (
-                rate / target[n.model]
-                for rate, n in zip(rates, sites.instance.needs, strict=True)
-                if n.model in target
-            )
-            found = max(found, min(shares, default=0.0))
-    return found
-
-
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", seeds(80))
 def test_no_plan_has_a_larger_factor(seed: int) -> None:
-    sites = random_sites(seed, Objective.MAX_MIN)
-    instance, target = sites.instance, targets_of(sites.instance)
-    best = best_factor(sites)
+    asked = question(seed, Objective.MAX_MIN)
+    instance = build_instance(request_of(asked))
+    target, best = targets_of(instance), optimum(asked) or 0.0
     known = raising(instance)
     known.lower(known.alone(), "alone")
     assert known.bound < 0 or known.bound >= best * (1 - 1e-9)

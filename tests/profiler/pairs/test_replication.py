@@ -30,7 +30,6 @@ from partitiond.profiler.pairs.pairs import BOTH, FIRST, SECOND, evaluate_pair, 
 from partitiond.profiler.pairs.replication import EvenSplit, arrangements_of, evaluate, replicate
 from partitiond.profiler.pairs.side_by_side import CommonWindow, WindowPlan, measure, preempted
 from partitiond.profiler.sweep.bench import Bench
-from tests.machine import timed, timing
 
 ARCHITECTURE = Architecture(
     family="llama",
@@ -130,6 +129,7 @@ def split(cores: Sequence[int] = (0, 0), batch: int = 2) -> EvenSplit:
     )
 
 
+@pytest.mark.soak
 async def test_two_replicas_that_share_nothing_give_twice_the_sum(
     bench: Bench, runner: Recording, watch: Watch, tmp_path: Path
 ) -> None:
@@ -193,7 +193,7 @@ async def test_the_order_is_reversed_from_round_to_round(bench: Bench, tmp_path:
     assert {name: len(found) for name, found in windows.items()} == {"a": 3, "b": 3}
 
 
-@timed
+@pytest.mark.soak
 async def test_a_pair_is_predicted_from_its_singles_and_then_measured(
     bench: Bench, tmp_path: Path
 ) -> None:
@@ -212,12 +212,11 @@ async def test_a_pair_is_predicted_from_its_singles_and_then_measured(
     assert run.models == ("quick", "slow")
     assert run.batches == (2, 1)
     assert run.predicted_output_tokens_per_s == run.alone_output_tokens_per_s
-    with timing():
-        assert run.alone_output_tokens_per_s[0] > 2 * run.alone_output_tokens_per_s[1]
-        for predicted, measured in zip(
-            run.predicted_output_tokens_per_s, run.measured_output_tokens_per_s, strict=True
-        ):
-            assert measured == pytest.approx(predicted, rel=0.3)
+    assert run.alone_output_tokens_per_s[0] > 2 * run.alone_output_tokens_per_s[1]
+    for predicted, measured in zip(
+        run.predicted_output_tokens_per_s, run.measured_output_tokens_per_s, strict=True
+    ):
+        assert measured == pytest.approx(predicted, rel=0.3)
 
 
 async def test_an_engine_that_dies_ends_the_measurement_and_leaves_nothing(

@@ -12,6 +12,9 @@ from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import MakeHosts
 from tests.proxy.peers.hosts import Host, parts
 from tests.proxy.scripted import ScriptedEngine
+from tests.proxy.virtual import virtual_time
+
+pytestmark = virtual_time
 
 LONG = "a" * 4000
 Turn = dict[str, Any]

@@ -18,6 +18,9 @@ from tests.proxy.peers.hosts import Host, tables_of
 from tests.proxy.peers.relay import Relay, cable
 from tests.proxy.peers.test_hops import holding, until_idle, until_received
 from tests.proxy.scripted import STREAM_HEAD, ScriptedEngine, Step, chunk, text_event
+from tests.proxy.virtual import virtual_time
+
+pytestmark = virtual_time
 
 DONE = "data: [DONE]\n\n"
 

@@ -9,8 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
-
 from partitiond.core.dispatch.routing import (
     BudgetPeriod,
     KeyRates,
@@ -18,7 +16,6 @@ from partitiond.core.dispatch.routing import (
     PeerRoute,
     RoutingTable,
 )
-from partitiond.core.keys import portions
 from partitiond.core.keys.portions import KeyWord, Portions
 from partitiond.core.keys.rates import Usage
 from partitiond.proxy.keys.over_hosts import KeysOverHosts
@@ -66,15 +63,11 @@ async def until_shared(*hosts: Host) -> None:
         await one.proxy.until(functools.partial(has_portion, one))
 
 
-async def drive(hosts: list[Host], seconds: float = 1.5) -> list[int]:
-    """Ask all hosts without pause, and return how many requests each one admitted."""
-    end = time.monotonic() + seconds
+async def drive(hosts: list[Host], asks: int = 40) -> list[int]:
+    """Ask all hosts so often each, and return how many requests each one admitted."""
 
     async def one_host(one: Host) -> int:
-        admitted = 0
-        while time.monotonic() < end:
-            admitted += await ask(one) == 200
-        return admitted
+        return sum([await ask(one) == 200 for _ in range(asks)])
 
     return await asyncio.gather(*[one_host(one) for one in hosts])
 
@@ -85,34 +78,20 @@ async def until_admitted(one: Host, count: int) -> None:
             count -= await ask(one) == 200
 
 
-@pytest.mark.parametrize("count", [2, 3])
 async def test_requests_a_minute_hold_over_hosts(
-    make_hosts: MakeHosts, make_engine: MakeEngine, count: int
+    make_hosts: MakeHosts, make_engine: MakeEngine
 ) -> None:
     limit = 30
-    routes = table(
-        replica(await make_engine()), keys=(key(KeyRates(requests_per_minute=limit)),),
-        keys_required=True,
-    )  # fmt: skip
+    rates = KeyRates(requests_per_minute=limit)
+    routes = table(replica(await make_engine()), keys=(key(rates),), keys_required=True)
     began = time.monotonic()
-    hosts = await make_hosts(routes, {"a": ["m-1"], "b": [], "c": []} if count == 3 else
-                             {"a": ["m-1"], "b": []})  # fmt: skip
+    hosts = await make_hosts(routes, {"a": ["m-1"], "b": [], "c": []})
     await until_shared(*hosts)
     admitted = await drive(hosts)
     refilled = (time.monotonic() - began) * limit / 60
-    assert limit / 2 <= sum(admitted) <= limit + count - 1 + refilled
+    assert limit / 2 <= sum(admitted) <= limit + len(hosts) - 1 + refilled
     assert all(admitted)
     await until_idle(hosts)
-
-
-async def test_one_busy_host_uses_more_than_its_equal_share(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    rates = KeyRates(requests_per_minute=30)
-    routes = table(replica(await make_engine()), keys=(key(rates),), keys_required=True)
-    a, b = await make_hosts(routes, {"a": ["m-1"], "b": []})
-    await until_shared(a, b)
-    assert sum(await drive([b], 2.0)) > 20
 
 
 async def budget_of(one: Host) -> float:
@@ -139,7 +118,7 @@ async def test_a_budget_is_used_once_over_hosts_and_a_restart(
 ) -> None:
     rates = KeyRates(token_budget=200, budget_period=BudgetPeriod.NEVER)
     async with two_hosts(folder, make_engine, rates) as (a, b, own, routes):
-        await drive([a, b], 1.0)
+        await drive([a, b])
         await until_idle([a, b])
         used = [await budget_of(a), await budget_of(b)]
         assert all(used)  # the entry charges: that of `b` ran on `a`
@@ -157,68 +136,53 @@ async def test_a_budget_is_used_once_over_hosts_and_a_restart(
             kept = shared_of(again).known()
             assert ("a", round(used[0])) in [(one[0], round(one[3])) for one in kept]
             await again.until_it_hears(1)
-            await drive([a, again], 0.5)
+            await drive([a, again], 10)
             await until_idle([a, again])
             assert await budget_of(a) + await budget_of(again) <= 200 + 30
 
 
-async def test_a_host_that_is_left_alone_remembers_what_the_others_used(
+async def test_a_host_that_starts_anew_knows_what_was_used(
     folder: Path, make_engine: MakeEngine
 ) -> None:
+    """From its file if it is alone, and from the others if it has no file."""
     rates = KeyRates(token_budget=4000, budget_period=BudgetPeriod.NEVER)
     async with two_hosts(folder, make_engine, rates) as (a, b, own, routes):
         assert [await ask(one) for one in (a, a, a, b)] == [200] * 4
         await until_idle([a, b])
-        used = await budget_of(a)
+        used, own_use = await budget_of(a), await budget_of(b)
         await b.proxy.until(lambda: shared_of(b).heard.budget_tokens == used)
+        await a.proxy.until(lambda: shared_of(a).heard.budget_tokens == own_use)
         await own.aclose()
         for _ in range(2):  # the second start has what the first one kept
             async with host(folder, "b") as again:
                 parts(routes, [again], {})
                 assert shared_of(again).heard.budget_tokens == used
                 again.proxy.state.accounts.save()
-
-
-async def test_a_host_without_its_file_is_told_what_it_used(
-    folder: Path, make_engine: MakeEngine
-) -> None:
-    rates = KeyRates(token_budget=4000, budget_period=BudgetPeriod.NEVER)
-    async with two_hosts(folder, make_engine, rates) as (a, b, own, routes):
-        assert [await ask(b) for _ in range(3)] == [200] * 3
-        await until_idle([a, b])
-        used = await budget_of(b)
-        shared = shared_of(a)
-        await a.proxy.until(lambda: shared.heard.budget_tokens == used)
-        await own.aclose()
         for path in (folder / "b" / "state").glob("budgets*"):
             path.unlink()
         async with host(folder, "b") as again:
             parts(routes, [a, again], {"m-1": "a"})
             uses = again.proxy.state.accounts.uses
-            await again.proxy.until(lambda: uses()["k1"]["budget_used"] == used, 30)
+            await again.proxy.until(lambda: uses()["k1"]["budget_used"] == own_use)
 
 
-async def test_a_silent_host_takes_its_share_and_no_more(
-    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+async def test_a_host_that_is_renamed_tells_its_use_by_its_new_name(
+    make_hosts: MakeHosts, make_engine: MakeEngine
 ) -> None:
-    monkeypatch.setattr(portions, "SILENT_SECONDS", 0.5)
-    limit = 30
-    routes = table(
-        replica(await make_engine()), keys=(key(KeyRates(requests_per_minute=limit)),),
-        keys_required=True,
-    )  # fmt: skip
-    hosts = await make_hosts(routes, {"a": ["m-1"], "b": []})
-    for one in hosts:
-        with_silent = dataclasses.replace(
-            one.proxy.state.table,
-            version=2,
-            peers=(*one.proxy.state.table.peers, PeerRoute("c", "unix:/nowhere/c.peer")),
-        )
-        one.proxy.state.apply(with_silent)
-    began = time.monotonic()
-    admitted = sum(await drive(hosts, 2.5))
-    refilled = (time.monotonic() - began) * limit / 60
-    assert limit / 3 <= admitted <= limit * 2 / 3 + 2 + refilled
+    rates = KeyRates(token_budget=4000, budget_period=BudgetPeriod.NEVER)
+    routes = table(replica(await make_engine()), keys=(key(rates),), keys_required=True)
+    a, b = await make_hosts(routes, {"a": ["m-1"], "b": []})
+    await until_shared(a, b)
+    b.name, b.route = "c", dataclasses.replace(b.route, host="c")
+    parts(dataclasses.replace(routes, version=2), [a, b], {"m-1": "a"})
+    assert await ask(b) == 200
+    await until_idle([a, b])
+    used = await budget_of(b)
+
+    def told() -> bool:
+        return [one for one in shared_of(a).known() if one[0] == "c" and one[3] == used] != []
+
+    await a.proxy.until(told)
 
 
 async def test_a_key_is_removed_and_made_again_while_words_are_under_way(
@@ -234,7 +198,7 @@ async def test_a_key_is_removed_and_made_again_while_words_are_under_way(
     assert await ask(b) == 401
     assert await ask(a) == 200
     shared = shared_of(a)
-    await a.proxy.until(lambda: not shared._heard["b"].portion.requests, 30)
+    await a.proxy.until(lambda: not shared._heard["b"].portion.requests)
     await until_admitted(a, 12)  # of which `b` would have kept some
     b.proxy.state.apply(dataclasses.replace(with_key, version=3))
     await until_admitted(b, 1)
@@ -286,16 +250,11 @@ async def test_a_lying_host_unlocks_no_more_than_the_limit(
                 liar.say(frames.KEYS, message)
         await a.proxy.until(lambda: shared._heard["b"].number == 29)
         assert peers.answered.get("b", 0.0) <= time.monotonic()
-        admitted = sum(await drive([a], 1.0))
+        admitted = sum(await drive([a], limit + 3))
         assert admitted <= limit + 1 + (time.monotonic() - began) * limit / 60
         liar.say(frames.KEYS, encode((1, 2.0, 3, 4.0, [["k1"] * 3])))
-        assert await asyncio.wait_for(_until_end(liar.reader), 60)
-
-
-async def _until_end(reader: asyncio.StreamReader) -> bool:
-    while await reader.read(65536):
-        pass
-    return True
+        async with asyncio.timeout(120):
+            await liar.reader.read(-1)
 
 
 def test_many_words_go_in_several_messages_and_come_back_whole() -> None:

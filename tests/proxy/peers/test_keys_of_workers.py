@@ -19,6 +19,9 @@ from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.keys.meters import PeerMeters
 from partitiond.proxy.keys.over_workers import KeyNotes, KeysOfWorker
 from partitiond.proxy.keys.words import KeyWords, read_words
+from tests.proxy.virtual import virtual_time
+
+pytestmark = virtual_time
 
 NAMES = ("a", "b", "c")
 TOKENS = 10.0
@@ -165,40 +168,37 @@ async def fleet(folder: Path, rates: KeyRates, workers: int) -> AsyncIterator[Fl
         made.close()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_requests_in_flight_hold_over_three_hosts(folder: Path, workers: int) -> None:
-    async with fleet(folder, KeyRates(max_in_flight=12), workers) as hosts:
+async def test_requests_in_flight_hold_over_three_hosts(folder: Path) -> None:
+    async with fleet(folder, KeyRates(max_in_flight=12), 2) as hosts:
         flying = await hosts.drive(0.7, 6)
         assert 6 <= len(flying) <= 12 + 2
         assert hosts.used().in_flight == len(flying)
-        for accounts, receipt in [
-            (accounts, receipt)
-            for host in hosts.hosts.values()
-            for accounts in host.accounts
-            for receipt in flying
-            if receipt.meter is accounts._meters["k1"]
-        ]:
-            accounts.settle(receipt, TOKENS)
+        for host in hosts.hosts.values():
+            for accounts in host.accounts:
+                for receipt in flying:
+                    if receipt.meter is accounts._meters["k1"]:
+                        accounts.settle(receipt, TOKENS)
         assert hosts.used().in_flight == 0
         assert 6 <= len(await hosts.drive(0.7, 6)) <= 12 + 2
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_a_budget_holds_over_three_hosts(folder: Path, workers: int) -> None:
-    rates = KeyRates(token_budget=400, budget_period=BudgetPeriod.NEVER)
-    async with fleet(folder, rates, workers) as hosts:
-        admitted = await hosts.drive(1.0, 30)
-        assert 300 <= TOKENS * len(admitted) <= 400 + 2 * TOKENS
-        assert hosts.used().budget_tokens == TOKENS * len(admitted)
-
-
-async def test_requests_a_minute_hold_over_hosts_with_workers(folder: Path) -> None:
+async def test_a_worker_that_takes_over_loses_no_use_and_fills_no_bucket(folder: Path) -> None:
     limit = 60
     began = time.monotonic()
     async with fleet(folder, KeyRates(requests_per_minute=limit), 2) as hosts:
-        admitted = len(await hosts.drive(1.0, limit // 2))
-        refilled = (time.monotonic() - began) * limit / 60
-        assert limit / 2 <= admitted <= limit + 2 + refilled
+        admitted = len(await hosts.drive(0.5, limit // 2))
+        a = hosts.hosts["a"]
+        assert a.notes is not None
+        for row in (2, 3):  # each of its workers is replaced by a new one
+            new = _worker(folder / f"a.{LEDGER_FILE}", row, a.notes)
+            new.over_hosts.send = hosts.sender("a")
+            new.apply(hosts.table.keys, "a", NAMES)
+            new.over_hosts.start()
+            a.kill(row - 2, successor=2)
+            a.accounts[row - 2] = new
+        admitted += len(await hosts.drive(1.0))
+        assert admitted <= limit + 2 + 1 + (time.monotonic() - began) * limit / 60
+        assert a.used().requests  # also of the workers that are gone
 
 
 async def test_what_any_worker_used_is_told_and_what_others_used_reaches_any(folder: Path) -> None:
@@ -231,18 +231,6 @@ async def test_another_worker_takes_over_and_loses_nothing(folder: Path) -> None
         # Besides the requests of the other hosts, one of each that begins anew.
         assert 300 <= TOKENS * admitted <= 400 + (2 + 3) * TOKENS
         assert hosts.used().budget_tokens == TOKENS * admitted
-
-
-async def test_the_rates_hold_though_the_keeper_dies(folder: Path) -> None:
-    limit = 60
-    began = time.monotonic()
-    async with fleet(folder, KeyRates(requests_per_minute=limit), 2) as hosts:
-        admitted = len(await hosts.drive(0.5))
-        hosts.hosts["a"].kill(0, successor=1)
-        del hosts.hosts["a"].accounts[0]
-        admitted += len(await hosts.drive(1.2))
-        assert admitted <= limit + 2 + 1 + (time.monotonic() - began) * limit / 60
-        assert hosts.hosts["a"].used().requests  # also of the worker that is gone
 
 
 async def test_a_host_without_a_keeper_sends_no_more_than_one_request(
@@ -298,24 +286,6 @@ async def test_a_peer_cannot_use_up_the_numbers_of_incarnations(folder: Path) ->
         b = hosts.hosts["b"]
         await hosts.until(lambda: b.heard(0).in_flight == 1)
         assert keys._peers.incarnation < last  # type: ignore[union-attr]
-
-
-async def test_a_new_workers_buckets_are_no_fuller_than_those_of_the_fleet(folder: Path) -> None:
-    limit = 60
-    began = time.monotonic()
-    async with fleet(folder, KeyRates(requests_per_minute=limit), 2) as hosts:
-        admitted = len(await hosts.drive(0.5, 30))
-        a = hosts.hosts["a"]
-        assert a.notes is not None
-        for row in (2, 3):
-            new = _worker(folder / f"a.{LEDGER_FILE}", row, a.notes)
-            new.over_hosts.send = hosts.sender("a")
-            new.apply(hosts.table.keys, "a", NAMES)
-            new.over_hosts.start()
-            a.kill(row - 2, successor=2)
-            a.accounts[row - 2] = new
-        admitted += len(await hosts.drive(1.0))
-        assert admitted <= limit + 2 + 1 + (time.monotonic() - began) * limit / 60
 
 
 async def test_the_next_parent_believes_no_row_of_an_earlier_boot(folder: Path) -> None:

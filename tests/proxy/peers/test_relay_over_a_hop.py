@@ -1,45 +1,46 @@
 """What holds for a client and an engine on one host holds when the engine is on another one.
 
-These are the tests of `tests.proxy`, with a `make_proxy` whose replicas are all on another host.
-Those that look at the replicas of the proxy itself are left out; `test_hops` has their like.
+These are tests of `tests.proxy`, one of each kind of end, with a `make_proxy` whose replicas are
+all on another host: the proxy of a hop decides none of these rules anew.
 """
 
 import pytest
 
-from tests.proxy import (
-    test_charges,
-    test_load_reports,
-    test_output_limits,
-    test_relay,
-    test_request_fields,
-    test_retries,
-)
+from tests.proxy import test_charges, test_load_reports, test_relay, test_retries
 from tests.proxy.conftest import Proxy
+from tests.proxy.virtual import virtual_time
 
-LEFT_OUT = {
-    "test_a_broken_model_takes_no_retries_from_another",
-    "test_a_retry_that_waits_in_vain_is_given_back",
-    "test_no_credit_is_taken_where_the_others_drain_or_are_dead",
-    "test_what_runs_is_reserved_by_estimate",
-    "test_whose_time_in_the_queue_runs_out_pays_nothing",
-    "test_a_new_engine_behind_the_name_gets_no_old_connection",
-    "test_a_routing_update_leaves_running_streams_alone",
-    "test_a_draining_replica_gets_nothing_new_and_finishes_what_runs",
-    "test_a_client_that_leaves_cancels_upstream",
+pytestmark = virtual_time
+
+ENDS = {
+    test_relay: (
+        "test_a_fault_before_the_first_content_is_retried_elsewhere_unseen",
+        "test_at_most_two_attempts_and_never_twice_the_same_replica",
+        "test_a_fault_after_the_first_content_ends_with_an_error_event",
+        "test_an_engines_own_error_event_goes_out_once_and_counts_as_failed",
+        "test_a_request_error_inside_a_stream_gets_its_status",
+        "test_events_cut_anywhere_arrive_whole_and_unchanged",
+        "test_usage_is_passed_on_and_learned_from",
+        "test_a_stream_that_stops_in_the_middle_ends_with_its_own_error",
+        "test_a_whole_answer_is_bounded_by_the_total_limit",
+        "test_an_engine_that_is_not_there_is_503",
+        "test_a_client_that_leaves_the_queue_is_never_sent",
+        "test_the_openai_client_can_cancel_a_stream",
+    ),
+    test_charges: (
+        "test_each_end_has_its_price_in_all_books",
+        "test_a_client_that_takes_nothing_pays_what_was_sent_to_it",
+    ),
+    test_load_reports: (
+        "test_a_report_is_asked_for_and_comes_back",
+        "test_a_report_that_is_no_plain_text_does_not_come_back",
+    ),
+    test_retries: ("test_a_share_of_nothing_sends_nothing_twice",),
 }
 
-for module in (
-    test_relay,
-    test_charges,
-    test_load_reports,
-    test_output_limits,
-    test_request_fields,
-    test_retries,
-):
-    for name, test in vars(module).items():
-        if name.startswith("test_") and callable(test) and name not in LEFT_OUT:
-            assert name not in globals(), name
-            globals()[name] = test
+for module, names in ENDS.items():
+    for name in names:
+        globals()[name] = getattr(module, name)
 
 
 @pytest.fixture(autouse=True)

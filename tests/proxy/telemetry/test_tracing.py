@@ -13,6 +13,7 @@ from partitiond.proxy.telemetry import tracing
 from partitiond.proxy.telemetry.tracing import Tracer
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import answer, completion
+from tests.proxy.virtual import real_time
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, UNSAMPLED = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
@@ -111,6 +112,7 @@ async def test_usage_is_in_the_span(
     assert "parentSpanId" not in collector.spans()[0]
 
 
+@real_time
 async def test_a_collector_that_speaks_no_http_is_told_of_and_costs_spans_alone(
     make_proxy: MakeProxy, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,

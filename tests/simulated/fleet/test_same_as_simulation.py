@@ -139,7 +139,7 @@ SHAPES = st.builds(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.floats(0.0, 3.0), st.integers(1, 90), st.integers(1, 60)),

@@ -23,6 +23,9 @@ def described(**changes: object) -> HostDescription:
     return HostDescription(**{"name": "x", "gpus": (GpuDescription("a100-80gb"),), **changes})  # type: ignore[arg-type]
 
 
+FULL = GpuDescription("a100-80gb", mig=True, mig_instances=("4g.40gb@0", "3g.40gb@0"))
+
+
 def test_every_gpu_of_the_catalog_can_be_simulated() -> None:
     gpus = {key for key, spec in HARDWARE.items() if spec.kind is DeviceKind.GPU}
     assert MODELS.keys() == gpus
@@ -69,6 +72,7 @@ def test_a_gpu_may_have_another_name(tmp_path: Path) -> None:
             described(gpus=(GpuDescription("a100-80gb", mig=True, mig_instances=("7g.80gb",)),)),
             "is no GPU instance",
         ),
+        (described(gpus=(FULL,)), r"3g\.40gb@0 does not fit"),
     ],
 )
 def test_what_cannot_be_is_refused_and_leaves_nothing(
@@ -80,13 +84,6 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(
     assert not (tmp_path / "host").exists()
 
 
-def test_instances_that_do_not_fit_leave_nothing(tmp_path: Path) -> None:
-    gpu = GpuDescription("a100-80gb", mig=True, mig_instances=("4g.40gb@0", "3g.40gb@0"))
-    with pytest.raises(SpecError, match=r"3g\.40gb@0 does not fit"):
-        SimulatedHost.create(described(gpus=(gpu,)), tmp_path / "host")
-    assert not (tmp_path / "host").exists()
-
-
 def test_unknown_keys_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"name": "mine", "gpus": [{"model": "t4-16gb", "cuont": 3}]}))
@@ -95,9 +92,6 @@ def test_unknown_keys_are_refused(tmp_path: Path) -> None:
     file.write_text("{")
     with pytest.raises(SpecError, match="cannot be read"):
         SimulatedHost.create(str(file), tmp_path / "host")
-
-
-def test_a_name_that_is_none_says_which_there_are(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError) as refused:
         SimulatedHost.create("a100", tmp_path / "host")
     assert all(name in refused.value.hint for name in shipped_descriptions())
@@ -108,9 +102,6 @@ def test_a_folder_that_is_not_empty_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(ConflictError):
         SimulatedHost.create("mixed", tmp_path)
     assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_folder_without_a_host_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         SimulatedHost.open(tmp_path)
 

@@ -22,10 +22,7 @@ steps = st.lists(
 )
 
 
-@settings(
-    max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sequence=steps)
 def test_any_sequence_agrees_with_the_rules(mig: SimulatedHost, sequence: list[Step]) -> None:
     """Against a model that knows nothing but slices: starts, overlaps, and how many at most."""

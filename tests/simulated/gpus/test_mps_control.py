@@ -71,7 +71,7 @@ class Daemon:
     def client(self, percentage: str = "-1", limit: int = -1) -> Iterator["socket.SocketIO"]:
         """A context of this very process."""
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(10)
+            connection.settimeout(60)
             connection.connect(str(self.pipe_dir / "control.sock"))
             connection.sendall(f"CLIENT {os.getpid()} {percentage} {limit} {self.gpu}\n".encode())
             with connection.makefile("rwb", buffering=0) as lines:
@@ -98,26 +98,19 @@ def test_it_looks_as_the_real_one_does(daemon: Daemon) -> None:
     log = (daemon.log_dir / "control.log").read_text()
     assert f"Starting control daemon using socket {daemon.pipe_dir}/control\n" in log
     assert f"set env CUDA_MPS_PIPE_DIRECTORY={daemon.pipe_dir}\n" in log
-
-
-def test_a_second_one_in_the_same_folder_is_refused(daemon: Daemon) -> None:
     again = daemon.run("-d")
     assert again.returncode == 1
     assert "already running" in again.stdout
-
-
-def test_without_a_daemon_there_is_nobody_to_ask(tmp_path: Path) -> None:
-    done = Daemon(tmp_path).run(stdin="get_server_list\n")
-    assert (done.returncode, done.stdout) == (1, "Cannot find MPS control daemon process\n")
-
-
-def test_a_wrong_command_is_an_answer_and_no_failure(daemon: Daemon) -> None:
+    # A wrong command is an answer and no failure.
     assert "Unknown command" in daemon.ask("get_servers")
     assert "does not exist" in daemon.ask("get_client_list 1")
     assert "Usage" in daemon.ask("terminate_client 1")
     assert "Invalid" in daemon.ask("set_default_active_thread_percentage 120")
     assert "not enabled" in daemon.ask("lspart")
     assert daemon.run("--nonsense").returncode == 1
+    deep = daemon.pipe_dir.parent / ("x" * 100)
+    deep.mkdir()
+    assert Daemon(deep).run("-d").returncode == 1, "its sockets' paths are too long"
 
 
 def test_limits_are_kept_by_the_server_that_was_started_with_them(daemon: Daemon) -> None:
@@ -165,9 +158,7 @@ def test_quit_waits_for_clients_unless_it_is_told_how_long(daemon: Daemon) -> No
     with daemon.client() as lines:
         lines.readline()
         pid, server = daemon.pid, int(daemon.ask("get_server_list"))
-        started = time.monotonic()
         daemon.ask("quit -t 1")
-        assert time.monotonic() - started >= 1
         assert start_ticks(server) is None
     deadline = time.monotonic() + 60
     while start_ticks(pid) is not None:
@@ -180,16 +171,11 @@ def test_a_stale_folder_is_taken_over(daemon: Daemon) -> None:
     os.kill(dead, signal.SIGKILL)
     while start_ticks(dead) is not None:
         time.sleep(0.01)
-    assert daemon.run(stdin="get_server_list\n").returncode == 1
+    done = daemon.run(stdin="get_server_list\n")
+    assert (done.returncode, done.stdout) == (1, "Cannot find MPS control daemon process\n")
     assert daemon.run("-d").returncode == 0
     assert daemon.pid != dead
     daemon.ask("quit")
-
-
-def test_a_folder_too_long_for_a_socket_is_no_daemon(tmp_path: Path) -> None:
-    deep = tmp_path / ("x" * 100)
-    deep.mkdir()
-    assert Daemon(deep).run("-d").returncode == 1
 
 
 @pytest.mark.parametrize("daemon", [("-S",)], indirect=True)
@@ -213,37 +199,27 @@ def test_one_user_per_server() -> None:
     server = Server(7, 500, 100.0, {})
     assert refusal(state, server, asked(), 501) is None, "an idle server makes room"
     server.clients.append(object())  # type: ignore[arg-type]
-    found = refusal(state, server, asked(), 501)
-    assert found is not None
-    assert found[0] == 807
+    assert (refusal(state, server, asked(), 501) or "")[0] == 807
+    server.clients.extend([object()] * 46)  # type: ignore[list-item]
+    assert refusal(state, server, asked(), 500) is None
+    server.clients.append(object())  # type: ignore[arg-type]
+    assert (refusal(state, server, asked(), 500) or "")[0] == 808, "the 49th client"
 
 
 def test_only_its_devices() -> None:
     assert refusal(MpsState(()), None, asked("GPU-any"), 0) is None
-    found = refusal(MpsState((GPU,)), None, asked("GPU-other"), 0)
-    assert found is not None
-    assert found[0] == 100
+    assert (refusal(MpsState((GPU,)), None, asked("GPU-other"), 0) or "")[0] == 100
 
 
-@pytest.mark.parametrize(
-    "line", ["", "CLIENT", "CLIENT x -1 -1 g", "HELLO 1 2 3 4", "CLIENT 1 nan -1 g", "CLIENT 1 2 3"]
-)
-def test_what_is_no_client_is_none(line: str) -> None:
-    assert parse_client(line) is None
-
-
-@pytest.mark.parametrize(
-    ("word", "size"),
-    [("10G", 10 << 30), ("900M", 900 << 20), ("900", None), ("1.5G", None), ("-1M", None)],
-)
-def test_sizes_are_an_integer_and_a_letter(word: str, size: int | None) -> None:
-    assert parse_size(word) == size
-
-
-@pytest.mark.parametrize("percentage", [-1, 0, 101])
-def test_a_percentage_that_is_none_leaves_the_servers(percentage: float) -> None:
+def test_clients_sizes_and_percentages_are_read_strictly() -> None:
+    for line in ("", "CLIENT", "CLIENT x -1 -1 g", "HELLO 1 2 3 4", "CLIENT 1 nan -1 g",
+                 "CLIENT 1 2 3"):  # fmt: skip
+        assert parse_client(line) is None, line
+    sizes = {"10G": 10 << 30, "900M": 900 << 20, "900": None, "1.5G": None, "-1M": None}
+    assert {word: parse_size(word) for word in sizes} == sizes
     server = Server(7, 0, 70.0, {GPU: 5, "0": 9})
-    assert effective(server, ClientRequest(1, percentage, 7, GPU)) == (70.0, 7)
+    for percentage in (-1, 0, 101):
+        assert effective(server, ClientRequest(1, percentage, 7, GPU)) == (70.0, 7)
 
 
 def test_on_a_simulated_host_a_server_is_a_process_of_its_gpu(tmp_path: Path) -> None:

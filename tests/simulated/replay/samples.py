@@ -2,8 +2,10 @@
 
 from hypothesis import strategies as st
 
+from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import MemoryShare, PartitionSize, WholeDevice
+from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import (
@@ -17,8 +19,14 @@ from partitiond.core.plan.record import (
 )
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
-from partitiond.simulated.replay.host import HostCosts
-from partitiond.simulated.replay.models import EngineModel
+from partitiond.simulated.replay.batch import Batch
+from partitiond.simulated.replay.dispatch import SimulatedModel, SimulatedReplica, SimulatedRequest
+from partitiond.simulated.replay.engine import SharedDevice, SteppedEngine
+from partitiond.simulated.replay.events import SimulatedClock
+from partitiond.simulated.replay.host import NO_COSTS, HostCosts
+from partitiond.simulated.replay.models import EngineModel, SimulatedTraffic
+from partitiond.simulated.replay.policies import BaselineModel
+from partitiond.simulated.replay.steps import Steps
 
 WORKLOAD = Workload(prompt_tokens=32, output_tokens=16)
 STEP_SECONDS = 0.01
@@ -39,21 +47,11 @@ def candidate(
     profile_id: str = "profile",
 ) -> Candidate:
     """An engine of `BATCH` slots whose step takes `STEP_SECONDS`, planned at `share` of its X."""
+    gib = Bytes(GIB)
     return Candidate(
-        model=model,
-        profile_id=profile_id,
-        profile_kind=ProfileKind.MEASURED,
-        hardware="test",
-        size=PartitionSize(mode, 1, 100),
-        batch=BATCH,
-        memory_bytes=Bytes(GIB),
-        kv_cache_bytes=Bytes(GIB),
-        capacity_req_per_s=share * X / WORKLOAD.output_tokens,
-        output_tokens_per_s=X,
-        ttft_p95_seconds=2 * STEP_SECONDS,
-        tpot_p95_seconds=STEP_SECONDS,
-        busy=busy,
-    )
+        model, profile_id, ProfileKind.MEASURED, "test", PartitionSize(mode, 1, 100), BATCH,
+        gib, gib, share * X / WORKLOAD.output_tokens, X, 2 * STEP_SECONDS, STEP_SECONDS, busy=busy,
+    )  # fmt: skip
 
 
 def host_costs() -> st.SearchStrategy[HostCosts]:
@@ -79,6 +77,55 @@ class ConstantSteps:
         assert decoding + prefill_tokens > 0
         assert kv_tokens >= decoding
         return self._seconds
+
+
+def stepped(
+    clock: SimulatedClock,
+    steps: Steps,
+    limits: tuple[int, int, int] = (8, 64, 1000),
+    *,
+    device: SharedDevice | None = None,
+    costs: HostCosts = NO_COSTS,
+    kind: type[Batch] = Batch,
+    busy: float = 1.0,
+) -> SteppedEngine:
+    """An engine of so many sequences, tokens a step and KV tokens."""
+    device = device or SharedDevice(SharingMode.WHOLE)
+    one = candidate("m", mode=device.mode, busy=busy)
+    return SteppedEngine(clock, device, one, kind(*limits), steps, costs=costs)
+
+
+def replicas(
+    clock: SimulatedClock, limits: tuple[int, ...], kv_tokens: int = 10_000
+) -> list[SimulatedReplica]:
+    """A replica for each limit of sequences; one step takes a second."""
+    return [
+        SimulatedReplica(
+            ReplicaRoute(f"m-{n}", "m", "", "", limit, kv_tokens, 1000, service_seconds=10.0),
+            stepped(clock, ConstantSteps(1.0), (limit, 1000, kv_tokens)),
+        )
+        for n, limit in enumerate(limits)
+    ]
+
+
+def route(wait: float = 30.0) -> ModelRoute:
+    """With a queue of two."""
+    return ModelRoute("m", ModelAvailability.SERVING, "m", max_queue=2, max_wait_seconds=wait)
+
+
+def send(
+    clock: SimulatedClock, to: SimulatedModel | BaselineModel, count: int, output: int = 10
+) -> list[SimulatedRequest]:
+    """So many requests come at once."""
+    flights = [SimulatedRequest(clock.now, 10, output) for _ in range(count)]
+    for flight in flights:
+        to.arrive(flight)
+    return flights
+
+
+def traffic(*models: str, slo: Slo | None = None) -> list[SimulatedTraffic]:
+    """Of each the same."""
+    return [SimulatedTraffic(model, WORKLOAD, slo) for model in models]
 
 
 def engine(_placement: Placement) -> EngineModel:
@@ -114,7 +161,7 @@ def plan(
     return Plan(
         id="plan",
         placements=tuple(placements),
-        devices=tuple(_device(name) for name in placed),
+        devices=tuple(device(name) for name in placed),
         forecasts=tuple(forecasts),
         unplaced=(),
         certificate=Certificate(Objective.MIN_DEVICES, 1, 1, 0, Status.OPTIMAL, "", 0.0),
@@ -123,11 +170,12 @@ def plan(
     )
 
 
-def _device(name: str) -> Device:
+def device(name: str, hardware: str = "test") -> Device:
+    """A GPU."""
     return Device(
         id=name,
         kind=DeviceKind.GPU,
-        hardware="test",
+        hardware=hardware,
         name="test",
         host="host",
         memory_bytes=Bytes(80 * GIB),

@@ -1,3 +1,5 @@
+"""A replay's figures are compared with what the plan promised."""
+
 import pytest
 
 from partitiond.simulated.replay.comparison import (
@@ -8,54 +10,49 @@ from partitiond.simulated.replay.comparison import (
     differences_of,
     summarise,
 )
-from partitiond.simulated.replay.models import SimulatedTraffic
 from partitiond.simulated.replay.outcome import Outcome
 from partitiond.simulated.replay.promise import promises
 from partitiond.simulated.replay.replay import OfferedLoad, ReplayOptions, replay_plan
-from tests.simulated.replay.samples import WORKLOAD, candidate, engine, plan
+from tests.simulated.replay.samples import candidate, engine, plan, traffic
+
+FULL, DEMAND = OfferedLoad.FULL, OfferedLoad.DEMAND
+SERVED, THROUGHPUT = ComparedFigure.SERVED, ComparedFigure.THROUGHPUT
+TTFT, TPOT = ComparedFigure.TTFT, ComparedFigure.TPOT
 
 
-def outcome(*, arrivals: int = 100, good: int = 100, ttft: float = 0.02) -> Outcome:
-    return Outcome(10.0, arrivals, arrivals, 0, good, 70.0, ttft, 0.005)
-
-
-(PROMISE,) = promises(plan({"gpu": [candidate("m")]}, {"m": 40.0}))
-
-
-def found(one: Outcome, load: OfferedLoad) -> dict[ComparedFigure, Difference]:
-    return {d.figure: d for d in differences(PROMISE, one, load, 0.95)}
-
-
-def test_at_full_load_faster_than_promised_is_an_error_too() -> None:
-    those = found(outcome(), OfferedLoad.FULL)
-    assert set(those) == {ComparedFigure.THROUGHPUT, ComparedFigure.TTFT, ComparedFigure.TPOT}
-    assert those[ComparedFigure.TPOT].error == pytest.approx(-0.5)
-    assert those[ComparedFigure.TPOT].is_miss
-    assert not those[ComparedFigure.TTFT].is_miss
-
-
-def test_at_the_demand_only_a_broken_promise_is_one() -> None:
-    those = found(outcome(ttft=0.03), OfferedLoad.DEMAND)
-    assert set(those) == {ComparedFigure.SERVED, ComparedFigure.TTFT, ComparedFigure.TPOT}
-    assert those[ComparedFigure.TPOT].error == 0
-    assert those[ComparedFigure.TTFT].error == pytest.approx(0.5)
-    assert those[ComparedFigure.TTFT].is_miss
-
-
-def test_any_shortfall_of_the_served_share_is_a_miss() -> None:
-    assert not found(outcome(good=95), OfferedLoad.DEMAND)[ComparedFigure.SERVED].is_miss
-    assert found(outcome(good=94), OfferedLoad.DEMAND)[ComparedFigure.SERVED].is_miss
-
-
-def test_nothing_is_said_of_a_model_to_which_nothing_came() -> None:
-    assert found(outcome(arrivals=0, good=0), OfferedLoad.DEMAND) == {}
+@pytest.mark.parametrize(
+    ("load", "good", "ttft", "errors", "misses"),
+    [
+        # At full load, faster than promised is an error, too; at the demand it is none.
+        (FULL, 100, 0.02, {TTFT: 0.0, TPOT: -0.5}, {TPOT}),
+        (DEMAND, 100, 0.03, {TTFT: 0.5, TPOT: 0.0}, {TTFT}),
+        (DEMAND, 95, 0.02, {TTFT: 0.0}, set()),
+        (DEMAND, 94, 0.02, {TTFT: 0.0}, {SERVED}),
+    ],
+)
+def test_what_of_the_promise_is_an_error_and_a_miss(
+    load: OfferedLoad,
+    good: int,
+    ttft: float,
+    errors: dict[ComparedFigure, float],
+    misses: set[ComparedFigure],
+) -> None:
+    (promise,) = promises(plan({"gpu": [candidate("m")]}, {"m": 40.0}))
+    rate = promise.output_tokens_per_s
+    one = Outcome(10.0, 100, 100, 0, good, rate, ttft, 0.005)
+    found = {d.figure: d for d in differences(promise, one, load, 0.95)}
+    assert set(found) == {THROUGHPUT if load is FULL else SERVED, TTFT, TPOT}
+    assert {figure: found[figure].error for figure in errors} == pytest.approx(errors)
+    assert {figure for figure, one in found.items() if one.is_miss} == misses
+    nothing = Outcome(10.0, 0, 0, 0, 0, 0.0, None, None)
+    assert load is FULL or list(differences(promise, nothing, load, 0.95)) == []
 
 
 def test_a_summary_has_the_baseline_beside_it() -> None:
     those = [
-        Difference("a", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 90.0, naive=200.0),
-        Difference("b", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 70.0, naive=100.0),
-        Difference("c", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 105.0, naive=105.0),
+        Difference("a", FULL, THROUGHPUT, 100.0, 90.0, naive=200.0),
+        Difference("b", FULL, THROUGHPUT, 100.0, 70.0, naive=100.0),
+        Difference("c", FULL, THROUGHPUT, 100.0, 105.0, naive=105.0),
     ]
     summary = summarise(those)
     assert summary is not None
@@ -68,11 +65,8 @@ def test_a_summary_has_the_baseline_beside_it() -> None:
 
 def test_a_replay_is_compared_model_by_model() -> None:
     made = plan({"gpu-0": [candidate("a")], "gpu-1": [candidate("b")]}, {"a": 20.0, "b": 10.0})
-    traffic = [SimulatedTraffic("a", WORKLOAD), SimulatedTraffic("b", WORKLOAD)]
-    replay = replay_plan(made, traffic, engine, OfferedLoad.FULL, ReplayOptions(seconds=10.0))
+    replay = replay_plan(made, traffic("a", "b"), engine, FULL, ReplayOptions(seconds=10.0))
     those = differences_of(replay)
     assert [one.model for one in those] == ["a"] * 3 + ["b"] * 3
-    assert {key: s.misses for key, s in by_figure(those).items()} == {
-        (OfferedLoad.FULL, figure): 0
-        for figure in (ComparedFigure.THROUGHPUT, ComparedFigure.TTFT, ComparedFigure.TPOT)
-    }
+    figures = {key: s.misses for key, s in by_figure(those).items()}
+    assert figures == {(FULL, figure): 0 for figure in (THROUGHPUT, TTFT, TPOT)}

@@ -1,3 +1,5 @@
+"""Engines of one device step through their batches and slow each other down."""
+
 import functools
 
 import pytest
@@ -8,11 +10,11 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.interference import Interference
 from partitiond.core.profile.confirmed import StepTime
 from partitiond.simulated.replay.batch import Batch, BatchStep, Sequence
-from partitiond.simulated.replay.engine import SharedDevice, SteppedEngine
+from partitiond.simulated.replay.engine import SharedDevice
 from partitiond.simulated.replay.events import SimulatedClock
 from partitiond.simulated.replay.host import NO_COSTS, Host, HostCosts
-from partitiond.simulated.replay.steps import FittedSteps, StepModel, Steps
-from tests.simulated.replay.samples import STEP_SECONDS, ConstantSteps, candidate, host_costs
+from partitiond.simulated.replay.steps import FittedSteps, StepModel
+from tests.simulated.replay.samples import STEP_SECONDS, ConstantSteps, host_costs, stepped
 
 
 class StepByStep(Batch):
@@ -26,9 +28,7 @@ Times = list[tuple[float, float]]
 Arrivals = list[tuple[float, int, int, int]]
 
 
-def run(
-    arrivals: Arrivals, kind: type[Batch], busy: float, costs: HostCosts = NO_COSTS, cores: int = 0
-) -> Times:
+def run(arrivals: Arrivals, kind: type[Batch], busy: float, costs: HostCosts, cores: int) -> Times:
     """(first token, last token) of each request on two engines that share a device and a host."""
     clock = SimulatedClock()
     device = SharedDevice(SharingMode.MEMORY, Interference(kappa_memory=0.1), Host(cores))
@@ -37,15 +37,14 @@ def run(
     last: dict[Sequence, float] = {}
     engines = []
     for _ in range(2):
-        made = candidate("m", mode=SharingMode.MEMORY, busy=busy)
-        engine = SteppedEngine(clock, device, made, kind(4, 32, 200), steps, costs=costs)
+        engine = stepped(
+            clock, steps, (4, 32, 200), device=device, costs=costs, kind=kind, busy=busy
+        )
         engine.on_first = lambda s: first.__setitem__(s, clock.now)
         engine.on_ended = lambda s: last.__setitem__(s, clock.now)
         engines.append(engine)
-    sequences = []
-    for when, which, prompt, output in arrivals:
-        sequence = Sequence(prompt, output)
-        sequences.append(sequence)
+    sequences = [Sequence(prompt, output) for *_, prompt, output in arrivals]
+    for (when, which, *_), sequence in zip(arrivals, sequences, strict=True):
         clock.at(when, functools.partial(engines[which].add, sequence))
     clock.run(1000.0)
     return [(first[s], last[s]) for s in sequences]
@@ -64,22 +63,13 @@ def test_leaps_change_nothing(
     arrivals: Arrivals, busy: float, costs: HostCosts, cores: int
 ) -> None:
     leaping, single = (run(arrivals, kind, busy, costs, cores) for kind in (Batch, StepByStep))
-    assert len(leaping) == len(single)
     for one, other in zip(leaping, single, strict=True):
         assert one == pytest.approx(other, abs=1e-6)
 
 
-def alone(
-    steps: Steps, mode: SharingMode = SharingMode.WHOLE
-) -> tuple[SimulatedClock, SteppedEngine]:
-    clock = SimulatedClock()
-    return clock, SteppedEngine(
-        clock, SharedDevice(mode), candidate("m", mode=mode), Batch(8, 64, 1000), steps
-    )
-
-
 def test_a_request_waits_for_the_step_under_way() -> None:
-    clock, engine = alone(ConstantSteps(1.0))
+    clock = SimulatedClock()
+    engine = stepped(clock, ConstantSteps(1.0))
     first: list[float] = []
     engine.on_first = lambda _s: first.append(clock.now)
     engine.add(Sequence(1, 100))
@@ -92,30 +82,21 @@ def test_a_request_waits_for_the_step_under_way() -> None:
 def test_two_busy_engines_halve_each_other_and_one_alone_is_not_slowed() -> None:
     clock = SimulatedClock()
     device = SharedDevice(SharingMode.MEMORY, Interference(kappa_memory=0.0))
-    ended: dict[str, float] = {}
-
-    def note(name: str, _sequence: Sequence) -> None:
-        ended[name] = clock.now
-
-    for name, output in (("short", 10), ("long", 30)):
-        engine = SteppedEngine(
-            clock,
-            device,
-            candidate(name, mode=SharingMode.MEMORY),
-            Batch(8, 64, 1000),
-            ConstantSteps(),
-        )
-        engine.on_ended = functools.partial(note, name)
+    ended: dict[int, float] = {}
+    for output in (10, 30):
+        engine = stepped(clock, ConstantSteps(), device=device)
+        engine.on_ended = lambda s: ended.__setitem__(s.output_tokens, clock.now)
         engine.add(Sequence(1, output))
     clock.run(10.0)
     # The first one began alone: its first step is not slowed.
-    assert ended["short"] == pytest.approx(STEP_SECONDS * (1 + 9 * 2), rel=0.01)
+    assert ended[10] == pytest.approx(STEP_SECONDS * (1 + 9 * 2), rel=0.01)
     # 10 of the long one's steps beside the short one, 20 alone.
-    assert ended["long"] == pytest.approx(STEP_SECONDS * (10 * 2 + 20), rel=0.06)
+    assert ended[30] == pytest.approx(STEP_SECONDS * (10 * 2 + 20), rel=0.06)
 
 
 def test_every_token_is_counted_once() -> None:
-    clock, engine = alone(StepModel(((1, 0.01), (8, 0.02)), 1e-4))
+    clock = SimulatedClock()
+    engine = stepped(clock, StepModel(((1, 0.01), (8, 0.02)), 1e-4))
     counted: list[int] = []
     engine.on_tokens = lambda _b, _e, count: counted.append(count)
     for when, output in ((0.0, 40), (0.1, 25), (0.123, 7)):

@@ -8,17 +8,17 @@ import statistics
 from collections.abc import Sequence as Sequences
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.profile.confirmed import StepTime
-from partitiond.simulated.replay.batch import Batch, Sequence
-from partitiond.simulated.replay.engine import SharedDevice, SteppedEngine
+from partitiond.simulated.replay.batch import Sequence
+from partitiond.simulated.replay.engine import SharedDevice
 from partitiond.simulated.replay.events import SimulatedClock
 from partitiond.simulated.replay.host import NO_COSTS, Host, HostCosts, cores_of, is_crowded
 from partitiond.simulated.replay.steps import FittedSteps, Steps
-from tests.simulated.replay.samples import ConstantSteps, candidate, host_costs, plan
+from tests.simulated.replay.samples import ConstantSteps, host_costs, plan, stepped
 
 Arrival = tuple[float, int, int]
 """When, prompt and output tokens."""
@@ -40,14 +40,8 @@ def times(
     made: list[list[Sequence]] = []
     for arrivals in engines:
         device = SharedDevice(SharingMode.WHOLE, host=host)
-        engine = SteppedEngine(
-            clock,
-            device,
-            candidate("m"),
-            Batch(slots, 64, 4000),
-            steps or ConstantSteps(),
-            costs=costs,
-        )
+        steps = steps or ConstantSteps()
+        engine = stepped(clock, steps, (slots, 64, 4000), device=device, costs=costs)
         engine.on_first = lambda s: first.__setitem__(s, clock.now)
         engine.on_ended = lambda s: last.__setitem__(s, clock.now)
         made.append([Sequence(prompt, output) for _, prompt, output in arrivals])
@@ -147,8 +141,8 @@ def poisson(rate: float, seed: int, requests: int = 150) -> list[Arrival]:
     return found
 
 
-def median_ttft(rate: float, costs: HostCosts, seed: int) -> float:
-    both = [poisson(rate, seed), poisson(rate, seed + 1)]
+def median_ttft(rate: float, costs: HostCosts) -> float:
+    both = [poisson(rate, 1), poisson(rate, 2)]
     found = times(both, costs, cores=2, steps=STEPS)
     return statistics.median(
         first - when
@@ -157,15 +151,11 @@ def median_ttft(rate: float, costs: HostCosts, seed: int) -> float:
     )
 
 
-@settings(max_examples=10)
-@given(st.integers(0, 1000))
-def test_time_to_first_token_grows_with_load_and_more_so_where_the_host_is_shared(
-    seed: int,
-) -> None:
+def test_time_to_first_token_grows_with_load_and_more_so_where_the_host_is_shared() -> None:
     costs = HostCosts(0.01, 0.01, 0.002, 0.005, 0.0005)
     rates = (1.0, 8.0, 64.0)
-    shared = [median_ttft(rate, costs, seed) for rate in rates]
-    free = [median_ttft(rate, NO_COSTS, seed) for rate in rates]
+    shared = [median_ttft(rate, costs) for rate in rates]
+    free = [median_ttft(rate, NO_COSTS) for rate in rates]
     assert shared == sorted(shared)
     assert all(one > other + 0.01 for one, other in zip(shared, free, strict=True))
     assert shared[1] - free[1] > shared[0] - free[0]
@@ -174,12 +164,9 @@ def test_time_to_first_token_grows_with_load_and_more_so_where_the_host_is_share
 def test_a_host_is_crowded_once_engines_hold_every_core() -> None:
     assert [is_crowded(working, 2) for working in (0, 1, 2, 3)] == [False, False, True, True]
     assert not is_crowded(5, 0)
-
-
-def test_devices_of_a_host_may_list_the_same_cores() -> None:
-    devices = plan({"one": [], "two": []}, {}).devices
+    one, other = plan({"one": [], "two": []}, {}).devices
     both = [
-        dataclasses.replace(device, cores=cores)
-        for device, cores in zip(devices, ((0, 1, 2), (1, 2, 3)), strict=True)
+        dataclasses.replace(one, cores=(0, 1, 2)),
+        dataclasses.replace(other, cores=(1, 2, 3)),
     ]
-    assert cores_of(both) == 4
+    assert cores_of(both) == 4, "devices of a host may list the same cores"

@@ -1,26 +1,25 @@
 """Proxy and simulators make the same decisions in generated histories."""
 
+import abc
 import asyncio
 import contextlib
 import dataclasses
-import heapq
 import itertools
 import math
+import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch.admission import Cost, Rejected
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.places import EVERYBODY, RequestOwner
-from partitiond.core.dispatch.quarantine import Exposure
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.dispatch.flights import Flight, FlightTarget
+from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.simulated.fleet.device import FleetDevice
@@ -62,43 +61,48 @@ class Draws:
         return self.both[next(self._turn)]
 
 
-class Side(Protocol):
+class Side(abc.ABC):
     """One of the three."""
 
-    decisions: list[Decision]
-    draws: Draws
+    def __init__(self, dispatcher: Dispatcher[Any, Any]) -> None:
+        self.decisions: list[Decision] = []
+        self.draws = Draws()
+        self.dispatcher = dispatcher
+        dispatcher.places.draw = self.draws
 
-    @property
-    def dispatcher(self) -> Dispatcher[Any, Any]: ...
-
+    @abc.abstractmethod
     def apply(self, route: ModelRoute, replicas: Sequence[ReplicaRoute]) -> None:
         """A newer table; what runs on replicas that are not in it is lost."""
 
+    @abc.abstractmethod
     def arrive(self, ask: Ask) -> None: ...
 
+    @abc.abstractmethod
     def end(self, name: int) -> None:
         """A request that runs got its last token."""
 
+    @abc.abstractmethod
     def leave(self, name: int) -> None:
         """The client of one that waits is gone."""
 
+    @abc.abstractmethod
     def run(self, until: float) -> None:
         """Time passes, and deadlines."""
 
-
-# The proxy
+    def counts(self) -> tuple[int, int, int, int]:
+        """All slots count, also those that are taken: they set the credit of modest keys."""
+        of = self.dispatcher
+        return len(of.queue), of.held, of.turned_away, of.queue._keys.slots
 
 
 class HandLoop(asyncio.AbstractEventLoop):
     """An event loop with timers only, whose time passes where it is told to."""
 
     def __init__(self) -> None:
-        self.now = 0.0
-        self._numbers = itertools.count()
-        self._due: list[tuple[float, int, asyncio.TimerHandle, Callable[[], object]]] = []
+        self.clock = SimulatedClock()
 
     def time(self) -> float:
-        return self.now
+        return self.clock.now
 
     def get_debug(self) -> bool:
         return False
@@ -109,62 +113,28 @@ class HandLoop(asyncio.AbstractEventLoop):
         self, when: float, callback: Callable[..., object], *args: Any
     ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self)
-        heapq.heappush(self._due, (when, next(self._numbers), handle, lambda: callback(*args)))
+
+        def due() -> None:
+            if not handle.cancelled():
+                callback(*args)
+
+        self.clock.at(when, due)
         return handle
 
-    def run(self, until: float) -> None:
-        """Call what is due, of equal times the first one first."""
-        while self._due and self._due[0][0] <= until:
-            when, _, handle, call = heapq.heappop(self._due)
-            if not handle.cancelled():
-                self.now = max(self.now, when)
-                call()
-        self.now = until
 
-
-class Owner:
-    """Of a request in the proxy."""
-
-    def __init__(self, name: int, side: "InProxy") -> None:
-        self._name = name
-        self._side = side
-
-    def placed(self, replica: FlightTarget) -> None:
-        self._side.started[self._name] = asyncio.get_running_loop().time()
-        self._side.decisions.append((self._name, replica.replica_id))
-
-    def refused(self, rejected: Rejected) -> None:
-        self._side.decisions.append((self._name, rejected))
-
-    def exposure(self, now: float) -> Exposure:
-        raise NotImplementedError
-
-    def suspected(self) -> None:
-        raise NotImplementedError
-
-    def crashed(self) -> None:
-        raise  # noqa: PLE0704 -- called inside `except`
-
-
-class InProxy:
+class InProxy(Side):
     def __init__(self, route: ModelRoute) -> None:
-        self.decisions: list[Decision] = []
-        self.draws = Draws()
         self._loop = HandLoop()  # type: ignore[abstract]
         self._asked: dict[int, tuple[Ask, Flight]] = {}
-        self.started: dict[int, float] = {}
+        self._started: dict[int, float] = {}
         self._model = LiveModel(route)
-        self._model.slots.places.draw = self.draws
-
-    @property
-    def dispatcher(self) -> Dispatcher[Any, Any]:
-        return self._model.slots
+        super().__init__(self._model.slots)
 
     @contextlib.contextmanager
     def _in_loop(self) -> Iterator[float]:
         asyncio._set_running_loop(self._loop)
         try:
-            yield self._loop.now
+            yield self._loop.time()
         finally:
             asyncio._set_running_loop(None)
 
@@ -176,16 +146,23 @@ class InProxy:
                     flight.leave()
 
     def arrive(self, ask: Ask) -> None:
+        def started(replica: Any) -> None:
+            self._started[ask.name] = self._loop.time()
+            self.decisions.append((ask.name, replica.replica_id))
+
+        def refused(rejected: Rejected) -> None:
+            self.decisions.append((ask.name, rejected))
+
         with self._in_loop() as now:
-            owner = Owner(ask.name, self)
+            owner: Any = types.SimpleNamespace(placed=started, refused=refused)
             flight = Flight(owner, "", ask.cost, now, ask.max_wait_seconds)
             flight.share = ask.share
             self._asked[ask.name] = ask, flight
             placed = self._model.place(flight)
             if isinstance(placed, LiveReplica):
-                owner.placed(placed)
+                started(placed)
             elif placed is not None:
-                owner.refused(placed)
+                refused(placed)
 
     def end(self, name: int) -> None:
         """In the order in which `proxy.edge.exchange` does it."""
@@ -195,7 +172,7 @@ class InProxy:
             assert isinstance(replica, LiveReplica)
             flight.leave()
             slots.settle(flight, float(ask.prompt_tokens + ask.output_tokens))
-            seconds, planned = now - self.started[name], replica.route.service_seconds
+            seconds, planned = now - self._started[name], replica.route.service_seconds
             slots.learn(replica.replica_id, seconds, ask.output_tokens, planned, now)
 
     def leave(self, name: int) -> None:
@@ -204,10 +181,7 @@ class InProxy:
 
     def run(self, until: float) -> None:
         with self._in_loop():
-            self._loop.run(until)
-
-
-# The simulation
+            self._loop.clock.run(until)
 
 
 class EngineByHand(SteppedEngine):
@@ -219,21 +193,15 @@ class EngineByHand(SteppedEngine):
         self.started(sequence)
 
 
-class InSimulation:
+class InSimulation(Side):
     def __init__(self, route: ModelRoute) -> None:
-        self.decisions: list[Decision] = []
-        self.draws = Draws()
         self._clock = SimulatedClock()
         self._names: dict[dispatch.SimulatedRequest, int] = {}
         self._flights: dict[int, dispatch.SimulatedRequest] = {}
         self._sequences: dict[int, BatchSequence] = {}
         self._model = dispatch.SimulatedModel(self._clock, route, ())
-        self._model.dispatcher.places.draw = self.draws
         self._model.on_done = self._done
-
-    @property
-    def dispatcher(self) -> Dispatcher[Any, Any]:
-        return self._model.dispatcher
+        super().__init__(self._model.dispatcher)
 
     def _done(self, flight: dispatch.SimulatedRequest) -> None:
         if flight.rejected is not None:
@@ -281,9 +249,6 @@ class InSimulation:
         self._clock.run(until)
 
 
-# The fleet
-
-
 class FleetEngineByHand(FleetEngine):
     """It tells what starts."""
 
@@ -293,21 +258,15 @@ class FleetEngineByHand(FleetEngine):
         self.started(request)
 
 
-class InFleet(FinishedRequest):
+class InFleet(Side, FinishedRequest):
     def __init__(self, route: ModelRoute) -> None:
-        self.decisions: list[Decision] = []
-        self.draws = Draws()
         self._clock = SimulatedClock()
         self._names: dict[FleetRequest, int] = {}
         self._requests: dict[int, FleetRequest] = {}
         self._where: dict[int, FleetReplica] = {}
         self._replicas: dict[str, FleetReplica] = {}
         self._model = FleetModel(self._clock, route, self)
-        self._model.dispatcher.places.draw = self.draws
-
-    @property
-    def dispatcher(self) -> Dispatcher[Any, Any]:
-        return self._model.dispatcher
+        super().__init__(self._model.dispatcher)
 
     def answered(self, request: FleetRequest) -> None: ...
 
@@ -360,8 +319,6 @@ class InFleet(FinishedRequest):
 
 SIDES: tuple[Callable[[ModelRoute], Side], ...] = (InProxy, InSimulation, InFleet)
 
-# Histories
-
 TICK = 1 / 64
 """Times are sums of powers of two, which no clock rounds: equal ones are so for everybody."""
 
@@ -398,7 +355,7 @@ class History:
         first, *others = self.sides
         for other in others:
             assert other.decisions[self._seen :] == first.decisions[self._seen :]
-            assert counts(other) == counts(first)
+            assert other.counts() == first.counts()
         for name, outcome in first.decisions[self._seen :]:
             self.waiting.remove(name)
             if isinstance(outcome, str):
@@ -440,12 +397,10 @@ class History:
                 gone = self.waiting.pop(number % len(self.waiting))
                 self.each(lambda side: side.leave(gone))
             case "come":
+                kv_tokens, seconds = (0, 60, 200)[other % 3], 0.1 + 0.37 * (other % 9)
                 self.replicas.append(
-                    ReplicaRoute(
-                        f"m-{self._number}", "m", f"/none/{self._number}", "", 1 + number % 6,
-                        (0, 60, 200)[other % 3], 1000, service_seconds=0.1 + 0.37 * (other % 9),
-                    )
-                )  # fmt: skip
+                    table_row(f"m-{self._number}", 1 + number % 6, kv_tokens, seconds)
+                )
                 self.table()
             case "drain" if self.replicas:
                 at = number % len(self.replicas)
@@ -473,28 +428,7 @@ class History:
                 self.pass_time(70)  # paces are looked at once a second
 
 
-def counts(side: Side) -> tuple[int, int, int]:
-    dispatcher = side.dispatcher
-    return len(dispatcher.queue), dispatcher.held, dispatcher.turned_away
-
-
-@st.composite
-def histories(draw: st.DrawFn) -> list[Step]:
-    words = ["arrive"] * 12 + ["end"] * 7 + ["leave", "come", "drain", "die", "route", "slow"]
-    drawn = st.tuples(
-        st.sampled_from(words),
-        st.sampled_from([0, 0, 0, 1, 9, 70]),
-        st.integers(0, 1000),
-        st.integers(0, 1000),
-        st.sampled_from([None, 0, 3, 40, 100, 300]),
-    )
-    return [
-        step_of(name, *one)
-        for name, one in enumerate(draw(st.lists(drawn, min_size=40, max_size=60)))
-    ]
-
-
-def step_of(name: int, *drawn: Any) -> Step:
+def step_of(name: int, drawn: tuple[str, int, int, int, int | None]) -> Step:
     what, after, number, other, wait = drawn
     # No two have deadlines at the same time, nor a second apart.
     longest = math.inf if wait is None else wait * TICK + name * TICK / 2**12
@@ -504,83 +438,34 @@ def step_of(name: int, *drawn: Any) -> Step:
     return Step(what, after, number, other, Ask(name, cost, tokens, 1 + tokens % 7, share, longest))
 
 
+WORDS = ["arrive"] * 12 + ["end"] * 7 + ["leave", "come", "drain", "die", "route", "slow"]
+HISTORIES = st.lists(
+    st.tuples(
+        st.sampled_from(WORDS),
+        st.sampled_from([0, 0, 0, 1, 9, 70]),
+        st.integers(0, 1000),
+        st.integers(0, 1000),
+        st.sampled_from([None, 0, 3, 40, 100, 300]),
+    ),
+    min_size=40,
+    max_size=60,
+).map(lambda drawn: [step_of(name, one) for name, one in enumerate(drawn)])
 ROUTE = ModelRoute("m", ModelAvailability.SERVING, "m", max_queue=4, max_wait_seconds=2.0)
 
 
-def lead(steps: Sequence[Step], first: Sequence[int], route: ModelRoute = ROUTE) -> History:
-    """All steps, with replicas of so many slots to begin with."""
-    history = History(route)
-    for number, slots in enumerate(first):
-        history.replicas.append(
-            ReplicaRoute(
-                f"first-{number}", "m", f"/none/first-{number}", "", slots, 0, 1000,
-                service_seconds=0.3,
-            )
-        )  # fmt: skip
+def table_row(name: str, slots: int, kv_tokens: int, seconds: float) -> ReplicaRoute:
+    url = f"/none/{name}"
+    return ReplicaRoute(name, "m", url, "", slots, kv_tokens, 1000, service_seconds=seconds)
+
+
+@settings(max_examples=100)
+@given(steps=HISTORIES, first=st.lists(st.integers(1, 4), max_size=4))
+def test_whatever_happens_all_three_decide_the_same(steps: list[Step], first: list[int]) -> None:
+    """With replicas of so many slots to begin with."""
+    history = History(ROUTE)
+    history.replicas = [table_row(f"first-{n}", slots, 0, 0.3) for n, slots in enumerate(first)]
     history.table()
     for step in steps:
         history.step(step)
     history.pass_time(10_000)
     assert not any(len(side.dispatcher.queue) for side in history.sides)
-    return history
-
-
-@settings(max_examples=200)
-@given(steps=histories(), first=st.lists(st.integers(1, 4), max_size=4))
-def test_whatever_happens_all_three_decide_the_same(steps: list[Step], first: list[int]) -> None:
-    lead(steps, first)
-
-
-@pytest.mark.parametrize("make", SIDES)
-def test_who_waited_in_vain_is_told_to_come_after_those_that_still_wait(
-    make: Callable[[ModelRoute], Side],
-) -> None:
-    """100 wait for 4 slots of 2 s: the first that leaves would come after 99 others."""
-    route = dataclasses.replace(ROUTE, max_queue=200, max_wait_seconds=1e6)
-    side = make(route)
-    side.apply(route, [ReplicaRoute("m-0", "m", "/none/0", "", 4, 0, 1000, service_seconds=2.0)])
-    for name in range(104):
-        side.arrive(Ask(name, Cost(1, 1)))
-    side.run(1e6)
-    told = [
-        (outcome.code, outcome.retry_after_seconds)
-        for _, outcome in side.decisions
-        if isinstance(outcome, Rejected)
-    ]
-    assert len(told) == 100
-    assert told[0] == ("queue_timeout", 50)
-    assert told[-1] == ("queue_timeout", 1), "nobody waits any more"
-
-
-@pytest.mark.parametrize("make", SIDES)
-def test_the_queue_knows_of_all_slots_also_of_those_that_are_taken(
-    make: Callable[[ModelRoute], Side],
-) -> None:
-    """They set the credit of keys that used less than their share."""
-    side = make(ROUTE)
-    side.apply(
-        ROUTE,
-        [ReplicaRoute(f"m-{n}", "m", f"/none/{n}", "", n, 0, 1000) for n in (2, 3)],
-    )
-    for name in range(5):
-        side.arrive(Ask(name, Cost(1, 1)))
-    side.arrive(Ask(5, Cost(2, 1)))
-    assert side.dispatcher.queue._keys.slots == 5
-    side.end(4)
-    assert len(side.dispatcher.queue) == 1
-    assert side.dispatcher.queue._keys.slots == 5
-
-
-@pytest.mark.parametrize("make", SIDES)
-def test_a_change_of_the_route_reaches_those_who_wait(
-    make: Callable[[ModelRoute], Side],
-) -> None:
-    starting = dataclasses.replace(ROUTE, availability=ModelAvailability.STARTING, holds=True)
-    side = make(starting)
-    side.apply(starting, [])
-    side.arrive(Ask(0, Cost(1, 1)))
-    assert side.decisions == []
-    side.apply(dataclasses.replace(ROUTE, availability=ModelAvailability.UNAVAILABLE), [])
-    ((_, refused),) = side.decisions
-    assert isinstance(refused, Rejected)
-    assert refused.code == "model_unavailable"

@@ -50,34 +50,19 @@ def profile_of(true: StepModel, batches: tuple[int, ...]) -> Profile:
     first = true.step_seconds(0, WORKLOAD.prompt_tokens)
     points = tuple(
         OperatingPoint(
-            batch=batch,
-            output_tokens_per_s=throughput(true, batch),
-            half_width=0.0,
-            req_per_s=throughput(true, batch) / WORKLOAD.output_tokens,
-            ttft=Latency(first * batch, first, first, first),
-            tpot=flat,
-            itl=flat,
-            e2el=flat,
-            kv_tokens=1,
-            footprint_bytes=Bytes(1),
+            batch, rate, 0.0, rate / WORKLOAD.output_tokens,
+            Latency(first * batch, first, first, first), flat, flat, flat, 1, Bytes(1),
         )
         for batch in batches
-    )
+        for rate in [throughput(true, batch)]
+    )  # fmt: skip
     zero = Bytes(0)
     return Profile(
-        id="p",
-        model="m",
-        kind=ProfileKind.MEASURED,
-        hardware="h",
-        size=PartitionSize(SharingMode.CORES, 1),
-        workload=WORKLOAD,
-        dtype="bfloat16",
-        points=points,
-        knee=Knee(batches[-1], None, None, 0.05, 1.0, None, batches[-1]),
-        footprint=Footprint(zero, zero, zero, zero, zero, 0, zero),
-        kv_cache_tokens=1,
-        provenance=Provenance("e", "v", (), "dummy", None, "h", "d", "", (), 0, "t", 1.0, "0"),
-    )
+        "p", "m", ProfileKind.MEASURED, "h", PartitionSize(SharingMode.CORES, 1), WORKLOAD,
+        "bfloat16", points, Knee(batches[-1], None, None, 0.05, 1.0, None, batches[-1]),
+        Footprint(zero, zero, zero, zero, zero, 0, zero), 1,
+        Provenance("e", "v", (), "dummy", None, "h", "d", "", (), 0, "t", 1.0, "0"),
+    )  # fmt: skip
 
 
 @given(
@@ -109,22 +94,17 @@ def test_between_points_linear_and_beyond_by_the_last_slope() -> None:
     steps = StepModel(((1, 1.0), (3, 2.0)), 0.5)
     assert [steps.step_seconds(b, 0) for b in (1, 2, 3, 5)] == [1.0, 1.5, 2.0, 3.0]
     assert steps.step_seconds(0, 4) == 2.0
-
-
-def test_below_the_first_point_by_the_first_slope_but_never_out_of_proportion() -> None:
+    # Below the first one by its slope, but never out of proportion.
     steps = StepModel(((4, 1.0), (8, 1.4), (9, 3.0)), 0.0)
     assert steps.step_seconds(2, 0) == pytest.approx(0.8)
     steep = StepModel(((4, 1.0), (8, 5.0)), 0.0)
     assert steep.step_seconds(1, 0) == pytest.approx(0.25)
 
 
-def test_one_point_is_enough() -> None:
+def test_one_point_is_enough_and_points_that_the_cache_held_back_do_not_count() -> None:
     steps = fit_steps(profile_of(constant_steps(0.01), (1,)))
     assert steps.step_seconds(1, 0) == pytest.approx(0.01)
     assert steps.step_seconds(8, 0) == pytest.approx(0.01)
-
-
-def test_points_that_the_cache_held_back_do_not_count() -> None:
     profile = profile_of(constant_steps(0.01), (4, 16))
     slow = dataclasses.replace(profile.points[1], batch=32, output_tokens_per_s=1.0)
     limited = dataclasses.replace(slow, kv_limited=True)

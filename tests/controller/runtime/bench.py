@@ -1,0 +1,138 @@
+"""The loop with everything around it faked but the store."""
+
+import asyncio
+import dataclasses
+
+from partitiond.controller.journal import Journal
+from partitiond.controller.runtime.launches import launch_for
+from partitiond.controller.runtime.loop import Controller, LoopCallbacks
+from partitiond.controller.runtime.proxy_process import Endpoint
+from partitiond.controller.runtime.routes import RoutePolicy
+from partitiond.controller.runtime.sleeping import SleepController
+from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
+from partitiond.controller.views.records import PlacedView, placed_views
+from partitiond.core.plan.record import Placement
+from partitiond.core.replica.engine import EngineLaunch
+from partitiond.core.replica.states import ReplicaState
+from partitiond.devices.fake import FakeDevices
+from partitiond.ports import Store
+from tests.controller.fakes import (
+    POLICY,
+    FakeClock,
+    FakeEngine,
+    FakeProxy,
+    FakeResolver,
+    FakeRunner,
+    a_moment,
+    ignored,
+)
+from tests.controller.samples import cpu, plan
+
+
+class Bench:
+    """A controller with everything around it faked but the store."""
+
+    def __init__(self, store: Store, runner: FakeRunner | None = None) -> None:
+        self.store = store
+        self.runner = runner or FakeRunner()
+        self.proxy = FakeProxy()
+        self.clock = FakeClock()
+        self.devices = FakeDevices([cpu()])
+        wake = asyncio.Event()
+        journal = Journal(store, self.clock)
+        self.resolver = FakeResolver()
+        self.files = ModelFiles(self.resolver, self.clock, wake.set, 30.0)
+        self.watch = DeviceWatch(
+            self.devices, self.clock, marked=tuple, after_look=ignored, troubled=ignored
+        )
+        self.after_passes = 0
+        endpoint = Endpoint(
+            self.proxy, store=store, clock=self.clock, journal=journal, wake=wake.set
+        )
+        self.controller = Controller(
+            store=store,
+            runner=self.runner,
+            endpoint=endpoint,
+            devices=self.watch,
+            files=self.files,
+            clock=self.clock,
+            journal=journal,
+            policy=POLICY,
+            routes=RoutePolicy(),
+            wake=wake,
+            sleep=SleepController(
+                store=store,
+                endpoint=endpoint,
+                clock=self.clock,
+                journal=journal,
+                policy=POLICY,
+                wake=wake.set,
+                changed=ignored,
+                make_room=lambda _: True,
+            ),
+            callbacks=LoopCallbacks(
+                lent=tuple,
+                measuring=tuple,
+                spec_for=lambda spec, _: spec,
+                withheld=lambda: lambda _: False,
+                failed_before=lambda _: 0,
+                after_pass=self._after_pass,
+                looked=ignored,
+                replacing=ignored,
+            ),
+        )
+
+    def _after_pass(self) -> None:
+        self.after_passes += 1
+
+    async def passes(self, count: int = 6) -> None:
+        for _ in range(count):
+            await self.controller.one_pass()
+            assert not self.controller.problem
+            await a_moment()
+
+    async def run(self, *placements: Placement, plan_id: str = "plan-1") -> None:
+        self.controller.apply(plan(*placements, plan_id=plan_id))
+        await self.passes()
+
+    def states(self) -> dict[str, ReplicaState]:
+        return {engine.name: engine.state for engine in self.controller.engines}
+
+    def routed(self) -> dict[str, bool]:
+        """Engine name to whether it drains."""
+        return {route.replica_id: route.draining for route in self.proxy.table.replicas}
+
+    def launch(self, wanted: Placement, name: str = "") -> EngineLaunch:
+        model = self.files.get(self.store.model(wanted.model).spec)
+        assert model is not None
+        return launch_for(wanted, model, cpu(), name=name or wanted.replica_id)
+
+    def placed(self) -> tuple[PlacedView, ...]:
+        here = self.controller
+        return placed_views(
+            here.desired,
+            here.engines,
+            name_for=here.name_for,
+            asleep=here.sleep.levels,
+            fetching={},
+            hosts={"cpu": "h"},
+        )
+
+    async def found(self, wanted: Placement, name: str = "", **changes: object) -> FakeEngine:
+        """An engine that a former daemon left running, as its launch says or otherwise."""
+        self.files.get(self.store.model(wanted.model).spec)
+        await a_moment()
+        launch = self.launch(wanted, name)
+        return self.runner.add(dataclasses.replace(launch, **changes))  # type: ignore[arg-type]
+
+    def silence(self) -> None:
+        """The driver does not answer from now on."""
+        self.devices.refuse()
+        self.clock.now += POLICY.device_seconds
+
+    async def close(self) -> None:
+        await self.controller.detach()
+        await self.files.close()
+
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.store.events()]

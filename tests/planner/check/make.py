@@ -1,0 +1,130 @@
+"""Writes plans by hand, without a solver, so that each test can break one rule of one."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import (
+    CpuCores,
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
+from partitiond.core.performance.interference import Interference
+from partitiond.core.plan.record import (
+    Candidate,
+    Certificate,
+    HeldBack,
+    ModelDemand,
+    ModelForecast,
+    Objective,
+    Placement,
+    Plan,
+    Status,
+    Unplaced,
+)
+from partitiond.core.units import Bytes
+from partitiond.planner.check import Before, check_plan
+
+FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0, (1.0,))
+"""Replicas do not slow each other down."""
+
+
+def placed(
+    candidate: Candidate,
+    number: int = 1,
+    on: str = "gpu-0",
+    *,
+    model: str = "",
+    at: Partition | None = None,
+    **changes: object,
+) -> Placement:
+    """Replica `number` of the candidate's model; `changes` are those of its partition."""
+    model = model or candidate.model
+    partition = at or _partition(candidate, on)
+    partition = dataclasses.replace(partition, **changes)  # type: ignore[arg-type]
+    return Placement(f"{model}-{number}", model, on, partition, candidate)
+
+
+def _partition(candidate: Candidate, on: str) -> Partition:
+    size, memory = candidate.size, candidate.memory_bytes
+    match size.mode:
+        case SharingMode.WHOLE:
+            return WholeDevice(on, memory)
+        case SharingMode.MEMORY:
+            return MemoryShare(on, memory)
+        case SharingMode.MPS:
+            return MpsShare(on, memory, size.sm_percent)
+        case SharingMode.CORES:
+            return CpuCores(on, memory, tuple(range(size.cores)))
+        case _:
+            return MigSlice(on, memory, size.mig_profile, 0, 1)
+
+
+def plan_of(
+    devices: Sequence[Device],
+    placements: Sequence[Placement],
+    demands: Sequence[ModelDemand],
+    *,
+    unplaced: Sequence[Unplaced] | None = (),
+    held_back: Sequence[HeldBack] = (),
+    slowed: float = 1.0,
+    **certificate: object,
+) -> Plan:
+    """A plan that claims what is true of its placements where each of them is slowed like this.
+
+    Its certificate is of `min-devices` and proves the devices in use; `certificate` changes that.
+    Where `unplaced` is None it lists what is missing.
+    """
+    forecasts, missing = [], []
+    for demand in demands:
+        mine = [p.candidate.capacity_req_per_s for p in placements if p.model == demand.model]
+        rate = sum(mine) / slowed
+        forecasts.append(ModelForecast(demand.model, len(mine), rate, None, None, None, None))
+        lacks = (demand.demand.req_per_s or 0.0) - rate
+        if lacks > 0 or not mine:
+            missing.append(Unplaced(demand.model, "", max(0.0, lacks)))
+    value = certificate.pop("value", float(len({p.device_id for p in placements})))
+    claims: dict[str, object] = {
+        "objective": Objective.MIN_DEVICES,
+        "value": value,
+        "bound": value,
+        "gap": 0.0,
+        "status": Status.FEASIBLE,
+        "method": "hand",
+        "seconds": 0.0,
+        **certificate,
+    }
+    return Plan(
+        id="plan",
+        placements=tuple(placements),
+        devices=tuple(devices),
+        forecasts=tuple(forecasts),
+        unplaced=tuple(missing if unplaced is None else unplaced),
+        certificate=Certificate(**claims),  # type: ignore[arg-type]
+        explanation=(),
+        created_at="",
+        held_back=tuple(held_back),
+    )
+
+
+def said(
+    devices: Sequence[Device],
+    placements: Sequence[Placement],
+    demands: Sequence[ModelDemand],
+    *,
+    interference: Interference = FREE,
+    memory: Sequence[tuple[str, int]] = (),
+    before: Before | None = None,
+    **changes: object,
+) -> tuple[str, ...]:
+    """What the checker says of the plan that `plan_of` makes of this."""
+    plan = plan_of(devices, placements, demands, **changes)  # type: ignore[arg-type]
+    return check_plan(plan, demands, interference, memory, before or Before())
+
+
+def bytes_more(candidate: Candidate, more: int) -> Candidate:
+    """The candidate with a footprint of `more` bytes more."""
+    return dataclasses.replace(candidate, memory_bytes=Bytes(candidate.memory_bytes + more))

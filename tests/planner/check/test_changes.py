@@ -1,0 +1,383 @@
+"""What a plan does to running replicas is counted, priced and allowed."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import pytest
+
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.model.spec import Isolation, PlacementRules, Slo
+from partitiond.core.plan.record import Candidate, HeldBack, ModelDemand, Objective, Placement
+from partitiond.core.units import GIB, Bytes
+from partitiond.planner.check import Before
+from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
+from tests.planner.check.make import placed, said
+
+A, B = point("a", 6, 10), point("b", 3, 10)
+DEMANDS = want("a", A), want("b", B)
+FLEET = tuple(
+    gpu(f"g{n}", price_per_hour=2.0 + n, max_watts=100.0 + n, idle_watts=10.0 + n) for n in range(3)
+)
+OLD, NEW = placed(A, on="g1"), placed(A, on="g0")
+
+
+def after(
+    running: Sequence[Placement],
+    here: Sequence[Placement],
+    demands: Sequence[ModelDemand] = DEMANDS[:1],
+    devices: Sequence[Device] = FLEET,
+    **more: object,
+) -> tuple[str, ...]:
+    """What is said of a plan where these ran before; `more` is of `Before` and of the plan."""
+    names = [f.name for f in dataclasses.fields(Before)]
+    known = {name: more.pop(name) for name in names if name in more}
+    before = Before(tuple(running), **known)  # type: ignore[arg-type]
+    return said(devices, here, demands, before=before, **more)  # type: ignore[arg-type]
+
+
+# -- prices ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("objective", "own", "price"),
+    [
+        (Objective.MIN_DEVICES, 1.0, 4.0),
+        (Objective.MIN_PRICE, 2.0, 12.0),
+        (Objective.MIN_POWER, 100.0, 404.0),
+        (Objective.MIN_ENERGY, 70.0, 44.0),
+        (Objective.MAX_GOODPUT, 6.0, 0.04),
+        (Objective.MAX_MIN, 6.0, 0.04),
+        (Objective.MAX_HEADROOM, 6.0, 0.04),
+    ],
+)
+def test_a_move_costs_so_many_devices_or_percent(
+    objective: Objective, own: float, price: float
+) -> None:
+    """Of a fleet of several kinds, as many of the mean one."""
+    size = dataclasses.replace(A, watts=60.0)
+    running, here = placed(size, on="g1"), placed(size, on="g0")
+
+    def of(price: float, **more: object) -> tuple[str, ...]:
+        value = own + price if objective.is_cost else own * (1 - price)
+        values: dict[str, object] = {
+            "value": value,
+            "value_without_moves": own,
+            "bound_without_moves": own,
+        }
+        values |= {"moves": 1, "move_price": price, "objective": objective}
+        more = {"before": Before((running,), 4.0), **values, **more}
+        return said(FLEET, (here,), (want("a", size),), **more)  # type: ignore[arg-type]
+
+    assert of(price) == ()
+    assert of(price * (1 + 1e-12)) == ()
+    other = price * 1.01
+    says = f"the certificate prices a move at {other:.6g}, it costs {price:.6g}"
+    assert of(other) == (says,)
+
+
+def test_the_mean_of_one_device_is_its_own_price() -> None:
+    running = dataclasses.replace(OLD, device_id="g0", replica_id="a-2")
+    running = dataclasses.replace(running, partition=placed(A, on="g0").partition)
+    claim: dict[str, object] = {
+        "value": 2.0 + 8.0,
+        "value_without_moves": 2.0,
+        "bound_without_moves": 2.0,
+    }
+    claim |= {"moves": 1, "move_price": 8.0, "objective": Objective.MIN_PRICE}
+    before = Before((running,), 4.0)
+    assert said(FLEET[:1], (NEW,), DEMANDS[:1], before=before, **claim) == ()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("running", "price"), [((), 4.0), ((OLD,), 0.0), ((OLD,), -1.0)])
+def test_moves_cost_nothing_where_nothing_runs_or_no_price_is_set(
+    running: tuple[Placement, ...], price: float
+) -> None:
+    before = Before(running, price)
+    assert said(FLEET, (NEW,), DEMANDS[:1], before=before) == ()
+    moved = said(FLEET, (NEW,), DEMANDS[:1], before=before, moves=1)
+    assert moved == ("the certificate counts 1 moves, the plan makes 0 to 0",)
+
+
+# -- moves ----------------------------------------------------------------------------------
+
+
+def counts(
+    low: int,
+    high: int,
+    running: Sequence[Placement],
+    here: Sequence[Placement],
+    *,
+    demands: Sequence[ModelDemand] = DEMANDS[:1],
+    devices: Sequence[Device] = FLEET,
+) -> bool:
+    """Whether the checker allows a certificate to count so many moves, and no others."""
+    own = float(len({p.device_id for p in here}))
+    for n in range(high + 2):
+        claim = {"value": own + n / 4, "value_without_moves": own, "bound_without_moves": own}
+        claim |= {"bound": own + n / 4, "moves": n, "move_price": 0.25}
+        found = said(devices, here, demands, before=Before(tuple(running), 0.25), **claim)  # type: ignore[arg-type]
+        says = f"the certificate counts {n} moves, the plan makes {low} to {high}"
+        assert found == (() if low <= n <= high else (says,))
+    return True
+
+
+def several(*numbers: int, on: str) -> tuple[Placement, ...]:
+    """Replicas of `a` with these numbers on a device."""
+    return tuple(placed(A, n, on) for n in numbers)
+
+
+CORDONED = dataclasses.replace(FLEET[2], cordoned=True)
+
+
+@pytest.mark.parametrize(
+    ("running", "here", "moves"),
+    [
+        ((OLD,), (NEW,), 1),
+        ((OLD,), (OLD,), 0),
+        (several(1, on="g1"), several(2, on="g0"), 1),
+        # The fewer of those that left and those that came.
+        (several(1, 2, on="g1"), several(3, on="g0"), 1),
+        (several(1, on="g1"), several(3, 4, on="g0"), 1),
+        (several(1, 2, on="g1"), several(3, 4, 5, on="g0"), 2),
+        # One that stays neither left nor came.
+        (several(1, 2, on="g1"), several(1, on="g1"), 0),
+        (several(1, 2, on="g1"), (*several(1, on="g1"), *several(3, on="g0")), 1),
+        # What has to leave is replaced by one of those that came.
+        ((*several(1, on="g1"), *several(2, on="g2")), several(3, on="g0"), 0),
+        ((*several(1, on="g1"), *several(2, on="g2")), several(3, 4, on="g0"), 1),
+        (several(1, 2, on="g2"), several(3, 4, on="g0"), 0),
+    ],
+)
+def test_moves_are_replicas_that_were_replaced_and_could_stay(
+    running: tuple[Placement, ...], here: tuple[Placement, ...], moves: int
+) -> None:
+    """The device g2 is cordoned, so that nothing could stay there."""
+    assert counts(moves, moves, running, here, devices=(*FLEET[:2], CORDONED))
+
+
+def test_moves_are_counted_for_each_model() -> None:
+    beside = placed(B, on="g1"), placed(B, 2, on="g0")
+    assert counts(1, 1, (OLD, beside[0]), (NEW, beside[0]), demands=DEMANDS)
+    assert counts(2, 2, (OLD, beside[0]), (NEW, beside[1]), demands=DEMANDS)
+    # One of `a` left and one of `b` came.
+    assert counts(0, 0, several(1, 2, on="g1"), (*several(1, on="g1"), beside[0]), demands=DEMANDS)
+
+
+def changed(**changes: object) -> Placement:
+    """The replica that ran, at another point."""
+    return placed(dataclasses.replace(A, **changes), on="g1")  # type: ignore[arg-type]
+
+
+def on_g1(**changes: object) -> tuple[Device, ...]:
+    """The fleet, with the device of the replica that ran changed."""
+    return (FLEET[0], dataclasses.replace(FLEET[1], **changes), FLEET[2])  # type: ignore[arg-type]
+
+
+def asks(**changes: object) -> tuple[ModelDemand, ...]:
+    """The model, with something more asked."""
+    return (dataclasses.replace(DEMANDS[0], **changes),)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("running", "more"),
+    [
+        (OLD, {"devices": FLEET[:1]}),
+        (OLD, {"devices": on_g1(cordoned=True)}),
+        (OLD, {"devices": on_g1(max_replicas=0)}),
+        (OLD, {"devices": on_g1(modes=(SharingMode.MPS,))}),
+        (OLD, {"devices": on_g1(hardware="h100-80gb")}),
+        (OLD, {"demands": asks(candidates=(dataclasses.replace(A, release="2"),)), "release": "1"}),
+        (changed(batch=9), {}),
+        (changed(variant="fp8"), {}),
+        (changed(kv_cache_bytes=Bytes(1)), {}),
+        (changed(size=dataclasses.replace(A.size, cores=2)), {}),
+        (placed(A, on="g1", memory_bytes=Bytes(11 * GIB)), {}),
+    ],
+)
+def test_a_replica_that_could_not_stay_is_not_moved(
+    running: Placement, more: dict[str, object]
+) -> None:
+    release = str(more.get("release", ""))
+    demands = more.get("demands", DEMANDS[:1])
+    assert isinstance(demands, tuple)
+    here = placed(demands[0].candidates[0], on="g0")
+    old = dataclasses.replace(
+        running, candidate=dataclasses.replace(running.candidate, release=release)
+    )
+    devices = more.get("devices", FLEET)
+    assert counts(0, 0, (old,), (here,), demands=demands, devices=devices)  # type: ignore[arg-type]
+
+
+def test_a_replica_of_a_model_that_is_not_asked_for_is_not_moved() -> None:
+    assert counts(0, 0, (placed(B, on="g1"),), (NEW,))
+
+
+@pytest.mark.parametrize("asked", ["", "x"])
+def test_a_share_under_mps_could_stay_in_the_group_of_its_model(asked: str) -> None:
+    share = point("a", 6, 10, sm=30)
+    running = placed(share, on="g1", isolation_group="x")
+    here = placed(share, on="g0", isolation_group=asked)
+    moves = int(asked == "x")
+    assert counts(
+        moves, moves, (running,), (here,), demands=(want("a", share, isolation_group=asked),)
+    )
+
+
+def test_that_an_engine_has_another_figure_does_not_keep_it_from_staying() -> None:
+    slower = dataclasses.replace(A, capacity_req_per_s=5.0, profile_id="again")
+    assert counts(1, 1, (placed(slower, on="g1"),), (NEW,))
+    known = dataclasses.replace(A, release="1")
+    assert counts(1, 1, (OLD,), (placed(known, on="g0"),), demands=(want("a", known),))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "more"),
+    [
+        (point("a", 6, 10, mode=SharingMode.WHOLE), {}),
+        (A, {"devices": on_g1(free_bytes=Bytes(FLEET[1].free_bytes - 1))}),
+        (A, {"devices": on_g1(occupied_slices=(1,))}),
+        (A, {"devices": on_g1(occupied_sm_percent=1)}),
+        (A, {"demands": asks(slo=Slo(9.0, 9.0))}),
+        (A, {"demands": asks(rules=PlacementRules(only_on=("g0",)))}),
+        (A, {"demands": asks(isolation=Isolation.DEVICE)}),
+    ],
+)
+def test_what_may_have_had_to_move_is_counted_or_not(
+    candidate: Candidate, more: dict[str, tuple[Device, ...]]
+) -> None:
+    """Where the checker does not know whether the replica could stay, the solver says so."""
+    running, here = placed(candidate, on="g1"), placed(candidate, on="g0")
+    demands = more.get("demands", (want("a", candidate),))
+    assert counts(0, 1, (running,), (here,), demands=demands, devices=more.get("devices", FLEET))  # type: ignore[arg-type]
+
+
+def test_what_the_driver_keeps_is_not_missing() -> None:
+    kept = on_g1(reserved_bytes=Bytes(GIB), free_bytes=Bytes(FLEET[1].memory_bytes - GIB))
+    assert counts(1, 1, (OLD,), (NEW,), devices=kept)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "low"),
+    [(on_cores("a", 6, 1), 1), (point("a", 6, 10, sm=30), 1), (in_mig("a", 6, "1g.10gb"), 0)],
+)
+def test_cores_and_shares_move_for_certain_and_instances_perhaps(
+    candidate: Candidate, low: int
+) -> None:
+    made = [cpu(), cpu()] if candidate.size.mode is SharingMode.CORES else [gpu(), gpu()]
+    devices = [
+        dataclasses.replace(d, id=n, host=n, modes=(candidate.size.mode,))
+        for d, n in zip(made, ("g0", "g1"), strict=True)
+    ]
+    running, here = placed(candidate, on="g1"), placed(candidate, on="g0")
+    assert counts(low, 1, (running,), (here,), demands=(want("a", candidate),), devices=devices)
+
+
+# -- models that are held back --------------------------------------------------------------
+
+HELD = (HeldBack("a", 9.0),)
+
+
+@pytest.mark.parametrize(
+    ("here", "says"),
+    [
+        ((OLD,), ()),
+        ((NEW,), ("a is said to stay as it runs, and a-1 does not",)),
+        (
+            (dataclasses.replace(OLD, replica_id="a-2"),),
+            ("a is said to stay as it runs, and a-2 does not",),
+        ),
+        (
+            (OLD, placed(A, 2, "g0")),
+            (
+                "a has 2 replicas, at most 1 are wanted",
+                "a is said to stay as it runs, and a-2 does not",
+            ),
+        ),
+        ((), ("a has 0 replicas and is not listed as unplaced",)),
+    ],
+)
+def test_a_model_that_is_held_back_stays_as_it_runs(
+    here: tuple[Placement, ...], says: tuple[str, ...]
+) -> None:
+    """Whatever was asked for it: more, and at another point."""
+    asked = want("a", point("a", 6, 40), A, rate=500.0, min_replicas=9, slo=Slo(1e-9, 1e-9))
+    found = after((OLD,), here, (asked,), held_back=HELD)
+    assert found == says if here else says[0] in found
+
+
+def test_what_is_held_back_runs_at_points_that_are_asked_for_no_more() -> None:
+    old = changed(batch=3)
+    assert after((old,), (old,), held_back=HELD) == ()
+    assert after((old,), (old,)) == ("a-1 runs at a point that is no candidate of a",)
+    others = (HeldBack("b", 9.0),)
+    assert after((old,), (old,), held_back=others) == (
+        "a-1 runs at a point that is no candidate of a",
+    )
+
+
+def test_what_ran_on_a_device_that_is_cordoned_or_gone_is_not_held_back_there() -> None:
+    old = *several(1, on="g1"), *several(2, on="g2")
+    one = several(1, on="g1")
+    assert after(old, one, devices=(*FLEET[:2], CORDONED), held_back=HELD) == ()
+    assert after(old, one, devices=FLEET[:2], held_back=HELD) == ()
+    assert after(old, one, held_back=HELD) == ("a has 1 replicas and is not listed as unplaced",)
+
+
+def test_what_is_held_back_keeps_its_isolation_and_the_group_it_runs_in() -> None:
+    share = point("a", 6, 10, sm=30)
+    old = placed(share, on="g1", isolation_group="x")
+    asked = want("a", share, isolation_group="y", isolation=Isolation.DEVICE)
+    assert after((old,), (old,), (asked,), held_back=HELD) == ()
+    beside = placed(point("b", 3, 10, sm=30), on="g1", isolation_group="x")
+    demands = asked, want("b", beside.candidate, isolation_group="x")
+    assert after((old,), (old, beside), demands, held_back=HELD) == (
+        "a-1 wants a device of its own and shares g1",
+    )
+
+
+# -- outages --------------------------------------------------------------------------------
+
+NARROW = (gpu("g0", gib=15),)
+LARGER = dataclasses.replace(A, batch=60)
+"""Beside 10 GiB of a replica there is no room for 10 more."""
+
+
+def restart(**more: object) -> tuple[str, ...]:
+    """What is said of a restart on a device without room for two."""
+    running, here = placed(A, on="g0"), placed(LARGER, on="g0")
+    values = {"demands": (want("a", A, LARGER),), "devices": NARROW, "allow_outage": False, **more}
+    return after((running,), (here,), **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"start_seconds": (("a", 30.0), ("b", 900.0))}, 31),
+        ({"start_seconds": (("a", 300.0),)}, 301),
+        ({}, 47),
+        ({"allow_outage": True}, None),
+        ({"demands": (want("a", A, LARGER, allow_outage=True),)}, None),
+        ({"devices": (gpu("g0", gib=21),)}, None),
+    ],
+)
+def test_an_outage_that_is_not_allowed_is_named_with_its_length(
+    more: dict[str, object], says: int | None
+) -> None:
+    """Eight requests in flight are done in 1.3 s, and then the new engine starts."""
+    sentence = f"a would have no replica for about {says} s, and an outage is not allowed"
+    assert restart(**more) == ((sentence,) if says else ())
+
+
+def test_where_nothing_ran_nothing_is_out() -> None:
+    assert after((), (placed(A, on="g0"),), allow_outage=False) == ()
+
+
+@pytest.mark.parametrize(("cores", "out"), [(1, True), (2, False)])
+def test_a_replica_starts_on_free_cores_beside_the_one_it_replaces(cores: int, out: bool) -> None:
+    small = on_cores("a", 6, 1)
+    large = dataclasses.replace(small, batch=60)
+    running, here = placed(small, on="cpu"), placed(large, on="cpu")
+    found = after(
+        (running,), (here,), (want("a", small, large),), (cpu(cores),), allow_outage=False
+    )
+    assert len(found) == out

@@ -1,0 +1,228 @@
+"""Names, numbers, rates and latencies of a plan are what was asked for."""
+
+import dataclasses
+
+import pytest
+
+from partitiond.core.model.spec import Slo
+from partitiond.core.performance.interference import Interference
+from partitiond.core.plan.record import Objective, Plan, Unplaced
+from partitiond.planner.api import solve
+from partitiond.planner.check import check_plan
+from partitiond.planner.model.types import PlanRequest
+from tests.planner.build import gpu, point, want
+from tests.planner.check.make import FREE, placed, plan_of, said
+
+ONE, TWO = point("a", 5, 10), point("b", 3, 10)
+A, B = want("a", ONE, rate=5), want("b", TWO, rate=3)
+GPU = gpu()
+SLOWER = Interference((1.0, 1.5), (1.0, 1.5), 0.5, 0.5, 0.0)
+"""Two replicas on a device slow each other to the level 1.5."""
+
+
+def good(**changes: object) -> Plan:
+    """A replica of each of two models, beside each other."""
+    plan = plan_of((GPU,), (placed(ONE), placed(TWO)), (A, B))
+    return dataclasses.replace(plan, **changes)  # type: ignore[arg-type]
+
+
+def with_second(**changes: object) -> Plan:
+    """The same plan, with the second placement changed."""
+    first, second = good().placements
+    return good(placements=(first, dataclasses.replace(second, **changes)))  # type: ignore[arg-type]
+
+
+def test_a_plan_that_is_right_is_accepted() -> None:
+    assert check_plan(good(), (A, B), FREE) == ()
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        (with_second(replica_id="a-1"), "replica id a-1 is used 2 times"),
+        (good(devices=(GPU, GPU)), "device id gpu-0 is listed 2 times"),
+        (
+            with_second(device_id="x", partition=placed(TWO, on="x").partition),
+            "b-1 is on device x, which does not exist",
+        ),
+        (
+            with_second(partition=placed(TWO, on="x").partition),
+            "b-1 is on gpu-0 but its partition on x",
+        ),
+        (with_second(model="c"), "b-1 serves c, which was not asked for"),
+        (
+            with_second(candidate=dataclasses.replace(TWO, batch=9)),
+            "b-1 runs at a point that is no candidate of b",
+        ),
+        (good(unplaced=(Unplaced("c", "no"),)), "c is unplaced but was not asked for"),
+    ],
+)
+def test_names_are_those_of_the_question_or_nothing_else_is_said(plan: Plan, says: str) -> None:
+    # Every plan breaks a second rule: its forecasts are missing.
+    assert check_plan(dataclasses.replace(plan, forecasts=()), (A, B), FREE) == (says,)
+
+
+def test_all_wrong_names_are_said_at_once() -> None:
+    plan = with_second(replica_id="a-1", model="c")
+    assert check_plan(plan, (A, B), FREE) == (
+        "replica id a-1 is used 2 times",
+        "a-1 serves c, which was not asked for",
+    )
+
+
+def copies(number: int, **asked: object) -> tuple[str, ...]:
+    """What is said of so many replicas of a model."""
+    demand = want("a", ONE, **asked)  # type: ignore[arg-type]
+    return said((GPU,), [placed(ONE, n) for n in range(1, number + 1)], (demand,))
+
+
+@pytest.mark.parametrize(
+    ("number", "asked", "says"),
+    [
+        (2, {"max_replicas": 2}, ()),
+        (3, {"max_replicas": 2}, ("a has 3 replicas, at most 2 are wanted",)),
+        (2, {"min_replicas": 2}, ()),
+        (1, {"min_replicas": 2}, ("a has 1 replicas and is not listed as unplaced",)),
+        (1, {}, ()),
+        (2, {"rate": 10.0}, ()),
+        (2, {"rate": 10.0 * (1 + 0.9e-6)}, ()),
+        (2, {"rate": 10.0 * (1 + 1.2e-6)}, ("a gets 10 of 10 requests/s and is not unplaced",)),
+        (2, {"rate": 12.0}, ("a gets 10 of 12 requests/s and is not unplaced",)),
+    ],
+)
+def test_replicas_are_as_many_as_wanted_and_serve_the_demand(
+    number: int, asked: dict[str, object], says: tuple[str, ...]
+) -> None:
+    assert copies(number, **asked) == says
+
+
+def test_the_planned_rate_is_the_one_at_the_burst() -> None:
+    bursting = dataclasses.replace(A, demand=dataclasses.replace(A.demand, burst_factor=2.0))
+    assert said((GPU,), (placed(ONE),), (bursting,)) == (
+        "a gets 5 of 10 requests/s and is not unplaced",
+    )
+
+
+def test_without_any_replica_a_model_has_to_be_listed_as_unplaced() -> None:
+    free = dataclasses.replace(B, demand=want("b", TWO).demand, max_replicas=0)
+    assert said((GPU,), (placed(ONE),), (A, free)) == (
+        "b has 0 replicas and is not listed as unplaced",
+    )
+    assert said((GPU,), (placed(ONE),), (A, free), unplaced=(Unplaced("b", "none"),)) == ()
+
+
+@pytest.mark.parametrize(
+    ("rate", "claim", "wrong"),
+    [
+        (8.0, 3.0, False),
+        (8.0, 3.0 + 7e-6, False),
+        (8.0, 3.0 + 9e-6, True),
+        (8.0, 3.0 - 9e-6, True),
+        (8.0, None, False),
+        (8.0, 0.0, True),
+        (5.0, 0.0, False),
+        (4.0, 0.0, False),
+        (4.0, -1.0, True),
+        (None, 0.0, False),
+        (None, 1.0, True),
+    ],
+)
+def test_what_is_missing_is_what_the_plan_says(
+    rate: float | None, claim: float | None, wrong: bool
+) -> None:
+    demand = want("a", ONE, rate=rate)
+    found = said(
+        (GPU,),
+        (placed(ONE),),
+        (demand,),
+        unplaced=(Unplaced("a", "no room", claim), Unplaced("a", "second", 99.0)),
+        objective=Objective.MAX_GOODPUT,
+        value=min(5.0, rate or 5.0),
+    )
+    missing = 0.0 if rate is None else rate - 5.0
+    assert found == ((f"a lacks {missing:.4g} requests/s, the plan says otherwise",) * wrong)
+
+
+def test_forecasts_say_what_models_get() -> None:
+    first, second = good().forecasts
+
+    def of(*forecasts: object) -> tuple[str, ...]:
+        return check_plan(good(forecasts=forecasts), (A, B), FREE)
+
+    number = "b has 1 replicas, its forecast says otherwise"
+    assert of(first) == (number,)
+    assert of(first, dataclasses.replace(second, replicas=2)) == (number,)
+    rate = "b gets 3 requests/s, its forecast says otherwise"
+    for capacity, says in (
+        (3.000002, ()),
+        (3.000004, (rate,)),
+        (2.999996, (rate,)),
+        (0.0, (rate,)),
+    ):
+        assert of(first, dataclasses.replace(second, capacity_req_per_s=capacity)) == says
+    assert of(first, second, dataclasses.replace(second, replicas=2)) == (), "the first one counts"
+
+
+@pytest.mark.parametrize(
+    ("bounds", "says"),
+    [
+        (None, ()),
+        (Slo(0.15, 0.015), ()),
+        (Slo(0.15 * (1 - 0.9e-6), 0.015 * (1 - 0.9e-6)), ()),
+        (Slo(0.15 * (1 - 2e-6), 0.015), ("a-1 would miss the TTFT bound of a on gpu-0",)),
+        (Slo(0.15, 0.015 * (1 - 2e-6)), ("a-1 would miss the TPOT bound of a on gpu-0",)),
+    ],
+)
+def test_latencies_keep_the_slo_at_the_level_of_the_device(
+    bounds: Slo | None, says: tuple[str, ...]
+) -> None:
+    demands = want("a", ONE, slo=bounds), want("b", TWO)
+    both = placed(ONE), placed(TWO)
+    assert said((GPU,), both, demands, interference=SLOWER, slowed=1.5) == says
+
+
+def test_what_no_level_covers_serves_nothing_and_keeps_no_slo() -> None:
+    demands = want("a", ONE, slo=Slo(99.0, 99.0)), want("b", TWO)
+    three = placed(ONE), placed(ONE, 2), placed(TWO)
+    plan = plan_of((GPU,), three, demands, slowed=float("inf"))
+    assert check_plan(plan, demands, SLOWER) == (
+        "gpu-0 is shared by so many that no level of interference covers it",
+        "a-1 would miss the TTFT bound of a on gpu-0",
+        "a-1 would miss the TPOT bound of a on gpu-0",
+        "a-2 would miss the TTFT bound of a on gpu-0",
+        "a-2 would miss the TPOT bound of a on gpu-0",
+    )
+
+
+@pytest.mark.parametrize(
+    ("busy", "kappa", "slowed"),
+    [
+        ((0.5, 0.5), (0.0, 0.0), 1.0),
+        ((0.5, 0.51), (0.0, 0.0), 1.1),
+        ((1.0, 0.1), (0.0, 0.0), 1.1),
+        ((1.0, 0.11), (0.0, 0.0), 1.5),
+        ((0.1, 0.1), (0.1, 0.0), 1.1),
+        ((0.1, 0.1), (0.0, 0.11), 1.5),
+        ((0.1, 0.1), (None, None), 1.5),
+        ((0.1, 0.1), (None, 0.6), None),
+    ],
+)
+def test_replicas_are_slowed_by_their_load_and_by_the_largest_kappa(
+    busy: tuple[float, float], kappa: tuple[float | None, float | None], slowed: float | None
+) -> None:
+    """Loads add up beyond 1, and each further replica costs kappa; levels are 1, 1.1 and 1.5."""
+    levels = Interference((1.0, 1.1, 1.5), (1.0,), 0.5, 0.0, 0.0)
+    sizes = [point(m, 6, 5, busy=u, kappa=k) for m, u, k in zip("ab", busy, kappa, strict=True)]
+    demands = [want(c.model, c) for c in sizes]
+    found = said(
+        (GPU,), [placed(c) for c in sizes], demands, interference=levels, slowed=slowed or 1
+    )
+    assert (found == ()) == (slowed is not None)
+    beside = said((GPU,), [placed(c) for c in sizes], demands, interference=levels, slowed=1.2)
+    assert "a gets" in " ; ".join(beside)
+
+
+def test_what_the_planner_answers_is_accepted() -> None:
+    plan = solve(PlanRequest((GPU, gpu("gpu-1")), (A, B)))
+    assert isinstance(plan, Plan)
+    assert check_plan(plan, (A, B)) == ()

@@ -1,0 +1,61 @@
+"""Writes what became of each test into a file, while the tests run.
+
+Each line is a JSON object: `collected` (a list of tests), or the report of one phase of one test.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+REPORT: Final = "TESTS_REPORT"
+"""The environment's name for the file. Without it nothing is written."""
+
+
+class Reporter:
+    """The plugin of the process that hears of all tests.
+
+    Args:
+        file: is appended to.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("a", encoding="utf-8")
+
+    def _write(self, **row: object) -> None:
+        print(json.dumps(row), file=self._file, flush=True)
+
+    def pytest_xdist_node_collection_finished(self, ids: Iterable[str]) -> None:
+        self._write(collected=sorted(ids))
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if session.items:
+            self._write(collected=sorted(item.nodeid for item in session.items))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        row: dict[str, Any] = {
+            "test": report.nodeid,
+            "phase": report.when,
+            "outcome": report.outcome,
+            "seconds": report.duration,
+        }
+        if report.failed:
+            row["why"] = report.longreprtext
+            row["logs"] = list(report.sections)
+        elif report.skipped:
+            row["why"] = (
+                report.longrepr[-1] if isinstance(report.longrepr, tuple | list) else "xfail"
+            )
+        self._write(**row)
+
+    def pytest_unconfigure(self) -> None:
+        self._file.close()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    file = os.environ.get(REPORT)
+    if file and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Reporter(Path(file)), "reported")
