@@ -6,6 +6,7 @@ Import the fixtures by name into a test module.
 import asyncio
 import contextlib
 import dataclasses
+import inspect
 import os
 import shutil
 import signal
@@ -13,7 +14,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -188,21 +188,29 @@ async def cluster(ray_hosts: RayHosts) -> AsyncIterator[RayCluster]:
         await cluster.close()
 
 
+async def until(what: str, holds: Callable[[], object]) -> None:
+    """Look until something holds that real processes bring about."""
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                found = holds()
+                if await found if inspect.isawaitable(found) else found:
+                    return
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        pytest.fail(f"waited for {what}")
+
+
 async def answers(cluster: Cluster, host: str) -> None:
-    """Wait until a host answers; each call before is over within its deadline."""
-    until, said = time.monotonic() + PATIENCE_SECONDS, ""
-    while time.monotonic() < until:
-        asked = time.monotonic()
+    """Wait until a host answers."""
+
+    async def answered() -> bool:
         try:
-            answer = await cluster.line(host).call(b"hello")
-        except SilentError as error:
-            said = error.message
-            assert time.monotonic() - asked < 15  # a deadline of 5 s, its margin, a slow machine
-            await asyncio.sleep(0.1)
-            continue
-        assert answer == f"{host}:hello".encode()
-        return
-    pytest.fail(f"{host} never answered: {said}")
+            return await cluster.line(host).call(b"hello") == f"{host}:hello".encode()
+        except SilentError:
+            return False
+
+    await until(f"an answer of {host}", answered)
 
 
 def processes(node: RayNode, word: str) -> list[int]:
@@ -228,29 +236,24 @@ async def kill(node: RayNode, word: str) -> list[int]:
 
 async def another(node: RayNode, word: str, former: list[int]) -> list[int]:
     """Wait until a host has such processes, none of which is a former one."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < until:
-        found = processes(node, word)
-        if found and not set(found) & set(former):
-            return found
-        await asyncio.sleep(0.2)
-    pytest.fail(f"no {word} of {node.host} came")
+    found: list[int] = []
+
+    def came() -> bool:
+        found[:] = processes(node, word)
+        return bool(found) and not set(found) & set(former)
+
+    await until(f"another {word} of {node.host}", came)
+    return found
 
 
 async def gone(node: RayNode) -> None:
     """Wait until a host has no process of Ray."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while processes(node, ""):
-        assert time.monotonic() < until, processes(node, "")
-        await asyncio.sleep(0.1)
+    await until(f"the end of Ray of {node.host}", lambda: not processes(node, ""))
 
 
 async def says(log: Path, words: str) -> None:
     """Wait until a log says some words."""
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not await asyncio.to_thread(_has, log, words):
-        assert time.monotonic() < until, words
-        await asyncio.sleep(0.1)
+    await until(words, lambda: asyncio.to_thread(_has, log, words))
 
 
 def _has(log: Path, words: str) -> bool:

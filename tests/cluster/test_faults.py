@@ -35,11 +35,7 @@ LOST_SECONDS = 30.0
 """Until a host that is cut counts as lost: a head that was just started hears from hosts before."""
 GCS, RAYLET = "gcs_server", "raylet/raylet"
 
-pytestmark = [
-    pytest.mark.full,
-    pytest.mark.timeout(1800),
-    pytest.mark.xdist_group("ray"),
-]
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray]
 needs_networks = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 
@@ -90,6 +86,7 @@ def replaced(host: ManyHosts, program: str, former: set[int]) -> None:
     wait_for(f"another {program} of {host.name}", other, seconds=SECONDS)
 
 
+@pytest.mark.full
 def test_an_endpoint_whose_host_has_no_engine_serves_by_those_of_others(fleet: RayFleet) -> None:
     """By TLS, with the certificates that Ray has."""
     with fleet.head.client() as client:
@@ -110,17 +107,24 @@ def test_an_endpoint_whose_host_has_no_engine_serves_by_those_of_others(fleet: R
     fleet.has_replicas(len(NAMES))
 
 
-def test_a_killed_agent(fleet: RayFleet) -> None:
-    with fleet.endures(lasting(5.0)):
+@pytest.mark.full
+def test_streams_go_on_and_engines_stay_whatever_is_killed(fleet: RayFleet) -> None:
+    """An agent, a raylet, the directory of Ray, and the head, one after the other."""
+    with fleet.endures(lasting(60.0)):
         fleet.one.kill_daemon()
         fleet.one.start(seconds=SECONDS)
-
-
-def test_a_killed_raylet(fleet: RayFleet) -> None:
-    with fleet.endures(lasting(15.0)):
+        fleet.all_answer()
         kill_ray(fleet.one, RAYLET)()
+        fleet.all_answer()
+        raylets = {host: of_ray(host, RAYLET) for host in fleet.hosts}
+        kill_ray(fleet.head, GCS)()
+        for host, former in raylets.items():  # all hosts fall silent, and join the new one
+            replaced(host, RAYLET, former)
+        fleet.all_answer()
+        restart(fleet.head)  # it finds what runs on each host
 
 
+@pytest.mark.soak
 def test_a_hung_agent(fleet: RayFleet) -> None:
     """It is silent, and what its host serves goes on."""
     hung = fleet.two.process
@@ -133,21 +137,7 @@ def test_a_hung_agent(fleet: RayFleet) -> None:
             hung.send_signal(signal.SIGCONT)
 
 
-def test_a_killed_directory_of_ray(fleet: RayFleet) -> None:
-    """All hosts fall silent, and join the new one."""
-    raylets = {host: of_ray(host, RAYLET) for host in fleet.hosts}
-    with fleet.endures(lasting(30.0)):
-        kill_ray(fleet.head, GCS)()
-        for host, former in raylets.items():
-            replaced(host, RAYLET, former)
-
-
-def test_a_killed_head(fleet: RayFleet) -> None:
-    """Hosts are asked for nothing meanwhile, and the head finds what runs on each."""
-    with fleet.endures(lasting(10.0)):
-        restart(fleet.head)
-
-
+@pytest.mark.soak
 @needs_networks
 def test_a_host_whose_cable_is_out_serves_on_and_is_back_with_the_cable(
     fleet: RayFleet, net: Network
@@ -160,6 +150,7 @@ def test_a_host_whose_cable_is_out_serves_on_and_is_back_with_the_cable(
             net.mend("gpu-1")
 
 
+@pytest.mark.soak
 @needs_networks
 def test_a_host_that_was_cut_for_so_long_that_it_was_lost_gets_what_the_plan_has_then(
     fleet: RayFleet, net: Network
@@ -192,6 +183,7 @@ def test_a_host_that_was_cut_for_so_long_that_it_was_lost_gets_what_the_plan_has
             stream.was_open(since, until)
 
 
+@pytest.mark.full
 def test_after_all_that_hosts_leave_with_nothing_running(fleet: RayFleet) -> None:
     assert fleet.head.cli("down").returncode == 0
     assert not any(fleet.engines().values())

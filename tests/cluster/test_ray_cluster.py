@@ -1,4 +1,8 @@
-"""Real Ray on this machine, three hosts: whatever is killed, messages flow again."""
+"""Real Ray on this machine, three hosts: whatever is killed, messages flow again.
+
+With it the contract of a cluster is tested, too. All tests share one cluster, but for those of what
+lets nobody in without a token, or speaks TLS.
+"""
 
 import asyncio
 import contextlib
@@ -6,8 +10,6 @@ import dataclasses
 import os
 import platform
 import signal
-import subprocess
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +27,6 @@ from partitiond.cluster.token import ensure_token
 from partitiond.core.errors import HostSilentError, SettingsError, SilentError
 from partitiond.settings.schema import Settings
 from tests.cluster.ray_fixtures import (
-    PATIENCE_SECONDS,
     RayHosts,
     another,
     answers,
@@ -41,9 +42,29 @@ from tests.cluster.ray_fixtures import (
     ray_python,
     says,
     short_folder,
+    until,
+)
+from tests.contract.test_cluster import (
+    Reached,
+    test_a_host_that_never_joined_is_silent,
+    test_a_host_whose_agent_ended_is_silent_until_it_is_back,
+    test_a_message_is_answered_in_the_loop_and_in_a_thread,
+    test_a_stopped_host_is_silent_the_others_answer_and_nothing_is_done_late,
+    test_messages_to_one_host_go_side_by_side,
+    test_the_hosts_that_joined_are_members,
 )
 
-__all__ = ["cluster", "ray_hosts", "ray_python"]
+__all__ = [
+    "cluster",
+    "ray_hosts",
+    "ray_python",
+    "test_a_host_that_never_joined_is_silent",
+    "test_a_host_whose_agent_ended_is_silent_until_it_is_back",
+    "test_a_message_is_answered_in_the_loop_and_in_a_thread",
+    "test_a_stopped_host_is_silent_the_others_answer_and_nothing_is_done_late",
+    "test_messages_to_one_host_go_side_by_side",
+    "test_the_hosts_that_joined_are_members",
+]
 
 PYTHON = platform.python_version()
 
@@ -51,27 +72,19 @@ pytestmark = [
     pytest.mark.full,
     pytest.mark.timeout(1800),
     pytest.mark.asyncio(loop_scope="function"),
-    pytest.mark.xdist_group("ray"),
+    pytest.mark.ray,
 ]
+
+
+@pytest.fixture
+def reached(cluster: RayCluster, ray_hosts: RayHosts) -> Reached:
+    """Has the contract's tests use Ray."""
+    return cluster, ray_hosts
 
 
 async def members(cluster: RayCluster) -> dict[str, str]:
     found = await asyncio.to_thread(cluster.members)
     return {f"{member.host} {member.address}": member.problem for member in found}
-
-
-async def test_all_hosts_are_members_and_answer(cluster: RayCluster) -> None:
-    assert await members(cluster) == {"a 127.0.0.41": "", "b 127.0.0.42": "", "head 127.0.0.40": ""}
-    large = os.urandom(2_000_000)
-    assert await cluster.line("a").call(large) == b"a:" + large
-    assert await asyncio.to_thread(cluster.line("b").ask, b"from a thread") == b"b:from a thread"
-
-
-async def test_a_host_that_is_not_there_is_silent_at_once(cluster: RayCluster) -> None:
-    asked = time.monotonic()
-    with pytest.raises(HostSilentError, match="not in the cluster"):
-        await cluster.line("nobody").call(b"")
-    assert time.monotonic() - asked < 4
 
 
 async def test_a_killed_relay_comes_back(cluster: RayCluster, ray_hosts: RayHosts) -> None:
@@ -90,11 +103,12 @@ async def test_a_killed_raylet_makes_a_new_node_of_the_host(
     former = await kill(a, "raylet/raylet")
     await answers(cluster, "b")
     await another(a, "raylet/raylet", former)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not set(processes(a, "ray::Relay")) - set(relay):  # made for the first message
-            await answers(cluster, "a")
-            await asyncio.sleep(0.2)
-    await answers(cluster, "a")
+
+    async def other_relay() -> bool:  # made for the first message
+        await answers(cluster, "a")
+        return bool(set(processes(a, "ray::Relay")) - set(relay))
+
+    await until("another relay", other_relay)
     assert await members(cluster) == {"a 127.0.0.41": "", "b 127.0.0.42": "", "head 127.0.0.40": ""}
 
 
@@ -139,30 +153,9 @@ async def test_a_keeper_ends_what_a_former_one_left(
         os.kill(pid, signal.SIGSTOP)
     former = keeper_pid(b)
     os.kill(former, signal.SIGKILL)
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while ensure_keeper(b).pid == former:  # noqa: ASYNC110 - it is not dead yet
-            await asyncio.sleep(0.1)
+    await until("the keeper to be dead", lambda: ensure_keeper(b).pid != former)
     await another(b, "raylet/raylet", stopped)
     await answers(cluster, "b")
-
-
-async def test_a_stopped_agent_is_silent_and_does_nothing_late(
-    cluster: RayCluster, ray_hosts: RayHosts
-) -> None:
-    _, a, _ = ray_hosts.nodes
-    ray_hosts.signal_agent(a, signal.SIGSTOP)
-    try:
-        asked = time.monotonic()
-        waiting = asyncio.ensure_future(cluster.line("a").call(b"too late"))
-        assert await cluster.line("b").call(b"meanwhile") == b"b:meanwhile"
-        assert not waiting.done()
-        with pytest.raises(HostSilentError, match="agent did not answer"):
-            await waiting
-        assert time.monotonic() - asked < 15
-    finally:
-        ray_hosts.signal_agent(a, signal.SIGCONT)
-    await answers(cluster, "a")
-    assert b"too late" not in ray_hosts.done(a).read_bytes()
 
 
 async def test_a_stopped_relay_is_silent_and_carries_nothing_late(
@@ -182,17 +175,6 @@ async def test_a_stopped_relay_is_silent_and_carries_nothing_late(
                 os.kill(pid, signal.SIGCONT)
     await answers(cluster, "a")
     assert b"too late for the relay" not in ray_hosts.done(a).read_bytes()
-
-
-async def test_a_host_without_an_agent_is_silent_at_once(
-    cluster: RayCluster, ray_hosts: RayHosts
-) -> None:
-    _, a, _ = ray_hosts.nodes
-    ray_hosts.end_agent(a)
-    with pytest.raises(HostSilentError, match="no agent runs there"):
-        await cluster.line("a").call(b"")
-    ray_hosts.start_agent(a)
-    await answers(cluster, "a")
 
 
 async def test_a_wrong_token_is_refused(cluster: RayCluster, ray_hosts: RayHosts) -> None:
@@ -250,20 +232,23 @@ async def test_a_ray_that_asks_for_no_token_is_refused(ray_python: Path) -> None
                         },
                     }
                 )  # fmt: skip
+
                 # A directory that is too busy to answer in time is not refused.
-                for _ in range(5):
+                async def is_known() -> bool:
                     found = await asyncio.to_thread(cluster_facts, settings)
-                    if found.stranger is not None and found.stranger.answers:
-                        break
+                    assert found.ray_version == RAY_VERSION
+                    answer = DirectoryAnswer(True, ray=RAY_VERSION, python=PYTHON)
+                    return found.stranger == answer and found.ray_of_cluster == RAY_VERSION
 
-                def prepare() -> None:
-                    for _ in range(5):
-                        prepare_cluster(settings)
+                async def is_refused() -> bool:
+                    try:
+                        await asyncio.to_thread(prepare_cluster, settings)
+                    except SettingsError as error:
+                        return "asks for no token" in error.message
+                    return False
 
-                with pytest.raises(SettingsError, match="asks for no token"):
-                    await asyncio.to_thread(prepare)
-                assert found.stranger == DirectoryAnswer(True, ray=RAY_VERSION, python=PYTHON)
-                assert found.ray_version == found.ray_of_cluster == RAY_VERSION
+                await until("the doctor to know it", is_known)
+                await until("the start to be refused", is_refused)
             finally:
                 await cluster.close()
 
@@ -296,10 +281,13 @@ async def test_a_second_host_with_a_name_is_told_and_not_asked(
     ray_hosts.start_agent(twin)
     ensure_keeper(twin)
     try:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while "a 127.0.0.49" not in (found := await members(cluster)):
-            assert time.monotonic() < until
-            await asyncio.sleep(0.2)
+        found: dict[str, str] = {}
+
+        async def is_member() -> bool:
+            found.update(await members(cluster))
+            return "a 127.0.0.49" in found
+
+        await until("the second a", is_member)
         assert "127.0.0.41 has the name a already" in found["a 127.0.0.49"]
         assert found["a 127.0.0.41"] == ""
         await answers(cluster, "a")
@@ -308,61 +296,9 @@ async def test_a_second_host_with_a_name_is_told_and_not_asked(
         stop_keeper(twin.folder)
 
 
-@pytest.mark.skipif(not os.access("/usr/bin/openssl", os.X_OK), reason="needs openssl")
-async def test_hosts_speak_tls(ray_python: Path) -> None:
-    with short_folder() as folder:
-        authority = _authority(folder)
-        hosts = make_hosts(ray_python, folder, ("head", "a"), authority)
-        cluster = RayCluster(hosts.place())
-        try:
-            hosts.start()
-            await cluster.start()
-            await answers(cluster, "a")
-            clear = RayCluster(dataclasses.replace(hosts.place("clear"), tls_dir=None))
-            await clear.start()
-            await says(hosts.place("clear").log_path, "cannot be joined")
-            await clear.close()
-        finally:
-            await cluster.close()
-            hosts.close()
-
-
-def _authority(folder: Path) -> "Authority":
-    authority = Authority(folder)
-    authority.openssl(
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-        "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=fleet", "-days", "2",
-    )  # fmt: skip
-    return authority
-
-
-@dataclasses.dataclass(frozen=True)
-class Authority:
-    """Makes a certificate for an address, in a folder of its own."""
-
-    folder: Path
-
-    def openssl(self, *words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=self.folder, check=True, capture_output=True)
-
-    def __call__(self, address: str) -> Path:
-        place = self.folder / f"tls-{address}"
-        place.mkdir()
-        (place / "ca.pem").write_bytes((self.folder / "ca.pem").read_bytes())
-        (place / "ext").write_text(f"subjectAltName=IP:{address},IP:127.0.0.1,DNS:localhost\n")
-        self.openssl(
-            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-            "-keyout", f"{place}/key.pem", "-out", f"{place}/csr", "-subj", f"/CN={address}",
-        )  # fmt: skip
-        self.openssl(
-            "x509", "-req", "-in", f"{place}/csr", "-CA", "ca.pem", "-CAkey", "ca.key",
-            "-CAcreateserial", "-out", f"{place}/cert.pem", "-days", "2", "-extfile",
-            f"{place}/ext",
-        )  # fmt: skip
-        return place
-
-
-async def test_certificates_are_replaced_host_by_host_while_calls_go_on(ray_python: Path) -> None:
+async def test_hosts_speak_tls_while_certificates_are_replaced_host_by_host(
+    ray_python: Path,
+) -> None:
     """A new one of the same authority on each host, then Ray anew there, the head last."""
     with short_folder() as folder:
         ca = folder / "ca"
@@ -379,6 +315,10 @@ async def test_certificates_are_replaced_host_by_host_while_calls_go_on(ray_pyth
             await cluster.start()
             for node in hosts.nodes:
                 await answers(cluster, node.host)
+            clear = RayCluster(dataclasses.replace(hosts.place("clear"), tls_dir=None))
+            await clear.start()
+            await says(hosts.place("clear").log_path, "cannot be joined")
+            await clear.close()
             agents = {agent.pid for agent in hosts.agents.values()}
             for node, other in zip(hosts.nodes[1:], ("b", "a"), strict=True):
                 before = (tls(node.address) / "cert.pem").read_bytes()
@@ -426,13 +366,13 @@ async def test_a_host_with_another_ray_is_silent_and_back_once_it_has_the_heads(
     ensure_keeper(other)
     try:
         await says(a.folder / "keeper.log", "Version mismatch")
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            said = ""
-            while f"Ray {RAY_VERSION} alone can join" not in said:  # first, that its node is gone
-                with pytest.raises(HostSilentError) as found:
-                    await cluster.line("a").call(b"")
-                said = found.value.message
-                await asyncio.sleep(0.1)
+
+        async def says_why() -> bool:  # first it says that its node is gone
+            with pytest.raises(HostSilentError) as found:
+                await cluster.line("a").call(b"")
+            return f"Ray {RAY_VERSION} alone can join" in found.value.message
+
+        await until("the reason", says_why)
         await answers(cluster, "b")
         assert agent.poll() is None
         python.write_text(f'#!/bin/sh\nexec {ray_python} "$@"\n', "utf-8")  # it is upgraded

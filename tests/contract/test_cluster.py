@@ -5,63 +5,36 @@ import dataclasses
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
-from partitiond.cluster.keeper import ensure_keeper
-from partitiond.cluster.ray_cluster import RayCluster
 from partitiond.cluster.ray_node import RayNode
 from partitiond.cluster.socket_cluster import SocketCluster
 from partitiond.core.errors import HostSilentError
 from partitiond.ports.cluster import Cluster
-from tests.cluster.ray_fixtures import (
-    RayHosts,
-    answers,
-    make_hosts,
-    ray_hosts,
-    ray_python,
-    short_folder,
-)
-
-__all__ = ["ray_hosts", "ray_python"]
+from tests.cluster.ray_fixtures import RayHosts, answers, make_hosts, short_folder
 
 Reached = tuple[Cluster, RayHosts]
 
 
-@pytest.fixture(
-    params=[
-        "sockets",
-        pytest.param("ray", marks=[pytest.mark.full, pytest.mark.timeout(1800)]),
-    ]
-)
-async def reached(request: pytest.FixtureRequest) -> AsyncIterator[Reached]:
-    """A cluster of three hosts (head, a, b) that answer, and the hosts."""
-    if request.param == "sockets":
-        with short_folder() as folder:
-            hosts = make_hosts(Path("/no/ray"), folder, ("head", "a", "b"))
-            sockets = SocketCluster(folder / "agents")
-            hosts.nodes = [with_socket(hosts, sockets, place) for place in range(3)]
-            try:
-                for node in hosts.nodes:
-                    hosts.start_agent(node)
-                for node in hosts.nodes:
-                    await answers(sockets, node.host)
-                yield sockets, hosts
-            finally:
-                hosts.end_agents()
-        return
-    hosts = cast(RayHosts, request.getfixturevalue("ray_hosts"))
-    for node in hosts.nodes:
-        ensure_keeper(node)
-    cluster = RayCluster(hosts.place())
-    await cluster.start()
-    try:
-        for node in hosts.nodes:
-            await answers(cluster, node.host)
-        yield cluster, hosts
-    finally:
-        await cluster.close()
+@pytest.fixture
+async def reached() -> AsyncIterator[Reached]:
+    """A cluster of three hosts (head, a, b) that answer, and the hosts.
+
+    `tests.cluster.test_ray_cluster` has the same tests with real Ray.
+    """
+    with short_folder() as folder:
+        hosts = make_hosts(Path("/no/ray"), folder, ("head", "a", "b"))
+        sockets = SocketCluster(folder / "agents")
+        hosts.nodes = [with_socket(hosts, sockets, place) for place in range(3)]
+        try:
+            for node in hosts.nodes:
+                hosts.start_agent(node)
+            for node in hosts.nodes:
+                await answers(sockets, node.host)
+            yield sockets, hosts
+        finally:
+            hosts.end_agents()
 
 
 def with_socket(hosts: RayHosts, sockets: SocketCluster, place: int) -> RayNode:

@@ -27,27 +27,40 @@ def raising(error: Exception) -> None:
     raise error
 
 
+class Hung:
+    """A call that hangs until it is released; its look has begun."""
+
+    def __init__(self, looks: DeadlineCalls) -> None:
+        self.release, self.begun = threading.Event(), threading.Event()
+        self.look = looks.begin("GPU 0", self.call, 60)
+        assert self.begun.wait(60)
+
+    def call(self) -> bool:
+        self.begun.set()
+        return self.release.wait(60)
+
+    def at_its_deadline(self) -> PendingCall[bool]:
+        return dataclasses.replace(self.look, deadline=0.0)
+
+
 def test_a_call_that_hangs_is_silent_keeps_one_thread_and_is_taken_up_again() -> None:
-    looks, release, begun = DeadlineCalls(0.05), threading.Event(), threading.Event()
-
-    def hangs() -> bool:
-        begun.set()
-        return release.wait(60)
-
-    with pytest.raises(SilentError, match=r"^GPU 0: silent for 0.05 s") as raised:
-        looks.ask("GPU 0", hangs)
+    looks = DeadlineCalls(60)
+    hung = Hung(looks)
+    with pytest.raises(SilentError, match=r"^GPU 0: silent for 60 s") as raised:
+        hung.at_its_deadline().wait()
     assert isinstance(raised.value, DeviceError)
-    assert begun.is_set()
     for _ in range(2 * MAX_WAITING):
-        look = looks.begin("GPU 0", hangs, 0.05)
+        look = looks.begin("GPU 0", hung.call, 0.0)
         assert look.future.cancelled()  # nobody waits for it, and it never begins
         with pytest.raises(SilentError):
             look.wait()
+    patient = looks.begin("GPU 0", lambda: "its turn")  # for whom it is not overdue
+    assert not patient.future.done()
     assert len(threads("GPU 0")) == 1
     assert looks.ask("GPU 1", lambda: "well") == "well"
-    release.set()
-    threads("GPU 0")[0].join(60)
-    assert looks.ask("GPU 0", lambda: "back", 60) == "back"
+    hung.release.set()
+    assert patient.wait() == "its turn"
+    assert looks.ask("GPU 0", lambda: "back") == "back"
 
 
 def test_looks_at_one_subject_take_turns_and_those_given_up_never_begin() -> None:
@@ -83,17 +96,19 @@ def test_no_more_than_so_many_wait_for_one_subject() -> None:
 
 
 async def test_the_event_loop_goes_on_while_a_look_hangs() -> None:
-    looks, release = DeadlineCalls(0.05), threading.Event()
-    asking = asyncio.create_task(looks.look("GPU 0", lambda: release.wait(60)))
-    await asyncio.sleep(0)
+    looks = DeadlineCalls(60)
+    hung = Hung(looks)
+    asking = asyncio.create_task(hung.look.answer())
+    for _ in range(5):
+        await asyncio.sleep(0)
     assert not asking.done()
     with pytest.raises(SilentError):
-        await asking
+        await hung.at_its_deadline().answer()
     with pytest.raises(SilentError):  # at once: no thread and no time is spent on it
-        await looks.look("GPU 0", lambda: release.wait(60))
-    release.set()
-    threads("GPU 0")[0].join(60)
-    assert await looks.look("GPU 0", lambda: 3, 60) == 3
+        await looks.look("GPU 0", hung.call, 0.0)
+    hung.release.set()
+    assert await asking
+    assert await looks.look("GPU 0", lambda: 3) == 3
 
 
 async def test_a_look_whose_asker_is_cancelled_goes_on_alone() -> None:

@@ -56,6 +56,14 @@ async def test_a_host_does_nothing_that_is_meant_for_another_id(tmp_path: Path) 
     assert there.proxy.starts == 0
 
 
+async def test_a_host_does_nothing_that_is_meant_for_another_name() -> None:
+    there, _ = host("a")
+    meant = Message(call="proxy.ensure_running", head=HEAD, host="three", number=1)
+    answer = json.loads(await HostServer(there).answer(write(meant)))
+    assert answer["refused"]["kind"] == "ConflictError"
+    assert answer["refused"]["facts"] == {"host": "three", "answers": "two"}
+
+
 async def test_the_first_look_tells_the_id_that_all_later_messages_have() -> None:
     first, pipe = host("a")
     here = remote(pipe, "")

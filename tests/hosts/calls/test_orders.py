@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.core.errors import HostSilentError, PartitiondError
+from partitiond.hosts.calls import far
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Awaited, Message, read_answer, write
 from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
@@ -201,6 +202,43 @@ async def test_a_begin_that_is_repeated_returns_the_result_of_the_first() -> Non
     for _ in range(3):
         assert (await begun(server, 1)).calls[1].ended
     assert work.began == {1: 1}
+
+
+@virtual
+async def test_an_agent_ends_once_the_calls_that_it_cancelled_have_ended() -> None:
+    there, steps = agent("two", FakeRunner()), list[str]()
+
+    async def stop(grace_seconds: float) -> None:
+        try:
+            await passes(100.0)
+        finally:
+            await passes(5.0)
+            steps.append("the call ends")
+
+    there.proxy.stop = stop  # type: ignore[method-assign]
+    server = HostServer(there)
+    assert not (await begun(server, 1)).calls[1].ended
+    await server.close()
+    steps.append("the agent ends")
+    assert steps == ["the call ends", "the agent ends"]
+
+
+@virtual
+async def test_a_result_that_no_message_can_carry_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(far, "RESULT_BYTES", len("null"))
+    there = agent("two", FakeRunner())
+
+    async def stop(grace_seconds: float) -> str | None:
+        return "x" if grace_seconds > 1 else None
+
+    there.proxy.stop = stop  # type: ignore[assignment]
+    server = HostServer(there)
+    assert (await begun(server, 1)).calls[1].error is None
+    monkeypatch.setattr(far, "RESULT_BYTES", len("null") - 2)
+    news = (await begun(server, 2)).calls[2]
+    assert "3 bytes, which is too much" in news.error.message
 
 
 @virtual
