@@ -75,7 +75,8 @@ class Mutation:
         return f"{old.decode().strip()}  ->  {new.decode().strip()}"
 
 
-def mutations(file: str, source: bytes) -> list[Mutation]:
+@functools.cache
+def mutations(file: str, source: bytes) -> tuple[Mutation, ...]:
     """All wrong versions of a source, by line."""
     place = _Places(source)
     edits = sorted(
@@ -95,10 +96,7 @@ def mutations(file: str, source: bytes) -> list[Mutation]:
         if operator not in MAY_NOT_COMPILE or _compiles(one.applied(source)):
             made.append(one)
             number[line, operator] += 1
-    return made
-
-
-_mutations = functools.cache(mutations)
+    return tuple(made)
 
 
 def found_again(name: str, root: Path) -> Mutation | None:
@@ -109,7 +107,7 @@ def found_again(name: str, root: Path) -> Mutation | None:
         return None
     same = [
         one
-        for one in _mutations(file, path.read_bytes())
+        for one in mutations(file, path.read_bytes())
         if (one.operator, one.index, one.mark) == (operator, int(index), mark)
     ]
     return min(same, key=lambda one: abs(one.line - int(line)), default=None)
