@@ -192,9 +192,8 @@ def _compare(old: Path, new: Path) -> int:
         was, is_now = before[name], after[name]
         if was["result"] == "refused" != is_now["result"]:
             lost += 1
-            print(
-                f"lost      {name}\n    {is_now['told']}\n    was refused by {was['by']} {was.get('again', '')}"
-            )
+            print(f"lost      {name}\n    {is_now['told']}")
+            print(f"    was refused by {was['by']} {was.get('again', '')}")
     return 1 if lost else 0
 
 
