@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -73,6 +74,24 @@ def table(
     )
 
 
+def post(
+    body: bytes | dict[str, Any], path: str = "/v1/completions", *, key: str = "none"
+) -> bytes:
+    """A request as its bytes."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {key}\r\ncontent-length: {len(data)}\r\n\r\n"
+    )
+    return head.encode() + data
+
+
+def error_of(response: httpx.Response) -> tuple[int, str]:
+    """Status and code of an answer; the code is empty where there is no error."""
+    code = "" if response.status_code == 200 else str(response.json()["error"]["code"])
+    return response.status_code, code
+
+
 @dataclasses.dataclass
 class Proxy:
     """A proxy in this event loop, with the state at hand."""
@@ -122,6 +141,14 @@ class Proxy:
     async def complete(self, **body: Any) -> httpx.Response:
         async with self.client as client:
             return await client.post("/v1/completions", json={"model": "m", "prompt": "hi", **body})
+
+    def ask(self, **body: Any) -> asyncio.Task[httpx.Response]:
+        """A request that runs beside the test."""
+        return asyncio.create_task(self.complete(**body))
+
+    async def queued(self, count: int) -> None:
+        """Wait until so many requests wait for a place."""
+        await self.until(lambda: self.owner.queues() == {"m": count})
 
     async def stream_text(self, **body: Any) -> str:
         """The whole text of a streamed completion, as it came."""

@@ -122,6 +122,27 @@ def well_behaved(request: Received) -> list[Step]:
 Script = Callable[[Received], list[Step]]
 
 
+def plays(*steps: Step) -> Script:
+    """A script with the same steps for all."""
+    return lambda _: list(steps)
+
+
+class Gate:
+    """A script whose requests end when told, in the order they came."""
+
+    def __init__(self) -> None:
+        self.events: list[asyncio.Event] = []
+
+    def __call__(self, _: Received) -> list[Step]:
+        self.events.append(asyncio.Event())
+        return [self.events[-1], *answer(completion())]
+
+    def open(self) -> None:
+        """Let all end that have come."""
+        for event in self.events:
+            event.set()
+
+
 class ScriptedEngine:
     """Plays `script(request)` for each request."""
 
@@ -154,6 +175,14 @@ class ScriptedEngine:
             while not condition():
                 self.changed.clear()
                 await self.changed.wait()
+
+    async def got(self, count: int) -> None:
+        """Wait for so many requests in all."""
+        await self.until(lambda: len(self.received) >= count)
+
+    def prompts(self) -> list[Any]:
+        """Of all requests, in order."""
+        return [received.body["prompt"] for received in self.received]
 
     def _touch(self) -> None:
         self.changed.set()

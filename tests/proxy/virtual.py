@@ -252,8 +252,15 @@ class RawClient:
     @classmethod
     async def to(cls, port: int, *, limit: int = 65_536) -> Self:
         """Connect; of an answer that is not asked for, only some `limit` bytes are read."""
-        client = cls(*await asyncio.open_connection("127.0.0.1", port, limit=limit))
-        running_loop().clients.append(client)
+        return await cls.connected(host="127.0.0.1", port=port, limit=limit)
+
+    @classmethod
+    async def connected(cls, **where: Any) -> Self:
+        """Connect with the arguments of `asyncio.open_connection`, and be ended with the proxy."""
+        client = cls(*await asyncio.open_connection(**where))
+        loop = asyncio.get_running_loop()
+        if isinstance(loop, VirtualLoop):
+            loop.clients.append(client)
         return client
 
     def send(self, data: bytes) -> None:

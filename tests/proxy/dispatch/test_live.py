@@ -1,343 +1,246 @@
-"""Admission through the proxy keeps order and deadlines, and refuses with an honest time."""
+"""Admission through the proxy keeps order and deadlines, and refuses with an honest time.
+
+What is admitted, and whose turn it is, `tests/core/dispatch` says; here, that it is asked.
+"""
 
 import asyncio
 import hashlib
 import json
-import socket
 import time
 from pathlib import Path
+from typing import Any
 
-import httpx
 import openai
 import pytest
 
 from partitiond.core.dispatch.routing import KeyRoute, ModelAvailability
-from tests.machine import in_time
-from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
+from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, error_of, post, replica, table
 from tests.proxy.scripted import (
-    DONE,
     STREAM_HEAD,
-    Received,
+    Gate,
+    ScriptedEngine,
     Step,
     answer,
     chunk,
     completion,
+    plays,
     text_event,
 )
+from tests.proxy.virtual import RawClient, settled
+
+ASKED = {"model": "m", "prompt": "x"}
+STREAMED = {**ASKED, "stream": True}
+PIECE = chunk(text_event("x" * 60_000))
+FLOOD: list[Step] = [STREAM_HEAD, *[PIECE] * 2000, "hold"]
 
 
-class Gate:
-    """An engine script whose requests end when told, in the order they came."""
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
 
-    def __init__(self) -> None:
-        self.events: list[asyncio.Event] = []
 
-    def __call__(self, _: Received) -> list[Step]:
-        self.events.append(asyncio.Event())
-        return [self.events[-1], *answer(completion())]
-
-    async def release_all(self) -> None:
-        for event in self.events:
-            event.set()
+@pytest.fixture
+async def engine(make_engine: MakeEngine, gate: Gate) -> ScriptedEngine:
+    return await make_engine(gate)
 
 
 async def test_no_replica_gets_more_than_its_limit_and_the_queue_keeps_its_order(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate
 ) -> None:
-    gate = Gate()
-    engine = await make_engine(gate)
     proxy = await make_proxy(table(replica(engine, max_sequences=2)))
-    requests: list[asyncio.Task[httpx.Response]] = []
-
-    async def sent(count: int) -> None:
-        await engine.until(lambda: len(engine.received) == min(2 + count, len(requests)))
-
-    async def waiting(count: int) -> None:
-        await proxy.until(lambda: proxy.state.queues() == {"m": count})
-
+    requests = []
     for number in range(6):
-        requests.append(asyncio.create_task(proxy.complete(prompt=str(number))))
-        await sent(0)
-        await waiting(max(0, number - 1))
+        requests.append(proxy.ask(prompt=str(number)))
+        await settled()
+        assert proxy.state.queues() == {"m": max(0, number - 1)}
     for done in range(6):
-        assert proxy.state.in_flight()["m-1"] <= 2
+        assert proxy.state.in_flight()["m-1"] == min(2, 6 - done)
         gate.events[done].set()
         await requests[done]
-        await sent(done + 1)
-    assert [r.body["prompt"] for r in engine.received] == ["0", "1", "2", "3", "4", "5"]
+        await settled()
+    assert engine.prompts() == ["0", "1", "2", "3", "4", "5"]
     assert proxy.idle()
 
 
-async def test_sequences_count_not_requests(make_proxy: MakeProxy, make_engine: MakeEngine) -> None:
-    gate = Gate()
-    engine = await make_engine(gate)
-    proxy = await make_proxy(table(replica(engine, max_sequences=4)))
-    first = asyncio.create_task(proxy.complete(prompt=["a", "b", "c"]))
-    await engine.until(lambda: len(engine.received) == 1)
-    second = asyncio.create_task(proxy.complete(n=2))
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
-    gate.events[0].set()
-    await first
-    await engine.until(lambda: len(engine.received) == 2)
-    await gate.release_all()
-    assert (await second).status_code == 200
-
-
-async def test_kv_tokens_bound_what_sequences_would_allow(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    gate = Gate()
-    engine = await make_engine(gate)
-    proxy = await make_proxy(table(replica(engine, kv_cache_tokens=300)))
-    first = asyncio.create_task(proxy.complete(prompt=[1] * 100, max_tokens=100))
-    await engine.until(lambda: len(engine.received) == 1)
-    second = asyncio.create_task(proxy.complete(prompt=[1] * 100, max_tokens=100))
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
-    gate.events[0].set()
-    await first
-    await engine.until(lambda: len(engine.received) == 2)
-    await gate.release_all()
-    assert (await second).status_code == 200
-
-
-async def test_a_full_queue_is_429_with_retry_after(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    gate = Gate()
-    engine = await make_engine(gate)
-    proxy = await make_proxy(
-        table(replica(engine, max_sequences=1, service_seconds=7.0), max_queue=1)
-    )
-    running = asyncio.create_task(proxy.complete())
-    await engine.until(lambda: len(engine.received) == 1)
-    waiting = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
-    async with proxy.openai() as client:
-        with pytest.raises(openai.RateLimitError) as raised:
-            await client.completions.create(model="m", prompt="x")
-    assert raised.value.code == "queue_full"
-    assert raised.value.response.headers["retry-after"] == "14", "one waits, one slot, 7 s each"
-    gate.events[0].set()
+@pytest.mark.parametrize(
+    ("limit", "first", "second"),
+    [
+        ({"max_sequences": 4}, {"prompt": ["a", "b", "c"]}, {"n": 2}),
+        ({"kv_cache_tokens": 300}, *[{"prompt": [1] * 100, "max_tokens": 100}] * 2),
+    ],
+    ids=["sequences", "kv tokens"],
+)
+async def test_what_a_request_needs_counts(
+    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate, *,
+    limit: dict[str, Any], first: dict[str, Any], second: dict[str, Any],
+) -> None:  # fmt: skip
+    proxy = await make_proxy(table(replica(engine, **limit)))
+    running = proxy.ask(**first)
+    await engine.got(1)
+    waiting = proxy.ask(**second)
+    await proxy.queued(1)
+    gate.open()
     await running
-    await engine.until(lambda: len(gate.events) == 2)
-    await gate.release_all()
+    await engine.got(2)
+    gate.open()
     assert (await waiting).status_code == 200
 
 
-async def test_a_request_that_cannot_start_in_time_is_refused_at_once(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    gate = Gate()
-    engine = await make_engine(gate)
+@pytest.mark.parametrize(
+    ("code", "service_seconds", "route", "waiting", "told_after", "retry_after"),
+    [
+        ("queue_full", 7.0, {"max_queue": 1}, 1, 0.0, 14),  # one waits, one slot, 7 s each
+        ("wait_too_long", 50.0, {"max_wait_seconds": 10}, 0, 0.0, 50),
+        ("queue_timeout", 0.1, {"max_wait_seconds": 0.2}, 0, 0.2, 1),
+    ],
+)
+async def test_who_gets_no_place_is_429_with_a_time_to_come_back(
+    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate, *, code: str, service_seconds: float,
+    route: dict[str, Any], waiting: int, told_after: float, retry_after: int,
+) -> None:  # fmt: skip
     proxy = await make_proxy(
-        table(replica(engine, max_sequences=1, service_seconds=50.0), max_wait_seconds=10)
+        table(replica(engine, max_sequences=1, service_seconds=service_seconds), **route)
     )
-    running = asyncio.create_task(proxy.complete())
-    await engine.until(lambda: len(engine.received) == 1)
-    started = time.monotonic()
-    refused = await proxy.complete()
-    assert in_time(time.monotonic() - started, 5.0, starts=10)
-    assert refused.status_code == 429
-    assert refused.json()["error"]["code"] == "wait_too_long"
-    assert refused.headers["retry-after"] == "50"
-    await gate.release_all()
-    await running
-
-
-async def test_a_deadline_that_passes_in_the_queue_is_429(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    gate = Gate()
-    engine = await make_engine(gate)
-    proxy = await make_proxy(
-        table(replica(engine, max_sequences=1, service_seconds=0.1), max_wait_seconds=0.2)
-    )
-    running = asyncio.create_task(proxy.complete())
-    await engine.until(lambda: len(engine.received) == 1)
-    late = await proxy.complete()
-    assert (late.status_code, late.json()["error"]["code"]) == (429, "queue_timeout")
-    assert late.headers["retry-after"] == "1"
+    others = [proxy.ask()]
+    await engine.got(1)
+    others += [proxy.ask() for _ in range(waiting)]
+    await proxy.queued(waiting)
+    began = time.monotonic()
+    async with proxy.openai() as client:
+        with pytest.raises(openai.RateLimitError) as raised:
+            await client.completions.create(model="m", prompt="x")
+    assert time.monotonic() - began == pytest.approx(told_after)
+    assert raised.value.code == code
+    assert raised.value.response.headers["retry-after"] == str(retry_after)
     assert len(engine.received) == 1
-    await gate.release_all()
-    assert (await running).status_code == 200
+    for number, other in enumerate(others):
+        await engine.got(number + 1)
+        gate.open()
+        assert (await other).status_code == 200
 
 
 async def test_the_total_limit_holds_for_who_waits_too(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate
 ) -> None:
-    go = asyncio.Event()
-
-    def endless(request: Received) -> list[Step]:
-        return [STREAM_HEAD, chunk(text_event("begun")), go, chunk(DONE), b"0\r\n\r\n"]
-
-    engine = await make_engine(endless)
-    routes = table(
-        replica(engine, max_sequences=1, service_seconds=0.01),
-        max_wait_seconds=600,
-    )
-    proxy = await make_proxy(routes, total_timeout_seconds=0.3)
-    async with asyncio.timeout(120):
-        running = asyncio.create_task(proxy.stream_text())
-        await engine.until(lambda: len(engine.received) == 1)
-        # The first one's limit passes earlier; its place must not come free for the second.
-        (first,) = proxy.exchanges()
-        first._deadline += 60
-        late = await proxy.complete()
-        assert (late.status_code, late.json()["error"]["code"]) == (504, "upstream_total_timeout")
-        assert proxy.state.queues() == {"m": 0}
-        go.set()
-        await running
+    routes = table(replica(engine, max_sequences=1, service_seconds=0.01), max_wait_seconds=600)
+    proxy = await make_proxy(routes, total_timeout_seconds=30)
+    running = proxy.ask()
+    await engine.got(1)
+    # The first one's limit passes earlier; its place must not come free for the second.
+    (first,) = proxy.exchanges()
+    first._deadline += 60
+    assert error_of(await proxy.complete()) == (504, "upstream_total_timeout")
+    assert proxy.state.queues() == {"m": 0}
+    gate.open()
+    await running
     assert len(engine.received) == 1
     assert proxy.idle()
 
 
-def raw_request(key: str, body: bytes) -> bytes:
-    return (
-        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n" % (key.encode(), len(body))
-    ) + body
-
-
 async def test_who_loses_its_place_while_it_takes_another_ones_is_told_at_once(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+    make_proxy: MakeProxy, engine: ScriptedEngine
 ) -> None:
     """B's second request takes the place of A's third; behind that, on the same connection, comes
     C's first, which takes the place that B has just taken."""
-    gate = Gate()
-    engine = await make_engine(gate)
     keys = tuple(KeyRoute(k, hashlib.sha256(k.encode()).hexdigest()) for k in ("a", "b", "c"))
-    routes = table(
-        replica(engine, max_sequences=1, service_seconds=0.01),
-        keys=keys,
-        keys_required=True,
-        max_queue=4,
-        max_wait_seconds=600,
+    route = replica(engine, max_sequences=1, service_seconds=0.01)
+    proxy = await make_proxy(
+        table(route, keys=keys, keys_required=True, max_queue=4, max_wait_seconds=600)
     )
-    proxy = await make_proxy(routes)
-    body = json.dumps({"model": "m", "prompt": "x"}).encode()
-    connections: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
-
-    async def send(data: bytes, waiting: int) -> asyncio.StreamReader:
-        connections.append(await asyncio.open_connection("127.0.0.1", proxy.port))
-        connections[-1][1].write(data)
-        await proxy.until(lambda: proxy.state.queues() == {"m": waiting})
-        return connections[-1][0]
-
-    async with asyncio.timeout(120):
-        await send(raw_request("a", body), 0)
-        await engine.until(lambda: len(engine.received) == 1)
-        await send(raw_request("a", body), 1)
-        await send(raw_request("a", body), 2)
-        twice = await send(raw_request("a", body) + raw_request("c", body), 3)
-        await send(raw_request("b", body), 4)
-        answer = await send(raw_request("b", body), 4)
-        for reader in (twice, answer):
-            assert (await reader.readline()).startswith(b"HTTP/1.1 429 ")
-        assert proxy.state.queues() == {"m": 4}
-    for _, writer in connections:
-        writer.transport.abort()
-    await proxy.until(proxy.idle)
+    clients = []
+    for keys_of, waiting in (("a", 0), ("a", 1), ("a", 2), ("ac", 3), ("b", 4), ("b", 4)):
+        clients.append(await RawClient.to(proxy.port))
+        clients[-1].send(b"".join(post(ASKED, key=k) for k in keys_of))
+        await settled()
+        assert proxy.state.queues() == {"m": waiting}
+    for client in (clients[3], clients[5]):
+        assert (await client.until(b"\r\n")).startswith(b"HTTP/1.1 429 ")
+    assert proxy.state.queues() == {"m": 4}
 
 
 async def test_a_client_that_sends_on_but_takes_no_answers_is_not_answered_on(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    large = completion("x" * 8_000_000)
-    engine = await make_engine(lambda _: answer(large))
+    engine = await make_engine(plays(*answer(completion("x" * 1_000_000))))
     proxy = await make_proxy(table(replica(engine)))
-    body = json.dumps({"model": "m", "prompt": "x"}).encode()
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1024)
-    writer.write(raw_request("none", body) * 8)
-    await proxy.until(lambda: any(exchange.paused for exchange in proxy.exchanges()))
-    (connection,) = proxy.lanes()
-    assert connection.transport.get_write_buffer_size() < 20_000_000
-    async with asyncio.timeout(120):
-        length = 0
-        while length < 8 * 8_000_000:
-            length += len(await reader.read(1 << 20))
+    client = await RawClient.to(proxy.port, limit=1024)
+    client.send(post(ASKED) * 8)
+    await settled()
+    (connection,), (exchange,) = proxy.lanes(), proxy.exchanges()
+    assert exchange.paused
+    assert connection.transport.get_write_buffer_size() < 3_000_000
+    length = 0
+    while length < 8 * 1_000_000:
+        length += len(await client.reader.read(1 << 20))
     await proxy.until(proxy.idle)
     assert len(engine.received) == 8
-    writer.transport.abort()
 
 
 async def test_refusals_that_nobody_reads_do_not_fill_memory(make_proxy: MakeProxy) -> None:
     proxy = await make_proxy(table())
-    count = 20_000
-    taking = socket.socket()
-    taking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    taking.connect(("127.0.0.1", proxy.port))
-    reader, writer = await asyncio.open_connection(sock=taking, limit=1024)
+    count = 2_000
+    client = await RawClient.to(proxy.port, limit=1024)
     # Mostly body, so that what is read at once ends in the middle of one.
-    writer.write(raw_request("none", b'{"x":"%b"}' % (b"x" * 1000)) * count)
-    await proxy.until(lambda: any(one.flow.read_paused for one in proxy.lanes()))
+    client.send(post(b'{"x":"%b"}' % (b"x" * 1000)) * count)
+    await settled()
     (connection,) = proxy.lanes()
-    assert connection.transport.get_write_buffer_size() < 2_000_000
+    assert connection.flow.read_paused
+    assert connection.transport.get_write_buffer_size() < 200_000
     told = 0
-    async with asyncio.timeout(120):
-        while told < count:
-            told += (await reader.readuntil(b"}}")).count(b"HTTP/1.1 400 ")
-    writer.transport.abort()
+    while told < count:
+        told += (await client.until(b"}}")).count(b"HTTP/1.1 400 ")
 
 
 async def test_who_waits_for_replicas_that_are_gone_is_told(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate
 ) -> None:
-    gate = Gate()
-    engine = await make_engine(gate)
-    route = replica(engine, max_sequences=1)
-    proxy = await make_proxy(table(route))
-    running = asyncio.create_task(proxy.complete())
-    await engine.until(lambda: len(engine.received) == 1)
-    waiting = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
+    proxy = await make_proxy(table(replica(engine, max_sequences=1)))
+    running = proxy.ask()
+    await engine.got(1)
+    waiting = proxy.ask()
+    await proxy.queued(1)
     proxy.state.apply(table(version=2, availability=ModelAvailability.STARTING))
-    refused = await waiting
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_starting")
-    await gate.release_all()
+    assert error_of(await waiting) == (503, "model_starting")
+    gate.open()
     assert (await running).status_code == 200
 
 
 async def test_who_waits_starts_when_a_replica_comes(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+    make_proxy: MakeProxy, make_engine: MakeEngine, engine: ScriptedEngine
 ) -> None:
-    gate = Gate()
-    full, fresh = await make_engine(gate, "full"), await make_engine(name="fresh")
-    route = replica(full, max_sequences=1)
+    route = replica(engine, max_sequences=1)
     proxy = await make_proxy(table(route), debug_headers="always")
-    running = asyncio.create_task(proxy.complete())
-    await full.until(lambda: len(full.received) == 1)
-    waiting = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
-    proxy.state.apply(table(route, replica(fresh, "m-2"), version=2))
+    running = proxy.ask()
+    await engine.got(1)
+    waiting = proxy.ask()
+    await proxy.queued(1)
+    fresh = replica(await make_engine(name="fresh"), "m-2")
+    proxy.state.apply(table(route, fresh, version=2))
     assert (await waiting).headers["x-partitiond-replica"] == "m-2"
-    await gate.release_all()
-    await running
+    running.cancel()
 
 
 async def test_requests_spread_by_share_of_the_limit(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+    make_proxy: MakeProxy, make_engine: MakeEngine, gate: Gate
 ) -> None:
-    gates = [Gate(), Gate()]
-    engines = [await make_engine(gate, f"e{i}") for i, gate in enumerate(gates)]
+    small, large = [await make_engine(gate, name) for name in ("small", "large")]
     proxy = await make_proxy(
         table(
-            replica(engines[0], "small", max_sequences=2),
-            replica(engines[1], "large", max_sequences=6),
+            replica(small, "small", max_sequences=2),
+            replica(large, "large", max_sequences=6),
         )
     )
-    requests = [asyncio.create_task(proxy.complete()) for _ in range(8)]
-    await engines[0].until(lambda: len(engines[0].received) == 2)
-    await engines[1].until(lambda: len(engines[1].received) == 6)
-    for gate in gates:
-        await gate.release_all()
+    requests = [proxy.ask() for _ in range(8)]
+    await small.got(2)
+    await large.got(6)
+    gate.open()
     assert all(r.status_code == 200 for r in await asyncio.gather(*requests))
 
 
 async def test_a_replica_that_keeps_failing_is_left_out_for_a_while(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    bad = await make_engine(lambda _: ["reset"], "bad")
-    good = await make_engine(name="good")
+    bad, good = await make_engine(plays("reset"), "bad"), await make_engine(name="good")
     proxy = await make_proxy(
         table(replica(bad, "bad", max_sequences=100), replica(good, "good", max_sequences=1))
     )
@@ -349,92 +252,63 @@ async def test_a_replica_that_keeps_failing_is_left_out_for_a_while(
     assert 'partitiond_proxy_upstream_failures_total{kind="reset",replica="bad"}' in metrics
 
 
+async def flooded(
+    make_proxy: MakeProxy, make_engine: MakeEngine, **options: Any
+) -> tuple[Proxy, ScriptedEngine, RawClient]:
+    """A client that asks for a stream of 120 MB, takes only its beginning, and stays."""
+    engine = await make_engine(plays(*FLOOD))
+    proxy = await make_proxy(table(replica(engine)), **options)
+    client = await RawClient.to(proxy.port, limit=4096)
+    client.send(post(STREAMED))
+    await settled()
+    (exchange,) = proxy.exchanges()
+    assert exchange.paused
+    return proxy, engine, client
+
+
 async def test_a_slow_client_slows_its_own_stream_and_memory_stays_bounded(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    piece = chunk(text_event("x" * 60_000))
-    flood = [STREAM_HEAD, *[piece] * 2000, chunk(DONE), b"0\r\n\r\n"]
-    engine = await make_engine(lambda _: list(flood))
-    proxy = await make_proxy(table(replica(engine)))
-    reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=4096)
-    body = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()
-    writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n" % len(body) + body
-    )
-    await reader.readline()
-    before = -1
-    while before != engine.steps:  # until nothing moves any more
-        before = engine.steps
-        await asyncio.sleep(0.3)
-    # Two socket buffers on each side, and two times 64 KiB in between: far below 120 MB.
-    assert engine.steps * len(piece) < 40_000_000
-    writer.transport.abort()
+    proxy, engine, client = await flooded(make_proxy, make_engine)
+    # A socket's buffer on each side, and two times 64 KiB in between.
+    assert engine.steps * len(PIECE) < 1_000_000
+    for _ in range(20):
+        await client.reader.readexactly(1_000_000)
+        await asyncio.sleep(5)
+    assert 20_000_000 < engine.steps * len(PIECE) < 21_000_000
+    client.leave()
     await engine.until(lambda: engine.left == 1)
     await proxy.until(proxy.idle)
 
 
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({"client_timeout_seconds": 10}, 10),
+        ({"client_timeout_seconds": 600, "total_timeout_seconds": 60}, 60),
+    ],
+    ids=["its time", "the total limit"],
+)
 async def test_a_client_that_takes_nothing_is_let_go(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+    make_proxy: MakeProxy, make_engine: MakeEngine, options: dict[str, float], seconds: float
 ) -> None:
-    flood = [STREAM_HEAD, *[chunk(text_event("x" * 60_000))] * 2000, chunk(DONE), b"0\r\n\r\n"]
-    engine = await make_engine(lambda _: list(flood))
-    proxy = await make_proxy(table(replica(engine)), client_timeout_seconds=0.3)
-    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1024)
-    body = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()
-    writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n" % len(body) + body
-    )
+    began = time.monotonic()
+    proxy, engine, _ = await flooded(make_proxy, make_engine, **options)
     await engine.until(lambda: engine.left == 1)
+    assert time.monotonic() - began == pytest.approx(seconds, abs=1)
     await proxy.until(proxy.idle)
     assert json.loads(proxy.log_lines[0])["error"] == "client_stalled"
-    writer.close()
-
-
-async def flooded(proxy: Proxy) -> asyncio.StreamWriter:
-    """A client that asks for a stream and then takes nothing; keep it, it stays connected."""
-    _, writer = await asyncio.open_connection("127.0.0.1", proxy.port, limit=1024)
-    body = json.dumps({"model": "m", "prompt": "x", "stream": True}).encode()
-    writer.write(
-        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n" % len(body) + body
-    )
-    return writer
-
-
-FLOOD: list[Step] = [STREAM_HEAD, *[chunk(text_event("x" * 60_000))] * 2000, "hold"]
-
-
-async def test_the_total_limit_frees_the_place_of_a_client_that_takes_nothing(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    engine = await make_engine(lambda _: list(FLOOD))
-    proxy = await make_proxy(
-        table(replica(engine)), client_timeout_seconds=60, total_timeout_seconds=0.5
-    )
-    writer = await flooded(proxy)
-    await engine.until(lambda: engine.left == 1)
-    await proxy.until(proxy.idle)
-    assert json.loads(proxy.log_lines[0])["error"] == "client_stalled"
-    writer.transport.abort()
 
 
 async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    engine = await make_engine(lambda _: list(FLOOD))
-    proxy = await make_proxy(table(replica(engine)), client_timeout_seconds=0.5)
-    writer = await flooded(proxy)
-    await engine.until(lambda: len(engine.received) == 1)
-    before = -1
-    while before != engine.steps:  # until nothing moves any more
-        before = engine.steps
-        await asyncio.sleep(0.1)
+    proxy, _, client = await flooded(make_proxy, make_engine, client_timeout_seconds=10)
+    began = time.monotonic()
     await proxy.state.drain(0.0)
     await proxy.until(proxy.idle)
-    assert not writer.is_closing()
-    writer.transport.abort()
+    assert time.monotonic() - began < 12
+    assert not client.writer.is_closing()
 
 
 async def test_an_ejection_is_not_ended_by_the_timer_of_an_earlier_one(
@@ -459,26 +333,26 @@ async def test_connections_beyond_the_limit_get_503_in_openais_shape(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
     proxy = await make_proxy(table(replica(await make_engine())), max_connections=1)
-    _, held = await asyncio.open_connection("127.0.0.1", proxy.port)
-    await proxy.until(lambda: proxy.connections() == 1)
-    refused = await proxy.complete()
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "too_many_connections")
-    held.close()
-    await proxy.until(lambda: proxy.connections() == 0)
+    held = await RawClient.to(proxy.port)
+    await settled()
+    assert error_of(await proxy.complete()) == (503, "too_many_connections")
+    held.leave()
+    await settled()
+    assert proxy.connections() == 0
     assert (await proxy.complete()).status_code == 200
 
 
 async def test_draining_the_proxy_ends_what_does_not_finish_with_an_error_event(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    engine = await make_engine(lambda _: [STREAM_HEAD, chunk(text_event("hel")), "hold"])
+    engine = await make_engine(plays(STREAM_HEAD, chunk(text_event("hel")), "hold"))
     proxy = await make_proxy(table(replica(engine)))
-    running = asyncio.create_task(proxy.stream_text())
-    await engine.until(lambda: len(engine.received) == 1)
-    await proxy.until(lambda: proxy.state.in_flight() == {"m-1": 1})
-    await proxy.until(lambda: all(exchange.answer.streaming for exchange in proxy.exchanges()))
-    await proxy.state.drain(0.1)
-    text = await running
+    running = proxy.ask(stream=True)
+    await settled()
+    began = time.monotonic()
+    await proxy.state.drain(30)
+    assert time.monotonic() - began == pytest.approx(30, abs=1)
+    text = (await running).text
     assert '"code":"shutting_down"' in text
     assert text.endswith("data: [DONE]\n\n")
     assert (await proxy.complete()).status_code == 503
@@ -486,29 +360,27 @@ async def test_draining_the_proxy_ends_what_does_not_finish_with_an_error_event(
 
 
 async def test_what_a_request_kept_for_itself_is_free_when_it_waited_in_vain(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate
 ) -> None:
     """A large one that was overtaken enough keeps the replica; the next starts as it is refused."""
-    gate = Gate()
-    engine = await make_engine(gate)
     proxy = await make_proxy(table(replica(engine, max_sequences=4)))
     model = proxy.state.models["m"]
-    running = [asyncio.create_task(proxy.complete(prompt="runs"))]
-    await engine.until(lambda: len(engine.received) == 1)
-    large = asyncio.create_task(proxy.complete(n=4, max_tokens=1))
-    await proxy.until(lambda: len(model.slots.queue) == 1)
+    running = [proxy.ask(prompt="runs")]
+    await engine.got(1)
+    large = proxy.ask(n=4, max_tokens=1)
+    await proxy.queued(1)
     (entry,) = model.slots.queue
     while model.slots.queue._lane[entry] > 0:
-        running.append(asyncio.create_task(proxy.complete(prompt="overtakes", max_tokens=1)))
-        await engine.until(lambda: len(engine.received) == len(running))
+        running.append(proxy.ask(prompt="overtakes", max_tokens=1))
+        await engine.got(len(running))
         gate.events[-1].set()
         await running[-1]
-    waiting = asyncio.create_task(proxy.complete(prompt="waits", max_tokens=1))
-    await proxy.until(lambda: len(model.slots.queue) == 2)
+    waiting = proxy.ask(prompt="waits", max_tokens=1)
+    await proxy.queued(2)
     model._expire(entry)  # what its timer calls
-    assert (await large).json()["error"]["code"] == "queue_timeout"
-    await proxy.until(lambda: not model.slots.queue)
-    await engine.until(lambda: engine.received[-1].body["prompt"] == "waits")
-    await gate.release_all()
+    assert error_of(await large)[1] == "queue_timeout"
+    await proxy.queued(0)
+    await engine.until(lambda: engine.prompts()[-1] == "waits")
+    gate.open()
     assert {one.status_code for one in await asyncio.gather(waiting, *running)} == {200}
     assert proxy.idle()

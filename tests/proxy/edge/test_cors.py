@@ -9,6 +9,7 @@ import pytest
 
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.scripted import Received, Step, answer, completion
+from tests.proxy.virtual import real_time
 
 PAGE = "https://chat.example"
 EVIL = "https://evil.example"
@@ -186,6 +187,7 @@ async def asked_by(proxy: Proxy, *forwarded: str, path: str = "/v1/completions")
     return client
 
 
+@real_time
 async def test_nobody_is_believed_about_addresses_by_default(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
@@ -195,6 +197,7 @@ async def test_nobody_is_believed_about_addresses_by_default(
     assert await asked_by(proxy, "198.51.100.7", path="/nothing") == "127.0.0.1"
 
 
+@real_time
 async def test_a_trusted_proxy_is_believed_and_who_stands_behind_it_is_not(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
@@ -211,6 +214,7 @@ async def test_a_trusted_proxy_is_believed_and_who_stands_behind_it_is_not(
     assert await asked_by(proxy, "198.51.100.7", '","admin":"') == "127.0.0.1"
 
 
+@real_time
 async def test_another_network_is_not_believed(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
@@ -218,6 +222,7 @@ async def test_another_network_is_not_believed(
     assert await asked_by(proxy, "198.51.100.7") == "127.0.0.1"
 
 
+@real_time
 async def test_connections_of_an_address_are_bounded_but_not_a_trusted_proxy_s(
     make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:

@@ -1,4 +1,4 @@
-"""TLS of the endpoint works with one process and with workers: renewed, refused, attacked."""
+"""TLS of the endpoint is renewed, refused and attacked; processes show that it is wired."""
 
 import asyncio
 import contextlib
@@ -6,10 +6,11 @@ import functools
 import json
 import os
 import signal
+import socket
 import ssl
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,29 @@ import pytest
 
 from partitiond.core.errors import PartitiondError
 from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.edge.client_connection import GOODBYE_SECONDS
+from partitiond.proxy.embedded_server import QuietServer
+from partitiond.proxy.listening.handshakes import LEAST_HANDSHAKES, Accepting, Opener
+from partitiond.proxy.listening.tls import RELOAD_SECONDS, server_tls
+from partitiond.proxy.server import data_config
 from partitiond.proxy.supervisor import ProxyProcess
-from tests.machine import in_time
 from tests.proxy.certificates import Authority, Files
-from tests.proxy.conftest import MakeEngine, replica, table
+from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, post, replica, table
 from tests.proxy.scripted import (
     DONE,
-    Received,
+    ScriptedEngine,
     Step,
     answer,
     completion,
+    plays,
     stream,
     text_event,
 )
+from tests.proxy.virtual import RawClient, real_time, running_loop, settled
 
-MakeProcess = Callable[..., Any]
-BOTH = pytest.mark.parametrize("workers", [1, 2])
+ASKED = post({"model": "m", "prompt": "hi"})
+STREAMED = post({"model": "m", "prompt": "hi", "stream": True})
+MODELS = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="session")
@@ -54,129 +62,87 @@ def files(issued: Files, tmp_path: Path) -> Files:
     return mine
 
 
-@pytest.fixture
-async def make_process(folder: Path, files: Files) -> AsyncIterator[MakeProcess]:
-    made: list[ProxyProcess] = []
+class Endpoint:
+    """A proxy whose connections are opened with TLS."""
 
-    async def make(*engines: Any, **options: Any) -> ProxyProcess:
-        (folder / "s").mkdir(exist_ok=True)
-        process = ProxyProcess(
-            host="127.0.0.1",
-            port=0,
-            state_dir=folder / "s",
-            control_socket=folder / "s" / "run" / "proxy.sock",
-            options=ProxyOptions(
-                tls_certificate=str(files.certificate), tls_key=str(files.key), **options
-            ),
+    def __init__(self, proxy: Proxy, engine: ScriptedEngine, authority: Authority) -> None:
+        tls = server_tls(proxy.state.options)
+        assert tls is not None
+        server = QuietServer(data_config(proxy.state))
+        server.config.load()
+        server.server_state = proxy.clients
+        self.proxy = proxy
+        self.engine = engine
+        self.tls = tls
+        self.opener = Opener(server, proxy.state, tls)
+        self.trust = authority.trust()
+
+    async def plain(self) -> RawClient:
+        """A client that knows nothing of TLS."""
+        client, ours = running_loop().pair()
+        self.opener.open(ours)
+        return await RawClient.connected(sock=client)
+
+    async def client(self, context: ssl.SSLContext | None = None) -> RawClient:
+        client, ours = running_loop().pair()
+        self.opener.open(ours)
+        return await RawClient.connected(
+            sock=client, ssl=context or self.trust, server_hostname="127.0.0.1"
         )
-        made.append(process)
-        await process.ensure_running()
-        await process.publish(table(*(replica(engine) for engine in engines)))
-        return process
+
+
+def serial(client: RawClient) -> int:
+    return int(client.writer.get_extra_info("peercert")["serialNumber"], 16)
+
+
+def pause(client: RawClient) -> None:
+    """Read nothing, so that even the goodbye of TLS is not answered."""
+    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+
+MakeEndpoint = Callable[..., Awaitable[Endpoint]]
+
+
+@pytest.fixture
+async def make_endpoint(
+    make_proxy: MakeProxy, make_engine: MakeEngine, authority: Authority, files: Files
+) -> AsyncIterator[MakeEndpoint]:
+    made: list[Endpoint] = []
+
+    async def make(*steps: Step, **options: Any) -> Endpoint:
+        engine = await make_engine(plays(*(steps or answer(completion()))))
+        proxy = await make_proxy(
+            table(replica(engine)), tls_certificate=str(files.certificate),
+            tls_key=str(files.key), **options,
+        )  # fmt: skip
+        made.append(Endpoint(proxy, engine, authority))
+        return made[-1]
 
     yield make
-    for process in made:
-        await process.stop(0)
+    for endpoint in made:
+        endpoint.opener.close()
 
 
-def port_of(process: ProxyProcess) -> int:
-    assert process.base_url.startswith("https://127.0.0.1:")
-    return int(process.base_url.rpartition(":")[2])
+async def is_served(endpoint: Endpoint, context: ssl.SSLContext | None = None) -> RawClient:
+    client = await endpoint.client(context)
+    client.send(MODELS)
+    assert (await client.until(b"}]}")).startswith(b"HTTP/1.1 200")
+    return client
 
 
-def log_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "s/log/proxy.log").read_text().splitlines()]
-
-
-async def until(condition: Callable[[], Any], seconds: float = 60) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 -- another process has no event for it
-            await asyncio.sleep(0.02)
-
-
-class Client:
-    """A raw connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    @property
-    def serial(self) -> int:
-        certificate = self.writer.get_extra_info("peercert")
-        return int(certificate["serialNumber"], 16)
-
-    def ask(self, path: str = "/v1/completions", *more: str, **body: Any) -> None:
-        text = json.dumps({"model": "m", "prompt": "hi", **body})
-        lines = [
-            f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json",
-            f"Content-Length: {len(text)}", *more, "", text,
-        ]  # fmt: skip
-        self.writer.write("\r\n".join(lines).encode())
-
-    async def until(self, mark: bytes) -> bytes:
-        async with asyncio.timeout(240):
-            return await self.reader.readuntil(mark)
-
-    async def rest(self) -> bytes:
-        """What still comes until the connection ends, however."""
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            async with asyncio.timeout(240):
-                return await self.reader.read()
-        return b""
-
-
-@contextlib.asynccontextmanager
-async def raw(process: ProxyProcess, context: ssl.SSLContext | None) -> AsyncIterator[Client]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port_of(process), ssl=context)
-    try:
-        yield Client(reader, writer)
-    finally:
-        writer.transport.abort()
-
-
-@BOTH
-async def test_requests_are_answered_over_tls(
-    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority, workers: int
-) -> None:
-    process = await make_process(await make_engine(), workers=workers)
-    async with httpx.AsyncClient(
-        base_url=process.base_url, verify=authority.trust(), timeout=60
-    ) as client:
-        for _ in range(3):  # the second one has a known head
-            whole = await client.post("/v1/completions", json={"model": "m", "prompt": "hi"})
-            assert whole.json()["choices"][0]["text"] == "hello"
-        streamed = await client.post(
-            "/v1/completions", json={"model": "m", "prompt": "hi", "stream": True}
-        )
-        assert streamed.text.endswith("data: [DONE]\n\n")
-        assert (await client.get("/v1/models")).json()["data"][0]["id"] == "m"
-        assert (await client.get("/nothing")).status_code == 404
-        assert (await client.post("/v1/completions", content=b"{")).status_code == 415
-
-
-@BOTH
 async def test_plain_http_gets_no_answer_at_the_tls_port_and_others_do(
-    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority, folder: Path,
-    workers: int,
-) -> None:  # fmt: skip
-    process = await make_process(await make_engine(), workers=workers)
-    for nonsense in (
-        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n",
-        b"\x16\x03\x01\x00\x05hello",
-        b"\0" * 999,
-    ):
-        async with raw(process, None) as plain:
-            plain.writer.write(nonsense)
+    make_endpoint: MakeEndpoint, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = await make_endpoint()
+    for nonsense in (MODELS, b"\x16\x03\x01\x00\x05hello", b"\0" * 999):
+        plain = await endpoint.plain()
+        plain.send(nonsense)
+        with contextlib.suppress(ConnectionError):
             assert not (await plain.rest()).startswith(b"HTTP")
-    async with raw(process, None) as silent:
-        silent.writer.close()
-    async with raw(process, authority.trust()) as client:
-        client.ask()
-        assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-    refused = 'partitiond_proxy_refusals_total{reason="tls_handshake"}'
-    assert (await process.stats())[refused] >= 3
-    assert not [line for line in log_of(folder) if line.get("level") == "error"]
+    (await endpoint.plain()).leave()
+    await is_served(endpoint)
+    assert endpoint.proxy.state.metrics.refusals["tls_handshake"] == 4
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -189,241 +155,260 @@ async def test_plain_http_gets_no_answer_at_the_tls_port_and_others_do(
 )
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 async def test_the_protocol_is_tls_1_2_or_newer_and_http_1_1(
-    make_process: MakeProcess, authority: Authority, version: ssl.TLSVersion, is_taken: bool
+    make_endpoint: MakeEndpoint, authority: Authority, version: ssl.TLSVersion, *, is_taken: bool
 ) -> None:
-    process = await make_process()
+    endpoint = await make_endpoint()
     context = authority.trust()
     context.set_ciphers("ALL:@SECLEVEL=0")  # or the client would not even offer the old one
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2", "http/1.1"])
     if not is_taken:
         with pytest.raises((ssl.SSLError, ConnectionError)):
-            async with raw(process, context):
-                pass
+            await endpoint.client(context)
         return
-    async with raw(process, context) as client:
-        session = client.writer.get_extra_info("ssl_object")
-        assert session.selected_alpn_protocol() == "http/1.1"
+    client = await is_served(endpoint, context)
+    session = client.writer.get_extra_info("ssl_object")
+    assert session.selected_alpn_protocol() == "http/1.1"
 
 
-@BOTH
-async def test_a_handshake_that_does_not_end_is_ended(
-    make_process: MakeProcess, authority: Authority, workers: int
-) -> None:
-    process = await make_process(client_timeout_seconds=0.5, workers=workers)
-    async with raw(process, None) as silent, raw(process, None) as slow:
-        slow.writer.write(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a greeting
-        assert await silent.rest() == b""
-        assert await slow.rest() == b""
-    async with raw(process, authority.trust()) as client:
-        client.writer.write(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+async def test_a_handshake_that_does_not_end_is_ended(make_endpoint: MakeEndpoint) -> None:
+    endpoint = await make_endpoint(client_timeout_seconds=10)
+    began = time.monotonic()
+    silent, slow = await endpoint.plain(), await endpoint.plain()
+    slow.send(b"\x16\x03\x01\x02\x00\x01")  # the beginning of a greeting
+    for client in (silent, slow):
+        with contextlib.suppress(ConnectionError):
+            assert await client.rest() == b""
+    assert time.monotonic() - began == pytest.approx(10, abs=0.1)
+    await is_served(endpoint)
 
 
-@BOTH
 async def test_clients_that_never_finish_their_handshakes_keep_nobody_out(
-    make_process: MakeProcess, authority: Authority, workers: int
+    make_endpoint: MakeEndpoint,
 ) -> None:
-    process = await make_process(max_connections=100, workers=workers)
-    async with contextlib.AsyncExitStack() as stack:
-        silent = [await stack.enter_async_context(raw(process, None)) for _ in range(300)]
-        async with raw(process, authority.trust()) as client:
-            client.writer.write(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
-        assert await silent[0].rest() == b"", "the oldest went first"
+    endpoint = await make_endpoint(max_connections=LEAST_HANDSHAKES)
+    silent = [await endpoint.plain() for _ in range(LEAST_HANDSHAKES + 3)]
+    await is_served(endpoint)
+    await settled()
+    assert [client.reader.at_eof() for client in silent] == [True] * 4 + [False] * (
+        LEAST_HANDSHAKES - 1
+    ), "the oldest went first"
 
 
+@real_time
 async def test_an_address_has_no_more_handshakes_than_connections(
-    make_process: MakeProcess, authority: Authority
+    make_endpoint: MakeEndpoint,
 ) -> None:
-    process = await make_process(max_connections_per_address=2)
-    async with raw(process, None), raw(process, None), raw(process, None) as third:
-        assert await third.rest() == b""
+    endpoint = await make_endpoint(max_connections_per_address=2)
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    port = listener.getsockname()[1]
+    accepting = Accepting(listener, endpoint.opener.open)
+    clients = [await RawClient.to(port) for _ in range(3)]
+    async with asyncio.timeout(120):
+        assert await clients[2].rest() == b""
+    for client in clients:
+        client.leave()
+    accepting.close()
 
 
-@BOTH
 async def test_a_renewed_certificate_is_taken_and_streams_go_on(
-    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority, files: Files,
-    workers: int,
-) -> None:  # fmt: skip
-    go_on = asyncio.Event()
-
-    def script(request: Received) -> list[Step]:
-        return stream(text_event("hel"), go_on, text_event("lo", "stop"), DONE)
-
-    process = await make_process(await make_engine(script), workers=workers)
-    async with raw(process, authority.trust()) as old:
-        first = old.serial
-        old.ask(stream=True)
-        await old.until(b"hel")
-        # With a key of another kind: a context that kept both would go on with the former.
-        files.replace_by(authority.issue("renewed", rsa=True))
-
-        async def presents_the_new_one() -> bool:
-            async with raw(process, authority.trust()) as new:
-                return new.serial != first
-
-        async with asyncio.timeout(240):
-            in_a_row = 0
-            while in_a_row < 3 * workers:
-                in_a_row = in_a_row + 1 if await presents_the_new_one() else 0
-                await asyncio.sleep(0.05)
-        go_on.set()
-        assert b"[DONE]" in await old.until(b"0\r\n\r\n")
-
-
-async def test_a_hangup_takes_a_renewed_certificate_at_once(
-    make_process: MakeProcess, authority: Authority, files: Files, folder: Path
+    make_endpoint: MakeEndpoint, authority: Authority, files: Files
 ) -> None:
-    process = await make_process()
-    assert process.identity is not None
-    renewals = [authority.issue(f"renewed-{number}") for number in range(6)]
-
-    def has_reloaded(times: int) -> bool:
-        return [line["event"] for line in log_of(folder)].count("tls_reloaded") >= times
-
-    begin = time.monotonic()
-    for times, renewed in enumerate(renewals, 1):
-        files.replace_by(renewed)
-        os.kill(process.identity.pid, signal.SIGHUP)
-        await until(functools.partial(has_reloaded, times))
-    took = time.monotonic() - begin
-    assert in_time(took, 8.0, starts=10), "found by looking every 2 s, they take 10 s and more"
+    go_on = asyncio.Event()
+    endpoint = await make_endpoint(
+        *stream(text_event("hel"), go_on, text_event("lo", "stop"), DONE)
+    )
+    watching = asyncio.create_task(endpoint.tls.watch(endpoint.proxy.log))
+    old = await endpoint.client()
+    old.send(STREAMED)
+    await old.until(b"hel")
+    # With a key of another kind: a context that kept both would go on with the former.
+    files.replace_by(authority.issue("renewed", rsa=True))
+    await asyncio.sleep(RELOAD_SECONDS)
+    assert serial(await is_served(endpoint)) != serial(old)
+    go_on.set()
+    assert b"[DONE]" in await old.until(b"0\r\n\r\n")
+    watching.cancel()
 
 
 async def test_a_broken_renewal_leaves_the_former_in_force_until_it_is_mended(
-    make_process: MakeProcess, authority: Authority, files: Files, folder: Path, issued: Files
-) -> None:
-    process = await make_process()
+    make_endpoint: MakeEndpoint, authority: Authority, files: Files, issued: Files,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    endpoint = await make_endpoint()
+    watching = asyncio.create_task(endpoint.tls.watch(endpoint.proxy.log))
+    first = serial(await is_served(endpoint))
     other = authority.issue("renewed")
     files.replace_by(Files(other.certificate, issued.key))  # does not belong together
-    await until(lambda: "former certificate stays" in (folder / "s/log/proxy.log").read_text())
-    async with raw(process, authority.trust()) as client:
-        first = client.serial
+    await asyncio.sleep(5 * RELOAD_SECONDS)
+    assert caplog.text.count("the former certificate stays in force") == 1
+    assert serial(await is_served(endpoint)) == first
     files.certificate.unlink()  # and while it is not even there
-    async with raw(process, authority.trust()) as client:
-        assert client.serial == first
+    await asyncio.sleep(RELOAD_SECONDS)
+    assert serial(await is_served(endpoint)) == first
     files.replace_by(other)
-    await until(lambda: any(line["event"] == "tls_reloaded" for line in log_of(folder)))
-    async with raw(process, authority.trust()) as client:
-        assert client.serial != first
+    await asyncio.sleep(RELOAD_SECONDS)
+    assert serial(await is_served(endpoint)) != first
+    assert ["tls_reloaded" in line for line in endpoint.proxy.log_lines].count(True) == 1
+    watching.cancel()
 
 
-@BOTH
+async def test_a_client_that_leaves_cancels_upstream(make_endpoint: MakeEndpoint) -> None:
+    """Without a word, with the goodbye of TLS, and with a request that waits behind the first."""
+    endpoint = await make_endpoint(*stream(text_event("hel"), "hold"))
+    engine = endpoint.engine
+    for left, behind in enumerate((b"", b"", STREAMED)):
+        client = await endpoint.client()
+        client.send(STREAMED)
+        await client.until(b"hel")
+        client.send(behind)
+        await settled()
+        if left == 1:
+            client.writer.close()
+        else:
+            client.leave()
+        await engine.until(lambda gone=left + 1: engine.left == gone)  # type: ignore[misc]
+    assert len(engine.received) == 3
+
+
+async def test_a_client_that_does_not_read_holds_the_engine_back(
+    make_endpoint: MakeEndpoint,
+) -> None:
+    pieces = [text_event("x" * 50_000)] * 200
+    endpoint = await make_endpoint(*stream(*pieces, text_event("", "stop"), DONE))
+    client = await endpoint.client()
+    pause(client)
+    client.send(STREAMED)
+    await settled()
+    assert [exchange.paused for exchange in endpoint.proxy.exchanges()] == [True]
+    assert endpoint.engine.steps < 40, "of 10 MB most wait in the engine"
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    received = b""
+    while not received.endswith(b"0\r\n\r\n"):
+        received += await client.reader.read(1 << 20)
+    assert len(received) > 10_000_000
+
+
+async def test_a_slow_client_gets_the_whole_last_answer_before_the_connection_closes(
+    make_endpoint: MakeEndpoint,
+) -> None:
+    endpoint = await make_endpoint(*answer(completion("x" * 5_000_000)))
+    client = await endpoint.client()
+    pause(client)
+    client.send(ASKED.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+    await asyncio.sleep(20 * GOODBYE_SECONDS)  # much longer than who took everything has
+    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+    assert f"content-length: {len(body)}".encode() in head
+    assert len(body) > 5_000_000
+
+
+async def test_clients_that_never_say_goodbye_do_not_hold_up_the_end(
+    make_endpoint: MakeEndpoint,
+) -> None:
+    endpoint = await make_endpoint()
+    for _ in range(4):
+        pause(await is_served(endpoint))
+    began = time.monotonic()
+    for connection in endpoint.proxy.lanes():
+        connection.shutdown()
+    await endpoint.proxy.until(lambda: not endpoint.proxy.connections())
+    assert time.monotonic() - began < 2 + GOODBYE_SECONDS, "the grace is not waited for"
+
+
+async def test_a_body_that_is_too_large_is_refused_with_words(make_endpoint: MakeEndpoint) -> None:
+    endpoint = await make_endpoint(max_body_bytes=1000)
+    client = await endpoint.client()
+    client.send(post({"model": "m", "prompt": "x" * 100_000}))
+    assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
+    assert b"too_large" in await client.rest()
+
+
+# Processes
+
+
+@pytest.fixture
+async def make_process(folder: Path, files: Files) -> AsyncIterator[Callable[..., ProxyProcess]]:
+    made: list[ProxyProcess] = []
+
+    def make(**options: Any) -> ProxyProcess:
+        process = ProxyProcess(
+            host="127.0.0.1",
+            port=0,
+            state_dir=folder,
+            control_socket=folder / "run" / "proxy.sock",
+            options=ProxyOptions(
+                tls_certificate=str(files.certificate), tls_key=str(files.key), **options
+            ),
+        )
+        made.append(process)
+        return process
+
+    yield make
+    for process in made:
+        await process.stop(0)
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log/proxy.log").read_text().splitlines()]
+
+
+def serial_of(process: ProxyProcess, trust: ssl.SSLContext) -> int:
+    """Of the certificate that the next connection gets."""
+    at = ("127.0.0.1", int(process.base_url.rpartition(":")[2]))
+    with socket.create_connection(at, 120) as plain:
+        with trust.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
+            certificate: Any = connection.getpeercert()
+            return int(certificate["serialNumber"], 16)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_process_serves_over_tls_and_takes_a_renewed_certificate_at_a_hangup(
+    make_process: Callable[..., ProxyProcess], make_engine: MakeEngine, authority: Authority,
+    files: Files, folder: Path, *, workers: int,
+) -> None:  # fmt: skip
+    process = make_process(workers=workers)
+    await process.ensure_running()
+    await process.publish(table(replica(await make_engine())))
+    trust = authority.trust()
+    async with httpx.AsyncClient(base_url=process.base_url, verify=trust, timeout=120) as client:
+        for _ in range(3):  # the second one has a known head
+            whole = await client.post("/v1/completions", json={"model": "m", "prompt": "hi"})
+            assert whole.json()["choices"][0]["text"] == "hello"
+        assert (await client.get("/v1/models")).json()["data"][0]["id"] == "m"
+        assert (await client.get("/nothing")).status_code == 404
+    first = serial_of(process, trust)
+    files.replace_by(authority.issue("renewed"))
+    assert process.identity is not None
+    os.kill(process.identity.pid, signal.SIGHUP)
+    async with asyncio.timeout(120):
+        in_a_row = 0
+        while in_a_row < 3 * workers:  # each worker takes it, and keeps it
+            new = await asyncio.to_thread(functools.partial(serial_of, process, trust))
+            in_a_row = in_a_row + 1 if new != first else 0
+    await process.stop(1)
+    assert any(line["event"] == "tls_reloaded" for line in log_of(folder))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 async def test_files_that_cannot_be_used_are_refused_at_the_start(
-    make_process: MakeProcess, files: Files, folder: Path, workers: int
+    make_process: Callable[..., ProxyProcess], files: Files, folder: Path, *, workers: int
 ) -> None:
     files.key.write_text("no key")
     with pytest.raises(PartitiondError):
-        await make_process(workers=workers)
+        await make_process(workers=workers).ensure_running()
     (refused,) = [line for line in log_of(folder) if line["event"] == "refused"]
     assert str(files.certificate) in refused["message"]
 
 
-async def test_a_client_that_leaves_cancels_upstream(
-    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority
-) -> None:
-    engine = await make_engine(lambda request: stream(text_event("hel"), "hold"))
-    process = await make_process(engine)
-    async with raw(process, authority.trust()) as client:
-        client.ask(stream=True)
-        await client.until(b"hel")
-    await engine.until(lambda: engine.left == 1)
-    async with raw(process, authority.trust()) as client:
-        client.ask(stream=True)
-        await client.until(b"hel")
-        client.writer.close()  # with TLS's own goodbye
-        await engine.until(lambda: engine.left == 2)
-
-
-async def test_a_client_that_leaves_a_request_behind_another_is_noticed(
-    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority
-) -> None:
-    """The proxy does not read while the second waits for its turn."""
-    engine = await make_engine(lambda request: stream(text_event("hel"), "hold"))
-    process = await make_process(engine)
-    async with raw(process, authority.trust()) as client:
-        client.ask(stream=True)
-        await client.until(b"hel")
-        client.ask(stream=True)
-        await asyncio.sleep(0.1)  # the usual case: it has been read, and waits
-        client.writer.transport.abort()
-        await engine.until(lambda: engine.left == 1)
-    assert len(engine.received) == 1
-
-
-async def test_a_client_that_does_not_read_holds_the_engine_back(
-    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority
-) -> None:
-    pieces = [text_event("x" * 50_000) for _ in range(1000)]
-    engine = await make_engine(lambda request: stream(*pieces, text_event("", "stop"), DONE))
-    process = await make_process(engine)
-    async with raw(process, authority.trust()) as client:
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        client.ask(stream=True)
-        await engine.until(lambda: engine.steps > 1)
-        steps = -1
-        while steps != engine.steps:
-            steps = engine.steps
-            await asyncio.sleep(0.3)
-        assert steps < 500, "of 50 MB most wait in the engine"
-        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        received = 0
-        async with asyncio.timeout(240):
-            while data := await client.reader.read(1 << 20):
-                received += len(data)
-                if data.endswith(b"0\r\n\r\n"):
-                    break
-    assert received > 50_000_000
-
-
-async def test_a_slow_client_gets_the_whole_last_answer_before_the_connection_closes(
-    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority
-) -> None:
-    engine = await make_engine(lambda request: answer(completion("x" * 20_000_000)))
-    process = await make_process(engine)
-    async with raw(process, authority.trust()) as client:
-        client.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        client.ask("/v1/completions", "Connection: close")
-        await engine.until(lambda: engine.steps == 1)
-        await asyncio.sleep(1.5)  # much longer than a client has that took everything
-        client.writer.transport.resume_reading()  # type: ignore[attr-defined]
-        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
-    assert f"content-length: {len(body)}".encode() in head
-    assert len(body) > 20_000_000
-
-
-@BOTH
-async def test_clients_that_never_say_goodbye_do_not_hold_up_the_end(
-    make_process: MakeProcess, authority: Authority, workers: int
-) -> None:
-    process = await make_process(workers=workers)
-    async with contextlib.AsyncExitStack() as stack:
-        for _ in range(4):
-            idle = await stack.enter_async_context(raw(process, authority.trust()))
-            idle.writer.write(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            await idle.until(b"}]}")
-            idle.writer.transport.pause_reading()  # type: ignore[attr-defined]
-        begin = time.monotonic()
-        await process.stop(20)
-        took = time.monotonic() - begin
-    assert in_time(took, 8.0, starts=10), "the grace is not waited for"
-
-
-async def test_a_body_that_is_too_large_is_refused_with_words(
-    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority
-) -> None:
-    process = await make_process(await make_engine(), max_body_bytes=1000)
-    async with raw(process, authority.trust()) as client:
-        client.ask(prompt="x" * 100_000)
-        assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
-        assert b"too_large" in await client.rest()
-
-
+@pytest.mark.full
 async def test_the_load_generator_trusts_a_private_authority(
-    make_process: MakeProcess, make_engine: MakeEngine, authority: Authority
+    make_process: Callable[..., ProxyProcess], make_engine: MakeEngine, authority: Authority
 ) -> None:
-    process = await make_process(await make_engine())
+    process = make_process()
+    await process.ensure_running()
+    await process.publish(table(replica(await make_engine())))
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "loadgen", "--url", process.base_url, "--model", "m",
         "--concurrency", "2", "--duration", "0.5", "--warmup", "0", "--json", "--quiet",
