@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import json
-import time
 from typing import Any
 
 
@@ -15,16 +14,12 @@ class Answer:
     Attributes:
         status: 0 when the connection ended before a head.
         complete: it ended as its framing says; else it was cut off.
-        seconds: from the first byte of the request to the end.
-        first_seconds: to the first byte of the answer's body.
     """
 
     status: int
     headers: dict[str, str]
     body: bytes
     complete: bool
-    seconds: float
-    first_seconds: float = 0.0
 
     @property
     def is_stream(self) -> bool:
@@ -38,7 +33,7 @@ class Answer:
         return ""
 
 
-NOTHING = Answer(0, {}, b"", False, 0.0)
+NOTHING = Answer(0, {}, b"", False)
 
 
 def request_bytes(path: str, payload: object, *headers: str) -> bytes:
@@ -92,18 +87,16 @@ class RawClient:
     async def answer(self) -> Answer:
         """The next answer; what is there of it when the connection breaks."""
         assert self._reader is not None
-        started = time.monotonic()
         try:
             head = await self._reader.readuntil(b"\r\n\r\n")
         except (asyncio.IncompleteReadError, ConnectionError):
             self.close()
-            return dataclasses.replace(NOTHING, seconds=time.monotonic() - started)
+            return NOTHING
         status, headers = read_head(head)
-        body, complete, first = await self._body(headers)
+        body, complete = await self._body(headers)
         if not complete or headers.get("connection", "").lower() == "close":
             self.close()
-        now = time.monotonic()
-        return Answer(status, headers, body, complete, now - started, max(0.0, first - started))
+        return Answer(status, headers, body, complete)
 
     async def read(self, count: int) -> bytes:
         """What comes, at most so many bytes; empty at the end."""
@@ -119,30 +112,28 @@ class RawClient:
             self.writer.transport.abort()
             self.writer = None
 
-    async def _body(self, headers: dict[str, str]) -> tuple[bytes, bool, float]:
+    async def _body(self, headers: dict[str, str]) -> tuple[bytes, bool]:
         assert self._reader is not None
         reader = self._reader
         parts: list[bytes] = []
-        first = 0.0
         try:
             if headers.get("transfer-encoding") == "chunked":
                 while True:
                     size = int(await reader.readuntil(b"\r\n"), 16)
-                    first = first or time.monotonic()
                     self.begun.set()
                     data = await reader.readexactly(size + 2)
                     assert data.endswith(b"\r\n"), "a chunk is longer than it says"
                     if size == 0:
-                        return b"".join(parts), True, first
+                        return b"".join(parts), True
                     parts.append(data[:-2])
             if "content-length" in headers:
                 body = await reader.readexactly(int(headers["content-length"]))
-                return body, True, time.monotonic()
-            return await reader.read(-1), True, time.monotonic()
+                return body, True
+            return await reader.read(-1), True
         except asyncio.IncompleteReadError as error:
-            return b"".join([*parts, error.partial]), False, first
+            return b"".join([*parts, error.partial]), False
         except ConnectionError:
-            return b"".join(parts), False, first
+            return b"".join(parts), False
 
 
 def read_head(head: bytes) -> tuple[int, dict[str, str]]:

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import os
 import re
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -111,14 +110,6 @@ class ProxyUnderTest:
             assert found is not None
             total += int(found[1]) * 1024
         return total
-
-    def cpu_seconds(self) -> float:
-        """Computed so far, in user and kernel mode."""
-        ticks = 0
-        for pid in self.pids():
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
 
     async def state(self) -> Mapping[str, Any]:
         """Of all processes; what has a number in several of them has the sum."""

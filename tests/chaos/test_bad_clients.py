@@ -40,11 +40,10 @@ from tests.chaos.verdicts import Verdict, check_error, judge
 pytestmark = [pytest.mark.full, pytest.mark.asyncio(loop_scope="module")]
 
 BODY_LIMIT = 1 * MIB
-HEAD_LIMIT = 32 * 1024
 CLIENT_SECONDS = 1.5
 OPTIONS = {
     "max_body_bytes": BODY_LIMIT,
-    "max_header_bytes": HEAD_LIMIT,
+    "max_header_bytes": 32 * 1024,
     "client_timeout_seconds": CLIENT_SECONDS,
     "max_connections": 150,
     "max_connections_per_address": 100,
@@ -206,7 +205,7 @@ async def test_a_client_that_leaves_frees_its_place_wherever_its_request_is(rig:
             await until(lambda token=token: token in rig.engine.tokens, "it does not begin")  # type: ignore[misc]
 
     async def one_waits() -> bool:
-        return (await rig.proxy.state())["queues"]["one"] == 1
+        return int((await rig.proxy.state())["queues"]["one"]) == 1
 
     await until_async(one_waits, "it does not wait")
     for client in reversed(clients):
@@ -274,15 +273,6 @@ async def test_what_has_no_end_is_cut_off(rig: Rig) -> None:
         assert answer[:13] in TOLD, answer[:100]
 
 
-async def test_a_head_that_is_too_large_is_told_so(rig: Rig) -> None:
-    """Sent at once and to its end, as a client with too large a cookie does."""
-    filler = f"x-a: {'y' * (HEAD_LIMIT + 100)}"
-    with RawClient(rig.port) as client:
-        answer = await client.post(COMPLETIONS, completion("x"), filler)
-    assert answer.status == 431
-    check_error(answer)
-
-
 async def test_a_request_that_comes_a_byte_at_a_time_has_a_time_limit(rig: Rig) -> None:
     """Activity does not extend it: 'slowloris' clients send a byte now and then for ever."""
     data = request_bytes(COMPLETIONS, completion("x" * 1000))
@@ -332,25 +322,7 @@ def _shout(port: int, data: bytes) -> Answer:
     assert got, "reset before any answer"
     head, _, body = got.partition(b"\r\n\r\n")
     status, headers = read_head(head)
-    return Answer(status, headers, body, len(body) == int(headers["content-length"]), 0.0)
-
-
-NESTED: dict[str, bytes] = {
-    "lists": b"[" * 400_000,
-    "closed lists": b"[" * 200_000 + b"]" * 200_000,
-    "objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-    "in the prompt": b'{"model":"m","prompt":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-    "in an unknown field": b'{"model":"m","prompt":"x","z":' + b"[" * 999 + b"]" * 999 + b"}",
-    "a long number": b'{"model":"m","max_tokens":' + b"9" * 500_000 + b"}",
-}
-
-
-async def test_deeply_nested_json_is_refused(rig: Rig) -> None:
-    with RawClient(rig.port) as client:
-        for name, body in NESTED.items():
-            answer = await client.post(COMPLETIONS, body)
-            assert answer.status == 400, (name, answer)
-            check_error(answer)
+    return Answer(status, headers, body, len(body) == int(headers["content-length"]))
 
 
 async def test_connections_beyond_a_limit_are_told_so_and_those_within_are_served() -> None:
@@ -363,6 +335,7 @@ async def test_connections_beyond_a_limit_are_told_so_and_those_within_are_serve
                 await until_async(
                     lambda: is_refused(rig, "127.0.0.1"), "it has as many as it likes"
                 )
+                await until(lambda: rig.proxy.descriptors() <= before + 110, "surplus is kept")
                 for client in (early, other):
                     answer = await ask(client, "token=e")
                     assert judge(answer, "e", 3, is_chat=False) is Verdict.COMPLETE

@@ -110,8 +110,9 @@ class Case:
         prompt = f"token={self.token} count={COUNT} shape={shape}"
         if self.fault is not None:
             prompt += f" fault={self.fault}"
-        shown = {"is_chat": self.is_chat, "stream": self.stream, "model": self.model}
-        answer = await ask(client, prompt, seconds=120, **shown)
+        answer = await ask(
+            client, prompt, seconds=120, is_chat=self.is_chat, stream=self.stream, model=self.model
+        )
         try:
             return judge(answer, self.token, COUNT, is_chat=self.is_chat), answer
         except AssertionError as error:

@@ -380,7 +380,7 @@ async def test_a_model_without_a_replica_is_503_with_a_time(make_proxy: MakeProx
         proxy.state.apply(routes)
         response = await proxy.complete()
         assert response.status_code == 503
-        assert error_of(response)["code"] == availability.value
+        assert error_of(response)["code"] == f"model_{availability.value}"
         assert response.headers["retry-after"] == "7"
 
 

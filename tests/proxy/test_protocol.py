@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
+from tests.proxy.virtual import real_time
 
 BODY = json.dumps({"model": "m", "prompt": "x"}).encode()
 
@@ -37,6 +38,7 @@ def request(*headers: bytes, line: bytes = b"POST /v1/completions HTTP/1.1") -> 
     )
 
 
+@real_time  # a client that sends on after the answer is reset in another way by a pair of sockets
 @pytest.mark.parametrize(
     ("data", "status"),
     [

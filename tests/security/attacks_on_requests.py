@@ -202,6 +202,7 @@ BODIES: Final = (
     _body("model-surrogate", b'{"model":"\\ud800","prompt":"x"}', 400, "invalid_json"),
     _body("model-list", {"model": ["m"], "prompt": "x"}, 400, "invalid_value"),
     _body("nested-arrays", b"[" * 30_000, 400, "invalid_json"),
+    _body("nested-arrays-that-end", b"[" * 20_000 + b"]" * 20_000, 400, "invalid_json"),
     _body("nested-objects", b'{"a":' * 10_000, 400, "invalid_json"),
     _body(
         "nested-inside", b'{"model":"m","x":' + b"[" * 99 + b"]" * 99 + b"}", 400, "invalid_json"

@@ -1,7 +1,8 @@
 """Holds bodies of the data routes as engines read them, and the same with an error at any depth.
 
 Fields and types are those of vLLM's request models (`vllm/entrypoints`, 0.11 and newer) and of
-Anthropic's messages, as far as they are known; no engine is asked.
+Anthropic's messages: all that the proxy reads, and of the rest one of each shape. No engine is
+asked.
 """
 
 import copy
@@ -28,46 +29,23 @@ def _lists(of: Strategy, most: int = 3) -> Strategy:
     return st.lists(of, min_size=1, max_size=most)
 
 
-_SCHEMA: Final = _objects(
-    {"type": st.just("object")},
-    properties=st.dictionaries(st.sampled_from("ab"), st.just({"type": "string"})),
-    required=st.just(["a"]),
+_SCHEMA: Final = st.just({"type": "object", "properties": {"a": {"type": "string"}}})
+_FUNCTION: Final = _objects({"name": st.just("weather")}, description=TEXT, parameters=_SCHEMA)
+_TOOLS: Final = _lists(_objects({"type": st.just("function"), "function": _FUNCTION}))
+_IMAGE: Final = st.just({"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}})
+_SOUND: Final = st.just({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}})
+_PARTS: Final = _lists(st.one_of(_objects({"type": st.just("text"), "text": TEXT}), _IMAGE, _SOUND))
+_CALL: Final = st.just(
+    {"id": "c", "type": "function", "function": {"name": "weather", "arguments": '{"a": "b"}'}}
 )
-_FUNCTION: Final = _objects(
-    {"name": st.just("weather")}, description=TEXT, parameters=_SCHEMA, strict=FLAG
-)
-_TOOL: Final = _objects({"type": st.just("function"), "function": _FUNCTION})
-_PART: Final = st.one_of(
-    _objects({"type": st.just("text"), "text": TEXT}),
+_ROLE: Final = st.sampled_from(["system", "developer", "user", "assistant", "tool"])
+_MESSAGES: Final = _lists(
     _objects(
-        {
-            "type": st.just("image_url"),
-            "image_url": _objects({"url": st.just("data:image/png;base64,AA==")}, detail=TEXT),
-        }
-    ),
-    _objects(
-        {
-            "type": st.just("input_audio"),
-            "input_audio": st.just({"data": "AA==", "format": "wav"}),
-        }
-    ),
-)
-_CALL: Final = _objects(
-    {
-        "id": st.just("call-1"),
-        "type": st.just("function"),
-        "function": st.just({"name": "weather", "arguments": '{"a": "b"}'}),
-    }
-)
-_MESSAGE: Final = _objects(
-    {
-        "role": st.sampled_from(["system", "developer", "user", "assistant", "tool"]),
-        "content": st.one_of(TEXT, _lists(_PART), st.none()),
-    },
-    name=TEXT,
-    tool_calls=_lists(_CALL),
-    tool_call_id=TEXT,
-    reasoning=TEXT,
+        {"role": _ROLE, "content": st.one_of(TEXT, _PARTS, st.none())},
+        name=TEXT,
+        tool_calls=_lists(_CALL),
+        reasoning=TEXT,
+    )
 )
 _STREAM: Final = {
     "stream": FLAG,
@@ -78,201 +56,88 @@ _STREAM: Final = {
 _SAMPLING: Final = {
     "n": st.integers(1, 3),
     "temperature": SHARE,
-    "top_p": SHARE,
-    "top_k": st.integers(-1, 50),
-    "min_p": SHARE,
     "seed": st.integers(-(2**63), 2**63 - 1),
     "stop": st.one_of(TEXT, _lists(TEXT), st.none()),
     "stop_token_ids": TOKENS,
-    "bad_words": _lists(TEXT),
-    "presence_penalty": SHARE,
-    "frequency_penalty": SHARE,
-    "repetition_penalty": SHARE,
     "logit_bias": st.dictionaries(st.sampled_from(["1", "50256"]), st.integers(-100, 100)),
-    "min_tokens": COUNT,
-    "ignore_eos": FLAG,
-    "skip_special_tokens": FLAG,
-    "allowed_token_ids": TOKENS,
     "truncate_prompt_tokens": COUNT,
     "structured_outputs": _objects({}, json=_SCHEMA, regex=TEXT, choice=_lists(TEXT)),
     "priority": st.integers(-5, 5),
-    "cache_salt": TEXT,
     "vllm_xargs": st.dictionaries(TEXT, st.one_of(TEXT, COUNT, _lists(COUNT)), max_size=2),
-    "kv_transfer_params": st.dictionaries(TEXT, TEXT, max_size=1),
     "user": TEXT,
-    "request_id": TEXT,
+    "max_tokens": COUNT,
 }
-_FORMAT: Final = st.one_of(
-    st.just({"type": "text"}),
-    _objects(
-        {
-            "type": st.just("json_schema"),
-            "json_schema": _objects({"name": TEXT, "schema": _SCHEMA}, strict=FLAG),
-        }
-    ),
-)
 _PROMPT: Final = st.one_of(TEXT, _lists(TEXT), TOKENS, _lists(TOKENS))
-_COMPLETION: Final = _objects(
-    {"prompt": _PROMPT},
-    **_SAMPLING,
-    **_STREAM,
-    max_tokens=COUNT,
-    best_of=st.integers(1, 3),
-    echo=FLAG,
-    suffix=TEXT,
-    logprobs=st.integers(0, 5),
-    prompt_logprobs=st.integers(-1, 5),
-    response_format=_FORMAT,
-)
-_CHAT: Final = _objects(
-    {"messages": _lists(_MESSAGE)},
-    **_SAMPLING,
-    **_STREAM,
-    max_tokens=COUNT,
-    max_completion_tokens=COUNT,
-    tools=_lists(_TOOL),
-    tool_choice=st.one_of(
-        st.sampled_from(["auto", "none", "required"]),
-        st.just({"type": "function", "function": {"name": "weather"}}),
-    ),
-    parallel_tool_calls=FLAG,
-    response_format=_FORMAT,
-    logprobs=FLAG,
-    top_logprobs=st.integers(0, 5),
-    reasoning_effort=st.sampled_from(["low", "high"]),
-    chat_template=TEXT,
-    chat_template_kwargs=st.dictionaries(TEXT, st.one_of(TEXT, FLAG), max_size=2),
-    documents=_lists(st.dictionaries(TEXT, TEXT, max_size=2)),
-    add_generation_prompt=FLAG,
-    mm_processor_kwargs=st.dictionaries(TEXT, COUNT, max_size=1),
-)
-_BATCH: Final = _objects(
-    {"messages": _lists(_lists(_MESSAGE))},
-    **_SAMPLING,
-    max_tokens=COUNT,
-    max_completion_tokens=COUNT,
-    response_format=_FORMAT,
-    logprobs=FLAG,
-    top_logprobs=st.integers(0, 5),
-    add_generation_prompt=FLAG,
-)
+_ANSWERS: Final = {"max_completion_tokens": COUNT, "response_format": st.just({"type": "text"})}
+_TEXT_INPUT: Final = _lists(_objects({"type": st.just("input_text"), "text": TEXT}))
 _RESPONSES: Final = _objects(
     {
         "input": st.one_of(
-            TEXT,
-            _lists(
-                _objects(
-                    {
-                        "role": st.sampled_from(["user", "assistant", "system"]),
-                        "content": st.one_of(
-                            TEXT, _lists(_objects({"type": st.just("input_text"), "text": TEXT}))
-                        ),
-                    },
-                    type=st.just("message"),
-                )
-            ),
+            TEXT, _lists(_objects({"role": _ROLE, "content": st.one_of(TEXT, _TEXT_INPUT)}))
         )
     },
     stream=FLAG,
     instructions=TEXT,
     max_output_tokens=COUNT,
-    max_tool_calls=COUNT,
     metadata=st.dictionaries(TEXT, TEXT, max_size=2),
     previous_response_id=TEXT,
-    reasoning=_objects({}, effort=TEXT, summary=TEXT),
-    text=_objects({"format": _FORMAT}),
-    tools=_lists(_objects({"type": st.just("function"), "name": TEXT, "parameters": _SCHEMA})),
-    tool_choice=st.sampled_from(["auto", "none", "required"]),
+    tools=_TOOLS,
     store=FLAG,
     background=FLAG,
-    include=_lists(TEXT),
-    temperature=SHARE,
-    top_p=SHARE,
-    truncation=st.sampled_from(["auto", "disabled"]),
     user=TEXT,
 )
-_BLOCK: Final = st.one_of(
-    _objects({"type": st.just("text"), "text": TEXT}),
-    _objects(
-        {
-            "type": st.just("tool_use"),
-            "id": TEXT,
-            "name": TEXT,
-            "input": st.dictionaries(TEXT, TEXT, max_size=1),
-        }
-    ),
-    _objects({"type": st.just("tool_result"), "tool_use_id": TEXT}, content=TEXT, is_error=FLAG),
-)
-_MESSAGES_REQUIRED: Final = {
-    "messages": _lists(
-        _objects(
-            {
-                "role": st.sampled_from(["user", "assistant"]),
-                "content": st.one_of(TEXT, _lists(_BLOCK)),
-            }
-        )
+_BLOCKS: Final = _lists(
+    st.one_of(
+        _objects({"type": st.just("text"), "text": TEXT}),
+        _objects({"type": st.just("tool_use"), "id": TEXT, "name": TEXT, "input": st.just({})}),
+        _objects({"type": st.just("tool_result"), "tool_use_id": TEXT}, content=TEXT),
     )
+)
+_ANTHROPIC: Final = {
+    "messages": _lists(_objects({"role": _ROLE, "content": st.one_of(TEXT, _BLOCKS)}))
 }
-_MESSAGES_OPTIONAL: Final = {
-    "system": st.one_of(TEXT, _lists(_BLOCK)),
-    "tools": _lists(_objects({"name": TEXT, "input_schema": _SCHEMA}, description=TEXT)),
-    "tool_choice": _objects({"type": st.sampled_from(["auto", "any", "tool", "none"])}, name=TEXT),
+_ANTHROPIC_OPTIONAL: Final = {
+    "system": st.one_of(TEXT, _BLOCKS),
+    "tools": _lists(_objects({"name": TEXT, "input_schema": _SCHEMA})),
     "thinking": _objects({"type": st.just("enabled")}, budget_tokens=COUNT),
 }
-_MESSAGES: Final = _objects(
-    {**_MESSAGES_REQUIRED, "max_tokens": COUNT},
-    **_MESSAGES_OPTIONAL,
-    stream=FLAG,
-    stop_sequences=_lists(TEXT),
-    temperature=SHARE,
-    top_k=COUNT,
-    top_p=SHARE,
-    metadata=_objects({}, user_id=TEXT),
-)
 _EMBEDDING: Final = st.one_of(
-    _objects(
-        {"input": _PROMPT},
-        encoding_format=st.sampled_from(["float", "base64", "bytes"]),
-        dimensions=COUNT,
-        truncate_prompt_tokens=st.integers(-1, 64),
-        normalize=FLAG,
-        priority=COUNT,
-        user=TEXT,
-    ),
-    _objects({"messages": _lists(_MESSAGE)}, add_generation_prompt=FLAG, dimensions=COUNT),
+    _objects({"input": _PROMPT}, dimensions=COUNT, truncate_prompt_tokens=COUNT, user=TEXT),
+    _objects({"messages": _MESSAGES}, add_generation_prompt=FLAG, dimensions=COUNT),
 )
-_TEXTS: Final = st.one_of(TEXT, _lists(TEXT), _objects({"content": _lists(_PART)}))
+_TEXTS: Final = st.one_of(TEXT, _lists(TEXT), _objects({"content": _PARTS}))
 _SCORE: Final = st.one_of(
-    _objects({"text_1": _TEXTS, "text_2": _TEXTS}, truncate_prompt_tokens=COUNT, softmax=FLAG),
-    _objects({"queries": _TEXTS, "documents": _TEXTS}, activation=FLAG),
+    _objects({"text_1": _TEXTS, "text_2": _TEXTS}, truncate_prompt_tokens=COUNT),
+    _objects({"queries": _TEXTS, "documents": _TEXTS}),
     _objects({"data_1": _TEXTS, "data_2": _TEXTS}),
 )
-_RERANK: Final = _objects(
-    {"query": _TEXTS, "documents": _lists(_TEXTS)}, top_n=COUNT, truncate_prompt_tokens=COUNT
-)
-_TOKENIZE: Final = st.one_of(
-    _objects({"prompt": TEXT}, add_special_tokens=FLAG, return_token_strs=FLAG),
-    _objects({"messages": _lists(_MESSAGE)}, tools=_lists(_TOOL), chat_template=TEXT),
-)
+_RERANK: Final = _objects({"query": _TEXTS, "documents": _lists(_TEXTS)}, top_n=COUNT)
 
 RIGHT: Final[dict[str, Strategy]] = {
-    "/v1/completions": _COMPLETION,
-    "/v1/chat/completions": _CHAT,
-    "/v1/chat/completions/batch": _BATCH,
+    "/v1/completions": _objects(
+        {"prompt": _PROMPT}, **_SAMPLING, **_STREAM, best_of=st.integers(1, 3), echo=FLAG,
+        logprobs=COUNT,
+    ),
+    "/v1/chat/completions": _objects(
+        {"messages": _MESSAGES}, **_SAMPLING, **_STREAM, **_ANSWERS, tools=_TOOLS, logprobs=FLAG
+    ),
+    "/v1/chat/completions/batch": _objects(
+        {"messages": _lists(_MESSAGES)}, **_SAMPLING, **_ANSWERS, logprobs=FLAG
+    ),
     "/v1/responses": _RESPONSES,
-    "/v1/messages": _MESSAGES,
-    "/v1/messages/count_tokens": _objects(_MESSAGES_REQUIRED, **_MESSAGES_OPTIONAL),
-    "/v1/embeddings": _EMBEDDING,
-    "/pooling": _EMBEDDING,
-    "/classify": _EMBEDDING,
-    "/score": _SCORE,
-    "/v1/score": _SCORE,
-    "/rerank": _RERANK,
-    "/v1/rerank": _RERANK,
-    "/v2/rerank": _RERANK,
-    "/tokenize": _TOKENIZE,
+    "/v1/messages": _objects(
+        {**_ANTHROPIC, "max_tokens": COUNT}, **_ANTHROPIC_OPTIONAL, stream=FLAG, temperature=SHARE
+    ),
+    "/v1/messages/count_tokens": _objects(_ANTHROPIC, **_ANTHROPIC_OPTIONAL),
+    **dict.fromkeys(("/v1/embeddings", "/pooling", "/classify"), _EMBEDDING),
+    **dict.fromkeys(("/score", "/v1/score"), _SCORE),
+    **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), _RERANK),
+    "/tokenize": st.one_of(
+        _objects({"prompt": TEXT}, add_special_tokens=FLAG),
+        _objects({"messages": _MESSAGES}, tools=_TOOLS, chat_template=TEXT),
+    ),
     "/detokenize": _objects({"tokens": TOKENS}),
-}
+}  # fmt: skip
 """What engines take, by route, without the model."""
 
 READ: Final = (

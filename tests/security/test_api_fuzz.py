@@ -4,9 +4,7 @@ schemathesis makes the requests, hypothesis shrinks what fails.
 """
 
 import itertools
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,8 +18,10 @@ from partitiond.api.app import create_app
 from tests.api.fake_service import FakeService
 from tests.security.recorder import Recorder
 from tests.security.request_bodies import RIGHT, bodies
-from tests.security.target import KEY, Target, key, running
+from tests.security.target import KEY, Target, key
 
+OPTIONS: dict[str, Any] = {}
+KEYS = [key(KEY)]
 TOKEN = "an-admin-token-for-tests"
 EXAMPLES = 6
 SLOW_EXAMPLES = 60
@@ -141,18 +141,15 @@ def test_the_control_api_never_answers_5xx(service: FakeService) -> None:
     fuzz_control(service, examples=EXAMPLES, derandomize=True)
 
 
-@pytest.mark.full
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_the_control_api_never_answers_5xx_to_many_requests(service: FakeService) -> None:
     fuzz_control(service, examples=SLOW_EXAMPLES, derandomize=False)
 
 
-@pytest.fixture(scope="module")
-def served() -> Iterator[tuple[Target, Recorder]]:
-    with tempfile.TemporaryDirectory(prefix="pd-") as name:
-        with running(Path(name)) as (target, engine):
-            target.publish(engine, keys=[key(KEY)])
-            yield target, engine
+@pytest.fixture
+def served(attacked: tuple[Target, Recorder]) -> tuple[Target, Recorder]:
+    return attacked
 
 
 def fuzz_data(target: Target, engine: Recorder, *, examples: int, derandomize: bool) -> None:
@@ -213,14 +210,14 @@ def test_no_body_that_an_engine_might_read_gets_a_5xx(served: tuple[Target, Reco
     fuzz_bodies(*served, examples=BODIES, derandomize=True)
 
 
-@pytest.mark.full
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_no_body_of_many_gets_a_5xx(served: tuple[Target, Recorder]) -> None:
     """Other bodies each time; the one that fails is told, as small as it can be made."""
     fuzz_bodies(*served, examples=SLOW_BODIES, derandomize=False)
 
 
-@pytest.mark.full
+@pytest.mark.soak
 @pytest.mark.timeout(1200)
 def test_the_data_api_never_answers_5xx_to_many_requests(served: tuple[Target, Recorder]) -> None:
     fuzz_data(*served, examples=SLOW_EXAMPLES, derandomize=False)

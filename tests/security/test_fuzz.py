@@ -18,11 +18,8 @@ from tests.security.recorder import COMPLETION, Forwarded, Recorder, whole_answe
 from tests.security.target import KEY, Target, key
 from tests.security.wire import connected, exchange, wait_until
 
-SECONDS = 6.0
-SLOW_SECONDS = 60.0
-GROWTH_BYTES = 48 * 1024**2
-"""Resident memory may grow by so much: pools of the allocator, not what thousands of requests
-would leave."""
+BATCHES = 30
+ANSWERED = 60
 BATCH = 24
 CHAT = b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":true}'
 
@@ -65,11 +62,17 @@ ANSWERS = [
 
 OPTIONS = {
     "max_body_bytes": 65536,
-    "first_token_timeout_seconds": 600.0,
-    "between_tokens_timeout_seconds": 600.0,
-    "total_timeout_seconds": 600.0,
+    # An answer that does not end waits for one of them; so may a good one on a busy machine.
+    "first_token_timeout_seconds": 1.0,
+    "between_tokens_timeout_seconds": 1.0,
+    "total_timeout_seconds": 2.0,
 }
 KEYS = [key(KEY)]
+
+
+@pytest.fixture
+def fuzzed(attacked: tuple[Target, Recorder]) -> tuple[Target, Recorder]:
+    return attacked
 
 
 @pytest.fixture
@@ -78,26 +81,28 @@ def target(fuzzed: tuple[Target, Recorder]) -> Iterator[Target]:
     found, engine = fuzzed
     engine.forget()
     exchange(found.port, good(), 1)
-    descriptors, memory, logged = found.descriptors(), found.memory_bytes(), len(found.log)
+    descriptors, logged = found.descriptors(), len(found.log)
     yield found
     assert found.alive(), found.log[-3000:]
     found.settle()
     allowed = descriptors + engine.connections + 4
     wait_until("connections to close", lambda: found.descriptors() <= allowed)
-    assert found.memory_bytes() - memory < GROWTH_BYTES
     assert engine.violations == []
     log = found.log[logged:]
     assert '"trace"' not in log, log[log.index('"trace"') - 500 :][:3000]
     engine.forget()
-    found.publish(engine, keys=[key(KEY)], generation=f"after-{time.monotonic()}")
-    assert exchange(found.port, good(), 1).answers[0].status == 200
+    found.publish(engine, keys=KEYS, generation=f"after-{time.monotonic()}")
+    wait_until("it to serve on", lambda: serves(found))
 
 
-def fuzz_as_clients(target: Target, seed: int, seconds: float) -> int:
-    """Batches of connections, each with its mutated bytes; how many were sent."""
-    random_, sent = random.Random(seed), 0
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def serves(target: Target) -> bool:
+    return exchange(target.port, good(), 1).answers[0].status == 200
+
+
+def fuzz_as_clients(target: Target, seed: int, batches: int) -> None:
+    """Batches of connections, each with its mutated bytes."""
+    random_ = random.Random(seed)
+    for _ in range(batches):
         clients = []
         for _ in range(BATCH):
             client = socket.create_connection(("127.0.0.1", target.port), 5)
@@ -109,13 +114,10 @@ def fuzz_as_clients(target: Target, seed: int, seconds: float) -> int:
                     client.shutdown(socket.SHUT_WR)
             except OSError:
                 pass
-            sent += 1
         for client in clients:
             _read_some(client)
         assert target.alive(), f"seed {seed}"
-        answer = exchange(target.port, good(), 1).answers[0]
-        assert answer.status == 200, (seed, answer)
-    return sent
+        wait_until(f"it to serve on after seed {seed}", lambda: serves(target))
 
 
 def _read_some(client: socket.socket) -> None:
@@ -131,19 +133,18 @@ def _read_some(client: socket.socket) -> None:
     assert b"HTTP/1.1 500" not in data, data[:2000]
 
 
-def fuzz_as_engine(target: Target, engine: Recorder, seed: int, seconds: float) -> int:
-    """Good requests, answered with mutated bytes; how many were answered."""
-    random_, count = random.Random(seed), 0
+def fuzz_as_engine(target: Target, engine: Recorder, seed: int, requests: int) -> None:
+    """Good requests, answered with mutated bytes."""
+    random_ = random.Random(seed)
     body = json.loads(BODY)
 
     def answering(_: Forwarded) -> bytes:
         return mutated(random_, ANSWERS)
 
     engine.answering = answering
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    for count in range(requests):
         if count % 4 == 0:  # an ejected replica would see nothing for a while
-            target.publish(engine, keys=[key(KEY)], generation=f"{seed}-{count}")
+            target.publish(engine, keys=KEYS, generation=f"{seed}-{count}")
         engine.closing = random_.random() < 0.9
         streamed = random_.random() < 0.5
         request = good(body=json.dumps({**body, "stream": streamed}).encode())
@@ -157,8 +158,6 @@ def fuzz_as_engine(target: Target, engine: Recorder, seed: int, seconds: float) 
                 assert answer.body.endswith(DONE), (seed, count, answer.body[-300:])
             elif answer.status >= 400:
                 assert answer.json()["error"]["message"], (seed, count, answer)
-        count += 1
-    return count
 
 
 def long_seed() -> int:
@@ -167,26 +166,26 @@ def long_seed() -> int:
 
 
 def test_mutated_requests_do_no_harm(target: Target) -> None:
-    assert fuzz_as_clients(target, 1, SECONDS) > 100
+    fuzz_as_clients(target, 1, BATCHES)
 
 
 def test_mutated_answers_of_engines_do_no_harm(
     target: Target, fuzzed: tuple[Target, Recorder]
 ) -> None:
-    assert fuzz_as_engine(target, fuzzed[1], 1, SECONDS) > 20
+    fuzz_as_engine(target, fuzzed[1], 1, ANSWERED)
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_mutated_requests_of_a_long_run_do_no_harm(target: Target) -> None:
     seed = long_seed()
     print(f"seed {seed}")
-    assert fuzz_as_clients(target, seed, SLOW_SECONDS) > 1000
+    fuzz_as_clients(target, seed, 20 * BATCHES)
 
 
-@pytest.mark.full
+@pytest.mark.soak
 def test_mutated_answers_of_a_long_run_do_no_harm(
     target: Target, fuzzed: tuple[Target, Recorder]
 ) -> None:
     seed = long_seed()
     print(f"seed {seed}")
-    assert fuzz_as_engine(target, fuzzed[1], seed, SLOW_SECONDS) > 200
+    fuzz_as_engine(target, fuzzed[1], seed, 20 * ANSWERED)

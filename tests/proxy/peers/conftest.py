@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -6,8 +7,9 @@ from typing import Any
 import pytest
 
 from partitiond.core.dispatch.routing import ReplicaRoute, RoutingTable
-from tests.proxy.conftest import MakeProxy, Proxy
+from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.peers.hosts import Host, host, parts
+from tests.proxy.scripted import Script, ScriptedEngine, well_behaved
 
 MakeHosts = Callable[..., Awaitable[list[Host]]]
 
@@ -30,6 +32,35 @@ async def make_hosts(folder: Path) -> AsyncIterator[MakeHosts]:
             return hosts
 
         yield make
+
+
+@dataclasses.dataclass(frozen=True)
+class Make:
+    """Makes engines and hosts, as the fixtures of these names do."""
+
+    engine: MakeEngine
+    hosts: MakeHosts
+
+    async def pair(
+        self, script: Script = well_behaved, *, route: Any = None, options: Any = None, **at: Any
+    ) -> tuple[Host, Host, ScriptedEngine]:
+        """Make two hosts, of which the second one has the model's only replica.
+
+        Args:
+            script: of its engine.
+            route: more of the table.
+            options: of both proxies.
+            at: more of the replica.
+        """
+        engine = await self.engine(script)
+        routes = table(replica(engine, **at), **(route or {}))
+        a, b = await self.hosts(routes, {"a": [], "b": ["m-1"]}, **(options or {}))
+        return a, b, engine
+
+
+@pytest.fixture
+def make(make_engine: MakeEngine, make_hosts: MakeHosts) -> Make:
+    return Make(make_engine, make_hosts)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from partitiond.core.dispatch.affinity import DIGEST_BYTES, session_digest
 from partitiond.core.dispatch.host_affinity import MOST_TOLD
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import LatelyPlaced, Open, encode
-from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.conftest import replica, table
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, parts
 from tests.proxy.scripted import ScriptedEngine
 from tests.proxy.virtual import virtual_time
@@ -48,11 +48,11 @@ def counts(engines: list[ScriptedEngine]) -> list[int]:
 
 @TURNS
 async def test_what_began_at_one_host_finds_its_replica_from_each(
-    make_hosts: MakeHosts, make_engine: MakeEngine, first: Turn, later: Turn
+    make: Make, first: Turn, later: Turn
 ) -> None:
-    engines = [await make_engine(name=f"e{n}") for n in range(3)]
+    engines = [await make.engine(name=f"e{n}") for n in range(3)]
     routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
-    hosts = await make_hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": ["m-2"]})
+    hosts = await make.hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": ["m-2"]})
     a, b, c = hosts
     assert (await a.proxy.complete(**first)).status_code == 200
     assert counts(engines) == [1, 0, 0]
@@ -67,11 +67,11 @@ async def test_what_began_at_one_host_finds_its_replica_from_each(
 
 @TURNS
 async def test_hosts_without_replicas_find_it_among_those_of_one_owner(
-    make_hosts: MakeHosts, make_engine: MakeEngine, first: Turn, later: Turn
+    make: Make, first: Turn, later: Turn
 ) -> None:
-    engines = [await make_engine(name=f"e{n}") for n in range(4)]
+    engines = [await make.engine(name=f"e{n}") for n in range(4)]
     routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
-    hosts = await make_hosts(routes, {"a": [], "b": ["m-0", "m-1", "m-2", "m-3"], "c": []})
+    hosts = await make.hosts(routes, {"a": [], "b": ["m-0", "m-1", "m-2", "m-3"], "c": []})
     a, _, c = hosts
     await a.proxy.complete(**first)
     where = counts(engines)
@@ -84,12 +84,12 @@ async def test_hosts_without_replicas_find_it_among_those_of_one_owner(
 
 @TURNS
 async def test_without_its_replica_it_goes_elsewhere_and_is_found_there(
-    make_hosts: MakeHosts, make_engine: MakeEngine, first: Turn, later: Turn
+    make: Make, first: Turn, later: Turn
 ) -> None:
-    engines = [await make_engine(name=f"e{n}") for n in range(3)]
+    engines = [await make.engine(name=f"e{n}") for n in range(3)]
     one, two, three = (replica(engine, f"m-{n}") for n, engine in enumerate(engines))
     owners = {"m-1": "b", "m-2": "c"}
-    hosts = await make_hosts(table(one, two, three), {"a": ["m-0"], "b": ["m-1"], "c": ["m-2"]})
+    hosts = await make.hosts(table(one, two, three), {"a": ["m-0"], "b": ["m-1"], "c": ["m-2"]})
     a, b, c = hosts
     await a.proxy.complete(**first)
     await until_told([b, c])
@@ -104,12 +104,10 @@ async def test_without_its_replica_it_goes_elsewhere_and_is_found_there(
     await until_idle(hosts)
 
 
-async def test_a_peer_attracts_requests_to_its_own_replicas_alone(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    engines = [await make_engine(name=f"e{n}") for n in range(2)]
+async def test_a_peer_attracts_requests_to_its_own_replicas_alone(make: Make) -> None:
+    engines = [await make.engine(name=f"e{n}") for n in range(2)]
     routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
-    a, b, c = await make_hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": []})
+    a, b, c = await make.hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": []})
     ann, bob = (session_digest(f"\0{name}") for name in ("ann", "bob"))
     for one in c.server.sockets:
         one.tell_lately(encode(LatelyPlaced("m", {"m-1": (ann, b""), "": (ann, b"")})))
@@ -124,10 +122,8 @@ async def test_a_peer_attracts_requests_to_its_own_replicas_alone(
 
 
 @pytest.mark.parametrize("told", [b"x", bytes((MOST_TOLD + 1) * DIGEST_BYTES)])
-async def test_who_tells_no_digests_or_too_many_is_left(
-    make_hosts: MakeHosts, make_engine: MakeEngine, told: bytes
-) -> None:
-    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+async def test_who_tells_no_digests_or_too_many_is_left(make: Make, told: bytes) -> None:
+    a, b, _ = await make.pair()
     before = a.proxy.state.peers.heard()
     for one in list(b.server.sockets):
         if one.peer == "a":
@@ -139,11 +135,8 @@ async def test_who_tells_no_digests_or_too_many_is_left(
 
 
 @pytest.mark.parametrize("wrong", [{"session": b"x"}, {"blocks": b"x"}, {"blocks": bytes(17 * 12)}])
-async def test_an_entry_that_sends_no_digests_is_left(
-    make_hosts: MakeHosts, make_engine: MakeEngine, wrong: dict[str, bytes]
-) -> None:
-    engine = await make_engine()
-    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+async def test_an_entry_that_sends_no_digests_is_left(make: Make, wrong: dict[str, bytes]) -> None:
+    a, b, engine = await make.pair()
     (client,) = a.proxy.state.peers._clients.values()
     link = client.link
     assert link is not None

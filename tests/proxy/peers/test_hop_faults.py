@@ -13,7 +13,7 @@ from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.proxy.peer_server import connection
 from partitiond.proxy.peers import known, link
 from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, tables_of
 from tests.proxy.peers.relay import Relay, cable
 from tests.proxy.peers.test_hops import holding, until_idle, until_received
@@ -52,14 +52,12 @@ def clean_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 @pytest.fixture
-async def rig(
-    folder: Path, make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Rig]:
+async def rig(folder: Path, make: Make, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     monkeypatch.setattr(known, "LEARN_SECONDS", 5.0)
     go = asyncio.Event()
-    far, near = await make_engine(holding(go), "e1"), await make_engine(holding(go), "e2")
+    far, near = await make.engine(holding(go), "e1"), await make.engine(holding(go), "e2")
     routes = table(replica(far, "m-1"), replica(near, "n-1", model="n"), models=("m", "n"))
-    entry, owner, sound = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["n-1"]})
+    entry, owner, sound = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": ["n-1"]})
     async with cable(folder, owner) as wire:
         told = entry.proxy.state.table
         peers = tuple(

@@ -17,8 +17,8 @@ from partitiond.proxy.peer_server import connection, server
 from partitiond.proxy.peer_server.server import counts_of
 from partitiond.proxy.peers import frames, known, link
 from partitiond.proxy.peers.messages import Hello, encode
-from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.conftest import replica, table
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, parts
 from tests.proxy.scripted import (
     DONE,
@@ -33,6 +33,9 @@ from tests.proxy.scripted import (
     stream,
     text_event,
 )
+from tests.proxy.virtual import virtual_time
+
+pytestmark = virtual_time
 
 
 def holding(go: asyncio.Event) -> Script:
@@ -64,10 +67,8 @@ async def until_idle(hosts: list[Host]) -> None:
         await one.proxy.until(one.is_idle)
 
 
-async def test_the_client_gets_the_bytes_that_it_gets_on_the_replicas_host(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+async def test_the_client_gets_the_bytes_that_it_gets_on_the_replicas_host(make: Make) -> None:
+    a, b, _ = await make.pair()
     for body in ({}, {"stream": True}, {"stream": True, "stream_options": {"include_usage": True}}):
         there, over = await b.proxy.complete(**body), await a.proxy.complete(**body)
         assert (over.status_code, over.content) == (there.status_code, there.content) != (0, b"")
@@ -75,12 +76,10 @@ async def test_the_client_gets_the_bytes_that_it_gets_on_the_replicas_host(
     await until_idle([a, b])
 
 
-async def test_each_host_serves_the_models_of_both(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    one, two = await make_engine(name="e1"), await make_engine(name="e2")
+async def test_each_host_serves_the_models_of_both(make: Make) -> None:
+    one, two = await make.engine(name="e1"), await make.engine(name="e2")
     routes = table(replica(one, "m-1"), replica(two, "n-1", model="n"), models=("m", "n"))
-    hosts = await make_hosts(routes, {"a": ["m-1"], "b": ["n-1"]})
+    hosts = await make.hosts(routes, {"a": ["m-1"], "b": ["n-1"]})
     for host in hosts:
         for model in ("m", "n"):
             assert (await host.proxy.complete(model=model)).status_code == 200
@@ -91,13 +90,13 @@ async def test_each_host_serves_the_models_of_both(
 
 
 async def test_a_request_stays_at_home_while_there_is_room_and_goes_where_there_is(
-    make_hosts: MakeHosts, make_engine: MakeEngine
+    make: Make,
 ) -> None:
     go = asyncio.Event()
-    home, away = await make_engine(holding(go), "e1"), await make_engine(holding(go), "e2")
+    home, away = await make.engine(holding(go), "e1"), await make.engine(holding(go), "e2")
     limit: dict[str, Any] = {"max_sequences": 2}
     routes = table(replica(home, "m-1", **limit), replica(away, "m-2", **limit))
-    a, b = await make_hosts(routes, {"a": ["m-1"], "b": ["m-2"]})
+    a, b = await make.hosts(routes, {"a": ["m-1"], "b": ["m-2"]})
     asked = []
     for count in range(1, 5):
         asked.append(asyncio.create_task(a.proxy.complete()))
@@ -108,9 +107,7 @@ async def test_a_request_stays_at_home_while_there_is_room_and_goes_where_there_
     await until_idle([a, b])
 
 
-async def test_no_replica_has_more_than_its_limit_whoever_asks(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_no_replica_has_more_than_its_limit_whoever_asks(make: Make) -> None:
     running = most = 0
 
     def script(_: Received) -> list[Step]:
@@ -119,9 +116,9 @@ async def test_no_replica_has_more_than_its_limit_whoever_asks(
         most = max(most, running)
         return [0.01, *answer(completion())]
 
-    engine = await make_engine(script)
+    engine = await make.engine(script)
     routes = table(replica(engine, max_sequences=3), max_queue=1000)
-    hosts = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": []})
+    hosts = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": []})
     owner = hosts[1].proxy.state.models["m"].replicas["m-1"]
 
     async def ask(host: Host) -> None:
@@ -135,12 +132,9 @@ async def test_no_replica_has_more_than_its_limit_whoever_asks(
     await until_idle(hosts)
 
 
-async def test_who_finds_no_place_waits_at_the_owner(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_who_finds_no_place_waits_at_the_owner(make: Make) -> None:
     go = asyncio.Event()
-    engine = await make_engine(holding(go))
-    a, b = await make_hosts(table(replica(engine, max_sequences=1)), {"a": [], "b": ["m-1"]})
+    a, b, _ = await make.pair(holding(go), max_sequences=1)
     asked = [asyncio.create_task(a.proxy.complete()) for _ in range(3)]
     await b.proxy.until(lambda: b.proxy.state.queues() == {"m": 2})
     assert a.proxy.state.queues() == {"m": 0}
@@ -149,13 +143,11 @@ async def test_who_finds_no_place_waits_at_the_owner(
     await until_idle([a, b])
 
 
-async def test_what_the_owner_refuses_the_client_hears(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_what_the_owner_refuses_the_client_hears(make: Make) -> None:
     go = asyncio.Event()
-    engine = await make_engine(holding(go))
+    engine = await make.engine(holding(go))
     routes = table(replica(engine, max_sequences=1), max_wait_seconds=0.2)
-    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+    a, b = await make.hosts(routes, {"a": [], "b": ["m-1"]})
     first = asyncio.create_task(a.proxy.complete())
     await engine.until(lambda: len(engine.received) == 1)
     refused = await a.proxy.complete()
@@ -168,16 +160,14 @@ async def test_what_the_owner_refuses_the_client_hears(
     await until_idle([a, b])
 
 
-async def test_the_hosts_share_the_bound_of_the_queue(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_the_hosts_share_the_bound_of_the_queue(make: Make) -> None:
     go = asyncio.Event()
-    engines = [await make_engine(holding(go), f"e{n}") for n in range(2)]
+    engines = [await make.engine(holding(go), f"e{n}") for n in range(2)]
     routes = table(
         replica(engines[0], "m-1", max_sequences=1), replica(engines[1], "m-2", max_sequences=3),
         max_queue=8,
     )  # fmt: skip
-    hosts = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
+    hosts = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
     known = {one.host: one for one in hosts[0].proxy.state.peers.listed("m")}
     assert {host: one.max_waiting for host, one in known.items()} == {"b": 2, "c": 6}
     asked = [asyncio.create_task(hosts[n % 3].proxy.complete()) for n in range(30)]
@@ -201,15 +191,15 @@ async def test_the_hosts_share_the_bound_of_the_queue(
 
 
 async def test_a_host_whose_counts_are_old_is_chosen_if_no_other_takes_the_request(
-    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_loads, "SILENT_SECONDS", 60.0)
     monkeypatch.setattr(link, "DEAD_SECONDS", 60.0)
     go = asyncio.Event()
-    mute, full = await make_engine(holding(go), "e1"), await make_engine(holding(go), "e2")
+    mute, full = await make.engine(holding(go), "e1"), await make.engine(holding(go), "e2")
     limit: dict[str, Any] = {"max_sequences": 1}
     routes = table(replica(mute, "m-1", **limit), replica(full, "m-2", **limit), max_queue=4)
-    a, b, c = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
+    a, b, c = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
     b.fall_silent()
     loads = {one.host: one for one in a.proxy.state.peers.listed("m")}
     await a.proxy.until(lambda: not loads["b"].is_fresh(time.monotonic()))
@@ -226,10 +216,8 @@ async def test_a_host_whose_counts_are_old_is_chosen_if_no_other_takes_the_reque
     await until_idle([a, b, c])
 
 
-async def test_counts_that_were_long_on_their_way_are_old(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+async def test_counts_that_were_long_on_their_way_are_old(make: Make) -> None:
+    a, b, _ = await make.pair()
     b.fall_silent()
     (loads,) = a.proxy.state.peers.listed("m")
     (there,) = b.server.sockets
@@ -239,11 +227,8 @@ async def test_counts_that_were_long_on_their_way_are_old(
     assert loads.told_at == pytest.approx(now - 1.0, abs=0.5)
 
 
-async def test_what_was_sent_on_a_former_connection_is_forgotten_with_it(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    engine = await make_engine(lambda _: ["hold"])
-    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]}, max_attempts=1)
+async def test_what_was_sent_on_a_former_connection_is_forgotten_with_it(make: Make) -> None:
+    a, b, engine = await make.pair(lambda _: ["hold"], options={"max_attempts": 1})
     (before,) = a.proxy.state.peers.listed("m")
     b.fall_silent()
     lost = asyncio.create_task(a.proxy.complete())
@@ -262,11 +247,8 @@ async def test_what_was_sent_on_a_former_connection_is_forgotten_with_it(
 
 
 @pytest.mark.parametrize("streams", [True, False])
-async def test_a_client_that_leaves_frees_the_place_at_the_owner(
-    make_hosts: MakeHosts, make_engine: MakeEngine, streams: bool
-) -> None:
-    engine = await make_engine(lambda _: ["hold"])
-    a, b = await make_hosts(table(replica(engine, max_sequences=1)), {"a": [], "b": ["m-1"]})
+async def test_a_client_that_leaves_frees_the_place_at_the_owner(make: Make, streams: bool) -> None:
+    a, b, engine = await make.pair(lambda _: ["hold"], max_sequences=1)
     runs = asyncio.create_task(a.proxy.complete(stream=streams))
     await engine.until(lambda: len(engine.received) == 1)
     waits = asyncio.create_task(a.proxy.complete())
@@ -281,14 +263,12 @@ async def test_a_client_that_leaves_frees_the_place_at_the_owner(
     assert (await a.proxy.complete()).status_code == 200
 
 
-async def test_a_request_that_waits_goes_where_room_is_first(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_request_that_waits_goes_where_room_is_first(make: Make) -> None:
     stuck, free = asyncio.Event(), asyncio.Event()
-    home, away = await make_engine(holding(stuck), "e1"), await make_engine(holding(free), "e2")
+    home, away = await make.engine(holding(stuck), "e1"), await make.engine(holding(free), "e2")
     limit: dict[str, Any] = {"max_sequences": 1}
     routes = table(replica(home, "m-1", **limit), replica(away, "m-2", **limit))
-    a, b = await make_hosts(routes, {"a": ["m-1"], "b": ["m-2"]})
+    a, b = await make.hosts(routes, {"a": ["m-1"], "b": ["m-2"]})
     running = [asyncio.create_task(host.proxy.complete()) for host in (a, b)]
     await home.until(lambda: len(home.received) == 1)
     await away.until(lambda: len(away.received) == 1)
@@ -302,24 +282,20 @@ async def test_a_request_that_waits_goes_where_room_is_first(
     await until_idle([a, b])
 
 
-async def test_who_waits_for_a_model_to_wake_is_served_where_it_wakes(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_who_waits_for_a_model_to_wake_is_served_where_it_wakes(make: Make) -> None:
     asleep = table(availability=ModelAvailability.SLEEPING, holds=True)
-    hosts = await make_hosts(asleep, {"a": [], "b": []})
+    hosts = await make.hosts(asleep, {"a": [], "b": []})
     asked = asyncio.create_task(hosts[0].proxy.complete())
     await hosts[0].proxy.until(lambda: hosts[0].proxy.state.queues() == {"m": 1})
-    awake = table(replica(await make_engine()), version=2)
+    awake = table(replica(await make.engine()), version=2)
     parts(awake, hosts, {"m-1": "b"})
     assert (await asked).status_code == 200
     await until_idle(hosts)
 
 
-async def test_a_proxy_that_has_heard_nothing_yet_lets_a_request_wait_for_it(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    routes = table(replica(await make_engine()))
-    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+async def test_a_proxy_that_has_heard_nothing_yet_lets_a_request_wait_for_it(make: Make) -> None:
+    routes = table(replica(await make.engine()))
+    a, b = await make.hosts(routes, {"a": [], "b": ["m-1"]})
     parts(dataclasses.replace(routes, version=2), [a], {"m-1": "b"})  # b is no peer any more
     assert (await code(a.proxy.complete())) == (503, "model_on_other_host")
     parts(dataclasses.replace(routes, version=3), [a, b], {"m-1": "b"})
@@ -334,10 +310,10 @@ def reached(host: Host) -> tuple[dict[str, bool], str]:
 
 
 async def test_a_model_on_hosts_out_of_reach_is_refused_with_what_to_do(
-    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(known, "LEARN_SECONDS", 0.05)
-    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    a, b, _ = await make.pair()
     assert reached(a) == ({"b": True}, 'partitiond_proxy_peer_reached{peer="b"} 1.0')
     b.server.close()
     await a.until_it_hears(0)
@@ -349,13 +325,11 @@ async def test_a_model_on_hosts_out_of_reach_is_refused_with_what_to_do(
     await until_idle([a, b])
 
 
-async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(make: Make) -> None:
     go = asyncio.Event()
-    one, two = await make_engine(holding(go), "e1"), await make_engine(name="e2")
+    one, two = await make.engine(holding(go), "e1"), await make.engine(name="e2")
     routes = table(replica(one, "m-1"), replica(two, "m-2"))
-    a, b, c = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": []})
+    a, b, c = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": []})
     running = asyncio.create_task(a.proxy.stream_text())
     await one.until(lambda: len(one.received) == 1)
     b.server.leave()
@@ -368,13 +342,12 @@ async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(
 
 
 async def test_what_runs_on_a_host_that_leaves_takes_its_time(
-    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "PING_SECONDS", 0.02)
     monkeypatch.setattr(connection, "DEAD_SECONDS", 0.2)
     go = asyncio.Event()
-    engine = await make_engine(holding(go))
-    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    a, b, engine = await make.pair(holding(go))
     running = asyncio.create_task(a.proxy.stream_text())
     await engine.until(lambda: len(engine.received) == 1)
     (there,) = b.server.sockets
@@ -390,11 +363,8 @@ async def test_what_runs_on_a_host_that_leaves_takes_its_time(
     await until_idle([a, b])
 
 
-async def test_time_limits_hold_at_an_owner_that_has_no_clients(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    engine = await make_engine(lambda _: ["hold"])
-    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+async def test_time_limits_hold_at_an_owner_that_has_no_clients(make: Make) -> None:
+    a, b, _ = await make.pair(lambda _: ["hold"])
     b.proxy.state.options = dataclasses.replace(
         b.proxy.state.options, first_token_timeout_seconds=0.01, max_attempts=1
     )
@@ -423,14 +393,12 @@ def babble(host: Host) -> None:
 
 
 @pytest.mark.parametrize("harm", [reset, lie, babble])
-async def test_a_peer_that_breaks_ends_its_own_streams_alone(
-    make_hosts: MakeHosts, make_engine: MakeEngine, harm: Break
-) -> None:
+async def test_a_peer_that_breaks_ends_its_own_streams_alone(make: Make, harm: Break) -> None:
     go = asyncio.Event()
     begun: list[Step] = [STREAM_HEAD, chunk(text_event("a")), "hold"]
-    bad, good = await make_engine(lambda _: begun, "e1"), await make_engine(holding(go), "e2")
+    bad, good = await make.engine(lambda _: begun, "e1"), await make.engine(holding(go), "e2")
     routes = table(replica(bad, "m-1"), replica(good, "n-1", model="n"), models=("m", "n"))
-    a, b, c = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["n-1"]})
+    a, b, c = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": ["n-1"]})
     loses = asyncio.create_task(a.proxy.stream_text())
     goes_on = asyncio.create_task(a.proxy.stream_text(model="n"))
     await until_received(2, bad, good)
@@ -450,12 +418,10 @@ async def test_a_peer_that_breaks_ends_its_own_streams_alone(
     await until_idle([a, b, c])
 
 
-async def test_what_no_client_has_seen_yet_is_sent_to_another_host(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    first, second = await make_engine(lambda _: ["hold"], "e1"), await make_engine(name="e2")
+async def test_what_no_client_has_seen_yet_is_sent_to_another_host(make: Make) -> None:
+    first, second = await make.engine(lambda _: ["hold"], "e1"), await make.engine(name="e2")
     routes = table(replica(first, "m-1"), replica(second, "m-2", draining=True))
-    a, b, c = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]}, retry_share=1.0)
+    a, b, c = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]}, retry_share=1.0)
     asked = asyncio.create_task(a.proxy.stream_text())
     await first.until(lambda: len(first.received) == 1)
     both = table(replica(first, "m-1"), replica(second, "m-2"), version=2)
@@ -467,12 +433,9 @@ async def test_what_no_client_has_seen_yet_is_sent_to_another_host(
     await until_idle([a, c])
 
 
-async def test_large_bodies_of_other_hosts_are_bounded_together(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_large_bodies_of_other_hosts_are_bounded_together(make: Make) -> None:
     go = asyncio.Event()
-    engine = await make_engine(holding(go))
-    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    a, b, engine = await make.pair(holding(go))
     state = b.proxy.state
     state.options = dataclasses.replace(state.options, max_bodies_bytes=150_000)
     large = "x" * 100_000
@@ -492,9 +455,9 @@ async def test_large_bodies_of_other_hosts_are_bounded_together(
 
 
 async def test_one_host_has_only_so_many_connections(
-    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = await make_hosts(table(replica(await make_engine())), {"a": [], "b": ["m-1"]})
+    a, b, _ = await make.pair()
     monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
     hello = frames.frame(frames.HELLO, 0, encode(Hello(1, "a")))
     kept = []
@@ -510,11 +473,8 @@ async def test_one_host_has_only_so_many_connections(
         writer.close()
 
 
-async def test_a_stranger_is_not_served(
-    folder: Path, make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    engine = await make_engine()
-    _, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+async def test_a_stranger_is_not_served(folder: Path, make: Make) -> None:
+    _, b, engine = await make.pair()
     path = b.route.address.removeprefix("unix:")
     for said in (
         encode(Hello(1, "stranger")),

@@ -8,8 +8,8 @@ import pytest
 
 from partitiond.core.dispatch.routing import KeyRates
 from partitiond.proxy.edge import exchange
-from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.conftest import replica, table
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.peers.test_key_limits import TOKENS, key, shared_of, until_shared
@@ -49,7 +49,7 @@ def go() -> asyncio.Event:
 
 
 @pytest.fixture
-async def hosts(make_hosts: MakeHosts, make_engine: MakeEngine, go: asyncio.Event) -> list[Host]:
+async def hosts(make: Make, go: asyncio.Event) -> list[Host]:
     """Three hosts that no request came to yet; engines answer once it goes."""
 
     def holds(_: Received) -> list[Step]:
@@ -57,11 +57,11 @@ async def hosts(make_hosts: MakeHosts, make_engine: MakeEngine, go: asyncio.Even
 
     rates = KeyRates(max_in_flight=LIMIT, requests_per_minute=100_000)
     routes = table(
-        replica(await make_engine(holds), max_sequences=100),
+        replica(await make.engine(holds), max_sequences=100),
         keys=(key(rates),),
         keys_required=True,
     )
-    made = await make_hosts(routes, {"a": ["m-1"], "b": [], "c": []})
+    made = await make.hosts(routes, {"a": ["m-1"], "b": [], "c": []})
     await until_shared(*made)
     return made
 

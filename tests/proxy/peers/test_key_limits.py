@@ -23,7 +23,7 @@ from partitiond.proxy.keys.words import KeyWords, messages, read_words
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import PROTOCOL, Hello, encode
 from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, host, parts
 from tests.proxy.peers.test_hops import until_idle
 
@@ -78,14 +78,12 @@ async def until_admitted(one: Host, count: int) -> None:
             count -= await ask(one) == 200
 
 
-async def test_requests_a_minute_hold_over_hosts(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_requests_a_minute_hold_over_hosts(make: Make) -> None:
     limit = 30
     rates = KeyRates(requests_per_minute=limit)
-    routes = table(replica(await make_engine()), keys=(key(rates),), keys_required=True)
+    routes = table(replica(await make.engine()), keys=(key(rates),), keys_required=True)
     began = time.monotonic()
-    hosts = await make_hosts(routes, {"a": ["m-1"], "b": [], "c": []})
+    hosts = await make.hosts(routes, {"a": ["m-1"], "b": [], "c": []})
     await until_shared(*hosts)
     admitted = await drive(hosts)
     refilled = (time.monotonic() - began) * limit / 60
@@ -166,12 +164,10 @@ async def test_a_host_that_starts_anew_knows_what_was_used(
             await again.proxy.until(lambda: uses()["k1"]["budget_used"] == own_use)
 
 
-async def test_a_host_that_is_renamed_tells_its_use_by_its_new_name(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_host_that_is_renamed_tells_its_use_by_its_new_name(make: Make) -> None:
     rates = KeyRates(token_budget=4000, budget_period=BudgetPeriod.NEVER)
-    routes = table(replica(await make_engine()), keys=(key(rates),), keys_required=True)
-    a, b = await make_hosts(routes, {"a": ["m-1"], "b": []})
+    routes = table(replica(await make.engine()), keys=(key(rates),), keys_required=True)
+    a, b = await make.hosts(routes, {"a": ["m-1"], "b": []})
     await until_shared(a, b)
     b.name, b.route = "c", dataclasses.replace(b.route, host="c")
     parts(dataclasses.replace(routes, version=2), [a, b], {"m-1": "a"})
@@ -185,12 +181,10 @@ async def test_a_host_that_is_renamed_tells_its_use_by_its_new_name(
     await a.proxy.until(told)
 
 
-async def test_a_key_is_removed_and_made_again_while_words_are_under_way(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_key_is_removed_and_made_again_while_words_are_under_way(make: Make) -> None:
     rates = KeyRates(requests_per_minute=30)
-    routes = table(replica(await make_engine()), keys=(key(rates),), keys_required=True)
-    a, b = await make_hosts(routes, {"a": ["m-1"], "b": []})
+    routes = table(replica(await make.engine()), keys=(key(rates),), keys_required=True)
+    a, b = await make.hosts(routes, {"a": ["m-1"], "b": []})
     await until_shared(a, b)
     assert await ask(b) == 200
     with_key = b.proxy.state.table
@@ -223,15 +217,13 @@ async def lying(one: Host, name: str) -> AsyncIterator[Liar]:
     writer.close()
 
 
-async def test_a_lying_host_unlocks_no_more_than_the_limit(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_lying_host_unlocks_no_more_than_the_limit(make: Make) -> None:
     limit = 12
     routes = table(
-        replica(await make_engine()), keys=(key(KeyRates(requests_per_minute=limit)),),
+        replica(await make.engine()), keys=(key(KeyRates(requests_per_minute=limit)),),
         keys_required=True,
     )  # fmt: skip
-    (a,) = await make_hosts(routes, {"a": ["m-1"]})
+    (a,) = await make.hosts(routes, {"a": ["m-1"]})
     with_liar = (*a.proxy.state.table.peers, PeerRoute("b", "unix:/nowhere/b.peer"))
     a.proxy.state.apply(dataclasses.replace(a.proxy.state.table, version=2, peers=with_liar))
     known = a.proxy.state.accounts.over_hosts
@@ -271,12 +263,10 @@ def test_many_words_go_in_several_messages_and_come_back_whole() -> None:
     assert {(one.incarnation, one.heard_sent) for one in read} == {(1, 4.0)}
 
 
-async def test_one_host_alone_keeps_nothing_of_others(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_one_host_alone_keeps_nothing_of_others(make: Make) -> None:
     rates = KeyRates(requests_per_minute=3)
-    routes = table(replica(await make_engine()), keys=(key(rates),), keys_required=True)
-    (a,) = await make_hosts(routes, {"a": ["m-1"]})
+    routes = table(replica(await make.engine()), keys=(key(rates),), keys_required=True)
+    (a,) = await make.hosts(routes, {"a": ["m-1"]})
     known = a.proxy.state.accounts.over_hosts
     assert isinstance(known, KeysOverHosts)
     assert (known.of("k1"), known._timer) == (None, None)

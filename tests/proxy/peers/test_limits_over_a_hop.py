@@ -11,8 +11,8 @@ import pytest
 from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from tests.proxy.charged_answers import OUTPUT_EVENTS, Api
-from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.conftest import replica, table
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import STREAM_HEAD, Received, Step, chunk, text_event, well_behaved
@@ -33,18 +33,16 @@ def limits(host: Host, **changes: Any) -> None:
     state.options = dataclasses.replace(state.options, **changes)
 
 
-async def test_a_replica_that_the_owner_tries_next_has_its_own_time(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_replica_that_the_owner_tries_next_has_its_own_time(make: Make) -> None:
     go = asyncio.Event()
     turns = iter((True, False))
 
     def script(request: Received) -> list[Step]:
         return ["hold"] if next(turns) else [go, *well_behaved(request)]
 
-    engines = [await make_engine(script, f"e{n}") for n in range(2)]
+    engines = [await make.engine(script, f"e{n}") for n in range(2)]
     routes = table(replica(engines[0], "m-1"), replica(engines[1], "m-2"))
-    a, b = await make_hosts(routes, {"a": [], "b": ["m-1", "m-2"]})
+    a, b = await make.hosts(routes, {"a": [], "b": ["m-1", "m-2"]})
     limits(b, first_token_timeout_seconds=0.6)
     asked = asyncio.create_task(a.proxy.complete(stream=True))
     await b.proxy.until(lambda: all(engine.received for engine in engines))
@@ -58,12 +56,9 @@ async def test_a_replica_that_the_owner_tries_next_has_its_own_time(
 
 
 @pytest.mark.parametrize("begins", [True, False])
-async def test_the_owner_finds_out_that_its_engine_is_silent(
-    make_hosts: MakeHosts, make_engine: MakeEngine, begins: bool
-) -> None:
+async def test_the_owner_finds_out_that_its_engine_is_silent(make: Make, begins: bool) -> None:
     head: list[Step] = [STREAM_HEAD, chunk(text_event("a"))] if begins else []
-    engine = await make_engine(lambda _: [*head, "hold"])
-    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    a, b, _ = await make.pair(lambda _: [*head, "hold"])
     name = "between_tokens_timeout" if begins else "first_token_timeout"
     limits(a, **{f"{name}_seconds": 0.1})
     limits(b, **{f"{name}_seconds": 0.2})
@@ -73,12 +68,9 @@ async def test_the_owner_finds_out_that_its_engine_is_silent(
     await until_idle([a, b])
 
 
-async def test_the_entry_finds_out_that_its_client_does_not_read(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_the_entry_finds_out_that_its_client_does_not_read(make: Make) -> None:
     filler = chunk(text_event("x" * 60_000))
-    engine = await make_engine(lambda _: [STREAM_HEAD, *[filler] * 1000])
-    a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+    a, b, _ = await make.pair(lambda _: [STREAM_HEAD, *[filler] * 1000])
     limits(a, client_timeout_seconds=0.4)
     limits(b, client_timeout_seconds=0.2)
     body = json.dumps({"model": "m", "prompt": "flood", "stream": True}).encode()
@@ -97,13 +89,13 @@ async def test_the_entry_finds_out_that_its_client_does_not_read(
 
 @pytest.mark.parametrize("reached", [True, False])
 async def test_what_an_owner_tries_again_counts_as_its_entry_s_retry(
-    make_hosts: MakeHosts, make_engine: MakeEngine, reached: bool
+    make: Make, reached: bool
 ) -> None:
     """Else the two together would retry twice the share. What was not reached is no retry."""
-    engine = await make_engine(lambda _: ["reset"])
-    other = await make_engine(name="e2")
+    engine = await make.engine(lambda _: ["reset"])
+    other = await make.engine(name="e2")
     first = replica(engine if reached else engine.path.with_name("none"), "m-1", max_sequences=80)
-    a, b = await make_hosts(table(first, replica(other, "m-2")), {"a": [], "b": ["m-1", "m-2"]})
+    a, b = await make.hosts(table(first, replica(other, "m-2")), {"a": [], "b": ["m-1", "m-2"]})
     (model,) = a.proxy.state.models.values()
     while not b.proxy.state.metrics.upstream_failures:
         assert (await a.proxy.complete()).status_code == 200
@@ -114,10 +106,10 @@ async def test_what_an_owner_tries_again_counts_as_its_entry_s_retry(
 
 
 async def test_where_all_hosts_of_a_model_are_gone_for_long_nobody_waits(
-    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    routes = table(replica(await make_engine()))
-    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+    routes = table(replica(await make.engine()))
+    a, b = await make.hosts(routes, {"a": [], "b": ["m-1"]})
     monkeypatch.setattr("partitiond.proxy.peers.known.LEARN_SECONDS", 60.0)
     monkeypatch.setattr("partitiond.proxy.peers.known.RETURN_SECONDS", 0.2)
     b.server.close()
@@ -130,12 +122,10 @@ async def test_where_all_hosts_of_a_model_are_gone_for_long_nobody_waits(
 
 
 @by_stream
-async def test_who_loses_a_host_in_a_stream_pays_once_what_was_seen(
-    make_hosts: MakeHosts, make_engine: MakeEngine, api: Api
-) -> None:
-    engine = await make_engine(lambda _: begun(api, "hold"))
+async def test_who_loses_a_host_in_a_stream_pays_once_what_was_seen(make: Make, api: Api) -> None:
+    engine = await make.engine(lambda _: begun(api, "hold"))
     routes = table(replica(engine, max_model_len=0), keys=(key(),))
-    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+    a, b = await make.hosts(routes, {"a": [], "b": ["m-1"]})
     async with asking(a.proxy, api, streams=True) as reader:
         await until_third(reader)
         for one in list(b.server.sockets):

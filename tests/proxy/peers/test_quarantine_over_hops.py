@@ -5,8 +5,8 @@ import json
 
 import httpx
 
-from tests.proxy.conftest import MakeEngine, Proxy, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.conftest import Proxy, replica, table
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import parts
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import Received, Step
@@ -22,18 +22,16 @@ async def send(proxy: Proxy) -> tuple[int, str]:
     return got.status_code, (got.json().get("error") or {}).get("code", "")
 
 
-async def test_what_killed_an_engine_elsewhere_is_carried_to_no_other_host(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    other = await make_engine(name="e2")
+async def test_what_killed_an_engine_elsewhere_is_carried_to_no_other_host(make: Make) -> None:
+    other = await make.engine(name="e2")
 
     def dies(_: Received) -> list[Step]:
         engine.path.unlink()
         return ["reset"]
 
-    engine = await make_engine(dies)
+    engine = await make.engine(dies)
     alone = table(replica(engine), replica(other, "m-2", draining=True))
-    hosts = await make_hosts(alone, {"a": [], "b": ["m-1"], "c": ["m-2"], "d": []})
+    hosts = await make.hosts(alone, {"a": [], "b": ["m-1"], "c": ["m-2"], "d": []})
     a, _, _, d = hosts
     killed = asyncio.create_task(send(a.proxy))
     await engine.until(lambda: len(engine.received) == 1)
@@ -46,21 +44,19 @@ async def test_what_killed_an_engine_elsewhere_is_carried_to_no_other_host(
     await until_idle(hosts)
 
 
-async def test_an_entry_that_hears_of_a_quarantine_keeps_it(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    second = await make_engine(name="e2")
-    third = await make_engine(name="e3")
+async def test_an_entry_that_hears_of_a_quarantine_keeps_it(make: Make) -> None:
+    second = await make.engine(name="e2")
+    third = await make.engine(name="e3")
 
     def dies(_: Received) -> list[Step]:
         engine.path.unlink()
         return ["reset"]
 
-    engine = await make_engine(dies)
+    engine = await make.engine(dies)
     owners = {"m-1": "b", "m-2": "b", "m-3": "c"}
     draining = replica(third, "m-3", draining=True)
     both = table(replica(engine), replica(second, "m-2", draining=True), draining)
-    hosts = await make_hosts(both, {"a": [], "b": ["m-1", "m-2"], "c": ["m-3"], "d": []})
+    hosts = await make.hosts(both, {"a": [], "b": ["m-1", "m-2"], "c": ["m-3"], "d": []})
     a, b, _, d = hosts
     assert await send(a.proxy) == QUARANTINED
     parts(table(replica(second, "m-2"), draining, version=2), hosts, owners)

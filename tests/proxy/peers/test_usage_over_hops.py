@@ -15,8 +15,8 @@ from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.frames import frame
 from partitiond.store import open_store
 from tests.controller.fakes import FakeClock
-from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.conftest import replica, table
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.liar import opened
 from tests.proxy.peers.test_hops import holding, until_idle
@@ -47,12 +47,10 @@ async def ask(one: Host, key: str = "k1", **body: object) -> int:
         return (await client.post("/v1/completions", json=asked, headers=headers)).status_code
 
 
-async def test_a_request_over_a_hop_is_in_the_report_once(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_request_over_a_hop_is_in_the_report_once(make: Make) -> None:
     key = KeyRoute("k1", hashlib.sha256(b"k1").hexdigest(), rates=KeyRates(token_budget=4000))
-    routes = table(replica(await make_engine()), keys=(key,), keys_required=True)
-    hosts = await make_hosts(routes, {"a": ["m-1"], "b": [], "c": []})
+    routes = table(replica(await make.engine()), keys=(key,), keys_required=True)
+    hosts = await make.hosts(routes, {"a": ["m-1"], "b": [], "c": []})
     a, b, c = hosts
     await until_shared(*hosts)
     for one in (b, b, c, a):
@@ -68,28 +66,24 @@ async def test_a_request_over_a_hop_is_in_the_report_once(
     assert line.engine_seconds > 0
 
 
-async def test_a_request_that_failed_behind_a_hop_is_in_the_report_once(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_request_that_failed_behind_a_hop_is_in_the_report_once(make: Make) -> None:
     key = KeyRoute("k1", hashlib.sha256(b"k1").hexdigest())
-    engine = await make_engine(lambda _: answer({"error": {"message": "broken"}}, status=500))
+    engine = await make.engine(lambda _: answer({"error": {"message": "broken"}}, status=500))
     routes = table(replica(engine), keys=(key,), keys_required=True)
-    hosts = await make_hosts(routes, {"a": ["m-1"], "b": []})
+    hosts = await make.hosts(routes, {"a": ["m-1"], "b": []})
     assert await ask(hosts[1]) >= 500
     await until_idle(hosts)
     (line,) = reported(hosts)
     assert (line.requests, line.failed) == (0, 1)
 
 
-async def test_device_time_is_split_between_clients_of_all_hosts(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_device_time_is_split_between_clients_of_all_hosts(make: Make) -> None:
     """Who asks another host pays for the device there as who asks the host itself."""
     keys = tuple(KeyRoute(name, hashlib.sha256(name.encode()).hexdigest()) for name in ("k1", "k2"))
     go = asyncio.Event()
-    engine = await make_engine(holding(go))
+    engine = await make.engine(holding(go))
     routes = table(replica(engine), keys=keys, keys_required=True)
-    hosts = await make_hosts(routes, {"a": ["m-1"], "b": [], "c": []})
+    hosts = await make.hosts(routes, {"a": ["m-1"], "b": [], "c": []})
     a, b, c = hosts
     asked = [(b, "k1"), (c, "k1"), (a, "k2")]
     running = [asyncio.create_task(ask(one, key)) for one, key in asked]
@@ -111,11 +105,9 @@ async def test_device_time_is_split_between_clients_of_all_hosts(
     assert min(first.engine_seconds, second.engine_seconds) > 0.15
 
 
-async def test_a_key_that_is_none_is_counted_as_nobody_s(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_key_that_is_none_is_counted_as_nobody_s(make: Make) -> None:
     """A host that invents keys fills no memory with them, and has one turn in the queue."""
-    a, b = await make_hosts(table(replica(await make_engine())), {"a": ["m-1"], "b": []})
+    a, b = await make.hosts(table(replica(await make.engine())), {"a": ["m-1"], "b": []})
     _, writer = await call(a, "b")
     for number in range(1, 4):
         named = opened(b'{"model": "m", "prompt": "hi"}', key=f"none-{number}")

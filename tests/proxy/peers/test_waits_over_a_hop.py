@@ -13,7 +13,7 @@ from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.peers import frames, known
 from partitiond.proxy.peers.messages import Failed, encode
 from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, host, tables_of
 from tests.proxy.peers.liar import LyingOwner
 from tests.proxy.peers.test_hops import until_idle
@@ -42,21 +42,19 @@ def attempts(got: httpx.Response) -> str:
     return got.headers["x-partitiond-attempts"]
 
 
-async def test_the_longest_wait_is_one_for_all_hosts(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_the_longest_wait_is_one_for_all_hosts(make: Make) -> None:
     go = asyncio.Event()
 
     def holds(_: Received) -> list[Step]:
         return [go, *answer(completion())]
 
-    engines = [await make_engine(holds, f"e{n}") for n in range(2)]
+    engines = [await make.engine(holds, f"e{n}") for n in range(2)]
     routes = table(
         replica(engines[0], "m-1", max_sequences=1),
         replica(engines[1], "m-2", max_sequences=1, service_seconds=0.01),  # a short wait there
         max_wait_seconds=1.5,
     )
-    hosts = a, b = await make_hosts(routes, {"a": ["m-1"], "b": ["m-2"]})
+    hosts = a, b = await make.hosts(routes, {"a": ["m-1"], "b": ["m-2"]})
     busy = [asyncio.create_task(ask(one)) for one in hosts]
     await until_busy(engines)
     await a.proxy.until(
@@ -85,9 +83,7 @@ async def test_a_host_that_neither_starts_nor_refuses_a_request_is_given_up(fold
         await until_idle([a])
 
 
-async def test_what_is_on_trial_at_one_host_goes_to_no_other(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_what_is_on_trial_at_one_host_goes_to_no_other(make: Make) -> None:
     go, dies = asyncio.Event(), asyncio.Event()
 
     def script(request: Received) -> list[Step]:
@@ -95,9 +91,9 @@ async def test_what_is_on_trial_at_one_host_goes_to_no_other(
             return [dies, "reset"]
         return [go, *answer(completion())]
 
-    engine, other = await make_engine(script), await make_engine(name="e2")
+    engine, other = await make.engine(script), await make.engine(name="e2")
     routes = table(replica(engine), replica(other, "m-2"))
-    hosts = a, b, _ = await make_hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
+    hosts = a, b, _ = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
     b.proxy.state.quarantine = Quarantine(QuarantinePolicy(shared_seconds=0.0))
     suspects = [asyncio.create_task(ask(b, prompt)) for prompt in ("killer", "twin")]
     await engine.until(lambda: len(engine.received) == 2)
@@ -119,21 +115,19 @@ async def test_what_is_on_trial_at_one_host_goes_to_no_other(
     await until_idle(hosts)
 
 
-async def test_a_request_that_was_moved_in_vain_may_wait_on(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_request_that_was_moved_in_vain_may_wait_on(make: Make) -> None:
     """The room was gone when it came. It has waited before, so no queue refuses it as too late."""
     go = asyncio.Event()
 
     def holds(_: Received) -> list[Step]:
         return [go, *answer(completion())]
 
-    engines = [await make_engine(holds, f"e{n}") for n in range(2)]
+    engines = [await make.engine(holds, f"e{n}") for n in range(2)]
     routes = table(
         *(replica(one, f"m-{n}", max_sequences=1) for n, one in enumerate(engines)),
         max_wait_seconds=30.0,
     )
-    hosts = a, b, c = await make_hosts(routes, {"a": [], "b": ["m-0"], "c": ["m-1"]})
+    hosts = a, b, c = await make.hosts(routes, {"a": [], "b": ["m-0"], "c": ["m-1"]})
     busy = [asyncio.create_task(ask(one)) for one in (b, c)]
     await until_busy(engines)
     waits = asyncio.create_task(ask(a))
@@ -159,14 +153,14 @@ async def test_a_request_that_was_moved_in_vain_may_wait_on(
 
 @pytest.mark.parametrize("good", ["at the same host", "at another host", "nowhere"])
 async def test_replicas_that_are_not_reached_cost_no_attempt(
-    good: str, make_hosts: MakeHosts, make_engine: MakeEngine, folder: Path
+    good: str, make: Make, folder: Path
 ) -> None:
-    engine = await make_engine()
+    engine = await make.engine()
     dead = [replica(folder / f"d{n}.sock", f"m-{n}") for n in range(2)]
     alive = () if good == "nowhere" else (replica(engine, "m-2"),)
     owners = {"a": [], "b": ["m-0", "m-1"], "c": []}
     owners["b" if good == "at the same host" else "c"] += [one.replica_id for one in alive]
-    hosts = await make_hosts(table(*dead, *alive), owners)
+    hosts = await make.hosts(table(*dead, *alive), owners)
     got = await ask(hosts[0])
     if good == "nowhere":
         assert code(got) == (503, "upstream_connect")
@@ -176,17 +170,15 @@ async def test_replicas_that_are_not_reached_cost_no_attempt(
     await until_idle(hosts)
 
 
-async def test_no_engine_gets_a_request_twice(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_no_engine_gets_a_request_twice(make: Make) -> None:
     """Its entry knows all replicas that its owner tried."""
 
     def fails(_: Received) -> list[Step]:
         return answer({"error": "x"}, 500, "no")
 
-    engines = [await make_engine(fails, f"e{n}") for n in range(3)]
+    engines = [await make.engine(fails, f"e{n}") for n in range(3)]
     routes = table(*(replica(one, f"m-{n}") for n, one in enumerate(engines)))
-    hosts = await make_hosts(
+    hosts = await make.hosts(
         routes, {"a": [], "b": ["m-0", "m-1"], "c": ["m-2"]}, max_attempts=4, retry_share=1.0
     )
     assert code(await ask(hosts[0])) == (502, "upstream_engine_error")
@@ -215,11 +207,9 @@ async def test_a_retry_that_no_host_takes_ends_with_the_failure_of_its_engine(
         await until_idle([a])
 
 
-async def test_a_request_waits_for_an_ejected_replica_of_another_host(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    engine = await make_engine()
-    hosts = a, b = await make_hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
+async def test_a_request_waits_for_an_ejected_replica_of_another_host(make: Make) -> None:
+    engine = await make.engine()
+    hosts = a, b = await make.hosts(table(replica(engine)), {"a": [], "b": ["m-1"]})
     live = b.proxy.state.models["m"].replicas["m-1"]
     live.ejected = True
     live.model.replicas_changed()
@@ -232,13 +222,11 @@ async def test_a_request_waits_for_an_ejected_replica_of_another_host(
     await until_idle(hosts)
 
 
-async def test_the_wait_for_a_host_is_bounded(
-    make_hosts: MakeHosts, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_wait_for_a_host_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known, "LEARN_SECONDS", 60.0)
-    engine = await make_engine()
+    engine = await make.engine()
     routes = table(replica(engine), max_queue=2)
-    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+    a, b = await make.hosts(routes, {"a": [], "b": ["m-1"]})
     b.server.close()
     await a.proxy.until(lambda: a.proxy.state.peers.listed("m") == [])
     waits = [asyncio.create_task(ask(a)) for _ in range(2)]

@@ -16,7 +16,7 @@ from partitiond.proxy.peers.frames import FrameReader, frame
 from partitiond.proxy.peers.messages import Hello, Open, encode, read_failed
 from tests.proxy.certificates import issue_host
 from tests.proxy.conftest import MakeEngine, replica, table
-from tests.proxy.peers.conftest import MakeHosts
+from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, host, parts, tables_of
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.peers.test_tls import secured
@@ -27,18 +27,16 @@ def listed(host: Host) -> list[str]:
     return [one.peer for one in host.server.sockets]
 
 
-async def test_a_host_that_left_the_fleet_is_served_no_further_request(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
+async def test_a_host_that_left_the_fleet_is_served_no_further_request(make: Make) -> None:
     """What it has there already ends as it would have."""
     go = asyncio.Event()
 
     def holds(_: Received) -> list[Step]:
         return [go, *answer(completion())]
 
-    engine = await make_engine(holds)
+    engine = await make.engine(holds)
     routes = table(replica(engine))
-    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+    a, b = await make.hosts(routes, {"a": [], "b": ["m-1"]})
     before = asyncio.create_task(a.proxy.complete())
     await engine.until(lambda: len(engine.received) == 1)
     parts(dataclasses.replace(routes, version=2), [b], {"m-1": "b"})  # a goes on with its own
@@ -154,13 +152,11 @@ async def test_bodies_of_other_hosts_leave_room_for_those_of_clients(
         writer.close()
 
 
-async def test_the_defaults_of_a_model_add_to_no_bodys_size(
-    make_hosts: MakeHosts, make_engine: MakeEngine
-) -> None:
-    routes = table(replica(await make_engine()))
+async def test_the_defaults_of_a_model_add_to_no_bodys_size(make: Make) -> None:
+    routes = table(replica(await make.engine()))
     defaults = json.dumps({"stop": ["x" * 9 * KIB]})
     models = tuple(dataclasses.replace(one, defaults_json=defaults) for one in routes.models)
-    hosts = await make_hosts(
+    hosts = await make.hosts(
         dataclasses.replace(routes, models=models), {"a": [], "b": ["m-1"]}, max_body_bytes=2 * KIB
     )
     for one in hosts:
@@ -187,11 +183,9 @@ async def test_who_is_refused_at_each_try_is_named_once(
         assert len(caplog.records) <= 2, "one at each end"
 
 
-async def test_a_host_that_was_renamed_says_so(
-    make_hosts: MakeHosts, make_engine: MakeEngine, folder: Path
-) -> None:
-    routes = table(replica(await make_engine()))
-    a, b = await make_hosts(routes, {"a": [], "b": ["m-1"]})
+async def test_a_host_that_was_renamed_says_so(make: Make, folder: Path) -> None:
+    routes = table(replica(await make.engine()))
+    a, b = await make.hosts(routes, {"a": [], "b": ["m-1"]})
     assert (await a.proxy.complete()).status_code == 200
     a.name, a.route = "c", dataclasses.replace(a.route, host="c")
     parts(dataclasses.replace(routes, version=2), [a, b], {"m-1": "b"})

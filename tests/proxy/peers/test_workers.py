@@ -151,6 +151,7 @@ async def test_workers_of_either_host_serve_both_models_within_the_limits_of_eac
         await in_flight(one, 0)
 
 
+@pytest.mark.full
 async def test_a_worker_that_is_killed_ends_its_own_streams_alone(
     hosts: Processes, make_engine: MakeEngine, folder: Path
 ) -> None:
@@ -227,6 +228,7 @@ async def others_serve(process: ProxyProcess, before: list[int]) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.full
 async def test_the_limits_of_a_key_hold_over_all_workers_of_all_hosts(
     hosts: Processes, make_engine: MakeEngine, folder: Path
 ) -> None:
