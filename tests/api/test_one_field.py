@@ -95,7 +95,7 @@ def test_whatever_a_part_of_a_body_says_can_be_said_on_the_command_line() -> Non
 
 
 DUMMY: dict[str, Any] = {"model": "opt-125m", "weights": "dummy"}
-PAIRED = {
+PAIRED: dict[str, dict[str, Any]] = {
     "demand.percentile": {"demand": {"req_per_s": 4.0}},
     "rules.survive_share": {"rules": {"survive": "host"}},
     "sleep_after_seconds": {"engine": {"sleep_mode": True}},
@@ -153,7 +153,7 @@ OTHERWISE = {"workload.shape", "workload.prompt_variation", "workload.output_var
 def test_each_field_that_can_be_changed_has_a_row_here() -> None:
     names = ("engine", "rules", "demand", "slo", "autoscale", "request_limits")
     patches = {name: patch for name, (_, _, patch) in zip(names, RECORDS, strict=True) if patch}
-    parted = {"workload": parts.WorkloadPatch, **patches}
+    parted: dict[str, type[BaseModel]] = {"workload": parts.WorkloadPatch, **patches}
     paths = {f"{name}.{one}" for name, patch in parted.items() for one in patch.model_fields}
     paths |= set(schemas.ModelPatch.model_fields) - set(parted)
     assert paths - {path for path, _, _ in FIELDS} == OTHERWISE

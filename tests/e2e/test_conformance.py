@@ -196,7 +196,7 @@ def cases() -> Iterator[object]:
             )
 
 
-@pytest.mark.parametrize(("kind", "model", "case"), list(cases()))
+@pytest.mark.parametrize(("kind", "model", "case"), [*cases()])
 def test_an_engine_and_its_proxy_answer_alike(
     engines: Engines, kind: str, model: str, case: Case
 ) -> None:

@@ -99,7 +99,7 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[IO[bytes]]]:
             inputs[0].close()
         pause(0.001)
 
-    monkeypatch.setattr(lock.time, "sleep", look)
+    monkeypatch.setattr("partitiond.store.lock.time.sleep", look)
     yield inputs
     assert inputs[0].closed
 

@@ -117,6 +117,9 @@ class Situation:
         self.chain.changed()
         await self.consider()
 
+    def urgent(self) -> bool:
+        return self.chain.urgent
+
     def kinds(self) -> list[str]:
         return [event.kind for event in self.store.events()]
 
@@ -275,10 +278,10 @@ async def test_for_an_under_served_model_a_plan_is_made_while_a_job_runs(here: S
     here.busy = here.pressing = True
     here.answer = preview(placement("a-1"))
     here.chain.changed()
-    assert here.chain.urgent
+    assert here.urgent()
     await here.consider()
     assert here.applied == (placement("a-1"),)
-    assert not here.chain.urgent
+    assert not here.urgent()
     await here.consider()
     assert here.asked == 1  # once for each change, whether it helped or not
     assert here.chain.planning  # what it left out is planned after the job
@@ -292,21 +295,21 @@ async def test_for_an_under_served_model_a_plan_is_made_while_a_job_runs(here: S
 async def test_no_job_begins_while_a_plan_for_an_under_served_model_is_due_or_made(
     here: Situation,
 ) -> None:
-    assert not here.chain.urgent
+    assert not here.urgent()
     here.pressing = True
-    assert not here.chain.urgent  # nothing changed since the last plan
+    assert not here.urgent()  # nothing changed since the last plan
     here.chain.changed()
-    assert here.chain.urgent
+    assert here.urgent()
     here.pressing = False
-    assert not here.chain.urgent
+    assert not here.urgent()
     here.pressing = True
     here.chain.consider()
-    assert here.chain.urgent  # it is being made
+    assert here.urgent()  # it is being made
     await a_moment()
-    assert not here.chain.urgent
+    assert not here.urgent()
     here.answer = OSError("no process can be started")
     await here.change()
-    assert not here.chain.urgent  # a planner that never works keeps nobody from measuring
+    assert not here.urgent()  # a planner that never works keeps nobody from measuring
 
 
 async def test_a_plan_for_an_under_served_model_that_is_outdated_is_made_again(

@@ -1,7 +1,7 @@
 """Operators' cordons take effect, and findings about a device's health become known."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -20,7 +20,6 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.named import device_named
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from partitiond.ports import Store
-from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, ignored
 
 GPUS = fake_gpus("a100-80gb", 2)
@@ -40,13 +39,6 @@ class Careful(FakeDevices):
 
     def forgive(self, device_id: str) -> None:
         self.forgiven.append(device_id)
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    made = open_store(":memory:")
-    yield made
-    made.close()
 
 
 class World:
@@ -76,26 +68,29 @@ class World:
     def _changed(self) -> None:
         self.replanned += 1
 
+    @classmethod
+    async def of(cls, store: Store, devices: FakeDevices) -> "World":
+        made = cls(store, devices)
+        await made.watch.refresh(0.0)
+        return made
+
     def events(self) -> list[str]:
         return [event.kind for event in self.store.events()]
 
 
 async def test_a_cordon_holds_at_once_and_over_looks_and_restarts(store: Store) -> None:
-    world = World(store, Careful(GPUS))
-    await world.watch.refresh(0.0)
+    world = await World.of(store, Careful(GPUS))
     device = world.cordons.set(FIRST.id, "fan")
     assert (device.cordoned, device.cordon_reason) == (True, "fan")
     assert world.replanned == 1
-    again = World(store, Careful(GPUS))
-    await again.watch.refresh(0.0)
+    again = await World.of(store, Careful(GPUS))
     assert [d.cordoned for d in again.watch.devices] == [True, False]
     assert world.events() == ["device-cordoned"]
 
 
 async def test_uncordon_takes_the_mark_off_and_forgives(store: Store) -> None:
     devices = Careful(GPUS)
-    world = World(store, devices)
-    await world.watch.refresh(0.0)
+    world = await World.of(store, devices)
     world.cordons.set(FIRST.id, "fan")
     assert not (await world.cordons.lift(FIRST.id)).cordoned
     assert devices.forgiven == [FIRST.id]
@@ -111,26 +106,21 @@ async def test_a_device_that_failed_by_itself_stays_cordoned(store: Store) -> No
         health=DeviceHealth.FAILED,
         health_reason="Xid 79",
     )
-    world = World(store, FakeDevices([failed, SECOND]))
-    await world.watch.refresh(0.0)
+    world = await World.of(store, FakeDevices([failed, SECOND]))
     assert world.cordons.set(FIRST.id, "fan").cordon_reason == "fan Also: Xid 79"
     device = await world.cordons.lift(FIRST.id)
     assert (device.cordoned, device.cordon_reason) == (True, "Xid 79")
 
 
-async def test_a_reason_is_always_there(store: Store) -> None:
-    world = World(store, FakeDevices(GPUS))
-    await world.watch.refresh(0.0)
-    assert world.cordons.set(FIRST.id, "  ").cordon_reason == NO_REASON
-
-
-async def test_a_device_that_is_not_there_is_refused_and_nothing_is_kept(store: Store) -> None:
-    world = World(store, FakeDevices(GPUS))
-    await world.watch.refresh(0.0)
+async def test_a_device_that_is_not_there_is_refused_and_a_reason_is_always_there(
+    store: Store,
+) -> None:
+    world = await World.of(store, FakeDevices(GPUS))
     with pytest.raises(NotFoundError, match="no device GPU-x") as caught:
         world.cordons.set("GPU-x", "fan")
     assert FIRST.id in caught.value.hint
     assert dict(store.marks("cordon")) == {}
+    assert world.cordons.set(FIRST.id, "  ").cordon_reason == NO_REASON
 
 
 def test_the_beginning_of_an_id_is_enough_where_it_is_one_devices() -> None:
@@ -147,8 +137,7 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_one_devices() -> None:
 
 async def test_what_becomes_of_a_device_is_told_once_and_plans_are_made_anew(store: Store) -> None:
     devices = FakeDevices(GPUS)
-    world = World(store, devices)
-    await world.watch.refresh(0.0)
+    world = await World.of(store, devices)
     assert (world.events(), world.replanned) == ([], 0)
     failed = dataclasses.replace(
         FIRST, cordoned=True, health=DeviceHealth.FAILED, health_reason="Xid 79: fell off the bus."
@@ -173,15 +162,10 @@ def test_at_the_first_look_what_is_not_fine_is_news() -> None:
 
 
 async def test_details_bear_the_operators_cordon(store: Store) -> None:
-    world = World(store, Careful(GPUS))
-    await world.watch.refresh(0.0)
+    world = await World.of(store, Careful(GPUS))
     world.cordons.set(FIRST.id, "fan")
     told = await world.watch.inspect(FIRST.id)
     assert told.device.cordon_reason == "fan"
     assert told.pci_bus_id
-
-
-async def test_a_provider_that_tells_no_more_gives_the_device_alone(store: Store) -> None:
-    world = World(store, FakeDevices(GPUS))
-    await world.watch.refresh(0.0)
-    assert await world.watch.inspect(FIRST.id) == DeviceDetails(FIRST)
+    world = await World.of(store, FakeDevices(GPUS))  # of which no more is told
+    assert await world.watch.inspect(SECOND.id) == DeviceDetails(SECOND)

@@ -163,7 +163,7 @@ async def test_engines_that_nobody_wants_end_those_of_profile_jobs_at_once(bench
 
 async def unread(bench: Bench, *, named: bool = True, **changes: object) -> FakeEngine:
     """An engine that runs and whose launch cannot be read."""
-    engine = await bench.found(placement("a-1"), placement=None, **changes)
+    engine = await bench.found(placement("a-1"), "a-1", placement=None, **changes)
     engine.handle = dataclasses.replace(engine.handle, unread="no dtype", named=named)
     return engine
 
@@ -236,11 +236,10 @@ async def test_of_a_plan_that_cannot_be_read_what_runs_stays(tmp_path: Path) -> 
     await bench.found(placement("a-1"))
     await bench.found(moved, "a-1.2")
     await bench.controller.adopt()
-    assert bench.controller.plan is not None
-    assert bench.controller.plan.devices == ()  # nobody has looked at them yet
+    assert bench.planned_devices() == ()  # nobody has looked at them yet
     await bench.watch.refresh(0.0)
     bench.controller.name_devices()
-    assert bench.controller.plan.devices == (cpu(),)
+    assert bench.planned_devices() == (cpu(),)
     await bench.passes()
     assert bench.routed() == {"a-1": False}  # one engine of each replica
     assert bench.runner.stopped == ["a-1.2"]

@@ -210,14 +210,18 @@ async def test_a_model_without_requests_falls_asleep_by_its_rule(
     assert bench.states() == {"a-1": ReplicaState.SERVING if overtaken else SLEEPING}
 
 
+def holds_requests(bench: Bench) -> bool:
+    return bench.proxy.table.models[0].holds
+
+
 async def test_without_waking_on_request_clients_hear_that_it_sleeps(bench: Bench) -> None:
     bench.controller._routes = dataclasses.replace(bench.controller._routes, wake_on_request=False)
     await asleep(bench)
-    assert not bench.proxy.table.models[0].holds
+    assert not holds_requests(bench)
     bench.runner.asleep_gate.clear()
     bench.controller.sleep.wake("a", "as asked")
     await bench.passes()
-    assert bench.proxy.table.models[0].holds  # it is being woken: who comes now waits
+    assert holds_requests(bench)  # it is being woken: who comes now waits
     bench.runner.asleep_gate.set()
 
 
