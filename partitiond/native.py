@@ -161,7 +161,7 @@ def build() -> Path:
             [sys.executable, "-m", "mypyc", "--config-file", "mypy.ini",
              "--follow-imports=silent", *files],
             cwd=work, capture_output=True, text=True, check=False, timeout=_BUILD_SECONDS,
-            env={**os.environ, "MYPYC_OPT_LEVEL": "2", "MYPYC_DEBUG_LEVEL": "0"},
+            env={"MYPYC_OPT_LEVEL": "2", **os.environ, "MYPYC_DEBUG_LEVEL": "0"},
         )  # fmt: skip
         if done.returncode:
             raise RuntimeError((done.stdout + done.stderr)[-4000:])

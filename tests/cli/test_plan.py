@@ -82,4 +82,4 @@ def test_a_terminal_of_plain_ascii_gets_marks_not_a_traceback(
     output.out.cache_clear()
     terminal.flush()
     assert ended.value.code == 0
-    assert "?" in terminal.buffer.getvalue().decode()  # type: ignore[attr-defined]
+    assert "?" in terminal.buffer.getvalue().decode()

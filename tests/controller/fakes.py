@@ -231,6 +231,7 @@ class FakeProxy:
         self._gone.set()
 
     async def ensure_running(self) -> bool:
+        self.asked += 1  # once in each pass of the loop
         if self.alive:
             return False
         if self.refuse_start is not None:
@@ -253,7 +254,6 @@ class FakeProxy:
         self.tables.append(table)
 
     async def in_flight(self) -> Mapping[str, int] | None:
-        self.asked += 1
         return None if self.counts is None or not self.alive else dict(self.counts)
 
     async def traffic(self) -> Mapping[str, Traffic] | None:

@@ -27,7 +27,13 @@ from tests.controller.samples import cpu, measured_profile, spec
 
 
 class Host:
-    """A service and its fakes; `restart` is what a new daemon finds."""
+    """A service and its fakes; `restart` is what a new daemon finds.
+
+    Attributes:
+        tick_seconds: how much of the fake clock passes at each turn of `passes`.
+    """
+
+    tick_seconds = 0.5
 
     def __init__(
         self,
@@ -119,11 +125,13 @@ class Host:
 
         await until(all_serve)
 
-    async def passes(self, condition: Callable[[], bool], seconds: float = 1.0) -> None:
+    async def passes(
+        self, condition: Callable[[], bool], tick_seconds: float | None = None
+    ) -> None:
         """Let the clock run on until something holds."""
 
         def holds() -> bool:
-            self.clock.now += seconds
+            self.clock.now += self.tick_seconds if tick_seconds is None else tick_seconds
             return condition()
 
         await until(holds)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from partitiond.core.model.spec import EngineOptions
 from partitiond.platform.process_identity import start_ticks
@@ -19,6 +20,8 @@ from tests.controller.fakes import until
 from tests.controller.test_real_processes import SECONDS, RealHost, host, make, simulated
 
 __all__ = ["host"]
+
+pytestmark = pytest.mark.full
 
 OPTIONAL = ("sleep_mode", "quantization", "prefix_caching", "extra_env", "idle_seconds", "reason")
 

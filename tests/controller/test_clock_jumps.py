@@ -10,9 +10,8 @@ import pytest
 from partitiond.core.instants import utc_iso
 from partitiond.core.model.spec import Demand
 from partitiond.core.profile.jobs import JobState
-from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, until
-from tests.controller.host import Host
+from tests.controller.host import Host, serving
 
 DAY = 86400.0
 START = 1_700_000_000.0
@@ -38,40 +37,29 @@ class JumpingClock(FakeClock):
 
 @pytest.mark.parametrize("jumps", JUMPS.values(), ids=JUMPS.keys())
 async def test_the_whole_way_of_a_model_while_the_clock_jumps(jumps: tuple[float, ...]) -> None:
-    store = open_store(":memory:")
-    here = Host(store)
-    here.clock = JumpingClock(jumps)
-    here.service = here._make()
-    await here.service.daemon.start()
-    await here.register("a", demand=Demand(req_per_s=1.0))
-    await here.serves("a")
-    before = set(here.runner.running())
-    await here.restart()  # what runs is adopted, whatever the clock says
-    await here.serves("a")
-    assert set(here.runner.running()) == before
-    kinds = here.kinds()
-    assert kinds.index("model-registered") < kinds.index("engine-ready")  # in order all the same
-    await here.service.models.remove("a")
-    await until(lambda: not here.service.overview.replicas())
-    await here.register("a", demand=Demand(req_per_s=1.0))
-    await here.serves("a")
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(Host(clock=JumpingClock(jumps))) as here:
+        await here.register("a", demand=Demand(req_per_s=1.0))
+        await here.serves("a")
+        before = set(here.runner.running())
+        await here.restart()  # what runs is adopted, whatever the clock says
+        await here.serves("a")
+        assert set(here.runner.running()) == before
+        kinds = here.kinds()
+        assert kinds.index("model-registered") < kinds.index("engine-ready")  # in order still
+        await here.service.models.remove("a")
+        await until(lambda: not here.service.overview.replicas())
+        await here.register("a", demand=Demand(req_per_s=1.0))
+        await here.serves("a")
 
 
 @pytest.mark.parametrize("seconds", [-DAY, DAY])
 async def test_a_profile_that_is_interrupted_is_measured_after_all(seconds: float) -> None:
-    store = open_store(":memory:")
-    here = Host(store)
-    here.clock = JumpingClock((0.0, 0.0, 0.0, 0.0, seconds))
-    here.service = here._make()
+    here = Host(clock=JumpingClock((0.0, 0.0, 0.0, 0.0, seconds)))
     here.profiler.gate.clear()
-    await here.service.daemon.start()
-    await here.register("a")
-    await until(lambda: any(j.state is JobState.RUNNING for j in here.service.jobs.jobs()))
-    await here.restart()
-    here.profiler.gate.set()
-    await here.serves("a")
-    assert any(job.state is JobState.SUCCEEDED for job in here.service.jobs.jobs())
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(here):
+        await here.register("a")
+        await until(lambda: bool(here.jobs(JobState.RUNNING)))
+        await here.restart()
+        here.profiler.gate.set()
+        await here.serves("a")
+        assert here.jobs(JobState.SUCCEEDED)

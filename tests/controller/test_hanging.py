@@ -27,6 +27,7 @@ class HangingHost(Host):
     """A driver that hangs when told to."""
 
     hangs = False
+    tick_seconds = CALM.device_seconds
 
     def _make(self) -> Service:
         made = super()._make()

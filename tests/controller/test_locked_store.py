@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from partitiond.api.app import create_app
@@ -13,23 +12,19 @@ from partitiond.core.errors import StoreBusyError
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
 from partitiond.store import SqlStore, open_store
+from tests.api.conftest import TOKEN, asking
 from tests.controller.fakes import a_moment, until
-from tests.controller.host import Host
+from tests.controller.host import Host, serving
 from tests.controller.profiles.test_jobs import Desk
 from tests.store.holder import locked
-
-TOKEN = "token-of-these-tests"
 
 
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[Host]:
-    store = open_store(tmp_path / "s.sqlite3", patience_seconds=0.01)
-    here = Host(store)
+    here = Host(open_store(tmp_path / "s.sqlite3", patience_seconds=0.01))
     here.service.parts.store_waits._seconds = 0.05
-    await here.service.daemon.start()
-    yield here
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(here):
+        yield here
 
 
 def path(host: Host) -> str:
@@ -93,11 +88,7 @@ async def test_a_job_that_ends_has_ended_as_soon_as_the_lock_is_gone(
 
 
 async def test_whoever_changes_something_is_told_to_ask_again(host: Host) -> None:
-    transport = httpx.ASGITransport(create_app(host.service, admin_token=TOKEN))
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://daemon", headers=headers
-    ) as http:
+    async with asking(create_app(host.service, admin_token=TOKEN)) as http:
         with locked(path(host)):
             refused = await http.post("/keys", json={"label": "one"})
             assert refused.status_code == 503

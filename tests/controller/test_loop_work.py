@@ -7,11 +7,9 @@ repeated for all objects at every request.
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-import httpx
 import pytest
 from pydantic import TypeAdapter
 from sqlalchemy import event
@@ -30,10 +28,8 @@ from partitiond.controller.runtime.routes import RoutedEngine, RoutePolicy, rout
 from partitiond.controller.views import records as views
 from partitiond.core.demand.traffic import UsageCount
 from partitiond.core.dispatch.routing import ModelAvailability
-from partitiond.core.errors import NotFoundError
 from partitiond.core.events import Event
 from partitiond.core.hardware.partition import MpsShare
-from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.core.plan.record import Infeasible
 from partitiond.core.replica.observation import (
@@ -47,14 +43,13 @@ from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import Store
 from partitiond.store import SqlStore, open_store
+from tests.api.conftest import TOKEN, asking
 from tests.controller.fakes import FakeClock
-from tests.controller.host import Host
+from tests.controller.host import Host, serving
 from tests.controller.samples import NOW, measured_profile, placement, plan, record, spec
 
 MANY = 40
-TOKEN = "token-of-these-tests"
 
 
 class Counted:
@@ -197,44 +192,22 @@ def test_what_is_noted_in_a_block_that_breaks_is_written_as_well() -> None:
     assert store.written == [1]
 
 
-def test_a_key_that_changes_has_no_other_key_read_again(tmp_path: Path, counted: Counted) -> None:
-    store = open_store(tmp_path / "s.sqlite3")
-    keys = [KeyRecord(id=f"k{n}", sha256=f"{n:064x}", created_at=NOW) for n in range(MANY)]
-    for key in keys:
-        store.add_key(key)
-    assert list(store.keys()) == keys
-    counted.count(serde, "from_stored_json", lambda kind, _: kind is KeyRecord)
-    before = store.keys()
-    assert store.keys() is before
-    store.add_key(KeyRecord(id="new", sha256="f" * 64, created_at=NOW))
-    store.update_key(KeyRecord(id="k1", sha256="e" * 64, created_at=NOW, label="changed"))
-    store.remove_key("k0")
-    found = store.keys()
-    assert counted.taken().get("from_stored_json", 0) == 0
-    store.close()
-    again = open_store(tmp_path / "s.sqlite3")
-    assert list(again.keys()) == list(found)
-    assert [key.id for key in found] == [*(key.id for key in keys[1:]), "new"]
-    again.close()
-
-
-def filled(store: Store) -> Host:
+@pytest.fixture
+async def host() -> AsyncIterator[Host]:
     """Models with two profiles each, which nobody has planned."""
+    here = Host(solve=nothing_found)
     for name in names():
-        store.add_model(record(name, auto=False))
-        for cores in (1, 2):
-            store.add_profile(measured_profile(name, cores=cores))
-    return Host(store, solve=nothing_found)
+        here.store.add_model(record(name, auto=False))
+        here.measured(name)
+    async with serving(here):
+        yield here
 
 
 async def nothing_found(_: PlanRequest, **__: object) -> Infeasible:
     return Infeasible(("nothing is searched for.",), ())
 
 
-async def test_what_did_not_change_is_made_once_for_all_plans(counted: Counted) -> None:
-    store = open_store(":memory:")
-    host = filled(store)
-    await host.service.daemon.start()
+async def test_what_did_not_change_is_made_once_for_all_plans(host: Host, counted: Counted) -> None:
     await host.service.plans.preview()
     counted.count(demands, "candidates_for")
     counted.count(targets, "best_profiles")
@@ -247,43 +220,18 @@ async def test_what_did_not_change_is_made_once_for_all_plans(counted: Counted) 
     assert made["candidates_for"] == 1
     assert made["best_profiles"] <= 2  # for plans, and for what is shown
     assert made["stale_reasons"] <= 2
-    await host.service.daemon.shutdown(stop_engines=True)
-    store.close()
 
 
-async def test_no_request_waits_for_what_reads_requests_to_be_built(counted: Counted) -> None:
-    store = open_store(":memory:")
-    host = filled(store)
-    await host.service.daemon.start()
+async def test_no_request_waits_for_what_reads_requests_to_be_built(
+    host: Host, counted: Counted
+) -> None:
     app = create_app(host.service, admin_token=TOKEN)
     serde.prepare(ANSWERS)
     counted.count(TypeAdapter, "__init__")
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://daemon", headers=headers
-    ) as http:
+    async with asking(app) as http:
         (await http.post("/plan", json={})).raise_for_status()
         (await http.get("/models")).raise_for_status()
     assert counted.taken().get("__init__", 0) == 0
-    await host.service.daemon.shutdown(stop_engines=True)
-    store.close()
-
-
-def test_what_is_kept_of_a_profile_is_not_read_again(counted: Counted) -> None:
-    store = open_store(":memory:")
-    for name in names():
-        store.add_profile(measured_profile(name, profile_id=f"p-{name}"))
-    known = {profile.id: profile for profile in store.profiles()}
-    counted.count(serde, "from_stored_json")
-    assert all(store.profile(key) is profile for key, profile in known.items())
-    assert counted.taken().get("from_stored_json", 0) == 0
-    changed = dataclasses.replace(known["p-m03"], dtype="float16")
-    store.add_profile(changed)
-    store.remove_profiles(["p-m04"])
-    assert store.profile("p-m03") == changed
-    with pytest.raises(NotFoundError):
-        store.profile("p-m04")
-    store.close()
 
 
 def statements(store: SqlStore) -> list[str]:
@@ -337,16 +285,10 @@ def test_many_events_are_written_in_one_statement_and_keep_their_order() -> None
     store.close()
 
 
-async def test_a_profile_is_serialised_once_for_all_lists(counted: Counted) -> None:
-    store = open_store(":memory:")
-    host = filled(store)
-    await host.service.daemon.start()
+async def test_a_profile_is_serialised_once_for_all_lists(host: Host, counted: Counted) -> None:
     counted.count(profile_rows, "to_json_bytes", lambda value: not isinstance(value, tuple))
-    headers = {"Authorization": f"Bearer {TOKEN}"}
     app = create_app(host.service, admin_token=TOKEN)
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app), base_url="http://daemon", headers=headers
-    ) as http:
+    async with asking(app) as http:
 
         async def listed(**params: str) -> bytes:
             answer = await http.get("/profiles", params=params)
@@ -369,8 +311,6 @@ async def test_a_profile_is_serialised_once_for_all_lists(counted: Counted) -> N
         host.service.profiles.prune(delete=True)
         await listed()
         assert counted.taken().get("to_json_bytes", 0) == 0
-    await host.service.daemon.shutdown(stop_engines=True)
-    store.close()
 
 
 def test_what_is_stale_is_compared_again_once_anything_has_changed() -> None:

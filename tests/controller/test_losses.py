@@ -9,7 +9,7 @@ from partitiond.core.errors import InputError
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.plan.answers import PlanQuestion
 from tests.controller.host import Host, serving
-from tests.controller.samples import measured_profile, spec
+from tests.controller.samples import spec
 
 
 def one(name: str, req_per_s: float, **changes: object) -> ModelSpec:
@@ -20,13 +20,11 @@ def one(name: str, req_per_s: float, **changes: object) -> ModelSpec:
 async def host() -> AsyncIterator[Host]:
     """Two cores, both taken, and a third model that asks for more than either."""
     async with serving(Host()) as here:
-        for name in ("a", "b", "c"):
-            here.store.add_profile(measured_profile(name, cores=1))
+        here.measured("a", "b", "c", cores=(1,))
         for name in ("a", "b"):
             await here.service.models.register(one(name, 0.1))
         await here.service.plans.apply()
-        await here.serves("a")
-        await here.serves("b")
+        await here.serves("a", "b")
         await here.service.models.register(one("c", 1.0))
         yield here
 
@@ -36,38 +34,33 @@ def lost(host: Host) -> set[str]:
     return {"a", "b"} - {p.model for p in plan.wanted}
 
 
-@pytest.mark.parametrize("by_id", [False, True])
-async def test_it_is_refused_by_name_and_nothing_is_changed(host: Host, by_id: bool) -> None:
-    before = host.service.plans.applied()
+async def test_it_is_refused_by_name_and_nothing_is_changed(host: Host) -> None:
+    before = host.applied()
     preview = await host.service.plans.preview()
-    with pytest.raises(InputError, match="without a replica") as raised:
-        await host.service.plans.apply(preview.plan.id if by_id else None)
-    (name,) = {"a", "b"} - {p.model for p in preview.plan.wanted}
-    assert raised.value.facts["models"] == [name]
-    assert "--allow-outage" in raised.value.hint
-    assert host.service.plans.applied() == before
+    for plan_id in (preview.plan.id, None):
+        with pytest.raises(InputError, match="without a replica") as raised:
+            await host.service.plans.apply(plan_id)
+        (name,) = {"a", "b"} - {p.model for p in preview.plan.wanted}
+        assert raised.value.facts["models"] == [name]
+        assert "--allow-outage" in raised.value.hint
+        assert host.applied() == before
 
 
-async def test_leave_is_given_with_the_question_or_as_it_is_applied(host: Host) -> None:
-    asked = await host.service.plans.preview(PlanQuestion(allow_outage=True))
-    await host.service.plans.apply(asked.plan.id)
-    assert len(lost(host)) == 1
-
-
-@pytest.mark.parametrize("by_id", [False, True])
-async def test_leave_as_it_is_applied(host: Host, by_id: bool) -> None:
-    preview = await host.service.plans.preview()
-    await host.service.plans.apply(preview.plan.id if by_id else None, allow_outage=True)
-    assert len(lost(host)) == 1
-
-
-async def test_leave_in_the_models_own_spec(host: Host) -> None:
-    for name in ("a", "b"):
-        changed = dataclasses.replace(
-            host.service.models.model(name).record.spec, allow_outage=True
-        )
-        await host.service.models.update(changed, None)
-    await host.service.plans.apply()
+@pytest.mark.parametrize("given", ["asked", "applied", "applied by id", "spec"])
+async def test_leave_is_given_with_the_question_as_it_is_applied_or_in_the_spec(
+    host: Host, given: str
+) -> None:
+    plans, models = host.service.plans, host.service.models
+    if given == "asked":
+        await plans.apply((await plans.preview(PlanQuestion(allow_outage=True))).plan.id)
+    elif given == "spec":
+        for name in ("a", "b"):
+            changed = dataclasses.replace(models.model(name).record.spec, allow_outage=True)
+            await models.update(changed, None)
+        await plans.apply()
+    else:
+        preview = await plans.preview()
+        await plans.apply(preview.plan.id if given != "applied" else None, allow_outage=True)
     assert len(lost(host)) == 1
 
 

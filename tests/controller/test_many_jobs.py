@@ -7,8 +7,8 @@ import pytest
 
 from partitiond.controller.views.overview import JOBS_SHOWN
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
-from partitiond.store import open_store
 from tests.controller.fakes import a_moment, until
+from tests.controller.host import serving
 from tests.controller.samples import record, spec
 from tests.controller.test_recovery import GPUS, GpuHost, others
 
@@ -20,9 +20,8 @@ class ManyHost(GpuHost):
         for name in names:
             await self.service.models.register(spec(name, min_replicas=1, max_replicas=1))
 
-    def jobs(self, state: JobState) -> dict[str, Job]:
-        """By model."""
-        return {job.subject: job for job in self.service.jobs.jobs() if job.state is state}
+    def by_model(self, state: JobState) -> dict[str, Job]:
+        return {job.subject: job for job in self.jobs(state)}
 
     def measured_on(self) -> dict[str, str]:
         """Devices that the profiler was asked for last, by model."""
@@ -31,19 +30,16 @@ class ManyHost(GpuHost):
     async def measures(self, *names: str) -> None:
         """Just these run, and the profiler was told."""
         await until(
-            lambda: self.jobs(JobState.RUNNING).keys() == set(names) <= self.measured_on().keys()
+            lambda: (
+                self.by_model(JobState.RUNNING).keys() == set(names) <= self.measured_on().keys()
+            )
         )
 
 
 @pytest.fixture
 async def host() -> AsyncIterator[ManyHost]:
-    store = open_store(":memory:")
-    here = ManyHost(store)
-    await here.begin()
-    yield here
-    here.profiler.gate.set()
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(ManyHost()) as here:
+        yield here
 
 
 async def test_models_are_measured_side_by_side_on_all_gpus_by_default(host: ManyHost) -> None:
@@ -53,9 +49,9 @@ async def test_models_are_measured_side_by_side_on_all_gpus_by_default(host: Man
     assert set(host.measured_on().values()) == {gpu.id for gpu in GPUS}
     cores = [core for one in host.profiler.requests for core in one.cores]
     assert len(cores) == len(set(cores)) == 12
-    names = " or ".join(host.jobs(JobState.RUNNING)[name].id for name in ("a", "b", "c"))
-    assert host.jobs(JobState.QUEUED)["d"].progress.message == f"waits for {names}"
-    for name, job in host.jobs(JobState.RUNNING).items():
+    names = " or ".join(host.by_model(JobState.RUNNING)[name].id for name in ("a", "b", "c"))
+    assert host.by_model(JobState.QUEUED)["d"].progress.message == f"waits for {names}"
+    for name, job in host.by_model(JobState.RUNNING).items():
         where = host.measured_on()[name]
         assert job.device_id == where
         assert f"({job.id} on {where})" in host.service.models.model(name).note
@@ -66,7 +62,7 @@ async def test_models_are_measured_side_by_side_on_all_gpus_by_default(host: Man
     assert [job.subject for job in shown[:4]] == ["c", "b", "a", "many"]
     await host.service.models.remove("many")
     host.profiler.gate.set()
-    await until(lambda: host.jobs(JobState.SUCCEEDED).keys() == {"a", "b", "c", "d"})
+    await until(lambda: host.by_model(JobState.SUCCEEDED).keys() == {"a", "b", "c", "d"})
     assert len(host.profiler.requests) == 4
     for profile in (p for name in "abcd" for p in host.service.parts.store.profiles(name)):
         assert not any("beside" in note for note in profile.provenance.notes)
@@ -79,7 +75,7 @@ async def test_a_device_that_is_asked_for_by_name_is_taken_and_the_same_is_measu
     await host.new("a")
     await host.measures("a")
     again = await host.service.models.profile("a", ProfileOptions())
-    assert again.id == host.jobs(JobState.RUNNING)["a"].id
+    assert again.id == host.by_model(JobState.RUNNING)["a"].id
     there = await host.service.models.profile("a", ProfileOptions(device_id=GPUS[2].id))
     assert there.id != again.id
     assert there.progress.message == f"waits for {again.id}, which measures the same"
@@ -102,15 +98,15 @@ async def test_hosts_measure_side_by_side_and_only_where_an_engine_starts_jobs_w
     assert host.device_of("served") in {gpu.id for gpu in GPUS[:2]}
     await host.new("a", "b", "c")
     await host.measures("a")
-    (first,) = host.jobs(JobState.RUNNING).values()
+    (first,) = host.by_model(JobState.RUNNING).values()
     assert (first.device_id, first.host) == (far.id, "far")
     (serving,) = host.runner.running()
-    waiting = host.jobs(JobState.QUEUED)["b"]
+    waiting = host.by_model(JobState.QUEUED)["b"]
     assert waiting.progress.message == f"waits for {first.id}, or until {serving} serves"
     assert waiting.host == ""
     host.runner.engines[serving].ready.set()
     await host.measures("a", "b")
-    assert host.jobs(JobState.RUNNING)["b"].host == GPUS[0].host
+    assert host.by_model(JobState.RUNNING)["b"].host == GPUS[0].host
     started = next(e for e in host.store.events() if e.kind == "job-started")
     assert started.message == f"profile of a on {far.id} of far."
 
@@ -118,29 +114,29 @@ async def test_hosts_measure_side_by_side_and_only_where_an_engine_starts_jobs_w
 async def test_what_is_lost_is_replaced_while_two_jobs_run_and_no_third_begins(
     host: ManyHost,
 ) -> None:
-    lost = await host.serve("served")
+    lost = await host.place("served")
     host.profiler.gate.clear()
     await host.new("a", "b")
     await host.measures("a", "b")
     assert set(host.measured_on().values()) == set(others(lost))
-    before = host.jobs(JobState.RUNNING)
+    before = host.by_model(JobState.RUNNING)
     host.runner._ready_at_once = False
     # A third job waits, and one that runs ends: its GPU is the only one that is left.
     await host.new("c")
     await host.lose(lost)
-    await host.comes(lambda: "plan-infeasible" in host.kinds())
-    assert host.jobs(JobState.RUNNING).keys() == {"a", "b"}
+    await host.passes(lambda: "plan-infeasible" in host.kinds())
+    assert host.by_model(JobState.RUNNING).keys() == {"a", "b"}
     await host.service.jobs.cancel(before["a"].id)
-    await host.comes(lambda: host.device_of("served") == before["a"].device_id)
+    await host.passes(lambda: host.device_of("served") == before["a"].device_id)
     await until(lambda: len(host.runner.running()) == 1)
     await a_moment()
-    assert host.jobs(JobState.RUNNING).keys() == {"b"}
-    assert host.jobs(JobState.QUEUED)["c"].progress.message.startswith("waits ")
+    assert host.by_model(JobState.RUNNING).keys() == {"b"}
+    assert host.by_model(JobState.QUEUED)["c"].progress.message.startswith("waits ")
     (starting,) = host.runner.running()
     host.runner.engines[starting].ready.set()
     await host.serves("served")
-    assert host.jobs(JobState.RUNNING).keys() == {"b"}
-    assert host.jobs(JobState.QUEUED)["c"].progress.message == (
+    assert host.by_model(JobState.RUNNING).keys() == {"b"}
+    assert host.by_model(JobState.QUEUED)["c"].progress.message == (
         f"waits for {before['b'].id}, or for {before['a'].device_id} to be free: held by {starting}"
     )
 
@@ -153,14 +149,14 @@ async def test_a_daemon_that_begins_again_goes_on_with_all_jobs_where_they_were(
     await host.measures("a", "b", "c")
     was = host.measured_on()
     # The first ends and the fourth takes its device: what runs is not what is first in the queue.
-    await host.service.jobs.cancel(host.jobs(JobState.RUNNING)["a"].id)
+    await host.service.jobs.cancel(host.by_model(JobState.RUNNING)["a"].id)
     await host.measures("b", "c", "d")
     assert host.measured_on()["d"] == was["a"]
     host.profiler.requests.clear()
     await host.restart()
     await host.measures("b", "c", "d")
     assert host.measured_on() == {"b": was["b"], "c": was["c"], "d": was["a"]}
-    assert host.jobs(JobState.QUEUED).keys() == {"e"}
+    assert host.by_model(JobState.QUEUED).keys() == {"e"}
     host.profiler.gate.set()
-    await until(lambda: host.jobs(JobState.SUCCEEDED).keys() == {"b", "c", "d", "e"})
+    await until(lambda: host.by_model(JobState.SUCCEEDED).keys() == {"b", "c", "d", "e"})
     assert len(host.profiler.requests) == 4

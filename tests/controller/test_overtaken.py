@@ -8,10 +8,9 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.hardware.host_state import FINE, HostStanding, overtaken_standing
 from partitiond.core.hardware.kinds import Device, silent_device
 from partitiond.devices.fake import FakeDevices
-from partitiond.store import open_store
 from tests.controller.fakes import a_moment, until
-from tests.controller.host import Host
-from tests.controller.samples import cpu, measured_profile
+from tests.controller.host import Host, serving
+from tests.controller.samples import cpu
 
 WHY = "another control plane has taken over."
 
@@ -33,24 +32,15 @@ class OwnDevices(FakeDevices):
 
 
 async def test_it_starts_nothing_new_and_keeps_what_serves() -> None:
-    store = open_store(":memory:")
-    host = Host(store)
-    host.devices = devices = OwnDevices([cpu(2)])
-    host.service = host._make()
-    await host.service.daemon.start()
-    try:
-        for name in ("a", "b"):
-            store.add_profile(measured_profile(name, cores=1))
+    devices = OwnDevices([cpu(2)])
+    async with serving(Host(devices=devices)) as host:
+        host.measured("a", "b", cores=(1,))
         await host.register("a", max_replicas=1)
         await host.serves("a")
         (running,) = host.runner.running()
         devices.is_overtaken()
 
-        def is_told() -> bool:
-            host.clock.now += 1.0
-            return "host-refused" in host.kinds()
-
-        await until(is_told)
+        await host.passes(lambda: "host-refused" in host.kinds())
         measured = len(host.profiler.requests)
         assert host.service.readiness.problems()["head"] == WHY
         await host.register("b", max_replicas=1)
@@ -70,6 +60,3 @@ async def test_it_starts_nothing_new_and_keeps_what_serves() -> None:
         assert host.runner.running() == []
         assert len(host.profiler.requests) == measured
         assert "plan-infeasible" not in host.kinds()
-    finally:
-        await host.service.daemon.shutdown(stop_engines=True)
-        store.close()

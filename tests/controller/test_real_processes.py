@@ -32,6 +32,7 @@ from partitiond.store import open_store
 from tests.controller.fakes import until
 
 SECONDS = 240.0
+pytestmark = pytest.mark.full
 
 
 async def solved(request: PlanRequest) -> Plan | Infeasible:

@@ -1,7 +1,7 @@
 """A lost replica is replaced while profile jobs run."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 
@@ -18,9 +18,9 @@ from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.model.types import PlanRequest
-from partitiond.store import open_store
-from tests.controller.fakes import FakeRunner, plan_maker, solved, until
-from tests.controller.host import Host
+from partitiond.ports import Store
+from tests.controller.fakes import plan_maker, solved, until
+from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, measured_profile, placement, record, spec
 
 GPUS = fake_gpus("a100-80gb", 3, cores=range(12))
@@ -30,10 +30,10 @@ WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
 class GpuHost(Host):
     """Three GPUs; models are measured on a whole one."""
 
-    async def begin(self) -> None:
-        self.devices = FakeDevices(GPUS)
-        self.service = self._make()
-        await self.service.daemon.start()
+    tick_seconds = 0.01
+
+    def __init__(self) -> None:
+        super().__init__(devices=FakeDevices(GPUS))
 
     async def register(self, name: str, **changes: object) -> None:
         found = measured_profile(name, hardware="a100-80gb", profile_id=f"p-{name}")
@@ -43,21 +43,15 @@ class GpuHost(Host):
             spec(name, demand=Demand(req_per_s=0.5), **one | changes)
         )
 
-    async def serve(self, name: str) -> str:
+    async def place(self, name: str) -> str:
         """It runs; the device that it runs on."""
         await self.register(name)
         await self.service.plans.apply()
         await self.serves(name)
         return self.device_of(name)
 
-    def planned(self) -> set[str]:
-        plan = self.service.plans.applied()
-        return {p.model for p in (plan.placements if plan is not None else ())}
-
     def device_of(self, name: str) -> str:
-        plan = self.service.plans.applied()
-        assert plan is not None
-        (own,) = [p for p in plan.placements if p.model == name]
+        (own,) = [p for p in self.applied().placements if p.model == name]
         return own.device_id
 
     async def measure(self, name: str, device_id: str) -> str:
@@ -94,30 +88,15 @@ class GpuHost(Host):
         }
         self.devices.become([*(gpu for gpu in GPUS if gpu != lost), *states[left]])
         seen = [DeviceHealth.FINE] * 2 + [gpu.health for gpu in states[left]]
-        await self.comes(lambda: [device.health for device in self.service.devices.devices] == seen)
-
-    async def comes(self, condition: Callable[[], bool]) -> None:
-        """It comes true while time passes: a look at the devices that began before may end last."""
-
-        def later() -> bool:
-            self.clock.now += 0.01
-            return condition()
-
-        await until(later)
-
-
-LEFT = ["gone", "failed", "silent"]
+        await self.passes(
+            lambda: [device.health for device in self.service.devices.devices] == seen
+        )
 
 
 @pytest.fixture
 async def host() -> AsyncIterator[GpuHost]:
-    store = open_store(":memory:")
-    here = GpuHost(store)
-    await here.begin()
-    yield here
-    here.profiler.gate.set()
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(GpuHost()) as here:
+        yield here
 
 
 def others(*taken: str) -> list[str]:
@@ -125,64 +104,58 @@ def others(*taken: str) -> list[str]:
 
 
 async def test_what_a_device_took_along_is_replaced_while_a_job_runs(host: GpuHost) -> None:
-    lost = await host.serve("a")
+    lost = await host.place("a")
     measured, free = others(lost)
     await host.register("b")
     job = await host.measure("b", measured)
     await host.register("new", auto=True)
     await host.lose(lost)
-    await host.comes(lambda: host.device_of("a") == free)
+    await host.passes(lambda: host.device_of("a") == free)
     await host.serves("a")
     assert host.service.jobs.job(job).state is JobState.RUNNING
-    assert host.planned() == {"a"}  # what is new is planned once nothing is measured
+    # What is new is planned once nothing is measured.
+    assert {p.model for p in host.applied().placements} == {"a"}
     host.profiler.gate.set()
     await host.serves("new")
     assert host.device_of("a") == free
 
 
-@pytest.mark.parametrize("left", LEFT)
+@pytest.mark.parametrize(
+    ("left", "beside_a_job"), [("gone", True), ("failed", True), ("silent", True), ("gone", False)]
+)
 async def test_what_ends_on_a_device_that_was_lost_before_is_planned_again(
-    host: GpuHost, left: str
+    host: GpuHost, left: str, beside_a_job: bool
 ) -> None:
     """While its engine ran, the plan that moves it had to wait for somebody."""
-    lost = await host.serve("a")
+    lost = await host.place("a")
+    measured, free = others(lost)
+    job = ""
+    if beside_a_job:
+        await host.register("b")
+        job = await host.measure("b", measured)
     await host.becomes(lost, left)
-    await host.comes(lambda: left == "silent" or "plan-waits" in host.kinds())
-    await host.comes(lambda: not host.service.parts.plans.chain.planning)
+    await host.passes(lambda: left == "silent" or "plan-waits" in host.kinds())
+    chain = host.service.parts.plans.chain
+    await host.passes(lambda: not (chain.urgent if job else chain.planning))
     assert host.device_of("a") == lost
     (engine,) = host.runner.running()
     host.runner.die(engine)
-    await until(lambda: host.device_of("a") != lost)
+    await until(lambda: host.device_of("a") in {free, "" if job else measured})
     await host.serves("a")
-
-
-@pytest.mark.parametrize("left", LEFT)
-async def test_it_is_planned_again_while_a_job_runs(host: GpuHost, left: str) -> None:
-    lost = await host.serve("a")
-    measured, free = others(lost)
-    await host.register("b")
-    job = await host.measure("b", measured)
-    await host.becomes(lost, left)
-    await host.comes(lambda: left == "silent" or "plan-waits" in host.kinds())
-    await host.comes(lambda: not host.service.parts.plans.chain.urgent)
-    (engine,) = host.runner.running()
-    host.runner.die(engine)
-    await until(lambda: host.device_of("a") == free)
-    await host.serves("a")
-    assert host.service.jobs.job(job).state is JobState.RUNNING
+    assert not job or host.service.jobs.job(job).state is JobState.RUNNING
 
 
 async def test_nothing_is_put_where_a_job_measures_and_its_room_is_planned_for_first(
     host: GpuHost,
 ) -> None:
-    lost = await host.serve("a")
+    lost = await host.place("a")
     measured, other = others(lost)
     await host.register("b")
     await host.register("c")
     job = await host.measure("b", measured)
     waiting = await host.service.models.profile("c", ProfileOptions(device_id=measured))
     await host.lose(lost, other)
-    await host.comes(lambda: "plan-infeasible" in host.kinds())
+    await host.passes(lambda: "plan-infeasible" in host.kinds())
     assert host.device_of("a") == lost
     assert host.service.jobs.job(job).state is JobState.RUNNING
     assert host.runner.running() == []
@@ -207,7 +180,7 @@ async def test_an_engine_that_starts_beside_a_job_has_other_host_cores(host: Gpu
 
 
 async def test_the_next_job_waits_until_what_was_lost_serves_again(host: GpuHost) -> None:
-    lost = await host.serve("a")
+    lost = await host.place("a")
     measured, free = others(lost)
     await host.register("b")
     await host.register("c")
@@ -215,7 +188,7 @@ async def test_the_next_job_waits_until_what_was_lost_serves_again(host: GpuHost
     waiting = await host.service.models.profile("c", ProfileOptions(device_id=measured))
     host.runner._ready_at_once = False
     await host.lose(lost)
-    await host.comes(lambda: host.device_of("a") == free)
+    await host.passes(lambda: host.device_of("a") == free)
     await until(lambda: len(host.runner.running()) == 1)
     await host.service.jobs.cancel(job)
     (starting,) = host.runner.running()
@@ -233,25 +206,19 @@ async def test_a_planner_that_cannot_be_started_is_told_and_tried_again() -> Non
             raise OSError(11, "Resource temporarily unavailable")
         return await solved(request)
 
-    store = open_store(":memory:")
-    here = Host(store, solve=solve, runner=FakeRunner())
-    store.add_profile(measured_profile("a"))
-    store.add_profile(measured_profile("a", cores=2))
-    await here.service.daemon.start()
-    await here.service.models.register(spec("a"))
-    await until(lambda: "planner" in here.service.readiness.problems())
-    assert "temporarily unavailable" in here.service.readiness.problems()["planner"]
-    assert here.kinds().count("plan-failed") == 1
-    broken = False
-    here.clock.now += 60.0
-    await here.serves("a")
-    assert here.service.readiness.problems() == {}
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(Host(solve=solve)) as here:
+        here.measured("a")
+        await here.register("a")
+        await until(lambda: "planner" in here.service.readiness.problems())
+        assert "temporarily unavailable" in here.service.readiness.problems()["planner"]
+        assert here.kinds().count("plan-failed") == 1
+        broken = False
+        here.clock.now += 60.0
+        await here.serves("a")
+        assert here.service.readiness.problems() == {}
 
 
-async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device() -> None:
-    store = open_store(":memory:")
+async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device(store: Store) -> None:
     store.add_model(record("a", min_replicas=1, max_replicas=1))
     store.add_profile(measured_profile("a"))
     desk = plan_maker(store)
@@ -266,7 +233,12 @@ async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device() -> None:
     assert preview.plan.devices == (cpu(),)
     without = desk.situation(devices=[cpu()], running=running)
     assert desk.recall(preview.plan.id, without, None) == preview  # the job is over
-    store.close()
+
+
+def places(host: Host) -> dict[str, str]:
+    """Device by model, of what serves."""
+    views = host.service.overview.replicas()
+    return {view.model: view.device_id for view in views if view.state == "serving"}
 
 
 @pytest.mark.parametrize("lost", ["gone", "silent"])
@@ -278,61 +250,34 @@ async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_
     first = cpu(2)
     second = dataclasses.replace(first, id="cpu-2", cores=(2, 3))
     large = dataclasses.replace(first, id="cpu-3", cores=(4, 5, 6, 7))
-    store = open_store(":memory:")
-    host = Host(store)
-    host.devices.become([first, second])
-    store.add_profile(measured_profile("a", cores=2))
-    store.add_profile(measured_profile("b", cores=1))
-    await host.service.daemon.start()
-    for name in ("a", "b"):
-        one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
-        await host.service.models.register(one)
-    await host.service.plans.apply()
-    for name in ("a", "b"):
-        await host.serves(name)
-    before = {view.model: view.device_id for view in host.service.overview.replicas()}
-    (kept,) = (d for d in (first, second) if d.id == before["b"])
-    (running,) = (name for name in host.runner.running() if name.startswith("b-"))
-    (other,) = (d for d in (first, second) if d.id != before["b"])
-    left = (silent_device(other, "silent"),) if lost == "silent" else ()
-    dead = next(name for name in host.runner.running() if name.startswith("a-"))
-    if left:  # what ends on a device that is known to be silent does not start there again
-        host.devices.become([kept, large, *left])
-        await until(lambda: _waited(host, lambda: "device-silent" in host.kinds()))
-        host.runner.die(dead)
-    else:
-        host.runner.refuse_start = StartFailedError("its device is lost.")
-        host.runner.die(dead)
-        await until(lambda: "engine-failed" in host.kinds())
-        host.devices.become([kept, large])
-        await until(
-            lambda: _waited(
-                host,
-                lambda: (
-                    len(host.service.devices.devices) == 2
-                    and host.service.devices.devices[1].id == large.id
-                ),
-            )
-        )
-        host.runner.refuse_start = None
-
-    def places() -> dict[str, str]:
-        return {
-            v.model: v.device_id for v in host.service.overview.replicas() if v.state == "serving"
-        }
-
-    await until(lambda: _waited(host, lambda: places() == {"a": large.id, "b": kept.id}))
-    assert running in host.runner.running()
-    # Asked for by a person the plan saves the device, and says what that moves.
-    asked = await host.service.plans.preview()
-    assert [old.model for old, _ in asked.diff.move] == ["b"]
-    await host.service.daemon.shutdown(stop_engines=True)
-    store.close()
-
-
-def _waited(host: Host, condition: Callable[[], bool]) -> bool:
-    host.clock.now += 1.0
-    return condition()
+    async with serving(Host(devices=FakeDevices([first, second]))) as host:
+        for name, cores in (("a", 2), ("b", 1)):
+            host.measured(name, cores=(cores,))
+            one = {"min_replicas": 1, "max_replicas": 1, "auto": False}
+            await host.register(name, demand=Demand(req_per_s=0.1), **one)
+        await host.service.plans.apply()
+        await host.serves("a", "b")
+        before = places(host)
+        (kept,) = (d for d in (first, second) if d.id == before["b"])
+        (other,) = (d for d in (first, second) if d.id != before["b"])
+        dead, running = sorted(host.runner.running())
+        if lost == "silent":  # what ends on a device known to be silent does not start there again
+            host.devices.become([kept, large, silent_device(other, "silent")])
+            await host.passes(lambda: "device-silent" in host.kinds())
+            host.runner.die(dead)
+        else:
+            host.runner.refuse_start = StartFailedError("its device is lost.")
+            host.runner.die(dead)
+            await until(lambda: "engine-failed" in host.kinds())
+            host.devices.become([kept, large])
+            there = {kept.id, large.id}
+            await host.passes(lambda: {d.id for d in host.service.devices.devices} == there)
+            host.runner.refuse_start = None
+        await host.passes(lambda: places(host) == {"a": large.id, "b": kept.id})
+        assert running in host.runner.running()
+        # Asked for by a person the plan saves the device, and says what that moves.
+        asked = await host.service.plans.preview()
+        assert [old.model for old, _ in asked.diff.move] == ["b"]
 
 
 class HostedFake(FakeDevices):
@@ -358,37 +303,27 @@ async def test_what_survives_a_host_serves_on_and_is_placed_on_the_others_by_its
         dataclasses.replace(cpu(4), id=f"cpu-{n}", host=f"h{n}", hardware="cpu-test-2c")
         for n in range(3)
     ]
-    store = open_store(":memory:")
-    host = Host(store)
-    host.devices = devices = HostedFake(there)
-    host.service = host._make()
-    profile = measured_profile("a", cores=1)
-    store.add_profile(profile)
-    demand = Demand(req_per_s=1.9 * profile.points[-1].req_per_s)
-    rules = PlacementRules(survive=FaultDomain.HOST)
-    await host.service.daemon.start()
-    await host.service.models.register(spec("a", auto=False, rules=rules, demand=demand))
-    await host.service.plans.apply()
-    await host.serves("a")
+    devices = HostedFake(there)
+    async with serving(Host(devices=devices)) as host:
+        profile = measured_profile("a", cores=1)
+        host.store.add_profile(profile)
+        demand = Demand(req_per_s=1.9 * profile.points[-1].req_per_s)
+        rules = PlacementRules(survive=FaultDomain.HOST)
+        await host.register("a", auto=False, rules=rules, demand=demand)
+        await host.service.plans.apply()
+        await host.serves("a")
 
-    def serving() -> dict[str, int]:
-        views = [view for view in host.service.overview.replicas() if view.state == "serving"]
-        return {d.host: sum(view.device_id == d.id for view in views) for d in there}
+        def serving_on() -> dict[str, int]:
+            views = [view for view in host.service.overview.replicas() if view.state == "serving"]
+            return {d.host: sum(view.device_id == d.id for view in views) for d in there}
 
-    before = serving()
-    lost = max(before, key=lambda name: before[name])
-    devices.lose(lost)
-    for engine in [e for e in host.runner.engines.values() if e.handle.launch.host == lost]:
-        host.runner.die(engine.handle.launch.replica_id)
-
-    def is_repaired() -> bool:
-        host.clock.now += 1.0
-        now = serving()
-        return now[lost] == 0 and sum(now.values()) == sum(before.values())
-
-    await until(is_repaired)
-    assert sum(before.values()) - before[lost] >= 2  # they served meanwhile
-    assert min(count for name, count in serving().items() if name != lost) >= 2
-    assert "plan-waits" not in host.kinds()
-    await host.service.daemon.shutdown(stop_engines=True)
-    store.close()
+        before = serving_on()
+        lost = max(before, key=lambda name: before[name])
+        devices.lose(lost)
+        for engine in [e for e in host.runner.engines.values() if e.handle.launch.host == lost]:
+            host.runner.die(engine.handle.launch.replica_id)
+        whole = sum(before.values())
+        await host.passes(lambda: serving_on()[lost] == 0 and sum(serving_on().values()) == whole)
+        assert whole - before[lost] >= 2  # they served meanwhile
+        assert min(count for name, count in serving_on().items() if name != lost) >= 2
+        assert "plan-waits" not in host.kinds()

@@ -1,11 +1,9 @@
 """The use cases work with a real store and planner, and everything else faked."""
 
-import asyncio
 import dataclasses
 
 import pytest
 
-from partitiond.controller.service import Service
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import (
     ConflictError,
@@ -16,7 +14,7 @@ from partitiond.core.errors import (
     StartFailedError,
 )
 from partitiond.core.hardware.health import DeviceHealth
-from partitiond.core.model.spec import Demand, EngineOptions, ModelSource, ModelSpec, SourceKind
+from partitiond.core.model.spec import Demand, EngineOptions, ModelSource, SourceKind
 from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Objective, Plan
 from partitiond.core.profile.jobs import JobState, ProfileOptions
@@ -24,11 +22,9 @@ from partitiond.core.profile.record import ProfileKind
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.store import open_store
-from tests.controller.fakes import (
-    until,
-)
-from tests.controller.host import Host
-from tests.controller.samples import cpu, measured_profile, spec
+from tests.controller.fakes import until
+from tests.controller.host import Host, serving
+from tests.controller.samples import cpu, spec
 
 
 async def test_a_model_of_a_group_that_the_host_lacks_is_accepted_and_warned_about(
@@ -41,47 +37,36 @@ async def test_a_model_of_a_group_that_the_host_lacks_is_accepted_and_warned_abo
 
 
 async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host) -> None:
-    host.profiler.gate.clear()
-    await host.register("a")
-    assert {p.kind for p in host.service.parts.store.profiles("a")} == {ProfileKind.ESTIMATED}
-    await until(lambda: bool(host.profiler.requests))
-    assert host.service.models.model("a").note.startswith("is being profiled")
-    host.profiler.gate.set()
-    await host.serves("a")
-    assert sorted(len(r.cores) for r in host.profiler.requests) == [1, 2]
-    view = host.service.models.model("a")
-    assert (view.profile_kind, view.provisional) == (ProfileKind.MEASURED, False)
-    assert view.replicas_serving == view.replicas_planned
-    assert "plan-applied" in host.kinds()
-    assert host.service.readiness.problems() == {}
-
-
-async def test_two_models_are_both_measured_before_either_starts(host: Host) -> None:
+    """All models are measured before any starts."""
     host.profiler.gate.clear()
     await host.register("a", demand=Demand(req_per_s=1.0))
+    assert {p.kind for p in host.store.profiles("a")} == {ProfileKind.ESTIMATED}
+    await until(lambda: bool(host.profiler.requests))
+    assert host.service.models.model("a").note.startswith("is being profiled")
     await host.register("b", demand=Demand(req_per_s=1.0))
+    await host.register("by-hand", auto=False)
     host.profiler.gate.set()
-    await host.serves("a")
-    await host.serves("b")
-    assert len(host.profiler.requests) == 4
-    assert len([kind for kind in host.kinds() if kind == "plan-applied"]) == 1
+    await host.serves("a", "b")
+    measured = [(r.model.spec.name, len(r.cores)) for r in host.profiler.requests]
+    assert sorted(measured) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    view = host.service.models.model("a")
+    assert (view.profile_kind, view.provisional) == (ProfileKind.MEASURED, False)
+    assert host.kinds().count("plan-applied") == 1
+    assert {launch.model_name for launch in host.runner.launches} == {"a", "b"}
+    assert host.service.readiness.problems() == {}
+    text = await host.service.metrics.text()
+    assert 'partitiond_replicas{model="a",state="serving"}' in text
+    assert 'partitiond_jobs{state="succeeded"}' in text
+    assert "partitiond_engine_starts_total" in text
+    assert "partitiond_proxy_requests_total 7.0" in text
 
 
-async def test_nothing_happens_by_itself_without_auto(host: Host) -> None:
-    await host.register("a", auto=False)
-    await asyncio.sleep(0.05)
-    assert host.service.jobs.jobs() == ()
-    assert host.service.plans.applied() is None
-
-
-async def test_a_model_that_cannot_be_had_is_not_registered(host: Host) -> None:
-    missing = spec("a", source=ModelSource(SourceKind.FOLDER, "missing"))
+async def test_a_model_that_cannot_be_had_or_whose_name_is_taken_is_not_registered(
+    host: Host,
+) -> None:
     with pytest.raises(ModelSourceError):
-        await host.service.models.register(missing)
+        await host.register("a", source=ModelSource(SourceKind.FOLDER, "missing"))
     assert host.service.models.models() == []
-
-
-async def test_a_taken_name_is_a_conflict(host: Host) -> None:
     await host.register("a", auto=False)
     with pytest.raises(ConflictError):
         await host.register("a", auto=False)
@@ -90,7 +75,7 @@ async def test_a_taken_name_is_a_conflict(host: Host) -> None:
 async def test_a_failed_profile_starts_nothing_and_says_why(host: Host) -> None:
     host.profiler.breaks_with = StartFailedError("out of memory.", hint="Use less.")
     await host.register("a")
-    await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs.jobs()))
+    await until(lambda: all(j.state is JobState.FAILED for j in host.jobs()))
     await host.serve("b")
     assert "out of memory" in host.service.models.model("a").note
     assert {launch.model_name for launch in host.runner.launches} == {"b"}
@@ -99,20 +84,18 @@ async def test_a_failed_profile_starts_nothing_and_says_why(host: Host) -> None:
 async def test_a_failed_profile_can_be_asked_for_again(host: Host) -> None:
     host.profiler.breaks_with = StartFailedError("out of memory.", hint="Use less.")
     await host.register("a")
-    await until(lambda: all(j.state is JobState.FAILED for j in host.service.jobs.jobs()))
+    await until(lambda: all(j.state is JobState.FAILED for j in host.jobs()))
     host.profiler.breaks_with = None
     await host.service.models.profile("a", ProfileOptions(cores=1))
     await host.serves("a")
 
 
 async def test_a_job_never_takes_what_serves_and_says_what_it_waits_for(host: Host) -> None:
-    await host.register("a")
-    await host.serves("a")
+    await host.serve("a")
+    assert host.profiler.requests == [], "what was measured is not measured again"
     job = await host.service.models.profile("a", ProfileOptions())
-    await asyncio.sleep(0.05)
-    job = host.service.jobs.job(job.id)
-    assert job.state is JobState.QUEUED
-    assert "holds core" in job.progress.message
+    await until(lambda: "holds core" in host.service.jobs.job(job.id).progress.message)
+    assert host.service.jobs.job(job.id).state is JobState.QUEUED
     assert host.runner.stopped == []
 
 
@@ -123,25 +106,16 @@ async def test_a_plan_for_replicas_of_a_failed_device_is_made_without_the_search
         requests.append(request)
         return solve(request)
 
-    store = open_store(":memory:")
-    host = Host(store, solve=solve_and_note)
-    await host.service.daemon.start()
-    for cores in (1, 2):
-        store.add_profile(measured_profile("a", cores=cores))
-    await host.register("a")
-    await host.serves("a")
-    assert all(request.may_search for request in requests)
-    gone = dataclasses.replace(
-        cpu(2), cordoned=True, health=DeviceHealth.FAILED, health_reason="Xid 79"
-    )
-    host.devices.become([gone])
-    before = len(requests)
-    await host.service.plans.preview()
-    await until(lambda: len(requests) >= before + 2)
-    # The one that a person asked for may wait; the daemon's own may not.
-    assert {request.may_search for request in requests[before:]} == {True, False}
-    await host.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(Host(solve=solve_and_note)) as host:
+        await host.serve("a")
+        assert all(request.may_search for request in requests)
+        failed = dataclasses.replace(cpu(2), cordoned=True, health=DeviceHealth.FAILED)
+        host.devices.become([failed])
+        before = len(requests)
+        await host.service.plans.preview()
+        await until(lambda: len(requests) >= before + 2)
+        # The one that a person asked for may wait; the daemon's own may not.
+        assert {request.may_search for request in requests[before:]} == {True, False}
 
 
 async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Host) -> None:
@@ -152,46 +126,38 @@ async def test_a_plan_that_would_move_running_replicas_waits_for_apply(host: Hos
     await until(lambda: "plan-waits" in host.kinds())
     assert host.runner.running() == running
     assert "partitiond apply" in host.service.models.model("b").note
-    waiting = host.service.plans.waiting()
+    plans = host.service.plans
+    waiting = plans.waiting()
     assert waiting is not None
     assert (await host.service.overview.overview()).waiting_plan_id == waiting.plan.id
-    assert (await host.service.plans.preview(PlanQuestion(explain="b"))).plan.id == waiting.plan.id
-    assert (
-        await host.service.plans.preview(PlanQuestion(objective=Objective.MAX_MIN))
-    ).plan.id != (waiting.plan.id)
-    assert host.service.plans.waiting() is not None  # what is asked otherwise changes nothing
-    applied = await host.service.plans.apply(waiting.plan.id)
-    assert applied.plan.id == waiting.plan.id
-    assert host.service.plans.waiting() is None
-    assert (await host.service.plans.preview()).plan.id == waiting.plan.id  # it is what is applied
+    assert (await plans.preview(PlanQuestion(explain="b"))).plan.id == waiting.plan.id
+    other = await plans.preview(PlanQuestion(objective=Objective.MAX_MIN))
+    assert other.plan.id != waiting.plan.id
+    assert plans.waiting() is not None  # what is asked otherwise changes nothing
+    assert (await plans.apply(waiting.plan.id)).plan.id == waiting.plan.id
+    assert plans.waiting() is None
+    assert (await plans.preview()).plan.id == waiting.plan.id  # it is what is applied
     await host.serves("b")
     await until(lambda: host.serving("a") >= 1)
 
 
-async def test_a_measured_model_is_not_measured_again(host: Host) -> None:
-    await host.serve("a")
-    assert host.profiler.requests == []
-
-
-async def test_applying_a_plan_twice_changes_nothing(host: Host) -> None:
-    host.measured("a", cores=(1,))
+async def test_a_plan_is_applied_once_and_not_after_what_it_rests_on_has_changed(
+    host: Host,
+) -> None:
+    host.measured("a")
     await host.register("a", auto=False)
-    preview = await host.service.plans.preview()
-    applied = await host.service.plans.apply(preview.plan.id)
+    plans = host.service.plans
+    preview = await plans.preview()
+    applied = await plans.apply(preview.plan.id)
     await host.serves("a")
-    again = await host.service.plans.apply(preview.plan.id)
+    again = await plans.apply(preview.plan.id)
     assert again.plan == applied.plan
     assert again.diff.is_empty
-    assert (await host.service.plans.preview()).diff.is_empty
-
-
-async def test_an_outdated_plan_is_refused(host: Host) -> None:
-    host.measured("a", cores=(1,))
-    await host.register("a", auto=False)
-    preview = await host.service.plans.preview()
+    assert (await plans.preview()).diff.is_empty
+    preview = await plans.preview(PlanQuestion(objective=Objective.MAX_MIN))
     await host.service.models.update(spec("a", auto=False, demand=Demand(2.0)), 1)
     with pytest.raises(ConflictError, match="outdated"):
-        await host.service.plans.apply(preview.plan.id)
+        await plans.apply(preview.plan.id)
 
 
 async def test_removing_a_model_drains_and_stops_its_replicas(host: Host) -> None:
@@ -199,7 +165,7 @@ async def test_removing_a_model_drains_and_stops_its_replicas(host: Host) -> Non
     await host.service.models.remove("a")
     await until(lambda: host.runner.running() == [] and host.service.overview.replicas() == ())
     assert host.service.models.models() == []
-    assert host.service.parts.store.profiles("a")  # what was measured is costly, so it stays
+    assert host.store.profiles("a")  # what was measured is costly, so it stays
 
 
 async def test_removing_a_model_cancels_its_jobs(host: Host) -> None:
@@ -208,7 +174,7 @@ async def test_removing_a_model_cancels_its_jobs(host: Host) -> None:
     await until(lambda: bool(host.profiler.requests))
     await host.service.models.remove("a")
     assert host.profiler.cancelled == 1
-    assert {job.state for job in host.service.jobs.jobs()} == {JobState.CANCELLED}
+    assert {job.state for job in host.jobs()} == {JobState.CANCELLED}
 
 
 async def test_a_change_on_an_old_version_is_refused(host: Host) -> None:
@@ -225,8 +191,7 @@ async def test_engine_options_stay_while_nobody_knows_what_replicas_were_started
     host: Host,
 ) -> None:
     await host.serve("a")
-    planned = host.store.plan()
-    assert planned is not None
+    planned = host.applied()
     older = tuple(
         dataclasses.replace(p, candidate=dataclasses.replace(p.candidate, release=""))
         for p in planned.placements
@@ -248,17 +213,13 @@ async def test_a_restart_adopts_everything_and_starts_nothing(host: Host) -> Non
 
 
 async def test_a_lost_store_stops_the_engines_it_no_longer_knows(host: Host) -> None:
-    host.measured("a", cores=(1,))
-    await host.register("a")
-    await host.serves("a")
+    await host.serve("a")
     await host.service.daemon.shutdown(stop_engines=False)
-    empty = open_store(":memory:")
-    host.store, host.service = empty, host.service
+    host.store.close()
+    host.store = open_store(":memory:")
     host.service = host._make()
     await host.service.daemon.start()
     await until(lambda: host.runner.running() == [])
-    await host.service.daemon.shutdown(stop_engines=True)
-    empty.close()
 
 
 async def test_an_update_of_the_demand_goes_through_the_chain_again(host: Host) -> None:
@@ -287,17 +248,6 @@ async def test_a_missing_engine_shows_only_where_every_model_needs_it(host: Host
     assert host.service.readiness.problems() == {}
 
 
-async def test_metrics_show_replicas_jobs_and_the_proxys_own(host: Host) -> None:
-    host.measured("a", cores=(1,))
-    await host.register("a")
-    await host.serves("a")
-    text = await host.service.metrics.text()
-    assert 'partitiond_replicas{model="a",state="serving"}' in text
-    assert 'partitiond_jobs{state="succeeded"}' in text
-    assert "partitiond_engine_starts_total" in text
-    assert "partitiond_proxy_requests_total 7.0" in text
-
-
 async def test_clients_hear_that_a_model_is_coming(host: Host) -> None:
     host.runner._ready_at_once = False
     host.measured("a")
@@ -305,11 +255,3 @@ async def test_clients_hear_that_a_model_is_coming(host: Host) -> None:
     await until(lambda: host.runner.running() != [])
     await until(lambda: host.proxy.table.models[0].availability is ModelAvailability.STARTING)
     await until(lambda: host.service.overview.replicas()[0].start_progress == "loading weights")
-
-
-def test_the_service_implements_the_port() -> None:
-    from partitiond.ports import ControlService
-
-    names = [name for name in vars(ControlService) if not name.startswith("_")]
-    assert [name for name in names if not hasattr(Service, name)] == []
-    assert isinstance(spec("a"), ModelSpec)

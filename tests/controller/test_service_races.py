@@ -16,10 +16,9 @@ from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from partitiond.store import open_store
 from tests.controller.fakes import FakeRunner, a_moment, until
-from tests.controller.host import Host
-from tests.controller.samples import measured_profile, spec
+from tests.controller.host import Host, serving
+from tests.controller.samples import spec
 
 
 class Solver:
@@ -48,30 +47,22 @@ async def solver() -> Solver:
 
 @pytest.fixture
 async def host(solver: Solver) -> AsyncIterator[Host]:
-    store = open_store(":memory:")
-    here = Host(store, solve=solver)
-    await here.service.daemon.start()
-    yield here
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
-
-
-def measure(host: Host, name: str = "a") -> None:
-    for cores in (1, 2):
-        host.store.add_profile(measured_profile(name, cores=cores))
+    async with serving(Host(solve=solver)) as here:
+        here.measured("a", "b")
+        yield here
+        solver.meanwhile.clear()
 
 
 async def test_a_shutdown_with_a_running_job_keeps_the_applied_plan(host: Host) -> None:
-    measure(host)
-    await host.register("a", demand=Demand(req_per_s=0.1))
+    await host.register("a", demand=Demand(req_per_s=0.1), max_replicas=1)
     await host.serves("a")
     host.profiler.gate.clear()
-    await host.register("b", demand=Demand(req_per_s=0.1))
-    await until(lambda: host.profiler.requests != [] or bool(host.service.jobs.jobs()))
-    applied = host.service.plans.applied()
+    await host.register("c", demand=Demand(req_per_s=0.1))
+    await until(lambda: bool(host.jobs()))
+    applied = host.applied()
     host.proxy.counts = {"a-1": 1}  # it drains for a while, pass after pass
     ending = asyncio.create_task(host.service.daemon.shutdown(stop_engines=True))
-    await asyncio.sleep(0.1)
+    await until(lambda: any(route.draining for route in host.proxy.table.replicas))
     with pytest.raises(NotReadyError):
         await host.service.plans.apply()
     host.proxy.counts = {}
@@ -82,8 +73,6 @@ async def test_a_shutdown_with_a_running_job_keeps_the_applied_plan(host: Host) 
 async def test_applying_solves_again_when_a_model_changed_meanwhile(
     host: Host, solver: Solver
 ) -> None:
-    measure(host)
-    measure(host, "b")
     await host.register("a", auto=False)
 
     async def another() -> None:
@@ -96,11 +85,10 @@ async def test_applying_solves_again_when_a_model_changed_meanwhile(
 
 
 async def test_applying_gives_up_when_things_never_rest(host: Host, solver: Solver) -> None:
-    measure(host)
     await host.register("a", auto=False)
 
     async def another() -> None:
-        await host.service.models.register(spec(f"b{len(solver.meanwhile)}", auto=False))
+        await host.register(f"b{len(solver.meanwhile)}", auto=False)
 
     solver.meanwhile = [another] * 10
     with pytest.raises(ConflictError, match="changed during"):
@@ -112,13 +100,12 @@ async def test_applying_gives_up_when_things_never_rest(host: Host, solver: Solv
 async def test_the_chain_does_not_apply_a_plan_with_a_model_removed_during_the_solve(
     host: Host, solver: Solver
 ) -> None:
-    measure(host)
     solver.gate.clear()
     await host.register("a")
     await until(lambda: solver.solves == 1)
     await host.service.models.remove("a")
     solver.gate.set()
-    await asyncio.sleep(0.1)
+    await until(lambda: not host.service.parts.plans.chain.planning)
     assert host.service.plans.applied() is None
     assert host.runner.launches == []
 
@@ -126,7 +113,6 @@ async def test_the_chain_does_not_apply_a_plan_with_a_model_removed_during_the_s
 async def test_engine_options_that_change_under_a_plan_applied_meanwhile_are_a_new_release(
     host: Host,
 ) -> None:
-    measure(host)
     await host.register("a", auto=False)
     host.resolver.gate.clear()
     other = spec("a", auto=False, engine=EngineOptions(dtype="float32"))
@@ -142,7 +128,6 @@ async def test_engine_options_that_change_under_a_plan_applied_meanwhile_are_a_n
 
 
 async def test_room_that_a_removed_model_leaves_is_planned_anew(host: Host, solver: Solver) -> None:
-    measure(host)
     await host.register("a")
     await host.serves("a")
     before = solver.solves
@@ -152,13 +137,13 @@ async def test_room_that_a_removed_model_leaves_is_planned_anew(host: Host, solv
 
 async def test_interrupted_profiles_are_taken_up_again_a_few_times(host: Host) -> None:
     host.profiler.gate.clear()
-    await host.register("a")
+    await host.register("c")
     await until(lambda: len(host.profiler.requests) == 1)
     for again in (2, 3):
         await host.restart()
         await until(lambda count=again: len(host.profiler.requests) >= count)  # type: ignore[misc]
     host.profiler.gate.set()
-    await host.serves("a")
+    await host.serves("c")
 
 
 async def test_an_interrupted_profile_outside_the_chain_stays_as_it_is(host: Host) -> None:
@@ -167,14 +152,14 @@ async def test_an_interrupted_profile_outside_the_chain_stays_as_it_is(host: Hos
     await host.service.models.profile("a", ProfileOptions(cores=1))
     await until(lambda: len(host.profiler.requests) == 1)
     await host.restart()
-    await asyncio.sleep(0.05)
+    asked = host.proxy.asked
+    await host.passes(lambda: host.proxy.asked > asked + 3)
     assert [job.state for job in host.service.jobs.jobs()] == [JobState.FAILED]
 
 
 async def test_a_restart_goes_on_planning_what_was_not_planned_yet(
     host: Host, solver: Solver
 ) -> None:
-    measure(host)
     solver.gate.clear()
     await host.register("a")
     await until(lambda: solver.solves == 1)
@@ -192,15 +177,14 @@ class LostRunner(FakeRunner):
 
 @pytest.mark.parametrize("there_before", [False, True])
 async def test_a_start_that_fails_leaves_no_endpoint_of_its_own(there_before: bool) -> None:
-    store = open_store(":memory:")
-    host = Host(store, runner=LostRunner())
+    host = Host(runner=LostRunner())
     if there_before:
         await host.proxy.ensure_running()
     with pytest.raises(PartitiondError, match="run folder"):
         await host.service.daemon.start()
     await host.service.daemon.shutdown(stop_engines=False)
     assert host.proxy.alive is there_before
-    store.close()
+    host.store.close()
 
 
 async def removing(host: Host, version: int | None = None) -> "asyncio.Task[None]":
@@ -209,9 +193,9 @@ async def removing(host: Host, version: int | None = None) -> "asyncio.Task[None
     host.profiler.stops.clear()
     await host.register("a", auto=False)
     await host.service.models.profile("a", ProfileOptions(cores=1))
-    await until(lambda: len(host.profiler.requests) == 1, 60.0)
+    await until(lambda: len(host.profiler.requests) == 1)
     task = asyncio.create_task(host.service.models.remove("a", version))
-    await until(lambda: host.profiler.cancelled == 1, 60.0)
+    await until(lambda: host.profiler.cancelled == 1)
     return task
 
 

@@ -168,16 +168,6 @@ def test_two_holders_of_one_context_are_one(
     assert host.used_bytes(host.uuids()[1]) == 0
 
 
-def test_calls_fail_as_asked(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", host.uuids()[1])
-    host.fail("cuMemAlloc*", 2, after=1)
-    with Cuda(host.cuda_path).retain(0) as context:
-        context.allocate(1)
-        with pytest.raises(CudaError):
-            context.allocate(1)
-        context.allocate(1)
-
-
 def _start_cuda(path: Path, sender: "multiprocessing.connection.Connection") -> None:
     try:
         Cuda(path)
@@ -306,13 +296,6 @@ def test_a_daemon_that_refuses_is_heard(host: SimulatedHost, pipe: Path) -> None
     end(process)
 
 
-def test_where_there_is_no_daemon_a_process_runs_without_mps(
-    host: SimulatedHost, pipe: Path
-) -> None:
-    with holding(host, host.uuids()[1], 0, mps_env(pipe)) as process:
-        assert asked(process) == ["well"]
-
-
 def test_where_its_daemon_is_dead_no_client_starts(host: SimulatedHost, pipe: Path) -> None:
     stale = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     stale.bind(str(pipe / "control.sock"))
@@ -338,3 +321,13 @@ def test_the_real_driver_answers_the_same_calls() -> None:
         assert context.memory()[0] < free
         context.free(address)
         context.synchronize()
+
+
+def test_calls_fail_as_asked(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", host.uuids()[1])
+    host.fail("cuMemAlloc*", 2, after=1)
+    with Cuda(host.cuda_path).retain(0) as context:
+        context.allocate(1)
+        with pytest.raises(CudaError):
+            context.allocate(1)
+        context.allocate(1)

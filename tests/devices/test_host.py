@@ -9,7 +9,6 @@ import pytest
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import DeviceKind
-from partitiond.core.units import GIB
 from partitiond.devices.cpu import cpu_device_id
 from partitiond.devices.gauges import HostGauges
 from partitiond.devices.host import HostDevices
@@ -26,13 +25,6 @@ def test_the_cpu_comes_last_and_can_be_left_out() -> None:
 
 def test_without_nvml_there_is_only_the_cpu() -> None:
     assert [device.id for device in HostDevices(nvml=False).discover()] == ["cpu"]
-
-
-def test_limits_reach_the_cpu_device() -> None:
-    core = HostDevices(nvml=False).discover()[0].cores[0]
-    device = HostDevices((core,), 1 << 30, nvml=False).discover()[0]
-    assert device.cores == (core,)
-    assert device.memory_bytes == 1 << 30
 
 
 @pytest.fixture
@@ -72,16 +64,6 @@ def test_xid_messages_fail_a_gpu_until_it_is_forgiven(host: SimulatedHost) -> No
     assert not any(device.cordoned for device in devices.discover())
 
 
-def test_only_processes_that_are_not_ours_are_foreign(host: SimulatedHost) -> None:
-    uuid = host.uuids()[0]
-    ours, theirs = 2**22 + 1, 2**22 + 2
-    for pid in (ours, theirs):
-        host.add_process(uuid, pid, 4 * GIB)
-    devices = HostDevices(simulated_host=host.folder, own_pids=lambda: {ours})
-    first = devices.discover()[0]
-    assert [process.pid for process in first.foreign] == [theirs]
-
-
 def test_the_devices_of_a_host_that_joined_are_told_apart_from_those_of_any_other(
     host: SimulatedHost,
 ) -> None:
@@ -94,3 +76,10 @@ def test_the_devices_of_a_host_that_joined_are_told_apart_from_those_of_any_othe
     assert (here.id, here.host) == ("cpu", platform.node())
     readings = HostGauges(nvml=False, cpu_id="cpu-gpu-1").read()
     assert list(readings) == ["cpu-gpu-1"]
+
+
+def test_limits_reach_the_cpu_device() -> None:
+    core = HostDevices(nvml=False).discover()[0].cores[0]
+    device = HostDevices((core,), 1 << 30, nvml=False).discover()[0]
+    assert device.cores == (core,)
+    assert device.memory_bytes == 1 << 30

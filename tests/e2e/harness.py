@@ -201,6 +201,7 @@ class Fleet:
             "",
             actor=actor,
             reread=lambda: read_token(self.settings.token_path),
+            timeout=WAIT_SECONDS,  # a user asks again where a busy daemon takes longer
         )
 
     def cli(self, *arguments: object, code: int = 0) -> Command:

@@ -44,15 +44,15 @@ def main(arguments: Sequence[str]) -> int:
         return _compare(*options.compare)
     chosen = _chosen(options)
     if options.list:
-        options.list.write_text(json.dumps([one.id for one in chosen], indent=0) + "\n")
+        options.list.write_text(json.dumps([*chosen], indent=0) + "\n")
         return 0
     done = {line["id"] for line in _lines(options.out)} if options.out else set()
     files = list(_test_files(options.tests))
     refusal = Refusal(files, copied=options.copy, budget=options.budget)
     began = time.monotonic()
     counts = {"refused": 0, "survived": 0, "unasked": 0}
-    for one in chosen:
-        if one.id in done:
+    for name, one in chosen.items():
+        if name in done:
             continue
         if time.monotonic() - began > options.seconds:
             print("out of time")
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{answer['result']:8}  {one.id}  {answer.get('by', '')}\n    {told}", flush=True)
         if options.out:
             with options.out.open("a") as out:
-                out.write(json.dumps(answer | {"told": told}) + "\n")
+                out.write(json.dumps(answer | {"id": name, "told": told}) + "\n")
     print(", ".join(f"{number} {result}" for result, number in counts.items()))
     return 1 if counts["survived"] else 0
 
@@ -91,7 +91,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _chosen(options: argparse.Namespace) -> list[Mutation]:
+def _chosen(options: argparse.Namespace) -> dict[str, Mutation]:
+    """The wrong versions by the ids that they were asked for with, which may tell an old line."""
     places = [*options.places]
     if options.changed:
         places += changed_places(options.changed)
@@ -113,8 +114,8 @@ def _chosen(options: argparse.Namespace) -> list[Mutation]:
         if one is None:
             print(f"gone      {name}")
         else:
-            chosen[one.id] = one
-    return list(chosen.values())
+            chosen[name] = one
+    return chosen
 
 
 def rules() -> Iterator[tuple[str, str]]:
@@ -180,24 +181,21 @@ def _lines(path: Path) -> list[dict[str, str]]:
 
 def _compare(old: Path, new: Path) -> int:
     """Say what got through that did not before, and how many of each there are."""
-    before, after = ({_unmoved(line["id"]): line for line in _lines(path)} for path in (old, new))
+    before, after = ({line["id"]: line for line in _lines(path)} for path in (old, new))
     both = [name for name in before if name in after]
     for kind, lines in (("old", before), ("new", after)):
         refused = sum(lines[name]["result"] == "refused" for name in both)
         print(f"{kind}: {refused} of {len(both)} refused")
+    print(f"{len(before) - len(both)} of OLD are not in NEW")
     lost = 0
     for name in both:
         was, is_now = before[name], after[name]
         if was["result"] == "refused" != is_now["result"]:
             lost += 1
-            print(f"lost      {is_now['id']}\n    {is_now['told']}\n    was refused by {was['by']}")
+            print(
+                f"lost      {name}\n    {is_now['told']}\n    was refused by {was['by']} {was.get('again', '')}"
+            )
     return 1 if lost else 0
-
-
-def _unmoved(name: str) -> tuple[str, ...]:
-    """An id without the line's number."""
-    file, _, *rest = name.split(":")
-    return (file, *rest)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ SIGNS: Final[dict[type[ast.operator], tuple[str, str]]] = {
     ast.FloorDiv: ("//", "*"), ast.Mod: ("%", "*"), ast.Pow: ("**", "*"),
     ast.BitAnd: ("&", "|"), ast.BitOr: ("|", "&"),
 }  # fmt: skip
+MAY_NOT_COMPILE: Final = {"default", "not", "opposite", "order", "return"}
 LOGGERS: Final = {"log", "_log", "logger", "_logger", "LOG", "_LOG", "warnings"}
 """What is logged is for people: no test has to refuse that it is not."""
 
@@ -61,7 +62,11 @@ class Mutation:
         old = source[self.start : self.end]
         new = self.new.encode()
         if lost := old.count(b"\n") - new.count(b"\n"):
-            new = b"(" + new + b"\n" * lost + b")" if self.new != "pass" else new + b"\n" * lost
+            new = (
+                b"(" + new + b"\n" * lost + b")"
+                if self.new not in {"", "pass"}
+                else new + b"\n" * lost
+            )
         return source[: self.start] + new + source[self.end :]
 
     def told(self, source: bytes) -> str:
@@ -70,7 +75,8 @@ class Mutation:
         return f"{old.decode().strip()}  ->  {new.decode().strip()}"
 
 
-def mutations(file: str, source: bytes) -> list[Mutation]:
+@functools.cache
+def mutations(file: str, source: bytes) -> tuple[Mutation, ...]:
     """All wrong versions of a source, by line."""
     place = _Places(source)
     edits = sorted(
@@ -87,13 +93,10 @@ def mutations(file: str, source: bytes) -> list[Mutation]:
         line = source.count(b"\n", 0, start) + 1
         mark = hashlib.sha256(lines[line - 1].strip()).hexdigest()[:6]
         one = Mutation(file, line, operator, number[line, operator], mark, start, end, new)
-        if _compiles(one.applied(source)):
+        if operator not in MAY_NOT_COMPILE or _compiles(one.applied(source)):
             made.append(one)
             number[line, operator] += 1
-    return made
-
-
-_mutations = functools.cache(mutations)
+    return tuple(made)
 
 
 def found_again(name: str, root: Path) -> Mutation | None:
@@ -104,7 +107,7 @@ def found_again(name: str, root: Path) -> Mutation | None:
         return None
     same = [
         one
-        for one in _mutations(file, path.read_bytes())
+        for one in mutations(file, path.read_bytes())
         if (one.operator, one.index, one.mark) == (operator, int(index), mark)
     ]
     return min(same, key=lambda one: abs(one.line - int(line)), default=None)

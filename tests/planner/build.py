@@ -5,14 +5,16 @@ import dataclasses
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Demand
-from partitiond.core.performance.interference import mode_overhead_bytes
+from partitiond.core.performance.interference import Interference, mode_overhead_bytes
 from partitiond.core.plan.record import Candidate, ModelDemand
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
 
-__all__ = ["MODES", "cpu", "gpu", "in_mig", "on_cores", "point", "want"]
+__all__ = ["FREE", "MODES", "cpu", "gpu", "gpus", "in_mig", "on_cores", "point", "want"]
 
 MODES = (SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS)
+FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0, (1.0,))
+"""Replicas do not slow each other down."""
 
 
 def gpu(name: str = "gpu-0", *, gib: float = 80, **changes: object) -> Device:
@@ -34,6 +36,11 @@ def gpu(name: str = "gpu-0", *, gib: float = 80, **changes: object) -> Device:
         "modes": MODES,
     }
     return Device(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def gpus(count: int, **changes: object) -> tuple[Device, ...]:
+    """GPUs that are alike, on one host: g0, g1 ..."""
+    return tuple(gpu(f"g{n}", **changes) for n in range(count))  # type: ignore[arg-type]
 
 
 def cpu(cores: int = 2, *, gib: int = 24, host: str = "host") -> Device:

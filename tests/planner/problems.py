@@ -1,6 +1,7 @@
 """Makes the oracle's questions into arrays, and tells what one device can hold of them."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 from typing import Final
@@ -26,6 +27,7 @@ def seeds(many: int, few: int = FEW) -> list[object]:
     return [*range(few), *rest]
 
 
+@functools.cache
 def question(seed: int, objective: Objective, *, limited: bool = False) -> Question:
     """A question of this objective that has an answer, of models of one priority that all fit."""
     for attempt in itertools.count():
@@ -60,6 +62,7 @@ def sites_of(asked: Question) -> Sites:
     return build_sites(build_instance(request_of(asked)))
 
 
+@functools.cache
 def optimum(asked: Question) -> float | None:
     """The best value of any plan; None where none does what the objective asks for.
 

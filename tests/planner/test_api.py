@@ -6,7 +6,7 @@ import pytest
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MpsShare, WholeDevice
-from partitiond.core.model.spec import Demand, Isolation, Slo
+from partitiond.core.model.spec import Demand, Slo
 from partitiond.core.plan.record import Infeasible, Objective, Plan, Status, diff_plans
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.api import solve
@@ -115,28 +115,6 @@ def test_no_models_means_an_empty_plan_that_stops_what_runs() -> None:
     assert len(diff_plans(first.placements, made.placements).stop) == 1
 
 
-def test_the_cheaper_of_two_kinds_is_used() -> None:
-    small = gpu("l4", gib=20, hardware="l4-24gb", price_per_hour=0.5)
-    model = want(
-        "a", point("a", 8, 10, sm=50), point("a", 4, 10, sm=50, hardware="l4-24gb"), rate=4
-    )
-    devices = (gpu("a100", price_per_hour=2.0), small)
-    made = plan(PlanRequest(devices, (model,)))
-    assert made.placements[0].device_id == "l4"
-    assert made.certificate.value == 1
-    priced = plan(PlanRequest(devices, (model,), objective=Objective.MIN_PRICE))
-    assert priced.certificate.value == pytest.approx(0.5)
-
-
-def test_a_device_of_its_own_is_shared_with_nobody() -> None:
-    models = (
-        want("alone", point("alone", 5, 10, sm=10), rate=4, isolation=Isolation.DEVICE),
-        want("b", point("b", 5, 10, sm=10), rate=4),
-    )
-    made = plan(PlanRequest((gpu("g0"), gpu("g1")), models))
-    assert len({p.device_id for p in made.placements}) == 2
-
-
 def test_foreign_use_reserved_memory_and_headroom_are_left_alone() -> None:
     free = gpu(gib=80)
     taken = dataclasses.replace(free, free_bytes=Bytes(free.memory_bytes - 45 * GIB))
@@ -176,17 +154,6 @@ def test_cores_are_shared_between_the_cpu_device_and_engines_on_gpus() -> None:
     ]
     assert len(cores) == 2
     assert len({0, 1} - set(cores)) >= 1
-
-
-def test_max_goodput_prefers_the_weight_and_stops_at_the_demand() -> None:
-    models = (
-        want("a", point("a", 5, 40, sm=60), rate=5),
-        want("b", point("b", 5, 40, sm=60), rate=5, weight=2.0),
-    )
-    made = plan(PlanRequest((gpu(),), models, objective=Objective.MAX_GOODPUT))
-    assert [p.model for p in made.placements] == ["b"]
-    assert made.certificate.value == pytest.approx(10)
-    assert [u.model for u in made.unplaced] == ["a"]
 
 
 def test_burst_is_planned_for() -> None:

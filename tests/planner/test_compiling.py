@@ -144,6 +144,7 @@ def test_the_clock_of_a_solve_stands_still_while_the_search_is_compiled() -> Non
     assert watch.objective is Objective.MIN_DEVICES
 
 
+@pytest.mark.full
 def test_who_asks_to_end_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
     compiled, devices = json.loads(run(STOPPED, tmp_path))
     assert 3 <= compiled <= 5  # of hundreds
@@ -153,6 +154,7 @@ def test_who_asks_to_end_does_not_wait_for_the_compiler(tmp_path: Path) -> None:
         tell(0.5)
 
 
+@pytest.mark.full
 def test_a_daemon_that_ends_takes_the_process_that_compiles_with_it(tmp_path: Path) -> None:
     command, children = run(AHEAD, tmp_path).splitlines()
     assert command == "['-m', 'partitiond.planner']"

@@ -107,13 +107,6 @@ def test_what_was_on_a_dead_or_cordoned_device_is_placed_elsewhere() -> None:
         assert moved <= {p.replica_id for p in runs.placements if p.device_id == name}
 
 
-def test_a_budget_of_nothing_moves_only_what_must() -> None:
-    asked, runs = small("slack")
-    now = dataclasses.replace(changed(asked, 4), running=runs.placements, move_budget=0.0)
-    diff = diff_plans(runs.placements, plan(now).placements)
-    assert diff.move == ()
-
-
 def test_improving_stays_within_the_moves_it_may_make() -> None:
     for kind in ("slack", "over"):
         asked, runs = small(kind)
@@ -162,7 +155,7 @@ def test_a_repair_that_cannot_serve_everything_leaves_it_to_a_fresh_plan() -> No
     assert made.unplaced == ()
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 10_000), st.sampled_from(("slack", "over")), st.floats(0, 0.3))
 def test_no_plan_within_a_budget_moves_more(seed: int, kind: str, budget: float) -> None:
     asked = benchmark(kind, 8, 5, seed, 0.5)
@@ -177,7 +170,7 @@ def test_no_plan_within_a_budget_moves_more(seed: int, kind: str, budget: float)
     assert len(diff.move) + len(diff.stop) <= allowed_moves(instance, repaired)
 
 
-@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(1, 10_000), st.integers(0, 2_000))
 def test_the_compiled_search_counts_moves_as_the_plan_does(seed: int, steps: int) -> None:
     asked = benchmark("slack", 10, 6, seed, 0.5)

@@ -40,14 +40,6 @@ def test_devices_are_interchangeable_until_they_hold_something() -> None:
     assert again.placements == (elsewhere,)
 
 
-def test_less_demand_stops_replicas_and_keeps_the_others() -> None:
-    high = want("a", point("a", 5, 30, sm=40), rate=19)
-    first = plan(GPUS, high)
-    low = want("a", point("a", 5, 30, sm=40), rate=9)
-    diff = diff_plans(first.placements, plan(GPUS, low, running=first.placements).placements)
-    assert (len(diff.stop), len(diff.keep), diff.start, diff.move) == (2, 2, (), ())
-
-
 def test_a_measured_point_replaces_an_estimated_one_under_the_same_name() -> None:
     first = plan((cpu(2),), want("a", on_cores("a", 5, 1, batch=8)))
     second = plan((cpu(2),), want("a", on_cores("a", 6, 1, batch=16)), running=first.placements)
@@ -72,15 +64,6 @@ def test_running_replicas_keep_their_cores() -> None:
     second = plan((cpu(3),), a, b, running=running)
     assert running[0] in second.placements
     assert diff_plans(running, second.placements).touches_nothing_running
-
-
-def test_a_replica_on_a_device_that_is_gone_moves() -> None:
-    a = want("a", point("a", 5, 30, sm=40), rate=4)
-    (placed,) = plan(GPUS, a).placements
-    left = tuple(g for g in GPUS if g.id != placed.device_id)
-    again = plan(left, a, running=(placed,))
-    diff = diff_plans((placed,), again.placements)
-    assert [new.device_id for _, new in diff.move] == [again.placements[0].device_id]
 
 
 def test_a_model_that_needs_the_room_takes_only_as_much_as_it_needs() -> None:

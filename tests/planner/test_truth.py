@@ -21,10 +21,9 @@ from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.portfolio import solve_portfolio
-from tests.planner.build import cpu, gpu, on_cores, point, want
+from tests.planner.build import FREE, cpu, gpu, gpus, on_cores, point, want
 
 LEVELS = Interference((1.0, 1.1, 1.25, 1.5), (1.0, 1.1, 1.25, 1.5), 0.05, 0.02, 0.0)
-FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
 
 
 def planned(request: PlanRequest) -> Plan:
@@ -32,11 +31,6 @@ def planned(request: PlanRequest) -> Plan:
     answer = solve(request)
     assert isinstance(answer, Plan), answer
     return answer
-
-
-def gpus(count: int, **more: object) -> tuple[object, ...]:
-    """Devices that are alike."""
-    return tuple(gpu(f"g{n}", **more) for n in range(count))  # type: ignore[arg-type]
 
 
 def asked(devices: tuple[object, ...], *models: ModelDemand, **more: object) -> PlanRequest:
@@ -122,29 +116,6 @@ def test_a_whole_device_stays_where_a_share_does_not_do(worse: str) -> None:
     more = {"host_memory_bytes": (("host", 50 * MIB),)} if worse == "host" else {}
     plan = planned(asked(gpus(1, cores=(0, 1)), model, **more))
     assert [p.candidate for p in plan.placements] == [whole]
-
-
-@pytest.mark.parametrize("objective", [o for o in Objective if o.is_cost])
-def test_a_cost_without_one_of_the_models_is_refused(objective: Objective) -> None:
-    models = tuple(
-        want(n, dataclasses.replace(point(n, 5, 30, sm=40), watts=80.0), rate=5) for n in "ab"
-    )
-    alone = planned(asked(gpus(2), models[0], objective=objective))
-    left = dataclasses.replace(alone, unplaced=())
-    said = check_plan(_with_forecast(left, "b"), models, LEVELS)
-    assert any("left out" in line for line in said)
-
-
-def _with_forecast(plan: Plan, model: str) -> Plan:
-    """The plan that lists a model as unplaced, as if it fitted nowhere."""
-    from partitiond.core.plan.record import ModelForecast, Unplaced
-
-    nothing = ModelForecast(model, 0, 0.0, 5.0, None, None, None)
-    return dataclasses.replace(
-        plan,
-        forecasts=(*plan.forecasts, nothing),
-        unplaced=(Unplaced(model, "fits nowhere", 5.0),),
-    )
 
 
 @pytest.mark.parametrize("objective", Objective)
@@ -233,19 +204,6 @@ def test_floats_are_rounded_outwards_and_whole_numbers_kept(value: float) -> Non
     assert up(10.45, 10**9, 1.1) == down(10.45, 10**9, 1.1) == 9_500_000_000
 
 
-def test_a_solve_that_is_stopped_ends_although_its_time_is_not_over() -> None:
-    rates = [0.3 + 0.071 * n for n in range(40)]
-    models = tuple(
-        want(f"m{n}", point(f"m{n}", r, 7 + n % 13, busy=0.1 + n % 7 / 10), rate=3.3 * r)
-        for n, r in enumerate(rates)
-    )
-    stopped = threading.Event()
-    request = asked(gpus(14), *models, objective=Objective.MAX_MIN, time_limit_seconds=90)
-    answer = solve(request, lambda _: stopped.set(), stopped.is_set)
-    assert isinstance(answer, Plan)
-    assert answer.certificate.seconds < 45
-
-
 def test_columns_beside_a_search_end_with_it_and_tell_what_broke() -> None:
     main, broke = threading.current_thread(), threading.Event()
 
@@ -267,9 +225,7 @@ def test_columns_beside_a_search_end_with_it_and_tell_what_broke() -> None:
 
 
 @pytest.mark.parametrize("objective", [o for o in Objective if o is not Objective.MIN_ENERGY])
-@pytest.mark.parametrize(
-    ("rate", "each"), [(1e-6, 300.0), (1e-6, 100_000.0), (1e-8, 20_000.0), (1e-12, 1_000.0)]
-)
+@pytest.mark.parametrize(("rate", "each"), [(1e-6, 100_000.0), (1e-12, 1_000.0)])
 def test_what_is_next_to_nothing_is_planned_beside_what_is_fast(
     rate: float, each: float, objective: Objective
 ) -> None:

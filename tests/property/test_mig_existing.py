@@ -112,7 +112,7 @@ def sets_beside(there: tuple[Found, ...], *, fixed: bool) -> set[tuple[int, ...]
     return found
 
 
-@settings(max_examples=200)
+@settings(max_examples=40)
 @given(there=existing(), fixed=st.booleans())
 def test_a_gpu_holds_exactly_what_can_be_placed_beside_what_exists(
     there: tuple[Found, ...], fixed: bool
@@ -198,7 +198,7 @@ def least_price(case: Case) -> float | None:
     return best
 
 
-@settings(max_examples=100)
+@settings(max_examples=25)
 @given(case=cases())
 def test_the_optimum_on_such_gpus_is_that_of_trying_everything(case: Case) -> None:
     request = PlanRequest(case.devices, case.models, objective=Objective.MIN_PRICE)
@@ -215,11 +215,11 @@ def test_the_optimum_on_such_gpus_is_that_of_trying_everything(case: Case) -> No
         assert found.packing.cost_units() == round(expected * PRICE_SCALE)
 
 
-@settings(max_examples=60)
+@settings(max_examples=12)
 @given(case=cases())
 def test_plans_on_such_gpus_pass_the_check_and_stay(case: Case) -> None:
     request = PlanRequest(
-        case.devices, case.models, objective=Objective.MIN_PRICE, time_limit_seconds=2
+        case.devices, case.models, objective=Objective.MIN_PRICE, deterministic=True
     )
     plan = solve(request)
     if not isinstance(plan, Plan):

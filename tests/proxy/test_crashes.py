@@ -17,11 +17,23 @@ from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.exchange import Exchange
 from partitiond.proxy.engine.upstream import UpstreamConnection
 from tests.proxy.conftest import ListLog, MakeEngine, MakeProxy, Proxy, replica, table
-from tests.proxy.scripted import Received, Step, answer, completion, stream, text_event
+from tests.proxy.scripted import ScriptedEngine, answer, completion, plays, stream, text_event
 
+Patch = pytest.MonkeyPatch
+Log = pytest.LogCaptureFixture
 interpreted = pytest.mark.skipif(
     os.environ.get("PARTITIOND_TEST_NATIVE") == "1", reason="compiled methods cannot be replaced"
 )
+
+
+@pytest.fixture
+async def engine(make_engine: MakeEngine) -> ScriptedEngine:
+    return await make_engine()
+
+
+@pytest.fixture
+async def proxy(make_proxy: MakeProxy, engine: ScriptedEngine) -> Proxy:
+    return await make_proxy(table(replica(engine, max_sequences=1)))
 
 
 def oops(*_: object, **__: object) -> Any:
@@ -36,7 +48,7 @@ async def assert_one_error(
     proxy: Proxy, caplog: pytest.LogCaptureFixture, *, streamed: bool = False
 ) -> None:
     """The client gets an end in time; nothing is in flight; the log names the request."""
-    async with asyncio.timeout(30), proxy.client as client:
+    async with proxy.client as client:
         body = {"model": "m", "prompt": "hi", "stream": streamed}
         headers = {"x-request-id": "the-unlucky-one"}
         got = await client.post("/v1/completions", json=body, headers=headers)
@@ -52,14 +64,8 @@ async def assert_one_error(
 @interpreted
 @pytest.mark.parametrize("method", ["received_head", "received_body", "received_end", "_send"])
 async def test_where_an_answer_is_read(
-    make_engine: MakeEngine,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    method: str,
+    proxy: Proxy, engine: ScriptedEngine, monkeypatch: Patch, caplog: Log, method: str
 ) -> None:
-    engine = await make_engine()
-    proxy = await make_proxy(table(replica(engine)))
     with monkeypatch.context() as patched:
         patched.setattr(Attempt, method, oops)
         await assert_one_error(proxy, caplog)
@@ -69,36 +75,22 @@ async def test_where_an_answer_is_read(
 @interpreted
 @pytest.mark.parametrize("method", ["finished_whole", "attempt_failed"])
 async def test_where_an_answer_ends(
-    make_engine: MakeEngine,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    method: str,
+    proxy: Proxy, engine: ScriptedEngine, monkeypatch: Patch, caplog: Log, method: str
 ) -> None:
-    def breaks(request: Received) -> list[Step]:
-        return ["reset"]
-
-    engine = await (make_engine(breaks) if method == "attempt_failed" else make_engine())
-    proxy = await make_proxy(table(replica(engine)))
+    if method == "attempt_failed":
+        engine.script = plays("reset")
     monkeypatch.setattr(Exchange, method, oops)
     await assert_one_error(proxy, caplog)
 
 
 @interpreted
 async def test_in_the_middle_of_a_stream(
-    make_engine: MakeEngine,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    proxy: Proxy, engine: ScriptedEngine, monkeypatch: Patch, caplog: Log
 ) -> None:
     more = asyncio.Event()
 
-    def script(request: Received) -> list[Step]:
-        return [*stream(text_event("one"))[:-1], more, text_event("two"), "hold"]
-
-    engine = await make_engine(script)
-    proxy = await make_proxy(table(replica(engine)))
-    async with asyncio.timeout(30), proxy.client as client:
+    engine.script = plays(*stream(text_event("one"))[:-1], more, text_event("two"), "hold")
+    async with proxy.client as client:
         body = {"model": "m", "prompt": "hi", "stream": True}
         async with client.stream("POST", "/v1/completions", json=body) as got:
             lines = got.aiter_lines()
@@ -115,25 +107,18 @@ async def test_in_the_middle_of_a_stream(
 
 @interpreted
 async def test_where_a_place_is_given(
-    make_engine: MakeEngine,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    proxy: Proxy, engine: ScriptedEngine, monkeypatch: Patch, caplog: Log
 ) -> None:
     """One that waited is unlucky; whose place it got is not, and who waits behind is served."""
     go = asyncio.Event()
 
-    def script(request: Received) -> list[Step]:
-        return [go, *answer(completion("fine"))]
-
-    engine = await make_engine(script)
-    proxy = await make_proxy(table(replica(engine, max_sequences=1)))
-    first = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.in_flight() == {"m-1": 1})
-    second = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
-    third = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.queues() == {"m": 2})
+    engine.script = plays(go, *answer(completion("fine")))
+    first = proxy.ask()
+    await engine.got(1)
+    second = proxy.ask()
+    await proxy.queued(1)
+    third = proxy.ask()
+    await proxy.queued(2)
     placed, calls = Exchange.placed, []
 
     def once(self: Exchange, *arguments: Any) -> None:
@@ -144,8 +129,7 @@ async def test_where_a_place_is_given(
 
     monkeypatch.setattr(Exchange, "placed", once)
     go.set()
-    async with asyncio.timeout(30):
-        statuses = [(await task).status_code for task in (first, second, third)]
+    statuses = [(await task).status_code for task in (first, second, third)]
     assert statuses == [200, 500, 200]
     await proxy.until(proxy.idle)
     assert calls[0].record.request_id in logged(caplog)
@@ -153,44 +137,28 @@ async def test_where_a_place_is_given(
 
 @interpreted
 async def test_where_time_limits_are_looked_at(
-    make_engine: MakeEngine,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    proxy: Proxy, engine: ScriptedEngine, monkeypatch: Patch, caplog: Log
 ) -> None:
-    def silent(request: Received) -> list[Step]:
-        return ["hold"]
-
-    engine = await make_engine(silent)
-    proxy = await make_proxy(table(replica(engine)))
+    engine.script = plays("hold")
     monkeypatch.setattr(Exchange, "sweep", oops)
     await assert_one_error(proxy, caplog)
     monkeypatch.undo()
-    async with asyncio.timeout(30):
-        options = proxy.state.options
-        assert options.total_timeout_seconds > 5
-        monkeypatch.setattr(DataProtocol, "sweep", oops)
-        with pytest.raises(httpx.RemoteProtocolError):
-            await proxy.complete()
+    monkeypatch.setattr(DataProtocol, "sweep", oops)
+    with pytest.raises(httpx.RemoteProtocolError):
+        await proxy.complete()
     await proxy.until(lambda: proxy.connections() == 0)
     await proxy.until(proxy.idle)
 
 
 @interpreted
 async def test_what_ends_a_request_may_itself_be_broken(
-    make_engine: MakeEngine,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    proxy: Proxy, engine: ScriptedEngine, monkeypatch: Patch, caplog: Log
 ) -> None:
     """Then there is no answer; but the connection ends, and the place is given back."""
-    engine = await make_engine()
-    proxy = await make_proxy(table(replica(engine)))
     with monkeypatch.context() as patched:
         patched.setattr(Exchange, "_leave", oops)
-        async with asyncio.timeout(30):
-            with pytest.raises(httpx.RemoteProtocolError):
-                await proxy.complete()
+        with pytest.raises(httpx.RemoteProtocolError):
+            await proxy.complete()
         await proxy.until(proxy.idle)
     assert "could not be ended properly" in logged(caplog)
     assert (await proxy.complete()).status_code == 200
@@ -198,14 +166,13 @@ async def test_what_ends_a_request_may_itself_be_broken(
 
 @interpreted
 async def test_a_bug_does_not_use_up_what_its_key_may_have_in_flight(
-    make_engine: MakeEngine, make_proxy: MakeProxy, monkeypatch: pytest.MonkeyPatch
+    make_proxy: MakeProxy, engine: ScriptedEngine, monkeypatch: Patch
 ) -> None:
-    engine = await make_engine()
     key = KeyRoute("one", hashlib.sha256(b"sk").hexdigest(), rates=KeyRates(max_in_flight=1))
     proxy = await make_proxy(table(replica(engine), keys=(key,), keys_required=True))
 
     async def ask() -> httpx.Response:
-        async with asyncio.timeout(30), proxy.client as client:
+        async with proxy.client as client:
             body = {"model": "m", "prompt": "hi"}
             headers = {"authorization": "Bearer sk"}
             return await client.post("/v1/completions", json=body, headers=headers)
@@ -221,16 +188,11 @@ async def test_a_bug_does_not_use_up_what_its_key_may_have_in_flight(
 
 
 async def test_books_that_cannot_be_closed_leave_nothing_in_flight(
-    make_engine: MakeEngine,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    proxy: Proxy, engine: ScriptedEngine, monkeypatch: Patch, caplog: Log
 ) -> None:
-    engine = await make_engine()
-    proxy = await make_proxy(table(replica(engine)))
     with monkeypatch.context() as patched:
         patched.setattr(ListLog, "write", oops)
-        async with asyncio.timeout(30), proxy.client as client:
+        async with proxy.client as client:
             try:
                 got = await client.post("/v1/completions", json={"model": "m", "prompt": "hi"})
                 assert got.status_code == 200  # it was on its way when the bug came
@@ -243,15 +205,12 @@ async def test_books_that_cannot_be_closed_leave_nothing_in_flight(
 
 @interpreted
 async def test_a_client_that_leaves_while_we_are_broken(
-    make_engine: MakeEngine,
-    make_proxy: MakeProxy,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    proxy: Proxy, engine: ScriptedEngine, monkeypatch: Patch, caplog: Log
 ) -> None:
-    engine = await make_engine()
-    proxy = await make_proxy(table(availability=ModelAvailability.SLEEPING, holds=True))
-    waiting = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
+    asleep = table(availability=ModelAvailability.SLEEPING, holds=True, version=2)
+    proxy.state.apply(asleep)
+    waiting = proxy.ask()
+    await proxy.queued(1)
     monkeypatch.setattr(Exchange, "client_gone", oops)
     waiting.cancel()
     await proxy.until(proxy.idle)

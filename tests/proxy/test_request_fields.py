@@ -1,6 +1,7 @@
 """Request fields are those of their route, of the right type, and counted for their cost."""
 
 import hashlib
+import itertools
 from typing import Any
 
 import pytest
@@ -75,14 +76,13 @@ WAYS = [(api, field) for api in (*GENERATING, BATCH) for field in LIMIT_FIELDS]
 
 
 @pytest.mark.parametrize("api", [COMPLETIONS, CHATS])
-@pytest.mark.parametrize("streams", [True, False])
-@pytest.mark.parametrize("field", ["include_usage", "continuous_usage_stats"])
 async def test_a_stream_option_that_is_no_boolean_is_refused(
-    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, streams: bool, field: str
+    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api
 ) -> None:
     """Also those that engines would take: they must mean the same here and there."""
     proxy, engine = await made(make_proxy, make_engine)
-    for value in NO_BOOLS:
+    fields = ("include_usage", "continuous_usage_stats")
+    for streams, field, value in itertools.product((True, False), fields, NO_BOOLS):
         options = {"stream_options": {field: value}, "stream": streams}
         status, told = await post(proxy, api.path, {**unlimited(api), **options})
         assert (status, told["error"]["param"]) == (400, f"stream_options.{field}"), value
@@ -90,25 +90,24 @@ async def test_a_stream_option_that_is_no_boolean_is_refused(
     assert not engine.received
 
 
-@pytest.mark.parametrize("value", [True, False, None])
 async def test_a_boolean_decides_whether_the_client_gets_usage(
-    make_proxy: MakeProxy, make_engine: MakeEngine, value: bool | None
+    make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
     proxy, engine = await made(make_proxy, make_engine)
-    text = await proxy.stream_text(stream_options={"include_usage": value})
-    assert ("prompt_tokens" in text) == (value is True)
-    assert engine.received[0].body["stream_options"]["include_usage"] is True
+    for value in (True, False, None):
+        text = await proxy.stream_text(stream_options={"include_usage": value})
+        assert ("prompt_tokens" in text) == (value is True)
+        assert engine.received[-1].body["stream_options"]["include_usage"] is True
 
 
-@pytest.mark.parametrize("value", NO_DICTS)
 async def test_stream_options_that_are_no_object_are_left_to_the_engine(
-    make_proxy: MakeProxy, make_engine: MakeEngine, value: object
+    make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
     """So the client reads what the engine says of it."""
     words = {"error": {"message": "Input should be a valid dictionary", "code": 400}}
     engine = await make_engine(lambda _: answer(words, 400, "Bad Request"))
     proxy = await make_proxy(table(replica(engine)))
-    for api in (COMPLETIONS, CHATS):
+    for api, value in itertools.product((COMPLETIONS, CHATS), NO_DICTS):
         body = {**unlimited(api), "stream": True, "stream_options": value}
         assert await post(proxy, api.path, body) == (400, words)
         assert engine.received[-1].body["stream_options"] == value
@@ -128,38 +127,41 @@ async def test_routes_that_know_no_stream_options_do_not_look_at_them(
 # Limits of output tokens
 
 
-@pytest.mark.parametrize(("api", "field"), WAYS)
 async def test_a_limit_holds_for_the_routes_own_fields_and_no_other(
-    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, field: str
+    make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
     proxy, engine = await made(make_proxy, make_engine, max_output_tokens=10)
-    own = OWN_LIMITS[api.path]
-    status, told = await post(proxy, api.path, {**unlimited(api), field: 11})
-    if field in own:
-        assert (status, told["error"]["code"]) == (400, "too_many_tokens")
-        status, _ = await post(proxy, api.path, {**unlimited(api), field: 10})
-        assert (status, engine.received[0].body[field]) == (200, 10)
-        return
-    # Engines ignore the field there, and so it bounds nothing: the limit itself is sent.
-    assert status == 200
-    assert engine.received[0].body[own[0]] == 10
-    both = {**unlimited(api), own[0]: 100_000, field: 1}
-    status, told = await post(proxy, api.path, both)
-    assert (status, told["error"]["code"]) == (400, "too_many_tokens")
-    assert len(engine.received) == 1
+    for api, field in WAYS:
+        own, before = OWN_LIMITS[api.path], len(engine.received)
+        status, told = await post(proxy, api.path, {**unlimited(api), field: 11})
+        if field in own:
+            assert (status, told["error"]["code"]) == (400, "too_many_tokens")
+            status, _ = await post(proxy, api.path, {**unlimited(api), field: 10})
+            assert (status, engine.received[-1].body[field]) == (200, 10)
+        else:
+            # Engines ignore the field there, and so it bounds nothing: the limit itself is sent.
+            assert status == 200
+            assert engine.received[-1].body[own[0]] == 10
+            both = {**unlimited(api), own[0]: 100_000, field: 1}
+            status, told = await post(proxy, api.path, both)
+            assert (status, told["error"]["code"]) == (400, "too_many_tokens")
+        assert len(engine.received) == before + 1
 
 
-@pytest.mark.parametrize(("api", "field"), WAYS)
 async def test_the_estimate_goes_by_the_routes_own_limit(
-    make_proxy: MakeProxy, make_engine: MakeEngine, api: Api, field: str
+    make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
-    engine = await make_engine(lambda _: api.answered(told=False))
-    proxy = await make_proxy(table(replica(engine), keys=(key(),)))
-    own = OWN_LIMITS[api.path]
-    body = {**unlimited(api), own[0]: 77} | ({} if field in own else {field: 1})
-    await post(proxy, api.path, body)
-    told = proxy.state.traffic()["usage"]["k1"]["m"]
-    assert told["output_tokens"] == 77 * max(1, api.conversations)
+    answers = {api.path: api.answered(told=False) for api in APIS}
+    engine = await make_engine(lambda request: answers[request.path])
+    proxy = await make_proxy(table(replica(engine, max_sequences=99), keys=(key(),)))
+    counted = 0
+    for api, field in WAYS:
+        own = OWN_LIMITS[api.path]
+        body = {**unlimited(api), own[0]: 77} | ({} if field in own else {field: 1})
+        await post(proxy, api.path, body)
+        told = proxy.state.traffic()["usage"]["k1"]["m"]["output_tokens"]
+        assert told - counted == 77 * max(1, api.conversations), (api.path, field)
+        counted = told
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -176,23 +178,25 @@ async def test_only_routes_with_choices_look_at_n(
 # Limits of prompt bytes
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/pooling"])
-@pytest.mark.parametrize(
-    ("prompt", "count"),
-    [([7] * 25, 100), ([7] * 26, 104), ([[7] * 13, [7] * 12], 100), ([[7] * 13] * 2, 104),
-     ("x" * 100, 100), (["x" * 50, "é" * 26], 102)],
-)  # fmt: skip
+PROMPTS: list[tuple[Any, int]] = [
+    ([7] * 25, 100), ([7] * 26, 104), ([[7] * 13, [7] * 12], 100), ([[7] * 13] * 2, 104),
+    ("x" * 100, 100), (["x" * 50, "é" * 26], 102),
+]  # fmt: skip
+
+
 async def test_a_token_id_counts_as_four_bytes(
-    make_proxy: MakeProxy, make_engine: MakeEngine, path: str, prompt: object, count: int
+    make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
     proxy, _ = await made(make_proxy, make_engine, max_prompt_bytes=100)
-    field = "prompt" if path == "/v1/completions" else "input"
-    status, told = await post(proxy, path, {"model": "m", field: prompt})
-    if count <= 100:
-        assert status == 200
-    else:
-        assert (status, told["error"]["code"]) == (400, "prompt_too_long")
-        assert f"has {count} bytes" in told["error"]["message"]
+    for path, (prompt, count) in itertools.product(
+        ("/v1/completions", "/v1/embeddings", "/pooling"), PROMPTS
+    ):
+        field = "prompt" if path == "/v1/completions" else "input"
+        status, told = await post(proxy, path, {"model": "m", field: prompt})
+        assert status == (200 if count <= 100 else 400), (path, prompt)
+        if count > 100:
+            assert told["error"]["code"] == "prompt_too_long"
+            assert f"has {count} bytes" in told["error"]["message"]
 
 
 @pytest.mark.parametrize("api", APIS)
@@ -283,40 +287,40 @@ async def test_a_batch_has_as_many_conversations_as_requests_have_prompts(
 # Wrongly typed fields
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "param"),
-    [
-        ("/v1/chat/completions", {"messages": "x"}, "messages"),
-        ("/v1/chat/completions", {"messages": {}}, "messages"),
-        ("/v1/chat/completions", {"messages": [{"role": "user"}, 5]}, "messages"),
-        ("/v1/chat/completions", {"messages": [[]]}, "messages"),
-        (BATCH.path, {"messages": "x"}, "messages"),
-        (BATCH.path, {"messages": [{"role": "user", "content": "x"}]}, "messages"),
-        (BATCH.path, {"messages": [[{"role": "user"}], [5]]}, "messages"),
-        (BATCH.path, {"messages": [[{"role": "user"}], None]}, "messages"),
-        (BATCH.path, {"messages": {}}, "messages"),
-        (BATCH.path, {"messages": [[{}]], "max_tokens": "5"}, "max_tokens"),
-        (BATCH.path, {"messages": [[{}]], "stream": True}, "stream"),
-        ("/v1/completions", {"prompt": "x", "stream_interval": "5"}, "stream_interval"),
-        ("/v1/completions", {"prompt": "x", "stream_interval": 0}, "stream_interval"),
-        ("/v1/chat/completions", {"messages": [{}], "stream_interval": 5.5}, "stream_interval"),
-        ("/v1/messages", {"messages": [None]}, "messages"),
-        ("/v1/responses", {"input": 5}, "input"),
-        ("/v1/responses", {"input": {"a": 1}}, "input"),
-        ("/v1/responses", {"input": "x", "max_output_tokens": "5"}, "max_output_tokens"),
-        ("/v1/messages", {"messages": [{}], "max_tokens": [5]}, "max_tokens"),
-        ("/v1/embeddings", {"input": 5}, "input"),
-        ("/v1/embeddings", {"input": [1, "x"]}, "input"),
-        ("/v1/embeddings", {"input": [[1], ["x"]]}, "input"),
-        ("/v1/embeddings", {"input": [True]}, "input"),
-    ],
-)
+WRONG_TYPES: list[tuple[str, dict[str, Any], str]] = [
+    ("/v1/chat/completions", {"messages": "x"}, "messages"),
+    ("/v1/chat/completions", {"messages": {}}, "messages"),
+    ("/v1/chat/completions", {"messages": [{"role": "user"}, 5]}, "messages"),
+    ("/v1/chat/completions", {"messages": [[]]}, "messages"),
+    (BATCH.path, {"messages": "x"}, "messages"),
+    (BATCH.path, {"messages": [{"role": "user", "content": "x"}]}, "messages"),
+    (BATCH.path, {"messages": [[{"role": "user"}], [5]]}, "messages"),
+    (BATCH.path, {"messages": [[{"role": "user"}], None]}, "messages"),
+    (BATCH.path, {"messages": {}}, "messages"),
+    (BATCH.path, {"messages": [[{}]], "max_tokens": "5"}, "max_tokens"),
+    (BATCH.path, {"messages": [[{}]], "stream": True}, "stream"),
+    ("/v1/completions", {"prompt": "x", "stream_interval": "5"}, "stream_interval"),
+    ("/v1/completions", {"prompt": "x", "stream_interval": 0}, "stream_interval"),
+    ("/v1/chat/completions", {"messages": [{}], "stream_interval": 5.5}, "stream_interval"),
+    ("/v1/messages", {"messages": [None]}, "messages"),
+    ("/v1/responses", {"input": 5}, "input"),
+    ("/v1/responses", {"input": {"a": 1}}, "input"),
+    ("/v1/responses", {"input": "x", "max_output_tokens": "5"}, "max_output_tokens"),
+    ("/v1/messages", {"messages": [{}], "max_tokens": [5]}, "max_tokens"),
+    ("/v1/embeddings", {"input": 5}, "input"),
+    ("/v1/embeddings", {"input": [1, "x"]}, "input"),
+    ("/v1/embeddings", {"input": [[1], ["x"]]}, "input"),
+    ("/v1/embeddings", {"input": [True]}, "input"),
+]
+
+
 async def test_a_wrong_type_is_refused_by_name(
-    make_proxy: MakeProxy, make_engine: MakeEngine, path: str, body: dict[str, Any], param: str
+    make_proxy: MakeProxy, make_engine: MakeEngine
 ) -> None:
     proxy, engine = await made(make_proxy, make_engine)
-    status, told = await post(proxy, path, {"model": "m", **body})
-    assert (status, told["error"]["param"]) == (400, param)
+    for path, body, param in WRONG_TYPES:
+        status, told = await post(proxy, path, {"model": "m", **body})
+        assert (status, told["error"]["param"]) == (400, param), (path, body)
     assert not engine.received
 
 

@@ -286,6 +286,7 @@ def test_nothing_comes_from_other_hosts_and_names_are_text(page: Page, fleet: De
     with fleet.client() as client:
         record, _ = client.create_key(label)
     try:
+        go(page, "#/")
         go(page, "#/keys")
         page.wait_for_text(label)
         assert page.script("window.ran === undefined")

@@ -73,8 +73,8 @@ def token(mode: int | None, size: int | None) -> ClusterFacts:
     return but(token=TokenFile(Path("/t"), mode, size))
 
 
-def way(*values: object, mtu_bytes: int | None = None) -> ClusterFacts:
-    return but(way=WayToHead("h:1", *values, mtu_bytes=mtu_bytes))  # type: ignore[arg-type]
+def way(seconds: float | None, problem: str = "", *, mtu_bytes: int | None = None) -> ClusterFacts:
+    return but(way=WayToHead("h:1", seconds, problem, mtu_bytes=mtu_bytes))
 
 
 def beside(**changes: object) -> ClusterFacts:

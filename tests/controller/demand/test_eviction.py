@@ -24,11 +24,16 @@ async def host() -> AsyncIterator[ScalingHost]:
         yield here
 
 
-async def test_the_idle_give_up_their_room_for_who_is_asked_for(host: ScalingHost) -> None:
-    for name in "abc":
+async def two_of(host: ScalingHost, names: str) -> None:
+    """Models at zero, of which the first two were asked for and take all the room."""
+    for name in names:
         await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await host.asked("b")
+    for name in names[:2]:
+        await host.asked(name)
+
+
+async def test_the_idle_give_up_their_room_for_who_is_asked_for(host: ScalingHost) -> None:
+    await two_of(host, "abc")
     host.idle(a=5.0, b=9.0)
     host.clock.now += 10.0
     await host.asked("c")
@@ -37,10 +42,7 @@ async def test_the_idle_give_up_their_room_for_who_is_asked_for(host: ScalingHos
 
 
 async def test_who_has_requests_keeps_its_room_and_the_asker_waits(host: ScalingHost) -> None:
-    for name in "abc":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await host.asked("b")
+    await two_of(host, "abc")
     host.proxy.waiting = {"c": 1}
     await until(lambda: "model-waits" in host.kinds())
     assert (host.serving("a"), host.serving("b")) == (1, 1)
@@ -63,19 +65,6 @@ async def test_a_model_that_keeps_its_replica_is_never_evicted(host: ScalingHost
     assert (host.serving("kept"), host.serving("told")) == (1, 1)
 
 
-async def test_waking_by_hand_makes_room_as_a_request_does(host: ScalingHost) -> None:
-    for name in "abc":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await host.asked("b")
-    host.idle(a=9.0, b=5.0)
-    host.clock.now += 10.0
-    await until(lambda: host.service.scaling.view("a").idle_seconds == 9.0)
-    host.service.models.wake("c")
-    await host.serves("c")
-    assert (host.serving("a"), host.serving("b")) == (0, 1)
-
-
 async def test_who_is_woken_in_vain_goes_back_and_holds_nobody(host: ScalingHost) -> None:
     await host.register("big", demand=Demand(req_per_s=15.0))
     await host.service.plans.apply()
@@ -83,20 +72,12 @@ async def test_who_is_woken_in_vain_goes_back_and_holds_nobody(host: ScalingHost
     await host.register("a", autoscale=ZERO)
     host.service.models.wake("a")
     assert not host.service.scaling.view("a").at_zero
-
-    def later_it_is_back() -> bool:
-        host.clock.now += 0.1
-        return host.service.scaling.view("a").at_zero
-
-    await until(later_it_is_back, seconds=30.0)
+    await host.passes(lambda: host.service.scaling.view("a").at_zero, 0.1)
     assert host.serving("big") == 2
 
 
 async def test_who_waits_longest_gets_the_room_first(host: ScalingHost) -> None:
-    for name in "abcz":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await host.asked("b")
+    await two_of(host, "abcz")
     host.proxy.waiting = {"z": 1}
     await until(lambda: "model-waits" in host.kinds())
     host.clock.now += 1.0
@@ -110,10 +91,7 @@ async def test_who_waits_longest_gets_the_room_first(host: ScalingHost) -> None:
 async def test_a_wait_for_room_does_not_read_the_store_ten_times_a_second(
     host: ScalingHost,
 ) -> None:
-    for name in "abc":
-        await host.register(name, autoscale=ZERO, max_replicas=1)
-    await host.asked("a")
-    await host.asked("b")
+    await two_of(host, "abc")
     host.proxy.waiting = {"c": 1}
     await until(lambda: "model-waits" in host.kinds())
     read: list[str] = []

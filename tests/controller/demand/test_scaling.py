@@ -21,9 +21,8 @@ from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Objective, Plan
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
-from partitiond.store import open_store
 from tests.controller.fakes import POLICY, until
-from tests.controller.host import Host
+from tests.controller.host import Host, serving
 from tests.controller.samples import measured_profile, spec
 
 QUICK = dataclasses.replace(POLICY, wake_poll_seconds=0.005, idle_poll_seconds=0.005)
@@ -53,6 +52,12 @@ class ScalingHost(Host):
     async def register(self, name: str, **changes: object) -> None:
         self.store.add_profile(measured_profile(name))
         await self.service.models.register(spec_of(name, **changes))
+
+    async def told(self, name: str, **changes: object) -> None:
+        """A model that is planned for a demand serves."""
+        await self.register(name, **changes)
+        await self.service.plans.apply()
+        await self.serves(name)
 
     async def asked(self, name: str) -> None:
         """A request waits for it until it serves."""
@@ -90,15 +95,10 @@ def spec_of(name: str, **changes: object) -> ModelSpec:
 
 
 @contextlib.asynccontextmanager
-async def scaling_host() -> "AsyncIterator[ScalingHost]":
-    store = open_store(":memory:")
-    here = ScalingHost(store)
-    await here.service.daemon.start()
-    yield here
-    here.proxy.waiting = {}
-    await here.service.daemon.shutdown(stop_engines=True)
-    assert here.runner.running() == []
-    store.close()
+async def scaling_host() -> AsyncIterator[ScalingHost]:
+    async with serving(ScalingHost()) as here:
+        yield here
+        here.proxy.waiting = {}
 
 
 @pytest.fixture
@@ -107,21 +107,20 @@ async def host() -> AsyncIterator[ScalingHost]:
         yield here
 
 
-async def test_a_model_that_scales_to_zero_begins_there_and_its_requests_wait(
+async def test_a_model_that_scales_to_zero_begins_there_starts_on_request_and_goes_back(
     host: ScalingHost,
 ) -> None:
     await host.register("a", autoscale=ZERO)
     await until(lambda: host.route("a") == (ModelAvailability.SLEEPING, True))
     assert host.runner.launches == []
-    view = host.service.models.model("a")
-    assert "scaled to zero" in view.note
+    assert "scaled to zero" in host.service.models.model("a").note
+    await host.restart()  # who is at zero stays there
     assert host.service.scaling.view("a").at_zero
-
-
-async def test_a_request_starts_it_and_silence_ends_it(host: ScalingHost) -> None:
-    await host.register("a", autoscale=ZERO)
     await host.asked("a")
     assert len(host.runner.launches) == 1
+    host.clock.now += 1000.0  # it is asked for all the time
+    await until(lambda: host.route("a") == (ModelAvailability.SERVING, False))
+    assert host.kinds().count("model-at-zero") == 1
     host.idle(a=31.0)
     host.clock.now += 31.0
     await until(lambda: not host.runner.running())
@@ -132,18 +131,8 @@ async def test_a_request_starts_it_and_silence_ends_it(host: ScalingHost) -> Non
     assert {"model-at-zero", "model-wakes"} <= set(host.kinds())
 
 
-async def test_it_stays_awake_while_it_is_asked_for(host: ScalingHost) -> None:
-    await host.register("a", autoscale=ZERO)
-    await host.asked("a")
-    host.clock.now += 1000.0
-    await until(lambda: host.route("a") == (ModelAvailability.SERVING, False))
-    assert host.kinds().count("model-at-zero") == 1
-
-
 async def test_measured_demand_makes_replicas_and_takes_them_back(host: ScalingHost) -> None:
-    await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
-    await host.service.plans.apply()
-    await host.serves("a")
+    await host.told("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
     assert host.serving("a") == 1
     for _ in range(4):
         host.step(a=15.0)  # a replica gives 12.5 requests/s, less a margin
@@ -164,34 +153,16 @@ async def test_a_demand_that_grows_while_plans_are_made_does_not_outdate_them_al
             here.step(a=60.0 * 1.5 ** next(growing))
         return solve(request)
 
-    store = open_store(":memory:")
-    here = ScalingHost(store, solve=solved_meanwhile)
-    await here.service.daemon.start()
-    await here.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
-    await here.service.plans.apply()
-    await here.serves("a")
-    here.step(a=40.0)
-    await until(lambda: here.serving("a") == 2)
-    assert next(growing) <= 3
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
-
-
-async def test_a_plan_never_has_more_replicas_than_allowed(host: ScalingHost) -> None:
-    await host.register("a", autoscale=Autoscale(), max_replicas=1)
-    await host.service.plans.apply()
-    await host.serves("a")
-    for _ in range(6):
-        host.step(a=50.0)
-    await until(lambda: "demand-changed" in host.kinds())
-    assert host.service.scaling.view("a").planned_req_per_s >= 50.0
-    assert host.serving("a") == 1
+    here = ScalingHost(solve=solved_meanwhile)
+    async with serving(here):
+        await here.told("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
+        here.step(a=40.0)
+        await until(lambda: here.serving("a") == 2)
+        assert next(growing) <= 3
 
 
 async def test_without_autoscale_a_measured_demand_changes_nothing(host: ScalingHost) -> None:
-    await host.register("a", demand=Demand(req_per_s=0.5))
-    await host.service.plans.apply()
-    await host.serves("a")
+    await host.told("a", demand=Demand(req_per_s=0.5))
     for _ in range(6):
         host.step(a=50.0)
     assert "demand-changed" not in host.kinds()
@@ -202,22 +173,13 @@ async def test_without_autoscale_a_measured_demand_changes_nothing(host: Scaling
 
 
 async def test_after_a_restart_nothing_shrinks_at_once(host: ScalingHost) -> None:
-    await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=15.0))
-    await host.service.plans.apply()
-    await host.serves("a")
+    await host.told("a", autoscale=Autoscale(), demand=Demand(req_per_s=15.0))
     assert host.serving("a") == 2
     await host.restart()
     host.step(a=1.0)
     host.step(a=1.0)
     assert host.service.scaling.view("a").planned_req_per_s == 15.0
     assert host.serving("a") == 2
-
-
-async def test_who_is_at_zero_stays_there_over_a_restart(host: ScalingHost) -> None:
-    await host.register("a", autoscale=ZERO)
-    await host.restart()
-    assert host.service.scaling.view("a").at_zero
-    await host.asked("a")
 
 
 async def test_a_model_that_does_not_scale_any_more_is_awake(host: ScalingHost) -> None:
@@ -245,9 +207,7 @@ async def test_a_restarted_daemon_takes_no_old_requests_for_new_ones(host: Scali
 async def test_a_plan_that_was_made_before_the_demand_moved_is_followed_by_another(
     host: ScalingHost,
 ) -> None:
-    await host.register("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
-    await host.service.plans.apply()
-    await host.serves("a")
+    await host.told("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
     other = PlanQuestion(objective=Objective.MAX_HEADROOM)  # the same one would be applied already
     before = await host.service.plans.preview(other)
     host.step(a=15.0)

@@ -380,15 +380,6 @@ async def test_what_another_proxy_counted_before_its_first_look_is_in_no_window(
         assert entry.requests == pytest.approx(entry.seconds / LOOK_SECONDS * per_look)
 
 
-async def test_a_proxy_that_began_anew_is_no_drift(host: Host) -> None:
-    traffic, names = Traffic(desk_of(host)), replicas(host)
-    for epoch in range(8):
-        traffic.flow(7, dict.fromkeys(names, 1.0))
-        traffic.counts, traffic.epoch = {}, f"proxy {epoch}"
-    traffic.flow(40, dict.fromkeys(names, 1.0))
-    assert {r.verdict for r in host.service.drift.report().replicas} <= {"holds", "learning"}
-
-
 async def test_nothing_is_judged_while_something_is_measured_beside_it(host: Host) -> None:
     desk, names = desk_of(host), replicas(host)
     lent = CpuCores("cpu", Bytes(GIB), (1,))

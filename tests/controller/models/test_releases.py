@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from partitiond.controller.models.releases import _has_room
 from partitiond.controller.service import Service
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import (
     ConflictError,
     ModelSourceError,
@@ -13,10 +15,11 @@ from partitiond.core.errors import (
     StartFailedError,
 )
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec
+from partitiond.core.plan.record import Placement
 from partitiond.core.replica.releases import ROLL_BACK_AFTER, ReleaseState
 from tests.controller.fakes import until
 from tests.controller.host import Host, serving
-from tests.controller.samples import spec
+from tests.controller.samples import placement, plan, spec
 
 
 def version(revision: str, **changes: object) -> ModelSpec:
@@ -51,15 +54,36 @@ async def arrived(host: Host, revision: str) -> None:
     await until(lambda: states(host.service).get(revision) is ReleaseState.SERVING)
 
 
-async def test_a_new_version_takes_the_old_one_s_place_by_itself(host: Host) -> None:
-    before = revisions(host)
+async def test_a_new_version_serves_before_it_takes_the_old_one_s_place_by_itself(
+    host: Host,
+) -> None:
+    before, served = revisions(host), []
+    publish = host.proxy.publish
+
+    async def watched(table: RoutingTable) -> None:
+        await publish(table)
+        served.append(any(not r.draining for r in host.proxy.table.replicas_of("a")))
+
+    host.proxy.publish = watched  # type: ignore[method-assign]
     await host.service.models.update(version("r2"), None)
     assert states(host.service)["r2"] is ReleaseState.COMING
     await arrived(host, "r2")
     assert states(host.service) == {"r2": ReleaseState.SERVING, "r1": ReleaseState.REPLACED}
     await until(lambda: len(host.runner.running()) == 1)
     assert revisions(host) != before
+    assert all(served)
     assert "model-released" in host.kinds()
+    now = host.service.models.model("a").record
+    with pytest.raises(ConflictError, match="already"):
+        await host.service.releases.roll_back("a", now.version)
+    # What is asked of the model meanwhile stays when it goes back.
+    await host.service.models.update(dataclasses.replace(now.spec, aliases=("other",)), None)
+    await host.service.releases.roll_back("a")
+    await arrived(host, "r1")
+    spec_now = host.service.models.model("a").record.spec
+    assert (spec_now.source.revision, spec_now.aliases) == ("r1", ("other",))
+    await host.service.models.remove("a")
+    assert host.store.releases() == []
 
 
 async def test_a_model_goes_to_another_group_by_itself_and_is_not_measured_again(
@@ -79,23 +103,6 @@ async def test_a_model_goes_to_another_group_by_itself_and_is_not_measured_again
     await host.service.releases.roll_back("a")
     await until(lambda: groups() == [""])
     assert host.service.models.model("a").record.spec.isolation_group == ""
-
-
-async def test_the_new_version_serves_before_the_old_one_stops_where_there_is_room(
-    host: Host,
-) -> None:
-    served = []
-    publish = host.proxy.publish
-
-    async def watched(table: object) -> None:
-        await publish(table)  # type: ignore[arg-type]
-        served.append(any(not r.draining for r in host.proxy.table.replicas_of("a")))
-
-    host.proxy.publish = watched  # type: ignore[method-assign]
-    await host.service.models.update(version("r2"), None)
-    await arrived(host, "r2")
-    await until(lambda: len(host.runner.running()) == 1)
-    assert all(served)
 
 
 async def test_a_version_that_does_not_start_goes_back_by_itself(host: Host) -> None:
@@ -121,12 +128,7 @@ async def test_a_version_whose_files_cannot_be_had_goes_back_by_itself(host: Hos
     fetches = host.resolver.count_resolves("a")
     host.resolver.breaks["a"] = ModelSourceError("its weights are not there.", hint="Upload them.")
     await host.service.models.update(version("r2"), None)
-
-    def rolled_back() -> bool:
-        host.clock.now += 0.2
-        return "model-rolled-back" in host.kinds()
-
-    await until(rolled_back)
+    await host.passes(lambda: "model-rolled-back" in host.kinds(), 0.2)
     assert host.resolver.count_resolves("a") >= fetches + ROLL_BACK_AFTER
     event = next(e for e in host.store.events(limit=1000) if e.kind == "model-rolled-back")
     assert "its weights are not there" in event.message
@@ -134,17 +136,6 @@ async def test_a_version_whose_files_cannot_be_had_goes_back_by_itself(host: Hos
     await arrived(host, "r1")
     assert states(host.service) == {"r2": ReleaseState.FAILED, "r1": ReleaseState.SERVING}
     assert (revisions(host), host.runner.running()) == (before, name), "the old one never stopped"
-
-
-async def test_what_is_asked_of_the_model_meanwhile_stays_when_it_goes_back(host: Host) -> None:
-    await host.service.models.update(version("r2"), None)
-    await arrived(host, "r2")
-    now = host.service.models.model("a").record.spec
-    await host.service.models.update(dataclasses.replace(now, aliases=("other",)), None)
-    await host.service.releases.roll_back("a")
-    await arrived(host, "r1")
-    spec_now = host.service.models.model("a").record.spec
-    assert (spec_now.source.revision, spec_now.aliases) == ("r1", ("other",))
 
 
 async def test_a_restarted_daemon_goes_on_with_the_version_that_was_coming(host: Host) -> None:
@@ -161,17 +152,12 @@ async def test_history_and_rollback_say_what_there_is(host: Host) -> None:
     assert (only.version, only.state) == (1, ReleaseState.SERVING)
     with pytest.raises(ConflictError, match="no earlier release"):
         await host.service.releases.roll_back("a")
+    with pytest.raises(ConflictError, match="at version 1 already"):
+        await host.service.releases.roll_back("a", 1)
     with pytest.raises(NotFoundError, match="version 9"):
         await host.service.releases.roll_back("a", 9)
     with pytest.raises(NotFoundError):
         host.service.releases.history("nobody")
-
-
-async def test_a_removed_model_leaves_no_releases(host: Host) -> None:
-    await host.service.models.update(version("r2"), None)
-    await arrived(host, "r2")
-    await host.service.models.remove("a")
-    assert host.store.releases() == []
 
 
 async def test_a_change_of_demand_is_no_release(host: Host) -> None:
@@ -210,10 +196,22 @@ async def test_a_replacement_that_was_cut_short_is_watched_over_by_the_next_daem
     await arrived(host, "r3")
 
 
-async def test_a_model_cannot_go_back_to_what_it_is(host: Host) -> None:
-    with pytest.raises(ConflictError, match="at version 1 already"):
-        await host.service.releases.roll_back("a", 1)
-    await host.service.models.update(version("r2"), None)
-    await arrived(host, "r2")
-    with pytest.raises(ConflictError, match="already"):
-        await host.service.releases.roll_back("a", host.service.models.model("a").record.version)
+ONE, TWO = placement("a-1", [0]), placement("a-2", [1])
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "room"),
+    [
+        ([ONE], [ONE], True),  # its own places are free: the new version leaves them
+        ([ONE, placement("b-1", [1])], [ONE], True),
+        ([placement("b-1", [0])], [ONE], False),
+        ([placement("b-1", [0])], [TWO], True),
+        ([ONE], [placement("b-1", [0]), TWO], True),  # of other models nothing is asked
+        ([], [ONE, dataclasses.replace(ONE, replica_id="a-2")], False),
+        ([], [dataclasses.replace(ONE, device_id="gone")], False),
+    ],
+)
+def test_a_version_goes_back_to_its_places_where_no_other_model_holds_them(
+    now: list[Placement], before: list[Placement], room: bool
+) -> None:
+    assert _has_room(plan(*now), plan(*before), "a") is room

@@ -12,14 +12,12 @@ from partitiond.controller.runtime.launches import form_of, launch_for
 from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
-from partitiond.core.plan.record import diff_plans
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.replica.releases import ReleaseState
 from partitiond.ports import ProfileRequest
-from partitiond.store import open_store
 from tests.controller.fakes import FakeProfiler
-from tests.controller.host import Host
+from tests.controller.host import Host, serving
 from tests.controller.samples import ARCHITECTURE, NOW, cpu, measured_profile, placement, spec
 
 FP8 = Variant("fp8", EngineOptions(quantization="fp8", kv_cache_dtype="fp8"))
@@ -54,14 +52,11 @@ class FormProfiler(FakeProfiler):
 
 @pytest.fixture
 async def host() -> AsyncIterator[Host]:
-    store = open_store(":memory:")
-    here = Host(store)
+    here = Host()
     here.profiler = FormProfiler()
     here.service = here._make()
-    await here.service.daemon.start()
-    yield here
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(here):
+        yield here
 
 
 async def test_a_variant_is_measured_beside_the_model_planned_and_started_as_itself(
@@ -117,14 +112,6 @@ def test_each_form_has_an_estimate_of_its_own() -> None:
     (awq,) = {p.provenance.notes[-1] for p in made if p.variant == "awq"}
     assert awq == source_note(one.as_variant("awq"))
     assert set(best_profiles(one, made)) == set(made)
-
-
-def test_another_form_of_the_same_replica_is_another_engine() -> None:
-    old = placement("a-1")
-    new = dataclasses.replace(old, candidate=dataclasses.replace(old.candidate, variant="fp8"))
-    diff = diff_plans((old,), (new,))
-    assert diff.move == ((old, new),)
-    assert (old.form, new.form) == ("a", "a:fp8")
 
 
 def test_a_launch_follows_the_form_of_its_placement() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -23,7 +23,6 @@ from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.views.preview import PlanPreview
 from partitiond.ports import Store
-from partitiond.store import open_store
 from tests.controller.fakes import FakeClock, a_moment
 from tests.controller.samples import NOW, measured_profile, placement, plan, record
 
@@ -32,22 +31,15 @@ def job(state: JobState, subject: str = "a") -> Job:
     return Job("job-1", "profile", subject, state, NOW, NOW, Progress("queued", ""))
 
 
-@pytest.mark.parametrize(
-    ("states", "expected"),
-    [
-        ([], False),
-        ([JobState.QUEUED], True),
-        ([JobState.CANCELLED], True),
-        ([JobState.FAILED], False),
-        ([JobState.FAILED, JobState.QUEUED], True),
-        ([JobState.CANCELLED, JobState.FAILED], True),
-        ([JobState.RUNNING], False),
-    ],
-)
-def test_a_model_is_served_from_its_estimate_only_where_measuring_must_wait(
-    states: list[JobState], expected: bool
-) -> None:
-    assert may_be_provisional([job(state) for state in states]) is expected
+def test_a_model_is_served_from_its_estimate_only_where_measuring_must_wait() -> None:
+    queued, cancelled, failed = JobState.QUEUED, JobState.CANCELLED, JobState.FAILED
+    waits: tuple[list[JobState], ...] = (
+        [queued], [cancelled], [failed, queued], [cancelled, failed]
+    )  # fmt: skip
+    for states in waits:
+        assert may_be_provisional([job(state) for state in states])
+    for states in ([], [failed], [JobState.RUNNING]):
+        assert not may_be_provisional([job(state) for state in states])
 
 
 def test_models_that_nobody_may_start_from_a_guess_are_held_back() -> None:
@@ -116,10 +108,14 @@ class Situation:
     def _touches(self, made: PlanPreview) -> bool:
         return not diff_plans(self.live, made.plan.placements).touches_nothing_running
 
-    async def change(self) -> None:
-        self.chain.changed()
+    async def consider(self, later_seconds: float = 0.0) -> None:
+        self.clock.now += later_seconds
         self.chain.consider()
         await a_moment()
+
+    async def change(self) -> None:
+        self.chain.changed()
+        await self.consider()
 
     def kinds(self) -> list[str]:
         return [event.kind for event in self.store.events()]
@@ -131,40 +127,34 @@ def preview(*placements: Placement, plan_id: str = "plan-7") -> PlanPreview:
 
 
 @pytest.fixture
-def here() -> Iterator[Situation]:
-    store = open_store(":memory:")
-    yield Situation(store)
-    store.close()
+def here(store: Store) -> Situation:
+    return Situation(store)
 
 
-async def test_a_plan_that_only_starts_is_applied_by_itself(here: Situation) -> None:
+async def test_a_plan_that_only_starts_is_applied_once_by_itself(here: Situation) -> None:
+    await here.consider()
+    assert here.asked == 0, "nothing has changed"
     here.answer = preview(placement("a-1"))
-    await here.change()
-    assert here.applied == (placement("a-1"),)
-
-
-async def test_a_plan_that_stops_what_runs_waits(here: Situation) -> None:
-    here.live = here.applied = (placement("a-1", [0]),)
-    here.answer = preview(placement("b-1", [0]))
-    await here.change()
-    assert here.applied == here.live
-    assert (here.chain.waiting, here.kinds()) == ("plan-7", ["plan-waits"])
-    here.chain.settled()
-    assert (here.chain.waiting, here.chain.note) == ("", "")
+    for _ in range(2):
+        await here.change()
+        assert here.applied == (placement("a-1"),)
+    assert here.kinds() == []
 
 
 async def waits(here: Situation) -> None:
-    """plan-7 waits."""
+    """plan-7 waits, since it stops what runs."""
     here.live = here.applied = (placement("a-1", [0]),)
     here.answer = preview(placement("b-1", [0]))
     await here.change()
-    assert here.chain.waiting == "plan-7"
+    assert (here.chain.waiting, here.applied) == ("plan-7", here.live)
 
 
 async def test_a_plan_that_waits_is_told_of_once(here: Situation) -> None:
     await waits(here)
     await here.change()
     assert (here.asked, here.chain.waiting, here.kinds()) == (2, "plan-7", ["plan-waits"])
+    here.chain.settled()
+    assert (here.chain.waiting, here.chain.note) == ("", "")
 
 
 async def test_a_plan_that_cannot_be_applied_any_more_waits_no_longer(here: Situation) -> None:
@@ -209,40 +199,19 @@ async def test_a_plan_that_a_person_asked_for_takes_the_place_of_the_one_that_wa
     assert here.kinds() == ["plan-waits", "plan-waits", "plan-withdrawn"]
 
 
-async def test_while_a_job_runs_nothing_is_planned(here: Situation) -> None:
+async def test_while_a_job_runs_nothing_is_planned_or_applied(here: Situation) -> None:
+    here.answer = preview(placement("a-1"))
     here.busy = True
     await here.change()
     assert here.asked == 0
     here.busy = False
     here.chain.consider()
+    here.busy = True  # a job that starts during the solve puts the plan off
     await a_moment()
-    assert here.asked == 1
-
-
-async def test_a_job_that_starts_during_the_solve_puts_the_plan_off(here: Situation) -> None:
-    here.answer = preview(placement("a-1"))
-    here.chain.changed()
-    here.chain.consider()
-    here.busy = True
-    await a_moment()
-    assert not here.applied
+    assert (here.asked, here.applied) == (1, ())
     here.busy = False
-    here.chain.consider()
-    await a_moment()
+    await here.consider()
     assert here.applied == (placement("a-1"),)
-
-
-async def test_without_a_change_nothing_is_planned(here: Situation) -> None:
-    here.chain.consider()
-    await a_moment()
-    assert here.asked == 0
-
-
-async def test_the_same_plan_again_is_not_applied_again(here: Situation) -> None:
-    here.applied = (placement("a-1"),)
-    here.answer = preview(placement("a-1"))
-    await here.change()
-    assert here.kinds() == []
 
 
 async def test_why_there_is_no_plan_is_said_once(here: Situation) -> None:
@@ -267,9 +236,7 @@ async def test_a_planner_that_breaks_is_an_event_and_the_chain_goes_on(
     here.answer = preview(placement("a-1"))
     await here.change()
     assert (here.asked, here.applied) == (1, ())  # what changes meanwhile does not hurry it
-    here.clock.now += retry_seconds(1)
-    here.chain.consider()
-    await a_moment()
+    await here.consider(retry_seconds(1))
     assert here.applied == (placement("a-1"),)
     assert here.chain.problem == ""
 
@@ -285,25 +252,17 @@ async def test_a_plan_that_breaks_while_it_is_applied_is_made_again(here: Situat
     await here.change()
     assert "no space left on device" in here.chain.problem
     for failures in (1, 2, 3):
-        here.clock.now += retry_seconds(failures) - 0.5
-        here.chain.consider()
-        await a_moment()
+        await here.consider(retry_seconds(failures) - 0.5)
         assert here.asked == failures
-        here.clock.now += 0.5
-        here.chain.consider()
-        await a_moment()
+        await here.consider(0.5)
         assert here.asked == failures + 1
     assert here.kinds() == ["plan-failed"]  # the same words are said once
     here.chain._apply = apply
-    here.clock.now += retry_seconds(4)
-    here.chain.consider()
-    await a_moment()
+    await here.consider(retry_seconds(4))
     assert list(here.applied) == [placement("a-1")]
     here.answer = OSError("again")
     await here.change()
-    here.clock.now += retry_seconds(1)
-    here.chain.consider()
-    await a_moment()
+    await here.consider(retry_seconds(1))
     assert here.asked == 7  # a plan that was made ends the row
 
 
@@ -312,51 +271,42 @@ def test_the_time_between_two_tries_doubles_up_to_a_minute() -> None:
     assert retry_seconds(10_000) == 60
 
 
-def urgent(here: Situation) -> bool:
-    return here.chain.urgent
-
-
 async def test_for_an_under_served_model_a_plan_is_made_while_a_job_runs(here: Situation) -> None:
     here.busy = here.pressing = True
     here.answer = preview(placement("a-1"))
     here.chain.changed()
-    assert urgent(here)
-    here.chain.consider()
-    await a_moment()
+    assert here.chain.urgent
+    await here.consider()
     assert here.applied == (placement("a-1"),)
-    assert not urgent(here)
-    here.chain.consider()
-    await a_moment()
+    assert not here.chain.urgent
+    await here.consider()
     assert here.asked == 1  # once for each change, whether it helped or not
     assert here.chain.planning  # what it left out is planned after the job
-    here.chain.changed()
-    here.chain.consider()
-    await a_moment()
+    await here.change()
     assert here.asked == 2
     here.busy = here.pressing = False
-    here.chain.consider()
-    await a_moment()
+    await here.consider()
     assert (here.asked, here.chain.planning) == (3, False)
 
 
 async def test_no_job_begins_while_a_plan_for_an_under_served_model_is_due_or_made(
     here: Situation,
 ) -> None:
-    assert not urgent(here)
+    assert not here.chain.urgent
     here.pressing = True
-    assert not urgent(here)  # nothing changed since the last plan
+    assert not here.chain.urgent  # nothing changed since the last plan
     here.chain.changed()
-    assert urgent(here)
+    assert here.chain.urgent
     here.pressing = False
-    assert not urgent(here)
+    assert not here.chain.urgent
     here.pressing = True
     here.chain.consider()
-    assert urgent(here)  # it is being made
+    assert here.chain.urgent  # it is being made
     await a_moment()
-    assert not urgent(here)
+    assert not here.chain.urgent
     here.answer = OSError("no process can be started")
     await here.change()
-    assert not urgent(here)  # a planner that never works keeps nobody from measuring
+    assert not here.chain.urgent  # a planner that never works keeps nobody from measuring
 
 
 async def test_a_plan_for_an_under_served_model_that_is_outdated_is_made_again(
@@ -367,8 +317,7 @@ async def test_a_plan_for_an_under_served_model_that_is_outdated_is_made_again(
     await here.change()
     assert not here.applied
     here.outdated = False
-    here.chain.consider()
-    await a_moment()
+    await here.consider()
     assert here.applied == (placement("a-1"),)
 
 
@@ -384,7 +333,9 @@ def test_a_plan_made_while_a_job_runs_speaks_of_what_was_planned_and_what_is_und
     assert woken_without_place(None, {}) == frozenset()
 
 
-async def test_closing_ends_a_plan_that_is_being_made(here: Situation) -> None:
+async def test_closing_ends_a_plan_that_is_being_made_and_nothing_follows(
+    here: Situation,
+) -> None:
     started = asyncio.Event()
 
     async def never() -> PlanPreview:
@@ -392,31 +343,13 @@ async def test_closing_ends_a_plan_that_is_being_made(here: Situation) -> None:
         await asyncio.Event().wait()
         return preview()
 
-    async def taken(_: PlanPreview) -> bool:
-        return True
-
-    chain = Chain(
-        journal=Journal(here.store, FakeClock()),
-        clock=FakeClock(),
-        ready=lambda: True,
-        pressing=lambda: False,
-        preview=never,
-        fresh=lambda: True,
-        lasts=lambda _: True,
-        apply=taken,
-        touches_running=lambda _: False,
-        current=tuple,
-    )
-    chain.changed()
-    chain.consider()
+    plain, here.chain._preview = here.chain._preview, never
+    await here.change()
     await started.wait()
     async with asyncio.timeout(240):
-        await chain.close()
-
-
-async def test_after_closing_nothing_is_planned_or_applied(here: Situation) -> None:
+        await here.chain.close()
+    here.chain._preview = plain
     here.answer = preview(placement("a-1"))
-    await here.chain.close()
     await here.change()
     assert (here.asked, here.applied) == (0, ())
 
@@ -428,11 +361,9 @@ async def test_a_plan_of_what_is_no_longer_so_is_made_again(here: Situation) -> 
     assert not here.applied
     assert here.kinds() == []
     here.outdated, here.lost = False, True
-    here.chain.consider()
-    await a_moment()
+    await here.consider()
     assert not here.applied
     here.lost = False
-    here.chain.consider()
-    await a_moment()
+    await here.consider()
     assert here.asked == 3
     assert list(here.applied) == [placement("a-1")]

@@ -1,7 +1,6 @@
 """The daemon reports the progress of plans: the applied one, earlier ones, and the next."""
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator
 
 import pytest
@@ -12,7 +11,7 @@ from partitiond.core.replica.convergence import Convergence, PlanState
 from partitiond.ports.actor import acting
 from tests.controller.fakes import until
 from tests.controller.host import Host, serving
-from tests.controller.samples import measured_profile, spec
+from tests.controller.samples import spec
 
 
 @pytest.fixture
@@ -24,11 +23,6 @@ async def host() -> AsyncIterator[Host]:
         await here.service.plans.apply()
         await here.serves("a")
         yield here
-
-
-def plan_id(host: Host) -> str:
-    plan = host.applied()
-    return plan.id
 
 
 async def to_the_end(host: Host, asked: str | None) -> list[Convergence]:
@@ -48,26 +42,18 @@ async def test_an_applied_plan_is_watched_until_it_runs(host: Host) -> None:
 
 
 async def test_a_plan_that_somebody_replaced_says_by_what_and_by_whom(host: Host) -> None:
-    before = plan_id(host)
+    before = host.applied().id
     with acting("ada@laptop"):
         await host.service.models.remove("a")
     now = host.service.convergence.now(before)
     assert now.state is PlanState.SUPERSEDED
     assert now.replaced is not None
-    assert (now.replaced.plan_id, now.replaced.actor) == (plan_id(host), "ada@laptop")
+    assert (now.replaced.plan_id, now.replaced.actor) == (host.applied().id, "ada@laptop")
     assert not now.replaced.same
-
-
-async def test_the_next_daemon_knows_it_too(host: Host) -> None:
-    before = plan_id(host)
-    await host.service.models.remove("a")
     await host.restart()
     now = host.service.convergence.now(before)
     assert now.replaced is not None
-    assert now.replaced.plan_id == plan_id(host)
-
-
-async def test_a_plan_that_never_was_applied_is_not_found(host: Host) -> None:
+    assert now.replaced.plan_id == host.applied().id, "the next daemon knows it too"
     with pytest.raises(NotFoundError, match="plan-none is not applied"):
         host.service.convergence.watch("plan-none")
 
@@ -77,9 +63,7 @@ async def test_a_replica_that_fails_again_and_again_ends_the_watch(host: Host) -
     await host.service.models.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
     preview = await host.service.plans.apply()
     watching = asyncio.create_task(to_the_end(host, preview.plan.id))
-    while not watching.done():
-        host.clock.now += 1.0  # its back-off passes
-        await asyncio.sleep(0.005)
+    await host.passes(watching.done)  # its back-offs pass
     last = (await watching)[-1]
     assert last.state is PlanState.FAILED
     assert "no luck today" in last.why
@@ -97,9 +81,8 @@ async def test_what_is_measured_first_keeps_nobody(host: Host) -> None:
 
 
 async def test_without_an_id_it_is_not_over_before_the_daemon_has_planned(host: Host) -> None:
-    before = plan_id(host)
-    host.store.add_profile(dataclasses.replace(measured_profile("b", cores=1)))
-    host.store.add_profile(dataclasses.replace(measured_profile("b", cores=2)))
+    before = host.applied().id
+    host.measured("b")
     await host.register("b", demand=Demand(req_per_s=0.5))
     seen = await to_the_end(host, None)
     assert seen[-1].plan_id != before

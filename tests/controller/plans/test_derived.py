@@ -101,10 +101,6 @@ def test_replication_that_was_measured_under_mps_is_carried_over() -> None:
     assert found["mig-1g.10gb"].sharing == ()
 
 
-def test_a_profile_that_tells_no_step_time_derives_nothing() -> None:
-    assert derived(measured(points=())) == ()
-
-
 def test_a_slice_that_no_figures_are_known_of_says_what_to_measure() -> None:
     """The driver lists MIG profiles of a GPU that the catalog does not know."""
     listed = HARDWARE["a100-80gb"].mig_profiles

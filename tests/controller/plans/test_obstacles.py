@@ -1,6 +1,6 @@
 """A model that cannot run keeps no other model from being planned, started and scaled."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -12,7 +12,7 @@ from partitiond.core.replica.obstacles import RETRY_BASE_SECONDS, ObstacleKind
 from partitiond.core.views.preview import PlanPreview
 from tests.controller.fakes import until
 from tests.controller.host import Host, serving
-from tests.controller.samples import measured_profile, spec
+from tests.controller.samples import spec
 
 ABSENT = EngineUnavailableError(
     "there is no vLLM on this host.", hint="Run `install`, or update NAME so."
@@ -29,20 +29,8 @@ def one(name: str, **changes: object) -> ModelSpec:
 async def host() -> AsyncIterator[Host]:
     """Two cores; "bad" and "good" are measured on one."""
     async with serving(Host()) as here:
-        for name in ("bad", "good"):
-            for cores in (1, 2):
-                here.store.add_profile(measured_profile(name, cores=cores))
+        here.measured("bad", "good")
         yield here
-
-
-async def later(host: Host, condition: Callable[[], bool]) -> None:
-    """Until it holds, while pauses pass quickly."""
-
-    def tick() -> bool:
-        host.clock.now += 0.5
-        return condition()
-
-    await until(tick)
 
 
 def obstacle(host: Host, name: str = "bad") -> ObstacleKind | None:
@@ -71,7 +59,7 @@ async def test_a_model_that_fails_to_start_leaves_the_plan_and_the_others_serve(
     await host.service.models.register(one("bad"))
     await host.service.models.register(one("good"))
     await host.serves("good")
-    await later(host, lambda: planned(host) == {"good"})
+    await host.passes(lambda: planned(host) == {"good"})
     assert (obstacle(host), starts(host)) == (ObstacleKind.START_FAILED, HOPELESS_FAILURES)
     assert "no memory." in host.service.models.model("bad").note
     assert "model-obstructed" in host.kinds()
@@ -91,7 +79,7 @@ async def test_it_is_tried_once_more_after_each_pause_until_it_starts(host: Host
     host.runner.refuse_models["bad"] = NO_MEMORY
     await host.service.models.register(one("bad", auto=False))
     await host.service.plans.apply()
-    await later(host, lambda: planned(host) == set())
+    await host.passes(lambda: planned(host) == set())
     tries = starts(host)
     host.clock.now += RETRY_BASE_SECONDS
     await until(lambda: starts(host) == tries + 1)
@@ -112,12 +100,12 @@ async def test_a_changed_model_and_one_that_is_profiled_anew_are_tried_at_once(
 ) -> None:
     host.runner.refuse_models["bad"] = NO_MEMORY
     await host.service.models.register(one("bad"))
-    await later(host, lambda: obstacle(host) is not None)
+    await host.passes(lambda: obstacle(host) is not None)
     tries = starts(host)
     host.clock.now += 10.0  # its back-off is over, its pause is not
     await host.service.models.profile("bad", ProfileOptions(cores=1))
     await until(lambda: starts(host) > tries)
-    await later(host, lambda: obstacle(host) is not None)
+    await host.passes(lambda: obstacle(host) is not None)
     tries = starts(host)
     host.clock.now += 10.0
     changed = one("bad", engine=EngineOptions(max_model_len=512))
@@ -138,7 +126,9 @@ async def test_an_engine_that_serves_and_dies_again_and_again_is_no_obstacle(hos
 
 
 async def test_without_its_engine_a_model_waits_and_the_others_are_measured_and_serve() -> None:
-    async with serving(ABSENT) as host:
+    without = Host()
+    without.engine_problem = ABSENT
+    async with serving(without) as host:
         await host.service.models.register(one("good", engine_kind="simulated"))
         await host.service.models.register(one("bad"))
         await until(lambda: obstacle(host) is ObstacleKind.ENGINE_ABSENT)
@@ -172,10 +162,10 @@ async def test_models_that_nobody_starts_by_itself_come_back_once_their_engine_d
     host.runner.refuse_models["bad"] = NO_MEMORY
     host.runner.die("bad-1")
     host.engine_problem = ABSENT
-    await later(host, lambda: planned(host) == set())
+    await host.passes(lambda: planned(host) == set())
     host.runner.refuse_models.clear()
     host.engine_problem = None
-    await later(host, lambda: host.serving("bad") == 1)
+    await host.passes(lambda: host.serving("bad") == 1)
     assert planned(host) == {"bad"}
 
 
@@ -184,36 +174,37 @@ async def test_a_model_without_its_files_leaves_the_plan_until_they_are_there(ho
     await host.service.models.register(one("bad"))
     await host.service.models.register(one("good"))
     await host.serves("good")
-    await later(host, lambda: planned(host) == {"good"})
+    await host.passes(lambda: planned(host) == {"good"})
     assert obstacle(host) is ObstacleKind.FILES_MISSING
     assert "no weights. Upload them." in unplaced(await host.service.plans.preview())["bad"]
     told = host.kinds().count("model-obstructed")
     fetches = host.resolver.count_resolves("bad")
-    await later(host, lambda: host.resolver.count_resolves("bad") > fetches + 2)
+    await host.passes(lambda: host.resolver.count_resolves("bad") > fetches + 2)
     assert host.kinds().count("model-obstructed") == told, "said once, however often it is tried"
     assert "no weights." in host.service.models.model("bad").note
     host.resolver.breaks.clear()
-    await later(host, lambda: host.serving("bad") == 1)
+    await host.passes(lambda: host.serving("bad") == 1)
     assert obstacle(host) is None
 
 
-async def test_a_model_whose_profile_failed_is_placed_only_by_who_asks(host: Host) -> None:
-    host.profiler.breaks_with = StartFailedError("it broke.")
-    await host.service.models.register(one("bad"))
-    await until(lambda: obstacle(host) is ObstacleKind.PROFILE_FAILED)
-    host.profiler.breaks_with = None
-    await host.service.models.register(one("good"))
-    await host.serves("good")
-    plan = host.applied()
-    assert [(u.model, u.reason.partition(": ")[0]) for u in plan.unplaced] == [
-        ("bad", "bad is not started by itself")
-    ]
-    asked = await host.service.plans.preview()
-    assert "bad" in {p.model for p in asked.plan.placements}
-    assert any("bad is not started by itself" in line for line in asked.plan.explanation)
-    await host.service.plans.apply(asked.plan.id)
-    await host.serves("bad")
-    assert obstacle(host) is None
+async def test_a_model_whose_profile_failed_is_placed_only_by_who_asks() -> None:
+    async with serving(Host()) as host:
+        host.profiler.breaks_with = StartFailedError("it broke.")
+        await host.service.models.register(one("bad"))
+        await until(lambda: obstacle(host) is ObstacleKind.PROFILE_FAILED)
+        host.profiler.breaks_with = None
+        await host.service.models.register(one("good"))
+        await host.serves("good")
+        plan = host.applied()
+        assert [(u.model, u.reason.partition(": ")[0]) for u in plan.unplaced] == [
+            ("bad", "bad is not started by itself")
+        ]
+        asked = await host.service.plans.preview()
+        assert "bad" in {p.model for p in asked.plan.placements}
+        assert any("bad is not started by itself" in line for line in asked.plan.explanation)
+        await host.service.plans.apply(asked.plan.id)
+        await host.serves("bad")
+        assert obstacle(host) is None
 
 
 async def test_another_kind_of_engine_replaces_the_first_once_it_serves(host: Host) -> None:

@@ -1,7 +1,6 @@
 """Plans on request know what runs and what is free, and become outdated at the right time."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,18 +28,15 @@ from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.ports import Store
-from partitiond.store import open_store
 from tests.controller.fakes import POLICY, FakeClock, FakeRunner, plan_maker
 from tests.controller.samples import cpu, measured_profile, placement, plan, record
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    store = open_store(":memory:")
+def store(store: Store) -> Store:
     store.add_model(record("a"))
     store.add_profile(measured_profile("a"))
-    yield store
-    store.close()
+    return store
 
 
 def desk(store: Store) -> PlanMaker:
@@ -51,36 +47,22 @@ def situation(here: PlanMaker) -> Situation:
     return here.situation(devices=[cpu()], running=())
 
 
-async def test_a_plan_starts_what_does_not_run(store: Store) -> None:
+async def test_a_plan_starts_what_does_not_run_and_is_applied_by_id_until_something_changes(
+    store: Store,
+) -> None:
     here = desk(store)
     preview = await here.preview(situation(here), None, None)
     assert preview.infeasible is None
     assert {p.model for p in preview.diff.start} == {"a"}
     assert preview.diff.touches_nothing_running
-
-
-async def test_a_plan_can_be_applied_by_id_until_something_changes(store: Store) -> None:
-    here = desk(store)
-    preview = await here.preview(situation(here), None, None)
-    assert here.recall(preview.plan.id, situation(here), None) == preview
+    other = dataclasses.replace(cpu(), free_bytes=cpu().free_bytes - 10**6)  # type: ignore[arg-type]
+    for same in (situation(here), here.situation(devices=[other], running=())):
+        assert here.recall(preview.plan.id, same, None) == preview
+    with pytest.raises(ConflictError):  # another was applied meanwhile
+        here.recall(preview.plan.id, situation(here), plan(plan_id="plan-9"))
     store.add_profile(measured_profile("a", cores=2))
     with pytest.raises(ConflictError, match="outdated"):
         here.recall(preview.plan.id, situation(here), None)
-
-
-async def test_a_plan_is_outdated_once_another_is_applied(store: Store) -> None:
-    here = desk(store)
-    preview = await here.preview(situation(here), None, None)
-    with pytest.raises(ConflictError):
-        here.recall(preview.plan.id, situation(here), plan(plan_id="plan-9"))
-
-
-async def test_free_bytes_that_come_and_go_outdate_no_plan(store: Store) -> None:
-    here = desk(store)
-    preview = await here.preview(situation(here), None, None)
-    other = dataclasses.replace(cpu(), free_bytes=cpu().free_bytes - 10**6)  # type: ignore[arg-type]
-    later = here.situation(devices=[other], running=())
-    assert here.recall(preview.plan.id, later, None) == preview
 
 
 def mig_gpu() -> Device:
@@ -88,42 +70,29 @@ def mig_gpu() -> Device:
     return gpu
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"modes": (SharingMode.MIG,)},
-        {"cordoned": True},
-        {"occupied_sm_percent": 30},
-        {"occupied_slices": (0,)},
-        {"max_replicas": 1},
-        {"core_nodes": ((0,), (1,))},
-        {"max_watts": 200.0},
-        {"idle_watts": 20.0},
-        {"host": "another"},
-        {"rack": "r2"},
-        {"price_per_hour": 9.0},
-        {"reserved_bytes": GIB},
-    ],
-    ids=lambda change: next(iter(change)),
-)
-def test_a_device_that_changes_what_fits_outdates_a_plan(
-    store: Store, change: dict[str, Any]
-) -> None:
-    here = desk(store)
-    now = here.situation(devices=[mig_gpu()], running=())
-    other = dataclasses.replace(mig_gpu(), **change)
-    then = here.situation(devices=[other], running=())
-    assert now.fingerprint("plan-1") != then.fingerprint("plan-1")
+CHANGES: list[dict[str, Any]] = [
+    {"modes": (SharingMode.MIG,)},
+    {"cordoned": True},
+    {"occupied_sm_percent": 30},
+    {"occupied_slices": (0,)},
+    {"max_replicas": 1},
+    {"core_nodes": ((0,), (1,))},
+    {"max_watts": 200.0},
+    {"idle_watts": 20.0},
+    {"host": "another"},
+    {"rack": "r2"},
+    {"price_per_hour": 9.0},
+    {"reserved_bytes": GIB},
+]
 
 
-async def test_a_preview_from_before_a_gpu_changed_its_mode_is_not_applied(store: Store) -> None:
+def test_a_device_that_changes_what_fits_outdates_a_plan(store: Store) -> None:
     here = desk(store)
-    before = here.situation(devices=[cpu(), mig_gpu()], running=())
-    preview = await here.preview(before, None)
-    changed = dataclasses.replace(mig_gpu(), modes=(SharingMode.MIG,))
-    after = here.situation(devices=[cpu(), changed], running=())
-    with pytest.raises(ConflictError, match="outdated"):
-        here.recall(preview.plan.id, after, None)
+    now = here.situation(devices=[mig_gpu()], running=()).fingerprint("plan-1")
+    for change in CHANGES:
+        other = dataclasses.replace(mig_gpu(), **change)
+        then = here.situation(devices=[other], running=())
+        assert now != then.fingerprint("plan-1"), change
 
 
 def test_what_keeps_a_model_from_every_plan_outdates_one_and_a_failed_profile_does_not(

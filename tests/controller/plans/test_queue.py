@@ -8,10 +8,8 @@ from partitiond.controller.plans.queue import ASKED_AT_ONCE, MOST_WAITING, PlanQ
 from partitiond.core.errors import NotReadyError
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.planner.model.types import PlanRequest
-from partitiond.store import open_store
 from tests.controller.fakes import a_moment, solved, until
-from tests.controller.host import Host
-from tests.controller.samples import measured_profile
+from tests.controller.host import Host, serving
 
 
 async def test_turns_are_taken_in_order_and_too_many_are_refused() -> None:
@@ -58,29 +56,24 @@ async def test_what_people_ask_for_is_planned_one_after_the_other_beside_the_dae
         running -= 1
         return await solved(request)
 
-    store = open_store(":memory:")
-    here = Host(store, solve=solve)
-    await here.service.daemon.start()
-    store.add_profile(measured_profile("b"))
-    await here.register("b", auto=False)
-    chain = here.service.parts.plans.chain
-    await until(lambda: not chain.planning)
-    gate.clear()
-    most = 0
-    for cores in (1, 2):
-        store.add_profile(measured_profile("a", cores=cores))
-    asked = [asyncio.create_task(here.service.plans.preview()) for _ in range(1 + MOST_WAITING)]
-    await until(lambda: running == ASKED_AT_ONCE)
-    with pytest.raises(NotReadyError):
-        await here.service.plans.preview()
-    with pytest.raises(NotReadyError):
-        await here.service.parts.plans.imagine(lambda situation: situation)
-    await here.register("a")
-    await until(lambda: running == ASKED_AT_ONCE + 1)  # the chain's own
-    applied = asyncio.create_task(here.service.plans.apply())
-    await until(lambda: running == ASKED_AT_ONCE + 2)
-    gate.set()
-    await asyncio.gather(*asked, applied)
-    assert most == ASKED_AT_ONCE + 2
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    async with serving(Host(solve=solve)) as here:
+        here.measured("b", cores=(1,))
+        await here.register("b", auto=False)
+        plans, parts = here.service.plans, here.service.parts.plans
+        await until(lambda: not parts.chain.planning)
+        gate.clear()
+        most = 0
+        here.measured("a")
+        asked = [asyncio.create_task(plans.preview()) for _ in range(1 + MOST_WAITING)]
+        await until(lambda: running == ASKED_AT_ONCE)
+        with pytest.raises(NotReadyError):
+            await plans.preview()
+        with pytest.raises(NotReadyError):
+            await parts.imagine(lambda situation: situation)
+        await here.register("a")
+        await until(lambda: running == ASKED_AT_ONCE + 1)  # the chain's own
+        applied = asyncio.create_task(plans.apply())
+        await until(lambda: running == ASKED_AT_ONCE + 2)
+        gate.set()
+        await asyncio.gather(*asked, applied)
+        assert most == ASKED_AT_ONCE + 2

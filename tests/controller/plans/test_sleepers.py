@@ -1,7 +1,6 @@
 """Plans keep sleeping models, may give their room to other models, and say so."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 
@@ -23,7 +22,6 @@ from partitiond.core.replica.sleep import Sleeper
 from partitiond.core.replica.states import ReplicaState
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.ports import Store
-from partitiond.store import open_store
 from tests.controller.fakes import POLICY, FakeClock, FakeRunner, plan_maker
 from tests.controller.runtime.test_sleeping import sleeper
 from tests.controller.samples import cpu, measured_profile, plan, record, spec
@@ -32,17 +30,10 @@ CAN_SLEEP = EngineOptions(sleep_mode=True)
 
 
 @pytest.fixture
-def store() -> Iterator[Store]:
-    store = open_store(":memory:")
+def desk(store: Store) -> PlanMaker:
     for name in ("a", "b"):
         store.add_model(record(name, min_replicas=1, max_replicas=1, engine_kind="simulated"))
         store.add_profile(measured_profile(name, cores=2, engine="simulated"))
-    yield store
-    store.close()
-
-
-@pytest.fixture
-def desk(store: Store) -> PlanMaker:
     return plan_maker(store, options=PlanOptions(time_limit_seconds=1.0))
 
 

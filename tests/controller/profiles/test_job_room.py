@@ -60,6 +60,10 @@ def turn(here: JobHost, *queue: Job, running: Sequence[Lent] = ()) -> Turn[Lease
     return turn_of(queue, running, {}, here)
 
 
+def begin_on(here: JobHost, *queue: Job) -> list[tuple[str, str]]:
+    return [(name, device) for name, device, _ in begun(here, *queue)]
+
+
 def begun(here: JobHost, *queue: Job) -> list[tuple[str, str, tuple[int, ...]]]:
     """All that begin, one after the other: job, device, host cores."""
     waiting, running = list(queue), list[Lent]()
@@ -72,21 +76,14 @@ def begun(here: JobHost, *queue: Job) -> list[tuple[str, str, tuple[int, ...]]]:
 
 def test_jobs_that_name_the_first_gpu_run_side_by_side_on_those_like_it() -> None:
     here = host((*GPUS, OTHER))
-    found = begun(here, job("j1"), job("j2"), job("j3"), job("j4", OTHER.id))
-    assert [(name, where) for name, where, _ in found] == [
-        ("j1", FIRST),
-        ("j2", SECOND),
-        ("j4", OTHER.id),
-    ]
+    found = begin_on(here, job("j1"), job("j2"), job("j3"), job("j4", OTHER.id))
+    assert found == [("j1", FIRST), ("j2", SECOND), ("j4", OTHER.id)]
 
 
 def test_jobs_of_two_isolation_groups_measure_under_mps_on_different_gpus() -> None:
     queue = [job(f"j{n}", subject=model, sm_percent="30") for n, model in enumerate("aba")]
     here = host(slots=Slots(per_device=4), groups={"a": "x", "b": "y"})
-    assert [(name, where) for name, where, _ in begun(here, queue[0], queue[1])] == [
-        ("j0", FIRST),
-        ("j1", SECOND),
-    ]
+    assert begin_on(here, *queue[:2]) == [("j0", FIRST), ("j1", SECOND)]
     alone = host(GPUS[:1], slots=Slots(per_device=4), groups={"a": "x", "b": "y"})
     (name, _, _), *rest = begun(alone, queue[0], queue[1])
     assert (name, rest) == ("j0", [])
@@ -98,28 +95,23 @@ def test_jobs_of_two_isolation_groups_measure_under_mps_on_different_gpus() -> N
 
 def test_a_job_that_was_asked_for_on_one_device_runs_on_that_alone() -> None:
     only = job("j2", **{ONLY_THERE: "yes"})
-    assert [one[:2] for one in begun(host(), job("j1"), only)] == [("j1", FIRST)]
-    assert [one[:2] for one in begun(host(), only, job("j1"))] == [("j2", FIRST), ("j1", SECOND)]
+    assert begin_on(host(), job("j1"), only) == [("j1", FIRST)]
+    assert begin_on(host(), only, job("j1")) == [("j2", FIRST), ("j1", SECOND)]
 
 
-def test_a_job_that_was_interrupted_goes_on_on_its_device() -> None:
+def test_a_job_goes_on_where_it_was_and_to_no_cordoned_device_while_there_is_another() -> None:
     again = dataclasses.replace(job("j2"), device_id=SECOND)
-    assert begun(host(), again)[0][:2] == ("j2", SECOND)
-
-
-def test_no_job_goes_to_a_cordoned_device_while_there_is_another() -> None:
+    assert begin_on(host(), again) == [("j2", SECOND)]
     cordoned = dataclasses.replace(GPUS[0], cordoned=True)
-    assert [one[:2] for one in begun(host((cordoned, GPUS[1])), job("j1"), job("j2"))] == [
-        ("j1", SECOND)
-    ]
-    assert begun(host((cordoned,)), job("j1"))[0][:2] == ("j1", FIRST)
+    assert begin_on(host((cordoned, GPUS[1])), job("j1"), job("j2")) == [("j1", SECOND)]
+    assert begin_on(host((cordoned,)), job("j1")) == [("j1", FIRST)]
 
 
 def test_a_job_whose_device_is_gone_runs_on_one_like_it_if_its_hardware_is_known() -> None:
     lost = job("j1", "gone")
     assert turn(host(), lost).waits == {"j1": "waits for the device gone: it is not there"}
     known = dataclasses.replace(lost, hardware="a100-80gb")
-    assert begun(host(), known)[0][:2] == ("j1", FIRST)
+    assert begin_on(host(), known) == [("j1", FIRST)]
     silent = host(room={FIRST: Unknown("silent for 30 s"), SECOND: Unknown("silent for 30 s")})
     assert "silent for 30 s" in turn(silent, known).waits["j1"]
 
@@ -236,7 +228,7 @@ def test_no_job_begins_beside_engines_that_start_on_its_host_and_other_hosts_mea
     there = dataclasses.replace(GPUS[1], id="far", host="there")
     here = host((GPUS[0], there), starting={HERE: ("a-1", "b-1"), "there": ()})
     queue = [job("j1"), job("j2"), job("j3", FIRST, **{ONLY_THERE: "yes"})]
-    assert [one[:2] for one in begun(here, *queue)] == [("j1", "far")]
+    assert begin_on(here, *queue) == [("j1", "far")]
     lease = turn(here, *queue).lease
     assert lease is not None
     waits = turn(here, *queue[1:], running=[(queue[0], lease)]).waits

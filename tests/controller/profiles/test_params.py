@@ -45,25 +45,19 @@ SPEC = ModelSpec(
 )
 
 
-@pytest.mark.parametrize(
-    ("asked", "settings", "expected"),
-    [(None, (), "4"), (None, (1, 2), "1"), (None, (8,), "4"), (2, (1,), "2")],
-)
-def test_cores_come_from_the_request_then_the_settings_then_the_device(
-    asked: int | None, settings: tuple[int, ...], expected: str
-) -> None:
-    defaults = ProfilingOptions(cpu_partition_cores=settings)
-    made = dict(params_of(ProfileOptions(cores=asked), [fake_cpu(cores=4)], defaults))
-    assert made["cores"] == expected
+def test_cores_come_from_the_request_then_the_settings_then_the_device() -> None:
+    for asked, settings, expected in (
+        (None, (), "4"), (None, (1, 2), "1"), (None, (8,), "4"), (2, (1,), "2")
+    ):  # fmt: skip
+        defaults = ProfilingOptions(cpu_partition_cores=settings)
+        made = dict(params_of(ProfileOptions(cores=asked), [fake_cpu(cores=4)], defaults))
+        assert made["cores"] == expected
 
 
-def test_more_cores_than_there_are_is_refused() -> None:
-    with pytest.raises(InputError, match="4 cores for engines, 5 were asked for"):
-        params_of(ProfileOptions(cores=5), [fake_cpu(cores=4)], ProfilingOptions())
-
-
-def test_more_memory_than_there_is_is_refused() -> None:
+def test_more_than_there_is_is_refused() -> None:
     device = fake_cpu(cores=4)
+    with pytest.raises(InputError, match="4 cores for engines, 5 were asked for"):
+        params_of(ProfileOptions(cores=5), [device], ProfilingOptions())
     asked = ProfileOptions(memory_bytes=device.memory_bytes + 1)
     with pytest.raises(InputError, match="were asked for") as refused:
         params_of(asked, [device], ProfilingOptions())
@@ -147,13 +141,18 @@ def test_lengths_beyond_the_context_are_refused() -> None:
     assert derived.max_model_len >= 4000
 
 
-def request(options: ProfileOptions, spec: ModelSpec = SPEC, **changes: object) -> ProfileRequest:
+def request(
+    options: ProfileOptions,
+    spec: ModelSpec = SPEC,
+    device: Device | None = None,
+    memory_bytes: int = 2**33,
+    **changes: object,
+) -> ProfileRequest:
     form = measured_spec(spec, options)
     model = ResolvedModel(form, Path("/m"), None, MODEL, dummy_weights=True)
     defaults = ProfilingOptions(checkpoint_dir=Path("/state/checkpoints"), **changes)  # type: ignore[arg-type]
-    return profile_request(
-        model, fake_cpu(cores=4), options, defaults, cores=(0, 1), memory_bytes=2**33
-    )
+    there = device or fake_cpu(cores=4)
+    return profile_request(model, there, options, defaults, cores=(0, 1), memory_bytes=memory_bytes)
 
 
 def test_the_command_repeats_every_choice() -> None:
@@ -189,9 +188,13 @@ def test_the_command_repeats_every_choice() -> None:
     assert "--set" not in text
 
 
-def test_windows_that_settings_changed_are_part_of_the_command() -> None:
-    command = request(ProfileOptions(), min_window_seconds=2.5).command
-    assert command.startswith("partitiond --set profiling.min_window_seconds=2.5 profile ")
+def test_windows_that_settings_changed_and_memory_that_was_used_are_part_of_the_command() -> None:
+    """What is free decides the largest batch; another host must not take what is free there."""
+    made = request(ProfileOptions(), min_window_seconds=2.5)
+    begin = "partitiond --set profiling.min_window_seconds=2.5 profile "
+    assert made.command.startswith(begin)
+    assert f"--memory {2**33}" in made.command
+    assert parse_bytes(str(2**33)) == 2**33
 
 
 def test_equal_requests_share_a_checkpoint_and_others_do_not() -> None:
@@ -212,41 +215,19 @@ def test_equal_requests_share_a_checkpoint_and_others_do_not() -> None:
     assert same not in found
 
 
-def test_the_command_names_the_memory_that_was_used() -> None:
-    """What is free decides the largest batch; another host must not take what is free there."""
-    made = request(ProfileOptions())
-    assert f"--memory {2**33}" in made.command
-    assert parse_bytes(str(2**33)) == 2**33
+def test_a_job_goes_on_from_its_checkpoint_with_other_free_memory_and_on_a_gpu_like_its_own() -> (
+    None
+):
+    def path(options: ProfileOptions, **there: object) -> Path | None:
+        return request(options, **there).checkpoint  # type: ignore[arg-type]
 
-
-def test_other_free_memory_goes_on_from_the_same_checkpoint() -> None:
-    form = measured_spec(SPEC, ProfileOptions())
-    model = ResolvedModel(form, Path("/m"), None, MODEL, dummy_weights=True)
-    defaults = ProfilingOptions(checkpoint_dir=Path("/state/checkpoints"))
-
-    def path(options: ProfileOptions, memory_bytes: int) -> Path | None:
-        return profile_request(
-            model, fake_cpu(cores=4), options, defaults, cores=(0, 1), memory_bytes=memory_bytes
-        ).checkpoint
-
-    assert path(ProfileOptions(), 2**33) == path(ProfileOptions(), 2**33 - 4096)
-    asked = {path(ProfileOptions(memory_bytes=size), size) for size in (2**33, 2**32)}
-    assert len(asked) == 2
-
-
-def test_a_job_goes_on_from_its_checkpoint_on_another_gpu_like_the_one_it_names() -> None:
-    model = ResolvedModel(
-        measured_spec(SPEC, ProfileOptions()), Path("/m"), None, MODEL, dummy_weights=True
-    )
-    defaults = ProfilingOptions(checkpoint_dir=Path("/state/checkpoints"))
+    assert path(ProfileOptions()) == path(ProfileOptions(), memory_bytes=2**33 - 4096)
+    sizes = (2**33, 2**32)
+    assert len({path(ProfileOptions(memory_bytes=n), memory_bytes=n) for n in sizes}) == 2
     first, second = fake_gpus("a100-80gb", 2)
     named = ProfileOptions(device_id=first.id)
-
-    def asked(device: Device, options: ProfileOptions) -> ProfileRequest:
-        return profile_request(model, device, options, defaults, cores=(0,), memory_bytes=2**33)
-
-    there = asked(second, named)
-    assert there.checkpoint == asked(first, named).checkpoint
-    assert there.checkpoint == asked(first, ProfileOptions()).checkpoint
-    assert there.checkpoint != asked(second, ProfileOptions(device_id=second.id)).checkpoint
+    there = request(named, device=second)
+    assert there.checkpoint == path(named, device=first)
+    assert there.checkpoint == path(ProfileOptions(), device=first)
+    assert there.checkpoint != path(ProfileOptions(device_id=second.id), device=second)
     assert f"--device {second.id}" in there.command

@@ -7,7 +7,6 @@ from partitiond.core.model.spec import Demand, ModelSource, ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Placement, Plan
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.store import open_store
 from tests.controller.fakes import until
 from tests.controller.host import Host
 from tests.controller.samples import measured_profile, placement, plan, spec
@@ -109,19 +108,14 @@ async def test_what_a_plan_that_waits_or_an_earlier_release_rests_on_stays(host:
     assert pruned() == {"second"}, "a roll-back would give the first its places again"
 
 
-async def test_nothing_is_deleted_before_somebody_says_so() -> None:
-    store = open_store(":memory:")
-    here = Host(store)
+async def test_nothing_is_deleted_before_somebody_says_so(host: Host) -> None:
     for day, name in enumerate(("old", "new"), 1):
-        store.add_profile(dated(name, day))
-    await here.service.daemon.start()
-    await here.register("a", auto=False)
-    first = {p.id for p in store.profiles()}
-    (one,) = here.service.profiles.prune(delete=False)
-    assert {p.id for p in store.profiles()} == first
-    assert here.service.profiles.prune(delete=True) == (one,)
-    assert {p.id for p in store.profiles()} == first - {one.id}
-    assert "profile-deleted" in here.kinds()
-    assert here.service.profiles.prune(delete=True) == ()
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+        host.store.add_profile(dated(name, day))
+    await host.register("a", auto=False)
+    first = {p.id for p in host.store.profiles()}
+    (one,) = host.service.profiles.prune(delete=False)
+    assert {p.id for p in host.store.profiles()} == first
+    assert host.service.profiles.prune(delete=True) == (one,)
+    assert {p.id for p in host.store.profiles()} == first - {one.id}
+    assert "profile-deleted" in host.kinds()
+    assert host.service.profiles.prune(delete=True) == ()

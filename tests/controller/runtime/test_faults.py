@@ -12,7 +12,7 @@ from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.replica.states import ReplicaState
-from tests.controller.fakes import POLICY, a_moment
+from tests.controller.fakes import POLICY, until
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement
 
@@ -75,6 +75,10 @@ async def test_all_engines_of_a_faulted_device_end_and_come_back(
     bench: Bench, partitions: FaultyPartitions
 ) -> None:
     await bench.run(placement("a-1", [0]), placement("b-1", [1]))
+    partitions.found = [DeviceFault("gpu-7", "fell off the bus.")]
+    await bench.controller.faults.look()
+    await bench.passes()
+    assert set(bench.states().values()) == {ReplicaState.SERVING}, "it is another device's"
     partitions.found = [DeviceFault("cpu", "the MPS server died.")]
     await bench.controller.faults.look()
     await bench.controller.one_pass()
@@ -94,24 +98,13 @@ async def test_all_engines_of_a_faulted_device_end_and_come_back(
     assert {"device-faulted", "device-recovered"} <= set(bench.kinds())
 
 
-async def test_a_fault_of_another_device_touches_nothing(
-    bench: Bench, partitions: FaultyPartitions
-) -> None:
-    await bench.run(placement("a-1"))
-    partitions.found = [DeviceFault("gpu-7", "fell off the bus.")]
-    await bench.controller.faults.look()
-    await bench.passes()
-    assert bench.states() == {"a-1": ReplicaState.SERVING}
-
-
-@pytest.mark.parametrize("error", [DeviceError("the driver does not answer."), ValueError("bug")])
 async def test_what_cannot_be_asked_changes_nothing_and_is_told_once(
-    bench: Bench, partitions: FaultyPartitions, error: Exception
+    bench: Bench, partitions: FaultyPartitions
 ) -> None:
     partitions.found = [DeviceFault("cpu", "broken.")]
     await bench.controller.faults.look()
-    partitions.breaks_with = error
-    for _ in range(3):
+    for error in (DeviceError("the driver does not answer."), ValueError("bug")) * 2:
+        partitions.breaks_with = error
         await bench.controller.faults.look()
     assert bench.controller.faults.reasons == {"cpu": "broken."}
     assert bench.kinds().count("faults-unknown") == 1
@@ -120,7 +113,6 @@ async def test_what_cannot_be_asked_changes_nothing_and_is_told_once(
 
 async def test_the_loop_looks_in_the_background(bench: Bench, partitions: FaultyPartitions) -> None:
     running = asyncio.create_task(bench.controller.run())
-    while not partitions.asked:
-        await a_moment()
+    await until(lambda: partitions.asked > 0)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -179,13 +179,14 @@ async def test_the_room_of_a_sleeper_is_lent_and_promised_to_others(bench: Bench
     assert bench.states() == {"a-1": SLEEPING, "b-1": ReplicaState.SERVING}
 
 
-async def test_a_sleeper_ends_when_the_plan_drops_it_and_when_everything_ends(
-    bench: Bench,
-) -> None:
+async def test_a_sleeper_that_the_plan_drops_is_ended(bench: Bench) -> None:
     await asleep(bench)
     bench.controller.apply(plan(plan_id="plan-2"))
     await bench.passes()
     assert bench.runner.stopped == ["a-1"]
+
+
+async def test_everything_ends_also_what_sleeps(bench: Bench) -> None:
     await asleep(bench, sleeper(), placement("b-1", [1]))
     await bench.controller.stop_everything()
     assert bench.runner.running() == []

@@ -37,14 +37,6 @@ def test_where_it_sits_and_what_it_draws(make_host: MakeHost) -> None:
     assert told.readings.ecc_volatile == 0
 
 
-def test_our_memory_is_shown_apart(make_host: MakeHost) -> None:
-    host = make_host()
-    (uuid,) = host.uuids()
-    host.add_process(uuid, 2**22 + 7, 3 * GIB)
-    devices = HostDevices(own_pids=lambda: {2**22 + 7})
-    assert devices.inspect(uuid).ours_bytes >= 3 * GIB
-
-
 def test_a_lost_gpu_is_told_of_as_it_was(make_host: MakeHost) -> None:
     host = make_host(GpuDescription("a100-80gb", count=2))
     lost = host.uuids()[0]
@@ -79,3 +71,11 @@ def test_of_the_cpu_only_the_device_is_told_and_others_are_not_there() -> None:
     assert devices.inspect("cpu").device.id == cpu.id
     with pytest.raises(NotFoundError, match="no device GPU-x"):
         devices.inspect("GPU-x")
+
+
+def test_our_memory_is_shown_apart(make_host: MakeHost) -> None:
+    host = make_host()
+    (uuid,) = host.uuids()
+    host.add_process(uuid, 2**22 + 7, 3 * GIB)
+    devices = HostDevices(own_pids=lambda: {2**22 + 7})
+    assert devices.inspect(uuid).ours_bytes >= 3 * GIB

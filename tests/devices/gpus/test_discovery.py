@@ -75,16 +75,6 @@ def test_our_own_engines_take_nothing_away(make_host: MakeHost, process: int) ->
     assert seen.split.ours_bytes >= 30 * GIB
 
 
-def test_a_process_that_ends_gives_its_memory_back(make_host: MakeHost) -> None:
-    host = make_host()
-    (uuid,) = host.uuids()
-    host.add_process(uuid, 2**22 + 1, 5 * GIB)
-    gpus = GpuDiscovery(host_pids=True)
-    before = gpus.discover(CORES)[0].device.free_bytes
-    host.remove_process(uuid, 2**22 + 1)
-    assert gpus.discover(CORES)[0].device.free_bytes >= before + 5 * GIB
-
-
 def test_in_a_container_hidden_memory_stays_foreign_when_our_engines_come(
     make_host: MakeHost, process: int
 ) -> None:
@@ -283,12 +273,6 @@ def test_far_cores_are_better_than_none(make_host: MakeHost) -> None:
     make_host(name="a100-80gb-x8")
     for seen in GpuDiscovery().discover([1000, 1001]):
         assert seen.device.cores == (1000, 1001)
-
-
-def test_two_looks_find_the_same(make_host: MakeHost) -> None:
-    make_host(name="mixed")
-    gpus = GpuDiscovery(mig_changes="mode")
-    assert gpus.discover(CORES) == gpus.discover(CORES)
 
 
 def test_a_helper_that_is_not_there_is_not_asked(make_host: MakeHost, tmp_path: Path) -> None:

@@ -33,14 +33,6 @@ def test_a_gpu_without_mig_has_no_mode(make_host: MakeHost) -> None:
         assert not mig.may_change_instances(handle, None)
 
 
-@pytest.mark.parametrize("privileged", [True, False])
-def test_who_may_ask_for_places_may_change_instances(make_host: MakeHost, privileged: bool) -> None:
-    host = make_host(CUT)
-    host.privileged(privileged)
-    with gpu(host.uuids()[0], "ask") as handle:
-        assert mig.may_change_instances(handle, None) is privileged
-
-
 def test_a_helper_that_can_be_reached_may(make_host: MakeHost, tmp_path: Path) -> None:
     host = make_host(CUT)
     host.privileged(False)
@@ -58,13 +50,3 @@ def test_a_geometry_that_cannot_be_read_is_no_reason_to_lose_the_gpu(make_host: 
     host.fail("nvmlDeviceGetMaxMigDeviceCount", pynvml.NVML_ERROR_UNKNOWN, times=-1)
     read = mig.read_mig(host.uuids()[0], "a100-80gb", None, lambda _: True)
     assert (read.readable, read.instances) == (False, ())
-
-
-def test_instances_of_others_cover_their_slices(make_host: MakeHost) -> None:
-    host = make_host(CUT)
-    (uuid,) = host.uuids()
-    host.add_process(host.geometry(uuid)[1].uuid, 2**22 + 1, 1 << 30)
-    theirs = mig.read_mig(uuid, "a100-80gb", None, lambda _: True)
-    assert mig.occupied_slices(theirs.instances) == (4, 5, 6, 7)
-    ours = mig.read_mig(uuid, "a100-80gb", None, lambda _: False)
-    assert mig.occupied_slices(ours.instances) == ()

@@ -291,15 +291,6 @@ async def test_what_others_left_without_compute_instance_is_left_alone(
     assert made.uuid
 
 
-async def test_a_command_completes_what_it_is_asked_for(host: SimulatedHost) -> None:
-    empty, place = host.uuids()[1], ("2g.20gb", 4, 2)
-    perform(empty, CreateGpuInstance(place))
-    (made,) = await control().apply(
-        empty, MigTarget((place,)), MigPermissions("instances", complete=True)
-    )
-    assert made.uuid
-
-
 async def test_a_pending_mode_needs_a_reset_first(host: SimulatedHost) -> None:
     empty = host.uuids()[1]
     busy = await control().ensure(cut(empty, "1g.10gb", 0, 1))
@@ -351,3 +342,12 @@ async def test_a_profile_that_the_driver_does_not_offer_names_those_it_does(
     with pytest.raises(DeviceError, match=r"no MIG profile 2g\.10gb") as refused:
         await control().ensure(cut(host.uuids()[1], "2g.10gb", 0, 2))
     assert "2g.20gb at 0, 2, 4" in refused.value.hint
+
+
+async def test_a_command_completes_what_it_is_asked_for(host: SimulatedHost) -> None:
+    empty, place = host.uuids()[1], ("2g.20gb", 4, 2)
+    perform(empty, CreateGpuInstance(place))
+    (made,) = await control().apply(
+        empty, MigTarget((place,)), MigPermissions("instances", complete=True)
+    )
+    assert made.uuid

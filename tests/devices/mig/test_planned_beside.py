@@ -1,7 +1,5 @@
 """Plans rest on MIG as discovered: foreign instances stay, and are used as they are."""
 
-from pathlib import Path
-
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.mig.changes import MigChanges
 from partitiond.core.mig.geometry import Place, geometry_on, place_of, profiles_of
@@ -65,9 +63,3 @@ async def test_a_fixed_geometry_is_used_at_its_places_and_nothing_else(host: Sim
     there = await MigControl("never", NOWHERE).instances(first.id)
     assert sorted(places) == sorted(place_of(i) for i in there)
     assert {i.uuid for i in first.mig_instances} == {i.uuid for i in there}
-
-
-def test_a_folder_is_no_helper(tmp_path: Path) -> None:
-    from partitiond.devices.mig.client import MigHelper
-
-    assert not MigHelper(tmp_path).there()

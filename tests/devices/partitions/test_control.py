@@ -20,7 +20,6 @@ from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.partitions import HostPartitions
 from partitiond.devices.partitions.journal import (
     EntryKind,
-    EntryState,
     place_of,
     place_text,
     read_entries,
@@ -30,7 +29,6 @@ from tests.controller.samples import placement
 from tests.devices.partitions.world import (
     GPU,
     OPERATORS,
-    Crashed,
     World,
     handle,
     launch,
@@ -188,28 +186,6 @@ async def test_cores_are_no_matter_of_devices(here: HostPartitions) -> None:
 # -- MIG -----------------------------------------------------------------------------------------
 
 
-async def test_an_operators_instance_is_used_and_stays(
-    world: World, here: HostPartitions, path: Path
-) -> None:
-    world.gpus[GPU].mig, world.gpus[GPU].instances = True, {OPERATORS}
-    made = await here.prepare(launch("a-1", mig(6)))
-    assert read_entries(path) == ()
-    await here.release(made)
-    assert list(await here.clear()) == []
-    assert world.gpus[GPU].instances == {OPERATORS}
-
-
-async def test_mig_that_we_turned_on_goes_off_for_another_mode_or_at_the_end(
-    world: World, here: HostPartitions, path: Path
-) -> None:
-    made = await here.prepare(launch("a-1", mig(0)))
-    await here.release(made)
-    assert world.gpus[GPU].mig
-    await here.prepare(launch("b-1", share()))
-    assert not world.gpus[GPU].mig
-    assert read_entries(path) == ()
-
-
 async def test_a_mode_that_waits_for_a_reset_is_taken_back(
     world: World, here: HostPartitions, path: Path
 ) -> None:
@@ -233,22 +209,6 @@ async def test_a_mode_that_cannot_be_taken_back_now_is_tried_again(
     assert read_entries(path) == ()
 
 
-async def test_a_mode_that_came_into_force_after_a_crash_stays_journalled(
-    world: World, path: Path
-) -> None:
-    world.crash_in = 1
-    with pytest.raises(Crashed):
-        await partitions(world, path).prepare(launch("a-1", mig()))
-    world.crash_in = None
-    here = partitions(world, path)
-    assert world.gpus[GPU].mig
-    await here.settle([])
-    assert world.gpus[GPU].mig
-    assert [entry.state for entry in read_entries(path)] == [EntryState.DONE]
-    assert list(await here.clear()) == []
-    assert not world.gpus[GPU].mig
-
-
 async def test_what_an_operator_turned_on_for_the_next_reset_stays(
     world: World, here: HostPartitions
 ) -> None:
@@ -265,20 +225,6 @@ async def test_slices_under_an_engine_are_not_anothers(world: World, here: HostP
     with pytest.raises(DeviceError, match="a-1 has the memory slices"):
         await here.prepare(launch("b-1", mig(6)))
     assert world.gpus[GPU].instances == {OPERATORS}
-
-
-async def test_what_a_device_keeps_is_tried_again(
-    world: World, here: HostPartitions, path: Path
-) -> None:
-    world.gpus[GPU].mig = True
-    made = await here.prepare(launch("a-1", mig(0)))
-    world.refuse_in = 0
-    with pytest.raises(DeviceError, match="refused to destroy"):
-        await here.release(made)
-    assert [entry.users for entry in read_entries(path)] == [()]
-    await here.faults()
-    assert world.gpus[GPU].instances == set()
-    assert read_entries(path) == ()
 
 
 # -- the journal's rule --------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -171,7 +170,8 @@ def test_a_counter_that_goes_away_is_no_figure(tmp_path: Path) -> None:
 
 
 async def test_cores_used_is_cpu_time_by_wall_time() -> None:
-    """Against the process's own account of itself, not against a figure of this machine."""
+    """Against the process's own account of itself, and a clock that the test sets."""
+    now = 0.0
     code = (
         "import time,sys\n"
         "print(1,flush=True)\n"
@@ -191,14 +191,13 @@ async def test_cores_used_is_cpu_time_by_wall_time() -> None:
         assert leader.stdin is not None
         assert leader.stdout is not None
         leader.stdout.readline()
-        window = await HostTelemetry().open(fake_cpu(), (leader.pid,))
-        began = time.monotonic()
+        window = await HostTelemetry(clock=lambda: now).open(fake_cpu(), (leader.pid,))
         leader.stdin.write("\n")
         leader.stdin.flush()
         burned = float(await asyncio.to_thread(leader.stdout.readline))
+        now = 10.0
         told = await window.close()
-        seconds = time.monotonic() - began
         leader.communicate("\n")
     assert told is not None
     assert told.cores_used is not None
-    assert told.cores_used == pytest.approx(burned / seconds, rel=0.35)
+    assert told.cores_used == pytest.approx(burned / 10, rel=0.35)

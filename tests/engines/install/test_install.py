@@ -96,9 +96,11 @@ def test_an_installation_ends_with_its_marker_and_is_found(tmp_path: Path, wheel
     publish(wheels)
     told: list[tuple[str, float | None]] = []
     engines = tmp_path / "engines"
-    made = install(
-        engines, "cpu", only(wheels), lambda text, fraction: told.append((text, fraction))
-    )
+    before = os.umask(0o077)
+    try:
+        made = install(engines, "cpu", only(wheels), lambda *progress: told.append(progress))
+    finally:
+        os.umask(before)
     folder = environment_folder(engines, "cpu")
     assert json.loads((folder / MARKER).read_text())["torch"] == "2.13.0+cpu"
     assert find_environment(None, engines, "cpu") == made
@@ -114,18 +116,7 @@ def test_an_installation_ends_with_its_marker_and_is_found(tmp_path: Path, wheel
     again: list[str] = []
     assert install(engines, "cpu", only(wheels), lambda text, _: again.append(text)) == made
     assert again == ["the engine is installed already"]
-
-
-def test_an_environment_is_open_to_engines_of_another_user_whatever_the_umask(
-    tmp_path: Path, wheels: Path
-) -> None:
-    publish(wheels)
-    before = os.umask(0o077)
-    try:
-        environment = install(tmp_path / "engines", "cpu", only(wheels))
-    finally:
-        os.umask(before)
-    folder = environment.python.parents[1]
+    # It is open to engines of another user, whatever the umask.
     for path in (folder.parent, folder, *folder.rglob("*")):
         if path.is_symlink() or path.name == MARKER:  # which the daemon alone reads
             continue
@@ -133,6 +124,7 @@ def test_an_environment_is_open_to_engines_of_another_user_whatever_the_umask(
         assert path.stat().st_mode & needed == needed, path
 
 
+@pytest.mark.full
 def test_an_interrupted_installation_is_not_used_but_made_again(
     tmp_path: Path, wheels: Path
 ) -> None:
@@ -210,6 +202,7 @@ def index(wheels: Path) -> Iterator[_Index]:
     server.server_close()
 
 
+@pytest.mark.full
 def test_torch_comes_from_a_folder_and_the_rest_from_an_index(
     tmp_path: Path, index: _Index
 ) -> None:
@@ -243,6 +236,7 @@ def test_a_cuda_build_is_never_taken_for_the_cpu_one(
     assert not environment_folder(tmp_path / "engines", "cpu").joinpath(MARKER).exists()
 
 
+@pytest.mark.full
 def test_a_cpu_build_is_never_taken_for_the_cuda_one(
     tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +264,7 @@ def test_an_own_index_of_pytorch_that_is_silent_is_waited_for_no_longer_than_its
     assert TORCH_SECONDS <= 20
 
 
+@pytest.mark.full
 def test_offline_no_index_is_asked(tmp_path: Path, index: _Index) -> None:
     publish(index.wheels, torch="")
     sources = PackageSources(default_index=index.url, indexes=(index.url,)).beside(
@@ -283,6 +278,7 @@ def test_offline_no_index_is_asked(tmp_path: Path, index: _Index) -> None:
     assert not index.asked
 
 
+@pytest.mark.full
 def test_an_installer_that_was_killed_keeps_the_lock_while_its_uv_runs(
     tmp_path: Path, index: _Index
 ) -> None:
@@ -333,6 +329,7 @@ def test_too_little_space_is_told_before_anything_is_made(
     assert not environment_folder(tmp_path / "engines", "cpu").exists()
 
 
+@pytest.mark.full
 def test_two_installers_wait_for_each_other(tmp_path: Path, wheels: Path) -> None:
     publish(wheels)
     told: list[str] = []
@@ -354,9 +351,8 @@ def test_two_installers_wait_for_each_other(tmp_path: Path, wheels: Path) -> Non
     assert told.count("the engine is installed") == 1
 
 
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
+def test_failures_of_uv_are_told_with_what_to_do() -> None:
+    for line, expected in (
         ("error: No space left on device (os error 28)", "disk is full"),
         ("  cause: dns error", "cannot be reached"),
         ("  cause: invalid peer certificate: UnknownIssuer", "SSL_CERT_FILE"),
@@ -365,13 +361,11 @@ def test_two_installers_wait_for_each_other(tmp_path: Path, wheels: Path) -> Non
         ("Downloading torch (403.1MiB)\noperation timed out", "cannot be reached"),
         ("error: No solution found when resolving dependencies", "engine.index_urls"),
         ("error: something else", "something else"),
-    ],
-)
-def test_failures_of_uv_are_told_with_what_to_do(line: str, expected: str) -> None:
-    error = explain("install the packages", ["Resolved 3 packages in 1s", line])
-    assert expected in f"{error.message} {error.hint}"
-    assert line.strip() in error.message
-    assert error.hint
+    ):
+        error = explain("install the packages", ["Resolved 3 packages in 1s", line])
+        assert expected in f"{error.message} {error.hint}"
+        assert line.strip() in error.message
+        assert error.hint
 
 
 # --- progress --------------------------------------------------------------------------------
@@ -421,10 +415,10 @@ def test_a_program_without_output_is_told_to_run_and_is_ended_at_its_deadline(
             ticks.append(pid)
 
     ended = attempt(
-        ["sleep", "600"], "wait", Counting(), folder=tmp_path, environment={}, deadline_seconds=0.2
+        ["sleep", "600"], "wait", Counting(), folder=tmp_path, environment={}, deadline_seconds=1.0
     )
     assert ended.code is None
-    assert len(ticks) > 1
+    assert ticks
 
 
 def test_every_variant_is_pinned_and_has_a_budget() -> None:

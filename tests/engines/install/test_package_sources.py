@@ -128,14 +128,9 @@ def test_the_settings_come_beside_and_can_forbid_every_index(tmp_path: Path) -> 
     assert not sources.offline
     assert base.beside((), (), offline=True).offline
     assert PackageSources(offline=True).beside((), (), offline=False).offline
-
-
-@pytest.mark.parametrize(
-    "url", ["mirror.example", "ftp://mirror.example", "file://", "https://a b"]
-)
-def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match=r"engine\.index_urls"):
-        load_settings(env={"PARTITIOND_ENGINE__INDEX_URLS": url})
+    for url in ("mirror.example", "ftp://mirror.example", "file://", "https://a b"):
+        with pytest.raises(SettingsError, match=r"engine\.index_urls"):
+            load_settings(env={"PARTITIOND_ENGINE__INDEX_URLS": url})
 
 
 def test_the_program_runs_uv_with_these_sources(tmp_path: Path) -> None:

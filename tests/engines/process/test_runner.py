@@ -75,8 +75,8 @@ async def test_a_stopped_engine_can_be_started_again_and_its_old_handle_does_not
     runner = ProcessEngineRunner(short_dir, None)
     old = await runner.start(simulated_launch())
     await runner.stop(old, 5)
-    assert (short_dir / LAST_LOGS / "sim-0.log").exists()
     new = await runner.start(simulated_launch())
+    assert (short_dir / LAST_LOGS / "sim-0.log").exists()
     assert new.generation != old.generation
     try:
         await runner.wait_ready(new, 60)
@@ -85,17 +85,6 @@ async def test_a_stopped_engine_can_be_started_again_and_its_old_handle_does_not
         assert await runner.probe(new, 5)
     finally:
         await runner.stop(new, 5)
-
-
-async def test_long_replica_names_still_get_a_socket(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    launch = simulated_launch("a-model-with-a-name-of-sixty-three-letters-as-long-as-it-gets-0-12")
-    handle = await runner.start(launch)
-    try:
-        await runner.wait_ready(handle, 60)
-        assert [found.launch.replica_id for found in await runner.find()] == [launch.replica_id]
-    finally:
-        await runner.stop(handle, 5)
 
 
 async def test_a_run_folder_that_is_too_deep_is_refused_with_the_reason(short_dir: Path) -> None:
@@ -136,18 +125,6 @@ async def test_a_folder_without_a_process_is_cleared(short_dir: Path) -> None:
     runner = ProcessEngineRunner(short_dir, None)
     assert list(await runner.find()) == []
     assert not folder.path.is_dir()
-
-
-async def test_a_cancelled_start_leaves_no_engine(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    starting = asyncio.create_task(runner.start(simulated_launch()))
-    while not RunFolder.of(short_dir, "sim-0").path.is_dir():  # noqa: ASYNC110 - a file has no event
-        await asyncio.sleep(0)
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
-    folder = RunFolder.of(short_dir, "sim-0")
-    assert process.processes_of(folder.path, folder.process()) == []
 
 
 async def test_finding_does_not_disturb_an_engine_that_is_being_started(short_dir: Path) -> None:
@@ -371,3 +348,26 @@ async def test_of_a_dead_engine_that_cannot_be_read_nothing_is_left(short_dir: P
     await process.wait_gone(process.ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
     assert list(await runner.find()) == []
     assert run_folders(short_dir) == []
+
+
+async def test_long_replica_names_still_get_a_socket(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    launch = simulated_launch("a-model-with-a-name-of-sixty-three-letters-as-long-as-it-gets-0-12")
+    handle = await runner.start(launch)
+    try:
+        await runner.wait_ready(handle, 60)
+        assert [found.launch.replica_id for found in await runner.find()] == [launch.replica_id]
+    finally:
+        await runner.stop(handle, 5)
+
+
+async def test_a_cancelled_start_leaves_no_engine(short_dir: Path) -> None:
+    runner = ProcessEngineRunner(short_dir, None)
+    starting = asyncio.create_task(runner.start(simulated_launch()))
+    while not RunFolder.of(short_dir, "sim-0").path.is_dir():  # noqa: ASYNC110 - a file has no event
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    folder = RunFolder.of(short_dir, "sim-0")
+    assert process.processes_of(folder.path, folder.process()) == []

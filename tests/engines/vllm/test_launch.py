@@ -39,7 +39,7 @@ def flag(argv: list[str], name: str) -> str:
     return argv[argv.index(name) + 1]
 
 
-def test_every_limit_is_explicit() -> None:
+def test_every_limit_is_explicit_and_it_listens_on_a_unix_socket_only() -> None:
     argv = command(CPU, PYTHON, NEW)
     assert argv[:3] == [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
     assert flag(argv, "--kv-cache-memory-bytes") == str(CPU.kv_cache_bytes)

@@ -306,6 +306,15 @@ def test_why_a_model_is_where_it_is() -> None:
     assert titles == ["2 replicas instead of 1"]
 
 
+def test_neighbours_are_told_with_their_numbers() -> None:
+    sizes: Sizes = {name: (point(name, 6, 5, sm=15),) for name in "abc"}
+    asker = Asker(sizes, spec("a", 10), spec("b", 5), spec("c", 15), devices=gpus(1))
+    _, answers = asker.ask(PlanQuestion(explain="b"))
+    assert answers.explanation is not None
+    (line,) = [x for x in answers.explanation.here if x.startswith("gpu-0: ")]
+    assert line.startswith("gpu-0: 1x beside 2x a, 3x c, memory ")
+
+
 def test_the_next_best_size_and_what_it_costs() -> None:
     dear = point("b", 6, 5, sm=60)
     asker = Asker({"a": (HALF,), "b": (TENTH, dear)}, spec("a", 5), spec("b", 5), devices=gpus(3))

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.hardware.kinds import Device, SharingMode
-from partitiond.core.hardware.partition import MemoryShare, MpsShare, WholeDevice
 from partitiond.core.model.spec import Isolation, PlacementRules, Slo
 from partitiond.core.performance.interference import DEFAULT, level_of, sigma
 from partitiond.core.plan.record import Candidate, ModelDemand, Placement
@@ -15,18 +14,7 @@ from partitiond.planner.answers.room_for import Blocker, Neighbours, blocker, mo
 from partitiond.planner.check.devices import check_device
 from partitiond.planner.check.figures import level_together
 from tests.planner.build import cpu, gpu, on_cores, point, want
-
-
-def placed(candidate: Candidate, number: int, device: str = "gpu-0") -> Placement:
-    memory, mode = candidate.memory_bytes, candidate.size.mode
-    part: MpsShare | MemoryShare | WholeDevice
-    if mode is SharingMode.MPS:
-        part = MpsShare(device, memory, candidate.size.sm_percent)
-    elif mode is SharingMode.MEMORY:
-        part = MemoryShare(device, memory)
-    else:
-        part = WholeDevice(device, memory)
-    return Placement(f"{candidate.model}-{number}", candidate.model, device, part, candidate)
+from tests.planner.check.make import placed
 
 
 def around(here: list[Placement], *demands: ModelDemand, spare: float = math.inf) -> Neighbours:

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.planner.instances import request
-from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Objective
@@ -28,18 +27,12 @@ from partitiond.planner.bounds.prices import (
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import Floats, Ints, build_sites
 from partitiond.planner.model.types import PlanRequest
-from tests.planner.build import gpu, point, want
+from tests.planner.build import FREE, gpu, gpus, point, want
 from tests.planner.problems import is_bound, level_of, question, seeds, sets_of, sites_of
 
-FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
 CROWDED = Interference((1.0, 1.5, 2.0), (1.0, 1.5, 2.0), 0.25, 0.25, 0.0)
 COSTS = (Objective.MIN_DEVICES, Objective.MIN_PRICE, Objective.MIN_ENERGY)
 EVERY = (*COSTS, Objective.MAX_GOODPUT)
-
-
-def gpus(count: int) -> tuple[Device, ...]:
-    """Devices that are alike, on one host."""
-    return tuple(gpu(f"g{n}") for n in range(count))
 
 
 def bound(asked: PlanRequest) -> float | None:

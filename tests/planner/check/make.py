@@ -27,9 +27,7 @@ from partitiond.core.plan.record import (
 )
 from partitiond.core.units import Bytes
 from partitiond.planner.check import Before, check_plan
-
-FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0, (1.0,))
-"""Replicas do not slow each other down."""
+from tests.planner.build import FREE
 
 
 def placed(

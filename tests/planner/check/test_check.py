@@ -10,8 +10,8 @@ from partitiond.core.plan.record import Objective, Plan, Unplaced
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.types import PlanRequest
-from tests.planner.build import gpu, point, want
-from tests.planner.check.make import FREE, placed, plan_of, said
+from tests.planner.build import FREE, gpu, point, want
+from tests.planner.check.make import placed, plan_of, said
 
 ONE, TWO = point("a", 5, 10), point("b", 3, 10)
 A, B = want("a", ONE, rate=5), want("b", TWO, rate=3)

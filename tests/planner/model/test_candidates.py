@@ -10,6 +10,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import ModelSource, ModelSpec, Slo, SourceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import estimate_profile
+from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.models.catalog import CATALOG
 from partitiond.planner.model.candidates import candidates_for
@@ -139,3 +140,18 @@ def test_a_profile_speaks_for_every_isolation_group() -> None:
         dataclasses.replace(c, release="") for c in plain.candidates
     ]
     assert {c.release for c in blue.candidates}.isdisjoint(c.release for c in plain.candidates)
+
+
+def test_under_mps_a_replica_is_busy_with_what_it_reads_of_the_bandwidth_that_is_reached() -> None:
+    """Each step reads the weights, and of each sequence the cache of half of its output."""
+    made = profile()
+    spec = dataclasses.replace(SPEC, workload=made.workload)
+    for c in candidates_for(spec, [made], [A100]).candidates:
+        at = made.point(c.batch)
+        assert at is not None
+        tokens = made.workload.prompt_tokens + made.workload.output_tokens / 2
+        # opt-125m: keys and values of 12 layers of 768, two bytes each.
+        traffic = made.footprint.weights_bytes + c.batch * tokens * 2 * 12 * 768 * 2
+        share = traffic * at.output_tokens_per_s / c.batch / 2039e9 / BANDWIDTH_EFFICIENCY
+        assert 0 < share < 1
+        assert c.busy == pytest.approx(share)

@@ -1,6 +1,7 @@
 """Moves have a price: a plan prefers running replicas, and leaves no model without one."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ from partitiond.core.profile.record import ProfileKind
 from partitiond.fleet.file import load_fleet
 from partitiond.fleet.offline import fleet_request
 from partitiond.planner.api import solve
-from partitiond.planner.check import check_plan
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.packing import Packing
@@ -34,6 +34,7 @@ TWO = (gpu("g0"), gpu("g1"))
 TWELVE = Path(__file__).parents[3] / "examples" / "twelve-models.toml"
 
 
+@functools.cache
 def plan(request: PlanRequest) -> Plan:
     """The plan of a request that has one."""
     answer = solve(request)
@@ -139,28 +140,6 @@ def test_a_plan_beyond_the_budget_is_told_and_wins_at_no_price() -> None:
     assert [c.wins_from for c in shown] == [0, None]
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"value": 1.0}, "not one of the choices is the plan"),
-        ({"chosen": False}, "not one of the choices is the plan"),
-        ({"moves": 1}, "the plan moves 1"),
-        ({"bound": 2.5}, "is better than the bound for 0 moves"),
-        ({"bound": 0.5}, "looser than the one for any number"),
-    ],
-)
-def test_the_checker_refuses_wrong_choices(change: dict[str, object], says: str) -> None:
-    request = spread(5)
-    made = plan(request)
-    first, *others = made.certificate.choices
-    wrong = dataclasses.replace(first, **change)  # type: ignore[arg-type]
-    proof = dataclasses.replace(made.certificate, choices=(wrong, *others))
-    found = check_plan(
-        dataclasses.replace(made, certificate=proof), request.models, before=request.before
-    )
-    assert any(says in line for line in found), found
-
-
 @pytest.mark.parametrize(("devices", "chosen"), [(3, 3), (4, 1)])
 def test_a_needless_stop_counts_as_eight_moves_and_is_no_reason_to_take_any_other_plan(
     devices: int, chosen: int
@@ -170,7 +149,7 @@ def test_a_needless_stop_counts_as_eight_moves_and_is_no_reason_to_take_any_othe
     each = [tuple(want(f"{d.id}-{n}", point(f"{d.id}-{n}", 10, 5), rate=5) for n in range(k))
             for d, k in zip(gpus, (6, 1, 1, 1), strict=False)]  # fmt: skip
     running = tuple(p for d, mine in zip(gpus, each, strict=True) for p in runs_on((d,), mine))
-    request = PlanRequest(gpus, sum(each, ()), running=running, move_price=0.25)
+    request = PlanRequest(gpus, sum(each, ()), running=running, move_price=0.25, deterministic=True)
 
     def early(packing: Packing) -> int:
         return int(len(packing.used()) < devices)
@@ -319,37 +298,6 @@ def test_what_a_held_back_model_lacks_is_said(rate: float, missing: float) -> No
     assert made.held_back[0].missing_req_per_s == pytest.approx(missing)
 
 
-def wrong(request: PlanRequest, made: Plan) -> str:
-    """What the checker says of a plan."""
-    found = check_plan(made, request.models, before=request.before)
-    return "; ".join(found)
-
-
-def test_the_checker_counts_moves_and_refuses_outages_by_itself() -> None:
-    request = spread(3)
-    made = plan(request)
-    assert wrong(request, made) == ""
-    for changes, says in (
-        ({"moves": 2, "value": 1.5}, "counts 2 moves"),
-        ({"moves": 4, "value": 2.0}, "counts 4 moves"),
-        ({"value": 1.0}, "with its moves it is"),
-        ({"move_price": 0.1, "value": 1.3}, "prices a move"),
-        ({"bound_without_moves": 2.0}, "better than its bound"),
-    ):
-        proof = dataclasses.replace(made.certificate, **changes)  # type: ignore[arg-type]
-        gap = abs(proof.bound - proof.value) / proof.value
-        proof = dataclasses.replace(proof, gap=gap, status=Status.FEASIBLE)
-        assert says in wrong(request, dataclasses.replace(made, certificate=proof))
-    request = changed(None)
-    taken = plan(dataclasses.replace(request, allow_outage=True))
-    assert "an outage is not allowed" in wrong(request, taken)
-    held = plan(request)
-    first, *rest = held.placements
-    renamed = (dataclasses.replace(first, replica_id="a-9"), *rest)
-    other = dataclasses.replace(held, placements=renamed)
-    assert "is said to stay as it runs" in wrong(request, other)
-
-
 def test_an_infeasible_request_stays_infeasible_without_outages() -> None:
     too_large = (want("a", point("a", 10, 200), rate=5),)
     answer = solve(PlanRequest(TWO, too_large, allow_outage=False, move_price=0.25))
@@ -376,6 +324,7 @@ def twelve(rate: float, running: tuple[Placement, ...]) -> PlanRequest:
     )
 
 
+@pytest.mark.full
 def test_more_demand_for_one_model_moves_nothing_needlessly() -> None:
     """60 to 100 to 130 requests/s: seven and twelve moves without a price, and an outage."""
     running = plan(twelve(60, ())).placements

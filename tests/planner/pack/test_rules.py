@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MpsShare
-from partitiond.core.model.spec import FaultDomain, Isolation, PlacementRules
+from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.plan.diff import StepKind, diff_cost
-from partitiond.core.plan.record import Infeasible, ModelDemand, Objective, Plan, diff_plans
+from partitiond.core.plan.record import Infeasible, ModelDemand, Plan, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.check import check_plan
@@ -19,7 +19,7 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import complete
 from partitiond.planner.pack.packing import Packing, may_leave, missing
-from tests.planner.build import gpu, in_mig, point, want
+from tests.planner.build import gpu, point, want
 
 HOSTS = tuple(gpu(f"gpu-{i}", host=f"node-{i // 2}", rack=f"rack-{i // 4}") for i in range(8))
 
@@ -38,16 +38,6 @@ def _plan(devices: tuple[Device, ...], *wanted: object, **more: object) -> Plan:
 
 def _where(plan: Plan, model: str) -> list[str]:
     return [p.device_id for p in plan.placements if p.model == model]
-
-
-def test_models_that_avoid_each_other_share_no_device_whoever_says_it() -> None:
-    shy = want("shy", point("shy", 5, 20), rate=4)
-    proud = want("proud", point("proud", 5, 20), rate=4, rules=_rules(avoid=("shy",)))
-    together = _plan(HOSTS[:2], shy, want("proud", point("proud", 5, 20), rate=4))
-    assert len({p.device_id for p in together.placements}) == 1
-    apart = _plan(HOSTS[:2], shy, proud)
-    assert not set(_where(apart, "shy")) & set(_where(apart, "proud"))
-    assert apart.unplaced == ()
 
 
 def test_avoiding_the_only_device_leaves_one_out_and_says_so() -> None:
@@ -134,48 +124,6 @@ def test_a_model_is_only_where_its_companion_is() -> None:
     assert plan.unplaced == ()
 
 
-def test_two_models_may_each_have_to_be_near_the_other() -> None:
-    one = want("one", point("one", 5, 20), rate=4, rules=_rules(near=("two",)))
-    two = want("two", point("two", 5, 20), rate=9, rules=_rules(near=("one",)))
-    plan = _plan(HOSTS[:4], one, two)
-    hosts = {d.id: d.host for d in plan.devices}
-    assert {hosts[d] for d in _where(plan, "one")} == {hosts[d] for d in _where(plan, "two")}
-    assert plan.unplaced == ()
-
-
-@pytest.mark.parametrize("place", ["gpu-5", "node-2", "rack-1"])
-def test_only_on_takes_a_device_a_host_or_a_rack(place: str) -> None:
-    model = want("m", point("m", 5, 20), rate=4, rules=_rules(only_on=(place,)))
-    allowed = {d.id for d in HOSTS if place in (d.id, d.host, d.rack)}
-    assert set(_where(_plan(HOSTS, model), "m")) <= allowed
-
-
-@pytest.mark.parametrize(("kind", "lost"), [(FaultDomain.DEVICE, "id"), (FaultDomain.HOST, "host")])
-def test_the_planned_rate_survives_the_loss_of_any_one(kind: FaultDomain, lost: str) -> None:
-    model = want("m", point("m", 5, 20), rate=9.5, rules=_rules(survive=kind))
-    plan = _plan(HOSTS, model)
-    by_id = {d.id: d for d in plan.devices}
-    assert plan.unplaced == ()
-    for gone in {getattr(d, lost) for d in plan.devices}:
-        left = [d for d in _where(plan, "m") if getattr(by_id[d], lost) != gone]
-        assert 5 * len(left) >= 9.5 or len(left) >= 2
-
-
-def test_half_the_rate_survives_with_fewer_devices_than_all_of_it() -> None:
-    def used(share: float) -> int:
-        rules = _rules(survive=FaultDomain.DEVICE, survive_share=share)
-        model = want("m", point("m", 5, 50), rate=10, rules=rules)
-        return len(_where(_plan(HOSTS, model), "m"))
-
-    assert (used(0.5), used(1.0)) == (2, 3)
-
-
-def test_a_model_without_a_rate_keeps_one_replica() -> None:
-    model = want("m", point("m", 5, 20), rules=_rules(survive=FaultDomain.HOST))
-    plan = _plan(HOSTS[:4], model)
-    assert len({d.host for d in plan.devices if d.id in _where(plan, "m")}) == 2
-
-
 def test_what_cannot_survive_is_served_and_the_reason_names_the_loss() -> None:
     model = want("m", point("m", 5, 20), rate=4, rules=_rules(survive=FaultDomain.RACK))
     plan = _plan(HOSTS[:4], model)
@@ -184,13 +132,6 @@ def test_what_cannot_survive_is_served_and_the_reason_names_the_loss() -> None:
     assert "rack" in short.reason
     assert "rack" in short.remedy
     assert short.missing_req_per_s == 0
-
-
-def test_who_has_priority_is_served_first() -> None:
-    few = want("few", point("few", 1, 50), rate=1, rules=_rules(priority=1))
-    many = want("many", point("many", 50, 50), rate=50)
-    plan = _plan(HOSTS[:1], few, many, objective=Objective.MAX_GOODPUT)
-    assert [p.model for p in plan.placements] == ["few"]
 
 
 @pytest.mark.parametrize(
@@ -226,38 +167,6 @@ def test_names_that_do_no_harm_are_a_warning() -> None:
     plan = _plan(HOSTS[:2], want("m", point("m", 5, 20), rate=4, rules=rules))
     assert any("avoid names nobody" in line for line in plan.explanation)
     assert any("only_on names nowhere" in line for line in plan.explanation)
-
-
-def test_hardware_isolation_is_a_slice_or_a_device_of_its_own() -> None:
-    device = gpu("gpu-0", modes=(SharingMode.MIG, SharingMode.MPS))
-    neighbour = want("n", in_mig("n", 5, "1g.10gb"), rate=1)
-    walled = want("w", in_mig("w", 5, "1g.10gb"), rate=1, isolation=Isolation.HARDWARE)
-    alone = want("w", in_mig("w", 5, "1g.10gb"), rate=1, isolation=Isolation.DEVICE)
-    assert _plan((device,), neighbour, walled).unplaced == ()
-    assert len(_plan((device,), neighbour, alone).unplaced) == 1
-
-
-def test_the_checker_refuses_what_stands_against_a_rule() -> None:
-    wanted = (
-        want("a", point("a", 5, 20), rate=4, rules=_rules(avoid=("b",), only_on=("node-0",))),
-        want("b", point("b", 5, 20), rate=4, rules=_rules(near=("a",))),
-        want("c", point("c", 5, 20), rate=4, rules=_rules(survive=FaultDomain.HOST)),
-    )
-    plan = _plan(HOSTS[:4], *wanted)
-    by_model = {p.model: p for p in plan.placements}
-
-    def moved(model: str, device: str) -> tuple[str, ...]:
-        old = by_model[model]
-        there = dataclasses.replace(old.partition, device_id=device)
-        new = dataclasses.replace(old, device_id=device, partition=there)
-        placements = tuple(new if p is old else p for p in plan.placements)
-        return check_plan(dataclasses.replace(plan, placements=placements), wanted)
-
-    assert any("avoids b" in line for line in moved("a", by_model["b"].device_id))
-    assert any("may only be on node-0" in line for line in moved("a", "gpu-3"))
-    assert any("without a" in line for line in moved("b", "gpu-3"))
-    other = next(p for p in plan.placements if p.model == "c" and p is not by_model["c"])
-    assert any("is lost" in line for line in moved("c", other.device_id))
 
 
 def test_interchangeable_devices_are_those_of_one_host_once_a_rule_speaks_of_hosts() -> None:

@@ -17,9 +17,7 @@ from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.search.improve import Improver
-from tests.planner.build import cpu, gpu, on_cores, point, want
-
-ALONE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
+from tests.planner.build import FREE, cpu, gpu, gpus, on_cores, point, want
 
 
 def searched(instance: Instance, *, by_cost: bool, steps: int = 2000, seed: int = 1) -> Improver:
@@ -146,8 +144,8 @@ def test_it_finds_the_packing_that_a_greedy_one_misses() -> None:
     # 50 + 30, 50 + 30, 40 + 40: largest first in any other pairing needs a fourth device.
     gibs = (50, 50, 40, 40, 30, 30)
     models = tuple(want(f"m{i}", point(f"m{i}", 5, g, sm=5), rate=5) for i, g in enumerate(gibs))
-    devices = tuple(gpu(f"g{i}") for i in range(6))
-    instance = build_instance(PlanRequest(devices, models, interference=ALONE))
+    devices = gpus(6)
+    instance = build_instance(PlanRequest(devices, models, interference=FREE))
     improver = searched(instance, by_cost=True, steps=5000)
     assert improver.found
     assert len(improver.best().used()) == 3
@@ -158,7 +156,7 @@ def test_the_same_seed_gives_the_same_answer() -> None:
         want(f"m{i}", point(f"m{i}", 3, 11 + i, sm=15), point(f"m{i}", 5, 19 + i, sm=25), rate=20)
         for i in range(12)
     )
-    request = PlanRequest(tuple(gpu(f"g{i}") for i in range(6)), models)
+    request = PlanRequest(gpus(6), models)
     instance = build_instance(request)
     one, other = (searched(instance, by_cost=False, steps=3000, seed=7) for _ in range(2))
     assert np.array_equal(one.best_state.items, other.best_state.items)
@@ -170,7 +168,7 @@ def test_models_that_have_to_be_near_others_stay_where_they_are() -> None:
         want("b", point("b", 5, 20, sm=20), rate=5),
         want("c", point("c", 5, 20, sm=20), rate=10),
     )
-    instance = build_instance(PlanRequest((gpu("g0"), gpu("g1")), models, interference=ALONE))
+    instance = build_instance(PlanRequest((gpu("g0"), gpu("g1")), models, interference=FREE))
     start = Packing(instance)
     option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is SharingMode.MPS)
     by_model = {item.model: item.index for item in instance.items}
@@ -193,7 +191,7 @@ def test_enough_is_left_when_a_host_is_lost() -> None:
         want("b", point("b", 5, 30, sm=30), rate=5),
     )
     devices = tuple(gpu(f"g{n}", host=f"h{n // 2}") for n in range(4))
-    instance = build_instance(PlanRequest(devices, models, interference=ALONE))
+    instance = build_instance(PlanRequest(devices, models, interference=FREE))
     improver = searched(instance, by_cost=True, steps=2000)
     assert improver.found
     packing = improver.best()

@@ -7,12 +7,10 @@ import pytest
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.spec import PlacementRules
-from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.answers import alternative
 from partitiond.core.plan.record import ModelDemand, Objective, Plan, Status
 from partitiond.planner.answers.certify import certify
 from partitiond.planner.api import solve
-from partitiond.planner.check import check_plan
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.members import Member
@@ -25,9 +23,7 @@ from partitiond.planner.search.priorities import (
     order,
     values_of,
 )
-from tests.planner.build import gpu, point, want
-
-FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0)
+from tests.planner.build import FREE, gpu, gpus, point, want
 
 
 def ranked(
@@ -41,7 +37,7 @@ def ranked(
 def asked(devices: int, *models: ModelDemand) -> PlanRequest:
     """For the most goodput."""
     return PlanRequest(
-        tuple(gpu(f"g{n}") for n in range(devices)),
+        gpus(devices),
         models,
         objective=Objective.MAX_GOODPUT,
         interference=FREE,
@@ -97,35 +93,6 @@ def _two() -> tuple[PlanRequest, Plan]:
     models = ranked("high", 1, 2.0, wanted=4.0), ranked("low", 0, 3.0, wanted=9.0)
     request = asked(2, *models)
     return request, planned(2, *models)
-
-
-@pytest.mark.parametrize(
-    ("which", "changes", "said"),
-    [
-        (0, {"bound": 3.0}, "more than its bound"),
-        (1, {"bound": 6.1}, "may get"),
-        (1, {"value": 6.1}, "the certificate says"),
-        (1, {"priority": 2}, "does not speak of each priority"),
-    ],
-)
-def test_what_is_claimed_of_a_priority_is_checked(
-    which: int, changes: dict[str, float], said: str
-) -> None:
-    request, plan = _two()
-    assert not check_plan(plan, request.models, FREE)
-    by = [*plan.certificate.by_priority]
-    assert [p.value for p in by] == [4.0, 6.0]
-    by[which] = dataclasses.replace(by[which], **changes)  # type: ignore[arg-type]
-    proof = dataclasses.replace(plan.certificate, by_priority=tuple(by))
-    wrong = check_plan(dataclasses.replace(plan, certificate=proof), request.models, FREE)
-    assert any(said in line for line in wrong), wrong
-
-
-def test_a_certificate_that_hides_its_priorities_is_refused() -> None:
-    request, plan = _two()
-    proof = dataclasses.replace(plan.certificate, by_priority=())
-    wrong = check_plan(dataclasses.replace(plan, certificate=proof), request.models, FREE)
-    assert any("each priority" in line for line in wrong)
 
 
 def _half() -> tuple[Instance, Packing]:

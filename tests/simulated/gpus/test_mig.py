@@ -131,16 +131,6 @@ def test_a_mig_device_from_making_to_destroying(mig: SimulatedHost) -> None:
         pynvml.nvmlGpuInstanceDestroy(instance)
 
 
-def test_the_same_place_has_the_same_uuid_again(mig: SimulatedHost) -> None:
-    uuids = set()
-    for _ in range(2):
-        instance, compute = create_whole(gpu_of(mig), "2g.20gb", 2)
-        uuids.add(mig.geometry(mig.uuids()[0])[0].uuid)
-        pynvml.nvmlComputeInstanceDestroy(compute)
-        pynvml.nvmlGpuInstanceDestroy(instance)
-    assert len(uuids) == 1
-
-
 def test_ids_differ_between_gpus_for_the_same_place(mig: SimulatedHost) -> None:
     ids = [
         pynvml.nvmlGpuInstanceGetInfo(create(gpu_of(mig, index), "1g.10gb", 0)).id
@@ -168,11 +158,6 @@ def test_what_does_not_fit_is_refused(
     with pytest.raises(pynvml.NVMLError) as refused:
         create(gpu_of(mig), name, start)
     assert refused.value.value == error
-
-
-def test_a_profile_nobody_has_is_refused(mig: SimulatedHost) -> None:
-    with pytest.raises(pynvml.NVMLError_InvalidArgument):
-        pynvml.nvmlDeviceCreateGpuInstance(gpu_of(mig), 3)
 
 
 def test_compute_instances_share_one_gpu_instance(mig: SimulatedHost) -> None:
@@ -305,20 +290,3 @@ def test_where_the_gpu_cannot_be_reset_the_mode_waits_for_a_reboot(tmp_path: Pat
         host.reboot()
         assert pynvml.nvmlDeviceGetMigMode(gpu) == [1, 1]
         pynvml.nvmlShutdown()
-
-
-def test_instances_do_not_survive_a_reboot(tmp_path: Path) -> None:
-    host = SimulatedHost.create("a100-80gb-mig", tmp_path / "host")
-    first = host.uuids()[0]
-    assert len(host.geometry(first)) == 4
-    host.reboot()
-    assert host.geometry(first) == ()
-    assert host.mig_mode(first)
-
-
-def test_a_call_in_the_middle_of_a_sequence_fails(mig: SimulatedHost) -> None:
-    mig.fail("mig", pynvml.NVML_ERROR_IN_USE, after=1)
-    instance = create(gpu_of(mig), "1g.10gb", 0)
-    with pytest.raises(pynvml.NVMLError_InUse):
-        pynvml.nvmlGpuInstanceCreateComputeInstance(instance, 0)
-    pynvml.nvmlGpuInstanceCreateComputeInstance(instance, 0)

@@ -28,21 +28,6 @@ def test_every_shipped_host_is_there(name: str, tmp_path: Path) -> None:
         pynvml.nvmlShutdown()
 
 
-def test_a_host_has_the_same_uuids_each_time(tmp_path: Path) -> None:
-    one = SimulatedHost.create("mixed", tmp_path / "one")
-    assert one.uuids() == SimulatedHost.create("mixed", tmp_path / "two").uuids()
-
-
-def test_two_hosts_in_one_process_are_two(tmp_path: Path) -> None:
-    one = SimulatedHost.create("mixed", tmp_path / "one")
-    two = SimulatedHost.create("a100-80gb-x8", tmp_path / "two")
-    for host in (one, two, one):
-        with host.installed():
-            pynvml.nvmlInit()
-            assert pynvml.nvmlDeviceGetCount() == len(host.uuids())
-            pynvml.nvmlShutdown()
-
-
 def test_nothing_is_told_before_nvml_is_started(host: SimulatedHost) -> None:
     with host.installed(), pytest.raises(pynvml.NVMLError_Uninitialized):
         pynvml.nvmlDeviceGetCount()

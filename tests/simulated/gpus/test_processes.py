@@ -7,7 +7,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import pynvml
 import pytest
 
 from partitiond.simulated.gpus import KillPoint, SimulatedHost
@@ -158,12 +157,3 @@ def test_a_broken_gpu_breaks_the_processes_on_it(host: SimulatedHost) -> None:
         assert asked(bystander) == ["well"]
         host.lose(other)
         assert asked(bystander) == ["error", "999"]
-
-
-def test_threads_of_one_process_share_the_library(nvml: SimulatedHost) -> None:
-    def look(_: int) -> int:
-        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total)
-
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(look, range(200))) == {80 * GIB}
