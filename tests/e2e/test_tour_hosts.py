@@ -17,7 +17,7 @@ __all__ = ["ray_python"]
 FAILED = re.compile(r"^failed requests at the endpoint of head: (\d+) of (\d+)$", re.M)
 SCRIPT = Path(__file__).parents[2] / "examples" / "several-hosts" / "tour.sh"
 
-pytestmark = [pytest.mark.soak, pytest.mark.xdist_group("ray")]
+pytestmark = [pytest.mark.soak, pytest.mark.ray]
 
 
 def test_the_tour_runs_unattended_and_draws_what_happened(ray_python: Path, tmp_path: Path) -> None:
