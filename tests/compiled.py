@@ -41,3 +41,7 @@ def compile_files(files: Sequence[str]) -> int:
     except (ImportError, AttributeError, TypeError):
         return 0
     return done
+
+
+if __name__ == "__main__":
+    compile_all()

@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Final
 
-from tests.compiled import compile_all
 from tests.order import DURATIONS
 from tests.reported import REPORT
 from tests.verdict import MOST_ALONE, Run, counted, durations, judge, read, summary
@@ -54,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
     # Sockets lie in the folders of tests, and their paths may have 107 bytes: a short one for all.
     folder = Path(tempfile.mkdtemp(prefix="pd."))
     print(f"Folders of the tests: {folder}; logs: {LOGS.name}/", flush=True)
-    compile_all()
+    # In a process of its own: this one has imported plugins of pytest, which pytest warns of.
+    subprocess.run([sys.executable, "-m", "tests.compiled"], cwd=ROOT, check=False)
     beside = {name: _beside(name) for name in os.environ.get("BESIDE", "").split()}
     workers = os.environ.get("WORKERS", "3")
     status = _pytest(
