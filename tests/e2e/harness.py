@@ -247,8 +247,14 @@ class Fleet:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(60)
-        signal_all(self.processes())
+        wait_for("what is killed to be gone", self._killed_all)
         shutil.rmtree(self.run_dir, ignore_errors=True)
+
+    def _killed_all(self) -> bool:
+        """Kill what there is; whether there was nothing. What was killed takes a moment to go."""
+        there = self.processes()
+        signal_all(there)
+        return not there
 
     # --- what the host shows ----------------------------------------------------------------
 

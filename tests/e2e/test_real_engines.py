@@ -194,7 +194,7 @@ def killed_under_load(fleet: Fleet, load: Load, model: str) -> list[Outcome]:
 
     It is stopped first: what is under way then stays so.
     """
-    engine = fleet.process_with("api_server", f"/{model}")
+    engine = fleet.process_with("api_server", model)
     while True:
         wait_for("a stream under way", lambda: load.streaming(model))
         os.kill(engine, signal.SIGSTOP)
