@@ -152,9 +152,10 @@ async def test_an_interrupted_profile_outside_the_chain_stays_as_it_is(host: Hos
     await host.service.models.profile("a", ProfileOptions(cores=1))
     await until(lambda: len(host.profiler.requests) == 1)
     await host.restart()
-    asked = host.proxy.asked
-    await host.passes(lambda: host.proxy.asked > asked + 3)
+    for _ in range(500):  # turns of the loop: many times what taking up the other jobs needs
+        await asyncio.sleep(0)
     assert [job.state for job in host.service.jobs.jobs()] == [JobState.FAILED]
+    assert len(host.profiler.requests) == 1
 
 
 async def test_a_restart_goes_on_planning_what_was_not_planned_yet(
