@@ -152,8 +152,7 @@ async def test_an_interrupted_profile_outside_the_chain_stays_as_it_is(host: Hos
     await host.service.models.profile("a", ProfileOptions(cores=1))
     await until(lambda: len(host.profiler.requests) == 1)
     await host.restart()
-    for _ in range(500):  # turns of the loop: many times what taking up the other jobs needs
-        await asyncio.sleep(0)
+    await a_moment(500)  # many times what taking up a job needs
     assert [job.state for job in host.service.jobs.jobs()] == [JobState.FAILED]
     assert len(host.profiler.requests) == 1
 
