@@ -105,7 +105,7 @@ prepared: $(STAMP)
 
 # Tests wait for processes more than they compute, so there are more workers than cores. 0 for one
 # test after the other in one process, which a debugger wants.
-WORKERS ?= 3
+WORKERS ?= 4
 TESTS := WORKERS=$(WORKERS) BESIDE=lint $(BIN)/python -m tests.run
 
 # The proxies of `make test` run from their sources: compiling them is a matter of `make test-full`.

@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     # In a process of its own: this one has imported plugins of pytest, which pytest warns of.
     subprocess.run([sys.executable, "-m", "tests.compiled"], cwd=ROOT, check=False)
     beside = {name: _beside(name) for name in os.environ.get("BESIDE", "").split()}
-    workers = os.environ.get("WORKERS", "3")
+    workers = os.environ.get("WORKERS", "4")
     status = _pytest(
         ["-n", workers, "-m", TIERS[tier], "--basetemp", str(folder / "t"), *more], "all"
     )

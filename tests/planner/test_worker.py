@@ -122,7 +122,8 @@ async def test_a_process_that_hangs_stalls_neither_the_loop_nor_the_next_solve()
         await solve_in_process(REQUEST, 2)
     beating.cancel()
     assert passes, "the loop stood still"
-    assert isinstance(await solve_in_process(REQUEST, PATIENT), Plan)
+    # The hung process has a part of the limit.
+    assert isinstance(await solve_in_process(REQUEST, 60), Plan)
     assert fork_servers() != [hung]
 
 
