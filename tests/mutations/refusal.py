@@ -46,7 +46,7 @@ TIMES: Final = 2.0
 """A wrong version may make tests compute for ever. It counts as refused where they are through in
 less than this part of the time on the tree as it is.
 """
-TEST_SECONDS: Final = 180
+TEST_SECONDS: Final = 90
 """For each test: a wrong version may make it wait for ever."""
 MOST_SECONDS: Final = 1800.0
 """For hangs of what is no test."""
@@ -116,8 +116,12 @@ class Refusal:
                         break
                     self._bad.update(ran.failing)
                     continue
-                alone = self._run(ran.failing, mutation, MOST_SECONDS, fresh)
-                again = {} if alone.status else {"again": "accepted alone"}
+                again = {}
+                if (
+                    not ran.has_waited
+                    and not self._run(ran.failing, mutation, MOST_SECONDS, fresh).status
+                ):
+                    again = {"again": "accepted alone"}
                 return answer | {"result": "refused", "by": " ".join(ran.failing)} | again
             else:
                 right = self._right(asked, ran.cpu, fresh)
@@ -154,13 +158,14 @@ class Refusal:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
             _, status, used = os.wait4(child, 0)
-            told = TOLD.findall((folder / "log").read_text(errors="replace"))
+            log = (folder / "log").read_text(errors="replace")
             # A case whose name was cut off is found by its function's.
-            failing = [n if n.endswith("]") else n.partition("[")[0] for n in told]
+            failing = [n if n.endswith("]") else n.partition("[")[0] for n in TOLD.findall(log)]
         return _Ran(
             ended(status),
             used.ru_utime + used.ru_stime if in_time else MOST_SECONDS,
             list(dict.fromkeys(failing)),
+            "from pytest-timeout" in log,
         )
 
     @contextlib.contextmanager
@@ -224,6 +229,7 @@ class _Ran:
     status: int
     cpu: float
     failing: Sequence[str]
+    has_waited: bool
 
     @property
     def is_late(self) -> bool:
