@@ -19,16 +19,17 @@ NEIGHBOURS: Final[dict[str, tuple[str, ...]]] = {
 
 def groups(file: str, root: Path) -> list[list[str]]:
     """Test files in the order in which they are asked: the mirror of the file, its room, those who
-    import it, and the neighbours. No file stands twice.
+    import it, the mirrors of what uses it, and the neighbours. No file stands twice.
     """
-    room = Path(file).relative_to("partitiond").parent
-    stem = Path(file).stem
-    tests = root / "tests"
+    module = Path(file).relative_to("partitiond")
+    room = module.parent
+    product, tests = root / "partitiond", root / "tests"
+    users = [path.relative_to(product) for path in _importing(file, product)]
     wanted = [
-        [tests / room / f"test_{stem}.py", tests / room.parent / f"test_{room.name}.py"],
-        sorted((tests / room).glob(f"test_{stem}_*.py")),
+        _mirror(module, tests),
         sorted((tests / room).glob("test_*.py")),
-        sorted(_importing(file, tests)),
+        [path for path in _importing(file, tests) if path.name.startswith("test_")],
+        [test for user in users for test in _mirror(user, tests)],
         *(
             sorted((tests / near).rglob("test_*.py"), key=lambda path: (len(path.parts), path))
             for near in _near(room.as_posix())
@@ -37,7 +38,8 @@ def groups(file: str, root: Path) -> list[list[str]]:
     seen: set[Path] = set()
     asked = []
     for group in wanted:
-        fresh = [path for path in group if path.exists() and path not in seen]
+        there = [path for path in dict.fromkeys(group) if path.exists()]
+        fresh = [path for path in there if path not in seen and path.parent.name != "mutations"]
         seen.update(fresh)
         if fresh:
             asked.append([path.relative_to(root).as_posix() for path in fresh])
@@ -50,13 +52,22 @@ def _near(room: str) -> Iterator[str]:
             yield from near
 
 
-def _importing(file: str, tests: Path) -> Iterator[Path]:
-    """Test files that name the module, as one dotted name or as a name from its package."""
+def _importing(file: str, folder: Path) -> list[Path]:
+    """Files that name the module, as one dotted name or as a name from its package."""
     dotted = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
     package, _, name = dotted.rpartition(".")
     names = re.compile(
-        rf"\b{re.escape(dotted)}\b|from {re.escape(package)} import [^()]*?\b{name}\b"
+        rf"\b{re.escape(dotted)}\b|from {re.escape(package)} import \(?[^()]*?\b{name}\b"
     )
-    for path in set(tests.rglob("test_*.py")) - set((tests / "mutations").iterdir()):
-        if names.search(path.read_text(encoding="utf-8")):
-            yield path
+    paths = sorted(folder.rglob("*.py"))
+    return [path for path in paths if names.search(path.read_text(encoding="utf-8"))]
+
+
+def _mirror(path: Path, tests: Path) -> list[Path]:
+    """The files that test a module, or its room, by their names."""
+    room = path.parent
+    return [
+        tests / room / f"test_{path.stem}.py",
+        tests / room.parent / f"test_{room.name}.py",
+        *sorted((tests / room).glob(f"test_{path.stem}_*.py")),
+    ]

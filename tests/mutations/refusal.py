@@ -7,7 +7,6 @@ start it as it is: `copied` writes the wrong source into a copy of the tree and 
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import gc
 import importlib
@@ -28,9 +27,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Final
 
-import psutil
 import pytest
 
+from tests.mutations.apart import can_be_apart, ended, start_apart
 from tests.mutations.asked import groups
 from tests.mutations.operators import Mutation
 
@@ -47,7 +46,7 @@ TIMES: Final = 2.0
 """A wrong version may make tests compute for ever. It counts as refused where they are through in
 less than this part of the time on the tree as it is.
 """
-TEST_SECONDS: Final = 180
+TEST_SECONDS: Final = 90
 """For each test: a wrong version may make it wait for ever."""
 MOST_SECONDS: Final = 1800.0
 """For hangs of what is no test."""
@@ -55,8 +54,6 @@ NO_TESTS: Final = 5
 """pytest's status."""
 MOST_BYTES: Final = 8 << 30
 """Of memory: a wrong version may ask for any."""
-SUBREAPER: Final = 36
-"""Linux's PR_SET_CHILD_SUBREAPER: what a test leaves behind becomes a child of this process."""
 TOLD: Final = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 PYTEST: Final = (
     "-q", "-n0", "-p", "no:cacheprovider", "-m", MARKERS, f"--timeout={TEST_SECONDS}",
@@ -90,7 +87,7 @@ class Refusal:
             pytest.main(["-q", "-p", "no:cacheprovider", f"--rootdir={empty}", empty])
         gc.freeze()
         assert not any(name.split(".")[0] == "partitiond" for name in sys.modules)
-        ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+        self._is_apart = can_be_apart()
 
     def of(self, mutation: Mutation) -> dict[str, str]:
         """Ask the tests, nearest first: `result` is refused (`by` what), survived or unasked.
@@ -100,6 +97,8 @@ class Refusal:
         """
         fresh = b"numba" in (ROOT / mutation.file).read_bytes()
         answer = {"id": mutation.id, "result": "unasked"}
+        if not self._is_apart and b"kill" in (ROOT / mutation.file).read_bytes():
+            return answer | {"by": "nobody: it might end processes of others"}
         left = self._budget
         waiting = [list(self._tests)] if self._tests else groups(mutation.file, ROOT)
         while waiting and left > 1:
@@ -117,11 +116,15 @@ class Refusal:
                         break
                     self._bad.update(ran.failing)
                     continue
-                alone = self._run(ran.failing, mutation, MOST_SECONDS, fresh)
-                again = {} if alone.status else {"again": "accepted alone"}
+                again = {}
+                if (
+                    not ran.has_waited
+                    and not self._run(ran.failing, mutation, MOST_SECONDS, fresh).status
+                ):
+                    again = {"again": "accepted alone"}
                 return answer | {"result": "refused", "by": " ".join(ran.failing)} | again
             else:
-                right = self._right(asked, ran.cpu, fresh)
+                right = self._right(asked, ran.cpu if ran.is_late else MOST_SECONDS, fresh)
                 if right.status == 0 and (not ran.is_late or TIMES * right.cpu < ran.cpu):
                     by = "out of time" if ran.is_late else f"status {ran.status}"
                     return answer | {"result": "refused", "by": f"{by} of {waiting[0][0]}"}
@@ -131,7 +134,7 @@ class Refusal:
 
     def _right(self, asked: Sequence[str], cpu: float, fresh: bool) -> "_Ran":
         """What tests say of the tree as it is."""
-        key = (*asked, str(fresh))
+        key = (*asked, str(fresh), str(cpu == MOST_SECONDS))
         if key not in self._known:
             self._known[key] = self._run(asked, None, cpu, fresh)
         return self._known[key]
@@ -146,23 +149,23 @@ class Refusal:
             self._put_in(mutation, source),
         ):
             folder = Path(name)
-            child = os.fork()
-            if child == 0:
-                self._child(folder, arguments, mutation, source, cpu, fresh)
+            child = start_apart(
+                lambda: self._child(folder, arguments, mutation, source, cpu, fresh)
+            )
             waiting = os.pidfd_open(child)
             in_time = select.select([waiting], [], [], MOST_SECONDS)[0]
             os.close(waiting)
-            if not in_time:
-                os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
             _, status, used = os.wait4(child, 0)
-            _end_children()
-            told = TOLD.findall((folder / "log").read_text(errors="replace"))
+            log = (folder / "log").read_text(errors="replace")
             # A case whose name was cut off is found by its function's.
-            failing = [n if n.endswith("]") else n.partition("[")[0] for n in told]
+            failing = [n if n.endswith("]") else n.partition("[")[0] for n in TOLD.findall(log)]
         return _Ran(
-            os.waitstatus_to_exitcode(status),
+            ended(status),
             used.ru_utime + used.ru_stime if in_time else MOST_SECONDS,
             list(dict.fromkeys(failing)),
+            "from pytest-timeout" in log,
         )
 
     @contextlib.contextmanager
@@ -188,31 +191,27 @@ class Refusal:
         source: bytes | None,
         cpu: float,
         fresh: bool,
-    ) -> None:
-        code = 70
-        try:
-            os.setsid()
-            log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
-            for number, opened in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
-                os.dup2(opened, number)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            resource.setrlimit(resource.RLIMIT_CPU, (int(cpu) + 1, int(cpu) + 5))
-            resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
-            os.environ.pop("PARTITIOND_TEST_NATIVE", None)
-            if fresh:
-                os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
-                sys.modules["numba"].config.reload_config()
-            asked = [*PYTEST, f"--basetemp={folder / 't'}", *arguments]
-            os.chdir(self._tree)
-            if self._copy is not None:
-                os.environ["PYTHONPATH"] = str(self._tree)
-                os.execv(sys.executable, [sys.executable, "-m", "pytest", *asked])
-            if mutation is not None and source is not None:
-                sys.meta_path.insert(0, _Wrong(mutation.file, source))
-            code = int(pytest.main(asked))
-            sys.stdout.flush()
-        finally:
-            os._exit(code)
+    ) -> int:
+        log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT)
+        for number, opened in enumerate((os.open(os.devnull, os.O_RDONLY), log, log)):
+            os.dup2(opened, number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(cpu) + 1, int(cpu) + 5))
+        resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
+        os.environ.pop("PARTITIOND_TEST_NATIVE", None)
+        if fresh:
+            os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
+            sys.modules["numba"].config.reload_config()
+        asked = [*PYTEST, f"--basetemp={folder / 't'}", *arguments]
+        os.chdir(self._tree)
+        if self._copy is not None:
+            os.environ["PYTHONPATH"] = str(self._tree)
+            os.execv(sys.executable, [sys.executable, "-m", "pytest", *asked])
+        if mutation is not None and source is not None:
+            sys.meta_path.insert(0, _Wrong(mutation.file, source))
+        code = int(pytest.main(asked))
+        sys.stdout.flush()
+        return code
 
 
 def _foreign() -> set[str]:
@@ -230,6 +229,7 @@ class _Ran:
     status: int
     cpu: float
     failing: Sequence[str]
+    has_waited: bool
 
     @property
     def is_late(self) -> bool:
@@ -262,12 +262,3 @@ class _Wrong(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_file_location(
             fullname, self._loader.path, loader=self._loader
         )
-
-
-def _end_children() -> None:
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
