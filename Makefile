@@ -147,8 +147,8 @@ soak-properties:
 	@HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property tests/security/test_api_fuzz.py \
 		tests/security/test_fuzz.py -m "not engine and not gpu" $(PYTEST_ARGS)
 soak-mutations:
-	@$(BIN)/python -m tests.mutations --rules
-	@$(BIN)/python -m tests.mutations --rooms
+	@$(BIN)/python -m tests.mutations --rules --seconds $(SECONDS)
+	@$(BIN)/python -m tests.mutations --rooms --sample 40 --seconds $(SECONDS)
 soak-harm:
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
 
