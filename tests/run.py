@@ -23,7 +23,7 @@ from typing import IO, Final
 
 from tests.order import DURATIONS
 from tests.reported import REPORT
-from tests.verdict import MOST_ALONE, Run, counted, durations, judge, read, summary
+from tests.verdict import Run, counted, durations, judge, read, summary, to_run_again
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 LOGS: Final = ROOT / ".test-logs"
@@ -61,12 +61,11 @@ def main(arguments: Sequence[str]) -> int:
         ["-n", workers, "-m", TIERS[tier], "--basetemp", str(folder / "t"), *more], "all"
     )
     run = _report("all")
-    failed = run.failed if len(run.failed) <= MOST_ALONE else []
     alone = {}
-    for number, name in enumerate(failed):
-        print(f"\nOnce more, alone: {name}", flush=True)
-        _pytest(["-n", "0", "--basetemp", str(folder / f"a{number}"), name], f"alone-{number}")
-        alone[name] = _report(f"alone-{number}")
+    for number, names in enumerate(to_run_again(run)):
+        print("\nOnce more, alone:", *names, sep="\n  ", flush=True)
+        _pytest(["-n", "0", "--basetemp", str(folder / f"a{number}"), *names], f"alone-{number}")
+        alone.update(dict.fromkeys(names, _report(f"alone-{number}")))
     verdict = judge(run, alone, status)
     faults = [*verdict.faults, *_ended(beside)]
     for name in run.failed:

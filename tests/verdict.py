@@ -100,10 +100,15 @@ def judge(run: Run, alone: Mapping[str, Run], status: int) -> Verdict:
         alone: what became of each test that failed and ran once more.
         status: how pytest ended: 0 and 1 say that it ran all it should.
     """
-    passed = [name for name, again in alone.items() if name in again.cases and not again.failed]
+    passed = [
+        name
+        for name, again in alone.items()
+        if name in again.cases and not again.cases[name].failures
+    ]
     faults = [f"failed: {name}" for name in run.failed if name not in passed]
-    if len(passed) > MOST_FLAKES:
-        faults += [f"one flake of {len(passed)}, more than {MOST_FLAKES}: {n}" for n in passed]
+    flakes = len({event_of(name, run) for name in passed})
+    if flakes > MOST_FLAKES:
+        faults += [f"one flake of {flakes}, more than {MOST_FLAKES}: {n}" for n in passed]
     faults += [f"left out: {name}" for name in run.left_out]
     faults += [
         f"skipped for a reason that tests/verdict.py does not list: {name}: {case.skipped}"
@@ -115,6 +120,20 @@ def judge(run: Run, alone: Mapping[str, Run], status: int) -> Verdict:
     if not run.cases:
         faults.append("no test ran")
     return Verdict(faults, passed)
+
+
+def event_of(name: str, run: Run) -> str:
+    """Return what failed: a test, or for all tests of a file what its fixtures started."""
+    setup = run.cases[name].failures[0].startswith("setup: ")
+    return name.partition("::")[0] if setup else name
+
+
+def to_run_again(run: Run) -> list[list[str]]:
+    """Return the tests that run once more, in one process each list; none after many failures."""
+    events: defaultdict[str, list[str]] = defaultdict(list)
+    for name in run.failed:
+        events[event_of(name, run)].append(name)
+    return list(events.values()) if len(events) <= MOST_ALONE else []
 
 
 def reason_of(skipped: str) -> str:

@@ -164,7 +164,11 @@ class Fleet:
     def start(self, *, seconds: float = 60) -> None:
         """Start the daemon and wait until it is ready."""
         self.launch()
-        wait_for("the daemon to be ready", self._is_ready, seconds=seconds)
+        try:
+            wait_for("the daemon to be ready", self._is_ready, seconds=seconds)
+        except AssertionError as error:
+            error.add_note(f"not ready: {self.problems()}\n{self.log.read_text()[-3000:]}")
+            raise
 
     def launch(self) -> None:
         """Start the daemon."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests import order, reported
-from tests.verdict import Run, counted, durations, judge, read, reason_of, summary
+from tests.verdict import Run, counted, durations, judge, read, reason_of, summary, to_run_again
 
 ROOT = Path(__file__).parents[2]
 GREEN, FAILED = 0, 1
@@ -48,6 +48,26 @@ def test_two_flakes_are_told_and_three_are_red(flakes: str, red: bool) -> None:
     verdict = judge(whole, alone, FAILED)
     assert bool(verdict.faults) is red
     assert verdict.flaky == list(flakes)
+
+
+def test_what_a_file_started_in_vain_is_one_flake_and_runs_again_in_one_process() -> None:
+    rows: list[dict[str, object]] = [{"collected": ["f::a", "f::b", "f::c", "g::a"]}]
+    for name, phase in (("f::a", "setup"), ("f::b", "setup"), ("f::c", "setup"), ("g::a", "call")):
+        rows.append({"test": name, "phase": phase, "seconds": 1.0, "outcome": "failed",
+                     "why": "E", "logs": []})  # fmt: skip
+    whole = read(map(json.dumps, rows))
+    assert to_run_again(whole) == [["f::a", "f::b", "f::c"], ["g::a"]]
+    names = whole.failed
+    again = run(**dict.fromkeys(names, "passed"))
+    verdict = judge(whole, dict.fromkeys(names, again), FAILED)
+    assert (verdict.faults, verdict.flaky) == ([], names)
+    one = run(**dict.fromkeys(names[1:], "passed"), **{names[0]: "failed"})
+    assert judge(whole, dict.fromkeys(names, one), FAILED).faults == ["failed: f::a"]
+
+
+def test_after_many_failures_nothing_runs_again() -> None:
+    assert not to_run_again(run(**dict.fromkeys("abcdefghi", "failed")))
+    assert len(to_run_again(run(**dict.fromkeys("abcdefgh", "failed")))) == 8
 
 
 def test_what_was_left_out_is_red_and_named() -> None:
