@@ -91,12 +91,17 @@ def toml_value(value: object) -> str:
     return '"' + str(value) + '"'
 
 
-@functools.cache
 def nursery() -> "tuple[Nursery, dict[str, str]]":
     """Forks all daemons of this process of tests, and the environment that they have.
 
-    The first one costs 2 s of imports, a further one 0.4.
+    The first one costs 2 s of imports, a further one 0.4. Tests in a network namespace of their
+    own have their own: what is forked stays in the namespace of what forks it.
     """
+    return _nursery_in(Path("/proc/self/ns/net").readlink().name)
+
+
+@functools.cache
+def _nursery_in(_namespace: str) -> "tuple[Nursery, dict[str, str]]":
     from tests.chaos.nursery import Nursery
 
     made = Nursery({})
