@@ -17,9 +17,12 @@ MOST_FLAKES: Final = 2
 MOST_ALONE: Final = 8
 """With more failures than that nothing runs again: it is no flake."""
 SKIPS: Final = {
-    r"GPU": "no NVIDIA GPU",
+    r"GPU|nvidia-": "no NVIDIA GPU",
     r"[Cc]hromium": "no Chromium",
-    r"not this machine|this machine (has|cannot|can't)|needs (root|a machine)": "other machines",
+    r"not installed|no promtool|^Skipped: needs [a-z]|makes certificates|cannot look at units"
+    r"|nothing can be compiled": "a program that is not here",
+    r"root|cgroup|controller|may not|namespaces|/dev/full|systemd": "this user or kernel",
+    r"one core|two cores|x86-64|Ray is beside|cannot be replaced": "another kind of machine",
 }
 """Reasons for which a test may be skipped, as patterns, and their names in the summary."""
 

@@ -77,7 +77,9 @@ def test_what_was_left_out_is_red_and_named() -> None:
 def test_a_skip_for_an_unknown_reason_is_red() -> None:
     (fault,) = judge(run(a="I felt like it", b="passed"), {}, GREEN).faults
     assert "a: I felt like it" in fault
-    assert reason_of("needs an NVIDIA GPU") == "no NVIDIA GPU"
+    assert reason_of("Skipped: needs an NVIDIA GPU") == "no NVIDIA GPU"
+    assert reason_of("Skipped: nvidia-cuda-mps-control is not installed") == "no NVIDIA GPU"
+    assert reason_of("Skipped: openssl is not installed here") == "a program that is not here"
 
 
 @pytest.mark.parametrize("status", [2, 3, 4, 5, -9])
