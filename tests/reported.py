@@ -56,6 +56,6 @@ class Reporter:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    file = os.environ.get(REPORT)
+    file = os.environ.pop(REPORT, None)  # a run that a test starts is none of this one
     if file and not hasattr(config, "workerinput"):
         config.pluginmanager.register(Reporter(Path(file)), "reported")

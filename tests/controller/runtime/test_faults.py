@@ -98,13 +98,14 @@ async def test_all_engines_of_a_faulted_device_end_and_come_back(
     assert {"device-faulted", "device-recovered"} <= set(bench.kinds())
 
 
+@pytest.mark.parametrize("error", [DeviceError("the driver is silent."), ValueError("bug")])
 async def test_what_cannot_be_asked_changes_nothing_and_is_told_once(
-    bench: Bench, partitions: FaultyPartitions
+    bench: Bench, partitions: FaultyPartitions, error: Exception
 ) -> None:
     partitions.found = [DeviceFault("cpu", "broken.")]
     await bench.controller.faults.look()
-    for error in (DeviceError("the driver does not answer."), ValueError("bug")) * 2:
-        partitions.breaks_with = error
+    partitions.breaks_with = error
+    for _ in range(3):
         await bench.controller.faults.look()
     assert bench.controller.faults.reasons == {"cpu": "broken."}
     assert bench.kinds().count("faults-unknown") == 1
