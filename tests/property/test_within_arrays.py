@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.run import TIERS
+
 ROOT = Path(__file__).parents[2]
 ASKED = (
     "tests/planner/kernels/test_loads.py",
@@ -28,7 +30,7 @@ def test_no_kernel_leaves_its_arrays(tmp_path: Path) -> None:
     checked = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_OPT": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "pytest", "-q", "-n0", "-x", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, "-m", "not full and not soak and not quarantine", *ASKED],
+        [*command, "-m", TIERS["test"], *ASKED],
         cwd=ROOT,
         env=os.environ | checked,
         capture_output=True,

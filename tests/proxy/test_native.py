@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from partitiond import native
+from tests.run import TIERS
 
 ROOT = Path(__file__).parent.parent.parent
 BUILD_SECONDS = 600
@@ -90,7 +91,7 @@ def test_the_proxys_tests_pass_compiled() -> None:
         pytest.skip(f"nothing can be compiled here: {reason}")
     assert run("-m", "partitiond.native", seconds=BUILD_SECONDS).returncode == 0
     done = run(
-        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not full and not soak and not quarantine",
+        "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", TIERS["test"],
         *(str(path) for path in sorted((ROOT / "tests" / "proxy").glob("test_*.py"))
           if path.name not in LEFT_OUT),
         "tests/core/dispatch/test_fair_queue.py", "tests/core/keys/test_rates.py",
