@@ -192,6 +192,5 @@ def piped(
         silent_seconds=silent_seconds,
         pause_seconds=0.005,
         knock_seconds=60.0,
-        now=asyncio.get_running_loop().time,
     )
     return host, pipe

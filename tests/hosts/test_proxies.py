@@ -200,6 +200,7 @@ async def test_a_proxy_is_told_what_is_new_on_its_host_and_that_its_keys_are_the
     assert two.table.keys_required
     stale = dataclasses.replace(required, version=4, keys_stale_seconds=1e-9)
     await proxies.publish(stale)
+    await passes(1.0)
     await proxies.publish(dataclasses.replace(stale, version=5))  # a word is due
     assert [table.version for table in two.tables] == [1, 2, 3, 4, 5]
 

@@ -128,7 +128,6 @@ class RemoteHost:
         silent_seconds: time without word after which calls end.
         pause_seconds: before a message that failed is repeated.
         knock_seconds: how long a call to a host that is silent waits for word of it.
-        now: seconds of a clock that is never set back, as the event loop's.
 
     Attributes:
         seen_epoch: the highest epoch of another head that the host said it obeys; 0 if none.
@@ -146,7 +145,6 @@ class RemoteHost:
         silent_seconds: float = SILENT_SECONDS,
         pause_seconds: float = PAUSE_SECONDS,
         knock_seconds: float = KNOCK_SECONDS,
-        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.seen_epoch = 0
@@ -161,7 +159,6 @@ class RemoteHost:
         self._silent_seconds = silent_seconds
         self._pause_seconds = pause_seconds
         self._knock_seconds = knock_seconds
-        self._now = now
         self._line = next(_LINES)
         self._count = 0
         self._calls: dict[int, _NearCall] = {}
@@ -200,7 +197,7 @@ class RemoteHost:
 
     def silent_for(self) -> float:
         """Return the seconds since the last word; infinite if there was none."""
-        return self._now() - self._last_word
+        return time.monotonic() - self._last_word
 
     def engine_problem(self) -> EngineUnavailableError | None:
         """Return why no engine of the kind "vllm" can start there, or None."""
@@ -478,7 +475,7 @@ class RemoteHost:
                     self.overtaken_by = epoch
             raise self._refuses() from why
         self._refusal, self.overtaken_by = None, 0
-        self._last_word = self._now()
+        self._last_word = time.monotonic()
         return answer
 
     def _learn_agent(self, agent: str) -> None:

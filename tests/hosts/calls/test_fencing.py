@@ -48,7 +48,6 @@ def remote(server: HostServer, who: HeadSession, silent_seconds: float = 60.0) -
         head=who,
         silent_seconds=silent_seconds,
         knock_seconds=60.0,
-        now=asyncio.get_running_loop().time,
     )
 
 

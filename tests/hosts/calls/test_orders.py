@@ -121,7 +121,6 @@ async def _over_a_bad_line(
         head=HEAD,
         silent_seconds=silent_seconds,
         knock_seconds=60.0,
-        now=asyncio.get_running_loop().time,
     )
 
     async def one(number: int, *, patient: bool, cancel_after: int | None) -> str:
