@@ -23,10 +23,12 @@ from deploy.check.rig import (
     CONFIG_FILE,
     STATE,
     UNIT,
+    all_serving,
     cgroup,
     engine,
     main_pid,
     partitiond,
+    ready,
     run,
     serving,
     settings,
@@ -87,7 +89,7 @@ def setup_installs_and_starts() -> str:
 
 def a_model_serves() -> str:
     """Profile, plan and serve, under all the hardening of the unit."""
-    wait_for("the daemon", lambda: "ready" in partitiond("status", code=None))
+    wait_for("the daemon", ready)
     fleet = Path("/out/fleet.toml")
     fleet.write_text(FLEET)
     partitiond("up", "-f", str(fleet))
@@ -228,7 +230,11 @@ def a_hostile_engine_reaches_nothing(
 
 
 def _next_engine(old: int) -> None:
-    wait_for("the next engine", lambda: (serving() or {"pid": old})["pid"] != old)
+    def another() -> bool:
+        view = serving()
+        return view is not None and view.pid != old
+
+    wait_for("the next engine", another)
 
 
 def an_engine_ends_with_its_supervisor() -> str:
@@ -331,7 +337,7 @@ def _engine_of(uid: int) -> int:
     """The engine's process, once its replica serves and is this user's; else 0."""
     replica = serving()
     try:
-        pid = main_process(int(replica["pid"])) if replica else 0
+        pid = main_process(replica.pid) if replica and replica.pid else 0
         return pid if pid and Path(f"/proc/{pid}").stat().st_uid == uid else 0
     except (OSError, StopIteration):
         return 0
@@ -475,7 +481,7 @@ def mps_runs_as_the_engines_user() -> str:
     partitiond("models", "remove", "checked")
     settings(MPS_CONFIG)
     run("systemctl", "restart", UNIT)
-    wait_for("the daemon", lambda: "ready" in partitiond("status", code=None))
+    wait_for("the daemon", ready)
     fleet = Path("/out/mps.toml")
     fleet.write_text(MPS_FLEET)
     partitiond("up", "-f", str(fleet))
@@ -554,8 +560,7 @@ def _mps_pids() -> set[int]:
 
 def _engines() -> set[int]:
     """The engines' own processes whose replicas serve."""
-    told = json.loads(partitiond("status", "--json", code=None) or "{}")
-    pids = [r["pid"] for r in told.get("replicas", []) if r["state"] == "serving"]
+    pids = [view.pid for view in all_serving() if view.pid is not None]
     try:
         return {main_process(pid) for pid in pids}
     except (OSError, StopIteration):  # one ends meanwhile

@@ -79,6 +79,10 @@ inside() {
         done
     done
     rm -rf "$root"/etc/systemd/system/*.wants "$root/etc/partitiond"
+    # The planner's kernels, if they are compiled: systemd gives the folder to the service's user.
+    kernels=${XDG_CACHE_HOME:-$HOME/.cache}/partitiond/planner
+    mkdir -p "$root/var/cache/partitiond/numba"
+    [ ! -d "$kernels" ] || cp -r "$kernels/." "$root/var/cache/partitiond/numba/"
     for unit in systemd-udevd.service systemd-sysctl.service systemd-modules-load.service \
         systemd-remount-fs.service systemd-timesyncd.service; do
         ln -sf /dev/null "$root/etc/systemd/system/$unit"

@@ -20,6 +20,7 @@ from deploy.check.rig import (
     SYSTEM_PATH,
     UNIT,
     cgroup,
+    client,
     engine,
     main_pid,
     partitiond,
@@ -27,6 +28,7 @@ from deploy.check.rig import (
     settings,
     wait_for,
 )
+from partitiond.core.errors import PartitiondError
 
 RAY = os.environ.get("RAY", "")
 RAY_UNIT = "partitiond-ray.service"
@@ -149,8 +151,11 @@ def _answers_since(when: datetime) -> None:
     """Wait until the other host has answered after that time."""
 
     def answers() -> bool:
-        told = json.loads(partitiond("hosts", "--json", code=None) or "[]")
-        words = [h["last_word"] for h in told if h["name"] == NAME]
+        try:
+            with client() as asked:
+                words = [host.last_word for host in asked.hosts() if host.name == NAME]
+        except (OSError, PartitiondError):
+            return False
         return any(word and datetime.fromisoformat(word) > when for word in words)
 
     wait_for(f"{NAME} to answer", answers)

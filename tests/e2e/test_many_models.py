@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.views.lists import ReplicaView
-from tests.e2e.harness import Fleet, Load, wait_for
+from tests.e2e.harness import Fleet, wait_for
 
 MODELS = 22
 BODY = {
@@ -91,36 +91,6 @@ def test_each_of_many_models_answers_though_few_fit(shared: ManyModels) -> None:
     kinds = shared.kinds()
     assert kinds.count("model-wakes") >= 8
     assert kinds.count("model-at-zero") > MODELS
-
-
-@pytest.mark.soak  # what a replica serves, and so whether one is enough, depends on the machine
-def test_measured_demand_makes_a_second_replica_by_itself(tmp_path: Path) -> None:
-    fleet = ManyModels(
-        tmp_path,
-        {
-            "daemon.loop_seconds": 0.1,
-            "planner.time_limit_seconds": 1.0,
-            "engine.cgroup": "none",
-            "scaling.step_seconds": 2.0,
-            "scaling.horizon_seconds": 2.0,
-            "scaling.up_cooldown_seconds": 0.0,
-        },
-    )
-    try:
-        fleet.start()
-        fleet.register("busy", max_replicas=2, workload={"prompt_tokens": 512}, autoscale={})
-        with fleet.client() as client:
-            client.apply()
-        fleet.serving(1, seconds=60)
-        with Load(fleet.base_url, {"busy": 8}, tokens=4).running():
-            fleet.serving(2, seconds=60)
-        with fleet.client() as client:
-            view = client.scaling_of("busy")
-        assert view.measured_req_per_s is not None
-        assert view.planned_req_per_s > 0.1
-        assert fleet.terminate() == 0
-    finally:
-        fleet.cleanup()
 
 
 @pytest.mark.soak

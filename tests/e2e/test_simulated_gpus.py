@@ -234,45 +234,13 @@ def test_a_plan_is_what_the_gpus_get_and_they_are_given_back(
 
 
 @pytest.mark.full
-def test_what_runs_is_adopted_with_its_partition(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(SharingMode.MPS)
-    started(fleet, SharingMode.MPS)
-    before = {view.replica_id: view.pid for view in fleet.views()}
-    daemons, entries = fleet.mps_processes(), read_entries(fleet.journal)
-    fleet.kill_daemon()
-    fleet.start()
-    views = fleet.serving(2)
-    assert {view.replica_id: view.pid for view in views} == before
-    assert fleet.mps_processes() == daemons
-    assert read_entries(fleet.journal) == entries
-    ended(fleet)
-
-
-@pytest.mark.full
-def test_a_driver_that_refuses_once_is_tried_again(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(SharingMode.MIG)
-    fleet.host.fail("nvmlGpuInstanceCreateComputeInstance", 999)  # unknown error
-    started(fleet, SharingMode.MIG)
-    assert any("compute instance" in event for event in fleet.failures())
-    ended(fleet)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize(
-    ("function", "die"),
-    [
-        ("nvmlDeviceCreateGpuInstance*", KillPoint.BEFORE),
-        ("nvmlDeviceCreateGpuInstance*", KillPoint.AFTER),
-        ("nvmlGpuInstanceCreateComputeInstance*", KillPoint.AFTER),
-    ],
-)
 def test_a_daemon_killed_while_it_makes_or_gives_back_an_instance_leaves_none_behind(
-    make_fleet: MakeFleet, function: str, die: KillPoint
+    make_fleet: MakeFleet,
 ) -> None:
     fleet = make_fleet(SharingMode.MIG)
     fleet.start()
     fleet.register("a", 1)
-    fleet.host.fail(function, die)
+    fleet.host.fail("nvmlDeviceCreateGpuInstance*", KillPoint.AFTER)
     fleet.apply_and_die()
     (entry,) = read_entries(fleet.journal)
     assert (entry.kind, entry.state, entry.users) == (
@@ -294,24 +262,19 @@ def test_a_daemon_killed_while_it_makes_or_gives_back_an_instance_leaves_none_be
 
 
 @pytest.mark.full
-def test_a_daemon_killed_while_mps_starts_leaves_none_behind(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(SharingMode.MPS)
-    fleet.start()
-    fleet.register("a", 2)
-    planned_in(SharingMode.MPS, fleet.apply())
-    wait_for("the journal", lambda: read_entries(fleet.journal), pause=0.001)
-    fleet.kill_daemon()
-    fleet.start()
-    fleet.serving(2)
-    ended(fleet)
-
-
-@pytest.mark.full
-def test_a_fault_under_mps_or_a_killed_mps_daemon_restarts_all_engines_of_that_gpu(
+def test_engines_under_mps_are_adopted_and_started_again_with_what_they_shared(
     make_fleet: MakeFleet,
 ) -> None:
+    """After a kill of the daemon, a fault of one client, a kill of MPS, and one that outgrows."""
     fleet = make_fleet(SharingMode.MPS)
     device = started(fleet, SharingMode.MPS, replicas=3)
+    before = {view.replica_id: view.pid for view in fleet.views()}
+    daemons, entries = fleet.mps_processes(), read_entries(fleet.journal)
+    fleet.kill_daemon()
+    fleet.start()
+    assert {view.replica_id: view.pid for view in fleet.serving(3)} == before
+    assert (fleet.mps_processes(), read_entries(fleet.journal)) == (daemons, entries)
+
     for fault in (True, False):
         before = {view.replica_id: view.pid for view in fleet.serving(3)}
         assert {view.device_id for view in fleet.views()} == {device}
@@ -321,55 +284,27 @@ def test_a_fault_under_mps_or_a_killed_mps_daemon_restarts_all_engines_of_that_g
             signal_all(fleet.mps_processes())
         fleet.replaced(before)
         assert fleet.complete("a") == 8
-    ended(fleet)
 
-
-@pytest.mark.full
-@pytest.mark.parametrize("mode", [SharingMode.MEMORY, SharingMode.MPS])
-def test_an_engine_that_outgrows_its_share_is_started_again_and_its_neighbours_stay(
-    make_fleet: MakeFleet, mode: SharingMode
-) -> None:
-    fleet = make_fleet(mode)
-    device = started(fleet, mode, replicas=2)
-    before = {view.replica_id: view.pid for view in fleet.views()}
-    grown = next(view for view in fleet.views() if view.device_id == device)
+    before = {view.replica_id: view.pid for view in fleet.serving(3)}
+    failed, grown = fleet.failures(), fleet.views()[0]
     assert grown.pid is not None
     for pid in (grown.pid, *(child.pid for child in psutil.Process(grown.pid).children(True))):
         fleet.host.grow_process(pid, grown.partition.memory_bytes)
     fleet.replaced({grown.replica_id: grown.pid})
-    fleet.serving(2)
-    now = {view.replica_id: view.pid for view in fleet.views()}
+    now = {view.replica_id: view.pid for view in fleet.serving(3)}
     assert {name for name, pid in before.items() if now[name] != pid} == {grown.replica_id}
     with fleet.client() as client:
         (told,) = [e for e in client.events(limit=1000) if e.kind == "engine-outgrew"]
     assert told.subject == grown.engine
-    assert fleet.failures() == []
+    assert fleet.failures() == failed
     assert fleet.complete("a") == 8
     ended(fleet)
 
 
 @pytest.mark.full
-def test_a_gpu_that_falls_off_the_bus_is_left_alone(make_fleet: MakeFleet) -> None:
-    fleet = make_fleet(SharingMode.MEMORY)
-    device = started(fleet, SharingMode.MEMORY)
-    fleet.host.lose(device)
-
-    wait_for("its cordon", lambda: "Xid 79" in fleet.cordon(device))
-
-    def left() -> bool:
-        return all(view.pid is None for view in fleet.views() if view.device_id == device)
-
-    wait_for("its engines to end", left)
-    assert not {p.device_id for p in fleet.apply()} & {device}
-    fleet.serving(2)
-    assert fleet.complete("a") == 8
-    assert fleet.terminate() == 0
-    fleet.host.restore(device)
-    fleet.require_clean()
-
-
-@pytest.mark.full
-def test_memory_that_somebody_took_meanwhile_is_not_fought_over(make_fleet: MakeFleet) -> None:
+def test_memory_of_others_a_greedy_engine_and_a_lost_gpu_harm_nobody_else(
+    make_fleet: MakeFleet,
+) -> None:
     fleet = make_fleet(SharingMode.MEMORY)
     fleet.start()
     fleet.register("a", 1)
@@ -383,16 +318,8 @@ def test_memory_that_somebody_took_meanwhile_is_not_fought_over(make_fleet: Make
         # The event stays; the replica's own error is gone once it was moved to another GPU, which
         # a pass of the loop may do a moment later.
         wait_for("a refusal", lambda: any("promised" in e for e in fleet.failures()))
-    fleet.serving(1)
-    ended(fleet)
+    (view,) = fleet.serving(1)
 
-
-@pytest.mark.full
-def test_an_engine_that_takes_more_than_its_share_never_serves_and_harms_nobody(
-    make_fleet: MakeFleet,
-) -> None:
-    fleet = make_fleet(SharingMode.MEMORY)
-    started(fleet, SharingMode.MEMORY, replicas=1)
     greedy = {"extra_args": ["--extra-bytes", str(4 * GIB)]}
     fleet.register("greedy", 1, engine=greedy)
     fleet.apply()
@@ -401,7 +328,20 @@ def test_an_engine_that_takes_more_than_its_share_never_serves_and_harms_nobody(
         lambda: any("does not keep to its partition" in e for e in fleet.failures()),
     )
     assert fleet.complete("a") == 8
-    ended(fleet)
+    with fleet.client() as client:
+        client.remove("greedy")
+
+    lost = view.device_id
+    fleet.host.lose(lost)
+    wait_for("its cordon", lambda: "Xid 79" in fleet.cordon(lost))
+    wait_for("its engines to end", lambda: all(v.device_id != lost or v.pid is None
+                                               for v in fleet.views()))  # fmt: skip
+    assert not {p.device_id for p in fleet.apply()} & {lost}
+    fleet.serving(1)
+    assert fleet.complete("a") == 8
+    assert fleet.terminate() == 0
+    fleet.host.restore(lost)
+    fleet.require_clean()
 
 
 @contextlib.contextmanager

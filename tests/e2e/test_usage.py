@@ -6,15 +6,40 @@ import httpx
 import pytest
 
 from partitiond.core.profile.jobs import JobState, ProfileOptions
+from partitiond.core.views.lists import ReplicaView
 from partitiond.core.views.usage import UsageLine
 from tests.e2e.harness import Fleet, wait_for
-from tests.e2e.test_drift import BODY, SETTINGS, serving
 from tests.proxy.telemetry.test_metrics import labelled
 
 pytestmark = pytest.mark.full
 
 PROMPT_TOKENS_AT_LEAST = 1
 OUTPUT_TOKENS = 8
+BODY = {
+    "name": "tiny",
+    "weights": "dummy",
+    "engine_kind": "simulated",
+    "model": "opt-125m",
+    "workload": {"prompt_tokens": 16, "output_tokens": 16},
+    "min_replicas": 1,
+    "max_replicas": 1,
+    "auto": False,
+    "engine": {"extra_args": ["--token-seconds", "0.01"]},
+}
+SETTINGS = {
+    "daemon.loop_seconds": 0.1,
+    "planner.time_limit_seconds": 2.0,
+    "engine.cgroup": "none",
+    "profiling.min_window_seconds": 0.3,
+    "profiling.max_window_seconds": 0.6,
+    "profiling.max_batch": 4,
+    "profiling.cpu_partition_cores": [1],
+}
+
+
+def serving(fleet: Fleet) -> ReplicaView | None:
+    with fleet.client() as client:
+        return next((view for view in client.replicas() if view.state == "serving"), None)
 
 
 def ask(fleet: Fleet, key: str, times: int) -> None:

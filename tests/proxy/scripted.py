@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 Step = bytes | float | str | asyncio.Event
-"""Bytes to send, seconds or an event to wait for, or "close", "reset", "hold".
+"""Bytes to send, seconds or an event to wait for, or "close", "half_close", "reset", "hold".
 
-"hold" waits until the client leaves.
+"hold" waits until the client leaves; so does "half_close", after which nothing can be sent.
 """
 
 
@@ -235,8 +235,11 @@ class ScriptedEngine:
                 await asyncio.sleep(step)
             elif isinstance(step, asyncio.Event):
                 await step.wait()
-            elif step == "hold":
+            elif step in {"hold", "half_close"}:
+                if step == "half_close":
+                    writer.write_eof()
                 await reader.readexactly(1)
+                return False
             elif step == "close":
                 writer.close()
                 return False

@@ -1,0 +1,231 @@
+"""A client gets its own answer or an error after any fault between the proxy and its engines.
+
+Each answer carries its request's token, so that a truncated or foreign answer is detected.
+"""
+
+import asyncio
+import collections
+import contextlib
+import dataclasses
+import itertools
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from partitiond.core.dispatch.retry_budget import RetryBudget
+from tests.chaos.echo_engine import read_wish
+from tests.chaos.raw_client import Answer, RawClient, ask
+from tests.chaos.verdicts import Verdict, judge
+from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
+from tests.proxy.faults import Fault, Kind, Phase, faults_of, may_end, most_sent, steps_of
+from tests.proxy.scripted import Received, Step
+
+COUNT = 5
+SHAPES = tuple(itertools.product((True, False), repeat=2))
+"""(chat, streamed)"""
+LIMITS = {
+    "first_token_timeout_seconds": 8.0,
+    "between_tokens_timeout_seconds": 8.0,
+    "total_timeout_seconds": 20.0,
+}
+
+
+class Engines:
+    """What the engines do: the next request meets `fault`, once or at every attempt."""
+
+    def __init__(self) -> None:
+        self.fault: Fault | None = None
+        self.only_reused = False
+        """The fault meets only what comes on a connection that has served before."""
+        self.sent: collections.Counter[str] = collections.Counter()
+        self.struck = 0
+        self._served: collections.Counter[int] = collections.Counter()
+
+    def __call__(self, request: Received) -> list[Step]:
+        wish = read_wish(request.path, json.dumps(request.body).encode())
+        is_reused = bool(self._served[request.connection])
+        self._served[request.connection] += 1
+        self.sent[wish.token] += 1
+        fault = self.fault
+        if (
+            fault is None
+            or (self.sent[wish.token] > 1 and not fault.always)
+            or (self.only_reused and not is_reused)
+        ):
+            return steps_of(wish, None)
+        self.struck += 1
+        return steps_of(wish, fault)
+
+
+@dataclasses.dataclass
+class Rig:
+    proxy: Proxy
+    engines: Engines
+    paths: tuple[Path, ...]
+
+    def fresh(self, count: int) -> None:
+        """So many replicas, with new connections and no failures that are remembered."""
+        version = self.proxy.state.table.version + 1
+        self.proxy.state.apply(
+            table(
+                *(
+                    replica(path, f"m-{number}", generation=str(version), max_model_len=100_000)
+                    for number, path in enumerate(self.paths[:count])
+                ),
+                version=version,
+            )
+        )
+
+    async def answered(
+        self, fault: Fault | None, token: str, client: RawClient, *, is_chat: bool, stream: bool
+    ) -> tuple[Verdict, Answer]:
+        """How a request ends that meets a fault."""
+        self.engines.fault = fault
+        prompt = f"token={token} count={COUNT}"
+        answer = await ask(client, prompt, seconds=120, is_chat=is_chat, stream=stream)
+        return judge(answer, token, COUNT, is_chat=is_chat), answer
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[RawClient]:
+        with RawClient(self.proxy.port) as client:
+            yield client
+        await self.proxy.until(self.proxy.idle)
+
+
+@pytest.fixture
+async def rig(make_proxy: MakeProxy, make_engine: MakeEngine) -> Rig:
+    engines = Engines()
+    proxy = await make_proxy(table(), retry_share=1.0, **LIMITS)
+    return Rig(
+        proxy, engines, tuple([(await make_engine(engines, f"e{n}")).path for n in range(2)])
+    )
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_a_fault_in_any_phase_ends_as_promised(rig: Rig, kind: Kind) -> None:
+    """Every phase, whole and streamed, completions and chat, once and at every attempt."""
+    wrong: list[str] = []
+    cases = [(c, s, fault) for c, s in SHAPES for fault in faults_of(kind, stream=s)]
+    for number, (is_chat, stream, fault) in enumerate(cases):
+        rig.fresh(2)
+        what, token = f"{fault}, chat {is_chat}, streamed {stream}", f"t{number}"
+        async with rig.client() as client:
+            try:
+                verdict, answer = await rig.answered(
+                    fault, token, client, is_chat=is_chat, stream=stream
+                )
+            except AssertionError as error:
+                wrong.append(f"{what}: {error}")
+                continue
+            if verdict not in may_end(fault, stream=stream):
+                wrong.append(f"{what}: {verdict}, {answer.status} {answer.body[-300:]!r}")
+            if rig.engines.sent[token] > most_sent(fault):
+                wrong.append(f"{what}: sent {rig.engines.sent[token]} times")
+            # The client's connection serves on: its next answer is its own, too.
+            rig.fresh(2)
+            after, _ = await rig.answered(None, f"a{number}", client, is_chat=False, stream=stream)
+            if after is not Verdict.COMPLETE:
+                wrong.append(f"after {what}: {after}")
+    assert not wrong, "\n".join(wrong)
+    assert rig.engines.struck >= len(cases), "faults that never happened"
+
+
+@pytest.mark.parametrize("kind", [Kind.CLOSE, Kind.RESET, Kind.HALF_CLOSE])
+async def test_a_kept_connection_that_dies_as_it_is_used_again_costs_no_retry(
+    rig: Rig, kind: Kind
+) -> None:
+    """Engines close idle connections; the request goes once more to the same engine."""
+    rig.engines.only_reused = True
+    rig.fresh(1)
+    for number, (is_chat, stream) in enumerate(SHAPES):
+        for fault in (None, Fault(kind, Phase.BEFORE_HEAD)):
+            async with rig.client() as client:
+                verdict, answer = await rig.answered(
+                    fault, f"t{number}{fault}", client, is_chat=is_chat, stream=stream
+                )
+            assert verdict is Verdict.COMPLETE, answer
+    assert rig.engines.struck == 4, "no connection was used again"
+    assert {json.loads(line)["attempts"] for line in rig.proxy.log_lines} == {1}
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_harmed"),
+    [
+        (Fault(Kind.GARBAGE, Phase.BEFORE_HEAD), True),
+        (Fault(Kind.TWO_HEADS, Phase.AFTER_HEAD), True),
+        (Fault(Kind.SURPLUS, Phase.AFTER_ANSWER), False),
+    ],
+    ids=str,
+)
+async def test_a_kept_connection_with_a_bad_answer_is_a_failure_like_any_other(
+    rig: Rig, fault: Fault, is_harmed: bool
+) -> None:
+    rig.engines.only_reused = True
+    for number, (is_chat, stream) in enumerate(SHAPES):
+        rig.fresh(1)
+        for met in (None, fault, None):
+            async with rig.client() as client:
+                verdict, answer = await rig.answered(
+                    met, f"t{number}{met}", client, is_chat=is_chat, stream=stream
+                )
+            wanted = Verdict.REFUSED if met and is_harmed else Verdict.COMPLETE
+            assert verdict is wanted, answer
+
+
+def open_files() -> int:
+    return len([*Path("/proc/self/fd").iterdir()])
+
+
+async def test_of_hundreds_of_faulted_requests_nothing_is_left_and_no_other_model_sees_them(
+    make_proxy: MakeProxy, make_engine: MakeEngine
+) -> None:
+    """Eight in ten meet a fault, and 64 clients keep their connections."""
+    dice, sent = random.Random(6), collections.Counter[str]()
+
+    def faulted(request: Received) -> list[Step]:
+        wish = read_wish(request.path, json.dumps(request.body).encode())
+        sent[wish.token[0]] += 1
+        kinds = [kind for kind in Kind for _ in faults_of(kind, stream=wish.stream)]
+        is_struck = wish.token[0] == "m" and dice.random() < 0.8
+        faults = [*faults_of(dice.choice(kinds), stream=wish.stream)]
+        return steps_of(wish, dice.choice(faults) if is_struck else None)
+
+    engines = [await make_engine(faulted, f"e{number}") for number in range(8)]
+    sound = await make_engine(faulted, "s")
+    room = {"max_sequences": 64, "max_model_len": 100_000}
+    proxy = await make_proxy(
+        table(
+            *(replica(engine, f"m-{number}", **room) for number, engine in enumerate(engines)),
+            replica(sound, "s-0", "s", **room),
+            models=("m", "s"),
+            max_queue=4096,
+        ),
+        **LIMITS,
+    )
+    before = open_files()
+    left, ended = iter(range(400)), collections.Counter[Verdict]()
+
+    async def client(model: str) -> None:
+        with RawClient(proxy.port) as asking:
+            for number in left:
+                shape = {"is_chat": bool(number & 1), "stream": bool(number & 2)}
+                token = f"{model}{number}"
+                answer = await ask(
+                    asking, f"token={token} count=5", seconds=600, model=model, **shape
+                )
+                verdict = judge(answer, token, 5, is_chat=shape["is_chat"])
+                assert verdict is Verdict.COMPLETE or model == "m", answer
+                ended[verdict] += 1
+
+    await asyncio.gather(*(client("m" if number else "s") for number in range(65)))
+    await proxy.until(proxy.idle)
+    assert not proxy.state.flights
+    assert ended[Verdict.COMPLETE] > 100
+    requests = len([line for line in proxy.log_lines if json.loads(line)["model"] == "m"])
+    assert requests < sent["m"] <= requests * 1.2 + 2 * RetryBudget().reserve
+    for engine in (*engines, sound):
+        await engine.stop()
+    await proxy.until(lambda: open_files() <= before)
