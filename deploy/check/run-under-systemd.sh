@@ -28,6 +28,7 @@ cgroups=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
 # Ray for the checks of several hosts, from this machine's cache or its package sources.
 ray=$("$python" -m partitiond setup cluster install --json 2>/dev/null |
     sed -n 's/.*"python": "\([^"]*\)".*/\1/p') || ray=
+kernels=$("$python" -c 'from partitiond.planner import kernel_cache; print(kernel_cache.folder().parent)')
 cell=$cgroups/partitiond-check-$$
 mkdir "$cell" 2>/dev/null || cannot "$cgroups takes no cgroups"
 
@@ -80,7 +81,6 @@ inside() {
     done
     rm -rf "$root"/etc/systemd/system/*.wants "$root/etc/partitiond"
     # The planner's kernels, if they are compiled: systemd gives the folder to the service's user.
-    kernels=${XDG_CACHE_HOME:-$HOME/.cache}/partitiond/planner
     mkdir -p "$root/var/cache/partitiond/numba"
     [ ! -d "$kernels" ] || cp -r "$kernels/." "$root/var/cache/partitiond/numba/"
     for unit in systemd-udevd.service systemd-sysctl.service systemd-modules-load.service \
@@ -114,7 +114,7 @@ UNIT
         /lib/systemd/systemd --unit=check.target --show-status=0 --log-target=console
 }
 export -f inside
-export work python repository here ray
+export work python repository here ray kernels
 
 (
     echo "$BASHPID" >"$cell/cgroup.procs"

@@ -3,7 +3,6 @@
 A command ends when its message is true; after any other event it ends, too, and names the event.
 """
 
-import contextlib
 import json
 import re
 import signal
@@ -84,21 +83,12 @@ def remove(fleet: GpuFleet, model: str) -> None:
         client.remove(model)
 
 
-@contextlib.contextmanager
-def held_start(fleet: GpuFleet, model: str) -> "Iterator[tuple[subprocess.Popen[str], int]]":
-    """An apply that waits for one more model whose engine does not get on, and that engine's
-    process; the model is gone afterwards.
-    """
-    fleet.register(model, 1, engine={"extra_args": ["--load-seconds", "3600"]})
+def waiting(fleet: GpuFleet) -> "subprocess.Popen[str]":
+    """An apply that waits."""
     command = fleet.begin_cli("apply")
-    try:
-        assert command.stderr is not None
-        assert any(" serve: " in line for line in command.stderr), "it ended without having waited"
-        yield command, started(fleet, model)
-    finally:
-        remove(fleet, model)
-        command.kill()
-        command.communicate()
+    assert command.stderr is not None
+    assert any(" serve: " in line for line in command.stderr), "it ended without having waited"
+    return command
 
 
 def started(fleet: GpuFleet, model: str, *before: int) -> int:
@@ -192,49 +182,46 @@ def test_a_model_that_cannot_start_is_named_once_all_others_serve(fleet: GpuFlee
 
 
 @pytest.mark.full
-def test_an_engine_that_dies_is_waited_for_again(fleet: GpuFleet) -> None:
-    """One while it starts, one that served already."""
-    with held_start(fleet, "d") as (command, engine):
+def test_a_wait_ends_with_its_event_and_leaves_the_fleet_alone(fleet: GpuFleet) -> None:
+    """Four waits for a model whose engine does not get on: it dies, and the command waits on; then
+    it is interrupted, its plan replaced, and the daemon killed.
+    """
+    fleet.register("d", 1, engine={"extra_args": ["--load-seconds", "3600"]})
+    command = waiting(fleet)
+    try:
+        engine = started(fleet, "d")
         signal_all([engine])
         started(fleet, "d", engine)
         assert command.poll() is None
-    victim = serving(fleet, "a")[0].pid
-    assert victim is not None
-    signal_all([victim])
-    wait_for("its death to be seen", lambda: victim not in processes(fleet).values())
-    applied(fleet)
 
-
-def test_of_two_applies_the_first_says_that_it_was_replaced(fleet: GpuFleet) -> None:
-    with held_start(fleet, "e") as (first, _):
-        before = convergence(fleet).plan_id
-        change(fleet, min_replicas=1, max_replicas=1)
-        ended(fleet, "apply", "--no-wait")
-        after = convergence(fleet).plan_id
-        _, said = first.communicate()
-    assert first.returncode == 4, said
-    assert f"{before} was replaced by {after}" in said
-    applied(fleet)
-
-
-def test_an_interrupted_wait_leaves_the_fleet_alone(fleet: GpuFleet) -> None:
-    with held_start(fleet, "f") as (command, _):
         command.send_signal(signal.SIGINT)
         _, said = command.communicate()
         now = convergence(fleet)
-    assert command.returncode == 130, said
-    assert now.state is PlanState.CONVERGING
-    assert f"goes on with {now.plan_id}" in said
-    applied(fleet)
+        assert command.returncode == 130, said
+        assert now.state is PlanState.CONVERGING
+        assert f"goes on with {now.plan_id}" in said
 
+        command, before = waiting(fleet), convergence(fleet).plan_id
+        change(fleet, min_replicas=1, max_replicas=1)
+        ended(fleet, "apply", "--no-wait")
+        after = convergence(fleet).plan_id
+        _, said = command.communicate()
+        assert command.returncode == 4, said
+        assert f"{before} was replaced by {after}" in said
 
-@pytest.mark.full
-def test_a_daemon_that_is_killed_ends_the_wait(fleet: GpuFleet) -> None:
-    with held_start(fleet, "g") as (command, _):
+        command = waiting(fleet)
         plan_id = convergence(fleet).plan_id
         fleet.kill_daemon()
         _, said = command.communicate()
         fleet.start()
-    assert command.returncode == 5, said
-    assert f"the daemon is gone while {plan_id} was on its way" in said
+        assert command.returncode == 5, said
+        assert f"the daemon is gone while {plan_id} was on its way" in said
+    finally:
+        remove(fleet, "d")
+        command.kill()
+        command.communicate()
+    victim = serving(fleet, "a")[0].pid
+    assert victim is not None
+    signal_all([victim])
+    wait_for("its death to be seen", lambda: victim not in processes(fleet).values())
     applied(fleet)
