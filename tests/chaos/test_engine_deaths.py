@@ -13,7 +13,14 @@ import pytest
 
 from tests.chaos.processes import EngineProcess, engines, mortal
 from tests.chaos.raw_client import Answer, RawClient, ask
-from tests.chaos.rig import Proxies, ProxyUnderTest, replica, short_folder, until_async
+from tests.chaos.rig import (
+    Proxies,
+    ProxyUnderTest,
+    proxy_under_test,
+    replica,
+    short_folder,
+    until_async,
+)
 from tests.chaos.verdicts import Verdict, judge
 
 pytestmark = [pytest.mark.full, pytest.mark.asyncio(loop_scope="module")]
@@ -154,10 +161,8 @@ async def test_of_a_dead_engine_only_what_had_begun_there_fails(
         await fleet.served_by(0)
 
 
-async def test_all_engines_gone_is_an_error_and_the_first_that_is_back_serves(
-    proxies: Proxies,
-) -> None:
-    async with fleet_of(proxies, REPLICAS) as fleet:
+async def test_all_engines_gone_is_an_error_and_the_first_that_is_back_serves() -> None:
+    async with fleet_of(proxy_under_test, REPLICAS) as fleet:
         for engine in fleet.engines:
             engine.kill()
         for _ in range(REPLICAS):
@@ -167,8 +172,8 @@ async def test_all_engines_gone_is_an_error_and_the_first_that_is_back_serves(
         await fleet.served_by(0)
 
 
-async def test_draining_and_restarting_all_in_turn_fails_nothing(proxies: Proxies) -> None:
-    async with fleet_of(proxies, REPLICAS) as fleet:
+async def test_draining_and_restarting_all_in_turn_fails_nothing() -> None:
+    async with fleet_of(proxy_under_test, REPLICAS) as fleet:
         over = asyncio.Event()
 
         async def client(number: int) -> int:
@@ -199,10 +204,10 @@ async def test_draining_and_restarting_all_in_turn_fails_nothing(proxies: Proxie
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_poison_request_takes_no_second_replica_down(
-    proxies: Proxies, stream: bool
+    stream: bool,
 ) -> None:
     """It kills whatever engine takes it. Its client gets an error, however often it asks."""
-    async with fleet_of(proxies, 4) as fleet, held(fleet, "body") as innocents:
+    async with fleet_of(proxy_under_test, 4) as fleet, held(fleet, "body") as innocents:
         at = [await fleet.in_flight(number) for number in range(4)]
         for _ in range(5):
             answer = await fleet.ask("p", "poison=1", stream=stream)
