@@ -16,49 +16,30 @@ def load(**values: object) -> Settings:
     return load_settings(overrides=overrides).settings
 
 
-def test_one_host_has_the_machines_name_and_no_cluster() -> None:
+def test_a_host_has_the_machines_name_or_one_that_fits_everywhere() -> None:
     settings = load()
     assert settings.host.own_name == platform.node()
     assert not settings.cluster.enabled
     assert not settings.cluster.joined
-
-
-def test_a_name_that_is_set_stays_whatever_the_machine_is_called() -> None:
     assert load(host__name="gpu-1.rack-2").host.own_name == "gpu-1.rack-2"
+    for name in ("-gpu", "gpu 1", "gpu/1", "gpü", "a" * 65, "gpu."):
+        with pytest.raises(SettingsError, match=r"host\.name: write a name"):
+            load(host__name=name)
+    for written, read in {
+        "gpu-head": "gpu-head:6380",
+        "gpu-head:7000": "gpu-head:7000",
+        "[fd00::4]": "[fd00::4]:6380",
+        "[fd00::4]:7000": "[fd00::4]:7000",
+    }.items():
+        assert load(cluster__head=written, **TRUST).cluster.head == read
+    for head in ("fd00::4", "gpu head", ":6380", "h:0", "h:x", "http://h", "u@h"):
+        with pytest.raises(SettingsError, match="write the head's address and port"):
+            load(cluster__head=head, **TRUST)
 
 
-@pytest.mark.parametrize("name", ["-gpu", "gpu 1", "gpu/1", "gpü", "a" * 65, "gpu."])
-def test_a_name_that_would_not_fit_everywhere_is_refused(name: str) -> None:
-    with pytest.raises(SettingsError, match=r"host\.name: write a name"):
-        load(host__name=name)
-
-
-@pytest.mark.parametrize(
-    ("written", "read"),
-    [
-        ("gpu-head", "gpu-head:6380"),
-        ("gpu-head:7000", "gpu-head:7000"),
-        ("10.0.0.4", "10.0.0.4:6380"),
-        ("[fd00::4]", "[fd00::4]:6380"),
-        ("[fd00::4]:7000", "[fd00::4]:7000"),
-    ],
-)
-def test_a_heads_address_may_lack_the_port(written: str, read: str) -> None:
-    assert load(cluster__head=written, **TRUST).cluster.head == read
-
-
-@pytest.mark.parametrize("head", ["fd00::4", "gpu head", ":6380", "h:0", "h:x", "http://h", "u@h"])
-def test_what_is_no_address_of_a_head_is_refused(head: str) -> None:
-    with pytest.raises(SettingsError, match="write the head's address and port"):
-        load(cluster__head=head, **TRUST)
-
-
-def test_a_host_is_lost_only_after_it_was_silent() -> None:
+def test_a_host_has_one_master_and_is_lost_only_after_it_was_silent() -> None:
     with pytest.raises(SettingsError, match=r"lost_seconds must be longer"):
         load(host__silent_seconds=30, host__lost_seconds=30)
-
-
-def test_a_host_has_one_master() -> None:
     with pytest.raises(SettingsError, match=r"set cluster\.enabled to false, or cluster\.head"):
         load(cluster__enabled=True, cluster__head="gpu-head", **TRUST)
 

@@ -39,15 +39,6 @@ def no_file(tmp_path: Path) -> Path:
     return write(tmp_path, "")
 
 
-def test_defaults_are_those_of_the_documentation(no_file: Path) -> None:
-    loaded = load_settings(no_file, {}, {})
-    assert loaded.settings.control.port == 8400
-    assert loaded.settings.proxy.port == 8000
-    assert loaded.settings.proxy.max_body_bytes == 8 * 1024**2
-    assert loaded.settings.run_dir == loaded.settings.state_dir / "run"
-    assert set(loaded.origins.values()) == {"default"}
-
-
 def test_a_later_source_wins_and_says_so(tmp_path: Path) -> None:
     file = write(tmp_path, "[proxy]\nport = 1\nmax_queue = 2\n[control]\nport = 3\n")
     env = {"PARTITIOND_PROXY__PORT": "4", "PARTITIOND_CONTROL__PORT": "5"}
@@ -73,12 +64,9 @@ def test_a_socket_may_be_an_address_which_releases_without_the_setting_pass_over
     assert load_settings(no_file, unknown, {}).settings.engine.launcher is None
 
 
-def test_the_environment_can_name_the_file(tmp_path: Path) -> None:
+def test_sizes_lists_and_choices_are_read_from_every_source(tmp_path: Path) -> None:
     file = write(tmp_path, "[planner]\nseed = 7\n")
     assert load_settings(None, {"PARTITIOND_CONFIG": str(file)}).settings.planner.seed == 7
-
-
-def test_sizes_lists_and_choices_are_read_from_every_source(tmp_path: Path) -> None:
     file = write(
         tmp_path,
         'state_dir = "here"\nrun_dir = "/tmp/run"\n[cpu]\nmemory = "12GiB"\ncores = [0, 1]\n'
@@ -109,29 +97,27 @@ def test_sizes_lists_and_choices_are_read_from_every_source(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[proxy]\nprot = 1\n", ["config.toml: proxy.prot", "Did you mean proxy.port?"]),
-        ("[prxy]\nport = 1\n", ["prxy.port", "Did you mean proxy.port?"]),
-        ("[nothing]\n", ["[nothing]"]),
-        ("proxy = 1\n", ["proxy", "table"]),
-        ('[proxy]\nport = "8000"\n', ["proxy.port", "config.toml:proxy.port", "'8000'"]),
-        ("[proxy]\nport = true\n", ["proxy.port", "True"]),
-        ("[proxy]\nport = 70000\n", ["proxy.port", "65535"]),
-        ("[gpu]\nenabled = 1\n", ["gpu.enabled"]),
-        ("[engine]\nstart_deadline_seconds = inf\n", ["engine.start_deadline_seconds"]),
-        ("[cpu]\ncores = [-1]\n", ["cpu.cores"]),
-        ('[cpu]\nmemory = "much"\n', ["cpu.memory", "40GiB"]),
-        ("[cpu]\nmemory = 2020-01-01\n", ["cpu.memory"]),
-        ("[proxy]\nport = \n", ["TOML", "line 2"]),
-        ("[proxy\n", ["TOML", "line 1"]),
-        ("[profiling]\nmin_window_seconds = 99\n", ["min_window_seconds"]),
-        ("state_dir.x = 1\n", ["state_dir.x"]),
-        ("state_dir = 1\n", ["state_dir"]),
+        ("[proxy]\nprot = 1\n", "config.toml: proxy.prot; Did you mean proxy.port?"),
+        ("[prxy]\nport = 1\n", "prxy.port; Did you mean proxy.port?"),
+        ("[nothing]\n", "[nothing]"),
+        ("proxy = 1\n", "proxy; table"),
+        ('[proxy]\nport = "8000"\n', "proxy.port; config.toml:proxy.port; '8000'"),
+        ("[proxy]\nport = true\n", "proxy.port; True"),
+        ("[proxy]\nport = 70000\n", "proxy.port; 65535"),
+        ("[gpu]\nenabled = 1\n", "gpu.enabled"),
+        ("[engine]\nstart_deadline_seconds = inf\n", "engine.start_deadline_seconds"),
+        ("[cpu]\ncores = [-1]\n", "cpu.cores"),
+        ('[cpu]\nmemory = "much"\n', "cpu.memory; 40GiB"),
+        ("[cpu]\nmemory = 2020-01-01\n", "cpu.memory"),
+        ("[proxy]\nport = \n", "TOML; line 2"),
+        ("[profiling]\nmin_window_seconds = 99\n", "min_window_seconds"),
+        ("state_dir.x = 1\n", "state_dir.x"),
+        ("state_dir = 1\n", "state_dir"),
     ],
 )
-def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_a_wrong_file_is_refused_by_name(tmp_path: Path, text: str, words: str) -> None:
     said = str(refusal(write(tmp_path, text)))
-    for word in words:
-        assert word in said
+    assert [word for word in words.split("; ") if word not in said] == []
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
@@ -140,23 +126,16 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     assert "UTF-8" in refusal(tmp_path / "latin.toml").message
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "word"),
-    [
+def test_a_wrong_variable_or_flag_is_refused_by_name_and_others_left_alone(no_file: Path) -> None:
+    for name, value, word in (
         ("PARTITIOND_PROXY_PORT", "1", "PARTITIOND_PROXY__PORT"),
         ("PARTITIOND_PROXY__PROT", "1", "PARTITIOND_PROXY__PORT"),
         ("PARTITIOND_PROXY__PORT", "many", "environment PARTITIOND_PROXY__PORT"),
         ("PARTITIOND_GPU__ENABLED", "perhaps", "gpu.enabled"),
         ("PARTITIOND_CPU__CORES", "0,x", "cpu.cores"),
-    ],
-)
-def test_a_wrong_variable_is_refused_by_name(
-    no_file: Path, name: str, value: str, word: str
-) -> None:
-    assert word in str(refusal(no_file, {name: value}))
-
-
-def test_variables_of_others_are_left_alone(no_file: Path) -> None:
+    ):
+        assert word in str(refusal(no_file, {name: value}))
+    assert "proxy.port" in str(refusal(no_file, {}, {"proxy.prot": 1}))
     env = {
         "HOME": "/x",
         "PARTITIOND_TOKEN": "secret",
@@ -168,42 +147,21 @@ def test_variables_of_others_are_left_alone(no_file: Path) -> None:
     assert set(load_settings(no_file, env).origins.values()) == {"default"}
 
 
-def test_an_unknown_flag_is_refused(no_file: Path) -> None:
-    assert "proxy.port" in str(refusal(no_file, {}, {"proxy.prot": 1}))
-
-
 def test_nothing_listens_beyond_loopback_without_keys(no_file: Path) -> None:
     assert "require_keys" in refusal(no_file, {}, {"proxy.host": "0.0.0.0"}).message
     load_settings(no_file, {}, {"proxy.host": "0.0.0.0", "proxy.require_keys": True})
     assert "allow_remote" in refusal(no_file, {}, {"control.host": "::"}).message
     load_settings(no_file, {}, {"control.host": "::", "control.allow_remote": True})
+    for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
+        assert is_loopback(host)
+    for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.example", ""):
+        assert not is_loopback(host)
 
 
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("127.0.0.1", True),
-        ("127.9.9.9", True),
-        ("::1", True),
-        ("localhost", True),
-        ("0.0.0.0", False),
-        ("::", False),
-        ("10.0.0.1", False),
-        ("localhost.example", False),
-        ("", False),
-    ],
-)
-def test_loopback(host: str, expected: bool) -> None:
-    assert is_loopback(host) is expected
-
-
-def test_a_run_dir_too_long_for_sockets_is_refused_with_a_remedy(no_file: Path) -> None:
+def test_paths_and_urls_follow_and_fit_sockets(no_file: Path) -> None:
     error = refusal(no_file, {}, {"run_dir": "/" + "x" * 80})
     assert "shorter" in error.message
     load_settings(no_file, {}, {"state_dir": "/" + "x" * 80, "run_dir": "/tmp/run"})
-
-
-def test_derived_paths_and_urls() -> None:
     settings = Settings.model_validate({"state_dir": "/s", "cache_dir": "/c"})
     assert settings.store_path == Path("/s/partitiond.sqlite3")
     assert settings.token_path == Path("/s/admin-token")
@@ -243,45 +201,31 @@ def test_text_and_typed_values_mean_the_same(port: int, seconds: float, on: bool
     assert len(results) == 1
 
 
-@pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:9400/metrics", "https://gpu-host/metrics", "http://[::1]:9400"]
-)
-def test_the_dcgm_exporter_is_an_address_kept_as_it_was_written(no_file: Path, url: str) -> None:
-    assert load_settings(no_file).settings.gpu.dcgm_url is None
-    assert load_settings(no_file, {}, {"gpu.dcgm_url": url}).settings.gpu.dcgm_url == url
-    env = {"PARTITIOND_GPU__DCGM_URL": url}
-    assert load_settings(no_file, env, {}).settings.gpu.dcgm_url == url
+def test_the_dcgm_exporter_is_an_address_kept_as_it_was_written(tmp_path: Path) -> None:
+    file = write(tmp_path, "")
+    assert load_settings(file).settings.gpu.dcgm_url is None
+    for url in ("http://127.0.0.1:9400/metrics", "https://gpu-host/metrics", "http://[::1]:9400"):
+        env = {"PARTITIOND_GPU__DCGM_URL": url}
+        for loaded in (load_settings(file, {}, {"gpu.dcgm_url": url}), load_settings(file, env)):
+            assert loaded.settings.gpu.dcgm_url == url
+    example = "gpu.dcgm_url: write an address such as http://127.0.0.1:9400/metrics"
+    for url in (
+        *("127.0.0.1:9400", "localhost", "ftp://host/metrics", "http://", "http://host:99999/"),
+        *("http://host:0/", "http://[::1/", "http://a host/metrics", "file:///etc/passwd"),
+    ):
+        assert example in refusal(write(tmp_path, f'[gpu]\ndcgm_url = "{url}"\n')).message
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["127.0.0.1:9400", "localhost", "ftp://host/metrics", "http://", "http://host:99999/",
-     "http://host:0/", "http://[::1/", "http://a host/metrics", "file:///etc/passwd"],
-)  # fmt: skip
-def test_what_is_no_address_of_an_exporter_is_refused_with_one_that_is(
-    tmp_path: Path, url: str
-) -> None:
-    error = refusal(write(tmp_path, f'[gpu]\ndcgm_url = "{url}"\n'))
-    assert "gpu.dcgm_url: write an address such as http://127.0.0.1:9400/metrics" in error.message
-
-
-@pytest.mark.parametrize(
-    ("content", "place"),
-    [
+def test_toml_that_is_none_is_told_with_its_line_and_column() -> None:
+    for content, place in (
         (b"[proxy\nport = 1", "at line 1, column 7"),
         (b"[proxy]\nport = ", "at line 2, column 8"),
         (b"[[models", "at line 1, column 9"),
         (b'a = 1\nb = """x\ny', "at line 3, column 2"),
         (b"a = 1\nb = '\xff'", "at line 2, column 6"),
         (b"a = 1\na = 2", "at line 2, column 6"),
-    ],
-)
-def test_toml_that_is_none_is_told_with_its_line_and_column(content: bytes, place: str) -> None:
-    with pytest.raises(InputError, match=place) as caught:
-        toml_of(content)
-    assert "end of document" not in caught.value.message
-
-
-def test_toml_that_is_nested_too_deeply_is_told() -> None:
-    with pytest.raises(InputError, match="nested too deeply"):
-        toml_of(b"a = " + b"[" * 100_000)
+        (b"a = " + b"[" * 100_000, "nested too deeply"),
+    ):
+        with pytest.raises(InputError, match=place) as caught:
+            toml_of(content)
+        assert "end of document" not in caught.value.message
