@@ -19,7 +19,6 @@ class Behaviour:
     tokens_per_chunk: int = 1
     continuous_usage: bool = True
     final_usage: bool = True
-    usage_offset: int = 0
     status: int = 200
     error_body: bytes = b'{"error":{"message":"no room","code":503}}'
     error_event_after: int | None = None
@@ -112,7 +111,7 @@ class SseServer:
             self._event(writer, self._chunk(sent, count, last=sent == wanted))
             await writer.drain()
         if does.final_usage:
-            usage = {"prompt_tokens": 7, "completion_tokens": sent + does.usage_offset}
+            usage = {"prompt_tokens": 7, "completion_tokens": sent}
             self._event(writer, json.dumps({"choices": [], "usage": usage}).encode())
         if does.done:
             self._event(writer, b"[DONE]")

@@ -12,6 +12,7 @@ import pytest
 from loadgen import InputError, Mix, Reading, Record, Run, Workload, save_run
 from loadgen.cli import main
 from loadgen.cli.live import closed_line, open_line
+from loadgen.cli.measure import _settings
 from loadgen.cli.options import build_parser
 from loadgen.cli.plan import load_of, open_plan
 from loadgen.loops.closed import LiveState
@@ -76,54 +77,48 @@ async def test_a_run_is_saved_plotted_and_rendered_again(server: Any, tmp_path: 
     assert both.splitlines()[0].split() == ["x", "y", "ratio"]
 
 
-async def test_an_unknown_model_shows_the_servers_own_words(server: Any) -> None:
+async def test_a_run_without_an_answer_shows_the_servers_own_words(server: Any) -> None:
+    common = ("--url", server.socket_path, "--model", "x", "--warmup", "0", "--quiet")
+    code, _, err = await run_cli(*common, "--rate", "0.001", "--duration", "0.1")
+    assert (code, "longer --duration" in err) == (1, True)
+    server.bodies.clear()
     server.behaviour.status = 404
     server.behaviour.error_body = b'{"error":{"message":"The model `x` does not exist."}}'
-    code, out, err = await run_cli("--url", server.socket_path, "--model", "x", "--rate", "5")
+    code, out, err = await run_cli(*common, "--rate", "5")
     assert (code, out) == (1, "")
     assert "The model `x` does not exist." in err
     assert len(server.bodies) == 1, "the trial request, and then nothing"
+    code, _, err = await run_cli(*common, "--rate", "20", "--duration", "0.5", "--no-check")
+    assert (code, "the first error: HTTP 404" in err) == (1, True)
 
 
-async def test_a_replay_sends_what_was_recorded(server: Any, tmp_path: Path) -> None:
-    trace, _ = write(tmp_path)
+async def test_replays_and_streams_of_files_send_what_they_say(server: Any, tmp_path: Path) -> None:
+    trace, streams = write(tmp_path)
+    common = ("--url", server.socket_path, "--json", "--allow-saturated")
     code, out, err = await run_cli(
-        "--url", server.socket_path, "--model", "m", "--replay", str(trace), "--speed", "2",
-        "--json", "--no-check", "--allow-saturated",
-    )  # fmt: skip
+        *common, "--model", "m", "--replay", str(trace), "--speed", "2", "--no-check"
+    )
     assert (code, err) == (0, "")
     assert json.loads(out)["completed"] == 3
     sizes = [(len(b["prompt"]), b["max_tokens"]) for b in server.bodies]
     assert sizes == [(3, 2), (5, 4), (7, 3)]
-
-
-async def test_streams_of_a_file(server: Any, tmp_path: Path) -> None:
-    _, streams = write(tmp_path)
     code, out, err = await run_cli(
-        "--url", server.socket_path, "--streams", str(streams), "--duration", "0.6", "--warmup",
-        "0", "--json", "--allow-saturated",
-    )  # fmt: skip
+        *common, "--streams", str(streams), "--duration", "0.6", "--warmup", "0"
+    )
     assert (code, err) == (0, "")
-    report = json.loads(out)
-    assert [part["stream"] for part in report["streams"]] == ["b", "talk"]
-    assert report["streams"][0]["completed"] == 3
-    assert report["streams"][0]["attainment"] is None
-    assert report["streams"][1]["attainment"] is not None
+    b, talk = json.loads(out)["streams"]
+    assert (b["stream"], b["completed"], b["attainment"]) == ("b", 3, None)
+    assert talk["stream"] == "talk"
+    assert talk["attainment"] is not None
     assert any(body.get("top_p") == 0.9 and "messages" in body for body in server.bodies)
-
-
-def saturated_run(tmp_path: Path) -> Path:
-    record = Record(0, scheduled=0.5, sent=0.5, end=0.6)
-    path = tmp_path / "hot.jsonl"
-    save_run(Run("open", "1 req/s", (record,), 0.0, 1.0, instrument=Reading(0.97)), path)
-    return path
 
 
 def test_a_saturated_run_is_refused_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = saturated_run(tmp_path)
-    page = tmp_path / "p.html"
+    path, page = tmp_path / "hot.jsonl", tmp_path / "p.html"
+    record = Record(0, scheduled=0.5, sent=0.5, end=0.6)
+    save_run(Run("open", "1 req/s", (record,), 0.0, 1.0, instrument=Reading(0.97)), path)
     assert main(["report", str(path), "--html", str(page)]) == 3
     out = capsys.readouterr().out
     assert "97% of one core" in out
@@ -136,6 +131,12 @@ def test_a_saturated_run_is_refused_with_the_reason(
     assert main(["report", str(path), "--allow-saturated", "--html", str(page)]) == 0
     assert "SATURATED" in capsys.readouterr().out
     assert "not to be trusted" in page.read_text()
+    for content in (b"", b"{", b"\xff\xfe", b"[" * 100_000, b"a,b\n1,2\n"):
+        path.write_bytes(content)
+        assert main(["report", str(path)]) == 2
+        err = capsys.readouterr().err
+        assert str(path) in err
+        assert "Give a file that --save wrote" in err
 
 
 async def test_a_run_that_saturates_exits_with_3_and_keeps_its_records(
@@ -157,40 +158,37 @@ async def test_a_run_that_saturates_exits_with_3_and_keeps_its_records(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--rate", "1"], "exactly one of --model and --mix"),
-        (["--model", "m", "--mix", "a=1", "--rate", "1"], "exactly one of --model and --mix"),
-        (["--mix", "a=x", "--rate", "1"], "write it as a=0.7,b=0.3"),
-        (["--mix", "a=1,a=2", "--rate", "1"], "must differ"),
-        (["--model", "m", "--rate", "0"], "above 0"),
-        (["--model", "m", "--rate", "1", "--duration", "0"], "--duration must be above 0"),
-        (["--model", "m", "--rate", "1", "--warmup", "-1"], "--warmup must be at least 0"),
-        (["--model", "m", "--rate", "1", "--rate-to", "5"], "--arrivals ramp"),
-        (["--model", "m", "--rate", "1", "--arrivals", "ramp"], "--arrivals ramp"),
-        (["--model", "m", "--rate", "1", "--burstiness", "2"], "--arrivals gamma"),
-        (["--model", "m", "--rate", "1", "--lengths", "/none"], "nor a file that exists"),
-        (["--model", "m", "--rate", "1", "--lengths", "lognormal"], "above 0"),
-        (["--model", "m", "--rate", "1", "--lengths", "chat", "--prompt-variation", "1"], "chat"),
-        (["--model", "m", "--rate", "1", "--extra", "[1]"], "must be a JSON object"),
-        (["--model", "m", "--rate", "1", "--extra", "{"], "no JSON"),
-        (["--model", "m", "--rate", "1", "--slo-ttft", "1"], "both bounds"),
-        (["--model", "m", "--rate", "1", "--slo-ttft", "0", "--slo-tpot", "1"], "above 0 s"),
-        (["--model", "m", "--rate", "1", "--prompt-tokens", "0"], "at least 1"),
-        (["--model", "m", "--concurrency", "0"], "at least 1"),
-        (["--model", "m", "--replay", "/none.csv"], "cannot read /none.csv"),
-        (["--streams", "/none.toml"], "cannot read /none.toml"),
-        (["--model", "m", "--rate", "1", "--save", "/no/such/run"], "no directory"),
-        (["--model", "m", "--rate", "1e9"], "100,000 requests/s at most"),
-        (["--model", "m", "--rate", "1", "--speed", "2"], "goes with --replay"),
-        (["--model", "m", "--concurrency", "1000000"], "60000 at most"),
-        (["--model", "m", "--rate", "1", "--temperature", "nan"], "temperature must be"),
-        (["--model", "m", "--rate", "1", "--last-token-id", "0"], "last_token_id must be"),
-        (["--model", "m", "--rate", "1", "--url", "ftp://x"], "Write http://127.0.0.1:8000"),
+        ("--rate 1", "exactly one of --model and --mix"),
+        ("--model m --mix a=1 --rate 1", "exactly one of --model and --mix"),
+        ("--mix a=x --rate 1", "write it as a=0.7,b=0.3"),
+        ("--model m --rate 1 --duration 0", "--duration must be above 0"),
+        ("--model m --rate 1 --warmup -1", "--warmup must be at least 0"),
+        ("--model m --rate 1 --rate-to 5", "--arrivals ramp"),
+        ("--model m --rate 1 --arrivals ramp", "--arrivals ramp"),
+        ("--model m --rate 1 --burstiness 2", "--arrivals gamma"),
+        ("--model m --rate 1 --lengths /none", "nor a file that exists"),
+        ("--model m --rate 1 --lengths lognormal", "above 0"),
+        ("--model m --rate 1 --lengths chat --prompt-variation 1", "chat"),
+        ("--model m --rate 1 --extra [1]", "must be a JSON object"),
+        ("--model m --rate 1 --extra {", "no JSON"),
+        ("--model m --rate 1 --slo-ttft 1", "both bounds"),
+        ("--model m --rate 1 --slo-ttft 0 --slo-tpot 1", "above 0 s"),
+        ("--model m --concurrency 0", "at least 1"),
+        ("--model m --replay /none.csv", "cannot read /none.csv"),
+        ("--streams /none.toml", "cannot read /none.toml"),
+        ("--model m --rate 1 --save /no/such/run", "no directory"),
+        ("--model m --rate 1e9", "100,000 requests/s at most"),
+        ("--model m --rate 1 --speed 2", "goes with --replay"),
+        ("--model m --concurrency 1000000", "60000 at most"),
+        ("--model m --rate 1 --temperature nan", "temperature must be"),
+        ("--model m --rate 1 --last-token-id 0", "last_token_id must be"),
+        ("--model m --rate 1 --url ftp://x", "Write http://127.0.0.1:8000"),
     ],
 )
 def test_wrong_options_say_what_to_do(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--url", "/nobody.sock", "--no-check", *arguments]) == 2
+    assert main(["--url", "/nobody.sock", "--no-check", *arguments.split()]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -229,9 +227,6 @@ def test_options_become_the_load_they_describe(tmp_path: Path) -> None:
     mixed = load_of(parsed("--mix", "org/a=1,b=3", "--rate", "1"))
     assert isinstance(mixed, Mix)
     assert [(part.name, part.share) for part in mixed.parts] == [("org/a", 1.0), ("b", 3.0)]
-
-
-def test_a_replay_lasts_as_long_as_its_trace(tmp_path: Path) -> None:
     trace, _ = write(tmp_path)
     plan = open_plan(parsed("--model", "m", "--replay", str(trace), "--speed", "0.1"))
     assert plan.seconds == pytest.approx(4.001)
@@ -243,53 +238,15 @@ def test_a_replay_lasts_as_long_as_its_trace(tmp_path: Path) -> None:
 
 def test_progress_lines_say_rate_flight_latency_and_own_cpu() -> None:
     line = open_line(OpenState(10.0, 50, 3, 47, 2, 1, 0.07, 0.123, 900.0))
-    for part in (
-        "5.0 req/s",
-        "3 in flight",
-        "p95 123 ms",
-        "instrument 7%",
-        "2 refused",
-        "1 failed",
-    ):
-        assert part in line
+    said = ("5.0 req/s", "3 in flight", "p95 123 ms", "instrument 7%", "2 refused", "1 failed")
+    assert all(part in line for part in said)
     line = closed_line(LiveState("window", 4.0, 9, Throughput(100.0, 2.0), 0.5, None))
     assert "100.0 tokens/s ± 2.0%" in line
     assert "ramp 1 s" in closed_line(LiveState("ramp", 1.0, 0, None))
 
 
-def test_the_key_is_in_no_file(tmp_path: Path) -> None:
-    from loadgen.cli.measure import _settings
-
+async def test_help_has_examples_and_the_key_is_in_no_file() -> None:
     assert "secret" not in json.dumps(_settings(parsed("--rate", "1", "--api-key", "secret"), []))
-
-
-async def test_help_has_examples() -> None:
-    code, out, _ = await run_cli("--help")
-    assert code == 0
-    assert "--replay BurstGPT_1.csv" in out
-    code, out, _ = await run_cli("report", "--help")
-    assert "--html" in out
-
-
-async def test_a_run_without_a_completed_request_says_why(server: Any) -> None:
-    common = ("--url", server.socket_path, "--model", "m", "--warmup", "0", "--quiet")
-    code, _, err = await run_cli(*common, "--rate", "0.001", "--duration", "0.1")
-    assert code == 1
-    assert "longer --duration" in err
-    server.behaviour.status = 404
-    rate = ("--rate", "20", "--duration", "0.5")
-    code, _, err = await run_cli(*common, *rate, "--no-check")
-    assert code == 1
-    assert "the first error: HTTP 404" in err
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"a,b\n1,2\n"])
-def test_what_is_no_saved_run_is_refused(
-    tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "run.jsonl"
-    path.write_bytes(content)
-    assert main(["report", str(path)]) == 2
-    err = capsys.readouterr().err
-    assert str(path) in err
-    assert "Give a file that --save wrote" in err
+    for words, example in (((), "--replay BurstGPT_1.csv"), (("report",), "--html")):
+        code, out, _ = await run_cli(*words, "--help")
+        assert (code, example in out) == (0, True)

@@ -1,6 +1,7 @@
 """A request's record is right for every way in which an answer can go."""
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen import Client, Outcome, Record, Workload
+from loadgen.http.http1 import AnswerReader, HttpError
+from loadgen.http.sse import StreamReader
 from loadgen.load.workload import RequestFactory
 
 
@@ -34,7 +37,9 @@ async def test_every_token_is_counted_however_the_bytes_are_cut(
 
 
 async def test_latencies_follow_their_definitions(server: Any) -> None:
+    server.behaviour.replica = "m-2"
     record = await send(server, tokens=10)
+    assert record.replica == "m-2", "a proxy may say which replica answered"
     assert record.ttft is not None
     assert record.e2el is not None
     assert record.tpot == pytest.approx((record.e2el - record.ttft) / 9)
@@ -42,87 +47,54 @@ async def test_latencies_follow_their_definitions(server: Any) -> None:
     assert record.ttft + sum(record.itl) <= record.e2el
 
 
-async def test_a_proxy_may_say_which_replica_answered(server: Any) -> None:
-    assert (await send(server)).replica == ""
-    server.behaviour.replica = "m-2"
-    assert (await send(server)).replica == "m-2"
-
-
-async def test_several_tokens_in_one_chunk_are_all_counted(server: Any) -> None:
-    server.behaviour.tokens_per_chunk = 4
+@pytest.mark.parametrize(
+    ("does", "tokens", "usage", "mismatch"),
+    [
+        ({"tokens_per_chunk": 4}, 10, 10, False),
+        # Without usage in each chunk a chunk is a token.
+        ({"continuous_usage": False}, 10, 10, False),
+        ({"continuous_usage": False, "tokens_per_chunk": 2}, 5, 10, True),
+        ({"continuous_usage": False, "final_usage": False}, 10, None, False),
+    ],
+)
+async def test_tokens_are_counted_by_what_the_server_tells(
+    server: Any, does: dict[str, Any], tokens: int, usage: int | None, mismatch: bool
+) -> None:
+    server.behaviour = dataclasses.replace(server.behaviour, **does)
     record = await send(server, tokens=10)
-    assert list(record.chunk_tokens) == [4, 4, 2]
-    assert (record.output_tokens, record.tokens_mismatch) == (10, False)
+    assert (record.output_tokens, record.usage_tokens) == (tokens, usage)
+    assert record.tokens_mismatch == mismatch
 
 
-async def test_without_usage_in_each_chunk_a_chunk_is_a_token(server: Any) -> None:
-    server.behaviour.continuous_usage = False
-    assert (await send(server)).output_tokens == 5
+@pytest.mark.parametrize(
+    ("does", "outcome", "error"),
+    [
+        ({"status": 429}, Outcome.REFUSED, "no room"),
+        ({"status": 503}, Outcome.REFUSED, "no room"),
+        ({"status": 404}, Outcome.ERROR, "HTTP 404: no room"),
+        ({"error_event_after": 2}, Outcome.ERROR, "error event: engine broke"),
+        ({"cut_after": 2}, Outcome.ERROR, "cut"),
+        ({"done": False}, Outcome.ERROR, "the stream ended without [DONE]"),
+        ({"hang": True}, Outcome.TIMEOUT, ""),
+    ],
+)
+async def test_a_request_that_fails_says_how(
+    server: Any, does: dict[str, Any], outcome: Outcome, error: str
+) -> None:
+    """Refusals are apart from errors; an error event is one even with status 200."""
+    server.behaviour = dataclasses.replace(server.behaviour, **does)
+    record = await send(server, timeout_seconds=0.05 if "hang" in does else 60)
+    assert (record.outcome, error in record.error) == (outcome, True)
+    assert record.retry_after == ("2" if "status" in does else "")
 
 
-async def test_a_count_the_final_usage_contradicts_is_reported(server: Any) -> None:
-    server.behaviour.continuous_usage = False
-    server.behaviour.tokens_per_chunk = 2
-    record = await send(server, tokens=6)
-    assert (record.output_tokens, record.usage_tokens, record.tokens_mismatch) == (3, 6, True)
-
-
-async def test_a_server_without_usage_is_no_mismatch(server: Any) -> None:
-    server.behaviour.final_usage = False
-    server.behaviour.continuous_usage = False
-    record = await send(server)
-    assert (record.output_tokens, record.usage_tokens) == (5, None)
-    assert not record.tokens_mismatch
-
-
-@pytest.mark.parametrize("status", [429, 503])
-async def test_refusals_are_apart_from_errors(server: Any, status: int) -> None:
-    server.behaviour.status = status
-    record = await send(server)
-    assert (record.outcome, record.status) == (Outcome.REFUSED, status)
-    assert (record.error, record.retry_after) == ("no room", "2")
-
-
-async def test_any_other_status_is_an_error_with_its_message(server: Any) -> None:
-    server.behaviour.status = 404
-    record = await send(server)
-    assert (record.outcome, record.error) == (Outcome.ERROR, "HTTP 404: no room")
-
-
-async def test_an_error_event_is_an_error_even_with_status_200(server: Any) -> None:
-    server.behaviour.error_event_after = 2
-    record = await send(server)
-    assert (record.outcome, record.error) == (Outcome.ERROR, "error event: engine broke")
-    assert record.output_tokens == 2
-
-
-async def test_a_stream_cut_off_is_an_error(server: Any) -> None:
-    server.behaviour.cut_after = 2
-    record = await send(server)
-    assert record.outcome is Outcome.ERROR
-    assert "cut" in record.error
-
-
-async def test_a_stream_without_done_is_an_error(server: Any) -> None:
-    server.behaviour.done = False
-    record = await send(server)
-    assert (record.outcome, record.error) == (Outcome.ERROR, "the stream ended without [DONE]")
-
-
-async def test_nobody_listening_is_an_error_not_an_exception(tmp_path: Path) -> None:
+async def test_a_request_of_nobody_or_cancelled_has_its_outcome(
+    tmp_path: Path, server: Any
+) -> None:
     async with Client(str(tmp_path / "nobody.sock")) as client:
         record = await client.send(b"{}", Record(0))
     assert record.outcome is Outcome.ERROR
     assert "cannot connect" in record.error
-
-
-async def test_a_request_that_never_ends_times_out(server: Any) -> None:
-    server.behaviour.hang = True
-    record = await send(server, timeout_seconds=0.05)
-    assert record.outcome is Outcome.TIMEOUT
-
-
-async def test_cancelling_drops_the_connection(server: Any) -> None:
     server.behaviour.step_seconds = 10
     client = Client(server.socket_path)
     record = Record(0)
@@ -134,35 +106,21 @@ async def test_cancelling_drops_the_connection(server: Any) -> None:
     assert record.outcome is Outcome.CANCELLED
 
 
-async def test_connections_are_kept_alive(server: Any) -> None:
-    async with Client(server.socket_path) as client:
-        for index in range(5):
-            await client.send(RequestFactory(Workload("m", 4, 2)).body(index), Record(index))
-    assert server.connections == 1
-
-
-async def test_a_connection_the_server_closed_is_replaced(server: Any) -> None:
-    server.behaviour.close_after_answer = True
-    async with Client(server.socket_path) as client:
-        records = [
-            await client.send(RequestFactory(Workload("m", 4, 2)).body(i), Record(i))
-            for i in range(3)
-        ]
-    assert [r.outcome for r in records] == [Outcome.OK] * 3
-    assert server.connections == 3
-
-
-async def test_url_targets_and_the_bearer_key(server: Any) -> None:
+@pytest.mark.parametrize(("closes", "connections"), [(False, 1), (True, 3)])
+async def test_connections_are_kept_alive_or_replaced(
+    server: Any, closes: bool, connections: int
+) -> None:
+    server.behaviour.close_after_answer = closes
     async with Client(f"http://127.0.0.1:{server.port}/v1", api_key="secret") as client:
-        record = await client.send(RequestFactory(Workload("m", 4, 2)).body(0), Record(0))
-    assert record.outcome is Outcome.OK
+        for index in range(3):
+            body = RequestFactory(Workload("m", 4, 2)).body(index)
+            assert (await client.send(body, Record(index))).outcome is Outcome.OK
+    assert server.connections == connections
     assert b"POST /v1/completions HTTP/1.1\r\n" in server.headers[0]
     assert b"Authorization: Bearer secret\r\n" in server.headers[0]
 
 
 async def test_a_chat_answer_counts_output_and_not_the_opening_role() -> None:
-    from loadgen.http.sse import StreamReader
-
     events = [
         {"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]},
         {"choices": [{"index": 0, "delta": {"reasoning_content": "so"}}]},
@@ -174,25 +132,6 @@ async def test_a_chat_answer_counts_output_and_not_the_opening_role() -> None:
     for event in events:
         reader.feed(f"data: {json.dumps(event)}\n\n".encode(), 1.0)
     assert record.output_tokens == 2
-
-
-@pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
-async def test_the_quick_way_counts_as_the_thorough_one(separators: tuple[str, str]) -> None:
-    from loadgen.http.sse import StreamReader
-
-    tricky = 'he said "completion_tokens":99 and "choices":[{ twice'
-    events: list[dict[str, object]] = [
-        {"choices": [{"text": tricky}], "usage": {"completion_tokens": 1, "prompt_tokens": 3}},
-        {"choices": [{"text": "b"}], "usage": {"prompt_tokens": 3, "completion_tokens": 4}},
-        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 5}},
-    ]
-    record = Record(0)
-    reader = StreamReader(record, None)
-    data = "".join(f"data: {json.dumps(e, separators=separators)}\n\n" for e in events)
-    reader.feed(f": ping\n\n{data}data: [DONE]\n\n".encode(), 1.0)
-    assert (record.output_tokens, record.usage_tokens, record.prompt_tokens) == (4, 5, 3)
-    assert list(record.chunk_tokens) == [1, 3]
-    assert reader.done
 
 
 async def test_a_page_that_is_no_stream_is_an_error(tmp_path: Path) -> None:
@@ -224,9 +163,6 @@ texts = st.text(alphabet='ab"\\\\[{:,}\n\r\u00e9 choicesompletin_tk', max_size=3
 def test_chunks_taken_whole_count_as_chunks_cut_anywhere(
     steps: list[tuple[str, int, bool]], cuts: list[int]
 ) -> None:
-    from loadgen.http.http1 import AnswerReader
-    from loadgen.http.sse import StreamReader
-
     total, chunks = 0, []
     for text, tokens, spaced in steps:
         total += tokens
@@ -251,11 +187,75 @@ def test_chunks_taken_whole_count_as_chunks_cut_anywhere(
 
 
 def test_two_events_in_one_chunk_are_left_to_the_thorough_reader() -> None:
-    from loadgen.http.sse import StreamReader
-
     one = b'data: {"choices":[{"text":"a"}],"usage":{"completion_tokens":1}}\n\n'
     reader = StreamReader(Record(0), None)
     assert not reader.chunk(b"%x\r\n%b\r\n" % (2 * len(one), one + one), 1.0)
     assert not reader.chunk(b"%x\r\n%b\r\n" % (len(one) + 1, one), 1.0)
     assert not reader.chunk(b"zz\r\n" + one + b"\r\n", 1.0)
     assert reader.chunk(b"%x\r\n%b\r\n" % (len(one), one), 1.0)
+
+
+CHUNKED = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"5\r\nhello\r\n6;name=value\r\n world\r\n0\r\nTrailer: x\r\n\r\n"
+)
+PLAIN = b"HTTP/1.1 404 Not Found\r\nContent-Length: 5\r\nX-A:  b \r\n\r\noh no"
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n" + PLAIN
+
+
+def read(data: bytes, cuts: list[int]) -> tuple[AnswerReader, bytes]:
+    reader, body, before = AnswerReader(), b"", 0
+    for cut in [*sorted({min(c, len(data)) for c in cuts}), len(data)]:
+        body += b"".join(reader.feed(data[before:cut]))
+        before = cut
+    return reader, body
+
+
+@given(st.lists(st.integers(0, 200), max_size=12))
+def test_chunks_are_the_same_however_they_are_cut(cuts: list[int]) -> None:
+    reader, body = read(CHUNKED, cuts)
+    assert (reader.status, body, reader.complete, reader.keep_alive) == (
+        200, b"hello world", True, True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("data", [PLAIN, INTERIM])
+@given(st.lists(st.integers(0, 100), max_size=8))
+def test_bodies_of_stated_length(data: bytes, cuts: list[int]) -> None:
+    reader, body = read(data, cuts)
+    assert (reader.status, body, reader.complete) == (404, b"oh no", True)
+    assert reader.headers[b"x-a"] == b"b"
+
+
+def test_bodies_that_end_with_their_connection_are_those_without_a_length() -> None:
+    reader, body = read(b"HTTP/1.1 200 OK\r\n\r\nabc", [])
+    assert (body, reader.complete) == (b"abc", False)
+    assert reader.end_of_stream()
+    assert not reader.keep_alive
+    reader, _ = read(CHUNKED[:-10], [])
+    assert not reader.end_of_stream()
+    for head, keep_alive in (
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\n", False),
+        (b"HTTP/1.0 200 OK\r\n", False),
+        (b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\n", True),
+        (b"HTTP/1.1 200 OK\r\n", True),
+    ):
+        reader, _ = read(head + b"Content-Length: 0\r\n\r\n", [])
+        assert (reader.keep_alive, reader.complete) == (keep_alive, True)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 abc\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000,
+    ],
+)
+def test_what_is_no_http_is_refused(data: bytes) -> None:
+    with pytest.raises(HttpError):
+        AnswerReader().feed(data)

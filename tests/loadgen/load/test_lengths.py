@@ -3,15 +3,17 @@
 import json
 import math
 import statistics
+from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen import Workload
+from loadgen import Endpoint, PromptKind, TargetError, Workload, parse_target
 from loadgen.load import lengths
-from loadgen.load.lengths import PRESETS, Lengths, uniform
-from loadgen.load.workload import Endpoint, RequestFactory
+from loadgen.load.lengths import Lengths, uniform
+from loadgen.load.workload import RequestFactory
 
 pairs = st.lists(st.tuples(st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=20)
 
@@ -47,25 +49,19 @@ def test_independent_lengths_can_meet_at_their_longest(
     assert made.longest == max(prompts) + max(outputs)
 
 
-def correlation(first: list[float], second: list[float]) -> float:
-    return statistics.correlation(first, second)
-
-
 def test_draws_are_even_independent_of_each_other_and_of_the_request_before() -> None:
     made = lengths.independent(range(1, 101), range(1, 101))
     drawn = [made.pair(i, 5) for i in range(20_000)]
     prompts, outputs = ([float(v) for v in column] for column in zip(*drawn, strict=True))
     assert statistics.fmean(prompts) == pytest.approx(50.5, rel=0.01)
     assert statistics.pstdev(outputs) == pytest.approx(math.sqrt((100**2 - 1) / 12), rel=0.02)
-    assert abs(correlation(prompts, outputs)) < 0.03
-    assert abs(correlation(outputs[:-1], outputs[1:])) < 0.03
-    other = [float(made.pair(i, 6)[0]) for i in range(20_000)]
-    assert abs(correlation(prompts, other)) < 0.03, "seeds next to each other"
-
-
-def test_recorded_pairs_stay_together() -> None:
-    made = lengths.choice([(10, 1), (20, 2), (30, 3)])
-    assert all(p == 10 * o for p, o in (made.pair(i, 0) for i in range(100)))
+    other = [float(made.pair(i, 6)[0]) for i in range(20_000)]  # of the seed next to it
+    for one, two in ((prompts, outputs), (outputs[:-1], outputs[1:]), (prompts, other)):
+        assert abs(statistics.correlation(one, two)) < 0.03
+    values = [uniform(i, 1) for i in range(5000)]
+    assert min(values) >= 0
+    assert max(values) < 1
+    assert statistics.fmean(values) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize(("mean", "variation"), [(200, 0.5), (512, 1.0), (3000, 1.5)])
@@ -76,46 +72,21 @@ def test_a_lognormal_has_the_asked_mean_and_variation(mean: int, variation: floa
     assert list(values) == sorted(values)
 
 
-def test_a_lognormal_can_be_cut_off_and_does_not_fall_below_one() -> None:
+def test_lengths_cut_off_and_impossible_ones() -> None:
     values = lengths.lognormal_list(3, 3.0, longest=10)
     assert (min(values), max(values)) == (1, 10)
     assert lengths.lognormal_list(64, 0.0) == (64,)
-
-
-@pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_lognormals_about_their_stated_means(name: str) -> None:
-    made, stated = lengths.preset(name), PRESETS[name]
-    assert made.mean_prompt == pytest.approx(stated.prompt_tokens, rel=0.2)
-    assert made.mean_output == pytest.approx(stated.output_tokens, rel=0.2)
-    assert max(made.prompts) <= stated.longest_prompt
-    assert max(made.outputs) <= stated.longest_output
-    assert name in str(made)
-    assert stated.follows
-
-
-@pytest.mark.parametrize(
-    ("made", "message"),
-    [
-        (lambda: lengths.preset("poetry"), "there are chat, summarise, code, reasoning"),
-        (lambda: lengths.choice([]), "at least one"),
-        (lambda: lengths.fixed(0, 5), "at least 1 token"),
-        (lambda: Lengths((1, 2), (1,)), "as many prompts as outputs"),
-        (lambda: Lengths((1, 2), (1, 2), blocks=((1,),)), "of every request or of none"),
-        (lambda: lengths.lognormal_list(0.5, 1), "at least 1 token"),
-        (lambda: lengths.lognormal_list(5, -1), "variation of at least 0"),
-    ],
-)
-def test_impossible_lengths_are_refused(made: object, message: str) -> None:
-    assert callable(made)
-    with pytest.raises(ValueError, match=message):
-        made()
-
-
-def test_uniform_numbers_fill_the_unit_interval() -> None:
-    values = [uniform(i, 1) for i in range(5000)]
-    assert min(values) >= 0
-    assert max(values) < 1
-    assert statistics.fmean(values) == pytest.approx(0.5, abs=0.02)
+    for made, message in (
+        (partial(lengths.preset, "poetry"), "there are chat, summarise, code, reasoning"),
+        (partial(lengths.choice, []), "at least one"),
+        (partial(lengths.fixed, 0, 5), "at least 1 token"),
+        (partial(Lengths, (1, 2), (1,)), "as many prompts as outputs"),
+        (partial(Lengths, (1, 2), (1, 2), blocks=((1,),)), "of every request or of none"),
+        (partial(lengths.lognormal_list, 0.5, 1), "at least 1 token"),
+        (partial(lengths.lognormal_list, 5, -1), "variation of at least 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            made()
 
 
 @given(st.integers(0, 10_000))
@@ -128,26 +99,6 @@ def test_bodies_ask_for_the_drawn_lengths(index: int) -> None:
     assert (request.prompt_tokens, request.output_tokens) == load.distribution.pair(index, 4)
 
 
-def test_extra_is_merged_over_what_is_there() -> None:
-    extra = {"guided_json": {"type": "object"}, "temperature": 0.7, "stream_options": {}}
-    body = json.loads(RequestFactory(Workload("m", 4, 4, extra=extra)).body(0))
-    assert body["guided_json"] == {"type": "object"}
-    assert (body["temperature"], body["stream_options"]) == (0.7, {})
-
-
-def test_chat_bodies_carry_one_message_of_words() -> None:
-    request = RequestFactory(Workload("m", 6, 4, endpoint=Endpoint.CHAT)).request(0)
-    body = json.loads(request.body)
-    assert request.path == "chat/completions"
-    assert [m["role"] for m in body["messages"]] == ["user"]
-    assert len(body["messages"][0]["content"].split()) == 6
-    assert "prompt" not in body
-
-
-def test_a_model_name_with_quotes_is_still_json() -> None:
-    assert json.loads(RequestFactory(Workload('a"b\\c', 2, 2)).body(0))["model"] == 'a"b\\c'
-
-
 def test_shared_blocks_give_shared_prefixes_and_nothing_more() -> None:
     made = lengths.in_order([(1200, 5), (1300, 5), (1300, 5)], [(1, 2, 3), (1, 2, 9), (4, 5, 6)])
     factory = RequestFactory(Workload("m", lengths=made))
@@ -156,3 +107,60 @@ def test_shared_blocks_give_shared_prefixes_and_nothing_more() -> None:
     assert one[:1024] == two[:1024]
     assert one[1024:1200] != two[1024:1200]
     assert three[:512] != one[:512]
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 50), st.integers(0, 9))
+def test_token_prompts_have_exactly_the_asked_length(
+    prompt: int, output: int, index: int, seed: int
+) -> None:
+    body = json.loads(RequestFactory(Workload("m", prompt, output, seed=seed)).body(index))
+    assert len(body["prompt"]) == prompt
+    assert (body["max_tokens"], body["stream"], body["ignore_eos"]) == (output, True, True)
+    assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+
+
+def test_bodies_are_the_same_for_the_same_seed_and_differ_from_request_to_request() -> None:
+    one, two = RequestFactory(Workload("m", seed=1)), RequestFactory(Workload("m", seed=1))
+    other = RequestFactory(Workload("m", seed=2))
+    assert one.body(3) == two.body(3)
+    assert len({one.body(3), one.body(4), other.body(3)}) == 3
+
+
+def first(load: Workload) -> Any:
+    """The first body, and where it is sent."""
+    request = RequestFactory(load).request(0)
+    return {"path": request.path, **json.loads(request.body)}
+
+
+def test_bodies_are_what_was_asked_for() -> None:
+    small = first(Workload("m", 500, last_token_id=120))
+    assert set(small["prompt"]) <= set(range(100, 121)), "a small vocabulary"
+    text = first(Workload("m", 12, prompt_kind=PromptKind.TEXT, ignore_eos=False))
+    assert len(text["prompt"].split()) == 12
+    assert "ignore_eos" not in text
+    extra = {"guided_json": {"type": "object"}, "temperature": 0.7, "stream_options": {}}
+    assert first(Workload("m", 4, 4, extra=extra)).items() >= extra.items()
+    chat = first(Workload("m", 6, 4, endpoint=Endpoint.CHAT))
+    (message,) = chat["messages"]
+    assert (chat["path"], message["role"]) == ("chat/completions", "user")
+    assert len(message["content"].split()) == 6
+    assert "prompt" not in chat
+    assert first(Workload('a"b\\c', 2, 2))["model"] == 'a"b\\c'
+    with pytest.raises(ValueError, match="at least 1"):
+        Workload("m", 0)
+
+
+def test_addresses() -> None:
+    for text, shown, path in (
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000", "/v1/completions"),
+        ("http://host/v1/", "http://host:80", "/v1/completions"),
+        ("https://host/base/v1", "https://host:443/base", "/base/v1/completions"),
+        ("/run/e.sock", "unix:/run/e.sock", "/v1/completions"),
+        ("unix:/run/e.sock", "unix:/run/e.sock", "/v1/completions"),
+        ("unix:///run/e.sock", "unix:/run/e.sock", "/v1/completions"),
+    ):
+        target = parse_target(text)
+        assert (str(target), target.path("completions")) == (shown, path)
+    for text in ("", "localhost:8000", "ftp://host", "http://host:port", "http://"):
+        with pytest.raises(TargetError, match="Write http://"):
+            parse_target(text)

@@ -5,12 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from loadgen import InputError, read_trace
 from loadgen.load.sharegpt import by_tokenizer, looks_like_sharegpt, read_sharegpt
-from loadgen.load.traces import TraceKind
 
 BURSTGPT = """Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 5,ChatGPT,472,18,490,Conversation log
@@ -38,11 +35,15 @@ def written(tmp_path: Path, text: str, name: str = "trace") -> Path:
     return path
 
 
-def test_burstgpt(tmp_path: Path) -> None:
+def test_published_traces_are_read(tmp_path: Path) -> None:
     trace = read_trace(written(tmp_path, BURSTGPT))
     assert trace.offsets == (0.0, 40.0, 113.0)
     assert trace.pairs == ((472, 18), (1087, 230), (417, 276))
     assert trace.skipped == 1, "a request that failed had no answer"
+    trace = read_trace(written(tmp_path, MOONCAKE))
+    assert trace.offsets == (0.0, 3.052)
+    assert trace.in_order.blocks == ((0, 1, 2), (0, 14, 15))
+    assert trace.in_order.pair(1, 99) == (7319, 490)
 
 
 @pytest.mark.parametrize(
@@ -55,30 +56,15 @@ def test_azure(tmp_path: Path, text: str, offset: float, pairs: tuple[object, ..
     assert trace.pairs == pairs
 
 
-def test_mooncake_with_its_shared_blocks(tmp_path: Path) -> None:
-    trace = read_trace(written(tmp_path, MOONCAKE))
-    assert trace.offsets == (0.0, 3.052)
-    assert trace.in_order.blocks == ((0, 1, 2), (0, 14, 15))
-    assert trace.in_order.pair(1, 99) == (7319, 490)
-
-
-def test_gzipped_windows_text_with_a_byte_order_mark(tmp_path: Path) -> None:
+def test_a_part_of_a_trace_in_any_order_and_form(tmp_path: Path) -> None:
     path = tmp_path / "t.csv.gz"
     path.write_bytes(gzip.compress(("\ufeff" + BURSTGPT.replace("\n", "\r\n")).encode()))
-    assert len(read_trace(path).rows) == 3
-
-
-def test_a_part_of_a_trace(tmp_path: Path) -> None:
-    path = written(tmp_path, BURSTGPT)
-    assert read_trace(path, start_seconds=40).pairs == ((1087, 230), (417, 276))
-    assert read_trace(path, start_seconds=40).offsets == (0.0, 73.0)
+    assert len(read_trace(path).rows) == 3, "of Windows"
+    later = read_trace(path, start_seconds=40)
+    assert (later.pairs, later.offsets) == (((1087, 230), (417, 276)), (0.0, 73.0))
     assert len(read_trace(path, limit=1).rows) == 1
-
-
-def test_rows_out_of_order_are_sorted(tmp_path: Path) -> None:
-    lines = MOONCAKE.splitlines()
-    trace = read_trace(written(tmp_path, "\n".join(reversed(lines)) + "\n\n"))
-    assert trace.offsets == (0.0, 3.052)
+    back = "\n".join(reversed(MOONCAKE.splitlines())) + "\n\n"
+    assert read_trace(written(tmp_path, back)).offsets == (0.0, 3.052)
 
 
 @pytest.mark.parametrize(
@@ -118,30 +104,18 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         read_trace(written(tmp_path, BURSTGPT), start_seconds=1e6)
     with pytest.raises(InputError, match="at least 1"):
         read_trace(written(tmp_path, BURSTGPT), limit=0)
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 10**6), st.integers(1, 5000), st.integers(1, 5000)),
-        min_size=1,
-        max_size=30,
-    )
-)
-def test_every_form_tells_the_same_story(rows: list[tuple[int, int, int]]) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        burst = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
-        burst += "".join(f"{t / 1000},m,{p},{o},{p + o},x\n" for t, p, o in rows)
-        lines = [{"timestamp": t, "input_length": p, "output_length": o} for t, p, o in rows]
-        one = read_trace(written(Path(folder), burst, "a"))
-        two = read_trace(
-            written(Path(folder), "\n".join(map(json.dumps, lines)), "b"), kind=TraceKind.MOONCAKE
-        )
-        assert one.pairs == two.pairs
-        assert one.offsets == pytest.approx(two.offsets)
-        assert list(one.offsets) == sorted(one.offsets)
-        assert one.offsets[0] == 0
+    for text, message in (
+        ("[]", "holds no conversation"),
+        ("[1]", "after conversation 1: it is no JSON object"),
+        (json.dumps(CONVERSATIONS)[:500], "after conversation 0: no JSON, or cut off"),
+        (json.dumps([talk("a", "b")]), "holds no conversation"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_sharegpt(written(tmp_path, text))
+    with pytest.raises(InputError, match="tokenizer"):
+        by_tokenizer(str(tmp_path / "none.json"))
+    for text in (BURSTGPT, MOONCAKE):
+        assert not looks_like_sharegpt(written(tmp_path, text))
 
 
 def talk(*texts: str) -> dict[str, object]:
@@ -173,33 +147,6 @@ def test_sharegpt_conversations_give_first_question_and_answer(tmp_path: Path, f
     assert "characters / 4" in str(made)
     assert read_sharegpt(path, longest_tokens=1000).longest == 120
     assert len(read_sharegpt(path, limit=1).prompts) == 1
-
-
-def test_sharegpt_files_are_read_in_pieces(tmp_path: Path) -> None:
+    # Longer than a piece that is read at once.
     entries = [talk("q" * (40 + i % 7), "a" * 400_000) for i in range(12)]
-    made = read_sharegpt(written(tmp_path, json.dumps(entries)))
-    assert len(made.prompts) == 12
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[]", "holds no conversation"),
-        ("[1]", "after conversation 1: it is no JSON object"),
-        (json.dumps(CONVERSATIONS)[:500], "after conversation 0: no JSON, or cut off"),
-        (json.dumps([talk("a", "b")]), "holds no conversation"),
-    ],
-)
-def test_malformed_conversations(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        read_sharegpt(written(tmp_path, text))
-
-
-def test_a_tokenizer_that_is_none_says_so(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="tokenizer"):
-        by_tokenizer(str(tmp_path / "none.json"))
-
-
-def test_a_trace_is_not_taken_for_conversations(tmp_path: Path) -> None:
-    assert not looks_like_sharegpt(written(tmp_path, BURSTGPT))
-    assert not looks_like_sharegpt(written(tmp_path, MOONCAKE))
+    assert len(read_sharegpt(written(tmp_path, json.dumps(entries))).prompts) == 12

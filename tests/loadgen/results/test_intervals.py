@@ -8,14 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loadgen.results.intervals import (
-    batches_of,
-    half_width,
-    mean_interval,
-    order_statistic_ranks,
-    percentile_interval,
-    ratio_half_width,
-)
+from loadgen.results import intervals
 from loadgen.results.statistics import percentile, summarise
 
 
@@ -31,7 +24,7 @@ def binomial_cdf(count: int, share: float, at: int) -> float:
 def test_ranks_are_the_narrowest_with_each_tail_at_most_two_and_a_half_percent(
     count: int, share: float
 ) -> None:
-    ranks = order_statistic_ranks(count, share)
+    ranks = intervals.order_statistic_ranks(count, share)
     if ranks is None:
         outermost = max(binomial_cdf(count, share, 0), 1 - binomial_cdf(count, share, count - 1))
         assert outermost > 0.025 - 1e-9
@@ -43,18 +36,14 @@ def test_ranks_are_the_narrowest_with_each_tail_at_most_two_and_a_half_percent(
     assert 1 - binomial_cdf(count, share, high - 2) > 0.025 - 1e-9
 
 
-def test_the_normal_tail_takes_over_smoothly() -> None:
-    exact, approximate = (order_statistic_ranks(n, 0.95) for n in (20_000, 20_001))
+def test_a_percentile_needs_values_on_both_sides_and_the_normal_tail_takes_over_smoothly() -> None:
+    for count, share, known in ((367, 0.99, False), (368, 0.99, True), (5, 0.5, False)):
+        assert (intervals.order_statistic_ranks(count, share) is not None) == known
+    assert intervals.order_statistic_ranks(6, 0.5) == (1, 6)
+    exact, approximate = (intervals.order_statistic_ranks(n, 0.95) for n in (20_000, 20_001))
     assert exact is not None
     assert approximate is not None
     assert exact == pytest.approx(approximate, abs=2)
-
-
-def test_a_percentile_needs_values_on_both_sides() -> None:
-    assert order_statistic_ranks(367, 0.99) is None
-    assert order_statistic_ranks(368, 0.99) is not None
-    assert order_statistic_ranks(5, 0.5) is None
-    assert order_statistic_ranks(6, 0.5) == (1, 6)
 
 
 def correlated(generator: random.Random, count: int, memory: float) -> list[float]:
@@ -91,39 +80,22 @@ def test_intervals_cover_the_truth(memory: float, count: int, least: float) -> N
         assert tails / known >= min(least, 0.90)
 
 
-def test_ignoring_the_correlation_would_claim_too_much() -> None:
-    hits = 0
-    for seed in range(200):
-        values = correlated(random.Random(seed), 1500, 0.9)
-        ordered = sorted(values)
-        ranks = order_statistic_ranks(len(values), 0.5)
-        assert ranks is not None
-        hits += ordered[ranks[0] - 1] <= math.log(2) <= ordered[ranks[1] - 1]
-    assert hits / 200 < 0.7
-
-
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200))
 def test_an_interval_holds_its_estimate_or_is_none(values: list[float]) -> None:
     ordered = sorted(values)
     for share in (0.5, 0.95, 0.99):
         at = percentile(ordered, share)
-        interval = percentile_interval(values, ordered, share, at)
+        interval = intervals.percentile_interval(values, ordered, share, at)
         if interval is not None:
             assert interval[0] <= at <= interval[1] or interval[0] == interval[1]
             assert {*interval} <= {*values}
-    mean = mean_interval(values)
+    mean = intervals.mean_interval(values)
     assert (mean is None) == (len(values) < 20)
-
-
-def test_too_few_values_have_no_interval() -> None:
-    summary = summarise([1.0, 2.0, 3.0])
-    assert summary is not None
-    assert summary.mean_interval is summary.p50_interval is summary.p99_interval is None
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=20, max_size=90))
 def test_parts_hold_every_value_once_and_two_at_least(values: list[float]) -> None:
-    sums, sizes = batches_of(values)
+    sums, sizes = intervals.batches_of(values)
     assert len(sums) == len(sizes) == (20 if len(values) >= 40 else 10)
     assert sum(sizes) == len(values)
     assert min(sizes) >= 2
@@ -138,8 +110,8 @@ def test_a_ratio_of_equal_parts_is_never_surer_than_the_mean_of_independent_ones
     values: list[float], size: float
 ) -> None:
     totals = [value * size for value in values]
-    width = ratio_half_width(totals, [size] * len(values))
-    assert width >= half_width(values) * (1 - 1e-6) - 1e-9
+    width = intervals.ratio_half_width(totals, [size] * len(values))
+    assert width >= intervals.half_width(values) * (1 - 1e-6) - 1e-9
 
 
 @given(rates, st.data())
@@ -147,15 +119,16 @@ def test_parts_of_other_sizes_at_one_rate_leave_no_doubt(
     values: list[float], data: st.DataObject
 ) -> None:
     rate = data.draw(st.floats(0.5, 100))
-    assert ratio_half_width([rate * size for size in values], values) <= 1e-6 * rate
-
-
-def test_fewer_than_three_parts_say_nothing() -> None:
-    assert math.isinf(ratio_half_width([1.0, 1.0], [1.0, 1.0]))
+    assert intervals.ratio_half_width([rate * size for size in values], values) <= 1e-6 * rate
 
 
 def test_parts_that_resemble_their_neighbours_widen_the_interval() -> None:
     slow_wave = [10 + math.sin(i / 3) for i in range(20)]
     shuffled = random.Random(3).sample(slow_wave, 20)
     sizes = [1.0] * 20
-    assert ratio_half_width(slow_wave, sizes) > 1.5 * ratio_half_width(shuffled, sizes)
+    assert intervals.ratio_half_width(slow_wave, sizes) > 1.5 * intervals.ratio_half_width(
+        shuffled, sizes
+    )
+    assert math.isinf(intervals.ratio_half_width([1.0, 1.0], [1.0, 1.0])), (
+        "fewer than three say nothing"
+    )

@@ -11,17 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadgen import Outcome, Reading, Record, Run, Slo
+from loadgen.results import curves
 from loadgen.results.comparison import side_by_side
-from loadgen.results.curves import (
-    distribution,
-    histogram,
-    histogram_range,
-    in_flight_over_time,
-    tokens_over_time,
-)
 from loadgen.results.page import page
 from loadgen.results.report import render, render_refusal, report_of
-from loadgen.results.svg import Series, chart, linear_ticks, log_ticks
+from loadgen.results.svg import Series, chart
 
 
 def request(index: int, at: float, stream: str = "") -> Record:
@@ -37,29 +31,6 @@ def made(streams: bool = False, **more: Any) -> Run:
     names = ("a", "b") if streams else ("",)
     records = tuple(request(i, i * 0.1, names[i % len(names)]) for i in range(100))
     return dataclasses.replace(Run("open", "10 req/s", records, 0.0, 10.0), **more)
-
-
-numbers = st.floats(-1e9, 1e9)
-
-
-@given(numbers, st.floats(1e-6, 1e9))
-def test_ticks_cover_their_range_in_round_steps(low: float, width: float) -> None:
-    high = low + width
-    if high - low < 1e-9 * max(abs(low), 1):
-        return
-    ticks = linear_ticks(low, high)
-    slack = 1e-6 * width + 1e-9 * abs(low)
-    assert ticks[0] <= low + slack
-    assert ticks[-1] >= high - slack
-    assert 2 <= len(ticks) <= 9
-
-
-@given(st.floats(1e-6, 1e6), st.floats(1.2, 1e6))
-def test_log_ticks_are_inside_and_there(low: float, times: float) -> None:
-    ticks = log_ticks(low, low * times)
-    assert all(low <= tick <= low * times for tick in ticks)
-    assert ticks == sorted(ticks)
-    assert ticks or times < 10
 
 
 points = st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)), max_size=20).map(sorted)
@@ -80,30 +51,26 @@ def test_every_chart_is_well_formed_and_inside_its_frame(
 
 def test_curves_count_what_happened() -> None:
     records = made().records
-    rates = tokens_over_time(records, 0.0)
+    rates = curves.tokens_over_time(records, 0.0)
     assert sum(rate for _, rate in rates) == pytest.approx(500, abs=50)
     assert dict(rates)[rates[5][0]] == pytest.approx(50, rel=0.05)
-    flight = in_flight_over_time(records, 0.0)
+    flight = curves.in_flight_over_time(records, 0.0)
     assert max(count for _, count in flight) == pytest.approx(10, abs=1)
     assert flight[-1][1] == 0
-    assert tokens_over_time([], 0.0) == in_flight_over_time([], 0.0) == []
+    assert curves.tokens_over_time([], 0.0) == curves.in_flight_over_time([], 0.0) == []
+    assert curves.histogram_range([[], []]) is None
+    assert curves.histogram([], 0, 1) == curves.distribution([]) == []
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=1, max_size=100))
 def test_distributions_end_at_one(values: list[float]) -> None:
-    curve = distribution(values)
+    curve = curves.distribution(values)
     assert curve[0][0] == min(values)
     assert curve[-1] == (max(values), 1.0)
-    borders = histogram_range([values])
+    borders = curves.histogram_range([values])
     assert borders is not None
-    bars = histogram(values, *borders)
+    bars = curves.histogram(values, *borders)
     assert math.fsum(y for _, y in bars[1:-2]) == pytest.approx(1.0)
-
-
-def test_nothing_measured_draws_nothing() -> None:
-    assert histogram_range([[], []]) is None
-    assert histogram([], 0, 1) == []
-    assert distribution([]) == []
 
 
 def test_a_page_is_complete_and_needs_nothing_else() -> None:
@@ -115,13 +82,12 @@ def test_a_page_is_complete_and_needs_nothing_else() -> None:
         assert word not in text.replace('xmlns="http://www.w3.org/2000/svg"', "")
     assert text.count("<svg") == 8
     assert "saturated" not in text
-
-
-def test_a_page_of_streams_has_a_line_and_a_column_for_each() -> None:
-    text = page([("mix", made(streams=True))])
-    assert "mix: a" in text
-    assert "mix: b" in text
-    assert text.count(">a</text>") >= 6
+    mix = page([("mix", made(streams=True))])
+    assert "mix: a" in mix
+    assert "mix: b" in mix
+    assert mix.count(">a</text>") >= 6, "a line and a column for each stream"
+    data = report_of(made(streams=True)).to_jsonable()
+    assert json.loads(json.dumps(data, allow_nan=False))["streams"][0]["stream"] == "a"
 
 
 def test_several_runs_stand_side_by_side_and_saturation_is_marked() -> None:
@@ -133,17 +99,7 @@ def test_several_runs_stand_side_by_side_and_saturation_is_marked() -> None:
     assert "SATURATED, after: the load generator used 99% of one core" in table
     assert table.splitlines()[0].split() == ["before", "after", "ratio"]
     assert table.splitlines()[1].split()[-1] == "1.000"
-
-
-def test_a_refusal_holds_no_figure() -> None:
-    report = report_of(made(instrument=Reading(cpu_share=0.99)))
-    refusal = render_refusal(report)
+    refusal = render_refusal(report_of(bad))
     assert "No figures" in refusal
-    assert "TTFT" not in refusal
-    assert "tokens/s" not in refusal
-    assert "SATURATED" in render(report), "who allows it sees it marked"
-
-
-def test_a_report_is_plain_json() -> None:
-    data = report_of(made(streams=True)).to_jsonable()
-    assert json.loads(json.dumps(data, allow_nan=False))["streams"][0]["stream"] == "a"
+    assert not any(figure in refusal for figure in ("TTFT", "tokens/s"))
+    assert "SATURATED" in render(report_of(bad)), "who allows it sees it marked"

@@ -12,16 +12,7 @@ from hypothesis import strategies as st
 
 from loadgen import Outcome, Record, Samples, Slo, WindowRule, fixed
 from loadgen.loops.window import LOOK_RATIO, WindowState
-from loadgen.results.statistics import (
-    TokenTimeline,
-    attainment,
-    half_width,
-    is_good,
-    percentile,
-    summarise,
-    t95,
-    throughput,
-)
+from loadgen.results import statistics as stats
 
 values = st.lists(st.floats(0, 1e6), min_size=1, max_size=50)
 
@@ -40,32 +31,31 @@ def record(
 @given(values, st.floats(0, 1))
 def test_a_percentile_lies_between_the_extremes_and_grows(data: list[float], q: float) -> None:
     ordered = sorted(data)
-    assert ordered[0] <= percentile(ordered, q) <= ordered[-1] * (1 + 1e-12)
-    assert percentile(ordered, 0.0) == ordered[0]
-    assert percentile(ordered, 1.0) == ordered[-1]
+    assert ordered[0] <= stats.percentile(ordered, q) <= ordered[-1] * (1 + 1e-12)
+    assert stats.percentile(ordered, 0.0) == ordered[0]
+    assert stats.percentile(ordered, 1.0) == ordered[-1]
 
 
 def test_percentiles_interpolate_as_numpy_does() -> None:
-    assert percentile([1.0, 2.0, 3.0, 4.0], 0.95) == pytest.approx(3.85)
-    summary = summarise([4.0, 1.0, 3.0, 2.0])
+    assert stats.percentile([1.0, 2.0, 3.0, 4.0], 0.95) == pytest.approx(3.85)
+    summary = stats.summarise([4.0, 1.0, 3.0, 2.0])
     assert summary is not None
     assert (summary.mean, summary.p50, summary.count) == (2.5, 2.5, 4)
-    assert summarise([]) is None
+    assert stats.summarise([]) is None
 
 
 @given(st.lists(st.floats(0, 1e3), min_size=2, max_size=40))
 def test_the_half_width_is_students(data: list[float]) -> None:
-    expected = t95(len(data) - 1) * statistics.stdev(data) / math.sqrt(len(data))
-    assert half_width(data) == pytest.approx(expected, abs=1e-6)
+    expected = stats.t95(len(data) - 1) * statistics.stdev(data) / math.sqrt(len(data))
+    assert stats.half_width(data) == pytest.approx(expected, abs=1e-6)
+    assert math.isinf(stats.half_width(data[:1])), "one value has no interval"
 
 
-def test_one_value_has_no_interval() -> None:
-    assert math.isinf(half_width([1.0]))
-
-
-def stepped(step_seconds: float, tokens: int, seconds: float, jitter: float = 0.0) -> TokenTimeline:
+def stepped(
+    step_seconds: float, tokens: int, seconds: float, jitter: float = 0.0
+) -> stats.TokenTimeline:
     """An engine that gives every running request one token per step, all at once."""
-    generator, timeline, at = random.Random(1), TokenTimeline(), 0.0
+    generator, timeline, at = random.Random(1), stats.TokenTimeline(), 0.0
     while at < seconds:
         at += step_seconds * (1 + generator.uniform(-jitter, jitter))
         for i in range(tokens):
@@ -75,7 +65,7 @@ def stepped(step_seconds: float, tokens: int, seconds: float, jitter: float = 0.
 
 def test_throughput_does_not_depend_on_where_in_a_step_the_window_begins() -> None:
     timeline = stepped(0.25, 64, 20)
-    rates = [throughput(timeline, 1 + i * 0.03, 11 + i * 0.03) for i in range(9)]
+    rates = [stats.throughput(timeline, 1 + i * 0.03, 11 + i * 0.03) for i in range(9)]
     for measured in rates:
         assert measured.output_tokens_per_s == pytest.approx(256, rel=1e-3)
         assert measured.half_width_share < 1e-3
@@ -84,54 +74,44 @@ def test_throughput_does_not_depend_on_where_in_a_step_the_window_begins() -> No
 def test_intervals_hold_the_true_rate_about_as_often_as_they_say() -> None:
     hits = 0
     for seed in range(200):
-        generator, timeline, at = random.Random(seed), TokenTimeline(), 0.0
+        generator, timeline, at = random.Random(seed), stats.TokenTimeline(), 0.0
         while at < 60:
             at += generator.expovariate(100)
             timeline.add(at, 1)
-        measured = throughput(timeline, 5, 55)
+        measured = stats.throughput(timeline, 5, 55)
         hits += abs(measured.output_tokens_per_s - 100) <= measured.half_width
     assert 0.88 <= hits / 200 <= 1.0
 
 
-def test_nothing_received_is_zero_and_unsure() -> None:
-    measured = throughput(TokenTimeline(), 0, 10)
-    assert measured.output_tokens_per_s == 0
-    assert math.isinf(measured.half_width_share)
-
-
-def test_a_window_is_never_shorter_than_its_minima() -> None:
+def test_windows_close_by_their_minima_their_interval_or_their_limit() -> None:
+    """A window that never gets narrow closes wide; two latencies go before the limit."""
+    unsure = stats.throughput(stats.TokenTimeline(), 0, 10)
+    assert (unsure.output_tokens_per_s, math.isinf(unsure.half_width_share)) == (0, True)
     rule = WindowRule(min_seconds=10, min_e2el=2, max_seconds=60, half_width_share=0.05)
-    assert rule.state(9.9, 1.0, 0.0) is WindowState.OPEN
-    assert rule.state(10.0, 1.0, 0.05) is WindowState.CLOSED
-    assert rule.state(15.0, 8.0, 0.0) is WindowState.OPEN
-    assert rule.state(99.0, 50.0, 0.5) is WindowState.OPEN, "two latencies go before the limit"
-
-
-def test_a_window_that_never_gets_narrow_closes_wide_at_its_limit() -> None:
-    rule = WindowRule(min_seconds=10, max_seconds=60, half_width_share=0.05)
-    assert rule.state(59.9, 1.0, 0.2) is WindowState.OPEN
-    assert rule.state(60.0, 1.0, 0.2) is WindowState.WIDE
-    assert rule.state(60.0, None, 0.0) is WindowState.OPEN, "no request has ended yet"
-
-
-def test_a_fixed_window_asks_for_no_interval() -> None:
+    for seconds, e2el, share, state in (
+        (9.9, 1.0, 0.0, WindowState.OPEN),
+        (10.0, 1.0, 0.05, WindowState.CLOSED),
+        (15.0, 8.0, 0.0, WindowState.OPEN),
+        (99.0, 50.0, 0.5, WindowState.OPEN),
+        (59.9, 1.0, 0.2, WindowState.OPEN),
+        (60.0, 1.0, 0.2, WindowState.WIDE),
+        (60.0, None, 0.0, WindowState.OPEN),  # no request has ended yet
+    ):
+        assert rule.state(seconds, e2el, share) is state
     assert fixed(3).state(3.0, 100.0, math.inf) is WindowState.CLOSED
 
 
 def test_a_good_request_meets_both_bounds() -> None:
+    """Refusals and time-outs are missed, cancellations left out."""
     slo = Slo(ttft_seconds=0.2, tpot_seconds=0.05)
-    assert is_good(record(), slo)
-    assert not is_good(record(ttft=0.3), slo)
-    assert not is_good(record(tpot=0.06), slo)
-    assert not is_good(record(outcome=Outcome.ERROR), slo)
-    assert is_good(record(tokens=1, tpot=9.0), slo), "one token has no time per further token"
-
-
-def test_refusals_and_timeouts_are_missed_and_cancellations_left_out() -> None:
-    slo = Slo(1, 1)
+    assert stats.is_good(record(), slo)
+    assert not stats.is_good(record(ttft=0.3), slo)
+    assert not stats.is_good(record(tpot=0.06), slo)
+    assert not stats.is_good(record(outcome=Outcome.ERROR), slo)
+    assert stats.is_good(record(tokens=1, tpot=9.0), slo), "one token has no time per further token"
     outcomes = [Outcome.OK, Outcome.OK, Outcome.REFUSED, Outcome.TIMEOUT, Outcome.CANCELLED]
-    assert attainment([record(outcome=o) for o in outcomes], slo) == 0.5
-    assert attainment([record(outcome=Outcome.CANCELLED)], slo) is None
+    assert stats.attainment([record(outcome=o) for o in outcomes], Slo(1, 1)) == 0.5
+    assert stats.attainment([record(outcome=Outcome.CANCELLED)], slo) is None
 
 
 def test_a_value_counts_in_the_window_in_which_it_became_known() -> None:
