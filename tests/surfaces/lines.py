@@ -1,7 +1,7 @@
 """Writes surfaces as lines, one for each field, so that a change is read in a diff.
 
 A line is `place: what stands there`. Nothing is left out but texts for people: if two documents
-differ, so do their lines (`test_lines.py`). How types are written:
+differ, so do their lines. How types are written:
 
     Rates.limit: integer (minimum=0)       needed
     Rates.label: string = ""               has a default
