@@ -10,6 +10,11 @@ from pathlib import Path
 import pytest
 
 COMMIT = "a" * 40
+NOBODY = "http://127.0.0.1:9"
+
+
+def _id(content: bytes) -> str:
+    return hashlib.sha1(content).hexdigest()
 
 
 class FakeHub:
@@ -41,7 +46,7 @@ class FakeHub:
 
     def _info(self, repo: str, revision: str) -> tuple[int, dict[str, str], bytes]:
         files = [
-            {"rfilename": name, "size": len(content), "blobId": hashlib.sha1(content).hexdigest()}
+            {"rfilename": name, "size": len(content), "blobId": _id(content)}
             for name, content in self.repos[repo].items()
         ]
         commit = revision if len(revision) == 40 else COMMIT
@@ -50,21 +55,15 @@ class FakeHub:
 
     def _tree(self, repo: str, revision: str) -> tuple[int, dict[str, str], bytes]:
         files = [
-            {
-                "type": "file",
-                "path": name,
-                "size": len(content),
-                "oid": hashlib.sha1(content).hexdigest(),
-            }
+            {"type": "file", "path": name, "size": len(content), "oid": _id(content)}
             for name, content in self.repos[repo].items()
         ]
         return 200, {"Content-Type": "application/json"}, json.dumps(files).encode()
 
     def _file(self, repo: str, revision: str, name: str) -> tuple[int, dict[str, str], bytes]:
         content = self.repos[repo][name]
-        etag = hashlib.sha1(content).hexdigest()
         commit = revision if len(revision) == 40 else COMMIT
-        return 200, {"ETag": f'"{etag}"', "X-Repo-Commit": commit}, content
+        return 200, {"ETag": f'"{_id(content)}"', "X-Repo-Commit": commit}, content
 
 
 @pytest.fixture
@@ -103,7 +102,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
 @pytest.fixture
 def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nobody listens where the hub should be."""
-    point_to_hub(monkeypatch, tmp_path, "http://127.0.0.1:9")
+    point_to_hub(monkeypatch, tmp_path, NOBODY)
 
 
 def point_to_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str) -> None:

@@ -6,14 +6,8 @@ from pathlib import Path
 import pytest
 
 from partitiond.models import check_starts
-from partitiond.models.check_starts import check, main, start_once
-from partitiond.models.start_results import (
-    Start,
-    StartResults,
-    starts_from_json,
-    starts_to_json,
-    tiny_configs,
-)
+from partitiond.models import start_results as results
+from partitiond.models.check_starts import main, start_once
 
 KEY = "llama / GQA"
 FAKE_ENGINE = """#!/bin/sh
@@ -37,16 +31,16 @@ def fake_engine(tmp_path: Path) -> Path:
 
 
 async def test_an_environment_without_the_engine_is_a_start_that_failed() -> None:
-    start, version = await start_once(Path(sys.executable), tiny_configs()[KEY])
+    start, version = await start_once(Path(sys.executable), results.tiny_configs()[KEY])
     assert not start.started
     assert "No module named 'vllm'" in start.reason
     assert version == ""
 
 
 async def test_what_the_engine_allocated_is_summed_over_its_layers(tmp_path: Path) -> None:
-    start, version = await start_once(fake_engine(tmp_path), tiny_configs()[KEY])
+    start, version = await start_once(fake_engine(tmp_path), results.tiny_configs()[KEY])
     assert version == "9.9"
-    assert start == Start(
+    assert start == results.Start(
         started=True,
         model_class="M",
         fallback=True,
@@ -59,32 +53,27 @@ async def test_what_the_engine_allocated_is_summed_over_its_layers(tmp_path: Pat
     )
 
 
-async def test_results_are_merged_into_what_is_known(tmp_path: Path) -> None:
-    target = tmp_path / "started.json"
-    old = StartResults("9.8", "cpu", {"other": Start(started=True), KEY: Start(started=False)})
-    target.write_text(starts_to_json(old))
-    await check(fake_engine(tmp_path), {KEY: tiny_configs()[KEY]}, target)
-    known = starts_from_json(target.read_text())
-    assert known.engine_version == "9.9"
-    assert known.architectures["other"] == Start(started=True)
-    assert known.architectures[KEY].started
-
-
-def test_one_architecture_is_chosen_by_its_key(
+def test_one_architecture_is_tried_and_merged_into_what_is_known(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert check_starts.RESULT.is_file(), "the result is shipped with the package"
     target = tmp_path / "started.json"
-    arguments = ["--python", str(fake_engine(tmp_path)), "--output", str(target), "--only", KEY]
-    assert main(arguments) == 0
+    old = results.StartResults(
+        "9.8", "cpu", {"other": results.Start(started=True), KEY: results.Start(started=False)}
+    )
+    target.write_text(results.starts_to_json(old))
+    asked = ["--python", str(fake_engine(tmp_path)), "--output", str(target), "--only"]
+    assert main([*asked, KEY]) == 0
     assert "1 of 1 started" in capsys.readouterr().out
-    assert list(starts_from_json(target.read_text()).architectures) == [KEY]
-
-
-def test_text_that_no_key_has_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    known = results.starts_from_json(target.read_text())
+    assert known.engine_version == "9.9"
+    assert known.architectures.keys() == {"other", KEY}
+    assert known.architectures["other"] == results.Start(started=True)
+    assert known.architectures[KEY].started
+    target.unlink()
+    assert main([*asked, KEY]) == 0
+    fresh = results.starts_from_json(target.read_text())
+    assert fresh.architectures.keys() == {KEY}, "nothing was known"
     with pytest.raises(SystemExit):
-        main(["--python", sys.executable, "--only", "no such family"])
+        main([*asked, "no such family"])
     assert "no such family" in capsys.readouterr().err
-
-
-def test_the_result_is_shipped_with_the_package() -> None:
-    assert check_starts.RESULT.is_file()

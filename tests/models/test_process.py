@@ -1,11 +1,10 @@
 """Helper processes end with their run in every case."""
 
 import asyncio
-import os
+import contextlib
 import sys
-import time
-from pathlib import Path
 
+import psutil
 import pytest
 
 from partitiond.models.process import run
@@ -13,25 +12,6 @@ from partitiond.models.process import run
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def wait_gone(pid: int, seconds: float) -> bool:
-    """Wait until the process is gone or only its exit status is left."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        stat = Path(f"/proc/{pid}/stat")
-        if not alive(pid) or stat.read_text().rpartition(")")[2].split()[0] == "Z":
-            return True
-        time.sleep(0.01)
-    return False
 
 
 async def test_lines_come_as_they_are_printed_and_the_last_ones_are_kept() -> None:
@@ -52,7 +32,8 @@ async def test_a_deadline_ends_it_and_its_children() -> None:
     )
     finished = await run(python(code), timeout_seconds=2)
     assert finished.timed_out
-    assert wait_gone(int(finished.tail[0]), seconds=10)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(int(finished.tail[0])).wait(60)
 
 
 async def test_silence_has_a_deadline_of_its_own() -> None:
@@ -75,7 +56,7 @@ async def test_cancelling_ends_it() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not alive(pids[0])
+    assert not psutil.pid_exists(pids[0])
 
 
 async def test_a_program_that_is_not_there_raises() -> None:

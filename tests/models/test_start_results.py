@@ -2,65 +2,25 @@
 
 import pytest
 
-from partitiond.core.model.families import architecture_from_config
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.families import FAMILIES, architecture_from_config
 from partitiond.engines.install.install import VERSION
+from partitiond.models import start_results as results
 from partitiond.models.catalog import CATALOG, QUANTISED
-from partitiond.models.start_results import (
-    Start,
-    load_starts,
-    starts_from_json,
-    starts_to_json,
-    tiny_configs,
-)
+from partitiond.models.shrink import shrunk
 
-STARTS = load_starts()
-TINY = tiny_configs()
-CAME_UP = [key for key, start in STARTS.architectures.items() if start.started]
+STARTS = results.load_starts()
+TINY = results.tiny_configs()
 
 
-def start_of(key: str) -> Start:
-    return STARTS.architectures[key]
-
-
-def test_every_architecture_was_tried_on_the_pinned_engine() -> None:
+def test_every_architecture_and_catalog_model_was_tried_on_the_pinned_engine() -> None:
     assert STARTS.engine_version == VERSION
     assert set(STARTS.architectures) == set(TINY)
-
-
-def test_every_catalog_model_has_an_answer() -> None:
     for entry in (*CATALOG.values(), *QUANTISED.values()):
         start = STARTS.of(entry)
         assert start is not None, entry.name
         assert start.started or start.reason
-
-
-@pytest.mark.parametrize("key", CAME_UP)
-def test_kv_bytes_per_token_are_the_engine_s(key: str) -> None:
-    architecture = architecture_from_config(TINY[key])
-    assert architecture.kv_bytes_per_token == start_of(key).kv_bytes_per_token
-
-
-@pytest.mark.parametrize("key", CAME_UP)
-def test_layers_that_slide_or_keep_a_state_are_the_engine_s(key: str) -> None:
-    architecture, start = architecture_from_config(TINY[key]), start_of(key)
-    assert architecture.window_layers == start.window_layers
-    own_state = (
-        architecture.layers if key.startswith("falcon_h1") else architecture.stateless_layers
-    )
-    assert own_state == start.state_layers
-
-
-@pytest.mark.parametrize("key", [key for key in CAME_UP if start_of(key).state_layers])
-def test_state_is_the_engine_s_which_may_keep_it_in_32_bits(key: str) -> None:
-    # The CPU build keeps Mamba's recurrent state in 32 bits, GPUs in 16 (vllm/platforms/cpu.py).
-    counted = architecture_from_config(TINY[key]).state_bytes_per_sequence
-    assert counted <= start_of(key).state_bytes_per_sequence <= 2 * counted
-
-
-@pytest.mark.parametrize("key", CAME_UP)
-def test_weights_are_the_engine_s(key: str) -> None:
-    counted = architecture_from_config(TINY[key]).weights_bytes
-    assert start_of(key).weights_bytes == pytest.approx(counted, rel=TOLERANCE.get(key, 5e-5))
+    assert results.starts_from_json(results.starts_to_json(STARTS)) == STARTS
 
 
 TOLERANCE = {
@@ -70,5 +30,48 @@ TOLERANCE = {
 """Else a few values in 32 bits: scales of the KV cache, the decay of Mamba's heads."""
 
 
-def test_reading_gives_what_was_written() -> None:
-    assert starts_from_json(starts_to_json(STARTS)) == STARTS
+def test_counts_are_the_engine_s() -> None:
+    for key, start in STARTS.architectures.items():
+        if not start.started:
+            continue
+        counted = architecture_from_config(TINY[key])
+        assert counted.kv_bytes_per_token == start.kv_bytes_per_token, key
+        assert counted.window_layers == start.window_layers, key
+        is_hybrid = key.startswith("falcon_h1")
+        own_state = counted.layers if is_hybrid else counted.stateless_layers
+        assert own_state == start.state_layers, key
+        if start.state_layers:
+            # The CPU build keeps Mamba's recurrent state in 32 bits, GPUs in 16
+            # (vllm/platforms/cpu.py).
+            state = counted.state_bytes_per_sequence
+            assert state <= start.state_bytes_per_sequence <= 2 * state, key
+        weights = pytest.approx(counted.weights_bytes, rel=TOLERANCE.get(key, 5e-5))
+        assert start.weights_bytes == weights, key
+
+
+def test_kind_of_attention_and_width_of_heads_stay_and_the_size_goes() -> None:
+    """Special tokens lie inside the small vocabulary."""
+    for entry in (*CATALOG.values(), *QUANTISED.values()):
+        config = shrunk(entry.config)
+        tiny, full = architecture_from_config(config), entry.architecture
+        assert [kept(tiny), entry.name] == [kept(full), entry.name]
+        assert tiny.parameters < 50e6
+        assert tiny.layers <= 6
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = config.get(key)
+            for identifier in value if isinstance(value, list) else [value]:
+                assert identifier is None or identifier < config["vocab_size"], entry.name
+
+
+def kept(model: Architecture) -> tuple[object, ...]:
+    special = (model.expert_parameters, model.quantised_parameters)
+    return model.attention, model.head_dim, model.latent_values_per_token, *map(bool, special)
+
+
+def test_every_family_has_a_tiny_model_under_a_key_of_its_own() -> None:
+    assert {architecture_from_config(c).family for c in results.tiny_configs().values()} == set(
+        FAMILIES
+    )
+    architecture = CATALOG["gemma-2-2b"].architecture
+    assert results.start_key(architecture) == "gemma2 / GQA, alternating window"
+    assert results.start_key(architecture, "fp8") == "gemma2 / GQA, alternating window / fp8"
