@@ -1,5 +1,7 @@
 """Errors during a trial are kept as errors, and nothing stays behind."""
 
+import asyncio
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -10,10 +12,18 @@ import pytest
 
 from bench.gpu_check.lab import Lab, Tools, Want
 from bench.gpu_check.ledger import Ledger, Subject
+from bench.gpu_check.load_worker import WINDOW_E2EL, Gate
 from bench.gpu_check.run import Budget, Check
 from bench.gpu_check.runner import CheckRunner
+from bench.gpu_check.runs import union_of
 from bench.gpu_check.scale import FAKE
+from bench.gpu_check.side_by_side import Together
+from loadgen import LoadgenError
+from loadgen.http.connection import now
 from partitiond.core.errors import EngineError
+from partitiond.core.model.workload import Workload
+from partitiond.core.profile.points import Telemetry
+from partitiond.core.profile.sharing import ReplicationRun
 from partitiond.devices.fake import fake_gpus
 from partitiond.devices.telemetry.fake import FakeTelemetry
 
@@ -93,19 +103,6 @@ async def test_the_budget_cuts_a_trial_that_takes_too_long(run_dir: Path, tmp_pa
     assert later.tried == [], "nor is it tried with as little again"
 
 
-@pytest.mark.full
-async def test_without_mps_its_trials_are_impossible_and_the_others_go_on(
-    run_dir: Path, tmp_path: Path
-) -> None:
-    lab = lab_of(run_dir, tmp_path, "--token-seconds", "0.004")
-    await check(lab, 60, 9)
-    states = {name: entry.state.value for name, entry in lab.ledger.entries.items()}
-    assert set(states.values()) == {"done"}
-    shown = [entry.data["rows"][0].get("sharing") for entry in lab.ledger.entries.values()]
-    assert "time-sliced" in shown
-    assert "MPS" not in shown
-
-
 async def test_an_engine_that_dies_under_load_is_an_engine_error(
     run_dir: Path, tmp_path: Path
 ) -> None:
@@ -114,11 +111,69 @@ async def test_an_engine_that_dies_under_load_is_an_engine_error(
         async with lab.engines([Want("opt-125m", 4)]) as running:
             await lab.load(running, [4])
     assert not living(run_dir)
+    cores = [[lab.cores_of(number, count) for number in range(count)] for count in (2, 4)]
+    assert cores == [[(0,), (1,)], [(0, 1)] * 4], "of their own where there are enough"
 
 
-async def test_engines_get_cores_of_their_own_where_there_are_enough(
-    run_dir: Path, tmp_path: Path
+def reader_of(*lines: dict[str, object]) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    for line in lines:
+        reader.feed_data(json.dumps(line).encode() + b"\n")
+    reader.feed_eof()
+    return reader
+
+
+async def test_the_load_goes_on_until_the_window_is_told_and_lasts(
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    lab = lab_of(run_dir, tmp_path)
-    assert [lab.cores_of(number, 2) for number in range(2)] == [(0,), (1,)]
-    assert [lab.cores_of(number, 4) for number in range(4)] == [(0, 1)] * 4
+    gate = Gate(seconds=0.0)
+    gate.steady()
+    assert not gate.is_over(0.0), "nobody measures yet"
+    began = now()
+    gate.measure_since = began
+    assert not gate.is_over(1000.0), "twice the latency is not over"
+    assert not gate.is_over(0.0), "enough for this one, but the others may still measure"
+    assert not gate.is_over(0.0)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [{"opened": True}, {"enough": True}], "said once"
+    closed = now()
+    await gate.listen(reader_of({"measure_since": began}, {"window": [began, closed]}))
+    assert gate.is_over(0.0)
+    assert gate.covered(now()) == (began, closed)
+    gate = Gate(seconds=0.0)
+    before = now()
+    gate.steady()
+    await gate.listen(reader_of({"window": [before, now()]}))
+    with pytest.raises(LoadgenError, match="did not last"):
+        gate.covered(now())
+    with pytest.raises(EOFError):
+        await Gate(seconds=1.0).listen(reader_of({"measure_since": 1.0}))
+
+
+@pytest.mark.full
+async def test_engines_of_different_speed_share_one_window(run_dir: Path, tmp_path: Path) -> None:
+    lab = lab_of(run_dir, tmp_path, "--token-seconds", "0.01")
+    wants = [Want("opt-125m", 4, workload=Workload(16, tokens)) for tokens in (4, 48)]
+    async with lab.engines(wants) as running:
+        together = await lab.load(running, [4, 4])
+    slowest = max(result["e2el_mean_seconds"] for result in together.each)
+    assert together.seconds >= lab.scale.window_seconds
+    assert together.seconds >= 0.9 * WINDOW_E2EL * slowest
+    assert together.preemptions == (0, 0)
+    row = together.row()
+    assert row["preempted"] == 0
+    assert row["output tokens/s"] == pytest.approx(together.output_tokens_per_s, abs=0.1)
+
+
+def test_rates_and_runs_are_added_up() -> None:
+    def run(replicas: int, batch: int, rate: float = 100.0) -> ReplicationRun:
+        return ReplicationRun(replicas, "mps", 1, batch, (rate,) * replicas, 1.0, 0.01, 0.1, 1)
+
+    kept = union_of([run(1, 256), run(2, 256)], [run(1, 128), run(4, 128)])
+    assert [(r.replicas, r.batch_each) for r in kept] == [(1, 128), (1, 256), (2, 256), (4, 128)]
+    again = union_of(kept, [run(4, 128, 90.0)])
+    assert (len(again), again[-1].output_tokens_per_s) == (4, (90.0,) * 4)
+    each = ({"output_tokens_per_s": 100.0},)
+    told = Telemetry("nvml", energy_joules=500.0)
+    assert Together(each, told, seconds=10.0).joules_per_token == pytest.approx(0.5)
+    assert Together(each, Telemetry("nvml"), seconds=10.0).joules_per_token is None

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from bench.gpu_check import paper
 from bench.gpu_check.ledger import CHECKPOINT, Ledger, Subject, locked
-from bench.gpu_check.schedule import State
+from bench.gpu_check.report import Run, Section, cell, columns, markdown, page, sections
+from bench.gpu_check.schedule import State, Trial
 from partitiond.core.errors import ConflictError, InputError
+from partitiond.core.model.workload import Workload
+from partitiond.core.performance.footprint import max_batch
+from partitiond.models.catalog import CATALOG
 
 SUBJECT = Subject("h200-141gb", "vllm 0.22.0", "full")
 
@@ -25,10 +30,9 @@ def test_every_result_is_there_the_next_time(tmp_path: Path) -> None:
     assert again.data("1.facts")["rows"][0]["value"] == "H200"
     assert again.data("3.eager") == {}
     assert again.standings["3.eager"].attempts == 1
-
-
-def test_a_second_failure_counts_and_a_success_ends_it(tmp_path: Path) -> None:
-    ledger = Ledger.load(tmp_path, SUBJECT)
+    other = tmp_path / "other"
+    other.mkdir()
+    ledger = Ledger.load(other, SUBJECT)
     ledger.failed("3.eager", 5.0, "x")
     ledger.failed("3.eager", 5.0, "y")
     assert ledger.standings["3.eager"].attempts == 2
@@ -36,29 +40,19 @@ def test_a_second_failure_counts_and_a_success_ends_it(tmp_path: Path) -> None:
     assert ledger.standings["3.eager"].state is State.DONE
 
 
-def test_results_of_another_subject_are_refused_and_kept(tmp_path: Path) -> None:
+def test_what_is_another_s_or_no_checkpoint_is_refused_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / CHECKPOINT
     Ledger.load(tmp_path, SUBJECT).done("1.facts", 1.0, {})
-    before = (tmp_path / CHECKPOINT).read_bytes()
-    with pytest.raises(ConflictError) as caught:
+    before = file.read_bytes()
+    with pytest.raises(ConflictError, match=r"vllm 0\.22\.0"):
         Ledger.load(tmp_path, Subject("h200-141gb", "simulated", "fake"))
-    assert "vllm 0.22.0" in str(caught.value)
-    assert (tmp_path / CHECKPOINT).read_bytes() == before
-
-
-def test_what_is_no_checkpoint_is_refused_and_kept(tmp_path: Path) -> None:
-    for text in (
-        "",
-        "{}",
-        "[]",
-        '{"schema": 9}',
-        '{"schema": 1, "subject": {}}',
-        '{"schema": 1, "subj',
-    ):
-        (tmp_path / CHECKPOINT).write_text(text)
+    assert file.read_bytes() == before
+    for text in ("", "{}", "[]", '{"schema": 9}', '{"schema": 1, "subject": {}}', '{"schema": 1,'):
+        file.write_text(text)
         with pytest.raises(InputError) as caught:
             Ledger.load(tmp_path, SUBJECT)
         assert caught.value.hint
-        assert (tmp_path / CHECKPOINT).read_text() == text
+        assert file.read_text() == text
 
 
 def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
@@ -67,10 +61,43 @@ def test_two_runs_on_one_folder_are_refused(tmp_path: Path) -> None:
             pytest.fail("both hold it")
     with locked(tmp_path):
         pass
-
-
-def test_a_folder_that_takes_no_files_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "lock").mkdir()
-    with pytest.raises(InputError, match="cannot be written") as refused, locked(tmp_path):
-        pass
+    other = tmp_path / "other"
+    (other / "lock").mkdir(parents=True)
+    with pytest.raises(InputError, match="cannot be written") as refused, locked(other):
+        pytest.fail("it takes no files")
     assert "--out" in refused.value.hint
+
+
+RUN = Run("2026-01-01T00:00:00+00:00", 540.0, 12.0, ("1.facts",))
+
+
+def test_values_and_tables_for_people() -> None:
+    assert [cell(v) for v in (None, True, 1234.56, 0.5, 3.0, 7, "x")] == [
+        "-", "yes", "1,234.6", "0.5", "3", "7", "x",
+    ]  # fmt: skip
+    assert columns([{"a": 1, "b": None}, {"a": 2, "c": 3}]) == ["a", "c"]
+    part = Section("x", rows=({"fact": "GPU"}, {"term": "weights"}, {"fact": "driver"}))
+    assert [len(table) for table in part.tables] == [2, 1], "rows about different things"
+    parts = sections(None, [], {}, RUN, images={}, headline="There is no GPU.")
+    assert parts[0].paragraphs[0] == "There is no GPU."
+
+
+def test_what_was_not_reached_and_what_failed_is_said(tmp_path: Path) -> None:
+    ledger = Ledger.load(tmp_path, SUBJECT)
+    ledger.done("1.facts", 1.0, {"rows": [{"fact": "GPU", "value": "<b>|H200"}]})
+    ledger.failed("1.footprint", 1.0, "no memory\nmore lines")
+    trials = (Trial("1.facts"), Trial("1.footprint"))
+    missed = {"2.opt-125m": "needs 300 s"}
+    parts = sections(ledger, [(1, "Discovery", trials)], missed, RUN, images={})
+    text = markdown(parts, tmp_path)
+    for words in ("| 1 | Discovery | 1 of 2 |", "1.footprint: failed: no memory",
+                  "| 2.opt-125m | needs 300 s |", "<b>\\|H200"):  # fmt: skip
+        assert words in text
+    assert "more lines" not in text
+    assert "<b>" not in page(parts)
+
+
+def test_the_papers_largest_batches_are_ours() -> None:
+    for model, batch in paper.MAX_BATCH.items():
+        ours = max_batch(CATALOG[model].architecture, Workload(512, 256), paper.MEMORY_BYTES)
+        assert ours == batch, model

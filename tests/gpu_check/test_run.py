@@ -70,10 +70,6 @@ def test_all_steps_on_a_simulated_gpu(tmp_path: Path) -> None:
     assert {int(name.partition(".")[0]) for name in trials(tmp_path)} == set(range(1, 16))
     assert set(trials(tmp_path).values()) == {"done"}
     assert "Everything was reached." in (tmp_path / "report.md").read_text()
-    profile = serde.from_json(Profile, (tmp_path / "profiles" / "opt-125m.json").read_bytes())
-    assert profile.frontier_memory is not None
-    assert profile.capacity_trials
-    assert {s.mode for s in profile.sharing} == {"mps", "memory"}, "confirming keeps the rest"
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
@@ -101,11 +97,6 @@ def test_arguments_that_make_no_sense_are_refused(
     (tmp_path / "file").write_text("")
     assert main(["--out", str(tmp_path / "file" / "x")]) == 2
     assert "--out" in capsys.readouterr().err
-
-
-def test_results_of_something_else_are_not_touched(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     (tmp_path / "checkpoint.json").write_text("precious")
     assert main(["--fake", "--out", str(tmp_path)]) == 2
     assert "checkpoint" in capsys.readouterr().err

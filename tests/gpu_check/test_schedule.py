@@ -89,55 +89,30 @@ def test_many_runs_with_the_same_budget_do_everything_that_fits_it(
         assert (trial.id in standings) == (reachable and COSTS.least(trial) <= budget)
 
 
-@given(trial_lists())
-def test_with_enough_budget_trials_come_in_order_of_value(trials: list[Trial]) -> None:
-    standings: dict[str, Standing] = {}
-    order = []
-    while isinstance(decision := next_trial(trials, standings, COSTS, 1e9), Next):
-        order.append(decision.trial.id)
-        standings[decision.trial.id] = Standing(State.DONE, 1.0)
-    assert order == [trial.id for trial in trials]
+def decided(trials: list[Trial], standings: dict[str, Standing], left: float = 100.0) -> object:
+    """The next trial, or why there is none."""
+    decision = next_trial(trials, standings, COSTS, left)
+    return decision.trial.id if isinstance(decision, Next) else decision.not_reached
 
 
-def test_a_later_trial_uses_seconds_that_the_first_cannot() -> None:
+def test_what_is_not_reached_is_said_with_the_reason() -> None:
     trials = [Trial("1.long", starts=5), Trial("2.short", starts=1)]
-    decision = next_trial(trials, {}, COSTS, 20.0)
+    assert decided(trials, {}, 20.0) == "2.short", "seconds that the first cannot use"
+    chain = [Trial("1.facts"), Trial("2.sweep"), Trial("3.best", ("2.sweep",))]
+    decision = next_trial(chain, {}, COSTS, 100.0, only=frozenset({3}))
     assert isinstance(decision, Next)
-    assert decision.trial.id == "2.short"
-
-
-def test_asking_for_a_step_runs_what_it_needs_and_nothing_else() -> None:
-    trials = [Trial("1.facts"), Trial("2.sweep"), Trial("3.best", ("2.sweep",))]
-    decision = next_trial(trials, {}, COSTS, 100.0, only=frozenset({3}))
-    assert isinstance(decision, Next)
-    assert decision.trial.id == "2.sweep"
+    assert decision.trial.id == "2.sweep", "what the asked step needs, and nothing else"
     done = {name: Standing(State.DONE, 1.0) for name in ("2.sweep", "3.best")}
-    end = next_trial(trials, done, COSTS, 100.0, only=frozenset({3}))
+    end = next_trial(chain, done, COSTS, 100.0, only=frozenset({3}))
     assert end == Stop({"1.facts": "was not asked for"})
-
-
-@pytest.mark.parametrize(
-    ("standing", "words"),
-    [
+    impossible = {"2.sweep": Standing(State.IMPOSSIBLE, 1.0)}
+    needed = {"3.best": "needs 2.sweep, which is impossible"}
+    assert decided(chain[1:], impossible) == needed
+    for standing, words in (
         (Standing(State.FAILED, 1.0, MAX_ATTEMPTS), "failed 2 times"),
         (Standing(State.CUT, 90.0), "needs about 135 s"),
-    ],
-)
-def test_what_went_wrong_before_is_said(standing: Standing, words: str) -> None:
-    end = next_trial([Trial("1.x", starts=1)], {"1.x": standing}, COSTS, 100.0)
-    assert isinstance(end, Stop)
-    assert words in end.not_reached["1.x"]
-
-
-def test_what_a_failed_trial_was_needed_for_says_so() -> None:
-    trials = [Trial("2.sweep"), Trial("3.best", ("2.sweep",))]
-    end = next_trial(
-        trials,
-        {"2.sweep": Standing(State.IMPOSSIBLE, 1.0)},
-        COSTS,
-        100.0,
-    )
-    assert end == Stop({"3.best": "needs 2.sweep, which is impossible"})
+    ):
+        assert words in str(decided([Trial("1.x", starts=1)], {"1.x": standing}))
 
 
 def test_costs_follow_the_starts_that_were_seen() -> None:

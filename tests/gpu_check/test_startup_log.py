@@ -29,7 +29,7 @@ Current kv cache memory in use is 12.5 GiB.
 """
 
 
-def test_weights_and_what_is_outside_torch_apart() -> None:
+def test_memory_terms_are_read_in_both_wordings() -> None:
     said = parse(BEFORE_032)
     assert said.weights_bytes == GIB // 4
     assert said.non_torch_bytes == round(0.16 * GIB)
@@ -38,19 +38,11 @@ def test_weights_and_what_is_outside_torch_apart() -> None:
     assert said.kv_tokens == 1_172_368
     assert said.proposed_kv_bytes == 43_000_000_000
     assert said.explained_bytes == pytest.approx((0.25 + 0.16 + 0.5 + 0.24 + 40.25) * GIB, abs=9)
-
-
-def test_consumed_memory_together() -> None:
     said = parse(SINCE_032)
     assert said.fixed_bytes == 3 * GIB // 4
     assert said.weights_bytes is None
     assert said.explained_bytes == 14 * GIB
     assert said.proposed_kv_bytes == 13_000_000_000
-
-
-@pytest.mark.parametrize(
-    "text", ["", "INFO simulated engine", "Actual usage is a lot", "\0\n" * 99]
-)
-def test_a_log_without_terms_says_nothing(text: str) -> None:
-    assert parse(text) == StartupMemory()
-    assert parse(text).explained_bytes is None
+    for text in ("", "INFO simulated engine", "Actual usage is a lot", "\0\n" * 99):
+        assert parse(text) == StartupMemory()
+    assert parse("").explained_bytes is None

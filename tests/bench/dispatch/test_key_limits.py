@@ -28,7 +28,4 @@ def test_what_is_beyond_a_limit_is_counted() -> None:
     assert running.beyond == 0
     running.add(60.0)
     assert running.beyond == 1
-
-
-def test_each_case_runs_with_each_seed() -> None:
     assert len(list(cases((2, 8), 3))) == len(LIMITS) * 2 * 3 * 3

@@ -18,25 +18,11 @@ def test_a_loaded_model_is_served_at_once_and_another_waits_for_its_requests() -
     assert policy.ended("b") == [Load("a", ("b",))]
 
 
-def test_requests_for_a_model_that_is_being_loaded_share_the_load() -> None:
+def test_requests_share_a_load_and_a_client_that_leaves_is_not_waited_for() -> None:
     policy = SwapPolicy(one_at_a_time)
     policy.arrived(1, "a")
     assert policy.arrived(2, "a") == []
     assert policy.is_loaded("a") == [Serve(1), Serve(2)]
-
-
-def test_models_that_fit_stay_and_the_longest_unused_goes() -> None:
-    policy = SwapPolicy(as_many_as_fit(2))
-    for number, name in enumerate("ab"):
-        assert policy.arrived(number, name) == [Load(name, ())]
-        policy.is_loaded(name)
-        policy.ended(name)
-    policy.arrived(2, "a")
-    policy.ended("a")
-    assert policy.arrived(3, "c") == [Load("c", ("b",))]
-
-
-def test_a_client_that_leaves_is_not_waited_for() -> None:
     policy = SwapPolicy(one_at_a_time)
     policy.arrived(1, "a")
     policy.arrived(2, "b")

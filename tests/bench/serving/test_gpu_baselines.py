@@ -11,24 +11,13 @@ import pytest
 
 from bench.gpu_check.lab import Lab
 from bench.gpu_check.served import ServingUnavailableError
-from bench.serving.gpu_baselines import (
-    SIDES,
-    Figures,
-    Question,
-    breakdown,
-    comparisons,
-    main,
-    order_of,
-    parse,
-    report,
-    rounds,
-)
+from bench.serving import gpu_baselines as baselines
 
 ROOT = Path(__file__).resolve().parents[3]
-ASKED = Question("opt-125m", 4, 512, 2)
+ASKED = baselines.Question("opt-125m", 4, 512, 2)
 
 
-def window(tokens: float, **more: float) -> Figures:
+def window(tokens: float, **more: float) -> baselines.Figures:
     return {
         "output tokens/s": tokens, "TPOT p95 ms": 10.0, "TTFT p95 ms": 50.0, "E2EL mean s": 1.0,
         **more,
@@ -36,11 +25,14 @@ def window(tokens: float, **more: float) -> Figures:
 
 
 def test_every_side_has_every_place_and_drift_is_in_all() -> None:
-    orders = [order_of(number, SIDES) for number in range(len(SIDES))]
-    assert all(sorted(order) == sorted(SIDES) for order in orders)
+    orders = [baselines.order_of(number, baselines.SIDES) for number in range(len(baselines.SIDES))]
+    assert all(sorted(order) == sorted(baselines.SIDES) for order in orders)
     assert len(set(orders)) == len(orders)
     assert len({order[0] for order in orders}) > 1
-    assert order_of(1, ("a", "b")) != order_of(0, ("a", "b")) or len(set(orders)) > 1
+    assert (
+        baselines.order_of(1, ("a", "b")) != baselines.order_of(0, ("a", "b"))
+        or len(set(orders)) > 1
+    )
 
 
 def test_the_headline_is_against_the_best_single_engine() -> None:
@@ -49,18 +41,17 @@ def test_the_headline_is_against_the_best_single_engine() -> None:
         "single": [window(100.0), window(101.0), window(99.0)],
         "defaults": [window(70.0), window(71.0), window(69.0)],
     }
-    lines = report(ASKED, found, {})
+    lines = baselines.report(ASKED, found, {})
     headline = lines.index("ours against (b) best single engine:")
     assert headline < lines.index("ours against (a) vllm serve, defaults:")
-    rate = next(c for c in comparisons(found, "single") if c.name == "output tokens/s")
+    rate = next(c for c in baselines.comparisons(found, "single") if c.name == "output tokens/s")
     assert rate.ratio == pytest.approx(1.3)
     assert rate.shown
     assert "2 API server processes" in lines[0]
-
-
-def test_without_ours_there_is_no_headline_and_why_is_said() -> None:
-    lines = report(ASKED, {"single": [window(100.0)]}, {"ours": "MPS: it is not installed"})
-    assert "no headline: ours was not measured: MPS: it is not installed" in lines
+    alone = baselines.report(
+        ASKED, {"single": [window(100.0)]}, {"ours": "MPS: it is not installed"}
+    )
+    assert "no headline: ours was not measured: MPS: it is not installed" in alone
 
 
 def test_the_gain_is_split_into_busier_sms_and_the_rest() -> None:
@@ -68,25 +59,25 @@ def test_the_gain_is_split_into_busier_sms_and_the_rest() -> None:
         "ours": [window(150.0, **{"SM activity": 0.6, "idle share": 0.05})],
         "single": [window(100.0, **{"SM activity": 0.5, "idle share": 0.2})],
     }
-    lines = breakdown(found)
+    lines = baselines.breakdown(found)
     assert "the ratio 1.50 is 1.20 from busier SMs times 1.25 from tokens for each active SM" in (
         lines
     )
     assert any(line.startswith("share of the time without any kernel: ours 0.05") for line in lines)
-    assert breakdown({"ours": [window(1.0)], "single": [window(1.0)]}) == []
+    assert baselines.breakdown({"ours": [window(1.0)], "single": [window(1.0)]}) == []
 
 
 async def test_what_cannot_be_run_is_left_out_once_and_the_rest_goes_on() -> None:
     asked_for: list[str] = []
 
-    async def measure(_lab: object, _asked: Question, side: str) -> Figures:
+    async def measure(_lab: object, _asked: baselines.Question, side: str) -> baselines.Figures:
         asked_for.append(side)
         if side == "ours":
             raise ServingUnavailableError("no MPS")
         return window(100.0)
 
-    kept: list[Mapping[str, Sequence[Figures]]] = []
-    found, impossible = await rounds(
+    kept: list[Mapping[str, Sequence[baselines.Figures]]] = []
+    found, impossible = await baselines.rounds(
         cast("Lab", None), ASKED, 3, sides=("single", "ours"), keep=kept.append, measure=measure
     )
     assert asked_for.count("ours") == 1
@@ -95,23 +86,15 @@ async def test_what_cannot_be_run_is_left_out_once_and_the_rest_goes_on() -> Non
     assert len(kept) == 3
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--sides", "x"], ["--rounds", "2"], ["--replicas", "0"],
-                  ["--replicas", "4", "--in-flight", "3"]],
-)  # fmt: skip
-def test_questions_without_an_answer_are_refused(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        parse(arguments)
-    assert "error:" in capsys.readouterr().err
-
-
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
-def test_without_a_gpu_it_refuses_and_says_what_to_do(
+def test_without_a_gpu_or_an_answer_it_refuses_and_says_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--out", str(tmp_path)]) == 4
+    for arguments in ("--sides x", "--rounds 2", "--replicas 0", "--replicas 4 --in-flight 3"):
+        with pytest.raises(SystemExit):
+            baselines.parse(arguments.split())
+        assert "error:" in capsys.readouterr().err
+    assert baselines.main(["--out", str(tmp_path)]) == 4
     assert "no NVIDIA GPU" in capsys.readouterr().err
 
 
@@ -126,5 +109,5 @@ def test_a_smoke_run_on_a_simulated_gpu(tmp_path: Path) -> None:
     assert result.stdout.startswith("Nothing here was measured")
     assert "ours against (b) best single engine" in result.stdout
     held = json.loads((tmp_path / "baselines.json").read_bytes())
-    assert set(held["rounds"]) == set(SIDES)
+    assert set(held["rounds"]) == set(baselines.SIDES)
     assert all(len(rows) == 1 for rows in held["rounds"].values())

@@ -1,25 +1,14 @@
 """The simulator is compared with the real system, on stored runs whose truth is known."""
 
 import dataclasses
-import functools
-import json
 from array import array
 from pathlib import Path
 
 import pytest
 
+from bench.simulator import agreement_traces as traces
 from bench.simulator.agreement import admitted, arrivals_of, host_trace, main
-from bench.simulator.agreement_table import GOALS, Row
-from bench.simulator.agreement_traces import (
-    Cpu,
-    Purpose,
-    RunHead,
-    Setup,
-    Trace,
-    load,
-    store,
-    store_setup,
-)
+from bench.simulator.agreement_table import Row
 from loadgen.results.records import Outcome, Record
 from loadgen.results.runs import OPEN, Run
 from partitiond.core.errors import InputError
@@ -33,7 +22,7 @@ from tests.simulated.replay.samples import candidate, plan
 SECONDS, WARM_UP = 60.0, 5.0
 
 
-def setup() -> Setup:
+def setup() -> traces.Setup:
     made = plan(
         {"cpu": [candidate(model, mode=SharingMode.CORES) for model in TRUE]},
         dict.fromkeys(TRUE, 1.0),
@@ -53,7 +42,7 @@ def setup() -> Setup:
     specs = tuple(
         ModelSpec(model, ModelSource(SourceKind.HUB, f"example/{model}")) for model in TRUE
     )
-    return Setup(made, specs, (), 256, 30.0)
+    return traces.Setup(made, specs, (), 256, 30.0)
 
 
 def run_of(engine: EngineTrace) -> Run:
@@ -80,54 +69,23 @@ def run_of(engine: EngineTrace) -> Run:
     return Run(OPEN, "made", (*records, refused), 0.0, SECONDS)
 
 
-def stored(folder: Path, purpose: Purpose, rate: float, turn: int = 0) -> None:
+def stored(folder: Path, purpose: traces.Purpose, rate: float, turn: int = 0) -> None:
     host: HostTrace = made_run(rate, round(100 * rate), seconds=SECONDS + WARM_UP, noise=0.001)
     rates = {engine.model: rate for engine in host.engines}
-    cpu = Cpu(host.seconds, 0.75 * host.cpu_seconds, 0.25 * host.cpu_seconds)
-    head = RunHead(purpose, rate, turn, rates, 0, SECONDS, WARM_UP, cpu)
-    store(folder, Trace(head, {engine.model: run_of(engine) for engine in host.engines}))
-
-
-@functools.cache
-def compared(folder: Path) -> list[Row]:
-    store_setup(folder, setup())
-    for rate in (0.5, 1.5):
-        stored(folder, Purpose.FIT, rate)
-    for turn in range(2):
-        stored(folder, Purpose.TEST, 1.0, turn)
-    assert main(["--from", str(folder), "--json", str(folder / "rows.json")]) == 0
-    rows = json.loads((folder / "rows.json").read_text())
-    return [Row(**{**row, "runs": tuple(row["runs"])}) for row in rows]
-
-
-@pytest.fixture(scope="session")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
-    return compared(tmp_path_factory.mktemp("agreement") / "traces")
-
-
-@pytest.mark.soak
-def test_what_was_fitted_to_other_loads_predicts_and_the_profile_alone_does_not(
-    rows: list[Row],
-) -> None:
-    bounded = [row for row in rows if row.figure in GOALS]
-    assert len(bounded) == len(GOALS) * len(TRUE)
-    assert all(row.within for row in bounded), bounded
-    assert any(abs(row.off(row.profile)) > 0.3 for row in bounded)
-
-
-@pytest.mark.soak
-def test_runs_that_are_the_same_differ_by_nothing(rows: list[Row]) -> None:
-    assert all(len(row.runs) == 2 for row in rows)
-    assert all(row.repeatability == 0.0 for row in rows)
+    cpu = traces.Cpu(host.seconds, 0.75 * host.cpu_seconds, 0.25 * host.cpu_seconds)
+    head = traces.RunHead(purpose, rate, turn, rates, 0, SECONDS, WARM_UP, cpu)
+    traces.store(
+        folder, traces.Trace(head, {engine.model: run_of(engine) for engine in host.engines})
+    )
 
 
 def test_a_folder_holds_all_of_a_run(tmp_path: Path) -> None:
-    store_setup(tmp_path, setup())
-    stored(tmp_path, Purpose.TEST, 0.5)
-    told, [trace] = load(tmp_path)
+    traces.store_setup(tmp_path, setup())
+    stored(tmp_path, traces.Purpose.TEST, 0.5)
+    told, [trace] = traces.load(tmp_path)
     assert told == setup()
     later = dataclasses.replace(trace.head.cpu, seconds=70.0)
-    assert later.since(trace.head.cpu) == Cpu(5.0, 0.0, 0.0)
+    assert later.since(trace.head.cpu) == traces.Cpu(5.0, 0.0, 0.0)
     told_host = host_trace(told, trace)
     assert told_host.seconds == SECONDS + WARM_UP
     assert told_host.host_cores == 2
@@ -148,16 +106,20 @@ def test_a_folder_holds_all_of_a_run(tmp_path: Path) -> None:
 
 
 def test_parameters_are_not_fitted_to_what_tests_them(tmp_path: Path) -> None:
-    store_setup(tmp_path, setup())
-    stored(tmp_path, Purpose.TEST, 0.5)
+    traces.store_setup(tmp_path, setup())
+    stored(tmp_path, traces.Purpose.TEST, 0.5)
     with pytest.raises(InputError, match="no runs to fit to"):
         main(["--from", str(tmp_path)])
+    with pytest.raises(SystemExit, match="cannot be one that tests"):
+        main(["--factors", "0.3", "0.6", "--fit-factors", "0.6"])
+    traces.store_setup(tmp_path, setup())
+    assert [path.name for path in tmp_path.iterdir()] == ["setup.json"], "nothing of an older run"
 
 
 def test_each_engine_has_the_requests_that_its_replica_answered(tmp_path: Path) -> None:
-    store_setup(tmp_path, setup())
-    stored(tmp_path, Purpose.TEST, 0.5)
-    told, [trace] = load(tmp_path)
+    traces.store_setup(tmp_path, setup())
+    stored(tmp_path, traces.Purpose.TEST, 0.5)
+    told, [trace] = traces.load(tmp_path)
     first, _ = told.plan.placements
     both = (first, dataclasses.replace(first, replica_id="long-2"))
     run = trace.runs["long"]
@@ -168,13 +130,6 @@ def test_each_engine_has_the_requests_that_its_replica_answered(tmp_path: Path) 
     answered = [r for r in run.records if r.outcome is Outcome.OK]
     assert len(other.requests) == sum(r.replica == "long-2" for r in answered) > 1
     assert len(one.requests) + len(other.requests) == len(answered)
-
-
-def test_a_new_run_leaves_nothing_of_an_older_one(tmp_path: Path) -> None:
-    store_setup(tmp_path, setup())
-    stored(tmp_path, Purpose.TEST, 0.5)
-    store_setup(tmp_path, setup())
-    assert [path.name for path in tmp_path.iterdir()] == ["setup.json"]
 
 
 def test_errors_count_against_the_mean_of_the_runs() -> None:
@@ -189,8 +144,3 @@ def test_errors_count_against_the_mean_of_the_runs() -> None:
     shares = Row(0.9, "m", "refused", (0.1, 0.1), 0.3, 0.15)
     assert shares.off(shares.fitted) == pytest.approx(0.05)
     assert shares.within is None
-
-
-def test_no_load_is_both_fitted_to_and_tested() -> None:
-    with pytest.raises(SystemExit, match="cannot be one that tests"):
-        main(["--factors", "0.3", "0.6", "--fit-factors", "0.6"])

@@ -64,30 +64,17 @@ def test_a_fleet_file_is_planned_and_replayed(
     assert not by_figure(found)[OfferedLoad.DEMAND, ComparedFigure.SERVED].misses
     assert "fleet.toml: 2 models" in capsys.readouterr().out
     assert len(list(table(found))) == 1 + len(by_figure(found))
-
-
-def test_a_fleet_of_this_host_is_left_out(
-    tmp_path: Path, given: argparse.Namespace, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "host.toml"
     path.write_text('[[models]]\nmodel = "opt-125m"\n')
-    assert fleet_case(path, given) is None
+    assert fleet_case(path, given) is None, "one of this host is left out"
     assert "names no devices" in capsys.readouterr().out
-
-
-def test_the_shipped_profiles_make_a_plan_of_two_models(given: argparse.Namespace) -> None:
-    case = measured_case(measured([PROFILES]), given)
-    assert case is not None
-    assert len({p.model for p in case.plan.placements}) == 2
-
-
-def test_the_worst_misses_come_first_and_the_rest_is_counted() -> None:
-    found = [
-        Difference(f"m{n}", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 100.0 - 10 * n)
-        for n in range(6)
-    ]
-    lines = list(misses(found, 2))
-    assert ["m5" in lines[0], "m4" in lines[1]] == [True, True]
+    shipped = measured_case(measured([PROFILES]), given)
+    assert shipped is not None
+    assert len({p.model for p in shipped.plan.placements}) == 2
+    lines = list(misses(
+        [Difference(f"m{n}", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 100.0 - 10 * n)
+         for n in range(6)], 2,
+    ))  # fmt: skip
+    assert ("m5" in lines[0], "m4" in lines[1]) == (True, True), "the worst first"
     assert lines[2].strip() == "and 2 more"
 
 
