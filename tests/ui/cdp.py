@@ -33,9 +33,6 @@ KEYS: Final = {
     "Tab": (9, ""),
     "Enter": (13, "\r"),
     "Escape": (27, ""),
-    "Space": (32, " "),
-    "ArrowDown": (40, ""),
-    "ArrowUp": (38, ""),
 }
 
 
@@ -296,23 +293,22 @@ class Page:
             e.dispatchEvent(new Event('change', {{bubbles: true}}));
         }})()""")
 
-    def press(self, key: str, *, shift: bool = False) -> None:
+    def press(self, key: str) -> None:
         """Press a key."""
         code, text = KEYS.get(key, (8 if key == "Backspace" else 0, ""))
-        name = " " if key == "Space" else key
         common = {
-            "key": name, "code": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0,
+            "key": key, "code": key, "windowsVirtualKeyCode": code,
         }  # fmt: skip
         more = {"text": text} if text else {}
         kind = "keyDown" if text else "rawKeyDown"
         self.call("Input.dispatchKeyEvent", type=kind, **common, **more)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
-    def resize(self, width: int, height: int, *, scale: float = 1.0) -> None:
+    def resize(self, width: int, height: int) -> None:
         """Set the size of the window."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
-            width=width, height=height, deviceScaleFactor=scale, mobile=False,
+            width=width, height=height, deviceScaleFactor=1.0, mobile=False,
         )  # fmt: skip
 
     def prefer(self, scheme: str) -> None:
@@ -323,9 +319,9 @@ class Page:
         ]
         self.call("Emulation.setEmulatedMedia", features=features)
 
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """Write a PNG of what is to be seen, or of the whole page."""
-        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def screenshot(self, path: Path) -> None:
+        """Write a PNG of what is to be seen."""
+        answer = self.call("Page.captureScreenshot", format="png")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(base64.b64decode(answer["data"]))
 

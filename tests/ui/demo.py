@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from partitiond.core.views.overview import Overview
 from partitiond.simulated.gpus import SimulatedHost
 from tests.e2e.harness import Fleet, wait_for
 
@@ -79,9 +80,15 @@ class Demo(Fleet):
         wait_for("all replicas to serve", self._all_serve, seconds=READY_SECONDS)
 
     def _all_serve(self) -> bool:
+        return {view.state for view in self.overview().replicas} == {"serving"}
+
+    def overview(self) -> Overview:
         with self.client() as client:
-            states = {view.state for view in client.replicas()}
-        return states == {"serving"}
+            return client.overview()
+
+    def names(self) -> set[str]:
+        """Of all models."""
+        return {model.name for model in self.overview().models}
 
     def begin_load(self) -> None:
         self._load = threading.Thread(target=lambda: asyncio.run(self._send()), daemon=True)

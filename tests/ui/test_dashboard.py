@@ -58,8 +58,7 @@ def test_who_logs_out_sees_nothing_any_more(page: Page) -> None:
 def test_devices_are_all_there_filled_to_scale_and_named_for_who_cannot_see(
     page: Page, fleet: Demo
 ) -> None:
-    with fleet.client() as client:
-        seen = client.overview()
+    seen = fleet.overview()
     page.wait_for("document.querySelectorAll('.device .segment').length > 0")
     drawn = page.script("""Object.fromEntries(
         [...document.querySelectorAll('.bar-row')]
@@ -76,8 +75,7 @@ def test_devices_are_all_there_filled_to_scale_and_named_for_who_cannot_see(
 
     names = page.wait_for("""[...document.querySelectorAll('.device h3, .chip')]
         .map((e) => e.innerText)""")
-    with fleet.client() as client:
-        assert sorted(names) == sorted(d.id[:12] for d in client.devices())
+    assert sorted(names) == sorted(view.device.id[:12] for view in seen.devices)
     assert len(names) == DEVICES
 
     label = page.wait_for("document.querySelector('.fill')?.getAttribute('aria-label')")
@@ -107,8 +105,7 @@ def test_a_model_shows_its_frontier_and_what_is_measured_beside_what_is_predicte
     page: Page, fleet: Demo
 ) -> None:
     go(page, "#/models/qwen2.5-0.5b")
-    with fleet.client() as client:
-        model = next(m for m in client.overview().models if m.name == "qwen2.5-0.5b")
+    model = next(m for m in fleet.overview().models if m.name == "qwen2.5-0.5b")
     view = model.frontiers[0]
     label = page.wait_for("document.querySelector('.plot svg').getAttribute('aria-label')")
     assert f"Planned at batch {view.planned_batch}." in label
@@ -117,7 +114,6 @@ def test_a_model_shows_its_frontier_and_what_is_measured_beside_what_is_predicte
     assert points == len(view.points)
     assert page.script("document.querySelector('.plot .mark.planned polygon') !== null")
 
-    go(page, "#/models/qwen2.5-0.5b")
     page.wait_for_text("Replicas: predicted and measured")
     row = page.wait_for("""(() => {
         const cells = [...document.querySelectorAll('section:last-of-type tbody tr')]
@@ -126,7 +122,6 @@ def test_a_model_shows_its_frontier_and_what_is_measured_beside_what_is_predicte
     })()""")
     assert "≤" in row
 
-    go(page, "#/models/qwen2.5-0.5b")
     page.click("summary")
     page.wait_for("document.querySelector('details[open] tbody tr') !== null")
     assert "Batch" in page.text("details[open] table")
@@ -144,8 +139,7 @@ def test_a_model_too_large_does_not_fit_and_nothing_is_kept(page: Page, fleet: D
     assert page.script("document.querySelector('#add-model').disabled")
     page.click("#check-fit")
     page.wait_for_text("huge does not fit.", seconds=300)
-    with fleet.client() as client:
-        assert {view.record.spec.name for view in client.models()} == set(MODELS)
+    assert fleet.names() == set(MODELS)
 
 
 @pytest.mark.timeout(1800)
@@ -170,8 +164,7 @@ def test_a_model_is_checked_added_planned_found_in_the_events_and_removed(
     with fleet.client() as client:
         assert client.model("smollm2-360m").record.spec.demand.req_per_s == 6.0
 
-    with fleet.client() as client:
-        before = client.overview().plan_id
+    before = fleet.overview().plan_id
     go(page, "#/plan")
     page.wait_for_text(before)
     page.click("#make-plan")
@@ -182,8 +175,7 @@ def test_a_model_is_checked_added_planned_found_in_the_events_and_removed(
     page.press("Escape")
     page.wait_for("!document.querySelector('dialog')")
     assert page.focused() == "Apply…, button"
-    with fleet.client() as client:
-        assert client.overview().plan_id == before
+    assert fleet.overview().plan_id == before
     page.press("Enter")
     page.click("#confirm-apply")
     page.wait_for_text("is applied; replicas follow it now.", seconds=60)
@@ -215,8 +207,7 @@ def test_a_model_is_checked_added_planned_found_in_the_events_and_removed(
     page.wait_for_text("Remove smollm2-360m?")
     page.click_text("Remove smollm2-360m", "dialog button")
     page.wait_for_text("smollm2-360m is removed.")
-    with fleet.client() as client:
-        assert {view.record.spec.name for view in client.models()} == set(MODELS)
+    assert fleet.names() == set(MODELS)
 
 
 def test_a_key_is_made_shown_once_rotated_and_revoked(page: Page, fleet: Demo) -> None:

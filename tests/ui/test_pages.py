@@ -1,19 +1,14 @@
 """The dashboard handles odd states, in Chromium over a service that only remembers."""
 
-import asyncio
-import contextlib
 import http.server
-import socket
 import threading
 from collections.abc import Iterator
 
 import httpx
 import pytest
-import uvicorn
 
-from partitiond.api.app import create_app
 from tests.api.conftest import TOKEN
-from tests.api.fake_service import FakeService
+from tests.cli.conftest import ServedApi
 from tests.ui.cdp import Browser, Page
 from tests.ui.conftest import end_session, session_of
 from tests.ui.views import go
@@ -25,27 +20,12 @@ pytestmark = [pytest.mark.full, pytest.mark.browser]
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[httpx.Client]:
     """The control API; the client is a program's, with the token."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        servers: list[uvicorn.Server] = []
-        ready = threading.Event()
-
-        async def serve() -> None:
-            service = FakeService()
-            app = create_app(service, admin_token=TOKEN)
-            servers.append(uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off")))
-            ready.set()
-            await servers[0].serve(sockets=[listener])
-            service.close()
-
-        thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
-        thread.start()
-        assert ready.wait(60)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        headers = {"Authorization": f"Bearer {TOKEN}"}
-        with httpx.Client(base_url=url, headers=headers, trust_env=False) as client:
-            yield client
-        servers[0].should_exit = True
-        thread.join(60)
+    here = ServedApi()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(base_url=here.url, headers=headers, trust_env=False) as client:
+        yield client
+    here.stop()
+    here.service.close()
 
 
 @pytest.fixture
@@ -99,14 +79,6 @@ def test_after_logging_in_the_page_is_at_its_top_with_what_needs_action(
     page.close()
 
 
-def test_a_name_may_have_any_letters(browser: Browser, daemon: httpx.Client) -> None:
-    page = browser.page()
-    log_in(page, daemon, "Łukasz 李")
-    page.wait_for_text("Log out Łukasz 李")
-    assert "does not answer" not in page.text()
-    page.close()
-
-
 def test_keys_are_shown_as_they_are_and_what_is_pressed_twice_is_done_once(
     page: Page, daemon: httpx.Client
 ) -> None:
@@ -120,8 +92,6 @@ def test_keys_are_shown_as_they_are_and_what_is_pressed_twice_is_done_once(
     go(page, "#/")
     go(page, "#/keys")
     page.wait_for_text("There is no key.")
-
-    go(page, "#/keys")
     page.click("#new-key")
     page.wait_for("document.activeElement.id === 'key-label'")
     page.script("{ const b = document.querySelector('#create-key'); b.click(); b.click(); }")
@@ -154,22 +124,6 @@ def test_a_page_of_another_port_gets_nothing_of_the_session(
     page: Page, daemon: httpx.Client
 ) -> None:
     """Whatever listens on another port of this host is another origin, and there is no cookie."""
-    with another_program() as (url, heads):
-        page.goto(url)
-        assert page.script("document.cookie + JSON.stringify({...localStorage})") == "{}"
-        answer = page.script(f"""fetch('{daemon.base_url}/models', {{credentials: 'include'}})
-            .then(() => 'read', () => 'refused')""")
-        assert answer == "refused"
-    assert heads
-    for head in heads:
-        assert not {"cookie", "authorization"} & head
-
-
-@contextlib.contextmanager
-def another_program() -> Iterator[tuple[str, list[set[str]]]]:
-    """Answers on another port of the dashboard's host: its address, and the names of the headers
-    of each request, in small letters.
-    """
     heads: list[set[str]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -186,9 +140,15 @@ def another_program() -> Iterator[tuple[str, list[set[str]]]]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/", heads
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        assert page.script("document.cookie + JSON.stringify({...localStorage})") == "{}"
+        answer = page.script(f"""fetch('{daemon.base_url}/models', {{credentials: 'include'}})
+            .then(() => 'read', () => 'refused')""")
         server.shutdown()
         thread.join(60)
+    assert answer == "refused"
+    assert heads
+    assert not [head for head in heads if {"cookie", "authorization"} & head]
 
 
 def test_other_tabs_and_a_page_that_is_loaded_again_share_the_session(
@@ -199,9 +159,6 @@ def test_other_tabs_and_a_page_that_is_loaded_again_share_the_session(
     tab = browser.tab(page.context)
     tab.goto(f"{daemon.base_url}/ui")
     tab.wait_for_text("Log out ada")
-
-    tab = browser.tab(page.context)
-    tab.goto(f"{daemon.base_url}/ui")
     session = session_of(tab)
     tab.click_text("Log out ada")
     page.wait_for_text("Admin token")
@@ -209,9 +166,10 @@ def test_other_tabs_and_a_page_that_is_loaded_again_share_the_session(
     headers = {"Authorization": f"Bearer {session}"}
     assert daemon.get("/models", headers=headers).status_code == 401
     tab.fill("#token", TOKEN)
-    tab.fill("#name", "bob")
+    tab.fill("#name", "Łukasz 李")
     tab.press("Enter")
-    page.wait_for_text("Log out bob")
+    page.wait_for_text("Log out Łukasz 李")
+    assert "does not answer" not in tab.text()
 
 
 def test_a_browser_that_keeps_nothing_asks_each_page(
