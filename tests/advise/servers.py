@@ -17,6 +17,9 @@ def serving(answer: Callable[[str], Answer]) -> Iterator[str]:
             body = text.encode()
             self.send_response(status)
             self.send_header("content-length", str(len(body)))
+            self.send_header(
+                "content-type", "application/json" if text[:1] in "[{" else "text/plain"
+            )
             self.end_headers()
             self.wfile.write(body)
 

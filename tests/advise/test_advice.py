@@ -1,6 +1,7 @@
 """The advice names the devices that a plan frees, by the real planner on described GPUs."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -36,9 +37,12 @@ def seen(*engines: tuple[str, str, float]) -> tuple[list[Known], list[Unidentifi
     return known, strangers
 
 
-def planned(today: Deployment, known: list[Known], strangers: list[UnidentifiedModel]) -> Advice:
-    profiles = {k.spec.name: profiles_for(k, today.devices, (), NOW).profiles for k in known}
-    return advise(today, known, strangers, profiles, seconds=600.0, choices=CHOICES)
+def advised(*models: tuple[str, float], **today: Any) -> Advice:
+    """For four A100s with an engine on each, or where they are by `today`."""
+    deployment, known, strangers = four(*models)
+    deployment = dataclasses.replace(deployment, **today)
+    profiles = {k.spec.name: profiles_for(k, deployment.devices, (), NOW).profiles for k in known}
+    return advise(deployment, known, strangers, profiles, seconds=600.0, choices=CHOICES)
 
 
 def four(*models: tuple[str, float]) -> tuple[Deployment, list[Known], list[UnidentifiedModel]]:
@@ -49,68 +53,43 @@ def four(*models: tuple[str, float]) -> tuple[Deployment, list[Known], list[Unid
     return Deployment(devices, on), known, strangers
 
 
-def test_small_models_with_little_to_do_need_one_device() -> None:
-    today, known, strangers = four(
-        ("opt-125m", 1), ("opt-125m", 1), ("opt-1.3b", 0.5), ("opt-1.3b", 0.5)
-    )
-    advice = planned(today, known, strangers)
+SMALL, STRANGE = ("opt-125m", 1.0), ("mystery", 1.0)
 
+
+def test_small_models_with_little_to_do_need_one_device() -> None:
+    advice = advised(SMALL, SMALL, ("opt-1.3b", 0.5), ("opt-1.3b", 0.5))
     assert advice.told_apart
     assert [level.level for level in advice.levels] == ["low", "middle", "high"]
-    assert (advice.certain_count, advice.perhaps_count) == (3, 0)
-    assert len(advice.certain) == 3
+    assert (advice.certain_count, advice.perhaps_count, len(advice.certain)) == (3, 0, 3)
     assert not advice.staying
-    used = [level.used for level in advice.levels]
-    assert set(advice.certain) == set(advice.today) - set(used[-1])
+    assert set(advice.certain) == set(advice.today) - set(advice.levels[-1].used)
     for level in advice.levels:
         assert level.plan is not None
         assert not level.plan.unplaced
 
 
 def test_what_is_not_known_keeps_its_device_and_does_not_count_as_free() -> None:
-    today, known, strangers = four(
-        ("opt-125m", 1), ("opt-125m", 1), ("opt-125m", 1), ("mystery", 1)
-    )
-    advice = planned(today, known, strangers)
+    advice = advised(SMALL, SMALL, SMALL, STRANGE)
     assert set(advice.staying) == {"a100-80gb-3"}
     assert advice.certain_count == 2
     assert "a100-80gb-3" not in advice.certain
+    alone = advised(STRANGE)
+    assert (alone.levels, alone.certain_count) == ((), 0)
+    assert set(alone.staying) == {"a100-80gb-0"}
+    on = {"e0": ("a100-80gb-0",), "e1": ("a100-80gb-1",), "e2": ("a100-80gb-2", "a100-80gb-3")}
+    several = advised(SMALL, SMALL, SMALL, on=on)
+    assert set(several.staying) == {"a100-80gb-2", "a100-80gb-3"}
+    assert several.certain_count == 1
 
 
-def test_what_is_not_known_is_not_free_either_where_nobody_knows_who_is_where() -> None:
-    today, known, strangers = four(("opt-125m", 1), ("opt-125m", 1), ("mystery", 1))
-    advice = planned(dataclasses.replace(today, on={}), known, strangers)
-    assert len(advice.today) == 3
-    assert advice.certain_count == 1
-
-
-def test_an_engine_on_two_devices_keeps_both() -> None:
-    today, known, strangers = four(("opt-125m", 1), ("opt-125m", 1), ("opt-125m", 1))
-    on = {**today.on, "e2": ("a100-80gb-2", "a100-80gb-3")}
-    advice = planned(dataclasses.replace(today, on=on), known, strangers)
-    assert set(advice.staying) == {"a100-80gb-2", "a100-80gb-3"}
-    assert advice.certain_count == 1
-
-
-def test_the_busiest_device_is_the_one_that_stays() -> None:
-    today, known, strangers = four(*[("opt-125m", 1.0)] * 4)
-    advice = planned(
-        dataclasses.replace(today, busy={"a100-80gb-2": 0.9, "a100-80gb-0": 0.1}), known, strangers
-    )
+def test_which_devices_are_free_follows_from_who_is_where() -> None:
+    advice = advised(SMALL, SMALL, SMALL, SMALL, busy={"a100-80gb-2": 0.9, "a100-80gb-0": 0.1})
     assert set(advice.certain) == {"a100-80gb-0", "a100-80gb-1", "a100-80gb-3"}
-
-
-def test_without_knowing_who_is_where_only_the_number_is_told() -> None:
-    today, known, strangers = four(*[("opt-125m", 1.0)] * 3)
-    advice = planned(dataclasses.replace(today, on={}), known, strangers)
-    assert not advice.told_apart
-    assert (advice.certain_count, advice.certain) == (2, ())
-    assert len(advice.today) == 3
-
-
-def test_more_than_the_devices_hold_frees_none_and_says_why() -> None:
-    today, known, strangers = four(*[("opt-13b", 500.0)] * 4)
-    advice = planned(today, known, strangers)
+    for models, free in (((SMALL, SMALL, SMALL), 2), ((SMALL, SMALL, STRANGE), 1)):
+        advice = advised(*models, on={})
+        assert not advice.told_apart
+        assert (advice.certain_count, advice.certain, len(advice.today)) == (free, (), 3)
+    advice = advised(*[("opt-13b", 500.0)] * 4)
     assert advice.certain_count == advice.perhaps_count == 0
     assert all(level.lacking for level in advice.levels)
 
@@ -119,19 +98,13 @@ def test_uncertain_demand_frees_a_device_only_perhaps() -> None:
     """Between the low and the high end of the demand lies the need for a further device."""
     today, known, strangers = four(*[("opt-125m", 1.0)] * 4)
     answers = iter([2, 1, 1])  # the plan for the high end is made first
+    one = advised(*[SMALL] * 4).levels[-1].plan
+    assert one is not None
 
     def solver(request: PlanRequest) -> Plan | Infeasible:
-        one = planned(today, known, strangers).levels[-1].plan
-        assert one is not None
-        first = one.placements[0]
-        return dataclasses.replace(
-            one,
-            id=request.plan_id,
-            placements=tuple(
-                dataclasses.replace(first, device_id=request.devices[n].id)
-                for n in range(next(answers))
-            ),
-        )
+        used = [request.devices[n].id for n in range(next(answers))]
+        moved = (dataclasses.replace(one.placements[0], device_id=name) for name in used)
+        return dataclasses.replace(one, id=request.plan_id, placements=tuple(moved))
 
     advice = advise(today, known, strangers, {}, seconds=60, choices=CHOICES, solver=solver)
     assert (advice.certain_count, advice.perhaps_count) == (2, 1)
@@ -141,7 +114,7 @@ def test_uncertain_demand_frees_a_device_only_perhaps() -> None:
 
 def test_less_demand_never_needs_more_devices() -> None:
     today, known, strangers = four(*[("opt-125m", 1.0)] * 4)
-    good = planned(today, known, strangers).levels[-1].plan
+    good = advised(*[SMALL] * 4).levels[-1].plan
     assert good is not None
     plans: list[Plan | Infeasible] = [good, Infeasible(("out of luck",), ()), good]
 
@@ -151,14 +124,6 @@ def test_less_demand_never_needs_more_devices() -> None:
     )  # fmt: skip
     assert [len(level.used) for level in advice.levels] == [1, 1, 1]
     assert not any(level.lacking for level in advice.levels)
-
-
-def test_nothing_known_is_no_plan() -> None:
-    today, known, strangers = four(("mystery", 1.0))
-    advice = planned(today, known, strangers)
-    assert advice.levels == ()
-    assert advice.certain_count == 0
-    assert set(advice.staying) == {"a100-80gb-0"}
 
 
 @pytest.mark.parametrize(
@@ -177,8 +142,5 @@ def test_what_limits_the_advice_is_said(figures: dict[str, float], words: str) -
     told = dataclasses.replace(known, traffic=dataclasses.replace(known.traffic, engines=(engine,)))
     assert words in " ".join(notes_on([told], 600.0))
     assert words not in " ".join(notes_on([known], 600.0))
-
-
-def test_minutes_say_nothing_about_other_hours() -> None:
     assert "other hours" in notes_on([], 600.0)[0]
     assert notes_on([], 86_400.0) == ()

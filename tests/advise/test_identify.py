@@ -14,20 +14,13 @@ from partitiond.advise.identify import (
 )
 from partitiond.advise.traffic import ObservedTraffic, traffic_of
 from partitiond.core.errors import ModelSourceError, SpecError
+from partitiond.core.model import spec as specs
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.spec import (
-    Demand,
-    EngineOptions,
-    ModelSource,
-    ModelSpec,
-    Slo,
-    SourceKind,
-)
 from partitiond.models.catalog import CATALOG
 from tests.advise.looks import window
 
 
-def asked(source: ModelSource) -> Architecture:
+def asked(source: specs.ModelSource) -> Architecture:
     raise ModelSourceError(f"{source.ref} cannot be fetched.", hint="Check the network.")
 
 
@@ -60,36 +53,29 @@ def test_a_model_is_known_by_its_name_its_root_or_its_folders_name(
     assert found.spec.demand.req_per_s == pytest.approx(1.0)
 
 
-def test_the_user_says_what_a_name_is() -> None:
+def test_the_user_says_what_a_name_is_and_what_nobody_knows_has_a_reason() -> None:
     found = find("chat", wishes=UserChoices(models={"chat": "opt-125m"}))
     assert isinstance(found, Known)
-    assert found.spec.name == "chat"
-    assert found.names == ("opt-125m", "chat")
-
-
-def test_what_nobody_knows_is_a_stranger_with_a_reason() -> None:
-    found = find("secret-model", ServedName("acme/secret-7b"))
-    assert isinstance(found, UnidentifiedModel)
-    assert "secret-model" in found.reason
-
-
-def test_a_wrong_word_of_the_users_is_refused() -> None:
+    assert (found.spec.name, found.names) == ("chat", ("opt-125m", "chat"))
     with pytest.raises(SpecError, match="--model chat=opt-999b"):
         find("chat", wishes=UserChoices(models={"chat": "opt-999b"}))
+    stranger = find("secret-model", ServedName("acme/secret-7b"))
+    assert isinstance(stranger, UnidentifiedModel)
+    assert "secret-model" in stranger.reason
 
 
 def test_a_fleet_files_model_keeps_its_slo_rules_and_engine() -> None:
-    spec = ModelSpec(
+    spec = specs.ModelSpec(
         "chat",
-        ModelSource(SourceKind.HUB, "facebook/opt-1.3b"),
-        slo=Slo(1.0, 0.05),
-        demand=Demand(99.0, weight=3.0),
-        engine=EngineOptions(kv_cache_dtype="fp8", max_model_len=2048),
+        specs.ModelSource(specs.SourceKind.HUB, "facebook/opt-1.3b"),
+        slo=specs.Slo(1.0, 0.05),
+        demand=specs.Demand(99.0, weight=3.0),
+        engine=specs.EngineOptions(kv_cache_dtype="fp8", max_model_len=2048),
         min_replicas=2,
     )
-    found = find("chat", wishes=UserChoices(specs={"chat": spec}, slo=Slo(9, 9)))
+    found = find("chat", wishes=UserChoices(specs={"chat": spec}, slo=specs.Slo(9, 9)))
     assert isinstance(found, Known)
-    assert found.spec.slo == Slo(1.0, 0.05)
+    assert found.spec.slo == specs.Slo(1.0, 0.05)
     assert found.spec.engine == spec.engine
     assert found.spec.demand.req_per_s == pytest.approx(1.0)
     assert found.spec.demand.weight == 3.0
@@ -118,36 +104,21 @@ def test_the_context_follows_what_was_seen_unless_the_engines_is_to_be_kept() ->
     assert unknown.spec.max_model_len == 2048
 
 
-def test_a_silent_model_keeps_one_replica() -> None:
+def test_metrics_that_say_nothing_or_cannot_be_are_no_demand() -> None:
     found = identify(traffic("opt-1.3b", per_second=0.0), ServedName(), UserChoices(), asked)
     assert isinstance(found, Known)
     assert "no request" in " ".join(found.notes)
     assert found.at(0.0).demand.req_per_s
     assert found.at(0.0).min_replicas == 1
-
-
-def test_metrics_that_cannot_be_are_no_demand() -> None:
     found = identify(traffic("opt-1.3b", per_second=1e9), ServedName(), UserChoices(), asked)
     assert isinstance(found, UnidentifiedModel)
     assert "cannot be" in found.reason
 
 
-def test_two_paths_with_one_ending_get_different_names() -> None:
-    found = identify(
-        traffic("/b/opt-125m"), ServedName(), UserChoices(), asked, taken=("opt-125m",)
-    )
+def test_names_become_allowed_ones_and_differ() -> None:
+    names = {"meta/Llama-3.1 8B": "llama-3.1-8b", "///": "model", "..": "model", "A" * 99: "a" * 60}
+    assert {name: slug(name) for name in names} == names
+    same_ending = traffic("/b/opt-125m")
+    found = identify(same_ending, ServedName(), UserChoices(), asked, taken=("opt-125m",))
     assert isinstance(found, Known)
     assert found.spec.name == "opt-125m-2"
-
-
-@pytest.mark.parametrize(
-    ("name", "short"),
-    [
-        ("meta/Llama-3.1 8B", "llama-3.1-8b"),
-        ("///", "model"),
-        ("..", "model"),
-        ("A" * 99, "a" * 60),
-    ],
-)
-def test_names_become_allowed_ones(name: str, short: str) -> None:
-    assert slug(name) == short

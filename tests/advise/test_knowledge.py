@@ -79,24 +79,18 @@ def test_a_measured_profile_is_carried_to_the_observed_lengths(
     assert carried.transfer.source_ids == (measured.id,)
 
 
-def test_one_of_exactly_these_lengths_counts_as_measured(known: Known, measured: Profile) -> None:
+def test_profiles_count_of_the_same_model_hardware_and_lengths_alone(
+    known: Known, measured: Profile
+) -> None:
     spec = dataclasses.replace(known.spec, workload=measured.workload)
     same = dataclasses.replace(known, spec=spec)
     found = profiles_for(same, [host_of(measured)], [measured], NOW)
     assert ProfileKind.MEASURED in {p.kind for p in found.profiles}
-
-
-def test_a_profile_of_another_model_or_hardware_does_not_count(
-    known: Known, measured: Profile
-) -> None:
     other = dataclasses.replace(measured, id="other", model="opt-125m")
     away = dataclasses.replace(measured, id="away", hardware="cpu-other-2c")
     found = profiles_for(known, [host_of(measured)], [other, away], NOW)
     assert {p.kind for p in found.profiles} == {ProfileKind.ESTIMATED}
     assert CATALOG["smollm2-135m"].name in known.names
-
-
-def test_what_cannot_be_carried_is_said_and_estimated(known: Known, measured: Profile) -> None:
     carried = dataclasses.replace(measured, kind=ProfileKind.TRANSFERRED)
     found = profiles_for(known, [host_of(measured)], [carried], NOW)
     assert {p.kind for p in found.profiles} == {ProfileKind.ESTIMATED}

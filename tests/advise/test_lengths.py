@@ -2,15 +2,16 @@
 
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.advise.lengths import figures_of, mean_only, quantile, workload_of
-from partitiond.advise.readings import ScrapedHistogram, readings_of
+from partitiond.advise.lengths import LengthFigures, figures_of, mean_only, quantile, workload_of
+from partitiond.advise.readings import ScrapedHistogram
 from partitiond.core.model.workload import LengthShape
-from tests.advise.looks import captured, histogram
+from tests.advise.looks import histogram
 
 BOUNDS = [m * 10**e for e in range(5) for m in (1, 2, 5)]
 """vLLM's buckets for lengths."""
@@ -29,57 +30,35 @@ def lognormal(mean: float, variation: float, count: int, seed: int = 0) -> list[
 @pytest.mark.parametrize("mean", [40, 700])
 def test_the_variation_comes_back_from_the_buckets(mean: int, variation: float) -> None:
     values = lognormal(mean, variation, 4000)
-    found = figures_of(histogram(values, BOUNDS))
-
-    assert found is not None
+    found = figures(values)
     assert found.mean == math.fsum(values) / len(values)
     assert found.variation == pytest.approx(variation, rel=0.15)
     assert found.misfit < 0.05
 
 
-def test_equal_lengths_count_as_fixed() -> None:
-    found = figures_of(histogram([256.0] * 50, BOUNDS))
+def figures(values: Sequence[float], bounds: Sequence[float] = BOUNDS) -> LengthFigures:
+    found = figures_of(histogram(values, bounds))
     assert found is not None
+    return found
+
+
+def test_equal_lengths_are_fixed_two_kinds_no_lognormal_and_the_longest_a_bound() -> None:
+    found = figures([256.0] * 50)
     assert found.variation == 0
     workload = workload_of(found, found)
     assert (workload.shape, workload.prompt_tokens) == (LengthShape.FIXED, 256)
+    assert figures([12.0] * 500 + [3000.0] * 500).misfit > 0.15
+    assert figures([30, 60, 90]).longest == 100
+    assert figures([30, 60, 700], [50, 100]).longest is None
 
 
-def test_two_kinds_of_request_are_no_lognormal() -> None:
-    found = figures_of(histogram([12.0] * 500 + [3000.0] * 500, BOUNDS))
-    assert found is not None
-    assert found.misfit > 0.15
-
-
-def test_the_longest_is_at_most_a_bound() -> None:
-    found = figures_of(histogram([30, 60, 90], BOUNDS))
-    assert found is not None
-    assert found.longest == 100
-    beyond = figures_of(histogram([30, 60, 700], [50, 100]))
-    assert beyond is not None
-    assert beyond.longest is None
-
-
-def test_a_real_engines_lengths() -> None:
-    (reading,) = readings_of("a", captured()[-1]).values()
-    found = figures_of(reading.histograms["prompt"])
-    assert found is not None
-    assert found.mean == pytest.approx(3092 / 70)
-    # What was sent: a lognormal of sigma 0.7, whose variation is 0.8.
-    assert 0.5 < found.variation < 1.1
-    assert found.misfit < 0.15
-
-
-def test_nothing_that_ended_has_no_length() -> None:
+def test_nothing_that_ended_has_no_length_and_two_counters_still_tell_the_mean() -> None:
     assert figures_of(ScrapedHistogram((), (), 0.0)) is None
-    assert mean_only(0, 0) is None
-    assert mean_only(10, 20) is None
-
-
-def test_two_counters_still_tell_the_mean() -> None:
+    assert mean_only(0, 0) is mean_only(10, 20) is None
     found = mean_only(4000, 40)
     assert found is not None
     assert (found.mean, found.variation) == (100, 0)
+    assert math.isnan(quantile(ScrapedHistogram((math.inf,), (5.0,), 3.0), 0.95)), "no buckets"
 
 
 @given(st.lists(st.floats(0.5, 9e4), min_size=1, max_size=60), st.floats(0.01, 1))
@@ -93,7 +72,3 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(values: list[float], shar
         assert found == BOUNDS[-1]
     else:
         assert bucket[0] <= found <= bucket[1]
-
-
-def test_a_histogram_without_buckets_tells_no_quantile() -> None:
-    assert math.isnan(quantile(ScrapedHistogram((math.inf,), (5.0,), 3.0), 0.95))

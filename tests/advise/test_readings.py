@@ -1,10 +1,13 @@
 """Metrics of engines of several versions, and of the shipped simulated one, are understood."""
 
 import math
+import string
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from partitiond.advise.exposition import Scrape, parse
+from partitiond.advise.exposition import Sample, Scrape, parse
 from partitiond.advise.readings import EngineKey, Reading, readings_of
 from partitiond.simulated.engine.exposition import render
 from partitiond.simulated.engine.loop import EngineLoop
@@ -84,12 +87,61 @@ def test_engines_of_one_server_are_told_apart_and_share_its_refusals_once() -> N
     ]
 
 
-def test_counters_without_their_ending_count_once() -> None:
+def test_counters_without_their_ending_count_once_and_other_programs_not_at_all() -> None:
     both = 'vllm:request_success_total{model_name="m"} 3\nvllm:request_success{model_name="m"} 3\n'
-    assert [r.ended for r in read(both).values()] == [3]
-    assert [r.ended for r in read(both.splitlines()[1]).values()] == [3]
-
-
-def test_what_is_no_engine_is_none() -> None:
+    for text in (both, both.splitlines()[1]):
+        assert [r.ended for r in read(text).values()] == [3]
     assert read("python_gc_total 3\n") == {}
     assert read('vllm:lora_requests_info{model_name="m"} 1\n') == {}
+
+
+EXPOSED = """\
+# HELP vllm:num_requests_running Number of requests
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="a"} 2.0
+vllm:e2e_bucket{le="+Inf",model_name="a, {b}"} 7 1700000000000
+vllm:ttft_bucket{le="0.5"} 7 # {trace_id="x"} 0.4
+vllm:nan{model_name="a"} NaN
+vllm:broken nonsense
+vllm:no_value{model_name="a"}
+  \t
+process_cpu_seconds_total 12
+# EOF
+"""
+
+
+def test_samples_are_read_and_what_is_none_is_left_out() -> None:
+    assert list(parse(EXPOSED)) == [
+        Sample("vllm:num_requests_running", {"engine": "0", "model_name": "a"}, 2.0),
+        Sample("vllm:e2e_bucket", {"le": "+Inf", "model_name": "a, {b}"}, 7.0),
+        Sample("vllm:ttft_bucket", {"le": "0.5"}, 7.0),
+        Sample("process_cpu_seconds_total", {}, 12.0),
+    ]
+
+
+def test_only_what_is_wanted_with_values_as_prometheus_writes_them() -> None:
+    wanted = {"process_cpu_seconds_total", "vllm:e2e_bucket", "vllm:e2e"}
+    assert [s.name for s in parse(EXPOSED, wanted)] == [
+        "vllm:e2e_bucket",
+        "process_cpu_seconds_total",
+    ]
+    values = [s.value for s in parse("a 1e3\na +Inf\na -Inf\na 0x10\na 1.5e-1\n")]
+    assert values == [1000.0, math.inf, -math.inf, 0.15]
+
+
+@given(st.dictionaries(st.text(string.ascii_letters, min_size=1), st.text(), max_size=3))
+def test_labels_come_back_as_they_were(labels: dict[str, str]) -> None:
+    def escaped(text: str) -> str:
+        return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+    if any(line_break in "".join(labels.values()) for line_break in "\r\v\f\x1c\x1d\x1e\x85  "):
+        return  # no writer puts these into a line of its own
+    inside = ",".join(f'{name}="{escaped(value)}"' for name, value in labels.items())
+    (sample,) = parse(f"m{{{inside}}} 1\n")
+    assert sample.labels == labels
+
+
+@given(st.text())
+def test_no_text_breaks_it(text: str) -> None:
+    for sample in parse(text):
+        assert not math.isnan(sample.value)

@@ -1,5 +1,7 @@
 """Rates have intervals that hold the truth about as often as claimed; bursts widen them."""
 
+import dataclasses
+import itertools
 import math
 import random
 
@@ -7,16 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.advise.observe import Interval, observe
-from partitiond.advise.traffic import (
-    busiest,
-    cells_of,
-    idle_of,
-    poisson_limits,
-    rate_of,
-    traffic_of,
-)
-from tests.advise.looks import captured, stretches, window
+from partitiond.advise import traffic
+from partitiond.advise.exposition import Scrape
+from partitiond.advise.observe import EngineWindow, Interval, increase, keep, merged, observe
+from tests.advise.looks import captured, histogram, scrape, stretches, window
 
 
 def poisson(rng: random.Random, mean: float) -> int:
@@ -32,49 +28,36 @@ def held(make: random.Random, per_cell: float, bursts: float) -> float:
     inside = 0
     for _ in range(300):
         levels = [per_cell * (bursts if make.random() < 1 / bursts else 0) for _ in range(60)]
-        rate = rate_of(stretches([poisson(make, level) for level in levels]))
+        rate = traffic.rate_of(stretches([poisson(make, level) for level in levels]))
         inside += rate.low <= per_cell <= rate.high
     return inside / 300
 
 
-@pytest.mark.parametrize("per_cell", [0.1, 1.0, 5.0])
-def test_intervals_hold_the_truth_of_poisson_arrivals(per_cell: float) -> None:
-    assert held(random.Random(1), per_cell, 1.0) >= 0.93
-
-
-def test_intervals_hold_the_truth_of_bursts_where_poissons_alone_would_not() -> None:
+def test_intervals_hold_the_truth_of_poisson_arrivals_and_of_bursts() -> None:
+    """Where Poisson's alone would not."""
+    for per_cell in (0.1, 1.0, 5.0):
+        assert held(random.Random(1), per_cell, 1.0) >= 0.93
     rng = random.Random(2)
     assert held(rng, 2.0, 6.0) >= 0.88
-    narrow = [
-        low <= 120 <= high
-        for _ in range(300)
-        for low, high in [
-            poisson_limits(sum(poisson(rng, 12 if rng.random() < 1 / 6 else 0) for _ in range(60)))
-        ]
-    ]
-    assert sum(narrow) / 300 < 0.75
+    inside = 0
+    for _ in range(300):
+        bursts = sum(poisson(rng, 12 if rng.random() < 1 / 6 else 0) for _ in range(60))
+        low, high = traffic.poisson_limits(bursts)
+        inside += low <= 120 <= high
+    assert inside / 300 < 0.75
 
 
-@pytest.mark.parametrize(
-    ("count", "low", "high"), [(0, 0, 3.689), (5, 1.623, 11.668), (100, 81.36, 121.63)]
-)
-def test_poissons_limits_are_the_exact_ones_to_a_few_percent(
-    count: int, low: float, high: float
-) -> None:
-    found = poisson_limits(count)
-    assert found == pytest.approx((low, high), rel=0.04)
-
-
-def test_engines_add_up_however_their_looks_lie() -> None:
-    cells = cells_of([Interval(0, 10, 20), Interval(5, 15, 10), Interval(15, 15, 99)])
-    assert [(c.begin, c.end, c.arrivals) for c in cells] == [
-        (0, 5, 10), (5, 10, 15), (10, 15, 5),
-    ]  # fmt: skip
+def test_poissons_limits_are_the_exact_ones_to_a_few_percent() -> None:
+    for count, *limits in ((0, 0, 3.689), (5, 1.623, 11.668), (100, 81.36, 121.63)):
+        assert traffic.poisson_limits(int(count)) == pytest.approx(tuple(limits), rel=0.04)
+    cells = traffic.cells_of([Interval(0, 10, 20), Interval(5, 15, 10), Interval(15, 15, 99)])
+    told = [(c.begin, c.end, c.arrivals) for c in cells]
+    assert told == [(0, 5, 10), (5, 10, 15), (10, 15, 5)], "however looks lie"
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 25))
 def test_the_busiest_window_is_the_busiest(arrivals: list[int], seconds: int) -> None:
-    found = busiest(stretches([float(n) for n in arrivals]), seconds)
+    found = traffic.busiest(stretches([float(n) for n in arrivals]), seconds)
     if seconds >= len(arrivals):
         assert len(found) == len(arrivals)
         return
@@ -83,16 +66,13 @@ def test_the_busiest_window_is_the_busiest(arrivals: list[int], seconds: int) ->
     assert math.fsum(c.arrivals for c in found) == best
 
 
-def test_a_plan_is_for_the_noon_not_for_the_day() -> None:
+def test_a_plan_is_for_the_noon_and_a_models_engines_are_one_stream() -> None:
     day = stretches([60.0] * 100 + [600.0] * 15 + [60.0] * 100, seconds=60)
-    rate = rate_of(busiest(day, 900))
+    rate = traffic.rate_of(traffic.busiest(day, 900))
     assert rate.middle == pytest.approx(10)
-    assert rate_of(busiest(day, None)).middle < 2
-
-
-def test_a_models_engines_are_one_stream() -> None:
+    assert traffic.rate_of(traffic.busiest(day, None)).middle < 2
     windows = [window("a", per_second=1.0), window("b", per_second=3.0), window("c", "other")]
-    model, other = traffic_of(windows)
+    model, other = traffic.traffic_of(windows)
     assert (model.model, len(model.engines), other.model) == ("m", 2, "other")
     assert model.mean.middle == pytest.approx(4.0)
     assert model.mean.low < 4 < model.mean.high
@@ -100,7 +80,7 @@ def test_a_models_engines_are_one_stream() -> None:
 
 
 def test_a_real_engine_told_what_it_was_sent() -> None:
-    (model,) = traffic_of(observe({"a": captured()}))
+    (model,) = traffic.traffic_of(observe({"a": captured()}))
     # 1.2 requests/s were sent in the mean, of 42 and 16 tokens.
     assert model.mean.low < 1.2 < model.mean.high
     assert model.planned.low < model.busiest.low
@@ -113,15 +93,73 @@ def test_a_real_engine_told_what_it_was_sent() -> None:
 
 
 def test_no_arrivals_still_have_an_upper_end() -> None:
-    (model,) = traffic_of([window(per_second=0.0)])
+    (model,) = traffic.traffic_of([window(per_second=0.0)])
     assert model.busiest.middle == 0
-    assert 0 < model.busiest.high < 0.01
-    assert model.planned.high == model.busiest.high
+    assert 0 < model.busiest.high == model.planned.high < 0.01
     assert model.prompt is None
-
-
-def test_idle_looks() -> None:
-    idle = idle_of([0, 0, 0, 2])
+    idle = traffic.idle_of([0, 0, 0, 2])
     assert idle.share == 0.75
     assert 0.2 < idle.low < 0.75 < idle.high < 1
-    assert idle_of([]).looks == 0
+    assert traffic.idle_of([]).looks == 0
+
+
+def observed(*looks: Scrape) -> EngineWindow:
+    (window,) = observe({"a": looks})
+    return window
+
+
+def test_arrivals_are_what_ended_waits_or_was_refused_and_a_restart_begins_at_zero() -> None:
+    first = scrape(0, ended=5, running=1)
+    window = observed(first, scrape(10, ended=6, running=2, waiting=3, refused=4))
+    assert [s.arrivals for s in window.stretches] == [1 + 4 + 4]
+    anew = scrape(5, ended=2, running=1)
+    window = observed(scrape(0, ended=100, running=3), anew, scrape(10, ended=6))
+    assert (window.restarts, window.ended) == (1, 2 + 4)
+    assert [s.arrivals for s in window.stretches] == [3, 3]
+
+
+def test_a_lost_look_makes_the_stretch_longer_and_one_look_is_no_observation() -> None:
+    window = observed(scrape(0, ended=0), scrape(30, ended=60), scrape(35, ended=70))
+    assert [(s.begin, s.end, s.arrivals) for s in window.stretches] == [(0, 30, 60), (30, 35, 10)]
+    assert window.seconds == 35
+    assert observe({"a": [scrape(0, ended=3)], "b": []}) == ()
+    window = observed(scrape(0, model="x"), scrape(5, ended=1), scrape(10, ended=4))
+    assert (window.key.model, window.begin, window.ended) == ("m", 5, 3), "one that came later"
+
+
+@given(st.lists(st.integers(0, 50), min_size=1), st.sets(st.integers(0, 40)))
+def test_increases_add_up_to_what_happened(steps: list[int], restarts: set[int]) -> None:
+    """A process that ends loses nothing that was looked at."""
+    shown, value = [0], 0
+    for number, step in enumerate(steps):
+        # A counter that began anew and overtook its old value cannot be told from one that grew.
+        began_anew = number in restarts and step < value
+        value = step if began_anew else value + step
+        shown.append(value)
+    pairs = itertools.pairwise(shown)
+    assert sum(increase(a, b) for a, b in pairs) == sum(steps)
+
+
+def test_what_is_forgotten_of_looks_in_between_changes_nothing() -> None:
+    one, two, three = captured()
+    again = [dataclasses.replace(s, at_seconds=s.at_seconds + 90) for s in (one, two, three)]
+    # The engine began anew after the third look.
+    looks = [one, two, three, *again]
+    kept: list[Scrape] = []
+    for look in looks:
+        keep(kept, look)
+
+    (whole,), (thin,) = observe({"a": looks}), observe({"a": kept})
+    assert thin == whole
+    assert whole.restarts == 1
+    sizes = [len(look.samples) for look in kept]
+    assert max(sizes[1], sizes[4]) < 0.5 * min(sizes[0], sizes[2], sizes[3], sizes[5])
+
+
+def test_histograms_of_different_ends_are_put_together() -> None:
+    short = histogram([3, 30], [5, 50])
+    longer = histogram([4, 400], [5, 50, 500])
+    both = merged([short, longer])
+    assert both.count == 4
+    assert both.total == 437
+    assert dict(zip(both.bounds, both.counts, strict=True)) == {5: 2, 50: 3, 500: 4, math.inf: 4}

@@ -37,6 +37,8 @@ def test_an_engine_is_where_the_children_of_its_server_are() -> None:
     on, foreign = placed(on_gpu, URLS, LISTENING, parents)
     assert on == {URLS[0]: ("g0",), URLS[1]: ("g1", "g2")}
     assert foreign == {"g1": 5 * GIB}
+    on, _ = placed({"g0": [GpuProcess(10, None)]}, URLS[:1], LISTENING, parents)
+    assert on == {URLS[0]: ("g0",)}, "the server itself"
 
 
 def test_memory_is_nobodys_only_when_every_engine_was_found() -> None:
@@ -44,11 +46,6 @@ def test_memory_is_nobodys_only_when_every_engine_was_found() -> None:
     on, foreign = placed(on_gpu, (*URLS, "http://far:8000"), LISTENING, parents)
     assert on == {URLS[0]: ("g0",)}
     assert foreign == {}
-
-
-def test_an_engine_that_is_the_server_itself() -> None:
-    on, _ = placed({"g0": [GpuProcess(10, None)]}, URLS[:1], LISTENING, parents)
-    assert on == {URLS[0]: ("g0",)}
 
 
 def test_a_watch_over_two_gpus(make_host: MakeHost) -> None:
@@ -70,21 +67,18 @@ def test_a_watch_over_two_gpus(make_host: MakeHost) -> None:
     assert busy in today.notes[0]
 
 
-def test_an_old_driver_tells_processes_by_an_older_call(make_host: MakeHost) -> None:
+def test_a_driver_that_tells_processes_by_an_older_call_or_not_at_all(make_host: MakeHost) -> None:
     host = make_host()
     (uuid,) = host.uuids()
     host.add_process(uuid, NOBODY, GIB)
-    host.fail("nvml*RunningProcesses_v3", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, times=-1)
-    assert [(p.pid, p.used_bytes) for p in processes_on(uuid, DeadlineCalls())] == [(NOBODY, GIB)]
-
-
-@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_NO_PERMISSION, pynvml.NVML_ERROR_UNKNOWN])
-def test_a_driver_that_does_not_tell_processes_is_no_error(make_host: MakeHost, code: int) -> None:
-    host = make_host()
-    (uuid,) = host.uuids()
-    host.add_process(uuid, NOBODY, GIB)
-    host.fail("nvml*RunningProcesses*", code, times=-1)
-    assert processes_on(uuid, DeadlineCalls()) == ()
+    for function, code, found in (
+        ("_v3", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, [(NOBODY, GIB)]),
+        ("*", pynvml.NVML_ERROR_NO_PERMISSION, []),
+        ("*", pynvml.NVML_ERROR_UNKNOWN, []),
+    ):
+        host.heal()
+        host.fail(f"nvml*RunningProcesses{function}", code, times=-1)
+        assert [(p.pid, p.used_bytes) for p in processes_on(uuid, DeadlineCalls())] == found
     assert not is_started()
 
 

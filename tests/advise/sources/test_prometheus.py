@@ -1,5 +1,6 @@
 """Engine metrics that a Prometheus has kept are read through its HTTP API."""
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Iterator
@@ -124,7 +125,7 @@ def source(kept: Kept, select: str = "") -> Prometheus:
     return Prometheus("http://prometheus:9090", select, httpx.MockTransport(kept.answer))
 
 
-def test_it_tells_the_same_as_looking_would() -> None:
+def test_it_tells_the_same_as_looking_would_with_gpus_and_pods() -> None:
     found = source(Kept(*engine("p0", "m", 2.0), *engine("p1", "m", 1.0))).kept(HOUR, NOW)
     (model,) = traffic_of(observe(found.scrapes), 900)
 
@@ -140,9 +141,6 @@ def test_it_tells_the_same_as_looking_would() -> None:
     assert model.output.mean == pytest.approx(40)
     assert model.idle.share == pytest.approx(0.5, abs=0.02)
     assert model.peak_kv_tokens == pytest.approx(2 * 0.3 * 16_000)
-
-
-def test_a_dcgm_exporter_tells_the_gpus_and_whose_pod_is_on_which() -> None:
     kept = Kept(*engine("p0", "m", 2.0), *gpu("GPU-a", "p0", 12.0), *gpu("GPU-b", "other", 80.0))
     today = source(kept).kept(HOUR, NOW).today
 
@@ -154,33 +152,23 @@ def test_a_dcgm_exporter_tells_the_gpus_and_whose_pod_is_on_which() -> None:
     assert not set(today.devices[0].cores) & set(today.devices[1].cores)
 
 
-def test_without_an_exporter_there_are_no_devices() -> None:
-    assert source(Kept(*engine("p0", "m", 2.0))).kept(HOUR, NOW).today.devices == ()
-
-
-def test_matchers_narrow_every_query_about_engines() -> None:
-    kept = Kept(*engine("p0", "m", 2.0), *engine("p1", "other", 2.0))
-    found = source(kept, '{pod="p1"}').kept(HOUR, NOW)
-    assert set(found.scrapes) == {"p1"}
-    assert all('pod="p1"' in query for query in kept.queries if "vllm:" in query)
-
-
-def test_a_long_range_is_asked_for_in_bounded_steps() -> None:
-    kept = Kept(*engine("p0", "m", 2.0))
-    found = source(kept).kept(30 * 86_400, NOW)
-    assert max(len(scrapes) for scrapes in found.scrapes.values()) <= 2001
-
-
-def test_a_token_is_sent_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matchers_narrow_every_query_about_engines_in_bounded_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, "secret")
-    kept = Kept(*engine("p0", "m", 2.0))
-    source(kept).kept(HOUR, NOW)
+    kept = Kept(*engine("p0", "m", 2.0), *engine("p1", "other", 2.0))
+    found = source(kept, '{pod="p1"}').kept(30 * 86_400, NOW)
+    assert set(found.scrapes) == {"p1"}
+    assert len(found.scrapes["p1"]) <= 2001
+    assert found.today.devices == (), "there is no exporter"
+    assert all('pod="p1"' in query for query in kept.queries if "vllm:" in query)
     assert {headers["authorization"] for headers in kept.headers} == {"Bearer secret"}
 
 
-def test_one_that_knows_no_engine_says_what_to_do() -> None:
-    with pytest.raises(UpstreamError, match="knows no vLLM"):
-        source(Kept()).kept(HOUR, NOW)
+def test_addresses_that_are_none_are_refused() -> None:
+    for address in ("prometheus:9090", "http://[::1"):
+        with pytest.raises(SpecError, match="no address of a Prometheus"):
+            Prometheus(address)
 
 
 @pytest.mark.parametrize(
@@ -188,40 +176,18 @@ def test_one_that_knows_no_engine_says_what_to_do() -> None:
     [
         (400, '{"status":"error","error":"parse error: bad matcher"}', "bad matcher"),
         (401, "Unauthorized", "does not answer as one"),
-        (200, "<html>", "does not answer as one"),
-        (200, "[]", "does not answer as one"),
+        (500, "boom", "HTTP 500"),
+        (200, "<html>", "not what its API answers"),
+        (200, "[]", "not what its API answers"),
         (200, '{"status":"success","data":null}', "does not answer as one"),
+        (200, '{"status":"success","data":{"result":[]}}', "knows no vLLM"),
+        (200, '{"status":"success","data":{"result":[1,{"metric":3}]}}', "knows no vLLM"),
     ],
 )
-def test_what_is_no_prometheus_is_said(status: int, body: str, words: str) -> None:
+def test_what_is_no_prometheus_of_engines_is_said(status: int, body: str, words: str) -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(status, text=body))
     with pytest.raises(UpstreamError, match=words):
         Prometheus("http://p:9090", "", transport).kept(HOUR, NOW)
-
-
-def test_an_address_that_is_none_is_refused() -> None:
-    with pytest.raises(SpecError, match="no address"):
-        Prometheus("prometheus:9090")
-
-
-@pytest.mark.parametrize(
-    ("status", "text", "said"),
-    [
-        (500, "boom", "HTTP 500"),
-        (200, "[]", "not what its API answers"),
-        (200, "<html>", "not what its API answers"),
-        (200, '{"status": "success", "data": {"result": [1, {"metric": 3}]}}', "knows no vLLM"),
-    ],
-)
-def test_another_server_is_told_from_a_prometheus(status: int, text: str, said: str) -> None:
-    transport = httpx.MockTransport(lambda _: httpx.Response(status, text=text))
-    with pytest.raises(UpstreamError, match=said):
-        Prometheus("http://p:9090", transport=transport).kept(HOUR, NOW)
-
-
-def test_a_broken_address_is_refused() -> None:
-    with pytest.raises(SpecError, match="no address of a Prometheus"):
-        Prometheus("http://[::1")
 
 
 @pytest.mark.parametrize("drip", [False, True])
@@ -230,8 +196,7 @@ def test_one_that_hangs_is_given_up_at_the_first_query(drip: bool) -> None:
 
     class Pieces(httpx.SyncByteStream):
         def __iter__(self) -> Iterator[bytes]:
-            while True:
-                yield b" "
+            yield from itertools.repeat(b" ")
 
     def hang(request: httpx.Request) -> httpx.Response:
         queries.append(str(request.url))

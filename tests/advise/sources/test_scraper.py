@@ -2,22 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from partitiond.advise.identify import ServedName
-from partitiond.advise.observe import observe
 from partitiond.advise.sources import scraper
 from partitiond.advise.sources.scraper import ScrapedEngines, served_of, watch
 from partitiond.core.errors import SpecError, UpstreamError
-from partitiond.core.replica.engine import EngineHandle
-from partitiond.engines.process.runner import ProcessEngineRunner
 from tests.advise.looks import DATA
 from tests.advise.servers import Answer, serving
-from tests.engine_fixtures import short_dir, simulated_launch
+from tests.engine_fixtures import short_dir
 
 __all__ = ["short_dir"]
 
@@ -45,33 +40,6 @@ async def look(addresses: list[str], seconds: float = 20.0, every: float = 5.0) 
         addresses, seconds=seconds, every_seconds=every, into=watched,
         clock=time.clock, sleep=time.sleep,
     )  # fmt: skip
-
-
-@pytest.fixture
-async def engine(short_dir: Path) -> AsyncIterator[EngineHandle]:
-    runner = ProcessEngineRunner(short_dir, None)
-    handle = await runner.start(simulated_launch())
-    await runner.wait_ready(handle, 20)
-    yield handle
-    await runner.stop(handle, 5)
-
-
-async def test_the_simulated_engine_is_seen_as_it_is(engine: EngineHandle) -> None:
-    address = f"unix:{engine.socket_path}"
-    before = await look([address], seconds=5)
-    transport = httpx.AsyncHTTPTransport(uds=engine.socket_path)
-    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
-        body = {"model": "tiny", "prompt": [5] * 64, "max_tokens": 8, "ignore_eos": True}
-        answers = [client.post("/v1/completions", json=body, timeout=300) for _ in range(6)]
-        await asyncio.gather(*answers)
-    after = await look([address], seconds=5)
-
-    (window,) = observe({"a": [*before.scrapes[address], *after.scrapes[address]]})
-    assert window.key.model == "tiny"
-    assert sum(s.arrivals for s in window.stretches) == 6
-    assert (window.prompt_tokens, window.output_tokens) == (6 * 64, 6 * 8)
-    assert window.kv_tokens > 4000
-    assert after.served[address]["tiny"].max_model_len == 512
 
 
 async def test_looks_come_as_often_as_asked_and_the_name_is_looked_up_once() -> None:
@@ -102,29 +70,24 @@ async def test_an_engine_that_fails_later_loses_looks_not_the_advice() -> None:
     assert seen.served.get(address, {}) == {}
 
 
-@pytest.mark.parametrize("answer", [(404, "no"), (200, "process_cpu_seconds_total 1\n")])
-async def test_a_wrong_address_is_found_out_at_the_first_look(answer: Answer) -> None:
-    with serving(lambda _: answer) as address:
-        with pytest.raises(UpstreamError) as refused:
-            await look([address], seconds=3600)
-    assert address in refused.value.message
-    assert refused.value.hint
-
-
-async def test_nobody_there_is_found_out_at_the_first_look(tmp_path: Path) -> None:
+async def test_what_is_no_engine_is_found_out_at_the_first_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Answer] = [(404, "no"), (200, "process_cpu_seconds_total 1\n")]
+    for answer in answers:
+        with serving(lambda _, it=answer: it) as address:  # type: ignore[misc]
+            with pytest.raises(UpstreamError) as refused:
+                await look([address], seconds=3600)
+        assert address in refused.value.message
+        assert refused.value.hint
     with pytest.raises(UpstreamError, match="does not answer"):
         await look([f"unix:{tmp_path}/none.sock"], seconds=3600)
-
-
-async def test_an_endless_answer_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("partitiond.advise.sources.scraper.MAX_BYTES", 1000)
+    with pytest.raises(SpecError, match="no address of an engine"):
+        await look(["http://[::1"])
+    monkeypatch.setattr(scraper, "MAX_BYTES", 1000)
     with serving(lambda _: (200, TEXT)) as address:
         with pytest.raises(UpstreamError, match="more than 1000 bytes"):
             await look([address])
-
-
-def test_odd_entries_of_models_tell_nothing() -> None:
-    assert served_of({"root": None, "max_model_len": "many"}) == ServedName()
 
 
 async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,16 +111,9 @@ async def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyP
         server.close()
 
 
-async def test_a_broken_address_is_refused() -> None:
-    with pytest.raises(SpecError, match="no address of an engine"):
-        await look(["http://[::1"])
-
-
-@pytest.mark.parametrize("models", ["[]", '{"data": null}', '{"data": [3, {}]}', "[" * 100_000])
-async def test_odd_lists_of_models_name_nothing(models: str) -> None:
-    def answer(path: str) -> Answer:
-        return (200, models) if path == "/v1/models" else (200, TEXT)
-
-    with serving(answer) as address:
-        watched = await look([address], seconds=5)
-    assert not watched.served.get(address)
+async def test_odd_lists_of_models_name_nothing() -> None:
+    assert served_of({"root": None, "max_model_len": "many"}) == ServedName()
+    for models in ("[]", '{"data": null}', '{"data": [3, {}]}', "[" * 100_000):
+        with serving(lambda p, it=models: (200, it if p == "/v1/models" else TEXT)) as address:  # type: ignore[misc]
+            watched = await look([address], seconds=5)
+        assert not watched.served.get(address)
