@@ -40,6 +40,18 @@ class Result:
         """What it told on stderr, in a line."""
         return " ".join(self.err.split())
 
+    @property
+    def shown(self) -> str:
+        """What it printed, in a line."""
+        return " ".join(self.out.split())
+
+    def refused(self, code: int, *words: str) -> None:
+        """Assert that it ended so, with these words, and printed nothing."""
+        assert self.code == code, self.err
+        assert self.out == ""
+        assert "Traceback" not in self.err
+        assert [word for word in words if word not in self.said] == [], self.said
+
 
 Cli = Callable[..., Result]
 
@@ -80,6 +92,15 @@ def cli(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
         return Result(code if isinstance(code, int) else 1, captured.out, captured.err)
 
     return run
+
+
+def commands(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Each command below a group, with its words."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*above, name))
+        else:
+            yield (*above, name), command
 
 
 def text_of(drawn: RenderableType, width: int = 80) -> str:

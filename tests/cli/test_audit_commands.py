@@ -17,38 +17,41 @@ from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli, ServedApi
 
 
-def happened(service: FakeService) -> None:
+def happened(service: FakeService, *messages: str) -> None:
+    """Three events, or one for each of these."""
     add = service.store.add_event
-    add("2030-01-01T00:00:00.000Z", "model-registered", "a", "from x.", actor="ada@laptop")
-    add("2030-01-02T00:00:00.000Z", "engine-ready", "a-1", "serves.")
-    add("2030-01-03T00:00:00.000Z", "plan-applied", "plan-1", "as asked.", actor="bob@desk")
+    for message in messages:
+        add("2030-01-01T00:00:00.000Z", "k", "s", message)
+    if not messages:
+        add("2030-01-01T00:00:00.000Z", "model-registered", "a", "from x.", actor="ada@laptop")
+        add("2030-01-02T00:00:00.000Z", "engine-ready", "a-1", "serves.")
+        add("2030-01-03T00:00:00.000Z", "plan-applied", "plan-1", "as asked.", actor="bob@desk")
 
 
-def test_events_show_who_asked(service: FakeService, cli: Cli) -> None:
+def test_events_show_who_asked_newest_first_and_are_narrowed(
+    service: FakeService, cli: Cli
+) -> None:
     happened(service)
-    shown = cli("events").out
-    assert "ada@laptop" in shown
-    assert "bob@desk" in shown
-
-
-def test_events_are_narrowed_by_what_they_are(service: FakeService, cli: Cli) -> None:
-    happened(service)
-
-    def kinds(*options: str) -> list[str]:
-        return [event["kind"] for event in cli("events", *options, "--json").json]
-
-    assert kinds("--actor", "*") == ["model-registered", "plan-applied"]
-    assert kinds("--kind", "engine-*", "--kind", "plan-applied") == ["engine-ready", "plan-applied"]
-    assert kinds("--subject", "a*") == ["model-registered", "engine-ready"]
-    assert kinds("--since", "2030-01-02T00:00:00Z", "--until", "2030-01-03") == ["engine-ready"]
+    for period in ((), ("--since", "2029-01-01")):
+        shown = cli("events", *period).out
+        assert "ada@laptop" in shown
+        assert "bob@desk" in shown
+        lines = [line.split() for line in shown.splitlines() if line[:3].strip().isdecimal()]
+        assert [line[1][:10] for line in lines] == ["2030-01-03", "2030-01-02", "2030-01-01"]
+    for options, kinds in (
+        ("--actor *", ["model-registered", "plan-applied"]),
+        ("--kind engine-* --kind plan-applied", ["engine-ready", "plan-applied"]),
+        ("--subject a*", ["model-registered", "engine-ready"]),
+        ("--since 2030-01-02T00:00:00Z --until 2030-01-03", ["engine-ready"]),
+    ):
+        assert [e["kind"] for e in cli("events", *options.split(), "--json").json] == kinds
 
 
 def test_an_export_is_complete_and_one_line_each(
     service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("partitiond.cli.watch.events.PAGE", 7)
-    for number in range(50):
-        service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
+    happened(service, *map(str, range(50)))
     lines = cli("events --lines").out.splitlines()
     assert [json.loads(line)["message"] for line in lines] == [str(n) for n in range(50)]
     later = cli("events --lines --after 40 --limit 3").out.splitlines()
@@ -82,44 +85,28 @@ def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
     assert followed.err.count("goes on once it answers") == 1
 
 
-def test_a_period_of_many_events_says_that_there_are_more(service: FakeService, cli: Cli) -> None:
-    for number in range(60):
-        service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
+def test_a_period_of_many_events_shows_the_newest_and_says_that_there_are_more(
+    service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened(service, *map(str, range(60)))
+    since = "events --since 2029-01-01 --json --limit"
     shown = cli("events --since 2029-01-01 --json")
     assert [event["message"] for event in shown.json] == [str(n) for n in range(10, 60)]
-    assert "The newest 50 of 60: --limit N shows more" in " ".join(shown.err.split())
-    more = cli("events --since 2029-01-01 --limit 100 --json")
-    assert len(more.json) == 60
-    assert more.err == ""
+    assert "The newest 50 of 60: --limit N shows more" in shown.said
+    more = cli(since, 100)
+    assert (len(more.json), more.err) == (60, "")
     after = cli("events --after 5 --limit 3 --json")
     assert [event["id"] for event in after.json] == [6, 7, 8]
     assert "--after 8 goes on" in after.err
-
-
-def test_a_table_of_events_begins_with_the_newest(service: FakeService, cli: Cli) -> None:
-    happened(service)
-    for period in ((), ("--since", "2029-01-01")):
-        lines = cli("events", *period).out.splitlines()
-        days = [line.split()[1][:10] for line in lines if line[:3].strip().isdecimal()]
-        assert days == ["2030-01-03", "2030-01-02", "2030-01-01"]
-
-
-def test_of_more_events_than_one_question_gets_the_newest_are_shown(
-    service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # More than one question gets.
     monkeypatch.setattr("partitiond.cli.watch.events.PAGE", 7)
-    for number in range(20):
-        service.store.add_event("2030-01-01T00:00:00.000Z", "k", "s", str(number))
-    few = cli("events --since 2029-01-01 --limit 3 --json")
-    assert [event["message"] for event in few.json] == ["17", "18", "19"]
-    assert "The newest 3 of 7 or more" in few.err
-    for limit in (7, 12):
-        many = cli("events --since 2029-01-01 --limit", limit, "--json")
-        assert [event["message"] for event in many.json] == [str(n) for n in range(20 - limit, 20)]
-        assert f"The newest {limit} of 20" in many.err
+    for limit, of in ((3, "7 or more"), (7, "60"), (12, "60")):
+        many = cli(since, limit)
+        assert [event["message"] for event in many.json] == [str(n) for n in range(60 - limit, 60)]
+        assert f"The newest {limit} of {of}" in many.said
 
 
-def test_a_moment_may_be_so_long_ago() -> None:
+def test_moments_and_people_are_what_the_api_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert moment("", "--since") == ""
     assert moment("2030-01-31", "--since") == "2030-01-31"
     hours = unix_seconds(moment("30m", "--since")) - unix_seconds(moment("2h", "--since"))
@@ -128,9 +115,6 @@ def test_a_moment_may_be_so_long_ago() -> None:
         moment("yesterday", "--since")
     with pytest.raises(InputError, match="before all calendars"):
         moment("99999999999d", "--since")
-
-
-def test_who_runs_a_command_is_a_name_that_the_api_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PARTITIOND_ACTOR", raising=False)
     assert this_person().endswith(f"@{socket.gethostname()}"[-20:])
     monkeypatch.setenv("PARTITIOND_ACTOR", "nightly build <1>")
@@ -140,18 +124,15 @@ def test_who_runs_a_command_is_a_name_that_the_api_takes(monkeypatch: pytest.Mon
 def test_drift_shows_ratios_corrections_and_what_is_measured_again(
     service: FakeService, cli: Cli
 ) -> None:
-    shown = " ".join(cli("models drift").out.split())
-    assert "1.30 ±0.05" in shown
-    assert "7/30" in shown
-    assert "pace is 1.30 times what its profile predicts at this load" in shown
-    assert "plans take 0.75 of profile-a's rates" in shown
-    assert "to be measured again (job-1): waits for a quiet time" in shown
+    shown = cli("models drift").shown
+    for words in (
+        *("1.30 ±0.05", "7/30", "plans take 0.75 of profile-a's rates"),
+        "pace is 1.30 times what its profile predicts at this load",
+        "to be measured again (job-1): waits for a quiet time",
+    ):
+        assert words in shown
     assert cli("models drift --json").json["corrections"][0]["factor"] == 0.75
-    ledger = " ".join(cli("models drift ledger --model a").out.split())
-    assert "13 / 10" in ledger
-
-
-def test_a_correction_is_lifted(service: FakeService, cli: Cli) -> None:
+    assert "13 / 10" in cli("models drift ledger --model a").shown
     lifted = cli("models drift lift", CORRECTION.profile_id)
     assert lifted.code == 0
     assert "as they are again" in lifted.out + lifted.err

@@ -18,71 +18,40 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimulatedHost:
     return made
 
 
-def test_devices_are_listed_with_how_they_are(cli: Cli, host: SimulatedHost) -> None:
+def test_devices_are_listed_and_shown_with_how_they_are(cli: Cli, host: SimulatedHost) -> None:
     first = host.uuids()[0]
     host.add_process(first, 2**22 + 1, 3 * GIB)
     result = cli("devices")
-    assert result.code == 0
-    assert first[:12] in result.out
-    assert "1 foreign process" in result.out
-    assert "fine" in result.out
+    assert all(words in result.out for words in (first[:12], "1 foreign process", "fine"))
     assert "No daemon answers" in result.err
-    shown = {device["id"]: device for device in cli("devices --json").json}
-    assert list(shown)[-1] == "cpu"
-    assert len(shown[first]["mig_instances"]) == 4
-    assert shown[first]["foreign"][0]["pid"] == 2**22 + 1
-
-
-def test_one_device_is_shown_whole(cli: Cli, host: SimulatedHost) -> None:
-    first = host.uuids()[0]
-    shown = cli("devices show", first[:12])
-    assert shown.code == 0
-    for word in (first, "Health", "MIG instances", "3g.40gb", "ampere 8.0"):
-        assert word in shown.out
+    listed = {device["id"]: device for device in cli("devices --json").json}
+    assert list(listed)[-1] == "cpu"
+    assert len(listed[first]["mig_instances"]) == 4
+    assert listed[first]["foreign"][0]["pid"] == 2**22 + 1
+    shown = cli("devices show", first[:12]).out
+    assert all(w in shown for w in (first, "Health", "MIG instances", "3g.40gb", "ampere 8.0"))
     assert cli("devices show", first, "--json").json["mig_mode"] == "on"
-
-
-def test_a_failed_gpu_says_why(cli: Cli, host: SimulatedHost) -> None:
-    first = host.uuids()[0]
     host.set_mig_mode(first, enabled=False)
     host.set_health(first, remapped_failure=1)
-    result = cli("devices")
-    assert "failed" in result.out
-    assert "remapped" in result.out
+    failed = cli("devices").out
+    assert "failed" in failed
+    assert "remapped" in failed, "why"
 
 
-def test_mistakes_are_answered(cli: Cli, host: SimulatedHost) -> None:
-    missing = cli("devices show GPU-none")
-    assert (missing.code, "no device GPU-none" in missing.err) == (Exit.NOT_FOUND, True)
-    assert host.uuids()[0] in missing.err
-    several = cli("devices show GPU-")
-    assert several.code == 2
-    assert cli("devices nonsense").code == 2
-
-
-def test_a_cordon_needs_a_reason_and_a_daemon(cli: Cli) -> None:
-    result = cli("devices cordon cpu")
-    assert (result.code, "needs a reason" in result.err) == (2, True)
-    result = cli("devices cordon cpu --reason fan")
-    assert "no daemon answers" in result.err
-    assert result.code != 0
-
-
-def test_a_host_whose_simulated_gpus_are_gone_says_so(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_mistakes_are_answered(
+    cli: Cli, host: SimulatedHost, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, home: Path
 ) -> None:
+    cli("devices show GPU-none").refused(Exit.NOT_FOUND, "no device GPU-none", host.uuids()[0])
+    cli("devices show GPU-").refused(2)
+    cli("devices nonsense").refused(2)
+    cli("devices cordon cpu").refused(2, "needs a reason")
+    cli("devices cordon cpu --reason fan").refused(5, "no daemon answers")
     monkeypatch.setenv("PARTITIOND_GPU__SIMULATED_HOST", str(tmp_path / "none"))
-    result = cli("devices")
-    assert result.code != 0
-    assert "There is no simulated host" in result.err
-    assert "simulate create" in result.err
-
-
-@pytest.mark.parametrize("written", [b"\xff\xfe\x00", "tök".encode(), b"\x89PNG\r\n"])
-def test_a_token_file_that_holds_no_token_is_named(cli: Cli, home: Path, written: bytes) -> None:
-    (home / "state").mkdir()
-    (home / "state" / "admin-token").write_bytes(written)
-    result = cli("status")
-    assert result.code == Exit.FAILED
-    assert "admin-token" in result.err
-    assert "Traceback" not in result.err
+    gone = cli("devices")
+    assert gone.code != 0
+    assert "There is no simulated host" in gone.err
+    assert "simulate create" in gone.err
+    (home / "state").mkdir(exist_ok=True)
+    for written in (b"\xff\xfe\x00", "tök".encode(), b"\x89PNG\r\n"):
+        (home / "state" / "admin-token").write_bytes(written)
+        cli("status").refused(Exit.FAILED, "admin-token")

@@ -104,15 +104,12 @@ def test_a_gpu_host_is_read_from_its_files(tmp_path: Path) -> None:
     assert found.environment == (("CUDA_MPS_PIPE_DIRECTORY", "/x"),)
 
 
-def test_an_empty_host_is_no_error(tmp_path: Path) -> None:
+def test_a_gpu_host_and_an_empty_one_are_read_from_their_files(tmp_path: Path) -> None:
     found = host_facts(tmp_path, {})
     assert found.pci_gpus == ()
     assert found.cgroup == CgroupLimits()
     assert check_driver(found, (), 12).verdict is CheckVerdict.OK
     assert check_nodes(found, ()) == []
-
-
-def test_limits_of_cgroup_v1_that_mean_none_are_none(tmp_path: Path) -> None:
     root = write(
         tmp_path,
         {
@@ -167,32 +164,27 @@ def test_a_driver_that_answers_is_fine_unless_it_is_too_old() -> None:
     assert "older than engines need" in check_driver(HOST, [old], None).message
 
 
+def nodes(*there: DeviceNode) -> HostFacts:
+    return replace(HOST, nodes=there)
+
+
 def test_device_nodes_that_are_missing_or_closed() -> None:
+    """Capability files matter where instances are used."""
     assert bad(check_nodes(HOST, [GPU])) == []
-    missing = replace(HOST, nodes=NODES[:1])
-    assert "nvidia-modprobe" in only(check_nodes(missing, [GPU])).command
+    assert "nvidia-modprobe" in only(check_nodes(nodes(*NODES[:1]), [GPU])).command
     closed = DeviceNode("/dev/nvidia0", usable=False, mode=0o600)
-    found = only(check_nodes(replace(HOST, nodes=(*NODES[:2], closed)), [GPU]))
+    found = only(check_nodes(nodes(*NODES[:2], closed), [GPU]))
     assert found.command == "sudo chmod 0666 /dev/nvidia0"
     grouped = replace(closed, mode=0o660, group=44)
-    found = only(check_nodes(replace(HOST, nodes=(*NODES[:2], grouped)), [GPU]))
+    found = only(check_nodes(nodes(*NODES[:2], grouped), [GPU]))
     assert found.command.startswith(("sudo usermod -aG", "sudo chmod"))
-
-
-def test_capability_files_matter_where_instances_are_used() -> None:
     cap = DeviceNode("/dev/nvidia-caps/nvidia-cap30", usable=False)
-    manage = DeviceNode("/dev/nvidia-caps/nvidia-cap1", usable=False)
-    host = replace(HOST, nodes=(*NODES, cap, manage))
+    host = nodes(*NODES, cap, DeviceNode("/dev/nvidia-caps/nvidia-cap1", usable=False))
     assert bad(check_nodes(host, [GPU])) == []
-    sliced = replace(GPU, mig_mode="on", device=with_instances())
-    assert only(check_nodes(host, [sliced])).command == f"sudo chmod a+r {cap.path}"
+    assert only(check_nodes(host, [ON])).command == f"sudo chmod a+r {cap.path}"
 
 
-# -- each GPU ------------------------------------------------------------------------------------
-
-
-def test_a_gpu_in_order_has_nothing_against_it() -> None:
-    assert bad(check_gpus(HOST, [GPU])) == []
+OTHER = replace(DEVICE, foreign=(ForeignProcess(4711, Bytes(3 * GIB), "python"),))
 
 
 @pytest.mark.parametrize(
@@ -204,21 +196,15 @@ def test_a_gpu_in_order_has_nothing_against_it() -> None:
         ({"readings": HealthReadings(remap_pending=True)}, "rows wait", "--gpu-reset -i GPU-1"),
         ({"readings": HealthReadings(unreachable="GPU is lost")}, "does not answer", "reboot"),
         ({"xids": (XidEvent("GPU-1", 48, "2026-01-01T00:00:00Z"),)}, "Xid 48", ""),
+        ({"device": OTHER}, "3 GiB (python 4711)", "ps -o pid,user,etime,cmd -p 4711"),
     ],
 )
 def test_what_a_gpu_suffers_from(changes: dict[str, object], said: str, command: str) -> None:
+    assert bad(check_gpus(HOST, [GPU])) == []
     (found,) = bad(check_gpus(HOST, [replace(GPU, **changes)]))  # type: ignore[arg-type]
     assert said in found.message
     assert command in found.command
     assert found.advice
-
-
-def test_foreign_processes_are_named() -> None:
-    other = (ForeignProcess(4711, Bytes(3 * GIB), "python"),)
-    gpu = replace(GPU, device=replace(DEVICE, foreign=other))
-    found = only(check_gpus(HOST, [gpu]))
-    assert "3 GiB (python 4711)" in found.message
-    assert found.command == "ps -o pid,user,etime,cmd -p 4711"
 
 
 def test_nvswitches_need_the_fabric_manager() -> None:
@@ -228,6 +214,9 @@ def test_nvswitches_need_the_fabric_manager() -> None:
     assert "nvidia-fabricmanager-580" in found.command
     running = replace(host, programs=frozenset({"nv-fabricmanager"}))
     assert bad(check_gpus(running, [GPU])) == []
+
+
+# -- each GPU ------------------------------------------------------------------------------------
 
 
 # -- MIG -----------------------------------------------------------------------------------------
@@ -240,92 +229,68 @@ def with_instances(*, fixed: bool = False, uuid: str = "MIG-a") -> "DEVICE.__cla
 
 def mig(
     gpu: DeviceDetails,
-    *journal: Entry,
+    *journal: tuple[EntryKind, str, *tuple[str, ...]],
     changes: str = "instances",
     may_change: bool | None = True,
     daemon_runs: bool = False,
 ) -> list[DoctorFinding]:
+    """What is found with these entries: kind, what, and who uses it."""
+    entries = [
+        Entry("GPU-1", kind, what, EntryState.DONE, tuple(users)) for kind, what, *users in journal
+    ]
     return check_mig(
-        [gpu], journal, changes=changes, may_change=may_change, daemon_runs=daemon_runs
+        [gpu], entries, changes=changes, may_change=may_change, daemon_runs=daemon_runs
     )
 
 
-def entry(kind: EntryKind, what: str, *users: str) -> Entry:
-    return Entry("GPU-1", kind, what, EntryState.DONE, users)
-
-
-ON = replace(GPU, mig_mode="on", mig_pending="on", device=with_instances())
+OURS = (EntryKind.MIG_INSTANCE, "2g.20gb@4+2", "a-1")
+GONE = (EntryKind.MIG_INSTANCE, "1g.10gb@0+1", "a-1")
 
 
 def test_mig_in_order() -> None:
-    assert bad(mig(GPU)) == []
-    ours = entry(EntryKind.MIG_INSTANCE, "2g.20gb@4+2", "a-1")
-    assert bad(mig(ON, ours)) == []
-    assert check_mig([replace(GPU, mig_mode="")], (), changes="never",
-                     may_change=None, daemon_runs=False) == []  # fmt: skip
-
-
-def test_a_pending_mode_names_the_reset() -> None:
-    found = only(mig(replace(GPU, mig_pending="on")))
-    assert found.command == "sudo nvidia-smi --gpu-reset -i GPU-1"
-
-
-def test_a_journal_that_differs_from_the_gpu_is_settled_by_the_daemon() -> None:
-    gone = entry(EntryKind.MIG_INSTANCE, "1g.10gb@0+1", "a-1")
-    ours = entry(EntryKind.MIG_INSTANCE, "2g.20gb@4+2", "a-1")
-    found = only(mig(ON, gone, ours))
-    assert "1g.10gb@0+1 of GPU-1" in found.message
-    assert bad(mig(ON, gone, ours, daemon_runs=True)) == []
-    left = only(mig(ON, entry(EntryKind.MIG_INSTANCE, "2g.20gb@4+2")))
-    assert left.fix
-    mode = only(mig(GPU, entry(EntryKind.MIG_MODE, "on", "a-1")))
-    assert "MIG mode of GPU-1" in mode.message
-
-
-def test_instances_of_others_that_nobody_uses_are_shown_and_never_fixed() -> None:
-    found = only(mig(ON))
-    assert "nobody runs in 2g.20gb at slice 4" in found.message
-    assert found.fix == ""
-    bare = replace(ON, device=with_instances(uuid=""))
-    assert "-cci" in only(mig(bare)).command
-
-
-def test_a_fixed_geometry_without_instances_cannot_be_used() -> None:
-    empty = replace(with_instances(fixed=True), mig_instances=())
-    found = only(mig(replace(ON, device=empty)))
-    assert found.verdict is CheckVerdict.FAIL
-
-
-def test_changes_that_are_allowed_and_nobody_may_make() -> None:
-    ours = entry(EntryKind.MIG_INSTANCE, "2g.20gb@4+2", "a-1")
-    assert "partitiond-mig.socket" in only(mig(ON, ours, may_change=False)).command
-    assert bad(mig(ON, ours, may_change=False, changes="never")) == []
+    assert bad(mig(GPU)) == bad(mig(ON, OURS)) == []
+    assert mig(replace(GPU, mig_mode=""), changes="never", may_change=None) == []
+    assert bad(mig(ON, OURS, may_change=False, changes="never")) == []
     assert bad(mig(GPU, may_change=False)) == []
+    assert bad(mig(ON, GONE, OURS, daemon_runs=True)) == [], "the daemon settles it"
+
+
+def test_what_is_wrong_with_mig_is_named_with_the_way_out() -> None:
+    """Instances of others are shown and never fixed."""
+    pending = only(mig(replace(GPU, mig_pending="on")))
+    assert pending.command == "sudo nvidia-smi --gpu-reset -i GPU-1"
+    assert "1g.10gb@0+1 of GPU-1" in only(mig(ON, GONE, OURS)).message
+    assert only(mig(ON, OURS[:2])).fix
+    assert "MIG mode of GPU-1" in only(mig(GPU, (EntryKind.MIG_MODE, "on", "a-1"))).message
+    others = only(mig(ON))
+    assert "nobody runs in 2g.20gb at slice 4" in others.message
+    assert others.fix == ""
+    assert "-cci" in only(mig(replace(ON, device=with_instances(uuid="")))).command
+    empty = replace(with_instances(fixed=True), mig_instances=())
+    assert only(mig(replace(ON, device=empty))).verdict is CheckVerdict.FAIL
+    assert "partitiond-mig.socket" in only(mig(ON, OURS, may_change=False)).command
 
 
 # -- MPS -----------------------------------------------------------------------------------------
 
 
-def test_mps_in_order_and_without_its_program() -> None:
+def mps(facts: MpsFacts, host: HostFacts = HOST, *, daemon_runs: bool = False) -> DoctorFinding:
+    return only(check_mps([GPU], facts, host, daemon_runs=daemon_runs))
+
+
+def test_what_is_wrong_with_mps_is_named_with_the_command() -> None:
     assert bad(check_mps([GPU], MpsFacts(), HOST, daemon_runs=False)) == []
     missing = MpsFacts(unavailable="nvidia-cuda-mps-control is not installed. Install it.")
-    found = only(check_mps([GPU], missing, HOST, daemon_runs=False))
-    assert found.command == "sudo apt-get install nvidia-compute-utils-580"
-    inside = replace(HOST, container="docker")
-    assert "docker run" in only(check_mps([GPU], missing, inside, daemon_runs=False)).command
-
-
-def test_a_host_whose_engines_have_a_user_but_not_under_mps_is_told() -> None:
+    assert mps(missing).command == "sudo apt-get install nvidia-compute-utils-580"
+    assert "docker run" in mps(missing, replace(HOST, container="docker")).command
     path = "/run/partitiond-mps.sock"
-    found = only(check_mps([GPU], MpsFacts(no_launcher=path), HOST, daemon_runs=True))
-    assert path in found.message
-    assert found.command == "sudo partitiond setup --gpu --engine-user --apply"
-
-
-def test_a_daemon_of_another_user_is_ended_by_the_doctor_itself() -> None:
-    own = (OwnMps(Path("/r/mps/1"), "GPU-1", alive=True, clients=0, kept=True),)
-    found = only(check_mps([GPU], MpsFacts(own=own), HOST, daemon_runs=False))
-    assert found.command == "partitiond doctor --fix", "only its keeper asks it"
+    unreached = mps(MpsFacts(no_launcher=path), daemon_runs=True)
+    assert path in unreached.message
+    assert unreached.command == "sudo partitiond setup --gpu --engine-user --apply"
+    kept = (OwnMps(Path("/r/mps/1"), "GPU-1", alive=True, clients=0, kept=True),)
+    assert mps(MpsFacts(own=kept)).command == "partitiond doctor --fix", "only its keeper asks it"
+    variable = replace(HOST, environment=(("CUDA_MPS_PIPE_DIRECTORY", "/x"),))
+    assert mps(MpsFacts(), variable).command == "unset CUDA_MPS_PIPE_DIRECTORY"
 
 
 def test_an_operators_daemon_is_explained() -> None:
@@ -333,7 +298,7 @@ def test_an_operators_daemon_is_explained() -> None:
         77, "nvidia-cuda-mps-control", 1000, Path("/tmp/nvidia-mps"), "", True,
         "Every program becomes its client. To be rid of it: echo quit | ...",
     )  # fmt: skip
-    found = only(check_mps([GPU], MpsFacts(foreign=(one,)), HOST, daemon_runs=True))
+    found = mps(MpsFacts(foreign=(one,)), daemon_runs=True)
     assert "pid 77" in found.message
     assert "rid of it" not in found.message
     assert found.command == (
@@ -350,15 +315,12 @@ def test_leftovers_of_mps_are_fixed_only_where_nobody_uses_them() -> None:
 
     (stale,) = found(False, None)
     assert (stale.command, stale.fix) == ("rm -r /run/x/mps/aa", "remove the folders")
-    (idle,) = found(True, 0)
-    assert idle.fix == "end it"
-    for clients in (2, None):
-        (busy,) = found(True, clients)
-        assert busy.fix == ""
+    assert [one.fix for one in found(True, 0)] == ["end it"]
+    assert [one.fix for clients in (2, None) for one in found(True, clients)] == ["", ""]
     assert found(True, 0, daemon_runs=True) == []
 
 
-def test_mps_variables_of_the_shell_are_named() -> None:
-    host = replace(HOST, environment=(("CUDA_MPS_PIPE_DIRECTORY", "/x"),))
-    found = only(check_mps([GPU], MpsFacts(), host, daemon_runs=False))
-    assert found.command == "unset CUDA_MPS_PIPE_DIRECTORY"
+ON = replace(GPU, mig_mode="on", mig_pending="on", device=with_instances())
+
+
+# -- MPS -----------------------------------------------------------------------------------------

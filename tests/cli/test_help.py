@@ -1,30 +1,25 @@
 """Help exists for every command, is quick, and is readable at 80 columns."""
 
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from types import ModuleType
 
+import pytest
 import typer.main
 
 from partitiond import __version__
+from partitiond.cli.exits import Exit, exit_for
 from partitiond.cli.main import app
-from partitiond.core.plan.objectives import BUYS
-from partitiond.core.plan.record import Objective
-from partitiond.settings.schema import Settings
-from tests.cli.conftest import Cli
+from partitiond.core import errors
+from partitiond.core.errors import ConflictError, PartitiondError
+from tests.cli.conftest import Cli, commands
 
 FOREGROUND = (("serve",), ("host", "join"), ("host", "ray"))
 """Commands that run until a signal; they have nothing to print as JSON."""
 HEAVY = ("pydantic", "fastapi", "ortools", "httpx", "sqlmodel", "rich", "matplotlib", "psutil")
-
-
-def commands(group: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, (*above, name))
-        else:
-            yield (*above, name), command
 
 
 def test_every_command_explains_itself_in_80_columns_and_speaks_json(cli: Cli) -> None:
@@ -52,23 +47,6 @@ def test_every_command_explains_itself_in_80_columns_and_speaks_json(cli: Cli) -
     assert len(overviews) > 5
 
 
-def test_no_command_shows_the_overview(cli: Cli) -> None:
-    result = cli()
-    assert "Start:" in result.out + result.err
-
-
-def test_the_help_of_plan_says_what_each_objective_buys_and_which_to_take(cli: Cli) -> None:
-    shown = "".join(cli("plan --help").out.split())  # lines are broken at hyphens as well
-    told = [f"{objective.value}: {BUYS[objective]}" for objective in Objective]
-    for words in (*told, "Take min-devices first", "min-devices where it is not set"):
-        assert "".join(words.split()) in shown
-    assert Settings().planner.objective is Objective.MIN_DEVICES
-
-
-def test_rare_options_are_not_on_the_first_screen(cli: Cli) -> None:
-    assert "--paper-requests" not in cli("profile --help").out
-
-
 def test_the_overview_is_quick_it_loads_nothing_heavy_and_no_command() -> None:
     """The time itself would depend on the machine."""
     code = (
@@ -81,5 +59,54 @@ def test_the_overview_is_quick_it_loads_nothing_heavy_and_no_command() -> None:
 
 
 def test_version(cli: Cli) -> None:
+    nothing = cli()
+    assert "Start:" in nothing.out + nothing.err, "no command shows the overview"
     assert __version__ in cli("--version").out
     assert cli("version --json").json["partitiond"] == __version__
+
+
+def classes(kind: type[PartitiondError]) -> Iterator[type[PartitiondError]]:
+    for child in kind.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield child
+            yield from classes(child)
+
+
+def test_errors_have_documented_exit_codes(cli: Cli) -> None:
+    """But for those of the endpoint, which no command raises."""
+    kinds = set(classes(PartitiondError)) - {errors.UpstreamError}
+    assert len(kinds) > 10
+    assert not [kind for kind in kinds if exit_for(kind("broke.")) is Exit.FAILED]
+
+    class SpecialError(ConflictError):
+        code = "special"
+
+    assert exit_for(SpecialError("taken.")) is Exit.CONFLICT
+    result = cli("plan --from", "x" * 5000)
+    assert result.code == Exit.BAD_INPUT
+    assert "cannot be used: File name too long" in result.err
+    assert "characters)" in result.err
+    assert len(result.err) < 1000
+
+
+GENERATOR = Path(__file__).resolve().parents[2] / "docs" / "generate.py"
+
+
+@pytest.fixture(scope="module")
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_generate", GENERATOR)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_reference_page_is_up_to_date(generator: ModuleType) -> None:
+    assert generator.outdated() == [], "run `make docs`"
+    pages = {
+        path.name
+        for path in (GENERATOR.parent / "reference").glob("*.md")
+        if generator.NOTICE in path.read_text("utf-8")
+    }
+    assert pages == set(generator.PAGES)

@@ -17,22 +17,18 @@ def look(given: str, there: tuple[str, ...], kind: str = "job") -> str:
     return with_id(kind, given, exact, lambda: there)
 
 
-@pytest.mark.parametrize(
-    ("given", "meant"),
-    [("job-1", "job-1"), ("job-12", "job-12"), ("1", "job-1"), ("2", "job-2"), ("13", "job-13")],
-)
-def test_an_id_is_found_whole_or_without_its_word(given: str, meant: str) -> None:
-    assert look(given, JOBS) == meant
+KEYS = ("key-1a2b", "key-ff00")
 
 
-@pytest.mark.parametrize(("given", "meant"), [("key-1a", "key-1a2b"), ("1a2", "key-1a2b")])
-def test_a_beginning_that_only_one_has_is_enough(given: str, meant: str) -> None:
-    assert look(given, ("key-1a2b", "key-ff00"), "key") == meant
+def test_an_id_is_found_whole_without_its_word_or_by_a_beginning_that_it_alone_has() -> None:
+    jobs = {"job-1": "job-1", "job-12": "job-12", "1": "job-1", "2": "job-2", "13": "job-13"}
+    assert {given: look(given, JOBS) for given in jobs} == jobs
+    assert look("key-1a", KEYS, "key") == look("1a2", KEYS, "key") == "key-1a2b"
     with pytest.raises(NotFoundError, match="no key 9"):
-        look("9", ("key-1a2b", "key-ff00"), "key")
-
-
-def test_a_beginning_of_several_names_them() -> None:
+        look("9", KEYS, "key")
+    for word in ("k", "key", "key-"):
+        with pytest.raises(NotFoundError):
+            look(word, KEYS[:1], "key")
     with pytest.raises(InputError, match="beginning of 2 key ids") as caught:
         look("a", ("key-a1", "key-a2", "key-b1"), "key")
     assert caught.value.hint == "Write more of it: key-a1, key-a2."
@@ -40,18 +36,10 @@ def test_a_beginning_of_several_names_them() -> None:
         look("x", tuple(f"key-x{n:02}" for n in range(20)), "key")
     assert caught.value.hint.endswith("key-x07 and 12 more.")
 
-
-@pytest.mark.parametrize("given", ["k", "key", "key-"])
-def test_the_word_alone_names_nothing_even_where_there_is_only_one(given: str) -> None:
-    with pytest.raises(NotFoundError):
-        look(given, ("key-1a2b",), "key")
-
-
-def test_what_else_is_not_found_is_said_as_it_is() -> None:
     def use(_: str) -> str:
         raise NotFoundError("there is no model x.", facts={"model": "x"})
 
-    with pytest.raises(NotFoundError, match="no model x"):
+    with pytest.raises(NotFoundError, match="no model x"):  # said as it is
         with_id("key", "key-1", use, lambda: ("key-1", "key-12"))
 
 

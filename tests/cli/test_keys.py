@@ -1,13 +1,20 @@
 """`partitiond keys` and models' request options work against an API that only remembers."""
 
+import csv
+import io
+import json
 from dataclasses import replace
 
 import pytest
 
 from partitiond.cli.keys.options import budget_body, expiry_body
+from partitiond.cli.keys.usage import csv_of
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
 from partitiond.core.keys.record import KeyUse
+from partitiond.core.keys.usage import UsagePosition, Used
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
 
@@ -26,7 +33,7 @@ def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: C
     assert len(made.out.split()) == 1, "the key alone on standard output"
     (record,) = service.keys.keys()
     service.keys.uses[record.id] = KeyUse(12, 3400, 250_000, 1)
-    shown = cli("keys show", record.id).out
+    shown = cli("keys show", record.id).shown
     for words in (
         "batch jobs",
         "a, b",
@@ -38,7 +45,7 @@ def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: C
         "60 requests/min, 10,000 tokens/min, 8 in flight, 1,000,000 tokens a month",
         "12 requests, 3,400 tokens, 1 in flight; 250,000 of the budget (25%)",
     ):
-        assert words in " ".join(shown.split()), words
+        assert words in shown
     assert cli("keys show", record.id, "--json").json["use"]["budget_used"] == 250_000
     assert made.out.strip() not in shown + cli("keys list").out
 
@@ -63,45 +70,35 @@ def test_a_change_names_only_what_changes(service: FakeService, cli: Cli) -> Non
 def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
     service: FakeService, cli: Cli
 ) -> None:
-    cli("keys create")
+    cli("keys create --label old")
     (record,) = service.keys.keys()
+    assert "never" in cli("keys list").out, "it does not expire"
     rotated = cli("keys rotate", record.id, "--grace", "2h")
     assert len(rotated.out.split()) == 1
     assert "taken until" in rotated.err
     cli("keys rotate", record.id)
     cli("keys rotate", record.id, "--grace", "0")
+    cli("keys rotate", record.id, "--grace", "a while").refused(2)
     assert service.keys.graces == [7200.0, 3600.0, 0.0]
+    service.store.update_key(replace(record, expires_at="2020-01-01T00:00:00Z"))
+    assert "expired" in cli("keys list").out
+    assert "expired" in cli("keys show", record.id).out
+    assert [cli("keys remove", record.id).code for _ in range(2)] == [0, 3]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--expires", "soon"), "not a duration"),
-        (("--expires", "yesterday"), "2030-01-31, 2030-01-31T12:00Z, or never"),
-        (("--token-budget", "0/day"), "no limit at all"),
-        (("--expires", "2030-13-01"), "no time"),
-        (("--expires", "0d"), "expires_in_seconds"),
-        (("--token-budget", "many"), "no budget"),
-        (("--token-budget", "-5/day"), "no budget"),
-        (("--token-budget", "5/week"), "no period"),
-        (("--weight", "-1"), "weight"),
-        (("--priority", "99"), "priority"),
-        (("--requests-per-minute", "-1"), "requests_per_minute"),
-        (("--route", "admin"), "routes"),
-    ],
-)
-def test_what_is_wrong_is_said_and_nothing_is_made(
-    service: FakeService, cli: Cli, options: tuple[str, ...], words: str
-) -> None:
-    refused = cli("keys create", *options)
-    assert refused.code == 2
-    assert words in refused.err
+def test_what_is_wrong_is_said_and_nothing_is_made(service: FakeService, cli: Cli) -> None:
+    for options, words in (
+        ("--expires soon", "not a duration"),
+        ("--expires yesterday", "2030-01-31, 2030-01-31T12:00Z, or never"),
+        ("--expires 2030-13-01", "no time"),
+        ("--expires 0d", "expires_in_seconds"),
+        ("--token-budget 0/day", "no limit at all"),
+        ("--token-budget -5/day", "no budget"),
+        ("--token-budget 5/week", "no period"),
+        ("--route admin", "routes"),
+    ):
+        cli(*("keys", "create", *options.split())).refused(2, words)
     assert list(service.keys.keys()) == []
-
-
-def test_a_grace_that_is_none_is_refused(service: FakeService, cli: Cli) -> None:
-    assert cli("keys rotate key-1 --grace", "a while").code == 2
-    assert service.keys.graces == []
 
 
 def test_expiries_and_budgets_as_people_write_them() -> None:
@@ -110,19 +107,10 @@ def test_expiries_and_budgets_as_people_write_them() -> None:
     assert expiry_body(None) == {}
     noon = expiry_body("2030-01-31T12:00+02:00")["expires_at"]
     assert unix_seconds(noon) == unix_seconds("2030-01-31T10:00:00Z")
-    assert budget_body("1000") == {"token_budget": 1000}
     assert budget_body("0") == {"token_budget": 0}
     assert budget_body("1000/never") == {"token_budget": 1000, "budget_period": "never"}
     with pytest.raises(InputError):
         budget_body("9" * 30)
-
-
-def test_an_expired_key_is_shown_as_such(service: FakeService, cli: Cli) -> None:
-    cli("keys create --label old")
-    (record,) = service.keys.keys()
-    service.store.update_key(replace(record, expires_at="2020-01-01T00:00:00Z"))
-    assert "expired" in cli("keys list").out
-    assert "expired" in cli("keys show", record.id).out
 
 
 def test_a_models_names_defaults_and_limits_are_set_and_shown(
@@ -134,28 +122,51 @@ def test_a_models_names_defaults_and_limits_are_set_and_shown(
         *("--max-output-tokens", "64"),
     )
     assert added.code == 0, added.err
-    spec = service.models.model("opt-125m").record.spec
-    assert spec.aliases == ("facebook/opt-125m",)
-    assert spec.request_defaults == {"temperature": 0.2, "stop": ["\n"], "suffix": "end"}
-    shown = " ".join(cli("models show opt-125m").out.split())
-    assert "facebook/opt-125m" in shown
-    assert 'temperature=0.2, stop=["\\n"], suffix="end"' in shown
-    assert "64 output tokens" in shown
 
-    cli("models update opt-125m --alias none --max-sequences 4")
-    spec = service.models.model("opt-125m").record.spec
-    assert (spec.aliases, spec.request_limits.max_sequences) == ((), 4)
-    assert spec.request_limits.max_output_tokens == 64
-    cli("models update opt-125m --default top_p=1")
-    assert service.models.model("opt-125m").record.spec.request_defaults == {"top_p": 1}
+    def spec() -> ModelSpec:
+        return service.models.model("opt-125m").record.spec
+
+    assert spec().aliases == ("facebook/opt-125m",)
+    assert spec().request_defaults == {"temperature": 0.2, "stop": ["\n"], "suffix": "end"}
+    shown = cli("models show opt-125m").shown
+    for words in (
+        "facebook/opt-125m", 'temperature=0.2, stop=["\\n"], suffix="end"', "64 output tokens",
+    ):  # fmt: skip
+        assert words in shown
+    cli("models update opt-125m --alias none --max-sequences 4 --default top_p=1")
+    limits = spec().request_limits
+    assert (spec().aliases, spec().request_defaults) == ((), {"top_p": 1})
+    assert (limits.max_sequences, limits.max_output_tokens) == (4, 64)
     cli("models update opt-125m --default none")
-    assert service.models.model("opt-125m").record.spec.request_defaults == {}
+    assert spec().request_defaults == {}
     for wrong, words in (
         (("--default", "temperature"), "NAME=VALUE"),
         (("--default", "model=x"), "model can have no default"),
         (("--default", "top_p=1", "--default", "top_p=2"), "twice"),
         (("--alias", "a b"), "no alias"),
-        (("--max-output-tokens", "-1"), "max_output_tokens"),
     ):
-        refused = cli("models update opt-125m", *wrong)
-        assert (refused.code, words in refused.err) == (2, True), refused.err
+        cli("models update opt-125m", *wrong).refused(2, words)
+
+
+def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:
+    used = Used(1200, 3, 45_000, 90_000, 7200.0, 5400.0, 7.2e6)
+    service.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
+    asked = ("keys", "usage", "--since", "2025-01-01", "--until", "2025-01-02")
+    shown = cli(*asked)
+    assert shown.code == 0, shown.err
+    for words in ("key-1", "opt", "1,200", "90,000", "1.50 h", "2.000"):
+        assert words in shown.out
+    (row,) = csv.DictReader(io.StringIO(cli(*asked, "--csv").out))
+    assert (row["key_id"], row["requests"], row["device_seconds"]) == ("key-1", "1200", "5400.0")
+    told = json.loads(cli(*asked, "--by", "day", "--json").out)
+    assert told["lines"][0]["period"] == "2025-01-01"
+    one_day = cli("keys usage --since 2025-01-01 --until 2025-01-01 --json")
+    assert json.loads(one_day.out)["last_hour"] == "2025-01-01T23"
+    assert "Nothing was used" in cli("keys usage --since 2020-01-01 --until 2020-02-01").out
+    answer = cli("keys usage --since soon")
+    assert answer.code == 2
+    assert "7d" in answer.err
+    assert cli("keys usage --csv --json").code == 2
+    line = UsageLine("", "k", "=cmd()", "m", 1, 0, 0, 0, 0.0, 0.0, 0.0)
+    text = csv_of(UsageReport("a", "b", (UsageBy.KEY,), (line,)))
+    assert ",'=cmd()," in text

@@ -5,16 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from rich.console import Console, RenderableType
+from rich.console import Console
 
 from partitiond.cli import tables as render
+from partitiond.cli.columns import fields
 from partitiond.cli.devices.tables import devices_table
 from partitiond.cli.keys import table as render_keys
 from partitiond.cli.profile.table import profile_table, profiles_table
 from partitiond.cli.progress import PlainReporter
 from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.hardware.partition import MigSlice, MpsShare, Partition, PartitionSize
+from partitiond.core.hardware.partition import MigSlice, MpsShare, PartitionSize
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.model.workload import Workload
@@ -70,63 +71,35 @@ def profile(knee: int | None) -> Profile:
 
 def test_the_measured_table_marks_frontier_and_knee_and_fits_80_columns() -> None:
     drawn = text_of(profile_table(profile(16)))
-
     (row,) = [line for line in drawn.splitlines() if line.split()[:1] == ["16"]]
     assert row.rstrip().endswith("* knee")
+    assert "230" in row
     assert "KV-limited" in drawn
     assert "dummy weights" in drawn
-    assert "230" in row
     assert widest(drawn) <= 80
+    without = text_of(profile_table(profile(None)))
+    assert "no knee" in without
+    assert "time" in without, "why the sweep ended"
 
 
-def test_without_a_knee_it_says_why_the_sweep_ended() -> None:
-    drawn = text_of(profile_table(profile(None)))
-    assert "no knee" in drawn
-    assert "time" in drawn
-
-
-def test_a_list_of_profiles_shows_where_throughput_still_grew() -> None:
-    drawn = text_of(profiles_table([ProfileView(profile(16)), ProfileView(profile(None))]))
-    assert ">32" in drawn
-
-
-@pytest.mark.parametrize(
-    ("cores", "text"), [((0,), "0"), ((3, 1, 2, 0), "0-3"), ((0, 2, 3, 7), "0,2-3,7"), ((), "")]
-)
-def test_core_lists_are_ranges(cores: tuple[int, ...], text: str) -> None:
-    assert render.core_list(cores) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(None, "-"), (0.0123, "12 ms"), (0.9996, "1000 ms"), (2.5, "2.50 s")]
-)
-def test_durations(seconds: float | None, text: str) -> None:
-    assert render.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
-    "drawn",
-    [
+def test_figures_and_empty_lists_are_said_as_people_read_them() -> None:
+    cores = {(0,): "0", (3, 1, 2, 0): "0-3", (0, 2, 3, 7): "0,2-3,7", (): ""}
+    assert {given: render.core_list(given) for given in cores} == cores
+    seconds = {None: "-", 0.0123: "12 ms", 0.9996: "1000 ms", 2.5: "2.50 s"}
+    assert {given: render.duration(given) for given in seconds} == seconds
+    for empty in (
         render.models_table([]),
         render.replicas_table([]),
         devices_table([]),
         render_keys.keys_table([]),
         profiles_table([]),
-    ],
-)
-def test_an_empty_list_says_what_to_do(drawn: RenderableType) -> None:
-    assert ":" in text_of(drawn)
-
-
-def test_a_cordoned_device_is_named_in_the_command_that_ends_it() -> None:
-    left, right = gpu("gpu-0"), gpu("gpu-1", cordoned="fan")
-    assert "partitiond devices uncordon gpu-1" in text_of(devices_table([left, right]))
-    assert "uncordon" not in text_of(devices_table([left]))
+    ):
+        assert ":" in text_of(empty), "what to do"
+    assert text_of(fields([("field", "[red]x[/red]")])).rstrip().endswith("[red]x[/red]")
 
 
 def test_progress_in_a_log_is_a_line_per_change_and_now_and_then() -> None:
-    file = io.StringIO()
-    now = [0.0]
+    file, now = io.StringIO(), [0.0]
     reporter = PlainReporter(Console(file=file, width=200), clock=lambda: now[0])
     for second, message in ((0, "a"), (0.2, "b"), (6, "b"), (12, "b"), (22, "b")):
         now[0] = second
@@ -135,69 +108,6 @@ def test_progress_in_a_log_is_a_line_per_change_and_now_and_then() -> None:
     assert [line.split()[0] for line in lines] == ["a", "b", "b"]
     assert "50%" in lines[0]
     assert "1 min" in lines[0]
-
-
-def test_replicas_on_slices_and_shares_fit_80_columns() -> None:
-    """Gaps become narrower before a word is broken."""
-    gpu = "GPU-c0c13ecb-918e-55bd-84b6-5f9ab542f510"
-    partitions: tuple[Partition, ...] = (
-        MigSlice(gpu, Bytes(20 * GIB), "2g.20gb", 4, 2),
-        MpsShare(gpu, Bytes(20 * GIB), sm_percent=10),
-    )
-    views = [
-        ReplicaView(
-            replica_id=f"qwen2.5-0.5b-{number}",
-            engine=f"qwen2.5-0.5b-{number}",
-            model="qwen2.5-0.5b",
-            device_id=gpu,
-            partition=partition,
-            state="serving",
-            pid=414_424,
-            in_flight=0,
-            limit=256,
-            memory_bytes=Bytes(round(18.9 * GIB)),
-            starts=1,
-            adopted=False,
-        )
-        for number, partition in enumerate(partitions)
-    ]
-    lines = text_of(render.replicas_table(views)).splitlines()
-    assert all(len(line) <= 80 for line in lines)
-    rows = [line for line in lines if "qwen" in line]
-    assert "MIG 2g.20gb@4" in rows[0]
-    assert "MPS 10 %" in rows[1]
-    assert all("0/256" in row and "18.9 GiB" in row and "414424" in row for row in rows)
-
-
-def test_an_id_is_never_broken_at_80_columns() -> None:
-    long = "m" * 40 + "-cpu-x-2-cores1-64x32-20260101T000000Z"
-    one = replace(profile(16), id=long, model="m" * 60, hardware="h" * 40)
-    for width, id_line in ((80, f"  {long}"), (60, f"  {long}")):
-        drawn = text_of(profiles_table([ProfileView(one), ProfileView(profile(None))]), width=width)
-        assert id_line in drawn.splitlines()
-        assert "  p-1" in drawn.splitlines()
-        assert all(len(line) <= width for line in drawn.splitlines() if line != id_line)
-        assert "235" in drawn
-    assert any(
-        long in line and "235" in line
-        for line in text_of(profiles_table([ProfileView(one)]), width=300).splitlines()
-    )
-
-
-def test_the_time_of_an_event_is_never_broken() -> None:
-    event = Event(12345, "2026-01-01T00:00:00+00:00", "model-registered", "m" * 60, "word " * 40)
-    assert "2026-01-01T00:00:00" in text_of(render.events_table([event]))
-
-
-def test_a_job_says_on_which_device_it_runs_and_one_that_waits_does_not() -> None:
-    job = Job("job-1", "profile", "a", JobState.RUNNING, "", "", Progress("sweep", "batch 4"))
-    there = replace(job, device_id="GPU-12345678-9abc")
-    assert render.job_line(there) == "GPU-12345678: sweep: batch 4"
-    far = replace(there, host="gpu-1")
-    assert render.job_line(far) == "GPU-12345678 of gpu-1: sweep: batch 4"
-    assert render.job_line(job) == "sweep: batch 4"
-    waits = replace(there, state=JobState.QUEUED, progress=Progress("queued", "waits"))
-    assert render.job_line(waits) == "queued: waits"
 
 
 def model(name: str, state: str = "serving", **changes: Any) -> ModelView:
@@ -214,42 +124,76 @@ def replica(name: str, state: str = "serving", in_flight: int = 1, **changes: An
     return replace(view, **changes)
 
 
-def test_of_three_hundred_models_those_to_look_at_come_first() -> None:
+def test_replicas_on_slices_and_shares_fit_80_columns() -> None:
+    """Gaps become narrower before a word is broken."""
+    gpu = "GPU-c0c13ecb-918e-55bd-84b6-5f9ab542f510"
+    name, size = "qwen2.5-0.5b", Bytes(20 * GIB)
+    rows = [
+        replica(f"{name}-{number}", in_flight=0, model=name, device_id=gpu, partition=partition,
+                pid=414_424, limit=256, memory_bytes=Bytes(round(18.9 * GIB)))
+        for number, partition in enumerate(
+            (MigSlice(gpu, size, "2g.20gb", 4, 2), MpsShare(gpu, size, sm_percent=10))
+        )
+    ]  # fmt: skip
+    drawn = text_of(render.replicas_table(rows))
+    assert widest(drawn) <= 80
+    one, other = [line for line in drawn.splitlines() if "qwen" in line]
+    assert "MIG 2g.20gb@4" in one
+    assert "MPS 10 %" in other
+    assert all(word in row for row in (one, other) for word in ("0/256", "18.9 GiB", "414424"))
+
+
+def test_an_id_or_a_time_is_never_broken() -> None:
+    long = "m" * 40 + "-cpu-x-2-cores1-64x32-20260101T000000Z"
+    one = ProfileView(replace(profile(16), id=long, model="m" * 60, hardware="h" * 40))
+    for width in (80, 60):
+        lines = text_of(profiles_table([one, ProfileView(profile(None))]), width).splitlines()
+        assert {f"  {long}", "  p-1"} <= set(lines)
+        assert all(len(line) <= width for line in lines if line != f"  {long}")
+        assert any("235" in line for line in lines)
+        assert any(">32" in line for line in lines), "where throughput still grew"
+    wide = text_of(profiles_table([one]), 300).splitlines()
+    assert any(long in line and "235" in line for line in wide)
+    event = Event(12345, "2026-01-01T00:00:00+00:00", "model-registered", "m" * 60, "word " * 40)
+    assert "2026-01-01T00:00:00" in text_of(render.events_table([event]))
+
+
+def test_a_job_says_on_which_device_it_runs_and_one_that_waits_does_not() -> None:
+    job = Job("job-1", "profile", "a", JobState.RUNNING, "", "", Progress("sweep", "batch 4"))
+    there = replace(job, device_id="GPU-12345678-9abc")
+    waits = replace(there, state=JobState.QUEUED, progress=Progress("queued", "waits"))
+    for one, line in (
+        (job, "sweep: batch 4"),
+        (there, "GPU-12345678: sweep: batch 4"),
+        (replace(there, host="gpu-1"), "GPU-12345678 of gpu-1: sweep: batch 4"),
+        (waits, "queued: waits"),
+    ):
+        assert render.job_line(one) == line
+
+
+def first_words(page: str, first: int, last: int) -> list[str]:
+    return [line.split()[0] for line in page.splitlines() if line.strip()][first:last]
+
+
+def test_of_many_rows_those_to_look_at_come_first_and_equal_ones_are_a_line() -> None:
     models = [model(f"fine-{n:03d}") for n in range(296)]
     models += [model("asleep", "sleeping"), model("gone", "unavailable")]
     models += [model("short", replicas_planned=2), model("noted", note="waits for a profile")]
     page = text_of(render.models_table(models, render.PAGE_ROWS))
     assert len(page.splitlines()) <= 30
-    rows = [line.split()[0] for line in page.splitlines() if line.strip()]
-    assert rows[2:6] == ["gone", "short", "noted", "fine-000"]
+    assert first_words(page, 2, 6) == ["gone", "short", "noted", "fine-000"]
     assert "noted: waits for a profile" in page
     assert "... and 280 more (--all); of 300 298 serving, 1 sleeping, 1 unavailable" in page
     whole = text_of(render.models_table(models))
     assert all(view.record.spec.name in whole for view in models)
     assert "--all" not in whole
 
-
-def test_of_six_hundred_replicas_the_broken_and_the_fullest_come_first() -> None:
     replicas = [replica(f"fine-{n:03d}", in_flight=n % 50) for n in range(598)]
     replicas += [replica("full", in_flight=99), replica("bad", "failed", last_error="no memory")]
     page = text_of(render.replicas_table(replicas, 12))
-    rows = [line.split()[0] for line in page.splitlines() if line.strip()]
-    assert rows[2:5] == ["bad", "full", "fine-049"]
+    assert first_words(page, 2, 5) == ["bad", "full", "fine-049"]
     assert "bad: no memory" in page
     assert "... and 588 more (--all); of 600 599 serving, 1 failed" in page
-
-
-@pytest.mark.parametrize("count", [1, 50])
-def test_tables_of_a_page_are_whole_and_in_their_order(count: int) -> None:
-    models = [model(f"m-{n:02d}", "serving" if n % 2 else "unavailable") for n in range(count)]
-    assert text_of(render.models_table(models, 12)) == text_of(render.models_table(models))
-    replicas = [replica(f"r-{n:02d}", in_flight=n) for n in range(count)]
-    assert text_of(render.replicas_table(replicas, 12)) == text_of(render.replicas_table(replicas))
-    devices = [gpu(f"gpu-{n}") for n in range(count)]
-    assert text_of(devices_table(devices)) == text_of(devices_table(devices, whole=True))
-
-
-def test_of_many_devices_equal_ones_are_a_line_and_others_stand_out() -> None:
     devices = [gpu(f"gpu-{n}") for n in range(120)]
     devices[7] = gpu("gpu-7", cordoned=True, cordon_reason="fan")
     devices[9] = replace(devices[9], free_bytes=Bytes(GIB))
@@ -261,4 +205,16 @@ def test_of_many_devices_equal_ones_are_a_line_and_others_stand_out() -> None:
     ]  # fmt: skip
     assert "1 GiB to 8" in rows[2], "one of them is nearly full"
     assert "gpu-7: cordoned: fan" in page
+    assert "partitiond devices uncordon gpu-7" in page
+    assert "uncordon" not in text_of(devices_table(devices[:1]))
     assert "gpu-119" in text_of(devices_table(devices, whole=True), width=140)
+
+
+@pytest.mark.parametrize("count", [1, 50])
+def test_tables_of_a_page_are_whole_and_in_their_order(count: int) -> None:
+    models = [model(f"m-{n:02d}", "serving" if n % 2 else "unavailable") for n in range(count)]
+    assert text_of(render.models_table(models, 12)) == text_of(render.models_table(models))
+    replicas = [replica(f"r-{n:02d}", in_flight=n) for n in range(count)]
+    assert text_of(render.replicas_table(replicas, 12)) == text_of(render.replicas_table(replicas))
+    devices = [gpu(f"gpu-{n}") for n in range(count)]
+    assert text_of(devices_table(devices)) == text_of(devices_table(devices, whole=True))

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import tomllib
 from array import array
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,16 +20,9 @@ from rich.console import Console
 
 from loadgen import OpenLoopResult, Outcome, Samples, Throughput
 from loadgen.results.records import Record
+from partitiond.cli.demo import daemon as demo_daemon
 from partitiond.cli.demo import demo
 from partitiond.cli.demo import overload as demo_overload
-from partitiond.cli.demo.daemon import (
-    HURRIED_SECONDS,
-    DemoDaemon,
-    ProxyCompiler,
-    free_port,
-    run_folder,
-    toml_text,
-)
 from partitiond.cli.demo.demo import DemoOptions, demo_specs, prepare_folder, undisturbed
 from partitiond.cli.demo.overload import ModelLoad, Side, comparison, summarise_side
 from partitiond.cli.demo.steps import SLO, held_slo
@@ -40,7 +34,9 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.profile.points import Latency
 from partitiond.core.profile.record import Profile, operating_point
 from partitiond.native import UNCOMPILED
+from partitiond.settings.schema import Settings
 from partitiond.store import StateLock
+from tests.cli.conftest import text_of, widest
 from tests.controller.samples import measured_profile
 
 LANE = ModelLoad("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))
@@ -50,22 +46,28 @@ def options(folder: Path, *overrides: str) -> DemoOptions:
     return DemoOptions(folder, once=True, hub=False, seconds=30.0, overrides=overrides)
 
 
-def test_settings_survive_toml() -> None:
-    values = {"a.b": 'quo"te\\', "a.c": True, "d": [1, 2], "e": 1.5}
-    assert tomllib.loads(toml_text(values)) == {
-        "a": {"b": 'quo"te\\', "c": True},
-        "d": [1, 2],
-        "e": 1.5,
-    }
+NAP = [sys.executable, "-c", "import time; time.sleep(3600)"]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[tuple[Settings, Path]]:
+    """The settings of a demo in this folder, and their file."""
+    settings, config = prepare_folder(options(tmp_path))
+    yield settings, config
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+
+
+@pytest.fixture
+def nobody() -> Iterator[ControlClient]:
+    """A client of a daemon that does not hear."""
+    with ControlClient("http://127.0.0.1:1", "token") as client:
+        yield client
 
 
 def test_the_demo_has_folders_and_ports_of_its_own(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert free_port(port) != port
-
+        assert demo_daemon.free_port(port) != port
         settings, config = prepare_folder(options(tmp_path / "demo", "planner.seed=5"))
     try:
         assert settings.state_dir == tmp_path / "demo"
@@ -73,15 +75,20 @@ def test_the_demo_has_folders_and_ports_of_its_own(tmp_path: Path) -> None:
         assert settings.profiling.cpu_partition_cores == (1,)
         assert settings.run_dir != settings.state_dir / "run"
         assert settings.run_dir.stat().st_mode & 0o077 == 0
-        assert run_folder(config) == settings.run_dir, "engines of an earlier run are found again"
+        assert demo_daemon.run_folder(config) == settings.run_dir, (
+            "engines of an earlier run are found again"
+        )
     finally:
         shutil.rmtree(settings.run_dir)
-    fresh = run_folder(config)
+    fresh = demo_daemon.run_folder(config)
     assert fresh != settings.run_dir
     shutil.rmtree(fresh)
+    values = {"a.b": 'quo"te\\', "a.c": True, "d": [1, 2], "e": 1.5}
+    told = {"a": {"b": 'quo"te\\', "c": True}, "d": [1, 2], "e": 1.5}
+    assert tomllib.loads(demo_daemon.toml_text(values)) == told
 
 
-def test_a_folder_with_somebodys_data_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
+def test_folders_of_others_are_refused_and_stay_as_they_are(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text(f'run_dir = "{tmp_path}"\n')
     with pytest.raises(ConflictError, match="not made by the demo") as raised:
@@ -93,111 +100,96 @@ def test_a_folder_with_somebodys_data_is_refused_and_stays_as_it_is(tmp_path: Pa
     with pytest.raises(ConflictError, match="not made by the demo"):
         prepare_folder(options(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["partitiond.sqlite3"]
-
-
-def test_the_demo_uses_no_other_state_folder_than_its_own(tmp_path: Path) -> None:
-    mine = options(tmp_path / "demo", f"state_dir={tmp_path / 'real'}")
     with pytest.raises(ConflictError, match="another setting"):
-        prepare_folder(mine)
+        prepare_folder(options(tmp_path / "demo", f"state_dir={tmp_path / 'real'}"))
     assert not (tmp_path / "real").exists()
-    made = tomllib.loads((tmp_path / "demo" / "config.toml").read_text())["run_dir"]
-    shutil.rmtree(made)
+    shutil.rmtree(tomllib.loads((tmp_path / "demo" / "config.toml").read_text())["run_dir"])
 
 
-class StoppedDaemon(DemoDaemon):
+def test_a_second_demo_on_the_same_folder_is_refused_and_changes_nothing(
+    tmp_path: Path, made: tuple[Settings, Path]
+) -> None:
+    settings, config = made
+    before = config.read_bytes()
+    with StateLock.acquire(settings.lock_path), pytest.raises(ConflictError, match="already"):
+        prepare_folder(options(tmp_path))
+    assert config.read_bytes() == before
+    real, dummy = demo_specs(options(tmp_path), settings, "float32")
+    assert {real.engine.dtype, dummy.engine.dtype} == {"float32"}
+    assert (real.name, real.weights) == ("smollm2-135m", Weights.REAL)
+    assert (dummy.name, dummy.weights) == ("opt-125m", Weights.DUMMY), "without a hub"
+
+
+class StoppedDaemon(demo_daemon.DemoDaemon):
     """A daemon that never started."""
 
     def left_behind(self) -> list[tuple[int, str]]:
         return []
 
 
-def quiet_story() -> Story:
-    return Story(Console(file=io.StringIO(), width=80), 9)
+def test_only_a_run_folder_that_the_demo_made_is_deleted(
+    tmp_path: Path, nobody: ControlClient
+) -> None:
+    def shut_down(*overrides: str) -> Path:
+        """Prepare and shut down at once; returns the run folder in use."""
+        settings, config = prepare_folder(options(tmp_path / "demo", *overrides))
+        story = Story(Console(file=io.StringIO(), width=80), 9)
+        demo._shut_down(story, StoppedDaemon(settings, config, overrides), nobody)
+        return settings.run_dir
 
-
-def shut_down(folder: Path, *overrides: str) -> Path:
-    """Prepare and shut down at once; returns the run folder in use."""
-    settings, config = prepare_folder(options(folder, *overrides))
-    client = ControlClient("http://127.0.0.1:1", "token")
-    demo._shut_down(quiet_story(), StoppedDaemon(settings, config, overrides), client)
-    client.close()
-    return settings.run_dir
-
-
-def test_only_a_run_folder_that_the_demo_made_is_deleted(tmp_path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="pd-") as name:  # sockets need a short path
         precious = Path(name)
         (precious / "thesis.txt").write_text("years")
-        assert shut_down(tmp_path / "demo", f"run_dir={precious}") == precious
+        assert shut_down(f"run_dir={precious}") == precious
         assert (precious / "thesis.txt").read_text() == "years"
-
-    own = shut_down(tmp_path / "demo")
+    own = shut_down()
     assert own != precious
     assert not own.exists()
 
 
-def test_nothing_interrupts_the_shutdown() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with undisturbed():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            os.kill(os.getpid(), number)
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_daemon_that_does_not_hear_is_told_at_once(tmp_path: Path) -> None:
+def test_a_daemon_that_does_not_hear_is_told_at_once(
+    made: tuple[Settings, Path], nobody: ControlClient
+) -> None:
     """The wait for one that was asked to end is for one that was."""
-    settings, config = prepare_folder(options(tmp_path))
-    daemon = DemoDaemon(settings, config, ())
-    daemon._process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
-    with ControlClient("http://127.0.0.1:1", "token") as client:
-        daemon.stop(client, (100_000.0, 60.0, 60.0))
+    daemon = demo_daemon.DemoDaemon(*made, ())
+    daemon._process = subprocess.Popen(NAP)
+    daemon.stop(nobody, (100_000.0, 60.0, 60.0))
     assert daemon._process.returncode == -signal.SIGTERM
-    shutil.rmtree(settings.run_dir)
 
 
-def test_a_demo_that_fails_is_gone_within_ten_seconds() -> None:
-    assert sum(HURRIED_SECONDS) <= 10
-
-
-def test_engines_of_a_killed_daemon_are_ended(tmp_path: Path) -> None:
-    settings, config = prepare_folder(options(tmp_path))
-    daemon = DemoDaemon(settings, config, ())
-    nap = [sys.executable, "-c", "import time; time.sleep(60)"]
+def test_engines_of_a_killed_daemon_are_ended(
+    made: tuple[Settings, Path], nobody: ControlClient
+) -> None:
+    settings, config = made
+    daemon = demo_daemon.DemoDaemon(settings, config, ())
     # An engine names a path below the run folder; a pager in the state folder is not the demo's.
-    engine = subprocess.Popen([*nap, str(settings.run_dir / "e.sock")])
-    pager = subprocess.Popen([*nap, str(settings.state_dir / "daemon.log")])
-    daemon._process = subprocess.Popen(nap)
+    engine = subprocess.Popen([*NAP, str(settings.run_dir / "e.sock")])
+    pager = subprocess.Popen([*NAP, str(settings.state_dir / "daemon.log")])
+    daemon._process = subprocess.Popen(NAP)
     daemon._process.kill()
     daemon._process.wait(60)
-    client = ControlClient("http://127.0.0.1:1", "token")
     try:
-        daemon.stop(client)
+        daemon.stop(nobody)
         assert engine.wait(60) == -signal.SIGKILL
         assert pager.poll() is None
     finally:
-        client.close()
         for process in (engine, pager):
             process.kill()
             process.wait(60)
-        shutil.rmtree(settings.run_dir)
 
 
-def compiler(program: str) -> ProxyCompiler:
-    return ProxyCompiler([sys.executable, "-c", program])
+def compiler(program: str) -> demo_daemon.ProxyCompiler:
+    return demo_daemon.ProxyCompiler([sys.executable, "-c", program])
 
 
 @pytest.mark.parametrize(
     ("program", "said"),
     [
         ("print('Compiling')", ""),
-        (f"print('Compiling'); print('{UNCOMPILED}: no compiler.')", f"{UNCOMPILED}: no compiler."),
-        (
-            f"print('error'); print('{UNCOMPILED}.'); raise SystemExit(1)",
-            f"{UNCOMPILED}.",
-        ),
+        (f"print('error'); print('{UNCOMPILED}.'); raise SystemExit(1)", f"{UNCOMPILED}."),
         ("import os; os.kill(os.getpid(), 9)", f"{UNCOMPILED}: the compiler ended with status -9."),
     ],
-    ids=["compiled", "no compiler", "refused", "killed"],
+    ids=["compiled", "refused", "killed"],
 )
 def test_why_the_proxy_runs_uncompiled_is_said(program: str, said: str) -> None:
     reports: list[str] = []
@@ -206,13 +198,12 @@ def test_why_the_proxy_runs_uncompiled_is_said(program: str, said: str) -> None:
 
 def test_a_compiler_that_is_stopped_takes_along_what_it_started() -> None:
     """The C compiler is the child of a child, and would run on for half a minute."""
-    program = (
+    compiling = compiler(
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3600)'])\n"
         "print(child.pid, flush=True)\n"
         "time.sleep(3600)"
     )
-    compiling = compiler(program)
     assert compiling._process.stdout is not None
     child = psutil.Process(int(compiling._process.stdout.readline()))
     compiling.stop()
@@ -220,43 +211,12 @@ def test_a_compiler_that_is_stopped_takes_along_what_it_started() -> None:
     child.wait(60)
 
 
-def test_a_second_demo_on_the_same_folder_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    settings, config = prepare_folder(options(tmp_path))
-    before = config.read_bytes()
-    with StateLock.acquire(settings.lock_path), pytest.raises(ConflictError, match="already"):
-        prepare_folder(options(tmp_path))
-    assert config.read_bytes() == before
-    shutil.rmtree(settings.run_dir)
-
-
-def test_without_a_hub_the_second_model_has_dummy_weights(tmp_path: Path) -> None:
-    settings, _ = prepare_folder(options(tmp_path))
-    shutil.rmtree(settings.run_dir)
-    real, dummy = demo_specs(options(tmp_path), settings, "float32")
-    assert {real.engine.dtype, dummy.engine.dtype} == {"float32"}
-    assert (real.name, real.weights) == ("smollm2-135m", Weights.REAL)
-    assert (dummy.name, dummy.weights) == ("opt-125m", Weights.DUMMY)
-
-
-def test_the_story_numbers_its_steps_and_keeps_their_times_even_of_a_failure() -> None:
-    now = [0.0]
-    file = io.StringIO()
-    story = Story(Console(file=file, width=80), 2, clock=lambda: now[0])
-    with story.step("First"):
-        now[0] = 61.0
-
-    def fail() -> None:
-        with story.step("Second"):
-            now[0] = 62.0
-            raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        fail()
-    story.show(story.summary())
-    text = file.getvalue()
-    assert "1/2 First" in text
-    assert "1 min 01 s" in text
-    assert [title for title, _ in story.times] == ["First", "Second"]
+def test_nothing_interrupts_the_shutdown() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with undisturbed():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def record(index: int, outcome: Outcome, ttft: float = 0.1, tpot: float = 0.01) -> Record:
@@ -275,32 +235,27 @@ def slower(profile: Profile, times: float) -> Profile:
     def late(latency: Latency) -> Latency:
         return dataclasses.replace(latency, p95=latency.p95 * times, p99=latency.p99 * times)
 
-    points = tuple(
+    points = (
         dataclasses.replace(point, ttft=late(point.ttft), tpot=late(point.tpot))
         for point in profile.points
     )
-    return dataclasses.replace(profile, points=points)
-
-
-def test_the_slo_is_the_demo_s_where_both_models_hold_it() -> None:
-    assert held_slo([measured_profile("a"), measured_profile("b")]) == SLO
+    return dataclasses.replace(profile, points=tuple(points))
 
 
 def test_the_slo_is_widened_until_the_slower_model_holds_it() -> None:
     """On a machine that is busy with something else the demo still has a plan."""
+    fine = measured_profile("a")
+    assert held_slo([fine, measured_profile("b")]) == SLO
     slow = slower(measured_profile("b"), 5 * SLO.ttft_seconds / 0.2)
     assert slow.points[0].ttft.p95 == pytest.approx(5 * SLO.ttft_seconds)
-    slo = held_slo([measured_profile("a"), slow])
+    slo = held_slo([fine, slow])
     assert (slo.ttft_seconds, slo.tpot_seconds) == (8 * SLO.ttft_seconds, 8 * SLO.tpot_seconds)
     assert operating_point(slow, slo) is not None
+    empty = dataclasses.replace(fine, points=())
+    assert held_slo([empty]).tpot_seconds > 100 * SLO.tpot_seconds, "it ends"
 
 
-def test_a_profile_without_a_usable_point_ends_the_widening() -> None:
-    empty = dataclasses.replace(measured_profile("a"), points=())
-    assert held_slo([empty]).tpot_seconds > 100 * SLO.tpot_seconds
-
-
-def test_a_side_counts_what_met_the_slo() -> None:
+def test_a_side_counts_what_met_the_slo_and_sides_are_compared_in_80_columns() -> None:
     records = (
         record(0, Outcome.OK),
         record(1, Outcome.OK, ttft=2.0),
@@ -310,19 +265,13 @@ def test_a_side_counts_what_met_the_slo() -> None:
     )
     result = OpenLoopResult(records, 0.0, 5.0, Throughput(0, 0), Samples(), 0.1, 0.0)
     side = summarise_side("x", [(LANE, result)], 5.0)
-
     assert (side.sent, side.good, side.refused, side.failed) == (5, 1, 1, 1)
     assert side.goodput_req_per_s == pytest.approx(0.2)
     assert side.ttft is not None
     assert side.ttft.count == 3
-
-
-def test_the_comparison_fits_80_columns() -> None:
-    sides = [Side(label, 10, 5, 3, 0, 5.0, None) for label in ("partitiond", "bare engines")]
-    file = io.StringIO()
-    Console(file=file, width=80).print(comparison(sides))
-    assert max(map(len, file.getvalue().splitlines())) <= 80
-    assert "50%" in file.getvalue()
+    drawn = text_of(comparison([side, Side("bare engines", 10, 5, 3, 0, 5.0, None)]))
+    assert widest(drawn) <= 80
+    assert "50%" in drawn
 
 
 def test_bare_engines_get_the_arrivals_of_the_proxy_in_turns() -> None:

@@ -3,57 +3,48 @@
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from partitiond.cli.doctor import checks as doctor
-from partitiond.cli.doctor.findings import CheckVerdict
+from partitiond.cli.doctor.engine_user import (
+    EngineUserFacts,
+    check_engine_user,
+    engine_user_facts,
+)
+from partitiond.cli.setup.host import SetupHost
 from partitiond.settings.schema import Settings
 from tests.cli.conftest import Cli
 
 
-def test_json_lists_every_check(cli: Cli) -> None:
+def test_json_lists_every_check_and_what_to_do_about_what_is_not_ok(cli: Cli) -> None:
     result = cli("doctor --json")
     checks = {finding["check"]: finding for finding in result.json}
     assert {"python", "engine", "devices", "state_dir", "proxy", "leftovers"} <= set(checks)
-    failed = any(finding["verdict"] == "fail" for finding in checks.values())
+    failed = any(finding["verdict"] == "fail" for finding in result.json)
     assert result.code == (1 if failed else 0)
-
-
-def test_whatever_is_not_ok_says_what_to_do(cli: Cli) -> None:
-    for finding in cli("doctor --json").json:
+    for finding in result.json:
         assert (finding["advice"] != "") == (finding["verdict"] != "ok"), finding
+    without = cli("--set engine.python=/no/such/python doctor")
+    assert (without.code, "/no/such/python" in without.out.replace("\n", "")) == (1, True)
 
 
-def test_without_an_engine_it_fails_and_names_the_command(cli: Cli) -> None:
-    result = cli("--set engine.python=/no/such/python doctor")
-    assert result.code == 1
-    assert "/no/such/python" in result.out.replace("\n", "")
-
-
-def test_settings_that_cannot_be_read_are_a_finding(cli: Cli, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_read_or_used_are_a_finding(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "config.toml"
     file.write_text("[proxy]\nport = 'x'")
     result = cli("--config", file, "doctor", "--json")
     assert result.code == 1
     assert [f["check"] for f in result.json if f["verdict"] == "fail"] == ["settings"]
-
-
-def test_a_socket_path_that_is_too_long_is_found(cli: Cli) -> None:
-    result = cli("--set", f"run_dir=/tmp/{'x' * 90}", "doctor", "--json")
-    assert result.code == 1
-    assert "run_dir" in result.json[-1]["message"]
+    long = cli("--set", f"run_dir=/tmp/{'x' * 90}", "doctor", "--json")
+    assert (long.code, "run_dir" in long.json[-1]["message"]) == (1, True)
 
 
 def test_a_taken_port_is_found_and_a_free_one_is_not() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert doctor.check_port("proxy", "127.0.0.1", port, daemon_runs=False).verdict == "fail"
-        assert doctor.check_port("proxy", "127.0.0.1", port, daemon_runs=True).verdict == "ok"
-    assert doctor.check_port("proxy", "127.0.0.1", port, daemon_runs=False).verdict == "ok"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        at = ("proxy", "127.0.0.1", taken.getsockname()[1])
+        assert doctor.check_port(*at, daemon_runs=False).verdict == "fail"
+        assert doctor.check_port(*at, daemon_runs=True).verdict == "ok"
+    assert doctor.check_port(*at, daemon_runs=False).verdict == "ok"
 
 
 def test_a_cpu_that_emulates_bfloat16_is_named_with_the_dtype_to_use(tmp_path: Path) -> None:
@@ -66,19 +57,13 @@ def test_a_cpu_that_emulates_bfloat16_is_named_with_the_dtype_to_use(tmp_path: P
     assert doctor.check_devices(settings, tmp_path).verdict == "ok"
 
 
-@pytest.mark.parametrize(
-    ("version", "verdict"),
-    [((3, 10, 4), "fail"), ((3, 11, 0), "ok"), ((3, 13, 9), "ok"), ((3, 14, 0), "fail")],
-)
-def test_python_versions(version: tuple[int, ...], verdict: str) -> None:
-    assert doctor.check_python(version).verdict == verdict
-
-
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_python_versions_and_folders(tmp_path: Path) -> None:
+    versions = {(3, 10, 4): "fail", (3, 11, 0): "ok", (3, 13, 9): "ok", (3, 14, 0): "fail"}
+    assert {version: doctor.check_python(version).verdict for version in versions} == versions
     blocked = tmp_path / "file"
     blocked.write_text("")
-    assert doctor.check_writable("state_dir", blocked / "below").verdict is CheckVerdict.FAIL
-    assert doctor.check_writable("state_dir", tmp_path / "new" / "er").verdict is CheckVerdict.OK
+    assert doctor.check_writable("state_dir", blocked / "below").verdict == "fail"
+    assert doctor.check_writable("state_dir", tmp_path / "new" / "er").verdict == "ok"
 
 
 def test_processes_of_a_run_folder_are_found(tmp_path: Path) -> None:
@@ -94,3 +79,35 @@ def test_processes_of_a_run_folder_are_found(tmp_path: Path) -> None:
         assert doctor.processes_of(tmp_path / "other") == []
     finally:
         sleeper.communicate()
+
+
+LAUNCHER = Path("/run/partitiond-engine.sock")
+FINE = EngineUserFacts(LAUNCHER, socket=True, problem="", landlock=6, traces=False)
+
+
+def test_it_says_what_the_engines_may_do_and_names_each_lack_with_a_way_out() -> None:
+    for change, verdict, words in (
+        ({}, "ok", (str(LAUNCHER),)),
+        ({"launcher": None}, "ok", ("reads what the daemon reads", "partitiond setup --apply")),
+        ({"launcher": None, "problem": "systemd 247"}, "ok", ("systemd 247",)),
+        ({"socket": False}, "fail", ("nothing listens",)),
+        ({"problem": "it takes Linux 5.14"}, "fail", ("it takes Linux 5.14",)),
+        ({"landlock": 0}, "warn", ("trace and signal each other",)),
+        ({"landlock": 5}, "warn", ("may signal each other",)),
+        ({"traces": True}, "warn", ("no spans",)),
+    ):
+        (found,) = check_engine_user(replace(FINE, **change))
+        assert found.verdict == verdict
+        assert all(word in found.message for word in words)
+        assert found.advice or verdict == "ok"
+
+
+def test_the_host_is_looked_at(tmp_path: Path) -> None:
+    host = SetupHost(tmp_path, path="/nowhere")
+    path = tmp_path / "launch.sock"
+    assert not engine_user_facts(path, traces=False, host=host).socket
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        facts = engine_user_facts(path, traces=True, host=host)
+    assert (facts.socket, facts.traces) == (True, True)
+    assert "no systemd" in facts.problem

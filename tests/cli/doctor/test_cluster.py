@@ -1,12 +1,13 @@
 """The doctor checks what a host of several needs, and says nothing of it where there is one."""
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from partitiond.cli.doctor import endpoints
 from partitiond.cli.doctor.cluster import (
     ClusterFacts,
     TokenFile,
@@ -24,7 +25,7 @@ from partitiond.cli.doctor.cluster import (
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding
 from partitiond.cli.setup.host import SetupHost
 from partitiond.cluster.directory import DirectoryAnswer
-from partitiond.settings.schema import Settings
+from partitiond.settings.schema import Settings, load_settings
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
 FACTS = ClusterFacts(
@@ -51,24 +52,6 @@ def but(**changes: object) -> ClusterFacts:
     return replace(FACTS, **changes)  # type: ignore[arg-type]
 
 
-def test_a_host_that_is_as_it_should_be_has_no_warning() -> None:
-    found = judged(FACTS)
-    assert set(found) == {"cluster ray", "cluster token", "cluster head", "cluster clock"}
-    assert not verdicts(FACTS)
-    assert "0.4 ms" in found["cluster head"].message
-
-
-def test_every_finding_that_is_not_ok_says_what_to_do() -> None:
-    worst = but(
-        token=TokenFile(Path("/t"), 0o644, 65), way=WayToHead("h:1", None, "refused"),
-        open_ports=(6380, 6381), clock_is_kept=False, hosts=(HEAD, FINE, LOST, NEVER),
-        ray_problem="no Ray.", ray_hint="install it.", models_free_bytes=1,
-    )  # fmt: skip
-    found = [f for f in check_cluster(worst) if f.verdict is not CheckVerdict.OK]
-    assert len(found) == 8
-    assert all(finding.advice for finding in found)
-
-
 def token(mode: int | None, size: int | None) -> ClusterFacts:
     return but(token=TokenFile(Path("/t"), mode, size))
 
@@ -86,33 +69,30 @@ def ray(of_cluster: str) -> ClusterFacts:
     return but(ray_version="2.60.0", ray_of_cluster=of_cluster)
 
 
+LET_IN = DirectoryAnswer(answers=True, ray="2.60.0")
+
+
 @pytest.mark.parametrize(
     ("check", "verdict", "cases"),
     [
         ("token", None, [token(0o600, 65), token(0o400, 65)]),
-        (
-            "token",
-            "fail",
-            [
-                *(token(mode, 65) for mode in (0o640, 0o604)),
-                *(token(0o600, size) for size in (0, None)),
-                token(None, None),
-            ],
-        ),
+        ("token", "fail", [token(0o640, 65), token(0o604, 65), token(0o600, 0),
+                           token(0o600, None), token(None, None)]),
+        ("token", "fail", [but(stranger=LET_IN)]),
+        ("token", None, [but(stranger=DirectoryAnswer(refused=r)) for r in (True, False)]),
         ("clock", None, [beside(clock_offset_seconds=s) for s in (None, 0.0, 0.999, -0.999)]),
         ("clock", "warn", [beside(clock_offset_seconds=s) for s in (1.0, -1.0, 29.9)]),
         ("clock", "fail", [beside(clock_offset_seconds=s) for s in (30.0, -3600.0)]),
         ("clock", "warn", [but(clock_is_kept=False)]),
         ("versions", None, [beside(partitiond_version=v) for v in ("1.2.0", "")]),
         ("versions", "warn", [beside(partitiond_version=v) for v in ("1.2.9", "1.3.0", "1.1.7")]),
-        (
-            "versions",
-            "fail",
-            [beside(partitiond_version=v) for v in ("1.4.0", "1.0.9", "2.2.0", "dev")],
-        ),
+        ("versions", "fail", [beside(partitiond_version=v) for v in ("1.4.0", "1.0.9", "2.2.0",
+                                                                     "dev")]),
         ("versions", None, [beside(ray_version=v) for v in ("2.60.0", "")]),
         ("versions", "warn", [beside(ray_version=v) for v in ("2.60.1", "2.59.0")]),
-        ("versions", None, [but(hosts=(replace(HEAD, ray_version=""), FINE))]),
+        ("versions", "warn", [beside(engine_version="0.25.0")]),
+        ("versions", None, [but(hosts=(replace(HEAD, ray_version=""), FINE)),
+                            beside(engine_version="")]),
         ("ray", None, [ray("2.60.0"), ray("")]),
         ("ray", "fail", [ray("2.60.1")]),
         ("head", "fail", [way(None, "refused")]),
@@ -120,7 +100,7 @@ def ray(of_cluster: str) -> ClusterFacts:
         ("head", None, [way(0.019, mtu_bytes=1280)]),
         ("mtu", "warn", [way(0.001, mtu_bytes=1279)]),
     ],
-)
+)  # fmt: skip
 def test_what_a_check_says_of_a_host(
     check: str, verdict: str | None, cases: Sequence[ClusterFacts]
 ) -> None:
@@ -128,83 +108,113 @@ def test_what_a_check_says_of_a_host(
         assert verdicts(facts).get(f"cluster {check}") == verdict, facts
 
 
-def test_a_clock_of_which_the_kernel_says_nothing_is_not_judged() -> None:
-    assert "cluster clock" not in judged(but(clock_is_kept=None))
-
-
-def test_versions_that_are_no_numbers_are_neighbours_of_themselves_alone() -> None:
+def test_a_finding_says_what_was_found_and_what_to_do() -> None:
+    found = judged(FACTS)
+    assert set(found) == {"cluster ray", "cluster token", "cluster head", "cluster clock"}
+    assert not verdicts(FACTS)
+    assert "0.4 ms" in found["cluster head"].message
+    assert "cluster clock" not in judged(but(clock_is_kept=None)), "the kernel says nothing"
+    told = judged(but(stranger=LET_IN))["cluster token"]
+    assert "head:6380 asks for no token" in told.message
+    assert "RAY_AUTH_MODE=token" in told.advice
+    versions = judged(beside(engine_version="0.25.0"))["cluster versions"]
+    assert "0.24.0, 0.25.0" in versions.message
     assert are_neighbours("dev", "dev")
     assert not are_neighbours("dev", "1.2.0")
+    hosts = judged(but(hosts=(HEAD, LOST, NEVER)))
+    assert hosts["host gpu-2"].verdict is CheckVerdict.FAIL
+    assert "another host has this name" in hosts["host gpu-3"].message
+    worst = but(
+        token=TokenFile(Path("/t"), 0o644, 65), way=WayToHead("h:1", None, "refused"),
+        open_ports=(6380, 6381), clock_is_kept=False, hosts=(HEAD, FINE, LOST, NEVER),
+        ray_problem="no Ray.", ray_hint="install it.", models_free_bytes=1,
+    )  # fmt: skip
+    wrong = [f for f in check_cluster(worst) if f.verdict is not CheckVerdict.OK]
+    assert len(wrong) == 8
+    assert all(finding.advice for finding in wrong)
+    assert other_addresses((), "[fd00::4]:7000", 6380) == ["[fd00::4]:7001", "[fd00::4]:7002"]
+    lost = replace(LOST, address="10.0.0.9")
+    four = (HEAD, replace(FINE, address="10.0.0.8"), lost, NEVER)
+    assert other_addresses(four, "", 6380) == ["10.0.0.9:6381", "10.0.0.9:6382"]
+    closed = but(closed=(WayToHead("10.0.0.9:6381", None, "Connection timed out"),))
+    assert verdicts(closed)["cluster reach"] == "warn"
+    assert "10.0.0.9:6381 (Connection timed out)" in judged(closed)["cluster reach"].message
 
 
-def test_other_engines_are_told() -> None:
-    host = replace(FINE, engine_version="0.25.0")
-    found = judged(but(hosts=(HEAD, host)))["cluster versions"]
-    assert (found.verdict, "0.24.0, 0.25.0" in found.message) == (CheckVerdict.WARN, True)
-    none = replace(FINE, engine_version="")
-    assert not verdicts(but(hosts=(HEAD, none)))
-
-
-def test_hosts_that_are_not_fine_are_told_with_their_reason() -> None:
-    found = judged(but(hosts=(HEAD, LOST, NEVER)))
-    assert found["host gpu-2"].verdict is CheckVerdict.FAIL
-    assert "another host has this name" in found["host gpu-3"].message
-
-
-@pytest.fixture
-def listener() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        yield made
-
-
-def test_a_port_is_reached_or_the_reason_is_told(listener: socket.socket) -> None:
-    port = listener.getsockname()[1]
-    way = way_to(f"127.0.0.1:{port}")
-    assert way.seconds is not None
-    assert way.mtu_bytes is None or way.mtu_bytes > 0
-    listener.close()
+def test_ports_are_reached_or_the_reason_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        way = way_to(f"127.0.0.1:{port}")
+        assert way.seconds is not None
+        assert way.mtu_bytes is None or way.mtu_bytes > 0
+        assert port not in listening_everywhere()
     gone = way_to(f"127.0.0.1:{port}")
-    assert gone.seconds is None
-    assert gone.problem
+    assert (gone.seconds, gone.problem != "") == (None, True)
     assert way_to("no-port").problem
-
-
-def test_listeners_on_all_addresses_are_told_from_others(listener: socket.socket) -> None:
     heard = [("0.0.0.0", 7), ("127.0.0.1", 8), ("::", 6), ("::1", 9), ("::", 7)]
     assert on_all_addresses(heard) == [6, 7]
-    assert listener.getsockname()[1] not in listening_everywhere()
 
 
-def test_a_tokens_file_is_looked_at(tmp_path: Path) -> None:
+def test_the_host_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "token"
     assert token_file(path) == TokenFile(path, None, None)
     path.write_text("secret\n")
     path.chmod(0o600)
     assert token_file(path) == TokenFile(path, 0o600, 7)
-
-
-def test_the_kernel_is_asked_for_its_clock() -> None:
     assert clock_is_kept() in {True, False, None}
+    host = SetupHost(tmp_path, live=False)
+    assert examine_cluster(Settings(state_dir=tmp_path), host) == [], "no cluster"
 
 
-def test_without_a_cluster_nothing_is_said(tmp_path: Path) -> None:
-    assert examine_cluster(Settings(state_dir=tmp_path), SetupHost(tmp_path, live=False)) == []
+AT = "10.0.0.1:6387"
 
 
-def test_a_ray_that_lets_strangers_in_is_told() -> None:
-    let_in, refused = DirectoryAnswer(answers=True, ray="2.60.0"), DirectoryAnswer(refused=True)
-    for answer, verdict in ((let_in, "fail"), (refused, None), (DirectoryAnswer(), None)):
-        assert verdicts(but(stranger=answer)).get("cluster token") == verdict
-    told = judged(but(stranger=let_in))["cluster token"]
-    assert "head:6380 asks for no token" in told.message
-    assert "RAY_AUTH_MODE=token" in told.advice
+def told_of(facts: endpoints.EndpointFacts) -> list[tuple[str, str]]:
+    return [(one.verdict.value, one.message) for one in endpoints.check_endpoints(facts)]
 
 
-def test_ports_beside_the_directory_are_tried_where_something_may_be_wrong() -> None:
-    assert other_addresses((), "[fd00::4]:7000", 6380) == ["[fd00::4]:7001", "[fd00::4]:7002"]
-    lost = replace(LOST, address="10.0.0.9")
-    hosts = (HEAD, replace(FINE, address="10.0.0.8"), lost, NEVER)
-    assert other_addresses(hosts, "", 6380) == ["10.0.0.9:6381", "10.0.0.9:6382"]
-    closed = but(closed=(WayToHead("10.0.0.9:6381", None, "Connection timed out"),))
-    assert verdicts(closed)["cluster reach"] == "warn"
-    assert "10.0.0.9:6381 (Connection timed out)" in judged(closed)["cluster reach"].message
+def test_who_does_not_reach_whom_is_told_of_hosts_that_answer() -> None:
+    assert told_of(endpoints.EndpointFacts(AT, hosts=(HEAD, FINE, LOST, NEVER))) == [
+        ("ok", f"{AT}, for those of other hosts")
+    ]
+    head = replace(HEAD, unreached=("gpu-1", "gpu-2"))
+    old = replace(FINE, name="old", peers_address="", unreached=())
+    for hosts, words in (
+        ((head, FINE, LOST), "endpoint of head does not reach that of gpu-1 at 10.0.0.2:6387"),
+        ((HEAD, FINE, old), "the endpoint of old serves no other ones"),
+    ):
+        ((verdict, message),) = told_of(endpoints.EndpointFacts(AT, hosts=hosts))
+        assert (verdict, words in message) == ("warn", True)
+
+
+def test_every_finding_on_endpoints_that_is_not_ok_says_what_to_do() -> None:
+    closed = (WayToHead("10.0.0.3:6387", None, "No route to host"),)
+    apart = tuple(replace(host, peers_address="") for host in (HEAD, FINE))
+    worst = endpoints.check_endpoints(
+        endpoints.EndpointFacts(AT, "in use", hosts=apart, closed=closed)
+    )
+    assert [one.verdict.value for one in worst] == ["fail", "warn", "warn"]
+    (without,) = endpoints.check_endpoints(endpoints.EndpointFacts("", tls=False))
+    assert "each endpoint serves what runs on its own host" in without.message
+    assert all(one.advice for one in (*worst, without))
+    # Ports are tried of which nobody else tells.
+    assert endpoints.peers_to_try((), "[fd00::4]:7000", 6388) == ["[fd00::4]:6388"]
+    assert endpoints.peers_to_try((HEAD, FINE, LOST, NEVER), "", 6387) == ["10.0.0.3:6387"]
+
+
+def test_a_port_that_is_taken_is_found_unless_the_endpoint_has_it(tmp_path: Path) -> None:
+    host = SetupHost(tmp_path, live=False)
+    with socket.create_server(("127.0.0.4", 0)) as other:
+        port = other.getsockname()[1]
+        assert "in use" in endpoints.bind_problem("127.0.0.4", port)
+        values = {"state_dir": str(tmp_path), "cluster.enabled": True, "proxy.peers_port": port,
+                  "cluster.trust_engines": True, "cluster.address": "127.0.0.4"}  # fmt: skip
+        settings = load_settings(overrides=values).settings
+        (taken,) = endpoints.examine_endpoints(settings, host, daemon_runs=False)
+        (ours,) = endpoints.examine_endpoints(settings, host, daemon_runs=True)
+    assert (taken.verdict.value, ours.verdict.value) == ("fail", "ok")
+    assert f"127.0.0.4:{port}: Address already in use" in taken.message
+    assert "proxy.peers_port" in taken.advice
+    assert endpoints.bind_problem("127.0.0.4", port) == ""
+    alone = Settings(state_dir=tmp_path)
+    assert endpoints.examine_endpoints(alone, host, daemon_runs=False) == [], "no cluster"

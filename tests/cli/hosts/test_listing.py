@@ -24,7 +24,7 @@ VIEW = ReplicaView(
 )
 
 
-def test_a_host_has_a_row_and_its_reason_stands_below() -> None:
+def test_hosts_have_a_row_with_their_reason_and_what_they_do_not_reach_below() -> None:
     shown = [line.rstrip() for line in text_of(hosts_table(HOSTS, {"gpu-1": 12}), 100).splitlines()]
     rows = {line.split()[0]: line for line in reversed(shown) if line}
     assert "fine, head" in rows["head"]
@@ -35,32 +35,22 @@ def test_a_host_has_a_row_and_its_reason_stands_below() -> None:
     assert rows["gpu-3"].split()[-1] == "never"
     assert f"gpu-2 is lost: {LOST.reason}" in shown
     assert f"gpu-3 is refused: {NEVER.reason}" in shown
-
-
-def test_endpoints_that_do_not_reach_each_other_stand_below() -> None:
     assert "endpoint" not in text_of(hosts_table(HOSTS, {}))
     apart = replace(FINE, unreached=("head", "gpu-2"))
-    shown = " ".join(text_of(hosts_table((HEAD, apart, LOST), {}), 100).split())
-    assert "the endpoint of gpu-1 does not reach that of head at 10.0.0.1:6387: what" in shown
-    assert "of gpu-2 at" not in shown  # why it is lost is said already
+    said = " ".join(text_of(hosts_table((HEAD, apart, LOST), {}), 100).split())
+    assert "the endpoint of gpu-1 does not reach that of head at 10.0.0.1:6387: what" in said
+    assert "of gpu-2 at" not in said  # why it is lost is said already
     alone = [replace(host, peers_address="") for host in (HEAD, FINE)]
     assert "each serves what runs on its own host alone" in text_of(hosts_table(alone, {}), 200)
     assert "endpoint" not in text_of(hosts_table(alone[:1], {}))
-
-
-def test_clocks_and_last_words_are_short() -> None:
-    late = replace(FINE, clock_offset_seconds=41.26, silent_seconds=7.0)
+    late = replace(FINE, clock_offset_seconds=41.26, silent_seconds=7.0, state=HostState.LATE)
     assert (clock_words(late), last_word(late)) == ("+41.3 s", "7.0 s ago")
     assert (clock_words(HEAD), clock_words(NEVER)) == ("-", "-")
-
-
-def test_the_status_names_hosts_that_are_not_fine() -> None:
     assert hosts_words((HEAD, FINE)) == "2"
-    late = replace(FINE, state=HostState.LATE)
     assert hosts_words((HEAD, late)) == "2; gpu-1 is late (see `partitiond hosts`)"
 
 
-def test_devices_have_a_column_for_hosts_only_if_there_are_several() -> None:
+def test_tables_have_a_column_for_hosts_only_if_there_are_several() -> None:
     other = replace(CPU, id="cpu-b", host="beta")
     assert "host" not in text_of(devices_table([CPU]))
     shown = text_of(devices_table([CPU, other]))
@@ -68,36 +58,23 @@ def test_devices_have_a_column_for_hosts_only_if_there_are_several() -> None:
     assert "beta" in shown
     many = [replace(CPU, id=f"cpu-{n}", host=f"host-{n}") for n in range(60)]
     assert "60 hosts" in text_of(devices_table(many))
-
-
-def test_replicas_have_a_column_for_hosts_only_if_there_are_several() -> None:
-    alone = text_of(replicas_table([VIEW]))
-    assert alone == text_of(replicas_table([replace(VIEW, host="")]))
+    assert text_of(replicas_table([VIEW])) == text_of(replicas_table([replace(VIEW, host="")]))
     assert "beta" in text_of(replicas_table([VIEW], several=True))
 
 
-def over_hosts() -> Overview:
-    shown = overview()
-    replicas = tuple(replace(r, host="here") for r in shown.replicas)
-    return replace(shown, replicas=replicas, hosts=(HEAD, FINE, LOST))
+def test_top_names_hosts_finds_by_them_and_says_which_are_not_fine() -> None:
+    alone = overview()
+    replicas = tuple(replace(r, host="here") for r in alone.replicas)
+    several = replace(alone, replicas=replicas, hosts=(HEAD, FINE, LOST))
 
+    def drawn(shown: Overview) -> str:
+        return text_of(draw(shown, (), TopState(), Screen(140)), 140)
 
-def drawn(shown: Overview) -> str:
-    return text_of(draw(shown, (), TopState(), Screen(140)), 140)
-
-
-def test_top_names_hosts_and_says_which_are_not_fine() -> None:
-    shown = drawn(over_hosts())
-    assert "3 hosts" in shown
-    assert f"gpu-2 is lost: {LOST.reason}" in shown
-    assert "GPU-aaaaaaaa on here" in shown
-    assert "  host" in shown
-    one = drawn(replace(over_hosts(), hosts=()))
+    for words in ("3 hosts", f"gpu-2 is lost: {LOST.reason}", "GPU-aaaaaaaa on here", "  host"):
+        assert words in drawn(several)
+    one = drawn(replace(several, hosts=()))
     assert "host" not in one
-    assert one == drawn(overview())
-
-
-def test_top_finds_by_host_only_if_there_are_several() -> None:
+    assert one == drawn(alone)
     state = TopState(find="here")
-    assert len(seen(over_hosts(), state).devices) == len(overview().devices)
-    assert not seen(overview(), state).devices
+    assert len(seen(several, state).devices) == len(alone.devices)
+    assert not seen(alone, state).devices

@@ -4,12 +4,22 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 
 from partitiond.api.schemas import ApiOptions, ModelBody
-from partitiond.cli.models.registration import lengths_body
+from partitiond.cli.models.placement_options import (
+    demand_text,
+    placement_text,
+    rules_body,
+)
+from partitiond.cli.models.registration import autoscale_body, lengths_body
 from partitiond.core.errors import InputError, SpecError
+from partitiond.core.model import spec as specs
+from partitiond.core.model.demand import Demand
 from partitiond.core.model.workload import Workload
 from partitiond.serde import to_jsonable
+from tests.api.fake_service import FakeService
+from tests.cli.conftest import Cli
 
 
 def workload_of(lengths: str | None = None, **given: float) -> Workload:
@@ -19,61 +29,82 @@ def workload_of(lengths: str | None = None, **given: float) -> Workload:
     return parsed.to_spec(ApiOptions()).workload
 
 
-def test_nothing_given_leaves_the_usual_lengths() -> None:
+def test_lengths_are_the_usual_ones_fixed_or_lognormal() -> None:
     assert workload_of() == Workload()
     assert workload_of(prompt_tokens=64) == Workload(64, 256)
     assert workload_of("fixed", output_tokens=8) == Workload(512, 8)
-
-
-def test_a_variation_makes_them_lognormal() -> None:
     assert workload_of(output_variation=0.5) == Workload.lognormal(512, 256, 0.0, 0.5)
     assert workload_of("lognormal", prompt_tokens=100) == Workload.lognormal(100, 256, 1.0, 1.0)
     with pytest.raises(InputError, match="do not vary"):
         workload_of("fixed", prompt_variation=0.5)
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
+def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> None:
+    for name, text in (
         ("pairs.csv", "prompt_tokens,output_tokens\n100,10\n300,30\n"),
         ("pairs.csv", "100,10\n300,30\n"),
         ("pairs.jsonl", '[100, 10]\n{"prompt_tokens": 300, "output_tokens": 30}\n'),
-    ],
-)
-def test_pairs_come_from_a_file(tmp_path: Path, name: str, text: str) -> None:
-    path = tmp_path / name
-    path.write_text(text)
-    assert workload_of(str(path)) == Workload.of_trace([(100, 10), (300, 30)])
-
-
-@pytest.mark.parametrize(
-    "workload",
-    [
-        Workload(64, 32),
-        Workload.lognormal(64, 32, 0.5, 0.0),
-        Workload.of_trace([(1, 2), (3, 4)]),
-    ],
-)
-def test_a_profiles_own_lengths_are_taken_from_its_file(tmp_path: Path, workload: Workload) -> None:
+    ):
+        (tmp_path / name).write_text(text)
+        assert workload_of(str(tmp_path / name)) == Workload.of_trace([(100, 10), (300, 30)])
     path = tmp_path / "profile.json"
-    path.write_text(json.dumps({"id": "x", "workload": to_jsonable(workload)}))
-    assert workload_of(str(path)) == workload
-
-
-@pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"workload": 3}'])
-def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "profile.json"
-    path.write_text(text)
-    with pytest.raises(InputError, match="no profile"):
-        workload_of(str(path))
-
-
-def test_what_contradicts_a_trace_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "pairs.csv"
-    path.write_text("100,10\n")
+    trace = Workload.of_trace([(1, 2), (3, 4)])
+    for workload in (Workload(64, 32), Workload.lognormal(64, 32, 0.5, 0.0), trace):
+        path.write_text(json.dumps({"id": "x", "workload": to_jsonable(workload)}))
+        assert workload_of(str(path)) == workload
+    for text in ("{}", "[]", "not json", '{"workload": 3}'):
+        path.write_text(text)
+        with pytest.raises(InputError, match="no profile"):
+            workload_of(str(path))
     with pytest.raises(InputError, match="everything about the lengths"):
-        workload_of(str(path), prompt_tokens=5)
-    with pytest.raises((InputError, SpecError), match="cannot be read"):
-        workload_of(str(tmp_path / "missing.csv"))
-    with pytest.raises(InputError, match="cannot be read"):
-        workload_of(str(tmp_path / "missing.json"))
+        workload_of(str(tmp_path / "pairs.csv"), prompt_tokens=5)
+    for missing in ("missing.csv", "missing.json"):
+        with pytest.raises((InputError, SpecError), match="cannot be read"):
+            workload_of(str(tmp_path / missing))
+
+
+def test_what_scales_is_shown_and_set(service: FakeService, cli: Cli) -> None:
+    shown = cli("models scaling")
+    assert shown.code == 0, shown.err
+    for words in ("at zero", "1/1 serve", "1.5", "2.2"):
+        assert words in shown.out
+    assert "are expected or queue" not in shown.out
+    assert "are expected or queue" in " ".join(cli("models scaling a").out.split())
+    assert json.loads(cli("models scaling b --json").out)["at_zero"] is True
+    assert cli("models scaling nobody").code != 0
+    assert autoscale_body(None, None) == {}
+    assert autoscale_body(True, None) == {"autoscale": {}}
+    assert autoscale_body(None, 600.0) == {"autoscale": {"scale_to_zero_seconds": 600.0}}
+    assert autoscale_body(True, 0.0) == {"autoscale": {"scale_to_zero_seconds": None}}
+    assert autoscale_body(False, None) == {"autoscale": None}
+    with pytest.raises(typer.BadParameter):
+        autoscale_body(False, 600.0)
+
+
+def _body(**given: object) -> dict[str, object]:
+    lists = {name: given.pop(name, None) for name in ("avoid", "near", "only_on")}
+    others = {name: given.get(name) for name in ("survive", "survive_share", "priority")}
+    return rules_body(*lists.values(), **others)  # type: ignore[arg-type]
+
+
+def test_rules_are_a_body_of_what_was_given_and_a_sentence() -> None:
+    """None takes a rule back."""
+    assert _body() == {}
+    assert _body(avoid=["bert"], priority=0) == {"avoid": ["bert"], "priority": 0}
+    assert _body(near=["none"], survive="none") == {"near": [], "survive": None}
+    with pytest.raises(typer.BadParameter, match="--only-on none"):
+        _body(only_on=["none", "node-1"])
+    source = specs.ModelSource(specs.SourceKind.CONFIG, "opt-125m")
+    assert placement_text(specs.ModelSpec("m", source)) == "anywhere"
+    rules = specs.PlacementRules(("bert",), (), ("node-1",), specs.FaultDomain.HOST, 0.5, 1)
+    spec = specs.ModelSpec(
+        "m", source, isolation=specs.Isolation.HARDWARE, rules=rules, isolation_group="blue"
+    )
+    assert placement_text(spec) == (
+        "isolation hardware; isolation group blue; never beside bert; only on node-1; "
+        "survives the loss of any host with 50% of the rate; priority +1"
+    )
+    assert demand_text(Demand()) == "as much as there is"
+    assert demand_text(Demand(2.5)) == "2.5 requests/s"
+    text = demand_text(Demand(4.0, percentile=99, window_seconds=1))
+    assert text == "4 requests/s, percentile 99 of 1 s: planned for 9"

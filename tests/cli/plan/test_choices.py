@@ -1,13 +1,11 @@
 """The price of moves is shown: the chosen plan, its reason, and the way to another plan."""
 
-import io
-
 import pytest
-from rich.console import Console
 
 from partitiond.cli.plan.choices import choices_told, choices_view
 from partitiond.core.plan.choices import Against, Choice, trade_off
 from partitiond.core.plan.record import Certificate, Objective, Status
+from tests.cli.conftest import text_of, widest
 from tests.planner.build import gpu
 
 
@@ -23,12 +21,7 @@ def proof(
 
 
 def shown(certificate: Certificate, width: int = 80) -> str:
-    """As it is printed."""
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    for part in choices_view(certificate, TWO):
-        console.print(part)
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
+    return "".join(text_of(part, width) for part in choices_view(certificate, TWO))
 
 
 TWO = (
@@ -40,30 +33,13 @@ MOVES = Choice(30, 29, 4)
 
 
 def test_the_table_names_the_plan_bounds_prices_and_what_is_proven() -> None:
-    rows = [line.split() for line in shown(proof(STAYS, MOVES, price=0.3)).splitlines()]
-    assert ["this", "plan", "0", "31", "31", "(proven)", "0.25", "or", "more"] in rows
-    assert ["4", "30", "29", "0.25", "or", "less"] in rows
-    assert [
-        "moves",
-        "devices",
-        "at",
-        "least",
-        "best",
-        "of",
-        "these",
-        "while",
-        "move_price",
-        "is",
-    ] in rows
-
-
-@pytest.mark.parametrize("width", [60, 80, 140])
-def test_it_fits_the_width(width: int) -> None:
-    text = shown(proof(STAYS, MOVES, Choice(28, 28, 999, against=Against.MOVE_BUDGET)), width)
-    assert max(len(line.rstrip()) for line in text.splitlines()) <= width
-
-
-def test_nothing_is_shown_where_nothing_is_to_choose() -> None:
+    rows = [" ".join(line.split()) for line in shown(proof(STAYS, MOVES, price=0.3)).splitlines()]
+    assert "this plan 0 31 31 (proven) 0.25 or more" in rows
+    assert "4 30 29 0.25 or less" in rows
+    assert "moves devices at least best of these while move_price is" in rows
+    for width in (60, 80, 140):
+        budget = Choice(28, 28, 999, against=Against.MOVE_BUDGET)
+        assert widest(shown(proof(STAYS, MOVES, budget), width)) <= width
     assert shown(Certificate(Objective.MIN_DEVICES, 1, 1, 0, Status.OPTIMAL, "", 0)) == ""
 
 
@@ -75,17 +51,10 @@ def test_why_it_is_proposed_and_how_to_get_the_others() -> None:
         "The next best: partitiond plan --move-price 0.131",
         "The best whatever it moves: partitiond plan --move-price 0",
     ]
-
-
-def test_the_next_best_is_told_once_where_it_is_the_best_whatever_it_moves() -> None:
     told = list(choices_told(proof(STAYS, MOVES, price=0.3), TWO))
-    assert told[1:] == ["The next best: partitiond plan --move-price 0"]
-
-
-def test_with_moves_for_nothing_the_plan_that_moves_less_is_offered() -> None:
+    assert told[1:] == ["The next best: partitiond plan --move-price 0"], "it is both"
     mine = Choice(30, 29, 4, chosen=True)
-    told = list(choices_told(proof(Choice(31, 31, 0), mine, price=0.0), TWO))
-    assert told == [
+    assert list(choices_told(proof(Choice(31, 31, 0), mine, price=0.0), TWO)) == [
         "This plan is proposed because moves cost nothing (planner.move_price 0).",
         "The next best: partitiond plan --move-price 0.5",
     ]
@@ -109,37 +78,25 @@ def test_a_better_plan_that_is_not_made_is_shown_with_the_reason(
     assert not any(why in line for line in choices_told(worse, TWO)), "it costs more than it saves"
 
 
-def test_goodput_is_told_with_the_most_there_is_and_a_share() -> None:
-    stays = Choice(100, 120, 0)
-    mine = Choice(110, 120, 4, chosen=True)
-    certificate = proof(stays, mine, price=0.0025, objective=Objective.MAX_GOODPUT)
+def test_a_move_is_told_in_the_unit_of_the_plan_and_in_that_of_the_setting() -> None:
+    """Goodput is told with the most there is, and a share."""
+    for objective, price, says in (
+        (Objective.MIN_PRICE, 0.75, "a move costs 0.75 per hour (planner.move_price 0.25)"),
+        (Objective.MIN_POWER, 75.0, "a move costs 75 W (planner.move_price 0.25)"),
+        (Objective.MIN_DEVICES, 2.0, "a move costs 2 devices (planner.move_price 2)"),
+    ):
+        certificate = proof(STAYS, MOVES, price=price, objective=objective)
+        assert next(choices_told(certificate, TWO)) == f"This plan is proposed because {says}."
+    found = (Choice(100, 120, 0), Choice(110, 120, 4, chosen=True))
+    certificate = proof(*found, price=0.0025, objective=Objective.MAX_GOODPUT)
     assert "at most" in shown(certificate)
     assert next(choices_told(certificate, TWO)) == (
         "This plan is proposed because a move costs 0.25 % of the value (planner.move_price 0.25)."
     )
 
 
-@pytest.mark.parametrize(
-    ("objective", "price", "says"),
-    [
-        (Objective.MIN_PRICE, 0.75, "a move costs 0.75 per hour (planner.move_price 0.25)"),
-        (Objective.MIN_POWER, 75.0, "a move costs 75 W (planner.move_price 0.25)"),
-        (Objective.MIN_DEVICES, 2.0, "a move costs 2 devices (planner.move_price 2)"),
-    ],
-)
-def test_a_move_is_told_in_the_unit_of_the_plan_and_in_that_of_the_setting(
-    objective: Objective, price: float, says: str
-) -> None:
-    certificate = proof(STAYS, MOVES, price=price, objective=objective)
-    assert next(choices_told(certificate, TWO)) == f"This plan is proposed because {says}."
-
-
 def test_a_plan_that_stops_replicas_early_says_so_and_at_which_prices_it_is_the_best() -> None:
     mine = Choice(20, 20, 4, chosen=True, against=Against.NEEDLESS_STOP)
     certificate = proof(Choice(31, 31, 0), mine)
     assert "0.917 or less (stops replicas early)" in shown(certificate, 100)
-    why = list(choices_told(certificate, TWO))[1]
-    assert why == (
-        "It stops replicas before others take their place, though a device is idle, which counts "
-        "as 8 more moves: none better was found that does not."
-    )
+    assert "counts as 8 more moves: none better" in list(choices_told(certificate, TWO))[1]

@@ -17,40 +17,32 @@ from partitiond.core.hardware.partition import way_of
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.devices.fake import fake_gpus
 from partitiond.engines.process.journal import run_folders
-from partitiond.settings.schema import load_settings
+from partitiond.settings.schema import Settings, load_settings
 from tests.cli.conftest import Cli
 from tests.e2e.harness import wait_for
 
 
-@pytest.mark.parametrize(
-    ("sizes", "cores", "wanted"), [("", None, 0), ("1", None, 1), ("1", 2, 2), ("4096", None, 0)]
-)
-def test_cores_are_the_smallest_size_of_the_settings(
-    sizes: str, cores: int | None, wanted: int
-) -> None:
-    values = {"profiling.cpu_partition_cores": sizes, "gpu.enabled": "false"}
-    settings = load_settings(None, {}, {k: v for k, v in values.items() if v}).settings
-    device = choose_device(settings, ProfileOptions())
-    if cores and cores > len(device.cores):
-        pytest.skip("one core")
-    found = partition_cores(device, cores, settings)
-    assert len(found) == (wanted or len(device.cores))
+def settings_with(sizes: str = "") -> Settings:
+    values = {"gpu.enabled": "false"} | ({"profiling.cpu_partition_cores": sizes} if sizes else {})
+    return load_settings(None, {}, values).settings
 
 
-def test_more_cores_than_there_are_is_refused() -> None:
-    settings = load_settings(None, {}, {"gpu.enabled": "false"}).settings
-    device = choose_device(settings, ProfileOptions())
+def test_cores_are_the_smallest_size_of_the_settings() -> None:
+    device = choose_device(settings_with(), ProfileOptions())
+    every = len(device.cores)
+    for sizes, cores, wanted in (("", None, every), ("1", None, 1), ("4096", None, every)):
+        assert len(partition_cores(device, cores, settings_with(sizes))) == wanted
+    assert len(partition_cores(device, every, settings_with("1"))) == every
     with pytest.raises(SpecError, match="cores are asked for"):
-        partition_cores(device, 4096, settings)
+        partition_cores(device, 4096, settings_with())
 
 
 def test_a_share_under_mps_is_of_the_models_isolation_group() -> None:
-    settings = load_settings(None, {}, {"gpu.enabled": "false"}).settings
     (gpu,), under_mps = fake_gpus("a100-80gb"), ProfileOptions(sm_percent=30)
-    lease = lease_here(settings, gpu, under_mps, (), "a")
+    lease = lease_here(settings_with(), gpu, under_mps, (), "a")
     assert way_of(lease.partition) == (SharingMode.MPS, "a")
     with pytest.raises(DeviceError, match="serves one isolation group"):
-        lease_here(settings, gpu, under_mps, [("a-1", lease.partition)], "b")
+        lease_here(settings_with(), gpu, under_mps, [("a-1", lease.partition)], "b")
 
 
 QUICK = (
@@ -91,12 +83,39 @@ def wait_until(running: "subprocess.Popen[str]", what: str, true: Callable[[], b
     wait_for(what, is_true)
 
 
-def checkpoints(home: Path) -> list[Path]:
-    return list((home / "state" / "checkpoints").glob("*.jsonl"))
-
-
 def kept_trials(home: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") - 1 for path in checkpoints(home))
+    found = (home / "state" / "checkpoints").glob("*.jsonl")
+    return sum(path.read_bytes().count(b"\n") - 1 for path in found)
+
+
+@pytest.mark.full
+def test_an_interrupted_profile_goes_on_and_a_fresh_one_does_not(home: Path, cli: Cli) -> None:
+    """Interrupted, it says how to go on; killed, it goes on all the same."""
+    running = started(1)
+    wait_until(running, "a finished trial", lambda: kept_trials(home) >= 1)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate()
+    assert said.splitlines()[-1] == (
+        "interrupted; finished trials are kept: the same command goes on from there"
+    )
+    assert run_folders(home / "run") == []
+    before = kept_trials(home)
+    running = started(1)
+    wait_until(running, "another trial", lambda: kept_trials(home) > before)
+    running.kill()
+    running.communicate()
+    kept = kept_trials(home)
+
+    def notes(*arguments: str) -> list[str]:
+        window = [f"--set=profiling.{name}_window_seconds=1" for name in ("min", "max")]
+        done = cli(*window, *MEASURE, "--time-limit", 900, "--json", *arguments)
+        assert done.code == 0, done.err
+        found: list[str] = done.json["provenance"]["notes"]
+        return found
+
+    assert f"resumed after an interruption, with {kept} finished trials" in notes()
+    assert not list((home / "state" / "checkpoints").glob("*.jsonl"))
+    assert not any("resumed" in note for note in notes("--fresh"))
 
 
 def test_an_interruption_before_the_first_trial_is_one_line_and_leaves_nothing(home: Path) -> None:
@@ -108,39 +127,6 @@ def test_an_interruption_before_the_first_trial_is_one_line_and_leaves_nothing(h
     assert said.splitlines()[-1].startswith("interrupted; ")
     assert "Traceback" not in said
     assert run_folders(home / "run") == []
-
-
-@pytest.mark.full
-def test_an_interrupted_profile_says_how_to_go_on(home: Path) -> None:
-    running = started(3)
-    wait_until(running, "a finished trial", lambda: kept_trials(home) >= 1)
-    running.send_signal(signal.SIGINT)
-    _, said = running.communicate()
-    assert said.splitlines()[-1] == (
-        "interrupted; finished trials are kept: the same command goes on from there"
-    )
-    assert run_folders(home / "run") == []
-
-
-@pytest.mark.full
-def test_a_killed_profile_goes_on_and_a_fresh_one_does_not(home: Path, cli: Cli) -> None:
-    running = started(1)
-    wait_until(running, "two finished trials", lambda: kept_trials(home) >= 2)
-    running.kill()
-    running.communicate()
-    kept = kept_trials(home)
-
-    def notes(*arguments: str) -> list[str]:
-        window = ("--set", "profiling.min_window_seconds=1", "--set",
-                  "profiling.max_window_seconds=1")  # fmt: skip
-        done = cli(*window, *MEASURE, "--time-limit", 900, "--json", *arguments)
-        assert done.code == 0, done.err
-        found: list[str] = done.json["provenance"]["notes"]
-        return found
-
-    assert f"resumed after an interruption, with {kept} finished trials" in notes()
-    assert checkpoints(home) == []
-    assert not any("resumed" in note for note in notes("--fresh"))
 
 
 def test_what_was_measured_without_a_daemon_is_read_without_one(home: Path, cli: Cli) -> None:

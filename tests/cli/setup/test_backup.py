@@ -4,6 +4,8 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from partitiond.store import StateLock, open_store
 from tests.cli.conftest import Cli
 from tests.controller.samples import measured_profile
@@ -14,7 +16,9 @@ def keep(home: Path, profile_id: str) -> None:
         store.add_profile(dataclasses.replace(measured_profile("a"), id=profile_id))
 
 
-def test_a_backup_is_made_checked_and_restored(cli: Cli, home: Path) -> None:
+def test_a_backup_is_made_checked_and_restored_with_settings_only_when_asked_for(
+    cli: Cli, home: Path
+) -> None:
     keep(home, "first")
     file = home / "b.tar.gz"
     made = cli("setup backup", file, "--json")
@@ -27,6 +31,16 @@ def test_a_backup_is_made_checked_and_restored(cli: Cli, home: Path) -> None:
     assert "Start the daemon again" in done.err
     with contextlib.closing(open_store(home / "state" / "partitiond.sqlite3")) as store:
         assert [profile.id for profile in store.profiles()] == ["first"]
+    config = home / "config" / "partitiond" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("[planner]\nseed = 7\n")
+    file = home / "with-settings.tar.gz"
+    cli("setup backup", file)
+    config.unlink()
+    assert "were left alone" in cli("setup restore", file).err
+    assert not config.exists()
+    assert "Settings written" in cli("setup restore", file, "--with-settings").err
+    assert "seed = 7" in config.read_text()
 
 
 def test_refusals_have_their_exit_codes(cli: Cli, home: Path) -> None:
@@ -47,15 +61,20 @@ def test_refusals_have_their_exit_codes(cli: Cli, home: Path) -> None:
     assert cli("setup backup", home / "no" / "such" / "folder.tar.gz").code == 2
 
 
-def test_settings_come_back_only_when_asked_for(cli: Cli, home: Path) -> None:
-    keep(home, "first")
-    config = home / "config" / "partitiond" / "config.toml"
-    config.parent.mkdir(parents=True)
-    config.write_text("[planner]\nseed = 7\n")
-    file = home / "b.tar.gz"
-    cli("setup backup", file)
-    config.unlink()
-    assert "were left alone" in cli("setup restore", file).err
-    assert not config.exists()
-    assert "Settings written" in cli("setup restore", file, "--with-settings").err
-    assert "seed = 7" in config.read_text()
+def test_each_value_names_its_origin(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text("[proxy]\nport = 9001\nmax_queue = 7\n")
+    monkeypatch.setenv("PARTITIOND_PROXY__MAX_QUEUE", "8")
+
+    shown = cli(
+        "--config", file, "--set", "planner.seed=3", "setup", "config", "show", "--json"
+    ).json
+
+    assert shown["proxy.port"] == {"value": 9001, "origin": f"file {file}:proxy.port"}
+    assert shown["proxy.max_queue"]["value"] == 8
+    assert shown["proxy.max_queue"]["origin"].startswith("environment")
+    assert shown["planner.seed"]["value"] == 3
+    assert shown["planner.seed"]["origin"] == "--set planner.seed"
+    assert shown["proxy.host"]["origin"] == "default"

@@ -5,22 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cli.setup.cluster_units import (
-    ENVIRONMENT,
-    JOINED,
-    TLS,
-    TOKEN,
-    as_installed,
-    checked_place,
-    drop_in_text,
-    environment_text,
-    installed_place,
-)
+from partitiond.cli.setup import cluster_units as units
 from partitiond.cli.setup.host import ClusterPlace, SetupHost
 from partitiond.cluster import authority
 from partitiond.cluster.bundle import Bundle, write_bundle
 from partitiond.cluster.certificates import check_files
-from partitiond.cluster.own_files import own_address
 from partitiond.core.errors import InputError
 from partitiond.settings.schema import load_settings
 from tests.cli.conftest import Cli
@@ -53,7 +42,7 @@ def test_a_head_is_set_up_kept_and_made_one_host_again(cli: Cli, image: Path) ->
     assert setup() == 0
     alone = files(image / "etc")
     assert setup("--cluster", "--address", "127.0.0.4") == 0
-    text = (image / ENVIRONMENT.lstrip("/")).read_text()
+    text = (image / units.ENVIRONMENT.lstrip("/")).read_text()
     assert "PARTITIOND_CLUSTER__ENABLED=true\n" in text
     assert "PARTITIOND_CLUSTER__ADDRESS=127.0.0.4\n" in text
     assert "ExecStart" not in (image / DROP_IN).read_text()
@@ -70,26 +59,6 @@ def test_a_head_is_set_up_kept_and_made_one_host_again(cli: Cli, image: Path) ->
     ]
 
 
-@pytest.mark.parametrize("head", ["", "gpu-head:6380"])
-def test_the_place_of_the_service_is_known_to_who_looks_at_its_state_folder(
-    tmp_path: Path, head: str
-) -> None:
-    """The doctor, say: only the units read the file."""
-    host = SetupHost(tmp_path, live=False)
-    service = load_settings(overrides={"state_dir": "/var/lib/partitiond"}).settings
-    assert as_installed(service, host) is service
-    host.file(ENVIRONMENT).parent.mkdir(parents=True)
-    host.file(ENVIRONMENT).write_text(environment_text(ClusterPlace(head, "gpu-1", "10.0.0.5")))
-    found = as_installed(service, host)
-    assert (found.cluster.enabled, found.cluster.joined) == (not head, bool(head))
-    assert (found.cluster.head, found.cluster.address) == (head, "10.0.0.5")
-    assert found.host.own_name == "gpu-1"
-    assert own_address(found) == "10.0.0.5"
-    assert not found.cluster.manage_ray, "its unit keeps Ray running"
-    other = load_settings(overrides={"state_dir": "/srv/other"}).settings
-    assert as_installed(other, host) is other
-
-
 def test_a_host_joins_by_a_bundle_and_undo_leaves_nothing(
     cli: Cli, image: Path, bundle: Path
 ) -> None:
@@ -100,72 +69,74 @@ def test_a_host_joins_by_a_bundle_and_undo_leaves_nothing(
     assert files(image) == before
     assert cli(*words, "--apply").code == 0
     host = SetupHost(image, live=False)
-    assert installed_place(host) == ClusterPlace("gpu-head:6380", "gpu-1")
+    assert units.installed_place(host) == ClusterPlace("gpu-head:6380", "gpu-1")
     assert "\nExecStart=\nExecStart=/opt/partitiond/bin/partitiond host join\n" in (
         (image / DROP_IN).read_text()
     )
-    check_files(image / TLS.lstrip("/"), ["127.0.0.5"])
+    check_files(image / units.TLS.lstrip("/"), ["127.0.0.5"])
     made = files(image)
     assert cli(*words, "--apply").code == 0
     assert files(image) == made
     assert cli("setup --root", image, "--undo", "--apply", "--purge").code == 0
     left = [name for name in files(image) if "cluster" in name or "ray" in name]
     assert left == []
-    assert not (image / TOKEN.lstrip("/")).exists()
+    assert not (image / units.TOKEN.lstrip("/")).exists()
 
 
 def test_a_host_that_obeys_a_head_leaves_it_first(cli: Cli, image: Path, bundle: Path) -> None:
     words = ("setup", "--root", image, "--no-gpu")
     cli(*words, "--join", "gpu-head", "--from", bundle, "--apply")
-    (image / JOINED.lstrip("/")).write_text("{}")
-    shown = cli(*words, "--no-cluster")
-    assert "host leave" in shown.out
+    (image / units.JOINED.lstrip("/")).write_text("{}")
+    assert "host leave" in cli(*words, "--no-cluster").out
     cli(*words, "--no-cluster", "--apply")
     assert (image / DROP_IN).exists()
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("--cluster", "--join", "gpu-head"),
-        ("--from", "x"),
-        ("--address", "127.0.0.4"),
-        ("--no-cluster", "--address", "127.0.0.4"),
-        ("--join", "gpu-head"),  # with what?
-        ("--join", "gpu-head", "--from", "/nowhere"),
-        ("--join", "gpu head", "--from", "x"),
-        ("--cluster", "--address", "a\nb"),
-        ("--cluster", "--no-engine-user"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(cli: Cli, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_what_makes_no_sense_is_refused(cli: Cli, tmp_path: Path, bundle: Path) -> None:
     (tmp_path / "root").mkdir()
-    assert cli("setup --root", tmp_path / "root", *words).code == 2
-
-
-def test_nothing_given_ends_a_line_of_the_environment(bundle: Path) -> None:
-    for head, address in (("gpu-head\nX=1", None), ("gpu-head", "a\nX=1"), (None, "$(x)")):
+    for words in (
+        "--cluster --join gpu-head",
+        "--from x",
+        "--address 127.0.0.4",
+        "--no-cluster --address 127.0.0.4",
+        "--join gpu-head",  # with what?
+        "--join gpu-head --from /nowhere",
+        "--cluster --no-engine-user",
+    ):
+        cli("setup --root", tmp_path / "root", *words.split()).refused(2)
+    for head, address in (("gpu head", None), ("gpu-head\nX=1", None), ("gpu-head", "a\nX=1"),
+                          (None, "$(x)")):  # fmt: skip
         with pytest.raises(InputError):
-            checked_place(head, address, bundle)
-    assert checked_place("10.0.0.4", "10.0.0.5", bundle) == ClusterPlace(
-        "10.0.0.4:6380", "gpu-1", "10.0.0.5", bundle
-    )
+            units.checked_place(head, address, bundle)
+    place = ClusterPlace("10.0.0.4:6380", "gpu-1", "10.0.0.5", bundle)
+    assert units.checked_place("10.0.0.4", "10.0.0.5", bundle) == place
 
 
 @pytest.mark.parametrize(
-    "place", [ClusterPlace(), ClusterPlace("gpu-head:6380", "gpu-1", "10.0.0.5")]
+    "place", [ClusterPlace("", "gpu-1"), ClusterPlace("gpu-head:6380", "gpu-1", "10.0.0.5")]
 )
-def test_daemon_and_rays_keeper_read_what_setup_writes(tmp_path: Path, place: ClusterPlace) -> None:
-    lines = environment_text(place).splitlines()
+def test_daemon_rays_keeper_and_doctor_read_what_setup_writes(
+    tmp_path: Path, place: ClusterPlace
+) -> None:
+    """Only the units read the file: who looks at the service's state folder is told its place."""
+    host = SetupHost(tmp_path, live=False)
+    service, other = (
+        load_settings(overrides={"state_dir": folder}).settings
+        for folder in ("/var/lib/partitiond", "/srv/other")
+    )
+    assert units.as_installed(service, host) is service
+    host.file(units.ENVIRONMENT).parent.mkdir(parents=True)
+    host.file(units.ENVIRONMENT).write_text(units.environment_text(place))
+    assert units.installed_place(host) == place
+    assert units.ENVIRONMENT in units.drop_in_text(place)
+    lines = units.environment_text(place).splitlines()
     given = dict(line.split("=", 1) for line in lines if line.startswith("PARTITIOND_"))
-    settings = load_settings(None, given, {"state_dir": str(tmp_path)}).settings
-    assert settings.engine.launcher == Path("/run/partitiond-engine.sock")
-    assert settings.cluster.enabled == (not place.head)
-    assert settings.cluster.head == place.head
-    assert settings.cluster.address == place.address
-    assert settings.host.name == place.name
-    assert not settings.cluster.manage_ray
-    (tmp_path / "etc/partitiond").mkdir(parents=True)
-    (tmp_path / ENVIRONMENT.lstrip("/")).write_text(environment_text(place))
-    assert installed_place(SetupHost(tmp_path, live=False)) == place
-    assert ENVIRONMENT in drop_in_text(place)
+    read = load_settings(None, given, {"state_dir": str(tmp_path)}).settings
+    assert read.engine.launcher == Path("/run/partitiond-engine.sock")
+    for settings in (read, units.as_installed(service, host)):
+        found = settings.cluster
+        assert (found.enabled, found.joined) == (not place.head, bool(place.head))
+        assert (found.head or "", found.address or "") == (place.head, place.address)
+        assert settings.host.own_name == "gpu-1"
+        assert not found.manage_ray, "its unit keeps Ray running"
+    assert units.as_installed(other, host) is other

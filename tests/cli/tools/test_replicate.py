@@ -41,24 +41,15 @@ def profiled(cli: Cli, model: str) -> str:
     return str(made.json["id"])
 
 
-@pytest.mark.parametrize("text", ["", "0,2", "two", "1,2,1000", "-1"])
-def test_what_is_no_list_of_numbers_is_refused(cli: Cli, text: str) -> None:
-    said = cli("tools replicate opt-125m", f"--replicas={text}", *MODEL)
-    assert said.code != 0
-    assert "--replicas 1,2,4" in said.err
-
-
-def test_without_a_profile_it_says_which_command_makes_one(cli: Cli) -> None:
-    said = cli("tools replicate opt-125m", *MODEL)
-    assert said.code != 0
-    assert "was not measured" in said.err
-    assert "partitiond profile opt-125m --cores 1" in " ".join(said.err.split())
-
-
-def test_an_unknown_model_is_refused(cli: Cli) -> None:
-    said = cli("tools replicate no-such-model", *MODEL)
-    assert said.code != 0
-    assert "no-such-model" in said.err
+def test_what_cannot_be_replicated_is_refused(cli: Cli) -> None:
+    for text in ("", "0,2", "two", "1,2,1000", "-1"):
+        said = cli("tools replicate opt-125m", f"--replicas={text}", *MODEL)
+        said.refused(2, "--replicas 1,2,4")
+    without = cli("tools replicate opt-125m", *MODEL)
+    assert without.code != 0
+    assert "was not measured" in without.err
+    assert "partitiond profile opt-125m --cores 1" in without.said
+    cli("tools replicate no-such-model", *MODEL).refused(2, "no-such-model")
 
 
 @pytest.mark.full

@@ -1,7 +1,6 @@
 """`partitiond top` works in a pseudo-terminal, against a daemon's answers."""
 
 import contextlib
-import http.server
 import json
 import os
 import pty
@@ -12,12 +11,11 @@ import sys
 import termios
 import threading
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 from partitiond import serde
+from tests.advise.servers import serving
 from tests.cli.conftest import Cli
 from tests.cli.overviews import events, overview
 from tests.e2e.harness import WAIT_SECONDS, clean_environment, wait_for
@@ -30,34 +28,13 @@ main()
 """
 
 
-class Answers(http.server.BaseHTTPRequestHandler):
-    """The two routes that are asked."""
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        body: Any = serde.to_jsonable(overview())
-        if path == "/events":
-            body = [serde.to_jsonable(event) for event in events(12)]
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
 @pytest.fixture
 def url() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    """Answers the two routes that are asked."""
+    seen = json.dumps(serde.to_jsonable(overview()))
+    happened = json.dumps([serde.to_jsonable(event) for event in events(12)])
+    with serving(lambda path: (200, happened if path.startswith("/events") else seen)) as address:
+        yield address
 
 
 class Terminal:
@@ -108,56 +85,42 @@ class Terminal:
                 os.close(descriptor)
 
 
-def test_keys_work_in_a_terminal_and_leave_it_as_it_was(url: str) -> None:
-    terminal = Terminal(url)
-    try:
-        terminal.until("partitiond 0.7", "Devices", "bee-1", "sorted by name")
-        terminal.press("s")
-        terminal.until("sorted by demand")
-        terminal.press("/cow\r")
-        text = terminal.until("only 'cow'", "unavailable")
-        assert "bee-1" not in text.rpartition("only 'cow'")[0].rpartition("partitiond 0.7")[2]
-        terminal.press("\x1b[B")  # an arrow; none of its letters is a key
-        terminal.press("h")
-        terminal.until("sort by the next")
-        terminal.press("q")
-        assert terminal.process.wait(WAIT_SECONDS) == 0
-        assert termios.tcgetattr(terminal.slave) == terminal.before
-    finally:
-        terminal.close()
+@pytest.fixture
+def terminal(url: str) -> Iterator[Terminal]:
+    made = Terminal(url, "--sort", "name")
+    yield made
+    made.close()
 
 
-def test_ctrl_c_ends_it_and_the_terminal_is_as_before(url: str) -> None:
-    terminal = Terminal(url, "--sort", "queue")
-    try:
-        terminal.until("sorted by queue")
-        terminal.press("\x03")
-        terminal.process.wait(WAIT_SECONDS)
-        assert termios.tcgetattr(terminal.slave) == terminal.before
-    finally:
-        terminal.close()
+def test_keys_work_in_a_terminal_and_leave_it_as_it_was(terminal: Terminal) -> None:
+    terminal.until("partitiond 0.7", "Devices", "bee-1", "sorted by name")
+    terminal.press("s")
+    terminal.until("sorted by demand")
+    terminal.press("/cow\r")
+    text = terminal.until("only 'cow'", "unavailable")
+    assert "bee-1" not in text.rpartition("only 'cow'")[0].rpartition("partitiond 0.7")[2]
+    terminal.press("\x1b[B")  # an arrow; none of its letters is a key
+    terminal.press("h")
+    terminal.until("sort by the next")
+    terminal.press("q")
+    assert terminal.process.wait(WAIT_SECONDS) == 0
+    assert termios.tcgetattr(terminal.slave) == terminal.before
+
+
+def test_ctrl_c_ends_it_and_the_terminal_is_as_before(terminal: Terminal) -> None:
+    terminal.until("sorted by name")
+    terminal.press("\x03")
+    terminal.process.wait(WAIT_SECONDS)
+    assert termios.tcgetattr(terminal.slave) == terminal.before
 
 
 def test_without_a_terminal_it_is_printed_once(
     cli: Cli, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cli("top").refused(5, "error:")
+    cli("top --sort size").refused(2, "tokens")
     monkeypatch.setenv("PARTITIOND_URL", url)
     monkeypatch.setenv("PARTITIOND_TOKEN", "t")
     done = cli("top")
-    assert done.code == 0
-    assert "bee-1" in done.out
-    assert "\x1b" not in done.out
+    assert (done.code, "bee-1" in done.out, "\x1b" in done.out) == (0, True, False)
     assert cli("top --json --find bee").json["models"][0]["name"] == "bee"
-
-
-def test_an_order_that_is_none_is_refused_with_those_that_are(cli: Cli) -> None:
-    done = cli("top --sort size")
-    assert done.code != 0
-    assert "tokens" in done.err
-
-
-def test_without_a_daemon_it_says_so(cli: Cli, home: Path) -> None:
-    assert home.exists()
-    done = cli("top")
-    assert done.code != 0
-    assert "error:" in done.err

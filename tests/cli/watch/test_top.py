@@ -1,17 +1,17 @@
 """`partitiond top` reacts to keys, draws the overview, and fits the terminal."""
 
 import functools
-import io
+import itertools
 from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from partitiond.cli.watch.keys import split_key
 from partitiond.cli.watch.state import SECTIONS, SORTS, TopState, press, seen
 from partitiond.cli.watch.view import Screen, draw, share_lines
 from partitiond.core.units import GIB
 from partitiond.core.views.overview import Overview
+from tests.cli.conftest import text_of
 from tests.cli.overviews import GPUS, events, many, overview, replica
 
 
@@ -27,67 +27,47 @@ def lines(
     height: int | None = None,
     note: str = "",
 ) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, color_system=None)
-    screen = Screen(width, height)
-    console.print(draw(shown, events(12), state or TopState(), screen, note))
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().splitlines()
+    drawn = draw(shown, events(12), state or TopState(), Screen(width, height), note)
+    return text_of(drawn, width).splitlines()
 
 
-def test_what_is_sought_is_typed_kept_and_dropped() -> None:
-    assert typed("/bex\x7fe").find == "bee"
-    assert typed("/bee").typing
-    kept = typed("/bee\r")
-    assert (kept.find, kept.typing) == ("bee", False)
-    assert typed("/bee\x1b").find == ""
-    assert press(kept, "\x1b").find == ""
+def test_keys_change_what_is_seen_or_nothing() -> None:
+    """What is sought is typed, kept and dropped; q is a letter meanwhile."""
+    for text, find, typing, ended in (
+        ("/bex\x7fe", "bee", True, False),
+        ("/bee\r", "bee", False, False),
+        ("/bee\x1b", "", False, False),
+        ("/bee\r\x1b", "", False, False),
+        ("q", "", False, True),
+        ("/q", "q", True, False),
+        ("/q\x03", "q", True, True),
+    ):
+        state = typed(text)
+        assert (state.find, state.typing, state.ended) == (find, typing, ended), text
+    assert typed("s" * len(SORTS)).sort == typed("sS").sort == TopState().sort != typed("s").sort
+    hidden = [typed(key).hidden for key in "dmrje"]
+    assert frozenset().union(*hidden) == set(SECTIONS)
+    assert [len(one) for one in hidden] == [1] * 5
+    for nothing in ("dd", "x", "\t", "é"):
+        assert typed(nothing) == TopState()
+    for text, found in {
+        "\x1b[Aq": ("up", "q"),
+        "\x1b[6~": ("pagedown", ""),
+        "\x1b[15~q": ("", "q"),
+        "\x1bq": ("\x1b", "q"),
+        "\x1b": ("\x1b", ""),
+        "sq": ("s", "q"),
+    }.items():
+        assert split_key(text) == found
 
 
-def test_q_leaves_but_is_a_letter_while_a_text_is_typed() -> None:
-    assert typed("q").ended
-    assert not typed("/q").ended
-    assert typed("/q").find == "q"
-    assert typed("/q\x03").ended
-
-
-def test_sorting_goes_round_both_ways() -> None:
-    assert typed("s" * len(SORTS)).sort == TopState().sort
-    assert typed("sS").sort == TopState().sort
-    assert typed("s").sort != TopState().sort
-
-
-@pytest.mark.parametrize("key", "dmrje")
-def test_a_section_is_hidden_and_shown_again(key: str) -> None:
-    hidden = typed(key).hidden
-    assert len(hidden) == 1
-    assert hidden <= set(SECTIONS)
-    assert typed(key * 2).hidden == frozenset()
-
-
-def test_keys_that_mean_nothing_change_nothing() -> None:
-    for key in ("x", "\t", "é", ""):
-        assert press(TopState(), key) == TopState()
-
-
-def test_arrows_are_keys_and_other_sequences_are_dropped_whole() -> None:
-    assert split_key("\x1b[Aq") == ("up", "q")
-    assert split_key("\x1b[6~") == ("pagedown", "")
-    assert split_key("\x1b[15~q") == ("", "q")
-    assert split_key("\x1bq") == ("\x1b", "q")
-    assert split_key("\x1b") == ("\x1b", "")
-    assert split_key("sq") == ("s", "q")
-
-
-def test_models_come_in_the_order_that_was_asked_for() -> None:
+def test_models_come_in_the_order_that_was_asked_for_and_devices_by_what_runs_on_them() -> None:
     shown = overview()
-    assert [m.name for m in seen(shown, TopState(sort="demand")).models] == ["bee", "ant", "cow"]
-    assert [m.name for m in seen(shown, TopState(sort="name")).models] == ["ant", "bee", "cow"]
+    for sort, order in (("demand", ["bee", "ant", "cow"]), ("name", ["ant", "bee", "cow"])):
+        assert [m.name for m in seen(shown, TopState(sort=sort)).models] == order
     full = seen(shown, TopState(sort="queue"))
     assert [r.replica_id for r in full.replicas] == ["bee-1", "ant-1", "bee-2"]
-
-
-def test_a_device_is_found_by_what_runs_on_it() -> None:
-    found = seen(overview(), TopState(find="BEE"))
+    found = seen(shown, TopState(find="BEE"))
     assert {d.device.id for d in found.devices} == {GPUS[0], "cpu"}
     assert {r.replica_id for r in found.replicas} == {"bee-1", "bee-2"}
     assert not found.jobs
@@ -141,57 +121,41 @@ def test_what_needs_attention_is_said() -> None:
         "800 of 1000",
     ):
         assert words in text
+    nothing = dict.fromkeys(("devices", "models", "replicas", "jobs", "problems"), ())
+    empty = "\n".join(lines(replace(overview(), plan_id="", **nothing), height=24))  # type: ignore[arg-type]
+    assert "0 models" in empty
+    assert "no plan is applied" in empty
+    note = lines(overview(), height=30, note="no daemon answers. Tries again.")
+    assert note[-1].startswith("no daemon answers")
+    helping = "\n".join(lines(overview(), TopState(helping=True), height=30))
+    assert "sort by the next" in helping
+    assert "leave" in helping
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
-@pytest.mark.parametrize("height", [6, 12, 24, 50, None])
-@pytest.mark.parametrize("shown", [overview(), many(64)], ids=["few", "many"])
-def test_it_fits_every_screen(shown: Overview, width: int, height: int | None) -> None:
-    text = lines(shown, width=width, height=height)
-    assert max(len(line) for line in text) <= width
-    if height is not None:
-        assert len(text) <= height
-
-
-def test_an_empty_daemon_is_no_special_case() -> None:
-    empty = replace(
-        overview(), devices=(), models=(), replicas=(), jobs=(), plan_id="", problems=()
-    )
-    text = "\n".join(lines(empty, height=24))
-    assert "0 models" in text
-    assert "no plan is applied" in text
+def test_it_fits_every_screen(width: int) -> None:
+    for shown, height in itertools.product((overview(), many(64)), (6, 12, 24, 50, None)):
+        text = lines(shown, width=width, height=height)
+        assert max(len(line) for line in text) <= width
+        assert len(text) <= (height or len(text))
 
 
 def test_what_does_not_fit_is_counted_and_can_be_scrolled_to() -> None:
     top = TopState(hidden=frozenset({"devices", "jobs", "events", "replicas"}))
-    first = lines(many(64), top, height=20)
-    assert "more" in "".join(first)
-    assert "model-000" in "".join(first)
-    later = lines(many(64), replace(top, offset=30), height=20)
-    assert "model-000" not in "".join(later)
-    assert "model-030" in "".join(later)
-    last = lines(many(64), replace(top, offset=10_000), height=20)
-    assert "model-063" in "".join(last)
-
-
-def test_lines_are_shared_and_never_more_than_there_are() -> None:
+    first, later, last = (
+        "".join(lines(many(64), replace(top, offset=offset), height=20)) for offset in (0, 30, 9999)
+    )
+    assert "more" in first
+    assert "model-000" in first
+    assert "model-000" not in later
+    assert "model-030" in later
+    assert "model-063" in last
     wanted = {"devices": 193, "models": 65, "replicas": 65, "jobs": 2, "events": 50}
     for lines_there in range(120):
         given = share_lines(wanted, lines_there)
         assert sum(given.values()) <= lines_there
         assert all(0 <= given[name] <= wanted[name] for name in wanted)
-    assert share_lines(wanted, 500) == {**wanted, "devices": 193}
-
-
-def test_the_foot_tells_of_a_daemon_that_does_not_answer() -> None:
-    text = lines(overview(), height=30, note="no daemon answers. Tries again.")
-    assert text[-1].startswith("no daemon answers")
-
-
-def test_help_names_every_key() -> None:
-    text = "\n".join(lines(overview(), TopState(helping=True), height=30))
-    assert "sort by the next" in text
-    assert "leave" in text
+    assert share_lines(wanted, 500) == wanted
 
 
 def test_an_engines_last_words_stay_on_their_line_and_command_no_terminal() -> None:
