@@ -5,11 +5,9 @@ import pytest
 
 from loadgen.load.traces import Trace, TraceRow
 from partitiond.core.errors import InputError
-from partitiond.core.model.workload import Workload
 from partitiond.simulated.fleet.arrivals import (
     ArrivalKind,
     SyntheticArrivals,
-    made_up,
     offsets,
     replayed,
 )
@@ -42,14 +40,6 @@ def test_bursts_scatter_more_than_a_poisson_process() -> None:
 
     assert variation(ArrivalKind.POISSON) == pytest.approx(1.0, abs=0.1)
     assert variation(ArrivalKind.BURST) > 1.25
-
-
-def test_a_model_without_a_rate_gets_nothing() -> None:
-    made = made_up(
-        SyntheticArrivals(), {"m": (2.0, Workload(8, 4)), "n": (0.0, Workload(8, 4))}, seed=0
-    )
-    assert list(made) == ["m"]
-    assert next(made["m"])[1:] == (8, 4)
 
 
 def test_a_trace_is_dealt_out_by_shares_and_keeps_its_times_and_lengths() -> None:

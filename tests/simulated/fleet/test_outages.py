@@ -126,10 +126,15 @@ def test_a_repaired_fleet_survives_the_next_host() -> None:
     assert (sum(by_host) - max(by_host)) * EACH >= 2.0 * EACH - 1e-6
 
 
+def on_one(hosts: int, begin: float, end: float = math.inf) -> tuple[Away, str]:
+    """A model whose two replicas are on one host, which goes away."""
+    models = (asked("m", 1.7),)
+    (host,) = set(hosts_of(Away(fleet(hosts), models).first, "m"))
+    return Away(fleet(hosts), models, HostOutage(host, begin, end)), host
+
+
 def test_without_survive_requests_are_refused_until_the_host_is_repaired() -> None:
-    away = Away(fleet(3), (asked("m", 1.7),), HostOutage("h0", 20.0))
-    (host,) = set(hosts_of(away.first, "m"))
-    away = Away(fleet(3), (asked("m", 1.7),), HostOutage(host, 20.0))
+    away, _ = on_one(3, 20.0)
     run, report = away.simulated(140.0, EACH)
     (outage,) = away.outages.reports
     assert outage.repaired_seconds is not None
@@ -141,10 +146,12 @@ def test_without_survive_requests_are_refused_until_the_host_is_repaired() -> No
     assert report.engine_starts == 2
 
 
-def test_a_host_that_is_back_before_it_is_lost_starts_its_own_engines_again() -> None:
-    away = Away(fleet(3), (asked("m", 1.7),))
-    (host,) = set(hosts_of(away.first, "m"))
-    away = Away(fleet(3), (asked("m", 1.7),), HostOutage(host, 20.0, 50.0))
+@pytest.mark.parametrize(("begin", "end"), [(20.0, 50.0), (21.0, 22.0)])
+def test_a_host_that_is_back_before_it_is_lost_starts_its_own_engines_again(
+    begin: float, end: float
+) -> None:
+    """A restart between two looks is found out, too."""
+    away, host = on_one(3, begin, end)
     run, report = away.simulated(120.0, 0.5 * EACH)
     (outage,) = away.outages.reports
     assert (outage.lost_seconds, outage.repaired_seconds) == (None, None)
@@ -152,53 +159,35 @@ def test_a_host_that_is_back_before_it_is_lost_starts_its_own_engines_again() ->
     assert report.engine_starts == 2
     serving = [e for e in run.hosts[host].engines if e.runs]
     assert len(serving) == 2
-    assert min(e.since for e in serving) >= 50.0 + START["m"]
+    assert min(e.since for e in serving) >= end + START["m"]
 
 
 def test_nothing_is_begun_while_a_host_is_silent_and_it_uses_nothing() -> None:
-    away = Away(fleet(3), (asked("m", 1.7),))
-    (host,) = set(hosts_of(away.first, "m"))
-    away = Away(fleet(3), (asked("m", 1.7),), HostOutage(host, 20.0, 80.0))
+    """Also where another plan is applied meanwhile."""
+    away, host = on_one(3, 20.0, 80.0)
     run, report = away.simulated(45.0, 0.5 * EACH)
     assert report.engine_starts == 0
     assert report.all.used.gpu_hours * 3600 == pytest.approx(20.0, abs=1.0)
     assert not any(engine.runs for engine in run.hosts[host].engines)
     assert {engine.state for engine in run.hosts[host].engines} == {ReplicaState.SERVING}
 
-
-def test_a_plan_that_is_applied_meanwhile_starts_nothing_on_a_silent_host() -> None:
-    away = Away(fleet(3), (asked("m", 1.7),))
-    (host,) = set(hosts_of(away.first, "m"))
-    away = Away(fleet(3), (asked("m", 1.7),), HostOutage(host, 20.0, 50.0))
+    away, _ = on_one(3, 20.0, 50.0)
     run = fleet_run(away.first, FleetOptions(90.0, start_seconds=START), ("m",), away.outages)
     one = away.first.placements[0]
-    others = (*away.first.placements, dataclasses.replace(one, replica_id="m-9"))
     roomy = dataclasses.replace(one.partition, memory_bytes=Bytes(1))
-    others = (*others[:-1], dataclasses.replace(others[-1], partition=roomy))
-    run.clock.at(40.0, lambda: run.apply(dataclasses.replace(away.first, placements=others)))
+    third = dataclasses.replace(one, replica_id="m-9", partition=roomy)
+    other = dataclasses.replace(away.first, placements=(*away.first.placements, third))
+    run.clock.at(40.0, lambda: run.apply(other))
     starts: list[int] = []
     run.clock.at(49.0, lambda: starts.append(run.starts))
     run.run({})
-    assert starts == [0]
-    assert run.starts == 3
-
-
-def test_a_restart_between_two_looks_is_found_out_too() -> None:
-    away = Away(fleet(2), (asked("m", 1.7),))
-    (host,) = set(hosts_of(away.first, "m"))
-    away = Away(fleet(2), (asked("m", 1.7),), HostOutage(host, 21.0, 22.0))
-    run, report = away.simulated(60.0, 0.5 * EACH)
-    assert report.engine_starts == 2
-    assert len([e for e in run.hosts[host].engines if e.runs]) == 2
+    assert (starts, run.starts) == ([0], 3)
 
 
 def test_an_engine_that_starts_or_ends_as_its_host_goes_is_no_engine_afterwards() -> None:
-    away = Away(fleet(2), (asked("m", 1.7),))
-    (host,) = set(hosts_of(away.first, "m"))
-    away = Away(fleet(2), (asked("m", 1.7),), HostOutage(host, 15.0, 30.0))
-    run = fleet_run(
-        away.first, FleetOptions(100.0, cold=True, start_seconds=START), ("m",), away.outages
-    )
+    away, host = on_one(2, 15.0, 30.0)
+    options = FleetOptions(100.0, cold=True, start_seconds=START)
+    run = fleet_run(away.first, options, ("m",), away.outages)
     serving: list[int] = []
     run.clock.at(25.0, lambda: serving.append(len(run.models["m"].replicas)))
     run.run({})
@@ -207,24 +196,12 @@ def test_an_engine_that_starts_or_ends_as_its_host_goes_is_no_engine_afterwards(
     assert run.starts == 4  # the first served, the second was starting
 
 
-@pytest.mark.parametrize(
-    ("text", "outage"),
-    [
-        ("node-1-0:300-900", HostOutage("node-1-0", 300.0, 900.0)),
-        ("a:b:0", HostOutage("a:b", 0.0, math.inf)),
-    ],
-)
-def test_an_outage_is_written_in_a_word(text: str, outage: HostOutage) -> None:
-    assert read_outage(text) == outage
-
-
-@pytest.mark.parametrize("text", ["", "h", "h:", ":3", "h:9-3", "h:3-3", "h:-3", "h:3-", "h:1.2.3"])
-def test_what_is_no_outage_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="no outage of a host"):
-        read_outage(text)
-
-
-def test_an_outage_of_an_unknown_host_names_the_hosts() -> None:
+def test_an_outage_is_written_in_a_word_and_anything_else_is_refused() -> None:
+    assert read_outage("node-1-0:300-900") == HostOutage("node-1-0", 300.0, 900.0)
+    assert read_outage("a:b:0") == HostOutage("a:b", 0.0, math.inf)
+    for text in ("", "h", "h:", ":3", "h:9-3", "h:3-3", "h:-3", "h:3-", "h:1.2.3"):
+        with pytest.raises(InputError, match="no outage of a host"):
+            read_outage(text)
     away = Away(fleet(2), (asked("m", 1.0),), HostOutage("h7", 100.0))
     with pytest.raises(InputError, match="no host h7") as refused:
         away.simulated(10.0, 1.0)

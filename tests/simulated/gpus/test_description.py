@@ -33,14 +33,6 @@ def test_every_gpu_of_the_catalog_can_be_simulated() -> None:
         assert len(mig_profile_fields(key)) == len(HARDWARE[key].mig_profiles)
 
 
-def test_a_description_of_ones_own_is_read(tmp_path: Path) -> None:
-    file = tmp_path / "mine.json"
-    file.write_text(json.dumps({"name": "mine", "gpus": [{"model": "t4-16gb", "count": 3}]}))
-    host = SimulatedHost.create(str(file), tmp_path / "host")
-    assert len(host.uuids()) == 3
-    assert json.loads((host.folder / "host.json").read_text())["name"] == "mine"
-
-
 def test_a_gpu_may_have_another_name(tmp_path: Path) -> None:
     gpu = GpuDescription("a100-80gb", name="X" * 60, mig=True, mig_instances=("1g.10gb+me@0",))
     with SimulatedHost.create(described(gpus=(gpu,)), tmp_path / "host").installed():
@@ -84,8 +76,12 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(
     assert not (tmp_path / "host").exists()
 
 
-def test_unknown_keys_are_refused(tmp_path: Path) -> None:
+def test_a_description_of_ones_own_is_read_and_unknown_keys_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"name": "mine", "gpus": [{"model": "t4-16gb", "count": 3}]}))
+    host = SimulatedHost.create(str(file), tmp_path / "first")
+    assert len(host.uuids()) == 3
+    assert json.loads((host.folder / "host.json").read_text())["name"] == "mine"
     file.write_text(json.dumps({"name": "mine", "gpus": [{"model": "t4-16gb", "cuont": 3}]}))
     with pytest.raises(InputError, match="cuont"):
         SimulatedHost.create(str(file), tmp_path / "host")
@@ -95,6 +91,10 @@ def test_unknown_keys_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError) as refused:
         SimulatedHost.create("a100", tmp_path / "host")
     assert all(name in refused.value.hint for name in shipped_descriptions())
+    state = host.folder / "state"
+    state.write_bytes(state.read_bytes()[:-1])
+    with pytest.raises(DeviceError, match="no simulated host of this version"):
+        SimulatedHost.open(host.folder)
 
 
 def test_a_folder_that_is_not_empty_is_left_as_it_is(tmp_path: Path) -> None:
@@ -104,14 +104,6 @@ def test_a_folder_that_is_not_empty_is_left_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
     with pytest.raises(NotFoundError):
         SimulatedHost.open(tmp_path)
-
-
-def test_a_state_of_another_version_is_refused(tmp_path: Path) -> None:
-    host = SimulatedHost.create("mixed", tmp_path / "host")
-    state = host.folder / "state"
-    state.write_bytes(state.read_bytes()[:-1])
-    with pytest.raises(DeviceError, match="no simulated host of this version"):
-        SimulatedHost.open(host.folder)
 
 
 def test_an_unknown_gpu_or_figure_is_refused(host: SimulatedHost) -> None:

@@ -2,19 +2,15 @@
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
-import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from partitiond.devices.mps.processes import servers_of
-from partitiond.platform.process_identity import start_ticks
-from partitiond.simulated.gpus import SimulatedHost
 from partitiond.simulated.gpus.mps_control import write_program
 from partitiond.simulated.gpus.mps_state import (
     ClientRequest,
@@ -25,17 +21,10 @@ from partitiond.simulated.gpus.mps_state import (
     parse_size,
     refusal,
 )
+from tests.e2e.harness import wait_for
 from tests.machine import signal_all
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
-
-
-def until(true: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if true():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came")
 
 
 class Daemon:
@@ -87,7 +76,7 @@ class Daemon:
                 yield lines
 
     def until(self, command: str, answer: str) -> None:
-        until(lambda: self.ask(command) == answer)
+        wait_for(command, lambda: self.ask(command) == answer, seconds=60)
 
 
 @pytest.fixture
@@ -140,48 +129,6 @@ def test_limits_are_kept_by_the_server_that_was_started_with_them(daemon: Daemon
     assert daemon.ask(f"get_active_thread_percentage {server}") == "30.0"
 
 
-def test_clients_are_listed_and_logged(daemon: Daemon) -> None:
-    with daemon.client() as lines:
-        lines.readline()
-        server = daemon.ask("get_server_list")
-        assert daemon.ask(f"get_server_status {server}") == "ACTIVE"
-        assert daemon.ask(f"get_client_list {server}") == str(os.getpid())
-        assert daemon.ask("get_device_client_list").split() == [GPU, str(os.getpid())]
-        header, row = daemon.ask("ps").splitlines()
-        assert header.split() == ["PID", "ID", "SERVER", "DEVICE", "NAMESPACE", "COMMAND"]
-        assert row.split()[:4] == [str(os.getpid()), "0", server, GPU[:22]]
-        assert daemon.run(stdin=f"get_server_list\nget_client_list {server}\n").stdout == (
-            f"{server}\n{os.getpid()}\n"
-        )
-    daemon.until(f"get_client_list {server}", "")
-    log = (daemon.log_dir / "server.log").read_text()
-    assert "Server has started" in log
-    assert f"Status of client {{{os.getpid()}, 0}} is ACTIVE" in log
-    assert "Number of active client contexts is 0" in log
-    assert f"Starting new server {server} for user" in (daemon.log_dir / "control.log").read_text()
-
-
-def test_quit_waits_for_clients_unless_it_is_told_how_long(daemon: Daemon) -> None:
-    with daemon.client() as lines:
-        lines.readline()
-        pid, server = daemon.pid, int(daemon.ask("get_server_list"))
-        daemon.ask("quit -t 1")
-        assert start_ticks(server) is None
-    until(lambda: start_ticks(pid) is None)
-    assert list(daemon.pipe_dir.iterdir()) == []
-
-
-def test_a_stale_folder_is_taken_over(daemon: Daemon) -> None:
-    dead = daemon.pid
-    os.kill(dead, signal.SIGKILL)
-    until(lambda: start_ticks(dead) is None)
-    done = daemon.run(stdin="get_server_list\n")
-    assert (done.returncode, done.stdout) == (1, "Cannot find MPS control daemon process\n")
-    assert daemon.run("-d").returncode == 0
-    assert daemon.pid != dead
-    daemon.ask("quit")
-
-
 @pytest.mark.parametrize("daemon", [("-S",)], indirect=True)
 def test_static_partitions_are_made_of_free_chunks(daemon: Daemon) -> None:
     first = daemon.ask(f"sm_partition add {GPU} 6")
@@ -198,7 +145,7 @@ def asked(device: str = GPU) -> ClientRequest:
     return ClientRequest(1, -1, -1, device)
 
 
-def test_one_user_per_server() -> None:
+def test_one_user_per_server_and_only_its_devices() -> None:
     state = MpsState((GPU,))
     server = Server(7, 500, 100.0, {})
     assert refusal(state, server, asked(), 501) is None, "an idle server makes room"
@@ -209,11 +156,8 @@ def test_one_user_per_server() -> None:
     assert refusal(state, server, asked(), 500) is None
     server.clients.append(client)  # type: ignore[arg-type]
     assert (refusal(state, server, asked(), 500) or "")[0] == 808, "the 49th client"
-
-
-def test_only_its_devices() -> None:
     assert refusal(MpsState(()), None, asked("GPU-any"), 0) is None
-    assert (refusal(MpsState((GPU,)), None, asked("GPU-other"), 0) or "")[0] == 100
+    assert (refusal(state, None, asked("GPU-other"), 0) or "")[0] == 100
 
 
 def test_clients_sizes_and_percentages_are_read_strictly() -> None:
@@ -225,19 +169,3 @@ def test_clients_sizes_and_percentages_are_read_strictly() -> None:
     server = Server(7, 0, 70.0, {GPU: 5, "0": 9})
     for percentage in (-1, 0, 101):
         assert effective(server, ClientRequest(1, percentage, 7, GPU)) == (70.0, 7)
-
-
-def test_on_a_simulated_host_a_server_is_a_process_of_its_gpu(tmp_path: Path) -> None:
-    host = SimulatedHost.create("a100-40gb-x8", tmp_path / "host")
-    gpu, other = host.uuids()[:2]
-    daemon = Daemon(tmp_path, program=host.mps_control, gpu=gpu)
-    assert daemon.run("-d").returncode == 0
-    pid = daemon.pid
-    before = host.used_bytes(gpu), host.used_bytes(other)
-    with daemon.client() as lines:
-        assert lines.readline().startswith(b"OK")
-        assert host.used_bytes(gpu) - before[0] == 30 << 20
-        assert host.used_bytes(other) == before[1]
-    daemon.ask("quit -t 5")
-    assert host.used_bytes(gpu) == before[0]
-    assert start_ticks(pid) is None or not daemon.pipe_dir.joinpath("control").exists()

@@ -54,41 +54,31 @@ def test_limits_hold_in_every_step_and_every_sequence_gets_its_tokens_by_leaps_o
     assert (leaping.running, leaping.waiting, leaping.kv_usage, leaping.held_tokens) == (0,) * 4
 
 
-def test_first_come_first_served() -> None:
+def test_the_first_come_is_served_first_and_a_full_cache_preempts_the_youngest() -> None:
+    """What is removed frees its place at once; a prompt is read in chunks beside the others."""
     batch = Batch(1, 100, 1000)
     assert batch.next_step() is None, "nothing to do is no step"
-    sequences = added(batch, (5, 3), (5, 3), (5, 3))
-    assert run_to_the_end(batch) == sequences
-
-
-def test_a_prompt_is_read_in_chunks_beside_decoding_sequences() -> None:
-    batch = Batch(4, 10, 1000)
-    added(batch, (1, 50))
-    prefills = []
-    for number in range(4):
-        step = batch.next_step()
-        assert step is not None
-        assert step.decoding == (number > 0)
-        prefills.append(step.prefill_tokens)
-        batch.finish_step(step)
-        if number == 0:
-            added(batch, (25, 1))
-    assert prefills == [1, 9, 9, 7]
-
-
-def test_a_full_cache_preempts_the_youngest() -> None:
-    batch = Batch(4, 100, 40)
-    old, young = added(batch, (15, 20), (15, 20))
-    assert run_to_the_end(batch) == [old, young]
-    assert batch.preemptions == 1
-
-
-def test_a_removed_sequence_frees_its_place_at_once() -> None:
-    batch = Batch(1, 100, 1000)
-    gone, next_one, waiting = added(batch, (5, 30), (5, 1), (5, 1))
+    gone, second, waiting, third = added(batch, (5, 30), (5, 3), (5, 1), (5, 3))
     step = batch.next_step()
     assert step is not None
     batch.remove(gone)
     batch.remove(waiting)
     assert batch.finish_step(step) == ()
-    assert run_to_the_end(batch) == [next_one]
+    assert run_to_the_end(batch) == [second, third]
+
+    batch = Batch(4, 100, 40)
+    old, young = added(batch, (15, 20), (15, 20))
+    assert run_to_the_end(batch) == [old, young]
+    assert batch.preemptions == 1
+
+    batch = Batch(4, 10, 1000)
+    added(batch, (1, 50))
+    read = []
+    for number in range(4):
+        step = batch.next_step()
+        assert step is not None
+        read.append((step.decoding, step.prefill_tokens))
+        batch.finish_step(step)
+        if number == 0:
+            added(batch, (25, 1))
+    assert read == [(0, 1), (1, 9), (1, 9), (1, 7)]

@@ -29,14 +29,6 @@ def test_requests_wait_for_a_place_which_is_given_back_or_are_refused() -> None:
     assert [(r.sequences, r.kv_tokens) for r in fleet.replicas] == [(0, 0)]
 
 
-def test_costs_are_estimated_as_by_the_proxy_and_held_against_the_kv_limit() -> None:
-    clock = SimulatedClock()
-    fleet = SimulatedModel(clock, route(), replicas(clock, (8,), kv_tokens=60))
-    send(clock, fleet, 4)
-    # 10 prompt tokens at 0.3 tokens a byte and 4 bytes a token, and 10 outputs: 22 each.
-    assert fleet.replicas[0].sequences == 2
-
-
 def test_a_conversation_comes_back_to_its_replica_and_finds_its_beginning_there() -> None:
     clock = SimulatedClock()
     seen: list[tuple[str, str]] = []
@@ -66,3 +58,7 @@ def test_prompts_that_begin_alike_go_where_the_beginning_is() -> None:
     for flight in flights:
         fleet.arrive(flight)
     assert len({flight.replica for flight in flights}) == 1
+    # Costs count against the cache: 10 prompt tokens at 0.3 a byte and 4 bytes a token, and 10.
+    fleet = SimulatedModel(clock, route(), replicas(clock, (8,), kv_tokens=60))
+    send(clock, fleet, 4)
+    assert fleet.replicas[0].sequences == 2

@@ -67,18 +67,6 @@ def test_leaps_change_nothing(
         assert one == pytest.approx(other, abs=1e-6)
 
 
-def test_a_request_waits_for_the_step_under_way() -> None:
-    clock = SimulatedClock()
-    engine = stepped(clock, ConstantSteps(1.0))
-    first: list[float] = []
-    engine.on_first = lambda _s: first.append(clock.now)
-    engine.add(Sequence(1, 100))
-    clock.at(3.5, lambda: engine.add(Sequence(1, 1)))
-    clock.run(10.0)
-    # The first request's token comes after its step; the other's after the step from 4 to 5.
-    assert first == [pytest.approx(1.0), pytest.approx(5.0)]
-
-
 def test_two_busy_engines_halve_each_other_and_one_alone_is_not_slowed() -> None:
     clock = SimulatedClock()
     device = SharedDevice(SharingMode.MEMORY, Interference(kappa_memory=0.0))

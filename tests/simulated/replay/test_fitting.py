@@ -1,7 +1,5 @@
 """Fits of made-up runs find the parameters that the runs were made with."""
 
-import dataclasses
-
 import pytest
 
 from partitiond.core.errors import InputError
@@ -30,16 +28,6 @@ def test_a_fit_finds_what_the_runs_were_made_with() -> None:
     assert fit_cpu(runs) == pytest.approx((IDLE_SHARE, 4e-4, 3e-3), rel=1e-3)
 
 
-def test_requests_that_waited_for_a_place_say_nothing_of_the_way() -> None:
-    runs = [made_run(rate, seed, seconds=60.0) for seed, rate in enumerate((0.5, 1.6))]
-    for slots, says in ((1, False), (8, True)):
-        full = []
-        for run in runs:
-            engines = tuple(dataclasses.replace(one, slots=slots) for one in run.engines)
-            full.append(dataclasses.replace(run, engines=engines))
-        assert (fit(full).costs["short"].crowded_seconds > 0) is says
-
-
 def test_tokens_that_come_together_are_one_step() -> None:
     first = Observed(0.0, 10, (1.0, 2.0, 3.0, 4.0))
     second = Observed(1.5, 20, (3.01, 4.01))
@@ -60,24 +48,11 @@ def test_a_first_token_is_of_the_nearer_step() -> None:
         seen = steps_seen([going, Observed(1.5, 20, (at,))])
         assert [number for number, one in enumerate(seen, start=1) if 1 in one.first] == [step]
         assert len(seen) == 5
-
-
-def test_a_sequence_that_comes_again_begins_a_step_however_far_tokens_come_apart() -> None:
-    one = Observed(0.0, 10, (1.0, 2.0, 3.0, 4.0))
-    other = Observed(0.0, 10, (1.0, 2.8, 3.8, 4.8))
-    seen = steps_seen([one, other])
+    # A sequence that comes again begins a step, however far tokens come apart.
+    both = Observed(0.0, 10, (1.0, 2.0, 3.0, 4.0)), Observed(0.0, 10, (1.0, 2.8, 3.8, 4.8))
+    seen = steps_seen(both)
     assert [step.decoding + len(step.first) for step in seen] == [2, 2, 2, 2]
     assert [step.seconds for step in seen[1:]] == pytest.approx([1.4, 1.0, 1.0])
-
-
-def test_spans_are_put_together_and_say_what_share_of_a_time_they_hold() -> None:
-    spans = Spans([(4.0, 6.0), (0.0, 1.0), (0.5, 2.0)])
-    assert [spans.holds(at) for at in (0.0, 1.9, 2.0, 3.0, 5.0, 6.0)] == [
-        True, True, False, False, True, False,
-    ]  # fmt: skip
-    assert spans.share(1.0, 5.0) == pytest.approx(0.5)
-    assert spans.share(2.0, 4.0) == 0.0
-    assert Spans([]).share(0.0, 1.0) == 0.0
 
 
 def test_a_host_is_crowded_while_engines_have_all_its_cores() -> None:

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import math
-import random
-import statistics
 from collections.abc import Sequence as Sequences
 
 import pytest
@@ -12,25 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.profile.confirmed import StepTime
 from partitiond.simulated.replay.batch import Sequence
 from partitiond.simulated.replay.engine import SharedDevice
 from partitiond.simulated.replay.events import SimulatedClock
-from partitiond.simulated.replay.host import NO_COSTS, Host, HostCosts, cores_of, is_crowded
-from partitiond.simulated.replay.steps import FittedSteps, Steps
-from tests.simulated.replay.samples import ConstantSteps, host_costs, plan, stepped
+from partitiond.simulated.replay.host import NO_COSTS, Host, HostCosts
+from tests.simulated.replay.samples import ConstantSteps, host_costs, stepped
 
 Arrival = tuple[float, int, int]
 """When, prompt and output tokens."""
 Times = list[tuple[float, float]]
-STEPS = FittedSteps(StepTime(0.01, 1e-4, 1e-3, 1e-5, 0.0, 3, 3), 20)
 
 
 def times(
     engines: Sequences[Sequences[Arrival]],
     costs: HostCosts,
     cores: int = 0,
-    steps: Steps | None = None,
     slots: int = 8,
 ) -> list[Times]:
     """First and last token of each request; each engine has one core of one host."""
@@ -40,8 +34,7 @@ def times(
     made: list[list[Sequence]] = []
     for arrivals in engines:
         device = SharedDevice(SharingMode.WHOLE, host=host)
-        steps = steps or ConstantSteps()
-        engine = stepped(clock, steps, (slots, 64, 4000), device=device, costs=costs)
+        engine = stepped(clock, ConstantSteps(), (slots, 64, 4000), device=device, costs=costs)
         engine.on_first = lambda s: first.__setitem__(s, clock.now)
         engine.on_ended = lambda s: last.__setitem__(s, clock.now)
         made.append([Sequence(prompt, output) for _, prompt, output in arrivals])
@@ -54,20 +47,6 @@ def times(
 ARRIVALS = st.lists(
     st.tuples(st.floats(0.0, 1.0), st.integers(1, 60), st.integers(1, 30)), max_size=12
 )
-
-
-@given(ARRIVALS, ARRIVALS, st.integers(0, 3))
-def test_without_costs_a_host_changes_nothing(
-    one: list[Arrival], other: list[Arrival], cores: int
-) -> None:
-    assert times([one, other], HostCosts(), cores, STEPS) == times([one, other], NO_COSTS, 0, STEPS)
-
-
-def test_a_request_alone_pays_its_way_and_its_admission_once() -> None:
-    costs = HostCosts(way_seconds=0.005, crowded_seconds=0.005, admit_seconds=0.002)
-    [[(first, last)]] = times([[(1.0, 10, 3)]], costs, cores=2)
-    assert first == pytest.approx(1.0 + 0.005 + 0.01 + 0.002)
-    assert last == pytest.approx(first + 2 * 0.01)
 
 
 def test_a_crowded_host_lengthens_the_way_and_takes_from_steps() -> None:
@@ -83,13 +62,6 @@ def test_a_crowded_host_lengthens_the_way_and_takes_from_steps() -> None:
     [[_, (first, _)]] = times([[busy, (1.0, 10, 2)]], costs, cores=2)
     begin = 0.004 + 0.01 * math.ceil((1.004 - 0.004) / 0.01 - 1e-9)
     assert first == pytest.approx(begin + 0.01)
-
-
-def test_a_full_engine_pays_once_for_a_request_that_it_cannot_take_in() -> None:
-    costs = HostCosts(request_cpu_seconds=0.004)
-    [[(_, last), (first, _)]] = times([[(0.0, 1, 50), (0.205, 1, 1)]], costs, cores=1, slots=1)
-    assert last == pytest.approx(50 * 0.01 + 0.004)
-    assert first == pytest.approx(last + 0.01)
 
 
 def test_a_neighbour_that_begins_and_rests_changes_the_pace() -> None:
@@ -130,43 +102,3 @@ def test_work_is_conserved(arrivals: list[Arrival], costs: HostCosts) -> None:
     # for once, whatever ran beside what.
     assert ended[0][1] == max(last for _, last in ended)
     assert ended[0][1] == pytest.approx(free[0][1] + owed, rel=1e-9)
-
-
-def poisson(rate: float, seed: int, requests: int = 150) -> list[Arrival]:
-    dice = random.Random(seed)
-    now, found = 0.0, []
-    for _ in range(requests):
-        now += dice.expovariate(rate)
-        found.append((now, dice.randint(10, 60), dice.randint(4, 20)))
-    return found
-
-
-def median_ttft(rate: float, costs: HostCosts) -> float:
-    both = [poisson(rate, 1), poisson(rate, 2)]
-    found = times(both, costs, cores=2, steps=STEPS)
-    return statistics.median(
-        first - when
-        for arrivals, mine in zip(both, found, strict=True)
-        for (when, *_), (first, _) in zip(arrivals, mine, strict=True)
-    )
-
-
-def test_time_to_first_token_grows_with_load_and_more_so_where_the_host_is_shared() -> None:
-    costs = HostCosts(0.01, 0.01, 0.002, 0.005, 0.0005)
-    rates = (1.0, 8.0, 64.0)
-    shared = [median_ttft(rate, costs) for rate in rates]
-    free = [median_ttft(rate, NO_COSTS) for rate in rates]
-    assert shared == sorted(shared)
-    assert all(one > other + 0.01 for one, other in zip(shared, free, strict=True))
-    assert shared[1] - free[1] > shared[0] - free[0]
-
-
-def test_a_host_is_crowded_once_engines_hold_every_core() -> None:
-    assert [is_crowded(working, 2) for working in (0, 1, 2, 3)] == [False, False, True, True]
-    assert not is_crowded(5, 0)
-    one, other = plan({"one": [], "two": []}, {}).devices
-    both = [
-        dataclasses.replace(one, cores=(0, 1, 2)),
-        dataclasses.replace(other, cores=(1, 2, 3)),
-    ]
-    assert cores_of(both) == 4, "devices of a host may list the same cores"

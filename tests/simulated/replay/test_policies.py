@@ -6,23 +6,13 @@ from partitiond.simulated.replay.events import SimulatedClock
 from partitiond.simulated.replay.policies import BaselineModel, PolicyChoice
 from tests.simulated.replay.samples import replicas, route, send
 
-EITHER = pytest.mark.parametrize("choice", PolicyChoice)
 
-
-@EITHER
-def test_without_a_limit_everything_waits_in_the_engines(choice: PolicyChoice) -> None:
-    clock = SimulatedClock()
-    model = BaselineModel(clock, route(), replicas(clock, (1, 1)), choice, limited=False)
-    flights = send(clock, model, 20)
-    assert all(flight.rejected is None and flight.placed == 0.0 for flight in flights)
-    assert [replica.sequences for replica in model.replicas] == [10, 10]
-    clock.run(1000.0)
-    assert all(flight.ended is not None for flight in flights)
-
-
-@EITHER
+@pytest.mark.parametrize("choice", PolicyChoice)
 def test_with_a_limit_they_wait_and_are_refused_as_with_ours(choice: PolicyChoice) -> None:
     clock = SimulatedClock()
+    endless = BaselineModel(clock, route(), replicas(clock, (1, 1)), choice, limited=False)
+    assert all(flight.placed == 0.0 for flight in send(clock, endless, 20))
+    assert [replica.sequences for replica in endless.replicas] == [10, 10], "in the engines"
     model = BaselineModel(clock, route(20.0), replicas(clock, (1, 1)), choice, limited=True)
     flights = [*send(clock, model, 3), *send(clock, model, 1, output=100), *send(clock, model, 2)]
     assert [replica.sequences for replica in model.replicas] == [1, 1]

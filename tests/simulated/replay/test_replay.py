@@ -6,13 +6,9 @@ import pytest
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.spec import Slo
-from partitiond.core.plan.record import Placement
-from partitiond.simulated.replay.host import HostCosts
-from partitiond.simulated.replay.models import EngineModel
 from partitiond.simulated.replay.promise import promises
 from partitiond.simulated.replay.replay import OfferedLoad, ReplayOptions, replay_plan
 from tests.simulated.replay.samples import (
-    BATCH,
     NO_LOSS,
     STEP_SECONDS,
     WORKLOAD,
@@ -26,51 +22,21 @@ from tests.simulated.replay.samples import (
 FULL, DEMAND = OfferedLoad.FULL, OfferedLoad.DEMAND
 MEMORY = SharingMode.MEMORY
 OPTIONS = ReplayOptions(seconds=60.0, interference=NO_LOSS)
-SLO = Slo(ttft_seconds=0.5, tpot_seconds=0.03)
 
 
-def test_alone_and_full_the_replay_is_the_promise() -> None:
-    made = plan({"gpu": [candidate("m")]}, {"m": None, "nowhere": 5.0})
-    (one,) = replay_plan(made, traffic("m"), engine, FULL, OPTIONS).models
-    assert one.promise.model == "m", "one that has no place is left out"
-    assert one.outcome.output_tokens_per_s == pytest.approx(X, rel=0.01)
-    assert one.outcome.tpot_p95_seconds == pytest.approx(STEP_SECONDS)
-    assert one.outcome.ttft_p95_seconds == pytest.approx(2 * STEP_SECONDS)
-
-
-def test_replicas_that_share_a_device_get_what_sigma_leaves_them() -> None:
+@pytest.mark.parametrize("level", [1.0, 1.5])
+def test_replicas_get_what_sigma_leaves_them_of_their_device(level: float) -> None:
+    """Full, alone or two of them, the replay is the promise."""
     shared = [candidate("a", mode=MEMORY, busy=0.8), candidate("b", mode=MEMORY, busy=0.7)]
-    made = plan({"gpu": shared}, {"a": None, "b": None}, level=1.5)
+    placed = {"gpu": shared} if level > 1 else {"g0": shared[:1], "g1": shared[1:]}
+    made = plan(placed, {"a": None, "b": None}, level=level)
     for one in replay_plan(made, traffic("a", "b"), engine, FULL, OPTIONS).models:
-        assert one.outcome.output_tokens_per_s == pytest.approx(X / 1.5, rel=0.01)
-        assert one.promise.output_tokens_per_s == pytest.approx(X / 1.5)
+        assert one.outcome.output_tokens_per_s == pytest.approx(X / level, rel=0.01)
+        assert one.promise.output_tokens_per_s == pytest.approx(X / level)
         assert one.promise.alone[0] == pytest.approx(X)
-        assert one.outcome.tpot_p95_seconds == pytest.approx(1.5 * STEP_SECONDS)
-
-
-def test_what_a_host_costs_is_in_a_replay() -> None:
-    def costly(placement: Placement) -> EngineModel:
-        costs = HostCosts(way_seconds=0.05, token_cpu_seconds=STEP_SECONDS / BATCH)
-        return dataclasses.replace(engine(placement), costs=costs)
-
-    made = plan({"one": [candidate("m")], "two": [candidate("n")]}, {"m": None, "n": None})
-    for cores, factor in (((0, 1), 2), ((0, 1, 2), 1)):
-        devices = tuple(dataclasses.replace(one, cores=cores) for one in made.devices)
-        beside = dataclasses.replace(made, devices=devices)
-        for one in replay_plan(beside, traffic("m", "n"), costly, FULL, OPTIONS).models:
-            # Two engines of one core each crowd a host of two: full steps take twice as long.
-            assert one.outcome.tpot_p95_seconds == pytest.approx(factor * STEP_SECONDS, rel=0.15)
-            assert one.outcome.ttft_p50_seconds is not None
-            assert 0.05 < one.outcome.ttft_p50_seconds < 0.05 + 3 * factor * STEP_SECONDS
-
-
-def test_the_demand_is_served_within_the_slo() -> None:
-    made = plan({"gpu-0": [candidate("m")], "gpu-1": [candidate("m")]}, {"m": 60.0})
-    (one,) = replay_plan(made, traffic("m", slo=SLO), engine, DEMAND, OPTIONS).models
-    assert one.promise.served_req_per_s == 60.0
-    assert one.outcome.arrivals == pytest.approx(60 * 60, rel=0.05)
-    assert one.outcome.attainment == 1.0
-    assert one.holds_slo
+        assert one.outcome.tpot_p95_seconds == pytest.approx(level * STEP_SECONDS)
+        if level == 1:
+            assert one.outcome.ttft_p95_seconds == pytest.approx(2 * STEP_SECONDS)
 
 
 def test_overload_is_refused_and_what_is_served_is_served_in_time() -> None:
@@ -86,14 +52,23 @@ def test_overload_is_refused_and_what_is_served_is_served_in_time() -> None:
     assert promise.served_req_per_s == promise.capacity_req_per_s
 
 
-def test_equal_seeds_give_equal_replays() -> None:
-    shared = [candidate("a", mode=MEMORY, busy=0.6), candidate("b", mode=MEMORY, busy=0.6)]
-    made = plan({"gpu": shared}, {"a": 20.0, "b": 10.0}, level=1.25)
+def test_the_demand_is_served_within_the_slo_and_equal_seeds_give_equal_replays() -> None:
+    """A model that has no place is left out."""
+    made = plan({"gpu-0": [candidate("m")], "gpu-1": [candidate("m")]}, {"m": 60.0, "none": 5.0})
     first, again, other = (
         replay_plan(
-            made, traffic("a", "b"), engine, DEMAND, dataclasses.replace(OPTIONS, seed=seed)
+            made,
+            traffic("m", slo=Slo(0.5, 0.03)),
+            engine,
+            DEMAND,
+            dataclasses.replace(OPTIONS, seed=seed),
         )
         for seed in (0, 0, 1)
     )
+    (one,) = first.models
+    assert one.promise.served_req_per_s == 60.0
+    assert one.outcome.arrivals == pytest.approx(60 * 60, rel=0.05)
+    assert one.outcome.attainment == 1.0
+    assert one.holds_slo
     assert first == again
     assert first != other

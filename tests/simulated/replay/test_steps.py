@@ -83,28 +83,19 @@ def test_a_fitted_engine_has_the_throughput_that_was_measured(
         assert throughput(fitted, batch) == pytest.approx(throughput(true, batch), rel=0.01)
 
 
-@given(st.floats(1e-4, 1.0), st.integers(1, 500))
-def test_more_sequences_never_make_a_step_shorter(token_seconds: float, batch: int) -> None:
-    steps = constant_steps(token_seconds)
-    assert steps.step_seconds(batch + 1, 0) >= steps.step_seconds(batch, 0)
-    assert steps.step_seconds(batch, 10) > steps.step_seconds(batch, 0)
-
-
 def test_between_points_linear_and_beyond_by_the_last_slope() -> None:
-    steps = StepModel(((1, 1.0), (3, 2.0)), 0.5)
-    assert [steps.step_seconds(b, 0) for b in (1, 2, 3, 5)] == [1.0, 1.5, 2.0, 3.0]
-    assert steps.step_seconds(0, 4) == 2.0
-    # Below the first one by its slope, but never out of proportion.
-    steps = StepModel(((4, 1.0), (8, 1.4), (9, 3.0)), 0.0)
-    assert steps.step_seconds(2, 0) == pytest.approx(0.8)
-    steep = StepModel(((4, 1.0), (8, 5.0)), 0.0)
-    assert steep.step_seconds(1, 0) == pytest.approx(0.25)
-
-
-def test_one_point_is_enough_and_points_that_the_cache_held_back_do_not_count() -> None:
+    """Below the first one by its slope, but never out of proportion."""
+    rise = StepModel(((1, 1.0), (3, 2.0)), 0.5)
+    assert [rise.step_seconds(b, 0) for b in (1, 2, 3, 5)] == [1.0, 1.5, 2.0, 3.0]
+    assert rise.step_seconds(0, 4) == 2.0
+    for points, batch, seconds in (
+        (((4, 1.0), (8, 1.4), (9, 3.0)), 2, 0.8),
+        (((4, 1.0), (8, 5.0)), 1, 0.25),
+    ):
+        assert StepModel(points, 0.0).step_seconds(batch, 0) == pytest.approx(seconds)
+    # One point is enough, and points that the cache held back do not count.
     steps = fit_steps(profile_of(constant_steps(0.01), (1,)))
-    assert steps.step_seconds(1, 0) == pytest.approx(0.01)
-    assert steps.step_seconds(8, 0) == pytest.approx(0.01)
+    assert [steps.step_seconds(n, 0) for n in (1, 8)] == pytest.approx([0.01, 0.01])
     profile = profile_of(constant_steps(0.01), (4, 16))
     slow = dataclasses.replace(profile.points[1], batch=32, output_tokens_per_s=1.0)
     limited = dataclasses.replace(slow, kv_limited=True)
