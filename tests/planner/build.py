@@ -4,13 +4,13 @@ import dataclasses
 
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode, headroom_bytes
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.spec import Demand
+from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind
 from partitiond.core.performance.interference import Interference, mode_overhead_bytes
 from partitiond.core.plan.record import Candidate, ModelDemand
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
 
-__all__ = ["FREE", "MODES", "cpu", "gpu", "gpus", "in_mig", "on_cores", "point", "want"]
+__all__ = ["FREE", "MODES", "cpu", "gpu", "gpus", "in_mig", "on_cores", "point", "spec", "want"]
 
 MODES = (SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS)
 FREE = Interference((1.0,), (1.0,), 0.0, 0.0, 0.0, (1.0,))
@@ -128,3 +128,9 @@ def want(
     weight = more.pop("weight", 1.0)
     demand = Demand(req_per_s=rate, weight=weight)  # type: ignore[arg-type]
     return ModelDemand(model, demand, candidates, **more)  # type: ignore[arg-type]
+
+
+def spec(name: str, rate: float | None = 5.0, **more: object) -> ModelSpec:
+    """A model as people ask for it."""
+    source = ModelSource(SourceKind.CONFIG, name)
+    return ModelSpec(name, source, demand=Demand(rate), **more)  # type: ignore[arg-type]

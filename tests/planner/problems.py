@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 import pytest
 
-from partitiond.core.plan.record import Objective
+from partitiond.core.plan.record import Objective, Plan
+from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import Sites, build_sites
 from partitiond.planner.model.types import PlanRequest
@@ -122,3 +123,10 @@ def level_of(sites: Sites, site: int, chosen: tuple[int, ...]) -> int | None:
         if load <= sites.busy_limit[row, len(rows)]:
             return level
     return None
+
+
+def plan_for(request: PlanRequest) -> Plan:
+    """The plan of a request that has one."""
+    answer = solve(request)
+    assert isinstance(answer, Plan), answer
+    return answer

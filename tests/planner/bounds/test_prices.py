@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -9,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.planner.instances import request
+from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.performance.interference import Interference
-from partitiond.core.plan.record import Objective
-from partitiond.core.units import GIB, Bytes
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective
+from partitiond.core.units import GIB
 from partitiond.planner.bounds.placements_lp import Pours, make_pours
 from partitiond.planner.bounds.prices import (
     Duals,
@@ -24,80 +26,102 @@ from partitiond.planner.bounds.prices import (
     most_gains,
     solve_sampled,
 )
+from partitiond.planner.market import demand
+from partitiond.planner.market.rounds import Columns
+from partitiond.planner.market.value import MarketPrices
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import Floats, Ints, build_sites
 from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import FREE, gpu, gpus, point, want
-from tests.planner.problems import is_bound, level_of, question, seeds, sets_of, sites_of
+from tests.planner.problems import is_bound, question, seeds, sites_of
 
 CROWDED = Interference((1.0, 1.5, 2.0), (1.0, 1.5, 2.0), 0.25, 0.25, 0.0)
 COSTS = (Objective.MIN_DEVICES, Objective.MIN_PRICE, Objective.MIN_ENERGY)
 EVERY = (*COSTS, Objective.MAX_GOODPUT)
 
 
-def bound(asked: PlanRequest) -> float | None:
-    """For the request's objective."""
-    return bound_of(build_instance(asked), as_cost=asked.objective.is_cost)
-
-
-def test_memory_bounds_the_devices() -> None:
-    models = tuple(want(f"m{i}", point(f"m{i}", 5, 30, sm=10), rate=5) for i in range(8))
-    assert bound(PlanRequest(gpus(8), models, interference=FREE)) == 3
-
-
-@pytest.mark.parametrize(("percent", "devices"), [(25, 2), (30, 3), (50, 4)])
-def test_sm_percents_bound_the_devices(percent: int, devices: int) -> None:
-    models = tuple(want(f"m{i}", point(f"m{i}", 5, 1, sm=percent), rate=5) for i in range(8))
-    assert bound(PlanRequest(gpus(8), models, interference=FREE)) == devices
-
-
-@pytest.mark.parametrize(("busy", "devices"), [(0.1, 2), (0.5, 3), (1.0, 5)])
-def test_load_bounds_the_devices_at_the_highest_level(busy: float, devices: int) -> None:
-    """Of n replicas with load b, (b + 0.25) n is at most 2.25; at level 2 they give half."""
-    models = tuple(want(f"m{i}", point(f"m{i}", 5, 1, busy=busy), rate=2.5) for i in range(8))
-    assert bound(PlanRequest(gpus(8), models, interference=CROWDED)) == devices
-
-
-@pytest.mark.parametrize(("host_gib", "devices"), [(0, 1), (12, None)])
-def test_what_hosts_share_bounds_what_is_served(host_gib: int, devices: int | None) -> None:
-    """Three replicas on a host with memory for two of them."""
-    models = tuple(
-        want(f"m{i}", point(f"m{i}", 5, 1, sm=10, host_gib=host_gib), rate=5) for i in range(3)
+def several(count: int, one: Candidate, **asked: object) -> tuple[ModelDemand, ...]:
+    """So many models of one size."""
+    return tuple(
+        want(f"m{n}", dataclasses.replace(one, model=f"m{n}"), **asked)  # type: ignore[arg-type]
+        for n in range(count)
     )
-    asked = PlanRequest(gpus(2), models, interference=FREE, host_memory_bytes=(("host", 24 * GIB),))
-    assert bound(asked) == devices
-    goodput = dataclasses.replace(asked, objective=Objective.MAX_GOODPUT)
-    assert bound(goodput) == pytest.approx(10 if host_gib else 15)
 
 
-def test_demand_beyond_all_devices_is_proven_impossible() -> None:
-    model = want("a", point("a", 5, 30, sm=50), rate=11)
-    assert bound(PlanRequest((gpu(),), (model,))) is None
+def hungry(gib: float) -> tuple[ModelDemand, ...]:
+    """Three models that take memory of their host as well."""
+    return several(3, point("", 5, 1, sm=10, host_gib=gib), rate=5)
+
+
+def survives(share: float) -> tuple[ModelDemand, ...]:
+    """A model that has to survive the loss of a device."""
+    rules = PlacementRules(survive=FaultDomain.DEVICE, survive_share=share)
+    return (want("a", point("a", 1.0, 60), rate=2.0, rules=rules),)
+
+
+OF_LITTLE_WEIGHT = (
+    want("a", point("a", 1.0, 75), rate=3.0, weight=1e-9),
+    want("b", point("b", 1.0, 1), rate=1.0, weight=1e9),
+)
+EIGHT = several(8, point("", 5, 30, sm=10), rate=5)
+HALVES = point("a", 1.0, 40, sm=50)
+ROOMY = {"host_memory_bytes": (("host", 24 * GIB),)}
+ON_TWO_HOSTS = {"host_memory_bytes": (("a", 0), ("b", GIB))}
 
 
 @pytest.mark.parametrize(
-    ("wanted", "served"), [(4.0, True), (4.0 * (1 + 1e-6), False), (4.1, False)]
-)
-def test_that_not_all_can_be_served_is_proven_by_prices(wanted: float, served: bool) -> None:
-    """Of whole replicas, which four are the most of."""
-    model = want("a", point("a", 1.0, 40, sm=50), rate=wanted)
-    assert (bound(PlanRequest(gpus(2), (model,), interference=FREE)) is not None) == served
+    ("devices", "models", "more", "cost", "goodput"),
+    [
+        (gpus(8), EIGHT, {}, 3, 40),
+        *((gpus(8), several(8, point("", 5, 1, sm=p), rate=5), {}, d, 40)
+          for p, d in ((25, 2), (30, 3), (50, 4))),
+        # Of n replicas with load b, (b + 0.25) n is at most 2.25; at level 2 they give half.
+        *((gpus(8), several(8, point("", 5, 1, busy=b), rate=2.5), {"interference": CROWDED}, d, 20)
+          for b, d in ((0.1, 2), (0.5, 3), (1.0, 5))),
+        # Three replicas on a host with memory for two of them.
+        (gpus(2), hungry(0), ROOMY, 1, 15),
+        (gpus(2), hungry(12), ROOMY, None, 10),
+        # A host without any memory for engines holds only what takes none.
+        (
+            (gpu("a0", host="a"), gpu("b0", host="b")),
+            (want("a", point("a", 1.0, 60, host_gib=1), rate=2.0),), ON_TWO_HOSTS, None, 1,
+        ),
+        # Whole replicas, which four are the most of.
+        (gpus(2), (want("a", HALVES, rate=4.0),), {}, 2, 4),
+        (gpus(2), (want("a", HALVES, rate=4.0 * (1 + 1e-6)),), {}, None, 4),
+        (gpus(1), (want("a", point("a", 5, 30, sm=50), rate=100),), {}, None, 10),
+        (gpus(4), (want("a", point("a", 5, 30, sm=10), rate=100, max_replicas=3),), {}, None, 15),
+        # A replica of each is enough but for the least numbers; four devices have eight places.
+        (gpus(4), several(3, HALVES, rate=0.5, min_replicas=2), {}, 3, 1.5),
+        (gpus(4), several(3, HALVES, rate=0.5, min_replicas=3), {}, None, None),
+        (gpus(2), OF_LITTLE_WEIGHT, {}, None, 1e9),
+        (gpus(3), survives(1.0), {}, 3, 2),
+        (gpus(3), survives(0.5), {}, 2, 2),
+    ],
+)  # fmt: skip
+def test_each_limit_bounds_devices_and_goodput(
+    devices: tuple[Device, ...],
+    models: tuple[ModelDemand, ...],
+    more: dict[str, object],
+    cost: float | None,
+    goodput: float | None,
+) -> None:
+    """As near as it can be; that no plan is better is asked of brute force. None is impossible."""
+    values: dict[str, object] = {"interference": FREE, **more}
+    instance = build_instance(PlanRequest(devices, models, **values))  # type: ignore[arg-type]
+    assert bound_of(instance, as_cost=True) == cost
+    if goodput is not None:
+        asked = dataclasses.replace(instance.request, objective=Objective.MAX_GOODPUT)
+        assert bound_of(build_instance(asked), as_cost=False) == pytest.approx(goodput, rel=1e-6)
 
 
-@pytest.mark.parametrize(("least", "served"), [(2, True), (3, False)])
-def test_that_least_numbers_cannot_be_met_is_proven_by_prices(least: int, served: bool) -> None:
-    """Three models of which a replica is enough but for that; four devices have eight places."""
-    models = tuple(
-        want(f"m{n}", point(f"m{n}", 1.0, 40, sm=50), rate=0.5, min_replicas=least)
-        for n in range(3)
-    )
-    assert (bound(PlanRequest(gpus(4), models, interference=FREE)) is not None) == served
-
-
-def test_what_counts_for_next_to_nothing_has_to_be_served_as_well() -> None:
-    large = want("a", point("a", 1.0, 75), rate=3.0, weight=1e-9)
-    small = want("b", point("b", 1.0, 1), rate=1.0, weight=1e9)
-    assert bound(PlanRequest(gpus(2), (large, small), interference=FREE)) is None
+@pytest.mark.parametrize("rate", [100, 1_001, 123_456.7, 1e6])
+def test_a_demand_far_beyond_all_devices_leaves_their_bound_as_it_is(rate: float) -> None:
+    """However many replicas it would take: more than the demand is cut into steps."""
+    models = (want("a", point("a", 5.3, 30, sm=50), rate=rate), want("b", point("b", 1, 1), rate=1))
+    asked = PlanRequest(gpus(4), models, objective=Objective.MAX_GOODPUT, interference=FREE)
+    found = bound_of(build_instance(asked), as_cost=False)
+    assert found == pytest.approx(4 * 2 * 5.3 + 1, rel=0.05)
 
 
 def test_a_sample_that_cannot_be_served_proves_nothing() -> None:
@@ -132,20 +156,6 @@ def test_numbers_of_replicas_that_contradict_the_demand_are_impossible(
     assert (found.entry > 0).all()
 
 
-def test_goodput_is_bounded_by_what_devices_hold() -> None:
-    model = want("a", point("a", 5, 30, sm=50), rate=100)
-    asked = PlanRequest((gpu(),), (model,), objective=Objective.MAX_GOODPUT, interference=FREE)
-    assert bound(asked) == pytest.approx(10, rel=1e-6)
-
-
-@pytest.mark.parametrize("rate", [100, 1_001, 123_456.7, 1e6])
-def test_a_demand_far_beyond_all_devices_leaves_their_bound_as_it_is(rate: float) -> None:
-    """However many replicas it would take: more than the demand is cut into steps."""
-    models = (want("a", point("a", 5.3, 30, sm=50), rate=rate), want("b", point("b", 1, 1), rate=1))
-    asked = PlanRequest(gpus(4), models, objective=Objective.MAX_GOODPUT, interference=FREE)
-    assert bound(asked) == pytest.approx(4 * 2 * 5.3 + 1, rel=0.05)
-
-
 def test_a_demand_of_very_many_replicas_takes_as_many_devices_as_they_do() -> None:
     """How many the devices are to be is found without having them."""
     model, price, rate = np.array([0, 0]), np.array([1.0, 2.5]), np.array([3, 8])
@@ -154,81 +164,37 @@ def test_a_demand_of_very_many_replicas_takes_as_many_devices_as_they_do() -> No
     assert least == pytest.approx(1_000_003 * 2.5 / 8, rel=1e-4)
 
 
-def test_goodput_is_bounded_by_the_largest_number_of_replicas() -> None:
-    model = want("a", point("a", 5, 30, sm=10), rate=100, max_replicas=3)
-    asked = PlanRequest(gpus(4), (model,), objective=Objective.MAX_GOODPUT, interference=FREE)
-    assert bound(asked) == pytest.approx(15, rel=1e-6)
-
-
-@pytest.mark.parametrize(("share", "devices"), [(1.0, 3), (0.5, 2)])
-def test_what_has_to_survive_bounds_the_devices(share: float, devices: int) -> None:
-    rules = PlacementRules(survive=FaultDomain.DEVICE, survive_share=share)
-    model = want("a", point("a", 1.0, 60), rate=2.0, rules=rules)
-    assert bound(PlanRequest(gpus(3), (model,), interference=FREE)) == devices
-
-
 @pytest.mark.parametrize("objective", EVERY)
-@pytest.mark.parametrize("seed", seeds(60))
+@pytest.mark.parametrize("seed", seeds(80))
 def test_no_plan_is_better(
     seed: int, objective: Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether devices with different largest kappas are told apart or not."""
-    asked = question(seed, objective, limited=seed % 2 == 0)
-    sites = sites_of(asked)
+    """Than the bound of any prices, whether devices with different largest kappas are told apart
+    or not; nor than the market's, whether what serves little of a demand is split or not.
+    """
+    asked, rng = question(seed, objective, limited=seed % 2 == 0), np.random.default_rng(seed)
+    sites, as_cost = sites_of(asked), objective.is_cost
+    assert is_bound(asked, bound_of(sites.instance, as_cost=as_cost))
+    of = cost_bound if as_cost else goodput_bound
     for split in (4_000, 0):
         monkeypatch.setattr("partitiond.planner.bounds.placements_lp.SPLIT", split)
-        found = linear_prices(sites, as_cost=objective.is_cost)
+        found = linear_prices(sites, as_cost=as_cost)
         assert (found.entry > 0).all()
         assert is_bound(asked, found.value)
-
-
-@pytest.mark.parametrize("split", [4_000, 0])
-@pytest.mark.parametrize("seed", seeds(10, 3))
-def test_what_a_device_holds_takes_no_more_than_all_of_it(
-    seed: int, split: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of every resource, run one of the ways that hold it, at the level that it reaches."""
-    monkeypatch.setattr("partitiond.planner.bounds.placements_lp.SPLIT", split)
-    rng = np.random.default_rng(seed)
-    points = [
-        point("a", 1.0 + n, 4.0 + 4 * n, busy=float(rng.choice([0.1, 0.3, 0.6])), kappa=kappa)
-        for n, kappa in enumerate(rng.permutation([0.05, 0.1, 0.2, 0.4]).tolist())
-    ]
-    asked = PlanRequest(gpus(1), (want("a", *points, rate=9.0),), interference=CROWDED)
-    sites, held = build_sites(build_instance(asked)), 0
-    pours = make_pours(sites)
-    for site in range(len(sites.site_class)):
-        for chosen in sets_of(sites, site):
-            level = level_of(sites, site, chosen) if chosen else None
-            if level is not None:
-                held += 1
-                ways = (pours.way_site == site) & (pours.way_level == level)
-                assert min(_taken(pours, int(w), chosen) for w in np.flatnonzero(ways)) <= 1 + 1e-9
-    assert held > 10
-
-
-def _taken(pours: Pours, way: int, chosen: tuple[int, ...]) -> float:
-    """The largest share of a device that is run a way; infinite where it may not hold them all."""
-    share = {e: pours.share[n] for n, e in enumerate(pours.entry) if pours.way[n] == way}
-    if not share.keys() >= {*chosen}:
-        return np.inf
-    return float(sum(share[e] for e in chosen).max())
-
-
-@pytest.mark.parametrize("objective", EVERY)
-@pytest.mark.parametrize("seed", seeds(40))
-def test_any_prices_give_a_bound(
-    seed: int, objective: Objective, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, rng = question(seed, objective), np.random.default_rng(seed)
-    sites = sites_of(asked)
-    for split in (4_000, 0):
-        monkeypatch.setattr("partitiond.planner.bounds.placements_lp.SPLIT", split)
         pours = make_pours(sites)
-        for _ in range(10):
-            of = cost_bound if objective.is_cost else goodput_bound
+        for _ in range(5):
             value = of(pours, _some_prices(pours, rng))
             assert is_bound(asked, None if np.isinf(value) else value)
+    for fine in (demand.FINE, 1.2):
+        monkeypatch.setattr(demand, "FINE", fine)
+        columns = Columns(sites, as_cost=as_cost)
+        market = columns.market
+        for _ in range(3):
+            knot = rng.exponential(1.0, len(market.demand.knot_rate)) * rng.choice([0.0, 0.3, 3.0])
+            pool = rng.exponential(1.0, market.classes.pools) * rng.choice([0.0, 1.0])
+            assert is_bound(asked, market.evaluate(MarketPrices(knot, pool)).bound)
+        columns.run(math.inf, 400)
+        assert is_bound(asked, columns.bound())
 
 
 def _some_prices(pours: Pours, rng: np.random.Generator) -> Duals:
@@ -301,20 +267,3 @@ def test_a_replica_is_worth_what_it_takes_and_devices_are_used_where_that_pays()
     here = sites.site_class[sites.entry_site] == np.argmin(cost)
     assert found.entry[here & (gib == 20)].min() == pytest.approx(0.25, rel=0.2)
     assert found.entry[here & (gib == 40)].min() >= 0.4
-
-
-@pytest.mark.parametrize(("host_bytes", "most"), [(0, 2.0), (GIB, 1.0)])
-def test_a_host_without_any_memory_for_engines_holds_only_what_takes_none(
-    host_bytes: int, most: float
-) -> None:
-    devices = tuple(dataclasses.replace(gpu(f"{host}0"), host=host) for host in "ab")
-    point_a = dataclasses.replace(point("a", 1.0, 60), host_memory_bytes=Bytes(host_bytes))
-    asked = PlanRequest(
-        devices,
-        (want("a", point_a, rate=2.0),),
-        objective=Objective.MAX_GOODPUT,
-        host_memory_bytes=(("a", 0), ("b", GIB)),
-        interference=FREE,
-    )
-    found = linear_prices(build_sites(build_instance(asked)), as_cost=False)
-    assert found.value == pytest.approx(most)
