@@ -23,18 +23,21 @@ def test_levels_and_worth_are_those_of_what_the_devices_hold(seed: int) -> None:
 
     for _ in range(80 if len(sites.entry_item) else 0):
         d, e = rng.randrange(len(data.device_group)), rng.randrange(len(sites.entry_item))
+        before = promised = float(state.worth[0])
         if rng.random() < 0.3 and held(d):
             remove(data, state, d, rng.randrange(len(held(d))))
         else:
             level = fits(data, state, d, e)
             if level < 0:
                 continue
-            promised, before = worth_beside(data, state, d, e, level), float(state.worth[0])
+            promised += worth_beside(data, state, d, e, level)
             add(data, state, d, e, level)
-            assert state.worth[0] - before == pytest.approx(promised, rel=1e-9, abs=1e-6)
+            assert state.worth[0] == pytest.approx(promised, rel=1e-9, abs=1e-9 * abs(before))
         if held(d):
             site = int(sites.entry_site[held(d)[0]])
             assert state.devices[d, LEVEL] == level_of(sites, site, held(d))
         kept = float(state.worth[0])
         revalue(data, state)
-        assert state.worth[0] == pytest.approx(kept, rel=1e-9, abs=1e-6)
+        # What is left of a sum is as exact as the largest value that was in it.
+        largest = max(1.0, abs(before), abs(promised), abs(kept))
+        assert state.worth[0] == pytest.approx(kept, abs=1e-9 * largest)
