@@ -2,11 +2,9 @@
 
 import pytest
 
-from partitiond.core.model.placement_rules import PlacementRules
-from partitiond.core.plan.record import Objective, Plan, Status
+from partitiond.core.plan.record import Objective, Status
 from partitiond.planner.answers.certify import certify
 from partitiond.planner.answers.explain import explain
-from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.assign import assign
@@ -39,15 +37,3 @@ def test_goodput_at_its_bound_is_no_best_plan_while_fewer_of_the_least_replicas_
     assert proof.status is status
     summary = explain(instance, found, placements, proof)[0]
     assert ("not proven optimal" in summary) == (status is Status.FEASIBLE)
-
-
-def test_with_priorities_a_plan_that_lacks_least_replicas_is_optimal_where_that_is_proven() -> None:
-    models = tuple(
-        want(name, point(name, 5, 60), rate=5, min_replicas=1, rules=PlacementRules(priority=rank))
-        for rank, name in enumerate("ba")
-    )
-    answer = solve(PlanRequest((gpu("g0"),), models, objective=Objective.MAX_GOODPUT))
-    assert isinstance(answer, Plan)
-    assert [one.model for one in answer.placements] == ["a"]
-    assert answer.certificate.status is Status.OPTIMAL
-    assert "not proven" not in answer.explanation[0]

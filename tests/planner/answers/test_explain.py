@@ -38,22 +38,40 @@ def left_out(model: ModelDemand, *per_device: int, beside: ModelDemand | None = 
     return told
 
 
-def test_where_a_device_is_idle_it_is_not_said_that_nothing_fits() -> None:
-    told = left_out(want("a", THIRD, rate=50, min_replicas=6), 2, 0)
-    assert "no room for more of it was found" in told.reason
-    assert "nor on the 1 that is idle" in told.reason
-    assert "only 2 are placed" in told.reason
-    assert told.remedy.startswith("Give it more time, lower its demand by")
-    half = point("a", 10, 40, sm=10)
-    full = left_out(want("a", half, rate=5000), *[2] * 19, 0).reason
-    assert "idle" in full, "95 % full"
-    assert "left" not in full
-
-
-def test_where_no_device_is_idle_more_time_is_no_remedy() -> None:
-    told = left_out(want("a", THIRD, rate=50), 1, 2)
-    assert "no room for more of it was found beside what the devices hold" in told.reason
-    assert "Lower its demand by" in told.remedy
+@pytest.mark.parametrize(
+    ("model", "per_device", "reason", "remedy"),
+    [
+        (
+            want("a", THIRD, rate=50, min_replicas=6), (2, 0),
+            ("no room for more of it was found", "nor on the 1 that is idle", "only 2 are placed"),
+            "Give it more time, lower its demand by",
+        ),
+        # 95 % full, and still one is idle.
+        (want("a", point("a", 10, 40, sm=10), rate=5000), (*[2] * 19, 0), ("idle",), ""),
+        # Where none is idle more time is no remedy.
+        (
+            want("a", THIRD, rate=50), (1, 2),
+            ("no room for more of it was found beside what the devices hold",),
+            "Lower its demand by",
+        ),
+        # The objective does not count a loss; what helps the rate leaves `survive` to be seen to.
+        (
+            want("a", THIRD, rate=10, rules=SURVIVES), (1, 0),
+            ("max-goodput counts what is served, not what a loss leaves",), "",
+        ),
+        (want("a", THIRD, rate=100, rules=SURVIVES), (2, 2), (), "Lower its demand by"),
+    ],
+)  # fmt: skip
+def test_what_is_left_out_is_told_with_what_helps(
+    model: ModelDemand, per_device: tuple[int, ...], reason: tuple[str, ...], remedy: str
+) -> None:
+    told = left_out(model, *per_device)
+    assert all(words in told.reason for words in reason)
+    assert remedy in told.remedy
+    assert "left" not in told.reason or "leaves" in told.reason
+    assert ("survive" in told.remedy) == (model.rules == SURVIVES)
+    if model.rules == SURVIVES and remedy:
+        assert told.remedy.endswith("Take `survive` back too, unless devices are added.")
 
 
 def test_what_has_no_replica_is_not_helped_by_less_demand() -> None:
@@ -63,27 +81,12 @@ def test_what_has_no_replica_is_not_helped_by_less_demand() -> None:
     assert told.remedy.startswith("Stop another model")
 
 
-def test_a_loss_that_the_objective_does_not_count_is_its_own_reason() -> None:
-    model = want("a", THIRD, rate=10, rules=SURVIVES)
-    told = left_out(model, 1, 0)
-    assert "max-goodput counts what is served, not what a loss leaves" in told.reason
-    assert "survive" in told.remedy
-
-
-def test_what_helps_the_rate_leaves_survive_to_be_seen_to() -> None:
-    told = left_out(want("a", THIRD, rate=100, rules=SURVIVES), 2, 2)
-    assert told.remedy.startswith("Lower its demand by")
-    assert told.remedy.endswith("Take `survive` back too, unless devices are added.")
-    assert "survive" not in left_out(want("a", THIRD, rate=100), 2, 2).remedy
-
-
 # --- why not one more --------------------------------------------------------------------------
 
 ENGINE = point("a", 30, 5, sm=10, host_gib=10, cores=2)
 NEAR_B = want("a", point("a", 30, 5, sm=10), rate=20, rules=PlacementRules(near=("b",)))
 ONE_B = want("b", point("b", 30, 5, sm=10), rate=20, max_replicas=1)
 PAIR = (gpu("g0", cores=(0, 1, 2)), gpu("g1", cores=(0, 1, 2)))
-HOST_LACKS = "Too little left of the host on"
 
 
 def one_more(devices: tuple[Device, ...], *models: ModelDemand, **more: object) -> str:
@@ -104,19 +107,17 @@ def test_no_more_fits_than_the_host_has_memory_for(memory: int, fits: bool) -> N
     assert ("host host has 9 GiB of memory left, it needs 10 GiB" in said) == (not fits)
 
 
-def test_what_runs_on_the_cpu_takes_of_its_host_too() -> None:
-    on_cpu = want("b", on_cores("b", 5, 1, gib=10), rate=4)
-    said = one_more((gpu("g0"), cpu(8, gib=24)), want("a", ENGINE, rate=20), on_cpu)
-    assert f"{HOST_LACKS} 1 device in use" in said
-    assert "One more would fit" in one_more((gpu("g0"), cpu(8)), want("a", ENGINE, rate=20))
-
-
-def test_a_core_that_two_devices_list_is_given_once() -> None:
+def test_cores_and_memory_of_a_host_are_given_once() -> None:
+    """A core that two devices list; and memory that what runs on the CPU takes, too."""
     model = want("a", ENGINE, rate=20)
     said = one_more(PAIR, model)
     assert "g0 has 1 cores free, it needs 2" in said
     assert "could take it" not in said
     assert "1 device in no use could take it" in one_more(PAIR, model, host_cores_shared=False)
+    on_cpu = want("b", on_cores("b", 5, 1, gib=10), rate=4)
+    crowded = one_more((gpu("g0"), cpu(8, gib=24)), model, on_cpu)
+    assert "Too little left of the host on 1 device in use" in crowded
+    assert "One more would fit" in one_more((gpu("g0"), cpu(8)), model)
 
 
 def test_a_replica_has_its_company_on_the_host() -> None:
