@@ -7,19 +7,13 @@ import pytest
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model import spec as specs
 from partitiond.core.model.precision import LOAD_QUANTISATIONS
-from partitiond.core.model.spec import (
-    EngineOptions,
-    ModelSource,
-    ModelSpec,
-    PointName,
-    Slo,
-    SourceKind,
-    Variant,
-)
+from partitiond.core.model.spec import EngineOptions, ModelSpec, PointName, Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import estimate_profile
-from partitiond.core.plan.record import Candidate, Plan
+from partitiond.core.performance.roofline import BANDWIDTH_EFFICIENCY
+from partitiond.core.plan.record import Candidate, ModelDemand, Plan
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory
 from partitiond.core.profile.record import Profile, ProfileKind, capacity_req_per_s
 from partitiond.core.profile.sharing import PairRun, ReplicationRun, Sharing
@@ -30,26 +24,43 @@ from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.types import PlanRequest
 from tests.planner.build import cpu, gpu
 
-FP8 = Variant("fp8", EngineOptions(quantization="fp8"))
-SPEC = ModelSpec("opt-125m", ModelSource(SourceKind.CONFIG, "opt-125m"))
-WITH_FP8 = dataclasses.replace(SPEC, variants=(FP8,))
-A100 = "a100-80gb"
+SPEC = ModelSpec("opt-125m", specs.ModelSource(specs.SourceKind.CONFIG, "opt-125m"))
+FP8 = EngineOptions(quantization="fp8")
+WITH_FP8 = dataclasses.replace(SPEC, variants=(specs.Variant("fp8", FP8),))
+A100, H100 = "a100-80gb", "h100-80gb"
+MEMORY = PartitionSize(SharingMode.MEMORY, 1, 100)
+KINDS = (ProfileKind.ESTIMATED, ProfileKind.TRANSFERRED, ProfileKind.MEASURED)
 
 
-def profile(variant: str = "", **changes: object) -> Profile:
+def profile(
+    variant: str = "",
+    *,
+    size: PartitionSize = MEMORY,
+    of: str = A100,
+    quantization: str | None = None,
+    **changes: object,
+) -> Profile:
+    """An estimate on hardware `of`, as if it had been measured unless told."""
     made = estimate_profile(
         model="opt-125m",
         architecture=CATALOG["opt-125m"].architecture,
         workload=SPEC.workload,
-        hardware=HARDWARE[A100],
-        size=PartitionSize(SharingMode.MEMORY, 1, 100),
+        hardware=HARDWARE[of],
+        size=size,
         max_model_len=SPEC.max_model_len,
         profile_id=f"measured-{variant}",
         created_at="2026-01-01T00:00:00Z",
+        quantization=quantization,
     )
     changes = {"kind": ProfileKind.MEASURED, "variant": variant, **changes}
     found = dataclasses.replace(made, **changes)  # type: ignore[arg-type]
     return loaded(found, variant) if variant in LOAD_QUANTISATIONS else found
+
+
+def mps(percent: int = 30, **changes: object) -> Profile:
+    """An estimate of a share under MPS."""
+    size = PartitionSize(SharingMode.MPS, 1, percent)
+    return profile(size=size, **{"kind": ProfileKind.ESTIMATED, **changes})  # type: ignore[arg-type]
 
 
 def loaded(made: Profile, quantization: str) -> Profile:
@@ -72,27 +83,41 @@ def quicker(made: Profile, factor: float) -> Profile:
     return dataclasses.replace(made, points=points)
 
 
-def candidates(spec: ModelSpec, *profiles: Profile) -> tuple[Candidate, ...]:
-    return candidates_for(spec, profiles, [A100]).candidates
+def asking(**changes: object) -> ModelSpec:
+    return dataclasses.replace(SPEC, **changes)  # type: ignore[arg-type]
+
+
+def candidates(spec: ModelSpec, *profiles: Profile, on: str = A100) -> tuple[Candidate, ...]:
+    return candidates_for(spec, profiles, [on]).candidates
+
+
+def variants(*profiles: Profile, spec: ModelSpec = WITH_FP8) -> set[str]:
+    return {c.variant for c in candidates(spec, *profiles)}
+
+
+def planned(demand: ModelDemand, device: object) -> Plan:
+    answer = solve(PlanRequest((device,), (demand,), time_limit_seconds=1))  # type: ignore[arg-type]
+    assert isinstance(answer, Plan)
+    return answer
 
 
 # -- which profiles count ------------------------------------------------------------------------
 
 
-def test_a_variant_counts_only_where_the_model_lists_it() -> None:
-    fp8 = quicker(profile("fp8"), 1.5)
-    assert {c.variant for c in candidates(SPEC, profile(), fp8)} == {""}
-    assert "fp8" in {c.variant for c in candidates(WITH_FP8, profile(), fp8)}
-    alone = candidates_for(SPEC, [fp8], [A100])
-    assert alone.candidates == ()
-    assert "variant fp8" in alone.reason
-
-
-def test_a_guess_about_a_variant_does_not_outbid_what_was_measured() -> None:
+def test_a_variant_counts_only_where_the_model_lists_it_and_the_plan_says_so() -> None:
+    fp8 = quicker(profile("fp8"), 2)
+    assert variants(profile(), fp8, spec=SPEC) == {""}
+    assert "fp8" in variants(profile(), fp8)
+    assert "variant fp8" in candidates_for(SPEC, [fp8], [A100]).reason
+    plan = planned(candidates_for(WITH_FP8, [fp8, profile()], [A100]), gpu())
+    assert {p.candidate.variant for p in plan.placements} == {"fp8"}
+    (line,) = [line for line in plan.explanation if "variant" in line]
+    assert "fp8" in line
+    assert "lists as acceptable" in line
+    # A guess about a variant does not outbid what was measured.
     guess = quicker(profile("fp8", kind=ProfileKind.ESTIMATED), 3)
-    assert {c.variant for c in candidates(WITH_FP8, profile(), guess)} == {""}
-    both = [profile(kind=ProfileKind.ESTIMATED), guess]
-    assert "fp8" in {c.variant for c in candidates(WITH_FP8, *both)}
+    assert variants(profile(), guess) == {""}
+    assert "fp8" in variants(profile(kind=ProfileKind.ESTIMATED), guess)
 
 
 @pytest.mark.parametrize(
@@ -112,122 +137,131 @@ def test_profiles_along_other_axes_never_count(other: dict[str, object]) -> None
 
 
 def test_a_spec_that_asks_for_an_axis_gets_its_profiles_and_no_others() -> None:
-    engine = EngineOptions(max_num_batched_tokens=512, kv_cache_dtype="fp8")
-    spec = dataclasses.replace(SPEC, engine=engine)
-    mine = profile(max_num_batched_tokens=512, kv_cache_dtype="fp8")
-    assert candidates(spec, mine)
+    axis = {"max_num_batched_tokens": 512, "kv_cache_dtype": "fp8"}
+    spec = asking(engine=EngineOptions(**axis))  # type: ignore[arg-type]
+    assert candidates(spec, profile(**axis))  # type: ignore[arg-type]
     assert not candidates(spec, profile())
 
 
 def test_weights_that_were_quantised_while_loading_are_not_those_that_were_not() -> None:
-    quantised = dataclasses.replace(SPEC, engine=EngineOptions(quantization="fp8"))
-    plain, fp8 = profile(), loaded(profile(), "fp8")
+    quantised, plain, fp8 = asking(engine=FP8), profile(), loaded(profile(), "fp8")
     assert candidates(SPEC, plain)
     assert candidates(quantised, fp8)
-    assert not candidates(SPEC, fp8)
+    assert "weights loaded as fp8" in candidates_for(SPEC, [fp8], [A100]).reason
     refused = candidates_for(quantised, [plain], [A100])
     assert refused.candidates == ()
     assert "in bfloat16 loaded as fp8" in refused.reason
-    assert "weights loaded as fp8" in candidates_for(SPEC, [fp8], [A100]).reason
+    estimate = profile(of=H100, quantization="fp8", kind=ProfileKind.ESTIMATED)
+    assert candidates(quantised, estimate, on=H100)
+    assert not candidates(SPEC, estimate, on=H100)
 
 
-def test_an_estimate_says_what_its_weights_are_loaded_as() -> None:
-    made = estimate_profile(
-        model="opt-125m",
-        architecture=CATALOG["opt-125m"].architecture,
-        workload=SPEC.workload,
-        hardware=HARDWARE["h100-80gb"],
-        size=PartitionSize(SharingMode.MEMORY, 1, 100),
-        max_model_len=SPEC.max_model_len,
-        profile_id="estimate",
-        created_at="2026-01-01T00:00:00Z",
-        quantization="fp8",
+def test_the_surest_then_the_newest_profile_of_a_size_counts() -> None:
+    old = mps(kind=ProfileKind.MEASURED, id="old")
+    provenance = dataclasses.replace(old.provenance, started_at="2026-02-01T00:00:00Z")
+    new = dataclasses.replace(old, id="new", provenance=provenance)
+    assert {c.profile_id for c in candidates(SPEC, mps(), old, new)} == {"new"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "profiles", "on", "says"),
+    [
+        ({}, [], A100, "no profile yet"),
+        ({"workload": Workload(9, 9)}, [mps()], A100, "no profile for 9/9"),
+        ({"slo": Slo(1e-6, 1e-6)}, [mps()], A100, "holds its SLO"),
+        ({}, [mps()], H100, "on h100-80gb"),
+        ({"operating_point": PointName.ENERGY}, [profile()], A100, "no energy was exposed"),
+    ],
+)
+def test_without_candidates_the_reason_is_said(
+    changes: dict[str, object], profiles: list[Profile], on: str, says: str
+) -> None:
+    demand = candidates_for(asking(**changes), profiles, [on])
+    assert demand.candidates == ()
+    assert says in demand.reason
+
+
+def test_a_profile_speaks_for_every_isolation_group() -> None:
+    plain, blue = (
+        candidates_for(asking(isolation_group=group), [mps()], [A100]) for group in ("", "blue")
     )
-    quantised = dataclasses.replace(SPEC, engine=EngineOptions(quantization="fp8"))
-    assert candidates_for(quantised, [made], ["h100-80gb"]).candidates
-    assert not candidates_for(SPEC, [made], ["h100-80gb"]).candidates
+    assert (plain.isolation_group, blue.isolation_group) == ("", "blue")
+    unnamed = [[dataclasses.replace(c, release="") for c in d.candidates] for d in (plain, blue)]
+    assert unnamed[0] == unnamed[1] != []
+    assert {c.release for c in blue.candidates}.isdisjoint(c.release for c in plain.candidates)
 
 
-# -- what a stale profile is worth -----------------------------------------------------------------
+# -- which point, and what it is worth -------------------------------------------------------------
 
 
-def test_a_stale_profile_is_planned_like_a_transferred_one_and_the_plan_says_so() -> None:
-    made = profile()
-    reasons = ("the engine was 0.31.0, now it is 0.32.0",)
-    (fresh, *_) = candidates(SPEC, made)
-    demand = candidates_for(SPEC, [made], [A100], {made.id: reasons})
-    (doubted, *_) = demand.candidates
-    assert doubted.capacity_req_per_s == pytest.approx(fresh.capacity_req_per_s * 0.85 / 0.95)
-    assert doubted.memory_bytes > fresh.memory_bytes
-    assert doubted.profile_kind is ProfileKind.MEASURED
-    plan = solve(PlanRequest((gpu(),), (demand,), time_limit_seconds=1))
-    assert isinstance(plan, Plan)
-    assert any("stale" in line and reasons[0] in line for line in plan.explanation)
+def test_the_operating_point_comes_first_and_smaller_batches_follow() -> None:
+    found = candidates(SPEC, mps())
+    batches = [c.batch for c in found]
+    assert batches == sorted(batches, reverse=True)
+    assert len(batches) == 3
+    assert found[0].memory_bytes > found[-1].memory_bytes
+    assert found[0].kv_cache_bytes < found[0].memory_bytes
+    spec = asking(slo=Slo(1.0, found[0].tpot_p95_seconds * 0.6))
+    demand = candidates_for(spec, [mps()], [A100])
+    assert 0 < demand.candidates[0].batch < found[0].batch, "the SLO lowers it"
+    assert demand.slo == spec.slo
 
 
-def test_an_estimate_keeps_its_wider_margin_when_stale() -> None:
-    made = profile(kind=ProfileKind.ESTIMATED)
-    stale = candidates_for(SPEC, [made], [A100], {made.id: ("x",)}).candidates
-    assert stale[0].capacity_req_per_s == candidates(SPEC, made)[0].capacity_req_per_s
+@pytest.mark.parametrize(
+    ("kind", "rate", "memory"),
+    [*zip(KINDS, (0.7, 0.85, 0.95), (1.1, 1.05, 1.03), strict=True)],
+)
+def test_margins_follow_how_sure_the_profile_is(
+    kind: ProfileKind, rate: float, memory: float
+) -> None:
+    """A stale one is planned like a transferred one, or by its own wider margin, and said to be."""
+    made = mps(kind=kind)
+    best, *_ = candidates(SPEC, made)
+    point = made.point(best.batch)
+    assert point is not None
+    assert best.capacity_req_per_s == pytest.approx(0.8 * point.req_per_s * rate)
+    least = point.footprint_bytes * memory
+    assert least <= best.memory_bytes <= least * 1.01
+    reasons = {made.id: ("the engine was 0.31.0, now it is 0.32.0",)}
+    demand = candidates_for(SPEC, [made], [A100], reasons)
+    doubted = demand.candidates[0]
+    stale = min(rate, 0.85) / rate
+    assert doubted.capacity_req_per_s == pytest.approx(best.capacity_req_per_s * stale)
+    assert (doubted.memory_bytes > best.memory_bytes) == (stale < 1)
+    assert doubted.profile_kind is kind
+    explained = planned(demand, gpu()).explanation
+    assert any("stale" in x and reasons[made.id][0] in x for x in explained)
 
 
-# -- which point -----------------------------------------------------------------------------------
-
-
-def beyond_the_knee(made: Profile) -> Profile:
-    """The same, with its knee at a small batch."""
-    knee = dataclasses.replace(made.knee, batch=16, limited_by=None)
-    return dataclasses.replace(made, knee=knee)
+def beyond_the_knee(**changes: object) -> Profile:
+    """With its knee at a small batch."""
+    made = profile(**changes)  # type: ignore[arg-type]
+    return dataclasses.replace(made, knee=dataclasses.replace(made.knee, batch=16, limited_by=None))
 
 
 def test_beyond_the_knee_only_when_asked_by_name() -> None:
-    made = beyond_the_knee(profile())
-    assert max(c.batch for c in candidates(SPEC, made)) == 16
-    asked = dataclasses.replace(SPEC, operating_point=PointName.THROUGHPUT)
-    best = max(made.points, key=lambda p: p.output_tokens_per_s)
-    assert {c.batch for c in candidates(asked, made)} == {best.batch}
-    assert best.batch > 16
+    made, largest = beyond_the_knee(), max(p.batch for p in profile().points)
+    best = max(made.points, key=lambda p: p.output_tokens_per_s).batch
+    assert best > 16
+    throughput = candidates(asking(operating_point=PointName.THROUGHPUT), made)
+    assert {c.batch for c in throughput} == {best}
+    for changes, batch in (
+        ({}, 16),
+        ({"slo": Slo(1e3, 1e3)}, 16),
+        ({"slo": Slo(1e3, 1e3), "operating_point": PointName.SLO}, largest),
+    ):
+        assert max(c.batch for c in candidates(asking(**changes), made)) == batch
 
 
-def test_the_largest_batch_within_the_slo_may_lie_beyond_the_knee() -> None:
-    made = beyond_the_knee(profile())
-    slo = Slo(1e3, 1e3)
-    usual = dataclasses.replace(SPEC, slo=slo)
-    asked = dataclasses.replace(usual, operating_point=PointName.SLO)
-    assert max(c.batch for c in candidates(usual, made)) == 16
-    assert max(c.batch for c in candidates(asked, made)) == max(p.batch for p in made.points)
-
-
-def test_without_energy_the_least_energy_is_refused_with_the_reason() -> None:
-    asked = dataclasses.replace(SPEC, operating_point=PointName.ENERGY)
-    assert "no energy was exposed" in candidates_for(asked, [profile()], [A100]).reason
-
-
-def test_a_capacity_confirmed_at_the_knee_is_no_promise_beyond_it() -> None:
-    made = beyond_the_knee(profile())
+@pytest.mark.parametrize(("share", "held"), [(0.7, True), (0.5, False), (0.4, False)])
+def test_a_trial_at_the_knee_scales_to_smaller_batches_and_bounds_larger_ones(
+    share: float, held: bool
+) -> None:
+    """A capacity that held is no promise beyond it; rates that all failed bound larger ones too."""
+    made = beyond_the_knee()
     knee = made.point(16)
     assert knee is not None
-    confirmed = 0.7 * knee.req_per_s
-    made = dataclasses.replace(
-        made,
-        capacity_req_per_s=confirmed,
-        capacity_trials=(CapacityTrial(16, confirmed, 0.97, 30.0, held=True),),
-    )
-    at_knee = candidates(SPEC, made)[0]
-    assert at_knee.capacity_req_per_s == pytest.approx(confirmed * 0.95)
-    asked = dataclasses.replace(SPEC, operating_point=PointName.THROUGHPUT)
-    beyond = candidates(asked, made)[0]
-    point = made.point(beyond.batch)
-    assert point is not None
-    assert beyond.capacity_req_per_s == pytest.approx(max(confirmed, 0.8 * point.req_per_s) * 0.95)
-
-
-@pytest.mark.parametrize("held", [True, False])
-def test_the_plan_and_the_profile_say_the_same_of_the_batch_that_was_tried(held: bool) -> None:
-    made = beyond_the_knee(profile())
-    knee = made.point(16)
-    assert knee is not None
-    tried = 0.5 * knee.req_per_s
+    tried = share * knee.req_per_s
     made = dataclasses.replace(
         made,
         capacity_req_per_s=tried if held else None,
@@ -236,40 +270,57 @@ def test_the_plan_and_the_profile_say_the_same_of_the_batch_that_was_tried(held:
     found = {c.batch: c.capacity_req_per_s / 0.95 for c in candidates(SPEC, made)}
     assert found[16] == pytest.approx(capacity_req_per_s(made, knee))
     assert found[16] == pytest.approx(tried if held else 0.75 * tried)
-    for batch, planned in found.items():
+    assert len(found) > 1
+    (beyond,) = candidates(asking(operating_point=PointName.THROUGHPUT), made)[:1]
+    for batch, rate in (*found.items(), (beyond.batch, beyond.capacity_req_per_s / 0.95)):
         point = made.point(batch)
         assert point is not None
-        assert planned == pytest.approx(found[16] * point.req_per_s / knee.req_per_s)
-
-
-def test_rates_that_all_failed_bound_larger_batches_as_well() -> None:
-    made = beyond_the_knee(profile())
-    knee = made.point(16)
-    assert knee is not None
-    failed = 0.4 * knee.req_per_s
-    made = dataclasses.replace(
-        made, capacity_trials=(CapacityTrial(16, failed, 0.2, 30.0, held=False),)
-    )
-    beyond = candidates(dataclasses.replace(SPEC, operating_point=PointName.THROUGHPUT), made)[0]
-    point = made.point(beyond.batch)
-    assert point is not None
-    assert beyond.batch > 16
-    assert beyond.capacity_req_per_s == pytest.approx(0.3 * point.req_per_s * 0.95)
+        expected = found[16] * point.req_per_s / knee.req_per_s
+        if batch > 16 and held:
+            expected = max(tried, 0.8 * point.req_per_s)
+        assert rate == pytest.approx(expected)
 
 
 def test_memory_that_a_start_confirmed_is_what_the_candidate_asks_for() -> None:
-    made = beyond_the_knee(profile())
     least = FrontierMemory(16, Bytes(300 * MIB), Bytes(1000 * MIB), 1.0, 0.1, 0, confirmed=True)
-    confirmed = dataclasses.replace(made, frontier_memory=least)
-    best = candidates(SPEC, confirmed)[0]
+    best = candidates(SPEC, beyond_the_knee(frontier_memory=least))[0]
     assert (best.batch, best.memory_bytes) == (16, 1030 * MIB)
     assert best.kv_cache_bytes == 300 * MIB
     failed = dataclasses.replace(least, confirmed=False)
-    refuted = dataclasses.replace(made, frontier_memory=failed)
-    assert candidates(SPEC, refuted) == candidates(SPEC, made)
+    refuted = candidates(SPEC, beyond_the_knee(frontier_memory=failed))
+    assert refuted == candidates(SPEC, beyond_the_knee())
+
+
+def test_dominated_candidates_are_left_out() -> None:
+    found = candidates(SPEC, *(mps(p) for p in (50, 60, 80, 100)))
+    for one in found:
+        assert not any(
+            other != one
+            and other.size.sm_percent <= one.size.sm_percent
+            and other.memory_bytes <= one.memory_bytes
+            and other.capacity_req_per_s > one.capacity_req_per_s
+            and other.tpot_p95_seconds <= one.tpot_p95_seconds
+            and other.ttft_p95_seconds <= one.ttft_p95_seconds
+            and other.busy <= one.busy
+            for other in found
+        )
 
 
 # -- what sharing costs ----------------------------------------------------------------------------
+
+
+def test_under_mps_a_replica_is_busy_with_what_it_reads_of_the_bandwidth_that_is_reached() -> None:
+    """Each step reads the weights, and of each sequence the cache of half of its output."""
+    made = mps()
+    for c in candidates(asking(workload=made.workload), made):
+        at = made.point(c.batch)
+        assert at is not None
+        tokens = made.workload.prompt_tokens + made.workload.output_tokens / 2
+        # opt-125m: keys and values of 12 layers of 768, two bytes each.
+        traffic = made.footprint.weights_bytes + c.batch * tokens * 2 * 12 * 768 * 2
+        share = traffic * at.output_tokens_per_s / c.batch / 2039e9 / BANDWIDTH_EFFICIENCY
+        assert 0 < share < 1
+        assert c.busy == pytest.approx(share)
 
 
 def replication(kappa: float, busy: float, mode: str = "memory") -> Sharing:
@@ -280,57 +331,39 @@ def replication(kappa: float, busy: float, mode: str = "memory") -> Sharing:
 
 
 def test_measured_sharing_goes_before_the_modes_default() -> None:
+    """A memory share is also a whole device."""
     made = profile(sharing=(replication(0.11, 0.6), replication(0.5, 0.9, "mps")))
-    shared = [c for c in candidates(SPEC, made) if c.size.mode is SharingMode.MEMORY]
-    assert {(c.busy, c.kappa) for c in shared} == {(0.6, 0.15)}
-    plain = [c for c in candidates(SPEC, profile()) if c.size.mode is SharingMode.MEMORY]
-    assert {(c.busy, c.kappa) for c in plain} == {(1.0, None)}
+    assert {c.size.mode for c in candidates(SPEC, made)} == {SharingMode.MEMORY, SharingMode.WHOLE}
+    for one, expected in ((made, (0.6, 0.15)), (profile(), (1.0, None))):
+        shared = [c for c in candidates(SPEC, one) if c.size.mode is SharingMode.MEMORY]
+        assert {(c.busy, c.kappa) for c in shared} == {expected}
 
 
-def on_cores(sharing: tuple[Sharing, ...] = ()) -> Profile:
+def on_cores(*sharing: Sharing, spec: ModelSpec = SPEC) -> ModelDemand:
     size = PartitionSize(SharingMode.CORES, 1)
-    footprint = Bytes(2000 * MIB)
-    made = profile(hardware="cpu-test", size=size, sharing=sharing)
-    points = tuple(dataclasses.replace(p, footprint_bytes=footprint) for p in made.points)
-    return dataclasses.replace(made, points=points)
+    made = profile(hardware="cpu-test", size=MEMORY, sharing=sharing)
+    points = tuple(dataclasses.replace(p, footprint_bytes=Bytes(2000 * MIB)) for p in made.points)
+    return candidates_for(spec, [dataclasses.replace(made, size=size, points=points)], ["cpu-test"])
 
 
 def test_two_engines_on_a_cpu_slow_each_other_down_as_measured() -> None:
-    spec = dataclasses.replace(SPEC, min_replicas=2)
     rates = []
     for sharing in ((), (replication(0.0, 0.55, "cores"),)):
-        demand = candidates_for(spec, [on_cores(sharing)], ["cpu-test"])
-        plan = solve(PlanRequest((cpu(2),), (demand,), time_limit_seconds=1))
-        assert isinstance(plan, Plan)
+        plan = planned(on_cores(*sharing, spec=asking(min_replicas=2)), cpu(2))
         assert plan.forecasts[0].replicas == 2
         rates.append(plan.forecasts[0].capacity_req_per_s)
     assert rates[1] == pytest.approx(rates[0] / 1.1, rel=0.001)
 
 
-def test_pairs_that_came_out_slower_than_predicted_derate_the_model() -> None:
+@pytest.mark.parametrize(
+    ("rates", "seconds", "kappa"), [((70, 70), 0.0143, 0.5), ((98, 99), 0.0101, None)]
+)
+def test_pairs_that_came_out_slower_than_predicted_derate_the_model(
+    rates: tuple[float, float], seconds: float, kappa: float | None
+) -> None:
     pair = PairRun(
-        ("opt-125m", "b"), "cores", (1, 1), (8, 8), (100, 100), (100, 100), (70, 70), (1, 1),
-        (0.01, 0.01), (0.0143, 0.0143), 4,
+        ("opt-125m", "b"), "cores", (1, 1), (8, 8), (100, 100), (100, 100), rates, (1, 1),
+        (0.01, 0.01), (seconds, seconds), 4,
     )  # fmt: skip
-    sharing = Sharing("cores", 0.0, 0.0, (), (pair,))
-    found = candidates_for(SPEC, [on_cores((sharing,))], ["cpu-test"]).candidates
-    assert {c.kappa for c in found} == {0.5}
-    assert {c.busy for c in found} == {0.0}
-    good = dataclasses.replace(
-        pair,
-        measured_output_tokens_per_s=(98, 99),
-        measured_tpot_p95_seconds=(0.0101, 0.0101),
-    )
-    sharing = dataclasses.replace(sharing, pairs=(good,))
-    found = candidates_for(SPEC, [on_cores((sharing,))], ["cpu-test"]).candidates
-    assert {c.kappa for c in found} == {None}
-
-
-def test_a_plan_with_a_variant_says_which_and_by_whose_leave() -> None:
-    demand = candidates_for(WITH_FP8, [quicker(profile("fp8"), 2), profile()], [A100])
-    plan = solve(PlanRequest((gpu(),), (demand,), time_limit_seconds=1))
-    assert isinstance(plan, Plan)
-    assert {p.candidate.variant for p in plan.placements} == {"fp8"}
-    (line,) = [line for line in plan.explanation if "variant" in line]
-    assert "fp8" in line
-    assert "lists as acceptable" in line
+    found = on_cores(Sharing("cores", 0.0, 0.0, (), (pair,))).candidates
+    assert {(c.busy, c.kappa) for c in found} == {(0.0, kappa)}

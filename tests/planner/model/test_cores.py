@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.plan.record import Placement
 from partitiond.planner.model.cores import CoreWish, choose_cores, core_notes
@@ -13,33 +15,36 @@ def wish(name: str, count: int, allowed: range, **more: object) -> CoreWish:
     return CoreWish(name, count, tuple(allowed), exclusive=True, **more)  # type: ignore[arg-type]
 
 
-def test_kept_cores_stay_and_the_lowest_free_ones_are_given() -> None:
-    found = choose_cores([wish("a", 2, range(4), kept=(1, 2)), wish("b", 1, range(4))])
-    assert found == {"a": (1, 2), "b": (0,)}
-
-
-def test_cores_that_gpus_need_are_taken_last() -> None:
-    on_gpu = CoreWish("g", 1, (0, 1), exclusive=False)
-    assert choose_cores([wish("a", 2, range(4)), on_gpu]) == {"a": (2, 3)}
-
-
-def test_an_engine_gives_way_where_it_has_a_choice() -> None:
-    found = choose_cores([wish("a", 1, range(2)), wish("b", 1, range(1))])
-    assert found == {"a": (1,), "b": (0,)}
-
-
-def test_running_engines_move_only_when_nobody_else_would_fit() -> None:
-    found = choose_cores([wish("a", 1, range(2), kept=(0,)), wish("b", 1, range(1))])
-    assert found == {"a": (1,), "b": (0,)}
-
-
 NODES = ((0, 1, 2, 3), (4, 5, 6, 7))
 
 
+ON_GPU = CoreWish("g", 1, (0, 1), exclusive=False)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "found"),
+    [
+        # Kept cores stay, also of two nodes, and the lowest free ones are given.
+        (
+            [wish("a", 2, range(4), kept=(1, 2)), wish("b", 1, range(4))],
+            {"a": (1, 2), "b": (0,)},
+        ),
+        ([wish("a", 2, range(8), kept=(3, 4), nodes=NODES)], {"a": (3, 4)}),
+        # Cores that GPUs need are taken last.
+        ([wish("a", 2, range(4)), ON_GPU], {"a": (2, 3)}),
+        # An engine gives way where it has a choice, also one that runs if another would not fit.
+        ([wish("a", 1, range(2)), wish("b", 1, range(1))], {"a": (1,), "b": (0,)}),
+        ([wish("a", 1, range(2), kept=(0,)), wish("b", 1, range(1))], {"a": (1,), "b": (0,)}),
+    ],
+)
+def test_cores_go_to_one_engine_each(
+    wishes: list[CoreWish], found: dict[str, tuple[int, ...]]
+) -> None:
+    assert choose_cores(wishes) == found
+
+
 def test_an_engine_gets_the_cores_of_one_node() -> None:
-    found = choose_cores(
-        [wish("a", 3, range(8), nodes=NODES), wish("b", 3, range(8), nodes=NODES)],
-    )
+    found = choose_cores([wish(name, 3, range(8), nodes=NODES) for name in "ab"])
     assert [{core // 4 for core in cores} for cores in found.values()] in ([{0}, {1}], [{1}, {0}])
 
 
@@ -58,11 +63,6 @@ def test_an_engine_spans_nodes_only_where_none_has_enough() -> None:
     assert len(found["c"]) == 2
     assert {core // 4 for core in found["c"]} == {0, 1}
     assert all(len({core // 4 for core in found[name]}) == 1 for name in "ab")
-
-
-def test_what_runs_stays_though_it_spans_nodes() -> None:
-    found = choose_cores([wish("a", 2, range(8), kept=(3, 4), nodes=NODES)])
-    assert found == {"a": (3, 4)}
 
 
 def on_cpu(replica: str, cores: tuple[int, ...]) -> Placement:

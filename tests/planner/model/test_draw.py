@@ -7,12 +7,9 @@ import pytest
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
-from partitiond.core.performance.estimate import estimate_profile
 from partitiond.core.plan.costs import IDLE_SHARE
 from partitiond.core.profile.points import OperatingPoint, Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.models.catalog import CATALOG
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.draw import (
     ENGINE_HOST_BYTES,
@@ -21,28 +18,10 @@ from partitiond.planner.model.draw import (
     planned_watts,
     sm_share,
 )
+from tests.planner.test_candidate_profiles import MEMORY, SPEC, profile
 
-SPEC = ModelSpec("opt-125m", ModelSource(SourceKind.CONFIG, "opt-125m"))
-MEMORY = PartitionSize(SharingMode.MEMORY, 1, 100)
 A100 = HARDWARE["a100-80gb"]
 IDLE = 400 * IDLE_SHARE
-
-
-def profile(
-    size: PartitionSize = MEMORY, kind: ProfileKind = ProfileKind.MEASURED, hardware: str = A100.key
-) -> Profile:
-    """A profile as if it had been measured."""
-    made = estimate_profile(
-        model="opt-125m",
-        architecture=CATALOG["opt-125m"].architecture,
-        workload=SPEC.workload,
-        hardware=A100,
-        size=size,
-        max_model_len=SPEC.max_model_len,
-        profile_id="p",
-        created_at="2026-01-01T00:00:00Z",
-    )
-    return dataclasses.replace(made, kind=kind, hardware=hardware)
 
 
 def told(of: Profile, joules: float | None = None, **figures: float) -> OperatingPoint:
@@ -57,6 +36,7 @@ def test_measured_draw_is_what_comes_on_top_of_the_idle_device() -> None:
     rate = of.points[-1].output_tokens_per_s
     by_energy = planned_watts(of, told(of, joules=250 / rate, power_watts=300.0))
     assert by_energy == pytest.approx(250 - IDLE)
+    assert planned_watts(of, told(of, power_watts=IDLE - 5)) == 0.0
 
 
 def test_a_device_that_told_nothing_is_not_guessed_for() -> None:
@@ -64,11 +44,6 @@ def test_a_device_that_told_nothing_is_not_guessed_for() -> None:
     assert planned_watts(of, told(of)) is None
     unknown = profile(hardware="a-gpu-nobody-knows")
     assert planned_watts(unknown, told(unknown, power_watts=300.0)) is None
-
-
-def test_less_than_idle_is_nothing() -> None:
-    of = profile()
-    assert planned_watts(of, told(of, power_watts=IDLE - 5)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -81,7 +56,7 @@ def test_less_than_idle_is_nothing() -> None:
     ],
 )
 def test_an_estimate_draws_by_its_share_of_the_sms(size: PartitionSize, share: float) -> None:
-    of = profile(size, ProfileKind.ESTIMATED)
+    of = profile(size=size, kind=ProfileKind.ESTIMATED)
     assert sm_share(A100, size) == pytest.approx(share)
     assert planned_watts(of, of.points[0]) == pytest.approx((400 - IDLE) * share)
 
@@ -111,9 +86,6 @@ def test_candidates_carry_all_of_it() -> None:
     assert {c.size.cores for c in demand.candidates} == {2}
     assert {c.host_memory_bytes for c in demand.candidates} == {ENGINE_HOST_BYTES}
     assert {c.watts for c in demand.candidates} == {200 - IDLE}
-
-
-def test_a_gpu_instance_shares_nothing() -> None:
-    on_slice = profile(PartitionSize(SharingMode.MIG, 1, 100, "2g.20gb"))
-    demand = candidates_for(SPEC, [on_slice], [A100.key])
-    assert {(c.busy, c.kappa) for c in demand.candidates} == {(0.0, None)}
+    on_slice = profile(size=PartitionSize(SharingMode.MIG, 1, 100, "2g.20gb"))
+    shared = candidates_for(SPEC, [on_slice], [A100.key]).candidates
+    assert {(c.busy, c.kappa) for c in shared} == {(0.0, None)}, "a GPU instance shares nothing"
