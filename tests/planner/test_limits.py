@@ -1,6 +1,7 @@
 """Long work can be ended, and parts left out for speed leave answers right."""
 
 import dataclasses
+import itertools
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,10 @@ def test_a_stop_ends_the_exact_solver_with_what_it_has() -> None:
         sits = [[model.new_bool_var("") for _ in range(11)] for _ in range(12)]
         for row in sits:
             model.add_bool_or(row)
-        for hole in range(11):
-            for one in range(12):
-                for other in range(one):
-                    model.add_bool_or([~sits[one][hole], ~sits[other][hole]])
+        for hole, (one, other) in itertools.product(
+            range(11), itertools.combinations(range(12), 2)
+        ):
+            model.add_bool_or([~sits[one][hole], ~sits[other][hole]])
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1
     solver.parameters.cp_model_presolve = False

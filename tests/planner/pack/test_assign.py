@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import pytest
+
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, PartitionSize
 from partitiond.core.model.spec import FaultDomain, PlacementRules
@@ -10,25 +12,7 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import applied, assign
 from partitiond.planner.pack.packing import Packing
-from tests.planner.build import cpu, gpu, on_cores, point, want
-
-
-def cut(name: str = "gpu-0", **changes: object) -> Device:
-    """A GPU that is cut by MIG."""
-    return dataclasses.replace(gpu(name, modes=(SharingMode.MIG,)), **changes)  # type: ignore[arg-type]
-
-
-def on_slice(model: str, name: str) -> Candidate:
-    """A candidate in a GPU instance."""
-    found = point(model, 1, 8, mode=SharingMode.MIG)
-    return dataclasses.replace(found, size=PartitionSize(SharingMode.MIG, 1, 100, name))
-
-
-def runs(replica: str, candidate: Candidate, start: int, device: str = "gpu-0") -> Placement:
-    """A replica that runs in a GPU instance."""
-    size = {"1g": 1, "2g": 2, "3g": 4, "4g": 4, "7g": 8}[candidate.size.mig_profile[:2]]
-    partition = MigSlice(device, candidate.memory_bytes, candidate.size.mig_profile, start, size)
-    return Placement(replica, candidate.model, device, partition, candidate)
+from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
 
 
 def packed(instance: Instance, *loads: list[str]) -> Packing:
@@ -42,6 +26,13 @@ def packed(instance: Instance, *loads: list[str]) -> Packing:
     return packing
 
 
+def runs(replica: str, candidate: Candidate, start: int, device: str = "gpu-0") -> Placement:
+    """A replica that runs in a GPU instance."""
+    size = {"1g": 1, "2g": 2, "3g": 4, "4g": 4, "7g": 8}[candidate.size.mig_profile[:2]]
+    partition = MigSlice(device, candidate.memory_bytes, candidate.size.mig_profile, start, size)
+    return Placement(replica, candidate.model, device, partition, candidate)
+
+
 def starts(placements: tuple[Placement, ...]) -> dict[str, tuple[str, int]]:
     """Device and first slice by replica."""
     return {
@@ -51,29 +42,29 @@ def starts(placements: tuple[Placement, ...]) -> dict[str, tuple[str, int]]:
     }
 
 
-SMALL, LARGE = on_slice("s", "1g.10gb"), on_slice("l", "3g.40gb")
+SMALL, LARGE = in_mig("s", 1, "1g.10gb", 8), in_mig("l", 1, "3g.40gb", 8)
 MODELS = (want("s", SMALL, rate=1), want("l", LARGE, rate=1))
 
 
-def test_running_instances_keep_their_slices() -> None:
-    running = (runs("s-1", SMALL, 1), runs("s-2", SMALL, 3))
+def cut(name: str = "gpu-0", **changes: object) -> Device:
+    """A GPU that is cut by MIG."""
+    return gpu(name, modes=(SharingMode.MIG,), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("second", "moved"), [(3, 0), (5, 1)])
+def test_running_instances_keep_their_slices_unless_they_are_in_the_way(
+    second: int, moved: int
+) -> None:
+    running = (runs("s-1", SMALL, 1), runs("s-2", SMALL, second))
     instance = build_instance(PlanRequest((cut(),), MODELS, running=running))
     packing = packed(instance, ["1g.10gb", "1g.10gb", "3g.40gb"])
     placements = assign(instance, packing)
-    assert starts(placements) == {"s-1": ("gpu-0", 1), "s-2": ("gpu-0", 3), "l-1": ("gpu-0", 4)}
     diff = diff_plans(running, placements)
-    assert (len(diff.keep), len(diff.move), len(diff.start)) == (2, 0, 1)
-
-
-def test_only_who_is_in_the_way_moves() -> None:
-    running = (runs("s-1", SMALL, 1), runs("s-2", SMALL, 5))
-    instance = build_instance(PlanRequest((cut(),), MODELS, running=running))
-    packing = packed(instance, ["1g.10gb", "1g.10gb", "3g.40gb"])
-    diff = diff_plans(running, assign(instance, packing))
-    assert (len(diff.keep), len(diff.move), len(diff.start)) == (1, 1, 1)
-    assert applied(instance, packing).load_bytes == sum(
-        c.memory_bytes - c.kv_cache_bytes for c in (SMALL, LARGE)
-    )
+    assert (len(diff.keep), len(diff.move), len(diff.start)) == (2 - moved, moved, 1)
+    assert starts(placements)["l-1"] == ("gpu-0", 4)
+    loaded = (SMALL, LARGE) if moved else (LARGE,)
+    new = sum(c.memory_bytes - c.kv_cache_bytes for c in loaded)
+    assert applied(instance, packing).load_bytes == new
 
 
 def test_an_instance_on_slices_that_others_took_has_to_move() -> None:
@@ -134,29 +125,26 @@ def alone(replica: str, candidate: Candidate, device: str) -> Placement:
     )
 
 
-def test_who_changes_the_mode_of_its_device_starts_on_an_idle_one() -> None:
-    before, after = shared("m", SharingMode.MEMORY), shared("m", SharingMode.MPS)
-    running = (alone("m-1", before, "gpu-0"),)
-    assert set(homes([after, after], [], running=running)) == {"gpu-1"}
+SMALL_SHARE = shared("m", SharingMode.MEMORY)
+STAYS, LEAVES = shared("s", SharingMode.MEMORY, 30), shared("m", SharingMode.MEMORY, 40)
 
 
-def test_who_fits_beside_what_it_replaces_stays_on_its_device() -> None:
-    before, after = shared("m", SharingMode.MEMORY), shared("m", SharingMode.MEMORY, 8)
-    running = (alone("m-1", before, "gpu-0"),)
-    assert set(homes([after], [], running=running)) == {"gpu-0"}
-
-
-def test_who_does_not_fit_beside_it_starts_on_an_idle_one() -> None:
-    before, after = shared("m", SharingMode.MEMORY, 50), shared("m", SharingMode.MEMORY, 60)
-    running = (alone("m-1", before, "gpu-0"),)
-    assert set(homes([after], [], running=running)) == {"gpu-1"}
-
-
-def test_nothing_moves_so_that_another_can_start_at_once() -> None:
-    stays, after = shared("s", SharingMode.MEMORY, 30), shared("m", SharingMode.MEMORY, 45)
-    before = shared("m", SharingMode.MEMORY, 40)
-    running = (alone("s-1", stays, "gpu-0"), alone("m-1", before, "gpu-0"))
-    assert homes([stays, after], [], running=running) == ["gpu-0", "gpu-0"]
+@pytest.mark.parametrize(
+    ("runs", "load", "where"),
+    [
+        # What changes the mode of its device, or has no room beside what it replaces, moves.
+        ([SMALL_SHARE], [shared("m", SharingMode.MPS)] * 2, "gpu-1"),
+        ([shared("m", SharingMode.MEMORY, 50)], [shared("m", SharingMode.MEMORY, 60)], "gpu-1"),
+        ([SMALL_SHARE], [shared("m", SharingMode.MEMORY, 8)], "gpu-0"),
+        # Nothing else moves so that it can start at once.
+        ([STAYS, LEAVES], [STAYS, shared("m", SharingMode.MEMORY, 45)], "gpu-0"),
+    ],
+)
+def test_what_is_new_starts_beside_what_it_replaces_or_on_an_idle_device(
+    runs: list[Candidate], load: list[Candidate], where: str
+) -> None:
+    running = tuple(alone(f"{c.model}-1", c, "gpu-0") for c in runs)
+    assert set(homes(load, [], running=running)) == {where}
 
 
 def test_cores_of_one_node() -> None:

@@ -1,6 +1,5 @@
 """Missing replicas are added without compiled code."""
 
-import collections
 import dataclasses
 import random
 
@@ -41,46 +40,6 @@ def complete(sites: Sites, start: Packing) -> Packing:
     packing = start.copy()
     complete_by(Adding(packing, usual_prices(sites)), sites.instance.needs)
     return packing
-
-
-def without(packing: Packing, lost: int) -> Packing:
-    """What is left where a device holds nothing any more."""
-    left = packing.copy()
-    for item in [*left.loads[lost].items]:
-        left.remove(lost, item)
-    return left
-
-
-def test_all_is_placed_where_there_is_room() -> None:
-    _, sites = shipped("slack")
-    packing = complete(sites, Packing(sites.instance))
-    assert not packing.lacking()
-
-
-def test_what_is_lost_is_placed_beside_what_stays() -> None:
-    _, sites = shipped("slack")
-    full = complete(sites, Packing(sites.instance))
-    for lost in full.used():
-        start = without(full, lost)
-        assert start.lacking()
-        again = complete(sites, start)
-        assert not again.lacking()
-        for index in start.used():
-            before, after = (collections.Counter(p.loads[index].items) for p in (start, again))
-            assert before <= after
-
-
-def test_a_device_holds_no_more_than_it_may_and_no_model_loses_what_it_wants() -> None:
-    _, sites = shipped("over")
-    packing = complete(sites, Packing(sites.instance))
-    settled = packing.copy()
-    settled.settle()
-    for index in packing.used():
-        option = packing.best_option(index, packing.loads[index].items)
-        assert option is not None
-        assert option <= (packing.loads[index].option or 0)
-    # Each model that is not served has no size that would fit anywhere now.
-    assert complete(sites, packing).loads == packing.loads
 
 
 def test_a_lost_device_is_planned_again_without_the_search() -> None:

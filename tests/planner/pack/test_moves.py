@@ -1,4 +1,7 @@
-"""Moves have a price: a plan prefers running replicas, and leaves no model without one."""
+"""Moves have a price: a plan prefers running replicas, and leaves no model without one.
+
+What certificates say of moves is tested with the checker (`tests/planner/check/test_changes.py`).
+"""
 
 import dataclasses
 import functools
@@ -28,9 +31,9 @@ from partitiond.planner.pack.packing import Packing
 from partitiond.planner.search.nearest import least_against
 from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.without_outage import OUTAGE
-from tests.planner.build import gpu, point, want
+from tests.planner.build import gpus, point, want
 
-TWO = (gpu("g0"), gpu("g1"))
+TWO = gpus(2)
 TWELVE = Path(__file__).parents[3] / "examples" / "twelve-models.toml"
 
 
@@ -52,12 +55,16 @@ def runs_on(devices: tuple[Device, ...], models: tuple[ModelDemand, ...]) -> tup
     return plan(PlanRequest(devices, models)).placements
 
 
-def spread(on_second: int) -> PlanRequest:
-    """Six small models on one device, some more on another one, where one would hold them all."""
-    first = tuple(want(f"a{n}", point(f"a{n}", 10, 5), rate=5) for n in range(6))
-    second = tuple(want(f"b{n}", point(f"b{n}", 10, 5), rate=5) for n in range(on_second))
-    running = runs_on(TWO[:1], first) + runs_on(TWO[1:], second)
-    return PlanRequest(TWO, (*first, *second), running=running, move_price=0.25, deterministic=True)
+def spread(*on_each: int, **changes: object) -> PlanRequest:
+    """So many small models run on each device, where one would hold them all."""
+    devices = gpus(len(on_each))
+    each = [
+        tuple(want(f"{d.id}-{n}", point(f"{d.id}-{n}", 10, 5), rate=5) for n in range(count))
+        for d, count in zip(devices, on_each, strict=True)
+    ]
+    running = tuple(p for d, mine in zip(devices, each, strict=True) for p in runs_on((d,), mine))
+    values = {"running": running, "move_price": 0.25, "deterministic": True, **changes}
+    return PlanRequest(devices, sum(each, ()), **values)  # type: ignore[arg-type]
 
 
 def used(made: Plan) -> int:
@@ -65,15 +72,17 @@ def used(made: Plan) -> int:
     return len({p.device_id for p in made.placements})
 
 
-@pytest.mark.parametrize(("moves", "devices"), [(3, 1), (4, 2), (5, 2)])
-def test_a_saved_device_must_be_worth_more_than_its_moves(moves: int, devices: int) -> None:
-    made = plan(spread(moves))
-    proof = made.certificate
-    assert used(made) == devices
-    assert proof.moves == (moves if devices == 1 else 0)
-    assert proof.value == pytest.approx(devices + 0.25 * proof.moves)
+@pytest.mark.parametrize(("moves", "price", "devices"), [
+    (3, 0.25, 1), (4, 0.25, 2), (5, 0.25, 2), (5, 0.201, 2), (5, 0.199, 1), (5, 0.0, 1),
+])  # fmt: skip
+def test_a_saved_device_must_be_worth_more_than_its_moves(
+    moves: int, price: float, devices: int
+) -> None:
+    """At the price that is told the other plan wins; without one the best plan is made."""
+    proof = plan(spread(6, moves, move_price=price)).certificate
+    assert proof.moves == (moves if devices == 1 and price else 0)
+    assert proof.value == pytest.approx(devices + price * proof.moves)
     assert (proof.own_value, proof.own_bound) == (devices, 1)
-    assert proof.bound <= proof.value
     # The price of fewer moves than these is proven, too: CP-SAT counts them.
     assert proof.status is Status.OPTIMAL
 
@@ -81,41 +90,29 @@ def test_a_saved_device_must_be_worth_more_than_its_moves(moves: int, devices: i
 @pytest.mark.parametrize(("moves", "chosen"), [(3, 1), (5, 0)])
 def test_the_plan_tells_what_moves_buy_and_what_is_next_best(moves: int, chosen: int) -> None:
     """A bound for few moves is tighter: 1.75 with the price proves that no move needs 2 devices."""
-    made = plan(spread(moves))
+    made = plan(spread(6, moves))
     shown = made.certificate.choices
     assert [(c.moves, c.value, c.bound) for c in shown] == [(0, 2, 2), (moves, 1, 1)]
     assert [c.chosen for c in shown].index(True) == chosen
     assert [c.wins_from for c in shown] == pytest.approx([1 / moves, 0])
     (line,) = [line for line in made.explanation if line.startswith("Next best")]
-    other = f"2 devices with no move instead of 1 device with {moves} moves"
-    if chosen == 0:
-        other = f"1 device with {moves} moves instead of 2 devices with no move"
-    side = "or more" if chosen else "or less"
+    two = f"2 devices with no move instead of 1 device with {moves} moves"
+    one = f"1 device with {moves} moves instead of 2 devices with no move"
+    other, side = (two, "or more") if chosen else (one, "or less")
     assert line == (
         f"Next best of the plans found: {other}; it wins where planner.move_price is "
         f"{1 / moves:.3g} {side} (now 0.25)."
     )
-
-
-@pytest.mark.parametrize(("more", "moves"), [(0.001, 0), (-0.001, 5)])
-def test_at_the_price_that_is_told_the_other_plan_wins(more: float, moves: int) -> None:
-    """On both sides of 0.2: the plan that is told to win there is made."""
-    made = plan(dataclasses.replace(spread(5), move_price=0.2 + more))
-    assert made.certificate.moves == moves
+    free = plan(spread(6, moves, move_price=0.0)).certificate.choices
+    assert [(c.moves, c.value, c.chosen) for c in free] == [(0, 2, False), (moves, 1, True)]
+    assert [c.bound for c in free] == [1, 1], "nothing is proven of few moves without a price"
 
 
 def test_nothing_is_told_of_moves_where_nothing_runs_or_nothing_is_to_be_gained() -> None:
-    fresh = plan(dataclasses.replace(spread(5), running=()))
-    assert fresh.certificate.choices == ()
-    again = plan(dataclasses.replace(spread(5), running=fresh.placements))
-    assert again.certificate.choices == ()
+    fresh = plan(spread(6, 5, running=()))
+    again = plan(spread(6, 5, running=fresh.placements))
+    assert (fresh.certificate.choices, again.certificate.choices) == ((), ())
     assert not [line for line in (*fresh.explanation, *again.explanation) if "Next best" in line]
-
-
-def test_with_moves_for_nothing_it_is_told_what_they_would_have_bought() -> None:
-    shown = plan(dataclasses.replace(spread(5), move_price=0.0)).certificate.choices
-    assert [(c.moves, c.value, c.chosen) for c in shown] == [(0, 2, False), (5, 1, True)]
-    assert [c.bound for c in shown] == [1, 1], "nothing is proven of few moves without a price"
 
 
 @pytest.mark.parametrize("objective", [Objective.MAX_MIN, Objective.MAX_HEADROOM])
@@ -131,8 +128,7 @@ def test_where_somebody_gets_nothing_plans_are_not_compared_by_their_goodput(
 
 
 def test_a_plan_beyond_the_budget_is_told_and_wins_at_no_price() -> None:
-    request = dataclasses.replace(spread(3), move_budget=0.1)
-    shown = plan(request).certificate.choices
+    shown = plan(spread(6, 3, move_budget=0.1)).certificate.choices
     assert [(c.moves, c.value, c.chosen, c.against) for c in shown] == [
         (0, 2, True, None),
         (3, 1, False, Against.MOVE_BUDGET),
@@ -145,16 +141,11 @@ def test_a_needless_stop_counts_as_eight_moves_and_is_no_reason_to_take_any_othe
     devices: int, chosen: int
 ) -> None:
     """Two devices less are worth eight moves and no more; three are worth those and three moves."""
-    gpus = tuple(gpu(f"g{n}") for n in range(devices))
-    each = [tuple(want(f"{d.id}-{n}", point(f"{d.id}-{n}", 10, 5), rate=5) for n in range(k))
-            for d, k in zip(gpus, (6, 1, 1, 1), strict=False)]  # fmt: skip
-    running = tuple(p for d, mine in zip(gpus, each, strict=True) for p in runs_on((d,), mine))
-    request = PlanRequest(gpus, sum(each, ()), running=running, move_price=0.25, deterministic=True)
 
     def early(packing: Packing) -> int:
         return int(len(packing.used()) < devices)
 
-    found = solve_portfolio(build_instance(request), may=early)
+    found = solve_portfolio(build_instance(spread(6, *[1] * (devices - 1))), may=early)
     assert len(found.packing.used()) == chosen
     (mine,) = (one for one in found.seen if one.packing is found.packing)
     assert mine.against == (Against.NEEDLESS_STOP if chosen < devices else None)
@@ -175,127 +166,79 @@ def test_of_plans_that_are_spoken_against_alike_the_first_is_taken() -> None:
     assert taken(1, OUTAGE, 0) == 0
 
 
-def test_without_a_price_the_best_plan_is_made_whatever_it_moves() -> None:
-    made = plan(dataclasses.replace(spread(5), move_price=0.0))
-    assert (used(made), made.certificate.moves, made.certificate.own_value) == (1, 0, 1)
-
-
-def test_what_must_move_costs_nothing() -> None:
-    request = spread(3)
-    gone = dataclasses.replace(TWO[1], cordoned=True)
-    made = plan(dataclasses.replace(request, devices=(TWO[0], gone)))
-    assert (made.certificate.moves, made.certificate.value) == (0, 1)
-    assert not made.unplaced
-
-
-def test_a_smaller_demand_stops_replicas_and_that_is_no_move() -> None:
-    more = (want("a", point("a", 10, 15), rate=38),)
-    less = (want("a", point("a", 10, 15), rate=15),)
-    made = plan(PlanRequest(TWO, less, running=runs_on(TWO, more), move_price=0.25))
+def test_what_must_move_and_what_a_smaller_demand_stops_is_no_move() -> None:
+    request = spread(6, 3)
+    gone = dataclasses.replace(request.devices[1], cordoned=True)
+    made = plan(dataclasses.replace(request, devices=(request.devices[0], gone)))
+    assert (made.certificate.moves, made.certificate.value, made.unplaced) == (0, 1, ())
+    more, less = (want("a", point("a", 10, 15), rate=rate) for rate in (38, 15))
+    running = runs_on(TWO, (more,))
+    made = plan(PlanRequest(TWO, (less,), running=running, move_price=0.25))
     assert (len(made.placements), made.certificate.moves) == (2, 0)
 
 
-@pytest.mark.parametrize(
-    ("objective", "price"), [(Objective.MIN_PRICE, 0.25 * 3), (Objective.MIN_POWER, 0.25 * 300)]
-)
-def test_the_price_is_a_share_of_the_mean_device(objective: Objective, price: float) -> None:
-    request = dataclasses.replace(spread(3), objective=objective)
-    devices = tuple(
-        dataclasses.replace(d, price_per_hour=cost, max_watts=100 * cost)
-        for d, cost in zip(TWO, (2.0, 4.0), strict=True)
-    )
-    made = plan(dataclasses.replace(request, devices=devices))
-    assert made.certificate.move_price == pytest.approx(price)
-    assert made.certificate.moves == 3
-
-
-def test_a_move_takes_a_quarter_percent_of_goodput() -> None:
+@pytest.mark.parametrize(("more", "moves"), [(0.004, 1), (0.002, 0)])
+def test_a_move_takes_a_quarter_percent_of_goodput(more: float, moves: int) -> None:
     """Two replicas instead of one in the same place: 0.4 % more is worth a move, 0.2 % is not."""
-    for more, moves in ((0.004, 1), (0.002, 0)):
-        old = point("a", 10, 60)
-        new = point("a", 10 * (1 + more), 70, batch=9)
-        running = runs_on(TWO[:1], (want("a", old, rate=11),))
-        request = PlanRequest(
-            TWO[:1],
-            (want("a", old, new, rate=11),),
-            running=running,
-            objective=Objective.MAX_GOODPUT,
-            move_price=0.25,
-        )
-        proof = plan(request).certificate
-        assert proof.moves == moves
-        assert proof.value == pytest.approx(proof.own_value * (1 - 0.0025 * moves))
+    old, new = point("a", 10, 60), point("a", 10 * (1 + more), 70, batch=9)
+    request = PlanRequest(
+        TWO[:1],
+        (want("a", old, new, rate=11),),
+        running=runs_on(TWO[:1], (want("a", old, rate=11),)),
+        objective=Objective.MAX_GOODPUT,
+        move_price=0.25,
+    )
+    proof = plan(request).certificate
+    assert proof.moves == moves
+    assert proof.value == pytest.approx(proof.own_value * (1 - 0.0025 * moves))
 
 
-def changed(second: Device | None) -> PlanRequest:
+def changed(devices: tuple[Device, ...], *, rate: float = 5, size: float = 10) -> PlanRequest:
     """A full device on which one of two models now needs other replicas."""
-    devices = TWO[:1] if second is None else (TWO[0], second)
     a, b = want("a", point("a", 10, 38), rate=5), want("b", point("b", 10, 40), rate=5)
     running = runs_on(TWO[:1], (a, b))
-    now = want("a", point("a", 10, 39, batch=4), rate=5)
+    now = want("a", point("a", size, 39, batch=4), rate=rate)
     return PlanRequest(devices, (now, b), running=running, move_price=0.25, allow_outage=False)
 
 
-def test_a_plan_with_an_outage_is_not_among_those_that_moves_buy() -> None:
-    """One device would do, without a move: but model a would have no replica for a while."""
-    request = changed(TWO[1])
-    assert used(plan(dataclasses.replace(request, allow_outage=True, move_price=0.0))) == 1
-    made = plan(request)
-    assert used(made) == 2
-    assert made.certificate.choices == ()
-
-
-def test_of_plans_with_an_outage_and_without_only_those_without_are_told_of() -> None:
-    found = solve_portfolio(
-        build_instance(spread(3)), may=lambda packing: OUTAGE if len(packing.used()) == 1 else 0
-    )
-    assert [len(one.packing.used()) for one in found.seen] == [2]
-
-
 def test_an_idle_device_takes_what_has_no_room_beside_what_runs() -> None:
-    request = changed(TWO[1])
+    """One device would do, without a move: but model a would have no replica for a while."""
+    request = changed(TWO)
     free = plan(dataclasses.replace(request, allow_outage=True, move_price=0.0))
+    assert used(free) == 1
     assert [o.model for o in takes(request, free).outages] == ["a"]
     made = plan(request)
     assert {p.replica_id: p.device_id for p in made.placements} == {"a-1": "g1", "b-1": "g0"}
     assert not takes(request, made).outages
-    assert not made.held_back
-
-
-def test_a_change_without_room_is_held_back_and_says_for_what_outage() -> None:
-    request = changed(None)
-    made = plan(request)
-    assert made.placements == request.running
-    assert [one.model for one in made.held_back] == ["a"]
-    assert made.held_back[0].seconds > 30
-    assert any(
-        "a stays as it runs" in line and "--allow-outage" in line for line in made.explanation
+    assert (made.held_back, made.certificate.choices) == ((), ()), "an outage is no choice"
+    found = solve_portfolio(
+        build_instance(spread(6, 3)), may=lambda packing: OUTAGE * (len(packing.used()) == 1)
     )
-
-
-def test_an_outage_that_is_allowed_is_taken() -> None:
-    request = changed(None)
-    by_flag = plan(dataclasses.replace(request, allow_outage=True))
-    a, b = request.models
-    by_spec = plan(
-        dataclasses.replace(request, models=(dataclasses.replace(a, allow_outage=True), b))
-    )
-    other = plan(
-        dataclasses.replace(request, models=(a, dataclasses.replace(b, allow_outage=True)))
-    )
-    for made in (by_flag, by_spec):
-        assert [o.model for o in takes(request, made).outages] == ["a"]
-        assert not made.held_back
-    assert [one.model for one in other.held_back] == ["a"]
+    assert [len(one.packing.used()) for one in found.seen] == [2]
 
 
 @pytest.mark.parametrize(("rate", "missing"), [(9.0, 0.0), (12.0, 12 - 10 / 1.1)])
-def test_what_a_held_back_model_lacks_is_said(rate: float, missing: float) -> None:
+def test_a_change_without_room_is_held_back_and_says_for_what_outage(
+    rate: float, missing: float
+) -> None:
     """It gives 10 requests/s alone, and shares its device at level 1.1."""
-    request = changed(None)
-    now = want("a", point("a", 15, 39, batch=4), rate=rate)
-    made = plan(dataclasses.replace(request, models=(now, request.models[1])))
-    assert made.held_back[0].missing_req_per_s == pytest.approx(missing)
+    request = changed(TWO[:1], rate=rate, size=15)
+    made = plan(request)
+    assert made.placements == request.running
+    (held,) = made.held_back
+    assert (held.model, held.missing_req_per_s) == ("a", pytest.approx(missing))
+    assert held.seconds > 30
+    assert any("a stays as it runs" in x and "--allow-outage" in x for x in made.explanation)
+
+
+@pytest.mark.parametrize("allowed", ["all", "a", "b"])
+def test_an_outage_that_is_allowed_is_taken(allowed: str) -> None:
+    request = changed(TWO[:1])
+    models = tuple(dataclasses.replace(m, allow_outage=m.model == allowed) for m in request.models)
+    made = plan(dataclasses.replace(request, models=models, allow_outage=allowed == "all"))
+    taken = allowed != "b"
+    assert [o.model for o in takes(request, made).outages] == ["a"] * taken
+    assert [one.model for one in made.held_back] == ["a"] * (not taken)
 
 
 def test_an_infeasible_request_stays_infeasible_without_outages() -> None:
@@ -306,7 +249,7 @@ def test_an_infeasible_request_stays_infeasible_without_outages() -> None:
 
 def twelve(rate: float, running: tuple[Placement, ...]) -> PlanRequest:
     """Twelve models on eight A100s, one of them at a given demand."""
-    asked = fleet_request(load_fleet(TWELVE), time_limit_seconds=5.0)
+    asked = fleet_request(load_fleet(TWELVE), time_limit_seconds=2.0)
     models = tuple(
         dataclasses.replace(m, demand=dataclasses.replace(m.demand, req_per_s=rate))
         if m.model == "opt-125m"
@@ -341,15 +284,23 @@ def test_more_demand_for_one_model_moves_nothing_needlessly() -> None:
         running = made.placements
 
 
-def test_optimal_is_said_of_estimates_where_figures_are_estimated() -> None:
-    request = spread(3)
-    assert plan(request).certificate.optimal_words == "proven optimal"
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (ProfileKind.MEASURED, "proven optimal"),
+        (ProfileKind.ESTIMATED, "optimal for these estimates"),
+    ],
+)
+def test_optimal_is_said_of_estimates_where_figures_are_estimated(
+    kind: ProfileKind, words: str
+) -> None:
+    request = spread(6, 3)
     first, *others = request.models
-    guess = dataclasses.replace(first.candidates[0], profile_kind=ProfileKind.ESTIMATED)
-    guessed = dataclasses.replace(first, candidates=(guess,))
-    made = plan(dataclasses.replace(request, models=(guessed, *others)))
-    assert made.certificate.optimal_words == "optimal for these estimates"
-    assert "(optimal for these estimates)" in made.explanation[0]
+    known = dataclasses.replace(first.candidates[0], profile_kind=kind)
+    models = (dataclasses.replace(first, candidates=(known,)), *others)
+    made = plan(dataclasses.replace(request, models=models))
+    assert made.certificate.optimal_words == words
+    assert f"({words})" in made.explanation[0]
 
 
 def test_a_plan_that_a_budget_keeps_from_least_replicas_has_a_bound_of_its_own() -> None:

@@ -1,6 +1,5 @@
 """A solve reports its progress."""
 
-import dataclasses
 import math
 import types
 
@@ -12,16 +11,7 @@ from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import TELL_SECONDS, SolveMonitor
-from tests.planner.build import gpu, point, want
-
-MANY = PlanRequest(
-    tuple(gpu(f"g{i}") for i in range(40)),
-    tuple(
-        want(f"m{i}", *(point(f"m{i}", 5 + s, 7 + 5 * s, sm=10 + 7 * s) for s in range(4)), rate=30)
-        for i in range(60)
-    ),
-    time_limit_seconds=3,
-)
+from tests.planner.build import gpu, gpus, point, want
 
 
 def watch(
@@ -33,14 +23,12 @@ def watch(
 
 
 def test_the_best_value_stays_the_best() -> None:
-    seen = watch(Objective.MIN_DEVICES)
-    for value in (5.0, 3.0, 4.0):
-        seen.found(value, f"a plan of {value:g}")
-    assert (seen.now().value, seen.now().method) == (3, "a plan of 3")
-    seen = watch(Objective.MAX_GOODPUT)
-    for value in (5.0, 3.0, 4.0):
-        seen.found(value, "")
-    assert seen.now().value == 5
+    for objective, best in ((Objective.MIN_DEVICES, 3), (Objective.MAX_GOODPUT, 5)):
+        seen = watch(objective, deterministic=True, time_limit_seconds=7.0)
+        for value in (5.0, 3.0, 4.0):
+            seen.found(value, f"a plan of {value:g}")
+        assert (seen.now().value, seen.now().method) == (best, f"a plan of {best}")
+        assert seen.left() == 7, "a deterministic solve has no clock"
 
 
 def test_the_strongest_bound_stays_and_the_gap_is_between_the_two() -> None:
@@ -54,6 +42,10 @@ def test_the_strongest_bound_stays_and_the_gap_is_between_the_two() -> None:
     assert not seen.done
     seen.found(2.0, "")
     assert seen.done
+    assert not seen.impossible
+    seen.proved(math.inf)
+    assert seen.impossible, "an infinite cost proves that not all can be served"
+    assert seen.now().bound == 2
 
 
 def test_reports_are_not_told_more_often_than_anyone_can_read(
@@ -71,27 +63,19 @@ def test_reports_are_not_told_more_often_than_anyone_can_read(
     assert len(told) == 2
 
 
-def test_a_deterministic_solve_has_no_clock() -> None:
-    seen = watch(Objective.MIN_DEVICES, deterministic=True, time_limit_seconds=7.0)
-    assert seen.left() == 7
-
-
 def test_a_solve_tells_values_that_get_better_and_bounds_that_hold() -> None:
     told: list[PlanProgress] = []
-    plan = solve(dataclasses.replace(MANY, objective=Objective.MAX_GOODPUT), told.append)
+    models = tuple(
+        want(f"m{i}", *(point(f"m{i}", 5 + s, 7 + 5 * s, sm=10 + 7 * s) for s in range(4)), rate=30)
+        for i in range(12)
+    )
+    request = PlanRequest(gpus(8), models, objective=Objective.MAX_GOODPUT, time_limit_seconds=1)
+    plan = solve(request, told.append)
     assert isinstance(plan, Plan)
     values = [p.value for p in told if p.value is not None]
     assert values == sorted(values)
     assert all(v <= plan.certificate.value + 1e-3 for v in values)
     assert all(p.bound is None or p.bound >= plan.certificate.value - 1e-3 for p in told)
-
-
-def test_an_infinite_cost_is_a_proof_that_not_all_can_be_served() -> None:
-    seen = watch(Objective.MIN_DEVICES)
-    seen.proved(1.0)
-    seen.proved(math.inf)
-    assert seen.impossible
-    assert seen.now().bound == 1.0
 
 
 @pytest.mark.parametrize("objective", [Objective.MIN_DEVICES, Objective.MAX_GOODPUT])

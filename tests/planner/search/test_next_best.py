@@ -30,22 +30,52 @@ def request(large: float, objective: Objective = Objective.MIN_PRICE) -> PlanReq
     return PlanRequest(devices, (want("a", *sizes, rate=10),), objective=objective)
 
 
-def told(asked: PlanRequest) -> list[str]:
-    """What the plan says of the next best one."""
+def lines(asked: PlanRequest) -> tuple[str, ...]:
+    """What the plan says."""
     plan = solve(asked)
     assert isinstance(plan, Plan)
-    return [line for line in plan.explanation if line.startswith("Next best")]
+    return plan.explanation
 
 
-def test_the_next_best_names_the_price_at_which_it_wins() -> None:
-    assert told(request(1.5)) == [
-        "Next best of the plans found: 2x small for 2 per hour instead of 1x large for 1.5; it "
-        "wins where one small costs below 0.75 per hour (now 1)."
-    ]
-    assert told(request(3.0)) == [
-        "Next best of the plans found: 1x large for 3 per hour instead of 2x small for 2; it wins "
-        "where one large costs below 2 per hour (now 3)."
-    ]
+def told(asked: PlanRequest) -> list[str]:
+    """What it says of the next best one."""
+    return [line for line in lines(asked) if line.startswith("Next best")]
+
+
+PRICE, FEWEST = Objective.MIN_PRICE, Objective.MIN_DEVICES
+
+
+@pytest.mark.parametrize(
+    ("large", "objective", "says"),
+    [
+        (1.5, PRICE, "2x small for 2 per hour instead of 1x large for 1.5; it wins where one small "
+                     "costs below 0.75 per hour (now 1)."),
+        (3.0, PRICE, "1x large for 3 per hour instead of 2x small for 2; it wins where one large "
+                     "costs below 2 per hour (now 3)."),
+        (3.0, FEWEST, "2x small for 2 per hour instead of 1x large for 3; it wins under "
+                      "--objective min-price."),
+        (1.5, FEWEST, None),
+        (1.0, PRICE, None),
+        (1.0, FEWEST, None),
+    ],
+)  # fmt: skip
+def test_the_next_best_names_the_price_at_which_it_wins(
+    large: float, objective: Objective, says: str | None
+) -> None:
+    """None is told where no plan is cheaper, or all devices have one price."""
+    expected = [] if says is None else [f"Next best of the plans found: {says}"]
+    assert told(request(large, objective)) == expected
+    unproven = [line for line in lines(request(large, objective)) if line.startswith("Only the nu")]
+    assert len(unproven) == (large > 1 and objective is FEWEST), "that it is cheap is not proven"
+
+
+def test_without_a_choice_or_a_price_there_is_no_next_best() -> None:
+    asked = request(1.5)
+    assert told(dataclasses.replace(asked, devices=asked.devices[:1])) == []
+    assert told(PlanRequest(asked.devices, (), objective=PRICE)) == []
+    summary, why, *_ = lines(request(1.0))
+    assert "no plan needs fewer than 1 (proven optimal)" in summary
+    assert why.startswith("No device has a price, so that each counts as 1 per hour")
 
 
 @pytest.mark.parametrize(("large", "wins"), [(1.99, "large"), (2.01, "small")])
@@ -53,38 +83,6 @@ def test_at_that_price_it_is_the_plan(large: float, wins: str) -> None:
     plan = solve(request(large))
     assert isinstance(plan, Plan)
     assert {p.candidate.hardware for p in plan.placements} == {wins}
-
-
-def test_fewest_devices_name_the_plan_that_is_cheaper() -> None:
-    assert told(request(3.0, Objective.MIN_DEVICES)) == [
-        "Next best of the plans found: 2x small for 2 per hour instead of 1x large for 3; it wins "
-        "under --objective min-price."
-    ]
-    assert told(request(1.5, Objective.MIN_DEVICES)) == [], "no plan is cheaper"
-
-
-def test_with_one_kind_of_device_there_is_no_next_best() -> None:
-    asked = request(1.5)
-    assert told(dataclasses.replace(asked, devices=asked.devices[:1])) == []
-    assert told(PlanRequest(asked.devices, (), objective=Objective.MIN_PRICE)) == []
-
-
-def test_where_no_price_is_given_none_is_told() -> None:
-    plan = solve(request(1.0))
-    assert isinstance(plan, Plan)
-    summary, why, *_ = plan.explanation
-    assert "no plan needs fewer than 1 (proven optimal)" in summary
-    assert why.startswith("No device has a price, so that each counts as 1 per hour")
-    assert not [line for line in plan.explanation if line.startswith("Next best")]
-
-
-@pytest.mark.parametrize(("large", "says"), [(3.0, True), (1.0, False), (0.5, False)])
-def test_of_fewest_devices_it_is_said_that_their_price_is_not_proven(
-    large: float, says: bool
-) -> None:
-    plan = solve(request(large, Objective.MIN_DEVICES))
-    assert isinstance(plan, Plan)
-    assert any(line.startswith("Only the number of devices") for line in plan.explanation) == says
 
 
 def test_a_plan_that_was_found_too_late_is_told_as_such() -> None:

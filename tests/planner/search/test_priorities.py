@@ -12,16 +12,13 @@ from partitiond.core.plan.record import ModelDemand, Objective, Plan, Status
 from partitiond.planner.answers.certify import certify
 from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
-from partitiond.planner.model.types import Instance, PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.members import Member
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.priorities import (
-    bounds_of,
-    classes_of,
     goodput_key,
     order,
-    values_of,
 )
 from tests.planner.build import FREE, gpu, gpus, point, want
 
@@ -56,17 +53,6 @@ def places(plan: Plan) -> list[str]:
     return sorted(p.model for p in plan.placements)
 
 
-@pytest.mark.parametrize("far", [1e3, 1e5])
-def test_a_priority_comes_before_however_much_of_the_one_below(far: float) -> None:
-    plan = planned(1, ranked("low", 0, far, 80), ranked("high", 1, 0.001, 80))
-    assert places(plan) == ["high"]
-    assert plan.certificate.status is Status.OPTIMAL
-    high, low = plan.certificate.by_priority
-    assert (high.priority, high.value, low.value) == (1, 0.001, 0.0)
-    assert high.bound == pytest.approx(0.001)
-    assert low.bound == 0.0
-
-
 @pytest.mark.parametrize("order_of", [*itertools.permutations((0, -1, -2))][::2])
 def test_the_lowest_is_served_as_well_as_it_can_be_beside_a_far_higher_one(
     order_of: tuple[int, ...],
@@ -80,60 +66,10 @@ def test_the_lowest_is_served_as_well_as_it_can_be_beside_a_far_higher_one(
     assert [p.bound for p in proof.by_priority] == pytest.approx([2000.0, 3.0, 2.0, 0.0])
 
 
-def test_of_plans_as_good_for_the_higher_the_one_that_is_best_for_the_lower_is_taken() -> None:
-    """The higher one gets its 4 by one large replica or two small ones: the lower one decides."""
-    sizes = point("high", 4.0, 80, sm=100), point("high", 2.0, 20, sm=25)
-    high = want("high", *sizes, rate=4.0, rules=PlacementRules(priority=1))
-    plan = planned(1, high, ranked("low", 0, 1e-3, 40))
-    assert places(plan) == ["high", "high", "low"]
-    assert plan.certificate.status is Status.OPTIMAL
-
-
 def _two() -> tuple[PlanRequest, Plan]:
     models = ranked("high", 1, 2.0, wanted=4.0), ranked("low", 0, 3.0, wanted=9.0)
     request = asked(2, *models)
     return request, planned(2, *models)
-
-
-def _half() -> tuple[Instance, Packing]:
-    """The higher priority has all it asks for, the lower one half of what would fit."""
-    request, plan = _two()
-    instance, packing = build_instance(request), Packing(build_instance(request))
-    items = {it.candidate.model: it.index for it in instance.items}
-    option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is not None)
-    for index, name in ((0, "high"), (0, "high"), (1, "low")):
-        packing.add(index, items[name], option)
-    assert len(plan.placements) == 4
-    return instance, packing
-
-
-def test_what_a_lower_priority_lacks_is_in_its_bound() -> None:
-    instance, packing = _half()
-    classes = classes_of(instance)
-    values = values_of(packing, classes)
-    assert values == pytest.approx((4.0, 3.0))
-    total = classes[0].factor * 4.0 + classes[1].factor * 6.0
-    high, low = bounds_of(instance, classes, values, total, {})
-    assert high == pytest.approx(4.0)
-    assert low >= 6.0
-
-
-def test_a_bound_for_a_lower_priority_leaves_room_where_a_higher_one_is_not_proven() -> None:
-    """The best plan gives the top 1 and the low 1; the plan at hand gives them 0.5, 1 and 0."""
-    models = ranked("top", 2, 1.0), ranked("mid", 1, 1.0), ranked("low", 0, 1.0)
-    instance = build_instance(asked(1, *models))
-    # Not far apart, so that the sums are tight.
-    factors = {2: 3.0, 1: 2.0, 0: 1.0}
-    needs = tuple(
-        dataclasses.replace(n, lift=factors[n.priority] / 100**n.priority) for n in instance.needs
-    )
-    instance = dataclasses.replace(instance, needs=needs)
-    classes = classes_of(instance)
-    assert [c.factor for c in classes] == pytest.approx([3.0, 2.0, 1.0])
-    top, mid, low = bounds_of(instance, classes, (0.5, 1.0, 0.0), 4.0, {})
-    assert top >= 1.0
-    assert mid >= 0.0
-    assert low >= 1.0
 
 
 def test_a_part_of_a_replica_of_a_higher_priority_counts_before_a_lower_one() -> None:
@@ -180,41 +116,6 @@ def test_the_first_difference_decides(
     assert order(other, one) == -better
 
 
-def test_a_plan_that_is_stopped_at_once_claims_nothing_of_what_is_open() -> None:
-    models = [ranked(f"m{n}", n % 3, 0.3 + 0.071 * n, 7 + n % 13, wanted=5.0) for n in range(24)]
-    answer = solve(asked(3, *models), stop=lambda: True)
-    assert isinstance(answer, Plan)
-    proof = answer.certificate
-    full = all(p.bound <= p.value * (1 + 1e-6) for p in proof.by_priority)
-    assert (proof.status is Status.OPTIMAL) == full
-    assert len(proof.by_priority) == 3
-
-
-def test_a_kept_plan_may_give_a_lower_priority_more_than_the_best_plan_does() -> None:
-    low, high = ranked("low", 0, 1.0, 80), ranked("high", 1, 1.0, 80)
-    kept = dataclasses.replace(
-        asked(1, low, high), running=planned(1, low).placements, move_budget=0.0
-    )
-    plan = solve(kept)
-    assert isinstance(plan, Plan)
-    assert places(plan) == ["low"]
-    above, below = plan.certificate.by_priority
-    assert above.value == 0.0
-    assert above.bound == pytest.approx(1.0)
-    assert below.value == 1.0
-    assert plan.certificate.status is not Status.OPTIMAL
-
-
-def test_where_nothing_counts_no_choice_of_moves_is_told() -> None:
-    """What is asked for fits nowhere, so that no plan is worth more than another."""
-    big = ranked("big", 0, 1.0, 200, wanted=1.0)
-    two = [want(f"m{n}", point(f"m{n}", 1.0, 40, sm=50), min_replicas=0) for n in range(2)]
-    first = planned(1, *two)
-    plan = solve(dataclasses.replace(asked(2, big, *two), running=first.placements[:1]))
-    assert isinstance(plan, Plan)
-    assert (plan.certificate.own_bound, plan.certificate.choices) == (0.0, ())
-
-
 def test_no_sentence_counts_requests_by_their_priority() -> None:
     _, both = _two()
     assert (
@@ -238,17 +139,23 @@ def test_a_gain_is_counted_at_the_highest_priority_that_differs() -> None:
     assert found == [(0.0, None, 1), (-3.0, None, 0), (-2.0, None, 1)]
 
 
-def test_what_a_proof_leaves_open_is_of_the_same_priority() -> None:
+@pytest.mark.parametrize(
+    ("low_value", "low_bound", "says"),
+    [(2.0, 9.0, (-4.0, 3.0, 0)), (None, None, (0.0, 1.0, 1))],
+)
+def test_what_a_proof_leaves_open_is_of_the_same_priority(
+    low_value: float | None, low_bound: float | None, says: tuple[float, float, int]
+) -> None:
+    """The higher one's bound is above its value; the lower one has less, or as much."""
     _, both = _two()
     top, low = both.certificate.by_priority
-    open_ = (dataclasses.replace(top, bound=5.0), dataclasses.replace(low, value=2.0, bound=9.0))
+    if low_value is not None and low_bound is not None:
+        low = dataclasses.replace(low, value=low_value, bound=low_bound)
+    open_ = (dataclasses.replace(top, bound=5.0), low)
     proof = dataclasses.replace(both.certificate, by_priority=open_)
     other = dataclasses.replace(both, certificate=proof)
     one = alternative("", both, other, (), with_plan=False)
-    assert (one.gain, one.gain_at_most, one.priority) == (-4.0, 3.0, 0)
-    same = dataclasses.replace(proof, by_priority=(open_[0], low))
-    one = alternative("", both, dataclasses.replace(both, certificate=same), (), with_plan=False)
-    assert (one.gain, one.gain_at_most, one.priority) == (0.0, 1.0, 1)
+    assert (one.gain, one.gain_at_most, one.priority) == says
 
 
 def test_the_worst_served_is_told_by_its_share_and_not_by_its_weight() -> None:

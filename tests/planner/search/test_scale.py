@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 
 from bench.planner.shipped import request
-from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.performance.interference import Interference
-from partitiond.core.plan.record import ModelDemand, Objective, Plan
-from partitiond.planner.api import solve
+from partitiond.core.plan.record import ModelDemand, Objective
 from partitiond.planner.market.factor import Factor
 from partitiond.planner.market.value import MarketPrices
 from partitiond.planner.model.instance import build_instance
@@ -19,7 +17,7 @@ from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.scale import Raising, factor_of, largest_factor, scaled, targets_of
-from tests.planner.build import FREE, gpu, gpus, point, want
+from tests.planner.build import FREE, gpus, point, want
 from tests.planner.problems import optimum, question, request_of, seeds
 
 SCALES = (Objective.MAX_MIN, Objective.MAX_HEADROOM)
@@ -58,7 +56,7 @@ def test_no_plan_has_a_larger_factor(seed: int) -> None:
 
 
 def test_rounds_come_closer() -> None:
-    asked = dataclasses.replace(request("over", 20, 14, 1, 2.0), objective=Objective.MAX_MIN)
+    asked = dataclasses.replace(request("over", 12, 8, 1, 2.0), objective=Objective.MAX_MIN)
     instance = build_instance(asked)
     target = targets_of(instance)
     found = Factor(build_sites(scaled(instance, target, 3.0)), target)
@@ -66,19 +64,6 @@ def test_rounds_come_closer() -> None:
     found.run(math.inf, 100)
     assert found.converged
     assert found.bound < 0.98 * first
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("objective", SCALES)
-def test_a_plan_of_a_vast_fleet_has_a_share_for_everybody(objective: Objective) -> None:
-    asked = dataclasses.replace(
-        request("over", 20, 14, 1, 2.0), objective=objective, deterministic=True
-    )
-    plan = solve(asked)
-    assert isinstance(plan, Plan)
-    assert plan.certificate.objective is objective
-    assert 0.3 * plan.certificate.bound < plan.certificate.value <= plan.certificate.bound
-    assert {p.model for p in plan.placements} == {m.model for m in asked.models}
 
 
 def _headroom(devices: int, *models: ModelDemand) -> Instance:
@@ -110,17 +95,15 @@ def test_least_and_largest_numbers_of_replicas_bound_the_factor(
     assert found.bound == pytest.approx(bound, rel=1e-6 if exact else 0.01, abs=1e-6)
 
 
-def test_each_factor_is_raised_from_the_plan_before_it() -> None:
-    instance = build_instance(
-        dataclasses.replace(
-            request("over", 20, 14, 1, 1.0), objective=Objective.MAX_MIN, deterministic=True
-        )
+def test_each_factor_is_raised_from_the_plan_before_it_and_what_is_left_is_given_away() -> None:
+    asked = dataclasses.replace(
+        request("over", 20, 14, 1, 1.0), objective=Objective.MAX_MIN, deterministic=True
     )
-    known = raising(instance)
+    known = raising(build_instance(asked))
     known.lower(known.alone(), "alone")
     known.lower(known.market_bound(), "market")
     values, plans = [0.0], []
-    for _ in range(6):
+    for _ in range(4):
         known.ask_for_more(1)
         values.append(known.value)
         plans.append(known.best)
@@ -131,20 +114,9 @@ def test_each_factor_is_raised_from_the_plan_before_it() -> None:
     assert not known.keep(first, "one that is worse")
     assert known.value == values[-1] > factor_of(first, known.target)
     assert 0.5 * known.bound < known.value <= known.bound
-
-
-def test_what_is_left_is_given_away_and_nobody_falls_below() -> None:
-    asked = dataclasses.replace(
-        request("over", 20, 14, 1, 2.0), objective=Objective.MAX_MIN, deterministic=True
-    )
-    instance = build_instance(asked)
-    known = raising(instance)
-    known.lower(0.2, "a low one")
-    known.ask_for_more(1)
-    assert known.best is not None
-    more = known.given_away(known.best, 5.0)
-    assert more.goodput() > known.best.goodput()
-    assert factor_of(more, known.target) >= known.value * (1 - 1e-6)
+    more = known.given_away(first, 2.0)
+    assert more.goodput() > first.goodput()
+    assert factor_of(more, known.target) >= factor_of(first, known.target) * (1 - 1e-6)
 
 
 @pytest.mark.parametrize("objective", SCALES)
@@ -170,16 +142,3 @@ def test_what_is_served_beyond_the_factor_is_not_taken_for_a_model_without_a_rat
         more = raising(instance).given_away(packing, 5.0)
         assert (more.rates[1] < packing.rates[1]) is slowed
         assert more.counts[2] == (3 if slowed else 2), "two of them fit beside each other"
-
-
-@pytest.mark.parametrize("objective", SCALES)
-def test_a_model_without_a_rate_need_not_survive_a_loss_for_others_to_be_served(
-    objective: Objective,
-) -> None:
-    rules = PlacementRules(survive=FaultDomain.DEVICE)
-    one = want("one", point("one", 1.0, 40, sm=50), rules=rules, max_replicas=1)
-    other = want("other", point("other", 1.0, 40, sm=50), rate=1.0, max_replicas=1)
-    request = PlanRequest((gpu("g0"),), (one, other), objective=objective, interference=FREE)
-    found = largest_factor(SolveMonitor(build_instance(request)), searches=False, exact=True)
-    assert found.value == pytest.approx(1.0)
-    assert found.met()
