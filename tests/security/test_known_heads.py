@@ -8,6 +8,12 @@ import json
 
 import pytest
 
+from partitiond.proxy.edge.known_heads import (
+    MAX_KNOWN,
+    MAX_KNOWN_BYTES,
+    KnownHead,
+    KnownHeads,
+)
 from tests.security.attacks import AUTH, BODY, good
 from tests.security.recorder import Recorder
 from tests.security.target import KEY, OTHER_MODEL, Target, key
@@ -174,3 +180,20 @@ def test_many_different_heads_are_forgotten_again(proxy: Target, engine: Recorde
             assert answer is not None
             assert answer.status == 200
     assert (status(proxy, good()), status(proxy, WRONG)) == (200, 401)
+
+
+def test_no_more_and_no_longer_heads_are_kept_than_the_bounds_and_the_oldest_goes_first() -> None:
+    heads, known = KnownHeads(), KnownHead(None, None, keep_alive=True)  # type: ignore[arg-type]
+
+    def data(number: int, size: int = 0) -> bytes:
+        head = b"POST /%d HTTP/1.1\r\nContent-Length: 2\r\nX: " % number
+        return head.ljust(size, b"x") + b"\r\n\r\n{}"
+
+    for number in range(MAX_KNOWN + 1):
+        heads.keep(data(number), known)
+    assert heads.find(data(0)) is None
+    for number in (1, MAX_KNOWN):
+        assert heads.find(data(number)) == (known, b"{}")
+    for size, kept in ((MAX_KNOWN_BYTES, True), (MAX_KNOWN_BYTES + 1, False)):
+        heads.keep(data(9, size), known)
+        assert (heads.find(data(9, size)) is not None) is kept
