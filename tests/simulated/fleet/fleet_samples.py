@@ -3,11 +3,10 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from partitiond.core.hardware.kinds import Device, SharingMode
-from partitiond.core.hardware.partition import MemoryShare
+from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.spec import ModelSource, ModelSpec, Slo, SourceKind
 from partitiond.core.performance.interference import Interference
-from partitiond.core.plan.record import Candidate, ModelForecast, Placement, Plan
+from partitiond.core.plan.record import Candidate, Plan
 from partitiond.core.units import GIB, Bytes
 from partitiond.simulated.fleet.run import FleetOptions, FleetRun, RunWatcher
 from tests.simulated.replay.samples import NO_LOSS, WORKLOAD, candidate, engine, plan
@@ -32,29 +31,17 @@ def placed(
     devices: Sequence[str] = ("gpu-0", "gpu-1"),
 ) -> Plan:
     """A plan of (replica, device, candidate)."""
-    made = plan({device: [] for device in devices}, {})
-    placements = tuple(
-        Placement(name, one.model, device, MemoryShare(device, one.memory_bytes), one)
-        for name, device, one in replicas
+    there = {on: [(name, one) for name, where, one in replicas if where == on] for on in devices}
+    made = plan({on: [one for _, one in held] for on, held in there.items()}, dict(rates))
+    names = [name for held in there.values() for name, _ in held]
+    return dataclasses.replace(
+        made,
+        placements=tuple(
+            dataclasses.replace(p, replica_id=name)
+            for name, p in zip(names, made.placements, strict=True)
+        ),
+        devices=tuple(dataclasses.replace(d, idle_watts=50.0) for d in made.devices),
     )
-    forecasts = tuple(
-        ModelForecast(
-            model=model,
-            replicas=sum(p.model == model for p in placements),
-            capacity_req_per_s=sum(
-                p.candidate.capacity_req_per_s for p in placements if p.model == model
-            ),
-            demand_req_per_s=rate,
-            ttft_p95_seconds=None,
-            tpot_p95_seconds=None,
-            profile_kind=None,
-        )
-        for model, rate in rates.items()
-    )
-    known: tuple[Device, ...] = tuple(
-        dataclasses.replace(device, idle_watts=50.0) for device in made.devices
-    )
-    return dataclasses.replace(made, placements=placements, forecasts=forecasts, devices=known)
 
 
 def fleet_run(

@@ -21,7 +21,6 @@ from partitiond.simulated.gpus.mps_state import (
     parse_size,
     refusal,
 )
-from tests.e2e.harness import wait_for
 from tests.machine import signal_all
 
 GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
@@ -30,17 +29,14 @@ GPU = "GPU-3c5a1b2d-0000-0000-0000-000000000001"
 class Daemon:
     """A daemon in folders of its own."""
 
-    def __init__(
-        self, folder: Path, *options: str, program: Path | None = None, gpu: str = GPU
-    ) -> None:
-        self.program = program or write_program(folder / "bin" / "nvidia-cuda-mps-control")
-        self.gpu = gpu
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.program = write_program(folder / "bin" / "nvidia-cuda-mps-control")
         self.pipe_dir, self.log_dir = folder / "p", folder / "l"
         self.env = {
             **os.environ,
             "CUDA_MPS_PIPE_DIRECTORY": str(self.pipe_dir),
             "CUDA_MPS_LOG_DIRECTORY": str(self.log_dir),
-            "CUDA_VISIBLE_DEVICES": gpu,
+            "CUDA_VISIBLE_DEVICES": GPU,
         }
         if options:
             self.run(*options)
@@ -71,12 +67,9 @@ class Daemon:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(60)
             connection.connect(str(self.pipe_dir / "control.sock"))
-            connection.sendall(f"CLIENT {os.getpid()} {percentage} {limit} {self.gpu}\n".encode())
+            connection.sendall(f"CLIENT {os.getpid()} {percentage} {limit} {GPU}\n".encode())
             with connection.makefile("rwb", buffering=0) as lines:
                 yield lines
-
-    def until(self, command: str, answer: str) -> None:
-        wait_for(command, lambda: self.ask(command) == answer, seconds=60)
 
 
 @pytest.fixture
@@ -145,9 +138,9 @@ def asked(device: str = GPU) -> ClientRequest:
     return ClientRequest(1, -1, -1, device)
 
 
-def test_one_user_per_server_and_only_its_devices() -> None:
+def test_one_user_per_server_only_its_devices_and_limits_are_read_strictly() -> None:
     state = MpsState((GPU,))
-    server = Server(7, 500, 100.0, {})
+    server = Server(7, 500, 70.0, {GPU: 5, "0": 9})
     assert refusal(state, server, asked(), 501) is None, "an idle server makes room"
     server.clients.append(object())  # type: ignore[arg-type]
     assert (refusal(state, server, asked(), 501) or "")[0] == 807
@@ -158,14 +151,10 @@ def test_one_user_per_server_and_only_its_devices() -> None:
     assert (refusal(state, server, asked(), 500) or "")[0] == 808, "the 49th client"
     assert refusal(MpsState(()), None, asked("GPU-any"), 0) is None
     assert (refusal(state, None, asked("GPU-other"), 0) or "")[0] == 100
-
-
-def test_clients_sizes_and_percentages_are_read_strictly() -> None:
+    for percentage in (-1, 0, 101):
+        assert effective(server, ClientRequest(1, percentage, 7, GPU)) == (70.0, 7)
     for line in ("", "CLIENT", "CLIENT x -1 -1 g", "HELLO 1 2 3 4", "CLIENT 1 nan -1 g",
                  "CLIENT 1 2 3"):  # fmt: skip
         assert parse_client(line) is None, line
     sizes = {"10G": 10 << 30, "900M": 900 << 20, "900": None, "1.5G": None, "-1M": None}
     assert {word: parse_size(word) for word in sizes} == sizes
-    server = Server(7, 0, 70.0, {GPU: 5, "0": 9})
-    for percentage in (-1, 0, 101):
-        assert effective(server, ClientRequest(1, percentage, 7, GPU)) == (70.0, 7)

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import MemoryShare, PartitionSize, WholeDevice
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
@@ -27,6 +27,7 @@ from partitiond.simulated.replay.host import NO_COSTS, HostCosts
 from partitiond.simulated.replay.models import EngineModel, SimulatedTraffic
 from partitiond.simulated.replay.policies import BaselineModel
 from partitiond.simulated.replay.steps import Steps
+from tests.planner.build import gpu
 
 WORKLOAD = Workload(prompt_tokens=32, output_tokens=16)
 STEP_SECONDS = 0.01
@@ -172,14 +173,5 @@ def plan(
 
 def device(name: str, hardware: str = "test") -> Device:
     """A GPU."""
-    return Device(
-        id=name,
-        kind=DeviceKind.GPU,
-        hardware=hardware,
-        name="test",
-        host="host",
-        memory_bytes=Bytes(80 * GIB),
-        free_bytes=Bytes(80 * GIB),
-        cores=(),
-        modes=(SharingMode.WHOLE, SharingMode.MEMORY),
-    )
+    modes = SharingMode.WHOLE, SharingMode.MEMORY
+    return gpu(name, hardware=hardware, modes=modes)

@@ -1,6 +1,5 @@
 """Proxy and simulators make the same decisions in generated histories."""
 
-import abc
 import asyncio
 import contextlib
 import dataclasses
@@ -50,44 +49,16 @@ class Ask:
     max_wait_seconds: float = math.inf
 
 
-class Draws:
-    """Two numbers in turn, since one decision takes two: the same for all, however often asked."""
-
-    def __init__(self) -> None:
-        self.both = (0.0, 0.0)
-        self._turn = itertools.cycle((0, 1))
-
-    def __call__(self) -> float:
-        return self.both[next(self._turn)]
-
-
-class Side(abc.ABC):
-    """One of the three."""
+class Side:
+    """One of the three: a table reaches it, requests arrive, end and leave, time passes."""
 
     def __init__(self, dispatcher: Dispatcher[Any, Any]) -> None:
         self.decisions: list[Decision] = []
-        self.draws = Draws()
+        self.draws = (0.0, 0.0)
+        """Two numbers in turn, since one decision takes two: the same for all sides."""
         self.dispatcher = dispatcher
-        dispatcher.places.draw = self.draws
-
-    @abc.abstractmethod
-    def apply(self, route: ModelRoute, replicas: Sequence[ReplicaRoute]) -> None:
-        """A newer table; what runs on replicas that are not in it is lost."""
-
-    @abc.abstractmethod
-    def arrive(self, ask: Ask) -> None: ...
-
-    @abc.abstractmethod
-    def end(self, name: int) -> None:
-        """A request that runs got its last token."""
-
-    @abc.abstractmethod
-    def leave(self, name: int) -> None:
-        """The client of one that waits is gone."""
-
-    @abc.abstractmethod
-    def run(self, until: float) -> None:
-        """Time passes, and deadlines."""
+        turn = itertools.cycle((0, 1))
+        dispatcher.places.draw = lambda: self.draws[next(turn)]
 
     def counts(self) -> tuple[int, int, int, int]:
         """All slots count, also those that are taken: they set the credit of modest keys."""
@@ -317,7 +288,8 @@ class InFleet(Side, FinishedRequest):
         self._clock.run(until)
 
 
-SIDES: tuple[Callable[[ModelRoute], Side], ...] = (InProxy, InSimulation, InFleet)
+AnySide = InProxy | InSimulation | InFleet
+SIDES: tuple[Callable[[ModelRoute], AnySide], ...] = (InProxy, InSimulation, InFleet)
 
 TICK = 1 / 64
 """Times are sums of powers of two, which no clock rounds: equal ones are so for everybody."""
@@ -348,7 +320,7 @@ class History:
         self._seen = 0
         self._number = 0
 
-    def each(self, act: Callable[[Side], None]) -> None:
+    def each(self, act: Callable[[AnySide], None]) -> None:
         """It happens to all, and all decide the same."""
         for side in self.sides:
             act(side)
@@ -384,7 +356,7 @@ class History:
         """One thing happens."""
         self.pass_time(step.after)
         for side in self.sides:
-            side.draws.both = step.number % 16 / 16, step.other % 16 / 16
+            side.draws = step.number % 16 / 16, step.other % 16 / 16
         number, other = step.number, step.other
         match step.what:
             case "arrive":

@@ -16,16 +16,6 @@ from tests.simulated.replay.samples import replicas, route
 MIXED = Workload.lognormal(40, 20, 0.7, 0.7)
 
 
-def test_lengths_are_those_that_the_profiler_sends() -> None:
-    for workload in (MIXED, Workload.of_trace([(10, 5), (30, 7)])):
-        sent = load.lengths_of(workload)
-        assert sent is not None
-        assert [lengths_of(workload).pair(i, 7) for i in range(50)] == [
-            sent.pair(i, 7) for i in range(50)
-        ]
-    assert lengths_of(Workload(40, 20)).pair(3, 7) == (40, 20)
-
-
 def test_arrivals_and_lengths_are_the_load_generators_own_until_they_are_told_to_end() -> None:
     clock = SimulatedClock()
     sent: list[SimulatedRequest] = []
@@ -36,6 +26,12 @@ def test_arrivals_and_lengths_are_the_load_generators_own_until_they_are_told_to
     assert [flight.arrived for flight in sent] == pytest.approx(due)
     pairs = [(flight.prompt_tokens, flight.output_tokens) for flight in sent]
     assert pairs == [lengths_of(MIXED).pair(i, 3) for i in range(len(sent))]
+    for workload in (MIXED, Workload.of_trace([(10, 5), (30, 7)])):
+        profiled = load.lengths_of(workload)
+        assert profiled is not None
+        for i in range(50):
+            assert lengths_of(workload).pair(i, 7) == profiled.pair(i, 7)
+    assert lengths_of(Workload(40, 20)).pair(3, 7) == (40, 20)
 
 
 def test_a_closed_loop_holds_its_slots_in_flight_and_does_not_finish_in_waves() -> None:
