@@ -13,40 +13,29 @@ from partitiond.core.hardware.partition import (
     WholeDevice,
 )
 from partitiond.core.performance.interference import Interference
-from partitiond.core.plan.record import (
-    Candidate,
-    Certificate,
-    HeldBack,
-    ModelDemand,
-    ModelForecast,
-    Objective,
-    Placement,
-    Plan,
-    Status,
-    Unplaced,
-)
+from partitiond.core.plan import record
 from partitiond.core.units import Bytes
 from partitiond.planner.check import Before, check_plan
 from tests.planner.build import FREE
 
 
 def placed(
-    candidate: Candidate,
+    candidate: record.Candidate,
     number: int = 1,
     on: str = "gpu-0",
     *,
     model: str = "",
     at: Partition | None = None,
     **changes: object,
-) -> Placement:
+) -> record.Placement:
     """Replica `number` of the candidate's model; `changes` are those of its partition."""
     model = model or candidate.model
     partition = at or _partition(candidate, on)
     partition = dataclasses.replace(partition, **changes)  # type: ignore[arg-type]
-    return Placement(f"{model}-{number}", model, on, partition, candidate)
+    return record.Placement(f"{model}-{number}", model, on, partition, candidate)
 
 
-def _partition(candidate: Candidate, on: str) -> Partition:
+def _partition(candidate: record.Candidate, on: str) -> Partition:
     size, memory = candidate.size, candidate.memory_bytes
     match size.mode:
         case SharingMode.WHOLE:
@@ -63,14 +52,14 @@ def _partition(candidate: Candidate, on: str) -> Partition:
 
 def plan_of(
     devices: Sequence[Device],
-    placements: Sequence[Placement],
-    demands: Sequence[ModelDemand],
+    placements: Sequence[record.Placement],
+    demands: Sequence[record.ModelDemand],
     *,
-    unplaced: Sequence[Unplaced] | None = (),
-    held_back: Sequence[HeldBack] = (),
+    unplaced: Sequence[record.Unplaced] | None = (),
+    held_back: Sequence[record.HeldBack] = (),
     slowed: float = 1.0,
     **certificate: object,
-) -> Plan:
+) -> record.Plan:
     """A plan that claims what is true of its placements where each of them is slowed like this.
 
     Its certificate is of `min-devices` and proves the devices in use; `certificate` changes that.
@@ -80,28 +69,30 @@ def plan_of(
     for demand in demands:
         mine = [p.candidate.capacity_req_per_s for p in placements if p.model == demand.model]
         rate = sum(mine) / slowed
-        forecasts.append(ModelForecast(demand.model, len(mine), rate, None, None, None, None))
+        forecasts.append(
+            record.ModelForecast(demand.model, len(mine), rate, None, None, None, None)
+        )
         lacks = (demand.demand.req_per_s or 0.0) - rate
         if lacks > 0 or not mine:
-            missing.append(Unplaced(demand.model, "", max(0.0, lacks)))
+            missing.append(record.Unplaced(demand.model, "", max(0.0, lacks)))
     value = certificate.pop("value", float(len({p.device_id for p in placements})))
     claims: dict[str, object] = {
-        "objective": Objective.MIN_DEVICES,
+        "objective": record.Objective.MIN_DEVICES,
         "value": value,
         "bound": value,
         "gap": 0.0,
-        "status": Status.FEASIBLE,
+        "status": record.Status.FEASIBLE,
         "method": "hand",
         "seconds": 0.0,
         **certificate,
     }
-    return Plan(
+    return record.Plan(
         id="plan",
         placements=tuple(placements),
         devices=tuple(devices),
         forecasts=tuple(forecasts),
         unplaced=tuple(missing if unplaced is None else unplaced),
-        certificate=Certificate(**claims),  # type: ignore[arg-type]
+        certificate=record.Certificate(**claims),  # type: ignore[arg-type]
         explanation=(),
         created_at="",
         held_back=tuple(held_back),
@@ -110,8 +101,8 @@ def plan_of(
 
 def said(
     devices: Sequence[Device],
-    placements: Sequence[Placement],
-    demands: Sequence[ModelDemand],
+    placements: Sequence[record.Placement],
+    demands: Sequence[record.ModelDemand],
     *,
     interference: Interference = FREE,
     memory: Sequence[tuple[str, int]] = (),
@@ -123,6 +114,11 @@ def said(
     return check_plan(plan, demands, interference, memory, before or Before())
 
 
-def bytes_more(candidate: Candidate, more: int) -> Candidate:
+def lines(says: str) -> tuple[str, ...]:
+    """The sentences of a text that has " | " between them."""
+    return tuple(says.split(" | ")) if says else ()
+
+
+def bytes_more(candidate: record.Candidate, more: int) -> record.Candidate:
     """The candidate with a footprint of `more` bytes more."""
     return dataclasses.replace(candidate, memory_bytes=Bytes(candidate.memory_bytes + more))

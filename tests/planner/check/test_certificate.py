@@ -19,7 +19,7 @@ from partitiond.core.plan.record import (
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.check import Before
 from tests.planner.build import gpu, in_mig, point, want
-from tests.planner.check.make import placed, said
+from tests.planner.check.make import lines, placed, said
 
 A, B = point("a", 6, 10, watts=100.0), point("b", 3, 10, watts=50.0)
 MODELS = want("a", A, rate=4.0), want("b", B, rate=2.0)
@@ -150,10 +150,7 @@ def test_the_value_is_that_of_the_objective(
 
 @pytest.mark.parametrize(
     ("objective", "known"),
-    [
-        (Objective.MIN_POWER, {"max_watts": 1.0}),
-        (Objective.MIN_ENERGY, {"idle_watts": 1.0}),
-    ],
+    [(Objective.MIN_POWER, {"max_watts": 1.0}), (Objective.MIN_ENERGY, {"idle_watts": 1.0})],
 )
 def test_power_that_is_not_known_proves_nothing(
     objective: Objective, known: dict[str, float]
@@ -195,80 +192,80 @@ def goodput(**more: object) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("of", "certificate", "says"),
     [
-        (price, {"bound": 1.0, "gap": 0.5}, ()),
-        (price, {"bound": 2.000001}, ()),
+        (price, {"bound": 1.0, "gap": 0.5}, ""),
+        (price, {"bound": 2.000001}, ""),
         (
             price,
             {"bound": 2.00001, "gap": 5e-6},
-            tuple(f"the plan's value 2 is better than its bound {b}" for b in ("2.00001",) * 2),
+            " | ".join(["the plan's value 2 is better than its bound 2.00001"] * 2),
         ),
-        (goodput, {"bound": 9.0, "gap": 0.5}, ()),
-        (goodput, {"bound": 5.999996}, ()),
+        (goodput, {"bound": 9.0, "gap": 0.5}, ""),
+        (goodput, {"bound": 5.999996}, ""),
         (
             goodput,
             {"bound": 5.0, "gap": 1 / 6},
-            ("the plan's value 6 is better than its bound 5",) * 2,
+            " | ".join(["the plan's value 6 is better than its bound 5"] * 2),
         ),
         # The gap is the distance of the bound, as a share of the value.
-        (price, {"bound": 1.0, "gap": 0.5000009}, ()),
+        (price, {"bound": 1.0, "gap": 0.5000009}, ""),
         (
             price,
             {"bound": 1.0, "gap": 0.500002},
-            ("the certificate's gap is 0.500002, its figures give 0.5",),
+            "the certificate's gap is 0.500002, its figures give 0.5",
         ),
         (
             price,
             {"bound": 1.0, "gap": 0.499998},
-            ("the certificate's gap is 0.499998, its figures give 0.5",),
+            "the certificate's gap is 0.499998, its figures give 0.5",
         ),
-        (goodput, {"bound": 606.0, "gap": 100.00005}, ()),
+        (goodput, {"bound": 606.0, "gap": 100.00005}, ""),
         (
             goodput,
             {"bound": 606.0, "gap": 100.0002},
-            ("the certificate's gap is 100, its figures give 100",),
+            "the certificate's gap is 100, its figures give 100",
         ),
         # Optimal is what no more than the slack is left of.
-        (price, {"bound": 2 - 1.9e-6, "gap": 0.95e-6, "status": Status.OPTIMAL}, ()),
+        (price, {"bound": 2 - 1.9e-6, "gap": 0.95e-6, "status": Status.OPTIMAL}, ""),
         (
             price,
             {"bound": 2 - 2.4e-6, "gap": 1.2e-6, "status": Status.OPTIMAL},
-            ("the certificate says optimal with a gap of 0.00%",),
+            "the certificate says optimal with a gap of 0.00%",
         ),
         (
             price,
             {"bound": 1.0, "gap": 0.5, "status": Status.OPTIMAL},
-            ("the certificate says optimal with a gap of 50.00%",),
+            "the certificate says optimal with a gap of 50.00%",
         ),
         # The best that is known lies between value and bound.
-        (price, {"bound": 1.0, "gap": 0.5, "best_value": 1.0}, ()),
-        (price, {"bound": 1.0, "gap": 0.5, "best_value": 2.0}, ()),
+        (price, {"bound": 1.0, "gap": 0.5, "best_value": 1.0}, ""),
+        (price, {"bound": 1.0, "gap": 0.5, "best_value": 2.0}, ""),
         (
             price,
             {"bound": 1.0, "gap": 0.5, "best_value": 2.00001},
-            ("the best value known is 2.00001, the plan's own 2",),
+            "the best value known is 2.00001, the plan's own 2",
         ),
         (
             price,
             {"bound": 1.0, "gap": 0.5, "best_value": 0.99999},
-            ("the best value known 0.99999 is better than the bound",),
+            "the best value known 0.99999 is better than the bound",
         ),
-        (goodput, {"bound": 9.0, "gap": 0.5, "best_value": 9.0}, ()),
+        (goodput, {"bound": 9.0, "gap": 0.5, "best_value": 9.0}, ""),
         (
             goodput,
             {"bound": 9.0, "gap": 0.5, "best_value": 5.9},
-            ("the best value known is 5.9, the plan's own 6",),
+            "the best value known is 5.9, the plan's own 6",
         ),
         (
             goodput,
             {"bound": 9.0, "gap": 0.5, "best_value": 9.1},
-            ("the best value known 9.1 is better than the bound",),
+            "the best value known 9.1 is better than the bound",
         ),
     ],
 )
 def test_figures_of_a_certificate_agree_with_each_other(
-    of: Callable[..., tuple[str, ...]], certificate: dict[str, object], says: tuple[str, ...]
+    of: Callable[..., tuple[str, ...]], certificate: dict[str, object], says: str
 ) -> None:
-    assert of(**certificate) == says
+    assert of(**certificate) == lines(says)
 
 
 def test_the_gap_of_a_value_of_nothing_is_told_from_next_to_nothing() -> None:
@@ -292,60 +289,41 @@ def moved(objective: Objective, own: float, price: float, **more: object) -> tup
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({}, ()),
-        (
-            {"value": 2.2, "bound": 2.2},
-            ("the certificate's value is 2.2, with its moves it is 2.25",),
-        ),
-        ({"bound": 2.1, "gap": 0.15 / 2.25}, ()),
-        (
-            {"bound": 2.3, "gap": 0.05 / 2.25},
-            ("the plan's value 2.25 is better than its bound 2.3",),
-        ),
+        ({}, ""),
+        ({"value": 2.2, "bound": 2.2}, "the certificate's value is 2.2, with its moves it is 2.25"),
+        ({"bound": 2.1, "gap": 0.15 / 2.25}, ""),
+        ({"bound": 2.3, "gap": 0.05 / 2.25}, "the plan's value 2.25 is better than its bound 2.3"),
         (
             {"bound": 1.9, "gap": 0.35 / 2.25},
-            ("the bound with moves is looser than the one without them",),
+            "the bound with moves is looser than the one without them",
         ),
-        ({"bound_without_moves": 1.0, "bound": 1.0, "gap": 1.25 / 2.25}, ()),
-        (
-            {"value_without_moves": 1.9},
-            ("the certificate's value is 1.9, the plan's is 2",),
-        ),
-        (
-            {"bound_without_moves": 2.1},
-            ("the plan's value 2 is better than its bound 2.1",),
-        ),
+        ({"bound_without_moves": 1.0, "bound": 1.0, "gap": 1.25 / 2.25}, ""),
+        ({"value_without_moves": 1.9}, "the certificate's value is 1.9, the plan's is 2"),
+        ({"bound_without_moves": 2.1}, "the plan's value 2 is better than its bound 2.1"),
     ],
 )
-def test_a_cost_counts_with_its_moves_and_by_itself(
-    more: dict[str, object], says: tuple[str, ...]
-) -> None:
+def test_a_cost_counts_with_its_moves_and_by_itself(more: dict[str, object], says: str) -> None:
     values = {"value": 2.25, "bound": 2.25, "move_price": 0.25, **more}
-    assert moved(Objective.MIN_DEVICES, 2.0, 0.25, **values) == says
+    assert moved(Objective.MIN_DEVICES, 2.0, 0.25, **values) == lines(says)
 
 
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({}, ()),
-        (
-            {"value": 5.5, "bound": 5.5},
-            ("the certificate's value is 5.5, with its moves it is 5.4",),
-        ),
-        ({"bound": 6.0, "gap": 1 / 9}, ()),
+        ({}, ""),
+        ({"value": 5.5, "bound": 5.5}, "the certificate's value is 5.5, with its moves it is 5.4"),
+        ({"bound": 6.0, "gap": 1 / 9}, ""),
         (
             {"bound": 6.1, "gap": 0.7 / 5.4},
-            ("the bound with moves is looser than the one without them",),
+            "the bound with moves is looser than the one without them",
         ),
-        ({"bound": 5.3, "gap": 0.1 / 5.4}, ("the plan's value 5.4 is better than its bound 5.3",)),
+        ({"bound": 5.3, "gap": 0.1 / 5.4}, "the plan's value 5.4 is better than its bound 5.3"),
     ],
 )
-def test_moves_take_a_share_of_what_is_no_cost(
-    more: dict[str, object], says: tuple[str, ...]
-) -> None:
+def test_moves_take_a_share_of_what_is_no_cost(more: dict[str, object], says: str) -> None:
     """A price of 10 percent a move."""
     values = {"value": 5.4, "bound": 5.4, "move_price": 0.1, **more}
-    assert moved(GOODPUT, 6.0, 10.0, **values) == says
+    assert moved(GOODPUT, 6.0, 10.0, **values) == lines(says)
 
 
 # -- choices --------------------------------------------------------------------------------
@@ -356,41 +334,38 @@ MINE = Choice(2.0, 1.0, 1, chosen=True)
 @pytest.mark.parametrize(
     ("choices", "says"),
     [
-        ((MINE,), ()),
-        ((MINE, Choice(2.0, 2.0, 0)), ()),
-        ((MINE, Choice(1.0, 1.0, 2)), ()),
-        ((dataclasses.replace(MINE, chosen=False),), ("not one of the choices is the plan",)),
-        ((MINE, dataclasses.replace(MINE, moves=2)), ("not one of the choices is the plan",)),
-        ((dataclasses.replace(MINE, value=2.00001),), ("not one of the choices is the plan",)),
-        (
-            (dataclasses.replace(MINE, moves=2),),
-            ("of the choices the plan moves 2, it moves 1",),
-        ),
+        ((MINE,), ""),
+        ((MINE, Choice(2.0, 2.0, 0)), ""),
+        ((MINE, Choice(1.0, 1.0, 2)), ""),
+        ((dataclasses.replace(MINE, chosen=False),), "not one of the choices is the plan"),
+        ((MINE, dataclasses.replace(MINE, moves=2)), "not one of the choices is the plan"),
+        ((dataclasses.replace(MINE, value=2.00001),), "not one of the choices is the plan"),
+        ((dataclasses.replace(MINE, moves=2),), "of the choices the plan moves 2, it moves 1"),
         (
             (MINE, Choice(3.0, 0.9, 0)),
-            ("the bound for 0 moves is looser than the one for any number",),
+            "the bound for 0 moves is looser than the one for any number",
         ),
         (
             (MINE, Choice(1.5, 1.6, 0)),
-            ("the plan with 0 moves, 1.5, is better than the bound for 0 moves, 1.6",),
+            "the plan with 0 moves, 1.5, is better than the bound for 0 moves, 1.6",
         ),
         # A plan that moves no more than a bound speaks of is not better than it.
         (
             (dataclasses.replace(MINE, bound=1.5), Choice(1.4, 1.0, 1)),
-            ("the plan with 1 moves, 1.4, is better than the bound for 1 moves, 1.5",),
+            "the plan with 1 moves, 1.4, is better than the bound for 1 moves, 1.5",
         ),
-        ((dataclasses.replace(MINE, bound=1.5), Choice(1.4, 1.0, 2)), ()),
-        ((dataclasses.replace(MINE, bound=1.5), Choice(1.5, 1.5, 0)), ()),
+        ((dataclasses.replace(MINE, bound=1.5), Choice(1.4, 1.0, 2)), ""),
+        ((dataclasses.replace(MINE, bound=1.5), Choice(1.5, 1.5, 0)), ""),
     ],
 )
 def test_choices_contain_the_plan_and_none_beats_a_bound(
-    choices: tuple[Choice, ...], says: tuple[str, ...]
+    choices: tuple[Choice, ...], says: str
 ) -> None:
     values = {"value": 2.25, "bound": 1.25, "gap": 1 / 2.25, "move_price": 0.25}
     found = moved(
         Objective.MIN_DEVICES, 2.0, 0.25, **values, bound_without_moves=1.0, choices=choices
     )
-    assert found == says
+    assert found == lines(says)
 
 
 def test_choices_count_goodput_the_other_way_round() -> None:
@@ -447,16 +422,8 @@ def proof(of: PriorityProof, **changes: float) -> PriorityProof:
         ),
         ((LOW, HIGH), {}, ("the certificate lists priorities as [-1, 1]",)),
         ((HIGH, HIGH, LOW), {"bound": 800.02}, None),
-        (
-            (HIGH, proof(LOW, value=2.1)),
-            {},
-            ("priority -1 gets 2, the certificate says 2.1",),
-        ),
-        (
-            (HIGH, proof(LOW, value=1.9)),
-            {},
-            ("priority -1 gets 2, the certificate says 1.9",),
-        ),
+        ((HIGH, proof(LOW, value=2.1)), {}, ("priority -1 gets 2, the certificate says 2.1",)),
+        ((HIGH, proof(LOW, value=1.9)), {}, ("priority -1 gets 2, the certificate says 1.9",)),
         ((HIGH, proof(LOW, bound=1.97)), {}, ("priority -1 gets 2, more than its bound 1.97",)),
         # Where a higher one gets less than it might, lower ones may get more than their bound.
         ((proof(HIGH, bound=5.0), proof(LOW, bound=1.9)), {}, ()),
@@ -531,6 +498,11 @@ def left_out(
     return bool(found)
 
 
+def on(**changes: object) -> dict[str, object]:
+    """The one device that it might be on is changed like this."""
+    return {"device": dataclasses.replace(FLEET[0], **changes)}  # type: ignore[arg-type]
+
+
 def size(**changes: object) -> dict[str, object]:
     """The model has one candidate, changed like this."""
     return {"candidates": (dataclasses.replace(A, **changes),)}  # type: ignore[arg-type]
@@ -549,33 +521,21 @@ def size(**changes: object) -> dict[str, object]:
         # A GiB less than there is: what would fit by less may have reasons not to.
         (size(memory_bytes=Bytes(ROOM - GIB)), True),
         (size(memory_bytes=Bytes(ROOM - GIB + 1)), False),
-        ({"device": dataclasses.replace(FLEET[0], reserved_bytes=Bytes(70 * GIB))}, False),
-        ({"device": dataclasses.replace(FLEET[0], free_bytes=Bytes(12 * GIB))}, False),
-        ({"device": dataclasses.replace(FLEET[0], cordoned=True)}, False),
-        ({"device": dataclasses.replace(FLEET[0], max_replicas=0)}, False),
-        ({"device": dataclasses.replace(FLEET[0], max_replicas=1)}, True),
-        ({"device": dataclasses.replace(FLEET[0], occupied_slices=(1,))}, False),
-        ({"device": dataclasses.replace(FLEET[0], occupied_sm_percent=1)}, False),
-        ({"device": dataclasses.replace(FLEET[0], mps_group="")}, False),
-        ({"device": dataclasses.replace(FLEET[0], modes=(SharingMode.MPS,))}, False),
-        ({"device": dataclasses.replace(FLEET[0], hardware="h100-80gb")}, False),
-        ({"device": dataclasses.replace(FLEET[0], cores=(0,))}, True),
-        (
-            {
-                "device": dataclasses.replace(FLEET[0], cores=(0,)),
-                **size(size=dataclasses.replace(A.size, cores=2)),
-            },
-            False,
-        ),
+        (on(reserved_bytes=Bytes(70 * GIB)), False),
+        (on(free_bytes=Bytes(12 * GIB)), False),
+        (on(cordoned=True), False),
+        (on(max_replicas=0), False),
+        (on(max_replicas=1), True),
+        (on(occupied_slices=(1,)), False),
+        (on(occupied_sm_percent=1), False),
+        (on(mps_group=""), False),
+        (on(modes=(SharingMode.MPS,)), False),
+        (on(hardware="h100-80gb"), False),
+        (on(cores=(0,)), True),
+        ({**on(cores=(0,)), **size(size=dataclasses.replace(A.size, cores=2))}, False),
         (size(size=dataclasses.replace(A.size, cores=2)), True),
         (size(host_memory_bytes=Bytes(1)), False),
-        (
-            {
-                "candidates": (in_mig("a", 6, "1g.10gb"),),
-                "device": dataclasses.replace(FLEET[0], modes=(SharingMode.MIG,)),
-            },
-            False,
-        ),
+        ({"candidates": (in_mig("a", 6, "1g.10gb"),), **on(modes=(SharingMode.MIG,))}, False),
         ({"candidates": ()}, False),
         ({"rules": PlacementRules(only_on=("g0",))}, False),
         ({"rules": PlacementRules(near=("b",))}, False),
