@@ -104,15 +104,11 @@ class LookedAt(History):
                 assert broken or stays or max(failures) >= HOPELESS_FAILURES
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=20, max_size=60))
-def test_what_is_said_of_a_plan_is_true_at_every_moment(numbers: list[int]) -> None:
-    LookedAt().tell(numbers)
-
-
-@settings(max_examples=50, suppress_health_check=list(HealthCheck))
-@given(st.lists(st.integers(0, 2**32 - 1), min_size=20, max_size=60))
-def test_a_plan_converges_once_the_host_is_calm(numbers: list[int]) -> None:
+def test_what_is_said_of_a_plan_is_true_at_every_moment_until_it_has_converged(
+    numbers: list[int],
+) -> None:
     here = LookedAt()
     here.tell(numbers)
     here.come_to_rest()

@@ -215,25 +215,3 @@ def test_the_bound_holds_and_places_go_to_whoever_has_fewest(
     for key in KEYS:
         if have[key] < wanted[key]:  # it was refused or displaced: nobody has 2 more than it
             assert all(have[other] <= have[key] + 1 for other in KEYS)
-
-
-@given(st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 300)), max_size=40),
-       st.integers(0, 20), st.sampled_from([*KEYS, "new"]))  # fmt: skip
-def test_what_is_ahead_is_what_starts_before(
-    shapes: list[tuple[str, int]], started: int, key: str
-) -> None:
-    queue: FairQueue[int] = FairQueue(10_000)
-    for number, (other, tokens) in enumerate(shapes):
-        queue.push(waiting(other, tokens, number))
-    for _ in range(min(started, len(shapes))):
-        queue.take(FREE, lambda: 0.0)
-    ahead = queue.ahead(key=key, weight=WEIGHTS.get(key, 1.0))
-    mine = waiting(key, 50, 1000)
-    queue.push(mine)
-    actual = 0
-    while (found := queue.take(FREE, lambda: 0.0)) is not None and found[0] is not mine:
-        actual += 1
-    # Requests of one key count with their mean: at most one off for each key, twice for the mean
-    # of a few of very unlike sizes.
-    exact = len({tokens for _, tokens in shapes}) <= 1
-    assert abs(ahead - actual) <= (len(KEYS) if exact else max(len(KEYS), 0.5 * len(shapes)))

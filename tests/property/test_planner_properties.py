@@ -39,18 +39,16 @@ def asked_of(seed: int) -> PlanRequest:
 
 @pytest.mark.parametrize("seed", seeds(400, 24))
 def test_planning_again_with_nothing_changed_changes_nothing(seed: int) -> None:
+    """Nor does asking the same question twice."""
     request = asked_of(seed)
     first = solved(request)
     if first is not None:
         again = solve(dataclasses.replace(request, running=first.placements))
         assert isinstance(again, Plan)
         assert {*again.placements} == {*first.placements}
-
-
-@pytest.mark.parametrize("seed", seeds(100))
-def test_equal_requests_give_equal_plans(seed: int) -> None:
-    one, two = solved(asked_of(seed)), solved(asked_of(seed))
-    assert (one.placements if one else None) == (two.placements if two else None)
+    if seed % 4 == 0:
+        twice = solved(asked_of(seed))
+        assert (twice and twice.placements) == (first and first.placements)
 
 
 @settings(max_examples=6)
