@@ -37,7 +37,7 @@ def profile(
     *,
     size: PartitionSize = MEMORY,
     of: str = A100,
-    quantization: str | None = None,
+    quantization: str = "",
     **changes: object,
 ) -> Profile:
     """An estimate on hardware `of`, as if it had been measured unless told."""

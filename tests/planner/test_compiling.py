@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numba
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from bench.planner.instances import request
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Plan
-from partitiond.planner import api, kernel_cache, warm, worker
+from partitiond.planner import api, kernel_cache, kernels, warm, worker
 from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
@@ -28,6 +29,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "twelve-models.toml"
 WITHOUT = f"""
 import dataclasses, json, sys
 from pathlib import Path
+from typing import Any
 from bench.planner.instances import request
 from partitiond.fleet.file import load_fleet
 from partitiond.fleet.offline import plan_fleet
@@ -50,14 +52,19 @@ HARD = dataclasses.replace(request("slack", 20, 8, 1, 2.0), deterministic=True)
 """A question that greedy packers do not prove."""
 
 
-def test_plans_that_need_no_search_load_no_compiler(tmp_path: Path) -> None:
-    """What greedy packers prove, and what may not wait, whether the search is compiled or not."""
-    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path.cwd())}
+def run(code: str, cache: Path) -> str:
+    """Runs code in a fresh process that keeps compiled kernels in that folder."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(cache), "PYTHONPATH": str(Path.cwd())}
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT], env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    proof, devices, models, loaded = json.loads(done.stdout)
+    return done.stdout
+
+
+def test_plans_that_need_no_search_load_no_compiler(tmp_path: Path) -> None:
+    """What greedy packers prove, and what may not wait, whether the search is compiled or not."""
+    proof, devices, models, loaded = json.loads(run(WITHOUT, tmp_path))
     assert proof == [6, 6, "optimal"]
     assert all(6 <= used <= 8 for used in devices)
     assert models == [20, 20]
@@ -88,7 +95,8 @@ def tiny(_request: PlanRequest) -> None:
     def more(x: int) -> int:
         return x + 1
 
-    assert numba.njit(more)(1) == 2
+    compiled: Any = numba.njit(more)
+    assert compiled(1) == 2
 
 
 def test_kernels_are_compiled_once_for_a_machine_unless_the_caller_stops_it(
@@ -155,3 +163,19 @@ async def test_a_daemon_that_ends_takes_the_process_that_compiles_with_it(
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         assert there.read() == "", "nobody holds its other end any more"
+
+
+def test_without_a_place_for_the_cache_kernels_are_compiled_all_the_same() -> None:
+    # Code without a file has no folder beside it, nor a name in another one.
+    for make in (kernels.kernel, kernels.plain):
+        names: dict[str, object] = {}
+        exec(compile("def triple(x):\n    return 3 * x\n", "<nowhere>", "exec"), names)
+        triple = make(names["triple"])  # type: ignore[type-var]
+        assert triple(14) == 42  # type: ignore[operator]
+
+
+def test_a_cache_folder_that_cannot_be_made_stops_nothing(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    code = "from partitiond.planner.kernels import branch; print(branch.__name__)"
+    assert run(code, in_the_way / "cache").strip().endswith("branch")

@@ -10,6 +10,7 @@ from multiprocessing import forkserver
 import psutil
 import pytest
 
+from bench.planner.instances import request
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.planner import worker
@@ -17,7 +18,7 @@ from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.worker import PlannerFailedError, solve_in_process
 from tests.e2e.harness import wait_for
-from tests.planner.build import cpu, gpu, on_cores, point, want
+from tests.planner.build import cpu, on_cores, point, want
 
 PATIENT = 600.0
 """Seconds for what comes in two on a quiet machine: a process that loads the solver."""
@@ -25,12 +26,8 @@ REQUEST = PlanRequest((cpu(2),), (want("a", on_cores("a", 3, 1)),))
 
 
 def many(count: int, seconds: float) -> PlanRequest:
-    models = tuple(
-        want(f"m{i}", *(point(f"m{i}", 5 + s, 7 + 5 * s, sm=10 + 7 * s) for s in range(4)), rate=40)
-        for i in range(count)
-    )
-    devices = tuple(gpu(f"g{i}") for i in range(count))
-    return PlanRequest(devices, models, time_limit_seconds=seconds)
+    """A question that takes so long where there is time."""
+    return request("slack", count, count, 1, seconds)
 
 
 async def test_the_answer_is_that_of_solve_also_where_there_is_no_plan() -> None:
@@ -38,8 +35,8 @@ async def test_the_answer_is_that_of_solve_also_where_there_is_no_plan() -> None
     assert isinstance(here, Plan)
     assert isinstance(there, Plan)
     assert there.placements == here.placements
-    request = dataclasses.replace(REQUEST, models=(want("a", point("a", 1, 900)),))
-    assert isinstance(await solve_in_process(request, PATIENT), Infeasible)
+    too_large = dataclasses.replace(REQUEST, models=(want("a", point("a", 1, 900)),))
+    assert isinstance(await solve_in_process(too_large, PATIENT), Infeasible)
 
 
 async def test_a_slow_solve_is_ended_at_its_limit_and_leaves_no_process() -> None:

@@ -5,21 +5,22 @@ import types
 
 import pytest
 
+from bench.planner.instances import request
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Objective, Plan
 from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import TELL_SECONDS, SolveMonitor
-from tests.planner.build import gpu, gpus, point, want
+from tests.planner.build import gpus, point, want
 
 
 def watch(
     objective: Objective, told: list[PlanProgress] | None = None, **more: object
 ) -> SolveMonitor:
     models = (want("a", point("a", 5, 30, sm=20), rate=5),)
-    request = PlanRequest((gpu("g0"), gpu("g1")), models, objective=objective, **more)  # type: ignore[arg-type]
-    return SolveMonitor(build_instance(request), None if told is None else told.append)
+    asked = PlanRequest(gpus(2), models, objective=objective, **more)  # type: ignore[arg-type]
+    return SolveMonitor(build_instance(asked), None if told is None else told.append)
 
 
 def test_the_best_value_stays_the_best() -> None:
@@ -39,13 +40,12 @@ def test_the_strongest_bound_stays_and_the_gap_is_between_the_two() -> None:
     seen.found(4.0, "")
     assert seen.now().bound == 2
     assert seen.now().gap == pytest.approx(0.5)
-    assert not seen.done
+    assert (seen.done, seen.impossible) == (False, False)
     seen.found(2.0, "")
-    assert seen.done
-    assert not seen.impossible
+    assert (seen.done, seen.impossible) == (True, False)
     seen.proved(math.inf)
-    assert seen.impossible, "an infinite cost proves that not all can be served"
     assert seen.now().bound == 2
+    assert seen.impossible, "an infinite cost proves that not all can be served"
 
 
 def test_reports_are_not_told_more_often_than_anyone_can_read(
@@ -65,12 +65,7 @@ def test_reports_are_not_told_more_often_than_anyone_can_read(
 
 def test_a_solve_tells_values_that_get_better_and_bounds_that_hold() -> None:
     told: list[PlanProgress] = []
-    models = tuple(
-        want(f"m{i}", *(point(f"m{i}", 5 + s, 7 + 5 * s, sm=10 + 7 * s) for s in range(4)), rate=30)
-        for i in range(12)
-    )
-    request = PlanRequest(gpus(8), models, objective=Objective.MAX_GOODPUT, time_limit_seconds=1)
-    plan = solve(request, told.append)
+    plan = solve(request("over", 12, 8, 1, 1.0), told.append)
     assert isinstance(plan, Plan)
     values = [p.value for p in told if p.value is not None]
     assert values == sorted(values)

@@ -5,8 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
@@ -95,43 +93,6 @@ def test_it_finds_the_packing_that_a_greedy_one_misses_and_the_same_with_the_sam
     assert one.found
     assert len(one.best().used()) == 3
     assert np.array_equal(one.best_state.items, other.best_state.items)
-
-
-def test_models_that_have_to_be_near_others_stay_where_they_are() -> None:
-    models = (
-        want("a", point("a", 5, 20, sm=20), rate=5, rules=PlacementRules(near=("b",))),
-        want("b", point("b", 5, 20, sm=20), rate=5),
-        want("c", point("c", 5, 20, sm=20), rate=10),
-    )
-    instance = build_instance(PlanRequest((gpu("g0"), gpu("g1")), models, interference=FREE))
-    start = Packing(instance)
-    option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is SharingMode.MPS)
-    by_model = {item.model: item.index for item in instance.items}
-    for model in (0, 1):
-        start.add(1, by_model[model], option)
-    sites = build_sites(instance)
-    improver = Improver(sites, usual_prices(sites), by_cost=True, seed=1)
-    improver.start(start)
-    run(improver, 2000)
-    assert improver.found
-    packing = improver.best()
-    assert {by_model[0], by_model[1]} <= set(packing.loads[1].items)
-    assert not packing.lacking()
-
-
-def test_enough_is_left_when_a_host_is_lost() -> None:
-    rules = PlacementRules(survive=FaultDomain.HOST, survive_share=0.5)
-    models = (
-        want("a", point("a", 5, 20, sm=20), rate=10, rules=rules),
-        want("b", point("b", 5, 30, sm=30), rate=5),
-    )
-    devices = tuple(gpu(f"g{n}", host=f"h{n // 2}") for n in range(4))
-    instance = build_instance(PlanRequest(devices, models, interference=FREE))
-    improver = searched(instance, by_cost=True, steps=2000)
-    assert improver.found
-    packing = improver.best()
-    assert packing.lacking() == []
-    assert len(packing.used()) == 2
 
 
 def test_a_replica_that_slows_others_down_is_worth_what_all_gain_together() -> None:
