@@ -29,23 +29,12 @@ def keep(state_dir: Path, device: Device = CPU) -> CpuFigures:
 def test_what_was_kept_is_known_once_it_was_asked_for(tmp_path: Path) -> None:
     figures, speed = keep(tmp_path), CpuSpeed(tmp_path)
     assert speed.kept(CPU) is None
-    assert speed(CPU) == figures
-    assert speed.kept(CPU) == figures
-    (tmp_path / CACHE_NAME).unlink()
-    assert speed(CPU) == figures
-
-
-def test_threads_that_ask_together_get_the_same(tmp_path: Path) -> None:
-    figures, speed = keep(tmp_path), CpuSpeed(tmp_path)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert set(pool.map(speed, [CPU] * 16)) == {figures}
-
-
-def test_another_cpu_is_not_taken_for_this_one(tmp_path: Path) -> None:
-    speed = CpuSpeed(tmp_path)
-    keep(tmp_path)
-    speed(CPU)
-    assert speed.kept(fake_cpu(cores=1)) is None
+    assert speed.kept(CPU) == figures
+    assert speed.kept(fake_cpu(cores=1)) is None, "another CPU is not taken for this one"
+    (tmp_path / CACHE_NAME).unlink()
+    assert speed(CPU) == figures
 
 
 def test_a_core_that_cannot_be_measured_is_an_error_and_nothing_is_kept(tmp_path: Path) -> None:

@@ -16,15 +16,15 @@ from partitiond.devices.nvml import library_in_use
 from partitiond.simulated.gpus.host import SimulatedHost
 
 
-def test_the_cpu_comes_last_and_can_be_left_out() -> None:
+def test_the_cpu_comes_last_can_be_left_out_and_is_told_its_limits() -> None:
     found = HostDevices().discover()
     assert found[-1].kind is DeviceKind.CPU
     without = HostDevices(cpu=False).discover()
     assert [device.id for device in without] == [device.id for device in found[:-1]]
-
-
-def test_without_nvml_there_is_only_the_cpu() -> None:
-    assert [device.id for device in HostDevices(nvml=False).discover()] == ["cpu"]
+    (cpu,) = HostDevices(nvml=False).discover()
+    assert (cpu.id, cpu.host) == ("cpu", platform.node())
+    (limited,) = HostDevices(cpu.cores[:1], 1 << 30, nvml=False).discover()
+    assert (limited.cores, limited.memory_bytes) == (cpu.cores[:1], 1 << 30)
 
 
 @pytest.fixture
@@ -32,16 +32,6 @@ def host(tmp_path: Path) -> Iterator[SimulatedHost]:
     """A simulated host; its library is taken out of this process again."""
     with library_in_use(None):
         yield SimulatedHost.create("h100-80gb-x4", tmp_path / "gpus")
-
-
-def test_a_simulated_host_stands_in_for_the_gpus_of_this_one(host: SimulatedHost) -> None:
-    devices = HostDevices(simulated_host=host.folder).discover()
-    assert tuple(device.id for device in devices) == (*host.uuids(), "cpu")
-
-
-def test_a_simulated_host_that_is_gone_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match="cannot be loaded"):
-        HostDevices(simulated_host=tmp_path / "none")
 
 
 def test_xid_messages_fail_a_gpu_until_it_is_forgiven(host: SimulatedHost) -> None:
@@ -67,19 +57,14 @@ def test_xid_messages_fail_a_gpu_until_it_is_forgiven(host: SimulatedHost) -> No
 def test_the_devices_of_a_host_that_joined_are_told_apart_from_those_of_any_other(
     host: SimulatedHost,
 ) -> None:
+    devices = HostDevices(simulated_host=host.folder).discover()
+    assert [device.id for device in devices] == [*host.uuids(), "cpu"]
     joined = HostDevices(
         simulated_host=host.folder, cpu_id=cpu_device_id("gpu-1"), host="gpu-1"
     ).discover()
     assert [device.id for device in joined] == [*host.uuids(), "cpu-gpu-1"]
     assert {device.host for device in joined} == {"gpu-1"}
-    here = HostDevices(nvml=False).discover()[0]
-    assert (here.id, here.host) == ("cpu", platform.node())
     readings = HostGauges(nvml=False, cpu_id="cpu-gpu-1").read()
     assert list(readings) == ["cpu-gpu-1"]
-
-
-def test_limits_reach_the_cpu_device() -> None:
-    core = HostDevices(nvml=False).discover()[0].cores[0]
-    device = HostDevices((core,), 1 << 30, nvml=False).discover()[0]
-    assert device.cores == (core,)
-    assert device.memory_bytes == 1 << 30
+    with pytest.raises(DeviceError, match="cannot be loaded"):
+        HostDevices(simulated_host=host.folder / "none")

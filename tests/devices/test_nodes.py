@@ -5,44 +5,26 @@ from pathlib import Path
 from partitiond.devices.nodes import make_mig_nodes
 
 
-def capabilities(folder: Path) -> Path:
-    for instance in ("gpu0/mig/gi1/ci0", "gpu3/mig/gi5/ci0"):
-        (folder / instance).mkdir(parents=True)
-        (folder / instance / "access").touch()
-        (folder / instance).parent.joinpath("access").touch()
-    (folder / "mig").mkdir()
-    (folder / "mig" / "config").touch()  # not an instance's: it stays root's
-    return folder
-
-
-def program(folder: Path, text: str) -> str:
-    folder.mkdir()
-    file = folder / "nvidia-modprobe"
-    file.write_text(f"#!/bin/sh\n{text}\n")
-    file.chmod(0o755)
-    return str(folder)
-
-
-def test_each_instance_gets_both_its_nodes(tmp_path: Path) -> None:
-    there = capabilities(tmp_path / "caps")
-    path = program(tmp_path / "bin", f'echo "$@" >> {tmp_path}/log')
-    assert make_mig_nodes(there, search_path=path) == ()
-    asked = (tmp_path / "log").read_text().splitlines()
-    assert {line.removeprefix(f"-f {there}/") for line in asked} == {
-        "gpu0/mig/gi1/access",
-        "gpu0/mig/gi1/ci0/access",
-        "gpu3/mig/gi5/access",
-        "gpu3/mig/gi5/ci0/access",
+def test_each_instance_gets_both_its_nodes_and_what_got_none_is_named(tmp_path: Path) -> None:
+    there, program = tmp_path / "caps", tmp_path / "bin/nvidia-modprobe"
+    program.parent.mkdir()
+    nodes = {
+        f"{instance}/access"
+        for instance in ("gpu0/mig/gi1", "gpu0/mig/gi1/ci0", "gpu3/mig/gi5", "gpu3/mig/gi5/ci0")
     }
+    for node in (*nodes, "mig/config"):  # which is not an instance's: it stays root's
+        (there / node).parent.mkdir(parents=True, exist_ok=True)
+        (there / node).touch()
 
+    def failed(text: str) -> list[str]:
+        program.write_text(f"#!/bin/sh\n{text}\n")
+        program.chmod(0o755)
+        found = make_mig_nodes(there, search_path=str(program.parent))
+        return [str(Path(path).relative_to(there)) for path in found]
 
-def test_what_got_no_node_is_named_and_nothing_is_raised(tmp_path: Path) -> None:
-    there = capabilities(tmp_path / "caps")
-    path = program(tmp_path / "bin", 'case "$2" in *gpu3*) exit 1 ;; esac')
-    failed = make_mig_nodes(there, search_path=path)
-    assert [Path(f).relative_to(there).parts[0] for f in failed] == ["gpu3", "gpu3"]
+    assert failed(f'echo "$@" >> {tmp_path}/log') == []
+    asked = (tmp_path / "log").read_text().splitlines()
+    assert {line.removeprefix(f"-f {there}/") for line in asked} == nodes
+    assert set(failed('case "$2" in *gpu3*) exit 1 ;; esac')) == {n for n in nodes if "gpu3" in n}
     assert len(make_mig_nodes(there, search_path=str(tmp_path))) == 4
-
-
-def test_without_instances_nothing_is_asked(tmp_path: Path) -> None:
     assert make_mig_nodes(tmp_path / "none", search_path=str(tmp_path)) == ()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pynvml
@@ -11,7 +12,12 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.partition import MigSlice
-from partitiond.core.mig.changes import CreateGpuInstance, MigChanges, MigPermissions, MigTarget
+from partitiond.core.mig.changes import (
+    DestroyComputeInstance,
+    MigChanges,
+    MigPermissions,
+    MigTarget,
+)
 from partitiond.core.mig.geometry import Place, place_of
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.mig import MigControl, read_state
@@ -25,78 +31,80 @@ def control(changes: MigChanges = "instances", own: tuple[int, ...] = ()) -> Mig
     return MigControl(changes, NOWHERE, lambda: own)
 
 
-def one(tmp_path: Path, gpu: GpuDescription) -> contextlib.AbstractContextManager[SimulatedHost]:
+@contextlib.contextmanager
+def one(tmp_path: Path, gpu: GpuDescription) -> Iterator[tuple[SimulatedHost, str]]:
     """A host with this GPU alone."""
-    return SimulatedHost.create(HostDescription("one", (gpu,)), tmp_path / "host").installed()
+    made = SimulatedHost.create(HostDescription("one", (gpu,)), tmp_path / "host")
+    with made.installed() as host:
+        yield host, host.uuids()[0]
 
 
-def cut(uuid: str, name: str, start: int, count: int) -> MigSlice:
-    return MigSlice(uuid, Bytes(GIB), name, start, count)
+def cut(uuid: str, place: Place) -> MigSlice:
+    return MigSlice(uuid, Bytes(GIB), *place)
 
 
 def places(host: SimulatedHost, uuid: str) -> list[Place]:
     return [place_of(i) for i in host.geometry(uuid)]
 
 
-CUT = [("2g.20gb", 0, 2), ("1g.10gb", 2, 1), ("1g.10gb", 3, 1), ("3g.40gb", 4, 4)]
+CUT: list[Place] = [
+    ("2g.20gb", 0, 2), ("1g.10gb", 2, 1), ("1g.10gb", 3, 1), ("3g.40gb", 4, 4),
+]  # fmt: skip
 """What the first GPU of the shipped description holds."""
+PAIR: Place = ("2g.20gb", 2, 2)
+"""In the place of two of them."""
 
 
-async def test_an_instance_is_made_where_it_is_planned(host: SimulatedHost) -> None:
-    empty = host.uuids()[1]
-    made = await control().ensure(cut(empty, "2g.20gb", 4, 2))
+async def test_instances_are_made_where_they_are_planned_and_used_as_they_are(
+    host: SimulatedHost,
+) -> None:
+    first, empty = host.uuids()
+    made = await control().ensure(cut(empty, ("2g.20gb", 4, 2)))
     assert place_of(made) == ("2g.20gb", 4, 2)
     assert made.uuid.startswith("MIG-")
     assert made.memory_bytes == 19968 * MIB
-    assert host.geometry(empty) == (made,)
-    assert await control().instances(empty) == (made,)
-
-
-async def test_an_instance_that_fits_is_used_as_it_is(host: SimulatedHost) -> None:
-    first = host.uuids()[0]
+    assert host.geometry(empty) == await control().instances(empty) == (made,)
     before = host.geometry(first)
-    host.fail("nvml*Create*", pynvml.NVML_ERROR_UNKNOWN, times=-1)
-    host.fail("nvml*Destroy", pynvml.NVML_ERROR_UNKNOWN, times=-1)
-    made = await control("never").ensure(cut(first, "3g.40gb", 4, 4))
-    assert made in before
+    for change in ("nvml*Create*", "nvml*Destroy"):
+        host.fail(change, pynvml.NVML_ERROR_UNKNOWN, times=-1)
+    assert await control("never").ensure(cut(first, CUT[3])) in before
     assert host.geometry(first) == before
+    host.heal()
+    for _ in range(2):  # destroying is done once, and again
+        await control("never").destroy(first, CUT[3])
+        assert places(host, first) == CUT[:3]
+    host.reboot()
+    assert host.geometry(first) == ()
+    again = await control().apply(first, MigTarget(tuple(CUT)), MigPermissions("instances"))
+    assert [place_of(i) for i in again] == places(host, first) == CUT
 
 
 async def test_room_is_made_by_destroying_what_is_ours_and_idle(host: SimulatedHost) -> None:
     first = host.uuids()[0]
-    wanted = cut(first, "2g.20gb", 2, 2)
+    wanted, ours = cut(first, PAIR), CUT[1:3]
     with pytest.raises(DeviceError, match="made by others") as refused:
-        await control().ensure(wanted, ours=[("1g.10gb", 2, 1)])
+        await control().ensure(wanted, ours=ours[:1])
     assert "--replace" in refused.value.hint
-    assert places(host, first) == CUT
-    await control().ensure(wanted, ours=[("1g.10gb", 2, 1), ("1g.10gb", 3, 1)])
-    assert places(host, first) == [CUT[0], ("2g.20gb", 2, 2), CUT[3]]
-
-
-async def test_what_somebody_uses_is_never_destroyed(host: SimulatedHost) -> None:
-    first = host.uuids()[0]
     busy = next(i for i in host.geometry(first) if i.slice_start == 2)
     host.add_process(busy.uuid, os.getpid(), GIB)
-    ours = [("1g.10gb", 2, 1), ("1g.10gb", 3, 1)]
-    with pytest.raises(DeviceError, match=r"a process runs in 1g\.10gb@2"):
-        await control().ensure(cut(first, "2g.20gb", 2, 2), ours=ours)
     with pytest.raises(DeviceError, match=f"process {os.getpid()} runs in 1g.10gb@2"):
-        await control().ensure(cut(first, "1g.10gb", 2, 1))
+        await control().ensure(cut(first, CUT[1]))
     with pytest.raises(DeviceError, match="a process runs in"):
-        await control().destroy(first, ("1g.10gb", 2, 1))
+        await control().destroy(first, CUT[1])
     assert places(host, first) == CUT
     # Of an engine of ours it is no hindrance: it is adopted.
     own = control(own=(os.getpid(),))
-    assert (await own.ensure(cut(first, "1g.10gb", 2, 1))).uuid == busy.uuid
+    assert (await own.ensure(cut(first, CUT[1]))).uuid == busy.uuid
     assert [i.busy for i in await own.instances(first)] == [False] * 4
     assert [i.busy for i in await control().instances(first)] == [False, True, False, False]
-
-
-async def test_destroying_is_done_once_and_again(host: SimulatedHost) -> None:
-    first = host.uuids()[0]
-    for _ in range(2):
-        await control("never").destroy(first, ("3g.40gb", 4, 4))
-        assert places(host, first) == CUT[:3]
+    host.remove_process(busy.uuid, os.getpid())
+    await control().ensure(wanted, ours=ours)
+    assert places(host, first) == [CUT[0], PAIR, CUT[3]]
+    # What is half made is told, and completed where it is ours.
+    perform(first, DestroyComputeInstance(PAIR))
+    with pytest.raises(DeviceError, match="has no compute instance"):
+        await control().ensure(wanted)
+    assert (await control().ensure(wanted, ours=[PAIR])).uuid
 
 
 @pytest.mark.parametrize(
@@ -110,13 +118,11 @@ async def test_destroying_is_done_once_and_again(host: SimulatedHost) -> None:
 async def test_a_failure_at_any_call_leaves_nothing_half_made(
     host: SimulatedHost, code: int, every: int
 ) -> None:
-    first = host.uuids()[0]
-    ours = [("1g.10gb", 2, 1), ("1g.10gb", 3, 1)]
-    failures = 0
+    first, ours, failures = host.uuids()[0], CUT[1:3], 0
     for after in range(0, 400, every):
         host.fail("mig", code, uuid=first, after=after)
         try:
-            made = await control().ensure(cut(first, "2g.20gb", 2, 2), ours=ours)
+            made = await control().ensure(cut(first, PAIR), ours=ours)
         except DeviceError:
             failures += 1
         else:
@@ -126,11 +132,11 @@ async def test_a_failure_at_any_call_leaves_nothing_half_made(
         state = read_state(first)
         assert all(i.compute_instances for i in state.instances if i.place not in ours)
         assert {CUT[0], CUT[3]} <= {i.place for i in state.instances}
-        made = await control().ensure(cut(first, "2g.20gb", 2, 2), ours=ours)
+        made = await control().ensure(cut(first, PAIR), ours=ours)
         assert host.geometry(first)[1] == made
-        await control().destroy(first, ("2g.20gb", 2, 2))
-        for start in (2, 3):
-            await control().ensure(cut(first, "1g.10gb", start, 1))
+        await control().destroy(first, PAIR)
+        for place in ours:
+            await control().ensure(cut(first, place))
         if untouched:
             break
     assert failures > 30 / every
@@ -178,134 +184,78 @@ async def test_a_crash_anywhere_is_mended(
     )
     assert await asyncio.wait_for(died.wait(), 60) == -9
     host.heal()
-    place = ("2g.20gb", 2, 2)
-    ours = [place, ("1g.10gb", 2, 1), ("1g.10gb", 3, 1)]
+    ours = [PAIR, *CUT[1:3]]
     if still_wanted:
-        made = await control().ensure(cut(first, *place), ours=ours)
-        assert places(host, first) == [CUT[0], place, CUT[3]]
-        assert made.uuid
+        assert (await control().ensure(cut(first, PAIR), ours=ours)).uuid
+        assert places(host, first) == [CUT[0], PAIR, CUT[3]]
     else:
-        await control().destroy(first, place)
-        for mine in ours[1:]:
+        for mine in ours:
             await control().destroy(first, mine)
         assert places(host, first) == [CUT[0], CUT[3]]
     assert all(i.whole for i in read_state(first).instances)
 
 
-async def test_after_a_reboot_the_geometry_is_made_anew(host: SimulatedHost) -> None:
-    first = host.uuids()[0]
-    host.reboot()
-    assert host.geometry(first) == ()
-    made = await control().apply(first, MigTarget(tuple(CUT)), MigPermissions("instances"))
-    assert [place_of(i) for i in made] == CUT
-    assert places(host, first) == CUT
-
-
 async def test_the_mode_changes_only_where_allowed_and_idle(tmp_path: Path) -> None:
-    with one(tmp_path, GpuDescription("a100-80gb")) as host:
-        uuid = host.uuids()[0]
+    with one(tmp_path, GpuDescription("a100-80gb")) as (host, uuid):
+        wanted, may = cut(uuid, CUT[0]), control("mode")
         assert await control().instances(uuid) == ()
-        with pytest.raises(DeviceError, match="turned on, which is not allowed") as refused:
-            await control().ensure(cut(uuid, "2g.20gb", 0, 2))
-        assert "nvidia-smi -i UUID -mig 1" in refused.value.hint
+        with pytest.raises(DeviceError, match="turned on, which is not allowed"):
+            await control().ensure(wanted)
         host.add_process(uuid, os.getpid(), GIB)
         with pytest.raises(DeviceError, match="processes use the GPU"):
-            await control("mode").ensure(cut(uuid, "2g.20gb", 0, 2))
+            await may.ensure(wanted)
         assert not host.mig_mode(uuid)
         host.remove_process(uuid, os.getpid())
-        made = await control("mode").ensure(cut(uuid, "2g.20gb", 0, 2))
+        made = await may.ensure(wanted)
         assert host.mig_mode(uuid)
-        with pytest.raises(DeviceError, match="made by others"):
-            await control("mode").set_mode(uuid, on=False)
-        await control("mode").destroy(uuid, place_of(made))
-        await control("mode").set_mode(uuid, on=False)
+        await may.destroy(uuid, place_of(made))
+        await may.set_mode(uuid, on=False)
         assert not host.mig_mode(uuid)
-        await control("never").set_mode(uuid, on=False)
+        # Sizes of a driver that lists none with MIG off are the catalog's.
+        host.fail("nvmlDeviceGetGpuInstanceProfileInfo*", pynvml.NVML_ERROR_NOT_SUPPORTED, times=-1)
+        assert {p.name for p in read_state(uuid).profiles} >= {"7g.80gb", "1g.10gb+me"}
+        host.lose(uuid)
+        with pytest.raises(DeviceError, match="GPU"):
+            await control().instances(uuid)
 
 
-async def test_sizes_of_a_driver_that_lists_none_with_mig_off_are_the_catalogs(
+async def test_a_mode_that_needs_a_reset_is_taken_back_and_an_operators_left_alone(
     tmp_path: Path,
 ) -> None:
-    with one(tmp_path, GpuDescription("a100-80gb")) as host:
-        host.fail("nvmlDeviceGetGpuInstanceProfileInfo*", pynvml.NVML_ERROR_NOT_SUPPORTED, times=-1)
-        assert {p.name for p in read_state(host.uuids()[0]).profiles} >= {"7g.80gb", "1g.10gb+me"}
+    with one(tmp_path, GpuDescription("a100-80gb", reset_possible=False)) as (_, uuid):
+
+        async def refused_mode() -> bool:
+            """Whether it is still pending after it was refused."""
+            with pytest.raises(DeviceError) as refused:
+                await control("mode").set_mode(uuid, on=True)
+            assert "reset" in refused.value.hint.lower()
+            assert not read_state(uuid).enabled
+            return read_state(uuid).pending
+
+        assert not await refused_mode()
+        pynvml.nvmlInit()
+        pynvml.nvmlDeviceSetMigMode(pynvml.nvmlDeviceGetHandleByUUID(uuid), 1)
+        pynvml.nvmlShutdown()
+        with pytest.raises(DeviceError, match="next reset") as refused:
+            await control().ensure(cut(uuid, CUT[0]))
+        assert "--gpu-reset" in refused.value.hint
+        assert await refused_mode()
+        await control("mode").set_mode(uuid, on=False)
+        state = read_state(uuid)
+        assert (state.enabled, state.pending) == (False, False)
 
 
 async def test_sizes_of_an_old_driver_are_named_as_newer_ones_do(host: SimulatedHost) -> None:
-    named = {p.name for p in read_state(host.uuids()[0]).profiles}
-    host.fail(
-        "nvmlDeviceGetGpuInstanceProfileInfoV", pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, times=-1
-    )
-    host.fail(
+    first, empty = host.uuids()
+    named = {p.name for p in read_state(first).profiles}
+    for function in (
+        "nvmlDeviceGetGpuInstanceProfileInfoV",
         "nvmlGpuInstanceGetComputeInstanceProfileInfoV",
-        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
-        times=-1,
-    )
-    assert {p.name for p in read_state(host.uuids()[0]).profiles} == named
-    assert places(host, host.uuids()[0]) == [i.place for i in read_state(host.uuids()[0]).instances]
-    made = await control().ensure(cut(host.uuids()[1], "1g.10gb+me", 3, 1))
-    assert made.uuid
-
-
-async def test_a_mode_that_needs_a_reset_says_so_and_is_taken_back(tmp_path: Path) -> None:
-    with one(tmp_path, GpuDescription("a100-80gb", reset_possible=False)) as host:
-        uuid = host.uuids()[0]
-        with pytest.raises(DeviceError) as refused:
-            await control("mode").set_mode(uuid, on=True)
-        assert "reset" in refused.value.hint.lower()
-        state = read_state(uuid)
-        assert (state.enabled, state.pending) == (False, False)
-
-
-async def test_a_pending_mode_is_taken_back_or_completed_and_an_operators_left_alone(
-    tmp_path: Path,
-) -> None:
-    with one(tmp_path, GpuDescription("a100-80gb", reset_possible=False)) as host:
-        uuid = host.uuids()[0]
-        pynvml.nvmlDeviceSetMigMode(_handle(uuid), 1)
-        pynvml.nvmlShutdown()
-        with pytest.raises(DeviceError, match="next reset"):
-            await control("instances").ensure(cut(uuid, "2g.20gb", 0, 2))
-        with pytest.raises(DeviceError) as refused:
-            await control("mode").set_mode(uuid, on=True)
-        assert "reset" in refused.value.hint.lower()
-        assert read_state(uuid).pending
-        await control("mode").set_mode(uuid, on=False)
-        state = read_state(uuid)
-        assert (state.enabled, state.pending) == (False, False)
-
-
-async def test_what_others_left_without_compute_instance_is_left_alone(
-    host: SimulatedHost,
-) -> None:
-    empty, place = host.uuids()[1], ("2g.20gb", 4, 2)
-    perform(empty, CreateGpuInstance(place))
-    left = read_state(empty)
-    with pytest.raises(DeviceError, match="has no compute instance") as refused:
-        await control().ensure(cut(empty, *place))
-    assert "-cci" in refused.value.hint
-    with pytest.raises(DeviceError, match="in the way"):
-        await control().ensure(cut(empty, "3g.40gb", 4, 4))
-    assert read_state(empty) == left
-    made = await control().ensure(cut(empty, *place), ours=[place])
-    assert made.uuid
-
-
-async def test_a_pending_mode_needs_a_reset_first(host: SimulatedHost) -> None:
-    empty = host.uuids()[1]
-    busy = await control().ensure(cut(empty, "1g.10gb", 0, 1))
-    assert busy.uuid
-    handle = _handle(empty)
-    pynvml.nvmlDeviceSetMigMode(handle, 0)
-    pynvml.nvmlShutdown()
-    with pytest.raises(DeviceError, match="next reset") as refused:
-        await control("mode").ensure(cut(empty, "2g.20gb", 2, 2))
-    assert "--gpu-reset" in refused.value.hint
-
-
-def _handle(uuid: str) -> object:
-    pynvml.nvmlInit()
-    return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    ):
+        host.fail(function, pynvml.NVML_ERROR_FUNCTION_NOT_FOUND, times=-1)
+    assert {p.name for p in read_state(first).profiles} == named
+    assert places(host, first) == [i.place for i in read_state(first).instances]
+    assert (await control().ensure(cut(empty, ("1g.10gb+me", 3, 1)))).uuid
 
 
 async def test_without_the_right_what_exists_is_used_and_nothing_is_made(
@@ -318,36 +268,7 @@ async def test_without_the_right_what_exists_is_used_and_nothing_is_made(
     assert {i.uuid for i in seen} == true_uuids
     assert sorted(i.mig_profile for i in seen) == sorted(name for name, _, _ in CUT)
     for i in seen:
-        name, start, count = place_of(i)
-        assert await control("never").ensure(cut(first, name, start, count)) == i
+        assert await control("never").ensure(cut(first, place_of(i))) == i
     with pytest.raises(DeviceError, match="this user may not change MIG") as refused:
-        await control().ensure(cut(empty, "2g.20gb", 0, 2))
+        await control().ensure(cut(empty, CUT[0]))
     assert "MIG helper" in refused.value.hint
-
-
-async def test_a_gpu_without_mig_or_that_is_gone_is_refused(tmp_path: Path) -> None:
-    with one(tmp_path, GpuDescription("l4-24gb")) as host:
-        uuid = host.uuids()[0]
-        assert await control().instances(uuid) == ()
-        with pytest.raises(DeviceError, match="the GPU has no MIG"):
-            await control("mode").ensure(cut(uuid, "2g.20gb", 0, 2))
-        host.lose(uuid)
-        with pytest.raises(DeviceError, match="GPU"):
-            await control().instances(uuid)
-
-
-async def test_a_profile_that_the_driver_does_not_offer_names_those_it_does(
-    host: SimulatedHost,
-) -> None:
-    with pytest.raises(DeviceError, match=r"no MIG profile 2g\.10gb") as refused:
-        await control().ensure(cut(host.uuids()[1], "2g.10gb", 0, 2))
-    assert "2g.20gb at 0, 2, 4" in refused.value.hint
-
-
-async def test_a_command_completes_what_it_is_asked_for(host: SimulatedHost) -> None:
-    empty, place = host.uuids()[1], ("2g.20gb", 4, 2)
-    perform(empty, CreateGpuInstance(place))
-    (made,) = await control().apply(
-        empty, MigTarget((place,)), MigPermissions("instances", complete=True)
-    )
-    assert made.uuid

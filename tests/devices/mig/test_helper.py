@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,7 +39,7 @@ from partitiond.devices.mig.protocol import (
     request_line,
 )
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
-from tests.devices.mig.test_control import CUT, places
+from tests.devices.mig.test_control import CUT, PAIR, places
 
 MODULE = [sys.executable, "-m", "partitiond.devices.mig.helper"]
 UUID = "GPU-28b9e16d-d47a-5df0-aee1-0d68c650a542"
@@ -85,110 +84,102 @@ def short() -> Iterator[Path]:
 
 
 @pytest.fixture
-def helper(host: SimulatedHost, short: Path) -> Iterator[Helper]:
-    host.privileged(False)
-    found = Helper(host, short)
-    yield found
-    found.close()
+def run(short: Path) -> Iterator[Callable[..., Helper]]:
+    """Starts a helper; each ends with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(host: SimulatedHost, *options: str) -> Helper:
+            folder = Path(tempfile.mkdtemp(dir=short))
+            found = Helper(host, folder, *options)
+            stack.callback(found.close)
+            return found
+
+        yield start
 
 
-async def test_the_helper_does_what_this_user_may_not(host: SimulatedHost, helper: Helper) -> None:
+Run = Callable[..., Helper]
+
+
+async def test_the_helper_does_what_this_user_may_not(host: SimulatedHost, run: Run) -> None:
     first, empty = host.uuids()
-    control = MigControl("instances", helper.path)
+    host.privileged(False)
+    helper = run(host)
+    control, asked = MigControl("instances", helper.path), MigHelper(helper.path)
     made = await control.ensure(MigSlice(empty, Bytes(1), "3g.40gb", 4, 4))
     assert place_of(made) == ("3g.40gb", 4, 4)
     assert host.geometry(empty) == (made,)
     # Where instances are is told by the helper, too: not made up as without it.
     assert [place_of(i) for i in await control.instances(first)] == CUT
-    assert read_state(first, MigHelper(helper.path).read_placed).placed
+    assert read_state(first, asked.read_placed).placed
     assert not read_state(first).placed
-    room = [("1g.10gb", 2, 1), ("1g.10gb", 3, 1)]
-    await control.ensure(MigSlice(first, Bytes(1), "2g.20gb", 2, 2), room)
-    assert places(host, first) == [CUT[0], ("2g.20gb", 2, 2), CUT[3]]
-    await control.destroy(first, ("2g.20gb", 2, 2))
+    await control.ensure(MigSlice(first, Bytes(1), *PAIR), CUT[1:3])
+    assert places(host, first) == [CUT[0], PAIR, CUT[3]]
+    await control.destroy(first, PAIR)
     assert places(host, first) == [CUT[0], CUT[3]]
     log = helper.log.read_text()
     assert f"user {os.getuid()}: create the GPU instance 3g.40gb@4 on {empty}" in log
     assert "destroy the compute instance of 1g.10gb@2" in log
-
-
-async def test_the_drivers_refusal_comes_back_in_its_words(
-    host: SimulatedHost, helper: Helper
-) -> None:
-    first = host.uuids()[0]
-    asked = MigHelper(helper.path)
+    # The driver's refusal comes back in its words.
     with pytest.raises(DeviceError, match="Insufficient Resources") as refused:
-        asked.perform(first, CreateGpuInstance(("2g.20gb", 0 + 4, 2)))
+        asked.perform(first, CreateGpuInstance(("2g.20gb", 4, 2)))
     assert refused.value.facts["nvml_code"] == 23
     with pytest.raises(DeviceError, match="no MIG profile 9g"):
         asked.perform(first, CreateGpuInstance(("9g.90gb", 0, 8)))
     with pytest.raises(DeviceError):
-        asked.perform(UUID.replace("2", "3"), DestroyGpuInstance(("2g.20gb", 0, 2)))
-    assert places(host, first) == CUT
+        asked.perform(UUID.replace("2", "3"), DestroyGpuInstance(CUT[0]))
+    # The mode is changed only where the helper was told to allow it.
+    await control.destroy(empty, ("3g.40gb", 4, 4))
+    with pytest.raises(DeviceError, match="may not change the mode"):
+        await MigControl("mode", helper.path).set_mode(empty, on=False)
+    assert host.mig_mode(empty)
+    await MigControl("mode", run(host, "--allow-mode").path).set_mode(empty, on=False)
+    assert not host.mig_mode(empty)
+    helper.close()
+    with pytest.raises(DeviceError, match=r"h\.sock does not answer") as refused:
+        asked.perform(first, SetMigMode(enabled=True))
+    assert "partitiond-mig.socket" in refused.value.hint
 
 
 async def test_the_helper_changes_the_mode_of_an_a100_that_this_process_listens_to(
-    tmp_path: Path, short: Path
+    tmp_path: Path, run: Run
 ) -> None:
     description = HostDescription("one", (GpuDescription("a100-80gb"),), privileged=False)
     with SimulatedHost.create(description, tmp_path / "host").installed() as host:
         (uuid,) = host.uuids()
-        found = Helper(host, short, "--allow-mode")
+        found = run(host, "--allow-mode")
         devices = HostDevices(
             cpu=False, mig_changes="mode", mig_helper=found.path, watch_xids=True,
             simulated_host=host.folder,
         )  # fmt: skip
+        control = MigControl("mode", found.path)
         try:
             devices.discover()
             assert devices._xids.listening.wait(60)
             with pytest.raises(DeviceError, match="In use"):
                 MigHelper(found.path).perform(uuid, SetMigMode(True))
-            control = MigControl("mode", found.path)
-            made = await control.ensure(MigSlice(uuid, Bytes(1), "3g.40gb", 4, 4))
-            assert made.uuid
+            # Another who looks, too, and for longer than it is tried.
+            with look_at(host, uuid), pytest.raises(DeviceError) as refused:
+                await control.set_mode(uuid, on=True)
+            assert "DCGM" in refused.value.hint
+            assert read_state(uuid).pending is False
+            with look_at(host, uuid):  # for a moment only: it is tried again
+                change = asyncio.create_task(control.set_mode(uuid, on=True))
+                await asyncio.sleep(0)
+            await change
             assert host.mig_mode(uuid)
+            assert (await control.ensure(MigSlice(uuid, Bytes(1), *CUT[3]))).uuid
             assert devices._xids.listening.wait(60)
             host.xid(uuid, 63)
-            wait_until(lambda: bool(devices._xids.xids(uuid)))
-            await control.destroy(uuid, ("3g.40gb", 4, 4))
+            for _ in range(3000):
+                if devices._xids.xids(uuid):
+                    break
+                await asyncio.sleep(0.02)
+            assert devices._xids.xids(uuid)
+            await control.destroy(uuid, CUT[3])
             await control.set_mode(uuid, on=False)
             assert not host.mig_mode(uuid)
         finally:
             devices.close()
-            found.close()
-
-
-async def test_somebody_who_looks_for_a_moment_does_not_keep_the_mode_from_being_changed(
-    tmp_path: Path,
-) -> None:
-    description = HostDescription("one", (GpuDescription("a100-80gb"),))
-    with SimulatedHost.create(description, tmp_path / "host").installed() as host:
-        (uuid,) = host.uuids()
-        looks = look_at(host, uuid)
-        try:
-            with pytest.raises(DeviceError) as refused:
-                await MigControl("mode", tmp_path / "none.sock").set_mode(uuid, on=True)
-            assert "DCGM" in refused.value.hint
-            assert read_state(uuid).pending is False
-            change = asyncio.create_task(
-                MigControl("mode", tmp_path / "none.sock").set_mode(uuid, on=True)
-            )
-            await asyncio.sleep(0)
-        finally:
-            looks.communicate()
-        await change
-        assert host.mig_mode(uuid)
-
-
-def look_at(host: SimulatedHost, uuid: str) -> subprocess.Popen[bytes]:
-    """A monitor that has the GPU open until its input ends."""
-    looks = subprocess.Popen(
-        [sys.executable, "-c", LOOK, str(host.nvml_path), uuid],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    assert looks.stdout is not None
-    assert looks.stdout.readline() == b"open\n"
-    return looks
 
 
 LOOK = """
@@ -203,28 +194,17 @@ sys.stdin.read()
 """
 
 
-def wait_until(true: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if true():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came")
-
-
-async def test_the_mode_is_changed_only_where_the_helper_was_told_to_allow_it(
-    host: SimulatedHost, helper: Helper, short: Path
-) -> None:
-    empty = host.uuids()[1]
-    with pytest.raises(DeviceError, match="may not change the mode"):
-        await MigControl("mode", helper.path).set_mode(empty, on=False)
-    assert host.mig_mode(empty)
-    (short / "second").mkdir()
-    second = Helper(host, short / "second", "--allow-mode")
-    try:
-        await MigControl("mode", second.path).set_mode(empty, on=False)
-    finally:
-        second.close()
-    assert not host.mig_mode(empty)
+@contextlib.contextmanager
+def look_at(host: SimulatedHost, uuid: str) -> Iterator[None]:
+    """A monitor that has the GPU open until its input ends."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOOK, str(host.nvml_path), uuid],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as looks:  # fmt: skip
+        assert looks.stdout is not None
+        assert looks.stdout.readline() == b"open\n"
+        yield
+        looks.communicate()
 
 
 READ = {"version": 1, "gpu": UUID, "do": "read"}
@@ -252,10 +232,9 @@ NO_REQUESTS = (
 )
 
 
-def test_what_is_no_request_is_refused_and_the_helper_lives(
-    host: SimulatedHost, helper: Helper
-) -> None:
+def test_what_is_no_request_is_refused_and_the_helper_lives(host: SimulatedHost, run: Run) -> None:
     first, empty = host.uuids()
+    helper = run(host)
     for line in NO_REQUESTS:
         answer = helper.say(line)
         assert answer["ok"] is False, line[:60]
@@ -275,64 +254,56 @@ def test_what_is_no_request_is_refused_and_the_helper_lives(
     assert helper.process.poll() is None
 
 
+OTHER = (
+    "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+    "s.sendall(sys.argv[2].encode()); print(s.makefile().readline())"
+)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
-@pytest.mark.parametrize(
-    ("gid", "options", "heard"),
-    [
+def test_only_users_that_were_named_are_heard(host: SimulatedHost, short: Path, run: Run) -> None:
+    uid, asked = 12345, request_line(host.uuids()[0], None).decode()
+    short.chmod(0o755)
+    for gid, options, heard in (
         (12345, (), False),
         (12345, ("--allow-user", "12345"), True),
         (23456, ("--allow-group", "23456"), True),
         (23456, ("--allow-group", "34567"), False),
-    ],
-)
-def test_only_users_that_were_named_are_heard(
-    host: SimulatedHost, short: Path, gid: int, options: tuple[str, ...], heard: bool
-) -> None:
-    uid = 12345
-    first = host.uuids()[0]
-    found = Helper(host, short, *options)
-    try:
-        short.chmod(0o755)
+    ):
+        found = run(host, *options)
+        found.path.parent.chmod(0o755)
         if "--allow-user" not in options:
             found.path.chmod(0o666)  # the file's mode is one fence, who asks is another
-        script = (
-            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
-            "s.sendall(sys.argv[2].encode()); print(s.makefile().readline())"
-        )
-        asked = subprocess.run(
-            ["/usr/bin/env", "python3", "-c", script, str(found.path),
-             request_line(first, None).decode()],
+        done = subprocess.run(
+            ["/usr/bin/env", "python3", "-c", OTHER, str(found.path), asked],
             user=uid, group=gid, extra_groups=[], capture_output=True, timeout=300, cwd="/",
             env={"PATH": "/usr/bin:/bin"},
         )  # fmt: skip
-        answer = json.loads(asked.stdout)
-    finally:
-        found.close()
-    assert answer["ok"] is heard
-    assert f"user {uid}" in found.log.read_text()
-    if not heard:
-        assert "group" in answer["hint"]
+        answer = json.loads(done.stdout)
+        assert answer["ok"] is heard, options
+        assert f"user {uid}" in found.log.read_text()
+        assert heard or "group" in answer["hint"]
+
+
+HANDED = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid());"
+    "os.environ['LISTEN_FDS'] = '1'; os.execv(sys.argv[2], sys.argv[2:])"
+)
+"""As systemd does: the socket is descriptor 3, and LISTEN_PID is the process itself."""
 
 
 def test_systemd_hands_over_its_socket_and_the_helper_ends_when_idle(
     host: SimulatedHost, short: Path
 ) -> None:
     path = short / "handed.sock"
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    listener.listen()
-    # As systemd does: the socket is descriptor 3, and LISTEN_PID is the process itself.
-    script = (
-        "import os, sys; os.dup2(int(sys.argv[1]), 3); os.environ['LISTEN_PID'] = str(os.getpid());"
-        "os.environ['LISTEN_FDS'] = '1'; os.execv(sys.argv[2], sys.argv[2:])"
-    )
-    options = ["--nvml", str(host.nvml_path), "--idle-seconds", "0.5"]
-    started = subprocess.Popen(
-        [sys.executable, "-c", script, str(listener.fileno()), *MODULE, *options],
-        pass_fds=[listener.fileno()],
-        stderr=subprocess.DEVNULL,
-    )
-    listener.close()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        options = ["--nvml", str(host.nvml_path), "--idle-seconds", "0.5"]
+        started = subprocess.Popen(
+            [sys.executable, "-c", HANDED, str(listener.fileno()), *MODULE, *options],
+            pass_fds=[listener.fileno()], stderr=subprocess.DEVNULL,
+        )  # fmt: skip
     assert len(MigHelper(path).read_placed(host.uuids()[0])) == len(CUT)
     assert started.wait(60) == 0
 
@@ -348,16 +319,6 @@ def test_a_helper_that_cannot_start_says_why(caplog: pytest.LogCaptureFixture) -
     ):
         assert main(options.split()) == 2
         assert words in caplog.messages[-1]
-
-
-async def test_a_helper_that_does_not_answer_is_named(host: SimulatedHost, short: Path) -> None:
-    host.privileged(False)
-    dead = short / "dead.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        listener.bind(str(dead))
-    with pytest.raises(DeviceError, match=r"dead\.sock does not answer") as refused:
-        MigHelper(dead).perform(UUID, SetMigMode(enabled=True))
-    assert "partitiond-mig.socket" in refused.value.hint
 
 
 steps = st.one_of(

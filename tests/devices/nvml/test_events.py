@@ -11,7 +11,7 @@ from partitiond.core.hardware.health import XidEvent
 from partitiond.devices.nvml.events import MAX_KEPT, XidWatch
 from partitiond.simulated.gpus.description import GpuDescription
 from partitiond.simulated.gpus.host import SimulatedHost
-from tests.devices.nvml.conftest import MakeHost
+from tests.gpu_fixtures import MakeHost
 
 DEADLINE_SECONDS = 20.0
 
@@ -51,7 +51,9 @@ def host(make_host: MakeHost) -> SimulatedHost:
     return make_host(GpuDescription("a100-80gb", count=2))
 
 
-def test_messages_are_heard_with_their_gpu_and_kept(host: SimulatedHost, watched: Watched) -> None:
+def test_messages_are_heard_with_their_gpu_and_the_last_are_kept(
+    host: SimulatedHost, watched: Watched
+) -> None:
     first, second = host.uuids()
     watched.listen()
     host.xid(second, 63)
@@ -63,27 +65,22 @@ def test_messages_are_heard_with_their_gpu_and_kept(host: SimulatedHost, watched
     assert [event.code for event in watched.watch.xids(second)] == [63]
     watched.watch.forget(second)
     assert watched.watch.xids(second) == ()
-    assert [event.code for event in watched.watch.xids(first)] == [13]
+    for number in range(MAX_KEPT + 5):
+        host.xid(first, 13 if number % 2 else 31)
+        watched.next()
+    assert len(watched.watch.xids(first)) == MAX_KEPT
 
 
-def test_a_gpu_that_falls_off_the_bus_is_heard_and_the_other_still_is(
+def test_a_gpu_that_falls_off_the_bus_is_heard_once_it_is_back_and_the_other_meanwhile(
     host: SimulatedHost, watched: Watched
 ) -> None:
     first, second = host.uuids()
+    host.lose(second)  # before anybody listens
     watched.listen()
     host.lose(first)
     assert (watched.next().device_id, watched.watch.xids(first)[0].code) == (first, 79)
+    host.restore(second)
     assert watched.until_heard(host, second, 31).device_id == second
-
-
-def test_a_gpu_that_is_lost_at_the_start_is_heard_once_it_is_back(
-    host: SimulatedHost, watched: Watched
-) -> None:
-    first, _ = host.uuids()
-    host.lose(first)
-    watched.listen()
-    host.restore(first)
-    assert watched.until_heard(host, first, 62).device_id == first
 
 
 @pytest.mark.parametrize(
@@ -100,19 +97,9 @@ def test_a_gpu_that_is_lost_at_the_start_is_heard_once_it_is_back(
 def test_a_library_that_refuses_is_asked_again(
     host: SimulatedHost, watched: Watched, function: str, code: int
 ) -> None:
-    first, _ = host.uuids()
     host.fail(function, code, times=3)
     watched.watch.start()
-    assert watched.until_heard(host, first, 94).code == 94
-
-
-def test_of_a_flood_the_last_messages_are_kept(host: SimulatedHost, watched: Watched) -> None:
-    first, _ = host.uuids()
-    watched.listen()
-    for number in range(MAX_KEPT + 5):
-        host.xid(first, 13 if number % 2 else 31)
-        watched.next()
-    assert len(watched.watch.xids(first)) == MAX_KEPT
+    assert watched.until_heard(host, host.uuids()[0], 94).code == 94
 
 
 def test_without_a_driver_it_waits_and_ends_when_told(watched: Watched) -> None:

@@ -181,71 +181,65 @@ def test_no_call_of_a_look_is_missing_here(host: SimulatedHost, driver: Driver) 
     assert driver.made == {*OF_ALL, *OF_ONE, *GAUGES}
 
 
-@pytest.mark.parametrize("function", [*OF_ALL, *OF_ONE, "own processes"])
+@pytest.mark.parametrize("functions", [(*OF_ALL, "own processes"), OF_ONE])
 def test_a_look_ends_and_tells_which_gpus_are_silent(
-    host: SimulatedHost, driver: Driver, function: str
+    host: SimulatedHost, driver: Driver, functions: tuple[str, ...]
 ) -> None:
     first = host.uuids()[0]
-    devices, late = devices_of(driver), devices_of(driver)
+    devices = devices_of(driver)
     assert health(devices) == [FINE, FINE]
-    driver.hang(function, first if function in OF_ONE else "")
-    for _ in range(3):
-        assert health(devices) == [SILENT, FINE if function in OF_ONE else SILENT]
-    (silent,) = (device for device in devices.discover() if device.id == first)
-    assert silent.cordoned
-    assert silent.cordon_reason == silent.health_reason
-    assert silent.health_reason.startswith("silent for 60 s")
-    # Nothing that failed is made of it: what runs on a silent GPU is left alone.
-    assert FailedGpus(devices.discover)() == ()
-    # The first look of another daemon ends without what it could not see.
-    assert first not in {device.id for device in late.discover()}
-    assert function == "own processes" or late.unseen == "silent for 60 s"
-    assert len(looking()) <= 4  # the driver's, each GPU's, and that of our own processes
-    driver.heal()
-    assert health(devices) == health(late) == [FINE, FINE]
-    assert not late.unseen
+    for function in functions:
+        late = devices_of(driver)
+        driver.hang(function, first if function in OF_ONE else "")
+        for _ in range(2):
+            seen = [SILENT, FINE if function in OF_ONE else SILENT]
+            assert health(devices) == seen, function
+        (silent,) = (device for device in devices.discover() if device.id == first)
+        assert silent.cordoned
+        assert silent.cordon_reason == silent.health_reason
+        assert silent.health_reason.startswith("silent for 60 s")
+        # Nothing that failed is made of it: what runs on a silent GPU is left alone.
+        assert FailedGpus(devices.discover)() == ()
+        # The first look of another daemon ends without what it could not see.
+        assert first not in {device.id for device in late.discover()}
+        assert function == "own processes" or late.unseen == "silent for 60 s"
+        assert len(looking()) <= 4  # the driver's, each GPU's, and that of our own processes
+        driver.heal()
+        assert health(devices) == health(late) == [FINE, FINE], function
+        assert not late.unseen
 
 
-OF_USE = (
-    "nvmlInitWithFlags", "nvmlShutdown", "nvmlDeviceGetHandleByUUID", "nvmlDeviceGetMemoryInfo_v2",
-    "nvmlDeviceGetComputeRunningProcesses_v3", "nvmlDeviceGetGraphicsRunningProcesses_v3",
-    "nvmlDeviceGetMPSComputeRunningProcesses_v3",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("look", "functions"),
-    [
-        (NvmlGpus.use, OF_USE),
-        (NvmlGpus.mig_mode, ("nvmlInitWithFlags", "nvmlDeviceGetMigMode")),
-        (NvmlGpus.compute_mode, ("nvmlInitWithFlags", "nvmlDeviceGetComputeMode")),
-    ],
-)
-def test_a_start_is_refused_in_time(
-    host: SimulatedHost,
-    driver: Driver,
-    look: Callable[[NvmlGpus, str], object],
-    functions: tuple[str, ...],
+def test_a_start_is_refused_in_time_and_gauges_come_without_gpus_that_hang(
+    host: SimulatedHost, driver: Driver
 ) -> None:
     gpus, uuid = NvmlGpus(host_pids=True, looks=Looks(driver)), host.uuids()[1]
-    for function in functions:
+    of_use = (
+        "nvmlInitWithFlags", "nvmlShutdown", "nvmlDeviceGetHandleByUUID",
+        "nvmlDeviceGetMemoryInfo_v2", "nvmlDeviceGetComputeRunningProcesses_v3",
+        "nvmlDeviceGetGraphicsRunningProcesses_v3", "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+    )  # fmt: skip
+    looks: list[tuple[Callable[[str], object], tuple[str, ...]]] = [
+        (gpus.use, of_use),
+        (gpus.mig_mode, ("nvmlInitWithFlags", "nvmlDeviceGetMigMode")),
+        (gpus.compute_mode, ("nvmlInitWithFlags", "nvmlDeviceGetComputeMode")),
+    ]
+    for look, functions in looks:
+        for function in functions:
+            driver.hang(function)
+            for _ in range(2):
+                with pytest.raises(SilentError, match=f"{uuid}: silent for"):
+                    look(uuid)
+            assert len(looking()) == 1
+            driver.heal()
+            assert look(uuid) is not None
+    for function in ("nvmlInitWithFlags", "nvmlDeviceGetCount_v2", *GAUGES):
+        gauges = HostGauges(cpu=False)
+        gauges._looks = Looks(driver)
         driver.hang(function)
-        for _ in range(3):
-            with pytest.raises(SilentError, match=f"{uuid}: silent for"):
-                look(gpus, uuid)
+        for _ in range(2):
+            assert gauges.read() == {}
         assert len(looking()) == 1
         driver.heal()
-        assert look(gpus, uuid) is not None
-
-
-@pytest.mark.parametrize("function", ["nvmlInitWithFlags", "nvmlDeviceGetCount_v2", *GAUGES])
-def test_gauges_come_without_gpus_that_hang(driver: Driver, function: str) -> None:
-    gauges = HostGauges(cpu=False)
-    gauges._looks = Looks(driver)
-    driver.hang(function)
-    for _ in range(3):
-        assert gauges.read() == {}
-    assert len(looking()) == 1
 
 
 @pytest.mark.usefixtures("host")

@@ -101,27 +101,28 @@ def test_a_session_that_does_not_end_keeps_no_change_from_being_tried() -> None:
     thread.join(60)
 
 
-def test_a_session_within_a_session_does_not_wait_for_itself() -> None:
-    quiet, wanted = SessionGate(), threading.Event()
+def test_a_session_within_a_session_does_not_wait_for_a_change() -> None:
+    quiet, seen = SessionGate(leave_seconds=0.0, enter_seconds=120.0), list[bool]()
+    held, nested = threading.Event(), threading.Event()
+
+    def alter() -> None:
+        with quiet.kept():
+            held.set()
+            seen.append(nested.wait(60))
+
     with quiet.counted():
-
-        def alter() -> None:
-            wanted.set()
-            with quiet.kept():
-                pass
-
         thread = started(alter)
-        assert wanted.wait(60)
-        while not quiet.wanted:
-            pass
+        assert held.wait(60)
         with quiet.counted():
-            pass
+            nested.set()
     thread.join(60)
-    assert not thread.is_alive()
+    assert seen == [True]
 
 
-def test_the_watch_lets_go_and_listens_again(make_host: MakeHost) -> None:
-    make_host(name="a100-80gb-x8")
+async def test_the_watch_lets_go_and_listens_again_also_after_a_mode_that_is_refused(
+    make_host: MakeHost, tmp_path: Path
+) -> None:
+    host = make_host(name="a100-80gb-x8")
     watch = XidWatch(wait_ms=50)
     watch.start()
     try:
@@ -132,17 +133,10 @@ def test_the_watch_lets_go_and_listens_again(make_host: MakeHost) -> None:
             with session(), pytest.raises(pynvml.NVMLError):
                 pynvml.nvmlDeviceGetHandleByIndex(99)
         assert watch.listening.wait(60)
+        host.fail("nvmlDeviceSetMigMode", pynvml.NVML_ERROR_UNKNOWN, times=-1)
+        with pytest.raises(DeviceError):
+            await MigControl("mode", tmp_path / "none").set_mode(host.uuids()[0], on=True)
+        assert not QUIET.wanted
+        assert watch.listening.wait(60)
     finally:
         watch.close()
-
-
-async def test_a_mode_that_is_refused_pauses_nobody_for_longer(
-    make_host: MakeHost, tmp_path: Path
-) -> None:
-    host = make_host(name="a100-80gb-x8")
-    host.fail("nvmlDeviceSetMigMode", pynvml.NVML_ERROR_UNKNOWN, times=-1)
-    with pytest.raises(DeviceError):
-        await MigControl("mode", tmp_path / "none").set_mode(host.uuids()[0], on=True)
-    assert not QUIET.wanted
-    with session():
-        pass

@@ -9,21 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import DeviceError, StartFailedError
-from partitiond.core.hardware.partition import (
-    CpuCores,
-    Partition,
-    WholeDevice,
-)
+from partitiond.core.hardware.partition import CpuCores, Partition, WholeDevice
 from partitiond.core.profile.points import SleepingFootprint
-from partitiond.core.replica.engine import EngineReport
+from partitiond.core.replica.engine import EngineHandle, EngineReport
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.partitions import HostPartitions
-from partitiond.devices.partitions.journal import (
-    EntryKind,
-    place_of,
-    place_text,
-    read_entries,
-)
+from partitiond.devices.partitions.journal import EntryKind, place_of, place_text, read_entries
 from partitiond.platform.process_identity import boot_id
 from tests.controller.samples import placement
 from tests.devices.partitions.world import (
@@ -38,81 +29,67 @@ from tests.devices.partitions.world import (
     share,
 )
 
+READY = EngineReport(0, "1", {})
+
 # -- memory shares ---------------------------------------------------------------------------
 
 
+async def started(here: HostPartitions, partition: Partition) -> EngineHandle:
+    return handle(await here.prepare(launch("a-1", partition)))
+
+
 async def test_a_share_that_is_not_free_is_refused_with_the_figures(
-    world: World, path: Path
-) -> None:
-    world.gpus[GPU].use = {4711: 75 * GIB}
-    with pytest.raises(DeviceError, match=r"needs 10.* where 4") as caught:
-        await partitions(world, path).prepare(launch("a-1", share()))
-    assert caught.value.facts["bytes_asked"] == 10 * GIB
-
-
-async def test_memory_promised_to_a_neighbour_that_is_still_loading_is_not_free(
     world: World, here: HostPartitions
 ) -> None:
+    gpu = world.gpus[GPU]
+    gpu.use = {4711: 75 * GIB}
+    with pytest.raises(DeviceError, match=r"needs 10.* where 4") as caught:
+        await here.prepare(launch("a-1", share()))
+    assert caught.value.facts["bytes_asked"] == 10 * GIB
+    gpu.use, gpu.mig = {}, True
+    with pytest.raises(DeviceError, match="MIG is on"):
+        await here.prepare(launch("a-1", share()))
+    gpu.mig, world.modes[GPU] = False, 3
+    with pytest.raises(DeviceError, match="EXCLUSIVE_PROCESS"):
+        await here.prepare(launch("a-1", share()))
+    world.modes[GPU] = 0
     await here.prepare(launch("a-1", share(60)))
-    world.living, world.gpus[GPU].use = {10: "a-1"}, {10: GIB}
+    world.living, gpu.use = {10: "a-1"}, {10: GIB}  # a neighbour that is still loading
     with pytest.raises(DeviceError, match="promised"):
         await here.prepare(launch("b-1", share(30)))
     await here.prepare(launch("b-1", share(15)))
+    cores = launch("a-1", CpuCores("cpu", Bytes(GIB), (0,)))  # no matter of devices
+    assert await here.prepare(cores) == cores
+    await here.release(cores)
 
 
-async def test_where_the_driver_does_not_tell_memory_the_budgets_have_to_fit(
-    world: World, here: HostPartitions
+async def test_an_engine_that_takes_more_than_its_share_or_has_less_cache_does_not_start(
+    world: World, path: Path
 ) -> None:
-    world.gpus[GPU].told = False
-    await here.prepare(launch("a-1", share(60)))
-    world.living, world.gpus[GPU].use = {10: "a-1"}, {10: GIB}
-    with pytest.raises(DeviceError, match="free"):
-        await here.prepare(launch("b-1", share(30)))
-
-
-async def test_an_engine_that_takes_more_than_its_share_does_not_start(
-    world: World, here: HostPartitions
-) -> None:
-    started = handle(await here.prepare(launch("a-1", share())))
+    here = partitions(world, path, kv_tokens=100_000)
+    engine = await started(here, share())
+    with pytest.raises(StartFailedError, match="50,000 tokens where 100,000"):
+        await here.verify(engine, EngineReport(50_000, "1", {}))
     world.living, world.gpus[GPU].use = {100: "a-1"}, {100: 11 * GIB}
     with pytest.raises(StartFailedError, match="1 GiB more than its partition"):
-        await here.verify(started, EngineReport(0, "1", {}))
-    world.gpus[GPU].use = {100: 10 * GIB + 100 * MIB}
-    await here.verify(started, EngineReport(0, "1", {}))
-
-
-async def test_what_is_tolerated_may_not_be_a_neighbours(
-    world: World, here: HostPartitions
-) -> None:
-    started = handle(await here.prepare(launch("a-1", share(10))))
-    await here.prepare(launch("b-1", share(69)))
-    world.living, world.gpus[GPU].use = {100: "a-1", 200: "b-1"}, {100: 10 * GIB + MIB, 200: GIB}
-    with pytest.raises(StartFailedError, match="neighbours lack 1 MiB"):
-        await here.verify(started, EngineReport(0, "1", {}))
+        await here.verify(engine, READY)
+    world.gpus[GPU].use = {100: 10 * GIB + MIB}
+    await here.verify(engine, READY)
+    world.deaf = True
+    with pytest.raises(StartFailedError, match="cannot be told"):
+        await here.verify(engine, READY)
 
 
 async def test_without_processes_in_sight_the_rise_of_the_device_counts(
     world: World, here: HostPartitions
 ) -> None:
     world.gpus[GPU].use = {5: 3 * GIB}
-    started = handle(await here.prepare(launch("a-1", share())))
+    engine = await started(here, share())
     world.gpus[GPU].use = {5: 3 * GIB, 6: 9 * GIB}
-    await here.verify(started, EngineReport(0, "1", {}))
+    await here.verify(engine, READY)
     world.gpus[GPU].use = {5: 3 * GIB, 6: 12 * GIB}
     with pytest.raises(StartFailedError, match="12 GiB"):
-        await here.verify(started, EngineReport(0, "1", {}))
-
-
-async def test_less_kv_cache_than_planned_does_not_start(path: Path) -> None:
-    here = partitions(World(), path, kv_tokens=100_000)
-    started = handle(await here.prepare(launch("a-1", share())))
-    await here.verify(started, EngineReport(99_000, "1", {}))
-    await here.verify(started, EngineReport(0, "1", {}))
-    with pytest.raises(StartFailedError, match="50,000 tokens where 100,000"):
-        await here.verify(started, EngineReport(50_000, "1", {}))
-
-
-# -- sleep ---------------------------------------------------------------------------------------
+        await here.verify(engine, READY)
 
 
 async def test_a_sleepers_memory_is_anothers_until_it_wakes(
@@ -153,58 +130,38 @@ async def test_another_mode_has_to_wait_until_the_gpu_is_empty(
 
 
 async def test_the_host_s_own_pages_in_coherent_memory_are_nobody_s_work(
-    world: World, path: Path
+    world: World, here: HostPartitions
 ) -> None:
-    gpu, here = world.gpus[GPU], partitions(world, path)
+    gpu, whole = world.gpus[GPU], launch("a-1", WholeDevice(GPU, Bytes(50 * GIB)))
     gpu.host_bytes = 20 * GIB
-    await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
-    await here.release(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
+    await here.prepare(whole)
+    await here.release(whole)
     with pytest.raises(DeviceError, match="59 GiB are free"):  # they may not give way in time
         await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(60 * GIB))))
     gpu.use = {4711: 100 * MIB}
     with pytest.raises(DeviceError, match="process 4711"):
-        await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
+        await here.prepare(whole)
     gpu.all_told, gpu.use = False, {}  # whose memory it is cannot be told from within a container
     with pytest.raises(DeviceError, match="cannot be seen from here"):
-        await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
+        await here.prepare(whole)
     gpu.host_bytes = 200 * MIB
-    await here.prepare(launch("a-1", WholeDevice(GPU, Bytes(50 * GIB))))
-
-
-async def test_with_mig_on_only_slices_run(world: World, path: Path) -> None:
-    world.gpus[GPU].mig = True
-    with pytest.raises(DeviceError, match="MIG is on"):
-        await partitions(world, path).prepare(launch("a-1", share()))
-
-
-async def test_cores_are_no_matter_of_devices(here: HostPartitions) -> None:
-    wanted = launch("a-1", CpuCores("cpu", Bytes(GIB), (0,)))
-    assert await here.prepare(wanted) == wanted
-    await here.release(wanted)
+    await here.prepare(whole)
 
 
 # -- MIG -----------------------------------------------------------------------------------------
 
 
-async def test_a_mode_that_waits_for_a_reset_is_taken_back(
-    world: World, here: HostPartitions, path: Path
+@pytest.mark.parametrize("refuse_in", [None, 1])
+async def test_a_mode_that_waits_for_a_reset_is_taken_back_now_or_later(
+    world: World, here: HostPartitions, path: Path, refuse_in: int | None
 ) -> None:
-    world.gpus[GPU].reset_due = True
+    world.gpus[GPU].reset_due, world.refuse_in = True, refuse_in
     with pytest.raises(DeviceError, match="reset is due"):
         await here.prepare(launch("a-1", mig()))
-    assert not world.gpus[GPU].pending
-    assert read_entries(path) == ()
-
-
-async def test_a_mode_that_cannot_be_taken_back_now_is_tried_again(
-    world: World, here: HostPartitions, path: Path
-) -> None:
-    world.gpus[GPU].reset_due, world.refuse_in = True, 1
-    with pytest.raises(DeviceError, match="reset is due"):
-        await here.prepare(launch("a-1", mig()))
-    assert world.gpus[GPU].pending
-    assert [entry.what for entry in read_entries(path)] == ["on"]
-    await partitions(world, path).settle([])  # a daemon that was killed meanwhile
+    if refuse_in:  # it cannot be taken back now
+        assert world.gpus[GPU].pending
+        assert [entry.what for entry in read_entries(path)] == ["on"]
+        await partitions(world, path).settle([])  # a daemon that was killed meanwhile
     assert not world.gpus[GPU].pending
     assert read_entries(path) == ()
 
@@ -230,76 +187,53 @@ async def test_slices_under_an_engine_are_not_anothers(world: World, here: HostP
 # -- the journal's rule --------------------------------------------------------------------------
 
 
-def rewrite(path: Path, **changed: object) -> None:
-    """Write the journal's entries as another boot, or release, would have."""
+def rewrite(path: Path, boot: str | None = None, *more: dict[str, str]) -> str:
+    """Write the journal's entries as another boot, or release, would have; return the new text."""
     body = json.loads(path.read_text())
     for entry in body["entries"]:
-        entry.update(changed)
-    path.write_text(json.dumps(body | {"colour": "red"}))
-
-
-def add_entry(path: Path, **entry: str) -> str:
-    """Returns the new text."""
-    body = json.loads(path.read_text())
-    path.write_text(json.dumps(body | {"entries": [*body["entries"], entry]}))
+        entry["boot_id"] = entry["boot_id"] if boot is None else boot
+    path.write_text(json.dumps(body | {"entries": [*body["entries"], *more], "colour": "red"}))
     return path.read_text()
 
 
-def lose(path: Path, text: str | None = None) -> None:
-    if text is None:
-        path.unlink()
-    else:
-        path.write_text(text)
-
-
 async def test_an_instance_made_after_a_reboot_at_our_place_stays(world: World, path: Path) -> None:
-    await partitions(world, path).prepare(launch("a-1", mig(6)))
-    assert world.gpus[GPU].instances == {OPERATORS}
-    assert {entry.boot_id for entry in read_entries(path)} == {boot_id()}
-    rewrite(path, boot_id="an earlier boot")
-    here = partitions(world, path)
-    await here.settle([])
-    made = await here.prepare(launch("b-1", mig(6)))
-    await here.release(made)
-    assert world.gpus[GPU].instances == {OPERATORS}
-    assert [entry.kind for entry in read_entries(path)] == [EntryKind.MIG_MODE]
-
-
-async def test_an_instance_of_this_boot_is_ours_to_destroy(path: Path) -> None:
-    """Also one whose boot is not known, as of a journal from before boots were noted."""
+    """One of this boot is ours to destroy, and one of a journal from before boots were noted."""
+    gpu = world.gpus[GPU]
     for boot in (boot_id(), ""):
-        world = World()
         await partitions(world, path).prepare(launch("a-1", mig(6)))
-        rewrite(path, boot_id=boot)
+        assert {entry.boot_id for entry in read_entries(path)} == {boot_id()}
+        rewrite(path, boot)
         here = partitions(world, path)
         await here.settle([])
-        assert world.gpus[GPU].instances == set()
+        assert gpu.instances == set()
         await here.clear()
-
-
-async def test_mps_and_mig_mode_of_an_earlier_boot_are_still_undone(
-    world: World, path: Path
-) -> None:
-    await partitions(world, path).prepare(launch("a-1", mps()))
-    await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
-    world.gpus["GPU-1"].instances.clear()  # by the boot
-    rewrite(path, boot_id="an earlier boot")
+    await partitions(world, path).prepare(launch("a-1", mig(6)))
+    await partitions(world, path).prepare(launch("c-1", mps(30, "GPU-1")))
+    rewrite(path, "an earlier boot")
     here = partitions(world, path)
     await here.settle([])
-    assert list(await here.clear()) == []
-    assert not world.gpus[GPU].daemon
-    assert not world.gpus["GPU-1"].mig
-    assert read_entries(path) == ()
+    assert not world.gpus["GPU-1"].daemon, "is still undone"
+    await here.release(await here.prepare(launch("b-1", mig(6))))
+    assert gpu.instances == {OPERATORS}
+    assert [entry.kind for entry in read_entries(path)] == [EntryKind.MIG_MODE]
+    gpu.instances.clear()  # by its operator
+    await here.clear()
+    assert not gpu.mig
+
+
+async def prepared_before(world: World, path: Path) -> None:
+    """An engine under MPS on one GPU, one in MIG on the other."""
+    await partitions(world, path).prepare(launch("a-1", mps()))
+    await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
 
 
 async def test_entries_of_a_kind_of_a_later_release_do_not_spoil_the_others(
     world: World, path: Path
 ) -> None:
-    await partitions(world, path).prepare(launch("a-1", mps()))
-    await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
-    written = add_entry(path, device_id=GPU, kind="nvlink", what="", state="done")
-    here = partitions(world, path)
-    said = await here.settle([handle(launch("a-1", mps()))])
+    await prepared_before(world, path)
+    later = {"device_id": GPU, "kind": "nvlink", "what": "", "state": "done"}
+    written = rewrite(path, None, later)
+    said = await partitions(world, path).settle([handle(launch("a-1", mps()))])
     assert "nvlink" in said[0] or "kind" in said[0]
     assert path.with_suffix(".broken").read_text() == written
     assert world.gpus[GPU].daemon
@@ -312,10 +246,9 @@ async def test_under_an_engine_that_cannot_be_read_nothing_is_undone(
     world: World, path: Path, device_id: str, journalled: bool
 ) -> None:
     """Not even where the journal is lost, too, or its device is not known."""
-    await partitions(world, path).prepare(launch("a-1", mps()))
-    await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
-    if not journalled:
-        lose(path)
+    await prepared_before(world, path)
+    for file in () if journalled else [path]:
+        file.unlink()
     lost = dataclasses.replace(launch("a-1", None), device_id=device_id)
     living = dataclasses.replace(handle(lost), unread="no dtype")
     here = partitions(world, path)
@@ -329,22 +262,21 @@ async def test_under_an_engine_that_cannot_be_read_nothing_is_undone(
     assert not world.gpus[GPU].daemon
 
 
-async def test_a_damaged_journal_is_put_aside_and_said(world: World, path: Path) -> None:
-    lose(path, "{")
+async def test_a_damaged_journal_is_put_aside_and_one_that_cannot_be_written_changes_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    path = tmp_path / "state/devices.json"
+    path.parent.mkdir()
+    path.write_text("{")
     world.gpus[GPU].daemon = True
-    said = await partitions(world, path).settle([])
+    here = partitions(world, path)
+    said = await here.settle([])
     assert "could not be read" in said[0]
     assert path.with_suffix(".broken").read_text() == "{"
     assert not world.gpus[GPU].daemon
-
-
-async def test_a_journal_that_cannot_be_written_keeps_devices_untouched(
-    world: World, tmp_path: Path
-) -> None:
-    folder = tmp_path / "state"
-    folder.mkdir()
-    here = partitions(world, folder / "devices.json")
-    folder.rmdir()
+    for file in path.parent.iterdir():
+        file.unlink()
+    path.parent.rmdir()
     with pytest.raises(DeviceError, match="cannot be written"):
         await here.prepare(launch("a-1", mps()))
     assert not world.gpus[GPU].daemon

@@ -1,4 +1,4 @@
-"""MPS shares follow the daemon's life, know its clients, and break all at once."""
+"""MPS shares follow the daemon's life, know its clients, and break all at once; use is told."""
 
 from pathlib import Path
 
@@ -6,20 +6,12 @@ import pytest
 
 from partitiond.core.errors import DeviceError, StartFailedError
 from partitiond.core.hardware.health import DeviceFault
-from partitiond.core.hardware.partition import Partition
+from partitiond.core.hardware.partition import ShareUse, WholeDevice
 from partitiond.core.replica.engine import EngineReport
-from partitiond.core.units import GIB
+from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions import HostPartitions
 from partitiond.devices.partitions.journal import read_entries
-from tests.devices.partitions.world import (
-    GPU,
-    World,
-    handle,
-    launch,
-    mps,
-    partitions,
-    share,
-)
+from tests.devices.partitions.world import GPU, World, handle, launch, mig, mps, partitions, share
 
 
 async def test_the_mps_daemon_lives_from_its_first_engine_to_its_last(
@@ -40,7 +32,7 @@ async def test_the_mps_daemon_lives_from_its_first_engine_to_its_last(
 
 
 async def test_an_engine_that_is_no_client_of_mps_does_not_start(
-    world: World, here: HostPartitions
+    world: World, here: HostPartitions, caplog: pytest.LogCaptureFixture
 ) -> None:
     started = handle(await here.prepare(launch("a-1", mps())))
     world.living, world.gpus[GPU].clients = {100: "a-1", 101: "a-1", 7: "b-1"}, [7]
@@ -49,25 +41,12 @@ async def test_an_engine_that_is_no_client_of_mps_does_not_start(
     assert "CUDA_MPS_" in caught.value.hint
     world.gpus[GPU].clients = [7, 101]
     await here.verify(started, EngineReport(0, "1", {}))
-
-
-async def test_where_pids_are_hidden_mps_is_taken_at_its_word_and_that_is_logged(
-    world: World, here: HostPartitions, caplog: pytest.LogCaptureFixture
-) -> None:
-    started = handle(await here.prepare(launch("a-1", mps())))
-    world.living, world.gpus[GPU].clients = {100: "a-1"}, [0]
+    await here.before_stop(started)
+    assert world.terminated == [101], "ended by MPS before the process is"
+    world.gpus[GPU].clients = [0]  # pids are hidden: MPS is taken at its word
     with caplog.at_level("INFO"):
         await here.verify(started, EngineReport(0, "1", {}))
     assert "PID namespace" in caplog.text
-
-
-async def test_a_device_that_does_not_answer_after_the_start_is_a_failed_start(
-    world: World, here: HostPartitions
-) -> None:
-    started = handle(await here.prepare(launch("a-1", share())))
-    world.deaf = True
-    with pytest.raises(StartFailedError, match="cannot be told"):
-        await here.verify(started, EngineReport(0, "1", {}))
 
 
 async def test_what_a_dead_mps_daemon_left_is_ended_too(
@@ -75,6 +54,8 @@ async def test_what_a_dead_mps_daemon_left_is_ended_too(
 ) -> None:
     started = await here.prepare(launch("a-1", mps()))
     world.gpus[GPU].daemon, world.gpus[GPU].servers = False, 1
+    (fault,) = await here.faults()
+    assert "control daemon of GPU-0 is gone" in fault.reason
     await here.release(started)
     assert world.gpus[GPU].servers == 0
     assert read_entries(path) == ()
@@ -84,50 +65,59 @@ async def test_what_a_dead_mps_daemon_left_is_ended_too(
     assert world.gpus[GPU].servers == 0
 
 
-async def test_clients_are_ended_by_mps_before_the_process_is(
-    world: World, here: HostPartitions
-) -> None:
-    started = handle(await here.prepare(launch("a-1", mps())))
-    world.living, world.gpus[GPU].clients = {100: "a-1", 101: "a-1", 7: "b-1"}, [101, 7]
-    await here.before_stop(started)
-    assert world.terminated == [101]
-
-
 async def test_a_fault_of_a_server_is_the_gpus_until_its_last_engine_is_gone(
     world: World, here: HostPartitions
 ) -> None:
+    world.lost = [DeviceFault("GPU-1", "Xid 79")]  # told whatever runs there
     started = await here.prepare(launch("a-1", mps()))
     world.gpus[GPU].fault = "the server stopped at a client's fault"
-    (fault,) = await here.faults()
-    assert (fault.device_id, "one fault domain" in fault.reason) == (GPU, True)
+    told = {fault.device_id: fault.reason for fault in await here.faults()}
+    assert told.keys() == {GPU, "GPU-1"}
+    assert "one fault domain" in told[GPU]
     await here.release(started)
     here._looked_at = float("-inf")
-    assert list(await here.faults()) == []
+    assert list(await here.faults()) == world.lost
 
 
-async def test_a_daemon_that_was_killed_is_a_fault(world: World, here: HostPartitions) -> None:
-    await here.prepare(launch("a-1", mps()))
-    world.gpus[GPU].daemon = False
-    (fault,) = await here.faults()
-    assert "control daemon of GPU-0 is gone" in fault.reason
-
-
-async def test_a_lost_gpu_is_told_whatever_ran_there(world: World, path: Path) -> None:
-    world.lost = [DeviceFault("GPU-1", "Xid 79")]
-    assert list(await partitions(world, path).faults()) == world.lost
-
-
-@pytest.mark.parametrize(
-    ("mode", "partition", "refused"),
-    [(2, mps(), "PROHIBITED"), (3, share(), "EXCLUSIVE_PROCESS"), (3, mps(), "")],
-)
-async def test_a_compute_mode_that_forbids_it_is_named(
-    world: World, here: HostPartitions, mode: int, partition: Partition, refused: str
+async def test_an_engine_of_another_isolation_group_is_not_started_under_the_same_mps_daemon(
+    here: HostPartitions,
 ) -> None:
-    world.modes[GPU] = mode
-    if not refused:
-        await here.prepare(launch("a-1", partition))
-        return
-    with pytest.raises(DeviceError, match=refused):
-        await here.prepare(launch("a-1", partition))
-    assert not world.gpus[GPU].daemon
+    first = [await here.prepare(launch(name, mps(group="a"))) for name in ("a-1", "a-2")]
+    with pytest.raises(DeviceError, match="serves a-1 of the isolation group 'a'; b-1 is of 'b'"):
+        await here.prepare(launch("b-1", mps(group="b")))
+    for engine in first:
+        await here.release(engine)
+    await here.prepare(launch("b-1", mps(group="b")))
+
+
+async def test_each_engine_is_told_with_all_its_processes_and_its_own_share(
+    world: World, here: HostPartitions
+) -> None:
+    for name, wanted in (("a-1", share(10)), ("a-2", share(20)), ("b-1", share(5, "GPU-1"))):
+        await here.prepare(launch(name, wanted))
+    world.living = {1: "a-1", 2: "a-1", 3: "a-2", 4: "b-1"}
+    world.gpus[GPU].use = {1: GIB, 2: 2 * GIB, 3: 30 * GIB, 9: 7 * GIB}
+    world.gpus["GPU-1"].use = {4: 0}
+    assert sorted(await here.shares(), key=lambda use: use.name) == [
+        ShareUse("a-1", 10 * GIB, 3 * GIB),
+        ShareUse("a-2", 20 * GIB, 30 * GIB),
+        ShareUse("b-1", 5 * GIB, 0),  # nothing is a figure, too
+    ]
+    await here.release(launch("a-2", share(20)))
+    assert {use.name for use in await here.shares()} == {"a-1", "b-1"}
+    world.gpus[GPU].told = False
+    assert {use.name for use in await here.shares()} == {"b-1"}, "what the driver does not tell"
+    world.deaf = True
+    assert await here.shares() == [], "a device that does not answer"
+
+
+async def test_adopted_engines_under_mps_are_watched_and_not_those_without_neighbours(
+    world: World, here: HostPartitions
+) -> None:
+    world.living, world.gpus[GPU].use = {1: "a-1"}, {1: 11 * GIB}
+    for partition in (WholeDevice(GPU, Bytes(GIB)), mig()):
+        await here.settle([handle(launch("a-1", partition))])
+        assert await here.shares() == []
+        await here.release(launch("a-1", partition))
+    await here.settle([handle(launch("a-1", mps()))])
+    assert await here.shares() == [ShareUse("a-1", 10 * GIB, 11 * GIB)]

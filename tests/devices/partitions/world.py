@@ -174,6 +174,10 @@ class Daemon:
     uuid: str
 
     @property
+    def _gpu(self) -> Gpu:
+        return self.world.gpus[self.uuid]
+
+    @property
     def pipe_dir(self) -> Path:
         return Path("/pipe") / self.uuid
 
@@ -197,21 +201,16 @@ class Daemon:
         return [Client(pid) for pid in self._gpu.clients]
 
     async def quit(self) -> None:
-        if not self._gpu.daemon and not self._gpu.servers:
-            return
-        self.world.touch("quit MPS")
-        self._gpu.daemon, self._gpu.servers = False, 0
-        self.world.touch("go on after quitting MPS")
+        if self._gpu.daemon or self._gpu.servers:
+            self.world.touch("quit MPS")
+            self._gpu.daemon, self._gpu.servers = False, 0
+            self.world.touch("go on after quitting MPS")
 
     def alive(self) -> bool:
         return self._gpu.daemon
 
     def pids(self) -> Collection[int]:
         return [1] if self._gpu.daemon else []
-
-    @property
-    def _gpu(self) -> Gpu:
-        return self.world.gpus[self.uuid]
 
 
 def partitions(world: World, path: Path, kv_tokens: int = 0) -> HostPartitions:

@@ -12,9 +12,7 @@ from partitiond.devices.telemetry import HostTelemetry
 from partitiond.devices.telemetry import host as host_module
 from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.simulated.gpus import GpuDescription, SimulatedHost
-from tests.gpu_fixtures import MakeHost, is_started, make_host
-
-__all__ = ["make_host"]
+from tests.gpu_fixtures import MakeHost, is_started
 
 PATIENT, HASTY = 60.0, 0.05
 """Deadlines of a look: where nothing hangs, and where everything that is looked at does."""
