@@ -4,10 +4,7 @@ On a real GPU, instances are made and removed only if PARTITIOND_TEST_MIG is 1: 
 needs a GPU with MIG on and no instances. Reading needs nothing.
 """
 
-import asyncio
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,25 +14,18 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.partition import MigSlice
-from partitiond.core.mig.changes import MigLayout, illegal
+from partitiond.core.mig.changes import CreateGpuInstance, MigLayout, illegal
 from partitiond.core.mig.geometry import instance_bytes, place_of
 from partitiond.core.mig.names import read_name
 from partitiond.core.units import Bytes
 from partitiond.devices.gpus.discovery import discover_gpus
 from partitiond.devices.mig import MigControl, read_state
+from partitiond.devices.mig.instances import perform
 from partitiond.simulated.gpus import SimulatedHost
+from tests.contract.cuda_program import cuda_program
 
 ALLOWED = "PARTITIOND_TEST_MIG"
 NOWHERE = Path("/nonexistent/helper.sock")
-SEE = """
-import sys
-from pathlib import Path
-from partitiond.devices.cuda import Cuda
-context = Cuda(Path(sys.argv[1]) if sys.argv[1] else None).retain(0)
-print(context.memory()[1], flush=True)
-sys.stdin.read()
-"""
-"""A process in a MIG device: how much memory CUDA shows it, until its input ends."""
 
 
 @dataclass(frozen=True)
@@ -112,42 +102,18 @@ async def test_cuda_sees_the_instance_and_nothing_can_destroy_it_meanwhile(empty
     size = min(empty.state.profiles, key=lambda p: (p.memory_slices, p.name))
     place = (size.name, size.starts[-1], size.memory_slices)
     made = await control.ensure(MigSlice(empty.uuid, Bytes(1), *place))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        SEE,
-        str(empty.cuda or ""),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": made.uuid},
-    )
-    assert process.stdout is not None
-    try:
-        shown = int(await process.stdout.readline())
+    async with cuda_program(made.uuid, empty.cuda) as program:
+        assert await program.code() == 0
+        shown = await program.code("memory")
         assert abs(shown - made.memory_bytes) < 0.05 * made.memory_bytes
         (busy,) = await control.instances(empty.uuid)
         assert busy.busy
         with pytest.raises(DeviceError, match="a process runs in"):
             await control.destroy(empty.uuid, place)
-    finally:
-        await process.communicate(b"")  # its input ends, so it does
-    await control.destroy(empty.uuid, place)
-    assert empty.state.instances == ()
-
-
-async def test_what_overlaps_is_refused_by_the_driver_too(empty: Here) -> None:
-    from partitiond.core.mig.changes import CreateGpuInstance
-    from partitiond.devices.mig.instances import perform
-
-    control = MigControl("instances", NOWHERE)
-    size = min(empty.state.profiles, key=lambda p: (p.memory_slices, p.name))
-    place = (size.name, size.starts[0], size.memory_slices)
-    await control.ensure(MigSlice(empty.uuid, Bytes(1), *place))
-    try:
         largest = max(empty.state.profiles, key=lambda p: p.memory_slices)
         over = (largest.name, largest.starts[0], largest.memory_slices)
-        with pytest.raises(DeviceError) as refused:
+        with pytest.raises(DeviceError) as refused:  # what overlaps, by the driver itself
             perform(empty.uuid, CreateGpuInstance(over))
         assert refused.value.hint
-    finally:
-        await control.destroy(empty.uuid, place)
+    await control.destroy(empty.uuid, place)
+    assert empty.state.instances == ()

@@ -2,10 +2,7 @@
 
 import asyncio
 import contextlib
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -21,27 +18,13 @@ from partitiond.devices.mps import MpsControl, MpsDaemon, without_mps_env
 from partitiond.devices.nvml import used_bytes
 from partitiond.platform.process_identity import start_ticks
 from partitiond.simulated.gpus import SimulatedHost
+from tests.contract.cuda_program import CudaProgram, cuda_program
 from tests.machine import signal_all
 
 REAL_PROGRAM = "nvidia-cuda-mps-control"
 IDLE_BYTES = 64 * MIB
 """A GPU on which more is in use is not ours to test on."""
 OUT_OF_MEMORY, CLIENT_TERMINATED = 2, 810
-
-CUDA_PROGRAM = """
-import ctypes, sys
-cuda = ctypes.CDLL(sys.argv[1])
-context, pointer = ctypes.c_void_p(), ctypes.c_uint64()
-free, total = ctypes.c_size_t(), ctypes.c_size_t()
-print(cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
-      or cuda.cuCtxSetCurrent(context) or cuda.cuCtxSynchronize(), flush=True)
-for line in sys.stdin:
-    word, _, number = line.strip().partition(" ")
-    if word == "allocate":
-        print(cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(int(number))), flush=True)
-    elif word == "synchronize":
-        print(cuda.cuCtxSynchronize(), flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -56,23 +39,6 @@ class Gpu:
     uuid: str
     program: str
     library: str
-
-
-class CudaProcess:
-    """A CUDA program that does what it is told."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.pid = process.pid
-
-    async def code(self, command: str = "") -> int:
-        """The CUDA error of a command; of its start without one."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        if command:
-            self._process.stdin.write(f"{command}\n".encode())
-        async with asyncio.timeout(60):
-            return int(await self._process.stdout.readline())
 
 
 @pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
@@ -112,35 +78,16 @@ async def daemon(gpu: Gpu, run_dir: Path) -> AsyncIterator[MpsDaemon]:
 
 @contextlib.asynccontextmanager
 async def cuda(
-    gpu: Gpu, daemon: MpsDaemon, sm_percent: int = 50, memory_bytes: int = 0
-) -> AsyncIterator[CudaProcess]:
+    gpu: Gpu, daemon: MpsDaemon, sm_percent: int, memory_bytes: int = 0
+) -> AsyncIterator[CudaProgram]:
     """A client of the daemon, ended as our engines are: through the daemon, then killed."""
-    async with cuda_with(gpu, dict(daemon.client_env(sm_percent, memory_bytes))) as program:
+    told = dict(daemon.client_env(sm_percent, memory_bytes))
+    async with cuda_program(gpu.uuid, Path(gpu.library), told) as program:
         try:
             yield program
         finally:
             with contextlib.suppress(DeviceError):
                 await daemon.terminate([program.pid])
-
-
-@contextlib.asynccontextmanager
-async def cuda_with(gpu: Gpu, told: dict[str, str]) -> AsyncIterator[CudaProcess]:
-    """A program with this in its environment, killed in the end."""
-    env = {**os.environ, "CUDA_VISIBLE_DEVICES": gpu.uuid, **told}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        CUDA_PROGRAM,
-        gpu.library,
-        env=env,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        yield CudaProcess(process)
-    finally:
-        process.kill()
-        await process.communicate()
 
 
 async def until(true: Callable[[], Awaitable[bool]]) -> None:
@@ -150,7 +97,7 @@ async def until(true: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_daemon_answers_and_has_no_server_before_its_first_client(
+async def test_a_daemon_answers_and_its_clients_keep_to_their_limits_and_are_ended_one_by_one(
     gpu: Gpu, daemon: MpsDaemon, run_dir: Path
 ) -> None:
     assert daemon.alive()
@@ -158,29 +105,30 @@ async def test_a_daemon_answers_and_has_no_server_before_its_first_client(
     said = await daemon.ask("no_such_command")
     assert said, "it is answered in words"
     assert not said.isdigit()
-    assert await daemon.fault() == ""
-    async with cuda_with(gpu, dict(without_mps_env(run_dir))) as program:
+    outside = dict(without_mps_env(run_dir))
+    async with cuda_program(gpu.uuid, Path(gpu.library), outside) as program:
         assert await program.code() == 0, "told a folder without a daemon it runs without MPS"
         assert await daemon.clients() == ()
-    assert len(daemon.pids()) == 1
-
-
-async def test_a_client_keeps_to_its_limit_and_keeps_its_daemon_from_ending(
-    gpu: Gpu, daemon: MpsDaemon, run_dir: Path
-) -> None:
-    async with cuda(gpu, daemon, 100, 2048 * MIB) as program:
-        assert await program.code() == 0
-        assert await program.code(f"allocate {256 * MIB}") == 0
-        assert await program.code(f"allocate {4096 * MIB}") == OUT_OF_MEMORY
-        assert await program.code("synchronize") == 0, "refused, not broken"
-        (found,) = await daemon.clients()
-        assert found.pid == program.pid
-        assert await daemon.ask(f"get_server_status {found.server_pid}") == "ACTIVE"
-        assert found.server_pid in daemon.pids()
+    assert len(daemon.pids()) == 1, "no server before the first client"
+    async with cuda(gpu, daemon, 60, 2048 * MIB) as one, cuda(gpu, daemon, 30) as two:
+        assert await one.code() == 0
+        assert await one.code(f"allocate {256 * MIB}") == 0
+        assert await one.code(f"allocate {4096 * MIB}") == OUT_OF_MEMORY
+        assert await one.code("synchronize") == 0, "refused, not broken"
+        assert await two.code() == 0
+        found = await daemon.clients()
+        assert {client.pid for client in found} == {one.pid, two.pid}
+        assert await daemon.ask(f"get_server_status {found[0].server_pid}") == "ACTIVE"
+        assert found[0].server_pid in daemon.pids()
         assert await daemon.fault() == ""
         (again,) = MpsControl(run_dir, gpu.program).running()
         assert (again.uuid, again.pids()) == (daemon.uuid, daemon.pids())
-        assert [client.pid for client in await again.clients()] == [program.pid]
+        assert await again.clients() == found
+        assert await daemon.terminate([one.pid]) == (one.pid,)
+        assert start_ticks(one.pid) is not None, "its process is left alone"
+        assert await one.code("synchronize") == CLIENT_TERMINATED
+        assert await two.code("synchronize") == 0
+        assert await daemon.fault() == ""
         with pytest.raises(DeviceError, match="in use"):
             await daemon.quit()
 
@@ -195,14 +143,3 @@ async def test_a_client_keeps_to_its_limit_and_keeps_its_daemon_from_ending(
     await until(ended)
     assert all(start_ticks(pid) is None for pid in pids)
     assert not daemon.pipe_dir.exists()
-
-
-async def test_one_client_is_ended_and_its_neighbour_goes_on(gpu: Gpu, daemon: MpsDaemon) -> None:
-    async with cuda(gpu, daemon, 30) as one, cuda(gpu, daemon, 30) as two:
-        assert await one.code() == 0
-        assert await two.code() == 0
-        assert await daemon.terminate([one.pid]) == (one.pid,)
-        assert start_ticks(one.pid) is not None, "its process is left alone"
-        assert await one.code("synchronize") == CLIENT_TERMINATED
-        assert await two.code("synchronize") == 0
-        assert await daemon.fault() == ""

@@ -1,11 +1,8 @@
 """NVML behaves as our code relies on, simulated and on a real GPU."""
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +17,9 @@ from partitiond.devices.host import HostDevices
 from partitiond.devices.nvml import XidWatch, used_bytes
 from partitiond.serde import from_json, to_json
 from partitiond.simulated.gpus.host import SimulatedHost
+from tests.contract.cuda_program import cuda_program
 
 ALLOCATED = 512 * MIB
-HOLD = """
-import sys
-from pathlib import Path
-from partitiond.devices.cuda import Cuda
-path = Path(sys.argv[1]) if sys.argv[1] else None
-context = Cuda(path).retain(0)
-pointer = context.allocate(int(sys.argv[2]))
-print("ready", flush=True)
-sys.stdin.read()
-"""
-"""A process that holds memory of the only GPU it sees, until its input ends."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +28,6 @@ class Here:
 
     gpus: tuple[Device, ...]
     cuda: Path | None
-
-    @contextmanager
-    def holding(self, uuid: str, nbytes: int = ALLOCATED) -> Iterator[int]:
-        """The pid of a process that holds so much memory of a GPU."""
-        path = "" if self.cuda is None else str(self.cuda)
-        with subprocess.Popen(
-            [sys.executable, "-c", HOLD, path, str(nbytes)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": uuid},
-            text=True,
-        ) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield process.pid
 
 
 @pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
@@ -87,21 +59,16 @@ def seen(uuid: str, own_pids: Callable[[], Sequence[int]] = tuple) -> Device:
 
 
 def test_gpus_describe_themselves(here: Here) -> None:
+    devices = HostDevices(cpu=False)
     for device in here.gpus:
         assert device.id.startswith("GPU-")
         assert device.driver
         assert device.name
-        assert device.memory_bytes > 0
         assert 0 <= device.reserved_bytes < device.memory_bytes // 8
         assert 0 <= device.free_bytes <= device.memory_bytes - device.reserved_bytes
         assert device.modes
         assert device.cores == tuple(sorted(set(device.cores)))
         assert from_json(Device, to_json(device)) == device
-
-
-def test_details_are_told_and_survive_json(here: Here) -> None:
-    devices = HostDevices(cpu=False)
-    for device in here.gpus:
         told = devices.inspect(device.id)
         assert told.device.id == device.id
         assert told.compute_capability
@@ -113,14 +80,15 @@ def test_details_are_told_and_survive_json(here: Here) -> None:
         again = devices.inspect(device.id).energy_joules
         assert told.energy_joules is None or (again or 0) >= told.energy_joules
         assert from_json(DeviceDetails, to_json(told)) == told
-        json.loads(to_json(told))
 
 
-def test_a_process_takes_from_what_is_free_where_it_is_not_ours_and_gives_it_back(
+async def test_a_process_takes_from_what_is_free_where_it_is_not_ours_and_gives_it_back(
     here: Here, gpu: Device
 ) -> None:
     before, used = seen(gpu.id), used_bytes(gpu.id)
-    with here.holding(gpu.id) as pid:
+    async with cuda_program(gpu.id, here.cuda) as program:
+        assert await program.code() == await program.code(f"allocate {ALLOCATED}") == 0
+        pid = program.pid
         during, ours = seen(gpu.id), seen(gpu.id, lambda: (pid,))
         risen = used_bytes(gpu.id) - used
         assert risen >= ALLOCATED
@@ -136,13 +104,10 @@ def test_a_process_takes_from_what_is_free_where_it_is_not_ours_and_gives_it_bac
     assert used_bytes(gpu.id) < used + ALLOCATED
 
 
-def test_a_gpu_that_is_not_there_is_refused(here: Here) -> None:
+def test_events_are_listened_to_and_a_gpu_that_is_not_there_is_refused(here: Here) -> None:
     with pytest.raises(DeviceError) as caught:
         used_bytes("GPU-00000000-dead-beef-0000-000000000000")
     assert caught.value.hint
-
-
-def test_events_are_listened_to_and_the_watch_ends(here: Here) -> None:
     watch = XidWatch(wait_ms=100)
     watch.start()
     assert watch.listening.wait(60)

@@ -25,11 +25,12 @@ from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.kept_programs import KeptPrograms
 from partitiond.engines.process.scope import EngineCgroups
 from partitiond.engines.process.spawn import spawn_shim
-from partitiond.simulated.gpus import SimulatedHost
-from tests.contract.test_mps_contract import CLIENT_TERMINATED, Gpu, real_gpu
+from tests.contract.test_mps_contract import CLIENT_TERMINATED, Gpu, gpu
 from tests.engine_fixtures import simulated_launch
 from tests.engines.process.scripts import ORDINARY, Launcher
 from tests.machine import signal_all
+
+__all__ = ["gpu"]
 
 ALONE = (
     "unshare", "--net", "--ipc", "--mount", "sh", "-c",
@@ -51,14 +52,6 @@ for turn in range(6000):
           or cuda.cuCtxSynchronize(), flush=True)
     time.sleep(0.1)
 """
-
-
-@pytest.fixture(params=["simulated", pytest.param("real", marks=pytest.mark.gpu)])
-def gpu(request: pytest.FixtureRequest, tmp_path: Path) -> Gpu:
-    if request.param == "real":
-        return real_gpu()
-    host = SimulatedHost.create("a100-40gb-x8", tmp_path / "host")
-    return Gpu(host.uuids()[1], str(host.mps_control), str(host.cuda_path))
 
 
 def sandbox_words() -> Sequence[str]:

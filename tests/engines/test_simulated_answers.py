@@ -35,13 +35,11 @@ class TestTokens:
         ids = tokens.encode(text)
         assert tokens.decode(ids) == text
         assert all(0 <= item < 2**53 for item in ids)
+        assert len(tokens.encode("a" * 400)) == 100, "four characters of English a token"
 
     @given(st.lists(st.integers(0, 2**63 - 1)))
     def test_every_id_is_some_text(self, ids: list[int]) -> None:
         tokens.decode(ids).encode()
-
-    def test_english_takes_four_characters_a_token(self) -> None:
-        assert len(tokens.encode("a" * 400)) == 100
 
 
 class TestAnswers:
@@ -50,15 +48,12 @@ class TestAnswers:
         assert completion(max_tokens=8, ignore_eos=True).answers[0].text == text
         other = completion(prompt="Ho", max_tokens=8, ignore_eos=True).answers[0].text
         assert other != text
-
-    def test_choices_of_one_prompt_differ(self) -> None:
-        first, second = completion(n=2, max_tokens=3).answers
-        assert first.text != second.text
-
-    def test_each_choice_belongs_to_its_prompt(self) -> None:
-        generation = completion(prompt=["A", "B"], n=2)
+        generation = completion(prompt=["A", "B"], n=2, max_tokens=3)
         prompts = [tokens.decode(generation.prompt_of(index)) for index in range(4)]
         assert prompts == ["A", "A", "B", "B"]
+        assert len({answer.text for answer in generation.answers[:2]}) == 2
+        cut = completion(prompt=[5] * 510, max_tokens=100, ignore_eos=True)
+        assert cut.output_tokens == 2, "at the context"
 
     @given(st.integers(0, 40), st.integers(1, 12), st.booleans())
     def test_a_stop_text_ends_the_answer_before_it(self, at: int, size: int, kept: bool) -> None:
@@ -74,12 +69,8 @@ class TestAnswers:
             assert answer.text == before + (stop if kept else "")
             assert (answer.finish_reason, answer.stop_reason) == ("stop", stop)
 
-    def test_the_output_is_cut_at_the_context(self) -> None:
-        generation = completion(prompt=[5] * 510, max_tokens=100, ignore_eos=True)
-        assert generation.output_tokens == 2
-
     def test_a_schema_is_kept(self) -> None:
-        schema = {
+        schema: dict[str, Any] = {
             "type": "object",
             "properties": {
                 "name": {"type": "string"},
@@ -90,20 +81,11 @@ class TestAnswers:
         }
         wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
         answer = completion(response_format=wanted, max_tokens=200).answers[0]
-        assert json.loads(answer.text) == {
-            "name": "small",
-            "size": "small",
-            "parts": [],
-            "inner": {"n": 1},
-        }
+        made = {"name": "small", "size": "small", "parts": [], "inner": {"n": 1}}
+        assert json.loads(answer.text) == made
         assert answer.finish_reason == "stop"
-
-    def test_a_schema_that_refers_to_itself_has_an_end(self) -> None:
-        schema: dict[str, Any] = {"type": "object", "properties": {}}
-        schema["properties"]["again"] = schema
+        schema["properties"]["again"] = schema  # which refers to itself, and has an end
         assert "again" in structured.instance_of(schema)
-
-    def test_both_apis_of_chats_read_schemas(self) -> None:
         form = {"type": "json_schema", "name": "x", "schema": {"type": "boolean"}}
         body = {"input": "Hi", "text": {"format": form}}
         assert read_response(body, MODEL, 512).answers[0].text == "true"
@@ -111,56 +93,45 @@ class TestAnswers:
 
 class TestRefusals:
     def test_a_wrong_type_names_its_place_as_vllm_does(self) -> None:
+        """The statuses of all kinds of refusals are in `tests/e2e/conformance_cases.py`."""
         error = refusal(max_tokens="many")
         assert error["type"] == "Bad Request"
         assert error["param"] == "body.max_tokens"
         assert error["message"].startswith("1 validation error:\n  {'type': 'int_parsing', 'loc'")
+        prompts: tuple[object, ...] = (None, [], [[]], [1, "a"], 7)
+        for prompt in prompts:
+            assert refusal(prompt=prompt)["code"] == 400
+        for raw in (b"", b"{", b"[]", b"7", b'{"a": "\xff"}'):
+            with pytest.raises(RefusedError):
+                read_body(raw)
 
-    @pytest.mark.parametrize(
-        ("body", "param"),
-        [
-            ({"temperature": -1}, "temperature"),
-            ({"temperature": math.nan}, "temperature"),
-            ({"top_p": 0}, "top_p"),
-            ({"logprobs": 21}, "logprobs"),
-            ({"logit_bias": {"a": 1}}, "logit_bias"),
-            ({"stream_options": {"include_usage": True}}, "stream_options"),
-            ({"max_tokens": 513}, "max_tokens"),
-            ({"prompt": ""}, "prompt"),
-            ({"prompt": "word " * 1000}, "input_tokens"),
-            ({"suffix": "x"}, "suffix"),
-        ],
-    )
-    def test_values_out_of_range_name_their_field(self, body: dict[str, Any], param: str) -> None:
-        error = refusal(**body)
-        assert (error["type"], error["param"]) == ("BadRequestError", param)
-
-    def test_greedy_choices_are_one(self) -> None:
-        assert "greedy" in refusal(n=2, temperature=0)["message"]
-        assert len(completion(n=2, temperature=0, use_beam_search=True).answers) == 2
-
-    @pytest.mark.parametrize("choice", [None, "auto", "required", {"function": {"name": "f"}}])
-    def test_tools_need_a_parser(self, choice: object) -> None:
-        body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [{"type": "function"}]}
-        with pytest.raises(RefusedError, match="tool-call-parser"):
-            read_generation(
-                body | {"tool_choice": choice}, chat=True, model=MODEL, max_model_len=512
-            )
-
-    @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"7", b'{"a": "\xff"}'])
-    def test_bodies_that_are_no_objects(self, raw: bytes) -> None:
-        with pytest.raises(RefusedError):
-            read_body(raw)
+    def test_values_out_of_range_name_their_field(self) -> None:
+        told = {"stream_options": {"include_usage": True}}
+        assert completion(stream=True, **told).include_usage
+        assert not completion(stream=True).include_usage
+        for param, value in (
+            ("temperature", -1),
+            ("temperature", math.nan),
+            ("top_p", 0),
+            ("logprobs", 21),
+            ("logit_bias", {"a": 1}),
+            ("stream_options", told["stream_options"]),
+            ("max_tokens", 513),
+            ("prompt", ""),
+            ("suffix", "x"),
+        ):
+            error = refusal(**{param: value})
+            assert (error["type"], error["param"]) == ("BadRequestError", param)
+        assert refusal(prompt="word " * 1000)["param"] == "input_tokens"
 
     def test_lenient_numbers_and_booleans(self) -> None:
         assert whole({"n": "3"}, "n") == whole({"n": 3.0}, "n") == 3
         assert all(flag({"x": x}, "x") for x in (True, 1, 1.0, "true", "Yes", "on", "1"))
         assert not any(flag({"x": x}, "x") for x in (False, 0, None, "false", "off"))
-
-    @pytest.mark.parametrize("value", [2, "maybe", [], {}])
-    def test_what_is_no_boolean(self, value: object) -> None:
-        with pytest.raises(RefusedError):
-            flag({"x": value}, "x")
+        values: tuple[object, ...] = (2, "maybe", [], {})
+        for value in values:
+            with pytest.raises(RefusedError):
+                flag({"x": value}, "x")
 
     def test_messages_must_limit_their_output(self) -> None:
         body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
@@ -173,35 +144,18 @@ class TestRefusals:
 
 
 class TestPooling:
-    def test_vectors_have_length_one_and_are_the_same_each_time(self) -> None:
-        vector = pooling.vector_of(tokens.encode("Hello world"))
-        assert math.isclose(math.hypot(*vector), 1.0)
-        assert vector == pooling.vector_of(tokens.encode("Hello world"))
-
-    def test_texts_that_share_tokens_are_nearer(self) -> None:
+    def test_texts_that_share_tokens_are_nearer_and_ranked_higher(self) -> None:
         query = tokens.encode("fast small models")
         near, far = tokens.encode("fast small engines"), tokens.encode("unrelated")
         assert pooling.similarity(query, near) > pooling.similarity(query, far)
-        assert math.isclose(pooling.similarity(query, query), 1.0)
-
-    def test_ranks_are_in_order_and_keep_their_index(self) -> None:
+        assert math.isclose(math.hypot(*pooling.vector_of(query)), 1.0)
         body = {"query": "small models", "documents": ["far away", "small models", "small"]}
         wanted = pooling.read_ranking(body | {"top_n": 2}, MODEL, 512)
         results = pooling.ranks_body(wanted, "score-1", MODEL)["results"]
         assert [result["index"] for result in results] == [1, 2]
-        assert results[0]["relevance_score"] > results[1]["relevance_score"]
-
-    @pytest.mark.parametrize(
-        ("left", "right", "pairs"),
-        [("a", ["b", "c"], 2), (["a", "b"], ["c", "d"], 2), ("a", "b", 1), (["a"], ["b", "c"], 2)],
-    )
-    def test_pairs(self, left: object, right: object, pairs: int) -> None:
-        assert len(pooling.read_pairs({"text_1": left, "text_2": right}, MODEL, 512)) == pairs
-
-    @pytest.mark.parametrize(("left", "right"), [(["a", "b"], ["c"]), ("a", []), ("a", None)])
-    def test_pairs_that_do_not_match(self, left: object, right: object) -> None:
-        with pytest.raises(RefusedError):
-            pooling.read_pairs({"text_1": left, "text_2": right}, MODEL, 512)
+        for left, right in ((["a", "b"], ["c"]), ("a", []), ("a", None)):
+            with pytest.raises(RefusedError):
+                pooling.read_pairs({"text_1": left, "text_2": right}, MODEL, 512)
 
 
 def test_log_probabilities_of_whole_answers_cover_each_token() -> None:

@@ -54,15 +54,22 @@ def launch(short_dir: Path, host: SimulatedHost) -> EngineLaunch:
 async def test_it_holds_weights_kv_cache_and_context_until_it_ends(
     host: SimulatedHost, runner: ProcessEngineRunner, launch: EngineLaunch
 ) -> None:
+    gpu, weights = launch.device_id, 125_239_296 * 2
     handle = await runner.start(launch)
     report = await runner.wait_ready(handle, 60)
-    held = host.used_bytes(launch.device_id)
-    weights = 125_239_296 * 2
-    assert KV_BYTES + weights + 300 * MIB < held < KV_BYTES + weights + 2 * GIB
+    assert KV_BYTES + weights + 300 * MIB < host.used_bytes(gpu) < KV_BYTES + weights + 2 * GIB
     assert report.kv_cache_tokens == planned_kv_tokens(launch)
     assert planned_kv_tokens(launch) == KV_BYTES // kv_bytes_per_token(Path(launch.model_folder))
-    await runner.stop(handle, 5)
-    assert host.used_bytes(launch.device_id) == 0
+    host.xid(gpu, 31, breaks=719)
+    ended = await runner.wait_exit(handle)
+    assert "its GPU broke off what it computed" in ended.diagnosis
+    assert host.used_bytes(gpu) == 0
+    await runner.stop(handle, 0)
+    host.set_mig_mode(gpu, enabled=True)
+    handle = await runner.start(launch)
+    with pytest.raises(StartFailedError, match="it was shown no GPU"):
+        await runner.wait_ready(handle, 60)
+    await runner.stop(handle, 0)
 
 
 @pytest.mark.parametrize(
@@ -83,26 +90,6 @@ async def test_it_fails_in_vllms_words_where_memory_is_taken(
         await runner.wait_ready(handle, 60)
     assert said in caught.value.message
     assert caught.value.facts["kind"] == "gpu-out-of-memory"
-    await runner.stop(handle, 0)
-
-
-async def test_it_ends_when_its_gpu_breaks_off(
-    host: SimulatedHost, runner: ProcessEngineRunner, launch: EngineLaunch
-) -> None:
-    handle = await runner.start(launch)
-    await runner.wait_ready(handle, 60)
-    host.xid(launch.device_id, 31, breaks=719)
-    ended = await runner.wait_exit(handle)
-    assert "its GPU broke off what it computed" in ended.diagnosis
-
-
-async def test_it_is_shown_nothing_with_mig_on(
-    host: SimulatedHost, runner: ProcessEngineRunner, launch: EngineLaunch
-) -> None:
-    host.set_mig_mode(launch.device_id, enabled=True)
-    handle = await runner.start(launch)
-    with pytest.raises(StartFailedError, match="it was shown no GPU"):
-        await runner.wait_ready(handle, 60)
     await runner.stop(handle, 0)
 
 

@@ -26,30 +26,18 @@ def make(folder: Path, name: str, *more: str, algorithm: str = "ec") -> tuple[Pa
     return certificate, key
 
 
-@pytest.mark.parametrize("algorithm", ["ec", "rsa:2048", "ed25519"])
-def test_a_pair_is_fine_and_says_when_it_ends(tmp_path: Path, algorithm: str) -> None:
-    certificate, key = make(tmp_path, "a", algorithm=algorithm)
-    assert check_files(certificate, key) == []
-    left = valid_until(certificate) - datetime.now(UTC)
-    assert timedelta(days=9) < left <= timedelta(days=10)
-
-
-def test_text_before_and_a_chain_behind_the_certificate_are_allowed(tmp_path: Path) -> None:
-    certificate, key = make(tmp_path, "a")
-    other, _ = make(tmp_path, "b", "-nodes", "-days", "3650")
-    end = valid_until(certificate)
-    certificate.write_text("Bag Attributes\n" + certificate.read_text() + other.read_text())
+def test_a_pair_is_fine_and_says_when_it_ends(tmp_path: Path) -> None:
+    for algorithm in ("rsa:2048", "ed25519", "ec"):
+        certificate, key = make(tmp_path, "a", algorithm=algorithm)
+        assert check_files(certificate, key) == []
+        end = valid_until(certificate)
+        assert timedelta(days=9) < end - datetime.now(UTC) <= timedelta(days=10)
+    late, _ = make(tmp_path, "b", "-nodes", "-days", "20000")
+    assert valid_until(late).year >= 2050
+    # Text before it and a chain behind it are allowed.
+    certificate.write_text("Bag Attributes\n" + certificate.read_text() + late.read_text())
     assert check_files(certificate, key) == []
     assert valid_until(certificate) == end
-
-
-def test_dates_from_2050_on_are_read(tmp_path: Path) -> None:
-    certificate, _ = make(tmp_path, "a", "-nodes", "-days", "20000")
-    assert valid_until(certificate).year >= 2050
-
-
-def test_a_key_that_anyone_can_read_is_worth_a_warning(tmp_path: Path) -> None:
-    certificate, key = make(tmp_path, "a")
     key.chmod(0o640)
     assert check_files(certificate, key) == [], "a group of its own is usual"
     key.chmod(0o644)
@@ -60,26 +48,22 @@ def test_a_key_that_anyone_can_read_is_worth_a_warning(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_refused_by_name(tmp_path: Path) -> None:
     certificate, key = make(tmp_path, "a")
     _, other = make(tmp_path, "b")
-    with pytest.raises(SettingsError, match="key values mismatch"):
-        check_files(certificate, other)
-    with pytest.raises(SettingsError, match=r"proxy\.tls_key: .*none\.key cannot be read"):
-        check_files(certificate, tmp_path / "none.key")
-    with pytest.raises(SettingsError, match=r"proxy\.tls_certificate: .* Is a directory"):
-        check_files(tmp_path, key)
-    with pytest.raises(SettingsError, match="no certificate and its key"):
-        check_files(key, certificate)
     empty = tmp_path / "empty"
     empty.touch()
-    with pytest.raises(SettingsError, match="no certificate and its key"):
-        check_files(empty, key)
+    for pair, why in (
+        ((certificate, other), "key values mismatch"),
+        ((certificate, tmp_path / "none.key"), r"proxy\.tls_key: .*none\.key cannot be read"),
+        ((tmp_path, key), r"proxy\.tls_certificate: .* Is a directory"),
+        ((key, certificate), "no certificate and its key"),
+        ((empty, key), "no certificate and its key"),
+    ):
+        with pytest.raises(SettingsError, match=why):
+            check_files(*pair)
     with pytest.raises(ValueError, match="no PEM certificate"):
         valid_until(empty)
-
-
-def test_a_key_with_a_pass_phrase_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
-    certificate, key = make(tmp_path, "a", "-passout", "pass:secret")
+    # Nobody is asked for a pass phrase.
     with pytest.raises(SettingsError) as refused:
-        check_files(certificate, key)
+        check_files(*make(tmp_path, "c", "-passout", "pass:secret"))
     assert "no pass phrase" in refused.value.hint
 
 

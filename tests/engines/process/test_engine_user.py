@@ -81,7 +81,7 @@ def test_a_link_out_of_the_models_opens_nothing(cache: Path) -> None:
 
 
 def test_a_folder_of_the_operator_s_stays_as_it_is_and_the_error_says_what_to_do(
-    tmp_path: Path, cache: Path
+    tmp_path: Path, place: Path, cache: Path
 ) -> None:
     folder = tmp_path / "mine"
     folder.mkdir(mode=0o700)
@@ -91,18 +91,7 @@ def test_a_folder_of_the_operator_s_stays_as_it_is_and_the_error_says_what_to_do
         user.admit(vllm_launch(folder))
     assert f"chmod -R o+rX {folder}" in refused.value.hint
     assert mode(folder) == 0o700
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A folder that everybody may enter."""
-    with tempfile.TemporaryDirectory(prefix="pd-") as name:
-        Path(name).chmod(0o755)
-        yield Path(name)
-
-
-def test_models_that_are_kept_elsewhere_are_checked_like_others(place: Path) -> None:
-    """The unit shows one folder; another cache folder is as closed to engines as to anybody."""
+    # The unit shows one folder; another cache folder is as closed to engines as to anybody.
     models = place / "cache/models"
     (models / "one").mkdir(parents=True)
     (place / "cache").chmod(0o700)
@@ -113,28 +102,7 @@ def test_models_that_are_kept_elsewhere_are_checked_like_others(place: Path) -> 
     assert refused.value.facts == {"path": str(place / "cache")}
     (place / "cache").chmod(0o711)
     user.admit(launch)
-
-
-@pytest.mark.parametrize("linked", [False, True])
-def test_a_model_that_the_unit_hides_is_refused_and_the_error_says_which_folder(
-    place: Path, cache: Path, linked: bool
-) -> None:
-    hidden = place / "hidden"
-    hidden.mkdir()
-    (hidden / "config.json").write_text("{}")
-    folder = hidden
-    if linked:
-        folder = place / "shown"
-        folder.mkdir()
-        (folder / "config.json").symlink_to(hidden / "config.json")
-    require_readable(folder, cache / "models", (place / "other",))
-    with pytest.raises(StartFailedError, match="does not see") as refused:
-        require_readable(folder, cache / "models", (hidden,))
-    assert f"not below {hidden}" in refused.value.hint
-
-
-def test_a_link_into_a_closed_folder_is_refused(place: Path, cache: Path) -> None:
-    """The file itself is open to all, and the folder above it is not."""
+    # The file itself is open to all, and the folder above it is not.
     store, folder = place / "store", place / "model"
     (store / "blobs").mkdir(parents=True)
     (store / "blobs/abc").write_text("{}")
@@ -145,6 +113,29 @@ def test_a_link_into_a_closed_folder_is_refused(place: Path, cache: Path) -> Non
     with pytest.raises(StartFailedError, match="may not read") as refused:
         require_readable(folder, cache / "models", ())
     assert refused.value.facts == {"path": str(store)}
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that everybody may enter."""
+    with tempfile.TemporaryDirectory(prefix="pd-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_a_model_that_the_unit_hides_is_refused_and_the_error_says_which_folder(
+    place: Path, cache: Path
+) -> None:
+    hidden, shown = place / "hidden", place / "shown"
+    hidden.mkdir()
+    shown.mkdir()
+    (hidden / "config.json").write_text("{}")
+    (shown / "config.json").symlink_to(hidden / "config.json")
+    for folder in (hidden, shown):
+        require_readable(folder, cache / "models", (place / "other",))
+        with pytest.raises(StartFailedError, match="does not see") as refused:
+            require_readable(folder, cache / "models", (hidden,))
+        assert f"not below {hidden}" in refused.value.hint
 
 
 def test_what_is_hidden_is_what_the_unit_hides() -> None:
@@ -160,26 +151,28 @@ def under_mps(pipe_dir: str, group: str = "") -> EngineLaunch:
     return dataclasses.replace(simulated_launch(), extra_env=env, isolation_group=group)
 
 
-def test_an_engine_under_mps_is_started_beside_its_mps_daemon(tmp_path: Path, cache: Path) -> None:
+def test_an_engine_under_mps_is_started_beside_its_mps_daemon(tmp_path: Path) -> None:
     """MPS serves the user that its daemon runs as, which the pipe folder tells."""
-    launcher = Path("/run/partitiond-engine.sock")
-    user = EngineUser(launcher, cache, cache / "models")
-    assert user.launcher_for(simulated_launch()) == launcher
-    ours = under_mps("/run/partitiond-mps/3c5a1b2d/pipe")
-    assert user.launcher_for(ours) == Path("/run/partitiond-mps.sock")
+    run = Path("/run")
+    user = EngineUser(run / "partitiond-engine.sock", tmp_path, tmp_path)
+    blue_s = EngineUser(run / "partitiond-engine-blue.sock", tmp_path, tmp_path)
     blue = under_mps("/run/partitiond-mps-blue/3c5a1b2d/pipe", "blue")
-    assert user.launcher_for(blue) is None, "that is another user's"
-    blue_s = EngineUser(Path("/run/partitiond-engine-blue.sock"), cache, cache / "models")
-    assert blue_s.launcher_for(blue) == Path("/run/partitiond-mps-blue.sock")
-    assert blue_s.launcher_for(simulated_launch()) == Path("/run/partitiond-engine-blue.sock")
-    # A daemon that an earlier release started serves no user but this daemon's own.
-    assert user.launcher_for(under_mps("/run/partitiond/mps/3c5a1b2d/pipe")) is None
-    # An engine that is kept out of MPS is told an empty pipe folder, which is no MPS daemon's.
     outside = dataclasses.replace(simulated_launch(), extra_env=without_mps_env(tmp_path))
-    assert user.launcher_for(outside) == launcher
+    for of, launch, launcher in (
+        (user, simulated_launch(), user.launcher),
+        (user, under_mps("/run/partitiond-mps/3c5a1b2d/pipe"), run / "partitiond-mps.sock"),
+        (user, blue, None),  # that is another user's
+        (blue_s, blue, run / "partitiond-mps-blue.sock"),
+        (blue_s, simulated_launch(), blue_s.launcher),
+        # A daemon that an earlier release started serves no user but this daemon's own.
+        (user, under_mps("/run/partitiond/mps/3c5a1b2d/pipe"), None),
+        # An engine that is kept out of MPS is told an empty pipe folder: no MPS daemon's.
+        (user, outside, user.launcher),
+    ):
+        assert of.launcher_for(launch) == launcher
     for group in ("engine", "search-engine", "mps"):  # words of ours in a group's name
-        own = Path(f"/run/partitiond-engine-{group}.sock")
-        assert mps_launcher(own) == Path(f"/run/partitiond-mps-{group}.sock")
+        own = run / f"partitiond-engine-{group}.sock"
+        assert mps_launcher(own) == run / f"partitiond-mps-{group}.sock"
 
 
 @pytest.fixture
@@ -203,9 +196,7 @@ def test_a_group_has_a_launcher_and_a_cache_of_its_own_or_the_error_says_what_to
         with pytest.raises(StartFailedError, match=f"no isolation group {group}") as refused:
             grouped.in_group(group)
         assert f"sudo partitiond setup --isolation-group {group} --apply" in refused.value.hint
-
-
-def test_a_model_is_warned_of_a_group_that_does_not_hold_here(grouped: EngineUser) -> None:
+    # A model is warned of a group that does not hold here.
     assert group_warning(None, "") == group_warning(grouped, "") == ""
     assert group_warning(grouped, "blue") == ""
     assert "has no isolation group green" in group_warning(grouped, "green")
@@ -281,22 +272,15 @@ def test_processes_of_its_cgroup_are_an_engine_s_unless_it_is_of_another_boot(
 
 
 async def test_everything_in_the_cgroup_is_killed_by_the_kernel(
-    folder: RunFolder, cgroup: Path, sleeper: subprocess.Popen[bytes]
+    tmp_path: Path, folder: RunFolder, cgroup: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    """The order goes to cgroup.kill; a signal to another user's process would be refused."""
+    """The order goes to cgroup.kill; a signal to another user's process would be refused. Until
+    it is empty the engine is not gone: what systemd has not yet ended holds memory and devices.
+    """
     (cgroup / "cgroup.kill").write_text("")
     record_of(folder, cgroup)
     assert await process.kill_all(folder.path, None, 0.2) == (sleeper.pid,)
     assert (cgroup / "cgroup.kill").read_text() == "1"
-    (cgroup / "cgroup.procs").write_text("")
-    assert await process.kill_all(folder.path, None, 0.2) == ()
-
-
-async def test_an_engine_is_not_gone_while_its_cgroup_has_processes(
-    tmp_path: Path, folder: RunFolder, cgroup: Path, sleeper: subprocess.Popen[bytes]
-) -> None:
-    """Its supervisor was killed; what systemd has not yet ended holds memory and devices."""
-    record_of(folder, cgroup)
     handle = folder.handle()
     assert handle is not None
     runner = ProcessEngineRunner(tmp_path / "run", None, reap_seconds=0.1)
@@ -309,45 +293,37 @@ async def test_an_engine_is_not_gone_while_its_cgroup_has_processes(
     assert not waiting.done()
     (cgroup / "cgroup.procs").write_text("")
     assert (await asyncio.wait_for(waiting, 60)).code == -signal.SIGKILL
+    assert await process.kill_all(folder.path, None, 0.2) == ()
 
 
-def test_no_cgroup_is_killed_without_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_cgroup_is_limited_again_weighed_and_never_killed_without_its_name(
+    tmp_path: Path, sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not even a file of that name in the working folder, where an empty name would lead."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "cgroup.kill").write_text("")
-    (tmp_path / "cgroup.procs").write_text("1\n")
-    assert not shim.kill_cgroup("")
-    assert shim.cgroup_pids("") == []
-    assert not shim.kill_cgroup(str(tmp_path / "gone"))
-    assert (tmp_path / "cgroup.kill").read_text() == ""
-
-
-STAT = "anon 300000000\nfile 900000000\nkernel 5\nshmem 200000000\nanon_thp 7\n"
-
-
-def test_memory_that_no_process_maps_counts_and_the_cache_of_files_does_not(
-    tmp_path: Path, sleeper: subprocess.Popen[bytes]
-) -> None:
-    (tmp_path / "memory.stat").write_text(STAT)
+    limit = tmp_path / "memory.max"
+    for name in ("memory.max", "memory.swap.max"):
+        (tmp_path / name).write_text("max\n")
+    shim.limit_memory(str(tmp_path), 1_000_000_001)
+    wanted = 1_000_000_001 // 4096 * 4096
+    assert limit.read_text().startswith(str(wanted))
+    limit.write_text(f"{wanted}\n")
+    limit.chmod(0o444)
+    written = limit.stat().st_mtime_ns
+    shim.limit_memory(str(tmp_path), 1_000_000_001)
+    assert limit.stat().st_mtime_ns == written
+    shim.limit_memory(str(tmp_path / "gone"), 1)
+    # Memory that no process maps counts, and the cache of files does not.
+    stat = "anon 300000000\nfile 900000000\nkernel 5\nshmem 200000000\nanon_thp 7\n"
+    (tmp_path / "memory.stat").write_text(stat)
     assert shim.charged_bytes(str(tmp_path)) == 500_000_000
     assert shim.charged_bytes(str(tmp_path / "gone")) == shim.charged_bytes("") == 0
     folder = RunFolder.of(tmp_path / "run", "one-1")
     record_of(folder, tmp_path)
     (tmp_path / "cgroup.procs").write_text(f"{sleeper.pid}\n")
     assert process.pss_bytes(folder.path, ProcessId(2**22 - 1, 1, boot_id())) == 500_000_000
-
-
-def test_a_limit_that_was_taken_back_is_set_again(tmp_path: Path) -> None:
-    for name in ("memory.max", "memory.swap.max"):
-        (tmp_path / name).write_text("max\n")
-    shim.limit_memory(str(tmp_path), 1_000_000_001)
-    wanted = 1_000_000_001 // 4096 * 4096
-    assert (tmp_path / "memory.max").read_text().startswith(str(wanted))
-    (tmp_path / "memory.max").write_text(f"{wanted}\n")
-    (tmp_path / "memory.max").chmod(0o444)
-    written = (tmp_path / "memory.max").stat().st_mtime_ns
-    shim.limit_memory(str(tmp_path), 1_000_000_001)
-    assert (tmp_path / "memory.max").stat().st_mtime_ns == written
-    shim.limit_memory(str(tmp_path / "gone"), 1)
+    # Not even a file of that name in the working folder, where an empty name would lead.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cgroup.kill").write_text("")
+    assert not shim.kill_cgroup("")
+    assert shim.cgroup_pids("") == []
+    assert not shim.kill_cgroup(str(tmp_path / "gone"))
+    assert (tmp_path / "cgroup.kill").read_text() == ""

@@ -1,5 +1,4 @@
 import contextlib
-import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -30,27 +29,21 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 @given(st.from_regex(r"[a-z0-9][a-z0-9._-]{0,62}-[0-9]{1,3}", fullmatch=True))
-def test_folder_names_are_short_and_readable(replica_id: str) -> None:
-    name = folder_name(replica_id)
-    assert len(name) <= MAX_FOLDER_NAME
-    assert name.startswith(replica_id[:15])
-
-
-def test_long_names_with_the_same_start_stay_apart() -> None:
-    names = {folder_name("a-model-with-quite-a-long-name-" + str(n)) for n in range(100)}
-    assert len(names) == 100
-
-
-def test_the_launch_is_read_back_as_it_was(folder: RunFolder) -> None:
-    assert folder.launch() == simulated_launch("opt-125m-0")
+def test_folder_names_are_short_readable_and_apart(replica_id: str) -> None:
+    names = {folder_name(f"{replica_id}{more}") for more in ("", "0", "1")}
+    assert len(names) == 3
+    for name in names:
+        assert len(name) <= MAX_FOLDER_NAME
+        assert name.startswith(replica_id[:15])
 
 
 def test_before_the_process_is_recorded_there_is_no_handle(folder: RunFolder) -> None:
+    assert folder.launch() == simulated_launch("opt-125m-0")
+    for private in (folder.path, folder.temporary):
+        assert private.stat().st_mode & 0o077 == 0, "nobody else can look in"
     assert folder.handle() is None
-    write_json(
-        str(folder.path / "process.json"),
-        {"pid": 12, "start_ticks": 34, "boot_id": "b", "main_pid": 13},
-    )
+    record = {"pid": 12, "start_ticks": 34, "boot_id": "b", "main_pid": 13}
+    write_json(str(folder.path / "process.json"), record)
     handle = folder.handle()
     assert handle is not None
     assert handle.generation == "12-34"
@@ -66,24 +59,16 @@ def test_a_broken_record_is_no_record(folder: RunFolder) -> None:
         assert folder.peak_pss_bytes() == 0
 
 
-def test_nobody_else_can_look_in(folder: RunFolder) -> None:
-    assert folder.path.stat().st_mode & 0o077 == 0
-    assert folder.temporary.stat().st_mode & 0o077 == 0
-
-
 def test_the_last_log_survives_the_folder(folder: RunFolder, tmp_path: Path) -> None:
     folder.log.write_text("why it died")
-    folder.prepare(dataclasses.replace(simulated_launch("opt-125m-0")), {"argv": []})
+    folder.prepare(simulated_launch("opt-125m-0"), {"argv": []})
     assert not folder.log.exists()
     assert (tmp_path / LAST_LOGS / "opt-125m-0.log").read_text() == "why it died"
-    assert [found.path.name for found in run_folders(tmp_path)] == ["opt-125m-0"]
-
-
-def test_other_things_in_the_run_folder_are_no_replicas(tmp_path: Path) -> None:
+    # Other things in the run folder are no replicas.
     (tmp_path / "control.sock").touch()
-    (tmp_path / "proxy").mkdir()
-    (tmp_path / ".cache").mkdir()
-    assert run_folders(tmp_path) == []
+    for other in ("proxy", ".cache"):
+        (tmp_path / other).mkdir()
+    assert [found.path.name for found in run_folders(tmp_path)] == ["opt-125m-0"]
     assert run_folders(tmp_path / "missing") == []
 
 

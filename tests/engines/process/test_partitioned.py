@@ -1,6 +1,7 @@
 """Partitions of engines are made before, checked when ready, and given back after."""
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -67,103 +68,81 @@ class Diary:
         return ()
 
 
-@pytest.fixture
-def runner() -> FakeRunner:
-    return FakeRunner()
+@dataclasses.dataclass
+class Engines:
+    """A runner of engines, what it asks of partitions, and both together."""
+
+    runner: FakeRunner = dataclasses.field(default_factory=FakeRunner)
+    diary: Diary = dataclasses.field(default_factory=Diary)
+
+    def __post_init__(self) -> None:
+        self.both = PartitionedRunner(self.runner, self.diary)
 
 
-@pytest.fixture
-def diary() -> Diary:
-    return Diary()
+async def test_a_life() -> None:
+    made = Engines()
+    handle = await made.both.start(launch("a-1", SHARE))
+    await made.both.wait_ready(handle, 5)
+    made.runner.refuse_stop = EngineError("it lives on")
+    with pytest.raises(EngineError):
+        await made.both.stop(handle, 1)
+    made.runner.refuse_stop = None  # until then it keeps its partition
+    made.diary.refuses["release"] = DeviceError("in use")  # which holds up no end
+    await made.both.stop(handle, 1)
+    life = ["prepare a-1", "verify a-1", "before stop a-1", "before stop a-1", "release a-1"]
+    assert made.diary.asked == life
 
 
-@pytest.fixture
-def both(runner: FakeRunner, diary: Diary) -> PartitionedRunner:
-    return PartitionedRunner(runner, diary)
-
-
-async def test_a_life(both: PartitionedRunner, diary: Diary) -> None:
-    handle = await both.start(launch("a-1", SHARE))
-    await both.wait_ready(handle, 5)
-    await both.stop(handle, 1)
-    assert diary.asked == ["prepare a-1", "verify a-1", "before stop a-1", "release a-1"]
-
-
-async def test_no_engine_without_its_partition(
-    both: PartitionedRunner, runner: FakeRunner, diary: Diary
-) -> None:
-    diary.refuses["prepare"] = DeviceError("no room")
+async def test_no_engine_without_its_partition_and_no_partition_without_its_engine() -> None:
+    made = Engines()
+    made.diary.refuses["prepare"] = DeviceError("no room")
     with pytest.raises(DeviceError):
-        await both.start(launch("a-1", SHARE))
-    assert runner.launches == []
-
-
-async def test_no_partition_without_its_engine(
-    both: PartitionedRunner, runner: FakeRunner, diary: Diary
-) -> None:
-    runner.refuse_start = StartFailedError("no")
-    diary.refuses["release"] = DeviceError("in use")  # it must not hide why it did not start
+        await made.both.start(launch("a-1", SHARE))
+    assert made.runner.launches == []
+    made = Engines()
+    made.runner.refuse_start = StartFailedError("no")
+    made.diary.refuses["release"] = DeviceError("in use")  # it must not hide why it did not start
     with pytest.raises(StartFailedError):
-        await both.start(launch("a-1", SHARE))
-    assert diary.asked == ["prepare a-1", "release a-1"]
+        await made.both.start(launch("a-1", SHARE))
+    assert made.diary.asked == ["prepare a-1", "release a-1"]
 
 
-async def test_a_start_that_is_cancelled_gives_its_partition_back(runner: FakeRunner) -> None:
+async def test_a_start_that_is_cancelled_gives_its_partition_back() -> None:
     class Slow(Diary):
         async def prepare(self, launch: EngineLaunch) -> EngineLaunch:
             reached.set()
             await go_on.wait()
             return await super().prepare(launch)
 
-    reached, go_on, diary = asyncio.Event(), asyncio.Event(), Slow()
-    starting = asyncio.create_task(PartitionedRunner(runner, diary).start(launch("a-1", SHARE)))
+    reached, go_on, made = asyncio.Event(), asyncio.Event(), Engines(diary=Slow())
+    starting = asyncio.create_task(made.both.start(launch("a-1", SHARE)))
     await reached.wait()
     starting.cancel()
     await asyncio.sleep(0)
     go_on.set()
     with pytest.raises(asyncio.CancelledError):
         await starting
-    assert diary.asked == ["prepare a-1", "release a-1"]
-    assert runner.launches == []
+    assert made.diary.asked == ["prepare a-1", "release a-1"]
+    assert made.runner.launches == []
 
 
-async def test_what_a_device_keeps_holds_up_no_end(both: PartitionedRunner, diary: Diary) -> None:
-    handle = await both.start(launch("a-1", SHARE))
-    diary.refuses["release"] = DeviceError("in use")
-    await both.stop(handle, 1)
-
-
-async def test_an_engine_that_cannot_be_ended_keeps_its_partition(
-    both: PartitionedRunner, runner: FakeRunner, diary: Diary
-) -> None:
-    handle = await both.start(launch("a-1", SHARE))
-    runner.refuse_stop = EngineError("it lives on")
-    with pytest.raises(EngineError):
-        await both.stop(handle, 1)
-    assert "release a-1" not in diary.asked
-
-
-async def test_the_end_of_an_old_engine_is_not_that_of_its_successor(
-    diary: Diary,
-) -> None:
+async def test_the_end_of_an_old_engine_is_not_that_of_its_successor() -> None:
     class Forgetful(FakeRunner):
         async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
             return EngineExit(0, "gone")
 
-    runner = Forgetful()
-    both = PartitionedRunner(runner, diary)
-    old = await both.start(launch("a-1", SHARE))
-    runner.die("a-1")
-    await both.start(launch("a-1", SHARE))
-    await both.stop(old, 1)
-    assert diary.asked == ["prepare a-1", "prepare a-1"]
+    made = Engines(Forgetful())
+    old = await made.both.start(launch("a-1", SHARE))
+    made.runner.die("a-1")
+    await made.both.start(launch("a-1", SHARE))
+    await made.both.stop(old, 1)
+    assert made.diary.asked == ["prepare a-1", "prepare a-1"]
 
 
-async def test_devices_are_settled_once_with_what_lives(
-    both: PartitionedRunner, runner: FakeRunner, diary: Diary
-) -> None:
-    runner.add(launch("a-1", SHARE))
-    found = await both.find()
-    await both.find()
+async def test_devices_are_settled_once_with_what_lives() -> None:
+    made = Engines()
+    made.runner.add(launch("a-1", SHARE))
+    found = await made.both.find()
+    await made.both.find()
     assert [h.launch.replica_id for h in found] == ["a-1"]
-    assert diary.asked == ["settle a-1"]
+    assert made.diary.asked == ["settle a-1"]

@@ -17,7 +17,7 @@ from partitiond.core.errors import (
     StartFailedError,
     StartTimedOutError,
 )
-from partitiond.core.replica.engine import EngineHandle, EngineLaunch
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import LAST_LOGS, RunFolder, run_folders
@@ -32,12 +32,14 @@ from tests.engines.undying import undying_processes
 __all__ = ["short_dir"]
 
 
-def vllm(launch: EngineLaunch) -> EngineLaunch:
-    return dataclasses.replace(launch, engine_kind="vllm", extra_args=())
+@pytest.fixture
+def runner(short_dir: Path) -> ProcessEngineRunner:
+    return ProcessEngineRunner(short_dir, None)
 
 
-async def test_a_start_that_takes_too_long_is_told_and_can_be_stopped(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
+async def test_a_start_that_takes_too_long_is_told_and_can_be_stopped(
+    runner: ProcessEngineRunner,
+) -> None:
     handle = await runner.start(simulated_launch("slow-0", "--load-seconds", "60"))
     with pytest.raises(StartTimedOutError, match="slow-0 was not ready"):
         await runner.wait_ready(handle, 0.3)
@@ -45,18 +47,7 @@ async def test_a_start_that_takes_too_long_is_told_and_can_be_stopped(short_dir:
     assert list(await runner.find()) == []
 
 
-async def test_a_crash_is_seen_with_its_signal(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    handle = await runner.start(simulated_launch("sim-0", "--crash-after-requests", "1"))
-    await runner.wait_ready(handle, 60)
-    assert not await runner.probe(handle, 5)
-    ended = await asyncio.wait_for(runner.wait_exit(handle), 60)
-    assert ended.code == -9
-    assert "signal 9" in ended.diagnosis
-
-
-async def test_a_failed_start_carries_the_engines_own_words(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
+async def test_a_failed_start_carries_the_engines_own_words(runner: ProcessEngineRunner) -> None:
     handle = await runner.start(
         simulated_launch("sim-0", "--fail-start", "torch.OutOfMemoryError: CUDA out of memory")
     )
@@ -70,40 +61,34 @@ async def test_a_failed_start_carries_the_engines_own_words(short_dir: Path) -> 
 
 
 async def test_a_stopped_engine_can_be_started_again_and_its_old_handle_does_not_touch_it(
-    short_dir: Path,
+    runner: ProcessEngineRunner, short_dir: Path
 ) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    old = await runner.start(simulated_launch())
+    """Finding does not disturb an engine that is being started; a crash is seen by its signal."""
+    name = "a-model-with-a-name-of-sixty-three-letters-as-long-as-it-gets-0-12"
+    launch = simulated_launch(name, "--crash-after-requests", "2")
+    starting = asyncio.create_task(runner.start(launch))
+    while not starting.done():
+        await runner.find()
+        await asyncio.sleep(0)
+    old = await starting
     await runner.stop(old, 5)
-    new = await runner.start(simulated_launch())
-    assert (short_dir / LAST_LOGS / "sim-0.log").exists()
+    new = await runner.start(launch)
+    assert (short_dir / LAST_LOGS / f"{Path(old.run_dir).name}.log").exists()
     assert new.generation != old.generation
-    try:
-        await runner.wait_ready(new, 60)
-        ended = await runner.stop(old, 5)
-        assert "replaced" in ended.diagnosis
-        assert await runner.probe(new, 5)
-    finally:
-        await runner.stop(new, 5)
+    await runner.wait_ready(new, 60)
+    ended = await runner.stop(old, 5)
+    assert "replaced" in ended.diagnosis
+    assert await runner.probe(new, 5)
+    assert [found.launch.replica_id for found in await runner.find()] == [name]
+    assert not await runner.probe(new, 5)
+    ended = await asyncio.wait_for(runner.wait_exit(new), 60)
+    assert ended.code == -9
+    assert "signal 9" in ended.diagnosis
 
 
-async def test_a_run_folder_that_is_too_deep_is_refused_with_the_reason(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir / ("x" * 90), None)
-    with pytest.raises(StartFailedError, match="socket path") as caught:
-        await runner.start(simulated_launch())
-    assert "run_dir" in caught.value.hint
-
-
-async def test_without_an_environment_vllm_is_unavailable_and_simulated_is_not(
+async def test_an_environment_is_looked_for_at_each_start_and_what_cannot_start_is_refused(
     short_dir: Path,
 ) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    with pytest.raises(EngineUnavailableError, match="no vLLM environment"):
-        await runner.start(vllm(simulated_launch()))
-    assert list(await runner.find()) == []
-
-
-async def test_the_environment_is_looked_for_at_each_start(short_dir: Path) -> None:
     asked = 0
 
     def look() -> EngineEnvironment:
@@ -111,49 +96,44 @@ async def test_the_environment_is_looked_for_at_each_start(short_dir: Path) -> N
         asked += 1
         return EngineEnvironment(Path("/usr/bin/false"), "0.99.0", "cpu")
 
+    vllm = dataclasses.replace(simulated_launch(), engine_kind="vllm", extra_args=())
     runner = ProcessEngineRunner(short_dir, look)
-    for _ in range(2):
+    for number in (1, 2):
         with pytest.raises(EngineUnavailableError, match=r"0\.99\.0 is not known"):
-            await runner.start(vllm(simulated_launch()))
-    assert asked == 2
-
-
-async def test_a_folder_without_a_process_is_cleared(short_dir: Path) -> None:
-    """The daemon died between writing the launch and starting it."""
+            await runner.start(vllm)
+        assert asked == number
+    runner = ProcessEngineRunner(short_dir, None)
+    with pytest.raises(EngineUnavailableError, match="no vLLM environment"):
+        await runner.start(vllm)
+    deep = ProcessEngineRunner(short_dir / ("x" * 90), None)
+    with pytest.raises(StartFailedError, match="socket path") as caught:
+        await deep.start(simulated_launch())
+    assert "run_dir" in caught.value.hint
+    # A daemon that died between writing the launch and starting it leaves a folder to be cleared.
     folder = RunFolder.of(short_dir, "sim-0")
     folder.prepare(simulated_launch(), {"argv": []})
-    runner = ProcessEngineRunner(short_dir, None)
     assert list(await runner.find()) == []
     assert not folder.path.is_dir()
 
 
-async def test_finding_does_not_disturb_an_engine_that_is_being_started(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    starting = asyncio.create_task(runner.start(simulated_launch()))
-    while not starting.done():
-        await runner.find()
-        await asyncio.sleep(0)
-    handle = await starting
-    try:
-        await runner.wait_ready(handle, 60)
-    finally:
-        await runner.stop(handle, 5)
-
-
-async def test_a_start_without_a_record_leaves_no_engine_and_can_be_repeated(
-    short_dir: Path,
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_start_without_a_record_or_that_is_cancelled_leaves_no_engine(
+    runner: ProcessEngineRunner, short_dir: Path, cancelled: bool
 ) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
     folder = RunFolder.of(short_dir, "sim-0")
     starting = asyncio.create_task(runner.start(simulated_launch()))
     while not (folder.path / "command.json").exists():  # noqa: ASYNC110 - a file has no event
         await asyncio.sleep(0)
-    (folder.path / "launch.json").write_text("{")
-    with pytest.raises(StartFailedError, match="left no record"):
-        await starting
+    if cancelled:
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+    else:
+        (folder.path / "launch.json").write_text("{")
+        with pytest.raises(StartFailedError, match="left no record"):
+            await starting
     assert process.processes_of(folder.path, folder.process()) == []
-    handle = await runner.start(simulated_launch())
-    await runner.stop(handle, 0)
+    await runner.stop(await runner.start(simulated_launch()), 0)
 
 
 async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
@@ -166,6 +146,7 @@ async def test_a_stop_that_leaves_processes_alive_says_so_until_they_are_gone(
             with pytest.raises(EngineError, match="still alive") as caught:
                 await runner.stop(handle, 0)
             assert caught.value.facts["pids"]
+            assert caught.value.hint
         with pytest.raises(EngineError, match="still alive"):
             await runner.start(simulated_launch())
         waiting = asyncio.create_task(runner.wait_exit(handle))
@@ -214,17 +195,17 @@ async def test_a_killed_profile_takes_its_engine_with_it(short_dir: Path) -> Non
     assert process.processes_of(folder.path, leader) == []
 
 
-async def test_folders_of_profiles_that_failed_long_ago_are_cleared(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    failed = []
-    for name in ("profile-1", "profile-2"):
+async def test_folders_of_profiles_that_failed_long_ago_are_cleared(
+    runner: ProcessEngineRunner, short_dir: Path
+) -> None:
+    failed: list[RunFolder] = []
+    for name in ("profile-1", "profile-2", "profile-3"):
+        if name == "profile-3":
+            os.utime(failed[0].path / "exit.json", (0, 0))
         handle = await runner.start(simulated_launch(name))
         await runner.stop(handle, 0)
         failed.append(RunFolder(Path(handle.run_dir)))
-    os.utime(failed[0].path / "exit.json", (0, 0))
-    handle = await runner.start(simulated_launch("profile-3"))
-    await runner.stop(handle, 0)
-    assert [folder.path.exists() for folder in failed] == [False, True]
+    assert [folder.path.exists() for folder in failed] == [False, True, True]
     assert (short_dir / LAST_LOGS / "profile-1.log").exists()
 
 
@@ -238,20 +219,11 @@ def placed_handle(run_dir: Path) -> EngineHandle:
     return handle
 
 
-def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(short_dir: Path) -> None:
-    """It is asked on the daemon's loop, which must not look through all of /proc."""
-    runner = ProcessEngineRunner(short_dir, None)
-    handle = placed_handle(short_dir)
-    assert runner.peak_memory_bytes(handle) > 5  # Not sampled yet: this very process's memory.
-    write_json(str(Path(handle.run_dir) / "memory.json"), {"peak_pss_bytes": 5})
-    assert ProcessEngineRunner(short_dir, None).peak_memory_bytes(handle) == 5
-
-
-def test_the_peak_of_a_placed_engine_is_not_waited_for_while_proc_hangs(
-    short_dir: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(
+    runner: ProcessEngineRunner, short_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It is asked on the daemon's loop, which must neither look through all of /proc nor wait."""
     monkeypatch.setattr("partitiond.engines.process.runner.FIRST_WEIGHT_SECONDS", 0.01)
-    runner = ProcessEngineRunner(short_dir, None)
     handle = placed_handle(short_dir)
     answers = threading.Event()
     process.PROC.begin("memory of sim-0", answers.wait)
@@ -263,6 +235,9 @@ def test_the_peak_of_a_placed_engine_is_not_waited_for_while_proc_hangs(
     while runner.peak_memory_bytes(handle) == 0:
         time.sleep(0.01)
     assert runner._weighing == {}
+    assert runner.peak_memory_bytes(handle) > 5  # Not sampled yet: this very process's memory.
+    write_json(str(Path(handle.run_dir) / "memory.json"), {"peak_pss_bytes": 5})
+    assert ProcessEngineRunner(short_dir, None).peak_memory_bytes(handle) == 5
 
 
 def rewrite(handle: EngineHandle, **changed: object) -> None:
@@ -273,24 +248,27 @@ def rewrite(handle: EngineHandle, **changed: object) -> None:
     write_json(str(path), {name: value for name, value in body.items() if name not in dropped})
 
 
-async def test_an_engine_of_a_later_release_is_found_as_any_other(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    handle = await runner.start(simulated_launch())
-    rewrite(handle, body_version=7, colour="red")
-    assert list(await runner.find()) == [handle]
-    await runner.stop(handle, 0.0)
-
-
-@pytest.mark.parametrize("placed", [False, True])
 async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
-    short_dir: Path, placed: bool
+    runner: ProcessEngineRunner, short_dir: Path
 ) -> None:
     """Also one that may be a profile's: who started it cannot be read either."""
-    runner = ProcessEngineRunner(short_dir, None)
-    launch = simulated_launch()
-    if placed:
-        launch = dataclasses.replace(launch, placement=placement("sim-0"))
+    name = "a-model-with-quite-a-long-name-0"
+    launch = dataclasses.replace(simulated_launch(name), placement=placement(name))
     handle = await runner.start(launch)
+    rewrite(handle, body_version=7, colour="red")
+    assert list(await runner.find()) == [handle], "one of a later release is found as any other"
+    text = (Path(handle.run_dir) / "launch.json").read_text()
+    process_file = Path(handle.run_dir) / "process.json"
+    sound = process_file.read_text()
+    for content in ("", "{", "[]", '{"leader": 1}'):
+        process_file.write_text(content)
+        assert list(await runner.find()) == [handle], "its supervisor is found by its mark"
+        (Path(handle.run_dir) / "launch.json").write_text(content)
+        (found,) = await runner.find()
+        assert found.unread
+        assert found.generation == handle.generation
+        (Path(handle.run_dir) / "launch.json").write_text(text)
+    process_file.write_text(sound)
     rewrite(handle, max_num_seqs=None, placement=None)
     for _ in range(2):
         (found,) = await runner.find()
@@ -299,75 +277,21 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
     assert found.named
     assert found.generation == handle.generation
     assert found.socket_path == handle.socket_path
-    assert (found.launch.replica_id, found.launch.model_name) == ("sim-0", "tiny")
+    assert (found.launch.replica_id, found.launch.model_name) == (name, "tiny")
     assert (found.launch.device_id, found.launch.memory_bytes) == ("cpu", launch.memory_bytes)
     assert owners(short_dir) == {}  # what it holds is foreign memory
+    # A name that only a shortened folder tells is not the engine's.
+    rewrite(handle, replica_id=None)
+    (found,) = await runner.find()
+    assert (found.named, found.launch.replica_id) == (False, Path(handle.run_dir).name)
     await runner.stop(found, 5.0)
     assert not process.is_alive(found)
     assert list(await runner.find()) == []
     assert run_folders(short_dir) == []
-
-
-async def test_a_supervisor_that_cannot_be_read_is_found_by_its_mark(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    handle = await runner.start(simulated_launch())
-    launch = Path(handle.run_dir) / "launch.json"
-    sound = launch.read_text()
-    for content in ("", "{", "[]", '{"leader": 1}'):
-        (Path(handle.run_dir) / "process.json").write_text(content)
-        assert list(await runner.find()) == [handle]
-        launch.write_text(content)
-        (found,) = await runner.find()
-        assert found.unread
-        assert found.generation == handle.generation
-        launch.write_text(sound)
-    await runner.stop(handle, 0.0)
-    assert list(await runner.find()) == []
-
-
-async def test_a_name_that_only_a_shortened_folder_tells_is_not_the_engines(
-    short_dir: Path,
-) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    name = "a-model-with-quite-a-long-name-0"
-    handle = await runner.start(simulated_launch(name))
-    rewrite(handle, dtype=None)
-    (found,) = await runner.find()
-    assert (found.named, found.launch.replica_id) == (True, name)
-    rewrite(handle, replica_id=None)
-    (found,) = await runner.find()
-    assert (found.named, found.launch.replica_id) == (False, Path(handle.run_dir).name)
-    await runner.stop(handle, 0.0)
-
-
-async def test_of_a_dead_engine_that_cannot_be_read_nothing_is_left(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    handle = await runner.start(simulated_launch())
+    # Of a dead one nothing is left.
+    handle = await runner.start(launch)
     rewrite(handle, dtype=None)
     os.kill(handle.pid, 9)
     await process.wait_gone(process.ProcessId(handle.pid, handle.start_ticks, handle.boot_id))
     assert list(await runner.find()) == []
     assert run_folders(short_dir) == []
-
-
-async def test_long_replica_names_still_get_a_socket(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    launch = simulated_launch("a-model-with-a-name-of-sixty-three-letters-as-long-as-it-gets-0-12")
-    handle = await runner.start(launch)
-    try:
-        await runner.wait_ready(handle, 60)
-        assert [found.launch.replica_id for found in await runner.find()] == [launch.replica_id]
-    finally:
-        await runner.stop(handle, 5)
-
-
-async def test_a_cancelled_start_leaves_no_engine(short_dir: Path) -> None:
-    runner = ProcessEngineRunner(short_dir, None)
-    starting = asyncio.create_task(runner.start(simulated_launch()))
-    while not RunFolder.of(short_dir, "sim-0").path.is_dir():  # noqa: ASYNC110 - a file has no event
-        await asyncio.sleep(0)
-    starting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
-    folder = RunFolder.of(short_dir, "sim-0")
-    assert process.processes_of(folder.path, folder.process()) == []

@@ -81,15 +81,10 @@ def test_any_replica_has_a_unit_name_that_systemd_takes(name: str) -> None:
     assert set(unit) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789:_.-")
 
 
-def test_memory_is_limited_only_where_the_plan_packed_host_memory() -> None:
-    launch = started()
+def test_the_command_line_of_a_scope_limits_memory_where_the_plan_packed_it() -> None:
+    launch = dataclasses.replace(started(), memory_bytes=1000)
     assert scope.memory_limit_bytes(dataclasses.replace(launch, placement=None)) is None
-    planned = placement("m-1")
-    limited = dataclasses.replace(launch, placement=planned, memory_bytes=1000)
-    assert scope.memory_limit_bytes(limited) == 1250
-
-
-def test_the_command_line_of_a_scope() -> None:
+    assert scope.memory_limit_bytes(launch) == 1250
     words = scope.scope_command(
         "user-scope", "/usr/bin/systemd-run", unit="partitiond-m-1-ff", memory_bytes=1250
     )
@@ -127,6 +122,7 @@ def user_host(program: Path) -> ScopeFacts:
 async def test_an_engine_is_started_through_systemd_run_and_ends_as_any_other(
     short_dir: Path,
 ) -> None:
+    """A manager that goes away costs one start at most."""
     program = fake_systemd_run(short_dir)
     cgroups = EngineCgroups("auto", lambda: user_host(program))
     runner = ProcessEngineRunner(short_dir / "run", None, cgroups=cgroups)
@@ -140,18 +136,15 @@ async def test_an_engine_is_started_through_systemd_run_and_ends_as_any_other(
     assert (await runner.find())[0].pid == handle.pid
     await runner.stop(handle, 5.0)
     assert not process.processes_of(Path(handle.run_dir), None)
-
-
-async def test_an_engine_with_a_lifeline_ends_with_its_parent_in_a_scope_too(
-    short_dir: Path,
-) -> None:
-    program = fake_systemd_run(short_dir)
-    cgroups = EngineCgroups("scope", lambda: user_host(program))
-    runner = ProcessEngineRunner(short_dir / "run", None, cgroups=cgroups)
+    # One with a lifeline ends with its parent in a scope, too.
     handle = await runner.start(dataclasses.replace(started(), placement=None))
     runner._lifelines.close(RunFolder(Path(handle.run_dir)))  # as the kernel does at our end
     await runner.wait_exit(handle)
     assert not process.processes_of(Path(handle.run_dir), None)
+    fake_systemd_run(short_dir, fails=True)
+    with pytest.raises(StartFailedError, match="No medium found"):
+        await runner.start(started())
+    await runner.stop(await runner.start(started()), 5.0)
 
 
 async def test_auto_goes_on_without_a_scope_and_does_not_ask_with_every_engine(
@@ -164,26 +157,9 @@ async def test_auto_goes_on_without_a_scope_and_does_not_ask_with_every_engine(
         now[0] = when
         assert (await cgroups.place(started(), "m-1")).kind == "none"
         assert len((short_dir / "asked").read_text().splitlines()) == asked
-
-
-async def test_a_manager_that_goes_away_costs_one_start_at_most(short_dir: Path) -> None:
-    program = fake_systemd_run(short_dir)
-    runner = ProcessEngineRunner(
-        short_dir / "run", None, cgroups=EngineCgroups("auto", lambda: user_host(program))
-    )
-    await runner.stop(await runner.start(started()), 5.0)
-    fake_systemd_run(short_dir, fails=True)
-    with pytest.raises(StartFailedError, match="No medium found"):
-        await runner.start(started())
-    handle = await runner.start(started())
-    await runner.stop(handle, 5.0)
-
-
-async def test_a_scope_that_was_asked_for_and_cannot_be_had_says_why(short_dir: Path) -> None:
-    program = fake_systemd_run(short_dir, fails=True)
-    cgroups = EngineCgroups("scope", lambda: user_host(program))
+    wanted = EngineCgroups("scope", lambda: user_host(program))
     with pytest.raises(StartFailedError, match="No medium found") as refused:
-        await cgroups.place(started(), "m-1")
+        await wanted.place(started(), "m-1")
     assert "engine.cgroup" in refused.value.hint
 
 
@@ -211,30 +187,18 @@ def inside(cgroup: Path) -> set[int]:
 async def test_an_engine_lives_in_a_real_cgroup_which_goes_with_it(
     short_dir: Path, cgroup: Path
 ) -> None:
-    facts = ScopeFacts(uid=os.geteuid(), delegated=cgroup)
+    limits = "memory" in (cgroup / "cgroup.controllers").read_text().split()
+    facts = ScopeFacts(uid=os.geteuid(), delegated=cgroup, subgroup=limits)
     runner = ProcessEngineRunner(short_dir, None, cgroups=EngineCgroups("delegated", lambda: facts))
-    handle = await runner.start(started())
+    handle = await runner.start(dataclasses.replace(started(), memory_bytes=2**30))
     folder = cgroup / f"engine-{Path(handle.run_dir).name}"
     assert handle.pid in inside(folder)
     # A process that is just becoming the engine shows no environment for a moment.
     while inside(folder) != set(process.processes_of(Path(handle.run_dir), None)):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
+    assert not limits or int((folder / "memory.max").read_text()) == 2**30 * 5 // 4
     await runner.stop(handle, 5.0)
     assert not folder.exists()
-
-
-async def test_the_memory_limit_of_a_real_cgroup(short_dir: Path, cgroup: Path) -> None:
-    if "memory" not in (cgroup / "cgroup.controllers").read_text().split():
-        pytest.skip("the memory controller is not in the hierarchy of version 2 on this host")
-    facts = ScopeFacts(uid=os.geteuid(), delegated=cgroup, subgroup=True)
-    runner = ProcessEngineRunner(short_dir, None, cgroups=EngineCgroups("delegated", lambda: facts))
-    planned = placement("m-1")
-    handle = await runner.start(
-        dataclasses.replace(started(), placement=planned, memory_bytes=2**30)
-    )
-    folder = cgroup / f"engine-{Path(handle.run_dir).name}"
-    assert int((folder / "memory.max").read_text()) == 2**30 * 5 // 4
-    await runner.stop(handle, 5.0)
 
 
 def test_where_this_process_is_delegated_is_read_from_proc(tmp_path: Path) -> None:

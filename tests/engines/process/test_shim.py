@@ -79,22 +79,9 @@ async def test_the_engine_has_a_session_a_folder_and_little_environment(
         assert seen["sockets"] == []
 
 
-async def test_a_signal_is_told_apart_from_a_code(ours: Script) -> None:
-    record = await ours.finished("import os; os.kill(os.getpid(), 11)")
-    assert (record["code"], record["signal"]) == (None, 11)
-
-
-async def test_a_program_that_cannot_start_says_so_in_the_log(ours: Script) -> None:
-    launch = simulated_launch()
-    ours.folder.prepare(launch, shim_command(["/nowhere/python"], {}, launch, ours.folder))
-    await spawn_shim(ours.folder)
-    await ours.gone()
-    assert "cannot start /nowhere/python" in ours.folder.log.read_text()
-
-
 async def test_children_do_not_outlive_the_main_process(ours: Script) -> None:
     """Not even one that left the session, the group and its parent."""
-    await ours.finished(
+    record = await ours.finished(
         """
         import os, time
         up, child = os.pipe()
@@ -109,9 +96,16 @@ async def test_children_do_not_outlive_the_main_process(ours: Script) -> None:
             os._exit(0)
         for _ in range(2):
             os.read(up, 1)
+        os.kill(os.getpid(), 11)
         """
     )
+    assert (record["code"], record["signal"]) == (None, 11), "told apart from a code"
     assert process.processes_of(ours.folder.path, ours.folder.process()) == []
+    launch = simulated_launch()
+    ours.folder.prepare(launch, shim_command(["/nowhere/python"], {}, launch, ours.folder))
+    await spawn_shim(ours.folder)
+    await ours.gone()
+    assert "cannot start /nowhere/python" in ours.folder.log.read_text()
 
 
 async def test_sigterm_reaches_the_main_process_and_sigquit_needs_no_consent(
@@ -179,16 +173,13 @@ def test_the_log_is_rotated_and_bounded(tmp_path: Path) -> None:
     block = b"x" * (1024 * 1024)
     for number in range(40):
         log.write(b"%02d" % number + block)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["engine.log", "engine.log.1", "engine.log.2"]
-    total = sum(path.stat().st_size for path in tmp_path.iterdir())
+    there = sorted(tmp_path.iterdir())
+    assert [path.name for path in there] == ["engine.log", "engine.log.1", "engine.log.2"]
+    total = sum(path.stat().st_size for path in there)
     assert total <= shim.LOG_FILES * (shim.LOG_BYTES + len(block) + 2)
-
-
-def test_a_log_that_cannot_be_rotated_is_bounded_and_goes_on(tmp_path: Path) -> None:
+    # One that cannot be rotated is bounded, and goes on.
+    (tmp_path / "engine.log.1").unlink()
     (tmp_path / "engine.log.1").mkdir()
-    (tmp_path / "engine.log.2").touch()
-    log = shim.RotatedLog(str(tmp_path / "engine.log"))
     log.write(b"x" * shim.LOG_BYTES)
     # Whatever is opened next may get the number of a closed log: it must not be written to.
     with (tmp_path / "innocent").open("wb"):
