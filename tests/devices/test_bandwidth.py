@@ -28,6 +28,10 @@ def test_all_cores_reach_at_least_what_one_does() -> None:
     assert 0 < found.core_flops_32bit <= found.all_flops_32bit
     assert found.numa_nodes >= 1
     assert found.measured_at
+    with pytest.raises(DeviceError) as refused:
+        measure_cpu("x", (4095,), seconds=0.01)
+    assert "4095" in refused.value.message
+    assert refused.value.hint
 
 
 CPU = fake_cpu(cores=2)
@@ -72,13 +76,6 @@ def test_a_broken_file_is_measured_again_and_a_folder_that_cannot_be_written_is_
     (tmp_path / "file").write_text("")
     assert cpu_figures(CPU, tmp_path / "file") == measured[-1]
     assert len(measured) == 5
-
-
-def test_a_core_that_is_not_there_is_an_error_with_a_hint() -> None:
-    with pytest.raises(DeviceError) as refused:
-        measure_cpu("x", (4095,), seconds=0.01)
-    assert "4095" in refused.value.message
-    assert refused.value.hint
 
 
 def test_nodes_and_bfloat16_are_read_from_the_kernel(tmp_path: Path) -> None:

@@ -37,11 +37,13 @@ def test_this_host_s_cpu_is_what_the_kernel_lets_us_use() -> None:
     assert re.fullmatch(r"cpu-[a-z0-9-]+-\d+c", device.hardware)
 
 
-def test_a_host_without_cgroups_has_all_its_memory(tmp_path: Path) -> None:
-    device = discover_cpu(root=host(tmp_path, {}), affinity=range(8))
-    assert device.memory_bytes == 64 * GIB
-    assert device.free_bytes == 48 * GIB
-    assert device.cores == tuple(range(8))
+def test_a_host_without_limits_has_all_its_memory_and_cores(tmp_path: Path) -> None:
+    unlimited = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000"}
+    for folder, files in (("none", {}), ("max", unlimited)):
+        device = discover_cpu(root=host(tmp_path / folder, files), affinity=range(8))
+        assert device.memory_bytes == 64 * GIB
+        assert device.free_bytes == 48 * GIB
+        assert device.cores == tuple(range(8))
 
 
 @pytest.mark.parametrize(
@@ -88,48 +90,31 @@ def test_cgroup_limits_hold(tmp_path: Path, files: dict[str, str]) -> None:
     assert device.cores == (0, 1)
 
 
-def test_an_unlimited_quota_leaves_all_cores(tmp_path: Path) -> None:
-    files = {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "max 100000"}
-    assert len(discover_cpu(root=host(tmp_path, files), affinity=range(8)).cores) == 8
-
-
-def test_cores_and_memory_can_be_limited(tmp_path: Path) -> None:
+def test_cores_and_memory_can_be_limited_to_what_is_ours(tmp_path: Path) -> None:
     root = host(tmp_path, {})
     device = discover_cpu([3, 1], 2 * GIB, root=root, affinity=range(4))
     assert device.cores == (1, 3)
     assert device.memory_bytes == device.free_bytes == 2 * GIB
     assert device.hardware.endswith("-2c")
-
-
-@pytest.mark.parametrize("wanted", [[9], [0, 9], []])
-def test_cores_that_are_not_ours_are_refused(tmp_path: Path, wanted: list[int]) -> None:
-    with pytest.raises(DeviceError) as caught:
-        discover_cpu(wanted, root=host(tmp_path, {}), affinity=range(4))
-    assert "[0, 1, 2, 3]" in caught.value.hint
-
-
-def test_a_host_that_hides_its_memory_is_a_device_error(tmp_path: Path) -> None:
-    root = host(tmp_path, {"proc/meminfo": "Buffers: 1 kB\n"})
+    device = discover_cpu(None, 1024 * GIB, root=root, affinity=[0])
+    assert device.memory_bytes == 64 * GIB, "more than there is changes nothing"
+    assert device.free_bytes % MIB == 0
+    for wanted in ([9], [0, 9], []):
+        with pytest.raises(DeviceError) as caught:
+            discover_cpu(wanted, root=root, affinity=range(4))
+        assert "[0, 1, 2, 3]" in caught.value.hint
+    host(tmp_path, {"proc/meminfo": "Buffers: 1 kB\n"})
     with pytest.raises(DeviceError, match="memory"):
         discover_cpu(root=root, affinity=[0])
 
 
-def test_more_memory_than_there_is_changes_nothing(tmp_path: Path) -> None:
-    device = discover_cpu(None, 1024 * GIB, root=host(tmp_path, {}), affinity=[0])
-    assert device.memory_bytes == 64 * GIB
-    assert device.free_bytes % MIB == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "cores", "key"),
-    [
+def test_the_hardware_key_names_model_and_cores() -> None:
+    for name, cores, key in (
         ("AMD EPYC 9654 96-Core Processor", 2, "cpu-amd-epyc-9654-2c"),
         ("Intel(R) Xeon(R) Platinum 8480+ CPU @ 2.00GHz", 16, "cpu-intel-xeon-platinum-8480-16c"),
         ("AMD EPYC", 4, "cpu-amd-epyc-4c"),
-    ],
-)
-def test_the_hardware_key_names_model_and_cores(name: str, cores: int, key: str) -> None:
-    assert hardware_key(name, cores) == key
+    ):
+        assert hardware_key(name, cores) == key
 
 
 @pytest.mark.parametrize(

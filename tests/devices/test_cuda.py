@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pynvml
@@ -27,9 +26,7 @@ def host(tmp_path: Path) -> SimulatedHost:
     return SimulatedHost.create(HostDescription("cuda", gpus), tmp_path / "host")
 
 
-@pytest.fixture
-def mig_host(tmp_path: Path) -> SimulatedHost:
-    return SimulatedHost.create("a100-80gb-mig", tmp_path / "mig-host")
+NOTHING = ["error", "100"]
 
 
 _LIST = """
@@ -58,69 +55,62 @@ def visible(host: SimulatedHost, *devices: str | None, order: str = "") -> list[
     return [line.split() for line in done.stdout.splitlines()]
 
 
-NOTHING = ["error", "100"]
-
-
 def test_the_environment_says_which_devices_there_are(host: SimulatedHost) -> None:
     l4, first, second = host.uuids()
     assert visible(host, None, "2,0", order="PCI_BUS_ID") == [[l4, first, second], [second, l4]]
-    assert visible(host, f"{second},{l4}", first[:12], f"{first},nonsense,{second}", None) == [
+    nothing = ("", "-1", "7", "GPU-", "nonsense", f"{first},{first}", "MIG-12345")
+    some = (f"{second},{l4}", first[:12], f"{first},nonsense,{second}", None)
+    assert visible(host, *some, *nothing) == [
         [second, l4],
         [first],
         [first],  # ends there
         [l4, first, second],  # the fastest first: compute capability 8.9 before 8.0
+        *[NOTHING] * len(nothing),
     ]
-    nothing = ("", "-1", "7", "GPU-", "nonsense", f"{first},{first}", "MIG-12345")
-    assert visible(host, *nothing) == [NOTHING] * len(nothing)
 
 
-def test_mig_devices_are_shown_one_at_a_time(mig_host: SimulatedHost) -> None:
-    gpu, empty = mig_host.uuids()[:2]
-    small, *_, large = mig_host.geometry(gpu)
-    with mig_host.installed():
+def test_mig_devices_are_shown_one_at_a_time_and_no_gpu_beside_them(tmp_path: Path) -> None:
+    cut = ("3g.40gb@4", "1g.10gb@0")
+    gpus = (
+        GpuDescription("h100-80gb"),
+        GpuDescription("a100-80gb", mig=True),
+        GpuDescription("a100-80gb", mig=True, mig_instances=cut),
+    )
+    host = SimulatedHost.create(HostDescription("beside", gpus), tmp_path / "host")
+    whole, empty, gpu = host.uuids()
+    small, large = host.geometry(gpu)
+    with host.installed():
         pynvml.nvmlInit()
-        device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(
-            pynvml.nvmlDeviceGetHandleByUUID(gpu), 0
-        )
+        parent = pynvml.nvmlDeviceGetHandleByUUID(gpu)
+        device = pynvml.nvmlDeviceGetMigDeviceHandleByIndex(parent, 0)
         first = pynvml.nvmlDeviceGetUUID(device)
         pynvml.nvmlShutdown()
-    both = f"{small.uuid},{large.uuid}"
-    assert visible(mig_host, large.uuid, both, empty, "1", None, gpu, "0") == [
+    asked = (
+        large.uuid, f"{small.uuid},{large.uuid}", empty, "1", None, gpu, "0,2",
+        f"{whole},{large.uuid}", whole,
+    )  # fmt: skip
+    assert visible(host, *asked, order="PCI_BUS_ID") == [
         [large.uuid],
         [small.uuid],
         NOTHING,  # in MIG mode, without instances
         NOTHING,
-        *[[first]] * 3,
+        [first],
+        [first],
+        [first],
+        [large.uuid],
+        [whole],
     ]
-
-
-def test_beside_a_mig_device_no_gpu_is_shown(tmp_path: Path) -> None:
-    gpus = (
-        GpuDescription("h100-80gb"),
-        GpuDescription("a100-80gb", mig=True),
-        GpuDescription("a100-80gb", mig=True, mig_instances=("3g.40gb@4",)),
-    )
-    host = SimulatedHost.create(HostDescription("beside", gpus), tmp_path / "host")
-    whole, _, cut = host.uuids()
-    (instance,) = host.geometry(cut)
-    beside = (None, "0,2", f"{whole},{instance.uuid}")
-    assert visible(host, *beside, order="PCI_BUS_ID") == [[instance.uuid]] * 3
-    assert visible(host, whole) == [[whole]]
-    host.set_mig_mode(cut, enabled=True)  # which takes its instances
-    assert visible(host, None) == [[whole]]
-
-
-def test_a_mig_device_has_its_own_memory(mig_host: SimulatedHost) -> None:
-    instance = mig_host.geometry(mig_host.uuids()[0])[0]
-    process = start(mig_host, instance.uuid, 2 * GIB)
+    process = start(host, large.uuid, 2 * GIB)
     word, free, total, uuid = said(process)
-    assert (word, uuid) == ("holds", instance.uuid)
-    assert int(total) == instance.memory_bytes
-    assert int(total) - int(free) == mig_host.used_bytes(instance.uuid) > 2 * GIB
+    assert (word, uuid) == ("holds", large.uuid)
+    assert int(total) == large.memory_bytes, "it has its own memory"
+    assert int(total) - int(free) == host.used_bytes(large.uuid) > 2 * GIB
     end(process)
-    process = start(mig_host, instance.uuid, 21 * GIB)
+    process = start(host, large.uuid, 41 * GIB)
     assert said(process) == ["error", "2"]
     end(process)
+    host.set_mig_mode(gpu, enabled=True)  # which takes its instances
+    assert visible(host, None) == [[whole]]
 
 
 def test_memory_is_taken_and_given_back(
@@ -148,24 +138,20 @@ def test_memory_is_taken_and_given_back(
         assert full.value.cuda_code == 2
         assert full.value.hint
         context.synchronize()
+        other = cuda.retain(0)  # two holders of one context are one
+        host.fail("cuMemAlloc*", 2, after=1)
+        context.allocate(GIB)
+        with pytest.raises(CudaError):
+            context.allocate(1)
+        used = host.used_bytes(gpu)
+    assert host.used_bytes(gpu) == used
+    other.close()
     assert host.used_bytes(gpu) == 0
     context.close()  # once more is nothing
     with pytest.raises(CudaError):
         context.allocate(1)
-
-
-def test_two_holders_of_one_context_are_one(
-    host: SimulatedHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", host.uuids()[1])
-    cuda = Cuda(host.cuda_path)
-    one, two = cuda.retain(0), cuda.retain(0)
-    one.allocate(GIB)
-    used = host.used_bytes(host.uuids()[1])
-    one.close()
-    assert host.used_bytes(host.uuids()[1]) == used
-    two.close()
-    assert host.used_bytes(host.uuids()[1]) == 0
+    with pytest.raises(DeviceError, match=r"libcuda\.so\.1 cannot be loaded"):
+        Cuda(host.folder / "none/libcuda.so.1")
 
 
 def _start_cuda(path: Path, sender: "multiprocessing.connection.Connection") -> None:
@@ -203,104 +189,66 @@ def test_one_process_at_a_time_where_the_compute_mode_says_so(host: SimulatedHos
     end(third)
 
 
-def test_a_library_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match=r"libcuda\.so\.1 cannot be loaded"):
-        Cuda(tmp_path / "libcuda.so.1")
-
-
 class Daemon:
     """Answers one client as the stand-in for the MPS control daemon does."""
 
-    def __init__(self, folder: Path, answer: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.bind(str(folder / "control.sock"))
         self.socket.listen()
-        self.heard = ""
-        self._answer = answer
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
+        self.env = {"CUDA_MPS_PIPE_DIRECTORY": str(folder)}
 
-    def _serve(self) -> None:
+    def admit(self, host: SimulatedHost, answer: str, size: int = 0) -> list[str]:
+        """Start a client that takes so much; return what the client said to the daemon."""
+        self.process = start(host, host.uuids()[1], size, self.env)
         self.client, _ = self.socket.accept()
         with self.client.makefile("r") as lines:
-            self.heard = lines.readline()
-        self.client.sendall(self._answer.encode())
+            heard = lines.readline()
+        self.say(answer)
+        return heard.split()
 
     def say(self, text: str) -> None:
-        self._thread.join()
         self.client.sendall(text.encode())
 
-    def close(self) -> None:
-        self._thread.join()
+    def end(self) -> None:
+        end(self.process)
         self.client.close()
-        self.socket.close()
 
 
-@pytest.fixture
-def pipe(tmp_path: Path) -> Path:
-    folder = tmp_path / "p"
-    folder.mkdir()
-    return folder
-
-
-def mps_env(pipe: Path, **more: str) -> dict[str, str]:
-    return {"CUDA_MPS_PIPE_DIRECTORY": str(pipe), **more}
-
-
-def test_an_mps_client_sees_its_share_as_the_device(host: SimulatedHost, pipe: Path) -> None:
-    gpu = host.uuids()[1]
-    daemon = Daemon(pipe, f"OK 30 {10 * GIB} 4711\n")
-    env = mps_env(
-        pipe,
-        CUDA_MPS_ACTIVE_THREAD_PERCENTAGE="30",
-        CUDA_MPS_PINNED_DEVICE_MEM_LIMIT="0=10G",
-    )
-    with holding(host, gpu, 8 * GIB, env) as process:
-        assert daemon.heard.split() == [
-            "CLIENT", str(process.pid), "30", str(10 * GIB), gpu,
-        ]  # fmt: skip
-        assert asked(process) == ["well"]
-        daemon.say("TERMINATE\n")
-        assert asked(process) == ["error", "810"]
-    daemon.close()
-
-
-def test_an_mps_limit_is_a_limit(host: SimulatedHost, pipe: Path) -> None:
-    daemon = Daemon(pipe, f"OK 100 {4 * GIB} 4711\n")
-    process = start(host, host.uuids()[1], 4 * GIB, mps_env(pipe))
-    assert said(process) == ["error", "2"]
-    daemon.close()
-    end(process)
-
-
-@pytest.mark.parametrize(("order", "code"), [("FAULT\n", "719"), ("", "806")])
-def test_what_happens_to_the_server_happens_to_its_clients(
-    host: SimulatedHost, pipe: Path, order: str, code: str
+def test_an_mps_client_sees_its_share_as_the_device_and_ends_with_its_server(
+    host: SimulatedHost, tmp_path: Path
 ) -> None:
-    daemon = Daemon(pipe, "OK 100 -1 4711\n")
-    with holding(host, host.uuids()[1], 0, mps_env(pipe)) as process:
+    (tmp_path / "p").mkdir()
+    daemon = Daemon(tmp_path / "p")
+    daemon.env |= {
+        "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "30",
+        "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT": "0=10G",
+    }
+    heard = daemon.admit(host, f"OK 30 {10 * GIB} 4711\n", 8 * GIB)
+    assert said(daemon.process)[0] == "holds"
+    assert heard == ["CLIENT", str(daemon.process.pid), "30", str(10 * GIB), host.uuids()[1]]
+    assert asked(daemon.process) == ["well"]
+    daemon.say("TERMINATE\n")
+    assert asked(daemon.process) == ["error", "810"]
+    daemon.end()
+    for order, code in (("FAULT\n", "719"), ("", "806")):
+        daemon.admit(host, "OK 100 -1 4711\n")
+        assert said(daemon.process)[0] == "holds"
         if order:
             daemon.say(order)
         else:
-            daemon.close()
-        assert asked(process) == ["error", code]
-        assert asked(process) == ["error", code]
-    daemon.close()
-
-
-def test_a_daemon_that_refuses_is_heard(host: SimulatedHost, pipe: Path) -> None:
-    daemon = Daemon(pipe, "ERR 807 waits for its clients to end\n")
-    process = start(host, host.uuids()[1], 0, mps_env(pipe))
-    assert said(process) == ["error", "807"]
-    daemon.close()
-    end(process)
-
-
-def test_where_its_daemon_is_dead_no_client_starts(host: SimulatedHost, pipe: Path) -> None:
-    stale = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    stale.bind(str(pipe / "control.sock"))
-    stale.close()
-    process = start(host, host.uuids()[1], 0, mps_env(pipe))
+            daemon.client.close()
+        assert [asked(daemon.process) for _ in range(2)] == [["error", code]] * 2
+        daemon.end()
+    for answer, size, code in (
+        (f"OK 100 {4 * GIB} 4711\n", 4 * GIB, "2"),  # a limit is a limit
+        ("ERR 807 waits for its clients to end\n", 0, "807"),
+    ):
+        daemon.admit(host, answer, size)
+        assert said(daemon.process) == ["error", code]
+        daemon.end()
+    daemon.socket.close()
+    process = start(host, host.uuids()[1], 0, daemon.env)  # where its daemon is dead
     assert said(process) == ["error", "805"]
     end(process)
 
@@ -321,13 +269,3 @@ def test_the_real_driver_answers_the_same_calls() -> None:
         assert context.memory()[0] < free
         context.free(address)
         context.synchronize()
-
-
-def test_calls_fail_as_asked(host: SimulatedHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", host.uuids()[1])
-    host.fail("cuMemAlloc*", 2, after=1)
-    with Cuda(host.cuda_path).retain(0) as context:
-        context.allocate(1)
-        with pytest.raises(CudaError):
-            context.allocate(1)
-        context.allocate(1)

@@ -79,6 +79,18 @@ for group in ("vllm.platform_plugins", "vllm.general_plugins"):
             assert plugin.load()() is None
 """
 
+OTHERWISE = """
+import importlib, os, pathlib, sys
+register = importlib.import_module(os.environ["VLLM_PLUGINS"]).register
+for source in ("class NvmlCudaPlatform: pass\\n", "", "raise ImportError('no CUDA')\\n"):
+    pathlib.Path(os.environ["CUDA_PY"]).write_text(source)
+    for name in [name for name in sys.modules if name.startswith("vllm")]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
+    assert register() is None
+print("{}")
+"""
+
 REAL = """
 import sys, types
 sys.modules["vllm._C_stable_libtorch"] = types.ModuleType("a kernel library, not in this build")
@@ -108,9 +120,8 @@ print(json.dumps({
 @pytest.fixture
 def host(tmp_path: Path) -> SimulatedHost:
     """Two other GPUs before the one that is cut: index 1 of a slice is a GPU of another kind."""
-    cut = GpuDescription(
-        "a100-80gb", mig=True, mig_instances=("3g.40gb@4", "2g.20gb@0", "1g.10gb@2")
-    )
+    instances = ("3g.40gb@4", "2g.20gb@0", "1g.10gb@2")
+    cut = GpuDescription("a100-80gb", mig=True, mig_instances=instances)
     gpus = (GpuDescription("h100-80gb"), GpuDescription("h100-80gb"), cut)
     return SimulatedHost.create(HostDescription("three", gpus=gpus), tmp_path / "host")
 
@@ -133,15 +144,11 @@ def engine_env(host: SimulatedHost, visible: str, python: Path, tmp_path: Path) 
     return env | {"LD_LIBRARY_PATH": str(host.nvml_path.parent), "HOME": str(tmp_path)}
 
 
-async def said(python: Path, script: str, env: dict[str, str]) -> dict[str, Any]:
+async def said(script: str, env: dict[str, str], python: Path | None = None) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        python,
-        "-c",
-        script,
-        env=env,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+        python or sys.executable, "-c", script,
+        env=env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     out, err = await asyncio.wait_for(process.communicate(), 400)
     assert process.returncode == 0, err.decode()[-2000:]
     found = json.loads(out.decode().strip().splitlines()[-1])
@@ -152,66 +159,35 @@ async def said(python: Path, script: str, env: dict[str, str]) -> dict[str, Any]
 async def test_a_slice_is_found_by_the_gpu_it_is_of(
     host: SimulatedHost, stand_in: Path, tmp_path: Path
 ) -> None:
-    cut = host.uuids()[2]
+    """Also where it was asked for before the plugin came."""
     host.privileged(False)  # as an engine runs: the GPU's own memory is not told
-    for instance in host.geometry(cut):
+    for number, instance in enumerate(host.geometry(host.uuids()[2])):
         env = engine_env(host, instance.uuid, Path(sys.executable), tmp_path)
         assert env["VLLM_PLUGINS"] == MIG_PLUGIN
         env["PYTHONPATH"] += f":{stand_in}"
-        found = await said(Path(sys.executable), LOAD + ASK, env)
-        assert found == {
+        script = LOAD + ASK if number else ASK + LOAD + LOAD + ASK
+        assert await said(script, env) == {
             "index": 2,
             "plain": 1,
             "capability": [8, 0],
             "memory": instance.memory_bytes,
         }
-
-
-async def test_without_the_plugin_a_slice_is_taken_for_another_gpu(
-    host: SimulatedHost, stand_in: Path, tmp_path: Path
-) -> None:
-    cut, taken_for = host.uuids()[2], {}
-    for instance in host.geometry(cut):
-        env = engine_env(host, instance.uuid, Path(sys.executable), tmp_path)
-        env |= {"PYTHONPATH": str(stand_in), "VLLM_PLUGINS": ""}
-        found = await said(Path(sys.executable), LOAD + ASK, env)
-        taken_for[found["index"]] = (found["capability"], found["memory"] > instance.memory_bytes)
-    # The slice's number within its GPU is taken for the number of a GPU.
-    assert taken_for == {0: ([9, 0], True), 1: ([9, 0], True), 2: ([8, 0], True)}
-
-
-async def test_what_was_asked_before_the_plugin_came_is_asked_anew(
-    host: SimulatedHost, stand_in: Path, tmp_path: Path
-) -> None:
-    instance = host.geometry(host.uuids()[2])[1]
-    env = engine_env(host, instance.uuid, Path(sys.executable), tmp_path)
-    env["PYTHONPATH"] += f":{stand_in}"
-    found = await said(Path(sys.executable), ASK + LOAD + LOAD + ASK, env)
-    assert found["capability"] == [8, 0]
+    # A vLLM that is made otherwise is left alone.
+    env["CUDA_PY"] = str(stand_in / "vllm" / "platforms" / "cuda.py")
+    env["PYTHONDONTWRITEBYTECODE"] = "1"
+    assert await said(OTHERWISE, env) == {}
 
 
 async def test_a_whole_gpu_is_left_as_it_is(
     host: SimulatedHost, stand_in: Path, tmp_path: Path
 ) -> None:
-    whole = host.uuids()[1]
-    env = engine_env(host, whole, Path(sys.executable), tmp_path)
+    env = engine_env(host, host.uuids()[1], Path(sys.executable), tmp_path)
     assert env["VLLM_PLUGINS"] == ""
     assert "PYTHONPATH" not in env
     env |= {"PYTHONPATH": f"{PLUGINS}:{stand_in}", "VLLM_PLUGINS": MIG_PLUGIN}
     mended = "assert '_partitiond_mig' not in vars(found)\n"
-    found = await said(Path(sys.executable), LOAD + ASK + mended, env)
+    found = await said(LOAD + ASK + mended, env)
     assert (found["index"], found["capability"]) == (1, [9, 0])
-
-
-async def test_a_vllm_that_is_made_otherwise_is_left_alone(
-    host: SimulatedHost, stand_in: Path, tmp_path: Path
-) -> None:
-    instance = host.geometry(host.uuids()[2])[0]
-    env = engine_env(host, instance.uuid, Path(sys.executable), tmp_path)
-    env["PYTHONPATH"] += f":{stand_in}"
-    for source in ("class NvmlCudaPlatform: pass\n", "", "raise ImportError('no CUDA')\n"):
-        (stand_in / "vllm" / "platforms" / "cuda.py").write_text(source)
-        assert await said(Path(sys.executable), LOAD + "print('{}')", env) == {}
 
 
 def test_the_plugin_needs_nothing_of_ours_and_is_registered_twice() -> None:
@@ -228,12 +204,13 @@ def test_the_plugin_needs_nothing_of_ours_and_is_registered_twice() -> None:
 async def test_the_real_engine_finds_its_slice(
     engine_environment: EngineEnvironment, host: SimulatedHost, tmp_path: Path
 ) -> None:
-    python, cut = engine_environment.python, host.uuids()[2]
+    """Without the plugin the slice's number within its GPU is taken for the number of a GPU."""
+    python = engine_environment.python
     host.privileged(False)
-    for instance in host.geometry(cut):
+    for instance in host.geometry(host.uuids()[2]):
         env = engine_env(host, instance.uuid, python, tmp_path)
-        found = await said(python, REAL + ASK, env)
+        found = await said(REAL + ASK, env, python)
         assert (found["index"], found["plain"], found["capability"]) == (2, 1, [8, 0])
         assert found["memory"] == instance.memory_bytes
-    without = await said(python, REAL + ASK, env | {"VLLM_PLUGINS": ""})
+    without = await said(REAL + ASK, env | {"VLLM_PLUGINS": ""}, python)
     assert without["index"] != 2

@@ -91,6 +91,11 @@ async def eventually(ask: Callable[[], Awaitable[object]]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def empty(daemon: MpsDaemon) -> bool:
+    """No client is left."""
+    return not await daemon.clients()
+
+
 def environment_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
 

@@ -14,20 +14,12 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import DeviceError, SilentError
-from partitiond.devices.mps import MpsControl, MpsDaemon, StartPlace
+from partitiond.devices.mps import MpsControl, MpsDaemon, StartPlace, lifecycle, queries
 from partitiond.devices.mps import record as records
 from partitiond.devices.mps.processes import PROC, MpsProcess
 from partitiond.platform.process_identity import start_ticks
-from tests.devices.mps.clients import (
-    GPU,
-    OTHER,
-    client,
-    control_in,
-    engine_of,
-    environment_of,
-    eventually,
-    scripted,
-)
+from tests.devices.mps import clients
+from tests.devices.mps.clients import GPU, OTHER, control_in, engine_of, environment_of, eventually
 from tests.engines.process.scripts import Launcher
 from tests.machine import signal_all
 
@@ -48,10 +40,6 @@ async def daemon(control: MpsControl) -> MpsDaemon:
     return daemon
 
 
-async def empty(daemon: MpsDaemon) -> bool:
-    return not await daemon.clients()
-
-
 async def well(daemon: MpsDaemon) -> bool:
     return not await daemon.fault()
 
@@ -60,73 +48,50 @@ async def dead(pid: int) -> bool:
     return start_ticks(pid) is None
 
 
-async def test_it_runs_for_its_gpu_alone_and_leaves_nothing(control: MpsControl) -> None:
-    daemon = control.daemon(GPU)
-    assert not daemon.alive()
-    await daemon.quit()
-    await daemon.ensure()
-    assert daemon.alive()
-    assert len(daemon.pids()) == 1, "no server before the first client"
-    assert daemon.pipe_dir.parts[-2:] == ("3c5a1b2d", "pipe")
-    assert daemon.pipe_dir.stat().st_mode & 0o077 == 0, "ours alone"
-    assert b"CUDA_MPS_PROTOCOL_VERSION=2" in environment_of(daemon.pids()[0])
-    async with client(dict(daemon.client_env(50, 0)), OTHER) as stranger:
-        assert (await stranger.line()).startswith("ERR 100 ")
-    async with engine_of(daemon) as engine:
-        assert (await engine.line()).startswith("OK 50 -1 ")
-        assert control.pids() == set(daemon.pids())
-        assert len(daemon.pids()) == 2
-    pids, log_dir = daemon.pids(), daemon.log_dir
-    await eventually(lambda: empty(daemon))
-    await daemon.quit()
-    assert not daemon.alive()
-    assert all(start_ticks(pid) is None for pid in pids)
-    assert not daemon.pipe_dir.exists()
-    assert "Exit" in (log_dir / "control.log").read_text(), "logs say why it ended"
-    await daemon.quit()
-
-
-async def test_a_second_ensure_keeps_it_and_daemons_are_apart(control: MpsControl) -> None:
-    one, two = control.daemon(GPU), control.daemon(OTHER)
-    await asyncio.gather(one.ensure(), one.ensure(), two.ensure())
-    before = one.pids()
-    await one.ensure()
-    assert one.pids() == before
-    assert set(one.pids()).isdisjoint(two.pids())
-    assert {daemon.uuid for daemon in control.running()} == {GPU, OTHER}
-    await one.quit()
-    assert [daemon.uuid for daemon in control.running()] == [OTHER]
-    assert two.alive()
-
-
-async def test_a_start_cut_short_is_found_by_its_folder(
-    daemon: MpsDaemon, tmp_path: Path, program: str
+async def test_a_second_ensure_keeps_it_and_daemons_are_apart(
+    control: MpsControl, tmp_path: Path, program: str
 ) -> None:
-    known = records.read(daemon.folder)
+    one, two = control.daemon(GPU), control.daemon(OTHER)
+    assert not one.alive()
+    await one.quit()
+    await asyncio.gather(one.ensure(), one.ensure(), two.ensure())
+    (pid,) = one.pids()
+    await one.ensure()
+    assert one.pids() == (pid,)
+    assert pid not in two.pids()
+    assert {daemon.uuid for daemon in control.running()} == {GPU, OTHER}
+    await two.quit()
+    assert one.pipe_dir.stat().st_mode & 0o077 == 0, "ours alone"
+    assert b"CUDA_MPS_PROTOCOL_VERSION=2" in environment_of(pid)
+    # One whose start was cut short is found by its folder.
+    known = records.read(one.folder)
     assert known is not None
     assert known.process is not None
-    records.write(daemon.folder, dataclasses.replace(known, process=None))
+    records.write(one.folder, dataclasses.replace(known, process=None))
     (again,) = control_in(tmp_path, program).running()
-    assert again.pids() == daemon.pids()
+    assert (again.uuid, again.pids()) == (GPU, (pid,))
     await again.ensure()
-    assert records.read(daemon.folder) == known, "completed"
+    assert records.read(one.folder) == known, "completed"
     await again.quit()
-    assert not daemon.alive()
+    assert not one.alive()
+    assert "Exit" in (one.log_dir / "control.log").read_text(), "logs say why it ended"
     # A pid that was handed out again is not taken for it.
-    records.make(daemon.folder)
+    records.make(one.folder)
     ours = dataclasses.replace(known.process, pid=os.getpid())
-    records.write(daemon.folder, records.MpsRecord(GPU, ours))
-    assert not daemon.alive()
-    assert daemon.pids() == ()
-    await daemon.quit()
-    assert records.read(daemon.folder) is None
+    records.write(one.folder, records.MpsRecord(GPU, ours))
+    assert not one.alive()
+    assert one.pids() == ()
+    await one.quit()
+    assert records.read(one.folder) is None
 
 
 async def test_only_its_own_clients_are_ended_and_one_that_cannot_be_is_told(
     daemon: MpsDaemon,
 ) -> None:
+    """A client that is killed unasked breaks its neighbours; one that was ended first does not."""
+    await daemon.ask("simulate_kill_faults 1")
     async with engine_of(daemon) as one, engine_of(daemon) as two:
-        assert (await one.line()).startswith("OK")
+        assert (await one.line()).startswith("OK 50 -1 ")
         assert (await two.line()).startswith("OK")
         assert await daemon.room() == 46
         assert await daemon.terminate([one.pid, os.getpid()]) == (one.pid,)
@@ -140,16 +105,21 @@ async def test_only_its_own_clients_are_ended_and_one_that_cannot_be_is_told(
         with pytest.raises(DeviceError, match="in use") as raised:
             await daemon.quit()
         assert raised.value.facts["clients"] == [two.pid]
+        await one.kill()
+        assert await daemon.fault() == ""
+        async with engine_of(daemon) as rude:
+            await rude.line()
+            await rude.kill()
+        assert await two.line() == "FAULT"
+        assert await daemon.fault()
 
 
 async def test_a_fault_lasts_until_every_client_is_gone(daemon: MpsDaemon) -> None:
-    assert await daemon.fault() == ""
     async with engine_of(daemon) as one, engine_of(daemon) as two:
         await one.line()
         await two.line()
         await daemon.ask("simulate_fault")
         assert await one.line() == "FAULT"
-        assert await two.line() == "FAULT"
         reason = await daemon.fault()
         assert GPU in reason
         assert "all 2 clients" in reason
@@ -162,46 +132,19 @@ async def test_a_fault_lasts_until_every_client_is_gone(daemon: MpsDaemon) -> No
     async with engine_of(daemon) as later:
         assert (await later.line()).startswith("OK")
         assert await daemon.fault() == ""
-
-
-async def test_a_client_killed_unasked_breaks_its_neighbours_and_one_ended_first_does_not(
-    daemon: MpsDaemon,
-) -> None:
-    await daemon.ask("simulate_kill_faults 1")
-    async with engine_of(daemon) as neighbour:
-        await neighbour.line()
-        async with engine_of(daemon) as polite:
-            await polite.line()
-            await daemon.terminate([polite.pid])
-            await polite.kill()
-        assert await daemon.fault() == ""
-        async with engine_of(daemon) as rude:
-            await rude.line()
-            await rude.kill()
-        assert await neighbour.line() == "FAULT"
-        assert await daemon.fault()
-
-
-async def test_a_server_that_dies_breaks_its_clients_until_they_are_gone(
-    daemon: MpsDaemon,
-) -> None:
-    async with engine_of(daemon) as engine:
-        await engine.line()
-        assert await daemon.fault() == ""
         (server,) = daemon.servers()
         os.kill(server.pid, signal.SIGKILL)
-        assert await engine.line() == "FAULT"
+        assert await later.line() == "FAULT"
         reason = await daemon.fault()
         assert "ended under its clients" in reason
-        assert str(engine.pid) in reason
+        assert str(later.pid) in reason
     await eventually(lambda: well(daemon))
 
 
 async def test_a_proc_that_does_not_answer_is_left_behind(
     daemon: MpsDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = threading.Event()
-    servers = daemon.servers
+    answers, servers = threading.Event(), daemon.servers
 
     def hangs() -> tuple[MpsProcess, ...]:
         answers.wait()
@@ -220,9 +163,9 @@ async def test_a_proc_that_does_not_answer_is_left_behind(
     assert await daemon._look_for_fault() == ""
 
 
-async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(control: MpsControl) -> None:
-    daemon = control.daemon(GPU)
-    await daemon.ensure()
+async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(
+    control: MpsControl, daemon: MpsDaemon
+) -> None:
     async with engine_of(daemon) as engine:
         await engine.line()
         assert await daemon.fault() == ""
@@ -237,7 +180,7 @@ async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(control: M
     assert await daemon.fault() == ""
     assert start_ticks(server_pid) is None, "no server of the dead one is left"
     async with engine_of(daemon) as engine:
-        assert (await engine.line()).startswith("OK")
+        await engine.line()
         control_pid, server_pid = daemon.pids()
         os.kill(control_pid, signal.SIGKILL)
         await eventually(lambda: dead(control_pid))
@@ -249,30 +192,16 @@ async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(control: M
 async def test_one_that_hangs_is_told_and_can_be_ended(
     daemon: MpsDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("partitiond.devices.mps.lifecycle.QUIT_SECONDS", 0.0)
-    monkeypatch.setattr("partitiond.devices.mps.lifecycle.GONE_SECONDS", 0.1)
+    monkeypatch.setattr(lifecycle, "QUIT_SECONDS", 0.0)
+    monkeypatch.setattr(lifecycle, "GONE_SECONDS", 0.1)
     (pid,) = daemon.pids()
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(DeviceError, match="did not answer") as raised:
         await daemon.ask("get_server_list", seconds=0.1)
     assert raised.value.hint
-    monkeypatch.setattr("partitiond.devices.mps.queries.ASK_SECONDS", 0.1)
+    monkeypatch.setattr(queries, "ASK_SECONDS", 0.1)
     await daemon.quit()
     assert start_ticks(pid) is None
-
-
-async def test_a_driver_that_knows_no_time_for_quit_is_asked_plainly(
-    tmp_path: Path, program: str
-) -> None:
-    older = scripted(tmp_path, f"sed 's/quit -t/nothing/' | {program} \"$@\"")
-    daemon = control_in(tmp_path, str(older)).daemon(GPU)
-    await daemon.ensure()
-    (pid,) = daemon.pids()
-    await daemon.quit()
-    assert start_ticks(pid) is None
-    log = (daemon.log_dir / "control.log").read_text().splitlines()
-    assert any(line.endswith("Cmd:quit") for line in log)
-    assert "Exit" in log[-2] + log[-1], "it ended by itself"
 
 
 @pytest.mark.parametrize(
@@ -281,20 +210,18 @@ async def test_a_driver_that_knows_no_time_for_quit_is_asked_plainly(
         ("exit 3", "status 3"),
         ("echo 'Failed to start: no GPU here'; exit 1", "no GPU here"),
         ("exit 0", "did not start"),
+        ("", "not installed"),
     ],
 )
 async def test_one_that_does_not_come_up_leaves_nothing(
-    tmp_path: Path,
-    launcher: Launcher,
-    monkeypatch: pytest.MonkeyPatch,
-    script: str,
-    words: str,
+    tmp_path: Path, launcher: Launcher, monkeypatch: pytest.MonkeyPatch, script: str, words: str
 ) -> None:
     if words == "did not start":
-        monkeypatch.setattr("partitiond.devices.mps.lifecycle.START_SECONDS", 0.1)
-    program = scripted(tmp_path, script)
+        monkeypatch.setattr(lifecycle, "START_SECONDS", 0.1)
+    program = str(clients.scripted(tmp_path, script)) if script else "/no/such/mps-control"
+    assert ("nvidia-compute-utils" in control_in(tmp_path, program).unavailable()) == (not script)
     for path in (None, launcher.path) if words == "no GPU here" else (None,):
-        daemon = control_in(tmp_path, str(program), path).daemon(GPU)
+        daemon = control_in(tmp_path, program, path).daemon(GPU)
         with pytest.raises(DeviceError, match=words) as raised:
             await daemon.ensure()
         assert raised.value.hint
@@ -303,17 +230,10 @@ async def test_one_that_does_not_come_up_leaves_nothing(
         assert not daemon.pipe_dir.exists()
 
 
-async def test_without_the_program_it_says_what_to_install(tmp_path: Path) -> None:
-    control = control_in(tmp_path, "/no/such/nvidia-cuda-mps-control")
-    assert "nvidia-compute-utils" in control.unavailable()
-    with pytest.raises(DeviceError, match="not installed") as raised:
-        await control.daemon(GPU).ensure()
-    assert "gpu.mps_control" in raised.value.hint
-
-
 async def test_it_is_started_where_it_outlives_us_or_not_at_all(
     tmp_path: Path, program: str
 ) -> None:
+    """Also a driver's that knows no time for `quit`: it is asked plainly."""
     asked: list[str] = []
 
     async def place(name: str) -> StartPlace:
@@ -322,18 +242,21 @@ async def test_it_is_started_where_it_outlives_us_or_not_at_all(
             raise DeviceError("there is no scope.")
         return StartPlace(("/usr/bin/env", f"PLACE={len(asked)}"), (("MANAGER", "here"),))
 
-    daemon = MpsControl(tmp_path / "r", program, place=place).daemon(GPU)
-    try:
-        for number in (1, 2):
-            await daemon.ensure()
-            await daemon.ensure()
-            words = environment_of(daemon.pids()[0]).split(b"\0")
-            assert f"PLACE={number}".encode() in words
-            assert b"MANAGER=here" in words
-            await daemon.quit()
-        with pytest.raises(DeviceError, match="no scope"):
-            await daemon.ensure()
-        assert not daemon.alive()
-    finally:
+    older = clients.scripted(tmp_path, f"sed 's/quit -t/nothing/' | {program} \"$@\"")
+    daemon = MpsControl(tmp_path / "r", str(older), place=place).daemon(GPU)
+    for number in (1, 2):
+        await daemon.ensure()
+        await daemon.ensure()
+        (pid,) = daemon.pids()
+        words = environment_of(pid).split(b"\0")
+        assert f"PLACE={number}".encode() in words
+        assert b"MANAGER=here" in words
         await daemon.quit()
+        assert start_ticks(pid) is None
+        log = (daemon.log_dir / "control.log").read_text().splitlines()
+        assert any(line.endswith("Cmd:quit") for line in log)
+        assert "Exit" in log[-2] + log[-1], "it ended by itself"
+    with pytest.raises(DeviceError, match="no scope"):
+        await daemon.ensure()
+    assert not daemon.alive()
     assert asked == ["mps-3c5a1b2d"] * 3, "a scope's name is used once"

@@ -7,33 +7,21 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.devices.mps import MpsControl, compute_mode_refusal
+from partitiond.devices.mps import compute_mode_refusal
 from partitiond.devices.mps.foreign import foreign
 from partitiond.devices.mps.processes import MpsProcess, Program
 from partitiond.platform.process_identity import ProcessId
-from partitiond.simulated.gpus.mps_control import write_program
+from tests.devices.mps.clients import GPU, control_in
 from tests.machine import signal_all
 
 MPS = Path("/run/partitiond/mps")
 
 
 def process(
-    pid: int,
-    program: Program,
-    pipe_dir: str | None,
-    *,
-    parent: int = 1,
-    readable: bool = True,
+    pid: int, program: Program, pipe_dir: str | None, parent: int = 1, *, readable: bool = True
 ) -> MpsProcess:
-    return MpsProcess(
-        ProcessId(pid, 1, "boot"),
-        program,
-        parent,
-        0,
-        Path(pipe_dir) if pipe_dir else None,
-        readable,
-        "",
-    )
+    folder = Path(pipe_dir) if pipe_dir else None
+    return MpsProcess(ProcessId(pid, 1, "boot"), program, parent, 0, folder, readable, "")
 
 
 def test_ours_are_left_out_by_folder_or_by_parent() -> None:
@@ -42,39 +30,36 @@ def test_ours_are_left_out_by_folder_or_by_parent() -> None:
     assert foreign([ours, server], MPS) == ()
 
 
-@pytest.mark.parametrize("pipe", [None, "/tmp/nvidia-mps", "/run/nvidia-mps"])
-def test_one_in_the_default_folder_takes_programs_that_are_told_nothing(pipe: str | None) -> None:
-    (found,) = foreign([process(10, Program.CONTROL, pipe)], MPS)
-    assert found.default
-    assert "default pipe folder" in found.meaning
-    assert "echo quit | nvidia-cuda-mps-control" in found.meaning
+QUIT = "echo quit | nvidia-cuda-mps-control"
 
 
-def test_one_elsewhere_says_how_to_reach_it() -> None:
-    (found,) = foreign([process(10, Program.CONTROL, "/srv/mps")], MPS)
-    assert not found.default
-    assert "CUDA_MPS_PIPE_DIRECTORY=/srv/mps" in found.meaning
+@pytest.mark.parametrize(
+    ("found", "default", "words"),
+    [
+        (process(10, Program.CONTROL, None), True, QUIT),
+        (process(10, Program.CONTROL, "/tmp/nvidia-mps"), True, "default pipe folder"),
+        (process(10, Program.CONTROL, "/run/nvidia-mps"), True, QUIT),
+        (process(10, Program.CONTROL, "/srv/mps"), False, "CUDA_MPS_PIPE_DIRECTORY=/srv/mps"),
+        # A server whose environment is hidden.
+        (process(10, Program.SERVER, None, 9, readable=False), False, "EXCLUSIVE_PROCESS"),
+    ],
+)
+def test_others_say_how_to_reach_them_and_whom_they_take_in(
+    found: MpsProcess, default: bool, words: str
+) -> None:
+    (judged,) = foreign([found], MPS)
+    assert judged.default is default
+    assert words in judged.meaning
 
 
-def test_a_server_whose_environment_is_hidden_is_somebody_elses() -> None:
-    (found,) = foreign([process(10, Program.SERVER, None, parent=9, readable=False)], MPS)
-    assert found.pipe_dir is None
-    assert not found.default
-    assert "EXCLUSIVE_PROCESS" in found.meaning
-
-
-async def test_an_operators_daemon_is_found_and_survives_ours(tmp_path: Path) -> None:
-    program = write_program(tmp_path / "bin" / "nvidia-cuda-mps-control")
+async def test_an_operators_daemon_is_found_and_survives_ours(tmp_path: Path, program: str) -> None:
     pipe = tmp_path / "theirs"
-    env = {
-        **os.environ,
-        "CUDA_MPS_PIPE_DIRECTORY": str(pipe),
-        "CUDA_MPS_LOG_DIRECTORY": str(tmp_path / "log"),
-    }
+    folders = {"CUDA_MPS_PIPE_DIRECTORY": pipe, "CUDA_MPS_LOG_DIRECTORY": tmp_path / "log"}
+    env = os.environ | {name: str(folder) for name, folder in folders.items()}
     starting = await asyncio.create_subprocess_exec(program, "-d", env=env)
     assert await starting.wait() == 0
-    control = MpsControl(tmp_path / "r", str(program))
-    daemon = control.daemon("GPU-3c5a1b2d-0000-0000-0000-000000000001")
+    control = control_in(tmp_path, program)
+    daemon = control.daemon(GPU)
     theirs = [found for found in control.foreign() if found.pipe_dir == pipe]
     try:
         await daemon.ensure()

@@ -17,11 +17,19 @@ import pytest
 
 from partitiond.devices.mps import keeper
 from partitiond.devices.mps.processes import PID_FILE
-from partitiond.platform.process_identity import start_ticks
 from partitiond.simulated.gpus.mps_control import write_program
 from tests.devices.mps.clients import scripted
 
 LIST = {"version": 1, "commands": ["get_server_list"], "seconds": 20}
+
+
+def exchanged(connection: socket.socket, sent: bytes) -> dict[str, Any]:
+    """What is answered to these bytes, with the connection's end after them."""
+    connection.settimeout(60)
+    connection.sendall(sent)
+    connection.shutdown(socket.SHUT_WR)
+    answer: dict[str, Any] = json.loads(connection.makefile("rb").read())
+    return answer
 
 
 class Keeper:
@@ -30,32 +38,17 @@ class Keeper:
     def __init__(self, folder: Path, program: Path) -> None:
         self.pipe, self.log = folder / "s/pipe", folder / "s/log"
         self.socket = folder / keeper.SOCKET
+        folders = {keeper.PIPE: str(self.pipe), keeper.LOG: str(self.log)}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", keeper.__file__, str(program)],
-            env={
-                "PATH": "/usr/bin:/bin",
-                keeper.PIPE: str(self.pipe),
-                keeper.LOG: str(self.log),
-            },
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def said(self, sent: bytes) -> dict[str, Any]:
-        """What it answers to these bytes, with the connection's end after them."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(60)
-            connection.connect(str(self.socket))
-            with contextlib.suppress(BrokenPipeError):
-                connection.sendall(sent)
-                connection.shutdown(socket.SHUT_WR)
-            answer: dict[str, Any] = json.loads(connection.makefile("rb").read())
-        return answer
+            env={"PATH": "/usr/bin:/bin", **folders},
+            cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
 
     def asked(self, question: object) -> dict[str, Any]:
-        return self.said(json.dumps(question).encode() + b"\n")
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.socket))
+            return exchanged(connection, json.dumps(question).encode() + b"\n")
 
     def answers(self) -> bool:
         try:
@@ -97,20 +90,28 @@ def simulated(folder: Path) -> Iterator[Keeper]:
 
 
 def test_commands_and_logs_are_answered_and_folders_are_its_own(simulated: Keeper) -> None:
-    assert simulated.asked(LIST) == {"status": 0, "said": "", "complaints": ""}
-    assert "Unknown command" in simulated.asked(LIST | {"commands": ["no_such"]})["said"]
+    """Also while connections are open that say nothing, once the first have had their time."""
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(keeper.MOST_QUESTIONS + 4)]
+    with contextlib.ExitStack() as stack:
+        for connection in silent:
+            stack.enter_context(connection).connect(str(simulated.socket))
+        assert simulated.asked(LIST) == {"status": 0, "said": "", "complaints": ""}
     two = simulated.asked(LIST | {"commands": ["get_server_list", "no_such"]})
-    assert "no_such" in two["said"]
+    assert "Unknown command" in two["said"]
     log = simulated.asked({"version": 1, "log": "control.log"})["said"]
     assert "Starting control daemon" in log
-    assert simulated.asked({"version": 1, "log": "server.log"}) == {"said": ""}
     assert simulated.pipe.stat().st_mode & 0o777 == 0o700
-    # A log that is no file is no log: the folder belongs to a user who may put there what he likes.
-    os.mkfifo(simulated.log / "server.log")
-    assert simulated.asked({"version": 1, "log": "server.log"}) == {"said": ""}
-    (simulated.log / "server.log").unlink()
-    (simulated.log / "server.log").symlink_to("/etc/passwd")
-    assert simulated.asked({"version": 1, "log": "server.log"}) == {"said": ""}
+
+
+def test_a_log_that_is_no_file_is_no_log(tmp_path: Path) -> None:
+    """Its folder belongs to a user who may put there what he likes."""
+    log = tmp_path / "server.log"
+    assert keeper.tail(str(log)) == ""
+    os.mkfifo(log)
+    assert keeper.tail(str(log)) == ""
+    log.unlink()
+    log.symlink_to("/etc/passwd")
+    assert keeper.tail(str(log)) == ""
 
 
 ONE = b'{"version": 1, "commands": ["get_server_list"], "seconds": '
@@ -128,79 +129,48 @@ REFUSED = [
     (ONE + b"1e9}\n", "60 seconds"),
     (ONE + b'"1"}\n', "60 seconds"),
     (ONE + b"NaN}\n", "60 seconds"),
+    (ONE + b"1}\n", "No such file"),
     (b"[" * 4000 + b"\n", ""),
     (b"x" * (keeper.MAX_QUESTION_BYTES + 1), "too long"),
     (b"\xff\xfe\n", "decode"),
 ]
 
 
-def test_what_is_no_question_is_refused_and_harms_nothing(simulated: Keeper) -> None:
+def test_what_is_no_question_is_refused() -> None:
     for sent, why in REFUSED:
-        assert why in simulated.said(sent)["refused"], sent[:60]
-        with contextlib.suppress(ConnectionResetError):  # it reads no further
-            simulated.said(sent * 100)
-    assert simulated.answers()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.sendall(sent)
+            theirs.shutdown(socket.SHUT_WR)
+            keeper.converse(ours, "/no/program", "/no/log")
+            assert why in json.loads(theirs.makefile("rb").read())["refused"], sent[:60]
 
 
-def test_connections_that_say_nothing_do_not_keep_others_from_being_answered(
-    simulated: Keeper,
+def test_a_program_that_hangs_is_ended_and_what_one_says_is_cut(tmp_path: Path) -> None:
+    hangs = scripted(tmp_path, "exec sleep 600")
+    assert keeper.answered(str(hangs), "/log", LIST | {"seconds": 0.2}) == {"late": True}
+    says = scripted(tmp_path, 'head -c 300000 /dev/zero | tr "\\0" "\\377"; exit 3')
+    answer = keeper.answered(str(says), "/log", LIST)
+    assert (answer["status"], len(answer["said"])) == (3, keeper.MAX_SAID_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("quits", "status", "why"),
+    [(True, 0, "Exit"), (False, 128 + signal.SIGKILL, "Starting control daemon")],
+)
+def test_it_ends_with_its_daemon_and_says_why(
+    simulated: Keeper, quits: bool, status: int, why: str
 ) -> None:
-    silent = [socket.socket(socket.AF_UNIX) for _ in range(keeper.MOST_QUESTIONS + 4)]
-    try:
-        for connection in silent:
-            connection.connect(str(simulated.socket))
-        assert simulated.answers(), "once the first have had their time"
-    finally:
-        for connection in silent:
-            connection.close()
-
-
-def test_a_program_that_hangs_is_ended_and_told(folder: Path) -> None:
-    program = scripted(folder, "echo $$ >>asked; exec sleep 600")
-    with kept(folder, program) as made:
-        until(made.socket.exists)
-        assert made.asked(LIST | {"seconds": 0.2}) == {"late": True}
-        pid = int((folder / "asked").read_text().splitlines()[-1])
-        until(lambda: start_ticks(pid) is None)
-        assert made.process.poll() is None, "the daemon is kept"
-
-
-def test_what_a_program_says_is_cut(folder: Path) -> None:
-    program = scripted(
-        folder, '[ $# = 1 ] && exec sleep 600; head -c 300000 /dev/zero | tr "\\0" "\\377"; exit 3'
-    )
-    with kept(folder, program) as made:
-        until(made.socket.exists)
-        answer = made.asked(LIST)
-        assert (answer["status"], len(answer["said"])) == (3, keeper.MAX_SAID_BYTES)
-
-
-def test_it_ends_with_its_daemon_and_says_why(simulated: Keeper) -> None:
-    control = int((simulated.pipe / PID_FILE).read_text())
-    os.kill(control, signal.SIGKILL)
+    if quits:
+        simulated.asked(LIST | {"commands": ["quit -t 5"]})
+    else:
+        os.kill(int((simulated.pipe / PID_FILE).read_text()), signal.SIGKILL)
     said, _ = simulated.process.communicate(timeout=60)
-    assert simulated.process.returncode == 128 + signal.SIGKILL
-    assert "Starting control daemon" in said
-
-
-def test_a_quit_ends_both(simulated: Keeper) -> None:
-    simulated.asked(LIST | {"commands": ["quit -t 5"]})
-    said, _ = simulated.process.communicate(timeout=60)
-    assert simulated.process.returncode == 0
-    assert "Exit" in said
+    assert simulated.process.returncode == status
+    assert why in said
 
 
 def test_a_daemon_that_does_not_come_up_ends_the_keeper(folder: Path) -> None:
     with kept(folder, scripted(folder, "echo 'no GPU here'; exit 7")) as made:
         said, _ = made.process.communicate(timeout=60)
         assert (made.process.returncode, said) == (7, "no GPU here\n")
-
-
-def test_logs_of_the_last_daemon_are_kept_and_its_pipes_are_not(tmp_path: Path) -> None:
-    pipe, log = tmp_path / "a/pipe", tmp_path / "a/log"
-    keeper.make_folders(str(pipe), str(log))
-    (pipe / "control").write_text("")
-    (log / "control.log").write_text("one")
-    keeper.make_folders(str(pipe), str(log))
-    assert list(pipe.iterdir()) == []
-    assert [path.name for path in log.iterdir()] == ["control.old"]

@@ -13,12 +13,18 @@ import pytest
 from partitiond.core.errors import DeviceError
 from partitiond.devices.mps import MpsDaemon, keeper, kept
 from partitiond.devices.mps import record as records
-from partitiond.devices.mps.kept import KeptMps, shared_folder
 from partitiond.engines.process import shim
 from partitiond.engines.process.kept_programs import KeptPrograms
 from partitiond.engines.process.scope import EngineCgroups
 from partitiond.platform.process_identity import start_ticks
-from tests.devices.mps.clients import GPU, control_in, engine_of, environment_of, eventually
+from tests.devices.mps.clients import (
+    GPU,
+    control_in,
+    empty,
+    engine_of,
+    environment_of,
+    eventually,
+)
 from tests.engines.process.scripts import Launcher
 from tests.machine import signal_all
 
@@ -30,7 +36,7 @@ async def daemon(tmp_path: Path, program: str, launcher: Launcher) -> AsyncItera
     signal_all(daemon.pids())
 
 
-async def test_its_pipes_lie_where_its_clients_see_them_and_its_record_here(
+async def test_it_serves_one_group_where_its_clients_see_its_pipes(
     daemon: MpsDaemon, launcher: Launcher, tmp_path: Path, program: str
 ) -> None:
     await daemon.ensure("blue")
@@ -48,11 +54,6 @@ async def test_its_pipes_lie_where_its_clients_see_them_and_its_record_here(
     again = control_in(tmp_path, program, launcher.path)
     assert {pid} <= again.pids(), "it is ours although its environment tells nobody"
     assert pid not in {one.pid for one in again.foreign()}
-
-
-async def test_one_that_serves_another_group_is_not_used(daemon: MpsDaemon) -> None:
-    await daemon.ensure("blue")
-    before = daemon.pids()
     with pytest.raises(DeviceError, match="group blue and none of the default isolation group"):
         await daemon.ensure("", users=["still-loading-0"])
     async with engine_of(daemon) as engine:
@@ -61,14 +62,10 @@ async def test_one_that_serves_another_group_is_not_used(daemon: MpsDaemon) -> N
             await daemon.ensure("")
         assert "different GPUs" in refused.value.hint
         await daemon.ensure("blue")
-    assert set(before) <= set(daemon.pids())
-
-
-async def test_an_idle_one_gives_way_to_another_group_s(daemon: MpsDaemon) -> None:
-    await daemon.ensure("blue")
-    (before,) = daemon.pids()
+        assert daemon.pids()[0] == pid
+    await eventually(lambda: empty(daemon))
     await daemon.ensure("")
-    assert start_ticks(before) is None
+    assert start_ticks(pid) is None, "idle, it gives way to another group's"
     assert daemon.pipe_dir.parts[-3:] == ("launch", "3c5a1b2d", "pipe")
 
 
@@ -86,7 +83,7 @@ async def test_one_of_an_earlier_release_serves_until_its_last_engine_ends(
         assert daemon.pipe_dir == earlier.pipe_dir, "new engines join it"
         with pytest.raises(DeviceError, match="this daemon's user and none of the isolation group"):
             await daemon.ensure("blue")
-    await eventually(lambda: _idle(daemon))
+    await eventually(lambda: empty(daemon))
     await daemon.ensure("", users=["still-loading-0"])
     assert daemon.pids()[0] == pid
     await daemon.ensure()
@@ -94,62 +91,52 @@ async def test_one_of_an_earlier_release_serves_until_its_last_engine_ends(
     assert start_ticks(pid) is None
 
 
-async def _idle(daemon: MpsDaemon) -> bool:
-    return not await daemon.clients()
-
-
-async def test_a_host_that_was_set_up_without_the_socket_starts_it_as_our_user(
+async def test_a_host_without_the_socket_starts_it_as_our_user_but_never_for_a_group(
     daemon: MpsDaemon, launcher: Launcher
 ) -> None:
+    with pytest.raises(DeviceError, match="no isolation group green") as refused:
+        await daemon.ensure("green")
+    assert "--isolation-group green" in refused.value.hint
+    assert not daemon.alive()
     launcher.path.rename(launcher.path.with_name("other.sock"))
     await daemon.ensure()
     assert not daemon.kept
     assert not launcher.started
 
 
-async def test_a_group_never_runs_as_our_user(daemon: MpsDaemon) -> None:
-    with pytest.raises(DeviceError, match="no isolation group green") as refused:
-        await daemon.ensure("green")
-    assert "--isolation-group green" in refused.value.hint
-    assert not daemon.alive()
-
-
-@pytest.mark.parametrize("dies", ["shim", "sandbox", "keeper", "control"])
-async def test_whichever_of_its_processes_dies_the_rest_ends_and_the_next_start_works(
-    daemon: MpsDaemon, launcher: Launcher, dies: str
-) -> None:
-    await daemon.ensure()
-    (control,) = daemon.pids()
-    supervisor = daemon.process()
-    assert supervisor is not None
-    main = int(json.loads((daemon.folder / "process.json").read_text())["main_pid"])
-    one = {
-        "shim": supervisor.pid,
-        "sandbox": launcher.started[0].pid,
-        "keeper": main,
-        "control": control,
-    }[dies]
-    async with engine_of(daemon) as engine:
-        await engine.line()
-        assert await daemon.fault() == ""
-        server = daemon.pids()[-1]
-        os.kill(engine.pid, signal.SIGSTOP)  # as an engine that computes, and has not noticed
-        os.kill(one, signal.SIGKILL)
-        await eventually(lambda: _gone(daemon))
-        assert "ended" in await daemon.fault()
-    await daemon.ensure()
-    assert daemon.alive()
-    assert all(_dead(pid) for pid in (control, main, server))
-    assert await daemon.fault() == ""
-
-
-async def _gone(daemon: MpsDaemon) -> bool:
-    return not daemon.alive()
-
-
 def _dead(pid: int) -> bool:
     fields = shim.stat_fields(pid)
     return not fields or fields[0] in "ZX"
+
+
+async def test_whichever_of_its_processes_dies_the_rest_ends_and_the_next_start_works(
+    daemon: MpsDaemon, launcher: Launcher
+) -> None:
+    async def gone() -> bool:
+        return not daemon.alive()
+
+    for dies in ("shim", "sandbox", "keeper", "control"):
+        await daemon.ensure()
+        supervisor = daemon.process()
+        assert supervisor is not None
+        main = int(json.loads((daemon.folder / "process.json").read_text())["main_pid"])
+        async with engine_of(daemon) as engine:
+            await engine.line()
+            assert await daemon.fault() == ""
+            control, server = daemon.pids()
+            there = {
+                "shim": supervisor.pid,
+                "sandbox": launcher.started[-1].pid,
+                "keeper": main,
+                "control": control,
+            }
+            os.kill(engine.pid, signal.SIGSTOP)  # as an engine that computes, and has not noticed
+            os.kill(there[dies], signal.SIGKILL)
+            await eventually(gone)
+            assert "ended" in await daemon.fault(), dies
+        await daemon.ensure()
+        assert all(_dead(pid) for pid in (control, main, server)), dies
+    assert await daemon.fault() == ""
 
 
 async def test_one_that_hangs_is_killed_without_its_consent(
@@ -170,10 +157,9 @@ async def test_one_that_hangs_is_killed_without_its_consent(
 
 
 async def test_a_socket_at_which_nobody_listens_is_named(
-    tmp_path: Path, program: str, launcher: Launcher
+    daemon: MpsDaemon, launcher: Launcher
 ) -> None:
     launcher.close()
-    daemon = control_in(tmp_path, program, launcher.path).daemon(GPU)
     with pytest.raises(DeviceError, match=r"launch.sock starts no engine"):
         await daemon.ensure()
     assert records.read(daemon.folder) is None
@@ -202,7 +188,7 @@ SAID = [
 
 
 async def test_a_keeper_that_lies_is_an_error_and_no_list(
-    launcher: Launcher, program: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lies: list[asyncio.Task[None] | None] = []
     said = b""
@@ -217,11 +203,11 @@ async def test_a_keeper_that_lies_is_an_error_and_no_list(
                 await reader.read()
         writer.transport.abort()
 
-    folder = launcher.folder
-    server = await asyncio.start_unix_server(lie, folder / keeper.SOCKET)
+    server = await asyncio.start_unix_server(lie, tmp_path / keeper.SOCKET)
     async with server:
         keepers = KeptPrograms(None, EngineCgroups("none"))
-        access = KeptMps(GPU, folder, program, Path("/run/partitiond-mps.sock"), keepers)
+        launcher = Path("/run/partitiond-mps.sock")
+        access = kept.KeptMps(GPU, tmp_path, "/no/program", launcher, keepers)
         for said in SAID:
             seconds = 0.1 if said == NEVER else 60.0
             monkeypatch.setattr(kept, "SPARE_SECONDS", seconds)
@@ -230,7 +216,3 @@ async def test_a_keeper_that_lies_is_an_error_and_no_list(
                 await access.ask(("get_server_list",), seconds)
             assert await access.log("server.log") == "", said[:60]
         await asyncio.gather(*filter(None, lies))
-
-
-def test_the_shared_folder_is_the_one_that_the_unit_shows() -> None:
-    assert shared_folder(Path("/run/partitiond-mps-blue.sock")) == Path("/run/partitiond-mps-blue")

@@ -73,8 +73,14 @@ async def test_an_engine_that_takes_more_than_its_share_or_has_less_cache_does_n
     world.living, world.gpus[GPU].use = {100: "a-1"}, {100: 11 * GIB}
     with pytest.raises(StartFailedError, match="1 GiB more than its partition"):
         await here.verify(engine, READY)
-    world.gpus[GPU].use = {100: 10 * GIB + MIB}
+    world.gpus[GPU].use = {100: 10 * GIB - GIB}
+    await here.prepare(launch("b-1", share(69)))
+    await here.prepare(launch("c-1", share(70, "GPU-1")))
+    world.living[200], world.gpus[GPU].use = "b-1", {100: 10 * GIB, 200: GIB}
     await here.verify(engine, READY)
+    world.gpus[GPU].use[100] += MIB  # what is tolerated may not be a neighbour's
+    with pytest.raises(StartFailedError, match="neighbours lack 1 MiB"):
+        await here.verify(engine, READY)
     world.deaf = True
     with pytest.raises(StartFailedError, match="cannot be told"):
         await here.verify(engine, READY)

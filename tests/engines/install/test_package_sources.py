@@ -30,6 +30,22 @@ def test_a_host_without_configuration_leaves_everything_to_uv(tmp_path: Path) ->
     assert sources.environment() == {"UV_SYSTEM_CERTS": "1"}
 
 
+def test_options_are_read_one_by_one(tmp_path: Path) -> None:
+    lines = "warning: a\nglobal.index-url='x'\n:env:.cert=broken'\nuser.y='z'"
+    assert pip_options(lines) == {"index-url": "x"}, "others are passed over"
+    for text, offline in (("1", True), ("true", True), ("0", False)):
+        options = {"no-index": text, "index-url": "https://a", "find-links": str(tmp_path)}
+        arguments = sources_from(options, {}).arguments()
+        assert ("--no-index" in arguments) is offline
+        assert ("--default-index" in arguments) is not offline
+        assert str(tmp_path) in arguments
+    # The certificates of other programs are the last resort.
+    theirs = {"REQUESTS_CA_BUNDLE": "/a"}
+    assert sources_from({}, theirs).certificates == "/a"
+    assert sources_from({}, theirs | {"SSL_CERT_FILE": "/b"}).certificates == "/b"
+    assert sources_from({"cert": "/c"}, {"SSL_CERT_FILE": "/b"}).certificates == "/c"
+
+
 @pytest.mark.parametrize("python", [sys.executable, "/bin/false"], ids=["pip", "no pip"])
 def test_what_pip_is_configured_with_is_said_to_uv(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
@@ -78,41 +94,6 @@ def test_what_pip_is_configured_with_is_said_to_uv(
     assert environment["UV_HTTP_RETRIES"] == "2"
 
 
-def test_the_variables_count_where_there_is_no_pip(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
-    variables = {"PIP_INDEX_URL": "https://one.example/it's", "PIP_NO_INDEX": ""}
-    variables["PIP_CONFIG_FILE"] = os.devnull
-    found = configured_sources(environ(tmp_path, **variables))
-    assert found == PackageSources(default_index="https://one.example/it's")
-
-
-@pytest.mark.parametrize(("text", "offline"), [("1", True), ("true", True), ("0", False)])
-def test_without_an_index_the_folders_alone_are_named(
-    tmp_path: Path, text: str, offline: bool
-) -> None:
-    options = {"no-index": text, "index-url": "https://one.example", "find-links": str(tmp_path)}
-    arguments = sources_from(options, {}).arguments()
-    assert ("--no-index" in arguments) is offline
-    assert ("--default-index" in arguments) is not offline
-    assert str(tmp_path) in arguments
-
-
-def test_the_certificates_of_other_programs_are_the_last_resort() -> None:
-    assert sources_from({}, {"REQUESTS_CA_BUNDLE": "/a"}).certificates == "/a"
-    assert (
-        sources_from({}, {"REQUESTS_CA_BUNDLE": "/a", "SSL_CERT_FILE": "/b"}).certificates == "/b"
-    )
-    assert sources_from({"cert": "/c"}, {"SSL_CERT_FILE": "/b"}).certificates == "/c"
-
-
-def test_lines_that_are_no_options_are_passed_over() -> None:
-    assert pip_options("warning: a\nglobal.index-url='x'\n:env:.cert=broken'\nuser.y='z'") == {
-        "index-url": "x"
-    }
-
-
 def test_the_settings_come_beside_and_can_forbid_every_index(tmp_path: Path) -> None:
     settings = load_settings(
         env={
@@ -159,3 +140,6 @@ def test_without_pip_the_users_file_counts_over_the_hosts(
     assert configured_sources(given).default_index != "https://own.example/simple"
     given["PIP_CONFIG_FILE"] = os.devnull
     assert configured_sources(given) == PackageSources()
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    given |= {"PIP_INDEX_URL": "https://one.example/it's", "PIP_NO_INDEX": ""}
+    assert configured_sources(given) == PackageSources(default_index="https://one.example/it's")

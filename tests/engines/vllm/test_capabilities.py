@@ -23,11 +23,6 @@ def test_supported_versions_have_an_entry_and_others_are_refused_unless_allowed(
         capabilities_of("dev", allow_unknown=True)
 
 
-def test_the_ranges_follow_each_other_without_a_gap() -> None:
-    for earlier, later in itertools.pairwise(TABLE):
-        assert earlier.end == later.first
-
-
 def test_only_new_versions_run_a_cpu_engine_in_one_process() -> None:
     assert not capabilities_of("0.22.1").cpu_in_one_process
     assert capabilities_of("0.32.0").cpu_in_one_process
@@ -36,9 +31,8 @@ def test_only_new_versions_run_a_cpu_engine_in_one_process() -> None:
     assert capabilities_of("0.24.0").gpu_by_uuid
 
 
-@pytest.mark.parametrize(
-    ("version", "quantization", "has"),
-    [
+def test_versions_differ_in_how_they_quantise_while_loading() -> None:
+    for version, quantization, has in (
         ("0.20.2", "fp8_per_block", True),
         ("0.22.1", "int8_per_channel_weight_only", True),
         ("0.22.1", "fp8_per_channel", False),
@@ -47,26 +41,21 @@ def test_only_new_versions_run_a_cpu_engine_in_one_process() -> None:
         ("0.28.0", "bitsandbytes", False),
         ("0.32.0", "experts_int8", True),
         ("0.20.0", "", True),
-    ],
-)
-def test_versions_differ_in_how_they_quantise_while_loading(
-    version: str, quantization: str, has: bool
-) -> None:
-    found = capabilities_of(version)
-    if has:
-        require_quantization(found, quantization)
-        return
-    with pytest.raises(SpecError) as caught:
-        require_quantization(found, quantization)
-    assert versions_with(quantization) in caught.value.message
-    assert "fp8_per_tensor" in caught.value.hint
-
-
-def test_the_versions_that_have_it_are_named() -> None:
+    ):
+        found = capabilities_of(version)
+        if has:
+            require_quantization(found, quantization)
+            continue
+        with pytest.raises(SpecError) as caught:
+            require_quantization(found, quantization)
+        assert versions_with(quantization) in caught.value.message
+        assert "fp8_per_tensor" in caught.value.hint
     assert versions_with("bitsandbytes") == "0.20 to before 0.28"
     assert versions_with("fp8_per_channel") == "0.24 to before 0.33"
     assert versions_with("int3") == ""
 
 
-def test_every_way_of_quantising_exists_in_some_version_and_no_version_has_an_unknown_one() -> None:
+def test_ranges_follow_without_a_gap_and_every_way_of_quantising_exists_in_some() -> None:
+    for earlier, later in itertools.pairwise(TABLE):
+        assert earlier.end == later.first
     assert set().union(*(entry.quantizations for entry in TABLE)) == set(LOAD_QUANTISATIONS)

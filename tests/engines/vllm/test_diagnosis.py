@@ -1,81 +1,58 @@
 """Failures are diagnosed from log lines of real engines (vLLM 0.32.0), shortened."""
 
-import pytest
-
 from partitiond.engines.vllm.diagnosis import diagnose, phase_of
 
 PREFIX = "(EngineCore pid=78) ERROR 11-20 08:46:51 [core.py:1300] "
+CAUSES = (
+    ("kv-cache-too-small", PREFIX + "ValueError: To serve at least one request with the models's "
+     "max seq len (2048), (0.07 GiB KV cache is needed, which is larger than the available KV "
+     "cache memory (0.01 GiB)."),
+    ("out-of-memory", PREFIX + "ValueError: Available memory on node 0 (1.2/8.59 GiB) on kv cache "
+     "allocation is less than requested memory for kv (4.0 GiB)."),
+    ("gpu-out-of-memory", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate."),
+    ("gpu-out-of-memory", "ValueError: Free memory on device cuda:0 (3.1/139.8 GiB) on startup is "
+     "less than desired GPU memory utilization (0.92, 128.6 GiB)."),
+    ("mps", "torch.AcceleratorError: CUDA error: MPS client failed to connect to the MPS control "
+     "daemon or the MPS server"),
+    ("mps", "torch.AcceleratorError: CUDA error: the MPS client has been terminated"),
+    ("no-gpu", "RuntimeError: No CUDA GPUs are available"),
+    ("gpu-fault", "torch.AcceleratorError: CUDA error: unspecified launch failure"),
+    ("gpu-fault", "RuntimeError: CUDA error: an illegal memory access was encountered"),
+    ("flag", "api_server.py: error: unrecognized arguments: --frobnicate"),
+    ("flag", "api_server.py: error: argument --dtype: invalid choice: 'int3'"),
+    ("socket", "OSError: [Errno 98] Address already in use"),
+    ("socket", "OSError: AF_UNIX path too long"),
+    ("dtype", "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least "
+     "8.0."),
+    ("model", "ValueError: Model architectures ['FooForCausalLM'] are not supported for now."),
+    ("model", "RuntimeError: Cannot find any model weights with `/models/x`"),
+    ("library", "ModuleNotFoundError: No module named 'torch'"),
+    ("library", "RuntimeError: operator torchvision::nms does not exist"),
+    ("start", "cannot start /nowhere/python: [Errno 2] No such file or directory"),
+)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("line", "kind"),
-    [
-        (
-            PREFIX + "ValueError: To serve at least one request with the models's max seq len "
-            "(2048), (0.07 GiB KV cache is needed, which is larger than the available KV cache "
-            "memory (0.01 GiB).",
-            "kv-cache-too-small",
-        ),
-        (
-            PREFIX + "ValueError: Available memory on node 0 (1.2/8.59 GiB) on kv cache allocation "
-            "is less than requested memory for kv (4.0 GiB).",
-            "out-of-memory",
-        ),
-        (
-            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate.",
-            "gpu-out-of-memory",
-        ),
-        (
-            "ValueError: Free memory on device cuda:0 (3.1/139.8 GiB) on startup is less than "
-            "desired GPU memory utilization (0.92, 128.6 GiB).",
-            "gpu-out-of-memory",
-        ),
-        (
-            "torch.AcceleratorError: CUDA error: MPS client failed to connect to the MPS control "
-            "daemon or the MPS server",
-            "mps",
-        ),
-        ("torch.AcceleratorError: CUDA error: the MPS client has been terminated", "mps"),
-        ("RuntimeError: No CUDA GPUs are available", "no-gpu"),
-        ("torch.AcceleratorError: CUDA error: unspecified launch failure", "gpu-fault"),
-        ("RuntimeError: CUDA error: an illegal memory access was encountered", "gpu-fault"),
-        ("api_server.py: error: unrecognized arguments: --frobnicate", "flag"),
-        ("api_server.py: error: argument --dtype: invalid choice: 'int3'", "flag"),
-        ("OSError: [Errno 98] Address already in use", "socket"),
-        ("OSError: AF_UNIX path too long", "socket"),
-        (
-            "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least "
-            "8.0.",
-            "dtype",
-        ),
-        (
-            "ValueError: Model architectures ['FooForCausalLM'] are not supported for now.",
-            "model",
-        ),
-        ("RuntimeError: Cannot find any model weights with `/models/x`", "model"),
-        ("ModuleNotFoundError: No module named 'torch'", "library"),
-        ("RuntimeError: operator torchvision::nms does not exist", "library"),
-        ("cannot start /nowhere/python: [Errno 2] No such file or directory", "start"),
-    ],
-)
-def test_the_cause_is_told_with_a_hint_and_its_line(line: str, kind: str) -> None:
-    log = f"INFO fine\n{line}\n{PREFIX}RuntimeError: Engine core initialization failed."
-    found = diagnose(log, code=1)
-    assert found.kind == kind
-    assert found.hint
-    assert any(part in line for part in found.lines)
+def test_the_cause_is_told_with_a_hint_and_its_line() -> None:
+    for kind, line in CAUSES:
+        log = f"INFO fine\n{line}\n{PREFIX}RuntimeError: Engine core initialization failed."
+        found = diagnose(log, code=1)
+        assert found.kind == kind
+        assert found.hint
+        assert any(part in line for part in found.lines)
 
 
-def test_a_kernel_kill_for_memory_is_told_with_the_budget() -> None:
+def test_an_ending_without_a_known_line_is_told_by_its_code() -> None:
     found = diagnose("INFO serving", code=-9, oom_kills=1, memory_bytes=2 * 1024**3)
-    assert found.kind == "out-of-memory"
-    assert "2 GiB" in found.message
-
-
-def test_a_kill_without_oom_is_told_as_one() -> None:
+    assert (found.kind, "2 GiB" in found.message) == ("out-of-memory", True)
     found = diagnose("INFO serving", code=-9)
-    assert found.kind == "killed"
-    assert "signal 9" in found.message
+    assert (found.kind, "signal 9" in found.message) == ("killed", True)
+    asked = diagnose("torch.OutOfMemoryError: CUDA out of memory", code=0, asked=True)
+    assert asked.kind == "stopped"
+    assert diagnose("").text() == "it exited. See its log."
+    log = "INFO loading\nerror: the weights are for another engine\nTypeError: shutting down"
+    said = diagnose(log, code=1).text()
+    assert said.startswith("it exited with exit code 1: the weights are for another engine. See")
+    assert diagnose("INFO loading", code=1).text().startswith("it exited with exit code 1. See")
 
 
 def test_an_unknown_error_quotes_the_root_cause_before_what_follows_from_it() -> None:
@@ -89,19 +66,8 @@ def test_an_unknown_error_quotes_the_root_cause_before_what_follows_from_it() ->
     assert "exit code 1" in found.message
 
 
-def test_nothing_is_wrong_with_an_engine_that_was_asked_to_stop() -> None:
-    assert diagnose("torch.OutOfMemoryError: CUDA out of memory", code=0, asked=True).kind == (
-        "stopped"
-    )
-
-
-def test_an_empty_log_still_gives_a_sentence() -> None:
-    assert diagnose("").text() == "it exited. See its log."
-
-
-@pytest.mark.parametrize(
-    ("line", "phase"),
-    [
+def test_phases_are_read_from_the_log() -> None:
+    for line, phase in (
         (
             "(APIServer pid=1) INFO [model.py:733] Resolved architecture: OPTForCausalLM",
             "read the model (OPTForCausalLM)",
@@ -114,14 +80,5 @@ def test_an_empty_log_still_gives_a_sentence() -> None:
         ),
         ("WARNING Enforce eager set, disabling torch.compile, CUDAGraphs", None),
         ("INFO something else", None),
-    ],
-)
-def test_phases_are_read_from_the_log(line: str, phase: str | None) -> None:
-    assert phase_of(line) == phase
-
-
-def test_an_ending_of_no_known_kind_names_its_first_error() -> None:
-    log = "INFO loading\nerror: the weights are for another engine\nTypeError: shutting down"
-    said = diagnose(log, code=1).text()
-    assert said.startswith("it exited with exit code 1: the weights are for another engine. See")
-    assert diagnose("INFO loading", code=1).text().startswith("it exited with exit code 1. See")
+    ):
+        assert phase_of(line) == phase

@@ -1,11 +1,13 @@
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from partitiond.core.errors import DeviceError, EngineUnavailableError, SpecError
+from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB
-from partitiond.engines.vllm.capabilities import capabilities_of
+from partitiond.engines.vllm.capabilities import EngineCapabilities, capabilities_of
 from partitiond.engines.vllm.gpu_index import gpu_index
 from partitiond.engines.vllm.launch import (
     ALLOWED_FLAGS,
@@ -24,8 +26,8 @@ __all__ = ["make_host"]
 PYTHON = Path("/opt/engine/bin/python")
 NEW = capabilities_of("0.32.0")
 OLD = capabilities_of("0.20.2")
-CPU = dataclasses.replace(vllm_launch(Path("/models/m")), cores=(2, 3))
-GPU = dataclasses.replace(
+CPU = replace(vllm_launch(Path("/models/m")), cores=(2, 3))
+GPU = replace(
     CPU,
     device_id="GPU-1",
     visible_device="0",
@@ -56,61 +58,53 @@ def test_every_limit_is_explicit_and_it_listens_on_a_unix_socket_only() -> None:
     assert "--disable-log-stats" not in ALLOWED_FLAGS
 
 
-def test_a_cpu_engine_is_eager_and_a_gpu_engine_is_not() -> None:
-    assert "--enforce-eager" in command(CPU, PYTHON, NEW)
-    assert "--enforce-eager" not in command(GPU, PYTHON, NEW)
-
-
 def test_a_gpu_engine_is_told_its_share_so_that_a_neighbour_does_not_stop_it() -> None:
     assert flag(command(GPU, PYTHON, NEW), "--gpu-memory-utilization") == "0.115"
     assert "--gpu-memory-utilization" not in command(CPU, PYTHON, NEW)
     # It is rounded down, and stays a share.
     for used, expected in ((1, 0.001), (30 * GIB, 0.365), (99 * GIB, 1.0)):
-        launch = dataclasses.replace(GPU, memory_bytes=used)
+        launch = replace(GPU, memory_bytes=used)
         assert memory_fraction(launch) == pytest.approx(expected)
 
 
-def test_dummy_weights_and_prefix_caching_follow_the_launch() -> None:
-    measured = dataclasses.replace(CPU, dummy_weights=True, prefix_caching=False)
-    argv = command(measured, PYTHON, NEW)
-    assert flag(argv, "--load-format") == "dummy"
-    assert "--no-enable-prefix-caching" in argv
-    plain = command(CPU, PYTHON, NEW)
-    assert "--load-format" not in plain
-    assert "--no-enable-prefix-caching" not in plain
+@pytest.mark.parametrize(
+    ("base", "changes", "words"),
+    [
+        (CPU, {"dummy_weights": True}, "--load-format dummy"),
+        (CPU, {"prefix_caching": False}, "--no-enable-prefix-caching"),
+        (GPU, {"quantization": "fp8"}, "--quantization fp8"),
+        (GPU, {"kv_cache_dtype": "fp8"}, "--kv-cache-dtype fp8"),
+        (CPU, {"kv_cache_dtype": "fp8"}, "--kv-cache-dtype fp8"),
+        (GPU, {"sleep_mode": True}, "--enable-sleep-mode"),
+        (CPU, {"extra_args": ("--max-num-active-seqs", "8")}, "--max-num-active-seqs 8"),
+        (GPU, {"visible_device": ""}, "--enforce-eager"),
+    ],
+)
+def test_what_is_asked_for_is_said_and_nothing_else(
+    base: EngineLaunch, changes: dict[str, Any], words: str
+) -> None:
+    said, plain = command(replace(base, **changes), PYTHON, NEW), command(base, PYTHON, NEW)
+    assert words in " ".join(said)
+    assert words.split(maxsplit=1)[0] not in plain
 
 
-def test_precision_is_said_only_where_it_is_asked_for() -> None:
-    plain = command(GPU, PYTHON, NEW)
-    assert "--quantization" not in plain
-    assert "--kv-cache-dtype" not in plain
-    asked = dataclasses.replace(GPU, quantization="fp8", kv_cache_dtype="fp8")
-    argv = command(asked, PYTHON, NEW)
-    assert flag(argv, "--quantization") == "fp8"
-    assert flag(argv, "--kv-cache-dtype") == "fp8"
-
-
-def test_what_an_engine_does_not_do_on_a_cpu_is_refused_before_it_starts() -> None:
-    half = dataclasses.replace(CPU, kv_cache_dtype="fp8")
-    assert flag(command(half, PYTHON, NEW), "--kv-cache-dtype") == "fp8"
-    with pytest.raises(SpecError, match="no fp8 KV cache on a CPU"):
-        command(half, PYTHON, OLD)
-    with pytest.raises(SpecError, match="on a GPU only"):
-        command(dataclasses.replace(CPU, quantization="fp8"), PYTHON, NEW)
-
-
-def test_what_this_version_cannot_do_to_weights_is_refused_with_the_versions_that_can() -> None:
-    four_bits = dataclasses.replace(GPU, quantization="bitsandbytes")
-    assert flag(command(four_bits, PYTHON, OLD), "--quantization") == "bitsandbytes"
-    with pytest.raises(SpecError, match=r"vLLM 0\.20 to before 0\.28 has it"):
-        command(four_bits, PYTHON, NEW)
-
-
-def test_extra_arguments_come_last_and_only_where_the_version_knows_them() -> None:
-    launch = dataclasses.replace(CPU, extra_args=("--max-num-active-seqs", "8"))
-    assert command(launch, PYTHON, NEW)[-2:] == ["--max-num-active-seqs", "8"]
-    with pytest.raises(SpecError, match="does not know"):
-        command(launch, PYTHON, OLD)
+@pytest.mark.parametrize(
+    ("base", "changes", "version", "why"),
+    [
+        (CPU, {"kv_cache_dtype": "fp8"}, OLD, "no fp8 KV cache on a CPU"),
+        (CPU, {"quantization": "fp8"}, NEW, "on a GPU only"),
+        (CPU, {"sleep_mode": True}, NEW, "on a CPU"),
+        (GPU, {"quantization": "bitsandbytes"}, NEW, r"vLLM 0\.20 to before 0\.28 has it"),
+        (CPU, {"extra_args": ("--max-num-active-seqs", "8")}, OLD, "does not know"),
+    ],
+)
+def test_what_an_engine_does_not_do_is_refused_before_it_starts(
+    base: EngineLaunch, changes: dict[str, Any], version: EngineCapabilities, why: str
+) -> None:
+    with pytest.raises(SpecError, match=why):
+        command(replace(base, **changes), PYTHON, version)
+    four_bits = command(replace(GPU, quantization="bitsandbytes"), PYTHON, OLD)
+    assert flag(four_bits, "--quantization") == "bitsandbytes"
 
 
 def test_the_environment_is_offline_silent_and_inherits_nothing(
@@ -118,21 +112,34 @@ def test_the_environment_is_offline_silent_and_inherits_nothing(
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "40")
     monkeypatch.setenv("HF_TOKEN", "secret")
-    env = environment(CPU, PYTHON, tmp_path, NEW)
+    for folder in ("bin", "lib"):
+        (tmp_path / folder).mkdir()
+    library = tmp_path / "lib" / "libiomp5.so"
+    library.touch()
+    python = tmp_path / "bin" / "python"
+    env = environment(CPU, python, tmp_path, NEW)
     assert "VLLM_CPU_KVCACHE_SPACE" not in env
     assert "HF_TOKEN" not in env
     assert env["HF_HUB_OFFLINE"] == "1"
     assert env["VLLM_NO_USAGE_STATS"] == "1"
-    assert Path(env["VLLM_CACHE_ROOT"]).is_absolute()
-
-
-def test_a_cpu_engine_computes_on_its_cores_and_sees_no_gpu(tmp_path: Path) -> None:
-    env = environment(CPU, PYTHON, tmp_path, NEW)
+    # A CPU engine computes on its cores, sees no GPU, and has the libraries beside it.
     assert env["VLLM_CPU_OMP_THREADS_BIND"] == "2,3"
     assert env["OMP_NUM_THREADS"] == "2"
     assert env["CUDA_VISIBLE_DEVICES"] == ""
+    assert str(library) in env["LD_PRELOAD"].split(":")
     assert env["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0", "one process, where the version can"
-    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment(CPU, PYTHON, tmp_path, OLD)
+    assert "VLLM_ENABLE_V1_MULTIPROCESSING" not in environment(CPU, python, tmp_path, OLD)
+    assert environment(replace(GPU, sleep_mode=True), python, tmp_path, NEW)[
+        "VLLM_SERVER_DEV_MODE"
+    ] == "1"  # fmt: skip
+    # Kernels are compiled once for all engines.
+    other = replace(GPU, replica_id="another", extra_env=())
+    for name in (
+        "VLLM_CACHE_ROOT", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+        "CUDA_CACHE_PATH", "FLASHINFER_WORKSPACE_BASE",
+    ):  # fmt: skip
+        (folder,) = {environment(one, python, tmp_path, NEW)[name] for one in (GPU, other)}
+        assert Path(folder).is_relative_to(tmp_path)
 
 
 def test_a_gpu_engine_sees_its_device_and_its_partition(tmp_path: Path) -> None:
@@ -151,20 +158,15 @@ def no_index(uuid: str) -> int:
 
 def test_a_gpu_is_shown_by_uuid_and_to_older_engines_by_its_index(make_host: MakeHost) -> None:
     _, uuid = make_host(GpuDescription("a100-80gb", count=2)).uuids()
-    launch = dataclasses.replace(GPU, visible_device=uuid)
+    launch = replace(GPU, visible_device=uuid)
     assert visible_device(launch, NEW, no_index) == uuid
     assert visible_device(launch, OLD, gpu_index) == "1"
-    assert not is_started()
     assert visible_device(GPU, OLD, no_index) == "0"
     assert visible_device(CPU, OLD, no_index) == ""
-
-
-def test_a_gpu_that_is_gone_or_a_mig_slice_has_no_index(make_host: MakeHost) -> None:
-    make_host()
     with pytest.raises(DeviceError):
         gpu_index("GPU-8c7c9c30-f12f-20bf-e14e-d3c4c965af32")
     assert not is_started()
-    sliced = dataclasses.replace(GPU, visible_device="MIG-377e0049-554c-540b-93c6-d0976f8426cb")
+    sliced = replace(GPU, visible_device="MIG-377e0049-554c-540b-93c6-d0976f8426cb")
     with pytest.raises(EngineUnavailableError, match="MIG slice"):
         visible_device(sliced, OLD, no_index)
 
@@ -185,25 +187,6 @@ def test_an_engine_on_a_gpu_finds_cuda_where_the_daemon_does(tmp_path: Path) -> 
     assert set(host).isdisjoint(environment(CPU, PYTHON, tmp_path, NEW, host))
 
 
-def test_kernels_are_compiled_once_for_all_engines(tmp_path: Path) -> None:
-    other = dataclasses.replace(GPU, replica_id="another", extra_env=())
-    for name in (
-        "VLLM_CACHE_ROOT", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
-        "CUDA_CACHE_PATH", "FLASHINFER_WORKSPACE_BASE",
-    ):  # fmt: skip
-        (folder,) = {environment(one, PYTHON, tmp_path, NEW)[name] for one in (GPU, other)}
-        assert Path(folder).is_relative_to(tmp_path)
-
-
-def test_libraries_beside_the_engine_are_preloaded(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "lib").mkdir()
-    library = tmp_path / "lib" / "libiomp5.so"
-    library.touch()
-    env = environment(CPU, tmp_path / "bin" / "python", tmp_path, NEW)
-    assert str(library) in env["LD_PRELOAD"].split(":")
-
-
 def test_flags_are_allowed_by_name_with_a_right_count_or_refused_with_a_hint() -> None:
     for words in (
         "",
@@ -213,6 +196,9 @@ def test_flags_are_allowed_by_name_with_a_right_count_or_refused_with_a_hint() -
         "--runner pooling --convert=embed",
     ):
         check_extra_args(tuple(words.split()))
+    check_extra_args(("--token-seconds", "0.01"), "simulated")
+    with pytest.raises(SpecError):
+        check_extra_args(("--stream-interval", "4"), "simulated")
     for words in (
         "--host 0.0.0.0",
         "--trust-remote-code",
@@ -226,28 +212,10 @@ def test_flags_are_allowed_by_name_with_a_right_count_or_refused_with_a_hint() -
         "--runner=draft",
         "--runner",
         "--convert /tmp/code.py",
+        "--token-seconds 0.01",  # the simulated engine's
     ):
         with pytest.raises(SpecError) as caught:
             check_extra_args(tuple(words.split()))
         assert caught.value.hint, words
     with pytest.raises(SpecError):
         check_extra_args(("--stream-interval 4",))
-
-
-def test_each_engine_kind_has_its_own_flags() -> None:
-    check_extra_args(("--token-seconds", "0.01"), "simulated")
-    with pytest.raises(SpecError):
-        check_extra_args(("--token-seconds", "0.01"))
-    with pytest.raises(SpecError):
-        check_extra_args(("--stream-interval", "4"), "simulated")
-
-
-def test_sleep_mode_is_switched_on_only_where_it_was_asked_for() -> None:
-    able = dataclasses.replace(GPU, sleep_mode=True)
-    assert "--enable-sleep-mode" in command(able, PYTHON, NEW)
-    assert environment(able, PYTHON, Path("/cache"), NEW)["VLLM_SERVER_DEV_MODE"] == "1"
-    assert "--enable-sleep-mode" not in command(GPU, PYTHON, NEW)
-    assert "VLLM_SERVER_DEV_MODE" not in environment(GPU, PYTHON, Path("/cache"), NEW)
-    with pytest.raises(SpecError, match="on a CPU") as caught:
-        command(dataclasses.replace(CPU, sleep_mode=True), PYTHON, NEW)
-    assert "sleep_mode" in caught.value.hint

@@ -1,6 +1,7 @@
 """Engines sleep and wake over their own routes: the simulated engine as a process."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import httpx
 import pytest
 
 from partitiond.core.errors import EngineError
-from partitiond.core.replica.engine import EngineHandle, EngineLaunch
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.vllm.sleeping import NOTE
 from partitiond.simulated.engine.sleeping import KV_CACHE, TAGS, WEIGHTS, Sleep
@@ -18,76 +19,61 @@ from tests.engine_fixtures import short_dir, simulated_launch
 __all__ = ["short_dir"]
 
 
-def launch(**changes: object) -> EngineLaunch:
-    return dataclasses.replace(simulated_launch(), sleep_mode=True, **changes)  # type: ignore[arg-type]
-
-
 @pytest.fixture
 async def runner(short_dir: Path) -> ProcessEngineRunner:
     return ProcessEngineRunner(short_dir, None)
 
 
-@pytest.fixture
-async def engine(runner: ProcessEngineRunner) -> AsyncIterator[EngineHandle]:
-    handle = await runner.start(launch())
+@contextlib.asynccontextmanager
+async def engine(
+    runner: ProcessEngineRunner, *, sleeps: bool = True
+) -> AsyncIterator[EngineHandle]:
+    handle = await runner.start(dataclasses.replace(simulated_launch(), sleep_mode=sleeps))
     await runner.wait_ready(handle, 60)
     yield handle
     await runner.stop(handle, 5)
 
 
 async def test_it_sleeps_and_wakes_and_generates_again(
-    runner: ProcessEngineRunner, engine: EngineHandle, short_dir: Path
+    runner: ProcessEngineRunner, short_dir: Path
 ) -> None:
     later = ProcessEngineRunner(short_dir, None)  # of a daemon that did not choose the level
-    for level in (1, 2):
-        assert await runner.sleep_level(engine, 60) == 0
-        await runner.sleep(engine, level)
-        assert await runner.sleep_level(engine, 60) == level
-        assert not await runner.probe(engine, 0.2)
-        (found,) = await later.find()
-        assert await later.sleep_level(found, 60) == level
-        await later.wake(found)
-        assert await runner.probe(engine, 60)
-    await runner.sleep(engine, 1)
-    async with client_of(engine) as client:
+    async with engine(runner) as handle, client_of(handle) as client:
+        for level in (1, 2):
+            assert await runner.sleep_level(handle, 60) == 0
+            await runner.sleep(handle, level)
+            assert await runner.sleep_level(handle, 60) == level
+            assert not await runner.probe(handle, 0.2)
+            (found,) = await later.find()
+            assert await later.sleep_level(found, 60) == level
+            await later.wake(found)
+            assert await runner.probe(handle, 60)
+        await runner.sleep(handle, 1)
         body = {"model": "tiny", "prompt": [1], "max_tokens": 2}
         waiting = asyncio.create_task(client.post("/v1/completions", json=body))
-        await runner.wake(engine)
+        await runner.wake(handle)
         assert (await waiting).status_code == 200, "a request is answered once it is awake"
-
-
-async def test_a_wake_that_was_cut_off_or_a_sleep_without_a_note_gets_its_weights_again(
-    runner: ProcessEngineRunner, engine: EngineHandle
-) -> None:
-    await runner.sleep(engine, 2)
-    async with client_of(engine) as client:
+        # A wake that was cut off, or a sleep without a note, gets its weights again.
+        await runner.sleep(handle, 2)
         assert (await client.post("/wake_up")).json() == {"status": "awake"}
-        assert not await runner.probe(engine, 60)  # its weights are noise
-        assert await runner.sleep_level(engine, 60) == 2
-        await runner.wake(engine)
-        assert await runner.probe(engine, 60)
-        assert not (Path(engine.run_dir) / NOTE).exists()
+        assert not await runner.probe(handle, 60)  # its weights are noise
+        assert await runner.sleep_level(handle, 60) == 2
+        await runner.wake(handle)
+        assert await runner.probe(handle, 60)
+        assert not await asyncio.to_thread((Path(handle.run_dir) / NOTE).exists)
         await client.post("/sleep?level=1")
-    assert await runner.sleep_level(engine, 60) == 2
-    await runner.wake(engine)
-    assert await runner.probe(engine, 60)
-    await runner.sleep(engine, 1)
-    await runner.stop(engine, 5)
+        assert await runner.sleep_level(handle, 60) == 2
+        await runner.wake(handle)
+        assert await runner.probe(handle, 60)
+        await runner.sleep(handle, 1)
     with pytest.raises(EngineError, match="no process listens"):
-        await runner.wake(engine)
-
-
-async def test_an_engine_without_sleep_mode_says_what_to_do(runner: ProcessEngineRunner) -> None:
-    handle = await runner.start(simulated_launch())
-    try:
-        await runner.wait_ready(handle, 60)
+        await runner.wake(handle)
+    async with engine(runner, sleeps=False) as handle:
         with pytest.raises(EngineError, match="without sleep mode") as caught:
             await runner.sleep(handle, 1)
         assert "sleep_mode" in caught.value.hint
         with pytest.raises(EngineError, match="HTTP 404"):
             await runner.sleep_level(handle, 60)
-    finally:
-        await runner.stop(handle, 5)
 
 
 def client_of(handle: EngineHandle) -> httpx.AsyncClient:
