@@ -323,7 +323,7 @@ async def test_refusals_have_the_shape_of_their_api(client: httpx.AsyncClient) -
     for changes, shape in (
         ({"temperature": -1}, {"type", "error"}),
         ({"model": "other"}, {"type", "error"}),
-        ({"max_tokens": 600}, {"type", "error"}),
+        ({"messages": [{"role": "user", "content": "word " * 3000}]}, {"type", "error"}),
         ({"max_tokens": 0}, {"error"}),
         ({"messages": "Hi"}, {"error"}),
     ):
@@ -331,8 +331,8 @@ async def test_refusals_have_the_shape_of_their_api(client: httpx.AsyncClient) -
         answer = await client.post("/v1/messages", json=body)
         assert answer.status_code in {400, 404}
         assert set(answer.json()) == shape, changes
-    for path in ("nothing", "embeddings", "score", "rerank"):
-        answer = await client.post(f"/v1/{path}", json={"model": "tiny", "input": "Hi"})
+    for path in ("v1/nothing", "v1/embeddings", "score", "rerank", "pooling", "classify"):
+        answer = await client.post(f"/{path}", json={"model": "tiny", "input": "Hi"})
         assert (answer.status_code, answer.json()) == (404, NO_ROUTE), path
     answer = await client.post("/v1/completions", json={"prompt": "Hi", "max_tokens": 1})
     assert answer.status_code == 200, "a missing model is accepted"

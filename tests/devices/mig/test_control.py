@@ -272,3 +272,10 @@ async def test_without_the_right_what_exists_is_used_and_nothing_is_made(
     with pytest.raises(DeviceError, match="this user may not change MIG") as refused:
         await control().ensure(cut(empty, CUT[0]))
     assert "MIG helper" in refused.value.hint
+
+
+async def test_a_gpu_without_mig_is_refused(tmp_path: Path) -> None:
+    with one(tmp_path, GpuDescription("l4-24gb")) as (_, uuid):
+        assert await control().instances(uuid) == ()
+        with pytest.raises(DeviceError, match="the GPU has no MIG"):
+            await control("mode").ensure(cut(uuid, CUT[0]))

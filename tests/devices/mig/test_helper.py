@@ -40,6 +40,7 @@ from partitiond.devices.mig.protocol import (
 )
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.devices.mig.test_control import CUT, PAIR, places
+from tests.engines.process.scripts import eventually
 
 MODULE = [sys.executable, "-m", "partitiond.devices.mig.helper"]
 UUID = "GPU-28b9e16d-d47a-5df0-aee1-0d68c650a542"
@@ -170,11 +171,7 @@ async def test_the_helper_changes_the_mode_of_an_a100_that_this_process_listens_
             assert (await control.ensure(MigSlice(uuid, Bytes(1), *CUT[3]))).uuid
             assert devices._xids.listening.wait(60)
             host.xid(uuid, 63)
-            for _ in range(3000):
-                if devices._xids.xids(uuid):
-                    break
-                await asyncio.sleep(0.02)
-            assert devices._xids.xids(uuid)
+            await eventually(lambda: devices._xids.xids(uuid))
             await control.destroy(uuid, CUT[3])
             await control.set_mode(uuid, on=False)
             assert not host.mig_mode(uuid)

@@ -118,6 +118,7 @@ async def test_adopted_engines_under_mps_are_watched_and_not_those_without_neigh
     for partition in (WholeDevice(GPU, Bytes(GIB)), mig()):
         await here.settle([handle(launch("a-1", partition))])
         assert await here.shares() == []
+        await here.before_stop(handle(launch("a-1", partition)))
         await here.release(launch("a-1", partition))
     await here.settle([handle(launch("a-1", mps()))])
     assert await here.shares() == [ShareUse("a-1", 10 * GIB, 11 * GIB)]

@@ -91,6 +91,9 @@ async def test_a_life() -> None:
     await made.both.stop(handle, 1)
     life = ["prepare a-1", "verify a-1", "before stop a-1", "before stop a-1", "release a-1"]
     assert made.diary.asked == life
+    made.diary.refuses.clear()
+    await made.both.stop(await made.both.start(launch("a-1", SHARE)), 1)
+    assert made.diary.asked == [*life, "prepare a-1", "before stop a-1", "release a-1"]
 
 
 async def test_no_engine_without_its_partition_and_no_partition_without_its_engine() -> None:
