@@ -3,15 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from partitiond.core.plan.record import (
-    Certificate,
-    ModelForecast,
-    Objective,
-    Placement,
-    Plan,
-    PlanDiff,
-    Status,
-)
+from partitiond.core.plan import record
+from partitiond.core.plan.record import Certificate, ModelForecast, Objective, Plan, PlanDiff
 from tests.core.simulated_host import placement
 
 
@@ -35,9 +28,11 @@ def plan_giving(
         ModelForecast(model, 1, rate, demand_req_per_s, None, None, None)
         for model, rate in capacity_req_per_s.items()
     )
-    certificate = Certificate(Objective.MIN_DEVICES, 1.0, 1.0, 0.0, Status.OPTIMAL, "by hand", 0.0)
+    certificate = Certificate(
+        Objective.MIN_DEVICES, 1.0, 1.0, 0.0, record.Status.OPTIMAL, "by hand", 0.0
+    )
     return Plan("plan-1", (), (), forecasts, (), certificate, (), "2026-01-01T00:00:00.000Z")
 
 
-def _of(model: str) -> Placement:
+def _of(model: str) -> record.Placement:
     return dataclasses.replace(placement(f"{model}-0"), model=model)

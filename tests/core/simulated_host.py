@@ -2,38 +2,32 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hypothesis import strategies as st
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.hardware.partition import CpuCores, PartitionSize
+from partitiond.core.hardware.partition import CpuCores, Partition, PartitionSize
 from partitiond.core.hardware.room import overlap
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.profile.record import ProfileKind
+from partitiond.core.replica import reconcile as reconciler
 from partitiond.core.replica.device_room import holds
 from partitiond.core.replica.observation import ALLOCATING
-from partitiond.core.replica.reconcile import (
-    LIVE,
-    Action,
-    DrainReplica,
-    ForgetReplica,
-    Observation,
-    ObservedReplica,
-    QuiesceReplica,
-    ReconcilePolicy,
-    SleepReplica,
-    StartEngine,
-    StopEngine,
-    StopReason,
-    Unknown,
-    WakeReplica,
-    failures_after,
-    reconcile,
-)
+from partitiond.core.replica.reconcile import LIVE, Action, Observation, ObservedReplica
 from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
 from partitiond.core.units import MIB, Bytes
 
-POLICY = ReconcilePolicy(
+Engine = Placement | tuple[Placement, ReplicaState | Mapping[str, Any]]
+"""One that serves; or is in a state; or serves otherwise than usual."""
+HAPPENS = {
+    "is ready": ReplicaEvent.BECAME_READY,
+    "exits": ReplicaEvent.EXITED,
+    "fell asleep": ReplicaEvent.FELL_ASLEEP,
+}
+POLICY = reconciler.ReconcilePolicy(
     start_deadline_seconds=100.0,
     drain_deadline_seconds=20.0,
     stop_grace_seconds=2.0,
@@ -72,6 +66,50 @@ def placement(
     return Placement(replica_id, model, device_id, CpuCores(device_id, memory, chosen), candidate)
 
 
+def on(wanted: Placement, partition: Partition) -> Placement:
+    """The same on another partition."""
+    return dataclasses.replace(wanted, device_id=partition.device_id, partition=partition)
+
+
+CORES, MEMORY_MIB = 4, 400
+"""Of each device that the plans below are for."""
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> tuple[Placement, ...]:
+    """Plans that fit: disjoint cores and memory within two devices."""
+    placed: list[Placement] = []
+    numbers = {model: itertools.count(1) for model in "abc"}
+    for device_id in ("cpu", "cpu-b"):
+        free = list(draw(st.permutations(range(CORES))))
+        memory = MEMORY_MIB
+        while free and draw(st.booleans()):
+            size = draw(st.integers(1, len(free)))
+            mib = draw(st.sampled_from([50, 100, 200]))
+            if mib > memory:
+                break
+            memory -= mib
+            cores, free = free[:size], free[size:]
+            model, batch = draw(st.sampled_from("abc")), draw(st.sampled_from([8, 16]))
+            name = f"{model}-{next(numbers[model])}"
+            placed.append(placement(name, cores, device_id=device_id, memory_mib=mib, batch=batch))
+    return tuple(draw(st.permutations(placed)))
+
+
+def in_words(action: Action) -> str:
+    """What is asked for, without its deadline: "stop g0: drained"."""
+    match action:
+        case reconciler.StartEngine(placement=wanted):
+            return f"start {wanted.replica_id}"
+        case reconciler.SleepReplica(generation=generation, level=level):
+            return f"sleep {generation} at {level}"
+        case reconciler.StopEngine(generation=generation, reason=reason):
+            return f"stop {generation}: {reason.value}"
+        case _:
+            verb = {"Drain": "drain", "Quies": "rest", "WakeR": "wake", "Forge": "forget"}
+            return f"{verb[type(action).__name__[:5]]} {action.generation}"
+
+
 @dataclasses.dataclass
 class SimulatedHost:
     """Engines, devices and time. `apply` checks what must never happen."""
@@ -95,7 +133,7 @@ class SimulatedHost:
         return Observation(
             replicas=tuple(self.engines.values()),
             devices=tuple(
-                (device, Unknown("test") if device in self.unknown else mib * MIB)
+                (device, reconciler.Unknown("test") if device in self.unknown else mib * MIB)
                 for device, mib in self.memory_mib.items()
             ),
             now=self.now,
@@ -110,19 +148,45 @@ class SimulatedHost:
 
     def run(self, desired: tuple[Placement, ...]) -> tuple[Action, ...]:
         """One pass: observe, reconcile, act."""
-        actions = reconcile(desired, self.observe(), POLICY, self.asleep)
+        actions = reconciler.reconcile(desired, self.observe(), POLICY, self.asleep)
         for action in actions:
             self.apply(action)
         self.check()
         return actions
 
-    def add(self, wanted: Placement, state: ReplicaState, **changes: object) -> ObservedReplica:
+    def live(self, desired: Sequence[Placement], story: str) -> None:
+        """Live through a story of passes and events, such as
+        "> start a-1; g0 is ready; >; g0 has 2; 5 s pass; all wake": a pass that asks for a start,
+        one that asks for nothing, two requests at that engine, and nobody that is to sleep.
+        """
+        for part in story.split("; "):
+            if part.startswith(">"):
+                told = ", ".join(map(in_words, self.run(tuple(desired))))
+                assert told == part[1:].strip(), f"at {part!r} of {story!r}"
+                continue
+            who, what = part.split(maxsplit=1)
+            if what in HAPPENS:
+                self.happen(who, HAPPENS[what])
+            elif what.startswith("has "):
+                self.change(who, in_flight=None if what == "has some" else int(what[4:]))
+            elif part == "all wake":
+                self.asleep = {}
+            elif part == "all may start":
+                self.withheld, self.faulted = (), set()
+            else:
+                assert what == "s pass", part
+                self.now += float(who)
+
+    def change(self, generation: str, **changes: Any) -> None:
+        self.engines[generation] = dataclasses.replace(self.engines[generation], **changes)
+
+    def add(self, wanted: Placement, state: ReplicaState, **changes: Any) -> ObservedReplica:
         """An engine that is there already, however it came."""
         generation = f"g{next(self._generations)}"
         replica = ObservedReplica(
             wanted.replica_id, generation, wanted, state, 0, self.now, can_sleep=self.can_sleep
         )
-        self.engines[generation] = dataclasses.replace(replica, **changes)  # type: ignore[arg-type]
+        self.engines[generation] = dataclasses.replace(replica, **changes)
         return self.engines[generation]
 
     def happen(self, generation: str, event: ReplicaEvent) -> None:
@@ -132,7 +196,7 @@ class SimulatedHost:
         if state is ReplicaState.FAILED:
             failed_starts += old.state is ReplicaState.STARTING and not old.ending
             served = self.now - old.state_since if old.state is ReplicaState.SERVING else 0.0
-            failures = failures_after(failures, served, POLICY)
+            failures = reconciler.failures_after(failures, served, POLICY)
         awake = state is ReplicaState.SERVING
         ready = awake or state is ReplicaState.SLEEPING
         self.engines[generation] = dataclasses.replace(
@@ -146,38 +210,36 @@ class SimulatedHost:
 
     def apply(self, action: Action) -> None:
         match action:
-            case StartEngine(placement=wanted):
+            case reconciler.StartEngine(placement=wanted):
                 self._start(wanted)
-            case DrainReplica(generation=generation):
+            case reconciler.DrainReplica(generation=generation):
                 self.happen(generation, ReplicaEvent.DRAIN_ASKED)
-            case QuiesceReplica(generation=generation):
+            case reconciler.QuiesceReplica(generation=generation):
                 self.happen(generation, ReplicaEvent.SLEEP_ASKED)
-            case SleepReplica(generation=generation, level=level):
+            case reconciler.SleepReplica(generation=generation, level=level):
                 old = self.engines[generation]
                 assert old.in_flight == 0, "a request was lost to sleep"
                 assert old.placement.device_id not in self.faulted
                 self.happen(generation, ReplicaEvent.LAST_REQUEST_DONE)
-                self.engines[generation] = dataclasses.replace(
-                    self.engines[generation], sleep_level=level
-                )
-            case WakeReplica(generation=generation):
+                self.change(generation, sleep_level=level)
+            case reconciler.WakeReplica(generation=generation):
                 assert self.engines[generation].placement.device_id not in self.faulted
                 self.happen(generation, ReplicaEvent.WAKE_ASKED)
-            case StopEngine(generation=generation, reason=reason):
+            case reconciler.StopEngine(generation=generation, reason=reason):
                 self._stop(generation, reason)
-            case ForgetReplica(generation=generation):
+            case reconciler.ForgetReplica(generation=generation):
                 assert self.engines[generation].state not in LIVE
                 del self.engines[generation]
 
-    def _stop(self, generation: str, reason: StopReason) -> None:
+    def _stop(self, generation: str, reason: reconciler.StopReason) -> None:
         old = self.engines[generation]
         assert not old.ending, "it is being ended already"
-        if reason is StopReason.DRAINED:
+        if reason is reconciler.StopReason.DRAINED:
             assert old.in_flight == 0
-        late = reason is StopReason.START_DEADLINE
-        if reason is StopReason.FAILED and old.state is not ReplicaState.DRAINING:
+        late = reason is reconciler.StopReason.START_DEADLINE
+        if reason is reconciler.StopReason.FAILED and old.state is not ReplicaState.DRAINING:
             # It fails once nothing of it is left; until then it holds what it holds.
-            self.engines[generation] = dataclasses.replace(old, ending=True)
+            self.change(generation, ending=True)
         else:
             self.happen(
                 generation, ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.STOP_ASKED
@@ -229,23 +291,36 @@ class SimulatedHost:
 
     def calm_step(self) -> bool:
         """Starting engines become ready, requests end, stopping engines exit."""
-        moves: list[tuple[ReplicaState, Callable[[str], None]]] = [
-            (ReplicaState.STARTING, lambda g: self.happen(g, ReplicaEvent.BECAME_READY)),
-            (ReplicaState.STOPPING, lambda g: self.happen(g, ReplicaEvent.EXITED)),
-            (ReplicaState.FALLING_ASLEEP, lambda g: self.happen(g, ReplicaEvent.FELL_ASLEEP)),
-            (ReplicaState.WAKING, lambda g: self.happen(g, ReplicaEvent.BECAME_READY)),
-        ]
+        due = {
+            ReplicaState.STARTING: ReplicaEvent.BECAME_READY,
+            ReplicaState.STOPPING: ReplicaEvent.EXITED,
+            ReplicaState.FALLING_ASLEEP: ReplicaEvent.FELL_ASLEEP,
+            ReplicaState.WAKING: ReplicaEvent.BECAME_READY,
+        }
         changed = False
         for generation, engine in list(self.engines.items()):
             if engine.in_flight != 0:
-                self.engines[generation] = dataclasses.replace(engine, in_flight=0)
+                self.change(generation, in_flight=0)
                 changed = True
             if engine.ending and engine.state in LIVE:
                 self.happen(generation, ReplicaEvent.EXITED)
                 changed = True
                 continue
-            for state, move in moves:
-                if engine.state is state:
-                    move(generation)
-                    changed = True
+            if engine.state in due:
+                self.happen(generation, due[engine.state])
+                changed = True
         return changed
+
+
+def host(*there: Engine, mib: int = 1000, now: float = 0.0, **given: Any) -> SimulatedHost:
+    """A host with these engines, g0 and on, since second 0; `given` are further attributes."""
+    devices = dict.fromkeys(("cpu", "gpu-0", "gpu-1", "gpu-2"), mib)
+    here = SimulatedHost(devices, **given)
+    for one in there:
+        wanted, how = one if isinstance(one, tuple) else (one, ReplicaState.SERVING)
+        if isinstance(how, ReplicaState):
+            here.add(wanted, how, sleep_level=int(how is ReplicaState.SLEEPING))
+        else:
+            here.add(wanted, **{"state": ReplicaState.SERVING, **how})
+    here.now = now
+    return here

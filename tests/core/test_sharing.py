@@ -9,18 +9,8 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import ProfileError
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.performance.interference import (
-    DERATE_FROM,
-    KAPPA_STEPS,
-    Single,
-    busy_share,
-    fit_sharing,
-    pair_derate,
-    pair_errors,
-    planned_kappa,
-    predict_shared,
-    sigma,
-)
+from partitiond.core.performance import interference
+from partitiond.core.performance.interference import busy_share, fit_sharing, pair_derate
 from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.sharing import PairRun, ReplicationRun, Sharing
 
@@ -61,7 +51,7 @@ def true_runs(
 def explained(sharing: Sharing, replicas: int) -> float:
     """The sum that the fit expects of so many replicas."""
     mode = SharingMode(sharing.mode)
-    slow = sigma(mode, [sharing.busy] * replicas, kappas=[sharing.kappa])
+    slow = interference.sigma(mode, [sharing.busy] * replicas, kappas=[sharing.kappa])
     return replicas * 1000 / slow
 
 
@@ -195,8 +185,8 @@ def pair(rate: float = 100, tpot: float = 0.01, other: float = 100) -> PairRun:
 
 
 def test_a_pair_is_predicted_as_sigma_says() -> None:
-    singles = [Single(100, 0.01, 0.6, 0.1), Single(200, 0.02, 0.6)]
-    found = predict_shared(SharingMode.CORES, singles)
+    singles = [interference.Single(100, 0.01, 0.6, 0.1), interference.Single(200, 0.02, 0.6)]
+    found = interference.predict_shared(SharingMode.CORES, singles)
     assert found.sigma == pytest.approx(1.2 * 1.1)
     assert found.output_tokens_per_s == pytest.approx((100 / found.sigma, 200 / found.sigma))
     assert found.tpot_p95_seconds == pytest.approx((0.01 * found.sigma, 0.02 * found.sigma))
@@ -204,21 +194,21 @@ def test_a_pair_is_predicted_as_sigma_says() -> None:
 
 def test_good_predictions_cost_nothing() -> None:
     pairs = [pair(95), pair(104), pair(99, 0.0105)]
-    errors = pair_errors(pairs)
+    errors = interference.pair_errors(pairs)
     assert errors is not None
     assert errors.count == 12
     assert errors.worst == pytest.approx(0.05, abs=0.003)
     assert errors.median <= errors.p90 <= errors.worst
     assert pair_derate(pairs) == 0
-    assert pair_errors([]) is None
+    assert interference.pair_errors([]) is None
     assert pair_derate([]) == 0
 
 
 def test_bad_predictions_are_derated_only_on_the_harmful_side() -> None:
     faster = [pair(150, 0.006, 150)]
-    errors = pair_errors(faster)
+    errors = interference.pair_errors(faster)
     assert errors is not None
-    assert errors.p90 > DERATE_FROM
+    assert errors.p90 > interference.DERATE_FROM
     assert pair_derate(faster) == 0
     assert pair_derate([pair(60, 0.016, 60)]) == pytest.approx(0.4, abs=0.01)
 
@@ -233,7 +223,7 @@ def test_a_derated_kappa_covers_the_error_on_every_device(
     kappa: float, rate: float, replicas: int
 ) -> None:
     wrong = pair(rate, 0.01, rate)
-    planned = planned_kappa(sharing_of(kappa, wrong))
+    planned = interference.planned_kappa(sharing_of(kappa, wrong))
     assert planned is not None
     derate = pair_derate([wrong])
     wanted = (1 + kappa * (replicas - 1)) / (1 - derate)
@@ -242,14 +232,14 @@ def test_a_derated_kappa_covers_the_error_on_every_device(
 
 @given(st.floats(0, 3))
 def test_measured_kappas_are_rounded_up_to_a_few(kappa: float) -> None:
-    planned = planned_kappa(sharing_of(kappa))
-    assert planned in KAPPA_STEPS
+    planned = interference.planned_kappa(sharing_of(kappa))
+    assert planned in interference.KAPPA_STEPS
     assert planned is not None
     assert planned >= kappa - 1e-7
 
 
 def test_without_runs_the_modes_default_holds_unless_pairs_were_wrong() -> None:
-    assert planned_kappa(sharing_of(0.3, pair(), measured=False)) is None
-    planned = planned_kappa(sharing_of(0.3, pair(50, 0.02, 50), measured=False))
+    assert interference.planned_kappa(sharing_of(0.3, pair(), measured=False)) is None
+    planned = interference.planned_kappa(sharing_of(0.3, pair(50, 0.02, 50), measured=False))
     assert planned == 1.0
-    assert planned_kappa(dataclasses.replace(sharing_of(0.04), pairs=())) == 0.05
+    assert interference.planned_kappa(dataclasses.replace(sharing_of(0.04), pairs=())) == 0.05

@@ -6,20 +6,12 @@ import random
 
 import pytest
 
-from partitiond.core.demand.forecast import (
-    NOTHING_SEEN,
-    Forecast,
-    ForecastPolicy,
-    Method,
-    Series,
-    forecast,
-    observed,
-    quantile_of,
-)
+from partitiond.core.demand import forecast as forecasts
+from partitiond.core.demand.forecast import NOTHING_SEEN, ForecastPolicy, Method, forecast, observed
 from partitiond.core.errors import SpecError
 
 
-def seen(rates: list[float], policy: ForecastPolicy) -> Series:
+def seen(rates: list[float], policy: ForecastPolicy) -> forecasts.Series:
     series = NOTHING_SEEN
     for rate in rates:
         series = observed(series, rate, policy)
@@ -27,7 +19,7 @@ def seen(rates: list[float], policy: ForecastPolicy) -> Series:
 
 
 def test_nothing_is_expected_where_nothing_was_seen() -> None:
-    assert forecast(NOTHING_SEEN, ForecastPolicy()) == Forecast(0.0, 0.0)
+    assert forecast(NOTHING_SEEN, ForecastPolicy()) == forecasts.Forecast(0.0, 0.0)
 
 
 @pytest.mark.parametrize("method", list(Method))
@@ -110,8 +102,8 @@ def test_a_forecast_keeps_no_more_than_it_needs() -> None:
 
 
 def test_the_quantile_is_one_of_the_values() -> None:
-    assert quantile_of((3.0, 1.0, 2.0, 4.0), 0.5) == 2.0
-    assert quantile_of((3.0, 1.0, 2.0, 4.0), 0.99) == 4.0
+    assert forecasts.quantile_of((3.0, 1.0, 2.0, 4.0), 0.5) == 2.0
+    assert forecasts.quantile_of((3.0, 1.0, 2.0, 4.0), 0.99) == 4.0
 
 
 @pytest.mark.parametrize(

@@ -8,32 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from partitiond.core.demand import scaling
 from partitiond.core.demand.forecast import ForecastPolicy
-from partitiond.core.demand.scaling import (
-    NEW,
-    Decision,
-    MeasuredDemand,
-    ScalingPolicy,
-    begun_at,
-    is_short,
-    overtaken,
-    scale,
-    within_freedom,
-    work_factor,
-)
+from partitiond.core.demand.scaling import MeasuredDemand, is_short, within_freedom, work_factor
 from tests.core.scaling_samples import diff_of, plan_giving
 
-POLICY = ScalingPolicy()
+POLICY = scaling.ScalingPolicy()
 STEP = POLICY.forecast.step_seconds
 
 
 def decisions(
-    rates: list[float], policy: ScalingPolicy = POLICY, *, planned: float | None = None
-) -> list[Decision]:
-    state = begun_at(planned)
+    rates: list[float], policy: scaling.ScalingPolicy = POLICY, *, planned: float | None = None
+) -> list[scaling.Decision]:
+    state = scaling.begun_at(planned)
     found = []
     for index, rate in enumerate(rates):
-        decision = scale(state, MeasuredDemand(at=index * STEP, req_per_s=rate), policy)
+        decision = scaling.scale(state, MeasuredDemand(at=index * STEP, req_per_s=rate), policy)
         found.append(decision)
         state = decision.state
     return found
@@ -126,11 +116,11 @@ def test_what_was_planned_before_stays_until_something_speaks_against_it() -> No
 
 
 def test_requests_that_queue_although_the_plan_should_do_raise_it() -> None:
-    state = begun_at(5.0)
+    state = scaling.begun_at(5.0)
     reached = 5.0
     for index in range(60):
         step = MeasuredDemand(at=index * STEP, req_per_s=4.0, queue_seconds=3.0)
-        decision = scale(state, step, POLICY)
+        decision = scaling.scale(state, step, POLICY)
         state, reached = decision.state, decision.req_per_s
     assert reached > 6.0
     limit = POLICY.pressure_limit * 4.0 * (1 + POLICY.headroom)
@@ -139,9 +129,9 @@ def test_requests_that_queue_although_the_plan_should_do_raise_it() -> None:
 
 def test_longer_requests_count_for_more() -> None:
     def planned(work: float) -> float:
-        state = NEW
+        state = scaling.NEW
         for index in range(30):
-            state = scale(state, MeasuredDemand(index * STEP, 2.0, work=work), POLICY).state
+            state = scaling.scale(state, MeasuredDemand(index * STEP, 2.0, work=work), POLICY).state
         return state.planned_req_per_s or 0.0
 
     assert planned(2.0) == pytest.approx(2 * planned(1.0), rel=0.2)
@@ -194,10 +184,10 @@ def test_a_model_that_gets_no_more_is_no_reason_to_move_others() -> None:
 
 def test_a_plan_is_overtaken_where_it_takes_what_is_needed_by_now() -> None:
     made_for = plan_giving({"a": 2.0, "b": 1.0}, demand_req_per_s=1.0)
-    assert not overtaken(diff_of(stop=("a",)), made_for, {"a": 1.0, "b": 9.0})
-    assert overtaken(diff_of(stop=("a",)), made_for, {"a": 1.1})
-    assert overtaken(diff_of(move=("a",)), made_for, {"a": 1.1})
-    assert not overtaken(diff_of(start=("a",)), made_for, {"a": 9.0})
+    assert not scaling.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.0, "b": 9.0})
+    assert scaling.overtaken(diff_of(stop=("a",)), made_for, {"a": 1.1})
+    assert scaling.overtaken(diff_of(move=("a",)), made_for, {"a": 1.1})
+    assert not scaling.overtaken(diff_of(start=("a",)), made_for, {"a": 9.0})
 
 
 def test_a_longer_pause_between_raises_is_kept() -> None:
@@ -208,16 +198,16 @@ def test_a_longer_pause_between_raises_is_kept() -> None:
 
 
 def test_steps_of_a_second_work_as_well() -> None:
-    policy = ScalingPolicy(
+    policy = scaling.ScalingPolicy(
         forecast=ForecastPolicy(step_seconds=1.0, horizon_steps=3),
         up_cooldown_seconds=2.0,
         down_window_seconds=5.0,
     )
-    state = begun_at(1.0)
+    state = scaling.begun_at(1.0)
     rates = [1.0] * 10 + [8.0] * 20 + [0.0] * 40
     planned = []
     for index, rate in enumerate(rates):
-        decision = scale(state, MeasuredDemand(float(index), rate), policy)
+        decision = scaling.scale(state, MeasuredDemand(float(index), rate), policy)
         state = decision.state
         planned.append(decision.req_per_s)
     assert max(planned) >= 8.0

@@ -2,14 +2,8 @@
 
 import pytest
 
-from partitiond.core.demand.traffic import (
-    NO_WINDOW,
-    ModelCount,
-    ReplicaCount,
-    TrafficSample,
-    TrafficWindow,
-    bucket_quantile,
-)
+from partitiond.core.demand import traffic
+from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, TrafficWindow
 
 
 def test_rates_and_means_are_of_what_happened_in_between() -> None:
@@ -60,7 +54,7 @@ def test_what_began_anew_counts_from_its_begin() -> None:
 
 def test_two_looks_at_one_moment_say_nothing() -> None:
     sample = TrafficSample(1.0, "p", {"m": ModelCount(arrived=5)})
-    assert TrafficWindow.between(sample, sample) == NO_WINDOW
+    assert TrafficWindow.between(sample, sample) == traffic.NO_WINDOW
 
 
 @pytest.mark.parametrize(
@@ -69,4 +63,4 @@ def test_two_looks_at_one_moment_say_nothing() -> None:
 def test_a_quantile_is_the_bound_of_its_bucket(
     counts: tuple[int, ...], expected: float | None
 ) -> None:
-    assert bucket_quantile(counts, 0.95, (1.0, 2.0)) == expected
+    assert traffic.bucket_quantile(counts, 0.95, (1.0, 2.0)) == expected

@@ -6,26 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.dispatch.admission import (
-    FIRST_BYTES,
-    KV_SHARE,
-    MAX_RATIO_KEYS,
-    MAX_RETRY_AFTER_SECONDS,
-    REMEMBERED_BYTES,
-    Cost,
-    OutputP90,
-    PromptRatios,
-    QueueLimits,
-    ServiceTime,
-    TokensPerByte,
-    admits,
-    estimate_cost,
-    expected_wait_seconds,
-    refuse_after_waiting,
-    refuse_to_wait,
-    refuse_without_replica,
-    retry_after_seconds,
-)
+from partitiond.core.dispatch import admission
+from partitiond.core.dispatch.admission import FIRST_BYTES, Cost, OutputP90, TokensPerByte
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.routing import ModelAvailability
 
@@ -39,14 +21,14 @@ def test_limits_hold_whatever_comes_unless_one_request_is_alone(
     sequences = tokens = requests = 0
     for cost in costs:
         load = ReplicaLoad("r", sequences, max_sequences, tokens, kv_cache_tokens)
-        if admits(load, cost):
+        if admission.admits(load, cost):
             requests += 1
             sequences += cost.sequences
             tokens += cost.kv_tokens
     if requests > 1:
         assert sequences <= max_sequences
         if kv_cache_tokens:
-            assert tokens <= KV_SHARE * kv_cache_tokens
+            assert tokens <= admission.KV_SHARE * kv_cache_tokens
     assert requests >= min(1, len(costs)), "an empty replica takes anything"
 
 
@@ -55,7 +37,7 @@ def test_a_part_of_the_kv_cache_is_kept_back_for_estimates_that_were_low(
     more: int, fits: bool
 ) -> None:
     load = ReplicaLoad("r", 1, 64, 900, 1000)
-    assert admits(load, Cost(1, more)) is fits
+    assert admission.admits(load, Cost(1, more)) is fits
 
 
 @given(
@@ -65,21 +47,21 @@ def test_a_part_of_the_kv_cache_is_kept_back_for_estimates_that_were_low(
 def test_whoever_may_wait_can_expect_to_start_in_time(
     waiting: int, ahead: int, in_flight: int, service: float, max_wait: float
 ) -> None:
-    limits = QueueLimits(256, max_wait, in_flight, service)
-    rejected = refuse_to_wait(waiting, ahead, limits)
-    wait = expected_wait_seconds(ahead, in_flight, service)
+    limits = admission.QueueLimits(256, max_wait, in_flight, service)
+    rejected = admission.refuse_to_wait(waiting, ahead, limits)
+    wait = admission.expected_wait_seconds(ahead, in_flight, service)
     assert (rejected is None) == (waiting < 256 and wait <= max_wait)
-    for refusal in (rejected, refuse_after_waiting(1.0, ahead, limits)):
+    for refusal in (rejected, admission.refuse_after_waiting(1.0, ahead, limits)):
         if refusal is not None:
             assert refusal.status == 429
             assert refusal.retry_after_seconds is not None
-            assert 1 <= refusal.retry_after_seconds <= MAX_RETRY_AFTER_SECONDS
+            assert 1 <= refusal.retry_after_seconds <= admission.MAX_RETRY_AFTER_SECONDS
 
 
 def test_expected_wait_is_littles_law() -> None:
     # 8 slots of 4 s each come free every 0.5 s; 15 wait, so the 16th starts after 8 s.
-    assert expected_wait_seconds(15, 8, 4.0) == 8.0
-    assert retry_after_seconds(8.2) == 9
+    assert admission.expected_wait_seconds(15, 8, 4.0) == 8.0
+    assert admission.retry_after_seconds(8.2) == 9
 
 
 @pytest.mark.parametrize(
@@ -91,7 +73,7 @@ def test_expected_wait_is_littles_law() -> None:
     ],
 )
 def test_without_a_replica_it_is_503(availability: ModelAvailability, code: str) -> None:
-    rejected = refuse_without_replica("m", availability, 12.0)
+    rejected = admission.refuse_without_replica("m", availability, 12.0)
     assert (rejected.status, rejected.code, rejected.retry_after_seconds) == (503, code, 12)
 
 
@@ -102,7 +84,7 @@ def test_without_a_replica_it_is_503(availability: ModelAvailability, code: str)
 def test_a_cost_never_exceeds_what_the_context_allows(
     sequences: int, prompt: float, max_tokens: int | None, p90: float, max_len: int
 ) -> None:
-    cost = estimate_cost(
+    cost = admission.estimate_cost(
         sequences=sequences, prompt_tokens=prompt, max_tokens=max_tokens, output_p90=p90,
         max_model_len=max_len,
     )  # fmt: skip
@@ -151,15 +133,15 @@ def test_a_ratio_is_weighted_by_bytes() -> None:
 def test_old_prompts_fade() -> None:
     estimate = TokensPerByte().observe(10**9, 10**8)
     assert estimate.value == pytest.approx(0.1)
-    assert estimate.prompt_bytes == REMEMBERED_BYTES
+    assert estimate.prompt_bytes == admission.REMEMBERED_BYTES
     for _ in range(40):
         estimate = estimate.observe(10_000, 4_000)
     assert estimate.value == pytest.approx(0.4, rel=0.01)
-    assert estimate.prompt_bytes == pytest.approx(REMEMBERED_BYTES)
+    assert estimate.prompt_bytes == pytest.approx(admission.REMEMBERED_BYTES)
 
 
 def test_each_key_has_a_ratio_of_its_own() -> None:
-    ratios = PromptRatios()
+    ratios = admission.PromptRatios()
     for _ in range(100):
         ratios.observe("odd", 100_000, 1000)
     assert ratios.value("odd") == pytest.approx(0.01)
@@ -170,18 +152,18 @@ def test_each_key_has_a_ratio_of_its_own() -> None:
 
 
 def test_the_ratios_of_keys_are_bounded_and_the_longest_unused_goes() -> None:
-    ratios = PromptRatios()
-    for number in range(MAX_RATIO_KEYS):
+    ratios = admission.PromptRatios()
+    for number in range(admission.MAX_RATIO_KEYS):
         ratios.observe(f"k{number}", 100_000, 50_000)
     ratios.observe("k0", 100_000, 50_000)
     ratios.observe("new", 100_000, 50_000)
-    assert len(ratios) == MAX_RATIO_KEYS
+    assert len(ratios) == admission.MAX_RATIO_KEYS
     assert ratios.value("k0") == ratios.value("new") == 0.5
     assert ratios.value("k1") == 0.3
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_nonsense_is_not_learned(value: float) -> None:
-    assert ServiceTime(2.0).observe(value) == ServiceTime(2.0)
+    assert admission.ServiceTime(2.0).observe(value) == admission.ServiceTime(2.0)
     assert TokensPerByte().observe(0, 5) == TokensPerByte()
     assert OutputP90().observe(0) == OutputP90()

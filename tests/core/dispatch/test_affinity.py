@@ -6,18 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.dispatch.affinity import (
-    REPLICAS_EACH,
-    Prefixes,
-    SessionAffinity,
-    prefix_blocks,
-)
-from partitiond.core.dispatch.balance import (
-    PREFERENCE_SLACK,
-    ReplicaLoad,
-    choose_replica,
-    occupancy,
-)
+from partitiond.core.dispatch import affinity, balance
+from partitiond.core.dispatch.affinity import Prefixes, SessionAffinity, prefix_blocks
+from partitiond.core.dispatch.balance import ReplicaLoad, choose_replica, occupancy
 
 DRAWS = (0.0, 0.0)
 
@@ -132,7 +123,7 @@ def test_the_longest_match_wins_against_a_plain_search(
         assert prefixes.matched(blocks) == longest
         if longest:
             who = [r for before, r in history if blocks[longest - 1] in before]
-            latest = list(dict.fromkeys(reversed(who)))[:REPLICAS_EACH]
+            latest = list(dict.fromkeys(reversed(who)))[: affinity.REPLICAS_EACH]
             assert prefixes.prefer(blocks) == tuple(latest)
         prefixes.remember(blocks, replica)
         history.append((blocks, replica))
@@ -160,7 +151,7 @@ def test_a_preference_is_given_up_when_its_replica_is_clearly_busier(
     chosen = choose_replica(loads, (), DRAWS, prefer=(wish.replica_id,))
     least = min(map(occupancy, loads))
     assert chosen is not None
-    if occupancy(wish) <= least + PREFERENCE_SLACK:
+    if occupancy(wish) <= least + balance.PREFERENCE_SLACK:
         assert chosen is wish
     else:
         assert occupancy(chosen) == least

@@ -6,21 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.dispatch.balance import (
-    ENOUGH_OBSERVATIONS,
-    HEALTHY,
-    MAX_SLOWNESS,
-    SLOW_FROM,
-    SLOWNESS_HALF_LIFE_SECONDS,
-    EjectionPolicy,
-    EjectionState,
-    ReplicaLoad,
-    Slowness,
-    after_failure,
-    choose_replica,
-    effective_limit,
-    occupancy,
-)
+from partitiond.core.dispatch import balance
+from partitiond.core.dispatch import balance as balances
+from partitiond.core.dispatch.balance import ReplicaLoad, choose_replica, effective_limit, occupancy
 from partitiond.core.dispatch.retry_budget import RetryBudget
 
 DRAWS = st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
@@ -42,11 +30,8 @@ LOADS = st.lists(
 def test_the_chosen_one_may_be_chosen_and_none_is_less_loaded(
     loads: list[ReplicaLoad], tried: set[str], draws: tuple[float, float]
 ) -> None:
-    allowed = [
-        load
-        for load in loads
-        if not load.draining and not load.ejected and load.replica_id not in tried
-    ]
+    open_ones = [load for load in loads if not load.draining and not load.ejected]
+    allowed = [load for load in open_ones if load.replica_id not in tried]
     chosen = choose_replica(loads, tried, draws)
     if chosen is None:
         assert not allowed
@@ -68,47 +53,44 @@ def test_of_two_empty_replicas_that_are_drawn_the_larger_wins() -> None:
     assert choose_replica([small, large], (), (0.9, 0.0)) is large
 
 
-@given(st.integers(1, 20), st.integers(0, 20), st.integers(0, 20))
+def failed(
+    times: int, *, replicas: int = 4, others: int = 0, now: float = 1.0, **policy: float
+) -> list[bool]:
+    """Whether a healthy replica is ejected after each of so many failures in a row."""
+    health, found = balances.HEALTHY, []
+    for _ in range(times):
+        health = balance.after_failure(
+            health, now, ejected_others=others, replicas=replicas,
+            policy=balance.EjectionPolicy(**policy),  # type: ignore[arg-type]
+        )  # fmt: skip
+        found.append(health.is_ejected(now))
+    return found
+
+
+@given(st.integers(1, 20), st.integers(0, 20), st.integers(1, 20))
 def test_never_more_than_the_stated_share_is_ejected(
-    replicas: int, ejected_others: int, failures: int
+    replicas: int, others: int, failures: int
 ) -> None:
-    policy = EjectionPolicy(max_share=0.5)
-    health = after_failure(
-        EjectionState(failures=failures), 100.0,
-        ejected_others=ejected_others, replicas=replicas, policy=policy,
-    )  # fmt: skip
-    if health.is_ejected(100.0):
-        assert (ejected_others + 1) / replicas <= 0.5
+    """A single replica never is."""
+    if any(failed(failures, replicas=replicas, others=others, max_share=0.5)):
+        assert (others + 1) / replicas <= 0.5
 
 
 @pytest.mark.parametrize("wanted", [1, 2, 3, 7])
 def test_as_many_failures_in_a_row_eject_as_the_policy_says(wanted: int) -> None:
-    health, policy = HEALTHY, EjectionPolicy(consecutive_failures=wanted)
-    seen = []
-    for _ in range(wanted):
-        health = after_failure(health, 1.0, ejected_others=0, replicas=4, policy=policy)
-        seen.append(health.is_ejected(1.0))
-    assert seen == [False] * (wanted - 1) + [True]
-
-
-def test_a_single_replica_is_never_ejected() -> None:
-    health = HEALTHY
-    for _ in range(100):
-        health = after_failure(health, 1.0, ejected_others=0, replicas=1)
-    assert not health.is_ejected(1.0)
+    assert failed(wanted, consecutive_failures=wanted) == [False] * (wanted - 1) + [True]
 
 
 def test_ejections_grow_and_a_success_forgets_them() -> None:
-    health, now, lengths = HEALTHY, 100.0, []
+    health, now, lengths = balances.HEALTHY, 100.0, []
     for _ in range(20):
-        health = after_failure(health, now, ejected_others=0, replicas=2)
+        health = balance.after_failure(health, now, ejected_others=0, replicas=2)
         if health.is_ejected(now):
             lengths.append(health.ejected_until - now)
             now = health.ejected_until
     assert lengths[:4] == [1, 2, 4, 8]
     assert lengths[-1] == 60
-    again = after_failure(HEALTHY, now, ejected_others=0, replicas=2)
-    assert not again.is_ejected(now), "one failure after a success ejects nobody"
+    assert failed(1, replicas=2) == [False], "one failure after a success ejects nobody"
 
 
 @given(st.lists(st.sampled_from(["no retry", "retry", "given back"]), max_size=500))
@@ -133,9 +115,9 @@ def test_a_share_of_nothing_retries_nothing() -> None:
     ]
 
 
-def watched(paces: dict[str, float], planned: dict[str, float] | None = None) -> Slowness:
+def watched(paces: dict[str, float], planned: dict[str, float] | None = None) -> balances.Slowness:
     """After 60 s in which each replica ended a request of some length every second."""
-    dice, slowness = random.Random(1), Slowness()
+    dice, slowness = random.Random(1), balances.Slowness()
     for second in range(60):
         for name, pace in paces.items():
             tokens = dice.choice([1, 20, 100, 400])
@@ -144,50 +126,50 @@ def watched(paces: dict[str, float], planned: dict[str, float] | None = None) ->
     return slowness
 
 
-def test_a_replica_that_takes_longer_per_token_than_the_others_is_slow() -> None:
-    assert watched({"a": 1.0, "b": 1.05, "c": 1.1}).factors(60.0) == {}
-    factors = watched({"a": 1.0, "b": 1.0, "c": 3.0}).factors(60.0)
-    assert set(factors) == {"c"}
-    assert factors["c"] == pytest.approx(3.0, rel=0.15)
-    assert watched({"a": 1.0, "b": 99.0}).factors(60.0) == {"b": MAX_SLOWNESS}
+@pytest.mark.parametrize(
+    ("paces", "planned", "slow"),
+    [
+        ({"a": 1.0, "b": 1.05, "c": 1.1}, {}, {}),
+        ({"a": 1.0, "b": 1.0, "c": 3.0}, {}, {"c": 3.0}),
+        ({"a": 1.0, "b": 99.0}, {}, {"b": balance.MAX_SLOWNESS}),
+        ({"small": 3.0, "large": 1.0}, {"small": 3.0}, {}),
+        ({"a": 5.0}, {}, {}),
+    ],
+    ids=["alike", "one is slow", "at most so much", "as planned", "alone"],
+)
+def test_a_replica_that_takes_longer_per_token_than_planned_beside_others_is_slow(
+    paces: dict[str, float], planned: dict[str, float], slow: dict[str, float]
+) -> None:
+    assert watched(paces, planned).factors(60.0) == pytest.approx(slow, rel=0.15)
 
 
-def test_a_replica_that_was_planned_to_be_slower_is_not_slow() -> None:
-    paces = {"small": 3.0, "large": 1.0}
-    assert watched(paces, {"small": 3.0, "large": 1.0}).factors(60.0) == {}
-
-
-def test_one_replica_is_never_slow_and_few_requests_mean_nothing() -> None:
-    assert watched({"a": 5.0}).factors(60.0) == {}
+def test_few_requests_mean_nothing() -> None:
     slowness = watched({"a": 1.0})
-    for _ in range(int(ENOUGH_OBSERVATIONS) - 1):
+    for _ in range(int(balance.ENOUGH_OBSERVATIONS) - 1):
         slowness.observe("b", 9.0, 1, 1.0, 60.0)
     assert slowness.factors(60.0) == {}
 
 
-def test_slowness_fades_so_that_the_replica_is_tried_again() -> None:
-    slowness = watched({"a": 1.0, "b": 1.0, "c": 3.0})
-    for second in range(60, 60 + int(3 * SLOWNESS_HALF_LIFE_SECONDS)):
+def test_slowness_fades_so_that_the_replica_is_tried_again_and_ends_with_its_process() -> None:
+    fading, anew = (watched({"a": 1.0, "b": 1.0, "c": 3.0}) for _ in range(2))
+    later = 60 + int(3 * balance.SLOWNESS_HALF_LIFE_SECONDS)
+    for second in range(60, later):
         for name in "ab":
-            slowness.observe(name, 1.1, 100, 1.0, float(second))
-    assert slowness.factors(60.0 + 3 * SLOWNESS_HALF_LIFE_SECONDS) == {}
-
-
-def test_another_process_is_not_held_to_what_the_one_before_did() -> None:
-    slowness = watched({"a": 1.0, "b": 1.0, "c": 3.0})
-    assert slowness.factors(60.0)
-    slowness.forget("c")
-    assert slowness.factors(60.0) == {}
+            fading.observe(name, 1.1, 100, 1.0, float(second))
+    assert fading.factors(float(later)) == {}
+    assert anew.factors(60.0)
+    anew.forget("c")
+    assert anew.factors(60.0) == {}
 
 
 @given(st.integers(1, 512), st.floats(1.0, 10.0), st.floats(1.0, 10.0))
 def test_the_slower_a_replica_the_smaller_its_limit_down_to_one(
     limit: int, one: float, two: float
 ) -> None:
-    assert effective_limit(limit, 1.0) == effective_limit(limit, SLOW_FROM) == limit
+    assert effective_limit(limit, 1.0) == effective_limit(limit, balances.SLOW_FROM) == limit
     less, more = sorted((one, two))
     assert 1 <= effective_limit(limit, more) <= effective_limit(limit, less) <= limit
-    just = effective_limit(limit, SLOW_FROM * (1 + 1e-9))
+    just = effective_limit(limit, balances.SLOW_FROM * (1 + 1e-9))
     assert just >= limit - 1, "no jump where slowness begins"
 
 

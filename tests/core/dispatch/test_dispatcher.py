@@ -3,36 +3,20 @@
 import dataclasses
 import math
 
+import pytest
+
 from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.fair_queue import FairQueue
-from partitiond.core.dispatch.places import Places, Request, RequestOwner
+from partitiond.core.dispatch.places import Request, RequestOwner
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
+from tests.core.dispatch.fleet_hosts import ROUTE, OwnPlaces, Slots
 
-ROUTE = ModelRoute("m", ModelAvailability.SERVING, "m", max_queue=4, max_wait_seconds=10.0)
 STARTING = dataclasses.replace(ROUTE, availability=ModelAvailability.STARTING, holds=True)
+UNAVAILABLE = dataclasses.replace(ROUTE, availability=ModelAvailability.UNAVAILABLE)
 
 
-@dataclasses.dataclass
-class Replica:
-    replica_id: str
-    max_sequences: int
-    sequences: int = 0
-    kv_tokens: int = 0
-    kv_cache_tokens: int = 0
-    draining: bool = False
-    ejected: bool = False
-
-
-class Slots(Places[Request, Replica]):
-    elsewhere = 0, 0
-
-    def add(self, load: Replica, request: Request) -> None:
-        load.sequences += request.cost.sequences
-
-    def waiting_elsewhere(self) -> tuple[int, int]:
-        return self.elsewhere
-
+class SharedPlaces(OwnPlaces):
     def join(
         self, queue: FairQueue[Request], entry: Waiting[Request], most: int, *, again: bool
     ) -> Waiting[Request] | None:
@@ -41,16 +25,26 @@ class Slots(Places[Request, Replica]):
 
 
 class Model:
-    """A dispatcher with its replicas."""
+    """A dispatcher with its replicas, r0 and on."""
 
     def __init__(self, *slots: int, seconds: float = 1.0, route: ModelRoute = ROUTE) -> None:
-        self.replicas = [Replica(f"r{n}", limit) for n, limit in enumerate(slots)]
-        self.slots = Slots(self.replicas, lambda: 0.0)
+        self.replicas = [Slots(f"r{n}", max_sequences=most) for n, most in enumerate(slots)]
+        self.slots = SharedPlaces(self.replicas, lambda: 0.0)
         self.dispatcher = Dispatcher(route, self.slots, ServiceTime(seconds))
         self.dispatcher.changed(0.0)
 
     def come(self, request: Request, now: float = 0.0, *, again: bool = False) -> object:
         return self.dispatcher.arrives(request, now, again=again)
+
+    def waits(self, *requests: Request, now: float = 0.0, again: bool = False) -> Waiting[Request]:
+        """These come and wait; the last one's place in the queue."""
+        for request in requests:
+            entry = self.come(request, now, again=again)
+            assert isinstance(entry, Waiting), entry
+        return entry  # type: ignore[return-value]
+
+    def refused(self, request: Request, now: float = 0.0) -> tuple[str, int | None]:
+        return told(self.come(request, now))
 
     def decided(self, now: float = 0.0) -> list[tuple[Request, object]]:
         found: list[tuple[Request, object]] = []
@@ -58,36 +52,66 @@ class Model:
             found.append(decision)
         return found
 
-    def fill(self, now: float = 0.0) -> list[Request]:
-        """Take every slot."""
-        made = [ask() for replica in self.replicas for _ in range(replica.max_sequences)]
-        for request in made:
-            assert isinstance(self.come(request, now), Replica)
-        return made
+    def ends(self, now: float = 0.0) -> list[tuple[str, int | None]]:
+        """All that is decided are refusals: these."""
+        return [told(outcome) for _, outcome in self.decided(now)]
+
+    def starts(self, now: float = 0.0) -> list[Request]:
+        """Those that start now, in their order."""
+        found = self.decided(now)
+        assert all(isinstance(outcome, Slots) for _, outcome in found)
+        return [request for request, _ in found]
+
+    def becomes(self, route: ModelRoute, now: float, *slots: int) -> None:
+        """Another route, and replicas that come with it."""
+        self.replicas += [Slots(f"new-{n}", max_sequences=most) for n, most in enumerate(slots)]
+        self.dispatcher.changed(now, route=route)
+
+    def hold(self, now: float = 4.0, route: ModelRoute = STARTING) -> list[tuple[Request, object]]:
+        """Its replicas go, and another is promised; what is decided then."""
+        for replica in self.replicas:
+            replica.draining = True
+        self.becomes(route, now)
+        return self.decided(now)
+
+    def paid(self, key: str) -> float:
+        """Tokens of the queue that the key has had, per weight."""
+        account = self.dispatcher.queue._keys._accounts.get(key)
+        return 0.0 if account is None else max(0.0, account.tag)
+
+
+def full(*slots: int, seconds: float = 1.0) -> Model:
+    """A model on which every slot is taken."""
+    model = Model(*slots, seconds=seconds)
+    for replica in model.replicas:
+        replica.sequences = replica.max_sequences
+    return model
 
 
 def ask(key: str = "", *, sequences: int = 1, wait: float = math.inf) -> Request:
     return Request(Cost(sequences, 100 * sequences), RequestOwner(key), wait)
 
 
+def again_beside(*tried: str) -> Request:
+    request = ask()
+    request.tried = frozenset(tried)
+    return request
+
+
 def told(outcome: object) -> tuple[str, int | None]:
-    assert isinstance(outcome, Rejected)
+    assert isinstance(outcome, Rejected), outcome
     return outcome.code, outcome.retry_after_seconds
 
 
 def test_it_starts_where_there_is_room_and_pays() -> None:
     model = Model(1, 4)
-    assert model.come(ask("a")) is model.replicas[0]
-    assert model.come(ask("a")) is model.replicas[1]
-    assert model.dispatcher.queue._keys._accounts["a"].tag == 200.0
+    assert [model.come(ask("a")), model.come(ask("a"))] == model.replicas
+    assert model.paid("a") == 200.0
 
 
 def test_it_waits_for_a_place_and_gets_the_first() -> None:
-    model = Model(1)
-    model.fill()
-    waits = ask()
-    entry = model.come(waits, 3.0)
-    assert isinstance(entry, Waiting)
+    model, waits = full(1), ask()
+    entry = model.waits(waits, now=3.0)
     assert (entry.since, entry.deadline) == (3.0, 13.0)
     assert model.decided() == []
     model.replicas[0].sequences = 0
@@ -98,299 +122,187 @@ def test_it_waits_for_a_place_and_gets_the_first() -> None:
 
 
 def test_it_waits_for_an_ejected_replica_that_comes_back() -> None:
-    model = Model(1)
+    model, waits = Model(1), ask()
     model.replicas[0].ejected = True
-    waits = ask()
-    assert isinstance(model.come(waits), Waiting)
+    model.waits(waits)
     assert model.decided() == []
     model.replicas[0].ejected = False
-    assert model.decided() == [(waits, model.replicas[0])]
+    assert model.starts() == [waits]
 
 
 def test_one_that_cannot_start_in_time_is_told_of_what_is_before_it() -> None:
-    model = Model(1, seconds=3.0)
-    model.fill()
-    for _ in range(3):
-        assert isinstance(model.come(ask()), Waiting)
-    assert told(model.come(ask())) == ("wait_too_long", 12)
-    assert told(model.come(ask("another", wait=2.0))) == ("wait_too_long", 3)
+    model = full(1, seconds=3.0)
+    model.waits(ask(), ask(), ask())
+    assert model.refused(ask()) == ("wait_too_long", 12)
+    assert model.refused(ask("another", wait=2.0)) == ("wait_too_long", 3)
 
 
 def test_who_waits_elsewhere_for_the_same_places_counts() -> None:
-    model = Model(1, seconds=3.0)
-    model.fill()
+    model = full(1, seconds=3.0)
     model.slots.elsewhere = 2, 3
-    assert told(model.come(ask())) == ("wait_too_long", 12)
+    assert model.refused(ask()) == ("wait_too_long", 12)
     model.dispatcher.service = ServiceTime(1.0)
-    assert isinstance(model.come(ask()), Waiting)
-    assert isinstance(model.come(ask()), Waiting)
-    full = model.come(ask())
-    assert told(full) == ("queue_full", 6)
-    assert isinstance(full, Rejected)
-    assert "(4 requests wait)" in full.message
-    waits = next(iter(model.dispatcher.queue))
-    model.dispatcher.expires(waits, 10.0)
-    assert [told(outcome) for _, outcome in model.decided()] == [("queue_timeout", 5)]
+    model.waits(ask(), ask())
+    refused = model.come(ask())
+    assert told(refused) == ("queue_full", 6)
+    assert "(4 requests wait)" in refused.message  # type: ignore[attr-defined]
+    model.dispatcher.expires(next(iter(model.dispatcher.queue)), 10.0)
+    assert model.ends() == [("queue_timeout", 5)]
 
 
 def test_who_loses_its_place_is_told_so() -> None:
-    model = Model(1)
-    model.fill()
-    flood = [ask("flood") for _ in range(4)]
-    for request in flood:
-        model.come(request)
-    modest = ask("modest")
-    assert isinstance(model.come(modest), Waiting)
+    model, flood = full(1), [ask("flood") for _ in range(4)]
+    model.waits(*flood, ask("modest"))
     ((displaced, outcome),) = model.decided()
-    assert displaced is flood[-1]
-    assert told(outcome)[0] == "queue_full"
-    assert displaced.entry is None
-    assert told(model.come(ask("flood")))[0] == "queue_full"
+    assert (displaced, told(outcome)[0], displaced.entry) == (flood[-1], "queue_full", None)
+    assert model.refused(ask("flood"))[0] == "queue_full"
 
 
 def test_a_retry_goes_first_is_not_refused_and_pays_once() -> None:
     model = Model(1, 1)
-    retried, *_ = model.fill()
-    for _ in range(4):
-        model.come(ask(wait=9.0))
+    retried = ask()
+    model.come(retried)
+    model.come(ask())
+    model.waits(*[ask(wait=9.0) for _ in range(4)])
     retried.tried = frozenset({"r0"})
-    paid = model.dispatcher.queue._keys._accounts[""].tag
+    paid = model.paid("")
     model.dispatcher.service = ServiceTime(100.0)  # nobody else would be taken
-    assert isinstance(model.come(retried, again=True), Waiting)
+    model.waits(retried, again=True)
     model.replicas[1].sequences = 0
     assert model.decided() == [(retried, model.replicas[1])]
     model.replicas[1].sequences = 0
     assert model.come(retried, again=True) is model.replicas[1], "before those who wait"
-    assert model.dispatcher.queue._keys._accounts[""].tag == paid
+    assert model.paid("") == paid
 
 
-def test_a_retry_waits_for_a_replica_that_has_not_failed_it() -> None:
-    model = Model(1, 1)
-    retried, _ = model.fill()
-    retried.tried = frozenset({"r0"})
-    assert isinstance(model.come(retried, again=True), Waiting)
+def test_a_retry_waits_for_a_replica_that_has_not_failed_it_and_is_not_kept_without() -> None:
+    model, retried = full(1, 1), again_beside("r0")
+    model.waits(retried, again=True)
     model.replicas[0].sequences = 0
     assert model.decided() == []
     model.replicas[1].sequences = 0
     assert model.decided() == [(retried, model.replicas[1])]
-
-
-def test_a_retry_with_nowhere_to_go_is_not_kept() -> None:
-    model = Model(1, 1)
-    model.fill()
-    retried = ask()
-    retried.tried = frozenset({"r0"})
-    assert isinstance(model.come(retried, again=True), Waiting)
+    model = full(1, 1)
+    model.waits(again_beside("r0"), again=True)
     model.replicas[1].ejected = True
     model.dispatcher.changed(1.0)
-    ((refused, outcome),) = model.decided()
-    assert refused is retried
-    assert told(outcome) == ("upstream_connect", 1)
+    assert model.ends() == [("upstream_connect", 1)]
 
 
 def test_who_leaves_is_told_nothing_any_more() -> None:
-    model = Model(1)
-    model.fill()
-    first, second = ask(), ask()
-    entry = model.come(first)
-    assert isinstance(entry, Waiting)
-    model.come(second)
-    assert model.dispatcher.leaves(first)
-    assert not model.dispatcher.leaves(first)
+    model, first, second = full(1), ask(), ask()
+    entry = model.waits(first)
+    model.waits(second)
+    assert [model.dispatcher.leaves(first), model.dispatcher.leaves(first)] == [True, False]
     assert not model.dispatcher.expires(entry, 10.0)
     model.replicas[0].sequences = 0
-    assert model.decided() == [(second, model.replicas[0])]
+    assert model.starts() == [second]
 
 
 def test_who_leaves_between_its_refusal_and_its_telling_is_not_told() -> None:
-    model = Model(1)
-    model.fill()
-    waiting = [ask(), ask()]
-    for request in waiting:
-        model.come(request)
+    model, first, second = full(1), ask(), ask()
+    model.waits(first, second)
     model.replicas.clear()
-    model.dispatcher.changed(1.0, route=dataclasses.replace(ROUTE, availability=UNAVAILABLE))
-    first = model.dispatcher.next_decision(1.0)
-    assert first is not None
-    assert first[0] is waiting[0]
-    assert not model.dispatcher.leaves(waiting[1]), "it has no place in the queue"
+    model.becomes(UNAVAILABLE, 1.0)
+    decision = model.dispatcher.next_decision(1.0)
+    assert decision is not None
+    assert decision[0] is first
+    assert not model.dispatcher.leaves(second), "it has no place in the queue"
     assert model.decided() == []
-
-
-UNAVAILABLE = ModelAvailability.UNAVAILABLE
 
 
 def test_a_deadline_that_passes_while_nobody_serves_is_no_lack_of_slots() -> None:
     model = Model(route=dataclasses.replace(STARTING, ready_at=5.0))
-    waits = ask()
-    entry = model.come(waits)
-    assert isinstance(entry, Waiting)
+    entry = model.waits(ask())
     assert (model.dispatcher.held, model.dispatcher.turned_away) == (1, 0)
     assert model.dispatcher.expires(entry, 10.0)
-    assert [told(outcome) for _, outcome in model.decided()] == [("model_starting", 30)]
+    assert model.ends() == [("model_starting", 30)]
 
 
-def test_who_cannot_wait_for_the_replica_is_told_when_it_comes() -> None:
+def test_while_nobody_serves_the_promise_and_the_queues_length_count() -> None:
     model = Model(route=dataclasses.replace(STARTING, ready_at=8.0))
-    assert told(model.come(ask(wait=7.0))) == ("model_starting", 8)
-    assert told(model.come(ask(wait=4.0), 3.5)) == ("model_starting", 5)
-    assert isinstance(model.come(ask(wait=4.5), 3.5), Waiting)
+    assert model.refused(ask(wait=7.0)) == ("model_starting", 8)
+    assert model.refused(ask(wait=4.0), 3.5) == ("model_starting", 5)
+    model.waits(ask(wait=4.5), now=3.5)
     assert (model.dispatcher.held, model.dispatcher.turned_away) == (1, 2)
-
-
-def test_while_nobody_serves_only_the_queues_length_counts() -> None:
-    model = Model(route=STARTING, seconds=1000.0)
-    for _ in range(4):
-        assert isinstance(model.come(ask()), Waiting)
-    assert told(model.come(ask())) == ("queue_full", 1)
-
-
-def test_without_a_promise_nobody_waits_for_a_replica() -> None:
-    model = Model(route=dataclasses.replace(STARTING, holds=False))
-    assert told(model.come(ask())) == ("model_starting", 30)
-    assert model.dispatcher.turned_away == 0
+    slow = Model(route=STARTING, seconds=1000.0)
+    slow.waits(*[ask() for _ in range(4)])
+    assert slow.refused(ask()) == ("queue_full", 1)
+    unpromised = Model(route=dataclasses.replace(STARTING, holds=False))
+    assert unpromised.refused(ask()) == ("model_starting", 30)
+    assert unpromised.dispatcher.turned_away == 0
 
 
 def test_who_waits_when_the_last_replica_goes_is_held_in_order_or_told() -> None:
-    model = Model(1)
-    model.fill()
-    patient, hurried, last = ask(), ask(wait=6.0), ask()
-    for request in (patient, hurried, last):
-        model.come(request)
-    model.replicas[0].draining = True
+    model, patient, hurried, last = full(1), ask(), ask(wait=6.0), ask()
+    model.waits(patient, hurried, last)
     coming = dataclasses.replace(STARTING, ready_at=9.0, max_wait_seconds=30.0)
-    model.dispatcher.changed(4.0, route=coming)
-    (refused, outcome), (one, longer), (other, as_long) = model.decided()
-    assert refused is hurried
-    assert told(outcome) == ("model_starting", 5)
-    assert (one, other) == (last, patient), "each goes to the front"
-    assert isinstance(longer, Waiting)
-    assert isinstance(as_long, Waiting)
-    assert longer.deadline == as_long.deadline == 34.0
+    (refused, outcome), *held = model.hold(4.0, coming)
+    assert (refused, told(outcome)) == (hurried, ("model_starting", 5)), "4 s of its 6 are over"
+    assert [request for request, _ in held] == [last, patient], "each goes to the front"
+    assert [entry.deadline for _, entry in held if isinstance(entry, Waiting)] == [34.0, 34.0]
     assert len(model.dispatcher.queue) == 2
     assert (model.dispatcher.held, model.dispatcher.turned_away) == (2, 1)
-    model.replicas.append(Replica("new", 2))
-    model.dispatcher.changed(9.0, route=ROUTE)
-    assert [request for request, _ in model.decided(9.0)] == [patient, last]
+    model.becomes(ROUTE, 9.0, 2)
+    assert model.starts(9.0) == [patient, last]
 
 
-def paid(model: Model, key: str) -> float:
-    """Tokens of the queue that the key has had, per weight."""
-    account = model.dispatcher.queue._keys._accounts.get(key)
-    return 0.0 if account is None else max(0.0, account.tag)
-
-
-def hold(model: Model, now: float = 4.0) -> None:
-    """Its replicas go, and another is promised."""
-    for replica in model.replicas:
-        replica.draining = True
-    model.dispatcher.changed(now, route=STARTING)
-    model.decided(now)
-
-
-def test_who_is_held_pays_when_it_starts() -> None:
-    model = Model(1)
-    model.fill()
-    waits = ask("a")
-    model.come(waits)
-    hold(model)
-    assert paid(model, "a") == 0
-    model.replicas.append(Replica("new", 1))
-    model.dispatcher.changed(9.0, route=ROUTE)
-    assert model.decided(9.0) == [(waits, model.replicas[1])]
-    assert paid(model, "a") == 100
+@pytest.mark.parametrize(
+    ("sequences", "how", "before"),
+    [
+        (1, "waits", 0), (1, "held twice", 0),
+        # It had its turn, and did not fit; leaving the queue it got back what it had paid.
+        (2, "set aside", 0),
+        # As one that found nobody listening where it was sent.
+        (1, "was admitted", 100),
+    ],
+)  # fmt: skip
+def test_who_is_held_pays_once_when_it_starts(sequences: int, how: str, before: int) -> None:
+    model, waits = full(sequences), ask("a", sequences=sequences)
+    if how == "was admitted":
+        model.replicas[0].sequences = 0
+        assert isinstance(model.come(waits), Slots)
+        model.waits(waits, now=1.0, again=True)
+    else:
+        model.replicas[0].sequences -= how == "set aside"
+        model.waits(waits)
+    if how == "set aside":
+        assert model.decided() == []
+        assert model.paid("a") == 200
+    model.hold()
+    if how == "held twice":
+        model.becomes(ROUTE, 5.0, 1)
+        model.replicas[1].sequences = 1
+        assert model.decided(5.0) == []
+        model.hold(6.0)
+    assert model.paid("a") == before
+    model.becomes(ROUTE, 9.0, sequences)
+    assert model.starts(9.0) == [waits]
+    assert model.paid("a") == 100 * sequences
     model.dispatcher.settle(waits, 60.0)
-    assert paid(model, "a") == 60
-
-
-def test_who_is_held_twice_pays_once() -> None:
-    model = Model(1)
-    model.fill()
-    waits = ask("a")
-    model.come(waits)
-    hold(model)
-    model.replicas.append(Replica("full", 1, sequences=1))
-    model.dispatcher.changed(5.0, route=ROUTE)
-    assert model.decided(5.0) == []
-    hold(model, 6.0)
-    model.replicas.append(Replica("new", 1))
-    model.dispatcher.changed(9.0, route=ROUTE)
-    assert [request for request, _ in model.decided(9.0)] == [waits]
-    assert paid(model, "a") == 100
-
-
-def test_who_is_held_after_it_was_set_aside_pays_once() -> None:
-    """It had its turn, and did not fit; leaving the queue it got back what it had paid."""
-    model = Model(2)
-    assert isinstance(model.come(ask()), Replica)
-    large = ask("a", sequences=2)
-    model.come(large)
-    model.decided()
-    assert paid(model, "a") == 200
-    hold(model)
-    assert paid(model, "a") == 0
-    model.replicas.append(Replica("new", 2))
-    model.dispatcher.changed(9.0, route=ROUTE)
-    assert [request for request, _ in model.decided(9.0)] == [large]
-    assert paid(model, "a") == 200
-
-
-def test_who_is_held_after_it_was_admitted_has_paid() -> None:
-    """As one that found nobody listening where it was sent."""
-    model = Model(1)
-    sent = ask("a")
-    assert model.come(sent) is model.replicas[0]
-    assert paid(model, "a") == 100
-    assert isinstance(model.come(sent, 1.0, again=True), Waiting)
-    hold(model)
-    model.replicas.append(Replica("new", 1))
-    model.dispatcher.changed(9.0, route=ROUTE)
-    assert [request for request, _ in model.decided(9.0)] == [sent]
-    assert paid(model, "a") == 100
+    assert model.paid("a") == 60 or how == "was admitted"
 
 
 def test_who_is_held_and_leaves_pays_nothing() -> None:
-    model = Model(1)
-    model.fill()
-    waits = ask("a")
-    model.come(waits)
-    hold(model)
+    model, waits = full(1), ask("a")
+    model.waits(waits)
+    assert len(model.hold()) == 1
     assert model.dispatcher.leaves(waits)
-    assert paid(model, "a") == 0
+    assert model.paid("a") == 0
     assert not model.dispatcher.queue._owing
-
-
-def test_who_is_held_may_leave() -> None:
-    model = Model(1)
-    model.fill()
-    waits = ask()
-    model.come(waits)
-    model.replicas[0].draining = True
-    model.dispatcher.changed(4.0, route=STARTING)
-    assert len(model.decided()) == 1
-    assert model.dispatcher.leaves(waits)
     assert model.dispatcher.is_idle
-
-
-def test_what_was_waited_already_counts() -> None:
-    model = Model(1)
-    model.fill()
-    model.come(ask(wait=6.0))
-    model.replicas[0].draining = True
-    model.dispatcher.changed(4.0, route=dataclasses.replace(STARTING, ready_at=9.0))
-    assert [told(outcome) for _, outcome in model.decided()] == [("model_starting", 5)]
 
 
 def test_held_ones_are_told_once_no_replica_comes_any_more() -> None:
     model = Model(route=STARTING)
     model.come(ask())
-    model.dispatcher.changed(1.0, route=dataclasses.replace(ROUTE, availability=UNAVAILABLE))
-    assert [told(outcome) for _, outcome in model.decided()] == [("model_unavailable", 30)]
+    model.becomes(UNAVAILABLE, 1.0)
+    assert model.ends() == [("model_unavailable", 30)]
     model.come(ask())
-    model.dispatcher.changed(1.0, route=STARTING)
-    assert isinstance(model.come(ask()), Waiting)
+    model.becomes(STARTING, 1.0)
+    model.waits(ask())
     model.dispatcher.changed(1.0, removed=True)
-    assert [told(outcome)[0] for _, outcome in model.decided()] == ["model_unavailable"]
+    assert [code for code, _ in model.ends()] == ["model_unavailable"]
 
 
 def test_a_pace_is_learned_beside_another_replica_only() -> None:
@@ -405,10 +317,9 @@ def test_a_pace_is_learned_beside_another_replica_only() -> None:
 
 
 def test_what_each_takes_may_be_given() -> None:
-    replica = Replica("r", 2)
-    dispatcher = Dispatcher(ROUTE, Slots([replica], lambda: 0.0), each=Cost(1, 0))
+    replica = Slots("r", 2, max_sequences=2)
+    dispatcher = Dispatcher(ROUTE, SharedPlaces([replica], lambda: 0.0), each=Cost(1, 0))
     dispatcher.changed(0.0)
-    replica.sequences = 2
     assert isinstance(dispatcher.arrives(Request(Cost(0, 0)), 0.0), Waiting)
     assert dispatcher.queue.sequences == 1, "it is before those that come after it"
     replica.sequences = 1

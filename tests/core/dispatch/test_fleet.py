@@ -3,21 +3,13 @@
 import dataclasses
 import math
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitiond.core.dispatch import fleet
 from partitiond.core.dispatch.admission import admits
 from partitiond.core.dispatch.balance import ReplicaLoad, is_eligible
-from partitiond.core.dispatch.fleet import (
-    OWN_HOST,
-    STAY,
-    HostChoice,
-    HostPolicy,
-    QueueShares,
-    choose_host,
-    queue_share,
-)
+from partitiond.core.dispatch.fleet import OWN_HOST, HostPolicy, choose_host, queue_share
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
 from partitiond.core.dispatch.places import Request
 from partitiond.core.dispatch.routing import HostSlots
@@ -60,23 +52,6 @@ def test_workers_that_wait_at_home_count() -> None:
     own = Own(Slots("own"))
     own.own_places.elsewhere = 1, 1
     assert chosen(own, peer("x", load("x1", 7))) == ("x", "x1")
-
-
-@pytest.mark.parametrize(
-    "replica",
-    [load("x1", 8), load("x1", draining=True), load("x1", ejected=True), load("tried")],
-)
-def test_a_replica_that_may_not_be_chosen_is_not(replica: ReplicaLoad) -> None:
-    request = asks(tried=frozenset({"tried"}))
-    assert chosen(Own(Slots("own", 7)), peer("x", replica), request=request) == ("", "")
-    hopeless = not is_eligible(replica, request.tried)
-    assert chosen(Own(), peer("x", replica), request=request) == (None if hopeless else ("x", ""))
-
-
-def test_tokens_of_the_cache_count() -> None:
-    told = ReplicaLoad("x1", 1, 8, 900, 1000)
-    assert chosen(Own(FULL), peer("x", told), request=asks(1, 50)) == ("x", "x1")
-    assert chosen(Own(), peer("x", told), request=asks(1, 51)) == ("x", "")
 
 
 def test_the_draws_decide_between_peers_and_the_better_drawn_one_is_chosen() -> None:
@@ -195,9 +170,9 @@ def test_the_share_of_a_queue_is_by_slots_and_rounded_up() -> None:
 
 def test_hosts_that_serve_each_other_share_the_queue_of_a_model() -> None:
     hosts = (HostSlots("a", 8), HostSlots("b", 24))
-    shares = QueueShares(dataclasses.replace(ROUTE, max_queue=10, hosts=hosts))
+    shares = fleet.QueueShares(dataclasses.replace(ROUTE, max_queue=10, hosts=hosts))
     assert [shares.of(host) for host in ("a", "b", "c")] == [3, 8, 0]
-    nowhere = QueueShares(dataclasses.replace(ROUTE, max_queue=10))
+    nowhere = fleet.QueueShares(dataclasses.replace(ROUTE, max_queue=10))
     assert nowhere.of("a") == 10
 
 
@@ -279,7 +254,7 @@ def test_who_is_chosen_may_be_and_room_is_found_where_there_is_any(
         return
     assert found.host not in refused
     if found.peer is None:
-        assert found is STAY
+        assert found is fleet.STAY
         assert any(is_eligible(replica, tried) for replica in own.places.loads())
         return
     assert NOW - found.peer.told_at <= 2.0
@@ -300,6 +275,6 @@ def test_a_lying_peer_changes_nothing_for_requests_that_are_not_sent_there(
     assert with_liar is not None
     without = choose_host(own, others, asks(), now=NOW, draws=(), policy=POLICY)
     assert with_liar.peer is liar or (with_liar.host, with_liar.replica_id) == (
-        without.host if isinstance(without, HostChoice) else None,
+        without.host if isinstance(without, fleet.HostChoice) else None,
         "",
     )

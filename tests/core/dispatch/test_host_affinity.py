@@ -4,13 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitiond.core.dispatch import host_affinity
 from partitiond.core.dispatch.affinity import Prefixes, SessionAffinity, prefix_blocks
-from partitiond.core.dispatch.host_affinity import (
-    MOST_TOLD,
-    HostAffinity,
-    PlacedLately,
-    split_digests,
-)
+from partitiond.core.dispatch.host_affinity import MOST_TOLD, HostAffinity, PlacedLately
 
 LONG, LONGER = prefix_blocks(b"a" * 1024), prefix_blocks(b"a" * 2048)
 
@@ -29,20 +25,6 @@ def tell(one: HostAffinity, other: HostAffinity, now: float) -> None:
     assert one.lately is not None
     for name, (sessions, blocks) in one.lately.take().items():
         other.told(name, sessions, blocks, now)
-
-
-def test_a_session_is_found_where_it_was_placed_last_by_whichever_host() -> None:
-    a, b = host(), host()
-    ann = digest(1)
-    a.remember(ann, (), "a-1", 1.0, here=True)
-    tell(a, b, 1.1)
-    assert b.prefer(ann, (), 1.2, ()) == ("a-1",)
-    b.remember(ann, (), "b-1", 2.0, here=True)
-    assert b.prefer(ann, (), 2.1, ()) == ("b-1",)
-    tell(b, a, 2.1)
-    assert a.prefer(ann, (), 2.2, ()) == ("b-1",)
-    a.remember(ann, (), "a-2", 3.0, here=True)
-    assert a.prefer(ann, (), 3.1, ()) == ("a-2",)
 
 
 def test_a_session_comes_before_a_prefix_and_its_time_counts_for_what_was_told() -> None:
@@ -125,8 +107,8 @@ def test_what_is_no_digest_or_too_much_is_refused() -> None:
         with pytest.raises(ValueError, match="no digests"):
             a.told("b-1", b"", wrong, 0.0)
     assert a.told_count() == 0
-    assert split_digests(bytes(12 * MOST_TOLD), MOST_TOLD) == [bytes(12)] * MOST_TOLD
-    assert split_digests(b"", 1) == []
+    assert host_affinity.split_digests(bytes(12 * MOST_TOLD), MOST_TOLD) == [bytes(12)] * MOST_TOLD
+    assert host_affinity.split_digests(b"", 1) == []
 
 
 def test_a_lost_replica_is_forgotten() -> None:

@@ -6,17 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitiond.core.dispatch import peer_loads
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.balance import ReplicaLoad
-from partitiond.core.dispatch.peer_loads import (
-    FRESH_SECONDS,
-    MOST,
-    PACE_SECONDS,
-    SILENT_SECONDS,
-    PeerClock,
-    PeerCounts,
-    PeerLoads,
-)
+from partitiond.core.dispatch.peer_loads import MOST, PACE_SECONDS, PeerClock, PeerCounts, PeerLoads
 from tests.core.dispatch.fleet_hosts import load
 
 NUMBERS = st.one_of(
@@ -50,18 +43,6 @@ def shown(loads: PeerLoads) -> tuple[object, ...]:
         loads.waiting,
         loads.waiting_sequences,
     )
-
-
-def test_what_was_sent_is_counted_until_the_peer_counts_it() -> None:
-    loads = PeerLoads("h")
-    loads.take_over(PeerCounts((load("a", 3),), 1, 2), 0.0)
-    loads.sent(1, Cost(2, 100), "a")
-    loads.sent(2, Cost(4, 50))
-    assert shown(loads) == ([("a", 5, 100)], 2, 6)
-    loads.take_over(PeerCounts((load("a", 5),), 1, 2, last_number=1), 0.1)
-    assert shown(loads) == ([("a", 5, 0)], 2, 6)
-    loads.take_over(PeerCounts((load("a", 5),), 1, 3, last_number=2), 0.2)
-    assert shown(loads) == ([("a", 5, 0)], 1, 3)
 
 
 def test_who_has_ended_is_taken_out_once_and_only_if_the_peer_had_not_counted_it() -> None:
@@ -104,10 +85,10 @@ def test_counts_grow_old() -> None:
     assert not loads.is_fresh(0.0)
     assert loads.is_silent(0.0)
     loads.take_over(PeerCounts(()), 64.0)
-    assert loads.is_fresh(64.0 + FRESH_SECONDS - 0.01)
-    assert not loads.is_fresh(64.0 + FRESH_SECONDS + 0.01)
-    assert not loads.is_silent(64.0 + SILENT_SECONDS - 0.01)
-    assert loads.is_silent(64.0 + SILENT_SECONDS + 0.01)
+    assert loads.is_fresh(64.0 + peer_loads.FRESH_SECONDS - 0.01)
+    assert not loads.is_fresh(64.0 + peer_loads.FRESH_SECONDS + 0.01)
+    assert not loads.is_silent(64.0 + peer_loads.SILENT_SECONDS - 0.01)
+    assert loads.is_silent(64.0 + peer_loads.SILENT_SECONDS + 0.01)
     assert loads.is_silent(math.nan)
 
 

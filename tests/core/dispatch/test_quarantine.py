@@ -3,110 +3,94 @@
 import dataclasses
 import random
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.dispatch.quarantine import (
-    DEFAULT_QUARANTINE,
-    Exposure,
-    Quarantine,
-    QuarantinePolicy,
-    RetryVerdict,
-    fingerprint,
-)
+from partitiond.core.dispatch import quarantine as rules
+from partitiond.core.dispatch.quarantine import Exposure, Quarantine, RetryVerdict, fingerprint
 
 A, B, C = (fingerprint("m", name) for name in (b"a", b"b", b"c"))
-P = DEFAULT_QUARANTINE
+P = rules.DEFAULT_QUARANTINE
+REFUSED, TRIAL = "request_quarantined", "request_on_trial"
+LATE = Exposure(A, 30.0, first_token=True)
+"""It killed long after its first token."""
 
 
-def code(quarantine: Quarantine, name: bytes, now: float) -> str:
-    rejected = quarantine.check(name, now)
-    return rejected.code if rejected is not None else "ok"
+def codes(quarantine: Quarantine, names: list[bytes], now: float) -> list[str]:
+    found = [quarantine.check(name, now) for name in names]
+    return ["ok" if rejected is None else rejected.code for rejected in found]
+
+
+def after(*deaths: Exposure, **more: bool) -> tuple[Quarantine, tuple[RetryVerdict, ...]]:
+    """What is known after one death at second 0, and what was decided of the requests."""
+    quarantine = Quarantine()
+    return quarantine, quarantine.died(deaths, 0.0, **more)
 
 
 def test_a_request_that_was_alone_with_the_death_goes_nowhere_for_long() -> None:
-    quarantine = Quarantine()
-    assert quarantine.died([Exposure(A, 0.1)], 0.0) == (RetryVerdict.REFUSE,)
+    quarantine, verdicts = after(Exposure(A, 0.1))
+    assert verdicts == (RetryVerdict.REFUSE,)
     rejected = quarantine.check(A, 1.0)
     assert rejected is not None
-    assert (rejected.status, rejected.code) == (422, "request_quarantined")
+    assert (rejected.status, rejected.code) == (422, REFUSED)
     assert rejected.retry_after_seconds == P.alone_seconds - 1
-    assert code(quarantine, B, 1.0) == "ok"
-    assert code(quarantine, A, P.alone_seconds) == "ok"
+    assert codes(quarantine, [B], 1.0) == codes(quarantine, [A], P.alone_seconds) == ["ok"]
 
 
 def test_who_cannot_have_done_it_is_retried() -> None:
-    quarantine = Quarantine()
-    verdicts = quarantine.died(
-        [
-            Exposure(A, None),
-            Exposure(B, 10.0, streamed=False),
-            Exposure(C, 0.1, streamed=True, first_token=True),
-        ],
-        0.0,
-    )
+    answered = Exposure(C, 0.1, streamed=True, first_token=True)
+    quarantine, verdicts = after(Exposure(A, None), Exposure(B, 10.0, streamed=False), answered)
     assert verdicts == (RetryVerdict.RETRY,) * 3
-    assert {code(quarantine, one, 0.0) for one in (A, B, C)} == {"ok"}
-
-
-def test_when_an_operator_killed_it_everybody_is_innocent() -> None:
-    quarantine = Quarantine()
-    assert quarantine.died([Exposure(A, 0.1)], 0.0, external=True) == (RetryVerdict.RETRY,)
-    assert code(quarantine, A, 0.0) == "ok"
-    assert len(quarantine) == 0
+    assert codes(quarantine, [A, B, C], 0.0) == ["ok"] * 3
+    killed, verdicts = after(Exposure(A, 0.1), external=True)
+    assert verdicts == (RetryVerdict.RETRY,), "an operator killed it"
+    for empty in (killed, after()[0], after(external=True)[0]):
+        assert codes(empty, [A], 0.0) == ["ok"]
+        assert len(empty) == 0
 
 
 def test_several_suspects_come_back_soon_one_at_a_time() -> None:
-    quarantine = Quarantine()
-    quarantine.died([Exposure(A, 0.1), Exposure(B, 0.2)], 0.0)
-    assert code(quarantine, A, 1.0) == code(quarantine, B, 1.0) == "request_quarantined"
+    quarantine, _ = after(Exposure(A, 0.1), Exposure(B, 0.2))
+    assert codes(quarantine, [A, B], 1.0) == [REFUSED, REFUSED]
     now = P.shared_seconds
-    assert code(quarantine, A, now) == "ok"
-    assert code(quarantine, B, now) == "request_on_trial"
+    assert codes(quarantine, [A, B], now) == ["ok", TRIAL]
     quarantine.ended(A, well=True)
-    assert code(quarantine, B, now) == "ok"
+    assert codes(quarantine, [B], now) == ["ok"]
     quarantine.died([Exposure(B, 0.1), Exposure(C, 5.0)], now)
-    assert code(quarantine, B, now + P.repeat_seconds - 1) == "request_quarantined"
-    assert code(quarantine, A, now) == "ok"
+    assert codes(quarantine, [B], now + P.repeat_seconds - 1) == [REFUSED]
+    assert codes(quarantine, [A], now) == ["ok"]
 
 
 def test_a_trial_whose_client_left_is_over_and_one_that_hangs_does_not_block_for_ever() -> None:
-    quarantine = Quarantine()
-    quarantine.died([Exposure(A, 0.1), Exposure(B, 0.2)], 0.0)
+    quarantine, _ = after(Exposure(A, 0.1), Exposure(B, 0.2))
     now = P.shared_seconds
-    assert code(quarantine, A, now) == "ok"
+    assert codes(quarantine, [A], now) == ["ok"]
     quarantine.ended(A, well=False)
-    assert code(quarantine, B, now) == "ok"
-    assert code(quarantine, A, now) == "request_on_trial"
-    assert code(quarantine, A, now + P.trial_seconds) == "ok"
+    assert codes(quarantine, [B, A], now) == ["ok", TRIAL]
+    assert codes(quarantine, [A], now + P.trial_seconds) == ["ok"]
 
 
-def test_one_that_kills_late_is_found_at_its_second_death() -> None:
-    quarantine = Quarantine()
-    late = Exposure(A, 30.0, first_token=True)
-    assert quarantine.died([late], 0.0) == (RetryVerdict.RETRY,)
-    assert code(quarantine, A, 1.0) == "ok"
-    assert quarantine.died([late], 2.0) == (RetryVerdict.REFUSE,)
-    assert code(quarantine, A, 3.0) == "request_quarantined"
-
-
-def test_a_health_checks_request_that_ends_well_between_two_kills_stays_free() -> None:
+def test_one_that_kills_late_is_found_at_its_second_death_unless_it_ends_well_between() -> None:
+    """As a health check's request does."""
+    quarantine, verdicts = after(LATE)
+    assert verdicts == (RetryVerdict.RETRY,)
+    assert codes(quarantine, [A], 1.0) == ["ok"]
+    assert quarantine.died([LATE], 2.0) == (RetryVerdict.REFUSE,)
+    assert codes(quarantine, [A], 3.0) == [REFUSED]
     quarantine = Quarantine()
     for number in range(5):
-        quarantine.died([Exposure(A, 5.0, first_token=True)], number * 10.0)
-        assert code(quarantine, A, number * 10.0 + 1) == "ok"
+        quarantine.died([LATE], number * 10.0)
+        assert codes(quarantine, [A], number * 10.0 + 1) == ["ok"]
         quarantine.ended(A, well=True)
 
 
 def test_twins_are_one_suspect() -> None:
-    quarantine = Quarantine()
-    quarantine.died([Exposure(A, 0.1), Exposure(A, 0.1)], 0.0)
-    assert code(quarantine, A, P.shared_seconds) == "request_quarantined"
+    quarantine, _ = after(Exposure(A, 0.1), Exposure(A, 0.1))
+    assert codes(quarantine, [A], P.shared_seconds) == [REFUSED]
 
 
 def test_it_remembers_so_many_and_no_more() -> None:
-    quarantine = Quarantine(QuarantinePolicy(max_entries=10))
+    quarantine = Quarantine(rules.QuarantinePolicy(max_entries=10))
     for number in range(100):
         quarantine.died([Exposure(bytes([number]), 0.1)], float(number))
     assert len(quarantine) == 10
@@ -114,81 +98,59 @@ def test_it_remembers_so_many_and_no_more() -> None:
 
 def test_what_nobody_died_of_for_long_is_forgotten() -> None:
     """While it remembers anything, each request costs a digest of its body."""
-    quarantine = Quarantine()
-    quarantine.died([Exposure(A, 0.1), Exposure(B, 30.0, first_token=True)], 0.0)
+    late = dataclasses.replace(LATE, fingerprint=B)
+    quarantine, _ = after(Exposure(A, 0.1), late)
     quarantine.died([Exposure(C, 0.1)], P.repeat_seconds / 2)
     quarantine.check(A, P.repeat_seconds - 1)
     assert len(quarantine) == 3, "a second death would still count as one"
-    assert code(quarantine, A, P.repeat_seconds) == "ok"
+    assert codes(quarantine, [A], P.repeat_seconds) == ["ok"]
     assert len(quarantine) == 1
     quarantine.check(A, 1.5 * P.repeat_seconds)
     assert not quarantine
-    assert quarantine.died([Exposure(B, 30.0, first_token=True)], 2 * P.repeat_seconds) == (
-        RetryVerdict.RETRY,
-    )
+    assert quarantine.died([late], 2 * P.repeat_seconds) == (RetryVerdict.RETRY,)
 
 
 def test_model_and_body_make_the_fingerprint() -> None:
     assert fingerprint("m", b"x") != fingerprint("n", b"x") != fingerprint("n", b"y")
 
 
-@dataclasses.dataclass
-class Fleet:
-    """Replicas that take requests and die of the poison, and a client that repeats everything."""
-
-    dice: random.Random
-    replicas: int
-    quarantine: Quarantine = dataclasses.field(default_factory=Quarantine)
-    running: dict[int, list[tuple[bytes, float, bool]]] = dataclasses.field(default_factory=dict)
-    deaths: int = 0
-
-    def send(self, body: bytes, now: float) -> None:
-        if self.quarantine.check(body, now) is None:
-            on = self.running.setdefault(self.dice.randrange(self.replicas), [])
-            on.append((body, now, self.dice.random() < 0.7))
-
-    def step(self, now: float, poison: bytes) -> None:
-        """Every engine begins what it has got; those that read the poison die."""
-        for replica, held in list(self.running.items()):
-            if any(body == poison for body, _, _ in held):
-                self.die(replica, now)
-            else:
-                for body, since, _ in held:
-                    if now - since > 3:
-                        self.quarantine.ended(body, well=True)
-                self.running[replica] = [one for one in held if now - one[1] <= 3]
-
-    def die(self, replica: int, now: float) -> None:
-        self.deaths += 1
-        held = self.running.pop(replica)
-        verdicts = self.quarantine.died(
-            [
-                Exposure(body, now - since, streamed=streamed, first_token=now - since > 0.5)
-                for body, since, streamed in held
-            ],
-            now,
-        )
-        for (body, _, _), verdict in zip(held, verdicts, strict=True):
-            if verdict is RetryVerdict.RETRY:
-                self.send(body, now)
-
-
 @given(st.integers(0, 2**32), st.integers(2, 8), st.floats(0.0, 3.0))
 def test_the_poison_takes_no_second_replica_down_however_often_it_is_sent(
     seed: int, replicas: int, rate: float
 ) -> None:
-    dice = random.Random(seed)
-    fleet, poison, now = Fleet(dice, replicas), fingerprint("m", b"poison"), 0.0
+    """Replicas that take requests and die of the poison, and a client that repeats everything."""
+    dice, quarantine, deaths = random.Random(seed), Quarantine(), 0
+    poison, now = fingerprint("m", b"poison"), 0.0
+    running: dict[int, list[tuple[bytes, float, bool]]] = {}
+
+    def send(body: bytes, at: float) -> None:
+        if quarantine.check(body, at) is None:
+            on = running.setdefault(dice.randrange(replicas), [])
+            on.append((body, at, dice.random() < 0.7))
+
     for number in range(100):
         now += 0.25
         for _ in range(round(rate * dice.random() * 3)):
-            fleet.send(fingerprint("m", b"%d %d" % (number, dice.randrange(10**9))), now)
+            send(fingerprint("m", b"%d %d" % (number, dice.randrange(10**9))), now)
         if number >= 20:
-            fleet.send(poison, now)
-        fleet.step(now + 0.1, poison)
+            send(poison, now)
         now += 0.1
+        for replica, held in list(running.items()):  # every engine begins what it has got
+            running[replica] = [one for one in held if now - one[1] <= 3]
+            if all(body != poison for body, _, _ in held):
+                for body, since, _ in held:
+                    if now - since > 3:
+                        quarantine.ended(body, well=True)
+                continue
+            deaths += 1
+            del running[replica]
+            seen = [Exposure(body, now - since, streamed=streamed, first_token=now - since > 0.5)
+                    for body, since, streamed in held]  # fmt: skip
+            for (body, _, _), verdict in zip(held, quarantine.died(seen, now), strict=True):
+                if verdict is RetryVerdict.RETRY:
+                    send(body, now)
     assert now < P.shared_seconds + 20 * 0.35, "the first quarantine is not over"
-    assert fleet.deaths == 1
+    assert deaths == 1
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40))
@@ -203,15 +165,7 @@ def test_a_kill_of_a_busy_replica_refuses_only_those_that_had_just_begun(
         )
         for number in range(count)
     ]  # fmt: skip
-    verdicts = Quarantine().died(flights, 0.0)
-    for flight, verdict in zip(flights, verdicts, strict=True):
+    for flight, verdict in zip(flights, Quarantine().died(flights, 0.0), strict=True):
         assert flight.sent_seconds is not None
         begun = flight.first_token if flight.streamed else flight.sent_seconds >= P.suspect_seconds
         assert verdict is (RetryVerdict.RETRY if begun else RetryVerdict.REFUSE)
-
-
-@pytest.mark.parametrize("external", [True, False])
-def test_nothing_in_flight_suspects_nobody(external: bool) -> None:
-    quarantine = Quarantine()
-    assert quarantine.died([], 0.0, external=external) == ()
-    assert len(quarantine) == 0

@@ -1,8 +1,8 @@
 """Predictions at an observed load match an engine that is simulated step by step."""
 
 import dataclasses
-import heapq
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -20,33 +20,43 @@ STEPS = StepModel(((1, 0.010), (16, 0.025)), 0.0002)
 PROMPT, OUTPUT = 64, 32
 
 
-def run(
-    arrivals: list[float], *, prompt: int = PROMPT, output: int = OUTPUT, slower: float = 1.0
-) -> tuple[list[tuple[float, float, float]], float]:
-    """Arrival, first token and end of each request of an engine; and when it was over."""
-    batch = Batch(16, 100_000, 2048)
-    waiting = list(enumerate(arrivals))
-    heapq.heapify(waiting)
-    now, live = 0.0, dict[int, tuple[Sequence, float]]()
-    firsts, done = dict[int, float](), list[tuple[float, float, float]]()
-    queue = sorted(arrivals)
+Done = tuple[float, float, float]
+"""Arrival, first token and end of a request."""
+
+
+def served(
+    first: list[tuple[float, Sequence]],
+    follow: Callable[[], Sequence | None] = lambda: None,
+    slower: float = 1.0,
+) -> tuple[list[Done], float]:
+    """An engine's requests, each of which one may follow at once; and when it was over."""
+    batch, queue = Batch(16, 100_000, 2048), sorted(first, key=lambda one: one[0])
+    now, live, firsts = 0.0, dict[int, tuple[Sequence, float]](), dict[int, float]()
+    done: list[Done] = []
     while queue or live:
-        while queue and queue[0] <= now:
-            sequence = Sequence(prompt, output)
+        while queue and queue[0][0] <= now:
+            arrived, sequence = queue.pop(0)
             batch.add(sequence)
-            live[id(sequence)] = (sequence, queue.pop(0))
+            live[id(sequence)] = (sequence, arrived)
         step = batch.next_step()
         if step is None:
-            now = queue[0]
+            now = queue[0][0]
             continue
         now += STEPS.step_seconds(step.decoding, step.prefill_tokens) * slower
         for sequence in batch.finish_step(step):
-            key = id(sequence)
-            firsts.setdefault(key, now)
+            firsts.setdefault(id(sequence), now)
             if sequence.generated >= sequence.output_tokens:
-                _, arrived = live.pop(key)
-                done.append((arrived, firsts.pop(key), now))
+                _, arrived = live.pop(id(sequence))
+                done.append((arrived, firsts.pop(id(sequence)), now))
+                if (next_one := follow()) is not None:
+                    queue.append((now, next_one))
     return done, now
+
+
+def run(
+    arrivals: list[float], *, prompt: int = PROMPT, output: int = OUTPUT, slower: float = 1.0
+) -> tuple[list[Done], float]:
+    return served([(at, Sequence(prompt, output)) for at in arrivals], slower=slower)
 
 
 def profile_of_it() -> Profile:
@@ -54,56 +64,33 @@ def profile_of_it() -> Profile:
     base = measured_profile()
     points = []
     for count in (1, 2, 4, 8, 16):
-        rounds = closed_loop(count)
-        ttft, tpot, rate = rounds
+        ttft, tpot, rate = closed_loop(count)
         points.append(
             dataclasses.replace(
-                base.points[0],
-                batch=count,
-                output_tokens_per_s=rate,
-                half_width=0.0,
-                ttft=Latency(ttft, ttft, ttft, ttft),
-                tpot=Latency(tpot, tpot, tpot, tpot),
+                base.points[0], batch=count, output_tokens_per_s=rate, half_width=0.0,
+                ttft=Latency(*[ttft] * 4), tpot=Latency(*[tpot] * 4),
             )
-        )
+        )  # fmt: skip
     return dataclasses.replace(base, points=tuple(points))
 
 
 def closed_loop(count: int, requests: int = 400) -> tuple[float, float, float]:
-    batch = Batch(16, 100_000, 2048)
-    now, begun, firsts = 0.0, dict[int, tuple[Sequence, float]](), dict[int, float]()
-    chance = random.Random(count)
-    ttft = tpot = 0.0
+    chance, made = random.Random(count), list[Sequence]()
 
-    def add() -> None:
+    def another() -> Sequence | None:
         # Lengths vary a little, so that requests do not march in step.
-        sequence = Sequence(PROMPT, OUTPUT + chance.randint(-8, 8))
-        batch.add(sequence)
-        begun[id(sequence)] = (sequence, now)
+        made.append(Sequence(PROMPT, OUTPUT + chance.randint(-8, 8)))
+        return made[-1] if len(made) <= requests else None
 
-    for _ in range(count):
-        add()
-    ended = tokens = 0
-    while ended < requests:
-        step = batch.next_step()
-        assert step is not None
-        now += STEPS.step_seconds(step.decoding, step.prefill_tokens)
-        for sequence in batch.finish_step(step):
-            key = id(sequence)
-            tokens += 1
-            firsts.setdefault(key, now)
-            if sequence.generated >= sequence.output_tokens:
-                _, began = begun.pop(key)
-                first = firsts.pop(key)
-                ttft += first - began
-                tpot += (now - first) / (sequence.output_tokens - 1)
-                ended += 1
-                add()
-    return ttft / ended, tpot / ended, tokens / now
+    done, end = served([(0.0, another()) for _ in range(count)], another)  # type: ignore[misc]
+    tokens = sum(sequence.output_tokens for sequence in made[: len(done)])
+    ttft = sum(first - began for began, first, _ in done) / len(done)
+    tpot = sum(ended - first for _, first, ended in done) / (tokens - len(done))
+    return ttft, tpot, tokens / end
 
 
 def seen(
-    done: list[tuple[float, float, float]], end: float, look_seconds: float = 2.0
+    done: list[Done], end: float, look_seconds: float = 2.0
 ) -> tuple[list[LoadSample], float, float, float]:
     """Looks every two seconds; then time by token, TPOT and TTFT of the requests."""
     looks = []

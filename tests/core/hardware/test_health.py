@@ -6,24 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.hardware.health import (
-    XIDS,
-    DeviceHealth,
-    HealthReadings,
-    Recovery,
-    Throttle,
-    XidEvent,
-    XidKind,
-    judge,
-    xid_meaning,
-)
+from partitiond.core.hardware import health as healths
+from partitiond.core.hardware.health import XIDS, DeviceHealth, HealthReadings, Recovery, judge
 
 FINE, DEGRADED, FAILED = DeviceHealth.FINE, DeviceHealth.DEGRADED, DeviceHealth.FAILED
 ORDER = {FINE: 0, DEGRADED: 1, FAILED: 2}
 
 
-def xid(code: int) -> XidEvent:
-    return XidEvent("GPU-a", code, "2030-01-01T00:00:00Z")
+def xid(code: int) -> healths.XidEvent:
+    return healths.XidEvent("GPU-a", code, "2030-01-01T00:00:00Z")
 
 
 def test_nothing_told_is_nothing_against_it() -> None:
@@ -48,7 +39,7 @@ def test_nothing_told_is_nothing_against_it() -> None:
         ({"retired_pages": 60}, DEGRADED, "60 memory pages"),
         ({"ecc_volatile": 2}, DEGRADED, "2 memory errors"),
         ({"ecc_aggregate": 7}, FINE, ""),
-        ({"throttle": (Throttle.HW_THERMAL,), "temperature_c": 91}, DEGRADED, "91 °C"),
+        ({"throttle": (healths.Throttle.HW_THERMAL,), "temperature_c": 91}, DEGRADED, "91 °C"),
         ({"temperature_c": 91}, FINE, ""),
     ],
 )
@@ -64,7 +55,7 @@ def test_each_reading_has_its_weight(
 def test_faults_of_applications_leave_the_gpu_alone(code: int) -> None:
     verdict = judge(HealthReadings(), [xid(code)])
     assert (verdict.health, verdict.reason) == (FINE, "")
-    assert xid_meaning(code).kind is XidKind.APPLICATION
+    assert healths.xid_meaning(code).kind is healths.XidKind.APPLICATION
     assert verdict.findings  # it is still to be seen
 
 
@@ -115,7 +106,7 @@ READINGS = st.builds(
     retirement_pending=st.none() | st.booleans(),
     remap_pending=st.none() | st.booleans(),
     remap_failed=st.none() | st.booleans(),
-    throttle=st.lists(st.sampled_from(Throttle), unique=True).map(tuple),
+    throttle=st.lists(st.sampled_from(healths.Throttle), unique=True).map(tuple),
 )
 CODES = st.lists(st.sampled_from([*XIDS, 9999]), max_size=6)
 

@@ -4,18 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitiond.core.hardware import partition_checks
 from partitiond.core.hardware.device_memory import GpuProcess
 from partitiond.core.hardware.kinds import headroom_bytes
-from partitiond.core.hardware.partition_checks import (
-    GpuUse,
-    Neighbour,
-    kv_shortfall,
-    outgrown,
-    overshoot,
-    promised_bytes,
-    room_bytes,
-    tolerance_bytes,
-)
+from partitiond.core.hardware.partition_checks import GpuUse, Neighbour, outgrown, overshoot
 from partitiond.core.units import GIB, MIB
 
 TOTAL = 80 * GIB
@@ -43,21 +35,21 @@ def test_who_starts_in_the_room_there_is_takes_nothing_from_anyone(
     """However the neighbours fill up to their budgets, all fit if the newcomer keeps to it."""
     seen = use(*[held for _, held in engines], foreign)
     neighbours = [Neighbour(str(n), budget, held) for n, (budget, held) in enumerate(engines)]
-    room = room_bytes(seen, neighbours)
+    room = partition_checks.room_bytes(seen, neighbours)
     full = sum(max(budget, held) for budget, held in engines)
     assert full + foreign + room == TOTAL - GIB
 
 
 def test_unknown_holders_have_to_fit_by_their_budgets() -> None:
     neighbours = [Neighbour("a", 60 * GIB, None)]
-    assert promised_bytes(neighbours) == 0
-    assert room_bytes(use(GIB), neighbours) == TOTAL - GIB - 60 * GIB
+    assert partition_checks.promised_bytes(neighbours) == 0
+    assert partition_checks.room_bytes(use(GIB), neighbours) == TOTAL - GIB - 60 * GIB
 
 
 @given(st.lists(st.integers(GIB, 20 * GIB), min_size=1, max_size=4))
 def test_tolerances_of_all_are_within_the_headroom(budgets: list[int]) -> None:
     if sum(budgets) <= TOTAL - headroom_bytes(TOTAL):
-        assert sum(map(tolerance_bytes, budgets)) <= headroom_bytes(TOTAL)
+        assert sum(map(partition_checks.tolerance_bytes, budgets)) <= headroom_bytes(TOTAL)
 
 
 def test_an_overshoot_is_told_with_its_size() -> None:
@@ -112,4 +104,4 @@ def test_who_was_within_its_share_at_one_of_the_newest_looks_stays(
      (0, 5, False), (100_000, 0, False), (200, 16, False)],
 )  # fmt: skip
 def test_a_kv_cache_may_lack_a_few_blocks(planned: int, reported: int, short: bool) -> None:
-    assert bool(kv_shortfall(planned, reported)) is short
+    assert bool(partition_checks.kv_shortfall(planned, reported)) is short

@@ -2,17 +2,10 @@
 
 import pytest
 
-from partitiond.core.keys.charging import (
-    NO_CHARGE,
-    Charge,
-    Ending,
-    Estimate,
-    ObservedOutput,
-    charge,
-    ending_of,
-)
+from partitiond.core.keys import charging
+from partitiond.core.keys.charging import NO_CHARGE, Charge, Ending, ObservedOutput, charge
 
-ESTIMATE = Estimate(30, 20)
+ESTIMATE = charging.Estimate(30, 20)
 TOLD = (41, 7)
 
 
@@ -53,7 +46,7 @@ def test_an_answer_cut_short_costs_its_prompt_and_what_was_seen(
 def test_larger_events_count_for_what_they_hold_but_the_first_of_each_sequence(
     events: int, output: int
 ) -> None:
-    large = Estimate(30, 20, sequences=2, stream_interval=10)
+    large = charging.Estimate(30, 20, sequences=2, stream_interval=10)
     assert charge(Ending.LEFT, None, ObservedOutput(events), large) == Charge(30, output)
     assert charge(Ending.DIED_MIDWAY, None, ObservedOutput(events), large) == Charge(30, output)
     answered = charge(Ending.ANSWERED, None, ObservedOutput(events), large)
@@ -79,4 +72,4 @@ def test_larger_events_count_for_what_they_hold_but_the_first_of_each_sequence(
     ],
 )
 def test_how_a_request_ended(outcome: str, at_work: bool, streamed: bool, ending: Ending) -> None:
-    assert ending_of(outcome, at_work=at_work, streamed=streamed) is ending
+    assert charging.ending_of(outcome, at_work=at_work, streamed=streamed) is ending

@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
-from partitiond.core.keys.rates import (
-    NO_USAGE,
-    Allowed,
-    BudgetUse,
-    KeyMeter,
-    Usage,
-    budget_use,
-    budgets_from_dict,
-    budgets_to_dict,
-    period_end,
-    period_start,
-)
+from partitiond.core.keys import rates as ratess
+from partitiond.core.keys.rates import NO_USAGE, Allowed, KeyMeter, Usage, budget_use, period_start
 
 NOON = datetime.datetime(2024, 2, 29, 12, 34, 56, tzinfo=datetime.UTC).timestamp()
 
@@ -157,7 +147,7 @@ def test_a_correction_of_the_last_period_does_not_touch_this_one() -> None:
 
 @given(st.floats(0, 4e9), st.sampled_from(BudgetPeriod))
 def test_every_moment_is_in_its_period(unix: float, period: BudgetPeriod) -> None:
-    start, end = period_start(unix, period), period_end(unix, period)
+    start, end = period_start(unix, period), ratess.period_end(unix, period)
     assert start <= unix
     if end is not None:
         assert unix < end
@@ -178,7 +168,7 @@ def test_periods_are_the_calendars_in_utc(period: BudgetPeriod, start: str, end:
         return datetime.datetime.fromisoformat(text + "+00:00").timestamp()
 
     assert period_start(NOON, period) == unix(start)
-    assert period_end(NOON, period) == unix(end)
+    assert ratess.period_end(NOON, period) == unix(end)
 
 
 def test_new_limits_keep_what_was_used() -> None:
@@ -205,7 +195,7 @@ def test_budgets_survive_a_restart() -> None:
     admit(meter, 80, 0.0)
     use = budget_use(rates, meter.usage + Usage())
     assert use is not None
-    kept = budgets_from_dict(json.loads(json.dumps(budgets_to_dict({"k": use}))))
+    kept = ratess.budgets_from_dict(json.loads(json.dumps(ratess.budgets_to_dict({"k": use}))))
     again = KeyMeter(rates, 1000.0)
     again.restore(kept["k"])
     assert admit(again, 30, 10.0) == "budget_exhausted"
@@ -222,14 +212,14 @@ def test_budgets_survive_a_restart() -> None:
     ],
 )  # fmt: skip
 def test_a_damaged_file_of_budgets_is_no_budget(data: object) -> None:
-    assert budgets_from_dict(data) == {}
+    assert ratess.budgets_from_dict(data) == {}
 
 
 def test_rows_are_plain_numbers_and_only_the_current_period_is_added() -> None:
     one, two = Usage(1, 2, 3, 0.0, 40), Usage(10, 20, 30, 3600.0, 50)
     assert Usage(*one.as_row()) == one
     assert one + two == Usage(11, 22, 33, 3600.0, 50)
-    assert budgets_to_dict({"k": BudgetUse(BudgetPeriod.DAY, 0.0, 5.0)}) == {
+    assert ratess.budgets_to_dict({"k": ratess.BudgetUse(BudgetPeriod.DAY, 0.0, 5.0)}) == {
         "k": {"period": "day", "start": 0.0, "tokens": 5.0}
     }
 

@@ -2,31 +2,16 @@
 
 import collections
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.mig.changes import (
-    CreateComputeInstance,
-    CreateGpuInstance,
-    DestroyComputeInstance,
-    DestroyGpuInstance,
-    MigChanges,
-    MigLayout,
-    MigPermissions,
-    MigTarget,
-    PresentInstance,
-    Refused,
-    SetMigMode,
-    Step,
-    after,
-    illegal,
-    plan_changes,
-    plan_removal,
-    step_text,
-)
+from partitiond.core.mig import changes
+from partitiond.core.mig import changes as changess
+from partitiond.core.mig.changes import MigLayout, MigPermissions, MigTarget, PresentInstance
 from partitiond.core.mig.geometry import Place, starts_of
 
 PROFILES = HARDWARE["a100-80gb"].mig_profiles
@@ -44,28 +29,28 @@ class Driver:
         self.whole = {i.place: i.whole for i in state.instances}
         self.busy = {i.place for i in state.instances if i.busy}
 
-    def do(self, step: Step) -> None:
+    def do(self, step: changess.Step) -> None:
         match step:
-            case SetMigMode(enabled=enabled):
+            case changes.SetMigMode(enabled=enabled):
                 assert not self.in_use, "in use"
                 assert not self.compute, "instances are there"
                 assert enabled != self.enabled, "no change"
                 self.enabled = enabled
-            case DestroyComputeInstance(place=place):
+            case changes.DestroyComputeInstance(place=place):
                 assert place not in self.busy, "in use"
                 assert self.compute[place] > 0, "there is none"
                 self.compute[place], self.whole[place] = 0, False
-            case DestroyGpuInstance(place=place):
+            case changes.DestroyGpuInstance(place=place):
                 assert self.compute[place] == 0, "compute instances are there"
                 del self.compute[place], self.whole[place]
-            case CreateGpuInstance(place=place):
+            case changes.CreateGpuInstance(place=place):
                 assert self.enabled, "MIG is off"
                 assert place in SPOTS, "no such placement"
                 assert not covered(place) & {s for p in self.compute for s in covered(p)}, "taken"
                 alike = sum(p[0] == place[0] for p in self.compute)
                 assert alike < MOST[place[0]], "too many"
                 self.compute[place], self.whole[place] = 0, False
-            case CreateComputeInstance(place=place):
+            case changes.CreateComputeInstance(place=place):
                 assert self.compute[place] == 0, "there is one"
                 self.compute[place], self.whole[place] = 1, True
 
@@ -117,11 +102,11 @@ def questions(draw: st.DrawFn) -> tuple[MigLayout, MigTarget, MigPermissions]:
         if legal_together([*wanted, place]):
             wanted.append(place)
     ours = frozenset(draw(st.lists(st.sampled_from(there), unique=True))) if there else frozenset()
-    changes: MigChanges = draw(st.sampled_from(["never", "instances", "mode", "mode"]))
+    allowed: changes.MigChanges = draw(st.sampled_from(["never", "instances", "mode", "mode"]))
     enabled = draw(st.sampled_from([True, True, True, False]))
     places = tuple(wanted) if enabled else ()
     wish = MigTarget(places, enabled=enabled, only=draw(st.booleans()))
-    return state, wish, MigPermissions(changes, ours, complete=draw(st.booleans()))
+    return state, wish, MigPermissions(allowed, ours, complete=draw(st.booleans()))
 
 
 def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int | None:
@@ -173,16 +158,16 @@ def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed
     question: tuple[MigLayout, MigTarget, MigPermissions],
 ) -> None:
     state, wish, leave = question
-    steps = plan_changes(state, wish, leave)
+    steps = changess.plan_changes(state, wish, leave)
     least = reachable(state, wish, leave)
-    assert isinstance(steps, Refused) == (least is None)
-    if isinstance(steps, Refused):
+    assert isinstance(steps, changess.Refused) == (least is None)
+    if isinstance(steps, changess.Refused):
         assert steps.reason
         assert steps.hint
         return
     driver = Driver(state)
     for step in steps:
-        assert step_text(step)
+        assert changes.step_text(step)
         driver.do(step)  # refuses what no driver would do
         missing = [p for p, count in driver.compute.items() if count == 0]
         before = [i.place for i in state.instances if not i.compute_instances]
@@ -192,7 +177,7 @@ def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed
     assert all(driver.whole[place] for place in wish.places)
     if wish.only and wish.enabled:
         assert driver.compute.keys() == set(wish.places)
-    destroyed = [s.place for s in steps if isinstance(s, DestroyGpuInstance)]
+    destroyed = [s.place for s in steps if isinstance(s, changes.DestroyGpuInstance)]
     assert len(destroyed) == least
     kept = {i.place for i in state.instances} - set(destroyed)
     assert kept <= driver.compute.keys()
@@ -203,141 +188,93 @@ def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed
     if leave.changes == "never":
         assert steps == ()
     if leave.changes != "mode":
-        assert not any(isinstance(step, SetMigMode) for step in steps)
-    left = after(state, steps)
+        assert not any(isinstance(step, changes.SetMigMode) for step in steps)
+    left = changes.after(state, steps)
     assert left.enabled == driver.enabled
     assert {i.place: i.whole for i in left.instances} == driver.whole
-    assert plan_changes(left, wish, leave) == ()
+    assert changess.plan_changes(left, wish, leave) == ()
 
 
 @settings(max_examples=200)
 @given(places=st.lists(st.sampled_from(SPOTS), max_size=5))
 def test_a_geometry_is_refused_exactly_when_it_cannot_be(places: list[Place]) -> None:
-    assert (illegal(PROFILES, places) == "") == legal_together(places)
+    assert (changes.illegal(PROFILES, places) == "") == legal_together(places)
 
 
 @settings(max_examples=150)
 @given(state=states(), data=st.data())
 def test_one_instance_is_removed_even_half_made(state: MigLayout, data: st.DataObject) -> None:
     place = data.draw(st.sampled_from([i.place for i in state.instances] or [SPOTS[0]]))
-    steps = plan_removal(state, place)
+    steps = changes.plan_removal(state, place)
     there = {i.place: i for i in state.instances}
     if place in there and there[place].busy:
-        assert isinstance(steps, Refused)
+        assert isinstance(steps, changess.Refused)
         return
-    assert not isinstance(steps, Refused)
+    assert not isinstance(steps, changess.Refused)
     driver = Driver(state)
     for step in steps:
         driver.do(step)
     assert driver.compute.keys() == there.keys() - {place}
 
 
-def state_of(*instances: PresentInstance, **changes: object) -> MigLayout:
-    found = MigLayout(True, True, True, PROFILES, instances)
-    return dataclasses.replace(found, **changes)  # type: ignore[arg-type]
-
-
-def refusal(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> Refused:
-    found = plan_changes(state, wish, leave)
-    assert isinstance(found, Refused)
-    return found
+def state_of(*instances: PresentInstance, **more: Any) -> MigLayout:
+    return dataclasses.replace(MigLayout(True, True, True, PROFILES, instances), **more)
 
 
 WANTED = ("2g.20gb", 2, 2)
+SMALL, OLD_MEDIA, NEW_MEDIA = ("1g.10gb", 2, 1), ("1g.10gb+me", 0, 1), ("1g.10gb+me", 6, 1)
+OFF = state_of(enabled=False, pending=False)
 
 
 @pytest.mark.parametrize(
-    ("state", "wish", "leave", "words"),
+    ("state", "places", "leave", "words"),
     [
-        (state_of(capable=False), MigTarget((WANTED,)), MigPermissions("mode"), "no MIG"),
-        (state_of(pending=False), MigTarget((WANTED,)), MigPermissions("mode"), "next reset"),
-        (
-            state_of(),
-            MigTarget((("9g.90gb", 0, 8),)),
-            MigPermissions("mode"),
-            "no MIG profile 9g.90gb",
-        ),
-        (
-            state_of(),
-            MigTarget((("2g.20gb", 1, 2),)),
-            MigPermissions("mode"),
-            "cannot start at slice 1",
-        ),
-        (
-            state_of(),
-            MigTarget((("2g.20gb", 0, 1),)),
-            MigPermissions("mode"),
-            "covers 2 memory slices",
-        ),
-        (state_of(), MigTarget((WANTED, ("3g.40gb", 0, 4))), MigPermissions("mode"), "overlap"),
-        (
-            state_of(),
-            MigTarget((("1g.10gb+me", 0, 1), ("1g.10gb+me", 1, 1))),
-            MigPermissions("mode"),
-            "holds 1 of 1g.10gb+me",
-        ),
-        (state_of(), MigTarget((WANTED,)), MigPermissions("never"), "gpu.mig_changes is never"),
-        (
-            state_of(enabled=False, pending=False),
-            MigTarget((WANTED,)),
-            MigPermissions("instances"),
-            "turned on, which is not allowed",
-        ),
-        (
-            state_of(enabled=False, pending=False, in_use=True),
-            MigTarget((WANTED,)),
-            MigPermissions("mode"),
-            "processes use the GPU",
-        ),
-        (
-            state_of(PresentInstance(("1g.10gb", 2, 1), busy=True)),
-            MigTarget((WANTED,)),
-            MigPermissions("mode", frozenset({("1g.10gb", 2, 1)})),
-            "a process runs in 1g.10gb@2",
-        ),
-        (
-            state_of(PresentInstance(("1g.10gb", 2, 1))),
-            MigTarget((WANTED,)),
-            MigPermissions("mode"),
-            "made by others",
-        ),
+        (state_of(capable=False), [WANTED], "mode", "no MIG"),
+        (state_of(pending=False), [WANTED], "mode", "next reset"),
+        (state_of(), [("9g.90gb", 0, 8)], "mode", "no MIG profile 9g.90gb"),
+        (state_of(), [("2g.20gb", 1, 2)], "mode", "cannot start at slice 1"),
+        (state_of(), [("2g.20gb", 0, 1)], "mode", "covers 2 memory slices"),
+        (state_of(), [WANTED, ("3g.40gb", 0, 4)], "mode", "overlap"),
+        (state_of(), [OLD_MEDIA, ("1g.10gb+me", 1, 1)], "mode", "holds 1 of 1g.10gb+me"),
+        (state_of(), [WANTED], "never", "gpu.mig_changes is never"),
+        (OFF, [WANTED], "instances", "turned on, which is not allowed"),
+        (dataclasses.replace(OFF, in_use=True), [WANTED], "mode", "processes use the GPU"),
+        (state_of(PresentInstance(SMALL, busy=True)), [WANTED], "mode",
+         "a process runs in 1g.10gb@2"),
+        (state_of(PresentInstance(("1g.10gb", 3, 1))), [WANTED], "mode", "made by others"),
+        (state_of(PresentInstance(OLD_MEDIA)), [NEW_MEDIA], "instances", "is in the way"),
     ],
-)
+)  # fmt: skip
 def test_refusals_say_why_and_what_to_do(
-    state: MigLayout, wish: MigTarget, leave: MigPermissions, words: str
+    state: MigLayout, places: list[Place], leave: changes.MigChanges, words: str
 ) -> None:
-    found = refusal(state, wish, leave)
+    ours = frozenset({SMALL})
+    found = changess.plan_changes(state, MigTarget(tuple(places)), MigPermissions(leave, ours))
+    assert isinstance(found, changess.Refused)
     assert words in found.reason
     assert found.hint.endswith(".")
 
 
 def test_what_fits_stays_and_only_what_is_in_the_way_goes() -> None:
-    small = [PresentInstance(("1g.10gb", s, 1)) for s in range(7)]
-    steps = plan_changes(
-        state_of(*small),
-        MigTarget((WANTED,)),
-        MigPermissions("instances", frozenset(i.place for i in small)),
+    small = [PresentInstance(("1g.10gb", start, 1)) for start in range(7)]
+    ours = frozenset(one.place for one in small)
+    steps = changess.plan_changes(
+        state_of(*small), MigTarget((WANTED,)), MigPermissions("instances", ours)
     )
     assert steps == (
-        DestroyComputeInstance(("1g.10gb", 2, 1)),
-        DestroyGpuInstance(("1g.10gb", 2, 1)),
-        DestroyComputeInstance(("1g.10gb", 3, 1)),
-        DestroyGpuInstance(("1g.10gb", 3, 1)),
-        CreateGpuInstance(WANTED),
-        CreateComputeInstance(WANTED),
-    )
-    assert (
-        plan_changes(
-            state_of(PresentInstance(WANTED)), MigTarget((WANTED,)), MigPermissions("never")
-        )
-        == ()
+        changes.DestroyComputeInstance(SMALL),
+        changes.DestroyGpuInstance(SMALL),
+        changes.DestroyComputeInstance(("1g.10gb", 3, 1)),
+        changes.DestroyGpuInstance(("1g.10gb", 3, 1)),
+        changes.CreateGpuInstance(WANTED),
+        changes.CreateComputeInstance(WANTED),
     )
 
 
 def test_media_engines_go_to_one_instance_only() -> None:
-    old, new = ("1g.10gb+me", 0, 1), ("1g.10gb+me", 6, 1)
-    there = state_of(PresentInstance(old))
-    assert "is in the way" in refusal(there, MigTarget((new,)), MigPermissions("instances")).reason
-    steps = plan_changes(there, MigTarget((new,)), MigPermissions("instances", frozenset({old})))
-    assert not isinstance(steps, Refused)
-    assert DestroyGpuInstance(old) in steps
+    leave = MigPermissions("instances", frozenset({OLD_MEDIA}))
+    steps = changess.plan_changes(
+        state_of(PresentInstance(OLD_MEDIA)), MigTarget((NEW_MEDIA,)), leave
+    )
+    assert not isinstance(steps, changess.Refused)
+    assert changes.DestroyGpuInstance(OLD_MEDIA) in steps

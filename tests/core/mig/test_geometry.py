@@ -1,7 +1,5 @@
 """MIG geometry gives the sets of instances that one GPU holds together, and their starts."""
 
-import itertools
-
 import pytest
 
 from partitiond.core.hardware.gpus import HARDWARE
@@ -10,7 +8,6 @@ from partitiond.core.mig.geometry import (
     Place,
     geometry_of,
     instance_bytes,
-    starts_of,
 )
 from tests.core.mig.maximal_placements import maximal_placements
 
@@ -22,11 +19,6 @@ def geometry(hardware: str = "a100-40gb", occupied: tuple[int, ...] = ()) -> Geo
     found = geometry_of(hardware, occupied)
     assert found is not None
     return found
-
-
-def overlaps(one: Place, other: Place) -> bool:
-    """Whether two instances want the same memory slice."""
-    return one[1] < other[1] + other[2] and other[1] < one[1] + one[2]
 
 
 @pytest.mark.parametrize("hardware", WITH_MIG)
@@ -44,30 +36,19 @@ def test_gpus_without_mig_have_no_geometry() -> None:
 @pytest.mark.parametrize(
     ("counts", "placeable"),
     [
-        ({}, True),
         ({"1g.5gb": 7}, True),
         ({"1g.5gb": 8}, False),
-        ({"1g.10gb": 4}, True),
-        ({"1g.10gb": 3, "2g.10gb": 1}, True),
-        ({"2g.10gb": 3, "1g.5gb": 1}, True),
-        ({"2g.10gb": 4}, False),
         ({"2g.10gb": 3, "1g.10gb": 1}, True),
-        ({"3g.20gb": 2}, True),
-        ({"3g.20gb": 2, "1g.5gb": 1}, False),
-        ({"4g.20gb": 1, "3g.20gb": 1}, True),
-        ({"4g.20gb": 2}, False),
-        ({"4g.20gb": 1, "2g.10gb": 1, "1g.5gb": 1}, True),
-        ({"3g.20gb": 1, "2g.10gb": 2}, True),
         ({"3g.20gb": 1, "1g.5gb": 4}, True),
         ({"3g.20gb": 1, "1g.5gb": 5}, False),
-        ({"7g.40gb": 1}, True),
-        ({"7g.40gb": 1, "1g.5gb": 1}, False),
+        ({"4g.20gb": 2}, False),
         ({"1g.5gb+me": 1, "1g.5gb": 6}, True),
         ({"1g.5gb+me": 2}, False),
         ({"1g.5gb+me": 1, "1g.5gb": 7}, False),
     ],
 )
 def test_known_sets(counts: dict[str, int], placeable: bool) -> None:
+    """`tests/property` compares all sets without media engines with a search."""
     there = geometry()
     assert (there.places(counts) is not None) == placeable
     code = there.code(counts)
@@ -85,25 +66,11 @@ def test_one_more_instance_never_looks_like_another_set(hardware: str) -> None:
             assert there.holds(code + there.step(name)) == (there.places(more) is not None), more
 
 
-def test_occupied_slices_are_nobody_elses() -> None:
-    there = geometry(occupied=(0, 1, 2, 3))
-    assert there.places({"3g.20gb": 1}) == [("3g.20gb", 4, 4)]
-    assert there.places({"4g.20gb": 1}) is None
-    assert there.places({"3g.20gb": 2}) is None
-    assert there.most == 3
+def test_of_a_full_gpu_nothing_is_left() -> None:
+    assert geometry(occupied=(0, 1, 2, 3)).most == 3
     full = geometry(occupied=tuple(range(8)))
     assert full.most == 0
     assert full.places({}) == []
-
-
-def test_what_exists_stays_where_it_is() -> None:
-    there = geometry()
-    kept: tuple[Place, ...] = (("2g.10gb", 2, 2),)
-    places = there.places({"2g.10gb": 1, "3g.20gb": 1}, kept)
-    assert places == [("2g.10gb", 2, 2), ("3g.20gb", 4, 4)]
-    in_the_way: tuple[Place, ...] = (("1g.5gb", 0, 1), ("1g.5gb", 4, 1))
-    assert there.places({"1g.5gb": 2, "3g.20gb": 1}, in_the_way) is None
-    assert there.places({"1g.5gb": 2, "3g.20gb": 1}) is not None
 
 
 @pytest.mark.parametrize(
@@ -134,19 +101,6 @@ def test_small_instances_leave_the_starts_of_large_ones_free() -> None:
     assert {start for _, start, _ in places} == {4, 5, 6}
     with_large = there.places({"1g.5gb": 3, "4g.20gb": 1}, tuple(places))
     assert with_large is not None
-
-
-def test_places_are_legal_and_apart() -> None:
-    there = geometry("h100-80gb")
-    for counts in there.sets:
-        wanted = {p.name: n for p, n in zip(there.profiles, counts, strict=True)}
-        places = there.places(wanted)
-        assert places is not None
-        for name, start, size in places:
-            profile = there.profiles[there.index(name) or 0]
-            assert start in starts_of(profile)
-            assert size == profile.memory_slices
-        assert not any(overlaps(a, b) for a, b in itertools.combinations(places, 2))
 
 
 def test_an_instance_has_its_memory_less_the_headroom() -> None:

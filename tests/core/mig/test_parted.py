@@ -10,17 +10,9 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import NotFoundError, SpecError
 from partitiond.core.hardware.gpus import HARDWARE
+from partitiond.core.mig import parted as parteds
 from partitiond.core.mig.geometry import geometry_from
-from partitiond.core.mig.parted import (
-    MigEntry,
-    MigParted,
-    choose_places,
-    emit,
-    emit_text,
-    entry_for,
-    parse,
-    summary,
-)
+from partitiond.core.mig.parted import MigEntry, choose_places, emit_text, entry_for, parse
 
 yaml = pytest.importorskip("yaml")
 
@@ -131,14 +123,16 @@ files = st.dictionaries(names, st.lists(entries, min_size=1, max_size=3).map(tup
 @settings(max_examples=150)
 @given(configs=files)
 def test_what_is_written_is_read_back(configs: dict[str, tuple[MigEntry, ...]]) -> None:
-    parted = MigParted(tuple(configs.items()))
-    assert parse(emit(parted), "x") == parted
+    parted = parteds.MigParted(tuple(configs.items()))
+    assert parse(parteds.emit(parted), "x") == parted
     assert parse(yaml.safe_load(emit_text(parted)), "x") == parted
 
 
 def test_what_is_there_is_summed_up_by_gpus_that_are_alike() -> None:
     cut = {"3g.40gb": 1, "2g.20gb": 2}
-    found = summary([(0, True, cut), (1, False, {}), (2, True, dict(reversed(cut.items())))])
+    found = parteds.summary(
+        [(0, True, cut), (1, False, {}), (2, True, dict(reversed(cut.items())))]
+    )
     assert found.choose() == (
         MigEntry((0, 2), enabled=True, counts=(("2g.20gb", 2), ("3g.40gb", 1))),
         MigEntry((1,), enabled=False),
@@ -153,13 +147,8 @@ def test_as_many_as_can_stay_where_they_are(data: st.DataObject) -> None:
     sets = geometry.sets
     now = dict(zip((p.name for p in PROFILES), data.draw(st.sampled_from(sets)), strict=True))
     there = geometry.places(now) or []
-    counts = {
-        name: n
-        for name, n in zip(
-            (p.name for p in PROFILES), data.draw(st.sampled_from(sets)), strict=True
-        )
-        if n
-    }
+    drawn = zip((p.name for p in PROFILES), data.draw(st.sampled_from(sets)), strict=True)
+    counts = {name: n for name, n in drawn if n}
     found = choose_places(PROFILES, counts, there)
     assert found is not None
     assert Counter(name for name, _, _ in found) == Counter(counts)

@@ -10,15 +10,8 @@ from partitiond.core.errors import SpecError
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.precision import (
-    LOAD_QUANTISATIONS,
-    QUANTIZATIONS,
-    as_loaded,
-    dtype_on,
-    with_dtype,
-    with_kv_cache_dtype,
-    with_quantization,
-)
+from partitiond.core.model import precision
+from partitiond.core.model.precision import LOAD_QUANTISATIONS, dtype_on, with_quantization
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.performance.roofline import rates
 from partitiond.models.catalog import CATALOG
@@ -27,7 +20,7 @@ OPT = CATALOG["opt-1.3b"].architecture
 
 
 def test_nothing_asked_changes_nothing() -> None:
-    assert as_loaded(OPT) == OPT
+    assert precision.as_loaded(OPT) == OPT
 
 
 @pytest.mark.parametrize(
@@ -63,7 +56,7 @@ def test_every_way_can_be_asked_for_and_estimated(name: str) -> None:
 
 
 def test_the_api_takes_no_other_words_than_the_core() -> None:
-    assert set(typing.get_args(Quantization)) == set(QUANTIZATIONS)
+    assert set(typing.get_args(Quantization)) == set(precision.QUANTIZATIONS)
     with pytest.raises(SpecError, match="fp8_per_block"):
         EngineOptions(quantization="int3")
 
@@ -86,15 +79,17 @@ def test_unknown_words_are_refused() -> None:
     with pytest.raises(SpecError, match="int3"):
         with_quantization(OPT, "int3")
     with pytest.raises(SpecError, match="fp4"):
-        with_kv_cache_dtype(OPT, "fp4")
+        precision.with_kv_cache_dtype(OPT, "fp4")
     with pytest.raises(SpecError, match="float8"):
         dtype_on(HARDWARE["a100-40gb"], "float8")
 
 
 def test_the_cache_follows_the_dtype_unless_it_has_its_own() -> None:
-    wide = with_dtype(OPT, "float32")
+    wide = precision.with_dtype(OPT, "float32")
     assert wide.kv_bytes_per_token == 2 * OPT.kv_bytes_per_token
-    assert with_kv_cache_dtype(wide, "fp8").kv_bytes_per_token == OPT.kv_bytes_per_token // 2
+    assert (
+        precision.with_kv_cache_dtype(wide, "fp8").kv_bytes_per_token == OPT.kv_bytes_per_token // 2
+    )
 
 
 def test_auto_is_what_the_hardware_has() -> None:

@@ -12,14 +12,8 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.precision import with_dtype
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.estimate import (
-    batch_ladder,
-    estimate_profile,
-    hardware_of,
-    partition_bytes,
-    prior_curve,
-    usable_memory_bytes,
-)
+from partitiond.core.performance import estimate as estimates
+from partitiond.core.performance.estimate import batch_ladder, estimate_profile, prior_curve
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind, operating_point
 from partitiond.core.units import GIB
@@ -134,7 +128,7 @@ def test_float32_doubles_weights_and_cache() -> None:
 
 def test_an_unknown_gpu_is_assumed_to_be_slow_but_keeps_its_memory() -> None:
     device = dataclasses.replace(fake_gpus("a100-80gb")[0], hardware="mystery-80gb")
-    spec = hardware_of(device)
+    spec = estimates.hardware_of(device)
     assert spec.key == "mystery-80gb"
     assert spec.memory_bytes == device.memory_bytes
     assert spec.flops_16bit == min(known.flops_16bit for known in HARDWARE.values())
@@ -142,7 +136,7 @@ def test_an_unknown_gpu_is_assumed_to_be_slow_but_keeps_its_memory() -> None:
 
 
 def test_usable_memory_leaves_headroom() -> None:
-    assert usable_memory_bytes(HARDWARE["a100-40gb"]) < 40 * GIB - 512 * 2**20
+    assert estimates.usable_memory_bytes(HARDWARE["a100-40gb"]) < 40 * GIB - 512 * 2**20
 
 
 def test_it_survives_json() -> None:
@@ -193,7 +187,7 @@ def test_measured_figures_replace_assumed_ones() -> None:
 
 def test_a_slice_has_its_own_memory() -> None:
     size = PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb")
-    budget = partition_bytes(HARDWARE["a100-40gb"], size)
+    budget = estimates.partition_bytes(HARDWARE["a100-40gb"], size)
     assert 4 * GIB < budget < 4864 * 2**20
     profile = estimate("opt-125m", size=size)
     assert profile.points

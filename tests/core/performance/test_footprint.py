@@ -8,18 +8,8 @@ from hypothesis import strategies as st
 
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.footprint import (
-    BLOCK_TOKENS,
-    EngineLimits,
-    activation_bytes,
-    footprint,
-    footprint_at,
-    graph_count,
-    kv_cache_bytes,
-    kv_tokens,
-    max_batch,
-    max_batch_safe,
-)
+from partitiond.core.performance import footprint as footprints
+from partitiond.core.performance.footprint import EngineLimits, footprint_at, kv_cache_bytes
 from partitiond.core.units import GIB
 from partitiond.models.catalog import CATALOG
 
@@ -35,23 +25,25 @@ OPT = CATALOG["opt-125m"].architecture
 def test_max_batch_reproduces_table_1_of_the_paper(
     name: str, batch: int, memory_bytes: int
 ) -> None:
-    assert max_batch(CATALOG[name].architecture, PAPER, memory_bytes) == batch
+    assert footprints.max_batch(CATALOG[name].architecture, PAPER, memory_bytes) == batch
 
 
 def test_max_batch_is_zero_where_the_weights_alone_do_not_fit() -> None:
-    assert max_batch(CATALOG["opt-13b"].architecture, PAPER, 24 * GIB) == 0
+    assert footprints.max_batch(CATALOG["opt-13b"].architecture, PAPER, 24 * GIB) == 0
 
 
 def test_kv_tokens_of_the_definitions_example() -> None:
     # 512/256 fixed: m = 640, s = 73.9; a block of 16 loses 8 tokens per sequence.
-    assert kv_tokens(100, PAPER, 960, 16) == pytest.approx(100 * 648 + 2.33 * 73.9 * 10, abs=1)
+    assert footprints.kv_tokens(100, PAPER, 960, 16) == pytest.approx(
+        100 * 648 + 2.33 * 73.9 * 10, abs=1
+    )
 
 
 def test_kv_tokens_hold_at_least_one_longest_request() -> None:
     # And the block that the engine's pool keeps back, or it does not start.
-    assert kv_tokens(1, Workload(8, 8), 4096, 16) == 4096 + 16
-    assert kv_tokens(2, Workload(32, 16), 256, 128) == 3 * 128
-    assert kv_tokens(1, Workload(8, 8), 200, 128) == 3 * 128
+    assert footprints.kv_tokens(1, Workload(8, 8), 4096, 16) == 4096 + 16
+    assert footprints.kv_tokens(2, Workload(32, 16), 256, 128) == 3 * 128
+    assert footprints.kv_tokens(1, Workload(8, 8), 200, 128) == 3 * 128
 
 
 @given(
@@ -74,7 +66,7 @@ def test_a_larger_batch_never_needs_less(
 @given(st.integers(0, 80 * GIB), st.sampled_from(sorted(CATALOG)))
 def test_max_batch_safe_fits_and_one_more_does_not(memory_bytes: int, name: str) -> None:
     architecture = CATALOG[name].architecture
-    batch = max_batch_safe(
+    batch = footprints.max_batch_safe(
         architecture, PAPER, memory_bytes, max_model_len=960, kind=DeviceKind.GPU
     )
 
@@ -86,7 +78,7 @@ def test_max_batch_safe_fits_and_one_more_does_not(memory_bytes: int, name: str)
 
 
 def test_the_terms_add_up_to_the_peak() -> None:
-    parts = footprint(OPT, EngineLimits(64, 960), 2 * GIB, DeviceKind.GPU)
+    parts = footprints.footprint(OPT, EngineLimits(64, 960), 2 * GIB, DeviceKind.GPU)
     assert parts.unexplained_bytes == 0
     assert parts.peak_bytes == (
         parts.weights_bytes
@@ -98,21 +90,21 @@ def test_the_terms_add_up_to_the_peak() -> None:
 
 
 def test_a_cpu_engine_has_no_cuda_graphs() -> None:
-    assert footprint(OPT, EngineLimits(64, 960), 0, DeviceKind.CPU).graph_bytes == 0
+    assert footprints.footprint(OPT, EngineLimits(64, 960), 0, DeviceKind.CPU).graph_bytes == 0
 
 
 def test_the_kv_cache_is_whole_blocks() -> None:
-    block = BLOCK_TOKENS[DeviceKind.CPU]
+    block = footprints.BLOCK_TOKENS[DeviceKind.CPU]
     assert kv_cache_bytes(OPT, block + 1, block) == 2 * block * OPT.kv_bytes_per_token
 
 
 @pytest.mark.parametrize(("seqs", "graphs"), [(1, 2), (4, 4), (128, 35), (256, 51), (512, 51)])
 def test_graphs_follow_the_sequence_limit(seqs: int, graphs: int) -> None:
-    assert graph_count(seqs) == graphs
+    assert footprints.graph_count(seqs) == graphs
 
 
 def test_logits_of_all_sequences_are_counted() -> None:
-    few, many = (activation_bytes(OPT, EngineLimits(seqs, 960)) for seqs in (1, 101))
+    few, many = (footprints.activation_bytes(OPT, EngineLimits(seqs, 960)) for seqs in (1, 101))
     assert many - few == 100 * OPT.vocab_size * 4
 
 

@@ -12,16 +12,8 @@ from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.roofline import (
-    Step,
-    fixed_seconds,
-    flops_per_token,
-    rates,
-    step_bytes,
-    step_flops,
-    step_seconds,
-    weights_read_bytes,
-)
+from partitiond.core.performance import roofline
+from partitiond.core.performance.roofline import Step, rates, step_bytes, step_flops
 from partitiond.core.performance.rounds import decode_round, round_terms
 from partitiond.core.units import GIB
 from partitiond.models.catalog import CATALOG
@@ -32,7 +24,7 @@ WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
 
 
 def test_flops_per_token_is_2n_plus_4lhqt() -> None:
-    assert flops_per_token(OPT, 640) == 2 * OPT.parameters + 4 * 24 * 32 * 64 * 640
+    assert roofline.flops_per_token(OPT, 640) == 2 * OPT.parameters + 4 * 24 * 32 * 64 * 640
 
 
 def test_decoding_one_token_reads_the_weights_and_its_context() -> None:
@@ -43,7 +35,7 @@ def test_decoding_one_token_reads_the_weights_and_its_context() -> None:
 def test_prefill_adds_arithmetic_for_each_prompt_token() -> None:
     alone = Step(decode_sequences=0, decode_context=0, prefill_tokens=512, prefill_context=256)
     # Prompt tokens but the last pass no output matrix.
-    without = flops_per_token(OPT, 256) - 2 * OPT.vocab_size * OPT.hidden_size
+    without = roofline.flops_per_token(OPT, 256) - 2 * OPT.vocab_size * OPT.hidden_size
     assert step_flops(OPT, alone) == 512 * without
 
 
@@ -51,11 +43,15 @@ def test_one_sequence_is_bound_by_bandwidth_and_a_long_prompt_by_arithmetic() ->
     slow_memory = rates(HARDWARE["l4-24gb"], WHOLE)
     decode = Step(decode_sequences=1, decode_context=640)
     prefill = Step(decode_sequences=0, decode_context=0, prefill_tokens=2048, prefill_context=1024)
-    work = step_seconds(OPT, decode, slow_memory) - fixed_seconds(OPT, slow_memory)
+    work = roofline.step_seconds(OPT, decode, slow_memory) - roofline.fixed_seconds(
+        OPT, slow_memory
+    )
     assert work == pytest.approx(
         step_bytes(OPT, decode) / slow_memory.bytes_per_s + slow_memory.sequence_seconds
     )
-    work = step_seconds(OPT, prefill, slow_memory) - fixed_seconds(OPT, slow_memory)
+    work = roofline.step_seconds(OPT, prefill, slow_memory) - roofline.fixed_seconds(
+        OPT, slow_memory
+    )
     assert work == pytest.approx(step_flops(OPT, prefill) / slow_memory.flops_per_s)
 
 
@@ -132,11 +128,11 @@ def test_a_mixture_reads_more_experts_the_more_tokens_a_step_has() -> None:
         expert_parameters=OPT.parameters // 2,
         active_parameters=OPT.parameters // 2 + OPT.parameters // 16,
     )
-    read = [weights_read_bytes(moe, tokens) for tokens in (1, 2, 8, 64, 1000)]
+    read = [roofline.weights_read_bytes(moe, tokens) for tokens in (1, 2, 8, 64, 1000)]
     assert read == sorted(read)
     assert read[0] == pytest.approx(moe.weights_bytes * (1 / 2 + 1 / 16), rel=1e-3)
     assert read[-1] == pytest.approx(moe.weights_bytes, rel=1e-3)
-    assert flops_per_token(moe, 0) == 2 * moe.active_parameters
+    assert roofline.flops_per_token(moe, 0) == 2 * moe.active_parameters
 
 
 def test_a_window_bounds_what_a_long_context_costs() -> None:

@@ -13,15 +13,10 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.workload import Workload
+from partitiond.core.performance import rounds
 from partitiond.core.performance.latency import RoundCase, itl_latency, tpot_latency, ttft_latency
 from partitiond.core.performance.roofline import Rates, Step, rates, step_seconds
-from partitiond.core.performance.rounds import (
-    binomial,
-    cycle_of,
-    decode_round,
-    round_terms,
-    step_mix,
-)
+from partitiond.core.performance.rounds import binomial, cycle_of, decode_round, round_terms
 from partitiond.models.catalog import CATALOG
 from partitiond.simulated.replay.batch import Batch, Sequence
 from partitiond.simulated.replay.steps import roofline_steps
@@ -168,7 +163,7 @@ def test_one_slot_alone_misses_no_step() -> None:
 def test_a_step_is_read_from_its_slots() -> None:
     cycle = cycle_of(Workload(512, 256), 2048)
     assert (cycle.steps, cycle.lump_tokens) == (257, 512)
-    mix = step_mix(OPT, cycle, 64, SHARE)
+    mix = rounds.step_mix(OPT, cycle, 64, SHARE)
     assert math.fsum(mix.shares) == pytest.approx(1)
     assert list(mix.seconds) == sorted(mix.seconds)
 

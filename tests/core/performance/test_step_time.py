@@ -7,16 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.step_time import (
-    StepSample,
-    errors,
-    fit,
-    predict_output_tokens_per_s,
-    rescaled,
-    round_seconds,
-    round_work,
-    tells_lengths,
-)
+from partitiond.core.performance import step_time
+from partitiond.core.performance.step_time import StepSample, fit, predict_output_tokens_per_s
 from partitiond.core.profile.confirmed import StepTime
 
 BATCHES = (1, 2, 4, 8, 16, 32)
@@ -38,14 +30,16 @@ def points(step: StepTime, *workloads: Workload, noise: float = 0.0) -> list[Ste
 
 
 def test_the_work_of_a_round_is_that_of_the_definitions() -> None:
-    work = round_work(CHAT, 16)
+    work = step_time.round_work(CHAT, 16)
     assert work.steps == 1
     assert work.tokens == pytest.approx(16 * (512 + 255) / 256)
     assert work.kv_tokens == pytest.approx(16 * 640)
 
 
 def test_rounds_beyond_the_token_budget_take_more_steps() -> None:
-    assert round_work(LONG, 256, 2048).steps == pytest.approx(256 * (1024 + 63) / 64 / 2048)
+    assert step_time.round_work(LONG, 256, 2048).steps == pytest.approx(
+        256 * (1024 + 63) / 64 / 2048
+    )
 
 
 coefficients = st.tuples(
@@ -62,8 +56,8 @@ def test_four_workloads_tell_all_coefficients(terms: tuple[float, float, float, 
     assert found.residual_share < 1e-5
     assert found.workloads == 4
     for workload in (CHAT, LONG, SHORT, MIXED, Workload(300, 300)):
-        assert round_seconds(found, workload, 20) == pytest.approx(
-            round_seconds(truth, workload, 20), rel=1e-3
+        assert step_time.round_seconds(found, workload, 20) == pytest.approx(
+            step_time.round_seconds(truth, workload, 20), rel=1e-3
         )
 
 
@@ -73,7 +67,7 @@ def test_one_workload_keeps_the_sum_in_the_sequences() -> None:
     assert found is not None
     assert found.per_token_seconds == found.per_kv_token_seconds == 0
     assert found.base_seconds == pytest.approx(0.01)
-    assert not tells_lengths(found)
+    assert not step_time.tells_lengths(found)
     for batch in (3, 100):
         assert predict_output_tokens_per_s(found, CHAT, batch) == pytest.approx(
             predict_output_tokens_per_s(truth, CHAT, batch), rel=1e-6
@@ -101,9 +95,9 @@ def test_mixed_lengths_are_predicted_from_fixed_ones() -> None:
 def test_rescaling_keeps_what_the_fit_misses() -> None:
     step = StepTime(0.01, 3e-4, 1e-4, 0, 0, 0, workloads=2)
     fitted = predict_output_tokens_per_s(step, CHAT, 8)
-    moved = rescaled(step, 1.1 * fitted, CHAT, LONG, 8)
+    moved = step_time.rescaled(step, 1.1 * fitted, CHAT, LONG, 8)
     assert moved == pytest.approx(1.1 * predict_output_tokens_per_s(step, LONG, 8))
-    assert rescaled(step, 100.0, CHAT, CHAT, 8) == pytest.approx(100.0)
+    assert step_time.rescaled(step, 100.0, CHAT, CHAT, 8) == pytest.approx(100.0)
 
 
 def test_too_little_tells_nothing() -> None:
@@ -120,8 +114,8 @@ def test_any_points_give_steps_that_take_time(found: list[tuple[int, float]]) ->
         return
     terms = (step.base_seconds, step.per_token_seconds, step.per_sequence_seconds)
     assert min(terms) >= 0
-    assert round_seconds(step, CHAT, 1) > 0
-    missed = errors(step, [(batch, CHAT, rate) for batch, rate in found])
+    assert step_time.round_seconds(step, CHAT, 1) > 0
+    missed = step_time.errors(step, [(batch, CHAT, rate) for batch, rate in found])
     assert step.residual_share == pytest.approx((sum(e * e for e in missed) / len(missed)) ** 0.5)
 
 

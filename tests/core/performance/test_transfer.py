@@ -11,29 +11,16 @@ from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
+from partitiond.core.performance import transfer_check
 from partitiond.core.performance.transfer import Target, transfer_profile
-from partitiond.core.performance.transfer_check import (
-    DEFAULT_ERROR,
-    distance,
-    error_band,
-    leave_one_out,
-    predicted_output_tokens_per_s,
-)
+from partitiond.core.performance.transfer_check import DEFAULT_ERROR, distance, error_band
 from partitiond.core.performance.transfer_fit import Source, Subject, fit_terms
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB
 from partitiond.serde import from_json, to_json
-from tests.core.transfer_samples import (
-    A100,
-    BATCHES,
-    WHOLE,
-    cores,
-    estimated,
-    rate,
-    source,
-    subject,
-)
+from tests.core import transfer_samples
+from tests.core.transfer_samples import A100, BATCHES, WHOLE, cores, rate, source, subject
 
 
 def predict(known: list[Source], wanted: Subject, memory_bytes: int | None = None) -> Profile:
@@ -48,7 +35,8 @@ def predict(known: list[Source], wanted: Subject, memory_bytes: int | None = Non
 def worst(known: list[Source], wanted: Subject) -> float:
     fit = fit_terms(known)
     return max(
-        abs(predicted_output_tokens_per_s(fit, wanted, b) / rate(wanted, b) - 1) for b in BATCHES
+        abs(transfer_check.predicted_output_tokens_per_s(fit, wanted, b) / rate(wanted, b) - 1)
+        for b in BATCHES
     )
 
 
@@ -105,7 +93,7 @@ def test_another_gpu_is_predicted_by_its_bandwidth_and_arithmetic() -> None:
 def test_more_cores_are_never_slower(count: int, batch: int) -> None:
     fit = fit_terms([source(subject(), noise=0.05)])
     fewer, more = (
-        predicted_output_tokens_per_s(fit, subject(size=cores(n)), batch)
+        transfer_check.predicted_output_tokens_per_s(fit, subject(size=cores(n)), batch)
         for n in (count, count + 1)
     )
     assert more >= fewer
@@ -121,7 +109,7 @@ def test_with_one_profile_the_default_band_stands_and_says_so() -> None:
 
 def test_with_several_the_band_comes_from_predicting_each_from_the_others() -> None:
     known = [source(subject(size=cores(n)), noise=0.02, seed=n) for n in (1, 2, 4)]
-    checks = leave_one_out(known)
+    checks = transfer_check.leave_one_out(known)
     assert len(checks) == 3
     profile = predict(known, subject(size=cores(3)))
     assert profile.transfer is not None
@@ -194,7 +182,7 @@ def test_it_does_not_reach_far_beyond_the_measured_batches() -> None:
 def test_what_teaches_nothing_is_refused() -> None:
     known = source(subject())
     with pytest.raises(SpecError, match="not measured"):
-        predict([estimated(known)], subject())
+        predict([transfer_samples.estimated(known)], subject())
     with pytest.raises(SpecError, match="says nothing about a GPU"):
         predict([known], subject("opt-125m", WHOLE, hardware=A100))
     empty = dataclasses.replace(known, profile=dataclasses.replace(known.profile, points=()))

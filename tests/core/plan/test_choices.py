@@ -6,18 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.plan.choices import (
-    EARLY_MOVES,
-    MOST_CHOICES,
-    Against,
-    Choice,
-    bound_within,
-    price_between,
-    prices_told,
-    runner_up,
-    trade_off,
-    worth,
-)
+from partitiond.core.plan import choices as choicess
+from partitiond.core.plan.choices import MOST_CHOICES, Choice, runner_up, trade_off, worth
 
 
 def found(*pairs: tuple[float, int], chosen: int = 0) -> list[Choice]:
@@ -43,8 +33,8 @@ def test_a_plan_that_is_worse_and_moves_more_is_not_told() -> None:
 def test_a_plan_between_two_better_ones_wins_at_no_price() -> None:
     shown = trade_off(found((10, 0), (9, 8), (5, 10)), is_cost=True, unit=1.0)
     assert told(shown)[1] == (9, 8, None, None)
-    assert prices_told(shown[1]) == "nothing"
-    assert price_between(shown[1]) is None
+    assert choicess.prices_told(shown[1]) == "nothing"
+    assert choicess.price_between(shown[1]) is None
 
 
 def test_prices_are_told_in_the_unit_of_the_setting() -> None:
@@ -67,7 +57,7 @@ def test_the_plan_itself_is_told_even_where_another_one_is_better() -> None:
 
 
 def test_what_is_not_made_at_any_price_hides_nothing_and_wins_nowhere() -> None:
-    far = Choice(9, 8, 1, against=Against.MOVE_BUDGET)
+    far = Choice(9, 8, 1, against=choicess.Against.MOVE_BUDGET)
     shown = trade_off((*found((11, 0), (10, 2)), far), is_cost=True, unit=1.0)
     assert told(shown) == [(11, 0, 0.5, None), (9, 1, None, None), (10, 2, 0.0, 0.5)]
     second = runner_up(shown, 1.0, is_cost=True)
@@ -77,9 +67,9 @@ def test_what_is_not_made_at_any_price_hides_nothing_and_wins_nowhere() -> None:
 
 def test_what_stops_replicas_early_counts_as_more_moves() -> None:
     """It wins where a plan of so many moves more would, and hides what does not beat that."""
-    early = Choice(9, 8, 1, against=Against.NEEDLESS_STOP)
+    early = Choice(9, 8, 1, against=choicess.Against.NEEDLESS_STOP)
     shown = trade_off((*found((11, 0), (10, 2), (9.5, 12)), early), is_cost=True, unit=1.0)
-    last = 1 / (1 + EARLY_MOVES - 2)
+    last = 1 / (1 + choicess.EARLY_MOVES - 2)
     assert told(shown) == [
         (11, 0, 0.5, None),
         (9, 1, 0.0, pytest.approx(last)),
@@ -88,15 +78,19 @@ def test_what_stops_replicas_early_counts_as_more_moves() -> None:
     for price, wins in ((last * 1.01, 10), (last * 0.99, 9)):
         assert max(shown, key=lambda c: worth(c, price, is_cost=True)).value == wins
     alone = trade_off((*found((11, 0)), early), is_cost=True, unit=1.0)
-    assert alone[1].wins_to == pytest.approx(2 / (1 + EARLY_MOVES))
+    assert alone[1].wins_to == pytest.approx(2 / (1 + choicess.EARLY_MOVES))
 
 
 def test_the_next_best_is_the_one_that_would_win_at_another_price() -> None:
     shown = trade_off(found((31, 0), (30, 4), (28, 14)), is_cost=True, unit=1.0)
     second = runner_up(shown, 0.3, is_cost=True)
     assert second is not None
-    assert (second.value, second.moves, prices_told(second)) == (30, 4, "between 0.2 and 0.25")
-    assert price_between(second) == 0.225
+    assert (second.value, second.moves, choicess.prices_told(second)) == (
+        30,
+        4,
+        "between 0.2 and 0.25",
+    )
+    assert choicess.price_between(second) == 0.225
     assert runner_up(shown[:1], 0.3, is_cost=True) is None
     assert runner_up((), 0.3, is_cost=True) is None
 
@@ -109,7 +103,7 @@ def test_the_next_best_is_the_one_that_would_win_at_another_price() -> None:
     ],
 )
 def test_prices_in_words(choice: Choice, words: str, price: float) -> None:
-    assert (prices_told(choice), price_between(choice)) == (words, price)
+    assert (choicess.prices_told(choice), choicess.price_between(choice)) == (words, price)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +112,11 @@ def test_prices_in_words(choice: Choice, words: str, price: float) -> None:
 def test_a_bound_with_the_price_is_tighter_for_few_moves(
     moves: int, whole: bool, bound: float
 ) -> None:
-    assert bound_within(moves, 29.5 if whole else 29, 30.5, 0.25, whole=whole) == bound
+    assert choicess.bound_within(moves, 29.5 if whole else 29, 30.5, 0.25, whole=whole) == bound
 
 
 def test_a_bound_for_many_moves_is_the_one_without_a_price() -> None:
-    assert bound_within(1000, 29, 30.5, 0.25, whole=True) == 29
+    assert choicess.bound_within(1000, 29, 30.5, 0.25, whole=True) == 29
 
 
 def test_of_many_plans_the_ends_and_the_plan_itself_stay() -> None:

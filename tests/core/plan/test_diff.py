@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,34 +47,32 @@ def test_starts_on_one_device_follow_each_other_and_devices_work_side_by_side() 
 
 
 def test_a_start_nobody_saw_is_estimated_from_its_bytes() -> None:
-    small, large = takes((), (placed("a-1", gib=2),)), takes((), (placed("a-1", gib=40),))
-    (step,) = small.steps
-    assert not step.measured
+    small, large = (takes((), (placed("a-1", gib=gib),)) for gib in (2, 40))
+    assert not small.steps[0].measured
     assert START_SECONDS["gpu"] < small.seconds < large.seconds  # type: ignore[index]
     assert small.load_bytes == GIB, "the footprint without the KV cache"
 
 
-def test_old_and_new_are_there_together_where_there_is_room() -> None:
-    old, new = placed("a-1", gib=10), placed("a-1", gib=20)
-    cost = takes((old,), (new,))
+@pytest.mark.parametrize(
+    ("old", "new", "makes_way", "peak_gib"),
+    [
+        (placed("a-1", gib=10), placed("a-1", gib=20), False, 30),
+        (placed("a-1", gib=50), placed("a-1", gib=60), True, 60),
+        (placed("a-1", sm=60), placed("a-1", sm=70), True, 10),
+    ],
+    ids=["room for both", "no memory for both", "no SMs for both"],
+)
+def test_old_and_new_are_there_together_where_there_is_room(
+    old: Placement, new: Placement, makes_way: bool, peak_gib: int
+) -> None:
+    cost = takes((old,), (new,), seen={"a": 30.0})
     (step,), (device,) = cost.steps, cost.devices
-    assert (step.kind, step.makes_way) == (StepKind.MOVE, False)
-    assert device.before_bytes == 10 * GIB
-    assert device.after_bytes == 20 * GIB
-    assert device.peak_bytes == 30 * GIB
-    assert cost.peak_extra_bytes == 10 * GIB
-
-
-def test_where_there_is_no_room_the_old_one_makes_way() -> None:
-    old, new = placed("a-1", gib=50), placed("a-1", gib=60)
-    cost = takes((old,), (new,))
-    assert cost.steps[0].makes_way
-    assert cost.peak_extra_bytes == 0
-
-
-def test_sms_make_way_too() -> None:
-    old, new = placed("a-1", sm=60), placed("a-1", sm=70)
-    assert takes((old,), (new,)).steps[0].makes_way
+    assert (step.kind, step.makes_way) == (StepKind.MOVE, makes_way)
+    assert device.peak_bytes == peak_gib * GIB
+    assert cost.peak_extra_bytes == (0 if makes_way else 10 * GIB)
+    # The outage lasts from the drain to the new one.
+    told = [(o.model, o.from_seconds, o.to_seconds) for o in cost.outages]
+    assert told == [("a", 0.0, 30.0 + drain_seconds(old))] * makes_way
 
 
 def test_stops_take_no_time_and_what_was_on_a_lost_device_is_told() -> None:
@@ -82,11 +81,7 @@ def test_stops_take_no_time_and_what_was_on_a_lost_device_is_told() -> None:
         (StepKind.STOP, "gpu-0"),
         (StepKind.STOP, "gone"),
     ]
-    assert cost.seconds == 0.0
-    assert cost.devices[0].after_bytes == 0
-
-
-def test_a_replica_that_moves_says_from_where() -> None:
+    assert (cost.seconds, cost.devices[0].after_bytes) == (0.0, 0)
     old = placed("a-1", "gone")
     new = dataclasses.replace(old, device_id="gpu-0", partition=placed("a-1").partition)
     (step,) = takes((old,), (new,)).steps
@@ -120,20 +115,10 @@ def test_the_peak_is_at_least_both_ends_and_never_more_than_there_is(
     assert Bytes(cost.peak_extra_bytes) >= 0
 
 
-def test_no_outage_is_told_where_old_and_new_fit_side_by_side() -> None:
-    assert takes((placed("a-1", gib=10),), (placed("a-1", gib=20),)).outages == ()
-
-
-def test_where_they_do_not_fit_the_outage_lasts_from_the_drain_to_the_new_one() -> None:
-    old, new = placed("a-1", gib=50), placed("a-1", gib=60)
-    (outage,) = takes((old,), (new,), seen={"a": 30.0}).outages
-    assert (outage.model, outage.from_seconds) == ("a", 0.0)
-    assert outage.to_seconds == 30.0 + drain_seconds(old)
-
-
-def test_a_replica_that_makes_way_while_another_serves_is_no_outage() -> None:
+def test_no_outage_is_told_of_what_another_serves_or_comes_or_goes() -> None:
     running = (placed("a-1", gib=30), placed("a-2", gib=30))
     assert takes(running, (placed("a-1", gib=35), placed("a-2", gib=35))).outages == ()
+    assert takes((placed("a-1", gib=50),), (placed("b-1", gib=60),)).outages == ()
 
 
 def test_an_outage_begins_when_its_turn_comes() -> None:
@@ -143,7 +128,3 @@ def test_an_outage_begins_when_its_turn_comes() -> None:
     (outage,) = takes(running, wanted, seen={"a": 30.0, "b": 20.0}).outages
     assert outage.from_seconds == 20.0
     assert outage.seconds == 30.0 + drain_seconds(running[0])
-
-
-def test_models_that_come_or_go_have_no_outage() -> None:
-    assert takes((placed("a-1", gib=50),), (placed("b-1", gib=60),)).outages == ()

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from partitiond.core.plan.outage import outages
 from partitiond.core.plan.record import Placement, diff_plans
 from partitiond.core.plan.start_order import start_order
+from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import MIB
-from tests.core.replica.test_reconcile import MEMORY_MIB, SERVING, plans
-from tests.core.simulated_host import SimulatedHost
+from tests.core.simulated_host import MEMORY_MIB, SimulatedHost, plans
 
 DEVICES = ("cpu", "cpu-b")
 
@@ -33,7 +33,7 @@ def seen(first: tuple[Placement, ...], second: tuple[Placement, ...]) -> set[str
     found: set[str] = set()
     for _ in range(200):
         actions = here.run(second)
-        found |= both - {e.placement.model for e in here.in_state(SERVING)}
+        found |= both - {e.placement.model for e in here.in_state(ReplicaState.SERVING)}
         if not actions and not here.calm_step():
             break
         here.now += 1.0

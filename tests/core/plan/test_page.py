@@ -7,18 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.plan.page import (
-    MANY_DEVICES,
-    MANY_MODELS,
-    Fill,
-    alike,
-    fills_of,
-    first_of,
-    fullest_and_emptiest,
-    is_large,
-    kinds_of,
-    worst_served,
-)
+from partitiond.core.plan import page
+from partitiond.core.plan.page import first_of, fullest_and_emptiest, is_large, worst_served
 from partitiond.core.plan.record import ModelForecast, Plan
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
@@ -32,9 +22,9 @@ def gets(
     return ModelForecast(name, replicas, capacity, wanted, 0.1, 0.01, None)
 
 
-def fill(name: str, memory: float, compute: float | None = None, *, of: str = "x") -> Fill:
+def fill(name: str, memory: float, compute: float | None = None, *, of: str = "x") -> page.Fill:
     """A device that is so full."""
-    return Fill(name, "a100-80gb", SharingMode.MPS, 1, memory, compute, ((of, "mps-10", 8),))
+    return page.Fill(name, "a100-80gb", SharingMode.MPS, 1, memory, compute, ((of, "mps-10", 8),))
 
 
 def made(*requests: object, devices: int = 1) -> Plan:
@@ -76,32 +66,32 @@ def test_full_is_what_is_used_up_most_and_no_device_is_both() -> None:
 def test_devices_that_hold_the_same_are_alike() -> None:
     same = [fill(f"s{n}", 0.5, of="a") for n in range(3)]
     other = [fill("o1", 0.5, of="b"), fill("o2", 0.5, of="b"), fill("lone", 0.5, of="c")]
-    assert [[f.device_id for f in group] for group in alike([*other, *same])] == [
+    assert [[f.device_id for f in group] for group in page.alike([*other, *same])] == [
         ["s0", "s1", "s2"],
         ["o1", "o2"],
     ]
     h100 = dataclasses.replace(same[0], hardware="h100-80gb")
-    assert alike([h100, same[1]]) == ()
+    assert page.alike([h100, same[1]]) == ()
 
 
 def test_kinds_count_devices_and_replicas() -> None:
     fills = [fill("a", 0.1), fill("b", 0.4), fill("c", 0.7)]
     mig = dataclasses.replace(fill("d", 0.3), mode=SharingMode.MIG)
-    first, second = kinds_of([mig, *fills])
+    first, second = page.kinds_of([mig, *fills])
     assert (first.devices, first.replicas, first.mode) == (3, 3, SharingMode.MPS)
     assert (first.least, first.median, first.most) == (0.1, 0.4, 0.7)
     assert (second.devices, second.mode) == (1, SharingMode.MIG)
-    assert kinds_of([]) == ()
+    assert page.kinds_of([]) == ()
 
 
 def test_a_plan_says_how_full_its_devices_are() -> None:
-    (one,) = fills_of(made(want("a", point("a", 5, 40, sm=30), rate=9), devices=2))
+    (one,) = page.fills_of(made(want("a", point("a", 5, 40, sm=30), rate=9), devices=2))
     assert (one.replicas, one.content) == (2, (("a", "mps-30", 8), ("a", "mps-30", 8)))
     assert one.compute_share == pytest.approx(0.6)
     assert 0.9 < one.memory_share <= 1
     cores = solve(PlanRequest((cpu(4),), (want("a", on_cores("a", 5, 1), rate=4),)))
     assert isinstance(cores, Plan)
-    (of_cpu,) = fills_of(cores)
+    (of_cpu,) = page.fills_of(cores)
     assert of_cpu.compute_share == 0.25
 
 
@@ -109,9 +99,11 @@ def test_a_plan_is_large_by_its_models_or_its_devices() -> None:
     plan = made(want("a", point("a", 5, 4, sm=10), rate=4))
     (forecast,), (placed,) = plan.forecasts, plan.placements
     assert not is_large(plan)
-    assert not is_large(dataclasses.replace(plan, forecasts=(forecast,) * MANY_MODELS))
-    assert is_large(dataclasses.replace(plan, forecasts=(forecast,) * (MANY_MODELS + 1)))
-    spread = tuple(dataclasses.replace(placed, device_id=f"g{n}") for n in range(MANY_DEVICES + 1))
+    assert not is_large(dataclasses.replace(plan, forecasts=(forecast,) * page.MANY_MODELS))
+    assert is_large(dataclasses.replace(plan, forecasts=(forecast,) * (page.MANY_MODELS + 1)))
+    spread = tuple(
+        dataclasses.replace(placed, device_id=f"g{n}") for n in range(page.MANY_DEVICES + 1)
+    )
     assert not is_large(dataclasses.replace(plan, placements=spread[1:]))
     assert is_large(dataclasses.replace(plan, placements=spread))
 
@@ -134,4 +126,4 @@ def test_of_any_number_of_devices_the_ends_are_told(
     rest = [f.share for f in fills if f not in (*full, *empty)]
     assert all(f.share >= share for f in full for share in rest)
     assert all(f.share <= share for f in empty for share in rest)
-    assert sum(kind.devices for kind in kinds_of(fills)) == len(fills)
+    assert sum(kind.devices for kind in page.kinds_of(fills)) == len(fills)

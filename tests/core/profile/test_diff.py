@@ -1,6 +1,7 @@
 """Profiles are compared like with like, and differences against their intervals."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -27,6 +28,10 @@ def scaled(profile: Profile, factor: float, half_width: float = 1.0) -> Profile:
     return dataclasses.replace(profile, id=f"x{factor}", points=points, knee=knee)
 
 
+TRACES = [Workload.of_trace([(10, 4), (30, 4)]), Workload.of_trace([(20, 4), (20, 4)])]
+"""Of one key, and yet two."""
+
+
 def test_a_profile_does_not_differ_from_itself() -> None:
     one = scaled(measured_profile(), 1.0)
     diff = compare(one, one)
@@ -38,59 +43,44 @@ def test_a_profile_does_not_differ_from_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "word"),
+    ("one", "change", "word"),
     [
-        ({"hardware": "a100"}, "hardware"),
-        ({"workload": Workload(512, 256)}, "workload"),
-        ({"structured_output": True}, "structured output"),
+        (measured_profile(), {"hardware": "a100"}, "hardware"),
+        (measured_profile(), {"workload": Workload(512, 256)}, "workload"),
+        (measured_profile(), {"structured_output": True}, "structured output"),
+        (measured_profile(), {"size": measured_profile(cores=2).size}, "partition"),
+        (dataclasses.replace(measured_profile(), workload=TRACES[0]), {"workload": TRACES[1]},
+         "two different traces"),
     ],
-)
-def test_what_makes_two_profiles_incomparable(change: dict[str, object], word: str) -> None:
-    one = measured_profile()
-    other = dataclasses.replace(one, **change)  # type: ignore[arg-type]
-    (why,) = compare(one, other).incomparable
-    assert why.startswith(word)
+)  # fmt: skip
+def test_what_makes_two_profiles_incomparable(
+    one: Profile, change: dict[str, Any], word: str
+) -> None:
+    (why,) = compare(one, dataclasses.replace(one, **change)).incomparable
+    assert word in why
 
 
-def test_other_partitions_and_other_traces_are_incomparable() -> None:
-    assert compare(measured_profile(cores=1), measured_profile(cores=2)).incomparable
-    traces = [Workload.of_trace([(10, 4), (30, 4)]), Workload.of_trace([(20, 4), (20, 4)])]
-    one, two = (dataclasses.replace(measured_profile(), workload=trace) for trace in traces)
-    assert one.workload.key == two.workload.key
-    assert "two different traces" in compare(one, two).incomparable[0]
-
-
-def test_a_variant_and_an_engine_are_differences_one_may_be_comparing() -> None:
+def test_a_variant_an_engine_and_batches_are_differences_one_may_be_comparing() -> None:
     one = measured_profile()
     made = dataclasses.replace(one.provenance, engine_version="9.9")
-    other = dataclasses.replace(one, variant="fp8", provenance=made)
+    other = dataclasses.replace(one, variant="fp8", provenance=made, points=one.points[1:])
     diff = compare(one, other)
     assert not diff.incomparable
     assert [text.split(":")[0] for text in diff.differences] == ["variant", "engine"]
-
-
-def test_only_differences_beyond_the_intervals_count() -> None:
-    one = measured_profile()  # 100 to 400 tokens/s, each +- 1
-    within = compare(scaled(one, 1.0, 10.0), scaled(one, 1.03, 10.0))
-    beyond = compare(scaled(one, 1.0, 1.0), scaled(one, 1.03, 1.0))
-    assert [p.output_tokens_per_s.differs for p in within.points] == [False] * 4
-    assert [p.output_tokens_per_s.differs for p in beyond.points] == [True] * 4
-    assert beyond.points[0].output_tokens_per_s.ratio == pytest.approx(1.03)
-
-
-def test_unknown_intervals_claim_nothing() -> None:
-    one = scaled(measured_profile(), 1.0, 0.0)
-    diff = compare(one, scaled(measured_profile(), 2.0, 1.0))
-    assert {p.output_tokens_per_s.differs for p in diff.points} == {None}
-    assert compare(measured_profile(), one).points[0].tpot_p95_seconds.differs is None
-
-
-def test_batches_that_one_lacks_are_named() -> None:
-    one = measured_profile()
-    other = dataclasses.replace(one, points=one.points[1:])
-    diff = compare(one, other)
     assert (diff.only_first, diff.only_second) == ((1,), ())
     assert [p.batch for p in diff.points] == [2, 4, 8]
+
+
+def test_only_differences_beyond_known_intervals_count() -> None:
+    one = measured_profile()  # 100 to 400 tokens/s, each +- 1
+    for width, differs in ((10.0, False), (1.0, True)):
+        found = compare(scaled(one, 1.0, width), scaled(one, 1.03, width))
+        assert [p.output_tokens_per_s.differs for p in found.points] == [differs] * 4
+        assert found.points[0].output_tokens_per_s.ratio == pytest.approx(1.03)
+    unknown = scaled(one, 1.0, 0.0)
+    found = compare(unknown, scaled(one, 2.0))
+    assert {p.output_tokens_per_s.differs for p in found.points} == {None}
+    assert compare(one, unknown).points[0].tpot_p95_seconds.differs is None
 
 
 @given(st.floats(0.1, 10), st.floats(0.1, 50), st.floats(0.1, 50))

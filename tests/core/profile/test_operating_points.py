@@ -1,7 +1,9 @@
 """Operating points are found by their names."""
 
 import dataclasses
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,22 +16,11 @@ from partitiond.core.units import Bytes
 from tests.controller.samples import measured_profile
 
 
-def point(
-    batch: int,
-    rate: float,
-    *,
-    tpot: float = 0.01,
-    goodput: float | None = None,
-    joules: float | None = None,
-    limited: bool = False,
-    attainment: float | None = None,
-) -> OperatingPoint:
-    same = Latency(tpot, tpot, tpot, 2 * tpot)
-    first = Latency(0.1, 0.1, 0.1, 0.1)
+def point(batch: int, rate: float, *, tpot: float = 0.01, **more: Any) -> OperatingPoint:
+    same, first = Latency(tpot, tpot, tpot, 2 * tpot), Latency(*[0.1] * 4)
     return OperatingPoint(
         batch, rate, 1.0, rate / 32, first, same, same, first, batch * 10, Bytes(1000 + batch),
-        kv_limited=limited, goodput_req_per_s=goodput, joules_per_output_token=joules,
-        attainment=attainment,
+        **more,
     )  # fmt: skip
 
 
@@ -39,14 +30,14 @@ def profile(*points: OperatingPoint, slo: Slo | None = None) -> Profile:
 
 
 SLO = Slo(1.0, 0.04)
-FLAT = (
-    point(1, 50, tpot=0.01, joules=3.0, goodput=1.5),
-    point(2, 90, tpot=0.02, joules=2.0, goodput=2.8),
-    point(4, 100, tpot=0.03, joules=1.9, goodput=3.0),
-    point(8, 101, tpot=0.04, joules=1.8, goodput=2.0),
-    point(16, 102, tpot=0.05, joules=1.7, goodput=0.5),
-    point(32, 200, tpot=0.01, joules=0.1, goodput=9.0, limited=True),
-)
+FLAT = tuple(
+    point(2**n, rate, tpot=tpot, joules_per_output_token=joules, goodput_req_per_s=goodput,
+          kv_limited=n == 5)
+    for n, (rate, tpot, joules, goodput) in enumerate([
+        (50, 0.01, 3.0, 1.5), (90, 0.02, 2.0, 2.8), (100, 0.03, 1.9, 3.0), (101, 0.04, 1.8, 2.0),
+        (102, 0.05, 1.7, 0.5), (200, 0.01, 0.1, 9.0),
+    ])
+)  # fmt: skip
 
 
 def batch(made: Profile, name: PointName, slo: Slo | None) -> int | None:
@@ -54,47 +45,33 @@ def batch(made: Profile, name: PointName, slo: Slo | None) -> int | None:
     return None if found is None else found.batch
 
 
-def test_each_name_is_what_it_says() -> None:
-    made = profile(*FLAT, slo=SLO)
-    assert {name: batch(made, name, SLO) for name in PointName} == {
-        PointName.DEFAULT: 4,
-        PointName.KNEE: 4,
-        PointName.SLO: 8,
-        PointName.GOODPUT: 4,
-        PointName.ENERGY: 8,
-        PointName.THROUGHPUT: 8,
-    }
+ELSEWHERE, NEVER = Slo(9.0, 9.0), Slo(0.001, 0.001)
+GROWING = (point(1, 50), point(2, 100), point(4, 200))
 
 
-def test_without_an_slo_there_is_neither_slo_nor_goodput() -> None:
-    made = profile(*FLAT)
-    assert batch(made, PointName.SLO, None) is None
-    assert batch(made, PointName.GOODPUT, None) is None
-    assert batch(made, PointName.THROUGHPUT, None) == 16
-    assert batch(made, PointName.ENERGY, None) == 16
-
-
-def test_a_goodput_measured_under_another_slo_is_not_believed() -> None:
-    made = profile(*FLAT, slo=Slo(9.0, 9.0))
-    assert batch(made, PointName.GOODPUT, SLO) == 8
-    assert goodput_req_per_s(made, FLAT[4], SLO) == 0.0
-
-
-def test_energy_that_is_not_exposed_has_no_point() -> None:
-    made = profile(point(1, 50), point(2, 60), point(4, 61))
-    assert batch(made, PointName.ENERGY, None) is None
-
-
-def test_where_throughput_still_grew_the_knee_is_the_largest_batch() -> None:
-    made = profile(point(1, 50), point(2, 100), point(4, 200))
-    assert made.knee.batch is None
-    assert batch(made, PointName.KNEE, None) == 4
-
-
-def test_an_slo_that_nothing_holds_has_no_point() -> None:
-    made = profile(*FLAT)
-    for name in (PointName.SLO, PointName.GOODPUT, PointName.THROUGHPUT, PointName.DEFAULT):
-        assert batch(made, name, Slo(0.001, 0.001)) is None
+@pytest.mark.parametrize(
+    ("made", "slo", "batches"),
+    [
+        (profile(*FLAT, slo=SLO), SLO, (4, 4, 8, 4, 8, 8)),
+        (profile(*FLAT), None, (4, 4, None, None, 16, 16)),
+        # A goodput that was measured under another SLO is not believed.
+        (profile(*FLAT, slo=ELSEWHERE), SLO, (4, 4, 8, 8, 8, 8)),
+        (profile(*FLAT), NEVER, (None, 4, None, None, None, None)),
+        # Where throughput still grew the knee is the largest batch; energy was not exposed.
+        (profile(*GROWING), None, (4, 4, None, None, None, 4)),
+    ],
+)
+def test_each_name_is_what_it_says(
+    made: Profile, slo: Slo | None, batches: tuple[int | None, ...]
+) -> None:
+    """In the order of default, knee, SLO, goodput, energy and throughput."""
+    names = (
+        PointName.DEFAULT, PointName.KNEE, PointName.SLO, PointName.GOODPUT, PointName.ENERGY,
+        PointName.THROUGHPUT,
+    )  # fmt: skip
+    assert set(names) == set(PointName)
+    assert tuple(batch(made, name, slo) for name in names) == batches
+    assert goodput_req_per_s(profile(*FLAT, slo=ELSEWHERE), FLAT[4], SLO) == 0.0
 
 
 def test_a_stricter_quantile_looks_at_p99() -> None:
@@ -130,7 +107,7 @@ def test_no_point_is_better_at_what_a_name_promises(
 ) -> None:
     slo = Slo(10.0, bound)
     points = tuple(
-        point(2**i, rate, tpot=tpot, joules=joules, limited=limited and i > 0)
+        point(2**i, rate, tpot=tpot, joules_per_output_token=joules, kv_limited=limited and i > 0)
         for i, (rate, tpot, joules, limited) in enumerate(rows)
     )
     made = profile(*points)
@@ -140,9 +117,7 @@ def test_no_point_is_better_at_what_a_name_promises(
         assert {chosen[n] for n in PointName if n is not PointName.KNEE} == {None}
         return
     largest, fastest, least = (
-        chosen[PointName.SLO],
-        chosen[PointName.THROUGHPUT],
-        chosen[PointName.ENERGY],
+        chosen[name] for name in (PointName.SLO, PointName.THROUGHPUT, PointName.ENERGY)
     )
     assert largest is not None
     assert largest.batch == max(p.batch for p in usable)

@@ -9,7 +9,7 @@ from partitiond.core.profile.staleness import command_for, measure_again_reasons
 from tests.controller.samples import measured_profile
 
 
-def made(*, revision: str | None = "r1", engine: str = "0.32.0", driver: str = "6.1") -> Profile:
+def made(revision: str | None = "r1", engine: str = "0.32.0", driver: str = "6.1") -> Profile:
     base = measured_profile()
     provenance = dataclasses.replace(
         base.provenance, model_revision=revision, engine_version=engine, driver=driver
@@ -17,57 +17,45 @@ def made(*, revision: str | None = "r1", engine: str = "0.32.0", driver: str = "
     return dataclasses.replace(base, provenance=provenance)
 
 
-def reasons(profile: Profile, revision: str | None, engine: str, driver: str) -> int:
-    return len(
-        stale_reasons(profile, model_revision=revision, engine_version=engine, driver=driver)
-    )
+ESTIMATE = dataclasses.replace(made(), kind=ProfileKind.ESTIMATED)
 
 
 @pytest.mark.parametrize(
-    ("revision", "engine", "driver", "count"),
+    ("profile", "now", "count"),
     [
-        ("r1", "0.32.0", "6.1", 0),
-        ("r1", "0.32.1", "6.1", 0),
-        ("r1", "v0.32.0+cpu", "6.1", 0),
-        ("r1", "0.33.0", "6.1", 1),
-        ("r1", "1.32.0", "6.1", 1),
-        ("r2", "0.32.0", "6.1", 1),
-        ("r1", "0.32.0", "6.2", 1),
-        ("r2", "0.33.0", "6.2", 3),
-        (None, "", "", 0),
+        (made(), ("r1", "0.32.0", "6.1"), 0),
+        (made(), ("r1", "0.32.1", "6.1"), 0),
+        (made(), ("r1", "v0.32.0+cpu", "6.1"), 0),
+        (made(), ("r1", "0.33.0", "6.1"), 1),
+        (made(), ("r1", "1.32.0", "6.1"), 1),
+        (made(), ("r2", "0.32.0", "6.1"), 1),
+        (made(), ("r1", "0.32.0", "6.2"), 1),
+        (made(), ("r2", "0.33.0", "6.2"), 3),
+        # What is not said is no difference; versions without numbers are compared whole.
+        (made(), (None, "", ""), 0),
+        (made(None, "", ""), ("r2", "0.33.0", "6.2"), 0),
+        (made(engine="nightly-a"), ("r1", "nightly-b", "6.1"), 1),
+        (ESTIMATE, ("r2", "9.9", "x"), 0),
     ],
 )
 def test_what_makes_a_profile_stale(
-    revision: str | None, engine: str, driver: str, count: int
+    profile: Profile, now: tuple[str | None, str, str], count: int
 ) -> None:
-    assert reasons(made(), revision, engine, driver) == count
+    revision, engine, driver = now
+    found = stale_reasons(profile, model_revision=revision, engine_version=engine, driver=driver)
+    assert len(found) == count
 
 
-def test_what_a_profile_does_not_say_is_no_difference() -> None:
-    assert reasons(made(revision=None, engine="", driver=""), "r2", "0.33.0", "6.2") == 0
-
-
-def test_versions_without_numbers_are_compared_whole() -> None:
-    assert reasons(made(engine="nightly-a"), "r1", "nightly-b", "6.1") == 1
-
-
-def test_an_estimate_is_never_stale() -> None:
-    estimate = dataclasses.replace(made(), kind=ProfileKind.ESTIMATED)
-    assert reasons(estimate, "r2", "9.9", "x") == 0
-    assert measure_again_reasons(estimate, model_revision="r2", engine_version="9.9") == ()
-
-
-def test_another_driver_alone_is_not_measured_again() -> None:
+def test_another_driver_alone_and_an_estimate_are_not_measured_again() -> None:
     assert measure_again_reasons(made(), model_revision="r1", engine_version="0.32.9") == ()
+    assert measure_again_reasons(ESTIMATE, model_revision="r2", engine_version="9.9") == ()
     (why,) = measure_again_reasons(made(), model_revision="r1", engine_version="0.33.0")
     assert "0.32.0" in why
     assert "0.33.0" in why
 
 
 def test_commits_are_named_by_their_beginning() -> None:
-    (why,) = stale_reasons(
-        made(revision="a" * 40), model_revision="b" * 40, engine_version="", driver=""
-    )
+    (why,) = stale_reasons(made("a" * 40), model_revision="b" * 40, engine_version="", driver="")
     assert "a" * 12 in why
     assert "a" * 13 not in why
 

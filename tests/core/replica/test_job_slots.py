@@ -4,19 +4,14 @@ import collections
 import dataclasses
 import itertools
 from collections.abc import Hashable, Mapping
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.replica.job_slots import (
-    MOST_PASSED,
-    NAMED_MOST,
-    MeasuringJob,
-    Slots,
-    Turn,
-    WaitingJob,
-    next_job,
-)
+from partitiond.core.replica import job_slots
+from partitiond.core.replica.job_slots import MOST_PASSED, NAMED_MOST, Slots, WaitingJob
 
 
 @dataclasses.dataclass
@@ -45,9 +40,11 @@ class Shop:
         assert isinstance(needs, int)
         return needs + self.held.get(device_id, 0) <= self.room[device_id]
 
-    def turn(self, queue: list[WaitingJob], slots: Slots) -> Turn[tuple[str, int]]:
-        running = [MeasuringJob(job.id, job.work, there) for job, there, _ in self.running]
-        return next_job(queue, running, slots, self, self.host_of)
+    def turn(self, queue: list[WaitingJob], slots: Slots) -> job_slots.Turn[tuple[str, int]]:
+        running = [
+            job_slots.MeasuringJob(job.id, job.work, there) for job, there, _ in self.running
+        ]
+        return job_slots.next_job(queue, running, slots, self, self.host_of)
 
     def begin(self, queue: list[WaitingJob], slots: Slots) -> str | None:
         """One turn, done: the job leaves the queue, and those passed over are counted."""
@@ -73,45 +70,44 @@ class Shop:
         self.running = [one for one in self.running if one[0].id != job_id]
 
 
-def job(name: str, *devices: str, needs: int = 4, work: str = "", first: str = "") -> WaitingJob:
-    return WaitingJob(name, work or name, needs, devices, first)
+def job(name: str, *devices: str, needs: int = 4, work: str = "", **more: Any) -> WaitingJob:
+    return WaitingJob(name, work or name, needs, devices, **more)
 
 
-def gpus(count: int) -> tuple[str, ...]:
-    return tuple(f"g{n}" for n in range(count))
+def jobs(count: int, *devices: str, needs: int = 4) -> list[WaitingJob]:
+    return [job(f"j{n}", *devices, needs=needs) for n in range(count)]
 
 
-def shop(count: int, room: int = 4, **held: int) -> Shop:
-    return Shop(dict.fromkeys(gpus(count), room), held)
+G = tuple(f"g{n}" for n in range(128))
+QUIET = "waits for a quiet time"
+TWO = Slots(per_device=2)
 
 
-def test_new_models_are_measured_on_as_many_devices_at_a_time_as_there_are() -> None:
-    here, queue = shop(3), [job(f"j{n}", *gpus(3)) for n in range(5)]
-    assert here.begin_all(queue, Slots()) == ["j0", "j1", "j2"]
-    assert {there for _, there, _ in here.running} == set(gpus(3))
-    assert here.turn(queue, Slots()).waits["j3"] == "waits for j0 or j1 or j2"
-    here.end("j1")
-    assert here.begin_all(queue, Slots()) == ["j3"]
-    assert here.running[-1][1] == "g1"
+def shop(count: int, *running: WaitingJob, room: int = 4, **held: int) -> Shop:
+    """A shop in which these jobs run already, two on a device."""
+    here = Shop(dict.fromkeys(G[:count], room), held)
+    here.begin_all(list(running), TWO)
+    return here
+
+
+def small(name: str, *devices: str) -> WaitingJob:
+    return job(name, *devices, needs=1)
 
 
 def test_a_host_bounds_what_runs_on_all_its_devices() -> None:
-    here, queue = shop(8), [job(f"j{n}", *gpus(8)) for n in range(8)]
-    queue[7] = dataclasses.replace(queue[7], held_back="waits for a quiet time")
-    assert len(here.begin_all(queue, Slots(per_host=3))) == 3
-    assert here.turn(queue, Slots(per_host=3)).waits == {
-        **{f"j{n}": "waits for j0 or j1 or j2" for n in range(3, 7)},
-        "j7": "waits for a quiet time",
-    }
+    here, queue, slots = shop(8), jobs(8, *G[:8]), Slots(per_host=3)
+    queue[7] = dataclasses.replace(queue[7], held_back=QUIET)
+    assert len(here.begin_all(queue, slots)) == 3
+    expected = dict.fromkeys(("j3", "j4", "j5", "j6"), "waits for j0 or j1 or j2")
+    assert here.turn(queue, slots).waits == {**expected, "j7": QUIET}
 
 
 def test_a_host_that_takes_no_further_job_holds_up_no_other_host() -> None:
-    here = shop(3)
+    here, slots = shop(3), Slots(per_host=1)
     here.host_of = {"g0": "a", "g1": "a", "g2": "b"}
-    slots = Slots(per_host=1)
-    queue = [job("j0", "g0"), job("j1", "g1"), job("j2", *gpus(3)), job("j3", "g2")]
+    queue = [job("j0", "g0"), job("j1", "g1"), job("j2", *G[:3]), job("j3", "g2")]
     assert here.begin_all(queue, slots) == ["j0", "j2"]
-    both = [*queue[:1], job("j4", *gpus(3)), job("j5", "g2")]
+    both = [*queue[:1], job("j4", *G[:3]), job("j5", "g2")]
     assert here.turn(both, slots).waits == {
         "j1": "waits for j0",  # all hosts are full, and this job is for one of them
         "j4": "waits for j0 or j2",
@@ -129,133 +125,81 @@ def test_a_host_that_takes_no_further_job_holds_up_no_other_host() -> None:
     assert (found.begins, found.waits) == ("j5", {"j4": "waits for j9 or j0"})
 
 
-def test_each_of_many_hosts_has_all_its_slots_and_a_reason_names_few_of_the_jobs() -> None:
-    devices, slots = gpus(40), Slots(per_host=2)
+def test_a_reason_names_few_of_the_jobs() -> None:
+    queue, slots = jobs(40, *G[:40]), Slots(per_host=20)
     here = shop(40)
-    here.host_of = {name: f"h{number % 10}" for number, name in enumerate(devices)}
-    queue = [job(f"j{n:02}", *devices) for n in range(40)]
-    assert len(here.begin_all(queue, slots)) == 20
-    per_host = collections.Counter(here.host_of[there] for _, there, _ in here.running)
-    assert set(per_host.values()) == {2}
-    running = [one.id for one, _, _ in here.running]
+    running = here.begin_all(queue, slots)
     named = " or ".join(running[:NAMED_MOST])
     assert set(here.turn(queue, slots).waits.values()) == {f"waits for {named} or 12 others"}
     for name in running[NAMED_MOST + 1 :]:
         here.end(name)
-    here.host_of = dict.fromkeys(devices, "h")
-    every = " or ".join(running[: NAMED_MOST + 1])
     (why,) = set(here.turn(queue, Slots(per_host=NAMED_MOST + 1)).waits.values())
-    assert why == f"waits for {every}"
+    assert why == f"waits for {' or '.join(running[: NAMED_MOST + 1])}"
 
 
-def test_a_device_has_as_many_slots_as_it_is_given_where_there_is_room() -> None:
-    queue = [job(f"j{n}", "g0", needs=1) for n in range(4)]
-    assert len(shop(1).begin_all(list(queue), Slots(per_device=1))) == 1
-    assert len(shop(1).begin_all(list(queue), Slots(per_device=3))) == 3
-    assert len(shop(1, room=2).begin_all(list(queue), Slots(per_device=3))) == 2
-
-
-def test_jobs_spread_over_devices_before_they_share_one() -> None:
-    here, queue = shop(2), [job(f"j{n}", *gpus(2), needs=1) for n in range(2)]
-    here.begin_all(queue, Slots(per_device=2))
-    assert [there for _, there, _ in here.running] == ["g0", "g1"]
-
-
-def test_a_job_goes_on_where_it_was_if_it_can_and_elsewhere_if_it_cannot() -> None:
-    there = job("j", *gpus(3), first="g2")
-    free = shop(3)
-    free.begin_all([there], Slots())
-    assert free.running[0][1] == "g2"
-    full = shop(3, g2=1)
-    full.begin_all([there], Slots())
-    assert full.running[0][1] == "g0"
-    shared = shop(3)
-    shared.begin_all([job("i", "g2", needs=1)], Slots())
-    shared.begin_all([job("j", *gpus(3), needs=1, first="g2")], Slots(per_device=2))
-    assert shared.running[1][1] == "g2"
-
-
-def test_the_same_is_never_measured_twice_at_a_time() -> None:
-    here = shop(2)
-    queue = [job("j0", *gpus(2), work="a"), job("j1", *gpus(2), work="a"), job("j2", *gpus(2))]
-    assert here.begin_all(queue, Slots()) == ["j0", "j2"]
-    assert here.turn(queue, Slots()).waits == {"j1": "waits for j0, which measures the same"}
-    here.end("j0")
-    assert here.begin_all(queue, Slots()) == ["j1"]
+@pytest.mark.parametrize(
+    ("here", "queue", "slots", "where"),
+    [
+        (shop(2), jobs(2, "g0", "g1", needs=1), TWO, ["g0", "g1"]),
+        (shop(3), [job("j", *G[:3], first="g2")], Slots(), ["g2"]),
+        (shop(3, g2=1), [job("j", *G[:3], first="g2")], Slots(), ["g0"]),
+        (shop(3, small("i", "g2")), [job("j", *G[:3], needs=1, first="g2")], TWO, ["g2", "g2"]),
+    ],
+    ids=["they spread before they share", "where it was", "elsewhere if full", "beside another"],
+)
+def test_a_job_goes_on_where_it_was_if_it_can_and_elsewhere_if_it_cannot(
+    here: Shop, queue: list[WaitingJob], slots: Slots, where: list[str]
+) -> None:
+    here.begin_all(list(queue), slots)
+    assert [there for _, there, _ in here.running] == where
 
 
 def test_a_job_that_fits_nowhere_says_why_and_holds_up_none_behind_it() -> None:
     here = shop(2, g0=1)
-    queue = [job("j0", "g0"), job("j1", *gpus(2)), job("j2", *gpus(2))]
-    queue.append(dataclasses.replace(job("j3", "g1"), held_back="waits for a quiet time"))
+    queue = [job("j0", "g0"), *jobs(3, *G[:2])[1:], job("j3", "g1", held_back=QUIET)]
+    queue.append(job("j4", *G[:2], work="j1"))
     assert here.begin_all(queue, Slots()) == ["j1"]
     assert here.turn(queue, Slots()).waits == {
         "j0": "waits for 4 of g0",
         "j2": "waits for j1, or for 4 of g0",
-        "j3": "waits for a quiet time",
+        "j3": QUIET,
+        "j4": "waits for j1, which measures the same",
     }
-    everywhere = shop(2, g0=1, g1=1).turn([job("j", *gpus(2))], Slots())
+    everywhere = shop(2, g0=1, g1=1).turn([job("j", *G[:2])], Slots())
     assert everywhere.waits == {"j": "waits for 4 of g0; 1 like it have no room either"}
 
 
-def test_small_jobs_do_not_keep_a_large_one_waiting_for_ever() -> None:
-    here, slots = shop(1), Slots(per_device=2)
-    here.begin_all([job("s0", "g0", needs=1)], slots)
-    queue, begun = [job("large", "g0")], 0
-    for n in range(1, 100):
-        queue.append(job(f"s{n}", "g0", needs=1))
-        begun += len(here.begin_all(queue, slots))
-        here.end(here.running[0][0].id)
-        if here.begin(queue, slots) == "large":
-            break
-        begun += len(here.begin_all(queue, slots))
-    assert begun == MOST_PASSED
-    assert [one.id for one, _, _ in here.running] == ["large"]
-
-
-def test_a_job_that_is_passed_over_no_more_keeps_only_its_own_devices() -> None:
-    here, slots = shop(2), Slots(per_device=2)
-    here.begin_all([job("s0", "g0", needs=1)], slots)
-    large = dataclasses.replace(job("large", "g0"), passed=MOST_PASSED)
-    queue = [large, job("s1", "g0", needs=1), job("s2", *gpus(2), needs=1)]
-    assert here.begin_all(queue, slots) == ["s2"]
+def test_a_job_that_is_passed_over_no_more_keeps_its_own_devices_and_no_others() -> None:
+    here, large = shop(2, small("s0", "g0")), job("large", "g0", passed=MOST_PASSED)
+    queue = [large, small("s1", "g0"), small("s2", *G[:2])]
+    assert here.begin_all(queue, TWO) == ["s2"]
     assert here.running[-1][1] == "g1"
-    assert here.turn(queue, slots).waits["s1"] == (
+    assert here.turn(queue, TWO).waits["s1"] == (
         f"waits for large and s0: large was passed over {MOST_PASSED} times"
     )
+    # One that waits for replicas bars nobody; one that needs cores beside its device, those too.
+    assert shop(1, small("s0", "g0"), g0=2).begin_all([large, small("s1", "g0")], TWO) == ["s1"]
+    beside = job("large", "g0", also=("g1",), passed=MOST_PASSED)
+    assert shop(2, small("s0", "g0")).begin_all([beside, small("s1", "g1")], Slots()) == []
 
 
-def test_a_job_is_passed_over_only_by_those_that_take_what_it_could_have() -> None:
-    here, slots = shop(3), Slots(per_device=2)
-    here.begin_all([job("s0", "g0", needs=1)], slots)
-    queue = [job("large", "g0"), dataclasses.replace(job("core", "g0"), also=("g1",))]
-    assert here.turn([*queue, job("s1", "g2", needs=1)], slots).passed == ()
-    assert here.turn([*queue, job("s1", "g1", needs=1)], slots).passed == ("core",)
-    assert here.turn([*queue, job("s1", "g0", needs=1)], slots).passed == ("large", "core")
-
-
-def test_a_job_that_waits_for_replicas_bars_nobody() -> None:
-    here, slots = shop(1, g0=2), Slots(per_device=2)
-    here.begin_all([job("s0", "g0", needs=1)], slots)
-    large = dataclasses.replace(job("large", "g0"), passed=MOST_PASSED)
-    assert here.begin_all([large, job("s1", "g0", needs=1)], slots) == ["s1"]
-
-
-def test_cores_that_jobs_elsewhere_hold_are_kept_for_a_job_that_needs_them() -> None:
-    here, slots = shop(2), Slots()
-    large = dataclasses.replace(job("large", "g0"), also=("g1",), passed=MOST_PASSED)
-    here.begin_all([job("s0", "g0", needs=1)], slots)
-    assert here.begin_all([large, job("s1", "g1", needs=1)], slots) == []
+@pytest.mark.parametrize(
+    ("device", "passed"), [("g2", ()), ("g1", ("core",)), ("g0", ("large", "core"))]
+)
+def test_a_job_is_passed_over_only_by_those_that_take_what_it_could_have(
+    device: str, passed: tuple[str, ...]
+) -> None:
+    queue = [job("large", "g0"), job("core", "g0", also=("g1",)), small("s1", device)]
+    assert shop(3, small("s0", "g0")).turn(queue, TWO).passed == passed
 
 
 def test_hundreds_of_jobs_that_ask_for_the_same_ask_each_device_once() -> None:
-    devices = gpus(128)
-    here = Shop(dict.fromkeys(devices, 4), dict.fromkeys(devices, 1))
-    here.turn([job(f"j{n}", *devices) for n in range(300)], Slots())
+    here = Shop(dict.fromkeys(G, 4), dict.fromkeys(G, 1))
+    here.turn(jobs(300, *G), Slots())
     assert here.asked == 128
 
 
-DEVICES = gpus(3)
+DEVICES = G[:3]
 JOBS = st.tuples(
     st.sets(st.sampled_from(DEVICES), min_size=1).map(lambda found: tuple(sorted(found))),
     st.integers(1, 5),

@@ -13,40 +13,35 @@ ONE = cpu(2)
 OTHER = dataclasses.replace(ONE, id="cpu-2")
 HERE = [placement("a-1", (0,)), placement("b-1", (1,))]
 THERE = dataclasses.replace(placement("c-1"), device_id=OTHER.id)
-LOST = [(), (DeviceHealth.FAILED,), (DeviceHealth.SILENT,)]
-"""What is left of a device: nothing, or it in this state."""
-
-
-def in_state(health: DeviceHealth) -> Device:
-    return dataclasses.replace(ONE, cordoned=True, health=health)
+CORDONED = dataclasses.replace(ONE, cordoned=True)
+FAILED, SILENT, FINE, DEGRADED = (
+    dataclasses.replace(CORDONED, health=health)
+    for health in (
+        DeviceHealth.FAILED, DeviceHealth.SILENT, DeviceHealth.FINE, DeviceHealth.DEGRADED
+    )
+)  # fmt: skip
 
 
 def test_replicas_are_stranded_on_a_device_that_failed_or_is_gone() -> None:
-    there = cpu(2)
-    failed = dataclasses.replace(there, cordoned=True, health=DeviceHealth.FAILED)
-    cordoned = dataclasses.replace(there, cordoned=True)
-    degraded = dataclasses.replace(there, health=DeviceHealth.DEGRADED)
-    applied = [dataclasses.replace(placement("a-1"), device_id=there.id)]
-    found = [stranded(applied, devices) for devices in ([failed], [], [there, failed])]
-    assert found == [True, True, False]
-    # What runs on a device under a cordon goes on, and a plan of nothing misses nothing.
-    assert not any(stranded(applied, [device]) for device in (there, cordoned, degraded))
-    assert not stranded([], [failed])
+    """What runs on a device under a cordon goes on, and a plan of nothing misses nothing."""
+    assert stranded(HERE, [FAILED])
+    assert stranded(HERE, [])
+    fine = [[ONE, FAILED], [ONE], [CORDONED], [dataclasses.replace(DEGRADED, cordoned=False)]]
+    assert not any(stranded(HERE, devices) for devices in fine)
+    assert not stranded([], [FAILED])
 
 
-@pytest.mark.parametrize("left", LOST)
+@pytest.mark.parametrize("left", [[], [FAILED], [SILENT]], ids=["nothing", "failed", "silent"])
 def test_what_does_not_run_any_more_is_cut_off_from_a_device_that_is_lost(
-    left: tuple[DeviceHealth, ...],
+    left: list[Device],
 ) -> None:
-    devices = [OTHER, *(in_state(health) for health in left)]
-    wanted = [*HERE, THERE]
+    devices, wanted = [OTHER, *left], [*HERE, THERE]
     assert cut_off(wanted, devices, live=()) == {"a-1", "b-1"}
-    assert cut_off(wanted, devices, live={"a-1"}) == {"b-1"}  # it serves on until it ends
-    assert cut_off(wanted, devices, live={"a-1", "b-1"}) == frozenset()
-    assert cut_off(wanted, devices, live=(), asleep={"a"}) == {"b-1"}  # nobody misses it
+    assert cut_off(wanted, devices, live={"a-1"}) == {"b-1"}
+    assert not cut_off(wanted, devices, live={"a-1", "b-1"})
+    assert cut_off(wanted, devices, live=(), asleep={"a"}) == {"b-1"}
 
 
 def test_nothing_is_cut_off_from_a_device_that_works_or_before_any_was_seen() -> None:
-    works = [cpu(2), in_state(DeviceHealth.FINE), in_state(DeviceHealth.DEGRADED)]
-    assert not any(cut_off(HERE, [device], live=()) for device in works)
+    assert not any(cut_off(HERE, [device], live=()) for device in (ONE, FINE, DEGRADED))
     assert cut_off(HERE, (), live=()) == frozenset()

@@ -9,8 +9,7 @@ from partitiond.core.hardware.room import overlap
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.replica.make_before_break import beside_what_runs
 from partitiond.core.units import GIB, Bytes
-from tests.core.replica.test_reconcile import CORES, plans
-from tests.core.simulated_host import placement
+from tests.core.simulated_host import CORES, placement, plans
 
 
 def cpu(device_id: str = "cpu", cores: int = CORES) -> Device:

@@ -1,6 +1,6 @@
 """The time at which a model without a replica will serve again is predicted."""
 
-import dataclasses
+from typing import Any
 
 import pytest
 
@@ -12,61 +12,51 @@ from partitiond.core.replica.states import ReplicaState
 from tests.core.simulated_host import placement
 
 STARTS = Starts({"a-1": 10.0, "a-2": 10.0, "b-1": 20.0}, {"a-1": 4.0})
+A, B, C, ANEW = (
+    placement("a-1"), placement("b-1", [1]), placement("c-1"), placement("a-1", batch=16)
+)  # fmt: skip
 
 
-def engine(
-    wanted: Placement, state: ReplicaState, since: float, failures: int = 0
-) -> ObservedReplica:
-    return ObservedReplica(wanted.replica_id, "g", wanted, state, 0, since, failures)
+def engine(state: ReplicaState, in_flight: int = 0, failures: int = 0) -> ObservedReplica:
+    """That of A, in this state since second 100."""
+    return ObservedReplica("a-1", "g", A, state, in_flight, 100.0, failures)
 
 
-def test_a_start_under_way_is_over_when_those_before_were() -> None:
-    wanted = placement("a-1")
-    starting = engine(wanted, ReplicaState.STARTING, 100.0)
-    assert ready_times((wanted,), (starting,), STARTS, 103.0) == {"a": 110.0}
+STARTING, LEAVING = engine(ReplicaState.STARTING), engine(ReplicaState.DRAINING)
 
 
-def test_one_that_takes_longer_is_looked_for_later_and_later() -> None:
-    wanted = placement("a-1")
-    starting = engine(wanted, ReplicaState.STARTING, 100.0)
-    times = [ready_times((wanted,), (starting,), STARTS, now)["a"] for now in (111.0, 116.0)]
-    assert times == pytest.approx([100 + 10 * LONGER, 100 + 10 * LONGER**2])
-
-
-def test_on_one_device_each_waits_for_the_one_before() -> None:
-    first, second = placement("a-1"), placement("b-1", [1])
-    starting = engine(first, ReplicaState.STARTING, 100.0)
-    assert ready_times((first, second), (starting,), STARTS, 103.0) == {"a": 110.0, "b": 130.0}
-
-
-def test_a_start_that_waits_for_a_drain_comes_after_it() -> None:
-    old, new = placement("a-1"), placement("a-1", batch=16)
-    leaving = engine(old, ReplicaState.DRAINING, 100.0)
-    full = dataclasses.replace(leaving, in_flight=old.candidate.batch)
-    expected = 100.0 + drain_seconds(old) + 10.0
-    assert ready_times((new,), (full,), STARTS, 101.0) == {"a": expected}
-    assert ready_times((new,), (leaving,), STARTS, 101.0) == {"a": 111.0}
-
-
-def test_a_failed_replica_waits_out_its_back_off_and_one_that_fails_for_ever_is_not_expected() -> (
-    None
-):
-    wanted = placement("a-1")
-    once = engine(wanted, ReplicaState.FAILED, 100.0, failures=1)
-    assert ready_times((wanted,), (once,), STARTS, 101.0) == {"a": 114.0}
-    often = dataclasses.replace(once, failures=3)
-    assert ready_times((wanted,), (often,), STARTS, 101.0) == {}
-
-
-def test_who_serves_sleeps_or_was_never_seen_to_start_is_left_out() -> None:
-    wanted = placement("a-1")
-    assert ready_times((wanted,), (engine(wanted, ReplicaState.SERVING, 0.0),), STARTS, 1.0) == {}
-    assert ready_times((wanted,), (engine(wanted, ReplicaState.SLEEPING, 0.0),), STARTS, 1.0) == {}
-    assert ready_times((placement("c-1"),), (), STARTS, 1.0) == {}
+@pytest.mark.parametrize(
+    ("wanted", "there", "now", "times"),
+    [
+        ([A], [STARTING], 103.0, {"a": 110.0}),
+        # One that takes longer is looked for later and later.
+        ([A], [STARTING], 111.0, {"a": 100 + 10 * LONGER}),
+        ([A], [STARTING], 116.0, {"a": 100 + 10 * LONGER**2}),
+        # On one device each waits for the one before, and for a drain.
+        ([A, B], [STARTING], 103.0, {"a": 110.0, "b": 130.0}),
+        ([ANEW], [engine(ReplicaState.DRAINING, A.candidate.batch)], 101.0,
+         {"a": 110.0 + drain_seconds(A)}),
+        ([ANEW], [LEAVING], 101.0, {"a": 111.0}),
+        # A failed one waits out its back-off; one that fails for ever is not expected.
+        ([A], [engine(ReplicaState.FAILED, failures=1)], 101.0, {"a": 114.0}),
+        ([A], [engine(ReplicaState.FAILED, failures=3)], 101.0, {}),
+        # Nor is who serves or sleeps, or was never seen to start.
+        ([A], [engine(ReplicaState.SERVING)], 101.0, {}),
+        ([A], [engine(ReplicaState.SLEEPING)], 101.0, {}),
+        ([C], [], 101.0, {}),
+    ],
+)  # fmt: skip
+def test_when_a_model_serves_again(
+    wanted: list[Placement], there: list[ObservedReplica], now: float, times: dict[str, Any]
+) -> None:
+    assert ready_times(tuple(wanted), tuple(there), STARTS, now) == pytest.approx(times)
 
 
 def test_a_time_that_says_nearly_the_same_is_not_told_anew() -> None:
-    assert settled({"a": 110.0}, {"a": 110.9}, 100.0) == {"a": 110.0}
-    assert settled({"a": 110.0}, {"a": 120.0}, 100.0) == {"a": 120.0}
-    assert settled({"a": 110.0}, {"a": 110.5}, 110.2) == {"a": 110.5}
-    assert settled({"a": 110.0}, {}, 100.0) == {}
+    for new, now, told in (
+        ({"a": 110.9}, 100.0, {"a": 110.0}),
+        ({"a": 120.0}, 100.0, {"a": 120.0}),
+        ({"a": 110.5}, 110.2, {"a": 110.5}),
+        ({}, 100.0, {}),
+    ):
+        assert settled({"a": 110.0}, new, now) == told

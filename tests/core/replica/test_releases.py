@@ -1,76 +1,61 @@
 """Releases are recognised, become complete, and are rolled back by their rules."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
 from partitiond.core.errors import SpecError
-from partitiond.core.model.spec import (
-    Demand,
-    EngineOptions,
-    ModelSource,
-    ModelSpec,
-    SourceKind,
-    Variant,
-)
+from partitiond.core.model import spec as specs
+from partitiond.core.model.spec import Demand, EngineOptions, ModelSource, ModelSpec, SourceKind
 from partitiond.core.plan.record import Placement, diff_plans, same_engine
+from partitiond.core.replica import releases
 from partitiond.core.replica.observation import ObservedReplica
-from partitiond.core.replica.releases import (
-    ROLL_BACK_AFTER,
-    Release,
-    ReleaseState,
-    RolloutVerdict,
-    gone_back,
-    judge,
-    release_of,
-    same_release,
-    way_back,
-)
+from partitiond.core.replica.releases import Release, ReleaseState, RolloutVerdict
 from partitiond.core.replica.states import ReplicaState
 from tests.core.simulated_host import placement
 
 OLD = ModelSpec("a", ModelSource(SourceKind.HUB, "org/a", "r1"))
 NEW = dataclasses.replace(OLD, source=ModelSource(SourceKind.HUB, "org/a", "r2"))
+FP8 = (specs.Variant("fp8", EngineOptions(quantization="fp8")),)
+ENOUGH = releases.ROLL_BACK_AFTER
+WAIT, ARRIVED, GO_BACK = RolloutVerdict.WAIT, RolloutVerdict.ARRIVED, RolloutVerdict.GO_BACK
 
 
 def of(spec: ModelSpec, replica_id: str = "a-1") -> Placement:
     plain = placement(replica_id)
-    candidate = dataclasses.replace(plain.candidate, release=release_of(spec))
+    candidate = dataclasses.replace(plain.candidate, release=releases.release_of(spec))
     return dataclasses.replace(plain, candidate=candidate)
 
 
-def engine(wanted: Placement, state: ReplicaState, failures: int = 0) -> ObservedReplica:
+def engine(
+    wanted: Placement, state: ReplicaState = ReplicaState.SERVING, failures: int = 0
+) -> ObservedReplica:
     return ObservedReplica(wanted.replica_id, "g", wanted, state, 0, 0.0, failures)
 
 
-def release(version: int, state: ReleaseState, spec: ModelSpec = NEW, at: str = "t") -> Release:
-    return Release("a", version, at, state, spec)
+def release(version: int, state: ReleaseState, at: str = "t") -> Release:
+    return Release("a", version, at, state, NEW)
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changes", "same"),
     [
-        NEW,
-        dataclasses.replace(OLD, engine=EngineOptions(dtype="float16")),
-        dataclasses.replace(OLD, engine=EngineOptions(extra_args=("--seed", "1"))),
-        dataclasses.replace(OLD, variants=(Variant("fp8", EngineOptions(quantization="fp8")),)),
-        dataclasses.replace(OLD, isolation_group="blue"),
+        ({"source": NEW.source}, False),
+        ({"engine": EngineOptions(dtype="float16")}, False),
+        ({"engine": EngineOptions(extra_args=("--seed", "1"))}, False),
+        ({"variants": FP8}, False),
+        ({"isolation_group": "blue"}, False),
+        ({"demand": Demand(req_per_s=2.0)}, True),
+        ({"aliases": ("b",)}, True),
+        ({"engine": EngineOptions(sleep_mode=True)}, True),
     ],
 )
-def test_what_an_engine_is_made_of_makes_a_release(changed: ModelSpec) -> None:
-    assert not same_release(OLD, changed)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        dataclasses.replace(OLD, demand=Demand(req_per_s=2.0)),
-        dataclasses.replace(OLD, aliases=("b",)),
-        dataclasses.replace(OLD, engine=EngineOptions(sleep_mode=True)),
-    ],
-)
-def test_what_is_asked_of_it_does_not(changed: ModelSpec) -> None:
-    assert same_release(OLD, changed)
+def test_what_an_engine_is_made_of_makes_a_release_and_what_is_asked_of_it_does_not(
+    changes: dict[str, Any], same: bool
+) -> None:
+    assert releases.same_release(OLD, dataclasses.replace(OLD, **changes)) is same
 
 
 def test_another_release_is_another_engine_and_one_that_is_not_known_is_none() -> None:
@@ -79,75 +64,80 @@ def test_another_release_is_another_engine_and_one_that_is_not_known_is_none() -
     assert same_engine(placement("a-1"), of(NEW))
 
 
-def test_it_has_come_when_all_wanted_replicas_are_of_it_and_serve() -> None:
+BOTH = (of(NEW, "a-1"), of(NEW, "a-2"))
+ONE, TWO, BEFORE = engine(BOTH[0]), engine(BOTH[1]), engine(of(OLD))
+
+
+def failing(times: int) -> ObservedReplica:
+    return engine(BOTH[0], ReplicaState.FAILED, times)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "engines", "unfetched", "verdict"),
+    [
+        (BOTH, [ONE], {}, WAIT),
+        (BOTH, [ONE, TWO], {}, ARRIVED),
+        ((of(OLD),), [BEFORE], {}, WAIT),
+        (BOTH, [failing(ENOUGH - 1), BEFORE], {}, WAIT),
+        (BOTH, [failing(ENOUGH), BEFORE], {}, GO_BACK),
+        (BOTH, [failing(ENOUGH), TWO], {}, WAIT),
+        (BOTH, [BEFORE], {"a": ENOUGH - 1}, WAIT),
+        (BOTH, [BEFORE], {"a": ENOUGH}, GO_BACK),
+        (BOTH, [BEFORE], {"b": ENOUGH}, WAIT),
+        ((of(OLD),), [BEFORE], {"a": ENOUGH}, WAIT),
+        (BOTH, [TWO], {"a": ENOUGH}, WAIT),
+    ],
+    ids=[
+        "one serves", "all serve", "not wanted yet", "failed less often", "failed in a row",
+        "one serves anyway", "fetched less often", "not fetched", "another's files",
+        "not applied", "one has its files",
+    ],
+)  # fmt: skip
+def test_it_comes_or_goes_back(
+    wanted: tuple[Placement, ...],
+    engines: Sequence[ObservedReplica],
+    unfetched: Mapping[str, int],
+    verdict: RolloutVerdict,
+) -> None:
     coming = release(2, ReleaseState.COMING)
-    wanted = (of(NEW, "a-1"), of(NEW, "a-2"))
-    one = engine(wanted[0], ReplicaState.SERVING)
-    assert judge(coming, wanted, (one,), {}) is RolloutVerdict.WAIT
-    both = (one, engine(wanted[1], ReplicaState.SERVING))
-    assert judge(coming, wanted, both, {}) is RolloutVerdict.ARRIVED
-    assert (
-        judge(coming, (of(OLD),), (engine(of(OLD), ReplicaState.SERVING),), {})
-        is RolloutVerdict.WAIT
-    )
-
-
-def test_it_will_not_come_when_its_engines_fail_in_a_row_and_none_serves() -> None:
-    coming = release(2, ReleaseState.COMING)
-    wanted = (of(NEW, "a-1"), of(NEW, "a-2"))
-    failing = engine(wanted[0], ReplicaState.FAILED, ROLL_BACK_AFTER)
-    old = engine(of(OLD), ReplicaState.SERVING)
-    once = engine(wanted[0], ReplicaState.FAILED, ROLL_BACK_AFTER - 1)
-    assert judge(coming, wanted, (once, old), {}) is RolloutVerdict.WAIT
-    assert judge(coming, wanted, (failing, old), {}) is RolloutVerdict.GO_BACK
-    serving = engine(wanted[1], ReplicaState.SERVING)
-    assert judge(coming, wanted, (failing, serving), {}) is RolloutVerdict.WAIT
-
-
-def test_it_will_not_come_when_its_files_cannot_be_fetched_and_none_serves() -> None:
-    coming = release(2, ReleaseState.COMING)
-    wanted, old = (of(NEW, "a-1"), of(NEW, "a-2")), engine(of(OLD), ReplicaState.SERVING)
-    assert judge(coming, wanted, (old,), {"a": ROLL_BACK_AFTER - 1}) is RolloutVerdict.WAIT
-    assert judge(coming, wanted, (old,), {"a": ROLL_BACK_AFTER}) is RolloutVerdict.GO_BACK
-    assert judge(coming, wanted, (old,), {"b": ROLL_BACK_AFTER}) is RolloutVerdict.WAIT
-    assert judge(coming, (of(OLD),), (old,), {"a": ROLL_BACK_AFTER}) is RolloutVerdict.WAIT, (
-        "not applied"
-    )
-    serving = engine(wanted[1], ReplicaState.SERVING)
-    assert judge(coming, wanted, (serving,), {"a": ROLL_BACK_AFTER}) is RolloutVerdict.WAIT
+    assert releases.judge(coming, wanted, tuple(engines), unfetched) is verdict
 
 
 def test_the_way_back_is_to_what_serves_else_to_what_served_last() -> None:
-    first = release(1, ReleaseState.REPLACED, at="2030-01-01")
-    second = release(2, ReleaseState.SERVING, at="2030-01-02")
-    failed = release(3, ReleaseState.FAILED, at="2030-01-03")
-    coming = release(4, ReleaseState.COMING, at="2030-01-04")
-    assert way_back([coming, failed, second, first], 4) is second
-    assert way_back([second, first], 2) is first
-    assert way_back([coming, failed], 4) is None
+    first, second, failed, coming = (
+        release(n, state, at=f"2030-01-0{n}")
+        for n, state in enumerate(
+            (ReleaseState.REPLACED, ReleaseState.SERVING, ReleaseState.FAILED, ReleaseState.COMING),
+            start=1,
+        )
+    )
+    assert releases.way_back([coming, failed, second, first], 4) is second
+    assert releases.way_back([second, first], 2) is first
+    assert releases.way_back([coming, failed], 4) is None
 
 
 def test_a_form_keeps_the_group_of_its_model() -> None:
-    listed = dataclasses.replace(NEW, variants=(Variant("fp8", EngineOptions(quantization="fp8")),))
+    listed = dataclasses.replace(NEW, variants=FP8)
     blue = dataclasses.replace(listed, isolation_group="blue")
-    assert release_of(blue.as_variant("fp8")) != release_of(listed.as_variant("fp8"))
-    assert gone_back(blue, OLD).isolation_group == ""
-    assert gone_back(OLD, blue).isolation_group == "blue"
+    forms = [releases.release_of(spec.as_variant("fp8")) for spec in (blue, listed)]
+    assert forms[0] != forms[1]
+    assert releases.gone_back(blue, OLD).isolation_group == ""
+    assert releases.gone_back(OLD, blue).isolation_group == "blue"
 
 
 def test_the_release_of_the_default_group_is_the_one_before_there_were_groups() -> None:
-    assert release_of(OLD) == "d6366000d55b8528"
+    assert releases.release_of(OLD) == "d6366000d55b8528"
 
 
 def test_going_back_changes_the_engines_and_nothing_else() -> None:
     now = dataclasses.replace(NEW, demand=Demand(req_per_s=7.0), aliases=("b",))
-    back = gone_back(now, OLD)
-    assert same_release(back, OLD)
+    back = releases.gone_back(now, OLD)
+    assert releases.same_release(back, OLD)
     assert (back.demand, back.aliases) == (now.demand, now.aliases)
     dozing = dataclasses.replace(
         NEW, engine=EngineOptions(sleep_mode=True), sleep_after_seconds=60.0
     )
-    assert gone_back(dozing, OLD).sleep_after_seconds is None
+    assert releases.gone_back(dozing, OLD).sleep_after_seconds is None
 
 
 @pytest.mark.parametrize("text", ["", "../x", "a/../b", "-x", "x" * 201, "☃", "a b"])

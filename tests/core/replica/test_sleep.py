@@ -5,27 +5,14 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitiond.core.hardware import partition as partitions
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
-from partitiond.core.hardware.partition import (
-    MemoryShare,
-    MigSlice,
-    MpsShare,
-    Partition,
-    WholeDevice,
-)
+from partitiond.core.hardware.partition import MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.performance.footprint import sleeping_footprint
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.points import Footprint, SleepingFootprint
-from partitiond.core.replica.sleep import (
-    Sleeper,
-    Traffic,
-    devices_beside,
-    held,
-    host_memory,
-    level_of,
-    to_put_to_sleep,
-    to_wake,
-)
+from partitiond.core.replica import sleep
+from partitiond.core.replica.sleep import Traffic, devices_beside, host_memory, to_put_to_sleep
 from partitiond.core.units import GIB, Bytes
 from tests.core.simulated_host import placement
 
@@ -76,26 +63,26 @@ def test_asleep_never_holds_more_than_awake(level: int, asleep_gib: int, gib: in
     footprint = SleepingFootprint(Bytes(asleep_gib * GIB), Bytes(asleep_gib * GIB // 2))
     memory = Bytes(gib * GIB)
     for partition in (
-        WholeDevice("gpu-0", memory),
+        partitions.WholeDevice("gpu-0", memory),
         MemoryShare("gpu-0", memory),
         MpsShare("gpu-0", memory, 40),
         MigSlice("gpu-0", memory, "1g.10gb", 0, 1),
     ):
-        assert held(on_gpu(partition, footprint), level).memory_bytes <= memory
+        assert sleep.held(on_gpu(partition, footprint), level).memory_bytes <= memory
 
 
 def test_what_is_not_known_to_shrink_counts_whole() -> None:
     share = MemoryShare("gpu-0", Bytes(9 * GIB))
-    assert held(on_gpu(share, None), 1) == share
+    assert sleep.held(on_gpu(share, None), 1) == share
 
 
 def test_a_sleeper_computes_nothing_and_keeps_its_mode() -> None:
     share = MpsShare("gpu-0", Bytes(9 * GIB), 40)
-    assert held(on_gpu(share), 1) == MpsShare("gpu-0", Bytes(1 * GIB), 0)
+    assert sleep.held(on_gpu(share), 1) == MpsShare("gpu-0", Bytes(1 * GIB), 0)
 
 
 def test_what_a_sleeper_holds_is_not_free_for_others() -> None:
-    sleeper = Sleeper(on_gpu(MpsShare("gpu-0", Bytes(9 * GIB), 40)), 1)
+    sleeper = sleep.Sleeper(on_gpu(MpsShare("gpu-0", Bytes(9 * GIB), 40)), 1)
     gpu, cpu = devices_beside((GPU, CPU), (sleeper,))
     assert gpu.free_bytes == 79 * GIB
     assert gpu.modes == (SharingMode.MPS,)
@@ -108,7 +95,7 @@ def test_what_a_sleeper_holds_is_not_free_for_others() -> None:
 
 
 def test_a_sleeper_on_a_mig_slice_keeps_its_memory_slices() -> None:
-    sleeper = Sleeper(on_gpu(MigSlice("gpu-0", Bytes(20 * GIB), "2g.20gb", 2, 2)), 1)
+    sleeper = sleep.Sleeper(on_gpu(MigSlice("gpu-0", Bytes(20 * GIB), "2g.20gb", 2, 2)), 1)
     (gpu,) = devices_beside((GPU,), (sleeper,))
     assert gpu.occupied_slices == (2, 3)
     assert gpu.modes == (SharingMode.MIG,)
@@ -120,13 +107,13 @@ def test_devices_without_sleepers_stay_as_they_are() -> None:
 
 def test_a_request_that_waits_wakes_its_model_only() -> None:
     traffic = {"a": Traffic(2, 0.0), "b": Traffic(0, 9.0), "c": Traffic(4, 0.0)}
-    assert to_wake({"a": 1, "b": 1}, traffic) == ("a",)
+    assert sleep.to_wake({"a": 1, "b": 1}, traffic) == ("a",)
 
 
 def test_who_waits_longest_is_woken_first() -> None:
     traffic = {name: Traffic(waiting=1, idle_seconds=0.0) for name in "abc"}
     asleep = dict.fromkeys("abc", 3)
-    assert to_wake(asleep, traffic, {"c": 5.0, "b": 7.0}) == ("c", "b", "a")
+    assert sleep.to_wake(asleep, traffic, {"c": 5.0, "b": 7.0}) == ("c", "b", "a")
 
 
 def test_a_model_falls_asleep_after_its_time_without_requests() -> None:
@@ -144,12 +131,12 @@ def test_a_model_that_just_woke_gets_its_whole_time() -> None:
 
 
 def test_a_mark_that_cannot_be_read_counts_as_level_1() -> None:
-    assert [level_of(text) for text in ("1", "2", "7", "")] == [1, 2, 1, 1]
+    assert [sleep.level_of(text) for text in ("1", "2", "7", "")] == [1, 2, 1, 1]
 
 
 def test_host_memory_that_no_cpu_device_says_is_told_by_host_less_what_sleepers_hold() -> None:
     there = dataclasses.replace(GPU, id="gpu-1", host="there")
-    sleeper = Sleeper(on_gpu(MemoryShare("gpu-0", Bytes(8 * GIB))), 1)
+    sleeper = sleep.Sleeper(on_gpu(MemoryShare("gpu-0", Bytes(8 * GIB))), 1)
     each = {"here": 64 * GIB, "there": 64 * GIB}
     assert host_memory((GPU, there), (sleeper,), {}) == ()
     assert host_memory((GPU, there), (sleeper,), each) == (
