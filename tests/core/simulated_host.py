@@ -83,7 +83,9 @@ def plans(draw: st.DrawFn) -> tuple[Placement, ...]:
     for device_id in ("cpu", "cpu-b"):
         free = list(draw(st.permutations(range(CORES))))
         memory = MEMORY_MIB
-        while free and draw(st.booleans()):
+        while free:
+            if not draw(st.booleans()):
+                break
             size = draw(st.integers(1, len(free)))
             mib = draw(st.sampled_from([50, 100, 200]))
             if mib > memory:

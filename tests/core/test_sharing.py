@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from partitiond.core.errors import ProfileError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance import interference
-from partitiond.core.performance.interference import busy_share, fit_sharing, pair_derate
+from partitiond.core.performance.interference import fit_sharing, pair_derate
 from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.sharing import PairRun, ReplicationRun, Sharing
 
@@ -18,25 +18,13 @@ MODES = st.sampled_from((SharingMode.MEMORY, SharingMode.MPS, SharingMode.CORES)
 
 
 def run(
-    replicas: int,
-    total: float,
-    mode: SharingMode = SharingMode.MEMORY,
-    *,
-    cores: int = 1,
+    replicas: int, total: float, mode: SharingMode = SharingMode.MEMORY, *, cores: int = 1,
     telemetry: Telemetry | None = None,
-) -> ReplicationRun:
+) -> ReplicationRun:  # fmt: skip
     return ReplicationRun(
-        replicas=replicas,
-        mode=mode.value,
-        cores_each=cores,
-        batch_each=8,
-        output_tokens_per_s=(total / replicas,) * replicas,
-        half_width=1.0,
-        tpot_p95_seconds=0.01,
-        ttft_p95_seconds=0.1,
-        windows=4,
-        telemetry=telemetry,
-    )
+        replicas, mode.value, cores, 8, (total / replicas,) * replicas, half_width=1.0,
+        tpot_p95_seconds=0.01, ttft_p95_seconds=0.1, windows=4, telemetry=telemetry,
+    )  # fmt: skip
 
 
 def true_runs(
@@ -71,13 +59,6 @@ def test_the_fit_explains_what_it_was_fitted_to(
         )
 
 
-@given(st.floats(0, 0.09), st.floats(0.01, 0.5))
-def test_kappa_is_found_where_the_resource_is_never_full(busy: float, kappa: float) -> None:
-    sharing = fit_sharing(true_runs(busy, kappa, range(2, 9)))
-    for n in range(2, 9):
-        assert explained(sharing, n) == pytest.approx(n * 1000 / (1 + kappa * (n - 1)), rel=0.02)
-
-
 @given(st.floats(0.6, 1), st.floats(0, 0.3))
 def test_both_are_found_where_more_replicas_only_wait(busy: float, kappa: float) -> None:
     sharing = fit_sharing(true_runs(busy, kappa, (2, 3, 4, 5)))
@@ -89,19 +70,9 @@ def test_replicas_that_gain_nothing_are_saturated_and_lose_by_kappa() -> None:
     sharing = fit_sharing([run(1, 1000), run(2, 900)])
     assert sharing.busy == 1
     assert sharing.kappa == pytest.approx(2 / 1.8 - 1)
-
-
-def test_replicas_that_double_cost_nothing() -> None:
-    sharing = fit_sharing([run(1, 1000), run(2, 2000)])
-    assert sharing.busy == 0.5
-    assert sharing.kappa == 0
-
-
-@given(st.floats(0.2, 3))
-def test_noise_never_gives_a_negative_kappa_or_a_u_above_one(gain: float) -> None:
-    sharing = fit_sharing([run(1, 1000), run(2, 1000 * gain), run(3, 1000 * gain)])
-    assert sharing.kappa >= 0
-    assert 0 < sharing.busy <= 1
+    lucky = fit_sharing([run(1, 1000), run(2, 3000), run(3, 3000)])
+    assert lucky.kappa >= 0
+    assert 0 < lucky.busy <= 1
 
 
 def test_telemetry_says_u_where_it_is_exposed() -> None:
@@ -115,15 +86,6 @@ def test_telemetry_says_u_where_it_is_exposed() -> None:
         run(2, 1600, SharingMode.CORES, telemetry=cpu),
     ]
     assert fit_sharing(runs).busy == pytest.approx(1000 / 1600)
-
-
-def test_a_mode_shares_what_it_shares() -> None:
-    seen = Telemetry("nvml-gpm", gpu_util=0.9, sm_activity=0.2, dram_activity=0.35)
-    assert busy_share(SharingMode.MEMORY, seen) == 0.9
-    assert busy_share(SharingMode.MPS, seen) == 0.35
-    assert busy_share(SharingMode.CORES, seen) is None
-    assert busy_share(SharingMode.MPS, Telemetry("nvml", gpu_util=0.9)) is None
-    assert busy_share(SharingMode.MPS, None) is None
 
 
 def test_a_crowd_is_compared_with_one_at_its_own_batch() -> None:
@@ -170,18 +132,11 @@ def test_what_cannot_be_fitted_is_refused(runs: list[ReplicationRun], says: str)
 
 def pair(rate: float = 100, tpot: float = 0.01, other: float = 100) -> PairRun:
     return PairRun(
-        models=("a", "b"),
-        mode="cores",
-        cores_each=(1, 1),
-        batches=(8, 8),
-        alone_output_tokens_per_s=(100, 100),
-        predicted_output_tokens_per_s=(100, 100),
-        measured_output_tokens_per_s=(rate, other),
-        half_widths=(1, 1),
-        predicted_tpot_p95_seconds=(0.01, 0.01),
-        measured_tpot_p95_seconds=(tpot, 0.01),
-        windows=4,
-    )
+        models=("a", "b"), mode="cores", cores_each=(1, 1), batches=(8, 8),
+        alone_output_tokens_per_s=(100, 100), predicted_output_tokens_per_s=(100, 100),
+        measured_output_tokens_per_s=(rate, other), half_widths=(1, 1),
+        predicted_tpot_p95_seconds=(0.01, 0.01), measured_tpot_p95_seconds=(tpot, 0.01), windows=4,
+    )  # fmt: skip
 
 
 def test_a_pair_is_predicted_as_sigma_says() -> None:

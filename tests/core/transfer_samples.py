@@ -9,12 +9,14 @@ from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
+from partitiond.core.performance.transfer import Target, transfer_profile
 from partitiond.core.performance.transfer_fit import Source, Subject, TermFit
 from partitiond.core.profile.frontier import find_knee
 from partitiond.core.profile.points import Footprint, Latency, OperatingPoint
-from partitiond.core.profile.record import Profile, ProfileKind, Provenance
+from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.core.units import GIB, Bytes
 from partitiond.models.catalog import CATALOG
+from tests.controller.samples import measured_profile
 
 TRUTH: Final = TermFit(1.3, 1.1, 0.8, 1.2, 0.9, 0.0, 0)
 """Another engine than the roofline assumes: slower steps, faster arithmetic."""
@@ -48,22 +50,24 @@ def source(wanted: Subject, *, noise: float = 0.0, truth: TermFit = TRUTH, seed:
         _point(wanted, batch, rate(wanted, batch, truth) * (1 + noise * chance.gauss(0, 1)), noise)
         for batch in BATCHES
     )
-    profile = Profile(
-        id=f"{wanted.model}-{wanted.size.key}-{wanted.workload.key}",
-        model=wanted.model,
-        kind=ProfileKind.MEASURED,
-        hardware=wanted.hardware.key,
-        size=wanted.size,
-        workload=wanted.workload,
-        dtype=wanted.dtype,
-        points=points,
-        knee=find_knee(points),
-        footprint=_FOOTPRINT,
-        kv_cache_tokens=8192,
-        provenance=_PROVENANCE,
-        max_num_batched_tokens=2048,
+    base = measured_profile(wanted.model, hardware=wanted.hardware.key)
+    made = dataclasses.replace(
+        base.provenance, weights="dummy", model_revision="abc", engine_args=("--max-model-len=256",)
     )
+    profile = dataclasses.replace(
+        base, id=f"{wanted.model}-{wanted.size.key}-{wanted.workload.key}", size=wanted.size,
+        workload=wanted.workload, dtype=wanted.dtype, points=points, knee=find_knee(points),
+        footprint=_FOOTPRINT, kv_cache_tokens=8192, provenance=made, max_num_batched_tokens=2048,
+    )  # fmt: skip
     return Source(profile, wanted)
+
+
+def predicted(
+    known: list[Source], wanted: Subject, max_model_len: int = 256, memory_bytes: int | None = None
+) -> Profile:
+    """What they tell of the subject."""
+    target = Target(wanted, max_model_len=max_model_len, memory_bytes=memory_bytes)
+    return transfer_profile(known, target, profile_id="t1", created_at="2026-01-01T00:00:00Z")
 
 
 def estimated(known: Source) -> Source:
@@ -74,21 +78,6 @@ def estimated(known: Source) -> Source:
 
 
 _FOOTPRINT: Final = Footprint(*(Bytes(GIB),) * 5, unexplained_bytes=0, peak_bytes=Bytes(2 * GIB))
-_PROVENANCE: Final = Provenance(
-    engine="vllm",
-    engine_version="0.0",
-    engine_args=("--max-model-len=256",),
-    weights="dummy",
-    model_revision="abc",
-    hardware=HOST.key,
-    device_name="test",
-    driver="1",
-    host_cores=(0,),
-    seed=0,
-    started_at="2026-01-01T00:00:00Z",
-    duration_seconds=1.0,
-    partitiond_version="0",
-)
 
 
 def _point(wanted: Subject, batch: int, output_tokens_per_s: float, noise: float) -> OperatingPoint:
@@ -97,15 +86,10 @@ def _point(wanted: Subject, batch: int, output_tokens_per_s: float, noise: float
     def latency(mean: float) -> Latency:
         return Latency(mean, mean, 1.2 * mean, 1.3 * mean)
 
+    per_request = wanted.workload.output_tokens
     return OperatingPoint(
-        batch=batch,
-        output_tokens_per_s=output_tokens_per_s,
-        half_width=noise * output_tokens_per_s,
-        req_per_s=output_tokens_per_s / wanted.workload.output_tokens,
-        ttft=latency(3 * seconds),
-        tpot=latency(seconds),
-        itl=latency(seconds),
-        e2el=latency(seconds * wanted.workload.output_tokens),
-        kv_tokens=batch * 200,
+        batch, output_tokens_per_s, noise * output_tokens_per_s, output_tokens_per_s / per_request,
+        ttft=latency(3 * seconds), tpot=latency(seconds), itl=latency(seconds),
+        e2el=latency(seconds * per_request), kv_tokens=batch * 200,
         footprint_bytes=Bytes(2 * GIB + batch * 2**22),
-    )
+    )  # fmt: skip

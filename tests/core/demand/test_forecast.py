@@ -18,10 +18,6 @@ def seen(rates: list[float], policy: ForecastPolicy) -> forecasts.Series:
     return series
 
 
-def test_nothing_is_expected_where_nothing_was_seen() -> None:
-    assert forecast(NOTHING_SEEN, ForecastPolicy()) == forecasts.Forecast(0.0, 0.0)
-
-
 @pytest.mark.parametrize("method", list(Method))
 def test_a_steady_demand_is_foretold_as_it_is(method: Method) -> None:
     policy = ForecastPolicy(method=method, season_steps=20)
@@ -37,20 +33,16 @@ def test_of_few_steps_the_margin_is_that_of_independent_arrivals() -> None:
     assert found.upper_req_per_s == 1.4  # 14 of 10 requests, in 90 % of steps
 
 
-def test_the_last_step_is_what_last_says() -> None:
+def test_a_mean_follows_a_level_and_a_slope_is_carried_on() -> None:
     policy = ForecastPolicy(method=Method.LAST)
     assert forecast(seen([5.0, 1.0, 2.0], policy), policy).req_per_s == 2.0
-
-
-def test_a_weighted_mean_goes_to_a_new_level_and_not_beyond() -> None:
+    nothing = forecast(NOTHING_SEEN, policy)
+    assert (nothing.req_per_s, nothing.upper_req_per_s) == (0.0, 0.0)
     policy = ForecastPolicy(method=Method.EWMA, alpha=0.3)
     one = forecast(seen([1.0] * 50 + [9.0], policy), policy).req_per_s
     many = forecast(seen([1.0] * 50 + [9.0] * 20, policy), policy).req_per_s
     assert 1.0 < one < many < 9.0
     assert many == pytest.approx(9.0, rel=0.01)
-
-
-def test_a_slope_is_carried_on_and_never_below_nothing() -> None:
     policy = ForecastPolicy(method=Method.HOLT, alpha=0.5, beta=0.3, phi=0.95, horizon_steps=6)
     rising = [1.0 + 0.1 * step for step in range(60)]
     found = forecast(seen(rising, policy), policy).req_per_s
@@ -59,10 +51,15 @@ def test_a_slope_is_carried_on_and_never_below_nothing() -> None:
     assert forecast(seen(falling, policy), policy).req_per_s >= 0.0
 
 
-def test_a_season_is_what_was_at_the_same_time_of_the_last_one() -> None:
+def test_a_season_is_that_of_the_last_one_and_no_more_is_kept_than_needed() -> None:
     policy = ForecastPolicy(method=Method.SEASONAL, season_steps=4, horizon_steps=2)
     # The next step is a 1 again, the one after it, two ahead, a 2.
     assert forecast(seen([1.0, 2.0, 3.0, 4.0], policy), policy).req_per_s == 2.0
+    policy = ForecastPolicy(errors=20, season_steps=30, method=Method.SEASONAL, horizon_steps=4)
+    series = seen([1.0] * 500, policy)
+    assert len(series.errors) == 20
+    assert len(series.season) == 30
+    assert len(series.foretold) == 4
 
 
 @pytest.mark.parametrize("rate", [0.3, 5.0, 200.0])
@@ -91,14 +88,6 @@ def test_what_was_learned_at_one_level_holds_at_another() -> None:
     moved = forecast(dataclasses.replace(tenfold, errors=series.errors), policy)
     # Ten times the level scatters the root of ten times as far, and so less beside it.
     assert 1.0 < moved.upper_req_per_s / moved.req_per_s < margin
-
-
-def test_a_forecast_keeps_no_more_than_it_needs() -> None:
-    policy = ForecastPolicy(errors=20, season_steps=30, method=Method.SEASONAL, horizon_steps=4)
-    series = seen([1.0] * 500, policy)
-    assert len(series.errors) == 20
-    assert len(series.season) == 30
-    assert len(series.foretold) == 4
 
 
 def test_the_quantile_is_one_of_the_values() -> None:

@@ -1,35 +1,31 @@
 """Windows between two samples of the proxy's counts are computed."""
 
+from typing import Any
+
 import pytest
 
 from partitiond.core.demand import traffic
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, TrafficWindow
 
 
+def sample(
+    at: float, epoch: str = "p", model: ModelCount | None = None, **replica: Any
+) -> TrafficSample:
+    generation = replica.pop("generation", "g")
+    count = ReplicaCount("m", generation, **replica)
+    return TrafficSample(at, epoch, {} if model is None else {"m": model}, {"m-0": count})
+
+
 def test_rates_and_means_are_of_what_happened_in_between() -> None:
-    old = TrafficSample(
-        10.0,
-        "p",
-        {"m": ModelCount(arrived=10, ok=8, output_tokens=80, prompt_tokens=16)},
-        {"m-0": ReplicaCount("m", "g", ok=8, rest_seconds=1.0, rest_tokens=10)},
-    )
-    new = TrafficSample(
-        20.0,
-        "p",
-        {"m": ModelCount(arrived=30, ok=28, output_tokens=480, prompt_tokens=76, waiting=3)},
-        {
-            "m-0": ReplicaCount(
-                "m",
-                "g",
-                ok=28,
-                rest_seconds=3.0,
-                rest_tokens=30,
-                sequence_seconds=40,
-                busy_seconds=5,
-            )
-        },
-    )
-    window = TrafficWindow.between(old, new)
+    before = ModelCount(arrived=10, ok=8, output_tokens=80, prompt_tokens=16)
+    after = ModelCount(arrived=30, ok=28, output_tokens=480, prompt_tokens=76, waiting=3)
+    window = TrafficWindow.between(
+        sample(10.0, model=before, ok=8, rest_seconds=1.0, rest_tokens=10),
+        sample(
+            20.0, model=after, ok=28, rest_seconds=3.0, rest_tokens=30, sequence_seconds=40,
+            busy_seconds=5,
+        ),
+    )  # fmt: skip
     model, replica = window.models["m"], window.replicas["m-0"]
     assert (model.req_per_s, model.ok_per_s, model.output_tokens_per_s) == (2.0, 2.0, 40.0)
     assert (model.prompt_tokens, model.output_tokens, model.waiting) == (3.0, 20.0, 3)
@@ -39,22 +35,12 @@ def test_rates_and_means_are_of_what_happened_in_between() -> None:
 
 
 def test_what_began_anew_counts_from_its_begin() -> None:
-    old = TrafficSample(
-        0.0, "p", {"m": ModelCount(arrived=100)}, {"m-0": ReplicaCount("m", "g", ok=90)}
-    )
-    other_proxy = TrafficSample(
-        1.0, "q", {"m": ModelCount(arrived=5)}, {"m-0": ReplicaCount("m", "g", ok=4)}
-    )
-    window = TrafficWindow.between(old, other_proxy)
-    assert window.models["m"].req_per_s == 5.0
-    assert window.replicas["m-0"].ok == 4
-    other_engine = TrafficSample(1.0, "p", {}, {"m-0": ReplicaCount("m", "h", ok=7)})
-    assert TrafficWindow.between(old, other_engine).replicas["m-0"].ok == 7
-
-
-def test_two_looks_at_one_moment_say_nothing() -> None:
-    sample = TrafficSample(1.0, "p", {"m": ModelCount(arrived=5)})
-    assert TrafficWindow.between(sample, sample) == traffic.NO_WINDOW
+    old = sample(0.0, model=ModelCount(arrived=100), ok=90)
+    window = TrafficWindow.between(old, sample(1.0, "q", ModelCount(arrived=5), ok=4))
+    assert (window.models["m"].req_per_s, window.replicas["m-0"].ok) == (5.0, 4)
+    window = TrafficWindow.between(old, sample(1.0, generation="h", ok=7))
+    assert window.replicas["m-0"].ok == 7
+    assert TrafficWindow.between(old, old) == traffic.NO_WINDOW, "two looks at one moment"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench.dispatch.key_fleet import UNIX, KeyFleet, Receipt
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
-from partitiond.core.keys import portions as portionss
+from partitiond.core.keys import portions as sharing
 from partitiond.core.keys.allowance import ROW_NUMBERS, allowance_of_row, first_part
 from partitiond.core.keys.portions import MOST_ABSENT, MOST_ROWS, KeyPeers, KeyWord, Portions
 from partitiond.core.keys.rates import NO_USAGE, Allowed, KeyMeter, Usage, period_start
@@ -380,7 +380,7 @@ def test_a_host_that_does_not_know_the_key_confirms_and_uses_nothing() -> None:
         portions.tick(meter.usage, meter.levels(now=now), now=now, unix=UNIX)
         word = portions.word("h1")
         if word is not None:
-            portions.hear("h1", portionss.word_of_unknown_key(word, 1))
+            portions.hear("h1", sharing.word_of_unknown_key(word, 1))
         while not isinstance(
             meter.admit(1.0, now=now, unix=UNIX, allowance=portions.allowance), Rejected
         ):
@@ -388,7 +388,7 @@ def test_a_host_that_does_not_know_the_key_confirms_and_uses_nothing() -> None:
     assert admitted > 300
 
 
-def test_an_idle_key_is_quiet() -> None:
+def test_an_idle_key_is_quiet_and_words_for_a_dead_host_take_bounded_memory() -> None:
     fleet = fleet_of(KeyRates(requests_per_minute=600, token_budget=10**6), 4)
     for _ in range(20):
         admit(fleet, "h1", 3.0)
@@ -397,17 +397,11 @@ def test_an_idle_key_is_quiet() -> None:
     fleet.run(fleet.now + 20.0)
     assert fleet.words == words
     assert not any(host.portions.is_busy(fleet.now) for host in fleet.hosts.values())
-    admit(fleet, "h1", 3.0)
-    fleet.run(fleet.now + 0.3)
-    assert fleet.words > words
-
-
-def test_words_for_a_dead_host_take_bounded_memory() -> None:
-    fleet = fleet_of(KeyRates(token_budget=10**6), 3)
     fleet.hosts["h2"].up = False
     for _ in range(150):
         admit(fleet, "h0", 3.0)
         fleet.run(fleet.now + 0.1)
+    assert fleet.words > words
     assert len(fleet.hosts["h0"].portions._rows) <= MOST_ROWS
 
 
@@ -423,13 +417,9 @@ def test_workers_of_a_host_share_its_allowance() -> None:
         while worker is workers[-1] or worker.usage.requests < 60:
             siblings = sum((w.usage for w in workers if w is not worker), NO_USAGE)
             found = worker.admit(
-                1.0,
-                now=fleet.now,
-                unix=host.unix(fleet.now),
-                others=siblings + host.portions.heard,
-                allowance=allowance,
-                siblings=siblings,
-            )
+                1.0, now=fleet.now, unix=host.unix(fleet.now), allowance=allowance,
+                others=siblings + host.portions.heard, siblings=siblings,
+            )  # fmt: skip
             if isinstance(found, Rejected):
                 break
     assert [worker.usage.requests for worker in workers[:2]] == [60, 60]
@@ -440,22 +430,12 @@ numbers = st.one_of(
     st.floats(), st.integers(-5, 5).map(float), st.sampled_from([1e300, -1e300, 2.0**53])
 )
 usages = st.builds(Usage, numbers, numbers, numbers, numbers, numbers)
+absent = st.tuples(st.sampled_from(["h0", "h1", "h2", "x"]), st.integers(-1, 3), numbers, numbers)
 words = st.builds(
-    KeyWord,
-    st.integers(-1, 3),
-    st.integers(-1, 100),
-    usages,
-    usages,
-    st.tuples(numbers, numbers),
-    st.booleans(),
-    st.integers(-1, 10**16),
-    st.integers(-1, 10**6),
-    st.booleans(),
-    st.lists(
-        st.tuples(st.sampled_from(["h0", "h1", "h2", "x"]), st.integers(-1, 3), numbers, numbers),
-        max_size=3,
-    ).map(tuple),
-)
+    KeyWord, st.integers(-1, 3), st.integers(-1, 100), usages, usages,
+    st.tuples(numbers, numbers), st.booleans(), st.integers(-1, 10**16), st.integers(-1, 10**6),
+    st.booleans(), st.lists(absent, max_size=3).map(tuple),
+)  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)

@@ -10,42 +10,71 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
-from partitiond.core.keys import rates as ratess
-from partitiond.core.keys.rates import NO_USAGE, Allowed, KeyMeter, Usage, budget_use, period_start
+from partitiond.core.keys import rates as limits
+from partitiond.core.keys.rates import NO_USAGE, Allowed, KeyMeter, Usage
 
 NOON = datetime.datetime(2024, 2, 29, 12, 34, 56, tzinfo=datetime.UTC).timestamp()
+TO_THE_HOUR = 3600 - (34 * 60 + 56)
+NEVER = BudgetPeriod.NEVER
 
 
-def admit(meter: KeyMeter, tokens: float, now: float, others: Usage = NO_USAGE) -> str:
+def meter_of(**rates: int) -> KeyMeter:
+    return KeyMeter(KeyRates(**rates), 0.0)  # type: ignore[arg-type]
+
+
+def a_budget(tokens: int, period: BudgetPeriod = BudgetPeriod.HOUR) -> KeyMeter:
+    return KeyMeter(KeyRates(token_budget=tokens, budget_period=period), 0.0)
+
+
+def admit(meter: KeyMeter, tokens: float, now: float = 0.0, others: Usage = NO_USAGE) -> str:
     """The code of the refusal, or "ok"."""
     found = meter.admit(tokens, now=now, unix=NOON + now, others=others)
     return found.code if isinstance(found, Rejected) else "ok"
 
 
-def test_a_minutes_requests_may_come_at_once_then_at_the_rate() -> None:
-    meter = KeyMeter(KeyRates(requests_per_minute=6), 0.0)
-    assert [admit(meter, 1, 0.0) for _ in range(7)] == ["ok"] * 6 + ["rate_limited"]
-    rejected = meter.admit(1, now=2.5, unix=NOON)
-    assert isinstance(rejected, Rejected)
-    assert (rejected.status, rejected.retry_after_seconds) == (429, 8)
-    assert admit(meter, 1, 9.9) == "rate_limited"
-    assert admit(meter, 1, 10.0) == "ok"
+def allowed(meter: KeyMeter, tokens: float) -> Allowed:
+    found = meter.admit(tokens, now=0.0, unix=NOON)
+    assert isinstance(found, Allowed)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("meter", "tokens", "admitted", "code", "seconds"),
+    [
+        (meter_of(requests_per_minute=6), 1, 6, "rate_limited", 10),
+        (meter_of(tokens_per_minute=600), 300, 2, "tokens_rate_limited", 30),
+        (meter_of(max_in_flight=2), 5, 2, "too_many_in_flight", 1),
+        (a_budget(100), 50, 2, "budget_exhausted", TO_THE_HOUR),
+        (a_budget(100, NEVER), 50, 2, "budget_exhausted", None),
+    ],
+)
+def test_so_much_may_come_at_once_and_then_it_is_told_when(
+    meter: KeyMeter, tokens: int, admitted: int, code: str, seconds: int | None
+) -> None:
+    assert [admit(meter, tokens) for _ in range(admitted)] == ["ok"] * admitted
+    refused = meter.admit(tokens, now=0.0, unix=NOON)
+    assert isinstance(refused, Rejected)
+    assert (refused.status, refused.code) == (429, code)
+    assert refused.retry_after_seconds == seconds
+    if code == "budget_exhausted" and seconds is not None:
+        assert admit(meter, tokens, seconds - 0.1) == code
+        assert admit(meter, tokens, float(seconds)) == "ok", "the next hour"
 
 
 @given(st.lists(st.tuples(st.floats(0, 20), st.integers(1, 60)), max_size=80))
 def test_in_no_stretch_is_more_admitted_than_a_minutes_amount_and_the_rate(
     arrivals: list[tuple[float, int]],
 ) -> None:
-    meter = KeyMeter(KeyRates(requests_per_minute=20, tokens_per_minute=60), 0.0)
+    meter = meter_of(requests_per_minute=20, tokens_per_minute=60)
     now, admitted = 0.0, []
     for pause, tokens in arrivals:
         now += pause
         if admit(meter, tokens, now) == "ok":
             admitted.append((now, tokens))
     for first, (begin, _) in enumerate(admitted):
-        count = total = 0
-        for when, tokens in admitted[first:]:
-            count, total = count + 1, total + tokens
+        total = 0
+        for count, (when, tokens) in enumerate(admitted[first:], start=1):
+            total += tokens
             assert count <= 20 + 20 * (when - begin) / 60 + 1e-6
             assert total <= 60 + 60 * (when - begin) / 60 + 1e-6
 
@@ -53,10 +82,10 @@ def test_in_no_stretch_is_more_admitted_than_a_minutes_amount_and_the_rate(
 @given(st.integers(0, 2**32), st.integers(2, 4))
 def test_workers_together_keep_the_limits_of_one(seed: int, workers: int) -> None:
     dice = random.Random(seed)
-    rates = KeyRates(
-        requests_per_minute=30, tokens_per_minute=600, max_in_flight=5, token_budget=2000
-    )
-    meters = [KeyMeter(rates, 0.0) for _ in range(workers)]
+    meters = [
+        meter_of(requests_per_minute=30, tokens_per_minute=600, max_in_flight=5, token_budget=2000)
+        for _ in range(workers)
+    ]
     flying: list[tuple[int, Allowed]] = []
     now, sent, tokens_sent = 0.0, 0, 0.0
     for _ in range(150):
@@ -64,9 +93,8 @@ def test_workers_together_keep_the_limits_of_one(seed: int, workers: int) -> Non
         if flying and dice.random() < 0.5:
             which, receipt = flying.pop(dice.randrange(len(flying)))
             meters[which].settle(receipt, receipt.tokens, now=now, unix=NOON + now)
-        which = dice.randrange(workers)
+        which, tokens = dice.randrange(workers), dice.choice([10, 50, 100])
         others = sum((m.usage for n, m in enumerate(meters) if n != which), NO_USAGE)
-        tokens = dice.choice([10, 50, 100])
         found = meters[which].admit(tokens, now=now, unix=NOON + now, others=others)
         if isinstance(found, Allowed):
             flying.append((which, found))
@@ -80,66 +108,39 @@ def test_workers_together_keep_the_limits_of_one(seed: int, workers: int) -> Non
 def test_retry_after_is_when_it_is_admitted_and_not_earlier(
     first: int, second: int, pause: float
 ) -> None:
-    meter = KeyMeter(KeyRates(tokens_per_minute=600), 0.0)
-    assert admit(meter, first, 0.0) == "ok", "a full bucket takes any request"
+    meter, fresh = meter_of(tokens_per_minute=600), meter_of(tokens_per_minute=600)
+    assert admit(meter, first) == admit(fresh, first) == "ok", "a full bucket takes any request"
     rejected = meter.admit(second, now=pause, unix=NOON)
     if isinstance(rejected, Rejected):
-        assert rejected.retry_after_seconds is not None
         wait = rejected.retry_after_seconds
-        if wait < 600:
-            assert admit(meter, second, pause + wait) == "ok"
-        if wait > 1:
-            fresh = KeyMeter(KeyRates(tokens_per_minute=600), 0.0)
-            admit(fresh, first, 0.0)
-            assert admit(fresh, second, pause + wait - 1.01) == "tokens_rate_limited"
+        assert wait is not None
+        assert wait >= 600 or admit(meter, second, pause + wait) == "ok"
+        assert wait <= 1 or admit(fresh, second, pause + wait - 1.01) == "tokens_rate_limited"
 
 
 def test_an_estimate_is_corrected_by_what_was_used() -> None:
-    meter = KeyMeter(KeyRates(tokens_per_minute=1000), 0.0)
-    receipt = meter.admit(900, now=0.0, unix=NOON)
-    assert isinstance(receipt, Allowed)
-    assert admit(meter, 200, 0.0) == "tokens_rate_limited"
+    meter = meter_of(tokens_per_minute=1000)
+    receipt = allowed(meter, 900)
+    assert admit(meter, 200) == "tokens_rate_limited"
     meter.settle(receipt, 100, now=0.0, unix=NOON)
-    assert admit(meter, 900, 0.0) == "ok"
+    assert admit(meter, 900) == "ok"
     meter.settle(Allowed(900, 0.0), 2100, now=0.0, unix=NOON)
     assert admit(meter, 1, 70.0) == "tokens_rate_limited", "1200 more than there was: 72 s of debt"
     assert admit(meter, 1, 73.0) == "ok"
 
 
-def test_requests_in_flight_are_bounded_and_ends_give_them_back() -> None:
-    meter = KeyMeter(KeyRates(max_in_flight=2), 0.0)
-    receipts = [meter.admit(5, now=0.0, unix=NOON) for _ in range(3)]
-    assert isinstance(receipts[2], Rejected)
-    assert receipts[2].code == "too_many_in_flight"
-    assert isinstance(receipts[0], Allowed)
-    meter.settle(receipts[0], 5, now=0.0, unix=NOON)
-    assert admit(meter, 5, 0.0) == "ok"
-    assert admit(KeyMeter(KeyRates(max_in_flight=2), 0.0), 5, 0.0, Usage(in_flight=2)) != "ok"
-
-
-def test_a_budget_ends_with_its_period_and_says_when() -> None:
-    meter = KeyMeter(KeyRates(token_budget=100, budget_period=BudgetPeriod.HOUR), 0.0)
-    assert admit(meter, 60, 0.0) == "ok"
-    rejected = meter.admit(60, now=0.0, unix=NOON)
-    assert isinstance(rejected, Rejected)
-    assert rejected.code == "budget_exhausted"
-    assert rejected.retry_after_seconds == 3600 - (34 * 60 + 56)
-    assert admit(meter, 40, 0.0) == "ok"
-    assert admit(meter, 60, 3600 - (34 * 60 + 56)) == "ok", "the next hour"
-
-
-def test_a_budget_for_ever_names_no_time() -> None:
-    meter = KeyMeter(KeyRates(token_budget=10, budget_period=BudgetPeriod.NEVER), 0.0)
-    rejected = meter.admit(11, now=0.0, unix=NOON)
-    assert isinstance(rejected, Rejected)
-    assert rejected.retry_after_seconds is None
+def test_ends_give_requests_in_flight_back_and_others_take_them() -> None:
+    meter = meter_of(max_in_flight=2)
+    receipt = allowed(meter, 5)
+    assert [admit(meter, 5), admit(meter, 5)] == ["ok", "too_many_in_flight"]
+    meter.settle(receipt, 5, now=0.0, unix=NOON)
+    assert admit(meter, 5) == "ok"
+    assert admit(meter_of(max_in_flight=2), 5, 0.0, Usage(in_flight=2)) == "too_many_in_flight"
 
 
 def test_a_correction_of_the_last_period_does_not_touch_this_one() -> None:
-    meter = KeyMeter(KeyRates(token_budget=100, budget_period=BudgetPeriod.HOUR), 0.0)
-    receipt = meter.admit(90, now=0.0, unix=NOON)
-    assert isinstance(receipt, Allowed)
-    later = NOON + 3600
+    meter, later = a_budget(100), NOON + 3600
+    receipt = allowed(meter, 90)
     assert isinstance(meter.admit(50, now=1.0, unix=later), Allowed)
     meter.settle(receipt, 10, now=2.0, unix=later)
     assert meter.usage.budget_tokens == 50
@@ -147,12 +148,13 @@ def test_a_correction_of_the_last_period_does_not_touch_this_one() -> None:
 
 @given(st.floats(0, 4e9), st.sampled_from(BudgetPeriod))
 def test_every_moment_is_in_its_period(unix: float, period: BudgetPeriod) -> None:
-    start, end = period_start(unix, period), ratess.period_end(unix, period)
+    start, end = limits.period_start(unix, period), limits.period_end(unix, period)
     assert start <= unix
+    assert (end is None) == (period is NEVER)
     if end is not None:
         assert unix < end
-        assert period_start(end, period) == end
-        assert period_start(start, period) == start
+        assert limits.period_start(end, period) == end
+        assert limits.period_start(start, period) == start
 
 
 @pytest.mark.parametrize(
@@ -164,43 +166,42 @@ def test_every_moment_is_in_its_period(unix: float, period: BudgetPeriod) -> Non
     ],
 )
 def test_periods_are_the_calendars_in_utc(period: BudgetPeriod, start: str, end: str) -> None:
-    def unix(text: str) -> float:
-        return datetime.datetime.fromisoformat(text + "+00:00").timestamp()
-
-    assert period_start(NOON, period) == unix(start)
-    assert ratess.period_end(NOON, period) == unix(end)
+    found = limits.period_start(NOON, period), limits.period_end(NOON, period)
+    assert found == tuple(
+        datetime.datetime.fromisoformat(text + "+00:00").timestamp() for text in (start, end)
+    )
 
 
 def test_new_limits_keep_what_was_used() -> None:
-    meter = KeyMeter(KeyRates(requests_per_minute=10), 0.0)
+    meter = meter_of(requests_per_minute=10)
     for _ in range(8):
-        admit(meter, 1, 0.0)
+        admit(meter, 1)
     meter.apply(KeyRates(requests_per_minute=9), 0.0)
-    assert [admit(meter, 1, 0.0) for _ in range(2)] == ["ok", "rate_limited"]
+    assert [admit(meter, 1) for _ in range(2)] == ["ok", "rate_limited"]
     meter.apply(KeyRates(), 0.0)
-    assert [admit(meter, 1, 0.0) for _ in range(50)] == ["ok"] * 50
+    assert [admit(meter, 1) for _ in range(50)] == ["ok"] * 50
     meter.apply(KeyRates(requests_per_minute=5), 60.0)
     assert admit(meter, 1, 60.0) == "ok"
 
 
 def test_another_worker_that_starts_again_earns_nobody_anything() -> None:
-    meter = KeyMeter(KeyRates(tokens_per_minute=100), 0.0)
+    meter = meter_of(tokens_per_minute=100)
     assert admit(meter, 50, 0.0, Usage(requests=5, tokens=50)) == "ok"
     assert admit(meter, 10, 0.0, Usage(requests=0, tokens=0)) == "tokens_rate_limited"
 
 
 def test_budgets_survive_a_restart() -> None:
     rates = KeyRates(token_budget=100, budget_period=BudgetPeriod.DAY)
-    meter = KeyMeter(rates, 0.0)
-    admit(meter, 80, 0.0)
-    use = budget_use(rates, meter.usage + Usage())
+    meter, again = KeyMeter(rates, 0.0), KeyMeter(rates, 1000.0)
+    admit(meter, 80)
+    use = limits.budget_use(rates, meter.usage + Usage())
     assert use is not None
-    kept = ratess.budgets_from_dict(json.loads(json.dumps(ratess.budgets_to_dict({"k": use}))))
-    again = KeyMeter(rates, 1000.0)
-    again.restore(kept["k"])
+    written = limits.budgets_to_dict({"k": use})
+    assert written["k"].keys() == {"period", "start", "tokens"}
+    again.restore(limits.budgets_from_dict(json.loads(json.dumps(written)))["k"])
     assert admit(again, 30, 10.0) == "budget_exhausted"
     assert admit(again, 30, 86_400.0) == "ok"
-    assert budget_use(KeyRates(), meter.usage) is None
+    assert limits.budget_use(KeyRates(), meter.usage) is None
 
 
 @pytest.mark.parametrize(
@@ -212,16 +213,13 @@ def test_budgets_survive_a_restart() -> None:
     ],
 )  # fmt: skip
 def test_a_damaged_file_of_budgets_is_no_budget(data: object) -> None:
-    assert ratess.budgets_from_dict(data) == {}
+    assert limits.budgets_from_dict(data) == {}
 
 
 def test_rows_are_plain_numbers_and_only_the_current_period_is_added() -> None:
     one, two = Usage(1, 2, 3, 0.0, 40), Usage(10, 20, 30, 3600.0, 50)
     assert Usage(*one.as_row()) == one
     assert one + two == Usage(11, 22, 33, 3600.0, 50)
-    assert ratess.budgets_to_dict({"k": ratess.BudgetUse(BudgetPeriod.DAY, 0.0, 5.0)}) == {
-        "k": {"period": "day", "start": 0.0, "tokens": 5.0}
-    }
 
 
 def test_a_bucket_is_lowered_to_a_level_of_before_and_never_raised() -> None:

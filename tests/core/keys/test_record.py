@@ -44,12 +44,6 @@ def test_each_wrong_term_is_named_in_a_short_message(terms: dict[str, Any], word
     assert refused.value.hint
 
 
-def test_the_usual_key_may_do_everything_for_ever() -> None:
-    usual = KeyTerms()
-    assert (usual.models, usual.routes, usual.expires_at) == ((), (), None)
-    assert (usual.limits, usual.rates) == (RequestLimits(), KeyRates())
-
-
 def test_differences_are_told_by_name() -> None:
     changed = KeyTerms(label="x", rates=KeyRates(max_in_flight=1))
     assert differences(KeyTerms(), changed) == ("label", "rates")

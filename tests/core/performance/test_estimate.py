@@ -7,21 +7,19 @@ from typing import Any
 import pytest
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import CpuFigures, SharingMode
+from partitiond.core.hardware.kinds import CpuFigures, SharingMode, headroom_bytes
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.precision import with_dtype
-from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance import estimate as estimates
 from partitiond.core.performance.estimate import batch_ladder, estimate_profile, prior_curve
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind, operating_point
-from partitiond.core.units import GIB
+from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.models.catalog import CATALOG
-from partitiond.serde import from_json, to_json
 
 WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
+SLICE = PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb")
 
 
 def estimate(name: str = "opt-1.3b", **changes: Any) -> Profile:
@@ -37,13 +35,6 @@ def estimate(name: str = "opt-1.3b", **changes: Any) -> Profile:
         **changes,
     }
     return estimate_profile(**arguments)
-
-
-def test_it_says_that_nothing_was_measured() -> None:
-    profile = estimate()
-    assert profile.kind is ProfileKind.ESTIMATED
-    assert any("estimated" in note for note in profile.provenance.notes)
-    assert any("datasheet" in note for note in profile.provenance.notes)
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -63,15 +54,6 @@ def test_points_are_powers_of_two_whose_figures_agree(name: str) -> None:
         assert point.prompt_tokens_per_s == pytest.approx(512 * point.req_per_s)
 
 
-def test_every_point_fits_the_partition() -> None:
-    budget = 12 * GIB
-    profile = estimate(memory_bytes=budget)
-    assert profile.points
-    assert all(point.footprint_bytes <= budget for point in profile.points)
-    assert profile.knee.batch is None
-    assert profile.knee.limited_by is LimitedBy.MEMORY
-
-
 def test_kv_bytes_per_token_can_be_read_back_from_a_profile() -> None:
     profile = estimate()
     per_token = CATALOG["opt-1.3b"].architecture.kv_bytes_per_token
@@ -88,42 +70,20 @@ def test_a_model_that_does_not_fit_has_no_points_but_says_what_it_needs() -> Non
     assert operating_point(profile, None) is None
 
 
-def test_an_slo_bounds_the_batch() -> None:
-    profile = estimate("opt-125m")
-    free = operating_point(profile, None)
-    bound = operating_point(profile, Slo(ttft_seconds=0.5, tpot_seconds=0.01))
-    assert free is not None
-    assert bound is not None
-    assert bound.batch < free.batch
-    assert bound.tpot.p95 <= 0.01
-
-
-def test_a_smaller_sm_share_is_slower() -> None:
-    rates = [
-        estimate(size=PartitionSize(SharingMode.MPS, 1, p)).points[3].output_tokens_per_s
-        for p in (10, 30, 100)
-    ]
-    assert rates == sorted(rates)
-    assert rates[0] < rates[2]
-
-
-def test_a_cpu_device_is_estimated_by_its_cores() -> None:
+def test_a_cpu_device_is_estimated_by_its_cores_and_by_what_was_measured() -> None:
     device = fake_cpu(cores=4, memory_bytes=16 * GIB)
-    one, all_of_it = (
-        estimate("smollm2-135m", hardware=device, size=PartitionSize(SharingMode.CORES, n))
-        for n in (1, 4)
+    slow = CpuFigures("x", 4, 1, 5e9, 8e9, 2e10, 8e10, False, "")
+    one, two, four, measured = (
+        estimate(
+            "smollm2-135m", hardware=device, size=PartitionSize(SharingMode.CORES, n), figures=known
+        )
+        for n, known in ((1, None), (2, None), (4, None), (2, slow))
     )
     assert one.hardware == device.hardware
-    assert one.knee.best_output_tokens_per_s < all_of_it.knee.best_output_tokens_per_s
+    assert one.knee.best_output_tokens_per_s < four.knee.best_output_tokens_per_s
     assert any("assumed per core" in note for note in one.provenance.notes)
-
-
-def test_float32_doubles_weights_and_cache() -> None:
-    architecture = CATALOG["opt-125m"].architecture
-    wide = with_dtype(architecture, "float32")
-    assert wide.weights_bytes == 2 * architecture.weights_bytes
-    assert wide.kv_bytes_per_token == 2 * architecture.kv_bytes_per_token
-    assert with_dtype(architecture, "auto") == architecture
+    assert measured.points[3].output_tokens_per_s < two.points[3].output_tokens_per_s
+    assert any("measured on this host" in note for note in measured.provenance.notes)
 
 
 def test_an_unknown_gpu_is_assumed_to_be_slow_but_keeps_its_memory() -> None:
@@ -133,15 +93,6 @@ def test_an_unknown_gpu_is_assumed_to_be_slow_but_keeps_its_memory() -> None:
     assert spec.memory_bytes == device.memory_bytes
     assert spec.flops_16bit == min(known.flops_16bit for known in HARDWARE.values())
     assert "unknown" in spec.source
-
-
-def test_usable_memory_leaves_headroom() -> None:
-    assert estimates.usable_memory_bytes(HARDWARE["a100-40gb"]) < 40 * GIB - 512 * 2**20
-
-
-def test_it_survives_json() -> None:
-    profile = estimate()
-    assert from_json(Profile, to_json(profile)) == profile
 
 
 def test_refined_points_are_close_together_and_end_at_what_fits() -> None:
@@ -175,25 +126,6 @@ def test_a_prior_is_the_estimate_without_memory() -> None:
         assert known[point.batch] == pytest.approx(point.output_tokens_per_s)
 
 
-def test_measured_figures_replace_assumed_ones() -> None:
-    device = fake_cpu(cores=4, memory_bytes=16 * GIB)
-    slow = CpuFigures("x", 4, 1, 5e9, 8e9, 2e10, 8e10, False, "")
-    size = PartitionSize(SharingMode.CORES, 2)
-    assumed = estimate("smollm2-135m", hardware=device, size=size)
-    measured = estimate("smollm2-135m", hardware=device, size=size, figures=slow)
-    assert measured.points[3].output_tokens_per_s < assumed.points[3].output_tokens_per_s
-    assert any("measured on this host" in note for note in measured.provenance.notes)
-
-
-def test_a_slice_has_its_own_memory() -> None:
-    size = PartitionSize(SharingMode.MIG, 1, 100, "1g.5gb")
-    budget = estimates.partition_bytes(HARDWARE["a100-40gb"], size)
-    assert 4 * GIB < budget < 4864 * 2**20
-    profile = estimate("opt-125m", size=size)
-    assert profile.points
-    assert all(p.footprint_bytes <= budget for p in profile.points)
-
-
 def test_mixed_lengths_need_more_memory_and_time_than_their_means() -> None:
     fixed = estimate(max_model_len=2048)
     mixed = estimate(workload=Workload.lognormal(512, 256, 0.8, 0.8), max_model_len=2048)
@@ -202,3 +134,29 @@ def test_mixed_lengths_need_more_memory_and_time_than_their_means() -> None:
         assert other.output_tokens_per_s < one.output_tokens_per_s
         assert other.ttft.p95 > one.ttft.p95
         assert other.e2el.p95 > one.e2el.p95
+
+
+def test_every_point_fits_the_partition_and_says_that_nothing_was_measured() -> None:
+    profile, small = estimate(memory_bytes=12 * GIB), estimate("opt-125m", size=SLICE)
+    assert profile.kind is ProfileKind.ESTIMATED
+    notes = " ".join(profile.provenance.notes)
+    assert "estimated" in notes
+    assert "datasheet" in notes
+    assert (profile.knee.batch, profile.knee.limited_by) == (None, LimitedBy.MEMORY)
+    budget = estimates.partition_bytes(HARDWARE["a100-40gb"], SLICE)
+    assert budget == 4864 * MIB - 512 * MIB
+    for found, most in ((profile, 12 * GIB), (small, budget)):
+        assert found.points
+        assert all(point.footprint_bytes <= most for point in found.points)
+
+
+def test_usable_memory_is_what_reservation_and_headroom_leave() -> None:
+    (device,) = fake_gpus("a100-80gb")
+    total = device.memory_bytes
+    left = total - headroom_bytes(total)
+    for reserved, usable in ((0, left), (GIB, left - GIB), (total, 0)):
+        there = dataclasses.replace(device, reserved_bytes=Bytes(reserved))
+        assert estimates.usable_memory_bytes(there) == usable
+    spec = HARDWARE["a100-40gb"]
+    expected = spec.memory_bytes - headroom_bytes(spec.memory_bytes)
+    assert estimates.usable_memory_bytes(spec) == expected

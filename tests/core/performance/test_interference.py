@@ -11,22 +11,12 @@ SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 MODES = st.sampled_from((SharingMode.MEMORY, SharingMode.MPS, SharingMode.CORES))
 
 
-def test_alone_nothing_is_slower() -> None:
-    assert sigma(SharingMode.MEMORY, [1.0]) == 1.0
-    assert sigma(SharingMode.MPS, [0.2]) == 1.0
-
-
-def test_two_saturated_replicas_take_turns() -> None:
+def test_two_saturated_replicas_take_turns_and_shares_that_fit_cost_only_the_crowd() -> None:
+    assert sigma(SharingMode.MEMORY, [1.0]) == sigma(SharingMode.MPS, [0.2]) == 1.0, "alone"
     assert sigma(SharingMode.MEMORY, [1.0, 1.0]) == pytest.approx(2.1)
     assert level_of(SharingMode.MEMORY, 2 * 1.05) == 2.1
-
-
-def test_shares_that_fit_cost_only_the_crowd() -> None:
     assert sigma(SharingMode.MPS, [0.3, 0.3, 0.3]) == pytest.approx(1.04)
     assert level_of(SharingMode.MPS, 1.04) == 1.04
-
-
-def test_beyond_the_last_level_there_is_none() -> None:
     assert level_of(SharingMode.MEMORY, 5.0) is None
 
 
@@ -61,10 +51,3 @@ def test_the_largest_kappa_on_a_device_counts(
 def test_a_measured_kappa_below_the_default_counts_as_measured() -> None:
     assert sigma(SharingMode.MEMORY, [0.5, 0.5], kappas=[0.0, 0.0]) == 1.0
     assert sigma(SharingMode.MEMORY, [0.5, 0.5], kappas=[0.0, None]) == pytest.approx(1.05)
-
-
-def test_levels_ascend_from_one() -> None:
-    for mode in SharingMode:
-        levels = DEFAULT.levels_of(mode)
-        assert levels[0] == 1.0
-        assert list(levels) == sorted(set(levels))

@@ -3,11 +3,11 @@
 import pytest
 
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.length_shift import checks_of, nearest_point, shift_of
-from partitiond.core.performance.transfer import Target, transfer_profile
+from partitiond.core.performance.length_shift import nearest_point, shift_of
 from partitiond.core.performance.transfer_check import DEFAULT_ERROR
 from partitiond.core.performance.transfer_fit import Source, Subject
 from partitiond.core.profile.record import Profile
+from tests.core import transfer_samples
 from tests.core.transfer_samples import BATCHES, SHORT_ANSWERS, cores, rate, source, subject
 
 CHAT = Workload(512, 256)
@@ -23,12 +23,7 @@ def known(*workloads: Workload, noise: float = 0.0) -> list[Source]:
 
 
 def predict(sources: list[Source], wanted: Subject) -> Profile:
-    return transfer_profile(
-        sources,
-        Target(wanted, max_model_len=1024),
-        profile_id="t1",
-        created_at="2026-01-01T00:00:00Z",
-    )
+    return transfer_samples.predicted(sources, wanted, 1024)
 
 
 def test_lengths_between_the_measured_ones_are_predicted() -> None:
@@ -46,16 +41,8 @@ def test_lengths_that_were_measured_are_predicted_as_measured() -> None:
     shift = shift_of(sources, subject(workload=CHAT))
     assert shift is not None
     for point in sources[1].profile.points:
-        predicted = shift.output_tokens_per_s(subject(workload=CHAT), point.batch)
-        assert predicted == pytest.approx(point.output_tokens_per_s)
-
-
-def test_a_batch_that_was_not_measured_lies_between_its_neighbours() -> None:
-    wanted = subject(workload=BETWEEN)
-    shift = shift_of(known(SHORT_ANSWERS, CHAT), wanted)
-    assert shift is not None
-    rates = [shift.output_tokens_per_s(wanted, batch) for batch in (8, 11, 16)]
-    assert rates == sorted(rates)
+        found = shift.output_tokens_per_s(subject(workload=CHAT), point.batch)
+        assert found == pytest.approx(point.output_tokens_per_s)
 
 
 def test_workloads_that_are_nearly_the_same_tell_nothing_of_others() -> None:
@@ -107,12 +94,6 @@ def test_profiles_of_other_partitions_are_left_out_where_lengths_alone_differ() 
     profile = predict(sources, subject(workload=BETWEEN))
     assert profile.transfer is not None
     assert profile.transfer.source_ids == tuple(s.profile.id for s in sources[:2])
-
-
-def test_two_workloads_leave_none_to_check_on() -> None:
-    shift = shift_of(known(SHORT_ANSWERS, CHAT), subject(workload=BETWEEN))
-    assert shift is not None
-    assert checks_of(shift) == ()
 
 
 def test_the_nearest_batch_is_the_nearest_by_ratio() -> None:

@@ -1,7 +1,6 @@
 """Rounds with lumpy prompts are averaged over the steps that an engine really makes."""
 
 import dataclasses
-import itertools
 import math
 
 import pytest
@@ -94,14 +93,6 @@ def test_it_agrees_with_stepping(workload: Workload, batch: int, within: float) 
     assert promised.p95 > 0.7 * firsts[int(0.95 * len(firsts))]
 
 
-def test_the_mean_step_alone_would_promise_a_quarter_too_much() -> None:
-    asked = case(Workload(512, 256))
-    rate, _ = stepped(asked, 32)
-    moments = asked.workload.moments
-    mean = Step(32, moments.occupancy_mean, 32 * moments.p / moments.o, 256)
-    assert 32 / step_seconds(OPT, mean, SHARE) > 1.2 * rate
-
-
 @given(
     st.integers(1, 400),
     st.tuples(st.integers(1, 4096), st.integers(1, 600), st.floats(0, 2)),
@@ -137,12 +128,8 @@ def test_terms_add_up_and_lumps_never_save_time(batch: int, prompt: int, output:
     total = terms.device_seconds + terms.fixed + terms.sequences
     assert total == pytest.approx(decode_round(OPT, workload, batch, SHARE, 2048).seconds)
     assert terms.lumps >= 0
-
-
-def test_lumps_cost_nothing_where_arithmetic_and_traffic_add_up() -> None:
     serial = dataclasses.replace(SHARE, overlaps=False)
-    assert round_terms(OPT, Workload(512, 256), 32, serial, 2048).lumps == 0
-    assert round_terms(OPT, Workload(512, 256), 32, SHARE, 2048).lumps > 0
+    assert round_terms(OPT, workload, batch, serial, 2048).lumps == 0
 
 
 @given(st.integers(0, 500), st.floats(0, 0.9))
@@ -199,8 +186,3 @@ def test_varying_outputs_spread_the_time_per_token() -> None:
     fixed = tpot_latency(case(Workload(300, 100)), 64)
     varied = tpot_latency(case(Workload.lognormal(300, 100, 0.0, 1.0)), 64)
     assert varied.p95 / varied.mean > fixed.p95 / fixed.mean
-
-
-def test_time_to_the_first_token_grows_with_the_batch() -> None:
-    found = [ttft_latency(case(Workload(512, 256)), b).mean for b in (1, 4, 16, 64, 256)]
-    assert all(a < b for a, b in itertools.pairwise(found))

@@ -32,12 +32,9 @@ def takes(
     return diff_cost(diff_plans(running, wanted), devices or (gpu("gpu-0"),), seen)
 
 
-def test_nothing_to_do_takes_nothing() -> None:
+def test_starts_follow_each_other_on_a_device_and_side_by_side_on_several() -> None:
     cost = takes((placed("a-1"),), (placed("a-1"),))
     assert (cost.steps, cost.devices, cost.seconds, cost.load_bytes) == ((), (), 0.0, 0)
-
-
-def test_starts_on_one_device_follow_each_other_and_devices_work_side_by_side() -> None:
     two = (gpu("gpu-0"), gpu("gpu-1"))
     wanted = (placed("a-1"), placed("a-2"), placed("b-1", "gpu-1"))
     cost = takes((), wanted, *two, seen={"a": 30.0, "b": 50.0})
@@ -115,14 +112,11 @@ def test_the_peak_is_at_least_both_ends_and_never_more_than_there_is(
     assert Bytes(cost.peak_extra_bytes) >= 0
 
 
-def test_no_outage_is_told_of_what_another_serves_or_comes_or_goes() -> None:
-    running = (placed("a-1", gib=30), placed("a-2", gib=30))
-    assert takes(running, (placed("a-1", gib=35), placed("a-2", gib=35))).outages == ()
+def test_no_outage_is_told_of_what_another_serves_or_before_its_turn() -> None:
+    both = (placed("a-1", gib=30), placed("a-2", gib=30))
+    assert takes(both, (placed("a-1", gib=35), placed("a-2", gib=35))).outages == ()
     assert takes((placed("a-1", gib=50),), (placed("b-1", gib=60),)).outages == ()
-
-
-def test_an_outage_begins_when_its_turn_comes() -> None:
-    """The new model comes first: the change of the other brings nothing more."""
+    # The new model comes first: the change of the other brings nothing more.
     running = (placed("a-1", gib=50),)
     wanted = (placed("a-1", gib=55), placed("b-1", gib=15))
     (outage,) = takes(running, wanted, seen={"a": 30.0, "b": 20.0}).outages

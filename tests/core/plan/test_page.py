@@ -47,11 +47,8 @@ def test_who_has_no_replica_and_least_to_spare_comes_first() -> None:
     names = [f.model for f in worst_served(models, 9)]
     assert names == ["none-of-more", "none", "none-of-max", "short", "exact", "fine", "max"]
     assert worst_served((), 6) == ()
-    assert [f.model for f in worst_served(models, 1)] == ["none-of-more"]
-
-
-def test_as_badly_served_models_come_by_name() -> None:
     assert [f.model for f in worst_served((gets("b", 9), gets("a", 9)), 2)] == ["a", "b"]
+    assert [f.model for f in worst_served(models, 1)] == ["none-of-more"]
 
 
 def test_full_is_what_is_used_up_most_and_no_device_is_both() -> None:

@@ -54,12 +54,9 @@ def test_another_driver_alone_and_an_estimate_are_not_measured_again() -> None:
     assert "0.33.0" in why
 
 
-def test_commits_are_named_by_their_beginning() -> None:
+def test_commits_are_named_by_their_beginning_and_the_command_measures_the_same() -> None:
     (why,) = stale_reasons(made("a" * 40), model_revision="b" * 40, engine_version="", driver="")
     assert "a" * 12 in why
     assert "a" * 13 not in why
-
-
-def test_the_command_measures_the_same_partition_and_variant() -> None:
     profile = dataclasses.replace(measured_profile(cores=2), variant="fp8")
     assert command_for(profile) == "partitiond profile a --cores 2 --variant fp8"

@@ -193,15 +193,12 @@ def test_a_plan_gives_way_to_another() -> None:
         assert progress.replaced_by(plan(NEW), plan(*wanted), "").same is same
 
 
-def test_it_is_not_over_while_a_plan_is_made() -> None:
+def test_it_is_not_over_while_a_plan_is_made_and_a_loop_that_breaks_is_why() -> None:
     done, ahead = asked(host()), progress.Ahead
     assert progress.settling(done, ahead(), "").state is PlanState.CONVERGED
     assert progress.settling(done, ahead(planning=True), "").state is PlanState.CONVERGING
     measuring = progress.settling(done, ahead(planning=True, measuring="job-1"), "")
     assert measuring.state is PlanState.CONVERGED, "that may take an hour"
-
-
-def test_a_loop_that_breaks_is_why() -> None:
     now = progress.settling(asked(host(), NEW), progress.Ahead(), "the proxy does not answer.")
     assert now.why == "the daemon cannot look after its engines: the proxy does not answer."
     assert progress.settling(asked(host()), progress.Ahead(), "x").why == ""

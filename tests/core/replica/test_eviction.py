@@ -54,12 +54,9 @@ def test_of_equal_sizes_the_cheapest_to_miss_goes(residents: list[Resident], gon
     assert victims(residents) == (gone,)
 
 
-def test_cores_count_beside_memory() -> None:
+def test_cores_count_and_of_several_devices_the_one_that_costs_least_waiting() -> None:
     two = [resident("a", rate=0.001), resident("b", rate=0.002)]
     assert victims(two, memory=1, units=2) == ("a", "b")
-
-
-def test_of_several_devices_the_one_that_costs_least_waiting() -> None:
     here = resident("here", device="gpu-0", rate=0.5)
     there = resident("there", device="gpu-1", rate=0.001)
     assert victims([here, there], devices=("gpu-0", "gpu-1")) == ("there",)

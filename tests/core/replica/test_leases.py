@@ -1,7 +1,7 @@
 """A profile job leases only room that nothing holds, and on a GPU only in its current mode."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -44,7 +44,7 @@ def mig(name: str, profile: str, start: int, count: int) -> Held:
 def asked(
     device: Device,
     *there: Held,
-    busy: Iterable[int] = (),
+    busy: Collection[int] = (),
     lent_to: Mapping[int, str] | None = None,
     most: int | None = None,
     **wish: Any,

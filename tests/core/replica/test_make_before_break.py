@@ -4,50 +4,29 @@ import dataclasses
 
 from hypothesis import given
 
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.room import overlap
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.replica.make_before_break import beside_what_runs
-from partitiond.core.units import GIB, Bytes
+from tests.controller.samples import cpu
 from tests.core.simulated_host import CORES, placement, plans
 
-
-def cpu(device_id: str = "cpu", cores: int = CORES) -> Device:
-    return Device(
-        id=device_id,
-        kind=DeviceKind.CPU,
-        hardware="test-cpu",
-        name="test CPU",
-        host="test",
-        memory_bytes=Bytes(8 * GIB),
-        free_bytes=Bytes(8 * GIB),
-        cores=tuple(range(cores)),
-        modes=(SharingMode.CORES,),
-    )
+CPU = cpu(CORES)
+OTHER = dataclasses.replace(CPU, id="cpu-b")
 
 
 def cores_of(placements: tuple[Placement, ...]) -> list[tuple[int, ...]]:
     return [p.partition.cores for p in placements]  # type: ignore[union-attr]
 
 
-def test_a_replica_that_changes_its_batch_goes_to_free_cores() -> None:
+def test_a_replica_that_changes_goes_to_free_cores_or_stays() -> None:
     old, new = placement("a-1", [0, 1]), placement("a-1", [0, 1], batch=16)
-    assert cores_of(beside_what_runs([new], [old], [cpu()])) == [(2, 3)]
-
-
-def test_it_stays_where_too_few_are_free_and_where_nothing_changes() -> None:
+    assert cores_of(beside_what_runs([new], [old], [CPU])) == [(2, 3)]
     old, new = placement("a-1", [0, 1, 2]), placement("a-1", [0, 1, 2], batch=16)
-    assert beside_what_runs([new], [old], [cpu()]) == (new,)
-    assert beside_what_runs([old], [old], [cpu()]) == (old,)
-
-
-def test_a_new_model_does_not_wait_for_the_cores_of_one_that_goes() -> None:
+    assert beside_what_runs([new], [old], [CPU]) == (new,)
+    assert beside_what_runs([old], [old], [CPU]) == (old,)
     old, new = placement("a-1", [0]), placement("b-1", [0])
-    assert cores_of(beside_what_runs([new], [old], [cpu()])) == [(1,)]
-
-
-def test_cores_of_one_numa_node_are_taken_where_enough_are_free_there() -> None:
-    device = dataclasses.replace(cpu(cores=6), core_nodes=((0, 1, 2), (3, 4, 5)))
+    assert cores_of(beside_what_runs([new], [old], [CPU])) == [(1,)]
+    device = dataclasses.replace(cpu(6), core_nodes=((0, 1, 2), (3, 4, 5)))
     old, new = placement("a-1", [0, 1]), placement("a-1", [0, 1], batch=16)
     assert cores_of(beside_what_runs([new], [old], [device])) == [(3, 4)]
 
@@ -56,7 +35,7 @@ def test_cores_of_one_numa_node_are_taken_where_enough_are_free_there() -> None:
 def test_nobody_gets_in_anybody_s_way_and_what_stays_is_left_alone(
     running: tuple[Placement, ...], wanted: tuple[Placement, ...]
 ) -> None:
-    found = beside_what_runs(wanted, running, [cpu(), cpu("cpu-b")])
+    found = beside_what_runs(wanted, running, [CPU, OTHER])
     assert [p.replica_id for p in found] == [p.replica_id for p in wanted]
     for n, one in enumerate(found):
         assert not any(overlap(one.partition, other.partition) for other in found[n + 1 :])

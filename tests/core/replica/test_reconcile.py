@@ -341,14 +341,11 @@ def test_the_engine_that_brings_most_back_by_the_second_starts_first() -> None:
     assert in_words(action) == "start b-1"
 
 
-def test_failures_double_the_wait_up_to_a_cap() -> None:
+def test_failures_double_the_wait_up_to_a_cap_until_an_engine_served_long() -> None:
     policy = reconciler.ReconcilePolicy(backoff_base_seconds=1.0, backoff_max_seconds=60.0)
     waits = [reconciler.backoff_seconds(failures, policy) for failures in range(9)]
     assert waits == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
     assert reconciler.backoff_seconds(10**6, policy) == 60.0
-
-
-def test_an_engine_that_served_long_starts_counting_failures_anew() -> None:
     assert reconciler.failures_after(5, POLICY.backoff_max_seconds, POLICY) == 1
     assert reconciler.failures_after(5, 0.0, POLICY) == 6
 

@@ -123,9 +123,6 @@ def test_a_form_keeps_the_group_of_its_model() -> None:
     assert forms[0] != forms[1]
     assert releases.gone_back(blue, OLD).isolation_group == ""
     assert releases.gone_back(OLD, blue).isolation_group == "blue"
-
-
-def test_the_release_of_the_default_group_is_the_one_before_there_were_groups() -> None:
     assert releases.release_of(OLD) == "d6366000d55b8528"
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.hardware import partition as partitions
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import MemoryShare, MigSlice, MpsShare, Partition
 from partitiond.core.performance.footprint import sleeping_footprint
 from partitiond.core.plan.record import Placement
@@ -14,32 +14,19 @@ from partitiond.core.profile.points import Footprint, SleepingFootprint
 from partitiond.core.replica import sleep
 from partitiond.core.replica.sleep import Traffic, devices_beside, host_memory, to_put_to_sleep
 from partitiond.core.units import GIB, Bytes
+from tests.controller.samples import cpu
 from tests.core.simulated_host import placement
 
 AWAKE = Footprint(
-    weights_bytes=Bytes(2000),
-    kv_cache_bytes=Bytes(5000),
-    activation_bytes=Bytes(300),
-    graph_bytes=Bytes(70),
-    context_bytes=Bytes(600),
-    unexplained_bytes=30,
-    peak_bytes=Bytes(8000),
-)
+    weights_bytes=Bytes(2000), kv_cache_bytes=Bytes(5000), activation_bytes=Bytes(300),
+    graph_bytes=Bytes(70), context_bytes=Bytes(600), unexplained_bytes=30, peak_bytes=Bytes(8000),
+)  # fmt: skip
 ASLEEP = SleepingFootprint(Bytes(1 * GIB), Bytes(1 * GIB), Bytes(3 * GIB))
-GPU = Device(
-    id="gpu-0",
-    kind=DeviceKind.GPU,
-    hardware="a100-80gb",
-    name="A100",
-    host="here",
-    memory_bytes=Bytes(80 * GIB),
-    free_bytes=Bytes(80 * GIB),
-    cores=(0, 1),
+CPU = dataclasses.replace(cpu(2, 80), host="here")
+GPU = dataclasses.replace(
+    CPU, id="gpu-0", kind=DeviceKind.GPU, hardware="a100-80gb",
     modes=(SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG),
-)
-CPU = dataclasses.replace(
-    GPU, id="cpu", kind=DeviceKind.CPU, hardware="cpu", modes=(SharingMode.CORES,)
-)
+)  # fmt: skip
 
 
 def on_gpu(partition: Partition, asleep: SleepingFootprint | None = ASLEEP) -> Placement:
@@ -48,12 +35,9 @@ def on_gpu(partition: Partition, asleep: SleepingFootprint | None = ASLEEP) -> P
     return dataclasses.replace(base, partition=partition, candidate=candidate)
 
 
-def test_on_a_gpu_context_and_graphs_stay_and_the_weights_wait_in_host_memory() -> None:
+def test_asleep_the_weights_wait_in_host_memory_or_stay_where_they_are() -> None:
     found = sleeping_footprint(AWAKE, DeviceKind.GPU)
     assert found == SleepingFootprint(Bytes(700), Bytes(700), Bytes(2000))
-
-
-def test_on_a_cpu_the_weights_of_level_1_stay_in_the_memory_they_are_in() -> None:
     found = sleeping_footprint(AWAKE, DeviceKind.CPU)
     assert found == SleepingFootprint(Bytes(2700), Bytes(700), Bytes(0))
 
@@ -71,14 +55,11 @@ def test_asleep_never_holds_more_than_awake(level: int, asleep_gib: int, gib: in
         assert sleep.held(on_gpu(partition, footprint), level).memory_bytes <= memory
 
 
-def test_what_is_not_known_to_shrink_counts_whole() -> None:
+def test_a_sleeper_computes_nothing_and_counts_whole_unless_it_shrinks() -> None:
     share = MemoryShare("gpu-0", Bytes(9 * GIB))
     assert sleep.held(on_gpu(share, None), 1) == share
-
-
-def test_a_sleeper_computes_nothing_and_keeps_its_mode() -> None:
-    share = MpsShare("gpu-0", Bytes(9 * GIB), 40)
-    assert sleep.held(on_gpu(share), 1) == MpsShare("gpu-0", Bytes(1 * GIB), 0)
+    part = MpsShare("gpu-0", Bytes(9 * GIB), 40)
+    assert sleep.held(on_gpu(part), 1) == MpsShare("gpu-0", Bytes(1 * GIB), 0)
 
 
 def test_what_a_sleeper_holds_is_not_free_for_others() -> None:
@@ -101,16 +82,9 @@ def test_a_sleeper_on_a_mig_slice_keeps_its_memory_slices() -> None:
     assert gpu.modes == (SharingMode.MIG,)
 
 
-def test_devices_without_sleepers_stay_as_they_are() -> None:
-    assert devices_beside((GPU, CPU), ()) == (GPU, CPU)
-
-
-def test_a_request_that_waits_wakes_its_model_only() -> None:
+def test_a_request_that_waits_wakes_its_model_only_the_longest_wait_first() -> None:
     traffic = {"a": Traffic(2, 0.0), "b": Traffic(0, 9.0), "c": Traffic(4, 0.0)}
     assert sleep.to_wake({"a": 1, "b": 1}, traffic) == ("a",)
-
-
-def test_who_waits_longest_is_woken_first() -> None:
     traffic = {name: Traffic(waiting=1, idle_seconds=0.0) for name in "abc"}
     asleep = dict.fromkeys("abc", 3)
     assert sleep.to_wake(asleep, traffic, {"c": 5.0, "b": 7.0}) == ("c", "b", "a")
@@ -122,16 +96,9 @@ def test_a_model_falls_asleep_after_its_time_without_requests() -> None:
     serving = dict.fromkeys("abcd", 1000.0)
     assert to_put_to_sleep(rule, traffic, serving) == ("a",)
     assert to_put_to_sleep(rule, traffic, serving, {"a": 1}) == ()
-
-
-def test_a_model_that_just_woke_gets_its_whole_time() -> None:
     traffic = {"a": Traffic(0, 3600.0)}
     assert to_put_to_sleep({"a": 60.0}, traffic, {"a": 1.0}) == ()
     assert to_put_to_sleep({"a": 60.0}, traffic, {}) == ()
-
-
-def test_a_mark_that_cannot_be_read_counts_as_level_1() -> None:
-    assert [sleep.level_of(text) for text in ("1", "2", "7", "")] == [1, 2, 1, 1]
 
 
 def test_host_memory_that_no_cpu_device_says_is_told_by_host_less_what_sleepers_hold() -> None:
