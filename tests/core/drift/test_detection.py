@@ -42,7 +42,7 @@ def after(*measured: float, track: Track | None = None) -> Track:
     return track
 
 
-def until(
+def ends_in(
     wanted: Verdict | None,
     ratio: float,
     noise: Noise,
@@ -61,7 +61,7 @@ def until(
 
 
 def share_found(wanted: Verdict | None, ratio: float, noise: Noise, most: int, runs: int) -> float:
-    found = [until(wanted, ratio, noise, random.Random(seed), most)[0] for seed in range(runs)]
+    found = [ends_in(wanted, ratio, noise, random.Random(seed), most)[0] for seed in range(runs)]
     return sum(found) / runs
 
 
@@ -89,9 +89,9 @@ def test_one_terrible_window_raises_no_alarm() -> None:
 
 def test_the_size_of_a_late_drift_is_not_thinned_by_what_was_before() -> None:
     chance = random.Random(5)
-    _, track = until(Verdict.SLOWER, 1.0, normal(0.03), chance, 60)
+    _, track = ends_in(Verdict.SLOWER, 1.0, normal(0.03), chance, 60)
     assert track.verdict is Verdict.HOLDS
-    found, track = until(Verdict.SLOWER, 1.4, normal(0.03), chance, 10, track=track)
+    found, track = ends_in(Verdict.SLOWER, 1.4, normal(0.03), chance, 10, track=track)
     low, high = track.interval or (0.0, 0.0)
     assert found
     assert track.ratio == pytest.approx(1.4, rel=0.08)
@@ -104,7 +104,7 @@ def test_a_drift_that_goes_away_is_over_soon_and_may_come_back() -> None:
         for wanted, ratio, most in (
             (Verdict.SLOWER, 1.4, 20), (Verdict.HOLDS, 1.0, 15), (Verdict.SLOWER, 1.4, 8)
         ):  # fmt: skip
-            found, track = until(wanted, ratio, normal(0.04), chance, most, track=track)
+            found, track = ends_in(wanted, ratio, normal(0.04), chance, most, track=track)
             assert found
 
 
@@ -112,7 +112,7 @@ def test_intervals_hold_what_they_promise() -> None:
     """The 95 % interval of a mean over all windows so far."""
     inside = 0
     for seed in range(RUNS):
-        _, track = until(Verdict.SLOWER, 1.02, normal(0.04), random.Random(seed), 12)
+        _, track = ends_in(Verdict.SLOWER, 1.02, normal(0.04), random.Random(seed), 12)
         low, high = track.interval or (0.0, 0.0)
         inside += low <= 1.02 <= high
     assert inside / RUNS >= 0.92
@@ -225,11 +225,8 @@ def test_a_quiet_time_is_quiet_for_long_and_now(long: float | None, now: float, 
     assert bool(told) == bool(words)
 
 
-def test_words_say_how_much_and_how_sure() -> None:
+def test_words_say_how_much_and_how_sure_and_few_windows_are_kept() -> None:
     found = detection.words(entry().findings[0])
     assert "pace is 1.30 times" in found
     assert "95 % 1.26 to 1.34, 5 windows" in found
-
-
-def test_no_more_windows_are_remembered_than_needed() -> None:
     assert len(after(*[1.5] * 100).recent) == detection.RECENT

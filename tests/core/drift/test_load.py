@@ -68,7 +68,7 @@ def profile_of_it() -> Profile:
         points.append(
             dataclasses.replace(
                 base.points[0], batch=count, output_tokens_per_s=rate, half_width=0.0,
-                ttft=Latency(*[ttft] * 4), tpot=Latency(*[tpot] * 4),
+                ttft=Latency(ttft, ttft, ttft, ttft), tpot=Latency(tpot, tpot, tpot, tpot),
             )
         )  # fmt: skip
     return dataclasses.replace(base, points=tuple(points))
@@ -192,7 +192,7 @@ def test_nothing_is_said_without_points_tokens_or_looks() -> None:
     assert expected(profile, look, prompt_tokens=64, output_tokens=0) is None
 
 
-def test_neighbours_count_by_the_time_they_are_busy() -> None:
+def test_what_others_do_beside_it_slows_it_as_predicted() -> None:
     own = dataclasses.replace(placement().candidate, busy=1.0, kappa=0.1)
     idle = sharing_factor(SharingMode.MEMORY, own, [(own, 0.0)])
     half = sharing_factor(SharingMode.MEMORY, own, [(own, 0.5)])
@@ -200,9 +200,6 @@ def test_neighbours_count_by_the_time_they_are_busy() -> None:
     assert [idle, half, full] == pytest.approx([1.0, 1.5 * 1.05, 2.0 * 1.1])
     assert sharing_factor(SharingMode.MIG, own, [(own, 1.0)]) == 1.0
     assert sharing_factor(SharingMode.MEMORY, own, []) == 1.0
-
-
-def test_what_slows_the_neighbours_is_in_the_prediction() -> None:
     alone = at([LoadSample(2.0, 6.0)], profile_of_it())
     beside = at([LoadSample(2.0, 6.0, sharing=1.5)], profile_of_it())
     assert beside.token_seconds == pytest.approx(1.5 * alone.token_seconds)

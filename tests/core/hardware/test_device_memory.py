@@ -1,5 +1,6 @@
-"""The memory of a GPU is attributed to its owners."""
+"""The memory of a GPU is attributed to its owners: ours, and foreign ones."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,48 +10,35 @@ from partitiond.core.units import GIB
 OURS, OTHER = 10, 20
 
 
-def test_what_others_hold_is_foreign_and_what_we_hold_is_not() -> None:
-    split = split_memory(12 * GIB, [GpuProcess(OURS, 8 * GIB), GpuProcess(OTHER, 4 * GIB)], {OURS})
-    assert (split.ours_bytes, split.foreign_bytes, split.hidden_bytes) == (8 * GIB, 4 * GIB, 0)
-    assert [p.pid for p in split.foreign] == [OTHER]
+SERVER = 30
 
 
-def test_an_idle_gpu_is_nobodys() -> None:
-    split = split_memory(SLACK_BYTES, [], set())
-    assert (split.ours_bytes, split.foreign_bytes, split.hidden_bytes) == (0, 0, 0)
-
-
-def test_memory_without_a_process_is_foreign_before_our_engines_come() -> None:
-    split = split_memory(6 * GIB, [], set())
-    assert (split.foreign_bytes, split.hidden_bytes) == (6 * GIB, 6 * GIB)
-
-
-def test_hidden_memory_stays_what_it_was_once_ours_are_there() -> None:
-    """In a container neither our engines nor the others are named."""
-    split = split_memory(20 * GIB, [], {OURS}, hidden_before=6 * GIB)
-    assert (split.foreign_bytes, split.ours_bytes) == (6 * GIB, 14 * GIB)
-
-
-def test_engines_do_not_shrink_their_own_gpu_where_nobody_is_named() -> None:
-    assert split_memory(20 * GIB, [], {OURS}).foreign_bytes == 0
-
-
-def test_under_mps_the_servers_memory_is_ours_when_its_pid_is() -> None:
-    server = 30
-    found = [GpuProcess(OURS, 0), GpuProcess(server, 8 * GIB)]
-    assert split_memory(8 * GIB, found, {OURS, server}).foreign_bytes == 0
-
-
-def test_untold_figures_of_ours_are_the_rest() -> None:
-    found = [GpuProcess(OURS, None), GpuProcess(OTHER, 2 * GIB)]
-    split = split_memory(10 * GIB, found, {OURS})
-    assert (split.ours_bytes, split.foreign_bytes) == (8 * GIB, 2 * GIB)
-
-
-def test_untold_figures_of_others_are_the_rest() -> None:
-    found = [GpuProcess(OURS, 8 * GIB), GpuProcess(OTHER, None)]
-    split = split_memory(10 * GIB, found, {OURS})
-    assert (split.ours_bytes, split.foreign_bytes) == (8 * GIB, 2 * GIB)
+@pytest.mark.parametrize(
+    ("used_gib", "processes", "own", "hidden_before_gib", "held_gib"),
+    [
+        (12, [(OURS, 8), (OTHER, 4)], {OURS}, 0, (8, 4)),
+        # Memory without a process is foreign before our engines come, and stays what it was: in a
+        # container neither our engines nor the others are named.
+        (6, [], set(), 0, (0, 6)),
+        (20, [], {OURS}, 6, (14, 6)),
+        (20, [], {OURS}, 0, (20, 0)),
+        # Under MPS the server's memory is ours when its pid is.
+        (8, [(OURS, 0), (SERVER, 8)], {OURS, SERVER}, 0, (8, 0)),
+        # Untold figures are the rest.
+        (10, [(OURS, None), (OTHER, 2)], {OURS}, 0, (8, 2)),
+        (10, [(OURS, 8), (OTHER, None)], {OURS}, 0, (8, 2)),
+    ],
+)
+def test_memory_is_of_those_that_hold_it(
+    used_gib: int,
+    processes: list[tuple[int, int | None]],
+    own: set[int],
+    hidden_before_gib: int,
+    held_gib: tuple[int, int],
+) -> None:
+    found = [GpuProcess(pid, None if gib is None else gib * GIB) for pid, gib in processes]
+    split = split_memory(used_gib * GIB, found, own, hidden_before_gib * GIB)
+    assert (split.ours_bytes / GIB, split.foreign_bytes / GIB) == held_gib
 
 
 PROCESSES = st.lists(
@@ -76,4 +64,5 @@ def test_without_engines_of_ours_everything_beyond_the_slack_is_foreign(
 ) -> None:
     split = split_memory(used, found, set())
     assert used - split.foreign_bytes <= SLACK_BYTES
+    assert found or used > SLACK_BYTES or split.foreign_bytes == 0, "an idle GPU is nobody's"
     assert split.ours_bytes == 0

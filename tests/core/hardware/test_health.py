@@ -6,20 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.hardware import health as healths
+from partitiond.core.hardware import health as judging
 from partitiond.core.hardware.health import XIDS, DeviceHealth, HealthReadings, Recovery, judge
 
 FINE, DEGRADED, FAILED = DeviceHealth.FINE, DeviceHealth.DEGRADED, DeviceHealth.FAILED
 ORDER = {FINE: 0, DEGRADED: 1, FAILED: 2}
 
 
-def xid(code: int) -> healths.XidEvent:
-    return healths.XidEvent("GPU-a", code, "2030-01-01T00:00:00Z")
-
-
-def test_nothing_told_is_nothing_against_it() -> None:
-    verdict = judge(HealthReadings())
-    assert (verdict.health, verdict.reason) == (FINE, "")
+def xid(code: int) -> judging.XidEvent:
+    return judging.XidEvent("GPU-a", code, "2030-01-01T00:00:00Z")
 
 
 @pytest.mark.parametrize(
@@ -39,7 +34,7 @@ def test_nothing_told_is_nothing_against_it() -> None:
         ({"retired_pages": 60}, DEGRADED, "60 memory pages"),
         ({"ecc_volatile": 2}, DEGRADED, "2 memory errors"),
         ({"ecc_aggregate": 7}, FINE, ""),
-        ({"throttle": (healths.Throttle.HW_THERMAL,), "temperature_c": 91}, DEGRADED, "91 °C"),
+        ({"throttle": (judging.Throttle.HW_THERMAL,), "temperature_c": 91}, DEGRADED, "91 °C"),
         ({"temperature_c": 91}, FINE, ""),
     ],
 )
@@ -51,50 +46,34 @@ def test_each_reading_has_its_weight(
     assert word in verdict.reason
 
 
-@pytest.mark.parametrize("code", [13, 31, 43, 45])
-def test_faults_of_applications_leave_the_gpu_alone(code: int) -> None:
-    verdict = judge(HealthReadings(), [xid(code)])
-    assert (verdict.health, verdict.reason) == (FINE, "")
-    assert healths.xid_meaning(code).kind is healths.XidKind.APPLICATION
-    assert verdict.findings  # it is still to be seen
+@pytest.mark.parametrize(
+    ("codes", "level"),
+    [
+        ([13, 31, 43, 45], FINE),  # faults of applications
+        ([48, 61, 62, 64, 74, 79, 95, 119, 120], FAILED),  # of hardware, memory and bus
+        ([63, 92, 94], DEGRADED),  # memory errors that are contained
+        ([9999], DEGRADED),
+    ],
+)
+def test_each_message_has_its_weight(codes: list[int], level: DeviceHealth) -> None:
+    for code in codes:
+        verdict = judge(HealthReadings(), [xid(code)])
+        assert verdict.health is level
+        assert verdict.findings, "it is to be seen anyway"
+        application = judging.xid_meaning(code).kind is judging.XidKind.APPLICATION
+        assert application == (level is FINE) == (verdict.reason == "")
+        assert f"Xid {code}" in verdict.reason or level is FINE
+        assert ("not known" in verdict.reason) == (code == 9999)
 
 
-@pytest.mark.parametrize("code", [48, 61, 62, 64, 74, 79, 95, 119, 120])
-def test_faults_of_hardware_memory_and_bus_fail_it(code: int) -> None:
-    verdict = judge(HealthReadings(), [xid(code)])
-    assert verdict.health is FAILED
-    assert f"Xid {code}:" in verdict.reason
-
-
-@pytest.mark.parametrize("code", [63, 92, 94])
-def test_contained_memory_errors_degrade_it(code: int) -> None:
-    assert judge(HealthReadings(), [xid(code)]).health is DEGRADED
-
-
-def test_the_driver_may_say_that_it_dealt_with_a_memory_error() -> None:
+def test_a_driver_deals_with_memory_and_advice_is_given_once() -> None:
     well = HealthReadings(recovery=Recovery.NONE)
     assert judge(well, [xid(48)]).health is DEGRADED
     assert judge(well, [xid(79)]).health is FAILED, "no driver repairs a bus"
     assert judge(HealthReadings(recovery=Recovery.GPU_RESET), [xid(48)]).health is FAILED
-
-
-def test_the_same_advice_is_given_once() -> None:
     reason = judge(HealthReadings(unreachable="GPU is lost"), [xid(79)]).reason
     assert "Xid 79" in reason
     assert reason.count("Reboot the host") == 1
-
-
-def test_an_unknown_code_degrades_and_says_that_it_is_unknown() -> None:
-    verdict = judge(HealthReadings(), [xid(9999)])
-    assert verdict.health is DEGRADED
-    assert "not known" in verdict.reason
-
-
-def test_every_code_says_what_to_do() -> None:
-    for code, meaning in XIDS.items():
-        assert meaning.code == code
-        assert meaning.words
-        assert meaning.advice
 
 
 READINGS = st.builds(
@@ -106,7 +85,7 @@ READINGS = st.builds(
     retirement_pending=st.none() | st.booleans(),
     remap_pending=st.none() | st.booleans(),
     remap_failed=st.none() | st.booleans(),
-    throttle=st.lists(st.sampled_from(healths.Throttle), unique=True).map(tuple),
+    throttle=st.lists(st.sampled_from(judging.Throttle), unique=True).map(tuple),
 )
 CODES = st.lists(st.sampled_from([*XIDS, 9999]), max_size=6)
 

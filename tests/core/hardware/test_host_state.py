@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.hardware import host_state
-from partitiond.core.hardware.host_state import HostLimits, HostState, HostView, HostWords
+from partitiond.core.hardware.host_state import HostLimits, HostStanding, HostState, HostWords
 
 LIMITS = HostLimits(silent_seconds=20.0, lost_seconds=300.0)
 FINE, LOST = HostState.FINE, HostState.LOST
 
 
-def standing(words: HostWords, now: float, limits: HostLimits = LIMITS) -> HostView:
+def standing(words: HostWords, now: float, limits: HostLimits = LIMITS) -> HostStanding:
     return host_state.host_standing("gpu-2", words, now, limits)
 
 
@@ -158,7 +158,7 @@ def test_in_any_time_a_host_that_falls_again_and_again_returns_only_a_few_times(
 
 @pytest.mark.parametrize("state", list(HostState))
 def test_a_host_that_is_away_with_another_ray_is_told_so(state: HostState) -> None:
-    host = HostView("a", state, "the host a is away.", ray_version="2.61.0")
+    host = host_state.HostView("a", state, "the host a is away.", ray_version="2.61.0")
     told = host_state.with_ray_told(host, "2.60.0")
     if state in (HostState.LATE, HostState.SILENT, LOST):
         assert told.reason.startswith(f"{host.reason} It has Ray 2.61.0 and the head 2.60.0")

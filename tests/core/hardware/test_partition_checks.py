@@ -52,36 +52,16 @@ def test_tolerances_of_all_are_within_the_headroom(budgets: list[int]) -> None:
         assert sum(map(partition_checks.tolerance_bytes, budgets)) <= headroom_bytes(TOTAL)
 
 
-def test_an_overshoot_is_told_with_its_size() -> None:
+def test_an_overshoot_is_told_with_its_size_and_is_none_of_a_neighbours_memory() -> None:
     budget = 10 * GIB
     seen = use(11 * GIB)
     assert overshoot(budget, budget, seen, ()) == ""
     assert overshoot(budget, budget + 100 * MIB, seen, ()) == ""
     assert "1 GiB more than its partition (10 GiB)" in overshoot(budget, 11 * GIB, seen, ())
-
-
-def test_even_a_small_overshoot_is_none_of_a_neighbours_memory() -> None:
     budget = 10 * GIB
     seen = use(budget + MIB, GIB)
     asleep = [Neighbour("b", 69 * GIB, GIB)]
     assert "neighbours lack 1 MiB" in overshoot(budget, budget + MIB, seen, asleep)
-
-
-@pytest.mark.parametrize(
-    ("held", "gone"),
-    [
-        ([], False),
-        ([12, 12], False),  # too few looks
-        ([11, 11, 11], False),  # the budget and the tolerance, and not a byte more
-        ([12, 12, 12], True),
-        ([12, 12, 11], False),  # it gave back
-        ([11, 12, 12], False),
-        ([1, 2, 12, 40, 12], True),  # what was before does not count
-        ([12, 12, 12, 10], False),
-    ],
-)
-def test_an_engine_has_outgrown_its_share_after_looks_in_a_row(held: list[int], gone: bool) -> None:
-    assert outgrown(10, held, 1, looks=3) is gone
 
 
 @given(
