@@ -109,14 +109,6 @@ def test_the_output_estimate_settles_near_the_90th_percentile(seed: int, mean: f
     assert 0.06 < longer / len(late) < 0.14
 
 
-@given(st.floats(0.05, 2.0))
-def test_the_prompt_ratio_is_learned(true_ratio: float) -> None:
-    estimate = TokensPerByte()
-    for _ in range(200):
-        estimate = estimate.observe(1000, max(1, round(1000 * true_ratio)))
-    assert estimate.value == pytest.approx(true_ratio, rel=0.05)
-
-
 def test_a_ratio_is_weighted_by_bytes() -> None:
     """Sixty one-letter prompts, all template, weigh less than one page."""
     estimate = TokensPerByte()
@@ -138,17 +130,6 @@ def test_old_prompts_fade() -> None:
         estimate = estimate.observe(10_000, 4_000)
     assert estimate.value == pytest.approx(0.4, rel=0.01)
     assert estimate.prompt_bytes == pytest.approx(admission.REMEMBERED_BYTES)
-
-
-def test_each_key_has_a_ratio_of_its_own() -> None:
-    ratios = admission.PromptRatios()
-    for _ in range(100):
-        ratios.observe("odd", 100_000, 1000)
-    assert ratios.value("odd") == pytest.approx(0.01)
-    assert ratios.value("even") == 0.3
-    ratios.observe("even", 100_000, 40_000)
-    assert ratios.value("even") == pytest.approx(0.4)
-    assert ratios.value("odd") == pytest.approx(0.01)
 
 
 def test_the_ratios_of_keys_are_bounded_and_the_longest_unused_goes() -> None:

@@ -20,9 +20,6 @@ def test_a_session_prefers_where_it_was_last_until_its_time_is_over() -> None:
     sessions.remember("s", "b", 10.0)
     assert sessions.prefer("s", 69.9) == ("b",)
     assert sessions.prefer("s", 70.0) == ()
-
-
-def test_without_a_time_nothing_is_kept() -> None:
     sessions = SessionAffinity(seconds=0)
     sessions.remember("s", "a", 0.0)
     assert len(sessions) == 0

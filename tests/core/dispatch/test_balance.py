@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch import balance
-from partitiond.core.dispatch import balance as balances
 from partitiond.core.dispatch.balance import ReplicaLoad, choose_replica, effective_limit, occupancy
 from partitiond.core.dispatch.retry_budget import RetryBudget
 
@@ -57,7 +56,7 @@ def failed(
     times: int, *, replicas: int = 4, others: int = 0, now: float = 1.0, **policy: float
 ) -> list[bool]:
     """Whether a healthy replica is ejected after each of so many failures in a row."""
-    health, found = balances.HEALTHY, []
+    health, found = balance.HEALTHY, []
     for _ in range(times):
         health = balance.after_failure(
             health, now, ejected_others=others, replicas=replicas,
@@ -82,7 +81,7 @@ def test_as_many_failures_in_a_row_eject_as_the_policy_says(wanted: int) -> None
 
 
 def test_ejections_grow_and_a_success_forgets_them() -> None:
-    health, now, lengths = balances.HEALTHY, 100.0, []
+    health, now, lengths = balance.HEALTHY, 100.0, []
     for _ in range(20):
         health = balance.after_failure(health, now, ejected_others=0, replicas=2)
         if health.is_ejected(now):
@@ -115,9 +114,9 @@ def test_a_share_of_nothing_retries_nothing() -> None:
     ]
 
 
-def watched(paces: dict[str, float], planned: dict[str, float] | None = None) -> balances.Slowness:
+def watched(paces: dict[str, float], planned: dict[str, float] | None = None) -> balance.Slowness:
     """After 60 s in which each replica ended a request of some length every second."""
-    dice, slowness = random.Random(1), balances.Slowness()
+    dice, slowness = random.Random(1), balance.Slowness()
     for second in range(60):
         for name, pace in paces.items():
             tokens = dice.choice([1, 20, 100, 400])
@@ -166,10 +165,10 @@ def test_slowness_fades_so_that_the_replica_is_tried_again_and_ends_with_its_pro
 def test_the_slower_a_replica_the_smaller_its_limit_down_to_one(
     limit: int, one: float, two: float
 ) -> None:
-    assert effective_limit(limit, 1.0) == effective_limit(limit, balances.SLOW_FROM) == limit
+    assert effective_limit(limit, 1.0) == effective_limit(limit, balance.SLOW_FROM) == limit
     less, more = sorted((one, two))
     assert 1 <= effective_limit(limit, more) <= effective_limit(limit, less) <= limit
-    just = effective_limit(limit, balances.SLOW_FROM * (1 + 1e-9))
+    just = effective_limit(limit, balance.SLOW_FROM * (1 + 1e-9))
     assert just >= limit - 1, "no jump where slowness begins"
 
 

@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +13,6 @@ from partitiond.core.dispatch.admission import admits
 from partitiond.core.dispatch.balance import ReplicaLoad, is_eligible
 from partitiond.core.dispatch.fleet import OWN_HOST, HostPolicy, choose_host, queue_share
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
-from partitiond.core.dispatch.places import Request
 from partitiond.core.dispatch.routing import HostSlots
 from tests.core.dispatch.fleet_hosts import NOW, ROUTE, Own, Slots, asks, load, peer
 from tests.core.dispatch.test_peer_loads import NONSENSE
@@ -20,91 +21,125 @@ POLICY = HostPolicy(hop_slack=0.25, wait_slack=0.5, queue_slack=0.0, max_refusal
 FULL = Slots("own", 8)
 
 
-def chosen(
-    own: Own,
-    *peers: PeerLoads,
-    request: Request | None = None,
-    draws: tuple[float, ...] = (),
-    refused: frozenset[str] = frozenset(),
-) -> tuple[str, str] | None:
-    """Return (host, replica), or None."""
-    found = choose_host(
-        own, peers, request or asks(), now=NOW, draws=draws, refused=refused, policy=POLICY
-    )
-    return None if found is None else (found.host, found.replica_id)
+def own(*slots: Slots, elsewhere: int = 0, slow: float = 0.0, **more: Any) -> Own:
+    """The own host, of which the first replica may be slower than the others."""
+    made = Own(*slots, **more)
+    made.own_places.elsewhere = elsewhere, elsewhere
+    for replica, pace in ((slots[0], slow), (slots[-1], 1.0)) if slow else ():
+        for _ in range(20):
+            made.slowness.observe(replica.replica_id, pace, 1.0, 1.0, NOW)
+    return made
 
 
-def test_a_request_with_room_at_home_stays_unless_home_is_clearly_fuller() -> None:
-    assert chosen(Own(Slots("own", 2)), peer("x", load("x1"))) == ("", "")
-    assert chosen(Own(Slots("own", 4)), peer("x", load("x1", 2))) == ("", "")
-    assert chosen(Own(Slots("own", 5)), peer("x", load("x1", 2))) == ("x", "x1")
-    assert chosen(Own(Slots("own", 7)), peer("x", load("x1", 7))) == ("", "")
+def at(running: int, **more: Any) -> PeerLoads:
+    """A peer with one replica that runs so many of 8."""
+    host = more.pop("host", "x")
+    return peer(host, load(f"{host}1", running), **more)
 
 
-def test_a_request_without_room_at_home_goes_where_there_is_room_and_nobody_waits() -> None:
-    assert chosen(Own(FULL), peer("x", load("x1", 7))) == ("x", "x1")
-    assert chosen(Own(Slots("own"), waiting=1), peer("x", load("x1", 7))) == ("x", "x1")
-    assert chosen(Own(FULL), peer("x", load("x1", 7), waiting=1, seconds=0.1)) == ("x", "")
-    assert chosen(Own(), peer("x", load("x1", 7))) == ("x", "x1")
+def has(running: int, name: str = "own") -> Slots:
+    return Slots(name, running)
 
 
-def test_workers_that_wait_at_home_count() -> None:
-    own = Own(Slots("own"))
-    own.own_places.elsewhere = 1, 1
-    assert chosen(own, peer("x", load("x1", 7))) == ("x", "x1")
+def said_full(host: str = "x") -> PeerLoads:
+    told = at(1, host=host)
+    told.refused(0)
+    return told
 
 
-def test_the_draws_decide_between_peers_and_the_better_drawn_one_is_chosen() -> None:
-    peers = [peer("x", load("x1", 6)), peer("y", load("y1", 5)), peer("z", load("z1", 4))]
-    assert chosen(Own(), *peers, draws=(0.0, 0.5)) == ("y", "y1")
-    assert chosen(Own(), *peers, draws=(0.0, 0.1)) == ("x", "x1")
-    assert chosen(Own(), *peers, draws=(0.4, 0.99)) == ("z", "z1")
-    assert chosen(Own(), *peers) == ("z", "z1")
+HOME, FULL_X, NOBODY = ("", ""), ("x", ""), None
+TO_X = ("x", "x1")
+CROWDED = at(8, waiting=4, seconds=0.01)
+FIVE = [at(8, host=name) for name in "vwxyz"]
+LIKES_X, LIKES_OWN = {"prefer": ("x1",)}, {"prefer": ("own",)}
+MANY = peer("x", load("x1", 32, 32), waiting=3)
+BUSY = [at(4), at(0, host="y")]
+THREE = [at(6), at(5, host="y"), at(4, host="z")]
+OVERFULL = [at(8, waiting=6), at(8, host="y", waiting=4)]
 
 
-def test_a_preferred_replica_is_kept_unless_it_is_clearly_busier_than_any() -> None:
-    near, far = Slots("own", 1), peer("x", load("x1", 2))
-    assert chosen(Own(near), far, request=asks(prefer=("x1",))) == ("x", "x1")
-    assert chosen(Own(near), peer("x", load("x1", 4)), request=asks(prefer=("x1",))) == ("", "")
-    assert chosen(Own(near), far, request=asks(prefer=("gone", "x1"))) == ("x", "x1")
-    assert chosen(Own(near), far, request=asks(prefer=("own", "x1"))) == ("", "")
-    busy = Slots("own", 6)
-    assert chosen(Own(busy), peer("x", load("x1", 4)), request=asks(prefer=("own",))) == ("", "")
-    assert chosen(Own(busy), peer("x", load("x1", 3)), request=asks(prefer=("own",))) == ("x", "x1")
-    two = Own(Slots("own", 0), Slots("other", 3))
-    assert chosen(two, peer("x", load("x1", 5)), request=asks(prefer=("x1", "other"))) == ("", "")
-    # The lowest of all hosts counts, whoever is drawn.
-    peers = peer("x", load("x1", 4)), peer("y", load("y1", 0))
-    assert chosen(Own(), *peers, request=asks(prefer=("x1",)), draws=(0.0,)) == ("x", "x1")
-    assert chosen(Own(), *peers, request=asks(prefer=("x1",)), draws=(0.9,)) == ("y", "y1")
-
-
-def test_without_room_the_shortest_wait_is_chosen_and_home_has_some_favour() -> None:
-    def at(waiting: int, seconds: float = 1.0) -> PeerLoads:
-        return peer("x", load("x1", 8), waiting=waiting, seconds=seconds)
-
-    assert chosen(Own(FULL, waiting=2), at(1)) == ("", "")
-    assert chosen(Own(FULL, waiting=3), at(1)) == ("x", "")
-    assert chosen(Own(FULL, waiting=1), at(3, 0.25)) == ("x", "")
-    assert chosen(Own(FULL, waiting=1, seconds=0.25), at(0)) == ("", "")
-    own = Own(FULL)
-    own.own_places.elsewhere = 3, 3
-    assert chosen(own, at(1)) == ("x", "")
-    many = peer("x", load("x1", 32, 32), waiting=3)
-    assert chosen(Own(FULL, waiting=1), many) == ("x", "")
-    assert chosen(Own(FULL, waiting=1), many, request=asks(4)) == ("x", "")
-    assert chosen(Own(Slots("own", 8, ejected=True), waiting=1), at(3)) == ("x", "")
-
-
-def test_a_full_queue_gets_nothing_while_another_one_has_room() -> None:
-    own = Own(FULL, waiting=4)
-    crowded = peer("x", load("x1", 8), waiting=4, seconds=0.01)
-    assert chosen(own, crowded, peer("y", load("y1", 8), waiting=3)) == ("y", "")
-    assert chosen(Own(FULL, waiting=3, seconds=9.0), crowded) == ("", "")
-    said = peer("x", load("x1", 1))
-    said.refused(0)
-    assert chosen(Own(Slots("own", 7)), said) == ("", "")
-    assert chosen(Own(), said, peer("y", load("y1", 8))) == ("y", "")
+@pytest.mark.parametrize(
+    ("here", "peers", "wish", "given", "where"),
+    [
+        # With room at home it stays, unless home is clearly fuller.
+        (own(has(2)), [at(0)], {}, {}, HOME),
+        (own(has(4)), [at(2)], {}, {}, HOME),
+        (own(has(5)), [at(2)], {}, {}, TO_X),
+        (own(has(7)), [at(7)], {}, {}, HOME),
+        # Without, it goes where there is room and nobody waits.
+        (own(FULL), [at(7)], {}, {}, TO_X),
+        (own(has(0), waiting=1), [at(7)], {}, {}, TO_X),
+        (own(has(0), elsewhere=1), [at(7)], {}, {}, TO_X),
+        (own(FULL), [at(7, waiting=1, seconds=0.1)], {}, {}, FULL_X),
+        (own(), [at(7)], {}, {}, TO_X),
+        (own(FULL), [peer("x", ReplicaLoad("x1", 1, 8, 900, 1000))], {"kv_tokens": 50}, {}, TO_X),
+        (own(), [peer("x", ReplicaLoad("x1", 1, 8, 900, 1000))], {"kv_tokens": 51}, {}, FULL_X),
+        # A slow replica has the room that it has in effect: two slots, or five.
+        (own(has(2, "slow"), has(8), slow=2.0), [at(4)], {}, {}, TO_X),
+        (own(has(2, "slow"), has(8), slow=1.5), [at(0)], {}, {}, TO_X),
+        # The draws decide between peers, and the better drawn one is chosen.
+        (own(), THREE, {}, {"draws": (0.0, 0.5)}, ("y", "y1")),
+        (own(), THREE, {}, {"draws": (0.0, 0.1)}, TO_X),
+        (own(), THREE, {}, {"draws": (0.4, 0.99)}, ("z", "z1")),
+        (own(), THREE, {}, {}, ("z", "z1")),
+        # A preferred replica is kept unless it is clearly busier than any, whoever is drawn.
+        (own(has(1)), [at(2)], LIKES_X, {}, TO_X),
+        (own(has(1)), [at(4)], LIKES_X, {}, HOME),
+        (own(has(1)), [at(2)], {"prefer": ("gone", "x1")}, {}, TO_X),
+        (own(has(1)), [at(2)], {"prefer": ("own", "x1")}, {}, HOME),
+        (own(has(6)), [at(4)], LIKES_OWN, {}, HOME),
+        (own(has(6)), [at(3)], LIKES_OWN, {}, TO_X),
+        (own(has(0), has(3, "other")), [at(5)], {"prefer": ("x1", "other")}, {}, HOME),
+        (own(), BUSY, LIKES_X, {"draws": (0.0,)}, TO_X),
+        (own(), BUSY, LIKES_X, {"draws": (0.9,)}, ("y", "y1")),
+        # Without room the shortest wait is chosen, and home has some favour.
+        (own(FULL, waiting=2), [at(8, waiting=1)], {}, {}, HOME),
+        (own(FULL, waiting=3), [at(8, waiting=1)], {}, {}, FULL_X),
+        (own(FULL, waiting=1), [at(8, waiting=3, seconds=0.25)], {}, {}, FULL_X),
+        (own(FULL, waiting=1, seconds=0.25), [at(8)], {}, {}, HOME),
+        (own(FULL, elsewhere=3), [at(8, waiting=1)], {}, {}, FULL_X),
+        (own(FULL, waiting=1), [MANY], {}, {}, FULL_X),
+        (own(FULL, waiting=1), [MANY], {"sequences": 4}, {}, FULL_X),
+        (own(Slots("own", 8, ejected=True), waiting=1), [at(8, waiting=3)], {}, {}, FULL_X),
+        # A full queue gets nothing while another one has room; other workers fill it as well.
+        (own(FULL, waiting=4), [CROWDED, at(8, host="y", waiting=3)], {}, {}, ("y", "")),
+        (own(FULL, waiting=3, seconds=9.0), [CROWDED], {}, {}, HOME),
+        (own(has(7)), [said_full()], {}, {}, HOME),
+        (own(), [said_full(), at(8, host="y")], {}, {}, ("y", "")),
+        (own(FULL, waiting=1, seconds=1e-3), [at(8, waiting=1)], {}, {}, HOME),
+        (own(FULL, waiting=1, seconds=1e-3, elsewhere=3), [at(8, waiting=1)], {}, {}, FULL_X),
+        # While all are full the own queue decides, or that with the shortest wait.
+        (own(FULL, waiting=4), OVERFULL, {}, {}, HOME),
+        (own(), OVERFULL, {}, {"draws": (0.0, 0.0)}, ("y", "")),
+        (own(FULL, waiting=4), OVERFULL, {}, {"refused": {OWN_HOST}}, NOBODY),
+        (own(), OVERFULL, {}, {"refused": {"y"}}, NOBODY),
+        # Who refused is not asked again, and not all are asked.
+        (own(FULL), FIVE[:1], {}, {"refused": {"v"}}, HOME),
+        (own(FULL), FIVE[:1], {}, {"refused": {OWN_HOST}}, ("v", "")),
+        (own(FULL), FIVE[:1], {}, {"refused": {OWN_HOST, "v"}}, NOBODY),
+        (own(FULL), FIVE, {}, {"refused": {OWN_HOST, "v"}}, ("w", "")),
+        (own(FULL), FIVE, {}, {"refused": {OWN_HOST, "v", "w"}}, NOBODY),
+        # Old counts come after fresh ones, and silent hosts never.
+        (own(), [at(8, waiting=3), at(0, host="y", age=0.3)], {}, {}, FULL_X),
+        (own(FULL, waiting=3), [at(0, age=0.3)], {}, {}, HOME),
+        (own(), [at(8, waiting=4), at(0, host="y", age=0.3)], {}, {}, ("y", "y1")),
+        (own(FULL, waiting=4), [at(0, age=0.3)], {}, {}, TO_X),
+        (own(), [at(8, waiting=1, age=1.9)], {}, {}, FULL_X),
+        (own(), [at(0, age=2.1)], {}, {}, NOBODY),
+        (own(), [PeerLoads("never")], {}, {}, NOBODY),
+        (own(), [at(8, waiting=9, age=1.0)], {}, {}, FULL_X),
+    ],
+)  # fmt: skip
+def test_a_request_goes_where_it_is_best_off(
+    here: Own,
+    peers: list[PeerLoads],
+    wish: dict[str, Any],
+    given: dict[str, Any],
+    where: tuple[str, str] | None,
+) -> None:
+    arguments = {"draws": (), **given}
+    found = choose_host(here, peers, asks(**wish), now=NOW, policy=POLICY, **arguments)
+    assert (None if found is None else (found.host, found.replica_id)) == where
 
 
 def test_a_queue_that_was_told_as_nearly_full_is_full_for_another_host() -> None:
@@ -119,45 +154,6 @@ def test_a_queue_that_was_told_as_nearly_full_is_full_for_another_host() -> None
     assert [at(2), at(3), at(4)] == ["x", "", ""]
 
 
-def test_while_all_are_full_the_own_queue_decides_or_that_with_the_shortest_wait() -> None:
-    crowded = peer("x", load("x1", 8), waiting=6), peer("y", load("y1", 8), waiting=4)
-    assert chosen(Own(FULL, waiting=4), *crowded) == ("", "")
-    assert chosen(Own(), *crowded, draws=(0.0, 0.0)) == ("y", "")
-    assert chosen(Own(FULL, waiting=4), *crowded, refused=frozenset({OWN_HOST})) is None
-    assert chosen(Own(), *crowded, refused=frozenset({"y"})) is None
-
-
-def test_who_refused_is_not_asked_again_and_not_all_are_asked() -> None:
-    peers = [peer(name, load(f"{name}1", 8)) for name in "vwxyz"]
-    own = Own(FULL)
-    assert chosen(own, *peers[:1], refused=frozenset({"v"})) == ("", "")
-    assert chosen(own, *peers[:1], refused=frozenset({OWN_HOST})) == ("v", "")
-    assert chosen(own, *peers[:1], refused=frozenset({OWN_HOST, "v"})) is None
-    assert chosen(own, *peers, refused=frozenset({OWN_HOST, "v"})) == ("w", "")
-    assert chosen(own, *peers, refused=frozenset({OWN_HOST, "v", "w"})) is None
-
-
-def test_old_counts_come_after_fresh_ones_and_silent_hosts_never() -> None:
-    fresh, old = peer("x", load("x1", 8), waiting=3), peer("y", load("y1"), age=0.3)
-    assert chosen(Own(), fresh, old) == ("x", "")
-    assert chosen(Own(FULL, waiting=3), old) == ("", "")
-    assert chosen(Own(), peer("x", load("x1", 8), waiting=4), old) == ("y", "y1")
-    assert chosen(Own(FULL, waiting=4), old) == ("y", "y1")
-    assert chosen(Own(), peer("y", load("y1", 8), waiting=1, age=1.9)) == ("y", "")
-    assert chosen(Own(), peer("y", load("y1"), age=2.1)) is None
-    assert chosen(Own(), PeerLoads("never")) is None
-    assert chosen(Own(), peer("x", load("x1", 8), waiting=9, age=1.0)) == ("x", "")
-
-
-def test_a_slow_replica_has_the_room_that_it_has_in_effect() -> None:
-    for seconds, there in ((2.0, 4), (1.5, 0)):  # two slots in effect, and five
-        own = Own(Slots("slow", 2), Slots("own", 8))
-        for replica, pace in (("slow", seconds), ("own", 1.0)):
-            for _ in range(20):
-                own.slowness.observe(replica, pace, 1.0, 1.0, NOW)
-        assert chosen(own, peer("x", load("x1", there))) == ("x", "x1")
-
-
 def test_the_share_of_a_queue_is_by_slots_and_rounded_up() -> None:
     assert queue_share(256, 8, 64) == 32
     assert queue_share(256, 1, 3) == 86
@@ -166,25 +162,11 @@ def test_the_share_of_a_queue_is_by_slots_and_rounded_up() -> None:
     assert queue_share(256, 9, 3) == 256
     assert queue_share(0, 1, 3) == 0
     assert queue_share(256, -5, 3) == 0
-
-
-def test_hosts_that_serve_each_other_share_the_queue_of_a_model() -> None:
     hosts = (HostSlots("a", 8), HostSlots("b", 24))
     shares = fleet.QueueShares(dataclasses.replace(ROUTE, max_queue=10, hosts=hosts))
     assert [shares.of(host) for host in ("a", "b", "c")] == [3, 8, 0]
     nowhere = fleet.QueueShares(dataclasses.replace(ROUTE, max_queue=10))
     assert nowhere.of("a") == 10
-
-
-def test_what_waits_in_other_workers_fills_the_own_queue_as_well() -> None:
-    def own() -> Own:
-        return Own(FULL, waiting=1, most=4, seconds=1e-3)
-
-    far = peer("x", load("x1", 8), waiting=1)
-    assert chosen(own(), far) == ("", "")
-    crowded = own()
-    crowded.own_places.elsewhere = 3, 3
-    assert chosen(crowded, far) == ("x", "")
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 10**6), min_size=1, max_size=40))
@@ -258,7 +240,8 @@ def test_who_is_chosen_may_be_and_room_is_found_where_there_is_any(
         assert any(is_eligible(replica, tried) for replica in own.places.loads())
         return
     assert NOW - found.peer.told_at <= 2.0
-    assert any(is_eligible(r, tried) for r in found.peer.replicas.values())
+    serves = any(is_eligible(r, tried) for r in found.peer.replicas.values())
+    assert serves or not own.places.loads(), "else for a replica that comes back"
     if rooms:
         assert found.replica_id in {replica.replica_id for replica in rooms}
 

@@ -36,7 +36,7 @@ def moved(
     return [(waiting.index(movable), replica) for movable, replica in found]
 
 
-def test_as_many_move_as_there_is_room_the_longest_wait_first() -> None:
+def test_as_many_move_as_there_is_room_the_first_by_priority_and_wait() -> None:
     waiting = [*waits(asks(), first=5.0), *waits(asks(), asks())]
     assert moved(waiting, peer("x", load("x1", 6))) == [(1, "x1"), (2, "x1")]
     assert moved(waiting, peer("x", load("x1", 6), load("x2", 7))) == [
@@ -44,9 +44,6 @@ def test_as_many_move_as_there_is_room_the_longest_wait_first() -> None:
     ]  # fmt: skip
     assert moved(waiting, peer("x", load("x1", 8))) == []
     assert moved([], peer("x", load("x1"))) == []
-
-
-def test_a_higher_priority_moves_first() -> None:
     waiting = waits(asks(), asks(priority=1), asks(priority=-1))
     assert moved(waiting, peer("x", load("x1", 6))) == [(1, "x1"), (0, "x1")]
 
@@ -65,15 +62,12 @@ def test_nobody_moves_where_somebody_waits_or_who_is_not_fresh_or_full() -> None
     assert moved(home, None, own=own) == []
 
 
-def test_nobody_moves_to_where_he_is_or_was_refused_or_too_often() -> None:
+def test_nobody_moves_who_is_there_or_settles_or_was_refused_or_moved_too_often() -> None:
     here, refused, often, last = waiting = waits(asks(), asks(), asks(), asks())
     here.host = "x"
     refused.refused = frozenset({"x"})
     often.moves, last.moves = 2, 1
     assert moved(waiting, peer("x", load("x1"))) == [(3, "x1")]
-
-
-def test_a_request_that_may_have_started_at_a_peer_stays_there() -> None:
     waiting = waits(asks(), asks(), asks())
     waiting[0].known_at, waiting[1].known_at = NOW + SETTLE_SECONDS, NOW
     assert moved(waiting, peer("x", load("x1"))) == [(1, "x1"), (2, "x1")]

@@ -59,7 +59,7 @@ def test_who_has_ended_is_taken_out_once_and_only_if_the_peer_had_not_counted_it
     assert shown(loads) == ([("a", 5, 0)], 0, 0)
 
 
-def test_a_replica_that_is_gone_leaves_its_requests_waiting() -> None:
+def test_requests_wait_whose_replica_is_gone_and_a_refusal_holds_until_new_counts() -> None:
     loads = PeerLoads("h")
     loads.take_over(PeerCounts((load("a"), load("b", 1))), 0.0)
     loads.sent(1, Cost(2, 100), "a")
@@ -67,9 +67,6 @@ def test_a_replica_that_is_gone_leaves_its_requests_waiting() -> None:
     assert shown(loads) == ([("b", 1, 0)], 1, 2)
     loads.ended(1)
     assert shown(loads) == ([("b", 1, 0)], 0, 0)
-
-
-def test_a_refusal_holds_until_the_next_counts() -> None:
     loads = PeerLoads("h")
     loads.take_over(PeerCounts((load("a"),)), 0.0)
     loads.sent(1, Cost(1, 10), "a")
@@ -92,23 +89,17 @@ def test_counts_grow_old() -> None:
     assert loads.is_silent(math.nan)
 
 
-def test_counts_that_waited_on_their_way_are_as_old_as_they_are() -> None:
+def test_counts_are_as_old_as_they_are_by_the_fastest_of_half_a_minute() -> None:
     clock = PeerClock()
     ahead, hop = -7000.25, 0.01
     for n, waited in enumerate((0.05, 0.0, 0.3, 0.0, 2.5)):
         made = 100.0 + n
         told = clock.made_at(made + ahead, made + hop + waited)
         assert told == pytest.approx(made + hop + (0.05 if n == 0 else 0.0))
-
-
-def test_counts_are_compared_with_the_fastest_of_half_a_minute_at_least() -> None:
     clock = PeerClock()
     for now in (0.0, 1.0, PACE_SECONDS, PACE_SECONDS + 1, PACE_SECONDS + 2):
         waited = 1.0 if now > PACE_SECONDS else 0.0
         assert now - clock.made_at(now - waited, now) == waited
-
-
-def test_clocks_of_another_pace_make_no_counts_old() -> None:
     clock = PeerClock()
     for n in range(36_000):  # an hour
         now = n / 10

@@ -84,12 +84,9 @@ def test_one_that_kills_late_is_found_at_its_second_death_unless_it_ends_well_be
         quarantine.ended(A, well=True)
 
 
-def test_twins_are_one_suspect() -> None:
+def test_twins_are_one_suspect_and_so_many_are_remembered() -> None:
     quarantine, _ = after(Exposure(A, 0.1), Exposure(A, 0.1))
     assert codes(quarantine, [A], P.shared_seconds) == [REFUSED]
-
-
-def test_it_remembers_so_many_and_no_more() -> None:
     quarantine = Quarantine(rules.QuarantinePolicy(max_entries=10))
     for number in range(100):
         quarantine.died([Exposure(bytes([number]), 0.1)], float(number))

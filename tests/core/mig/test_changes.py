@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.mig import changes
-from partitiond.core.mig import changes as changess
 from partitiond.core.mig.changes import MigLayout, MigPermissions, MigTarget, PresentInstance
 from partitiond.core.mig.geometry import Place, starts_of
 
@@ -29,7 +28,7 @@ class Driver:
         self.whole = {i.place: i.whole for i in state.instances}
         self.busy = {i.place for i in state.instances if i.busy}
 
-    def do(self, step: changess.Step) -> None:
+    def do(self, step: changes.Step) -> None:
         match step:
             case changes.SetMigMode(enabled=enabled):
                 assert not self.in_use, "in use"
@@ -158,10 +157,10 @@ def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed
     question: tuple[MigLayout, MigTarget, MigPermissions],
 ) -> None:
     state, wish, leave = question
-    steps = changess.plan_changes(state, wish, leave)
+    steps = changes.plan_changes(state, wish, leave)
     least = reachable(state, wish, leave)
-    assert isinstance(steps, changess.Refused) == (least is None)
-    if isinstance(steps, changess.Refused):
+    assert isinstance(steps, changes.Refused) == (least is None)
+    if isinstance(steps, changes.Refused):
         assert steps.reason
         assert steps.hint
         return
@@ -192,7 +191,7 @@ def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed
     left = changes.after(state, steps)
     assert left.enabled == driver.enabled
     assert {i.place: i.whole for i in left.instances} == driver.whole
-    assert changess.plan_changes(left, wish, leave) == ()
+    assert changes.plan_changes(left, wish, leave) == ()
 
 
 @settings(max_examples=200)
@@ -208,9 +207,9 @@ def test_one_instance_is_removed_even_half_made(state: MigLayout, data: st.DataO
     steps = changes.plan_removal(state, place)
     there = {i.place: i for i in state.instances}
     if place in there and there[place].busy:
-        assert isinstance(steps, changess.Refused)
+        assert isinstance(steps, changes.Refused)
         return
-    assert not isinstance(steps, changess.Refused)
+    assert not isinstance(steps, changes.Refused)
     driver = Driver(state)
     for step in steps:
         driver.do(step)
@@ -249,8 +248,8 @@ def test_refusals_say_why_and_what_to_do(
     state: MigLayout, places: list[Place], leave: changes.MigChanges, words: str
 ) -> None:
     ours = frozenset({SMALL})
-    found = changess.plan_changes(state, MigTarget(tuple(places)), MigPermissions(leave, ours))
-    assert isinstance(found, changess.Refused)
+    found = changes.plan_changes(state, MigTarget(tuple(places)), MigPermissions(leave, ours))
+    assert isinstance(found, changes.Refused)
     assert words in found.reason
     assert found.hint.endswith(".")
 
@@ -258,7 +257,7 @@ def test_refusals_say_why_and_what_to_do(
 def test_what_fits_stays_and_only_what_is_in_the_way_goes() -> None:
     small = [PresentInstance(("1g.10gb", start, 1)) for start in range(7)]
     ours = frozenset(one.place for one in small)
-    steps = changess.plan_changes(
+    steps = changes.plan_changes(
         state_of(*small), MigTarget((WANTED,)), MigPermissions("instances", ours)
     )
     assert steps == (
@@ -273,8 +272,8 @@ def test_what_fits_stays_and_only_what_is_in_the_way_goes() -> None:
 
 def test_media_engines_go_to_one_instance_only() -> None:
     leave = MigPermissions("instances", frozenset({OLD_MEDIA}))
-    steps = changess.plan_changes(
+    steps = changes.plan_changes(
         state_of(PresentInstance(OLD_MEDIA)), MigTarget((NEW_MEDIA,)), leave
     )
-    assert not isinstance(steps, changess.Refused)
+    assert not isinstance(steps, changes.Refused)
     assert changes.DestroyGpuInstance(OLD_MEDIA) in steps

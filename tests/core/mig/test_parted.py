@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import NotFoundError, SpecError
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.mig import parted as parteds
+from partitiond.core.mig import parted as written
 from partitiond.core.mig.geometry import geometry_from
 from partitiond.core.mig.parted import MigEntry, choose_places, emit_text, entry_for, parse
 
@@ -123,14 +123,14 @@ files = st.dictionaries(names, st.lists(entries, min_size=1, max_size=3).map(tup
 @settings(max_examples=150)
 @given(configs=files)
 def test_what_is_written_is_read_back(configs: dict[str, tuple[MigEntry, ...]]) -> None:
-    parted = parteds.MigParted(tuple(configs.items()))
-    assert parse(parteds.emit(parted), "x") == parted
+    parted = written.MigParted(tuple(configs.items()))
+    assert parse(written.emit(parted), "x") == parted
     assert parse(yaml.safe_load(emit_text(parted)), "x") == parted
 
 
 def test_what_is_there_is_summed_up_by_gpus_that_are_alike() -> None:
     cut = {"3g.40gb": 1, "2g.20gb": 2}
-    found = parteds.summary(
+    found = written.summary(
         [(0, True, cut), (1, False, {}), (2, True, dict(reversed(cut.items())))]
     )
     assert found.choose() == (

@@ -28,28 +28,15 @@ def with_(**changes: object) -> Architecture:
     return dataclasses.replace(PLAIN, **changes)  # type: ignore[arg-type]
 
 
-def test_kv_bytes_per_token_are_those_of_all_layers_that_attend() -> None:
+def test_bytes_are_those_of_layers_that_attend_and_weights_as_stored() -> None:
     assert PLAIN.kv_bytes_per_token == 10 * PER_LAYER
     assert with_(stateless_layers=7).kv_bytes_per_token == 3 * PER_LAYER
-
-
-def test_an_fp8_cache_is_half() -> None:
-    assert with_(kv_bytes_per_value=1.0).kv_bytes_per_token == PLAIN.kv_bytes_per_token // 2
-
-
-def test_a_latent_takes_the_place_of_keys_and_values() -> None:
     assert with_(latent_values_per_token=20).kv_bytes_per_token == 10 * 20 * 2
-
-
-def test_weights_are_counted_in_their_own_precision() -> None:
     assert PLAIN.weights_bytes == 2000
     four_bits = with_(quantised_parameters=800, quantised_bytes_per_parameter=0.53125)
     assert four_bits.weights_bytes == 400 + 425
     thirds = with_(quantised_parameters=900, quantised_bytes_per_parameter=700 / 900)
     assert thirds.weights_bytes == 200 + 700
-
-
-def test_a_token_passes_through_all_weights_unless_fewer_are_active() -> None:
     assert PLAIN.parameters_per_token == 1000
     assert with_(active_parameters=300).parameters_per_token == 300
 

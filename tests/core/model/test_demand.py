@@ -34,16 +34,10 @@ def test_exact_and_approximate_quantiles_meet(share: float) -> None:
         assert abs(poisson_quantile(mean, share) - about) <= 2
 
 
-def test_nothing_comes_where_nothing_is_expected() -> None:
+def test_a_percentile_plans_for_busy_windows_and_without_one_the_burst_is_planned() -> None:
     assert poisson_quantile(0.0, 0.99) == 0
-
-
-def test_without_a_percentile_the_burst_is_planned() -> None:
     assert Demand(4.0, burst_factor=1.5).planned_req_per_s == 6.0
     assert Demand().planned_req_per_s is None
-
-
-def test_a_percentile_plans_for_busy_windows_and_long_windows_even_out() -> None:
     short = Demand(4.0, percentile=99, window_seconds=1).planned_req_per_s
     long = Demand(4.0, percentile=99, window_seconds=600).planned_req_per_s
     assert short == 9.0  # P(N <= 9) = 0.9919 for a mean of 4

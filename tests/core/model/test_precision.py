@@ -19,10 +19,6 @@ from partitiond.models.catalog import CATALOG
 OPT = CATALOG["opt-1.3b"].architecture
 
 
-def test_nothing_asked_changes_nothing() -> None:
-    assert precision.as_loaded(OPT) == OPT
-
-
 @pytest.mark.parametrize(
     ("name", "width"),
     [
@@ -42,6 +38,7 @@ def test_matrices_shrink_and_embeddings_do_not(name: str, width: float) -> None:
 
 @pytest.mark.parametrize("name", ["experts_int8", "int8_per_channel_weight_only"])
 def test_ways_for_experts_quantise_nothing_else(name: str) -> None:
+    assert precision.as_loaded(OPT) == OPT, "nothing is asked"
     assert with_quantization(OPT, name).weights_bytes == OPT.weights_bytes
     sparse = next(e.architecture for e in CATALOG.values() if e.architecture.expert_parameters)
     found = with_quantization(sparse, name)
@@ -69,13 +66,10 @@ def test_fp8_arithmetic_counts_where_the_hardware_has_it() -> None:
         assert (faster != plain) is how.fp8_arithmetic, name
 
 
-def test_weights_that_are_quantised_already_are_not_quantised_again() -> None:
+def test_what_is_unknown_or_quantised_already_is_refused() -> None:
     stored = dataclasses.replace(OPT, quantised_parameters=10, quantised_bytes_per_parameter=0.5)
     with pytest.raises(SpecError, match="quantised already"):
         with_quantization(stored, "fp8")
-
-
-def test_unknown_words_are_refused() -> None:
     with pytest.raises(SpecError, match="int3"):
         with_quantization(OPT, "int3")
     with pytest.raises(SpecError, match="fp4"):
@@ -84,15 +78,12 @@ def test_unknown_words_are_refused() -> None:
         dtype_on(HARDWARE["a100-40gb"], "float8")
 
 
-def test_the_cache_follows_the_dtype_unless_it_has_its_own() -> None:
+def test_the_cache_follows_the_dtype_and_auto_is_what_the_hardware_has() -> None:
     wide = precision.with_dtype(OPT, "float32")
     assert wide.kv_bytes_per_token == 2 * OPT.kv_bytes_per_token
     assert (
         precision.with_kv_cache_dtype(wide, "fp8").kv_bytes_per_token == OPT.kv_bytes_per_token // 2
     )
-
-
-def test_auto_is_what_the_hardware_has() -> None:
     assert dtype_on(HARDWARE["a100-40gb"], "auto") == "bfloat16"
     assert dtype_on(HARDWARE["t4-16gb"], "auto") == "float16"
     assert dtype_on(HARDWARE["t4-16gb"], "float32") == "float32"

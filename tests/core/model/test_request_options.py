@@ -25,75 +25,77 @@ def test_names_that_clients_of_other_servers_send_can_be_aliases(alias: str) -> 
 
 
 @pytest.mark.parametrize(
-    "alias",
-    ["", "a b", "a\n", "/a", "a/", "a/b/c", "../a", "a/..", "a//b", "\u00e4", "-a", "x" * 129,
-     "a?b", "a%2fb", "\x1b[2J"],
-)  # fmt: skip
-def test_what_no_name_is_cannot_be_an_alias(alias: str) -> None:
-    with pytest.raises(SpecError) as refused:
-        spec(aliases=(alias,))
-    assert refused.value.message.isprintable()
-    assert refused.value.hint
-
-
-@pytest.mark.parametrize(
-    "aliases", [("m",), ("a", "a"), tuple(f"a{n}" for n in range(33))], ids=str
-)
-def test_aliases_are_other_names_each_once_and_not_many(aliases: tuple[str, ...]) -> None:
-    with pytest.raises(SpecError):
-        spec(aliases=aliases)
-
-
-def test_a_name_with_a_line_break_is_no_name() -> None:
-    with pytest.raises(SpecError, match="no model name"):
-        ModelSpec("m\n", SOURCE)
-
-
-@pytest.mark.parametrize(
     "defaults",
     [
         {"temperature": 0.2, "top_p": 1, "stop": ["\n", "User:"], "logprobs": False},
         {"chat_template_kwargs": {"enable_thinking": False}},
         {"response_format": {"type": "json_object"}},
+        {"max_tokens": 50, "n": 2},
     ],
 )
 def test_parameters_can_have_defaults(defaults: dict[str, Any]) -> None:
-    assert json.loads(defaults_json(spec(request_defaults=defaults).request_defaults)) == defaults
+    limits = RequestLimits(max_output_tokens=50, max_sequences=2)
+    taken = spec(request_defaults=defaults, request_limits=limits).request_defaults
+    assert json.loads(defaults_json(taken)) == defaults
+
+
+NO_ALIASES = [
+    "", "a b", "a\n", "/a", "a/", "a/b/c", "../a", "a/..", "a//b", "\u00e4", "-a", "x" * 129, "a?b",
+    "a%2fb", "\x1b[2J",
+]  # fmt: skip
+NO_DEFAULTS: list[dict[str, Any]] = [
+    *[{name: "x"} for name in ("model", "prompt", "input", "user")],
+    {"messages": []},
+    {"stream": True},
+    *[{"temperature": value} for value in (None, float("nan"), float("inf"))],
+    {"seed": 2**64},
+    {"tools": [{"type": "function"}]},
+    {"a": {"b": {"c": 1}}},
+    {"stop": [["a"]]},
+    {"stop": ["x"] * 65},
+    *[{name: 1} for name in ("Temperature", "x-y", "", "a\n")],
+    *[{"suffix": text} for text in ("x" * 5000, "\ud800")],
+    {"logit_bias": {"\ud800": 1}},
+    {f"p{n}": n for n in range(33)},
+]
+REFUSE_EVERY_REQUEST: list[tuple[dict[str, Any], dict[str, int]]] = [
+    ({"max_tokens": -5}, {}),
+    ({"max_tokens": "5"}, {}),
+    ({"max_tokens": True}, {}),
+    ({"max_completion_tokens": 10**9}, {}),
+    ({"max_tokens": 51}, {"max_output_tokens": 50}),
+    ({"n": 0}, {}),
+    ({"n": 2.0}, {}),
+    ({"n": 3}, {"max_sequences": 2}),
+]
 
 
 @pytest.mark.parametrize(
-    "defaults",
+    ("changes", "words"),
     [
-        {"model": "x"},
-        {"prompt": "x"},
-        {"messages": []},
-        {"stream": True},
-        {"input": "x"},
-        {"user": "x"},
-        {"temperature": None},
-        {"temperature": float("nan")},
-        {"temperature": float("inf")},
-        {"seed": 2**64},
-        {"tools": [{"type": "function"}]},
-        {"a": {"b": {"c": 1}}},
-        {"stop": [["a"]]},
-        {"stop": ["x"] * 65},
-        {"Temperature": 1},
-        {"x-y": 1},
-        {"": 1},
-        {"a\n": 1},
-        {"suffix": "x" * 5000},
-        {"suffix": "\ud800"},
-        {"logit_bias": {"\ud800": 1}},
-        {f"p{n}": n for n in range(33)},
+        *[({"aliases": (alias,)}, "") for alias in NO_ALIASES],
+        # Aliases are other names, each once and not many.
+        *[({"aliases": some}, "") for some in (("m",), ("a", "a"), tuple(map(str, range(33))))],
+        # The request itself and nonsense cannot be a default.
+        *[({"request_defaults": defaults}, "") for defaults in NO_DEFAULTS],
+        *[({"request_limits": RequestLimits(**{field: value})}, field)
+          for field in ("max_prompt_bytes", "max_output_tokens", "max_sequences")
+          for value in (-1, 10**12, 10**400, True)],
+        # Nor what would refuse every request.
+        *[({"request_defaults": defaults, "request_limits": RequestLimits(**limits)}, *defaults)
+          for defaults, limits in REFUSE_EVERY_REQUEST],
     ],
     ids=lambda value: str(value)[:40].encode("ascii", "replace").decode(),
-)
-def test_the_request_itself_and_nonsense_cannot_be_a_default(defaults: dict[str, Any]) -> None:
+)  # fmt: skip
+def test_what_makes_no_sense_is_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError) as refused:
-        spec(request_defaults=defaults)
+        spec(**changes)
+    assert words in refused.value.message
     assert refused.value.message.isprintable()
     assert len(refused.value.message) < 400
+    assert refused.value.hint
+    with pytest.raises(SpecError, match="no model name"):
+        ModelSpec("m\n", SOURCE)
 
 
 json_values = st.recursive(
@@ -114,51 +116,13 @@ def test_what_is_accepted_can_always_be_sent(defaults: dict[str, Any]) -> None:
     assert json.loads(text or "{}") == defaults
 
 
-@pytest.mark.parametrize("field", ["max_prompt_bytes", "max_output_tokens", "max_sequences"])
-@pytest.mark.parametrize("value", [-1, 10**12, 10**400, True])
-def test_limits_are_whole_numbers_within_reason(field: str, value: int) -> None:
-    with pytest.raises(SpecError, match=field):
-        spec(request_limits=RequestLimits(**{field: value}))
-
-
 def test_specs_that_are_only_offered_otherwise_are_asked_for_alike() -> None:
-    plain = spec(demand=Demand(1.0))
+    plain, limits = spec(demand=Demand(1.0)), RequestLimits(max_sequences=2)
     offered = spec(
-        demand=Demand(1.0),
-        aliases=("a",),
-        request_defaults={"temperature": 0},
-        request_limits=RequestLimits(max_sequences=2),
-    )
+        demand=Demand(1.0), aliases=("a",), request_defaults={"temperature": 0},
+        request_limits=limits,
+    )  # fmt: skip
     assert offered != plain
     assert plain.offered_as(offered) == offered
     assert plain.asked_as(offered) == offered, "the same candidates"
     assert len({offered, spec(demand=Demand(1.0)), plain}) == 2
-
-
-@pytest.mark.parametrize(
-    ("defaults", "limits"),
-    [
-        ({"max_tokens": -5}, {}),
-        ({"max_tokens": "5"}, {}),
-        ({"max_tokens": True}, {}),
-        ({"max_completion_tokens": 10**9}, {}),
-        ({"max_tokens": 51}, {"max_output_tokens": 50}),
-        ({"n": 0}, {}),
-        ({"n": 2.0}, {}),
-        ({"n": 3}, {"max_sequences": 2}),
-    ],
-    ids=str,
-)
-def test_a_default_that_would_refuse_every_request_is_refused_itself(
-    defaults: dict[str, Any], limits: dict[str, int]
-) -> None:
-    with pytest.raises(SpecError, match=next(iter(defaults))) as refused:
-        spec(request_defaults=defaults, request_limits=RequestLimits(**limits))
-    assert refused.value.hint
-    assert refused.value.message.isprintable()
-
-
-def test_a_default_within_the_limits_is_taken() -> None:
-    limits = RequestLimits(max_output_tokens=50, max_sequences=2)
-    taken = spec(request_defaults={"max_tokens": 50, "n": 2}, request_limits=limits)
-    assert taken.request_defaults == {"max_tokens": 50, "n": 2}

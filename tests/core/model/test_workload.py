@@ -3,6 +3,8 @@
 import itertools
 import math
 import statistics
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -52,25 +54,20 @@ def test_independent_lengths_have_the_moments_of_all_their_pairs(
     assert sampled.ooo == pytest.approx(sum(o**3 for _, o in pairs) / count)
 
 
-@given(st.integers(20, 5000), st.floats(0.1, 1.5))
+@given(st.integers(1, 5000), st.floats(0.05, 50))
 def test_a_lognormal_list_has_the_mean_and_the_variation_asked_for(
     mean: int, variation: float
 ) -> None:
+    """More variation than a list can have gives nearly the most it can."""
     lengths = lognormal_lengths(mean, variation)
     assert len(lengths) == QUANTILES
-    assert statistics.fmean(lengths) == pytest.approx(mean, rel=0.01)
-    # Whole tokens cannot be finer than themselves: a third of a token is their own spread.
-    assert statistics.pstdev(lengths) / mean == pytest.approx(variation, rel=0.03, abs=0.3 / mean)
     assert list(lengths) == sorted(lengths)
-
-
-@given(st.integers(1, 5000), st.floats(0.05, 50))
-def test_a_lognormal_keeps_its_mean_and_never_falls_below_a_token(
-    mean: int, variation: float
-) -> None:
-    lengths = lognormal_lengths(mean, variation)
     assert min(lengths) >= 1
     assert statistics.fmean(lengths) == pytest.approx(mean, rel=0.01, abs=0.1)
+    if mean >= 20 and 0.1 <= variation <= 1.5:
+        # Whole tokens cannot be finer than themselves: a third of a token is their own spread.
+        spread = statistics.pstdev(lengths) / mean
+        assert spread == pytest.approx(variation, rel=0.03, abs=0.3 / mean)
 
 
 def test_more_variation_than_a_list_can_have_gives_the_most_it_can() -> None:
@@ -104,12 +101,6 @@ def test_kv_tokens_cover_whole_blocks_of_busy_slots(
     assert given_tokens <= max(batch * longest, longest + block)  # one block is kept back
 
 
-def test_kv_tokens_of_mixed_lengths_exceed_those_of_their_means() -> None:
-    fixed = kv_tokens(32, Workload(512, 256), 2048, 16)
-    mixed = kv_tokens(32, Workload.lognormal(512, 256, 1.0, 1.0), 2048, 16)
-    assert mixed > fixed
-
-
 def test_the_context_holds_the_longest_request() -> None:
     workload = Workload.of_trace([(10, 20), (300, 5), (7, 290)])
     assert workload.longest_tokens == 305
@@ -118,21 +109,22 @@ def test_the_context_holds_the_longest_request() -> None:
 
 
 @pytest.mark.parametrize(
-    "build",
+    ("build", "arguments"),
     [
-        lambda: Workload(0, 1),
-        lambda: Workload(10, 10, LengthShape.LOGNORMAL),
-        lambda: Workload(10, 10, prompt_variation=0.5),
-        lambda: Workload.lognormal(10, 10, 99.0, 1.0),
-        lambda: Workload.lognormal(10, 10, math.nan, 1.0),
-        lambda: Workload(10, 10, LengthShape.TRACE),
-        lambda: Workload.of_trace([]),
-        lambda: Workload.of_trace([(1, 0)]),
-        lambda: Workload.of_trace([(1, 1)] * 2000),
+        (Workload, (0, 1)),
+        (Workload, (10, 10, LengthShape.LOGNORMAL)),
+        (Workload, (10, 10, LengthShape.FIXED, 0.5)),
+        (Workload, (10, 10, LengthShape.TRACE)),
+        (Workload.lognormal, (10, 10, 99.0, 1.0)),
+        (Workload.lognormal, (10, 10, math.nan, 1.0)),
+        (Workload.of_trace, ([],)),
+        (Workload.of_trace, ([(1, 0)],)),
+        (Workload.of_trace, ([(1, 1)] * 2000,)),
     ],
 )
-def test_senseless_workloads_are_refused_with_a_hint(build: object) -> None:
-    assert callable(build)
+def test_senseless_workloads_are_refused_with_a_hint(
+    build: Callable[..., Workload], arguments: tuple[Any, ...]
+) -> None:
     with pytest.raises(SpecError) as refused:
-        build()
+        build(*arguments)
     assert refused.value.hint

@@ -23,124 +23,92 @@ def weights_of(quantisation: dict[str, Any], config: dict[str, Any] | None = Non
     return architecture_from_config(quantised).weights_bytes
 
 
-def gptq(bits: int, group: int, index_bytes: int = 0) -> int:
-    total = 0.0
-    for inputs, outputs in SHAPES * LAYERS:
-        groups = inputs // group
-        packed_words = inputs * bits / 32 * outputs * 4
-        zeros = groups * outputs * bits / 8
-        scales = groups * outputs * 2
-        index = inputs * index_bytes
-        total += packed_words + zeros + scales + index
-    return int(total) + 2 * PLAIN
-
-
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("group", [32, 128])
-def test_gptq_is_packed_weights_scales_zeros_and_an_index_by_order(bits: int, group: int) -> None:
-    stored = {"quant_method": "gptq", "bits": bits, "group_size": group, "desc_act": False}
-    assert weights_of(stored) == gptq(bits, group)
-    assert weights_of({**stored, "desc_act": True}) == gptq(bits, group, index_bytes=4)
-
-
-def test_awq_is_the_same() -> None:
-    stored = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
-    assert weights_of(stored) == gptq(4, 128)
-
-
-def test_one_scale_for_all_inputs() -> None:
-    stored = {"quant_method": "awq", "bits": 4, "group_size": -1, "zero_point": False}
-    matrices = sum(i * o // 2 + 2 * o for i, o in SHAPES) * LAYERS
-    assert weights_of(stored) == matrices + 2 * PLAIN
-
-
-def test_modules_that_are_left_out_keep_16_bits() -> None:
-    stored = {"quant_method": "awq", "bits": 4, "group_size": 128}
-    without = {**stored, "modules_to_not_convert": ["mlp.down_proj"]}
-    quantised = INNER * H // 2 + INNER // 128 * H * (2 + 0.5)
-    assert weights_of(without) - weights_of(stored) == LAYERS * (INNER * H * 2 - quantised)
-
-
-def test_a_router_that_is_left_out_takes_no_matrix_of_the_mlp_along() -> None:
-    stored = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    router = {**stored, "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.gate"]}
-    assert weights_of(router) == weights_of(stored)
-
-
-def test_gptq_rules_leave_modules_out_and_other_widths_are_refused() -> None:
-    stored = {"quant_method": "gptq", "bits": 4, "group_size": 128}
-    rule = {**stored, "dynamic": {r"-:.*layers\.0\..*": {}}}
-    assert weights_of(rule) > weights_of(stored)
-    with pytest.raises(SpecError, match="dynamic"):
-        weights_of({**stored, "dynamic": {r"+:.*": {"bits": 8}}})
-
-
-def fp8_blocks() -> int:
-    return sum(i * o + -(-i // 128) * -(-o // 128) * 4 for i, o in SHAPES) * LAYERS + 2 * PLAIN
-
-
-def test_fp8_has_a_scale_per_block_or_per_tensor() -> None:
-    blocks = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    assert weights_of(blocks) == fp8_blocks()
-    tensor = {"quant_method": "fp8", "activation_scheme": "dynamic"}
-    assert weights_of(tensor) == sum(i * o + 4 for i, o in SHAPES) * LAYERS + 2 * PLAIN
+def stored(method: str, **more: Any) -> dict[str, Any]:
+    return {"quant_method": method, **more}
 
 
 def compressed(weights: dict[str, Any], **more: Any) -> dict[str, Any]:
     group = {"targets": ["Linear"], "weights": weights, "input_activations": None}
-    return {
-        "quant_method": "compressed-tensors",
-        "config_groups": {"group_0": group},
-        "ignore": ["lm_head"],
-        **more,
-    }
+    groups = {"config_groups": {"group_0": group}, "ignore": ["lm_head"]}
+    return stored("compressed-tensors", **{**groups, **more})
 
 
+AWQ = stored("awq", bits=4, group_size=128)
+BLOCKS = stored("fp8", weight_block_size=[128, 128])
 INT8 = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
+INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128, "symmetric": True}
+NF4 = stored("bitsandbytes", load_in_4bit=True)
 
 
-def test_compressed_int8_has_a_scale_per_output() -> None:
-    expected = sum(i * o + 4 * o for i, o in SHAPES) * LAYERS + 2 * PLAIN
-    assert weights_of(compressed(INT8)) == expected
+def packed(inputs: int, outputs: int, bits: int, group: int, index_bytes: int = 0) -> float:
+    """Packed weights, zeros, scales, and with an index the order of the inputs."""
+    groups = inputs // group
+    words = inputs * bits / 32 * outputs * 4
+    return words + groups * outputs * (bits / 8 + 2) + inputs * index_bytes
 
 
-def test_compressed_int4_has_a_scale_per_group() -> None:
-    weights = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
-    expected = sum(i * o // 2 + 2 * o * (i // 128) for i, o in SHAPES) * LAYERS + 2 * PLAIN
-    assert weights_of(compressed({**weights, "symmetric": True})) == expected
+def gptq(bits: int, group: int, order: bool) -> dict[str, Any]:
+    return stored("gptq", bits=bits, group_size=group, desc_act=order)
 
 
-def test_compressed_tensors_ignore_by_name_and_by_pattern() -> None:
-    all_of_it = weights_of(compressed(INT8))
-    by_name = compressed(INT8, ignore=["lm_head", "model.layers.1.mlp.down_proj"])
-    by_pattern = compressed(INT8, ignore=["lm_head", r"re:.*down_proj$"])
+@pytest.mark.parametrize(
+    ("quantisation", "matrices"),
+    [
+        *[(gptq(bits, group, bool(index)), [packed(i, o, bits, group, index) for i, o in SHAPES])
+          for bits in (4, 8) for group in (32, 128) for index in (0, 4)],
+        ({**AWQ, "zero_point": True}, [packed(i, o, 4, 128) for i, o in SHAPES]),
+        # One scale for all inputs.
+        (stored("awq", bits=4, group_size=-1, zero_point=False),
+         [i * o // 2 + 2 * o for i, o in SHAPES]),
+        (BLOCKS, [i * o + -(-i // 128) * -(-o // 128) * 4 for i, o in SHAPES]),
+        (stored("fp8", activation_scheme="dynamic"), [i * o + 4 for i, o in SHAPES]),
+        (compressed(INT8), [i * o + 4 * o for i, o in SHAPES]),
+        (compressed(INT4), [i * o // 2 + 2 * o * (i // 128) for i, o in SHAPES]),
+        (NF4, [i * o // 64 * (32 + 4) for i, o in SHAPES]),
+        ({**NF4, "bnb_4bit_use_double_quant": True},
+         [i * o / 64 * (32 + 1 + 4 / 256) for i, o in SHAPES]),
+        (stored("bitsandbytes", load_in_8bit=True), [i * o + 4 * o for i, o in SHAPES]),
+    ],
+)  # fmt: skip
+def test_bytes_are_the_sum_over_a_checkpoints_contents(
+    quantisation: dict[str, Any], matrices: list[float]
+) -> None:
+    expected = sum(matrices) * LAYERS + 2 * PLAIN
+    assert weights_of(quantisation) == pytest.approx(expected, rel=0, abs=30)
+    if "bnb_4bit_use_double_quant" not in quantisation:
+        assert weights_of(quantisation) == int(expected)
+
+
+def test_modules_that_are_left_out_keep_16_bits() -> None:
+    """By name or by pattern, and no others along with them."""
+    without = {**AWQ, "modules_to_not_convert": ["mlp.down_proj"]}
+    gained = LAYERS * (INNER * H * 2 - (INNER * H // 2 + INNER // 128 * H * (2 + 0.5)))
+    assert weights_of(without) - weights_of(AWQ) == gained
+    router = {**BLOCKS, "modules_to_not_convert": ["lm_head", "model.layers.0.mlp.gate"]}
+    assert weights_of(router) == weights_of(BLOCKS)
     one = INNER * H - 4 * H
-    assert weights_of(by_name) - all_of_it == one
-    assert weights_of(by_pattern) - all_of_it == LAYERS * one
-
-
-def test_the_output_matrix_is_quantised_only_where_it_is_not_ignored() -> None:
+    for ignored, more in (
+        ("model.layers.1.mlp.down_proj", one),
+        (r"re:.*down_proj$", LAYERS * one),
+    ):
+        found = weights_of(compressed(INT8, ignore=["lm_head", ignored]))
+        assert found - weights_of(compressed(INT8)) == more
     untied = {**CONFIG, "tie_word_embeddings": False}
-    kept = weights_of(compressed(INT8), untied)
     taken = weights_of(compressed(INT8, ignore=[]), untied)
-    assert kept - taken == VOCAB * H - 4 * VOCAB
+    assert weights_of(compressed(INT8), untied) - taken == VOCAB * H - 4 * VOCAB
 
 
-def test_bitsandbytes_has_a_scale_for_64_values() -> None:
-    nf4 = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    blocks = sum(i * o for i, o in SHAPES) * LAYERS // 64
-    assert weights_of(nf4) == blocks * (32 + 4) + 2 * PLAIN
-    double = weights_of({**nf4, "bnb_4bit_use_double_quant": True})
-    assert double - 2 * PLAIN == pytest.approx(blocks * (32 + 1 + 4 / 256), abs=30)
-    int8 = {"quant_method": "bitsandbytes", "load_in_8bit": True}
-    assert weights_of(int8) == sum(i * o + 4 * o for i, o in SHAPES) * LAYERS + 2 * PLAIN
+def test_gptq_rules_leave_modules_out_and_other_widths_are_refused() -> None:
+    usual = stored("gptq", bits=4, group_size=128)
+    rule = {**usual, "dynamic": {r"-:.*layers\.0\..*": {}}}
+    assert weights_of(rule) > weights_of(usual)
+    with pytest.raises(SpecError, match="dynamic"):
+        weights_of({**usual, "dynamic": {r"+:.*": {"bits": 8}}})
 
 
 def test_experts_are_quantised_and_routers_are_not() -> None:
     mixtral = PUBLIC["mixtral-8x7b"]
-    architecture = architecture_from_config(
-        {**mixtral, "quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}
-    )
+    architecture = architecture_from_config({**mixtral, "quantization_config": AWQ})
     routers = 32 * 4096 * 8
     attention = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024)
     assert architecture.quantised_parameters == attention + architecture.expert_parameters
@@ -151,16 +119,16 @@ def test_experts_are_quantised_and_routers_are_not() -> None:
 @pytest.mark.parametrize(
     "quantisation",
     [
-        {"quant_method": "aqlm"},
-        {"quant_method": "mxfp4"},
-        {"quant_method": "gptq"},
-        {"quant_method": "gptq", "bits": 5},
-        {"quant_method": "awq", "bits": "4"},
-        {"quant_method": "awq", "bits": 4, "group_size": 0.5},
-        {"quant_method": "awq", "bits": 4, "modules_to_not_convert": "lm_head"},
-        {"quant_method": "bitsandbytes"},
-        {"quant_method": "fp8", "weight_block_size": [0, 128]},
-        {"quant_method": "compressed-tensors"},
+        stored("aqlm"),
+        stored("mxfp4"),
+        stored("gptq"),
+        stored("gptq", bits=5),
+        stored("awq", bits="4"),
+        {**AWQ, "group_size": 0.5},
+        {**AWQ, "modules_to_not_convert": "lm_head"},
+        stored("bitsandbytes"),
+        stored("fp8", weight_block_size=[0, 128]),
+        stored("compressed-tensors"),
         compressed({"num_bits": 6}),
         compressed({**INT8, "strategy": "odd"}),
         compressed(INT8, ignore=["re:("]),
@@ -173,16 +141,13 @@ def test_what_cannot_be_counted_is_refused(quantisation: Any) -> None:
     assert caught.value.hint
 
 
-@given(
-    bits=st.sampled_from([2, 4, 8]),
-    group=st.sampled_from([32, 64, 128]),
-    tied=st.booleans(),
-)
+@given(st.sampled_from([2, 4, 8]), st.sampled_from([32, 64, 128]), st.booleans())
 def test_fewer_bits_are_never_more_bytes(bits: int, group: int, tied: bool) -> None:
     config = {**CONFIG, "tie_word_embeddings": tied}
-    stored = {"quant_method": "gptq", "bits": bits, "group_size": group}
     plain = architecture_from_config(config)
-    quantised = architecture_from_config({**config, "quantization_config": stored})
+    quantised = architecture_from_config(
+        {**config, "quantization_config": stored("gptq", bits=bits, group_size=group)}
+    )
     assert quantised.parameters == plain.parameters
     assert quantised.quantised_parameters == plain.linear_parameters
     assert quantised.weights_bytes < plain.weights_bytes

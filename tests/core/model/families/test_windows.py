@@ -51,13 +51,10 @@ def test_layers_that_slide(family: str, more: dict[str, Any], sliding: int) -> N
     assert small(family, **more).window_layers == sliding
 
 
-def test_a_window_as_long_as_the_context_is_none() -> None:
+def test_a_window_is_shorter_than_the_context_or_that_of_the_class() -> None:
     # Phi-3.5 mini names a window of 262144 tokens for a context of 131072.
     assert small("phi3", sliding_window=4096).window_layers == 0
     assert small("phi3", sliding_window=4095).window_layers == 12
-
-
-def test_a_pattern_without_a_window_in_the_config_has_the_class_s() -> None:
     assert small("gemma2", max_position_embeddings=8192).window_tokens == 4096
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.families import architecture_from_config
-from tests.core.model.families.configs import PUBLIC, config_of
+from tests.core.model.families.configs import config_of
 
 GEMMA3_4B = {
     # As published: what equals the configuration class's default is left out.
@@ -29,33 +29,23 @@ def test_gemma_3_4b_is_its_published_count_less_vision_tower_and_projector() -> 
     assert architecture.window_layers == 29
 
 
-def test_a_text_model_has_no_note() -> None:
-    assert architecture_from_config(PUBLIC["llama-2-7b"]).note == ""
-
-
 def test_a_decoder_under_another_name_is_its_family() -> None:
     inner = config_of("qwen2_5_vl_text", 256, 512, 2, 4, 2, 1000)
     plain = architecture_from_config({**inner, "model_type": "qwen2"})
     wrapped = architecture_from_config({"model_type": "qwen2_5_vl", "text_config": inner})
     flat = architecture_from_config({**inner, "model_type": "qwen2_5_vl"})
     assert wrapped.parameters == flat.parameters == plain.parameters
+    with pytest.raises(SpecError, match="whisper_text"):
+        architecture_from_config({"model_type": "whisper", "text_config": {"vocab_size": 5}})
 
 
-def test_embeddings_tied_for_the_whole_model_are_tied_in_its_decoder() -> None:
+def test_what_is_said_of_the_whole_model_counts_in_its_decoder() -> None:
     inner = config_of("llama", 256, 512, 2, 4, 2, 1000)
     untied = architecture_from_config({"model_type": "llava", "text_config": inner})
     tied = architecture_from_config(
         {"model_type": "llava", "text_config": inner, "tie_word_embeddings": True}
     )
     assert untied.parameters - tied.parameters == 256 * 1000
-
-
-def test_quantisation_outside_counts_inside() -> None:
     inner = config_of("llama", 256, 512, 2, 4, 2, 1000)
     outer = {"quantization_config": {"quant_method": "fp8"}, "text_config": inner}
     assert architecture_from_config({"model_type": "llava", **outer}).quantised_parameters
-
-
-def test_an_unknown_decoder_is_named() -> None:
-    with pytest.raises(SpecError, match="whisper_text"):
-        architecture_from_config({"model_type": "whisper", "text_config": {"vocab_size": 5}})
