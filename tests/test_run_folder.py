@@ -1,12 +1,13 @@
 """A run folder belongs to one state folder: no other daemon adopts or ends what runs there."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,21 +34,31 @@ def settings_of(folder: Path, state: str) -> Settings:
     return load_settings(overrides=values).settings
 
 
-def started(folder: Path) -> EngineHandle:
-    return asyncio.run(ProcessEngineRunner(folder / "r", None).start(simulated_launch()))
+@contextlib.contextmanager
+def left_engine(settings: Settings, *claims: tuple[str, int]) -> Iterator[EngineHandle]:
+    """An engine that a daemon on these settings left running; it ends at the end."""
+    runner = ProcessEngineRunner(settings.run_dir, None)
+    with owned_run_folder(settings) as folder:
+        for claim in claims:
+            folder.claim(*claim)
+        handle = asyncio.run(runner.start(simulated_launch()))
+    try:
+        yield handle
+        assert is_alive(handle)
+    finally:
+        asyncio.run(runner.stop(handle, 0.0))
 
 
-def ended(folder: Path, handle: EngineHandle) -> None:
-    asyncio.run(ProcessEngineRunner(folder / "r", None).stop(handle, 0.0))
+def refused(settings: Settings, why: str) -> RunFolderBusyError:
+    with pytest.raises(RunFolderBusyError, match=why) as no, owned_run_folder(settings):
+        pass
+    return no.value
 
 
 def test_a_second_daemon_on_it_is_refused_while_the_first_one_runs(short_dir: Path) -> None:
     one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
     with owned_run_folder(one):
-        with pytest.raises(RunFolderBusyError, match=f"in use by process.*{short_dir}/one") as no:
-            with owned_run_folder(two):
-                pass
-        assert "run_dir" in no.value.hint
+        assert "run_dir" in refused(two, f"in use by process.*{short_dir}/one").hint
     assert lock_holder(short_dir / "r" / ".lock") is None
     with owned_run_folder(two):  # nothing was left
         pass
@@ -55,18 +66,17 @@ def test_a_second_daemon_on_it_is_refused_while_the_first_one_runs(short_dir: Pa
 
 def test_what_a_daemon_left_running_is_only_for_its_own_state_folder(short_dir: Path) -> None:
     one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
-    with owned_run_folder(one):
-        handle = started(short_dir)
-    try:
+    owner = short_dir / "r" / ".owner.json"
+    with left_engine(one):
         for _ in range(2):
-            with pytest.raises(RunFolderBusyError, match=f"has sim-0 running.*{short_dir}/one"):
-                with owned_run_folder(two):
-                    pass
+            refused(two, f"has sim-0 running.*{short_dir}/one")
         with owned_run_folder(one):  # refused, the other has not made it its own
             pass
-        assert is_alive(handle)
-    finally:
-        ended(short_dir, handle)
+        owner.write_text(owner.read_text().replace("{", '{"colour": "red", ', 1))
+        refused(two, "has sim-0 running")  # an owner of another release is read
+        shutil.move(short_dir / "one", short_dir / "moved")
+        with owned_run_folder(two):  # a state folder that is gone may be taken over from
+            pass
     with owned_run_folder(two):
         pass
 
@@ -99,37 +109,10 @@ def test_an_mps_daemon_or_an_endpoint_counts_as_well(
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as left:
         with owned_run_folder(one):
             leave(one, ProcessId(left.pid, start_ticks(left.pid) or 0, boot_id()))
-        with pytest.raises(RunFolderBusyError, match=f"has {named} running.*{short_dir}/one"):
-            with owned_run_folder(two):
-                pass
+        refused(two, f"has {named} running.*{short_dir}/one")
         left.kill()
     with owned_run_folder(two):  # it has ended
         pass
-
-
-def test_what_runs_of_a_state_folder_that_is_gone_may_be_taken_over(short_dir: Path) -> None:
-    one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
-    with owned_run_folder(one):
-        handle = started(short_dir)
-    try:
-        shutil.move(short_dir / "one", short_dir / "moved")
-        with owned_run_folder(two):
-            assert is_alive(handle)
-    finally:
-        ended(short_dir, handle)
-
-
-def test_an_owner_of_another_release_is_read(short_dir: Path) -> None:
-    one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
-    with owned_run_folder(one):
-        handle = started(short_dir)
-    try:
-        owner = short_dir / "r" / ".owner.json"
-        owner.write_text(owner.read_text().replace("{", '{"colour": "red", ', 1))
-        with pytest.raises(RunFolderBusyError), owned_run_folder(two):
-            pass
-    finally:
-        ended(short_dir, handle)
 
 
 @pytest.mark.parametrize(
@@ -140,27 +123,18 @@ def test_what_a_later_control_plane_left_running_is_not_for_one_that_was_overtak
 ) -> None:
     """The state folder is the same: its store was put back from a backup, or lost."""
     one = settings_of(short_dir, "one")
-    with owned_run_folder(one) as folder:
-        folder.claim("x", 1)
-        folder.claim("x", 2)
-        handle = started(short_dir)
-    try:
+    with left_engine(one, ("x", 1), ("x", 2)):
         for _ in range(2):
             with owned_run_folder(one) as folder:
                 why = f"sim-0 running .* of epoch 2; .* epoch {epoch}"
                 with pytest.raises(FencedError, match=why) as no:
                     folder.claim(head, epoch)
                 assert "head take-over" in no.value.hint
-        assert is_alive(handle)
-        with owned_run_folder(one) as folder:
-            folder.claim("x", 2)
-        with owned_run_folder(one) as folder:
-            folder.claim("y", 3)
+        for claim in (("x", 2), ("y", 3)):
+            with owned_run_folder(one) as folder:
+                folder.claim(*claim)
         with owned_run_folder(one) as folder, pytest.raises(FencedError, match="of epoch 3"):
             folder.claim("x", 2)
-        assert is_alive(handle)
-    finally:
-        ended(short_dir, handle)
     with owned_run_folder(one) as folder:  # nothing of the other's runs
         folder.claim(head, epoch)
 
@@ -175,12 +149,8 @@ def test_whose_processes_run_is_forgotten_with_the_state_folder_that_they_were_o
     assert (owner["state_dir"], owner["head"], owner["epoch"]) == (f"{short_dir}/one", "x", 2)
     with owned_run_folder(two):  # an agent, or a profile: nobody's orders are kept here
         pass
-    with owned_run_folder(two) as folder:
-        handle = started(short_dir)
-        try:
-            folder.claim("z", 1)
-        finally:
-            ended(short_dir, handle)
+    with left_engine(two), owned_run_folder(two) as folder:
+        folder.claim("z", 1)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "/one"}'])
@@ -188,22 +158,15 @@ def test_what_runs_where_the_owner_cannot_be_read_is_nobodys_to_end(
     short_dir: Path, content: str
 ) -> None:
     one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
-    with owned_run_folder(one):
-        handle = started(short_dir)
     owner = short_dir / "r" / ".owner.json"
-    owner.write_text(content)
-    try:
+    with left_engine(one):
+        owner.write_text(content)
         for settings in (two, one):
-            with pytest.raises(RunFolderBusyError, match="has sim-0 running, and whose") as no:
-                with owned_run_folder(settings):
-                    pass
-            assert str(owner) in no.value.hint
+            assert str(owner) in refused(settings, "has sim-0 running, and whose").hint
         assert owner.read_text() == content
         owner.unlink()  # as the hint says
         with owned_run_folder(one):
-            assert is_alive(handle)
+            pass
         owner.write_text(content)
-    finally:
-        ended(short_dir, handle)
     with owned_run_folder(two):  # nothing runs
         pass

@@ -54,18 +54,18 @@ async def test_changes_name_who_asked(api: Api) -> None:
     assert [e.actor for e in api.events("model-updated")] == ["bob@desk"]
     assert [e.message for e in api.events("model-updated")] == ["version 2: aliases."]
     assert [e.actor for e in api.events("plan-applied")][-1] == "ada@laptop"
-
-
-async def test_what_partitiond_does_by_itself_names_nobody(api: Api) -> None:
-    await registered(api)
+    # What partitiond does by itself names nobody, and why.
     for kind in ("engine-starting", "engine-ready", "replica-starts"):
         assert {event.actor for event in api.events(kind)} == {""}
-
-
-async def test_a_caller_without_a_name_is_known_by_its_address(api: Api) -> None:
+    (started,) = api.events("replica-starts")
+    assert started.subject == "a-1"
+    assert "the first plan with a" in started.message
+    assert " on cpu (" in started.message
     del api.http.headers["X-Partitiond-Actor"]
-    await api.http.post("/models", json={**MODEL, "auto": False})
-    assert [e.actor for e in api.events("model-registered")] == ["api@127.0.0.1"]
+    await api.http.delete("/models/a")
+    (stopped,) = api.events("replica-stops")
+    assert "a was removed" in stopped.message
+    assert stopped.actor == "api@127.0.0.1"  # a caller without a name is known by its address
 
 
 async def test_names_that_are_none_are_refused_before_anything_happens(api: Api) -> None:
@@ -85,19 +85,6 @@ async def test_somebody_at_the_dashboard_is_who_they_logged_in_as(api: Api) -> N
     answer = await api.http.post("/models", json={**MODEL, "auto": False})
     assert answer.status_code == 201, answer.text
     assert [e.actor for e in api.events("model-registered")] == ["Grace_Hopper@dashboard"]
-
-
-async def test_every_replica_that_a_plan_changes_says_why(api: Api) -> None:
-    await registered(api)
-    (started,) = api.events("replica-starts")
-    assert started.subject == "a-1"
-    assert "the first plan with a" in started.message
-    assert started.message.startswith(f"{api.host.applied().id}: on cpu (")
-
-    await api.http.delete("/models/a")
-    (stopped,) = api.events("replica-stops")
-    assert "a was removed" in stopped.message
-    assert stopped.actor == "ada@laptop"
 
 
 async def test_events_can_be_asked_for_by_what_they_are(api: Api) -> None:

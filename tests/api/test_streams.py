@@ -105,12 +105,6 @@ async def test_a_job_is_told_from_now_to_its_end(
     assert service.jobs.watchers.count == 0
 
 
-async def test_an_unknown_job_is_404_before_any_stream(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/jobs/none/events")
-    assert answer.status_code == 404
-    assert answer.headers["content-type"] == "application/problem+json"
-
-
 async def test_a_client_that_goes_leaves_nothing_behind(
     app: FastAPI, service: FakeService, job_id: str
 ) -> None:
@@ -121,14 +115,9 @@ async def test_a_client_that_goes_leaves_nothing_behind(
         await stream.leave()
         await a_moment()
         assert service.jobs.watchers.count == 0
-
-
-async def test_the_end_of_the_daemon_ends_the_stream(
-    app: FastAPI, service: FakeService, job_id: str
-) -> None:
     stream = Stream(app, job_id)
     await stream.next()
-    service.jobs.watchers.close()
+    service.jobs.watchers.close()  # the daemon ends
     assert await stream.next() is None
     await stream.leave()
 
@@ -136,6 +125,9 @@ async def test_the_end_of_the_daemon_ends_the_stream(
 async def test_a_client_that_comes_back_gets_the_job_as_it_is(
     http: httpx.AsyncClient, service: FakeService, job_id: str
 ) -> None:
+    unknown = await http.get("/jobs/none/events")
+    assert unknown.status_code == 404, "before any stream"
+    assert unknown.headers["content-type"] == "application/problem+json"
     service.jobs.change(job_id, state=JobState.CANCELLED)
     for last, first in (("41", "42"), ("nonsense", "1"), ("9" * 40, "1"), ("-3", "1"), ("", "1")):
         answer = await http.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": last})

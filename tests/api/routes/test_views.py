@@ -1,0 +1,135 @@
+"""Drift, hosts, releases, scaling, usage, sleep and the overview are told as they are."""
+
+import httpx
+
+from partitiond.core.keys.usage import UsagePosition, Used
+from partitiond.core.views.drift import DriftReport
+from partitiond.core.views.overview import Overview
+from partitiond.core.views.scaling import ScalingView
+from partitiond.serde import from_json, from_jsonable
+from tests.api.fake_drift import CORRECTION
+from tests.api.fake_scaling import AT_ZERO, VIEW
+from tests.api.fake_service import FakeService
+from tests.controller.samples import measured_profile, spec
+from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
+
+BODY = {"model": "opt-125m", "weights": "dummy", "engine_kind": "simulated"}
+HERE = "/models/opt-125m"
+
+
+async def test_drift_is_reported_and_a_correction_lifted_once(
+    http: httpx.AsyncClient, service: FakeService
+) -> None:
+    report = (await http.get("/drift")).json()
+    assert from_jsonable(DriftReport, report) == service.drift.report()
+    (entry,) = (await http.get("/drift/ledger?model=a&replica_id=a-1&limit=7")).json()
+    assert entry["findings"][0]["verdict"] == "slower"
+    assert service.drift.asked == [("a", "a-1", 7)]
+    assert (await http.get("/drift/ledger?limit=0")).status_code == 422
+    path = f"/drift/corrections/{CORRECTION.profile_id}"
+    assert (await http.delete(path)).json()["factor"] == CORRECTION.factor
+    assert (await http.delete(path)).status_code == 404
+
+
+async def test_all_hosts_are_shown_and_a_lost_one_is_forgotten(
+    http: httpx.AsyncClient, service: FakeService
+) -> None:
+    (own,) = (await http.get("/hosts")).json()
+    assert (own["name"], own["state"], own["is_head"]) == ("head", "fine", True)
+    assert (await http.get("/overview")).json()["hosts"] == []
+    service.hosts.hosts = (HEAD, FINE, LOST, NEVER)
+    shown = (await http.get("/hosts")).json()
+    assert [(host["name"], host["state"]) for host in shown] == [
+        ("head", "fine"), ("gpu-1", "fine"), ("gpu-2", "lost"), ("gpu-3", "refused")
+    ]  # fmt: skip
+    assert shown[2]["reason"] == LOST.reason
+    assert [host["clock_offset_seconds"] for host in shown[1::2]] == [-0.0123, None]
+    assert (await http.get("/overview")).json()["hosts"] == shown
+    assert (await http.delete("/hosts/gpu-2")).status_code == 204
+    for name, status in {"gpu-2": 404, "head": 409, "gpu-1": 409}.items():
+        answer = await http.delete(f"/hosts/{name}")
+        assert (answer.status_code, answer.json()["facts"]) == (status, {"host": name})
+        assert answer.json()["hint"]
+
+
+async def test_releases_are_listed_newest_first_and_gone_back_to(http: httpx.AsyncClient) -> None:
+    rows = (await http.get("/models/a/releases")).json()
+    assert [(r["version"], r["state"]) for r in rows] == [(2, "serving"), (1, "replaced")]
+    assert (await http.get("/models/nobody/releases")).status_code == 404
+    for body in (None, {}, {"version": 1}):
+        answer = await http.post("/models/a/rollback", json=body)
+        assert (answer.status_code, answer.json()["version"]) == (200, 1)
+        assert answer.json()["state"] == "coming"
+    for version, status in ((9, 404), (2, 409), (0, 422)):
+        answer = await http.post("/models/a/rollback", json={"version": version})
+        assert answer.status_code == status
+
+
+async def test_what_scales_is_told_by_model(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/scaling")
+    assert from_jsonable(list[ScalingView], answer.json()) == [VIEW, AT_ZERO]
+    assert (await http.get("/scaling/b")).json()["at_zero"] is True
+    assert (await http.get("/scaling/nobody")).status_code == 404
+
+
+async def test_usage_is_told_by_what_was_asked_for(
+    http: httpx.AsyncClient, service: FakeService
+) -> None:
+    used = {("k1", "a"): Used(3, 1, 30, 60, 9.0, 4.5, 3.6e6), ("", "b"): Used(requests=1)}
+    service.store.add_usage("2025-01-01T00", used, UsagePosition())
+    told = (await http.get("/usage", params={"from": "2025-01-01", "to": "2025-01-02"})).json()
+    assert (told["first_hour"], told["last_hour"]) == ("2025-01-01T00", "2025-01-02T23")
+    lines = [(line["key_id"], line["model"], line["requests"]) for line in told["lines"]]
+    assert lines == [("", "b", 1), ("k1", "a", 3)]
+    assert told["lines"][1]["kilowatt_hours"] == 1.0
+    (line,) = (await http.get("/usage?from=2025-01-01&by=day")).json()["lines"]
+    assert (line["period"], line["key_id"], line["model"]) == ("2025-01-01", "", "")
+    assert line["requests"] == 4
+    nonsense = await http.get("/usage?from=soon")
+    assert (nonsense.status_code, "soon" in nonsense.json()["detail"]) == (422, True)
+    assert (await http.get("/usage?by=colour")).status_code == 422
+
+
+async def test_one_answer_holds_everything(http: httpx.AsyncClient, service: FakeService) -> None:
+    await service.models.register(spec("a"))
+    first = (await http.get("/overview", params={"window_seconds": 120})).json()
+    assert first["models"][0]["frontiers"] == []
+    service.store.add_profile(measured_profile("a"))
+    service.daemon.not_ready["proxy"] = "its port is in use"
+    service.clock.now += 60  # a new profile shows soon
+    answer = await http.get("/overview")
+    assert answer.headers["cache-control"] == "no-store"
+    seen = from_json(Overview, answer.content)
+    assert [view.device.id for view in seen.devices] == ["cpu"]
+    assert [(model.name, model.traffic) for model in seen.models] == [("a", None)]
+    assert seen.models[0].frontiers[0].knee_batch == 4
+    assert seen.problems == (("proxy", "its port is in use"),)
+    assert seen.last_event == 1
+    assert service.overview.windows == [120.0, 30.0]
+    assert (await http.get("/overview", params={"window_seconds": 1})).status_code == 422
+
+
+async def test_whether_a_model_fits_is_told_before_it_is_kept(http: httpx.AsyncClient) -> None:
+    for changes, fits in (({}, True), ({"name": "huge"}, False)):
+        answer = (await http.post("/models/fit", json=BODY | changes)).json()
+        assert (answer["fits"], answer["registered"]) == (fits, False)
+    assert (await http.get("/models")).json() == []
+    assert (await http.post("/models/fit", json={"model": "no-such"})).status_code == 422
+
+
+async def test_a_model_with_sleep_mode_is_put_to_sleep_and_woken(http: httpx.AsyncClient) -> None:
+    await http.post("/models", json=BODY)
+    unable = await http.post(f"{HERE}/sleep")
+    assert (unable.status_code, "--sleep-mode" in unable.json()["hint"]) == (409, True)
+    await http.patch(HERE, json={"engine": {"sleep_mode": True}})
+    for wrong in ({"level": 3}, {"level": 0}, {"level": "deep"}, {"depth": 1}):
+        assert (await http.post(f"{HERE}/sleep", json=wrong)).status_code == 422
+    first = await http.post(f"{HERE}/sleep")
+    assert (first.status_code, first.json()["asleep"]) == (202, 1)
+    assert (await http.post(f"{HERE}/sleep", json={"level": 1})).status_code == 202
+    assert (await http.post(f"{HERE}/sleep", json={"level": 2})).status_code == 409
+    for _ in range(2):
+        awake = await http.post(f"{HERE}/wake")
+        assert (awake.status_code, awake.json()["asleep"]) == (202, 0)
+    for verb in ("sleep", "wake"):
+        assert (await http.post(f"/models/nobody/{verb}")).status_code == 404
