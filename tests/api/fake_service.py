@@ -20,13 +20,10 @@ from partitiond.core.units import Bytes
 from partitiond.core.views.lists import KeyView, ProfileView, PrunableProfile
 from partitiond.ports import ControlService, Store
 from partitiond.store import open_store
-from tests.api.fake_convergence import FakeConvergence
-from tests.api.fake_drift import FakeDrift
 from tests.api.fake_models import AT, FakeModels
 from tests.api.fake_overview import FakeFit, FakeOverview
 from tests.api.fake_plans import FakePlans
-from tests.api.fake_releases import FakeReleases
-from tests.api.fake_scaling import FakeScaling
+from tests.api.fake_views import FakeConvergence, FakeDrift, FakeReleases, FakeScaling
 from tests.controller.fakes import FakeClock
 from tests.hosts.fleet import FakeHosts
 

@@ -1,35 +1,18 @@
 """The other resources of the API give the right answers."""
 
+import dataclasses
+
 import httpx
 
 from partitiond import serde
 from partitiond.core.errors import StoreError
-from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Infeasible
-from partitiond.core.profile.points import Footprint, Knee
-from partitiond.core.profile.record import Profile, ProfileKind, Provenance
-from partitiond.core.units import Bytes
+from partitiond.core.profile.record import Profile
 from tests.api.conftest import TOKEN
 from tests.api.fake_service import FakeService
+from tests.controller.samples import measured_profile
 
-PROFILE = Profile(
-    id="opt-125m/a100/512",
-    model="opt-125m",
-    kind=ProfileKind.MEASURED,
-    hardware="cpu-x",
-    size=PartitionSize(SharingMode.CORES, 1),
-    workload=Workload(),
-    dtype="bfloat16",
-    points=(),
-    knee=Knee(8, 6, 9, 0.05, 100.0, None, 16),
-    footprint=Footprint(Bytes(1), Bytes(2), Bytes(3), Bytes(0), Bytes(4), -1, Bytes(9)),
-    kv_cache_tokens=4096,
-    provenance=Provenance(
-        "vllm", "1", (), "dummy", None, "cpu-x", "X", "6.1", (0,), 0, "2030", 1.0, "0"
-    ),
-)
+PROFILE = dataclasses.replace(measured_profile("opt-125m"), id="opt-125m/a100/512")
 
 
 async def test_the_index_names_resources_that_exist(http: httpx.AsyncClient) -> None:

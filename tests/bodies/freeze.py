@@ -7,9 +7,9 @@ simulated engines. Paths of this machine are replaced. Frozen files are never ch
 whose bodies have another form adds files.
 """
 
-import asyncio
 import json
 import re
+import shutil
 import sqlite3
 import sys
 import tempfile
@@ -18,7 +18,8 @@ from pathlib import Path
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.dispatch.routing import BudgetPeriod
 from partitiond.core.keys.rates import BudgetUse
-from partitiond.core.keys.record import KeyTerms
+from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind, Weights
+from partitiond.core.model.workload import Workload
 from partitiond.devices.mps.record import RECORD, MpsRecord, write
 from partitiond.devices.partitions.journal import DeviceJournal, EntryKind
 from partitiond.engines.process.journal import RunFolder
@@ -27,13 +28,21 @@ from partitiond.proxy.keys.budgets_file import BUDGETS_FILE, BudgetsFile
 from partitiond.proxy.telemetry.traffic import LAST_FILE, leave_behind
 from partitiond.run_folder import RunFolderOwner
 from partitiond.serde import to_jsonable, to_stored_json
-from partitiond.store import open_store
 from partitiond.store.lock import LockHolder
-from tests.api.fake_drift import CORRECTION, ENTRY
+from tests.api.fake_views import CORRECTION, ENTRY
 from tests.bodies.compact import compact
-from tests.controller.test_real_processes import RealHost, make, simulated
 from tests.devices.partitions.world import launch, mig, mps
+from tests.e2e.harness import Fleet
+from tests.e2e.test_drift import SETTINGS
 
+SPEC = ModelSpec(
+    "one",
+    ModelSource(SourceKind.CONFIG, "opt-125m"),
+    Weights.DUMMY,
+    Workload(16, 8),
+    demand=Demand(req_per_s=0.1),
+    engine_kind="simulated",
+)
 ROWS = {
     "model": ("model", "spec"),
     "plan": ("plan", "body"),
@@ -48,7 +57,7 @@ def freeze(target: Path) -> None:
     """Write them all."""
     with tempfile.TemporaryDirectory(prefix="pd-") as name:
         folder = Path(name)
-        asyncio.run(_serve(folder))
+        _serve(folder)
         found = _run_folders(folder) | _rows(folder) | _devices(folder)
         found |= _others(folder)
         for body, text in found.items():
@@ -57,23 +66,22 @@ def freeze(target: Path) -> None:
             (target / f"{body}.json").write_text(lines + "\n", encoding="utf-8")
 
 
-async def _serve(folder: Path) -> None:
-    (folder / "r").mkdir()
-    store = open_store(folder / "store.sqlite3")
-    service, proxy = make(folder, store)
-    host = RealHost(folder, store, service, proxy)
-    await service.daemon.start()
+def _serve(folder: Path) -> None:
+    fleet = Fleet(folder / "daemon", SETTINGS)
     try:
-        await service.models.register(simulated("one", "opt-125m"))
-        await service.keys.create(KeyTerms(label="ada", models=("one",)))
-        await host.serves("one")
-        await host.complete("one")
-        for kept in ("r/one-1/launch.json", "r/one-1/process.json", "p/routing.json",
-                     "p/proxy.json"):  # fmt: skip
-            (folder / Path(kept).name).write_bytes((folder / kept).read_bytes())
+        fleet.start()
+        with fleet.client() as client:
+            client.register(SPEC)
+            client.create_key(terms={"label": "ada", "models": ["one"]})
+        fleet.serving(1)
+        engine, proxy = fleet.run_dir / "one-1", fleet.settings.state_dir / "proxy"
+        for kept in (engine / "launch.json", engine / "process.json", proxy / "routing.json",
+                     proxy / "proxy.json"):  # fmt: skip
+            shutil.copy(kept, folder / kept.name)
+        assert fleet.terminate() == 0
+        shutil.copy(fleet.settings.store_path, folder / "store.sqlite3")
     finally:
-        await service.daemon.shutdown(stop_engines=True)
-        store.close()
+        fleet.cleanup()
 
 
 def _run_folders(folder: Path) -> dict[str, str]:
@@ -127,7 +135,7 @@ def _others(folder: Path) -> dict[str, str]:
         "lock": LockHolder(4711, 1_800_000_000.25),
         "ledger": ENTRY,
         "correction": CORRECTION,
-        "release": simulated("one", "opt-125m"),
+        "release": SPEC,
     }
     return {name: to_stored_json(body) for name, body in written.items()} | {
         "traffic": (folder / LAST_FILE).read_text(),

@@ -12,8 +12,8 @@ from partitiond.cli.options import this_person
 from partitiond.cli.watch.events import moment
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
-from tests.api.fake_drift import CORRECTION
 from tests.api.fake_service import FakeService
+from tests.api.fake_views import CORRECTION
 from tests.cli.conftest import Cli, ServedApi
 
 

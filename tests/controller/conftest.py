@@ -17,6 +17,7 @@ def store() -> Iterator[Store]:
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    async with serving(Host()) as here:
+async def host(request: pytest.FixtureRequest) -> AsyncIterator[Host]:
+    """A control plane that runs; a module's `make_host` makes another one than the plain one."""
+    async with serving(getattr(request.module, "make_host", Host)()) as here:
         yield here

@@ -148,6 +148,7 @@ async def serving(here: HostT) -> AsyncIterator[HostT]:
         yield here
     finally:
         here.profiler.gate.set()
+        here.proxy.waiting = {}
         await here.service.daemon.shutdown(stop_engines=True)
         here.store.close()
     assert here.runner.running() == []

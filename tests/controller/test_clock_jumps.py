@@ -9,7 +9,6 @@ import pytest
 
 from partitiond.core.instants import utc_iso
 from partitiond.core.model.spec import Demand
-from partitiond.core.profile.jobs import JobState
 from tests.controller.fakes import FakeClock, until
 from tests.controller.host import Host, serving
 
@@ -50,16 +49,3 @@ async def test_the_whole_way_of_a_model_while_the_clock_jumps(jumps: tuple[float
         await until(lambda: not here.service.overview.replicas())
         await here.register("a", demand=Demand(req_per_s=1.0))
         await here.serves("a")
-
-
-@pytest.mark.parametrize("seconds", [-DAY, DAY])
-async def test_a_profile_that_is_interrupted_is_measured_after_all(seconds: float) -> None:
-    here = Host(clock=JumpingClock((0.0, 0.0, 0.0, 0.0, seconds)))
-    here.profiler.gate.clear()
-    async with serving(here):
-        await here.register("a")
-        await until(lambda: bool(here.jobs(JobState.RUNNING)))
-        await here.restart()
-        here.profiler.gate.set()
-        await here.serves("a")
-        assert here.jobs(JobState.SUCCEEDED)

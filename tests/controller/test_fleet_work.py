@@ -6,19 +6,20 @@ instructions that ran. What is linear takes twice as many, what goes through all
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from partitiond.controller.plans.planning import planning_devices
 from partitiond.controller.profiles.job_room import JobHost, busy_cores, host_bytes_left, turn_of
-from partitiond.controller.runtime.launches import launch_for
+from partitiond.controller.runtime.engine_matching import held
+from partitiond.controller.runtime.routes import RoutedEngine, RoutePolicy, routing_from
 from partitiond.controller.runtime.sleeping import serving_since
 from partitiond.controller.views.parts import device_overviews
+from partitiond.controller.views.records import placed_views
 from partitiond.core.hardware.kinds import Device, silent_device
 from partitiond.core.hardware.partition import MpsShare
-from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.plan.record import Placement
 from partitiond.core.plan.start_order import start_order
 from partitiond.core.replica.convergence import convergence
@@ -28,10 +29,8 @@ from partitiond.core.replica.reconcile import reconcile
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_cpu, fake_gpus
-from partitiond.store import open_store
-from tests.controller.host import Host
-from tests.controller.samples import ARCHITECTURE, placement, plan, record, spec
-from tests.operations import counted_operations, operations
+from tests.controller.samples import placement, plan, record
+from tests.operations import operations
 
 FEW, MANY = 24, 48
 MOST = 2.4
@@ -74,17 +73,12 @@ class Fleet:
         return Observation(replicas, room, now=100.0)
 
     def engines(self) -> list[Any]:
-        return [Served(place) for place in self.places]
-
-
-@dataclasses.dataclass(frozen=True)
-class Served:
-    """What is asked of an engine."""
-
-    placement: Placement
-    state: ReplicaState = ReplicaState.SERVING
-    since: float = 1.0
-    failures: int = 0
+        """What is asked of them."""
+        serving = ReplicaState.SERVING
+        return [
+            SimpleNamespace(placement=place, state=serving, since=1.0, failures=0)
+            for place in self.places
+        ]
 
 
 def reconciled(fleet: Fleet, seen: Observation) -> Callable[[], object]:
@@ -119,7 +113,9 @@ def ordered(fleet: Fleet) -> Callable[[], object]:
 
 
 def jobs(fleet: Fleet) -> Callable[[], object]:
-    launches: Any = [Launch(place.device_id) for place in fleet.places]
+    launches: Any = [
+        SimpleNamespace(device_id=place.device_id, cores=(0, 1)) for place in fleet.places
+    ]
 
     def work() -> None:
         busy = busy_cores(launches, fleet.devices)
@@ -130,32 +126,42 @@ def jobs(fleet: Fleet) -> Callable[[], object]:
     return work
 
 
-@dataclasses.dataclass(frozen=True)
-class Launch:
-    """What is asked of a launch."""
-
-    device_id: str
-    cores: tuple[int, ...] = (0, 1)
-
-
 def planned(fleet: Fleet) -> Callable[[], object]:
     used = [(engine, GIB) for engine in fleet.engines()]
     quiet = [silent_device(device, "it is silent.") for device in fleet.devices]
     return lambda: (planning_devices(fleet.devices, used), planning_devices(quiet, used))
 
 
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """What is asked of a replica's overview."""
-
-    device_id: str
-    held_bytes: int = 1
-    coming_bytes: int = 0
-
-
 def shown(fleet: Fleet) -> Callable[[], object]:
-    replicas: Any = [Shown(place.device_id) for place in fleet.places]
+    replicas: Any = [
+        SimpleNamespace(device_id=place.device_id, held_bytes=1, coming_bytes=0)
+        for place in fleet.places
+    ]
     return lambda: device_overviews(fleet.devices, replicas, {})
+
+
+def routed(fleet: Fleet) -> Callable[[], object]:
+    """Each model is routed by its own engines alone, and each place shown beside its own."""
+    seen = fleet.seen(ReplicaState.SERVING).replicas
+    engines = [RoutedEngine(one, one.replica_id, "/run/s", 4096, 256) for one in seen]
+    models, policy = [record(place.model) for place in fleet.places], RoutePolicy()
+
+    def work() -> None:
+        table = routing_from(
+            desired=fleet.places, engines=engines, models=models, keys=[], policy=policy, version=1
+        )
+        assert len(table.replicas) == len(fleet.places)
+        held(fleet.places, [], (), lambda place: place.replica_id)
+        placed_views(
+            fleet.places,
+            [],
+            name_for=lambda place: place.replica_id,
+            asleep=(),
+            fetching={},
+            hosts={},
+        )
+
+    return work
 
 
 CASES: dict[str, Callable[[Fleet], Callable[[], object]]] = {
@@ -173,6 +179,7 @@ CASES: dict[str, Callable[[Fleet], Callable[[], object]]] = {
     "room for jobs": jobs,
     "devices of a plan": planned,
     "devices in the overview": shown,
+    "routes and places": routed,
 }
 
 
@@ -181,36 +188,3 @@ def test_twice_as_many_hosts_are_twice_the_work(case: str) -> None:
     few, many = (operations(CASES[case](Fleet(hosts))) for hosts in (FEW, MANY))
     assert few > FEW
     assert many / few < MOST
-
-
-async def of_service(hosts: int) -> dict[str, int]:
-    """The work of a control plane that adopts the engines, and whose devices then are silent."""
-    fleet, store = Fleet(hosts), open_store(":memory:")
-    here = Host(store)
-    here.devices.become(fleet.devices)
-    known = {device.id: device for device in fleet.devices}
-    for place in fleet.places:
-        store.add_model(record(place.model, auto=False))
-        model = ResolvedModel(spec(place.model), Path("/m"), None, ARCHITECTURE, True)
-        here.runner.add(launch_for(place, model, known[place.device_id], name=place.replica_id))
-    store.set_plan(plan(*fleet.places, devices=fleet.devices))
-    controller = here.service.parts.controller
-    with counted_operations() as adopted:
-        await controller._take_over(await here.runner.find())
-    assert len(controller.engines) == len(fleet.places)
-    await controller.detach()
-    controller.engines.clear()
-    here.devices.become(silent_device(device, "it is silent.") for device in fleet.devices)
-    await here.service.parts.devices.look()
-    silent = operations(lambda: (controller.observe(), here.service.parts.plans._running()))
-    await here.service.parts.files.close()
-    store.close()
-    return {"adopted": adopted.count, "silent": silent}
-
-
-async def test_the_engines_of_twice_as_many_hosts_are_twice_the_work() -> None:
-    few, many = [await of_service(hosts) for hosts in (FEW, MANY)]
-    assert {what: many[what] / few[what] < MOST for what in few} == {
-        "adopted": True,
-        "silent": True,
-    }

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -12,29 +11,21 @@ from partitiond.core.errors import NotFoundError, NotReadyError, PartitiondError
 from partitiond.core.hardware.kinds import silent_device
 from partitiond.core.keys.record import KeyTerms
 from partitiond.core.model.spec import Demand
-from partitiond.store import open_store
 from tests.controller.fakes import POLICY, until
 from tests.controller.host import Host
-from tests.controller.samples import cpu, measured_profile, spec
+from tests.controller.samples import cpu, spec
 
 HASTY = dataclasses.replace(
     POLICY, look_seconds=0.05, patience_seconds=0.01, device_seconds=0.1, count_seconds=0.1
 )
 FIRST = cpu(2)
-SECOND = dataclasses.replace(FIRST, id="cpu-2", cores=(2, 3))
 
 
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
-    store = open_store(":memory:")
-    here = Host(store, policy=HASTY)
-    for name in ("a", "b"):
-        store.add_profile(measured_profile(name, cores=1))
-    await here.service.daemon.start()
-    yield here
-    here.devices.become([FIRST])
-    await here.service.daemon.shutdown(stop_engines=True)
-    store.close()
+def make_host() -> Host:
+    here = Host(policy=HASTY)
+    here.tick_seconds = HASTY.device_seconds
+    here.measured("a", "b", "c", cores=(1,))
+    return here
 
 
 async def serve(host: Host, *names: str) -> None:
@@ -42,21 +33,11 @@ async def serve(host: Host, *names: str) -> None:
         one = spec(name, demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
         await host.service.models.register(one)
     # On a busy machine a look may miss so short a deadline.
-    await in_time(host, lambda: host.service.parts.devices.looked)
+    await host.passes(lambda: host.service.parts.devices.looked)
     async with asyncio.timeout(240):
         await host.service.plans.apply()
         for name in names:
             await host.serves(name)
-
-
-async def in_time(host: Host, condition: Callable[[], bool]) -> None:
-    """While time passes, something comes to hold."""
-
-    def holds() -> bool:
-        host.clock.now += HASTY.device_seconds
-        return condition()
-
-    await until(holds)
 
 
 def routed(host: Host) -> set[str]:
@@ -71,7 +52,7 @@ async def test_a_driver_that_hangs_stops_no_pass(host: Host) -> None:
     await serve(host, "a", "b")
     key, _ = await host.service.keys.create(KeyTerms())
     host.devices.hang()
-    await in_time(host, lambda: "devices" in host.service.readiness.problems())
+    await host.passes(lambda: "devices" in host.service.readiness.problems())
     assert "silent for 0.05 s" in host.service.readiness.problems()["devices"]
     assert "devices-unknown" in host.kinds()
     host.runner.die(engine_of(host, "a"))
@@ -84,27 +65,16 @@ async def test_a_driver_that_hangs_stops_no_pass(host: Host) -> None:
     assert looking() <= 1
     assert routed(host) == {"b"}, "what runs goes on, and nothing starts on what is not known"
     host.devices.become([FIRST])
-    await in_time(host, lambda: host.service.readiness.problems() == {})
-    await in_time(host, lambda: host.serving("a") == 1)
-
-
-async def test_no_plan_is_made_before_a_device_was_seen() -> None:
-    """A driver that does not answer yet has not said that there is no device."""
-    store = open_store(":memory:")
-    host = Host(store, policy=HASTY)
-    store.add_profile(measured_profile("a", cores=1))
-    host.devices.hang()
-    await host.service.daemon.start()
-    one = spec("a", demand=Demand(req_per_s=0.1), min_replicas=1, max_replicas=1, auto=False)
-    await host.service.models.register(one)
-    for ask in (host.service.plans.preview, host.service.plans.apply):
-        with pytest.raises(NotReadyError, match="no device was looked at yet"):
-            await ask()
+    await host.passes(lambda: host.service.readiness.problems() == {})
+    await host.passes(lambda: host.serving("a") == 1)
+    launched = len(host.runner.launches)
+    host.devices.become([silent_device(FIRST, "silent for 30 s")])
+    await host.passes(lambda: "devices" in host.service.readiness.problems())
+    assert "silent for 30 s" in host.service.readiness.problems()["devices"]
     host.devices.become([FIRST])
-    await serve(host)
-    await host.serves("a")
-    await host.service.daemon.shutdown(stop_engines=True)
-    store.close()
+    await host.passes(lambda: host.service.readiness.problems() == {})
+    assert host.kinds().index("device-silent") < host.kinds().index("device-fine")
+    assert len(host.runner.launches) == launched, "nothing was started anew"
 
 
 async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -> None:
@@ -113,66 +83,26 @@ async def test_a_daemon_adopts_and_is_ready_while_the_driver_hangs(host: Host) -
     host.devices.hang()
     async with asyncio.timeout(240):
         await host.restart()
+    for ask in (host.service.plans.preview, host.service.plans.apply):
+        with pytest.raises(NotReadyError, match="no device was looked at yet"):
+            await ask()  # a driver that does not answer yet has not said that there is no device
     assert host.kinds().count("engine-adopted") == 2
     await until(lambda: "loop" not in host.service.readiness.problems())
     assert routed(host) == {"a", "b"}
     assert host.service.daemon.turning
-    await in_time(host, lambda: "devices" in host.service.readiness.problems())
-    host.store.add_profile(measured_profile("c", cores=1))
+    await host.passes(lambda: "devices" in host.service.readiness.problems())
     await host.service.models.register(spec("c", demand=Demand(req_per_s=0.1)))
     await asyncio.sleep(0.05)  # passes go by: none of them plans without the devices
     assert not {"plan-waits", "plan-infeasible"} & set(host.kinds())
     assert host.runner.running() == running
     assert host.service.plans.applied() == applied
     host.devices.become([FIRST])
-    await in_time(host, lambda: host.service.readiness.problems() == {})
+    await host.passes(lambda: host.service.readiness.problems() == {})
     assert set(running) <= set(host.runner.running())
-
-
-def places(host: Host) -> dict[str, str]:
-    """Device by model, of what serves."""
-    views = host.service.overview.replicas()
-    return {view.model: view.device_id for view in views if view.state == "serving"}
 
 
 def engine_of(host: Host, model: str) -> str:
     return next(name for name in host.runner.running() if name.startswith(f"{model}-"))
-
-
-@pytest.mark.parametrize("which", [0, 1])
-async def test_a_dead_engine_of_a_silent_device_starts_on_another(host: Host, which: int) -> None:
-    """Whichever of the two there it is, and once the plan of the silent device is made."""
-    host.devices.become([FIRST, SECOND])
-    host.store.add_profile(measured_profile("c", cores=1))
-    await in_time(host, lambda: len(host.service.devices.devices) == 2)
-    await serve(host, "a", "b", "c")
-    before = places(host)
-    (crowded,) = (d for d in (FIRST, SECOND) if list(before.values()).count(d.id) == 2)
-    (other,) = {FIRST.id, SECOND.id} - {crowded.id}
-    there = [model for model, device in before.items() if device == crowded.id]
-    dead, staying = there[which], there[1 - which]
-    host.devices.become(
-        silent_device(d, "silent for 30 s") if d == crowded else d for d in (FIRST, SECOND)
-    )
-    await in_time(host, lambda: "device-silent" in host.kinds())
-    await in_time(host, lambda: not host.service.parts.plans.chain.planning)
-    await in_time(host, lambda: host.service.readiness.problems() == {})  # another device answers
-    engine = engine_of(host, staying)
-    host.runner.die(engine_of(host, dead))
-    await in_time(host, lambda: places(host) == {**before, dead: other})
-    assert engine_of(host, staying) == engine, "what runs on a silent device is left alone"
-    assert host.runner.stopped.count(engine) == 0
-
-
-async def test_a_device_that_answers_again_is_told(host: Host) -> None:
-    await serve(host, "a", "b")
-    host.devices.become([silent_device(FIRST, "silent for 30 s")])
-    await in_time(host, lambda: "devices" in host.service.readiness.problems())
-    assert "silent for 30 s" in host.service.readiness.problems()["devices"]
-    host.devices.become([FIRST])
-    await in_time(host, lambda: host.service.readiness.problems() == {})
-    assert host.kinds().index("device-silent") < host.kinds().index("device-fine")
-    assert len(host.runner.launches) == 2, "nothing was started anew"
 
 
 async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
@@ -185,7 +115,7 @@ async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
 
     await serve(host, "a")
     host.proxy.in_flight = hangs  # type: ignore[method-assign]
-    await in_time(host, lambda: not host.service.daemon.turning)
+    await host.passes(lambda: not host.service.daemon.turning)
     assert "no pass of the loop has ended for 60 s" in host.service.readiness.problems()["loop"]
     host.proxy.in_flight = publish  # type: ignore[method-assign]
     hang.set()

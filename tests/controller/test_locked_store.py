@@ -8,9 +8,7 @@ import pytest
 
 from partitiond.api.app import create_app
 from partitiond.controller.store_waits import StoreWaits
-from partitiond.core.errors import StoreBusyError
-from partitiond.core.profile.jobs import JobState, ProfileOptions
-from partitiond.core.profile.record import ProfileKind
+from partitiond.core.profile.jobs import JobState
 from partitiond.store import SqlStore, open_store
 from tests.api.conftest import TOKEN, asking
 from tests.controller.fakes import a_moment, until
@@ -53,20 +51,6 @@ async def test_an_engine_that_dies_is_replaced_and_its_route_withdrawn(host: Hos
     assert kinds.index("engine-failed") < kinds.index("engine-starting")
     versions = [table.version for table in host.proxy.tables]
     assert versions == sorted(set(versions))
-
-
-async def test_what_was_measured_is_kept_once_the_lock_is_gone(host: Host) -> None:
-    host.profiler.gate.clear()
-    await host.register("a", auto=False)
-    job = await host.service.models.profile("a", ProfileOptions())
-    await until(lambda: bool(host.profiler.requests), 60.0)
-    with locked(path(host)):
-        host.profiler.gate.set()
-        with pytest.raises(StoreBusyError):
-            await host.service.store_waits.until_writable()
-        assert host.service.jobs.job(job.id).state is not JobState.FAILED
-    await until(lambda: host.service.jobs.job(job.id).state is JobState.SUCCEEDED, 60.0)
-    assert any(p.kind is ProfileKind.MEASURED for p in host.store.profiles("a"))
 
 
 async def test_a_job_that_ends_has_ended_as_soon_as_the_lock_is_gone(

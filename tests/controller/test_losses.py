@@ -1,14 +1,13 @@
 """A plan without room for a serving model is applied only with permission."""
 
 import dataclasses
-from collections.abc import AsyncIterator
 
 import pytest
 
 from partitiond.core.errors import InputError
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.plan.answers import PlanQuestion
-from tests.controller.host import Host, serving
+from tests.controller.host import Host
 from tests.controller.samples import spec
 
 
@@ -17,16 +16,15 @@ def one(name: str, req_per_s: float, **changes: object) -> ModelSpec:
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Host]:
+async def host(host: Host) -> Host:
     """Two cores, both taken, and a third model that asks for more than either."""
-    async with serving(Host()) as here:
-        here.measured("a", "b", "c", cores=(1,))
-        for name in ("a", "b"):
-            await here.service.models.register(one(name, 0.1))
-        await here.service.plans.apply()
-        await here.serves("a", "b")
-        await here.service.models.register(one("c", 1.0))
-        yield here
+    host.measured("a", "b", "c", cores=(1,))
+    for name in ("a", "b"):
+        await host.service.models.register(one(name, 0.1))
+    await host.service.plans.apply()
+    await host.serves("a", "b")
+    await host.service.models.register(one("c", 1.0))
+    return host
 
 
 def lost(host: Host) -> set[str]:
@@ -62,10 +60,3 @@ async def test_leave_is_given_with_the_question_as_it_is_applied_or_in_the_spec(
         preview = await plans.preview()
         await plans.apply(preview.plan.id if given != "applied" else None, allow_outage=True)
     assert len(lost(host)) == 1
-
-
-async def test_a_model_that_wants_nothing_any_more_is_no_loss(host: Host) -> None:
-    await host.service.models.remove("a")
-    await host.service.plans.apply()
-    await host.serves("c")
-    assert lost(host) == {"a"}

@@ -1,27 +1,19 @@
-"""A lost replica is replaced while profile jobs run."""
+"""Profile jobs run on several GPUs at once, and a lost replica is replaced while they do."""
 
 import dataclasses
-from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 
-from partitiond.core.errors import StartFailedError
+from partitiond.controller.views.overview import JOBS_SHOWN
 from partitiond.core.hardware.health import DeviceHealth
-from partitiond.core.hardware.host_state import FINE, HostStanding, HostState
-from partitiond.core.hardware.kinds import Device, SharingMode, lost_device, silent_device
-from partitiond.core.hardware.partition import CpuCores, PartitionSize
-from partitiond.core.model.spec import Demand, FaultDomain, PlacementRules
-from partitiond.core.plan.answers import PlanQuestion
-from partitiond.core.plan.record import Infeasible, Plan
-from partitiond.core.profile.jobs import JobState, ProfileOptions
-from partitiond.core.replica.leases import Lease
-from partitiond.core.units import GIB, Bytes
+from partitiond.core.hardware.kinds import SharingMode, silent_device
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Demand
+from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
 from partitiond.devices.fake import FakeDevices, fake_gpus
-from partitiond.planner.model.types import PlanRequest
-from partitiond.ports import Store
-from tests.controller.fakes import plan_maker, solved, until
+from tests.controller.fakes import until
 from tests.controller.host import Host, serving
-from tests.controller.samples import cpu, measured_profile, placement, record, spec
+from tests.controller.samples import cpu, measured_profile, record, spec
 
 GPUS = fake_gpus("a100-80gb", 3, cores=range(12))
 WHOLE = PartitionSize(SharingMode.WHOLE, 1, 100)
@@ -92,11 +84,27 @@ class GpuHost(Host):
             lambda: [device.health for device in self.service.devices.devices] == seen
         )
 
+    async def new(self, *names: str) -> None:
+        for name in names:
+            await self.service.models.register(spec(name, min_replicas=1, max_replicas=1))
 
-@pytest.fixture
-async def host() -> AsyncIterator[GpuHost]:
-    async with serving(GpuHost()) as here:
-        yield here
+    def by_model(self, state: JobState) -> dict[str, Job]:
+        return {job.subject: job for job in self.jobs(state)}
+
+    def measured_on(self) -> dict[str, str]:
+        """Devices that the profiler was asked for last, by model."""
+        return {one.model.spec.name: one.device.id for one in self.profiler.requests}
+
+    async def measures(self, *names: str) -> None:
+        """Just these run, and the profiler was told."""
+        await until(
+            lambda: (
+                self.by_model(JobState.RUNNING).keys() == set(names) <= self.measured_on().keys()
+            )
+        )
+
+
+make_host = GpuHost
 
 
 def others(*taken: str) -> list[str]:
@@ -113,6 +121,8 @@ async def test_what_a_device_took_along_is_replaced_while_a_job_runs(host: GpuHo
     await host.passes(lambda: host.device_of("a") == free)
     await host.serves("a")
     assert host.service.jobs.job(job).state is JobState.RUNNING
+    lent = set(host.profiler.requests[-1].cores)
+    assert lent.isdisjoint(host.runner.launches[-1].cores), "beside a job it has other host cores"
     # What is new is planned once nothing is measured.
     assert {p.model for p in host.applied().placements} == {"a"}
     host.profiler.gate.set()
@@ -166,19 +176,6 @@ async def test_nothing_is_put_where_a_job_measures_and_its_room_is_planned_for_f
     assert host.service.jobs.job(waiting.id).state is JobState.QUEUED
 
 
-async def test_an_engine_that_starts_beside_a_job_has_other_host_cores(host: GpuHost) -> None:
-    await host.register("a")
-    await host.register("b")
-    preview = await host.service.plans.preview()
-    free, *_ = others(*(p.device_id for p in preview.plan.placements))
-    await host.measure("b", free)
-    await host.service.plans.apply(preview.plan.id)
-    await host.serves("a")
-    lent = set(host.profiler.requests[-1].cores)
-    assert lent
-    assert all(lent.isdisjoint(launch.cores) for launch in host.runner.launches)
-
-
 async def test_the_next_job_waits_until_what_was_lost_serves_again(host: GpuHost) -> None:
     lost = await host.place("a")
     measured, free = others(lost)
@@ -198,53 +195,13 @@ async def test_the_next_job_waits_until_what_was_lost_serves_again(host: GpuHost
     await until(lambda: host.service.jobs.job(waiting.id).state is JobState.RUNNING)
 
 
-async def test_a_planner_that_cannot_be_started_is_told_and_tried_again() -> None:
-    broken = True
-
-    async def solve(request: PlanRequest) -> Plan | Infeasible:
-        if broken:
-            raise OSError(11, "Resource temporarily unavailable")
-        return await solved(request)
-
-    async with serving(Host(solve=solve)) as here:
-        here.measured("a")
-        await here.register("a")
-        await until(lambda: "planner" in here.service.readiness.problems())
-        assert "temporarily unavailable" in here.service.readiness.problems()["planner"]
-        assert here.kinds().count("plan-failed") == 1
-        broken = False
-        here.clock.now += 60.0
-        await here.serves("a")
-        assert here.service.readiness.problems() == {}
-
-
-async def test_a_plan_made_beside_a_job_is_one_of_the_whole_device(store: Store) -> None:
-    store.add_model(record("a", min_replicas=1, max_replicas=1))
-    store.add_profile(measured_profile("a"))
-    desk = plan_maker(store)
-    lease = Lease(CpuCores("cpu", Bytes(GIB), (0,)), (0,))
-    # What runs is to be replaced: beside a free core it would get that, and beside a job its own.
-    running = [placement("a-1", (1,), batch=1)]
-    beside = desk.situation(devices=[cpu()], running=running, leases=[lease])
-    preview = await desk.preview(beside, None, PlanQuestion(allow_outage=True))
-    (placed,) = preview.plan.placements
-    assert isinstance(placed.partition, CpuCores)
-    assert placed.partition.cores == (1,)
-    assert preview.plan.devices == (cpu(),)
-    without = desk.situation(devices=[cpu()], running=running)
-    assert desk.recall(preview.plan.id, without, None) == preview  # the job is over
-
-
 def places(host: Host) -> dict[str, str]:
     """Device by model, of what serves."""
     views = host.service.overview.replicas()
     return {view.model: view.device_id for view in views if view.state == "serving"}
 
 
-@pytest.mark.parametrize("lost", ["gone", "silent"])
-async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_device(
-    lost: str,
-) -> None:
+async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_device() -> None:
     """The model that is lost needs both cores of a device: beside "b" it would fit on the large
     one, and one device would do for both."""
     first = cpu(2)
@@ -261,18 +218,10 @@ async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_
         (kept,) = (d for d in (first, second) if d.id == before["b"])
         (other,) = (d for d in (first, second) if d.id != before["b"])
         dead, running = sorted(host.runner.running())
-        if lost == "silent":  # what ends on a device known to be silent does not start there again
-            host.devices.become([kept, large, silent_device(other, "silent")])
-            await host.passes(lambda: "device-silent" in host.kinds())
-            host.runner.die(dead)
-        else:
-            host.runner.refuse_start = StartFailedError("its device is lost.")
-            host.runner.die(dead)
-            await until(lambda: "engine-failed" in host.kinds())
-            host.devices.become([kept, large])
-            there = {kept.id, large.id}
-            await host.passes(lambda: {d.id for d in host.service.devices.devices} == there)
-            host.runner.refuse_start = None
+        # What ends on a device known to be silent does not start there again.
+        host.devices.become([kept, large, silent_device(other, "silent")])
+        await host.passes(lambda: "device-silent" in host.kinds())
+        host.runner.die(dead)
         await host.passes(lambda: places(host) == {"a": large.id, "b": kept.id})
         assert running in host.runner.running()
         # Asked for by a person the plan saves the device, and says what that moves.
@@ -280,50 +229,48 @@ async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_
         assert [old.model for old, _ in asked.diff.move] == ["b"]
 
 
-class HostedFake(FakeDevices):
-    """Devices of hosts, of which some are lost."""
+async def test_models_are_measured_side_by_side_on_all_gpus_by_default(host: GpuHost) -> None:
+    host.profiler.gate.clear()
+    await host.new("a", "b", "c", "d")
+    await host.measures("a", "b", "c")
+    assert set(host.measured_on().values()) == {gpu.id for gpu in GPUS}
+    cores = [core for one in host.profiler.requests for core in one.cores]
+    assert len(cores) == len(set(cores)) == 12
+    names = " or ".join(host.by_model(JobState.RUNNING)[name].id for name in ("a", "b", "c"))
+    assert host.by_model(JobState.QUEUED)["d"].progress.message == f"waits for {names}"
+    for name, job in host.by_model(JobState.RUNNING).items():
+        where = host.measured_on()[name]
+        assert job.device_id == where
+        assert f"({job.id} on {where})" in host.service.models.model(name).note
+    host.store.add_model(record("many"))
+    for n in range(JOBS_SHOWN):  # however many wait
+        await host.service.models.profile("many", ProfileOptions(seed=n))
+    shown = (await host.service.overview.overview()).jobs
+    assert [job.subject for job in shown[:4]] == ["c", "b", "a", "many"]
+    await host.service.models.remove("many")
+    host.profiler.gate.set()
+    await until(lambda: host.by_model(JobState.SUCCEEDED).keys() == {"a", "b", "c", "d"})
+    assert len(host.profiler.requests) == 4
+    for profile in (p for name in "abcd" for p in host.service.parts.store.profiles(name)):
+        assert not any("beside" in note for note in profile.provenance.notes)
 
-    lost: str = ""
 
-    def hosts(self) -> Mapping[str, HostStanding]:
-        gone = HostStanding(HostState.LOST, "it is lost", answers=False, gone=True)
-        return {d.host: gone if d.host == self.lost else FINE for d in self.discover()}
-
-    def remember(self, devices: Sequence[Device]) -> None:
-        pass
-
-    def lose(self, host: str) -> None:
-        self.lost = host
-        self.become(lost_device(d, "it is lost") if d.host == host else d for d in self.discover())
-
-
-async def test_what_survives_a_host_serves_on_and_is_placed_on_the_others_by_itself() -> None:
-    """`survive = "host"` of three hosts: what is left is enough, and survives the next one."""
-    there = [
-        dataclasses.replace(cpu(4), id=f"cpu-{n}", host=f"h{n}", hardware="cpu-test-2c")
-        for n in range(3)
-    ]
-    devices = HostedFake(there)
-    async with serving(Host(devices=devices)) as host:
-        profile = measured_profile("a", cores=1)
-        host.store.add_profile(profile)
-        demand = Demand(req_per_s=1.9 * profile.points[-1].req_per_s)
-        rules = PlacementRules(survive=FaultDomain.HOST)
-        await host.register("a", auto=False, rules=rules, demand=demand)
-        await host.service.plans.apply()
-        await host.serves("a")
-
-        def serving_on() -> dict[str, int]:
-            views = [view for view in host.service.overview.replicas() if view.state == "serving"]
-            return {d.host: sum(view.device_id == d.id for view in views) for d in there}
-
-        before = serving_on()
-        lost = max(before, key=lambda name: before[name])
-        devices.lose(lost)
-        for engine in [e for e in host.runner.engines.values() if e.handle.launch.host == lost]:
-            host.runner.die(engine.handle.launch.replica_id)
-        whole = sum(before.values())
-        await host.passes(lambda: serving_on()[lost] == 0 and sum(serving_on().values()) == whole)
-        assert whole - before[lost] >= 2  # they served meanwhile
-        assert min(count for name, count in serving_on().items() if name != lost) >= 2
-        assert "plan-waits" not in host.kinds()
+async def test_a_daemon_that_begins_again_goes_on_with_all_jobs_where_they_were(
+    host: GpuHost,
+) -> None:
+    host.profiler.gate.clear()
+    await host.new("a", "b", "c", "d", "e")
+    await host.measures("a", "b", "c")
+    was = host.measured_on()
+    # The first ends and the fourth takes its device: what runs is not what is first in the queue.
+    await host.service.jobs.cancel(host.by_model(JobState.RUNNING)["a"].id)
+    await host.measures("b", "c", "d")
+    assert host.measured_on()["d"] == was["a"]
+    host.profiler.requests.clear()
+    await host.restart()
+    await host.measures("b", "c", "d")
+    assert host.measured_on() == {"b": was["b"], "c": was["c"], "d": was["a"]}
+    assert host.by_model(JobState.QUEUED).keys() == {"e"}
+    host.profiler.gate.set()
+    await until(lambda: host.by_model(JobState.SUCCEEDED).keys() == {"b", "c", "d", "e"})
+    assert len(host.profiler.requests) == 4

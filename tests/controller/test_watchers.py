@@ -1,30 +1,14 @@
 """Every change wakes watchers; slow watchers get the newest state, and all get an end."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
 from partitiond.controller.watchers import Watchers
-from partitiond.core.errors import NotFoundError
-from partitiond.core.profile.jobs import (
-    ENDED,
-    Job,
-    JobState,
-    Progress,
-)
-from partitiond.store import open_store
+from partitiond.core.profile.jobs import ENDED, Job, JobState, Progress
+from partitiond.ports import Store
 from tests.controller.fakes import a_moment
 from tests.controller.profiles.test_jobs import Desk
-
-
-@pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
-    store = open_store(":memory:")
-    here = Desk(store)
-    yield here
-    await here.queue.close()
-    store.close()
 
 
 def has_ended(job: Job) -> bool:
@@ -42,46 +26,29 @@ def watched(desk: Desk, job_id: str) -> tuple[list[Job], "asyncio.Task[None]"]:
     return seen, asyncio.create_task(watch())
 
 
-async def test_a_watcher_sees_a_job_from_the_queue_to_its_end(desk: Desk) -> None:
+async def test_a_watcher_sees_a_job_from_the_queue_to_its_end_or_that_of_the_daemon(
+    store: Store,
+) -> None:
+    desk = Desk(store)
     await desk.submit("a")
-    second = await desk.submit("b")
+    second, third = await desk.submit("b"), await desk.submit("c")
     seen, watching = watched(desk, second.id)
+    waited, waiting = watched(desk, third.id)
     await a_moment()
-    desk.running["a"].set_result("x")
-    await a_moment()
-    desk.running["b"].set_result("profile-b")
+    await desk.ends("a")
+    await desk.ends("b", "profile-b")
     await asyncio.wait_for(watching, 60)
     states = [job.state for job in seen]
-    assert states[0] is JobState.QUEUED
+    assert (states[0], states.count(JobState.SUCCEEDED)) == (JobState.QUEUED, 1)
     assert JobState.RUNNING in states
     assert (seen[-1].state, seen[-1].result) == (JobState.SUCCEEDED, "profile-b")
-    assert sum(job.state is JobState.SUCCEEDED for job in seen) == 1
-
-
-async def test_a_job_that_ended_long_ago_is_told_once(desk: Desk) -> None:
-    job = await desk.submit("a")
-    desk.running["a"].set_result("x")
-    await a_moment()
-    seen, watching = watched(desk, job.id)
-    await asyncio.wait_for(watching, 60)
-    assert [one.state for one in seen] == [JobState.SUCCEEDED]
-
-
-async def test_an_unknown_job_is_refused_before_anything_is_watched(desk: Desk) -> None:
-    with pytest.raises(NotFoundError):
-        desk.queue.watch("job-none")
-
-
-async def test_the_end_of_the_daemon_ends_the_watch_of_a_waiting_job(desk: Desk) -> None:
-    first = await desk.submit("a")
-    second = await desk.submit("b")
-    ran, running = watched(desk, first.id)
-    waited, waiting = watched(desk, second.id)
+    fourth = await desk.submit("d")
+    ended, ending = watched(desk, fourth.id)
     await a_moment()
     await desk.queue.close()
-    await asyncio.wait_for(asyncio.gather(running, waiting), 60)
-    assert ran[-1].state is JobState.FAILED
-    assert waited[-1].state is JobState.QUEUED
+    await asyncio.wait_for(asyncio.gather(waiting, ending), 60)
+    assert waited[-1].state is JobState.FAILED, "it ran"
+    assert ended[-1].state is JobState.QUEUED
 
 
 async def test_a_slow_watcher_gets_the_newest_state_and_no_backlog() -> None:

@@ -5,7 +5,7 @@ SQLite then waits for the disk: `docs/durability.md` has the command that counts
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -14,12 +14,9 @@ from sqlalchemy import Connection, Engine, event
 
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import UsagePosition
-from partitiond.core.model.record import ModelRecord
-from partitiond.core.plan.record import Plan
-from partitiond.core.profile.jobs import Job
-from partitiond.core.profile.record import Profile
 from partitiond.ports import Store
 from partitiond.store import open_store
+from tests.store.make import make_job, make_plan, make_profile, make_record
 
 NORMAL: Final = 1
 FULL: Final = 2
@@ -47,31 +44,23 @@ def levels(store: Store) -> Iterator[list[int]]:
     event.remove(Engine, "commit", note)
 
 
-def test_a_key_is_made_changed_and_removed_on_the_disk(store: Store, levels: list[int]) -> None:
-    store.add_key(KEY)
-    store.update_key(dataclasses.replace(KEY, label="other"))
-    store.remove_key("k1")
-    assert levels == [FULL] * 3
-
-
-def test_what_somebody_asked_for_is_on_the_disk(
-    store: Store, levels: list[int], make_record: Callable[..., ModelRecord], plan: Plan
-) -> None:
+def test_what_somebody_asked_for_is_on_the_disk(store: Store, levels: list[int]) -> None:
     store.add_model(make_record())
     store.update_model(make_record(version=2), expected_version=1)
     store.remove_model("opt-125m")
-    store.set_plan(plan)
+    store.set_plan(make_plan())
     store.set_mark("cordon", "GPU-a", "memory")
     store.set_mark("cordon", "GPU-a", None)
     store.add_event("t", "key-removed", "k1", "", actor="ada")
-    assert levels == [FULL] * 7
+    store.add_key(KEY)
+    store.update_key(dataclasses.replace(KEY, label="other"))
+    store.remove_key("k1")
+    assert levels == [FULL] * 10
 
 
 def test_what_partitiond_notes_by_itself_does_not_wait_for_the_disk(
     store: Store,
     levels: list[int],
-    make_job: Callable[..., Job],
-    make_profile: Callable[..., Profile],
 ) -> None:
     store.add_event("t", "engine-exited", "opt-1", "")
     store.put_job(make_job())
@@ -79,15 +68,6 @@ def test_what_partitiond_notes_by_itself_does_not_wait_for_the_disk(
     store.next_counter("job")
     store.add_usage("2030-01-01T00", {}, UsagePosition())
     assert levels == [NORMAL] * 5
-
-
-def test_the_next_transaction_has_its_own_level(store: Store, levels: list[int]) -> None:
-    store.next_counter("a")
-    store.add_key(KEY)
-    store.next_counter("a")
-    store.keys()
-    store.remove_key("k1")
-    assert levels == [NORMAL, FULL, NORMAL, NORMAL, FULL]
 
 
 def test_a_call_that_fails_leaves_no_level_behind(store: Store, levels: list[int]) -> None:

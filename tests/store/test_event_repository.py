@@ -1,20 +1,12 @@
 """Events are found by their fields, and kept for as long as promised."""
 
 import dataclasses
-from collections.abc import Iterator
 
 import pytest
 
 from partitiond.core.events import EventFilter
 from partitiond.ports import Store
-from partitiond.store import event_repository, open_store
-
-
-@pytest.fixture
-def store() -> Iterator[Store]:
-    here = open_store(":memory:")
-    yield here
-    here.close()
+from partitiond.store import event_repository
 
 
 def messages(store: Store, wanted: EventFilter, after: int = 0, limit: int = 200) -> list[str]:
@@ -31,6 +23,7 @@ def test_each_condition_narrows(store: Store) -> None:
     assert messages(store, EventFilter(subject="plan_*")) == ["3"]
     assert messages(store, EventFilter(actor="*")) == ["1", "3"]
     assert messages(store, EventFilter(actor="ada@a")) == ["1"]
+    assert messages(store, EventFilter(actor="Ada@*")) == [], "another person"
     assert messages(store, EventFilter(since="2030-01-02T00:00:00.000Z")) == ["2", "3"]
     assert messages(store, EventFilter(until="2030-01-02T00:00:00.000Z")) == ["1"]
     since = EventFilter(since="2030-01-01T00:00:00.000Z")
@@ -38,13 +31,6 @@ def test_each_condition_narrows(store: Store) -> None:
     newest = dataclasses.replace(since, newest=True)
     assert [event.message for event in store.events(0, 2, newest)] == ["2", "3"]
     assert messages(store, EventFilter(actor="*", since="2030-01-02T00:00:00.000Z")) == ["3"]
-
-
-def test_names_that_differ_in_their_case_are_different_people(store: Store) -> None:
-    store.add_event("2030-01-01T00:00:00.000Z", "k", "s", "1", actor="Ada@desk")
-    store.add_event("2030-01-01T00:00:00.000Z", "k", "s", "2", actor="ada@desk")
-    assert messages(store, EventFilter(actor="ada@*")) == ["2"]
-    assert messages(store, EventFilter(actor="Ada@desk")) == ["1"]
 
 
 def test_the_newest_come_without_a_beginning_and_the_oldest_with_one(store: Store) -> None:

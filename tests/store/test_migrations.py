@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.errors import StoreError
 from partitiond.core.keys.record import KeyRecord
 from partitiond.store import open_store
@@ -60,52 +59,27 @@ def old(tmp_path: Path) -> Path:
     return path
 
 
-def test_keys_keep_their_hash_scope_and_order(old: Path) -> None:
+def test_an_old_store_is_read_as_it_was_meant(old: Path) -> None:
     store = open_store(old)
-    assert list(store.keys()) == [
+    at = [f"2026-01-0{day}T00:00:00.000Z" for day in (1, 2, 3)]
+    assert list(store.keys()) == [  # in their order
+        KeyRecord(id="key-1", sha256="a" * 64, label="laptop", models=("m", "n"), created_at=at[0]),
         KeyRecord(
-            id="key-1",
-            sha256="a" * 64,
-            label="laptop",
-            models=("m", "n"),
-            created_at="2026-01-01T00:00:00.000Z",
+            id="key-3", sha256="c" * 64, label="two lines \u00fc", models=("m",), created_at=at[2]
         ),
-        KeyRecord(
-            id="key-3",
-            sha256="c" * 64,
-            label="two lines \u00fc",
-            models=("m",),
-            created_at="2026-01-03T00:00:00.000Z",
-        ),
-        KeyRecord(id="key-2", sha256="b" * 64, created_at="2026-01-02T00:00:00.000Z"),
+        KeyRecord(id="key-2", sha256="b" * 64, created_at=at[1]),
     ]
-    rates = {key.rates for key in list(store.keys())}
-    assert rates == {KeyRates()}
-    store.close()
-
-
-def test_everything_else_is_left_as_it_was(old: Path) -> None:
-    store = open_store(old)
     record = store.model("m")
     assert (record.version, record.spec.aliases, dict(record.spec.request_defaults)) == (4, (), {})
     assert store.marks("cordon") == {"gpu-1": "fan"}
     assert store.next_counter("routing-version") == 42
     store.add_key(KeyRecord(id="key-4", sha256="d" * 64, created_at="t"))
-    newest = list(store.keys())[-1]
-    assert newest.id == "key-4"
+    assert list(store.keys())[-1].id == "key-4"
     store.close()
     (copy,) = old.parent.glob("s.sqlite3.before-migration-from-0002")
     with sqlite3.connect(copy) as connection:
         assert len(connection.execute("SELECT label FROM api_key").fetchall()) == 3
     connection.close()
-
-
-def test_the_first_schema_is_migrated_too(tmp_path: Path) -> None:
-    path = make_store(tmp_path, "0001")
-    store = open_store(path)
-    assert list(store.keys()) == []
-    assert store.marks("cordon") == {}
-    store.close()
 
 
 def test_a_key_that_cannot_be_read_stops_the_migration(old: Path) -> None:

@@ -7,7 +7,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,6 @@ from partitiond.store.connection import APPLICATION_ID, make_engine
 from partitiond.store.migrate import MIGRATIONS, NEWEST, create, known_revisions, upgrade
 from tests.store.holder import locked
 
-MakeRecord = Callable[..., ModelRecord]
 MODELS = 200
 """So many that they take several pages."""
 
@@ -70,19 +68,16 @@ def refused(path: Path, *, busy_timeout_seconds: float = 0.1) -> StoreError:
     return caught.value
 
 
-def test_a_new_store_is_private_and_complete(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "er" / "s.sqlite3"
-    open_store(path).close()
-    assert [p.name for p in path.parent.iterdir()] == ["s.sqlite3"]
-    assert path.stat().st_mode & 0o077 == 0
-
-
-def test_what_was_written_is_there_after_opening_again(file: Path) -> None:
-    assert count(file) == MODELS
-
-
 def test_a_file_that_is_no_whole_store_is_refused(file: Path) -> None:
     content = file.read_bytes()
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    error = refused(file)
+    assert "9999" in error.message
+    assert "newer" in error.hint
+    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("PRAGMA application_id = 7")
+    assert "not a store of partitiond" in refused(file).message
     for body, told in (
         (b"this is a text, not a database" * 1000, "not a SQLite database"),
         (b"", "empty"),
@@ -92,13 +87,6 @@ def test_a_file_that_is_no_whole_store_is_refused(file: Path) -> None:
     ):
         file.write_bytes(body)
         assert told in refused(file).message
-
-
-def test_another_programs_database_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite3"
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("CREATE TABLE model (name)")
-    assert "not a store of partitiond" in refused(path).message
 
 
 @given(noise=st.binary(min_size=1, max_size=64), place=st.floats(0, 1))
@@ -126,97 +114,22 @@ def test_noise_is_refused_or_harmless(
         store.close()
 
 
-def test_a_newer_schema_is_refused(file: Path) -> None:
-    with contextlib.closing(sqlite3.connect(file)) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    error = refused(file)
-    assert "9999" in error.message
-    assert "newer" in error.hint
-
-
-def test_a_log_without_its_store_is_refused(file: Path) -> None:
+def test_a_log_without_its_store_and_a_folder_that_cannot_be_made_are_refused(file: Path) -> None:
     log = file.with_name(file.name + "-wal")
     log.write_bytes(b"x")
-    file.rename(file.with_name("moved"))
+    moved = file.rename(file.with_name("moved"))
     with pytest.raises(StoreError, match="missing"):
         open_store(file)
     assert not file.exists()
-
-
-def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be made") as caught:
-        open_store(tmp_path / "file" / "s.sqlite3")
+        open_store(moved / "s.sqlite3")
     assert "state_dir" in caught.value.hint
 
 
-def test_a_lock_of_another_process_is_named(file: Path, make_record: MakeRecord) -> None:
-    store = open_store(file, busy_timeout_seconds=0.1)
-    with locked(file):
-        with pytest.raises(StoreError, match="locked by another process"):
-            store.add_model(make_record())
-        assert len(store.models()) == MODELS  # readers are not stopped
-    store.add_model(make_record())
-    store.close()
+def test_a_lock_of_another_process_is_named(file: Path) -> None:
     with locked(file, "PRAGMA locking_mode = EXCLUSIVE"):
         assert "locked by another process" in refused(file).message
-    assert count(file) == MODELS + 1
-
-
-KILLED = """
-import os, signal, sys
-from partitiond.store import open_store
-store = open_store(sys.argv[1])
-print(store.next_counter("c"), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_what_was_committed_survives_kill_9(tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite3"
-    for expected in (b"1\n", b"2\n"):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(path)], stdout=subprocess.PIPE, check=False
-        )
-        assert done.stdout == expected
-        assert done.returncode == -9
-    store = open_store(path)
-    assert store.next_counter("c") == 3
-    store.close()
-
-
-LIMITED = """
-import resource, sys
-from partitiond.core.errors import StoreError
-from partitiond.store import open_store
-size = int(sys.argv[2])
-store = open_store(sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-try:
-    for number in range(10000):
-        store.add_event("t", "k", "s", "x" * 1000)
-except StoreError as error:
-    print(error)
-"""
-
-
-def test_a_disk_that_refuses_leaves_what_was_there(file: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(file), str(file.stat().st_size + 8192)],
-        stdout=subprocess.PIPE,
-        check=True,
-    )
-    assert b"free space" in done.stdout
     assert count(file) == MODELS
-
-
-def test_a_full_database_is_said_to_be_full(tmp_path: Path) -> None:
-    store = open_store(":memory:")
-    with store._engine.connect() as connection:  # SQLite's own way to a full disk
-        connection.exec_driver_sql("PRAGMA max_page_count = 40")
-    with pytest.raises(StoreError, match="disk is full"):
-        store.add_event("t", "k", "s", "x" * 1_000_000)
-    store.close()
 
 
 def newer_migrations(tmp_path: Path, body: str) -> Path:
@@ -232,38 +145,28 @@ def newer_migrations(tmp_path: Path, body: str) -> Path:
     return folder
 
 
-def test_a_migration_keeps_a_copy_first(file: Path, tmp_path: Path) -> None:
-    before = open_store(file)
-    models = before.models()
-    before.close()
+def test_a_migration_keeps_a_copy_first_and_one_that_fails_changes_nothing(
+    file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "failing").mkdir()
+    failing = newer_migrations(tmp_path / "failing", "op.execute('INSERT INTO nowhere VALUES (1)')")
+    other = Path(shutil.copy(file, tmp_path / "failing"))
+    with pytest.raises(StoreError):
+        open_store(other, migrations=failing)
+    assert count(other) == MODELS
     migrations = newer_migrations(tmp_path, "pass")
     open_store(file, migrations=migrations).close()
     (copy,) = tmp_path.glob("s.sqlite3.before-migration-from-*")
     assert copy.stat().st_mode & 0o077 == 0
-    old = open_store(copy)
-    assert old.models() == models
-    old.close()
+    assert count(copy) == MODELS
     assert "9000" in refused(file).message  # this version does not know it
 
 
-def test_a_failing_migration_changes_nothing(file: Path, tmp_path: Path) -> None:
-    migrations = newer_migrations(tmp_path, "op.execute('INSERT INTO nowhere VALUES (1)')")
-    with pytest.raises(StoreError):
-        open_store(file, migrations=migrations)
-    assert count(file) == MODELS
-
-
-def test_the_migrations_make_what_the_tables_say(tmp_path: Path) -> None:
-    path = tmp_path / "s.sqlite3"
+def test_a_new_store_is_private_and_what_the_migrations_make_of_the_tables(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "s.sqlite3"
     open_store(path).close()
-    engine = make_engine(path, 1)
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, SQLModel.metadata) == []
-    engine.dispose()
-
-
-def test_a_new_store_is_what_the_migrations_make(tmp_path: Path) -> None:
+    assert [p.name for p in path.parent.iterdir()] == ["s.sqlite3"]
+    assert path.stat().st_mode & 0o077 == 0
     made, migrated = make_engine(tmp_path / "a", 1), make_engine(tmp_path / "b", 1)
     create(made)
     upgrade(migrated)
@@ -273,6 +176,8 @@ def test_a_new_store_is_what_the_migrations_make(tmp_path: Path) -> None:
         with engine.connect() as connection:
             assert connection.exec_driver_sql("SELECT * FROM alembic_version").all() == [(NEWEST,)]
             assert connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, SQLModel.metadata) == []
         engine.dispose()
 
 

@@ -1,52 +1,22 @@
 """The store keeps its promises, on disk and in memory alike."""
 
 import dataclasses
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from partitiond.core.dispatch.routing import KeyRates, RouteKind
 from partitiond.core.errors import ConflictError, NotFoundError, StoreError
 from partitiond.core.keys.record import KeyRecord
-from partitiond.core.model.record import ModelRecord
-from partitiond.core.plan.record import Plan
-from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.profile.jobs import JobState
 from partitiond.core.profile.record import Profile
 from partitiond.ports import Store
 from partitiond.store.repository import SqlStore
-
-MakeRecord = Callable[..., ModelRecord]
-MakeProfile = Callable[..., Profile]
-MakeJob = Callable[..., Job]
+from tests.store.make import make_job, make_plan, make_profile, make_record
 
 
-def test_models_are_listed_by_name_which_is_taken_once(
-    store: Store, make_record: MakeRecord
-) -> None:
-    records = [make_record("b"), make_record("a")]
-    for record in records:
-        store.add_model(record)
-    assert list(store.models()) == records[::-1]
-    assert store.model("b") == records[0]
-    with pytest.raises(ConflictError, match="registered already"):
-        store.add_model(make_record("b", version=9))
-    assert store.model("b") == records[0]
-
-
-def test_a_change_needs_the_version_it_was_made_from(store: Store, make_record: MakeRecord) -> None:
-    store.add_model(make_record())
-    store.update_model(make_record(version=2), expected_version=1)
-    with pytest.raises(ConflictError, match="version 2, not 1"):
-        store.update_model(make_record(version=3), expected_version=1)
-    assert store.model("opt-125m").version == 2
-    with pytest.raises(NotFoundError):
-        store.update_model(make_record("other"), expected_version=1)
-
-
-def test_removing_a_model_keeps_its_profiles(
-    store: Store, make_record: MakeRecord, make_profile: MakeProfile
-) -> None:
+def test_removing_a_model_keeps_its_profiles(store: Store) -> None:
     store.add_model(make_record())
     store.add_profile(make_profile())
     store.remove_model("opt-125m")
@@ -56,9 +26,7 @@ def test_removing_a_model_keeps_its_profiles(
         store.remove_model("opt-125m")
 
 
-def test_profiles_are_newest_first_and_replaced_by_id(
-    store: Store, make_profile: MakeProfile
-) -> None:
+def test_profiles_are_newest_first_and_replaced_by_id(store: Store) -> None:
     old = make_profile("old", started_at="2029-01-01T00:00:00Z")
     new = make_profile("new")
     other = make_profile("other", model="x")
@@ -72,10 +40,16 @@ def test_profiles_are_newest_first_and_replaced_by_id(
     assert len(store.profiles()) == 3
     with pytest.raises(NotFoundError):
         store.profile("none")
+    assert store.profiles("c") == ()
+    store.add_profile(make_profile("p3", model="c"))
+    assert [profile.id for profile in store.profiles("c")] == ["p3"]
+    store.remove_profiles(["p3"])
+    assert store.profiles("c") == ()
+    assert {p.id for p in store.profiles()} == {"old", "new", "other"}
 
 
 def test_profiles_read_before_one_was_added_are_as_if_read_anew(
-    store: Store, make_profile: MakeProfile, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(store, SqlStore)
     parsed: list[object] = []
@@ -106,7 +80,7 @@ def test_profiles_read_before_one_was_added_are_as_if_read_anew(
         assert kept == read()
 
 
-def test_a_job_keeps_its_place_when_it_advances(store: Store, make_job: MakeJob) -> None:
+def test_a_job_keeps_its_place_when_it_advances(store: Store) -> None:
     store.put_job(make_job("j1"))
     store.put_job(make_job("j2"))
     store.put_job(make_job("j1", JobState.RUNNING))
@@ -118,7 +92,7 @@ def test_a_job_keeps_its_place_when_it_advances(store: Store, make_job: MakeJob)
 
 
 def test_only_jobs_that_have_ended_are_dropped_the_one_that_ended_first_first(
-    store: Store, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("partitiond.store.repository.MAX_JOBS", 2)
 
@@ -145,7 +119,7 @@ def test_only_jobs_that_have_ended_are_dropped_the_one_that_ended_first_first(
 
 
 def test_the_last_plan_set_is_the_applied_one_and_plans_do_not_fill_the_disk(
-    store: Store, make_plan: Callable[[str], Plan], monkeypatch: pytest.MonkeyPatch
+    store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("partitiond.store.repository.MAX_PLANS", 3)
     assert store.plan() is None
@@ -197,16 +171,8 @@ def test_keys_are_kept_by_hash(store: Store) -> None:
 
 
 def test_counters_grow_by_one_from_any_thread(store: Store) -> None:
-    seen: list[int] = []
-
-    def count() -> None:
-        seen.extend(store.next_counter("routing") for _ in range(20))
-
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as threads:
+        seen = list(threads.map(lambda _: store.next_counter("routing"), range(80)))
     assert sorted(seen) == list(range(1, 81))
     assert store.next_counter("other") == 1
 
@@ -229,38 +195,3 @@ def test_marks_are_kept_by_kind_and_subject(store: Store) -> None:
     for _ in range(2):  # taken off once more is no error
         store.set_mark("cordon", "GPU-a", None)
         assert dict(store.marks("cordon")) == {"GPU-b": "fan again"}
-
-
-def test_a_model_that_was_read_with_all_others_is_as_if_read_anew(
-    store: Store, make_record: MakeRecord
-) -> None:
-    for name in ("a", "b"):
-        store.add_model(make_record(name))
-    store.models()
-    newer = dataclasses.replace(make_record("a"), version=2, updated_at="later")
-    store.update_model(newer, expected_version=1)
-    assert store.model("a") == newer
-    store.models()
-    assert store.model("a") == newer
-    store.remove_model("b")
-    with pytest.raises(NotFoundError):
-        store.model("b")
-    store.models()
-    with pytest.raises(NotFoundError):
-        store.model("b")
-
-
-def test_profiles_of_models_are_known_once_all_were_read(
-    store: Store, make_profile: MakeProfile
-) -> None:
-    store.add_profile(make_profile("p1", model="a"))
-    store.add_profile(make_profile("p2", model="b"))
-    everything = store.profiles()
-    assert store.profiles("a") == (everything[0],) or store.profiles("a") == (everything[1],)
-    assert store.profiles("c") == ()
-    store.add_profile(make_profile("p3", model="c"))
-    assert [profile.id for profile in store.profiles("c")] == ["p3"]
-    store.remove_profiles(["p1"])
-    assert store.profiles("a") == ()
-    assert {profile.id for profile in store.profiles()} == {"p2", "p3"}
-    assert [profile.id for profile in store.profiles("b")] == ["p2"]

@@ -89,7 +89,13 @@ class StoreMachine(RuleBasedStateMachine):
 
     @invariant()
     def models_agree(self) -> None:
-        assert {r.spec.name: r for r in self.store.models()} == self.expected
+        assert list(self.store.models()) == [self.expected[name] for name in sorted(self.expected)]
+        for name in "abc":  # as if read anew, though all others were read before
+            if name in self.expected:
+                assert self.store.model(name) == self.expected[name]
+            else:
+                with pytest.raises(NotFoundError, match=f"no model {name}"):
+                    self.store.model(name)
 
     def teardown(self) -> None:
         self.store.close()

@@ -17,7 +17,7 @@ from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.releases import Release, ReleaseState
 from partitiond.serde import BODY_VERSION
 from partitiond.store import SqlStore, open_store
-from tests.api.fake_drift import CORRECTION
+from tests.api.fake_views import CORRECTION
 from tests.controller.host import Host, serving
 from tests.controller.samples import NOW, measured_profile, placement, plan, record
 
@@ -93,54 +93,34 @@ def test_one_that_cannot_be_read_harms_no_other(
     whole, nothing = of(path)
     assert nothing == []
     old = change(path, lost, '{"body_version": 99, "id": 7}')
+    assert json.loads(old)["body_version"] == BODY_VERSION
     here, (what,) = of(path)
     table = lost[0]
     assert what.startswith(table.removeprefix("api_"))
     left = [None] if table == "plan" else [one for one in whole[table] if _name(one) not in NAMES]
     assert here == whole | {table: left}
-    change(path, lost, old)  # by the release that reads it
+    later = json.loads(old) | {"body_version": 99, "colour": {"red": 1}}
+    change(path, lost, json.dumps(later))  # fields of a later release are ignored
     assert of(path) == (whole, [])
 
 
-@pytest.mark.parametrize("lost", LOST)
-def test_fields_of_a_later_release_are_ignored(path: Path, lost: tuple[str, str, str, str]) -> None:
-    whole, _ = of(path)
-    old = json.loads(change(path, lost, "{}"))
-    assert old["body_version"] == BODY_VERSION
-    later = old | {"body_version": 99, "colour": {"red": 1}}
-    change(path, lost, json.dumps(later))
-    assert of(path) == (whole, [])
-
-
-def test_who_asks_for_it_by_name_is_told(path: Path) -> None:
+def test_it_is_told_once_and_to_who_asks_for_it_by_name(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "partitiond.store.sessions")
     for lost in LOST:
         change(path, lost, "[]")
     store = open_store(path)
+    for _ in range(3):  # jobs are read anew each time, models are not
+        assert [one.spec.name for one in store.models()] == ["b"]
+        assert [one.id for one in store.jobs()] == ["job-b"]
+    for name in ("model a", "job-a"):
+        assert sum("cannot be read" in one and name in one for one in caplog.messages) == 1
     for ask in (lambda: store.model("a"), lambda: store.job("job-a"), lambda: store.key("key-a")):
         with pytest.raises(StoreError, match="another release"):
             ask()
     with pytest.raises(ConflictError):  # it is not overwritten either
         store.add_model(record("a"))
-    store.close()
-
-
-def test_it_is_told_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.ERROR, "partitiond.store.sessions")
-    for lost in (LOST[0], LOST[2]):
-        change(path, lost, "{}")
-    store = open_store(path)
-    for _ in range(3):  # jobs are read anew each time, models are not
-        assert [one.spec.name for one in store.models()] == ["b"]
-        assert [one.id for one in store.jobs()] == ["job-b"]
-    store.close()
-    model, job = [one for one in caplog.messages if "cannot be read" in one]
-    assert "model a" in model
-    assert "job-a" in job
-
-
-def test_a_plan_that_is_set_aside_gives_way_to_the_next_one(path: Path) -> None:
-    change(path, ("plan", "body", "id", "plan-2"), "{}")
-    store = open_store(path)
     assert store.plan() is None  # and not plan-1, which would move what runs
     assert [found.id for found in store.applied_plans(9)] == ["plan-1"]
     third = plan(placement("a-1"), plan_id="plan-3")
@@ -149,35 +129,32 @@ def test_a_plan_that_is_set_aside_gives_way_to_the_next_one(path: Path) -> None:
     store.close()
 
 
-A_PROFILE = measured_profile("a").id
-STRANGE = {
-    "a model": "UPDATE model SET spec = '{}' WHERE name = 'a'",
-    "a profile": "UPDATE profile SET body = '{}' WHERE model = 'a'",
-    "a correction": "UPDATE mark SET value = '{}' WHERE kind = 'drift'",
-    "the state of a release": "UPDATE release SET state = 'paused'",
-}
+STRANGE = (
+    "UPDATE model SET spec = '{}' WHERE name = 'a'",
+    "UPDATE profile SET body = '{}' WHERE model = 'a'",
+    "UPDATE mark SET value = '{}' WHERE kind = 'drift'",
+    "UPDATE release SET state = 'paused'",
+)
 
 
-@pytest.mark.parametrize("strange", STRANGE)
-async def test_a_daemon_starts_and_lists_the_others(path: Path, strange: str) -> None:
+async def test_a_daemon_starts_on_strange_bodies_and_lists_the_others(path: Path) -> None:
     before = open_store(path)
     before.set_mark(DRIFT, CORRECTION.profile_id, serde.to_stored_json(CORRECTION), NOW)
-    before.set_mark(LIFTED, A_PROFILE, NOW, NOW)
+    before.set_mark(LIFTED, measured_profile("a").id, NOW, NOW)
     before.put_release(Release("a", 1, NOW, ReleaseState.SERVING, record("a").spec))
     before.close()
     with sqlite3.connect(path) as here:
-        here.execute(STRANGE[strange])
+        for strange in STRANGE:
+            here.execute(strange)
     here.close()
     host = Host(open_store(path))
     host.profiler.gate.clear()
     async with serving(host):
-        assert "b" in {view.record.spec.name for view in host.service.models.models()}
+        assert [view.record.spec.name for view in host.service.models.models()] == ["b"]
         assert measured_profile("b").id in {v.profile.id for v in host.service.profiles.views()}
         assert host.service.profiles.prune(delete=False) is not None
-        corrections = host.service.drift.report().corrections
-        assert len(corrections) == (0 if strange == "a correction" else 1)
-        states = host.store.releases("a")
-    assert len(states) == (0 if strange == "the state of a release" else 1)
+        assert host.service.drift.report().corrections == ()
+        assert host.store.releases("a") == []
     with sqlite3.connect(path) as here:
         kept = here.execute("SELECT count(*) FROM mark WHERE kind IN ('drift', 'drift-lifted')")
         assert kept.fetchone() == (2,)

@@ -61,8 +61,8 @@ async def test_what_cannot_be_read_is_refused_before_anything_is_solved(
     assert service.plans.questions == []
 
 
-async def test_a_stream_tells_progress_and_ends_with_the_same_answer(
-    http: httpx.AsyncClient,
+async def test_a_stream_tells_progress_and_ends_with_the_same_answer_or_what_went_wrong(
+    http: httpx.AsyncClient, service: FakeService
 ) -> None:
     streamed = await http.post("/plan", json={"objective": "min-price"}, headers=STREAM)
     assert streamed.headers["content-type"].startswith("text/event-stream")
@@ -72,17 +72,10 @@ async def test_a_stream_tells_progress_and_ends_with_the_same_answer(
     assert answer["plan"]["certificate"]["objective"] == "min-price"
     once = (await http.post("/plan", json={"objective": "min-price"})).json()
     assert answer.keys() == once.keys()
-
-
-async def test_what_goes_wrong_meanwhile_is_the_last_event(
-    http: httpx.AsyncClient, service: FakeService
-) -> None:
     service.plans.error = ConflictError("too much changed.", hint="Try again.")
-    answer = await http.post("/plan", headers=STREAM)
-    name, problem = read(answer.text)[-1]
-    assert name == "problem"
+    name, problem = read((await http.post("/plan", headers=STREAM)).text)[-1]
+    assert (name, problem["instance"]) == ("problem", "/plan")
     assert (problem["status"], problem["hint"]) == (409, "Try again.")
-    assert problem["instance"] == "/plan"
 
 
 async def test_a_closed_stream_ends_the_solve(service: FakeService) -> None:

@@ -7,9 +7,8 @@ from partitiond.core.views.drift import DriftReport
 from partitiond.core.views.overview import Overview
 from partitiond.core.views.scaling import ScalingView
 from partitiond.serde import from_json, from_jsonable
-from tests.api.fake_drift import CORRECTION
-from tests.api.fake_scaling import AT_ZERO, VIEW
 from tests.api.fake_service import FakeService
+from tests.api.fake_views import AT_ZERO, CORRECTION, VIEW
 from tests.controller.samples import measured_profile, spec
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
