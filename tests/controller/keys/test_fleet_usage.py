@@ -1,9 +1,7 @@
 """What each proxy of a fleet counted is booked once, in whatever order things break."""
 
 import dataclasses
-from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -62,11 +60,6 @@ class Fleet:
         self.seen = FleetSample(0.0, "sum", hosts=read, own=self.own)
         self.desk.look()
 
-    def alone(self) -> None:
-        """A look of the head when it was the only host."""
-        self.seen = self.proxies[self.own].sample()
-        self.desk.look()
-
     def booked(self) -> int:
         self.desk.book()
         return sum(record.used.requests for record in self.store.usage("0", "9"))
@@ -93,7 +86,8 @@ def test_everything_is_booked_exactly_once(
     total, unread = 0, dict.fromkeys(HOSTS, 0)
     if began_alone:
         fleet.proxies["one"].count = total = 4
-        fleet.alone()
+        fleet.seen = fleet.proxies["one"].sample()  # the head was the only host
+        fleet.desk.look()
     for kind, which, number in steps:
         match kind:
             case "count":
@@ -130,35 +124,32 @@ def _known(fleet: Fleet, host: str) -> bool:
     return fleet.proxies[host].sample().epoch in {position.epoch for position in positions}
 
 
-def test_the_release_before_goes_on_with_the_own_hosts_position(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "store.db")
+def test_the_release_before_goes_on_with_the_own_hosts_position() -> None:
+    store = open_store(":memory:")
     own, other = UsagePosition("e"), UsagePosition("f", {"k": {"m": UsageCount(3)}})
-    store.add_usage("2030-01-01T00", {}, own)
-    assert store.usage_positions() == {"": own}
-    store.add_usage("2030-01-01T00", {}, own, "one", {"two": other})
-    assert store.usage_position() == own
-    assert store.usage_positions() == {"one": own, "two": other}
-    store.add_usage("2030-01-01T00", {}, own)  # as the release before writes
-    assert store.usage_positions() == {"one": own, "two": other}
-    store.add_usage("2030-01-01T00", {}, other, "two", {"one": own})
-    assert store.usage_positions() == {"two": other, "one": own}
+    for written, kept in (
+        ((own,), {"": own}),
+        ((own, "one", {"two": other}), {"one": own, "two": other}),
+        ((own,), {"one": own, "two": other}),  # as the release before writes
+        ((other, "two", {"one": own}), {"two": other, "one": own}),
+    ):
+        store.add_usage("2030-01-01T00", {}, *written)  # type: ignore[arg-type]
+        assert store.usage_positions() == kept
+        assert store.usage_position() == written[0]
     store.close()
 
 
-@pytest.mark.parametrize(
-    ("host", "epochs", "taken"),
-    [
+def test_a_proxy_is_known_by_its_epoch_first() -> None:
+    known = {"": "e0", "one": "e1", "two": "e2"}
+    positions = {name: UsagePosition(e) for name, e in known.items()}
+    for host, epochs, taken in (
         ("one", ["e1"], "e1"),
         ("renamed", ["e2"], "e2"),
         ("two", ["new"], "e2"),
         ("one", ["e0"], "e0"),
         ("one", ["new", "e0"], "e0"),
         ("three", ["new"], ""),
-    ],
-)
-def test_a_proxy_is_known_by_its_epoch_first(host: str, epochs: list[str], taken: str) -> None:
-    known = {"": "e0", "one": "e1", "two": "e2"}
-    positions = {name: UsagePosition(e) for name, e in known.items()}
-    found, rest = take_position(positions, host, epochs)
-    assert found.epoch == taken
-    assert {p.epoch for p in rest.values()} == set(known.values()) - {taken}
+    ):
+        found, rest = take_position(positions, host, epochs)
+        assert found.epoch == taken
+        assert {p.epoch for p in rest.values()} == set(known.values()) - {taken}

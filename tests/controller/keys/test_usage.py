@@ -1,8 +1,6 @@
 """Usage is booked by the hour, survives restarts, and appears in reports."""
 
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,7 +8,7 @@ from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.errors import InputError, StoreError
 from partitiond.core.keys.record import KeyRecord
-from partitiond.core.keys.usage import ReplicaShare, Used
+from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.views.usage import UsageBy
 from partitiond.ports import Store
 from partitiond.store import open_store
@@ -88,37 +86,6 @@ def test_hours_are_kept_apart(books: Books) -> None:
     assert books.requests(UsageBy.MODEL) == [("", "", "m", "5")]
 
 
-def test_no_daemon_that_was_killed_books_anything_twice_or_loses_it(books: Books) -> None:
-    books.count(2)
-    books.restart()
-    books.count(2)
-    books.wall.now -= 60  # the books are fresh: the next look is not written
-    books.count(7)
-    books.restart()
-    books.count(8)
-    assert books.requests() == [("", "k1", "", "8")]
-    books.count(3, epoch="f")  # another proxy is added
-    books.restart()
-    books.count(4, epoch="f")
-    assert books.requests() == [("", "k1", "", "12")]
-
-
-def test_what_a_proxy_counted_until_it_ended_is_booked_once(books: Books) -> None:
-    books.count(2, epoch="e")
-    at_its_end = books.sample
-    assert at_its_end is not None
-    use = UsageCount(9, 0, 27, 18, 9.0)
-    books.left = dataclasses.replace(at_its_end, usage={"k1": {"m": use}})
-    books.restart()
-    books.count(1, epoch="f")
-    assert books.requests() == [("", "k1", "", "10")]
-    books.restart()
-    books.count(2, epoch="f")
-    books.left = dataclasses.replace(books.left, epoch="long ago")
-    books.count(1, epoch="g")
-    assert books.requests() == [("", "k1", "", "12")]
-
-
 def test_a_store_that_refuses_keeps_the_usage_for_later(
     books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,43 +106,10 @@ def test_device_time_energy_and_the_label_of_the_key_are_reported(books: Books) 
     books.store.add_key(KeyRecord(id="k1", sha256="ab" * 32, created_at=NOW, label="batch"))
     books.count(7200)
     (line,) = books.desk.report("2030-01-01").lines
+    assert books.store.usage_position().busy == {"m-1": ("1", 7200.0)}
     assert (line.key_id, line.label, line.model) == ("k1", "batch", "m")
     assert (line.device_seconds, line.engine_seconds) == (3600.0, 7200.0)
     assert line.kilowatt_hours == pytest.approx(0.2)
-
-
-def test_old_hours_are_forgotten(tmp_path: Path) -> None:
-    books = Books(open_store(tmp_path / "store.db"), keep_days=1)
-    books.count(2)
-    books.wall.iso = "2030-02-02T17:20:00Z"
-    books.count(3)
-    assert books.requests(UsageBy.HOUR) == [("2030-02-02T17", "", "", "1")]
-
-
-def test_a_time_that_is_none_or_a_report_that_ends_before_it_begins_is_refused(
-    books: Books,
-) -> None:
-    for since in ("yesterday", "2030-13-01", "9999-99"):
-        with pytest.raises(InputError, match="no time"):
-            books.desk.report(since)
-    with pytest.raises(InputError, match="ends before"):
-        books.desk.report("2030-02-01", "2030-01-01")
-    with pytest.raises(InputError, match="one of hour, day"):
-        books.desk.report(by=(UsageBy.HOUR, UsageBy.DAY))
-
-
-def test_positions_survive_the_store(tmp_path: Path) -> None:
-    """Names of keys and models are kept as they are, and what left the counts is dropped."""
-    books = Books(open_store(tmp_path / "store.db"))
-    books.count(2, key="", model="a model/of:mine")
-    position = books.store.usage_position()
-    assert position.uses[""]["a model/of:mine"].requests == 2
-    assert position.busy == {"a model/of:mine-1": ("1", 2.0)}
-    books.store.add_usage("2030-01-31T17", {("", "x"): Used(requests=1)}, dataclasses.replace(
-        position, uses={}, busy={}, epoch="z"
-    ))  # fmt: skip
-    assert books.store.usage_position().uses == {}
-    assert books.store.usage_position().epoch == "z"
 
 
 def test_a_day_that_a_report_ends_with_is_a_whole_one(books: Books) -> None:
@@ -187,25 +121,29 @@ def test_a_day_that_a_report_ends_with_is_a_whole_one(books: Books) -> None:
     assert books.desk.report("2030-01-01", "2030-01-31T16:59").lines == ()
     with pytest.raises(InputError, match="until is no time"):
         books.desk.report("2030-01-01", "2030-02-31")
+    for since in ("yesterday", "2030-13-01", "9999-99"):
+        with pytest.raises(InputError, match="no time"):
+            books.desk.report(since)
+    with pytest.raises(InputError, match="ends before"):
+        books.desk.report("2030-02-01", "2030-01-01")
+    with pytest.raises(InputError, match="one of hour, day"):
+        books.desk.report(by=(UsageBy.HOUR, UsageBy.DAY))
 
 
-def test_what_is_booked_is_not_booked_again_where_what_is_too_old_cannot_be_dropped(
-    books: Books,
+def test_old_hours_are_forgotten_and_what_cannot_be_dropped_is_not_booked_again(
+    books: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Undroppable:
-        def __init__(self, store: Store) -> None:
-            self._store = store
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._store, name)
-
-        def drop_usage(self, before: str) -> None:
-            raise StoreError("the disk is full.", hint="Free some space.")
+    def full(before: str) -> None:
+        raise StoreError("the disk is full.", hint="Free some space.")
 
     books.keep_days = 1
-    books.store = Undroppable(books.store)  # type: ignore[assignment]
     books.restart()
-    books.count(2)
-    books.count(5)
-    assert books.desk.book()
+    with monkeypatch.context() as patch:
+        patch.setattr(books.store, "drop_usage", full)
+        books.count(2)
+        books.count(5)
+        assert books.desk.book()
     assert books.requests() == [("", "k1", "", "5")]
+    books.wall.iso = "2030-02-02T17:20:00Z"
+    books.count(6)
+    assert books.requests(UsageBy.HOUR) == [("2030-02-02T17", "", "", "1")]

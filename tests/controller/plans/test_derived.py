@@ -55,14 +55,10 @@ def test_a_whole_gpu_profile_yields_transferred_ones_that_plans_accept() -> None
     assert {SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG} <= modes
 
 
-def test_a_smaller_share_is_never_faster() -> None:
-    found = {p.size.key: p for p in derived(measured())}
-    rates = [found[f"mps-{percent}"].points[-1].output_tokens_per_s for percent in SM_PERCENTS]
-    assert rates == sorted(rates)
-
-
 def test_a_share_far_from_what_was_measured_is_planned_with_a_wider_margin() -> None:
     found = {p.size.key: p for p in derived(measured())}
+    rates = [found[f"mps-{percent}"].points[-1].output_tokens_per_s for percent in SM_PERCENTS]
+    assert rates == sorted(rates), "a smaller share is never faster"
     kind = ProfileKind.TRANSFERRED
     margins = [rate_margin(found[f"mps-{percent}"], kind) for percent in SM_PERCENTS]
     assert margins == sorted(margins, reverse=True)
@@ -75,30 +71,18 @@ def test_a_share_far_from_what_was_measured_is_planned_with_a_wider_margin() -> 
     assert demand.candidates[0].capacity_req_per_s < trusted.candidates[0].capacity_req_per_s
 
 
-def test_what_was_measured_itself_is_not_derived() -> None:
+def test_only_what_was_not_measured_itself_is_derived_from_a_profile_of_this_hardware() -> None:
     own = measured(PartitionSize(SharingMode.MPS, 1, 30))
-    keys = {p.size.key for p in derived(measured(), own)}
-    assert "mps-30" not in keys
-    assert "mps-40" in keys
-
-
-def test_where_only_an_estimate_exists_the_sizes_are_estimated() -> None:
-    found = derived(measured(kind=ProfileKind.ESTIMATED))
-    assert found
-    assert {p.kind for p in found} == {ProfileKind.ESTIMATED}
-
-
-def test_nothing_comes_of_nothing_and_of_profiles_of_other_hardware() -> None:
+    sharing = Sharing("mps", 0.04, 0.3, ())  # which was measured under MPS
+    found = {p.size.key: p for p in derived(measured(sharing=(sharing,)), own)}
+    assert "mps-30" not in found
+    assert found["mps-40"].sharing == (sharing,)
+    assert found["mig-1g.10gb"].sharing == ()
+    guessed = derived(measured(kind=ProfileKind.ESTIMATED))
+    assert {p.kind for p in guessed} == {ProfileKind.ESTIMATED}
     assert derived() == ()
     assert derived(measured(), devices=(L4,)) == ()
     assert derived(measured(), devices=(cpu(),)) == ()
-
-
-def test_replication_that_was_measured_under_mps_is_carried_over() -> None:
-    sharing = Sharing("mps", 0.04, 0.3, ())
-    found = {p.size.key: p for p in derived(measured(sharing=(sharing,)))}
-    assert found["mps-30"].sharing == (sharing,)
-    assert found["mig-1g.10gb"].sharing == ()
 
 
 def test_a_slice_that_no_figures_are_known_of_says_what_to_measure() -> None:
@@ -124,13 +108,14 @@ async def architecture_of(_spec: ModelSpec) -> Architecture:
 
 async def test_a_situation_is_widened_once_and_stays_what_it_was() -> None:
     derivations = Derivations(architecture_of)
-    before = situation(measured())
+    stale = (("p-whole", ("engine 1 -> 2",)),)
+    before = situation(measured(), stale=stale)
     wider, notes = await derivations.widened(before, NOW)
     assert notes == ()
     assert len(dict(wider.profiles)["a"]) > 10
-    again, _ = await derivations.widened(before, "later")
-    assert again == wider
-    assert before == situation(measured())
+    assert dict(wider.stale)["p-whole@mps-30"] == ("engine 1 -> 2",), "as stale as its source"
+    assert (await derivations.widened(before, "later"))[0] == wider
+    assert before == situation(measured(), stale=stale)
 
 
 async def test_a_fixed_geometry_that_was_cut_anew_is_derived_anew() -> None:
@@ -146,12 +131,6 @@ async def test_a_fixed_geometry_that_was_cut_anew_is_derived_anew() -> None:
         wider, _ = await derivations.widened(here, NOW)
         keys.append([p.size.key for p in dict(wider.profiles)["a"] if p.id != "p-whole"])
     assert keys == [["mig-3g.40gb"], ["mig-2g.20gb"]]
-
-
-async def test_a_derived_profile_is_as_stale_as_its_source() -> None:
-    stale = (("p-whole", ("engine 1 -> 2",)),)
-    wider, _ = await Derivations(architecture_of).widened(situation(measured(), stale=stale), NOW)
-    assert dict(wider.stale)["p-whole@mps-30"] == ("engine 1 -> 2",)
 
 
 async def test_a_model_whose_config_cannot_be_had_is_planned_as_it_was_measured() -> None:

@@ -54,6 +54,7 @@ async def test_a_sleeper_stays_and_another_model_gets_its_cores(desk: PlanMaker)
     assert preview.plan.devices == (cpu(),)  # engines are held to the whole device, not the rest
     assert any("a sleeps at level 1" in sentence for sentence in preview.plan.explanation)
     assert all(u.model != "a" for u in preview.plan.unplaced)
+    assert without_model(preview.plan, "a", "plan-2", "now").asleep == ()
 
 
 def test_awake_again_where_its_room_was_given_away_it_hears_so(desk: PlanMaker) -> None:
@@ -75,11 +76,6 @@ async def test_a_plan_is_outdated_once_a_model_falls_asleep(desk: PlanMaker) -> 
     awake = desk.situation(devices=[cpu()], running=())
     with pytest.raises(ConflictError, match="outdated"):
         desk.recall(preview.plan.id, awake, None)
-
-
-def test_a_model_that_is_removed_leaves_the_sleepers_of_the_plan() -> None:
-    made = dataclasses.replace(plan(), asleep=(ASLEEP,))
-    assert without_model(made, "a", "plan-2", "now").wanted == ()
 
 
 def engine_in(state: ReplicaState) -> Engine:

@@ -6,7 +6,7 @@ from partitiond.controller.views.overview import OverviewUseCases
 from partitiond.controller.views.parts import compute_share, device_overviews, frontier_views
 from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, TrafficWindow
 from partitiond.core.hardware.details import DeviceReading
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import (
     CpuCores,
     MemoryShare,
@@ -17,27 +17,17 @@ from partitiond.core.hardware.partition import (
 from partitiond.core.model.spec import Demand
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.overview import ReplicaOverview
+from partitiond.devices.fake import fake_gpus
 from tests.controller.fakes import until
-from tests.controller.host import Host, serving
+from tests.controller.host import Host
 from tests.controller.samples import cpu, measured_profile
 
 ONE_GIB = Bytes(GIB)
 
 
 def gpu(**changes: object) -> Device:
-    device = Device(
-        id="GPU-1",
-        kind=DeviceKind.GPU,
-        hardware="a100-80gb",
-        name="A100",
-        host="test",
-        memory_bytes=Bytes(80 * GIB),
-        free_bytes=Bytes(79 * GIB),
-        cores=(0,),
-        sm_count=108,
-        modes=(SharingMode.MPS,),
-    )
-    return dataclasses.replace(device, **changes)  # type: ignore[arg-type]
+    (made,) = fake_gpus("a100-80gb")
+    return dataclasses.replace(made, **{"id": "GPU-1", "modes": (SharingMode.MPS,)} | changes)  # type: ignore[arg-type]
 
 
 def on(device_id: str, *, held: int = 0, to_come: int = 0) -> ReplicaOverview:
@@ -72,87 +62,70 @@ def measured(here: Host, window: TrafficWindow) -> OverviewUseCases:
     return desk
 
 
-class TestOverview:
-    async def test_a_daemon_with_nothing_says_so(self) -> None:
-        async with serving(Host()) as here:
-            seen = await here.service.overview.overview()
-        assert [view.device.id for view in seen.devices] == ["cpu"]
-        assert (seen.models, seen.replicas, seen.plan_id, seen.waiting_plan_id) == ((), (), "", "")
-        assert seen.window_seconds == 0
-
-    async def test_a_serving_model_is_shown_planned_and_measured(self) -> None:
-        async with serving(Host()) as here:
-            here.store.add_profile(measured_profile("a"))
-            here.store.add_profile(measured_profile("a", cores=2))
-            await here.register("a", demand=Demand(req_per_s=0.5))
-            await until(lambda: [v.state for v in here.service.overview.replicas()] == ["serving"])
-            (name,) = here.runner.running()
-            looks = sample(name, 100.0, 0, 0.0), sample(name, 110.0, 40, 10.0)
-            seen = await measured(here, TrafficWindow.between(*looks)).overview()
-            events = here.store.events()
-
-        (replica,) = seen.replicas
-        (model,) = seen.models
-        assert replica.replica_id == "a-1"
-        assert replica.engine
-        assert replica.compute_share in (0.5, 1.0)
-        assert replica.measured is not None
-        assert replica.measured.req_per_s == 4.0
-        assert replica.measured.mean_batch == 3.0
-        assert model.traffic is not None
-        assert model.traffic.output_tokens_per_s == 128.0
-        assert model.demand_req_per_s == 0.5
-        assert model.capacity_req_per_s == replica.planned_req_per_s > 0
-        planned = model.frontiers[0]
-        assert planned.planned_batch == replica.limit
-        assert planned.working_batch == 3.0
-        assert planned.knee_batch == 4
-        assert [point.batch for point in planned.points] == [1, 2, 4, 8]
-        assert model.frontiers[-1].planned_batch is None
-        (device,) = seen.devices
-        assert (device.held_bytes, device.coming_bytes) == (replica.memory_bytes, 0)
-        assert device.held_bytes <= device.room_bytes < device.device.memory_bytes
-        assert seen.plan_id
-        assert seen.last_event == max(event.id for event in events)
-
-    async def test_a_wanted_replica_without_an_engine_is_there_and_holds_nothing(self) -> None:
-        async with serving(Host()) as here:
-            here.resolver.breaks["a"] = OSError("the disk is gone")
-            here.store.add_profile(measured_profile("a"))
-            here.store.add_profile(measured_profile("a", cores=2))
-            await here.register("a")
-            await until(lambda: here.service.plans.applied() is not None)
-            seen = await here.service.overview.overview()
-        assert seen.replicas
-        assert {(r.state, r.held_bytes) for r in seen.replicas} == {("pending", 0)}
-        assert [r.engine for r in seen.replicas] == [r.replica_id for r in seen.replicas]
-        (device,) = seen.devices
-        to_come = sum(r.memory_bytes for r in seen.replicas)
-        assert (device.held_bytes, device.coming_bytes) == (0, to_come)
-        assert seen.models[0].capacity_req_per_s == 0
+async def test_a_serving_model_is_shown_planned_and_measured(host: Host) -> None:
+    host.measured("a")
+    await host.register("a", demand=Demand(req_per_s=0.5))
+    await until(lambda: [v.state for v in host.service.overview.replicas()] == ["serving"])
+    (name,) = host.runner.running()
+    looks = sample(name, 100.0, 0, 0.0), sample(name, 110.0, 40, 10.0)
+    seen = await measured(host, TrafficWindow.between(*looks)).overview()
+    (replica,), (model,), (device,) = seen.replicas, seen.models, seen.devices
+    assert (replica.replica_id, bool(replica.engine)) == ("a-1", True)
+    assert replica.compute_share in (0.5, 1.0)
+    assert replica.measured is not None
+    assert (replica.measured.req_per_s, replica.measured.mean_batch) == (4.0, 3.0)
+    assert model.traffic is not None
+    assert (model.traffic.output_tokens_per_s, model.demand_req_per_s) == (128.0, 0.5)
+    assert model.capacity_req_per_s == replica.planned_req_per_s > 0
+    planned = model.frontiers[0]
+    assert (planned.planned_batch, planned.working_batch) == (replica.limit, 3.0)
+    assert (planned.knee_batch, [p.batch for p in planned.points]) == (4, [1, 2, 4, 8])
+    assert model.frontiers[-1].planned_batch is None
+    assert (device.held_bytes, device.coming_bytes) == (replica.memory_bytes, 0)
+    assert device.held_bytes <= device.room_bytes < device.device.memory_bytes
+    assert seen.plan_id
+    assert seen.last_event == max(event.id for event in host.store.events())
 
 
-class TestDevices:
-    def test_memory_counts_what_is_held_and_what_the_driver_says(self) -> None:
-        (view,) = device_overviews(
-            [gpu(cordoned=True, cordon_reason="fan")],
-            [on("GPU-1", held=GIB), on("GPU-1", held=3), on("GPU-1", to_come=7), on("x", held=9)],
-            {"GPU-1": DeviceReading(used_bytes=5, watts=90.0, celsius=41.0)},
-        )
-        assert (view.held_bytes, view.coming_bytes) == (GIB + 3, 7)
-        assert (view.used_bytes, view.watts) == (5, 90.0)
-        assert view.busy_share is None
-        assert view.cordoned == "fan"
+async def test_a_wanted_replica_without_an_engine_is_there_and_holds_nothing(host: Host) -> None:
+    host.resolver.breaks["a"] = OSError("the disk is gone")
+    host.measured("a")
+    await host.register("a")
+    await until(lambda: host.service.plans.applied() is not None)
+    seen = await host.service.overview.overview()
+    assert {(r.state, r.held_bytes, r.engine == r.replica_id) for r in seen.replicas} == {
+        ("pending", 0, True)
+    }
+    (device,) = seen.devices
+    to_come = sum(r.memory_bytes for r in seen.replicas)
+    assert (device.held_bytes, device.coming_bytes) == (0, to_come)
+    assert seen.models[0].capacity_req_per_s == 0
 
-    def test_compute_is_a_share_of_the_device(self) -> None:
-        devices = [cpu(4), gpu()]
-        slice_ = MigSlice("GPU-1", ONE_GIB, "2g.20gb", 0, 2)
-        assert compute_share(CpuCores("cpu", ONE_GIB, (0,)), devices, 0) == 0.25
-        assert compute_share(MpsShare("GPU-1", ONE_GIB, 30), devices, 0) == 0.3
-        assert compute_share(slice_, devices, 0) == 2 / 7
-        assert compute_share(MemoryShare("GPU-1", ONE_GIB), devices, 4) == 0.25
-        assert compute_share(WholeDevice("GPU-1", ONE_GIB), devices, 0) == 1.0
-        assert compute_share(slice_, [], 0) == 2 / 7
+
+def test_memory_counts_what_is_held_and_what_the_driver_says() -> None:
+    (view,) = device_overviews(
+        [gpu(cordoned=True, cordon_reason="fan")],
+        [on("GPU-1", held=GIB), on("GPU-1", held=3), on("GPU-1", to_come=7), on("x", held=9)],
+        {"GPU-1": DeviceReading(used_bytes=5, watts=90.0, celsius=41.0)},
+    )
+    assert (view.held_bytes, view.coming_bytes) == (GIB + 3, 7)
+    assert (view.used_bytes, view.watts) == (5, 90.0)
+    assert view.busy_share is None
+    assert view.cordoned == "fan"
+
+
+def test_compute_is_a_share_of_the_device() -> None:
+    devices = [cpu(4), gpu()]
+    slice_ = MigSlice("GPU-1", ONE_GIB, "2g.20gb", 0, 2)
+    for partition, cores, share in (
+        (CpuCores("cpu", ONE_GIB, (0,)), 0, 0.25),
+        (MpsShare("GPU-1", ONE_GIB, 30), 0, 0.3),
+        (slice_, 0, 2 / 7),
+        (MemoryShare("GPU-1", ONE_GIB), 4, 0.25),
+        (WholeDevice("GPU-1", ONE_GIB), 0, 1.0),
+    ):
+        assert compute_share(partition, devices, cores) == share
+    assert compute_share(slice_, [], 0) == 2 / 7
 
 
 def test_frontiers_of_a_model_without_a_plan_say_what_is_known() -> None:
