@@ -1,11 +1,7 @@
 """Estimates of a CPU device rest on its measured figures, or say that they do not."""
 
-import asyncio
 import dataclasses
 import threading
-from collections.abc import AsyncIterator
-
-import pytest
 
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures, figures_for
 from partitiond.controller.service import Adapters, ServiceOptions
@@ -14,7 +10,7 @@ from partitiond.core.hardware.kinds import CpuFigures, Device
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.devices.fake import fake_gpus
 from tests.controller.fakes import POLICY, until
-from tests.controller.host import Host, serving
+from tests.controller.host import Host
 from tests.controller.samples import cpu, spec
 
 SLOW = CpuFigures("test CPU", 2, 1, 1e9, 2e9, 1e10, 2e10, False, "2026-01-01T00:00:00+00:00")
@@ -39,36 +35,25 @@ class Speed:
         return self.known
 
 
-async def test_figures_are_measured_in_a_thread_and_once() -> None:
+async def test_figures_are_measured_in_a_thread_once_and_only_where_an_estimate_needs_them() -> (
+    None
+):
     speed = Speed()
-    assert await figures_for(spec(), [cpu()], speed, busy=False) == Figures(SLOW)
-    assert await figures_for(spec(), [cpu()], speed, busy=False) == Figures(SLOW)
-    (thread,) = speed.threads
-    assert thread is not threading.main_thread()
-
-
-async def test_nothing_is_measured_that_no_estimate_needs() -> None:
-    speed = Speed()
-    gpus = fake_gpus("a100-80gb")
-    assert await figures_for(spec(), gpus, speed, busy=False) == ASSUMED
-    simulated = spec(engine_kind="simulated")
-    assert await figures_for(simulated, [cpu()], speed, busy=False) == ASSUMED
-    assert await figures_for(spec(), [cpu()], None, busy=False) == ASSUMED
-    assert speed.threads == []
-
-
-async def test_while_a_model_is_measured_only_what_is_known_is_used() -> None:
-    speed = Speed()
+    for model, devices, measure in (
+        (spec(), fake_gpus("a100-80gb"), speed),
+        (spec(engine_kind="simulated"), [cpu()], speed),
+        (spec(), [cpu()], None),
+    ):
+        assert await figures_for(model, devices, measure, busy=False) == ASSUMED
     unknown = await figures_for(spec(), [cpu()], speed, busy=True)
     assert (unknown.cpu, speed.threads) == (None, [])
     assert "being measured" in unknown.note
-    speed.known = SLOW
-    assert await figures_for(spec(), [cpu()], speed, busy=True) == Figures(SLOW)
-
-
-async def test_a_failed_measurement_is_a_note_and_no_failure() -> None:
-    speed = Speed(DeviceError("core 1 could not be measured: no numpy\nmore", hint="Install it."))
-    found = await figures_for(spec(), [cpu()], speed, busy=False)
+    for busy in (False, False, True):
+        assert await figures_for(spec(), [cpu()], speed, busy=busy) == Figures(SLOW)
+    (thread,) = speed.threads
+    assert thread is not threading.main_thread()
+    broken = Speed(DeviceError("core 1 could not be measured: no numpy\nmore", hint="Install it."))
+    found = await figures_for(spec(), [cpu()], broken, busy=False)
     assert found.cpu is None
     assert found.note == "CPU figures are assumed: core 1 could not be measured: no numpy"
 
@@ -86,10 +71,7 @@ class MeasuringHost(Host):
         return ServiceOptions(policy=POLICY)
 
 
-@pytest.fixture
-async def host() -> AsyncIterator[MeasuringHost]:
-    async with serving(MeasuringHost()) as here:
-        yield here
+make_host = MeasuringHost
 
 
 def estimated(host: Host, name: str) -> list[Profile]:
@@ -108,15 +90,10 @@ async def test_registering_estimates_with_what_this_cpu_reaches(host: MeasuringH
     for profile in estimated(host, "b"):
         assert "CPU figures are assumed: no." in profile.provenance.notes
     assert max(p.knee.best_output_tokens_per_s for p in estimated(host, "b")) > 2 * slow
-
-
-async def test_registering_beside_a_running_job_does_not_disturb_it(host: MeasuringHost) -> None:
     host.profiler.gate.clear()
-    await host.register("a", engine_kind="simulated")
+    await host.register("c", engine_kind="simulated")
     await until(lambda: bool(host.profiler.requests))
-    assert host.speed.threads == []
-    await host.register("b", auto=False)
-    assert host.speed.threads == []
-    assert any("being measured" in n for p in estimated(host, "b") for n in p.provenance.notes)
-    host.profiler.gate.set()
-    await asyncio.sleep(0)
+    looks = len(host.speed.threads)
+    await host.register("d", auto=False)  # which does not disturb the job
+    assert len(host.speed.threads) == looks
+    assert any("being measured" in n for p in estimated(host, "d") for n in p.provenance.notes)

@@ -4,9 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import hypothesis
-import hypothesis.strategies as st
-
 from partitiond.controller.profiles.job_room import (
     ONLY_THERE,
     JobHost,
@@ -20,6 +17,7 @@ from partitiond.controller.runtime.launches import launch_for
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import CpuCores, MemoryShare, MpsShare
 from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.job_slots import Slots, Turn
@@ -74,58 +72,21 @@ def begun(here: JobHost, *queue: Job) -> list[tuple[str, str, tuple[int, ...]]]:
     return [(one.id, lease.partition.device_id, lease.cores) for one, lease in running]
 
 
-def test_jobs_that_name_the_first_gpu_run_side_by_side_on_those_like_it() -> None:
-    here = host((*GPUS, OTHER))
-    found = begin_on(here, job("j1"), job("j2"), job("j3"), job("j4", OTHER.id))
-    assert found == [("j1", FIRST), ("j2", SECOND), ("j4", OTHER.id)]
-
-
-def test_jobs_of_two_isolation_groups_measure_under_mps_on_different_gpus() -> None:
-    queue = [job(f"j{n}", subject=model, sm_percent="30") for n, model in enumerate("aba")]
-    here = host(slots=Slots(per_device=4), groups={"a": "x", "b": "y"})
-    assert begin_on(here, *queue[:2]) == [("j0", FIRST), ("j1", SECOND)]
-    alone = host(GPUS[:1], slots=Slots(per_device=4), groups={"a": "x", "b": "y"})
-    (name, _, _), *rest = begun(alone, queue[0], queue[1])
-    assert (name, rest) == ("j0", [])
-    lease = turn(alone, queue[0]).lease
-    assert lease is not None
-    why = turn(alone, queue[1], running=[(queue[0], lease)]).waits["j1"]
-    assert "which serves one isolation group" in why
-
-
-def test_a_job_that_was_asked_for_on_one_device_runs_on_that_alone() -> None:
+def test_a_job_runs_where_it_was_asked_for_or_was_and_on_no_cordoned_device_if_it_can() -> None:
     only = job("j2", **{ONLY_THERE: "yes"})
     assert begin_on(host(), job("j1"), only) == [("j1", FIRST)]
     assert begin_on(host(), only, job("j1")) == [("j2", FIRST), ("j1", SECOND)]
-
-
-def test_a_job_goes_on_where_it_was_and_to_no_cordoned_device_while_there_is_another() -> None:
     again = dataclasses.replace(job("j2"), device_id=SECOND)
     assert begin_on(host(), again) == [("j2", SECOND)]
     cordoned = dataclasses.replace(GPUS[0], cordoned=True)
     assert begin_on(host((cordoned, GPUS[1])), job("j1"), job("j2")) == [("j1", SECOND)]
     assert begin_on(host((cordoned,)), job("j1")) == [("j1", FIRST)]
-
-
-def test_a_job_whose_device_is_gone_runs_on_one_like_it_if_its_hardware_is_known() -> None:
     lost = job("j1", "gone")
     assert turn(host(), lost).waits == {"j1": "waits for the device gone: it is not there"}
-    known = dataclasses.replace(lost, hardware="a100-80gb")
+    known = dataclasses.replace(lost, hardware="a100-80gb")  # on one like it
     assert begin_on(host(), known) == [("j1", FIRST)]
     silent = host(room={FIRST: Unknown("silent for 30 s"), SECOND: Unknown("silent for 30 s")})
     assert "silent for 30 s" in turn(silent, known).waits["j1"]
-
-
-def test_a_model_is_measured_once_at_a_time_for_its_hardware_however_it_is_asked_for() -> None:
-    queue = [
-        job("j1", subject="a"),
-        job("j2", SECOND, subject="a", **{ONLY_THERE: "yes"}),
-        job("j3", subject="a", seed="7", max_batch="8"),
-        job("j4", subject="a", variant="fp8"),
-    ]
-    assert [one[0] for one in begun(host(), *queue)] == ["j1", "j4"]
-    other = job("j5", OTHER.id, subject="a")
-    assert [one[0] for one in begun(host((*GPUS, OTHER)), queue[0], other)] == ["j1", "j5"]
 
 
 def test_each_job_has_its_gpus_part_of_the_host_cores_whoever_else_measures() -> None:
@@ -167,56 +128,36 @@ def test_the_cpu_and_gpus_share_cores_and_memory_of_their_host() -> None:
     }
 
 
-def test_a_job_for_the_whole_cpu_is_not_kept_waiting_by_jobs_on_gpus() -> None:
-    devices = (CPU, *(dataclasses.replace(gpu, cores=(0, 1, 2, 3)) for gpu in GPUS))
-    here = host(devices)
-    running: Lent = (job("j1"), Lease(MemoryShare(FIRST, Bytes(GIB)), (0, 1)))
-    queue = [job("j2", "cpu", cores="4"), job("j3", SECOND)]
-    assert turn_of(queue, [running], {"j2": 3}, here).passed == ("j2",)
-    assert turn_of(queue, [running], {"j2": 4}, here).begins is None
-
-
-def test_host_memory_that_is_left_is_what_no_engine_takes() -> None:
-    assert host_bytes_left(GPUS, {}, []) == {}
-    mps = dataclasses.replace(
-        placement("a-1"), device_id=FIRST, partition=MpsShare(FIRST, Bytes(9 * GIB), 30)
-    )
-    taking = dataclasses.replace(mps.candidate, host_memory_bytes=Bytes(3 * GIB))
-    mps = dataclasses.replace(mps, candidate=taking)
-    assert host_bytes_left(GPUS, {HERE: 20 * GIB}, [mps, mps]) == {HERE: 14 * GIB}
-    both = (*GPUS, CPU)
-    left = host_bytes_left(both, {}, [])[HERE]
-    on_cpu = placement("b-1")
-    assert host_bytes_left(both, {}, [mps, on_cpu]) == {
-        HERE: left - 3 * GIB - on_cpu.partition.memory_bytes
-    }
+def taking(device_id: str) -> Placement:
+    """A replica that takes 3 GiB of the host beside its device."""
+    one = placement("a-1")
+    candidate = dataclasses.replace(one.candidate, host_memory_bytes=Bytes(3 * GIB))
+    share = MpsShare(device_id, Bytes(9 * GIB), 30)
+    return dataclasses.replace(one, device_id=device_id, partition=share, candidate=candidate)
 
 
 def test_cores_memory_and_slots_of_one_host_are_not_those_of_another() -> None:
     there = dataclasses.replace(GPUS[1], id="far", host="there", cores=GPUS[0].cores)
-    gone = launch("gone", (5,))
     devices = (GPUS[0], there)
-    assert busy_cores([launch(FIRST, (0, 1)), launch("far", (2,)), gone], devices) == {
-        HERE: {0, 1, 5},
-        "there": {2, 5},
-    }
-    on_far = dataclasses.replace(placement("a-1"), device_id="far")
-    taken = dataclasses.replace(on_far.candidate, host_memory_bytes=Bytes(3 * GIB))
-    on_far = dataclasses.replace(on_far, candidate=taken)
+    launches = [launch(FIRST, (0, 1)), launch("far", (2,)), launch("gone", (5,))]
+    assert busy_cores(launches, devices) == {HERE: {0, 1, 5}, "there": {2, 5}}
+    assert host_bytes_left(GPUS, {}, []) == {}
     stated = {HERE: 20 * GIB, "there": 20 * GIB}
-    assert host_bytes_left(devices, stated, [on_far]) == {HERE: 20 * GIB, "there": 17 * GIB}
-    # All cores of this host are busy, all of the other are idle; and the reverse.
-    for busy, where in ((HERE, "far"), ("there", FIRST)):
+    running = [taking(FIRST), taking(FIRST), taking("far")]
+    assert host_bytes_left(devices, stated, running) == {HERE: 14 * GIB, "there": 17 * GIB}
+    both, on_cpu = (*GPUS, CPU), placement("b-1")
+    left = host_bytes_left(both, {}, [])[HERE] - 3 * GIB - on_cpu.partition.memory_bytes
+    assert host_bytes_left(both, {}, [taking(FIRST), on_cpu]) == {HERE: left}
+    # All cores of one host are busy, all of the other are idle.
+    for busy, where, name in ((HERE, "far", FIRST), ("there", FIRST, "far")):
         here = host(devices, busy_cores={busy: frozenset(range(16))})
-        running: Lent = (job("j0", where), Lease(MemoryShare(where, Bytes(GIB)), (0, 1)))
+        lent: Lent = (job("j0", where), Lease(MemoryShare(where, Bytes(GIB)), (0, 1)))
         idle = turn(here, job("j1", where, **{ONLY_THERE: "yes"})).lease
         assert idle is not None
         assert not idle.shares_cores
-        name = FIRST if where == "far" else "far"
-        lease = turn_of([job("j1", name, **{ONLY_THERE: "yes"})], [running], {}, here).lease
-        assert lease is not None
-        assert lease.shares_cores
-        assert lease.cores == GPUS[0].cores
+        shared = turn(here, job("j1", name, **{ONLY_THERE: "yes"}), running=[lent]).lease
+        assert shared is not None
+        assert (shared.shares_cores, shared.cores) == (True, GPUS[0].cores)
     tight = host(devices, host_bytes={HERE: 5 * GIB, "there": 5 * GIB})
     assert len(begun(tight, job("j1"), job("j2"), job("j3"))) == 2
     one_each = host((*GPUS, there), slots=Slots(per_device=1, per_host=1))
@@ -238,47 +179,36 @@ def test_no_job_begins_beside_engines_that_start_on_its_host_and_other_hosts_mea
     }
 
 
-@hypothesis.given(
-    st.lists(
-        st.tuples(st.sampled_from(["a", "b", "gone"]), st.integers(0, 7)), max_size=8, unique=True
-    )
-)
-def test_each_core_is_busy_on_the_host_of_its_device_alone(used: list[tuple[str, int]]) -> None:
-    devices = [dataclasses.replace(GPUS[0], id=name, host=name) for name in ("a", "b")]
-    found = busy_cores([launch(name, (core,)) for name, core in used], devices)
-    for host_name, cores in found.items():
-        assert cores == {core for name, core in used if name in (host_name, "gone")}
-
-
 def test_requests_are_the_same_on_any_device_of_one_hardware() -> None:
     here, there = job("j1", subject="a"), job("j2", SECOND, subject="a")
-    alike = [dataclasses.replace(one, hardware="a100-80gb") for one in (here, there)]
-    assert same_request(*alike)
-    assert same_request(here, dataclasses.replace(alike[0], id="j3"))
+    one, other = (dataclasses.replace(each, hardware="a100-80gb") for each in (here, there))
+    pinned = tuple(sorted({"device_id": SECOND, ONLY_THERE: "yes"}.items()))
+    assert same_request(one, other)
+    assert same_request(here, dataclasses.replace(one, id="j3"))
     assert not same_request(here, there)  # nobody knows what they are
-    assert not same_request(alike[0], dataclasses.replace(alike[1], hardware="h100-80gb"))
-    assert not same_request(alike[0], dataclasses.replace(alike[1], subject="b"))
-    assert not same_request(alike[0], dataclasses.replace(alike[1], kind="drift"))
-    more = job("j4", SECOND, subject="a", seed="1")
-    assert not same_request(alike[0], dataclasses.replace(more, hardware="a100-80gb"))
-    only = [job("j5", d, subject="a", **{ONLY_THERE: "yes"}) for d in (FIRST, SECOND)]
-    pinned = [dataclasses.replace(one, hardware="a100-80gb") for one in only]
-    assert not same_request(*pinned)
-    assert not same_request(alike[0], pinned[0])
-
-
-def later(name: str, kind: str = "profile", **params: str) -> Job:
-    """A job that another release queued in its own way."""
-    return dataclasses.replace(job(name), kind=kind, params=tuple(sorted(params.items())))
+    for change in (
+        {"hardware": "h100-80gb"},
+        {"subject": "b"},
+        {"kind": "drift"},
+        {"params": (*other.params, ("seed", "1"))},
+        {"params": pinned},
+        {"params": (("devices", FIRST),)},  # of another release: as it was asked for
+    ):
+        changed = dataclasses.replace(other, **change)  # type: ignore[arg-type]
+        assert not same_request(one, changed), change
+        assert not same_request(changed, one), change
+        assert same_request(changed, changed), change
+    at_first = dataclasses.replace(other, params=(("device_id", FIRST), (ONLY_THERE, "yes")))
+    assert not same_request(at_first, dataclasses.replace(other, params=pinned))
 
 
 def test_a_job_of_another_release_waits_and_holds_up_nobody() -> None:
     strange = [
-        later("j1", devices=f"{FIRST},{SECOND}"),
-        later("j2", device_id=FIRST, cores="all"),
-        later("j3", device_id=FIRST, memory_bytes="1e9"),
-        later("j4", kind="convert", device_id=FIRST),
-        dataclasses.replace(later("j5", devices=FIRST), hardware="a100-80gb"),
+        dataclasses.replace(job("j1"), params=(("devices", f"{FIRST},{SECOND}"),)),
+        job("j2", cores="all"),
+        job("j3", memory_bytes="1e9"),
+        dataclasses.replace(job("j4"), kind="convert"),
+        dataclasses.replace(job("j5"), params=(("devices", FIRST),), hardware="a100-80gb"),
     ]
     found = turn(host(), *strange, job("j6"))
     assert found.begins == "j6"
@@ -287,11 +217,3 @@ def test_a_job_of_another_release_waits_and_holds_up_nobody() -> None:
     for reason in found.waits.values():
         assert reason.startswith("waits for the release that queued it: this one cannot read ")
     assert "convert" in found.waits["j4"]
-
-
-def test_a_job_of_another_release_is_compared_by_what_it_was_asked_with() -> None:
-    here = dataclasses.replace(job("j1", subject="a"), hardware="a100-80gb")
-    strange = dataclasses.replace(here, params=(("devices", FIRST),))
-    assert not same_request(here, strange)
-    assert not same_request(strange, here)
-    assert same_request(strange, strange)

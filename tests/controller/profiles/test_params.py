@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.units import parse_bytes
 from partitiond.devices.fake import fake_cpu, fake_gpus
 from partitiond.ports import ProfileRequest
+from tests.fleet.test_workloads import WORKLOADS
 
 MODEL = Architecture("llama", 135_000_000, 576, 30, 9, 3, 64, 1536, 49152, 2048)
 SPEC = ModelSpec(
@@ -45,39 +47,27 @@ SPEC = ModelSpec(
 )
 
 
+def stored(
+    options: ProfileOptions, devices: Sequence[Device] = (), **settings: object
+) -> dict[str, str]:
+    there = devices or [fake_cpu(cores=4)]
+    return dict(params_of(options, there, ProfilingOptions(**settings)))  # type: ignore[arg-type]
+
+
 def test_cores_come_from_the_request_then_the_settings_then_the_device() -> None:
     for asked, settings, expected in (
         (None, (), "4"), (None, (1, 2), "1"), (None, (8,), "4"), (2, (1,), "2")
     ):  # fmt: skip
-        defaults = ProfilingOptions(cpu_partition_cores=settings)
-        made = dict(params_of(ProfileOptions(cores=asked), [fake_cpu(cores=4)], defaults))
+        made = stored(ProfileOptions(cores=asked), cpu_partition_cores=settings)
         assert made["cores"] == expected
-
-
-def test_more_than_there_is_is_refused() -> None:
-    device = fake_cpu(cores=4)
     with pytest.raises(InputError, match="4 cores for engines, 5 were asked for"):
-        params_of(ProfileOptions(cores=5), [device], ProfilingOptions())
-    asked = ProfileOptions(memory_bytes=device.memory_bytes + 1)
+        stored(ProfileOptions(cores=5))
     with pytest.raises(InputError, match="were asked for") as refused:
-        params_of(asked, [device], ProfilingOptions())
+        stored(ProfileOptions(memory_bytes=fake_cpu(cores=4).memory_bytes + 1))
     assert "free" in refused.value.hint
-
-
-WORKLOADS = st.one_of(
-    st.none(),
-    st.builds(Workload, st.integers(1, 4096), st.integers(1, 4096)),
-    st.builds(
-        Workload.lognormal,
-        st.integers(1, 4096),
-        st.integers(1, 4096),
-        st.floats(0.01, 5.0),
-        st.floats(0.01, 5.0),
-    ),
-    st.lists(st.tuples(st.integers(1, 99), st.integers(1, 99)), min_size=1, max_size=9).map(
-        Workload.of_trace
-    ),
-)
+    assert stored(ProfileOptions()).keys() == {
+        "device_id", "cores", "max_batch", "time_limit_seconds", "seed"
+    }  # fmt: skip
 
 
 @given(
@@ -90,7 +80,7 @@ WORKLOADS = st.one_of(
         memory_bytes=st.none() | st.integers(1, fake_cpu(cores=4).memory_bytes),
         seed=st.integers(0, 2**31),
         variant=st.sampled_from(["", "fp8"]),
-        workload=WORKLOADS,
+        workload=st.none() | WORKLOADS,
         max_num_batched_tokens=st.none() | st.integers(16, 2**20),
         kv_cache_dtype=st.none() | st.sampled_from(["auto", "fp8"]),
         structured_output=st.booleans(),
@@ -101,28 +91,23 @@ WORKLOADS = st.one_of(
     )
 )
 def test_a_stored_job_is_read_back_as_it_was_asked(options: ProfileOptions) -> None:
-    stored = params_of(options, [fake_cpu(cores=4)], ProfilingOptions())
-    assert options_of(stored) == options
-    assert all(isinstance(value, str) for _, value in stored)
-
-
-def test_a_job_without_wishes_says_nothing_of_them() -> None:
-    stored = dict(params_of(ProfileOptions(), [fake_cpu(cores=4)], ProfilingOptions()))
-    assert set(stored) == {"device_id", "cores", "max_batch", "time_limit_seconds", "seed"}
+    made = params_of(options, [fake_cpu(cores=4)], ProfilingOptions())
+    assert options_of(made) == options
+    assert all(isinstance(value, str) for _, value in made)
 
 
 def test_only_a_device_that_somebody_named_among_others_like_it_is_the_only_one() -> None:
     two, other = fake_gpus("a100-80gb", 2), fake_gpus("h100-80gb")
-
-    def only(options: ProfileOptions, *devices: Device) -> bool:
-        stored = params_of(options, devices, ProfilingOptions())
-        assert options_of(stored).any_like_it == (ONLY_THERE not in dict(stored))
-        return ONLY_THERE in dict(stored)
-
-    assert only(ProfileOptions(device_id=two[1].id), *two)
-    assert not only(ProfileOptions(device_id=two[1].id, any_like_it=True), *two)
-    assert not only(ProfileOptions(), *two)
-    assert not only(ProfileOptions(device_id=two[0].id), two[0], *other)
+    named = ProfileOptions(device_id=two[1].id)
+    for options, devices, only in (
+        (named, two, True),
+        (dataclasses.replace(named, any_like_it=True), two, False),
+        (ProfileOptions(), two, False),
+        (ProfileOptions(device_id=two[0].id), (two[0], *other), False),
+    ):
+        made = stored(options, devices)
+        assert (ONLY_THERE in made) is only
+        assert options_of(tuple(made.items())).any_like_it is not only
 
 
 def test_a_variant_is_measured_with_its_own_engine() -> None:
@@ -130,9 +115,6 @@ def test_a_variant_is_measured_with_its_own_engine() -> None:
     assert (form.engine.quantization, form.engine.kv_cache_dtype) == ("fp8", "fp8")
     with pytest.raises(SpecError, match="lists no variant"):
         measured_spec(SPEC, ProfileOptions(variant="int4"))
-
-
-def test_lengths_beyond_the_context_are_refused() -> None:
     short = dataclasses.replace(SPEC, engine=EngineOptions(max_model_len=100))
     assert measured_spec(short, ProfileOptions()).workload == SPEC.workload
     with pytest.raises(SpecError, match="do not fit in a context of 100"):
@@ -186,10 +168,7 @@ def test_the_command_repeats_every_choice() -> None:
     ):
         assert said in text
     assert "--set" not in text
-
-
-def test_windows_that_settings_changed_and_memory_that_was_used_are_part_of_the_command() -> None:
-    """What is free decides the largest batch; another host must not take what is free there."""
+    # What is free decides the largest batch; another host must not take what is free there.
     made = request(ProfileOptions(), min_window_seconds=2.5)
     begin = "partitiond --set profiling.min_window_seconds=2.5 profile "
     assert made.command.startswith(begin)

@@ -56,24 +56,19 @@ def test_what_a_device_never_has_is_refused(
     assert hint in refused.value.hint
 
 
-@pytest.mark.parametrize(
-    ("options", "device"),
-    [
+def test_what_it_has_is_not() -> None:
+    for options, device in (
         (ProfileOptions(), A100),
         (ProfileOptions(memory_bytes=8 * GIB), A100),
         (ProfileOptions(sm_percent=100), A100),
         (ProfileOptions(mig_profile="7g.80gb"), SLICED),
         (ProfileOptions(mig_profile="3g.40gb"), FIXED),
         (ProfileOptions(cores=2), CPU),
-    ],
-)
-def test_what_it_has_is_not(options: ProfileOptions, device: Device) -> None:
-    check_partition(options, device)
-    stored = params_of(
-        dataclasses.replace(options, device_id=device.id), [device], ProfilingOptions()
-    )
-    read = options_of(stored)
-    assert (read.sm_percent, read.mig_profile) == (options.sm_percent, options.mig_profile)
+    ):
+        check_partition(options, device)
+        named = dataclasses.replace(options, device_id=device.id)
+        read = options_of(params_of(named, [device], ProfilingOptions()))
+        assert (read.sm_percent, read.mig_profile) == (options.sm_percent, options.mig_profile)
 
 
 def test_without_a_name_the_first_gpu_that_has_such_partitions_is_taken() -> None:
@@ -86,11 +81,6 @@ def test_without_a_name_the_first_gpu_that_has_such_partitions_is_taken() -> Non
         device_for(ProfileOptions(sm_percent=30), [CPU])
     with pytest.raises(InputError, match="no device"):
         device_for(ProfileOptions(), [])
+    assert (slices_of(FIXED), slices_of(L4)) == (("1g.10gb", "3g.40gb"), ())
     with pytest.raises(NotFoundError, match="'gone'"):
         device_for(ProfileOptions(device_id="gone"), there)
-
-
-def test_slices_are_those_that_can_be_had() -> None:
-    assert slices_of(FIXED) == ("1g.10gb", "3g.40gb")
-    assert "7g.80gb" in slices_of(A100)
-    assert slices_of(L4) == ()

@@ -43,10 +43,8 @@ def test_a_profile_speaks_only_for_the_model_as_it_is_registered() -> None:
         dataclasses.replace(model, source=ModelSource(SourceKind.FOLDER, "/models/other")),
     ]
     assert not any(speaks_for(profile, other) for other in others)
-
-
-def test_a_profile_made_elsewhere_says_nothing_of_its_source_and_is_taken() -> None:
-    assert speaks_for(measured_profile("a"), spec("a"))
+    elsewhere = measured_profile("a")  # says nothing of its source
+    assert speaks_for(elsewhere, model)
 
 
 def test_what_was_measured_beats_any_estimate_on_that_hardware() -> None:
@@ -54,17 +52,10 @@ def test_what_was_measured_beats_any_estimate_on_that_hardware() -> None:
     guesses = [measured_profile("a", cores=cores, kind=ProfileKind.ESTIMATED) for cores in (1, 2)]
     assert best_profiles(spec("a"), [*guesses, measured]) == (measured,)
     assert best_profiles(spec("a"), guesses) == tuple(guesses)
-
-
-def test_of_two_measured_profiles_the_newer_counts() -> None:
     new, old = measured_profile("a", profile_id="new"), measured_profile("a", profile_id="old")
     assert best_profiles(spec("a"), [new, old]) == (new,)
-
-
-def test_the_best_kind_is_the_surest() -> None:
     kinds = [measured_profile(kind=kind) for kind in reversed(ProfileKind)]
-    assert best_kind(kinds) is ProfileKind.MEASURED
-    assert best_kind([]) is None
+    assert (best_kind(kinds), best_kind([])) == (ProfileKind.MEASURED, None)
 
 
 def test_only_what_was_not_measured_is_measured() -> None:

@@ -11,7 +11,6 @@ from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.controller.runtime.sleeping import SleepController
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import PlacedView, placed_views
-from partitiond.core.hardware.kinds import Device
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.states import ReplicaState
@@ -107,10 +106,6 @@ class Bench:
         model = self.files.get(self.store.model(wanted.model).spec)
         assert model is not None
         return launch_for(wanted, model, cpu(), name=name or wanted.replica_id)
-
-    def planned_devices(self) -> tuple[Device, ...]:
-        plan = self.controller.plan
-        return () if plan is None else plan.devices
 
     def placed(self) -> tuple[PlacedView, ...]:
         here = self.controller

@@ -79,23 +79,20 @@ class World:
 
 
 async def test_a_cordon_holds_at_once_and_over_looks_and_restarts(store: Store) -> None:
-    world = await World.of(store, Careful(GPUS))
+    devices = Careful(GPUS)
+    world = await World.of(store, devices)
     device = world.cordons.set(FIRST.id, "fan")
     assert (device.cordoned, device.cordon_reason) == (True, "fan")
     assert world.replanned == 1
     again = await World.of(store, Careful(GPUS))
     assert [d.cordoned for d in again.watch.devices] == [True, False]
     assert world.events() == ["device-cordoned"]
-
-
-async def test_uncordon_takes_the_mark_off_and_forgives(store: Store) -> None:
-    devices = Careful(GPUS)
-    world = await World.of(store, devices)
-    world.cordons.set(FIRST.id, "fan")
-    assert not (await world.cordons.lift(FIRST.id)).cordoned
-    assert devices.forgiven == [FIRST.id]
+    told = await world.watch.inspect(FIRST.id)
+    assert (told.device.cordon_reason, told.pci_bus_id) == ("fan", "0000:07:00.0")
+    for _ in range(2):  # once more is no error
+        assert not (await world.cordons.lift(FIRST.id)).cordoned
+    assert devices.forgiven == [FIRST.id] * 2
     assert dict(store.marks("cordon")) == {}
-    assert not (await world.cordons.lift(FIRST.id)).cordoned, "once more is no error"
 
 
 async def test_a_device_that_failed_by_itself_stays_cordoned(store: Store) -> None:
@@ -121,6 +118,7 @@ async def test_a_device_that_is_not_there_is_refused_and_a_reason_is_always_ther
     assert FIRST.id in caught.value.hint
     assert dict(store.marks("cordon")) == {}
     assert world.cordons.set(FIRST.id, "  ").cordon_reason == NO_REASON
+    assert (await world.watch.inspect(SECOND.id)) == DeviceDetails(SECOND), "no more is told of it"
 
 
 def test_the_beginning_of_an_id_is_enough_where_it_is_one_devices() -> None:
@@ -159,13 +157,3 @@ async def test_what_becomes_of_a_device_is_told_once_and_plans_are_made_anew(sto
 def test_at_the_first_look_what_is_not_fine_is_news() -> None:
     bad = dataclasses.replace(FIRST, health=DeviceHealth.DEGRADED, health_reason="hot.")
     assert health_changes((), (bad, SECOND)) == ((bad, "device-degraded", "hot."),)
-
-
-async def test_details_bear_the_operators_cordon(store: Store) -> None:
-    world = await World.of(store, Careful(GPUS))
-    world.cordons.set(FIRST.id, "fan")
-    told = await world.watch.inspect(FIRST.id)
-    assert told.device.cordon_reason == "fan"
-    assert told.pci_bus_id
-    world = await World.of(store, FakeDevices(GPUS))  # of which no more is told
-    assert await world.watch.inspect(SECOND.id) == DeviceDetails(SECOND)

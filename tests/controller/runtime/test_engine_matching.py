@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import pytest
-
 from partitiond.controller.runtime.engine_matching import first_starts, unknown_handles
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.replica.engine import EngineHandle
@@ -34,14 +32,11 @@ def engine(name: str, state: ReplicaState, failed_starts: int = 0) -> Engine:
     return made
 
 
-@pytest.mark.parametrize("state", list(ReplicaState))
-def test_engines_that_start_or_wake_are_waited_for(state: ReplicaState) -> None:
-    coming = state in {ReplicaState.STARTING, ReplicaState.WAKING}
-    found = first_starts([engine("b-1", state), engine("a-1", state)], DEVICES)
-    assert found == {"one": ("a-1", "b-1") if coming else (), "two": ()}
-
-
-def test_nobody_waits_for_one_that_fails_again_and_again() -> None:
+def test_engines_that_start_or_wake_are_waited_for_unless_they_fail_again_and_again() -> None:
+    for state in ReplicaState:
+        coming = state in {ReplicaState.STARTING, ReplicaState.WAKING}
+        found = first_starts([engine("b-1", state), engine("a-1", state)], DEVICES)
+        assert found == {"one": ("a-1", "b-1") if coming else (), "two": ()}
     for failed, waits in ((HOPELESS_FAILURES - 1, True), (HOPELESS_FAILURES, False)):
         found = first_starts([engine("a-1", ReplicaState.STARTING, failed)], DEVICES)
         assert bool(found["one"]) is waits

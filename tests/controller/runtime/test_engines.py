@@ -44,22 +44,24 @@ class Owned:
         await a_moment()
 
 
-@pytest.fixture
-async def serving() -> AsyncIterator[Owned]:
-    here = Owned(ready_at_once=True)
+async def owned(*, ready_at_once: bool) -> AsyncIterator[Owned]:
+    here = Owned(ready_at_once=ready_at_once)
     await here.begin()
-    assert here.state() is ReplicaState.SERVING
+    assert here.state() is (ReplicaState.SERVING if ready_at_once else ReplicaState.STARTING)
     yield here
     await here.engine.detach()
+
+
+@pytest.fixture
+async def serving() -> AsyncIterator[Owned]:
+    async for here in owned(ready_at_once=True):
+        yield here
 
 
 @pytest.fixture
 async def starting() -> AsyncIterator[Owned]:
-    here = Owned(ready_at_once=False)
-    await here.begin()
-    assert here.state() is ReplicaState.STARTING
-    yield here
-    await here.engine.detach()
+    async for here in owned(ready_at_once=False):
+        yield here
 
 
 @pytest.mark.parametrize("error", [OSError(5, "I/O error"), EngineError("process 7 is left.")])
@@ -79,30 +81,21 @@ async def test_what_cannot_be_ended_stays_stopping_and_is_tried_again(
     assert serving.engine.failures == 0
 
 
+@pytest.mark.parametrize("supervision_breaks", [False, True])
 async def test_what_a_dead_engine_left_behind_holds_its_place_and_counts_as_a_failure(
-    serving: Owned,
+    serving: Owned, supervision_breaks: bool
 ) -> None:
     serving.runner.refuse_stop = OSError(5, "I/O error")
-    serving.runner.die("a-1", diagnosis="out of memory")
+    if supervision_breaks:
+        serving.runner.probe_breaks_with = ValueError("a defect")
+    else:
+        serving.runner.die("a-1", diagnosis="out of memory")
     await until(lambda: serving.runner.tries_to_stop > 2)
     assert serving.state() is ReplicaState.STOPPING
     serving.runner.refuse_stop = None
     await serving.engine.ended()
-    assert not serving.engine.live
-    assert (serving.engine.failures, serving.engine.last_error) == (1, "out of memory")
-
-
-async def test_a_supervision_that_breaks_ends_the_engine_whatever_the_first_try_says(
-    serving: Owned,
-) -> None:
-    serving.runner.refuse_stop = OSError(5, "I/O error")
-    serving.runner.probe_breaks_with = ValueError("a defect")
-    await until(lambda: serving.runner.tries_to_stop > 1)
-    assert serving.state() is ReplicaState.STOPPING
-    serving.runner.refuse_stop = None
-    await serving.engine.ended()
-    assert not serving.engine.live
-    assert "a defect" in serving.engine.last_error
+    assert (serving.engine.live, serving.engine.failures) == (False, 1)
+    assert ("a defect" if supervision_breaks else "out of memory") in serving.engine.last_error
 
 
 async def test_an_engine_that_is_late_never_serves_while_it_is_being_ended(starting: Owned) -> None:

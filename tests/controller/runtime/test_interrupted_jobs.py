@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from partitiond.controller.journal import Journal
 from partitiond.core.errors import StoreError
 from partitiond.core.events import Event
@@ -35,34 +37,23 @@ async def test_models_that_were_only_stored_are_taken_up_as_far_as_they_can(stor
         assert host.service.readiness.problems() == {}
 
 
-class MovingStore:
-    """A store on a disk that is full at times; only events are asked of it."""
+def test_events_of_a_full_disk_are_kept_and_stored_in_their_order(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Sequence[Event]) -> Sequence[Event]:
+        raise StoreError("the disk is full.", hint="Free some space.")
 
-    def __init__(self) -> None:
-        self.full = False
-        self.said: list[str] = []
-
-    def add_events(self, events: Sequence[Event]) -> Sequence[Event]:
-        if self.full:
-            raise StoreError("the disk is full.", hint="Free some space.")
-        self.said += [event.kind for event in events]
-        return events
-
-
-def test_events_of_a_full_disk_are_kept_and_stored_in_their_order() -> None:
-    store = MovingStore()
-    journal = Journal(store, FakeClock())  # type: ignore[arg-type]
+    journal = Journal(store, FakeClock())
     journal.note("one", "s", "m")
-    store.full = True
-    journal.note("two", "s", "m")
-    journal.note("three", "s", "m")
-    assert "full" in journal.problem
-    store.full = False
-    journal.save()
-    assert store.said == ["one", "two", "three"]
-    assert journal.problem == ""
-    journal.save()
-    assert store.said == ["one", "two", "three"]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "add_events", full)
+        journal.note("two", "s", "m")
+        journal.note("three", "s", "m")
+        assert "full" in journal.problem
+    for _ in range(2):
+        journal.save()
+        assert [event.kind for event in store.events()] == ["one", "two", "three"]
+        assert journal.problem == ""
 
 
 def test_an_event_whose_text_is_no_unicode_is_stored_and_holds_up_no_other(store: Store) -> None:

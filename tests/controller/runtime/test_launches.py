@@ -11,8 +11,10 @@ from partitiond.controller.runtime.launches import (
     max_num_batched_tokens,
     on_same_host,
 )
-from partitiond.core.hardware.partition import MemoryShare, MpsShare
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.partition import MemoryShare, MpsShare, Partition
 from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.plan.record import Placement
 from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
@@ -21,6 +23,16 @@ from tests.controller.samples import ARCHITECTURE, cpu, placement, spec
 
 def resolved() -> ResolvedModel:
     return ResolvedModel(spec("a"), Path("/models/a"), None, ARCHITECTURE, dummy_weights=True)
+
+
+def on(gpu: Device, cores: int = 1, partition: Partition | None = None) -> Placement:
+    """A replica on this GPU, with so many host cores beside it."""
+    one = placement("a-1")
+    candidate = dataclasses.replace(
+        one.candidate, size=dataclasses.replace(one.candidate.size, cores=cores)
+    )
+    there = partition or MemoryShare(gpu.id, Bytes(GIB))
+    return dataclasses.replace(one, device_id=gpu.id, partition=there, candidate=candidate)
 
 
 def test_an_engine_has_its_replicas_name_while_that_is_free() -> None:
@@ -35,24 +47,28 @@ def test_limits_come_from_the_operating_point_and_are_explicit() -> None:
     assert launch.kv_cache_bytes == wanted.candidate.kv_cache_bytes
     assert launch.memory_bytes == wanted.partition.memory_bytes
     assert (launch.max_num_seqs, launch.max_num_batched_tokens) == (16, 2048)
+    assert max_num_batched_tokens(4096) == 4096, "a step holds a token of each sequence"
     assert (launch.cores, launch.visible_device) == ((1,), "")
     assert launch.placement == wanted
     assert launch.prefix_caching
 
 
-def test_a_step_holds_a_token_of_each_sequence() -> None:
-    assert max_num_batched_tokens(4096) == 4096
-
-
 def test_beside_a_gpu_the_least_used_host_cores_are_taken() -> None:
     (gpu,) = fake_gpus("a100-80gb", cores=range(2))
-    share = MemoryShare(gpu.id, Bytes(GIB))
-    wanted = dataclasses.replace(placement("a-1"), device_id=gpu.id, partition=share)
+    wanted = on(gpu)
     first = launch_for(wanted, resolved(), gpu, name="a-1")
     assert (first.cores, first.visible_device) == ((0,), gpu.id)
     assert cores_for(wanted, gpu, [first]) == (1,)
     assert cores_for(wanted, gpu, [], lent=[0]) == (1,)
     assert cores_for(wanted, gpu, [first, first], lent=[0, 1]) == (1,)
+    (gpu,) = fake_gpus("a100-80gb", cores=range(6))
+    gpu = dataclasses.replace(gpu, core_nodes=((0, 1, 2), (3, 4, 5)))
+    large = on(gpu, cores=2)
+    first = launch_for(large, resolved(), gpu, name="a-1")
+    assert first.cores == (0, 1)
+    assert cores_for(large, gpu, [first]) == (3, 4), "of one node"
+    others = [dataclasses.replace(first, cores=cores) for cores in ((0, 1), (3, 4))]
+    assert cores_for(large, gpu, others) == (2, 5), "none is shared while enough are free on two"
 
 
 def test_cores_that_another_host_uses_are_free_here() -> None:
@@ -61,13 +77,11 @@ def test_cores_that_another_host_uses_are_free_here() -> None:
         for host in ("here", "there")
     )
     devices = (here, there)
-    share = MemoryShare(there.id, Bytes(GIB))
-    on_there = dataclasses.replace(placement("a-1"), device_id=there.id, partition=share)
-    first = launch_for(on_there, resolved(), there, name="a-1")
+    first = launch_for(on(there), resolved(), there, name="a-1")
     assert (first.host, first.cores) == ("there", (0,))
     assert on_same_host(here, devices, [first]) == ()
     assert on_same_host(there, devices, [first]) == (first,)
-    lease = Lease(share, (1,))
+    lease = Lease(MemoryShare(there.id, Bytes(GIB)), (1,))
     assert lent_there(here, devices, [lease]) == ()
     assert lent_there(there, devices, [lease]) == (1,)
     # A device that is gone was perhaps here: its engine may still hold the cores.
@@ -77,39 +91,10 @@ def test_cores_that_another_host_uses_are_free_here() -> None:
     assert on_same_host(there, devices, [stored]) == (stored,)
 
 
-def test_the_host_cores_of_an_engine_are_of_one_node() -> None:
-    (gpu,) = fake_gpus("a100-80gb", cores=range(6))
-    gpu = dataclasses.replace(gpu, core_nodes=((0, 1, 2), (3, 4, 5)))
-    one = placement("a-1")
-    size = dataclasses.replace(one.candidate.size, cores=2)
-    wanted = dataclasses.replace(
-        one,
-        device_id=gpu.id,
-        partition=MemoryShare(gpu.id, Bytes(GIB)),
-        candidate=dataclasses.replace(one.candidate, size=size),
-    )
-    first = launch_for(wanted, resolved(), gpu, name="a-1")
-    assert first.cores == (0, 1)
-    assert cores_for(wanted, gpu, [first]) == (3, 4)
-
-
-def test_no_core_is_shared_while_enough_are_free_on_two_nodes() -> None:
-    (gpu,) = fake_gpus("a100-80gb", cores=range(4))
-    gpu = dataclasses.replace(gpu, core_nodes=((0, 1), (2, 3)))
-    one = placement("a-1")
-    wanted = dataclasses.replace(one, device_id=gpu.id, partition=MemoryShare(gpu.id, Bytes(GIB)))
-    small = launch_for(wanted, resolved(), gpu, name="a-1")
-    others = [dataclasses.replace(small, cores=(core,)) for core in (0, 2)]
-    size = dataclasses.replace(one.candidate.size, cores=2)
-    large = dataclasses.replace(wanted, candidate=dataclasses.replace(one.candidate, size=size))
-    assert cores_for(large, gpu, others) == (1, 3)
-
-
 def test_an_mps_share_is_told_to_the_driver() -> None:
     (gpu,) = fake_gpus("a100-80gb")
     share = MpsShare(gpu.id, Bytes(GIB), sm_percent=30)
-    wanted = dataclasses.replace(placement("a-1"), device_id=gpu.id, partition=share)
-    launch = launch_for(wanted, resolved(), gpu, name="a-1")
+    launch = launch_for(on(gpu, partition=share), resolved(), gpu, name="a-1")
     assert launch.extra_env == (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "30"),)
 
 

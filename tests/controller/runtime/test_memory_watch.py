@@ -13,19 +13,18 @@ from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import GIB
 from tests.controller.fakes import POLICY
 from tests.controller.runtime.bench import Bench
-from tests.controller.runtime.test_faults import FaultyPartitions
 from tests.controller.samples import placement
 
 BUDGET = 10 * GIB
 MOST = BUDGET + tolerance_bytes(BUDGET)
 
 
-class Growing(FaultyPartitions):
-    """Tells what it is told that engines hold."""
+class Growing:
+    """Tells what it is told that engines hold; all else of partitions is not asked for."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.held: dict[str, int] = {}
+        self.breaks_with: Exception | None = None
 
     async def shares(self) -> Sequence[ShareUse]:
         if self.breaks_with is not None:
@@ -37,7 +36,7 @@ class Growing(FaultyPartitions):
 def growing(bench: Bench) -> Growing:
     found = Growing()
     bench.controller.memory = MemoryWatch(
-        found,
+        found,  # type: ignore[arg-type]
         engines=lambda: bench.controller.engines,
         journal=Journal(bench.store, bench.clock),
         policy=POLICY,
@@ -77,35 +76,24 @@ async def test_an_engine_that_outgrew_its_share_is_told_of_drained_and_started_a
     assert bench.controller.memory.outgrown == frozenset()
 
 
-async def test_what_cannot_be_seen_ends_no_engine_and_not_the_watch(
-    bench: Bench, growing: Growing
-) -> None:
+async def test_only_looks_in_a_row_at_one_process_count(bench: Bench, growing: Growing) -> None:
     await bench.run(placement("a-1"))
     growing.held = {"a-1": 2 * MOST}
     await look(bench, OUTGROWN_LOOKS - 1)
     for error in (DeviceError("the driver does not answer."), ValueError("bug")):
         growing.breaks_with = error
         await look(bench, 3 * OUTGROWN_LOOKS)
+    growing.breaks_with, growing.held = None, {}  # of this one the driver tells nothing
+    await look(bench, 3 * OUTGROWN_LOOKS)
     await bench.passes()
     assert bench.states() == {"a-1": ReplicaState.SERVING}
-    growing.breaks_with = None
-    growing.held = {}  # of this one the driver tells nothing
-    await look(bench, 3 * OUTGROWN_LOOKS)
-    growing.held = {"a-1": 2 * MOST}
-    await look(bench, 1)
-    assert len(bench.controller.memory.outgrown) == 1
-
-
-async def test_looks_at_a_former_process_do_not_count_against_the_next(
-    bench: Bench, growing: Growing
-) -> None:
-    await bench.run(placement("a-1"))
-    growing.held = {"a-1": 2 * MOST}
-    await look(bench, OUTGROWN_LOOKS - 1)
     bench.runner.die("a-1")
     await bench.passes()
     bench.clock.now += 10.0
     await bench.passes(8)
     assert bench.states() == {"a-1": ReplicaState.SERVING}
+    growing.held = {"a-1": 2 * MOST}
     await look(bench, 1)
-    assert bench.controller.memory.outgrown == frozenset()
+    assert bench.controller.memory.outgrown == frozenset(), "the former process is another one"
+    await look(bench, OUTGROWN_LOOKS - 1)
+    assert len(bench.controller.memory.outgrown) == 1

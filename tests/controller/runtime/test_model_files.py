@@ -67,18 +67,14 @@ async def given() -> Given:
 
 async def test_each_host_has_the_files_in_its_own_folder(given: Given) -> None:
     assert given.files.brings
+    alone = ModelFiles(FakeResolver(), FakeClock(), lambda: None, RETRY_SECONDS)
+    await until(lambda: alone.get(A, "a", "here") is not None)  # where nothing is brought
+    assert (alone.brings, alone.missing({"a": A})) == (False, ())
     assert (await given.has("a", "gpu-1")).folder == Path("/on/gpu-1/a")
     assert (await given.has("a", "gpu-2")).folder == Path("/on/gpu-2/a")
     assert (await given.has("a", "gpu-1")).spec == A
     assert given.fleet.count_resolves("a") == 1
     assert given.fleet.brought == [("a", "gpu-1"), ("a", "gpu-2")]
-
-
-async def test_with_one_host_nothing_is_brought() -> None:
-    files = ModelFiles(FakeResolver(), FakeClock(), lambda: None, RETRY_SECONDS)
-    assert not files.brings
-    await until(lambda: files.get(A, "a", "here") is not None)
-    assert files.missing({"a": A}) == ()
 
 
 async def test_a_host_waits_for_its_own_files_alone(given: Given) -> None:
@@ -118,20 +114,6 @@ async def test_a_copy_that_fails_is_tried_again_later_and_is_one_hosts_problem(
     assert given.files.progress("a", "gpu-2") == ""
 
 
-async def test_another_source_is_brought_anew_and_a_model_that_is_gone_is_forgotten(
-    given: Given,
-) -> None:
-    await given.has("a", "gpu-1")
-    other = dataclasses.replace(A, engine=dataclasses.replace(A.engine, dtype="float32"))
-    await until(lambda: given.files.get(other, "a", "gpu-1") is not None)
-    assert given.fleet.brought == [("a", "gpu-1")] * 2
-    await given.has("b", "gpu-1")
-    given.files.forget("a")
-    assert given.files.get(A, "a", "gpu-1") is None
-    await given.has("b", "gpu-1")
-    assert given.fleet.brought.count(("b", "gpu-1")) == 1
-
-
 async def test_a_host_whose_engine_failed_is_asked_for_its_files_again(given: Given) -> None:
     await given.has("a", "gpu-1")
     given.files.look_again("a", "gpu-1")
@@ -146,4 +128,12 @@ async def test_a_host_whose_engine_failed_is_asked_for_its_files_again(given: Gi
     given.fleet.gates["gpu-1"].set()
     await given.has("a", "gpu-1")
     assert given.fleet.brought == [("a", "gpu-1")] * 3
+    other = dataclasses.replace(A, engine=dataclasses.replace(A.engine, dtype="float32"))
+    await until(lambda: given.files.get(other, "a", "gpu-1") is not None)
+    assert given.fleet.brought == [("a", "gpu-1")] * 4, "another source is brought anew"
+    await given.has("b", "gpu-1")
+    given.files.forget("a")  # the model is gone
+    assert given.files.get(A, "a", "gpu-1") is None
+    await given.has("b", "gpu-1")
+    assert given.fleet.brought.count(("b", "gpu-1")) == 1
     await given.files.close()

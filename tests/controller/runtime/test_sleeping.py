@@ -61,40 +61,23 @@ async def test_a_model_finishes_what_runs_and_falls_asleep(bench: Bench) -> None
     assert bench.proxy.table.models[0].holds
 
 
-async def test_a_request_wakes_it_and_it_is_routed_again(bench: Bench) -> None:
+async def test_a_request_wakes_it_waits_meanwhile_and_it_is_routed_again(bench: Bench) -> None:
     await asleep(bench)
-    bench.proxy.waiting = {"a": 1}
-    await bench.controller.sleep.look(dict)
+    bench.runner.asleep_gate.clear()
+    for waiting, state in ((None, SLEEPING), ({"a": 1}, ReplicaState.WAKING)):
+        bench.proxy.waiting = waiting  # None: the proxy cannot be asked
+        await bench.controller.sleep.look(dict)
+        await bench.passes()
+        assert bench.states() == {"a-1": state}
+    route = bench.proxy.table.models[0]
+    assert (route.availability, route.holds) == (ModelAvailability.SLEEPING, True)
+    bench.runner.asleep_gate.set()
     await bench.passes()
     assert bench.runner.woken == ["a-1"]
     assert bench.states() == {"a-1": ReplicaState.SERVING}
     assert bench.routed() == {"a-1": False}
     assert len(bench.runner.launches) == 1
     assert {"model-sleeps", "engine-asleep", "model-wakes"} <= set(bench.kinds())
-
-
-@pytest.mark.parametrize("waiting", [{"b": 3}, None])
-async def test_nobody_wakes_for_another_model_or_while_the_proxy_cannot_be_asked(
-    bench: Bench, waiting: dict[str, int] | None
-) -> None:
-    await asleep(bench)
-    bench.proxy.waiting = waiting
-    await bench.controller.sleep.look(dict)
-    await bench.passes()
-    assert bench.states() == {"a-1": SLEEPING}
-
-
-async def test_who_waits_is_not_refused_while_it_wakes(bench: Bench) -> None:
-    await asleep(bench)
-    bench.runner.asleep_gate.clear()
-    bench.controller.sleep.wake("a", "as asked")
-    await bench.passes()
-    assert bench.states() == {"a-1": ReplicaState.WAKING}
-    route = bench.proxy.table.models[0]
-    assert (route.availability, route.holds) == (ModelAvailability.SLEEPING, True)
-    bench.runner.asleep_gate.set()
-    await bench.passes()
-    assert bench.routed() == {"a-1": False}
 
 
 async def test_an_engine_that_does_not_wake_is_ended_and_started_again(bench: Bench) -> None:
@@ -124,13 +107,6 @@ async def test_an_engine_that_fails_to_fall_asleep_is_ended_and_not_started_agai
     assert bench.proxy.table.models[0].availability is ModelAvailability.SLEEPING
 
 
-async def test_a_hung_sleeper_is_noticed(bench: Bench) -> None:
-    await asleep(bench)
-    bench.runner.engines["a-1"].answers = False
-    await bench.controller.engines[0].ended()
-    assert bench.controller.engines[0].state is ReplicaState.FAILED
-
-
 async def test_a_sleeper_is_adopted_asleep_and_woken(bench: Bench) -> None:
     await bench.found(sleeper())
     bench.runner.levels["a-1"] = 2
@@ -140,56 +116,18 @@ async def test_a_sleeper_is_adopted_asleep_and_woken(bench: Bench) -> None:
     assert bench.states() == {"a-1": SLEEPING}
     await bench.passes()
     assert bench.runner.launches == []
-    assert bench.controller.engines[0].sleep_level == 2
+    (engine,) = bench.controller.engines
+    assert engine.sleep_level == 2
     bench.controller.sleep.wake("a", "as asked")
     await bench.passes()
     assert bench.states() == {"a-1": ReplicaState.SERVING}
     assert bench.proxy.table.replicas[0].kv_cache_tokens == 4096
-
-
-async def test_after_a_reboot_a_sleeping_model_starts_when_it_is_asked_for(bench: Bench) -> None:
-    bench.store.set_mark("asleep", "a", "1")
-    await bench.run(sleeper())
-    assert bench.states() == {}
-    (view,) = [placed.view for placed in bench.placed()]
-    assert (view.start_progress, view.coming_bytes) == ("a request starts it", 0)
-    assert bench.proxy.table.models[0].availability is ModelAvailability.SLEEPING
-    bench.proxy.waiting = {"a": 1}
-    await bench.controller.sleep.look(dict)
-    await bench.passes()
-    assert bench.states() == {"a-1": ReplicaState.SERVING}
-
-
-async def test_an_engine_from_before_sleep_mode_is_stopped_instead(bench: Bench) -> None:
-    await bench.run(placement("b-1"))
-    bench.controller.sleep.put_to_sleep("b", 1, "as asked")
+    bench.controller.sleep.put_to_sleep("a", 1, "as asked")
     await bench.passes(8)
-    assert bench.runner.stopped == ["b-1"]
-    assert bench.runner.slept == []
-
-
-async def test_the_room_of_a_sleeper_is_lent_and_promised_to_others(bench: Bench) -> None:
-    await asleep(bench)
-    ((name, partition),) = bench.controller.held()
-    assert (name, partition.memory_bytes) == ("a-1", 100 * MIB)
-    bench.controller.apply(
-        dataclasses.replace(plan(placement("b-1", [0]), plan_id="plan-2"), asleep=(sleeper(),))
-    )
-    await bench.passes()
-    assert bench.states() == {"a-1": SLEEPING, "b-1": ReplicaState.SERVING}
-
-
-async def test_a_sleeper_that_the_plan_drops_is_ended(bench: Bench) -> None:
-    await asleep(bench)
-    bench.controller.apply(plan(plan_id="plan-2"))
-    await bench.passes()
-    assert bench.runner.stopped == ["a-1"]
-
-
-async def test_everything_ends_also_what_sleeps(bench: Bench) -> None:
-    await asleep(bench, sleeper(), placement("b-1", [1]))
-    await bench.controller.stop_everything()
-    assert bench.runner.running() == []
+    assert bench.states() == {"a-1": SLEEPING}
+    bench.runner.engines["a-1"].answers = False  # it hangs, which is noticed
+    await engine.ended()
+    assert engine.state is ReplicaState.FAILED
 
 
 @pytest.mark.parametrize("overtaken", ["", "another head took over."])

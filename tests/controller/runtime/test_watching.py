@@ -2,13 +2,13 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from partitiond.controller.runtime.watching import DeviceWatch, room_on
-from partitiond.core.hardware.health import DeviceHealth
-from partitiond.core.hardware.kinds import Device, silent_device
+from partitiond.core.hardware.kinds import silent_device
 from partitiond.core.replica.observation import Unknown
 from partitiond.devices.fake import FakeDevices
 from tests.controller.fakes import FakeClock, ignored, until
@@ -25,21 +25,9 @@ class Partial(FakeDevices):
     unseen = ""
 
 
-def watch(
-    devices: FakeDevices,
-    patience_seconds: float = 60.0,
-    look_seconds: float = 600.0,
-    troubled: Callable[[str], None] = ignored,
-) -> DeviceWatch:
-    return DeviceWatch(
-        devices,
-        FakeClock(),
-        marked=tuple,
-        after_look=ignored,
-        troubled=troubled,
-        look_seconds=look_seconds,
-        patience_seconds=patience_seconds,
-    )
+def watch(devices: FakeDevices, **changes: Any) -> DeviceWatch:
+    given: dict[str, Any] = {"look_seconds": 600.0, "patience_seconds": 60.0, "troubled": ignored}
+    return DeviceWatch(devices, FakeClock(), marked=tuple, after_look=ignored, **given | changes)
 
 
 @pytest.fixture
@@ -88,24 +76,19 @@ async def test_nobody_waits_until_a_look_ends_and_one_is_under_way_at_a_time(
     await until(lambda: here.devices == (ONE,))
 
 
-@pytest.mark.parametrize(
-    ("devices", "troubled"),
-    [
+async def test_it_is_trouble_when_no_device_answers() -> None:
+    silent = [silent_device(one, WHY) for one in (ONE, OTHER)]
+    for devices, troubled in (
         ([], False),
         ([ONE, OTHER], False),
-        ([silent_device(ONE, WHY), OTHER], False),
-        ([silent_device(ONE, WHY)], True),
-        ([silent_device(ONE, WHY), silent_device(OTHER, WHY)], True),
-    ],
-)
-async def test_it_is_trouble_when_no_device_answers(
-    devices: Sequence[Device], troubled: bool
-) -> None:
-    here = watch(FakeDevices(devices))
-    await here.look()
-    assert here.looked
-    assert bool(here.trouble) is troubled
-    assert not troubled or WHY in here.trouble
+        ([silent[0], OTHER], False),
+        (silent[:1], True),
+        (silent, True),
+    ):
+        here = watch(FakeDevices(devices))
+        await here.look()
+        assert here.looked
+        assert (WHY in here.trouble) is bool(here.trouble) is troubled
 
 
 async def test_what_cannot_be_seen_of_known_devices_is_silent_and_not_gone() -> None:
@@ -118,11 +101,7 @@ async def test_what_cannot_be_seen_of_known_devices_is_silent_and_not_gone() -> 
     await here.refresh(0.0)
     assert [device.id for device in here.devices] == [OTHER.id, ONE.id]
     assert [here.is_silent(device.id) for device in (ONE, OTHER)] == [True, False]
-
-
-def test_nothing_is_known_of_the_room_of_a_silent_device() -> None:
     silent = silent_device(ONE, WHY)
-    assert silent.health is DeviceHealth.SILENT
     room = dict(room_on([silent, OTHER], None, ""))
     assert room[ONE.id] == Unknown(silent.health_reason)
     assert isinstance(room[OTHER.id], int)
