@@ -29,13 +29,10 @@ from partitiond.hosts.head import (
     start_head,
     take_over,
 )
-from partitiond.platform.process_identity import start_ticks
-from partitiond.platform.systemd import notify
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
 from partitiond.settings.schema import Settings
 from partitiond.store import open_store
 from tests.controller.host import Host
-from tests.controller.samples import measured_profile, spec
 from tests.e2e.harness import WAIT_SECONDS, Fleet, wait_for
 
 
@@ -129,25 +126,19 @@ def test_a_folder_that_cannot_be_written_is_named(folder: Path, setting: str, pl
     assert setting in caught.value.hint
 
 
-def test_after_kill_9_the_endpoint_answers_and_the_next_daemon_adopts_it(daemon: Daemon) -> None:
-    daemon.start()
-    pid = daemon.proxy_pid()
-    daemon.end(signal.SIGKILL)
-    assert daemon.proxy_answers()
-    daemon.start()
-    assert daemon.proxy_pid() == pid
-
-
-def test_engines_and_endpoint_stay_where_that_is_set(folder: Path) -> None:
-    here = Daemon(folder, {"daemon.keep_engines_on_exit": True})
+@pytest.mark.parametrize("ends", [signal.SIGKILL, signal.SIGINT])
+def test_the_next_daemon_adopts_the_endpoint_that_was_left(
+    folder: Path, ends: signal.Signals
+) -> None:
+    """By a daemon that was killed, or that is to leave it."""
+    here = Daemon(folder, {"daemon.keep_engines_on_exit": ends is signal.SIGINT})
     try:
         here.start()
         pid = here.proxy_pid()
-        assert here.end(signal.SIGINT) == 0
+        assert here.end(ends) == (0 if ends is signal.SIGINT else -ends)
         assert here.proxy_answers()
-        os.kill(pid, signal.SIGTERM)
-        wait_for("the endpoint to end", lambda: start_ticks(pid) is None)
-        assert not here.proxy_answers()
+        here.start()
+        assert here.proxy_pid() == pid
     finally:
         here.cleanup()
 
@@ -173,6 +164,18 @@ def test_a_head_that_was_overtaken_is_refused_what_the_later_one_left_running(
     daemon: Daemon,
 ) -> None:
     """A backup of the store from before a take-over is put back."""
+    daemon.settings.run_dir.mkdir(exist_ok=True)
+    with (
+        contextlib.closing(open_store(":memory:")) as fresh,
+        owned_run_folder(daemon.settings) as run_folder,
+    ):
+        claim_run_folder(run_folder.claim, fresh, "now", is_head=False)
+        assert (run_folder.owner.head, load_head(fresh)) == ("", None)
+        claim_run_folder(run_folder.claim, fresh, "now", is_head=True)
+        record = load_head(fresh)
+        assert record is not None
+        assert (run_folder.owner.head, run_folder.owner.epoch) == (record.id, 1)
+        assert start_head(fresh, "now").id == record.id
     daemon.keeps(HeadRecord("later", epoch=2))
     daemon.start()
     daemon.end(signal.SIGKILL)
@@ -190,21 +193,6 @@ def test_a_head_that_was_overtaken_is_refused_what_the_later_one_left_running(
     assert owner["epoch"] == 3
 
 
-def test_a_control_plane_that_is_to_be_a_head_is_one_before_it_adopts(folder: Path) -> None:
-    settings = settings_in(folder)
-    settings.run_dir.mkdir(exist_ok=True)
-    store = open_store(settings.store_path)
-    with owned_run_folder(settings) as run_folder:
-        claim_run_folder(run_folder.claim, store, "now", is_head=False)
-        assert (run_folder.owner.head, load_head(store)) == ("", None)
-        claim_run_folder(run_folder.claim, store, "now", is_head=True)
-        record = load_head(store)
-        assert record is not None
-        assert (run_folder.owner.head, run_folder.owner.epoch) == (record.id, 1)
-        assert start_head(store, "now").id == record.id
-    store.close()
-
-
 def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:
     path = folder / "n"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
@@ -220,11 +208,6 @@ def test_the_service_manager_is_told(daemon: Daemon, folder: Path) -> None:
         while told.startswith((b"WATCHDOG=1", b"STATUS=")):
             told = manager.recv(200)
         assert told == b"STOPPING=1"
-
-
-def test_without_a_service_manager_nobody_is_told() -> None:
-    assert "NOTIFY_SOCKET" not in os.environ
-    notify("READY=1")
 
 
 @pytest.mark.parametrize("setting", ["control__port", "proxy__port"])
@@ -266,13 +249,9 @@ async def test_a_request_that_the_end_cuts_off_is_one_line_in_the_log(
 
 
 async def test_a_control_api_that_breaks_is_an_error_and_stops_no_engine() -> None:
-    store = open_store(":memory:")
-    host = Host(store)
-    store.add_profile(measured_profile("a", cores=1))
-    store.add_profile(measured_profile("a", cores=2))
+    host = Host()
     await host.service.daemon.start()
-    await host.service.models.register(spec("a"))
-    await host.serves("a")
+    await host.serve("a")
 
     async def breaks() -> None:
         raise RuntimeError("the listener is gone")
@@ -283,4 +262,4 @@ async def test_a_control_api_that_breaks_is_an_error_and_stops_no_engine() -> No
         await _until_the_end(host.service.daemon, signals, serving, stop_engines=True)
     assert host.runner.running()
     assert host.proxy.alive
-    store.close()
+    host.store.close()
