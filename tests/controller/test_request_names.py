@@ -28,6 +28,8 @@ async def test_a_new_alias_restarts_nothing_and_is_no_reason_to_plan(host: Host)
     )
     record = await host.service.models.update(changed, 1)
     assert record.version == 2
+    with pytest.raises(ConflictError, match="version 2"):
+        await host.service.models.update(changed, 1)  # made from an older one
     await until(lambda: route(host, "a").aliases == ("org/A",))
     assert route(host, "a").defaults_json == '{"temperature":0}'
     assert route(host, "a").limits == RequestLimits(max_output_tokens=16)

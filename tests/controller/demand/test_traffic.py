@@ -19,17 +19,17 @@ async def looked_at(*samples: TrafficSample) -> TrafficWatch:
     return watch
 
 
-async def test_a_window_begins_with_the_proxy_that_runs() -> None:
-    watch = await looked_at(
-        sample(0.0, 500), sample(2.0, 600), sample(100.0, 0, "two"), sample(102.0, 10, "two")
-    )
-    assert watch.window(300.0).seconds == 2.0
-    assert watch.window(300.0).models["a"].req_per_s == 5.0
-
-
-async def test_the_first_look_at_another_proxy_is_a_window_from_the_last_one() -> None:
-    watch = await looked_at(sample(0.0, 500), sample(2.0, 600), sample(4.0, 6, "two"))
-    assert watch.window(300.0).models["a"].req_per_s == 3.0
+async def test_a_window_begins_with_the_proxy_that_runs_or_from_the_last_one() -> None:
+    for looks, seconds, rate in (
+        (
+            (sample(0.0, 500), sample(2.0, 600), sample(100.0, 0, "two"), sample(102.0, 10, "two")),
+            2.0,
+            5.0,
+        ),
+        ((sample(0.0, 500), sample(2.0, 600), sample(4.0, 6, "two")), 2.0, 3.0),
+    ):
+        window = (await looked_at(*looks)).window(300.0)
+        assert (window.seconds, window.models["a"].req_per_s) == (seconds, rate)
 
 
 async def test_what_keys_used_is_there_for_the_books_and_not_kept_for_half_an_hour() -> None:

@@ -1,7 +1,6 @@
 """A new release starts beside the old one, and is rolled back if it does not come up."""
 
 import dataclasses
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -18,7 +17,7 @@ from partitiond.core.model.spec import Demand, ModelSource, ModelSpec
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.releases import ROLL_BACK_AFTER, ReleaseState
 from tests.controller.fakes import until
-from tests.controller.host import Host, serving
+from tests.controller.host import Host
 from tests.controller.samples import placement, plan, spec
 
 
@@ -29,13 +28,12 @@ def version(revision: str, **changes: object) -> ModelSpec:
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Host]:
+async def host(host: Host) -> Host:
     """Version r1 serves on one of two cores."""
-    async with serving(Host()) as here:
-        here.measured("a")
-        await here.service.models.register(version("r1"))
-        await here.serves("a")
-        yield here
+    host.measured("a")
+    await host.service.models.register(version("r1"))
+    await host.serves("a")
+    return host
 
 
 def states(service: Service) -> dict[str | None, ReleaseState]:
@@ -86,83 +84,46 @@ async def test_a_new_version_serves_before_it_takes_the_old_one_s_place_by_itsel
     assert host.store.releases() == []
 
 
-async def test_a_model_goes_to_another_group_by_itself_and_is_not_measured_again(
-    host: Host,
+@pytest.mark.parametrize("lacks", ["start", "files"])
+async def test_a_version_that_does_not_start_or_lacks_its_files_goes_back_by_itself(
+    host: Host, lacks: str
 ) -> None:
-    def groups() -> list[str]:
-        return [host.runner.engines[n].handle.launch.isolation_group for n in host.runner.running()]
-
-    assert groups() == [""]
-    jobs = host.service.jobs.jobs()
-    await host.service.models.update(version("r1", isolation_group="blue"), None)
-    await until(lambda: groups() == ["blue"])
-    await until(lambda: "model-released" in host.kinds())
-    assert host.service.jobs.jobs() == jobs, "its profiles still speak for it"
-    changed = next(e for e in host.store.events(limit=1000) if e.kind == "model-updated")
-    assert "isolation_group none -> blue" in changed.message
-    await host.service.releases.roll_back("a")
-    await until(lambda: groups() == [""])
-    assert host.service.models.model("a").record.spec.isolation_group == ""
-
-
-async def test_a_version_that_does_not_start_goes_back_by_itself(host: Host) -> None:
     before, name = revisions(host), host.runner.running()
-    host.runner.refuse_start = StartFailedError("its files are no model.")
+    fetches = host.resolver.count_resolves("a")
+    if lacks == "start":
+        host.runner.refuse_start = StartFailedError("it is none.")
+    else:
+        host.resolver.breaks["a"] = ModelSourceError("it is none.", hint="Upload them.")
     await host.service.models.update(version("r2"), None)
-    for _ in range(ROLL_BACK_AFTER + 1):
-        failed = host.kinds().count("engine-failed")
-        if failed >= ROLL_BACK_AFTER:
-            break
-        await until(lambda n=failed: host.kinds().count("engine-failed") > n)  # type: ignore[misc]
-        host.clock.now += 60.0
-    await until(lambda: "model-rolled-back" in host.kinds())
+    await host.passes(lambda: "model-rolled-back" in host.kinds(), 0.2)
+    if lacks == "start":
+        assert host.kinds().count("engine-failed") >= ROLL_BACK_AFTER
+    else:
+        assert host.resolver.count_resolves("a") >= fetches + ROLL_BACK_AFTER
+    event = next(e for e in host.store.events(limit=1000) if e.kind == "model-rolled-back")
+    assert "it is none" in event.message
     host.runner.refuse_start = None
+    host.resolver.breaks.clear()
     await arrived(host, "r1")
     assert states(host.service) == {"r2": ReleaseState.FAILED, "r1": ReleaseState.SERVING}
     assert host.service.models.model("a").record.spec.source.revision == "r1"
     assert (revisions(host), host.runner.running()) == (before, name), "the old one never stopped"
 
 
-async def test_a_version_whose_files_cannot_be_had_goes_back_by_itself(host: Host) -> None:
-    before, name = revisions(host), host.runner.running()
-    fetches = host.resolver.count_resolves("a")
-    host.resolver.breaks["a"] = ModelSourceError("its weights are not there.", hint="Upload them.")
-    await host.service.models.update(version("r2"), None)
-    await host.passes(lambda: "model-rolled-back" in host.kinds(), 0.2)
-    assert host.resolver.count_resolves("a") >= fetches + ROLL_BACK_AFTER
-    event = next(e for e in host.store.events(limit=1000) if e.kind == "model-rolled-back")
-    assert "its weights are not there" in event.message
-    del host.resolver.breaks["a"]
-    await arrived(host, "r1")
-    assert states(host.service) == {"r2": ReleaseState.FAILED, "r1": ReleaseState.SERVING}
-    assert (revisions(host), host.runner.running()) == (before, name), "the old one never stopped"
-
-
-async def test_a_restarted_daemon_goes_on_with_the_version_that_was_coming(host: Host) -> None:
-    host.runner.refuse_start = StartFailedError("not yet.")
-    await host.service.models.update(version("r2"), None)
-    await until(lambda: "engine-failed" in host.kinds())
-    host.runner.refuse_start = None
-    await host.restart()
-    await arrived(host, "r2")
-
-
 async def test_history_and_rollback_say_what_there_is(host: Host) -> None:
     (only,) = host.service.releases.history("a")
     assert (only.version, only.state) == (1, ReleaseState.SERVING)
-    with pytest.raises(ConflictError, match="no earlier release"):
-        await host.service.releases.roll_back("a")
-    with pytest.raises(ConflictError, match="at version 1 already"):
-        await host.service.releases.roll_back("a", 1)
-    with pytest.raises(NotFoundError, match="version 9"):
-        await host.service.releases.roll_back("a", 9)
+    for wanted, error, words in (
+        (None, ConflictError, "no earlier release"),
+        (1, ConflictError, "at version 1 already"),
+        (9, NotFoundError, "version 9"),
+    ):
+        with pytest.raises(error, match=words):
+            await host.service.releases.roll_back("a", wanted)
     with pytest.raises(NotFoundError):
         host.service.releases.history("nobody")
-
-
-async def test_a_change_of_demand_is_no_release(host: Host) -> None:
     more = dataclasses.replace(version("r1"), demand=Demand(req_per_s=0.6))
-    await host.service.models.update(more, None)
+    await host.service.models.update(more, None)  # which is no release
     assert len(host.service.releases.history("a")) == 1
 
 

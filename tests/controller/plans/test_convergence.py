@@ -1,28 +1,26 @@
 """The daemon reports the progress of plans: the applied one, earlier ones, and the next."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
-from partitiond.core.errors import NotFoundError, StartFailedError
+from partitiond.core.errors import NotFoundError
 from partitiond.core.model.spec import Demand
 from partitiond.core.replica.convergence import Convergence, PlanState
 from partitiond.ports.actor import acting
 from tests.controller.fakes import until
-from tests.controller.host import Host, serving
+from tests.controller.host import Host
 from tests.controller.samples import spec
 
 
 @pytest.fixture
-async def host() -> AsyncIterator[Host]:
+async def host(host: Host) -> Host:
     """One model serves, and is measured on one core and on two."""
-    async with serving(Host()) as here:
-        here.measured("a")
-        await here.register("a", auto=False, demand=Demand(req_per_s=0.5))
-        await here.service.plans.apply()
-        await here.serves("a")
-        yield here
+    host.measured("a")
+    await host.register("a", auto=False, demand=Demand(req_per_s=0.5))
+    await host.service.plans.apply()
+    await host.serves("a")
+    return host
 
 
 async def to_the_end(host: Host, asked: str | None) -> list[Convergence]:
@@ -58,17 +56,6 @@ async def test_a_plan_that_somebody_replaced_says_by_what_and_by_whom(host: Host
         host.service.convergence.watch("plan-none")
 
 
-async def test_a_replica_that_fails_again_and_again_ends_the_watch(host: Host) -> None:
-    host.runner.refuse_start = StartFailedError("no luck today", hint="Try tomorrow.")
-    await host.service.models.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
-    preview = await host.service.plans.apply()
-    watching = asyncio.create_task(to_the_end(host, preview.plan.id))
-    await host.passes(watching.done)  # its back-offs pass
-    last = (await watching)[-1]
-    assert last.state is PlanState.FAILED
-    assert "no luck today" in last.why
-
-
 async def test_what_is_measured_first_keeps_nobody(host: Host) -> None:
     host.profiler.gate.clear()
     await host.register("b")
@@ -88,13 +75,3 @@ async def test_without_an_id_it_is_not_over_before_the_daemon_has_planned(host: 
     assert seen[-1].plan_id != before
     assert host.serving("b") == 1
     assert (seen[-1].state, seen[-1].serving) == (PlanState.CONVERGED, 2)
-
-
-async def test_the_end_of_the_daemon_ends_the_watch(host: Host) -> None:
-    host.runner.refuse_start = StartFailedError("no luck today")
-    await host.service.models.update(spec("a", auto=False, max_replicas=2, min_replicas=2), None)
-    await host.service.plans.apply()
-    watching = asyncio.create_task(to_the_end(host, None))
-    await asyncio.sleep(0)
-    await host.service.daemon.shutdown(stop_engines=True)
-    assert (await asyncio.wait_for(watching, 60))[-1].state is not PlanState.CONVERGED

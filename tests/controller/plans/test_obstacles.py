@@ -1,12 +1,7 @@
 """A model that cannot run keeps no other model from being planned, started and scaled."""
 
-from collections.abc import AsyncIterator
-
-import pytest
-
-from partitiond.core.errors import EngineUnavailableError, ModelSourceError, StartFailedError
-from partitiond.core.model.spec import Demand, EngineOptions, ModelSpec
-from partitiond.core.profile.jobs import ProfileOptions
+from partitiond.core.errors import EngineUnavailableError, StartFailedError
+from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.obstacles import RETRY_BASE_SECONDS, ObstacleKind
 from partitiond.core.views.preview import PlanPreview
@@ -25,12 +20,11 @@ def one(name: str, **changes: object) -> ModelSpec:
     return spec(name, **{"demand": Demand(req_per_s=0.5), "max_replicas": 1, **changes})
 
 
-@pytest.fixture
-async def host() -> AsyncIterator[Host]:
+def make_host() -> Host:
     """Two cores; "bad" and "good" are measured on one."""
-    async with serving(Host()) as here:
-        here.measured("bad", "good")
-        yield here
+    here = Host()
+    here.measured("bad", "good")
+    return here
 
 
 def obstacle(host: Host, name: str = "bad") -> ObstacleKind | None:
@@ -95,24 +89,6 @@ async def test_it_is_tried_once_more_after_each_pause_until_it_starts(host: Host
     assert "model-unobstructed" in host.kinds()
 
 
-async def test_a_changed_model_and_one_that_is_profiled_anew_are_tried_at_once(
-    host: Host,
-) -> None:
-    host.runner.refuse_models["bad"] = NO_MEMORY
-    await host.service.models.register(one("bad"))
-    await host.passes(lambda: obstacle(host) is not None)
-    tries = starts(host)
-    host.clock.now += 10.0  # its back-off is over, its pause is not
-    await host.service.models.profile("bad", ProfileOptions(cores=1))
-    await until(lambda: starts(host) > tries)
-    await host.passes(lambda: obstacle(host) is not None)
-    tries = starts(host)
-    host.clock.now += 10.0
-    changed = one("bad", engine=EngineOptions(max_model_len=512))
-    await host.service.models.update(changed, None)
-    await until(lambda: starts(host) > tries)
-
-
 async def test_an_engine_that_serves_and_dies_again_and_again_is_no_obstacle(host: Host) -> None:
     await host.service.models.register(one("bad"))
     for _ in range(HOPELESS_FAILURES + 1):
@@ -152,41 +128,6 @@ async def test_without_its_engine_a_model_waits_and_the_others_are_measured_and_
         assert starts(host) == 1
 
 
-async def test_models_that_nobody_starts_by_itself_come_back_once_their_engine_does(
-    host: Host,
-) -> None:
-    await host.service.models.register(one("bad", auto=False))
-    await host.service.plans.apply()
-    await host.serves("bad")
-    await host.service.models.register(one("never", auto=False))
-    host.runner.refuse_models["bad"] = NO_MEMORY
-    host.runner.die("bad-1")
-    host.engine_problem = ABSENT
-    await host.passes(lambda: planned(host) == set())
-    host.runner.refuse_models.clear()
-    host.engine_problem = None
-    await host.passes(lambda: host.serving("bad") == 1)
-    assert planned(host) == {"bad"}
-
-
-async def test_a_model_without_its_files_leaves_the_plan_until_they_are_there(host: Host) -> None:
-    host.resolver.breaks["bad"] = ModelSourceError("no weights.", hint="Upload them.")
-    await host.service.models.register(one("bad"))
-    await host.service.models.register(one("good"))
-    await host.serves("good")
-    await host.passes(lambda: planned(host) == {"good"})
-    assert obstacle(host) is ObstacleKind.FILES_MISSING
-    assert "no weights. Upload them." in unplaced(await host.service.plans.preview())["bad"]
-    told = host.kinds().count("model-obstructed")
-    fetches = host.resolver.count_resolves("bad")
-    await host.passes(lambda: host.resolver.count_resolves("bad") > fetches + 2)
-    assert host.kinds().count("model-obstructed") == told, "said once, however often it is tried"
-    assert "no weights." in host.service.models.model("bad").note
-    host.resolver.breaks.clear()
-    await host.passes(lambda: host.serving("bad") == 1)
-    assert obstacle(host) is None
-
-
 async def test_a_model_whose_profile_failed_is_placed_only_by_who_asks() -> None:
     async with serving(Host()) as host:
         host.profiler.breaks_with = StartFailedError("it broke.")
@@ -205,24 +146,3 @@ async def test_a_model_whose_profile_failed_is_placed_only_by_who_asks() -> None
         await host.service.plans.apply(asked.plan.id)
         await host.serves("bad")
         assert obstacle(host) is None
-
-
-async def test_another_kind_of_engine_replaces_the_first_once_it_serves(host: Host) -> None:
-    await host.service.models.register(one("good"))
-    await host.serves("good")
-    before = _kinds(host)
-    host.profiler.gate.clear()
-    host.engine_problem = ABSENT
-    await host.service.models.update(one("good", engine_kind="simulated"), None)
-    assert {p.provenance.engine for p in host.service.parts.store.profiles("good")} == {
-        "vllm",
-        "estimate",
-    }
-    host.profiler.gate.set()
-    await until(lambda: _kinds(host) == ["simulated"])
-    assert before == ["vllm"]
-    assert "model-rolled-back" not in host.kinds()
-
-
-def _kinds(host: Host) -> list[str]:
-    return [host.runner.engines[n].handle.launch.engine_kind for n in host.runner.running()]

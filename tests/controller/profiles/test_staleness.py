@@ -1,7 +1,6 @@
 """Stale profiles are reported at the model, and measured again once, only if it matters."""
 
 import dataclasses
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,12 @@ import pytest
 from partitiond.controller.profiles.staleness import Staleness, current_of
 from partitiond.controller.service import Adapters
 from partitiond.core.errors import ConflictError
-from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Variant
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
+from partitiond.core.profile.record import Profile
+from partitiond.core.profile.staleness import Current
 from partitiond.store import open_store
 from tests.controller.fakes import a_moment, until
 from tests.controller.host import Host, serving
@@ -30,10 +32,7 @@ class AgedHost(Host):
         )
 
 
-@pytest.fixture
-async def host() -> AsyncIterator[AgedHost]:
-    async with serving(AgedHost()) as here:
-        yield here
+make_host = AgedHost
 
 
 def stale_jobs(host: Host) -> list[Job]:
@@ -68,76 +67,47 @@ async def test_the_note_of_a_served_model_names_the_command(host: AgedHost) -> N
     assert [job.state for job in host.service.jobs.jobs()] == []  # outside the chain: only said
 
 
-async def test_a_patch_release_is_no_reason(host: AgedHost) -> None:
-    host.engine_version = "0.0.9"
+async def test_a_queued_job_whose_reason_vanished_is_withdrawn_unless_somebody_asked_for_it(
+    host: AgedHost,
+) -> None:
+    host.engine_version = "0.0.9"  # a patch release is no reason
     await host.register("a")
     await host.serves("a")
     assert not stale_jobs(host)
-    assert all(view.stale == () for view in host.service.profiles.views("a"))
+    for asked in (False, True):
+        await host.service.models.update(spec("a", workload=Workload(100, 50)), None)
+        (one, *others) = [j for j in host.service.jobs.jobs() if j.state is JobState.QUEUED]
+        assert {job.reason for job in (one, *others)} == {"not measured yet"}
+        if asked:
+            cores = int(dict(one.params)["cores"])
+            again = await host.service.models.profile("a", ProfileOptions(cores=cores))
+            assert again.id == one.id
+        await host.service.models.update(spec("a"), None)
+        ended = host.service.jobs.job(one.id)
+        assert (ended.state is JobState.CANCELLED) is not asked
+        assert ended.error.startswith("withdrawn:") is not asked
 
 
-async def test_a_queued_job_whose_reason_vanished_is_withdrawn(host: AgedHost) -> None:
-    await host.register("a")
-    await host.serves("a")
-    busy = spec("b", auto=False)
-    await host.service.models.register(busy)
-    await host.service.models.update(spec("a", workload=Workload(100, 50)), None)
-    queued = [job for job in host.service.jobs.jobs() if job.state is JobState.QUEUED]
-    assert {job.reason for job in queued} == {"not measured yet"}
-    await host.service.models.update(spec("a"), None)
-    ended = [host.service.jobs.job(job.id) for job in queued]
-    assert {job.state for job in ended} == {JobState.CANCELLED}
-    assert all(job.error.startswith("withdrawn:") for job in ended)
+def current(profile: Profile, registered: ModelSpec | None, device: Device) -> Current:
+    return current_of(
+        profile, registered, fetched_revision="v1", engine_version=lambda _: "", devices=[device]
+    )
 
 
-async def test_what_somebody_asked_for_is_not_withdrawn(host: AgedHost) -> None:
-    await host.register("a")
-    await host.serves("a")
-    await host.service.models.update(spec("a", workload=Workload(100, 50)), None)
-    (queued, *_) = [job for job in host.service.jobs.jobs() if job.state is JobState.QUEUED]
-    cores = int(dict(queued.params)["cores"])
-    asked = await host.service.models.profile("a", ProfileOptions(cores=cores))
-    assert asked.id == queued.id
-    await host.service.models.update(spec("a"), None)
-    assert host.service.jobs.job(asked.id).state is not JobState.CANCELLED
-
-
-def test_a_variant_with_its_own_files_is_compared_with_their_revision() -> None:
+def test_a_profile_is_compared_with_its_own_files_and_the_driver_of_its_hardware() -> None:
     own = ModelSource(SourceKind.HUB, "org/awq", "v2")
+    fp8 = Variant("fp8", EngineOptions(quantization="fp8"))
     registered = spec(
         "a",
         source=ModelSource(SourceKind.HUB, "org/a"),
-        variants=(
-            Variant("awq", EngineOptions(), own),
-            Variant("fp8", EngineOptions(quantization="fp8")),
-        ),
+        variants=(Variant("awq", EngineOptions(), own), fp8),
     )
-
-    def revision(variant: str) -> str | None:
+    for variant, revision in (("", "v1"), ("fp8", "v1"), ("awq", "v2")):
         profile = dataclasses.replace(measured_profile(), variant=variant)
-        now = current_of(
-            profile, registered, fetched_revision="v1", engine_version=lambda _: "", devices=[cpu()]
-        )
-        return now.model_revision
-
-    assert (revision(""), revision("fp8"), revision("awq")) == ("v1", "v1", "v2")
-
-
-def test_a_profile_of_another_host_says_nothing_about_this_driver() -> None:
+        assert current(profile, registered, cpu()).model_revision == revision
     here = dataclasses.replace(cpu(), driver="6.1")
-    elsewhere = measured_profile(hardware="a100")
-
-    def driver(profile: object) -> str:
-        return current_of(
-            profile,  # type: ignore[arg-type]
-            None,
-            fetched_revision=None,
-            engine_version=lambda _: "",
-            devices=[here],
-        ).driver
-
-    assert driver(elsewhere) == ""
-    assert driver(measured_profile()) == "6.1"
+    assert current(measured_profile(hardware="a100"), None, here).driver == ""
+    assert current(measured_profile(), None, here).driver == "6.1"
 
 
 def test_a_profile_is_stale_once_it_speaks_for_no_host_that_has_its_hardware() -> None:
@@ -160,6 +130,9 @@ def test_a_profile_is_stale_once_it_speaks_for_no_host_that_has_its_hardware() -
     assert (now.engine_version, now.driver) == ("0.9.1", "6.1")
     versions["old"] = "0.10.0"
     assert "0.10.0" in " ".join(here.reasons(profile))
+    # Another profile under the same id is another one: nothing is remembered of the first.
+    newer = dataclasses.replace(profile.provenance, engine_version="0.10.0")
+    assert here.reasons(dataclasses.replace(profile, provenance=newer)) == ()
     versions["older"] = "0.9.0"  # with another driver, which is no reason to measure again
     assert len(here.reasons(profile)) == 1
     assert here.to_measure_again([profile]) == ()
