@@ -209,14 +209,14 @@ async def test_a_profile_job_takes_its_options(
     assert (await http.post(f"{HERE}/profile", json=body)).status_code == 202
     assert service.models.asked[1:] == [options, options]
     assert (await http.post("/models/none/profile")).status_code == 404
-    for body, says in (
+    for wrong, says in (
         ({"variant": "int4"}, "lists no variant"),
         ({"memory_bytes": 0}, "memory_bytes"),
         ({"memory_bytes": "much"}, "memory_bytes"),
         ({"max_num_batched_tokens": 10**12}, "max_num_batched_tokens"),
         ({"workload": {"shape": "trace"}}, "pairs"),
     ):
-        answer = await http.post(f"{HERE}/profile", json=body)
+        answer = await http.post(f"{HERE}/profile", json=wrong)
         assert answer.status_code == 422
         assert says in answer.json()["detail"] + answer.json()["hint"]
     assert len(service.models.asked) == 3, "what could only fail is no job"

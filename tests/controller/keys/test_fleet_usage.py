@@ -133,7 +133,7 @@ def test_the_release_before_goes_on_with_the_own_hosts_position() -> None:
         ((own,), {"one": own, "two": other}),  # as the release before writes
         ((other, "two", {"one": own}), {"two": other, "one": own}),
     ):
-        store.add_usage("2030-01-01T00", {}, *written)  # type: ignore[arg-type]
+        store.add_usage("2030-01-01T00", {}, *written)
         assert store.usage_positions() == kept
         assert store.usage_position() == written[0]
     store.close()

@@ -17,7 +17,7 @@ async def test_a_model_that_fits_is_placed_not_kept_and_its_plan_cannot_be_appli
     assert "Nothing that runs is moved or stopped." in fit.summary
     assert fit.frontiers[0].kind == "estimated"
     assert fit.frontiers[0].planned_batch is not None
-    assert list(host.service.models.models()) == list(host.store.profiles()) == []
+    assert [*host.service.models.models(), *host.store.profiles()] == []
     assert host.service.plans.applied() is None
     with pytest.raises(NotFoundError, match="there is no plan"):
         await host.service.plans.apply(fit.preview.plan.id)

@@ -123,7 +123,7 @@ async def test_a_plan_the_checker_refuses_is_never_shown_and_without_one_nothing
     async def solve(request: PlanRequest) -> Plan | Infeasible:
         return answers.pop()
 
-    answers = [
+    answers: list[Plan | Infeasible] = [
         Infeasible(("too small",), ("add memory",)),
         plan(placement("a-1", [0]), placement("a-2", [0])),
     ]
