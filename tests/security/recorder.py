@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.proxy.scripted import completion
+
 ALLOWED_HEADERS = frozenset(
     {
         "host", "content-type", "content-length", "connection", "accept", "x-request-id",
@@ -27,14 +29,7 @@ PATHS = re.compile(
 )
 HEADER = re.compile(rb"([a-z0-9-]+): ([\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?)")
 
-COMPLETION = {
-    "id": "cmpl-1",
-    "object": "text_completion",
-    "created": 1,
-    "model": "m",
-    "choices": [{"index": 0, "text": "hello", "logprobs": None, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
-}
+COMPLETION = completion()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import ssl
 import subprocess
 import sys
@@ -105,11 +104,6 @@ class Target:
     def alive(self) -> bool:
         """Whether it is still the same process."""
         return self.process.poll() is None
-
-    def memory_bytes(self) -> int:
-        """Resident memory."""
-        text = Path(f"/proc/{self.process.pid}/statm").read_text()
-        return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def descriptors(self) -> int:
         """Open file descriptors."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.proxy.scripted import STREAM_HEAD
 from tests.security.attacks import CHUNKED, chunk
 from tests.security.recorder import Recorder, whole_answer
 from tests.security.target import Target, digest, key, running
@@ -25,10 +26,7 @@ def body(**fields: object) -> bytes:
 
 
 def stream_of(*events: str) -> bytes:
-    head = (
-        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    )
-    return head + b"".join(chunk(f"data: {event}\n\n".encode()) for event in events)
+    return STREAM_HEAD + b"".join(chunk(f"data: {event}\n\n".encode()) for event in events)
 
 
 CLIENT_SIDE = {
@@ -169,15 +167,10 @@ def test_only_the_hash_of_a_key_is_on_disk(left_behind: tuple[Target, str]) -> N
     assert {entry["sha256"] for entry in held["keys"]} == {
         digest(KEY.replace(MARK, mark)) for mark in MARKS.values()
     }
+    proc = Path(f"/proc/{target.process.pid}")
+    assert b"S3CRET" not in (proc / "cmdline").read_bytes() + (proc / "environ").read_bytes()
     for path in (target.folder / "state").rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, f"{path} can be read by others"
     assert (target.folder / "proxy.log").stat().st_mode & 0o077 == 0
     assert target.control_socket.stat().st_mode & 0o077 == 0
     assert target.control_socket.parent.stat().st_mode & 0o077 == 0
-
-
-def test_the_proxy_s_command_line_and_environment_hold_no_key(
-    left_behind: tuple[Target, str],
-) -> None:
-    proc = Path(f"/proc/{left_behind[0].process.pid}")
-    assert b"S3CRET" not in (proc / "cmdline").read_bytes() + (proc / "environ").read_bytes()
