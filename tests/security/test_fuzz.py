@@ -71,14 +71,9 @@ KEYS = [key(KEY)]
 
 
 @pytest.fixture
-def fuzzed(attacked: tuple[Target, Recorder]) -> tuple[Target, Recorder]:
-    return attacked
-
-
-@pytest.fixture
-def target(fuzzed: tuple[Target, Recorder]) -> Iterator[Target]:
+def target(attacked: tuple[Target, Recorder]) -> Iterator[Target]:
     """Whatever is done to it: nothing is left, nothing was a surprise, and it serves on."""
-    found, engine = fuzzed
+    found, engine = attacked
     engine.forget()
     exchange(found.port, good(), 1)
     descriptors, logged = found.descriptors(), len(found.log)
@@ -160,32 +155,24 @@ def fuzz_as_engine(target: Target, engine: Recorder, seed: int, requests: int) -
                 assert answer.json()["error"]["message"], (seed, count, answer)
 
 
-def long_seed() -> int:
-    """Of the long runs: the same each time, or a new one on request (see tests/conftest.py)."""
-    return time.time_ns() if os.environ.get("HYPOTHESIS_PROFILE") == "hunt" else 2
+LONG_RUN = pytest.param(20, marks=pytest.mark.soak)
 
 
-def test_mutated_requests_do_no_harm(target: Target) -> None:
-    fuzz_as_clients(target, 1, BATCHES)
+def seed_of(times: int) -> int:
+    """The same each time, or a new one on request for the long runs (see tests/conftest.py)."""
+    is_new = times > 1 and os.environ.get("HYPOTHESIS_PROFILE") == "hunt"
+    seed = time.time_ns() if is_new else times
+    print(f"seed {seed}")
+    return seed
 
 
+@pytest.mark.parametrize("times", [1, LONG_RUN])
+def test_mutated_requests_do_no_harm(target: Target, times: int) -> None:
+    fuzz_as_clients(target, seed_of(times), times * BATCHES)
+
+
+@pytest.mark.parametrize("times", [1, LONG_RUN])
 def test_mutated_answers_of_engines_do_no_harm(
-    target: Target, fuzzed: tuple[Target, Recorder]
+    target: Target, attacked: tuple[Target, Recorder], times: int
 ) -> None:
-    fuzz_as_engine(target, fuzzed[1], 1, ANSWERED)
-
-
-@pytest.mark.soak
-def test_mutated_requests_of_a_long_run_do_no_harm(target: Target) -> None:
-    seed = long_seed()
-    print(f"seed {seed}")
-    fuzz_as_clients(target, seed, 20 * BATCHES)
-
-
-@pytest.mark.soak
-def test_mutated_answers_of_a_long_run_do_no_harm(
-    target: Target, fuzzed: tuple[Target, Recorder]
-) -> None:
-    seed = long_seed()
-    print(f"seed {seed}")
-    fuzz_as_engine(target, fuzzed[1], seed, 20 * ANSWERED)
+    fuzz_as_engine(target, attacked[1], seed_of(times), times * ANSWERED)
