@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import hashlib
 import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -25,6 +26,7 @@ from partitiond.proxy.edge.exchange import Exchange
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.server import data_config
+from partitiond.proxy.supervisor import ProxyProcess, parse_samples
 from partitiond.proxy.telemetry.logs import LogFile
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
 from tests.proxy.virtual import end_clients, pytest_asyncio_loop_factories
@@ -72,6 +74,11 @@ def table(
         keys,
         keys_required,
     )
+
+
+def key(name: str = "k1", **more: Any) -> KeyRoute:
+    """A key whose secret is its name."""
+    return KeyRoute(name, hashlib.sha256(name.encode()).hexdigest(), **more)
 
 
 def post(
@@ -138,13 +145,28 @@ class Proxy:
             http_client=openai.DefaultAsyncHttpxClient(verify=False),
         )
 
-    async def complete(self, **body: Any) -> httpx.Response:
+    async def complete(
+        self, path: str = "/v1/completions", *, key: str = "", headers: Any = None, **body: Any
+    ) -> httpx.Response:
+        sent = {**({"authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
         async with self.client as client:
-            return await client.post("/v1/completions", json={"model": "m", "prompt": "hi", **body})
+            asked = {"model": "m", "prompt": "hi", **body}
+            return await client.post(path, json=asked, headers=sent)
 
     def ask(self, **body: Any) -> asyncio.Task[httpx.Response]:
         """A request that runs beside the test."""
         return asyncio.create_task(self.complete(**body))
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A sample of its metrics; 0 if there is none."""
+        pairs = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+        told = parse_samples(self.state.metrics.text().decode())
+        return told.get(f"{name}{{{pairs}}}" if pairs else name, 0.0)
+
+    def records(self, event: str = "request") -> list[dict[str, Any]]:
+        """Lines of its log about an event."""
+        lines = [json.loads(line) for line in self.log_lines]
+        return [line for line in lines if line["event"] == event]
 
     async def queued(self, count: int) -> None:
         """Wait until so many requests wait for a place."""
@@ -205,6 +227,7 @@ async def serving(
 
 MakeProxy = Callable[..., Awaitable[Proxy]]
 MakeEngine = Callable[..., Awaitable[ScriptedEngine]]
+MakeProcess = Callable[..., ProxyProcess]
 
 
 @pytest.fixture
@@ -228,3 +251,57 @@ async def make_engine(folder: Path) -> AsyncIterator[MakeEngine]:
             return await stack.enter_async_context(running(folder / f"{name}.sock", script))
 
         yield make
+
+
+@pytest.fixture
+async def make_process(folder: Path) -> AsyncIterator[MakeProcess]:
+    """Make proxies that are processes of their own."""
+    made: list[ProxyProcess] = []
+
+    def make(name: str = "s", port: int = 0, **options: Any) -> ProxyProcess:
+        process = ProxyProcess(
+            host="127.0.0.1",
+            port=port,
+            state_dir=folder / name,
+            control_socket=folder / name / "run" / "proxy.sock",
+            options=ProxyOptions(**options),
+        )
+        made.append(process)
+        (folder / name).mkdir(exist_ok=True)
+        return process
+
+    yield make
+    for process in made:
+        await process.stop(0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Make:
+    """Makes engines and proxies, which are ended with the test."""
+
+    engine: MakeEngine
+    proxy: MakeProxy
+
+    async def both(
+        self,
+        script: Script = well_behaved,
+        *,
+        at: dict[str, Any] | None = None,
+        route: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> tuple[Proxy, ScriptedEngine]:
+        """Make a proxy and the engine of its model's only replica.
+
+        Args:
+            at: more of the replica.
+            route: more of the table.
+            options: of the proxy.
+        """
+        engine = await self.engine(script)
+        routes = table(replica(engine, **(at or {})), **(route or {}))
+        return await self.proxy(routes, **options), engine
+
+
+@pytest.fixture
+def make(make_engine: MakeEngine, make_proxy: MakeProxy) -> Make:
+    return Make(make_engine, make_proxy)

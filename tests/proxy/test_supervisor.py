@@ -7,14 +7,12 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
-from partitiond.ports import ProxyControl
 from partitiond.proxy.__main__ import exit_code
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.config import ProxyOptions
@@ -23,13 +21,12 @@ from partitiond.proxy.process import (
     is_alive,
     read_identity,
     same_arguments,
-    start_ticks,
 )
 from partitiond.proxy.server import serve
 from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.serde import to_stored_json
 from tests.proxy.certificates import issue_host
-from tests.proxy.conftest import ListLog, MakeEngine, MakeProxy, replica, table
+from tests.proxy.conftest import ListLog, MakeEngine, MakeProcess, MakeProxy, replica, table
 from tests.proxy.scripted import (
     DONE,
     END,
@@ -37,32 +34,10 @@ from tests.proxy.scripted import (
     Received,
     Step,
     chunk,
+    plays,
     stream,
     text_event,
 )
-
-MakeProcess = Callable[..., ProxyProcess]
-
-
-@pytest.fixture
-async def make_process(folder: Path) -> AsyncIterator[MakeProcess]:
-    made: list[ProxyProcess] = []
-
-    def make(name: str = "s", port: int = 0, **options: object) -> ProxyProcess:
-        process = ProxyProcess(
-            host="127.0.0.1",
-            port=port,
-            state_dir=folder / name,
-            control_socket=folder / name / "run" / "proxy.sock",
-            options=ProxyOptions(**options),  # type: ignore[arg-type]
-        )
-        made.append(process)
-        (folder / name).mkdir(exist_ok=True)
-        return process
-
-    yield make
-    for process in made:
-        await process.stop(0)
 
 
 async def complete(process: ProxyProcess, **body: object) -> httpx.Response:
@@ -75,9 +50,15 @@ async def complete(process: ProxyProcess, **body: object) -> httpx.Response:
 async def test_it_starts_serves_and_stops_without_a_trace(
     make_process: MakeProcess, make_engine: MakeEngine, folder: Path
 ) -> None:
-    process = make_process()
-    port: ProxyControl = process
-    assert await port.ensure_running()
+    """And without a process it says so."""
+    process: ProxyProcess = make_process()
+    assert await process.in_flight() is None
+    assert await process.stats() == {}
+    assert await process.wait_exit() is None
+    with pytest.raises(PartitiondError, match="cannot be reached"):
+        await process.publish(table())
+    await process.stop(1)
+    assert await process.ensure_running()
     assert not await process.ensure_running()
     routes = table(replica(await make_engine()), version=5)
     await process.publish(routes)
@@ -101,8 +82,8 @@ async def test_it_starts_serves_and_stops_without_a_trace(
     assert read_identity(folder / "s") is None
     log = (folder / "s" / "log" / "proxy.log").read_text().splitlines()
     events = [json.loads(line)["event"] for line in log]
-    told = [event for event in events if event != "few_files"]  # as this machine's limit is
-    assert told == ["started", "request", "stopping"]
+    events = [event for event in events if event != "few_files"]  # as this machine's limit is
+    assert events == ["started", "request", "stopping"]
     # The process of this test, as the number of the dead one might be given to somebody else.
     fake = dataclasses.replace(identity, pid=os.getpid())
     (folder / "s" / "proxy.json").write_text(to_stored_json(fake))
@@ -131,21 +112,25 @@ async def test_a_table_that_cannot_be_stored_is_in_force_and_stored_once_it_can_
 
 
 async def test_another_daemon_adopts_it_and_its_streams_go_on(
-    make_process: MakeProcess, make_engine: MakeEngine
+    make_process: MakeProcess, make_engine: MakeEngine, folder: Path
 ) -> None:
+    """Two proxies never share a state folder."""
     go_on = asyncio.Event()
-    steps: list[Step] = stream(text_event("hel"), go_on, text_event("lo", "stop"), DONE)
-    engine = await make_engine(lambda _: list(steps))
+    engine = await make_engine(plays(*stream(text_event("hel"), go_on, DONE)))
     first = make_process()
     await first.ensure_running()
     await first.publish(table(replica(engine)))
     running = asyncio.create_task(complete(first, stream=True))
-    await engine.until(lambda: len(engine.received) == 1)
+    await engine.got(1)
     second = make_process()
     assert not await second.ensure_running(), "adopted, not started"
     assert second.identity == first.identity
     assert await second.in_flight() == {"m-1": 1}
     await second.publish(table(replica(engine), version=2))
+    (folder / "s" / "proxy.json").rename(folder / "away")  # a third cannot find the first
+    with pytest.raises(ConflictError, match="does not answer"):
+        await make_process().ensure_running()
+    (folder / "away").rename(folder / "s" / "proxy.json")
     gone = asyncio.create_task(second.wait_exit())
     go_on.set()
     assert (await running).text.endswith("data: [DONE]\n\n")
@@ -290,16 +275,6 @@ def test_nobody_is_served_over_the_network_without_certificates() -> None:
     assert ProxyOptions(peers_address="unix:/run/peers.sock").peers_tls == ""
 
 
-async def test_without_a_process_it_says_so(make_process: MakeProcess) -> None:
-    process = make_process()
-    assert await process.in_flight() is None
-    assert await process.stats() == {}
-    assert await process.wait_exit() is None
-    with pytest.raises(PartitiondError, match="cannot be reached"):
-        await process.publish(table())
-    await process.stop(1)
-
-
 @pytest.mark.parametrize("content", ["", "{", '{"version": "x"}', "\x00\x00"])
 async def test_a_broken_table_on_disk_does_not_keep_it_from_starting(
     make_proxy: MakeProxy, folder: Path, caplog: pytest.LogCaptureFixture, content: str
@@ -311,16 +286,3 @@ async def test_a_broken_table_on_disk_does_not_keep_it_from_starting(
     assert "is not readable" in caplog.text
     assert (await proxy.complete()).status_code == 503
     assert proxy.state.apply(table())
-
-
-async def test_two_proxies_never_share_a_state_folder(
-    make_process: MakeProcess, folder: Path
-) -> None:
-    first = make_process()
-    await first.ensure_running()
-    (folder / "s" / "proxy.json").unlink()  # the second cannot find the first
-    second = make_process()
-    with pytest.raises(ConflictError, match="does not answer"):
-        await second.ensure_running()
-    assert first.identity is not None
-    assert start_ticks(first.identity.pid) is not None

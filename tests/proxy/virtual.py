@@ -297,8 +297,8 @@ _FACTORIES: Final[Mapping[str, LoopFactory]] = {
 }
 
 _REAL_UNLESS_ASKED: Final = ("peers", "workers")
-_PROCESSES: Final = frozenset({"make_process", "start_engine"})
-"""Fixtures that start real processes: whoever has one needs no mark."""
+_PROCESSES: Final = "make_process"
+"""A fixture that starts real processes: whoever has it needs no mark."""
 virtual_time: Final = pytest.mark.asyncio(loop_factories=["virtual"])
 """Marks tests that run on the virtual loop where the others of their folder do not."""
 real_time: Final = pytest.mark.asyncio(loop_factories=["real"])
@@ -311,8 +311,7 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, LoopFactory]:
     """Choose the loop of each test of a folder whose conftest.py has this name."""
     asked = [marker.kwargs.get("loop_factories") for marker in item.iter_markers("asyncio")]
-    is_real = item.path.parent.name in _REAL_UNLESS_ASKED or not _PROCESSES.isdisjoint(
-        getattr(item, "fixturenames", ())
-    )
+    fixtures = getattr(item, "fixturenames", ())
+    is_real = item.path.parent.name in _REAL_UNLESS_ASKED or _PROCESSES in fixtures
     names = next((names for names in asked if names), ["real" if is_real else "virtual"])
     return {name: _FACTORIES[name] for name in names}

@@ -4,17 +4,13 @@ What is admitted, and whose turn it is, `tests/core/dispatch` says; here, that i
 """
 
 import asyncio
-import hashlib
-import json
 import time
 from pathlib import Path
 from typing import Any
 
-import openai
 import pytest
 
-from partitiond.core.dispatch.routing import KeyRoute, ModelAvailability
-from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, error_of, post, replica, table
+from tests.proxy.conftest import Make, Proxy, error_of, key, post, replica, table
 from tests.proxy.scripted import (
     STREAM_HEAD,
     Gate,
@@ -31,6 +27,7 @@ from tests.proxy.virtual import RawClient, settled
 ASKED = {"model": "m", "prompt": "x"}
 STREAMED = {**ASKED, "stream": True}
 PIECE = chunk(text_event("x" * 60_000))
+QUICK = {"max_sequences": 1, "service_seconds": 0.01}
 FLOOD: list[Step] = [STREAM_HEAD, *[PIECE] * 2000, "hold"]
 
 
@@ -39,15 +36,10 @@ def gate() -> Gate:
     return Gate()
 
 
-@pytest.fixture
-async def engine(make_engine: MakeEngine, gate: Gate) -> ScriptedEngine:
-    return await make_engine(gate)
-
-
 async def test_no_replica_gets_more_than_its_limit_and_the_queue_keeps_its_order(
-    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate
+    make: Make, gate: Gate
 ) -> None:
-    proxy = await make_proxy(table(replica(engine, max_sequences=2)))
+    proxy, engine = await make.both(gate, at={"max_sequences": 2})
     requests = []
     for number in range(6):
         requests.append(proxy.ask(prompt=str(number)))
@@ -71,10 +63,9 @@ async def test_no_replica_gets_more_than_its_limit_and_the_queue_keeps_its_order
     ids=["sequences", "kv tokens"],
 )
 async def test_what_a_request_needs_counts(
-    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate, *,
-    limit: dict[str, Any], first: dict[str, Any], second: dict[str, Any],
-) -> None:  # fmt: skip
-    proxy = await make_proxy(table(replica(engine, **limit)))
+    make: Make, gate: Gate, limit: dict[str, Any], first: dict[str, Any], second: dict[str, Any]
+) -> None:
+    proxy, engine = await make.both(gate, at=limit)
     running = proxy.ask(**first)
     await engine.got(1)
     waiting = proxy.ask(**second)
@@ -95,23 +86,20 @@ async def test_what_a_request_needs_counts(
     ],
 )
 async def test_who_gets_no_place_is_429_with_a_time_to_come_back(
-    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate, *, code: str, service_seconds: float,
+    make: Make, gate: Gate, *, code: str, service_seconds: float,
     route: dict[str, Any], waiting: int, told_after: float, retry_after: int,
 ) -> None:  # fmt: skip
-    proxy = await make_proxy(
-        table(replica(engine, max_sequences=1, service_seconds=service_seconds), **route)
-    )
+    limits = {"max_sequences": 1, "service_seconds": service_seconds}
+    proxy, engine = await make.both(gate, at=limits, route=route)
     others = [proxy.ask()]
     await engine.got(1)
     others += [proxy.ask() for _ in range(waiting)]
     await proxy.queued(waiting)
     began = time.monotonic()
-    async with proxy.openai() as client:
-        with pytest.raises(openai.RateLimitError) as raised:
-            await client.completions.create(model="m", prompt="x")
+    refused = await proxy.complete()
     assert time.monotonic() - began == pytest.approx(told_after)
-    assert raised.value.code == code
-    assert raised.value.response.headers["retry-after"] == str(retry_after)
+    assert error_of(refused) == (429, code)
+    assert refused.headers["retry-after"] == str(retry_after)
     assert len(engine.received) == 1
     for number, other in enumerate(others):
         await engine.got(number + 1)
@@ -119,11 +107,10 @@ async def test_who_gets_no_place_is_429_with_a_time_to_come_back(
         assert (await other).status_code == 200
 
 
-async def test_the_total_limit_holds_for_who_waits_too(
-    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate
-) -> None:
-    routes = table(replica(engine, max_sequences=1, service_seconds=0.01), max_wait_seconds=600)
-    proxy = await make_proxy(routes, total_timeout_seconds=30)
+async def test_the_total_limit_holds_for_who_waits_too(make: Make, gate: Gate) -> None:
+    proxy, engine = await make.both(
+        gate, at=QUICK, route={"max_wait_seconds": 600}, total_timeout_seconds=30
+    )
     running = proxy.ask()
     await engine.got(1)
     # The first one's limit passes earlier; its place must not come free for the second.
@@ -138,19 +125,17 @@ async def test_the_total_limit_holds_for_who_waits_too(
 
 
 async def test_who_loses_its_place_while_it_takes_another_ones_is_told_at_once(
-    make_proxy: MakeProxy, engine: ScriptedEngine
+    make: Make, gate: Gate
 ) -> None:
     """B's second request takes the place of A's third; behind that, on the same connection, comes
     C's first, which takes the place that B has just taken."""
-    keys = tuple(KeyRoute(k, hashlib.sha256(k.encode()).hexdigest()) for k in ("a", "b", "c"))
-    route = replica(engine, max_sequences=1, service_seconds=0.01)
-    proxy = await make_proxy(
-        table(route, keys=keys, keys_required=True, max_queue=4, max_wait_seconds=600)
-    )
+    keys = {"keys": tuple(map(key, "abc")), "keys_required": True}
+    waits = {"max_queue": 4, "max_wait_seconds": 600}
+    proxy, _ = await make.both(gate, at=QUICK, route={**keys, **waits})
     clients = []
-    for keys_of, waiting in (("a", 0), ("a", 1), ("a", 2), ("ac", 3), ("b", 4), ("b", 4)):
+    for whose, waiting in (("a", 0), ("a", 1), ("a", 2), ("ac", 3), ("b", 4), ("b", 4)):
         clients.append(await RawClient.to(proxy.port))
-        clients[-1].send(b"".join(post(ASKED, key=k) for k in keys_of))
+        clients[-1].send(b"".join(post(ASKED, key=k) for k in whose))
         await settled()
         assert proxy.state.queues() == {"m": waiting}
     for client in (clients[3], clients[5]):
@@ -158,11 +143,8 @@ async def test_who_loses_its_place_while_it_takes_another_ones_is_told_at_once(
     assert proxy.state.queues() == {"m": 4}
 
 
-async def test_a_client_that_sends_on_but_takes_no_answers_is_not_answered_on(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    engine = await make_engine(plays(*answer(completion("x" * 1_000_000))))
-    proxy = await make_proxy(table(replica(engine)))
+async def test_a_client_that_sends_on_but_takes_no_answers_is_not_answered_on(make: Make) -> None:
+    proxy, engine = await make.both(plays(*answer(completion("x" * 1_000_000))))
     client = await RawClient.to(proxy.port, limit=1024)
     client.send(post(ASKED) * 8)
     await settled()
@@ -176,8 +158,8 @@ async def test_a_client_that_sends_on_but_takes_no_answers_is_not_answered_on(
     assert len(engine.received) == 8
 
 
-async def test_refusals_that_nobody_reads_do_not_fill_memory(make_proxy: MakeProxy) -> None:
-    proxy = await make_proxy(table())
+async def test_refusals_that_nobody_reads_do_not_fill_memory(make: Make) -> None:
+    proxy = await make.proxy(table())
     count = 2_000
     client = await RawClient.to(proxy.port, limit=1024)
     # Mostly body, so that what is read at once ends in the middle of one.
@@ -191,73 +173,22 @@ async def test_refusals_that_nobody_reads_do_not_fill_memory(make_proxy: MakePro
         told += (await client.until(b"}}")).count(b"HTTP/1.1 400 ")
 
 
-async def test_who_waits_for_replicas_that_are_gone_is_told(
-    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate
-) -> None:
-    proxy = await make_proxy(table(replica(engine, max_sequences=1)))
-    running = proxy.ask()
-    await engine.got(1)
-    waiting = proxy.ask()
-    await proxy.queued(1)
-    proxy.state.apply(table(version=2, availability=ModelAvailability.STARTING))
-    assert error_of(await waiting) == (503, "model_starting")
-    gate.open()
-    assert (await running).status_code == 200
-
-
-async def test_who_waits_starts_when_a_replica_comes(
-    make_proxy: MakeProxy, make_engine: MakeEngine, engine: ScriptedEngine
-) -> None:
-    route = replica(engine, max_sequences=1)
-    proxy = await make_proxy(table(route), debug_headers="always")
-    running = proxy.ask()
-    await engine.got(1)
-    waiting = proxy.ask()
-    await proxy.queued(1)
-    fresh = replica(await make_engine(name="fresh"), "m-2")
-    proxy.state.apply(table(route, fresh, version=2))
-    assert (await waiting).headers["x-partitiond-replica"] == "m-2"
-    running.cancel()
-
-
-async def test_requests_spread_by_share_of_the_limit(
-    make_proxy: MakeProxy, make_engine: MakeEngine, gate: Gate
-) -> None:
-    small, large = [await make_engine(gate, name) for name in ("small", "large")]
-    proxy = await make_proxy(
-        table(
-            replica(small, "small", max_sequences=2),
-            replica(large, "large", max_sequences=6),
-        )
-    )
-    requests = [proxy.ask() for _ in range(8)]
-    await small.got(2)
-    await large.got(6)
-    gate.open()
-    assert all(r.status_code == 200 for r in await asyncio.gather(*requests))
-
-
-async def test_a_replica_that_keeps_failing_is_left_out_for_a_while(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    bad, good = await make_engine(plays("reset"), "bad"), await make_engine(name="good")
-    proxy = await make_proxy(
+async def test_a_replica_that_keeps_failing_is_left_out_for_a_while(make: Make) -> None:
+    bad, good = await make.engine(plays("reset"), "bad"), await make.engine()
+    proxy = await make.proxy(
         table(replica(bad, "bad", max_sequences=100), replica(good, "good", max_sequences=1))
     )
     for _ in range(20):
         assert (await proxy.complete()).status_code == 200
     assert len(bad.received) < 10
     assert proxy.state.models["m"].replicas["bad"].health.ejections >= 1
-    metrics = proxy.state.metrics.text().decode()
-    assert 'partitiond_proxy_upstream_failures_total{kind="reset",replica="bad"}' in metrics
+    counted = "partitiond_proxy_upstream_failures_total"
+    assert proxy.metric(counted, kind="reset", replica="bad") == len(bad.received)
 
 
-async def flooded(
-    make_proxy: MakeProxy, make_engine: MakeEngine, **options: Any
-) -> tuple[Proxy, ScriptedEngine, RawClient]:
+async def flooded(make: Make, **options: Any) -> tuple[Proxy, ScriptedEngine, RawClient]:
     """A client that asks for a stream of 120 MB, takes only its beginning, and stays."""
-    engine = await make_engine(plays(*FLOOD))
-    proxy = await make_proxy(table(replica(engine)), **options)
+    proxy, engine = await make.both(plays(*FLOOD), **options)
     client = await RawClient.to(proxy.port, limit=4096)
     client.send(post(STREAMED))
     await settled()
@@ -266,10 +197,8 @@ async def flooded(
     return proxy, engine, client
 
 
-async def test_a_slow_client_slows_its_own_stream_and_memory_stays_bounded(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    proxy, engine, client = await flooded(make_proxy, make_engine)
+async def test_a_slow_client_slows_its_own_stream_and_memory_stays_bounded(make: Make) -> None:
+    proxy, engine, client = await flooded(make)
     # A socket's buffer on each side, and two times 64 KiB in between.
     assert engine.steps * len(PIECE) < 1_000_000
     for _ in range(20):
@@ -290,20 +219,18 @@ async def test_a_slow_client_slows_its_own_stream_and_memory_stays_bounded(
     ids=["its time", "the total limit"],
 )
 async def test_a_client_that_takes_nothing_is_let_go(
-    make_proxy: MakeProxy, make_engine: MakeEngine, options: dict[str, float], seconds: float
+    make: Make, options: dict[str, float], seconds: float
 ) -> None:
     began = time.monotonic()
-    proxy, engine, _ = await flooded(make_proxy, make_engine, **options)
+    proxy, engine, _ = await flooded(make, **options)
     await engine.until(lambda: engine.left == 1)
     assert time.monotonic() - began == pytest.approx(seconds, abs=1)
     await proxy.until(proxy.idle)
-    assert json.loads(proxy.log_lines[0])["error"] == "client_stalled"
+    assert proxy.records()[0]["error"] == "client_stalled"
 
 
-async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    proxy, _, client = await flooded(make_proxy, make_engine, client_timeout_seconds=10)
+async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(make: Make) -> None:
+    proxy, _, client = await flooded(make, client_timeout_seconds=10)
     began = time.monotonic()
     await proxy.state.drain(0.0)
     await proxy.until(proxy.idle)
@@ -312,10 +239,10 @@ async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(
 
 
 async def test_an_ejection_is_not_ended_by_the_timer_of_an_earlier_one(
-    make_proxy: MakeProxy, folder: Path
+    make: Make, folder: Path
 ) -> None:
     path = folder / "none.sock"
-    proxy = await make_proxy(table(replica(path, "m-1"), replica(path, "m-2")))
+    proxy = await make.proxy(table(replica(path, "m-1"), replica(path, "m-2")))
     first = proxy.state.models["m"].replicas["m-1"]
     for _ in range(3):
         first.failed()
@@ -329,10 +256,8 @@ async def test_an_ejection_is_not_ended_by_the_timer_of_an_earlier_one(
     earlier.cancel()
 
 
-async def test_connections_beyond_the_limit_get_503_in_openais_shape(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    proxy = await make_proxy(table(replica(await make_engine())), max_connections=1)
+async def test_connections_beyond_the_limit_get_503_in_openais_shape(make: Make) -> None:
+    proxy, _ = await make.both(max_connections=1)
     held = await RawClient.to(proxy.port)
     await settled()
     assert error_of(await proxy.complete()) == (503, "too_many_connections")
@@ -343,10 +268,9 @@ async def test_connections_beyond_the_limit_get_503_in_openais_shape(
 
 
 async def test_draining_the_proxy_ends_what_does_not_finish_with_an_error_event(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+    make: Make,
 ) -> None:
-    engine = await make_engine(plays(STREAM_HEAD, chunk(text_event("hel")), "hold"))
-    proxy = await make_proxy(table(replica(engine)))
+    proxy, _ = await make.both(plays(STREAM_HEAD, chunk(text_event("hel")), "hold"))
     running = proxy.ask(stream=True)
     await settled()
     began = time.monotonic()
@@ -360,10 +284,10 @@ async def test_draining_the_proxy_ends_what_does_not_finish_with_an_error_event(
 
 
 async def test_what_a_request_kept_for_itself_is_free_when_it_waited_in_vain(
-    make_proxy: MakeProxy, engine: ScriptedEngine, gate: Gate
+    make: Make, gate: Gate
 ) -> None:
     """A large one that was overtaken enough keeps the replica; the next starts as it is refused."""
-    proxy = await make_proxy(table(replica(engine, max_sequences=4)))
+    proxy, engine = await make.both(gate, at={"max_sequences": 4})
     model = proxy.state.models["m"]
     running = [proxy.ask(prompt="runs")]
     await engine.got(1)
