@@ -23,28 +23,25 @@ from tests.security.target import KEY, Target, key
 OPTIONS: dict[str, Any] = {}
 KEYS = [key(KEY)]
 TOKEN = "an-admin-token-for-tests"
-EXAMPLES = 6
-SLOW_EXAMPLES = 60
-BODIES = 4
-SLOW_BODIES = 100
-"""Examples for each of some fifteen routes, of a dozen bodies each."""
-ENDLESS = {"GET /jobs/{job_id}/events"}
-"""Operations that answer as long as what they watch runs; with random ids they end at once."""
 
 
-def limits(examples: int, *, derandomize: bool) -> settings:
+def examples(few: int, many: int) -> pytest.MarkDecorator:
+    """So many for each route; by hand more, other ones each time."""
+    more = pytest.param(many, marks=[pytest.mark.soak, pytest.mark.timeout(1200)])
+    return pytest.mark.parametrize("count", [few, more])
+
+
+def bounds(count: int) -> settings:
     return settings(
-        max_examples=examples,
-        derandomize=derandomize,
+        max_examples=count,
+        derandomize=count < 10,
         database=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
 
 
-def try_every_operation(
-    document: dict[str, Any], send: Any, *, examples: int, derandomize: bool
-) -> dict[str, set[int]]:
+def try_every_operation(document: dict[str, Any], send: Any, count: int) -> dict[str, set[int]]:
     """Requests that fit the document and requests that do not; the statuses by operation."""
     schema = schemathesis.openapi.from_dict(document)
     seen: dict[str, set[int]] = {}
@@ -53,12 +50,12 @@ def try_every_operation(
         operation = found.ok()
         statuses = seen.setdefault(operation.label, set())
         for mode in generation.GenerationMode:
-            _try(operation, mode, send, statuses, limits(examples, derandomize=derandomize))
+            _try(operation, mode, send, statuses, count)
     return seen
 
 
-def _try(operation: Any, mode: Any, send: Any, statuses: set[int], bounds: settings) -> None:
-    @bounds
+def _try(operation: Any, mode: Any, send: Any, statuses: set[int], count: int) -> None:
+    @bounds(count)
     @given(case=operation.as_strategy(generation_mode=mode))
     def run(case: Any) -> None:
         status = send(case)
@@ -74,33 +71,15 @@ def _try(operation: Any, mode: Any, send: Any, statuses: set[int], bounds: setti
         raise
 
 
+ENDLESS = {"GET /jobs/{job_id}/events"}
+"""Operations that answer as long as what they watch runs; with random ids they end at once."""
+
+
 @pytest.fixture
 def service() -> Iterator[FakeService]:
     fake = FakeService()
     yield fake
     fake.close()
-
-
-def fuzz_control(service: FakeService, *, examples: int, derandomize: bool) -> None:
-    app = create_app(service, admin_token=TOKEN)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        token = {"Authorization": f"Bearer {TOKEN}"}
-        turns = itertools.count()
-
-        def send(case: Any) -> int:
-            watching = case.operation.label in ENDLESS
-            if (
-                case.path_parameters and not watching and next(turns) % 3
-            ):  # random names only ever find nothing
-                case.path_parameters = {
-                    name: known(client, name, token) for name in case.path_parameters
-                }
-            values = case.as_transport_kwargs(base_url="http://testserver")
-            return ask(client, values, {**dict(values.pop("headers")), **token})
-
-        seen = try_every_operation(app.openapi(), send, examples=examples, derandomize=derandomize)
-    assert len(seen) > 25
-    assert any(200 in statuses for statuses in seen.values())
 
 
 def known(client: Any, parameter: str, token: dict[str, str]) -> str:
@@ -137,63 +116,55 @@ def ask(client: Any, values: dict[str, Any], headers: dict[str, Any]) -> int:
     return int(answer.status_code)
 
 
-def test_the_control_api_never_answers_5xx(service: FakeService) -> None:
-    fuzz_control(service, examples=EXAMPLES, derandomize=True)
+@examples(6, 60)
+def test_the_control_api_never_answers_5xx(service: FakeService, count: int) -> None:
+    app = create_app(service, admin_token=TOKEN)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        token = {"Authorization": f"Bearer {TOKEN}"}
+        turns = itertools.count()
 
+        def send(case: Any) -> int:
+            # Random names only ever find nothing.
+            if case.path_parameters and case.operation.label not in ENDLESS and next(turns) % 3:
+                names = {name: known(client, name, token) for name in case.path_parameters}
+                case.path_parameters = names
+            values = case.as_transport_kwargs(base_url="http://testserver")
+            return ask(client, values, {**dict(values.pop("headers")), **token})
 
-@pytest.mark.soak
-@pytest.mark.timeout(1200)
-def test_the_control_api_never_answers_5xx_to_many_requests(service: FakeService) -> None:
-    fuzz_control(service, examples=SLOW_EXAMPLES, derandomize=False)
+        seen = try_every_operation(app.openapi(), send, count)
+    assert len(seen) > 25
+    assert any(200 in statuses for statuses in seen.values())
 
 
 @pytest.fixture
-def served(attacked: tuple[Target, Recorder]) -> tuple[Target, Recorder]:
-    return attacked
+def data_client(proxy: Target) -> Iterator[httpx.Client]:
+    url, headers = f"http://127.0.0.1:{proxy.port}", {"Authorization": f"Bearer {KEY}"}
+    with httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=120) as client:
+        yield client
 
 
-def fuzz_data(target: Target, engine: Recorder, *, examples: int, derandomize: bool) -> None:
-    headers = {"Authorization": f"Bearer {KEY}"}
-    with httpx.Client(base_url=f"http://127.0.0.1:{target.port}", trust_env=False) as client:
-        document = client.get("/openapi.json", headers=headers).json()
-
-        def send(case: Any) -> int:
-            values = case.as_transport_kwargs(base_url=f"http://127.0.0.1:{target.port}")
-            if isinstance(values.get("json"), dict) and "model" in values["json"]:
-                values["json"]["model"] = "m"  # a random name would never come past the route
-            return ask(client, values, {**dict(values.pop("headers")), **headers})
-
-        seen = try_every_operation(document, send, examples=examples, derandomize=derandomize)
-    assert {label.split(" ")[1] for label in seen} == {
-        *RIGHT,
-        "/v1/models",
-        "/v1/models/{model}",
-        "/healthz",
-        "/health",
-    }
-    assert engine.violations == []
-
-
-def fuzz_bodies(target: Target, engine: Recorder, *, examples: int, derandomize: bool) -> None:
-    """What engines read, which the document does not tell, with anything wrong at any depth."""
-    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
-    statuses: set[int] = set()
-    with httpx.Client(base_url=f"http://127.0.0.1:{target.port}", trust_env=False) as client:
-        for path in RIGHT:
-            _try_bodies(client, path, headers, statuses, limits(examples, derandomize=derandomize))
-    assert {200, 400} <= statuses
-    assert engine.violations == []
-    assert target.alive()
-
-
-def _try_bodies(
-    client: httpx.Client, path: str, headers: dict[str, str], statuses: set[int], bounds: settings
+@examples(6, 60)
+def test_the_data_api_never_answers_5xx(
+    data_client: httpx.Client, engine: Recorder, count: int
 ) -> None:
-    @bounds
+    def send(case: Any) -> int:
+        values = case.as_transport_kwargs(base_url=str(data_client.base_url))
+        if isinstance(values.get("json"), dict) and "model" in values["json"]:
+            values["json"]["model"] = "m"  # a random name would never come past the route
+        return ask(data_client, values, dict(values.pop("headers")))
+
+    seen = try_every_operation(data_client.get("/openapi.json").json(), send, count)
+    others = {"/v1/models", "/v1/models/{model}", "/healthz", "/health"}
+    assert {label.split(" ")[1] for label in seen} == {*RIGHT, *others}
+    assert engine.violations == []
+
+
+def try_bodies(client: httpx.Client, path: str, statuses: set[int], count: int) -> None:
+    @bounds(count)
     @given(alike=bodies(path))
     def run(alike: list[bytes]) -> None:
         for body in alike:
-            answer = client.post(path, content=body, headers=headers, timeout=120)
+            answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
             statuses.add(answer.status_code)
             told = f"{path}: {answer.status_code} to {body[:4000]!r}"
             assert answer.status_code < 500, told
@@ -202,22 +173,14 @@ def _try_bodies(
     run()
 
 
-def test_the_data_api_never_answers_5xx(served: tuple[Target, Recorder]) -> None:
-    fuzz_data(*served, examples=EXAMPLES, derandomize=True)
-
-
-def test_no_body_that_an_engine_might_read_gets_a_5xx(served: tuple[Target, Recorder]) -> None:
-    fuzz_bodies(*served, examples=BODIES, derandomize=True)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1200)
-def test_no_body_of_many_gets_a_5xx(served: tuple[Target, Recorder]) -> None:
-    """Other bodies each time; the one that fails is told, as small as it can be made."""
-    fuzz_bodies(*served, examples=SLOW_BODIES, derandomize=False)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1200)
-def test_the_data_api_never_answers_5xx_to_many_requests(served: tuple[Target, Recorder]) -> None:
-    fuzz_data(*served, examples=SLOW_EXAMPLES, derandomize=False)
+@examples(4, 100)
+def test_no_body_that_an_engine_might_read_gets_a_5xx(
+    proxy: Target, data_client: httpx.Client, engine: Recorder, count: int
+) -> None:
+    """What engines read, which the document does not tell, with anything wrong at any depth."""
+    statuses: set[int] = set()
+    for path in RIGHT:
+        try_bodies(data_client, path, statuses, count)
+    assert {200, 400} <= statuses
+    assert engine.violations == []
+    assert proxy.alive()
