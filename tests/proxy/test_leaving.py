@@ -1,13 +1,12 @@
 """The proxy sees a client's disconnect in every phase of its requests, by reset and by close."""
 
 import asyncio
-import json
 import socket
 from pathlib import Path
 
 import pytest
 
-from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
+from tests.proxy.conftest import Make, Proxy, post, replica, table
 from tests.proxy.scripted import (
     DONE,
     STREAM_HEAD,
@@ -17,6 +16,7 @@ from tests.proxy.scripted import (
     answer,
     chunk,
     completion,
+    plays,
     stream,
     text_event,
 )
@@ -26,12 +26,7 @@ both_ways = pytest.mark.parametrize("reset", [True, False], ids=["reset", "close
 
 
 def request(prompt: str, *, streamed: bool = False) -> bytes:
-    body = json.dumps({"model": "m", "prompt": prompt, "stream": streamed}).encode()
-    head = (
-        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n"
-    )
-    return head % len(body) + body
+    return post({"model": "m", "prompt": prompt, "stream": streamed})
 
 
 def waiting_line(proxy: Proxy) -> int:
@@ -44,17 +39,13 @@ async def nobody_is_left(proxy: Proxy) -> None:
     assert not proxy.state.reading
 
 
-def prompts(engine: ScriptedEngine) -> list[str]:
-    return [received.body["prompt"] for received in engine.received]
-
-
 @pytest.fixture
 def go_on() -> asyncio.Event:
     return asyncio.Event()
 
 
 @pytest.fixture
-async def engine(make_engine: MakeEngine, go_on: asyncio.Event) -> ScriptedEngine:
+async def engine(make: Make, go_on: asyncio.Event) -> ScriptedEngine:
     """Prompts "held" are answered when told, all others at once."""
 
     def script(received: Received) -> list[Step]:
@@ -64,49 +55,46 @@ async def engine(make_engine: MakeEngine, go_on: asyncio.Event) -> ScriptedEngin
             return [STREAM_HEAD, chunk(text_event("hel")), go_on, *stream(DONE)[1:]]
         return [go_on, *answer(completion())]
 
-    return await make_engine(script)
+    return await make.engine(script)
 
 
 @pytest.fixture
-async def proxy(make_proxy: MakeProxy, engine: ScriptedEngine) -> Proxy:
-    return await make_proxy(table(replica(engine, max_sequences=1)), client_timeout_seconds=10.0)
+async def proxy(make: Make, engine: ScriptedEngine) -> Proxy:
+    return await make.proxy(table(replica(engine, max_sequences=1)), client_timeout_seconds=10.0)
+
+
+@pytest.fixture
+async def client(proxy: Proxy) -> RawClient:
+    return await RawClient.to(proxy.port)
 
 
 @both_ways
-async def test_while_its_body_comes(proxy: Proxy, *, reset: bool) -> None:
-    client = await RawClient.to(proxy.port)
-    client.send(request("x")[:-5])
+async def test_while_its_body_comes_or_it_waits_in_the_queue(
+    proxy: Proxy, client: RawClient, engine: ScriptedEngine, go_on: asyncio.Event, *, reset: bool
+) -> None:
+    client.send(request("held"))
+    await engine.got(1)
+    comes, waits = [await RawClient.to(proxy.port) for _ in range(2)]
+    comes.send(request("x")[:-5])
+    waits.send(request("queued"))
     await proxy.until(lambda: bool(proxy.state.reading))
-    client.leave(reset=reset)
-    await nobody_is_left(proxy)
-
-
-@both_ways
-async def test_while_it_waits_in_the_queue(
-    proxy: Proxy, engine: ScriptedEngine, go_on: asyncio.Event, *, reset: bool
-) -> None:
-    first, second = [await RawClient.to(proxy.port) for _ in range(2)]
-    first.send(request("held"))
-    await engine.until(lambda: len(engine.received) == 1)
-    second.send(request("queued"))
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
-    second.leave(reset=reset)
-    await proxy.until(lambda: proxy.state.queues() == {"m": 0})
-    await proxy.until(lambda: proxy.connections() == 1)
+    await proxy.queued(1)
+    comes.leave(reset=reset)
+    waits.leave(reset=reset)
+    await proxy.queued(0)
+    await proxy.until(lambda: proxy.connections() == 1 and not proxy.state.reading)
     go_on.set()
-    await first.until(b"hello")
-    assert prompts(engine) == ["held"]
+    await client.until(b"hello")
+    assert engine.prompts() == ["held"]
 
 
 @both_ways
-async def test_while_it_is_sent_to_the_engine(
-    make_proxy: MakeProxy, folder: Path, *, reset: bool
-) -> None:
+async def test_while_it_is_sent_to_the_engine(make: Make, folder: Path, *, reset: bool) -> None:
     """An engine that takes nothing: most of the body is still in the proxy."""
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(folder / "deaf.sock"))
         deaf.listen()
-        proxy = await make_proxy(table(replica(folder / "deaf.sock")))
+        proxy = await make.proxy(table(replica(folder / "deaf.sock")))
         client = await RawClient.to(proxy.port)
         client.send(request("x" * 4_000_000))
         await proxy.until(lambda: len(proxy.state.flights) == 1)
@@ -116,15 +104,12 @@ async def test_while_it_is_sent_to_the_engine(
 
 @both_ways
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_while_it_is_answered(
-    make_proxy: MakeProxy, make_engine: MakeEngine, *, streamed: bool, reset: bool
-) -> None:
+async def test_while_it_is_answered(make: Make, *, streamed: bool, reset: bool) -> None:
     steps: list[Step] = [STREAM_HEAD, chunk(text_event("hel")), "hold"] if streamed else ["hold"]
-    engine = await make_engine(lambda _: steps)
-    proxy = await make_proxy(table(replica(engine)))
+    proxy, engine = await make.both(plays(*steps))
     client = await RawClient.to(proxy.port)
     client.send(request("x", streamed=streamed))
-    await engine.until(lambda: len(engine.received) == 1)
+    await engine.got(1)
     if streamed:
         await client.until(b"hel")
     client.leave(reset=reset)
@@ -146,96 +131,78 @@ BEHIND = {
 @pytest.mark.parametrize("streamed", [True, False])
 @pytest.mark.parametrize("behind", BEHIND)
 async def test_while_another_request_waits_behind_the_one_that_runs(
-    proxy: Proxy, engine: ScriptedEngine, behind: str, *, streamed: bool, reset: bool
-) -> None:
+    proxy: Proxy, client: RawClient, engine: ScriptedEngine, *, behind: str, streamed: bool,
+    reset: bool,
+) -> None:  # fmt: skip
     """Nothing is read then, so nothing tells of it: neither runs on, and the second never runs."""
-    client = await RawClient.to(proxy.port)
     client.send(request("held", streamed=streamed))
-    await engine.until(lambda: len(engine.received) == 1)
+    await engine.got(1)
     client.send(BEHIND[behind])
     await settled()
     assert (waiting_line(proxy) > 0) is (behind != "half a head")
     client.leave(reset=reset)
     await nobody_is_left(proxy)
-    assert [json.loads(line)["outcome"] for line in proxy.log_lines] == ["client_gone"]
-    assert prompts(engine) == ["held"]
+    assert [line["outcome"] for line in proxy.records()] == ["client_gone"]
+    assert engine.prompts() == ["held"]
 
 
 @both_ways
 async def test_between_two_looks_at_its_connection(
-    proxy: Proxy, engine: ScriptedEngine, go_on: asyncio.Event, *, reset: bool
+    proxy: Proxy, client: RawClient, engine: ScriptedEngine, go_on: asyncio.Event, *, reset: bool
 ) -> None:
     """The first request ends before anybody has looked: the second does not run all the same."""
-    client = await RawClient.to(proxy.port)
     client.send(request("held") + request("never"))
-    await engine.until(lambda: len(engine.received) == 1)
+    await engine.got(1)
     await settled()
     assert waiting_line(proxy) == 1
     client.leave(reset=reset)
     go_on.set()
     await settled()  # before the next look
     await nobody_is_left(proxy)
-    assert prompts(engine) == ["held"]
+    assert engine.prompts() == ["held"]
 
 
+@pytest.mark.parametrize("ends", [True, False])
 async def test_a_client_that_stays_gets_all_its_answers(
-    proxy: Proxy, engine: ScriptedEngine, go_on: asyncio.Event
+    proxy: Proxy, client: RawClient, engine: ScriptedEngine, go_on: asyncio.Event, *, ends: bool
 ) -> None:
     """Many looks at a connection that is not read take it for none that was left.
 
     The time for a body runs only while the body is read: behind another request it has any.
     """
     large = "x" * 1_000_000
-    client = await RawClient.to(proxy.port)
     client.send(request("held") + request(large) + request("last")[:-5])
     await asyncio.sleep(60)
     assert waiting_line(proxy) == 1
     go_on.set()
     await client.until(b"hello")
     await client.until(b"hello")
-    client.send(request("last")[-5:])
-    await client.until(b"hello")
-    assert prompts(engine) == ["held", large, "last"]
-
-
-async def test_a_body_behind_another_request_has_its_time_once_it_is_read(
-    proxy: Proxy, engine: ScriptedEngine, go_on: asyncio.Event
-) -> None:
-    client = await RawClient.to(proxy.port)
-    client.send(request("held") + request("second")[:-5])
-    await asyncio.sleep(60)
-    go_on.set()
-    await client.until(b"hello")
     await asyncio.sleep(9)
     assert proxy.state.reading
-    await client.until(b"HTTP/1.1 408 ")
-    await proxy.until(proxy.idle)
-    assert prompts(engine) == ["held"]
+    if ends:
+        client.send(request("last")[-5:])
+        await client.until(b"hello")
+    else:
+        await client.until(b"HTTP/1.1 408 ")
+        await proxy.until(proxy.idle)
+    assert engine.prompts() == ["held", large, *["last"] * ends]
 
 
-async def test_behind_a_client_that_takes_nothing_no_further_request_begins(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
+async def test_behind_a_client_that_takes_nothing_no_further_request_begins(make: Make) -> None:
     go_on = asyncio.Event()
-    piece = text_event("x" * 60_000)
+    flood: list[Step] = [STREAM_HEAD, *[chunk(text_event("x" * 60_000))] * 500, "hold"]
 
     def script(received: Received) -> list[Step]:
-        if received.body["stream"]:
-            return [STREAM_HEAD, *[chunk(piece)] * 500, "hold"]
-        return [go_on, *answer(completion())]
+        return flood if received.body["stream"] else [go_on, *answer(completion())]
 
-    engine = await make_engine(script)
-    proxy = await make_proxy(table(replica(engine)))
-    before = [await RawClient.to(proxy.port) for _ in range(2)]
-    for client in before:
-        client.send(request("before"))
-    await engine.until(lambda: len(engine.received) == 2)
+    proxy, engine = await make.both(script)
+    before = [proxy.ask(prompt="before") for _ in range(2)]
+    await engine.got(2)
     go_on.set()  # two connections to the engine are open now: a further request is sent at once
-    for client in before:
-        await client.until(b"hello")
+    await asyncio.gather(*before)
     client = await RawClient.to(proxy.port, limit=4096)
     client.send(request("large", streamed=True) + request("never"))
     await proxy.until(lambda: waiting_line(proxy) == 1)
     await nobody_is_left(proxy)
     assert "client_stalled" in proxy.log_lines[-1]
-    assert prompts(engine) == ["before", "before", "large"]
+    assert engine.prompts() == ["before", "before", "large"]

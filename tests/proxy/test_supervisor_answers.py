@@ -74,10 +74,6 @@ async def test_an_error_that_is_not_in_the_proxys_shape_is_told_as_it_is(
     assert told.decode() in str(raised.value)
 
 
-async def test_without_a_proxy_nothing_is_said_of_keys(folder: Path) -> None:
-    assert await process(folder).key_use() is None
-
-
 def test_the_address_is_https_with_a_certificate(tmp_path: Path) -> None:
     assert process(tmp_path).base_url == "http://127.0.0.1:8000"
     tls = process(tmp_path, tls_certificate="/c.pem", tls_key="/k.pem")

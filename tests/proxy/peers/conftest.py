@@ -1,17 +1,30 @@
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from partitiond.core.dispatch.routing import ReplicaRoute, RoutingTable
+from tests.proxy import conftest
 from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
 from tests.proxy.peers.hosts import Host, host, parts
 from tests.proxy.scripted import Script, ScriptedEngine, well_behaved
 
 MakeHosts = Callable[..., Awaitable[list[Host]]]
+
+
+@pytest.fixture
+def clean_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """No fault may look like a bug of ours."""
+    caplog.set_level(logging.WARNING)
+    yield
+    bad = [
+        one for one in caplog.get_records("call") if one.levelno >= logging.ERROR or one.exc_info
+    ]
+    assert not bad, [one.getMessage() for one in bad]
 
 
 @pytest.fixture
@@ -35,10 +48,9 @@ async def make_hosts(folder: Path) -> AsyncIterator[MakeHosts]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Make:
-    """Makes engines and hosts, as the fixtures of these names do."""
+class Make(conftest.Make):
+    """Makes hosts as well."""
 
-    engine: MakeEngine
     hosts: MakeHosts
 
     async def pair(
@@ -59,8 +71,8 @@ class Make:
 
 
 @pytest.fixture
-def make(make_engine: MakeEngine, make_hosts: MakeHosts) -> Make:
-    return Make(make_engine, make_hosts)
+def make(make_engine: MakeEngine, make_proxy: MakeProxy, make_hosts: MakeHosts) -> Make:
+    return Make(make_engine, make_proxy, make_hosts)
 
 
 @pytest.fixture

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Self
 
 from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.proxy.peers import frames
@@ -18,11 +19,13 @@ from partitiond.proxy.peers.messages import (
     ReplicaCounts,
     encode,
 )
+from tests.proxy.peers.hosts import Host
 
 Frames = Sequence[tuple[int, bytes]]
 """(kind, payload) of each, about the request that was asked."""
 Lie = Callable[[], Frames]
 
+BODY = b'{"model": "m", "prompt": "hi"}'
 PLACED = (frames.PLACED, encode(PlacedAt("m-1")))
 STREAM = (frames.HEAD, encode(AnswerHead(200, b"text/event-stream", stream=True)))
 WHOLE = (frames.HEAD, encode(AnswerHead(200, b"application/json")))
@@ -35,13 +38,54 @@ def counts(model: str = "m", last: int = 0) -> bytes:
     return last.to_bytes(4, "big") + now.to_bytes(8, "big") + encode(told)
 
 
-def opened(body: bytes, **changes: object) -> bytes:
+def opened(body: bytes = BODY, **changes: object) -> bytes:
     """The payload of a request, all of whose body is in it."""
     asked = Open("m", "/v1/completions", "req-1", len(body), False, 1, 10, total_seconds=30.0)
     for name, value in changes.items():
         setattr(asked, name, value)
     head = encode(asked)
     return len(head).to_bytes(4, "big") + head + body
+
+
+class LyingEntry:
+    """Calls a host's listener for peers, in the name of another one."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+        self._cutter = FrameReader()
+        self._kept: list[tuple[int, int, bytes]] = []
+
+    @classmethod
+    async def call(cls, host: Host, name: str = "a") -> Self:
+        path = host.route.address.removeprefix("unix:")
+        caller = cls(*await asyncio.open_unix_connection(path))
+        caller.send(frames.HELLO, 0, encode(Hello(1, name)))
+        return caller
+
+    def send(self, kind: int, number: int, payload: bytes = b"") -> None:
+        self.writer.write(frame(kind, number, payload))
+
+    def ask(self, numbers: Iterable[int], body: bytes = BODY, **changes: object) -> None:
+        """Send a request for each number."""
+        for number in numbers:
+            self.send(frames.OPEN, number, opened(body, **changes))
+
+    async def heard(self, kind: int) -> tuple[int, bytes]:
+        """Number and payload of the next frame of this kind; others are passed over."""
+        while True:
+            while self._kept:
+                got, number, payload = self._kept.pop(0)
+                if got == kind:
+                    return number, payload
+            data = await self.reader.read(65536)
+            assert data, "the connection has ended"
+            self._kept += self._cutter.feed(data)
+
+    async def ended(self) -> None:
+        """Wait until the host ends the connection."""
+        await self.reader.read(-1)
+        self.writer.close()
 
 
 class LyingOwner:

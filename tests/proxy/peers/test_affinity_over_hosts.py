@@ -6,11 +6,13 @@ import pytest
 
 from partitiond.core.dispatch.affinity import DIGEST_BYTES, session_digest
 from partitiond.core.dispatch.host_affinity import MOST_TOLD
+from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import LatelyPlaced, Open, encode
 from tests.proxy.conftest import replica, table
 from tests.proxy.peers.conftest import Make
-from tests.proxy.peers.hosts import Host, parts
+from tests.proxy.peers.hosts import Host
+from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import ScriptedEngine
 from tests.proxy.virtual import virtual_time
 
@@ -37,9 +39,9 @@ def told_count(host: Host) -> int:
     return host.proxy.state.models["m"].attraction.told_count()
 
 
-async def until_idle(hosts: list[Host]) -> None:
-    for one in hosts:
-        await one.proxy.until(one.is_idle)
+async def replicas(make: Make, count: int) -> tuple[list[ScriptedEngine], RoutingTable]:
+    engines = [await make.engine(name=f"e{n}") for n in range(count)]
+    return engines, table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
 
 
 def counts(engines: list[ScriptedEngine]) -> list[int]:
@@ -50,10 +52,8 @@ def counts(engines: list[ScriptedEngine]) -> list[int]:
 async def test_what_began_at_one_host_finds_its_replica_from_each(
     make: Make, first: Turn, later: Turn
 ) -> None:
-    engines = [await make.engine(name=f"e{n}") for n in range(3)]
-    routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
-    hosts = await make.hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": ["m-2"]})
-    a, b, c = hosts
+    engines, routes = await replicas(make, 3)
+    hosts = a, b, c = await make.hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": ["m-2"]})
     assert (await a.proxy.complete(**first)).status_code == 200
     assert counts(engines) == [1, 0, 0]
     await until_told([b, c])
@@ -69,10 +69,9 @@ async def test_what_began_at_one_host_finds_its_replica_from_each(
 async def test_hosts_without_replicas_find_it_among_those_of_one_owner(
     make: Make, first: Turn, later: Turn
 ) -> None:
-    engines = [await make.engine(name=f"e{n}") for n in range(4)]
-    routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
-    hosts = await make.hosts(routes, {"a": [], "b": ["m-0", "m-1", "m-2", "m-3"], "c": []})
-    a, _, c = hosts
+    engines, routes = await replicas(make, 4)
+    owners = {"a": [], "b": ["m-0", "m-1", "m-2", "m-3"], "c": []}
+    hosts = a, _, c = await make.hosts(routes, owners)
     await a.proxy.complete(**first)
     where = counts(engines)
     await until_told([a, c])
@@ -82,31 +81,8 @@ async def test_hosts_without_replicas_find_it_among_those_of_one_owner(
     await until_idle(hosts)
 
 
-@TURNS
-async def test_without_its_replica_it_goes_elsewhere_and_is_found_there(
-    make: Make, first: Turn, later: Turn
-) -> None:
-    engines = [await make.engine(name=f"e{n}") for n in range(3)]
-    one, two, three = (replica(engine, f"m-{n}") for n, engine in enumerate(engines))
-    owners = {"m-1": "b", "m-2": "c"}
-    hosts = await make.hosts(table(one, two, three), {"a": ["m-0"], "b": ["m-1"], "c": ["m-2"]})
-    a, b, c = hosts
-    await a.proxy.complete(**first)
-    await until_told([b, c])
-    parts(table(two, three, version=2), hosts, owners)
-    await b.proxy.until(lambda: b.proxy.state.peers.serving("m") == {"c"})
-    assert (await b.proxy.complete(**later)).status_code == 200
-    assert counts(engines) == [1, 1, 0]
-    await until_told([a])
-    for host in (a, b, a):
-        assert (await host.proxy.complete(**later)).status_code == 200
-    assert counts(engines) == [1, 4, 0]
-    await until_idle(hosts)
-
-
 async def test_a_peer_attracts_requests_to_its_own_replicas_alone(make: Make) -> None:
-    engines = [await make.engine(name=f"e{n}") for n in range(2)]
-    routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
+    engines, routes = await replicas(make, 2)
     a, b, c = await make.hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": []})
     ann, bob = (session_digest(f"\0{name}") for name in ("ann", "bob"))
     for one in c.server.sockets:

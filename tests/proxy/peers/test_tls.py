@@ -11,13 +11,12 @@ import pytest
 from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.core.errors import SettingsError
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.listening.opening import listen_tcp
 from partitiond.proxy.peer_server.server import PeerServer
 from partitiond.proxy.peers import tls
 from partitiond.proxy.peers.tls import PeerTls
 from tests.proxy.certificates import issue_host
-from tests.proxy.conftest import ListLog, MakeEngine, replica, serving, table
+from tests.proxy.conftest import MakeEngine, replica, serving, table
 from tests.proxy.peers.hosts import Host, parts
 
 
@@ -37,16 +36,6 @@ async def secured(folder: Path, name: str, files: Path) -> AsyncIterator[Host]:
             yield Host(name, proxy, server, PeerRoute(name, at))
         finally:
             server.close()
-
-
-async def test_two_hosts_of_a_fleet_serve_each_other(folder: Path, make_engine: MakeEngine) -> None:
-    routes = table(replica(await make_engine()))
-    async with (
-        secured(folder, "a", issue_host(folder, "a")) as a,
-        secured(folder, "b", issue_host(folder, "b")) as b,
-    ):
-        parts(routes, [a, b], {"m-1": "b"})
-        assert (await a.proxy.complete()).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -100,7 +89,3 @@ async def test_files_that_are_renewed_count_for_the_next_connection(
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be used"):
         PeerTls(tmp_path)
-
-
-def test_a_state_without_peers_keeps_no_connection(tmp_path: Path) -> None:
-    assert not ProxyState(ProxyOptions(), tmp_path, ListLog()).peers

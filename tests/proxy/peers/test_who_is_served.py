@@ -12,34 +12,30 @@ from partitiond.core.units import KIB
 from partitiond.proxy.peer_server import connection, server
 from partitiond.proxy.peer_server.server import HANDSHAKE_FAILED, MAX_HANDSHAKES, _names
 from partitiond.proxy.peers import frames, socket, tls
-from partitiond.proxy.peers.frames import FrameReader, frame
-from partitiond.proxy.peers.messages import Hello, Open, encode, read_failed
+from partitiond.proxy.peers.messages import Hello, read_failed
 from tests.proxy.certificates import issue_host
 from tests.proxy.conftest import MakeEngine, replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, host, parts, tables_of
-from tests.proxy.peers.test_hops import until_idle
+from tests.proxy.peers.liar import LyingEntry
+from tests.proxy.peers.test_hops import holding, until_idle
 from tests.proxy.peers.test_tls import secured
-from tests.proxy.scripted import Received, Step, answer, completion
+from tests.proxy.scripted import plays
+from tests.proxy.virtual import virtual_time
 
 
 def listed(host: Host) -> list[str]:
     return [one.peer for one in host.server.sockets]
 
 
+@virtual_time
 async def test_a_host_that_left_the_fleet_is_served_no_further_request(make: Make) -> None:
     """What it has there already ends as it would have."""
     go = asyncio.Event()
-
-    def holds(_: Received) -> list[Step]:
-        return [go, *answer(completion())]
-
-    engine = await make.engine(holds)
-    routes = table(replica(engine))
-    a, b = await make.hosts(routes, {"a": [], "b": ["m-1"]})
-    before = asyncio.create_task(a.proxy.complete())
-    await engine.until(lambda: len(engine.received) == 1)
-    parts(dataclasses.replace(routes, version=2), [b], {"m-1": "b"})  # a goes on with its own
+    a, b, engine = await make.pair(holding(go))
+    before = a.proxy.ask()
+    await engine.got(1)
+    parts(table(replica(engine), version=2), [b], {"m-1": "b"})  # a goes on with its own
     await a.proxy.until(lambda: a.proxy.state.peers.heard() == [])
     assert (await a.proxy.complete()).status_code == 503
     go.set()
@@ -49,41 +45,24 @@ async def test_a_host_that_left_the_fleet_is_served_no_further_request(make: Mak
     await until_idle([a, b])
 
 
+@virtual_time
 async def test_a_refused_host_that_does_not_leave_is_answered_no_more(
-    folder: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "DEAD_SECONDS", 3600.0)
-    engine = await make_engine(lambda _: ["hold"])
-    async with host(folder, "b") as b, host(folder, "a") as a:
-        routes = table(replica(engine))
-        b.proxy.state.apply(tables_of(routes, [a.route, b.route], {"m-1": "b"}).of("b"))
-        reader, writer = await asyncio.open_unix_connection(b.route.address.removeprefix("unix:"))
-        writer.write(frame(frames.HELLO, 0, encode(Hello(1, "a"))))
-        body = json.dumps({"model": "m", "prompt": "hi"}).encode()
-        head = encode(
-            Open("m", "/v1/completions", "r", len(body), False, 1, 10, total_seconds=60.0)
-        )
-        opening = len(head).to_bytes(4, "big") + head + body
-        writer.write(frame(frames.OPEN, 1, opening))
-        await engine.until(lambda: len(engine.received) == 1)
-        alone = tables_of(dataclasses.replace(routes, version=2), [b.route], {"m-1": "b"})
-        b.proxy.state.apply(alone.of("b"))
-        cutter, told = FrameReader(), []
-        while frames.LEAVING not in told:
-            told += [kind for kind, _, _ in cutter.feed(await reader.read(1 << 16))]
-        writer.write(frame(frames.OPEN, 2, opening))
-        refused = None
-        while refused is None:
-            for kind, number, payload in cutter.feed(await reader.read(1 << 16)):
-                if (kind, number) == (frames.FAIL, 2):
-                    refused = read_failed(payload)
-        assert refused.refused
-        assert len(engine.received) == 1
-        writer.write(frame(frames.CANCEL, 1))
-        while await reader.read(1 << 16):  # until the connection ends, with its last request
-            pass
-        writer.close()
-        await until_idle([b])
+    _, b, engine = await make.pair(plays("hold"))
+    caller = await LyingEntry.call(b)
+    caller.ask([1])
+    await engine.got(1)
+    parts(table(replica(engine), version=2), [b], {"m-1": "b"})
+    await caller.heard(frames.LEAVING)
+    caller.ask([2])
+    number, refused = await caller.heard(frames.FAIL)
+    assert (number, read_failed(refused).refused) == (2, True)
+    assert len(engine.received) == 1
+    caller.send(frames.CANCEL, 1)
+    await caller.ended()  # with its last request
+    await until_idle([b])
 
 
 @pytest.mark.parametrize("renewed", ["a", "b"], ids=["the entry's", "the owner's"])
@@ -120,36 +99,27 @@ async def test_who_never_finishes_a_handshake_keeps_nobody_out(
             writer.transport.abort()
 
 
+@virtual_time
 async def test_bodies_of_other_hosts_leave_room_for_those_of_clients(
-    folder: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+    make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a body comes in time, or its request ends; and all of them have half of the room."""
     monkeypatch.setattr(connection, "LEAST_BODY_RATE", 1 << 40)
     room = {"max_bodies_bytes": 400 * KIB, "max_body_bytes": 200 * KIB}
-    async with host(folder, "b", client_timeout_seconds=1.0, **room) as b, host(folder, "a") as a:
-        routes = table(replica(await make_engine()))
-        b.proxy.state.apply(tables_of(routes, [a.route, b.route], {"m-1": "b"}).of("b"))
-        reader, writer = await asyncio.open_unix_connection(b.route.address.removeprefix("unix:"))
-        writer.write(frame(frames.HELLO, 0, encode(Hello(1, "a"))))
-        for number in (1, 2):
-            head = encode(Open("m", "/v1/completions", "r", 190 * KIB, False, 1, 10))
-            writer.write(frame(frames.OPEN, number, len(head).to_bytes(4, "big") + head))
-            writer.write(frame(frames.BODY, number, b"x" * 120 * KIB))
-        cutter, failed = FrameReader(), {}
-        while 2 not in failed:
-            for kind, number, payload in cutter.feed(await reader.read(1 << 16)):
-                if kind == frames.FAIL:
-                    failed[number] = read_failed(payload).code
-        assert failed == {2: "bodies_full"}
-        assert (await b.proxy.complete(prompt="p" * 150 * KIB)).status_code == 200
-        while 1 not in failed:
-            writer.write(frame(frames.BODY, 1, b"x"))
-            for kind, number, payload in cutter.feed(await reader.read(1 << 16)):
-                if kind == frames.FAIL:
-                    failed[number] = read_failed(payload).code
-        assert failed[1] == "timeout"
-        assert b.proxy.state.body_bytes == 0
-        writer.close()
+    _, b, _ = await make.pair(options={"client_timeout_seconds": 10.0, **room})
+    caller = await LyingEntry.call(b)
+    caller.ask((1, 2), b"x" * 120 * KIB, body_bytes=190 * KIB)
+    number, failed = await caller.heard(frames.FAIL)
+    assert (number, read_failed(failed).code) == (2, "bodies_full")
+    assert (await b.proxy.complete(prompt="p" * 150 * KIB)).status_code == 200
+    ends = asyncio.create_task(caller.heard(frames.FAIL))
+    while not ends.done():
+        caller.send(frames.BODY, 1, b"x")
+        await asyncio.sleep(1)
+    number, failed = ends.result()
+    assert (number, read_failed(failed).code) == (1, "timeout")
+    assert b.proxy.state.body_bytes == 0
+    caller.writer.close()
 
 
 async def test_the_defaults_of_a_model_add_to_no_bodys_size(make: Make) -> None:
