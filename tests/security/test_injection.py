@@ -4,7 +4,6 @@ import json
 import re
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from tests.security.attacks import BODY
@@ -24,16 +23,14 @@ def ask(proxy: Target, data: bytes) -> Answer:
     return exchange(proxy.port, data, 1).answers[0]
 
 
-def test_a_harmless_request_id_is_the_request_s_everywhere(proxy: Target, engine: Recorder) -> None:
-    for given in ("abc", "a-b_c.d:e", "x" * 64):
-        engine.forget()
-        answer = ask(proxy, post(BODY, AUTH, b"x-request-id: " + given.encode()))
-        assert answer.headers["x-request-id"] == given
-        assert [seen.headers["x-request-id"] for seen in engine.seen] == [given]
-        wait_until("the log", lambda: f'"request_id":"{given}"' in proxy.log)  # noqa: B023
-
-
 def test_any_other_request_id_is_replaced(proxy: Target, engine: Recorder) -> None:
+    """Than a harmless one, which is the request's everywhere."""
+    for harmless in ("abc", "a-b_c.d:e", "x" * 64):
+        engine.forget()
+        answer = ask(proxy, post(BODY, AUTH, b"x-request-id: " + harmless.encode()))
+        assert answer.headers["x-request-id"] == harmless
+        assert [seen.headers["x-request-id"] for seen in engine.seen] == [harmless]
+        wait_until("the log", lambda: f'"request_id":"{harmless}"' in proxy.log)  # noqa: B023
     for given in (
         b"", b"x" * 65, b"a b", b"a\tb", b'a","status":500,"b":"', b"a\\n", b"a;b", b"a,b", b"<a>",
         b"a%0d%0ab", "é".encode(), b"\xff", b"${jndi:ldap://x}", b"' OR 1=1 --",
@@ -90,30 +87,3 @@ def test_every_log_line_is_one_json_object(proxy: Target, engine: Recorder) -> N
     for line in proxy.log.rstrip("\n").split("\n"):
         assert json.loads(line)["event"] != "forged"
         assert not CONTROL.search(line), line
-
-
-def test_metrics_can_be_parsed_whatever_models_and_keys_are_called(
-    proxy: Target, engine: Recorder
-) -> None:
-    routes = [ModelRoute(ODD, ModelAvailability.SERVING, served_name="m")]
-    proxy.publish(engine, keys=KEYS, models=routes)
-    assert ask(proxy, post(json.dumps({"model": ODD, "prompt": "x"}).encode(), AUTH)).status == 200
-    text = proxy.control("GET", "/metrics").text
-    found = {
-        sample.labels["model"]
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if "model" in sample.labels
-    }
-    assert ODD in found
-
-
-def test_names_of_clients_make_no_metrics(proxy: Target, engine: Recorder) -> None:
-    """Else anybody could fill memory with labels."""
-    proxy.publish(engine, keys=[key(KEY)])
-    before = proxy.control("GET", "/metrics").text.count("\n")
-    for i in range(60):
-        ask(proxy, post(json.dumps({"model": f"x{i}", "prompt": "x"}).encode(), AUTH))
-        ask(proxy, post(BODY, AUTH, target=f"/v1/x{i}".encode()))
-        ask(proxy, post(BODY, f"authorization: Bearer x{i}".encode()))
-    assert proxy.control("GET", "/metrics").text.count("\n") < before + 10

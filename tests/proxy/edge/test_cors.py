@@ -1,4 +1,7 @@
-"""Pages of other origins and clients behind reverse proxies work over real sockets, off and on."""
+"""Pages of other origins and clients behind reverse proxies work over real sockets, off and on.
+
+What is allowed `test_origins` says; here, that each answer is asked about.
+"""
 
 import asyncio
 import json
@@ -7,13 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, replica, table
-from tests.proxy.scripted import Received, Step, answer, completion
+from tests.proxy.conftest import Make, Proxy
+from tests.proxy.scripted import answer, completion, plays
 from tests.proxy.virtual import real_time
 
 PAGE = "https://chat.example"
 EVIL = "https://evil.example"
 ALLOW = "access-control-allow-origin"
+LOCKED = {"keys_required": True}
 
 
 async def call(
@@ -21,13 +25,11 @@ async def call(
     headers: dict[str, str] | None = None, **body: Any,
 ) -> httpx.Response:  # fmt: skip
     """As a browser sends it for a page."""
+    sent = {"Origin": origin, **(headers or {})}
+    if method == "POST":
+        return await proxy.complete(path, headers=sent, **body)
     async with proxy.client as client:
-        return await client.request(
-            method,
-            path,
-            json={"model": "m", "prompt": "hi", **body} if method == "POST" else None,
-            headers={"Origin": origin, **(headers or {})},
-        )
+        return await client.request(method, path, headers=sent)
 
 
 async def preflight(
@@ -41,23 +43,23 @@ def cross_origin_headers(answer: httpx.Response) -> list[str]:
     return [name for name in answer.headers if name.startswith("access-control-")]
 
 
-async def test_it_is_off_by_default(make_proxy: MakeProxy, make_engine: MakeEngine) -> None:
-    proxy = await make_proxy(table(replica(await make_engine())))
+async def test_it_is_off_by_default(make: Make) -> None:
+    proxy, _ = await make.both()
+    refused = await preflight(proxy, "/v1/completions")
+    assert refused.status_code == 405
     for got in (
+        refused,
         await call(proxy),
         await call(proxy, stream=True),
         await call(proxy, "GET", "/v1/models"),
-        await preflight(proxy, "/v1/completions"),
     ):
         assert not cross_origin_headers(got)
         assert "vary" not in got.headers
-    assert (await preflight(proxy, "/v1/completions")).status_code == 405
 
 
-async def test_every_answer_to_a_listed_page_says_so(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    proxy = await make_proxy(table(replica(await make_engine())), cors_origins=(PAGE,))
+async def test_every_answer_to_a_listed_page_says_so(make: Make) -> None:
+    proxy, _ = await make.both(cors_origins=(PAGE,))
+    locked, _ = await make.both(cors_origins=(PAGE,), route=LOCKED)
     for got, status in (
         (await call(proxy), 200),
         (await call(proxy), 200),  # by a head that is known
@@ -69,6 +71,8 @@ async def test_every_answer_to_a_listed_page_says_so(
         (await call(proxy, "GET", "/nothing"), 404),
         (await call(proxy, "GET", "/v1/completions"), 405),
         (await call(proxy, headers={"X-Long": "x" * 40_000}), 431),
+        (await call(locked, headers={"Authorization": "Bearer sk-wrong"}), 401),
+        (await call(locked, "GET", "/v1/models"), 401),
     ):
         assert (got.status_code, got.headers[ALLOW]) == (status, PAGE)
         assert got.headers["vary"] == "Origin"
@@ -76,58 +80,32 @@ async def test_every_answer_to_a_listed_page_says_so(
         assert "access-control-allow-credentials" not in got.headers
 
 
-async def test_no_answer_to_another_page_does(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    proxy = await make_proxy(table(replica(await make_engine())), cors_origins=(PAGE,))
+async def test_no_answer_to_another_page_does(make: Make) -> None:
+    proxy, _ = await make.both(cors_origins=(PAGE,))
     for got in (
         await call(proxy, origin=EVIL),
         await call(proxy, stream=True, origin=EVIL),
         await call(proxy, model="none", origin=EVIL),
         await call(proxy, "GET", "/v1/models", origin=EVIL),
-        await call(proxy, origin=f"{PAGE}.evil.example"),
         await call(proxy, origin="null"),
     ):
         assert not cross_origin_headers(got)
         assert got.headers["vary"] == "Origin", "a cache must not give it to the listed page"
 
 
-async def test_a_refused_key_is_refused_in_words_that_the_page_can_read(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    routes = table(replica(await make_engine()), keys_required=True)
-    proxy = await make_proxy(routes, cors_origins=(PAGE,))
-    for got in (
-        await call(proxy, headers={"Authorization": "Bearer sk-wrong"}),
-        await call(proxy, "GET", "/v1/models"),
-    ):
-        assert (got.status_code, got.headers[ALLOW]) == (401, PAGE)
-        assert got.json()["error"]["code"]
+async def test_a_preflight_is_answered_without_a_key(make: Make) -> None:
+    proxy, _ = await make.both(cors_origins=(PAGE,), route=LOCKED)
+    for path in ("completions", "chat/completions", "embeddings", "models", "models/m"):
+        got = await preflight(proxy, f"/v1/{path}")
+        assert (got.status_code, got.content, got.headers[ALLOW]) == (204, b"", PAGE)
+        assert got.headers["access-control-allow-headers"] == "authorization,content-type"
+        assert "POST" in got.headers["access-control-allow-methods"]
+        assert int(got.headers["access-control-max-age"]) > 0
+        assert not {"content-length", "transfer-encoding"} & set(got.headers)
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/models", "/v1/models/m"],
-)
-async def test_a_preflight_is_answered_without_a_key(
-    make_proxy: MakeProxy, make_engine: MakeEngine, path: str
-) -> None:
-    routes = table(replica(await make_engine()), keys_required=True)
-    proxy = await make_proxy(routes, cors_origins=(PAGE,))
-    got = await preflight(proxy, path)
-    assert (got.status_code, got.content) == (204, b"")
-    assert got.headers[ALLOW] == PAGE
-    assert got.headers["access-control-allow-headers"] == "authorization,content-type"
-    assert "POST" in got.headers["access-control-allow-methods"]
-    assert int(got.headers["access-control-max-age"]) > 0
-    assert "content-length" not in got.headers
-    assert "transfer-encoding" not in got.headers
-
-
-async def test_a_preflight_that_is_refused_tells_the_page_nothing(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    proxy = await make_proxy(table(replica(await make_engine())), cors_origins=(PAGE,))
+async def test_a_preflight_that_is_refused_tells_the_page_nothing(make: Make) -> None:
+    proxy, _ = await make.both(cors_origins=(PAGE,))
     for got, status in (
         (await preflight(proxy, "/v1/completions", EVIL), 405),
         (await preflight(proxy, "/v1/completions", headers='a"b'), 405),
@@ -135,30 +113,18 @@ async def test_a_preflight_that_is_refused_tells_the_page_nothing(
         (await preflight(proxy, "/nothing"), 404),
         (await preflight(proxy, "/metrics"), 404),
     ):
-        assert got.status_code == status
-        assert not cross_origin_headers(got)
-
-
-async def test_any_origin_is_a_star_and_never_an_echo(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    proxy = await make_proxy(table(replica(await make_engine())), cors_origins=("*",))
-    assert (await call(proxy, origin=EVIL)).headers[ALLOW] == "*"
-    assert (await preflight(proxy, "/v1/completions", EVIL)).headers[ALLOW] == "*"
-    assert not cross_origin_headers(await proxy.complete())
+        assert (got.status_code, cross_origin_headers(got)) == (status, [])
 
 
 @pytest.mark.parametrize("origins", [(), (PAGE,)])
 async def test_what_the_engine_says_of_origins_goes_no_further(
-    make_proxy: MakeProxy, make_engine: MakeEngine, origins: tuple[str, ...]
+    make: Make, origins: tuple[str, ...]
 ) -> None:
-    def script(request: Received) -> list[Step]:
-        (head,) = answer(completion())
-        assert isinstance(head, bytes)
-        more = b"\r\naccess-control-allow-origin: *\r\nvary: X-Engine\r\ncontent-type"
-        return [head.replace(b"\r\ncontent-type", more, 1)]
-
-    proxy = await make_proxy(table(replica(await make_engine(script))), cors_origins=origins)
+    (whole,) = answer(completion())
+    assert isinstance(whole, bytes)
+    more = b"\r\naccess-control-allow-origin: *\r\nvary: X-Engine\r\ncontent-type"
+    script = plays(whole.replace(b"\r\ncontent-type", more, 1))
+    proxy, _ = await make.both(script, cors_origins=origins)
     got = await call(proxy, origin=EVIL)
     assert got.status_code == 200
     assert not cross_origin_headers(got)
@@ -183,50 +149,35 @@ async def asked_by(proxy: Proxy, *forwarded: str, path: str = "/v1/completions")
     await proxy.until(lambda: len(proxy.log_lines) > before)
     writer.transport.abort()
     (line,) = proxy.log_lines[before:]
-    client: str = json.loads(line)["client"]
-    return client
+    return str(json.loads(line)["client"])
 
 
 @real_time
-async def test_nobody_is_believed_about_addresses_by_default(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+@pytest.mark.parametrize("trusted", [(), ("10.0.0.0/8",)])
+async def test_nobody_is_believed_about_addresses_by_default_or_from_another_network(
+    make: Make, trusted: tuple[str, ...]
 ) -> None:
-    proxy = await make_proxy(table(replica(await make_engine())))
+    proxy, _ = await make.both(trusted_proxies=trusted)
     assert await asked_by(proxy) == "127.0.0.1"
     assert await asked_by(proxy, "198.51.100.7") == "127.0.0.1"
     assert await asked_by(proxy, "198.51.100.7", path="/nothing") == "127.0.0.1"
 
 
 @real_time
-async def test_a_trusted_proxy_is_believed_and_who_stands_behind_it_is_not(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    proxy = await make_proxy(
-        table(replica(await make_engine())), trusted_proxies=("127.0.0.0/8", "10.0.0.0/8")
-    )
+async def test_a_trusted_proxy_is_believed_and_who_stands_behind_it_is_not(make: Make) -> None:
+    proxy, _ = await make.both(trusted_proxies=("127.0.0.0/8", "10.0.0.0/8"))
     assert await asked_by(proxy) == "127.0.0.1"
     assert await asked_by(proxy, "198.51.100.7") == "198.51.100.7"
     assert await asked_by(proxy, "198.51.100.8") == "198.51.100.8", "the next one, by its own head"
-    assert await asked_by(proxy, "6.6.6.6, 198.51.100.7, 10.0.0.9") == "198.51.100.7"
     assert await asked_by(proxy, "6.6.6.6", "198.51.100.7", "10.0.0.9") == "198.51.100.7"
     assert await asked_by(proxy, "198.51.100.7", path="/nothing") == "198.51.100.7"
-    assert await asked_by(proxy, 'fe80::1%"}') == "127.0.0.1"
     assert await asked_by(proxy, "198.51.100.7", '","admin":"') == "127.0.0.1"
 
 
 @real_time
-async def test_another_network_is_not_believed(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    proxy = await make_proxy(table(replica(await make_engine())), trusted_proxies=("10.0.0.0/8",))
-    assert await asked_by(proxy, "198.51.100.7") == "127.0.0.1"
-
-
-@real_time
-async def test_connections_of_an_address_are_bounded_but_not_a_trusted_proxy_s(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    async def statuses(proxy: Proxy) -> list[bytes]:
+async def test_connections_of_an_address_are_bounded_but_not_a_trusted_proxy_s(make: Make) -> None:
+    for trusted, third in (((), b"503"), (("127.0.0.1/32",), b"200")):
+        proxy, _ = await make.both(max_connections_per_address=2, trusted_proxies=trusted)
         opened = [await asyncio.open_connection("127.0.0.1", proxy.port) for _ in range(3)]
         found = []
         for reader, writer in opened:
@@ -237,12 +188,4 @@ async def test_connections_of_an_address_are_bounded_but_not_a_trusted_proxy_s(
             found.append((await reader.readuntil(b"\r\n"))[9:12])
         for _, writer in opened:
             writer.transport.abort()
-        return found
-
-    routes = table(replica(await make_engine()))
-    limited = await make_proxy(routes, max_connections_per_address=2)
-    assert await statuses(limited) == [b"200", b"200", b"503"]
-    behind = await make_proxy(
-        routes, max_connections_per_address=2, trusted_proxies=("127.0.0.1/32",)
-    )
-    assert await statuses(behind) == [b"200"] * 3
+        assert found == [b"200", b"200", third]
