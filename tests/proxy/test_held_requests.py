@@ -1,144 +1,147 @@
-"""Requests for a model whose only replica is being replaced are held, or refused with a time."""
+"""Requests for a model that sleeps or is being replaced are held, or refused with a time.
 
-import asyncio
+Who may wait `tests/core/dispatch/test_dispatcher.py` says; here, that it is asked.
+"""
+
 import time
 from typing import Any
 
-import httpx
+import pytest
 
 from partitiond.core.dispatch.routing import ModelAvailability, RoutingTable
-from tests.proxy.conftest import MakeEngine, MakeProxy, replica, table
-from tests.proxy.scripted import Received, Step, answer, completion
+from tests.proxy.conftest import Make, error_of, replica, table
+from tests.proxy.scripted import Gate
 
-
-def well(_: Received) -> list[Step]:
-    return answer(completion())
+STARTING, SLEEPING = ModelAvailability.STARTING, ModelAvailability.SLEEPING
+TOLD_STARTING, TOLD_SLEEPING = (503, "model_starting"), (503, "model_sleeping")
 
 
 def changing(version: int = 1, *replicas: Any, within: float = 5.0, **route: Any) -> RoutingTable:
     """A replica should serve again `within` seconds."""
-    return table(
-        *replicas,
-        version=version,
-        availability=ModelAvailability.STARTING,
-        **{"holds": True, "ready_at": time.monotonic() + within, **route},
-    )
+    held = {"holds": True, "ready_at": time.monotonic() + within}
+    return table(*replicas, version=version, availability=STARTING, **{**held, **route})
 
 
-def assert_told_when(answered: httpx.Response, least: int, most: int) -> None:
-    assert answered.status_code == 503
-    assert answered.json()["error"]["code"] == "model_starting"
-    assert least <= int(answered.headers["retry-after"]) <= most
+def asleep(version: int = 1, *replicas: Any, **route: Any) -> RoutingTable:
+    held = {"holds": True, "retry_after_seconds": 5.0}
+    return table(*replicas, version=version, availability=SLEEPING, **{**held, **route})
 
 
-async def test_a_request_waits_for_the_replica_that_is_coming(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    engine = await make_engine(well)
-    proxy = await make_proxy(changing())
-    requests = [asyncio.create_task(proxy.complete(prompt=str(n))) for n in range(5)]
-    await proxy.until(lambda: proxy.state.queues() == {"m": 5})
+@pytest.mark.parametrize("away", [changing, asleep])
+async def test_requests_wait_for_the_replica_that_is_coming(make: Make, away: Any) -> None:
+    engine = await make.engine()
+    proxy = await make.proxy(away())
+    requests = [proxy.ask(prompt=str(n)) for n in range(5)]
+    await proxy.queued(5)
+    assert proxy.state.idle_seconds() == {"m": 0.0}
     proxy.state.apply(table(replica(engine), version=2))
-    assert {a.status_code for a in await asyncio.gather(*requests)} == {200}
+    assert [(await request).status_code for request in requests] == [200] * 5
     model = proxy.state.models["m"]
     assert (model.held, model.turned_away) == (5, 0)
     assert proxy.idle()
+    await proxy.complete()
+    model.busy_at -= 100.0
+    assert proxy.state.idle_seconds()["m"] == pytest.approx(100.0)
 
 
-async def test_one_that_cannot_wait_so_long_is_told_at_once_when_to_come_again(
-    make_proxy: MakeProxy,
+@pytest.mark.parametrize(
+    ("availability", "route", "code", "retry_after"),
+    [
+        (STARTING, {"max_wait_seconds": 30.0}, "model_starting", "100"),
+        (SLEEPING, {"holds": False}, "model_sleeping", "5"),
+        (SLEEPING, {"max_wait_seconds": 0.05}, "model_sleeping", "5"),  # it has waited so long
+        (ModelAvailability.UNAVAILABLE, {}, "model_unavailable", "5"),
+        (ModelAvailability.ENDING, {}, "shutting_down", "5"),
+    ],
+)
+async def test_who_cannot_wait_so_long_is_told_when_to_come_again(
+    make: Make, availability: ModelAvailability, route: Any, code: str, retry_after: str
 ) -> None:
-    proxy = await make_proxy(changing(within=100.0, max_wait_seconds=30.0))
-    assert_told_when(await proxy.complete(), 90, 100)
-    model = proxy.state.models["m"]
-    assert (model.held, model.turned_away) == (0, 1)
+    away = {"holds": True, "retry_after_seconds": 5.0}
+    if availability is STARTING:
+        away["ready_at"] = time.monotonic() + 100
+    proxy = await make.proxy(table(availability=availability, **{**away, **route}))
+    refused = await proxy.complete()
+    assert (error_of(refused), refused.headers["retry-after"]) == ((503, code), retry_after)
     assert proxy.idle()
 
 
-async def test_a_deadline_of_the_client_counts(
-    make_proxy: MakeProxy, make_engine: MakeEngine
-) -> None:
-    engine = await make_engine(well)
-    proxy = await make_proxy(changing(within=20.0))
-    patient = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
-    async with proxy.client as client:
-        hurried = await client.post(
-            "/v1/completions",
-            json={"model": "m", "prompt": "hi"},
-            headers={"x-partitiond-max-wait-seconds": "2"},
-        )
-    assert_told_when(hurried, 10, 20)
+async def test_a_deadline_of_the_client_counts(make: Make) -> None:
+    engine = await make.engine()
+    proxy = await make.proxy(changing(within=20.0))
+    patient = proxy.ask()
+    await proxy.queued(1)
+    hurried = await proxy.complete(headers={"x-partitiond-max-wait-seconds": "2"})
+    assert (error_of(hurried), hurried.headers["retry-after"]) == (TOLD_STARTING, "20")
     proxy.state.apply(table(replica(engine), version=2))
     assert (await patient).status_code == 200
 
 
-async def test_who_waits_for_a_place_is_held_when_the_last_replica_goes(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+@pytest.mark.parametrize("within", [5.0, 200.0])
+async def test_who_waits_for_a_place_is_held_when_the_last_replica_goes_or_told(
+    make: Make, within: float
 ) -> None:
-    gate = asyncio.Event()
-    order: list[str] = []
-
-    def slow(_: Received) -> list[Step]:
-        return [gate, *answer(completion())]
-
-    def noted(received: Received) -> list[Step]:
-        order.append(received.body["prompt"])
-        return answer(completion())
-
-    old, new = await make_engine(slow), await make_engine(noted, "new")
-    full = replica(old, max_sequences=1)
-    proxy = await make_proxy(table(full, max_wait_seconds=10.0))
-    running = asyncio.create_task(proxy.complete())
-    await old.until(lambda: len(old.received) == 1)
+    gate = Gate()
+    old, new = await make.engine(gate, "old"), await make.engine(name="new")
+    proxy = await make.proxy(table(replica(old, max_sequences=1)))
+    running = proxy.ask()
+    await old.got(1)
     waiting = []
     for n in range(3):
-        waiting.append(asyncio.create_task(proxy.complete(prompt=str(n))))
-        await proxy.until(lambda n=n: proxy.state.queues() == {"m": n + 1})  # type: ignore[misc]
+        waiting.append(proxy.ask(prompt=str(n)))
+        await proxy.queued(n + 1)
     leaving = replica(old, max_sequences=1, draining=True)
-    proxy.state.apply(changing(2, leaving, max_wait_seconds=30.0))
-    gate.set()
+    proxy.state.apply(changing(2, leaving, within=within, max_wait_seconds=30.0))
+    gate.open()
     assert (await running).status_code == 200, "what runs on the old one finishes there"
-    assert proxy.state.queues() == {"m": 3}
+    model = proxy.state.models["m"]
+    if within > 30.0:
+        assert [error_of(await task) for task in waiting] == [TOLD_STARTING] * 3
+        assert model.turned_away == 3
+        return
+    await proxy.queued(3)
     proxy.state.apply(table(replica(new, "m-2", max_sequences=1), version=3))
     assert {(await task).status_code for task in waiting} == {200}
-    assert order == ["0", "1", "2"]
-    assert proxy.state.models["m"].held == 3
+    assert new.prompts() == ["0", "1", "2"]
+    assert model.held == 3
 
 
-async def test_who_waits_for_a_place_and_cannot_wait_for_the_new_replica_is_told(
-    make_proxy: MakeProxy, make_engine: MakeEngine
+@pytest.mark.parametrize("next_table", ["it starts", "it is unavailable", "it is removed"])
+async def test_who_waits_for_a_sleeping_model_learns_what_becomes_of_it(
+    make: Make, next_table: str
 ) -> None:
-    gate = asyncio.Event()
-
-    def slow(_: Received) -> list[Step]:
-        return [gate, *answer(completion())]
-
-    old = await make_engine(slow)
-    proxy = await make_proxy(table(replica(old, max_sequences=1)))
-    running = asyncio.create_task(proxy.complete())
-    await old.until(lambda: len(old.received) == 1)
-    waiting = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
-    leaving = replica(old, max_sequences=1, draining=True)
-    proxy.state.apply(changing(2, leaving, within=200.0))
-    assert_told_when(await waiting, 190, 200)
-    assert proxy.state.models["m"].turned_away == 1
-    gate.set()
-    assert (await running).status_code == 200
-
-
-async def test_the_held_are_bounded_by_the_queue(make_proxy: MakeProxy) -> None:
-    proxy = await make_proxy(changing(max_queue=1))
-    waiting = asyncio.create_task(proxy.complete())
-    await proxy.until(lambda: proxy.state.queues() == {"m": 1})
-    assert (await proxy.complete()).status_code == 429
-    waiting.cancel()
-    await proxy.until(lambda: proxy.state.queues() == {"m": 0})
+    engine = await make.engine()
+    proxy = await make.proxy(asleep(max_queue=2))
+    waiting, leaves = proxy.ask(), proxy.ask()
+    await proxy.queued(2)
+    assert error_of(await proxy.complete()) == (429, "queue_full")
+    leaves.cancel()
+    await proxy.queued(1)
+    if next_table == "it starts":
+        proxy.state.apply(table(version=2, availability=STARTING))
+        assert error_of(await proxy.complete()) == TOLD_STARTING, "who comes now is refused"
+        proxy.state.apply(table(replica(engine), version=3))
+        assert (await waiting).status_code == 200
+    elif next_table == "it is removed":
+        proxy.state.apply(table(version=2, models=()))
+        assert (await waiting).status_code == 503
+    else:
+        proxy.state.apply(table(version=2, availability=ModelAvailability.UNAVAILABLE))
+        assert error_of(await waiting) == (503, "model_unavailable")
 
 
-async def test_a_daemon_that_ends_says_so(make_proxy: MakeProxy) -> None:
-    proxy = await make_proxy(table(availability=ModelAvailability.ENDING))
-    answered = await proxy.complete()
-    assert answered.status_code == 503
-    assert answered.json()["error"]["code"] == "shutting_down"
+async def test_requests_of_a_model_that_falls_asleep_finish_and_new_ones_wait(make: Make) -> None:
+    gate = Gate()
+    proxy, engine = await make.both(gate)
+    first = proxy.ask()
+    await engine.got(1)
+    proxy.state.apply(asleep(2, replica(engine, draining=True)))
+    second = proxy.ask()
+    await proxy.queued(1)
+    gate.open()
+    assert (await first).status_code == 200
+    assert not second.done()
+    proxy.state.apply(table(replica(engine), version=3))
+    await engine.got(2)
+    gate.open()
+    assert (await second).status_code == 200

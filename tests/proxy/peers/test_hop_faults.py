@@ -83,7 +83,7 @@ async def test_a_cable_that_stalls_ends_its_streams_at_both_sides(rig: Rig) -> N
     rig.cable.flows.clear()
     await asyncio.sleep(link.DEAD_SECONDS / 2)
     rig.cable.flows.set()
-    await asyncio.sleep(link.DEAD_SECONDS)
+    await rig.entry.until_it_hears(2)
     assert not lost.done()
     rig.cable.flows.clear()
     assert code_of(await lost) == "upstream_reset"

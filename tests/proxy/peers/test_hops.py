@@ -20,7 +20,6 @@ from tests.proxy.scripted import (
     STREAM_HEAD,
     Received,
     Script,
-    ScriptedEngine,
     Step,
     answer,
     chunk,
@@ -44,13 +43,6 @@ def holding(go: asyncio.Event) -> Script:
         return [*begin, go, *stream(text_event("b"), text_event("", "stop"), DONE)[1:]]
 
     return script
-
-
-async def until_received(count: int, *engines: ScriptedEngine) -> None:
-    """Wait until the engines have had so many requests together."""
-    async with asyncio.timeout(60):
-        while sum(len(engine.received) for engine in engines) < count:  # noqa: ASYNC110 -- two
-            await asyncio.sleep(0.005)
 
 
 async def until_idle(hosts: list[Host]) -> None:
@@ -78,7 +70,9 @@ async def test_a_request_stays_at_home_while_there_is_room_and_goes_where_there_
     asked = []
     for count in range(1, 5):
         asked.append(asyncio.create_task(a.proxy.complete()))
-        await until_received(count, home, away)
+        await a.proxy.until(
+            lambda count=count: len(home.received) + len(away.received) == count  # type: ignore[misc]
+        )
     assert (len(home.received), len(away.received)) == (2, 2)
     go.set()
     assert [(await one).status_code for one in asked] == [200] * 4

@@ -23,7 +23,7 @@ from tests.proxy.scripted import (
     well_behaved,
 )
 from tests.proxy.test_charges import asking, begun, report, until_third
-from tests.proxy.virtual import RawClient, virtual_time
+from tests.proxy.virtual import RawClient, settled, virtual_time
 
 pytestmark = virtual_time
 RESERVE = RetryBudget().reserve
@@ -103,7 +103,7 @@ async def test_where_all_hosts_of_a_model_are_gone_for_long_nobody_waits(
     await a.proxy.until(lambda: not a.proxy.state.peers.heard())
     await asyncio.sleep(2 * RETURN_SECONDS)
     asked = a.proxy.ask()
-    await asyncio.sleep(1)
+    await settled()
     assert asked.done()
     assert error_of(asked.result()) == (503, "model_on_other_host")
 

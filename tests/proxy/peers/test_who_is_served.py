@@ -113,9 +113,13 @@ async def test_bodies_of_other_hosts_leave_room_for_those_of_clients(
     assert (number, read_failed(failed).code) == (2, "bodies_full")
     assert (await b.proxy.complete(prompt="p" * 150 * KIB)).status_code == 200
     ends = asyncio.create_task(caller.heard(frames.FAIL))
-    while not ends.done():
-        caller.send(frames.BODY, 1, b"x")
-        await asyncio.sleep(1)
+
+    async def poll() -> None:
+        while not ends.done():
+            caller.send(frames.BODY, 1, b"x")
+            await asyncio.sleep(1)
+
+    await poll()
     number, failed = ends.result()
     assert (number, read_failed(failed).code) == (1, "timeout")
     assert b.proxy.state.body_bytes == 0
