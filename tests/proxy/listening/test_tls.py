@@ -2,13 +2,11 @@
 
 import asyncio
 import contextlib
-import functools
 import json
 import os
 import signal
 import socket
 import ssl
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -18,7 +16,6 @@ import httpx
 import pytest
 
 from partitiond.core.errors import PartitiondError
-from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.edge.client_connection import GOODBYE_SECONDS
 from partitiond.proxy.embedded_server import QuietServer
 from partitiond.proxy.listening.handshakes import LEAST_HANDSHAKES, Accepting, Opener
@@ -26,7 +23,7 @@ from partitiond.proxy.listening.tls import RELOAD_SECONDS, server_tls
 from partitiond.proxy.server import data_config
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.proxy.certificates import Authority, Files
-from tests.proxy.conftest import MakeEngine, MakeProxy, Proxy, post, replica, table
+from tests.proxy.conftest import Make, MakeEngine, MakeProcess, Proxy, post, replica, table
 from tests.proxy.scripted import (
     DONE,
     ScriptedEngine,
@@ -52,6 +49,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="session")
 def issued(authority: Authority) -> Files:
     return authority.issue("first")
+
+
+@pytest.fixture(scope="session")
+def renewed(authority: Authority) -> Files:
+    """With a key of another kind: a context that kept both would go on with the former."""
+    return authority.issue("renewed", rsa=True)
 
 
 @pytest.fixture
@@ -90,14 +93,24 @@ class Endpoint:
             sock=client, ssl=context or self.trust, server_hostname="127.0.0.1"
         )
 
+    async def serves(self, context: ssl.SSLContext | None = None) -> RawClient:
+        client = await self.client(context)
+        client.send(MODELS)
+        assert (await client.until(b"}]}")).startswith(b"HTTP/1.1 200")
+        return client
+
+    def watch(self) -> "asyncio.Task[None]":
+        """Look for renewed files."""
+        return asyncio.create_task(self.tls.watch(self.proxy.log))
+
 
 def serial(client: RawClient) -> int:
     return int(client.writer.get_extra_info("peercert")["serialNumber"], 16)
 
 
-def pause(client: RawClient) -> None:
-    """Read nothing, so that even the goodbye of TLS is not answered."""
-    client.writer.transport.pause_reading()  # type: ignore[attr-defined]
+def transport(client: RawClient) -> Any:
+    """Paused, not even the goodbye of TLS is answered."""
+    return client.writer.transport
 
 
 MakeEndpoint = Callable[..., Awaitable[Endpoint]]
@@ -105,29 +118,19 @@ MakeEndpoint = Callable[..., Awaitable[Endpoint]]
 
 @pytest.fixture
 async def make_endpoint(
-    make_proxy: MakeProxy, make_engine: MakeEngine, authority: Authority, files: Files
+    make: Make, authority: Authority, files: Files
 ) -> AsyncIterator[MakeEndpoint]:
     made: list[Endpoint] = []
 
-    async def make(*steps: Step, **options: Any) -> Endpoint:
-        engine = await make_engine(plays(*(steps or answer(completion()))))
-        proxy = await make_proxy(
-            table(replica(engine)), tls_certificate=str(files.certificate),
-            tls_key=str(files.key), **options,
-        )  # fmt: skip
+    async def endpoint(*steps: Step, **options: Any) -> Endpoint:
+        tls: Any = {"tls_certificate": str(files.certificate), "tls_key": str(files.key)}
+        proxy, engine = await make.both(plays(*(steps or answer(completion()))), **tls, **options)
         made.append(Endpoint(proxy, engine, authority))
         return made[-1]
 
-    yield make
-    for endpoint in made:
-        endpoint.opener.close()
-
-
-async def is_served(endpoint: Endpoint, context: ssl.SSLContext | None = None) -> RawClient:
-    client = await endpoint.client(context)
-    client.send(MODELS)
-    assert (await client.until(b"}]}")).startswith(b"HTTP/1.1 200")
-    return client
+    yield endpoint
+    for one in made:
+        one.opener.close()
 
 
 async def test_plain_http_gets_no_answer_at_the_tls_port_and_others_do(
@@ -140,7 +143,7 @@ async def test_plain_http_gets_no_answer_at_the_tls_port_and_others_do(
         with contextlib.suppress(ConnectionError):
             assert not (await plain.rest()).startswith(b"HTTP")
     (await endpoint.plain()).leave()
-    await is_served(endpoint)
+    await endpoint.serves()
     assert endpoint.proxy.state.metrics.refusals["tls_handshake"] == 4
     assert not caplog.records
 
@@ -166,7 +169,7 @@ async def test_the_protocol_is_tls_1_2_or_newer_and_http_1_1(
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await endpoint.client(context)
         return
-    client = await is_served(endpoint, context)
+    client = await endpoint.serves(context)
     session = client.writer.get_extra_info("ssl_object")
     assert session.selected_alpn_protocol() == "http/1.1"
 
@@ -180,7 +183,7 @@ async def test_a_handshake_that_does_not_end_is_ended(make_endpoint: MakeEndpoin
         with contextlib.suppress(ConnectionError):
             assert await client.rest() == b""
     assert time.monotonic() - began == pytest.approx(10, abs=0.1)
-    await is_served(endpoint)
+    await endpoint.serves()
 
 
 async def test_clients_that_never_finish_their_handshakes_keep_nobody_out(
@@ -188,7 +191,7 @@ async def test_clients_that_never_finish_their_handshakes_keep_nobody_out(
 ) -> None:
     endpoint = await make_endpoint(max_connections=LEAST_HANDSHAKES)
     silent = [await endpoint.plain() for _ in range(LEAST_HANDSHAKES + 3)]
-    await is_served(endpoint)
+    await endpoint.serves()
     await settled()
     assert [client.reader.at_eof() for client in silent] == [True] * 4 + [False] * (
         LEAST_HANDSHAKES - 1
@@ -213,43 +216,41 @@ async def test_an_address_has_no_more_handshakes_than_connections(
 
 
 async def test_a_renewed_certificate_is_taken_and_streams_go_on(
-    make_endpoint: MakeEndpoint, authority: Authority, files: Files
+    make_endpoint: MakeEndpoint, renewed: Files, files: Files
 ) -> None:
     go_on = asyncio.Event()
     endpoint = await make_endpoint(
         *stream(text_event("hel"), go_on, text_event("lo", "stop"), DONE)
     )
-    watching = asyncio.create_task(endpoint.tls.watch(endpoint.proxy.log))
+    watching = endpoint.watch()
     old = await endpoint.client()
     old.send(STREAMED)
     await old.until(b"hel")
-    # With a key of another kind: a context that kept both would go on with the former.
-    files.replace_by(authority.issue("renewed", rsa=True))
+    files.replace_by(renewed)
     await asyncio.sleep(RELOAD_SECONDS)
-    assert serial(await is_served(endpoint)) != serial(old)
+    assert serial(await endpoint.serves()) != serial(old)
     go_on.set()
     assert b"[DONE]" in await old.until(b"0\r\n\r\n")
     watching.cancel()
 
 
 async def test_a_broken_renewal_leaves_the_former_in_force_until_it_is_mended(
-    make_endpoint: MakeEndpoint, authority: Authority, files: Files, issued: Files,
+    make_endpoint: MakeEndpoint, renewed: Files, files: Files, issued: Files,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     endpoint = await make_endpoint()
-    watching = asyncio.create_task(endpoint.tls.watch(endpoint.proxy.log))
-    first = serial(await is_served(endpoint))
-    other = authority.issue("renewed")
-    files.replace_by(Files(other.certificate, issued.key))  # does not belong together
+    watching = endpoint.watch()
+    first = serial(await endpoint.serves())
+    files.replace_by(Files(renewed.certificate, issued.key))  # does not belong together
     await asyncio.sleep(5 * RELOAD_SECONDS)
     assert caplog.text.count("the former certificate stays in force") == 1
-    assert serial(await is_served(endpoint)) == first
+    assert serial(await endpoint.serves()) == first
     files.certificate.unlink()  # and while it is not even there
     await asyncio.sleep(RELOAD_SECONDS)
-    assert serial(await is_served(endpoint)) == first
-    files.replace_by(other)
+    assert serial(await endpoint.serves()) == first
+    files.replace_by(renewed)
     await asyncio.sleep(RELOAD_SECONDS)
-    assert serial(await is_served(endpoint)) != first
+    assert serial(await endpoint.serves()) != first
     assert ["tls_reloaded" in line for line in endpoint.proxy.log_lines].count(True) == 1
     watching.cancel()
 
@@ -278,12 +279,12 @@ async def test_a_client_that_does_not_read_holds_the_engine_back(
     pieces = [text_event("x" * 50_000)] * 200
     endpoint = await make_endpoint(*stream(*pieces, text_event("", "stop"), DONE))
     client = await endpoint.client()
-    pause(client)
+    transport(client).pause_reading()
     client.send(STREAMED)
     await settled()
     assert [exchange.paused for exchange in endpoint.proxy.exchanges()] == [True]
     assert endpoint.engine.steps < 40, "of 10 MB most wait in the engine"
-    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    transport(client).resume_reading()
     received = b""
     while not received.endswith(b"0\r\n\r\n"):
         received += await client.reader.read(1 << 20)
@@ -295,10 +296,10 @@ async def test_a_slow_client_gets_the_whole_last_answer_before_the_connection_cl
 ) -> None:
     endpoint = await make_endpoint(*answer(completion("x" * 5_000_000)))
     client = await endpoint.client()
-    pause(client)
+    transport(client).pause_reading()
     client.send(ASKED.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
     await asyncio.sleep(20 * GOODBYE_SECONDS)  # much longer than who took everything has
-    client.writer.transport.resume_reading()  # type: ignore[attr-defined]
+    transport(client).resume_reading()
     head, _, body = (await client.rest()).partition(b"\r\n\r\n")
     assert f"content-length: {len(body)}".encode() in head
     assert len(body) > 5_000_000
@@ -309,7 +310,7 @@ async def test_clients_that_never_say_goodbye_do_not_hold_up_the_end(
 ) -> None:
     endpoint = await make_endpoint()
     for _ in range(4):
-        pause(await is_served(endpoint))
+        transport(await endpoint.serves()).pause_reading()
     began = time.monotonic()
     for connection in endpoint.proxy.lanes():
         connection.shutdown()
@@ -317,41 +318,11 @@ async def test_clients_that_never_say_goodbye_do_not_hold_up_the_end(
     assert time.monotonic() - began < 2 + GOODBYE_SECONDS, "the grace is not waited for"
 
 
-async def test_a_body_that_is_too_large_is_refused_with_words(make_endpoint: MakeEndpoint) -> None:
-    endpoint = await make_endpoint(max_body_bytes=1000)
-    client = await endpoint.client()
-    client.send(post({"model": "m", "prompt": "x" * 100_000}))
-    assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
-    assert b"too_large" in await client.rest()
-
-
 # Processes
 
 
-@pytest.fixture
-async def make_process(folder: Path, files: Files) -> AsyncIterator[Callable[..., ProxyProcess]]:
-    made: list[ProxyProcess] = []
-
-    def make(**options: Any) -> ProxyProcess:
-        process = ProxyProcess(
-            host="127.0.0.1",
-            port=0,
-            state_dir=folder,
-            control_socket=folder / "run" / "proxy.sock",
-            options=ProxyOptions(
-                tls_certificate=str(files.certificate), tls_key=str(files.key), **options
-            ),
-        )
-        made.append(process)
-        return process
-
-    yield make
-    for process in made:
-        await process.stop(0)
-
-
 def log_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "log/proxy.log").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "s/log/proxy.log").read_text().splitlines()]
 
 
 def serial_of(process: ProxyProcess, trust: ssl.SSLContext) -> int:
@@ -365,10 +336,11 @@ def serial_of(process: ProxyProcess, trust: ssl.SSLContext) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_process_serves_over_tls_and_takes_a_renewed_certificate_at_a_hangup(
-    make_process: Callable[..., ProxyProcess], make_engine: MakeEngine, authority: Authority,
-    files: Files, folder: Path, *, workers: int,
+    make_process: MakeProcess, make_engine: MakeEngine, folder: Path, *, authority: Authority,
+    files: Files, renewed: Files, workers: int,
 ) -> None:  # fmt: skip
-    process = make_process(workers=workers)
+    tls = {"tls_certificate": str(files.certificate), "tls_key": str(files.key)}
+    process = make_process(workers=workers, **tls)
     await process.ensure_running()
     await process.publish(table(replica(await make_engine())))
     trust = authority.trust()
@@ -376,46 +348,20 @@ async def test_a_process_serves_over_tls_and_takes_a_renewed_certificate_at_a_ha
         for _ in range(3):  # the second one has a known head
             whole = await client.post("/v1/completions", json={"model": "m", "prompt": "hi"})
             assert whole.json()["choices"][0]["text"] == "hello"
-        assert (await client.get("/v1/models")).json()["data"][0]["id"] == "m"
         assert (await client.get("/nothing")).status_code == 404
     first = serial_of(process, trust)
-    files.replace_by(authority.issue("renewed"))
+    files.replace_by(renewed)
     assert process.identity is not None
     os.kill(process.identity.pid, signal.SIGHUP)
     async with asyncio.timeout(120):
         in_a_row = 0
         while in_a_row < 3 * workers:  # each worker takes it, and keeps it
-            new = await asyncio.to_thread(functools.partial(serial_of, process, trust))
+            new = await asyncio.to_thread(serial_of, process, trust)
             in_a_row = in_a_row + 1 if new != first else 0
     await process.stop(1)
     assert any(line["event"] == "tls_reloaded" for line in log_of(folder))
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-async def test_files_that_cannot_be_used_are_refused_at_the_start(
-    make_process: Callable[..., ProxyProcess], files: Files, folder: Path, *, workers: int
-) -> None:
     files.key.write_text("no key")
     with pytest.raises(PartitiondError):
-        await make_process(workers=workers).ensure_running()
-    (refused,) = [line for line in log_of(folder) if line["event"] == "refused"]
-    assert str(files.certificate) in refused["message"]
-
-
-@pytest.mark.full
-async def test_the_load_generator_trusts_a_private_authority(
-    make_process: Callable[..., ProxyProcess], make_engine: MakeEngine, authority: Authority
-) -> None:
-    process = make_process()
-    await process.ensure_running()
-    await process.publish(table(replica(await make_engine())))
-    child = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "loadgen", "--url", process.base_url, "--model", "m",
-        "--concurrency", "2", "--duration", "0.5", "--warmup", "0", "--json", "--quiet",
-        "--allow-saturated",
-        env={**os.environ, "SSL_CERT_FILE": str(authority.certificate)},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    out, errors = await child.communicate()
-    assert child.returncode == 0, errors.decode() + out.decode()
-    assert (await process.stats())["partitiond_proxy_requests_total"] > 2
+        await process.ensure_running()
+    refused = [line["message"] for line in log_of(folder) if line["event"] == "refused"]
+    assert str(files.certificate) in refused[0]
