@@ -366,6 +366,7 @@ async def test_a_worker_that_hangs_is_replaced_and_stays_counted(
     for stopped in (False, True):
         # What it counted is not missing while it does not answer, nor when it is gone.
         assert (await process.stats())[REQUESTS] == 16
+        assert await process.sample() is not None
         if not stopped:
             os.kill(pids[0], signal.SIGSTOP)
     await replaced(process, pids[0])
