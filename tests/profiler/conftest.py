@@ -1,60 +1,61 @@
-"""Provides an engine runner whose engine is in the test's own loop, with a known step time."""
+"""Provides an engine runner whose engine is in the test's own loop, with a known step time.
+
+Tests run on virtual time (`tests.proxy.virtual`): a window of minutes takes none, and what an
+engine of a known speed gives is exact.
+"""
 
 import asyncio
 import contextlib
 import dataclasses
 import json
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loadgen.http import client, connection
+from loadgen.loops import closed, instrument, opened
 from partitiond.core.errors import EngineError, StartFailedError
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
-from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.resolved import ResolvedModel
-from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
-from partitiond.core.model.workload import Workload
 from partitiond.core.replica.engine import (
     EngineExit,
     EngineHandle,
     EngineLaunch,
     EngineReport,
 )
-from partitiond.core.units import GIB, Bytes
-from partitiond.ports import ProfileRequest
+from partitiond.core.units import GIB
+from partitiond.profiler.pairs import side_by_side
+from tests.proxy.virtual import pytest_asyncio_loop_factories
 
-ARCHITECTURE = Architecture(
-    family="llama",
-    parameters=135_000_000,
-    hidden_size=576,
-    layers=30,
-    heads=9,
-    kv_heads=3,
-    head_dim=64,
-    intermediate_size=1536,
-    vocab_size=49152,
-    max_position=2048,
-)
+__all__ = ["pytest_asyncio_loop_factories"]
+
+
+@pytest.fixture(autouse=True)
+def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has the load generator read the loop's clock, by which it takes no time itself."""
+
+    def now() -> float:
+        return time.monotonic()
+
+    for module in (client, closed, connection, instrument, opened, side_by_side):
+        monkeypatch.setattr(module, "now", now)
+    monkeypatch.setattr(time, "perf_counter", now)
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
 
 
 @dataclasses.dataclass
 class EngineTraits:
     """What the engine is like: t(running) = base + slope running, in seconds per step."""
 
-    base_seconds: float = 0.004
-    slope_seconds: float = 0.0005
+    base_seconds: float = 0.04
+    slope_seconds: float = 0.005
     fails_to_start: bool = False
     dies_at_batch: int | None = None
-    dies_on_visit: tuple[int, int] | None = None  # batch and which of its trials
     hangs_at_batch: int | None = None
-    refuses_at_batch: int | None = None
     refuses_every: int | None = None
-    preempts_at_batch: int | None = None
     preempts_below_kv_bytes: int = 0
-    kv_bytes_per_request: int = 1_000_000
 
 
 @dataclasses.dataclass(eq=False)
@@ -78,12 +79,10 @@ class SteppingEngine:
         self.waiting: list[Running] = []
         self.most_running = 0
         self.preemptions = 0
-        self.asked = 0
         self.bodies: list[dict[str, Any]] = []
         self._server: asyncio.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._work = asyncio.Event()
-        self.visits: list[int] = []  # most requests at once, by trial
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._handle, self.socket_path)
@@ -106,57 +105,43 @@ class SteppingEngine:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
-                body = json.loads(await reader.readexactly(length))
-                self.asked += 1
-                falters = self.traits.refuses_every and self.asked % self.traits.refuses_every == 0
-                if falters or len(self.waiting) + 1 == self.traits.refuses_at_batch:
+                self.bodies.append(json.loads(await reader.readexactly(length)))
+                every = self.traits.refuses_every
+                if every and len(self.bodies) % every == 0:
                     writer.write(b"HTTP/1.1 500 X\r\nContent-Length: 4\r\n\r\noops")
                     continue
                 writer.write(
                     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
                     b"Transfer-Encoding: chunked\r\n\r\n"
                 )
-                self.bodies.append(body)
-                request = Running(body["max_tokens"], writer)
+                request = Running(self.bodies[-1]["max_tokens"], writer)
                 self.waiting.append(request)
                 self._work.set()
                 await request.finished.wait()
         writer.close()
 
     async def _step(self) -> None:
+        traits = self.traits
         while True:
-            self._drop_departed()
+            for request in [r for r in self.waiting if r.writer.is_closing()]:
+                self.waiting.remove(request)
+                request.finished.set()
             if not self.waiting:
                 self._work.clear()
-                self.visits.append(0)
                 await self._work.wait()
             running = list(self.waiting)
-            self.most_running = max(self.most_running, len(running))
-            if self.traits.preempts_at_batch and len(running) >= self.traits.preempts_at_batch:
-                self.preemptions += 1
-            if len(running) > 1 and self.launch.kv_cache_bytes < (
-                self.traits.preempts_below_kv_bytes
-            ):
-                self.preemptions += 1
-            self.visits[-1] = max(self.visits[-1], len(running))
-            if self.traits.dies_on_visit is not None:
-                batch, visit = self.traits.dies_on_visit
-                if self.visits[-1] == batch == len(running) and (self.visits.count(batch) >= visit):
-                    self.end(-9, "out of memory")
-                    return
-            if self.traits.hangs_at_batch and len(running) >= self.traits.hangs_at_batch:
+            count = len(running)
+            self.most_running = max(self.most_running, count)
+            too_small = self.launch.kv_cache_bytes < traits.preempts_below_kv_bytes
+            self.preemptions += count > 1 and too_small
+            if traits.hangs_at_batch and count >= traits.hangs_at_batch:
                 await asyncio.Event().wait()
-            if self.traits.dies_at_batch and len(running) >= self.traits.dies_at_batch:
+            if traits.dies_at_batch and count >= traits.dies_at_batch:
                 self.end(-9, "out of memory\n    std::bad_alloc")
                 return
-            await asyncio.sleep(self.traits.base_seconds + self.traits.slope_seconds * len(running))
+            await asyncio.sleep(traits.base_seconds + traits.slope_seconds * count)
             for request in running:
                 self._token(request)
-
-    def _drop_departed(self) -> None:
-        for request in [r for r in self.waiting if r.writer.is_closing()]:
-            self.waiting.remove(request)
-            request.finished.set()
 
     def _token(self, request: Running) -> None:
         request.sent += 1
@@ -175,13 +160,22 @@ class SteppingEngine:
 
 
 class SteppingEngines:
-    """`ports.EngineRunner` over engines of this loop."""
+    """`ports.EngineRunner` over engines of this loop.
+
+    Attributes:
+        traits: of all engines, but for models that have their own.
+    """
 
     def __init__(self, folder: Path, traits: EngineTraits) -> None:
         self.folder = folder
         self.traits = traits
+        self.traits_of: dict[str, EngineTraits] = {}
         self.engines: list[SteppingEngine] = []
-        self.stops = 0
+        self.events: list[str] = []
+
+    @property
+    def stops(self) -> int:
+        return self.events.count("stop")
 
     @property
     def running(self) -> int:
@@ -191,13 +185,10 @@ class SteppingEngines:
     def bodies(self) -> list[dict[str, Any]]:
         return [body for engine in self.engines for body in engine.bodies]
 
-    @property
-    def asked_lengths(self) -> set[int]:
-        return {body["max_tokens"] for body in self.bodies}
-
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         path = str(self.folder / f"{len(self.engines)}.sock")
-        engine = SteppingEngine(self.traits, launch, path)
+        traits = self.traits_of.get(launch.model_name, self.traits)
+        engine = SteppingEngine(traits, launch, path)
         self.engines.append(engine)
         await engine.start()
         return EngineHandle(launch, len(self.engines), 0, "boot", path, "engine.log", "")
@@ -217,9 +208,6 @@ class SteppingEngines:
             progress("loading weights")
         return await self.report(handle)
 
-    async def probe(self, handle: EngineHandle, timeout_seconds: float) -> bool:
-        return not self._of(handle).exited.done()
-
     async def report(self, handle: EngineHandle) -> EngineReport:
         engine = self._of(handle)
         if engine.exited.done():
@@ -236,8 +224,8 @@ class SteppingEngines:
         return await asyncio.shield(self._of(handle).exited)
 
     async def stop(self, handle: EngineHandle, grace_seconds: float) -> EngineExit:
-        self.stops += 1
-        await asyncio.sleep(0.01)
+        self.events.append("stop")
+        await asyncio.sleep(0)
         self._of(handle).end(0, "")
         return await self.wait_exit(handle)
 
@@ -246,8 +234,7 @@ class SteppingEngines:
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
         assert threading.current_thread() is not threading.main_thread(), "it blocks the loop"
-        engine = self._of(handle)
-        return 3 * GIB + engine.most_running * self.traits.kv_bytes_per_request
+        return 3 * GIB + self._of(handle).most_running * 1_000_000
 
 
 @pytest.fixture
@@ -258,45 +245,3 @@ def traits() -> EngineTraits:
 @pytest.fixture
 def engines(tmp_path: Path, traits: EngineTraits) -> SteppingEngines:
     return SteppingEngines(tmp_path, traits)
-
-
-@pytest.fixture
-def request_of() -> Callable[..., ProfileRequest]:
-    """Makes profile requests on a one-core CPU partition."""
-
-    def make(**changes: object) -> ProfileRequest:
-        spec = ModelSpec(
-            name="tiny",
-            source=ModelSource(SourceKind.FOLDER, "/models/tiny"),
-            workload=Workload(8, 8),
-            engine=EngineOptions(max_model_len=256),
-        )
-        device = Device(
-            id="cpu",
-            kind=DeviceKind.CPU,
-            hardware="cpu-test",
-            name="Test CPU",
-            host="here",
-            memory_bytes=Bytes(16 * GIB),
-            free_bytes=Bytes(16 * GIB),
-            cores=(0, 1),
-            modes=(SharingMode.CORES,),
-            driver="6.1",
-        )
-        model = ResolvedModel(spec, Path("/models/tiny"), "rev", ARCHITECTURE, dummy_weights=True)
-        asked = ProfileRequest(
-            model=model,
-            device=device,
-            cores=(1,),
-            memory_bytes=8 * GIB,
-            max_batch=4,
-            time_limit_seconds=4,
-            min_window_seconds=0.1,
-            max_window_seconds=0.2,
-            seed=3,
-            confirm_memory=False,
-            confirm_capacity=False,
-        )
-        return dataclasses.replace(asked, **changes)  # type: ignore[arg-type]
-
-    return make

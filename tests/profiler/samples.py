@@ -1,35 +1,90 @@
-"""Holds trials as tests need them, without an engine."""
+"""Holds models, devices and requests for tests of the profiler, and trials without an engine."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
 
 from loadgen import Samples
+from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.resolved import ResolvedModel
+from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind
+from partitiond.core.model.workload import Workload
 from partitiond.core.profile.points import Telemetry
+from partitiond.core.units import GIB, Bytes
+from partitiond.ports import ProfileRequest
 from partitiond.profiler.search import NextTrial, Purpose
 from partitiond.profiler.sweep.sampling import EngineSamples
 from partitiond.profiler.sweep.trial import Trial
+
+ARCHITECTURE = Architecture("llama", 135_000_000, 576, 30, 9, 3, 64, 1536, 49152, 2048)
+
+
+def device(kind: DeviceKind = DeviceKind.CPU, gib: int = 32) -> Device:
+    mode = SharingMode.CORES if kind is DeviceKind.CPU else SharingMode.MEMORY
+    return Device(
+        id=kind.value,
+        kind=kind,
+        hardware="cpu-test",
+        name="Test CPU",
+        host="here",
+        memory_bytes=Bytes(gib * GIB),
+        free_bytes=Bytes(gib * GIB),
+        cores=(0, 1, 2, 3),
+        modes=(mode,),
+        driver="6.1",
+    )
+
+
+def model(name: str = "tiny", **changes: Any) -> ResolvedModel:
+    spec = ModelSpec(
+        name=name,
+        source=ModelSource(SourceKind.FOLDER, "/models/tiny"),
+        workload=Workload(8, 8),
+        engine=EngineOptions(max_model_len=256),
+    )
+    spec = dataclasses.replace(spec, **changes)
+    return ResolvedModel(spec, Path("/models/tiny"), "rev", ARCHITECTURE, dummy_weights=True)
+
+
+def with_spec(request: ProfileRequest, **changes: Any) -> ProfileRequest:
+    spec = dataclasses.replace(request.model.spec, **changes)
+    return dataclasses.replace(request, model=dataclasses.replace(request.model, spec=spec))
+
+
+def request_of(**changes: Any) -> ProfileRequest:
+    """A profile of one core of a CPU; what is no field of it is one of the model's spec."""
+    asked = ProfileRequest(
+        model=model(),
+        device=device(),
+        cores=(1,),
+        memory_bytes=8 * GIB,
+        max_batch=4,
+        time_limit_seconds=40,
+        min_window_seconds=1.0,
+        max_window_seconds=2.0,
+        seed=3,
+        confirm_memory=False,
+        confirm_capacity=False,
+    )
+    own = {field.name for field in dataclasses.fields(ProfileRequest)}
+    of_spec = {name: value for name, value in changes.items() if name not in own}
+    asked = dataclasses.replace(asked, **{k: v for k, v in changes.items() if k in own})
+    return with_spec(asked, **of_spec) if of_spec else asked
 
 
 def proposal_of(batch: int, purpose: Purpose = Purpose.UP) -> NextTrial:
     return NextTrial(batch, purpose, 10.0, 60.0, 15.0)
 
 
-def trial_of(
-    batch: int,
-    rate: float,
-    *,
-    half_width: float = 1.0,
-    purpose: Purpose = Purpose.UP,
-    preemptions: int = 0,
-    telemetry: Telemetry | None = None,
-    telemetry_seconds: float = 0.0,
-    ended: int = 0,
-    good: int = 0,
-    prompt_tokens: int = 0,
-    saturated: tuple[str, ...] = (),
-) -> Trial:
+def trial_of(batch: int, rate: float, *, purpose: Purpose = Purpose.UP, **changes: Any) -> Trial:
+    """A trial; a change may be of the engine's preemptions, too."""
     samples = Samples(ttft=(0.1, 0.2), tpot=(0.01,), itl=(0.01, 0.0123456), e2el=(1.0, 3.0))
-    return Trial(
+    preemptions = changes.pop("preemptions", 0)
+    made = Trial(
         proposal=proposal_of(batch, purpose),
         output_tokens_per_s=rate,
-        half_width=half_width,
+        half_width=1.0,
         wide=False,
         window_seconds=10.0,
         seconds=13.0,
@@ -37,11 +92,9 @@ def trial_of(
         engine=EngineSamples(float(batch), preemptions, starved=False, kv_usage_mean=0.4),
         instrument_cpu=0.05,
         mismatches=0,
-        prompt_tokens=prompt_tokens,
-        ended=ended,
-        good=good,
-        telemetry=telemetry,
-        telemetry_seconds=telemetry_seconds,
         peak_bytes=3_000_000_000,
-        saturated=saturated,
     )
+    return dataclasses.replace(made, **changes)
+
+
+TOLD = Telemetry("test", power_watts=50.0, energy_joules=10.0, cores_used=0.25)

@@ -1,7 +1,7 @@
 """Trials become a profile, also after deaths, early ends and saturated instruments."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -10,20 +10,17 @@ from partitiond.core.profile.operating_points import named_point
 from partitiond.core.profile.points import LimitedBy, Telemetry
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.engine import EngineReport
-from partitiond.ports import ProfileRequest
 from partitiond.profiler.assemble import MeasuredTrials, build_profile
 from partitiond.profiler.search import Purpose, SearchDone
 from partitiond.profiler.sweep.launch import plan_launch
 from partitiond.profiler.sweep.trial import FailedTrial, Trial
-from tests.profiler.samples import proposal_of, trial_of
+from tests.profiler.samples import proposal_of, request_of, trial_of
 
-RequestOf = Callable[..., ProfileRequest]
 GROWING = (trial_of(1, 100), trial_of(2, 200), trial_of(4, 400))
 
 
-def built(
-    request: ProfileRequest, steps: Sequence[Trial | FailedTrial], done: SearchDone | None = None
-) -> Profile:
+def built(steps: Sequence[Trial | FailedTrial], done: SearchDone | None = None) -> Profile:
+    request = request_of()
     measured = MeasuredTrials(
         request=request,
         planned=plan_launch(request, "test"),
@@ -36,16 +33,14 @@ def built(
     return build_profile(measured)
 
 
-def test_a_batch_that_ended_the_engine_on_its_second_visit_is_not_planned(
-    request_of: RequestOf,
-) -> None:
+def test_a_batch_that_ended_the_engine_on_its_second_visit_is_not_planned() -> None:
     steps: list[Trial | FailedTrial] = [
         trial_of(1, 100),
         trial_of(2, 150),
         trial_of(4, 400, purpose=Purpose.CONFIRM),
         FailedTrial(proposal_of(4), 5.0, "out of memory"),
     ]
-    made = built(request_of(), steps)
+    made = built(steps)
     four = made.point(4)
     assert four is not None
     assert four.kv_limited
@@ -59,45 +54,44 @@ def test_a_batch_that_ended_the_engine_on_its_second_visit_is_not_planned(
     assert any("later visit of batch 4" in note for note in made.provenance.notes)
 
 
-def test_only_deaths_and_a_full_cache_mean_memory(request_of: RequestOf) -> None:
-    asked = request_of()
-    assert built(asked, GROWING).knee.limited_by is LimitedBy.TIME
+def test_only_deaths_and_a_full_cache_mean_memory() -> None:
+    assert built(GROWING).knee.limited_by is LimitedBy.TIME
     died: list[Trial | FailedTrial] = [*GROWING, FailedTrial(proposal_of(8), 5.0, "out of memory")]
-    assert built(asked, died).knee.limited_by is LimitedBy.MEMORY
+    assert built(died).knee.limited_by is LimitedBy.MEMORY
     full = [*GROWING, trial_of(8, 300, preemptions=2)]
-    assert built(asked, full).knee.limited_by is LimitedBy.MEMORY
+    assert built(full).knee.limited_by is LimitedBy.MEMORY
     capped = SearchDone(LimitedBy.CAP, complete=True)
-    assert built(asked, GROWING, capped).knee.limited_by is LimitedBy.CAP
+    assert built(GROWING, capped).knee.limited_by is LimitedBy.CAP
 
 
 @pytest.mark.parametrize(
     ("half_widths", "wide"), [((10.0,), True), ((4.0,), False), ((6.0, 6.0), False)]
 )
 def test_a_point_is_wide_by_the_interval_of_all_its_windows(
-    request_of: RequestOf, half_widths: tuple[float, ...], wide: bool
+    half_widths: tuple[float, ...], wide: bool
 ) -> None:
     """A first look may close at 10 %, which is wide on a CPU; two windows of 6 % are not."""
     trials = [
         dataclasses.replace(trial_of(1, 100, half_width=width), wide=len(half_widths) > 1)
         for width in half_widths
     ]
-    one = built(request_of(), trials).point(1)
+    one = built(trials).point(1)
     assert one is not None
     assert one.wide is wide
 
 
-def test_windows_in_which_the_device_fell_silent_are_counted(request_of: RequestOf) -> None:
+def test_windows_in_which_the_device_fell_silent_are_counted() -> None:
     told, less = Telemetry("nvml+procfs", power_watts=9.0), Telemetry("procfs", cores_used=1.0)
     steps = [trial_of(batch, 100 * batch, telemetry=told) for batch in (1, 2)]
-    assert "did not tell" not in " ".join(built(request_of(), steps).provenance.notes)
-    assert "did not tell" not in " ".join(built(request_of(), [trial_of(1, 1)]).provenance.notes)
+    assert "did not tell" not in " ".join(built(steps).provenance.notes)
+    assert "did not tell" not in " ".join(built([trial_of(1, 1)]).provenance.notes)
     steps += [trial_of(4, 300, telemetry=less), trial_of(8, 400)]
-    notes = " ".join(built(request_of(), steps).provenance.notes)
+    notes = " ".join(built(steps).provenance.notes)
     assert "in 2 of 4 windows the device did not tell what it told in others (nvml" in notes
 
 
-def test_batches_measured_with_a_saturated_instrument_are_named(request_of: RequestOf) -> None:
+def test_batches_measured_with_a_saturated_instrument_are_named() -> None:
     steps = [trial_of(1, 100), trial_of(2, 150, saturated=("it used 97% of one core",))]
-    notes = " ".join(built(request_of(), steps).provenance.notes)
+    notes = " ".join(built(steps).provenance.notes)
     assert "saturated, so do not trust batch 2: it used 97% of one core" in notes
-    assert "saturated" not in " ".join(built(request_of(), steps[:1]).provenance.notes)
+    assert "saturated" not in " ".join(built(steps[:1]).provenance.notes)

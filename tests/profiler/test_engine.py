@@ -1,20 +1,16 @@
 """The profiler works against the real engine, with everything switched on, in a minute."""
 
-import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.model.families import architecture_from_config
 from partitiond.core.model.resolved import ResolvedModel
-from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, Slo, SourceKind
+from partitiond.core.model.spec import EngineOptions, ModelSource, Slo, SourceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import Progress
-from partitiond.core.profile.record import Profile
-from partitiond.core.units import GIB, Bytes
+from partitiond.core.units import GIB
 from partitiond.devices.bandwidth import fast_dtype
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.install.environment import EngineEnvironment
@@ -27,46 +23,36 @@ from tests.engine_fixtures import (
     short_dir,
     usable_cores,
 )
+from tests.profiler.samples import model, request_of
+from tests.proxy.virtual import real_time
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
 
-pytestmark = [pytest.mark.engine, pytest.mark.full]
+pytestmark = [pytest.mark.engine, pytest.mark.full, real_time]
 
 
 def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:
-    spec = ModelSpec(
-        name="smollm2-135m",
+    spec = model(
+        "smollm2-135m",
         source=ModelSource(SourceKind.FOLDER, str(folder)),
-        workload=Workload.of_trace([(16, 8), (32, 4), (24, 12)]),
+        workload=Workload.of_trace([(16, 3), (32, 2), (24, 4)]),
         slo=Slo(ttft_seconds=20.0, tpot_seconds=5.0),
         engine=EngineOptions(fast_dtype(), max_model_len=256, max_num_batched_tokens=256),
-    )
+    ).spec
     architecture = architecture_from_config(json.loads((folder / "config.json").read_bytes()))
-    cores = usable_cores(1)
-    device = Device(
-        id="cpu",
-        kind=DeviceKind.CPU,
-        hardware="cpu-test",
-        name="Test CPU",
-        host="here",
-        memory_bytes=Bytes(16 * GIB),
-        free_bytes=Bytes(16 * GIB),
-        cores=cores,
-        modes=(SharingMode.CORES,),
-        driver="test",
-    )
-    return ProfileRequest(
+    return request_of(
         model=ResolvedModel(spec, folder, None, architecture, dummy_weights=False),
-        device=device,
-        cores=cores,
+        cores=usable_cores(1),
         memory_bytes=6 * GIB,
-        max_batch=4,
-        time_limit_seconds=240,  # half of it is for capacity trials
-        min_window_seconds=0.5,
-        max_window_seconds=1.0,
+        max_batch=2,
+        time_limit_seconds=60,  # half of it is for capacity trials
+        min_window_seconds=0.2,
+        max_window_seconds=0.5,
         structured_output=True,
-        paper_requests=6,
+        paper_requests=4,
         checkpoint=checkpoint,
+        confirm_memory=True,
+        confirm_capacity=True,
     )
 
 
@@ -77,10 +63,11 @@ async def test_everything_at_once_on_one_core(
     runner = make_runner(short_dir / "run", engine_environment)
     phases: list[Progress] = []
     profiler = Profiler(runner, telemetry=HostTelemetry())
-    profile: Profile = await profiler.run(asked, phases.append)
+    profile = await profiler.run(asked, phases.append)
 
-    assert profile.points
-    assert not any("disagree on tokens" in note for note in profile.provenance.notes)
+    notes = profile.provenance.notes
+    assert {p.batch for p in profile.points} == {1, 2}
+    assert not any("disagree on tokens" in note for note in notes)
     for point in profile.points:
         assert point.output_tokens_per_s > 0
         assert point.prompt_tokens_per_s > 0
@@ -90,22 +77,19 @@ async def test_everything_at_once_on_one_core(
         assert point.telemetry is not None
         assert point.telemetry.cores_used is not None
         assert 0 < point.telemetry.cores_used < 2
-    check_confirmation(profile)
+    memory = profile.frontier_memory
+    assert memory is not None, notes
+    assert memory.preemptions == 0
+    assert memory.footprint_bytes > profile.footprint.weights_bytes
+    late = any("capacity is not confirmed" in note for note in notes)  # on a busy machine
+    assert profile.capacity_trials or late, notes
+    assert profile.paper_mode is not None
+    assert profile.paper_mode.requests == 4
+    assert profile.step_time is not None
+    assert profile.structured_output
     assert {p.phase for p in phases} == {"starting", "measuring", "confirming"}
     assert list(await runner.find()) == []
     assert asked.checkpoint is not None
     assert asked.checkpoint.exists()
     asked.forget()
     assert not asked.checkpoint.exists()
-
-
-def check_confirmation(profile: Profile) -> None:
-    found: Any = profile.frontier_memory
-    assert found is not None, profile.provenance.notes
-    assert found.preemptions == 0
-    assert found.footprint_bytes > profile.footprint.weights_bytes
-    assert profile.capacity_trials
-    assert profile.paper_mode is not None
-    assert profile.paper_mode.requests == 6
-    assert profile.step_time is not None or len(profile.points) < 2
-    assert dataclasses.asdict(profile)["structured_output"] is True

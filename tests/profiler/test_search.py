@@ -1,6 +1,7 @@
 """The search as a whole keeps its promises for every curve, on simulated engines."""
 
 import dataclasses
+import itertools
 import math
 
 import pytest
@@ -50,48 +51,34 @@ priors: st.SearchStrategy[Prior | None] = st.one_of(
 )
 
 
-@given(engines, st.integers(1, 512), priors)
-@settings(max_examples=50)
-def test_it_ends_within_its_limits_and_visits_no_batch_for_ever(
-    engine: Engine, max_batch: int, prior: Prior | None
+@given(engines, st.integers(1, 512), st.integers(0, 40), priors)
+@settings(max_examples=60)
+def test_it_ends_within_its_limits_and_goes_on_from_any_checkpoint(
+    engine: Engine, max_batch: int, kept: int, prior: Prior | None
 ) -> None:
-    found = simulate(engine, SearchLimits(max_batch=max_batch, prior=prior))
+    """And visits nothing beyond what the engine did not hold, and no batch for ever."""
+    limits = SearchLimits(max_batch=max_batch, prior=prior)
+    found = simulate(engine, limits)
     assert found.counts
     assert all(1 <= batch <= max_batch for batch in found.counts)
     assert max(found.counts.values()) <= MAX_VISITS_PER_BATCH
     assert found.done.complete
-
-
-@given(engines, st.integers(1, 512), priors)
-@settings(max_examples=40)
-def test_nothing_is_visited_beyond_what_the_engine_did_not_hold(
-    engine: Engine, max_batch: int, prior: Prior | None
-) -> None:
-    found = simulate(engine, SearchLimits(max_batch=max_batch, prior=prior))
-    failed = [i for i, v in enumerate(found.visits) if v.beyond]
-    for index in failed:
-        later = [v.batch for v in found.visits[index + 1 :]]
-        assert all(batch < found.visits[index].batch for batch in later)
-
-
-@given(engines, st.integers(1, 512), st.integers(0, 40), priors)
-@settings(max_examples=40)
-def test_it_goes_on_from_any_checkpoint_as_if_nothing_had_happened(
-    engine: Engine, max_batch: int, kept: int, prior: Prior | None
-) -> None:
-    limits = SearchLimits(max_batch=max_batch, prior=prior)
-    whole = simulate(engine, limits)
-    resumed = simulate(engine, limits, whole.visits[:kept])
-    assert resumed.visits == whole.visits
+    most = math.inf
+    for visit in found.visits:
+        assert visit.batch < most
+        most = min(most, visit.batch if visit.beyond else math.inf)
+    assert simulate(engine, limits, found.visits[:kept]).visits == found.visits
 
 
 @given(engines, st.integers(2, 512), priors)
-@settings(max_examples=50)
-def test_what_the_answer_rests_on_is_visited_twice(
+@settings(max_examples=60)
+def test_what_the_answer_rests_on_is_visited_twice_and_its_neighbours_are_near(
     engine: Engine, max_batch: int, prior: Prior | None
 ) -> None:
-    engine = dataclasses.replace(engine, noise=0.0)
-    found = simulate(engine, SearchLimits(max_batch=max_batch, prior=prior))
+    """X* is measured in a fresh window, and a claimed knee's neighbours are a quarter away."""
+    found = simulate(
+        dataclasses.replace(engine, noise=0.0), SearchLimits(max_batch=max_batch, prior=prior)
+    )
     failed = {v.batch for v in found.visits if v.beyond}
     usable = sorted(set(found.counts) - failed)
     if not usable:
@@ -99,24 +86,12 @@ def test_what_the_answer_rests_on_is_visited_twice(
     largest = [usable[-1], max((b for b in usable if 2 * b <= usable[-1]), default=usable[-1])]
     answer = [found.knee] if found.claims_a_knee else largest
     assert all(found.counts[batch] >= 2 for batch in answer)
-    assert found.of(Purpose.CONFIRM), "X* was measured in a fresh window"
-
-
-@given(engines, st.integers(2, 512), priors)
-@settings(max_examples=50)
-def test_neighbours_of_a_claimed_knee_are_at_most_a_quarter_away(
-    engine: Engine, max_batch: int, prior: Prior | None
-) -> None:
-    engine = dataclasses.replace(engine, noise=0.0, dies_at=10**9, kv_batch=10**9)
-    found = simulate(engine, SearchLimits(max_batch=max_batch, prior=prior))
-    if not found.claims_a_knee or len(found.of(Purpose.REFINE)) >= 7:
+    assert found.of(Purpose.CONFIRM)
+    if failed or not found.claims_a_knee or len(found.of(Purpose.REFINE)) >= 7:
         return
-    batches = sorted(found.counts)
-    at = batches.index(found.knee)
-    for low, high in zip(batches[max(0, at - 1) : at + 1], batches[at : at + 2], strict=False):
+    at = usable.index(found.knee)
+    for low, high in itertools.pairwise(usable[max(0, at - 1) : at + 2]):
         assert high <= 1.25 * low or high - low <= 1
-    if at > 0:
-        assert batches[at] <= 1.25 * batches[at - 1] or batches[at] - batches[at - 1] == 1
 
 
 @given(st.floats(0.05, 0.9), st.integers(4, 512), priors)
@@ -147,19 +122,13 @@ def test_without_noise_the_knee_is_found_within_a_quarter_whatever_the_prior(
 
 @pytest.mark.parametrize("wrong", [0.1, 1.0, 10.0])
 def test_a_prior_wrong_by_ten_costs_time_and_nothing_else(wrong: float) -> None:
+    """A good one costs none, whatever the knee."""
     rate = flattening(40)
     prior = tuple((2**i, min(2**i, 40 * wrong)) for i in range(10))
     with_prior = simulate(Engine(rate), dataclasses.replace(FREE, prior=prior))
     without = simulate(Engine(rate), FREE)
     assert 38 <= with_prior.knee <= 48
-    assert with_prior.elapsed <= 1.6 * without.elapsed
-
-
-def test_a_good_prior_saves_trials() -> None:
-    prior = tuple((2**i, min(2.0**i, 32.0)) for i in range(10))
-    with_prior = simulate(Engine(flattening(32)), dataclasses.replace(FREE, prior=prior))
-    without = simulate(Engine(flattening(33)), FREE)
-    assert len(with_prior.visits) <= len(without.visits)
+    assert with_prior.elapsed <= (1.1 if wrong == 1.0 else 1.6) * without.elapsed
 
 
 @pytest.mark.parametrize(("noise", "allowed"), [(0.01, 0.07), (0.03, 0.09), (0.08, 0.12)])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from partitiond.core.profile.points import LimitedBy
 from partitiond.profiler.search import (
     NextTrial,
+    Prior,
     Purpose,
     SearchDone,
     SearchLimits,
@@ -23,7 +24,7 @@ from partitiond.profiler.search import (
 from partitiond.profiler.search.anchors import roundest
 from partitiond.profiler.search.model import believed, fit
 from partitiond.profiler.search.rates import Rate
-from tests.profiler.searching import Engine, flattening, saturating, simulate
+from tests.profiler.searching import Curve, Engine, flattening, saturating, simulate
 
 FREE = SearchLimits(max_batch=512)
 
@@ -43,26 +44,29 @@ def proposed(visits: list[Visit], limits: SearchLimits) -> NextTrial:
 # Anchors
 
 
+UNKNOWN = (1, 2, 8, 32, 128, 512)
+
+
 @pytest.mark.parametrize(
-    ("max_batch", "expected"),
-    [(1, (1,)), (3, (1, 3)), (64, (1, 4, 16, 64)), (512, (1, 2, 8, 32, 128, 512))],
+    ("max_batch", "prior", "expected"),
+    [
+        (1, None, (1,)),  # every fourth one without a prior
+        (3, None, (1, 3)),
+        (64, None, (1, 4, 16, 64)),
+        (512, None, UNKNOWN),
+        # Around the knee of a prior, and up to the largest batch.
+        (512, tuple((b, min(b, 24.0)) for b in (1, 8, 24, 64)), (6, 24, 96, 512)),
+        (512, (), UNKNOWN),  # it says nothing
+        (512, ((600, 5.0),), UNKNOWN),
+        (512, ((0, 5.0),), UNKNOWN),
+        (512, ((4, math.nan),), UNKNOWN),
+        (512, ((4, -1.0), (8, 0.0)), UNKNOWN),
+    ],
 )
-def test_without_a_prior_every_fourth_batch_is_an_anchor(
-    max_batch: int, expected: tuple[int, ...]
+def test_the_search_begins_at_anchors(
+    max_batch: int, prior: Prior | None, expected: tuple[int, ...]
 ) -> None:
-    assert anchors(SearchLimits(max_batch=max_batch)) == expected
-
-
-def test_a_prior_puts_the_anchors_around_its_knee_and_up_to_the_largest_batch() -> None:
-    prior = tuple((b, min(b, 24.0)) for b in (1, 8, 24, 64))
-    assert anchors(SearchLimits(max_batch=512, prior=prior)) == (6, 24, 96, 512)
-
-
-@pytest.mark.parametrize(
-    "prior", [(), ((600, 5.0),), ((0, 5.0),), ((4, math.nan),), ((4, -1.0), (8, 0.0))]
-)
-def test_a_prior_that_says_nothing_is_no_prior(prior: tuple[tuple[int, float], ...]) -> None:
-    assert anchors(SearchLimits(max_batch=512, prior=prior)) == anchors(FREE)
+    assert anchors(SearchLimits(max_batch=max_batch, prior=prior)) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,46 +106,41 @@ def test_the_gap_below_the_knee_is_looked_into_where_the_fit_expects_it() -> Non
     assert 128 < look.batch < 512
 
 
-def test_a_better_batch_hidden_between_anchors_is_found() -> None:
-    def peak(b: int) -> float:
-        return 100 * (0.9 + 0.3 * math.exp(-((math.log2(b) - 4) ** 2))) * min(1, b / 4)
-
-    found = simulate(Engine(peak), SearchLimits(max_batch=256))
-    assert best_rate(found.visits) == pytest.approx(max(map(peak, range(1, 257))), rel=0.05)
+def peak(b: int) -> float:
+    """A better batch is hidden between anchors."""
+    return 100 * (0.9 + 0.3 * math.exp(-((math.log2(b) - 4) ** 2))) * min(1, b / 4)
 
 
-def test_a_dip_at_an_anchor_does_not_hide_the_knee_below_it() -> None:
-    def dipped(b: int) -> float:
-        return 100 * min(1, b / 8) * (0.86 if 24 <= b <= 44 else 1)
-
-    found = simulate(Engine(dipped), FREE)
-    assert found.knee in {8, 9, 10}
+def dipped(b: int) -> float:
+    """A dip at an anchor hides the knee below it."""
+    return 100 * min(1, b / 8) * (0.86 if 24 <= b <= 44 else 1)
 
 
-def test_steps_of_padded_batches_do_not_fool_it() -> None:
-    def padded(b: int) -> float:
-        return b / (4 + 8 * math.ceil(b / 8))
+def padded(b: int) -> float:
+    """Batches are padded."""
+    return b / (4 + 8 * math.ceil(b / 8))
 
-    best = max(padded(b) for b in range(1, 257))
-    found = simulate(Engine(padded), SearchLimits(max_batch=256))
-    assert padded(found.knee) >= 0.95 * best * 0.999
+
+@pytest.mark.parametrize("rate", [peak, dipped, padded])
+def test_bumps_dips_and_steps_do_not_fool_it(rate: Curve) -> None:
+    best = max(map(rate, range(1, 257)))
+    found = simulate(Engine(rate), SearchLimits(max_batch=256))
+    assert best_rate(found.visits) == pytest.approx(best, rel=0.05)
+    assert rate(found.knee) >= 0.95 * best * 0.999
+    assert rate is not dipped or found.knee in {8, 9, 10}
 
 
 # Second visits and X*
 
 
 def test_second_visits_come_in_the_opposite_order_of_the_first() -> None:
+    """Far from the knee one glance is enough."""
     found = simulate(Engine(flattening(40)), FREE)
     order = [v.batch for v in found.visits]
-    downs = found.of(Purpose.DOWN)[:3]
-    firsts = [order.index(b) for b in downs]
+    firsts = [order.index(b) for b in found.of(Purpose.DOWN)[:3]]
     assert firsts == sorted(firsts, reverse=True)
-
-
-def test_far_from_the_knee_one_glance_is_enough() -> None:
-    found = simulate(Engine(flattening(200)), FREE)
-    assert found.counts[1] == 1
-    assert found.counts[8] == 1
+    far = simulate(Engine(flattening(200)), FREE)
+    assert (far.counts[1], far.counts[8]) == (1, 1)
 
 
 def test_the_best_batch_is_measured_in_a_fresh_longer_window() -> None:
@@ -158,15 +157,8 @@ def test_the_best_rate_is_what_fresh_windows_say_not_the_lucky_first() -> None:
     visits = [visit(4, 110), visit(8, 100)]
     assert best_rate(visits) is None
     assert best_rate([*visits, visit(4, 101, 9.0, Purpose.CONFIRM)]) == 101
-
-
-def test_a_disturbed_fresh_window_does_not_lower_the_best_rate() -> None:
-    visits = [
-        visit(4, 100),
-        visit(4, 70, purpose=Purpose.CONFIRM),
-        visit(4, 99, purpose=Purpose.AGAIN),
-    ]
-    assert best_rate(visits) == 99
+    fresh = [visit(4, 70, purpose=Purpose.CONFIRM), visit(4, 99, purpose=Purpose.AGAIN)]
+    assert best_rate([visit(4, 100), *fresh]) == 99  # one was disturbed
 
 
 def test_visits_that_disagree_are_measured_again() -> None:
@@ -194,17 +186,17 @@ def test_a_batch_the_kv_cache_limits_cannot_be_the_knee_and_ends_the_growing() -
     assert max(set(found.counts) - limited) >= 18, "the edge is found closely"
 
 
-def test_a_batch_the_engine_died_of_is_beyond_the_largest() -> None:
-    found = simulate(Engine(flattening(16), dies_at=100), FREE)
+@pytest.mark.parametrize(("dies_at", "knees"), [(100, range(15, 21)), (1, None)])
+def test_a_batch_the_engine_died_of_is_beyond_the_largest(
+    dies_at: int, knees: range | None
+) -> None:
+    found = simulate(Engine(flattening(16), dies_at=dies_at), FREE)
     assert found.done.capped_by is LimitedBy.MEMORY
-    assert 15 <= found.knee <= 20
     assert sum(v.died for v in found.visits) <= 3
-
-
-def test_an_engine_that_holds_nothing_ends_the_search() -> None:
-    found = simulate(Engine(flattening(16), dies_at=1), FREE)
-    assert found.done.capped_by is LimitedBy.MEMORY
-    assert curve(found.visits) == ()
+    if knees is None:
+        assert curve(found.visits) == ()
+    else:
+        assert found.knee in knees
 
 
 def test_no_batch_is_proposed_when_none_is_allowed() -> None:
@@ -222,63 +214,53 @@ def test_a_failure_below_a_batch_that_ran_leaves_out_that_batch_only() -> None:
 # Rates taken together
 
 
-@given(st.lists(st.tuples(st.floats(1, 1e5), st.floats(0, 1e3)), min_size=1, max_size=2))
-def test_two_windows_lie_around_their_mean_and_show_their_spread(
-    windows: list[tuple[float, float]],
-) -> None:
-    rates, widths = [w[0] for w in windows], [w[1] for w in windows]
-    mean, width = combine(rates, widths)
-    assert min(rates) * (1 - 1e-9) <= mean <= max(rates) * (1 + 1e-9)
-    assert width >= (max(rates) - min(rates)) / 2
-
-
 @given(
     st.lists(st.tuples(st.floats(1, 1e5), st.floats(0, 1e3)), min_size=1, max_size=6),
     st.randoms(use_true_random=False),
 )
-def test_the_order_of_the_windows_does_not_matter(
-    windows: list[tuple[float, float]],
-    draw: random.Random,
+def test_windows_lie_around_their_mean_in_any_order(
+    windows: list[tuple[float, float]], draw: random.Random
 ) -> None:
-    shuffled = list(windows)
-    draw.shuffle(shuffled)
-    mean, width = combine([w[0] for w in windows], [w[1] for w in windows])
-    again, wide = combine([w[0] for w in shuffled], [w[1] for w in shuffled])
-    assert (again, wide) == pytest.approx((mean, width), rel=1e-9)
+    """And two of them show their spread; of more, one may be left out."""
+    rates = [rate for rate, _ in windows]
+    mean, width = combine(rates, [width for _, width in windows])
+    assert min(rates) * (1 - 1e-9) <= mean <= max(rates) * (1 + 1e-9)
+    assert len(windows) > 2 or width >= (max(rates) - min(rates)) / 2
+    shuffled = draw.sample(windows, len(windows))
+    assert combine([r for r, _ in shuffled], [w for _, w in shuffled]) == pytest.approx(
+        (mean, width), rel=1e-9
+    )
 
 
-def test_a_long_window_weighs_more_than_a_glance() -> None:
-    mean, _ = combine([100.0, 110.0], [1.0, 10.0])
-    assert 100.1 < mean < 101
+@pytest.mark.parametrize(
+    ("rates", "widths", "means", "half_widths"),
+    [
+        ((100.0, 110.0), (1.0, 10.0), (100.1, 101), (5, 99)),  # a long window weighs more
+        # A half-width that is small by luck does not decide alone.
+        ((100.0, 102.0), (0.01, 1.0), (100.4, 101), (1.0, 99)),
+        # Two windows are less sure than each alone would have them, but steady ones are believed.
+        ((100.0, 100.0), (2.0, 2.0), (100, 100), (1.2 * 2 / math.sqrt(2), 99)),
+        ((100.0, 100.0), (0.1, 0.1), (100, 100), (0, 0.11)),
+        ((100.0, 60.0, 101.0), (2.0, 2.0, 2.0), (100.499, 100.501), (0, 99)),  # one is left out
+        ((100.0,), (math.inf,), (100.0, 100.0), (100.0, 100.0)),  # nothing is told: the whole rate
+    ],
+)
+def test_windows_of_one_batch_are_taken_together(
+    rates: tuple[float, ...],
+    widths: tuple[float, ...],
+    means: tuple[float, float],
+    half_widths: tuple[float, float],
+) -> None:
+    mean, width = combine(rates, widths)
+    assert means[0] <= mean <= means[1]
+    assert half_widths[0] <= width <= half_widths[1]
 
 
-def test_a_half_width_that_is_small_by_luck_does_not_decide_alone() -> None:
-    mean, width = combine([100.0, 102.0], [0.01, 1.0])
-    assert 100.4 < mean < 101
-    assert width >= 1.0, "half of what the windows are apart"
-
-
-def test_windows_that_scatter_more_than_they_say_widen_the_interval() -> None:
+def test_windows_that_scatter_or_are_left_out_widen_the_interval() -> None:
     calm = combine([100.0, 100.5, 99.5, 100.0], [2.0] * 4)[1]
     wild = combine([100.0, 103.0, 97.0, 100.0], [2.0] * 4)[1]
     assert wild > 1.3 * calm
-
-
-def test_two_windows_are_less_sure_than_each_alone_would_have_them() -> None:
-    assert combine([100.0, 100.0], [2.0, 2.0])[1] > 1.2 * 2 / math.sqrt(2)
-    assert combine([100.0, 100.0], [0.1, 0.1])[1] <= 0.11, "but steady ones are believed"
-
-
-def test_leaving_a_window_out_is_a_doubt_of_its_own() -> None:
     assert combine([100.0, 60.0, 100.0], [2.0] * 3)[1] > combine([100.0, 100.0], [2.0] * 2)[1]
-
-
-def test_one_disturbed_window_of_three_is_left_out() -> None:
-    assert combine([100.0, 60.0, 101.0], [2.0, 2.0, 2.0])[0] == pytest.approx(100.5)
-
-
-def test_an_interval_that_cannot_be_told_counts_as_the_whole_rate() -> None:
-    assert combine([100.0], [math.inf]) == (100.0, 100.0)
 
 
 # The fitted curve

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -65,12 +66,10 @@ def test_no_verdicts_make_it_endless_or_believe_a_disproved_rate(said: list[bool
 
 
 def test_the_best_of_several_is_tried_again_with_other_arrivals() -> None:
+    """And is not believed if it fails then."""
     trials = search(10.0, lambda rate, _: rate < 8.7)
     assert trials[-1].req_per_s == max(t.req_per_s for t in trials if t.held)
     assert [t.req_per_s for t in trials].count(trials[-1].req_per_s) == 2
-
-
-def test_a_rate_that_fails_its_repetition_is_not_believed() -> None:
     trials = search(10.0, lambda _, n: n in {0, 1})
     assert trials[-1].req_per_s == pytest.approx(9.0)
     assert confirmed_rate(trials) == pytest.approx(8.0)
@@ -137,9 +136,8 @@ def judged(slo: Slo | None, **how: float) -> CapacityTrial:
     return judge(result_of(**how), TRIAL, slo, 8.0)  # type: ignore[arg-type]
 
 
-def test_a_rate_is_held_while_there_are_places_enough() -> None:
+def test_a_verdict_says_how_full_the_places_were_and_how_sure_it_is() -> None:
     said = judged(None, service=1.6)
-    assert said.held
     assert said.utilisation == pytest.approx(2.0 * 1.6 / 4)
     assert said.utilisation_half_width == pytest.approx(0.0, abs=1e-9)
     assert said.arrivals == 40
@@ -147,51 +145,50 @@ def test_a_rate_is_held_while_there_are_places_enough() -> None:
     low, high = said.attainment_interval
     assert 0.9 < low < 0.92  # forty good ones of forty say no more than that
     assert high == 1.0
+    lost = judged(None, service=1.6, lost=1)
+    assert lost.attainment == pytest.approx(39 / 40)
+    assert lost.attainment_interval is not None
+    assert lost.attainment_interval[0] < lost.attainment < lost.attainment_interval[1]
 
 
-def test_a_rate_that_needs_more_places_than_there_are_is_not() -> None:
-    assert not judged(None, service=2.1).held
-    assert not judged(Slo(100.0, 100.0), service=2.1).held  # however lenient the bounds
+@pytest.mark.parametrize(
+    ("slo", "how", "held"),
+    [
+        (None, {"service": 1.6}, True),
+        (None, {"service": 2.1}, False),  # it needs more places than there are
+        (Slo(100.0, 100.0), {"service": 2.1}, False),  # however lenient the bounds
+        # Requests pile up though each is served quickly.
+        (None, {"service": 1.6, "wait_growth": 0.9}, False),
+        (None, {"service": 1.6, "lost": 1}, False),  # without an SLO every one must end well
+        (Slo(1.0, 1.0, 0.95), {"service": 1.6, "late": 2}, True),  # its quantile decides
+        (Slo(1.0, 1.0, 0.95), {"service": 1.6, "late": 3}, False),
+    ],
+)
+def test_a_rate_is_held_while_places_and_the_slo_hold(
+    slo: Slo | None, how: dict[str, float], held: bool
+) -> None:
+    assert judged(slo, **how).held is held
 
 
-def test_requests_that_pile_up_are_seen_though_each_is_served_quickly() -> None:
-    assert not judged(None, service=1.6, wait_growth=0.9).held
+NONE = Latency(0, 0, 0, 0)
+CONFIRMED = dataclasses.replace(
+    measured_profile(), capacity_req_per_s=9.0, capacity_trials=(trial(9.0, held=True),)
+)
+FAILED = tuple(trial(rate, held=False) for rate in (8.0, 6.0, 4.0))
 
 
-def test_without_an_slo_every_request_must_end_well() -> None:
-    said = judged(None, service=1.6, lost=1)
-    assert not said.held
-    assert said.attainment == pytest.approx(39 / 40)
-
-
-def test_with_an_slo_its_quantile_decides() -> None:
-    slo = Slo(1.0, 1.0, 0.95)
-    assert judged(slo, service=1.6, late=2).held
-    said = judged(slo, service=1.6, late=3)
-    assert not said.held
-    assert said.attainment_interval is not None
-    assert said.attainment_interval[0] < said.attainment < said.attainment_interval[1]
-
-
-def point(batch: int) -> OperatingPoint:
-    none = Latency(0, 0, 0, 0)
-    return OperatingPoint(batch, 100.0, 1.0, 10.0, none, none, none, none, 0, Bytes(0))
-
-
-def test_what_was_confirmed_at_one_batch_says_nothing_of_another() -> None:
-    confirmed = dataclasses.replace(
-        measured_profile(), capacity_req_per_s=9.0, capacity_trials=(trial(9.0, held=True),)
-    )
-    assert capacity_req_per_s(confirmed, point(8)) == 9.0
-    assert capacity_req_per_s(confirmed, point(16)) == pytest.approx(8.0)
-    unknown = dataclasses.replace(confirmed, capacity_req_per_s=None, capacity_trials=())
-    assert capacity_req_per_s(unknown, point(8)) == pytest.approx(8.0)
-
-
-def test_rates_that_all_failed_bound_the_capacity() -> None:
-    failed = dataclasses.replace(
-        measured_profile(),
-        capacity_req_per_s=None,
-        capacity_trials=tuple(trial(rate, held=False) for rate in (8.0, 6.0, 4.0)),
-    )
-    assert capacity_req_per_s(failed, point(8)) == pytest.approx(3.0)
+@pytest.mark.parametrize(
+    ("batch", "changes", "expected"),
+    [
+        (8, {}, 9.0),
+        (16, {}, 8.0),  # what was confirmed at one batch says nothing of another
+        (8, {"capacity_req_per_s": None, "capacity_trials": ()}, 8.0),
+        (8, {"capacity_req_per_s": None, "capacity_trials": FAILED}, 3.0),  # they bound it
+    ],
+)
+def test_a_plan_counts_with_what_was_confirmed(
+    batch: int, changes: dict[str, Any], expected: float
+) -> None:
+    point = OperatingPoint(batch, 100.0, 1.0, 10.0, NONE, NONE, NONE, NONE, 0, Bytes(0))
+    found = capacity_req_per_s(dataclasses.replace(CONFIRMED, **changes), point)
+    assert found == pytest.approx(expected)

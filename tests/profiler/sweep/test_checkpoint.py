@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
@@ -21,7 +20,7 @@ from partitiond.profiler.search import Purpose
 from partitiond.profiler.sweep.checkpoint import Checkpoint, Step, fingerprint
 from partitiond.profiler.sweep.launch import plan_launch
 from partitiond.profiler.sweep.trial import FailedTrial, Trial
-from tests.profiler.samples import proposal_of, trial_of
+from tests.profiler.samples import proposal_of, request_of, trial_of
 
 HEADER = {"model": "tiny", "args": ("--a", "--b")}
 STEPS: tuple[Step, ...] = (
@@ -103,89 +102,61 @@ def test_a_line_that_says_nothing_ends_what_is_trusted(tmp_path: Path) -> None:
     assert len(Checkpoint(path, HEADER).resume()) == 1
 
 
-def test_where_nothing_can_be_written_the_work_goes_on(tmp_path: Path) -> None:
-    blocker = tmp_path / "file"
-    blocker.write_text("a file where a folder should be")
-    checkpoint = Checkpoint(blocker / "one.jsonl", HEADER)
+@pytest.mark.parametrize("trouble", ["no folder", "full", "no path"])
+def test_where_nothing_can_be_written_the_work_goes_on(tmp_path: Path, trouble: str) -> None:
+    (tmp_path / "file").write_text("a file where a folder should be")
+    path = tmp_path / ("file/one.jsonl" if trouble == "no folder" else "one.jsonl")
+    checkpoint = Checkpoint(None if trouble == "no path" else path, HEADER)
     assert checkpoint.resume() == ()
     checkpoint.keep(STEPS[0], 1.0)
+    if trouble == "full":
+        path.unlink()
+        path.symlink_to("/dev/full")
     checkpoint.keep(STEPS[0], 2.0)
-    assert checkpoint.problem
+    assert bool(checkpoint.problem) == (trouble != "no path")
+    assert trouble != "full" or "space" in checkpoint.problem.lower()
     checkpoint.remove()
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-def test_a_full_disk_is_no_end(tmp_path: Path) -> None:
-    path = tmp_path / "one.jsonl"
-    checkpoint = Checkpoint(path, HEADER)
-    checkpoint.keep(STEPS[0], 1.0)
-    path.unlink()
-    path.symlink_to("/dev/full")
-    checkpoint.keep(STEPS[1], 2.0)
-    assert "space" in checkpoint.problem.lower()
-
-
-def test_without_a_path_nothing_is_kept() -> None:
-    checkpoint = Checkpoint(None, HEADER)
-    checkpoint.keep(STEPS[0], 1.0)
-    assert checkpoint.resume() == ()
-    assert not checkpoint.problem
 
 
 def test_after_success_nothing_is_left(tmp_path: Path) -> None:
-    checkpoint = written(tmp_path / "one.jsonl")
-    checkpoint.remove()
+    written(tmp_path / "one.jsonl").remove()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_fingerprint_tells_apart_what_cannot_be_compared(request_of: Any) -> None:
-    def made(version: str = "1", **changes: Any) -> str:
-        request = request_of(**changes)
-        planned = plan_launch(request, "profile-x")
-        return json.dumps(fingerprint(request, planned, version), sort_keys=True)
+def compared_by(version: str = "1", **changes: Any) -> str:
+    """What two profiles are compared by."""
+    asked = request_of(**changes)
+    return json.dumps(fingerprint(asked, plan_launch(asked, "profile-x"), version), sort_keys=True)
 
-    def with_spec(**changes: Any) -> str:
-        model = request_of().model
-        return made(
-            model=dataclasses.replace(model, spec=dataclasses.replace(model.spec, **changes))
-        )
 
-    different = [
-        made(),
-        made("2"),
-        made(seed=4),
-        made(cores=(0, 1)),
-        made(max_batch=8),
-        made(structured_output=True),
-        made(variant="fp8"),
-        made(max_window_seconds=9.0),
-        with_spec(workload=Workload(16, 8)),
-        with_spec(slo=Slo(1.0, 1.0)),
-        with_spec(engine_kind="simulated"),
+def test_the_fingerprint_tells_apart_what_cannot_be_compared() -> None:
+    different: list[dict[str, Any]] = [
+        {},
+        {"version": "2"},
+        {"seed": 4},
+        {"cores": (0, 1)},
+        {"max_batch": 8},
+        {"structured_output": True},
+        {"variant": "fp8"},
+        {"max_window_seconds": 9.0},
+        {"workload": Workload(16, 8)},
+        {"slo": Slo(1.0, 1.0)},
+        {"engine_kind": "simulated"},
     ]
-    assert len(set(different)) == len(different)
-    # More memory than is needed, another name of the run or another time limit change nothing.
-    assert made(memory_bytes=9 * 2**30) == made(time_limit_seconds=99) == made()
+    assert len({compared_by(**changes) for changes in different}) == len(different)
+    # Memory beyond the need, names of a run and isolation groups, and time limits change nothing.
+    same = compared_by(memory_bytes=9 * 2**30), compared_by(time_limit_seconds=99)
+    assert set(same) == {compared_by()}
+    blue = request_of(isolation_group="blue")
+    assert plan_launch(blue, "profile-x").launch.isolation_group == "blue"
+    assert compared_by(isolation_group="blue") == compared_by()
 
 
-def test_trials_of_all_isolation_groups_compare(request_of: Any) -> None:
-    plain = request_of()
-    spec = dataclasses.replace(plain.model.spec, isolation_group="blue")
-    blue = dataclasses.replace(plain, model=dataclasses.replace(plain.model, spec=spec))
-    starts = [plan_launch(request, "profile-x") for request in (plain, blue)]
-    assert [start.launch.isolation_group for start in starts] == ["", "blue"]
-    assert fingerprint(blue, starts[1], "1") == fingerprint(plain, starts[0], "1")
-
-
-def test_beside_a_gpu_any_cores_compare_where_there_are_enough(request_of: Any) -> None:
+def test_beside_a_gpu_any_cores_compare_where_there_are_enough() -> None:
     first, second = fake_gpus("a100-80gb", 2)
     (other,) = fake_gpus("h100-80gb")
-
-    def made(device: Device, *cores: int) -> str:
-        request = request_of(device=device, cores=cores)
-        return json.dumps(fingerprint(request, plan_launch(request, "profile-x"), "1"))
-
-    there = made(first, 0, 1, 2, 3)
-    assert there == made(second, 8, 9, 10, 11) == made(first, *range(16))
-    assert there != made(first, 0)
-    assert there != made(other, 0, 1, 2, 3)
+    there = compared_by(device=first, cores=(0, 1, 2, 3))
+    assert there == compared_by(device=second, cores=(8, 9, 10, 11))
+    assert there == compared_by(device=first, cores=tuple(range(16)))
+    assert there != compared_by(device=first, cores=(0,))
+    assert there != compared_by(device=other, cores=(0, 1, 2, 3))

@@ -1,21 +1,15 @@
 """The second start confirms an operating point, and its failure costs only its own part."""
 
-import dataclasses
-import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from partitiond.core.model.spec import Slo
-from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
-from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler
 from partitiond.profiler.sweep.confirm import ConfirmationTarget, ConfirmVerdict, verdict
-from tests.profiler.samples import trial_of
+from tests.profiler.samples import request_of, trial_of
 
-RequestOf = Callable[..., ProfileRequest]
 AIM = ConfirmationTarget(
     batch=8,
     best_output_tokens_per_s=100.0,
@@ -41,14 +35,14 @@ def test_throughput_must_stay_within_its_interval_and_without_preemptions(
     assert verdict([trial], AIM) is said
 
 
-async def profile_of(engines: Any, request: ProfileRequest) -> Profile:
-    return await Profiler(engines).run(request, lambda _: None)
+async def profiled(engines: Any, **changes: Any) -> Profile:
+    profile = await Profiler(engines).run(request_of(**changes), lambda _: None)
+    assert engines.running == 0
+    return profile
 
 
-async def test_the_knee_is_confirmed_on_an_engine_as_a_plan_starts_it(
-    engines: Any, request_of: RequestOf
-) -> None:
-    profile = await profile_of(engines, request_of(confirm_memory=True))
+async def test_the_knee_is_confirmed_on_an_engine_as_a_plan_starts_it(engines: Any) -> None:
+    profile = await profiled(engines, confirm_memory=True)
     found = profile.frontier_memory
     assert found is not None
     assert found.confirmed
@@ -64,65 +58,50 @@ async def test_the_knee_is_confirmed_on_an_engine_as_a_plan_starts_it(
     at_knee = profile.knee.batch == found.batch
     best = profile.knee.best_output_tokens_per_s if at_knee else point.output_tokens_per_s
     assert found.share_of_best == pytest.approx(found.output_tokens_per_s / best)
-    assert (engines.running, engines.stops) == (0, 2)
 
 
-async def test_a_cache_that_is_too_small_is_made_larger(
-    engines: Any, traits: Any, request_of: RequestOf
-) -> None:
-    traits.base_seconds, traits.slope_seconds = 0.001, 0.01  # flat from the second request on
-    asked = request_of(confirm_memory=True, max_batch=16, time_limit_seconds=2)
-    first = await profile_of(engines, asked)
-    assert first.frontier_memory is not None
-    needed = first.frontier_memory.kv_cache_bytes
+async def test_a_cache_that_is_too_small_is_made_larger(engines: Any, traits: Any) -> None:
+    traits.base_seconds, traits.slope_seconds = 0.01, 0.1  # flat from the second request on
+    asked = {"confirm_memory": True, "max_batch": 16, "time_limit_seconds": 200}
+    first = (await profiled(engines, **asked)).frontier_memory
+    assert first is not None
+    needed = first.kv_cache_bytes
     assert engines.engines[0].launch.kv_cache_bytes > 2 * needed
     traits.preempts_below_kv_bytes = needed + 1
-    profile = await profile_of(engines, asked)
-    found = profile.frontier_memory
+    found = (await profiled(engines, **asked)).frontier_memory
     assert found is not None
-    assert found.confirmed
-    assert found.starts == 2
+    assert (found.confirmed, found.starts) == (True, 2)
     assert found.kv_cache_bytes > needed
 
 
-async def test_capacity_is_confirmed_in_open_loop(engines: Any, request_of: RequestOf) -> None:
-    asked = request_of(
-        confirm_capacity=True,
-        min_window_seconds=0.3,
-        max_window_seconds=0.4,
-        time_limit_seconds=10,
-    )
-    spec = dataclasses.replace(asked.model.spec, slo=Slo(5.0, 5.0))
-    model = dataclasses.replace(asked.model, spec=spec)
-    profile = await profile_of(engines, dataclasses.replace(asked, model=model))
-    assert 1 <= len(profile.capacity_trials) <= 4
-    limit = profile.capacity_trials[0].batch
+async def test_capacity_is_confirmed_in_open_loop(engines: Any) -> None:
+    windows = {"min_window_seconds": 3.0, "max_window_seconds": 4.0, "time_limit_seconds": 1000}
+    profile = await profiled(engines, confirm_capacity=True, slo=Slo(50.0, 50.0), **windows)
+    trials = profile.capacity_trials
+    assert 1 <= len(trials) <= 4
+    limit = trials[0].batch
     assert engines.engines[-1].most_running <= limit
     point = profile.point(limit)
     assert point is not None
-    assert profile.capacity_trials[0].req_per_s == pytest.approx(0.8 * point.req_per_s)
-    assert profile.capacity_req_per_s is not None
-    rates = [(trial.req_per_s, trial.held) for trial in profile.capacity_trials]
-    failed = min((rate for rate, held in rates if not held), default=math.inf)
-    confirmed = [rate for rate, held in rates if held and rate < failed]
-    if confirmed:
-        assert profile.capacity_req_per_s == max(confirmed)
-    else:  # a machine too busy for the first rate: less is said than what was tried
-        assert 0 < profile.capacity_req_per_s < failed
-    for trial in profile.capacity_trials:
+    assert trials[0].req_per_s == pytest.approx(0.8 * point.req_per_s)
+    failed = [trial.req_per_s for trial in trials if not trial.held]
+    held = [t.req_per_s for t in trials if t.held and all(t.req_per_s < rate for rate in failed)]
+    assert profile.capacity_req_per_s == max(held)
+    for trial in trials:
         assert trial.arrivals >= 20  # forty on average
         assert trial.utilisation is not None
         assert trial.attainment_interval is not None
     assert profile.frontier_memory is None  # not asked for
 
 
-async def test_a_trial_that_would_not_end_in_time_is_not_begun_and_named(
-    engines: Any, request_of: RequestOf
-) -> None:
-    asked = request_of(
-        confirm_memory=True, confirm_capacity=True, min_window_seconds=1.2, time_limit_seconds=4
+async def test_a_trial_that_would_not_end_in_time_is_not_begun_and_named(engines: Any) -> None:
+    profile = await profiled(
+        engines,
+        confirm_memory=True,
+        confirm_capacity=True,
+        min_window_seconds=12.0,
+        max_window_seconds=12.0,
     )
-    profile = await profile_of(engines, asked)
     assert profile.capacity_trials == ()
     assert profile.capacity_req_per_s is None  # so that 0.8 X / E[O] is planned with
     (note,) = [n for n in profile.provenance.notes if "capacity is not confirmed" in n]
@@ -130,21 +109,17 @@ async def test_a_trial_that_would_not_end_in_time_is_not_begun_and_named(
     assert profile.frontier_memory is not None
 
 
-async def test_an_slo_nothing_holds_is_seen_in_the_trials(
-    engines: Any, request_of: RequestOf
-) -> None:
-    asked = request_of(confirm_memory=True, confirm_capacity=True)
-    spec = dataclasses.replace(asked.model.spec, slo=Slo(1e-6, 1e-6))
-    model = dataclasses.replace(asked.model, spec=spec)
-    profile = await profile_of(engines, dataclasses.replace(asked, model=model))
-    # No batch holds it, so there is no operating point to confirm.
+async def test_where_no_batch_holds_the_slo_there_is_nothing_to_confirm(engines: Any) -> None:
+    profile = await profiled(
+        engines, confirm_memory=True, confirm_capacity=True, slo=Slo(1e-6, 1e-6)
+    )
     assert profile.capacity_trials == ()
     assert profile.frontier_memory is None
     assert profile.points
 
 
-async def test_the_papers_mode_is_reported_apart(engines: Any, request_of: RequestOf) -> None:
-    profile = await profile_of(engines, request_of(paper_requests=12))
+async def test_the_papers_mode_is_reported_apart(engines: Any) -> None:
+    profile = await profiled(engines, paper_requests=12)
     mode = profile.paper_mode
     assert mode is not None
     assert mode.requests == 12
@@ -153,43 +128,26 @@ async def test_the_papers_mode_is_reported_apart(engines: Any, request_of: Reque
     assert mode.mean_e2el_seconds > 0
 
 
-async def test_a_second_start_that_fails_costs_only_its_part(
-    engines: Any, traits: Any, request_of: RequestOf
-) -> None:
-    def fail_later(progress: Progress) -> None:
-        traits.fails_to_start = bool(engines.stops)
-
-    request = request_of(confirm_memory=True, confirm_capacity=True)
-    first = engines.stop
-
-    async def stop(*arguments: Any) -> Any:
-        traits.fails_to_start = True
-        return await first(*arguments)
-
-    engines.stop = stop
-    profile = await Profiler(engines).run(request, fail_later)
-    assert profile.points
-    assert profile.frontier_memory is None
-    assert any("confirming start" in note for note in profile.provenance.notes)
-    assert engines.running == 0
-
-
+@pytest.mark.parametrize("refused", [2, 100])
 async def test_a_start_that_was_refused_is_repeated_as_it_was(
-    engines: Any, traits: Any, request_of: RequestOf
+    engines: Any, traits: Any, refused: int
 ) -> None:
-    """More of the memory that was not there would be refused again."""
-    first = engines.stop
+    """More of the memory that was not there would be refused again. At last it costs its part."""
+    stop = engines.stop
 
-    async def stop(*arguments: Any) -> Any:
-        traits.fails_to_start = engines.stops in {0, 1}  # the two starts after the sweep's
-        return await first(*arguments)
+    async def stopped(*arguments: Any) -> Any:
+        traits.fails_to_start = engines.stops < refused  # the starts after the sweep's
+        return await stop(*arguments)
 
-    engines.stop = stop
-    profile = await profile_of(engines, request_of(confirm_memory=True))
-    found = profile.frontier_memory
-    assert found is not None
-    assert found.confirmed
-    assert found.starts == 3
-    assert {e.launch.kv_cache_bytes for e in engines.engines[1:]} == {found.kv_cache_bytes}
+    engines.stop = stopped
+    profile = await profiled(engines, confirm_memory=True, confirm_capacity=refused > 2)
+    assert profile.points
     failed = [note for note in profile.provenance.notes if "confirming start" in note]
-    assert len(failed) == 2
+    found = profile.frontier_memory
+    if refused > 2:
+        assert found is None
+        assert failed
+        return
+    assert found is not None
+    assert (found.confirmed, found.starts, len(failed)) == (True, 3, 2)
+    assert {e.launch.kv_cache_bytes for e in engines.engines[1:]} == {found.kv_cache_bytes}

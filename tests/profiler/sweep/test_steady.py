@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.profiler.capacity_power import SERVERS, Server, our_trial, serve, share_held
+from bench.profiler.capacity_power import SERVERS, Server, share_held
 from partitiond.profiler.sweep.steady import ServedRequest, grows, share_interval, utilisation
 
 RUNS = 40
@@ -21,17 +21,17 @@ def held(server: Server, batch: int, e2el: float, load: float) -> float:
 
 @pytest.mark.parametrize(("batch", "e2el"), [(4, 0.3), (8, 1.2), *SLOW])
 @pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
-def test_overload_is_seen_on_fast_and_slow_devices(server: Server, batch: int, e2el: float) -> None:
+def test_overload_is_seen_and_a_rate_with_room_is_held(
+    server: Server, batch: int, e2el: float
+) -> None:
     assert held(server, batch, e2el, 1.5) <= 0.05
     assert held(server, batch, e2el, 1.2) <= 0.2
-
-
-@pytest.mark.parametrize(("batch", "e2el"), [(4, 0.3), (8, 1.2), *SLOW])
-@pytest.mark.parametrize("server", [SERVERS[0], *ENGINES], ids=lambda server: server.name)
-def test_a_rate_with_room_is_held(server: Server, batch: int, e2el: float) -> None:
-    assert held(server, batch, e2el, 0.7) >= 0.9
-    assert held(server, batch, e2el, 0.8) >= 0.85
-    assert held(server, batch, e2el, 0.9) >= 0.65
+    if server is SERVERS[0] or server in ENGINES:
+        assert held(server, batch, e2el, 0.7) >= 0.9
+        assert held(server, batch, e2el, 0.8) >= 0.85
+        assert held(server, batch, e2el, 0.9) >= 0.65
+    if server is SERVERS[0] and (batch, e2el) in SLOW:
+        assert held(server, batch, e2el, 1.5) == 0
 
 
 def test_doubt_counts_as_not_held() -> None:
@@ -39,11 +39,6 @@ def test_doubt_counts_as_not_held() -> None:
     unexplained = SERVERS[2]
     assert held(unexplained, 16, 68.0, 0.7) >= 0.5
     assert held(unexplained, 16, 68.0, 1.0) <= 0.2
-
-
-@pytest.mark.parametrize(("batch", "e2el"), SLOW)
-def test_what_no_slow_device_sustains_is_never_held(batch: int, e2el: float) -> None:
-    assert held(SERVERS[0], batch, e2el, 1.5) == 0
 
 
 @given(st.integers(1, 64), st.floats(0.01, 200.0), st.floats(0.1, 0.98))
@@ -97,15 +92,3 @@ def test_late_requests_that_come_together_tell_less() -> None:
     assert apart is not None
     assert together is not None
     assert together[1] - together[0] > 1.5 * (apart[1] - apart[0])
-
-
-@pytest.mark.parametrize("server", SERVERS, ids=lambda server: server.name)
-def test_the_simulation_serves_everyone_in_turn_with_no_more_places_than_there_are(
-    server: Server,
-) -> None:
-    trial = our_trial(4, 1.2 * 4 / 2.0, 2.0)
-    served = serve(server, 4, 2.0, trial, random.Random(5))
-    assert all(one.arrived <= one.sent < one.ended for one in served)
-    assert [one.sent for one in served] == sorted(one.sent for one in served)
-    for one in served:
-        assert sum(other.sent <= one.sent < other.ended for other in served) <= 4

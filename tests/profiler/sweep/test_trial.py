@@ -1,7 +1,6 @@
 """A trial uses the engine's own gauges correctly."""
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +9,6 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.profile.points import Telemetry
 from partitiond.platform.clock import SystemClock
-from partitiond.ports import ProfileRequest
 from partitiond.profiler.sweep.bench import RUNNING, Bench
 from partitiond.profiler.sweep.launch import plan_launch
 from partitiond.profiler.sweep.sampling import (
@@ -20,6 +18,7 @@ from partitiond.profiler.sweep.sampling import (
     Sampler,
     summarise_engine,
 )
+from tests.profiler.samples import request_of
 
 
 def test_running_is_averaged_and_preemptions_are_counted_from_the_first_scrape() -> None:
@@ -29,6 +28,7 @@ def test_running_is_averaged_and_preemptions_are_counted_from_the_first_scrape()
     at_end = {RUNNING: 0.0, PREEMPTIONS[0]: 6.0}
     assert summarise_engine(scrapes, at_end).preemptions == 3
     assert summarise_engine(scrapes, at_end).running_mean == 7.5
+    assert summarise_engine([]).running_mean == 0.0
 
 
 @pytest.mark.parametrize(
@@ -38,10 +38,6 @@ def test_waiting_for_blocks_is_told_from_waiting_for_a_step(
     usage: float, waiting: float, starved: bool
 ) -> None:
     assert summarise_engine([{KV_USAGE: usage, WAITING: waiting}] * 3).starved is starved
-
-
-def test_no_scrape_is_no_sample() -> None:
-    assert summarise_engine([]).running_mean == 0.0
 
 
 class Failing:
@@ -60,9 +56,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("when", ["opening", "closing"])
-async def test_nothing_scrapes_the_engine_after_telemetry_failed(
-    engines: Any, request_of: Callable[..., ProfileRequest], when: str
-) -> None:
+async def test_nothing_scrapes_the_engine_after_telemetry_failed(engines: Any, when: str) -> None:
     asked = request_of()
     bench = Bench(engines, SystemClock(), asked.device, Failing(when), 5.0, 1.0, None)
     planned = plan_launch(asked, "test")
