@@ -15,10 +15,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
+from partitiond.cluster.authority import ensure_authority, issue
+from partitiond.cluster.certificates import write_files
 from partitiond.cluster.keeper import end_left_over, ensure_keeper, keeper_of, stop_keeper
 from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
 from partitiond.cluster.ray_environment import install_ray
@@ -102,6 +106,13 @@ class RayHosts:
         agent.kill()
         agent.wait()
 
+    def new_certificate(self, address: str) -> Path:
+        """Folder with an address' files, of which the certificate is new."""
+        ensure_authority(self.folder / "ca", datetime.now(UTC))
+        folder = self.folder / address
+        write_files(folder, issue(self.folder / "ca", "h", [address], datetime.now(UTC)))
+        return folder
+
     def done(self, node: RayNode) -> Path:
         """The file in which an agent writes down what it answered."""
         return node.folder.with_suffix(".done")
@@ -116,22 +127,21 @@ class RayHosts:
 
 
 def make_hosts(
-    python: Path, folder: Path, names: tuple[str, ...], tls: Callable[[str], Path] | None = None
+    python: Path, folder: Path, names: tuple[str, ...], *, tls: bool = False
 ) -> RayHosts:
-    """Describe hosts; `tls` gives the folder with an address' certificate."""
-    token = folder / "token"
+    """Describe hosts."""
+    token, made = folder / "token", RayHosts(folder, [])
     ensure_token(token)
-    ports, nodes = free_ports(len(names)), list[RayNode]()
-    for place, (name, port) in enumerate(zip(names, ports, strict=True)):
-        address = f"127.0.0.{40 + place}"
-        head = f"{nodes[0].address}:{nodes[0].port}" if nodes else ""
-        nodes.append(
+    for place, (name, port) in enumerate(zip(names, free_ports(len(names)), strict=True)):
+        address, head = f"127.0.0.{40 + place}", made.nodes[0].cluster_address if place else ""
+        files = made.new_certificate(address) if tls else None
+        made.nodes.append(
             RayNode(
                 python, name, address, head, port, folder / f"{place}.sock", folder / str(place),
-                token, None if tls is None else tls(address),
+                token, files,
             )
         )  # fmt: skip
-    return RayHosts(folder, nodes)
+    return made
 
 
 @contextlib.contextmanager
@@ -163,9 +173,9 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def ray_hosts(ray_python: Path) -> Iterator[RayHosts]:
-    """Three hosts: head, a and b."""
+    """Three hosts that speak TLS: head, a and b."""
     with short_folder() as folder:
-        hosts = make_hosts(ray_python, folder, ("head", "a", "b"))
+        hosts = make_hosts(ray_python, folder, ("head", "a", "b"), tls=True)
         try:
             hosts.start()
             yield hosts
@@ -173,16 +183,22 @@ def ray_hosts(ray_python: Path) -> Iterator[RayHosts]:
             hosts.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster(ray_hosts: RayHosts) -> AsyncIterator[RayCluster]:
     """The cluster as the head's daemon has it; all hosts answer."""
-    for node in ray_hosts.nodes:
-        ensure_keeper(node)
-    cluster = RayCluster(ray_hosts.place())
+    async with bridged(ray_hosts) as cluster:
+        await all_answer(cluster)
+        yield cluster
+
+
+@contextlib.asynccontextmanager
+async def bridged(
+    hosts: RayHosts, name: str = "bridge", **other: Path | None
+) -> AsyncIterator[RayCluster]:
+    """A cluster whose bridge runs; some of its place may be other than a daemon has it."""
+    cluster = RayCluster(dataclasses.replace(hosts.place(name), **other))  # type: ignore[arg-type]
     await cluster.start()
     try:
-        for node in ray_hosts.nodes:
-            await answers(cluster, node.host)
         yield cluster
     finally:
         await cluster.close()
@@ -211,6 +227,12 @@ async def answers(cluster: Cluster, host: str) -> None:
             return False
 
     await until(f"an answer of {host}", answered)
+
+
+async def all_answer(cluster: Cluster) -> None:
+    """Wait until each of the three hosts answers."""
+    for host in ("head", "a", "b"):
+        await answers(cluster, host)
 
 
 def processes(node: RayNode, word: str) -> list[int]:

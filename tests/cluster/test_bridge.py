@@ -3,11 +3,12 @@
 import ast
 import asyncio
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from partitiond.cluster import bridge, ray_node
+from partitiond.cluster import ask_directory, bridge, ray_node
 from partitiond.cluster.bridge import Node, ToldMember, Unreachable, choose_nodes, nodes_of
 from partitiond.core.errors import HostSilentError
 from partitiond.hosts import line
@@ -25,52 +26,41 @@ def row(host: str, since: str = "17", *, alive: bool = True) -> dict[str, object
 
 
 def test_nodes_are_read_from_what_ray_tells() -> None:
-    found = nodes_of(
-        [
-            row("a"),
-            row("dead", alive=False),
-            row(""),
-            {"NodeID": "of-another", "Alive": True, "NodeManagerAddress": "10.0.0.2"},
-        ]
-    )
+    foreign = {"NodeID": "of-another", "Alive": True, "NodeManagerAddress": "10.0.0.2"}
+    found = nodes_of([row("a"), row("dead", alive=False), row(""), foreign])
     assert found == [Node("n1", "a", "10.0.0.1", "i", 17.0)]
+    (oldest,) = nodes_of([row("a", "yesterday")])
+    assert oldest.since == 0.0
 
 
-def test_a_node_without_a_time_counts_as_the_oldest() -> None:
-    (found,) = nodes_of([row("a", "yesterday")])
-    assert found.since == 0.0
+@pytest.mark.parametrize(
+    ("earlier", "nodes", "chosen"),
+    [
+        ((), (node("a", "i", 2), node("a", "i", 1)), node("a", "i", 2)),  # of one host the later
+        # Of two hosts the one that had the name first, even if it starts Ray again.
+        ((), (node("a", "j", 2), node("a", "i", 1)), node("a", "i", 1)),
+        (
+            (node("a", "i", 1), node("a", "j", 2)),
+            (node("a", "i", 3), node("a", "j", 2)),
+            node("a", "i", 3),
+        ),
+        ((node("a", "i", 1),), (node("a", "j", 2),), node("a", "j", 2)),  # once that one is gone
+    ],
+)
+def test_one_node_of_each_name_is_asked(
+    earlier: tuple[Node, ...], nodes: tuple[Node, ...], chosen: Node
+) -> None:
+    known: dict[str, str] = {}
+    choose_nodes(list(earlier), known)
+    assert choose_nodes(list(nodes), known)[0] == {"a": chosen}
 
 
-def test_of_two_nodes_of_one_host_the_later_is_asked() -> None:
-    old, new = node("a", "i", 1), node("a", "i", 2)
-    chosen, members = choose_nodes([new, old], {})
-    assert chosen == {"a": new}
-    assert members == [ToldMember("a", "10.0.0.1")]
-
-
-def test_of_two_hosts_with_a_name_the_one_that_had_it_first_keeps_it() -> None:
+def test_a_second_host_of_a_name_is_told_and_why_it_is_not_asked() -> None:
     first, twin = node("a", "i", 1), node("a", "j", 2, "10.0.0.9")
-    chosen, members = choose_nodes([twin, first], {})
-    assert chosen == {"a": first}
-    told, refused = members
-    assert (told.address, told.problem) == ("10.0.0.1", "")
+    told, refused = choose_nodes([twin, first], {})[1]
+    assert told == ToldMember("a", "10.0.0.1")
     assert refused.address == "10.0.0.9"
     assert "10.0.0.1 has the name a already" in refused.problem
-
-
-def test_a_host_that_starts_ray_again_keeps_its_name() -> None:
-    known: dict[str, str] = {}
-    choose_nodes([node("a", "i", 1), node("a", "j", 2)], known)
-    chosen, _ = choose_nodes([node("a", "i", 3), node("a", "j", 2)], known)
-    assert chosen["a"].identity == "i"
-
-
-def test_a_name_is_free_once_its_host_is_gone() -> None:
-    known: dict[str, str] = {}
-    choose_nodes([node("a", "i", 1)], known)
-    chosen, members = choose_nodes([node("a", "j", 2)], known)
-    assert chosen["a"].identity == "j"
-    assert [member.problem for member in members] == [""]
 
 
 def test_the_bridge_says_what_the_rest_of_partitiond_says() -> None:
@@ -78,10 +68,14 @@ def test_the_bridge_says_what_the_rest_of_partitiond_says() -> None:
         assert getattr(bridge, name) == getattr(ray_node, name)
     assert bridge.MOST_BYTES == line.MOST_BYTES
     assert bridge.MARGIN_SECONDS < line.MARGIN_SECONDS
+    assert Path(ask_directory.__file__) == bridge.ASK_PROGRAM
 
 
-def test_the_bridge_imports_the_standard_library_and_ray_alone() -> None:
-    tree = ast.parse(Path(bridge.__file__).read_text("utf-8"))
+@pytest.mark.parametrize("program", [bridge, ask_directory], ids=lambda one: one.__name__)
+def test_a_program_of_rays_python_imports_the_standard_library_and_ray_alone(
+    program: object,
+) -> None:
+    tree = ast.parse(Path(str(getattr(program, "__file__", ""))).read_text("utf-8"))
     names = set()
     for found in ast.walk(tree):
         if isinstance(found, ast.Import):
@@ -99,15 +93,28 @@ async def test_a_relay_carries_nothing_after_its_moment(monkeypatch: pytest.Monk
     assert await relay.send("a", now + 60, b"") == ("no agent runs there", b"")
 
 
+async def test_a_host_that_is_not_in_the_cluster_is_told_which_ray_alone_can_join() -> None:
+    """Ray compares versions exactly."""
+    made = bridge.Bridge(bridge.BridgeSettings("h:1", "h", ""))
+    made._looked.set()
+    made._looked_at, made._versions = time.monotonic(), "; Ray 2.60.0 alone can join"
+    with pytest.raises(Unreachable, match=r"not in the cluster .*; Ray 2\.60\.0 alone can join"):
+        await made._answer("a", time.monotonic() + 60, b"")
+
+
 async def test_a_ray_that_lets_strangers_in_is_not_joined_until_it_refuses_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    """Nor one that does not say whom it lets in."""
     program = tmp_path / "asked.py"
     monkeypatch.setattr(bridge, "ASK_PROGRAM", program)
     monkeypatch.setattr(bridge, "OPEN_SECONDS", 0.01)
-    program.write_text("print('{\"answers\": true}')", "utf-8")
+    program.write_text("raise SystemExit(7)", "utf-8")
     path = tmp_path / "s"
     made = bridge.Bridge(bridge.BridgeSettings("h:1", "h", str(path)))
+    with pytest.raises(Unreachable, match="exit status 7"):
+        await made.join()
+    program.write_text("print('{\"answers\": true}')", "utf-8")
     server = await asyncio.start_unix_server(made.serve, str(path))
     joining = asyncio.ensure_future(made.join())
     carrier = line.SocketCarrier(path, "gpu-1", seconds=0.2)
@@ -124,14 +131,3 @@ async def test_a_ray_that_lets_strangers_in_is_not_joined_until_it_refuses_them(
     with pytest.raises(Unreachable, match="Ray: "):
         await joining
     server.close()
-
-
-async def test_a_ray_that_does_not_say_whom_it_lets_in_is_not_joined(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    program = tmp_path / "asked.py"
-    monkeypatch.setattr(bridge, "ASK_PROGRAM", program)
-    program.write_text("raise SystemExit(7)", "utf-8")
-    made = bridge.Bridge(bridge.BridgeSettings("h:1", "h", ""))
-    with pytest.raises(Unreachable, match="exit status 7"):
-        await made.join()

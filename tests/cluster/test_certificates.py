@@ -15,7 +15,6 @@ from partitiond.cluster.certificates import (
     CA_FILE,
     CERTIFICATE_FILE,
     KEY_FILE,
-    HostFiles,
     check_files,
     days_left,
     write_files,
@@ -75,28 +74,20 @@ def test_openssl_finds_the_chain_good_for_both_ends_and_the_address(
 
 def test_an_authority_is_made_once_and_its_key_stays(ca: Path, tmp_path: Path) -> None:
     before = (ca / KEY_FILE).read_bytes()
-    assert mode(ca / KEY_FILE) == 0o600
-    assert mode(ca) == 0o700
+    assert (mode(ca / KEY_FILE), mode(ca)) == (0o600, 0o700)
     authority.ensure_authority(ca, NOW)
     assert (ca / KEY_FILE).read_bytes() == before
     folder = issued(ca, tmp_path / "tls")
     assert mode(folder / KEY_FILE) == 0o600
     assert not [path for path in folder.iterdir() if before in path.read_bytes()]
-
-
-def test_no_two_hosts_have_a_key_or_a_number_in_common(ca: Path) -> None:
-    first, second = (authority.issue(ca, "gpu-1", [ADDRESS], NOW) for _ in range(2))
-    assert first.key != second.key
-    assert first.certificate != second.certificate
-    assert first.ca == second.ca
-    assert first.key not in repr(first)
-
-
-def test_good_files_pass_and_are_dated(ca: Path, tmp_path: Path) -> None:
-    folder = issued(ca, tmp_path / "tls")
     check_files(folder, [ADDRESS, "gpu-1"])
     assert days_left(folder, NOW) == authority.HOST_DAYS
     assert days_left(folder, NOW + timedelta(days=authority.HOST_DAYS + 2)) == -2
+    first, second = (authority.issue(ca, "gpu-1", [ADDRESS], NOW) for _ in range(2))
+    assert (first.key, first.certificate) != (second.key, second.certificate)
+    assert first.key != second.key
+    assert first.ca == second.ca
+    assert first.key not in repr(first)
 
 
 def test_a_certificate_never_outlives_its_authority(tmp_path: Path) -> None:
@@ -148,13 +139,6 @@ def test_what_a_peer_would_refuse_is_refused(
     assert caught.value.hint
 
 
-def test_an_operator_s_own_certificates_are_accepted(ca: Path, tmp_path: Path) -> None:
-    folder = issued(ca, tmp_path / "tls")
-    _of_own_making(folder, ca, "serverAuth,clientAuth")
-    check_files(folder, [ADDRESS])
-    assert 0 < days_left(folder, NOW) < 3
-
-
 def _of_own_making(folder: Path, ca: Path, usage: str) -> None:
     """Replace a host's certificate by one that openssl made, with an RSA key."""
     key, request, terms = folder / KEY_FILE, folder / "request", folder / "terms"
@@ -169,6 +153,13 @@ def _of_own_making(folder: Path, ca: Path, usage: str) -> None:
     )  # fmt: skip
 
 
+def test_an_operator_s_own_certificates_are_accepted(ca: Path, tmp_path: Path) -> None:
+    folder = issued(ca, tmp_path / "tls")
+    _of_own_making(folder, ca, "serverAuth,clientAuth")
+    check_files(folder, [ADDRESS])
+    assert 0 < days_left(folder, NOW) < 3
+
+
 def test_files_are_replaced_whole_and_links_are_not_followed(ca: Path, tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "tls", tmp_path / "elsewhere"
     folder.mkdir()
@@ -179,35 +170,37 @@ def test_files_are_replaced_whole_and_links_are_not_followed(ca: Path, tmp_path:
     assert not (folder / KEY_FILE).is_symlink()
     assert sorted(path.name for path in folder.iterdir()) == [CA_FILE, CERTIFICATE_FILE, KEY_FILE]
     check_files(folder, [ADDRESS])
+    for make in (lambda: issued(ca, elsewhere), lambda: authority.ensure_authority(elsewhere, NOW)):
+        with pytest.raises(SettingsError, match="cannot be written"):
+            make()
 
 
-def test_a_folder_that_cannot_be_written_says_so(ca: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SettingsError, match="cannot be written"):
-        issued(ca, tmp_path / "file")
-    with pytest.raises(SettingsError, match="cannot be written"):
-        authority.ensure_authority(tmp_path / "file", NOW)
-
-
-@pytest.mark.parametrize("name", ["ca.pem", "key.pem"])
-def test_half_an_authority_makes_no_second_one(ca: Path, name: str) -> None:
-    (ca / name).unlink()
-    with pytest.raises(SettingsError, match="alone"):
-        authority.ensure_authority(ca, NOW)
-
-
-def test_an_authority_that_others_could_read_or_that_is_damaged_issues_nothing(
-    ca: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("no ca", "alone"),  # half an authority makes no second one
+        ("no key", "alone"),
+        ("open key", "others than its owner"),
+        ("another key", "do not belong together"),
+        ("damaged key", "cannot be read"),
+    ],
+)
+def test_an_authority_that_cannot_be_trusted_issues_nothing(
+    ca: Path, tmp_path: Path, wrong: str, said: str
 ) -> None:
-    (ca / KEY_FILE).chmod(0o644)
-    with pytest.raises(SettingsError, match="others than its owner"):
-        authority.ensure_authority(ca, NOW)
     authority.ensure_authority(tmp_path / "other", NOW)
-    shutil.copy(tmp_path / "other" / KEY_FILE, ca / KEY_FILE)
-    with pytest.raises(SettingsError, match="do not belong together"):
-        authority.issue(ca, "gpu-1", [ADDRESS], NOW)
-    (ca / KEY_FILE).write_text("nothing")
-    with pytest.raises(SettingsError, match="cannot be read"):
+    if wrong.startswith("no"):
+        (ca / (CA_FILE if wrong == "no ca" else KEY_FILE)).unlink()
+    elif wrong == "open key":
+        (ca / KEY_FILE).chmod(0o644)
+    else:
+        other = (tmp_path / "other" / KEY_FILE).read_text()
+        (ca / KEY_FILE).write_text(other if wrong == "another key" else "nothing")
+    if wrong in ("no ca", "no key", "open key"):
+        with pytest.raises(SettingsError, match=said):
+            authority.ensure_authority(ca, NOW)
+        return
+    with pytest.raises(SettingsError, match=said):
         authority.issue(ca, "gpu-1", [ADDRESS], NOW)
 
 
@@ -242,9 +235,3 @@ def test_what_root_makes_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> N
     made = list(state.rglob("*"))
     assert len(made) == 8
     assert {(path.stat().st_uid, path.stat().st_gid) for path in made} == {(12345, 12345)}
-
-
-def test_files_by_name() -> None:
-    assert HostFiles("a", "b", "c").by_name() == {
-        "ca.pem": "a", "cert.pem": "b", "key.pem": "c"
-    }  # fmt: skip

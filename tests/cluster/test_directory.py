@@ -1,20 +1,12 @@
 """Who is let in by Ray's directory without the token, and what follows from it."""
 
-import ast
-import sys
 from pathlib import Path
 
 import pytest
 
-from partitiond.cluster import ask_directory as program
-from partitiond.cluster import bridge
 from partitiond.cluster.ask_directory import answer_of, refusal_of, without_token
 from partitiond.cluster.bridge import Unreachable, why_open
-from partitiond.cluster.directory import (
-    DirectoryAnswer,
-    ask_directory,
-    refuse_open,
-)
+from partitiond.cluster.directory import DirectoryAnswer, ask_directory, refuse_open
 from partitiond.cluster.ray_node import RayNode, client_environment
 from partitiond.core.errors import SettingsError
 from tests.cluster.ray_fixtures import free_ports
@@ -49,14 +41,12 @@ def test_only_a_refusal_for_the_token_is_one(error: Exception, refused: bool) ->
 
 
 def test_a_ray_is_joined_only_if_it_refused() -> None:
+    """And a start is refused by an answer alone."""
     assert why_open({"refused": True}, "h:1") == ""
     assert "asks for no token" in why_open({"answers": True, "ray": "2.60.0"}, "h:1")
     for nothing in ({}, {"problem": "down"}, {"refused": False, "answers": False}):
         with pytest.raises(Unreachable):
             why_open(nothing, "h:1")
-
-
-def test_a_start_is_refused_by_an_answer_alone() -> None:
     refuse_open(DirectoryAnswer(refused=True), "h:1")
     refuse_open(DirectoryAnswer(problem="down"), "h:1")
     with pytest.raises(SettingsError, match="h:1 asks for no token") as found:
@@ -73,26 +63,7 @@ def test_a_stranger_has_the_certificate_and_no_token(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_not_there_is_no_answer_at_once(tmp_path: Path) -> None:
-    (port,) = free_ports(1)
-    node = RayNode(
-        Path("/nowhere/python"), "a", "127.0.0.1", "", port, tmp_path, tmp_path, tmp_path
-    )
+    nowhere, (port,) = Path("/nowhere/python"), free_ports(1)
+    node = RayNode(nowhere, "a", "127.0.0.1", "", port, tmp_path, tmp_path, tmp_path)
     found = ask_directory(node, with_token=False)
     assert found == DirectoryAnswer(problem="Connection refused")
-
-
-def test_the_program_imports_the_standard_library_and_ray_alone() -> None:
-    tree = ast.parse(Path(program.__file__).read_text("utf-8"))
-    names = {
-        name.partition(".")[0]
-        for found in ast.walk(tree)
-        for name in (
-            [alias.name for alias in found.names]
-            if isinstance(found, ast.Import)
-            else [found.module or ""]
-            if isinstance(found, ast.ImportFrom)
-            else []
-        )
-    }
-    assert names - set(sys.stdlib_module_names) == {"ray"}
-    assert Path(program.__file__) == bridge.ASK_PROGRAM

@@ -1,62 +1,238 @@
-"""Whatever is killed, stopped or cut on real Ray, streams go on and each engine runs once.
+"""Whatever is killed on real Ray, streams go on and each engine runs once.
 
-Three hosts on this machine, started once for all tests, which come in the order of this file: each
-leaves the fleet as it found it. Cables are only pulled where networks can be made (as root); the
-other tests have the hosts on addresses of the loopback device there.
+A head and two agents as processes on this machine, on addresses of the loopback device, each with
+one simulated GPU and a stream at its endpoint. They are started once for all tests, which come in
+the order of this file: each leaves the fleet as it found it.
 """
 
 import contextlib
+import itertools
+import json
 import os
+import shutil
 import signal
+import tempfile
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from partitiond.core.hardware.host_state import HostState
-from tests.cluster.network import HostNetwork, Loopback, Network, network, why_not
-from tests.cluster.ray_fixtures import free_ports, ray_python
-from tests.cluster.ray_fleet import (
-    NAMES,
-    SECONDS,
-    TOKENS_PER_SECOND,
-    RayFleet,
-    held_streams,
-    ray_fleet,
-    restart,
-)
+from partitiond.core.replica.convergence import PlanState
+from partitiond.platform.clock import SystemClock
+from tests.cluster.ray_fixtures import free_ports
 from tests.e2e.harness import wait_for
-from tests.e2e.test_several_hosts import Joined, ManyHosts
+from tests.e2e.test_several_hosts import Joined, ManyHosts, all_fine
 
-__all__ = ["ray_python"]
-
-LOST_SECONDS = 30.0
-"""Until a host that is cut counts as lost: a head that was just started hears from hosts before."""
+NAMES = ("head", "gpu-1", "gpu-2")
+MODEL = "a"
+SECONDS = 150.0
+"""A limit against hangs: Ray joins in some 10 s."""
+LIMIT_SECONDS = 600.0
+TOKENS_PER_SECOND = 20
+STREAM_TOKENS = 160
 GCS, RAYLET = "gcs_server", "raylet/raylet"
+UNUSED_PORTS = 7, 8, 9
+"""Of the ports from a host's first one on, those that Ray does not take."""
 
-pytestmark = [pytest.mark.timeout(1800), pytest.mark.ray]
-needs_networks = pytest.mark.skipif(bool(why_not()), reason=why_not())
+pytestmark = [pytest.mark.full, pytest.mark.timeout(1800), pytest.mark.ray]
+
+
+class HeldStream:
+    """A stream at a host's endpoint, and another one each time that one has ended."""
+
+    def __init__(self, host: ManyHosts) -> None:
+        self._host = host
+        self._streams: list[tuple[float, float, str]] = []
+        self._flows, self._enough = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._enough.is_set():
+            begun, problem = time.monotonic(), ""
+            try:
+                self._stream(f"Once upon a time, in year {len(self._streams)}")
+            except Exception as error:  # noqa: BLE001 - whatever it is: it is said
+                problem = repr(error)
+                self._enough.set()
+            self._streams.append((begun, time.monotonic(), problem))
+        self._flows.set()
+
+    def _stream(self, prompt: str) -> None:
+        body = {"model": MODEL, "prompt": prompt, "max_tokens": STREAM_TOKENS}
+        request = urllib.request.Request(
+            f"{self._host.base_url}/completions",
+            json.dumps(body | {"ignore_eos": True, "stream": True}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as reply:
+            events = []
+            for line in reply:
+                if event := line.decode().strip().removeprefix("data: "):
+                    events.append(event)
+                    self._flows.set()
+        assert events[-1] == "[DONE]", events[-3:]
+        choices = [json.loads(event)["choices"][0] for event in events[:-1]]
+        assert sum(bool(choice["text"]) for choice in choices) == STREAM_TOKENS
+        assert choices[-1]["finish_reason"] == "length"
+
+    def flows(self) -> None:
+        """Wait until the first of its tokens has come."""
+        assert self._flows.wait(LIMIT_SECONDS)
+
+    def end(self) -> None:
+        """Have the stream that is open now be the last one."""
+        self._enough.set()
+
+    def was_open(self, since: float, until: float) -> None:
+        """One was open at each moment between the two, and each has ended whole."""
+        self._thread.join(LIMIT_SECONDS)
+        assert not [said for _, _, said in self._streams if said], (self._host.name, self._streams)
+        assert self._streams[0][0] < since
+        assert self._streams[-1][1] > until
+
+
+@contextlib.contextmanager
+def held_streams(*hosts: ManyHosts) -> Iterator[None]:
+    """Around what happens: a stream at the endpoint of each host goes on."""
+    streams = [HeldStream(host) for host in hosts]
+    try:
+        for stream in streams:
+            stream.flows()
+        since = time.monotonic()
+        yield
+        until = time.monotonic()
+    finally:
+        for stream in streams:
+            stream.end()
+    for stream in streams:
+        stream.was_open(since, until)
+
+
+class RayFleet:
+    """A head, and two hosts that joined it over Ray; the plan has at most one replica on each."""
+
+    def __init__(self, folder: Path, python: Path) -> None:
+        self.folder = folder
+        self.hosts: list[ManyHosts] = []
+        for place, (name, port) in enumerate(zip(NAMES, free_ports(len(NAMES)), strict=True)):
+            peers, proxy, control = (port + unused for unused in UNUSED_PORTS)
+            values: dict[str, Any] = {
+                "cluster.python": str(python),
+                "cluster.trust_engines": True,
+                "cluster.address": f"127.0.0.{51 + place}",
+                "cluster.port": port,
+                "proxy.port": proxy,
+                "proxy.peers_port": peers,
+                "control.port": control,
+                "host.silent_seconds": 4.0,
+                "host.lost_seconds": LIMIT_SECONDS,
+            }
+            kind = Joined if place else ManyHosts
+            own = {} if place else {"cluster.enabled": True}
+            self.hosts.append(kind(folder / name, name, **values, **own))
+        self.head, self.one, self.two = self.hosts
+
+    def start(self, replicas: int) -> None:
+        """Start all hosts, and engines of one model on some of them."""
+        cluster = self.head.settings.cluster
+        self.head.start(seconds=SECONDS)
+        for host in self.hosts[1:]:
+            assert isinstance(host, Joined)
+            words = ("--address", host.settings.cluster.address, "--out", str(self.folder))
+            made = self.head.cli("host", "certificate", "--for", host.name, *words)
+            assert made.returncode == 0, made.stderr
+            bundle = str(self.folder / f"{host.name}.bundle")
+            host.join = ("--from", bundle, f"{cluster.address}:{cluster.port}")
+            host.start(seconds=SECONDS)
+        all_fine(self.head)
+        self.head.register(
+            MODEL,
+            replicas,
+            isolation="device",
+            workload={"prompt_tokens": 16, "output_tokens": STREAM_TOKENS},
+            engine={"extra_args": ["--token-seconds", str(1 / TOKENS_PER_SECOND)]},
+        )
+        self.serves(replicas)
+
+    def serves(self, replicas: int) -> None:
+        self.head.apply()
+        self.head.serving(replicas, seconds=SECONDS)
+
+    def grows(self) -> None:
+        """Have each host have an engine."""
+        count = len(NAMES)
+        with self.head.client() as client:
+            client.update(MODEL, {"min_replicas": count, "max_replicas": count})
+        self.serves(count)
+
+    def engines(self) -> dict[str, list[int]]:
+        """Processes of engines on this machine, by host."""
+        return {host.name: sorted(filter(_is_engine, host.processes())) for host in self.hosts}
+
+    def starts(self) -> int:
+        """Number of starts of engines so far."""
+        with self.head.client() as client:
+            return sum(event.kind == "engine-starting" for event in client.events(limit=1000))
+
+    def all_answer(self) -> None:
+        """Wait until each host has answered once more and is fine."""
+        since = SystemClock().utc_iso()
+
+        def fine() -> bool:
+            with self.head.client() as client:
+                hosts = client.hosts()
+            return [host.name for host in hosts] == list(NAMES) and all(
+                host.state is HostState.FINE and host.last_word > since for host in hosts
+            )
+
+        wait_for("all hosts to answer", fine, seconds=SECONDS)
+        all_fine(self.head)
+
+    def converges(self) -> dict[str, tuple[int | None, ...]]:
+        """Wait until the plan has converged on all hosts, and nothing runs that is not of it;
+        return the processes of each replica: its shim, which leads the group, and its engine.
+        """
+        self.all_answer()
+
+        def converged() -> bool:
+            with self.head.client() as client:
+                return client.convergence().state is PlanState.CONVERGED
+
+        wait_for("the plan to converge", converged, seconds=SECONDS)
+        views = self.head.serving(len(NAMES), seconds=SECONDS)
+        engines = self.engines()
+        told = {view.host: [view.pid] for view in views}
+        found = {host: [os.getpgid(engine) for engine in there] for host, there in engines.items()}
+        assert told == found, f"the head knows {told}, and there run {found}"
+        return {view.replica_id: (view.pid, *engines[view.host]) for view in views}
+
+
+def _is_engine(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        words = tuple(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"))
+        return (b"-m", b"partitiond.simulated.engine") in itertools.pairwise(words)
+    return False
 
 
 @pytest.fixture(scope="module")
-def net() -> Iterator[HostNetwork]:
-    if why_not():
-        yield Loopback(free_ports(len(NAMES)))
-        return
-    with network() as made:
+def fleet(ray_python: Path) -> Iterator[RayFleet]:
+    """With two replicas on three hosts."""
+    folder = Path(tempfile.mkdtemp(prefix="pd-"))
+    made = RayFleet(folder, ray_python)
+    try:
+        made.start(2)
         yield made
-
-
-@pytest.fixture(scope="module")
-def fleet(ray_python: Path, net: HostNetwork) -> Iterator[RayFleet]:
-    with ray_fleet(ray_python, net) as made:
-        yield made
-
-
-def lasting(seconds: float) -> int:
-    """Tokens of a stream that takes so long: as long as the fault on a quiet machine."""
-    return int(seconds * TOKENS_PER_SECOND)
+    finally:
+        for host in made.hosts:
+            host.host.heal()
+            host.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def of_ray(host: ManyHosts, program: str) -> set[int]:
@@ -64,7 +240,8 @@ def of_ray(host: ManyHosts, program: str) -> set[int]:
     found = set()
     for pid in host.processes():
         with contextlib.suppress(OSError):
-            if program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0]:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+            if program in command:
                 found.add(pid)
     return found
 
@@ -86,109 +263,49 @@ def replaced(host: ManyHosts, program: str, former: set[int]) -> None:
     wait_for(f"another {program} of {host.name}", other, seconds=SECONDS)
 
 
-@pytest.mark.full
 def test_an_endpoint_whose_host_has_no_engine_serves_by_those_of_others(fleet: RayFleet) -> None:
     """By TLS, with the certificates that Ray has."""
     with fleet.head.client() as client:
-        for host in client.hosts():
-            at = fleet.named(host.name).settings
-            assert host.peers_address == f"{at.cluster.address}:{at.proxy.peers_port}"
+        told = {host.name: host.peers_address for host in client.hosts()}
         wait_for(
             "all endpoints to reach each other",
             lambda: not any(host.unreached for host in client.hosts()),
             seconds=SECONDS,
         )
-    fleet.has_replicas(2)
-    (idle,) = set(NAMES) - {view.host for view in fleet.head.views()}
-    since = time.monotonic()
-    with held_streams((fleet.named(idle),), lasting(2.0)) as (stream,):
-        stream.enough()
-        stream.was_open(time.monotonic(), since)
-    fleet.has_replicas(len(NAMES))
+    for host in fleet.hosts:
+        at = host.settings
+        assert told[host.name] == f"{at.cluster.address}:{at.proxy.peers_port}"
+    busy = {view.host for view in fleet.head.views()}
+    (idle,) = (host for host in fleet.hosts if host.name not in busy)
+    with held_streams(idle):
+        pass
 
 
-@pytest.mark.full
 def test_streams_go_on_and_engines_stay_whatever_is_killed(fleet: RayFleet) -> None:
     """An agent, a raylet, the directory of Ray, and the head, one after the other."""
-    with fleet.endures(lasting(60.0)):
+    fleet.grows()
+    before, starts = fleet.converges(), fleet.starts()
+    with held_streams(*fleet.hosts):
         fleet.one.kill_daemon()
         fleet.one.start(seconds=SECONDS)
         fleet.all_answer()
         kill_ray(fleet.one, RAYLET)()
         fleet.all_answer()
-        raylets = {host: of_ray(host, RAYLET) for host in fleet.hosts}
+        raylets = {host.name: of_ray(host, RAYLET) for host in fleet.hosts}
         kill_ray(fleet.head, GCS)()
-        for host, former in raylets.items():  # all hosts fall silent, and join the new one
-            replaced(host, RAYLET, former)
+        for host in fleet.hosts:  # all fall silent, and join the new one
+            replaced(host, RAYLET, raylets[host.name])
         fleet.all_answer()
-        restart(fleet.head)  # it finds what runs on each host
+        fleet.head.kill_daemon()
+        fleet.head.start(seconds=SECONDS)  # it finds what runs on each host
+        assert fleet.converges() == before
+    assert fleet.starts() == starts
 
 
-@pytest.mark.soak
-def test_a_hung_agent(fleet: RayFleet) -> None:
-    """It is silent, and what its host serves goes on."""
-    hung = fleet.two.process
-    assert hung is not None
-    with fleet.endures(lasting(15.0)):
-        hung.send_signal(signal.SIGSTOP)
-        try:
-            fleet.becomes("gpu-2", HostState.SILENT)
-        finally:
-            hung.send_signal(signal.SIGCONT)
-
-
-@pytest.mark.soak
-@needs_networks
-def test_a_host_whose_cable_is_out_serves_on_and_is_back_with_the_cable(
-    fleet: RayFleet, net: Network
-) -> None:
-    with fleet.endures(lasting(20.0)):
-        net.cut("gpu-1")
-        try:
-            fleet.becomes("gpu-1", HostState.SILENT)
-        finally:
-            net.mend("gpu-1")
-
-
-@pytest.mark.soak
-@needs_networks
-def test_a_host_that_was_cut_for_so_long_that_it_was_lost_gets_what_the_plan_has_then(
-    fleet: RayFleet, net: Network
-) -> None:
-    """Its engine serves there until then; the others' streams and engines go on."""
-    restart(fleet.head, **{"host.lost_seconds": LOST_SECONDS})
-    before = fleet.converges()
-    (there,) = {view.replica_id for view in fleet.head.views() if view.host == "gpu-1"}
-    others = {replica: pid for replica, pid in before.items() if replica != there}
-    with held_streams((fleet.head, fleet.two), lasting(40.0)) as streams:
-        since = time.monotonic()
-        net.cut("gpu-1")
-        try:
-            fleet.becomes("gpu-1", HostState.LOST)
-            wait_for(
-                "the plan to be repaired",
-                lambda: fleet.head.serving_pids().keys() == others.keys(),
-                seconds=SECONDS,
-            )
-            assert fleet.engines()["gpu-1"] == [before[there][-1]]
-        finally:
-            net.mend("gpu-1")
-        fleet.becomes("gpu-1", HostState.FINE)
-        after = fleet.converges()
-        assert others.items() <= after.items(), "only the lost replica was placed anew"
-        until = time.monotonic()
-        for stream in streams:
-            stream.enough()
-        for stream in streams:
-            stream.was_open(since, until)
-
-
-@pytest.mark.full
 def test_after_all_that_hosts_leave_with_nothing_running(fleet: RayFleet) -> None:
     assert fleet.head.cli("down").returncode == 0
     assert not any(fleet.engines().values())
     for host in (fleet.one, fleet.two):
-        assert isinstance(host, Joined)
         done = host.cli("host", "leave")
         assert done.returncode == 0, done.stderr
     wait_for(

@@ -23,16 +23,6 @@ def head(folder: Path, **cluster: str) -> Settings:
     return load_settings(None, {}, {"state_dir": str(folder), **overrides}).settings
 
 
-def test_files_are_made_once(tmp_path: Path) -> None:
-    settings = head(tmp_path)
-    assert ensure_own_files(settings, NOW)
-    before = (settings.cluster_tls_dir / CERTIFICATE_FILE).read_bytes()
-    token = settings.cluster_token_path.read_bytes()
-    assert not ensure_own_files(settings, NOW)
-    assert (settings.cluster_tls_dir / CERTIFICATE_FILE).read_bytes() == before
-    assert settings.cluster_token_path.read_bytes() == token
-
-
 def test_a_certificate_that_ends_soon_or_is_of_another_address_is_replaced(tmp_path: Path) -> None:
     settings = head(tmp_path)
     ensure_own_files(settings, NOW - timedelta(days=HOST_DAYS - 31))
@@ -81,22 +71,18 @@ def test_the_endpoint_serves_other_hosts_at_the_address_and_with_the_files_of_th
     assert peers_place(six).peers_address == "[fd00::4]:6387"
 
 
-def test_without_tls_endpoints_do_not_serve_other_hosts(
+def test_endpoints_without_certificates_are_reached_in_a_folder_or_not_at_all(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert peers_place(head(tmp_path, tls="false")) == HostPlace()
     assert "each one serves what runs on its own host" in caplog.text
-
-
-def test_hosts_in_a_folder_reach_each_other_by_a_socket(tmp_path: Path) -> None:
-    settings = load_settings(
-        None, {}, {"cluster.enabled": "true", "cluster.folder": str(tmp_path)}
-    ).settings
+    given = {"cluster.enabled": "true", "cluster.folder": str(tmp_path)}
+    settings = load_settings(None, {}, given).settings
     at = f"unix:{settings.run_dir / 'peers.sock'}"
     assert peers_place(settings) == HostPlace(peers_address=at)
 
 
-def test_several_processes_at_once_make_one_authority(tmp_path: Path) -> None:
+def test_files_are_made_once_however_many_processes_begin(tmp_path: Path) -> None:
     settings = head(tmp_path)
     made: list[bool] = []
     threads = [
@@ -108,6 +94,10 @@ def test_several_processes_at_once_make_one_authority(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(made) == [False] * 7 + [True]
+    files = (settings.cluster_tls_dir / CERTIFICATE_FILE, settings.cluster_token_path)
+    before = [file.read_bytes() for file in files]
+    assert not ensure_own_files(settings, NOW)
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_the_address_is_the_setting_or_found_without_a_packet(tmp_path: Path) -> None:

@@ -38,16 +38,14 @@ def test_the_interpreter_of_the_settings_comes_first(tmp_path: Path) -> None:
     assert (found.python, found.version) == (tmp_path / "python", "2.55.1")
 
 
-def test_a_named_interpreter_without_ray_is_refused_and_not_skipped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["", "2.51.2", "1.13.0", "nightly"])
+def test_a_named_interpreter_without_a_ray_that_knows_tokens_is_refused_and_not_skipped(
+    tmp_path: Path, version: str
+) -> None:
     managed(tmp_path)
-    with pytest.raises(SettingsError, match="has no Ray"):
-        find_ray(tmp_path / "nowhere", tmp_path)
-
-
-@pytest.mark.parametrize("version", ["2.51.2", "1.13.0", "nightly"])
-def test_a_ray_without_tokens_is_refused(tmp_path: Path, version: str) -> None:
-    with pytest.raises(SettingsError, match="knows no token"):
-        find_ray(program(tmp_path / "python", version), tmp_path)
+    python = program(tmp_path / "python", version) if version else tmp_path / "nowhere"
+    with pytest.raises(SettingsError, match="knows no token" if version else "has no Ray"):
+        find_ray(python, tmp_path)
 
 
 def test_the_managed_environment_is_found_once_it_is_complete(tmp_path: Path) -> None:
