@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from partitiond.core.errors import EngineUnavailableError, HostSilentError
@@ -23,6 +23,10 @@ from partitiond.ports import EngineRunner, ModelFolders
 from partitiond.ports.host_agent import AgentFacts
 from partitiond.ports.model import ModelFile, ModelListing, ReceivedModel
 from tests.controller.fakes import FakeProfiler, FakeProxy, FakeResolver
+from tests.hosts.virtual_time import passes
+
+LATE_SECONDS = 4.0
+"""Of a message that arrives late, by the loop's clock."""
 
 
 class Pipe:
@@ -161,6 +165,56 @@ class FakeAgent:
 
     def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
         return read_tail(Path(handle.log_path), size_bytes)
+
+
+class BadLine:
+    """Carries messages to an agent, each to its own fate; once those are used up, well.
+
+    Attributes:
+        fates: of the next messages.
+    """
+
+    def __init__(self, there: FakeAgent, fates: Iterable[str] = ()) -> None:
+        self._there = there
+        self.fates = iter(fates)
+        self._server = HostServer(there, begin_seconds=1.0)
+        self._late: list[asyncio.Task[bytes]] = []
+
+    async def call(self, body: bytes) -> bytes:
+        fate = next(self.fates, "carried")
+        server = self._server
+        if fate == "lost":
+            raise HostSilentError("lost.")
+        if fate == "late":  # and the sender does not wait for it
+            self._late.append(asyncio.ensure_future(self._carry_late(body)))
+            raise HostSilentError("late.")
+        if fate == "restart":
+            await self.restart()
+            server = self._server
+        if fate == "damaged" and body.partition(b"\n")[2]:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        answer = await server.answer(body)
+        if fate == "twice":
+            answer = await self._server.answer(body)
+        if fate == "unanswered":
+            raise HostSilentError("unanswered.")
+        return answer
+
+    async def _carry_late(self, body: bytes) -> bytes:
+        await passes(LATE_SECONDS)
+        return await self._server.answer(body)
+
+    async def restart(self) -> None:
+        """The agent ends, and another one begins, with the record that the host kept."""
+        await self._server.close()
+        former, self._server = self._server, HostServer(self._there, begin_seconds=0.001)
+        self._server._obeyed = former._obeyed
+
+    async def arrived(self) -> None:
+        await asyncio.gather(*self._late)
+
+    def ask(self, body: bytes) -> bytes:
+        raise NotImplementedError
 
 
 def devices_of(host: str, cores: tuple[int, ...] = (0, 1)) -> tuple[Device, ...]:

@@ -10,19 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.errors import StoreError
+from partitiond.hosts import head
 from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience
-from partitiond.hosts.head import (
-    MARK,
-    HeadRecord,
-    having_seen,
-    load_head,
-    note_epoch,
-    overtaken,
-    start_head,
-    started,
-    take_over,
-    taken_over,
-)
 from partitiond.store import SqlStore, open_store
 
 NOW = "2026-01-01T00:00:00Z"
@@ -36,10 +25,10 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
 
 
 def test_a_head_is_overtaken_by_a_higher_epoch_that_a_host_of_its_own_obeys() -> None:
-    assert overtaken(2, {}) == ""
-    assert overtaken(2, {"two": 0, "three": 1}) == ""
-    assert overtaken(2, {"two": 2}) == ""  # a head of the same epoch has not taken over
-    why = overtaken(2, {"two": 3, "three": 5, "four": 5, "five": 0})
+    assert head.overtaken(2, {}) == ""
+    assert head.overtaken(2, {"two": 0, "three": 1}) == ""
+    assert head.overtaken(2, {"two": 2}) == ""  # a head of the same epoch has not taken over
+    why = head.overtaken(2, {"two": 3, "three": 5, "four": 5, "five": 0})
     assert "with epoch 5; this one has 2" in why
     assert "partitiond hosts forget four" in why
 
@@ -47,20 +36,20 @@ def test_a_head_is_overtaken_by_a_higher_epoch_that_a_host_of_its_own_obeys() ->
 def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(
     store: SqlStore, tmp_path: Path
 ) -> None:
-    assert load_head(store) is None
-    first, second = start_head(store, NOW), start_head(store, NOW)
+    assert head.load_head(store) is None
+    first, second = head.start_head(store, NOW), head.start_head(store, NOW)
     assert (first.id, first.epoch, first.start) == (second.id, 1, 1)
     assert second.start == 2
     assert first.session != second.session
-    note_epoch(store, 4, NOW)
-    note_epoch(store, 3, NOW)
-    took = take_over(store, NOW)
+    head.note_epoch(store, 4, NOW)
+    head.note_epoch(store, 3, NOW)
+    took = head.take_over(store, NOW)
     assert (took.epoch, took.starts) == (5, 2)
     assert took.id != first.id
     store.close()
     again = open_store(tmp_path / "store.sqlite3")
-    assert load_head(again) == took
-    third = start_head(again, NOW)
+    assert head.load_head(again) == took
+    third = head.start_head(again, NOW)
     again.close()
     assert (third.id, third.epoch, third.start) == (took.id, 5, 3)
     assert obedience(second, third) is Obedience.ADOPT
@@ -68,14 +57,16 @@ def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(
 
 
 def test_a_record_that_cannot_be_read_is_said_and_can_be_taken_over(store: SqlStore) -> None:
-    store.set_mark(MARK, "", "{}", NOW)
+    store.set_mark(head.MARK, "", "{}", NOW)
     with pytest.raises(StoreError, match="head's record"):
-        start_head(store, NOW)
-    assert take_over(store, NOW).epoch == 1
+        head.start_head(store, NOW)
+    assert head.take_over(store, NOW).epoch == 1
 
 
 @given(
-    record=st.builds(HeadRecord, id=st.just("a"), epoch=st.integers(1, 9), starts=st.integers(0)),
+    record=st.builds(
+        head.HeadRecord, id=st.just("a"), epoch=st.integers(1, 9), starts=st.integers(0)
+    ),
     epochs=st.lists(st.integers(0, 20)),
     obeyed=st.builds(
         HeadSession,
@@ -86,11 +77,11 @@ def test_a_record_that_cannot_be_read_is_said_and_can_be_taken_over(store: SqlSt
     ),
 )
 def test_whoever_takes_over_is_obeyed_by_each_host_whose_epoch_is_known(
-    record: HeadRecord, epochs: list[int], obeyed: HeadSession
+    record: head.HeadRecord, epochs: list[int], obeyed: HeadSession
 ) -> None:
     for epoch in epochs:
-        record = having_seen(record, epoch)
-    took = started(taken_over(record, "c"))
+        record = head.having_seen(record, epoch)
+    took = head.started(head.taken_over(record, "c"))
     asks = HeadSession(took.id, took.epoch, took.starts, "t")
     known = obeyed.epoch <= max(record.epoch, record.seen_epoch)
     assert (obedience(obeyed, asks) is Obedience.ADOPT) == (known or obeyed.epoch < took.epoch)

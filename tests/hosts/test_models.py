@@ -6,6 +6,7 @@ import dataclasses
 import random
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,7 +15,6 @@ from hypothesis import strategies as st
 from partitiond.core.errors import HostSilentError, ModelSourceError
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.hosts.agents import Agents
-from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.near import RemoteHost
 from partitiond.hosts.models import HostsModels
 from partitiond.models import copies
@@ -23,8 +23,8 @@ from partitiond.models.prepared import is_complete
 from partitiond.ports.model import ModelListing, ReceivedModel
 from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import ARCHITECTURE, spec
-from tests.hosts.pipes import HEAD, FakeAgent, Pipe, agent
-from tests.hosts.virtual_time import virtual
+from tests.hosts.pipes import HEAD, BadLine, agent
+from tests.hosts.virtual_time import run
 
 PIECE = 64
 FILES = {"config.json": b"{}", "model.safetensors": bytes(range(256)) * 3, "empty": b""}
@@ -48,29 +48,6 @@ class OwnDisk(CopiedFolders):
         return f"/not-here/{Path(listing.folder).name}"
 
 
-class FlakyPipe(Pipe):
-    """Damages or loses some messages on their way there or back, by the number of the message."""
-
-    def __init__(self, server: HostServer) -> None:
-        super().__init__(server)
-        self.count = 0
-        self.lost: frozenset[int] = frozenset()
-        self.unanswered: frozenset[int] = frozenset()
-        self.damaged: frozenset[int] = frozenset()
-
-    async def call(self, body: bytes) -> bytes:
-        self.count += 1
-        number = self.count
-        if number in self.lost:
-            raise HostSilentError("the message is lost.")
-        if number in self.damaged and body.partition(b"\n")[2]:
-            body = body[:-1] + bytes([body[-1] ^ 1])
-        answer = await super().call(body)
-        if number in self.unanswered:
-            raise HostSilentError("the answer is lost.")
-        return answer
-
-
 class Fleet:
     """A head that has a model, and hosts behind pipes, each with a disk of its own."""
 
@@ -79,12 +56,12 @@ class Fleet:
         self.head = agent("head", FakeRunner())
         self.head.folders = CopiedFolders(folder / "head", anywhere=True)
         names = [f"gpu-{number}" for number in range(1, hosts + 1)]
-        self.there = [self._agent(name) for name in names]
+        self.there = [agent(name, FakeRunner()) for name in names]
         self.disks = [OwnDisk(folder / name) for name in names]
         for there, disk in zip(self.there, self.disks, strict=True):
             there.folders = disk
-        self.pipes = [FlakyPipe(HostServer(there)) for there in self.there]
-        lines = zip(names, self.pipes, strict=True)
+        self.lines = [BadLine(there) for there in self.there]
+        lines = zip(names, self.lines, strict=True)
         self.agents = Agents([self.head, *(RemoteHost(n, p, head=HEAD) for n, p in lines)])
         self.options = options
         self.models = self.new_models()
@@ -95,15 +72,18 @@ class Fleet:
         given = {"ask_again_seconds": 0.001, **self.options}
         return HostsModels(self.agents, piece_bytes=PIECE, **given)
 
-    def _agent(self, name: str) -> FakeAgent:
-        return agent(name, FakeRunner())
-
     def resolved(self, name: str, files: dict[str, bytes]) -> ResolvedModel:
         folder = self.folder / "head" / name
         folder.mkdir(parents=True)
         for file, data in files.items():
             (folder / file).write_bytes(data)
         return ResolvedModel(spec(name), folder, "v1", ARCHITECTURE, False)
+
+    async def arrives(self, host: str = "gpu-1") -> ResolvedModel:
+        """Bring the model, whole."""
+        brought = await self.models.bring(self.model, host)
+        assert self.has(brought, host)
+        return brought
 
     def has(self, brought: ResolvedModel, host: str = "gpu-1") -> bool:
         """Whether the whole model is on the host."""
@@ -127,34 +107,33 @@ async def test_the_own_host_has_the_files_and_another_host_gets_them(fleet: Flee
     assert fleet.has(brought)
     assert dataclasses.replace(brought, folder=fleet.model.folder) == fleet.model
     assert told[-1] == ("copying files to gpu-1: 770 B of 770 B", 1.0)
-    assert fleet.disks[0].written == 770
-    assert fleet.disks[1].written == 0
-    again = await fleet.new_models().bring(fleet.model, "gpu-1")
-    assert again == brought
-    assert fleet.disks[0].written == 770
+    assert await fleet.new_models().bring(fleet.model, "gpu-1") == brought
+    assert [disk.written for disk in fleet.disks] == [770, 0]
+    with pytest.raises(HostSilentError, match="is not there"):
+        await fleet.models.bring(fleet.model, "gpu-9")
 
 
 async def test_shared_storage_is_used_as_it_is(fleet: Fleet) -> None:
     fleet.there[0].folders = CopiedFolders(fleet.folder / "gpu-1")
-    brought = await fleet.models.bring(fleet.model, "gpu-1")
-    assert brought == fleet.model
+    assert await fleet.models.bring(fleet.model, "gpu-1") == fleet.model
     assert not (fleet.folder / "gpu-1" / copies.COPIES).exists()
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), cut=st.floats(0, 0.5), restarts=st.booleans())
-@virtual
-async def test_whatever_is_lost_or_damaged_the_model_arrives_whole(
+def test_whatever_is_lost_or_damaged_the_model_arrives_whole(
     seed: int, cut: float, restarts: bool
 ) -> None:
+    run(_arrives_over_a_bad_line(seed, cut, restarts=restarts))
+
+
+async def _arrives_over_a_bad_line(seed: int, cut: float, *, restarts: bool) -> None:
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         fleet = Fleet(Path(folder), hosts=1)
-        pipe = fleet.pipes[0]
-        numbers = range(1, 400)
-        pipe.lost = frozenset(n for n in numbers if draw.random() < cut / 3)
-        pipe.unanswered = frozenset(n for n in numbers if draw.random() < cut / 3)
-        pipe.damaged = frozenset(n for n in numbers if draw.random() < cut / 3)
+        weights = (cut / 3, cut / 3, cut / 3, 1 - cut)
+        fates = ("lost", "unanswered", "damaged", "carried")
+        fleet.lines[0].fates = iter(draw.choices(fates, weights, k=400))
         models = fleet.models
         for _ in range(400):
             bringing = asyncio.ensure_future(models.bring(fleet.model, "gpu-1"))
@@ -174,18 +153,6 @@ async def test_whatever_is_lost_or_damaged_the_model_arrives_whole(
         assert names == [brought.folder.name]
 
 
-async def test_a_host_that_is_silent_gets_the_rest_later(fleet: Fleet) -> None:
-    pipe, disk = fleet.pipes[0], fleet.disks[0]
-    pipe.lost = frozenset(range(5, 1000))
-    with pytest.raises(HostSilentError):
-        await fleet.models.bring(fleet.model, "gpu-1")
-    before = disk.written
-    assert before > 0
-    pipe.lost = frozenset()
-    assert fleet.has(await fleet.models.bring(fleet.model, "gpu-1"))
-    assert disk.written == 770  # nothing came twice
-
-
 async def test_a_file_that_always_arrives_damaged_is_said(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +167,7 @@ async def test_a_file_that_always_arrives_damaged_is_said(
         await fleet.models.bring(fleet.model, "gpu-1")
     assert refused.value.facts == {"host": "gpu-1", "name": "model.safetensors"}
     monkeypatch.undo()
-    assert fleet.has(await fleet.models.bring(fleet.model, "gpu-1"))
+    await fleet.arrives()
 
 
 async def test_a_full_disk_is_the_problem_of_its_host_alone(
@@ -214,16 +181,14 @@ async def test_a_full_disk_is_the_problem_of_its_host_alone(
         return await write(listing, name, offset, data)
 
     monkeypatch.setattr(full, "write", refuses)
-    results = await asyncio.gather(
-        *(fleet.models.bring(fleet.model, name) for name in ("gpu-1", "gpu-2")),
-        return_exceptions=True,
+    failed, _ = await asyncio.gather(
+        fleet.models.bring(fleet.model, "gpu-1"), fleet.arrives("gpu-2"), return_exceptions=True
     )
-    assert isinstance(results[0], ModelSourceError)
-    assert results[0].message == "on gpu-1: the disk is full."
-    assert isinstance(results[1], ResolvedModel)
-    assert fleet.has(results[1], "gpu-2")
+    assert isinstance(failed, ModelSourceError)
+    assert failed.message == "on gpu-1: the disk is full."
+    assert fleet.disks[1].written == 770
     monkeypatch.undo()
-    assert fleet.has(await fleet.models.bring(fleet.model, "gpu-1"))
+    await fleet.arrives()
     assert full.written == 770
 
 
@@ -243,31 +208,23 @@ async def test_a_host_gets_two_models_at_once_and_each_file_once(fleet: Fleet) -
 async def test_another_host_gives_what_the_own_disk_does_not_give(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await fleet.models.bring(fleet.model, "gpu-1")
+    await fleet.arrives()
 
-    async def refuses(folder: str, name: str, offset: int, size: int) -> bytes:
+    async def refuses(*_: Any) -> bytes:
         raise ModelSourceError("the disk of the head is broken.")
 
     monkeypatch.setattr(fleet.head.folders, "read", refuses)
-    assert fleet.has(await fleet.models.bring(fleet.model, "gpu-2"), "gpu-2")
-    (fleet.folder / "head" / "third").mkdir()
-    (fleet.folder / "head" / "third" / "config.json").write_bytes(b"third")
-    third = dataclasses.replace(fleet.model, folder=fleet.folder / "head" / "third")
+    await fleet.arrives("gpu-2")
+    third = fleet.resolved("third", {"config.json": b"third"})
     with pytest.raises(ModelSourceError, match="the head is broken"):  # nobody else has it
         await fleet.models.bring(third, "gpu-2")
 
 
-async def test_a_host_that_is_not_there_is_silent(fleet: Fleet) -> None:
-    with pytest.raises(HostSilentError, match="is not there"):
-        await fleet.models.bring(fleet.model, "gpu-9")
-
-
-@virtual
 async def test_a_copy_keeps_to_its_rate(tmp_path: Path) -> None:
     slow = Fleet(tmp_path, bytes_per_second=10.0)
     now = asyncio.get_running_loop().time
     begins = now()
-    assert slow.has(await slow.models.bring(slow.model, "gpu-1"))
+    await slow.arrives()
     assert (770 - 2 * PIECE) / 10.0 <= now() - begins <= 77.0
 
 
@@ -278,4 +235,4 @@ async def test_a_copy_that_is_given_up_leaves_no_task(fleet: Fleet) -> None:
     with contextlib.suppress(asyncio.CancelledError):
         await bringing
     assert not [t for t in asyncio.all_tasks() if "HostsModels" in repr(t.get_coro())]
-    assert fleet.has(await fleet.models.bring(fleet.model, "gpu-1"))
+    await fleet.arrives()

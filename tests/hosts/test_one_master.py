@@ -5,16 +5,8 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import ConflictError, StoreError
-from partitiond.hosts.one_master import (
-    JOINED,
-    ensure_host_id,
-    is_joined,
-    joined_head,
-    note_joined,
-    note_left,
-    refuse_joined,
-    refuse_master,
-)
+from partitiond.hosts import one_master
+from partitiond.hosts.one_master import refuse_joined, refuse_master
 from partitiond.settings.schema import Settings, load_settings
 from partitiond.store import open_store
 from tests.controller.samples import placement, plan
@@ -27,37 +19,38 @@ def settings(tmp_path: Path) -> Settings:
     return load_settings(overrides=values).settings
 
 
-def own(settings: Settings) -> Settings:
+@pytest.fixture
+def alone(settings: Settings) -> Settings:
     """The same host without a head in its settings."""
     cluster = settings.cluster.model_copy(update={"head": ""})
     return settings.model_copy(update={"cluster": cluster})
 
 
-def test_a_host_that_joined_another_has_no_control_plane_until_it_left(settings: Settings) -> None:
-    alone = own(settings)
+def test_a_host_that_joined_another_has_no_control_plane_until_it_left(
+    settings: Settings, alone: Settings
+) -> None:
+    with pytest.raises(ConflictError, match=r"settings have this host obey .*partitiond host join"):
+        refuse_joined(settings)
     refuse_joined(alone)
-    note_joined(settings)
-    joined = joined_head(alone)
+    one_master.note_joined(settings)
+    joined = one_master.joined_head(alone)
     assert joined is not None
     assert joined.address == "gpu-head:6380"
     with pytest.raises(ConflictError, match=r"obeys the head gpu-head:6380.*host leave"):
         refuse_joined(alone)
-    note_left(alone)
+    one_master.note_left(alone)
     refuse_joined(alone)
 
 
-def test_settings_that_name_a_head_leave_no_control_plane_of_its_own(settings: Settings) -> None:
-    with pytest.raises(ConflictError, match=r"settings have this host obey .*partitiond host join"):
-        refuse_joined(settings)
-
-
-def test_a_record_that_cannot_be_read_frees_nothing_and_can_be_left(settings: Settings) -> None:
-    (settings.state_dir / JOINED).write_bytes(b"{")
+def test_a_record_that_cannot_be_read_frees_nothing_and_can_be_left(
+    settings: Settings, alone: Settings
+) -> None:
+    (settings.state_dir / one_master.JOINED).write_bytes(b"{")
     with pytest.raises(StoreError, match="host leave"):
-        refuse_joined(own(settings))
-    assert is_joined(settings)
-    note_left(settings)
-    assert not is_joined(settings)
+        refuse_joined(alone)
+    assert one_master.is_joined(settings)
+    one_master.note_left(settings)
+    assert not one_master.is_joined(settings)
 
 
 def test_a_host_whose_plan_serves_models_does_not_join(settings: Settings) -> None:
@@ -73,9 +66,10 @@ def test_a_host_whose_plan_serves_models_does_not_join(settings: Settings) -> No
 
 
 def test_a_hosts_id_is_made_once(tmp_path: Path) -> None:
-    first = ensure_host_id(tmp_path / "host-id")
+    path = tmp_path / "host-id"
+    first = one_master.ensure_host_id(path)
     assert len(first) == 16
-    assert ensure_host_id(tmp_path / "host-id") == first
-    (tmp_path / "host-id").write_bytes(b"\xff")
+    assert one_master.ensure_host_id(path) == first
+    path.write_bytes(b"\xff")
     with pytest.raises(StoreError, match="Remove the file"):
-        ensure_host_id(tmp_path / "host-id")
+        one_master.ensure_host_id(path)

@@ -36,6 +36,7 @@ from tests.controller.samples import spec
 from tests.engine_fixtures import usable_cores
 from tests.hosts.pipes import FakeAgent, Pipe, agent, devices_of, piped
 from tests.hosts.test_models import FILES, OwnDisk
+from tests.proxy.virtual import real_time
 
 SECONDS = 240.0
 LIMITS = HostLimits(silent_seconds=10.0, lost_seconds=600.0)
@@ -177,6 +178,7 @@ async def hosts() -> AsyncIterator[Two]:
         yield here
 
 
+@real_time
 async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(hosts: Two) -> None:
     over_hosts = PlacementRules(survive=FaultDomain.HOST)
     wanted = spec("a", demand=Demand(req_per_s=9.0), engine_kind="simulated", rules=over_hosts)
@@ -231,6 +233,7 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
 
 
 @pytest.mark.full
+@real_time
 async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_is_back() -> None:
     async with two_hosts(HostLimits(silent_seconds=8.0, lost_seconds=12.0)) as here:
         wanted = spec("a", demand=Demand(req_per_s=0.1), engine_kind="simulated", max_replicas=1)
@@ -262,6 +265,7 @@ async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_i
 
 
 @pytest.mark.full
+@real_time
 async def test_a_daemon_that_ends_does_not_wait_for_a_host_that_is_silent() -> None:
     async with two_hosts(HostLimits(silent_seconds=3.0, lost_seconds=6000.0)) as here:
         rules = PlacementRules(only_on=("two",))

@@ -1,29 +1,16 @@
-"""Runs tests of hosts on virtual time, each on a loop of its own (see `tests.proxy.virtual`)."""
+"""Runs examples of properties on virtual time, each on a loop of its own."""
 
 import asyncio
-import functools
-from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec
+from collections.abc import Coroutine
+from typing import Any
 
 from tests.proxy.virtual import VirtualLoop
-
-P = ParamSpec("P")
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Run it on a loop of its own."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(main)
-
-
-def virtual(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
-    """Have a test run on virtual time."""
-
-    @functools.wraps(test)
-    def on_virtual_time(*args: P.args, **named: P.kwargs) -> None:
-        run(test(*args, **named))
-
-    return on_virtual_time
 
 
 async def passes(seconds: float) -> None:

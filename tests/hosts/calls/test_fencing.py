@@ -12,12 +12,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import HostSilentError, StoreError
 from partitiond.hosts.calls.far import HostServer
-from partitiond.hosts.calls.fencing import (
-    HeadSession,
-    Obedience,
-    may_be_kept_later,
-    obedience,
-)
+from partitiond.hosts.calls.fencing import HeadSession, Obedience, may_be_kept_later, obedience
 from partitiond.hosts.calls.messages import Message, write
 from partitiond.hosts.calls.near import RemoteHost
 from partitiond.hosts.calls.obeyed import ObeyedHead
@@ -26,7 +21,7 @@ from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import spec
 from tests.engine_fixtures import simulated_launch
 from tests.hosts.pipes import Pipe, agent
-from tests.hosts.virtual_time import run, virtual
+from tests.hosts.virtual_time import run
 
 HEADS = st.builds(
     HeadSession,
@@ -41,17 +36,19 @@ def head(id_: str = "a", epoch: int = 1, start: int = 1, session: str = "x") -> 
     return HeadSession(id_, epoch, start, session)
 
 
-def remote(server: HostServer, who: HeadSession, silent_seconds: float = 60.0) -> RemoteHost:
-    return RemoteHost(
-        "two",
-        Pipe(server),
-        head=who,
-        silent_seconds=silent_seconds,
-        knock_seconds=60.0,
-    )
+def remote(server: HostServer, who: HeadSession) -> RemoteHost:
+    return RemoteHost("two", Pipe(server), head=who, silent_seconds=60.0, knock_seconds=60.0)
+
+
+def full_disk(path: Path) -> Path:
+    """A folder in the place of the new file, until it is removed."""
+    full = path.with_name(f"{path.name}.new")
+    full.mkdir()
+    return full
 
 
 def test_the_highest_epoch_is_obeyed_and_of_one_head_its_latest_start() -> None:
+    """The latter alone may be kept later, where there is no room to keep it."""
     obeyed = head(epoch=2, start=5)
     expected = {
         head(epoch=2, start=5): Obedience.OBEY,
@@ -67,6 +64,9 @@ def test_the_highest_epoch_is_obeyed_and_of_one_head_its_latest_start() -> None:
     for asks, answer in expected.items():
         assert obedience(obeyed, asks) is answer, asks
         assert obedience(None, asks) is Obedience.ADOPT
+        assert not may_be_kept_later(None, asks)
+        if answer is Obedience.ADOPT:
+            assert may_be_kept_later(obeyed, asks) == (asks.epoch == 2)
 
 
 @given(asks=st.lists(HEADS, max_size=12))
@@ -95,7 +95,29 @@ def test_what_a_host_obeys_outlives_its_agent_and_a_record_that_cannot_be_read_c
         ObeyedHead(path).load()
 
 
-@virtual
+def test_a_full_disk_is_tried_again_after_a_while_and_not_with_each_message(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "obeyed.json"
+    kept = ObeyedHead(path, again_seconds=3600.0)
+    kept.save(head())
+    full = full_disk(path)
+    kept.save(head(start=2), or_later=True)
+    full.rmdir()
+    kept.save_late()
+    assert ObeyedHead(path).load() == head()
+    soon = ObeyedHead(path, again_seconds=0.0)
+    full = full_disk(path)
+    soon.save(head(start=2), or_later=True)
+    soon.save_late()
+    full.rmdir()
+    soon.save_late()
+    assert ObeyedHead(path).load() == head(start=2)
+    path.unlink()
+    soon.save_late()  # it is kept: nothing is written any more
+    assert not path.exists()
+
+
 async def test_a_former_head_is_refused_and_its_calls_end_before_those_of_the_new_one_begin(
     tmp_path: Path,
 ) -> None:
@@ -104,8 +126,8 @@ async def test_a_former_head_is_refused_and_its_calls_end_before_those_of_the_ne
     old, new = remote(server, head()), remote(server, head("b", epoch=2))
     there.profiler.gate.clear()
     there.profiler.stops.clear()
-    model = await old.models.resolve(_spec())
-    request = _request(model, there)
+    model = await old.models.resolve(spec("a"))
+    request = ProfileRequest(model, there.devices.discover()[1], (0,), 1)
     profile = asyncio.ensure_future(old.profiler.run(request, lambda _: None))
     await until(lambda: bool(there.profiler.requests))
     start = asyncio.ensure_future(new.engines.start(simulated_launch("a-1")))
@@ -113,21 +135,19 @@ async def test_a_former_head_is_refused_and_its_calls_end_before_those_of_the_ne
     with pytest.raises(HostSilentError, match="obeys another control plane, of epoch 2"):
         await profile
     assert not start.done()
-    assert isinstance(there.engines, FakeRunner)
-    assert there.engines.running() == []  # the former head's engine still runs
+    assert await there.engines.find() == []  # the former head's engine still runs
     there.profiler.stops.set()
     await start
     assert "take-over" in old.refused
     assert (old.seen_epoch, new.refused) == (2, "")
     with pytest.raises(HostSilentError):
         await asyncio.to_thread(old.devices.discover)
-    again = HostServer(there, tmp_path / "obeyed.json")  # the agent is started again
+    second = remote(server, head("b", epoch=2))  # another line of one daemon
+    assert len(await second.engines.find()) == 1
     with pytest.raises(HostSilentError):
-        await remote(again, head()).engines.find()
-    assert len(await remote(again, head("b", epoch=2)).engines.find()) == 1
+        await new.engines.find()
 
 
-@virtual
 async def test_a_call_that_ends_after_its_head_was_overtaken_is_not_told(tmp_path: Path) -> None:
     there = agent("two", FakeRunner())
     server = HostServer(there, tmp_path / "obeyed.json")
@@ -150,93 +170,29 @@ async def test_a_call_that_ends_after_its_head_was_overtaken_is_not_told(tmp_pat
     assert answer["value"] is None
 
 
-@virtual
-async def test_a_head_that_cannot_be_kept_is_not_obeyed(tmp_path: Path) -> None:
-    runner = FakeRunner()
-    folder = tmp_path / "state"
-    server = HostServer(agent("two", runner), folder / "obeyed.json")
-    folder.write_text("no folder")  # as a full disk would refuse it
-    here = remote(server, head())
-    with pytest.raises(HostSilentError, match="record of the head that this host obeys cannot be"):
-        await here.engines.start(simulated_launch("a-1"))
-    assert runner.running() == []
-    assert "Free space" in here.refused
-    folder.unlink()
-    await asyncio.to_thread(here.look)
-    await here.engines.start(simulated_launch("a-1"))
-    assert here.refused == ""
-    folder.rename(tmp_path / "away")
-    folder.write_text("no folder")  # what was kept before goes on being obeyed
-    with pytest.raises(HostSilentError):
-        await remote(server, head(epoch=2)).engines.find()
-    assert len(await here.engines.find()) == 1
-
-
-@virtual
 async def test_a_head_that_starts_while_a_hosts_disk_is_full_is_obeyed_and_kept_later(
     tmp_path: Path,
 ) -> None:
+    """One that the host did not obey before is not, until there is room."""
     path = tmp_path / "obeyed.json"
-    server = HostServer(agent("two", FakeRunner()), path)
+    server, again = (HostServer(agent("two", FakeRunner()), path) for _ in range(2))
     await remote(server, head()).engines.find()
-    full = tmp_path / "obeyed.json.new"
-    full.mkdir()
-    restarted = remote(server, head(start=2, session="y"))
-    await restarted.engines.find()
-    with pytest.raises(HostSilentError):
-        await remote(server, head()).engines.find()
-    for overtaking in (head("b", epoch=2), head(epoch=2)):
-        with pytest.raises(HostSilentError, match="cannot be written"):
-            await remote(server, overtaking).engines.find()
+    full = full_disk(path)
+    restarted = head(start=2, session="y")
+    await remote(server, restarted).engines.find()
+    overtaking = remote(server, head("b", epoch=2))
+    with pytest.raises(HostSilentError, match=r"record of the head .* cannot be written"):
+        await overtaking.engines.find()
+    assert "Free space" in overtaking.refused
     assert ObeyedHead(path).load() == head()
-    again = HostServer(agent("two", FakeRunner()), path)  # the agent is started again
-    await remote(again, head(start=2, session="y")).engines.find()
+    await remote(again, restarted).engines.find()  # the agent is started again
     full.rmdir()
     again._obeyed._again_at = 0.0  # so much time has passed
-    await remote(again, head(start=2, session="y")).engines.find()
-    assert ObeyedHead(path).load() == head(start=2, session="y")
-
-
-def test_only_a_later_start_of_the_kept_head_may_be_kept_later() -> None:
-    assert may_be_kept_later(head(), head(start=2))
-    assert not may_be_kept_later(None, head())
-    assert not may_be_kept_later(head(), head(epoch=2))
-    assert not may_be_kept_later(head(), head("b", epoch=2))
-
-
-def test_a_full_disk_is_tried_again_after_a_while_and_not_with_each_message(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "obeyed.json"
-    kept = ObeyedHead(path, again_seconds=3600.0)
-    kept.save(head())
-    full = tmp_path / "obeyed.json.new"
-    full.mkdir()
-    kept.save(head(start=2), or_later=True)
-    full.rmdir()
-    kept.save_late()
-    assert ObeyedHead(path).load() == head()
-    soon = ObeyedHead(path, again_seconds=0.0)
-    full.mkdir()
-    soon.save(head(start=2), or_later=True)
-    soon.save_late()
-    full.rmdir()
-    soon.save_late()
-    assert ObeyedHead(path).load() == head(start=2)
-    path.unlink()
-    soon.save_late()  # it is kept: nothing is written any more
-    assert not path.exists()
-
-
-@virtual
-async def test_a_second_line_of_one_daemon_takes_the_place_of_the_first() -> None:
-    server = HostServer(agent("two", FakeRunner()))
-    first = remote(server, head())
-    await first.engines.find()
-    second = remote(server, head())
-    await second.engines.find()
-    with pytest.raises(HostSilentError):
-        await first.engines.find()
+    await remote(again, restarted).engines.find()
+    assert ObeyedHead(path).load() == restarted
+    await asyncio.to_thread(overtaking.look)
+    assert await overtaking.engines.find() == []
+    assert overtaking.refused == ""
 
 
 @given(steps=st.lists(st.tuples(HEADS, st.sampled_from(["begin", "full", "restart"])), max_size=14))
@@ -273,36 +229,24 @@ async def _no_fenced_head_acts(path: Path, steps: list[tuple[HeadSession, str]])
             await server.close()
             server = HostServer(there, path, begin_seconds=1.0)
             obeyed = kept
-        full = path.with_name("obeyed.json.new")
-        if what == "full":
-            full.mkdir()
+        full = full_disk(path) if what == "full" else None
         asking = asks
-        agent_start = json.loads(await server.answer(write(Message(call="hello", head=asks))))
+        hello = json.loads(await server.answer(write(Message(call="hello", head=asks))))
         begin = Message(
             call="proxy.stop",
             head=asks,
-            agent=agent_start["agent"],
+            agent=hello["agent"],
             number=next(numbers),
             arguments={"grace_seconds": 1.0},
         )
         answer = json.loads(await server.answer(write(begin)))
         how = obedience(obeyed, asks)
-        adopts = how is Obedience.ADOPT
-        adopts = adopts and (what != "full" or may_be_kept_later(obeyed, asks))
-        acts = how is Obedience.OBEY or adopts
+        adopts = how is Obedience.ADOPT and (full is None or may_be_kept_later(obeyed, asks))
         if adopts:
-            obeyed, kept = asks, kept if what == "full" else asks
-        assert (answer["refused"] is None) == acts, (how, what)
+            obeyed, kept = asks, asks if full is None else kept
+        assert (answer["refused"] is None) == (how is Obedience.OBEY or adopts), (how, what)
         assert running <= {obeyed}
-        if full.exists():
+        if full is not None:
             full.rmdir()
     await server.close()
     assert not running
-
-
-def _spec() -> Any:
-    return spec("a")
-
-
-def _request(model: Any, there: Any) -> Any:
-    return ProfileRequest(model, there.devices.discover()[1], (0,), 1)

@@ -16,6 +16,7 @@ from partitiond.hosts.calls.signatures import METHODS
 from tests.controller.fakes import FakeRunner
 from tests.engine_fixtures import simulated_launch
 from tests.hosts.pipes import HEAD, FakeAgent, Pipe, agent
+from tests.proxy.virtual import real_time
 
 ASKS = [*METHODS, "hello", "look", "news", "cancel", "engine_problem", "log_tail"]
 
@@ -32,38 +33,37 @@ def remote(pipe: Pipe, host_id: str) -> RemoteHost:
 
 
 def test_no_id_is_of_every_host_and_an_id_of_one() -> None:
-    assert not is_another("", "")
-    assert not is_another("", "a")
-    assert not is_another("a", "a")
-    assert is_another("a", "b")
-    assert is_another("a", "")
+    pairs = [("", ""), ("", "a"), ("a", "a"), ("a", "b"), ("a", "")]
+    assert [is_another(*pair) for pair in pairs] == [False, False, False, True, True]
 
 
-async def test_a_host_does_nothing_that_is_meant_for_another_id(tmp_path: Path) -> None:
+@real_time
+async def test_a_host_does_nothing_that_is_meant_for_another_name_or_id(tmp_path: Path) -> None:
+    """And does not obey who said it."""
     there, _ = host("its-own")
     server = HostServer(there, tmp_path / "obeyed.json")
     hello = json.loads(await server.answer(write(Message(call="hello", head=HEAD, host="two"))))
     assert (hello["refused"], hello["host_id"]) == (None, "its-own")  # of a release before
     obeyed = HostServer(there, tmp_path / "nobody.json")
     for number, call in enumerate(ASKS):
-        meant = Message(
-            call=call, head=HEAD, host="two", host_id="a", agent=hello["agent"], number=number
-        )
-        answer = json.loads(await obeyed.answer(write(meant)))
-        assert answer["refused"]["kind"] == "ConflictError", call
-        assert answer["refused"]["facts"] == {"host": "two", "known": "a", "answers": "its-own"}
-    assert ObeyedHead(tmp_path / "nobody.json").load() is None  # and does not obey who said it
+        for name, host_id, known in (("two", "a", {"known": "a"}), ("three", "its-own", {})):
+            meant = Message(
+                call=call,
+                head=HEAD,
+                host=name,
+                host_id=host_id,
+                agent=hello["agent"],
+                number=number,
+            )
+            refused = json.loads(await obeyed.answer(write(meant)))["refused"]
+            assert refused["kind"] == "ConflictError", call
+            answers = "its-own" if known else "two"
+            assert refused["facts"] == {"host": name, "answers": answers, **known}
+    assert ObeyedHead(tmp_path / "nobody.json").load() is None
     assert there.proxy.starts == 0
 
 
-async def test_a_host_does_nothing_that_is_meant_for_another_name() -> None:
-    there, _ = host("a")
-    meant = Message(call="proxy.ensure_running", head=HEAD, host="three", number=1)
-    answer = json.loads(await HostServer(there).answer(write(meant)))
-    assert answer["refused"]["kind"] == "ConflictError"
-    assert answer["refused"]["facts"] == {"host": "three", "answers": "two"}
-
-
+@real_time
 async def test_the_first_look_tells_the_id_that_all_later_messages_have() -> None:
     first, pipe = host("a")
     here = remote(pipe, "")
@@ -78,6 +78,7 @@ async def test_the_first_look_tells_the_id_that_all_later_messages_have() -> Non
 
 
 @pytest.mark.parametrize("reads_ids", [True, False])
+@real_time
 async def test_another_host_is_sent_nothing_but_looks_until_the_right_one_answers(
     reads_ids: bool,
 ) -> None:
@@ -103,12 +104,12 @@ async def test_another_host_is_sent_nothing_but_looks_until_the_right_one_answer
     assert (right.proxy.starts, here.refused) == (1, "")
 
 
+@real_time
 async def test_a_host_of_the_release_before_whose_driver_refuses_is_not_another() -> None:
     there, pipe = host("a", reads_ids=False)
-    here = remote(pipe, "a")
 
     def refuse() -> None:
         raise DeviceError("no driver")
 
     there.devices.discover = refuse  # type: ignore[method-assign, assignment]
-    assert await here.proxy.ensure_running()
+    assert await remote(pipe, "a").proxy.ensure_running()

@@ -5,7 +5,6 @@ runs twice, and none is lost without word.
 import asyncio
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.core.errors import HostSilentError, PartitiondError
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls import far
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Awaited, Message, read_answer, write
@@ -22,8 +22,9 @@ from partitiond.hosts.calls.session import TOLD_MOST
 from partitiond.ports import ProfileRequest
 from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import spec
-from tests.hosts.pipes import HEAD, FakeAgent, Pipe, agent, piped
-from tests.hosts.virtual_time import passes, run, virtual
+from tests.engine_fixtures import simulated_launch
+from tests.hosts.pipes import HEAD, BadLine, Pipe, agent, piped
+from tests.hosts.virtual_time import passes, run
 
 FATES = ("carried", "carried", "lost", "unanswered", "twice", "late", "restart")
 
@@ -52,50 +53,6 @@ class Work:
             self.running.discard(number)
 
 
-class BadLine:
-    """Carries messages to an agent, each to its own fate; once those are used up, well."""
-
-    def __init__(self, there: FakeAgent, fates: Iterator[str]) -> None:
-        self._there = there
-        self._fates = fates
-        self._server = HostServer(there, begin_seconds=1.0)
-        self._late: list[asyncio.Task[bytes]] = []
-
-    async def call(self, body: bytes) -> bytes:
-        fate = next(self._fates, "carried")
-        server = self._server
-        if fate == "lost":
-            raise HostSilentError("lost.")
-        if fate == "late":  # and the sender does not wait for it
-            self._late.append(asyncio.ensure_future(self._carry_late(body)))
-            raise HostSilentError("late.")
-        if fate == "restart":
-            await self.restart()
-            server = self._server
-        answer = await server.answer(body)
-        if fate == "twice":
-            answer = await self._server.answer(body)
-        if fate == "unanswered":
-            raise HostSilentError("unanswered.")
-        return answer
-
-    async def _carry_late(self, body: bytes) -> bytes:
-        await passes(4.0)
-        return await self._server.answer(body)
-
-    async def restart(self) -> None:
-        """The agent ends, and another one begins, with the record that the host kept."""
-        await self._server.close()
-        former, self._server = self._server, HostServer(self._there, begin_seconds=0.001)
-        self._server._obeyed = former._obeyed
-
-    async def arrived(self) -> None:
-        await asyncio.gather(*self._late)
-
-    def ask(self, body: bytes) -> bytes:
-        raise NotImplementedError
-
-
 @settings(max_examples=40)
 @given(
     fates=st.lists(st.sampled_from(FATES), max_size=30),
@@ -114,7 +71,7 @@ async def _over_a_bad_line(
     there, work = agent("two", FakeRunner()), Work()
     there.proxy.stop = work.stop  # type: ignore[method-assign]
     there.proxy.publish = work.publish  # type: ignore[method-assign]
-    line = BadLine(there, iter(fates))
+    line = BadLine(there, fates)
     here = RemoteHost(
         "two",
         line,
@@ -161,6 +118,12 @@ def message(call: str, agent_start: str, number: int = 0, **named: Any) -> bytes
     return write(Message(call=call, head=HEAD, agent=agent_start, number=number, **named))
 
 
+async def told(server: HostServer, number: int, *calls: int) -> None:
+    """Have the far side know which calls are awaited, of so many."""
+    awaited = Awaited(number, dict.fromkeys(calls, 0))
+    await server.answer(message("news", "", awaited=awaited))
+
+
 async def begun(server: HostServer, number: int, awaited: Awaited | None = None) -> Any:
     start = read_answer(await server.answer(message("hello", ""))).agent
     stop = {"grace_seconds": float(number)}
@@ -169,41 +132,28 @@ async def begun(server: HostServer, number: int, awaited: Awaited | None = None)
     )
 
 
-@virtual
-async def test_a_cancel_that_overtakes_its_begin_wins() -> None:
+def working() -> tuple[HostServer, Work]:
     there, work = agent("two", FakeRunner()), Work()
     there.proxy.stop = work.stop  # type: ignore[method-assign]
-    server = HostServer(there)
-    awaited = Awaited(1, {1: 0})
-    assert read_answer(await server.answer(message("cancel", "", 1, awaited=awaited))).value is True
-    answer = await begun(server, 1, awaited)
-    assert "given up" in answer.error.message
-    assert not work.began
+    return HostServer(there), work
 
 
-@virtual
-async def test_a_call_that_was_given_up_does_not_begin_when_its_message_arrives_late() -> None:
-    there, work = agent("two", FakeRunner()), Work()
-    there.proxy.stop = work.stop  # type: ignore[method-assign]
-    server = HostServer(there)
-    await server.answer(message("news", "", awaited=Awaited(2, {2: 0})))  # 1 was given up
-    await server.answer(message("news", "", awaited=Awaited(1, {1: 0})))  # an older one, late
+async def test_a_call_that_was_given_up_or_cancelled_does_not_begin_when_its_message_is_late() -> (
+    None
+):
+    """And one whose begin comes twice is begun once."""
+    server, work = working()
+    await told(server, 2, 2)  # 1 was given up
+    await told(server, 1, 1)  # an older message, late
     assert "given up" in (await begun(server, 1)).error.message
-    assert (await begun(server, 2)).calls[2].ended
+    for _ in range(3):
+        assert (await begun(server, 2)).calls[2].ended
+    awaited = Awaited(3, {3: 0})
+    assert read_answer(await server.answer(message("cancel", "", 3, awaited=awaited))).value is True
+    assert "given up" in (await begun(server, 3, awaited)).error.message
     assert work.began == {2: 1}
 
 
-@virtual
-async def test_a_begin_that_is_repeated_returns_the_result_of_the_first() -> None:
-    there, work = agent("two", FakeRunner()), Work()
-    there.proxy.stop = work.stop  # type: ignore[method-assign]
-    server = HostServer(there)
-    for _ in range(3):
-        assert (await begun(server, 1)).calls[1].ended
-    assert work.began == {1: 1}
-
-
-@virtual
 async def test_an_agent_ends_once_the_calls_that_it_cancelled_have_ended() -> None:
     there, steps = agent("two", FakeRunner()), list[str]()
 
@@ -222,28 +172,39 @@ async def test_an_agent_ends_once_the_calls_that_it_cancelled_have_ended() -> No
     assert steps == ["the call ends", "the agent ends"]
 
 
-@virtual
 async def test_a_result_that_no_message_can_carry_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    server, _ = working()
     monkeypatch.setattr(far, "RESULT_BYTES", len("null"))
-    there = agent("two", FakeRunner())
-
-    async def stop(grace_seconds: float) -> str | None:
-        return "x" if grace_seconds > 1 else None
-
-    there.proxy.stop = stop  # type: ignore[assignment]
-    server = HostServer(there)
     assert (await begun(server, 1)).calls[1].error is None
-    monkeypatch.setattr(far, "RESULT_BYTES", len("null") - 2)
+    monkeypatch.setattr(far, "RESULT_BYTES", len("null") - 1)
     news = (await begun(server, 2)).calls[2]
-    assert "3 bytes, which is too much" in news.error.message
+    assert "4 bytes, which is too much" in news.error.message
 
 
-@virtual
+async def test_looks_bring_the_peaks_of_engines_that_were_started_or_found() -> None:
+    class Measured(FakeRunner):
+        def peak_memory_bytes(self, handle: EngineHandle) -> int:
+            return 5
+
+    there = agent("two", Measured())
+    here, pipe = piped(there)
+    first, second = [await here.engines.start(simulated_launch(name)) for name in ("a-1", "a-2")]
+    await asyncio.to_thread(here.look)
+    assert [here.engines.peak_memory_bytes(one) for one in (first, second)] == [5, 5]
+    await here.engines.stop(first, 1.0)
+    pipe._server = HostServer(there)  # the agent is started again
+    await asyncio.to_thread(here.look)
+    assert here._peaks == {}
+    await here.engines.find()
+    await asyncio.to_thread(here.look)
+    assert here._peaks == {second.generation: 5}
+
+
 async def test_an_agent_that_was_started_again_ends_the_calls_of_before() -> None:
     there = agent("two", FakeRunner())
-    line = BadLine(there, iter(()))
+    line = BadLine(there)
     here = RemoteHost("two", line, head=HEAD, silent_seconds=60.0)
     await here.proxy.ensure_running()
     exited = asyncio.ensure_future(here.proxy.wait_exit())
@@ -254,8 +215,9 @@ async def test_an_agent_that_was_started_again_ends_the_calls_of_before() -> Non
             await exited
 
 
-@virtual
-async def test_calls_outlive_a_host_that_is_silent_for_less_than_its_time() -> None:
+@pytest.mark.parametrize("lasts", [True, False])
+async def test_calls_outlive_a_host_that_is_silent_for_less_than_its_time(lasts: bool) -> None:
+    """Questions of now do not wait; nor does any call to a host that is silent already."""
     there = agent("two", FakeRunner())
     here, pipe = piped(there, silent_seconds=30.0)
     await here.proxy.ensure_running()
@@ -263,48 +225,21 @@ async def test_calls_outlive_a_host_that_is_silent_for_less_than_its_time() -> N
     await until(lambda: here._news is not None)
     pipe.cut()
     stop = asyncio.ensure_future(here.proxy.stop(1.0))
-    with pytest.raises(HostSilentError):  # a question of now does not wait
+    with pytest.raises(HostSilentError):
         await here.proxy.traffic()
-    assert not exited.done()
-    assert not stop.done()
-    pipe.mend()
-    await stop
-    assert await exited == 0
+    await passes(45.0 if lasts else 15.0)
+    assert exited.done() == stop.done() == lasts
+    if lasts:
+        assert here.silent_for() > 30.0
+        for call in (exited, stop, here.proxy.stop(1.0)):
+            with pytest.raises(HostSilentError):
+                await call
+    else:
+        pipe.mend()
+        await stop
+        assert await exited == 0
 
 
-@virtual
-async def test_a_host_that_is_silent_already_holds_up_no_further_call() -> None:
-    there = agent("two", FakeRunner())
-    here, pipe = piped(there, silent_seconds=3.0)
-    await here.proxy.ensure_running()
-    exited = asyncio.ensure_future(here.proxy.wait_exit())
-    await until(lambda: here._news is not None)
-    pipe.cut()
-    for call in (exited, here.proxy.stop(1.0)):
-        with pytest.raises(HostSilentError):
-            await call
-    assert here.silent_for() > 3.0
-
-
-@virtual
-async def test_a_cancel_that_is_not_delivered_is_told_once_the_host_answers() -> None:
-    there = agent("two", FakeRunner())
-    here, pipe = piped(there, silent_seconds=30.0)
-    there.profiler.gate.clear()
-    model = await here.models.resolve(spec("a"))
-    request = ProfileRequest(model, there.devices.discover()[1], (0,), 1)
-    job = asyncio.ensure_future(here.profiler.run(request, lambda _: None))
-    await until(lambda: bool(there.profiler.requests))
-    pipe.cut()
-    job.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await job
-    assert there.profiler.cancelled == 0
-    pipe.mend()
-    await until(lambda: there.profiler.cancelled == 1)
-
-
-@virtual
 async def test_words_of_progress_come_once_in_order_and_the_last_ones() -> None:
     there = agent("two", FakeRunner())
     goes_on = asyncio.Event()
@@ -319,44 +254,53 @@ async def test_words_of_progress_come_once_in_order_and_the_last_ones() -> None:
 
     there.models.resolve = telling  # type: ignore[method-assign]
     here, _ = piped(there, silent_seconds=30.0)
-    told: list[str] = []
-    order = asyncio.ensure_future(here.models.resolve(spec("a"), lambda text, _: told.append(text)))
-    await until(lambda: bool(told))
+    words: list[str] = []
+    order = asyncio.ensure_future(
+        here.models.resolve(spec("a"), lambda text, _: words.append(text))
+    )
+    await until(lambda: bool(words))
     goes_on.set()
     await order
-    assert told == [*(str(n) for n in range(2 * TOLD_MOST, 3 * TOLD_MOST)), "end"]
+    assert words == [*(str(n) for n in range(2 * TOLD_MOST, 3 * TOLD_MOST)), "end"]
 
 
-@virtual
-async def test_a_progress_that_breaks_ends_its_call_here_and_there() -> None:
+@pytest.mark.parametrize("why", ["progress breaks", "cancelled", "cancelled in silence"])
+async def test_a_call_that_ends_here_ends_there_once_the_host_answers(why: str) -> None:
     there = agent("two", FakeRunner())
     there.profiler.gate.clear()
-    here, _ = piped(there, silent_seconds=30.0)
+    here, pipe = piped(there, silent_seconds=30.0)
     model = await here.models.resolve(spec("a"))
 
-    def breaks(_: object) -> None:
-        raise ZeroDivisionError
+    def progress(_: object) -> None:
+        if why == "progress breaks":
+            raise ZeroDivisionError
 
     request = ProfileRequest(model, there.devices.discover()[1], (0,), 1)
-    with pytest.raises(ZeroDivisionError):
-        await here.profiler.run(request, breaks)
+    job = asyncio.ensure_future(here.profiler.run(request, progress))
+    await until(lambda: bool(there.profiler.requests))
+    if why == "cancelled in silence":
+        pipe.cut()
+    if why != "progress breaks":
+        job.cancel()
+    with pytest.raises((ZeroDivisionError, asyncio.CancelledError)):
+        await job
+    if why == "cancelled in silence":
+        assert there.profiler.cancelled == 0
+        pipe.mend()
     await until(lambda: there.profiler.cancelled == 1)
 
 
-@virtual
 async def test_what_answers_nonsense_is_silent() -> None:
     class Nonsense(Pipe):
         async def call(self, body: bytes) -> bytes:
             return b"nonsense"
 
-    here = RemoteHost(
-        "two", Nonsense(HostServer(agent("two", FakeRunner()))), head=HEAD, silent_seconds=0.0
-    )
+    line = Nonsense(HostServer(agent("two", FakeRunner())))
+    here = RemoteHost("two", line, head=HEAD, silent_seconds=0.0)
     with pytest.raises(HostSilentError, match="not a valid AgentAnswer"):
         await here.engines.find()
 
 
-@virtual
 async def test_results_that_nobody_awaits_are_forgotten() -> None:
     there = agent("two", FakeRunner())
     here, pipe = piped(there, silent_seconds=30.0)

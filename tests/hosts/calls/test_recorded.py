@@ -1,76 +1,87 @@
-"""Messages and answers of other releases are read, with fields that this one does not know.
+"""What a head and an agent say to each other is what is recorded, and what other releases say is
+read, with fields that this one does not know.
 
-The files of `recorded` were written by calls that were made (`recording.py`).
+The files of `recorded` are of calls that were made. What a released version may have sent stays in
+its file; a new call is written into those of the present one.
 """
 
 import copy
 import dataclasses
 import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-import pytest
-
+from partitiond.hosts.calls import messages
 from partitiond.hosts.calls.far import HostServer
-from partitiond.hosts.calls.messages import (
-    OLDEST_VERSION,
-    AgentAnswer,
-    ErrorRecord,
-    Message,
-    error_of,
-    read_answer,
-    read_message,
-    write,
-)
-from partitiond.hosts.calls.signatures import METHODS, HostLook
-from partitiond.ports.host_agent import MESSAGE_VERSION
+from partitiond.hosts.calls.near import RemoteHost
+from partitiond.hosts.calls.signatures import METHODS, QUESTIONS, HostLook
+from partitiond.ports.host_agent import MESSAGE_VERSION, AgentFacts
 from partitiond.serde import from_stored, to_jsonable
-from tests.bodies.test_bodies import as_far_as, parts
-from tests.hosts.calls.recording import (
-    HOST_ID,
-    RECORDED,
-    Recorded,
-    as_recorded,
-    as_sent,
-    made_agent,
-    record,
-    unpacked,
-)
+from tests.bodies.test_bodies import as_far_as
 
-QUESTIONS = {"look", "hello", "news", "cancel", "engine_problem", "log_tail"}
+RECORDED = Path(__file__).parent / "recorded"
+ASKED = {"look", "hello", "news", "cancel", "engine_problem", "log_tail"}
 OTHER_ANSWERS = {
-    "error",
-    "later",
-    "refused: a lower epoch",
-    "refused: an earlier start",
-    "refused: another host",
-    "restarted",
-    "unknown",
+    "error": "ExitedError",
+    "later": "",
+    "refused: a lower epoch": "FencedError",
+    "refused: an earlier start": "FencedError",
+    "refused: another host": "ConflictError",
+    "restarted": "",
+    "unknown": "",
 }
+"""With the errors that they are read as."""
 OF_QUESTION: dict[str, Any] = {
     "look": HostLook,
-    "engine_problem": ErrorRecord | None,
+    "engine_problem": messages.ErrorRecord | None,
     "log_tail": str,
 }
+Recorded = dict[str, Any]
+"""A message or an answer, with its data as hexadecimal digits, by what it is of."""
 
 
 def kept(what: str, version: int) -> Recorded:
-    path = RECORDED / f"{what}-{version}.json"
-    return unpacked(json.loads(path.read_text(encoding="utf-8")))
+    """A file, in which what bodies have in common stands once, and their long parts, too."""
+    file = json.loads((RECORDED / f"{what}-{version}.json").read_text(encoding="utf-8"))
+
+    def whole(value: Any) -> Any:
+        if isinstance(value, list):
+            return [whole(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        if value.keys() == {"as"}:
+            return whole(file["parts"][value["as"]])
+        return {key: whole(part) for key, part in value.items()}
+
+    of: Recorded = whole(file["of"])
+    return {name: one | {"body": {**file["every"], **one["body"]}} for name, one in of.items()}
 
 
-VERSIONS = range(OLDEST_VERSION, MESSAGE_VERSION + 1)
+VERSIONS = range(messages.OLDEST_VERSION, MESSAGE_VERSION + 1)
 MESSAGES = {(v, name): one for v in VERSIONS for name, one in kept("messages", v).items()}
 ANSWERS = {(v, name): one for v in VERSIONS for name, one in kept("answers", v).items()}
 
 
-def typed_arguments(message: Message) -> dict[str, Any]:
+def as_sent(recorded: dict[str, Any]) -> bytes:
+    """The bytes of a recorded message or answer."""
+    text = json.dumps(recorded["body"]).encode()
+    return text if "data" not in recorded else text + b"\n" + bytes.fromhex(recorded["data"])
+
+
+def body_of(message: messages.Message | messages.AgentAnswer) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(messages.write(message).partition(b"\n")[0])
+    return body
+
+
+def typed_arguments(message: messages.Message) -> dict[str, Any]:
     """The arguments as the called method gets them, without bytes."""
     how = METHODS.get(message.call)
     return {} if how is None else how.read(message.call, message.arguments, message.data)
 
 
-def typed_results(name: str, answer: AgentAnswer) -> Iterator[tuple[Any, Any]]:
+def typed_results(name: str, answer: messages.AgentAnswer) -> Iterator[tuple[Any, Any]]:
     """Each result as the caller gets it, beside its form in the answer."""
     kind: Any = OF_QUESTION.get(name, METHODS[name].result if name in METHODS else None)
     for news in answer.calls.values():
@@ -81,128 +92,132 @@ def typed_results(name: str, answer: AgentAnswer) -> Iterator[tuple[Any, Any]]:
         yield from_stored(kind, answer.value), answer.value
 
 
-def coloured(value: Any, body: Any) -> None:
-    """Add a field that no release knows to each object of a body that a record was read from."""
-    for _, own in list(parts(value, body)):
-        own["colour"] = {"red": [1]}
+def test_every_call_and_every_kind_of_answer_is_recorded() -> None:
+    names = METHODS.keys() | ASKED
+    assert MESSAGES.keys() == {(v, name) for v in VERSIONS for name in names}
+    assert ANSWERS.keys() == {(v, name) for v in VERSIONS for name in names | OTHER_ANSWERS.keys()}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-def test_every_call_and_every_kind_of_answer_is_recorded(version: int) -> None:
-    """After a new call: `python -m tests.hosts.calls.recording`."""
-    assert set(kept("messages", version)) == METHODS.keys() | QUESTIONS
-    assert set(kept("answers", version)) == METHODS.keys() | QUESTIONS | OTHER_ANSWERS
+def test_a_recorded_message_says_what_it_said() -> None:
+    for of, recorded in MESSAGES.items():
+        body, message = recorded["body"], messages.read_message(as_sent(recorded))
+        assert as_far_as(body, body_of(message)) == body, of
+        how = METHODS.get(message.call)
+        for name, value in typed_arguments(message).items():
+            if how is None or name != how.data:
+                given = body["arguments"][name]
+                assert as_far_as(given, to_jsonable(value)) == given, of
+            else:
+                assert value == bytes.fromhex(recorded["data"]), of
 
 
-@pytest.mark.parametrize("of", MESSAGES, ids=str)
-def test_a_recorded_message_says_what_it_said(of: tuple[int, str]) -> None:
-    recorded = MESSAGES[of]
-    body = recorded["body"]
-    message = read_message(as_sent(recorded))
-    again = json.loads(write(message).partition(b"\n")[0])
-    assert as_far_as(body, again) == body
-    how = METHODS.get(message.call)
-    for name, value in typed_arguments(message).items():
-        if how is None or name != how.data:
-            given = body["arguments"][name]
-            assert as_far_as(given, to_jsonable(value)) == given
-        else:
-            assert value == bytes.fromhex(recorded["data"])
+def test_a_recorded_answer_says_what_it_said() -> None:
+    for of, recorded in ANSWERS.items():
+        answer = messages.read_answer(as_sent(recorded))
+        assert as_far_as(recorded["body"], body_of(answer)) == recorded["body"], of
+        for value, told in typed_results(of[1], answer):
+            assert as_far_as(told, to_jsonable(value)) == told, of
+        error = answer.refused or next((n.error for n in answer.calls.values() if n.error), None)
+        kind = "PartitiondError" if of[1] == "cancel" else OTHER_ANSWERS.get(of[1], "")
+        assert (type(messages.error_of(error)).__name__ if error else "") == kind, of
 
 
-@pytest.mark.parametrize("of", MESSAGES, ids=str)
-def test_fields_of_messages_that_another_release_adds_are_ignored(of: tuple[int, str]) -> None:
-    later = copy.deepcopy(MESSAGES[of])
-    message = read_message(as_sent(later))
-    arguments = typed_arguments(message)
-    for name, value in arguments.items():
-        coloured(value, later["body"]["arguments"].get(name))
-    later["body"]["arguments"]["colour"] = "red"
-    if message.awaited is not None:
-        later["body"]["awaited"]["colour"] = 1
-    coloured(dataclasses.replace(message, arguments={}, awaited=None), later["body"])
-    read = read_message(as_sent(later))
-    assert dataclasses.replace(read, arguments={}) == dataclasses.replace(message, arguments={})
-    assert typed_arguments(read) == arguments
+class RecordedLine:
+    """Answers each message as it was answered once, with a field of a later release."""
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.sent: dict[str, bytes] = {}
+
+    async def call(self, body: bytes) -> bytes:
+        return self.ask(body)
+
+    def ask(self, body: bytes) -> bytes:
+        name = messages.read_message(body).call
+        self.sent[name] = body
+        later = copy.deepcopy(ANSWERS[self.version, name])
+        later["body"]["colour"] = {"red": [1]}
+        return as_sent(later)
 
 
-@pytest.mark.parametrize("of", ANSWERS, ids=str)
-def test_a_recorded_answer_says_what_it_said(of: tuple[int, str]) -> None:
-    body = ANSWERS[of]["body"]
-    answer = read_answer(as_sent(ANSWERS[of]))
-    again = json.loads(write(answer).partition(b"\n")[0])
-    assert as_far_as(body, again) == body
-    for value, told in typed_results(of[1], answer):
-        assert as_far_as(told, to_jsonable(value)) == told
-
-
-@pytest.mark.parametrize("of", ANSWERS, ids=str)
-def test_fields_of_answers_that_another_release_adds_are_ignored(of: tuple[int, str]) -> None:
-    later = copy.deepcopy(ANSWERS[of])
-    whole = read_answer(as_sent(later))
-    results = [value for value, _ in typed_results(of[1], whole)]
-    body = later["body"]
-    values = [body["value"], *(news["value"] for news in body["calls"].values())]
-    for result in results:
-        for value in values:
-            if value is not None:
-                coloured(result, value)
-    bare = {n: dataclasses.replace(news, value=None) for n, news in whole.calls.items()}
-    for number, news in bare.items():
-        coloured(news, body["calls"][str(number)])
-    coloured(dataclasses.replace(whole, value=None, calls={}), body)
-    read = read_answer(as_sent(later))
-    assert [value for value, _ in typed_results(of[1], read)] == results
-    assert (read.refused, read.error, read.later) == (whole.refused, whole.error, whole.later)
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-def test_refusals_and_errors_are_those_that_they_were(version: int) -> None:
-    found = {}
-    for name, one in kept("answers", version).items():
-        answer = read_answer(as_sent(one))
-        record = answer.refused or next((n.error for n in answer.calls.values() if n.error), None)
-        if record is not None:
-            found[name] = type(error_of(record)).__name__
-    assert found == {
-        "cancel": "PartitiondError",
-        "error": "ExitedError",
-        "refused: a lower epoch": "FencedError",
-        "refused: an earlier start": "FencedError",
-        "refused: another host": "ConflictError",
-    }
-
-
-@pytest.mark.parametrize("version", VERSIONS)
-async def test_a_host_does_what_a_recorded_head_asks(version: int) -> None:
-    server = HostServer(made_agent())
-    for name in ("hello", "look", "engines.find", "proxy.ensure_running", "partitions.faults"):
-        message = copy.deepcopy(kept("messages", version)[name])
-        message["body"] |= {"agent": server._start, "colour": 1, "awaited": None}
-        message["body"].pop("host_id", None)  # as the first release wrote none
-        answer = read_answer(await server.answer(as_sent(message)))
-        assert (answer.refused, answer.error, answer.restarted) == (None, None, False), name
-        assert answer.host_id == HOST_ID
+async def made(here: RemoteHost, message: messages.Message) -> Any:
+    """Make a call as the control plane makes it."""
+    name, arguments = message.call, typed_arguments(message)
+    port, _, method = name.partition(".")
+    match name:
+        case "look":
+            return here.look()
+        case "engine_problem":
+            return here.engine_problem()
+        case "log_tail":
+            return here.ask(name, message.arguments)
+        case _ if port in ("gauges", "devices"):
+            return getattr(getattr(here, port), method)(**arguments)
+        case _ if port in QUESTIONS:
+            return await here.question(name, arguments)
+    told = METHODS[name].told
+    return await here.call(name, arguments, None if told is None else lambda *_: None)
 
 
 async def test_what_is_sent_now_is_what_is_recorded() -> None:
-    """After a change on purpose: `python -m tests.hosts.calls.recording`."""
-    messages, answers = await record()
-    for now, what in ((messages, "messages"), (answers, "answers")):
-        then = kept(what, MESSAGE_VERSION)
-        assert now.keys() == then.keys()
-        for name, one in now.items():
-            assert shape(one) == shape(then[name]), name
+    """And the caller gets what the answer says."""
+    for name in METHODS.keys() | {"look", "engine_problem", "log_tail"}:
+        recorded = MESSAGES[MESSAGE_VERSION, name]
+        message, line = messages.read_message(as_sent(recorded)), RecordedLine(MESSAGE_VERSION)
+        here = RemoteHost("two", line, head=message.head, host_id=message.host_id)
+        here._agent, here._last_word = "agent-1", time.monotonic()
+        here._count = (message.number or message.awaited.upto + 1) - 1 if message.awaited else 0
+        found = await made(here, message)
+        await here.close()
+        sent = messages.read_message(line.sent[name])
+        assert dataclasses.replace(sent, line=message.line) == message, name
+        answer = messages.read_answer(as_sent(ANSWERS[MESSAGE_VERSION, name]))
+        for value, _ in typed_results(name, answer):
+            assert found == value or name == "engine_problem", name
 
 
-def shape(value: Any) -> Any:
-    """A body without what may differ: texts, numbers, and how many there are of something."""
-    if isinstance(value, dict):
-        return {key: shape(one) for key, one in value.items() if key != "calls"}
-    return [shape(one) for one in value[:1]] if isinstance(value, list) else type(value).__name__
+class RecordedAgent:
+    """An agent each of whose methods returns what was answered once."""
+
+    name = "two"
+
+    def __init__(self, results: dict[str, Any]) -> None:
+        self._results = results
+
+    def facts(self) -> AgentFacts:
+        return AgentFacts("two", host_id=messages.read_answer(as_sent(ANSWERS[1, "hello"])).host_id)
+
+    def __getattr__(self, port: str) -> Any:
+        return RecordedPort(port, self._results)
 
 
-def test_data_follow_a_message_as_they_were() -> None:
-    (one,) = (one for (_, name), one in MESSAGES.items() if name == "folders.write")
-    assert as_recorded(as_sent(one)) == one
-    assert read_message(as_sent(one)).data == b"{\n}"
+class RecordedPort:
+    def __init__(self, port: str, results: dict[str, Any]) -> None:
+        self._port = port
+        self._results = results
+
+    def __getattr__(self, method: str) -> Any:
+        async def called(**_: Any) -> Any:
+            return self._results[f"{self._port}.{method}"]
+
+        return called
+
+
+async def test_what_is_answered_now_is_what_is_recorded() -> None:
+    """To heads of each version, also of those that wrote no `host_id`, or fields of a later one."""
+    for (version, name), recorded in MESSAGES.items():
+        answer = messages.read_answer(as_sent(ANSWERS[version, name]))
+        ends = all(news.ended for news in answer.calls.values())
+        if not ends or name not in {*METHODS, "hello"}:
+            continue
+        results = {name: next((value for value, _ in typed_results(name, answer)), answer.data)}
+        server = HostServer(RecordedAgent(results))
+        message = copy.deepcopy(recorded)
+        message["body"] |= {"agent": server._start, "awaited": None}
+        message["body"].pop("host_id", None)
+        for part in (message["body"], message["body"]["arguments"], message["body"]["head"]):
+            part["colour"] = {"red": [1]}
+        found = messages.read_answer(await server.answer(as_sent(message)))
+        calls = {n: dataclasses.replace(one, told=()) for n, one in answer.calls.items()}
+        found = dataclasses.replace(found, agent=answer.agent, release=answer.release)
+        assert found == dataclasses.replace(answer, calls=calls), name
