@@ -33,7 +33,7 @@ from tests.api.fake_views import CORRECTION, ENTRY
 from tests.bodies.compact import compact
 from tests.devices.partitions.world import launch, mig, mps
 from tests.e2e.harness import Fleet
-from tests.e2e.test_drift import SETTINGS
+from tests.e2e.test_usage import SETTINGS
 
 SPEC = ModelSpec(
     "one",

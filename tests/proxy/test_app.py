@@ -145,7 +145,7 @@ async def test_a_number_beyond_all_readers_is_refused_by_that_reason(
 
 EMPTY: dict[str, list[dict[str, Any]]] = {
     "/v1/completions": [
-        {}, {"prompt": None}, {"prompt": ""}, {"prompt": []}, {"prompt": [[]]}, 
+        {}, {"prompt": None}, {"prompt": ""}, {"prompt": []}, {"prompt": [[]]},
         {"prompt": [[], [1]]},
     ],
     "/v1/chat/completions": [{}, {"messages": []}],

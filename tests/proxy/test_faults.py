@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -195,7 +196,7 @@ async def test_of_hundreds_of_faulted_requests_nothing_is_left_and_no_other_mode
 
     engines = [await make_engine(faulted, f"e{number}") for number in range(8)]
     sound = await make_engine(faulted, "s")
-    room = {"max_sequences": 64, "max_model_len": 100_000}
+    room: dict[str, Any] = {"max_sequences": 64, "max_model_len": 100_000}
     proxy = await make_proxy(
         table(
             *(replica(engine, f"m-{number}", **room) for number, engine in enumerate(engines)),

@@ -189,10 +189,10 @@ async def test_of_a_plan_that_cannot_be_read_what_runs_stays(tmp_path: Path) -> 
     await bench.found(moved, "a-1.2")
     await bench.controller.adopt()
     assert bench.controller.plan is not None
-    before = bench.controller.plan.devices  # nobody has looked at them yet
+    unnamed = bench.controller.plan.devices  # nobody has looked at them yet
     await bench.watch.refresh(0.0)
     bench.controller.name_devices()
-    assert (before, bench.controller.plan.devices) == ((), (cpu(),))
+    assert (unnamed, bench.controller.plan.devices) == ((), (cpu(),))
     await bench.passes()
     assert bench.routed() == {"a-1": False}  # one engine of each replica
     assert bench.runner.stopped == ["a-1.2"]
