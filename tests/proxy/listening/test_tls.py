@@ -358,7 +358,7 @@ async def test_a_process_serves_over_tls_and_takes_a_renewed_certificate_at_a_ha
         while in_a_row < 3 * workers:  # each worker takes it, and keeps it
             new = await asyncio.to_thread(serial_of, process, trust)
             in_a_row = in_a_row + 1 if new != first else 0
-    await process.stop(1)
+    await process.stop(60)  # what is killed writes no log
     assert any(line["event"] == "tls_reloaded" for line in log_of(folder))
     files.key.write_text("no key")
     with pytest.raises(PartitiondError):
