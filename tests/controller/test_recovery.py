@@ -9,9 +9,11 @@ from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import SharingMode, silent_device
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Demand
+from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
 from partitiond.devices.fake import FakeDevices, fake_gpus
-from tests.controller.fakes import until
+from partitiond.planner.model.types import PlanRequest
+from tests.controller.fakes import solved, until
 from tests.controller.host import Host, serving
 from tests.controller.samples import cpu, measured_profile, record, spec
 
@@ -227,6 +229,25 @@ async def test_what_was_lost_is_replaced_beside_what_runs_though_a_move_saves_a_
         # Asked for by a person the plan saves the device, and says what that moves.
         asked = await host.service.plans.preview()
         assert [old.model for old, _ in asked.diff.move] == ["b"]
+
+
+async def test_a_planner_that_cannot_be_started_is_told_and_tried_again() -> None:
+    broken = True
+
+    async def solve(request: PlanRequest) -> Plan | Infeasible:
+        if broken:
+            raise OSError(11, "Resource temporarily unavailable")
+        return await solved(request)
+
+    async with serving(Host(solve=solve)) as here:
+        here.measured("a")
+        await here.register("a")
+        await until(lambda: "planner" in here.service.readiness.problems())
+        assert "temporarily unavailable" in here.service.readiness.problems()["planner"]
+        broken = False
+        here.clock.now += 60.0
+        await here.serves("a")
+        assert here.service.readiness.problems() == {}
 
 
 async def test_models_are_measured_side_by_side_on_all_gpus_by_default(host: GpuHost) -> None:

@@ -347,13 +347,15 @@ def test_only_an_interrupted_job_is_repeated_a_few_times_and_not_for_ever() -> N
 async def test_a_withdrawn_job_says_why_and_one_somebody_asked_for_has_no_reason(
     desk: Desk,
 ) -> None:
-    await desk.submit("a")
-    queued = desk.queue.submit("profile", "b", [], reason="not measured yet")
-    assert queued.reason
-    asked = desk.queue.submit("profile", "b", [])
-    assert (asked.id, asked.reason) == (queued.id, "")
-    (wanted,) = [event for event in desk.store.events() if event.kind == "job-wanted"]
-    assert (wanted.subject, "not measured yet" in wanted.message) == (queued.id, True)
+    for subject, state in (("a", RUNNING), ("b", JobState.QUEUED)):
+        queued = desk.queue.submit("profile", subject, [], reason="not measured yet")
+        await a_moment()
+        assert queued.reason
+        asked = desk.queue.submit("profile", subject, [])
+        assert (asked.id, asked.reason, asked.state) == (queued.id, "", state)
+        assert desk.queue.job(queued.id).reason == desk.store.job(queued.id).reason == ""
+        wanted = [event for event in desk.store.events() if event.kind == "job-wanted"][-1]
+        assert (wanted.subject, "not measured yet" in wanted.message) == (queued.id, True)
     desk.queue.withdraw(asked, "nothing needs it any more.")
     ended = desk.queue.job(asked.id)
     assert (ended.state, ended.error) == (CANCELLED, "withdrawn: nothing needs it any more.")
