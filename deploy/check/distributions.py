@@ -34,11 +34,13 @@ class DistributionError(Exception):
 
 
 def main() -> None:
-    """Check the distributions in the folder given as the first argument."""
-    folder = Path(sys.argv[1])
+    """Check the distributions in the folder given last; with `--contents`, these alone."""
+    folder = Path(sys.argv[-1])
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
     check_wheel(wheel)
     check_sdist(sdist)
+    if "--contents" in sys.argv:
+        return
     with tempfile.TemporaryDirectory(prefix="dist-") as name:
         environment = EmptyEnvironment(Path(name))
         environment.install(wheel.resolve())

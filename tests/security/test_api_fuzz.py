@@ -116,7 +116,7 @@ def ask(client: Any, values: dict[str, Any], headers: dict[str, Any]) -> int:
     return int(answer.status_code)
 
 
-@examples(6, 60)
+@examples(3, 60)
 def test_the_control_api_never_answers_5xx(service: FakeService, count: int) -> None:
     app = create_app(service, admin_token=TOKEN)
     with TestClient(app, raise_server_exceptions=False) as client:
@@ -143,7 +143,7 @@ def data_client(proxy: Target) -> Iterator[httpx.Client]:
         yield client
 
 
-@examples(6, 60)
+@examples(3, 60)
 def test_the_data_api_never_answers_5xx(
     data_client: httpx.Client, engine: Recorder, count: int
 ) -> None:
