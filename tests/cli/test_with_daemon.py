@@ -14,6 +14,8 @@ from partitiond.cli.doctor.checks import processes_of
 from partitiond.cli.doctor.leftovers import engine_folders
 from tests.e2e.harness import Command, Fleet, clean_environment, command
 
+pytestmark = pytest.mark.full
+
 FLEET = """
 [[models]]
 model = "opt-125m"

@@ -15,6 +15,8 @@ from partitiond.core.errors import InputError, ModelSourceError, PartitiondError
 from partitiond.store import open_store
 from tests.e2e.harness import Command, Fleet, clean_environment
 
+pytestmark = pytest.mark.full
+
 DUMMY = {"weights": "dummy", "auto": False}
 
 

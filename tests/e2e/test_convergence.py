@@ -19,6 +19,8 @@ from tests.e2e.harness import Command, wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
 from tests.machine import signal_all
 
+pytestmark = pytest.mark.full
+
 FOUR = HostDescription("four", (GpuDescription("a100-80gb", 4),), cores=64)
 
 
@@ -141,7 +143,6 @@ def test_apply_ends_when_just_the_plan_runs_whatever_the_change(fleet: GpuFleet)
     assert processes(fleet) == before
 
 
-@pytest.mark.full
 def test_a_version_is_waited_for_and_so_are_both_ways_back(fleet: GpuFleet) -> None:
     """Replaced, rolled back as asked, and back by itself because it does not come."""
     fleet.register("c", 1)
@@ -181,7 +182,6 @@ def test_a_model_that_cannot_start_is_named_once_all_others_serve(fleet: GpuFlee
         remove(fleet, "bad")
 
 
-@pytest.mark.full
 def test_a_wait_ends_with_its_event_and_leaves_the_fleet_alone(fleet: GpuFleet) -> None:
     """Four waits for a model whose engine does not get on: it dies, and the command waits on; then
     it is interrupted, its plan replaced, and the daemon killed.

@@ -28,6 +28,8 @@ from partitiond.simulated.gpus import GpuDescription, HostDescription, KillPoint
 from tests.e2e.harness import Fleet, wait_for
 from tests.machine import signal_all
 
+pytestmark = pytest.mark.full
+
 MODEL = "opt-125m"
 
 
@@ -197,14 +199,7 @@ def ended(fleet: GpuFleet) -> None:
     fleet.require_clean()
 
 
-@pytest.mark.parametrize(
-    "mode",
-    [
-        pytest.param(SharingMode.MEMORY, marks=pytest.mark.full),
-        pytest.param(SharingMode.MPS, marks=pytest.mark.full),
-        SharingMode.MIG,
-    ],
-)
+@pytest.mark.parametrize("mode", [SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG])
 def test_a_plan_is_what_the_gpus_get_and_they_are_given_back(
     make_fleet: MakeFleet, mode: SharingMode
 ) -> None:
@@ -233,7 +228,6 @@ def test_a_plan_is_what_the_gpus_get_and_they_are_given_back(
     ended(fleet)
 
 
-@pytest.mark.full
 def test_a_daemon_killed_while_it_makes_or_gives_back_an_instance_leaves_none_behind(
     make_fleet: MakeFleet,
 ) -> None:
@@ -261,7 +255,6 @@ def test_a_daemon_killed_while_it_makes_or_gives_back_an_instance_leaves_none_be
     ended(fleet)
 
 
-@pytest.mark.full
 def test_engines_under_mps_are_adopted_and_started_again_with_what_they_shared(
     make_fleet: MakeFleet,
 ) -> None:
@@ -301,7 +294,6 @@ def test_engines_under_mps_are_adopted_and_started_again_with_what_they_shared(
     ended(fleet)
 
 
-@pytest.mark.full
 def test_memory_of_others_a_greedy_engine_and_a_lost_gpu_harm_nobody_else(
     make_fleet: MakeFleet,
 ) -> None:

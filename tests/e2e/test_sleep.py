@@ -16,6 +16,8 @@ from partitiond.simulated.gpus import SimulatedHost
 from tests.e2e.harness import wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
 
+pytestmark = pytest.mark.full
+
 MODEL = "dozer"
 ENGINE = {"sleep_mode": True, "extra_args": ["--token-seconds", "0.002"]}
 
