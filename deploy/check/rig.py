@@ -68,23 +68,28 @@ def client() -> ControlClient:
     return ControlClient(URL, (STATE / "admin-token").read_text().strip(), timeout=60)
 
 
-def ready() -> bool:
-    """Whether the daemon answers, and all its parts are ready."""
+def told(ask: Callable[[ControlClient], T], unless: T) -> T:
+    """What the daemon's API answers; `unless` where it does not."""
     try:
         with client() as asked:
-            return not asked.readiness()
+            return ask(asked)
     except (OSError, PartitiondError):
-        return False
+        return unless
+
+
+def ready() -> bool:
+    """Whether the daemon answers, and all its parts are ready."""
+    return told(lambda asked: not asked.readiness(), unless=False)
 
 
 def all_serving() -> list[ReplicaView]:
     """The replicas that serve, once the daemon is ready; none before."""
-    try:
-        with client() as asked:
-            found = [view for view in asked.replicas() if view.state == "serving"]
-            return [] if asked.readiness() else found
-    except (OSError, PartitiondError):
-        return []
+
+    def serve(asked: ControlClient) -> list[ReplicaView]:
+        found = [view for view in asked.replicas() if view.state == "serving"]
+        return [] if asked.readiness() else found
+
+    return told(serve, unless=[])
 
 
 def serving() -> ReplicaView | None:

@@ -20,15 +20,15 @@ from deploy.check.rig import (
     SYSTEM_PATH,
     UNIT,
     cgroup,
-    client,
     engine,
     main_pid,
     partitiond,
     run,
     settings,
+    told,
     wait_for,
 )
-from partitiond.core.errors import PartitiondError
+from partitiond.client.client import ControlClient
 
 RAY = os.environ.get("RAY", "")
 RAY_UNIT = "partitiond-ray.service"
@@ -150,15 +150,11 @@ def _keeper() -> int:
 def _answers_since(when: datetime) -> None:
     """Wait until the other host has answered after that time."""
 
-    def answers() -> bool:
-        try:
-            with client() as asked:
-                words = [host.last_word for host in asked.hosts() if host.name == NAME]
-        except (OSError, PartitiondError):
-            return False
+    def answers(asked: ControlClient) -> bool:
+        words = [host.last_word for host in asked.hosts() if host.name == NAME]
         return any(word and datetime.fromisoformat(word) > when for word in words)
 
-    wait_for(f"{NAME} to answer", answers)
+    wait_for(f"{NAME} to answer", lambda: told(answers, unless=False))
 
 
 CHECKS = () if not RAY else (
