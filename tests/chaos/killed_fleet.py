@@ -92,11 +92,6 @@ class KilledFleet(Fleet):
         return False
 
     @property
-    def daemon_pid(self) -> int:
-        assert self._daemon is not None
-        return self._daemon.pid
-
-    @property
     def is_alive(self) -> bool:
         return self._daemon is not None and self._daemon.poll() is None
 

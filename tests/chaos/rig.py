@@ -102,15 +102,6 @@ class ProxyUnderTest:
         """Open files, sockets and all."""
         return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.pids())
 
-    def rss_bytes(self) -> int:
-        """Memory that is resident."""
-        total = 0
-        for pid in self.pids():
-            found = re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
-            assert found is not None
-            total += int(found[1]) * 1024
-        return total
-
     async def state(self) -> Mapping[str, Any]:
         """Of all processes; what has a number in several of them has the sum."""
         merged: dict[str, Any] = {}

@@ -36,7 +36,6 @@ NOT_TRIED: Mapping[Words, str] = {
     ("setup", "engine", "install"): "downloads",
 }
 LONG = "x" * 5000
-BROKEN = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 FILES: Words = ("folder", "absent.toml", "bad.toml", "bad.json", "/proc/self/mem", "", LONG)
 """/proc/self/mem is a file that cannot be read, be it by root."""
 TEXTS: Words = ("☃", "", "../x", "-1", LONG, "absent", "nan", "..", "bad.json")

@@ -15,7 +15,7 @@ from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
     "partitiond": 146_300,
-    "tests": 99_400,
+    "tests": 99_300,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
 ROUNDING = 100

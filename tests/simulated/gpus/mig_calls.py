@@ -12,7 +12,6 @@ MODEL = "a100-80gb"
 IDS = {"1g.10gb": 19, "1g.10gb+me": 20, "1g.20gb": 15, "2g.20gb": 14, "3g.40gb": 9, "4g.40gb": 5,
        "7g.80gb": 0}  # fmt: skip
 PROFILES = {profile.name: profile for profile in HARDWARE[MODEL].mig_profiles}
-WHOLE = {1: 0, 2: 1, 3: 2, 4: 3, 7: 4}  # compute instance profile by compute slices
 
 
 def gpu_of(host: SimulatedHost, index: int = 0) -> Any:
@@ -23,10 +22,3 @@ def create(gpu: Any, name: str, start: int) -> Any:
     size = PROFILES[name].memory_slices
     place = pynvml.c_nvmlGpuInstancePlacement_t(start, size)
     return pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, IDS[name], ctypes.byref(place))
-
-
-def create_whole(gpu: Any, name: str, start: int) -> tuple[Any, Any]:
-    """A GPU instance and its compute instance."""
-    instance = create(gpu, name, start)
-    profile = WHOLE[PROFILES[name].compute_slices]
-    return instance, pynvml.nvmlGpuInstanceCreateComputeInstance(instance, profile)
