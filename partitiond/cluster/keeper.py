@@ -184,17 +184,17 @@ def keep_ray(node: RayNode, *, spawned: bool = False) -> None:
     check_node(node, os.environ)
     node.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDING, signal.SIGCHLD})
-    with _only_keeper(node.folder, spawned=spawned):
+    with _only_keeper(node, spawned=spawned):
         end_left_over(node.folder)
-        _write(node.folder / "node.json", node_to_json(node))
         _keep(node)
 
 
 @contextlib.contextmanager
-def _only_keeper(folder: Path, *, spawned: bool) -> Iterator[None]:
-    """Say that this process is the keeper. Raises ConflictError."""
+def _only_keeper(node: RayNode, *, spawned: bool) -> Iterator[None]:
+    """Say that this process is the keeper, and of which settings. Raises ConflictError."""
     import fcntl
 
+    folder = node.folder
     with (folder / "keeper.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -203,6 +203,8 @@ def _only_keeper(folder: Path, *, spawned: bool) -> Iterator[None]:
                 f"Ray is kept on {folder} already.",
                 hint="Stop partitiond-ray.service, or use another folder.",
             ) from None
+        # Before it is found: a keeper whose settings are not known is ended by `ensure_keeper`.
+        _write(folder / "node.json", node_to_json(node))
         record = KeeperRecord(**dataclasses.asdict(own_identity()), spawned=spawned)
         _write(folder / "keeper.json", json.dumps(dataclasses.asdict(record)))
         yield

@@ -114,11 +114,12 @@ async def test_sigterm_reaches_the_main_process_and_sigquit_needs_no_consent(
     leader = await script.start(
         """
         import signal, socket
-        signal.signal(signal.SIGTERM, lambda *_: print("asked to end", flush=True))
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # kept until it is waited for
         listener = socket.socket(socket.AF_UNIX); listener.bind("engine.sock"); listener.listen()
         print("ready", flush=True)
         while True:
-            signal.pause()
+            signal.sigwait([signal.SIGTERM])
+            print("asked to end", flush=True)
         """,
         "ready",
     )
