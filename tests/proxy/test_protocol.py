@@ -5,8 +5,12 @@ import json
 
 import pytest
 
+from partitiond.proxy.edge.client_connection import LINGER_BODIES, LINGER_SECONDS
+from partitiond.proxy.edge.data_protocol import MAX_PIPELINED
+from partitiond.proxy.edge.state import SWEEP_SECONDS
 from tests.proxy.conftest import Make, Proxy, post, table
-from tests.proxy.virtual import RawClient
+from tests.proxy.scripted import Gate
+from tests.proxy.virtual import RawClient, running_loop, settled
 
 BODY = json.dumps({"model": "m", "prompt": "x"}).encode()
 KEPT = post(BODY)
@@ -95,6 +99,84 @@ async def test_pipelined_and_kept_connections_get_their_answers_in_order(make: M
     proxy, _ = await make.both()
     assert (await talk(proxy, KEPT + KEPT + LAST)).count(b"HTTP/1.1 200 OK") == 3
     assert proxy.idle()
+
+
+MALFORMED = [
+    (b"junk\r\n\r\n", b'"invalid_http"'),
+    (KEPT.replace(b"host", b"host ", 1), b'"invalid_http"'),
+    (KEPT.replace(b"POST", b"CONNECT", 1), b'"invalid_http"'),
+    (CHUNKED[: CHUNKED.index(b"{") + 5] + b"junk" * 99, b'"invalid_http"'),
+    (KEPT.replace(b"host", b"x: %b\r\nhost" % (b"y" * 40_000), 1), b'"headers_too_large"'),
+]
+
+
+@pytest.mark.parametrize(("data", "code"), MALFORMED)
+@pytest.mark.parametrize("apart", [True, False])
+async def test_complete_requests_are_answered_before_what_follows_them_is_refused(
+    make: Make, data: bytes, code: bytes, *, apart: bool
+) -> None:
+    """Whether it comes with them or while the first of them is being answered."""
+    gate = Gate()
+    proxy, engine = await make.both(gate)
+    client = await RawClient.to(proxy.port)
+    client.send(KEPT * 2 if apart else KEPT * 2 + data)
+    await engine.got(1)
+    client.send(data if apart else b"")
+    await settled()
+    gate.open()
+    await engine.got(2)
+    gate.open()
+    answers = (await client.rest()).split(b"HTTP/1.1 ")
+    assert [answer[:3] for answer in answers] == [b"", b"200", b"200", answers[3][:3]]
+    assert code in answers[3]
+    assert b"connection: close" in answers[3]
+    await settled()
+    assert (proxy.idle(), len(engine.received), proxy.state.reading) == (True, 2, set())
+
+
+@pytest.mark.parametrize("data", [data for data, _ in MALFORMED])
+async def test_nothing_is_said_after_the_answer_to_a_last_request(make: Make, data: bytes) -> None:
+    proxy, engine = await make.both()
+    for last in (LAST, LAST.replace(b"1.1", b"1.0", 1)):
+        assert (await talk(proxy, KEPT + last + data)).count(b"HTTP/1.1 ") == 2
+    assert len(engine.received) == 4
+
+
+@pytest.mark.parametrize("more", [0, 1, 9])
+async def test_requests_that_wait_for_others_of_their_connection_are_bounded(
+    make: Make, more: int
+) -> None:
+    proxy, engine = await make.both()
+    client = await RawClient.to(proxy.port)
+    client.send(KEPT * (MAX_PIPELINED + 1 + more))
+    for _ in range(MAX_PIPELINED + 1):
+        assert b" 200 " in await client.until(b"}}")
+    if more:
+        answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b'"too_many_pipelined"' in answer
+    assert len(engine.received) == MAX_PIPELINED + 1
+
+
+@pytest.mark.parametrize("data", [b"junk\r\n\r\n", HEAD + b"content-length: 99999999\r\n\r\n"])
+async def test_a_client_that_sends_on_after_its_last_answer_is_ended_soon(
+    make: Make, data: bytes
+) -> None:
+    """Its bytes are dropped lest the answer be lost, but neither for long nor without bound."""
+    proxy = await make.proxy(table(), max_body_bytes=50_000)
+    client = await RawClient.to(proxy.port)
+    client.send(data)
+    await client.until(b"}}")
+    began = running_loop().time()
+    (connection,) = proxy.lanes()
+    sent = 0
+    while not connection.flow.read_paused:
+        client.send(b"x" * 10_000)
+        sent += 10_000
+        await settled()
+    assert LINGER_BODIES * 50_000 < sent < LINGER_BODIES * 50_000 + 30_000
+    await proxy.until(lambda: not proxy.connections())
+    assert running_loop().time() - began == pytest.approx(LINGER_SECONDS, abs=4 * SWEEP_SECONDS)
 
 
 async def test_many_requests_at_once_are_not_taken_for_one_large_head(make: Make) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from partitiond.proxy.engine.upstream import FINISH_SECONDS
 from tests.proxy.conftest import Make, error_of, replica, table
 from tests.proxy.scripted import (
     DONE,
@@ -25,6 +26,7 @@ from tests.proxy.scripted import (
     stream,
     text_event,
 )
+from tests.proxy.virtual import running_loop
 
 ENGINE_ERROR = event({"error": {"message": "oom", "type": "X", "param": None, "code": 500}})
 
@@ -255,3 +257,15 @@ async def test_what_runs_is_left_alone_by_tables_in_which_its_replica_drains_and
     assert len(old.received) == 1
     assert proxy.idle()
     assert (await proxy.complete()).status_code == 404
+
+
+async def test_an_engine_that_never_ends_its_answer_on_the_wire_is_left_soon(make: Make) -> None:
+    """Its client has the whole stream, so nobody waits; the connection takes no other request."""
+    text = chunk(text_event("x", "stop"))
+    proxy, engine = await make.both(plays(STREAM_HEAD, text, chunk(DONE), "hold"))
+    for count in (1, 2):
+        assert (await proxy.stream_text()).endswith(DONE.decode())
+        assert (proxy.idle(), engine.open, engine.connections) == (True, count, count)
+    began = running_loop().time()
+    await engine.until(lambda: engine.open == 0)
+    assert running_loop().time() - began == pytest.approx(FINISH_SECONDS)

@@ -24,11 +24,10 @@ class Attack:
     """One row.
 
     Attributes:
-        answers: statuses of all answers in order. Where there is none, a good request was followed
-            at once by malformed bytes, and may end with them.
+        answers: statuses of all answers in order.
         code: error code of the last answer.
         closed: whether the connection ends.
-        forwarded: requests the engine sees (without an answer: at most).
+        forwarded: requests the engine sees.
         head_only: the answer has no body.
     """
 
@@ -106,7 +105,8 @@ LENGTHS: Final = (
     *served("length-with-spaces-or-zeros", *(
         good(length=b"content-length: " + value) for value in (b"\t 26 \t", b"00000026")
     )),
-    ended("length-too-short-for-the-body", good(body=BODY + b"x" * 4, length=LENGTH), forwarded=1),
+    ended("length-too-short-for-the-body", good(body=BODY + b"x" * 4, length=LENGTH), 200, 400,
+          code="invalid_http", forwarded=1),
     *refused("no-length-and-no-body", 400, "invalid_json", good(body=b"", length=b"")),
     ended("length-beyond-the-limit", good(body=b"", length=b"content-length: 99999999999"), 413,
           code="request_too_large"),
@@ -248,7 +248,10 @@ PIPELINES: Final = (
         good(LENGTH, CHUNKED, body=END, length=b"") + good(), good(*UPGRADE, LENGTH),
         good(*UPGRADE, CHUNKED),
     )),
-    ended("good-then-malformed", good() + good(b"x : y"), forwarded=1),
+    ended("good-then-malformed", good() + good(b"x : y"), 200, 400, code="invalid_http",
+          forwarded=1),
+    *listed("fragment", (good(target=target) for target in (
+        b"/v1/completions#", b"/v1/completions#/metrics", b"http://proxy/v1/completions#x"))),
     answered("upgrade-with-a-chunked-body-then-good",
              chunked(chunk(BODY), headers=UPGRADE) + good(), 200, 200, forwarded=2),
     answered("upgrade-hides-in-its-body", good(*UPGRADE, target=b"/v1/none", body=HIDDEN), 404,

@@ -16,9 +16,6 @@ def assert_right(engine: Recorder, attack: Attack, found: Exchange) -> None:
     assert engine.violations == []
     assert tuple(answer.status for answer in found.answers) == attack.answers
     assert found.closed == attack.closed
-    if not attack.answers:
-        assert len(engine.seen) <= attack.forwarded
-        return
     assert len(engine.seen) == attack.forwarded
     last = found.answers[-1]
     assert (last.code if not attack.head_only else "") == attack.code
@@ -36,7 +33,7 @@ def test_an_attack_gets_its_right_answer(proxy: Target, engine: Recorder, number
     attack = ATTACKS[number]
     whole = exchange(proxy.port, attack.data, len(attack.answers), head_only=attack.head_only)
     assert_right(engine, attack, whole)
-    if not attack.answers or len(attack.data) >= 2000:
+    if len(attack.data) >= 2000:
         return  # its answer may depend on how its bytes are cut
     proxy.settle()
     wait_until("requests to be recorded", engine.idle)

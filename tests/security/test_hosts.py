@@ -43,6 +43,20 @@ def test_another_name_is_refused_and_the_answer_says_what_to_set(
         assert engine.seen == []
 
 
+def test_the_host_of_an_absolute_target_decides_in_place_of_the_header(
+    proxy: Target, engine: Recorder
+) -> None:
+    proxy.publish(engine, keys_required=False)
+    for host, status in (
+        ("ai.example:80", 200), ("[::1]", 200), ("[2001:db8::1]:8000", 200),
+        ("evil.example", 403), ("localhost@evil.example", 403), ("localhost.evil.example:1", 403),
+    ):  # fmt: skip
+        for header in (b"host: localhost", b"host: evil.example"):
+            data = good(target=f"http://{host}/v1/completions".encode(), host=header)
+            assert exchange(proxy.port, data, 1).answers[0].status == status, (host, header)
+    assert len(engine.seen) == 6
+
+
 def test_with_keys_no_name_matters_and_no_head_is_remembered_beyond_them(
     proxy: Target, engine: Recorder
 ) -> None:

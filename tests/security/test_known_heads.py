@@ -92,7 +92,7 @@ def test_bytes_before_and_after_a_known_head_are_read_as_what_they_are(
 ) -> None:
     assert status(proxy, good()) == 200
     for data, statuses, closed in (
-        (good() + b"x", (), True),
+        (good() + b"x", (200, 400), True),
         (b"x" + good(), (400,), True),
         (b"\r\n" + good(), (200,), False),
         (b"\n\n" + good(), (200,), False),

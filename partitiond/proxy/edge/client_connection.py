@@ -22,7 +22,9 @@ SURPLUS_SECONDS: Final = 1.0
 """Time for the head on a connection beyond the limit, which is refused once its head arrives.
 Closing it sooner would reset what the client is sending, and hide the reason from the client."""
 LINGER_SECONDS: Final = 2.0
-"""How long incoming bytes are dropped after a refusal that did not wait for the body."""
+"""How long incoming bytes are dropped after the last answer of a connection."""
+LINGER_BODIES: Final = 4
+"""They are dropped up to this many times the allowed size of a body, and then not read. Chosen."""
 GOODBYE_SECONDS: Final = 0.25
 """How long a client that has received everything may take to end TLS from its side, too."""
 IDLE_SECONDS: Final = 75.0
@@ -55,6 +57,7 @@ class ClientConnection(HttpToolsProtocol):
         """Host names that are not ours may resolve to us (see `hosts`); TLS rules this out."""
         self._is_surplus = False
         self._lingering = False
+        self._dropped_bytes = 0
         self._deadline = math.inf
         self._closed_at = math.inf
 
@@ -134,6 +137,12 @@ class ClientConnection(HttpToolsProtocol):
         """Take no further request: drop incoming bytes, then close."""
         self._lingering = True
         self._deadline = time.monotonic() + LINGER_SECONDS
+
+    def _drop(self, size: int) -> None:
+        """Count bytes that mean nothing any more; they are dropped."""
+        self._dropped_bytes += size
+        if self._dropped_bytes > LINGER_BODIES * self._options.max_body_bytes:
+            self.flow.pause_reading()
 
     def head_lines(self) -> bytes:
         """Return the headers that every answer has."""

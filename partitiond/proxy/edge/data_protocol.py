@@ -13,7 +13,6 @@ import asyncio
 import collections
 import math
 import time
-import urllib.parse
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ from uvicorn.server import ServerState
 from partitiond.proxy.edge.client_connection import IDLE_SECONDS, ClientConnection
 from partitiond.proxy.edge.cors import origin_of
 from partitiond.proxy.edge.exchange import Exchange, Phase
-from partitiond.proxy.edge.head_checks import check_head, head_too_large
+from partitiond.proxy.edge.head_checks import Target, check_head, head_too_large, read_target
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.incoming import Incoming
 from partitiond.proxy.edge.known_heads import KnownHead
@@ -65,6 +64,8 @@ class DataProtocol(ClientConnection):
         self._bodiless_bytes = 0
         """Received since the head, or since the last byte of a body: trailers, lines of chunks."""
         self._refusal: ApiError | None = None
+        self._last_words: ApiError | None = None
+        """The answer after all others, to bytes that were no request; nothing follows them."""
         self._framing = b""
         """Body length header of a request that asked to upgrade, until the body is read."""
         self._ended = False
@@ -105,8 +106,8 @@ class DataProtocol(ClientConnection):
         super().resume_writing()
         if isinstance(self._active, Exchange):
             self._active.resume()
-        if not self._line and not self.transport.is_closing():
-            self.flow.resume_reading()
+        if not self.transport.is_closing():
+            self._read_on()
 
     def shutdown(self) -> None:
         """End the connection once the request under way has been answered."""
@@ -122,6 +123,9 @@ class DataProtocol(ClientConnection):
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and count the head's bytes: the parser itself has no limit."""
         if self._lingering:
+            self._drop(len(data))
+            return
+        if self._last_words is not None:
             return
         if self._between and self._active is None and not self._is_surplus:
             found = self.state.known_heads.find(data)
@@ -188,17 +192,26 @@ class DataProtocol(ClientConnection):
             self.send_400_response("")
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- uvicorn's text is ours here
-        """Answer a request that cannot be read, in OpenAI's shape, and close."""
+        """Refuse bytes that are no request once all complete requests have their answers."""
         if self._lingering or self.transport.is_closing():
             return  # the last answer has been given
         refusal = self._refusal or ApiError(
             400, "The request is not valid HTTP.", code="invalid_http"
         )
-        if self._active is not None:
-            broken, self._exchange = self._exchange, None
-            if broken is None or not broken.body_is_broken(refusal):
-                self.transport.close()  # another answer is under way, so this one cannot be sent
+        broken, self._exchange = self._exchange, None
+        if broken is not None and broken is self._active:
+            broken.body_is_broken(refusal)
             return
+        if broken is not None:
+            self._line.pop()
+            broken.client_gone()
+        self._last_words = refusal
+        if self._active is None:
+            self._say_last_words(refusal)
+        else:
+            self.flow.pause_reading()
+
+    def _say_last_words(self, refusal: ApiError) -> None:
         body = refusal.body()
         head = [STATUS_LINE[refusal.status], self.head_lines()]
         if self.state.cors is not None:
@@ -211,7 +224,19 @@ class DataProtocol(ClientConnection):
         ]:
             head.append(name + b": " + value + b"\r\n")
         self.transport.write(b"".join([*head, b"\r\n", body]))
-        self.transport.close()
+        if self._is_surplus or not self.transport.can_write_eof():
+            self.transport.close()
+        else:
+            # What the client is still sending would reset a closed connection, and the answer
+            # with it.
+            self.linger()
+            self.flow.resume_reading()
+            self.transport.write_eof()
+
+    def _read_on(self) -> None:
+        """Read further requests, unless enough of them wait or none may follow."""
+        if not self._line and self._last_words is None:
+            self.flow.resume_reading()
 
     # Callbacks of the parser
 
@@ -249,25 +274,20 @@ class DataProtocol(ClientConnection):
         # The first request in the received data takes these bytes, even if it fails: they begin
         # with the head of this request, and with no other.
         first_bytes, self._first_bytes = self._first_bytes, b""
-        self._refusal = self._check_head()
-        if self._refusal is not None:
-            raise ValueError(self._refusal.message)  # the parser turns it into a 400 response
         route = BY_TARGET.get(self.url)
         method = self.parser.get_method()
-        if route is not None and method == b"POST":
-            self._take(route, first_bytes)
-            return
+        target = read_target(b"/" if route is not None or method == b"CONNECT" else self.url)
+        self._refusal = self._check_head(target)
+        if self._refusal is not None:
+            raise ValueError(self._refusal.message)  # the parser turns it into a 400 response
         if method == b"CONNECT":
             raise ValueError("no tunnels")  # the parser turns it into a 400 response
-        target = httptools.parse_url(self.url)
-        path = (target.path or b"").decode("ascii")
-        if "%" in path:
-            path = urllib.parse.unquote(path)
-        found = BY_PATH.get(path)
-        if found is not None and method == b"POST":
-            self._take(found, first_bytes)
+        if route is None:
+            route = BY_PATH.get(target.path)
+        if route is not None and method == b"POST":
+            self._take(route, first_bytes)
         else:
-            self._pass_on(method.decode("ascii"), path, target)
+            self._pass_on(method.decode("ascii"), route.path if route else target.path)
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body of the request that the parser is at."""
@@ -371,7 +391,7 @@ class DataProtocol(ClientConnection):
         """Whether it is this exchange's turn to send."""
         return self._active is exchange
 
-    def _pass_on(self, method: str, path: str, target: Any) -> None:
+    def _pass_on(self, method: str, path: str) -> None:
         """Pass the request to the application, as uvicorn does."""
         version = self.parser.get_http_version()
         self.scope = {
@@ -384,8 +404,8 @@ class DataProtocol(ClientConnection):
             "method": method,
             "root_path": "",
             "path": path,
-            "raw_path": target.path or b"",
-            "query_string": target.query or b"",
+            "raw_path": self.url,
+            "query_string": b"",
             "headers": self.headers,
             "state": self.app_state.copy(),
         }
@@ -410,12 +430,13 @@ class DataProtocol(ClientConnection):
             self._queue(cycle, lambda: self._start_asgi_task(cycle, self.app))
 
     def _queue(self, waiting: Waiting, start: Callable[[], object]) -> None:
-        self._line.append((waiting, start))
         self.flow.pause_reading()
-        if len(self._line) > MAX_PIPELINED:
-            self.transport.abort()
+        if len(self._line) == MAX_PIPELINED:
+            self._exchange, self._refusal = None, _TOO_MANY_PIPELINED
+            raise ValueError(_TOO_MANY_PIPELINED.message)
+        self._line.append((waiting, start))
 
-    def _check_head(self) -> ApiError | None:
+    def _check_head(self, target: Target) -> ApiError | None:
         if self._is_surplus:
             return TOO_MANY_CONNECTIONS
         version = self.parser.get_http_version()
@@ -425,7 +446,7 @@ class DataProtocol(ClientConnection):
         if self.parser.should_upgrade():
             self._framing = body_framing(self.headers)
         if self._guards_host and not self.state.keys.required:
-            return self.state.hosts.refusal_of(self.headers)
+            return self.state.hosts.refusal_of(target.host, self.headers)
         return None
 
     # Answers
@@ -453,9 +474,10 @@ class DataProtocol(ClientConnection):
             if self.end_if_left():
                 return  # nobody waits for the next answer
             self._active, start = self._line.popleft()
-            if not self._line:
-                self.flow.resume_reading()  # the rest of its body may still be to come
+            self._read_on()  # the rest of its body may still be to come
             start()
+        elif self._last_words is not None:
+            self._say_last_words(self._last_words)
         elif self._exchange is None:
             self._deadline = time.monotonic() + IDLE_SECONDS
             if self.flow.write_paused:
@@ -477,6 +499,11 @@ class DataProtocol(ClientConnection):
             self.transport.write_eof()  # no more answers; incoming bytes are dropped
 
 
+_TOO_MANY_PIPELINED: Final = ApiError(
+    400,
+    f"More than {MAX_PIPELINED} requests wait on this connection for earlier answers.",
+    code="too_many_pipelined",
+)
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"te"})
 
 

@@ -1,7 +1,10 @@
-"""Refuses heads that uvicorn's parser accepts but we do not."""
+"""Reads request targets, and refuses heads that the parser accepts but we do not."""
 
+import urllib.parse
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
+
+import httptools
 
 from partitiond.proxy.request.errors import ApiError
 
@@ -11,6 +14,29 @@ _NEEDS_HOST: Final = ApiError(
 _ONLY_CHUNKED: Final = ApiError(
     400, "The one transfer encoding is 'chunked', and HTTP/1.0 has none.", code="invalid_http"
 )
+
+
+class Target(NamedTuple):
+    """A request target.
+
+    Attributes:
+        path: decoded; empty if the target has none.
+        host: of a target in absolute form, as a Host header has it, and in place of that header
+            (RFC 9112, 3.2.2); None of any other target.
+    """
+
+    path: str
+    host: bytes | None
+
+
+def read_target(url: bytes) -> Target:
+    """Read a request target. Raises an error of the parser, or ValueError if it has a fragment."""
+    if b"#" in url:
+        raise ValueError("clients do not send fragments")
+    target = httptools.parse_url(url)
+    path = (target.path or b"").decode("ascii")
+    host = b"[%b]" % target.host if target.host and b":" in target.host else target.host
+    return Target(urllib.parse.unquote(path) if "%" in path else path, host)
 
 
 def check_head(

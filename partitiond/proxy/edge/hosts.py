@@ -21,8 +21,17 @@ class AllowedHosts:
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._names = frozenset(name.lower() for name in names)
 
-    def refusal_of(self, headers: Iterable[tuple[bytes, bytes]]) -> ApiError | None:
-        """Return why a request with these headers (lower-case names) is refused, or None."""
+    def refusal_of(
+        self, target_host: bytes | None, headers: Iterable[tuple[bytes, bytes]]
+    ) -> ApiError | None:
+        """Return why a request is refused, or None.
+
+        Args:
+            target_host: the host in the request's target, if it names one: then that counts.
+            headers: names in lower case.
+        """
+        if target_host is not None:
+            return self.refusal(target_host)
         for name, value in headers:
             if name == b"host" and value:
                 return self.refusal(value)
