@@ -55,6 +55,8 @@ MODULES: Final = (
     "proxy/dispatch/shared",
     "proxy/edge/answer",
     "proxy/edge/attempt",
+    "proxy/edge/client_connection",
+    "proxy/edge/data_protocol",
     "proxy/edge/exchange",
     "proxy/edge/heads",
     "proxy/edge/incoming",
@@ -80,7 +82,7 @@ MODULES: Final = (
     "proxy/telemetry/counters",
     "proxy/telemetry/record",
 )
-"""Modules on a request's path. The lane inherits from uvicorn's class, so is not compiled."""
+"""Modules on a request's path."""
 
 _PACKAGE: Final = Path(partitiond.__file__).parent
 _SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")

@@ -8,24 +8,30 @@ GET /traffic            a TrafficSample: counts by model, replica and key
 POST /shutdown          {"grace_seconds": x}: finish requests in flight, then exit
 POST /restart-workers   every worker is replaced by a new one, one after the other
 
-The application is the same for one serving process and for several workers: see `Plane`.
+The listener is the same for one serving process and for several workers: see `Plane`. A connection
+carries one request.
 """
 
+import asyncio
+import contextlib
 import json
+import logging
+import re
+import socket
 import time
-from typing import TYPE_CHECKING, Any, Protocol
-
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from partitiond.core.dispatch.routing import RoutingTable, on_own_clock
 from partitiond.core.errors import ConflictError, InputError
+from partitiond.proxy.edge.answer import STATUS_LINES
 from partitiond.serde import from_stored_json
 
-if TYPE_CHECKING:
-    from partitiond.proxy.edge.state import ProxyState
+LAST_ANSWERS_SECONDS: Final = 1.0
+"""Time for the last answers to reach the control plane at the end. Chosen."""
+
+_LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: *([0-9]{1,12})\r\n")
+_logger = logging.getLogger("partitiond.proxy")
 
 
 class Plane(Protocol):
@@ -65,24 +71,20 @@ class Plane(Protocol):
         ...
 
 
-def describe(state: "ProxyState") -> dict[str, Any]:
-    """Describe what runs in one process."""
-    return {
-        "version": state.table.version,
-        "draining": state.draining,
-        "in_flight": state.in_flight(),
-        "queues": state.queues(),
-        "idle_seconds": state.idle_seconds(),
-        "keys": state.accounts.uses(),
-    }
+class Reply(NamedTuple):
+    """An answer to the control plane."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
 
 
-def control_app(plane: Plane) -> Starlette:
-    """Build the application."""
+def routes(plane: Plane) -> dict[tuple[str, str], Callable[[bytes], Awaitable[Reply]]]:
+    """Return what answers each method and path, given the request's body."""
 
-    async def put_routing(request: Request) -> Response:
+    async def put_routing(body: bytes) -> Reply:
         try:
-            table = from_stored_json(RoutingTable, await request.body())
+            table = from_stored_json(RoutingTable, body)
             accepted = await plane.apply(on_own_clock(table, time.monotonic()))
         except InputError as error:
             return _problem(400, error.message, error.hint)
@@ -92,43 +94,99 @@ def control_app(plane: Plane) -> Starlette:
                 f"The routing table could not be written: {error}.",
                 "Make room in the state folder; the table is in force, and is lost with the proxy.",
             )
-        return JSONResponse({"version": plane.version, "accepted": accepted})
+        return _json({"version": plane.version, "accepted": accepted})
 
-    async def get_state(_request: Request) -> Response:
-        return JSONResponse(await plane.describe())
+    async def get_state(_body: bytes) -> Reply:
+        return _json(await plane.describe())
 
-    async def get_metrics(_request: Request) -> Response:
-        return Response(await plane.metrics(), media_type="text/plain; version=0.0.4")
+    async def get_metrics(_body: bytes) -> Reply:
+        return Reply(200, await plane.metrics(), "text/plain; version=0.0.4; charset=utf-8")
 
-    async def get_traffic(_request: Request) -> Response:
-        return JSONResponse(await plane.traffic())
+    async def get_traffic(_body: bytes) -> Reply:
+        return _json(await plane.traffic())
 
-    async def post_shutdown(request: Request) -> Response:
+    async def post_shutdown(body: bytes) -> Reply:
         try:
-            grace = float(json.loads(await request.body() or b"{}").get("grace_seconds", 0))
+            grace = float(json.loads(body or b"{}").get("grace_seconds", 0))
         except (ValueError, TypeError, AttributeError):
             return _problem(400, "grace_seconds must be a number.", "Send a JSON object.")
         plane.shut_down(max(0.0, grace))
-        return JSONResponse({"shutting_down": True}, 202)
+        return _json({"shutting_down": True}, 202)
 
-    async def post_restart(_request: Request) -> Response:
+    async def post_restart(_body: bytes) -> Reply:
         try:
             plane.restart_workers()
         except ConflictError as error:
             return _problem(409, error.message, error.hint)
-        return JSONResponse({"restarting": True}, 202)
+        return _json({"restarting": True}, 202)
 
-    return Starlette(
-        routes=[
-            Route("/routing", put_routing, methods=["PUT"]),
-            Route("/state", get_state, methods=["GET"]),
-            Route("/metrics", get_metrics, methods=["GET"]),
-            Route("/traffic", get_traffic, methods=["GET"]),
-            Route("/shutdown", post_shutdown, methods=["POST"]),
-            Route("/restart-workers", post_restart, methods=["POST"]),
-        ]
-    )
+    return {
+        ("PUT", "/routing"): put_routing,
+        ("GET", "/state"): get_state,
+        ("GET", "/metrics"): get_metrics,
+        ("GET", "/traffic"): get_traffic,
+        ("POST", "/shutdown"): post_shutdown,
+        ("POST", "/restart-workers"): post_restart,
+    }
 
 
-def _problem(status: int, message: str, hint: str) -> Response:
-    return JSONResponse({"message": message, "hint": hint}, status)
+class ControlServer:
+    """The control listener. Whoever may open its socket owns it, so it trusts what it reads."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._routes = routes(plane)
+        self._server: asyncio.AbstractServer | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def start(cls, plane: Plane, listener: socket.socket) -> Self:
+        """Answer on the listener from now on."""
+        self = cls(plane)
+        self._server = await asyncio.start_unix_server(self._serve, sock=listener)
+        return self
+
+    async def close(self) -> None:
+        """Stop listening, and let the requests under way have their answers."""
+        if self._server is not None:
+            self._server.close()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=LAST_ANSWERS_SECONDS)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+        with contextlib.suppress(OSError, EOFError, ValueError, asyncio.LimitOverrunError):
+            # Whoever leaves or sends no HTTP has no answer.
+            head = await reader.readuntil(b"\r\n\r\n")
+            method, target, _ = head.decode().split(" ", 2)
+            length = _LENGTH.search(head)
+            body = await reader.readexactly(int(length[1])) if length is not None else b""
+            reply = await self._answer(method, target.partition("?")[0], body)
+            writer.write(
+                b"%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+                % (STATUS_LINES[reply.status], reply.content_type.encode(), len(reply.body))
+            )
+            writer.write(reply.body)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    async def _answer(self, method: str, path: str, body: bytes) -> Reply:
+        route = self._routes.get((method, path))
+        if route is None:
+            return _problem(404, f"There is no {method} {path} here.", "See the proxy's release.")
+        try:
+            return await route(body)
+        except Exception:
+            _logger.exception("%s %s failed inside the proxy", method, path)
+            return _problem(500, "The proxy failed on this request.", "Its log has the details.")
+
+
+def _json(value: object, status: int = 200) -> Reply:
+    return Reply(status, json.dumps(value, separators=(",", ":")).encode())
+
+
+def _problem(status: int, message: str, hint: str) -> Reply:
+    return _json({"message": message, "hint": hint}, status)

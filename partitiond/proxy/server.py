@@ -6,23 +6,19 @@ With several workers, `workers` has the listeners, and each worker has a state (
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import signal
 import socket
 from pathlib import Path
 from typing import Any, Final
 
-import uvicorn
-
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import ConflictError
-from partitiond.proxy.app import QuietEnds, make_app
 from partitiond.proxy.arguments import ProxyArguments
-from partitiond.proxy.control import control_app, describe
+from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.table_file import write_atomically
-from partitiond.proxy.edge.cors import with_cors
-from partitiond.proxy.edge.data_protocol import protocol_with
+from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_config
 from partitiond.proxy.listening.handshakes import Accepting, Opener
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import ServerTls, server_tls
@@ -90,8 +86,6 @@ class _Servers:
         self._epoch = new_epoch()
         self._stop = asyncio.Event()
         self._grace_seconds = SIGNAL_GRACE_SECONDS
-        self._data = QuietServer(data_config(state))
-        self._control = QuietServer(quiet_config(control_app(self)))
         self.peers: PeerServer | None = None
 
     @property
@@ -105,7 +99,7 @@ class _Servers:
 
     async def describe(self) -> dict[str, Any]:
         """Return the answer to GET /state."""
-        return {**self._about, **describe(self._state)}
+        return {**self._about, **self._state.describe()}
 
     async def metrics(self) -> bytes:
         """Return Prometheus text."""
@@ -134,41 +128,26 @@ class _Servers:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
-        opener = Opener(self._data, self._state, self._tls)
-        data_task = loop.create_task(self._data.serve([] if self._tls else [data]))
-        accepting = watching = None
-        if self._tls is not None:
-            accepting = Accepting(data, opener.open)
-            watching = loop.create_task(self._tls.watch(self._log))
-        control_task = loop.create_task(self._control.serve([control]))
-        stopping = loop.create_task(self._stop.wait())
+        opener = Opener(functools.partial(DataProtocol, self._state), self._state, self._tls)
+        accepting = Accepting(data, opener.open)
+        watching = None if self._tls is None else loop.create_task(self._tls.watch(self._log))
+        answering = await ControlServer.start(self, control)
         self._log.write(json_line("started", version=self._state.table.version, **self._about))
-        await asyncio.wait({stopping, data_task, control_task}, return_when=asyncio.FIRST_COMPLETED)
+        await self._stop.wait()
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
-        if accepting is not None and watching is not None:
+        if watching is not None:
             watching.cancel()
-            accepting.close()
-            opener.close()
-        end_server(self._data, self._grace_seconds + LAST_SECONDS)
+        accepting.close()
+        opener.close()
         if self.peers is not None:
             self.peers.leave()
         await self._state.drain(self._grace_seconds)
         if self.peers is not None:
             self.peers.close()
-        await data_task
-        end_server(self._control, 1)
-        await control_task
-        stopping.cancel()
+        await self._state.closed(LAST_SECONDS)
+        await answering.close()
         self._state.close()
 
     def _hung_up(self) -> None:
         if self._tls is not None:
             self._tls.refresh(self._log)
-
-
-def data_config(state: ProxyState) -> uvicorn.Config:
-    """Return the configuration of the data listener's server."""
-    app = QuietEnds(make_app(state))
-    config = quiet_config(app if state.cors is None else with_cors(app, state.cors))
-    config.http = protocol_with(state)  # type: ignore[assignment]
-    return config

@@ -6,12 +6,11 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
 import pytest
-from uvicorn.server import ServerState
 
 from partitiond.core.dispatch.routing import (
     KeyRoute,
@@ -21,11 +20,10 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
 )
 from partitiond.proxy.config import ProxyOptions
-from partitiond.proxy.edge.data_protocol import DataProtocol, protocol_with
+from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.exchange import Exchange
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peers.tls import PeerTls
-from partitiond.proxy.server import data_config
 from partitiond.proxy.supervisor import ProxyProcess, parse_samples
 from partitiond.proxy.telemetry.logs import LogFile
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
@@ -107,7 +105,6 @@ class Proxy:
     port: int
     log: LogFile
     log_lines: list[str]
-    clients: ServerState
     elsewhere: ProxyState | None = None
     """The proxy that has the replicas, if that is another host's."""
 
@@ -118,7 +115,7 @@ class Proxy:
 
     def connections(self) -> int:
         """Open connections of clients."""
-        return len(self.clients.connections)
+        return len(self.state.connections)
 
     def lanes(self) -> list[DataProtocol]:
         """The same, as the lane sees them."""
@@ -208,20 +205,17 @@ async def serving(
 ) -> AsyncIterator[Proxy]:
     log = ListLog()
     state = ProxyState(options, folder / "state", log, tls=tls)
-    config = data_config(state)
-    config.load()
-    clients = ServerState()
     server = await asyncio.get_running_loop().create_server(
-        lambda: protocol_with(state)(config, clients, {}), "127.0.0.1", 0
+        lambda: cast("asyncio.Protocol", DataProtocol(state)), "127.0.0.1", 0
     )
+    proxy = Proxy(state, server.sockets[0].getsockname()[1], log, log.kept)
     try:
-        yield Proxy(state, server.sockets[0].getsockname()[1], log, log.kept, clients)
+        yield proxy
     finally:
         end_clients()
         server.close()
-        for connection in list(clients.connections):
-            connection.transport.abort()
-        await asyncio.gather(*clients.tasks, return_exceptions=True)
+        for connection in proxy.lanes():
+            connection.abort()
         state.close()
 
 

@@ -118,7 +118,7 @@ async def test_a_body_behind_the_last_answer_of_a_connection_is_held_no_more(mak
     proxy, engine = await make.both(held(go_on), max_bodies_bytes=LIMIT)
     client = await sent(proxy, BEFORE + request(body(30_000)), 50_000)
     (connection,) = proxy.lanes()
-    connection.shutdown()  # as the server does it: what runs is answered, and nothing after it
+    connection.shut_down()  # as the server does it: what runs is answered, and nothing after it
     go_on.set()
     assert (await client.rest()).count(b"HTTP/1.1 ") == 1
     assert proxy.state.body_bytes == 0

@@ -170,7 +170,7 @@ async def test_a_client_that_sends_on_after_its_last_answer_is_ended_soon(
     began = running_loop().time()
     (connection,) = proxy.lanes()
     sent = 0
-    while not connection.flow.read_paused:
+    while not connection.read_paused:
         client.send(b"x" * 10_000)
         sent += 10_000
         await settled()

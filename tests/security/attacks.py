@@ -254,6 +254,8 @@ PIPELINES: Final = (
         b"/v1/completions#", b"/v1/completions#/metrics", b"http://proxy/v1/completions#x"))),
     answered("upgrade-with-a-chunked-body-then-good",
              chunked(chunk(BODY), headers=UPGRADE) + good(), 200, 200, forwarded=2),
+    answered("upgrade-with-an-empty-body-then-good",
+             good(*UPGRADE, body=b"", length=b"content-length: 0") + good(), 400, 200, forwarded=1),
     answered("upgrade-hides-in-its-body", good(*UPGRADE, target=b"/v1/none", body=HIDDEN), 404,
              code="unknown_url"),
     answered("upgrade-then-hidden", good(*UPGRADE) + HIDDEN, 200, 200, forwarded=2),

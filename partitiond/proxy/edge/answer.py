@@ -5,10 +5,9 @@ engine's connection is not read while the client's buffer is full.
 """
 
 import asyncio
+import http
 from collections.abc import Callable
-from typing import Final, Protocol
-
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from typing import Final
 
 from partitiond.proxy.engine.framing import LAST_CHUNK
 from partitiond.proxy.request.dialects import Dialect
@@ -21,14 +20,25 @@ STREAM_HEAD: Final = (
 )
 
 
-class ClientSide(Protocol):
+_PHRASES: Final = {status.value: status.phrase for status in http.HTTPStatus}
+STATUS_LINES: Final = {
+    status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\n".encode()
+    for status in range(100, 600)
+}
+
+
+class ClientSide:
     """The connection that an answer is written to."""
 
     transport: asyncio.Transport
 
-    def head_lines(self) -> bytes:
-        """Headers that every answer has (date, CORS), each with its line end."""
-        ...
+    def head_lines(self, *, last: bool) -> bytes:
+        """Return the headers that every answer has, each with its line end.
+
+        Args:
+            last: the connection ends after the answer.
+        """
+        raise NotImplementedError
 
 
 class Answer:
@@ -78,9 +88,10 @@ class ClientAnswer(Answer):
     Attributes:
         keep_alive: the connection stays open afterwards; may be revoked until the head is sent.
         extra: further headers, each with its line end.
+        is_bodiless: the request was HEAD.
     """
 
-    __slots__ = ("_client", "_dialect", "extra", "keep_alive", "request_id")
+    __slots__ = ("_client", "_dialect", "extra", "is_bodiless", "keep_alive", "request_id")
 
     def __init__(
         self, client: ClientSide, dialect: Dialect, request_id: str, *, keep_alive: bool,
@@ -92,14 +103,13 @@ class ClientAnswer(Answer):
         self.request_id = request_id
         self.keep_alive = keep_alive
         self.extra = b""
+        self.is_bodiless = False
 
     def _head(self, status: int, headers: bytes) -> bytes:
         self.status = status
-        if not self.keep_alive:
-            headers += b"connection: close\r\n"
         return b"%b%bx-request-id: %b\r\n%b%b\r\n" % (
-            STATUS_LINE[status],
-            self._client.head_lines(),
+            STATUS_LINES[status],
+            self._client.head_lines(last=not self.keep_alive),
             self.request_id.encode(),
             self.extra,
             headers,
@@ -109,7 +119,13 @@ class ClientAnswer(Answer):
         """Send a complete answer."""
         length = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
         self.ended = True
-        self.write(self._head(status, headers + length) + body)
+        head = self._head(status, headers + length)
+        self.write(head if self.is_bodiless else head + body)
+
+    def empty(self, status: int, headers: bytes) -> None:
+        """Send an answer that has no body by its status."""
+        self.ended = True
+        self.write(self._head(status, headers))
 
     def start_stream(self, first: bytes) -> None:
         """Send the head of a stream and its first events."""

@@ -8,13 +8,10 @@ import select
 import struct
 import termios
 import time
-from typing import Any, Final
-
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
+from typing import Final, cast
 
 from partitiond.proxy.edge.hosts import is_loopback
+from partitiond.proxy.edge.incoming import RequestClient
 from partitiond.proxy.edge.origins import plain_address
 from partitiond.proxy.edge.state import ProxyState
 
@@ -33,24 +30,22 @@ IDLE_SECONDS: Final = 75.0
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class ClientConnection(HttpToolsProtocol):
+class ClientConnection(RequestClient):
     """One client's connection (see the module).
 
+    It implements `asyncio.Protocol` without inheriting it, because a compiled class (see
+    `partitiond.native`) can inherit only from compiled ones.
+
     Attributes:
-        address: the client's address, or empty.
+        read_paused: the connection is not read at the moment.
     """
 
-    def __init__(
-        self,
-        state: ProxyState,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, state: ProxyState) -> None:
         self.state = state
         self.address = ""
+        self.awaits_continue = False
+        self.write_paused = False
+        self.read_paused = False
         self._options = state.options
         self._is_tls = False
         self._guards_host = False
@@ -61,35 +56,61 @@ class ClientConnection(HttpToolsProtocol):
         self._deadline = math.inf
         self._closed_at = math.inf
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    # Callbacks of the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first head."""
-        super().connection_made(transport)
-        self.state.connections.add(self)
-        self.state.start_sweeping()
-        self.address = plain_address(self.client[0]) if self.client else ""
-        self._is_tls = self.scheme == "https"
-        self._guards_host = (
-            not self._is_tls and self.server is not None and is_loopback(self.server[0])
-        )
-        beyond = self.state.addresses.opened(self.address)
-        self._is_surplus = beyond or len(self.connections) > self._options.max_connections
+        # uvloop's transports are no subclasses of asyncio's, so there is no isinstance here.
+        self.transport = cast("asyncio.Transport", transport)
+        state = self.state
+        state.connections.add(self)
+        state.start_sweeping()
+        self.address = plain_address(_host(transport.get_extra_info("peername")))
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
+        own = _host(transport.get_extra_info("sockname"))
+        self._guards_host = not self._is_tls and is_loopback(own)
+        beyond = state.addresses.opened(self.address)
+        self._is_surplus = beyond or len(state.connections) > self._options.max_connections
         self._await_head()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Forget the connection."""
-        self.state.connections.discard(self)
+        self.state.connection_closed(self)
         self.state.addresses.closed(self.address)
-        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """Close when the client sends no more, as asyncio does by default."""
+
+    def pause_reading(self) -> None:
+        """Read nothing for now."""
+        if not self.read_paused:
+            self.read_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+
+    # Calls of the state and its sweeper
+
+    def shut_down(self) -> None:
+        """End the connection once the request under way has been answered."""
+        raise NotImplementedError
 
     def sweep(self, now: float) -> None:
         """Check whether a time limit of the connection has passed."""
         if now > self._deadline:
             self._deadline = math.inf
-            self.transport.abort() if self._lingering else self._give_up_waiting()
+            if self._lingering:
+                self.transport.abort()
+            else:
+                self._give_up_waiting()
         elif self.transport.is_closing():
             if self._is_tls:
                 self._sweep_goodbye(now)
-        elif self.flow.read_paused:
+        elif self.read_paused:
             self.end_if_left()
 
     def end_if_left(self) -> bool:
@@ -138,18 +159,27 @@ class ClientConnection(HttpToolsProtocol):
         self._lingering = True
         self._deadline = time.monotonic() + LINGER_SECONDS
 
+    def _end_unread(self) -> None:
+        """End the connection after its last answer, while its client may be sending.
+
+        What the client sends would reset a connection that was closed, and the answer with it.
+        """
+        if self._is_surplus or not self.transport.can_write_eof():  # TLS reads on by itself
+            self.transport.close()
+            return
+        self.linger()
+        self.resume_reading()
+        self.transport.write_eof()
+
     def _drop(self, size: int) -> None:
         """Count bytes that mean nothing any more; they are dropped."""
         self._dropped_bytes += size
         if self._dropped_bytes > LINGER_BODIES * self._options.max_body_bytes:
-            self.flow.pause_reading()
+            self.pause_reading()
 
-    def head_lines(self) -> bytes:
-        """Return the headers that every answer has."""
-        lines = b""
-        for name, value in self.server_state.default_headers:
-            lines += name + b": " + value + b"\r\n"
-        return lines
+    def head_lines(self, *, last: bool) -> bytes:
+        """Return the headers that every answer has, each with its line end."""
+        return self.state.head_lines(last=last)
 
     def _head_seconds(self) -> float:
         seconds = self._options.client_timeout_seconds
@@ -158,6 +188,11 @@ class ClientConnection(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._deadline = time.monotonic() + self._head_seconds()
+
+
+def _host(name: object) -> str:
+    """Return the address in a socket's name; empty if it is a Unix socket's."""
+    return str(name[0]) if isinstance(name, tuple) else ""
 
 
 def unsent_bytes(transport: asyncio.BaseTransport) -> int:

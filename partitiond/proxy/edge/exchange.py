@@ -155,7 +155,7 @@ class Exchange(Incoming):
         )
         flight.share = caller.share
         # The client may not yet have read the answer to its previous request.
-        self.paused = self.client.flow.write_paused
+        self.paused = self.client.write_paused
         if self.route.kind is RouteKind.GENERATE and (
             len(model.replicas) + state.peers.replicas(model) > 1
         ):

@@ -11,6 +11,7 @@ from partitiond.proxy.request.errors import ApiError
 _NEEDS_HOST: Final = ApiError(
     400, "The request needs exactly one Host header.", code="invalid_http"
 )
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 _ONLY_CHUNKED: Final = ApiError(
     400, "The one transfer encoding is 'chunked', and HTTP/1.0 has none.", code="invalid_http"
 )
@@ -64,6 +65,14 @@ def check_head(
     if encodings > 1 or (encodings and version == "1.0"):
         return _ONLY_CHUNKED
     return None
+
+
+def body_framing(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the header with the body's length (a checked head has at most one), or empty."""
+    for name, value in headers:
+        if name in _FRAMING:
+            return name + b": " + value + b"\r\n"
+    return b""
 
 
 def head_too_large(max_bytes: int) -> ApiError:

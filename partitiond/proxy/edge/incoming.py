@@ -6,9 +6,7 @@ This is the first half of an `Exchange`; the second half begins once the body is
 import math
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
-
-from uvicorn.protocols.http.flow_control import FlowControl
+from typing import Final
 
 from partitiond.core.units import KIB
 from partitiond.proxy.edge.answer import ClientAnswer, ClientSide
@@ -32,34 +30,35 @@ DRAINING_SECONDS: Final = 0.5
 """Time for a refused body during a shutdown: enough for a body that is already being sent."""
 
 
-class RequestClient(ClientSide, Protocol):
+class RequestClient(ClientSide):
     """The connection that a request came on; `DataProtocol` is the only kind.
 
     Attributes:
         address: the client's address, or empty.
         awaits_continue: the client sends its body only after `100 Continue`.
+        write_paused: the client does not read at the moment.
     """
 
     state: ProxyState
     address: str
     awaits_continue: bool
-    flow: FlowControl
+    write_paused: bool
 
     def is_answering(self, exchange: "Incoming") -> bool:
         """Whether it is this request's turn to send."""
-        ...
+        raise NotImplementedError
 
     def exchange_over(self, exchange: "Incoming") -> None:
         """Go on after a request that has sent its answer, or whose client has left."""
-        ...
+        raise NotImplementedError
 
     def linger(self) -> None:
         """Take no further request: drop incoming bytes, then close."""
-        ...
+        raise NotImplementedError
 
     def abort(self) -> None:
         """Close without sending the bytes that the client does not read."""
-        ...
+        raise NotImplementedError
 
 
 class Incoming(Serving):

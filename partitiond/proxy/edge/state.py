@@ -5,6 +5,7 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -52,6 +53,14 @@ class TimeLimited(Protocol):
         ...
 
 
+class Connection(TimeLimited, Protocol):
+    """A client's connection."""
+
+    def shut_down(self) -> None:
+        """End the connection once the request under way has been answered."""
+        ...
+
+
 class CountedRequest:
     """A request as the state sees it; `Incoming` and `Exchange` are the only kinds.
 
@@ -95,6 +104,8 @@ class ProxyState:
         cors: origins that may call, or None for none.
         trusted_proxies: reverse proxies whose client addresses are believed, or None for none.
         accounts: the use of each key.
+        connections: open connections of clients.
+        says_goodbye: every answer says that its connection ends, so that clients open others.
         word: when the control plane was heard last.
         portion_waits: requests that wait for what other hosts may use of their key, by key.
         peers: the proxies of the other hosts.
@@ -128,7 +139,8 @@ class ProxyState:
         self.body_bytes = 0
         self._peers_body_bytes = 0
         self.portion_waits: Counter[str] = Counter()
-        self.connections: set[TimeLimited] = set()
+        self.connections: set[Connection] = set()
+        self.says_goodbye = False
         self.draining = False
         self.known_heads = KnownHeads()
         self.quarantine = Quarantine()
@@ -148,6 +160,8 @@ class ProxyState:
         if options.traces_endpoint:
             self.tracer = Tracer(options.traces_endpoint, options.traces_ratio)
         self._landed: asyncio.Event | None = None
+        self._all_closed: asyncio.Event | None = None
+        self._date = (0, b"")
         self._names: dict[str, LiveModel] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.metrics = ProxyMetrics(self._gauges)
@@ -240,6 +254,17 @@ class ProxyState:
             counts[name] = counts.get(name, 0) + len(replica.flights)
         return counts
 
+    def describe(self) -> dict[str, Any]:
+        """Return what runs in this process, for GET /state."""
+        return {
+            "version": self.table.version,
+            "draining": self.draining,
+            "in_flight": self.in_flight(),
+            "queues": self.queues(),
+            "idle_seconds": self.idle_seconds(),
+            "keys": self.accounts.uses(),
+        }
+
     def traffic(self) -> dict[str, Any]:
         """Return the counts of this process (see `core.demand.traffic`)."""
         now = time.monotonic()
@@ -310,6 +335,22 @@ class ProxyState:
         self.release_body(exchange)
         self.reading.discard(exchange)
 
+    def connection_closed(self, connection: Connection) -> None:
+        """Forget a client's connection; the parent of several workers is told."""
+        self.connections.discard(connection)
+        if self._peers is not None:
+            self._peers.ledger.count_closed(self._peers.row)
+        if self._all_closed is not None and not self.connections:
+            self._all_closed.set()
+
+    def head_lines(self, *, last: bool) -> bytes:
+        """Return the headers that every answer to a client has, each with its line end."""
+        now = int(time.time())
+        if now != self._date[0]:
+            self._date = (now, b"date: %b\r\n" % formatdate(now, usegmt=True).encode())
+        line = self._date[1]
+        return line + b"connection: close\r\n" if last or self.says_goodbye else line
+
     def start_sweeping(self) -> None:
         """Start checking time limits periodically; called with each connection of a client, and
         each request of a peer; harmless if they are checked already.
@@ -344,8 +385,13 @@ class ProxyState:
             exchange.stop_reading(now)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Let requests in flight finish within the grace; then end them with an error."""
+        """Let requests in flight finish within the grace; then end them with an error.
+
+        The connections of clients end as soon as they have no request.
+        """
         self.stop_admitting()
+        for connection in list(self.connections):
+            connection.shut_down()
         if self.flights:
             self._landed = asyncio.Event()
             with contextlib.suppress(TimeoutError):
@@ -358,6 +404,14 @@ class ProxyState:
                 exchange.crashed()
         if self.tracer is not None:
             await self.tracer.close()
+
+    async def closed(self, seconds: float) -> None:
+        """Wait until all connections of clients are closed, at most for so long."""
+        if self.connections:
+            self._all_closed = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._all_closed.wait()
 
     def close(self) -> None:
         """Close idle connections to engines, and save the keys' budgets."""

@@ -10,14 +10,12 @@ import functools
 import math
 import socket
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from partitiond.proxy.edge.addresses import Addresses
 from partitiond.proxy.listening.acceptor import FULL_SECONDS, RateLimitedError
 
 if TYPE_CHECKING:
-    import uvicorn
-
     from partitiond.proxy.edge.state import ProxyState
     from partitiond.proxy.listening.tls import ServerTls
 
@@ -71,20 +69,20 @@ class Opener:
     """Opens connections, and owns those that are in their handshake.
 
     Args:
-        server: the server that gets the open connections.
+        make: makes the protocol of an open connection.
         tls: of the listener, or None.
         gone: called for each socket that does not become a connection.
     """
 
     def __init__(
         self,
-        server: "uvicorn.Server",
+        make: Callable[[], object],
         state: "ProxyState",
         tls: "ServerTls | None",
         gone: Callable[[], object] = lambda: None,
     ) -> None:
         options = state.options
-        self._server = server
+        self._make = cast("Callable[[], asyncio.Protocol]", make)
         self._state = state
         self._tls = tls
         self._gone = gone
@@ -135,16 +133,6 @@ class Opener:
             raise
         finally:
             self._addresses.closed(address)
-
-    def _make(self) -> asyncio.Protocol:
-        config = self._server.config
-        protocol: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
-            config=config,
-            server_state=self._server.server_state,
-            app_state={},
-            _loop=asyncio.get_running_loop(),
-        )
-        return protocol
 
 
 class Accepting:

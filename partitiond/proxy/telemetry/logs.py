@@ -107,7 +107,7 @@ def json_line(event: str, **fields: object) -> str:
 
 
 class JsonHandler(logging.Handler):
-    """Writes Python's logging (uvicorn's and asyncio's warnings, our own) to the same file."""
+    """Writes Python's logging (asyncio's warnings, our own) to the same file."""
 
     def __init__(self, log: LogFile) -> None:
         super().__init__()

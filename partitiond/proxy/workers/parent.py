@@ -22,11 +22,10 @@ from typing import Any, Final
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.core.errors import ConflictError
 from partitiond.proxy.arguments import ProxyArguments
-from partitiond.proxy.control import control_app
+from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.ledger import ROWS
 from partitiond.proxy.dispatch.shared import LedgerFile, Wakeups, clear_the_dead, open_as_parent
 from partitiond.proxy.dispatch.table_file import load_table, write_atomically, write_table
-from partitiond.proxy.embedded_server import QuietServer, end_server, quiet_config
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import Budgets
@@ -133,7 +132,6 @@ class Workers:
         self._family = self._peers_family = socket.AF_INET
         self._stop = asyncio.Event()
         self._grace_seconds = SIGNAL_GRACE_SECONDS
-        self._control = QuietServer(quiet_config(control_app(self)))
 
     # control.Plane
 
@@ -244,20 +242,18 @@ class Workers:
             self._acceptors.append(Acceptor(peers, self._peers_handoffs))
         self._file.ledger.make_room([self._table])
         self._budgets.apply(self._table.keys)
-        control_task = loop.create_task(self._control.serve([control]))
+        answering = await ControlServer.start(self, control)
         self._log.write(json_line("started", version=self.version, **self._about))
         for _ in range(self._count):
             self._begin(self._employ())
         self._begin(self._keep_house())
-        stopping = loop.create_task(self._stop.wait())
-        await asyncio.wait({stopping, control_task}, return_when=asyncio.FIRST_COMPLETED)
+        await self._stop.wait()
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
         for acceptor in self._acceptors:
             acceptor.close()
         await self._dismiss_all()
-        end_server(self._control, 1)
-        await control_task
-        for task in (stopping, *self._tasks):
+        await answering.close()
+        for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._notes.close()

@@ -19,17 +19,16 @@ from typing import Final
 
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.arguments import ProxyArguments
-from partitiond.proxy.control import describe
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
-from partitiond.proxy.edge.state import ProxyState, TimeLimited
-from partitiond.proxy.embedded_server import QuietServer, end_server
+from partitiond.proxy.edge.data_protocol import DataProtocol
+from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.keys.over_workers import KeyNotes
 from partitiond.proxy.listening.acceptor import RateLimitedError, take
 from partitiond.proxy.listening.handshakes import Opener
 from partitiond.proxy.listening.tls import ServerTls, server_tls
 from partitiond.proxy.peer_server.server import PeerServer
 from partitiond.proxy.peers.tls import PeerTls
-from partitiond.proxy.server import LAST_SECONDS, data_config
+from partitiond.proxy.server import LAST_SECONDS
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.workers.channel import Channel, Message
 from partitiond.proxy.workers.process import INBOX, OUTBOX
@@ -39,7 +38,6 @@ ORPHAN_GRACE_SECONDS: Final = 30.0
 """Time for requests in flight after the parent was killed; the next parent serves meanwhile."""
 POLL_SECONDS: Final = 0.05
 """Pause while too many files are open."""
-CLOSE: Final = (b"connection", b"close")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,20 +63,6 @@ class WorkerArguments:
     notes: tuple[int, int] | None = None
 
 
-class Connections(set[TimeLimited]):
-    """The open connections; the parent is notified of each that closes."""
-
-    def __init__(self, peers: LedgerAccess) -> None:
-        super().__init__()
-        self._peers = peers
-
-    def discard(self, connection: object) -> None:
-        """Remove a connection that has closed, and count it."""
-        if connection in self:
-            super().remove(connection)  # type: ignore[arg-type]
-            self._peers.ledger.count_closed(self._peers.row)
-
-
 async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -> None:
     """Serve until told to leave, or until the parent is gone."""
     options = arguments.options
@@ -93,7 +77,6 @@ async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -
     notes = None if post.notes is None else KeyNotes.of(*post.notes)
     peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
     state = ProxyState(mine, arguments.state_dir, log, peers, peers_tls, notes=notes)
-    state.connections = Connections(peers)
     channel = await Channel.over(socket.socket(fileno=post.channel))
     handoff = socket.socket(fileno=post.handoff)
     worker = _Worker(state, peers, channel, handoff, server_tls(options))
@@ -173,10 +156,9 @@ class _Worker:
         self._state = state
         self._peers = peers
         self._channel = channel
-        self._server = QuietServer(data_config(state))
         ledger, row = peers.ledger, peers.row
         closed = functools.partial(ledger.count_closed, row)
-        self._opener = Opener(self._server, state, tls, gone=closed)
+        self._opener = Opener(functools.partial(DataProtocol, state), state, tls, gone=closed)
         self._intakes = [_Intake(handoff, self._opener.open, closed)]
         self._tls = tls
         self.peer_server: PeerServer | None = None
@@ -196,7 +178,6 @@ class _Worker:
         watching = None if self._tls is None else loop.create_task(self._tls.watch(log))
         bell = self._peers.bells.descriptors[self._peers.row]
         loop.add_reader(bell, self._rung)
-        serving = loop.create_task(self._server.serve([]))
         listening = loop.create_task(self._listen())
         await self._deadline.wait()
         loop.remove_reader(bell)
@@ -204,13 +185,12 @@ class _Worker:
         self._opener.close()
         if watching is not None:
             watching.cancel()
-        end_server(self._server, self._grace_seconds + LAST_SECONDS)
         if self.peer_server is not None:
             self.peer_server.leave()
         await self._state.drain(self._grace_seconds)
         if self.peer_server is not None:
             self.peer_server.close()
-        await serving
+        await self._state.closed(LAST_SECONDS)
         await self._say_farewell()
         listening.cancel()
         self._state.close()
@@ -254,7 +234,7 @@ class _Worker:
             case "word":
                 self._state.word.learn(*message["word"])
             case "state":
-                return describe(self._state)
+                return self._state.describe()
             case "metrics":
                 return {"text": self._state.metrics.text().decode()}
             case "traffic":
@@ -291,9 +271,7 @@ class _Worker:
         """
         if self.peer_server is not None:
             self.peer_server.leave()
-        headers = self._server.config.encoded_headers
-        headers.append(CLOSE)
-        self._server.server_state.default_headers.append(CLOSE)
+        self._state.says_goodbye = True
         loop = asyncio.get_running_loop()
         last = loop.time() + grace_seconds
         while loop.time() < last and (  # noqa: ASYNC110 -- no event says so

@@ -166,7 +166,7 @@ async def test_refusals_that_nobody_reads_do_not_fill_memory(make: Make) -> None
     client.send(post(b'{"x":"%b"}' % (b"x" * 1000)) * count)
     await settled()
     (connection,) = proxy.lanes()
-    assert connection.flow.read_paused
+    assert connection.read_paused
     assert connection.transport.get_write_buffer_size() < 200_000
     told = 0
     while told < count:

@@ -17,10 +17,9 @@ import pytest
 
 from partitiond.core.errors import PartitiondError
 from partitiond.proxy.edge.client_connection import GOODBYE_SECONDS
-from partitiond.proxy.embedded_server import QuietServer
+from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.listening.handshakes import LEAST_HANDSHAKES, Accepting, Opener
 from partitiond.proxy.listening.tls import RELOAD_SECONDS, server_tls
-from partitiond.proxy.server import data_config
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.proxy.certificates import Authority, Files
 from tests.proxy.conftest import Make, MakeEngine, MakeProcess, Proxy, post, replica, table
@@ -71,13 +70,10 @@ class Endpoint:
     def __init__(self, proxy: Proxy, engine: ScriptedEngine, authority: Authority) -> None:
         tls = server_tls(proxy.state.options)
         assert tls is not None
-        server = QuietServer(data_config(proxy.state))
-        server.config.load()
-        server.server_state = proxy.clients
         self.proxy = proxy
         self.engine = engine
         self.tls = tls
-        self.opener = Opener(server, proxy.state, tls)
+        self.opener = Opener(lambda: DataProtocol(proxy.state), proxy.state, tls)
         self.trust = authority.trust()
 
     async def plain(self) -> RawClient:
@@ -313,7 +309,7 @@ async def test_clients_that_never_say_goodbye_do_not_hold_up_the_end(
         transport(await endpoint.serves()).pause_reading()
     began = time.monotonic()
     for connection in endpoint.proxy.lanes():
-        connection.shutdown()
+        connection.shut_down()
     await endpoint.proxy.until(lambda: not endpoint.proxy.connections())
     assert time.monotonic() - began < 2 + GOODBYE_SECONDS, "the grace is not waited for"
 
