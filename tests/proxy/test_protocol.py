@@ -132,6 +132,7 @@ async def test_complete_requests_are_answered_before_what_follows_them_is_refuse
     assert b"connection: close" in answers[3]
     await settled()
     assert (proxy.idle(), len(engine.received), proxy.state.reading) == (True, 2, set())
+    assert proxy.state.body_bytes == 0
 
 
 @pytest.mark.parametrize("data", [data for data, _ in MALFORMED])

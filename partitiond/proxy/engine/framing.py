@@ -1,21 +1,22 @@
 """Parses the HTTP/1.1 answers of engines: heads and chunked bodies. Sans-I/O.
 
-The parser is strict where a lenient one would let two readers see different messages: it rejects
-an answer with two lengths, a folded header or a chunk size that is not plain hexadecimal. The
-engines are ours, but their bytes are relayed to a connection that a client keeps using.
+Both are read strictly where a lenient reader would let two readers see different messages: an
+answer with two lengths, a folded header or a chunk size that is not plain hexadecimal is rejected.
+The engines are ours, but their bytes are relayed to a connection that a client keeps using.
 """
 
 import dataclasses
 import re
-from typing import Final
+from typing import Any, Final
+
+import httptools
 
 MAX_HEAD_BYTES: Final = 256 * 1024
 """So large because answers of pooling models describe each of their vectors in one header."""
-MAX_CHUNK_BYTES: Final = 1 << 30
-_MAX_SIZE_LINE: Final = 64
-"""Longest line with a chunk size, including its extensions."""
-MAX_TRAILER_BYTES: Final = 16 * 1024
-"""Limit for all trailers of an answer together. They are dropped; no engine of ours sends any."""
+MAX_BODILESS_BYTES: Final = 16 * 1024
+"""Limit for what comes between two bytes of a body or after the last one: lines with sizes and
+trailers, which are dropped. No engine of ours sends trailers."""
+_CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 SIZES: Final = {b"%x" % size: size for size in range(1, 4096)}
 """Canonical chunk sizes for the lengths of single events: a look-up replaces the parsing."""
@@ -24,7 +25,6 @@ _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?")
 _NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
 """Excludes control characters, because some of these values are relayed."""
-_SIZE: Final = re.compile(rb"([0-9a-fA-F]{1,8})[ \t]*(?:;.*)?")
 
 
 _USUAL: Final = re.compile(
@@ -117,108 +117,73 @@ def _parse_head(data: bytes) -> Head:
     return head
 
 
-class ChunkedDecoder:
-    """Decodes a chunked body that arrives in pieces of any size.
-
-    Attributes:
-        done: the last chunk and its trailers have arrived.
-        rest: bytes after the end of the body.
-    """
-
-    __slots__ = ("_buffer", "_left", "_trailer_bytes", "_trailers", "done", "rest")
+class _Found:
+    """What the parser found in the bytes that it was given; it holds no parser, so is no cycle."""
 
     def __init__(self) -> None:
-        self._buffer = b""
-        self._left = 0  # bytes of the current chunk, its line end included; 0 between chunks
-        self._trailers = False
-        self._trailer_bytes = 0  # of complete lines
-        self.done = False
-        self.rest = b""
+        self.parts: list[bytes] = []
+        self.in_chunk = False
+        self.is_over = False
+        self.is_another = False
+
+    def on_message_begin(self) -> None:
+        self.is_another = self.is_over
+
+    def on_chunk_header(self) -> None:
+        self.in_chunk = True
+
+    def on_body(self, body: bytes) -> None:
+        if not self.is_over:
+            self.parts.append(body)
+
+    def on_chunk_complete(self) -> None:
+        self.in_chunk = False
+
+    def on_message_complete(self) -> None:
+        self.is_over = True
+
+
+class ChunkedDecoder:
+    """Decodes a chunked body that arrives in pieces of any size; trailers are dropped.
+
+    Attributes:
+        at_boundary: it is certain that the next byte begins a chunk.
+        surplus: bytes follow the end of the body.
+    """
+
+    __slots__ = ("_bodiless_bytes", "_found", "_parser", "at_boundary", "surplus")
+
+    def __init__(self) -> None:
+        self._found = _Found()
+        self._parser: Any = httptools.HttpResponseParser(self._found)
+        self._parser.feed_data(_CHUNKED_HEAD)
+        self._bodiless_bytes = 0
+        self.at_boundary = True
+        self.surplus = False
 
     @property
-    def at_boundary(self) -> bool:
-        """Whether the next byte begins a chunk."""
-        return not (self._buffer or self._left or self._trailers or self.done)
+    def done(self) -> bool:
+        """Whether the last chunk and its trailers have arrived."""
+        return self._found.is_over
 
     def feed(self, data: bytes) -> bytes:
         """Return the bytes of the body that `data` holds. Raises FramingError."""
-        if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
-        out: list[bytes] = []
-        at = 0
-        end = len(data)
-        while at < end and not self.done:
-            if self._left:
-                at = self._take_chunk(data, at, out)
-                continue
-            longest = self._longest_line()
-            line_end = data.find(b"\r\n", at, at + longest)
-            if line_end < 0:
-                if end - at >= longest:
-                    raise FramingError(
-                        "trailers without an end" if self._trailers else "no chunk size"
-                    )
-                self._buffer = data[at:]
-                break
-            at = self._take_line(data[at:line_end], line_end + 2)
-        if self.done:
-            self.rest = data[at:]
-        return out[0] if len(out) == 1 else b"".join(out)
-
-    def _longest_line(self) -> int:
-        """Maximum length of the line that begins here, including its line end, in bytes."""
-        return MAX_TRAILER_BYTES - self._trailer_bytes if self._trailers else _MAX_SIZE_LINE
-
-    def _take_line(self, line: bytes, after: int) -> int:
-        if self._trailers:
-            self._take_trailer(line)
-            return after
-        size = SIZES.get(line)
-        if size is None:
-            match = _SIZE.fullmatch(line)
-            if match is None:
-                raise FramingError("a chunk size that is no hexadecimal number")
-            size = int(match[1], 16)
-            if size > MAX_CHUNK_BYTES:
-                raise FramingError("a chunk that is too large")
-        if size == 0:
-            self._trailers = True
-        else:
-            self._left = size + 2
-        return after
-
-    def _take_trailer(self, line: bytes) -> None:
-        if not line:
-            self.done = True
-            return
-        self._trailer_bytes += len(line) + 2
-        name, colon, value = line.partition(b":")
-        if not colon or _NAME.fullmatch(name) is None or _VALUE.fullmatch(value) is None:
-            raise FramingError("a trailer that is no header")
-
-    def _take_chunk(self, data: bytes, at: int, out: list[bytes]) -> int:
-        """Take the bytes of the current chunk that have arrived, and check its line end."""
-        body = self._left - 2
-        here = len(data) - at
-        if here >= self._left:
-            if data[at + body : at + body + 2] != b"\r\n":
-                raise FramingError("a chunk longer than its size")
-            if body:
-                out.append(data[at : at + body])
-            at += self._left
-            self._left = 0
-            return at
-        if here < body:
-            out.append(data[at:])
-            self._left -= here
-            return len(data)
-        # The whole chunk has arrived, with none or only the first byte of its line end.
-        if body:
-            out.append(data[at : at + body])
-        self._left = 2
-        self._buffer = data[at + body :]
-        return len(data)
+        found = self._found
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not found.is_over:
+                raise FramingError("a body that is not chunked properly") from error
+            self.surplus = True
+        self.surplus = self.surplus or found.is_another
+        # After a chunk, the parser says nothing of the beginning of the next one's size.
+        between = not (found.in_chunk or found.is_over)
+        self.at_boundary = between and data.endswith(b"\r\n")
+        parts, found.parts = found.parts, []
+        self._bodiless_bytes = 0 if parts else self._bodiless_bytes + len(data)
+        if self._bodiless_bytes > MAX_BODILESS_BYTES and not found.is_over:
+            raise FramingError("trailers or a chunk's size without an end")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def frame(data: bytes) -> bytes:

@@ -277,7 +277,7 @@ class UpstreamConnection(AnswerStream):
         assert head is not None
         if decoder is not None:
             body = decoder.feed(data) if data else b""
-            over, surplus = decoder.done, bool(decoder.rest)
+            over, surplus = decoder.done, decoder.surplus
         elif head.length is None:
             body, over, surplus = data, False, False
         else:
