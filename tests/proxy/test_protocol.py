@@ -9,7 +9,7 @@ from partitiond.proxy.edge.client_connection import LINGER_BODIES, LINGER_SECOND
 from partitiond.proxy.edge.data_protocol import MAX_PIPELINED
 from partitiond.proxy.edge.state import SWEEP_SECONDS
 from tests.proxy.conftest import Make, Proxy, post, table
-from tests.proxy.scripted import Gate
+from tests.proxy.scripted import Gate, answer, completion, plays
 from tests.proxy.virtual import RawClient, running_loop, settled
 
 BODY = json.dumps({"model": "m", "prompt": "x"}).encode()
@@ -133,6 +133,16 @@ async def test_complete_requests_are_answered_before_what_follows_them_is_refuse
     await settled()
     assert (proxy.idle(), len(engine.received), proxy.state.reading) == (True, 2, set())
     assert proxy.state.body_bytes == 0
+
+
+async def test_a_slow_client_has_its_whole_answers_before_the_connection_ends(make: Make) -> None:
+    proxy, _ = await make.both(plays(*answer(completion("x" * 1_000_000))))
+    client = await RawClient.to(proxy.port, limit=1024)
+    client.send(KEPT + b"junk\r\n\r\n")
+    later = running_loop().time() + 2 * LINGER_SECONDS
+    await proxy.until(lambda: running_loop().time() >= later)
+    whole = await client.rest()
+    assert (len(whole) > 1_000_000, whole.count(b"HTTP/1.1 400 ")) == (True, 1)
 
 
 @pytest.mark.parametrize("data", [data for data, _ in MALFORMED])

@@ -157,7 +157,9 @@ class ClientConnection(RequestClient):
     def linger(self) -> None:
         """Take no further request: drop incoming bytes, then close."""
         self._lingering = True
-        self._deadline = time.monotonic() + LINGER_SECONDS
+        is_behind = self.transport.get_write_buffer_size() > 0  # with earlier answers
+        seconds = self._options.client_timeout_seconds if is_behind else LINGER_SECONDS
+        self._deadline = time.monotonic() + seconds
 
     def _end_unread(self) -> None:
         """End the connection after its last answer, while its client may be sending.

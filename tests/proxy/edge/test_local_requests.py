@@ -1,6 +1,6 @@
 """Requests that no engine answers have their answer in their turn, and their bodies are bounded."""
 
-import asyncio
+import itertools
 from email.utils import formatdate
 
 import pytest
@@ -59,18 +59,24 @@ async def test_a_body_without_an_end_is_dropped_up_to_a_bound_and_for_a_while(ma
     assert await client.rest() == b""
 
 
+async def test_bodies_of_several_are_bounded_each_by_itself(make: Make) -> None:
+    proxy = await make.proxy(table(), max_body_bytes=1000)
+    client = await RawClient.to(proxy.port)
+    for _ in range(3 * LINGER_BODIES):
+        client.send(NONE + b"content-length: 900\r\n\r\n" + b"x" * 900)
+        assert b" 404 " in await client.until(b"}}")
+
+
 async def test_a_body_that_comes_slowly_has_a_client_s_time_in_all(make: Make) -> None:
     proxy = await make.proxy(table(), client_timeout_seconds=10)
     client = await RawClient.to(proxy.port)
     client.send(CHUNKED)
     began = running_loop().time()
-
-    async def until_closed() -> None:
-        while proxy.connections():
-            client.send(b"1\r\nx\r\n")
-            await asyncio.sleep(1)
-
-    await until_closed()
+    for second in itertools.count(1):
+        await proxy.until(lambda at=began + second: running_loop().time() >= at)  # type: ignore[misc]
+        if not proxy.connections():
+            break
+        client.send(b"1\r\nx\r\n")
     assert running_loop().time() - began == pytest.approx(11, abs=0.1)
     assert (await client.rest()).count(b"HTTP/1.1 ") == 1
 
@@ -129,7 +135,8 @@ async def test_every_answer_has_the_date_of_its_second_and_says_once_that_it_is_
     for says_goodbye, sent, times in ((False, READ, 0), (False, ASKED, 0), (True, ASKED, 1),
                                       (True, READ, 1), (True, last, 1)):  # fmt: skip
         proxy.state.says_goodbye = says_goodbye
-        await asyncio.sleep(0.9)
+        later = running_loop().time() + 0.9
+        await proxy.until(lambda at=later: running_loop().time() >= at)  # type: ignore[misc]
         client.send(sent)
         head = (await client.until(b"\r\n\r\n")).lower()
         date = formatdate(int(running_loop().unix_time()), usegmt=True).lower().encode()
