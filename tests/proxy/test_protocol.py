@@ -143,6 +143,8 @@ async def test_a_slow_client_has_its_whole_answers_before_the_connection_ends(ma
     await proxy.until(lambda: running_loop().time() >= later)
     whole = await client.rest()
     assert (len(whole) > 1_000_000, whole.count(b"HTTP/1.1 400 ")) == (True, 1)
+    (connection,) = proxy.lanes()
+    assert not connection.read_paused, "unread bytes would reset the connection"
 
 
 @pytest.mark.parametrize("data", [data for data, _ in MALFORMED])
