@@ -71,7 +71,7 @@ class Plane(Protocol):
         ...
 
 
-class Reply(NamedTuple):
+class ControlReply(NamedTuple):
     """An answer to the control plane."""
 
     status: int
@@ -79,10 +79,10 @@ class Reply(NamedTuple):
     content_type: str = "application/json"
 
 
-def routes(plane: Plane) -> dict[tuple[str, str], Callable[[bytes], Awaitable[Reply]]]:
+def routes(plane: Plane) -> dict[tuple[str, str], Callable[[bytes], Awaitable[ControlReply]]]:
     """Return what answers each method and path, given the request's body."""
 
-    async def put_routing(body: bytes) -> Reply:
+    async def put_routing(body: bytes) -> ControlReply:
         try:
             table = from_stored_json(RoutingTable, body)
             accepted = await plane.apply(on_own_clock(table, time.monotonic()))
@@ -96,16 +96,16 @@ def routes(plane: Plane) -> dict[tuple[str, str], Callable[[bytes], Awaitable[Re
             )
         return _json({"version": plane.version, "accepted": accepted})
 
-    async def get_state(_body: bytes) -> Reply:
+    async def get_state(_body: bytes) -> ControlReply:
         return _json(await plane.describe())
 
-    async def get_metrics(_body: bytes) -> Reply:
-        return Reply(200, await plane.metrics(), "text/plain; version=0.0.4; charset=utf-8")
+    async def get_metrics(_body: bytes) -> ControlReply:
+        return ControlReply(200, await plane.metrics(), "text/plain; version=0.0.4; charset=utf-8")
 
-    async def get_traffic(_body: bytes) -> Reply:
+    async def get_traffic(_body: bytes) -> ControlReply:
         return _json(await plane.traffic())
 
-    async def post_shutdown(body: bytes) -> Reply:
+    async def post_shutdown(body: bytes) -> ControlReply:
         try:
             grace = float(json.loads(body or b"{}").get("grace_seconds", 0))
         except (ValueError, TypeError, AttributeError):
@@ -113,7 +113,7 @@ def routes(plane: Plane) -> dict[tuple[str, str], Callable[[bytes], Awaitable[Re
         plane.shut_down(max(0.0, grace))
         return _json({"shutting_down": True}, 202)
 
-    async def post_restart(_body: bytes) -> Reply:
+    async def post_restart(_body: bytes) -> ControlReply:
         try:
             plane.restart_workers()
         except ConflictError as error:
@@ -173,7 +173,7 @@ class ControlServer:
         with contextlib.suppress(OSError):
             await writer.wait_closed()
 
-    async def _answer(self, method: str, path: str, body: bytes) -> Reply:
+    async def _answer(self, method: str, path: str, body: bytes) -> ControlReply:
         route = self._routes.get((method, path))
         if route is None:
             return _problem(404, f"There is no {method} {path} here.", "See the proxy's release.")
@@ -184,9 +184,9 @@ class ControlServer:
             return _problem(500, "The proxy failed on this request.", "Its log has the details.")
 
 
-def _json(value: object, status: int = 200) -> Reply:
-    return Reply(status, json.dumps(value, separators=(",", ":")).encode())
+def _json(value: object, status: int = 200) -> ControlReply:
+    return ControlReply(status, json.dumps(value, separators=(",", ":")).encode())
 
 
-def _problem(status: int, message: str, hint: str) -> Reply:
+def _problem(status: int, message: str, hint: str) -> ControlReply:
     return _json({"message": message, "hint": hint}, status)

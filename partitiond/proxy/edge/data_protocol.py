@@ -20,7 +20,7 @@ from partitiond.proxy.edge.answer import ClientAnswer
 from partitiond.proxy.edge.client_connection import IDLE_SECONDS, ClientConnection
 from partitiond.proxy.edge.exchange import Exchange, Phase
 from partitiond.proxy.edge.head_checks import (
-    Target,
+    RequestTarget,
     body_framing,
     check_head,
     head_too_large,
@@ -47,7 +47,7 @@ _TOO_MANY_PIPELINED: Final = ApiError(
 )
 _NO_HTTP: Final = ApiError(400, "The request is not valid HTTP.", code="invalid_http")
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"te"})
-_ORIGIN_FORM: Final = Target("/", None)
+_ORIGIN_FORM: Final = RequestTarget("/", None)
 
 
 class DataProtocol(ClientConnection):
@@ -435,7 +435,7 @@ class DataProtocol(ClientConnection):
         """Whether it is this exchange's turn to send."""
         return self._active is exchange
 
-    def _check_head(self, target: Target, version: str) -> ApiError | None:
+    def _check_head(self, target: RequestTarget, version: str) -> ApiError | None:
         if self._is_surplus:
             return TOO_MANY_CONNECTIONS
         refusal = check_head(self._url, self._headers, version, self._options.max_header_bytes)

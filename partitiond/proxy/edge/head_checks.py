@@ -17,7 +17,7 @@ _ONLY_CHUNKED: Final = ApiError(
 )
 
 
-class Target(NamedTuple):
+class RequestTarget(NamedTuple):
     """A request target.
 
     Attributes:
@@ -30,14 +30,14 @@ class Target(NamedTuple):
     host: bytes | None
 
 
-def read_target(url: bytes) -> Target:
+def read_target(url: bytes) -> RequestTarget:
     """Read a request target. Raises an error of the parser, or ValueError if it has a fragment."""
     if b"#" in url:
         raise ValueError("clients do not send fragments")
     target = httptools.parse_url(url)
     path = (target.path or b"").decode("ascii")
     host = b"[%b]" % target.host if target.host and b":" in target.host else target.host
-    return Target(urllib.parse.unquote(path) if "%" in path else path, host)
+    return RequestTarget(urllib.parse.unquote(path) if "%" in path else path, host)
 
 
 def check_head(

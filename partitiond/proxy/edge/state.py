@@ -52,12 +52,8 @@ class TimeLimited(Protocol):
         """End after a bug of ours in `sweep`; called inside `except`."""
         ...
 
-
-class Connection(TimeLimited, Protocol):
-    """A client's connection."""
-
     def shut_down(self) -> None:
-        """End the connection once the request under way has been answered."""
+        """End because the proxy shuts down; a connection first has its request answered."""
         ...
 
 
@@ -139,7 +135,7 @@ class ProxyState:
         self.body_bytes = 0
         self._peers_body_bytes = 0
         self.portion_waits: Counter[str] = Counter()
-        self.connections: set[Connection] = set()
+        self.connections: set[TimeLimited] = set()
         self.says_goodbye = False
         self.draining = False
         self.known_heads = KnownHeads()
@@ -335,7 +331,7 @@ class ProxyState:
         self.release_body(exchange)
         self.reading.discard(exchange)
 
-    def connection_closed(self, connection: Connection) -> None:
+    def connection_closed(self, connection: TimeLimited) -> None:
         """Forget a client's connection; the parent of several workers is told."""
         self.connections.discard(connection)
         if self._peers is not None:
