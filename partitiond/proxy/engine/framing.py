@@ -127,7 +127,7 @@ class _Found:
         self.is_another = False
 
     def on_message_begin(self) -> None:
-        self.is_another = self.is_over
+        self.is_another = self.is_over  # the parser takes whatever follows for another answer
 
     def on_chunk_header(self) -> None:
         self.in_chunk = True
@@ -174,8 +174,7 @@ class ChunkedDecoder:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             if not found.is_over:
                 raise FramingError("a body that is not chunked properly") from error
-            self.surplus = True
-        self.surplus = self.surplus or found.is_another
+        self.surplus = found.is_another
         # After a chunk, the parser says nothing of the beginning of the next one's size.
         between = not (found.in_chunk or found.is_over)
         self.at_boundary = between and data.endswith(b"\r\n")

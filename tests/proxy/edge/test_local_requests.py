@@ -103,17 +103,6 @@ async def test_nothing_follows_a_body_that_has_no_end_or_may_not_come(
     assert await ended(proxy) < LINGER_SECONDS + 2 * SWEEP_SECONDS
 
 
-async def test_of_a_broken_one_in_the_line_the_refusal_is_the_answer(make: Make) -> None:
-    gate = Gate()
-    proxy, engine = await make.both(gate)
-    client = await RawClient.to(proxy.port)
-    client.send(ASKED + CHUNKED + b"junk\r\n")
-    await engine.got(1)
-    gate.open()
-    answers = (await client.rest()).split(b"HTTP/1.1 ")[1:]
-    assert [answer[:3] for answer in answers] == [b"200", b"400"]
-
-
 @pytest.mark.parametrize("rest", [b"", b"content-length: 4\r\n"])
 async def test_after_its_answer_a_connection_is_idle_as_after_any_other(
     make: Make, rest: bytes
