@@ -19,10 +19,10 @@ class ProxyOptions:
         max_header_bytes: larger request heads get 431.
         max_connections: open connections of clients; further ones get 503 and are closed.
         max_nesting: depth of the request's JSON.
-        max_prompts: prompts in one request.
         max_choices: `n` (or `best_of`) of one request.
-        max_sequences: prompts x n of one request.
-        max_response_bytes: larger answers of an engine (not streamed) are an upstream failure.
+        max_sequences: prompts x n of one request. OpenAI takes 2,048 inputs.
+        max_response_bytes: larger answers of an engine (not streamed) are an upstream failure. That
+            many inputs have 184 MB of vectors of 4,096 numbers.
         max_event_bytes: larger events of a stream are an upstream failure.
         connect_timeout_seconds: for connecting to an engine's socket.
         first_token_timeout_seconds: from sending the request to its first content (streams).
@@ -62,10 +62,9 @@ class ProxyOptions:
     max_header_bytes: int = 32 * KIB
     max_connections: int = 10_000
     max_nesting: int = 64
-    max_prompts: int = 128
     max_choices: int = 128
-    max_sequences: int = 256
-    max_response_bytes: int = 64 * MIB
+    max_sequences: int = 2048
+    max_response_bytes: int = 256 * MIB
     max_event_bytes: int = 1 * MIB
     connect_timeout_seconds: float = 5.0
     first_token_timeout_seconds: float = 120.0

@@ -49,6 +49,13 @@ class ProxySettings(Table):
         description="Request bodies of more than 16 KiB in the memory of one worker together, as a "
         "size (512MiB); further ones get 503.",
     )
+    max_sequences: int = Field(
+        2048,
+        ge=1,
+        le=65_536,
+        description="Inputs of one request (prompts, documents, conversations), times n; beyond it "
+        "400. Of models and keys, request limits may be lower.",
+    )
     first_token_timeout_seconds: Seconds = Field(
         120.0, description="Longest time an engine may take to its first token, in seconds."
     )

@@ -262,14 +262,40 @@ def test_an_empty_batch_takes_a_slot_until_its_engine_refuses_it(
     assert parsed.sequences == sequences
 
 
-async def test_a_batch_has_as_many_conversations_as_requests_have_prompts(make: Make) -> None:
-    proxy, engine = await made(make)
-    most = proxy.state.options.max_prompts
-    chats = [[{"role": "user", "content": "x"}]] * (most + 1)
-    status, told = await post(proxy, BATCH.path, {"messages": chats})
-    assert (status, told["error"]["param"]) == (400, "messages")
-    assert (await post(proxy, BATCH.path, {"messages": chats[:most]}))[0] == 200
+CHAT = [{"role": "user", "content": "x"}]
+MANY: list[tuple[str, str, Any, dict[str, Any]]] = [
+    ("/v1/embeddings", "input", "x", {}),
+    ("/v1/embeddings", "input", [1, 2], {}),
+    ("/v1/completions", "prompt", "x", {"max_tokens": 1}),
+    ("/v1/rerank", "documents", "x", {"query": "q"}),
+    ("/v1/score", "text_2", "x", {"text_1": "q"}),
+    (BATCH.path, "messages", CHAT, {}),
+]
+
+
+@pytest.mark.parametrize(("path", "field", "each", "beside"), MANY)
+async def test_a_request_has_2048_inputs_and_no_more(
+    make: Make, path: str, field: str, each: object, beside: dict[str, Any]
+) -> None:
+    """As OpenAI takes, and as clients send them: also where a batch is smaller."""
+    proxy, engine = await make.both(all_answers, at={"max_sequences": 32})
+    assert (await post(proxy, path, {field: [each] * 2048, **beside}))[0] == 200
+    status, told = await post(proxy, path, {field: [each] * 2049, **beside})
+    assert (status, told["error"]["param"]) == (400, None)
+    assert "2049 inputs" in told["error"]["message"]
+    assert "at most 2048 are allowed (proxy.max_sequences)" in told["error"]["message"]
     assert len(engine.received) == 1
+    assert proxy.idle()
+
+
+async def test_the_limit_of_inputs_is_a_setting_and_counts_choices(make: Make) -> None:
+    proxy, _ = await make.both(all_answers, max_sequences=6)
+    for inputs, n, expected in ((3, 2, 200), (6, 1, 200), (7, 1, 400), (2, 4, 400)):
+        body = {"prompt": ["x"] * inputs, "n": n, "max_tokens": 1}
+        status, told = await post(proxy, COMPLETIONS.path, body)
+        assert status == expected, (inputs, n)
+        if n == 4:
+            assert told["error"]["param"] == "n"
 
 
 # Wrongly typed fields

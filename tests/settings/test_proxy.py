@@ -39,6 +39,7 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
     retry_share = 0.1
     max_body_bytes = 1000
     max_bodies_bytes = "1MiB"
+    max_sequences = 65_536
     """
     options = proxy_options(loaded(tmp_path, text))
     assert dataclasses.asdict(options) == dataclasses.asdict(ProxyOptions()) | {
@@ -55,6 +56,7 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
         "retry_share": 0.1,
         "max_body_bytes": 1000,
         "max_bodies_bytes": 1024 * 1024,
+        "max_sequences": 65_536,
     }
 
 
@@ -64,6 +66,8 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
         ("workers = 0", "proxy.workers"),
         ("workers = 65", "proxy.workers"),
         ("max_connections = 0", "proxy.max_connections"),
+        ("max_sequences = 0", "proxy.max_sequences"),
+        ("max_sequences = 65537", "proxy.max_sequences"),
         ("max_connections_per_address = -1", "proxy.max_connections_per_address"),
         ('max_bodies_bytes = "1MiB"', "less than proxy.max_body_bytes"),
         ('max_header_bytes = "1KiB"', "proxy.max_header_bytes"),

@@ -2,7 +2,9 @@
 
 The rule per replica: sequences in flight stay within the batch at its operating point, **and**
 estimated KV tokens stay within 95 % of what the started engine holds. An empty replica takes any
-request, so that a request larger than a limit is served alone instead of never.
+request, so that a request larger than a limit is served alone instead of never. A request of as
+many sequences as a batch, or more, waits for no empty replica: it takes the slots that are free,
+its engine queues the other inputs, and the replica counts as full until the request ends.
 
 Requests that no replica admits wait in one bounded queue per model, fair between API keys
 (`core.dispatch.fair_queue`). A request that cannot start before its deadline is refused at once.
@@ -42,6 +44,16 @@ class Cost:
     sequences: int
     kv_tokens: int
 
+    def at_once(self, batch: int) -> "Cost":
+        """Return what the request takes of a replica at a time: never more than one batch.
+
+        Args:
+            batch: limit of the replica; 0 if it is not known.
+        """
+        if not 0 < batch < self.sequences:
+            return self
+        return Cost(batch, math.ceil(self.kv_tokens * batch / self.sequences))
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rejected:
@@ -74,11 +86,15 @@ def admits(load: LoadView, cost: Cost, slowness: float = 1.0) -> bool:
     """
     if load.sequences == 0:
         return True
-    if load.sequences + cost.sequences > effective_limit(load.max_sequences, slowness):
+    free = effective_limit(load.max_sequences, slowness) - load.sequences
+    # The engine runs `max_sequences` at a time: a request of that many never pushes it beyond.
+    needed = 1 if cost.sequences >= load.max_sequences else cost.sequences
+    if free < needed:
         return False
     if load.kv_cache_tokens <= 0:
         return True
-    return load.kv_tokens + cost.kv_tokens <= KV_SHARE * load.kv_cache_tokens
+    kv_tokens = cost.kv_tokens * min(1.0, free / max(1, cost.sequences))
+    return load.kv_tokens + kv_tokens <= KV_SHARE * load.kv_cache_tokens
 
 
 FIRST_TOKENS_PER_BYTE: Final = 0.3
@@ -394,13 +410,14 @@ class Waiting(Generic[ItemT]):
 
     Attributes:
         item: the caller's object, handed back unchanged.
+        cost: what the request takes of a replica at a time.
         since: when the request joined, monotonic seconds.
         deadline: when the request is refused, monotonic seconds.
         tried: replicas that the request must avoid.
         key: the API key that sent the request, for fairness.
         weight: the key's share relative to other keys of its priority.
         priority: of the key; requests of a higher priority leave first.
-        tokens: charged for the request: prompt and expected output; 0 for its KV tokens.
+        tokens: charged for the whole request: prompts and expected outputs; 0 for its KV tokens.
         prefer: preferred replicas, best first (see `core.dispatch.affinity`).
     """
 
@@ -433,3 +450,10 @@ class Waiting(Generic[ItemT]):
     def charge(self) -> float:
         """Tokens that the key pays for the request; at least 1."""
         return max(1.0, self.tokens or float(self.cost.kv_tokens))
+
+    @property
+    def overtaken_tokens(self) -> float:
+        """Tokens that may overtake the request: as many as it holds at a time, even if it costs
+        many batches.
+        """
+        return min(self.charge, max(1.0, float(self.cost.kv_tokens)))

@@ -100,16 +100,15 @@ class Dispatcher(Generic[RequestT, LoadT]):
         if not self._anyone_for(request):
             self.turned_away += int(self._holds)
             return self._without_replica(now)
-        if again or not self.queue:
-            each = self._each
-            cost = request.cost if each is None else each
+        cost = self._cost_of(request)
+        if again or not (self.queue or self._must_wait(request, cost, now)):
             chosen = self.places.start(request, cost, self.slowness, now, again=again)
             if chosen is not None:
                 if not again:
                     share = request.share
                     self.queue.charge(
                         share.key,
-                        cost.kv_tokens or 1,
+                        request.cost.kv_tokens or 1,
                         weight=share.weight,
                         priority=share.priority,
                     )
@@ -290,13 +289,14 @@ class Dispatcher(Generic[RequestT, LoadT]):
         share = request.share
         entry = Waiting(
             request,
-            request.cost if self._each is None else self._each,
+            self._cost_of(request),
             now,
             now + limits.max_wait_seconds,
             request.tried,
             key=share.key,
             weight=share.weight,
             priority=share.priority,
+            tokens=float(request.cost.kv_tokens),
             prefer=request.prefer,
         )
         ahead = 0
@@ -312,6 +312,25 @@ class Dispatcher(Generic[RequestT, LoadT]):
         if displaced is not None:
             self._told.append((displaced, self._refuse_full(ahead, limits)))
         return entry
+
+    def _cost_of(self, request: RequestT) -> Cost:
+        """Return what the request takes of a replica at a time: at most the model's largest batch.
+
+        A request of many batches thus counts as one batch ahead of others: it never holds more.
+        """
+        if self._each is not None:
+            return self._each
+        cost = request.cost
+        if cost.sequences <= 1:
+            return cost
+        return cost.at_once(max([load.max_sequences for load in self.places.loads()], default=0))
+
+    def _must_wait(self, request: RequestT, cost: Cost, now: float) -> bool:
+        """Return whether the request waits although nobody does, to leave others a replica."""
+        if cost.sequences <= 1:
+            return False
+        slow = self.slowness.factors(now)
+        return self.queue.leaves_none(request.share.key, cost, self.places.loads(), slow)
 
     def _refuse_full(self, ahead: int, limits: QueueLimits) -> Rejected:
         elsewhere = self.places.waiting_elsewhere()[0]

@@ -174,10 +174,14 @@ class FairKeys(Generic[ItemT]):
         if account is not None and charged != actual:
             self._move(account, account.tag + (actual - charged) / account.weight)
 
-    def is_over_share(self, entry: Waiting[ItemT]) -> bool:
-        """Return whether the request's key has used more than its share lately."""
-        account = self._accounts[entry.key]
-        return account.tag > account.group.virtual_time
+    def is_over_share(self, key: str) -> bool:
+        """Return whether the key has used more than its share lately."""
+        account = self._accounts.get(key)
+        return account is not None and account.tag > account.group.virtual_time
+
+    def others_wait(self, key: str) -> bool:
+        """Return whether requests of other keys wait."""
+        return any(one[2].key != key for group in self._groups for one in group.due[:2])
 
     def others_active(self, key: str) -> bool:
         """Return whether another key started a request lately."""

@@ -9,7 +9,9 @@ key that returns after it used less than its share is served next, for at most `
 what the model's slots hold; more idleness earns nothing.
 
 **Headroom.** A key over its share leaves `HEADROOM_SHARE` of the slots free while other keys are
-active, so that a modest key's request finds a slot instead of waiting for the next free one.
+active, so that a modest key's request finds a slot instead of waiting for the next free one. Its
+request that takes a whole replica (as many sequences as the batch, or more) leaves a free slot at
+another one, unless requests of other keys wait, whose turn it is not.
 
 **Priorities** are served highest first, with ageing by work instead of by time: a priority that is
 passed over earns `AGEING_SHARE` of the tokens that start above it, and its head goes next once it
@@ -19,9 +21,9 @@ backlog of any age takes no more than that share from a high one. (Ageing by tim
 **Within a key** the earliest deadline goes first, then first in, first out.
 
 **A request that fits nowhere** while others would (many sequences, a long prompt) is set aside and
-may be overtaken by as many tokens as it costs itself. Then it reserves the replica that is nearest
-to having room, which takes no other request until this one has started. Other requests go on.
-Retries are in the same lane: they were paid for, and come first.
+may be overtaken by as many tokens as it takes at a time itself. Then it reserves the replica that
+is nearest to having room, which takes no other request until this one has started. Other requests
+go on. Retries are in the same lane: they were paid for, and come first.
 
 **When it is full**, the queue gives a newcomer the place of the last entry of the key with the most
 entries per weight, if the newcomer's key has fewer even then; else the place of a lower priority's
@@ -38,6 +40,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, Generic
 
 from partitiond.core.dispatch.admission import (
+    Cost,
     ItemT,
     QueueLimits,
     Rejected,
@@ -103,7 +106,7 @@ class FairQueue(Generic[ItemT]):
         """
         displaced = None
         if front:
-            self._lane[entry] = entry.charge
+            self._lane[entry] = entry.overtaken_tokens
             self._lane.move_to_end(entry, last=False)
         else:
             if len(self) >= self.max_entries:
@@ -150,21 +153,22 @@ class FairQueue(Generic[ItemT]):
             draw: returns random numbers in [0, 1).
             slowness: factor of each slow replica.
         """
-        free, spare = self._with_slots(loads, slowness)
+        room = self._room(loads, slowness)
+        free = room.free
         passed: list[Waiting[ItemT]] = []
         while free:
             entry = next(itertools.islice(self._lane, len(passed), None), None)
             if entry is None:
-                entry = self._set_aside_next(spare)
+                entry = self._set_aside_next(room)
             if entry is None:
                 return None
-            room = [
+            fitting = [
                 load
                 for load in free
                 if admits(load, entry.cost, slowness.get(load.replica_id, 1.0))
             ]
             chosen = choose_replica(
-                room, entry.tried, (draw(), draw()), prefer=entry.prefer, slowness=slowness
+                fitting, entry.tried, (draw(), draw()), prefer=entry.prefer, slowness=slowness
             )
             if chosen is not None:
                 for other in passed:
@@ -211,38 +215,45 @@ class FairQueue(Generic[ItemT]):
         if head is None:
             return None
         rank = head.since - _PER_PRIORITY * head.priority
-        over = head not in self._lane and self._keys.is_over_share(head)
+        over = head not in self._lane and self._keys.is_over_share(head.key)
         return rank + _OVER_SHARE if over else rank
 
     def _head(self) -> Waiting[ItemT] | None:
         return next(iter(self._lane), None) or self._keys.next()
 
-    def _with_slots(
-        self, loads: Iterable[LoadT], slowness: Mapping[str, float]
-    ) -> tuple[list[LoadT], bool]:
-        """Return the replicas with a free slot, and whether more than the headroom is free."""
-        free, slots, spare = [], 0, 0
+    def leaves_none(
+        self, key: str, cost: Cost, loads: Iterable[LoadT], slowness: Mapping[str, float]
+    ) -> bool:
+        """Return whether a request that nobody precedes would take the last replica with a free
+        slot, which its key, over its share, leaves to others.
+        """
+        if not (self._keys.is_over_share(key) and self._keys.others_active(key)):
+            return False
+        return self._room(loads, slowness).is_last_for(cost)
+
+    def _room(self, loads: Iterable[LoadT], slowness: Mapping[str, float]) -> "_Room[LoadT]":
+        room: _Room[LoadT] = _Room()
         for load in loads:
             if is_eligible(load):
-                limit = effective_limit(load.max_sequences, slowness.get(load.replica_id, 1.0))
-                slots += limit
-                left = limit - load.sequences
-                spare += max(0, left)
-                if left > 0 or load.sequences == 0:
-                    free.append(load)
-        self._keys.slots = slots
-        return free, spare > math.floor(HEADROOM_SHARE * slots)
+                room.add(
+                    load, effective_limit(load.max_sequences, slowness.get(load.replica_id, 1.0))
+                )
+        self._keys.slots = room.slots
+        return room
 
-    def _set_aside_next(self, spare: bool) -> Waiting[ItemT] | None:
+    def _set_aside_next(self, room: "_Room[LoadT]") -> Waiting[ItemT] | None:
         """Set the next request in the fair order aside, and charge its key."""
         entry = self._keys.next()
         if entry is None or len(self._aside) >= MAX_ASIDE:
             return None
         keys = self._keys
-        if not spare and keys.is_over_share(entry) and keys.others_active(entry.key):
-            return None
+        if keys.is_over_share(entry.key) and keys.others_active(entry.key):
+            if room.spare <= math.floor(HEADROOM_SHARE * room.slots):
+                return None
+            if room.is_last_for(entry.cost) and not keys.others_wait(entry.key):
+                return None
         keys.start(entry)
-        self._lane[entry] = entry.charge
+        self._lane[entry] = entry.overtaken_tokens
         self._aside.add(entry)
         return entry
 
@@ -267,6 +278,36 @@ class FairQueue(Generic[ItemT]):
         self._owing.discard(entry)
         self._reserved.pop(entry, None)
         self.sequences -= entry.cost.sequences
+
+
+class _Room(Generic[LoadT]):
+    """The slots of a model's replicas.
+
+    Attributes:
+        free: replicas with a free slot.
+        slots: of all replicas.
+        spare: free slots of all replicas.
+        widest: free slots of the replica that has the most.
+        batch: the largest limit of a replica in `free`.
+    """
+
+    def __init__(self) -> None:
+        self.free: list[LoadT] = []
+        self.slots = self.spare = self.widest = self.batch = 0
+
+    def add(self, load: LoadT, limit: int) -> None:
+        """Count a replica that takes requests up to this limit."""
+        self.slots += limit
+        left = max(0, limit - load.sequences)
+        if left > 0 or load.sequences == 0:
+            self.free.append(load)
+            self.spare += left
+            self.widest = max(self.widest, left)
+            self.batch = max(self.batch, load.max_sequences)
+
+    def is_last_for(self, cost: Cost) -> bool:
+        """Return whether the request takes a whole replica, and no other one has a free slot."""
+        return self.batch <= cost.sequences < self.slots and self.spare <= self.widest
 
 
 def expire(

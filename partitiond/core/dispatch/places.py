@@ -33,7 +33,8 @@ class Request:
     """One request as the dispatcher sees it.
 
     Attributes:
-        cost: what it takes from a replica; does not change while it waits or runs.
+        cost: of the whole request; does not change while it waits or runs.
+        takes: what it takes of its replica at a time, from when it has one.
         share: its owner.
         max_wait_seconds: longest wait that the client allows; infinite if the client sets none.
         tried: replicas on which it failed.
@@ -42,18 +43,23 @@ class Request:
         held: set by the dispatcher: it waits for a replica that is coming.
     """
 
-    __slots__ = ("cost", "entry", "held", "max_wait_seconds", "prefer", "share", "tried")
+    __slots__ = ("cost", "entry", "held", "max_wait_seconds", "prefer", "share", "takes", "tried")
 
     def __init__(
         self, cost: Cost, share: RequestOwner = EVERYBODY, max_wait_seconds: float = math.inf
     ) -> None:
-        self.cost = cost
+        self.cost = self.takes = cost
         self.share = share
         self.max_wait_seconds = max_wait_seconds
         self.tried = NOWHERE
         self.prefer: tuple[str, ...] = ()
         self.entry: Waiting[Any] | None = None
         self.held = False
+
+    @property
+    def rounds(self) -> float:
+        """How often it fills the slots that it takes; 1 unless it is larger than a batch."""
+        return 1.0 if self.takes is self.cost else self.cost.sequences / self.takes.sequences
 
 
 RequestT = TypeVar("RequestT", bound=Request)
@@ -126,7 +132,7 @@ class Places(Generic[RequestT, LoadT]):
         del again
         chosen = self._choose(request, cost, slowness, now)
         if chosen is not None:
-            self.add(chosen, request)
+            self._put(chosen, request)
         return chosen
 
     def take(
@@ -171,5 +177,9 @@ class Places(Generic[RequestT, LoadT]):
     ) -> tuple[Waiting[RequestT], LoadT] | None:
         taken = queue.take(loads, self.draw, slowness.factors(now))
         if taken is not None:
-            self.add(taken[1], taken[0].item)
+            self._put(taken[1], taken[0].item)
         return taken
+
+    def _put(self, load: LoadT, request: RequestT) -> None:
+        request.takes = request.cost.at_once(load.max_sequences)
+        self.add(load, request)

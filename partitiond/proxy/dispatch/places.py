@@ -59,7 +59,7 @@ class SharedPlaces(LivePlaces):
             line.refresh(self.loads())
             chosen = self._choose(request, cost, slowness, now)
             if chosen is not None:
-                chosen.add(request)
+                self._put(chosen, request)
             return chosen
         finally:
             line.release()

@@ -174,13 +174,13 @@ class LiveReplica(FlightTarget):
             if not self.flights:
                 self.work.busy_since = now
             self.flights.add(flight)
-            self.sequences += flight.cost.sequences
-            self.kv_tokens += flight.cost.kv_tokens
+            self.sequences += flight.takes.sequences
+            self.kv_tokens += flight.takes.kv_tokens
             if not flight.cost.sequences:
                 self.desk.sequences += 1
             line = self.model.line
             if line is not None:
-                line.took(self.seat, flight.cost)
+                line.took(self.seat, flight.takes)
             flight.replica = self
             flight.placed_at = now
 
@@ -201,17 +201,17 @@ class LiveReplica(FlightTarget):
         """Remove a request that has left, and start waiting requests."""
         if flight in self.flights:
             self.flights.discard(flight)
-            self.sequences -= flight.cost.sequences
-            self.kv_tokens -= flight.cost.kv_tokens
+            self.sequences -= flight.takes.sequences
+            self.kv_tokens -= flight.takes.kv_tokens
             line = self.model.line
             if line is not None:
-                line.gave(self.seat, flight.cost)
+                line.gave(self.seat, flight.takes)
             flight.replica = None
             now = self.model.busy_at = time.monotonic()
             if not flight.cost.sequences:
                 self.desk.sequences -= 1
                 self.model.tokenised(now - flight.placed_at)
-            spent = flight.cost.sequences * (now - flight.placed_at)
+            spent = flight.takes.sequences * (now - flight.placed_at)
             flight.engine_seconds += spent
             work = self.work
             work.sequence_seconds += spent
@@ -222,12 +222,12 @@ class LiveReplica(FlightTarget):
     @property
     def own_sequences(self) -> int:
         """Sequences of this process; `sequences` counts all workers."""
-        return sum(flight.cost.sequences for flight in self.flights)
+        return sum(flight.takes.sequences for flight in self.flights)
 
     @property
     def own_kv_tokens(self) -> int:
         """KV tokens of this process; `kv_tokens` counts all workers."""
-        return sum(flight.cost.kv_tokens for flight in self.flights)
+        return sum(flight.takes.kv_tokens for flight in self.flights)
 
     def failed(self) -> None:
         """Count a failed attempt, which may eject the replica for a while."""

@@ -442,7 +442,7 @@ class Serving(AttemptOwner):
             now - record.started_at, replica if isinstance(replica, LiveReplica) else None
         )
         if outcome == "ok":
-            record.teach(self.model, self.request, now)
+            record.teach(self.model, self.request, self.flight, now)
         state.landed(self)
         # A refused suspect does not end the trial of an identical request that is in flight.
         if state.quarantine and (outcome == "ok" or not self._suspected):

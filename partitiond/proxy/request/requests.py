@@ -33,7 +33,7 @@ _conversations: Final = msgspec.json.Decoder(list[list[AnyObject]])
 _list: Final = msgspec.json.Decoder(list[msgspec.Raw])
 
 
-Measure = Callable[[RequestBody, ProxyOptions], Size | ApiError]
+Measure = Callable[[RequestBody], Size | ApiError]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
     if stream is not None and stream is not True and stream is not False:
         return invalid("'stream' must be true or false.", "stream")
     try:
-        size = measure(parsed, options)
+        size = measure(parsed)
     except (ValueError, RecursionError) as error:  # in a field that was skipped so far
         return invalid(f"The body is not valid JSON: {error}.", code="invalid_json")
     if isinstance(size, ApiError):
@@ -86,9 +86,9 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
     sequences = size.prompts * choices
     if sequences > options.max_sequences:
         return invalid(
-            f"The request asks for {size.prompts} x {choices} sequences; "
-            f"at most {options.max_sequences} are allowed. Send fewer prompts at once.",
-            "n",
+            f"The request has {size.prompts} inputs with {choices} answers each; together at most "
+            f"{options.max_sequences} are allowed (proxy.max_sequences). Send fewer at once.",
+            "n" if choices > 1 else None,
         )
     user = parsed.user
     return ParsedRequest(
@@ -272,7 +272,7 @@ def _tokens(value: Any, name: str) -> int | ApiError | None:
     return value
 
 
-def measure_completion(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
+def measure_completion(body: RequestBody) -> Size | ApiError:
     """Measure a request to /v1/completions."""
     limit = _tokens(body.max_tokens, "max_tokens")
     if isinstance(limit, ApiError):
@@ -280,7 +280,7 @@ def measure_completion(body: RequestBody, options: ProxyOptions) -> Size | ApiEr
     if not body.prompt and body.prompt != "" and body.prompt_embeds is not None:
         message = "The size of embeddings is not known here: send 'prompt' as text or token ids."
         return invalid(message, "prompt_embeds")
-    size = _prompt_size(body.prompt, options.max_prompts, "prompt")
+    size = _prompt_size(body.prompt, "prompt")
     if isinstance(size, Size):
         size.max_tokens = COMPLETIONS_DEFAULT_MAX_TOKENS if limit is None else limit
         size.own_limit = limit is not None
@@ -288,7 +288,7 @@ def measure_completion(body: RequestBody, options: ProxyOptions) -> Size | ApiEr
     return size
 
 
-def measure_chat(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def measure_chat(body: RequestBody) -> Size | ApiError:
     """Measure a chat."""
     limit = _chat_limit(body)
     size = limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
@@ -302,7 +302,7 @@ def _chat_limit(body: RequestBody) -> int | ApiError | None:
     return _tokens(body.max_tokens, "max_tokens") if limit is None else limit
 
 
-def measure_chat_batch(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
+def measure_chat_batch(body: RequestBody) -> Size | ApiError:
     """Measure a batch of chats: each conversation is a prompt, and all share the other fields."""
     limit = _chat_limit(body)
     if isinstance(limit, ApiError):
@@ -313,16 +313,12 @@ def measure_chat_batch(body: RequestBody, options: ProxyOptions) -> Size | ApiEr
             conversations = max(1, len(_conversations.decode(body.messages)))
         except msgspec.DecodeError:
             return invalid("'messages' must be a list of lists of objects.", "messages")
-    if conversations > options.max_prompts:
-        return invalid(
-            f"At most {options.max_prompts} conversations are allowed in one request.", "messages"
-        )
     # The shared fields are sent once, and become a part of every conversation's prompt.
     size = _bytes_of(body.messages) + conversations * _size_beside_messages(body)
     return Size(conversations, size, 0, limit, has_choices=True)
 
 
-def measure_messages(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def measure_messages(body: RequestBody) -> Size | ApiError:
     """Measure a request to /v1/messages; like engines, ignore limit fields of other routes."""
     limit = _tokens(body.max_tokens, "max_tokens")
     return limit if isinstance(limit, ApiError) else _measure_messages(body, limit)
@@ -355,7 +351,7 @@ def _size_beside_messages(body: RequestBody) -> int:
     )  # fmt: skip
 
 
-def measure_responses(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def measure_responses(body: RequestBody) -> Size | ApiError:
     """Measure a request to /v1/responses."""
     limit = _tokens(body.max_output_tokens, "max_output_tokens")
     if isinstance(limit, ApiError):
@@ -367,17 +363,17 @@ def measure_responses(body: RequestBody, options: ProxyOptions) -> Size | ApiErr
     return Size(1, _bytes_of(given, before, body.instructions, body.tools), 0, limit)
 
 
-def measure_embedding(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
+def measure_embedding(body: RequestBody) -> Size | ApiError:
     """Measure embeddings and pooling: one sequence per input."""
     if not _bytes_of(body.input):
         return Size(1, _size_of_chat(body))  # or a body that the engine will refuse
     given = msgspec.json.decode(body.input)
     if isinstance(given, list) and given and isinstance(given[0], dict):
         return Size(1, _bytes_of(body.input))
-    return _prompt_size(given, options.max_prompts, "input")
+    return _prompt_size(given, "input")
 
 
-def measure_pairs(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
+def measure_pairs(body: RequestBody) -> Size | ApiError:
     """Measure scores and rerankings: one sequence per pair."""
     sides = (
         body.text_1, body.text_2, body.data_1, body.data_2, body.queries, body.items,
@@ -387,8 +383,6 @@ def measure_pairs(body: RequestBody, options: ProxyOptions) -> Size | ApiError:
     for side in sides:
         if _first(side) == b"[":
             pairs = max(pairs, len(_list.decode(side)))
-    if pairs > options.max_prompts:
-        return invalid(f"At most {options.max_prompts} pairs are allowed in one request.")
     # These fields are sent once, and the template puts them before each pair.
     each = _bytes_of(body.instruction, body.chat_template, body.chat_template_kwargs)
     return Size(pairs, _bytes_of(body.query, *sides) + pairs * each)
@@ -409,12 +403,12 @@ def _bytes_of(*fields: msgspec.Raw) -> int:
     return total
 
 
-def measure_nothing(body: RequestBody, options: ProxyOptions) -> Size | ApiError:  # noqa: ARG001 -- a Measure
+def measure_nothing(_: RequestBody) -> Size | ApiError:
     """Measure tokenising: it needs no sequence and no KV cache."""
     return Size(0, 0)
 
 
-def _prompt_size(prompt: Any, max_prompts: int, name: str) -> Size | ApiError:
+def _prompt_size(prompt: Any, name: str) -> Size | ApiError:
     """Size of a string, strings, token ids, or lists of token ids; other values are refused."""
     if prompt is None or prompt == []:
         return Size(1, 0)
@@ -424,8 +418,6 @@ def _prompt_size(prompt: Any, max_prompts: int, name: str) -> Size | ApiError:
         if type(prompt[0]) is int:
             if all(type(x) is int for x in prompt):
                 return Size(1, 0, len(prompt))
-        elif len(prompt) > max_prompts:
-            return invalid(f"At most {max_prompts} prompts are allowed in one request.", name)
         elif all(isinstance(item, str) for item in prompt):
             return Size(len(prompt), sum(map(_byte_length, prompt)))
         elif all(isinstance(item, list) for item in prompt) and all(

@@ -117,7 +117,7 @@ class Record:
             demand.e2e_seconds += seconds
             model.request_prompt_tokens.observe(prompt_tokens)
             model.request_output_tokens.observe(output_tokens)
-            further = output_tokens // flight.cost.sequences - 1
+            further = output_tokens // flight.takes.sequences - 1
             if self.ttft_seconds is not None and further > 0:
                 model.tpot_seconds.observe((seconds - self.ttft_seconds) / further)
             if replica is not None:
@@ -130,18 +130,20 @@ class Record:
         work.prompt_tokens += 0 if self.usage is None else self.usage[0]
         work.output_tokens += self.output_tokens()
         if self.service_seconds is not None:
-            work.service_seconds += self.service_seconds
+            work.service_seconds += self.service_seconds / flight.rounds
         if self.ttft_seconds is not None:
             # Measured on the attempt that answered: it sent the first content.
             before = flight.placed_at - flight.started_at
             work.first_seconds += self.ttft_seconds - before
             work.first_count += 1
-            further = self.output_tokens() // flight.cost.sequences - 1
+            further = self.output_tokens() // flight.takes.sequences - 1
             if further > 0:
                 work.rest_seconds += seconds - self.ttft_seconds
                 work.rest_tokens += further
 
-    def teach(self, model: "LiveModel", request: "ParsedRequest", now: float) -> None:
+    def teach(
+        self, model: "LiveModel", request: "ParsedRequest", flight: "Flight", now: float
+    ) -> None:
         """Update the estimates from the reported usage; without usage, from counted events."""
         size = request.size
         if self.usage is not None and size.prompt_bytes:
@@ -152,8 +154,9 @@ class Record:
             if seconds is not None:
                 replica = model.replicas.get(self.replica_id)
                 planned = 0.0 if replica is None else replica.route.service_seconds
-                tokens = float(self.output_tokens())
-                model.slots.learn(self.replica_id, seconds, tokens, planned, now)
+                # Of one sequence: many inputs of one request say no more of a replica's pace.
+                tokens, each = self.output_tokens() / request.sequences, seconds / flight.rounds
+                model.slots.learn(self.replica_id, each, tokens, planned, now)
 
     def write(self, log: LogFile, seconds: float, event: str = "request") -> None:
         """Write one log line, without bodies and without keys.

@@ -67,7 +67,7 @@ def process_traffic(
         told.setdefault(replica.replica_id, _replica(replica, now))
         for flight in replica.flights:
             key = (flight.share.key, replica.route.model)
-            spent = flight.engine_seconds + flight.cost.sequences * (now - flight.placed_at)
+            spent = flight.engine_seconds + flight.takes.sequences * (now - flight.placed_at)
             running[key] = running.get(key, 0.0) + spent
     names = dict.fromkeys((*models, *metrics))
     usage: dict[str, dict[str, Json]] = {}
@@ -119,7 +119,7 @@ def _replica(replica: LiveReplica, now: float) -> Json:
     work: BusyTime = replica.work
     flights = replica.flights
     busy = now - work.busy_since if flights else 0.0
-    spent = sum(flight.cost.sequences * (now - flight.placed_at) for flight in flights)
+    spent = sum(flight.takes.sequences * (now - flight.placed_at) for flight in flights)
     return {
         "model": replica.route.model,
         "generation": replica.route.generation,

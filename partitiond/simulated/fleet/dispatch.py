@@ -138,7 +138,7 @@ class FleetModel(QueuedModel[FleetRequest, Place]):
         now = self.clock.now
         request.ended = now
         dispatcher = self.dispatcher
-        self._places.count(replica, -request.cost.sequences, -request.cost.kv_tokens)
+        self._places.count(replica, -request.takes.sequences, -request.takes.kv_tokens)
         if not dispatcher.is_idle:
             self._go_on()
         prompt_tokens, output_tokens = request.prompt_tokens, request.output_tokens

@@ -99,7 +99,7 @@ class FleetPlaces(Places[FleetRequest, Place]):
     def add(self, load: Place, request: FleetRequest) -> None:
         """Assign a place on the replica to the request."""
         assert isinstance(load, FleetReplica)  # a full replica takes nothing
-        self.count(load, request.cost.sequences, request.cost.kv_tokens)
+        self.count(load, request.takes.sequences, request.takes.kv_tokens)
 
     def serve(self) -> bool:
         """Return whether any replica may get requests."""

@@ -127,8 +127,8 @@ class SimulatedReplica(RoutedLoad):
 
     def take(self, flight: SimulatedRequest) -> None:
         """Assign a place to the request."""
-        self.sequences += flight.cost.sequences
-        self.kv_tokens += flight.cost.kv_tokens
+        self.sequences += flight.takes.sequences
+        self.kv_tokens += flight.takes.kv_tokens
 
     def run(self, flight: SimulatedRequest, now: float) -> None:
         """Send a request that has its place to the engine."""
@@ -145,8 +145,8 @@ class SimulatedReplica(RoutedLoad):
     def finish(self, sequence: batch.Sequence) -> SimulatedRequest:
         """Free the place of a request."""
         flight = self._flights.pop(sequence)
-        self.sequences -= flight.cost.sequences
-        self.kv_tokens -= flight.cost.kv_tokens
+        self.sequences -= flight.takes.sequences
+        self.kv_tokens -= flight.takes.kv_tokens
         return flight
 
 

@@ -75,7 +75,7 @@ class BaselineModel:
 
     def arrive(self, flight: SimulatedRequest) -> None:
         """Start, queue or refuse an arrived request."""
-        flight.cost = self._learned.cost(
+        flight.cost = flight.takes = self._learned.cost(
             flight.caller.key, flight.prompt_tokens, flight.output_tokens
         )
         if not self._queue and self._start(flight):

@@ -34,7 +34,7 @@ class OwnPlaces(Places[Request, Slots]):
 
     def add(self, load: Slots, request: Request) -> None:
         """Count the request."""
-        load.sequences += request.cost.sequences
+        load.sequences += request.takes.sequences
 
     def waiting_elsewhere(self) -> tuple[int, int]:
         """Return what the other workers have waiting."""

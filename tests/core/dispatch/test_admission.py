@@ -14,7 +14,7 @@ from partitiond.core.dispatch.routing import ModelAvailability
 COSTS = st.builds(Cost, sequences=st.integers(1, 16), kv_tokens=st.integers(1, 4000))
 
 
-@given(st.lists(COSTS, max_size=60), st.integers(1, 64), st.integers(0, 20_000))
+@given(st.lists(COSTS, max_size=60), st.integers(17, 64), st.integers(0, 20_000))
 def test_limits_hold_whatever_comes_unless_one_request_is_alone(
     costs: list[Cost], max_sequences: int, kv_cache_tokens: int
 ) -> None:
@@ -38,6 +38,36 @@ def test_a_part_of_the_kv_cache_is_kept_back_for_estimates_that_were_low(
 ) -> None:
     load = ReplicaLoad("r", 1, 64, 900, 1000)
     assert admission.admits(load, Cost(1, more)) is fits
+
+
+@pytest.mark.parametrize(
+    ("sequences", "running", "kv_tokens", "slowness", "fits"),
+    [
+        (7, 1, 0, 1.0, True),
+        (7, 2, 0, 1.0, False),  # it can have an empty replica to itself, or wait for seven slots
+        (8, 7, 0, 1.0, True),
+        (1000, 7, 0, 1.0, True),
+        (1000, 8, 0, 1.0, False),
+        (1000, 2007, 0, 1.0, False),  # another one is there
+        (1000, 1, 0, 2.0, True),  # slow: two of its eight slots are in use
+        (1000, 2, 0, 2.0, False),
+        (7, 1, 0, 2.0, False),  # the engine would run all seven
+        # Of 1000 KV tokens in 1000 sequences, those count that find a slot.
+        (1000, 4, 946, 1.0, True),
+        (1000, 4, 947, 1.0, False),
+    ],
+)
+def test_a_request_of_a_batch_or_more_takes_the_slots_that_are_free(
+    sequences: int, running: int, kv_tokens: int, slowness: float, *, fits: bool
+) -> None:
+    load = ReplicaLoad("r", running, 8, kv_tokens, 1000)
+    assert admission.admits(load, Cost(sequences, 1000 * bool(kv_tokens)), slowness) is fits
+
+
+def test_a_request_takes_one_batch_at_a_time() -> None:
+    whole = Cost(1000, 50_001)
+    assert whole.at_once(32) == Cost(32, 1601)
+    assert whole.at_once(1000) is whole.at_once(2000) is whole.at_once(0) is whole
 
 
 @given(

@@ -258,7 +258,7 @@ def test_who_waits_when_the_last_replica_goes_is_held_in_order_or_told() -> None
     ],
 )  # fmt: skip
 def test_who_is_held_pays_once_when_it_starts(sequences: int, how: str, before: int) -> None:
-    model, waits = full(sequences), ask("a", sequences=sequences)
+    model, waits = full(2 * sequences - 1), ask("a", sequences=sequences)
     if how == "was admitted":
         model.replicas[0].sequences = 0
         assert isinstance(model.come(waits), Slots)
@@ -314,6 +314,45 @@ def test_a_pace_is_learned_beside_another_replica_only() -> None:
     assert not alone.dispatcher.slowness.factors(1.0)
     assert two.dispatcher.slowness.factors(1.0)
     assert alone.dispatcher.service.seconds > 1.0
+
+
+def test_a_request_of_many_batches_takes_one_and_pays_for_all() -> None:
+    model, large = Model(8, seconds=1.0), ask("a", sequences=1000)
+    model.replicas[0].sequences = 7
+    assert model.come(large) is model.replicas[0]
+    assert (model.replicas[0].sequences, large.takes, large.rounds) == (15, Cost(8, 800), 125)
+    assert model.paid("a") == 100_000
+    model.dispatcher.settle(large, 60_000.0)
+    assert model.paid("a") == 60_000
+    small = ask()
+    assert model.come(small) is not model.replicas[0]
+    assert (small.takes, small.rounds) == (small.cost, 1)
+
+
+def test_a_request_of_many_batches_keeps_others_waiting_as_one() -> None:
+    """Else every other key would be told of a wait that the other replicas spare it."""
+    model = full(8, 4)
+    model.waits(ask("a", sequences=1000))
+    assert model.dispatcher.queue.sequences == 8
+    model.waits(ask("b"))
+    model.replicas[1].sequences = 3
+    (started,) = model.starts()
+    assert (started.takes, started.rounds) == (Cost(4, 400), 250), "of the replica that it got"
+
+
+def test_one_key_does_not_take_all_replicas_while_another_is_active() -> None:
+    model, first, second = Model(8, 8), ask("a", sequences=1000), ask("a", sequences=1000)
+    assert isinstance(model.come(ask("o")), Slots)
+    taken = model.come(first)
+    assert isinstance(taken, Slots)
+    model.waits(second)
+    assert model.starts() == []
+    small = ask("o")
+    model.waits(small)
+    assert model.starts() == [small]
+    assert model.starts() == []
+    taken.sequences = 0
+    assert model.starts() == [second]
 
 
 def test_what_each_takes_may_be_given() -> None:

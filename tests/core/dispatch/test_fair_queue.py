@@ -13,7 +13,7 @@ from partitiond.core.dispatch.fair_queue import HEADROOM_SHARE, FairQueue, expir
 
 _numbers = itertools.count()
 SLOTS = 64
-NEARLY_FULL = Cost(8, 10)
+NEARLY_FULL = Cost(7, 10)
 """Does not fit beside what runs on TIGHT."""
 
 
@@ -87,6 +87,50 @@ def test_a_key_alone_may_have_every_slot() -> None:
     assert taken(queue, busy(SLOTS - 1)) is None
     assert keys_taken(queue, 1) == "f"
     assert taken(queue, busy(SLOTS - 1)) is not None
+
+
+WHOLE = Cost(8, 80)
+"""Takes a replica of eight slots, for 1000 tokens in all."""
+
+
+@pytest.mark.parametrize(
+    ("others_started", "others_wait", "of_first", "second", "starts"),
+    [
+        (True, False, 8, True, False),
+        (True, False, 7, True, True),
+        (True, False, 7, False, True),  # or it never would
+        (False, False, 8, True, True),
+        (True, True, 8, True, True),  # it is first
+    ],
+)
+def test_requests_that_take_whole_replicas_leave_one_to_others(
+    *, others_started: bool, others_wait: bool, of_first: int, second: bool, starts: bool
+) -> None:
+    loads = [busy(of_first, of=8), *([busy(1, of=8, name="b")] if second else [])]
+    queue = queued(credit=0.0)
+    if others_started:
+        queue.charge("o", 10)
+    queue.charge("a", 100)
+    assert queue.leaves_none("a", WHOLE, loads, {}) is (not starts or others_wait)
+    assert not queue.leaves_none("new", WHOLE, loads, {}), "it has had nothing"
+    assert not queue.leaves_none("a", Cost(7, 70), loads, {})
+    queue.push(entry("a", cost=WHOLE, tokens=1000))
+    if others_wait:
+        queue.charge("o", 1000)
+        queue.push(entry("o"))
+    found = taken(queue, *loads)
+    assert (None if found is None else found[0].key) == ("a" if starts else None)
+
+
+def test_a_request_of_many_batches_is_overtaken_by_no_more_than_one() -> None:
+    queue = queued(entry("big", tokens=100_000, cost=Cost(8, 800)))
+    assert taken(queue, busy(1, 990, 1000, of=8)) is None
+    overtook = 0
+    for _ in range(20):
+        queue.push(entry("small", tokens=100))
+        found = taken(queue, busy(1, 400, 1000, of=8))
+        overtook += 0 if found is None or found[0].key == "big" else 100
+    assert overtook == 800
 
 
 def test_what_started_without_waiting_counts() -> None:
@@ -179,7 +223,7 @@ def test_a_large_request_is_overtaken_by_no_more_than_its_own_size() -> None:
 
 
 def test_a_reservation_keeps_one_replica_and_the_others_go_on() -> None:
-    queue = queued(entry("big", tokens=50, cost=Cost(8, 800)))
+    queue = queued(entry("big", tokens=50, cost=Cost(7, 800)))
     for _ in range(12):
         queue.push(entry("small", tokens=10))
     # Both are nearly full; the large one fits nowhere. "a" is nearer to having room.

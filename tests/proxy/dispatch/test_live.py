@@ -14,6 +14,7 @@ from tests.proxy.conftest import Make, Proxy, error_of, key, post, replica, tabl
 from tests.proxy.scripted import (
     STREAM_HEAD,
     Gate,
+    Received,
     ScriptedEngine,
     Step,
     answer,
@@ -75,6 +76,32 @@ async def test_what_a_request_needs_counts(
     await engine.got(2)
     gate.open()
     assert (await waiting).status_code == 200
+
+
+async def test_a_request_of_many_batches_starts_beside_others_and_counts_as_one_batch(
+    make: Make, gate: Gate
+) -> None:
+    def script(request: Received) -> list[Step]:
+        return [10.0 * (len(request.body["prompt"]) == 2000), *gate(request)]
+
+    proxy, engine = await make.both(script, at={"max_sequences": 4, "service_seconds": 2.0})
+    (model,) = proxy.state.models.values()
+    (replica,) = model.replicas.values()
+    small = proxy.ask(prompt="small")
+    await engine.got(1)
+    large = proxy.ask(prompt=["x"] * 2000, max_tokens=1)
+    await engine.got(2)
+    waits = proxy.ask(prompt="waits")
+    await proxy.queued(1)
+    assert replica.sequences == 5
+    gate.events[1].set()
+    assert (await large).status_code == 200
+    assert model.slots.service.seconds == pytest.approx(2.0 + 0.1 * (10 / 500 - 2.0))
+    await engine.got(3)
+    gate.open()
+    assert [(await one).status_code for one in (small, waits)] == [200] * 2
+    assert replica.work.sequence_seconds == pytest.approx(4 * 10 + 10, abs=0.1)
+    assert proxy.idle()
 
 
 @pytest.mark.parametrize(
@@ -289,9 +316,9 @@ async def test_what_a_request_kept_for_itself_is_free_when_it_waited_in_vain(
     """A large one that was overtaken enough keeps the replica; the next starts as it is refused."""
     proxy, engine = await make.both(gate, at={"max_sequences": 4})
     model = proxy.state.models["m"]
-    running = [proxy.ask(prompt="runs")]
+    running = [proxy.ask(prompt=["runs", "runs"])]
     await engine.got(1)
-    large = proxy.ask(n=4, max_tokens=1)
+    large = proxy.ask(n=3, max_tokens=1)
     await proxy.queued(1)
     (entry,) = model.slots.queue
     while model.slots.queue._lane[entry] > 0:

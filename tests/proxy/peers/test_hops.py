@@ -118,6 +118,17 @@ async def test_who_finds_no_place_waits_at_the_owner_and_hears_its_refusal(
     await until_idle([a, b])
 
 
+async def test_a_request_of_many_batches_takes_one_at_its_owner(make: Make) -> None:
+    go = asyncio.Event()
+    a, b, engine = await make.pair(holding(go), max_sequences=4)
+    asked = a.proxy.ask(prompt=["x"] * 2048)
+    await engine.got(1)
+    assert b.proxy.state.models["m"].replicas["m-1"].sequences == 4
+    go.set()
+    assert (await asked).status_code == 200
+    await until_idle([a, b])
+
+
 async def test_the_hosts_share_the_bound_of_the_queue(make: Make) -> None:
     """The shares follow the table."""
     one, two = await make.engine(name="e1"), await make.engine(name="e2")
