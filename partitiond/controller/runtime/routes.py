@@ -162,7 +162,7 @@ def routing_from(
             availability_of(name, wanted, own, asleep, waited_for, ending=ending),
             name in asleep,
             _patient(policy) if name in waited_for else policy,
-            [e.observed.placement for e in own if _serves(e)],
+            [e for e in own if _serves(e)],
             ready_at=ready_at.get(name, 0.0),
         )
 
@@ -241,7 +241,7 @@ def _model_route(
     availability: ModelAvailability,
     to_sleep: bool,
     policy: RoutePolicy,
-    serving: Sequence[Placement],
+    serving: Sequence[RoutedEngine],
     *,
     ready_at: float,
 ) -> ModelRoute:
@@ -249,7 +249,7 @@ def _model_route(
     sleeping = availability is ModelAvailability.SLEEPING
     coming = availability is ModelAvailability.STARTING and ready_at > 0
     # A wake or a start takes longer than most SLOs allow; requests wait for it all the same.
-    longest = max_wait_seconds(spec, serving, policy)
+    longest = max_wait_seconds(spec, [e.observed.placement for e in serving], policy)
     if sleeping or coming:
         longest = policy.max_wait_seconds
     retry_after = (
@@ -268,6 +268,10 @@ def _model_route(
         aliases=spec.aliases,
         defaults_json=defaults_json(spec.request_defaults),
         limits=spec.request_limits,
+        max_model_len=min(
+            [engine.max_model_len for engine in serving if engine.max_model_len],
+            default=spec.max_model_len,
+        ),
     )
 
 

@@ -134,6 +134,8 @@ class ModelRoute:
         availability: what the proxy answers without a serving replica.
         served_name: name that the engine was started with.
         created_at: Unix seconds, for `/v1/models`.
+        max_model_len: longest context that every replica takes, of all hosts, in tokens; without a
+            replica, what the next one is started with. 0 if it is not told. For `/v1/models`.
         max_queue: requests that may wait for a slot; further ones get 429.
         max_wait_seconds: longest wait for a slot, then 429 (the SLO's TTFT bound if that is
             shorter: a request that cannot start in time is refused at once).
@@ -165,6 +167,7 @@ class ModelRoute:
     limits: RequestLimits = NO_REQUEST_LIMITS
     elsewhere: bool = False
     hosts: tuple[HostSlots, ...] = ()
+    max_model_len: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -153,9 +153,13 @@ def _is_of_models(path: str) -> bool:
 
 
 def _model_object(name: str, route: ModelRoute) -> dict[str, object]:
+    """Return the card of a model or alias, with the fields of vLLM's that clients read."""
     return {
         "id": name,
         "object": "model",
         "created": route.created_at,
         "owned_by": "partitiond",
+        "root": route.name,
+        "parent": None,
+        "max_model_len": route.max_model_len or None,
     }

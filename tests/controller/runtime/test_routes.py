@@ -18,7 +18,7 @@ from partitiond.controller.runtime.routes import (
 )
 from partitiond.core.dispatch import routing
 from partitiond.core.keys.record import KeyRecord
-from partitiond.core.model.spec import Slo
+from partitiond.core.model.spec import EngineOptions, Slo
 from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica.states import ReplicaState
 from tests.controller.samples import NOW, placement, record, spec
@@ -114,6 +114,26 @@ def test_a_route_carries_the_limits_of_the_operating_point_and_a_model_all_its_n
             rates=KEY.rates,
         ),
     )
+
+
+@pytest.mark.parametrize(
+    ("engines", "expected"),
+    [
+        ([], 512),  # at zero: as its next engine is started
+        ([engine(ReplicaState.SLEEPING)], 512),
+        ([STARTING], 512),
+        ([SERVING], 256),  # of the version before
+        ([engine(ReplicaState.SERVING, max_model_len=768)], 768),
+        ([engine(ReplicaState.SERVING, max_model_len=768, host="h2"), SERVING], 256),
+        ([engine(ReplicaState.SERVING, max_model_len=768), DRAINING], 768),
+        ([engine(ReplicaState.SERVING, max_model_len=0)], 512),  # not known
+        ([engine(ReplicaState.SERVING, max_model_len=0), SERVING], 256),
+    ],
+)
+def test_a_model_takes_what_all_that_serve_take(engines: list[RoutedEngine], expected: int) -> None:
+    models = [record("a", engine=EngineOptions(max_model_len=512))]
+    (model,) = table(*engines, models=models).models
+    assert model.max_model_len == expected
 
 
 def test_a_request_waits_no_longer_than_its_slo_allows_less_the_time_to_the_first_token() -> None:
