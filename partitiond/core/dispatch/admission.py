@@ -52,7 +52,8 @@ class Cost:
         """
         if not 0 < batch < self.sequences:
             return self
-        return Cost(batch, math.ceil(self.kv_tokens * batch / self.sequences))
+        held = math.ceil(self.kv_tokens * batch / self.sequences)
+        return dataclasses.replace(self, sequences=batch, kv_tokens=held)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -48,9 +48,9 @@ class FlightTarget:
         raise NotImplementedError
 
     @property
-    def counts_failures(self) -> bool:
-        """Whether its failures are counted by this host's metrics."""
-        return True
+    def counted_as(self) -> str:
+        """Name that its failures have in this host's metrics; empty where another host counts."""
+        return self.replica_id
 
     def failed(self) -> None:
         """Count a failed attempt."""

@@ -344,8 +344,8 @@ class Serving(AttemptOwner):
         if replica is not None:
             if not unreached:
                 replica.failed()
-            if replica.counts_failures:
-                state.metrics.upstream_failures[replica.replica_id, failure.kind] += 1
+            if replica.counted_as:
+                state.metrics.upstream_failures[replica.counted_as, failure.kind] += 1
         if self.answer.streaming:
             opening = attempt.opening if attempt is not None else b""
             self._fail(from_failure(failure), "failed", opening)

@@ -7,11 +7,11 @@ on where and when the request runs: it queues, retries and quarantines it like i
 import contextlib
 import time
 
-from partitiond.core.dispatch.admission import Cost
+from partitiond.core.dispatch.admission import Cost, refuse_without_replica
 from partitiond.core.dispatch.affinity import DIGEST_BYTES, MAX_BLOCKS
 from partitiond.core.dispatch.host_affinity import split_digests
 from partitiond.core.dispatch.places import RequestOwner
-from partitiond.core.dispatch.routing import RouteKind
+from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
 from partitiond.core.keys.charging import Estimate
 from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.dispatch.replicas import LiveReplica
@@ -110,10 +110,12 @@ class PeerRequest(Serving):
         state, asked, record = self._state, self._asked, self.record
         now = time.monotonic()
         model = state.models.get(asked.model)
-        if model is None or state.draining:
-            self.refuse(
-                errors.unknown_model(asked.model) if model is None else errors.SHUTTING_DOWN
-            )
+        if state.draining:
+            self.refuse(errors.SHUTTING_DOWN)
+            return
+        if model is None:  # the entry knows it: the next table, or the last one, has it
+            unknown = refuse_without_replica(asked.model, ModelAvailability.UNAVAILABLE, 1.0)
+            self.refuse(errors.from_rejected(unknown))
             return
         self.model = model
         self.request = ParsedRequest(

@@ -14,6 +14,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from partitiond.proxy.request.errors import TOLD_BY_HOSTS
+
 PROTOCOL: Final = 1
 """Version of the protocol; proxies with another one are not talked to."""
 
@@ -111,7 +113,8 @@ class Failed(msgspec.Struct, array_like=True):
     """Why a request has no answer.
 
     Attributes:
-        status, code, message, retry_after_seconds: as a client would be told.
+        status, code, message, retry_after_seconds: as a client would be told. Of another host only
+            codes of `errors.TOLD_BY_HOSTS` are passed on.
         refused: the owner has no place for it: it was not sent to an engine.
     """
 
@@ -169,7 +172,6 @@ MOST: Final = 1 << 40
 """Bound of numbers in messages: more tokens or bytes than any request has. Chosen so."""
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _REPLICA_ID: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
-_CODE: Final = re.compile(r"[a-z0-9_]{0,64}")
 _TRACED: Final = re.compile(rb"(?:\r\ntraceparent: [0-9a-f-]{1,64})?")
 _LOAD: Final = re.compile(rb"(?:\r\nendpoint-load-metrics-format: [a-z]{1,16})?")
 _HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
@@ -211,9 +213,15 @@ def _head(data: bytes) -> AnswerHead:
 
 
 def _failed(data: bytes) -> Failed:
-    """Return why there is no answer. Raises ValueError."""
+    """Return why there is no answer: with a code that this host knows, that code's status, and a
+    short message. Raises ValueError.
+    """
     failed = _decoded(_decode_failed, data)
-    _check(400 <= failed.status < 600 and _CODE.fullmatch(failed.code), "an error")
+    status = TOLD_BY_HOSTS.get(failed.code)
+    if status is None:
+        failed.code, failed.message = "upstream_bad_response", _NOT_KNOWN
+        status = TOLD_BY_HOSTS[failed.code]
+    failed.status, failed.message = status, failed.message[:MOST_MESSAGE]
     if failed.retry_after_seconds is not None:
         failed.retry_after_seconds = min(
             max(1, failed.retry_after_seconds), _MOST_RETRY_AFTER_SECONDS
@@ -239,6 +247,10 @@ def _bounded(number: int) -> int:
 
 
 _MOST_RETRY_AFTER_SECONDS: Final = 3600
+MOST_MESSAGE: Final = 500
+"""Most characters of another host's message that a client is shown. Chosen: more than any of the
+proxy's own has."""
+_NOT_KNOWN: Final = "The host of the model's engine answered with an error that is not known here."
 encode: Final = msgspec.msgpack.Encoder().encode
 read_hello: Final = msgspec.msgpack.Decoder(Hello).decode
 _decode_open: Final = msgspec.msgpack.Decoder(Open).decode

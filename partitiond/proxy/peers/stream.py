@@ -11,7 +11,7 @@ from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import Failed, PlacedAt, read_failed, read_head, read_placed
 from partitiond.proxy.peers.socket import PeerSocket
 from partitiond.proxy.request.dialects import Markers
-from partitiond.proxy.request.errors import AttemptError
+from partitiond.proxy.request.errors import FAILURE_STATUS, AttemptError
 
 LOST: Final = Failed(
     502, "upstream_reset", "The host of the model's engine cannot be reached any more."
@@ -31,12 +31,6 @@ heard of it, which the buffers of one TCP connection bound. Chosen, several time
 MAX_PLACES: Final = 64
 """Most replicas that one request is sent to at its owner. Chosen, far above the retries."""
 _KIND: Final = "upstream_"
-_KINDS: Final = frozenset(
-    {
-        "connect", "connect_timeout", "first_token_timeout", "between_tokens_timeout",
-        "total_timeout", "reset", "truncated", "bad_response", "engine_error",
-    }
-)  # fmt: skip
 
 
 class HopOwner(Protocol):
@@ -80,6 +74,7 @@ class PeerStream(AnswerStream):
     """One request at another host.
 
     Attributes:
+        host: name of the other host.
         number: of the request on its connection.
         over: it has ended, or nobody waits for it.
         is_placed: it has a place on a replica.
@@ -88,7 +83,7 @@ class PeerStream(AnswerStream):
 
     __slots__ = (
         "_has_head", "_is_paused", "_link", "_markers", "_owner", "_paused_bytes", "_places",
-        "_receiver", "_write", "is_lost", "is_placed", "number", "over",
+        "_receiver", "_write", "host", "is_lost", "is_placed", "number", "over",
     )  # fmt: skip
 
     def __init__(self, link: PeerStreams, number: int, owner: HopOwner) -> None:
@@ -102,6 +97,7 @@ class PeerStream(AnswerStream):
         self._is_paused = False
         self._paused_bytes = 0
         self._places = 0
+        self.host = link.peer
         self._link = link
         self._owner = owner
         self._receiver: Receiver | None = None
@@ -219,7 +215,7 @@ class PeerStream(AnswerStream):
         self._owner.hop_failed(failed, sent=True)
         kind = failed.code.removeprefix(_KIND)
         receiver.received_failure(
-            AttemptError(kind if kind in _KINDS else "engine_error", failed.message)
+            AttemptError(kind if kind in FAILURE_STATUS else "engine_error", failed.message)
         )
 
     def _take_place(self, placed: PlacedAt) -> None:
@@ -331,9 +327,11 @@ class PeerReplica(FlightTarget):
         return True
 
     @property
-    def counts_failures(self) -> bool:
-        """Whether its failures are counted here: the owner counts those of its engines."""
-        return self._stream.is_lost
+    def counted_as(self) -> str:
+        """The owner's name if it was lost, since only the owner's word names the replica; else
+        empty, since the owner counts its engines' failures.
+        """
+        return self._stream.host if self._stream.is_lost else ""
 
     def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> float:  # noqa: ARG002 -- see `FlightTarget`
         """Leave it to the owner, which sees its replicas die."""

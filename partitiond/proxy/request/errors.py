@@ -78,18 +78,40 @@ class AttemptError(UpstreamError):
         self.no_byte = no_byte
 
 
-_FAILURE_STATUS: Final = {
+FAILURE_STATUS: Final = {
     "connect": 503,
     "connect_timeout": 504,
     "first_token_timeout": 504,
     "between_tokens_timeout": 504,
     "total_timeout": 504,
+    "reset": 502,
+    "truncated": 502,
+    "bad_response": 502,
+    "engine_error": 502,
 }
+"""By kind of failure."""
+TOLD_BY_HOSTS: Final = {
+    **{f"upstream_{kind}": status for kind, status in FAILURE_STATUS.items()},
+    "queue_full": 429,
+    "wait_too_long": 429,
+    "queue_timeout": 429,
+    "model_starting": 503,
+    "model_sleeping": 503,
+    "model_unavailable": 503,
+    "model_on_other_host": 503,
+    "shutting_down": 503,
+    "bodies_full": 503,
+    "request_quarantined": 422,
+    "request_on_trial": 503,
+    "internal_error": 500,
+}
+"""Status by code: all codes with which another host may say that a request got no answer. Others
+become `upstream_bad_response`, since each code is a series of the metrics and a word of the API."""
 
 
 def from_failure(failure: AttemptError) -> ApiError:
     """Return the error for the client when no attempt is left."""
-    status = _FAILURE_STATUS.get(failure.kind, 502)
+    status = FAILURE_STATUS[failure.kind]
     return ApiError(
         status,
         failure.message,

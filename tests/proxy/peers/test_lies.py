@@ -19,6 +19,7 @@ from partitiond.proxy.peers import frames, stream
 from partitiond.proxy.peers.frames import frame
 from partitiond.proxy.peers.link import PeerLink
 from partitiond.proxy.peers.messages import (
+    MOST_MESSAGE,
     AnswerHead,
     Failed,
     ModelCounts,
@@ -26,6 +27,7 @@ from partitiond.proxy.peers.messages import (
     ReplicaCounts,
     encode,
 )
+from partitiond.proxy.request.errors import TOLD_BY_HOSTS
 from tests.proxy.conftest import replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
@@ -131,9 +133,6 @@ NONSENSE: dict[str, Frames] = {
     "a place after the head": [PLACED, WHOLE, PLACED],
     "places without end": [PLACED] * (stream.MAX_PLACES + 1),
     "a place of another type": [(frames.PLACED, encode([1, 2]))],
-    "a failure that is a success": [failed(status=200)],
-    "a failure of no status": [PLACED, failed(status=-1)],
-    "a word that is none": [failed(code='","event":"', refused=True)],
     "no text": [(frames.FAIL, b"\x93\xcd\x01\xf6\xa1\xff\xa1a")],
     "depth without end": [(frames.FAIL, b"\x98" + failed()[1][1:] + b"\x91" * 100_000)],
 }
@@ -151,6 +150,44 @@ async def test_nonsense_ends_its_connection_and_no_other(rig: Rig) -> None:
         await proxy.until(lambda number=number: rig.liar.ended >= number)  # type: ignore[misc]
     await rig.ends(goes_on)
     assert not any("evil" in line or "\n" in line for line in proxy.log_lines)
+
+
+UNKNOWN = (502, "upstream_bad_response")
+
+
+@pytest.mark.parametrize("before", [[], [PLACED], [PLACED, STREAM, EVENT]])
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        (401, "invalid_api_key", UNKNOWN),  # whose key would that be?
+        (200, '","event":"', UNKNOWN),
+        (-1, "", UNKNOWN),
+        (401, "queue_full", (429, "queue_full")),
+        (200, "upstream_reset", (502, "upstream_reset")),
+        (599, "request_quarantined", (422, "request_quarantined")),
+    ],
+)
+async def test_a_host_says_why_there_is_no_answer_in_words_that_are_known(
+    rig: Rig, *, before: Frames, status: int, code: str, expected: tuple[int, str]
+) -> None:
+    """With their own status, and a message that is short; so a liar makes no series of metrics."""
+    told = failed(status=status, code=code, message="x" * 200_000, refused=not before)
+    rig.liar.script = lambda: [*before, told]
+    if EVENT in before:
+        text = await rig.entry.proxy.stream_text()
+        assert ("x" * (MOST_MESSAGE - 1) in text) == (expected is not UNKNOWN)
+        assert len(text) < 2 * MOST_MESSAGE
+        return
+    answered = await rig.entry.proxy.complete()
+    error = answered.json()["error"]
+    if before and expected != UNKNOWN and not code.startswith("upstream"):
+        assert answered.status_code == (422 if code == "request_quarantined" else 502)
+    else:
+        assert (answered.status_code, error["code"]) == expected
+    assert len(error["message"]) <= MOST_MESSAGE
+    assert {*rig.entry.proxy.state.metrics.refusals} <= {*TOLD_BY_HOSTS}
+    assert rig.liar.ended == 0
+    await until_idle([rig.entry])
 
 
 LATE: dict[str, Frames] = {
@@ -277,6 +314,19 @@ async def test_a_host_that_loses_a_request_twice_is_not_asked_a_third_time(rig: 
     assert answered.json()["error"]["code"] == "upstream_reset"
     assert rig.liar.asked == 2
     await until_idle([rig.entry, rig.sound])
+
+
+async def test_a_host_that_is_lost_is_counted_by_its_name_whatever_it_calls_its_replicas(
+    rig: Rig,
+) -> None:
+    rig.liar.holds = False
+    names = itertools.count()
+    rig.liar.script = lambda: [(frames.PLACED, encode(PlacedAt(f"m-{next(names)}")))]
+    for _ in range(3):
+        await rig.entry.until_it_hears(2)
+        assert (await rig.entry.proxy.complete()).status_code == 502
+    assert {*rig.entry.proxy.state.metrics.upstream_failures} == {("x", "reset")}
+    await until_idle([rig.entry])
 
 
 # The owner's side

@@ -1,0 +1,33 @@
+"""The codes that hosts tell each other are those that they have."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+
+from partitiond.core.dispatch import admission, quarantine
+from partitiond.proxy.request.errors import (
+    BODIES_FULL,
+    FAILURE_STATUS,
+    INTERNAL,
+    SHUTTING_DOWN,
+    TOLD_BY_HOSTS,
+)
+
+
+def test_every_code_of_an_owners_refusals_is_known() -> None:
+    """What it says for want of a place, of its quarantine, and of its attempts."""
+    said = {
+        *(code for code in _refusals_of(admission)),
+        *(code for code in _refusals_of(quarantine)),
+        *(f"upstream_{kind}" for kind in FAILURE_STATUS),
+        *(one.code for one in (SHUTTING_DOWN, BODIES_FULL, INTERNAL)),
+    }
+    assert said == {*TOLD_BY_HOSTS}
+
+
+def _refusals_of(module: ModuleType) -> Iterator[str]:
+    for node in ast.walk(ast.parse(inspect.getsource(module))):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Rejected":
+            assert isinstance(node.args[1], ast.Constant)
+            yield str(node.args[1].value)
