@@ -1,5 +1,6 @@
 """Budgets that cannot be written are reported once, and written as soon as that works again."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -86,3 +87,26 @@ def test_a_key_gets_nothing_back_from_limits_that_never_debited_it() -> None:
     accounts.settle(after, 7)
     assert accounts.uses()["k1"]["budget_used"] == 7
     assert accounts._meters["k1"].usage.in_flight == 0
+
+
+def test_other_limits_of_a_key_forget_nothing_that_it_used() -> None:
+    """Else whoever changes a key's limits in the middle of a flood opens them all anew."""
+    accounts = Accounts(None)
+    rates = dataclasses.replace(RATES, tokens_per_minute=1000)
+
+    def asks(tokens: float, **limits: int) -> Receipt | str:
+        other = dataclasses.replace(LIMITED, rates=dataclasses.replace(rates, **limits))
+        accounts.apply((other,))
+        found = accounts.admit("k1", tokens, 1.0)
+        return found if isinstance(found, Receipt) else found.code
+
+    runs = asks(900)
+    assert isinstance(runs, Receipt)
+    assert asks(1, max_in_flight=1, tokens_per_minute=5000) == "too_many_in_flight"
+    assert asks(1900, token_budget=5000, tokens_per_minute=2000) == "tokens_rate_limited"
+    assert asks(200, token_budget=1001) == "budget_exhausted"
+    accounts.settle(runs, 400.0)
+    assert accounts.uses()["k1"] == {
+        "requests": 1, "tokens": 400, "budget_used": 400, "in_flight": 0,
+    }  # fmt: skip
+    assert isinstance(asks(100), Receipt)
