@@ -338,6 +338,7 @@ def test_a_request_of_many_batches_keeps_others_waiting_as_one() -> None:
     model.replicas[1].sequences = 3
     (started,) = model.starts()
     assert (started.takes, started.rounds) == (Cost(4, 400), 250), "of the replica that it got"
+    assert model.paid("a") == 100_000
 
 
 def test_one_key_does_not_take_all_replicas_while_another_is_active() -> None:
