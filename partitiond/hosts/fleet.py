@@ -46,7 +46,7 @@ async def hosts_of_fleet(
     """
     clock, host = SystemClock(), settings.host
     limits = HostLimits(host.silent_seconds, host.lost_seconds)
-    hosts = Hosts([here], limits=limits, clock=clock)
+    hosts = Hosts([here], limits=limits, clock=clock, store=store)
     membership = Membership(
         hosts,
         cluster,

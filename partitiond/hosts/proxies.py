@@ -6,11 +6,15 @@ goes on with the table that it has, and is given the newest one before it is ask
 host answers again; the others are told of it meanwhile, as they may well reach it, until its host
 is lost. No other host's proxy holds up the control plane's own: those of other hosts are started,
 told and watched beside it, and what is wrong with one of them is said of that one alone.
+
+With each sample of the counts the limits of keys are divided anew (`core.keys.shares`), and hosts
+whose shares change are told.
 """
 
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -24,21 +28,27 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
     TablesOfHosts,
 )
-from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.core.keys.record import KeyUse
+from partitiond.core.keys.shares import Division, KeyShares
 from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts import exposition
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
-from partitiond.ports import ProxyControl
+from partitiond.ports import ProxyControl, Store
 from partitiond.ports.host import HostTable
 from partitiond.ports.host_agent import HostAgent
+from partitiond.serde import from_stored_json, to_stored_json
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 TELL_SECONDS: Final = 1.0
 """Longest wait for other hosts' proxies to take a table; they get it later all the same. Chosen:
 half of the time that a change of a key waits, and a table is taken in milliseconds."""
+SHARES_MARK: Final = "key-shares"
+"""Kind of the marks of the store that hold how keys are divided, by key id."""
 
 
 @dataclasses.dataclass
@@ -81,12 +91,14 @@ class HostsProxies:
             loop does not wait for it.
         ask_again_seconds: pause before a silent host is asked again.
         tell_seconds: longest wait for other hosts to take a table.
+        store: keeps how keys are divided; None if that is forgotten.
     """
 
     def __init__(
         self,
         agents: Agents,
         *,
+        store: Store | None = None,
         lost: Callable[[], Collection[str]] = _nobody,
         quiet: Callable[[str], bool] = lambda _: False,
         ask_again_seconds: float = ASK_AGAIN_SECONDS,
@@ -99,6 +111,9 @@ class HostsProxies:
         self._tell_seconds = tell_seconds
         self._table = EMPTY_ROUTING_TABLE
         self._parts = TablesOfHosts(EMPTY_ROUTING_TABLE)
+        self._store = store
+        self._shares = KeyShares(_kept_divisions(store), int(time.time() * 1000))
+        self._untold = False
         self._own_table: RoutingTable | None = None
         self._own_telling = asyncio.Lock()
         self._hosts: dict[str, _Host] = {}
@@ -157,16 +172,15 @@ class HostsProxies:
         # The same table again is a word that its keys are the newest (`core.keys.stale`).
         is_word = table is self._table
         self._table = table
-        self._parts = TablesOfHosts(table, self._parts, peers=self._peers())
+        peers = self._peers()
+        self._shares.apply(table.keys, [peer.host for peer in peers])
+        self._save_shares()
+        self._parts = TablesOfHosts(table, self._parts, peers=peers, shares=self._shares.of)
         others = self._others()
         for host in others:
             if is_word or not self._has_its_part(host):
                 self._begin_telling(host)
-        own = self._agents.own
-        async with self._own_telling:  # of two at the same time, the later one has the newest
-            parts, newest = self._parts, self._table
-            await own.proxy.publish(parts.of(own.name))
-            self._own_table = newest
+        await self._publish_own()
         waits = [
             host.telling
             for host in others
@@ -174,6 +188,47 @@ class HostsProxies:
         ]
         if waits:
             await asyncio.wait(waits, timeout=self._tell_seconds)
+
+    async def _publish_own(self) -> None:
+        own = self._agents.own
+        async with self._own_telling:  # of two at the same time, the later one has the newest
+            parts, newest = self._parts, self._table
+            await own.proxy.publish(parts.of(own.name))
+            self._own_table = newest
+
+    async def _divide(self, told: Mapping[str, TrafficSample | None]) -> None:
+        """Divide the limits of keys by what hosts counted, and tell the hosts."""
+        samples = {name: sample for name, sample in told.items() if sample is not None}
+        changed = self._shares.look(samples, time.monotonic(), time.time())
+        self._untold = self._untold or changed
+        if not self._save_shares():
+            return
+        if self._untold:
+            self._untold = False
+            self._parts = TablesOfHosts(
+                self._table, self._parts, peers=self._parts.peers, shares=self._shares.of
+            )
+            for host in self._others():
+                if not self._has_its_part(host):
+                    self._begin_telling(host)
+        own = self._agents.own.name
+        has = samples[own].shares_number if own in samples else None
+        if has is not None and has != self._shares.of(own).number:
+            with contextlib.suppress(PartitiondError):  # the next look tells it again
+                await self._publish_own()
+
+    def _save_shares(self) -> bool:
+        """Store what hosts are told before they are told; False if the store refuses it."""
+        unsaved = self._shares.unsaved
+        try:
+            for key_id, division in list(unsaved.items()):
+                if self._store is not None:
+                    text = None if division is None else to_stored_json(division)
+                    self._store.set_mark(SHARES_MARK, key_id, text)
+                del unsaved[key_id]
+        except StoreError as error:
+            log.warning("how keys are divided among hosts cannot be kept: %s", error)
+        return not unsaved
 
     @property
     def _begun(self) -> bool:
@@ -309,6 +364,7 @@ class HostsProxies:
             return None
         for name in self._counts.keys() - told.keys():  # no part of the fleet any more
             self._counts[name] = grown(self._counts[name], None)
+        await self._divide(told)
         for name, sample in told.items():
             self._counts[name] = grown(self._counts.get(name, HostCounts()), sample)
         return together(self._counts, self._agents.own.name, self._epoch, time.monotonic())
@@ -397,3 +453,14 @@ class HostsProxies:
         with contextlib.suppress(PartitiondError):
             return await ask(agent.proxy)
         return None
+
+
+def _kept_divisions(store: Store | None) -> dict[str, Division]:
+    """Return how keys were divided; one that cannot be read is divided anew."""
+    found: dict[str, Division] = {}
+    for key_id, text in ({} if store is None else store.marks(SHARES_MARK)).items():
+        try:
+            found[key_id] = from_stored_json(Division, text)
+        except PartitiondError as error:
+            log.warning("how the key %s was divided cannot be read: %s", key_id, error)
+    return found

@@ -26,6 +26,7 @@ from partitiond.hosts.engines import HostsEngines, HostsProfiler
 from partitiond.hosts.models import HostsModels
 from partitiond.hosts.proxies import HostsProxies
 from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.ports import Store
 from partitiond.ports.host import Clock
 from partitiond.ports.host_agent import AgentFacts, HostAgent
 
@@ -44,6 +45,7 @@ class Hosts:
         late_seconds: how long a look at all hosts waits for one of them.
         limits: how long a host may say nothing.
         clock: tells for how long it has.
+        store: keeps how keys are divided among the hosts.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Hosts:
         late_seconds: float = LATE_SECONDS,
         limits: HostLimits | None = None,
         clock: Clock | None = None,
+        store: Store | None = None,
     ) -> None:
         self._agents = Agents(agents)
         self.engines = HostsEngines(self._agents, ask_again_seconds=ask_again_seconds)
@@ -76,6 +79,7 @@ class Hosts:
             lost=self._lost,
             quiet=self.engines.is_quiet,
             ask_again_seconds=ask_again_seconds,
+            store=store,
         )
         self.models = HostsModels(self._agents, ask_again_seconds=ask_again_seconds)
         self._problems = DeadlineCalls(PROBLEM_SECONDS)

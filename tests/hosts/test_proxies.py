@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.demand.traffic import ModelCount, TrafficSample
+from partitiond.core.demand.traffic import KeyCount, ModelCount, TrafficSample
 from partitiond.core.dispatch.routing import (
+    BudgetPeriod,
+    KeyRates,
+    KeyRoute,
     ModelAvailability,
     ModelRoute,
     PeerRoute,
@@ -15,12 +18,13 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
     TablesOfHosts,
 )
-from partitiond.core.errors import ConflictError, DeviceError
+from partitiond.core.errors import ConflictError, DeviceError, StoreError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts.agents import Agents
 from partitiond.hosts.proxies import HostsProxies
 from partitiond.ports.host import HostTable
+from partitiond.store import open_store
 from tests.controller.fakes import FakeProxy, FakeRunner, until
 from tests.hosts.pipes import agent, piped
 from tests.hosts.virtual_time import passes
@@ -57,12 +61,14 @@ class Fleet:
         self.agents = Agents([self.there[0], *(remote for remote, _ in reached)])
         self.one, self.two = (there.proxy for there in self.there[:2])
         self.lost: set[str] = set()
+        self.store = open_store(":memory:")
         self.proxies = self.daemons()
 
     def daemons(self, *, quiet: bool = False) -> HostsProxies:
         """What a daemon has of the proxies; perhaps nobody has looked at their hosts yet."""
         return HostsProxies(
             self.agents,
+            store=self.store,
             quiet=lambda _: quiet,
             ask_again_seconds=0.005,
             lost=lambda: self.lost,
@@ -287,3 +293,73 @@ async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> N
     assert silent is not None
     assert silent.models["a"].arrived == 5
     assert silent.hosts.keys() == proxies.unreached().keys() == {"one"}
+
+
+def budget(proxy: FakeProxy) -> float:
+    """What a proxy may use of the key's budget of 1000 tokens."""
+    shares = proxy.table.shares
+    return next((row.budget for row in shares.rows), 1000 * shares.part)
+
+
+def count(proxy: FakeProxy, used: float, refused: int = 0) -> None:
+    """Let a proxy say what it used of the budget, by the shares that it has."""
+    key = KeyCount(used, used, refused, 100.0 * refused, 0.0, 0.0, used)
+    proxy.sampled = TrafficSample(0.0, keys={"k": key}, shares_number=proxy.table.shares.number)
+
+
+async def test_keys_are_divided_by_what_the_proxies_count_also_by_the_next_head() -> None:
+    """A host that is cut off keeps its share, which the store says to a head that starts again."""
+    keys = (
+        KeyRoute(
+            "k", "0" * 64, rates=KeyRates(token_budget=1000, budget_period=BudgetPeriod.NEVER)
+        ),
+    )
+    fleet = Fleet("old")
+    await asyncio.to_thread(fleet.remote.look)
+    await fleet.begin(table(1, keys=keys))
+    proxies, one, two = fleet.proxies, fleet.one, fleet.two
+    old = fleet.there[-1].proxy
+    assert (budget(one), budget(two)) == (500, 500)
+    assert old.table.shares.number == 0, "it serves its own clients by itself"
+    for _ in range(2):
+        count(one, 0)
+        count(two, 480, refused=20)
+        await proxies.sample()
+        await passes(0.1)
+        await until(lambda: two.table.shares == proxies._shares.of("two"))
+    assert budget(one) + budget(two) == pytest.approx(1000)
+    assert budget(two) > 700
+    assert (one.table.version, two.table.version) == (1, 1)
+    fleet.pipe.cut()
+    fleet.proxies = proxies = fleet.daemons()
+    count(one, 200, refused=20)
+    await proxies.publish(table(2, keys=keys))
+    before = budget(one)
+    for _ in range(3):
+        count(one, 200, refused=20)
+        await proxies.sample()
+    assert budget(one) == before == pytest.approx(1000 - budget(two))
+
+
+async def test_shares_that_cannot_be_stored_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet("old")
+    await asyncio.to_thread(fleet.remote.look)
+    keys = (KeyRoute("k", "0" * 64, rates=KeyRates(requests_per_minute=60)),)
+    await fleet.begin(table(1, keys=keys))
+    told = fleet.two.table
+
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fleet.store, "set_mark", refuse)
+        for asks in (0, 90):
+            count(fleet.one, 0, refused=asks)
+            count(fleet.two, 0)
+            await fleet.proxies.sample()
+            await passes(2.0)
+    assert fleet.two.table == told
+    await fleet.proxies.sample()
+    await until(lambda: fleet.two.table != told)
+    (row,) = fleet.two.table.shares.rows
+    assert row.requests < 0.1

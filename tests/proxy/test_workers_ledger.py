@@ -439,6 +439,6 @@ def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them(
     assert ledger.usage_of_others(-1, meter).tokens == 40.0
     assert PeerMeters(ledger, 0).others("k").requests == 0, "a full bucket owes nothing"
     second.tell("k", Usage(1, 10, 0, 3600.0, 10.0))
-    assert budgets.used("k") == 50.0
+    assert budgets.used()["k"].tokens == 50.0
     budgets.save()
-    assert parent()[1].used("k") == 50.0
+    assert parent()[1].used()["k"].tokens == 50.0

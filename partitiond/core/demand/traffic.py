@@ -105,6 +105,27 @@ class UsageCount:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class KeyCount:
+    """Use of one key with limits, by which the head divides the limits among hosts.
+
+    Attributes:
+        requests, tokens: admitted since the proxy began; of running requests by estimate.
+        refused, refused_tokens: refused by the key's limits, or by this host's share of them.
+        in_flight: requests running or waiting now.
+        budget_start: start of the budget's period, Unix seconds.
+        budget_tokens: tokens of the budget that are used or reserved in that period.
+    """
+
+    requests: float = 0.0
+    tokens: float = 0.0
+    refused: int = 0
+    refused_tokens: float = 0.0
+    in_flight: float = 0.0
+    budget_start: float = 0.0
+    budget_tokens: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class TrafficSample:
     """One reading of the proxy's counts.
 
@@ -115,6 +136,8 @@ class TrafficSample:
         replicas: by the engine's name, as in the routing table.
         usage: by key id ("" if no key is required), then model.
         peers: whether the proxy reaches those of other hosts, by host.
+        keys: by key id, of keys with limits that were used, where other hosts serve them, too.
+        shares_number: of the `HostShares` by which the proxy admits.
     """
 
     at: float
@@ -123,6 +146,8 @@ class TrafficSample:
     replicas: Mapping[str, ReplicaCount] = dataclasses.field(default_factory=dict)
     usage: Mapping[str, Mapping[str, UsageCount]] = dataclasses.field(default_factory=dict)
     peers: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    keys: Mapping[str, KeyCount] = dataclasses.field(default_factory=dict)
+    shares_number: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

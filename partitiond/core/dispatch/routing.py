@@ -2,8 +2,9 @@
 
 import dataclasses
 import enum
+import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from partitiond.core.checks import require
@@ -86,6 +87,52 @@ class KeyRates:
 
 
 NO_KEY_RATES: Final = KeyRates()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyShare:
+    """What one host may use of a key's limits, where several hosts serve the key.
+
+    Attributes:
+        key: id of the key.
+        requests, tokens: part of the limits a minute, 0..1.
+        in_flight: requests at once, at least 1.
+        budget_start: start of the period that `budget` is of, Unix seconds.
+        budget: tokens that the host may have used by the end of that period, those that it has used
+            already included.
+        spent: nothing is left of the budget at any host.
+    """
+
+    key: str
+    requests: float
+    tokens: float
+    in_flight: int
+    budget_start: float = -1.0
+    budget: float = 0.0
+    spent: bool = False
+
+
+def share_by_part(key: str, rates: KeyRates, part: float) -> KeyShare:
+    """Return the share of a host that was told of a key no more than a part of all keys."""
+    return KeyShare(key, part, part, max(1, math.floor(part * rates.max_in_flight + 1e-9)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class HostShares:
+    """What one host may use of keys with limits (`core.keys.shares`).
+
+    Attributes:
+        number: grows with each change that the host is told; 0 if its head divides no keys.
+        part: of each key that is not in `rows`, and of each budget in a period that has no row.
+        rows: of keys.
+    """
+
+    number: int = 0
+    part: float = 1.0
+    rows: tuple[KeyShare, ...] = ()
+
+
+WHOLE_SHARES: Final = HostShares()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -239,6 +286,7 @@ class RoutingTable:
         host: the host whose proxy is told this table; empty where there is one alone.
         peers: the proxies of the hosts, which serve what runs there to each other; the own host's
             is among them. Empty where the own one serves no other host.
+        shares: what this host may use of keys with limits.
     """
 
     version: int
@@ -251,6 +299,19 @@ class RoutingTable:
     told_at: float = 0.0
     host: str = ""
     peers: tuple[PeerRoute, ...] = ()
+    shares: HostShares = WHOLE_SHARES
+
+    @property
+    def age(self) -> tuple[int, int]:
+        """Order of the tables of one daemon; a proxy ignores one that is less than its own."""
+        return self.version, self.shares.number
+
+    @property
+    def own_shares(self) -> HostShares:
+        """What this host may use of keys; an equal part if its head is of a release before."""
+        if self.shares.number or len(self.peers) < 2:
+            return self.shares
+        return HostShares(0, 1.0 / len(self.peers))
 
     def replicas_of(self, model: str) -> tuple[ReplicaRoute, ...]:
         """Return all replicas of a model, draining ones included."""
@@ -270,6 +331,7 @@ class TablesOfHosts:
     Args:
         peers: the hosts whose proxies serve those of other hosts; each of them is told all of them,
             and a host that is none of them is told none.
+        shares: returns those of a host.
         before: of the table before; what is equal in both is the same object afterwards, so that
             comparing the parts of many hosts takes little.
 
@@ -283,7 +345,9 @@ class TablesOfHosts:
         before: "TablesOfHosts | None" = None,
         *,
         peers: tuple[PeerRoute, ...] = (),
+        shares: Callable[[str], HostShares] = lambda _: WHOLE_SHARES,
     ) -> None:
+        self._shares = shares
         self._on = grouped(table.replicas, lambda replica: replica.host)
         known: Mapping[str, ModelRoute] = before._models if before is not None else {}
         away: Mapping[str, ModelRoute] = before._away if before is not None else {}
@@ -319,7 +383,12 @@ class TablesOfHosts:
         )
         peers = self.peers if host in self._serve_others else ()
         return dataclasses.replace(
-            self._table, models=models, replicas=here, host=host, peers=peers
+            self._table,
+            models=models,
+            replicas=here,
+            host=host,
+            peers=peers,
+            shares=self._shares(host),
         )
 
 

@@ -14,8 +14,13 @@ the buckets, and is told the sum of the other workers' rows. What the others use
 time is debited here as if it had been used here. So limits hold for all workers together, apart
 from the age of the rows.
 
-Several hosts may serve one key, too. Their use comes in the same way, but is older. Therefore a
-host has an `Allowance`, which `core.keys.portions` works out, and uses no more than that.
+Several hosts may serve one key, too. Then each has a share of each limit, which the head tells
+(`core.keys.shares`), and all that is said here holds for the share. A bucket that grows with its
+share has no more in it than before, and one that shrinks loses only what it cannot hold. So no move
+of a share adds to what all hosts together may take.
+
+The period of a budget is the latest that the clock, the counts or the head have said. So a clock
+that steps back over the end of a period, and forth again, begins no budget anew.
 
 There are two clocks, both arguments: `now` is monotonic seconds, for the buckets; `unix` is Unix
 seconds, for the periods.
@@ -24,12 +29,11 @@ seconds, for the periods.
 import dataclasses
 import datetime
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected, retry_after_seconds
-from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
-from partitiond.core.keys.allowance import Allowance
+from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyShare, share_by_part
 
 _SECONDS: Final = {BudgetPeriod.HOUR: 3600, BudgetPeriod.DAY: 86_400}
 _PERIOD_WORDS: Final = {
@@ -40,10 +44,13 @@ _PERIOD_WORDS: Final = {
 }
 
 
-class RejectedForNow(Rejected):
-    """A refusal for lack of a portion alone (`core.keys.portions`): the limit itself may have room,
-    and this host hears within some tenths of a second how much of it.
-    """
+SHARE_SECONDS: Final = 5
+"""Time in which the head sees that a share is too small, and gives the host more of what others do
+not use: two looks of 2 s (`controller.demand.traffic`), and the tables.
+"""
+_LEAST_PART: Final = 1e-6
+"""Smallest size of a bucket, as a part of the limit: a bucket of no size would be no limit. A host
+that has no share yet may send one request."""
 
 
 def period_start(unix: float, period: BudgetPeriod) -> float:
@@ -164,6 +171,11 @@ class Bucket:
         if self.per_minute > 0:
             self.level = min(self.per_minute, self.level - amount)
 
+    def move(self, per_minute: float) -> None:
+        """Set the size of another share of the same limit; that adds nothing."""
+        self.level = min(per_minute, self.level)
+        self.per_minute = per_minute
+
     def resize(self, per_minute: float) -> None:
         """Set another limit; what was used of the old one stays used, unless there was none."""
         used = self.per_minute - self.level if self.per_minute > 0 else 0.0
@@ -174,22 +186,43 @@ class Bucket:
 class KeyMeter:
     """One worker's account of one key. `usage` is its row."""
 
-    def __init__(self, rates: KeyRates, now: float) -> None:
+    def __init__(
+        self, rates: KeyRates, now: float, share: KeyShare | None = None, part: float = 1.0
+    ) -> None:
+        """Begin with full buckets; arguments as of `apply`."""
         self.rates = rates
-        self._requests = Bucket(rates.requests_per_minute, rates.requests_per_minute, now)
-        self._tokens = Bucket(rates.tokens_per_minute, rates.tokens_per_minute, now)
+        self.part = part
+        self.share = share_by_part("", rates, part) if share is None else share
+        requests, tokens = self._sizes()
+        self._requests = Bucket(requests, requests, now)
+        self._tokens = Bucket(tokens, tokens, now)
         self._seen = NO_USAGE
         self.usage = NO_USAGE
 
-    def apply(self, rates: KeyRates, now: float) -> None:
-        """Set other limits from now on; what was used stays used."""
-        for bucket, per_minute in (
-            (self._requests, rates.requests_per_minute),
-            (self._tokens, rates.tokens_per_minute),
+    def apply(
+        self, rates: KeyRates, now: float, share: KeyShare | None = None, part: float = 1.0
+    ) -> None:
+        """Set other limits from now on; what was used stays used.
+
+        Args:
+            rates: limits of the key.
+            now: monotonic seconds.
+            share: of this host; None if it has a part of each limit.
+            part: that it has else, and of a budget in any other period.
+        """
+        before, self.rates = self.rates, rates
+        self.part = part
+        self.share = share_by_part("", rates, part) if share is None else share
+        requests, tokens = self._sizes()
+        for bucket, size, same in (
+            (self._requests, requests, before.requests_per_minute == rates.requests_per_minute),
+            (self._tokens, tokens, before.tokens_per_minute == rates.tokens_per_minute),
         ):
             bucket.fill(now)
-            bucket.resize(per_minute)
-        self.rates = rates
+            if same:
+                bucket.move(size)
+            else:
+                bucket.resize(size)
 
     def admit(
         self,
@@ -199,8 +232,6 @@ class KeyMeter:
         unix: float,
         others: Usage = NO_USAGE,
         service_seconds: float = 1.0,
-        allowance: Allowance | None = None,
-        siblings: Usage = NO_USAGE,
     ) -> Allowed | Rejected:
         """Return whether the key may send this request now; if it may, the request is debited.
 
@@ -208,25 +239,21 @@ class KeyMeter:
             tokens: estimated prompt and output tokens of all its sequences.
             now: monotonic seconds.
             unix: Unix seconds.
-            others: sum of the other workers' rows and of what was heard of other hosts.
+            others: sum of the other workers' rows.
             service_seconds: mean time of a request, for Retry-After when too many are in flight.
-            allowance: of this host; None if no other host serves the key.
-            siblings: sum of the rows of this host's other workers, to compare with the allowance.
         """
         self._learn(others, now)
+        start = self._period(unix, others)
         rejected = (
             self._refuse_in_flight(others, service_seconds)
-            or self._refuse_budget(tokens, unix, others)
+            or self._refuse_budget(tokens, start, unix, others)
             or self._refuse_rates(tokens)
         )
-        if rejected is None and allowance is not None:
-            rejected = self._refuse_portion(tokens, unix, others, siblings, allowance)
         if rejected is not None:
             return rejected
         self._requests.debit(1)
         self._tokens.debit(tokens)
         used = self.usage
-        start = period_start(unix, self.rates.budget_period)
         self.usage = Usage(
             used.requests + 1,
             used.tokens + tokens,
@@ -246,7 +273,7 @@ class KeyMeter:
         self._tokens.fill(now)
         self._tokens.debit(more)
         used = self.usage
-        start = period_start(unix, self.rates.budget_period)
+        start = self._period(unix, NO_USAGE)
         budget = used.budget_in(start)
         if allowed.budget_start == start:
             budget += more
@@ -254,29 +281,29 @@ class KeyMeter:
             used.requests, used.tokens + more, max(0.0, used.in_flight - 1), start, budget
         )
 
-    def levels(self, *, now: float, others: Usage = NO_USAGE) -> tuple[float, float]:
-        """Return the levels of the buckets of requests and tokens, for `Portions.tick`."""
-        self._learn(others, now)
-        return self._requests.level, self._tokens.level
-
-    def lower(self, levels: tuple[float, float], *, at: float, now: float) -> None:
-        """Lower the buckets of requests and tokens to what these levels are by now.
-
-        Args:
-            levels: of another worker's buckets.
-            at: monotonic seconds of these levels.
-            now: monotonic seconds.
-        """
-        for bucket, level in zip((self._requests, self._tokens), levels, strict=True):
-            bucket.fill(now)
-            bucket.level = min(bucket.level, level + (now - at) * bucket.per_minute / 60)
-
     def restore(self, budget: "BudgetUse") -> None:
         """Restore what was used of the budget before a restart; for one of the workers only."""
         if budget.period is self.rates.budget_period:
             self.usage = dataclasses.replace(
                 self.usage, budget_start=budget.start, budget_tokens=budget.tokens
             )
+
+    def _sizes(self) -> tuple[float, float]:
+        """Return the sizes of the buckets of requests and tokens; 0 without a limit."""
+        share, rates = self.share, self.rates
+        return (
+            max(share.requests, _LEAST_PART) * rates.requests_per_minute,
+            max(share.tokens, _LEAST_PART) * rates.tokens_per_minute,
+        )
+
+    def _period(self, unix: float, others: Usage) -> float:
+        """Return the start of the budget's period, in Unix seconds (see the module)."""
+        return max(
+            period_start(unix, self.rates.budget_period),
+            self.usage.budget_start,
+            others.budget_start,
+            self.share.budget_start,
+        )
 
     def _learn(self, others: Usage, now: float) -> None:
         """Debit what the other workers took since the last call."""
@@ -294,93 +321,69 @@ class KeyMeter:
     def _refuse_in_flight(self, others: Usage, service_seconds: float) -> Rejected | None:
         limit = self.rates.max_in_flight
         running = self.usage.in_flight + others.in_flight
-        if limit <= 0 or running < limit:
+        if limit <= 0 or running < min(limit, self.share.in_flight):
             return None
         return Rejected(
             429,
             "too_many_in_flight",
-            f"The key has {running:.0f} requests in flight, as many as it may.",
+            f"The key has {running:.0f} requests in flight{self._here(self.share.in_flight, limit)}"
+            ", as many as it may.",
             retry_after_seconds(service_seconds / max(1.0, running)),
         )
 
-    def _refuse_budget(self, tokens: float, unix: float, others: Usage) -> Rejected | None:
+    def _refuse_budget(
+        self, tokens: float, start: float, unix: float, others: Usage
+    ) -> Rejected | None:
         budget, period = self.rates.token_budget, self.rates.budget_period
         if budget <= 0:
             return None
-        start = period_start(unix, period)
+        share = self.share
+        mine = share.budget if start == share.budget_start else self.part * budget
         used = self.usage.budget_in(start) + others.budget_in(start)
-        if used + tokens <= budget:
+        if used + tokens <= min(budget, mine):
             return None
-        end = period_end(unix, period)
+        end = period_end(max(unix, start), period)
+        # Not bounded as other waits are, because no earlier attempt can succeed.
+        wait = None if end is None else max(1, math.ceil(end - unix))
+        is_spent = share.spent and start == share.budget_start
+        if used + tokens <= budget and not is_spent:  # it is this host's share that is used up
+            wait = SHARE_SECONDS if wait is None else min(SHARE_SECONDS, wait)
         return Rejected(
             429,
             "budget_exhausted",
-            f"The key has used {used:.0f} of its {budget} tokens {_PERIOD_WORDS[period]}; "
-            f"this request may need {tokens:.0f}.",
-            # Not bounded as other waits are, because no earlier attempt can succeed.
-            None if end is None else max(1, math.ceil(end - unix)),
+            f"The key has used {used:.0f}{self._here(mine, budget)} of its {budget} tokens "
+            f"{_PERIOD_WORDS[period]}; this request may need {tokens:.0f}.",
+            wait,
         )
 
     def _refuse_rates(self, tokens: float) -> Rejected | None:
-        wait = self._requests.wait_seconds(1)
-        if wait > 0:
-            return Rejected(
-                429,
-                "rate_limited",
-                f"The key may send {self.rates.requests_per_minute} requests a minute.",
-                retry_after_seconds(wait),
-            )
-        wait = self._tokens.wait_seconds(tokens)
-        if wait > 0:
-            return Rejected(
-                429,
-                "tokens_rate_limited",
-                f"The key may use {self.rates.tokens_per_minute} tokens a minute.",
-                retry_after_seconds(wait),
-            )
+        rates, share = self.rates, self.share
+        for bucket, amount, part, code, words in (
+            (
+                self._requests, 1.0, share.requests, "rate_limited",
+                f"send {rates.requests_per_minute} requests",
+            ),
+            (
+                self._tokens, tokens, share.tokens, "tokens_rate_limited",
+                f"use {rates.tokens_per_minute} tokens",
+            ),
+        ):  # fmt: skip
+            wait = bucket.wait_seconds(amount)
+            if wait > 0:
+                if part < 1.0:  # with the whole limit it would be due earlier
+                    wait = min(wait, max(float(SHARE_SECONDS), wait * part))
+                return Rejected(
+                    429,
+                    code,
+                    f"The key may {words} a minute{self._here(part, 1.0)}.",
+                    retry_after_seconds(wait),
+                )
         return None
 
-    def _refuse_portion(
-        self, tokens: float, unix: float, others: Usage, siblings: Usage, allowance: Allowance
-    ) -> Rejected | None:
-        """Refuse what other hosts may be using in this moment. Their next words come soon."""
-        rates, host = self.rates, self.usage + siblings
-        start = period_start(unix, rates.budget_period)
-        running = self.usage.in_flight + others.in_flight
-        used = self.usage.budget_in(start) + others.budget_in(start)
-        budget = allowance.budget_in(start, rates.token_budget)
-        why = None
-        if rates.max_in_flight > 0 and allowance.in_flight.refuses(
-            host.in_flight, 1.0, rates.max_in_flight - running
-        ):
-            why = ("too_many_in_flight", f"requests in flight ({rates.max_in_flight})")
-        elif rates.token_budget > 0 and budget.refuses(
-            host.budget_in(start), tokens, rates.token_budget - used
-        ):
-            words = _PERIOD_WORDS[rates.budget_period]
-            why = ("budget_exhausted", f"tokens {words} ({rates.token_budget})")
-        elif rates.requests_per_minute > 0 and allowance.requests.refuses(
-            host.requests, 1.0, self._requests.level
-        ):
-            why = ("rate_limited", f"requests a minute ({rates.requests_per_minute})")
-        elif rates.tokens_per_minute > 0 and allowance.tokens.refuses(
-            host.tokens, tokens, self._tokens.level
-        ):
-            why = ("tokens_rate_limited", f"tokens a minute ({rates.tokens_per_minute})")
-        if why is None:
-            return None
-        allowance.wanted = True
-        return RejectedForNow(
-            429,
-            why[0],
-            f"Other hosts may be using what is left of the key's {why[1]}; this host asks them.",
-            1,
-        )
-
-
-BudgetOfHost = tuple[str, int, float, float]
-"""Host, incarnation of its counts, start of the period, tokens of the budget."""
-_MOST_HOSTS: Final = 1024
+    @staticmethod
+    def _here(share: float, limit: float) -> str:
+        """Return words for a share of a limit; none for the whole limit."""
+        return "" if share >= limit else f" (this host has {share / limit:.0%} of the limit now)"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -391,42 +394,26 @@ class BudgetUse:
         period: of the budget.
         start: start of the period, Unix seconds.
         tokens: used in the period, by all workers of this host.
-        hosts: what other hosts have used of it, as far as this one knows.
     """
 
     period: BudgetPeriod
     start: float
     tokens: float
-    hosts: tuple[BudgetOfHost, ...] = ()
 
 
-def budget_use(
-    rates: KeyRates, total: Usage, hosts: tuple[BudgetOfHost, ...] = ()
-) -> BudgetUse | None:
-    """Return the part of all workers' summed rows that is worth keeping; None without a budget.
-
-    Args:
-        rates: of the key.
-        total: of this host.
-        hosts: what the other hosts have used.
-    """
-    if rates.token_budget <= 0 or (total.budget_tokens <= 0 and not hosts):
+def budget_use(rates: KeyRates, total: Usage) -> BudgetUse | None:
+    """Return the part of all workers' summed rows that is worth keeping; None without a budget."""
+    if rates.token_budget <= 0 or total.budget_tokens <= 0:
         return None
-    return BudgetUse(rates.budget_period, total.budget_start, max(0.0, total.budget_tokens), hosts)
+    return BudgetUse(rates.budget_period, total.budget_start, total.budget_tokens)
 
 
 def budgets_to_dict(budgets: Mapping[str, BudgetUse]) -> dict[str, dict[str, object]]:
     """Convert to plain data, by key id."""
-    return {key: _as_plain(use) for key, use in budgets.items()}
-
-
-def _as_plain(use: BudgetUse) -> dict[str, object]:
-    plain: dict[str, object] = {
-        "period": use.period.value, "start": use.start, "tokens": use.tokens
-    }  # fmt: skip
-    if use.hosts:
-        plain["hosts"] = [list(one) for one in use.hosts]
-    return plain
+    return {
+        key: {"period": use.period.value, "start": use.start, "tokens": use.tokens}
+        for key, use in budgets.items()
+    }
 
 
 def budgets_from_dict(data: object) -> dict[str, BudgetUse]:
@@ -437,19 +424,8 @@ def budgets_from_dict(data: object) -> dict[str, BudgetUse]:
     for key, one in data.items():
         try:
             use = BudgetUse(BudgetPeriod(one["period"]), float(one["start"]), float(one["tokens"]))
-            use = dataclasses.replace(use, hosts=_hosts_of(one.get("hosts", ())))
-        except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        except (KeyError, OverflowError, TypeError, ValueError):
             continue
         if isinstance(key, str) and math.isfinite(use.start) and 0 <= use.tokens < math.inf:
             found[key] = use
     return found
-
-
-def _hosts_of(rows: Sequence[Sequence[Any]]) -> tuple[BudgetOfHost, ...]:
-    """Raises TypeError or ValueError if that is no list of hosts' use."""
-    return tuple(
-        [
-            (str(host), int(incarnation), float(start), float(tokens))
-            for host, incarnation, start, tokens in rows[:_MOST_HOSTS]
-        ]
-    )

@@ -44,10 +44,6 @@ METER_CELLS: Final = 5
 _MAGIC: Final = 0x7061727469743031
 _HEADER: Final = 16
 ROWS_CELL: Final = 1
-_KEEPER_CELL: Final = 2
-_KEPT_AT_CELL: Final = 3
-KEY_NUMBERS: Final = 28
-"""Numbers of one key that the worker writes which keeps limits over hosts (`proxy.keys.rows`)."""
 _ABOUT: Final = 4
 """Cells for each row: process id, its start time, connections closed, peers' ones closed."""
 
@@ -110,14 +106,13 @@ class SlotLedger:
         self.waiting, at = at, at + LINES * ROWS
         self.waiting_sequences, at = at, at + LINES * ROWS
         self.urgency, at = at, at + LINES * ROWS
-        self.meter_cells, at = at, at + ROWS * METERS * METER_CELLS
-        self.key_cells = at
+        self.meter_cells = at
 
     @staticmethod
     def size_bytes() -> int:
         """Size of the memory; hardly any of it is ever touched."""
         cells = _HEADER + ROWS * _ABOUT + SEATS + LINES + METERS
-        cells += ROWS * (3 * SEATS + 5 * LINES + METER_CELLS * METERS) + KEY_NUMBERS * METERS
+        cells += ROWS * (3 * SEATS + 5 * LINES + METER_CELLS * METERS)
         return 8 * cells
 
     def begin(self) -> None:
@@ -220,7 +215,6 @@ class SlotLedger:
             at = self.meter_cells + index * ROWS * METER_CELLS
             for cell in range(at, at + ROWS * METER_CELLS):
                 self.floats[cell] = 0.0
-            self.put_key_row(index, [0.0] * KEY_NUMBERS)
         else:
             for plane in (self.given, self.looked, self.urgency):
                 for cell in range(plane + index * ROWS, plane + (index + 1) * ROWS):
@@ -284,45 +278,6 @@ class SlotLedger:
             if other != row:
                 total += self.usage(other, meter)
         return total
-
-    # Limits over hosts
-
-    @property
-    def keeper(self) -> int:
-        """Row of the worker that keeps the keys' limits together with other hosts; -1 for none."""
-        return self.ints[_KEEPER_CELL] - 1
-
-    def set_keeper(self, row: int) -> None:
-        """Choose that worker; called by the parent."""
-        self.ints[_KEEPER_CELL] = row + 1
-
-    def forget_keeper(self) -> None:
-        """Drop what the last keeper wrote: its clock may be that of an earlier boot."""
-        self.set_keeper(-1)
-        self.set_kept_at(0.0)
-        for meter, key in enumerate(self.meters.directory.tolist()):
-            if key:
-                self.put_key_row(meter, [0.0] * KEY_NUMBERS)
-
-    @property
-    def kept_at(self) -> float:
-        """When that worker looked last, monotonic seconds."""
-        return self.floats[_KEPT_AT_CELL]
-
-    def set_kept_at(self, now: float) -> None:
-        """Note that that worker has looked."""
-        self.floats[_KEPT_AT_CELL] = now
-
-    def put_key_row(self, meter: int, row: Sequence[float]) -> None:
-        """(locked) Write what is known of a key over all hosts: `KEY_NUMBERS` numbers."""
-        at = self.key_cells + meter * KEY_NUMBERS
-        for index, value in enumerate(row):
-            self.floats[at + index] = value
-
-    def key_row(self, meter: int) -> Sequence[float]:
-        """(locked) Return these numbers; zeros before the first."""
-        at = self.key_cells + meter * KEY_NUMBERS
-        return self.floats[at : at + KEY_NUMBERS].tolist()
 
 
 class _IsEmpty(Protocol):

@@ -6,7 +6,6 @@
 `incoming` reads it, this module admits and charges it, `serving` answers it.
 """
 
-import asyncio
 import math
 import time
 from collections.abc import Callable
@@ -16,7 +15,6 @@ from partitiond.core.dispatch.admission import Cost, Rejected, refuse_not_reache
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.core.dispatch.routing import RouteKind
-from partitiond.core.keys.rates import RejectedForNow
 from partitiond.proxy.dispatch.estimates import estimates_of
 from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
@@ -43,13 +41,6 @@ from partitiond.proxy.telemetry.tracing import Trace
 
 __all__ = ["Exchange", "Phase"]
 
-PORTION_SECONDS: Final = 2.0
-"""How long a request may wait for what other hosts may use of its key: twenty words of each. All
-that is left goes to one host within some six (`tests/proxy/peers/test_key_bursts.py`). Chosen."""
-PORTION_PAUSE_SECONDS: Final = 0.05
-"""How often it asks: twice for each word. Chosen."""
-MOST_PORTION_WAITS: Final = 256
-"""Most requests of a key that wait so in this process; further ones are refused at once. Chosen."""
 ON_TRIAL: Final = "request_on_trial"
 
 
@@ -66,7 +57,6 @@ class Exchange(Incoming):
         self._wait: Wait | None = None
         self._hop: Hop | None = None
         self._again = False
-        self._asked_at = 0.0
 
     def load_line(self) -> bytes:
         """Return the header that asks for the engine's load, if the client asks and may see it."""
@@ -100,49 +90,19 @@ class Exchange(Incoming):
             return
         request, model = self.request, self.model = read
         cost, self.estimate = estimates_of(request, model, self._caller.key_id)
-        self._asked_at = time.monotonic()
-        self._ask_account(cost)
-
-    def _ask_account(self, cost: Cost) -> None:
-        """Debit the key, and go on; wait a moment if it is another host that may use the rest."""
-        state = self._state
-        admitted = state.accounts.admit(
-            self._caller.key_id, cost.kv_tokens, self.model.slots.service.seconds
+        admitted = self._state.accounts.admit(
+            self._caller.key_id, cost.kv_tokens, model.slots.service.seconds
         )
-        if not isinstance(admitted, Rejected):
-            self._receipt = admitted
-            self._take_off(cost)
-        elif isinstance(admitted, RejectedForNow) and self._may_wait_for_portion():
-            state.reading.add(self)  # which is told of a shutdown
-            state.portion_waits[self._caller.key_id] += 1
-            loop = asyncio.get_running_loop()
-            loop.call_later(PORTION_PAUSE_SECONDS, self._ask_account_again, cost)
-        else:
+        if isinstance(admitted, Rejected):
             self._refuse(from_rejected(admitted))
-
-    def _may_wait_for_portion(self) -> bool:
-        longest = self.head.max_wait_seconds()
-        patience = PORTION_SECONDS if longest is None else min(PORTION_SECONDS, longest)
-        has_patience = time.monotonic() < self._asked_at + patience
-        waits = self._state.portion_waits[self._caller.key_id]
-        return has_patience and waits < MOST_PORTION_WAITS
-
-    def _ask_account_again(self, cost: Cost) -> None:
-        waits = self._state.portion_waits
-        waits[self._caller.key_id] -= 1
-        try:
-            if self._refusal is not None:
-                self._refuse(self._refusal)  # the proxy shuts down
-            elif self.phase is Phase.READING:
-                self._ask_account(cost)
-        except Exception:  # noqa: BLE001 -- logged there
-            self.crashed()
+            return
+        self._receipt = admitted
+        self._take_off(cost)
 
     def _take_off(self, cost: Cost) -> None:
         """Find a replica for the request, which is in flight from now on."""
         state, caller, request, model = self._state, self._caller, self.request, self.model
-        state.reading.discard(self)
-        now = self._asked_at
+        now = time.monotonic()
         record = self.record
         record.model, record.stream, record.started_at = model.route.name, request.stream, now
         if state.tracer is not None:

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from email.utils import formatdate
 from pathlib import Path
@@ -26,7 +25,6 @@ from partitiond.proxy.keys.auth import KeyRing
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import PeerMeters
-from partitiond.proxy.keys.over_workers import KeyNotes, KeysOfWorker
 from partitiond.proxy.peers.known import Peers
 from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.telemetry import families
@@ -103,7 +101,6 @@ class ProxyState:
         connections: open connections of clients.
         says_goodbye: every answer says that its connection ends, so that clients open others.
         word: when the control plane was heard last.
-        portion_waits: requests that wait for what other hosts may use of their key, by key.
         peers: the proxies of the other hosts.
         quarantine: requests that killed replicas, or may have.
         tracer: records spans; None if tracing is off.
@@ -117,14 +114,10 @@ class ProxyState:
         log: LogFile,
         peers: LedgerAccess | None = None,
         tls: PeerTls | None = None,
-        *,
-        notes: KeyNotes | None = None,
     ) -> None:
         self.options = options
         self.log = log
         self._peers = peers
-        # A parent of the release before has workers that keep the limits for their host alone.
-        self._keeps_over_hosts = peers is None or notes is not None
         self.peers = Peers(None if tls is None else tls.client)
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
@@ -134,7 +127,6 @@ class ProxyState:
         self.reading: set[CountedRequest] = set()
         self.body_bytes = 0
         self._peers_body_bytes = 0
-        self.portion_waits: Counter[str] = Counter()
         self.connections: set[TimeLimited] = set()
         self.says_goodbye = False
         self.draining = False
@@ -145,9 +137,6 @@ class ProxyState:
         if peers is not None:
             meters = PeerMeters(peers.ledger, peers.row)
             self.accounts.others, self.accounts.tell = meters.others, meters.tell
-            if notes is not None:
-                self.accounts.over_hosts = KeysOfWorker(peers, meters, notes)
-        self.accounts.over_hosts.send = self.peers.send_keys
         self.addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
         self.hosts = AllowedHosts(options.allowed_hosts)
         self.cors = Cors(options.cors_origins) or None
@@ -181,7 +170,7 @@ class ProxyState:
             OSError: the table could not be written. It is in force all the same, as its routes and
                 removed keys count now; a proxy that is started again would have the former one.
         """
-        if table.version < self.table.version:
+        if table.age < self.table.age:
             return False
         unwritten = None
         if table != self.table:
@@ -198,8 +187,7 @@ class ProxyState:
         if table.keys_required != self.keys.required:
             self.known_heads = KnownHeads()  # without keys, heads need more checks
         self.keys = KeyRing(table.keys, required=table.keys_required, word=self.word)
-        hosts = [peer.host for peer in table.peers] if self._keeps_over_hosts else []
-        self.accounts.apply(table.keys, table.host, hosts)
+        self.accounts.apply(table.keys, table.own_shares)
         wanted = {route.name for route in table.models}
         for name in [name for name in self.models if name not in wanted]:
             gone = self.models.pop(name)
@@ -224,18 +212,12 @@ class ProxyState:
         self._names |= self.models  # a model's name comes before another model's alias
         self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
         self.peers.start()
-        self.accounts.over_hosts.start()
 
     def look_again(self) -> None:
         """Retry waiting requests, because another worker has left a place to one of them."""
         for model in self.models.values():
             if model.slots.queue:
                 model.dispatch()
-
-    def look_for_keeper(self) -> None:
-        """Look whether this worker is the one that keeps keys' limits together with other hosts."""
-        if isinstance(self.accounts.over_hosts, KeysOfWorker):
-            self.accounts.over_hosts.look()
 
     def replicas(self) -> Iterator[LiveReplica]:
         """All replicas, including those that left the table but have requests in flight."""
@@ -265,7 +247,11 @@ class ProxyState:
         """Return the counts of this process (see `core.demand.traffic`)."""
         now = time.monotonic()
         counts = process_traffic(self.models, self.replicas(), self.metrics.models(), now)
-        return {**counts, "peers": self.peers.reached()}
+        told: dict[str, Any] = {**counts, "peers": self.peers.reached()}
+        if self.table.shares.number:
+            told["keys"] = self.accounts.for_the_head()
+            told["shares_number"] = self.table.shares.number
+        return told
 
     def queues(self) -> dict[str, int]:
         """Requests waiting by model."""
@@ -412,7 +398,6 @@ class ProxyState:
     def close(self) -> None:
         """Close idle connections to engines, and save the keys' budgets."""
         self.accounts.save()
-        self.accounts.over_hosts.close()
         self.peers.close()
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()

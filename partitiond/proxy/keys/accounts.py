@@ -11,20 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected
-from partitiond.core.dispatch.routing import NO_KEY_RATES, KeyRoute
-from partitiond.core.keys.portions import Portions
-from partitiond.core.keys.rates import (
-    NO_USAGE,
-    Allowed,
-    BudgetOfHost,
-    BudgetUse,
-    KeyMeter,
-    Usage,
-    budget_use,
-)
+from partitiond.core.dispatch.routing import NO_KEY_RATES, WHOLE_SHARES, HostShares, KeyRoute
+from partitiond.core.keys.rates import NO_USAGE, Allowed, BudgetUse, KeyMeter, Usage, budget_use
 from partitiond.proxy.keys.budgets_file import BudgetsFile
-from partitiond.proxy.keys.over_hosts import KeysOverHosts
-from partitiond.proxy.keys.over_workers import KeysOfWorker
 
 SAVE_SECONDS: Final = 5.0
 """Interval of writing budgets while they change; a crash loses the use since the last write."""
@@ -48,11 +37,13 @@ class Receipt:
 
 @dataclasses.dataclass
 class Counts:
-    """Counts of a key, whether or not it has limits."""
+    """Counts of a key, whether or not it has limits; `refused` by these."""
 
     requests: int = 0
     tokens: float = 0.0
     in_flight: int = 0
+    refused: int = 0
+    refused_tokens: float = 0.0
 
 
 class Accounts:
@@ -61,7 +52,6 @@ class Accounts:
     Attributes:
         others: returns what the other workers have counted of a key; set if there are any.
         tell: publishes this worker's counts to the others, whenever they change.
-        over_hosts: keeps the limits together with other hosts.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -73,18 +63,16 @@ class Accounts:
         self._save_at = 0.0
         self.others: Callable[[str], Usage] = _nobody
         self.tell: Callable[[str, Usage], object] | None = None
-        self.over_hosts: KeysOverHosts | KeysOfWorker = KeysOverHosts()
 
-    def apply(self, keys: Iterable[KeyRoute], host: str = "", hosts: Iterable[str] = ()) -> None:
+    def apply(self, keys: Iterable[KeyRoute], shares: HostShares = WHOLE_SHARES) -> None:
         """Take over a table's keys; use that was counted before stays counted.
 
         Args:
             keys: of the table.
-            host: the own one.
-            hosts: all that serve the keys.
+            shares: what this host may use of them.
         """
         now = time.monotonic()
-        remembered: dict[str, tuple[BudgetOfHost, ...]] = {}
+        rows = {row.key: row for row in shares.rows}
         meters: dict[str, KeyMeter] = {}
         counts: dict[str, Counts] = {}
         for key in keys:
@@ -92,64 +80,43 @@ class Accounts:
             if key.rates == NO_KEY_RATES:
                 continue
             meter = self._meters.get(key.id)
+            share = rows.get(key.id)
             if meter is None:
-                meter = KeyMeter(key.rates, now)
+                meter = KeyMeter(key.rates, now, share, shares.part)
                 self.others(key.id)  # the others' use counts from now on
                 kept = self._kept.pop(key.id, None)
                 if kept is not None:
                     meter.restore(kept)
-                    remembered[key.id] = kept.hosts
             else:
-                meter.apply(key.rates, now)
+                meter.apply(key.rates, now, share, shares.part)
             meters[key.id] = meter
         self._meters, self._counts = meters, counts
-        self.over_hosts.apply(host, hosts, meters, remembered)
 
     def admit(self, key_id: str, tokens: float, service_seconds: float) -> Receipt | Rejected:
         """Debit a request, or return why its key may not send the request now."""
         meter = self._meters.get(key_id)
+        counts = self._counts.get(key_id)
         allowed: Allowed | None = None
         if meter is not None:
-            lock = self.over_hosts.lock
-            if lock is None:
-                verdict = self._debit(meter, key_id, tokens, service_seconds)
-            else:
-                # What the host has used in this moment counts, not what it had used just before.
-                with lock():
-                    verdict = self._debit(meter, key_id, tokens, service_seconds)
+            verdict = meter.admit(
+                tokens,
+                now=time.monotonic(),
+                unix=time.time(),
+                others=self.others(key_id),
+                service_seconds=service_seconds,
+            )
             if isinstance(verdict, Rejected):
+                if counts is not None:
+                    counts.refused += 1
+                    counts.refused_tokens += tokens
                 return verdict
             allowed = verdict
-        counts = self._counts.get(key_id)
+            if self.tell is not None:
+                self.tell(key_id, meter.usage)
         if counts is not None:
             counts.requests += 1
             counts.in_flight += 1
         return Receipt(key_id, tokens, allowed, meter)
-
-    def _debit(
-        self, meter: KeyMeter, key_id: str, tokens: float, service_seconds: float
-    ) -> Allowed | Rejected:
-        siblings = others = self.others(key_id)
-        portions = self.over_hosts.of(key_id)
-        allowance = None
-        if portions is not None:
-            others = others + portions.heard
-            siblings = self.over_hosts.of_other_workers(key_id)
-            allowance = portions.allowance
-        verdict = meter.admit(
-            tokens,
-            now=time.monotonic(),
-            unix=time.time(),
-            others=others,
-            service_seconds=service_seconds,
-            allowance=allowance,
-            siblings=siblings,
-        )
-        if portions is not None:
-            self.over_hosts.used(key_id, wanted=allowance is not None and allowance.wanted)
-        if self.tell is not None and isinstance(verdict, Allowed):
-            self.tell(key_id, meter.usage)
-        return verdict
 
     def settle(self, receipt: Receipt, actual_tokens: float) -> None:
         """Settle a request that ended in any way. Call it exactly once for each receipt."""
@@ -161,7 +128,6 @@ class Accounts:
         # A different meter has not debited this request, so it must not refund the debit.
         if meter is not None and meter is receipt.meter and receipt.allowed is not None:
             meter.settle(receipt.allowed, actual_tokens, now=time.monotonic(), unix=time.time())
-            self.over_hosts.used(receipt.key_id)
             if self.tell is not None:
                 self.tell(receipt.key_id, meter.usage)
 
@@ -178,13 +144,28 @@ class Accounts:
             }
         return found
 
+    def for_the_head(self) -> dict[str, dict[str, float]]:
+        """Return a `KeyCount` of each key with limits that was used; a budget is of this worker."""
+        found: dict[str, dict[str, float]] = {}
+        for key_id, meter in self._meters.items():
+            usage, counts = meter.usage, self._counts[key_id]
+            if usage != NO_USAGE or counts.refused:
+                found[key_id] = {
+                    "requests": usage.requests,
+                    "tokens": usage.tokens,
+                    "refused": counts.refused,
+                    "refused_tokens": counts.refused_tokens,
+                    "in_flight": usage.in_flight,
+                    "budget_start": usage.budget_start,
+                    "budget_tokens": usage.budget_tokens,
+                }
+        return found
+
     def budgets(self) -> dict[str, BudgetUse]:
         """Return the budgets to store: over all workers' rows, and of keys not in the table."""
         found = dict(self._kept)
         for key_id, meter in self._meters.items():
-            portions = self.over_hosts.of(key_id)
-            known = portions.known() if isinstance(portions, Portions) else ()
-            use = budget_use(meter.rates, meter.usage + self.others(key_id), known)
+            use = budget_use(meter.rates, meter.usage + self.others(key_id))
             if use is not None:
                 found[key_id] = use
         return found

@@ -61,15 +61,6 @@ class PeerMeters:
             total.budget_tokens,
         )
 
-    def all_others(self, key_id: str) -> Usage:
-        """Return all that the other workers, present and past, have counted of the key."""
-        meter = self._meters.find(key_id)
-        return NO_USAGE if meter < 0 else self._ledger.usage_of_others(self._row, meter)
-
-    def find(self, key_id: str) -> int:
-        """Index of the key's meter; -1 if the key has none."""
-        return self._meters.find(key_id)
-
 
 class Budgets:
     """The parent's side: keeps budgets, which outlive all workers and the parent itself."""
@@ -103,18 +94,17 @@ class Budgets:
                 use = Usage(budget_start=kept.start, budget_tokens=kept.tokens)
                 self._ledger.put_usage(PAST, meter, use)
 
-    def used(self, key_id: str) -> int:
-        """Tokens used of the key's budget by all present and past workers; 0 without a budget."""
-        meter = self._meters.find(key_id) if key_id in self._rates else -1
-        return 0 if meter < 0 else round(self._ledger.usage_of_others(-1, meter).budget_tokens)
-
-    def save(self) -> None:
-        """Write the budgets if they have changed."""
-        found = dict(self._kept)
+    def used(self) -> dict[str, BudgetUse]:
+        """Return the use of budgets by all present and past workers, where there is any."""
+        found: dict[str, BudgetUse] = {}
         for key_id, rates in self._rates.items():
             meter = self._meters.find(key_id)
             if meter >= 0:
                 use = budget_use(rates, self._ledger.usage_of_others(-1, meter))
                 if use is not None:
                     found[key_id] = use
-        self._file.save(found)
+        return found
+
+    def save(self) -> None:
+        """Write the budgets if they have changed."""
+        self._file.save(self._kept | self.used())

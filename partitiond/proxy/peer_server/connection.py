@@ -7,7 +7,6 @@ from typing import Final, Protocol
 
 from partitiond.core.units import KIB, MIB
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.keys.words import read_words
 from partitiond.proxy.peer_server.request import PeerClientSide, PeerRequest
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import Failed, Hello, encode, read_open
@@ -82,8 +81,6 @@ class OwnerSocket(PeerSocket):
         request = self._requests.get(number)
         if kind == frames.OPEN:
             self._open(number, payload)
-        elif kind == frames.KEYS:
-            self._state.accounts.over_hosts.hear(self.peer, read_words(payload))
         elif request is None:
             return  # it has ended, and the entry did not know it yet
         elif kind == frames.BODY:

@@ -36,9 +36,6 @@ RESUME: Final = 6
 """The client reads again."""
 PING: Final = 7
 """The entry is there. An owner that hears nothing for long takes the entry for dead."""
-KEYS: Final = 16
-"""Use of keys with limits: `keys.words.KeyWords`. A host hears its peers' on their connections to
-it."""
 # Of the owner
 PLACED: Final = 8
 """The request has a place on a replica, which `messages.PlacedAt` names."""
@@ -58,7 +55,8 @@ microseconds of the owner's monotonic clock (8 bytes), both big-endian, then `me
 LEAVING: Final = 15
 """The owner takes no further request on this connection; those that run go on."""
 LATELY: Final = 17
-"""What was placed on the owner's replicas lately: `messages.LatelyPlaced`."""
+"""What was placed on the owner's replicas lately: `messages.LatelyPlaced`. 16 is of a release
+before, which told its use of keys."""
 
 Frame = tuple[int, int, bytes]
 """(kind, number, payload)"""

@@ -20,7 +20,6 @@ from partitiond.core.dispatch.peer_loads import TELL_SECONDS, PeerLoads
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.link import PeerClient
 from partitiond.proxy.peers.messages import PROTOCOL, Failed, Hello, LatelyPlaced, Open
 from partitiond.proxy.peers.stream import HopOwner, PeerStream
@@ -198,21 +197,6 @@ class Peers:
     def replicas(self, model: LiveModel) -> int:
         """Return how many replicas of a model the peers have."""
         return self._replicas.get(model.route.name, 0)
-
-    def send_keys(self, host: str, message: bytes) -> bool:
-        """Send what `keys.words` is to a host; return False if no connection takes it.
-
-        Args:
-            host: that should hear it.
-            message: empty to ask only.
-        """
-        client = self._clients.get(host)
-        link = None if client is None else client.link
-        if link is None or not link.is_open or link.write_paused:
-            return False
-        if message:
-            link.send(frames.KEYS, 0, message)
-        return True
 
     # Requests
 

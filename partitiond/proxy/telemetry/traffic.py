@@ -159,6 +159,7 @@ class _Sums:
     models: dict[str, Json] = dataclasses.field(default_factory=dict)
     replicas: dict[tuple[str, str], Json] = dataclasses.field(default_factory=dict)
     usage: dict[str, dict[str, Json]] = dataclasses.field(default_factory=dict)
+    keys: dict[str, Json] = dataclasses.field(default_factory=dict)
 
     def add(self, told: Json) -> None:
         """Add the counts of one worker."""
@@ -170,6 +171,8 @@ class _Sums:
             mine = self.usage.setdefault(key_id, {})
             for model, use in uses.items():
                 _add(mine.setdefault(model, {}), use)
+        for key_id, count in told.get("keys", {}).items():
+            _add(self.keys.setdefault(key_id, {}), count)
 
     def copy(self) -> "_Sums":
         """Return a copy that can be added to."""
@@ -177,6 +180,7 @@ class _Sums:
             {name: dict(count) for name, count in self.models.items()},
             {key: dict(count) for key, count in self.replicas.items()},
             {key: {m: dict(use) for m, use in uses.items()} for key, uses in self.usage.items()},
+            {key_id: dict(count) for key_id, count in self.keys.items()},
         )
 
 
@@ -206,6 +210,8 @@ class MergedTraffic:
             count["waiting"] = count["in_flight"] = 0
         for count in told["replicas"].values():
             count["in_flight"] = 0
+        for count in told.get("keys", {}).values():
+            count["in_flight"] = 0.0
         self._past.add(told)
 
     def sample(self, told: Mapping[int, Json], generations: Mapping[str, str], now: float) -> Json:
@@ -239,6 +245,8 @@ class MergedTraffic:
             "replicas": replicas,
             "usage": sums.usage,
             "peers": _reached(told.values()),
+            "keys": sums.keys,
+            "shares_number": min([part.get("shares_number", 0) for part in told.values()] or [0]),
         }
 
     def _look_at_busy(self, told: Mapping[int, Json], now: float) -> None:

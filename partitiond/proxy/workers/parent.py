@@ -29,7 +29,6 @@ from partitiond.proxy.dispatch.table_file import load_table, write_atomically, w
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import Budgets
-from partitiond.proxy.keys.over_workers import KeyNotes
 from partitiond.proxy.listening.acceptor import Acceptor
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import server_tls
@@ -112,9 +111,6 @@ class Workers:
         # Twice as many rows as workers: during a replacement, each worker has a successor.
         self._rows = free[: 2 * self._count]
         self._bells = Wakeups({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
-        self._notes = KeyNotes.made()
-        with file.locked():
-            file.ledger.forget_keeper()
         self._workers: list[WorkerProcess] = []
         self._past = Samples()
         self._traffic = MergedTraffic()
@@ -148,7 +144,7 @@ class Workers:
             InputError: the table is too large.
         """
         async with self._changing:
-            if table.version < self._table.version:
+            if table.age < self._table.age:
                 return False
             news, unwritten = table != self._table, None
             if news:
@@ -171,8 +167,9 @@ class Workers:
             "idle_seconds": {},
         }
         merged = merge_states([known, *await self._ask_all({"do": "state"})])
+        used = self._budgets.used()
         for key_id, use in merged.get("keys", {}).items():
-            use["budget_used"] = self._budgets.used(key_id)
+            use["budget_used"] = round(used[key_id].tokens) if key_id in used else 0
         return {
             **self._about,
             "version": self._table.version,
@@ -199,7 +196,12 @@ class Workers:
         await self._ask_all({"do": "traffic"})
         told = {w.row: w.last_traffic for w in self._workers if w.last_traffic is not None}
         generations = {replica.replica_id: replica.generation for replica in self._table.replicas}
-        return self._traffic.sample(told, generations, time.monotonic())
+        sample = self._traffic.sample(told, generations, time.monotonic())
+        if sample["shares_number"]:
+            for key_id, use in self._budgets.used().items():
+                count = sample["keys"].setdefault(key_id, {})
+                count |= {"budget_start": use.start, "budget_tokens": use.tokens}
+        return sample
 
     def shut_down(self, grace_seconds: float) -> None:
         """Begin the shutdown; requests in flight get this grace."""
@@ -256,7 +258,6 @@ class Workers:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._notes.close()
 
     async def _dismiss_all(self) -> None:
         self._stop.set()
@@ -305,15 +306,6 @@ class Workers:
             worker.peers_handoff for worker in self._takers() if worker.peers_handoff is not None
         ]
 
-    def _choose_keeper(self) -> None:
-        """Let the oldest worker keep the keys' limits together with other hosts."""
-        ledger = self._file.ledger
-        able = [worker.row for worker in self._takers() if worker.serves]
-        if ledger.keeper not in able:
-            ledger.set_keeper(able[0] if able else -1)
-            for row in able[:1]:
-                self._bells.ring(row)
-
     def _free_rows(self) -> list[int]:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
 
@@ -351,7 +343,6 @@ class Workers:
                 self._count,
                 ledger,
                 self._bells,
-                notes=self._notes,
                 peers=self._serves_peers,
             )
         except OSError:
@@ -373,8 +364,6 @@ class Workers:
             _logger.exception("a worker did not start")
             worker.kill()
             return None
-        worker.serves = True
-        self._choose_keeper()
         self._log.write(json_line("worker_started", worker=worker.pid, row=worker.row))
         for acceptor in self._acceptors:
             acceptor.resume()
@@ -389,7 +378,6 @@ class Workers:
         self._traffic.ended(worker.row, worker.last_traffic)
         with self._file.locked():
             self._file.ledger.clear(worker.row)
-        self._choose_keeper()
         for row in self._rows:
             self._bells.ring(row)
         worker.ended.set()
@@ -410,7 +398,6 @@ class Workers:
             await self._tell(new, {"do": "leave", "grace_seconds": 0.0})
             return
         old.leaving = True
-        self._choose_keeper()
         self._begin(self._stay(new))
         grace = self._arguments.options.total_timeout_seconds
         await self._tell(old, {"do": "leave", "grace_seconds": grace})

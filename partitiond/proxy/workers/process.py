@@ -10,7 +10,6 @@ from typing import Final
 from partitiond.platform.process_identity import start_ticks
 from partitiond.proxy.dispatch.ledger import SlotLedger
 from partitiond.proxy.dispatch.shared import Wakeups
-from partitiond.proxy.keys.over_workers import KeyNotes
 from partitiond.proxy.workers.channel import Channel, Message
 
 START_SECONDS: Final = 60.0
@@ -19,9 +18,6 @@ ANSWER_SECONDS: Final = 8.0
 """A worker that does not answer for this long hangs, and is replaced; the daemon waits for 10 s.
 It also limits each later step of a start."""
 WORKER_OPTION: Final = "--worker"
-INBOX: Final = -1
-OUTBOX: Final = -2
-"""Rows of no worker, under which a worker is passed the sockets of notes."""
 
 
 class WorkerError(Exception):
@@ -57,7 +53,6 @@ class WorkerProcess:
         peers_handoff: for the connections of other hosts' proxies; None if there are none.
         row: its row of the ledger.
         handed: number of connections that it was handed.
-        serves: it takes connections.
         leaving: it gets no more connections, and ends by itself.
         last_metrics, last_traffic: the counts that it last sent.
         ended: the process is gone, and everything that it held was freed.
@@ -75,7 +70,6 @@ class WorkerProcess:
         self.handoff = handoff
         self.peers_handoff: PeersHandoff | None = None
         self.handed = 0
-        self.serves = False
         self.leaving = False
         self.last_metrics = ""
         self.last_traffic: Message | None = None
@@ -95,7 +89,6 @@ class WorkerProcess:
         ledger: SlotLedger,
         bells: Wakeups,
         *,
-        notes: KeyNotes | None = None,
         peers: bool = False,
     ) -> "WorkerProcess":
         """Start a worker with the interpreter and the arguments of this process.
@@ -105,7 +98,6 @@ class WorkerProcess:
             workers: number of workers.
             ledger: of all workers.
             bells: of all workers.
-            notes: by which workers keep keys' limits over hosts.
             peers: whether it is handed connections of other hosts' proxies.
         """
         handoff, its_handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -113,10 +105,7 @@ class WorkerProcess:
         handoff.setblocking(False)
         passed = [its_handoff.fileno(), its_channel.fileno()]
         words = [row, workers, *passed]
-        shared = dict(bells.descriptors)
-        if notes is not None:
-            shared |= {INBOX: notes.inbox.fileno(), OUTBOX: notes.outbox.fileno()}
-        for number, bell in shared.items():
+        for number, bell in bells.descriptors.items():
             words += [number, bell]
             passed.append(bell)
         for_peers = None

@@ -22,7 +22,6 @@ from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
 from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.keys.over_workers import KeyNotes
 from partitiond.proxy.listening.acceptor import RateLimitedError, take
 from partitiond.proxy.listening.handshakes import Opener
 from partitiond.proxy.listening.tls import ServerTls, server_tls
@@ -31,7 +30,6 @@ from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.server import LAST_SECONDS
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.workers.channel import Channel, Message
-from partitiond.proxy.workers.process import INBOX, OUTBOX
 from partitiond.serde import from_jsonable
 
 ORPHAN_GRACE_SECONDS: Final = 30.0
@@ -51,7 +49,6 @@ class WorkerArguments:
         bells: for each row, the descriptor of its bell.
         peers_handoff: descriptor of the socket pair for connections of other hosts' proxies; -1 if
             there are none.
-        notes: descriptors of the `KeyNotes`; None if the parent is of the release before.
     """
 
     row: int
@@ -60,7 +57,6 @@ class WorkerArguments:
     channel: int
     bells: dict[int, int]
     peers_handoff: int = -1
-    notes: tuple[int, int] | None = None
 
 
 async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -> None:
@@ -74,17 +70,14 @@ async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -
     )
     file = LedgerFile(arguments.state_dir / LEDGER_FILE)
     peers = LedgerAccess(file, post.row, Wakeups(post.bells))
-    notes = None if post.notes is None else KeyNotes.of(*post.notes)
     peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
-    state = ProxyState(mine, arguments.state_dir, log, peers, peers_tls, notes=notes)
+    state = ProxyState(mine, arguments.state_dir, log, peers, peers_tls)
     channel = await Channel.over(socket.socket(fileno=post.channel))
     handoff = socket.socket(fileno=post.handoff)
     worker = _Worker(state, peers, channel, handoff, server_tls(options))
     if post.peers_handoff >= 0:
         worker.serve_peers(socket.socket(fileno=post.peers_handoff), peers_tls)
     await worker.run(log)
-    if notes is not None:
-        notes.close()
     log.write(json_line("worker_ended", pid=os.getpid(), row=post.row))
 
 
@@ -255,7 +248,6 @@ class _Worker:
         """Retry the waiting requests: another worker has left a place to one of them."""
         self._peers.bells.silence(self._peers.row)
         self._state.look_again()
-        self._state.look_for_keeper()
 
     # The end
 
@@ -288,12 +280,11 @@ class _Worker:
 
 def read_post(words: Sequence[int]) -> WorkerArguments:
     """Parse the command line: row, workers, handoff, channel, then pairs of row and bell, and after
-    them, if there is one, the handoff for peers. The sockets of notes are bells of no row, which a
-    worker of the release before does not ring.
+    them, if there is one, the handoff for peers. A parent of the release before has two more bells,
+    of no row: they are sockets of its own.
     """
     row, workers, handoff, channel, *bells = words
     peers_handoff = bells.pop() if len(bells) % 2 else -1
     pairs = dict(zip(bells[::2], bells[1::2], strict=True))
-    inbox, outbox = pairs.pop(INBOX, -1), pairs.pop(OUTBOX, -1)
-    notes = (inbox, outbox) if inbox >= 0 else None
-    return WorkerArguments(row, workers, handoff, channel, pairs, peers_handoff, notes)
+    own = {number: bell for number, bell in pairs.items() if number >= 0}
+    return WorkerArguments(row, workers, handoff, channel, own, peers_handoff)

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch.admission import Rejected
-from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
+from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyShare
 from partitiond.core.keys import rates as limits
 from partitiond.core.keys.rates import NO_USAGE, Allowed, KeyMeter, Usage
 
@@ -222,9 +223,58 @@ def test_rows_are_plain_numbers_and_only_the_current_period_is_added() -> None:
     assert one + two == Usage(11, 22, 33, 3600.0, 50)
 
 
-def test_a_bucket_is_lowered_to_a_level_of_before_and_never_raised() -> None:
-    meter = KeyMeter(KeyRates(requests_per_minute=60, tokens_per_minute=600), now=100.0)
-    meter.lower((20.0, 900.0), at=95.0, now=100.0)
-    assert meter.levels(now=100.0) == (25.0, 600.0)
-    meter.lower((50.0, -30.0), at=100.0, now=100.0)
-    assert meter.levels(now=100.0) == (25.0, -30.0)
+@pytest.mark.parametrize("period", [BudgetPeriod.HOUR, BudgetPeriod.DAY, BudgetPeriod.MONTH])
+def test_a_clock_that_steps_over_the_end_of_a_period_and_back_begins_no_budget_anew(
+    period: BudgetPeriod,
+) -> None:
+    """Also of a worker whose siblings are in the later period, or that a head told of it."""
+    end = limits.period_end(NOON, period)
+    assert end is not None
+    meter, sibling = a_budget(100, period), a_budget(100, period)
+    used = []
+    for unix in (NOON, end + 1, NOON, end + 1, NOON - 2 * 86_400):
+        found = meter.admit(60, now=0.0, unix=unix)
+        used.append(isinstance(found, Allowed))
+    assert used == [True, True, False, False, False]
+    refused = sibling.admit(60, now=0.0, unix=NOON, others=meter.usage)
+    assert isinstance(refused, Rejected)
+    later = limits.period_end(end, period)
+    assert later is not None
+    assert refused.retry_after_seconds == math.ceil(later - NOON)
+    assert isinstance(meter.admit(60, now=0.0, unix=later), Allowed)
+    told = KeyMeter(meter.rates, 0.0, KeyShare("k", 0.5, 0.5, 1, end, 50), 0.5)
+    assert isinstance(told.admit(50, now=0.0, unix=NOON), Allowed)
+    assert isinstance(told.admit(1, now=0.0, unix=end), Rejected)
+
+
+def test_a_late_end_is_corrected_in_the_period_that_the_counts_are_in() -> None:
+    meter = a_budget(100)
+    receipt = allowed(meter, 60)
+    meter.settle(receipt, 20, now=0.0, unix=NOON - 3600)
+    assert meter.usage.budget_tokens == 20
+
+
+def test_a_share_that_moves_adds_nothing_and_blocks_nobody() -> None:
+    """A host that gave a part away goes on at its rate, and one that got more has it in time."""
+    rates = KeyRates(requests_per_minute=60)
+    meter = KeyMeter(rates, 0.0, KeyShare("k", 0.5, 0.5, 1))
+    assert [admit(meter, 1) for _ in range(30)] == ["ok"] * 30
+    meter.apply(rates, 0.0, KeyShare("k", 0.9, 0.9, 1))
+    assert admit(meter, 1) == "rate_limited"
+    assert admit(meter, 1, 1.2) == "ok"
+    meter.apply(rates, 1.2, KeyShare("k", 0.1, 0.1, 1))
+    assert admit(meter, 1, 11.3) == "ok"
+    full = KeyMeter(rates, 0.0)
+    full.apply(rates, 0.0, KeyShare("k", 0.1, 0.1, 1))
+    assert [admit(full, 1) for _ in range(7)] == ["ok"] * 6 + ["rate_limited"]
+
+
+def test_a_host_without_a_share_may_send_one_request() -> None:
+    meter = KeyMeter(
+        KeyRates(requests_per_minute=60, tokens_per_minute=600, max_in_flight=9), 0.0, part=0.0
+    )
+    assert [admit(meter, 50), admit(meter, 50)] == ["ok", "too_many_in_flight"]
+    meter.settle(Allowed(50, 0.0), 50, now=0.0, unix=NOON)
+    refused = meter.admit(50, now=0.0, unix=NOON)
+    assert isinstance(refused, Rejected)
+    assert refused.retry_after_seconds == limits.SHARE_SECONDS

@@ -4,9 +4,6 @@ import random
 
 import pytest
 
-from partitiond.core.keys.portions import KeyWord
-from partitiond.core.keys.rates import Usage
-from partitiond.proxy.keys.words import KeyWords, messages, read_words
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.frames import FrameReader, WireError, frame
 
@@ -39,17 +36,3 @@ def test_frames_do_not_depend_on_where_their_bytes_are_split(seed: int) -> None:
 def test_a_frame_of_a_huge_length_is_refused_before_it_comes() -> None:
     with pytest.raises(WireError):
         FrameReader().feed(frames.HEADER.pack(frames.MAX_PAYLOAD_BYTES + 1, 1, 1))
-
-
-def test_many_words_go_in_several_messages_and_come_back_whole() -> None:
-    word = KeyWord(
-        7, 8, Usage(1, 2, 3, 4, 5), Usage(0, 1, 2, 4, 6), (1.5, 2.5), True, 3, 4, True,
-        (("h", 1, 2.0, 3.0),) * 100, ("x", "y"),
-    )  # fmt: skip
-    words = {f"key-{n}": word for n in range(200)}
-    told = list(messages(KeyWords(1, 2.0, 3, 4.0), words))
-    assert len(told) > 1
-    assert max(map(len, told)) < frames.MAX_PAYLOAD_BYTES
-    read = [read_words(one) for one in told]
-    assert dict(pair for one in read for pair in one.by_key()) == words
-    assert {(one.incarnation, one.heard_sent) for one in read} == {(1, 4.0)}

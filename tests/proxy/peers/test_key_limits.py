@@ -1,174 +1,94 @@
-"""A key's limits hold over hosts, each of which admits by itself; the entry charges.
+"""A host keeps within its shares of a key's limits, and tells the head what it used of them.
 
-What a host may use `tests/core/keys/test_portions.py` says; here, that hosts tell each other.
+How the head divides them `tests/core/keys/test_shares.py` says; here, that the proxy obeys.
 """
 
-import asyncio
-import contextlib
 import dataclasses
-import functools
-import time
 from pathlib import Path
 
-import pytest
+import httpx
 
-from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, PeerRoute
-from partitiond.core.keys.portions import MOST, KeyWord, Portions
-from partitiond.core.keys.rates import Usage
-from partitiond.proxy.keys.over_hosts import KeysOverHosts
-from partitiond.proxy.keys.words import KeyWords, messages
-from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import PROTOCOL, Hello, encode
-from tests.proxy.conftest import MakeEngine, key, replica, table
+from partitiond.core.dispatch.routing import (
+    BudgetPeriod,
+    HostShares,
+    KeyRates,
+    KeyShare,
+    RoutingTable,
+)
+from partitiond.core.keys.rates import SHARE_SECONDS
+from tests.proxy.conftest import MakeEngine, error_of, key, replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, host, parts
 from tests.proxy.peers.test_hops import until_idle
+from tests.proxy.telemetry.test_traffic import sampled
 from tests.proxy.virtual import virtual_time
 
 pytestmark = virtual_time
+BUDGET = KeyRates(token_budget=900, budget_period=BudgetPeriod.NEVER)
 
 
-async def ask(one: Host) -> int:
-    return (await one.proxy.complete(key="k1", max_tokens=10)).status_code
+async def ask(one: Host) -> httpx.Response:
+    return await one.proxy.complete(key="k1", max_tokens=10)
 
 
-def shared_of(one: Host) -> Portions:
-    """What the host knows of the key over all hosts."""
-    shared = one.proxy.state.accounts.over_hosts.of("k1")
-    assert isinstance(shared, Portions)
-    return shared
+async def admitted(one: Host, asks: int) -> int:
+    return sum([(await ask(one)).status_code == 200 for _ in range(asks)])
 
 
-def has_portion(one: Host) -> bool:
-    """Whether the others have confirmed that the host may use something."""
-    allowed = shared_of(one).allowance
-    return allowed is not None and any(
-        part.ceiling > part.floor for part in (allowed.requests, allowed.budget)
-    )
+def with_share(
+    table: RoutingTable, number: int, budget: float, *, spent: bool = False
+) -> RoutingTable:
+    row = KeyShare("k1", 0.5, 0.5, 1, 0.0, budget, spent)
+    return dataclasses.replace(table, shares=HostShares(number, 0.25, (row,)))
 
 
-async def until_shared(*hosts: Host) -> None:
-    """Wait until each host has a portion that the others know."""
-    for one in hosts:
-        await one.proxy.until(functools.partial(has_portion, one))
+async def test_a_host_uses_its_share_and_counts_it_for_the_head(make: Make) -> None:
+    """The entry is charged for what runs elsewhere."""
+    routes = table(replica(await make.engine()), keys=(key(rates=BUDGET),), keys_required=True)
+    a, b = await make.hosts(routes, {"a": ["m-1"], "b": []})
+    state = b.proxy.state
+    told = state.table
+    assert sampled(b.proxy).keys == {}, "a head of the release before divides nothing"
+    assert state.apply(with_share(told, 7, 60.0))
+    assert sampled(b.proxy).shares_number == 7
+    few = await admitted(b, 12)
+    assert 0 < few < 12
+    refused = await ask(b)
+    assert error_of(refused) == (429, "budget_exhausted")
+    assert refused.headers["retry-after"] == str(SHARE_SECONDS)
+    await until_idle([a, b])
+    count = sampled(b.proxy).keys["k1"]
+    assert (count.requests, count.refused, count.in_flight) == (few, 13 - few, 0)
+    assert 0 < count.budget_tokens == count.tokens <= 60
+    assert not state.apply(with_share(told, 6, 900.0)), "it came late"
+    assert (await ask(b)).status_code == 429
+    assert state.apply(with_share(told, 8, 300.0))
+    assert await admitted(b, 5) == 5
+    assert state.apply(with_share(told, 9, 0.0, spent=True))
+    assert "retry-after" not in (await ask(b)).headers, "nothing is left anywhere"
 
 
-async def drive(*hosts: Host, asks: int = 40) -> list[int]:
-    """Ask all hosts so often each, and return how many requests each one admitted."""
-
-    async def one_host(one: Host) -> int:
-        return sum([await ask(one) == 200 for _ in range(asks)])
-
-    return await asyncio.gather(*[one_host(one) for one in hosts])
-
-
-def budget_of(one: Host) -> float:
-    return one.proxy.state.accounts.uses()["k1"]["budget_used"]
-
-
-async def test_a_budget_is_used_once_over_hosts_and_restarts(
+async def test_a_host_that_starts_again_has_its_shares(
     folder: Path, make_engine: MakeEngine
 ) -> None:
-    rates = KeyRates(token_budget=200, budget_period=BudgetPeriod.NEVER)
-    routes = table(replica(await make_engine()), keys=(key(rates=rates),), keys_required=True)
+    routes = table(replica(await make_engine()), keys=(key(rates=BUDGET),), keys_required=True)
     async with host(folder, "a") as a:
-        async with host(folder, "b") as b:
-            parts(routes, [a, b], {"m-1": "a"})
-            await until_shared(a, b)
-            await drive(a, b)
-            await until_idle([a, b])
-            used = budget_of(a), budget_of(b)
-            assert all(used)  # the entry charges: that of `b` ran on `a`
-            for one in (a, b):
-                told = one.proxy.state.traffic()["usage"]["k1"]["m"]["requests"]
-                assert told == one.proxy.state.accounts.uses()["k1"]["requests"]
-            assert sum(used) <= 200 + 30  # and one request
-            await b.proxy.until(lambda: shared_of(b).heard.budget_tokens == used[0])
-            await a.proxy.until(lambda: shared_of(a).heard.budget_tokens == used[1])
-        async with host(folder, "b") as alone:
-            parts(routes, [alone], {})
-            assert (budget_of(alone), shared_of(alone).heard.budget_tokens) == used[::-1]
-        for path in (folder / "b" / "state").glob("budgets*"):
-            path.unlink()
-        async with host(folder, "b") as again:  # it hears of its use from the others
-            parts(routes, [a, again], {"m-1": "a"})
-            await again.proxy.until(lambda: budget_of(again) == used[1])
-            await again.until_it_hears(1)
-            await drive(a, again, asks=10)
-            await until_idle([a, again])
-            assert budget_of(a) + budget_of(again) <= 200 + 30
+        parts(routes, [a], {"m-1": "a"})
+        a.proxy.state.apply(with_share(a.proxy.state.table, 7, 60.0))
+        few = await admitted(a, 12)
+        await until_idle([a])
+    async with host(folder, "a") as again:
+        again.proxy.state.load()
+        assert await admitted(again, 12) == 0
+        count = sampled(again.proxy).keys["k1"]
+        assert (sampled(again.proxy).shares_number, count.refused) == (7, 12)
+        assert 0 < count.budget_tokens <= 60
+    assert 0 < few < 12
 
 
-async def test_a_clock_that_was_set_back_makes_no_host_unheard(
-    folder: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And a peer that tells of a later incarnation than any clock's does not use up the numbers."""
-    rates = KeyRates(token_budget=4000, budget_period=BudgetPeriod.NEVER)
-    routes = table(replica(await make_engine()), keys=(key(rates=rates),), keys_required=True)
-    async with host(folder, "a") as a:
-        async with host(folder, "b") as b:
-            parts(routes, [a, b], {"m-1": "a"})
-            await until_shared(a, b)
-            assert await ask(b) == 200
-            await a.proxy.until(lambda: shared_of(a).heard.budget_tokens == budget_of(b))
-        real = time.time_ns
-        monkeypatch.setattr(time, "time_ns", lambda: real() - 3600 * 10**9)
-        async with host(folder, "b") as again:
-            parts(routes, [a, again], {"m-1": "a"})
-            await until_shared(again)
-            assert await ask(again) == 200
-            await a.proxy.until(lambda: shared_of(a).heard.budget_tokens == budget_of(again))
-            keys, last = again.proxy.state.accounts.over_hosts, 1024 * int(MOST) - 1
-            assert isinstance(keys, KeysOverHosts)
-            keys.hear("a", KeyWords(5, 1.0, last, 1.0))
-            assert keys._peers is not None
-            assert keys._peers.incarnation < last
-
-
-async def test_a_key_is_removed_and_made_again_while_words_are_under_way(make: Make) -> None:
-    keys = (key(rates=KeyRates(requests_per_minute=30)),)
+async def test_hosts_whose_head_divides_nothing_have_equal_parts(make: Make) -> None:
+    """It is of the release before, and they are adopted by it."""
+    keys = (key(rates=KeyRates(requests_per_minute=8)),)
     routes = table(replica(await make.engine()), keys=keys, keys_required=True)
     a, b = await make.hosts(routes, {"a": ["m-1"], "b": []})
-    await until_shared(a, b)
-    assert await ask(b) == 200
-    with_key = b.proxy.state.table
-    b.proxy.state.apply(dataclasses.replace(with_key, version=2, keys=()))
-    assert await ask(b) == 401
-    assert await ask(a) == 200
-    await a.proxy.until(lambda: not shared_of(a)._heard["b"].portion.requests)
-    b.proxy.state.apply(dataclasses.replace(with_key, version=3))
-    await until_shared(b)
-    assert await ask(b) == 200
-
-
-async def test_a_lying_host_unlocks_no_more_than_the_limit(make: Make) -> None:
-    keys = (key(rates=KeyRates(requests_per_minute=12)),)
-    routes = table(replica(await make.engine()), keys=keys, keys_required=True)
-    (a,) = await make.hosts(routes, {"a": ["m-1"]})
-    over_hosts = a.proxy.state.accounts.over_hosts
-    assert isinstance(over_hosts, KeysOverHosts)
-    assert (over_hosts.of("k1"), over_hosts._timer) == (None, None), "one host alone keeps nothing"
-    told = a.proxy.state.table
-    peers = (*told.peers, PeerRoute("b", "unix:/nowhere/b.peer"))
-    a.proxy.state.apply(dataclasses.replace(told, version=2, peers=peers))
-    shared, known = shared_of(a), over_hosts._peers
-    assert known is not None
-    reader, writer = await asyncio.open_unix_connection(a.route.address.removeprefix("unix:"))
-    with contextlib.closing(writer):
-        writer.write(frames.frame(frames.HELLO, 0, encode(Hello(PROTOCOL, "b"))))
-        for number in range(1, 30):
-            word = KeyWord(
-                5, number, Usage(tokens=-1e9), Usage(), heard_incarnation=shared.incarnation,
-                heard_number=10**12,
-            )  # fmt: skip
-            empty = KeyWords(known.incarnation, 0.0, known.incarnation, 1e300)
-            for message in messages(empty, {"k1": word, "nobody's": word}):
-                writer.write(frames.frame(frames.KEYS, 0, message))
-        await a.proxy.until(lambda: shared._heard["b"].number == 29)
-        assert known.answered.get("b", 0.0) <= time.monotonic()
-        began = time.monotonic()
-        (admitted,) = await drive(a, asks=15)
-        assert admitted <= 12 + 1 + (time.monotonic() - began) * 12 / 60
-        no_words = encode((1, 2.0, 3, 4.0, [["k1"] * 3]))
-        writer.write(frames.frame(frames.KEYS, 0, no_words))
-        await reader.read(-1)  # until it ends the connection
+    assert [await admitted(one, 6) for one in (a, b)] == [4, 4]

@@ -17,7 +17,6 @@ from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.liar import LyingEntry
 from tests.proxy.peers.test_hops import holding, until_idle
-from tests.proxy.peers.test_key_limits import until_shared
 from tests.proxy.scripted import plays
 from tests.proxy.telemetry.test_traffic import sampled
 from tests.proxy.virtual import virtual_time
@@ -44,7 +43,6 @@ async def test_a_request_over_a_hop_is_in_the_report_once(make: Make) -> None:
     engine = await make.engine()
     routes = table(replica(engine), keys=keys, keys_required=True)
     hosts = a, b, c = await make.hosts(routes, {"a": ["m-1"], "b": [], "c": []})
-    await until_shared(*hosts)
     for one, stream in ((b, False), (b, False), (c, False), (a, False), (b, True)):
         assert (await one.proxy.complete(key="k1", max_tokens=10, stream=stream)).is_success
     engine.script = plays("close")

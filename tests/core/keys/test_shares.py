@@ -1,0 +1,212 @@
+"""The limits of a key hold over hosts, whose shares the head divides."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
+from partitiond.core.keys.rates import SHARE_SECONDS
+from partitiond.core.keys.shares import RATE, Claim, fill, share_out
+from tests.core.keys.share_fleet import ShareFleet, admitted
+
+TOKENS = 10.0
+HOUR_END = 60.0
+ALL = KeyRates(
+    requests_per_minute=60,
+    tokens_per_minute=900,
+    max_in_flight=7,
+    token_budget=2000,
+    budget_period=BudgetPeriod.HOUR,
+)
+
+
+def check(fleet: ShareFleet, *, hosts: int) -> None:
+    """No limit is exceeded by more than one request of each further host, budgets by nothing."""
+    running = sum(len(h.flights) for n, h in fleet.hosts.items() if n not in fleet.lost)
+    assert running <= max(ALL.max_in_flight, hosts)
+    periods = {start for host in fleet.hosts.values() for start in host.used}
+    for start in periods:
+        used = sum(host.used.get(start, 0.0) for host in fleet.hosts.values())
+        assert used <= ALL.token_budget + 1e-6
+
+
+def check_rates(fleet: ShareFleet, hosts: int) -> None:
+    """In no stretch are more admitted than a minute's amount, the rate, and one for each host."""
+    arrivals = admitted(fleet)
+    for first, (begin, _) in enumerate(arrivals):
+        tokens = 0.0
+        for count, (when, each) in enumerate(arrivals[first:], start=1):
+            tokens += each
+            minutes = (when - begin) / 60
+            assert count <= ALL.requests_per_minute * (1 + minutes) + hosts
+            assert tokens <= ALL.tokens_per_minute * (1 + minutes) + hosts * 4 * TOKENS
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 5))
+def test_limits_hold_over_hosts_whatever_is_late_or_lost(seed: int, count: int) -> None:
+    """Tables are late and lost, hosts are cut off for minutes, the head is started again, the
+    period of the budget ends, and clocks differ.
+    """
+    fleet = ShareFleet(ALL, "abcde"[:count], seed, skew=3.0)
+    dice = fleet.dice
+    fleet.now -= 120.0 if dice.random() < 0.5 else 0.0
+    demand = dict.fromkeys(fleet.hosts, 1.0)
+    for step in range(320):
+        fleet.pass_seconds(0.5)
+        for name, host in fleet.hosts.items():
+            while dice.random() < demand[name] * 0.5:
+                host.ask(dice.choice([1, 2, 4]) * TOKENS, fleet.now)
+            while dice.random() < 0.4:
+                host.end(fleet.now)
+        check(fleet, hosts=count)
+        if dice.random() < 0.02:
+            demand = {name: dice.choice([0.0, 0.2, 1.8]) for name in fleet.hosts}
+        if dice.random() < 0.02:
+            fleet.cut = {name for name in fleet.hosts if dice.random() < 0.3}
+        if dice.random() < 0.01:
+            fleet.restart()
+        if step % 4 == 0:
+            fleet.look(delay=4.0, loss=0.2)
+    check_rates(fleet, count)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32))
+def test_budgets_hold_while_hosts_join_and_are_lost(seed: int) -> None:
+    fleet = ShareFleet(ALL, "abc", seed)
+    dice = fleet.dice
+    for step in range(300):
+        fleet.pass_seconds(0.5)
+        for host in fleet.hosts.values():
+            while dice.random() < 0.5:
+                host.ask(dice.choice([1, 2, 4]) * TOKENS, fleet.now)
+            while dice.random() < 0.5:
+                host.end(fleet.now)
+        check(fleet, hosts=len(fleet.hosts))
+        if dice.random() < 0.03:
+            fleet.cut = {name for name in fleet.hosts if dice.random() < 0.3}
+            fleet.lost = {name for name in fleet.cut if dice.random() < 0.5}
+            fleet.apply()
+        if dice.random() < 0.01 and len(fleet.hosts) < 6:
+            fleet.join("abcdefg"[len(fleet.hosts)])
+        if dice.random() < 0.01:
+            fleet.restart()
+        if step % 4 == 0:
+            fleet.look(delay=4.0, loss=0.2)
+
+
+def test_the_first_host_keeps_what_it_used_when_another_joins() -> None:
+    fleet = ShareFleet(ALL, "a")
+    used = fleet.drive(100.0, {"a": 1.0}, tokens=14.0)["a"] * 14.0
+    assert used > 0.6 * ALL.token_budget, "alone it has all"
+    fleet.join("b")
+    fleet.drive(200.0, {"b": 1.0})
+    check(fleet, hosts=2)
+    assert fleet.hosts["b"].used
+
+
+@pytest.mark.parametrize(
+    ("each", "least"),
+    [
+        ({"a": 1.5}, {"a": 0.9}),
+        ({"a": 3.0, "b": 3.0}, {"a": 0.45, "b": 0.45}),
+        ({"a": 3.0, "b": 0.2}, {"a": 0.58, "b": 0.18}),
+    ],
+)
+def test_rates_follow_the_demand(each: dict[str, float], least: dict[str, float]) -> None:
+    """What nobody wants goes to who is short, but a tenth of an equal share of an idle one."""
+    fleet = ShareFleet(KeyRates(requests_per_minute=60), "abc")
+    fleet.drive(60.0, each)
+    numbers = [fleet.head.of(name).number for name in "abc"]
+    found = fleet.drive(60.0, each)
+    for name, part in least.items():
+        assert found[name] >= part * 60
+    told = [fleet.head.of(name).number for name in "abc"]
+    assert sum(one != other for one, other in zip(numbers, told, strict=True)) <= 2
+    assert max(told) - max(numbers) <= 6, "in most looks of a minute, nothing changes"
+    assert fleet.hosts["c"].ask(1.0, fleet.now), "an idle host begins at once"
+
+
+def test_places_in_flight_go_to_the_host_that_needs_them() -> None:
+    fleet = ShareFleet(KeyRates(max_in_flight=8), "abc")
+    a = fleet.hosts["a"]
+    for _ in range(6):
+        for _ in range(8):
+            a.ask(TOKENS, fleet.now)
+        fleet.look()
+        fleet.pass_seconds(2.0)
+    assert len(a.flights) == 6, "all but one of each other host"
+    assert fleet.hosts["b"].ask(TOKENS, fleet.now)
+    assert not fleet.hosts["b"].ask(TOKENS, fleet.now)
+
+
+def test_a_budget_is_used_up_by_whoever_needs_it() -> None:
+    """But for less than two requests, which lie with idle hosts; then it is told when it renews."""
+    fleet = ShareFleet(KeyRates(token_budget=3000, budget_period=BudgetPeriod.HOUR), "abcd")
+    found = fleet.drive(300.0, {"b": 4.0}, tokens=100.0)
+    assert found["b"] >= 28
+    last = fleet.hosts["b"].last
+    assert last is not None
+    assert last.retry_after_seconds is not None
+    assert last.retry_after_seconds > 3000
+
+
+def test_who_lacks_a_share_is_told_to_come_again_when_shares_are_divided() -> None:
+    fleet = ShareFleet(KeyRates(token_budget=3000, budget_period=BudgetPeriod.HOUR), "abcd")
+    b = fleet.hosts["b"]
+    assert [b.ask(100.0, 0.0) for _ in range(8)] == [True] * 7 + [False]
+    assert b.last is not None
+    assert b.last.retry_after_seconds == SHARE_SECONDS
+    for _ in range(3):
+        fleet.look()
+        fleet.pass_seconds(2.0)
+    assert fleet.now <= SHARE_SECONDS + 1
+    assert b.ask(100.0, fleet.now)
+    rate = ShareFleet(KeyRates(requests_per_minute=2), "abcd").hosts["a"]
+    assert rate.ask(1.0, 0.0)
+    assert not rate.ask(1.0, 0.0)
+    assert rate.last is not None
+    assert rate.last.retry_after_seconds == 30, "as long as with the whole limit"
+
+
+def test_what_a_cut_off_host_holds_stays_its_own() -> None:
+    """A lost one loses its part of the rates, and keeps that of the budget in this period."""
+    fleet = ShareFleet(ALL, "ab")
+    fleet.drive(20.0, {"a": 1.0, "b": 1.0})
+    fleet.cut = {"b"}
+    fleet.drive(60.0, {"a": 3.0}, tokens=1.0)
+    assert fleet.drive(60.0, {"a": 3.0}, tokens=1.0)["a"] <= 60 * 0.55
+    fleet.lost = {"b"}
+    fleet.apply()
+    fleet.drive(10.0, {"a": 3.0})
+    assert fleet.drive(30.0, {"a": 3.0}, tokens=1.0)["a"] >= 28
+    fleet.drive(120.0, {"a": 3.0}, tokens=15.0)
+    held = fleet.kept["k"].held["b"].most[3]
+    used = sum(fleet.hosts["a"].used.values())
+    assert ALL.token_budget - 60 <= used + held <= ALL.token_budget
+
+
+def test_one_host_alone_is_told_nothing() -> None:
+    fleet = ShareFleet(ALL, "a")
+    fleet.drive(10.0, {"a": 1.0})
+    assert fleet.head.of("a").number == 0
+    assert not fleet.kept
+
+
+def test_fill_gives_what_is_wanted_up_to_one_level() -> None:
+    assert fill(12.0, {"a": 2.0, "b": 9.0, "c": 9.0}) == {"a": 2.0, "b": 5.0, "c": 5.0}
+    assert fill(12.0, {"a": 1.0, "b": 2.0}) == {"a": 5.5, "b": 6.5}
+    assert fill(0.0, {}) == {}
+
+
+def test_a_share_grows_only_by_what_is_free() -> None:
+    """Free is what no host may be using, be it by a table that it has not confirmed."""
+    short = Claim(told=0.5, most=0.5, used=0.0, want=1.0)
+    idle = Claim(told=0.5, most=0.5, used=0.0, want=0.0)
+    told = share_out(1.0, {"a": short, "b": idle}, 0.0, RATE)
+    assert told == {"a": 0.5, "b": 0.05}
+    told = share_out(1.0, {"a": short, "b": Claim(0.05, 0.05, 0.0, 0.0)}, 0.0, RATE)
+    assert told == {"a": 0.95, "b": 0.05}
+    away = {"a": Claim(0.5, 0.5, 0.0, 1.0)}
+    assert share_out(1.0, away, 0.3, RATE) == {"a": pytest.approx(0.7)}
