@@ -34,7 +34,8 @@ def node() -> Iterator[RayNode]:
 
 async def test_a_ray_that_ended_is_started_again_by_the_only_keeper(node: RayNode) -> None:
     # Whoever asks again while the keeper still ends what was left here finds it all the same.
-    with subprocess.Popen(["sleep", "600"], env={FOLDER_VARIABLE: str(node.folder)}) as left:
+    environment = {FOLDER_VARIABLE: str(node.folder)}
+    with subprocess.Popen(["sleep", "600"], env=environment) as left:  # noqa: ASYNC220 -- a fork
         keeper = ensure_keeper(node)
         assert ensure_keeper(node) == keeper == keeper_of(node.folder)
         assert left.wait(60) == -signal.SIGTERM

@@ -59,7 +59,7 @@ async def test_the_openai_client_completes_chats_streams_and_finds_models(proxy:
 
 async def test_a_models_card_says_its_context_and_what_an_alias_stands_for(make: Make) -> None:
     """As vLLM's card, whose `max_model_len` clients read; null where a table of old has none."""
-    named = {"aliases": ("gpt-4o",), "max_model_len": 8192}
+    named: dict[str, Any] = {"aliases": ("gpt-4o",), "max_model_len": 8192}
     proxy = await make.proxy(table(models=("m",), availability=ModelAvailability.SLEEPING, **named))
     card = {
         "id": "m", "object": "model", "created": 1700000000, "owned_by": "partitiond",

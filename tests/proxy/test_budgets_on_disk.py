@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +95,7 @@ def test_other_limits_of_a_key_forget_nothing_that_it_used() -> None:
     accounts = Accounts(None)
     rates = dataclasses.replace(RATES, tokens_per_minute=1000)
 
-    def asks(tokens: float, **limits: int) -> Receipt | str:
+    def asks(tokens: float, **limits: Any) -> Receipt | str:
         other = dataclasses.replace(LIMITED, rates=dataclasses.replace(rates, **limits))
         accounts.apply((other,))
         found = accounts.admit("k1", tokens, 1.0)
