@@ -67,7 +67,7 @@ def charged(proxy: Proxy, name: str = "k1") -> dict[str, float]:
     return {
         "budget": meter.usage.budget_tokens,
         "row": meter.usage.tokens,
-        "bucket": PLENTY - meter._tokens.level,
+        "bucket": meter._sizes()[1] - meter._tokens.level,  # of its share
         "counted": proxy.state.accounts.uses()[name]["tokens"],
         "queue": 0.0 if share is None else max(0.0, share.tag),
         "report": sum(report(proxy, name)),
