@@ -101,6 +101,7 @@ TOLD_BY_HOSTS: Final = {
     "model_on_other_host": 503,
     "shutting_down": 503,
     "bodies_full": 503,
+    "timeout": 408,
     "request_quarantined": 422,
     "request_on_trial": 503,
     "internal_error": 500,
