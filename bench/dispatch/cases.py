@@ -72,10 +72,11 @@ FLEETS: Final[dict[str, tuple[Engine, ...]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """Arrivals (for a rate and a seed) and lengths."""
+    """Arrivals (for a rate and a seed), lengths, and the limits that clients name, over lengths."""
 
     arrivals: Callable[[float, int], Iterator[float]]
     lengths: Lengths
+    named: float = 1.0
 
 
 def modulated(req_per_s: float, seed: int) -> Iterator[float]:
@@ -103,6 +104,8 @@ LOADS: Final[dict[str, Load]] = {
     "bursty CV 4": Load(lambda rate, seed: gamma(rate, 1 / 16, seed), _lengths(1.0, 1.0)),
     "BurstGPT-like": Load(modulated, _lengths(1.5, 1.0)),
     "long tails": Load(poisson, _lengths(2.0, 3.0)),
+    "4 x named": Load(poisson, _lengths(1.0, 1.0), 4.0),
+    "16 x named": Load(poisson, _lengths(1.0, 1.0), 16.0),
 }
 
 
@@ -302,6 +305,7 @@ def _send(
 
     def arrive(index: int) -> None:
         flight = SimulatedRequest(clock.now, *load.lengths.pair(index, seed), caller)
+        flight.max_tokens = math.ceil(load.named * flight.output_tokens)
         flights.append(flight)
         following, when = next(due)
         if when < WARM_UP_SECONDS + seconds + TTFT_SECONDS:

@@ -12,7 +12,9 @@ from typing import Any, Final
 
 import pytest
 
+from partitiond.core.dispatch.estimates import FIRST_OUTPUTS
 from partitiond.core.dispatch.routing import KeyRates
+from partitiond.core.keys.charging import LONGEST_CONTEXT
 from tests.proxy import charged_answers as apis
 from tests.proxy.charged_answers import (
     ESTIMATE,
@@ -31,6 +33,8 @@ from tests.proxy.scripted import (
     Step,
     answer,
     chunk,
+    completion,
+    event,
     plays,
     stream,
     text_event,
@@ -40,10 +44,8 @@ from tests.proxy.virtual import RawClient
 PLENTY: Final = 1_000_000
 RATES: Final = KeyRates(tokens_per_minute=PLENTY, token_budget=PLENTY)
 STREAMS: Final = tuple((api, True) for api in apis.GENERATING)
-WAYS: Final = (
-    *STREAMS,
-    *((api, False) for api in (*apis.GENERATING, apis.BATCH, *apis.POOLING)),
-)
+WHOLE: Final = tuple((api, False) for api in (*apis.GENERATING, apis.BATCH, *apis.POOLING))
+WAYS: Final = (*STREAMS, *WHOLE)
 
 
 def freeze_bucket(proxy: Proxy, name: str = "k1") -> None:
@@ -174,6 +176,12 @@ def tells_an_error(api: Api, **_: bool) -> list[Step]:
     return begun(api, chunk(api.error))
 
 
+def boasts(api: Api, *, streams: bool) -> list[Step]:
+    lie = {"prompt_tokens": 2**39, "completion_tokens": 2**39}
+    more = dataclasses.replace(api, usage=lie, told=(event({"choices": [], "usage": lie}),))
+    return told(more, streams=streams)
+
+
 def asked(api: Api, **fields: object) -> Api:
     return dataclasses.replace(api, body={**api.body, **fields})
 
@@ -200,7 +208,8 @@ ENDS: Final = {
     "its engine tells what it cost": End(told, told_price, ways=WAYS),
     "no word of usage costs the limit": End(untold, limit_price, ways=WAYS, untold=True),
     "the client leaves before the first token": End(["hold"], (ESTIMATE, 0), 0, "leave", WAYS),
-    "the engine takes too long": End(["hold"], (ESTIMATE, 0), 504, "", WAYS),
+    "the engine takes too long": End(["hold"], (ESTIMATE, 0), 504, "", STREAMS),
+    "the engine works too long": End(["hold"], limit_price, 504, "", WHOLE),
     "the engine closes at once": End(["close"], FREE, 502, "", WAYS),
     "the engine resets at once": End(["reset"], FREE, 502, "", WAYS),
     "the engine refuses": End(answer(REFUSAL, 400, "Bad Request"), FREE, 400, "", WAYS),
@@ -221,6 +230,14 @@ ENDS: Final = {
     "larger events cost what they hold": End(
         stands, (ESTIMATE, 1 + 2 * 7), 200, "leave",
         [(asked(api, stream_interval=7), True) for api in (apis.COMPLETIONS, apis.CHATS)],
+    ),
+    "one event of many tokens costs what it holds": End(
+        [STREAM_HEAD, chunk(text_event("one")), chunk(text_event("x" * 42 + "three")), "hold"],
+        (ESTIMATE, int(0.3 * 50)), 200, "leave", [(apis.COMPLETIONS, True)],
+    ),
+    "more than any context holds": End(
+        boasts, (LONGEST_CONTEXT, LONGEST_CONTEXT),
+        ways=[(apis.COMPLETIONS, False), (apis.COMPLETIONS, True)],
     ),
     "a long answer around its usage": End(answer(LONG), (9000, 500), ways=[(apis.CHATS, False)]),
     "usage in what a client wrote": End(
@@ -313,6 +330,17 @@ async def test_what_is_relayed_without_a_look_is_seen_too(make: Make, api: Api) 
     assert charged(proxy) == everywhere(api.prompt_of_a_part() + OUTPUT_EVENTS)
 
 
+async def test_a_large_event_that_is_relayed_without_a_look_costs_what_it_holds(make: Make) -> None:
+    gate = asyncio.Event()
+    begin, large = (chunk(text_event(text)) for text in ("one", "x" * 42 + "three"))
+    proxy, _ = await started(make, plays(STREAM_HEAD, begin, gate, large, "hold"))
+    async with asking(proxy, apis.COMPLETIONS, streams=True) as reader:
+        await reader.readuntil(b"one")
+        gate.set()
+        await until_third(reader)
+    assert charged(proxy) == everywhere(ESTIMATE + int(0.3 * 50))
+
+
 async def test_who_gets_no_place_pays_nothing(make: Make) -> None:
     """Neither who leaves the queue nor whose time in it runs out."""
     proxy, engine = await started(make, plays("hold"), total_timeout_seconds=600.0)
@@ -342,6 +370,41 @@ async def test_a_client_that_takes_nothing_pays_what_was_sent_to_it(make: Make) 
     assert ESTIMATE < books["report"] < ESTIMATE + 400
 
 
+async def test_who_leaves_just_before_the_end_gets_no_more_than_its_half(make: Make) -> None:
+    """Two keys of 12 clients each; one leaves its whole answers at 85 % of the engine's work."""
+    clients: dict[str, RawClient] = {}
+    whole = {**completion(), "usage": {"prompt_tokens": 30, "completion_tokens": 900}}
+
+    def script(request: Received) -> list[Step]:
+        client = clients.get(request.body["user"])
+        if client is not None:
+            asyncio.get_running_loop().call_later(7.65, client.leave)
+        return [9.0, *answer(whole)]
+
+    proxy, _ = await make.both(
+        script, at={"max_sequences": 4, "tokens_per_s": 100.0},
+        route={"keys": (key("leaves"), key("stays")), "max_wait_seconds": 3600.0},
+    )  # fmt: skip
+    until = asyncio.get_running_loop().time() + 1200
+
+    async def sends(name: str, number: int) -> None:
+        while asyncio.get_running_loop().time() < until:
+            client = await RawClient.to(proxy.port)
+            if name == "leaves":
+                clients[f"{number}"] = client
+            user = f"{number}" if name == "leaves" else ""
+            body = {"model": "m", "prompt": "x" * 100, "max_tokens": 900, "user": user}
+            client.send(post(body, key=name).replace(b"host:", b"connection: close\r\nhost:"))
+            await client.rest()
+
+    await asyncio.gather(*(sends(name, n) for name in ("leaves", "stays") for n in range(12)))
+    uses = proxy.state.metrics.model("m").uses
+    seconds = {name: uses[name].engine_seconds for name in ("leaves", "stays")}
+    assert seconds["leaves"] < 1.1 * seconds["stays"], (seconds, uses)
+    left = uses["leaves"]
+    assert left.output_tokens / left.requests == pytest.approx(765, abs=2)
+
+
 async def test_a_request_that_is_tried_twice_is_paid_once(make: Make) -> None:
     tries: list[Received] = []
 
@@ -356,6 +419,21 @@ async def test_a_request_that_is_tried_twice_is_paid_once(make: Make) -> None:
     assert await status_of(proxy, apis.CHATS, streams=True) == 200
     assert len(tries) == 2
     assert charged(proxy) == everywhere(TOLD_PROMPT + TOLD_OUTPUT)
+
+
+async def test_requests_at_once_use_no_more_than_the_budget(make: Make) -> None:
+    """Each reserves what it names, however little its key's requests wrote before."""
+    whole = {**completion(), "usage": {"prompt_tokens": 1, "completion_tokens": 3000}}
+    keys = (key(rates=KeyRates(token_budget=10_000)),)
+    proxy, _ = await make.both(
+        plays(1.0, *answer(whole)), at={"max_model_len": 8192, "max_sequences": 90},
+        route={"keys": keys},
+    )  # fmt: skip
+    for _ in range(FIRST_OUTPUTS):
+        proxy.state.models["m"].figures.learn("k1", output_tokens=1)
+    asked = [proxy.ask(key="k1", max_tokens=3000) for _ in range(90)]
+    assert sorted([(await one).status_code for one in asked])[:4] == [200, 200, 200, 429]
+    assert charged(proxy)["budget"] == 3 * 3001
 
 
 @pytest.mark.parametrize("limit", ["token_budget", "tokens_per_minute"])

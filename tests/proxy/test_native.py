@@ -96,6 +96,7 @@ def test_the_proxys_tests_pass_compiled() -> None:
           if path.name not in LEFT_OUT),
         "tests/core/dispatch/test_fair_queue.py", "tests/core/keys/test_rates.py",
         "tests/core/dispatch/test_quarantine.py", "tests/core/dispatch/test_admission.py",
+        "tests/core/dispatch/test_estimates.py", "tests/core/keys/test_charging.py",
         "tests/core/dispatch/test_balance.py", "tests/core/dispatch/test_affinity.py",
         environment={"PARTITIOND_TEST_NATIVE": "1"}, seconds=580,
     )  # fmt: skip

@@ -170,12 +170,12 @@ async def test_usage_is_passed_on_and_learned_from(make: Make) -> None:
     usage = event({"choices": [], "usage": {"prompt_tokens": 400, "completion_tokens": 900}})
     proxy, _ = await make.both(plays(*stream(text_event("x"), usage, DONE)))
     model = proxy.state.models["m"]
-    before = model.output_p90.value
+    before = model.figures.of("").output.value
     asked = {"stream_options": {"include_usage": True}}
     assert "prompt_tokens" in await proxy.stream_text(prompt="x" * 100, **asked)
     assert "prompt_tokens" not in await proxy.stream_text(prompt="x" * 100)
-    assert model.output_p90.value > before
-    assert model.ratios.value("") > 0.3
+    assert model.figures.of("").output.value > before
+    assert model.figures.of("").prompt.value > 0.3
 
 
 LIMITS = {"first_token": 10.0, "between_tokens": 20.0, "total": 60.0}

@@ -220,7 +220,7 @@ async def test_what_is_no_prompt_counts_nowhere(make: Make, api: Api) -> None:
     proxy, _ = await made(make, max_prompt_bytes=100)
     ignored = {"metadata": {"a": "x" * 5000}, "user": "u" * 5000, "xyz": ["x" * 5000]}
     assert (await post(proxy, api.path, {**unlimited(api), **ignored}))[0] == 200
-    ratio = proxy.state.models["m"].ratios.value("k1")
+    ratio = proxy.state.models["m"].figures.of("k1").prompt.value
     assert ratio > 0.3  # of 100 bytes and 41 tokens
 
 
@@ -341,11 +341,11 @@ async def test_a_wrong_type_is_refused_by_name(make: Make) -> None:
 
 async def test_one_keys_odd_prompts_move_no_other_keys_estimates(make: Make) -> None:
     proxy, _ = await made(make)
-    ratios = proxy.state.models["m"].ratios
+    figures = proxy.state.models["m"].figures
     for _ in range(20):
         await post(proxy, "/v1/completions", {"prompt": "x" * 20_000})
-    assert ratios.value("k1") < 0.05
-    assert ratios.value("k2") == ratios.value("") == 0.3
+    assert figures.of("k1").prompt.value < 0.05
+    assert figures.of("k2").prompt.value == figures.of("").prompt.value == 0.3
     for _ in range(20):
         await post(proxy, "/v1/completions", {"prompt": "x"}, "k2")
-    assert ratios.value("k2") == pytest.approx(0.3, rel=0.1)
+    assert figures.of("k2").prompt.value == pytest.approx(0.3, rel=0.1)

@@ -298,6 +298,7 @@ def _replica_route(engine: RoutedEngine, spec: ModelSpec | None) -> ReplicaRoute
         draining=_drains(engine) or spec is None,
         service_seconds=service_seconds(placement, spec) if spec is not None else 1.0,
         host=engine.host,
+        tokens_per_s=1 / tpot if (tpot := placement.candidate.tpot_p95_seconds) > 0 else 0.0,
     )
 
 

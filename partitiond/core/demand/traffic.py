@@ -90,7 +90,7 @@ class UsageCount:
     """Use of one model by one key since the proxy began, for charge-back.
 
     Attributes:
-        requests: that ended ok.
+        requests: that ended ok, or were left and cost something.
         failed: that failed at an engine.
         prompt_tokens, output_tokens: charged (see `core.keys.charging`).
         engine_seconds: sum of the times that its sequences spent in engines. The replica's share of

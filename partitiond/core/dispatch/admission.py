@@ -12,10 +12,6 @@ Requests that no replica admits wait in one bounded queue per model, fair betwee
 The expected wait follows Little's law: with N sequences in service that each stay S seconds, one
 slot comes free every S / N seconds. N and S are both observed, so the figure stays right when
 the KV limit binds before the sequence limit does. Only requests ahead in the fair order count.
-
-Tokens are estimated without a tokeniser, from two figures: a ratio of tokens per prompt byte,
-learned for each key separately, and a running 90th percentile of the model's output lengths. The
-usage that engines report corrects both.
 """
 
 import dataclasses
@@ -34,15 +30,32 @@ MAX_RETRY_AFTER_SECONDS: Final = 600
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cost:
-    """Resources that a request takes from a replica.
+    """The expected use of a request, fixed when it was admitted (see `core.dispatch.estimates`).
 
     Attributes:
         sequences: prompts x n.
-        kv_tokens: estimate for all its sequences together.
+        kv_tokens: expected for all its sequences together.
+        prompts: that are answered.
+        prompt_tokens: of all its prompts.
+        output_tokens: reserved for all its sequences: the limit on output, else what is usual.
+        output_limit: the most that all its sequences can write; None if that is not known.
+        context: longest context of the engine; 0 if unknown.
+        interval: tokens in each event of a sequence after its first event, which has one.
     """
 
     sequences: int
     kv_tokens: int
+    prompts: int = 1
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    output_limit: int | None = None
+    context: int = 0
+    interval: int = 1
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that are reserved of the key's rates and budget."""
+        return self.prompt_tokens + self.output_tokens
 
     def at_once(self, batch: int) -> "Cost":
         """Return what the request takes of a replica at a time: never more than one batch.
@@ -98,89 +111,6 @@ def admits(load: LoadView, cost: Cost, slowness: float = 1.0) -> bool:
     return load.kv_tokens + kv_tokens <= KV_SHARE * load.kv_cache_tokens
 
 
-FIRST_TOKENS_PER_BYTE: Final = 0.3
-"""English has about 0.25; code and other scripts have more. A request estimated too high only waits
-a little longer; one estimated too low causes preemptions. Chosen, not measured."""
-FIRST_BYTES: Final = 4096.0
-"""Weight of the first ratio in prompt bytes. A guess: a few pages of real prompts outweigh it, a
-few words do not."""
-REMEMBERED_BYTES: Final = 65_536.0
-"""Prompt bytes that the ratio remembers; older ones fade. A guess of the same kind."""
-MAX_RATIO_KEYS: Final = 4096
-"""Keys of one model whose ratio is kept; beyond that the least recently used one is forgotten."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TokensPerByte:
-    """Tokens per prompt byte, learned from about the last `REMEMBERED_BYTES`, weighted by bytes.
-
-    Weighted by requests instead, a handful of one-letter prompts, which consist of the chat
-    template only, would set the ratio of long ones.
-    """
-
-    tokens: float = FIRST_TOKENS_PER_BYTE * FIRST_BYTES
-    prompt_bytes: float = FIRST_BYTES
-
-    @property
-    def value(self) -> float:
-        """Tokens per byte."""
-        return self.tokens / self.prompt_bytes
-
-    def observe(self, prompt_bytes: int, prompt_tokens: int) -> "TokensPerByte":
-        """Return the estimate after a request whose usage is known."""
-        if prompt_bytes <= 0 or prompt_tokens <= 0:
-            return self
-        ratio = min(4.0, max(0.01, prompt_tokens / prompt_bytes))
-        new = min(float(prompt_bytes), REMEMBERED_BYTES)
-        kept = min(1.0, (REMEMBERED_BYTES - new) / self.prompt_bytes)
-        return TokensPerByte(kept * self.tokens + ratio * new, kept * self.prompt_bytes + new)
-
-
-class PromptRatios:
-    """Tokens per prompt byte of one model, learned for each key separately.
-
-    The prompts of one key say nothing about the prompts of another, and must not change the
-    estimates for another key. Keeps two numbers per key, for at most `MAX_RATIO_KEYS` keys.
-    """
-
-    def __init__(self) -> None:
-        self._by_key: dict[str, TokensPerByte] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_key)
-
-    def value(self, key: str) -> float:
-        """Return the ratio of the key's prompts; the first guess for an unknown key."""
-        known = self._by_key.get(key)
-        return FIRST_TOKENS_PER_BYTE if known is None else known.value
-
-    def observe(self, key: str, prompt_bytes: int, prompt_tokens: int) -> None:
-        """Learn from a request of the key whose usage is known."""
-        known = self._by_key.pop(key, None) or TokensPerByte()
-        self._by_key[key] = known.observe(prompt_bytes, prompt_tokens)
-        if len(self._by_key) > MAX_RATIO_KEYS:
-            del self._by_key[next(iter(self._by_key))]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class OutputP90:
-    """Running 90th percentile of output tokens, in constant memory.
-
-    Stochastic approximation with a multiplicative step: the value rises by 0.9 steps after a longer
-    output and falls by 0.1 steps otherwise. Both balance when 10 % of the outputs are longer.
-    """
-
-    value: float = 256.0
-    step: float = 0.05
-
-    def observe(self, output_tokens: int) -> "OutputP90":
-        """Return the estimate after a request with this many output tokens per sequence."""
-        if output_tokens <= 0:
-            return self
-        change = 0.9 if output_tokens > self.value else -0.1
-        return OutputP90(max(1.0, self.value * (1 + change * self.step)), self.step)
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class ServiceTime:
     """Learned mean seconds that one sequence stays in an engine; starts at the planned figure."""
@@ -193,30 +123,6 @@ class ServiceTime:
         if not (math.isfinite(seconds) and seconds > 0):
             return self
         return ServiceTime(self.seconds + self.weight * (seconds - self.seconds), self.weight)
-
-
-def estimate_cost(
-    *,
-    sequences: int,
-    prompt_tokens: float,
-    max_tokens: int | None,
-    output_p90: float,
-    max_model_len: int,
-) -> Cost:
-    """Estimate a request's KV tokens: sequences x min(max_model_len, prompt + expected output).
-
-    Args:
-        sequences: prompts x n.
-        prompt_tokens: of one prompt: counted, or prompt bytes x learned tokens per byte.
-        max_tokens: the request's limit, or None.
-        output_p90: the model's running 90th percentile of output tokens.
-        max_model_len: longest context of the engine; 0 if unknown.
-    """
-    output = output_p90 if max_tokens is None else min(max_tokens, output_p90)
-    each = prompt_tokens + output
-    if max_model_len > 0:
-        each = min(each, max_model_len)
-    return Cost(sequences, math.ceil(each) * sequences)
 
 
 def expected_wait_seconds(

@@ -150,6 +150,7 @@ class ReplicaRoute:
         draining: it gets no new requests; running ones finish.
         service_seconds: expected time of one request at the operating point, for Retry-After.
         host: host that its engine runs on; empty for the proxy's own.
+        tokens_per_s: expected of one sequence at the operating point; 0 if unknown.
     """
 
     replica_id: str
@@ -162,6 +163,7 @@ class ReplicaRoute:
     draining: bool = False
     service_seconds: float = 1.0
     host: str = ""
+    tokens_per_s: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

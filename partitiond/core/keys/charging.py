@@ -6,15 +6,22 @@ and the usage report, once per request, even if the request was tried several ti
     ended                                              charged
     refused, or its time in the queue ran out          0
     answered, the engine reported usage                that usage
-    answered, no usage reported                        prompt estimate + the larger of output events
-                                                       seen and the output limit; counted as untold
+    answered, no usage reported                        prompt estimate + the output seen or the
+                                                       limit, the larger; counted as untold
     client left, stalled or timed out after the        prompt (exact if the engine reported it, else
-    request was sent to an engine                      the estimate) + output events seen
+    request was sent to an engine                      the estimate) + the output seen
     engine died, nothing had reached the client        0
-    engine died in the middle of a stream              prompt + output events seen
+    engine died in the middle of a stream              prompt + the output seen
     engine refused the request (4xx)                   0
 
-An event counts as one token, or as the number of tokens per event that the request asked for.
+Output seen, of a stream: an event counts as one token, or as the number of tokens per event that
+the request asked for. Engines write one larger event for a reader that is behind, so the stream's
+text counts by the tokens per byte of the key's other streams if that is more. Of a whole answer
+nothing is seen before its end, but its engine works: it counts as its seconds there x the tokens
+per second that the replica writes of one sequence. Both are at most the output limit.
+
+What an engine or another host reports is believed up to what so many prompts and sequences can
+have: each is at most as long as the engine's context.
 
 A request may be tried on two engines: the last attempt decides. A stream that the proxy itself
 ends (its grace period is over, or the proxy has a bug) counts as if the engine had died.
@@ -23,6 +30,11 @@ ends (its grace period is over, or the proxy has a bug) counts as if the engine 
 import dataclasses
 import enum
 from typing import Final
+
+from partitiond.core.dispatch.admission import Cost
+
+LONGEST_CONTEXT: Final = 1_048_576
+"""Tokens of a context of unknown length: no engine that we know serves longer ones."""
 
 Usage = tuple[int, int]
 """(prompt tokens, output tokens), as an engine reported them at the end of its answer."""
@@ -52,27 +64,14 @@ class ObservedOutput:
     Attributes:
         output_events: events with output that were passed to the client.
         prompt_tokens: as the engine reported them before its answer ended, or None.
+        text_bytes: of the output in these events.
+        hidden_seconds: how long an engine worked at an answer that shows no output before its end.
     """
 
     output_events: int = 0
     prompt_tokens: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Estimate:
-    """A request's expected usage, fixed when the request was admitted.
-
-    Attributes:
-        prompt_tokens: of all its prompts.
-        output_limit: tokens that all its sequences together may generate.
-        sequences: number of sequences that are generated.
-        stream_interval: tokens in each event of a sequence after its first event, which has one.
-    """
-
-    prompt_tokens: int
-    output_limit: int
-    sequences: int = 1
-    stream_interval: int = 1
+    text_bytes: int = 0
+    hidden_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -117,26 +116,42 @@ def ending_of(outcome: str, *, at_work: bool, streamed: bool) -> Ending:
     return Ending.LEFT if at_work else Ending.DIED_EARLY
 
 
-def charge(ending: Ending, usage: Usage | None, seen: ObservedOutput, estimate: Estimate) -> Charge:
+def believed(told: Usage, cost: Cost) -> Usage:
+    """Return reported usage, as far as a request of this size can have it."""
+    context = cost.context or LONGEST_CONTEXT
+    return min(told[0], cost.prompts * context), min(told[1], cost.sequences * context)
+
+
+def charge(
+    ending: Ending,
+    usage: Usage | None,
+    seen: ObservedOutput,
+    cost: Cost,
+    *,
+    tokens_per_byte: float,
+    tokens_per_s: float,
+) -> Charge:
     """Return the tokens that the request's key pays; see the module.
 
     Args:
         usage: of the whole answer, or None if the engine reported none.
+        cost: as it was estimated.
+        tokens_per_byte: of the text of the key's streams.
+        tokens_per_s: that the replica writes of one sequence.
     """
+    if ending is Ending.ANSWERED and usage is not None:
+        return Charge(*usage)
+    if ending in {Ending.REFUSED, Ending.DIED_EARLY, Ending.REJECTED}:
+        return NO_CHARGE
+    firsts = min(seen.output_events, cost.sequences)
+    by_events = firsts + (seen.output_events - firsts) * cost.interval
+    by_bytes = int(seen.text_bytes * tokens_per_byte)
+    by_seconds = int(seen.hidden_seconds * tokens_per_s) * cost.sequences
+    uncounted = max(by_bytes, by_seconds)
+    if cost.output_limit is not None:
+        uncounted = min(uncounted, cost.output_limit)
+    output = max(by_events, uncounted)
     if ending is Ending.ANSWERED:
-        if usage is not None:
-            return Charge(*usage)
-        output = max(_output_seen(seen, estimate), estimate.output_limit)
-        return Charge(estimate.prompt_tokens, output, untold=True)
-    if ending is Ending.LEFT or ending is Ending.DIED_MIDWAY:
-        prompt = seen.prompt_tokens
-        if prompt is None:
-            prompt = estimate.prompt_tokens
-        return Charge(prompt, _output_seen(seen, estimate))
-    return NO_CHARGE
-
-
-def _output_seen(seen: ObservedOutput, estimate: Estimate) -> int:
-    """Return tokens seen: one per event, unless the client asked for fewer and larger events."""
-    firsts = min(seen.output_events, estimate.sequences)
-    return firsts + (seen.output_events - firsts) * estimate.stream_interval
+        return Charge(cost.prompt_tokens, max(output, cost.output_tokens), untold=True)
+    prompt = cost.prompt_tokens if seen.prompt_tokens is None else seen.prompt_tokens
+    return Charge(prompt, output)

@@ -32,7 +32,7 @@ class Used:
     """Amounts that were used.
 
     Attributes:
-        requests: that ended ok.
+        requests: that ended ok, or were left and cost something.
         failed: that failed at an engine.
         prompt_tokens, output_tokens: charged (see `core.keys.charging`).
         engine_seconds: sum of the times that sequences spent in engines.

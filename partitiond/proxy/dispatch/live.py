@@ -9,14 +9,9 @@ timers.
 import asyncio
 from collections.abc import Callable, Iterable
 
-from partitiond.core.dispatch.admission import (
-    OutputP90,
-    PromptRatios,
-    Rejected,
-    ServiceTime,
-    Waiting,
-)
+from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
 from partitiond.core.dispatch.dispatcher import Dispatcher
+from partitiond.core.dispatch.estimates import FiguresOfKeys, TokenRate, estimate
 from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.core.dispatch.routing import (
     NO_REQUEST_LIMITS,
@@ -37,6 +32,7 @@ from partitiond.proxy.dispatch.replicas import (
     TokeniseSlots,
 )
 from partitiond.proxy.dispatch.shared import LedgerAccess
+from partitiond.proxy.request.parts import ParsedRequest
 
 
 class LiveModel(ReplicaGroup):
@@ -45,7 +41,8 @@ class LiveModel(ReplicaGroup):
     Attributes:
         max_model_len: longest context of any replica; 0 if unknown.
         limits: of one request, or None.
-        ratios: tokens per prompt byte, by key.
+        figures: what was learned from the requests of each key.
+        elsewhere_rate: of all replicas of other hosts together; each of this host has its own.
         slots: decides for requests that take a slot.
         desks: decides for requests that take none (see `TokeniseSlots`).
     """
@@ -69,8 +66,8 @@ class LiveModel(ReplicaGroup):
         self.attraction = ReplicaAffinity()
         self.retries = RetryBudget()
         self.limits: RequestLimits | None = None
-        self.ratios = PromptRatios()
-        self.output_p90 = OutputP90()
+        self.figures = FiguresOfKeys()
+        self.elsewhere_rate = TokenRate()
         self.max_model_len = 0
 
     def idle_seconds(self, now: float) -> float:
@@ -95,6 +92,25 @@ class LiveModel(ReplicaGroup):
         return self.slots.turned_away + self.desks.turned_away
 
     # Requests
+
+    def estimate(self, request: ParsedRequest, key_id: str) -> Cost:
+        """Estimate what a request of a key will use."""
+        size = request.size
+        return estimate(
+            self.figures.of(key_id),
+            sequences=request.sequences,
+            prompts=size.prompts,
+            prompt_tokens=size.prompt_tokens,
+            prompt_bytes=size.prompt_bytes,
+            max_tokens=size.max_tokens,
+            max_model_len=self.max_model_len,
+            interval=request.stream_interval,
+        )
+
+    def tokens_per_s(self, replica_id: str) -> float:
+        """Return what the replica writes of one sequence."""
+        replica = self.replicas.get(replica_id)
+        return (self.elsewhere_rate if replica is None else replica.rate).value
 
     def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected | None:
         """Return a replica, or a refusal, or None: then the flight's owner is called later.

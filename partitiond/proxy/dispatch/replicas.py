@@ -15,6 +15,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.balance import HEALTHY, after_failure
+from partitiond.core.dispatch.estimates import FIRST_TOKENS_PER_S, TokenRate
 from partitiond.core.dispatch.quarantine import Quarantine, RetryVerdict
 from partitiond.core.dispatch.routing import ReplicaRoute
 from partitiond.platform.unix_socket import socket_address
@@ -129,6 +130,7 @@ class LiveReplica(FlightTarget):
 
     Attributes:
         work: counts of its work.
+        rate: learned tokens per second of one sequence; starts at the profile's figure.
         desk: for requests that take no slot.
         ejected: excluded for now, because it is dead or failed too often.
     """
@@ -145,6 +147,7 @@ class LiveReplica(FlightTarget):
         self.seat = -1 if model.peers is None else model.peers.seat(route)
         self.flights: set[Flight] = set()
         self.work = BusyTime()
+        self.rate = TokenRate(route.tokens_per_s or FIRST_TOKENS_PER_S)
         self.desk = TokeniseSlots(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0

@@ -12,7 +12,7 @@ import time
 from typing import Final
 
 from partitiond.core.dispatch.routing import RouteKind
-from partitiond.core.keys.charging import ObservedOutput
+from partitiond.core.keys.charging import ObservedOutput, believed
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.edge.answer import JSON, Answer
@@ -364,7 +364,7 @@ class Attempt:
         if self._route.kind is not RouteKind.TOKENIZE:
             told = self._route.dialect.usage_of(head.metadata or body)
             if told is not None and told[0] is not None and told[1] is not None:
-                exchange.record.usage = (told[0], told[1])
+                exchange.record.usage = believed((told[0], told[1]), exchange.flight.cost)
         headers = b""
         if head.metadata and _HEADER_VALUE.fullmatch(head.metadata):
             headers = b"metadata: " + head.metadata + b"\r\n"
@@ -398,15 +398,24 @@ class Attempt:
             self.replica.succeeded()
 
     def _note_progress(self) -> None:
-        record = self._exchange.record
-        fast = self._connection.fast_pieces if self._connection is not None else 0
+        exchange, connection, scanner = self._exchange, self._connection, self._scanner
+        record, cost = exchange.record, exchange.flight.cost
+        fast = connection.fast_pieces if connection is not None else 0
         record.chunks = self._chunks + fast
         record.at_work = self.sent
-        scanner = self._scanner
         if scanner is not None:
             # A piece on the fast way counts as one event, as engines write them.
-            record.seen = ObservedOutput(scanner.output_events + fast, scanner.prompt_tokens)
-            record.usage = scanner.usage
+            events = scanner.output_events + fast
+            size = scanner.output_bytes + (connection.fast_bytes if connection is not None else 0)
+            prompt, usage = scanner.prompt_tokens, scanner.usage
+            record.seen = ObservedOutput(
+                events,
+                None if prompt is None else believed((prompt, 0), cost)[0],
+                max(0, size - events * scanner.frame_bytes),
+            )
+            record.usage = None if usage is None else believed(usage, cost)
+        elif connection is not None and not exchange.request.stream:
+            record.seen = ObservedOutput(hidden_seconds=time.monotonic() - self.sent_at)
 
     def _fail(self, failure: AttemptError) -> None:
         if self._over:

@@ -15,7 +15,6 @@ from partitiond.core.dispatch.admission import Cost, Rejected, refuse_not_reache
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.core.dispatch.routing import RouteKind
-from partitiond.proxy.dispatch.estimates import estimates_of
 from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
@@ -89,9 +88,9 @@ class Exchange(Incoming):
             self._refuse(read)
             return
         request, model = self.request, self.model = read
-        cost, self.estimate = estimates_of(request, model, self._caller.key_id)
+        cost = model.estimate(request, self._caller.key_id)
         admitted = self._state.accounts.admit(
-            self._caller.key_id, cost.kv_tokens, model.slots.service.seconds
+            self._caller.key_id, cost.tokens, model.slots.service.seconds
         )
         if isinstance(admitted, Rejected):
             self._refuse(from_rejected(admitted))
@@ -239,7 +238,7 @@ class Exchange(Incoming):
 
     def ask(self, replica_id: str) -> tuple[Open, bytes]:
         """Return what another host is sent, with the replica where it should start (or empty)."""
-        flight, request, estimate = self.flight, self.request, self.estimate
+        flight, request, cost = self.flight, self.request, self.flight.cost
         now = time.monotonic()
         latest = now if self._wait is None else self._wait.latest
         others = [name for name in flight.prefer if name != replica_id]
@@ -249,8 +248,8 @@ class Exchange(Incoming):
             self.record.request_id,
             len(self.body),
             request.stream,
-            flight.cost.sequences,
-            min(flight.cost.kv_tokens, MOST),
+            cost.sequences,
+            min(cost.kv_tokens, MOST),
             key=flight.share.key,
             weight=flight.share.weight,
             priority=flight.share.priority,
@@ -263,11 +262,12 @@ class Exchange(Incoming):
             session=flight.session,
             blocks=b"".join(flight.blocks),
             prompt_bytes=request.size.prompt_bytes,
-            prompt_tokens=min(estimate.prompt_tokens, MOST),
-            output_tokens=min(estimate.output_limit, MOST),
-            interval=min(estimate.stream_interval, MOST),
+            prompt_tokens=min(cost.prompt_tokens, MOST),
+            output_tokens=min(cost.output_tokens, MOST),
+            interval=min(cost.interval, MOST),
             traced=self.traced,
             load=self.load_line(),
+            output_limit=MOST if cost.output_limit is None else min(cost.output_limit, MOST),
         )
         return asked, self.body
 

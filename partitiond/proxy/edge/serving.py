@@ -21,7 +21,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.quarantine import Exposure, fingerprint
-from partitiond.core.keys.charging import Estimate, charge, ending_of
+from partitiond.core.keys.charging import charge, ending_of
 from partitiond.proxy.dispatch.flights import NOBODY, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
@@ -61,7 +61,6 @@ class Serving(AttemptOwner):
 
     Attributes:
         model: that it asks for.
-        estimate: the use that was estimated when the request was admitted.
         body: for the engine, once the request is complete.
         paused: the client does not read at the moment.
         client_later_seconds: how much later than by its own limits a client that does not read is
@@ -69,7 +68,6 @@ class Serving(AttemptOwner):
     """
 
     model: LiveModel
-    estimate: Estimate
     client_later_seconds = 0.0
 
     def __init__(self, state: ProxyState, route: DataRoute, answer: Answer, record: Record) -> None:
@@ -456,6 +454,13 @@ class Serving(AttemptOwner):
         if flight.cost.sequences:  # counting tokens is free
             streamed = record.ttft_seconds is not None
             ending = ending_of(record.outcome, at_work=record.at_work, streamed=streamed)
-            record.charge = charge(ending, record.usage, record.seen, self.estimate)
+            record.charge = charge(
+                ending,
+                record.usage,
+                record.seen,
+                flight.cost,
+                tokens_per_byte=self.model.figures.of(record.key_id).text.value,
+                tokens_per_s=self.model.tokens_per_s(record.replica_id),
+            )
         if self._is_charged:
             self.model.slots.settle(flight, float(record.charge.tokens))

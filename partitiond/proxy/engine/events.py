@@ -15,7 +15,7 @@ import re
 from typing import Final
 
 from partitiond.core.keys.charging import Usage
-from partitiond.proxy.request.dialects import Dialect, EventKind, payload_of
+from partitiond.proxy.request.dialects import Dialect, EventKind, payload_of, text_bytes
 from partitiond.proxy.request.errors import AttemptError
 
 _END: Final = b"\n\n"
@@ -34,7 +34,8 @@ class EventScanner:
         done: the stream ended properly, or with an error event.
         error: the engine's error event, or empty.
         opening: the first event of the stream.
-        output_events: number of relayed events with output.
+        output_events, output_bytes: number and size of relayed events with output.
+        frame_bytes: of an event beside its text, as of the first event with output.
         prompt_tokens: as reported in any event, or None.
         usage: of the whole answer, as reported at its end; or None.
         fingerprint: the engine's, as a JSON string; see the module.
@@ -42,8 +43,8 @@ class EventScanner:
 
     __slots__ = (
         "_dialect", "_ends", "_held", "_hide_usage", "_markers", "_max_event_bytes", "_tail",
-        "done", "error", "fingerprint", "opening", "output_events", "prompt_tokens", "started",
-        "usage",
+        "done", "error", "fingerprint", "frame_bytes", "opening", "output_bytes", "output_events",
+        "prompt_tokens", "started", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -66,7 +67,7 @@ class EventScanner:
         self.done = False
         self.error = b""
         self.opening = b""
-        self.output_events = 0
+        self.output_events = self.output_bytes = self.frame_bytes = 0
         self.prompt_tokens: int | None = None
         self.usage: Usage | None = None
 
@@ -98,6 +99,7 @@ class EventScanner:
                     break
             else:
                 self.output_events += data.count(_END)
+                self.output_bytes += len(data)
                 return data
         return self._feed_carefully(data)
 
@@ -138,8 +140,12 @@ class EventScanner:
         self.opening = self.opening or event
         self._note_usage(kind, event)
         if kind is EventKind.CONTENT:
-            self.started = True
+            size = len(event) + len(_END)
+            if not self.started:
+                self.started = True
+                self.frame_bytes = size - text_bytes(payload_of(event))
             self.output_events += 1
+            self.output_bytes += size
             if self._hide_usage and _FINISHED in event:
                 self._end_of_choice(event, out)
                 return

@@ -55,14 +55,15 @@ class AnswerStream:
     """What an answer comes from, as an attempt sees it: a connection to an engine, or to a peer.
 
     Attributes:
-        fast_pieces: pieces of the current answer that took the fast way.
+        fast_pieces, fast_bytes: of the current answer, that took the fast way.
         is_sent: its request was sent before an attempt took it (see `answer_to`).
     """
 
-    __slots__ = ("fast_pieces", "is_sent")
+    __slots__ = ("fast_bytes", "fast_pieces", "is_sent")
 
     def __init__(self) -> None:
         self.fast_pieces = 0
+        self.fast_bytes = 0
         self.is_sent = False
 
     def send(self, data: bytes, receiver: Receiver) -> None:
@@ -145,6 +146,7 @@ class UpstreamConnection(AnswerStream):
                         and fourth not in data
                     ):
                         self.fast_pieces += 1
+                        self.fast_bytes += size
                         write(data)
                         return
             self._take(data)
@@ -189,7 +191,7 @@ class UpstreamConnection(AnswerStream):
         self._head_bytes = b""
         self.complete = False
         self.got_bytes = False
-        self.fast_pieces = 0
+        self.fast_pieces = self.fast_bytes = 0
         if self.closed or self.transport is None:
             self._fail(AttemptError("reset", "The engine closed the connection.", no_byte=True))
             return

@@ -12,7 +12,6 @@ from partitiond.core.dispatch.affinity import DIGEST_BYTES, MAX_BLOCKS
 from partitiond.core.dispatch.host_affinity import split_digests
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
-from partitiond.core.keys.charging import Estimate
 from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
@@ -121,9 +120,6 @@ class PeerRequest(Serving):
         self.request = ParsedRequest(
             asked.model, asked.stream, True, None, asked.sequences, Size(1, asked.prompt_bytes), ""
         )
-        self.estimate = Estimate(
-            asked.prompt_tokens, asked.output_tokens, asked.sequences, asked.interval
-        )
         record.model, record.stream, record.started_at = model.route.name, asked.stream, now
         # A key that is none is nobody's: a host that invents keys has one turn in the queue.
         record.key_id = asked.key if asked.key in state.keys.ids else ""
@@ -132,7 +128,10 @@ class PeerRequest(Serving):
         # Only what needs no place is free, whatever the entry says.
         least = 0 if self.route.kind is RouteKind.TOKENIZE else 1
         sequences = max(least, min(asked.sequences, state.options.max_sequences))
-        cost = Cost(sequences, asked.kv_tokens)
+        cost = Cost(
+            sequences, asked.kv_tokens, max(1, sequences), asked.prompt_tokens,
+            asked.output_tokens, asked.output_limit, model.max_model_len, asked.interval,
+        )  # fmt: skip
         flight = self.flight = Flight(self, record.request_id, cost, now, wait)
         flight.share = RequestOwner(record.key_id, asked.weight, asked.priority)
         flight.prefer = asked.prefer

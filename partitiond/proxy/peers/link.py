@@ -10,10 +10,10 @@ from typing import Final, cast
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.peer_loads import PeerClock, PeerCounts, PeerLoads
 from partitiond.core.dispatch.routing import UNIX, PeerRoute
+from partitiond.core.keys.charging import LONGEST_CONTEXT
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import (
-    MOST,
     Counts,
     Hello,
     LatelyPlaced,
@@ -242,7 +242,7 @@ class PeerClient:
                 made_at,
             )  # fmt: skip
             longest = max((one.max_model_len for one in told.replicas), default=0)
-            self.max_model_len[name] = min(max(0, longest), MOST)
+            self.max_model_len[name] = min(max(0, longest), LONGEST_CONTEXT)
         self._changed(self)
 
     def told_lately(self, link: PeerLink, lately: LatelyPlaced) -> None:

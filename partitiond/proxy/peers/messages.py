@@ -51,7 +51,8 @@ class Open(msgspec.Struct, array_like=True):
         attempts: of them so far.
         session: digest of its session, or empty.
         prompt_bytes: of its prompts, for the learned tokens per byte.
-        prompt_tokens, output_tokens, interval: estimated use (`core.keys.charging.Estimate`).
+        prompt_tokens, output_tokens, interval, output_limit: estimated use
+            (`core.dispatch.admission.Cost`); an entry of an older release tells no limit.
         traced: header with its place in its trace, or empty.
         load: header that asks for the engine's load, or empty.
         blocks: joined digests of the beginning of its prompt.
@@ -81,6 +82,7 @@ class Open(msgspec.Struct, array_like=True):
     traced: bytes = b""
     load: bytes = b""
     blocks: bytes = b""
+    output_limit: int | None = None
 
 
 class PlacedAt(msgspec.Struct, array_like=True):
@@ -192,6 +194,8 @@ def _open(data: bytes) -> Open:
     asked.prompt_bytes = _bounded(asked.prompt_bytes)
     asked.prompt_tokens = _bounded(asked.prompt_tokens)
     asked.output_tokens = _bounded(asked.output_tokens)
+    if asked.output_limit is not None:
+        asked.output_limit = _bounded(asked.output_limit)
     asked.interval = max(1, _bounded(asked.interval))
     return asked
 

@@ -246,6 +246,7 @@ class PeerStream(AnswerStream):
                 and fourth not in data
             ):
                 self.fast_pieces += 1
+                self.fast_bytes += size
                 write(data)
                 return
         self._pass_on(data[at + 2 : -2])

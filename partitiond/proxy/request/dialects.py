@@ -84,10 +84,37 @@ def payload_of(event: bytes) -> bytes:
     return event[at + 5 :].strip() if at >= 0 else b""
 
 
+_TEXTS: Final = frozenset(
+    {"arguments", "content", "delta", "partial_json", "reasoning", "reasoning_content", "refusal",
+     "text", "thinking"}
+)  # fmt: skip
+"""Fields that engines write output into, if they are strings; all dialects together."""
+
+
+def text_bytes(payload: bytes) -> int:
+    """Return the bytes of output in an event's data, apart from how JSON writes some of them."""
+    try:
+        todo = [json.loads(payload)]
+    except (ValueError, RecursionError):
+        return 0
+    found = 0
+    while todo:
+        value = todo.pop()
+        if isinstance(value, list):
+            todo += value
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                if not isinstance(inner, str):
+                    todo.append(inner)
+                elif name in _TEXTS:
+                    found += len(inner.encode("utf-8", "surrogatepass"))
+    return found
+
+
 class ChatDialect:
     """Completions and chat completions."""
 
-    markers: Final = (b"[DONE]", b'data: {"error"', b'"choices":[]', b'"finish_reason":"')
+    markers: Final = (b"[DONE]", b'"error"', b'"choices":[]', b'"finish_reason":"')
 
     def kind_of(self, event: bytes) -> EventKind:
         """See `Dialect`."""
@@ -97,13 +124,15 @@ class ChatDialect:
         payload = event[5:].strip()
         if payload == b"[DONE]":
             return EventKind.END
-        if payload.startswith(b'{"error"'):
-            return EventKind.ERROR
         try:
             parsed = json.loads(payload)
         except (ValueError, RecursionError):
             return EventKind.BROKEN
-        choices = parsed.get("choices") if isinstance(parsed, dict) else None
+        if not isinstance(parsed, dict):
+            return EventKind.FRAME
+        if parsed.get("error") or parsed.get("object") == "error":
+            return EventKind.ERROR
+        choices = parsed.get("choices")
         if not isinstance(choices, list):
             return EventKind.FRAME
         if not choices and parsed.get("usage"):
@@ -143,8 +172,9 @@ def _choice_has_content(choice: Any) -> bool:
 
 def _blames_request(event: bytes, field: str) -> int | None:
     try:
-        code = json.loads(payload_of(event))["error"][field]
-    except (ValueError, RecursionError, LookupError, TypeError):
+        told = json.loads(payload_of(event))
+        code = told.get("error", told)[field]
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
     return code if type(code) is int and 400 <= code < 500 else None
 

@@ -12,10 +12,8 @@ import msgspec
 Told = tuple[int | None, int | None]
 """(prompt tokens, output tokens); None for a number that was not reported."""
 
-MAX_TOLD: Final = 2**40
-"""No request uses more tokens; a larger figure is an engine's mistake and is rejected."""
-
-_Count = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOLD)]
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+"""Of any size: `core.keys.charging` knows how much of it to believe."""
 
 
 class _OpenAIUsage(msgspec.Struct):

@@ -102,10 +102,10 @@ class Record:
             use.prompt_tokens += self.charge.prompt_tokens
             use.output_tokens += self.charge.output_tokens
             use.engine_seconds += flight.engine_seconds
-            if outcome == "ok":
-                use.requests += 1
-            elif outcome == "failed":
+            if outcome == "failed":
                 use.failed += 1
+            elif outcome == "ok" or self.charge.tokens:
+                use.requests += 1
         if outcome == "refused":
             demand.refused += 1
         elif outcome == "failed":
@@ -145,18 +145,29 @@ class Record:
         self, model: "LiveModel", request: "ParsedRequest", flight: "Flight", now: float
     ) -> None:
         """Update the estimates from the reported usage; without usage, from counted events."""
-        size = request.size
-        if self.usage is not None and size.prompt_bytes:
-            model.ratios.observe(self.key_id, size.prompt_bytes, self.usage[0])
-        if request.sequences:
-            model.output_p90 = model.output_p90.observe(self.output_tokens() // request.sequences)
-            seconds = self.service_seconds
-            if seconds is not None:
-                replica = model.replicas.get(self.replica_id)
-                planned = 0.0 if replica is None else replica.route.service_seconds
-                # Of one sequence: many inputs of one request say no more of a replica's pace.
-                tokens, each = self.output_tokens() / request.sequences, seconds / flight.rounds
-                model.slots.learn(self.replica_id, each, tokens, planned, now)
+        size, usage, sequences = request.size, self.usage, request.sequences
+        if not sequences:
+            return
+        tokens = self.output_tokens()
+        each = tokens // sequences
+        text_bytes = 0 if usage is None else self.seen.text_bytes
+        model.figures.learn(
+            self.key_id,
+            prompt=(size.prompt_bytes, 0 if usage is None else usage[0]),
+            text=(text_bytes, tokens),
+            output_tokens=each,
+        )
+        seconds = self.service_seconds
+        if seconds is not None:
+            replica = model.replicas.get(self.replica_id)
+            planned = 0.0 if replica is None else replica.route.service_seconds
+            # Of one sequence: many inputs of one request say no more of a replica's pace.
+            of_one = seconds / flight.rounds
+            model.slots.learn(self.replica_id, of_one, tokens / sequences, planned, now)
+            if replica is None:
+                model.elsewhere_rate = model.elsewhere_rate.observe(each, of_one)
+            else:
+                replica.rate = replica.rate.observe(each, of_one)
 
     def write(self, log: LogFile, seconds: float, event: str = "request") -> None:
         """Write one log line, without bodies and without keys.

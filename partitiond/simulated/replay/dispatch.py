@@ -11,18 +11,11 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, Protocol
 
-from partitiond.core.dispatch.admission import (
-    Cost,
-    OutputP90,
-    PromptRatios,
-    Rejected,
-    ServiceTime,
-    Waiting,
-    estimate_cost,
-)
+from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
 from partitiond.core.dispatch.affinity import Prefixes, SessionAffinity, prefix_blocks
 from partitiond.core.dispatch.balance import LoadT
 from partitiond.core.dispatch.dispatcher import Dispatcher
+from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
 from partitiond.core.dispatch.places import Places, Request, RequestOwner, RequestT
 from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
 from partitiond.simulated.replay import batch
@@ -54,6 +47,7 @@ class SimulatedRequest(Request):
 
     Attributes:
         arrived: when the request's last byte came.
+        max_tokens: limit on its output that it names; its output, unless it is set.
         placed: when the request got its replica.
         first: when its first token came.
         ended: when its last token came.
@@ -62,8 +56,8 @@ class SimulatedRequest(Request):
     """
 
     __slots__ = (
-        "arrived", "cached_tokens", "caller", "ended", "first", "output_tokens", "placed",
-        "prompt_tokens", "rejected", "replica",
+        "arrived", "cached_tokens", "caller", "ended", "first", "max_tokens", "output_tokens",
+        "placed", "prompt_tokens", "rejected", "replica",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +70,7 @@ class SimulatedRequest(Request):
         super().__init__(Cost(1, 0), caller)
         self.arrived = arrived
         self.prompt_tokens = prompt_tokens
-        self.output_tokens = output_tokens
+        self.output_tokens = self.max_tokens = output_tokens
         self.caller = caller
         self.cached_tokens = 0
         self.placed: float | None = None
@@ -159,25 +153,23 @@ class Learned:
 
     def __init__(self) -> None:
         self.max_model_len = 0
-        self._ratios = PromptRatios()
-        self._output_p90 = OutputP90()
+        self._figures = FiguresOfKeys()
 
-    def cost(self, key: str, prompt_tokens: int, output_tokens: int) -> Cost:
+    def cost(self, key: str, prompt_tokens: int, max_tokens: int) -> Cost:
         """Estimate a request's cost; as from the load generator, max_tokens is the output
-        length."""
-        text = prompt_tokens * BYTES_PER_TOKEN
-        return estimate_cost(
+        length, unless a bench says otherwise."""
+        return estimate(
+            self._figures.of(key),
             sequences=1,
-            prompt_tokens=text * self._ratios.value(key),
-            max_tokens=output_tokens,
-            output_p90=self._output_p90.value,
+            prompt_bytes=prompt_tokens * BYTES_PER_TOKEN,
+            max_tokens=max_tokens,
             max_model_len=self.max_model_len,
         )
 
     def observe(self, key: str, prompt_tokens: int, output_tokens: int) -> None:
         """Learn from the usage that the engine reported for an ended request."""
-        self._ratios.observe(key, prompt_tokens * BYTES_PER_TOKEN, prompt_tokens)
-        self._output_p90 = self._output_p90.observe(output_tokens)
+        prompt = prompt_tokens * BYTES_PER_TOKEN, prompt_tokens
+        self._figures.learn(key, prompt=prompt, output_tokens=output_tokens)
 
 
 class Cache(Protocol):
@@ -334,9 +326,7 @@ class SimulatedModel(QueuedModel[SimulatedRequest, SimulatedReplica]):
 
     def arrive(self, flight: SimulatedRequest) -> None:
         """Estimate the cost of an arrived request, and place the request."""
-        flight.cost = self.learned.cost(
-            flight.caller.key, flight.prompt_tokens, flight.output_tokens
-        )
+        flight.cost = self.learned.cost(flight.caller.key, flight.prompt_tokens, flight.max_tokens)
         self.place(flight)
 
     def place(self, request: SimulatedRequest) -> None:

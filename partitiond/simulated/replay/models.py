@@ -4,8 +4,9 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-from partitiond.core.dispatch.admission import admits, estimate_cost
+from partitiond.core.dispatch.admission import admits
 from partitiond.core.dispatch.balance import ReplicaLoad
+from partitiond.core.dispatch.estimates import UNKNOWN_KEY, estimate
 from partitiond.core.dispatch.routing import ReplicaRoute, service_seconds
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.model.architecture import Architecture
@@ -164,11 +165,11 @@ def admitted_sequences(behaves: EngineModel, batch: int, workload: Workload) -> 
     requests hold on average, while each request is admitted with what it may hold at its end.
     """
     moments = workload.moments
-    cost = estimate_cost(
+    cost = estimate(
+        UNKNOWN_KEY,
         sequences=1,
-        prompt_tokens=moments.p,
+        prompt_tokens=math.ceil(moments.p),
         max_tokens=math.ceil(moments.o),
-        output_p90=math.ceil(moments.o),
         max_model_len=behaves.max_model_len,
     )
     held = 0

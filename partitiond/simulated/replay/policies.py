@@ -76,7 +76,7 @@ class BaselineModel:
     def arrive(self, flight: SimulatedRequest) -> None:
         """Start, queue or refuse an arrived request."""
         flight.cost = flight.takes = self._learned.cost(
-            flight.caller.key, flight.prompt_tokens, flight.output_tokens
+            flight.caller.key, flight.prompt_tokens, flight.max_tokens
         )
         if not self._queue and self._start(flight):
             return

@@ -1,13 +1,11 @@
-"""The admission rule, refusals and the estimators follow their rules."""
-
-import random
+"""The admission rule, refusals and the service time follow their rules."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch import admission
-from partitiond.core.dispatch.admission import FIRST_BYTES, Cost, OutputP90, TokensPerByte
+from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.routing import ModelAvailability
 
@@ -107,74 +105,6 @@ def test_without_a_replica_it_is_503(availability: ModelAvailability, code: str)
     assert (rejected.status, rejected.code, rejected.retry_after_seconds) == (503, code, 12)
 
 
-@given(
-    st.integers(1, 100), st.floats(0, 1e6), st.none() | st.integers(0, 10**6),
-    st.floats(1, 1e5), st.integers(0, 10**5),
-)  # fmt: skip
-def test_a_cost_never_exceeds_what_the_context_allows(
-    sequences: int, prompt: float, max_tokens: int | None, p90: float, max_len: int
-) -> None:
-    cost = admission.estimate_cost(
-        sequences=sequences, prompt_tokens=prompt, max_tokens=max_tokens, output_p90=p90,
-        max_model_len=max_len,
-    )  # fmt: skip
-    assert cost.kv_tokens >= 0
-    if max_len:
-        assert cost.kv_tokens <= max_len * sequences
-    if max_tokens is not None:
-        assert cost.kv_tokens <= sequences * (prompt + max_tokens + 1)
-
-
-@given(st.integers(0, 2**32), st.floats(20, 2000))
-def test_the_output_estimate_settles_near_the_90th_percentile(seed: int, mean: float) -> None:
-    dice = random.Random(seed)
-    lengths = [max(1, round(dice.expovariate(1 / mean))) for _ in range(3000)]
-    estimate = OutputP90()
-    late = []
-    for number, length in enumerate(lengths):
-        estimate = estimate.observe(length)
-        if number > 1500:
-            late.append(estimate.value)
-    longer = sum(length > estimate_ for length, estimate_ in zip(lengths[1501:], late, strict=True))
-    assert 0.06 < longer / len(late) < 0.14
-
-
-def test_a_ratio_is_weighted_by_bytes() -> None:
-    """Sixty one-letter prompts, all template, weigh less than one page."""
-    estimate = TokensPerByte()
-    for _ in range(60):
-        estimate = estimate.observe(1, 12)
-    assert estimate.value == pytest.approx(0.3, abs=0.06)
-    one, ten = TokensPerByte().observe(5000, 500), TokensPerByte()
-    for _ in range(10):
-        ten = ten.observe(500, 50)
-    assert one.value == pytest.approx(ten.value)
-    assert one.value == pytest.approx((0.3 * FIRST_BYTES + 500) / (FIRST_BYTES + 5000))
-
-
-def test_old_prompts_fade() -> None:
-    estimate = TokensPerByte().observe(10**9, 10**8)
-    assert estimate.value == pytest.approx(0.1)
-    assert estimate.prompt_bytes == admission.REMEMBERED_BYTES
-    for _ in range(40):
-        estimate = estimate.observe(10_000, 4_000)
-    assert estimate.value == pytest.approx(0.4, rel=0.01)
-    assert estimate.prompt_bytes == pytest.approx(admission.REMEMBERED_BYTES)
-
-
-def test_the_ratios_of_keys_are_bounded_and_the_longest_unused_goes() -> None:
-    ratios = admission.PromptRatios()
-    for number in range(admission.MAX_RATIO_KEYS):
-        ratios.observe(f"k{number}", 100_000, 50_000)
-    ratios.observe("k0", 100_000, 50_000)
-    ratios.observe("new", 100_000, 50_000)
-    assert len(ratios) == admission.MAX_RATIO_KEYS
-    assert ratios.value("k0") == ratios.value("new") == 0.5
-    assert ratios.value("k1") == 0.3
-
-
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_nonsense_is_not_learned(value: float) -> None:
     assert admission.ServiceTime(2.0).observe(value) == admission.ServiceTime(2.0)
-    assert TokensPerByte().observe(0, 5) == TokensPerByte()
-    assert OutputP90().observe(0) == OutputP90()

@@ -93,8 +93,17 @@ ENDS = [
         ],
         (CHAT, [A, USAGE, DONE], [A, USAGE, DONE], (7, 9), b""),
         (CHAT, [WORDS + DONE], [WORDS + DONE], None, b""),
-        # After an error nothing more does.
-        (CHAT, [A + ERROR + B + DONE], [A + ERROR], None, ERROR),
+        # After an error nothing more does, however it is written.
+        *[
+            (CHAT, [A, error + B], [A, error], None, error)
+            for error in (
+                ERROR,
+                b'data: { "error" : {"message": "x"}}\n\n',
+                b'data:{"id":1,"error":"x"}\n\n',
+                b'data: {"object":"error","message":"x","code":400}\n\n',
+                b'data: {"object": "error", "message": "x"}\n\n',
+            )
+        ],
         (
             MESSAGES,
             [MESSAGE_START, DELTA + MESSAGE_ERROR + DELTA],

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.proxy.request.reported_usage import (
-    MAX_TOLD,
     Told,
     messages_usage,
     openai_usage,
@@ -32,7 +31,7 @@ def data(value: object) -> bytes:
         ({"prompt_tokens": 7, "completion_tokens": None}, (7, 0)),
         ({"total_tokens": 7}, (7, 0)),
         ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 5}, (0, 0)),
-        ({"prompt_tokens": MAX_TOLD, "completion_tokens": 1}, (MAX_TOLD, 1)),
+        ({"prompt_tokens": 10**400, "completion_tokens": 1}, (10**400, 1)),
     ],
 )
 def test_usage_in_openais_shape(usage: dict[str, Any], told: tuple[int, int]) -> None:
@@ -43,7 +42,7 @@ def test_usage_in_openais_shape(usage: dict[str, Any], told: tuple[int, int]) ->
     "usage",
     [
         1, "x", [], None, {"prompt_tokens": "7"}, {"prompt_tokens": True}, {"prompt_tokens": -7},
-        {"prompt_tokens": 7.5}, {"prompt_tokens": MAX_TOLD + 1}, {"prompt_tokens": 10**400},
+        {"prompt_tokens": 7.5},
         {"prompt_tokens": 7, "completion_tokens": []},
     ],
 )  # fmt: skip

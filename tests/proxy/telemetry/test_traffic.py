@@ -93,8 +93,8 @@ async def test_failures_refusals_and_clients_that_leave(make: Make) -> None:
     assert (b.arrived, b.ok, b.failed, b.refused) == (2, 0, 0, 1)
     assert sample.replicas["a-1"].failed >= 1
     assert sample.usage[""]["a"].failed == 1
-    # Nobody got an answer, but an engine worked for it.
-    assert sample.usage[""]["b"].requests == 0
+    # Nobody got an answer, but an engine worked for it, and it is charged.
+    assert sample.usage[""]["b"].requests == 1
     assert sample.usage[""]["b"].engine_seconds == pytest.approx(5, abs=0.1)
 
 

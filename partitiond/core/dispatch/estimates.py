@@ -1,0 +1,225 @@
+"""Estimates what a request will use, from its size and from what its key's requests used before.
+
+No tokeniser runs on a request's path. Three figures are learned for each key from the usage that
+engines report: tokens per byte of its prompts, tokens per byte of its streams' text, and the 90th
+percentile of its outputs. A key's figures change the estimates of its own requests alone: the
+requests of one key say nothing about those of another.
+
+**Money** (rates, budgets) reserves what the request may use: its prompt, and the output limit that
+it names (else its key's, else its model's). Only a request without any limit reserves the 90th
+percentile instead.
+
+**KV tokens** reserve less, because clients name large limits by habit: prompt and the 90th
+percentile, once that is learned, but at least an eighth of what the request may hold. So whatever a
+key has taught, the requests on a replica can grow to `MAX_OVERCOMMIT` times its KV cache at most.
+"""
+
+import dataclasses
+import math
+from typing import Final
+
+from partitiond.core.dispatch.admission import Cost
+
+FIRST_TOKENS_PER_BYTE: Final = 0.3
+"""English has about 0.25; code and other scripts have more. A request estimated too high only waits
+a little longer; one estimated too low causes preemptions. Chosen, not measured."""
+FIRST_BYTES: Final = 4096.0
+"""Weight of the first ratio in bytes. A guess: a few pages of real text outweigh it, a few words do
+not."""
+REMEMBERED_BYTES: Final = 65_536.0
+"""Bytes that a ratio remembers; older ones fade. A guess of the same kind."""
+FIRST_OUTPUT_TOKENS: Final = 256.0
+"""The 90th percentile of a key that is not known yet. A guess."""
+FIRST_OUTPUTS: Final = 20
+"""Outputs after which the percentile is learned. Of so many, the largest is seldom below it."""
+MAX_KEYS: Final = 4096
+"""Keys of one model whose figures are kept; beyond that the least recently used one is forgotten.
+A forgotten key is estimated as an unknown one, which reserves more."""
+MAX_OVERCOMMIT: Final = 8
+"""What a replica's requests may hold together, over its KV cache. Measured: docs/dispatch.md."""
+FIRST_TOKENS_PER_S: Final = 100.0
+"""Of one sequence, where neither a profile nor an answer tells. A guess: small models on a GPU."""
+FIRST_TOKENS: Final = 1024.0
+REMEMBERED_TOKENS: Final = 16_384.0
+"""Output tokens that the first rate weighs, and that a rate remembers. Chosen: some answers, and
+some dozens."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokensPerByte:
+    """Tokens per byte of text, learned from about the last `REMEMBERED_BYTES`, weighted by bytes.
+
+    Weighted by requests instead, a handful of one-letter prompts, which consist of the chat
+    template only, would set the ratio of long ones.
+    """
+
+    tokens: float = FIRST_TOKENS_PER_BYTE * FIRST_BYTES
+    text_bytes: float = FIRST_BYTES
+
+    @property
+    def value(self) -> float:
+        """Tokens per byte."""
+        return self.tokens / self.text_bytes
+
+    def observe(self, text_bytes: int, tokens: int) -> "TokensPerByte":
+        """Return the estimate after a text whose tokens are known."""
+        if text_bytes <= 0 or tokens <= 0:
+            return self
+        ratio = min(4.0, max(0.01, tokens / text_bytes))
+        new = min(float(text_bytes), REMEMBERED_BYTES)
+        kept = min(1.0, (REMEMBERED_BYTES - new) / self.text_bytes)
+        return TokensPerByte(kept * self.tokens + ratio * new, kept * self.text_bytes + new)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OutputP90:
+    """Running 90th percentile of output tokens, in constant memory.
+
+    The largest of the first outputs, then stochastic approximation with a multiplicative step: the
+    value rises by 0.9 steps after a longer output and falls by 0.1 steps otherwise. Both balance
+    when 10 % of the outputs are longer.
+
+    Attributes:
+        outputs: that were observed, up to `FIRST_OUTPUTS`.
+    """
+
+    value: float = FIRST_OUTPUT_TOKENS
+    step: float = 0.05
+    outputs: int = 0
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether enough outputs were seen to rely on the value."""
+        return self.outputs >= FIRST_OUTPUTS
+
+    def observe(self, output_tokens: int) -> "OutputP90":
+        """Return the estimate after a request with this many output tokens per sequence."""
+        if output_tokens <= 0:
+            return self
+        if not self.is_learned:
+            return OutputP90(max(self.value, output_tokens), self.step, self.outputs + 1)
+        change = 0.9 if output_tokens > self.value else -0.1
+        return OutputP90(max(1.0, self.value * (1 + change * self.step)), self.step, self.outputs)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TokenRate:
+    """Output tokens per second of one sequence: what an engine writes while nobody sees it.
+
+    The mean over tokens, not over requests or seconds: an answer of one token is all prefill, and a
+    key that sends many of them must not make its long answers cheap.
+    """
+
+    value: float = FIRST_TOKENS_PER_S
+    tokens: float = FIRST_TOKENS
+
+    def observe(self, tokens: int, seconds: float) -> "TokenRate":
+        """Return the rate after one sequence that an engine wrote to its end.
+
+        Args:
+            tokens: of the sequence.
+            seconds: from the sending of the request to its end.
+        """
+        if not (tokens > 0 and 0 < seconds < math.inf):
+            return self
+        weight = self.tokens + tokens
+        value = self.value + (tokens / seconds - self.value) * tokens / weight
+        return TokenRate(value, min(weight, REMEMBERED_TOKENS))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyFigures:
+    """What was learned from the requests of one key to one model; see the module."""
+
+    prompt: TokensPerByte = TokensPerByte()
+    text: TokensPerByte = TokensPerByte()
+    output: OutputP90 = OutputP90()
+
+
+UNKNOWN_KEY: Final = KeyFigures()
+
+
+class FiguresOfKeys:
+    """The figures of the keys of one model, for at most `MAX_KEYS` keys."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, KeyFigures] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def of(self, key: str) -> KeyFigures:
+        """Return the figures of the key; first guesses for an unknown one."""
+        return self._by_key.get(key, UNKNOWN_KEY)
+
+    def learn(
+        self,
+        key: str,
+        *,
+        prompt: tuple[int, int] = (0, 0),
+        text: tuple[int, int] = (0, 0),
+        output_tokens: int = 0,
+    ) -> None:
+        """Learn from an answered request of the key; zeros teach nothing.
+
+        Args:
+            key: its id.
+            prompt: bytes and tokens of its prompts.
+            text: bytes and tokens of its stream's text.
+            output_tokens: of one sequence.
+        """
+        known = self._by_key.pop(key, UNKNOWN_KEY)
+        self._by_key[key] = KeyFigures(
+            known.prompt.observe(*prompt),
+            known.text.observe(*text),
+            known.output.observe(output_tokens),
+        )
+        if len(self._by_key) > MAX_KEYS:
+            del self._by_key[next(iter(self._by_key))]
+
+
+def estimate(
+    figures: KeyFigures,
+    *,
+    sequences: int,
+    prompts: int = 1,
+    prompt_tokens: int = 0,
+    prompt_bytes: int = 0,
+    max_tokens: int | None,
+    max_model_len: int,
+    interval: int = 1,
+) -> Cost:
+    """Estimate what a request of a key will use.
+
+    Args:
+        figures: of the key.
+        sequences: prompts x choices.
+        prompts: that are answered.
+        prompt_tokens: of those that are token ids, together.
+        prompt_bytes: of the others, together.
+        max_tokens: limit on the output of one sequence, or None.
+        max_model_len: longest context of the engine; 0 if unknown.
+        interval: tokens that each event of its stream should hold.
+    """
+    prompts = max(1, prompts)
+    each = (prompt_tokens + prompt_bytes * figures.prompt.value) / prompts
+    p90 = figures.output.value
+    most = math.inf if max_tokens is None else float(max_tokens)
+    if max_model_len > 0:
+        each = min(each, max_model_len)
+        most = min(most, max_model_len - each)
+    reserved = most if max_tokens is not None else min(p90, most)
+    expected = min(p90, reserved) if figures.output.is_learned else reserved
+    kv_tokens = max(each + expected, (each + reserved) / MAX_OVERCOMMIT)
+    # A sequence never writes more than its limit, even if an event may hold more.
+    largest_event = interval if most == math.inf else min(interval, math.ceil(most) or interval)
+    return Cost(
+        sequences,
+        math.ceil(kv_tokens) * sequences,
+        prompts=prompts,
+        prompt_tokens=math.ceil(each * prompts),
+        output_tokens=math.ceil(reserved) * sequences,
+        output_limit=None if most == math.inf else math.ceil(most) * sequences,
+        context=max_model_len,
+        interval=max(1, largest_event),
+    )
