@@ -38,6 +38,7 @@ MODULES: Final = (
     "core/dispatch/fleet",
     "core/dispatch/host_affinity",
     "core/dispatch/host_moves",
+    "core/dispatch/pace",
     "core/dispatch/peer_loads",
     "core/dispatch/places",
     "core/dispatch/quarantine",

@@ -199,7 +199,7 @@ def replicas_of(
     for number, engine in enumerate(fleet):
         seconds = engine.token_seconds * engine.slow
         steps = StepModel(((1, seconds), (64, seconds * (1 + 63 * GROWTH))), seconds * PREFILL)
-        candidate = _candidate(engine.limit)
+        candidate = candidate_of(engine.limit)
         kv_tokens = engine.limit * KV_TOKENS_EACH
         batch = Batch(engine.limit, 2048, kv_tokens)
         full = engine.token_seconds * (1 + (engine.limit - 1) * GROWTH)
@@ -212,7 +212,8 @@ def replicas_of(
     return made
 
 
-def _candidate(limit: int) -> Candidate:
+def candidate_of(limit: int) -> Candidate:
+    """A candidate with the limit; its figures mean nothing."""
     return Candidate(
         model="m", profile_id="p", profile_kind=ProfileKind.MEASURED, hardware="h",
         size=PartitionSize(SharingMode.WHOLE, 1, 100), batch=limit, memory_bytes=Bytes(GIB),

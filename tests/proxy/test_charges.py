@@ -344,7 +344,7 @@ async def test_a_large_event_that_is_relayed_without_a_look_costs_what_it_holds(
 async def test_who_gets_no_place_pays_nothing(make: Make) -> None:
     """Neither who leaves the queue nor whose time in it runs out."""
     proxy, engine = await started(make, plays("hold"), total_timeout_seconds=600.0)
-    proxy.owner.models["m"].replicas["m-1"].max_sequences = 1
+    proxy.owner.models["m"].replicas["m-1"].pace.limit = 1
     slots = proxy.owner.models["m"].slots
     slots.service = dataclasses.replace(slots.service, seconds=1e-6)
     async with asking(proxy, apis.COMPLETIONS, streams=False, name="k2"):

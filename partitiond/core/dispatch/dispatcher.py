@@ -349,7 +349,10 @@ class Dispatcher(Generic[RequestT, LoadT]):
         moves = not self._holds or self._serves
         return QueueLimits(
             max_queue=self.queue.max_entries,
-            max_wait_seconds=min(self.route.max_wait_seconds, request.max_wait_seconds),
+            max_wait_seconds=min(
+                self.route.longest_wait_seconds(self.places.first_token_seconds(request)),
+                request.max_wait_seconds,
+            ),
             sequences_in_flight=self.places.sequences_in_flight(),
             service_seconds=self.service.seconds if moves else 0.0,
         )

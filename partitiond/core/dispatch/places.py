@@ -99,6 +99,12 @@ class Places(Generic[RequestT, LoadT]):
         """Return sequences in flight on all replicas together."""
         return sum(load.sequences for load in self.loads())
 
+    def first_token_seconds(self, request: RequestT) -> float | None:  # noqa: ARG002 -- for others
+        """Return the seconds within which the request's first token is expected once it starts, at
+        the best replica (`core.dispatch.pace`); None while that is not known.
+        """
+        return None
+
     def waiting_elsewhere(self) -> tuple[int, int]:
         """Return (requests, sequences) that wait for the same places in other queues."""
         return 0, 0

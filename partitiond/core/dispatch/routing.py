@@ -200,6 +200,9 @@ class ModelRoute:
         elsewhere: whether it is unavailable here because it serves on other hosts.
         hosts: of those whose proxies serve each other, the ones where it serves; they share
             `max_queue` by these slots.
+        ttft_seconds: bound of the SLO on the time to first token; 0 without one.
+        tpot_seconds: the same for the time per output token.
+        wait_limit_seconds: longest wait for a slot whatever the SLO.
     """
 
     name: str
@@ -217,6 +220,20 @@ class ModelRoute:
     elsewhere: bool = False
     hosts: tuple[HostSlots, ...] = ()
     max_model_len: int = 0
+    ttft_seconds: float = 0.0
+    tpot_seconds: float = 0.0
+    wait_limit_seconds: float = 30.0
+
+    def longest_wait_seconds(self, first_token_seconds: float | None) -> float:
+        """Return the longest wait for a slot after which a request can still meet the TTFT bound.
+
+        Args:
+            first_token_seconds: in which its first token is expected once it starts; None if that
+                is not known yet: then the plan's figure counts, by `max_wait_seconds`.
+        """
+        if first_token_seconds is None or not self.ttft_seconds:
+            return self.max_wait_seconds
+        return min(self.wait_limit_seconds, max(0.0, self.ttft_seconds - first_token_seconds))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

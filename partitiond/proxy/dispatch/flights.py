@@ -43,6 +43,12 @@ class FlightTarget:
         """Take back a connection whose answer was relayed to its end."""
         raise NotImplementedError
 
+    def first_token(self, flight: "Flight", now: float) -> None:
+        """Learn from the first token of a stream; the owner of a replica elsewhere does so."""
+
+    def decoded(self, flight: "Flight", seconds: float, tokens: int, now: float) -> None:
+        """Learn from tokens that a stream got in so many seconds; as `first_token`."""
+
     def remove(self, flight: "Flight") -> None:
         """Remove a flight that has left; harmless if it is not there."""
         raise NotImplementedError
@@ -130,6 +136,7 @@ class Flight(Request):
         replica: the replica where it is in flight, or None.
         timer: of its deadline in the queue, or None.
         attempts: number of attempts so far, including the first.
+        stream: its answer is a stream, whose first token is seen.
         unreached: of them, those on a replica where no process listened: nothing was sent.
         engine_seconds: time in engines of this host times sequences, of attempts that are over.
         session: digest of its session, or empty (see `core.dispatch.affinity`).
@@ -146,6 +153,7 @@ class Flight(Request):
         "request_id",
         "session",
         "started_at",
+        "stream",
         "timer",
         "unreached",
     )  # fmt: skip
@@ -160,6 +168,7 @@ class Flight(Request):
     ) -> None:
         super().__init__(cost, max_wait_seconds=max_wait_seconds)
         self.owner = owner
+        self.stream = False
         self.request_id = request_id
         self.started_at = started_at
         self.placed_at = started_at

@@ -25,10 +25,14 @@ class QueuePlace(Protocol):
     seat: int
     sequences: int
     kv_tokens: int
-    max_sequences: int
     kv_cache_tokens: int
     draining: bool
     ejected: bool
+
+    @property
+    def max_sequences(self) -> int:
+        """Limit."""
+        ...
 
 
 PlaceT = TypeVar("PlaceT", bound=QueuePlace)

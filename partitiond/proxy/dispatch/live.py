@@ -279,9 +279,9 @@ class LiveModel(ReplicaGroup):
             if known is None:
                 if not self.replicas:
                     self.slots.service = ServiceTime(new.service_seconds)
-                self.replicas[replica_id] = LiveReplica(self, new, options)
+                self.replicas[replica_id] = LiveReplica(self, route, new, options)
             else:
-                known.apply(new)
+                known.apply(route, new)
         self.retired = [replica for replica in self.retired if replica.flights]
         current = self.replicas.values()
         self.max_model_len = max((r.route.max_model_len for r in current), default=0)

@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping
 from partitiond.core.dispatch.admission import Cost, Waiting
 from partitiond.core.dispatch.balance import Slowness
 from partitiond.core.dispatch.fair_queue import FairQueue
+from partitiond.core.dispatch.pace import soonest
 from partitiond.core.dispatch.places import Places
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.line import seat_to_hold
@@ -30,6 +31,10 @@ class LivePlaces(Places[Flight, LiveReplica]):
     def add(self, load: LiveReplica, request: Flight) -> None:
         """Put the request on the replica."""
         load.add(request)
+
+    def first_token_seconds(self, request: Flight) -> float | None:
+        """Return the seconds within which the request's first token is expected."""
+        return soonest((replica.pace for replica in self.loads()), request.cost.prompt_tokens)
 
     def serve(self) -> bool:
         """Whether any replica serves; a replica on which no process listens does not count."""

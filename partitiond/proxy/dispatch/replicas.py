@@ -16,8 +16,9 @@ from typing import Final
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.balance import HEALTHY, after_failure
 from partitiond.core.dispatch.estimates import FIRST_TOKENS_PER_S, TokenRate
+from partitiond.core.dispatch.pace import Pace
 from partitiond.core.dispatch.quarantine import Quarantine, RetryVerdict
-from partitiond.core.dispatch.routing import ReplicaRoute
+from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
@@ -133,9 +134,12 @@ class LiveReplica(FlightTarget):
         rate: learned tokens per second of one sequence; starts at the profile's figure.
         desk: for requests that take no slot.
         ejected: excluded for now, because it is dead or failed too often.
+        pace: what was learned of the engine's speed.
     """
 
-    def __init__(self, model: ReplicaGroup, route: ReplicaRoute, options: ProxyOptions) -> None:
+    def __init__(
+        self, model: ReplicaGroup, of: ModelRoute, route: ReplicaRoute, options: ProxyOptions
+    ) -> None:
         super().__init__(route.replica_id)
         self.model = model
         self.route = route
@@ -156,14 +160,20 @@ class LiveReplica(FlightTarget):
         self.health = HEALTHY
         self.ejected = False
         self._return_timer: asyncio.TimerHandle | None = None
-        self.apply(route)
+        self.pace = Pace()
+        self.apply(of, route)
 
-    def apply(self, route: ReplicaRoute) -> None:
+    def apply(self, model: ModelRoute, route: ReplicaRoute) -> None:
         """Take over limits and draining from a newer table."""
         self.route = route
-        self.max_sequences = route.max_sequences
+        self.pace.apply(route.max_sequences, model.ttft_seconds, model.tpot_seconds)
         self.kv_cache_tokens = route.kv_cache_tokens
         self.draining = route.draining
+
+    @property
+    def max_sequences(self) -> int:
+        """Sequences that it takes now."""
+        return self.pace.most_sequences(self.sequences)
 
     def is_same_process(self, route: ReplicaRoute) -> bool:
         """Whether the route still refers to the engine that we have connections to."""
@@ -184,8 +194,20 @@ class LiveReplica(FlightTarget):
             line = self.model.line
             if line is not None:
                 line.took(self.seat, flight.takes)
+            if flight.stream:
+                self.pace.sent(flight, flight.cost.prompt_tokens, now)
             flight.replica = self
             flight.placed_at = now
+
+    def first_token(self, flight: Flight, now: float) -> None:
+        """Learn from the first token of a stream, which may make room for another prompt."""
+        self.pace.first_token(flight, now)
+        self.model.dispatch()
+
+    def decoded(self, flight: Flight, seconds: float, tokens: int, now: float) -> None:
+        """Learn from tokens that a stream got in so many seconds."""
+        of_sequence = seconds * flight.takes.sequences
+        self.pace.decoded(of_sequence, float(tokens), self.sequences, now)
 
     def reuse(self, now: float) -> AnswerStream | None:
         """Return an open connection to the engine, or None."""
@@ -204,6 +226,7 @@ class LiveReplica(FlightTarget):
         """Remove a request that has left, and start waiting requests."""
         if flight in self.flights:
             self.flights.discard(flight)
+            self.pace.left(flight)
             self.sequences -= flight.takes.sequences
             self.kv_tokens -= flight.takes.kv_tokens
             line = self.model.line

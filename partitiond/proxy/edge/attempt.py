@@ -32,6 +32,8 @@ _TIMEOUT_MESSAGES: Final = {
     "between_tokens_timeout": "The engine stopped in the middle of its answer.",
     "total_timeout": "The request took longer than the proxy allows.",
 }
+MEASURE_SECONDS: Final = 0.25
+"""How often the tokens of a stream are counted, for the replica's pace. Chosen."""
 TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
 """Kinds of failures in which the engine was working on the request and took too long."""
 _HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
@@ -95,8 +97,9 @@ class Attempt:
     """
 
     __slots__ = (
-        "_chunks", "_connecting", "_connection", "_exchange", "_head", "_options", "_over",
-        "_parts", "_paused", "_reused", "_route", "_scanner", "_size", "replica", "sent_at",
+        "_chunks", "_connecting", "_connection", "_exchange", "_head", "_measured_at",
+        "_measured_events", "_options", "_over", "_parts", "_paused", "_reused", "_route",
+        "_scanner", "_size", "replica", "sent_at",
     )  # fmt: skip
 
     def __init__(
@@ -120,6 +123,8 @@ class Attempt:
         self._paused = False
         self._reused = False
         self._over = False
+        self._measured_at = -1.0
+        self._measured_events = 0
         self.sent_at = exchange.flight.placed_at
 
     # Calls of the exchange
@@ -146,6 +151,7 @@ class Attempt:
     def pause(self) -> None:
         """Stop reading, because the client's buffer is full."""
         self._paused = True
+        self._measured_events = -1  # what comes next says nothing of the engine's steps
         if self._connection is not None:
             self._connection.pause()
 
@@ -159,6 +165,22 @@ class Attempt:
         """Return a number that changes whenever a piece of the answer has arrived."""
         fast = self._connection.fast_pieces if self._connection is not None else 0
         return self._chunks + fast
+
+    def measure(self, now: float, at_least: float = MEASURE_SECONDS) -> None:
+        """Tell the replica how fast its tokens come, if the last time is so many seconds ago."""
+        since = now - self._measured_at
+        if self._measured_at < 0 or since < at_least or self._paused:
+            return
+        assert self._scanner is not None
+        fast = self._connection.fast_pieces if self._connection is not None else 0
+        events = self._scanner.output_events + fast
+        if events == self._measured_events:
+            return  # a step takes longer
+        if self._measured_events >= 0:
+            exchange = self._exchange
+            tokens = (events - self._measured_events) * exchange.flight.cost.interval
+            self.replica.decoded(exchange.flight, since, tokens, now)
+        self._measured_at, self._measured_events = now, events
 
     def time_out(self, kind: str) -> None:
         """Fail, because a time limit has passed."""
@@ -263,6 +285,10 @@ class Attempt:
             self._fail(failure)
             return
         answer = self._exchange.answer
+        if self._measured_at < 0 and scanner.started:
+            self._measured_at = time.monotonic()
+            self._measured_events = scanner.output_events
+            self.replica.first_token(self._exchange.flight, self._measured_at)
         if scanner.done:
             self._end_stream(scanner, block)
             return
@@ -387,6 +413,8 @@ class Attempt:
 
     def _close_books(self, outcome: str) -> None:
         """End the attempt: note its progress, and give the connection back."""
+        if outcome == "ok":
+            self.measure(time.monotonic(), 0.0)
         self._over = True
         self._note_progress()
         connection, self._connection = self._connection, None

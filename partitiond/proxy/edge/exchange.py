@@ -113,6 +113,7 @@ class Exchange(Incoming):
             self, record.request_id, cost, now, math.inf if longest is None else longest
         )
         flight.share = caller.share
+        flight.stream = request.stream
         # The client may not yet have read the answer to its previous request.
         self.paused = self.client.write_paused
         if self.route.kind is RouteKind.GENERATE and (

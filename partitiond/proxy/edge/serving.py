@@ -153,6 +153,7 @@ class Serving(AttemptOwner):
             elif earlier - self._since > options.client_timeout_seconds or earlier > self._deadline:
                 self._abort(CLIENT_STALLED)
             return
+        attempt.measure(now)
         progress = attempt.progress()
         if progress != self._seen:
             self._seen, self._since = progress, now

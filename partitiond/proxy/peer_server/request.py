@@ -134,6 +134,7 @@ class PeerRequest(Serving):
         )  # fmt: skip
         flight = self.flight = Flight(self, record.request_id, cost, now, wait)
         flight.share = RequestOwner(record.key_id, asked.weight, asked.priority)
+        flight.stream = asked.stream
         flight.prefer = asked.prefer
         flight.tried = frozenset(asked.tried)
         flight.attempts = asked.attempts

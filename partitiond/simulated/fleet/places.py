@@ -39,6 +39,7 @@ class FleetReplica(RoutedLoad, TokenListener):
             ended: called after the last token of a request on this replica.
         """
         super().__init__(route)
+        self.max_sequences = route.max_sequences
         self._clock, self._ended = clock, ended
         self.place = 0
         self.engine: FleetEngine | None = None

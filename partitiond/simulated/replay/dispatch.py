@@ -16,6 +16,7 @@ from partitiond.core.dispatch.affinity import Prefixes, SessionAffinity, prefix_
 from partitiond.core.dispatch.balance import LoadT
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
+from partitiond.core.dispatch.pace import Pace, soonest
 from partitiond.core.dispatch.places import Places, Request, RequestOwner, RequestT
 from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
 from partitiond.simulated.replay import batch
@@ -93,12 +94,11 @@ class SimulatedRequest(Request):
 
 
 class RoutedLoad:
-    """A replica as the dispatcher sees it (with the fields of `balance.Load`)."""
+    """A replica as the dispatcher sees it (with the fields of `balance.Load`, but its limit)."""
 
     def __init__(self, route: ReplicaRoute) -> None:
         self.route = route
         self.replica_id = route.replica_id
-        self.max_sequences = route.max_sequences
         self.kv_cache_tokens = route.kv_cache_tokens
         self.draining = route.draining
         self.ejected = False
@@ -107,12 +107,23 @@ class RoutedLoad:
 
 
 class SimulatedReplica(RoutedLoad):
-    """A replica as the dispatcher sees it, and its engine."""
+    """A replica as the dispatcher sees it, and its engine.
+
+    Attributes:
+        pace: what was learned of the engine.
+    """
 
     def __init__(self, route: ReplicaRoute, engine: SteppedEngine) -> None:
         super().__init__(route)
         self.engine = engine
+        self.pace = Pace()
+        self.pace.apply(route.max_sequences, 0.0, 0.0)
         self._flights: dict[batch.Sequence, SimulatedRequest] = {}
+
+    @property
+    def max_sequences(self) -> int:
+        """Sequences that it takes now."""
+        return self.pace.most_sequences(self.sequences)
 
     def start(self, flight: SimulatedRequest, now: float) -> None:
         """Assign a place to the request, and send the request to the engine."""
@@ -127,6 +138,7 @@ class SimulatedReplica(RoutedLoad):
     def run(self, flight: SimulatedRequest, now: float) -> None:
         """Send a request that has its place to the engine."""
         flight.placed, flight.replica = now, self
+        self.pace.sent(flight, flight.prompt_tokens, now)
         to_read = max(1, flight.prompt_tokens - flight.cached_tokens)
         sequence = batch.Sequence(to_read, flight.output_tokens)
         self._flights[sequence] = flight
@@ -271,6 +283,10 @@ class _Expiry(EventTarget):
 class SimulatedPlaces(Places[SimulatedRequest, SimulatedReplica]):
     """Assigns places on the replicas."""
 
+    def first_token_seconds(self, request: SimulatedRequest) -> float | None:
+        """Return the seconds within which the request's first token is expected."""
+        return soonest((load.pace for load in self.loads()), request.prompt_tokens)
+
     def add(self, load: SimulatedReplica, request: SimulatedRequest) -> None:
         """Assign a place on the replica to the request."""
         load.take(request)
@@ -314,7 +330,12 @@ class SimulatedModel(QueuedModel[SimulatedRequest, SimulatedReplica]):
     def apply(self, route: ModelRoute, replicas: Sequence[SimulatedReplica]) -> None:
         """Take over a newer routing table; requests on replicas that left it end there."""
         known = set(self._replicas)
-        listen(self.clock, [one for one in replicas if one not in known], self._ended)
+        new = [one for one in replicas if one not in known]
+        listen(self.clock, new, self._ended, self._began)
+        for replica in new:
+            replica.engine.on_decoded = functools.partial(self._decoded, replica)
+        for replica in replicas:
+            replica.pace.apply(replica.route.max_sequences, route.ttft_seconds, route.tpot_seconds)
         for gone in known.difference(replicas):
             self.dispatcher.slowness.forget(gone.replica_id)
         if not self._replicas:
@@ -358,6 +379,14 @@ class SimulatedModel(QueuedModel[SimulatedRequest, SimulatedReplica]):
             return self._prefixes.prefer(prefix_blocks(caller.prompt))
         return ()
 
+    def _began(self, flight: SimulatedRequest, replica: SimulatedReplica) -> None:
+        """Learn from a first token, which may make room for another prompt."""
+        replica.pace.first_token(flight, self.clock.now)
+        self._go_on()
+
+    def _decoded(self, replica: SimulatedReplica, seconds: float, tokens: int) -> None:
+        replica.pace.decoded(seconds, tokens, replica.sequences, self.clock.now)
+
     def _ended(self, flight: SimulatedRequest, replica: SimulatedReplica) -> None:
         """Use the freed place; then correct the estimates by what the engine reported."""
         self._go_on()
@@ -388,12 +417,18 @@ def listen(
     clock: SimulatedClock,
     replicas: Sequence[SimulatedReplica],
     ended: Callable[[SimulatedRequest, SimulatedReplica], None],
+    began: Callable[[SimulatedRequest, SimulatedReplica], None] | None = None,
 ) -> None:
-    """Let engines record first and last tokens; `ended` is called when a place is free again."""
+    """Let engines record first and last tokens; `ended` is called when a place is free again, and
+    `began` with each first token.
+    """
 
     def connect(replica: SimulatedReplica) -> None:
         def note_first(sequence: batch.Sequence) -> None:
-            replica.flight_of(sequence).first = clock.now
+            flight = replica.flight_of(sequence)
+            flight.first = clock.now
+            if began is not None:
+                began(flight, replica)
 
         def note_end(sequence: batch.Sequence) -> None:
             flight = replica.finish(sequence)

@@ -16,6 +16,8 @@ from partitiond.simulated.replay.steps import Steps, steps_within
 
 Emitted = Callable[[Sequence], None]
 """Called with a sequence that got its first token, or its last one."""
+Decoded = Callable[[float, int], None]
+"""Called with the seconds of all decoding sequences together, and the tokens that they got."""
 Received = Callable[[float, float, int], None]
 """Called with begin and end of a run of steps, and the number of tokens sent in it."""
 
@@ -90,10 +92,11 @@ class SteppedEngine:
         self.batch = batch
         self.on_first: Emitted = _ignore
         self.on_ended: Emitted = _ignore
+        self.on_decoded: Decoded = _learn_nothing
         self.on_tokens: Received = _count_nothing
         self._clock = clock
         self._device = device
-        self._steps = steps
+        self.steps = steps
         self.costs = costs
         # If steps are chosen ahead: requests that arrived during the step under way, and requests
         # that the step after it does not include yet.
@@ -169,7 +172,7 @@ class SteppedEngine:
     def _seconds(self, step: BatchStep, earlier: int) -> float:
         """Return seconds of a step after `earlier` equal ones, alone on the device."""
         kv_tokens = step.kv_tokens + earlier * step.decoding
-        return self._steps.step_seconds(step.decoding, step.prefill_tokens, kv_tokens)
+        return self.steps.step_seconds(step.decoding, step.prefill_tokens, kv_tokens)
 
     def _plan_end(self, count: int) -> None:
         self._count = count
@@ -185,6 +188,7 @@ class SteppedEngine:
         emitted = self.batch.finish_step(step, count)
         self._begin()
         self.on_tokens(began, self._clock.now, count * len(emitted))
+        self.on_decoded((self._clock.now - began) * step.decoding, count * step.decoding)
         for sequence in emitted:
             if sequence.generated == count:  # its first token; only single steps give one
                 self.on_first(sequence)
@@ -194,6 +198,10 @@ class SteppedEngine:
 
 def _ignore(_sequence: Sequence) -> None:
     """Ignore a sequence, until a listener is set."""
+
+
+def _learn_nothing(_seconds: float, _tokens: int) -> None:
+    """Ignore what was decoded, until a listener is set."""
 
 
 def _count_nothing(_began: float, _ended: float, _tokens: int) -> None:

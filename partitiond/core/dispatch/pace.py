@@ -1,0 +1,192 @@
+"""Learns how fast one engine is now, and how much may be ahead of a request for it to meet its SLO.
+
+A plan says how fast an engine is at its operating point. The engine may be slower (another GPU, a
+neighbour, a CPU without the instructions of the one that was measured), or faster, and a prompt
+that is sent while others are being read waits for all of them. So a request's first token is
+expected from what is ahead of it there:
+
+    seconds until its first token = a + c x (prompt tokens that are sent and unread)
+
+its own included, with a and c from the last first tokens (least squares, older ones fade), times
+the spread of what was seen over what was expected. Three rules follow (`Pace.most_sequences`,
+`first_token_seconds`, `limit`):
+
+1. A prompt waits here, where it has its turn and its deadline, rather than in the engine: one is
+   sent when what is unread there takes a small share of the TTFT bound. The engine loses nothing,
+   as it reads prompts one after the other anyway.
+2. A request waits no longer than the bound less the time to its first token.
+3. The limit is the batch whose steps meet the TPOT bound: sequences now x bound / TPOT now. A step
+   has a part that does not grow with the batch, so this is on the safe side either way, and is
+   approached without swinging. The planned batch is the most; an engine alone always has a request.
+
+Prompt tokens are the estimates that admission uses, so what a prefix cache saves is learned as a
+faster reading. Only streams have a first token that anyone sees. Measured: `bench.dispatch.slo`.
+"""
+
+import collections
+import math
+from collections.abc import Iterable
+from typing import Final
+
+READING_SHARE: Final = 0.05
+"""Share of the TTFT bound for which prompts may be unread before another one is sent. Measured:
+with 0.3 a tenth fewer requests are good where prompts take most of the time."""
+FADE: Final = 0.95
+"""Weight of the past for each new first token: some twenty count."""
+MOST_RATIOS: Final = 40
+ENOUGH_RATIOS: Final = 5
+"""First tokens whose spread is known, and before which nothing is expected. Chosen."""
+SPREAD: Final = 0.9
+"""Share of the first tokens that came within what is expected."""
+TPOT_SHARE: Final = 0.9
+"""Share of the TPOT bound that the mean of all streams may take: single streams differ from it."""
+LOOK_SECONDS: Final = 0.5
+MEMORY_SECONDS: Final = 2.0
+"""How often the limit is looked at, and after which time a token counts 1/e. Measured: from 1 to 4
+all is alike."""
+LEAST_TOKENS: Final = 8.0
+"""Tokens before the time of a step is believed. Chosen."""
+
+
+class Pace:
+    """What was learned of one engine process.
+
+    Attributes:
+        limit: sequences that may be in flight; the planned batch at most, 1 at least.
+    """
+
+    def __init__(self) -> None:
+        self.limit = 1
+        self._planned = 1
+        self._ttft_seconds = 0.0
+        self._tpot_seconds = 0.0
+        self._unread: dict[object, tuple[int, float]] = {}
+        """Request -> (prompt tokens unread when it was sent, its own included; when)."""
+        self._tokens: dict[object, int] = {}
+        self._unread_tokens = 0
+        # Sums of the least squares: weight, tokens, their squares, seconds, their products.
+        self._sums = [0.0] * 5
+        self._base = self._per_token = 0.0
+        self._ratios: collections.deque[float] = collections.deque(maxlen=MOST_RATIOS)
+        self._spread = 1.0
+        # Faded sums since the last look: seconds and tokens of streams, sequences x seconds.
+        self._decoding = self._decoded = self._sequence_seconds = self._seconds = 0.0
+        self._looked_at = -math.inf
+
+    def apply(self, planned: int, ttft_seconds: float, tpot_seconds: float) -> None:
+        """Take over the planned batch and the SLO's bounds; a bound of 0 is none."""
+        if planned != self._planned or not tpot_seconds:
+            self.limit = planned
+        self._planned = planned
+        self._ttft_seconds = ttft_seconds
+        self._tpot_seconds = tpot_seconds
+
+    # First tokens
+
+    def most_sequences(self, sequences: int) -> int:
+        """Return how many sequences may be in flight, of which there are so many: no more while so
+        many prompts are unread that further ones wait here.
+        """
+        most = READING_SHARE * self._ttft_seconds
+        if self._unread and most and self._per_token * self._unread_tokens > most:
+            return min(sequences, self.limit)
+        return self.limit
+
+    def first_token_seconds(self, prompt_tokens: int) -> float | None:
+        """Return the seconds within which a request's first token is expected if it is sent as
+        soon as it may be; None while too little is known.
+        """
+        if len(self._ratios) < ENOUGH_RATIOS:
+            return None
+        ahead = min(self._per_token * self._unread_tokens, READING_SHARE * self._ttft_seconds)
+        return (self._expected(prompt_tokens) + ahead) * self._spread
+
+    def sent(self, request: object, prompt_tokens: int, now: float) -> None:
+        """Note a stream whose request is sent now (monotonic seconds)."""
+        self._tokens[request] = prompt_tokens
+        self._unread_tokens += prompt_tokens
+        self._unread[request] = self._unread_tokens, now
+
+    def left(self, request: object) -> None:
+        """Note that a request has left, with or without a first token; harmless if twice."""
+        if self._unread.pop(request, None) is not None:
+            self._unread_tokens -= self._tokens.pop(request)
+
+    def first_token(self, request: object, now: float) -> None:
+        """Learn from the first token of a stream."""
+        found = self._unread.get(request)
+        if found is None:
+            return
+        self.left(request)
+        tokens, sent_at = found
+        seconds = now - sent_at
+        expected = self._expected(tokens)
+        if expected > 0:
+            self._ratios.append(seconds / expected)
+            ordered = sorted(self._ratios)
+            self._spread = max(1.0, ordered[int(SPREAD * (len(ordered) - 1))])
+        new = (1.0, tokens, tokens * tokens, seconds, tokens * seconds)
+        self._sums = [FADE * old + one for old, one in zip(self._sums, new, strict=True)]
+        self._base, self._per_token = _fitted(*self._sums)
+
+    def _expected(self, tokens: int) -> float:
+        return self._base + self._per_token * tokens
+
+    # Further tokens
+
+    def decoded(self, seconds: float, tokens: float, sequences: int, now: float) -> None:
+        """Learn from a stream that got so many tokens in so many seconds; both times its sequences.
+
+        Args:
+            seconds: since it was last asked, or since its first token.
+            tokens: that came meanwhile.
+            sequences: in flight at the engine now.
+            now: monotonic seconds.
+        """
+        self._decoding += seconds
+        self._decoded += tokens
+        self._sequence_seconds += sequences * seconds
+        self._seconds += seconds
+        if now - self._looked_at < LOOK_SECONDS:
+            return
+        if self._decoded >= LEAST_TOKENS and self._decoding > 0 and self._tpot_seconds > 0:
+            self._look()
+        kept = math.exp(-min(now - self._looked_at, 1e3) / MEMORY_SECONDS)
+        self._looked_at = now
+        self._decoding *= kept
+        self._decoded *= kept
+        self._sequence_seconds *= kept
+        self._seconds *= kept
+
+    def _look(self) -> None:
+        """Set the limit by the TPOT and the sequences of the last seconds."""
+        tpot = self._decoding / self._decoded
+        most = TPOT_SHARE * self._tpot_seconds
+        sequences = self._sequence_seconds / self._seconds
+        fits = math.floor(min(float(self._planned), sequences * most / tpot))
+        if tpot > most:
+            self.limit = max(1, min(self.limit, fits))
+        else:
+            is_full = sequences > self.limit - 1
+            self.limit = min(self._planned, max(self.limit + is_full, fits))
+
+
+def soonest(paces: Iterable[Pace], prompt_tokens: int) -> float | None:
+    """Return the least `Pace.first_token_seconds` of engines; None if none is known."""
+    known = (pace.first_token_seconds(prompt_tokens) for pace in paces)
+    return min((seconds for seconds in known if seconds is not None), default=None)
+
+
+def _fitted(
+    weight: float, tokens: float, squares: float, seconds: float, products: float
+) -> tuple[float, float]:
+    """Return (seconds, seconds per token) of the line through weighted sums, neither negative."""
+    variance = squares - tokens * tokens / weight
+    if variance > 1e-3 * squares:  # else all prompts are alike, and nothing tells the two apart
+        per_token = (products - tokens * seconds / weight) / variance
+        base = (seconds - per_token * tokens) / weight
+        if per_token >= 0 and base >= 0:
+            return base, per_token
+        if per_token < 0:
+            return seconds / weight, 0.0
+    return 0.0, seconds / max(1.0, tokens)

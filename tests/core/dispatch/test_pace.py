@@ -1,0 +1,233 @@
+"""What is learned of an engine's speed, and how much it is sent by that."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.dispatch.pace import (
+    ENOUGH_RATIOS,
+    READING_SHARE,
+    TPOT_SHARE,
+    Pace,
+    soonest,
+)
+from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
+
+TTFT, TPOT = 2.0, 0.1
+BASE, PER_TOKEN = 0.02, 1e-4
+
+
+def bounded(planned: int = 16, ttft: float = TTFT, tpot: float = TPOT) -> Pace:
+    pace = Pace()
+    pace.apply(planned, ttft, tpot)
+    return pace
+
+
+def reads(pace: Pace, *prompts: int, slow: float = 1.0, base: float = BASE) -> None:
+    """First tokens of prompts that are sent one after the other."""
+    for number, tokens in enumerate(prompts):
+        pace.sent(number, tokens, 100.0)
+        pace.first_token(number, 100.0 + slow * (base + PER_TOKEN * tokens))
+
+
+def steps(
+    pace: Pace, tpot: float, sequences: int, seconds: float = 5.0, began: float = 0.0
+) -> None:
+    """So many streams get tokens for some seconds."""
+    for tick in range(int(seconds * 4)):
+        now = began + tick / 4
+        pace.decoded(0.25 * sequences, 0.25 * sequences / tpot, sequences, now)
+
+
+def test_a_first_token_is_expected_by_the_prompt_and_by_what_is_unread() -> None:
+    pace = bounded()
+    reads(pace, *range(100, 4000, 200))
+    assert pace.first_token_seconds(1000) == pytest.approx(BASE + 0.1)
+    pace.sent("a", 500, 0.0)
+    assert pace.first_token_seconds(1000) == pytest.approx(BASE + 0.15)
+    pace.sent("b", 9000, 0.0)
+    most = READING_SHARE * TTFT  # a request is sent only when no more than this is unread
+    assert pace.first_token_seconds(1000) == pytest.approx(BASE + 0.1 + most)
+
+
+def test_two_prompts_at_once_are_read_one_after_the_other() -> None:
+    """Else the second one's time would be taken for a slow engine's."""
+    pace = bounded()
+    for number in range(20):
+        first, second = 100 + 50 * number, 1000
+        pace.sent("a", first, 0.0)
+        pace.sent("b", second, 0.0)
+        pace.first_token("a", BASE + PER_TOKEN * first)
+        pace.first_token("b", BASE + PER_TOKEN * (first + second))
+    assert pace.first_token_seconds(1000) == pytest.approx(BASE + 0.1)
+
+
+def test_little_is_expected_of_an_engine_that_was_hardly_seen() -> None:
+    pace = bounded()
+    reads(pace, *[1000] * ENOUGH_RATIOS)
+    assert pace.first_token_seconds(1000) is None
+    reads(pace, 1000)
+    assert pace.first_token_seconds(1000) == pytest.approx(BASE + 0.1)
+
+
+def test_what_is_expected_holds_for_nine_of_ten() -> None:
+    pace = bounded()
+    for number in range(60):
+        reads(pace, 1000, slow=3.0 if number % 5 == 0 else 1.0)
+    expected = pace.first_token_seconds(1000)
+    assert expected is not None
+    assert 2.5 * 0.12 < expected < 3.5 * 0.12
+
+
+@pytest.mark.parametrize("prompts", [[1000] * 20, list(range(100, 4000, 200))])
+def test_a_slower_engine_is_soon_known_as_one_and_so_is_its_recovery(prompts: list[int]) -> None:
+    pace = bounded()
+    for slow in (1.0, 6.0, 1.0):
+        reads(pace, *prompts * 4, slow=slow)
+        assert pace.first_token_seconds(1000) == pytest.approx(slow * 0.12, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "seconds"),
+    [
+        ([1000] * 20, 0.0),  # a constant: nothing tells base and rate apart, and none is negative
+        ([1000 - n for n in range(20)], 0.5),  # longer prompts came sooner
+    ],
+)
+def test_no_line_has_a_negative_part(prompts: list[int], seconds: float) -> None:
+    pace = bounded()
+    for number, tokens in enumerate(prompts):
+        pace.sent(number, tokens, 0.0)
+        pace.first_token(number, 0.1 + seconds * (1000 - tokens))
+    assert 0 < (pace.first_token_seconds(1) or 0) <= (pace.first_token_seconds(100_000) or 0)
+
+
+def test_further_prompts_wait_while_enough_is_unread() -> None:
+    pace = bounded()
+    reads(pace, *[1000] * 20, base=0.0)
+    enough = round(READING_SHARE * TTFT / PER_TOKEN)
+    assert pace.most_sequences(0) == 16
+    pace.sent("a", enough, 0.0)
+    assert pace.most_sequences(1) == 16, "the next one is there when this one is read"
+    pace.sent("b", enough // 10, 0.0)
+    assert pace.most_sequences(2) == 2
+    assert pace.most_sequences(20) == 16, "never more than the limit"
+    pace.left("b")
+    pace.left("b")
+    assert pace.most_sequences(1) == 16, "a client that leaves makes room, once"
+    pace.sent("c", enough // 10, 0.0)
+    pace.first_token("a", 1.0)
+    assert pace.most_sequences(2) == 16
+
+
+def test_without_bounds_nothing_but_the_plan_counts() -> None:
+    pace = bounded(ttft=0.0, tpot=0.0)
+    reads(pace, *[1000] * 20)
+    pace.sent("a", 10**9, 0.0)
+    steps(pace, 99.0, 16)
+    assert pace.most_sequences(3) == 16
+    # A bound that goes takes with it what was learned by it.
+    pace = bounded()
+    steps(pace, 2 * TPOT, 16)
+    assert pace.limit < 16
+    pace.apply(16, 0.0, 0.0)
+    assert pace.limit == 16
+
+
+def test_the_limit_is_the_batch_that_meets_the_bound_and_settles_in_ten_seconds() -> None:
+    """Steps of 40 ms and 8 ms for each sequence: 90 ms, as the bound less its share, are 6."""
+    pace = bounded(32)
+    seen = []
+    for second in itertools.count():
+        sequences = min(32, pace.limit)
+        steps(pace, 0.04 + 0.008 * sequences, sequences, 1.0, float(second))
+        seen.append(pace.limit)
+        if second == 40:
+            break
+    assert all(5 <= limit <= 8 for limit in seen[10:]), seen
+    for second in range(50, 61):
+        steps(pace, 0.01 + 0.001 * pace.limit, pace.limit, 1.0, float(second))
+    assert pace.limit == 32, "it grows back"
+
+
+def test_a_limit_neither_shrinks_under_the_bound_nor_ends_at_none() -> None:
+    pace = bounded()
+    steps(pace, 0.99 * TPOT_SHARE * TPOT, 2)
+    assert pace.limit == 16, "two sequences are few, not slow"
+    steps(pace, 50 * TPOT, 3, 60.0, 10.0)
+    assert pace.limit == 1
+
+
+def test_a_planned_batch_that_changes_is_the_limit_anew() -> None:
+    pace = bounded()
+    steps(pace, 2 * TPOT, 16)
+    small = pace.limit
+    pace.apply(16, TTFT, TPOT)
+    assert pace.limit == small < 16
+    pace.apply(24, TTFT, TPOT)
+    assert pace.limit == 24
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("sfld"), st.integers(0, 3), st.integers(0, 9999), st.floats(0, 9)
+        ),
+        max_size=60,
+    )
+)
+def test_whatever_happens_there_is_a_place_and_nothing_is_unread_in_the_end(
+    acts: list[tuple[str, int, int, float]],
+) -> None:
+    pace, now, sent = bounded(), 0.0, set[int]()
+    for act, request, number, seconds in acts:
+        now += seconds
+        if act == "s" and request not in sent:
+            pace.sent(request, number, now)
+            sent.add(request)
+        elif act == "f":
+            pace.first_token(request, now)
+        elif act == "l":
+            pace.left(request)
+            sent.discard(request)
+        elif act == "d":
+            pace.decoded(seconds, number, request, now)
+        assert 1 <= pace.limit <= 16
+        assert (pace.first_token_seconds(number) or 0.0) >= 0
+    for request in range(4):
+        pace.left(request)
+    assert pace.most_sequences(0) == pace.limit
+
+
+def test_the_soonest_of_replicas_counts() -> None:
+    fast, slow, unknown = bounded(), bounded(), bounded()
+    reads(fast, *[1000] * 20)
+    reads(slow, *[1000] * 20, slow=3.0)
+    assert soonest([slow, unknown, fast], 1000) == pytest.approx(0.12)
+    assert soonest([unknown], 1000) is None
+
+
+@pytest.mark.parametrize(
+    ("bound", "limit", "first", "longest"),
+    [
+        (0.0, 30.0, 1.0, 7.0),  # without a bound, and
+        (5.0, 30.0, None, 7.0),  # until something is known, the plan's figure
+        (5.0, 30.0, 1.0, 4.0),
+        (5.0, 3.0, 1.0, 3.0),
+        (5.0, 30.0, 6.0, 0.0),
+    ],
+)
+def test_a_request_waits_as_long_as_it_can_still_meet_the_bound(
+    bound: float, limit: float, first: float | None, longest: float
+) -> None:
+    route = ModelRoute(
+        "m",
+        ModelAvailability.SERVING,
+        "m",
+        max_wait_seconds=7.0,
+        ttft_seconds=bound,
+        wait_limit_seconds=limit,
+    )
+    assert route.longest_wait_seconds(first) == longest
