@@ -27,7 +27,7 @@ def reading(seconds: float, *, tokens: int = 2, step: float = 0.01) -> Any:
             return True
 
     def script(_request: Received) -> list[Step]:
-        pieces = [[step, chunk(text_event(f"t{n}"))] for n in range(tokens - 1)]
+        pieces: list[list[Step]] = [[step, chunk(text_event(f"t{n}"))] for n in range(tokens - 1)]
         first, *more = stream(text_event("first"), DONE)
         head, *end = more
         return [first, Read(), head, *itertools.chain(*pieces), *end]
