@@ -98,7 +98,7 @@ class Division:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RecentDemand:
+class KeyDemand:
     """What came to one host with a key lately: each a second.
 
     Attributes:
@@ -110,7 +110,7 @@ class RecentDemand:
     tokens: float = 0.0
     refused: float = 0.0
 
-    def after(self, old: KeyCount, new: KeyCount, seconds: float) -> "RecentDemand":
+    def after(self, old: KeyCount, new: KeyCount, seconds: float) -> "KeyDemand":
         """Return the demand after two counts of the host; counts of a new proxy begin at zero."""
         if new.requests < old.requests or new.refused < old.refused:
             old = KeyCount()
@@ -121,7 +121,7 @@ class RecentDemand:
         def mean(before: float, more: float) -> float:
             return kept * before + (1.0 - kept) * max(0.0, more) / seconds
 
-        return RecentDemand(
+        return KeyDemand(
             mean(self.requests, new.requests - old.requests + refused),
             mean(self.tokens, tokens),
             mean(self.refused, refused),
@@ -222,7 +222,7 @@ def divide(
     *,
     parts: Mapping[str, Held],
     counts: Mapping[str, KeyCount],
-    demand: Mapping[str, RecentDemand],
+    demand: Mapping[str, KeyDemand],
     hosts: Sequence[str],
     unix: float,
 ) -> Division:
@@ -304,7 +304,7 @@ def _of_budgets(held: Mapping[str, Held], hosts: Sequence[str]) -> dict[str, Hel
     }
 
 
-def _wants(rates: KeyRates, count: KeyCount, demand: RecentDemand) -> Four:
+def _wants(rates: KeyRates, count: KeyCount, demand: KeyDemand) -> Four:
     return (
         MARGIN * demand.requests * 60 / max(1, rates.requests_per_minute),
         MARGIN * demand.tokens * 60 / max(1, rates.tokens_per_minute),
@@ -345,7 +345,7 @@ class KeyShares:
         self._hosts: tuple[str, ...] = ()
         self._told: dict[str, HostShares] = {}
         self._heard_at: dict[str, float] = {}
-        self._demand: dict[tuple[str, str], tuple[float, KeyCount, RecentDemand]] = {}
+        self._demand: dict[tuple[str, str], tuple[float, KeyCount, KeyDemand]] = {}
         self._calm: set[str] = set()
         """Keys of which the last look changed nothing."""
 
@@ -440,9 +440,9 @@ class KeyShares:
         self._divisions[key_id] = self.unsaved[key_id] = found
         return True
 
-    def _demand_of(self, host: str, key_id: str, count: KeyCount, now: float) -> RecentDemand:
+    def _demand_of(self, host: str, key_id: str, count: KeyCount, now: float) -> KeyDemand:
         # A host that was heard before, and did not tell of the key, had not used it.
-        first = self._heard_at.get(host, now), KeyCount(), RecentDemand()
+        first = self._heard_at.get(host, now), KeyCount(), KeyDemand()
         at, old, demand = self._demand.get((host, key_id), first)
         if now > at:
             demand = demand.after(old, count, now - at)

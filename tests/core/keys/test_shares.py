@@ -4,9 +4,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from partitiond.core.demand.traffic import KeyCount
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
 from partitiond.core.keys.rates import SHARE_SECONDS
-from partitiond.core.keys.shares import RATE, Claim, fill, share_out
+from partitiond.core.keys.shares import (
+    RATE,
+    Claim,
+    Division,
+    Held,
+    KeyDemand,
+    divide,
+    fill,
+    share_out,
+)
 from tests.core.keys.share_fleet import ShareFleet, admitted
 
 TOKENS = 10.0
@@ -185,6 +195,47 @@ def test_what_a_cut_off_host_holds_stays_its_own() -> None:
     held = fleet.kept["k"].held["b"].most[3]
     used = sum(fleet.hosts["a"].used.values())
     assert ALL.token_budget - 60 <= used + held <= ALL.token_budget
+
+
+def test_a_lower_share_is_believed_once_a_report_by_it_has_come() -> None:
+    """And of a budget, what was used before the lower share came goes on counting."""
+    fleet = ShareFleet(KeyRates(token_budget=2000, budget_period=BudgetPeriod.NEVER), "ab")
+    a, b = fleet.hosts["a"], fleet.hosts["b"]
+    for _ in range(2):
+        for _ in range(20):
+            b.ask(400.0, fleet.now)
+        fleet.pass_seconds(2.0)
+        fleet.look(delay=60.0)
+    assert b.shares.number < fleet.head.of("b").number == max(n.number for _, n in b.coming)
+    assert not a.ask(1001.0, fleet.now), "its table is on its way, and b's old one in force"
+    lower = fleet.kept["k"].held["a"]
+    assert lower.told[3] < lower.most[3] == 1000
+    assert a.ask(900.0, fleet.now), "it did not know"
+    for _ in range(5):
+        fleet.pass_seconds(60.0)
+        fleet.look()
+        fleet.cut = {"a"}
+        for _ in range(20):
+            b.ask(100.0, fleet.now)
+    assert fleet.kept["k"].held["a"].most[3] >= 900
+    assert 1700 <= sum(a.used.values()) + sum(b.used.values()) <= 2000
+
+
+def test_what_was_used_beyond_a_lower_share_goes_on_counting() -> None:
+    rates = KeyRates(token_budget=2000, budget_period=BudgetPeriod.NEVER)
+    shares = {"a": 500.0, "b": 1000.0, "c": 500.0}
+    told = {host: (0.3, 0.3, 1.0, share) for host, share in shares.items()}
+    found = divide(
+        rates,
+        Division(0.0, {host: Held(four, four) for host, four in told.items()}),
+        parts={},
+        counts={"a": KeyCount(budget_tokens=900.0), "b": KeyCount(), "c": KeyCount()},
+        demand=dict.fromkeys(shares, KeyDemand()),
+        hosts=["a", "b", "c"],
+        unix=0.0,
+    )
+    assert {host: held.most[3] for host, held in found.held.items()} == shares | {"a": 900.0}
+    assert found.held["b"].told[3] < 1000, "it is lowered first"
 
 
 def test_one_host_alone_is_told_nothing() -> None:
