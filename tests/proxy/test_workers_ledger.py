@@ -19,8 +19,10 @@ from partitiond.core.dispatch.admission import KV_SHARE, Cost, Rejected
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import (
     BudgetPeriod,
+    HostShares,
     KeyRates,
     KeyRoute,
+    KeyShare,
     ModelAvailability,
     ModelRoute,
     ReplicaRoute,
@@ -43,6 +45,7 @@ from partitiond.proxy.dispatch.line import HOLD_SECONDS, Line
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile, Wakeups
+from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.keys.meters import Budgets, PeerMeters
 from tests.proxy.virtual import VirtualLoop
 
@@ -442,3 +445,24 @@ def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them(
     assert budgets.used()["k"].tokens == 50.0
     budgets.save()
     assert parent()[1].used()["k"].tokens == 50.0
+
+
+def test_workers_of_a_host_use_its_share_together() -> None:
+    ledger = ledger_of(table("a"))
+    rates = KeyRates(max_in_flight=9, token_budget=100, budget_period=BudgetPeriod.NEVER)
+    share = KeyShare("k", 0.5, 0.5, 3, 0.0, 50.0)
+    workers = []
+    for row in range(2):
+        accounts, meters = Accounts(None), PeerMeters(ledger, row)
+        accounts.others, accounts.tell = meters.others, meters.tell
+        accounts.apply([KeyRoute("k", "0" * 64, rates=rates)], HostShares(1, 0.25, (share,)))
+        workers.append(accounts)
+    admitted = [workers[n % 2].admit("k", 10.0, 1.0) for n in range(8)]
+    assert sum(isinstance(one, Receipt) for one in admitted) == 3
+    for number, one in enumerate(admitted):
+        if isinstance(one, Receipt):
+            workers[number % 2].settle(one, 10.0)
+    more = [workers[n % 2].admit("k", 10.0, 1.0) for n in range(8)]
+    assert sum(isinstance(one, Receipt) for one in more) == 2, "of the budget"
+    counts = [one.for_the_head()["k"] for one in workers]
+    assert sum(count["refused"] for count in counts) == 16 - 5

@@ -144,3 +144,21 @@ def test_a_host_is_reached_if_each_worker_reaches_it() -> None:
     }
     peers = MergedTraffic().sample(workers, {}, 1.0)["peers"]
     assert peers == {"a": True, "b": False, "c": False}
+
+
+def test_use_of_keys_is_added_up_and_counts_by_the_oldest_shares() -> None:
+    """A worker that has the new shares does not speak for one that has not."""
+
+    def counted(number: int, requests: float) -> dict[str, Any]:
+        count = {"requests": requests, "refused": 1, "in_flight": 2.0}
+        return told(0.0) | {"keys": {"k1": dict(count)}, "shares_number": number}
+
+    merged = MergedTraffic()
+    sample = merged.sample({0: counted(8, 3.0), 1: counted(7, 4.0)}, {"m-1": "1"}, 1.0)
+    assert sample["shares_number"] == 7
+    assert sample["keys"] == {"k1": {"requests": 7.0, "refused": 2, "in_flight": 4.0}}
+    merged.ended(1, counted(8, 4.0))
+    sample = merged.sample({0: counted(8, 3.0)}, {"m-1": "1"}, 2.0)
+    assert sample["shares_number"] == 8
+    assert sample["keys"] == {"k1": {"requests": 7.0, "refused": 2, "in_flight": 2.0}}
+    assert merged.sample({}, {}, 3.0)["shares_number"] == 0
