@@ -1,6 +1,5 @@
 """Simulates hosts that use one key by the shares that a head divides; tables come late or never."""
 
-import dataclasses
 import random
 
 from partitiond.core.demand.traffic import KeyCount, TrafficSample
@@ -159,7 +158,3 @@ class ShareFleet:
 def admitted(fleet: ShareFleet) -> list[tuple[float, float]]:
     """When requests were admitted, with their tokens, over all hosts."""
     return sorted(one for host in fleet.hosts.values() for one in host.admitted)
-
-
-def with_rates(rates: KeyRates, **changes: int) -> KeyRates:
-    return dataclasses.replace(rates, **changes)  # type: ignore[arg-type]
