@@ -42,6 +42,7 @@ MODULES: Final = (
     "core/dispatch/peer_loads",
     "core/dispatch/places",
     "core/dispatch/quarantine",
+    "core/dispatch/reputation",
     "core/keys/charging",
     "core/keys/rates",
     "proxy/dispatch/flights",

@@ -101,6 +101,7 @@ class HostReplica:
         self.max_sequences = slots
         self.kv_cache_tokens = slots * KV_TOKENS_EACH
         self.draining = self.ejected = False
+        self.doubt = 0
         self.sequences = self.kv_tokens = 0
         self.speed = speed
         self.on_ended: Callable[[HostRequest, HostReplica], None] | None = None

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.dispatch.balance import HEALTHY
 from partitiond.core.dispatch.quarantine import Quarantine, QuarantinePolicy
 from partitiond.proxy.dispatch.replicas import LiveReplica, listens
 from tests.proxy.conftest import Make, Proxy, error_of, replica, table
@@ -139,7 +138,7 @@ async def test_one_that_lets_finish_what_runs_is_withdrawn_and_nobody_suspected(
     proxy = await two(make, ending, other)
     running = proxy.ask(prompt="runs on")
     await ending.got(1)
-    members(proxy)["m-1"].failed()
+    members(proxy)["m-1"].failed("a")
     ending.path.unlink()
     assert await ask(proxy, "comes later") == NOBODY
     opened(proxy, ending, other)
@@ -148,8 +147,6 @@ async def test_one_that_lets_finish_what_runs_is_withdrawn_and_nobody_suspected(
     go.set()
     assert error_of(await running) == SERVED
     assert members(proxy)["m-1"].ejected, "what it finished is no sign that it takes more"
-    members(proxy)["m-1"]._return()  # as after an ejection that has ended meanwhile
-    assert members(proxy)["m-1"].ejected
     assert await ask(proxy) == SERVED
     assert len(ending.received) == 1
     assert proxy.idle()
@@ -195,17 +192,18 @@ async def test_a_request_that_was_sent_is_a_retry_like_any_other(make: Make) -> 
     assert members(proxy)["m-1"].is_dead
 
 
-async def test_the_share_is_of_those_that_listen(make: Make, folder: Path) -> None:
-    """Wrong answers eject at most half of them, however many are dead; and deaths all."""
+async def test_all_that_listen_are_used_if_all_are_refused(make: Make, folder: Path) -> None:
+    """Wrong answers leave out none of the last, however many are dead; and deaths all."""
     engines = [await make.engine(name=f"e{n}") for n in range(2)]
     routes = [replica(engine, f"m-{n}") for n, engine in enumerate(engines)]
     routes += [replica(folder / f"none{n}.sock", f"none-{n}") for n in range(2)]
     live = members(await make.proxy(table(*routes)))
     assert all(live[name].connect_failed() for name in ("none-0", "none-1"))
     for name in ("m-0", "m-1"):
-        for _ in range(5):
-            live[name].failed()
-    assert [name for name, one in live.items() if not one.ejected] == ["m-1"]
+        for source in "abc":
+            live[name].failed(source)
+        left = {"m-0": ["m-1"], "m-1": ["m-0", "m-1"]}[name]
+        assert [name for name, one in live.items() if not one.ejected] == left
     assert [name for name, one in live.items() if one.is_dead] == ["none-0", "none-1"]
 
 
@@ -213,14 +211,14 @@ async def test_another_process_behind_the_socket_starts_without_a_past(make: Mak
     engine, other = await make.engine(name="e1"), await make.engine(name="e2")
     proxy = await make.proxy(table(replica(engine, "m-1"), replica(other, "m-2")))
     one = members(proxy)["m-1"]
-    for _ in range(3):
-        one.failed()
+    for source in "abc":
+        one.failed(source)
     assert (one.ejected, one.is_dead) == (True, False)
     await engine.stop()
     assert one.connect_failed()
     await engine.start()
     await proxy.until(lambda: not one.is_dead)
-    assert one.health is HEALTHY
+    assert one.reputation.failures == one.doubt == 0
     assert not one.ejected
 
 

@@ -96,6 +96,14 @@ async def test_a_boolean_decides_whether_the_client_gets_usage(make: Make) -> No
         assert engine.received[-1].body["stream_options"]["include_usage"] is True
 
 
+async def test_usage_after_each_token_is_asked_only_for_who_reads_it(make: Make) -> None:
+    proxy, engine = await made(make)
+    for asked in (False, True):
+        options = {"include_usage": asked, "continuous_usage_stats": True}
+        await proxy.stream_text(stream_options=options)
+        assert ("continuous_usage_stats" in engine.received[-1].body["stream_options"]) is asked
+
+
 async def test_stream_options_that_are_no_object_are_left_to_the_engine(make: Make) -> None:
     """So the client reads what the engine says of it; other routes do not know them at all."""
     words = {"error": {"message": "Input should be a valid dictionary", "code": 400}}

@@ -1,4 +1,4 @@
-"""Chooses the replica for a request, and ejects failing replicas.
+"""Chooses the replica for a request.
 
 The least loaded replica comes first, where load is sequences in flight over the replica's limit:
 limits differ (they are measured knees), so a bare count would overfill the small replicas. Two
@@ -7,7 +7,8 @@ in Randomized Load Balancing", 2001), so that several proxies do not all choose 
 Randomness comes in as an argument.
 
 Two preferences override the load, within bounds: the affinity of a session or a prompt's beginning
-(`core.dispatch.affinity`), and replicas that are not slow.
+(`core.dispatch.affinity`), and replicas that are not slow. Replicas in doubt (`reputation`)
+come last: one that fails at once is always the emptiest.
 """
 
 import dataclasses
@@ -29,6 +30,8 @@ ENOUGH_OBSERVATIONS: Final = 8.0
 SLOWNESS_HALF_LIFE_SECONDS: Final = 30.0
 FACTORS_SECONDS: Final = 1.0
 """Until what was learned counts half, and until it is looked at again. Both are chosen."""
+DOUBTFUL: Final = 1e6
+"""Added to the occupancy of a doubtful replica: more than any other has. Chosen so."""
 NO_SLOWNESS: Final[Mapping[str, float]] = types.MappingProxyType({})
 
 
@@ -70,6 +73,13 @@ class LoadView(Protocol):
         """Whether the replica is left out because it failed or refuses connections."""
         ...
 
+    @property
+    def doubt(self) -> int:
+        """How much it failed (`reputation.Trust`): from 1 on it comes after all others, and from 2
+        on only once there is no other host to wait at.
+        """
+        ...
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaLoad:
@@ -82,6 +92,7 @@ class ReplicaLoad:
     kv_cache_tokens: int = 0
     draining: bool = False
     ejected: bool = False
+    doubt: int = 0
 
 
 LoadT = TypeVar("LoadT", bound=LoadView)
@@ -105,7 +116,7 @@ def choose_replica(
     prefer: Sequence[str] = (),
     slowness: Mapping[str, float] = NO_SLOWNESS,
 ) -> LoadT | None:
-    """Return the least occupied eligible replica, or None.
+    """Return the least occupied eligible replica, or None; a doubtful one only if all are.
 
     Slow replicas are compared by expected time: a step of a full batch takes about twice as long
     as a step of a single sequence, so a replica that is s times slower than its plan is as good as
@@ -129,6 +140,8 @@ def choose_replica(
         share = occupancy(load)
         if slowness:
             share = slowness.get(load.replica_id, 1.0) * (1 + share) - 1
+        if load.doubt:
+            share += DOUBTFUL
         if prefer and load.replica_id in prefer:
             preferred[load.replica_id] = share, load
         if share < lowest:
@@ -243,73 +256,3 @@ class Slowness:
             for name, pace in known.items()
             if pace.value >= SLOW_FROM * middle
         }
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class EjectionPolicy:
-    """When and for how long a failing replica is ejected.
-
-    Attributes:
-        consecutive_failures: failures in a row that eject a replica.
-        base_seconds: first ejection; doubled for each failure right after the replica's return.
-        max_seconds: longest ejection.
-        max_share: at most this share of a model's replicas is ejected (rounded down), so that a
-            fault common to all replicas never leaves a model with none. Replicas that drain or
-            refuse connections get no requests in any case, and do not count.
-    """
-
-    consecutive_failures: int = 3
-    base_seconds: float = 1.0
-    max_seconds: float = 60.0
-    max_share: float = 0.5
-
-
-DEFAULT_EJECTION: Final = EjectionPolicy()
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class EjectionState:
-    """A replica's recent failures and ejections.
-
-    Attributes:
-        failures: in a row, up to now.
-        ejections: in a row, without a success between them.
-        ejected_until: monotonic seconds; 0 if not ejected.
-    """
-
-    failures: int = 0
-    ejections: int = 0
-    ejected_until: float = 0.0
-
-    def is_ejected(self, now: float) -> bool:
-        """Return whether the replica is ejected at this moment."""
-        return now < self.ejected_until
-
-
-HEALTHY: Final = EjectionState()
-
-
-def after_failure(
-    health: EjectionState,
-    now: float,
-    *,
-    ejected_others: int,
-    replicas: int,
-    policy: EjectionPolicy = DEFAULT_EJECTION,
-) -> EjectionState:
-    """Return the health after one more failure.
-
-    Args:
-        now: monotonic seconds.
-        ejected_others: number of the other replicas that are ejected now.
-        replicas: number of the model's replicas, this one included, without those that drain or
-            refuse connections.
-
-    After an ejection has ended, one failure ejects again: the count is kept, not reset.
-    """
-    failures = health.failures + 1
-    allowed = ejected_others + 1 <= math.floor(policy.max_share * replicas)
-    if failures < policy.consecutive_failures or not allowed or health.is_ejected(now):
-        return dataclasses.replace(health, failures=failures)
-    seconds = min(policy.max_seconds, policy.base_seconds * 2 ** min(health.ejections, 30))
-    return EjectionState(failures, health.ejections + 1, now + seconds)

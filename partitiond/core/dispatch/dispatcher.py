@@ -95,6 +95,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
             again: the request was admitted before (a retry): it goes to the front, and is not
                 refused for the queue's length.
         """
+        held = self.held
         if not self._serves:
             self._hold(request, 0.0, now)
         if not self._anyone_for(request):
@@ -113,7 +114,10 @@ class Dispatcher(Generic[RequestT, LoadT]):
                         priority=share.priority,
                     )
                 return chosen
-        return self._wait(request, now, again=again)
+        waits = self._wait(request, now, again=again)
+        if isinstance(waits, Rejected):
+            self.held = held  # who is refused has not waited
+        return waits
 
     def leaves(self, request: RequestT) -> bool:
         """Drop a request whose client left; True if it waited (then ask for decisions)."""

@@ -20,6 +20,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import admits
 from partitiond.core.dispatch.balance import (
+    DOUBTFUL,
     PREFERENCE_SLACK,
     LoadT,
     effective_limit,
@@ -145,7 +146,7 @@ def choose_host(
     best = _drawn(room, draws)
     if best is not None and best.figure + policy.hop_slack < least:
         return HostChoice(best.peer, best.replica_id)
-    if least < math.inf:
+    if least < 2 * DOUBTFUL:
         return STAY
     wait = _own_wait(own, request) if here else math.inf
     best = _drawn(_with_queue(fresh, request, policy), draws)
@@ -208,7 +209,7 @@ def _own_shares(
         slowness = slow.get(load.replica_id, 1.0) if slow else 1.0
         if is_eligible(load, request.tried) and admits(load, request.cost, slowness):
             limit = effective_limit(load.max_sequences, slowness)
-            shares[load.replica_id] = load.sequences / max(1, limit)
+            shares[load.replica_id] = load.sequences / max(1, limit) + DOUBTFUL * load.doubt
     return shares
 
 
@@ -216,7 +217,8 @@ def _own_wait(own: Dispatcher[RequestT, LoadT], request: RequestT) -> float:
     """Return the expected wait at the own host in seconds; infinite if its queue is full, or no
     replica of it takes the request.
     """
-    if own.is_full or not any(is_eligible(load, request.tried) for load in own.places.loads()):
+    loads = own.places.loads()
+    if own.is_full or not any(is_eligible(one, request.tried) and one.doubt < 2 for one in loads):
         return math.inf
     ahead = own.places.waiting_elsewhere()[1] + own.queue.sequences + request.cost.sequences
     return ahead * own.service.seconds / max(1, own.places.sequences_in_flight())
@@ -231,8 +233,9 @@ def _with_room(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
             continue
         for replica in peer.replicas.values():
             if is_eligible(replica, tried) and admits(replica, cost):
-                found.append(_Found(occupancy(replica), peer, replica.replica_id))
-    return found
+                figure = occupancy(replica) + DOUBTFUL * replica.doubt
+                found.append(_Found(figure, peer, replica.replica_id))
+    return [one for one in found if one.figure < DOUBTFUL] or found
 
 
 def _that_serve(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
@@ -247,7 +250,7 @@ def _that_serve(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
 
 
 def _that_come_back(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
-    """Return the peers all of whose replicas are ejected, where a request may wait for one."""
+    """Return the peers all of whose replicas are refused or out, which may take the request."""
     return [
         _Found(float(peer.waiting_sequences), peer)
         for peer in peers

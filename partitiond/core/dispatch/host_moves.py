@@ -97,7 +97,7 @@ def choose_moves(
         if now < movable.known_at:
             continue
         request = movable.request
-        room = [replica for replica in replicas if admits(replica, request.cost)]
+        room = [one for one in replicas if not one.doubt and admits(one, request.cost)]
         chosen = choose_replica(room, request.tried, (0.0, 0.0), prefer=request.prefer)
         if chosen is not None:
             chosen.sequences += request.cost.sequences

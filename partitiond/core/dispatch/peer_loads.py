@@ -55,8 +55,8 @@ class ToldReplica:
     """A peer's replica, with the requests that were sent to it since (fields of `LoadView`)."""
 
     __slots__ = (
-        "draining", "ejected", "kv_cache_tokens", "kv_tokens", "max_sequences", "replica_id",
-        "sequences",
+        "doubt", "draining", "ejected", "kv_cache_tokens", "kv_tokens", "max_sequences",
+        "replica_id", "sequences",
     )  # fmt: skip
 
     def __init__(self, told: LoadView) -> None:
@@ -67,6 +67,7 @@ class ToldReplica:
         self.kv_cache_tokens = _limit(told.kv_cache_tokens)
         self.draining = bool(told.draining)
         self.ejected = bool(told.ejected)
+        self.doubt = min(_count(told.doubt), 2)
 
 
 class _Sent:

@@ -37,7 +37,7 @@ class Request:
         takes: what it takes of its replica at a time, from when it has one.
         share: its owner.
         max_wait_seconds: longest wait that the client allows; infinite if the client sets none.
-        tried: replicas on which it failed.
+        tried: replicas that it avoids: it failed there, or they are doubtful and it is a retry.
         prefer: replicas that it prefers, best first (see `core.dispatch.affinity`).
         entry: set by the dispatcher: its place in the queue, or None.
         held: set by the dispatcher: it waits for a replica that is coming.

@@ -19,7 +19,6 @@ class FlightTarget:
 
     Attributes:
         replica_id: its name.
-        is_dead: no process listened on its socket at the last probe.
         fingerprint: the engine's `system_fingerprint`, once a stream had it (see `events`).
         later_seconds: how much later than its own limits a request there is given up.
     """
@@ -28,7 +27,6 @@ class FlightTarget:
 
     def __init__(self, replica_id: str) -> None:
         self.replica_id = replica_id
-        self.is_dead = False
         self.fingerprint: bytes | None = None
 
     def reuse(self, now: float) -> AnswerStream | None:
@@ -58,12 +56,21 @@ class FlightTarget:
         """Name that its failures have in this host's metrics; empty where another host counts."""
         return self.replica_id
 
-    def failed(self) -> None:
-        """Count a failed attempt."""
+    @property
+    def is_dead(self) -> bool:
+        """Whether no process listened on its socket at the last look."""
+        return False
+
+    def failed(self, source: str) -> None:
+        """Count a failed attempt of a request of this source (see `Reputation.failed`)."""
+        raise NotImplementedError
+
+    def served_elsewhere(self) -> None:
+        """Note that another replica has answered a request that failed here."""
         raise NotImplementedError
 
     def succeeded(self) -> None:
-        """Count a success, which ends a series of failures."""
+        """Note a whole answer, which ends a series of failures."""
         raise NotImplementedError
 
     def connect_failed(self) -> bool:

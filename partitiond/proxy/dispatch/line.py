@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from partitiond.core.dispatch.admission import Cost, has_slot
-from partitiond.core.dispatch.balance import is_eligible
+from partitiond.core.dispatch.balance import LoadView, is_eligible
 from partitiond.proxy.dispatch.ledger import ROWS, ROWS_CELL, SlotLedger
 
 TICK_SECONDS: Final = 0.005
@@ -18,21 +18,12 @@ HOLD_SECONDS: Final = 0.5
 """How long small requests of other workers may overtake a large one. Chosen, not measured."""
 
 
-class QueuePlace(Protocol):
-    """The fields of a replica that are read: those of `balance.Load`, and its seat."""
+class QueuePlace(LoadView, Protocol):
+    """A replica with its seat, and with counts that are brought up to date."""
 
-    replica_id: str
     seat: int
     sequences: int
     kv_tokens: int
-    kv_cache_tokens: int
-    draining: bool
-    ejected: bool
-
-    @property
-    def max_sequences(self) -> int:
-        """Limit."""
-        ...
 
 
 PlaceT = TypeVar("PlaceT", bound=QueuePlace)

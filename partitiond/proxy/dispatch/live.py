@@ -10,8 +10,10 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
+from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.estimates import FiguresOfKeys, TokenRate, estimate
+from partitiond.core.dispatch.reputation import FAILURES
 from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.core.dispatch.routing import (
     NO_REQUEST_LIMITS,
@@ -148,6 +150,16 @@ class LiveModel(ReplicaGroup):
         """Whether a replica that has not failed the flight yet could take it."""
         return self.slots.places.has_another_for(flight)
 
+    def in_doubt_for(self, flight: Flight) -> frozenset[str]:
+        """Return the doubtful replicas if a good one is left for the flight, else none.
+
+        A retry waits for a good one rather than fail again, as a trial too, and so shows whose the
+        fault was.
+        """
+        left = [one for one in self.replicas.values() if is_eligible(one, flight.tried)]
+        doubtful = [one.replica_id for one in left if one.reputation.failures >= FAILURES]
+        return frozenset(doubtful if len(doubtful) < len(left) else ())
+
     def tokenised(self, seconds: float) -> None:
         """Learn the service time of a request without a slot that has left its replica."""
         self.desks.service = self.desks.service.observe(seconds)
@@ -224,7 +236,7 @@ class LiveModel(ReplicaGroup):
     # Replicas
 
     def replicas_changed(self) -> None:
-        """Reconsider the waiting requests, because a replica was ejected or came back."""
+        """Reconsider the waiting requests, because a replica failed, was lost or came back."""
         now = self._now()
         self.slots.changed(now)
         self.desks.changed(now)

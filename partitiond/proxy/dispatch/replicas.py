@@ -8,16 +8,15 @@ Requests that could not connect were never sent, and go to other replicas as if 
 """
 
 import asyncio
-import math
 import socket
 import time
 from typing import Final
 
 from partitiond.core.dispatch.admission import Cost
-from partitiond.core.dispatch.balance import HEALTHY, after_failure
 from partitiond.core.dispatch.estimates import FIRST_TOKENS_PER_S, TokenRate
 from partitiond.core.dispatch.pace import Pace
 from partitiond.core.dispatch.quarantine import Quarantine, RetryVerdict
+from partitiond.core.dispatch.reputation import FAILURES, Reputation, Trust
 from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
@@ -67,6 +66,11 @@ class TokeniseSlots:
     def ejected(self) -> bool:
         """The replica is excluded for now because it failed."""
         return self.replica.ejected
+
+    @property
+    def doubt(self) -> Trust:
+        """How much it failed."""
+        return self.replica.doubt
 
 
 class BusyTime:
@@ -122,7 +126,7 @@ class ReplicaGroup:
         raise NotImplementedError
 
     def replicas_changed(self) -> None:
-        """Reconsider the waiting requests, because a replica was ejected or came back."""
+        """Reconsider the waiting requests, because a replica's reputation has changed."""
         raise NotImplementedError
 
 
@@ -133,7 +137,7 @@ class LiveReplica(FlightTarget):
         work: counts of its work.
         rate: learned tokens per second of one sequence; starts at the profile's figure.
         desk: for requests that take no slot.
-        ejected: excluded for now, because it is dead or failed too often.
+        reputation: what its requests' ends say of it.
         pace: what was learned of the engine's speed.
     """
 
@@ -155,11 +159,8 @@ class LiveReplica(FlightTarget):
         self.desk = TokeniseSlots(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0
-        self._death_judged = False
-        self._broke_at = math.inf
-        self.health = HEALTHY
-        self.ejected = False
-        self._return_timer: asyncio.TimerHandle | None = None
+        self.reputation = Reputation()
+        self._trial: Flight | None = None
         self.pace = Pace()
         self.apply(of, route)
 
@@ -198,6 +199,8 @@ class LiveReplica(FlightTarget):
                 self.pace.sent(flight, flight.cost.prompt_tokens, now)
             flight.replica = self
             flight.placed_at = now
+            if self.reputation.failures >= FAILURES and self.doubt is Trust.GOOD:
+                self._trial = flight
 
     def first_token(self, flight: Flight, now: float) -> None:
         """Learn from the first token of a stream, which may make room for another prompt."""
@@ -237,6 +240,8 @@ class LiveReplica(FlightTarget):
             if not flight.cost.sequences:
                 self.desk.sequences -= 1
                 self.model.tokenised(now - flight.placed_at)
+            if flight is self._trial:
+                self._trial = None
             spent = flight.takes.sequences * (now - flight.placed_at)
             flight.engine_seconds += spent
             work = self.work
@@ -255,33 +260,47 @@ class LiveReplica(FlightTarget):
         """KV tokens of this process; `kv_tokens` counts all workers."""
         return sum(flight.takes.kv_tokens for flight in self.flights)
 
-    def failed(self) -> None:
-        """Count a failed attempt, which may eject the replica for a while."""
-        self.work.failed += 1
-        if self.is_dead:
-            return  # it is excluded until a process listens, which begins without failures
-        loop = asyncio.get_running_loop()
-        # The replicas that would remain.
-        others = [
-            replica
-            for replica in self.model.replicas.values()
-            if replica is not self and not (replica.is_dead or replica.draining)
-        ]
-        now = loop.time()
-        self.health = after_failure(
-            self.health,
-            now,
-            ejected_others=sum(r.ejected for r in others),
-            replicas=len(others) + 1,
+    # What it is sent, by how its requests end
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether no process listened on its socket at the last look."""
+        return self.reputation.out
+
+    @property
+    def doubt(self) -> Trust:
+        """What it is sent at this moment (`reputation`)."""
+        return self.reputation.trust(time.monotonic(), on_trial=self._trial is not None)
+
+    @property
+    def ejected(self) -> bool:
+        """It is dead, or it is refused and another replica is not: a fault of all ejects none."""
+        doubt = self.doubt
+        return doubt is Trust.OUT or (
+            doubt is Trust.REFUSED
+            and any(
+                not (one.draining or one.reputation.out or one.reputation.proofs)
+                for one in self.model.replicas.values()
+            )
         )
-        if self.health.is_ejected(now) and not self.ejected:
-            self.ejected = True
+
+    def failed(self, source: str) -> None:
+        """Count a failed attempt of a request of this source (see `Reputation.failed`)."""
+        self.work.failed += 1
+        self.reputation.failed(source, time.monotonic())
+        if self.reputation.failures >= FAILURES:
             self.model.replicas_changed()
-            if self._return_timer is None:
-                self._return_timer = loop.call_at(self.health.ejected_until, self._return)
+
+    def served_elsewhere(self) -> None:
+        """Note that another replica has answered a request that failed here."""
+        self.reputation.served_elsewhere(time.monotonic())
+
+    def succeeded(self) -> None:
+        """Note a whole answer, which ends a series of failures."""
+        self.reputation.succeeded()
 
     def connect_failed(self) -> bool:
-        """Return whether connecting failed because no process listens; if so, eject."""
+        """Return whether connecting failed because no process listens; if so, withdraw it."""
         if not self.is_dead and not listens(self.route.socket_path):
             self._withdraw()
         return self.is_dead
@@ -292,31 +311,26 @@ class LiveReplica(FlightTarget):
         All suspects are marked before any request is sent elsewhere. A failed connect makes none:
         an engine that ends in order stops listening, and finishes its requests.
 
-        A process that dies may hold its listener for longer than its connections (a child has it,
-        too). Requests that come between reach nobody and are not judged, for the policy's
-        `dying_seconds` from the first connection that broke. If the process was not dying then, one
-        that kills it in that time escapes to another replica.
-
         Args:
             quarantine: of the proxy.
-            idle_end: the connection may have ended before it had a request, as those of engines
-                that live do: this says nothing of what comes later.
+            idle_end: see `Reputation.broke`.
 
         Returns:
             Seconds after which to look again, before a request is sent elsewhere; 0 for not at all.
         """
-        if self._death_judged:
+        reputation, policy = self.reputation, quarantine.policy
+        if reputation.death_judged:
             return 0.0
         now = time.monotonic()
-        if now - self._broke_at > quarantine.policy.dying_seconds:
-            self._broke_at = math.inf
-        if listens(self.route.socket_path):
-            if idle_end:
-                return 0.0
-            self._broke_at = min(self._broke_at, now)
-            return quarantine.policy.look_again_seconds
-        self._death_judged = True
-        flights = [flight for flight in self.flights if flight.placed_at <= self._broke_at]
+        is_over = reputation.broke(
+            now,
+            listens=listens(self.route.socket_path),
+            idle_end=idle_end,
+            dying_seconds=policy.dying_seconds,
+        )
+        if not is_over:
+            return policy.look_again_seconds if is_over is None else 0.0
+        flights = [flight for flight in self.flights if flight.placed_at <= reputation.broke_at]
         verdicts = quarantine.died(
             [flight.owner.exposure(now) for flight in flights], now, external=self.draining
         )
@@ -329,7 +343,7 @@ class LiveReplica(FlightTarget):
 
     def _withdraw(self) -> None:
         """Send nothing to the replica until a process listens on its socket."""
-        self.is_dead = self.ejected = True
+        self.reputation.out = True
         asyncio.get_running_loop().call_later(PROBE_SECONDS, self.look_again)
         self.model.replicas_changed()
 
@@ -340,27 +354,8 @@ class LiveReplica(FlightTarget):
         if not listens(self.route.socket_path):
             asyncio.get_running_loop().call_later(PROBE_SECONDS, self.look_again)
             return
-        self.is_dead = self._death_judged = self.ejected = False
-        self._broke_at = math.inf
-        self.health = HEALTHY  # another process
+        self.reputation = Reputation()  # another process
         self.model.replicas_changed()
-
-    def succeeded(self) -> None:
-        """Reset the failures after a success; a dead replica, which still finishes, stays out."""
-        self._broke_at = math.inf
-        if self.health is not HEALTHY:
-            self.health = HEALTHY
-            self.ejected = self.is_dead
-
-    def _return(self) -> None:
-        """End the ejection, unless a success ended it and another one began meanwhile."""
-        self._return_timer = None
-        loop = asyncio.get_running_loop()
-        if self.health.is_ejected(loop.time()):
-            self._return_timer = loop.call_at(self.health.ejected_until, self._return)
-            return
-        self.ejected = self.is_dead
-        self.model.dispatch()
 
 
 def listens(path: str) -> bool:

@@ -20,7 +20,12 @@ from partitiond.proxy.edge.state import CountedRequest
 from partitiond.proxy.engine.events import EventScanner
 from partitiond.proxy.engine.framing import Head
 from partitiond.proxy.engine.upstream import AnswerStream
-from partitiond.proxy.request.errors import AttemptError, in_openai_shape, route_not_supported
+from partitiond.proxy.request.errors import (
+    REQUEST_REFUSED,
+    AttemptError,
+    in_openai_shape,
+    route_not_supported,
+)
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
@@ -56,6 +61,10 @@ class AttemptOwner(CountedRequest):
 
     def load_line(self) -> bytes:
         """Return the header that asks for the engine's load, if the client asks and may see it."""
+        raise NotImplementedError
+
+    def source(self) -> str:
+        """Return whose failures count once: the key's, or without keys those of this very text."""
         raise NotImplementedError
 
     def first_content(self, data: bytes) -> None:
@@ -254,7 +263,7 @@ class Attempt:
         """Take the head; a status that is neither 200 nor a refused request is a failure."""
         self._head = head
         status = head.status
-        if status != 200 and (not 400 <= status < 500 or status in {405, 408, 429}):
+        if status != 200 and status not in REQUEST_REFUSED:
             self._fail(AttemptError("engine_error", f"The engine answered with status {status}."))
             return
         if status == 200 and self._exchange.request.stream:
@@ -421,8 +430,8 @@ class Attempt:
         if connection is not None:
             self.replica.release(connection, time.monotonic())
         if outcome == "failed":
-            self.replica.failed()
-        else:
+            self.replica.failed(self._exchange.source())
+        elif outcome == "ok":
             self.replica.succeeded()
 
     def _note_progress(self) -> None:

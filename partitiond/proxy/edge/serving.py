@@ -86,6 +86,7 @@ class Serving(AttemptOwner):
         self._digest = b""
         self._attempt: Attempt | None = None
         self._failure: AttemptError | None = None
+        self._failed_on: list[FlightTarget] = []
         self._since = 0.0
         self._seen = -1
 
@@ -303,8 +304,17 @@ class Serving(AttemptOwner):
         """Judge all requests on a dead replica, before this request is sent elsewhere."""
         return replica.look_for_death(self._state.quarantine, idle_end=idle_end)
 
+    def source(self) -> str:
+        """Return whose failures count once: the key's, or without keys those of this very text."""
+        return self.flight.share.key or self._fingerprint().hex()
+
+    def _is_served(self) -> None:
+        for replica in self._failed_on:
+            replica.served_elsewhere()
+
     def first_content(self, data: bytes) -> None:
         """Begin the answer."""
+        self._is_served()
         self.record.ttft_seconds = time.monotonic() - self.flight.started_at
         self.add_debug_headers()
         self.answer.start_stream(data)
@@ -322,6 +332,8 @@ class Serving(AttemptOwner):
         self, status: int, content_type: bytes, body: bytes, headers: bytes = b""
     ) -> None:
         """Send a whole answer: the engine's answer to the request, or its refusal."""
+        if status == 200:
+            self._is_served()
         self._leave()
         self.add_debug_headers()
         self.answer.whole(status, content_type, body, headers)
@@ -337,14 +349,14 @@ class Serving(AttemptOwner):
         replica = attempt.replica if attempt is not None else None
         if failure.kind not in TIME_LIMITS:
             self.record.at_work = False
-        # Before its place is given back, lest another request take a place on a dead replica.
+        # Before its place is given back, lest another request take that one.
         unreached = replica is not None and failure.kind == "connect" and replica.connect_failed()
+        if replica is not None and not unreached:
+            replica.failed(self.source())
+            self._failed_on.append(replica)
         flight.leave()
-        if replica is not None:
-            if not unreached:
-                replica.failed()
-            if replica.counted_as:
-                state.metrics.upstream_failures[replica.counted_as, failure.kind] += 1
+        if replica is not None and replica.counted_as:
+            state.metrics.upstream_failures[replica.counted_as, failure.kind] += 1
         if self.answer.streaming:
             opening = attempt.opening if attempt is not None else b""
             self._fail(from_failure(failure), "failed", opening)
@@ -387,6 +399,7 @@ class Serving(AttemptOwner):
         if attempts >= self._state.options.max_attempts or failure.kind == "total_timeout":
             return False
         flight.tried |= {replica.replica_id}
+        flight.tried |= self.model.in_doubt_for(flight)
         self._owes_retry = self.has_another() and self.model.retries.take()
         return self._owes_retry
 

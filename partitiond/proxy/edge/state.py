@@ -412,7 +412,7 @@ class ProxyState:
         yield families.SEQUENCES, _samples(models, lambda r: float(r.own_sequences))
         yield families.KV_TOKENS, _samples(models, lambda r: float(r.own_kv_tokens))
         yield families.LIMIT, _samples(models, lambda r: float(r.max_sequences))
-        yield families.EJECTED, _samples(models, lambda r: float(r.ejected))
+        yield families.EJECTED, _samples(models, lambda r: float(r.doubt > 0))
         yield families.QUEUE, [((name,), float(n)) for name, n in self.queues().items()]
         reached = self.peers.reached().items()
         yield families.PEERS, [((host,), float(is_reached)) for host, is_reached in reached]

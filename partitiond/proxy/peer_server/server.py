@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from partitiond.core.dispatch.balance import effective_limit
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS
+from partitiond.core.dispatch.reputation import Trust
 from partitiond.core.dispatch.routing import UNIX
 from partitiond.core.errors import DeviceError, SettingsError
 from partitiond.proxy.dispatch.live import LiveModel
@@ -220,8 +221,9 @@ def _count(model: LiveModel, now: float) -> ModelCounts:
                 replica.kv_tokens,
                 replica.kv_cache_tokens,
                 replica.draining,
-                replica.ejected,
+                replica.doubt >= Trust.REFUSED,
                 replica.route.max_model_len,
+                replica.doubt,
             )
             for replica in model.replicas.values()
         ],

@@ -230,7 +230,7 @@ class PeerClient:
             replicas = tuple(
                 ReplicaLoad(
                     one.replica_id, one.sequences, one.max_sequences, one.kv_tokens,
-                    one.kv_cache_tokens, one.draining, one.ejected,
+                    one.kv_cache_tokens, one.draining, one.ejected, one.doubt,
                 )
                 for one in told.replicas
             )  # fmt: skip

@@ -138,6 +138,7 @@ class ReplicaCounts(msgspec.Struct, array_like=True):
     draining: bool = False
     ejected: bool = False
     max_model_len: int = 0
+    doubt: int = 0
 
 
 class ModelCounts(msgspec.Struct, array_like=True):

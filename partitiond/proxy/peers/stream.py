@@ -317,8 +317,11 @@ class PeerReplica(FlightTarget):
             flight.replica = None
             self._left()
 
-    def failed(self) -> None:
+    def failed(self, source: str) -> None:
         """Leave it to the owner, which counts its replicas' failures."""
+
+    def served_elsewhere(self) -> None:
+        """Leave it to the owner."""
 
     def succeeded(self) -> None:
         """Leave it to the owner."""

@@ -13,7 +13,7 @@ import enum
 import json
 from typing import Any, Final, Protocol
 
-from partitiond.proxy.request.errors import DONE_EVENT, ApiError
+from partitiond.proxy.request.errors import DONE_EVENT, REQUEST_REFUSED, ApiError
 from partitiond.proxy.request.reported_usage import (
     Told,
     messages_usage,
@@ -176,7 +176,7 @@ def _blames_request(event: bytes, field: str) -> int | None:
         code = told.get("error", told)[field]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
-    return code if type(code) is int and 400 <= code < 500 else None
+    return code if type(code) is int and code in REQUEST_REFUSED else None
 
 
 _ANTHROPIC_TYPES: Final = {

@@ -110,6 +110,12 @@ TOLD_BY_HOSTS: Final = {
 become `upstream_bad_response`, since each code is a series of the metrics and a word of the API."""
 
 
+REQUEST_REFUSED: Final = frozenset({400, 404, 413, 422})
+"""Statuses by which an engine refuses the request itself. The client is told of no others: they
+mean the proxy's access to the engine (401, 403, 407), what the proxy sent (405, 411, 415, 421), or
+the engine's own trouble (408, 429, 5xx)."""
+
+
 def from_failure(failure: AttemptError) -> ApiError:
     """Return the error for the client when no attempt is left."""
     status = FAILURE_STATUS[failure.kind]

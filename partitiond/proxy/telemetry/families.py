@@ -113,7 +113,7 @@ LIMIT: Final = Family(
 )  # fmt: skip
 EJECTED: Final = Family(
     "partitiond_proxy_ejected", "gauge", _REPLICA,
-    "1 while a replica is left out because it failed.",
+    "1 while a replica gets requests last or not at all because it failed.",
 )  # fmt: skip
 QUEUE: Final = Family("partitiond_proxy_queue", "gauge", _MODEL, "Requests waiting for a slot.")
 PEERS: Final = Family(

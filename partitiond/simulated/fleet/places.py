@@ -61,6 +61,7 @@ class Full:
     kv_cache_tokens = 0
     draining = False
     ejected = False
+    doubt = 0
 
     def __init__(self, slots: int) -> None:
         self.sequences = slots

@@ -102,6 +102,7 @@ class RoutedLoad:
         self.kv_cache_tokens = route.kv_cache_tokens
         self.draining = route.draining
         self.ejected = False
+        self.doubt = 0
         self.sequences = 0
         self.kv_tokens = 0
 

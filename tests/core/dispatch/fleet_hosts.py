@@ -25,6 +25,7 @@ class Slots:
     kv_cache_tokens: int = 0
     draining: bool = False
     ejected: bool = False
+    doubt: int = 0
 
 
 class OwnPlaces(Places[Request, Slots]):

@@ -1,5 +1,6 @@
-"""Choosing, ejecting and retrying follow their rules."""
+"""Choosing and retrying follow their rules."""
 
+import dataclasses
 import random
 
 import pytest
@@ -52,44 +53,16 @@ def test_of_two_empty_replicas_that_are_drawn_the_larger_wins() -> None:
     assert choose_replica([small, large], (), (0.9, 0.0)) is large
 
 
-def failed(
-    times: int, *, replicas: int = 4, others: int = 0, now: float = 1.0, **policy: float
-) -> list[bool]:
-    """Whether a healthy replica is ejected after each of so many failures in a row."""
-    health, found = balance.HEALTHY, []
-    for _ in range(times):
-        health = balance.after_failure(
-            health, now, ejected_others=others, replicas=replicas,
-            policy=balance.EjectionPolicy(**policy),  # type: ignore[arg-type]
-        )  # fmt: skip
-        found.append(health.is_ejected(now))
-    return found
-
-
-@given(st.integers(1, 20), st.integers(0, 20), st.integers(1, 20))
-def test_never_more_than_the_stated_share_is_ejected(
-    replicas: int, others: int, failures: int
+@given(LOADS, DRAWS, st.dictionaries(st.sampled_from("abcdefgh"), st.floats(1.0, 8.0)))
+def test_a_doubtful_one_comes_after_all_others_whatever_is_preferred(
+    loads: list[ReplicaLoad], draws: tuple[float, float], slowness: dict[str, float]
 ) -> None:
-    """A single replica never is."""
-    if any(failed(failures, replicas=replicas, others=others, max_share=0.5)):
-        assert (others + 1) / replicas <= 0.5
-
-
-@pytest.mark.parametrize("wanted", [1, 2, 3, 7])
-def test_as_many_failures_in_a_row_eject_as_the_policy_says(wanted: int) -> None:
-    assert failed(wanted, consecutive_failures=wanted) == [False] * (wanted - 1) + [True]
-
-
-def test_ejections_grow_and_a_success_forgets_them() -> None:
-    health, now, lengths = balance.HEALTHY, 100.0, []
-    for _ in range(20):
-        health = balance.after_failure(health, now, ejected_others=0, replicas=2)
-        if health.is_ejected(now):
-            lengths.append(health.ejected_until - now)
-            now = health.ejected_until
-    assert lengths[:4] == [1, 2, 4, 8]
-    assert lengths[-1] == 60
-    assert failed(1, replicas=2) == [False], "one failure after a success ejects nobody"
+    doubted = [dataclasses.replace(load, doubt=n % 3) for n, load in enumerate(loads)]
+    allowed = [load for load in doubted if not load.draining and not load.ejected]
+    prefer = tuple(load.replica_id for load in doubted if load.doubt)
+    chosen = choose_replica(doubted, (), draws, prefer=prefer, slowness=slowness)
+    if chosen is not None:
+        assert chosen.doubt == min(load.doubt for load in allowed)
 
 
 @given(st.lists(st.sampled_from(["no retry", "retry", "given back"]), max_size=500))

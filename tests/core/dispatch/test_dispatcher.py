@@ -228,6 +228,7 @@ def test_while_nobody_serves_the_promise_and_the_queues_length_count() -> None:
     slow = Model(route=STARTING, seconds=1000.0)
     slow.waits(*[ask() for _ in range(4)])
     assert slow.refused(ask()) == ("queue_full", 1)
+    assert slow.dispatcher.held == 4, "who was refused has not waited"
     unpromised = Model(route=dataclasses.replace(STARTING, holds=False))
     assert unpromised.refused(ask()) == ("model_starting", 30)
     assert unpromised.dispatcher.turned_away == 0

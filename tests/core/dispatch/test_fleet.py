@@ -47,6 +47,11 @@ def said_full(host: str = "x") -> PeerLoads:
     return told
 
 
+def doubted(host: str = "x") -> PeerLoads:
+    return peer(host, ReplicaLoad(f"{host}1", 0, 8, doubt=1))
+
+
+DOUBTED, REFUSED = Slots("own", doubt=1), Slots("own", doubt=2)
 HOME, FULL_X, NOBODY = ("", ""), ("x", ""), None
 TO_X = ("x", "x1")
 CROWDED = at(8, waiting=4, seconds=0.01)
@@ -101,6 +106,21 @@ OVERFULL = [at(8, waiting=6), at(8, host="y", waiting=4)]
         (own(FULL, waiting=1), [MANY], {}, {}, FULL_X),
         (own(FULL, waiting=1), [MANY], {"sequences": 4}, {}, FULL_X),
         (own(Slots("own", 8, ejected=True), waiting=1), [at(8, waiting=3)], {}, {}, FULL_X),
+        # Doubtful replicas come after all others with room, and those of peers' own hosts, too.
+        (own(DOUBTED), [at(7)], {}, {}, TO_X),
+        (own(DOUBTED), [at(7)], LIKES_OWN, {}, TO_X),
+        (own(DOUBTED), [at(8)], {}, {}, HOME),
+        (own(DOUBTED, has(8, "other")), [], {}, {}, HOME),
+        (own(has(7)), [doubted()], {}, {}, HOME),
+        (own(has(7)), [doubted()], LIKES_X, {}, HOME),
+        (own(), [doubted(), at(7, host="y")], {}, {"draws": (0.0, 0.0)}, ("y", "y1")),
+        (own(), [doubted()], {}, {}, TO_X),
+        # A refused one comes even after waiting elsewhere.
+        (own(REFUSED), [at(8, waiting=3)], {}, {}, FULL_X),
+        (own(REFUSED), [at(8, waiting=3), doubted("y")], {}, {}, ("y", "y1")),
+        (own(REFUSED), [at(8, waiting=9)], {}, {}, HOME),
+        (own(Slots("own", 8, doubt=2)), [at(8, waiting=3)], {}, {}, FULL_X),
+        (own(REFUSED), [], {}, {}, HOME),
         # A full queue gets nothing while another one has room; other workers fill it as well.
         (own(FULL, waiting=4), [CROWDED, at(8, host="y", waiting=3)], {}, {}, ("y", "")),
         (own(FULL, waiting=3, seconds=9.0), [CROWDED], {}, {}, HOME),

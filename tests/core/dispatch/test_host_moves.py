@@ -114,6 +114,8 @@ def test_home_takes_back_all_that_fit() -> None:
     own = Own(Slots("own", 5), Slots("out", ejected=True))
     assert moved(waiting, None, own=own, peers=(crowd,)) == [(0, "own"), (1, "own"), (2, "own")]
     assert moved(waits(asks(), host=OWN_HOST), None, own=own) == []
+    assert moved(waiting, None, own=Own(Slots("own", doubt=1))) == []
+    assert moved(waiting, peer("x", ReplicaLoad("x1", 0, 8, doubt=1))) == []
     own = Own(Slots("own", 5), Slots("out", ejected=True))
     for replica, seconds in (("own", 2.0), ("out", 1.0)):
         for _ in range(20):

@@ -27,6 +27,7 @@ NONSENSE = st.builds(
             NUMBERS,
             st.booleans(),
             st.booleans(),
+            NUMBERS,
         ),
         max_size=3,
     ).map(tuple),
@@ -148,6 +149,7 @@ def test_whatever_is_told_is_within_bounds(counts: PeerCounts) -> None:
         for count in (told.sequences, told.max_sequences, told.kv_tokens, told.kv_cache_tokens):
             assert isinstance(count, int)
             assert 0 <= count <= MOST
+        assert told.doubt in {0, 1, 2}
 
 
 @pytest.mark.parametrize("nonsense", [math.nan, math.inf, 10**30])

@@ -5,12 +5,11 @@ What is admitted, and whose turn it is, `tests/core/dispatch` says; here, that i
 
 import asyncio
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.proxy.conftest import Make, Proxy, error_of, key, post, replica, table
+from tests.proxy.conftest import Make, Proxy, error_of, key, post, table
 from tests.proxy.scripted import (
     STREAM_HEAD,
     Gate,
@@ -200,19 +199,6 @@ async def test_refusals_that_nobody_reads_do_not_fill_memory(make: Make) -> None
         told += (await client.until(b"}}")).count(b"HTTP/1.1 400 ")
 
 
-async def test_a_replica_that_keeps_failing_is_left_out_for_a_while(make: Make) -> None:
-    bad, good = await make.engine(plays("reset"), "bad"), await make.engine()
-    proxy = await make.proxy(
-        table(replica(bad, "bad", max_sequences=100), replica(good, "good", max_sequences=1))
-    )
-    for _ in range(20):
-        assert (await proxy.complete()).status_code == 200
-    assert len(bad.received) < 10
-    assert proxy.state.models["m"].replicas["bad"].health.ejections >= 1
-    counted = "partitiond_proxy_upstream_failures_total"
-    assert proxy.metric(counted, kind="reset", replica="bad") == len(bad.received)
-
-
 async def flooded(make: Make, **options: Any) -> tuple[Proxy, ScriptedEngine, RawClient]:
     """A client that asks for a stream of 120 MB, takes only its beginning, and stays."""
     proxy, engine = await make.both(plays(*FLOOD), **options)
@@ -263,24 +249,6 @@ async def test_a_client_that_takes_nothing_does_not_hold_up_the_end(make: Make) 
     await proxy.until(proxy.idle)
     assert time.monotonic() - began < 12
     assert not client.writer.is_closing()
-
-
-async def test_an_ejection_is_not_ended_by_the_timer_of_an_earlier_one(
-    make: Make, folder: Path
-) -> None:
-    path = folder / "none.sock"
-    proxy = await make.proxy(table(replica(path, "m-1"), replica(path, "m-2")))
-    first = proxy.state.models["m"].replicas["m-1"]
-    for _ in range(3):
-        first.failed()
-    earlier = first._return_timer
-    first.succeeded()
-    for _ in range(3):
-        first.failed()
-    assert earlier is not None
-    first._return()  # what the earlier timer calls
-    assert first.ejected
-    earlier.cancel()
 
 
 async def test_connections_beyond_the_limit_get_503_in_openais_shape(make: Make) -> None:

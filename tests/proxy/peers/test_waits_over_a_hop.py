@@ -170,18 +170,30 @@ async def test_a_host_that_neither_starts_nor_takes_a_request_is_given_up(
         await until_idle([a])
 
 
-async def test_a_request_waits_for_an_ejected_replica_of_another_host(make: Make) -> None:
-    hosts = a, b, _ = await make.pair()
-    live = b.proxy.state.models["m"].replicas["m-1"]
-    for ejected in (True, False):
-        live.ejected = ejected
-        live.model.replicas_changed()
-        if ejected:
-            await a.proxy.until(lambda: not a.proxy.state.peers.serving("m"))
-            waits = ask(a)
-            await b.proxy.queued(1)
-    assert (await waits).status_code == 200
-    await until_idle(list(hosts[:2]))
+async def test_a_request_goes_to_a_refused_replica_of_another_host_if_there_is_no_other(
+    make: Make,
+) -> None:
+    a, b, _ = await make.pair()
+    for source in "aab":
+        b.proxy.state.models["m"].replicas["m-1"].failed(source)
+    await a.proxy.until(lambda: not a.proxy.state.peers.serving("m"))
+    assert (await ask(a)).status_code == 200
+    await until_idle([a, b])
+
+
+async def test_a_refused_replica_of_the_own_host_comes_after_those_of_others(make: Make) -> None:
+    """Even after waiting there."""
+    engines = [await make.engine(plays(*answer({"error": "x"}, 500, "no")), "bad")]
+    engines.append(await make.engine(plays(0.3, *answer(completion())), "good"))
+    routes = [replica(one, f"m-{n}", max_sequences=1) for n, one in enumerate(engines)]
+    hosts = a, *_ = await make.hosts(table(*routes), {"a": ["m-0"], "b": ["m-1"]})
+    await a.proxy.until(lambda: a.proxy.state.peers.serving("m") == {"b"})
+    for source in "aab":
+        a.proxy.state.models["m"].replicas["m-0"].failed(source)
+    asked = [ask(a, f"{n}") for n in range(3)]
+    assert {(await one).status_code for one in asked} == {200}
+    assert not engines[0].received
+    await until_idle(hosts)
 
 
 async def test_the_wait_for_a_host_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:

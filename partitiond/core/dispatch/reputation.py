@@ -1,0 +1,144 @@
+"""Judges a replica by how its requests end.
+
+| | it is sent | until |
+|---|---|---|
+| good | requests, by its load | |
+| doubtful | what no good replica has room for | an answer |
+| refused | nothing, unless all replicas of its host are refused | an answer |
+| out | nothing | a process listens on its socket |
+
+Failures in a row make a replica doubtful. They may still be the fault of one key's requests. They
+are the replica's (it is *proved*), and the replica is refused, once another key's request has
+failed there as well, or another replica has answered a request that failed there. So no key can
+take a replica away from the others. Without keys, each request's text counts as a key.
+
+A doubtful or refused replica has a **trial** after each pause: one request, as if it were good. The
+pause doubles with each proof, so a broken replica costs ever fewer requests, and each of them is
+sent elsewhere afterwards. If all replicas are refused, the fault is common to all or the key's own,
+and they are used by their load.
+
+The requests that were in flight at the death of a process are judged by `quarantine`.
+"""
+
+import enum
+import math
+from typing import Final
+
+FAILURES: Final = 3
+"""In a row, before they mean anything. Chosen: a single one happens to good replicas as well."""
+PAUSE_SECONDS: Final = 1.0
+MAX_PAUSE_SECONDS: Final = 60.0
+"""First pause before a trial, which doubles, and the longest one. Both are chosen."""
+
+
+class Trust(enum.IntEnum):
+    """What a replica is sent; the module describes it. The greater, the less."""
+
+    GOOD = 0
+    DOUBTFUL = 1
+    REFUSED = 2
+    OUT = 3
+
+
+class Reputation:
+    """What is known of one engine process; another process begins with a new one.
+
+    Attributes:
+        failures: in a row.
+        proofs: times in a row that the failures were proved to be the replica's fault.
+        trial_at: when the next trial is due, in monotonic seconds.
+        out: no process listened at the last look.
+        broke_at: when the first connection broke that may be the beginning of the process's end;
+            infinite for none.
+        death_judged: the requests in flight at the end of the process were judged.
+    """
+
+    __slots__ = (
+        "_is_new", "_is_proved", "_source", "broke_at", "death_judged", "failures", "out",
+        "proofs", "trial_at",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.out = self.death_judged = False
+        self.succeeded()
+
+    def succeeded(self) -> None:
+        """Note a whole answer. A replica that is out, which may finish what runs, stays out."""
+        self.failures = self.proofs = 0
+        self.trial_at = 0.0
+        self.broke_at = math.inf
+        self._source = ""
+        self._is_proved = self._is_new = False
+
+    def failed(self, source: str, now: float) -> None:
+        """Note a failed attempt.
+
+        Args:
+            source: the key of the request, or without keys what makes two requests the same.
+            now: monotonic seconds.
+        """
+        if self.out or (self.proofs and now < self.trial_at):
+            return  # it had been sent before the replica was refused
+        is_another = self.failures > 0 and source != self._source
+        self.failures += 1
+        self._source = source
+        self._is_new = True
+        self._judge(is_another, now)
+
+    def served_elsewhere(self, now: float) -> None:
+        """Note that another replica has answered a request that failed here."""
+        if self._is_new:
+            self._judge(True, now)
+
+    def _judge(self, is_proved: bool, now: float) -> None:
+        self._is_proved = self._is_proved or is_proved
+        if self.failures < FAILURES:
+            return
+        if self._is_proved:
+            self.proofs += 1
+            self._is_proved = self._is_new = False
+        pause = PAUSE_SECONDS * 2 ** min(30, max(0, self.proofs - 1))
+        self.trial_at = now + min(MAX_PAUSE_SECONDS, pause)
+
+    def trust(self, now: float, *, on_trial: bool) -> Trust:
+        """Return what the replica is sent at this moment, in monotonic seconds.
+
+        Args:
+            now: monotonic seconds.
+            on_trial: a trial is in flight.
+        """
+        if self.out:
+            return Trust.OUT
+        if self.failures < FAILURES or (now >= self.trial_at and not on_trial):
+            return Trust.GOOD
+        return Trust.REFUSED if self.proofs else Trust.DOUBTFUL
+
+    def broke(
+        self, now: float, *, listens: bool, idle_end: bool, dying_seconds: float
+    ) -> bool | None:
+        """Note a connection that broke; return whether the process has ended.
+
+        A process that dies may hold its listener for longer than its connections (a child has it,
+        too). Requests that come between reach nobody and are not judged, for `dying_seconds` from
+        the first connection that broke. If the process was not dying then, one that kills it in
+        that time escapes to another replica.
+
+        Args:
+            now: monotonic seconds.
+            listens: whether a process listens on the socket.
+            idle_end: the connection may have ended before it had a request, as those of engines
+                that live do: this says nothing of what comes later.
+            dying_seconds: see above.
+
+        Returns:
+            None if only another look can tell.
+        """
+        if now - self.broke_at > dying_seconds:
+            self.broke_at = math.inf
+        if not listens:
+            self.death_judged = True
+            return True
+        if idle_end:
+            return False
+        self.broke_at = min(self.broke_at, now)
+        return None

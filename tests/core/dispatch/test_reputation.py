@@ -1,0 +1,143 @@
+"""A replica is judged by failures that are its own, and comes back by an answer."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partitiond.core.dispatch import reputation
+from partitiond.core.dispatch.reputation import PAUSE_SECONDS, Reputation, Trust
+
+NOW = 1000.0
+GOOD, DOUBTFUL, REFUSED, OUT = Trust
+EVENTS = st.lists(
+    st.tuples(st.sampled_from(["key 1", "key 2", "elsewhere", "answer"]), st.floats(0, 90)),
+    max_size=60,
+)
+
+
+def failing(*sources: str, now: float = NOW) -> Reputation:
+    found = Reputation()
+    for source in sources:
+        found.failed(source, now)
+    return found
+
+
+def what(of: Reputation, now: float = NOW, *, on_trial: bool = False) -> Trust:
+    return of.trust(now, on_trial=on_trial)
+
+
+@pytest.mark.parametrize(
+    ("sources", "elsewhere", "trust"),
+    [
+        ("ab", False, GOOD),
+        ("aa", True, GOOD),
+        ("aaa", False, DOUBTFUL),
+        ("a" * 99, False, DOUBTFUL),
+        ("aab", False, REFUSED),
+        ("abb", False, REFUSED),
+        ("aaab", False, REFUSED),
+        ("aaa", True, REFUSED),
+        ("", True, GOOD),
+    ],
+)
+def test_failures_in_a_row_count_and_are_proved_by_another_key_or_another_replica(
+    sources: str, elsewhere: bool, trust: Trust
+) -> None:
+    found = failing(*sources)
+    if elsewhere:
+        found.served_elsewhere(NOW)
+    assert what(found) is trust
+
+
+@given(EVENTS)
+def test_one_key_takes_no_replica_away_and_an_answer_ends_all_doubt(
+    events: list[tuple[str, float]],
+) -> None:
+    """Of the other events some other one is needed, since the last answer."""
+    found, now, since = Reputation(), NOW, set[str]()
+    for event, seconds in events:
+        now += seconds
+        before = found.proofs
+        match event:
+            case "answer":
+                found.succeeded()
+                since = set()
+                assert what(found) is GOOD
+            case "elsewhere":
+                found.served_elsewhere(now)
+            case _:
+                found.failed(event, now)
+        if event != "answer":
+            since.add(event)
+            assert found.proofs - before in {0, 1}
+        if found.proofs:
+            assert len(since) > 1
+            assert since != {"elsewhere"}
+        assert found.trial_at - now <= reputation.MAX_PAUSE_SECONDS
+
+
+def test_pauses_double_with_each_proof_up_to_the_longest() -> None:
+    found, now, pauses = failing("a", "a"), NOW, []
+    for number in range(9):
+        found.failed("ba"[number % 2], now)
+        pauses.append(found.trial_at - now)
+        now = found.trial_at
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    found.failed("a", now)
+    assert found.trial_at - now == 60, "the same key again proves nothing, and asks for a pause"
+    found.served_elsewhere(now)
+    assert found.proofs == 10
+    found.succeeded()
+    assert what(found) is GOOD
+    for source in "abc":
+        found.failed(source, now)
+    assert found.trial_at - now == PAUSE_SECONDS, "what was before an answer is forgotten"
+
+
+def test_one_trial_at_a_time_after_the_pause() -> None:
+    for found, trust in ((failing(*"aaa"), DOUBTFUL), (failing(*"aab"), REFUSED)):
+        due = NOW + PAUSE_SECONDS
+        assert what(found, math.nextafter(due, 0)) is trust
+        assert what(found, due) is GOOD
+        assert what(found, due, on_trial=True) is trust
+
+
+def test_what_was_sent_before_counts_once() -> None:
+    """Eight requests that fail together, and are then served elsewhere, are one proof."""
+    found = failing(*"ababababab")
+    for _ in range(8):
+        found.served_elsewhere(NOW)
+    assert (found.proofs, found.trial_at) == (1, NOW + PAUSE_SECONDS)
+
+
+def test_one_that_is_out_stays_out_whatever_becomes_of_what_runs() -> None:
+    found = failing("a")
+    found.out = True
+    found.succeeded()
+    for source in "abab":
+        found.failed(source, NOW)
+        found.served_elsewhere(NOW)
+    assert what(found, NOW + 999) is OUT
+    assert found.failures == 0, "another process is asked"
+
+
+def test_a_broken_connection_is_the_end_if_nobody_listens_and_else_perhaps_its_beginning() -> None:
+    found = Reputation()
+
+    def broke(now: float, *, listens: bool = True, idle_end: bool = False) -> bool | None:
+        return found.broke(now, listens=listens, idle_end=idle_end, dying_seconds=2.0)
+
+    assert broke(NOW, idle_end=True) is False
+    assert found.broke_at == math.inf
+    assert broke(NOW) is None
+    assert broke(NOW + 2.0) is None
+    assert found.broke_at == NOW, "of several the first"
+    assert broke(NOW + 2.1) is None
+    assert found.broke_at == NOW + 2.1, "the first was not the end"
+    found.succeeded()
+    assert found.broke_at == math.inf
+    assert broke(NOW + 3.0) is None
+    assert broke(NOW + 4.0, listens=False, idle_end=True) is True
+    assert (found.broke_at, found.death_judged) == (NOW + 3.0, True)
