@@ -192,21 +192,6 @@ async def test_a_request_that_was_sent_is_a_retry_like_any_other(make: Make) -> 
     assert members(proxy)["m-1"].is_dead
 
 
-async def test_all_that_listen_are_used_if_all_are_refused(make: Make, folder: Path) -> None:
-    """Wrong answers leave out none of the last, however many are dead; and deaths all."""
-    engines = [await make.engine(name=f"e{n}") for n in range(2)]
-    routes = [replica(engine, f"m-{n}") for n, engine in enumerate(engines)]
-    routes += [replica(folder / f"none{n}.sock", f"none-{n}") for n in range(2)]
-    live = members(await make.proxy(table(*routes)))
-    assert all(live[name].connect_failed() for name in ("none-0", "none-1"))
-    for name in ("m-0", "m-1"):
-        for source in "abc":
-            live[name].failed(source)
-        left = {"m-0": ["m-1"], "m-1": ["m-0", "m-1"]}[name]
-        assert [name for name, one in live.items() if not one.ejected] == left
-    assert [name for name, one in live.items() if one.is_dead] == ["none-0", "none-1"]
-
-
 async def test_another_process_behind_the_socket_starts_without_a_past(make: Make) -> None:
     engine, other = await make.engine(name="e1"), await make.engine(name="e2")
     proxy = await make.proxy(table(replica(engine, "m-1"), replica(other, "m-2")))

@@ -114,11 +114,13 @@ async def test_a_fault_common_to_all_leaves_none_out(make: Make) -> None:
     def script(_: Received) -> list[Step]:
         return answer({"error": "x"}, 500, "no") if broken else answer(completion())
 
-    proxy = await behind(make, 0, script, script)
-    for number in range(12):
+    proxy = await behind(make, 0, script, script, script)
+    for number in range(16):
         assert error_of(await proxy.complete(prompt=f"{number}")) == ERROR
-    assert {one.doubt for one in members(proxy).values()} == {Trust.REFUSED}
-    assert not any(one.ejected for one in members(proxy).values())
+    lost, *others = members(proxy).values()
+    assert {one.doubt for one in (lost, *others)} == {Trust.REFUSED}
+    lost.reputation.out = True
+    assert [one.ejected for one in (lost, *others)] == [True, False, False]
     broken = False
     assert error_of(await proxy.complete()) == SERVED, "at once"
 

@@ -61,17 +61,16 @@ class FlightTarget:
         """Whether no process listened on its socket at the last look."""
         return False
 
+    # How its requests end. A replica of another host is judged by its owner.
+
     def failed(self, source: str) -> None:
         """Count a failed attempt of a request of this source (see `Reputation.failed`)."""
-        raise NotImplementedError
 
     def served_elsewhere(self) -> None:
         """Note that another replica has answered a request that failed here."""
-        raise NotImplementedError
 
     def succeeded(self) -> None:
         """Note a whole answer, which ends a series of failures."""
-        raise NotImplementedError
 
     def connect_failed(self) -> bool:
         """Return whether connecting failed because no process listens."""
@@ -83,7 +82,8 @@ class FlightTarget:
         Returns:
             Seconds after which to look again, before a request is sent elsewhere; 0 for not at all.
         """
-        raise NotImplementedError
+        del quarantine, idle_end
+        return 0.0
 
 
 class FlightOwner(Protocol):

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from partitiond.core.dispatch.quarantine import Quarantine
 from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.engine.framing import SIZES, Head
 from partitiond.proxy.engine.upstream import AnswerStream, Receiver
@@ -317,15 +316,6 @@ class PeerReplica(FlightTarget):
             flight.replica = None
             self._left()
 
-    def failed(self, source: str) -> None:
-        """Leave it to the owner, which counts its replicas' failures."""
-
-    def served_elsewhere(self) -> None:
-        """Leave it to the owner."""
-
-    def succeeded(self) -> None:
-        """Leave it to the owner."""
-
     def connect_failed(self) -> bool:
         """Return True: the owner reached none of its replicas, so nothing was sent."""
         return True
@@ -336,7 +326,3 @@ class PeerReplica(FlightTarget):
         empty, since the owner counts its engines' failures.
         """
         return self._stream.host if self._stream.is_lost else ""
-
-    def look_for_death(self, quarantine: Quarantine, *, idle_end: bool) -> float:  # noqa: ARG002 -- see `FlightTarget`
-        """Leave it to the owner, which sees its replicas die."""
-        return 0.0
