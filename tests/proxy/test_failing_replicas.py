@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.dispatch.reputation import Trust
+from partitiond.core.dispatch.reputation import Reputation, Trust
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from tests.proxy.conftest import Make, Proxy, error_of, key, post, replica, table
 from tests.proxy.scripted import (
@@ -119,6 +119,7 @@ async def test_a_fault_common_to_all_leaves_none_out(make: Make) -> None:
         assert error_of(await proxy.complete(prompt=f"{number}")) == ERROR
     lost, *others = members(proxy).values()
     assert {one.doubt for one in (lost, *others)} == {Trust.REFUSED}
+    lost.reputation = Reputation()
     lost.reputation.out = True
     assert [one.ejected for one in (lost, *others)] == [True, False, False]
     broken = False

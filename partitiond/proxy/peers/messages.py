@@ -47,7 +47,7 @@ class Open(msgspec.Struct, array_like=True):
         total_seconds: until the entry gives the request up.
         again: it was admitted before, so it goes first.
         prefer: replicas that it prefers, best first.
-        tried: replicas on which it failed.
+        tried: replicas that it avoids.
         attempts: of them so far.
         session: digest of its session, or empty.
         prompt_bytes: of its prompts, for the learned tokens per byte.
