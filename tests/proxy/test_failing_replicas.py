@@ -183,6 +183,22 @@ async def test_requests_wait_rather_than_go_to_a_refused_one_and_a_wrong_one_is_
         assert live.doubt is Trust.GOOD, "the trial is still due"
 
 
+async def test_a_request_that_failed_as_a_trial_waits_for_a_good_one(make: Make) -> None:
+    """It is no trial of the next one, and shows whose the fault was."""
+    proxy = await behind(make, 1, fails(), fails(), limit=1)
+    bad = list(members(proxy).values())[:2]
+    for live in bad:
+        for _ in range(3):
+            live.failed("a")
+    running = proxy.ask()
+    await settled()
+    for live in bad:
+        live.reputation.trial_at = time.monotonic()
+    assert error_of(await proxy.complete()) == SERVED
+    assert sorted(live.reputation.proofs for live in bad) == [0, 1]
+    assert error_of(await running) == SERVED
+
+
 # What an engine says of the request, and what of itself
 
 
