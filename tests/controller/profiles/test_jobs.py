@@ -8,7 +8,13 @@ import pytest
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent
 from partitiond.controller.profiles.jobs import JobQueue, Neighbours, Tell
-from partitiond.controller.runtime.interrupted_jobs import INTERRUPTED, REPEATS, interrupted_jobs
+from partitiond.controller.runtime.interrupted_jobs import (
+    HOST_GONE,
+    INTERRUPTED,
+    REPEATS,
+    interrupted_jobs,
+    repeats_elsewhere,
+)
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.errors import StartFailedError, StoreError
 from partitiond.core.hardware.partition import CpuCores, WholeDevice
@@ -342,6 +348,14 @@ def test_only_an_interrupted_job_is_repeated_a_few_times_and_not_for_ever() -> N
     first, second = (job(n, s, FAILED, INTERRUPTED) for n, s in ((1, "a"), (3, "b")))
     failed = job(2, "c", FAILED, "out of memory.")
     assert interrupted_jobs([second, failed, first]) == (first, second), "as they were asked for"
+
+
+def test_only_a_job_whose_host_was_lost_is_repeated_elsewhere_and_not_for_ever() -> None:
+    last, *lost = (job(n, "a", FAILED, HOST_GONE) for n in range(REPEATS + 1, 0, -1))
+    assert repeats_elsewhere(last, lost[1:])
+    assert not repeats_elsewhere(last, lost)
+    assert repeats_elsewhere(last, [last, job(9, "a", SUCCEEDED), *lost])
+    assert not repeats_elsewhere(job(9, "a", FAILED, "out of memory."), [])
 
 
 async def test_a_withdrawn_job_says_why_and_one_somebody_asked_for_has_no_reason(

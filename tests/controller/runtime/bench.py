@@ -32,7 +32,9 @@ from tests.controller.samples import cpu, plan
 class Bench:
     """A controller with everything around it faked but the store."""
 
-    def __init__(self, store: Store, runner: FakeRunner | None = None) -> None:
+    def __init__(
+        self, store: Store, runner: FakeRunner | None = None, resolver: FakeResolver | None = None
+    ) -> None:
         self.store = store
         self.runner = runner or FakeRunner()
         self.proxy = FakeProxy()
@@ -40,7 +42,7 @@ class Bench:
         self.devices = FakeDevices([cpu()])
         wake = asyncio.Event()
         journal = Journal(store, self.clock)
-        self.resolver = FakeResolver()
+        self.resolver = resolver or FakeResolver()
         self.files = ModelFiles(self.resolver, self.clock, wake.set, 30.0)
         self.watch = DeviceWatch(
             self.devices, self.clock, marked=tuple, after_look=ignored, troubled=ignored

@@ -10,12 +10,14 @@ from partitiond.controller.runtime.cordons import (
     NO_REASON,
     Cordons,
     health_changes,
+    host_changes,
     with_cordons,
 )
 from partitiond.controller.runtime.watching import DeviceWatch
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.host_state import FINE, HostStanding, HostState
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.named import device_named
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
@@ -157,3 +159,26 @@ async def test_what_becomes_of_a_device_is_told_once_and_plans_are_made_anew(sto
 def test_at_the_first_look_what_is_not_fine_is_news() -> None:
     bad = dataclasses.replace(FIRST, health=DeviceHealth.DEGRADED, health_reason="hot.")
     assert health_changes((), (bad, SECOND)) == ((bad, "device-degraded", "hot."),)
+
+
+SILENT = HostStanding(HostState.SILENT, "no word.", answers=False)
+LOST = HostStanding(HostState.LOST, "gone.", answers=False, gone=True)
+LATE = HostStanding(HostState.LATE, "late.")
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "kinds"),
+    [
+        (FINE, SILENT, ["host-silent"]),
+        (SILENT, LOST, ["host-lost"]),
+        (LOST, LOST, []),
+        (LOST, FINE, ["host-back"]),
+        (None, FINE, []),
+        (LATE, FINE, []),
+    ],
+)
+def test_a_host_that_fell_silent_is_lost_or_is_back_is_told_once(
+    was: HostStanding | None, now: HostStanding, kinds: list[str]
+) -> None:
+    before = {} if was is None else {"h": was}
+    assert [kind for _, kind, _ in host_changes(before, {"h": now})] == kinds

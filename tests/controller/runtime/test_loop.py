@@ -10,9 +10,11 @@ import pytest
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import EngineError, EngineUnavailableError
+from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.states import ReplicaState
+from partitiond.ports import Store
 from partitiond.store import open_store
-from tests.controller.fakes import POLICY, FakeEngine, a_moment, start_timed_out, until
+from tests.controller.fakes import POLICY, FakeEngine, FakeRunner, a_moment, start_timed_out, until
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import cpu, placement, plan, record
 
@@ -71,6 +73,11 @@ async def test_an_engine_that_does_not_start_backs_off_with_its_diagnosis(bench:
 
 async def test_a_count_from_before_the_drain_was_published_is_not_believed(bench: Bench) -> None:
     await bench.run(placement("a-1"))
+    bench.proxy.counts = {"a-1": 2}
+    bench.clock.now += POLICY.count_seconds
+    await bench.controller.one_pass()
+    assert [engine.in_flight for engine in bench.controller.engines] == [2]
+    bench.proxy.counts = {}
     bench.controller.apply(plan(plan_id="plan-2"))
     await bench.controller.one_pass()  # drains and publishes
     assert bench.states()["a-1"] is DRAINING
@@ -205,6 +212,30 @@ async def test_of_a_plan_that_cannot_be_read_what_runs_stays(tmp_path: Path) -> 
     assert bench.controller.plan == bench.store.plan()
     await bench.close()
     bench.store.close()
+
+
+class OverHosts(FakeRunner):
+    """Engines of two hosts, of which one does not answer."""
+
+    async def returned(self) -> tuple[EngineHandle, ...]:
+        return ()
+
+    def knows(self, host: str) -> bool:
+        return host != "away"
+
+
+@pytest.mark.parametrize("runner", [FakeRunner(), OverHosts()])
+async def test_engines_are_unheard_on_hosts_of_which_nobody_knows_what_runs(
+    store: Store, runner: FakeRunner
+) -> None:
+    bench = Bench(store, runner)
+    bench.devices.become([cpu(), dataclasses.replace(cpu(), id="far", host="away")])
+    await bench.watch.refresh(0.0)
+    here = placement("a-1")
+    far = dataclasses.replace(here, device_id="far")
+    unheard = (far,) if isinstance(runner, OverHosts) else ()
+    assert bench.controller.unheard([here, far]) == unheard
+    await bench.close()
 
 
 async def test_the_proxy_is_started_again_and_told_newer_routes_than_it_has(bench: Bench) -> None:

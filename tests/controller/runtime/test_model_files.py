@@ -10,8 +10,11 @@ import pytest
 from partitiond.controller.runtime.watching import ModelFiles
 from partitiond.core.errors import ModelSourceError
 from partitiond.core.model.resolved import ResolvedModel
-from tests.controller.fakes import FakeClock, FakeResolver, until
-from tests.controller.samples import spec
+from partitiond.core.replica.states import ReplicaState
+from partitiond.ports import Store
+from tests.controller.fakes import FakeClock, FakeResolver, a_moment, until
+from tests.controller.runtime.bench import Bench
+from tests.controller.samples import placement, record, spec
 
 RETRY_SECONDS = 30.0
 A, B = spec("a"), spec("b")
@@ -137,3 +140,19 @@ async def test_a_host_whose_engine_failed_is_asked_for_its_files_again(given: Gi
     await given.has("b", "gpu-1")
     assert given.fleet.brought.count(("b", "gpu-1")) == 1
     await given.files.close()
+
+
+async def test_each_failure_of_an_engine_lets_its_host_be_asked_once(store: Store) -> None:
+    store.add_model(record("a"))
+    fleet = FakeFleet()
+    bench = Bench(store, resolver=fleet)
+    await bench.run(placement("a-1"))
+    for failures in range(2):
+        assert fleet.brought == [("a", "test")] * (failures + 1)
+        assert bench.states() == {"a-1": ReplicaState.SERVING}
+        bench.runner.die("a-1")
+        await a_moment()
+        await bench.passes(2)
+        bench.clock.now += 60.0
+        await bench.passes(8)
+    await bench.close()

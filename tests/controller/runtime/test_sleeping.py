@@ -1,6 +1,7 @@
 """Sleeping models are drained, put to sleep, and woken by hand, by a request or by rule."""
 
 import dataclasses
+import math
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,9 +9,11 @@ import pytest
 from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import ConflictError, EngineError, InputError
+from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.model.spec import EngineOptions, Weights
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.points import SleepingFootprint
+from partitiond.core.replica.sleep import STOPPED
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.units import MIB, Bytes
 from partitiond.ports import Store
@@ -146,6 +149,16 @@ async def test_a_model_without_requests_falls_asleep_by_its_rule(
     assert bench.controller.sleep.levels == ({} if overtaken else {"a": 1})
     await bench.passes(8)
     assert bench.states() == {"a-1": ReplicaState.SERVING if overtaken else SLEEPING}
+
+
+async def test_a_model_that_was_given_up_goes_to_zero_if_it_may_and_does_not_sleep(
+    bench: Bench,
+) -> None:
+    bench.store.add_model(record("c", autoscale=Autoscale(scale_to_zero_seconds=60.0)))
+    await bench.run()
+    bench.proxy.idle_seconds = {"a": 3600.0, "c": 3600.0}
+    await bench.controller.sleep.look(lambda: {"a": -math.inf, "c": -math.inf})
+    assert bench.controller.sleep.levels == {"c": STOPPED}
 
 
 def holds_requests(bench: Bench) -> bool:
