@@ -20,6 +20,7 @@ FAR = Choice(9, 8, 1, against=pricing.Against.MOVE_BUDGET)
 EARLY = Choice(9, 8, 1, against=pricing.Against.NEEDLESS_STOP)
 LAST = pytest.approx(1 / (1 + pricing.EARLY_MOVES - 2))
 ALONE = pytest.approx(2 / (1 + pricing.EARLY_MOVES))
+NEARLY = pytest.approx(0.2)
 SHARE = pytest.approx(100 * 10 / (110 * 20))
 THREE = found((31, 0), (30, 4), (28, 14))
 Told = tuple[float, int, Any, Any]
@@ -37,6 +38,9 @@ Told = tuple[float, int, Any, Any]
         # The plan itself is told even where another one is better.
         (found((12, 5), (11, 0), (10, 5)), True, 1.0,
          [(11, 0, 0.2, None), (10, 5, 0.0, 0.2), (12, 5, None, None)]),
+        # And where another one is no better by more than rounding: that one is not told beside it.
+        (found((10 + 1e-9, 5), (10, 5), (11, 0)), True, 1.0,
+         [(11, 0, NEARLY, None), (10 + 1e-9, 5, 0.0, NEARLY)]),
         # A move costs a quarter of a device of 8 per hour where `planner.move_price` is 0.25; of
         # goodput it takes a share.
         (found((80, 0), (72, 2)), True, 8.0, [(80, 0, 0.5, None), (72, 2, 0.0, 0.5)]),

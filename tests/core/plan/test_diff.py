@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.hardware.partition import MpsShare
+from partitiond.core.hardware.partition import CpuCores, MpsShare
 from partitiond.core.plan.diff import START_SECONDS, DiffCost, StepKind, diff_cost
 from partitiond.core.plan.outage import drain_seconds
 from partitiond.core.plan.record import Candidate, Placement, diff_plans
 from partitiond.core.units import GIB, Bytes
-from tests.planner.build import gpu, point
+from tests.planner.build import cpu, gpu, on_cores, point
 
 
 def placed(
@@ -70,6 +70,16 @@ def test_old_and_new_are_there_together_where_there_is_room(
     # The outage lasts from the drain to the new one.
     told = [(o.model, o.from_seconds, o.to_seconds) for o in cost.outages]
     assert told == [("a", 0.0, 30.0 + drain_seconds(old))] * makes_way
+
+
+def test_who_is_in_the_place_itself_leaves_before_others() -> None:
+    def on(replica: str, core: int, gib: int) -> Placement:
+        part = CpuCores("cpu", Bytes(gib * GIB), (core,))
+        candidate = on_cores(replica[0], 5, 1, gib)
+        return Placement(replica, replica[0], "cpu", part, candidate)
+
+    cost = takes((on("a-1", 0, 4), on("b-1", 1, 4)), (on("c-1", 1, 8),), cpu(2))
+    assert cost.devices[0].peak_bytes == (4 + 8) * GIB, "a-1 stays until c-1 is there"
 
 
 def test_stops_take_no_time_and_what_was_on_a_lost_device_is_told() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare
-from partitiond.core.plan.record import ModelForecast, Placement, Plan
+from partitiond.core.plan.record import ModelForecast, Placement, Plan, Unplaced
 from partitiond.core.plan.replica_changes import ChangeKind, ReplicaChange, replica_changes
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
@@ -107,6 +107,13 @@ def test_a_change_says_what_and_why(
     assert change.what.startswith(what)
     assert ("release" in change.what) == ("release" in what)
     assert change.why.startswith(why)
+
+
+def test_a_stop_says_why_its_own_model_has_no_room() -> None:
+    left_out = tuple(Unplaced(name, f"no room for {name}", 1.0) for name in "ba")
+    for unplaced, why in ((left_out, "no room for a"), (left_out[:1], "the plan is better so by")):
+        (stopped,) = changes(dataclasses.replace(told(), unplaced=unplaced), told(placement()))
+        assert stopped.why.startswith(why)
 
 
 def test_a_place_that_goes_to_another_says_to_whom() -> None:

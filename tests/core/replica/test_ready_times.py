@@ -17,7 +17,7 @@ A, B, C, ANEW = (
 )  # fmt: skip
 
 
-def engine(state: ReplicaState, in_flight: int = 0, failures: int = 0) -> ObservedReplica:
+def engine(state: ReplicaState, in_flight: int | None = 0, failures: int = 0) -> ObservedReplica:
     """That of A, in this state since second 100."""
     return ObservedReplica("a-1", "g", A, state, in_flight, 100.0, failures)
 
@@ -37,6 +37,7 @@ STARTING, LEAVING = engine(ReplicaState.STARTING), engine(ReplicaState.DRAINING)
         ([ANEW], [engine(ReplicaState.DRAINING, A.candidate.batch)], 101.0,
          {"a": 110.0 + drain_seconds(A)}),
         ([ANEW], [LEAVING], 101.0, {"a": 111.0}),
+        ([ANEW], [engine(ReplicaState.DRAINING, None)], 100.0, {"a": 110.0}),
         # A failed one waits out its back-off; one that fails for ever is not expected.
         ([A], [engine(ReplicaState.FAILED, failures=1)], 101.0, {"a": 114.0}),
         ([A], [engine(ReplicaState.FAILED, failures=3)], 101.0, {}),
