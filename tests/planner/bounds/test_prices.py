@@ -24,6 +24,7 @@ from partitiond.planner.bounds.prices import (
     goodput_bound,
     linear_prices,
     most_gains,
+    round_up,
     solve_sampled,
 )
 from partitiond.planner.market import demand
@@ -113,6 +114,24 @@ def test_each_limit_bounds_devices_and_goodput(
     if goodput is not None:
         asked = dataclasses.replace(instance.request, objective=Objective.MAX_GOODPUT)
         assert bound_of(build_instance(asked), as_cost=False) == pytest.approx(goodput, rel=1e-6)
+
+
+def test_a_replica_costs_what_it_draws_beyond_its_device() -> None:
+    models = (want("a", point("a", 5, 75, watts=50.0), rate=5),)
+    there = gpus(2, idle_watts=60.0, max_watts=300.0)
+    asked = PlanRequest(there, models, objective=Objective.MIN_ENERGY, interference=FREE)
+    assert bound_of(build_instance(asked), as_cost=True) == pytest.approx(60 + 50)
+
+
+@pytest.mark.parametrize(
+    ("bound", "cost"), [(4.2, 6.0), (6.0 + 1e-9, 6.0), (6.2, 8.0), (8.1, 10.0), (0.0, 0.0)]
+)
+def test_no_plan_costs_less_than_the_next_sum_of_whole_devices(bound: float, cost: float) -> None:
+    """Of devices at 4 and at 6: sums are even, and one device costs no more than 6."""
+    there = (gpu("a", price_per_hour=4.0), gpu("b", price_per_hour=6.0))
+    models = (want("a", point("a", 1.0, 10), rate=1.0),)
+    asked = PlanRequest(there, models, objective=Objective.MIN_PRICE, interference=FREE)
+    assert round_up(build_sites(build_instance(asked)), bound) == pytest.approx(cost)
 
 
 @pytest.mark.parametrize("rate", [100, 1_001, 123_456.7, 1e6])

@@ -69,6 +69,11 @@ def test_a_device_offers_its_modes_as_others_and_isolation_leave_them(
     assert modes_in(group_of(there, models=(model,))) == modes
 
 
+def test_the_sms_that_others_hold_are_not_there() -> None:
+    for held, left in ((0, 100), (70, 30), (130, 0)):
+        assert group_of(device(occupied_sm_percent=held)).sm_percent == left
+
+
 @pytest.mark.parametrize(
     "changes",
     [
