@@ -54,7 +54,7 @@ NO_TESTS: Final = 5
 """pytest's status."""
 MOST_BYTES: Final = 8 << 30
 """Of memory: a wrong version may ask for any."""
-TOLD: Final = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
+TOLD: Final = re.compile(r"^(?:FAILED|ERROR) (\S.*?)(?: - .*)?$", re.MULTILINE)
 PYTEST: Final = (
     "-q", "-n0", "-p", "no:cacheprovider", "-m", MARKERS, f"--timeout={TEST_SECONDS}",
     "-W", "ignore::pytest.PytestAssertRewriteWarning",
