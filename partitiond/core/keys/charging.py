@@ -122,6 +122,18 @@ def believed(told: Usage, cost: Cost) -> Usage:
     return min(told[0], cost.prompts * context), min(told[1], cost.sequences * context)
 
 
+def tokens_seen(seen: ObservedOutput, cost: Cost, tokens_per_byte: float) -> int:
+    """Return the output tokens that a stream has shown: those of its events, or of its text if that
+    is more, as an engine may merge events for a reader that is behind.
+    """
+    firsts = min(seen.output_events, cost.sequences)
+    by_events = firsts + (seen.output_events - firsts) * cost.interval
+    by_bytes = int(seen.text_bytes * tokens_per_byte)
+    if cost.output_limit is not None:
+        by_bytes = min(by_bytes, cost.output_limit)
+    return max(by_events, by_bytes)
+
+
 def charge(
     ending: Ending,
     usage: Usage | None,
@@ -143,14 +155,10 @@ def charge(
         return Charge(*usage)
     if ending in {Ending.REFUSED, Ending.DIED_EARLY, Ending.REJECTED}:
         return NO_CHARGE
-    firsts = min(seen.output_events, cost.sequences)
-    by_events = firsts + (seen.output_events - firsts) * cost.interval
-    by_bytes = int(seen.text_bytes * tokens_per_byte)
     by_seconds = int(seen.hidden_seconds * tokens_per_s) * cost.sequences
-    uncounted = max(by_bytes, by_seconds)
     if cost.output_limit is not None:
-        uncounted = min(uncounted, cost.output_limit)
-    output = max(by_events, uncounted)
+        by_seconds = min(by_seconds, cost.output_limit)
+    output = max(tokens_seen(seen, cost, tokens_per_byte), by_seconds)
     if ending is Ending.ANSWERED:
         return Charge(cost.prompt_tokens, max(output, cost.output_tokens), untold=True)
     prompt = cost.prompt_tokens if seen.prompt_tokens is None else seen.prompt_tokens

@@ -67,6 +67,10 @@ class AttemptOwner(CountedRequest):
         """Return whose failures count once: the key's, or without keys those of this very text."""
         raise NotImplementedError
 
+    def tokens_of(self, seen: ObservedOutput) -> int:
+        """Return the output tokens that its stream has shown."""
+        raise NotImplementedError
+
     def first_content(self, data: bytes) -> None:
         """Begin the answer."""
         raise NotImplementedError
@@ -107,7 +111,7 @@ class Attempt:
 
     __slots__ = (
         "_chunks", "_connecting", "_connection", "_exchange", "_head", "_measured_at",
-        "_measured_events", "_options", "_over", "_parts", "_paused", "_reused", "_route",
+        "_measured_tokens", "_options", "_over", "_parts", "_paused", "_reused", "_route",
         "_scanner", "_size", "replica", "sent_at",
     )  # fmt: skip
 
@@ -133,7 +137,7 @@ class Attempt:
         self._reused = False
         self._over = False
         self._measured_at = -1.0
-        self._measured_events = 0
+        self._measured_tokens = 0
         self.sent_at = exchange.flight.placed_at
 
     # Calls of the exchange
@@ -160,7 +164,7 @@ class Attempt:
     def pause(self) -> None:
         """Stop reading, because the client's buffer is full."""
         self._paused = True
-        self._measured_events = -1  # what comes next says nothing of the engine's steps
+        self._measured_tokens = -1  # what comes next says nothing of the engine's steps
         if self._connection is not None:
             self._connection.pause()
 
@@ -181,15 +185,13 @@ class Attempt:
         if self._measured_at < 0 or since < at_least or self._paused:
             return
         assert self._scanner is not None
-        fast = self._connection.fast_pieces if self._connection is not None else 0
-        events = self._scanner.output_events + fast
-        if events == self._measured_events:
+        tokens = self._exchange.tokens_of(self._seen_of(self._scanner))
+        if tokens <= self._measured_tokens:
             return  # a step takes longer
-        if self._measured_events >= 0:
-            exchange = self._exchange
-            tokens = (events - self._measured_events) * exchange.flight.cost.interval
-            self.replica.decoded(exchange.flight, since, tokens, now)
-        self._measured_at, self._measured_events = now, events
+        if self._measured_tokens >= 0:
+            flight, more = self._exchange.flight, tokens - self._measured_tokens
+            self.replica.decoded(flight, since, more, now)
+        self._measured_at, self._measured_tokens = now, tokens
 
     def time_out(self, kind: str) -> None:
         """Fail, because a time limit has passed."""
@@ -296,7 +298,7 @@ class Attempt:
         answer = self._exchange.answer
         if self._measured_at < 0 and scanner.started:
             self._measured_at = time.monotonic()
-            self._measured_events = scanner.output_events
+            self._measured_tokens = self._exchange.tokens_of(self._seen_of(scanner))
             self.replica.first_token(self._exchange.flight, self._measured_at)
         if scanner.done:
             self._end_stream(scanner, block)
@@ -436,23 +438,29 @@ class Attempt:
 
     def _note_progress(self) -> None:
         exchange, connection, scanner = self._exchange, self._connection, self._scanner
-        record, cost = exchange.record, exchange.flight.cost
+        record = exchange.record
         fast = connection.fast_pieces if connection is not None else 0
         record.chunks = self._chunks + fast
         record.at_work = self.sent
         if scanner is not None:
-            # A piece on the fast way counts as one event, as engines write them.
-            events = scanner.output_events + fast
-            size = scanner.output_bytes + (connection.fast_bytes if connection is not None else 0)
-            prompt, usage = scanner.prompt_tokens, scanner.usage
-            record.seen = ObservedOutput(
-                events,
-                None if prompt is None else believed((prompt, 0), cost)[0],
-                max(0, size - events * scanner.frame_bytes),
-            )
-            record.usage = None if usage is None else believed(usage, cost)
+            record.seen = self._seen_of(scanner)
+            usage = scanner.usage
+            record.usage = None if usage is None else believed(usage, exchange.flight.cost)
         elif connection is not None and not exchange.request.stream:
             record.seen = ObservedOutput(hidden_seconds=time.monotonic() - self.sent_at)
+
+    def _seen_of(self, scanner: EventScanner) -> ObservedOutput:
+        """Return what the stream has shown. A piece on the fast way counts as one event, as engines
+        write them.
+        """
+        connection, prompt = self._connection, scanner.prompt_tokens
+        events, size = scanner.output_events, scanner.output_bytes
+        if connection is not None:
+            events += connection.fast_pieces
+            size += connection.fast_bytes
+        if prompt is not None:
+            prompt = believed((prompt, 0), self._exchange.flight.cost)[0]
+        return ObservedOutput(events, prompt, max(0, size - events * scanner.frame_bytes))
 
     def _fail(self, failure: AttemptError) -> None:
         if self._over:

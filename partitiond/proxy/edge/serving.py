@@ -21,7 +21,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected
 from partitiond.core.dispatch.quarantine import Exposure, fingerprint
-from partitiond.core.keys.charging import charge, ending_of
+from partitiond.core.keys.charging import ObservedOutput, charge, ending_of, tokens_seen
 from partitiond.proxy.dispatch.flights import NOBODY, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
@@ -461,6 +461,11 @@ class Serving(AttemptOwner):
             state.quarantine.ended(self._fingerprint(), well=outcome == "ok")
         self.answered()
         self.flight.owner = NOBODY
+
+    def tokens_of(self, seen: ObservedOutput) -> int:
+        """Return the output tokens that its stream has shown."""
+        per_byte = self.model.figures.of(self.record.key_id).text.value
+        return tokens_seen(seen, self.flight.cost, per_byte)
 
     def settle(self) -> None:
         """Charge the key, in the same way for every end, and correct the estimated reservation."""
