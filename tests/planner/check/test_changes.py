@@ -54,38 +54,28 @@ def test_a_move_costs_so_many_devices_or_percent(
     objective: Objective, own: float, price: float
 ) -> None:
     """Of a fleet of several kinds, as many of the mean one."""
-    size = dataclasses.replace(A, watts=60.0)
-    running, here = placed(size, on="g1"), placed(size, on="g0")
+    assert at_price(objective, own, price) == ()
+    assert at_price(objective, own, price * (1 + 1e-12)) == ()
+    says = f"the certificate prices a move at {price * 1.01:.6g}, it costs {price:.6g}"
+    assert at_price(objective, own, price * 1.01) == (says,)
 
-    def of(price: float, **more: object) -> tuple[str, ...]:
-        value = own + price if objective.is_cost else own * (1 - price)
-        values: dict[str, object] = {
-            "value": value,
-            "value_without_moves": own,
-            "bound_without_moves": own,
-        }
-        values |= {"moves": 1, "move_price": price, "objective": objective}
-        more = {"before": Before((running,), 4.0), **values, **more}
-        return said(FLEET, (here,), (want("a", size),), **more)  # type: ignore[arg-type]
 
-    assert of(price) == ()
-    assert of(price * (1 + 1e-12)) == ()
-    other = price * 1.01
-    says = f"the certificate prices a move at {other:.6g}, it costs {price:.6g}"
-    assert of(other) == (says,)
+def at_price(
+    objective: Objective, own: float, price: float, devices: Sequence[Device] = FLEET
+) -> tuple[str, ...]:
+    """What is said of one move of a replica that uses 60 W to the first device at such a price."""
+    size, value = dataclasses.replace(A, watts=60.0), own * (1 - price)
+    if objective.is_cost:
+        value = own + price
+    old = placed(size, 2, devices[-2 % len(devices)].id)
+    claim = {"value": value, "value_without_moves": own, "bound_without_moves": own, "moves": 1}
+    claim |= {"move_price": price, "objective": objective}
+    before, model = Before((old,), 4.0), (want("a", size),)
+    return said(devices, (placed(size, on="g0"),), model, before=before, **claim)  # type: ignore[arg-type]
 
 
 def test_the_mean_of_one_device_is_its_own_price() -> None:
-    running = dataclasses.replace(OLD, device_id="g0", replica_id="a-2")
-    running = dataclasses.replace(running, partition=placed(A, on="g0").partition)
-    claim: dict[str, object] = {
-        "value": 2.0 + 8.0,
-        "value_without_moves": 2.0,
-        "bound_without_moves": 2.0,
-    }
-    claim |= {"moves": 1, "move_price": 8.0, "objective": Objective.MIN_PRICE}
-    before = Before((running,), 4.0)
-    assert said(FLEET[:1], (NEW,), DEMANDS[:1], before=before, **claim) == ()  # type: ignore[arg-type]
+    assert at_price(Objective.MIN_PRICE, 2.0, 8.0, FLEET[:1]) == ()
 
 
 @pytest.mark.parametrize(("running", "price"), [((), 4.0), ((OLD,), 0.0), ((OLD,), -1.0)])
@@ -216,11 +206,9 @@ def test_a_replica_of_a_model_that_is_not_asked_for_is_not_moved() -> None:
 def test_a_share_under_mps_could_stay_in_the_group_of_its_model(asked: str) -> None:
     share = point("a", 6, 10, sm=30)
     running = placed(share, on="g1", isolation_group="x")
-    here = placed(share, on="g0", isolation_group=asked)
-    moves = int(asked == "x")
-    assert counts(
-        moves, moves, (running,), (here,), demands=(want("a", share, isolation_group=asked),)
-    )
+    here, moves = placed(share, on="g0", isolation_group=asked), int(asked == "x")
+    model = want("a", share, isolation_group=asked)
+    assert counts(moves, moves, (running,), (here,), demands=(model,))
 
 
 def test_that_an_engine_has_another_figure_does_not_keep_it_from_staying() -> None:
@@ -275,23 +263,19 @@ def test_cores_and_shares_move_for_certain_and_instances_perhaps(
 # -- models that are held back --------------------------------------------------------------
 
 HELD = (HeldBack("a", 9.0),)
+MOVED = "a is said to stay as it runs, and a-{} does not"
+NO_POINT = ("a-1 runs at a point that is no candidate of a",)
 
 
 @pytest.mark.parametrize(
     ("here", "says"),
     [
         ((OLD,), ""),
-        ((NEW,), "a is said to stay as it runs, and a-1 does not"),
-        (
-            (dataclasses.replace(OLD, replica_id="a-2"),),
-            "a is said to stay as it runs, and a-2 does not",
-        ),
+        ((NEW,), MOVED.format(1)),
+        ((placed(A, 2, "g1"),), MOVED.format(2)),
         (
             (OLD, placed(A, 2, "g0")),
-            (
-                "a has 2 replicas, at most 1 are wanted | "
-                "a is said to stay as it runs, and a-2 does not"
-            ),
+            f"a has 2 replicas, at most 1 are wanted | {MOVED.format(2)}",
         ),
         ((), "a has 0 replicas and is not listed as unplaced"),
     ],
@@ -304,13 +288,9 @@ def test_a_model_that_is_held_back_stays_as_it_runs(here: tuple[Placement, ...],
 
 
 def test_what_is_held_back_runs_at_points_that_are_asked_for_no_more() -> None:
-    old = changed(batch=3)
-    assert after((old,), (old,), held_back=HELD) == ()
-    assert after((old,), (old,)) == ("a-1 runs at a point that is no candidate of a",)
-    others = (HeldBack("b", 9.0),)
-    assert after((old,), (old,), held_back=others) == (
-        "a-1 runs at a point that is no candidate of a",
-    )
+    old = (changed(batch=3),)
+    for held, says in ((HELD, ()), ((), NO_POINT), ((HeldBack("b", 9.0),), NO_POINT)):
+        assert after(old, old, held_back=held) == says
 
 
 def test_what_ran_on_a_device_that_is_cordoned_or_gone_is_not_held_back_there() -> None:

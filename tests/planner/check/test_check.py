@@ -6,7 +6,7 @@ import pytest
 
 from partitiond.core.model.spec import Slo
 from partitiond.core.performance.interference import Interference
-from partitiond.core.plan.record import Objective, Plan, Unplaced
+from partitiond.core.plan.record import ModelForecast, Objective, Plan, Unplaced
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.types import PlanRequest
@@ -32,8 +32,8 @@ def with_second(**changes: object) -> Plan:
     return good(placements=(first, dataclasses.replace(second, **changes)))  # type: ignore[arg-type]
 
 
-def test_a_plan_that_is_right_is_accepted() -> None:
-    assert check_plan(good(), (A, B), FREE) == ()
+ON_X, NINE = placed(TWO, on="x").partition, dataclasses.replace(TWO, batch=9)
+BOTH = with_second(replica_id="a-1", model="c")
 
 
 @pytest.mark.parametrize(
@@ -41,33 +41,18 @@ def test_a_plan_that_is_right_is_accepted() -> None:
     [
         (with_second(replica_id="a-1"), "replica id a-1 is used 2 times"),
         (good(devices=(GPU, GPU)), "device id gpu-0 is listed 2 times"),
-        (
-            with_second(device_id="x", partition=placed(TWO, on="x").partition),
-            "b-1 is on device x, which does not exist",
-        ),
-        (
-            with_second(partition=placed(TWO, on="x").partition),
-            "b-1 is on gpu-0 but its partition on x",
-        ),
+        (with_second(device_id="x", partition=ON_X), "b-1 is on device x, which does not exist"),
+        (with_second(partition=ON_X), "b-1 is on gpu-0 but its partition on x"),
         (with_second(model="c"), "b-1 serves c, which was not asked for"),
-        (
-            with_second(candidate=dataclasses.replace(TWO, batch=9)),
-            "b-1 runs at a point that is no candidate of b",
-        ),
+        (with_second(candidate=NINE), "b-1 runs at a point that is no candidate of b"),
         (good(unplaced=(Unplaced("c", "no"),)), "c is unplaced but was not asked for"),
+        (BOTH, "replica id a-1 is used 2 times | a-1 serves c, which was not asked for"),
     ],
 )
 def test_names_are_those_of_the_question_or_nothing_else_is_said(plan: Plan, says: str) -> None:
-    # Every plan breaks a second rule: its forecasts are missing.
-    assert check_plan(dataclasses.replace(plan, forecasts=()), (A, B), FREE) == (says,)
-
-
-def test_all_wrong_names_are_said_at_once() -> None:
-    plan = with_second(replica_id="a-1", model="c")
-    assert check_plan(plan, (A, B), FREE) == (
-        "replica id a-1 is used 2 times",
-        "a-1 serves c, which was not asked for",
-    )
+    # Every plan breaks another rule, too: its forecasts are missing.
+    assert check_plan(dataclasses.replace(plan, forecasts=()), (A, B), FREE) == lines(says)
+    assert check_plan(good(), (A, B), FREE) == ()
 
 
 def copies(number: int, **asked: object) -> tuple[str, ...]:
@@ -98,17 +83,15 @@ def test_replicas_are_as_many_as_wanted_and_serve_the_demand(
 
 def test_the_planned_rate_is_the_one_at_the_burst() -> None:
     bursting = dataclasses.replace(A, demand=dataclasses.replace(A.demand, burst_factor=2.0))
-    assert said((GPU,), (placed(ONE),), (bursting,)) == (
-        "a gets 5 of 10 requests/s and is not unplaced",
-    )
+    says = ("a gets 5 of 10 requests/s and is not unplaced",)
+    assert said((GPU,), (placed(ONE),), (bursting,)) == says
 
 
 def test_without_any_replica_a_model_has_to_be_listed_as_unplaced() -> None:
-    free = dataclasses.replace(B, demand=want("b", TWO).demand, max_replicas=0)
-    assert said((GPU,), (placed(ONE),), (A, free)) == (
-        "b has 0 replicas and is not listed as unplaced",
-    )
-    assert said((GPU,), (placed(ONE),), (A, free), unplaced=(Unplaced("b", "none"),)) == ()
+    models = A, want("b", TWO, max_replicas=0)
+    says = ("b has 0 replicas and is not listed as unplaced",)
+    assert said((GPU,), (placed(ONE),), models) == says
+    assert said((GPU,), (placed(ONE),), models, unplaced=(Unplaced("b", "none"),)) == ()
 
 
 @pytest.mark.parametrize(
@@ -143,24 +126,31 @@ def test_what_is_missing_is_what_the_plan_says(
     assert found == ((f"a lacks {missing:.4g} requests/s, the plan says otherwise",) * wrong)
 
 
-def test_forecasts_say_what_models_get() -> None:
-    first, second = good().forecasts
+FIRST, SECOND = good().forecasts
+TWO_REPLICAS = dataclasses.replace(SECOND, replicas=2)
+NUMBER = "b has 1 replicas, its forecast says otherwise"
+RATE = "b gets 3 requests/s, its forecast says otherwise"
 
-    def of(*forecasts: object) -> tuple[str, ...]:
-        return check_plan(good(forecasts=forecasts), (A, B), FREE)
 
-    number = "b has 1 replicas, its forecast says otherwise"
-    assert of(first) == (number,)
-    assert of(first, dataclasses.replace(second, replicas=2)) == (number,)
-    rate = "b gets 3 requests/s, its forecast says otherwise"
-    for capacity, says in (
-        (3.000002, ()),
-        (3.000004, (rate,)),
-        (2.999996, (rate,)),
-        (0.0, (rate,)),
-    ):
-        assert of(first, dataclasses.replace(second, capacity_req_per_s=capacity)) == says
-    assert of(first, second, dataclasses.replace(second, replicas=2)) == (), "the first one counts"
+def gets(rate: float) -> ModelForecast:
+    """The second forecast, of another rate."""
+    return dataclasses.replace(SECOND, capacity_req_per_s=rate)
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        ((), NUMBER),
+        ((TWO_REPLICAS,), NUMBER),
+        ((gets(3.000002),), ""),
+        ((gets(3.000004),), RATE),
+        ((gets(2.999996),), RATE),
+        ((gets(0.0),), RATE),
+        ((SECOND, TWO_REPLICAS), ""),  # the first one counts
+    ],
+)
+def test_forecasts_say_what_models_get(told: tuple[ModelForecast, ...], says: str) -> None:
+    assert check_plan(good(forecasts=(FIRST, *told)), (A, B), FREE) == lines(says)
 
 
 @pytest.mark.parametrize(

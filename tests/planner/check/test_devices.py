@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.core.hardware.kinds import Device, MigInstance, MigProfile, SharingMode
 from partitiond.core.hardware.kinds import headroom_bytes as headroom
-from partitiond.core.hardware.partition import MemoryShare, MigSlice, PartitionSize
+from partitiond.core.hardware.partition import MemoryShare, PartitionSize
 from partitiond.core.model.spec import Isolation
 from partitiond.core.plan.record import Candidate, ModelDemand, Placement
 from partitiond.core.units import GIB, MIB, Bytes
@@ -49,51 +49,51 @@ def test_nothing_is_wrong_with_a_device_that_holds_nothing() -> None:
     assert wrong((device(), empty), placed(SHARE)) == ()
 
 
+IN_MIG, ON_CPU = in_mig("a", 5, "1g.10gb"), on_cores("a", 5, 2)
+OF_H100 = point("a", 5, 8, hardware="h100-80gb")
+
+
 @pytest.mark.parametrize(
     ("there", "here", "says"),
     [
+        (device(), placed(SHARE, model="b"), "b-1 serves b at a point of a"),
+        (device(), placed(OF_H100), "a-1 is profiled on h100-80gb, gpu-0 is another kind"),
+        (gpu(modes=EVERY[:1]), placed(SHARE), "gpu-0 does not allow the mode memory of a-1"),
         (
             device(),
-            (placed(SHARE), placed(point("b", 5, 8, sm=30))),
-            "gpu-0 is shared in several modes: memory, mps",
-        ),
-        (device(), (placed(SHARE, model="b"),), "b-1 serves b at a point of a"),
-        (
-            device(),
-            (placed(point("a", 5, 8, hardware="h100-80gb")),),
-            "a-1 is profiled on h100-80gb, gpu-0 is another kind",
-        ),
-        (gpu(modes=EVERY[:1]), (placed(SHARE),), "gpu-0 does not allow the mode memory of a-1"),
-        (
-            device(),
-            (placed(MPS, at=MemoryShare("gpu-0", MPS.memory_bytes)),),
+            placed(MPS, at=MemoryShare("gpu-0", MPS.memory_bytes)),
             "a-1 is profiled on mps-30 but placed in mode memory",
         ),
-        (device(), (placed(SHARE, memory_bytes=Bytes(8 * GIB)),), ""),
+        (device(), placed(SHARE, memory_bytes=Bytes(8 * GIB)), ""),
         (
             device(),
-            (placed(SHARE, memory_bytes=Bytes(8 * GIB - 1)),),
+            placed(SHARE, memory_bytes=Bytes(8 * GIB - 1)),
             "a-1 needs 8 GiB, its partition has less",
         ),
-        (device(), (placed(MPS),), ""),
-        (device(), (placed(MPS, sm_percent=29),), "a-1 is profiled at 30 % of SMs, placed at 29"),
-        (device(), (placed(MPS, sm_percent=31),), "a-1 is profiled at 30 % of SMs, placed at 31"),
+        (device(), placed(MPS), ""),
+        (device(), placed(MPS, sm_percent=29), "a-1 is profiled at 30 % of SMs, placed at 29"),
+        (device(), placed(MPS, sm_percent=31), "a-1 is profiled at 30 % of SMs, placed at 31"),
         (
             cpu(2),
-            (placed(on_cores("a", 5, 2), on="cpu", cores=(1, 1)),),
-            ("a-1 is profiled on 2 cores, placed on 1 | core 1 belongs to both a-1 and a-1"),
+            placed(ON_CPU, on="cpu", cores=(1, 1)),
+            "a-1 is profiled on 2 cores, placed on 1 | core 1 belongs to both a-1 and a-1",
         ),
         (
             device(),
-            (placed(in_mig("a", 5, "1g.10gb"), mig_profile="1g.20gb", slice_count=2),),
+            placed(IN_MIG, mig_profile="1g.20gb", slice_count=2),
             "a-1 is profiled on 1g.10gb, placed on 1g.20gb",
         ),
     ],
 )
 def test_a_replica_gets_the_partition_it_is_profiled_on(
-    there: Device, here: tuple[Placement, ...], says: str
+    there: Device, here: Placement, says: str
 ) -> None:
-    assert wrong(there, *here) == lines(says)
+    assert wrong(there, here) == lines(says)
+
+
+def test_a_device_is_shared_in_one_mode() -> None:
+    both = placed(SHARE), placed(point("b", 5, 8, sm=30))
+    assert wrong(device(), *both) == ("gpu-0 is shared in several modes: memory, mps",)
 
 
 # -- numbers ---------------------------------------------------------------------------------
@@ -109,41 +109,36 @@ def test_a_mode_allows_so_many_replicas(candidate: Candidate, most: int, mode: s
     assert wrong(device(), *many(candidate, most + 1)) == (says,)
 
 
+BESIDE_OTHERS = "gives away 90 % of its SMs beside the 11 % of others"
+NO_MEMORY = "cannot be used in mode memory"
+
+
 @pytest.mark.parametrize(
     ("changes", "candidate", "number", "says"),
     [
-        ({"cordoned": True}, SHARE, 1, "gpu-0 is cordoned and holds 1 replicas"),
+        ({"cordoned": True}, SHARE, 1, "is cordoned and holds 1 replicas"),
         ({"max_replicas": 2}, SHARE, 2, ""),
-        ({"max_replicas": 2}, SHARE, 3, "gpu-0 holds 3 replicas, it allows 2"),
-        ({"max_replicas": 0}, SHARE, 1, "gpu-0 holds 1 replicas, it allows 0"),
-        (
-            {"occupied_slices": (0,)},
-            SHARE,
-            1,
-            "gpu-0 is cut by MIG for others and cannot be used in mode memory",
-        ),
-        (
-            {"occupied_sm_percent": 5},
-            SHARE,
-            1,
-            "gpu-0 is used by others under MPS and cannot be used in mode memory",
-        ),
+        ({"max_replicas": 2}, SHARE, 3, "holds 3 replicas, it allows 2"),
+        ({"max_replicas": 0}, SHARE, 1, "holds 1 replicas, it allows 0"),
+        ({"occupied_slices": (0,)}, SHARE, 1, "is cut by MIG for others and " + NO_MEMORY),
+        ({"occupied_sm_percent": 5}, SHARE, 1, "is used by others under MPS and " + NO_MEMORY),
         ({"occupied_sm_percent": 10}, MPS, 3, ""),
         (
             {"occupied_sm_percent": 11},
             MPS,
             3,
-            "gpu-0 gives away 90 % of its SMs beside the 11 % of others",
+            "gives away 90 % of its SMs beside the 11 % of others",
         ),
         ({}, point("a", 5, 8, sm=50), 2, ""),
-        ({}, point("a", 5, 8, sm=51), 2, "gpu-0 gives away 102 % of its SMs"),
-        ({}, point("a", 5, 8, sm=34), 3, "gpu-0 gives away 102 % of its SMs"),
+        ({}, point("a", 5, 8, sm=51), 2, "gives away 102 % of its SMs"),
+        ({}, point("a", 5, 8, sm=34), 3, "gives away 102 % of its SMs"),
     ],
 )
 def test_limits_of_a_device_hold(
     changes: dict[str, object], candidate: Candidate, number: int, says: str
 ) -> None:
-    assert wrong(device(**changes), *many(candidate, number)) == lines(says)
+    found = wrong(device(**changes), *many(candidate, number))
+    assert found == ((f"gpu-0 {says}",) if says else ())
 
 
 def test_a_device_without_a_share_under_mps_gives_nothing_away() -> None:
@@ -178,54 +173,41 @@ def test_isolation_keeps_neighbours_away(
     assert found == (tuple(says) if crowded and not walled else ())
 
 
-def of_groups(first: str, second: str) -> tuple[ModelDemand, ...]:
-    """Models `a` and `b` of these isolation groups."""
-    sizes = point("a", 5, 8, sm=30), point("b", 5, 8, sm=30)
-    groups = first, second
-    return tuple(want(c.model, c, isolation_group=g) for c, g in zip(sizes, groups, strict=True))
-
-
 @pytest.mark.parametrize(
-    ("groups", "placed_as", "kept", "says"),
+    ("groups", "placed_as", "kept", "apart"),
     [
-        (("x", "x"), ("x", "x"), None, ""),
-        (("x", "x"), ("x", "x"), "x", ""),
-        (("", ""), ("", ""), "", ""),
-        (("x", "x"), ("x", ""), None, "b-1 is not placed as of the isolation group of b"),
-        (
-            ("x", "y"),
-            ("x", "y"),
-            None,
-            "b and a share gpu-0 under MPS and are of different isolation groups, and an MPS "
-            "daemon serves one group",
-        ),
-        (
-            ("y", "x"),
-            ("y", "x"),
-            None,
-            "b and a share gpu-0 under MPS and are of different isolation groups, and an MPS "
-            "daemon serves one group",
-        ),
-        (
-            ("", ""),
-            ("", ""),
-            "z",
-            " | ".join(
-                f"{model} and what sleeps or is measured share gpu-0 under MPS and are of "
-                "different isolation groups, and an MPS daemon serves one group"
-                for model in "ab"
-            ),
-        ),
+        ("xx", "xx", None, ()),
+        ("xx", "xx", "x", ()),
+        (("", ""), ("", ""), "", ()),
+        ("xy", "xy", None, ("b and a",)),
+        ("yx", "yx", None, ("b and a",)),
+        (("", ""), ("", ""), "z", [f"{m} and what sleeps or is measured" for m in "ab"]),
     ],
 )
 def test_an_mps_daemon_serves_one_isolation_group(
-    groups: tuple[str, str], placed_as: tuple[str, str], kept: str | None, says: str
+    groups: Sequence[str], placed_as: Sequence[str], kept: str | None, apart: Sequence[str]
 ) -> None:
-    demands = of_groups(*groups)
-    here = [
-        placed(d.candidates[0], isolation_group=g) for d, g in zip(demands, placed_as, strict=True)
-    ]
-    assert said((device(mps_group=kept),), here, demands) == lines(says)
+    says = (
+        "{} share gpu-0 under MPS and are of different isolation groups, and an MPS daemon "
+        "serves one group"
+    )
+    found = in_groups(groups, placed_as, kept)
+    assert found == tuple(says.format(who) for who in apart)
+
+
+def in_groups(
+    groups: Sequence[str], placed_as: Sequence[str], kept: str | None = None
+) -> tuple[str, ...]:
+    """What is said of models `a` and `b` of these isolation groups that are placed as of those."""
+    sizes = point("a", 5, 8, sm=30), point("b", 5, 8, sm=30)
+    demands = [want(c.model, c, isolation_group=g) for c, g in zip(sizes, groups, strict=True)]
+    here = [placed(c, isolation_group=g) for c, g in zip(sizes, placed_as, strict=True)]
+    return said((device(mps_group=kept),), here, demands)
+
+
+def test_a_replica_is_placed_as_of_the_group_of_its_model() -> None:
+    says = ("b-1 is not placed as of the isolation group of b",)
+    assert in_groups("xx", ("x", "")) == says
 
 
 def test_groups_may_share_a_gpu_by_memory() -> None:
@@ -237,42 +219,31 @@ def test_groups_may_share_a_gpu_by_memory() -> None:
 # -- memory ----------------------------------------------------------------------------------
 
 
-def roomy(mode: SharingMode, **changes: object) -> tuple[Device, int]:
-    """A device and the bytes that it has for replicas in a mode."""
-    total = 80 * GIB
-    values = {"memory_bytes": Bytes(total), "free_bytes": Bytes(total), **changes}
-    there = dataclasses.replace(device(), **values)  # type: ignore[arg-type]
-    return there, total - headroom(total) - (256 * MIB if mode is SharingMode.MPS else 0)
-
-
 @pytest.mark.parametrize(
-    ("mode", "changes", "less"),
+    ("mode", "reserved", "held", "less"),
     [
-        (SharingMode.WHOLE, {}, 0),
-        (SharingMode.MEMORY, {}, 0),
-        (SharingMode.MPS, {}, 0),
-        (SharingMode.MEMORY, {"reserved_bytes": Bytes(3 * GIB)}, 3 * GIB),
-        (SharingMode.MEMORY, {"free_bytes": Bytes(73 * GIB)}, 7 * GIB),
-        (
-            SharingMode.MEMORY,
-            {"reserved_bytes": Bytes(3 * GIB), "free_bytes": Bytes(73 * GIB)},
-            7 * GIB,
-        ),
-        (
-            SharingMode.MEMORY,
-            {"reserved_bytes": Bytes(9 * GIB), "free_bytes": Bytes(73 * GIB)},
-            9 * GIB,
-        ),
+        (SharingMode.WHOLE, 0, 0, 0),
+        (SharingMode.MEMORY, 0, 0, 0),
+        (SharingMode.MPS, 0, 0, 0),
+        (SharingMode.MEMORY, 3, 0, 3),
+        (SharingMode.MEMORY, 0, 7, 7),
+        (SharingMode.MEMORY, 3, 7, 7),
+        (SharingMode.MEMORY, 9, 7, 9),
     ],
 )
-def test_footprints_fit_to_the_byte(
-    mode: SharingMode, changes: dict[str, object], less: int
-) -> None:
-    """Beside headroom, what the driver keeps or others hold, and what MPS takes."""
-    there, room = roomy(mode, **changes)
-    one = point("a", 5, 0, mode=mode, sm=30 if mode is SharingMode.MPS else 0)
+def test_footprints_fit_to_the_byte(mode: SharingMode, reserved: int, held: int, less: int) -> None:
+    """Beside headroom, what the driver keeps or others hold (in GiB), and what MPS takes."""
+    total, mps = 80 * GIB, mode is SharingMode.MPS
+    there = dataclasses.replace(
+        device(),
+        memory_bytes=Bytes(total),
+        free_bytes=Bytes(total - held * GIB),
+        reserved_bytes=Bytes(reserved * GIB),
+    )
+    room = total - headroom(total) - (256 * MIB if mps else 0) - less * GIB
+    one = point("a", 5, 0, mode=mode, sm=30 if mps else 0)
     beside = [] if mode is SharingMode.WHOLE else [placed(dataclasses.replace(one, model="b"))]
-    fits = bytes_more(one, room - less)
+    fits = bytes_more(one, room)
     assert wrong(there, placed(fits), *beside) == ()
     more = bytes_more(fits, 1)
     for over in placed(more), placed(fits, memory_bytes=more.memory_bytes):
@@ -317,57 +288,39 @@ def pair(first: tuple[int, ...], second: tuple[int, ...], **changes: object) -> 
     return gpu("gpu-0", cores=first), gpu("gpu-1", cores=second, **changes)  # type: ignore[arg-type]
 
 
+def lacks(needs: int, of_gpu: int | None = None, of_all: int | None = None) -> str:
+    """What is said where so many cores are too few on the first GPU, or for all together."""
+    said = []
+    if of_gpu is not None:
+        said.append(f"engines on gpu-0 need {needs} host cores, {of_gpu} are free for them")
+    if of_all is not None:
+        said.append(f"engines on the GPUs of host need {needs} cores, {of_all} are free")
+    return " | ".join(said)
+
+
+ONE_EACH = hungry("a", 1, "gpu-0"), hungry("a", 1, "gpu-0", 2), hungry("b", 1, "gpu-0")
+BESIDE_CPU = placed(on_cores("b", 5, 1), on="cpu", cores=(1,))
+WITH_CPU = gpu("gpu-0", cores=(0, 1)), cpu(2)
+
+
 @pytest.mark.parametrize(
     ("devices", "here", "says"),
     [
         (pair((0, 1), (0, 1)), (hungry("a", 2, "gpu-0"),), ""),
-        (
-            pair((0, 1), (0, 1)),
-            (hungry("a", 3, "gpu-0"),),
-            (
-                "engines on gpu-0 need 3 host cores, 2 are free for them | "
-                "engines on the GPUs of host need 3 cores, 2 are free"
-            ),
-        ),
+        (pair((0, 1), (0, 1)), (hungry("a", 3, "gpu-0"),), lacks(3, 2, 2)),
         (pair((0, 1), (1, 2)), (hungry("a", 2, "gpu-0"), hungry("b", 1, "gpu-1")), ""),
         (
             pair((0, 1), (1, 2)),
             (hungry("a", 2, "gpu-0"), hungry("b", 2, "gpu-1")),
-            "engines on the GPUs of host need 4 cores, 3 are free",
+            lacks(4, of_all=3),
         ),
-        (
-            pair((0, 1), (1, 2, 3, 4)),
-            (hungry("a", 3, "gpu-0"),),
-            "engines on gpu-0 need 3 host cores, 2 are free for them",
-        ),
-        (
-            pair((0, 1), (1,)),
-            (hungry("a", 1, "gpu-0"), hungry("a", 1, "gpu-0", 2), hungry("b", 1, "gpu-0")),
-            (
-                "engines on gpu-0 need 3 host cores, 2 are free for them | "
-                "engines on the GPUs of host need 3 cores, 2 are free"
-            ),
-        ),
+        (pair((0, 1), (1, 2, 3, 4)), (hungry("a", 3, "gpu-0"),), lacks(3, 2)),
+        (pair((0, 1), (1,)), ONE_EACH, lacks(3, 2, 2)),
         (pair((0, 1), (0, 1), host="h2"), (hungry("a", 2, "gpu-0"), hungry("b", 2, "gpu-1")), ""),
         (pair((), (0,)), (hungry("a", 7, "gpu-0"), hungry("b", 1, "gpu-1")), ""),
-        (
-            (gpu("gpu-0", cores=(0, 1)), cpu(2)),
-            (hungry("a", 1, "gpu-0"), placed(on_cores("b", 5, 1), on="cpu", cores=(1,))),
-            "",
-        ),
-        (
-            (gpu("gpu-0", cores=(0, 1)), cpu(2)),
-            (hungry("a", 2, "gpu-0"), placed(on_cores("b", 5, 1), on="cpu", cores=(1,))),
-            (
-                "engines on gpu-0 need 2 host cores, 1 are free for them | "
-                "engines on the GPUs of host need 2 cores, 1 are free"
-            ),
-        ),
-        (
-            (gpu("gpu-0", cores=(0, 1)), cpu(2, host="h2")),
-            (hungry("a", 2, "gpu-0"), placed(on_cores("b", 5, 1), on="cpu", cores=(1,))),
-            "",
-        ),
+        (WITH_CPU, (hungry("a", 1, "gpu-0"), BESIDE_CPU), ""),
+        (WITH_CPU, (hungry("a", 2, "gpu-0"), BESIDE_CPU), lacks(2, 1, 1)),
+        ((WITH_CPU[0], cpu(2, host="h2")), (hungry("a", 2, "gpu-0"), BESIDE_CPU), ""),
     ],
 )
 def test_engines_on_gpus_need_cores_of_the_host(
@@ -383,46 +336,34 @@ def in_memory(gib: float, on: str = "gpu-0", model: str = "a") -> Placement:
 
 
 CPU_ROOM = 24 * GIB - headroom(24 * GIB)
-ON_CPU = bytes_more(on_cores("c", 5, 1, 1), CPU_ROOM - GIB)
+FULL_CPU = placed(bytes_more(on_cores("c", 5, 1, 1), CPU_ROOM - GIB), on="cpu")
+TWO = in_memory(6), in_memory(5, "gpu-1", "b")
+TEN = (("host", 10 * GIB),)
+GPU, AND_CPU = (gpu(),), (gpu(), cpu())
+
+
+def with_cpu(**changes: object) -> tuple[Device, ...]:
+    """A GPU and a CPU that is changed like this."""
+    return gpu(), dataclasses.replace(cpu(), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("devices", "here", "stated", "over"),
     [
-        ((gpu(),), (in_memory(900),), (), False),
-        ((gpu(),), (in_memory(10),), (("host", 10 * GIB),), False),
-        ((gpu(),), (in_memory(10),), (("host", 10 * GIB - 1),), True),
-        ((gpu(),), (in_memory(10),), (("other", 0),), False),
-        (
-            (gpu(), gpu("gpu-1")),
-            (in_memory(6), in_memory(5, "gpu-1", "b")),
-            (("host", 10 * GIB),),
-            True,
-        ),
-        (
-            (gpu(), gpu("gpu-1", host="h2")),
-            (in_memory(6), in_memory(5, "gpu-1", "b")),
-            (("host", 10 * GIB),),
-            False,
-        ),
-        ((gpu(), cpu()), (in_memory(23),), (), False),
-        ((gpu(), cpu()), (in_memory(24),), (), True),
-        ((gpu(), cpu()), (in_memory(23),), (("host", 22 * GIB),), True),
-        ((gpu(), cpu()), (in_memory(24),), (("host", 25 * GIB),), True),
-        ((gpu(), cpu()), (in_memory(0), placed(ON_CPU, on="cpu")), (), False),
-        ((gpu(), cpu()), (in_memory(1e-9), placed(ON_CPU, on="cpu")), (), True),
-        (
-            (gpu(), dataclasses.replace(cpu(), reserved_bytes=Bytes(GIB))),
-            (in_memory(22.3),),
-            (),
-            True,
-        ),
-        (
-            (gpu(), dataclasses.replace(cpu(), free_bytes=Bytes(23 * GIB))),
-            (in_memory(22.3),),
-            (),
-            True,
-        ),
+        (GPU, (in_memory(900),), (), False),
+        (GPU, (in_memory(10),), TEN, False),
+        (GPU, (in_memory(10),), (("host", 10 * GIB - 1),), True),
+        (GPU, (in_memory(10),), (("other", 0),), False),
+        ((gpu(), gpu("gpu-1")), TWO, TEN, True),
+        ((gpu(), gpu("gpu-1", host="h2")), TWO, TEN, False),
+        (AND_CPU, (in_memory(23),), (), False),
+        (AND_CPU, (in_memory(24),), (), True),
+        (AND_CPU, (in_memory(23),), (("host", 22 * GIB),), True),
+        (AND_CPU, (in_memory(24),), (("host", 25 * GIB),), True),
+        (AND_CPU, (in_memory(0), FULL_CPU), (), False),
+        (AND_CPU, (in_memory(1e-9), FULL_CPU), (), True),
+        (with_cpu(reserved_bytes=Bytes(GIB)), (in_memory(22.3),), (), True),
+        (with_cpu(free_bytes=Bytes(23 * GIB)), (in_memory(22.3),), (), True),
     ],
 )
 def test_engines_need_memory_of_the_host(
@@ -457,6 +398,8 @@ def test_a_partition_on_the_cpu_counts_as_it_is_and_its_candidate_takes_nothing_
 # -- MIG -------------------------------------------------------------------------------------
 
 Cut = tuple[str, int, int]
+NO_PROFILE = "gpu-0 has no MIG profile"
+ONE_MEDIA = "gpu-0 has 2 instances of 1g.10gb+me, it can have 1"
 
 
 def cut(*cuts: Cut, gib: float = 8) -> tuple[Placement, ...]:
@@ -467,94 +410,66 @@ def cut(*cuts: Cut, gib: float = 8) -> tuple[Placement, ...]:
     )
 
 
-@pytest.mark.parametrize(
-    "cuts",
-    [
-        [("3g.40gb", 0, 4), ("3g.40gb", 4, 4)],
-        [("1g.10gb", n, 1) for n in range(7)],
-        [("1g.20gb", n, 2) for n in (0, 2, 4, 6)],
-        [("2g.20gb", n, 2) for n in (0, 2, 4)],
-        [("4g.40gb", 0, 4), ("2g.20gb", 4, 2), ("1g.10gb+me", 6, 1)],
-        [("7g.80gb", 0, 8)],
-    ],
-)
-def test_what_the_driver_makes_is_accepted(cuts: list[Cut]) -> None:
-    assert wrong(device(), *cut(*cuts)) == ()
-
-
 def both(number: int) -> str:
     """Two replicas in one memory slice."""
     return f"memory slice {number} of gpu-0 belongs to both m-1 and m-2"
 
 
+def cannot_start(name: str, start: int) -> str:
+    return f"an instance of {name} cannot start at slice {start}"
+
+
 @pytest.mark.parametrize(
     ("cuts", "says"),
     [
+        ([("3g.40gb", 0, 4), ("3g.40gb", 4, 4)], ""),
+        ([("1g.10gb", n, 1) for n in range(7)], ""),
+        ([("1g.20gb", n, 2) for n in (0, 2, 4, 6)], ""),
+        ([("2g.20gb", n, 2) for n in (0, 2, 4)], ""),
+        ([("4g.40gb", 0, 4), ("2g.20gb", 4, 2), ("1g.10gb+me", 6, 1)], ""),
+        ([("7g.80gb", 0, 8)], ""),
         ([("3g.40gb", 0, 4), ("2g.20gb", 2, 2)], f"{both(2)} | {both(3)}"),
         ([("1g.10gb", 3, 1), ("1g.20gb", 2, 2)], both(3)),
-        *(
-            ([(name, start, size)], f"an instance of {name} cannot start at slice {start}")
-            for name, start, size in (
-                ("3g.40gb", 2, 4),
-                ("3g.40gb", 1, 4),
-                ("1g.10gb", 7, 1),
-                ("4g.40gb", 4, 4),
-                ("1g.20gb", 1, 2),
-                ("2g.20gb", 6, 2),
-                ("7g.80gb", 1, 8),
-            )
-        ),
+        ([("3g.40gb", 2, 4)], cannot_start("3g.40gb", 2)),
+        ([("3g.40gb", 1, 4)], cannot_start("3g.40gb", 1)),
+        ([("1g.10gb", 7, 1)], cannot_start("1g.10gb", 7)),
+        ([("4g.40gb", 4, 4)], cannot_start("4g.40gb", 4)),
+        ([("1g.20gb", 1, 2)], cannot_start("1g.20gb", 1)),
+        ([("2g.20gb", 6, 2)], cannot_start("2g.20gb", 6)),
+        ([("7g.80gb", 1, 8)], cannot_start("7g.80gb", 1)),
         ([("2g.20gb", 0, 1)], "m-1 covers 1 memory slices of gpu-0, 2g.20gb has 2"),
         ([("1g.10gb", 0, 2)], "m-1 covers 2 memory slices of gpu-0, 1g.10gb has 1"),
-        ([("2g.10gb", 0, 2)], "gpu-0 has no MIG profile 2g.10gb, which m-1 needs"),
+        ([("2g.10gb", 0, 2)], f"{NO_PROFILE} 2g.10gb, which m-1 needs"),
+        # What no profile describes is passed over, and the rest is looked at.
         (
-            [("1g.10gb+me", 0, 1), ("1g.10gb+me", 1, 1)],
-            "gpu-0 has 2 instances of 1g.10gb+me, it can have 1",
+            [("none", 0, 1), ("1g.10gb", 7, 1)],
+            f"{NO_PROFILE} none, which m-1 needs | {cannot_start('1g.10gb', 7)}",
         ),
+        ([("1g.10gb+me", 0, 1), ("1g.10gb+me", 1, 1)], ONE_MEDIA),
     ],
 )
-def test_what_the_driver_refuses_is_refused(cuts: list[Cut], says: str) -> None:
+def test_what_the_driver_makes_is_accepted_and_what_it_refuses_is_refused(
+    cuts: list[Cut], says: str
+) -> None:
     assert wrong(device(), *cut(*cuts)) == lines(says)
-
-
-def test_what_no_profile_describes_is_passed_over_and_the_rest_is_looked_at() -> None:
-    found = wrong(device(), *cut(("none", 0, 1), ("1g.10gb", 7, 1)))
-    assert found == (
-        "gpu-0 has no MIG profile none, which m-1 needs",
-        "an instance of 1g.10gb cannot start at slice 7",
-    )
 
 
 def test_the_driver_s_own_list_of_profiles_counts_before_the_catalog_s() -> None:
     eighth = MigProfile("1g.10gb", 1, 1, 14, Bytes(10 * GIB), 9, starts=tuple(range(1, 9)))
     there = device(mig_profiles=(eighth,))
-    assert wrong(there, *cut(("1g.10gb", 7, 1))) == ()
-    assert wrong(there, *cut(("1g.10gb", 0, 1))) == (
-        "an instance of 1g.10gb cannot start at slice 0",
-    )
-    assert wrong(there, *cut(("2g.20gb", 0, 2))) == (
-        "gpu-0 has no MIG profile 2g.20gb, which m-1 needs",
-    )
-    eight = [("1g.10gb", n, 1) for n in range(1, 9)]
-    assert wrong(there, *cut(*eight)) == ("gpu-0 holds 8 replicas, mig allows 7",)
+    for cuts, says in (
+        ([("1g.10gb", 7, 1)], ""),
+        ([("1g.10gb", 0, 1)], cannot_start("1g.10gb", 0)),
+        ([("2g.20gb", 0, 2)], f"{NO_PROFILE} 2g.20gb, which m-1 needs"),
+        ([("1g.10gb", n, 1) for n in range(1, 9)], "gpu-0 holds 8 replicas, mig allows 7"),
+    ):
+        assert wrong(there, *cut(*cuts)) == lines(says)
     unknown = dataclasses.replace(device(), hardware="of tomorrow")
-    here = placed(
-        dataclasses.replace(in_mig("m", 1, "1g.10gb"), hardware="of tomorrow"), slice_count=1
-    )
-    assert wrong(unknown, here) == ("gpu-0 has no MIG profile 1g.10gb, which m-1 needs",)
+    size = dataclasses.replace(in_mig("m", 1, "1g.10gb"), hardware="of tomorrow")
+    here = placed(size, slice_count=1)
+    assert wrong(unknown, here) == (f"{NO_PROFILE} 1g.10gb, which m-1 needs",)
     listed = dataclasses.replace(unknown, mig_profiles=(dataclasses.replace(eighth, starts=(0,)),))
     assert wrong(listed, here) == ()
-
-
-@pytest.mark.parametrize(
-    ("where", "says"),
-    [
-        (("2g.20gb", 2, 2), ""),
-        (("2g.20gb", 0, 2), "memory slice 1 of gpu-0 belongs to both others and m-1"),
-    ],
-)
-def test_slices_of_others_are_not_taken(where: Cut, says: str) -> None:
-    assert wrong(device(occupied_slices=(1,)), *cut(where)) == lines(says)
 
 
 def test_an_instance_holds_only_what_its_memory_holds() -> None:
@@ -569,15 +484,20 @@ def test_an_instance_holds_only_what_its_memory_holds() -> None:
 
 IDLE = MigInstance("1g.20gb", 2, 2, Bytes(20 * GIB), "MIG-1")
 """An instance that exists and that nothing runs in."""
-SMALL = ("1g.10gb", 0, 1)
+MEDIA = MigInstance("1g.10gb+me", 3, 1, Bytes(9 * GIB), "MIG-1")
 UNNAMED, BUSY = dataclasses.replace(IDLE, uuid=""), dataclasses.replace(IDLE, busy=True)
 ANEW = "gpu-0 may not be cut anew, and m-1 has no idle instance there"
-OTHERS = " | ".join(f"memory slice {n} of gpu-0 belongs to both others and m-1" for n in (2, 3))
+SHORT = "m-1 covers 1 memory slices of gpu-0, 1g.20gb has 2"
+TAKEN = "memory slice {} of gpu-0 belongs to both others and m-1"
+OTHERS = " | ".join(TAKEN.format(n) for n in (2, 3))
 
 
 @pytest.mark.parametrize(
     ("there", "fixed", "others", "where", "says"),
     [
+        # Slices of others are not taken.
+        (None, False, (1,), ("2g.20gb", 2, 2), ""),
+        (None, False, (1,), ("2g.20gb", 0, 2), TAKEN.format(1)),
         # An idle instance is used as it is, whoever made it, and where a new one could not start.
         (IDLE, False, (), ("1g.20gb", 2, 2), ""),
         (IDLE, True, (), ("1g.20gb", 2, 2), ""),
@@ -586,13 +506,7 @@ OTHERS = " | ".join(f"memory slice {n} of gpu-0 belongs to both others and m-1" 
         # It is the one at exactly that place, and of exactly that profile and length.
         (IDLE, True, (), ("1g.20gb", 4, 2), ANEW),
         (IDLE, True, (), ("2g.20gb", 2, 2), ANEW),
-        (
-            IDLE,
-            True,
-            (),
-            ("1g.20gb", 2, 1),
-            f"{ANEW} | m-1 covers 1 memory slices of gpu-0, 1g.20gb has 2",
-        ),
+        (IDLE, True, (), ("1g.20gb", 2, 1), f"{ANEW} | {SHORT}"),
         # It is busy, or CUDA cannot be told of it.
         (UNNAMED, True, (), ("1g.20gb", 2, 2), ANEW),
         (UNNAMED, False, (), ("1g.20gb", 2, 2), ""),
@@ -601,31 +515,20 @@ OTHERS = " | ".join(f"memory slice {n} of gpu-0 belongs to both others and m-1" 
         (BUSY, True, (), ("1g.20gb", 2, 2), f"{ANEW} | {OTHERS}"),
         # What is ours and idle gives way to a new cut; what others hold beside it stays.
         (IDLE, False, (), ("3g.40gb", 0, 4), ""),
-        (IDLE, False, (), SMALL, ""),
+        (IDLE, False, (), ("1g.10gb", 0, 1), ""),
+        # What stays counts among the instances of its profile.
+        (dataclasses.replace(MEDIA, busy=True), False, (), ("1g.10gb+me", 0, 1), ONE_MEDIA),
+        (MEDIA, False, (3,), ("1g.10gb+me", 0, 1), ONE_MEDIA),
+        (MEDIA, False, (4,), ("1g.10gb+me", 0, 1), ""),
+        (MEDIA, False, (), ("1g.10gb+me", 0, 1), ""),
     ],
 )
 def test_instances_that_exist_are_used_or_give_way(
-    there: MigInstance, fixed: bool, others: tuple[int, ...], where: Cut, says: str
+    there: MigInstance | None, fixed: bool, others: tuple[int, ...], where: Cut, says: str
 ) -> None:
-    on = device(mig_instances=(there,), mig_fixed=fixed, occupied_slices=others)
+    exist = (there,) if there is not None else ()
+    on = device(mig_instances=exist, mig_fixed=fixed, occupied_slices=others)
     assert wrong(on, *cut(where)) == lines(says)
-
-
-@pytest.mark.parametrize(
-    ("busy", "others", "says"),
-    [
-        (True, (), "gpu-0 has 2 instances of 1g.10gb+me, it can have 1"),
-        (False, (3,), "gpu-0 has 2 instances of 1g.10gb+me, it can have 1"),
-        (False, (4,), ""),
-        (False, (), ""),
-    ],
-)
-def test_instances_that_stay_count_among_those_of_their_profile(
-    busy: bool, others: tuple[int, ...], says: str
-) -> None:
-    media = MigInstance("1g.10gb+me", 3, 1, Bytes(9 * GIB), "MIG-1", busy)
-    on = device(mig_instances=(media,), occupied_slices=others)
-    assert wrong(on, *cut(("1g.10gb+me", 0, 1))) == lines(says)
 
 
 @pytest.mark.parametrize(
@@ -653,4 +556,3 @@ def test_a_slice_of_another_start_is_another_instance() -> None:
         "gpu-0 may not be cut anew, and m-1 has no idle instance there",
         "memory slice 0 of gpu-0 belongs to both others and m-1",
     )
-    assert isinstance(cut(SMALL)[0].partition, MigSlice)
