@@ -8,14 +8,7 @@ import pytest
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import CpuFigures
 from partitiond.devices import bandwidth
-from partitiond.devices.bandwidth import (
-    CACHE_NAME,
-    cpu_figures,
-    fast_dtype,
-    has_bfloat16,
-    measure_cpu,
-    numa_nodes,
-)
+from partitiond.devices.bandwidth import CACHE_NAME, cpu_figures, measure_cpu
 from partitiond.devices.cpu import discover_cpu
 from partitiond.devices.fake import fake_cpu
 
@@ -83,12 +76,12 @@ def test_nodes_and_bfloat16_are_read_from_the_kernel(tmp_path: Path) -> None:
     (tmp_path / "proc/cpuinfo").write_text("processor : 0\nflags : fpu avx512_bf16 amx_int8\n")
     for node in ("node0", "node1", "possible"):
         (tmp_path / "sys/devices/system/node" / node).mkdir(parents=True)
-    assert has_bfloat16(tmp_path)
-    assert numa_nodes(tmp_path) == 2
+    assert bandwidth.has_bfloat16(tmp_path)
+    assert bandwidth.numa_nodes(tmp_path) == 2
     (tmp_path / "proc/cpuinfo").write_text("flags : fpu avx2\n")
-    assert not has_bfloat16(tmp_path)
-    assert not has_bfloat16(tmp_path / "nowhere")
-    assert numa_nodes(tmp_path / "nowhere") == 1
+    assert not bandwidth.has_bfloat16(tmp_path)
+    assert not bandwidth.has_bfloat16(tmp_path / "nowhere")
+    assert bandwidth.numa_nodes(tmp_path / "nowhere") == 1
 
 
 @pytest.mark.parametrize(
@@ -108,5 +101,5 @@ def test_float32_is_chosen_only_where_bfloat16_is_emulated(
 ) -> None:
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/cpuinfo").write_text(f"model name : x\n{flags}\n")
-    assert fast_dtype(tmp_path) == dtype
-    assert fast_dtype(tmp_path / "nowhere") == "bfloat16"
+    assert bandwidth.fast_dtype(tmp_path) == dtype
+    assert bandwidth.fast_dtype(tmp_path / "nowhere") == "bfloat16"

@@ -49,39 +49,31 @@ def test_a_host_without_limits_has_all_its_memory_and_cores(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "files",
     [
-        pytest.param(
-            {
-                "proc/self/cgroup": "0::/box/inner\n",
-                "sys/fs/cgroup/box/memory.max": str(8 * GIB),
-                "sys/fs/cgroup/box/memory.current": str(3 * GIB),
-                "sys/fs/cgroup/box/memory.stat": f"anon 5\ninactive_file {GIB}\n",
-                "sys/fs/cgroup/box/inner/memory.max": "max",
-                "sys/fs/cgroup/box/cpu.max": "250000 100000",
-            },
-            id="v2",
-        ),
-        pytest.param(
-            {
-                "proc/self/cgroup": "4:memory:/box\n1:cpu,cpuacct:/box\n0::/\n",
-                "sys/fs/cgroup/memory/box/memory.limit_in_bytes": str(8 * GIB),
-                "sys/fs/cgroup/memory/box/memory.usage_in_bytes": str(3 * GIB),
-                "sys/fs/cgroup/memory/box/memory.stat": f"total_inactive_file {GIB}\n",
-                "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096),
-                "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_quota_us": "250000",
-                "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_period_us": "100000",
-            },
-            id="v1",
-        ),
-        pytest.param(
-            {  # in a container the named group lies outside; the mount's root is ours
-                "proc/self/cgroup": "0::/outside/of/here\n",
-                "sys/fs/cgroup/memory.max": str(8 * GIB),
-                "sys/fs/cgroup/memory.current": str(2 * GIB),
-                "sys/fs/cgroup/cpu.max": "200000 100000",
-            },
-            id="container",
-        ),
+        {  # v2
+            "proc/self/cgroup": "0::/box/inner\n",
+            "sys/fs/cgroup/box/memory.max": str(8 * GIB),
+            "sys/fs/cgroup/box/memory.current": str(3 * GIB),
+            "sys/fs/cgroup/box/memory.stat": f"anon 5\ninactive_file {GIB}\n",
+            "sys/fs/cgroup/box/inner/memory.max": "max",
+            "sys/fs/cgroup/box/cpu.max": "250000 100000",
+        },
+        {  # v1
+            "proc/self/cgroup": "4:memory:/box\n1:cpu,cpuacct:/box\n0::/\n",
+            "sys/fs/cgroup/memory/box/memory.limit_in_bytes": str(8 * GIB),
+            "sys/fs/cgroup/memory/box/memory.usage_in_bytes": str(3 * GIB),
+            "sys/fs/cgroup/memory/box/memory.stat": f"total_inactive_file {GIB}\n",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": str(2**63 - 4096),
+            "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_quota_us": "250000",
+            "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_period_us": "100000",
+        },
+        {  # in a container the named group lies outside; the mount's root is ours
+            "proc/self/cgroup": "0::/outside/of/here\n",
+            "sys/fs/cgroup/memory.max": str(8 * GIB),
+            "sys/fs/cgroup/memory.current": str(2 * GIB),
+            "sys/fs/cgroup/cpu.max": "200000 100000",
+        },
     ],
+    ids=["v2", "v1", "container"],
 )
 def test_cgroup_limits_hold(tmp_path: Path, files: dict[str, str]) -> None:
     device = discover_cpu(root=host(tmp_path, files), affinity=range(8))
@@ -129,10 +121,7 @@ def test_the_hardware_key_names_model_and_cores() -> None:
     ],
 )
 def test_cores_by_numa_node_where_the_kernel_tells_all(
-    tmp_path: Path,
-    lists: dict[str, str],
-    cores: tuple[int, ...],
-    nodes: tuple[tuple[int, ...], ...],
+    tmp_path: Path, lists: dict[str, str], cores: tuple[int, ...], nodes: tuple[object, ...]
 ) -> None:
     for name, text in lists.items():
         folder = tmp_path / "sys/devices/system/node" / name

@@ -8,15 +8,8 @@ from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.mig.geometry import geometry_on, place_of
-from partitiond.core.model.spec import (
-    Autoscale,
-    FaultDomain,
-    Isolation,
-    PlacementRules,
-    PointName,
-    SourceKind,
-    Weights,
-)
+from partitiond.core.model import spec
+from partitiond.core.model.spec import PlacementRules
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
 from partitiond.fleet.file import load_fleet
@@ -99,23 +92,23 @@ def test_a_fleet_file_says_all_of_it(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("prompt_tokens,output_tokens\n100,20\n300,40\n")
     fleet = load_fleet(write(tmp_path, WHOLE))
     first, second = fleet.models
-    assert (first.name, first.weights, first.auto) == ("opt-1.3b", Weights.DUMMY, False)
-    assert (first.isolation, first.isolation_group) == (Isolation.DEVICE, "blue")
+    assert (first.name, first.weights, first.auto) == ("opt-1.3b", spec.Weights.DUMMY, False)
+    assert (first.isolation, first.isolation_group) == (spec.Isolation.DEVICE, "blue")
     assert first.demand.planned_req_per_s == 9.0
     assert first.engine.max_model_len == 512
     assert first.aliases == ("facebook/opt-1.3b",)
     assert first.request_defaults == {"temperature": 0.2, "stop": ["\n"]}
     assert first.request_limits == RequestLimits(max_output_tokens=64)
     assert first.workload == Workload.of_trace([(100, 20), (300, 40)])
-    assert first.operating_point is PointName.GOODPUT
-    rules = PlacementRules((), ("mine",), ("l4-24gb",), FaultDomain.HOST, 0.5, -1)
+    assert first.operating_point is spec.PointName.GOODPUT
+    rules = PlacementRules((), ("mine",), ("l4-24gb",), spec.FaultDomain.HOST, 0.5, -1)
     assert first.rules == rules
     fp8, awq = first.variants
     assert (fp8.engine.quantization, fp8.engine.max_num_batched_tokens) == ("fp8", 1024)
     assert awq.source is not None
     assert awq.source.ref == "org/opt-1.3b-awq"
-    assert second.source.kind is SourceKind.CONFIG
-    assert second.autoscale == Autoscale(600)
+    assert second.source.kind is spec.SourceKind.CONFIG
+    assert second.autoscale == spec.Autoscale(600)
     assert second.workload == Workload.lognormal(400, 256, 1.1, 0.0)
     assert fleet.architectures["mine"].parameters == 100_000_000
     assert [d.id for d in fleet.devices] == ["l4-24gb-0", "l4-24gb-1", "l4-24gb-2"]
@@ -143,6 +136,7 @@ def test_an_example_is_found_by_its_name_from_any_folder(
 MODEL = '[[models]]\nmodel = "opt-125m"\n'
 OTHER = '[[models]]\nmodel = "smollm2-135m"\n'
 L4 = '[[devices]]\nhardware = "l4-24gb"\n'
+ON_H = 'host = "h"\nhost_memory'
 A100 = '[[devices]]\nhardware = "a100-80gb"\n'
 
 
@@ -185,10 +179,7 @@ OF_A_DEVICE = (
     ("max_replicas = 0", "greater than or equal to 1"),
     ('id = "no blanks"', "should match pattern"),
     (f'id = "x"\n{L4}id = "x"', "id 'x' is given 2 times"),
-    (
-        f'host = "h"\nhost_memory = "1GiB"\n{L4}host = "h"\nhost_memory = "2GiB"',
-        "two different host_memory",
-    ),
+    (f'{ON_H} = "1GiB"\n{L4}{ON_H} = "2GiB"', "two different host_memory"),
 )
 OF_A_FILE = (
     ("[[models]\n", "not valid TOML"),
@@ -234,7 +225,7 @@ def test_twelve_models_need_less_than_half_of_the_gpus() -> None:
 
 
 def test_an_unknown_architecture_is_asked_for(tmp_path: Path) -> None:
-    text = '[[devices]]\nhardware = "l4-24gb"\n[[models]]\nmodel = "org/unknown"\n'
+    text = L4 + '[[models]]\nmodel = "org/unknown"\n'
     with pytest.raises(SpecError, match="architecture of unknown is not known"):
         plan_fleet(load_fleet(write(tmp_path, text)))
 
@@ -276,12 +267,8 @@ def test_all_a_device_can_be_is_in_its_table(tmp_path: Path) -> None:
     ids = ["a100-80gb-0", "a100-80gb-1", "a100-80gb-2", "gpu-3", "spare-0", "spare-1"]
     assert [d.id for d in fleet.devices] == [*ids, "a100-80gb-4"]
     first, second, third, cut, spare, _, shared = fleet.devices
-    assert [d.host for d in (first, second, third, cut)] == [
-        "node-a-0",
-        "node-a-0",
-        "node-a-1",
-        "node-a-0",
-    ]
+    hosts = [d.host for d in (first, second, third, cut)]
+    assert hosts == [f"node-a-{n}" for n in (0, 0, 1, 0)]
     assert (first.rack, first.idle_watts, first.max_watts) == ("r1", 60, 300)
     assert [d.cores for d in (first, second, third)] == [(0, 1, 2, 3), (4, 5, 6, 7), (0, 1, 2, 3)]
     assert (cut.cores, cut.occupied_slices, cut.max_replicas) == ((8, 9), (0, 1), 4)
@@ -291,10 +278,7 @@ def test_all_a_device_can_be_is_in_its_table(tmp_path: Path) -> None:
 
 
 def test_gpu_instances_that_exist_are_in_the_table(tmp_path: Path) -> None:
-    text = (
-        '[[devices]]\nhardware = "a100-80gb"\nmig_instances = ["3g.40gb@4", "1g.10gb@0"]\n'
-        "mig_fixed = true\n"
-    )
+    text = A100 + 'mig_instances = ["3g.40gb@4", "1g.10gb@0"]\nmig_fixed = true\n'
     (device,) = load_fleet(write(tmp_path, text)).devices
     assert device.modes == (SharingMode.MIG,)
     assert device.mig_fixed
@@ -302,8 +286,7 @@ def test_gpu_instances_that_exist_are_in_the_table(tmp_path: Path) -> None:
     geometry = geometry_on(device)
     assert geometry is not None
     assert geometry.most == 2
-    less = '[[devices]]\nhardware = "a100-80gb"\nmemory = "40GiB"\n'
-    (device,) = load_fleet(write(tmp_path, less)).devices
+    (device,) = load_fleet(write(tmp_path, A100 + 'memory = "40GiB"\n')).devices
     assert SharingMode.MIG not in device.modes
 
 

@@ -36,13 +36,7 @@ def test_files_of_this_schema_and_of_schema_1_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("version", "says"),
-    [
-        (SCHEMA_VERSION + 1, "A newer partitiond"),
-        (0, "export"),
-        ("2", "export"),
-        (None, "export"),
-        (True, "export"),
-    ],
+    [(SCHEMA_VERSION + 1, "A newer partitiond"), *((v, "export") for v in (0, "2", None, True))],
 )
 def test_another_schema_is_refused_before_its_fields_are_looked_at(
     version: object, says: str
@@ -54,9 +48,10 @@ def test_another_schema_is_refused_before_its_fields_are_looked_at(
     assert says in refused.value.hint
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", '{"schema_version": 2}', "\x00", "[" * 100_000]
-)
+NO_PROFILES = "", "{", "[]", "null", "{}", '{"schema_version": 2}', "\x00", "[" * 100_000
+
+
+@pytest.mark.parametrize("text", NO_PROFILES)
 def test_what_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "p.json"
     path.write_text(text)

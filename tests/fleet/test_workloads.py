@@ -102,24 +102,19 @@ def test_pairs_come_from_the_public_traces_forms(tmp_path: Path, name: str, text
 
 
 @pytest.mark.parametrize(
-    ("name", "text"),
+    ("kind", "text"),
     [
-        ("a.csv", ""),
-        ("a.csv", "prompt_tokens,output_tokens\n"),
-        ("a.csv", "when,who\n1,2\n"),
-        ("a.csv", "1,2\nthree,4\n"),
-        ("a.csv", "1\n"),
-        ("a.csv", "1,inf\n"),
-        ("a.jsonl", "{}\n"),
-        ("a.jsonl", "not json\n"),
-        ("a.jsonl", "[1, 99999999]\n"),
-        ("a.csv", "0,5\n"),
+        *(("csv", text) for text in ("", "1\n", "1,inf\n", "0,5\n", "1,2\nthree,4\n")),
+        ("csv", "prompt_tokens,output_tokens\n"),
+        ("csv", "when,who\n1,2\n"),
+        *(("jsonl", text) for text in ("{}\n", "not json\n", "[1, 99999999]\n")),
     ],
 )
-def test_what_is_no_trace_is_refused_by_line(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text)
+def test_what_is_no_trace_is_refused_by_line(tmp_path: Path, kind: str, text: str) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_text(text)
     with pytest.raises(SpecError) as refused:
-        read_pairs(tmp_path / name)
+        read_pairs(path)
     assert refused.value.hint
 
 

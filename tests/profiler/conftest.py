@@ -19,12 +19,7 @@ import pytest
 from loadgen.http import client, connection
 from loadgen.loops import closed, instrument, opened
 from partitiond.core.errors import EngineError, StartFailedError
-from partitiond.core.replica.engine import (
-    EngineExit,
-    EngineHandle,
-    EngineLaunch,
-    EngineReport,
-)
+from partitiond.core.replica.engine import EngineExit, EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.units import GIB
 from partitiond.profiler.pairs import side_by_side
 from tests.proxy.virtual import pytest_asyncio_loop_factories

@@ -17,32 +17,20 @@ from partitiond.profiler.search import NextTrial, Purpose
 from partitiond.profiler.sweep.sampling import EngineSamples
 from partitiond.profiler.sweep.trial import Trial
 
+ENGINE = EngineOptions(max_model_len=256)
 ARCHITECTURE = Architecture("llama", 135_000_000, 576, 30, 9, 3, 64, 1536, 49152, 2048)
 
 
 def device(kind: DeviceKind = DeviceKind.CPU, gib: int = 32) -> Device:
     mode = SharingMode.CORES if kind is DeviceKind.CPU else SharingMode.MEMORY
-    return Device(
-        id=kind.value,
-        kind=kind,
-        hardware="cpu-test",
-        name="Test CPU",
-        host="here",
-        memory_bytes=Bytes(gib * GIB),
-        free_bytes=Bytes(gib * GIB),
-        cores=(0, 1, 2, 3),
-        modes=(mode,),
-        driver="6.1",
-    )
+    memory, cores = Bytes(gib * GIB), (0, 1, 2, 3)
+    made = Device(kind.value, kind, "cpu-test", "Test CPU", "here", memory, memory, cores)
+    return dataclasses.replace(made, modes=(mode,), driver="6.1")
 
 
 def model(name: str = "tiny", **changes: Any) -> ResolvedModel:
-    spec = ModelSpec(
-        name=name,
-        source=ModelSource(SourceKind.FOLDER, "/models/tiny"),
-        workload=Workload(8, 8),
-        engine=EngineOptions(max_model_len=256),
-    )
+    source = ModelSource(SourceKind.FOLDER, "/models/tiny")
+    spec = ModelSpec(name, source, workload=Workload(8, 8), engine=ENGINE)
     spec = dataclasses.replace(spec, **changes)
     return ResolvedModel(spec, Path("/models/tiny"), "rev", ARCHITECTURE, dummy_weights=True)
 
@@ -55,18 +43,10 @@ def with_spec(request: ProfileRequest, **changes: Any) -> ProfileRequest:
 def request_of(**changes: Any) -> ProfileRequest:
     """A profile of one core of a CPU; what is no field of it is one of the model's spec."""
     asked = ProfileRequest(
-        model=model(),
-        device=device(),
-        cores=(1,),
-        memory_bytes=8 * GIB,
-        max_batch=4,
-        time_limit_seconds=40,
-        min_window_seconds=1.0,
-        max_window_seconds=2.0,
-        seed=3,
-        confirm_memory=False,
+        model(), device(), (1,), 8 * GIB, max_batch=4, time_limit_seconds=40, seed=3,
+        min_window_seconds=1.0, max_window_seconds=2.0, confirm_memory=False,
         confirm_capacity=False,
-    )
+    )  # fmt: skip
     own = {field.name for field in dataclasses.fields(ProfileRequest)}
     of_spec = {name: value for name, value in changes.items() if name not in own}
     asked = dataclasses.replace(asked, **{k: v for k, v in changes.items() if k in own})
@@ -82,18 +62,10 @@ def trial_of(batch: int, rate: float, *, purpose: Purpose = Purpose.UP, **change
     samples = Samples(ttft=(0.1, 0.2), tpot=(0.01,), itl=(0.01, 0.0123456), e2el=(1.0, 3.0))
     preemptions = changes.pop("preemptions", 0)
     made = Trial(
-        proposal=proposal_of(batch, purpose),
-        output_tokens_per_s=rate,
-        half_width=1.0,
-        wide=False,
-        window_seconds=10.0,
-        seconds=13.0,
-        samples=samples,
+        proposal_of(batch, purpose), rate, half_width=1.0, wide=False, window_seconds=10.0,
+        seconds=13.0, samples=samples, instrument_cpu=0.05, mismatches=0, peak_bytes=3_000_000_000,
         engine=EngineSamples(float(batch), preemptions, starved=False, kv_usage_mean=0.4),
-        instrument_cpu=0.05,
-        mismatches=0,
-        peak_bytes=3_000_000_000,
-    )
+    )  # fmt: skip
     return dataclasses.replace(made, **changes)
 
 

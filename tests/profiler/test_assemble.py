@@ -20,26 +20,18 @@ GROWING = (trial_of(1, 100), trial_of(2, 200), trial_of(4, 400))
 
 
 def built(steps: Sequence[Trial | FailedTrial], done: SearchDone | None = None) -> Profile:
-    request = request_of()
+    request, report = request_of(), EngineReport(4096, "test-1", {})
+    planned, started = plan_launch(request, "test"), "2026-01-01T00:00:00Z"
     measured = MeasuredTrials(
-        request=request,
-        planned=plan_launch(request, "test"),
-        report=EngineReport(4096, "test-1", {}),
-        steps=tuple(steps),
-        done=done,
-        started_at="2026-01-01T00:00:00Z",
-        duration_seconds=1.0,
+        request, planned, report, tuple(steps), done, started, duration_seconds=1.0
     )
     return build_profile(measured)
 
 
 def test_a_batch_that_ended_the_engine_on_its_second_visit_is_not_planned() -> None:
-    steps: list[Trial | FailedTrial] = [
-        trial_of(1, 100),
-        trial_of(2, 150),
-        trial_of(4, 400, purpose=Purpose.CONFIRM),
-        FailedTrial(proposal_of(4), 5.0, "out of memory"),
-    ]
+    again = trial_of(4, 400, purpose=Purpose.CONFIRM)
+    died = FailedTrial(proposal_of(4), 5.0, "out of memory")
+    steps = [trial_of(1, 100), trial_of(2, 150), again, died]
     made = built(steps)
     four = made.point(4)
     assert four is not None
@@ -55,13 +47,14 @@ def test_a_batch_that_ended_the_engine_on_its_second_visit_is_not_planned() -> N
 
 
 def test_only_deaths_and_a_full_cache_mean_memory() -> None:
-    assert built(GROWING).knee.limited_by is LimitedBy.TIME
-    died: list[Trial | FailedTrial] = [*GROWING, FailedTrial(proposal_of(8), 5.0, "out of memory")]
-    assert built(died).knee.limited_by is LimitedBy.MEMORY
-    full = [*GROWING, trial_of(8, 300, preemptions=2)]
-    assert built(full).knee.limited_by is LimitedBy.MEMORY
-    capped = SearchDone(LimitedBy.CAP, complete=True)
-    assert built(GROWING, capped).knee.limited_by is LimitedBy.CAP
+    died = FailedTrial(proposal_of(8), 5.0, "out of memory")
+    for steps, done, by in (
+        (GROWING, None, LimitedBy.TIME),
+        ((*GROWING, died), None, LimitedBy.MEMORY),
+        ((*GROWING, trial_of(8, 300, preemptions=2)), None, LimitedBy.MEMORY),
+        (GROWING, SearchDone(LimitedBy.CAP, complete=True), LimitedBy.CAP),
+    ):
+        assert built(steps, done).knee.limited_by is by
 
 
 @pytest.mark.parametrize(

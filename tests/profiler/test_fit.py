@@ -13,13 +13,8 @@ LOAD = Workload(64, 32)
 
 
 def test_the_terms_and_the_rest_add_up_to_the_peak() -> None:
-    measured = explain_footprint(
-        ARCHITECTURE,
-        EngineLimits(32, 256),
-        DeviceKind.CPU,
-        started_kv_bytes=GIB // 2,
-        peak_bytes=3 * GIB,
-    )
+    limits, sizes = EngineLimits(32, 256), {"started_kv_bytes": GIB // 2, "peak_bytes": 3 * GIB}
+    measured = explain_footprint(ARCHITECTURE, limits, DeviceKind.CPU, **sizes)
     terms = measured.weights_bytes + measured.kv_cache_bytes + measured.activation_bytes
     terms += measured.graph_bytes + measured.context_bytes
     assert terms + measured.unexplained_bytes == measured.peak_bytes == 3 * GIB

@@ -20,16 +20,11 @@ MEASURED = ((1, 55), (2, 99), (4, 170), (8, 250), (11, 258), (16, 262), (32, 259
 
 def profile(*, knee: bool = True, limited: bool = False, **changes: Any) -> Profile:
     rows, made = MEASURED if knee else MEASURED[:4], measured_profile("smollm2-135m")
-    points = tuple(
-        dataclasses.replace(
-            made.points[0],
-            batch=batch,
-            output_tokens_per_s=rate,
-            half_width=rate * 0.03,
-            kv_limited=limited and batch == rows[-1][0],
-        )
-        for batch, rate in rows
-    )
+    points = []
+    for batch, rate in rows:
+        figures = {"batch": batch, "output_tokens_per_s": rate, "half_width": rate * 0.03}
+        full = limited and batch == rows[-1][0]
+        points.append(dataclasses.replace(made.points[0], kv_limited=full, **figures))
     return dataclasses.replace(made, **{"points": points, "knee": find_knee(points), **changes})
 
 

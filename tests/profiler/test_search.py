@@ -162,19 +162,21 @@ def test_a_time_limit_is_kept(rate: Curve, limit: float, seed: int, prior: Prior
     assert found.elapsed <= max(1.25 * limit + longest, 2 * longest)
 
 
-def test_what_a_time_limit_left_out_is_said() -> None:
-    limits = SearchLimits(max_batch=512, time_limit_seconds=60, min_window_seconds=3)
-    found = simulate(Engine(saturating(0.02, 0.02)), limits)
+@pytest.mark.parametrize(
+    ("rate", "max_batch", "seconds", "window"),
+    [(saturating(0.02, 0.02), 512, 60, 3), (flattening(12, top=1e5), 64, 100, 10)],
+)
+def test_what_a_time_limit_left_out_is_said_and_is_refinement_before_second_visits(
+    rate: Curve, max_batch: int, seconds: float, window: float
+) -> None:
+    limits = SearchLimits(max_batch, time_limit_seconds=seconds, min_window_seconds=window)
+    found = simulate(Engine(rate), limits)
     assert not found.done.complete
-    assert found.done.capped_by is LimitedBy.TIME
-    assert max(found.counts) < 512
-
-
-def test_a_shorter_limit_leaves_out_refinement_before_second_visits() -> None:
-    limits = SearchLimits(max_batch=64, time_limit_seconds=100, min_window_seconds=10)
-    found = simulate(Engine(flattening(12, top=1e5)), limits)
-    assert found.counts[found.knee] >= 2
-    assert not found.done.complete
+    if max_batch == 512:
+        assert found.done.capped_by is LimitedBy.TIME
+        assert max(found.counts) < 512
+    else:
+        assert found.counts[found.knee] >= 2
 
 
 def test_windows_get_an_even_share_of_the_time() -> None:

@@ -193,14 +193,11 @@ def test_a_batch_the_engine_died_of_is_beyond_the_largest(
     found = simulate(Engine(flattening(16), dies_at=dies_at), FREE)
     assert found.done.capped_by is LimitedBy.MEMORY
     assert sum(v.died for v in found.visits) <= 3
+    assert isinstance(propose([], SearchLimits(max_batch=0), 0.0), SearchDone)
     if knees is None:
         assert curve(found.visits) == ()
     else:
         assert found.knee in knees
-
-
-def test_no_batch_is_proposed_when_none_is_allowed() -> None:
-    assert isinstance(propose([], SearchLimits(max_batch=0), 0.0), SearchDone)
 
 
 def test_a_failure_below_a_batch_that_ran_leaves_out_that_batch_only() -> None:
@@ -271,6 +268,7 @@ def test_the_fit_finds_a_saturating_curve_and_where_it_crosses(half: float) -> N
     rates = [Rate(b, 100 / (1 + half / b), 0.5, 1, disagreeing=False) for b in (1, 8, 64, 512)]
     found = fit(rates)
     assert found is not None
+    assert fit(rates[:1]) is None, "a single batch has no curve"
     assert found.rate(30) == pytest.approx(100 / (1 + half / 30), rel=0.08)
     assert found.rate(found.crossing(60.0)) == pytest.approx(60.0, rel=1e-6)
     assert found.crossing(2 * found.top) == math.inf
@@ -285,18 +283,10 @@ def test_a_noisy_figure_is_drawn_to_the_fit_and_a_sharp_one_is_not() -> None:
     assert drawn[256] == pytest.approx(100, abs=1)
 
 
-def test_no_fit_to_a_single_batch() -> None:
-    assert fit([Rate(1, 10.0, 1.0, 1, disagreeing=False)]) is None
-
-
 def test_a_slow_fresh_window_of_one_batch_does_not_undo_what_another_leaves_no_doubt_of() -> None:
     # The host got busy as batch 40 was measured afresh; batch 12 was visited twice, before.
-    visits = [
-        visit(12, 126, 3.0),
-        visit(40, 130, 20.0),
-        visit(12, 125, 3.0, Purpose.DOWN),
-        visit(40, 81, 8.0, Purpose.CONFIRM),
-    ]
+    visits = [visit(12, 126, 3.0), visit(40, 130, 20.0), visit(12, 125, 3.0, Purpose.DOWN)]
+    visits.append(visit(40, 81, 8.0, Purpose.CONFIRM))
     best = best_rate(visits)
     assert best is not None
     assert 120 < best < 126

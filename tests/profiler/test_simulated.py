@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.errors import StartFailedError
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
@@ -37,10 +36,10 @@ def runner(tmp_path: Path) -> Remembering:
     return Remembering(tmp_path / "run", None)
 
 
-def simulated(folder: Path, *args: str, **changes: Any) -> ProfileRequest:
+def simulated(folder: Path, **changes: Any) -> ProfileRequest:
     given: dict[str, Any] = {"cores": (0,), "min_window_seconds": 0.1, "max_window_seconds": 0.3}
     given |= {"time_limit_seconds": 30, "engine_kind": "simulated", **changes}
-    asked = request_of(engine=EngineOptions(max_model_len=256, extra_args=args), **given)
+    asked = request_of(engine=EngineOptions(max_model_len=256), **given)
     return dataclasses.replace(asked, model=dataclasses.replace(asked.model, folder=folder))
 
 
@@ -77,15 +76,3 @@ async def test_an_interrupted_profile_goes_on_with_the_trials_it_has(
     assert not path.exists()
     assert list(await runner.find()) == []
     assert list((tmp_path / "run").glob("profile-*")) == []
-
-
-async def test_a_failed_profile_keeps_its_log_and_its_error_quotes_it(
-    runner: Remembering, tmp_path: Path
-) -> None:
-    asked = simulated(tmp_path, "--fail-start", "ValueError: no such layer")
-    with pytest.raises(StartFailedError) as caught:
-        await Profiler(runner).run(asked, lambda _: None)
-    assert "no such layer" in caught.value.message.splitlines()[-1]
-    assert "no such layer" in str(caught.value.facts["lines"])
-    (folder,) = (tmp_path / "run").glob("profile-*")
-    assert "no such layer" in (folder / "engine.log").read_text()

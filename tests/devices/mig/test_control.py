@@ -12,12 +12,8 @@ import pytest
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.partition import MigSlice
-from partitiond.core.mig.changes import (
-    DestroyComputeInstance,
-    MigChanges,
-    MigPermissions,
-    MigTarget,
-)
+from partitiond.core.mig import changes as mig_changes
+from partitiond.core.mig.changes import DestroyComputeInstance, MigChanges
 from partitiond.core.mig.geometry import Place, place_of
 from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.devices.mig import MigControl, read_state
@@ -75,7 +71,9 @@ async def test_instances_are_made_where_they_are_planned_and_used_as_they_are(
         assert places(host, first) == CUT[:3]
     host.reboot()
     assert host.geometry(first) == ()
-    again = await control().apply(first, MigTarget(tuple(CUT)), MigPermissions("instances"))
+    again = await control().apply(
+        first, mig_changes.MigTarget(tuple(CUT)), mig_changes.MigPermissions("instances")
+    )
     assert [place_of(i) for i in again] == places(host, first) == CUT
 
 
@@ -155,23 +153,25 @@ asyncio.run(MigControl("instances", Path("/nonexistent")).ensure(wanted, ours))
 """
 
 
+CREATED, PLACED = "nvmlGpuInstanceCreateComputeInstance", "nvmlDeviceCreateGpuInstanceWithPlacement"
+BEFORE, AFTER = KillPoint.BEFORE, KillPoint.AFTER
+CRASHES = (
+    ("nvmlComputeInstanceDestroy", BEFORE, True),
+    ("nvmlComputeInstanceDestroy", AFTER, False),
+    ("nvmlGpuInstanceDestroy", BEFORE, False),
+    ("nvmlGpuInstanceDestroy", AFTER, True),
+    (PLACED, BEFORE, True),
+    (CREATED, BEFORE, False),
+    (CREATED, AFTER, True),
+)
+
+
 @pytest.mark.parametrize(
     ("function", "when", "still_wanted"),
     [
-        ("nvmlDeviceCreateGpuInstanceWithPlacement", KillPoint.AFTER, True),
-        ("nvmlDeviceCreateGpuInstanceWithPlacement", KillPoint.AFTER, False),
-        *(
-            pytest.param(function, when, wanted, marks=pytest.mark.full)
-            for function, when, wanted in (
-                ("nvmlComputeInstanceDestroy", KillPoint.BEFORE, True),
-                ("nvmlComputeInstanceDestroy", KillPoint.AFTER, False),
-                ("nvmlGpuInstanceDestroy", KillPoint.BEFORE, False),
-                ("nvmlGpuInstanceDestroy", KillPoint.AFTER, True),
-                ("nvmlDeviceCreateGpuInstanceWithPlacement", KillPoint.BEFORE, True),
-                ("nvmlGpuInstanceCreateComputeInstance", KillPoint.BEFORE, False),
-                ("nvmlGpuInstanceCreateComputeInstance", KillPoint.AFTER, True),
-            )
-        ),
+        (PLACED, AFTER, True),
+        (PLACED, AFTER, False),
+        *(pytest.param(*crash, marks=pytest.mark.full) for crash in CRASHES),
     ],
 )
 async def test_a_crash_anywhere_is_mended(

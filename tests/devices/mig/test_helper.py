@@ -17,30 +17,20 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import DeviceError, InputError
 from partitiond.core.hardware.partition import MigSlice
-from partitiond.core.mig.changes import (
-    CreateComputeInstance,
-    CreateGpuInstance,
-    DestroyComputeInstance,
-    DestroyGpuInstance,
-    SetMigMode,
-    Step,
-)
+from partitiond.core.mig import changes
 from partitiond.core.mig.geometry import place_of
 from partitiond.core.units import Bytes
 from partitiond.devices.host import HostDevices
-from partitiond.devices.mig import MigControl, read_state
+from partitiond.devices.mig import MigControl, protocol, read_state
 from partitiond.devices.mig.client import MigHelper
 from partitiond.devices.mig.helper import main
-from partitiond.devices.mig.protocol import (
-    MAX_LINE_BYTES,
-    parse_answer,
-    parse_instances,
-    parse_request,
-    request_line,
-)
+from partitiond.devices.mig.protocol import MAX_LINE_BYTES, request_line
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.devices.mig.test_control import CUT, PAIR, places
+from tests.engine_fixtures import short_dir
 from tests.engines.process.scripts import eventually
+
+__all__ = ["short_dir"]
 
 MODULE = [sys.executable, "-m", "partitiond.devices.mig.helper"]
 UUID = "GPU-28b9e16d-d47a-5df0-aee1-0d68c650a542"
@@ -79,18 +69,12 @@ class Helper:
 
 
 @pytest.fixture
-def short() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pdmig") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def run(short: Path) -> Iterator[Callable[..., Helper]]:
+def run(short_dir: Path) -> Iterator[Callable[..., Helper]]:
     """Starts a helper; each ends with the test."""
     with contextlib.ExitStack() as stack:
 
         def start(host: SimulatedHost, *options: str) -> Helper:
-            folder = Path(tempfile.mkdtemp(dir=short))
+            folder = Path(tempfile.mkdtemp(dir=short_dir))
             found = Helper(host, folder, *options)
             stack.callback(found.close)
             return found
@@ -122,12 +106,12 @@ async def test_the_helper_does_what_this_user_may_not(host: SimulatedHost, run: 
     assert "destroy the compute instance of 1g.10gb@2" in log
     # The driver's refusal comes back in its words.
     with pytest.raises(DeviceError, match="Insufficient Resources") as refused:
-        asked.perform(first, CreateGpuInstance(("2g.20gb", 4, 2)))
+        asked.perform(first, changes.CreateGpuInstance(("2g.20gb", 4, 2)))
     assert refused.value.facts["nvml_code"] == 23
     with pytest.raises(DeviceError, match="no MIG profile 9g"):
-        asked.perform(first, CreateGpuInstance(("9g.90gb", 0, 8)))
+        asked.perform(first, changes.CreateGpuInstance(("9g.90gb", 0, 8)))
     with pytest.raises(DeviceError):
-        asked.perform(UUID.replace("2", "3"), DestroyGpuInstance(CUT[0]))
+        asked.perform(UUID.replace("2", "3"), changes.DestroyGpuInstance(CUT[0]))
     # The mode is changed only where the helper was told to allow it.
     await control.destroy(empty, ("3g.40gb", 4, 4))
     with pytest.raises(DeviceError, match="may not change the mode"):
@@ -137,7 +121,7 @@ async def test_the_helper_does_what_this_user_may_not(host: SimulatedHost, run: 
     assert not host.mig_mode(empty)
     helper.close()
     with pytest.raises(DeviceError, match=r"h\.sock does not answer") as refused:
-        asked.perform(first, SetMigMode(enabled=True))
+        asked.perform(first, changes.SetMigMode(enabled=True))
     assert "partitiond-mig.socket" in refused.value.hint
 
 
@@ -157,7 +141,7 @@ async def test_the_helper_changes_the_mode_of_an_a100_that_this_process_listens_
             devices.discover()
             assert devices._xids.listening.wait(60)
             with pytest.raises(DeviceError, match="In use"):
-                MigHelper(found.path).perform(uuid, SetMigMode(True))
+                MigHelper(found.path).perform(uuid, changes.SetMigMode(True))
             # Another who looks, too, and for longer than it is tried.
             with look_at(host, uuid), pytest.raises(DeviceError) as refused:
                 await control.set_mode(uuid, on=True)
@@ -238,7 +222,7 @@ def test_what_is_no_request_is_refused_and_the_helper_lives(host: SimulatedHost,
         assert answer["message"]
     # Who speaks another language is not listened to any further: a body of HTTP may hold a line
     # that is a request, and be somebody else's.
-    asked = request_line(empty, CreateGpuInstance(("3g.40gb", 4, 4)))
+    asked = request_line(empty, changes.CreateGpuInstance(("3g.40gb", 4, 4)))
     helper.say(b"POST /v1/completions HTTP/1.1\r\n" + asked)
     # A client that goes away keeps nobody out.
     for said in (b"", b'{"version"'):
@@ -246,7 +230,7 @@ def test_what_is_no_request_is_refused_and_the_helper_lives(host: SimulatedHost,
             connection.connect(str(helper.path))
             connection.sendall(said)
     # One connection comes after the other: those before are over.
-    assert [i.place for i in parse_instances(helper.say(request_line(first, None)))]
+    assert [i.place for i in protocol.parse_instances(helper.say(request_line(first, None)))]
     assert (places(host, first), places(host, empty)) == (CUT, [])
     assert helper.process.poll() is None
 
@@ -258,9 +242,11 @@ OTHER = (
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
-def test_only_users_that_were_named_are_heard(host: SimulatedHost, short: Path, run: Run) -> None:
+def test_only_users_that_were_named_are_heard(
+    host: SimulatedHost, short_dir: Path, run: Run
+) -> None:
     uid, asked = 12345, request_line(host.uuids()[0], None).decode()
-    short.chmod(0o755)
+    short_dir.chmod(0o755)
     for gid, options, heard in (
         (12345, (), False),
         (12345, ("--allow-user", "12345"), True),
@@ -290,9 +276,9 @@ HANDED = (
 
 
 def test_systemd_hands_over_its_socket_and_the_helper_ends_when_idle(
-    host: SimulatedHost, short: Path
+    host: SimulatedHost, short_dir: Path
 ) -> None:
-    path = short / "handed.sock"
+    path = short_dir / "handed.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(str(path))
         listener.listen()
@@ -318,28 +304,25 @@ def test_a_helper_that_cannot_start_says_why(caplog: pytest.LogCaptureFixture) -
         assert words in caplog.messages[-1]
 
 
+PLACES = st.tuples(st.just("1g.10gb+me"), st.integers(0, 15), st.integers(1, 8))
+OF_GPU, OF_COMPUTE = (
+    (changes.CreateGpuInstance, changes.DestroyGpuInstance),
+    (changes.CreateComputeInstance, changes.DestroyComputeInstance),
+)
 steps = st.one_of(
-    st.builds(SetMigMode, st.booleans()),
-    *(
-        st.builds(kind, st.tuples(st.just("1g.10gb+me"), st.integers(0, 15), st.integers(1, 8)))
-        for kind in (
-            CreateComputeInstance,
-            CreateGpuInstance,
-            DestroyComputeInstance,
-            DestroyGpuInstance,
-        )
-    ),
+    st.builds(changes.SetMigMode, st.booleans()),
+    *(st.builds(kind, PLACES) for kind in (*OF_GPU, *OF_COMPUTE)),
 )
 
 
 @given(step=st.none() | steps)
-def test_requests_are_read_as_they_are_written(step: Step | None) -> None:
-    assert parse_request(request_line(UUID, step)) == (UUID, step)
+def test_requests_are_read_as_they_are_written(step: changes.Step | None) -> None:
+    assert protocol.parse_request(request_line(UUID, step)) == (UUID, step)
 
 
 @given(line=st.binary(max_size=200))
 def test_any_line_is_read_or_refused(line: bytes) -> None:
     with contextlib.suppress(InputError):
-        parse_request(line)
+        protocol.parse_request(line)
     with contextlib.suppress(DeviceError):
-        parse_answer(line)
+        protocol.parse_answer(line)

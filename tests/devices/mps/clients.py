@@ -51,18 +51,11 @@ async def client(
     env: Mapping[str, str], device: str, percentage: str | None = None, limit: str = "-1"
 ) -> AsyncIterator[Client]:
     """A client with this environment; it is gone when the block ends."""
+    percentage = percentage or env.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "-1")
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-S",
-        "-c",
-        PROGRAM,
-        env["CUDA_MPS_PIPE_DIRECTORY"],
-        percentage or env.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "-1"),
-        limit,
-        device,
-        stdout=subprocess.PIPE,
-        env=dict(os.environ),
-    )
+        sys.executable, "-S", "-c", PROGRAM, env["CUDA_MPS_PIPE_DIRECTORY"], percentage, limit,
+        device, stdout=subprocess.PIPE, env=dict(os.environ),
+    )  # fmt: skip
     found = Client(process)
     try:
         yield found

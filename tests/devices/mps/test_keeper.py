@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,9 @@ from partitiond.devices.mps import keeper
 from partitiond.devices.mps.processes import PID_FILE
 from partitiond.simulated.gpus.mps_control import write_program
 from tests.devices.mps.clients import scripted
+from tests.engine_fixtures import short_dir
+
+__all__ = ["short_dir"]
 
 LIST = {"version": 1, "commands": ["get_server_list"], "seconds": 20}
 
@@ -65,12 +67,6 @@ def until(true: Callable[[], object]) -> None:
     raise AssertionError("it never came")
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pd-") as short:
-        yield Path(short)
-
-
 @contextlib.contextmanager
 def kept(folder: Path, program: Path) -> Iterator[Keeper]:
     made = Keeper(folder, program)
@@ -83,8 +79,8 @@ def kept(folder: Path, program: Path) -> Iterator[Keeper]:
 
 
 @pytest.fixture
-def simulated(folder: Path) -> Iterator[Keeper]:
-    with kept(folder, write_program(folder / "bin/nvidia-cuda-mps-control")) as made:
+def simulated(short_dir: Path) -> Iterator[Keeper]:
+    with kept(short_dir, write_program(short_dir / "bin/nvidia-cuda-mps-control")) as made:
         until(made.answers)
         yield made
 
@@ -170,7 +166,7 @@ def test_it_ends_with_its_daemon_and_says_why(
     assert why in said
 
 
-def test_a_daemon_that_does_not_come_up_ends_the_keeper(folder: Path) -> None:
-    with kept(folder, scripted(folder, "echo 'no GPU here'; exit 7")) as made:
+def test_a_daemon_that_does_not_come_up_ends_the_keeper(short_dir: Path) -> None:
+    with kept(short_dir, scripted(short_dir, "echo 'no GPU here'; exit 7")) as made:
         said, _ = made.process.communicate(timeout=60)
         assert (made.process.returncode, said) == (7, "no GPU here\n")

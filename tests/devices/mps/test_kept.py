@@ -17,14 +17,8 @@ from partitiond.engines.process import shim
 from partitiond.engines.process.kept_programs import KeptPrograms
 from partitiond.engines.process.scope import EngineCgroups
 from partitiond.platform.process_identity import start_ticks
-from tests.devices.mps.clients import (
-    GPU,
-    control_in,
-    empty,
-    engine_of,
-    environment_of,
-    eventually,
-)
+from tests.devices.mps import clients
+from tests.devices.mps.clients import GPU, control_in, engine_of, environment_of, eventually
 from tests.engines.process.scripts import Launcher
 from tests.machine import signal_all
 
@@ -63,7 +57,7 @@ async def test_it_serves_one_group_where_its_clients_see_its_pipes(
         assert "different GPUs" in refused.value.hint
         await daemon.ensure("blue")
         assert daemon.pids()[0] == pid
-    await eventually(lambda: empty(daemon))
+    await eventually(lambda: clients.empty(daemon))
     await daemon.ensure("")
     assert start_ticks(pid) is None, "idle, it gives way to another group's"
     assert daemon.pipe_dir.parts[-3:] == ("launch", "3c5a1b2d", "pipe")
@@ -83,7 +77,7 @@ async def test_one_of_an_earlier_release_serves_until_its_last_engine_ends(
         assert daemon.pipe_dir == earlier.pipe_dir, "new engines join it"
         with pytest.raises(DeviceError, match="this daemon's user and none of the isolation group"):
             await daemon.ensure("blue")
-    await eventually(lambda: empty(daemon))
+    await eventually(lambda: clients.empty(daemon))
     await daemon.ensure("", users=["still-loading-0"])
     assert daemon.pids()[0] == pid
     await daemon.ensure()

@@ -17,17 +17,8 @@ from partitiond.devices.partitions import HostPartitions
 from partitiond.devices.partitions.journal import EntryKind, place_of, place_text, read_entries
 from partitiond.platform.process_identity import boot_id
 from tests.controller.samples import placement
-from tests.devices.partitions.world import (
-    GPU,
-    OPERATORS,
-    World,
-    handle,
-    launch,
-    mig,
-    mps,
-    partitions,
-    share,
-)
+from tests.devices.partitions import world as made
+from tests.devices.partitions.world import GPU, OPERATORS, World, handle, launch, mig, mps, share
 
 READY = EngineReport(0, "1", {})
 
@@ -66,7 +57,7 @@ async def test_a_share_that_is_not_free_is_refused_with_the_figures(
 async def test_an_engine_that_takes_more_than_its_share_or_has_less_cache_does_not_start(
     world: World, path: Path
 ) -> None:
-    here = partitions(world, path, kv_tokens=100_000)
+    here = made.partitions(world, path, kv_tokens=100_000)
     engine = await started(here, share())
     with pytest.raises(StartFailedError, match="50,000 tokens where 100,000"):
         await here.verify(engine, EngineReport(50_000, "1", {}))
@@ -167,7 +158,7 @@ async def test_a_mode_that_waits_for_a_reset_is_taken_back_now_or_later(
     if refuse_in:  # it cannot be taken back now
         assert world.gpus[GPU].pending
         assert [entry.what for entry in read_entries(path)] == ["on"]
-        await partitions(world, path).settle([])  # a daemon that was killed meanwhile
+        await made.partitions(world, path).settle([])  # a daemon that was killed meanwhile
     assert not world.gpus[GPU].pending
     assert read_entries(path) == ()
 
@@ -206,17 +197,17 @@ async def test_an_instance_made_after_a_reboot_at_our_place_stays(world: World, 
     """One of this boot is ours to destroy, and one of a journal from before boots were noted."""
     gpu = world.gpus[GPU]
     for boot in (boot_id(), ""):
-        await partitions(world, path).prepare(launch("a-1", mig(6)))
+        await made.partitions(world, path).prepare(launch("a-1", mig(6)))
         assert {entry.boot_id for entry in read_entries(path)} == {boot_id()}
         rewrite(path, boot)
-        here = partitions(world, path)
+        here = made.partitions(world, path)
         await here.settle([])
         assert gpu.instances == set()
         await here.clear()
-    await partitions(world, path).prepare(launch("a-1", mig(6)))
-    await partitions(world, path).prepare(launch("c-1", mps(30, "GPU-1")))
+    await made.partitions(world, path).prepare(launch("a-1", mig(6)))
+    await made.partitions(world, path).prepare(launch("c-1", mps(30, "GPU-1")))
     rewrite(path, "an earlier boot")
-    here = partitions(world, path)
+    here = made.partitions(world, path)
     await here.settle([])
     assert not world.gpus["GPU-1"].daemon, "is still undone"
     await here.release(await here.prepare(launch("b-1", mig(6))))
@@ -229,8 +220,8 @@ async def test_an_instance_made_after_a_reboot_at_our_place_stays(world: World, 
 
 async def prepared_before(world: World, path: Path) -> None:
     """An engine under MPS on one GPU, one in MIG on the other."""
-    await partitions(world, path).prepare(launch("a-1", mps()))
-    await partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
+    await made.partitions(world, path).prepare(launch("a-1", mps()))
+    await made.partitions(world, path).prepare(launch("b-1", mig(0, "GPU-1")))
 
 
 async def test_entries_of_a_kind_of_a_later_release_do_not_spoil_the_others(
@@ -239,7 +230,7 @@ async def test_entries_of_a_kind_of_a_later_release_do_not_spoil_the_others(
     await prepared_before(world, path)
     later = {"device_id": GPU, "kind": "nvlink", "what": "", "state": "done"}
     written = rewrite(path, None, later)
-    said = await partitions(world, path).settle([handle(launch("a-1", mps()))])
+    said = await made.partitions(world, path).settle([handle(launch("a-1", mps()))])
     assert "nvlink" in said[0] or "kind" in said[0]
     assert path.with_suffix(".broken").read_text() == written
     assert world.gpus[GPU].daemon
@@ -257,14 +248,14 @@ async def test_under_an_engine_that_cannot_be_read_nothing_is_undone(
         file.unlink()
     lost = dataclasses.replace(launch("a-1", None), device_id=device_id)
     living = dataclasses.replace(handle(lost), unread="no dtype")
-    here = partitions(world, path)
+    here = made.partitions(world, path)
     await here.settle([living])
     await here.faults()  # what is left over is tried again
     assert world.gpus[GPU].daemon
     assert bool(world.gpus["GPU-1"].instances) == (not device_id or not journalled)
     await here.release(lost)
     assert "a-1" not in {user for entry in read_entries(path) for user in entry.users}
-    await partitions(world, path).settle([])
+    await made.partitions(world, path).settle([])
     assert not world.gpus[GPU].daemon
 
 
@@ -275,7 +266,7 @@ async def test_a_damaged_journal_is_put_aside_and_one_that_cannot_be_written_cha
     path.parent.mkdir()
     path.write_text("{")
     world.gpus[GPU].daemon = True
-    here = partitions(world, path)
+    here = made.partitions(world, path)
     said = await here.settle([])
     assert "could not be read" in said[0]
     assert path.with_suffix(".broken").read_text() == "{"

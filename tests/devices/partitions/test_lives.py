@@ -14,17 +14,8 @@ from partitiond.core.hardware.partition import MigSlice, MpsShare, Partition
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.partitions.journal import EntryKind, place_text, read_entries
-from tests.devices.partitions.world import (
-    OPERATORS,
-    Crashed,
-    World,
-    handle,
-    launch,
-    mig,
-    mps,
-    partitions,
-    share,
-)
+from tests.devices.partitions import world as made
+from tests.devices.partitions.world import OPERATORS, World, handle, launch, mig, mps, share
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +87,7 @@ def test_whatever_happens_the_journal_covers_the_devices_and_they_end_as_found(
 
 async def _walk(steps: list[Step], path: Path) -> None:
     world, before = fresh_world(), fresh_world()
-    here = partitions(world, path)
+    here = made.partitions(world, path)
     running: dict[str, EngineLaunch] = {}
     for step in steps:
         name = f"m-{step.replica}"
@@ -113,19 +104,19 @@ async def _walk(steps: list[Step], path: Path) -> None:
                 elif step.what == "faults":
                     here._retried_at = float("-inf")
                     await here.faults()
-        except Crashed:
+        except made.Crashed:
             crashed = True
         world.crash_in = world.refuse_in = None
         require_covered(world, before, path)
         if crashed or step.what == "kill -9":
             survivors = [n for i, n in enumerate(sorted(running)) if step.survivors >> i & 1]
             running = {n: running[n] for n in survivors}
-            here = partitions(world, path)
+            here = made.partitions(world, path)
             await here.settle([handle(started) for started in running.values()])
             require_covered(world, before, path)
         world.living = dict(enumerate(running))
         require_kept(world, running)
-    here = partitions(world, path)
+    here = made.partitions(world, path)
     world.living = {}
     await here.settle([])
     assert list(await here.clear()) == []

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.device_memory import GpuProcess
@@ -159,8 +160,7 @@ def _overlap(one: Place, other: Place) -> bool:
     return one[1] < other[1] + other[2] and other[1] < one[1] + one[2]
 
 
-@dataclasses.dataclass(frozen=True)
-class Client:
+class Client(NamedTuple):
     """A client of an MPS daemon."""
 
     pid: int
@@ -219,14 +219,11 @@ def partitions(world: World, path: Path, kv_tokens: int = 0) -> HostPartitions:
     def owners() -> Mapping[int, str]:
         return world.living
 
+    journal = DeviceJournal(path)
     return HostPartitions(
-        DeviceJournal(path),
-        gpus=world,
-        daemons=world,
-        instances=world,
-        owners=owners,
+        journal, gpus=world, daemons=world, instances=world, owners=owners,
         kv_tokens=lambda _: kv_tokens,
-    )
+    )  # fmt: skip
 
 
 def share(gib: int = 10, device: str = GPU) -> MemoryShare:

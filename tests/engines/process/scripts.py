@@ -48,11 +48,10 @@ class Launcher:
             folder = self.folder / str(len(self.started))
             folder.mkdir()
             with connection:
+                env = {"RUNTIME_DIRECTORY": str(folder), "PATH": "/usr/bin:/bin"}
+                stdin = connection.fileno()
                 started = subprocess.Popen(
-                    self._command,
-                    stdin=connection.fileno(),
-                    env={"RUNTIME_DIRECTORY": str(folder), "PATH": "/usr/bin:/bin"},
-                    start_new_session=True,
+                    self._command, stdin=stdin, env=env, start_new_session=True
                 )
                 self.started.append(started)
 

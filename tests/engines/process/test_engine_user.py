@@ -18,17 +18,9 @@ import pytest
 from partitiond.core.errors import StartFailedError
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.devices.mps import client_env, without_mps_env
-from partitiond.engines.process import shim
+from partitiond.engines.process import engine_user, shim
 from partitiond.engines.process import signals as process
-from partitiond.engines.process.engine_user import (
-    HIDDEN,
-    SHOWN,
-    EngineUser,
-    group_warning,
-    mps_launcher,
-    open_model,
-    require_readable,
-)
+from partitiond.engines.process.engine_user import EngineUser, open_model, require_readable
 from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.owners import owners
 from partitiond.engines.process.runner import ProcessEngineRunner
@@ -142,8 +134,8 @@ def test_what_is_hidden_is_what_the_unit_hides() -> None:
     unit = (Path(__file__).parents[3] / "deploy/systemd/partitiond-engine@.service").read_text()
     named = re.findall(r"^(?:TemporaryFileSystem|InaccessiblePaths)=(.*)$", unit, re.MULTILINE)
     words = {word.lstrip("-").partition(":")[0] for line in named for word in line.split()}
-    assert {str(path) for path in HIDDEN} == words - {"/dev/mqueue"}
-    assert re.search(rf"^BindReadOnlyPaths=-{SHOWN} ", unit, re.MULTILINE)
+    assert {str(path) for path in engine_user.HIDDEN} == words - {"/dev/mqueue"}
+    assert re.search(rf"^BindReadOnlyPaths=-{engine_user.SHOWN} ", unit, re.MULTILINE)
 
 
 def under_mps(pipe_dir: str, group: str = "") -> EngineLaunch:
@@ -172,7 +164,7 @@ def test_an_engine_under_mps_is_started_beside_its_mps_daemon(tmp_path: Path) ->
         assert of.launcher_for(launch) == launcher
     for group in ("engine", "search-engine", "mps"):  # words of ours in a group's name
         own = run / f"partitiond-engine-{group}.sock"
-        assert mps_launcher(own) == run / f"partitiond-mps-{group}.sock"
+        assert engine_user.mps_launcher(own) == run / f"partitiond-mps-{group}.sock"
 
 
 @pytest.fixture
@@ -197,10 +189,10 @@ def test_a_group_has_a_launcher_and_a_cache_of_its_own_or_the_error_says_what_to
             grouped.in_group(group)
         assert f"sudo partitiond setup --isolation-group {group} --apply" in refused.value.hint
     # A model is warned of a group that does not hold here.
-    assert group_warning(None, "") == group_warning(grouped, "") == ""
-    assert group_warning(grouped, "blue") == ""
-    assert "has no isolation group green" in group_warning(grouped, "green")
-    unused = group_warning(None, "blue")
+    assert engine_user.group_warning(None, "") == engine_user.group_warning(grouped, "") == ""
+    assert engine_user.group_warning(grouped, "blue") == ""
+    assert "has no isolation group green" in engine_user.group_warning(grouped, "green")
+    unused = engine_user.group_warning(None, "blue")
     assert "has no effect" in unused
     assert "setup --isolation-group blue" in unused
 

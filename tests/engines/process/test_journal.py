@@ -7,16 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.engines.process.journal import (
-    LAST_LOGS,
-    LAST_LOGS_BYTES,
-    LAST_LOGS_COUNT,
-    MAX_FOLDER_NAME,
-    RunFolder,
-    folder_name,
-    prune_logs,
-    run_folders,
-)
+from partitiond.engines.process import journal
+from partitiond.engines.process.journal import LAST_LOGS, RunFolder, folder_name, run_folders
 from partitiond.engines.process.shim import write_json
 from tests.engine_fixtures import simulated_launch
 
@@ -33,7 +25,7 @@ def test_folder_names_are_short_readable_and_apart(replica_id: str) -> None:
     names = {folder_name(f"{replica_id}{more}") for more in ("", "0", "1")}
     assert len(names) == 3
     for name in names:
-        assert len(name) <= MAX_FOLDER_NAME
+        assert len(name) <= journal.MAX_FOLDER_NAME
         assert name.startswith(replica_id[:15])
 
 
@@ -73,7 +65,7 @@ def test_the_last_log_survives_the_folder(folder: RunFolder, tmp_path: Path) -> 
 
 
 def test_last_logs_are_bounded_by_number_and_by_size(tmp_path: Path) -> None:
-    for number in range(LAST_LOGS_COUNT + 5):
+    for number in range(journal.LAST_LOGS_COUNT + 5):
         folder = RunFolder.of(tmp_path, f"profile-{number}")
         folder.path.mkdir()
         folder.log.write_text("words")
@@ -81,11 +73,11 @@ def test_last_logs_are_bounded_by_number_and_by_size(tmp_path: Path) -> None:
         folder.clear()
     kept = tmp_path / LAST_LOGS
     assert {log.stem for log in kept.iterdir()} == {
-        f"profile-{number}" for number in range(5, LAST_LOGS_COUNT + 5)
+        f"profile-{number}" for number in range(5, journal.LAST_LOGS_COUNT + 5)
     }
     with (kept / "large.log").open("wb") as large:
-        large.truncate(LAST_LOGS_BYTES)
-    prune_logs(kept)
+        large.truncate(journal.LAST_LOGS_BYTES)
+    journal.prune_logs(kept)
     assert [log.name for log in kept.iterdir()] == ["large.log"]
 
 

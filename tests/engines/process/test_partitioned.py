@@ -9,12 +9,7 @@ import pytest
 from partitiond.core.errors import DeviceError, EngineError, StartFailedError
 from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.partition import MpsShare, ShareUse
-from partitiond.core.replica.engine import (
-    EngineExit,
-    EngineHandle,
-    EngineLaunch,
-    EngineReport,
-)
+from partitiond.core.replica.engine import EngineExit, EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.units import GIB, Bytes
 from partitiond.engines.process.partitioned import PartitionedRunner
 from tests.controller.fakes import FakeRunner

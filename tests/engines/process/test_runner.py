@@ -11,12 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.core.errors import (
-    EngineError,
-    EngineUnavailableError,
-    StartFailedError,
-    StartTimedOutError,
-)
+from partitiond.core import errors
+from partitiond.core.errors import EngineError, EngineUnavailableError, StartFailedError
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import signals as process
@@ -41,7 +37,7 @@ async def test_a_start_that_takes_too_long_is_told_and_can_be_stopped(
     runner: ProcessEngineRunner,
 ) -> None:
     handle = await runner.start(simulated_launch("slow-0", "--load-seconds", "60"))
-    with pytest.raises(StartTimedOutError, match="slow-0 was not ready"):
+    with pytest.raises(errors.StartTimedOutError, match="slow-0 was not ready"):
         await runner.wait_ready(handle, 0.3)
     await runner.stop(handle, 0.0)
     assert list(await runner.find()) == []

@@ -34,6 +34,11 @@ def started() -> EngineLaunch:
     return dataclasses.replace(simulated_launch("m-1"), placement=placement("m-1"))
 
 
+def user(**changes: object) -> ScopeFacts:
+    """The facts of a host of an ordinary user, changed like this."""
+    return dataclasses.replace(USER, **changes)  # type: ignore[arg-type]
+
+
 HERE = Path("/sys/fs/cgroup/system.slice/partitiond.service")
 
 
@@ -43,16 +48,12 @@ HERE = Path("/sys/fs/cgroup/system.slice/partitiond.service")
         ("none", USER, ("none",)),
         ("scope", USER, ("user-scope",)),
         ("auto", USER, ("none",)),  # without lingering the scope would end with the session
-        ("auto", dataclasses.replace(USER, lingers=True), ("user-scope", "none")),
-        (
-            "auto",
-            dataclasses.replace(USER, lingers=True, delegated=HERE),
-            ("user-scope", "delegated", "none"),
-        ),
-        ("auto", dataclasses.replace(USER, delegated=HERE), ("delegated", "none")),
-        ("delegated", dataclasses.replace(USER, delegated=HERE), ("delegated",)),
-        ("scope", dataclasses.replace(USER, uid=0), ("system-scope",)),
-        ("auto", dataclasses.replace(USER, uid=0), ("system-scope", "none")),
+        ("auto", user(lingers=True), ("user-scope", "none")),
+        ("auto", user(lingers=True, delegated=HERE), ("user-scope", "delegated", "none")),
+        ("auto", user(delegated=HERE), ("delegated", "none")),
+        ("delegated", user(delegated=HERE), ("delegated",)),
+        ("scope", user(uid=0), ("system-scope",)),
+        ("auto", user(uid=0), ("system-scope", "none")),
         ("auto", ScopeFacts(uid=0), ("none",)),
     ],
 )
@@ -116,7 +117,7 @@ def fake_systemd_run(folder: Path, *, fails: bool = False) -> Path:
 
 
 def user_host(program: Path) -> ScopeFacts:
-    return dataclasses.replace(USER, program=str(program), lingers=True)
+    return user(program=str(program), lingers=True)
 
 
 async def test_an_engine_is_started_through_systemd_run_and_ends_as_any_other(

@@ -4,12 +4,8 @@ import pytest
 
 from partitiond.core.errors import EngineUnavailableError, SpecError
 from partitiond.core.model.precision import LOAD_QUANTISATIONS
-from partitiond.engines.vllm.capabilities import (
-    TABLE,
-    capabilities_of,
-    require_quantization,
-    versions_with,
-)
+from partitiond.engines.vllm import capabilities
+from partitiond.engines.vllm.capabilities import TABLE, capabilities_of, versions_with
 
 
 def test_supported_versions_have_an_entry_and_others_are_refused_unless_allowed() -> None:
@@ -44,10 +40,10 @@ def test_versions_differ_in_how_they_quantise_while_loading() -> None:
     ):
         found = capabilities_of(version)
         if has:
-            require_quantization(found, quantization)
+            capabilities.require_quantization(found, quantization)
             continue
         with pytest.raises(SpecError) as caught:
-            require_quantization(found, quantization)
+            capabilities.require_quantization(found, quantization)
         assert versions_with(quantization) in caught.value.message
         assert "fp8_per_tensor" in caught.value.hint
     assert versions_with("bitsandbytes") == "0.20 to before 0.28"

@@ -56,10 +56,8 @@ def test_an_ending_without_a_known_line_is_told_by_its_code() -> None:
 
 
 def test_an_unknown_error_quotes_the_root_cause_before_what_follows_from_it() -> None:
-    log = (
-        f"{PREFIX}KeyError: 'strange'\n"
-        "RuntimeError: Engine core initialization failed. See root cause above."
-    )
+    follows = "RuntimeError: Engine core initialization failed. See root cause above."
+    log = f"{PREFIX}KeyError: 'strange'\n{follows}"
     found = diagnose(log, code=1)
     assert found.kind == "unknown"
     assert found.lines == ("KeyError: 'strange'",)
@@ -67,17 +65,13 @@ def test_an_unknown_error_quotes_the_root_cause_before_what_follows_from_it() ->
 
 
 def test_phases_are_read_from_the_log() -> None:
+    resolved = "(APIServer pid=1) INFO [model.py:733] Resolved architecture: OPTForCausalLM"
+    cache = "(EngineCore pid=3) INFO CPU KV cache size: 7,168 tokens, Maximum"
     for line, phase in (
-        (
-            "(APIServer pid=1) INFO [model.py:733] Resolved architecture: OPTForCausalLM",
-            "read the model (OPTForCausalLM)",
-        ),
+        (resolved, "read the model (OPTForCausalLM)"),
         ("(Worker pid=2) INFO Starting to load model /m...", "loading weights"),
         ("Loading safetensors checkpoint shards:  40% Completed | 2/5", "loading weights (40 %)"),
-        (
-            "(EngineCore pid=3) INFO CPU KV cache size: 7,168 tokens, Maximum",
-            "making a KV cache of 7,168 tokens",
-        ),
+        (cache, "making a KV cache of 7,168 tokens"),
         ("WARNING Enforce eager set, disabling torch.compile, CUDAGraphs", None),
         ("INFO something else", None),
     ):

@@ -8,13 +8,8 @@ import pytest
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import FaultDomain, Isolation, ModelSpec, PlacementRules, Slo
-from partitiond.core.plan.answers import (
-    Alternative,
-    ModelExplanation,
-    PlanAnswers,
-    PlanQuestion,
-    figures_of,
-)
+from partitiond.core.plan import answers as told
+from partitiond.core.plan.answers import Alternative, PlanAnswers, PlanQuestion
 from partitiond.core.plan.record import Candidate, Infeasible, ModelDemand, Objective, Plan, Status
 from partitiond.planner.answers.explain import proven_impossible
 from partitiond.planner.answers.explain_model import explain_model
@@ -30,6 +25,10 @@ HALF, TENTH = point("a", 6, 10, sm=50), point("b", 6, 5, sm=10)
 SIZES = {"a": (HALF,), "b": (TENTH,), "c": (point("c", 6, 5, sm=10),)}
 
 
+ASKED = "demand", "min_replicas", "max_replicas", "isolation", "slo", "rules"
+"""What a demand has of its model's spec."""
+
+
 class Asker:
     """A small world, its candidates, and a count of what is solved."""
 
@@ -43,23 +42,14 @@ class Asker:
         self.fail: Callable[[Solving], None] = lambda _: None
 
     def demands(self, world: World) -> tuple[ModelDemand, ...]:
-        return tuple(
-            ModelDemand(
-                model=spec.name,
-                demand=spec.demand,
-                candidates=tuple(
-                    dataclasses.replace(c, hardware=kind)
-                    for c in self.sizes[spec.name]
-                    for kind in sorted({d.hardware for d in world.devices})
-                ),
-                min_replicas=spec.min_replicas,
-                max_replicas=spec.max_replicas,
-                isolation=spec.isolation,
-                slo=spec.slo,
-                rules=spec.rules,
-            )
-            for spec in world.specs
-        )
+        kinds = sorted({d.hardware for d in world.devices})
+        found = []
+        for one in world.specs:
+            sizes = self.sizes[one.name]
+            candidates = [dataclasses.replace(c, hardware=kind) for c in sizes for kind in kinds]
+            asked = {field: getattr(one, field) for field in ASKED}
+            found.append(dataclasses.replace(want(one.name, *candidates), **asked))
+        return tuple(found)
 
     def request(self) -> PlanRequest:
         return PlanRequest(
@@ -84,7 +74,7 @@ class Asker:
             lambda: len(self.solved) >= most,
         )
 
-    def explained(self, model: str, *, most: int = 1000) -> ModelExplanation:
+    def explained(self, model: str, *, most: int = 1000) -> told.ModelExplanation:
         """Why it is where it is."""
         found = self.ask(explain=model, most=most)[1].explanation
         assert found is not None
@@ -113,7 +103,7 @@ def test_the_plan_comes_first_and_a_question_that_asks_nothing_solves_nothing_el
     assert outcome.certificate.value == 2
     assert answers == PlanAnswers()
     assert [step.title for step in asker.solved] == ["the plan"]
-    figures = figures_of(outcome)
+    figures = told.figures_of(outcome)
     assert (figures.devices, figures.devices_used, figures.replicas) == (4, 2, 3)
     assert figures.served_req_per_s == pytest.approx(15.0)
     assert (figures.served_share, figures.status) == (1.0, Status.OPTIMAL)
@@ -233,10 +223,8 @@ def test_a_constraint_that_costs_a_device_is_found_and_one_that_does_not_is_free
     alone = spec("b", 5, isolation=Isolation.DEVICE)
     asker = Asker(spec("a", 5), alone, spec("c", 5, slo=Slo(10.0, 1.0)), devices=4)
     _, answers = asker.ask(constraints=True)
-    assert gains(answers.constraints) == {
-        "without rule b.isolation": 1.0,
-        "without rule c.slo": 0.0,
-    }
+    costs = {"without rule b.isolation": 1.0, "without rule c.slo": 0.0}
+    assert gains(answers.constraints) == costs
     assert answers.constraints[0].change == "without rule b.isolation", "the dearest first"
     assert all(one.plan is None for one in answers.constraints)
 
@@ -386,14 +374,14 @@ def test_the_conflict_is_of_those_that_cannot_be_served_together(
 )
 def test_what_is_said_to_help_helps(models: tuple[ModelSpec, ...], among: str) -> None:
     asker = Asker(*models, devices=2 if among == "" else 3)
-    told = asker.ask(relax=True)[1].relaxations
-    assert told is not None
-    texts = tuple(one.change for one in told.cheapest)
+    ways = asker.ask(relax=True)[1].relaxations
+    assert ways is not None
+    texts = tuple(one.change for one in ways.cheapest)
     assert texts
     assert not among or among in texts
     again = asker.ask(what_if=texts)[1].what_if
     assert all(one.serves_all for one in again)
-    for said, made in zip(told.cheapest, again, strict=True):
+    for said, made in zip(ways.cheapest, again, strict=True):
         assert said.figures is not None
         assert made.figures is not None
         wanted = made.figures.wanted_req_per_s

@@ -241,46 +241,27 @@ def at_a_share(**more: object) -> tuple[str, ...]:
     return moved(GOODPUT, 6.0, 10.0, **{"value": 5.4, "bound": 5.4, "move_price": 0.1, **more})
 
 
+WORTH = "the certificate's value is {}, with its moves it is {}"
+OWN = "the certificate's value is 1.9, the plan's is 2"
+BEATS = "the plan's value {} is better than its bound {}"
+
+
 @pytest.mark.parametrize(
     ("of", "more", "says"),
     [
         (at_a_cost, {}, ""),
-        (
-            at_a_cost,
-            {"value": 2.2, "bound": 2.2},
-            "the certificate's value is 2.2, with its moves it is 2.25",
-        ),
+        (at_a_cost, {"value": 2.2, "bound": 2.2}, WORTH.format(2.2, 2.25)),
         (at_a_cost, {"bound": 2.1, "gap": 0.15 / 2.25}, ""),
-        (
-            at_a_cost,
-            {"bound": 2.3, "gap": 0.05 / 2.25},
-            "the plan's value 2.25 is better than its bound 2.3",
-        ),
+        (at_a_cost, {"bound": 2.3, "gap": 0.05 / 2.25}, BEATS.format(2.25, 2.3)),
         (at_a_cost, {"bound": 1.9, "gap": 0.35 / 2.25}, LOOSER),
         (at_a_cost, {"bound_without_moves": 1.0, "bound": 1.0, "gap": 1.25 / 2.25}, ""),
-        (
-            at_a_cost,
-            {"value_without_moves": 1.9},
-            "the certificate's value is 1.9, the plan's is 2",
-        ),
-        (
-            at_a_cost,
-            {"bound_without_moves": 2.1},
-            "the plan's value 2 is better than its bound 2.1",
-        ),
+        (at_a_cost, {"value_without_moves": 1.9}, OWN),
+        (at_a_cost, {"bound_without_moves": 2.1}, BEATS.format(2, 2.1)),
         (at_a_share, {}, ""),
-        (
-            at_a_share,
-            {"value": 5.5, "bound": 5.5},
-            "the certificate's value is 5.5, with its moves it is 5.4",
-        ),
+        (at_a_share, {"value": 5.5, "bound": 5.5}, WORTH.format(5.5, 5.4)),
         (at_a_share, {"bound": 6.0, "gap": 1 / 9}, ""),
         (at_a_share, {"bound": 6.1, "gap": 0.7 / 5.4}, LOOSER),
-        (
-            at_a_share,
-            {"bound": 5.3, "gap": 0.1 / 5.4},
-            "the plan's value 5.4 is better than its bound 5.3",
-        ),
+        (at_a_share, {"bound": 5.3, "gap": 0.1 / 5.4}, BEATS.format(5.4, 5.3)),
     ],
 )
 def test_a_value_counts_with_its_moves_and_by_itself(
@@ -298,6 +279,8 @@ def mine(bound: float = 1.0, value: float = 2.0, moves: int = 1, *, chosen: bool
 
 
 NOT_ONE = "not one of the choices is the plan"
+LOOSE = "the bound for {} moves is looser than the one for any number"
+BETTER = "the plan with {0} moves, {1}, is better than the bound for {0} moves, {2}"
 
 
 @pytest.mark.parametrize(
@@ -310,19 +293,10 @@ NOT_ONE = "not one of the choices is the plan"
         ((mine(), mine(moves=2)), NOT_ONE),
         ((mine(value=2.00001),), NOT_ONE),
         ((mine(moves=2),), "of the choices the plan moves 2, it moves 1"),
-        (
-            (mine(), Choice(3.0, 0.9, 0)),
-            "the bound for 0 moves is looser than the one for any number",
-        ),
-        (
-            (mine(), Choice(1.5, 1.6, 0)),
-            "the plan with 0 moves, 1.5, is better than the bound for 0 moves, 1.6",
-        ),
+        ((mine(), Choice(3.0, 0.9, 0)), LOOSE.format(0)),
+        ((mine(), Choice(1.5, 1.6, 0)), BETTER.format(0, 1.5, 1.6)),
         # A plan that moves no more than a bound speaks of is not better than it.
-        (
-            (mine(1.5), Choice(1.4, 1.0, 1)),
-            "the plan with 1 moves, 1.4, is better than the bound for 1 moves, 1.5",
-        ),
+        ((mine(1.5), Choice(1.4, 1.0, 1)), BETTER.format(1, 1.4, 1.5)),
         ((mine(1.5), Choice(1.4, 1.0, 2)), ""),
         ((mine(1.5), Choice(1.5, 1.5, 0)), ""),
     ],
@@ -338,11 +312,8 @@ def test_choices_contain_the_plan_and_none_beats_a_bound(
     ("other", "says"),
     [
         (Choice(8.5, 9.0, 1), ""),
-        (Choice(7.0, 9.1, 1), "the bound for 1 moves is looser than the one for any number"),
-        (
-            Choice(8.5, 9.0, 0),
-            "the plan with 0 moves, 8.5, is better than the bound for 0 moves, 8",
-        ),
+        (Choice(7.0, 9.1, 1), LOOSE.format(1)),
+        (Choice(8.5, 9.0, 0), BETTER.format(0, 8.5, 8)),
     ],
 )
 def test_choices_count_goodput_the_other_way_round(other: Choice, says: str) -> None:

@@ -50,6 +50,11 @@ def test_nothing_is_wrong_with_a_device_that_holds_nothing() -> None:
 
 
 IN_MIG, ON_CPU = in_mig("a", 5, "1g.10gb"), on_cores("a", 5, 2)
+BY_MEMORY = MemoryShare("gpu-0", MPS.memory_bytes)
+OTHER_MODE = "a-1 is profiled on mps-30 but placed in mode memory"
+LESS = "a-1 needs 8 GiB, its partition has less"
+OTHER_SLICE = "a-1 is profiled on 1g.10gb, placed on 1g.20gb"
+ONE_CORE_TWICE = "a-1 is profiled on 2 cores, placed on 1 | core 1 belongs to both a-1 and a-1"
 OF_H100 = point("a", 5, 8, hardware="h100-80gb")
 
 
@@ -59,30 +64,14 @@ OF_H100 = point("a", 5, 8, hardware="h100-80gb")
         (device(), placed(SHARE, model="b"), "b-1 serves b at a point of a"),
         (device(), placed(OF_H100), "a-1 is profiled on h100-80gb, gpu-0 is another kind"),
         (gpu(modes=EVERY[:1]), placed(SHARE), "gpu-0 does not allow the mode memory of a-1"),
-        (
-            device(),
-            placed(MPS, at=MemoryShare("gpu-0", MPS.memory_bytes)),
-            "a-1 is profiled on mps-30 but placed in mode memory",
-        ),
+        (device(), placed(MPS, at=BY_MEMORY), OTHER_MODE),
         (device(), placed(SHARE, memory_bytes=Bytes(8 * GIB)), ""),
-        (
-            device(),
-            placed(SHARE, memory_bytes=Bytes(8 * GIB - 1)),
-            "a-1 needs 8 GiB, its partition has less",
-        ),
+        (device(), placed(SHARE, memory_bytes=Bytes(8 * GIB - 1)), LESS),
         (device(), placed(MPS), ""),
         (device(), placed(MPS, sm_percent=29), "a-1 is profiled at 30 % of SMs, placed at 29"),
         (device(), placed(MPS, sm_percent=31), "a-1 is profiled at 30 % of SMs, placed at 31"),
-        (
-            cpu(2),
-            placed(ON_CPU, on="cpu", cores=(1, 1)),
-            "a-1 is profiled on 2 cores, placed on 1 | core 1 belongs to both a-1 and a-1",
-        ),
-        (
-            device(),
-            placed(IN_MIG, mig_profile="1g.20gb", slice_count=2),
-            "a-1 is profiled on 1g.10gb, placed on 1g.20gb",
-        ),
+        (cpu(2), placed(ON_CPU, on="cpu", cores=(1, 1)), ONE_CORE_TWICE),
+        (device(), placed(IN_MIG, mig_profile="1g.20gb", slice_count=2), OTHER_SLICE),
     ],
 )
 def test_a_replica_gets_the_partition_it_is_profiled_on(

@@ -8,16 +8,13 @@ import pytest
 from partitiond.core.errors import EngineError, InputError
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.profile.points import Telemetry
+from partitiond.core.profile.sharing import PairRun
 from partitiond.core.units import GIB
 from partitiond.devices.telemetry.fake import FakeTelemetry
 from partitiond.platform.clock import SystemClock
 from partitiond.profiler.pairs.arrangement import Arrangement, DeviceShare, Replica
 from partitiond.profiler.pairs.pairs import measure_pair, require_one_group
-from partitiond.profiler.pairs.replication import (
-    EvenSplit,
-    ReplicationMeasurement,
-    replicate,
-)
+from partitiond.profiler.pairs.replication import EvenSplit, ReplicationMeasurement, replicate
 from partitiond.profiler.pairs.side_by_side import WindowPlan, measure, preempted
 from partitiond.profiler.sweep.bench import Bench
 from tests.profiler.conftest import EngineTraits
@@ -86,24 +83,23 @@ async def test_the_order_is_reversed_from_round_to_round(engines: Any) -> None:
     assert {name: len(found) for name, found in windows.items()} == {"a": 3, "b": 3}
 
 
+async def paired(
+    engines: Any, mode: SharingMode, replicas: tuple[Replica, Replica], busy: float
+) -> PairRun:
+    shared, bench = ((busy, None), (busy, None)), bench_of(engines)
+    return await measure_pair(bench, mode, replicas, shared, plan=QUICK, tell=lambda _: None)
+
+
 async def test_a_pair_is_predicted_from_its_singles_and_then_measured(engines: Any) -> None:
     engines.traits_of["slow"] = EngineTraits(base_seconds=0.2)
     quick = Replica(model("quick"), DeviceShare((0,), 4 * GIB, 2))
     slow = Replica(model("slow"), DeviceShare((0,), 4 * GIB, 1))
-    run = await measure_pair(
-        bench_of(engines),
-        SharingMode.CORES,
-        (quick, slow),
-        ((0.0, None), (0.0, None)),
-        plan=QUICK,
-        tell=lambda _: None,
-    )
+    run = await paired(engines, SharingMode.CORES, (quick, slow), 0.0)
     assert (run.models, run.batches) == (("quick", "slow"), (2, 1))
     assert run.predicted_output_tokens_per_s == run.alone_output_tokens_per_s
     assert run.alone_output_tokens_per_s == pytest.approx((40.0, 1 / 0.205), rel=0.1)
-    assert run.measured_output_tokens_per_s == pytest.approx(
-        run.predicted_output_tokens_per_s, rel=0.05
-    )
+    predicted = pytest.approx(run.predicted_output_tokens_per_s, rel=0.05)
+    assert run.measured_output_tokens_per_s == predicted
 
 
 async def test_models_of_two_isolation_groups_are_not_measured_under_one_mps_daemon(
@@ -112,14 +108,7 @@ async def test_models_of_two_isolation_groups_are_not_measured_under_one_mps_dae
     share = DeviceShare((0,), 4 * GIB, 1, mode=SharingMode.MPS)
     a, b = (Replica(model(isolation_group=group), share) for group in "ab")
     with pytest.raises(InputError, match="an MPS daemon serves one group") as refused:
-        await measure_pair(
-            bench_of(engines),
-            SharingMode.MPS,
-            (a, b),
-            ((0.5, None), (0.5, None)),
-            plan=QUICK,
-            tell=lambda _: None,
-        )
+        await paired(engines, SharingMode.MPS, (a, b), 0.5)
     assert "another sharing mode" in refused.value.hint
     assert engines.engines == []
     require_one_group(SharingMode.MPS, (a, a))

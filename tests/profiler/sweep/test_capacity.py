@@ -15,15 +15,8 @@ from partitiond.core.profile.confirmed import CapacityTrial
 from partitiond.core.profile.points import Latency, OperatingPoint
 from partitiond.core.profile.record import capacity_req_per_s
 from partitiond.core.units import Bytes
-from partitiond.profiler.sweep.capacity import (
-    MAX_TRIALS,
-    OpenTrial,
-    arrivals_needed,
-    confirmed_rate,
-    judge,
-    next_rate,
-    open_trial,
-)
+from partitiond.profiler.sweep import capacity
+from partitiond.profiler.sweep.capacity import MAX_TRIALS, OpenTrial, confirmed_rate, next_rate
 from tests.controller.samples import measured_profile
 
 
@@ -87,7 +80,7 @@ def test_the_best_of_several_is_tried_again_with_other_arrivals() -> None:
 def test_a_window_has_forty_arrivals_and_three_latencies(
     rate: float, e2el: float, expected: float
 ) -> None:
-    trial = open_trial(16, rate, e2el, min_window_seconds=10.0, slo=None, seed=1)
+    trial = capacity.open_trial(16, rate, e2el, min_window_seconds=10.0, slo=None, seed=1)
     assert trial.seconds == pytest.approx(expected)
     assert trial.warm_up_seconds == 2 * e2el
     assert trial.expected_seconds >= trial.seconds + trial.warm_up_seconds + e2el
@@ -97,7 +90,7 @@ def test_a_window_has_forty_arrivals_and_three_latencies(
 def test_there_are_arrivals_enough_to_see_a_share_that_is_ten_points_too_low(
     quantile: float,
 ) -> None:
-    count = arrivals_needed(quantile)
+    count = capacity.arrivals_needed(quantile)
     assert 40 <= count <= 400
     bad = quantile - 0.1
     held = sum(
@@ -106,7 +99,7 @@ def test_there_are_arrivals_enough_to_see_a_share_that_is_ten_points_too_low(
         if good / count >= quantile - 1e-9
     )
     assert held <= 0.05
-    assert arrivals_needed(0.95) == 40
+    assert capacity.arrivals_needed(0.95) == 40
 
 
 TRIAL = OpenTrial(4, 2.0, 2.0, 20.0, 1, 30.0)
@@ -133,7 +126,7 @@ def result_of(
 
 
 def judged(slo: Slo | None, **how: float) -> CapacityTrial:
-    return judge(result_of(**how), TRIAL, slo, 8.0)  # type: ignore[arg-type]
+    return capacity.judge(result_of(**how), TRIAL, slo, 8.0)  # type: ignore[arg-type]
 
 
 def test_a_verdict_says_how_full_the_places_were_and_how_sure_it_is() -> None:

@@ -10,12 +10,7 @@ from partitiond.profiler.runner import Profiler
 from partitiond.profiler.sweep.confirm import ConfirmationTarget, ConfirmVerdict, verdict
 from tests.profiler.samples import request_of, trial_of
 
-AIM = ConfirmationTarget(
-    batch=8,
-    best_output_tokens_per_s=100.0,
-    req_per_s=10.0,
-    e2el_seconds=1.0,
-)
+AIM = ConfirmationTarget(8, best_output_tokens_per_s=100.0, req_per_s=10.0, e2el_seconds=1.0)
 
 
 @pytest.mark.parametrize(
@@ -95,13 +90,8 @@ async def test_capacity_is_confirmed_in_open_loop(engines: Any) -> None:
 
 
 async def test_a_trial_that_would_not_end_in_time_is_not_begun_and_named(engines: Any) -> None:
-    profile = await profiled(
-        engines,
-        confirm_memory=True,
-        confirm_capacity=True,
-        min_window_seconds=12.0,
-        max_window_seconds=12.0,
-    )
+    windows = {"min_window_seconds": 12.0, "max_window_seconds": 12.0}
+    profile = await profiled(engines, confirm_memory=True, confirm_capacity=True, **windows)
     assert profile.capacity_trials == ()
     assert profile.capacity_req_per_s is None  # so that 0.8 X / E[O] is planned with
     (note,) = [n for n in profile.provenance.notes if "capacity is not confirmed" in n]

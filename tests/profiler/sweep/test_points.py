@@ -4,37 +4,27 @@ import pytest
 
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.profile.points import Telemetry
-from partitiond.profiler.sweep.points import (
-    attainment,
-    combine_telemetry,
-    idle_share,
-    joules_per_output_token,
-    prompt_rate,
-)
+from partitiond.profiler.sweep import points
 from tests.profiler.samples import trial_of
 
 
 def test_telemetry_of_windows_is_weighed_by_their_lengths() -> None:
-    both = combine_telemetry(
-        [
-            (Telemetry("a", power_watts=10.0, energy_joules=100.0, cores_used=1.0), 10.0),
-            (Telemetry("a", power_watts=40.0, energy_joules=1200.0), 30.0),
-            (None, 100.0),
-        ]
-    )
+    first = Telemetry("a", power_watts=10.0, energy_joules=100.0, cores_used=1.0)
+    second = Telemetry("a", power_watts=40.0, energy_joules=1200.0)
+    both = points.combine_telemetry([(first, 10.0), (second, 30.0), (None, 100.0)])
     assert both is not None
     assert both.power_watts == pytest.approx(32.5)
     assert both.energy_joules == pytest.approx(1300.0)
     assert both.cores_used == pytest.approx(1.0)
     assert both.gpu_util is None
-    assert combine_telemetry([(None, 1.0)]) is None
+    assert points.combine_telemetry([(None, 1.0)]) is None
 
 
 def test_energy_is_divided_by_the_tokens_of_the_windows_it_was_told_for() -> None:
     told = trial_of(4, 50.0, telemetry=Telemetry("a", energy_joules=100.0), telemetry_seconds=10.0)
     silent = trial_of(4, 60.0)
-    assert joules_per_output_token([told, silent]) == pytest.approx(100 / 500)
-    assert joules_per_output_token([silent]) is None
+    assert points.joules_per_output_token([told, silent]) == pytest.approx(100 / 500)
+    assert points.joules_per_output_token([silent]) is None
 
 
 @pytest.mark.parametrize(
@@ -51,16 +41,16 @@ def test_energy_is_divided_by_the_tokens_of_the_windows_it_was_told_for() -> Non
 def test_idle_is_what_the_device_did_not_compute(
     says: Telemetry | None, kind: DeviceKind, cores: int, expected: float | None
 ) -> None:
-    found = idle_share(says, kind, cores)
+    found = points.idle_share(says, kind, cores)
     assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_attainment_pools_the_requests_of_all_windows() -> None:
-    assert (
-        attainment([trial_of(1, 1, ended=10, good=10), trial_of(1, 1, ended=30, good=20)]) == 0.75
-    )
-    assert attainment([trial_of(1, 1)]) is None
+    windows = [trial_of(1, 1, ended=10, good=10), trial_of(1, 1, ended=30, good=20)]
+    assert points.attainment(windows) == 0.75
+    assert points.attainment([trial_of(1, 1)]) is None
 
 
 def test_prompt_tokens_are_counted_per_second_of_all_windows() -> None:
-    assert prompt_rate([trial_of(1, 1, prompt_tokens=100), trial_of(1, 1, prompt_tokens=300)]) == 20
+    windows = [trial_of(1, 1, prompt_tokens=tokens) for tokens in (100, 300)]
+    assert points.prompt_rate(windows) == 20

@@ -54,9 +54,8 @@ def test_of_equal_requests_utilisation_is_exact(batch: int, e2el: float, load: f
 def test_longer_requests_than_the_workloads_are_not_held_against_a_rate() -> None:
     rng = random.Random(3)
     lengths = [rng.randint(150, 300) for _ in range(60)]  # the workload's mean is 100
-    served = [
-        ServedRequest(n, n, n + 0.5 + 0.01 * length, length) for n, length in enumerate(lengths)
-    ]
+    ends = [n + 0.5 + 0.01 * length for n, length in enumerate(lengths)]
+    served = [ServedRequest(n, n, ends[n], length) for n, length in enumerate(lengths)]
     found = utilisation(served, 1.0, 3, 100.0)
     assert found is not None
     assert found.share == pytest.approx(1.5 / 3)
@@ -71,9 +70,8 @@ def test_a_queue_that_comes_and_goes_is_not_growth() -> None:
     steady = [ServedRequest(n, n, n + 3 + n % 5) for n in range(100)]
     assert not grows(steady, 20, 100)
     assert grows([ServedRequest(n, 1.5 * n, 1.5 * n + 3) for n in range(100)], 20, 100)
-    assert grows(
-        [ServedRequest(n, n, n + 3 if n < 50 else float("inf")) for n in range(100)], 20, 100
-    )
+    ends = [n + 3 if n < 50 else float("inf") for n in range(100)]
+    assert grows([ServedRequest(n, n, ends[n]) for n in range(100)], 20, 100)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=300))

@@ -9,15 +9,10 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.profile.points import Telemetry
 from partitiond.platform.clock import SystemClock
+from partitiond.profiler.sweep import sampling
 from partitiond.profiler.sweep.bench import RUNNING, Bench
 from partitiond.profiler.sweep.launch import plan_launch
-from partitiond.profiler.sweep.sampling import (
-    KV_USAGE,
-    PREEMPTIONS,
-    WAITING,
-    Sampler,
-    summarise_engine,
-)
+from partitiond.profiler.sweep.sampling import PREEMPTIONS, Sampler, summarise_engine
 from tests.profiler.samples import request_of
 
 
@@ -37,7 +32,8 @@ def test_running_is_averaged_and_preemptions_are_counted_from_the_first_scrape()
 def test_waiting_for_blocks_is_told_from_waiting_for_a_step(
     usage: float, waiting: float, starved: bool
 ) -> None:
-    assert summarise_engine([{KV_USAGE: usage, WAITING: waiting}] * 3).starved is starved
+    scrape = {sampling.KV_USAGE: usage, sampling.WAITING: waiting}
+    assert summarise_engine([scrape] * 3).starved is starved
 
 
 class Failing:
