@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -12,9 +11,15 @@ import pytest
 
 from partitiond import serde
 from partitiond.core.replica.engine import EngineLaunch, EngineReport
-from partitiond.engines.process.commands import SIMULATED_KV_BYTES_PER_TOKEN, kv_bytes_per_token
+from partitiond.engines.process.commands import (
+    SIMULATED_KV_BYTES_PER_TOKEN,
+    kv_bytes_per_token,
+    simulated_command,
+)
+from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.catalog import CATALOG
+from partitiond.simulated.engine.__main__ import parse, step_model
 from partitiond.simulated.replay.steps import StepModel
 from tests.engine_fixtures import short_dir, simulated_launch
 from tests.simulated.replay.test_steps import profile_of, throughput
@@ -47,20 +52,13 @@ async def complete(client: httpx.AsyncClient) -> None:
     await client.post("/v1/completions", json=BODY)
 
 
-@pytest.mark.soak
-async def test_its_speed_is_that_of_a_profile(short_dir: Path) -> None:
+def test_its_speed_is_that_of_a_profile_in_its_models_folder(tmp_path: Path) -> None:
     true = StepModel(((1, 0.02), (4, 0.03)), 0.0002)
-    model = short_dir / "model"
-    model.mkdir()
-    (model / "profile.json").write_text(serde.to_json(profile_of(true, (1, 4))))
-    launch = dataclasses.replace(simulated_launch(), model_folder=str(model), extra_args=())
-    async with engine(short_dir, launch) as (client, _):
-        began = time.monotonic()
-        for _ in range(2):
-            await complete(client)
-        rate = 64 / (time.monotonic() - began)
-    # A busy machine makes it slower, never faster.
-    assert 0.4 * throughput(true, 1) < rate < 1.05 * throughput(true, 1)
+    (tmp_path / "profile.json").write_text(serde.to_json(profile_of(true, (1, 4))))
+    launch = dataclasses.replace(simulated_launch(), model_folder=str(tmp_path), extra_args=())
+    argv = simulated_command(launch, RunFolder.of(tmp_path, "sim-0"))["argv"]
+    steps = step_model(parse(argv[argv.index("partitiond.simulated.engine") + 1 :]))
+    assert throughput(steps, 1) == pytest.approx(throughput(true, 1), rel=0.05)
 
 
 async def test_what_it_counts_is_what_it_served_and_a_chat_without_a_limit_ends_by_itself(

@@ -45,20 +45,19 @@ class FakeHub:
         return None
 
     def _info(self, repo: str, revision: str) -> tuple[int, dict[str, str], bytes]:
-        files = [
-            {"rfilename": name, "size": len(content), "blobId": _id(content)}
-            for name, content in self.repos[repo].items()
-        ]
+        files = self._files(repo, "rfilename", "blobId")
         commit = revision if len(revision) == 40 else COMMIT
         info = {"id": repo, "modelId": repo, "sha": commit, "siblings": files, "private": False}
         return 200, {"Content-Type": "application/json"}, json.dumps(info).encode()
 
     def _tree(self, repo: str, revision: str) -> tuple[int, dict[str, str], bytes]:
-        files = [
-            {"type": "file", "path": name, "size": len(content), "oid": _id(content)}
-            for name, content in self.repos[repo].items()
-        ]
+        files = [{"type": "file", **file} for file in self._files(repo, "path", "oid")]
         return 200, {"Content-Type": "application/json"}, json.dumps(files).encode()
+
+    def _files(self, repo: str, name: str, digest: str) -> list[dict[str, object]]:
+        """What is told of each file, with the words for its name and its digest."""
+        files = self.repos[repo].items()
+        return [{name: file, "size": len(content), digest: _id(content)} for file, content in files]
 
     def _file(self, repo: str, revision: str, name: str) -> tuple[int, dict[str, str], bytes]:
         content = self.repos[repo][name]

@@ -20,11 +20,8 @@ FILES = {
 
 
 def test_one_set_of_weights_is_chosen_and_no_code() -> None:
-    assert choose_files(list(FILES), with_weights=True) == [
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-    ]
+    chosen = ["config.json", "model.safetensors", "tokenizer.json"]
+    assert choose_files(list(FILES), with_weights=True) == chosen
     without = [name for name in FILES if name != "model.safetensors"]
     assert "pytorch_model.bin" in choose_files(without, with_weights=True)
     assert choose_files(list(FILES), with_weights=False) == ["config.json", "tokenizer.json"]

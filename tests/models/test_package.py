@@ -14,13 +14,9 @@ def write_wheel(folder: Path, files: dict[str, bytes]) -> None:
     metadata = b"Metadata-Version: 2.1\nName: llm-tiny\nVersion: 1.0\n"
     tags = b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(folder / "llm_tiny-1.0-py3-none-any.whl", "w") as wheel:
-        for name, content in {
-            **files,
-            "llm_tiny-1.0.dist-info/METADATA": metadata,
-            "llm_tiny-1.0.dist-info/WHEEL": tags,
-            "llm_tiny-1.0.dist-info/RECORD": b"",
-        }.items():
-            wheel.writestr(name, content)
+        files["METADATA"], files["WHEEL"], files["RECORD"] = metadata, tags, b""
+        for name, content in files.items():
+            wheel.writestr(name if "/" in name else f"llm_tiny-1.0.dist-info/{name}", content)
 
 
 def engine_python(tmp_path: Path, convert: str) -> Path:

@@ -69,9 +69,7 @@ def kept(model: Architecture) -> tuple[object, ...]:
 
 
 def test_every_family_has_a_tiny_model_under_a_key_of_its_own() -> None:
-    assert {architecture_from_config(c).family for c in results.tiny_configs().values()} == set(
-        FAMILIES
-    )
+    assert {architecture_from_config(c).family for c in TINY.values()} == set(FAMILIES)
     architecture = CATALOG["gemma-2-2b"].architecture
     assert results.start_key(architecture) == "gemma2 / GQA, alternating window"
     assert results.start_key(architecture, "fp8") == "gemma2 / GQA, alternating window / fp8"

@@ -34,13 +34,10 @@ def test_the_reference_finds_the_knee_and_ranges_have_edges() -> None:
     engine = SimulatedEngine(curve, random.Random(1))
     up, down, fresh = run_reference(engine, SearchLimits(max_batch=curve.max_batch))
     found = read([*up, *down, fresh], 0.05)
-    assert found.grows or curve.true_knee <= found.batch <= max(
-        curve.true_knee + 1, 1.25 * curve.true_knee
-    )
-    visits = [
-        Visit(b, Purpose.UP, x, 0.1, seconds=10.0, e2el_seconds=0.1)
-        for b, x in ((1, 10.0), (2, 90.0), (4, 100.0), (8, 100.0))
-    ]
+    knee = curve.true_knee
+    assert found.grows or knee <= found.batch <= max(knee + 1, 1.25 * knee)
+    rates = {1: 10.0, 2: 90.0, 4: 100.0, 8: 100.0}
+    visits = [Visit(b, Purpose.UP, x, 0.1, 10.0, e2el_seconds=0.1) for b, x in rates.items()]
     found = read(visits, 0.05)
     assert (found.low, found.batch, found.high, found.grows) == (4, 4, 4, False)
     assert [b for b in range(1, 9) if found.holds(b)] == [3, 4, 5]

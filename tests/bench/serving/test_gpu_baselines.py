@@ -29,10 +29,6 @@ def test_every_side_has_every_place_and_drift_is_in_all() -> None:
     assert all(sorted(order) == sorted(baselines.SIDES) for order in orders)
     assert len(set(orders)) == len(orders)
     assert len({order[0] for order in orders}) > 1
-    assert (
-        baselines.order_of(1, ("a", "b")) != baselines.order_of(0, ("a", "b"))
-        or len(set(orders)) > 1
-    )
 
 
 def test_the_headline_is_against_the_best_single_engine() -> None:
@@ -48,9 +44,8 @@ def test_the_headline_is_against_the_best_single_engine() -> None:
     assert rate.ratio == pytest.approx(1.3)
     assert rate.shown
     assert "2 API server processes" in lines[0]
-    alone = baselines.report(
-        ASKED, {"single": [window(100.0)]}, {"ours": "MPS: it is not installed"}
-    )
+    missing = {"ours": "MPS: it is not installed"}
+    alone = baselines.report(ASKED, {"single": [window(100.0)]}, missing)
     assert "no headline: ours was not measured: MPS: it is not installed" in alone
 
 
@@ -60,9 +55,8 @@ def test_the_gain_is_split_into_busier_sms_and_the_rest() -> None:
         "single": [window(100.0, **{"SM activity": 0.5, "idle share": 0.2})],
     }
     lines = baselines.breakdown(found)
-    assert "the ratio 1.50 is 1.20 from busier SMs times 1.25 from tokens for each active SM" in (
-        lines
-    )
+    said = "the ratio 1.50 is 1.20 from busier SMs times 1.25 from tokens for each active SM"
+    assert said in lines
     assert any(line.startswith("share of the time without any kernel: ours 0.05") for line in lines)
     assert baselines.breakdown({"ours": [window(1.0)], "single": [window(1.0)]}) == []
 

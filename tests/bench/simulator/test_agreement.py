@@ -23,25 +23,16 @@ SECONDS, WARM_UP = 60.0, 5.0
 
 
 def setup() -> traces.Setup:
-    made = plan(
-        {"cpu": [candidate(model, mode=SharingMode.CORES) for model in TRUE]},
-        dict.fromkeys(TRUE, 1.0),
-    )
-    made = dataclasses.replace(
-        made,
-        devices=tuple(dataclasses.replace(device, cores=(0, 1)) for device in made.devices),
-        placements=tuple(
-            dataclasses.replace(
-                one,
-                replica_id=f"{one.model}-1",
-                partition=CpuCores("cpu", one.candidate.memory_bytes, (core,)),
-            )
-            for core, one in enumerate(made.placements)
-        ),
-    )
-    specs = tuple(
-        ModelSpec(model, ModelSource(SourceKind.HUB, f"example/{model}")) for model in TRUE
-    )
+    sizes = [candidate(model, mode=SharingMode.CORES) for model in TRUE]
+    made = plan({"cpu": sizes}, dict.fromkeys(TRUE, 1.0))
+    here = []
+    for core, one in enumerate(made.placements):
+        own = CpuCores("cpu", one.candidate.memory_bytes, (core,))
+        here.append(dataclasses.replace(one, replica_id=f"{one.model}-1", partition=own))
+    devices = tuple(dataclasses.replace(device, cores=(0, 1)) for device in made.devices)
+    made = dataclasses.replace(made, devices=devices, placements=tuple(here))
+    sources = [(model, ModelSource(SourceKind.HUB, f"example/{model}")) for model in TRUE]
+    specs = tuple(ModelSpec(*source) for source in sources)
     return traces.Setup(made, specs, (), 256, 30.0)
 
 
@@ -74,9 +65,8 @@ def stored(folder: Path, purpose: traces.Purpose, rate: float, turn: int = 0) ->
     rates = {engine.model: rate for engine in host.engines}
     cpu = traces.Cpu(host.seconds, 0.75 * host.cpu_seconds, 0.25 * host.cpu_seconds)
     head = traces.RunHead(purpose, rate, turn, rates, 0, SECONDS, WARM_UP, cpu)
-    traces.store(
-        folder, traces.Trace(head, {engine.model: run_of(engine) for engine in host.engines})
-    )
+    runs = {engine.model: run_of(engine) for engine in host.engines}
+    traces.store(folder, traces.Trace(head, runs))
 
 
 def test_a_folder_holds_all_of_a_run(tmp_path: Path) -> None:
@@ -94,10 +84,8 @@ def test_a_folder_holds_all_of_a_run(tmp_path: Path) -> None:
     for engine in host.engines:
         sent = arrivals_of(trace, engine.model)
         assert sent[1:] != sorted(sent[1:], reverse=True)
-        expected = sorted(
-            [(r.arrived, r.prompt_tokens, len(r.token_times)) for r in engine.requests]
-            + [(WARM_UP - 1.0, 1, 1)]
-        )
+        asked = [(r.arrived, r.prompt_tokens, len(r.token_times)) for r in engine.requests]
+        expected = sorted([*asked, (WARM_UP - 1.0, 1, 1)])
         assert [one[1:] for one in sent] == [one[1:] for one in expected]
         assert [one[0] for one in sent] == pytest.approx([one[0] for one in expected])
         # The refused one and those of the warm-up are sent, and not counted.

@@ -7,13 +7,8 @@ import pytest
 
 from bench.serving.mixed_plan import rows_of
 from bench.serving.mixed_plan import table as mixed_table
+from bench.simulator import replay_cases as cases
 from bench.simulator.replay import misses, replay_case, table
-from bench.simulator.replay_cases import (
-    closed_loop,
-    fleet_case,
-    measured,
-    measured_case,
-)
 from partitiond.simulated.replay.comparison import ComparedFigure, Difference, by_figure
 from partitiond.simulated.replay.outcome import Outcome
 from partitiond.simulated.replay.promise import promises
@@ -45,8 +40,8 @@ def given() -> argparse.Namespace:
 
 
 def test_the_simulator_gives_back_the_throughput_of_a_measured_batch() -> None:
-    profile = next(p for p in measured([PROFILES]) if p.workload.prompt_variation == 0)
-    found = {one.figure: one for one in closed_loop(profile, profile.points[-1], 20.0)}
+    profile = next(p for p in cases.measured([PROFILES]) if p.workload.prompt_variation == 0)
+    found = {one.figure: one for one in cases.closed_loop(profile, profile.points[-1], 20.0)}
     assert abs(found[ComparedFigure.THROUGHPUT].error) < 0.02
     assert abs(found[ComparedFigure.TPOT].error) < 0.15
 
@@ -56,7 +51,7 @@ def test_a_fleet_file_is_planned_and_replayed(
 ) -> None:
     path = tmp_path / "fleet.toml"
     path.write_text(FLEET)
-    case = fleet_case(path, given)
+    case = cases.fleet_case(path, given)
     assert case is not None
     found = replay_case(case)
     assert {one.model for one in found} == {"opt-125m", "opt-1.3b"}
@@ -65,15 +60,13 @@ def test_a_fleet_file_is_planned_and_replayed(
     assert "fleet.toml: 2 models" in capsys.readouterr().out
     assert len(list(table(found))) == 1 + len(by_figure(found))
     path.write_text('[[models]]\nmodel = "opt-125m"\n')
-    assert fleet_case(path, given) is None, "one of this host is left out"
+    assert cases.fleet_case(path, given) is None, "one of this host is left out"
     assert "names no devices" in capsys.readouterr().out
-    shipped = measured_case(measured([PROFILES]), given)
+    shipped = cases.measured_case(cases.measured([PROFILES]), given)
     assert shipped is not None
     assert len({p.model for p in shipped.plan.placements}) == 2
-    lines = list(misses(
-        [Difference(f"m{n}", OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0, 100.0 - 10 * n)
-         for n in range(6)], 2,
-    ))  # fmt: skip
+    full = OfferedLoad.FULL, ComparedFigure.THROUGHPUT, 100.0
+    lines = list(misses([Difference(f"m{n}", *full, 100.0 - 10 * n) for n in range(6)], 2))
     assert ("m5" in lines[0], "m4" in lines[1]) == (True, True), "the worst first"
     assert lines[2].strip() == "and 2 more"
 
