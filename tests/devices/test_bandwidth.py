@@ -84,22 +84,18 @@ def test_nodes_and_bfloat16_are_read_from_the_kernel(tmp_path: Path) -> None:
     assert bandwidth.numa_nodes(tmp_path / "nowhere") == 1
 
 
-@pytest.mark.parametrize(
-    ("flags", "dtype"),
-    [
+def test_float32_is_chosen_only_where_bfloat16_is_emulated(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    avx512 = "flags : avx2 avx512f avx512bw avx512dq avx512vl"
+    for flags, dtype in (
         ("flags : fpu sse4_2 avx avx2 fma f16c", "float32"),
         ("flags : avx2 avx512f avx512cd", "float32"),  # Knights Landing: torch wants BW, DQ and VL
-        ("flags : avx2 avx512f avx512bw avx512dq avx512vl", "bfloat16"),
-        ("flags : avx2 avx512f avx512bw avx512dq avx512vl avx512_bf16 amx_bf16", "bfloat16"),
+        (avx512, "bfloat16"),
+        (avx512 + " avx512_bf16 amx_bf16", "bfloat16"),
         ("Features : fp asimd evtstrm", "float32"),
         ("Features : fp asimd i8mm bf16", "bfloat16"),
         ("processor : 0", "bfloat16"),  # nothing is known: as asked
-    ],
-)
-def test_float32_is_chosen_only_where_bfloat16_is_emulated(
-    tmp_path: Path, flags: str, dtype: str
-) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text(f"model name : x\n{flags}\n")
-    assert bandwidth.fast_dtype(tmp_path) == dtype
+    ):
+        (tmp_path / "proc/cpuinfo").write_text(f"model name : x\n{flags}\n")
+        assert bandwidth.fast_dtype(tmp_path) == dtype
     assert bandwidth.fast_dtype(tmp_path / "nowhere") == "bfloat16"

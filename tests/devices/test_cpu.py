@@ -109,22 +109,15 @@ def test_the_hardware_key_names_model_and_cores() -> None:
         assert hardware_key(name, cores) == key
 
 
-@pytest.mark.parametrize(
-    ("lists", "cores", "nodes"),
-    [
+def test_cores_by_numa_node_where_the_kernel_tells_all(tmp_path: Path) -> None:
+    asked: list[tuple[dict[str, str], tuple[int, ...], tuple[tuple[int, ...], ...]]] = [
         ({"node0": "0-1,8", "node1": "2-3"}, (0, 1, 2, 8), ((0, 1, 8), (2,))),
         ({"node0": "0-3"}, (0, 1, 2, 3), ((0, 1, 2, 3),)),
         ({"node0": "0-1", "node10": "4", "node2": "2-3"}, (0, 3, 4), ((0,), (3,), (4,))),
         ({"node0": "0-1"}, (0, 1, 2), ()),
         ({"node0": "nonsense"}, (0,), ()),
         ({}, (0,), ()),
-    ],
-)
-def test_cores_by_numa_node_where_the_kernel_tells_all(
-    tmp_path: Path, lists: dict[str, str], cores: tuple[int, ...], nodes: tuple[object, ...]
-) -> None:
-    for name, text in lists.items():
-        folder = tmp_path / "sys/devices/system/node" / name
-        folder.mkdir(parents=True)
-        (folder / "cpulist").write_text(f"{text}\n", encoding="utf-8")
-    assert core_nodes(cores, tmp_path) == nodes
+    ]
+    for number, (lists, cores, nodes) in enumerate(asked):
+        files = {f"sys/devices/system/node/{name}/cpulist": text for name, text in lists.items()}
+        assert core_nodes(cores, host(tmp_path / str(number), files)) == nodes

@@ -193,21 +193,16 @@ OF_A_FILE = (
 )
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
+def test_a_mistake_is_named_with_its_place_and_what_to_do(tmp_path: Path) -> None:
+    for text, says in (
         *OF_A_FILE,
         *((MODEL + text, says) for text, says in OF_A_MODEL),
         *((A100 + text, says) for text, says in OF_A_DEVICE),
-    ],
-)
-def test_a_mistake_is_named_with_its_place_and_what_to_do(
-    tmp_path: Path, text: str, says: str
-) -> None:
-    with pytest.raises(SpecError) as caught:
-        load_fleet(write(tmp_path, text))
-    assert says in caught.value.message
-    assert caught.value.hint
+    ):
+        with pytest.raises(SpecError) as caught:
+            load_fleet(write(tmp_path, text))
+        assert says in caught.value.message
+        assert caught.value.hint
 
 
 def test_twelve_models_need_less_than_half_of_the_gpus() -> None:

@@ -2,7 +2,6 @@
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,9 +27,8 @@ def test_the_shape_follows_from_what_is_given() -> None:
     assert workload_of(pairs=[(10, 20), (30, 40)]) == Workload.of_trace([(10, 20), (30, 40)])
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
+def test_contradictions_are_refused() -> None:
+    for fields in (
         {"shape": LengthShape.FIXED, "prompt_variation": 0.5},
         {"shape": LengthShape.LOGNORMAL},
         {"shape": LengthShape.TRACE},
@@ -41,12 +39,10 @@ def test_the_shape_follows_from_what_is_given() -> None:
         {"prompt_tokens": 0},
         {"prompt_variation": 9.0},
         {"prompt_variation": float("nan")},
-    ],
-)
-def test_contradictions_are_refused(fields: dict[str, Any]) -> None:
-    with pytest.raises(SpecError) as refused:
-        workload_of(**fields)
-    assert refused.value.hint
+    ):
+        with pytest.raises(SpecError) as refused:
+            workload_of(**fields)
+        assert refused.value.hint
 
 
 @given(WORKLOADS)
@@ -76,9 +72,8 @@ def test_a_change_of_shape_takes_along_what_the_new_shape_has() -> None:
         changed_workload(trace, {"prompt_tokens": 7})
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
+def test_pairs_come_from_the_public_traces_forms(tmp_path: Path) -> None:
+    for name, text in (
         ("a.csv", "prompt_tokens,output_tokens\n12,34\n56,78\n"),
         ("b.csv", "12,34\n56,78\n"),
         ("c.csv", "TIMESTAMP,ContextTokens,GeneratedTokens\nx,12,34\ny,56,78\nz,9,0\n"),
@@ -94,28 +89,23 @@ def test_a_change_of_shape_takes_along_what_the_new_shape_has() -> None:
         ),
         ("f.jsonl", "[12, 34]\n[56, 78]\n"),
         ("g.csv", "\ufeffprompt_tokens,output_tokens\r\n12.0,34\r\n56,78\r\n"),
-    ],
-)
-def test_pairs_come_from_the_public_traces_forms(tmp_path: Path, name: str, text: str) -> None:
-    (tmp_path / name).write_text(text, encoding="utf-8")
-    assert read_pairs(tmp_path / name) == ((12, 34), (56, 78))
+    ):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        assert read_pairs(tmp_path / name) == ((12, 34), (56, 78))
 
 
-@pytest.mark.parametrize(
-    ("kind", "text"),
-    [
+def test_what_is_no_trace_is_refused_by_line(tmp_path: Path) -> None:
+    for kind, text in (
         *(("csv", text) for text in ("", "1\n", "1,inf\n", "0,5\n", "1,2\nthree,4\n")),
         ("csv", "prompt_tokens,output_tokens\n"),
         ("csv", "when,who\n1,2\n"),
         *(("jsonl", text) for text in ("{}\n", "not json\n", "[1, 99999999]\n")),
-    ],
-)
-def test_what_is_no_trace_is_refused_by_line(tmp_path: Path, kind: str, text: str) -> None:
-    path = tmp_path / f"a.{kind}"
-    path.write_text(text)
-    with pytest.raises(SpecError) as refused:
-        read_pairs(path)
-    assert refused.value.hint
+    ):
+        path = tmp_path / f"a.{kind}"
+        path.write_text(text)
+        with pytest.raises(SpecError) as refused:
+            read_pairs(path)
+        assert refused.value.hint
 
 
 def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:

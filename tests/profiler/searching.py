@@ -7,16 +7,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from partitiond.core.profile.frontier import knee_range, still_grows
-from partitiond.profiler.search import (
-    NextTrial,
-    Purpose,
-    SearchDone,
-    SearchLimits,
-    Visit,
-    best_rate,
-    curve,
-    propose,
-)
+from partitiond.profiler import search
+from partitiond.profiler.search import NextTrial, Purpose, SearchDone, SearchLimits, Visit
 
 OUTPUT_TOKENS = 32
 Curve = Callable[[int], float]
@@ -42,13 +34,13 @@ class Outcome:
 
     @property
     def knee(self) -> int:
-        rates = curve(self.visits)
-        best = best_rate(self.visits) or max(r.output_tokens_per_s for r in rates)
+        rates = search.curve(self.visits)
+        best = search.best_rate(self.visits) or max(r.output_tokens_per_s for r in rates)
         return knee_range(rates, best, 0.05)[0]
 
     @property
     def claims_a_knee(self) -> bool:
-        return not still_grows(curve(self.visits), 0.05)
+        return not still_grows(search.curve(self.visits), 0.05)
 
     @property
     def counts(self) -> Counter[int]:
@@ -105,7 +97,7 @@ def simulate(engine: Engine, limits: SearchLimits, before: Sequence[Visit] = ())
     visits = list(before)
     elapsed = math.fsum(v.seconds for v in visits)
     for _ in range(300):
-        proposal = propose(visits, limits, elapsed)
+        proposal = search.propose(visits, limits, elapsed)
         if isinstance(proposal, SearchDone):
             return Outcome(visits, proposal, elapsed)
         visits.append(engine.trial(proposal, elapsed))
@@ -114,6 +106,6 @@ def simulate(engine: Engine, limits: SearchLimits, before: Sequence[Visit] = ())
 
 
 def true_knee(rate: Curve, largest: int) -> int:
-    """By the definition, of the true curve."""
+    """By the definition, of the true search.curve."""
     best = max(rate(b) for b in range(1, largest + 1))
     return next(b for b in range(1, largest + 1) if rate(b) >= 0.95 * best)

@@ -1,9 +1,6 @@
 """Trials become a profile, also after deaths, early ends and saturated instruments."""
 
-import dataclasses
 from collections.abc import Sequence
-
-import pytest
 
 from partitiond.core.model.spec import PointName
 from partitiond.core.profile.operating_points import named_point
@@ -31,8 +28,7 @@ def built(steps: Sequence[Trial | FailedTrial], done: SearchDone | None = None) 
 def test_a_batch_that_ended_the_engine_on_its_second_visit_is_not_planned() -> None:
     again = trial_of(4, 400, purpose=Purpose.CONFIRM)
     died = FailedTrial(proposal_of(4), 5.0, "out of memory")
-    steps = [trial_of(1, 100), trial_of(2, 150), again, died]
-    made = built(steps)
+    made = built((trial_of(1, 100), trial_of(2, 150), again, died))
     four = made.point(4)
     assert four is not None
     assert four.kv_limited
@@ -57,20 +53,13 @@ def test_only_deaths_and_a_full_cache_mean_memory() -> None:
         assert built(steps, done).knee.limited_by is by
 
 
-@pytest.mark.parametrize(
-    ("half_widths", "wide"), [((10.0,), True), ((4.0,), False), ((6.0, 6.0), False)]
-)
-def test_a_point_is_wide_by_the_interval_of_all_its_windows(
-    half_widths: tuple[float, ...], wide: bool
-) -> None:
+def test_a_point_is_wide_by_the_interval_of_all_its_windows() -> None:
     """A first look may close at 10 %, which is wide on a CPU; two windows of 6 % are not."""
-    trials = [
-        dataclasses.replace(trial_of(1, 100, half_width=width), wide=len(half_widths) > 1)
-        for width in half_widths
-    ]
-    one = built(trials).point(1)
-    assert one is not None
-    assert one.wide is wide
+    for half_widths, wide in (((10.0,), True), ((4.0,), False), ((6.0, 6.0), False)):
+        trials = [trial_of(1, 100, half_width=w, wide=len(half_widths) > 1) for w in half_widths]
+        one = built(trials).point(1)
+        assert one is not None
+        assert one.wide is wide
 
 
 def test_windows_in_which_the_device_fell_silent_are_counted() -> None:

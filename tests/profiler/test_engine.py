@@ -16,13 +16,8 @@ from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.ports import ProfileRequest
 from partitiond.profiler.runner import Profiler
-from tests.engine_fixtures import (
-    chat_model_folder,
-    engine_environment,
-    make_runner,
-    short_dir,
-    usable_cores,
-)
+from tests import engine_fixtures
+from tests.engine_fixtures import chat_model_folder, engine_environment, short_dir
 from tests.profiler.samples import model, request_of
 from tests.proxy.virtual import real_time
 
@@ -42,7 +37,7 @@ def request_for(folder: Path, checkpoint: Path) -> ProfileRequest:
     architecture = architecture_from_config(json.loads((folder / "config.json").read_bytes()))
     return request_of(
         model=ResolvedModel(spec, folder, None, architecture, dummy_weights=False),
-        cores=usable_cores(1),
+        cores=engine_fixtures.usable_cores(1),
         memory_bytes=6 * GIB,
         max_batch=2,
         time_limit_seconds=60,  # half of it is for capacity trials
@@ -60,7 +55,7 @@ async def test_everything_at_once_on_one_core(
     engine_environment: EngineEnvironment, chat_model_folder: Path, short_dir: Path
 ) -> None:
     asked = request_for(chat_model_folder, short_dir / "checkpoints" / "one.jsonl")
-    runner = make_runner(short_dir / "run", engine_environment)
+    runner = engine_fixtures.make_runner(short_dir / "run", engine_environment)
     phases: list[Progress] = []
     profiler = Profiler(runner, telemetry=HostTelemetry())
     profile = await profiler.run(asked, phases.append)

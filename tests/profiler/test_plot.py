@@ -22,10 +22,12 @@ def profile(*, knee: bool = True, limited: bool = False, **changes: Any) -> Prof
     rows, made = MEASURED if knee else MEASURED[:4], measured_profile("smollm2-135m")
     points = []
     for batch, rate in rows:
-        figures = {"batch": batch, "output_tokens_per_s": rate, "half_width": rate * 0.03}
         full = limited and batch == rows[-1][0]
-        points.append(dataclasses.replace(made.points[0], kv_limited=full, **figures))
-    return dataclasses.replace(made, **{"points": points, "knee": find_knee(points), **changes})
+        figures: dict[str, Any] = {"batch": batch, "output_tokens_per_s": rate, "kv_limited": full}
+        points.append(dataclasses.replace(made.points[0], half_width=rate * 0.03, **figures))
+    return dataclasses.replace(
+        made, **{"points": tuple(points), "knee": find_knee(points), **changes}
+    )
 
 
 def drawn(folder: Path, *profiles: Profile, **options: Any) -> str:
@@ -59,24 +61,19 @@ def test_several_are_told_apart_by_what_they_do_not_share(tmp_path: Path) -> Non
     assert text.count("smollm2-135m, cpu-test") == 1  # shared: in the title, once
 
 
-@pytest.mark.parametrize("confirmed", [True, False])
-def test_frontier_memory_says_whether_it_was_confirmed(tmp_path: Path, confirmed: bool) -> None:
-    memory = FrontierMemory(8, Bytes(GIB), Bytes(3 * GIB), 250.0, 3.0, 0, confirmed)
-    plot_profile(profile(frontier_memory=memory), tmp_path / "p.svg")
-    assert ("not confirmed" in (tmp_path / "p.svg").read_text()) != confirmed
+def test_frontier_memory_says_whether_it_was_confirmed(tmp_path: Path) -> None:
+    for confirmed in (True, False):
+        memory = FrontierMemory(8, Bytes(GIB), Bytes(3 * GIB), 250.0, 3.0, 0, confirmed)
+        plot_profile(profile(frontier_memory=memory), tmp_path / "p.svg")
+        assert ("not confirmed" in (tmp_path / "p.svg").read_text()) != confirmed
 
 
-@pytest.mark.parametrize(
-    ("count", "changes", "name", "said"),
-    [
-        (1, {}, "p.pdf", r"\.png or \.svg"),
-        (1, {"points": ()}, "p.png", "no operating points"),
-        (MOST_PROFILES + 1, {}, "p.png", "told apart"),
-        (0, {}, "p.png", "no profile"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused(
-    tmp_path: Path, count: int, changes: dict[str, Any], name: str, said: str
-) -> None:
-    with pytest.raises(InputError, match=said):
-        plot([profile(**changes)] * count, tmp_path / name)
+def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
+    for drawn_ones, name, said in (
+        ([profile()], "p.pdf", r"\.png or \.svg"),
+        ([profile(points=())], "p.png", "no operating points"),
+        ([profile()] * (MOST_PROFILES + 1), "p.png", "told apart"),
+        ([], "p.png", "no profile"),
+    ):
+        with pytest.raises(InputError, match=said):
+            plot(drawn_ones, tmp_path / name)

@@ -9,15 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.profile.points import LimitedBy
-from partitiond.profiler.search import (
-    MAX_VISITS_PER_BATCH,
-    NextTrial,
-    Prior,
-    Purpose,
-    SearchLimits,
-    propose,
-    seconds_left,
-)
+from partitiond.profiler import search
+from partitiond.profiler.search import NextTrial, Prior, Purpose, SearchLimits
 from tests.profiler.searching import Curve, Engine, flattening, saturating, simulate, true_knee
 
 FREE = SearchLimits(max_batch=512)
@@ -61,7 +54,7 @@ def test_it_ends_within_its_limits_and_goes_on_from_any_checkpoint(
     found = simulate(engine, limits)
     assert found.counts
     assert all(1 <= batch <= max_batch for batch in found.counts)
-    assert max(found.counts.values()) <= MAX_VISITS_PER_BATCH
+    assert max(found.counts.values()) <= search.MAX_VISITS_PER_BATCH
     assert found.done.complete
     most = math.inf
     for visit in found.visits:
@@ -162,26 +155,24 @@ def test_a_time_limit_is_kept(rate: Curve, limit: float, seed: int, prior: Prior
     assert found.elapsed <= max(1.25 * limit + longest, 2 * longest)
 
 
-@pytest.mark.parametrize(
-    ("rate", "max_batch", "seconds", "window"),
-    [(saturating(0.02, 0.02), 512, 60, 3), (flattening(12, top=1e5), 64, 100, 10)],
-)
-def test_what_a_time_limit_left_out_is_said_and_is_refinement_before_second_visits(
-    rate: Curve, max_batch: int, seconds: float, window: float
-) -> None:
-    limits = SearchLimits(max_batch, time_limit_seconds=seconds, min_window_seconds=window)
-    found = simulate(Engine(rate), limits)
-    assert not found.done.complete
-    if max_batch == 512:
-        assert found.done.capped_by is LimitedBy.TIME
-        assert max(found.counts) < 512
-    else:
-        assert found.counts[found.knee] >= 2
+def test_what_a_time_limit_left_out_is_said_and_is_refinement_before_second_visits() -> None:
+    for rate, max_batch, seconds, window in (
+        (saturating(0.02, 0.02), 512, 60, 3),
+        (flattening(12, top=1e5), 64, 100, 10),
+    ):
+        limits = SearchLimits(max_batch, time_limit_seconds=seconds, min_window_seconds=window)
+        found = simulate(Engine(rate), limits)
+        assert not found.done.complete
+        if max_batch == 512:
+            assert found.done.capped_by is LimitedBy.TIME
+            assert max(found.counts) < 512
+        else:
+            assert found.counts[found.knee] >= 2
 
 
 def test_windows_get_an_even_share_of_the_time() -> None:
     limits = SearchLimits(max_batch=32, time_limit_seconds=170, min_window_seconds=3)
-    first = propose([], limits, 0.0)
+    first = search.propose([], limits, 0.0)
     assert isinstance(first, NextTrial)
     assert 3 <= first.max_window_seconds <= 170 / 10
 
@@ -189,9 +180,7 @@ def test_windows_get_an_even_share_of_the_time() -> None:
 def test_the_time_left_shrinks_to_nothing() -> None:
     limits = SearchLimits(max_batch=32, time_limit_seconds=150, min_window_seconds=3)
     found = simulate(Engine(saturating(0.02, 0.002)), limits)
-    left = [
-        seconds_left(found.visits[:n], limits, math.fsum(v.seconds for v in found.visits[:n]))
-        for n in range(len(found.visits) + 1)
-    ]
+    spent = [math.fsum(v.seconds for v in found.visits[:n]) for n in range(len(found.visits) + 1)]
+    left = [search.seconds_left(found.visits[:n], limits, at) for n, at in enumerate(spent)]
     assert all(0 <= seconds <= 150 for seconds in left)
     assert left[-1] < left[1]

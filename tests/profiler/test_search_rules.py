@@ -8,23 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.profile.points import LimitedBy
-from partitiond.profiler.search import (
-    NextTrial,
-    Prior,
-    Purpose,
-    SearchDone,
-    SearchLimits,
-    Visit,
-    anchors,
-    best_rate,
-    combine,
-    curve,
-    propose,
-)
+from partitiond.profiler import search
+from partitiond.profiler.search import Prior, Purpose, SearchDone, SearchLimits, Visit, propose
 from partitiond.profiler.search.anchors import roundest
 from partitiond.profiler.search.model import believed, fit
 from partitiond.profiler.search.rates import Rate
-from tests.profiler.searching import Curve, Engine, flattening, saturating, simulate
+from tests.profiler.searching import Engine, flattening, saturating, simulate
 
 FREE = SearchLimits(max_batch=512)
 
@@ -35,9 +24,9 @@ def visit(
     return Visit(batch, purpose, rate, width, seconds=12.0, e2el_seconds=0.1, **more)
 
 
-def proposed(visits: list[Visit], limits: SearchLimits) -> NextTrial:
+def proposed(visits: list[Visit], limits: SearchLimits) -> search.NextTrial:
     proposal = propose(visits, limits, 0.0)
-    assert isinstance(proposal, NextTrial)
+    assert isinstance(proposal, search.NextTrial)
     return proposal
 
 
@@ -47,36 +36,29 @@ def proposed(visits: list[Visit], limits: SearchLimits) -> NextTrial:
 UNKNOWN = (1, 2, 8, 32, 128, 512)
 
 
-@pytest.mark.parametrize(
-    ("max_batch", "prior", "expected"),
-    [
+def test_the_search_begins_at_anchors() -> None:
+    knee = tuple((b, min(b, 24.0)) for b in (1, 8, 24, 64))
+    asked: tuple[tuple[int, Prior | None, tuple[int, ...]], ...] = (
         (1, None, (1,)),  # every fourth one without a prior
         (3, None, (1, 3)),
         (64, None, (1, 4, 16, 64)),
         (512, None, UNKNOWN),
         # Around the knee of a prior, and up to the largest batch.
-        (512, tuple((b, min(b, 24.0)) for b in (1, 8, 24, 64)), (6, 24, 96, 512)),
+        (512, knee, (6, 24, 96, 512)),
         (512, (), UNKNOWN),  # it says nothing
         (512, ((600, 5.0),), UNKNOWN),
         (512, ((0, 5.0),), UNKNOWN),
         (512, ((4, math.nan),), UNKNOWN),
         (512, ((4, -1.0), (8, 0.0)), UNKNOWN),
-    ],
-)
-def test_the_search_begins_at_anchors(
-    max_batch: int, prior: Prior | None, expected: tuple[int, ...]
-) -> None:
-    assert anchors(SearchLimits(max_batch=max_batch, prior=prior)) == expected
+    )
+    for max_batch, prior, expected in asked:
+        assert search.anchors(SearchLimits(max_batch=max_batch, prior=prior)) == expected, prior
 
 
-@pytest.mark.parametrize(
-    ("batch", "low", "high", "expected"),
-    [(31, 1, 512, 32), (47, 1, 512, 48), (5, 5, 5, 5), (100, 1, 512, 96), (31, 33, 40, 33)],
-)
-def test_batches_are_rounded_to_what_engines_pad_to(
-    batch: float, low: int, high: int, expected: int
-) -> None:
-    assert roundest(batch, low, high) == expected
+def test_batches_are_rounded_to_what_engines_pad_to() -> None:
+    asked = (31, 1, 512, 32), (47, 1, 512, 48), (5, 5, 5, 5), (100, 1, 512, 96), (31, 33, 40, 33)
+    for batch, low, high, expected in asked:
+        assert roundest(batch, low, high) == expected
 
 
 def test_the_first_pass_goes_up_with_loose_windows() -> None:
@@ -85,7 +67,7 @@ def test_the_first_pass_goes_up_with_loose_windows() -> None:
     assert first.half_width_share == pytest.approx(0.10)
     assert first.max_window_seconds <= 2 * first.min_window_seconds
     found = simulate(Engine(flattening(8)), FREE)
-    assert found.of(Purpose.UP) == list(anchors(FREE))
+    assert found.of(Purpose.UP) == list(search.anchors(FREE))
 
 
 # Looking
@@ -94,20 +76,20 @@ def test_the_first_pass_goes_up_with_loose_windows() -> None:
 def test_below_the_anchors_while_the_smallest_may_be_beyond_the_knee() -> None:
     prior = ((64, 1.0), (256, 4.0))
     limits = SearchLimits(max_batch=256, prior=prior)
-    visits = [visit(b, 100) for b in anchors(limits)]
-    assert proposed(visits, limits).batch < min(anchors(limits))
+    visits = [visit(b, 100) for b in search.anchors(limits)]
+    assert proposed(visits, limits).batch < min(search.anchors(limits))
 
 
 def test_the_gap_below_the_knee_is_looked_into_where_the_fit_expects_it() -> None:
     rate = saturating(1.0, 0.05)
-    visits = [visit(b, rate(b), 0.01) for b in anchors(FREE)]
+    visits = [visit(b, rate(b), 0.01) for b in search.anchors(FREE)]
     look = proposed(visits, FREE)
     assert look.purpose is Purpose.REFINE
     assert 128 < look.batch < 512
 
 
 def peak(b: int) -> float:
-    """A better batch is hidden between anchors."""
+    """A better batch is hidden between search.anchors."""
     return 100 * (0.9 + 0.3 * math.exp(-((math.log2(b) - 4) ** 2))) * min(1, b / 4)
 
 
@@ -121,13 +103,13 @@ def padded(b: int) -> float:
     return b / (4 + 8 * math.ceil(b / 8))
 
 
-@pytest.mark.parametrize("rate", [peak, dipped, padded])
-def test_bumps_dips_and_steps_do_not_fool_it(rate: Curve) -> None:
-    best = max(map(rate, range(1, 257)))
-    found = simulate(Engine(rate), SearchLimits(max_batch=256))
-    assert best_rate(found.visits) == pytest.approx(best, rel=0.05)
-    assert rate(found.knee) >= 0.95 * best * 0.999
-    assert rate is not dipped or found.knee in {8, 9, 10}
+def test_bumps_dips_and_steps_do_not_fool_it() -> None:
+    for rate in (peak, dipped, padded):
+        best = max(map(rate, range(1, 257)))
+        found = simulate(Engine(rate), SearchLimits(max_batch=256))
+        assert search.best_rate(found.visits) == pytest.approx(best, rel=0.05)
+        assert rate(found.knee) >= 0.95 * best * 0.999
+        assert rate is not dipped or found.knee in {8, 9, 10}
 
 
 # Second visits and X*
@@ -155,10 +137,10 @@ def test_the_best_batch_is_measured_in_a_fresh_longer_window() -> None:
 
 def test_the_best_rate_is_what_fresh_windows_say_not_the_lucky_first() -> None:
     visits = [visit(4, 110), visit(8, 100)]
-    assert best_rate(visits) is None
-    assert best_rate([*visits, visit(4, 101, 9.0, Purpose.CONFIRM)]) == 101
+    assert search.best_rate(visits) is None
+    assert search.best_rate([*visits, visit(4, 101, 9.0, Purpose.CONFIRM)]) == 101
     fresh = [visit(4, 70, purpose=Purpose.CONFIRM), visit(4, 99, purpose=Purpose.AGAIN)]
-    assert best_rate([visit(4, 100), *fresh]) == 99  # one was disturbed
+    assert search.best_rate([visit(4, 100), *fresh]) == 99  # one was disturbed
 
 
 def test_visits_that_disagree_are_measured_again() -> None:
@@ -182,7 +164,7 @@ def test_a_batch_the_kv_cache_limits_cannot_be_the_knee_and_ends_the_growing() -
     assert not found.claims_a_knee
     limited = {v.batch for v in found.visits if v.kv_limited}
     assert all(found.counts[b] == 1 for b in limited), "what cannot be the knee is not repeated"
-    assert not limited & {r.batch for r in curve(found.visits)}
+    assert not limited & {r.batch for r in search.curve(found.visits)}
     assert max(set(found.counts) - limited) >= 18, "the edge is found closely"
 
 
@@ -195,7 +177,7 @@ def test_a_batch_the_engine_died_of_is_beyond_the_largest(
     assert sum(v.died for v in found.visits) <= 3
     assert isinstance(propose([], SearchLimits(max_batch=0), 0.0), SearchDone)
     if knees is None:
-        assert curve(found.visits) == ()
+        assert search.curve(found.visits) == ()
     else:
         assert found.knee in knees
 
@@ -204,7 +186,7 @@ def test_a_failure_below_a_batch_that_ran_leaves_out_that_batch_only() -> None:
     visits = [visit(b, float(r)) for b, r in ((1, 10), (2, 20), (8, 80), (32, 99), (128, 100))]
     visits += [visit(512, 100.0), visit(8, 79.0, kv_limited=True)]
     found = simulate(Engine(flattening(34, top=100)), FREE, visits)
-    assert 8 not in {r.batch for r in curve(found.visits)}
+    assert 8 not in {r.batch for r in search.curve(found.visits)}
     assert 30 <= found.knee <= 42
 
 
@@ -220,58 +202,53 @@ def test_windows_lie_around_their_mean_in_any_order(
 ) -> None:
     """And two of them show their spread; of more, one may be left out."""
     rates = [rate for rate, _ in windows]
-    mean, width = combine(rates, [width for _, width in windows])
+    mean, width = search.combine(rates, [width for _, width in windows])
     assert min(rates) * (1 - 1e-9) <= mean <= max(rates) * (1 + 1e-9)
     assert len(windows) > 2 or width >= (max(rates) - min(rates)) / 2
     shuffled = draw.sample(windows, len(windows))
-    assert combine([r for r, _ in shuffled], [w for _, w in shuffled]) == pytest.approx(
+    assert search.combine([r for r, _ in shuffled], [w for _, w in shuffled]) == pytest.approx(
         (mean, width), rel=1e-9
     )
 
 
-@pytest.mark.parametrize(
-    ("rates", "widths", "means", "half_widths"),
-    [
+def test_windows_of_one_batch_are_taken_together() -> None:
+    for rates, widths, means, half_widths in (
         ((100.0, 110.0), (1.0, 10.0), (100.1, 101), (5, 99)),  # a long window weighs more
         # A half-width that is small by luck does not decide alone.
         ((100.0, 102.0), (0.01, 1.0), (100.4, 101), (1.0, 99)),
-        # Two windows are less sure than each alone would have them, but steady ones are believed.
+        # Two windows are less sure than each alone would have them; steady ones are believed.
         ((100.0, 100.0), (2.0, 2.0), (100, 100), (1.2 * 2 / math.sqrt(2), 99)),
         ((100.0, 100.0), (0.1, 0.1), (100, 100), (0, 0.11)),
         ((100.0, 60.0, 101.0), (2.0, 2.0, 2.0), (100.499, 100.501), (0, 99)),  # one is left out
         ((100.0,), (math.inf,), (100.0, 100.0), (100.0, 100.0)),  # nothing is told: the whole rate
-    ],
-)
-def test_windows_of_one_batch_are_taken_together(
-    rates: tuple[float, ...],
-    widths: tuple[float, ...],
-    means: tuple[float, float],
-    half_widths: tuple[float, float],
-) -> None:
-    mean, width = combine(rates, widths)
-    assert means[0] <= mean <= means[1]
-    assert half_widths[0] <= width <= half_widths[1]
+    ):
+        mean, width = search.combine(rates, widths)
+        assert means[0] <= mean <= means[1]
+        assert half_widths[0] <= width <= half_widths[1]
 
 
 def test_windows_that_scatter_or_are_left_out_widen_the_interval() -> None:
-    calm = combine([100.0, 100.5, 99.5, 100.0], [2.0] * 4)[1]
-    wild = combine([100.0, 103.0, 97.0, 100.0], [2.0] * 4)[1]
+    calm = search.combine([100.0, 100.5, 99.5, 100.0], [2.0] * 4)[1]
+    wild = search.combine([100.0, 103.0, 97.0, 100.0], [2.0] * 4)[1]
     assert wild > 1.3 * calm
-    assert combine([100.0, 60.0, 100.0], [2.0] * 3)[1] > combine([100.0, 100.0], [2.0] * 2)[1]
+    assert (
+        search.combine([100.0, 60.0, 100.0], [2.0] * 3)[1]
+        > search.combine([100.0, 100.0], [2.0] * 2)[1]
+    )
 
 
-# The fitted curve
+# The fitted search.curve
 
 
-@pytest.mark.parametrize("half", [2.0, 10.0, 100.0])
-def test_the_fit_finds_a_saturating_curve_and_where_it_crosses(half: float) -> None:
-    rates = [Rate(b, 100 / (1 + half / b), 0.5, 1, disagreeing=False) for b in (1, 8, 64, 512)]
-    found = fit(rates)
-    assert found is not None
-    assert fit(rates[:1]) is None, "a single batch has no curve"
-    assert found.rate(30) == pytest.approx(100 / (1 + half / 30), rel=0.08)
-    assert found.rate(found.crossing(60.0)) == pytest.approx(60.0, rel=1e-6)
-    assert found.crossing(2 * found.top) == math.inf
+def test_the_fit_finds_a_saturating_curve_and_where_it_crosses() -> None:
+    for half in (2.0, 10.0, 100.0):
+        rates = [Rate(b, 100 / (1 + half / b), 0.5, 1, disagreeing=False) for b in (1, 8, 64, 512)]
+        found = fit(rates)
+        assert found is not None
+        assert fit(rates[:1]) is None, "a single batch has no search.curve"
+        assert found.rate(30) == pytest.approx(100 / (1 + half / 30), rel=0.08)
+        assert found.rate(found.crossing(60.0)) == pytest.approx(60.0, rel=1e-6)
+        assert found.crossing(2 * found.top) == math.inf
 
 
 def test_a_noisy_figure_is_drawn_to_the_fit_and_a_sharp_one_is_not() -> None:
@@ -287,6 +264,6 @@ def test_a_slow_fresh_window_of_one_batch_does_not_undo_what_another_leaves_no_d
     # The host got busy as batch 40 was measured afresh; batch 12 was visited twice, before.
     visits = [visit(12, 126, 3.0), visit(40, 130, 20.0), visit(12, 125, 3.0, Purpose.DOWN)]
     visits.append(visit(40, 81, 8.0, Purpose.CONFIRM))
-    best = best_rate(visits)
+    best = search.best_rate(visits)
     assert best is not None
     assert 120 < best < 126

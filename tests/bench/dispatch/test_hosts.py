@@ -9,8 +9,7 @@ from bench.dispatch.host_affinity import AffinityJob
 from bench.dispatch.host_affinity import run as run_affinity
 from bench.dispatch.host_cases import HostsCase
 from bench.dispatch.hosts import HostsJob, run
-from bench.dispatch.policies import Job, planned
-from bench.dispatch.policies import run as run_policy
+from bench.dispatch.policies import planned
 from bench.paired import spread
 
 
@@ -49,24 +48,6 @@ def test_overload_is_refused_and_greedy_keys_share_alike() -> None:
     ours = run(HostsJob(HostsCase(4, "all", 1.0, 0.8, keys="both"), seconds=8.0))
     assert ours.service["a"] / ours.service["b"] == pytest.approx(1.0, abs=0.25)
     assert all(mean < math.inf for mean, _ in ours.waits.values())
-
-
-def goodput(policy: str, rate: float) -> float:
-    job = Job("goodput", "4 equal", "steady", policy, rate, seed=1, seconds=10.0)
-    return run_policy(job)[1]
-
-
-@pytest.mark.soak
-def test_overload_and_floods_are_survived_with_admission_and_not_without() -> None:
-    assert goodput("ours", 1.3) > 0.9
-    assert goodput("lc", 1.3) < 0.5
-
-    def ttft(policy: str) -> float:
-        job = Job("tenants", "4 equal", "steady", policy, 3.0, seed=1, seconds=10.0)
-        return run_policy(job)[1]
-
-    assert ttft("ours") < 0.2
-    assert ttft("lc + limit") > 1.0
 
 
 def test_figures_show_their_spread() -> None:

@@ -1,6 +1,5 @@
 """Answers of the control program are read strictly: text is never taken for an empty list."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,18 +12,15 @@ def test_pids_are_read_back_and_any_word_makes_it_no_list(pids: list[int], word:
     assert answers.pids("\n".join(lines)) == (None if word else tuple(pids))
 
 
-@pytest.mark.parametrize(
-    ("text", "status", "clients"),
-    [
+def test_status_and_clients_come_together() -> None:
+    for text, status, clients in (
         ("ACTIVE\n12\n13\n", "ACTIVE", (12, 13)),
         ("FAULT\n", "FAULT", ()),
         ("Server status: INITIALIZING\n", "INITIALIZING", ()),
         ("Server 12 does not exist\nServer 12 does not exist\n", "", ()),
-    ],
-)
-def test_status_and_clients_come_together(text: str, status: str, clients: tuple[int, ...]) -> None:
-    found = answers.server_answer(text)
-    assert (found.status, found.clients) == (status, clients)
+    ):
+        found = answers.server_answer(text)
+        assert (found.status, found.clients) == (status, clients)
 
 
 def test_only_success_is_success() -> None:

@@ -4,8 +4,6 @@ import asyncio
 import os
 from pathlib import Path
 
-import pytest
-
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.devices.mps import compute_mode_refusal
 from partitiond.devices.mps.foreign import foreign
@@ -33,23 +31,18 @@ def test_ours_are_left_out_by_folder_or_by_parent() -> None:
 QUIT = "echo quit | nvidia-cuda-mps-control"
 
 
-@pytest.mark.parametrize(
-    ("found", "default", "words"),
-    [
+def test_others_say_how_to_reach_them_and_whom_they_take_in() -> None:
+    for found, default, words in (
         (process(10, Program.CONTROL, None), True, QUIT),
         (process(10, Program.CONTROL, "/tmp/nvidia-mps"), True, "default pipe folder"),
         (process(10, Program.CONTROL, "/run/nvidia-mps"), True, QUIT),
         (process(10, Program.CONTROL, "/srv/mps"), False, "CUDA_MPS_PIPE_DIRECTORY=/srv/mps"),
         # A server whose environment is hidden.
         (process(10, Program.SERVER, None, 9, readable=False), False, "EXCLUSIVE_PROCESS"),
-    ],
-)
-def test_others_say_how_to_reach_them_and_whom_they_take_in(
-    found: MpsProcess, default: bool, words: str
-) -> None:
-    (judged,) = foreign([found], MPS)
-    assert judged.default is default
-    assert words in judged.meaning
+    ):
+        (judged,) = foreign([found], MPS)
+        assert judged.default is default
+        assert words in judged.meaning
 
 
 async def test_an_operators_daemon_is_found_and_survives_ours(tmp_path: Path, program: str) -> None:
@@ -71,9 +64,8 @@ async def test_an_operators_daemon_is_found_and_survives_ours(tmp_path: Path, pr
         signal_all([*(found.pid for found in theirs), *daemon.pids()])
 
 
-@pytest.mark.parametrize(
-    ("mode", "sharing", "word"),
-    [
+def test_a_compute_mode_leaves_some_ways_of_sharing() -> None:
+    for mode, sharing, word in (
         (0, SharingMode.MEMORY, ""),
         (0, SharingMode.MPS, ""),
         (2, SharingMode.MPS, "PROHIBITED"),
@@ -81,11 +73,7 @@ async def test_an_operators_daemon_is_found_and_survives_ours(tmp_path: Path, pr
         (3, SharingMode.MPS, ""),
         (3, SharingMode.WHOLE, ""),
         (3, SharingMode.MEMORY, "EXCLUSIVE_PROCESS"),
-    ],
-)
-def test_a_compute_mode_leaves_some_ways_of_sharing(
-    mode: int, sharing: SharingMode, word: str
-) -> None:
-    refusal = compute_mode_refusal(mode, sharing)
-    assert (word in refusal) if word else not refusal
-    assert not word or "nvidia-smi -c DEFAULT" in refusal
+    ):
+        refusal = compute_mode_refusal(mode, sharing)
+        assert (word in refusal) if word else not refusal
+        assert not word or "nvidia-smi -c DEFAULT" in refusal

@@ -1,15 +1,12 @@
 """The catalog's key of a GPU follows from the driver's name for it."""
 
-import pytest
-
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.units import MIB
 from partitiond.devices.nvml import hardware_key
 
 
-@pytest.mark.parametrize(
-    ("name", "mib", "key"),
-    [
+def test_names_and_memory_give_the_hardware_key() -> None:
+    for name, mib, key in (
         ("NVIDIA A100-SXM4-40GB", 40960, "a100-40gb"),
         ("NVIDIA A100-SXM4-80GB", 81920, "a100-80gb"),
         ("NVIDIA A100 80GB PCIe", 81920, "a100-pcie-80gb"),
@@ -21,10 +18,8 @@ from partitiond.devices.nvml import hardware_key
         ("NVIDIA H100 NVL", 95830, "h100-nvl-94gb"),
         ("Tesla T4", 15360, "t4-16gb"),
         ("NVIDIA A1000", 8192, "a1000-8gb"),  # does not pass for a known one
-    ],
-)
-def test_names_and_memory_give_the_hardware_key(name: str, mib: int, key: str) -> None:
-    assert hardware_key(name, mib * MIB) == key
+    ):
+        assert hardware_key(name, mib * MIB) == key
 
 
 def test_every_gpu_of_the_catalog_can_be_recognised() -> None:

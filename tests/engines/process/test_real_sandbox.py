@@ -7,13 +7,8 @@ import pytest
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process.engine_user import EngineUser
 from partitiond.engines.process.runner import ProcessEngineRunner
-from tests.engine_fixtures import (
-    chat_model_folder,
-    engine_cache_dir,
-    engine_environment,
-    short_dir,
-    vllm_launch,
-)
+from tests import engine_fixtures
+from tests.engine_fixtures import chat_model_folder, engine_environment, short_dir
 from tests.engines.process.scripts import Launcher
 
 __all__ = ["chat_model_folder", "engine_environment", "short_dir"]
@@ -28,11 +23,13 @@ async def test_a_real_engine_starts_and_answers(
     chat_model_folder: Path,
 ) -> None:
     models = chat_model_folder.parent
-    user = EngineUser(launcher.path, engine_cache_dir(), models, hidden=(), shown=models)
-    runner = ProcessEngineRunner(
-        short_dir, engine_environment, cache_dir=engine_cache_dir(), user=user
+    user = EngineUser(
+        launcher.path, engine_fixtures.engine_cache_dir(), models, hidden=(), shown=models
     )
-    handle = await runner.start(vllm_launch(chat_model_folder))
+    runner = ProcessEngineRunner(
+        short_dir, engine_environment, cache_dir=engine_fixtures.engine_cache_dir(), user=user
+    )
+    handle = await runner.start(engine_fixtures.vllm_launch(chat_model_folder))
     try:
         report = await runner.wait_ready(handle, 300)
         assert report.kv_cache_tokens

@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 
 from partitiond.core.errors import DeviceError, EngineUnavailableError, SpecError
-from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB
 from partitiond.engines.vllm import launch as launches
-from partitiond.engines.vllm.capabilities import EngineCapabilities, capabilities_of
+from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.engines.vllm.gpu_index import gpu_index
 from partitiond.engines.vllm.launch import check_extra_args, command, environment, visible_device
 from partitiond.simulated.gpus import GpuDescription
@@ -21,7 +20,7 @@ PYTHON = Path("/opt/engine/bin/python")
 NEW = capabilities_of("0.32.0")
 OLD = capabilities_of("0.20.2")
 CPU = replace(vllm_launch(Path("/models/m")), cores=(2, 3))
-SIZES = {"memory_bytes": 10 * GIB, "device_memory_bytes": 80 * GIB}
+SIZES: dict[str, Any] = {"memory_bytes": 10 * GIB, "device_memory_bytes": 80 * GIB}
 SHARE = (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "30"),)
 GPU = replace(CPU, device_id="GPU-1", visible_device="0", extra_env=SHARE, **SIZES)
 
@@ -57,9 +56,8 @@ def test_a_gpu_engine_is_told_its_share_so_that_a_neighbour_does_not_stop_it() -
         assert launches.memory_fraction(launch) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    ("base", "changes", "words"),
-    [
+def test_what_is_asked_for_is_said_and_nothing_else() -> None:
+    for base, changes, words in (
         (CPU, {"dummy_weights": True}, "--load-format dummy"),
         (CPU, {"prefix_caching": False}, "--no-enable-prefix-caching"),
         (GPU, {"quantization": "fp8"}, "--quantization fp8"),
@@ -68,33 +66,24 @@ def test_a_gpu_engine_is_told_its_share_so_that_a_neighbour_does_not_stop_it() -
         (GPU, {"sleep_mode": True}, "--enable-sleep-mode"),
         (CPU, {"extra_args": ("--max-num-active-seqs", "8")}, "--max-num-active-seqs 8"),
         (GPU, {"visible_device": ""}, "--enforce-eager"),
-    ],
-)
-def test_what_is_asked_for_is_said_and_nothing_else(
-    base: EngineLaunch, changes: dict[str, Any], words: str
-) -> None:
-    said, plain = command(replace(base, **changes), PYTHON, NEW), command(base, PYTHON, NEW)
-    assert words in " ".join(said)
-    assert words.split(maxsplit=1)[0] not in plain
+    ):
+        said, plain = command(replace(base, **changes), PYTHON, NEW), command(base, PYTHON, NEW)
+        assert words in " ".join(said)
+        assert words.split(maxsplit=1)[0] not in plain
 
 
-@pytest.mark.parametrize(
-    ("base", "changes", "version", "why"),
-    [
+def test_what_an_engine_does_not_do_is_refused_before_it_starts() -> None:
+    for base, changes, version, why in (
         (CPU, {"kv_cache_dtype": "fp8"}, OLD, "no fp8 KV cache on a CPU"),
         (CPU, {"quantization": "fp8"}, NEW, "on a GPU only"),
         (CPU, {"sleep_mode": True}, NEW, "on a CPU"),
         (GPU, {"quantization": "bitsandbytes"}, NEW, r"vLLM 0\.20 to before 0\.28 has it"),
         (CPU, {"extra_args": ("--max-num-active-seqs", "8")}, OLD, "does not know"),
-    ],
-)
-def test_what_an_engine_does_not_do_is_refused_before_it_starts(
-    base: EngineLaunch, changes: dict[str, Any], version: EngineCapabilities, why: str
-) -> None:
-    with pytest.raises(SpecError, match=why):
-        command(replace(base, **changes), PYTHON, version)
-    four_bits = command(replace(GPU, quantization="bitsandbytes"), PYTHON, OLD)
-    assert flag(four_bits, "--quantization") == "bitsandbytes"
+    ):
+        with pytest.raises(SpecError, match=why):
+            command(replace(base, **changes), PYTHON, version)
+        four_bits = command(replace(GPU, quantization="bitsandbytes"), PYTHON, OLD)
+        assert flag(four_bits, "--quantization") == "bitsandbytes"
 
 
 def test_the_environment_is_offline_silent_and_inherits_nothing(

@@ -19,9 +19,8 @@ def parsed(text: str) -> list[tuple[object, ...]]:
 MIG, MPS, MEMORY = SharingMode.MIG, SharingMode.MPS, SharingMode.MEMORY
 
 
-@pytest.mark.parametrize(
-    ("text", "change"),
-    [
+def test_what_can_be_written() -> None:
+    for text, change in (
         ("+2 a100-80gb", (whatif.add_devices, 2, "a100-80gb")),
         ("+2x A100-80GB", (whatif.add_devices, 2, "a100-80gb")),
         ("+l4-24gb", (whatif.add_devices, 1, "l4-24gb")),
@@ -44,16 +43,13 @@ MIG, MPS, MEMORY = SharingMode.MIG, SharingMode.MPS, SharingMode.MEMORY
         ("without opt-1.3b.min-replicas", (whatif.drop_rule, "opt-1.3b", "min_replicas")),
         ("without rule *.slo", (whatif.drop_rule, "*", "slo")),
         ("without model opt-13b", (whatif.drop_model, "opt-13b")),
-    ],
-)
-def test_what_can_be_written(text: str, change: tuple[object, ...]) -> None:
-    assert parsed(text) == [change]
-    assert parsed(f"lose gpu-9; {text} ;") == [(whatif.lose, "device", "gpu-9"), change]
+    ):
+        assert parsed(text) == [change]
+        assert parsed(f"lose gpu-9; {text} ;") == [(whatif.lose, "device", "gpu-9"), change]
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
+def test_what_cannot_be_read_is_refused_with_the_way_to_write_it() -> None:
+    for text, says in (
         ("", "empty"),
         (" ; ", "empty"),
         ("lsoe gpu-3", "Did you mean 'lose'"),
@@ -75,12 +71,10 @@ def test_what_can_be_written(text: str, change: tuple[object, ...]) -> None:
         ("objective best", "no objective"),
         ("without rule slo", "names no rule"),
         ("without rule a.speed", "names no rule"),
-    ],
-)
-def test_what_cannot_be_read_is_refused_with_the_way_to_write_it(text: str, says: str) -> None:
-    with pytest.raises(InputError, match=says) as refused:
-        parse_changes(text)
-    assert refused.value.hint
+    ):
+        with pytest.raises(InputError, match=says) as refused:
+            parse_changes(text)
+        assert refused.value.hint
 
 
 @given(st.text(max_size=60))

@@ -2,7 +2,6 @@
 
 import math
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,9 +37,8 @@ B_ELSEWHERE = want("b", OTHER, isolation_group="x")
 B_AVOIDS_A = want("b", OTHER, rules=PlacementRules(avoid=("a",)))
 
 
-@pytest.mark.parametrize(
-    ("kind", "found"),
-    [
+def test_each_thing_that_can_stop_it_is_named() -> None:
+    for kind, found in (
         ("cordoned", stop(SMALL, [], A, cordoned=True)),
         ("hardware", stop(SMALL, [], A, hardware="l4-24gb")),
         ("memory", stop(SMALL, [placed(point("b", 1, 75, sm=10), 1)], A, B)),
@@ -54,12 +52,10 @@ B_AVOIDS_A = want("b", OTHER, rules=PlacementRules(avoid=("a",)))
         ("group", stop(SMALL, [placed(OTHER, 1)], A, B_ELSEWHERE)),
         ("group", stop(SMALL, [], A, mps_group="x")),
         ("only_on", stop(SMALL, [], want("a", SMALL, rules=PlacementRules(only_on=("gpu-9",))))),
-    ],
-)  # fmt: skip
-def test_each_thing_that_can_stop_it_is_named(kind: str, found: Blocker | None) -> None:
-    assert found is not None
-    assert found.kind == kind
-    assert "gpu-0" in found.what or kind == "isolation"
+    ):
+        assert found is not None
+        assert found.kind == kind
+        assert "gpu-0" in found.what or kind == "isolation"
 
 
 def test_a_neighbour_that_would_miss_its_slo_or_its_demand_stops_it() -> None:

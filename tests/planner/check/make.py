@@ -3,15 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 
+from partitiond.core.hardware import partition as parts
 from partitiond.core.hardware.kinds import Device, SharingMode
-from partitiond.core.hardware.partition import (
-    CpuCores,
-    MemoryShare,
-    MigSlice,
-    MpsShare,
-    Partition,
-    WholeDevice,
-)
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan import record
 from partitiond.core.units import Bytes
@@ -25,7 +18,7 @@ def placed(
     on: str = "gpu-0",
     *,
     model: str = "",
-    at: Partition | None = None,
+    at: parts.Partition | None = None,
     **changes: object,
 ) -> record.Placement:
     """Replica `number` of the candidate's model; `changes` are those of its partition."""
@@ -35,19 +28,19 @@ def placed(
     return record.Placement(f"{model}-{number}", model, on, partition, candidate)
 
 
-def _partition(candidate: record.Candidate, on: str) -> Partition:
+def _partition(candidate: record.Candidate, on: str) -> parts.Partition:
     size, memory = candidate.size, candidate.memory_bytes
     match size.mode:
         case SharingMode.WHOLE:
-            return WholeDevice(on, memory)
+            return parts.WholeDevice(on, memory)
         case SharingMode.MEMORY:
-            return MemoryShare(on, memory)
+            return parts.MemoryShare(on, memory)
         case SharingMode.MPS:
-            return MpsShare(on, memory, size.sm_percent)
+            return parts.MpsShare(on, memory, size.sm_percent)
         case SharingMode.CORES:
-            return CpuCores(on, memory, tuple(range(size.cores)))
+            return parts.CpuCores(on, memory, tuple(range(size.cores)))
         case _:
-            return MigSlice(on, memory, size.mig_profile, 0, 1)
+            return parts.MigSlice(on, memory, size.mig_profile, 0, 1)
 
 
 def plan_of(

@@ -60,9 +60,8 @@ def claims(
 # -- the value of each objective ------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("objective", "value", "models", "where"),
-    [
+def test_the_value_is_that_of_the_objective() -> None:
+    for objective, value, models, where in (
         (DEVICES, 2.0, MODELS, APART),
         (DEVICES, 1.0, MODELS, TOGETHER),
         (PRICE, 1.75, MODELS, APART),
@@ -98,20 +97,16 @@ def claims(
         # The value 0 is that of a plan that leaves one out.
         (MAX_MIN, 0.0, asking(10.0), APART[1:]),
         (MAX_MIN, 1.0, TOO_LARGE, APART[1:]),
-    ],
-)
-def test_the_value_is_that_of_the_objective(
-    objective: Objective, value: float, models: Sequence[ModelDemand], where: Sequence[Placement]
-) -> None:
-    assert claims(objective, value, models, where) == ()
-    for off in (0.9e-6, -0.9e-6, 1.2e-6, -1.2e-6) if value else ():
-        other, gap = value * (1 + off), abs(off) if abs(off) > 1e-6 else 0.0
-        found = claims(objective, other, models, where, bound=value, gap=gap)
-        wrong = (
-            f"the certificate's value is {other:.6g}, the plan's is {value:.6g}",
-            f"the certificate's value is {other:.6g}, with its moves it is {value:.6g}",
-        )
-        assert found == (wrong if gap else ())
+    ):
+        assert claims(objective, value, models, where) == ()
+        for off in (0.9e-6, -0.9e-6, 1.2e-6, -1.2e-6) if value else ():
+            other, gap = value * (1 + off), abs(off) if abs(off) > 1e-6 else 0.0
+            found = claims(objective, other, models, where, bound=value, gap=gap)
+            wrong = (
+                f"the certificate's value is {other:.6g}, the plan's is {value:.6g}",
+                f"the certificate's value is {other:.6g}, with its moves it is {value:.6g}",
+            )
+            assert found == (wrong if gap else ())
 
 
 def unknown_power(objective: Objective) -> tuple[str, ...]:
@@ -119,22 +114,22 @@ def unknown_power(objective: Objective) -> tuple[str, ...]:
     return (f"the certificate speaks of {objective}, but the power of a device is not known",)
 
 
-@pytest.mark.parametrize(
-    ("objective", "known"),
-    [(Objective.MIN_POWER, {"max_watts": 1.0}), (ENERGY, {"idle_watts": 1.0})],
-)
-def test_power_that_is_not_known_proves_nothing(
-    objective: Objective, known: dict[str, float]
-) -> None:
-    unknown = gpu("g0", hardware="of tomorrow")
-    sizes = [dataclasses.replace(c, hardware="of tomorrow") for c in (A, B)]
-    models = [dataclasses.replace(m, candidates=(c,)) for m, c in zip(MODELS, sizes, strict=True)]
-    here = [placed(c, on="g0") for c in sizes]
-    value = 1.0 + (100.0 if objective is ENERGY else 0.0)
-    assert claims(objective, value, models, here, (unknown,)) == unknown_power(objective)
-    watts = dataclasses.replace(unknown, **known)  # type: ignore[arg-type]
-    assert claims(objective, value, models, here, (watts, FLEET[2])) == ()
-    assert claims(objective, value, models, here, (watts, unknown)) != (), "an id twice"
+def test_power_that_is_not_known_proves_nothing() -> None:
+    for objective, known in (
+        (Objective.MIN_POWER, {"max_watts": 1.0}),
+        (ENERGY, {"idle_watts": 1.0}),
+    ):
+        unknown = gpu("g0", hardware="of tomorrow")
+        sizes = [dataclasses.replace(c, hardware="of tomorrow") for c in (A, B)]
+        models = [
+            dataclasses.replace(m, candidates=(c,)) for m, c in zip(MODELS, sizes, strict=True)
+        ]
+        here = [placed(c, on="g0") for c in sizes]
+        value = 1.0 + (100.0 if objective is ENERGY else 0.0)
+        assert claims(objective, value, models, here, (unknown,)) == unknown_power(objective)
+        watts = dataclasses.replace(unknown, **known)  # type: ignore[arg-type]
+        assert claims(objective, value, models, here, (watts, FLEET[2])) == ()
+        assert claims(objective, value, models, here, (watts, unknown)) != (), "an id twice"
 
 
 def test_a_replica_whose_draw_is_not_known_has_no_charge() -> None:
@@ -159,9 +154,9 @@ def goodput(**more: object) -> tuple[str, ...]:
 Claim = Callable[..., tuple[str, ...]]
 
 
-@pytest.mark.parametrize(
-    ("of", "bound", "gap", "says"),
-    [
+def test_figures_of_a_certificate_agree_with_each_other() -> None:
+    """That a bound is too tight is said of the value by itself and of that with its moves."""
+    for of, bound, gap, says in (
         (price, 1.0, 0.5, ""),
         (price, 2.000001, 0.0, ""),
         (price, 2.00001, 5e-6, "the plan's value 2 is better than its bound 2.00001"),
@@ -174,30 +169,23 @@ Claim = Callable[..., tuple[str, ...]]
         (price, 1.0, 0.499998, "the certificate's gap is 0.499998, its figures give 0.5"),
         (goodput, 606.0, 100.00005, ""),
         (goodput, 606.0, 100.0002, "the certificate's gap is 100, its figures give 100"),
-    ],
-)
-def test_figures_of_a_certificate_agree_with_each_other(
-    of: Claim, bound: float, gap: float, says: str
-) -> None:
-    """That a bound is too tight is said of the value by itself and of that with its moves."""
-    times = 2 if "better" in says else 1
-    assert of(bound=bound, gap=gap) == lines(says) * times
+    ):
+        times = 2 if "better" in says else 1
+        assert of(bound=bound, gap=gap) == lines(says) * times
 
 
-@pytest.mark.parametrize(
-    ("bound", "gap", "says"),
-    [(2 - 1.9e-6, 0.95e-6, ""), (2 - 2.4e-6, 1.2e-6, "0.00%"), (1.0, 0.5, "50.00%")],
-)
-def test_optimal_is_what_no_more_than_the_slack_is_left_of(
-    bound: float, gap: float, says: str
-) -> None:
-    wrong = f"the certificate says optimal with a gap of {says}" if says else ""
-    assert price(bound=bound, gap=gap, status=Status.OPTIMAL) == lines(wrong)
+def test_optimal_is_what_no_more_than_the_slack_is_left_of() -> None:
+    for bound, gap, says in (
+        (2 - 1.9e-6, 0.95e-6, ""),
+        (2 - 2.4e-6, 1.2e-6, "0.00%"),
+        (1.0, 0.5, "50.00%"),
+    ):
+        wrong = f"the certificate says optimal with a gap of {says}" if says else ""
+        assert price(bound=bound, gap=gap, status=Status.OPTIMAL) == lines(wrong)
 
 
-@pytest.mark.parametrize(
-    ("of", "bound", "best", "says"),
-    [
+def test_the_best_that_is_known_lies_between_value_and_bound() -> None:
+    for of, bound, best, says in (
         (price, 1.0, 1.0, ""),
         (price, 1.0, 2.0, ""),
         (price, 1.0, 2.00001, "the best value known is 2.00001, the plan's own 2"),
@@ -205,12 +193,8 @@ def test_optimal_is_what_no_more_than_the_slack_is_left_of(
         (goodput, 9.0, 9.0, ""),
         (goodput, 9.0, 5.9, "the best value known is 5.9, the plan's own 6"),
         (goodput, 9.0, 9.1, "the best value known 9.1 is better than the bound"),
-    ],
-)
-def test_the_best_that_is_known_lies_between_value_and_bound(
-    of: Claim, bound: float, best: float, says: str
-) -> None:
-    assert of(bound=bound, gap=0.5, best_value=best) == lines(says)
+    ):
+        assert of(bound=bound, gap=0.5, best_value=best) == lines(says)
 
 
 def test_the_gap_of_a_value_of_nothing_is_told_from_next_to_nothing() -> None:
@@ -246,9 +230,8 @@ OWN = "the certificate's value is 1.9, the plan's is 2"
 BEATS = "the plan's value {} is better than its bound {}"
 
 
-@pytest.mark.parametrize(
-    ("of", "more", "says"),
-    [
+def test_a_value_counts_with_its_moves_and_by_itself() -> None:
+    for of, more, says in (
         (at_a_cost, {}, ""),
         (at_a_cost, {"value": 2.2, "bound": 2.2}, WORTH.format(2.2, 2.25)),
         (at_a_cost, {"bound": 2.1, "gap": 0.15 / 2.25}, ""),
@@ -262,12 +245,8 @@ BEATS = "the plan's value {} is better than its bound {}"
         (at_a_share, {"bound": 6.0, "gap": 1 / 9}, ""),
         (at_a_share, {"bound": 6.1, "gap": 0.7 / 5.4}, LOOSER),
         (at_a_share, {"bound": 5.3, "gap": 0.1 / 5.4}, BEATS.format(5.4, 5.3)),
-    ],
-)
-def test_a_value_counts_with_its_moves_and_by_itself(
-    of: Claim, more: dict[str, object], says: str
-) -> None:
-    assert of(**more) == lines(says)
+    ):
+        assert of(**more) == lines(says)
 
 
 # -- choices --------------------------------------------------------------------------------
@@ -283,9 +262,8 @@ LOOSE = "the bound for {} moves is looser than the one for any number"
 BETTER = "the plan with {0} moves, {1}, is better than the bound for {0} moves, {2}"
 
 
-@pytest.mark.parametrize(
-    ("choices", "says"),
-    [
+def test_choices_contain_the_plan_and_none_beats_a_bound() -> None:
+    for choices, says in (
         ((mine(),), ""),
         ((mine(), Choice(2.0, 2.0, 0)), ""),
         ((mine(), Choice(1.0, 1.0, 2)), ""),
@@ -299,26 +277,19 @@ BETTER = "the plan with {0} moves, {1}, is better than the bound for {0} moves, 
         ((mine(1.5), Choice(1.4, 1.0, 1)), BETTER.format(1, 1.4, 1.5)),
         ((mine(1.5), Choice(1.4, 1.0, 2)), ""),
         ((mine(1.5), Choice(1.5, 1.5, 0)), ""),
-    ],
-)
-def test_choices_contain_the_plan_and_none_beats_a_bound(
-    choices: tuple[Choice, ...], says: str
-) -> None:
-    found = at_a_cost(bound=1.25, gap=1 / 2.25, bound_without_moves=1.0, choices=choices)
-    assert found == lines(says)
+    ):
+        found = at_a_cost(bound=1.25, gap=1 / 2.25, bound_without_moves=1.0, choices=choices)
+        assert found == lines(says)
 
 
-@pytest.mark.parametrize(
-    ("other", "says"),
-    [
+def test_choices_count_goodput_the_other_way_round() -> None:
+    for other, says in (
         (Choice(8.5, 9.0, 1), ""),
         (Choice(7.0, 9.1, 1), LOOSE.format(1)),
         (Choice(8.5, 9.0, 0), BETTER.format(0, 8.5, 8)),
-    ],
-)
-def test_choices_count_goodput_the_other_way_round(other: Choice, says: str) -> None:
-    choices = Choice(6.0, 8.0, 0, chosen=True), other
-    assert goodput(bound=9.0, gap=0.5, choices=choices) == lines(says)
+    ):
+        choices = Choice(6.0, 8.0, 0, chosen=True), other
+        assert goodput(bound=9.0, gap=0.5, choices=choices) == lines(says)
 
 
 def test_without_a_price_of_moves_nothing_is_said_of_their_number() -> None:
@@ -341,9 +312,8 @@ def by_priority(*proofs: PriorityProof, **more: object) -> tuple[str, ...]:
     return claims(GOODPUT, 400.02, RANKED, by_priority=proofs, **values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("proofs", "more", "says"),
-    [
+def test_what_is_said_of_each_priority_holds() -> None:
+    for proofs, more, says in (
         ((HIGH, LOW), {"status": Status.OPTIMAL}, ""),
         ((HIGH, PriorityProof(0, 0.0, 0.0), LOW), {}, ""),
         (
@@ -369,12 +339,8 @@ def by_priority(*proofs: PriorityProof, **more: object) -> tuple[str, ...]:
             {"bound": 401.0, "gap": 0.98 / 400.02},
             "the bound is 401, those of priorities make 400.02",
         ),
-    ],
-)
-def test_what_is_said_of_each_priority_holds(
-    proofs: tuple[PriorityProof, ...], more: dict[str, object], says: str
-) -> None:
-    assert by_priority(*proofs, **more) == lines(says)
+    ):
+        assert by_priority(*proofs, **more) == lines(says)
 
 
 def test_one_priority_needs_no_proof_of_its_own_and_no_other_objective_one() -> None:
@@ -428,9 +394,9 @@ def size(**changes: object) -> dict[str, object]:
     return {"candidates": (dataclasses.replace(A, **changes),)}  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("more", "fits"),
-    [
+def test_what_is_left_out_fits_no_device() -> None:
+    """The checker says it only of what surely fits: it does not weigh all that the solver does."""
+    for more, fits in (
         ({}, True),
         ({"objective": HEADROOM}, True),
         ({"objective": MAX_MIN}, True),
@@ -462,11 +428,8 @@ def size(**changes: object) -> dict[str, object]:
         ({"max_replicas": 0}, False),
         ({"max_replicas": 1}, True),
         ({"slo": Slo(9.0, 9.0)}, False),
-    ],
-)
-def test_what_is_left_out_fits_no_device(more: dict[str, object], fits: bool) -> None:
-    """The checker says it only of what surely fits: it does not weigh all that the solver does."""
-    assert left_out(**more) == fits  # type: ignore[arg-type]
+    ):
+        assert left_out(**more) == fits, more
 
 
 def test_a_share_of_nothing_may_leave_out_what_fits() -> None:

@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-
-import pytest
+from typing import Any
 
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.model.spec import Isolation, PlacementRules, Slo
-from partitiond.core.plan.record import Candidate, HeldBack, ModelDemand, Objective, Placement
+from partitiond.core.plan.record import HeldBack, ModelDemand, Objective, Placement
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.check import Before
 from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
@@ -38,9 +37,9 @@ def after(
 # -- prices ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("objective", "own", "price"),
-    [
+def test_a_move_costs_so_many_devices_or_percent() -> None:
+    """Of a fleet of several kinds, as many of the mean one."""
+    for objective, own, price in (
         (Objective.MIN_DEVICES, 1.0, 4.0),
         (Objective.MIN_PRICE, 2.0, 12.0),
         (Objective.MIN_POWER, 100.0, 404.0),
@@ -48,16 +47,11 @@ def after(
         (Objective.MAX_GOODPUT, 6.0, 0.04),
         (Objective.MAX_MIN, 6.0, 0.04),
         (Objective.MAX_HEADROOM, 6.0, 0.04),
-    ],
-)
-def test_a_move_costs_so_many_devices_or_percent(
-    objective: Objective, own: float, price: float
-) -> None:
-    """Of a fleet of several kinds, as many of the mean one."""
-    assert at_price(objective, own, price) == ()
-    assert at_price(objective, own, price * (1 + 1e-12)) == ()
-    says = f"the certificate prices a move at {price * 1.01:.6g}, it costs {price:.6g}"
-    assert at_price(objective, own, price * 1.01) == (says,)
+    ):
+        assert at_price(objective, own, price) == ()
+        assert at_price(objective, own, price * (1 + 1e-12)) == ()
+        says = f"the certificate prices a move at {price * 1.01:.6g}, it costs {price:.6g}"
+        assert at_price(objective, own, price * 1.01) == (says,)
 
 
 def at_price(
@@ -68,8 +62,8 @@ def at_price(
     if objective.is_cost:
         value = own + price
     old = placed(size, 2, devices[-2 % len(devices)].id)
-    claim = {"value": value, "value_without_moves": own, "bound_without_moves": own, "moves": 1}
-    claim |= {"move_price": price, "objective": objective}
+    claim: dict[str, object] = {"moves": 1, "move_price": price, "objective": objective}
+    claim |= {"value": value, "value_without_moves": own, "bound_without_moves": own}
     before, model = Before((old,), 4.0), (want("a", size),)
     return said(devices, (placed(size, on="g0"),), model, before=before, **claim)  # type: ignore[arg-type]
 
@@ -78,14 +72,12 @@ def test_the_mean_of_one_device_is_its_own_price() -> None:
     assert at_price(Objective.MIN_PRICE, 2.0, 8.0, FLEET[:1]) == ()
 
 
-@pytest.mark.parametrize(("running", "price"), [((), 4.0), ((OLD,), 0.0), ((OLD,), -1.0)])
-def test_moves_cost_nothing_where_nothing_runs_or_no_price_is_set(
-    running: tuple[Placement, ...], price: float
-) -> None:
-    before = Before(running, price)
-    assert said(FLEET, (NEW,), DEMANDS[:1], before=before) == ()
-    moved = said(FLEET, (NEW,), DEMANDS[:1], before=before, moves=1)
-    assert moved == ("the certificate counts 1 moves, the plan makes 0 to 0",)
+def test_moves_cost_nothing_where_nothing_runs_or_no_price_is_set() -> None:
+    for running, price in (((), 4.0), ((OLD,), 0.0), ((OLD,), -1.0)):
+        before = Before(running, price)
+        assert said(FLEET, (NEW,), DEMANDS[:1], before=before) == ()
+        moved = said(FLEET, (NEW,), DEMANDS[:1], before=before, moves=1)
+        assert moved == ("the certificate counts 1 moves, the plan makes 0 to 0",)
 
 
 # -- moves ----------------------------------------------------------------------------------
@@ -119,9 +111,9 @@ def several(*numbers: int, on: str) -> tuple[Placement, ...]:
 CORDONED = dataclasses.replace(FLEET[2], cordoned=True)
 
 
-@pytest.mark.parametrize(
-    ("running", "here", "moves"),
-    [
+def test_moves_are_replicas_that_were_replaced_and_could_stay() -> None:
+    """The device g2 is cordoned, so that nothing could stay there."""
+    for running, here, moves in (
         ((OLD,), (NEW,), 1),
         ((OLD,), (OLD,), 0),
         (several(1, on="g1"), several(2, on="g0"), 1),
@@ -136,13 +128,8 @@ CORDONED = dataclasses.replace(FLEET[2], cordoned=True)
         ((*several(1, on="g1"), *several(2, on="g2")), several(3, on="g0"), 0),
         ((*several(1, on="g1"), *several(2, on="g2")), several(3, 4, on="g0"), 1),
         (several(1, 2, on="g2"), several(3, 4, on="g0"), 0),
-    ],
-)
-def test_moves_are_replicas_that_were_replaced_and_could_stay(
-    running: tuple[Placement, ...], here: tuple[Placement, ...], moves: int
-) -> None:
-    """The device g2 is cordoned, so that nothing could stay there."""
-    assert counts(moves, moves, running, here, devices=(*FLEET[:2], CORDONED))
+    ):
+        assert counts(moves, moves, running, here, devices=(*FLEET[:2], CORDONED))
 
 
 def test_moves_are_counted_for_each_model() -> None:
@@ -168,9 +155,8 @@ def asks(**changes: object) -> tuple[ModelDemand, ...]:
     return (dataclasses.replace(DEMANDS[0], **changes),)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("running", "more"),
-    [
+def test_a_replica_that_could_not_stay_is_not_moved() -> None:
+    for running, more in (
         (OLD, {"devices": FLEET[:1]}),
         (OLD, {"devices": on_g1(cordoned=True)}),
         (OLD, {"devices": on_g1(max_replicas=0)}),
@@ -182,33 +168,29 @@ def asks(**changes: object) -> tuple[ModelDemand, ...]:
         (changed(kv_cache_bytes=Bytes(1)), {}),
         (changed(size=dataclasses.replace(A.size, cores=2)), {}),
         (placed(A, on="g1", memory_bytes=Bytes(11 * GIB)), {}),
-    ],
-)
-def test_a_replica_that_could_not_stay_is_not_moved(
-    running: Placement, more: dict[str, object]
-) -> None:
-    release = str(more.get("release", ""))
-    demands = more.get("demands", DEMANDS[:1])
-    assert isinstance(demands, tuple)
-    here = placed(demands[0].candidates[0], on="g0")
-    old = dataclasses.replace(
-        running, candidate=dataclasses.replace(running.candidate, release=release)
-    )
-    devices = more.get("devices", FLEET)
-    assert counts(0, 0, (old,), (here,), demands=demands, devices=devices)  # type: ignore[arg-type]
+    ):
+        release = str(more.get("release", ""))
+        demands = more.get("demands", DEMANDS[:1])
+        assert isinstance(demands, tuple)
+        here = placed(demands[0].candidates[0], on="g0")
+        old = dataclasses.replace(
+            running, candidate=dataclasses.replace(running.candidate, release=release)
+        )
+        devices = more.get("devices", FLEET)
+        assert counts(0, 0, (old,), (here,), demands=demands, devices=devices)  # type: ignore[arg-type]
 
 
 def test_a_replica_of_a_model_that_is_not_asked_for_is_not_moved() -> None:
     assert counts(0, 0, (placed(B, on="g1"),), (NEW,))
 
 
-@pytest.mark.parametrize("asked", ["", "x"])
-def test_a_share_under_mps_could_stay_in_the_group_of_its_model(asked: str) -> None:
-    share = point("a", 6, 10, sm=30)
-    running = placed(share, on="g1", isolation_group="x")
-    here, moves = placed(share, on="g0", isolation_group=asked), int(asked == "x")
-    model = want("a", share, isolation_group=asked)
-    assert counts(moves, moves, (running,), (here,), demands=(model,))
+def test_a_share_under_mps_could_stay_in_the_group_of_its_model() -> None:
+    for asked in ("", "x"):
+        share = point("a", 6, 10, sm=30)
+        running = placed(share, on="g1", isolation_group="x")
+        here, moves = placed(share, on="g0", isolation_group=asked), int(asked == "x")
+        model = want("a", share, isolation_group=asked)
+        assert counts(moves, moves, (running,), (here,), demands=(model,))
 
 
 def test_that_an_engine_has_another_figure_does_not_keep_it_from_staying() -> None:
@@ -218,9 +200,9 @@ def test_that_an_engine_has_another_figure_does_not_keep_it_from_staying() -> No
     assert counts(1, 1, (OLD,), (placed(known, on="g0"),), demands=(want("a", known),))
 
 
-@pytest.mark.parametrize(
-    ("candidate", "more"),
-    [
+def test_what_may_have_had_to_move_is_counted_or_not() -> None:
+    """Where the checker does not know whether the replica could stay, the solver says so."""
+    for candidate, more in (
         (point("a", 6, 10, mode=SharingMode.WHOLE), {}),
         (A, {"devices": on_g1(free_bytes=Bytes(FLEET[1].free_bytes - 1))}),
         (A, {"devices": on_g1(occupied_slices=(1,))}),
@@ -228,15 +210,10 @@ def test_that_an_engine_has_another_figure_does_not_keep_it_from_staying() -> No
         (A, {"demands": asks(slo=Slo(9.0, 9.0))}),
         (A, {"demands": asks(rules=PlacementRules(only_on=("g0",)))}),
         (A, {"demands": asks(isolation=Isolation.DEVICE)}),
-    ],
-)
-def test_what_may_have_had_to_move_is_counted_or_not(
-    candidate: Candidate, more: dict[str, tuple[Device, ...]]
-) -> None:
-    """Where the checker does not know whether the replica could stay, the solver says so."""
-    running, here = placed(candidate, on="g1"), placed(candidate, on="g0")
-    demands = more.get("demands", (want("a", candidate),))
-    assert counts(0, 1, (running,), (here,), demands=demands, devices=more.get("devices", FLEET))  # type: ignore[arg-type]
+    ):
+        running, here = placed(candidate, on="g1"), placed(candidate, on="g0")
+        asked: dict[str, Any] = {"demands": (want("a", candidate),), **more}
+        assert counts(0, 1, (running,), (here,), **asked)
 
 
 def test_what_the_driver_keeps_is_not_missing() -> None:
@@ -244,20 +221,19 @@ def test_what_the_driver_keeps_is_not_missing() -> None:
     assert counts(1, 1, (OLD,), (NEW,), devices=kept)
 
 
-@pytest.mark.parametrize(
-    ("candidate", "low"),
-    [(on_cores("a", 6, 1), 1), (point("a", 6, 10, sm=30), 1), (in_mig("a", 6, "1g.10gb"), 0)],
-)
-def test_cores_and_shares_move_for_certain_and_instances_perhaps(
-    candidate: Candidate, low: int
-) -> None:
-    made = [cpu(), cpu()] if candidate.size.mode is SharingMode.CORES else [gpu(), gpu()]
-    devices = [
-        dataclasses.replace(d, id=n, host=n, modes=(candidate.size.mode,))
-        for d, n in zip(made, ("g0", "g1"), strict=True)
-    ]
-    running, here = placed(candidate, on="g1"), placed(candidate, on="g0")
-    assert counts(low, 1, (running,), (here,), demands=(want("a", candidate),), devices=devices)
+def test_cores_and_shares_move_for_certain_and_instances_perhaps() -> None:
+    for candidate, low in (
+        (on_cores("a", 6, 1), 1),
+        (point("a", 6, 10, sm=30), 1),
+        (in_mig("a", 6, "1g.10gb"), 0),
+    ):
+        made = [cpu(), cpu()] if candidate.size.mode is SharingMode.CORES else [gpu(), gpu()]
+        devices = [
+            dataclasses.replace(d, id=n, host=n, modes=(candidate.size.mode,))
+            for d, n in zip(made, ("g0", "g1"), strict=True)
+        ]
+        running, here = placed(candidate, on="g1"), placed(candidate, on="g0")
+        assert counts(low, 1, (running,), (here,), demands=(want("a", candidate),), devices=devices)
 
 
 # -- models that are held back --------------------------------------------------------------
@@ -267,9 +243,9 @@ MOVED = "a is said to stay as it runs, and a-{} does not"
 NO_POINT = ("a-1 runs at a point that is no candidate of a",)
 
 
-@pytest.mark.parametrize(
-    ("here", "says"),
-    [
+def test_a_model_that_is_held_back_stays_as_it_runs() -> None:
+    """Whatever was asked for it: more, and at another point."""
+    for here, says in (
         ((OLD,), ""),
         ((NEW,), MOVED.format(1)),
         ((placed(A, 2, "g1"),), MOVED.format(2)),
@@ -278,13 +254,10 @@ NO_POINT = ("a-1 runs at a point that is no candidate of a",)
             f"a has 2 replicas, at most 1 are wanted | {MOVED.format(2)}",
         ),
         ((), "a has 0 replicas and is not listed as unplaced"),
-    ],
-)
-def test_a_model_that_is_held_back_stays_as_it_runs(here: tuple[Placement, ...], says: str) -> None:
-    """Whatever was asked for it: more, and at another point."""
-    asked = want("a", point("a", 6, 40), A, rate=500.0, min_replicas=9, slo=Slo(1e-9, 1e-9))
-    found = after((OLD,), here, (asked,), held_back=HELD)
-    assert found == lines(says) if here else lines(says)[0] in found
+    ):
+        asked = want("a", point("a", 6, 40), A, rate=500.0, min_replicas=9, slo=Slo(1e-9, 1e-9))
+        found = after((OLD,), here, (asked,), held_back=HELD)
+        assert found == lines(says) if here else lines(says)[0] in found
 
 
 def test_what_is_held_back_runs_at_points_that_are_asked_for_no_more() -> None:
@@ -327,35 +300,30 @@ def restart(**more: object) -> tuple[str, ...]:
     return after((running,), (here,), **values)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("more", "says"),
-    [
+def test_an_outage_that_is_not_allowed_is_named_with_its_length() -> None:
+    """Eight requests in flight are done in 1.3 s, and then the new engine starts."""
+    for more, says in (
         ({"start_seconds": (("a", 30.0), ("b", 900.0))}, 31),
         ({"start_seconds": (("a", 300.0),)}, 301),
         ({}, 47),
         ({"allow_outage": True}, None),
         ({"demands": (want("a", A, LARGER, allow_outage=True),)}, None),
         ({"devices": (gpu("g0", gib=21),)}, None),
-    ],
-)
-def test_an_outage_that_is_not_allowed_is_named_with_its_length(
-    more: dict[str, object], says: int | None
-) -> None:
-    """Eight requests in flight are done in 1.3 s, and then the new engine starts."""
-    sentence = f"a would have no replica for about {says} s, and an outage is not allowed"
-    assert restart(**more) == ((sentence,) if says else ())
+    ):
+        sentence = f"a would have no replica for about {says} s, and an outage is not allowed"
+        assert restart(**more) == ((sentence,) if says else ())
 
 
 def test_where_nothing_ran_nothing_is_out() -> None:
     assert after((), (placed(A, on="g0"),), allow_outage=False) == ()
 
 
-@pytest.mark.parametrize(("cores", "out"), [(1, True), (2, False)])
-def test_a_replica_starts_on_free_cores_beside_the_one_it_replaces(cores: int, out: bool) -> None:
-    small = on_cores("a", 6, 1)
-    large = dataclasses.replace(small, batch=60)
-    running, here = placed(small, on="cpu"), placed(large, on="cpu")
-    found = after(
-        (running,), (here,), (want("a", small, large),), (cpu(cores),), allow_outage=False
-    )
-    assert len(found) == out
+def test_a_replica_starts_on_free_cores_beside_the_one_it_replaces() -> None:
+    for cores, out in ((1, True), (2, False)):
+        small = on_cores("a", 6, 1)
+        large = dataclasses.replace(small, batch=60)
+        running, here = placed(small, on="cpu"), placed(large, on="cpu")
+        found = after(
+            (running,), (here,), (want("a", small, large),), (cpu(cores),), allow_outage=False
+        )
+        assert len(found) == out

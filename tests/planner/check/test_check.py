@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import pytest
-
 from partitiond.core.model.spec import Slo
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import ModelForecast, Objective, Plan, Unplaced
@@ -36,9 +34,8 @@ ON_X, NINE = placed(TWO, on="x").partition, dataclasses.replace(TWO, batch=9)
 BOTH = with_second(replica_id="a-1", model="c")
 
 
-@pytest.mark.parametrize(
-    ("plan", "says"),
-    [
+def test_names_are_those_of_the_question_or_nothing_else_is_said() -> None:
+    for plan, says in (
         (with_second(replica_id="a-1"), "replica id a-1 is used 2 times"),
         (good(devices=(GPU, GPU)), "device id gpu-0 is listed 2 times"),
         (with_second(device_id="x", partition=ON_X), "b-1 is on device x, which does not exist"),
@@ -47,12 +44,10 @@ BOTH = with_second(replica_id="a-1", model="c")
         (with_second(candidate=NINE), "b-1 runs at a point that is no candidate of b"),
         (good(unplaced=(Unplaced("c", "no"),)), "c is unplaced but was not asked for"),
         (BOTH, "replica id a-1 is used 2 times | a-1 serves c, which was not asked for"),
-    ],
-)
-def test_names_are_those_of_the_question_or_nothing_else_is_said(plan: Plan, says: str) -> None:
-    # Every plan breaks another rule, too: its forecasts are missing.
-    assert check_plan(dataclasses.replace(plan, forecasts=()), (A, B), FREE) == lines(says)
-    assert check_plan(good(), (A, B), FREE) == ()
+    ):
+        # Every plan breaks another rule, too: its forecasts are missing.
+        assert check_plan(dataclasses.replace(plan, forecasts=()), (A, B), FREE) == lines(says)
+        assert check_plan(good(), (A, B), FREE) == ()
 
 
 def copies(number: int, **asked: object) -> tuple[str, ...]:
@@ -61,9 +56,8 @@ def copies(number: int, **asked: object) -> tuple[str, ...]:
     return said((GPU,), [placed(ONE, n) for n in range(1, number + 1)], (demand,))
 
 
-@pytest.mark.parametrize(
-    ("number", "asked", "says"),
-    [
+def test_replicas_are_as_many_as_wanted_and_serve_the_demand() -> None:
+    for number, asked, says in (
         (2, {"max_replicas": 2}, ""),
         (3, {"max_replicas": 2}, "a has 3 replicas, at most 2 are wanted"),
         (2, {"min_replicas": 2}, ""),
@@ -73,12 +67,8 @@ def copies(number: int, **asked: object) -> tuple[str, ...]:
         (2, {"rate": 10.0 * (1 + 0.9e-6)}, ""),
         (2, {"rate": 10.0 * (1 + 1.2e-6)}, "a gets 10 of 10 requests/s and is not unplaced"),
         (2, {"rate": 12.0}, "a gets 10 of 12 requests/s and is not unplaced"),
-    ],
-)
-def test_replicas_are_as_many_as_wanted_and_serve_the_demand(
-    number: int, asked: dict[str, object], says: str
-) -> None:
-    assert copies(number, **asked) == lines(says)
+    ):
+        assert copies(number, **asked) == lines(says)
 
 
 def test_the_planned_rate_is_the_one_at_the_burst() -> None:
@@ -94,9 +84,8 @@ def test_without_any_replica_a_model_has_to_be_listed_as_unplaced() -> None:
     assert said((GPU,), (placed(ONE),), models, unplaced=(Unplaced("b", "none"),)) == ()
 
 
-@pytest.mark.parametrize(
-    ("rate", "claim", "wrong"),
-    [
+def test_what_is_missing_is_what_the_plan_says() -> None:
+    for rate, claim, wrong in (
         (8.0, 3.0, False),
         (8.0, 3.0 + 7e-6, False),
         (8.0, 3.0 + 9e-6, True),
@@ -108,22 +97,18 @@ def test_without_any_replica_a_model_has_to_be_listed_as_unplaced() -> None:
         (4.0, -1.0, True),
         (None, 0.0, False),
         (None, 1.0, True),
-    ],
-)
-def test_what_is_missing_is_what_the_plan_says(
-    rate: float | None, claim: float | None, wrong: bool
-) -> None:
-    demand = want("a", ONE, rate=rate)
-    found = said(
-        (GPU,),
-        (placed(ONE),),
-        (demand,),
-        unplaced=(Unplaced("a", "no room", claim), Unplaced("a", "second", 99.0)),
-        objective=Objective.MAX_GOODPUT,
-        value=min(5.0, rate or 5.0),
-    )
-    missing = 0.0 if rate is None else rate - 5.0
-    assert found == ((f"a lacks {missing:.4g} requests/s, the plan says otherwise",) * wrong)
+    ):
+        demand = want("a", ONE, rate=rate)
+        found = said(
+            (GPU,),
+            (placed(ONE),),
+            (demand,),
+            unplaced=(Unplaced("a", "no room", claim), Unplaced("a", "second", 99.0)),
+            objective=Objective.MAX_GOODPUT,
+            value=min(5.0, rate or 5.0),
+        )
+        missing = 0.0 if rate is None else rate - 5.0
+        assert found == ((f"a lacks {missing:.4g} requests/s, the plan says otherwise",) * wrong)
 
 
 FIRST, SECOND = good().forecasts
@@ -137,9 +122,8 @@ def gets(rate: float) -> ModelForecast:
     return dataclasses.replace(SECOND, capacity_req_per_s=rate)
 
 
-@pytest.mark.parametrize(
-    ("told", "says"),
-    [
+def test_forecasts_say_what_models_get() -> None:
+    for told, says in (
         ((), NUMBER),
         ((TWO_REPLICAS,), NUMBER),
         ((gets(3.000002),), ""),
@@ -147,26 +131,21 @@ def gets(rate: float) -> ModelForecast:
         ((gets(2.999996),), RATE),
         ((gets(0.0),), RATE),
         ((SECOND, TWO_REPLICAS), ""),  # the first one counts
-    ],
-)
-def test_forecasts_say_what_models_get(told: tuple[ModelForecast, ...], says: str) -> None:
-    assert check_plan(good(forecasts=(FIRST, *told)), (A, B), FREE) == lines(says)
+    ):
+        assert check_plan(good(forecasts=(FIRST, *told)), (A, B), FREE) == lines(says)
 
 
-@pytest.mark.parametrize(
-    ("bounds", "says"),
-    [
+def test_latencies_keep_the_slo_at_the_level_of_the_device() -> None:
+    for bounds, says in (
         (None, ""),
         (Slo(0.15, 0.015), ""),
         (Slo(0.15 * (1 - 0.9e-6), 0.015 * (1 - 0.9e-6)), ""),
         (Slo(0.15 * (1 - 2e-6), 0.015), "a-1 would miss the TTFT bound of a on gpu-0"),
         (Slo(0.15, 0.015 * (1 - 2e-6)), "a-1 would miss the TPOT bound of a on gpu-0"),
-    ],
-)
-def test_latencies_keep_the_slo_at_the_level_of_the_device(bounds: Slo | None, says: str) -> None:
-    demands = want("a", ONE, slo=bounds), want("b", TWO)
-    both = placed(ONE), placed(TWO)
-    assert said((GPU,), both, demands, interference=SLOWER, slowed=1.5) == lines(says)
+    ):
+        demands = want("a", ONE, slo=bounds), want("b", TWO)
+        both = placed(ONE), placed(TWO)
+        assert said((GPU,), both, demands, interference=SLOWER, slowed=1.5) == lines(says)
 
 
 def test_what_no_level_covers_serves_nothing_and_keeps_no_slo() -> None:
@@ -182,9 +161,9 @@ def test_what_no_level_covers_serves_nothing_and_keeps_no_slo() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("busy", "kappa", "slowed"),
-    [
+def test_replicas_are_slowed_by_their_load_and_by_the_largest_kappa() -> None:
+    """Loads add up beyond 1, and each further replica costs kappa; levels are 1, 1.1 and 1.5."""
+    for busy, kappa, slowed in (
         ((0.5, 0.5), (0.0, 0.0), 1.0),
         ((0.5, 0.51), (0.0, 0.0), 1.1),
         ((1.0, 0.1), (0.0, 0.0), 1.1),
@@ -193,21 +172,16 @@ def test_what_no_level_covers_serves_nothing_and_keeps_no_slo() -> None:
         ((0.1, 0.1), (0.0, 0.11), 1.5),
         ((0.1, 0.1), (None, None), 1.5),
         ((0.1, 0.1), (None, 0.6), None),
-    ],
-)
-def test_replicas_are_slowed_by_their_load_and_by_the_largest_kappa(
-    busy: tuple[float, float], kappa: tuple[float | None, float | None], slowed: float | None
-) -> None:
-    """Loads add up beyond 1, and each further replica costs kappa; levels are 1, 1.1 and 1.5."""
-    levels = Interference((1.0, 1.1, 1.5), (1.0,), 0.5, 0.0, 0.0)
-    sizes = [point(m, 6, 5, busy=u, kappa=k) for m, u, k in zip("ab", busy, kappa, strict=True)]
-    demands = [want(c.model, c) for c in sizes]
-    found = said(
-        (GPU,), [placed(c) for c in sizes], demands, interference=levels, slowed=slowed or 1
-    )
-    assert (found == ()) == (slowed is not None)
-    beside = said((GPU,), [placed(c) for c in sizes], demands, interference=levels, slowed=1.2)
-    assert "a gets" in " ; ".join(beside)
+    ):
+        levels = Interference((1.0, 1.1, 1.5), (1.0,), 0.5, 0.0, 0.0)
+        sizes = [point(m, 6, 5, busy=u, kappa=k) for m, u, k in zip("ab", busy, kappa, strict=True)]
+        demands = [want(c.model, c) for c in sizes]
+        found = said(
+            (GPU,), [placed(c) for c in sizes], demands, interference=levels, slowed=slowed or 1
+        )
+        assert (found == ()) == (slowed is not None)
+        beside = said((GPU,), [placed(c) for c in sizes], demands, interference=levels, slowed=1.2)
+        assert "a gets" in " ; ".join(beside)
 
 
 def test_what_the_planner_answers_is_accepted() -> None:

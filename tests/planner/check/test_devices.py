@@ -58,9 +58,8 @@ ONE_CORE_TWICE = "a-1 is profiled on 2 cores, placed on 1 | core 1 belongs to bo
 OF_H100 = point("a", 5, 8, hardware="h100-80gb")
 
 
-@pytest.mark.parametrize(
-    ("there", "here", "says"),
-    [
+def test_a_replica_gets_the_partition_it_is_profiled_on() -> None:
+    for there, here, says in (
         (device(), placed(SHARE, model="b"), "b-1 serves b at a point of a"),
         (device(), placed(OF_H100), "a-1 is profiled on h100-80gb, gpu-0 is another kind"),
         (gpu(modes=EVERY[:1]), placed(SHARE), "gpu-0 does not allow the mode memory of a-1"),
@@ -72,12 +71,8 @@ OF_H100 = point("a", 5, 8, hardware="h100-80gb")
         (device(), placed(MPS, sm_percent=31), "a-1 is profiled at 30 % of SMs, placed at 31"),
         (cpu(2), placed(ON_CPU, on="cpu", cores=(1, 1)), ONE_CORE_TWICE),
         (device(), placed(IN_MIG, mig_profile="1g.20gb", slice_count=2), OTHER_SLICE),
-    ],
-)
-def test_a_replica_gets_the_partition_it_is_profiled_on(
-    there: Device, here: Placement, says: str
-) -> None:
-    assert wrong(there, here) == lines(says)
+    ):
+        assert wrong(there, here) == lines(says)
 
 
 def test_a_device_is_shared_in_one_mode() -> None:
@@ -88,23 +83,23 @@ def test_a_device_is_shared_in_one_mode() -> None:
 # -- numbers ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("candidate", "most", "mode"),
-    [(WHOLE, 1, "whole"), (point("a", 5, 1), 32, "memory"), (point("a", 5, 1, sm=2), 48, "mps")],
-)
-def test_a_mode_allows_so_many_replicas(candidate: Candidate, most: int, mode: str) -> None:
-    assert wrong(device(), *many(candidate, most)) == ()
-    says = f"gpu-0 holds {most + 1} replicas, {mode} allows {most}"
-    assert wrong(device(), *many(candidate, most + 1)) == (says,)
+def test_a_mode_allows_so_many_replicas() -> None:
+    for candidate, most, mode in (
+        (WHOLE, 1, "whole"),
+        (point("a", 5, 1), 32, "memory"),
+        (point("a", 5, 1, sm=2), 48, "mps"),
+    ):
+        assert wrong(device(), *many(candidate, most)) == ()
+        says = f"gpu-0 holds {most + 1} replicas, {mode} allows {most}"
+        assert wrong(device(), *many(candidate, most + 1)) == (says,)
 
 
 BESIDE_OTHERS = "gives away 90 % of its SMs beside the 11 % of others"
 NO_MEMORY = "cannot be used in mode memory"
 
 
-@pytest.mark.parametrize(
-    ("changes", "candidate", "number", "says"),
-    [
+def test_limits_of_a_device_hold() -> None:
+    for changes, candidate, number, says in (
         ({"cordoned": True}, SHARE, 1, "is cordoned and holds 1 replicas"),
         ({"max_replicas": 2}, SHARE, 2, ""),
         ({"max_replicas": 2}, SHARE, 3, "holds 3 replicas, it allows 2"),
@@ -121,13 +116,9 @@ NO_MEMORY = "cannot be used in mode memory"
         ({}, point("a", 5, 8, sm=50), 2, ""),
         ({}, point("a", 5, 8, sm=51), 2, "gives away 102 % of its SMs"),
         ({}, point("a", 5, 8, sm=34), 3, "gives away 102 % of its SMs"),
-    ],
-)
-def test_limits_of_a_device_hold(
-    changes: dict[str, object], candidate: Candidate, number: int, says: str
-) -> None:
-    found = wrong(device(**changes), *many(candidate, number))
-    assert found == ((f"gpu-0 {says}",) if says else ())
+    ):
+        found = wrong(device(**changes), *many(candidate, number))
+        assert found == ((f"gpu-0 {says}",) if says else ())
 
 
 def test_a_device_without_a_share_under_mps_gives_nothing_away() -> None:
@@ -208,9 +199,9 @@ def test_groups_may_share_a_gpu_by_memory() -> None:
 # -- memory ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("mode", "reserved", "held", "less"),
-    [
+def test_footprints_fit_to_the_byte() -> None:
+    """Beside headroom, what the driver keeps or others hold (in GiB), and what MPS takes."""
+    for mode, reserved, held, less in (
         (SharingMode.WHOLE, 0, 0, 0),
         (SharingMode.MEMORY, 0, 0, 0),
         (SharingMode.MPS, 0, 0, 0),
@@ -218,27 +209,24 @@ def test_groups_may_share_a_gpu_by_memory() -> None:
         (SharingMode.MEMORY, 0, 7, 7),
         (SharingMode.MEMORY, 3, 7, 7),
         (SharingMode.MEMORY, 9, 7, 9),
-    ],
-)
-def test_footprints_fit_to_the_byte(mode: SharingMode, reserved: int, held: int, less: int) -> None:
-    """Beside headroom, what the driver keeps or others hold (in GiB), and what MPS takes."""
-    total, mps = 80 * GIB, mode is SharingMode.MPS
-    there = dataclasses.replace(
-        device(),
-        memory_bytes=Bytes(total),
-        free_bytes=Bytes(total - held * GIB),
-        reserved_bytes=Bytes(reserved * GIB),
-    )
-    room = total - headroom(total) - (256 * MIB if mps else 0) - less * GIB
-    one = point("a", 5, 0, mode=mode, sm=30 if mps else 0)
-    beside = [] if mode is SharingMode.WHOLE else [placed(dataclasses.replace(one, model="b"))]
-    fits = bytes_more(one, room)
-    assert wrong(there, placed(fits), *beside) == ()
-    more = bytes_more(fits, 1)
-    for over in placed(more), placed(fits, memory_bytes=more.memory_bytes):
-        (line,) = wrong(there, over, *beside)
-        assert line.startswith("gpu-0 needs ")
-        assert line.endswith(" after headroom, reserved and foreign use")
+    ):
+        total, mps = 80 * GIB, mode is SharingMode.MPS
+        there = dataclasses.replace(
+            device(),
+            memory_bytes=Bytes(total),
+            free_bytes=Bytes(total - held * GIB),
+            reserved_bytes=Bytes(reserved * GIB),
+        )
+        room = total - headroom(total) - (256 * MIB if mps else 0) - less * GIB
+        one = point("a", 5, 0, mode=mode, sm=30 if mps else 0)
+        beside = [] if mode is SharingMode.WHOLE else [placed(dataclasses.replace(one, model="b"))]
+        fits = bytes_more(one, room)
+        assert wrong(there, placed(fits), *beside) == ()
+        more = bytes_more(fits, 1)
+        for over in placed(more), placed(fits, memory_bytes=more.memory_bytes):
+            (line,) = wrong(there, over, *beside)
+            assert line.startswith("gpu-0 needs ")
+            assert line.endswith(" after headroom, reserved and foreign use")
 
 
 def test_room_that_is_less_than_nothing_is_said_to_be_nothing() -> None:
@@ -251,20 +239,15 @@ def test_room_that_is_less_than_nothing_is_said_to_be_nothing() -> None:
 # -- cores and memory of hosts ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "says"),
-    [
+def test_a_core_serves_one_replica() -> None:
+    for first, second, says in (
         ((0,), (1,), ""),
         ((0,), (0,), "core 0 belongs to both a-1 and b-1"),
         ((0,), (2,), "b-1 is on core 2, which cpu does not have"),
-    ],
-)
-def test_a_core_serves_one_replica(
-    first: tuple[int, ...], second: tuple[int, ...], says: str
-) -> None:
-    a, b = on_cores("a", 5, 1), on_cores("b", 5, 1)
-    here = placed(a, on="cpu", cores=first), placed(b, on="cpu", cores=second)
-    assert wrong(cpu(2), *here) == lines(says)
+    ):
+        a, b = on_cores("a", 5, 1), on_cores("b", 5, 1)
+        here = placed(a, on="cpu", cores=first), placed(b, on="cpu", cores=second)
+        assert wrong(cpu(2), *here) == lines(says)
 
 
 def hungry(model: str, cores: int, on: str, number: int = 1) -> Placement:
@@ -292,9 +275,9 @@ BESIDE_CPU = placed(on_cores("b", 5, 1), on="cpu", cores=(1,))
 WITH_CPU = gpu("gpu-0", cores=(0, 1)), cpu(2)
 
 
-@pytest.mark.parametrize(
-    ("devices", "here", "says"),
-    [
+def test_engines_on_gpus_need_cores_of_the_host() -> None:
+    """Of a device's own list, and GPUs of a host divide what their lists name together."""
+    for devices, here, says in (
         (pair((0, 1), (0, 1)), (hungry("a", 2, "gpu-0"),), ""),
         (pair((0, 1), (0, 1)), (hungry("a", 3, "gpu-0"),), lacks(3, 2, 2)),
         (pair((0, 1), (1, 2)), (hungry("a", 2, "gpu-0"), hungry("b", 1, "gpu-1")), ""),
@@ -310,13 +293,8 @@ WITH_CPU = gpu("gpu-0", cores=(0, 1)), cpu(2)
         (WITH_CPU, (hungry("a", 1, "gpu-0"), BESIDE_CPU), ""),
         (WITH_CPU, (hungry("a", 2, "gpu-0"), BESIDE_CPU), lacks(2, 1, 1)),
         ((WITH_CPU[0], cpu(2, host="h2")), (hungry("a", 2, "gpu-0"), BESIDE_CPU), ""),
-    ],
-)
-def test_engines_on_gpus_need_cores_of_the_host(
-    devices: tuple[Device, ...], here: tuple[Placement, ...], says: str
-) -> None:
-    """Of a device's own list, and GPUs of a host divide what their lists name together."""
-    assert wrong(devices, *here) == lines(says)
+    ):
+        assert wrong(devices, *here) == lines(says)
 
 
 def in_memory(gib: float, on: str = "gpu-0", model: str = "a") -> Placement:
@@ -336,9 +314,12 @@ def with_cpu(**changes: object) -> tuple[Device, ...]:
     return gpu(), dataclasses.replace(cpu(), **changes)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("devices", "here", "stated", "over"),
-    [
+def test_engines_need_memory_of_the_host() -> None:
+    """The stated one or what the CPU device has, whichever is less; replicas on the CPU share it.
+
+    1e-9 GiB are one byte.
+    """
+    for devices, here, stated, over in (
         (GPU, (in_memory(900),), (), False),
         (GPU, (in_memory(10),), TEN, False),
         (GPU, (in_memory(10),), (("host", 10 * GIB - 1),), True),
@@ -353,21 +334,10 @@ def with_cpu(**changes: object) -> tuple[Device, ...]:
         (AND_CPU, (in_memory(1e-9), FULL_CPU), (), True),
         (with_cpu(reserved_bytes=Bytes(GIB)), (in_memory(22.3),), (), True),
         (with_cpu(free_bytes=Bytes(23 * GIB)), (in_memory(22.3),), (), True),
-    ],
-)
-def test_engines_need_memory_of_the_host(
-    devices: tuple[Device, ...],
-    here: tuple[Placement, ...],
-    stated: tuple[tuple[str, int], ...],
-    over: bool,
-) -> None:
-    """The stated one or what the CPU device has, whichever is less; replicas on the CPU share it.
-
-    1e-9 GiB are one byte.
-    """
-    found = wrong(devices, *here, memory=stated)
-    assert len(found) == over
-    assert all(x.startswith("engines on host need ") and "of host memory, " in x for x in found)
+    ):
+        found = wrong(devices, *here, memory=stated)
+        assert len(found) == over
+        assert all(x.startswith("engines on host need ") and "of host memory, " in x for x in found)
 
 
 def test_a_host_without_memory_for_engines_is_said_to_have_none() -> None:
@@ -408,9 +378,8 @@ def cannot_start(name: str, start: int) -> str:
     return f"an instance of {name} cannot start at slice {start}"
 
 
-@pytest.mark.parametrize(
-    ("cuts", "says"),
-    [
+def test_what_the_driver_makes_is_accepted_and_what_it_refuses_is_refused() -> None:
+    for cuts, says in (
         ([("3g.40gb", 0, 4), ("3g.40gb", 4, 4)], ""),
         ([("1g.10gb", n, 1) for n in range(7)], ""),
         ([("1g.20gb", n, 2) for n in (0, 2, 4, 6)], ""),
@@ -435,12 +404,8 @@ def cannot_start(name: str, start: int) -> str:
             f"{NO_PROFILE} none, which m-1 needs | {cannot_start('1g.10gb', 7)}",
         ),
         ([("1g.10gb+me", 0, 1), ("1g.10gb+me", 1, 1)], ONE_MEDIA),
-    ],
-)
-def test_what_the_driver_makes_is_accepted_and_what_it_refuses_is_refused(
-    cuts: list[Cut], says: str
-) -> None:
-    assert wrong(device(), *cut(*cuts)) == lines(says)
+    ):
+        assert wrong(device(), *cut(*cuts)) == lines(says)
 
 
 def test_the_driver_s_own_list_of_profiles_counts_before_the_catalog_s() -> None:
@@ -481,9 +446,8 @@ TAKEN = "memory slice {} of gpu-0 belongs to both others and m-1"
 OTHERS = " | ".join(TAKEN.format(n) for n in (2, 3))
 
 
-@pytest.mark.parametrize(
-    ("there", "fixed", "others", "where", "says"),
-    [
+def test_instances_that_exist_are_used_or_give_way() -> None:
+    for there, fixed, others, where, says in (
         # Slices of others are not taken.
         (None, False, (1,), ("2g.20gb", 2, 2), ""),
         (None, False, (1,), ("2g.20gb", 0, 2), TAKEN.format(1)),
@@ -510,26 +474,18 @@ OTHERS = " | ".join(TAKEN.format(n) for n in (2, 3))
         (MEDIA, False, (3,), ("1g.10gb+me", 0, 1), ONE_MEDIA),
         (MEDIA, False, (4,), ("1g.10gb+me", 0, 1), ""),
         (MEDIA, False, (), ("1g.10gb+me", 0, 1), ""),
-    ],
-)
-def test_instances_that_exist_are_used_or_give_way(
-    there: MigInstance | None, fixed: bool, others: tuple[int, ...], where: Cut, says: str
-) -> None:
-    exist = (there,) if there is not None else ()
-    on = device(mig_instances=exist, mig_fixed=fixed, occupied_slices=others)
-    assert wrong(on, *cut(where)) == lines(says)
+    ):
+        exist = (there,) if there is not None else ()
+        on = device(mig_instances=exist, mig_fixed=fixed, occupied_slices=others)
+        assert wrong(on, *cut(where)) == lines(says)
 
 
-@pytest.mark.parametrize(
-    ("reported", "room"), [(Bytes(12 * GIB), 12 * GIB), (Bytes(0), 9728 * MIB)]
-)
-def test_an_instance_that_exists_has_the_memory_that_its_driver_reports(
-    reported: Bytes, room: int
-) -> None:
-    there = MigInstance("1g.10gb", 0, 1, reported, "MIG-1")
-    fits = bytes_more(in_mig("m", 1, "1g.10gb", 0), room - headroom(room))
-    assert wrong(device(mig_instances=(there,)), placed(fits)) == ()
-    assert len(wrong(device(mig_instances=(there,)), placed(bytes_more(fits, 1)))) == 1
+def test_an_instance_that_exists_has_the_memory_that_its_driver_reports() -> None:
+    for reported, room in ((Bytes(12 * GIB), 12 * GIB), (Bytes(0), 9728 * MIB)):
+        there = MigInstance("1g.10gb", 0, 1, reported, "MIG-1")
+        fits = bytes_more(in_mig("m", 1, "1g.10gb", 0), room - headroom(room))
+        assert wrong(device(mig_instances=(there,)), placed(fits)) == ()
+        assert len(wrong(device(mig_instances=(there,)), placed(bytes_more(fits, 1)))) == 1
 
 
 def test_a_slice_of_another_start_is_another_instance() -> None:

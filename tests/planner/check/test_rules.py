@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import pytest
-
 from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import ModelDemand, Placement, Unplaced
@@ -33,21 +31,16 @@ def spread(a: str, b: str = "3", c: str = "3") -> tuple[Placement, ...]:
     )
 
 
-@pytest.mark.parametrize(
-    ("where", "says"),
-    [
+def test_models_that_avoid_each_other_share_no_device() -> None:
+    for where, says in (
         (spread("0"), ""),
         (spread("0", "1"), ""),
         (spread("0", "0"), "a avoids b and shares g0 with it"),
         (spread("01", "10"), " | ".join(f"a avoids b and shares g{n} with it" for n in (0, 1))),
         (spread("0", "0", "0"), "a avoids b and shares g0 with it"),
         (spread("3"), "a avoids b and shares g3 with it"),
-    ],
-)
-def test_models_that_avoid_each_other_share_no_device(
-    where: tuple[Placement, ...], says: str
-) -> None:
-    assert said(DEVICES, where, asked(PlacementRules(avoid=("b", "a", "none")))) == lines(says)
+    ):
+        assert said(DEVICES, where, asked(PlacementRules(avoid=("b", "a", "none")))) == lines(says)
 
 
 def test_several_models_are_avoided_by_their_names() -> None:
@@ -55,9 +48,8 @@ def test_several_models_are_avoided_by_their_names() -> None:
     assert found == tuple(f"a avoids {m} and shares g0 with it" for m in "bc")
 
 
-@pytest.mark.parametrize(
-    ("where", "near", "says"),
-    [
+def test_models_are_near_to_the_models_they_need() -> None:
+    for where, near, says in (
         (spread("0", "0"), ("b",), ""),
         (spread("0", "1"), ("b",), ""),
         (spread("0", "2"), ("b",), "a is on host h0 without b, which it must be near to"),
@@ -66,17 +58,12 @@ def test_several_models_are_avoided_by_their_names() -> None:
         (spread("0", "1"), ("b", "c"), "a is on host h0 without c, which it must be near to"),
         (spread("0", "1", "1"), ("b", "c"), ""),
         (spread("3", "1", "1"), (), ""),
-    ],
-)
-def test_models_are_near_to_the_models_they_need(
-    where: tuple[Placement, ...], near: tuple[str, ...], says: str
-) -> None:
-    assert said(DEVICES, where, asked(PlacementRules(near=near))) == lines(says)
+    ):
+        assert said(DEVICES, where, asked(PlacementRules(near=near))) == lines(says)
 
 
-@pytest.mark.parametrize(
-    ("only_on", "allowed"),
-    [
+def test_a_replica_is_only_where_its_rules_allow_it() -> None:
+    for only_on, allowed in (
         ((), True),
         (("g2",), True),
         (("h1",), True),
@@ -85,14 +72,10 @@ def test_models_are_near_to_the_models_they_need(
         (("g0", "h1"), True),
         (("g0", "h0"), False),
         (("NVIDIA A100",), False),
-    ],
-)
-def test_a_replica_is_only_where_its_rules_allow_it(
-    only_on: tuple[str, ...], allowed: bool
-) -> None:
-    found = said(DEVICES, spread("2"), asked(PlacementRules(only_on=only_on)))
-    places = ", ".join(only_on)
-    assert found == ((f"a-1 is on g2, a may only be on {places}",) * (not allowed))
+    ):
+        found = said(DEVICES, spread("2"), asked(PlacementRules(only_on=only_on)))
+        places = ", ".join(only_on)
+        assert found == ((f"a-1 is on g2, a may only be on {places}",) * (not allowed))
 
 
 def lost(kind: FaultDomain, share: float = 1.0) -> PlacementRules:
@@ -104,9 +87,8 @@ EIGHT = "a keeps 8 of 8.8 requests/s when host {} is lost"
 DEVICE, HOST, RACK = FaultDomain.DEVICE, FaultDomain.HOST, FaultDomain.RACK
 
 
-@pytest.mark.parametrize(
-    ("rules", "rate", "where", "says"),
-    [
+def test_enough_is_left_when_a_fault_domain_is_lost() -> None:
+    for rules, rate, where, says in (
         # Four requests/s a replica.
         (lost(DEVICE), 4.0, "01", ""),
         (lost(DEVICE), 4.0, "0", "a keeps 0 of 4 requests/s when device g0 is lost"),
@@ -129,18 +111,14 @@ DEVICE, HOST, RACK = FaultDomain.DEVICE, FaultDomain.HOST, FaultDomain.RACK
         (lost(DEVICE), None, "00", "a has no replica left when device g0 is lost"),
         (lost(HOST), None, "01", "a has no replica left when host h0 is lost"),
         (PlacementRules(), 4.0, "0", ""),
-    ],
-)
-def test_enough_is_left_when_a_fault_domain_is_lost(
-    rules: PlacementRules, rate: float | None, where: str, says: str
-) -> None:
-    assert said(DEVICES, spread(where), asked(rules, rate=rate)) == lines(says)
+    ):
+        assert said(DEVICES, spread(where), asked(rules, rate=rate)) == lines(says)
 
 
-@pytest.mark.parametrize(("over", "wrong"), [(0.9e-6, False), (1.2e-6, True)])
-def test_what_is_left_may_be_less_by_the_slack_of_sums(over: float, wrong: bool) -> None:
-    rules = lost(DEVICE, 0.5 * (1 + over))
-    assert len(said(DEVICES, spread("001"), asked(rules, rate=8.0))) == wrong
+def test_what_is_left_may_be_less_by_the_slack_of_sums() -> None:
+    for over, wrong in ((0.9e-6, False), (1.2e-6, True)):
+        rules = lost(DEVICE, 0.5 * (1 + over))
+        assert len(said(DEVICES, spread("001"), asked(rules, rate=8.0))) == wrong
 
 
 def test_a_model_that_is_listed_as_unplaced_need_not_survive_and_keeps_its_other_rules() -> None:

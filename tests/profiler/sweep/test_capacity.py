@@ -68,38 +68,31 @@ def test_the_best_of_several_is_tried_again_with_other_arrivals() -> None:
     assert confirmed_rate(trials) == pytest.approx(8.0)
 
 
-@pytest.mark.parametrize(
-    ("rate", "e2el", "expected"),
-    [
+def test_a_window_has_forty_arrivals_and_three_latencies() -> None:
+    for rate, e2el, expected in (
         (100.0, 0.3, 20.0),  # the shortest window
         (0.5, 1.0, 80.0),  # forty arrivals
         (0.188, 68.0, 40 / 0.188),
         (0.256, 100.0, 300.0),  # three latencies
-    ],
-)
-def test_a_window_has_forty_arrivals_and_three_latencies(
-    rate: float, e2el: float, expected: float
-) -> None:
-    trial = capacity.open_trial(16, rate, e2el, min_window_seconds=10.0, slo=None, seed=1)
-    assert trial.seconds == pytest.approx(expected)
-    assert trial.warm_up_seconds == 2 * e2el
-    assert trial.expected_seconds >= trial.seconds + trial.warm_up_seconds + e2el
+    ):
+        trial = capacity.open_trial(16, rate, e2el, min_window_seconds=10.0, slo=None, seed=1)
+        assert trial.seconds == pytest.approx(expected)
+        assert trial.warm_up_seconds == 2 * e2el
+        assert trial.expected_seconds >= trial.seconds + trial.warm_up_seconds + e2el
 
 
-@pytest.mark.parametrize("quantile", [0.5, 0.9, 0.95, 0.99, 1.0])
-def test_there_are_arrivals_enough_to_see_a_share_that_is_ten_points_too_low(
-    quantile: float,
-) -> None:
-    count = capacity.arrivals_needed(quantile)
-    assert 40 <= count <= 400
-    bad = quantile - 0.1
-    held = sum(
-        math.comb(count, good) * bad**good * (1 - bad) ** (count - good)
-        for good in range(count + 1)
-        if good / count >= quantile - 1e-9
-    )
-    assert held <= 0.05
-    assert capacity.arrivals_needed(0.95) == 40
+def test_there_are_arrivals_enough_to_see_a_share_that_is_ten_points_too_low() -> None:
+    for quantile in (0.5, 0.9, 0.95, 0.99, 1.0):
+        count = capacity.arrivals_needed(quantile)
+        assert 40 <= count <= 400
+        bad = quantile - 0.1
+        held = sum(
+            math.comb(count, good) * bad**good * (1 - bad) ** (count - good)
+            for good in range(count + 1)
+            if good / count >= quantile - 1e-9
+        )
+        assert held <= 0.05
+        assert capacity.arrivals_needed(0.95) == 40
 
 
 TRIAL = OpenTrial(4, 2.0, 2.0, 20.0, 1, 30.0)
@@ -144,23 +137,19 @@ def test_a_verdict_says_how_full_the_places_were_and_how_sure_it_is() -> None:
     assert lost.attainment_interval[0] < lost.attainment < lost.attainment_interval[1]
 
 
-@pytest.mark.parametrize(
-    ("slo", "how", "held"),
-    [
+def test_a_rate_is_held_while_places_and_the_slo_hold() -> None:
+    slo = Slo(1.0, 1.0, 0.95)
+    for bound, how, held in (
         (None, {"service": 1.6}, True),
         (None, {"service": 2.1}, False),  # it needs more places than there are
         (Slo(100.0, 100.0), {"service": 2.1}, False),  # however lenient the bounds
         # Requests pile up though each is served quickly.
         (None, {"service": 1.6, "wait_growth": 0.9}, False),
         (None, {"service": 1.6, "lost": 1}, False),  # without an SLO every one must end well
-        (Slo(1.0, 1.0, 0.95), {"service": 1.6, "late": 2}, True),  # its quantile decides
-        (Slo(1.0, 1.0, 0.95), {"service": 1.6, "late": 3}, False),
-    ],
-)
-def test_a_rate_is_held_while_places_and_the_slo_hold(
-    slo: Slo | None, how: dict[str, float], held: bool
-) -> None:
-    assert judged(slo, **how).held is held
+        (slo, {"service": 1.6, "late": 2}, True),  # its quantile decides
+        (slo, {"service": 1.6, "late": 3}, False),
+    ):
+        assert judged(bound, **how).held is held
 
 
 NONE = Latency(0, 0, 0, 0)
@@ -170,18 +159,14 @@ CONFIRMED = dataclasses.replace(
 FAILED = tuple(trial(rate, held=False) for rate in (8.0, 6.0, 4.0))
 
 
-@pytest.mark.parametrize(
-    ("batch", "changes", "expected"),
-    [
+def test_a_plan_counts_with_what_was_confirmed() -> None:
+    none: dict[str, Any] = {"capacity_req_per_s": None, "capacity_trials": ()}
+    for batch, changes, expected in (
         (8, {}, 9.0),
         (16, {}, 8.0),  # what was confirmed at one batch says nothing of another
-        (8, {"capacity_req_per_s": None, "capacity_trials": ()}, 8.0),
-        (8, {"capacity_req_per_s": None, "capacity_trials": FAILED}, 3.0),  # they bound it
-    ],
-)
-def test_a_plan_counts_with_what_was_confirmed(
-    batch: int, changes: dict[str, Any], expected: float
-) -> None:
-    point = OperatingPoint(batch, 100.0, 1.0, 10.0, NONE, NONE, NONE, NONE, 0, Bytes(0))
-    found = capacity_req_per_s(dataclasses.replace(CONFIRMED, **changes), point)
-    assert found == pytest.approx(expected)
+        (8, none, 8.0),
+        (8, none | {"capacity_trials": FAILED}, 3.0),  # they bound it
+    ):
+        point = OperatingPoint(batch, 100.0, 1.0, 10.0, NONE, NONE, NONE, NONE, 0, Bytes(0))
+        found = capacity_req_per_s(dataclasses.replace(CONFIRMED, **changes), point)
+        assert found == pytest.approx(expected)

@@ -86,11 +86,11 @@ def test_a_checkpoint_of_something_else_is_set_aside(
     assert len(Checkpoint(path, header).resume()) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"\n", b"{}", b"not json", b"\xff\xfe\n\n", b"[1,2]\n3"])
-def test_no_file_is_too_odd(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "one.jsonl"
-    path.write_bytes(content)
-    assert Checkpoint(path, HEADER).resume() == ()
+def test_no_file_is_too_odd(tmp_path: Path) -> None:
+    for content in (b"", b"\n", b"{}", b"not json", b"\xff\xfe\n\n", b"[1,2]\n3"):
+        path = tmp_path / "one.jsonl"
+        path.write_bytes(content)
+        assert Checkpoint(path, HEADER).resume() == ()
 
 
 def test_a_line_that_says_nothing_ends_what_is_trusted(tmp_path: Path) -> None:

@@ -13,21 +13,16 @@ from tests.profiler.samples import request_of, trial_of
 AIM = ConfirmationTarget(8, best_output_tokens_per_s=100.0, req_per_s=10.0, e2el_seconds=1.0)
 
 
-@pytest.mark.parametrize(
-    ("rate", "half_width", "preemptions", "said"),
-    [
+def test_throughput_must_stay_within_its_interval_and_without_preemptions() -> None:
+    for rate, half_width, preemptions, said in (
         (95.0, 0.0, 0, ConfirmVerdict.CONFIRMED),
         (92.5, 3.0, 0, ConfirmVerdict.CONFIRMED),  # within its own interval
         (91.5, 3.0, 0, ConfirmVerdict.SLOWER),
         (88.0, 3.0, 0, ConfirmVerdict.SLOWER),
         (120.0, 3.0, 1, ConfirmVerdict.TOO_SMALL),
-    ],
-)
-def test_throughput_must_stay_within_its_interval_and_without_preemptions(
-    rate: float, half_width: float, preemptions: int, said: ConfirmVerdict
-) -> None:
-    trial = trial_of(8, rate, half_width=half_width, preemptions=preemptions)
-    assert verdict([trial], AIM) is said
+    ):
+        trial = trial_of(8, rate, half_width=half_width, preemptions=preemptions)
+        assert verdict([trial], AIM) is said
 
 
 async def profiled(engines: Any, **changes: Any) -> Profile:

@@ -27,22 +27,17 @@ def test_energy_is_divided_by_the_tokens_of_the_windows_it_was_told_for() -> Non
     assert points.joules_per_output_token([silent]) is None
 
 
-@pytest.mark.parametrize(
-    ("says", "kind", "cores", "expected"),
-    [
+def test_idle_is_what_the_device_did_not_compute() -> None:
+    for says, kind, cores, expected in (
         (Telemetry("a", cores_used=1.5), DeviceKind.CPU, 2, 0.25),
         (Telemetry("a", cores_used=2.4), DeviceKind.CPU, 2, 0.0),
         (Telemetry("a", gpu_util=0.9, cores_used=1.0), DeviceKind.GPU, 4, 0.1),
         (Telemetry("a", cores_used=1.0), DeviceKind.GPU, 4, None),
         (Telemetry("a", gpu_util=0.9), DeviceKind.CPU, 4, None),
         (None, DeviceKind.CPU, 4, None),
-    ],
-)
-def test_idle_is_what_the_device_did_not_compute(
-    says: Telemetry | None, kind: DeviceKind, cores: int, expected: float | None
-) -> None:
-    found = points.idle_share(says, kind, cores)
-    assert found == (None if expected is None else pytest.approx(expected))
+    ):
+        found = points.idle_share(says, kind, cores)
+        assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_attainment_pools_the_requests_of_all_windows() -> None:

@@ -26,14 +26,10 @@ def test_running_is_averaged_and_preemptions_are_counted_from_the_first_scrape()
     assert summarise_engine([]).running_mean == 0.0
 
 
-@pytest.mark.parametrize(
-    ("usage", "waiting", "starved"), [(1.0, 3.0, True), (1.0, 0.0, False), (0.9, 3.0, False)]
-)
-def test_waiting_for_blocks_is_told_from_waiting_for_a_step(
-    usage: float, waiting: float, starved: bool
-) -> None:
-    scrape = {sampling.KV_USAGE: usage, sampling.WAITING: waiting}
-    assert summarise_engine([scrape] * 3).starved is starved
+def test_waiting_for_blocks_is_told_from_waiting_for_a_step() -> None:
+    for usage, waiting, starved in ((1.0, 3.0, True), (1.0, 0.0, False), (0.9, 3.0, False)):
+        scrape = {sampling.KV_USAGE: usage, sampling.WAITING: waiting}
+        assert summarise_engine([scrape] * 3).starved is starved
 
 
 class Failing:
