@@ -39,16 +39,10 @@ def launch(short_dir: Path, host: SimulatedHost) -> EngineLaunch:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CATALOG["opt-125m"].config))
     (uuid,) = host.uuids()
-    return dataclasses.replace(
-        simulated_launch(),
-        model_folder=str(folder),
-        device_id=uuid,
-        visible_device=uuid,
-        memory_bytes=6 * GIB,
-        device_memory_bytes=40 * GIB,
-        kv_cache_bytes=KV_BYTES,
-        cores=(0, 63),  # a host's, of which this machine may have fewer
-    )
+    sizes = {"memory_bytes": 6 * GIB, "device_memory_bytes": 40 * GIB, "kv_cache_bytes": KV_BYTES}
+    launch = dataclasses.replace(simulated_launch(), model_folder=str(folder), **sizes)  # type: ignore[arg-type]
+    cores = (0, 63)  # a host's, of which this machine may have fewer
+    return dataclasses.replace(launch, device_id=uuid, visible_device=uuid, cores=cores)
 
 
 async def test_it_holds_weights_kv_cache_and_context_until_it_ends(

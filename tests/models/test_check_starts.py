@@ -51,18 +51,17 @@ def test_one_architecture_is_tried_and_merged_into_what_is_known(
 ) -> None:
     assert check_starts.RESULT.is_file(), "the result is shipped with the package"
     target = tmp_path / "started.json"
-    old = results.StartResults(
-        "9.8", "cpu", {"other": results.Start(started=True), KEY: results.Start(started=False)}
-    )
+    known = {"other": results.Start(started=True), KEY: results.Start(started=False)}
+    old = results.StartResults("9.8", "cpu", known)
     target.write_text(results.starts_to_json(old))
     asked = ["--python", str(fake_engine(tmp_path)), "--output", str(target), "--only"]
     assert main([*asked, KEY]) == 0
     assert "1 of 1 started" in capsys.readouterr().out
-    known = results.starts_from_json(target.read_text())
-    assert known.engine_version == "9.9"
-    assert known.architectures.keys() == {"other", KEY}
-    assert known.architectures["other"] == results.Start(started=True)
-    assert known.architectures[KEY].started
+    merged = results.starts_from_json(target.read_text())
+    assert merged.engine_version == "9.9"
+    assert merged.architectures.keys() == {"other", KEY}
+    assert merged.architectures["other"] == results.Start(started=True)
+    assert merged.architectures[KEY].started
     target.unlink()
     assert main([*asked, KEY]) == 0
     fresh = results.starts_from_json(target.read_text())

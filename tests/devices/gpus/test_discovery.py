@@ -157,10 +157,8 @@ def test_instances_are_as_the_host_has_them_and_those_under_others_are_occupied(
 ) -> None:
     host = make_host(name="a100-80gb-mig")
     for device in found(GpuDiscovery(mig_changes="instances")):
-        has = host.geometry(device.id)
-        assert [(*place_of(m), m.uuid) for m in device.mig_instances] == [
-            (*place_of(m), m.uuid) for m in has
-        ]
+        seen = [(*place_of(m), m.uuid) for m in device.mig_instances]
+        assert seen == [(*place_of(m), m.uuid) for m in host.geometry(device.id)]
         assert device.occupied_slices == ()
     theirs = host.geometry(host.uuids()[0])[3]
     host.add_process(theirs.uuid, process, GIB)

@@ -190,26 +190,14 @@ def look_at(host: SimulatedHost, uuid: str) -> Iterator[None]:
 
 READ = {"version": 1, "gpu": UUID, "do": "read"}
 DESTROY = READ | {"do": "destroy-gpu-instance"}
+ODD = (
+    *(READ | {"gpu": "0"}, READ | {"do": "reset"}, READ | {"more": 1}),
+    *(READ | {"do": "set-mode", "enabled": 1}, DESTROY, DESTROY | {"place": ["x", 0, 1]}),
+)
 NO_REQUESTS = (
-    b"\n",
-    b"no json\n",
-    b"[]\n",
-    b"\xff\xfe\n",
-    b"[" * 4000 + b"\n",
-    b"{}\n",
-    b'{"version": 2}\n',
-    b"x" * (MAX_LINE_BYTES + 10) + b"\n",
-    *(
-        json.dumps(asked).encode() + b"\n"
-        for asked in (
-            READ | {"gpu": "0"},
-            READ | {"do": "reset"},
-            READ | {"more": 1},
-            READ | {"do": "set-mode", "enabled": 1},
-            DESTROY,
-            DESTROY | {"place": ["x", 0, 1]},
-        )
-    ),
+    *(b"\n", b"no json\n", b"[]\n", b"\xff\xfe\n", b"{}\n", b'{"version": 2}\n'),
+    *(b"[" * 4000 + b"\n", b"x" * (MAX_LINE_BYTES + 10) + b"\n"),
+    *(json.dumps(asked).encode() + b"\n" for asked in ODD),
 )
 
 

@@ -118,12 +118,8 @@ async def test_whichever_of_its_processes_dies_the_rest_ends_and_the_next_start_
             await engine.line()
             assert await daemon.fault() == ""
             control, server = daemon.pids()
-            there = {
-                "shim": supervisor.pid,
-                "sandbox": launcher.started[-1].pid,
-                "keeper": main,
-                "control": control,
-            }
+            there = {"shim": supervisor.pid, "sandbox": launcher.started[-1].pid}
+            there |= {"keeper": main, "control": control}
             os.kill(engine.pid, signal.SIGSTOP)  # as an engine that computes, and has not noticed
             os.kill(there[dies], signal.SIGKILL)
             await eventually(gone)

@@ -1,7 +1,6 @@
 """Partitions of engines are made before, checked when ready, and given back after."""
 
 import asyncio
-import dataclasses
 from collections.abc import Sequence
 
 import pytest
@@ -63,14 +62,11 @@ class Diary:
         return ()
 
 
-@dataclasses.dataclass
 class Engines:
     """A runner of engines, what it asks of partitions, and both together."""
 
-    runner: FakeRunner = dataclasses.field(default_factory=FakeRunner)
-    diary: Diary = dataclasses.field(default_factory=Diary)
-
-    def __post_init__(self) -> None:
+    def __init__(self, runner: FakeRunner | None = None, diary: Diary | None = None) -> None:
+        self.runner, self.diary = runner or FakeRunner(), diary or Diary()
         self.both = PartitionedRunner(self.runner, self.diary)
 
 

@@ -44,9 +44,8 @@ async def test_a_start_that_takes_too_long_is_told_and_can_be_stopped(
 
 
 async def test_a_failed_start_carries_the_engines_own_words(runner: ProcessEngineRunner) -> None:
-    handle = await runner.start(
-        simulated_launch("sim-0", "--fail-start", "torch.OutOfMemoryError: CUDA out of memory")
-    )
+    says = "torch.OutOfMemoryError: CUDA out of memory"
+    handle = await runner.start(simulated_launch("sim-0", "--fail-start", says))
     with pytest.raises(StartFailedError, match="not enough device memory") as caught:
         await runner.wait_ready(handle, 60)
     assert caught.value.facts["kind"] == "gpu-out-of-memory"

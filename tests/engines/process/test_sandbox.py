@@ -162,11 +162,7 @@ async def test_what_is_no_command_starts_nothing_nor_does_a_launcher_that_is_not
     sound = b'"argv": ["/bin/true"], "env": {}, "cores": '
     for number, sent in enumerate(
         (
-            b"",
-            b"{}\n",
-            b"[]\n",
-            b"not json\n",
-            b'{"version": 1}\n',
+            *(b"", b"{}\n", b"[]\n", b"not json\n", b'{"version": 1}\n'),
             b'{"version": 2, ' + sound + b"[0]}\n",
             b'{"version": 1, "argv": "x", "env": {}, "cores": [0]}\n',
             b'{"version": 1, ' + sound + b"[4095]}\n",
