@@ -69,27 +69,14 @@ def plan_of(
         if lacks > 0 or not mine:
             missing.append(record.Unplaced(demand.model, "", max(0.0, lacks)))
     value = certificate.pop("value", float(len({p.device_id for p in placements})))
-    claims: dict[str, object] = {
-        "objective": record.Objective.MIN_DEVICES,
-        "value": value,
-        "bound": value,
-        "gap": 0.0,
-        "status": record.Status.FEASIBLE,
-        "method": "hand",
-        "seconds": 0.0,
-        **certificate,
-    }
+    claims: dict[str, object] = {"objective": record.Objective.MIN_DEVICES, "value": value}
+    claims |= {"bound": value, "gap": 0.0, "status": record.Status.FEASIBLE, "method": "hand"}
+    proof = record.Certificate(seconds=0.0, **(claims | certificate))  # type: ignore[arg-type]
+    left_out = tuple(missing if unplaced is None else unplaced)
     return record.Plan(
-        id="plan",
-        placements=tuple(placements),
-        devices=tuple(devices),
-        forecasts=tuple(forecasts),
-        unplaced=tuple(missing if unplaced is None else unplaced),
-        certificate=record.Certificate(**claims),  # type: ignore[arg-type]
-        explanation=(),
-        created_at="",
-        held_back=tuple(held_back),
-    )
+        "plan", tuple(placements), tuple(devices), tuple(forecasts), left_out, proof,
+        explanation=(), created_at="", held_back=tuple(held_back),
+    )  # fmt: skip
 
 
 def said(

@@ -152,12 +152,10 @@ def test_what_no_level_covers_serves_nothing_and_keeps_no_slo() -> None:
     demands = want("a", ONE, slo=Slo(99.0, 99.0)), want("b", TWO)
     three = placed(ONE), placed(ONE, 2), placed(TWO)
     plan = plan_of((GPU,), three, demands, slowed=float("inf"))
+    bounds = [(n, bound) for n in (1, 2) for bound in ("TTFT", "TPOT")]
     assert check_plan(plan, demands, SLOWER) == (
         "gpu-0 is shared by so many that no level of interference covers it",
-        "a-1 would miss the TTFT bound of a on gpu-0",
-        "a-1 would miss the TPOT bound of a on gpu-0",
-        "a-2 would miss the TTFT bound of a on gpu-0",
-        "a-2 would miss the TPOT bound of a on gpu-0",
+        *(f"a-{n} would miss the {bound} bound of a on gpu-0" for n, bound in bounds),
     )
 
 

@@ -9,13 +9,8 @@ from partitiond.core.errors import InputError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.profile.points import Telemetry
 from partitiond.core.units import GIB
-from partitiond.profiler.pairs.arrangement import (
-    Arrangement,
-    DeviceShare,
-    Replica,
-    launch_of,
-    may_keep_up,
-)
+from partitiond.profiler.pairs import arrangement as places
+from partitiond.profiler.pairs.arrangement import Arrangement, DeviceShare, Replica
 from partitiond.profiler.pairs.pairs import BOTH, FIRST, SECOND, evaluate_pair
 from partitiond.profiler.pairs.replication import EvenSplit, arrangements_of, evaluate
 from partitiond.profiler.pairs.side_by_side import CommonWindow
@@ -55,14 +50,14 @@ def test_on_a_gpu_one_engine_with_everything_is_the_baseline_of_both_questions()
 def test_a_share_becomes_a_launch_in_one_place() -> None:
     pipe = ("CUDA_MPS_PIPE_DIRECTORY", "/p")
     share = DeviceShare((1, 2), 8 * GIB, 64, sm_percent=30, extra_env=(pipe,))
-    started = launch_of(GPU, Replica(model(), share))
+    started = places.launch_of(GPU, Replica(model(), share))
     assert started.launch.extra_env == (pipe, ("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "30"))
     assert started.launch.cores == (1, 2)
     assert started.launch.memory_bytes == 8 * GIB
     assert started.batch == started.launch.max_num_seqs == 64
     assert started.launch.visible_device == GPU.id
     with pytest.raises(InputError, match="does not fit"):
-        launch_of(GPU, Replica(model(), dataclasses.replace(share, memory_bytes=1000)))
+        places.launch_of(GPU, Replica(model(), dataclasses.replace(share, memory_bytes=1000)))
 
 
 def test_engines_stay_up_together_where_the_device_holds_them() -> None:
@@ -70,9 +65,9 @@ def test_engines_stay_up_together_where_the_device_holds_them() -> None:
         shares = (DeviceShare((0,), gib * GIB, 2), DeviceShare((1,), gib * GIB, 2))
         return Arrangement("two", SharingMode.MEMORY, tuple(Replica(model(), s) for s in shares))
 
-    assert may_keep_up(GPU, [arrangement(10)])
-    assert not may_keep_up(GPU, [arrangement(10), arrangement(12)])
-    assert may_keep_up(device(gib=24), [arrangement(12)])
+    assert places.may_keep_up(GPU, [arrangement(10)])
+    assert not places.may_keep_up(GPU, [arrangement(10), arrangement(12)])
+    assert places.may_keep_up(device(gib=24), [arrangement(12)])
 
 
 def test_drift_of_the_machine_is_no_difference_between_arrangements() -> None:
