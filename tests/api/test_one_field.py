@@ -204,8 +204,6 @@ async def test_each_field_is_registered_read_back_changed_and_cleared(
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"demand": {"req_per_s": 1e12}}, "requests/s"),
     ({"demand": {"req_per_s": 0}}, "requests/s"),
-    ({"demand": {"req_per_s": 1, "percentile": 0.99}}, "Write 99"),
-    ({"demand": {"percentile": 99}}, "percentile needs a demand"),
     ({"workload": {"prompt_tokens": 0}}, "prompt_tokens"),
     ({"workload": {"prompt": 1}}, "workload.prompt"),
     ({"workload": {"shape": "lognormal"}}, "variation"),
@@ -226,7 +224,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rules": {"survive": "planet"}}, "rules.survive"),
     ({"rules": {"survive": "host", "survive_share": 0}}, "survive_share"),
     ({"rules": {"priority": 9}}, "priority"),
-    ({"rules": {"avoid": ["a"], "near": ["a"]}}, "both in avoid and in near"),
     ({"rules": {"avoid": ["opt-125m"]}}, "names itself in avoid"),
     ({"rules": {"near": [""]}}, "list of names"),
     ({"rules": {"spread": "host"}}, "rules.spread"),
@@ -242,19 +239,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"sleep_after_seconds": 0, "engine": {"sleep_mode": True}}, "sleep_after_seconds"),
     ({"sleep_after_seconds": 1e12, "engine": {"sleep_mode": True}}, "sleep_after_seconds"),
     ({"aliases": ["a b"]}, "alias"),
-    ({"aliases": ["opt-125m"]}, "alias"),
-    ({"aliases": ["a", "a"]}, "alias"),
-    ({"aliases": ["a"] * 40}, "alias"),
     ({"aliases": "a"}, "alias"),
     ({"request_defaults": {"model": "x"}}, "model"),
-    ({"request_defaults": {"messages": []}}, "messages"),
-    ({"request_defaults": {"stream": True}}, "stream"),
-    ({"request_defaults": {"tools": [{"type": "function"}]}}, "tools"),
-    ({"request_defaults": {"temperature": None}}, "temperature"),
     ({"request_defaults": {"a": "x" * 5000}}, "default parameters take 50"),
     ({"request_defaults": ["temperature"]}, "request_defaults"),
     ({"request_limits": {"max_output_tokens": -1}}, "max_output_tokens"),
-    ({"request_limits": {"max_output_tokens": 10**30}}, "max_output_tokens"),
     ({"request_limits": {"requests_per_minute": 1}}, "requests_per_minute"),
     ({"autoscale": {"scale_to_zero_seconds": 0}}, "scale_to_zero"),
     ({"autoscale": {"scale_to_zero_seconds": 60}, "min_replicas": 1}, "min_replicas"),
@@ -279,12 +268,8 @@ async def test_wrong_values_are_refused_with_words_and_change_nothing(
             assert told["hint"], body
             assert words in told["detail"] + told["hint"], body
     assert (await http.get("/models/opt-125m")).headers["etag"] == '"1"'
-
-
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
-async def test_numbers_that_json_does_not_have_are_no_defaults(
-    http: httpx.AsyncClient, number: str
-) -> None:
-    text = '{"model": "opt-125m", "request_defaults": {"temperature": ' + number + "}}"
-    answer = await http.post("/models", content=text, headers={"Content-Type": "application/json"})
-    assert answer.status_code == 422, answer.text
+    headers = {"Content-Type": "application/json"}
+    for number in ("NaN", "Infinity", "1e999"):  # JSON has none of them
+        text = f'{{"model": "opt-125m", "request_defaults": {{"temperature": {number}}}}}'
+        answer = await http.post("/models", content=text, headers=headers)
+        assert answer.status_code == 422, answer.text

@@ -85,6 +85,8 @@ async def test_events_are_followed_by_id(http: httpx.AsyncClient, service: FakeS
     assert [e["id"] for e in (await http.get("/events?after=1&limit=1")).json()] == [2]
     for query in ("after=-1", "limit=0", "limit=1001", "after=x", f"after={2**63}"):
         assert (await http.get(f"/events?{query}")).status_code == 422
+    wrong = await http.get("/events?since=yesterday")
+    assert (wrong.status_code, "2030-01-31" in wrong.json()["hint"]) == (422, True)
     service.events.broken = StoreError("the store is locked.", hint="End the other process.")
     broken = await http.get("/events")
     assert (broken.status_code, broken.json()["hint"]) == (503, "End the other process.")

@@ -18,7 +18,6 @@ from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, Slo, Sour
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.convergence import PlanState
-from partitiond.core.views.lists import KeyView
 from tests.advise.servers import serving
 from tests.api.conftest import TOKEN
 from tests.api.test_resources import PROFILE
@@ -50,14 +49,9 @@ def test_models_round_trip(client: ControlClient) -> None:
     assert changed.spec.demand == Demand(2.0)
     with pytest.raises(errors.PreconditionFailedError):
         client.update("opt-125m", {"auto": False}, version=1)
-    with pytest.raises(errors.ConflictError, match="registered already"):
-        client.register({"model": "opt-125m"})
     whole = replace(changed.spec, request_defaults={"top_p": 0.5}, aliases=(), slo=Slo(1, 0.1))
     assert client.update("opt-125m", whole).spec == whole
     client.remove("opt-125m", version=3)
-    with pytest.raises(errors.NotFoundError) as caught:
-        client.model("opt-125m")
-    assert caught.value.hint
     spec = ModelSpec("m", ModelSource(SourceKind.HUB, "org/m", "abc"))
     assert client.register(spec).spec == spec
     here = client.register({"model": "./.", "name": "here"})
@@ -96,14 +90,6 @@ def test_profiles_and_plans_are_seen_and_followed(client: ControlClient, daemon:
     """Every other call is made by the commands, whose tests are tests/cli's."""
     assert client.import_profile(PROFILE) == client.profile_by_id(PROFILE.id) == PROFILE
     assert list(client.profiles("opt-125m")) == [PROFILE]
-    daemon.service.profiles.stale = ("the driver was 1, now it is 2",)
-    (view,) = client.profile_views("opt-125m")
-    assert view == client.profile_view(PROFILE.id)
-    assert (view.profile, view.stale) == (PROFILE, daemon.service.profiles.stale)
-    other = replace(PROFILE, kv_cache_tokens=1)
-    with pytest.raises(errors.ConflictError):
-        client.import_profile(other)
-    assert client.import_profile(other, replace=True) == other
     assert client.current_plan() is None
     preview = client.plan("max-goodput")
     assert client.apply(preview.plan.id).plan == client.current_plan()
@@ -164,19 +150,13 @@ def test_what_is(client: ControlClient, daemon: ServedApi) -> None:
     assert daemon.service.daemon.shut_down == [True]
 
 
-def test_keys(client: ControlClient) -> None:
-    record, key = client.create_key("app", ["m"])
-    assert (record.models, list(client.keys())) == (("m",), [record])
-    assert client.key(record.id) == KeyView(record)
+def test_a_record_of_a_key_says_all_its_terms(client: ControlClient) -> None:
+    record, _ = client.create_key("app", ["m"])
+    assert record.models == ("m",)
     changed = client.update_key(record.id, {"rates": {"max_in_flight": 2}})
     assert changed.rates == KeyRates(max_in_flight=2)
     terms = replace(changed, rates=KeyRates(), expires_at="2030-01-01T00:00:00.000Z")
-    assert client.update_key(record.id, terms) == terms, "a record says all terms"
-    rotated, other = client.rotate_key(record.id, 60)
-    assert (rotated.id, rotated.previous_sha256, other != key) == (record.id, record.sha256, True)
-    client.remove_key(record.id)
-    with pytest.raises(errors.NotFoundError):
-        client.key(record.id)
+    assert client.update_key(record.id, terms) == terms
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "ü", "two\nlines", "two words"])

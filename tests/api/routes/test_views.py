@@ -5,10 +5,9 @@ import httpx
 from partitiond.core.keys.usage import UsagePosition, Used
 from partitiond.core.views.drift import DriftReport
 from partitiond.core.views.overview import Overview
-from partitiond.core.views.scaling import ScalingView
 from partitiond.serde import from_json, from_jsonable
 from tests.api.fake_service import FakeService
-from tests.api.fake_views import AT_ZERO, CORRECTION, VIEW
+from tests.api.fake_views import CORRECTION
 from tests.controller.samples import measured_profile, spec
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
@@ -64,13 +63,6 @@ async def test_releases_are_listed_newest_first_and_gone_back_to(http: httpx.Asy
         assert answer.status_code == status
 
 
-async def test_what_scales_is_told_by_model(http: httpx.AsyncClient) -> None:
-    answer = await http.get("/scaling")
-    assert from_jsonable(list[ScalingView], answer.json()) == [VIEW, AT_ZERO]
-    assert (await http.get("/scaling/b")).json()["at_zero"] is True
-    assert (await http.get("/scaling/nobody")).status_code == 404
-
-
 async def test_usage_is_told_by_what_was_asked_for(
     http: httpx.AsyncClient, service: FakeService
 ) -> None:
@@ -81,11 +73,6 @@ async def test_usage_is_told_by_what_was_asked_for(
     lines = [(line["key_id"], line["model"], line["requests"]) for line in told["lines"]]
     assert lines == [("", "b", 1), ("k1", "a", 3)]
     assert told["lines"][1]["kilowatt_hours"] == 1.0
-    (line,) = (await http.get("/usage?from=2025-01-01&by=day")).json()["lines"]
-    assert (line["period"], line["key_id"], line["model"]) == ("2025-01-01", "", "")
-    assert line["requests"] == 4
-    nonsense = await http.get("/usage?from=soon")
-    assert (nonsense.status_code, "soon" in nonsense.json()["detail"]) == (422, True)
     assert (await http.get("/usage?by=colour")).status_code == 422
 
 
