@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from loadgen.cli.plan import load_of, open_plan
 from loadgen.loops.closed import LiveState
 from loadgen.loops.opened import OpenState
 from loadgen.results.statistics import Throughput
-from tests.loadgen.loops.test_closed import run_cli
 
 TRACE = """TIMESTAMP,ContextTokens,GeneratedTokens
 2023-11-16 18:15:46.000,3,2
@@ -56,6 +56,16 @@ def write(tmp_path: Path) -> tuple[Path, Path]:
     return trace, streams
 
 
+async def run_cli(*arguments: str) -> tuple[int | None, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "loadgen", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
 async def test_a_run_is_saved_plotted_and_rendered_again(server: Any, tmp_path: Path) -> None:
     saved, page = tmp_path / "run.jsonl", tmp_path / "page.html"
     code, out, err = await run_cli(
@@ -75,6 +85,11 @@ async def test_a_run_is_saved_plotted_and_rendered_again(server: Any, tmp_path: 
         "report", str(saved), str(saved), "--label", "x", "--label", "y", "--allow-saturated"
     )
     assert both.splitlines()[0].split() == ["x", "y", "ratio"]
+    code, out, err = await run_cli(
+        *("--url", server.socket_path, "--model", "m", "--prompt-tokens", "4", "--output-tokens"),
+        *("4", "--duration", "0.5", "--concurrency", "2", "--json"),
+    )
+    assert (code, err, json.loads(out)["mode"]) == (0, "", "closed loop, 2 in flight")
 
 
 async def test_a_run_without_an_answer_shows_the_servers_own_words(server: Any) -> None:

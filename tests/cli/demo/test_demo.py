@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from array import array
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import pytest
 from rich.console import Console
 
 from loadgen import OpenLoopResult, Outcome, Samples, Throughput
-from loadgen.results.records import Record
 from partitiond.cli.demo import daemon as demo_daemon
 from partitiond.cli.demo import demo
 from partitiond.cli.demo import overload as demo_overload
@@ -38,6 +36,7 @@ from partitiond.settings.schema import Settings
 from partitiond.store import StateLock
 from tests.cli.conftest import text_of, widest
 from tests.controller.samples import measured_profile
+from tests.loadgen.make import answered
 
 LANE = ModelLoad("m", 3.0, Workload(64, 32), Slo(1.0, 0.1), ("/run/a.sock", "/run/b.sock"))
 
@@ -219,16 +218,6 @@ def test_nothing_interrupts_the_shutdown() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def record(index: int, outcome: Outcome, ttft: float = 0.1, tpot: float = 0.01) -> Record:
-    made = Record(index, scheduled=float(index), sent=float(index), outcome=outcome)
-    if outcome is Outcome.OK:
-        made.chunk_times = array("d", [index + ttft, index + ttft + 31 * tpot])
-        made.chunk_tokens = array("I", [1, 31])
-        made.output_tokens = 32
-        made.end = made.chunk_times[-1]
-    return made
-
-
 def slower(profile: Profile, times: float) -> Profile:
     """The profile as a machine measures it on which everything takes so many times as long."""
 
@@ -257,11 +246,11 @@ def test_the_slo_is_widened_until_the_slower_model_holds_it() -> None:
 
 def test_a_side_counts_what_met_the_slo_and_sides_are_compared_in_80_columns() -> None:
     records = (
-        record(0, Outcome.OK),
-        record(1, Outcome.OK, ttft=2.0),
-        record(2, Outcome.OK, tpot=0.5),
-        record(3, Outcome.REFUSED),
-        record(4, Outcome.TIMEOUT),
+        answered(0),
+        answered(1, ttft=2.0),
+        answered(2, tpot=0.5),
+        answered(3, outcome=Outcome.REFUSED),
+        answered(4, outcome=Outcome.TIMEOUT),
     )
     result = OpenLoopResult(records, 0.0, 5.0, Throughput(0, 0), Samples(), 0.1, 0.0)
     side = summarise_side("x", [(LANE, result)], 5.0)

@@ -1,15 +1,18 @@
-"""`partitiond plan` answers questions beside a plan, on two small fleets without a daemon."""
+"""`partitiond plan --from` plans a described fleet, with no daemon, and answers questions on it."""
 
 import io
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from partitiond.cli import output
 from partitiond.cli.interrupts import best_so_far
+from partitiond.cli.main import main
 from partitiond.cli.plan.progress import progress_line, shown_on
 from partitiond.cli.progress import PlainReporter
 from partitiond.core.plan.answers import PlanProgress
@@ -132,6 +135,52 @@ def test_slices_are_drawn_in_their_places_and_every_example_is_a_fleet(
     assert "of 8 slices" in drawn
     assert widest(drawn) <= 80
     assert all(load_fleet(path).models for path in EXAMPLES.glob("*.toml"))
+
+
+def test_json_holds_plan_and_certificate_and_a_flag_wins_over_the_file(
+    cli: Cli, fleet: Path
+) -> None:
+    def write(objective: str, rate: int = 4) -> None:
+        text = TWO_GPUS.replace("time_limit", f'objective = "{objective}"\ntime_limit')
+        fleet.write_text(text.replace("req_per_s = 4", f"req_per_s = {rate}"))
+
+    write("max-goodput")
+    shown = cli("plan --from", fleet, "--json").json
+    assert shown["infeasible"] is None
+    assert set(shown) == {"plan", "diff", "infeasible", "answers"}
+    assert shown["plan"]["certificate"]["objective"] == "max-goodput"
+    assert [f["model"] for f in shown["plan"]["forecasts"]] == ["opt-125m", "smollm2-135m"]
+    other = cli("plan --from", fleet, "--objective", "min-devices", "--json").json
+    assert other["plan"]["certificate"]["objective"] == "min-devices"
+    write("max-fun")
+    cli("plan --from", fleet).refused(2, "planner.objective")
+    write("min-devices", 100_000)
+    assert [cli("plan --from", fleet, *more).code for more in ((), ("--json",))] == [7, 7]
+
+
+def test_a_file_that_holds_no_plan_or_has_no_end_is_refused(
+    cli: Cli, fleet: Path, tmp_path: Path
+) -> None:
+    saved = tmp_path / "saved.json"
+    for text in ("", "{}", "[]", '{"plan": {}}', "\x00", '{"plan":' + "[" * 100_000):
+        saved.write_text(text)
+        done = cli("plan --from", fleet, "--diff", "--against", saved)
+        done.refused(2, "saved.json", "partitiond plan --json")
+    assert "larger than" in cli("plan --from /dev/zero").said
+
+
+def test_a_terminal_of_plain_ascii_gets_marks_not_a_traceback(
+    fleet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    output.out.cache_clear()
+    with pytest.raises(SystemExit) as ended:
+        main(["plan", "--from", str(fleet)])
+    output.out.cache_clear()
+    terminal.flush()
+    assert ended.value.code == 0
+    assert "?" in terminal.buffer.getvalue().decode()
 
 
 # --- while it runs -----------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from typing import Any
 
 import pytest
@@ -164,26 +163,3 @@ async def test_refusals_lower_attainment_and_goodput_and_time_outs_end_the_run(
     server.behaviour.status, server.behaviour.hang = 200, True
     result = await opened(server, 20, 0.1, timeout_seconds=0.1)
     assert (result.count(loadgen.Outcome.TIMEOUT), result.attainment(loadgen.Slo(1, 1))) == (2, 0.0)
-
-
-async def run_cli(*arguments: str) -> tuple[int | None, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "loadgen", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
-
-
-async def test_the_command_line_measures_both_loops(server: Any) -> None:
-    common = ["--url", server.socket_path, "--model", "m", "--prompt-tokens", "4"]
-    common += ["--output-tokens", "4", "--duration", "0.5"]
-    code, out, err = await run_cli(*common, "--concurrency", "2", "--json")
-    assert (code, err) == (0, "")
-    assert json.loads(out)["mode"] == "closed loop, 2 in flight"
-    code, out, err = await run_cli(
-        *common, "--rate", "20", "--warmup", "0", "--slo-ttft", "1", "--slo-tpot", "1"
-    )
-    assert (code, err) == (0, "")
-    assert "goodput" in out

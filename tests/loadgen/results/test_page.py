@@ -10,26 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadgen import Outcome, Reading, Record, Run, Slo
+from loadgen import Reading, Run, Slo
 from loadgen.results import curves
 from loadgen.results.comparison import side_by_side
 from loadgen.results.page import page
 from loadgen.results.report import render, render_refusal, report_of
 from loadgen.results.svg import Series, chart
-
-
-def request(index: int, at: float, stream: str = "") -> Record:
-    record = Record(index, scheduled=at, sent=at, end=at + 1.0, outcome=Outcome.OK, stream=stream)
-    for step in range(5):
-        record.chunk_times.append(at + 0.2 * (step + 1))
-        record.chunk_tokens.append(1)
-    record.output_tokens = 5
-    return record
+from tests.loadgen.make import answered
 
 
 def made(streams: bool = False, **more: Any) -> Run:
     names = ("a", "b") if streams else ("",)
-    records = tuple(request(i, i * 0.1, names[i % len(names)]) for i in range(100))
+    records = tuple(
+        answered(i, i * 0.1, ttft=0.2, tpot=0.2, tokens=5, stream=names[i % len(names)])
+        for i in range(100)
+    )
     return dataclasses.replace(Run("open", "10 req/s", records, 0.0, 10.0), **more)
 
 

@@ -13,19 +13,9 @@ from hypothesis import strategies as st
 from loadgen import Outcome, Record, Samples, Slo, WindowRule, fixed
 from loadgen.loops.window import LOOK_RATIO, WindowState
 from loadgen.results import statistics as stats
+from tests.loadgen.make import answered
 
 values = st.lists(st.floats(0, 1e6), min_size=1, max_size=50)
-
-
-def record(
-    ttft: float = 0.1, tpot: float = 0.01, tokens: int = 11, outcome: Outcome = Outcome.OK
-) -> Record:
-    made = Record(0, sent=0.0, outcome=outcome, end=ttft + tpot * (tokens - 1))
-    for i in range(tokens):
-        made.chunk_times.append(ttft + i * tpot)
-        made.chunk_tokens.append(1)
-    made.output_tokens = tokens
-    return made
 
 
 @given(values, st.floats(0, 1))
@@ -104,18 +94,18 @@ def test_windows_close_by_their_minima_their_interval_or_their_limit() -> None:
 def test_a_good_request_meets_both_bounds() -> None:
     """Refusals and time-outs are missed, cancellations left out."""
     slo = Slo(ttft_seconds=0.2, tpot_seconds=0.05)
-    assert stats.is_good(record(), slo)
-    assert not stats.is_good(record(ttft=0.3), slo)
-    assert not stats.is_good(record(tpot=0.06), slo)
-    assert not stats.is_good(record(outcome=Outcome.ERROR), slo)
-    assert stats.is_good(record(tokens=1, tpot=9.0), slo), "one token has no time per further token"
+    assert stats.is_good(answered(), slo)
+    assert not stats.is_good(answered(ttft=0.3), slo)
+    assert not stats.is_good(answered(tpot=0.06), slo)
+    assert not stats.is_good(answered(outcome=Outcome.ERROR), slo)
+    assert stats.is_good(answered(tokens=1, tpot=9.0), slo), "one token has no TPOT"
     outcomes = [Outcome.OK, Outcome.OK, Outcome.REFUSED, Outcome.TIMEOUT, Outcome.CANCELLED]
-    assert stats.attainment([record(outcome=o) for o in outcomes], Slo(1, 1)) == 0.5
-    assert stats.attainment([record(outcome=Outcome.CANCELLED)], slo) is None
+    assert stats.attainment([answered(outcome=o) for o in outcomes], Slo(1, 1)) == 0.5
+    assert stats.attainment([answered(outcome=Outcome.CANCELLED)], slo) is None
 
 
 def test_a_value_counts_in_the_window_in_which_it_became_known() -> None:
-    made = record(ttft=0.5, tpot=0.1, tokens=11)
+    made = answered(ttft=0.5, tpot=0.1, tokens=11)
     early = Samples.of_window([made], 0.0, 1.0)
     late = Samples.of_window([made], 1.0, 2.0)
     assert (len(early.ttft), len(early.e2el)) == (1, 0)
