@@ -34,23 +34,18 @@ def find(
     return identify(traffic(name), served or ServedName(), wishes or UserChoices(), asked)
 
 
-@pytest.mark.parametrize(
-    ("name", "served"),
-    [
+def test_a_model_is_known_by_its_name_its_root_or_its_folders_name() -> None:
+    for name, served in (
         ("opt-1.3b", ServedName()),
         ("facebook/opt-1.3b", ServedName()),
         ("chat", ServedName("facebook/opt-1.3b")),
         ("/mnt/models/opt-1.3b/", ServedName("/mnt/models/opt-1.3b/")),
-    ],
-)
-def test_a_model_is_known_by_its_name_its_root_or_its_folders_name(
-    name: str, served: ServedName
-) -> None:
-    found = find(name, served)
-    assert isinstance(found, Known)
-    assert found.architecture == CATALOG["opt-1.3b"].architecture
-    assert found.spec.workload.key == "100/50"
-    assert found.spec.demand.req_per_s == pytest.approx(1.0)
+    ):
+        found = find(name, served)
+        assert isinstance(found, Known)
+        assert found.architecture == CATALOG["opt-1.3b"].architecture
+        assert found.spec.workload.key == "100/50"
+        assert found.spec.demand.req_per_s == pytest.approx(1.0)
 
 
 def test_the_user_says_what_a_name_is_and_what_nobody_knows_has_a_reason() -> None:

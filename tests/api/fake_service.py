@@ -1,28 +1,35 @@
 """Fakes a control plane that only remembers: the use cases on an in-memory store."""
 
+import asyncio
 import dataclasses
 import hashlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.controller.runtime.cordons import with_cordons
+from partitiond.controller.views.overview import OverviewUseCases, Sources
 from partitiond.controller.watchers import Watchers
+from partitiond.core.demand.traffic import NO_WINDOW, TrafficWindow
 from partitiond.core.errors import ConflictError
 from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.named import device_named
+from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.keys.record import KeyRecord, KeyTerms, KeyUse
+from partitiond.core.model.spec import ModelSpec
+from partitiond.core.plan import answers
+from partitiond.core.plan.record import Certificate, Infeasible, Objective, Plan, PlanDiff, Status
 from partitiond.core.profile.jobs import ENDED, Job, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import Bytes
-from partitiond.core.views.lists import KeyView, ProfileView, PrunableProfile
+from partitiond.core.views.fit import Fit
+from partitiond.core.views.lists import KeyView, ProfileView, PrunableProfile, ReplicaView
+from partitiond.core.views.preview import PlanPreview
 from partitiond.ports import ControlService, Store
 from partitiond.store import open_store
 from tests.api.fake_models import AT, FakeModels
-from tests.api.fake_overview import FakeFit, FakeOverview
-from tests.api.fake_plans import FakePlans
 from tests.api.fake_views import FakeConvergence, FakeDrift, FakeReleases, FakeScaling
 from tests.controller.fakes import FakeClock
 from tests.hosts.fleet import FakeHosts
@@ -137,11 +144,14 @@ class FakeKeys:
         self.graces: list[float] = []
 
     async def create(self, terms: KeyTerms) -> tuple[KeyRecord, str]:
-        key = f"pk-{self.store.next_counter('key')}"
-        digest = hashlib.sha256(key.encode()).hexdigest()
+        key, digest = self._secret()
         record = KeyRecord(id=digest[:8], sha256=digest, created_at=AT, **values(terms))
         self.store.add_key(record)
         return record, key
+
+    def _secret(self) -> tuple[str, str]:
+        key = f"pk-{self.store.next_counter('key')}"
+        return key, hashlib.sha256(key.encode()).hexdigest()
 
     def keys(self) -> Sequence[KeyRecord]:
         return self.store.keys()
@@ -159,8 +169,7 @@ class FakeKeys:
 
     async def rotate(self, key_id: str, grace_seconds: float) -> tuple[KeyRecord, str]:
         self.graces.append(grace_seconds)
-        key = f"pk-{self.store.next_counter('key')}"
-        digest = hashlib.sha256(key.encode()).hexdigest()
+        key, digest = self._secret()
         old = self.store.key(key_id)
         record = dataclasses.replace(
             old, sha256=digest, previous_sha256=old.sha256, previous_until=AT
@@ -193,6 +202,99 @@ class FakeDaemon:
         self.shut_down.append(stop_engines)
 
 
+class FakePlans:
+    """Implements `ports.service.PlanControl`. Attributes are for tests to set and look at."""
+
+    def __init__(self, store: Store, devices: tuple[Device, ...]) -> None:
+        self.store = store
+        self.devices = devices
+        self.infeasible: Infeasible | None = None
+        self.questions: list[answers.PlanQuestion] = []
+        self.error: Exception | None = None
+        self.solving = asyncio.Event()
+        self.solving.set()
+        self.ended_early = asyncio.Event()
+
+    async def preview(
+        self,
+        question: answers.PlanQuestion | None = None,
+        on_progress: Callable[[answers.PlanProgress], None] | None = None,
+    ) -> PlanPreview:
+        asked = question or answers.PlanQuestion()
+        self.questions.append(asked)
+        objective = asked.objective or Objective.MIN_DEVICES
+        if on_progress is not None:
+            on_progress(answers.PlanProgress("the plan", objective=objective, value=2.0, bound=1.0))
+            await self._solving()
+        if self.error is not None:
+            raise self.error
+        certificate = Certificate(objective, 0.0, 0.0, 0.0, Status.OPTIMAL, "exact", 0.0)
+        name, why = f"plan-{self.store.next_counter('plan')}", ("nothing is registered",)
+        plan = Plan(name, (), self.devices, (), (), certificate, why, AT)
+        others = tuple(
+            answers.Alternative(text, answers.figures_of(plan), 0.0) for text in asked.what_if
+        )
+        return PlanPreview(
+            plan, PlanDiff((), (), (), ()), self.infeasible, answers.PlanAnswers(what_if=others)
+        )
+
+    async def _solving(self) -> None:
+        """Until the test lets it go; told when it is ended instead."""
+        try:
+            await self.solving.wait()
+        except asyncio.CancelledError:
+            self.ended_early.set()
+            raise
+
+    async def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
+        preview = await self.preview()
+        if plan_id is not None and plan_id != "plan-1":
+            raise ConflictError(f"plan {plan_id} is outdated.", hint="Make a fresh one.")
+        self.store.set_plan(preview.plan)
+        return preview
+
+    def applied(self) -> Plan | None:
+        return self.store.plan()
+
+    def waiting(self) -> PlanPreview | None:
+        return None
+
+
+class FakeOverview(OverviewUseCases):
+    """Shows no replicas in its overviews, and lists two; `windows` are those asked for."""
+
+    def __init__(self, **sources: Any) -> None:
+        self.windows: list[float] = []
+        super().__init__(Sources(placed=tuple, waiting_plan=str, window=self._window, **sources))
+
+    def _window(self, seconds: float) -> TrafficWindow:
+        self.windows.append(seconds)
+        return NO_WINDOW
+
+    def replicas(self) -> Sequence[ReplicaView]:
+        partition = CpuCores("cpu", Bytes(1 << 30), (0,))
+        return [
+            ReplicaView(
+                f"{m}-1", f"{m}-1", m, "cpu", partition, "serving", 7, 0, 8, 1 << 30, 1, False
+            )
+            for m in ("a", "b")
+        ]
+
+
+class FakeFit:
+    """Everything fits that is not called "huge"."""
+
+    def __init__(self, store: Store, plans: FakePlans) -> None:
+        self._store = store
+        self._plans = plans
+
+    async def check(self, spec: ModelSpec) -> Fit:
+        known = {record.spec.name for record in self._store.models()}
+        fits = spec.name != "huge"
+        preview = await self._plans.preview()
+        return Fit(spec.name, fits, ("as told.",), spec.name in known, preview, ())
+
+
 class FakeService(ControlService):
     """Names the fakes of all use cases, which share one store."""
 
@@ -223,7 +325,14 @@ class FakeService(ControlService):
             events=FakeEvents(store),
             keys=FakeKeys(store),
             overview=FakeOverview(
-                store, clock, models, plans, problems=daemon.problems, hosts=hosts
+                store=store,
+                clock=clock,
+                devices=lambda: plans.devices,
+                plan=plans.applied,
+                models=models.models,
+                jobs=store.jobs,
+                problems=daemon.problems,
+                hosts=hosts.views,
             ),
             drift=FakeDrift(),
             fit=FakeFit(store, plans),

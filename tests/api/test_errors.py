@@ -1,6 +1,7 @@
 """Every error is a problem document that says what to do and leaks no internals."""
 
 import ast
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import httpx
 
 import partitiond
 from partitiond.api.errors import STATUS, problem_response, status_of
+from partitiond.api.limits import MAX_BODY_BYTES
 from partitiond.core import errors
 from partitiond.core.errors import PartitiondError
 from tests.api.fake_service import FakeService
@@ -103,3 +105,19 @@ async def test_a_defect_of_ours_leaks_nothing(
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal"
     assert "secret" not in answer.text
+
+
+async def test_a_body_beyond_the_bound_is_refused_when_it_is_reached(
+    http: httpx.AsyncClient,
+) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * (1024 * 1024)
+
+    headers = {"Content-Type": "application/json"}
+    for content in (b" " * (MAX_BODY_BYTES + 1), chunks()):
+        answer = await http.post("/models", content=content, headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+        assert answer.json()["hint"]
+    within = b'{"model": "opt-125m"}' + b" " * (MAX_BODY_BYTES - 100)
+    assert (await http.post("/models", content=within, headers=headers)).status_code == 201

@@ -47,10 +47,16 @@ class Result:
 
     def refused(self, code: int, *words: str) -> None:
         """Assert that it ended so, with these words, and printed nothing."""
-        assert self.code == code, self.err
         assert self.out == ""
+        self.ended(code, *words)
+
+    def ended(self, code: int, *words: str) -> "Result":
+        """Assert that it ended so, with these words in what it printed and told."""
+        both = f"{self.shown} {self.said}"
+        assert self.code == code, self.err
         assert "Traceback" not in self.err
-        assert [word for word in words if word not in self.said] == [], self.said
+        assert [word for word in words if word not in both] == [], both
+        return self
 
 
 Cli = Callable[..., Result]

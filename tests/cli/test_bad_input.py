@@ -27,9 +27,8 @@ def test_without_a_daemon_commands_say_how_to_start_one(cli: Cli) -> None:
 SIMULATED = "profile opt-125m --engine-kind simulated --weights dummy"
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
+def test_what_makes_no_sense_is_refused(cli: Cli) -> None:
+    for words, code, said in (
         ("frobnicate", 2, ("frobnicate",)),
         ("--config none.toml setup config show", 2, ("none.toml",)),
         ("models add opt-125m --ttft 1", 2, ("--tpot",)),
@@ -44,12 +43,8 @@ SIMULATED = "profile opt-125m --engine-kind simulated --weights dummy"
         (f"{SIMULATED} --max-num-batched-tokens 0", 2, ("greater than or equal to 16",)),
         (f"{SIMULATED} --variant int4-awq", 2, ("what the variant 'int4-awq'", "--quantization")),
         ("--set proxy.port setup config show", 2, ("key=value",)),
-    ],
-)
-def test_what_makes_no_sense_is_refused(
-    cli: Cli, words: str, code: int, said: tuple[str, ...]
-) -> None:
-    cli(words).refused(code, *said)
+    ):
+        cli(words).refused(code, *said)
 
 
 def test_debug_shows_the_traceback() -> None:

@@ -60,9 +60,8 @@ def test_completing_a_former_name_prints_no_hint(cli: Cli, monkeypatch: pytest.M
     assert "drift" not in cli().out.split()
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"),
-    [
+def test_a_group_alone_does_what_is_looked_for(cli: Cli) -> None:
+    for typed, meant in (
         ("devices --json -h", "devices list --json -h"),
         ("setup config", "setup config show"),
         ("setup --purge", "setup host --purge"),
@@ -74,10 +73,8 @@ def test_completing_a_former_name_prints_no_hint(cli: Cli, monkeypatch: pytest.M
         ("profile jobs", "profile jobs list"),
         ("profile no-such", "profile measure no-such"),
         ("profile --seed 1 no", "profile measure --seed 1 no"),
-    ],
-)
-def test_a_group_alone_does_what_is_looked_for(cli: Cli, typed: str, meant: str) -> None:
-    assert cli(typed) == cli(meant)
+    ):
+        assert cli(typed) == cli(meant)
 
 
 def test_the_help_of_a_group_says_what_it_does_alone_and_with_which_options(cli: Cli) -> None:

@@ -14,59 +14,37 @@ from partitiond.cli.keys import table as render_keys
 from partitiond.cli.profile.table import profile_table, profiles_table
 from partitiond.cli.progress import PlainReporter
 from partitiond.core.events import Event
-from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.hardware.partition import MigSlice, MpsShare, PartitionSize
+from partitiond.core.hardware.partition import MigSlice, MpsShare
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
-from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import Job, JobState, Progress
-from partitiond.core.profile.points import Footprint, Knee, Latency, LimitedBy, OperatingPoint
-from partitiond.core.profile.record import Profile, ProfileKind, Provenance
+from partitiond.core.profile.points import Knee, Latency, LimitedBy
+from partitiond.core.profile.record import Profile
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.lists import ModelView, ProfileView, ReplicaView
 from tests.cli.conftest import text_of, widest
+from tests.controller.samples import measured_profile
 from tests.planner.build import gpu
 
 
-def latency(seconds: float) -> Latency:
-    return Latency(seconds, seconds, seconds * 1.2, seconds * 1.5)
-
-
-def point(batch: int, rate: float, *, kv_limited: bool = False) -> OperatingPoint:
-    return OperatingPoint(
-        batch=batch,
-        output_tokens_per_s=rate,
-        half_width=rate * 0.02,
-        req_per_s=rate / 32,
-        ttft=latency(0.05 * batch),
-        tpot=latency(batch / rate),
-        itl=latency(batch / rate),
-        e2el=latency(32 * batch / rate),
-        kv_tokens=batch * 96,
-        footprint_bytes=Bytes(4 * GIB + batch * 1000),
-        kv_limited=kv_limited,
-    )
-
-
 def profile(knee: int | None) -> Profile:
-    size = Bytes(0)
-    return Profile(
-        id="p-1",
-        model="smollm2-135m",
-        kind=ProfileKind.MEASURED,
-        hardware="cpu-x-2",
-        size=PartitionSize(SharingMode.CORES, 1),
-        workload=Workload(64, 32),
-        dtype="bfloat16",
-        points=(point(1, 50), point(8, 200), point(16, 230), point(32, 235, kv_limited=True)),
-        knee=Knee(knee, knee, knee, 0.05, 235.0, None if knee else LimitedBy.TIME, 32),
-        footprint=Footprint(size, size, size, size, size, 0, Bytes(4 * GIB)),
-        kv_cache_tokens=4096,
-        provenance=Provenance(
-            "vllm", "0.32.0", (), "dummy", None, "cpu-x-2", "Some CPU", "6.1", (0,), 0,
-            "2026-01-01T00:00:00+00:00", 93.0, "0.1.0",
-        ),
-    )  # fmt: skip
+    """One of four batches, the last of which was limited by the KV cache."""
+    base = measured_profile("smollm2-135m", hardware="cpu-x-2", profile_id="p-1")
+    points = tuple(
+        replace(
+            base.points[0],
+            batch=batch,
+            output_tokens_per_s=rate,
+            half_width=rate * 0.02,
+            req_per_s=rate / 32,
+            tpot=Latency(batch / rate, batch / rate, 1.2 * batch / rate, 1.5 * batch / rate),
+            kv_limited=batch == 32,
+        )
+        for batch, rate in ((1, 50.0), (8, 200.0), (16, 230.0), (32, 235.0))
+    )
+    found = Knee(knee, knee, knee, 0.05, 235.0, None if knee else LimitedBy.TIME, 32)
+    origin = replace(base.provenance, engine_version="0.32.0", weights="dummy")
+    return replace(base, points=points, knee=found, provenance=origin)
 
 
 def test_the_measured_table_marks_frontier_and_knee_and_fits_80_columns() -> None:

@@ -16,6 +16,7 @@ from partitiond.core import errors
 from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, Slo, SourceKind, Weights
 from partitiond.core.plan.answers import PlanProgress, PlanQuestion
+from partitiond.core.plan.record import Objective
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.replica.convergence import PlanState
 from tests.advise.servers import serving
@@ -82,8 +83,9 @@ def test_jobs_are_watched_to_their_end(client: ControlClient, daemon: ServedApi)
     assert states == [JobState.QUEUED, JobState.CANCELLED]
     assert [seen.state for seen in client.watch_job(job.id)] == [JobState.CANCELLED]
     assert [j.id for j in client.jobs()] == [job.id]
-    with pytest.raises(errors.NotFoundError):
-        next(iter(client.watch_job("none")))
+    for wrong in (client.watch_job("none"), map(client.job, ["none"])):
+        with pytest.raises(errors.NotFoundError):
+            next(iter(wrong))
 
 
 def test_profiles_and_plans_are_seen_and_followed(client: ControlClient, daemon: ServedApi) -> None:
@@ -106,10 +108,11 @@ def test_a_plan_is_asked_with_everything_and_tells_how_far_it_is(
     client: ControlClient, daemon: ServedApi
 ) -> None:
     told: list[PlanProgress] = []
-    asked = PlanQuestion(what_if=("lose gpu-3",), explain="a")
+    changes = ("+2 a100-80gb", "no mig; lose gpu-3")
+    asked = PlanQuestion(Objective.MAX_MIN, changes, True, "opt-1.3b", True)
     preview = client.plan(asked, told.append)
     assert daemon.service.plans.questions == [asked]
-    assert [one.change for one in preview.answers.what_if] == ["lose gpu-3"]
+    assert tuple(one.change for one in preview.answers.what_if) == changes
     assert [progress.value for progress in told] == [2.0]
 
 

@@ -23,7 +23,6 @@ async def test_drift_is_reported_and_a_correction_lifted_once(
     (entry,) = (await http.get("/drift/ledger?model=a&replica_id=a-1&limit=7")).json()
     assert entry["findings"][0]["verdict"] == "slower"
     assert service.drift.asked == [("a", "a-1", 7)]
-    assert (await http.get("/drift/ledger?limit=0")).status_code == 422
     path = f"/drift/corrections/{CORRECTION.profile_id}"
     assert (await http.delete(path)).json()["factor"] == CORRECTION.factor
     assert (await http.delete(path)).status_code == 404
@@ -73,7 +72,6 @@ async def test_usage_is_told_by_what_was_asked_for(
     lines = [(line["key_id"], line["model"], line["requests"]) for line in told["lines"]]
     assert lines == [("", "b", 1), ("k1", "a", 3)]
     assert told["lines"][1]["kilowatt_hours"] == 1.0
-    assert (await http.get("/usage?by=colour")).status_code == 422
 
 
 async def test_one_answer_holds_everything(http: httpx.AsyncClient, service: FakeService) -> None:
@@ -92,15 +90,6 @@ async def test_one_answer_holds_everything(http: httpx.AsyncClient, service: Fak
     assert seen.problems == (("proxy", "its port is in use"),)
     assert seen.last_event == 1
     assert service.overview.windows == [120.0, 30.0]
-    assert (await http.get("/overview", params={"window_seconds": 1})).status_code == 422
-
-
-async def test_whether_a_model_fits_is_told_before_it_is_kept(http: httpx.AsyncClient) -> None:
-    for changes, fits in (({}, True), ({"name": "huge"}, False)):
-        answer = (await http.post("/models/fit", json=BODY | changes)).json()
-        assert (answer["fits"], answer["registered"]) == (fits, False)
-    assert (await http.get("/models")).json() == []
-    assert (await http.post("/models/fit", json={"model": "no-such"})).status_code == 422
 
 
 async def test_a_model_with_sleep_mode_is_put_to_sleep_and_woken(http: httpx.AsyncClient) -> None:
@@ -108,8 +97,7 @@ async def test_a_model_with_sleep_mode_is_put_to_sleep_and_woken(http: httpx.Asy
     unable = await http.post(f"{HERE}/sleep")
     assert (unable.status_code, "--sleep-mode" in unable.json()["hint"]) == (409, True)
     await http.patch(HERE, json={"engine": {"sleep_mode": True}})
-    for wrong in ({"level": 3}, {"level": 0}, {"level": "deep"}, {"depth": 1}):
-        assert (await http.post(f"{HERE}/sleep", json=wrong)).status_code == 422
+    assert (await http.post(f"{HERE}/sleep", json={"level": 3})).status_code == 422
     first = await http.post(f"{HERE}/sleep")
     assert (first.status_code, first.json()["asleep"]) == (202, 1)
     assert (await http.post(f"{HERE}/sleep", json={"level": 1})).status_code == 202

@@ -7,65 +7,55 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cli.doctor import endpoints
-from partitiond.cli.doctor.cluster import (
-    ClusterFacts,
-    TokenFile,
-    WayToHead,
-    are_neighbours,
-    check_cluster,
-    clock_is_kept,
-    examine_cluster,
-    listening_everywhere,
-    on_all_addresses,
-    other_addresses,
-    token_file,
-    way_to,
-)
-from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding
+from partitiond.cli.doctor import cluster, endpoints, findings
 from partitiond.cli.setup.host import SetupHost
 from partitiond.cluster.directory import DirectoryAnswer
 from partitiond.settings.schema import Settings, load_settings
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
-FACTS = ClusterFacts(
+FACTS = cluster.ClusterFacts(
     name="gpu-1",
     is_head=False,
-    token=TokenFile(Path("/state/cluster-token"), 0o600, 65),
-    way=WayToHead("head:6380", 0.0004, mtu_bytes=1500),
+    token=cluster.TokenFile(Path("/state/cluster-token"), 0o600, 65),
+    way=cluster.WayToHead("head:6380", 0.0004, mtu_bytes=1500),
     clock_is_kept=True,
     ray="Ray 2.60.0",
 )
 
 
-def judged(facts: ClusterFacts) -> dict[str, DoctorFinding]:
+def judged(facts: cluster.ClusterFacts) -> dict[str, findings.DoctorFinding]:
     """The worst finding of each check."""
-    order = list(CheckVerdict)
-    return {f.check: f for f in sorted(check_cluster(facts), key=lambda f: order.index(f.verdict))}
+    order = list(findings.CheckVerdict)
+    return {
+        f.check: f
+        for f in sorted(cluster.check_cluster(facts), key=lambda f: order.index(f.verdict))
+    }
 
 
-def verdicts(facts: ClusterFacts) -> dict[str, str]:
+def verdicts(facts: cluster.ClusterFacts) -> dict[str, str]:
     return {f.check: f.verdict.value for f in judged(facts).values() if f.verdict != "ok"}
 
 
-def but(**changes: object) -> ClusterFacts:
+def but(**changes: object) -> cluster.ClusterFacts:
     return replace(FACTS, **changes)  # type: ignore[arg-type]
 
 
-def token(mode: int | None, size: int | None) -> ClusterFacts:
-    return but(token=TokenFile(Path("/t"), mode, size))
+def token(mode: int | None, size: int | None) -> cluster.ClusterFacts:
+    return but(token=cluster.TokenFile(Path("/t"), mode, size))
 
 
-def way(seconds: float | None, problem: str = "", *, mtu_bytes: int | None = None) -> ClusterFacts:
-    return but(way=WayToHead("h:1", seconds, problem, mtu_bytes=mtu_bytes))
+def way(
+    seconds: float | None, problem: str = "", *, mtu_bytes: int | None = None
+) -> cluster.ClusterFacts:
+    return but(way=cluster.WayToHead("h:1", seconds, problem, mtu_bytes=mtu_bytes))
 
 
-def beside(**changes: object) -> ClusterFacts:
+def beside(**changes: object) -> cluster.ClusterFacts:
     """A head, and a host that differs from it."""
     return but(hosts=(HEAD, replace(FINE, **changes)))  # type: ignore[arg-type]
 
 
-def ray(of_cluster: str) -> ClusterFacts:
+def ray(of_cluster: str) -> cluster.ClusterFacts:
     return but(ray_version="2.60.0", ray_of_cluster=of_cluster)
 
 
@@ -102,7 +92,7 @@ LET_IN = DirectoryAnswer(answers=True, ray="2.60.0")
     ],
 )  # fmt: skip
 def test_what_a_check_says_of_a_host(
-    check: str, verdict: str | None, cases: Sequence[ClusterFacts]
+    check: str, verdict: str | None, cases: Sequence[cluster.ClusterFacts]
 ) -> None:
     for facts in cases:
         assert verdicts(facts).get(f"cluster {check}") == verdict, facts
@@ -119,24 +109,28 @@ def test_a_finding_says_what_was_found_and_what_to_do() -> None:
     assert "RAY_AUTH_MODE=token" in told.advice
     versions = judged(beside(engine_version="0.25.0"))["cluster versions"]
     assert "0.24.0, 0.25.0" in versions.message
-    assert are_neighbours("dev", "dev")
-    assert not are_neighbours("dev", "1.2.0")
+    assert cluster.are_neighbours("dev", "dev")
+    assert not cluster.are_neighbours("dev", "1.2.0")
     hosts = judged(but(hosts=(HEAD, LOST, NEVER)))
-    assert hosts["host gpu-2"].verdict is CheckVerdict.FAIL
+    assert hosts["host gpu-2"].verdict is findings.CheckVerdict.FAIL
     assert "another host has this name" in hosts["host gpu-3"].message
     worst = but(
-        token=TokenFile(Path("/t"), 0o644, 65), way=WayToHead("h:1", None, "refused"),
+        token=cluster.TokenFile(Path("/t"), 0o644, 65),
+        way=cluster.WayToHead("h:1", None, "refused"),
         open_ports=(6380, 6381), clock_is_kept=False, hosts=(HEAD, FINE, LOST, NEVER),
         ray_problem="no Ray.", ray_hint="install it.", models_free_bytes=1,
     )  # fmt: skip
-    wrong = [f for f in check_cluster(worst) if f.verdict is not CheckVerdict.OK]
+    wrong = [f for f in cluster.check_cluster(worst) if f.verdict is not findings.CheckVerdict.OK]
     assert len(wrong) == 8
     assert all(finding.advice for finding in wrong)
-    assert other_addresses((), "[fd00::4]:7000", 6380) == ["[fd00::4]:7001", "[fd00::4]:7002"]
+    assert cluster.other_addresses((), "[fd00::4]:7000", 6380) == [
+        "[fd00::4]:7001",
+        "[fd00::4]:7002",
+    ]
     lost = replace(LOST, address="10.0.0.9")
     four = (HEAD, replace(FINE, address="10.0.0.8"), lost, NEVER)
-    assert other_addresses(four, "", 6380) == ["10.0.0.9:6381", "10.0.0.9:6382"]
-    closed = but(closed=(WayToHead("10.0.0.9:6381", None, "Connection timed out"),))
+    assert cluster.other_addresses(four, "", 6380) == ["10.0.0.9:6381", "10.0.0.9:6382"]
+    closed = but(closed=(cluster.WayToHead("10.0.0.9:6381", None, "Connection timed out"),))
     assert verdicts(closed)["cluster reach"] == "warn"
     assert "10.0.0.9:6381 (Connection timed out)" in judged(closed)["cluster reach"].message
 
@@ -144,26 +138,26 @@ def test_a_finding_says_what_was_found_and_what_to_do() -> None:
 def test_ports_are_reached_or_the_reason_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        way = way_to(f"127.0.0.1:{port}")
+        way = cluster.way_to(f"127.0.0.1:{port}")
         assert way.seconds is not None
         assert way.mtu_bytes is None or way.mtu_bytes > 0
-        assert port not in listening_everywhere()
-    gone = way_to(f"127.0.0.1:{port}")
+        assert port not in cluster.listening_everywhere()
+    gone = cluster.way_to(f"127.0.0.1:{port}")
     assert (gone.seconds, gone.problem != "") == (None, True)
-    assert way_to("no-port").problem
+    assert cluster.way_to("no-port").problem
     heard = [("0.0.0.0", 7), ("127.0.0.1", 8), ("::", 6), ("::1", 9), ("::", 7)]
-    assert on_all_addresses(heard) == [6, 7]
+    assert cluster.on_all_addresses(heard) == [6, 7]
 
 
 def test_the_host_is_looked_at(tmp_path: Path) -> None:
     path = tmp_path / "token"
-    assert token_file(path) == TokenFile(path, None, None)
+    assert cluster.token_file(path) == cluster.TokenFile(path, None, None)
     path.write_text("secret\n")
     path.chmod(0o600)
-    assert token_file(path) == TokenFile(path, 0o600, 7)
-    assert clock_is_kept() in {True, False, None}
+    assert cluster.token_file(path) == cluster.TokenFile(path, 0o600, 7)
+    assert cluster.clock_is_kept() in {True, False, None}
     host = SetupHost(tmp_path, live=False)
-    assert examine_cluster(Settings(state_dir=tmp_path), host) == [], "no cluster"
+    assert cluster.examine_cluster(Settings(state_dir=tmp_path), host) == [], "no cluster"
 
 
 AT = "10.0.0.1:6387"
@@ -188,7 +182,7 @@ def test_who_does_not_reach_whom_is_told_of_hosts_that_answer() -> None:
 
 
 def test_every_finding_on_endpoints_that_is_not_ok_says_what_to_do() -> None:
-    closed = (WayToHead("10.0.0.3:6387", None, "No route to host"),)
+    closed = (cluster.WayToHead("10.0.0.3:6387", None, "No route to host"),)
     apart = tuple(replace(host, peers_address="") for host in (HEAD, FINE))
     worst = endpoints.check_endpoints(
         endpoints.EndpointFacts(AT, "in use", hosts=apart, closed=closed)

@@ -1,7 +1,5 @@
 """The price of moves is shown: the chosen plan, its reason, and the way to another plan."""
 
-import pytest
-
 from partitiond.cli.plan.choices import choices_told, choices_view
 from partitiond.core.plan.choices import Against, Choice, trade_off
 from partitiond.core.plan.record import Certificate, Objective, Status
@@ -60,22 +58,19 @@ def test_why_it_is_proposed_and_how_to_get_the_others() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("against", "why"),
-    [
+def test_a_better_plan_that_is_not_made_is_shown_with_the_reason() -> None:
+    for against, why in (
         (Against.NEEDLESS_STOP, "A better one stops replicas before others take"),
         (Against.MOVE_BUDGET, "because better ones move more than planner.move_budget allows"),
-    ],
-)
-def test_a_better_plan_that_is_not_made_is_shown_with_the_reason(
-    against: Against, why: str
-) -> None:
-    certificate = proof(STAYS, Choice(30, 20, 1, against=against))
-    assert any(why in line for line in choices_told(certificate, TWO))
-    free = any("--move-price 0" in line for line in choices_told(certificate, TWO))
-    assert free == (against is Against.NEEDLESS_STOP), "no price buys what the budget forbids"
-    worse = proof(STAYS, Choice(30, 20, 5, against=against))
-    assert not any(why in line for line in choices_told(worse, TWO)), "it costs more than it saves"
+    ):
+        certificate = proof(STAYS, Choice(30, 20, 1, against=against))
+        assert any(why in line for line in choices_told(certificate, TWO))
+        free = any("--move-price 0" in line for line in choices_told(certificate, TWO))
+        assert free == (against is Against.NEEDLESS_STOP), "no price buys what the budget forbids"
+        worse = proof(STAYS, Choice(30, 20, 5, against=against))
+        assert not any(why in line for line in choices_told(worse, TWO)), (
+            "it costs more than it saves"
+        )
 
 
 def test_a_move_is_told_in_the_unit_of_the_plan_and_in_that_of_the_setting() -> None:

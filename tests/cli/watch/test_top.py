@@ -111,14 +111,9 @@ def test_what_is_to_come_stands_apart_and_never_beyond_the_device() -> None:
 def test_what_needs_attention_is_said() -> None:
     text = "\n".join(lines(overview(), width=160))
     for words in (
-        "plan-3 waits: partitiond apply",
-        "proxy: it was started again",
-        "cordoned: the fan is replaced",
-        "its files are fetched",
-        "unavailable",
-        "40%",
-        "18 ms of 20 ms",
-        "800 of 1000",
+        *("plan-3 waits: partitiond apply", "proxy: it was started again"),
+        *("cordoned: the fan is replaced", "its files are fetched", "unavailable"),
+        *("40%", "18 ms of 20 ms", "800 of 1000"),
     ):
         assert words in text
     nothing = dict.fromkeys(("devices", "models", "replicas", "jobs", "problems"), ())
