@@ -28,8 +28,7 @@ TERMS = (
 
 
 def test_a_key_is_made_with_all_its_terms_and_shown(service: FakeService, cli: Cli) -> None:
-    made = cli("keys create", *TERMS)
-    assert made.code == 0, made.err
+    made = cli("keys create", *TERMS).ended(0)
     assert len(made.out.split()) == 1, "the key alone on standard output"
     (record,) = service.keys.keys()
     service.keys.uses[record.id] = KeyUse(12, 3400, 250_000, 1)
@@ -63,8 +62,7 @@ def test_a_change_names_only_what_changes(service: FakeService, cli: Cli) -> Non
     assert (after.rates.token_budget, after.rates.budget_period) == (5, "hour")
     assert after.rates.requests_per_minute == 60
     assert (after.limits.max_sequences, after.limits.max_output_tokens) == (0, 64)
-    nothing = cli("keys update", before.id)
-    assert (nothing.code, "at least one option" in nothing.err) == (2, True)
+    cli("keys update", before.id).refused(2, "at least one option")
 
 
 def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
@@ -81,8 +79,8 @@ def test_a_rotated_key_is_printed_alone_with_its_grace_beside(
     cli("keys rotate", record.id, "--grace", "a while").refused(2)
     assert service.keys.graces == [7200.0, 3600.0, 0.0]
     service.store.update_key(replace(record, expires_at="2020-01-01T00:00:00Z"))
-    assert "expired" in cli("keys list").out
-    assert "expired" in cli("keys show", record.id).out
+    for words in ("keys list", f"keys show {record.id}"):
+        cli(words).ended(0, "expired")
     assert [cli("keys remove", record.id).code for _ in range(2)] == [0, 3]
 
 
@@ -91,11 +89,9 @@ def test_what_is_wrong_is_said_and_nothing_is_made(service: FakeService, cli: Cl
         ("--expires soon", "not a duration"),
         ("--expires yesterday", "2030-01-31, 2030-01-31T12:00Z, or never"),
         ("--expires 2030-13-01", "no time"),
-        ("--expires 0d", "expires_in_seconds"),
         ("--token-budget 0/day", "no limit at all"),
         ("--token-budget -5/day", "no budget"),
         ("--token-budget 5/week", "no period"),
-        ("--route admin", "routes"),
     ):
         cli(*("keys", "create", *options.split())).refused(2, words)
     assert list(service.keys.keys()) == []
@@ -116,23 +112,19 @@ def test_expiries_and_budgets_as_people_write_them() -> None:
 def test_a_models_names_defaults_and_limits_are_set_and_shown(
     service: FakeService, cli: Cli
 ) -> None:
-    added = cli(
+    cli(
         *("models", "add", "opt-125m", "--no-auto", "--alias", "facebook/opt-125m"),
         *("--default", "temperature=0.2", "--default", 'stop=["\\n"]', "--default", "suffix=end"),
         *("--max-output-tokens", "64"),
-    )
-    assert added.code == 0, added.err
+    ).ended(0)
 
     def spec() -> ModelSpec:
         return service.models.model("opt-125m").record.spec
 
     assert spec().aliases == ("facebook/opt-125m",)
     assert spec().request_defaults == {"temperature": 0.2, "stop": ["\n"], "suffix": "end"}
-    shown = cli("models show opt-125m").shown
-    for words in (
-        "facebook/opt-125m", 'temperature=0.2, stop=["\\n"], suffix="end"', "64 output tokens",
-    ):  # fmt: skip
-        assert words in shown
+    defaults = 'temperature=0.2, stop=["\\n"], suffix="end"'
+    cli("models show opt-125m").ended(0, "facebook/opt-125m", defaults, "64 output tokens")
     cli("models update opt-125m --alias none --max-sequences 4 --default top_p=1")
     limits = spec().request_limits
     assert (spec().aliases, spec().request_defaults) == ((), {"top_p": 1})
@@ -152,10 +144,7 @@ def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:
     used = Used(1200, 3, 45_000, 90_000, 7200.0, 5400.0, 7.2e6)
     service.store.add_usage("2025-01-01T00", {("key-1", "opt"): used}, UsagePosition())
     asked = ("keys", "usage", "--since", "2025-01-01", "--until", "2025-01-02")
-    shown = cli(*asked)
-    assert shown.code == 0, shown.err
-    for words in ("key-1", "opt", "1,200", "90,000", "1.50 h", "2.000"):
-        assert words in shown.out
+    cli(*asked).ended(0, "key-1", "opt", "1,200", "90,000", "1.50 h", "2.000")
     (row,) = csv.DictReader(io.StringIO(cli(*asked, "--csv").out))
     assert (row["key_id"], row["requests"], row["device_seconds"]) == ("key-1", "1200", "5400.0")
     told = json.loads(cli(*asked, "--by", "day", "--json").out)
@@ -163,9 +152,7 @@ def test_usage_is_shown_and_exported(service: FakeService, cli: Cli) -> None:
     one_day = cli("keys usage --since 2025-01-01 --until 2025-01-01 --json")
     assert json.loads(one_day.out)["last_hour"] == "2025-01-01T23"
     assert "Nothing was used" in cli("keys usage --since 2020-01-01 --until 2020-02-01").out
-    answer = cli("keys usage --since soon")
-    assert answer.code == 2
-    assert "7d" in answer.err
+    cli("keys usage --since soon").refused(2, "7d")
     assert cli("keys usage --csv --json").code == 2
     line = UsageLine("", "k", "=cmd()", "m", 1, 0, 0, 0, 0.0, 0.0, 0.0)
     text = csv_of(UsageReport("a", "b", (UsageBy.KEY,), (line,)))

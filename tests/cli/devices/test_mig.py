@@ -35,11 +35,8 @@ def places(host: SimulatedHost, index: int) -> list[Place]:
 def test_slices_are_drawn_with_who_uses_them(cli: Cli, host: SimulatedHost) -> None:
     busy = host.geometry(host.uuids()[0])[3]
     host.add_process(busy.uuid, os.getpid(), GIB)
-    shown = cli("devices mig show")
-    assert shown.code == 0
-    assert "[2g.20gb──────] [1g.10gb] [1g.10gb] [3g.40gb─────" in shown.out
-    assert f"process {os.getpid()}" in shown.shown
-    assert "no instances" in shown.out
+    drawn = "[2g.20gb──────] [1g.10gb] [1g.10gb] [3g.40gb─────"
+    cli("devices mig show").ended(0, drawn, f"process {os.getpid()}", "no instances")
     (gpu,) = cli("devices mig show --json --gpu 0").json
     assert [i["slice_start"] for i in gpu["instances"]] == [0, 2, 3, 4]
     assert gpu["instances"][3]["pids"] == [os.getpid()]
@@ -50,17 +47,13 @@ def test_slices_are_drawn_with_who_uses_them(cli: Cli, host: SimulatedHost) -> N
 
 
 def test_planning_changes_nothing_and_what_others_use_stays(cli: Cli, host: SimulatedHost) -> None:
-    planned = cli("devices mig plan --geometry 4g.40gb,2g.20gb --gpu 0 --replace")
-    assert planned.code == 0
-    assert "destroy the GPU instance 3g.40gb@4" in planned.out
-    assert "create the GPU instance 4g.40gb@0" in planned.out
+    cli("devices mig plan --geometry 4g.40gb,2g.20gb --gpu 0 --replace").ended(
+        0, "destroy the GPU instance 3g.40gb@4", "create the GPU instance 4g.40gb@0"
+    )
     same = "2g.20gb,1g.10gb,1g.10gb,3g.40gb"
     assert "nothing to do" in cli("devices mig plan --geometry", same, "--gpu", "0").out
     apply = "devices mig apply --geometry 4g.40gb --gpu 0 --yes"
-    refused = cli(apply)
-    assert refused.code == Exit.DEVICE
-    assert "was made by others; nothing was changed" in refused.said
-    assert "--replace" in refused.err
+    cli(apply).refused(Exit.DEVICE, "was made by others; nothing was changed", "--replace")
     host.add_process(host.geometry(host.uuids()[0])[0].uuid, os.getpid(), GIB)
     assert "a process runs in 2g.20gb@0" in cli(f"{apply} --replace").err
     assert places(host, 0) == CUT
@@ -68,8 +61,7 @@ def test_planning_changes_nothing_and_what_others_use_stays(cli: Cli, host: Simu
 
 def test_a_geometry_is_made_after_asking(cli: Cli, host: SimulatedHost) -> None:
     wanted = ("--geometry", "3g.40gb@4,1g.10gb", "--gpu", host.uuids()[1])
-    asked = cli("devices mig apply", *wanted)
-    assert (asked.code, "--yes" in asked.err) == (Exit.BAD_INPUT, True)
+    cli("devices mig apply", *wanted).refused(Exit.BAD_INPUT, "--yes")
     assert places(host, 1) == []
     assert cli("devices mig apply", *wanted, "--yes").code == 0
     assert sorted(name for name, _, _ in places(host, 1)) == ["1g.10gb", "3g.40gb"]
@@ -88,9 +80,7 @@ def test_files_of_mig_parted_go_in_and_out(cli: Cli, host: SimulatedHost, tmp_pa
         text + "  balanced:\n  - devices: [1]\n    mig-enabled: true\n    mig-devices:\n"
         '      "1g.10gb": 2\n      "2g.20gb": 1\n      "3g.40gb": 1\n'
     )
-    several = cli("devices mig plan", str(file))
-    assert several.code == Exit.NOT_FOUND
-    assert "balanced, current" in several.err
+    cli("devices mig plan", str(file)).refused(Exit.NOT_FOUND, "balanced, current")
     assert cli("devices mig apply", str(file), "--config", "balanced", "--yes").code == 0
     assert sorted(name for name, _, _ in places(host, 1)) == sorted(name for name, _, _ in CUT)
     host.reboot()
@@ -99,9 +89,7 @@ def test_files_of_mig_parted_go_in_and_out(cli: Cli, host: SimulatedHost, tmp_pa
     as_json = tmp_path / "off.json"
     entry = {"devices": "all", "mig-enabled": False}
     as_json.write_text(json.dumps({"version": "v1", "mig-configs": {"off": [entry]}}))
-    refused = cli("devices mig plan", str(as_json), "--replace")
-    assert refused.code == Exit.DEVICE
-    assert "--mode" in refused.out
+    cli("devices mig plan", str(as_json), "--replace").ended(Exit.DEVICE, "--mode")
     assert cli("devices mig apply", str(as_json), "--replace", "--mode", "--yes").code == 0
     assert not any(host.mig_mode(uuid) for uuid in host.uuids())
 
@@ -115,15 +103,12 @@ def test_gpus_with_engines_in_their_slices_are_refused(
     journal = DeviceJournal(state / "devices.json")
     journal.use(first, EntryKind.MIG_INSTANCE, place_text(CUT[3]), "chat-1")
     journal.use(first, EntryKind.MIG_INSTANCE, place_text(CUT[1]), "")
-    shown = " ".join(cli("devices mig show --gpu 0").out.split())
-    assert "engine chat-1" in shown
-    assert "left over, ours" in shown
-    refused = cli("devices mig apply --geometry 7g.80gb --gpu 0 --yes --replace")
-    assert refused.code == Exit.DEVICE
+    cli("devices mig show --gpu 0").ended(0, "engine chat-1", "left over, ours")
+    cli("devices mig apply --geometry 7g.80gb --gpu 0 --yes --replace").refused(Exit.DEVICE)
     assert places(host, 0) == CUT
     kept = "2g.20gb@0,1g.10gb@3,3g.40gb@4"
     refused = cli("devices mig apply --geometry", kept, "--gpu", "0", "--yes")
-    assert "engines run in its instances (chat-1)" in refused.err
+    refused.refused(Exit.DEVICE, "engines run in its instances (chat-1)")
     # Without engines what is left over of ours goes without --replace.
     journal.leave("chat-1")
     assert cli("devices mig apply --geometry", kept, "--gpu", "0", "--yes").code == 0
@@ -158,9 +143,7 @@ def test_gpus_without_mig_are_shown_and_left_alone(
     cli("devices mig show").refused(Exit.DEVICE, "what to do")
     gpus = (GpuDescription("l4-24gb"), GpuDescription("a100-40gb"))
     host = use(SimulatedHost.create(HostDescription("two", gpus=gpus), tmp_path / "h"), monkeypatch)
-    shown = cli("devices mig show").out
-    assert "has no MIG" in shown
-    assert "MIG off" in shown
+    cli("devices mig show").ended(0, "has no MIG", "MIG off")
     plan = "devices mig plan --geometry 1g.5gb --gpu"
     assert "the GPU has no MIG" in cli(plan, 0).out
     assert "turned on, which is not allowed" in cli(plan, 1).out
@@ -171,21 +154,17 @@ def test_gpus_without_mig_are_shown_and_left_alone(
 def test_devices_are_listed_and_shown_with_how_they_are(cli: Cli, host: SimulatedHost) -> None:
     first = host.uuids()[0]
     host.add_process(first, 2**22 + 1, 3 * GIB)
-    result = cli("devices")
-    assert all(words in result.out for words in (first[:12], "1 foreign process", "fine"))
-    assert "No daemon answers" in result.err
+    cli("devices").ended(0, first[:12], "1 foreign process", "fine", "No daemon answers")
     listed = {device["id"]: device for device in cli("devices --json").json}
     assert list(listed)[-1] == "cpu"
     assert len(listed[first]["mig_instances"]) == 4
     assert listed[first]["foreign"][0]["pid"] == 2**22 + 1
-    shown = cli("devices show", first[:12]).out
-    assert all(w in shown for w in (first, "Health", "MIG instances", "3g.40gb", "ampere 8.0"))
+    shown = cli("devices show", first[:12])
+    shown.ended(0, first, "Health", "MIG instances", "3g.40gb", "ampere 8.0")
     assert cli("devices show", first, "--json").json["mig_mode"] == "on"
     host.set_mig_mode(first, enabled=False)
     host.set_health(first, remapped_failure=1)
-    failed = cli("devices").out
-    assert "failed" in failed
-    assert "remapped" in failed, "why"
+    cli("devices").ended(0, "failed", "remapped")
 
 
 def test_mistakes_are_answered(
@@ -197,10 +176,7 @@ def test_mistakes_are_answered(
     cli("devices cordon cpu").refused(2, "needs a reason")
     cli("devices cordon cpu --reason fan").refused(5, "no daemon answers")
     monkeypatch.setenv("PARTITIOND_GPU__SIMULATED_HOST", str(tmp_path / "none"))
-    gone = cli("devices")
-    assert gone.code != 0
-    assert "There is no simulated host" in gone.err
-    assert "simulate create" in gone.err
+    cli("devices").refused(Exit.NOT_FOUND, "There is no simulated host", "simulate create")
     (home / "state").mkdir(exist_ok=True)
     for written in (b"\xff\xfe\x00", "tök".encode(), b"\x89PNG\r\n"):
         (home / "state" / "admin-token").write_bytes(written)

@@ -1,29 +1,15 @@
 """`partitiond models catalog` lists the models known by name, without a daemon."""
 
-import json
-
 import pytest
-from typer.testing import CliRunner
 
-from partitiond.cli.main import app
 from partitiond.cli.models.catalog import _table
-from partitiond.core.errors import NotFoundError
 from partitiond.models.catalog import CATALOG
 from partitiond.models.listing import rows
-from tests.cli.conftest import text_of
-
-RUNNER = CliRunner()
+from tests.cli.conftest import Cli, text_of
 
 
-def run(*arguments: str) -> str:
-    result = RUNNER.invoke(app, ["models", "catalog", *arguments])
-    if result.exception is not None:
-        raise result.exception
-    return result.stdout
-
-
-def test_every_model_is_a_line_of_the_json_with_its_figures() -> None:
-    listed = json.loads(run("--json"))
+def test_every_model_is_a_line_of_the_json_with_its_figures(cli: Cli) -> None:
+    listed = cli("models catalog --json").json
     assert [row["name"] for row in listed] == list(CATALOG)
     olmoe = next(row for row in listed if row["name"] == "olmoe-1b-7b")
     assert olmoe["parameters"] > 5 * olmoe["active_parameters"]
@@ -41,19 +27,17 @@ def test_the_table_fits_and_breaks_no_name(width: int) -> None:
     assert ("apache-2.0" in text) == (width == 120)
 
 
-def test_the_list_is_narrowed_and_one_model_shown_in_full() -> None:
-    names = [row["name"] for row in json.loads(run("--json", "--find", "GEMMA"))]
+def test_the_list_is_narrowed_and_one_model_shown_in_full(cli: Cli) -> None:
+    names = [row["name"] for row in cli("models catalog --json --find GEMMA").json]
     assert names == ["gemma-2-2b", "gemma-3-270m", "gemma-3-1b", "gemma-3-4b"]
-    assert "gemma-3-4b: The text decoder only" in run("--find", "gemma-3-4b"), "notes follow"
-    text = run("qwen2.5-7b").replace("\n", "")
-    for words in ("7,615,616,512", "Qwen/Qwen2.5-7B-Instruct-AWQ",
-                  "a09a35458c702b33eeacc393d103063234e8bc28"):  # fmt: skip
-        assert words in text
-    assert json.loads(run("qwen2.5-7b-int4-awq", "--json"))["name"] == "qwen2.5-7b"
-    with pytest.raises(NotFoundError) as caught:
-        run("gpt-9")
-    assert "models catalog" in caught.value.hint
-    nothing = RUNNER.invoke(app, ["models", "catalog", "--find", "no-such-name"])
-    assert "parameters" not in nothing.stdout
-    assert "No name in the catalog has 'no-such-name' in it." in nothing.output
-    assert json.loads(run("--find", "no-such-name", "--json")) == []
+    notes = "gemma-3-4b: The text decoder only"
+    cli("models catalog --find gemma-3-4b").ended(0, notes)
+    shown = cli("models catalog qwen2.5-7b")
+    shown.ended(0, "7,615,616,512", "Qwen/Qwen2.5-7B-Instruct-AWQ")
+    assert "a09a35458c702b33eeacc393d103063234e8bc28" in shown.out.replace("\n", "")
+    assert cli("models catalog qwen2.5-7b-int4-awq --json").json["name"] == "qwen2.5-7b"
+    cli("models catalog gpt-9").refused(3, "models catalog")
+    nothing = cli("models catalog --find no-such-name")
+    assert "parameters" not in nothing.out
+    nothing.ended(0, "No name in the catalog has 'no-such-name' in it.")
+    assert cli("models catalog --find no-such-name --json").json == []

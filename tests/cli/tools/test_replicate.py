@@ -45,10 +45,8 @@ def test_what_cannot_be_replicated_is_refused(cli: Cli) -> None:
     for text in ("", "0,2", "two", "1,2,1000", "-1"):
         said = cli("tools replicate opt-125m", f"--replicas={text}", *MODEL)
         said.refused(2, "--replicas 1,2,4")
-    without = cli("tools replicate opt-125m", *MODEL)
-    assert without.code != 0
-    assert "was not measured" in without.err
-    assert "partitiond profile opt-125m --cores 1" in without.said
+    measure_it = "partitiond profile opt-125m --cores 1"
+    cli("tools replicate opt-125m", *MODEL).refused(2, "was not measured", measure_it)
     cli("tools replicate no-such-model", *MODEL).refused(2, "no-such-model")
 
 
@@ -73,16 +71,13 @@ def test_replicas_and_pairs_are_measured_and_kept_with_the_profile(
     assert "partitiond tools replicate opt-125m --replicas 1,2" in profile.provenance.notes[-1]
 
     other = profiled(cli, "smollm2-135m")
-    pair = cli("tools replicate opt-125m smollm2-135m", *MODEL, *QUICK, "--json")
-    assert pair.code == 0, pair.err
+    pair = cli("tools replicate opt-125m smollm2-135m", *MODEL, *QUICK, "--json").ended(0)
     assert set(pair.json["profiles"]) == {one, other}
     assert pair.json["errors"]["worst"] >= pair.json["errors"]["median"]
     both = [p for p in kept(settings) if p.id in {one, other}]
     assert all(p.sharing[0].pairs for p in both)
     assert {len(p.sharing[0].runs) for p in both} == {0, 3}
 
-    drawn = cli("tools replicate opt-125m", *MODEL, *QUICK)
-    assert drawn.code == 0
-    assert "kappa" in drawn.out
+    cli("tools replicate opt-125m", *MODEL, *QUICK).ended(0, "kappa")
     (again,) = [p for p in kept(settings) if p.id == one]
     assert again.sharing[0].pairs == next(p for p in both if p.id == one).sharing[0].pairs
