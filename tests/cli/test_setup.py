@@ -12,11 +12,8 @@ from typing import Any
 
 import pytest
 
-from partitiond.cli.setup import record
-from partitiond.cli.setup.engine_host import service_engine_socket
+from partitiond.cli.setup import engine_host, isolation_groups, plan, record
 from partitiond.cli.setup.host import SetupFacts, SetupHost, facts_of, shipped
-from partitiond.cli.setup.isolation_groups import for_group, installed_groups, users_text
-from partitiond.cli.setup.plan import _unsafe_for_root, steps_for
 from partitiond.cli.setup.steps import CommandStep, FileStep, SetupStep, StepProgress
 from partitiond.core.errors import DeviceError, InputError
 from tests.cli.conftest import Cli
@@ -35,9 +32,7 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 def test_an_image_is_set_up_once_and_taken_back_whole(cli: Cli, image: Path) -> None:
     before = listing(image)
-    shown = cli("setup --root", image, "--gpu")
-    assert (shown.code, "Nothing was changed" in shown.err) == (0, True)
-    assert "partitiond.service" in shown.out
+    cli("setup --root", image, "--gpu").ended(0, "Nothing was changed", "partitiond.service")
     assert "nothing to undo" in cli("setup --root", image, "--undo").err
     assert listing(image) == before
 
@@ -77,8 +72,7 @@ def test_what_was_changed_since_is_left_and_said(cli: Cli, image: Path) -> None:
     assert not [name for name in listing(image) if "mig" in name or "udev" in name], "no GPUs"
     config = image / "etc/partitiond/config.toml"
     config.write_text("[planner]\nseed = 7\n")
-    undone = cli("setup --root", image, "--undo", "--apply")
-    assert (undone.code, "was changed since" in undone.err) == (1, True)
+    cli("setup --root", image, "--undo", "--apply").ended(1, "was changed since")
     assert "seed = 7" in config.read_text()
     assert not (image / UNITS / "partitiond.service").exists()
 
@@ -186,7 +180,7 @@ class Played:
         return lines
 
     def steps(self, **changes: Any) -> tuple[SetupStep, ...]:
-        return steps_for(dataclasses.replace(self.facts, **changes), self.host)
+        return plan.steps_for(dataclasses.replace(self.facts, **changes), self.host)
 
     def apply(self, **changes: Any) -> list[str]:
         """What is asked while everything is set up."""
@@ -285,10 +279,10 @@ def test_engines_get_a_user_of_their_own_and_lose_it_again(played: Played) -> No
         assert f"{played.facts.bin_dir}/python -I -m" in unit
         enable = f"systemctl enable --now partitiond-{name}.socket"
         in_order(asked, enable, "systemctl enable --now partitiond.service")
-    assert service_engine_socket(played.host) == Path("/run/partitiond-engine.sock")
+    assert engine_host.service_engine_socket(played.host) == Path("/run/partitiond-engine.sock")
     played.apply()
     assert not drop_in.exists()
-    assert service_engine_socket(played.host) is None
+    assert engine_host.service_engine_socket(played.host) is None
     assert "own-engines" not in {step.key for step in played.steps()}
     played.apply(engine_user=True)
     assert drop_in.exists()
@@ -313,12 +307,12 @@ def test_a_group_s_units_and_user_differ_in_its_names_alone() -> None:
         "partitiond-engine.mount",
     ):
         plain = shipped(f"systemd/{name}")
-        blue = for_group(plain, "blue")
+        blue = isolation_groups.for_group(plain, "blue")
         assert blue.replace("partitiond-engine-blue", "partitiond-engine") == plain
         assert "partitiond-engine-blue" in blue
         assert not re.search(r"partitiond-engine(?!-blue)\b", blue), "a name of the default group"
         assert [plain.count(text) for text in shared] == [blue.count(text) for text in shared]
-    assert users_text("blue").splitlines() == [
+    assert isolation_groups.users_text("blue").splitlines() == [
         line.replace("partitiond-engine", "partitiond-engine-blue")
         for line in shipped("sysusers.d/partitiond.conf").splitlines()
         if line.split()[1] == "partitiond-engine"
@@ -341,14 +335,14 @@ def test_groups_are_installed_and_taken_back(played: Played) -> None:
         ("run-partitiond\\x2dmps\\x2dblue.mount", "uid=partitiond-engine-blue,"),
     ):  # fmt: skip
         assert line in (played.units / unit).read_text()
-    assert installed_groups(played.host, "/etc/systemd/system") == ("blue",)
+    assert isolation_groups.installed_groups(played.host, "/etc/systemd/system") == ("blue",)
     in_order(
         played.undo(),
         "systemctl disable --now partitiond-engine-blue.socket",
         "systemctl stop run-partitiond\\x2dengine\\x2dblue.mount",
     )
     assert not played.named("*engine*")
-    assert installed_groups(played.host, "/etc/systemd/system") == ()
+    assert isolation_groups.installed_groups(played.host, "/etc/systemd/system") == ()
 
 
 def test_the_engines_user_and_groups_of_an_image_stay_and_are_purged(cli: Cli, image: Path) -> None:
@@ -358,8 +352,7 @@ def test_the_engines_user_and_groups_of_an_image_stay_and_are_purged(cli: Cli, i
     assert not drop_in.exists()
     assert cli(*words).code == 0
     assert drop_in.exists(), "it is the default"
-    done = cli(*words, "--isolation-group", "blue", "--isolation-group", "green")
-    assert done.code == 0, done.err
+    cli(*words, "--isolation-group", "blue", "--isolation-group", "green").ended(0)
     for group in ("blue", "green"):
         wants = image / UNITS / f"sockets.target.wants/partitiond-engine-{group}.socket"
         assert wants.is_symlink()
@@ -401,9 +394,9 @@ def test_an_installation_that_the_user_cannot_enter_or_others_could_change_is_re
     assert standing.state is StepProgress.CANNOT
     assert "may not enter" in standing.detail
     assert "/opt/partitiond" in standing.detail
-    assert _unsafe_for_root(played.facts) == "" or os.geteuid() != 0
+    assert plan._unsafe_for_root(played.facts) == "" or os.geteuid() != 0
     played.facts.bin_dir.chmod(0o777)
-    assert "can be changed by others" in _unsafe_for_root(played.facts)
+    assert "can be changed by others" in plan._unsafe_for_root(played.facts)
 
 
 def test_options_that_make_no_sense_are_refused(

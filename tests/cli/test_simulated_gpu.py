@@ -105,9 +105,7 @@ def test_leftovers_are_shown_then_fixed(cli: Cli, host: SimulatedHost, home: Pat
     assert "clear them" in before["engines"][0]["fix"]
     assert dead.path.exists()  # shown, not done
 
-    result = cli("doctor --fix --json")
-    assert "will remove the folders" in result.err
-    done = result.json["done"]
+    done = cli("doctor --fix --json").ended(0, "will remove the folders").json["done"]
     assert any("cleared the run folders of a-1" in text for text in done), done
     assert any(str(stale) in text for text in done)
     assert run_folders(home / "run") == []
@@ -153,10 +151,8 @@ def test_an_engine_of_a_job_that_is_gone_is_ended_and_its_mps_daemon_with_it(
 
 
 def profiled(cli: Cli, *arguments: str) -> dict[str, Any]:
-    result = cli(*QUICK, "profile", *MODEL, "--max-batch", "2", "--time-limit", "3",
-                 "--no-confirm", "--json", *arguments)  # fmt: skip
-    assert result.code == 0, result.err
-    found: dict[str, Any] = result.json
+    words = ("--max-batch", "2", "--time-limit", "3", "--no-confirm", "--json", *arguments)
+    found: dict[str, Any] = cli(*QUICK, "profile", *MODEL, *words).ended(0).json
     return found
 
 
@@ -182,8 +178,7 @@ def test_a_profile_in_a_mig_slice(cli: Cli, home: Path, monkeypatch: pytest.Monk
     found = profiled(cli, "--mig", "1g.10gb")
     assert (found["size"]["mode"], found["size"]["mig_profile"]) == ("mig", "1g.10gb")
     assert host.geometry(host.uuids()[0]) == ()
-    refused = cli("profile", *MODEL)
-    assert (refused.code != 0, "it is in MIG mode" in refused.said) == (True, True)
+    cli("profile", *MODEL).refused(2, "it is in MIG mode")
 
 
 @pytest.mark.full

@@ -29,10 +29,7 @@ NOT_TRIED: Mapping[Words, str] = {
     ("serve",): "runs until it is ended",
     ("down",): "ends the daemon of the other cases",
     ("setup", "host"): "changes this machine",
-    (
-        "host",
-        "join",
-    ): "runs until it is ended; tests/cli/test_host_commands.py tries what it is given",
+    ("host", "join"): "runs until it is ended; test_host_commands.py tries what it is given",
     ("setup", "engine", "install"): "downloads",
 }
 LONG = "x" * 5000
