@@ -168,6 +168,7 @@ def test_paths_and_urls_follow_and_fit_sockets(no_file: Path) -> None:
     load_settings(no_file, {}, {"state_dir": "/" + "x" * 80, "run_dir": "/tmp/run"})
     settings = Settings.model_validate({"state_dir": "/s", "cache_dir": "/c"})
     assert settings.token_path == Path("/s/admin-token")
+    assert settings.metrics_token_path == Path("/s/metrics-token")
     assert settings.models_dir == Path("/c/models")
     assert settings.control_url == "http://127.0.0.1:8400"
     everywhere = {"host": "::", "port": 1, "require_keys": True}
