@@ -98,7 +98,7 @@ class HostReplica:
 
     def __init__(self, clock: SimulatedClock, name: str, slots: int, speed: float) -> None:
         self.replica_id = name
-        self.max_sequences = slots
+        self.max_sequences = self.batch = slots
         self.kv_cache_tokens = slots * KV_TOKENS_EACH
         self.draining = self.ejected = False
         self.doubt = 0

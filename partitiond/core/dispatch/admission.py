@@ -102,7 +102,7 @@ def admits(load: LoadView, cost: Cost, slowness: float = 1.0) -> bool:
         return True
     free = effective_limit(load.max_sequences, slowness) - load.sequences
     # The engine runs `max_sequences` at a time: a request of that many never pushes it beyond.
-    needed = 1 if cost.sequences >= load.max_sequences else cost.sequences
+    needed = 1 if cost.sequences >= load.batch else cost.sequences
     if free < needed:
         return False
     if load.kv_cache_tokens <= 0:

@@ -50,7 +50,12 @@ class LoadView(Protocol):
 
     @property
     def max_sequences(self) -> int:
-        """Limit: the batch at its operating point."""
+        """Limit: sequences that it takes now."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """The batch at its operating point, which the limit never exceeds."""
         ...
 
     @property
@@ -93,6 +98,11 @@ class ReplicaLoad:
     draining: bool = False
     ejected: bool = False
     doubt: int = 0
+
+    @property
+    def batch(self) -> int:
+        """See `LoadView`."""
+        return self.max_sequences
 
 
 LoadT = TypeVar("LoadT", bound=LoadView)

@@ -327,7 +327,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         cost = request.cost
         if cost.sequences <= 1:
             return cost
-        return cost.at_once(max([load.max_sequences for load in self.places.loads()], default=0))
+        return cost.at_once(max([load.batch for load in self.places.loads()], default=0))
 
     def _must_wait(self, request: RequestT, cost: Cost, now: float) -> bool:
         """Return whether the request waits although nobody does, to leave others a replica."""

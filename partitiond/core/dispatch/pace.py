@@ -34,6 +34,12 @@ READING_SHARE: Final = 0.07
 FADE: Final = 0.95
 """Weight of the past for each new first token: some twenty count. Chosen; 0.9 does as well."""
 MOST_RATIOS: Final = 40
+OVERDUE: Final = 3.0
+LEAST_OVERDUE_SECONDS: Final = 0.5
+"""A prompt counts as unread for so many times what was expected of its first token, and at least so
+long; nor is more than that learned of it. One that waits for something else than the engine (its
+grammar, a picture) neither closes the replica to others nor makes it slow. Chosen; engines that are
+six times slower are known after three first tokens."""
 ENOUGH_RATIOS: Final = 5
 """First tokens whose spread is known, and before which nothing is expected. Chosen."""
 SPREAD: Final = 0.9
@@ -45,8 +51,10 @@ LOOK_SECONDS: Final = 0.5
 MEMORY_SECONDS: Final = 2.0
 """How often the limit is looked at, and after which time a token counts 1/e. Chosen; from 1 to 4 s
 all is alike."""
-LEAST_TOKENS: Final = 8.0
+LEAST_TOKENS: Final = 4.0
 """Tokens before the time of a step is believed. Chosen."""
+FORGET_SECONDS: Final = 10.0
+"""Time without a token of a stream after which the planned batch is the limit again. Chosen."""
 
 
 class Pace:
@@ -76,7 +84,7 @@ class Pace:
 
     def apply(self, planned: int, ttft_seconds: float, tpot_seconds: float) -> None:
         """Take over the planned batch and the SLO's bounds; a bound of 0 is none."""
-        if planned != self._planned or not tpot_seconds:
+        if planned != self._planned or tpot_seconds != self._tpot_seconds:
             self.limit = planned
         self._planned = planned
         self._ttft_seconds = ttft_seconds
@@ -89,7 +97,7 @@ class Pace:
         many prompts are unread that further ones wait here.
         """
         most = READING_SHARE * self._ttft_seconds
-        if self._unread and most and self._per_token * self._unread_tokens > most:
+        if self._unread_tokens and most and self._per_token * self._unread_tokens > most:
             return min(sequences, self.limit)
         return self.limit
 
@@ -108,19 +116,43 @@ class Pace:
         self._unread_tokens += prompt_tokens
         self._unread[request] = self._unread_tokens, now
 
-    def left(self, request: object) -> None:
+    def left(self, request: object, now: float) -> None:
         """Note that a request has left, with or without a first token; harmless if twice."""
-        if self._unread.pop(request, None) is not None:
-            self._unread_tokens -= self._tokens.pop(request)
+        self._unread.pop(request, None)
+        self._unread_tokens -= self._tokens.pop(request, 0)
+        if self.limit < self._planned and now - self._looked_at > FORGET_SECONDS:
+            self.limit = self._planned
+
+    def unwatched(self, request: object) -> None:
+        """Note that nobody sees when the request's first token comes."""
+        self._unread.pop(request, None)
+        self._unread_tokens -= self._tokens.pop(request, 0)
+
+    def expire(self, request: object, now: float) -> bool:
+        """Count a request's prompt as read if its first token is overdue; return whether it was."""
+        if request not in self._tokens:
+            return False
+        tokens, sent_at = self._unread[request]
+        if now - sent_at <= self._overdue_seconds(tokens):
+            return False
+        self._unread_tokens -= self._tokens.pop(request)
+        return True
+
+    def _overdue_seconds(self, tokens: int) -> float:
+        if len(self._ratios) < ENOUGH_RATIOS:
+            return max(LEAST_OVERDUE_SECONDS, self._ttft_seconds)
+        return max(LEAST_OVERDUE_SECONDS, OVERDUE * self._spread * self._expected(tokens))
 
     def first_token(self, request: object, now: float) -> None:
         """Learn from the first token of a stream."""
         found = self._unread.get(request)
         if found is None:
             return
-        self.left(request)
+        self.unwatched(request)
         tokens, sent_at = found
         seconds = now - sent_at
+        if len(self._ratios) >= ENOUGH_RATIOS:
+            seconds = min(seconds, self._overdue_seconds(tokens))
         expected = self._expected(tokens)
         if expected > 0:
             self._ratios.append(seconds / expected)

@@ -69,6 +69,11 @@ class ToldReplica:
         self.ejected = bool(told.ejected)
         self.doubt = min(_count(told.doubt), 2)
 
+    @property
+    def batch(self) -> int:
+        """Its limit now: its owner knows the planned one."""
+        return self.max_sequences
+
 
 class _Sent:
     """A request that is not in the peer's counts yet."""

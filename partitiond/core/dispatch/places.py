@@ -187,5 +187,5 @@ class Places(Generic[RequestT, LoadT]):
         return taken
 
     def _put(self, load: LoadT, request: RequestT) -> None:
-        request.takes = request.cost.at_once(load.max_sequences)
+        request.takes = request.cost.at_once(load.batch)
         self.add(load, request)

@@ -142,6 +142,7 @@ def charge(
     *,
     tokens_per_byte: float,
     tokens_per_s: float,
+    at_once: int | None = None,
 ) -> Charge:
     """Return the tokens that the request's key pays; see the module.
 
@@ -150,12 +151,14 @@ def charge(
         cost: as it was estimated.
         tokens_per_byte: of the text of the key's streams.
         tokens_per_s: that the replica writes of one sequence.
+        at_once: sequences of it that ran at a time; None for all.
     """
     if ending is Ending.ANSWERED and usage is not None:
         return Charge(*usage)
     if ending in {Ending.REFUSED, Ending.DIED_EARLY, Ending.REJECTED}:
         return NO_CHARGE
-    by_seconds = int(seen.hidden_seconds * tokens_per_s) * cost.sequences
+    running = cost.sequences if at_once is None else at_once
+    by_seconds = int(seen.hidden_seconds * tokens_per_s) * running
     if cost.output_limit is not None:
         by_seconds = min(by_seconds, cost.output_limit)
     output = max(tokens_seen(seen, cost, tokens_per_byte), by_seconds)

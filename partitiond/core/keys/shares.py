@@ -351,7 +351,7 @@ class KeyShares:
 
     def of(self, host: str) -> HostShares:
         """Return what to tell a host."""
-        return self._told.get(host, HostShares())
+        return self._told.get(host, HostShares()) if host in self._hosts else HostShares()
 
     def apply(self, keys: Iterable[KeyRoute], hosts: Collection[str]) -> None:
         """Take over the keys and the hosts of a table.

@@ -47,6 +47,12 @@ class FlightTarget:
     def decoded(self, flight: "Flight", seconds: float, tokens: int, now: float) -> None:
         """Learn from tokens that a stream got in so many seconds; as `first_token`."""
 
+    def unwatched(self, flight: "Flight") -> None:
+        """Note that a stream's first token is not seen; as `first_token`."""
+
+    def wait_for_first_token(self, flight: "Flight", now: float) -> None:
+        """Let others start if a stream's first token is overdue; as `first_token`."""
+
     def remove(self, flight: "Flight") -> None:
         """Remove a flight that has left; harmless if it is not there."""
         raise NotImplementedError

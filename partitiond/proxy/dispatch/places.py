@@ -34,7 +34,8 @@ class LivePlaces(Places[Flight, LiveReplica]):
 
     def first_token_seconds(self, request: Flight) -> float | None:
         """Return the seconds within which the request's first token is expected."""
-        return soonest((replica.pace for replica in self.loads()), request.cost.prompt_tokens)
+        usable = (one.pace for one in self.loads() if not (one.draining or one.ejected))
+        return soonest(usable, request.cost.prompt_tokens)
 
     def serve(self) -> bool:
         """Whether any replica serves; a replica on which no process listens does not count."""

@@ -55,7 +55,7 @@ class TokeniseSlots:
         self.replica = replica
         self.replica_id = replica.replica_id
         self.sequences = 0
-        self.max_sequences = max(1, TOKENISING_AT_ONCE // workers)
+        self.max_sequences = self.batch = max(1, TOKENISING_AT_ONCE // workers)
 
     @property
     def draining(self) -> bool:
@@ -167,9 +167,17 @@ class LiveReplica(FlightTarget):
     def apply(self, model: ModelRoute, route: ReplicaRoute) -> None:
         """Take over limits and draining from a newer table."""
         self.route = route
-        self.pace.apply(route.max_sequences, model.ttft_seconds, model.tpot_seconds)
+        if self.model.peers is None:
+            self.pace.apply(route.max_sequences, model.ttft_seconds, model.tpot_seconds)
+        else:  # Each worker sees a part: what one learned would starve another.
+            self.pace.apply(route.max_sequences, 0.0, 0.0)
         self.kv_cache_tokens = route.kv_cache_tokens
         self.draining = route.draining
+
+    @property
+    def batch(self) -> int:
+        """Batch of its plan; it may take less now."""
+        return self.route.max_sequences
 
     @property
     def max_sequences(self) -> int:
@@ -195,11 +203,12 @@ class LiveReplica(FlightTarget):
             line = self.model.line
             if line is not None:
                 line.took(self.seat, flight.takes)
-            if flight.stream:
+            if flight.stream and flight.cost.prompts == 1:
                 self.pace.sent(flight, flight.cost.prompt_tokens, now)
             flight.replica = self
             flight.placed_at = now
-            if self.reputation.failures >= FAILURES and self.doubt is Trust.GOOD:
+            takes_slot = flight.cost.sequences > 0  # else it says nothing of the engine's work
+            if takes_slot and self.reputation.failures >= FAILURES and self.doubt is Trust.GOOD:
                 self._trial = flight
 
     def first_token(self, flight: Flight, now: float) -> None:
@@ -209,8 +218,19 @@ class LiveReplica(FlightTarget):
 
     def decoded(self, flight: Flight, seconds: float, tokens: int, now: float) -> None:
         """Learn from tokens that a stream got in so many seconds."""
-        of_sequence = seconds * flight.takes.sequences
+        before, of_sequence = self.pace.limit, seconds * flight.takes.sequences
         self.pace.decoded(of_sequence, float(tokens), self.sequences, now)
+        if self.pace.limit > before:
+            self.model.dispatch()
+
+    def unwatched(self, flight: Flight) -> None:
+        """Note that a stream's first token is not seen: its client does not read."""
+        self.pace.unwatched(flight)
+
+    def wait_for_first_token(self, flight: Flight, now: float) -> None:
+        """Let others start if a stream's first token is overdue."""
+        if self.pace.expire(flight, now):
+            self.model.dispatch()
 
     def reuse(self, now: float) -> AnswerStream | None:
         """Return an open connection to the engine, or None."""
@@ -229,7 +249,7 @@ class LiveReplica(FlightTarget):
         """Remove a request that has left, and start waiting requests."""
         if flight in self.flights:
             self.flights.discard(flight)
-            self.pace.left(flight)
+            self.pace.left(flight, time.monotonic())
             self.sequences -= flight.takes.sequences
             self.kv_tokens -= flight.takes.kv_tokens
             line = self.model.line

@@ -165,6 +165,8 @@ class Attempt:
         """Stop reading, because the client's buffer is full."""
         self._paused = True
         self._measured_tokens = -1  # what comes next says nothing of the engine's steps
+        if self._measured_at < 0:
+            self.replica.unwatched(self._exchange.flight)
         if self._connection is not None:
             self._connection.pause()
 
@@ -182,7 +184,10 @@ class Attempt:
     def measure(self, now: float, at_least: float = MEASURE_SECONDS) -> None:
         """Tell the replica how fast its tokens come, if the last time is so many seconds ago."""
         since = now - self._measured_at
-        if self._measured_at < 0 or since < at_least or self._paused:
+        if self._measured_at < 0:
+            self.replica.wait_for_first_token(self._exchange.flight, now)
+            return
+        if since < at_least or self._paused:
             return
         assert self._scanner is not None
         tokens = self._exchange.tokens_of(self._seen_of(self._scanner))
@@ -433,7 +438,7 @@ class Attempt:
             self.replica.release(connection, time.monotonic())
         if outcome == "failed":
             self.replica.failed(self._exchange.source())
-        elif outcome == "ok":
+        elif outcome == "ok" and self._route.kind is not RouteKind.TOKENIZE:
             self.replica.succeeded()
 
     def _note_progress(self) -> None:

@@ -177,7 +177,9 @@ class Exchange(Incoming):
         self.phase = Phase.WAITING
         wait = self._wait
         if wait is None:
-            longest = min(self.model.route.max_wait_seconds, self.flight.max_wait_seconds)
+            first = self.model.slots.places.first_token_seconds(self.flight)
+            longest = self.model.route.longest_wait_seconds(first)
+            longest = min(longest, self.flight.max_wait_seconds)
             wait = self._wait = Wait(self, longest)
         if not wait.latest:
             wait.latest = time.monotonic() + wait.longest

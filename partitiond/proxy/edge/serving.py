@@ -480,6 +480,7 @@ class Serving(AttemptOwner):
                 flight.cost,
                 tokens_per_byte=self.model.figures.of(record.key_id).text.value,
                 tokens_per_s=self.model.tokens_per_s(record.replica_id),
+                at_once=flight.takes.sequences,
             )
         if self._is_charged:
             self.model.slots.settle(flight, float(record.charge.tokens))

@@ -411,7 +411,7 @@ class ProxyState:
         yield families.IN_FLIGHT, [((n,), float(count)) for n, count in self.in_flight().items()]
         yield families.SEQUENCES, _samples(models, lambda r: float(r.own_sequences))
         yield families.KV_TOKENS, _samples(models, lambda r: float(r.own_kv_tokens))
-        yield families.LIMIT, _samples(models, lambda r: float(r.max_sequences))
+        yield families.LIMIT, _samples(models, lambda r: float(r.pace.limit))
         yield families.EJECTED, _samples(models, lambda r: float(r.doubt > 0))
         yield families.QUEUE, [((name,), float(n)) for name, n in self.queues().items()]
         reached = self.peers.reached().items()

@@ -157,9 +157,9 @@ class Record:
             text=(text_bytes, tokens),
             output_tokens=each,
         )
-        seconds = self.service_seconds
-        if seconds is not None:
-            replica = model.replicas.get(self.replica_id)
+        seconds, replica = self.service_seconds, model.replicas.get(self.replica_id)
+        # How many sequences a replica of another host ran at a time, its owner knows.
+        if seconds is not None and (replica is not None or sequences == 1):
             planned = 0.0 if replica is None else replica.route.service_seconds
             # Of one sequence: many inputs of one request say no more of a replica's pace.
             of_one = seconds / flight.rounds

@@ -65,7 +65,7 @@ class Full:
 
     def __init__(self, slots: int) -> None:
         self.sequences = slots
-        self.max_sequences = slots
+        self.max_sequences = self.batch = slots
 
 
 Place = FleetReplica | Full

@@ -99,6 +99,7 @@ class RoutedLoad:
     def __init__(self, route: ReplicaRoute) -> None:
         self.route = route
         self.replica_id = route.replica_id
+        self.batch = route.max_sequences
         self.kv_cache_tokens = route.kv_cache_tokens
         self.draining = route.draining
         self.ejected = False

@@ -27,6 +27,10 @@ class Slots:
     ejected: bool = False
     doubt: int = 0
 
+    @property
+    def batch(self) -> int:
+        return self.max_sequences
+
 
 class OwnPlaces(Places[Request, Slots]):
     """Places of the own host, some of which other workers wait for."""

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch.pace import (
     ENOUGH_RATIOS,
+    FORGET_SECONDS,
+    OVERDUE,
     READING_SHARE,
     TPOT_SHARE,
     Pace,
@@ -114,12 +116,49 @@ def test_further_prompts_wait_while_enough_is_unread() -> None:
     pace.sent("b", enough // 10, 0.0)
     assert pace.most_sequences(2) == 2
     assert pace.most_sequences(20) == 16, "never more than the limit"
-    pace.left("b")
-    pace.left("b")
+    pace.left("b", 0.0)
+    pace.left("b", 0.0)
     assert pace.most_sequences(1) == 16, "a client that leaves makes room, once"
     pace.sent("c", enough // 10, 0.0)
     pace.first_token("a", 1.0)
     assert pace.most_sequences(2) == 16
+
+
+def test_a_prompt_that_waits_for_something_else_closes_nothing_and_teaches_little() -> None:
+    """Its grammar is compiled, or its picture fetched: the engine reads others meanwhile."""
+    pace = bounded()
+    reads(pace, *[1000] * 20)
+    expected = pace.first_token_seconds(1000)
+    pace.sent("a", 9000, 100.0)
+    assert pace.most_sequences(1) == 1
+    assert not pace.expire("a", 100.5)
+    assert pace.expire("a", 100.0 + 1.1 * OVERDUE * 9 * (BASE + 0.1))
+    assert not pace.expire("a", 200.0), "once"
+    assert pace.most_sequences(1) == 16
+    pace.first_token("a", 160.0)
+    assert pace.most_sequences(0) == 16
+    after = pace.first_token_seconds(1000)
+    assert expected is not None
+    assert after is not None
+    assert after < 2 * expected
+    pace.sent("b", 9000, 200.0)
+    pace.unwatched("b")  # its client reads nothing, so nobody sees its first token
+    assert pace.most_sequences(1) == 16
+    pace.first_token("b", 300.0)
+    assert pace.first_token_seconds(1000) == after
+
+
+def test_a_limit_of_which_nothing_is_seen_any_more_is_the_planned_one() -> None:
+    pace = bounded()
+    steps(pace, 2 * TPOT, 16, 5.0)
+    small = pace.limit
+    pace.left("whole", 5.0 + FORGET_SECONDS - 1)
+    assert pace.limit == small < 16
+    pace.left("whole", 5.0 + FORGET_SECONDS + 1)
+    assert pace.limit == 16
+    steps(pace, 2 * TPOT, 16, 5.0, 30.0)
+    pace.apply(16, TTFT, 3 * TPOT)
+    assert pace.limit == 16, "another bound has other batches"
 
 
 def test_without_bounds_nothing_but_the_plan_counts() -> None:
@@ -190,14 +229,14 @@ def test_whatever_happens_there_is_a_place_and_nothing_is_unread_in_the_end(
         elif act == "f":
             pace.first_token(request, now)
         elif act == "l":
-            pace.left(request)
+            pace.left(request, now)
             sent.discard(request)
         elif act == "d":
             pace.decoded(seconds, number, request, now)
         assert 1 <= pace.limit <= 16
         assert (pace.first_token_seconds(number) or 0.0) >= 0
     for request in range(4):
-        pace.left(request)
+        pace.left(request, now)
     assert pace.most_sequences(0) == pace.limit
 
 
