@@ -38,8 +38,9 @@ OVERDUE: Final = 3.0
 LEAST_OVERDUE_SECONDS: Final = 0.5
 """A prompt counts as unread for so many times what was expected of its first token, and at least so
 long; nor is more than that learned of it. One that waits for something else than the engine (its
-grammar, a picture) neither closes the replica to others nor makes it slow. Chosen; engines that are
-six times slower are known after three first tokens."""
+grammar, a picture) neither closes the replica to others nor makes it slow. Chosen."""
+LATE_IN_A_ROW: Final = 3
+"""Late first tokens in a row from which on it is the engine that is slower. Chosen."""
 ENOUGH_RATIOS: Final = 5
 """First tokens whose spread is known, and before which nothing is expected. Chosen."""
 SPREAD: Final = 0.9
@@ -75,6 +76,7 @@ class Pace:
         self._unread_tokens = 0
         # Sums of the least squares: weight, tokens, their squares, seconds, their products.
         self._sums = [0.0] * 5
+        self._late = 0
         self._base = self._per_token = 0.0
         self._ratios: collections.deque[float] = collections.deque(maxlen=MOST_RATIOS)
         self._spread = 1.0
@@ -152,7 +154,11 @@ class Pace:
         tokens, sent_at = found
         seconds = now - sent_at
         if len(self._ratios) >= ENOUGH_RATIOS:
-            seconds = min(seconds, self._overdue_seconds(tokens))
+            longest = self._overdue_seconds(tokens)
+            self._late = self._late + 1 if seconds > longest else 0
+            if 0 < self._late < LATE_IN_A_ROW:
+                return  # it waited for something else than the engine, unless others do as well
+            seconds = min(seconds, longest)
         expected = self._expected(tokens)
         if expected > 0:
             self._ratios.append(seconds / expected)

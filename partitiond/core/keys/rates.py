@@ -214,15 +214,17 @@ class KeyMeter:
         self.part = part
         self.share = share_by_part("", rates, part) if share is None else share
         requests, tokens = self._sizes()
-        for bucket, size, same in (
-            (self._requests, requests, before.requests_per_minute == rates.requests_per_minute),
-            (self._tokens, tokens, before.tokens_per_minute == rates.tokens_per_minute),
+        for bucket, size, was, limit in (
+            (self._requests, requests, before.requests_per_minute, rates.requests_per_minute),
+            (self._tokens, tokens, before.tokens_per_minute, rates.tokens_per_minute),
         ):
             bucket.fill(now)
-            if same:
+            if was == limit:
                 bucket.move(size)
-            else:
-                bucket.resize(size)
+                continue
+            if was and limit:  # a share that moves in the same table is no new burst
+                bucket.move(size * was / limit)
+            bucket.resize(size)
 
     def admit(
         self,

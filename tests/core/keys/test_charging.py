@@ -97,6 +97,13 @@ def test_a_whole_answer_that_is_left_costs_what_its_engine_did(
     assert charged(Ending.LEFT, None, seen, cost) == Charge(30, output)
 
 
+def test_of_many_sequences_those_that_ran_are_charged() -> None:
+    """A replica runs a batch of them at a time."""
+    cost, seen = Cost(800, 50, prompt_tokens=30), ObservedOutput(hidden_seconds=7.0)
+    found = charge(Ending.LEFT, None, seen, cost, tokens_per_byte=1.0, tokens_per_s=10.0, at_once=8)
+    assert found == Charge(30, 8 * 70)
+
+
 @pytest.mark.parametrize(("events", "output"), [(0, 0), (1, 1), (2, 2), (3, 12), (5, 32)])
 def test_larger_events_count_for_what_they_hold_but_the_first_of_each_sequence(
     events: int, output: int

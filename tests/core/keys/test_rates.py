@@ -269,6 +269,14 @@ def test_a_share_that_moves_adds_nothing_and_blocks_nobody() -> None:
     assert [admit(full, 1) for _ in range(7)] == ["ok"] * 6 + ["rate_limited"]
 
 
+def test_a_limit_that_changes_with_the_share_of_it_is_no_new_burst() -> None:
+    former, rates = KeyRates(requests_per_minute=60), KeyRates(requests_per_minute=61)
+    meter = KeyMeter(former, 0.0, KeyShare("k", 0.1, 0.1, 1))
+    assert [admit(meter, 1) for _ in range(7)] == ["ok"] * 6 + ["rate_limited"]
+    meter.apply(rates, 0.0, KeyShare("k", 0.9, 0.9, 1))
+    assert [admit(meter, 1) for _ in range(2)].count("ok") <= 1
+
+
 def test_a_host_without_a_share_may_send_one_request() -> None:
     meter = KeyMeter(
         KeyRates(requests_per_minute=60, tokens_per_minute=600, max_in_flight=9), 0.0, part=0.0

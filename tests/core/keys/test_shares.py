@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.demand.traffic import KeyCount
-from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates
+from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyRoute
 from partitiond.core.keys.rates import SHARE_SECONDS
 from partitiond.core.keys.shares import (
     RATE,
@@ -13,6 +13,7 @@ from partitiond.core.keys.shares import (
     Division,
     Held,
     KeyDemand,
+    KeyShares,
     divide,
     fill,
     share_out,
@@ -261,3 +262,12 @@ def test_a_share_grows_only_by_what_is_free() -> None:
     assert told == {"a": 0.95, "b": 0.05}
     away = {"a": Claim(0.5, 0.5, 0.0, 1.0)}
     assert share_out(1.0, away, 0.3, RATE) == {"a": pytest.approx(0.7)}
+
+
+def test_a_host_whose_table_names_no_others_has_the_whole_of_each_limit() -> None:
+    shares = KeyShares({}, 1000)
+    key = KeyRoute("k", "0" * 64, rates=KeyRates(requests_per_minute=600))
+    shares.apply([key], ["a", "b"])
+    assert shares.of("a").part == 0.5
+    shares.apply([key], [])
+    assert shares.of("a").part == 1.0
