@@ -125,7 +125,7 @@ class Pace:
         if self.limit < self._planned and now - self._looked_at > FORGET_SECONDS:
             self.limit = self._planned
 
-    def unwatched(self, request: object) -> None:
+    def unseen(self, request: object) -> None:
         """Note that nobody sees when the request's first token comes."""
         self._unread.pop(request, None)
         self._unread_tokens -= self._tokens.pop(request, 0)
@@ -150,7 +150,7 @@ class Pace:
         found = self._unread.get(request)
         if found is None:
             return
-        self.unwatched(request)
+        self.unseen(request)
         tokens, sent_at = found
         seconds = now - sent_at
         if len(self._ratios) >= ENOUGH_RATIOS:

@@ -47,7 +47,7 @@ class FlightTarget:
     def decoded(self, flight: "Flight", seconds: float, tokens: int, now: float) -> None:
         """Learn from tokens that a stream got in so many seconds; as `first_token`."""
 
-    def unwatched(self, flight: "Flight") -> None:
+    def unseen(self, flight: "Flight") -> None:
         """Note that a stream's first token is not seen; as `first_token`."""
 
     def wait_for_first_token(self, flight: "Flight", now: float) -> None:

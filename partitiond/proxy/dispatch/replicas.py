@@ -223,9 +223,9 @@ class LiveReplica(FlightTarget):
         if self.pace.limit > before:
             self.model.dispatch()
 
-    def unwatched(self, flight: Flight) -> None:
+    def unseen(self, flight: Flight) -> None:
         """Note that a stream's first token is not seen: its client does not read."""
-        self.pace.unwatched(flight)
+        self.pace.unseen(flight)
 
     def wait_for_first_token(self, flight: Flight, now: float) -> None:
         """Let others start if a stream's first token is overdue."""

@@ -166,7 +166,7 @@ class Attempt:
         self._paused = True
         self._measured_tokens = -1  # what comes next says nothing of the engine's steps
         if self._measured_at < 0:
-            self.replica.unwatched(self._exchange.flight)
+            self.replica.unseen(self._exchange.flight)
         if self._connection is not None:
             self._connection.pause()
 

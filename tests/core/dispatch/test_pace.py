@@ -140,7 +140,7 @@ def test_a_prompt_that_waits_for_something_else_closes_nothing_and_teaches_littl
     after = pace.first_token_seconds(1000)
     assert after == pytest.approx(expected)
     pace.sent("b", 9000, 200.0)
-    pace.unwatched("b")  # its client reads nothing, so nobody sees its first token
+    pace.unseen("b")  # its client reads nothing, so nobody sees its first token
     assert pace.most_sequences(1) == 16
     pace.first_token("b", 300.0)
     assert pace.first_token_seconds(1000) == after
