@@ -307,7 +307,7 @@ BATCH_CASES: Final = (
     batch("a flat conversation", 400, messages=user("Hi"), own=BAD_SIZE),
     batch("a conversation of a wrong type", 400, messages=["Hi"], own=BAD_SIZE),
     batch("a message of a wrong type", 400, messages=[["Hi"]], own=BAD_SIZE),
-    batch("a great many conversations", None, messages=[user("Hi")] * 200, own=BAD_SIZE),
+    batch("a great many conversations", None, messages=[user("Hi")] * 2_049, own=BAD_SIZE),
     Case("batch by GET", BATCH, None, WRONG_METHOD, method="GET", status=405),
 )  # fmt: skip
 
