@@ -225,7 +225,9 @@ async def test_a_copy_keeps_to_its_rate(tmp_path: Path) -> None:
     now = asyncio.get_running_loop().time
     begins = now()
     await slow.arrives()
-    assert (770 - 2 * PIECE) / 10.0 <= now() - begins <= 77.0
+    least = (770 - 2 * PIECE) / 10.0
+    # Before it begins, checksums that a thread computes are looked at once a second.
+    assert least <= now() - begins <= 77.0 + 5.0
 
 
 async def test_a_copy_that_is_given_up_leaves_no_task(fleet: Fleet) -> None:
