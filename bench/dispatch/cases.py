@@ -222,13 +222,12 @@ def candidate_of(limit: int) -> Candidate:
     )  # fmt: skip
 
 
-def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -> Planned:
-    """Measure the operating points with every slot of every replica taken."""
-    clock = SimulatedClock()
-    replicas = replicas_of(clock, fleet, None)
+def keep_full(
+    clock: SimulatedClock, replicas: Sequence[SimulatedReplica], lengths: Lengths
+) -> list[SimulatedRequest]:
+    """Keep every slot of every replica taken; return the list to which requests come that end."""
     ended: list[SimulatedRequest] = []
     numbers = itertools.count()
-    healthy = {f"r{n}" for n, engine in enumerate(fleet) if engine.slow == 1}
 
     def send(replica: SimulatedReplica, share: float) -> None:
         prompt, output = lengths.pair(next(numbers), 0)
@@ -250,6 +249,15 @@ def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -
         replica.engine.on_ended, replica.engine.on_first = again, first
         for slot in range(replica.max_sequences):
             send(replica, (slot + 1) / replica.max_sequences)
+    return ended
+
+
+def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -> Planned:
+    """Measure the operating points with every slot of every replica taken."""
+    clock = SimulatedClock()
+    replicas = replicas_of(clock, fleet, None)
+    ended = keep_full(clock, replicas, lengths)
+    healthy = {f"r{n}" for n, engine in enumerate(fleet) if engine.slow == 1}
     clock.run(WARM_UP_SECONDS + seconds)
     late = [f for f in ended if f.ended is not None and f.ended >= WARM_UP_SECONDS]
     as_planned = [f for f in late if f.replica is not None and f.replica.replica_id in healthy]

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from bench.command import options
-from bench.dispatch.cases import candidate_of, percentile_of
+from bench.dispatch.cases import candidate_of, keep_full, percentile_of
 from loadgen.load.arrivals import poisson
 from loadgen.load.lengths import Lengths, independent, lognormal_list
 from partitiond.core.dispatch.routing import (
@@ -150,28 +150,8 @@ def replicas_of(
 
 def plan_for(case: Case, seconds: float = 120.0) -> Planned:
     """Measure the engines as planned, with every slot taken."""
-    clock, numbers = SimulatedClock(), itertools.count()
-    ended: list[SimulatedRequest] = []
-
-    def send(replica: SimulatedReplica, share: float) -> None:
-        prompt, output = case.lengths.pair(next(numbers), 0)
-        request = SimulatedRequest(clock.now, prompt, max(1, math.ceil(output * share)))
-        replica.start(request, clock.now)
-
-    for replica in replicas_of(clock, case, 1.0):
-
-        def again(sequence: object, replica: SimulatedReplica = replica) -> None:
-            request = replica.finish(sequence)  # type: ignore[arg-type]
-            request.ended = clock.now
-            ended.append(request)
-            send(replica, 1.0)
-
-        def first(sequence: object, replica: SimulatedReplica = replica) -> None:
-            replica.flight_of(sequence).first = clock.now  # type: ignore[arg-type]
-
-        replica.engine.on_ended, replica.engine.on_first = again, first
-        for slot in range(case.limit):
-            send(replica, (slot + 1) / case.limit)
+    clock = SimulatedClock()
+    ended = keep_full(clock, replicas_of(clock, case, 1.0), case.lengths)
     clock.run(WARM_UP_SECONDS + seconds)
     late = [one for one in ended if (one.ended or 0.0) >= WARM_UP_SECONDS]
     return Planned(

@@ -80,8 +80,8 @@ class Pace:
         self._base = self._per_token = 0.0
         self._ratios: collections.deque[float] = collections.deque(maxlen=MOST_RATIOS)
         self._spread = 1.0
-        # Faded sums since the last look: seconds and tokens of streams, sequences x seconds.
-        self._decoding = self._decoded = self._sequence_seconds = self._seconds = 0.0
+        # Faded sums: seconds and tokens of streams, and those seconds x sequences in flight.
+        self._decoding = self._decoded = self._sequence_seconds = 0.0
         self._looked_at = -math.inf
 
     def apply(self, planned: int, ttft_seconds: float, tpot_seconds: float) -> None:
@@ -120,8 +120,7 @@ class Pace:
 
     def left(self, request: object, now: float) -> None:
         """Note that a request has left, with or without a first token; harmless if twice."""
-        self._unread.pop(request, None)
-        self._unread_tokens -= self._tokens.pop(request, 0)
+        self.unseen(request)
         if self.limit < self._planned and now - self._looked_at > FORGET_SECONDS:
             self.limit = self._planned
 
@@ -185,7 +184,6 @@ class Pace:
         self._decoding += seconds
         self._decoded += tokens
         self._sequence_seconds += sequences * seconds
-        self._seconds += seconds
         if now - self._looked_at < LOOK_SECONDS:
             return
         if self._decoded >= LEAST_TOKENS and self._decoding > 0 and self._tpot_seconds > 0:
@@ -195,13 +193,12 @@ class Pace:
         self._decoding *= kept
         self._decoded *= kept
         self._sequence_seconds *= kept
-        self._seconds *= kept
 
     def _look(self) -> None:
         """Set the limit by the TPOT and the sequences of the last seconds."""
         tpot = self._decoding / self._decoded
         most = TPOT_SHARE * self._tpot_seconds
-        sequences = self._sequence_seconds / self._seconds
+        sequences = self._sequence_seconds / self._decoding
         fits = math.floor(min(float(self._planned), sequences * most / tpot))
         if tpot > most:
             self.limit = max(1, min(self.limit, fits))

@@ -248,15 +248,15 @@ class LiveReplica(FlightTarget):
     def remove(self, flight: Flight) -> None:
         """Remove a request that has left, and start waiting requests."""
         if flight in self.flights:
+            now = self.model.busy_at = time.monotonic()
             self.flights.discard(flight)
-            self.pace.left(flight, time.monotonic())
+            self.pace.left(flight, now)
             self.sequences -= flight.takes.sequences
             self.kv_tokens -= flight.takes.kv_tokens
             line = self.model.line
             if line is not None:
                 line.gave(self.seat, flight.takes)
             flight.replica = None
-            now = self.model.busy_at = time.monotonic()
             if not flight.cost.sequences:
                 self.desk.sequences -= 1
                 self.model.tokenised(now - flight.placed_at)
