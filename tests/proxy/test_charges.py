@@ -320,7 +320,7 @@ async def test_what_is_relayed_without_a_look_is_seen_too(make: Make, api: Api) 
             gate.set()
             await reader.readuntil(word)
         (exchange,) = proxy.exchanges()
-        attempt = exchange._attempt
+        attempt = exchange.attempt
         assert attempt is not None
         assert attempt._connection is not None
         assert attempt._connection.fast_pieces == 2

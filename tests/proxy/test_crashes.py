@@ -121,7 +121,7 @@ async def test_what_ends_a_request_or_looks_at_its_connection_may_itself_be_brok
     proxy: Proxy, engine: ScriptedEngine, monkeypatch: Patch, caplog: Log
 ) -> None:
     """Then there is no answer; but the connection ends, and the place is given back."""
-    for broken, method in ((Exchange, "_leave"), (DataProtocol, "sweep")):
+    for broken, method in ((Exchange, "leave"), (DataProtocol, "sweep")):
         well = engine.script
         if broken is DataProtocol:
             engine.script = plays("hold")
@@ -140,7 +140,7 @@ async def test_a_bug_does_not_use_up_what_its_key_may_have_in_flight(
 ) -> None:
     keys = (key(rates=KeyRates(max_in_flight=1)),)
     proxy, _ = await make.both(route={"keys": keys, "keys_required": True})
-    for broken, name in ((Exchange, "_leave"), (Exchange, "place"), (Flight, "__init__")):
+    for broken, name in ((Exchange, "leave"), (Exchange, "place_here"), (Flight, "__init__")):
         with monkeypatch.context() as patched:
             patched.setattr(broken, name, oops)
             with contextlib.suppress(httpx.RemoteProtocolError):

@@ -31,7 +31,7 @@ def request(prompt: str, *, streamed: bool = False) -> bytes:
 
 def waiting_line(proxy: Proxy) -> int:
     """Requests that wait behind another of their connection."""
-    return sum(len(connection._line) for connection in proxy.lanes())
+    return sum(len(connection._queued) for connection in proxy.lanes())
 
 
 async def nobody_is_left(proxy: Proxy) -> None:

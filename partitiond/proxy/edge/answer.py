@@ -9,6 +9,7 @@ import http
 from collections.abc import Callable
 from typing import Final
 
+from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.engine.framing import LAST_CHUNK
 from partitiond.proxy.request.dialects import Dialect
 from partitiond.proxy.request.errors import ApiError
@@ -28,9 +29,17 @@ STATUS_LINES: Final = {
 
 
 class ClientSide:
-    """The connection that an answer is written to."""
+    """The connection of a client, as its requests see it; `DataProtocol` is the only kind.
+
+    Attributes:
+        address: the client's address, or empty.
+        write_paused: the client does not read at the moment.
+    """
 
     transport: asyncio.Transport
+    state: ProxyState
+    address: str
+    write_paused: bool
 
     def head_lines(self, *, last: bool) -> bytes:
         """Return the headers that every answer has, each with its line end.
@@ -38,6 +47,22 @@ class ClientSide:
         Args:
             last: the connection ends after the answer.
         """
+        raise NotImplementedError
+
+    def is_answering(self, request: object) -> bool:
+        """Whether it is this request's turn to send."""
+        raise NotImplementedError
+
+    def request_over(self, request: object) -> None:
+        """Go on after a request that has sent its answer, or whose client has left."""
+        raise NotImplementedError
+
+    def linger(self) -> None:
+        """Take no further request: drop incoming bytes, then close."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Close without sending the bytes that the client does not read."""
         raise NotImplementedError
 
 

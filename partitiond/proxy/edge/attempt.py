@@ -12,11 +12,11 @@ import time
 from typing import Final
 
 from partitiond.core.dispatch.routing import RouteKind
-from partitiond.core.keys.charging import ObservedOutput, believed
-from partitiond.proxy.config import ProxyOptions
+from partitiond.core.keys.charging import ObservedOutput, believed, tokens_seen
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
+from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.edge.answer import JSON, Answer
-from partitiond.proxy.edge.state import CountedRequest
+from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.engine.events import EventScanner
 from partitiond.proxy.engine.framing import Head
 from partitiond.proxy.engine.upstream import AnswerStream
@@ -44,32 +44,24 @@ TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
 _HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
 
 
-class AttemptOwner(CountedRequest):
-    """A complete request as its attempts see it; `Serving` is the only kind.
+class AttemptOwner:
+    """A request as its attempts see it; `Exchange` is the only kind.
 
     Attributes:
         body: for the engine.
         traced: the header with its place in its trace, for the engine; or empty.
+        load_line: the header that asks for the engine's load; or empty.
     """
 
+    route: DataRoute
     answer: Answer
     record: Record
     flight: Flight
+    model: LiveModel
     request: ParsedRequest
     body: bytes
     traced: bytes
-
-    def load_line(self) -> bytes:
-        """Return the header that asks for the engine's load, if the client asks and may see it."""
-        raise NotImplementedError
-
-    def source(self) -> str:
-        """Return whose failures count once: the key's, or without keys those of this very text."""
-        raise NotImplementedError
-
-    def tokens_of(self, seen: ObservedOutput) -> int:
-        """Return the output tokens that its stream has shown."""
-        raise NotImplementedError
+    load_line: bytes
 
     def first_content(self, data: bytes) -> None:
         """Begin the answer."""
@@ -85,20 +77,12 @@ class AttemptOwner(CountedRequest):
         """Send a whole answer: the engine's answer to the request, or its refusal."""
         raise NotImplementedError
 
-    def connection_broke(self, replica: FlightTarget, *, idle_end: bool) -> float:
-        """Judge all requests on a dead replica, before this request is sent elsewhere.
-
-        Args:
-            replica: whose connection it was.
-            idle_end: the engine may have closed it before it had this request.
-
-        Returns:
-            Seconds after which to look again before the request is sent elsewhere; 0 for at once.
-        """
-        raise NotImplementedError
-
     def attempt_failed(self, failure: AttemptError) -> None:
         """Retry on another replica, or send the error to the client."""
+        raise NotImplementedError
+
+    def crashed(self) -> None:
+        """End the request after a bug of ours; called inside `except`."""
         raise NotImplementedError
 
 
@@ -111,21 +95,15 @@ class Attempt:
 
     __slots__ = (
         "_chunks", "_connecting", "_connection", "_exchange", "_head", "_measured_at",
-        "_measured_tokens", "_options", "_over", "_parts", "_paused", "_reused", "_route",
+        "_measured_tokens", "_options", "_over", "_parts", "_paused", "_quarantine", "_reused",
         "_scanner", "_size", "replica", "sent_at",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        exchange: AttemptOwner,
-        replica: FlightTarget,
-        route: DataRoute,
-        options: ProxyOptions,
-    ) -> None:
+    def __init__(self, exchange: AttemptOwner, replica: FlightTarget, state: ProxyState) -> None:
         self._exchange = exchange
         self.replica = replica
-        self._route = route
-        self._options = options
+        self._options = state.options
+        self._quarantine = state.quarantine
         self._connection: AnswerStream | None = None
         self._connecting: asyncio.Task[AnswerStream] | None = None
         self._head: Head | None = None
@@ -190,7 +168,7 @@ class Attempt:
         if since < at_least or self._paused:
             return
         assert self._scanner is not None
-        tokens = self._exchange.tokens_of(self._seen_of(self._scanner))
+        tokens = self._tokens_of(self._scanner)
         if tokens <= self._measured_tokens:
             return  # a step takes longer
         if self._measured_tokens >= 0:
@@ -257,10 +235,10 @@ class Attempt:
             return
         exchange = self._exchange
         body, request_id = exchange.body, exchange.record.request_id.encode()
-        more = exchange.traced + exchange.load_line()
+        more = exchange.traced + exchange.load_line
         connection.send(
             b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b"
-            % (self._route.engine_head, request_id, more, len(body), body),
+            % (self._exchange.route.engine_head, request_id, more, len(body), body),
             self,
         )
 
@@ -269,18 +247,19 @@ class Attempt:
     def received_head(self, head: Head) -> None:
         """Take the head; a status that is neither 200 nor a refused request is a failure."""
         self._head = head
-        status = head.status
+        status, exchange = head.status, self._exchange
         if status != 200 and status not in REQUEST_REFUSED:
             self._fail(AttemptError("engine_error", f"The engine answered with status {status}."))
             return
-        if status == 200 and self._exchange.request.stream:
+        if status == 200 and exchange.request.stream:
             if not head.content_type.startswith(b"text/event-stream"):
                 self._fail(AttemptError("bad_response", "The engine did not answer with a stream."))
                 return
             self._scanner = EventScanner(
-                self._route.dialect,
+                self._exchange.route.dialect,
                 self._options.max_event_bytes,
-                hide_usage=self._route.tells_usage and not self._exchange.request.wants_usage,
+                hide_usage=self._exchange.route.tells_usage
+                and not self._exchange.request.wants_usage,
                 fingerprint=self.replica.fingerprint,
             )
 
@@ -303,7 +282,7 @@ class Attempt:
         answer = self._exchange.answer
         if self._measured_at < 0 and scanner.started:
             self._measured_at = time.monotonic()
-            self._measured_tokens = self._exchange.tokens_of(self._seen_of(scanner))
+            self._measured_tokens = self._tokens_of(scanner)
             self.replica.first_token(self._exchange.flight, self._measured_at)
         if scanner.done:
             self._end_stream(scanner, block)
@@ -315,7 +294,7 @@ class Attempt:
             else:
                 self._exchange.first_content(block)
         if scanner.is_clean and answer.chunked and self._connection is not None:
-            self._connection.open_fast_way(answer.write, self._route.dialect.markers)
+            self._connection.open_fast_way(answer.write, self._exchange.route.dialect.markers)
 
     def received_end(self) -> None:
         """Take the end of the answer."""
@@ -341,7 +320,7 @@ class Attempt:
         if self._over:
             return
         idle_end = self._reused and failure.kind == "reset" and failure.no_byte
-        again = self._exchange.connection_broke(self.replica, idle_end=idle_end)
+        again = self.replica.look_for_death(self._quarantine, idle_end=idle_end)
         if idle_end and not self.replica.is_dead:
             self._reused = False
             self._connection = None
@@ -356,7 +335,7 @@ class Attempt:
         if self._over:
             return
         try:
-            self._exchange.connection_broke(self.replica, idle_end=False)
+            self.replica.look_for_death(self._quarantine, idle_end=False)
             self._fail(failure)
         except Exception:  # noqa: BLE001 -- logged by the exchange
             self.crashed()
@@ -369,7 +348,7 @@ class Attempt:
     # Ends
 
     def _end_stream(self, scanner: EventScanner, block: bytes) -> None:
-        exchange, dialect = self._exchange, self._route.dialect
+        exchange, dialect = self._exchange, self._exchange.route.dialect
         if scanner.error and not scanner.started:
             status = dialect.error_status(scanner.error)
             if status is None:
@@ -403,14 +382,14 @@ class Attempt:
             self._fail(AttemptError("truncated", "The engine's answer is not complete."))
             return
         exchange = self._exchange
-        if self._route.kind is not RouteKind.TOKENIZE:
-            told = self._route.dialect.usage_of(head.metadata or body)
+        if self._exchange.route.kind is not RouteKind.TOKENIZE:
+            told = self._exchange.route.dialect.usage_of(head.metadata or body)
             if told is not None and told[0] is not None and told[1] is not None:
                 exchange.record.usage = believed((told[0], told[1]), exchange.flight.cost)
         headers = b""
         if head.metadata and _HEADER_VALUE.fullmatch(head.metadata):
             headers = b"metadata: " + head.metadata + b"\r\n"
-        if head.load and self._exchange.load_line() and _HEADER_VALUE.fullmatch(head.load):
+        if head.load and self._exchange.load_line and _HEADER_VALUE.fullmatch(head.load):
             headers += b"endpoint-load-metrics: " + head.load + b"\r\n"
         self._close_books("ok")
         exchange.finished_whole(200, head.content_type or JSON, body, headers)
@@ -420,7 +399,7 @@ class Attempt:
         status = head.status
         if status == 404:
             if b'"detail"' in body:  # from its router: this kind of model has no such route
-                body = route_not_supported(self._route.path).body()
+                body = route_not_supported(self._exchange.route.path).body()
             elif b'"invalid_request_error"' not in body:
                 self._fail(AttemptError("engine_error", "The engine does not know its own model."))
                 return
@@ -436,10 +415,6 @@ class Attempt:
         connection, self._connection = self._connection, None
         if connection is not None:
             self.replica.release(connection, time.monotonic())
-        if outcome == "failed":
-            self.replica.failed(self._exchange.source())
-        elif outcome == "ok" and self._route.kind is not RouteKind.TOKENIZE:
-            self.replica.succeeded()
 
     def _note_progress(self) -> None:
         exchange, connection, scanner = self._exchange, self._connection, self._scanner
@@ -453,6 +428,12 @@ class Attempt:
             record.usage = None if usage is None else believed(usage, exchange.flight.cost)
         elif connection is not None and not exchange.request.stream:
             record.seen = ObservedOutput(hidden_seconds=time.monotonic() - self.sent_at)
+
+    def _tokens_of(self, scanner: EventScanner) -> int:
+        """Return the output tokens that the stream has shown."""
+        exchange = self._exchange
+        per_byte = exchange.model.figures.of(exchange.record.key_id).text.value
+        return tokens_seen(self._seen_of(scanner), exchange.flight.cost, per_byte)
 
     def _seen_of(self, scanner: EventScanner) -> ObservedOutput:
         """Return what the stream has shown. A piece on the fast way counts as one event, as engines

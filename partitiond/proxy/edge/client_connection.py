@@ -10,8 +10,8 @@ import termios
 import time
 from typing import Final, cast
 
+from partitiond.proxy.edge.answer import ClientSide
 from partitiond.proxy.edge.hosts import is_loopback
-from partitiond.proxy.edge.incoming import RequestClient
 from partitiond.proxy.edge.origins import plain_address
 from partitiond.proxy.edge.state import ProxyState
 
@@ -30,7 +30,7 @@ IDLE_SECONDS: Final = 75.0
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class ClientConnection(RequestClient):
+class ClientConnection(ClientSide):
     """One client's connection (see the module).
 
     It implements `asyncio.Protocol` without inheriting it, because a compiled class (see
@@ -43,7 +43,6 @@ class ClientConnection(RequestClient):
     def __init__(self, state: ProxyState) -> None:
         self.state = state
         self.address = ""
-        self.awaits_continue = False
         self.write_paused = False
         self.read_paused = False
         self._options = state.options

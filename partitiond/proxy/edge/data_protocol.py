@@ -1,8 +1,8 @@
 """Reads requests on client connections, and answers them one at a time, in their order.
 
 The parser (`httptools`) calls a connection back for each part of a request. Requests that engines
-answer (`routes.DATA_ROUTES`) become an `Exchange`, which goes to the engine's connection and back
-without a task; all others become a `LocalRequest`, which has its answer at once.
+answer (`routes.DATA_ROUTES`) become a `ClientRequest`, which goes to the engine's connection and
+back without a task; all others become a `LocalRequest`, which has its answer at once.
 
 Refused before either, in OpenAI's error shape: connections beyond the limits, heads that are too
 large or never end, a missing or double Host, and anything that is not HTTP/1.0 or 1.1. What was
@@ -18,7 +18,7 @@ import httptools
 
 from partitiond.proxy.edge.answer import ClientAnswer
 from partitiond.proxy.edge.client_connection import IDLE_SECONDS, ClientConnection
-from partitiond.proxy.edge.exchange import Exchange, Phase
+from partitiond.proxy.edge.client_request import ClientRequest
 from partitiond.proxy.edge.head_checks import (
     RequestTarget,
     body_framing,
@@ -27,7 +27,6 @@ from partitiond.proxy.edge.head_checks import (
     read_target,
 )
 from partitiond.proxy.edge.heads import RequestHead
-from partitiond.proxy.edge.incoming import Incoming
 from partitiond.proxy.edge.known_heads import KnownHead
 from partitiond.proxy.edge.local_requests import LocalRequest
 from partitiond.proxy.edge.state import ProxyState
@@ -64,7 +63,7 @@ class DataProtocol(ClientConnection):
         self._bodiless_bytes = 0
         """Received since the head, or since the last byte of a body: trailers, lines of chunks."""
         self._refusal: ApiError | None = None
-        self._last_words: ApiError | None = None
+        self._final_error: ApiError | None = None
         """The answer after all others, to bytes that were no request; nothing follows them."""
         self._framing = b""
         """Body length header of a request that asked to upgrade, until the body is read."""
@@ -76,22 +75,22 @@ class DataProtocol(ClientConnection):
         """The parser has read one request to its end, and nothing of the next."""
         self._first_bytes = b""
         """The first bytes of a request, if no other request was under way when they came."""
-        self._exchange: Exchange | None = None
+        self._reading: ClientRequest | None = None
         """The request whose body the parser is reading, if an engine answers it."""
         self._local: LocalRequest | None = None
         """The same, if no engine does; it may have its answer already."""
-        self._active: Exchange | None = None
+        self._active: ClientRequest | None = None
         """The request that is being answered."""
-        self._line: collections.deque[Exchange | LocalRequest] = collections.deque()
+        self._queued: collections.deque[ClientRequest | LocalRequest] = collections.deque()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End all requests of the connection."""
-        waiting = [self._active, *self._line, self._exchange]
-        self._line.clear()
+        waiting = [self._active, *self._queued, self._reading]
+        self._queued.clear()
         super().connection_lost(exc)
         self._parser = None  # it holds this connection, too
         for one in waiting:
-            if isinstance(one, Exchange):
+            if isinstance(one, ClientRequest):
                 try:
                     one.client_gone()
                 except Exception:  # noqa: BLE001 -- logged there; end all others
@@ -125,7 +124,7 @@ class DataProtocol(ClientConnection):
         if self._lingering:
             self._drop(len(data))
             return
-        if self._last_words is not None:
+        if self._final_error is not None:
             return
         if self._between and self._active is None and not self._is_surplus:
             found = self.state.known_heads.find(data)
@@ -153,8 +152,8 @@ class DataProtocol(ClientConnection):
         self._bodiless_bytes += len(data)
         if self._bodiless_bytes > self._options.max_header_bytes + len(data) and not self._between:
             self._refuse_rest(head_too_large(self._options.max_header_bytes))
-        elif self._exchange is not None and self._exchange is self._active:
-            self._await_body(self._exchange)
+        elif self._reading is not None and self._reading is self._active:
+            self._await_body(self._reading)
 
     def _new_parser(self) -> Any:
         parser = httptools.HttpRequestParser(self)
@@ -209,26 +208,26 @@ class DataProtocol(ClientConnection):
         """Refuse what the client is sending, once all complete requests have their answers."""
         if self._lingering or self.transport.is_closing():
             return  # the last answer has been given
-        broken, self._exchange = self._exchange, None
+        broken, self._reading = self._reading, None
         local, self._local = self._local, None
         if broken is not None and broken is self._active:
             broken.body_is_broken(refusal)
             return
         if (broken or local) is not None:
-            if self._line:
-                self._line.pop()
+            if self._queued:
+                self._queued.pop()
             elif local is not None:
                 self._end_unread()  # it has its answer
                 return
         if broken is not None:
             broken.client_gone()
-        self._last_words = refusal
+        self._final_error = refusal
         if self._active is None:
-            self._say_last_words(refusal)
+            self._send_final_error(refusal)
         else:
             self.pause_reading()
 
-    def _say_last_words(self, refusal: ApiError) -> None:
+    def _send_final_error(self, refusal: ApiError) -> None:
         answer = ClientAnswer(self, CHAT, new_request_id(), keep_alive=False, chunked=False)
         if self.state.cors is not None:
             answer.extra = self.state.cors.lines(RequestHead(self._headers).origin)
@@ -237,7 +236,7 @@ class DataProtocol(ClientConnection):
 
     def _read_on(self) -> None:
         """Read further requests, unless enough of them wait or none may follow."""
-        if not self._line and self._last_words is None:
+        if not self._queued and self._final_error is None:
             self.resume_reading()
 
     # Callbacks of the parser
@@ -254,7 +253,7 @@ class DataProtocol(ClientConnection):
         self._in_head = True
         self._between = False
         self._head_bytes = self._bodiless_bytes = self._dropped_bytes = 0
-        self._exchange = None
+        self._reading = None
         if self._active is None and self._deadline > time.monotonic() + self._head_seconds():
             self._await_head()
 
@@ -309,8 +308,8 @@ class DataProtocol(ClientConnection):
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body of the request that the parser is at."""
         self._bodiless_bytes = 0
-        if self._exchange is not None:
-            self._exchange.received(body)
+        if self._reading is not None:
+            self._reading.received(body)
         else:
             self._drop(len(body))
 
@@ -319,15 +318,15 @@ class DataProtocol(ClientConnection):
         if self._framing:
             return  # the parser stops before the body of an upgrade request: see `_go_on`
         self._between = self._ended = True
-        exchange, self._exchange = self._exchange, None
-        if exchange is None:
+        request, self._reading = self._reading, None
+        if request is None:
             if self._local is not None and self._active is None and not self._lingering:
                 self._deadline = time.monotonic() + IDLE_SECONDS
             self._local = None
             return
-        self.state.reading.discard(exchange)
-        if self._active is exchange:
-            self._complete(exchange)
+        self.state.reading.discard(request)
+        if self._active is request:
+            self._complete(request)
 
     # Requests
 
@@ -335,30 +334,29 @@ class DataProtocol(ClientConnection):
         self, route: DataRoute, first_bytes: bytes, *, keep_alive: bool, chunked: bool
     ) -> None:
         """Answer a request by an engine, or queue it."""
-        self.awaits_continue = self._expects_continue
-        exchange = Exchange(
-            self, route, RequestHead(self._headers), keep_alive=keep_alive, chunked=chunked
-        )
+        request = ClientRequest(
+            self, route, RequestHead(self._headers), keep_alive=keep_alive, chunked=chunked,
+            awaits_continue=self._expects_continue,
+        )  # fmt: skip
         if self._active is not None:
-            self._queue(exchange)
-            self._exchange = exchange
+            self._queue(request)
+            self._reading = request
             return
-        self._exchange = self._active = exchange
-        self._begin(exchange)
-        if exchange.phase is Phase.READING:
-            self._remember(exchange, first_bytes)
+        self._reading = self._active = request
+        self._begin(request)
+        if request.is_reading:
+            self._remember(request, first_bytes)
 
     def _take_known(self, known: KnownHead, body: bytes) -> None:
         """Answer a request with a known head, without the parser."""
         self._deadline = math.inf
-        self.awaits_continue = False
-        exchange = Exchange(
+        request = ClientRequest(
             self, known.route, known.head, keep_alive=known.keep_alive, chunked=True, known=known
         )
-        self._active = exchange
-        exchange.begin()
-        exchange.received(body)
-        self._complete(exchange)
+        self._active = request
+        request.begin()
+        request.received(body)
+        self._complete(request)
 
     def _take_local(self, method: str, path: str, *, keep_alive: bool) -> None:
         """Answer a request that no engine answers, or queue it."""
@@ -373,18 +371,18 @@ class DataProtocol(ClientConnection):
         if not is_queued:
             self._answer_local(local)
 
-    def _queue(self, waiting: Exchange | LocalRequest) -> None:
+    def _queue(self, waiting: ClientRequest | LocalRequest) -> None:
         self.pause_reading()
-        if len(self._line) == MAX_PIPELINED:
+        if len(self._queued) == MAX_PIPELINED:
             self._refusal = _TOO_MANY_PIPELINED
             raise ValueError(_TOO_MANY_PIPELINED.message)
-        self._line.append(waiting)
+        self._queued.append(waiting)
 
-    def _remember(self, exchange: Exchange, data: bytes) -> None:
+    def _remember(self, request: ClientRequest, data: bytes) -> None:
         """Keep the head of a request that is plain in every respect."""
-        plain = not self._expects_continue and exchange.answer.chunked
+        plain = not self._expects_continue and request.answer.chunked
         if data and plain and self._head_is_plain():
-            known = KnownHead(exchange.route, exchange.head, keep_alive=exchange.http.keep_alive)
+            known = KnownHead(request.route, request.head, keep_alive=request.http.keep_alive)
             self.state.known_heads.keep(data, known)
 
     def _head_is_plain(self) -> bool:
@@ -396,33 +394,33 @@ class DataProtocol(ClientConnection):
             lengths += name == b"content-length"
         return lengths == 1
 
-    def _begin(self, exchange: Exchange) -> None:
-        exchange.begin()
-        if self.awaits_continue and not self._lingering:
-            self.awaits_continue = False
+    def _begin(self, request: ClientRequest) -> None:
+        request.begin()
+        if request.awaits_continue and not self._lingering:
+            request.awaits_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _begin_late(self, exchange: Exchange) -> None:
+    def _begin_late(self, request: ClientRequest) -> None:
         """Begin a request whose turn has come; it may have been read to its end by now."""
-        self._begin(exchange)
-        if self._active is not exchange:
+        self._begin(request)
+        if self._active is not request:
             return
-        if exchange is self._exchange:
-            self._await_body(exchange)
+        if request is self._reading:
+            self._await_body(request)
         else:
-            self._complete(exchange)
+            self._complete(request)
 
-    def _await_body(self, exchange: Exchange) -> None:
+    def _await_body(self, request: ClientRequest) -> None:
         """Start the time limit of the body, whose rest is read from now on."""
-        if exchange not in self.state.reading:
-            self.state.reading.add(exchange)
-            exchange.await_body(time.monotonic())
+        if request not in self.state.reading:
+            self.state.reading.add(request)
+            request.await_body(time.monotonic())
 
-    def _complete(self, exchange: Exchange) -> None:
+    def _complete(self, request: ClientRequest) -> None:
         try:
-            exchange.received_all()
+            request.received_all()
         except Exception:  # noqa: BLE001 -- logged there; a bug must not look like a hang
-            exchange.crashed()
+            request.crashed()
 
     def _answer_local(self, local: LocalRequest) -> None:
         local.answer()
@@ -431,9 +429,9 @@ class DataProtocol(ClientConnection):
         else:
             self._finish()
 
-    def is_answering(self, exchange: Incoming) -> bool:
-        """Whether it is this exchange's turn to send."""
-        return self._active is exchange
+    def is_answering(self, request: object) -> bool:
+        """Whether it is this request's turn to send."""
+        return self._active is request
 
     def _check_head(self, target: RequestTarget, version: str) -> ApiError | None:
         if self._is_surplus:
@@ -449,11 +447,12 @@ class DataProtocol(ClientConnection):
 
     # Answers
 
-    def exchange_over(self, exchange: Incoming) -> None:
-        """Go on after an exchange that has sent its answer, or whose client has left."""
-        if self._active is not exchange:
+    def request_over(self, request: object) -> None:
+        """Go on after an request that has sent its answer, or whose client has left."""
+        active = self._active
+        if active is None or active is not request:
             return
-        if exchange.http.keep_alive and not self.transport.is_closing():
+        if active.http.keep_alive and not self.transport.is_closing():
             self._next()
         else:
             self._finish()
@@ -461,19 +460,19 @@ class DataProtocol(ClientConnection):
     def _next(self) -> None:
         """Answer the next request in line, or wait for one."""
         self._active = None
-        if self._line:
+        if self._queued:
             if self.end_if_left():
                 return  # nobody waits for the next answer
-            following = self._line.popleft()
+            following = self._queued.popleft()
             self._read_on()  # the rest of its body may still be to come
-            if isinstance(following, Exchange):
+            if isinstance(following, ClientRequest):
                 self._active = following
                 self._begin_late(following)
             else:
                 self._answer_local(following)
-        elif self._last_words is not None:
-            self._say_last_words(self._last_words)
-        elif self._exchange is None:
+        elif self._final_error is not None:
+            self._send_final_error(self._final_error)
+        elif self._reading is None:
             is_idle = self._between or not (self._in_head or self._local is not None)
             seconds = IDLE_SECONDS if is_idle else self._options.client_timeout_seconds
             self._deadline = time.monotonic() + seconds
@@ -485,10 +484,10 @@ class DataProtocol(ClientConnection):
     def _finish(self) -> None:
         """End the connection after this answer."""
         self._active = None
-        for one in self._line:
-            if isinstance(one, Exchange):
+        for one in self._queued:
+            if isinstance(one, ClientRequest):
                 one.client_gone()  # its turn never comes
-        self._line.clear()
+        self._queued.clear()
         if self._local is not None:
             self._end_unread()
         elif not self._lingering:

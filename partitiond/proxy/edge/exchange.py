@@ -1,428 +1,550 @@
-"""Handles one request of a client, from its head to its record.
+"""Serves one complete request: finds a replica for it, relays the answer, and ends it.
 
-    reading -> (refusing) -> over
-    reading -> waiting -> running -> over
+`transitions` has its phases, and decides what happens in each. A request has no task: its client's
+connection, the model's queue, the engine's connection and the sweeper call it, and each call does
+its work at once. It is composed of
 
-`incoming` reads it, this module admits and charges it, `serving` answers it.
+    requester   who sent it and gets its answer: a client (`ClientRequest`), or another host
+    elsewhere   the other hosts that may serve it (`HostSearch`), or None
+    attempt     its attempt on a replica (`Attempt`), or None
 """
 
+import contextlib
+import logging
 import math
 import time
 from collections.abc import Callable
 from typing import Final
 
-from partitiond.core.dispatch.admission import Cost, Rejected, refuse_not_reached
-from partitiond.core.dispatch.fleet import OWN_HOST
-from partitiond.core.dispatch.peer_loads import PeerLoads
+from partitiond.core.dispatch.admission import Cost, Rejected
+from partitiond.core.dispatch.quarantine import Exposure, fingerprint
 from partitiond.core.dispatch.routing import RouteKind
-from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
+from partitiond.core.keys.charging import charge, ending_of
+from partitiond.proxy.dispatch.flights import NOBODY, Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
-from partitiond.proxy.edge.heads import RequestHead
-from partitiond.proxy.edge.incoming import Incoming, RequestClient
-from partitiond.proxy.edge.known_heads import KnownHead
-from partitiond.proxy.edge.serving import QUARANTINED, Phase
+from partitiond.proxy.edge.answer import Answer
+from partitiond.proxy.edge.attempt import TIME_LIMITS, Attempt, AttemptOwner, timed_out
+from partitiond.proxy.edge.state import BodyHolder, ProxyState
+from partitiond.proxy.edge.transitions import AfterFailure, Phase, after_failure, passed_limit
 from partitiond.proxy.keys.accounts import Receipt
-from partitiond.proxy.peers.known import NOWHERE, Hop, Peers, Wait
-from partitiond.proxy.peers.messages import MOST, Failed, Open
-from partitiond.proxy.peers.stream import LOST, SILENT, UNREACHED, PeerReplica, PeerStream
 from partitiond.proxy.request import errors
-from partitiond.proxy.request.errors import LIMITED, SERVER, ApiError, from_failure, from_rejected
+from partitiond.proxy.request.errors import ApiError, AttemptError, from_failure, from_rejected
 from partitiond.proxy.request.parts import ParsedRequest
-from partitiond.proxy.request.requests import (
-    DataRoute,
-    check_limits,
-    engine_body,
-    parse_request,
-    with_defaults,
+from partitiond.proxy.request.requests import DataRoute
+from partitiond.proxy.telemetry.logs import json_line
+from partitiond.proxy.telemetry.record import Record
+
+_logger = logging.getLogger("partitiond.proxy")
+
+CLIENT_STALLED: Final = "client_stalled"
+QUARANTINED: Final = Rejected(
+    422,
+    "request_quarantined",
+    "The replica died while it began this very request. It is not sent to another one.",
+    None,
 )
-from partitiond.proxy.telemetry.tracing import Trace
-
-__all__ = ["Exchange", "Phase"]
-
-ON_TRIAL: Final = "request_on_trial"
+_PAUSED: Final = -2
+"""Progress of an answer whose client does not read."""
 
 
-class Exchange(Incoming):
-    """One request of a client (see the module)."""
+class Requester(BodyHolder):
+    """Whoever sent a request and gets its answer.
 
-    def __init__(
-        self, client: RequestClient, route: DataRoute, head: RequestHead, *, keep_alive: bool,
-        chunked: bool, known: KnownHead | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(client, route, head, keep_alive=keep_alive, chunked=chunked, known=known)
-        self._receipt: Receipt | None = None
-        self._trace: Trace | None = None
-        self._wait: Wait | None = None
-        self._hop: Hop | None = None
-        self._again = False
+    Attributes:
+        stall_seconds: how long it may read nothing of its answer.
+        later_seconds: how much later than by its own limits it is given up.
+    """
 
-    def load_line(self) -> bytes:
-        """Return the header that asks for the engine's load, if the client asks and may see it."""
-        return b"" if self._state.options.debug_headers == "never" else self.head.load_line()
+    route: DataRoute
+    answer: Answer
+    record: Record
+    stall_seconds = math.inf
+    later_seconds = 0.0
 
-    # Bugs of ours
+    def attempt_begins(self, replica_id: str, attempts: int) -> None:
+        """Note that a replica gets the request, as so many replicas have now."""
 
-    def apologise(self) -> None:
-        """End the request with an error after a bug of ours, if it has not ended."""
-        if self.phase is Phase.OVER or self not in self._state.flights:
-            self._give_receipt_back()
-        super().apologise()
+    def answer_begins(self) -> None:
+        """Add headers to the answer, whose head is sent next."""
 
-    def ways_out(self) -> list[Callable[[], object]]:
-        """Return the clean-up actions, each independent of the others."""
-        return [*super().ways_out(), self._give_receipt_back]
+    def abort(self) -> None:
+        """Close the client's connection without sending the bytes that it does not read."""
 
-    def _give_receipt_back(self) -> None:
-        """Settle with zero use (it is unknown), lest the key keep it in flight for ever."""
-        receipt, self._receipt = self._receipt, None
-        if receipt is not None:
-            self._state.accounts.settle(receipt, 0.0)
+    def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
+        """Count and log the request, which ended after so many seconds.
 
-    # Admission
+        Args:
+            replica: of this host, that gave the answer; None if no replica here did.
+        """
+        raise NotImplementedError
 
-    def start(self) -> None:
-        """Parse the complete request, admit it, and find it a replica."""
-        read = self._read()
-        if isinstance(read, ApiError):
-            self._refuse(read)
-            return
-        request, model = self.request, self.model = read
-        cost = model.estimate(request, self._caller.key_id)
-        admitted = self._state.accounts.admit(
-            self._caller.key_id, cost.tokens, model.slots.service.seconds
-        )
-        if isinstance(admitted, Rejected):
-            self._refuse(from_rejected(admitted))
-            return
-        self._receipt = admitted
-        self._take_off(cost)
+    def ended(self) -> None:
+        """Go on after the request's end; harmless if that is done."""
+        raise NotImplementedError
 
-    def _take_off(self, cost: Cost) -> None:
-        """Find a replica for the request, which is in flight from now on."""
-        state, caller, request, model = self._state, self._caller, self.request, self.model
-        now = time.monotonic()
-        record = self.record
-        record.model, record.stream, record.started_at = model.route.name, request.stream, now
-        if state.tracer is not None:
-            trace = self._trace = state.tracer.begin(self.head.traceparent)
-            record.trace_id, self.traced = trace.trace_id, trace.header
-        self._deadline = now + state.options.total_timeout_seconds
-        longest = self.head.max_wait_seconds()
-        flight = self.flight = Flight(
-            self, record.request_id, cost, now, math.inf if longest is None else longest
-        )
-        flight.share = caller.share
-        flight.stream = request.stream
-        # The client may not yet have read the answer to its previous request.
-        self.paused = self.client.write_paused
-        if self.route.kind is RouteKind.GENERATE and (
-            len(model.replicas) + state.peers.replicas(model) > 1
-        ):
-            session = self.head.session.decode("latin-1") or request.user
-            model.attraction.attract(flight, session, self.body, now, model.replicas)
-        state.took_off(self)
-        model.retries.count_request()
-        if cost.sequences:
-            state.metrics.model(record.model).demand.arrived += 1
-        if not self.is_quarantined(now):
-            self.place(again=False)
 
-    def _read(self) -> tuple[ParsedRequest, LiveModel] | ApiError:
-        """Return the request and its model; set the body to the version for the engine."""
-        state = self._state
-        request = parse_request(self.body, self.route.measure, state.options)
-        if isinstance(request, ApiError):
-            return request
-        model = state.find_model(request.model)
-        if model is None or not self._caller.may_use(model.route.name):
-            return errors.unknown_model(request.model)
-        if model.route.defaults_json and self.route.kind is RouteKind.GENERATE:
-            named = request.size.own_limit and request.size.max_tokens is not None
-            self.body = with_defaults(self.body, model.route.defaults_json)
-            request = parse_request(self.body, self.route.measure, state.options)
-            if isinstance(request, ApiError):
-                return request
-            request.size.own_limit = named
-        refusal = self._prepare(request, model)
-        return (request, model) if refusal is None else refusal
-
-    def _prepare(self, request: ParsedRequest, model: LiveModel) -> ApiError | None:
-        """Check the request against the limits of its model and key; build the engine's body."""
-        if request.stream and not self.route.streams:
-            return errors.invalid("This route has no streams.", "stream")
-        most = 0
-        for limits in (model.limits, self._caller.limits):
-            if limits is None:
-                continue
-            refusal = check_limits(request, limits)
-            if refusal is not None:
-                return refusal
-            asked = limits.max_output_tokens
-            most = min(most, asked) if most and asked else most or asked
-        body = engine_body(self.body, request, model.route, self.route, most)
-        if isinstance(body, ApiError):
-            return body
-        self.body = body
-        return None
-
-    # Other hosts
+class Elsewhere:
+    """The other hosts that may serve a request; `HostSearch` is the only kind."""
 
     def place(self, *, again: bool) -> None:
         """Find a replica, here or at another host, or wait for one, or end with a refusal."""
-        peers = self._state.peers
-        if not peers:
-            super().place(again=again)
-            return
-        self.phase = Phase.WAITING
-        wait = self._wait
-        if wait is None:
-            first = self.model.slots.places.first_token_seconds(self.flight)
-            longest = self.model.route.longest_wait_seconds(first)
-            longest = min(longest, self.flight.max_wait_seconds)
-            wait = self._wait = Wait(self, longest)
-        if not wait.latest:
-            wait.latest = time.monotonic() + wait.longest
-        self._again = again
-        choice = peers.choose(wait)
-        if choice is None:
-            self._place_without_peers(peers, wait, again=again)
-        elif choice.peer is None:
-            self._place_here(peers, wait, again=again)
-        else:
-            self._send(peers, wait, choice.peer, choice.replica_id)
+        raise NotImplementedError
 
-    def _place_here(self, peers: Peers, wait: Wait, *, again: bool) -> None:
-        self.flight.max_wait_seconds = max(0.0, wait.latest - time.monotonic())
-        super().place(again=again)
-        if self.phase is Phase.WAITING:
-            peers.waits(wait, OWN_HOST)
+    def has_another(self) -> bool:
+        """Whether another host has a replica that has not failed the request yet."""
+        raise NotImplementedError
 
-    def _place_without_peers(self, peers: Peers, wait: Wait, *, again: bool) -> None:
-        if wait.told is not None:
-            self._give_up(wait.told)
-        elif peers.may_learn(wait):
-            peers.waits(wait, NOWHERE)
-        elif self.model.route.elsewhere:
-            self.refused(refuse_not_reached(self.model.route.name))
-        else:
-            self._place_here(peers, wait, again=again)
-
-    def _send(self, peers: Peers, wait: Wait, peer: PeerLoads, replica_id: str) -> None:
-        hop = self._hop = peers.send(wait, peer, replica_id)
-        if hop is None:  # its connection ends at this moment
-            wait.refused |= {peer.host}
-            wait.told = LOST
-            self.place(again=self._again)
-
-    def _give_up(self, told: Failed) -> None:
-        """End with what a host told, or with the failure of the attempt before."""
-        if self._failure is None:
-            self._fail(_as_error(told), "refused")
-        else:
-            self._fail(from_failure(self._failure), "failed")
-
-    def go(self, peer: PeerLoads | None, replica_id: str) -> None:
-        """Leave the place where the request waits, and go to a peer, or to this host (None)."""
-        peers, wait = self._state.peers, self._wait
-        if wait is None or self.phase is not Phase.WAITING:
-            return
-        self._leave()
-        self._again = False
-        if peer is None:
-            self._place_here(peers, wait, again=True)
-        else:
-            self._send(peers, wait, peer, replica_id)
-
-    def look_again(self) -> None:
-        """Look for a host again: the request waits at none."""
-        if self.phase is Phase.WAITING:
-            self.place(again=self._again)
-
-    def ask(self, replica_id: str) -> tuple[Open, bytes]:
-        """Return what another host is sent, with the replica where it should start (or empty)."""
-        flight, request, cost = self.flight, self.request, self.flight.cost
-        now = time.monotonic()
-        latest = now if self._wait is None else self._wait.latest
-        others = [name for name in flight.prefer if name != replica_id]
-        asked = Open(
-            self.model.route.name,
-            self.route.path,
-            self.record.request_id,
-            len(self.body),
-            request.stream,
-            cost.sequences,
-            min(cost.kv_tokens, MOST),
-            key=flight.share.key,
-            weight=flight.share.weight,
-            priority=flight.share.priority,
-            wait_seconds=max(0.0, latest - now),
-            total_seconds=max(0.0, self._deadline - now),
-            again=self._again,
-            prefer=(replica_id, *others) if replica_id else tuple(others),
-            tried=tuple(flight.tried),
-            attempts=flight.attempts - flight.unreached,
-            session=flight.session,
-            blocks=b"".join(flight.blocks),
-            prompt_bytes=request.size.prompt_bytes,
-            prompt_tokens=min(cost.prompt_tokens, MOST),
-            output_tokens=min(cost.output_tokens, MOST),
-            interval=min(cost.interval, MOST),
-            traced=self.traced,
-            load=self.load_line(),
-            output_limit=MOST if cost.output_limit is None else min(cost.output_limit, MOST),
-        )
-        return asked, self.body
-
-    def hop_placed(self, stream: PeerStream, replica_id: str) -> None:
-        """Begin: the request has a place on a replica of another host."""
-        hop, wait = self._hop, self._wait
-        if hop is None or hop.stream is not stream or wait is None:
-            stream.close()
-            return
-        self._state.peers.waits_no_more(wait)
-        self._state.metrics.hops[hop.loads.host, "placed"] += 1
-        flight = self.flight
-        replica = PeerReplica(replica_id, stream, hop.left)
-        self._hop = None
-        flight.placed_at = time.monotonic()
-        flight.replica = replica
-        self.placed(replica)
-
-    def hop_moved(self, replica_id: str, attempts: int) -> None:
-        """Note that the owner has sent the request to another of its replicas."""
-        flight, record = self.flight, self.record
-        flight.attempts += 1
-        if attempts > record.attempts:
-            flight.tried |= {record.replica_id}
-            self.model.retries.made_elsewhere()
-        else:  # the replica before was not reached, so nothing was sent there
-            flight.unreached += 1
-        record.attempts = flight.attempts - flight.unreached
-        record.replica_id = replica_id
-        if self._attempt is not None:
-            self._attempt.replica.replica_id = replica_id
-            self._attempt.sent_at = time.monotonic()
-
-    def hop_failed(self, failed: Failed, *, sent: bool) -> None:
-        """Go on elsewhere, or end: the owner gives no answer."""
-        if sent:
-            self._failed_there(failed)
-            return
-        hop, wait = self._hop, self._wait
-        self._hop = None
-        if hop is None or wait is None or self.phase is not Phase.WAITING:
-            return
-        self._state.peers.waits_no_more(wait)
-        is_suspect = failed.code in {QUARANTINED.code, ON_TRIAL}
-        hop.left(refused=failed.refused and not is_suspect)
-        outcome = "refused" if failed.refused else "failed"
-        self._state.metrics.hops[hop.loads.host, outcome] += 1
-        if is_suspect:
-            self._suspected = True  # it stays on record here, too
-            if failed.code == QUARANTINED.code:
-                seconds = failed.retry_after_seconds or 0
-                self._state.quarantine.heard(self._fingerprint(), seconds, time.monotonic())
-            self._fail(_as_error(failed), "refused")
-            return
-        if failed is LOST and hop.loads.host not in wait.lost:
-            wait.lost |= {hop.loads.host}
-            wait.until = 0.0  # nobody has begun it: the host may be asked once more, if it is back
-        else:
-            wait.refused |= {hop.loads.host}
-            wait.told = failed
-        if wait.told is not None and time.monotonic() >= wait.latest:
-            self._give_up(wait.told)
-        else:
-            # It has waited before: what it finds now does not refuse it for the wait to come.
-            self.place(again=self.flight.attempts > 0 or wait.moves > 0)
-
-    def _failed_there(self, failed: Failed) -> None:
-        """Note what the owner tells of an attempt that failed; the attempt itself fails next."""
-        if failed.code == QUARANTINED.code:
-            self.suspected()
-            self._state.quarantine.died_elsewhere(self._fingerprint(), time.monotonic())
-        if failed.code == UNREACHED and self._wait is not None:
-            self._wait.refused |= {self._wait.host}
-            self._wait.told = failed
+    def placed(self) -> None:
+        """Note that the request has a place."""
+        raise NotImplementedError
 
     def sweep(self, now: float) -> None:
-        """Check whether a time limit has passed."""
-        hop, wait = self._hop, self._wait
-        if hop is not None and wait is not None and now > wait.latest + wait.longest + HOP_SECONDS:
-            # Owners end the wait themselves. One that holds a request while a replica starts may
-            # begin it anew once.
-            self._leave()
-            self._give_up(SILENT)
+        """Take the request back from a host that neither starts nor refuses it."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Give back the place where the request waits; harmless if it waits nowhere."""
+        raise NotImplementedError
+
+
+class Exchange(AttemptOwner):
+    """One request in flight (see the module).
+
+    Attributes:
+        phase: see `transitions`.
+        flight: its admission.
+        deadline: until when it must have its whole answer, monotonic seconds.
+        paused: the client does not read at the moment.
+        receipt: for what its key was debited, until that is settled.
+        failure: of the attempt before, while a retry waits.
+    """
+
+    def __init__(
+        self, state: ProxyState, requester: Requester, model: LiveModel, request: ParsedRequest,
+        body: bytes, *, cost: Cost, now: float,
+    ) -> None:  # fmt: skip
+        self._state = state
+        self._requester = requester
+        self.route = requester.route
+        self.answer = requester.answer
+        self.record = requester.record
+        self.model = model
+        self.request = request
+        self.body = body
+        self.traced = b""
+        self.load_line = b""
+        self.flight = Flight(self, self.record.request_id, cost, now)
+        self.deadline = now + state.options.total_timeout_seconds
+        self.phase = Phase.WAITING
+        self.paused = False
+        self.receipt: Receipt | None = None
+        self.failure: AttemptError | None = None
+        self.elsewhere: Elsewhere | None = None
+        self.attempt: Attempt | None = None
+        self._suspected = False
+        self._is_charged = False
+        self._owes_retry = False
+        self._digest = b""
+        self._failed_on: list[FlightTarget] = []
+        self._progress = -1
+        self._progress_at = 0.0
+
+    # Finding a replica
+
+    def begin(self, *, again: bool = False) -> None:
+        """Find a replica; from now on the request is in flight.
+
+        Args:
+            again: another host had placed it before.
+        """
+        state, record = self._state, self.record
+        record.model, record.stream = self.model.route.name, self.request.stream
+        record.started_at = self.flight.started_at
+        state.flights.add(self)
+        self.model.retries.count_request()
+        if state.quarantine:
+            quarantined = state.quarantine.check(self.fingerprint(), self.flight.started_at)
+            if quarantined is not None:
+                self._suspected = True
+                self.refused(quarantined)
+                return
+        self._place(again=again)
+
+    def _place(self, *, again: bool) -> None:
+        self.phase = Phase.WAITING
+        if self.elsewhere is None:
+            self.place_here(again=again)
         else:
-            super().sweep(now)
+            self.elsewhere.place(again=again)
+
+    def place_here(self, *, again: bool) -> None:
+        """Find a replica of this host, or wait for one, or end with a refusal.
+
+        Args:
+            again: the request had a place before: it goes first.
+        """
+        placed = self.model.place(self.flight, again=again)
+        if isinstance(placed, Rejected):
+            self.refused(placed)
+        elif placed is not None:
+            self.placed(placed)
+
+    # Calls of the model's queue
 
     def placed(self, replica: FlightTarget) -> None:
         """Begin an attempt on the replica, where the request has a place now."""
-        if self._wait is not None:
-            self._state.peers.waits_no_more(self._wait)
-            self._wait.latest = 0.0  # a retry waits anew
-        super().placed(replica)
+        flight, record, is_here = self.flight, self.record, isinstance(replica, LiveReplica)
+        if self.elsewhere is not None:
+            self.elsewhere.placed()
+        flight.attempts += 1
+        record.attempts = flight.attempts - flight.unreached
+        self._requester.attempt_begins(replica.replica_id, record.attempts)
+        self._owes_retry = False
+        # The queue of the host that has the replica charges the key.
+        self._is_charged = self._is_charged or is_here
+        record.replica_id = replica.replica_id
+        if record.queue_seconds is None:
+            record.queue_seconds = flight.placed_at - flight.started_at
+        if record.attempts == 1:
+            self.model.attraction.remember(flight, replica.replica_id, here=is_here)
+        self.phase = Phase.ATTEMPTING
+        self._progress = -1
+        attempt = self.attempt = Attempt(self, replica, self._state)
+        if self.paused:
+            attempt.pause()
+        attempt.start()
 
-    def has_another(self) -> bool:
-        """Return whether a replica that has not failed the request yet could take it."""
-        if super().has_another():
-            return True
-        peers = self._state.peers
-        return bool(peers) and peers.has_another_for(self.model, self.flight)
+    def refused(self, rejected: Rejected) -> None:
+        """Fail: there is no place for the request."""
+        self.fail_waiting(from_rejected(rejected))
 
-    def _leave(self) -> None:
-        """Give the place back, in the queue or at a replica, here or at another host."""
-        hop, self._hop = self._hop, None
-        if hop is not None:
-            hop.cancel()
-            self._state.metrics.hops[hop.loads.host, "withdrawn"] += 1
-        if self._wait is not None:
-            self._state.peers.waits_no_more(self._wait)
-        super()._leave()
+    def fail_waiting(self, error: ApiError) -> None:
+        """Fail without a place: with the failure of the attempt before, if there was one."""
+        if self.failure is None:
+            self.fail(error, "refused")
+        else:
+            self.fail(from_failure(self.failure), "failed")
+
+    def exposure(self, now: float) -> Exposure:
+        """Return what the quarantine needs to judge this request after its replica's death."""
+        is_sent = self.attempt is not None and self.attempt.sent
+        return Exposure(
+            self.fingerprint(),
+            now - self.flight.placed_at if is_sent else None,
+            self.request.stream,
+            self.phase is Phase.ANSWERING,
+        )
+
+    def suspected(self) -> None:
+        """Never send the request to another replica, because it may have killed its own."""
+        self._suspected = True
+
+    def fingerprint(self) -> bytes:
+        """Return the digest of the model and the body, by which the quarantine knows it."""
+        if not self._digest:
+            self._digest = fingerprint(self.model.route.name, self.body)
+        return self._digest
+
+    # Calls of the client's side
+
+    def client_gone(self) -> None:
+        """End the request because the client has left."""
+        self._abort("client_gone")
+
+    def pause(self) -> None:
+        """Pause the answer, because the client's buffer is full."""
+        self.paused = True
+        if self.attempt is not None:
+            self.attempt.pause()
+
+    def resume(self) -> None:
+        """Resume the answer, because the client has read its buffer."""
+        self.paused = False
+        self._progress = -1
+        if self.attempt is not None:
+            self.attempt.resume()
+
+    # Calls of the state and its sweeper
+
+    def sweep(self, now: float) -> None:
+        """Check whether a time limit has passed."""
+        if self.phase is Phase.WAITING and self.elsewhere is not None:
+            self.elsewhere.sweep(now)
+        attempt = self.attempt
+        if attempt is not None:
+            self._sweep_attempt(attempt, now)
+        elif self.phase is Phase.WAITING and now > self.deadline:
+            self.leave()
+            outcome = "refused" if self.failure is None else "failed"
+            self.fail(from_failure(timed_out("total_timeout")), outcome)
+
+    def _sweep_attempt(self, attempt: Attempt, now: float) -> None:
+        progress = _PAUSED if self.paused else attempt.progress()
+        if progress != self._progress:
+            self._progress, self._progress_at = progress, now
+        if self.paused:
+            requester = self._requester
+            earlier = now - requester.later_seconds
+            is_stalled = earlier - self._progress_at > requester.stall_seconds
+            if is_stalled or earlier > self.deadline:
+                self._abort(CLIENT_STALLED)
+            return
+        attempt.measure(now)
+        passed = passed_limit(
+            self.phase,
+            self._state.options,
+            now=now - attempt.replica.later_seconds,
+            deadline=self.deadline,
+            sent_at=attempt.sent_at,
+            progress_at=self._progress_at,
+            stream=self.request.stream,
+        )
+        if passed:
+            attempt.time_out(passed)
+
+    def shut_down(self) -> None:
+        """End the request with an error, because the grace of the shutdown is over."""
+        if self.phase is not Phase.ENDED:
+            outcome = "failed" if self.phase is Phase.ANSWERING else "refused"
+            self._end_attempt()
+            self.leave()
+            self.fail(errors.SHUTTING_DOWN, outcome)
+
+    # Bugs of ours
+
+    def crashed(self) -> None:
+        """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
+        request_id = self.record.request_id
+        about = {"request_id": request_id, "replica": self.record.replica_id}
+        _logger.exception("request %s failed inside the proxy", request_id, extra=about)
+        if self.phase is not Phase.ENDED:
+            try:
+                self._fail_internal()
+            except Exception:
+                # The code that ends requests is broken: send no answer, but leave nothing behind.
+                _logger.exception("request %s could not be ended properly", request_id, extra=about)
+            else:
+                return
+        self._abandon()
+
+    def _fail_internal(self) -> None:
+        """End the request with an error."""
+        self._end_attempt()
+        self.record.at_work = False  # nobody pays for a bug of ours, but for what had come before
+        self.leave()
+        self.fail(errors.INTERNAL, "failed")
+
+    def _abandon(self) -> None:
+        """Leave nothing of the request behind, whatever is broken."""
+        self.phase = Phase.ENDED
+        cleanups: tuple[Callable[[], object], ...] = (
+            self._end_attempt, self._requester.abort, self.leave, self.flight.leave,
+            self._give_receipt_back, self._forget, self._requester.ended,
+        )  # fmt: skip
+        for clean_up in cleanups:
+            with contextlib.suppress(Exception):
+                clean_up()
+
+    def _give_receipt_back(self) -> None:
+        """Settle with zero use (it is unknown), lest the key keep it in flight for ever."""
+        receipt, self.receipt = self.receipt, None
+        if receipt is not None:
+            self._state.accounts.settle(receipt, 0.0)
+
+    def _forget(self) -> None:
+        self._state.flight_ended(self)
+
+    # Calls of the attempt
+
+    def first_content(self, data: bytes) -> None:
+        """Begin the answer."""
+        self._was_served()
+        self.record.ttft_seconds = time.monotonic() - self.flight.started_at
+        self.phase = Phase.ANSWERING
+        self._requester.answer_begins()
+        self.answer.start_stream(data)
+
+    def finished_stream(self, data: bytes, outcome: str, error: str) -> None:
+        """End a proper stream; give the place back even if the client has not read all of it."""
+        if self.phase is not Phase.ANSWERING:
+            self.first_content(data)
+            data = b""
+        self._judge_replica(outcome)
+        self.leave()
+        self.answer.end_stream(data)
+        self._end(outcome, error)
+
+    def finished_whole(
+        self, status: int, content_type: bytes, body: bytes, headers: bytes = b""
+    ) -> None:
+        """Send a whole answer: the engine's answer to the request, or its refusal."""
+        outcome, error = ("ok", "") if status == 200 else ("invalid", "engine_rejected")
+        if status == 200:
+            self._was_served()
+        self._judge_replica(outcome)
+        self.leave()
+        self._requester.answer_begins()
+        self.answer.whole(status, content_type, body, headers)
+        self._end(outcome, error)
+
+    def attempt_failed(self, failure: AttemptError) -> None:
+        """Retry on another replica, or send the error to the client."""
+        attempt, self.attempt = self.attempt, None
+        assert attempt is not None, "an attempt fails once"
+        flight, replica, options = self.flight, attempt.replica, self._state.options
+        if failure.kind not in TIME_LIMITS:
+            self.record.at_work = False
+        # Before its place is given back, lest another request take that one.
+        is_unreached = failure.kind == "connect" and replica.connect_failed()
+        if not is_unreached:
+            replica.failed(self._source())
+            self._failed_on.append(replica)
+        flight.leave()
+        if replica.counted_as:
+            self._state.metrics.upstream_failures[replica.counted_as, failure.kind] += 1
+        following = after_failure(
+            self.phase,
+            failure.kind,
+            suspected=self._suspected,
+            unreached=is_unreached,
+            attempts=flight.attempts - flight.unreached,
+            most=options.max_attempts,
+        )
+        if following is AfterFailure.REFUSE:
+            self.fail(from_rejected(QUARANTINED), "failed")
+        elif following is AfterFailure.MOVE:
+            self._log_failure(replica, failure)
+            flight.unreached += 1
+            self._place(again=True)
+        elif following is AfterFailure.RETRY and self._may_retry(replica):
+            self._log_failure(replica, failure)
+            self.failure = failure
+            self._place(again=True)
+        else:
+            self.fail(from_failure(failure), "failed", attempt.opening)
+
+    def _log_failure(self, replica: FlightTarget, failure: AttemptError) -> None:
+        """Log a failed attempt that is retried; the request's own line covers the last one."""
+        record = self.record
+        self._state.log.write(
+            json_line(
+                "attempt_failed",
+                request_id=record.request_id,
+                model=record.model,
+                replica=replica.replica_id,
+                attempt=self.flight.attempts,
+                kind=failure.kind,
+                message=failure.message,
+            )
+        )
+
+    def _may_retry(self, replica: FlightTarget) -> bool:
+        """Whether to retry elsewhere; True holds retry credit until the request has a place."""
+        flight, model = self.flight, self.model
+        flight.tried |= {replica.replica_id}
+        flight.tried |= model.in_doubt_for(flight)
+        has_another = model.has_another_for(flight) or (
+            self.elsewhere is not None and self.elsewhere.has_another()
+        )
+        self._owes_retry = has_another and model.retries.take()
+        return self._owes_retry
+
+    def _source(self) -> str:
+        """Return whose failures count once: the key's, or without keys those of this very text."""
+        return self.flight.share.key or self.fingerprint().hex()
+
+    def _was_served(self) -> None:
+        for replica in self._failed_on:
+            replica.served_elsewhere()
+
+    def _judge_replica(self, outcome: str) -> None:
+        """Tell the replica how its attempt ended; an engine's refusal says nothing of it."""
+        if self.attempt is None:
+            return
+        if outcome == "failed":
+            self.attempt.replica.failed(self._source())
+        elif outcome == "ok" and self.route.kind is not RouteKind.TOKENIZE:
+            self.attempt.replica.succeeded()
 
     # Ends
 
-    def add_debug_headers(self) -> None:
-        """Add to the answer the headers that name the replica, if the client may see them."""
-        wanted = self._state.options.debug_headers
-        if wanted == "never" or (wanted == "asked" and self.head.debug != b"1"):
+    def fail(self, error: ApiError, outcome: str, opening: bytes = b"") -> None:
+        """End the request with an error, as its answer or as the end of its stream."""
+        self.answer.error(error, opening)
+        self._end(outcome, error.code or "")
+
+    def _abort(self, reason: str) -> None:
+        """End a request whose client is gone."""
+        if self.phase is Phase.ENDED:
             return
-        record = self.record
-        queued = (record.queue_seconds or 0.0) * 1000
-        total = (time.monotonic() - record.started_at) * 1000
-        self.http.extra += (
-            f"x-partitiond-replica: {record.replica_id}\r\n"
-            f"x-partitiond-attempts: {record.attempts}\r\n"
-            f"x-partitiond-queue-ms: {queued:.3f}\r\n"
-            f"x-partitiond-first-byte-ms: {total:.3f}\r\n"
-        ).encode()
+        self.phase = Phase.ENDED
+        if reason == CLIENT_STALLED:
+            self._requester.abort()  # first: else the next request of its connection would begin
+        self._end_attempt()
+        self.leave()
+        self._end("client_gone", reason)
 
-    def settle(self) -> None:
-        """Charge the key, in the same way for every end, and correct the estimated reservation."""
-        super().settle()
-        receipt, self._receipt = self._receipt, None
-        if receipt is not None:
-            self._state.accounts.settle(receipt, float(self.record.charge.tokens))
+    def _end_attempt(self) -> None:
+        attempt, self.attempt = self.attempt, None
+        if attempt is not None:
+            attempt.cancel()
 
-    def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
-        """Count, trace and log the request."""
+    def leave(self) -> None:
+        """Give the place back, in the queue or at a replica, here or at another host."""
+        flight = self.flight
+        if self.elsewhere is not None:
+            self.elsewhere.leave()
+        self.model.stop_waiting(flight)
+        if flight.replica is not None:
+            self.record.service_seconds = time.monotonic() - flight.placed_at
+            flight.leave()
+
+    def _end(self, outcome: str, error: str) -> None:
+        """End the request: count it, learn from it and log it; called once per request."""
+        self.phase = Phase.ENDED
+        # Break reference cycles, so that nothing waits for the garbage collector.
+        attempt, self.attempt = self.attempt, None
+        elsewhere, self.elsewhere = self.elsewhere, None
+        if elsewhere is not None:
+            elsewhere.leave()
+        if self._owes_retry:
+            self.model.retries.give_back()
         state, record = self._state, self.record
-        wait, self._wait = self._wait, None
-        if wait is not None:
-            state.peers.waits_no_more(wait)
-        record.count(state.metrics, seconds, self.flight, replica)
-        if self._trace is not None and self._trace.sampled and state.tracer is not None:
-            state.tracer.ended(self._trace, record, self.flight, seconds)
-        record.write(state.log, seconds)
+        record.outcome, record.error = outcome, error
+        record.status = self.answer.status
+        self._settle()
+        now = time.monotonic()
+        replica = None if attempt is None else attempt.replica
+        self._requester.close_books(
+            now - record.started_at, replica if isinstance(replica, LiveReplica) else None
+        )
+        if outcome == "ok":
+            record.teach(self.model, self.request, self.flight, now)
+        state.flight_ended(self)
+        # A refused suspect does not end the trial of an identical request that is in flight.
+        if state.quarantine and (outcome == "ok" or not self._suspected):
+            state.quarantine.ended(self.fingerprint(), well=outcome == "ok")
+        self._requester.ended()
+        self.flight.owner = NOBODY
 
-
-def _as_error(failed: Failed) -> ApiError:
-    """Return the error for the client of a request that another host did not serve."""
-    return ApiError(
-        failed.status,
-        failed.message,
-        LIMITED if failed.status == 429 else SERVER,
-        code=failed.code,
-        retry_after_seconds=failed.retry_after_seconds,
-    )
+    def _settle(self) -> None:
+        """Charge the key, in the same way for every end, and correct the estimated reservation."""
+        flight, record = self.flight, self.record
+        if flight.cost.sequences:  # counting tokens is free
+            streamed = record.ttft_seconds is not None
+            record.charge = charge(
+                ending_of(record.outcome, at_work=record.at_work, streamed=streamed),
+                record.usage,
+                record.seen,
+                flight.cost,
+                tokens_per_byte=self.model.figures.of(record.key_id).text.value,
+                tokens_per_s=self.model.tokens_per_s(record.replica_id),
+                at_once=flight.takes.sequences,
+            )
+        tokens = float(record.charge.tokens)
+        if self._is_charged:
+            self.model.slots.settle(flight, tokens)
+        receipt, self.receipt = self.receipt, None
+        if receipt is not None:
+            self._state.accounts.settle(receipt, tokens)

@@ -10,9 +10,8 @@ import logging
 from typing import Final
 
 from partitiond.core.dispatch.routing import ModelRoute
-from partitiond.proxy.edge.answer import JSON, ClientAnswer
+from partitiond.proxy.edge.answer import JSON, ClientAnswer, ClientSide
 from partitiond.proxy.edge.heads import RequestHead
-from partitiond.proxy.edge.incoming import RequestClient
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.keys.auth import Caller
 from partitiond.proxy.request import errors
@@ -38,7 +37,7 @@ class LocalRequest:
     """
 
     def __init__(
-        self, client: RequestClient, method: str, path: str, headers: list[tuple[bytes, bytes]],
+        self, client: ClientSide, method: str, path: str, headers: list[tuple[bytes, bytes]],
         *, keep_alive: bool,
     ) -> None:  # fmt: skip
         self._client = client

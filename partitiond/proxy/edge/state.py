@@ -40,7 +40,7 @@ SWEEP_SECONDS_EACH: Final = 0.0001
 
 
 class TimeLimited(Protocol):
-    """Anything with time limits: a request, or a client's connection."""
+    """Anything with time limits: a request that is read or served, or a client's connection."""
 
     def sweep(self, now: float) -> None:
         """Check whether a time limit has passed."""
@@ -51,36 +51,22 @@ class TimeLimited(Protocol):
         ...
 
     def shut_down(self) -> None:
-        """End because the proxy shuts down; a connection first has its request answered."""
+        """End because the proxy shuts down: a connection once its request has its answer, a request
+        that is read unless its body comes at once, a request that is served at once.
+        """
         ...
 
 
-class CountedRequest:
-    """A request as the state sees it; `Incoming` and `Exchange` are the only kinds.
+class BodyHolder:
+    """A request whose body the state counts; `edge.exchange.Requester` is the only kind.
 
     Attributes:
-        held_bytes: bytes of its body that the state has counted.
+        held_bytes: bytes of its body that are counted.
         of_peer: it is another host's.
     """
 
     held_bytes = 0
     of_peer = False
-
-    def sweep(self, now: float) -> None:
-        """Check whether a time limit has passed."""
-        raise NotImplementedError
-
-    def crashed(self) -> None:
-        """End the request after a bug of ours; called inside `except`."""
-        raise NotImplementedError
-
-    def stop_reading(self, now: float) -> None:
-        """Refuse the request if its body is incomplete, because the proxy shuts down."""
-        raise NotImplementedError
-
-    def shut_down(self) -> None:
-        """End the request with an error, because the grace of the shutdown is over."""
-        raise NotImplementedError
 
 
 class ProxyState:
@@ -112,19 +98,19 @@ class ProxyState:
         options: ProxyOptions,
         state_dir: Path,
         log: LogFile,
-        peers: LedgerAccess | None = None,
+        siblings: LedgerAccess | None = None,
         tls: PeerTls | None = None,
     ) -> None:
         self.options = options
         self.log = log
-        self._peers = peers
+        self._siblings = siblings
         self.peers = Peers(None if tls is None else tls.client)
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)
-        self.word = LastWord(state_dir / WORD_FILE if peers is None else None)
-        self.flights: set[CountedRequest] = set()
-        self.reading: set[CountedRequest] = set()
+        self.word = LastWord(state_dir / WORD_FILE if siblings is None else None)
+        self.flights: set[TimeLimited] = set()
+        self.reading: set[TimeLimited] = set()
         self.body_bytes = 0
         self._peers_body_bytes = 0
         self.connections: set[TimeLimited] = set()
@@ -133,9 +119,9 @@ class ProxyState:
         self.known_heads = KnownHeads()
         self.quarantine = Quarantine()
         # With several workers, the parent keeps the budgets, which count all workers together.
-        self.accounts = Accounts(state_dir / BUDGETS_FILE if peers is None else None)
-        if peers is not None:
-            meters = PeerMeters(peers.ledger, peers.row)
+        self.accounts = Accounts(state_dir / BUDGETS_FILE if siblings is None else None)
+        if siblings is not None:
+            meters = PeerMeters(siblings.ledger, siblings.row)
             self.accounts.others, self.accounts.tell = meters.others, meters.tell
         self.addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
         self.hosts = AllowedHosts(options.allowed_hosts)
@@ -144,7 +130,7 @@ class ProxyState:
         self.tracer: Tracer | None = None
         if options.traces_endpoint:
             self.tracer = Tracer(options.traces_endpoint, options.traces_ratio)
-        self._landed: asyncio.Event | None = None
+        self._all_ended: asyncio.Event | None = None
         self._all_closed: asyncio.Event | None = None
         self._date = (0, b"")
         self._names: dict[str, LiveModel] = {}
@@ -200,7 +186,7 @@ class ProxyState:
         for route in table.models:
             model = self.models.get(route.name)
             if model is None:
-                model = self.models[route.name] = LiveModel(route, self._peers)
+                model = self.models[route.name] = LiveModel(route, self._siblings)
             elif route.elsewhere and self.peers:
                 self.peers.take_back(model)
             model.attraction.tell_others(there_are=bool(self.peers))
@@ -275,53 +261,43 @@ class ProxyState:
         proxies = self.trusted_proxies
         return peer if proxies is None else proxies.client_address(peer, forwarded_for)
 
-    def took_off(self, exchange: CountedRequest) -> None:
-        """Count a request as in flight from now on."""
-        self.flights.add(exchange)
-
-    def hold_body(self, exchange: CountedRequest, size: int) -> bool:
+    def hold_body(self, holder: BodyHolder, size: int) -> bool:
         """Count the `size` bytes of a large body received so far; False if there is no room.
 
         Bodies of other hosts take half of the room, or one largest body, lest a host that sends
         many keep out the clients of this one.
         """
-        more = size - exchange.held_bytes
+        more = size - holder.held_bytes
         options = self.options
         if self.body_bytes + more > options.max_bodies_bytes:
             return False
-        if exchange.of_peer:
+        if holder.of_peer:
             most = max(options.max_body_bytes, options.max_bodies_bytes // 2)
             if self._peers_body_bytes + more > most:
                 return False
             self._peers_body_bytes += more
         self.body_bytes += more
-        exchange.held_bytes = size
+        holder.held_bytes = size
         return True
 
-    def release_body(self, exchange: CountedRequest) -> None:
+    def release_body(self, holder: BodyHolder) -> None:
         """Release a body that is not needed any more."""
-        self.body_bytes -= exchange.held_bytes
-        if exchange.of_peer:
-            self._peers_body_bytes -= exchange.held_bytes
-        exchange.held_bytes = 0
+        self.body_bytes -= holder.held_bytes
+        if holder.of_peer:
+            self._peers_body_bytes -= holder.held_bytes
+        holder.held_bytes = 0
 
-    def landed(self, exchange: CountedRequest) -> None:
-        """A request ended."""
-        self.release_body(exchange)
+    def flight_ended(self, exchange: TimeLimited) -> None:
+        """Count a request as in flight no longer."""
         self.flights.discard(exchange)
-        if self._landed is not None and not self.flights:
-            self._landed.set()
-
-    def forget(self, exchange: CountedRequest) -> None:
-        """A request ended before it was in flight."""
-        self.release_body(exchange)
-        self.reading.discard(exchange)
+        if self._all_ended is not None and not self.flights:
+            self._all_ended.set()
 
     def connection_closed(self, connection: TimeLimited) -> None:
         """Forget a client's connection; the parent of several workers is told."""
         self.connections.discard(connection)
-        if self._peers is not None:
-            self._peers.ledger.count_closed(self._peers.row)
+        if self._siblings is not None:
+            self._siblings.ledger.count_closed(self._siblings.row)
         if self._all_closed is not None and not self.connections:
             self._all_closed.set()
 
@@ -362,9 +338,8 @@ class ProxyState:
     def stop_admitting(self) -> None:
         """Begin to drain, and refuse the requests whose body has not arrived."""
         self.draining = True
-        now = time.monotonic()
-        for exchange in self.reading:
-            exchange.stop_reading(now)
+        for request in self.reading:
+            request.shut_down()
 
     async def drain(self, grace_seconds: float) -> None:
         """Let requests in flight finish within the grace; then end them with an error.
@@ -375,10 +350,10 @@ class ProxyState:
         for connection in list(self.connections):
             connection.shut_down()
         if self.flights:
-            self._landed = asyncio.Event()
+            self._all_ended = asyncio.Event()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_seconds):
-                    await self._landed.wait()
+                    await self._all_ended.wait()
         for exchange in list(self.flights):
             try:
                 exchange.shut_down()

@@ -4,7 +4,8 @@ The entry has checked, admitted and charged it. This host owns the replicas, so 
 on where and when the request runs: it queues, retries and quarantines it like its own.
 """
 
-import contextlib
+import logging
+import math
 import time
 
 from partitiond.core.dispatch.admission import Cost, refuse_without_replica
@@ -12,20 +13,23 @@ from partitiond.core.dispatch.affinity import DIGEST_BYTES, MAX_BLOCKS
 from partitiond.core.dispatch.host_affinity import split_digests
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
-from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
+from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.dispatch.replicas import LiveReplica
-from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
-from partitiond.proxy.edge.serving import Phase, Serving
+from partitiond.proxy.edge.attempt import timed_out
+from partitiond.proxy.edge.client_request import SMALL_BODY_BYTES
+from partitiond.proxy.edge.exchange import Exchange, Requester
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peer_server.answer import PeerAnswer
 from partitiond.proxy.peers import frames
 from partitiond.proxy.peers.messages import Open, PlacedAt, encode
 from partitiond.proxy.peers.socket import PeerSocket
 from partitiond.proxy.request import errors
-from partitiond.proxy.request.errors import ApiError
+from partitiond.proxy.request.errors import ApiError, from_failure
 from partitiond.proxy.request.parts import ParsedRequest, Size
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
+
+_logger = logging.getLogger("partitiond.proxy")
 
 
 class PeerClientSide:
@@ -38,7 +42,7 @@ class PeerClientSide:
         raise NotImplementedError
 
 
-class PeerRequest(Serving):
+class PeerRequest(Requester):
     """One request of another host's client.
 
     Raises:
@@ -46,6 +50,7 @@ class PeerRequest(Serving):
 
     Attributes:
         number: on its connection.
+        exchange: serves it, once its body is complete.
         received_bytes: of its body, so far.
         received_at: when the last of them came, monotonic seconds.
         began_at: when it was asked.
@@ -53,14 +58,19 @@ class PeerRequest(Serving):
     """
 
     of_peer = True
-    client_later_seconds = HOP_SECONDS
+    later_seconds = HOP_SECONDS
+    stall_seconds = math.inf  # by its own limit, the entry gives its client up
 
     def __init__(
         self, client: PeerClientSide, state: ProxyState, route: DataRoute, number: int, asked: Open
     ) -> None:
-        answer = PeerAnswer(client.socket, number, self._was_sent)
-        super().__init__(state, route, answer, Record(route.path, asked.request_id))
+        self._state = state
+        self.route = route
+        self.answer = PeerAnswer(client.socket, number, self._was_sent)
+        self.record = Record(route.path, asked.request_id)
         self.number = number
+        self.exchange: Exchange | None = None
+        self.is_complete = False
         self._client = client
         self._asked = asked
         self._parts: list[bytes] = []
@@ -69,7 +79,6 @@ class PeerRequest(Serving):
         self.began_at = self.received_at = time.monotonic()
         self._client_paused = False
         self._socket_paused = client.socket.write_paused
-        self.paused = self._socket_paused
         self.record.client = client.socket.peer
         self._blocks = tuple(split_digests(asked.blocks, MAX_BLOCKS))
         if len(asked.session) not in {0, DIGEST_BYTES}:
@@ -80,7 +89,7 @@ class PeerRequest(Serving):
 
     def received(self, data: bytes) -> None:
         """Take a part of the body. Raises ValueError if the body is longer than was said."""
-        if self.phase is not Phase.READING:
+        if self.is_complete:
             return
         self.received_bytes += len(data)
         self.received_at = time.monotonic()
@@ -92,22 +101,17 @@ class PeerRequest(Serving):
         if counts and not self._state.hold_body(self, self.received_bytes):
             self.refuse(errors.BODIES_FULL)
         elif is_whole:
-            self.body = b"".join(self._parts)
+            body = b"".join(self._parts)
             self._parts = []
+            self.is_complete = True
             try:
-                self._start()
+                self._start(body)
             except Exception:  # noqa: BLE001 -- logged there; a bug must not look like a hang
                 self.crashed()
 
-    @property
-    def is_complete(self) -> bool:
-        """Whether all of its body has come."""
-        return self.phase is not Phase.READING
-
-    def _start(self) -> None:
+    def _start(self, body: bytes) -> None:
         """Admit the request, and find it a replica."""
         state, asked, record = self._state, self._asked, self.record
-        now = time.monotonic()
         model = state.models.get(asked.model)
         if state.draining:
             self.refuse(errors.SHUTTING_DOWN)
@@ -116,14 +120,11 @@ class PeerRequest(Serving):
             unknown = refuse_without_replica(asked.model, ModelAvailability.UNAVAILABLE, 1.0)
             self.refuse(errors.from_rejected(unknown))
             return
-        self.model = model
-        self.request = ParsedRequest(
+        request = ParsedRequest(
             asked.model, asked.stream, True, None, asked.sequences, Size(1, asked.prompt_bytes), ""
         )
-        record.model, record.stream, record.started_at = model.route.name, asked.stream, now
         # A key that is none is nobody's: a host that invents keys has one turn in the queue.
         record.key_id = asked.key if asked.key in state.keys.ids else ""
-        self.traced = asked.traced
         wait = model.route.max_wait_seconds if asked.wait_seconds is None else asked.wait_seconds
         # Only what needs no place is free, whatever the entry says.
         least = 0 if self.route.kind is RouteKind.TOKENIZE else 1
@@ -132,7 +133,14 @@ class PeerRequest(Serving):
             sequences, asked.kv_tokens, max(1, sequences), asked.prompt_tokens,
             asked.output_tokens, asked.output_limit, model.max_model_len, asked.interval,
         )  # fmt: skip
-        flight = self.flight = Flight(self, record.request_id, cost, now, wait)
+        exchange = self.exchange = Exchange(
+            state, self, model, request, body, cost=cost, now=time.monotonic()
+        )
+        exchange.traced, exchange.load_line = asked.traced, asked.load
+        exchange.deadline = self._deadline
+        exchange.paused = self._client_paused or self._socket_paused
+        flight = exchange.flight
+        flight.max_wait_seconds = wait
         flight.share = RequestOwner(record.key_id, asked.weight, asked.priority)
         flight.stream = asked.stream
         flight.prefer = asked.prefer
@@ -140,43 +148,30 @@ class PeerRequest(Serving):
         flight.attempts = asked.attempts
         flight.session = asked.session
         flight.blocks = self._blocks
-        state.took_off(self)
         state.start_sweeping()
-        model.retries.count_request()
-        if not self.is_quarantined(now):
-            self.place(again=asked.again)
+        exchange.begin(again=asked.again)
 
     def refuse(self, error: ApiError) -> None:
         """Refuse the request before it is in flight."""
-        self.phase = Phase.OVER
-        self._parts = []
-        self._state.release_body(self)
         self.answer.error(error)
-        self._client.request_over(self.number)
-
-    def drop(self) -> None:
-        """Leave nothing of the request behind, and let the entry know that nothing will come."""
-        super().drop()
-        self._state.release_body(self)
-        with contextlib.suppress(Exception):
-            self.answer.error(errors.INTERNAL)
-        self._client.request_over(self.number)
-
-    def load_line(self) -> bytes:
-        """Return the header that asks for the engine's load, as the entry had it."""
-        return self._asked.load
+        self.ended()
 
     # Calls of the connection
 
     def client_gone(self) -> None:
         """End the request because nobody waits for it any more."""
-        if self.phase is Phase.READING:
-            self.phase = Phase.OVER
-            self._parts = []
-            self._state.release_body(self)
-            self._client.request_over(self.number)
+        if self.exchange is not None:
+            self.exchange.client_gone()
         else:
-            super().client_gone()
+            self.ended()
+
+    def crashed(self) -> None:
+        """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
+        if self.exchange is not None:
+            self.exchange.crashed()
+        else:
+            _logger.exception("request %s failed inside the proxy", self.record.request_id)
+            self.refuse(errors.INTERNAL)
 
     def pause_for(self, *, client: bool | None = None, socket: bool | None = None) -> None:
         """Pause or resume the answer: the entry's client, or the connection, does not take it."""
@@ -184,35 +179,32 @@ class PeerRequest(Serving):
             self._client_paused = client
         if socket is not None:
             self._socket_paused = socket
-        paused = self._client_paused or self._socket_paused
-        if paused != self.paused:
-            self.pause() if paused else self.resume()
+        paused, exchange = self._client_paused or self._socket_paused, self.exchange
+        if exchange is not None and paused != exchange.paused:
+            exchange.pause() if paused else exchange.resume()
 
-    # Serving
+    # Calls of the exchange
 
-    def placed(self, replica: FlightTarget) -> None:
-        """Begin an attempt on the replica, and tell the entry."""
-        attempts = self.flight.attempts - self.flight.unreached + 1
-        self._client.socket.send(
-            frames.PLACED, self.number, encode(PlacedAt(replica.replica_id, attempts))
-        )
-        super().placed(replica)
+    def attempt_begins(self, replica_id: str, attempts: int) -> None:
+        """Tell the entry which replica has the request."""
+        self._client.socket.send(frames.PLACED, self.number, encode(PlacedAt(replica_id, attempts)))
 
-    def abort_client(self) -> None:
-        """Leave the connection alone: other requests are on it. The entry ends its client's."""
-
-    def add_debug_headers(self) -> None:
-        """Leave them to the entry."""
-
-    def answered(self) -> None:
-        """Forget the request."""
-        if not self.answer.ended and self.record.outcome == "client_gone":
-            self.answer.error(errors.INTERNAL)  # the entry has left, or hears why it ended
+    def ended(self) -> None:
+        """Forget the request; an entry that is there, and has no end yet, hears of one."""
+        self.is_complete = True
+        self._parts = []
+        self._state.release_body(self)
+        if self.exchange is not None and not self.answer.ended:
+            gone = self.record.outcome == "client_gone"  # or, by its deadline, it took nothing
+            self.answer.error(from_failure(timed_out("total_timeout")) if gone else errors.INTERNAL)
+        self.exchange = None  # break the reference cycle
         self._client.request_over(self.number)
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
         """Count the work of the replica, and whom it was for; the entry counts the request."""
-        flight, record = self.flight, self.record
+        record, exchange = self.record, self.exchange
+        assert exchange is not None, "it was begun"
+        flight = exchange.flight
         if flight.cost.sequences:
             use = self._state.metrics.model(record.model).use_of(record.key_id)
             use.engine_seconds += flight.engine_seconds
@@ -220,18 +212,6 @@ class PeerRequest(Serving):
                 record.count_replica(replica, seconds, flight)
         record.write(self._state.log, seconds, event="peer_request")
 
-    def shut_down(self) -> None:
-        """End the request with an error, because the grace of the shutdown is over."""
-        if self.phase is Phase.READING:
-            self.refuse(errors.SHUTTING_DOWN)
-        else:
-            super().shut_down()
-
-    def stop_reading(self, now: float) -> None:  # noqa: ARG002 -- as for clients
-        """Refuse the request if its body is incomplete, because the proxy shuts down."""
-        if self.phase is Phase.READING:
-            self.refuse(errors.SHUTTING_DOWN)
-
     def _was_sent(self) -> bool:
-        flight = getattr(self, "flight", None)
-        return flight is not None and flight.attempts > self._asked.attempts
+        exchange = self.exchange
+        return exchange is not None and exchange.flight.attempts > self._asked.attempts

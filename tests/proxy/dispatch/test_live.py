@@ -141,7 +141,7 @@ async def test_the_total_limit_holds_for_who_waits_too(make: Make, gate: Gate) -
     await engine.got(1)
     # The first one's limit passes earlier; its place must not come free for the second.
     (first,) = proxy.exchanges()
-    first._deadline += 60
+    first.deadline += 60
     assert error_of(await proxy.complete()) == (504, "upstream_total_timeout")
     assert proxy.state.queues() == {"m": 0}
     gate.open()

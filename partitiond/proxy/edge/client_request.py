@@ -1,0 +1,343 @@
+"""Reads one request of a client, then refuses it or admits it as an `Exchange`.
+
+What the head decides is decided before the body is read. A refused request is answered once its
+body has been read and dropped: closing with unread bytes would reset the connection, and the client
+would see the reset instead of the answer. If the body is beyond a bound, the answer is sent at
+once, and further bytes are dropped for a moment before the connection is closed.
+"""
+
+import logging
+import math
+import time
+from typing import Final
+
+from partitiond.core.dispatch.admission import Rejected
+from partitiond.core.dispatch.routing import RouteKind
+from partitiond.core.units import KIB
+from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.dispatch.replicas import LiveReplica
+from partitiond.proxy.edge.answer import ClientAnswer, ClientSide
+from partitiond.proxy.edge.exchange import Exchange, Requester
+from partitiond.proxy.edge.heads import RequestHead
+from partitiond.proxy.edge.host_search import HostSearch
+from partitiond.proxy.edge.known_heads import KnownHead
+from partitiond.proxy.keys.auth import ANYONE, Caller
+from partitiond.proxy.request import errors
+from partitiond.proxy.request.errors import ApiError, from_rejected
+from partitiond.proxy.request.parts import ParsedRequest
+from partitiond.proxy.request.requests import (
+    DataRoute,
+    check_limits,
+    engine_body,
+    parse_request,
+    with_defaults,
+)
+from partitiond.proxy.telemetry.record import Record
+from partitiond.proxy.telemetry.tracing import Trace
+
+DROPPED_BODIES: Final = 4
+"""A refused body is read and dropped up to this many times the allowed size. Chosen."""
+SMALL_BODY_BYTES: Final = 16 * KIB
+"""Smaller bodies do not count against the total. Most prompts are smaller, so large bodies cannot
+keep them out. With 10,000 connections small bodies take 160 MiB at most. Those that wait behind
+another request of their connection do count, since one read may bring several. Chosen."""
+DRAINING_SECONDS: Final = 0.5
+"""Time for a refused body during a shutdown: enough for a body that is already being sent."""
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+class ClientRequest(Requester):
+    """One request of a client, from its head to its record.
+
+    Attributes:
+        http: its answer, which is also `answer`.
+        exchange: serves it, once it is complete and admitted.
+        awaits_continue: its body comes only after `100 Continue`.
+        is_over: it was refused, or its client left, before it was admitted.
+    """
+
+    def __init__(
+        self, client: ClientSide, route: DataRoute, head: RequestHead, *, keep_alive: bool,
+        chunked: bool, known: KnownHead | None = None, awaits_continue: bool = False,
+    ) -> None:  # fmt: skip
+        state = self._state = client.state
+        request_id = head.request_id()
+        self.route = route
+        self.http = ClientAnswer(
+            client, route.dialect, request_id, keep_alive=keep_alive, chunked=chunked
+        )
+        self.answer = self.http
+        self.record = Record(route.path, request_id)
+        self.record.client = state.client_address(client.address, head.forwarded_for)
+        if state.cors is not None:
+            self.http.extra = state.cors.lines(head.origin)
+        self.stall_seconds = state.options.client_timeout_seconds
+        self.client = client
+        self.head = head
+        self.exchange: Exchange | None = None
+        self.awaits_continue = awaits_continue
+        self.is_over = False
+        self._known = known
+        self._trace: Trace | None = None
+        self._deadline = math.inf
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._caller: Caller = ANYONE
+        self._refusal: ApiError | None = None
+
+    # Reading
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether its body is read, and nothing has refused it so far."""
+        return self.exchange is None and self._refusal is None and not self.is_over
+
+    def begin(self) -> None:
+        """Check the head, and refuse if that can be decided before the body is read."""
+        refusal = self._check_head()
+        if refusal is not None:
+            self._refuse_unread(refusal)
+
+    def _check_head(self) -> ApiError | None:
+        state, known = self._state, self._known
+        if state.draining:
+            return errors.SHUTTING_DOWN
+        if state.table.version == 0:
+            return errors.NO_TABLE  # so it is not known either whether keys are required
+        caller = state.keys.identify(self.head.key()) if known is None else known.caller(state.keys)
+        if isinstance(caller, ApiError):
+            return caller
+        self._caller = caller
+        self.record.key_id = caller.key_id
+        if not caller.may_call(self.route.kind):
+            return errors.route_not_allowed(self.route.kind.value)
+        return None if known is not None else self.head.check(state.options.max_body_bytes)
+
+    def received(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        if self.is_over:
+            return
+        self.awaits_continue = False
+        self._size += len(data)
+        most = self._state.options.max_body_bytes
+        if self._refusal is not None:
+            if self._size > DROPPED_BODIES * most:
+                self._refuse_and_linger(self._refusal)
+            return
+        self._parts.append(data)
+        # What waits for other requests of its connection counts, too.
+        counts = self._size > SMALL_BODY_BYTES or not self.client.is_answering(self)
+        if self._size > most:
+            self._refuse_unread(errors.body_too_large(most))
+        elif counts and not self._state.hold_body(self, self._size):
+            self._refuse_unread(errors.BODIES_FULL)
+
+    def received_all(self) -> None:
+        """Take the end of the body: start the request, or refuse it."""
+        if self._refusal is not None:
+            self._refuse(self._refusal)
+        elif not self.is_over:
+            parts, self._parts = self._parts, []
+            self._admit(parts[0] if len(parts) == 1 else b"".join(parts))
+
+    def body_is_broken(self, error: ApiError) -> None:
+        """Refuse a body without a recognisable end."""
+        self._refuse_and_linger(self._refusal or error)
+
+    def await_body(self, now: float) -> None:
+        """Start the time limit for the rest of the body."""
+        if self._deadline == math.inf:
+            self._deadline = now + self._state.options.client_timeout_seconds
+
+    def sweep(self, now: float) -> None:
+        """Check whether the body took too long."""
+        if now > self._deadline:
+            self._refuse_and_linger(self._refusal or errors.BODY_TOO_SLOW)
+
+    def shut_down(self) -> None:
+        """Refuse the request if its body is incomplete, because the proxy shuts down."""
+        self._drop_body(self._refusal or errors.SHUTTING_DOWN)
+        self._deadline = min(self._deadline, time.monotonic() + DRAINING_SECONDS)
+
+    def pause(self) -> None:
+        """Pause the answer, because the client's buffer is full."""
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume(self) -> None:
+        """Resume the answer, because the client has read its buffer."""
+        if self.exchange is not None:
+            self.exchange.resume()
+
+    def client_gone(self) -> None:
+        """End the request, in any phase, because the client has left."""
+        if self.exchange is not None:
+            self.exchange.client_gone()
+        else:
+            self.is_over = True
+            self._forget()
+
+    def crashed(self) -> None:
+        """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
+        if self.exchange is not None:
+            self.exchange.crashed()
+            return
+        _logger.exception("request %s failed inside the proxy", self.record.request_id)
+        if self.is_over:
+            self._forget()
+            self.client.abort()
+        else:
+            self._refuse(errors.INTERNAL)
+
+    # Refusing
+
+    def _drop_body(self, refusal: ApiError) -> None:
+        self._refusal = refusal
+        self._parts = []
+        self._state.release_body(self)
+
+    def _refuse_unread(self, refusal: ApiError) -> None:
+        """Refuse a request whose body was not read; see the module."""
+        self._drop_body(refusal)
+        if self._state.draining:
+            self._deadline = time.monotonic() + DRAINING_SECONDS
+        limit = DROPPED_BODIES * self._state.options.max_body_bytes
+        if self.awaits_continue or self.head.body_bytes() > limit:
+            self._refuse_and_linger(refusal)  # the body comes only on request, or not in time
+
+    def _refuse_and_linger(self, refusal: ApiError) -> None:
+        if self.is_over or not self.client.is_answering(self):
+            return  # other requests come first; the bytes that arrive by then are bounded
+        self.http.keep_alive = False
+        self.client.linger()
+        self._refuse(refusal)
+
+    def _refuse(self, error: ApiError) -> None:
+        """Refuse the request before it is in flight."""
+        self.is_over = True
+        self._state.metrics.refusals[error.code or str(error.status)] += 1
+        self.answer.error(error)
+        record = self.record
+        record.outcome, record.error = "refused", error.code or ""
+        record.status = self.answer.status
+        record.write(self._state.log, 0.0)
+        self.ended()
+
+    def _forget(self) -> None:
+        self._state.release_body(self)
+        self._state.reading.discard(self)
+
+    # Admission
+
+    def _admit(self, body: bytes) -> None:
+        """Parse the complete request, admit it, and find it a replica."""
+        read = self._read(body)
+        if isinstance(read, ApiError):
+            self._refuse(read)
+            return
+        request, model, body = read
+        state, key_id = self._state, self._caller.key_id
+        cost = model.estimate(request, key_id)
+        now = time.monotonic()
+        exchange = Exchange(state, self, model, request, body, cost=cost, now=now)
+        admitted = state.accounts.admit(key_id, cost.tokens, model.slots.service.seconds)
+        if isinstance(admitted, Rejected):
+            self._refuse(from_rejected(admitted))
+            return
+        exchange.receipt = admitted
+        self.exchange = exchange
+        self._begin(exchange)
+
+    def _read(self, body: bytes) -> tuple[ParsedRequest, LiveModel, bytes] | ApiError:
+        """Return the request, its model and the body for the engine, or what is wrong with it."""
+        options, route = self._state.options, self.route
+        request = parse_request(body, route.measure, options)
+        if isinstance(request, ApiError):
+            return request
+        model = self._state.find_model(request.model)
+        if model is None or not self._caller.may_use(model.route.name):
+            return errors.unknown_model(request.model)
+        if model.route.defaults_json and route.kind is RouteKind.GENERATE:
+            named = request.size.own_limit and request.size.max_tokens is not None
+            body = with_defaults(body, model.route.defaults_json)
+            request = parse_request(body, route.measure, options)
+            if isinstance(request, ApiError):
+                return request
+            request.size.own_limit = named
+        if request.stream and not route.streams:
+            return errors.invalid("This route has no streams.", "stream")
+        most = 0
+        for limits in (model.limits, self._caller.limits):
+            if limits is not None:
+                refusal = check_limits(request, limits)
+                if refusal is not None:
+                    return refusal
+                asked = limits.max_output_tokens
+                most = min(most, asked) if most and asked else most or asked
+        changed = engine_body(body, request, model.route, route, most)
+        return changed if isinstance(changed, ApiError) else (request, model, changed)
+
+    def _begin(self, exchange: Exchange) -> None:
+        """Begin to serve the request, which is in flight from now on."""
+        state, head, flight, model = self._state, self.head, exchange.flight, exchange.model
+        if state.tracer is not None:
+            trace = self._trace = state.tracer.begin(head.traceparent)
+            self.record.trace_id, exchange.traced = trace.trace_id, trace.header
+        if state.options.debug_headers != "never":
+            exchange.load_line = head.load_line()
+        longest = head.max_wait_seconds()
+        if longest is not None:
+            flight.max_wait_seconds = longest
+        flight.share = self._caller.share
+        flight.stream = exchange.request.stream
+        # The client may not yet have read the answer to its previous request.
+        exchange.paused = self.client.write_paused
+        if self.route.kind is RouteKind.GENERATE and (
+            len(model.replicas) + state.peers.replicas(model) > 1
+        ):
+            session = head.session.decode("latin-1") or exchange.request.user
+            now = flight.started_at
+            model.attraction.attract(flight, session, exchange.body, now, model.replicas)
+        if state.peers:
+            exchange.elsewhere = HostSearch(state, exchange)
+        if flight.cost.sequences:
+            state.metrics.model(model.route.name).demand.arrived += 1
+        exchange.begin()
+
+    # Calls of the exchange
+
+    def answer_begins(self) -> None:
+        """Add to the answer the headers that name the replica, if the client may see them."""
+        wanted = self._state.options.debug_headers
+        if wanted == "never" or (wanted == "asked" and self.head.debug != b"1"):
+            return
+        record = self.record
+        queued = (record.queue_seconds or 0.0) * 1000
+        total = (time.monotonic() - record.started_at) * 1000
+        self.http.extra += (
+            f"x-partitiond-replica: {record.replica_id}\r\n"
+            f"x-partitiond-attempts: {record.attempts}\r\n"
+            f"x-partitiond-queue-ms: {queued:.3f}\r\n"
+            f"x-partitiond-first-byte-ms: {total:.3f}\r\n"
+        ).encode()
+
+    def abort(self) -> None:
+        """Close the client's connection without sending the bytes that it does not read."""
+        self.client.abort()
+
+    def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
+        """Count, trace and log the request."""
+        state, record, exchange = self._state, self.record, self.exchange
+        assert exchange is not None, "it was admitted"
+        record.count(state.metrics, seconds, exchange.flight, replica)
+        if self._trace is not None and self._trace.sampled and state.tracer is not None:
+            state.tracer.ended(self._trace, record, exchange.flight, seconds)
+        record.write(state.log, seconds)
+
+    def ended(self) -> None:
+        """Go on with the client's next request."""
+        self.is_over = True
+        self.exchange = None  # break the reference cycle
+        self._forget()
+        self.client.request_over(self)

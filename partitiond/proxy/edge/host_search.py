@@ -1,0 +1,248 @@
+"""Finds a place for a client's request among this host and the others.
+
+`core.dispatch.fleet` chooses the host, `peers.known` keeps the connections and moves requests that
+wait. A request at another host has an attempt only once it has a place there.
+"""
+
+import time
+from typing import Final
+
+from partitiond.core.dispatch.admission import refuse_not_reached
+from partitiond.core.dispatch.fleet import OWN_HOST
+from partitiond.core.dispatch.peer_loads import PeerLoads
+from partitiond.proxy.dispatch.flights import HOP_SECONDS
+from partitiond.proxy.edge.exchange import QUARANTINED, Elsewhere, Exchange
+from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.edge.transitions import Phase
+from partitiond.proxy.peers.known import NOWHERE, Hop, Wait
+from partitiond.proxy.peers.messages import MOST, Failed, Open
+from partitiond.proxy.peers.stream import LOST, SILENT, UNREACHED, PeerReplica, PeerStream
+from partitiond.proxy.request.errors import LIMITED, SERVER, ApiError
+
+ON_TRIAL: Final = "request_on_trial"
+
+
+class HostSearch(Elsewhere):
+    """The search of one request. Implements `peers.known.Traveller`.
+
+    Attributes:
+        flight, model: of the request.
+    """
+
+    def __init__(self, state: ProxyState, exchange: Exchange) -> None:
+        self._state = state
+        self._peers = state.peers
+        self._exchange = exchange
+        self.flight = exchange.flight
+        self.model = exchange.model
+        first = self.model.slots.places.first_token_seconds(self.flight)
+        longest = self.model.route.longest_wait_seconds(first)
+        self._wait = Wait(self, min(longest, self.flight.max_wait_seconds))
+        self._hop: Hop | None = None
+        self._again = False
+
+    # Calls of the exchange
+
+    def place(self, *, again: bool) -> None:
+        """Find a replica, here or at another host, or wait for one, or end with a refusal."""
+        wait = self._wait
+        if not wait.latest:
+            wait.latest = time.monotonic() + wait.longest
+        self._again = again
+        choice = self._peers.choose(wait)
+        if choice is None:
+            self._place_without_peers()
+        elif choice.peer is None:
+            self._place_here(again=again)
+        else:
+            self._send(choice.peer, choice.replica_id)
+
+    def _place_here(self, *, again: bool) -> None:
+        self.flight.max_wait_seconds = max(0.0, self._wait.latest - time.monotonic())
+        self._exchange.place_here(again=again)
+        if self._exchange.phase is Phase.WAITING:
+            self._peers.waits(self._wait, OWN_HOST)
+
+    def _place_without_peers(self) -> None:
+        wait = self._wait
+        if wait.told is not None:
+            self._exchange.fail_waiting(_as_error(wait.told))
+        elif self._peers.may_learn(wait):
+            self._peers.waits(wait, NOWHERE)
+        elif self.model.route.elsewhere:
+            self._exchange.refused(refuse_not_reached(self.model.route.name))
+        else:
+            self._place_here(again=self._again)
+
+    def _send(self, peer: PeerLoads, replica_id: str) -> None:
+        self._hop = self._peers.send(self._wait, peer, replica_id)
+        if self._hop is None:  # its connection ends at this moment
+            self._wait.refused |= {peer.host}
+            self._wait.told = LOST
+            self.place(again=self._again)
+
+    def has_another(self) -> bool:
+        """Whether another host has a replica that has not failed the request yet."""
+        return bool(self._peers) and self._peers.has_another_for(self.model, self.flight)
+
+    def placed(self) -> None:
+        """Note that the request has a place."""
+        self._peers.waits_no_more(self._wait)
+        self._wait.latest = 0.0  # a retry waits anew
+
+    def sweep(self, now: float) -> None:
+        """Take the request back from a host that neither starts nor refuses it."""
+        wait = self._wait
+        # Owners end the wait themselves. One that holds a request while a replica starts may
+        # begin it anew once.
+        if self._hop is not None and now > wait.latest + wait.longest + HOP_SECONDS:
+            self._exchange.leave()
+            self._exchange.fail_waiting(_as_error(SILENT))
+
+    def leave(self) -> None:
+        """Give back the place where the request waits; harmless if it waits nowhere."""
+        hop, self._hop = self._hop, None
+        if hop is not None:
+            hop.cancel()
+            self._state.metrics.hops[hop.loads.host, "withdrawn"] += 1
+        self._peers.waits_no_more(self._wait)
+
+    # Calls of the peers
+
+    def go(self, peer: PeerLoads | None, replica_id: str) -> None:
+        """Leave the place where the request waits, and go to a peer, or to this host (None)."""
+        if self._exchange.phase is not Phase.WAITING:
+            return
+        self._exchange.leave()
+        self._again = False
+        if peer is None:
+            self._place_here(again=True)
+        else:
+            self._send(peer, replica_id)
+
+    def look_again(self) -> None:
+        """Look for a host again: the request waits at none."""
+        if self._exchange.phase is Phase.WAITING:
+            self.place(again=self._again)
+
+    def ask(self, replica_id: str) -> tuple[Open, bytes]:
+        """Return what another host is sent, with the replica where it should start (or empty)."""
+        exchange, flight, cost = self._exchange, self.flight, self.flight.cost
+        now = time.monotonic()
+        others = [name for name in flight.prefer if name != replica_id]
+        asked = Open(
+            self.model.route.name,
+            exchange.route.path,
+            exchange.record.request_id,
+            len(exchange.body),
+            exchange.request.stream,
+            cost.sequences,
+            min(cost.kv_tokens, MOST),
+            key=flight.share.key,
+            weight=flight.share.weight,
+            priority=flight.share.priority,
+            wait_seconds=max(0.0, self._wait.latest - now),
+            total_seconds=max(0.0, exchange.deadline - now),
+            again=self._again,
+            prefer=(replica_id, *others) if replica_id else tuple(others),
+            tried=tuple(flight.tried),
+            attempts=flight.attempts - flight.unreached,
+            session=flight.session,
+            blocks=b"".join(flight.blocks),
+            prompt_bytes=exchange.request.size.prompt_bytes,
+            prompt_tokens=min(cost.prompt_tokens, MOST),
+            output_tokens=min(cost.output_tokens, MOST),
+            interval=min(cost.interval, MOST),
+            traced=exchange.traced,
+            load=exchange.load_line,
+            output_limit=MOST if cost.output_limit is None else min(cost.output_limit, MOST),
+        )
+        return asked, exchange.body
+
+    def crashed(self) -> None:
+        """End the request after a bug of ours; called inside `except`."""
+        self._exchange.crashed()
+
+    # Calls of the stream from the owner
+
+    def hop_placed(self, stream: PeerStream, replica_id: str) -> None:
+        """Begin: the request has a place on a replica of another host."""
+        hop = self._hop
+        if hop is None or hop.stream is not stream:
+            stream.close()
+            return
+        self._state.metrics.hops[hop.loads.host, "placed"] += 1
+        self._hop = None
+        replica = PeerReplica(replica_id, stream, hop.left)
+        self.flight.placed_at = time.monotonic()
+        self.flight.replica = replica
+        self._exchange.placed(replica)
+
+    def hop_moved(self, replica_id: str, attempts: int) -> None:
+        """Note that the owner has sent the request to another of its replicas."""
+        flight, record, attempt = self.flight, self._exchange.record, self._exchange.attempt
+        flight.attempts += 1
+        if attempts > record.attempts:
+            flight.tried |= {record.replica_id}
+            self.model.retries.made_elsewhere()
+        else:  # the replica before was not reached, so nothing was sent there
+            flight.unreached += 1
+        record.attempts = flight.attempts - flight.unreached
+        record.replica_id = replica_id
+        if attempt is not None:
+            attempt.replica.replica_id = replica_id
+            attempt.sent_at = time.monotonic()
+
+    def hop_failed(self, failed: Failed, *, sent: bool) -> None:
+        """Go on elsewhere, or end: the owner gives no answer."""
+        if sent:
+            self._failed_there(failed)
+            return
+        hop, self._hop = self._hop, None
+        exchange, wait = self._exchange, self._wait
+        if hop is None or exchange.phase is not Phase.WAITING:
+            return
+        self._peers.waits_no_more(wait)
+        is_suspect = failed.code in {QUARANTINED.code, ON_TRIAL}
+        hop.left(refused=failed.refused and not is_suspect)
+        outcome = "refused" if failed.refused else "failed"
+        self._state.metrics.hops[hop.loads.host, outcome] += 1
+        if is_suspect:
+            exchange.suspected()  # it stays on record here, too
+            if failed.code == QUARANTINED.code:
+                seconds, now = failed.retry_after_seconds or 0, time.monotonic()
+                self._state.quarantine.heard(exchange.fingerprint(), seconds, now)
+            exchange.fail(_as_error(failed), "refused")
+            return
+        if failed is LOST and hop.loads.host not in wait.lost:
+            wait.lost |= {hop.loads.host}
+            wait.until = 0.0  # nobody has begun it: the host may be asked once more, if it is back
+        else:
+            wait.refused |= {hop.loads.host}
+            wait.told = failed
+        if wait.told is not None and time.monotonic() >= wait.latest:
+            exchange.fail_waiting(_as_error(wait.told))
+        else:
+            # It has waited before: what it finds now does not refuse it for the wait to come.
+            self.place(again=self.flight.attempts > 0 or wait.moves > 0)
+
+    def _failed_there(self, failed: Failed) -> None:
+        """Note what the owner tells of an attempt that failed; the attempt itself fails next."""
+        if failed.code == QUARANTINED.code:
+            self._exchange.suspected()
+            fingerprint = self._exchange.fingerprint()
+            self._state.quarantine.died_elsewhere(fingerprint, time.monotonic())
+        if failed.code == UNREACHED:
+            self._wait.refused |= {self._wait.host}
+            self._wait.told = failed
+
+
+def _as_error(failed: Failed) -> ApiError:
+    """Return the error for the client of a request that another host did not serve."""
+    return ApiError(
+        failed.status,
+        failed.message,
+        LIMITED if failed.status == 429 else SERVER,
+        code=failed.code,
+        retry_after_seconds=failed.retry_after_seconds,
+    )
