@@ -126,9 +126,12 @@ def faults_of(kind: Kind, *, stream: bool) -> Iterator[Fault]:
 
 def may_end(fault: Fault, *, stream: bool) -> set[Verdict]:
     """How a request may end that meets this fault, where a retry has somewhere to go."""
-    harmless = {Kind.DELAY, Kind.TRICKLE, Kind.SURPLUS}
-    if fault.kind in harmless or fault.phase is Phase.AFTER_ANSWER:
+    if fault.kind in {Kind.DELAY, Kind.TRICKLE}:
         return {Verdict.COMPLETE}
+    if fault.phase is Phase.AFTER_ANSWER:
+        # Whether a whole answer's length was right is uncertain if more comes with it.
+        more = fault.kind in {Kind.GARBAGE, Kind.SURPLUS}
+        return {Verdict.REFUSED if more and fault.always and not stream else Verdict.COMPLETE}
     if fault.phase is Phase.AFTER_DONE:
         # The client has its end, unless the proxy saw the fault in the same moment.
         noisy = fault.kind in {Kind.GARBAGE, Kind.BAD_CHUNK}

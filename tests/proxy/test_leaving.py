@@ -102,9 +102,9 @@ async def test_while_it_is_sent_to_the_engine(make: Make, folder: Path, *, reset
         await nobody_is_left(proxy)
 
 
-@both_ways
+@pytest.mark.parametrize("how", ["reset", "closed", "half closed"])
 @pytest.mark.parametrize("streamed", [True, False])
-async def test_while_it_is_answered(make: Make, *, streamed: bool, reset: bool) -> None:
+async def test_while_it_is_answered(make: Make, *, streamed: bool, how: str) -> None:
     steps: list[Step] = [STREAM_HEAD, chunk(text_event("hel")), "hold"] if streamed else ["hold"]
     proxy, engine = await make.both(plays(*steps))
     client = await RawClient.to(proxy.port)
@@ -112,7 +112,10 @@ async def test_while_it_is_answered(make: Make, *, streamed: bool, reset: bool) 
     await engine.got(1)
     if streamed:
         await client.until(b"hel")
-    client.leave(reset=reset)
+    if how == "half closed":
+        client.writer.write_eof()
+    else:
+        client.leave(reset=how == "reset")
     await engine.until(lambda: engine.left == 1)
     await nobody_is_left(proxy)
 

@@ -101,6 +101,20 @@ async def test_pipelined_and_kept_connections_get_their_answers_in_order(make: M
     assert proxy.idle()
 
 
+async def test_an_expectation_is_met_when_its_own_request_has_its_turn(make: Make) -> None:
+    """Its client sends no body before; the requests before it, in the same packet, expect none."""
+    proxy, engine = await make.both()
+    client = await RawClient.to(proxy.port)
+    head, body = LAST[: -len(BODY)], LAST[-len(BODY) :]
+    client.send(KEPT + KEPT + head.replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n"))
+    for _ in range(2):
+        assert (await client.until(b"}}")).startswith(b"HTTP/1.1 200 ")
+    assert await client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.send(body)
+    assert (await client.rest()).startswith(b"HTTP/1.1 200 ")
+    assert len(engine.received) == 3
+
+
 MALFORMED = [
     (b"junk\r\n\r\n", b'"invalid_http"'),
     (KEPT.replace(b"host", b"host ", 1), b'"invalid_http"'),

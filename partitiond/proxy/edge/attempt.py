@@ -5,8 +5,6 @@ exchange. Plain pieces of a stream bypass it (see `upstream`).
 """
 
 import asyncio
-import json
-import logging
 import re
 import time
 from typing import Final
@@ -29,8 +27,6 @@ from partitiond.proxy.request.errors import (
 from partitiond.proxy.request.parts import ParsedRequest
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
-
-_logger = logging.getLogger("partitiond.proxy")
 
 _TIMEOUT_MESSAGES: Final = {
     "first_token_timeout": "The engine gave no first token in time.",
@@ -202,29 +198,16 @@ class Attempt:
         if task.cancelled():
             return
         try:
-            self._take_connection(task)
+            error = task.exception()
+            if self._over:
+                if error is None:
+                    task.result().close()
+            elif isinstance(error, AttemptError):
+                self._fail(error)
+            else:
+                self._send(task.result())
         except Exception:  # noqa: BLE001 -- logged by the exchange
             self.crashed()
-
-    def _take_connection(self, task: "asyncio.Task[AnswerStream]") -> None:
-        error = task.exception()
-        if self._over:
-            if error is None:
-                task.result().close()
-        elif isinstance(error, AttemptError):
-            self._fail(error)
-        elif error is not None:
-            _logger.error(
-                "connecting to an engine failed inside the proxy",
-                exc_info=error,
-                extra={
-                    "request_id": self._exchange.record.request_id,
-                    "replica": self.replica.replica_id,
-                },
-            )
-            self._fail(AttemptError("connect", "The engine cannot be reached.", no_byte=True))
-        else:
-            self._send(task.result())
 
     def _send(self, connection: AnswerStream) -> None:
         self._connection = connection
@@ -238,7 +221,7 @@ class Attempt:
         more = exchange.traced + exchange.load_line
         connection.send(
             b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b"
-            % (self._exchange.route.engine_head, request_id, more, len(body), body),
+            % (exchange.route.engine_head, request_id, more, len(body), body),
             self,
         )
 
@@ -256,10 +239,9 @@ class Attempt:
                 self._fail(AttemptError("bad_response", "The engine did not answer with a stream."))
                 return
             self._scanner = EventScanner(
-                self._exchange.route.dialect,
+                exchange.route.dialect,
                 self._options.max_event_bytes,
-                hide_usage=self._exchange.route.tells_usage
-                and not self._exchange.request.wants_usage,
+                hide_usage=exchange.route.tells_usage and not exchange.request.wants_usage,
                 fingerprint=self.replica.fingerprint,
             )
 
@@ -378,7 +360,7 @@ class Attempt:
         ):
             self._fail(AttemptError("bad_response", "The engine's answer is not JSON."))
             return
-        if not (head.exact or _is_complete(head, body)):
+        if not head.exact:
             self._fail(AttemptError("truncated", "The engine's answer is not complete."))
             return
         exchange = self._exchange
@@ -463,14 +445,3 @@ class Attempt:
 def timed_out(kind: str) -> AttemptError:
     """Return the failure for a time limit that has passed."""
     return AttemptError(kind, _TIMEOUT_MESSAGES[kind])
-
-
-def _is_complete(head: Head, body: bytes) -> bool:
-    """Whether an answer whose end is uncertain is complete; only this rare case is parsed."""
-    if not head.content_type.startswith(JSON):
-        return False
-    try:
-        json.loads(body)
-    except (ValueError, RecursionError):
-        return False
-    return True

@@ -1,7 +1,7 @@
 """Reads requests on client connections, and answers them one at a time, in their order.
 
 The parser (`httptools`) calls a connection back for each part of a request. Requests that engines
-answer (`routes.DATA_ROUTES`) become a `ClientRequest`, which goes to the engine's connection and
+answer (`routes.DATA_ROUTES`) become an `IncomingRequest`, which goes to the engine's connection and
 back without a task; all others become a `LocalRequest`, which has its answer at once.
 
 Refused before either, in OpenAI's error shape: connections beyond the limits, heads that are too
@@ -18,7 +18,6 @@ import httptools
 
 from partitiond.proxy.edge.answer import ClientAnswer
 from partitiond.proxy.edge.client_connection import IDLE_SECONDS, ClientConnection
-from partitiond.proxy.edge.client_request import ClientRequest
 from partitiond.proxy.edge.head_checks import (
     RequestTarget,
     body_framing,
@@ -27,6 +26,7 @@ from partitiond.proxy.edge.head_checks import (
     read_target,
 )
 from partitiond.proxy.edge.heads import RequestHead
+from partitiond.proxy.edge.incoming import IncomingRequest
 from partitiond.proxy.edge.known_heads import KnownHead
 from partitiond.proxy.edge.local_requests import LocalRequest
 from partitiond.proxy.edge.state import ProxyState
@@ -75,13 +75,13 @@ class DataProtocol(ClientConnection):
         """The parser has read one request to its end, and nothing of the next."""
         self._first_bytes = b""
         """The first bytes of a request, if no other request was under way when they came."""
-        self._reading: ClientRequest | None = None
+        self._reading: IncomingRequest | None = None
         """The request whose body the parser is reading, if an engine answers it."""
         self._local: LocalRequest | None = None
         """The same, if no engine does; it may have its answer already."""
-        self._active: ClientRequest | None = None
+        self._active: IncomingRequest | None = None
         """The request that is being answered."""
-        self._queued: collections.deque[ClientRequest | LocalRequest] = collections.deque()
+        self._queued: collections.deque[IncomingRequest | LocalRequest] = collections.deque()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End all requests of the connection."""
@@ -90,7 +90,7 @@ class DataProtocol(ClientConnection):
         super().connection_lost(exc)
         self._parser = None  # it holds this connection, too
         for one in waiting:
-            if isinstance(one, ClientRequest):
+            if isinstance(one, IncomingRequest):
                 try:
                     one.client_gone()
                 except Exception:  # noqa: BLE001 -- logged there; end all others
@@ -334,7 +334,7 @@ class DataProtocol(ClientConnection):
         self, route: DataRoute, first_bytes: bytes, *, keep_alive: bool, chunked: bool
     ) -> None:
         """Answer a request by an engine, or queue it."""
-        request = ClientRequest(
+        request = IncomingRequest(
             self, route, RequestHead(self._headers), keep_alive=keep_alive, chunked=chunked,
             awaits_continue=self._expects_continue,
         )  # fmt: skip
@@ -350,7 +350,7 @@ class DataProtocol(ClientConnection):
     def _take_known(self, known: KnownHead, body: bytes) -> None:
         """Answer a request with a known head, without the parser."""
         self._deadline = math.inf
-        request = ClientRequest(
+        request = IncomingRequest(
             self, known.route, known.head, keep_alive=known.keep_alive, chunked=True, known=known
         )
         self._active = request
@@ -371,14 +371,14 @@ class DataProtocol(ClientConnection):
         if not is_queued:
             self._answer_local(local)
 
-    def _queue(self, waiting: ClientRequest | LocalRequest) -> None:
+    def _queue(self, waiting: IncomingRequest | LocalRequest) -> None:
         self.pause_reading()
         if len(self._queued) == MAX_PIPELINED:
             self._refusal = _TOO_MANY_PIPELINED
             raise ValueError(_TOO_MANY_PIPELINED.message)
         self._queued.append(waiting)
 
-    def _remember(self, request: ClientRequest, data: bytes) -> None:
+    def _remember(self, request: IncomingRequest, data: bytes) -> None:
         """Keep the head of a request that is plain in every respect."""
         plain = not self._expects_continue and request.answer.chunked
         if data and plain and self._head_is_plain():
@@ -394,13 +394,13 @@ class DataProtocol(ClientConnection):
             lengths += name == b"content-length"
         return lengths == 1
 
-    def _begin(self, request: ClientRequest) -> None:
+    def _begin(self, request: IncomingRequest) -> None:
         request.begin()
         if request.awaits_continue and not self._lingering:
             request.awaits_continue = False
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _begin_late(self, request: ClientRequest) -> None:
+    def _begin_late(self, request: IncomingRequest) -> None:
         """Begin a request whose turn has come; it may have been read to its end by now."""
         self._begin(request)
         if self._active is not request:
@@ -410,13 +410,13 @@ class DataProtocol(ClientConnection):
         else:
             self._complete(request)
 
-    def _await_body(self, request: ClientRequest) -> None:
+    def _await_body(self, request: IncomingRequest) -> None:
         """Start the time limit of the body, whose rest is read from now on."""
         if request not in self.state.reading:
             self.state.reading.add(request)
             request.await_body(time.monotonic())
 
-    def _complete(self, request: ClientRequest) -> None:
+    def _complete(self, request: IncomingRequest) -> None:
         try:
             request.received_all()
         except Exception:  # noqa: BLE001 -- logged there; a bug must not look like a hang
@@ -465,7 +465,7 @@ class DataProtocol(ClientConnection):
                 return  # nobody waits for the next answer
             following = self._queued.popleft()
             self._read_on()  # the rest of its body may still be to come
-            if isinstance(following, ClientRequest):
+            if isinstance(following, IncomingRequest):
                 self._active = following
                 self._begin_late(following)
             else:
@@ -485,7 +485,7 @@ class DataProtocol(ClientConnection):
         """End the connection after this answer."""
         self._active = None
         for one in self._queued:
-            if isinstance(one, ClientRequest):
+            if isinstance(one, IncomingRequest):
                 one.client_gone()  # its turn never comes
         self._queued.clear()
         if self._local is not None:

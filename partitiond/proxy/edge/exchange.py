@@ -1,10 +1,10 @@
 """Serves one complete request: finds a replica for it, relays the answer, and ends it.
 
-`transitions` has its phases, and decides what happens in each. A request has no task: its client's
+`phases` has its phases, and decides what happens in each. A request has no task: its client's
 connection, the model's queue, the engine's connection and the sweeper call it, and each call does
 its work at once. It is composed of
 
-    requester   who sent it and gets its answer: a client (`ClientRequest`), or another host
+    sender   who sent it and gets its answer: a client (`IncomingRequest`), or another host
     elsewhere   the other hosts that may serve it (`HostSearch`), or None
     attempt     its attempt on a replica (`Attempt`), or None
 """
@@ -25,8 +25,8 @@ from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.answer import Answer
 from partitiond.proxy.edge.attempt import TIME_LIMITS, Attempt, AttemptOwner, timed_out
+from partitiond.proxy.edge.phases import AfterFailure, Phase, after_failure, passed_limit
 from partitiond.proxy.edge.state import BodyHolder, ProxyState
-from partitiond.proxy.edge.transitions import AfterFailure, Phase, after_failure, passed_limit
 from partitiond.proxy.keys.accounts import Receipt
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError, AttemptError, from_failure, from_rejected
@@ -48,7 +48,7 @@ _PAUSED: Final = -2
 """Progress of an answer whose client does not read."""
 
 
-class Requester(BodyHolder):
+class Sender(BodyHolder):
     """Whoever sent a request and gets its answer.
 
     Attributes:
@@ -112,7 +112,7 @@ class Exchange(AttemptOwner):
     """One request in flight (see the module).
 
     Attributes:
-        phase: see `transitions`.
+        phase: see `phases`.
         flight: its admission.
         deadline: until when it must have its whole answer, monotonic seconds.
         paused: the client does not read at the moment.
@@ -121,14 +121,14 @@ class Exchange(AttemptOwner):
     """
 
     def __init__(
-        self, state: ProxyState, requester: Requester, model: LiveModel, request: ParsedRequest,
+        self, state: ProxyState, sender: Sender, model: LiveModel, request: ParsedRequest,
         body: bytes, *, cost: Cost, now: float,
     ) -> None:  # fmt: skip
         self._state = state
-        self._requester = requester
-        self.route = requester.route
-        self.answer = requester.answer
-        self.record = requester.record
+        self._sender = sender
+        self.route = sender.route
+        self.answer = sender.answer
+        self.record = sender.record
         self.model = model
         self.request = request
         self.body = body
@@ -199,7 +199,7 @@ class Exchange(AttemptOwner):
             self.elsewhere.placed()
         flight.attempts += 1
         record.attempts = flight.attempts - flight.unreached
-        self._requester.attempt_begins(replica.replica_id, record.attempts)
+        self._sender.attempt_begins(replica.replica_id, record.attempts)
         self._owes_retry = False
         # The queue of the host that has the replica charges the key.
         self._is_charged = self._is_charged or is_here
@@ -284,9 +284,9 @@ class Exchange(AttemptOwner):
         if progress != self._progress:
             self._progress, self._progress_at = progress, now
         if self.paused:
-            requester = self._requester
-            earlier = now - requester.later_seconds
-            is_stalled = earlier - self._progress_at > requester.stall_seconds
+            sender = self._sender
+            earlier = now - sender.later_seconds
+            is_stalled = earlier - self._progress_at > sender.stall_seconds
             if is_stalled or earlier > self.deadline:
                 self._abort(CLIENT_STALLED)
             return
@@ -339,8 +339,8 @@ class Exchange(AttemptOwner):
         """Leave nothing of the request behind, whatever is broken."""
         self.phase = Phase.ENDED
         cleanups: tuple[Callable[[], object], ...] = (
-            self._end_attempt, self._requester.abort, self.leave, self.flight.leave,
-            self._give_receipt_back, self._forget, self._requester.ended,
+            self._end_attempt, self._sender.abort, self.leave, self.flight.leave,
+            self._give_receipt_back, self._forget, self._sender.ended,
         )  # fmt: skip
         for clean_up in cleanups:
             with contextlib.suppress(Exception):
@@ -362,7 +362,7 @@ class Exchange(AttemptOwner):
         self._was_served()
         self.record.ttft_seconds = time.monotonic() - self.flight.started_at
         self.phase = Phase.ANSWERING
-        self._requester.answer_begins()
+        self._sender.answer_begins()
         self.answer.start_stream(data)
 
     def finished_stream(self, data: bytes, outcome: str, error: str) -> None:
@@ -384,7 +384,7 @@ class Exchange(AttemptOwner):
             self._was_served()
         self._judge_replica(outcome)
         self.leave()
-        self._requester.answer_begins()
+        self._sender.answer_begins()
         self.answer.whole(status, content_type, body, headers)
         self._end(outcome, error)
 
@@ -480,7 +480,7 @@ class Exchange(AttemptOwner):
             return
         self.phase = Phase.ENDED
         if reason == CLIENT_STALLED:
-            self._requester.abort()  # first: else the next request of its connection would begin
+            self._sender.abort()  # first: else the next request of its connection would begin
         self._end_attempt()
         self.leave()
         self._end("client_gone", reason)
@@ -516,7 +516,7 @@ class Exchange(AttemptOwner):
         self._settle()
         now = time.monotonic()
         replica = None if attempt is None else attempt.replica
-        self._requester.close_books(
+        self._sender.close_books(
             now - record.started_at, replica if isinstance(replica, LiveReplica) else None
         )
         if outcome == "ok":
@@ -525,7 +525,7 @@ class Exchange(AttemptOwner):
         # A refused suspect does not end the trial of an identical request that is in flight.
         if state.quarantine and (outcome == "ok" or not self._suspected):
             state.quarantine.ended(self.fingerprint(), well=outcome == "ok")
-        self._requester.ended()
+        self._sender.ended()
         self.flight.owner = NOBODY
 
     def _settle(self) -> None:

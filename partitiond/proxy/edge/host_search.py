@@ -12,8 +12,8 @@ from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.edge.exchange import QUARANTINED, Elsewhere, Exchange
+from partitiond.proxy.edge.phases import Phase
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.edge.transitions import Phase
 from partitiond.proxy.peers.known import NOWHERE, Hop, Wait
 from partitiond.proxy.peers.messages import MOST, Failed, Open
 from partitiond.proxy.peers.stream import LOST, SILENT, UNREACHED, PeerReplica, PeerStream

@@ -58,7 +58,7 @@ class TimeLimited(Protocol):
 
 
 class BodyHolder:
-    """A request whose body the state counts; `edge.exchange.Requester` is the only kind.
+    """A request whose body the state counts; `edge.exchange.Sender` is the only kind.
 
     Attributes:
         held_bytes: bytes of its body that are counted.

@@ -16,8 +16,8 @@ from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.attempt import timed_out
-from partitiond.proxy.edge.client_request import SMALL_BODY_BYTES
-from partitiond.proxy.edge.exchange import Exchange, Requester
+from partitiond.proxy.edge.exchange import Exchange, Sender
+from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peer_server.answer import PeerAnswer
 from partitiond.proxy.peers import frames
@@ -42,7 +42,7 @@ class PeerClientSide:
         raise NotImplementedError
 
 
-class PeerRequest(Requester):
+class PeerRequest(Sender):
     """One request of another host's client.
 
     Raises:

@@ -17,7 +17,7 @@ from partitiond.core.units import KIB
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.answer import ClientAnswer, ClientSide
-from partitiond.proxy.edge.exchange import Exchange, Requester
+from partitiond.proxy.edge.exchange import Exchange, Sender
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.host_search import HostSearch
 from partitiond.proxy.edge.known_heads import KnownHead
@@ -47,7 +47,7 @@ DRAINING_SECONDS: Final = 0.5
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class ClientRequest(Requester):
+class IncomingRequest(Sender):
     """One request of a client, from its head to its record.
 
     Attributes:
