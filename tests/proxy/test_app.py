@@ -223,11 +223,12 @@ async def test_health_is_known_with_the_first_table_and_a_model_that_starts_is_r
     for status in (503, 200):
         async with proxy.client as client:
             for path in ("/healthz", "/health"):
-                health = await client.get(path)
-                assert health.status_code == status
-        proxy.state.apply(table(availability=ModelAvailability.STARTING, retry_after_seconds=7))
+                health, head = await client.get(path), await client.head(path)
+                assert (health.status_code, head.status_code, head.content) == (status, status, b"")
+        starts: Any = {"availability": ModelAvailability.STARTING, "retry_after_seconds": 7}
+        proxy.state.apply(table(keys=(key(),), keys_required=True, **starts))
     assert health.json() == {"status": "ok"}
-    refused = await proxy.complete()
+    refused = await proxy.complete(key="k1")
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "7")
     assert error_of(refused)["code"] == "model_starting"
 

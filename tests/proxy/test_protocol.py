@@ -220,16 +220,6 @@ async def test_many_requests_at_once_are_not_taken_for_one_large_head(make: Make
     assert (await client.rest()).count(b"HTTP/1.1 404 ") == 1
 
 
-@pytest.mark.parametrize("path", [b"/healthz", b"/health"])
-async def test_health_needs_no_key(make: Make, path: bytes) -> None:
-    proxy = await make.proxy(table(keys_required=True))
-    for method in (b"GET", b"HEAD"):
-        line = method + b" " + path + b" HTTP/1.1"
-        answer = await talk(proxy, line + b"\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.1 200 OK")
-        assert answer.endswith(b"\r\n\r\n") == (method == b"HEAD")
-
-
 @pytest.mark.parametrize("begun", [True, False])
 async def test_while_shutting_down_nobody_waits_for_half_a_body(make: Make, *, begun: bool) -> None:
     """Whether the request came before the shutdown began or after."""

@@ -72,11 +72,3 @@ async def test_a_retry_that_waits_in_vain_is_given_back(make: Make) -> None:
     gate.open()
     assert (await running).status_code == 200
     assert proxy.idle()
-
-
-async def test_a_share_of_nothing_sends_nothing_twice(make: Make) -> None:
-    engines = [await make.engine(plays("reset"), f"e{n}") for n in range(2)]
-    routes = table(*(replica(engine, f"m-{n}") for n, engine in enumerate(engines)))
-    proxy = await make.proxy(routes, retry_share=0.0)
-    assert error_of(await proxy.complete()) == RESET
-    assert sum(len(engine.received) for engine in engines) == 1
