@@ -6,7 +6,6 @@ engine would be ended for its host's sake. `start` and `stop` raise HostSilentEr
 """
 
 import asyncio
-import collections
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,7 +15,7 @@ from partitiond.core.errors import HostSilentError, PartitiondError
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.engine import EngineExit, EngineHandle, EngineLaunch, EngineReport
-from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
+from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents, HostRecord
 from partitiond.ports import ProfileRequest
 from partitiond.ports.host_agent import HostAgent
 
@@ -35,35 +34,22 @@ def on_host(handle: EngineHandle, host: str) -> EngineHandle:
     return dataclasses.replace(handle, launch=dataclasses.replace(handle.launch, host=host))
 
 
-def _mark(marked: set[str], host: str, holds: bool) -> None:
-    if holds:
-        marked.add(host)
-    else:
-        marked.discard(host)
-
-
 class HostsEngines:
     """Implements `ports.EngineRunner` and `ports.ReturningEngines` over the agents of all hosts."""
 
     def __init__(self, agents: Agents, *, ask_again_seconds: float = ASK_AGAIN_SECONDS) -> None:
         self._agents = agents
         self._ask_again_seconds = ask_again_seconds
-        self._unsearched: set[str] = {agent.name for agent in agents.all}
-        self._silent: set[str] = set()
-        self._gone: set[str] = set()
-        self._quiet: set[str] = set()
-        self._falls: collections.Counter[str] = collections.Counter()
-        self._searches: dict[str, asyncio.Task[tuple[EngineHandle, ...]]] = {}
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Spawn on the launch's host. Raises HostSilentError: the engine may have been started."""
-        agent = self._agents.of(launch.host)
+        record = self._agents.found(launch.host)
         try:
-            handle = await agent.engines.start(launch)
+            handle = await record.agent.engines.start(launch)
         except HostSilentError:
-            self._unsearched.add(agent.name)  # the engine is found once the host answers
+            record.searches.doubt()  # the engine is found once the host answers
             raise
-        return on_host(handle, agent.name)
+        return on_host(handle, record.name)
 
     async def wait_ready(
         self,
@@ -110,53 +96,35 @@ class HostsEngines:
 
     async def find(self) -> Sequence[EngineHandle]:
         """Return the living engines of all hosts that answer; `returned` finds the others."""
-        found = await asyncio.gather(*(self._search(agent) for agent in self._agents.all))
+        found = await asyncio.gather(*(self._search(record) for record in self._agents.all))
         return tuple(handle for handles in found for handle in handles)
 
     async def returned(self) -> Sequence[EngineHandle]:
         """Return the engines of the hosts that answer and were not searched since they were
         silent.
         """
-        back = self._unsearched - self._silent - self._searches.keys()
-        for agent in self._agents.all if back else ():
-            if agent.name in back:
-                search = asyncio.create_task(self._search(agent), name=f"engines of {agent.name}")
-                self._searches[agent.name] = search
-        if not self._searches:
+        for record in self._agents.all:
+            if record.judged.answers and not record.searches.known and record.search is None:
+                search = asyncio.create_task(self._search(record), name=f"engines of {record.name}")
+                record.search = search
+        searching = [one for one in self._agents.all if one.search is not None]
+        if not searching:
             return ()
-        await asyncio.wait(self._searches.values(), timeout=RETURNED_SECONDS)
-        ended = {name: task for name, task in self._searches.items() if task.done()}
-        self._searches = {n: task for n, task in self._searches.items() if n not in ended}
-        return tuple(handle for task in ended.values() for handle in task.result())
+        await asyncio.wait(
+            [one.search for one in searching if one.search is not None], timeout=RETURNED_SECONDS
+        )
+        found: list[EngineHandle] = []
+        for record in searching:
+            if record.search is not None and record.search.done():
+                if not record.search.cancelled():
+                    found += record.search.result()
+                record.search = None
+        return tuple(found)
 
     def knows(self, host: str) -> bool:
         """Return whether it is known which engines run on the host: a lost host's count as none."""
-        return host not in self._unsearched or host in self._gone
-
-    def is_gone(self, host: str) -> bool:
-        """Return whether the host is lost, so that nothing waits for it."""
-        return host in self._gone
-
-    def searched(self, host: str) -> bool:
-        """Return whether the engines on the host were looked for since it was silent."""
-        return host not in self._unsearched
-
-    def is_quiet(self, host: str) -> bool:
-        """Return whether the host said nothing to its last look, so that others do not wait for
-        it: see `HostState`.
-        """
-        return host in self._quiet
-
-    def heard_of(self, host: str, *, silent: bool, gone: bool = False, late: bool = False) -> None:
-        """Note whether a host answers; the engines of one that did not are looked for anew."""
-        _mark(self._gone, host, gone)
-        _mark(self._quiet, host, silent or late)
-        if silent:
-            self._falls[host] += 1
-            self._unsearched.add(host)
-            self._silent.add(host)
-        else:
-            self._silent.discard(host)
+        record = self._agents.get(host)
+        return record is None or record.searches.known or record.judged.gone
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
         """Return the peak memory of the engine's processes so far; 0 if its host is gone."""
@@ -168,19 +136,17 @@ class HostsEngines:
     def _of(self, handle: EngineHandle) -> HostAgent:
         return self._agents.of(handle.host)
 
-    async def _search(self, agent: HostAgent) -> tuple[EngineHandle, ...]:
-        falls = self._falls[agent.name]
+    async def _search(self, record: HostRecord) -> tuple[EngineHandle, ...]:
+        began = record.searches.reasons
         try:
-            found = await agent.engines.find()
+            found = await record.agent.engines.find()
         except PartitiondError as error:  # its devices are not used, and it is asked again
-            if agent is self._agents.own:
+            if record.is_own:
                 raise
-            log.warning("the engines of %s cannot be found: %s", agent.name, error)
-            self._unsearched.add(agent.name)
+            log.warning("the engines of %s cannot be found: %s", record.name, error)
             return ()
-        if falls == self._falls[agent.name]:  # else it was silent meanwhile: it is asked again
-            self._unsearched.discard(agent.name)
-        return tuple(on_host(handle, agent.name) for handle in found)
+        record.searches.note_search(began)
+        return tuple(on_host(handle, record.name) for handle in found)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         while True:
@@ -191,21 +157,10 @@ class HostsEngines:
 
 
 class HostsProfiler:
-    """Implements `ports.ProfileRunner`: measures on the host of the device.
+    """Implements `ports.ProfileRunner`: measures on the host of the device."""
 
-    Args:
-        engines: knows which hosts are lost.
-    """
-
-    def __init__(
-        self,
-        agents: Agents,
-        engines: HostsEngines,
-        *,
-        ask_again_seconds: float = ASK_AGAIN_SECONDS,
-    ) -> None:
+    def __init__(self, agents: Agents, *, ask_again_seconds: float = ASK_AGAIN_SECONDS) -> None:
         self._agents = agents
-        self._engines = engines
         self._ask_again_seconds = ask_again_seconds
 
     async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
@@ -219,7 +174,8 @@ class HostsProfiler:
         try:
             while not run.done():
                 await asyncio.wait([run], timeout=self._ask_again_seconds)
-                if not run.done() and self._engines.is_gone(host):
+                record = self._agents.get(host)
+                if not run.done() and (record is None or record.judged.gone):
                     raise HostSilentError(
                         f"the host {host} is lost.",
                         hint="Have it join again, or measure on another host.",

@@ -258,7 +258,7 @@ class Membership:
         if why != self._overtaken:
             log.error("%s", why) if why else log.info("this control plane is the head again")
         self._overtaken = why
-        self._hosts.devices.overtaken(why)
+        self._hosts.overtaken(why)
 
     # -- what people see -------------------------------------------------------------------
 

@@ -64,37 +64,36 @@ class HostsModels:
         self._ask_again_seconds = ask_again_seconds
         self._piece_bytes = piece_bytes
         self._bytes_per_second = bytes_per_second
-        self._of_host: dict[str, asyncio.Lock] = {}
         self._at_once = asyncio.Semaphore(COPIES_AT_ONCE)
         self._lying: dict[tuple[ModelFile, ...], dict[str, str]] = {}
         """Folders in which the same files lie, by host."""
 
     async def architecture(self, spec: ModelSpec) -> Architecture:
         """Return the architecture without fetching weights. Raises ModelSourceError."""
-        return await self._agents.own.models.architecture(spec)
+        return await self._agents.own.agent.models.architecture(spec)
 
     async def resolve(self, spec: ModelSpec, progress: Report | None = None) -> ResolvedModel:
         """Fetch or make on the own host what the engine needs."""
-        return await self._agents.own.models.resolve(spec, progress)
+        return await self._agents.own.agent.models.resolve(spec, progress)
 
     async def bring(
         self, model: ResolvedModel, host: str, progress: Report | None = None
     ) -> ResolvedModel:
         """Return the model with its folder on that host; copy files there that it lacks."""
-        agent, report = self._agents.of(host), progress or _silent
-        if agent is self._agents.own:
+        record, report = self._agents.found(host), progress or _silent
+        if record.is_own:
             return model
         listing = await self._listed(str(model.folder), report)
         # A host gets one copy after another: two at once would each take twice as long.
-        async with self._of_host.setdefault(agent.name, asyncio.Lock()):
-            folder = await _Copy(self, listing, agent.name, agent.folders, report).made()
-        self._lying.setdefault(listing.files, {})[agent.name] = folder
+        async with record.copying:
+            folder = await _Copy(self, listing, record.name, record.agent.folders, report).made()
+        self._lying.setdefault(listing.files, {})[record.name] = folder
         return dataclasses.replace(model, folder=Path(folder))
 
     async def _listed(self, folder: str, report: Report) -> ModelListing:
         """Return the files of a folder of the own host, with their checksums."""
         while True:
-            listing = await self._agents.own.folders.listing(folder)
+            listing = await self._agents.own.agent.folders.listing(folder)
             if listing.known:
                 return listing
             done = sum(file.size_bytes for file in listing.files if file.sha256)

@@ -17,7 +17,7 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 from partitiond.core.demand.fleet import FleetSample, HostCounts, grown, together
@@ -34,10 +34,9 @@ from partitiond.core.keys.shares import Division, KeyShares
 from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts import exposition
-from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
+from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents, HostRecord
 from partitiond.ports import ProxyControl, Store
 from partitiond.ports.host import HostTable
-from partitiond.ports.host_agent import HostAgent
 from partitiond.serde import from_stored_json, to_stored_json
 
 log = logging.getLogger(__name__)
@@ -51,44 +50,13 @@ SHARES_MARK: Final = "key-shares"
 """Kind of the marks of the store that hold how keys are divided, by key id."""
 
 
-@dataclasses.dataclass
-class _Host:
-    """What is known of the proxy of another host.
-
-    Attributes:
-        agent: of the host.
-        table: the whole table whose part the proxy has; None before the first.
-        part: what it took last, and when, in monotonic seconds; None before the first.
-        problem: why it lacks the newest one, or cannot run; empty if nothing is known to be wrong.
-        telling: hands it the newest table.
-        keeping: keeps it running.
-    """
-
-    agent: HostAgent
-    table: RoutingTable | None = None
-    part: tuple[RoutingTable, float] | None = None
-    problem: str = ""
-    telling: "asyncio.Task[None] | None" = None
-    keeping: "asyncio.Task[None] | None" = None
-
-    @property
-    def is_told_now(self) -> bool:
-        """Whether it is being told a table."""
-        return self.telling is not None and not self.telling.done()
-
-
-def _nobody() -> Collection[str]:
-    return ()
-
-
 class HostsProxies:
     """Implements `ports.ProxyControl` and `ports.host.FleetProxies` over the agents of all hosts.
 
     Args:
         agents: of all hosts; the own one's first.
-        lost: returns the hosts that are lost: no request is waited for there.
-        quiet: whether a host said nothing to its last look; it is not asked, so that a pass of the
-            loop does not wait for it.
+            One that said nothing to its last look is not asked, so that a pass of the loop does not
+            wait for it.
         ask_again_seconds: pause before a silent host is asked again.
         tell_seconds: longest wait for other hosts to take a table.
         store: keeps how keys are divided; None if that is forgotten.
@@ -99,14 +67,10 @@ class HostsProxies:
         agents: Agents,
         *,
         store: Store | None = None,
-        lost: Callable[[], Collection[str]] = _nobody,
-        quiet: Callable[[str], bool] = lambda _: False,
         ask_again_seconds: float = ASK_AGAIN_SECONDS,
         tell_seconds: float = TELL_SECONDS,
     ) -> None:
         self._agents = agents
-        self._lost = lost
-        self._quiet = quiet
         self._ask_again_seconds = ask_again_seconds
         self._tell_seconds = tell_seconds
         self._table = EMPTY_ROUTING_TABLE
@@ -116,7 +80,6 @@ class HostsProxies:
         self._untold = False
         self._own_table: RoutingTable | None = None
         self._own_telling = asyncio.Lock()
-        self._hosts: dict[str, _Host] = {}
         self._counts: dict[str, HostCounts] = {}
         self._epoch = uuid.uuid4().hex
 
@@ -128,34 +91,35 @@ class HostsProxies:
         Raises:
             PartitiondError: the own host's proxy cannot run.
         """
-        return await self._agents.own.proxy.ensure_running()
+        return await self._agents.own.agent.proxy.ensure_running()
 
     async def wait_exit(self) -> int | None:
         """Return once the own host's proxy is gone; keep the proxies of other hosts meanwhile."""
-        own = asyncio.ensure_future(self._agents.own.proxy.wait_exit())
+        own = asyncio.ensure_future(self._agents.own.agent.proxy.wait_exit())
         try:
             while not own.done():
                 for host in self._others():
-                    if host.keeping is None or host.keeping.done():
-                        host.keeping = asyncio.ensure_future(self._keep(host))
+                    if host.proxy.keeping is None or host.proxy.keeping.done():
+                        host.proxy.keeping = asyncio.ensure_future(self._keep(host))
                 await asyncio.wait({own}, timeout=self._ask_again_seconds)
                 if self._begun and self._peers() != self._parts.peers:
                     with contextlib.suppress(PartitiondError):  # the next table says it, too
                         await self.publish(self._table)
             return own.result()
         finally:
-            keeping = [host.keeping for host in self._hosts.values() if host.keeping is not None]
+            kept = (host.proxy.keeping for host in self._others())
+            keeping = [task for task in kept if task is not None]
             for task in (own, *keeping):
                 task.cancel()
             await asyncio.gather(own, *keeping, return_exceptions=True)
 
-    async def _keep(self, host: _Host) -> None:
+    async def _keep(self, host: HostRecord) -> None:
         """Keep the proxy of another host running, and told."""
         while True:
             try:
                 if await host.agent.proxy.ensure_running():
                     # A new process may have an older table on disk, or none.
-                    host.table = host.part = None
+                    host.proxy.table = host.proxy.part = None
                 await self._tell(host)
                 await host.agent.proxy.wait_exit()
             except PartitiondError as error:
@@ -182,9 +146,9 @@ class HostsProxies:
                 self._begin_telling(host)
         await self._publish_own()
         waits = [
-            host.telling
+            host.proxy.telling
             for host in others
-            if host.telling is not None and not self._quiet(host.agent.name)
+            if host.proxy.telling is not None and not host.is_quiet
         ]
         if waits:
             await asyncio.wait(waits, timeout=self._tell_seconds)
@@ -193,7 +157,7 @@ class HostsProxies:
         own = self._agents.own
         async with self._own_telling:  # of two at the same time, the later one has the newest
             parts, newest = self._parts, self._table
-            await own.proxy.publish(parts.of(own.name))
+            await own.agent.proxy.publish(parts.of(own.name))
             self._own_table = newest
 
     async def _divide(self, told: Mapping[str, TrafficSample | None]) -> None:
@@ -237,34 +201,34 @@ class HostsProxies:
         """
         return self._table is not EMPTY_ROUTING_TABLE
 
-    def _has_its_part(self, host: _Host) -> bool:
+    def _has_its_part(self, host: HostRecord) -> bool:
         """Whether the newest table has nothing new for a host, which then counts as told."""
-        if host.part is None or host.problem or host.is_told_now:
+        if host.proxy.part is None or host.proxy.problem or host.proxy.is_told_now:
             return False
-        part, told_at = host.part
+        part, told_at = host.proxy.part
         if word_is_due(self._table.keys_stale_seconds, time.monotonic() - told_at):
             return False
-        newest = dataclasses.replace(self._parts.of(host.agent.name), version=part.version)
+        newest = dataclasses.replace(self._parts.of(host.name), version=part.version)
         same = newest.keys is part.keys and newest == part  # equal keys are the same object
         if same:
-            host.table = self._table
+            host.proxy.table = self._table
         return same
 
-    def _begin_telling(self, host: _Host) -> None:
-        if not host.is_told_now:
-            host.telling = asyncio.ensure_future(self._tell_or_miss(host))
+    def _begin_telling(self, host: HostRecord) -> None:
+        if not host.proxy.is_told_now:
+            host.proxy.telling = asyncio.ensure_future(self._tell_or_miss(host))
 
-    async def _tell_or_miss(self, host: _Host) -> None:
+    async def _tell_or_miss(self, host: HostRecord) -> None:
         try:
             await self._tell(host)
         except PartitiondError as error:
             self._missed(host, error)
 
-    async def _tell(self, host: _Host) -> None:
+    async def _tell(self, host: HostRecord) -> None:
         """Hand a proxy the newest table, until it has that one. Raises PartitiondError."""
         while self._begun:
             parts, table = self._parts, self._table
-            part = parts.of(host.agent.name)
+            part = parts.of(host.name)
             # Another host's monotonic clock has nothing in common with this one's.
             now = time.monotonic()
             told = dataclasses.replace(part, told_at=now)
@@ -278,57 +242,47 @@ class HostsProxies:
                     raise
                 # The store's counter was lost: the proxy has a table of an earlier life.
                 await host.agent.proxy.publish(dataclasses.replace(told, version=newer + 1))
-            host.table, host.part, host.problem = table, (part, now), ""
+            host.proxy.table, host.proxy.part, host.proxy.problem = table, (part, now), ""
             if parts is self._parts:
                 return
 
     def _peers(self) -> tuple[PeerRoute, ...]:
         """Return the proxies that serve those of other hosts, by what their hosts said last."""
-        lost = self._lost()
-        told = {agent.name: agent.facts().peers_address for agent in self._agents.all}
+        lost = self._agents.lost()
+        told = {record.name: record.agent.facts().peers_address for record in self._agents.all}
         return tuple(
             PeerRoute(name, address)
             for name, address in sorted(told.items())
             if address and name not in lost
         )
 
-    def _missed(self, host: _Host, error: PartitiondError) -> None:
-        host.problem = error.message
+    def _missed(self, host: HostRecord, error: PartitiondError) -> None:
+        host.proxy.problem = error.message
 
-    def _lacks(self, host: _Host) -> bool:
-        return host.table is not self._table or bool(host.problem)
+    def _lacks(self, host: HostRecord) -> bool:
+        return host.proxy.table is not self._table or bool(host.proxy.problem)
 
     def told(self) -> Mapping[str, HostTable]:
         """Return what each host's proxy is known to have been told, by host. Returns at once."""
         own = self._agents.own.name
         found = {own: HostTable(self._own_table, "")}
         return found | {
-            host.agent.name: HostTable(host.table, host.problem) for host in self._others()
+            host.name: HostTable(host.proxy.table, host.proxy.problem) for host in self._others()
         }
 
-    async def in_flight(self) -> Mapping[str, int | None] | None:
-        """Return requests in flight by replica id; None for those of a proxy that cannot say."""
-        told = await self._ask_all(lambda proxy: proxy.in_flight())
-        if all(counts is None for counts in told.values()):
-            return None
-        found: dict[str, int | None] = {
-            route.replica_id: None for route in self._table.replicas if told.get(route.host) is None
-        }
-        # A replica that was started elsewhere while its host was lost has engines of one name on
-        # two hosts: each counts by the proxy of its own.
-        host_of = {route.replica_id: route.host for route in self._table.replicas}
-        for host, counts in told.items():
-            for name, count in (counts or {}).items():
-                if host_of.get(name, host) in (host, ""):
-                    found[name] = count
-        return found
+    async def in_flight(self, host: str = "") -> Mapping[str, int] | None:
+        """Return requests in flight by replica id at the proxy of a host, the own one's without a
+        name; None if that proxy cannot say.
+        """
+        there = self._agents.get(host)
+        return None if there is None else await self._ask(there, lambda proxy: proxy.in_flight())
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
         """Return each model's traffic on all hosts; None if the proxy of a host cannot say that is
         not lost: requests for a model may wait there.
         """
         told = await self._ask_all(lambda proxy: proxy.traffic())
-        lost = self._lost()
+        lost = self._agents.lost()
         found: dict[str, Traffic] = {}
         for name, traffic in told.items():
             if traffic is None:
@@ -382,11 +336,11 @@ class HostsProxies:
 
     def last_sample(self) -> TrafficSample | None:
         """Return the counts of the own host's proxy that ended last."""
-        return self._agents.own.proxy.last_sample()
+        return self._agents.own.agent.proxy.last_sample()
 
     def last_samples(self) -> Mapping[str, TrafficSample]:
         """Return the counts of each host's proxy that ended last, where they are known."""
-        last = {agent.name: agent.proxy.last_sample() for agent in self._agents.all}
+        last = {record.name: record.agent.proxy.last_sample() for record in self._agents.all}
         return {name: sample for name, sample in last.items() if sample is not None}
 
     async def metrics_text(self) -> str:
@@ -396,41 +350,30 @@ class HostsProxies:
 
     async def stop(self, grace_seconds: float) -> None:
         """Let the proxies finish running requests within the grace, then end their processes."""
-        stops = [self._asked(a, lambda p: p.stop(grace_seconds)) for a in self._agents.all]
+        stops = [self._asked(one, lambda p: p.stop(grace_seconds)) for one in self._agents.all]
         await asyncio.gather(*stops)
 
-    def _others(self) -> list[_Host]:
-        """Return the other hosts of now; hosts come and go, and an agent may be replaced."""
-        agents = {a.name: a for a in self._agents.all if a is not self._agents.own}
-        for name, host in list(self._hosts.items()):
-            if agents.get(name) is not host.agent:
-                for task in (host.keeping, host.telling):
-                    if task is not None:
-                        task.cancel()
-                del self._hosts[name]
-        for name, agent in agents.items():
-            self._hosts.setdefault(name, _Host(agent))
-        return list(self._hosts.values())
+    def _others(self) -> list[HostRecord]:
+        return [record for record in self._agents.all if not record.is_own]
 
     async def _ask_all(self, ask: Callable[[ProxyControl], Awaitable[T]]) -> dict[str, T | None]:
         """Ask the proxy of each host; None from one that lacks the newest table or is silent."""
-        others = self._others()
-        told = await asyncio.gather(
-            self._asked(self._agents.own, ask), *(self._ask(host, ask) for host in others)
-        )
-        names = [self._agents.own.name, *(host.agent.name for host in others)]
-        return dict(zip(names, told, strict=True))
+        hosts = self._agents.all
+        told = await asyncio.gather(*(self._ask(host, ask) for host in hosts))
+        return dict(zip((host.name for host in hosts), told, strict=True))
 
-    async def _ask(self, host: _Host, ask: Callable[[ProxyControl], Awaitable[T]]) -> T | None:
+    async def _ask(self, host: HostRecord, ask: Callable[[ProxyControl], Awaitable[T]]) -> T | None:
+        if host.is_own:
+            return await self._asked(host, ask)
         if not self._begun:  # it counts by the table that it has, and nobody has looked yet
-            return await self._asked_in_time(host.agent, ask)
-        if self._quiet(host.agent.name):
-            host.problem = host.problem or "the host did not answer its last look."
+            return await self._asked_in_time(host, ask)
+        if host.is_quiet:
+            host.proxy.problem = host.proxy.problem or "the host did not answer its last look."
             return None
         if self._lacks(host):
             self._begin_telling(host)
-            assert host.telling is not None
-            await asyncio.wait([host.telling], timeout=self._tell_seconds)
+            assert host.proxy.telling is not None
+            await asyncio.wait([host.proxy.telling], timeout=self._tell_seconds)
             if self._lacks(host):
                 return None
         try:
@@ -440,18 +383,18 @@ class HostsProxies:
             return None
 
     async def _asked_in_time(
-        self, agent: HostAgent, ask: Callable[[ProxyControl], Awaitable[T]]
+        self, host: HostRecord, ask: Callable[[ProxyControl], Awaitable[T]]
     ) -> T | None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._tell_seconds):
-                return await self._asked(agent, ask)
+                return await self._asked(host, ask)
         return None
 
     async def _asked(
-        self, agent: HostAgent, ask: Callable[[ProxyControl], Awaitable[T]]
+        self, host: HostRecord, ask: Callable[[ProxyControl], Awaitable[T]]
     ) -> T | None:
         with contextlib.suppress(PartitiondError):
-            return await ask(agent.proxy)
+            return await ask(host.agent.proxy)
         return None
 
 

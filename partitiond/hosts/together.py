@@ -2,19 +2,13 @@
 
 import concurrent.futures
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from partitiond.core.errors import EngineUnavailableError, HostSilentError
-from partitiond.core.hardware.host_state import (
-    FINE,
-    HostLimits,
-    HostStanding,
-    HostView,
-    with_ray_told,
-)
+from partitiond.core.hardware.host_state import HostLimits, HostView, with_ray_told
 from partitiond.core.hardware.kinds import DeviceKind
-from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
+from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents, HostRecord
 from partitiond.hosts.devices import (
     LATE_SECONDS,
     LOOK_SECONDS,
@@ -59,28 +53,15 @@ class Hosts:
         clock: Clock | None = None,
         store: Store | None = None,
     ) -> None:
-        self._agents = Agents(agents)
+        self._agents = Agents(agents, limits=limits, clock=clock)
         self.engines = HostsEngines(self._agents, ask_again_seconds=ask_again_seconds)
         self.devices = HostsDevices(
-            self._agents,
-            self.engines,
-            limits=limits,
-            look_seconds=look_seconds,
-            late_seconds=late_seconds,
-            clock=clock,
+            self._agents, look_seconds=look_seconds, late_seconds=late_seconds
         )
         self.gauges = HostsGauges(self._agents)
         self.partitions = HostsPartitions(self._agents)
-        self.profiler = HostsProfiler(
-            self._agents, self.engines, ask_again_seconds=ask_again_seconds
-        )
-        self.proxy = HostsProxies(
-            self._agents,
-            lost=self._lost,
-            quiet=self.engines.is_quiet,
-            ask_again_seconds=ask_again_seconds,
-            store=store,
-        )
+        self.profiler = HostsProfiler(self._agents, ask_again_seconds=ask_again_seconds)
+        self.proxy = HostsProxies(self._agents, ask_again_seconds=ask_again_seconds, store=store)
         self.models = HostsModels(self._agents, ask_again_seconds=ask_again_seconds)
         self._problems = DeadlineCalls(PROBLEM_SECONDS)
 
@@ -91,52 +72,50 @@ class Hosts:
 
     def add(self, agent: HostAgent) -> None:
         """Count with a host that joined, once its engines are known."""
-        self.engines.heard_of(agent.name, silent=True)
         self._agents.add(agent)
 
     def remove(self, host: str) -> None:
         """Count with a host no more; what runs there is not waited for."""
         self._agents.remove(host)
 
-    def _lost(self) -> Collection[str]:
-        standings = self.devices.hosts()
-        return {name for name, one in standings.items() if one.gone}
+    def overtaken(self, why: str) -> None:
+        """Begin nothing on the own host any more, because this head was overtaken; empty: it was
+        not.
+        """
+        self._agents.overtaken = why
 
     def facts(self) -> Sequence[AgentFacts]:
         """Return what each host says of itself, as last known."""
-        return tuple(agent.facts() for agent in self._agents.all)
+        return tuple(record.agent.facts() for record in self._agents.all)
 
     def views(self) -> Sequence[HostView]:
         """Return what is known of each host, the own one first, then by name. What only its
         members know of a cluster (addresses, hosts that were refused) is left out.
         """
         own, *others = self._agents.all
-        standings = self.devices.hosts()
-        agents = (own, *sorted(others, key=lambda agent: agent.name))
-        ray = own.facts().ray_version
+        ray = own.agent.facts().ray_version
         unreached = self.proxy.unreached()
         views = (
-            self._view(agent, standings.get(agent.name, FINE), tuple(unreached.get(agent.name, ())))
-            for agent in agents
+            self._view(record, tuple(unreached.get(record.name, ())))
+            for record in (own, *sorted(others, key=lambda record: record.name))
         )
         return tuple(with_ray_told(view, ray) for view in views)
 
-    def _view(
-        self, agent: HostAgent, standing: HostStanding, unreached: tuple[str, ...]
-    ) -> HostView:
-        facts, devices = agent.facts(), self.devices.of_host(agent.name)
+    def _view(self, record: HostRecord, unreached: tuple[str, ...]) -> HostView:
+        facts, devices = record.agent.facts(), self.devices.devices_of(record)
+        standing, seen = self._agents.standing(record), record.seen
         return HostView(
-            name=agent.name,
+            name=record.name,
             state=standing.state,
             reason=standing.reason,
-            is_head=agent is self._agents.own,
+            is_head=record.is_own,
             host_id=facts.host_id,
             partitiond_version=facts.partitiond_version,
             engine_version=facts.engine_version,
             ray_version=facts.ray_version,
             silent_seconds=standing.silent_seconds,
-            last_word=self.devices.last_word(agent.name),
-            clock_offset_seconds=self.devices.clock_offset_seconds(agent.name),
+            last_word="" if seen is None else seen.utc,
+            clock_offset_seconds=None if seen is None else seen.clock_offset_seconds,
             gpus=sum(device.kind is DeviceKind.GPU for device in devices),
             devices=len(devices),
             peers_address=facts.peers_address,
@@ -160,7 +139,7 @@ class Hosts:
 
         The own host is asked first, and then all others at the same time.
         """
-        own, *others = self._agents.all
+        own, *others = (record.agent for record in self._agents.all)
         problem = own.engine_problem()
         if problem is None:
             return None

@@ -78,9 +78,11 @@ class ProxyControl(Protocol):
         """
         ...
 
-    async def in_flight(self) -> Mapping[str, int | None] | None:
-        """Return requests in flight by replica id; None if the proxy cannot say, and for a replica
-        if that one's proxy cannot.
+    async def in_flight(self, host: str = "") -> Mapping[str, int] | None:
+        """Return requests in flight by replica id; None if the proxy cannot say.
+
+        Args:
+            host: whose proxy is asked, if there are several; empty for this one.
         """
         ...
 

@@ -176,7 +176,7 @@ class ProxyProcess:
         state: dict[str, Any] = answer.json()
         return state
 
-    async def in_flight(self) -> Mapping[str, int] | None:
+    async def in_flight(self, host: str = "") -> Mapping[str, int] | None:  # noqa: ARG002
         """Return the requests in flight by replica id; None if the proxy does not answer."""
         state = await self.state()
         return None if state is None else dict(state["in_flight"])

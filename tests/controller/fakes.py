@@ -75,6 +75,9 @@ class FakeEngine:
     fails_with: PartitiondError | None = None
 
 
+_PIDS = itertools.count(100)
+
+
 class FakeRunner:
     """Engines that become ready, hang and die when told to."""
 
@@ -97,7 +100,7 @@ class FakeRunner:
         self.refuse_wake: EngineError | None = None
         self.asleep_gate = asyncio.Event()
         self.asleep_gate.set()
-        self._pids = itertools.count(100)
+        self._pids = _PIDS
 
     def running(self) -> list[str]:
         return sorted(name for name, engine in self.engines.items() if not engine.gone.is_set())
@@ -253,7 +256,7 @@ class FakeProxy:
         self.newest = table.version
         self.tables.append(table)
 
-    async def in_flight(self) -> Mapping[str, int] | None:
+    async def in_flight(self, host: str = "") -> Mapping[str, int] | None:
         return None if self.counts is None or not self.alive else dict(self.counts)
 
     async def traffic(self) -> Mapping[str, Traffic] | None:

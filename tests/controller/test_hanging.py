@@ -110,7 +110,7 @@ async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
     hang = asyncio.Event()
     publish = host.proxy.in_flight
 
-    async def hangs() -> None:
+    async def hangs(host: str = "") -> None:
         await hang.wait()
 
     await serve(host, "a")

@@ -9,6 +9,7 @@ from pathlib import Path
 from partitiond.core.errors import EngineUnavailableError, HostSilentError
 from partitiond.core.hardware.details import DeviceReading
 from partitiond.core.hardware.health import DeviceFault
+from partitiond.core.hardware.host_state import HostLimits
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import ShareUse
 from partitiond.core.replica.engine import EngineHandle
@@ -19,10 +20,11 @@ from partitiond.engines.process.log_tail import read_tail
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import RemoteHost
-from partitiond.ports import EngineRunner, ModelFolders
+from partitiond.hosts.together import Hosts
+from partitiond.ports import Clock, EngineRunner, ModelFolders
 from partitiond.ports.host_agent import AgentFacts
 from partitiond.ports.model import ModelFile, ModelListing, ReceivedModel
-from tests.controller.fakes import FakeProfiler, FakeProxy, FakeResolver
+from tests.controller.fakes import FakeProfiler, FakeProxy, FakeResolver, FakeRunner
 from tests.hosts.virtual_time import passes
 
 LATE_SECONDS = 4.0
@@ -163,6 +165,12 @@ class FakeAgent:
     def engine_problem(self) -> EngineUnavailableError | None:
         return self.problem
 
+    @property
+    def runner(self) -> FakeRunner:
+        """Its engines, if these are fake, too."""
+        assert isinstance(self.engines, FakeRunner)
+        return self.engines
+
     def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
         return read_tail(Path(handle.log_path), size_bytes)
 
@@ -248,3 +256,38 @@ def piped(
         knock_seconds=60.0,
     )
     return host, pipe
+
+
+class SeveralHosts:
+    """Hosts of this process, of which the first is the head's own.
+
+    Attributes:
+        agents: by name.
+        pipes: through which the others are reached, by name.
+        hosts: as the control plane has them; `reach` is what its successor has.
+    """
+
+    def __init__(self, *names: str, clock: Clock, limits: HostLimits | None = None) -> None:
+        self.agents = {name: agent(name, FakeRunner(), host_id=f"id-{name}") for name in names}
+        self.pipes: dict[str, Pipe] = {}
+        self._clock, self._limits = clock, limits
+        self.hosts = self.reach()
+
+    def reach(self) -> Hosts:
+        """Nothing is known of any host yet, and no pipe is cut."""
+        own, *others = self.agents.values()
+        reached = {there.name: piped(there) for there in others}
+        self.pipes = {name: pipe for name, (_, pipe) in reached.items()}
+        self.hosts = Hosts(
+            [own, *(remote for remote, _ in reached.values())],
+            look_seconds=30.0,
+            late_seconds=60.0,
+            limits=self._limits,
+            ask_again_seconds=0.005,
+            clock=self._clock,
+        )
+        return self.hosts
+
+    def running(self) -> dict[str, list[str]]:
+        """Names of the engines that run, by host."""
+        return {name: there.runner.running() for name, there in self.agents.items()}

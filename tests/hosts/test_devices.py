@@ -93,7 +93,6 @@ async def test_a_host_is_late_silent_lost_and_back(world: World) -> None:
     assert await world.health(after=280.0) == {FAILED}
     assert world.state() is HostState.LOST
     assert world.hosts.engines.knows("two")  # it counts as having none
-    assert world.hosts.engines.is_gone("two")
     world.pipe.mend()
     assert await world.health() == {SILENT}
     assert "has just come back" in world.hosts.devices.unseen
@@ -180,7 +179,7 @@ async def test_a_host_whose_devices_have_the_ids_of_another_hosts_is_refused(wor
     assert world.state() is HostState.FINE
 
 
-@pytest.mark.parametrize("former", ["lacks it", "is lost"])
+@pytest.mark.parametrize("former", ["lacks it", "is lost", "is silent"])
 async def test_a_device_that_was_put_into_another_host_is_that_ones(
     world: World, former: str
 ) -> None:
@@ -189,18 +188,39 @@ async def test_a_device_that_was_put_into_another_host_is_that_ones(
     if former == "lacks it":
         world.two.devices.become(rest)
         await world.look()
-    else:
+    elif former == "is lost":
         await world.lost()
+    else:
+        world.pipe.cut()
+        await world.look()
+        world.clock.now += 30.0
     world.one.devices.become((*devices_of("one"), dataclasses.replace(moved, host="one")))
     assert await world.ids("one") == {"GPU-one", "cpu-one", "GPU-two"}
     assert await world.ids("two") == {"cpu-two"}
+
+
+async def test_the_own_host_has_the_devices_that_it_shows_and_the_other_one_is_refused(
+    world: World,
+) -> None:
+    """What its look brings is never left out: nothing would say so, for the own host is fine."""
+    await world.look()
+    (gpu, cpu) = devices_of("one")
+    copied = dataclasses.replace(devices_of("two")[0], host="one")
+    world.one.devices.become((copied, dataclasses.replace(cpu, cordoned=True), gpu))
+    seen = {(device.host, device.id): device for device in await world.look()}
+    own = [device_id for host, device_id in seen if host == "one"]
+    assert sorted(own) == ["GPU-one", "GPU-two", "cpu-one"]
+    assert ("two", "GPU-two") not in seen
+    assert seen["one", "cpu-one"].cordoned
+    await world.look()
+    assert (world.state("one"), world.state()) == (HostState.FINE, HostState.REFUSED)
 
 
 async def test_a_head_that_was_overtaken_begins_nothing_on_its_own_host_either(
     world: World,
 ) -> None:
     await world.look()
-    world.hosts.devices.overtaken("epoch 2 has taken over.")
+    world.hosts.overtaken("epoch 2 has taken over.")
     world.clock.now += 400.0
     seen = await world.look()
     standings = world.hosts.devices.hosts()
@@ -211,5 +231,5 @@ async def test_a_head_that_was_overtaken_begins_nothing_on_its_own_host_either(
     assert {type(room) for device, room in rooms if device.endswith("one")} == {Unknown}
     assert world.hosts.engines.knows("one")  # its engines are watched as before
     assert host_changes({}, standings) == (("one", "host-refused", "epoch 2 has taken over."),)
-    world.hosts.devices.overtaken("")
+    world.hosts.overtaken("")
     assert await world.health("one") == {FINE}

@@ -19,9 +19,10 @@ from partitiond.core.dispatch.routing import (
     TablesOfHosts,
 )
 from partitiond.core.errors import ConflictError, DeviceError, StoreError
+from partitiond.core.hardware.host_state import HostStanding, HostState
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
-from partitiond.hosts.agents import Agents
+from partitiond.hosts.agents import Agents, ProxyRecord
 from partitiond.hosts.proxies import HostsProxies
 from partitiond.ports.host import HostTable
 from partitiond.store import open_store
@@ -49,6 +50,15 @@ def routed(proxy: FakeProxy) -> list[str]:
     return [replica.replica_id for replica in proxy.table.replicas]
 
 
+class Told(Agents):
+    """What holds of the hosts is what a test says."""
+
+    gone: frozenset[str] = frozenset()
+
+    def lost(self) -> frozenset[str]:
+        return self.gone
+
+
 class Fleet:
     """The hosts "one" and "two", and perhaps one of an older release; each proxy runs."""
 
@@ -58,21 +68,15 @@ class Fleet:
             there.peers_address = f"10.0.0.{place}:6387" if others else ""
         reached = [piped(there) for there in self.there[1:]]
         self.remote, self.pipe = reached[0]
-        self.agents = Agents([self.there[0], *(remote for remote, _ in reached)])
+        self.agents = Told([self.there[0], *(remote for remote, _ in reached)])
         self.one, self.two = (there.proxy for there in self.there[:2])
-        self.lost: set[str] = set()
         self.store = open_store(":memory:")
         self.proxies = self.daemons()
 
-    def daemons(self, *, quiet: bool = False) -> HostsProxies:
-        """What a daemon has of the proxies; perhaps nobody has looked at their hosts yet."""
+    def daemons(self) -> HostsProxies:
+        """What a daemon has of the proxies."""
         return HostsProxies(
-            self.agents,
-            store=self.store,
-            quiet=lambda _: quiet,
-            ask_again_seconds=0.005,
-            lost=lambda: self.lost,
-            tell_seconds=60.0,
+            self.agents, store=self.store, ask_again_seconds=0.005, tell_seconds=60.0
         )
 
     async def begin(self, first: RoutingTable = TABLE) -> "Fleet":
@@ -92,8 +96,10 @@ async def test_each_is_told_of_its_own_replicas_and_asked_about_them() -> None:
     await fleet.begin()
     proxies, one, two = fleet.proxies, fleet.one, fleet.two
     assert (routed(one), routed(two)) == (["a-1"], ["a-2"])
-    one.counts, two.counts = {"a-1": 1}, {"a-2": 2}
-    assert await proxies.in_flight() == {"a-1": 1, "a-2": 2}
+    one.counts, two.counts = {"a-1": 1}, {"a-1": 2}  # engines of one name on two hosts
+    for host, counted in (("", one), ("one", one), ("two", two)):
+        assert await proxies.in_flight(host) == counted.counts
+    assert await proxies.in_flight("three") is None
     one.waiting, two.waiting = {"a": 1}, {"a": 2}
     one.idle_seconds, two.idle_seconds = {"a": 9.0}, {"a": 4.0}
     assert await proxies.traffic() == {"a": Traffic(3, 4.0)}
@@ -113,11 +119,13 @@ async def test_a_head_that_starts_again_leaves_each_proxy_its_table_until_it_has
     """And asks what is in flight by that table, though nobody has looked at the hosts yet."""
     fleet = await Fleet().begin(table(57))
     one, two = fleet.one, fleet.two
-    one.counts, two.counts = {"a-1": 1}, {"a-2": 3}
-    proxies = fleet.daemons(quiet=True)
+    two.counts = {"a-2": 3}
+    first = fleet.agents.found("two")
+    first.proxy, first.judged = ProxyRecord(), HostStanding(HostState.SILENT, answers=False)
+    proxies = fleet.daemons()
     assert not await proxies.ensure_running()
     exits = asyncio.ensure_future(proxies.wait_exit())
-    assert await proxies.in_flight() == {"a-1": 1, "a-2": 3}
+    assert await proxies.in_flight("two") == {"a-2": 3}
     await passes(1.0)  # the proxies are kept running meanwhile
     assert (two.table.version, routed(two)) == (57, ["a-2"])
     await proxies.publish(table(58, without=1))
@@ -141,24 +149,24 @@ async def test_a_table_that_arrives_late_takes_no_newer_one_back() -> None:
     await proxies.publish(table(2))
     newest = table(3, keys_required=True)
     proxies._table, proxies._parts = newest, TablesOfHosts(newest)
-    host = proxies._hosts["two"]
+    host = fleet.agents.found("two")
     await proxies._tell(host)
     late.set()
-    assert host.telling is not None
-    await host.telling
+    assert host.proxy.telling is not None
+    await host.proxy.telling
     assert [table.version for table in two.tables] == [1, 3]
 
 
 async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_later() -> None:
     fleet = await Fleet().begin()
     proxies, one, two = fleet.proxies, fleet.one, fleet.two
-    one.counts, two.counts = {"a-1": 1}, {"a-2": 2}
+    two.counts = {"a-2": 2}
     fleet.pipe.cut()
-    assert await proxies.in_flight() == {"a-1": 1, "a-2": None}
+    assert await proxies.in_flight("two") is None
     assert await proxies.traffic() is None  # requests may wait there
-    fleet.lost.add("two")
+    fleet.agents.gone = frozenset({"two"})
     assert await proxies.traffic() == {"a": Traffic(0, 0.0)}  # nobody waits for it any more
-    fleet.lost.clear()
+    fleet.agents.gone = frozenset()
     later = table(2, without=1, keys_required=True)
     await proxies.publish(later)
     assert (one.table.version, two.table.version) == (2, 1)
@@ -167,11 +175,11 @@ async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_l
     assert "cut" in fleet.problem()
     fleet.pipe.mend()
     two.newest = 70  # of an earlier life of the store
-    assert await proxies.in_flight() == {"a-1": 1, "a-2": 2}
+    assert await proxies.in_flight("two") == {"a-2": 2}
     assert proxies.told()["two"] == HostTable(later, "")
     assert (two.table.version, routed(two)) == (71, [])
     count = len(two.tables)
-    await proxies.in_flight()
+    await proxies.in_flight("two")
     assert len(two.tables) == count
 
 
@@ -205,7 +213,7 @@ async def test_a_proxy_is_told_what_is_new_on_its_host_and_that_its_keys_are_the
     await proxies.publish(gone)
     assert (routed(one), len(two.tables)) == ([], 1)
     assert proxies.told() == {"one": HostTable(gone, ""), "two": HostTable(gone, "")}
-    assert await proxies.in_flight() == {}
+    assert await proxies.in_flight("two") == {}
     assert len(two.tables) == 1
     await proxies.publish(gone)  # a word
     assert [table.version for table in two.tables] == [1, 2]
@@ -237,10 +245,10 @@ async def test_each_proxy_is_told_of_the_others_until_their_hosts_are_lost() -> 
     fleet.pipe.cut()
     await proxies.publish(table(2))
     assert one.table.peers == (here, there)
-    fleet.lost.add("two")
+    fleet.agents.gone = frozenset({"two"})
     await until(lambda: one.table.peers == (here,))
     assert one.table.version == 2
-    fleet.lost.clear()
+    fleet.agents.gone = frozenset()
     fleet.pipe.mend()
     await until(lambda: one.table.peers == two.table.peers == (here, there))
     count = len(one.tables)
@@ -263,11 +271,11 @@ async def test_a_proxy_that_refuses_its_table_is_told_again_and_not_asked() -> N
     setattr(two, "publish", refuse)  # noqa: B010 - types forbid it
     await proxies.publish(table(2, without=1))
     assert proxies.told()["two"] == HostTable(TABLE, "its disk is full.")
-    assert (await proxies.in_flight() or {}).get("a-2") is None
+    assert await proxies.in_flight("two") is None
     setattr(two, "publish", take)  # noqa: B010
     await proxies.publish(table(3))  # as it was before
     assert two.table.version == 3
-    assert (await proxies.in_flight() or {})["a-2"] == 2
+    assert await proxies.in_flight("two") == two.counts
 
 
 async def test_counts_of_all_proxies_are_added_up_and_each_ones_are_there() -> None:

@@ -249,7 +249,6 @@ async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_i
         await until(lambda: {h for h, _ in here.engines().values()} == {"one"}, SECONDS)
         assert here.health()["cpu-two"] is DeviceHealth.FAILED
         assert "host-lost" in [event.kind for event in here.store.events()]
-        assert here.engines().keys() != {name}  # the other one may serve under that name still
         here.pipe.mend()
 
         def ended() -> bool:

@@ -1,6 +1,6 @@
 """Relates engines to placements, and lists which partitions are held. Pure."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from partitiond.controller.runtime.engines import Engine
@@ -101,10 +101,26 @@ def unknown_handles(
     """Return the handles of engines that are not known, and are not being started just now."""
     live = [engine for engine in engines if engine.live]
     known = {(e.handle.host, e.generation) for e in live if e.handle is not None}
-    starting = {engine.name for engine in live if engine.handle is None}
+    starting = {engine.identity for engine in live if engine.handle is None}
     return tuple(
         handle
         for handle in handles
-        if (handle.host, handle.generation) not in known
-        and handle.launch.replica_id not in starting
+        if (handle.host, handle.generation) not in known and handle.identity not in starting
     )
+
+
+FlightCounts = Mapping[str, Mapping[str, int] | None]
+"""Requests in flight by host, and by name; None for a host whose proxy cannot say."""
+
+
+def flights_of(engine: Engine, counts: FlightCounts) -> int | None:
+    """Return the requests in flight at an engine; None if the proxy of its host cannot say.
+
+    An engine that was found under a name that another host's engine has was given another one: what
+    it was sent before counts under the name that it was started with.
+    """
+    told = counts.get(engine.host)
+    if told is None:
+        return None
+    names = {engine.name, engine.identity[1]}
+    return sum(told.get(name, 0) for name in names)

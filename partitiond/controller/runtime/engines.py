@@ -135,6 +135,11 @@ class Engine:
             return self.handle.host
         return self.launch.host if self.launch is not None else ""
 
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The host that it runs on, and the name that it was started with there."""
+        return self.host, self.name if self.launch is None else self.launch.replica_id
+
     def observed(self) -> ObservedReplica:
         """Return the engine as the reconciler sees it."""
         return ObservedReplica(

@@ -15,7 +15,9 @@ from typing import Final, Protocol
 from partitiond.controller.journal import Journal
 from partitiond.controller.limits import ControllerPolicy
 from partitiond.controller.runtime.engine_matching import (
+    FlightCounts,
     by_replica,
+    flights_of,
     held,
     is_record_of,
     own_engine,
@@ -194,9 +196,6 @@ class Controller:
         self._starts: dict[str, int] = {}
         self._doubted: dict[str, int] = {}
         self._promised: dict[str, str] = {}
-        self._lost_names: dict[str, str] = {}
-        """Names of engines whose hosts are lost, with the host: they may run there still, and what
-        its proxy counts under a name must not be another's."""
         self._counted_at = -math.inf
         self._closing = False
         self.engines: list[Engine] = []
@@ -267,7 +266,7 @@ class Controller:
     def names(self) -> Callable[[Placement], str]:
         """Return `name_for` for many placements at once, valid while no engine comes or goes."""
         of_replica = by_replica(self.engines)
-        taken = {engine.name for engine in self.engines} | self._lost_names.keys()
+        taken = {engine.name for engine in self.engines}
 
         def name_of(placement: Placement) -> str:
             own = own_engine(placement, of_replica.get(placement.replica_id, ()))
@@ -308,7 +307,7 @@ class Controller:
     async def _take_over(self, handles: Sequence[EngineHandle]) -> None:
         profiled = [h for h in handles if h.launch.placement is None and not h.unread]
         await asyncio.gather(*(self._runner.stop(h, 0.0) for h in profiled))
-        counts = (await self._endpoint.in_flight() if handles else None) or {}
+        counts = await self._in_flight(handle.host for handle in handles)
         taken = {engine.name for engine in self.engines}
         wanted = grouped(self.desired, lambda placement: placement.replica_id)
         with self._journal.together():
@@ -317,6 +316,8 @@ class Controller:
                 if handle.unread:
                     self._drain_unread(handle)
                 elif placement is not None:
+                    known = counts[handle.host] or {}
+                    in_flight = known.get(name) if handle.named else None
                     # Its name is taken if the replica was started elsewhere while its host was
                     # away.
                     name = engine_name(name, taken)
@@ -325,7 +326,7 @@ class Controller:
                         handle,
                         placement,
                         name=name,
-                        in_flight=counts.get(name) if handle.named else None,
+                        in_flight=in_flight,
                         wanted=any(same_engine(placement, place) for place in places),
                     )
                 taken.add(name)
@@ -353,17 +354,10 @@ class Controller:
         self._lose_engines(standings)
         returned = await self._runner.returned()
         found = unknown_handles(returned, self.engines)
-        here = {(handle.host, handle.launch.replica_id) for handle in found}
         # Starts of which no word came back, and engines of a host that was lost, are records of
         # failures: here they are after all.
-        self.engines = [e for e in self.engines if e.live or (e.host, e.name) not in here]
-        self._lost_names = {
-            name: host
-            for name, host in self._lost_names.items()
-            if (host, name) not in here
-            and (standing := standings.get(host)) is not None
-            and (standing.gone or not self._runner.knows(host))
-        }
+        here = {handle.identity for handle in found}
+        self.engines = [e for e in self.engines if e.live or e.identity not in here]
         await self._take_over(found)
 
     def _lose_engines(self, standings: Mapping[str, HostStanding]) -> None:
@@ -374,7 +368,6 @@ class Controller:
             gone |= {host: f"the host {host} is no part of the fleet any more." for host in out}
         lost = [engine for engine in self.engines if engine.live and engine.host in gone]
         for engine in lost:
-            self._lost_names[engine.name] = engine.host
             engine.lose(gone[engine.host])
 
     def _adopt(
@@ -519,13 +512,19 @@ class Controller:
         if not draining and now - self._counted_at < self._policy.count_seconds:
             return
         routed = self._endpoint.routed()
-        counts = await self._endpoint.in_flight() if self.engines else {}
+        counts = await self._in_flight(engine.host for engine in self.engines if engine.live)
         self._counted_at = now
         for engine in self.engines:
             told = routed is not None and engine.generation not in routed
             believed = engine.state not in _FINISHING or told
-            known = counts is not None and believed and engine.live and is_countable(engine)
-            engine.in_flight = counts.get(engine.name, 0) if counts is not None and known else None
+            known = believed and engine.live and is_countable(engine)
+            engine.in_flight = flights_of(engine, counts) if known else None
+
+    async def _in_flight(self, hosts: Iterable[str]) -> FlightCounts:
+        """Ask the proxies of these hosts for their requests in flight."""
+        asked = sorted(set(hosts))
+        told = await asyncio.gather(*(self._endpoint.in_flight(host) for host in asked))
+        return dict(zip(asked, told, strict=True))
 
     def observe(self) -> Observation:
         """Return what the reconciler decides from; also have missing files fetched."""

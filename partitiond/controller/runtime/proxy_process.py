@@ -201,10 +201,10 @@ class Endpoint:
             )
         self._behind = frozenset(behind)
 
-    async def in_flight(self) -> Mapping[str, int | None] | None:
-        """Requests in flight by engine name; None if the proxy cannot say."""
+    async def in_flight(self, host: str) -> Mapping[str, int] | None:
+        """Requests in flight on a host by engine name; None if its proxy cannot say."""
         try:
-            return await self._proxy.in_flight()
+            return await self._proxy.in_flight(host)
         except PartitiondError:
             return None
 

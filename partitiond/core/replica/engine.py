@@ -97,6 +97,11 @@ class EngineHandle:
         return self.launch.host
 
     @property
+    def identity(self) -> tuple[str, str]:
+        """Host and name, which no two engines share at the same time."""
+        return self.host, self.launch.replica_id
+
+    @property
     def generation(self) -> str:
         """Identifies the process behind a replica's name."""
         return f"{self.pid}-{self.start_ticks}"

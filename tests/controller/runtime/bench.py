@@ -27,33 +27,54 @@ from tests.controller.fakes import (
     ignored,
 )
 from tests.controller.samples import cpu, plan
+from tests.hosts.pipes import SeveralHosts
 
 
 class Bench:
-    """A controller with everything around it faked but the store."""
+    """A controller with everything around it faked but the store.
+
+    Args:
+        several: hosts in place of one; runner, proxy and devices are then its own host's.
+    """
 
     def __init__(
-        self, store: Store, runner: FakeRunner | None = None, resolver: FakeResolver | None = None
+        self,
+        store: Store,
+        runner: FakeRunner | None = None,
+        resolver: FakeResolver | None = None,
+        *,
+        clock: FakeClock | None = None,
+        several: SeveralHosts | None = None,
     ) -> None:
         self.store = store
-        self.runner = runner or FakeRunner()
-        self.proxy = FakeProxy()
-        self.clock = FakeClock()
-        self.devices = FakeDevices([cpu()])
+        self.clock = clock or FakeClock()
+        own = None if several is None else next(iter(several.agents.values()))
+        self.runner = runner or (FakeRunner() if own is None else own.runner)
+        self.proxy = FakeProxy() if own is None else own.proxy
+        self.devices = FakeDevices([cpu()]) if own is None else own.devices
+        hosts = None if several is None else several.hosts
         wake = asyncio.Event()
         journal = Journal(store, self.clock)
         self.resolver = resolver or FakeResolver()
         self.files = ModelFiles(self.resolver, self.clock, wake.set, 30.0)
         self.watch = DeviceWatch(
-            self.devices, self.clock, marked=tuple, after_look=ignored, troubled=ignored
+            self.devices if hosts is None else hosts.devices,
+            self.clock,
+            marked=tuple,
+            after_look=ignored,
+            troubled=ignored,
         )
         self.after_passes = 0
         endpoint = Endpoint(
-            self.proxy, store=store, clock=self.clock, journal=journal, wake=wake.set
+            self.proxy if hosts is None else hosts.proxy,
+            store=store,
+            clock=self.clock,
+            journal=journal,
+            wake=wake.set,
         )
         self.controller = Controller(
             store=store,
-            runner=self.runner,
+            runner=self.runner if hosts is None else hosts.engines,
             endpoint=endpoint,
             devices=self.watch,
             files=self.files,

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from partitiond.controller.runtime.engine_matching import first_starts, unknown_handles
+from partitiond.controller.runtime.engine_matching import first_starts, flights_of, unknown_handles
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.observation import HOPELESS_FAILURES
@@ -58,14 +58,20 @@ def handle(name: str, host: str, pid: int) -> EngineHandle:
 async def test_engines_are_known_by_host_and_process_and_not_while_they_are_being_started() -> None:
     known, coming, failed = (engine(name, ReplicaState.PENDING) for name in ("a-1", "a-2", "a-3"))
     known.adopt(handle("a-1", "one", 7))
-    coming.begin(simulated_launch("a-2"))
+    coming.begin(dataclasses.replace(simulated_launch("a-2"), host="two"))
     found = [
         handle("a-1", "one", 7),
         handle("a-1", "two", 7),  # another host's process of the same number
         handle("a-2", "two", 8),  # the answer of its start is still to come
+        handle("a-2", "one", 8),  # not this one's: it runs elsewhere
         handle("a-3", "two", 9),
     ]
-    assert unknown_handles(found, [known, coming, failed]) == (found[1], found[3])
+    assert unknown_handles(found, [known, coming, failed]) == (found[1], *found[3:])
+    renamed = engine("a-1.2", ReplicaState.PENDING)
+    renamed.adopt(found[1])  # another host has one of its name
+    counts = {"one": {"a-1": 3, "a-1.2": 4}, "two": {"a-1": 1, "a-1.2": 1}, "three": None}
+    assert (flights_of(known, counts), flights_of(renamed, counts)) == (3, 2)
+    assert flights_of(renamed, {"two": None}) is None
     await a_moment()
-    for one in (known, coming):
+    for one in (known, coming, renamed):
         await one.detach()
