@@ -56,7 +56,7 @@ class SeenHost:
 
 
 @dataclasses.dataclass(slots=True)
-class EngineSearches:
+class EngineSearch:
     """Whether it is known which engines run on a host.
 
     The engines are looked for once the host has answered first, after each of its falls, and after
@@ -78,7 +78,7 @@ class EngineSearches:
         return self.answered >= self.reasons
 
     @property
-    def fell(self) -> bool:
+    def after_fall(self) -> bool:
         """Whether the engines were not looked for since the host's last fall."""
         return self.answered < self.fall
 
@@ -131,8 +131,8 @@ class HostRecord:
         judged: what held of it after the last look, whether its engines are known or not.
         seen: what the last look that brought something found; None before.
         look: the look that was begun last; None before the first.
-        searches: whether its engines are known.
-        search: looks for its engines; None while nothing does.
+        engine_search: whether its engines are known.
+        searching: looks for its engines; None while nothing does.
         faults: its faulted devices, as last known.
         proxy: of its proxy.
         copying: held by a copy of a model's files on its way there.
@@ -144,8 +144,8 @@ class HostRecord:
     judged: HostStanding = FINE
     seen: SeenHost | None = None
     look: PendingCall[SeenHost] | None = None
-    searches: EngineSearches = dataclasses.field(default_factory=EngineSearches)
-    search: "asyncio.Task[tuple[EngineHandle, ...]] | None" = None
+    engine_search: EngineSearch = dataclasses.field(default_factory=EngineSearch)
+    searching: "asyncio.Task[tuple[EngineHandle, ...]] | None" = None
     faults: tuple[DeviceFault, ...] = ()
     proxy: ProxyRecord = dataclasses.field(default_factory=ProxyRecord)
     copying: asyncio.Lock = dataclasses.field(default_factory=asyncio.Lock)
@@ -162,7 +162,7 @@ class HostRecord:
 
     def close(self) -> None:
         """Wait for nothing of it any more."""
-        for task in (self.search, self.proxy.keeping, self.proxy.telling):
+        for task in (self.searching, self.proxy.keeping, self.proxy.telling):
             if task is not None:
                 task.cancel()
 
@@ -269,15 +269,15 @@ class Agents:
         if record.is_own:
             return overtaken_standing(self.overtaken) if self.overtaken else FINE
         found = self.heard_standing(record)
-        if not found.answers or record.searches.known:
+        if not found.answers or record.engine_search.known:
             return found
         why = f"the engines on the host {record.name} are being looked for."
-        if record.searches.fell:
+        if record.engine_search.after_fall:
             back = f"the host {record.name} has just come back: {why}"
             return HostStanding(HostState.SILENT, back, found.silent_seconds, answers=False)
         return HostStanding(HostState.LATE, found.reason or why, found.silent_seconds)
 
-    def standings(self) -> Mapping[str, HostStanding]:
+    def hosts(self) -> Mapping[str, HostStanding]:
         """Return what holds of each host now, by name. Returns at once."""
         return {record.name: self.standing(record) for record in self.all}
 
@@ -287,8 +287,8 @@ class Agents:
         """
         record.judged = self.heard_standing(record)
         if not record.judged.answers:
-            record.searches.note_fall()
+            record.engine_search.note_fall()
 
     def lost(self) -> frozenset[str]:
         """Return the hosts that are lost: nothing is waited for there."""
-        return frozenset(name for name, one in self.standings().items() if one.gone)
+        return frozenset(name for name, one in self.hosts().items() if one.gone)

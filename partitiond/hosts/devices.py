@@ -88,7 +88,7 @@ class HostsDevices:
 
     def hosts(self) -> Mapping[str, HostStanding]:
         """Return what holds of each host now, by name. Returns at once."""
-        return self._agents.standings()
+        return self._agents.hosts()
 
     def devices_of(self, record: HostRecord) -> Sequence[Device]:
         """Return the devices of a host as last seen, or as they are remembered."""

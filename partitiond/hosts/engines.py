@@ -47,7 +47,7 @@ class HostsEngines:
         try:
             handle = await record.agent.engines.start(launch)
         except HostSilentError:
-            record.searches.doubt()  # the engine is found once the host answers
+            record.engine_search.doubt()  # the engine is found once the host answers
             raise
         return on_host(handle, record.name)
 
@@ -104,27 +104,23 @@ class HostsEngines:
         silent.
         """
         for record in self._agents.all:
-            if record.judged.answers and not record.searches.known and record.search is None:
-                search = asyncio.create_task(self._search(record), name=f"engines of {record.name}")
-                record.search = search
-        searching = [one for one in self._agents.all if one.search is not None]
-        if not searching:
+            due = record.judged.answers and not record.engine_search.known
+            if due and record.searching is None:
+                search = self._search(record)
+                record.searching = asyncio.create_task(search, name=f"engines of {record.name}")
+        under_way = {one: one.searching for one in self._agents.all if one.searching is not None}
+        if not under_way:
             return ()
-        await asyncio.wait(
-            [one.search for one in searching if one.search is not None], timeout=RETURNED_SECONDS
-        )
-        found: list[EngineHandle] = []
-        for record in searching:
-            if record.search is not None and record.search.done():
-                if not record.search.cancelled():
-                    found += record.search.result()
-                record.search = None
-        return tuple(found)
+        ended, _ = await asyncio.wait(under_way.values(), timeout=RETURNED_SECONDS)
+        for record, task in under_way.items():
+            if task in ended:
+                record.searching = None
+        return tuple(handle for task in ended if not task.cancelled() for handle in task.result())
 
     def knows(self, host: str) -> bool:
         """Return whether it is known which engines run on the host: a lost host's count as none."""
         record = self._agents.get(host)
-        return record is None or record.searches.known or record.judged.gone
+        return record is None or record.engine_search.known or record.judged.gone
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
         """Return the peak memory of the engine's processes so far; 0 if its host is gone."""
@@ -137,7 +133,7 @@ class HostsEngines:
         return self._agents.of(handle.host)
 
     async def _search(self, record: HostRecord) -> tuple[EngineHandle, ...]:
-        began = record.searches.reasons
+        began = record.engine_search.reasons
         try:
             found = await record.agent.engines.find()
         except PartitiondError as error:  # its devices are not used, and it is asked again
@@ -145,7 +141,7 @@ class HostsEngines:
                 raise
             log.warning("the engines of %s cannot be found: %s", record.name, error)
             return ()
-        record.searches.note_search(began)
+        record.engine_search.note_search(began)
         return tuple(on_host(handle, record.name) for handle in found)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:

@@ -3,28 +3,28 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.hosts.agents import EngineSearches
+from partitiond.hosts.agents import EngineSearch
 
 
 def test_the_engines_of_a_host_are_looked_for_first_and_after_each_fall_and_lost_start() -> None:
-    searches = EngineSearches()
-    assert (searches.known, searches.fell) == (False, False)
+    searches = EngineSearch()
+    assert (searches.known, searches.after_fall) == (False, False)
     searches.note_search(searches.reasons)
     assert searches.known
     searches.doubt()
-    assert (searches.known, searches.fell) == (False, False)
+    assert (searches.known, searches.after_fall) == (False, False)
     searches.note_fall()
     searches.doubt()
-    assert (searches.known, searches.fell) == (False, True)
+    assert (searches.known, searches.after_fall) == (False, True)
     searches.note_search(searches.reasons - 1)  # it began after the fall, before the lost start
-    assert (searches.known, searches.fell) == (False, False)
+    assert (searches.known, searches.after_fall) == (False, False)
     searches.note_search(searches.reasons)
     assert searches.known
 
 
 @given(st.lists(st.sampled_from(["begins", "ends", "doubt", "note_fall"])))
 def test_a_search_tells_nothing_of_what_happened_after_it_began(history: list[str]) -> None:
-    searches, news = EngineSearches(), {"any": True, "fall": False}
+    searches, news = EngineSearch(), {"any": True, "fall": False}
     began: list[tuple[int, dict[str, bool]]] = []
     for step in history:
         if step == "begins":
@@ -37,4 +37,4 @@ def test_a_search_tells_nothing_of_what_happened_after_it_began(history: list[st
             getattr(searches, step)()
             for seen in (news, *(missed for _, missed in began)):
                 seen["any"], seen["fall"] = True, seen["fall"] or step == "note_fall"
-        assert (searches.known, searches.fell) == (not news["any"], news["fall"])
+        assert (searches.known, searches.after_fall) == (not news["any"], news["fall"])

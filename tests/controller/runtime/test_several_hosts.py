@@ -11,7 +11,7 @@ from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.replica.states import ReplicaState
 from partitiond.ports import Store
-from tests.controller.fakes import FakeClock, FakeRunner
+from tests.controller.fakes import FakeClock, FakeRunner, a_moment
 from tests.controller.runtime.bench import Bench
 from tests.controller.samples import placement, plan, record
 from tests.hosts.pipes import SeveralHosts, devices_of
@@ -75,7 +75,7 @@ class Fleet:
         for _ in range(count):
             self.clock.now += 5.0
             await self.bench.passes(1)
-            await asyncio.sleep(0.01)  # the answers of the other host
+            await a_moment(200)  # the answers of the other host
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(60.0):
