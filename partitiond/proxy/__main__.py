@@ -14,25 +14,12 @@ from partitiond import native
 NATIVE = native.activate()
 """Whether the hot path runs compiled. Called before any module of the hot path is imported."""
 
-from partitiond.core.errors import (  # noqa: E402
-    ConflictError,
-    DeviceError,
-    InputError,
-    PartitiondError,
-    SettingsError,
-)
+from partitiond.core.errors import InputError, PartitiondError, SettingsError  # noqa: E402
 from partitiond.proxy.arguments import ProxyArguments, configure_logging  # noqa: E402
-from partitiond.proxy.config import (  # noqa: E402
-    EXIT_ALREADY_RUNNING,
-    EXIT_CANNOT_LISTEN,
-    EXIT_NO_PEERS,
-    EXIT_PEERS_PORT_IN_USE,
-    EXIT_PORT_IN_USE,
-    ProxyOptions,
-)
+from partitiond.proxy.config import ProxyOptions  # noqa: E402
 from partitiond.proxy.listening.file_limit import files_needed, raise_file_limit  # noqa: E402
+from partitiond.proxy.process import write_refusal  # noqa: E402
 from partitiond.proxy.telemetry.logs import LogFile, json_line  # noqa: E402
-from partitiond.proxy.telemetry.shared_log import SharedLog  # noqa: E402
 from partitiond.proxy.workers.process import WORKER_OPTION  # noqa: E402
 from partitiond.serde import from_json  # noqa: E402
 
@@ -66,39 +53,26 @@ def read_arguments(words: list[str]) -> tuple[ProxyArguments, str]:
     return arguments, given.worker
 
 
-def exit_code(error: PartitiondError) -> int:
-    """Return the exit code that tells the supervisor why there is no proxy."""
-    of_peers = "peers_port" in error.facts or "peers_tls" in error.facts
-    match error:
-        case DeviceError() if of_peers:
-            return EXIT_PEERS_PORT_IN_USE
-        case SettingsError() if of_peers:
-            return EXIT_NO_PEERS
-        case DeviceError():
-            return EXIT_PORT_IN_USE
-        case ConflictError():
-            return EXIT_ALREADY_RUNNING
-        case _:
-            return EXIT_CANNOT_LISTEN
-
-
 def start(arguments: ProxyArguments, post: str) -> tuple[LogFile, Coroutine[None, None, None]]:
     """Return the log and the coroutine to run. Import only what this kind of process needs."""
-    path, options = arguments.log_file, arguments.options
-    size, backups = options.log_max_bytes, options.log_backups
+    options = arguments.options
+    log = LogFile(
+        arguments.log_file,
+        max_bytes=options.log_max_bytes,
+        backups=options.log_backups,
+        rotates=not post,
+    )
     if options.workers <= 1:
         from partitiond.proxy.server import serve
 
-        log = LogFile(path, max_bytes=size, backups=backups)
         return log, serve(arguments, log)
-    shared = SharedLog(path, max_bytes=size, backups=backups)
     if post:
         from partitiond.proxy.workers.worker import read_post, work
 
-        return shared, work(arguments, read_post([int(word) for word in post.split(",")]), shared)
+        return log, work(arguments, read_post([int(word) for word in post.split(",")]), log)
     from partitiond.proxy.workers.parent import serve_workers
 
-    return shared, serve_workers(arguments, shared)
+    return log, serve_workers(arguments, log)
 
 
 def tell_of_few_files(log: LogFile, options: ProxyOptions) -> None:
@@ -132,7 +106,9 @@ def main() -> int:
             runner.run(serving)
     except PartitiondError as error:
         log.write(json_line("refused", code=error.code, message=error.message, hint=error.hint))
-        return exit_code(error)
+        if not post:
+            write_refusal(arguments.state_dir, error)
+        return 1
     finally:
         log.flush()
     return 0

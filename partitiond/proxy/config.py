@@ -104,16 +104,3 @@ class ProxyOptions:
                 "and key.pem, as `partitiond host certificate` makes them.",
                 facts={"peers_address": self.peers_address},
             )
-
-
-EXIT_PORT_IN_USE = 75
-"""Exit code of the proxy when another program uses its port (EX_TEMPFAIL)."""
-EXIT_ALREADY_RUNNING = 76
-"""Exit code when another proxy runs on the same state folder."""
-EXIT_CANNOT_LISTEN = 77
-"""Exit code when the proxy cannot listen on the address at all (EX_NOPERM)."""
-EXIT_PEERS_PORT_IN_USE = 78
-"""Exit code when another program uses the port for other hosts' proxies."""
-EXIT_NO_PEERS = 79
-"""Exit code when the proxy cannot serve other hosts' proxies: the address is none of this machine,
-or the certificates cannot be used."""

@@ -1,10 +1,18 @@
 """Stores the identity of a running proxy on disk, so that the next daemon can adopt it."""
 
+import contextlib
 import dataclasses
+import json
 import os
 from pathlib import Path
 
-from partitiond.core.errors import InputError
+from partitiond.core.errors import (
+    ConflictError,
+    DeviceError,
+    InputError,
+    PartitiondError,
+    SettingsError,
+)
 from partitiond.platform.process_identity import boot_id, is_alive, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.serde import from_stored_json, to_json
@@ -22,6 +30,8 @@ __all__ = [
 
 PID_FILE = "proxy.json"
 LOCK_FILE = "proxy.lock"
+REFUSAL_FILE = "refusal.json"
+"""Why the proxy that was started last did not serve, for the daemon that started it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,3 +88,22 @@ def same_arguments(one: str, other: str) -> bool:
         )
     except InputError:
         return False
+
+
+def write_refusal(state_dir: Path, error: PartitiondError) -> None:
+    """Store why this process does not serve; where that fails, its log says it alone."""
+    said = {"code": error.code, "message": error.message, "hint": error.hint, "facts": error.facts}
+    with contextlib.suppress(OSError):
+        (state_dir / REFUSAL_FILE).write_text(json.dumps(said))
+
+
+def take_refusal(state_dir: Path) -> PartitiondError | None:
+    """Return why a process of this state folder did not serve, and forget it; None if unknown."""
+    try:
+        said = json.loads((state_dir / REFUSAL_FILE).read_bytes())
+        (state_dir / REFUSAL_FILE).unlink()
+        known = {kind.code: kind for kind in (DeviceError, SettingsError, ConflictError)}
+        kind = known.get(said["code"], PartitiondError)
+        return kind(said["message"], hint=said["hint"], facts=said["facts"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None

@@ -19,7 +19,8 @@ from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.table_file import write_atomically
 from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.listening.handshakes import Accepting, Opener
+from partitiond.proxy.listening.acceptor import Accepting
+from partitiond.proxy.listening.handshakes import Opener
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import ServerTls, server_tls
 from partitiond.proxy.peer_server.server import PeerServer, listen_for_peers

@@ -21,30 +21,18 @@ import partitiond
 from partitiond import native
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.core.errors import (
-    ConflictError,
-    DeviceError,
-    InputError,
-    PartitiondError,
-    SettingsError,
-)
+from partitiond.core.errors import ConflictError, InputError, PartitiondError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.proxy.config import (
-    EXIT_ALREADY_RUNNING,
-    EXIT_CANNOT_LISTEN,
-    EXIT_NO_PEERS,
-    EXIT_PEERS_PORT_IN_USE,
-    EXIT_PORT_IN_USE,
-    ProxyOptions,
-)
+from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
     ProxyIdentity,
     arguments_text,
     is_alive,
     read_identity,
     same_arguments,
+    take_refusal,
 )
 from partitiond.proxy.telemetry.traffic import last_sample
 from partitiond.serde import from_stored, to_json, to_stored_json
@@ -216,18 +204,6 @@ class ProxyProcess:
         """Return the proxy's Prometheus text. Raises PartitiondError if it cannot be reached."""
         return (await self._request("GET", "/metrics")).text
 
-    async def stats(self) -> Mapping[str, float]:
-        """Return counters and gauges of one scrape; empty if the proxy cannot be reached.
-
-        Each sample has its full name, `name{label="value"}`, as its key; the sum over its labels
-        is under `name`. Histograms have their `_sum` and `_count`, but not their buckets.
-        """
-        try:
-            text = await self.metrics_text()
-        except PartitiondError:
-            return {}
-        return parse_samples(text)
-
     async def stop(self, grace_seconds: float) -> None:
         """Let requests in flight finish within the grace, then end the process. Idempotent."""
         async with self._lock:
@@ -259,6 +235,7 @@ class ProxyProcess:
 
     async def _start(self) -> None:
         self._reap()
+        take_refusal(self._state_dir)  # of a process before
         self.log_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._child = subprocess.Popen(  # noqa: ASYNC220 -- a fork and an exec, not a wait
@@ -283,49 +260,13 @@ class ProxyProcess:
         while True:
             code = child.poll()
             if code is not None:
-                raise self._explain(code)
+                why = f"It exited with code {code}."
+                raise take_refusal(self._state_dir) or self._failed_to_start(why)
             found = read_identity(self._state_dir)
             if found is not None and found.pid == child.pid and await self._answers(found):
                 self.identity = found
                 return
             await asyncio.sleep(POLL_SECONDS)
-
-    def _explain(self, code: int) -> PartitiondError:
-        """Return the error for a proxy that exited while starting, from its exit code."""
-        if code == EXIT_PORT_IN_USE:
-            return DeviceError(
-                f"Port {self._port} on {self._host} is in use by another program.",
-                hint=f"Find it with `ss -ltnp 'sport = :{self._port}'`, or set [proxy] port to a "
-                "free one.",
-                facts={"host": self._host, "port": self._port},
-            )
-        if code == EXIT_CANNOT_LISTEN:
-            return SettingsError(
-                f"The proxy cannot listen on {self._host}:{self._port}.",
-                hint=f"Set [proxy] host to an address of this machine; see {self.log_path}.",
-                facts={"host": self._host, "port": self._port},
-            )
-        if code == EXIT_PEERS_PORT_IN_USE:
-            address = self._options.peers_address
-            return DeviceError(
-                f"{address}, where this endpoint serves those of other hosts, is in use by another "
-                "program.",
-                hint="Find it with `ss -ltnp`, or set [proxy] peers_port to a free one.",
-                facts={"peers_address": address},
-            )
-        if code == EXIT_NO_PEERS:
-            return SettingsError(
-                f"The proxy cannot serve those of other hosts at {self._options.peers_address}.",
-                hint="Set [cluster] address to an address of this machine, and look at the "
-                f"certificates with `partitiond host certificate`; see {self.log_path}.",
-                facts={"peers_address": self._options.peers_address},
-            )
-        if code == EXIT_ALREADY_RUNNING:
-            return ConflictError(
-                f"A proxy that does not answer runs on {self._state_dir}.",
-                hint=f"End the process that holds {self._state_dir / 'proxy.lock'} and try again.",
-            )
-        return self._failed_to_start(f"It exited with code {code}.")
 
     def _failed_to_start(self, why: str) -> PartitiondError:
         return PartitiondError(
@@ -400,22 +341,6 @@ class ProxyProcess:
         if code is not None:
             self._child = None
         return code
-
-
-def parse_samples(text: str) -> dict[str, float]:
-    """Return samples of Prometheus text by full name, and sums over labels by bare name."""
-    samples: dict[str, float] = {}
-    for line in text.splitlines():
-        if not line or line.startswith("#"):
-            continue
-        full, _, value = line.rpartition(" ")
-        name = full.partition("{")[0]
-        if name.endswith(("_bucket", "_created")):
-            continue
-        samples[full] = float(value)
-        if full != name:
-            samples[name] = samples.get(name, 0.0) + float(value)
-    return samples
 
 
 async def _readable(descriptor: int) -> None:

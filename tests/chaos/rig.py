@@ -26,6 +26,7 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.machine import free_port
 from tests.proxy.certificates import issue_host
+from tests.proxy.scraped import stats_of
 
 MIB = 1024 * 1024
 ENTRY, OWNER = "entry", "owner"
@@ -116,7 +117,7 @@ class ProxyUnderTest:
     async def stats(self) -> Mapping[str, float]:
         stats: dict[str, float] = {}
         for process in self.processes:
-            stats = _sums(stats, await process.stats())
+            stats = _sums(stats, await stats_of(process))
         return stats
 
     async def stat(self, name: str) -> float:

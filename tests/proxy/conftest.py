@@ -24,8 +24,9 @@ from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.exchange import Exchange
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peers.tls import PeerTls
-from partitiond.proxy.supervisor import ProxyProcess, parse_samples
+from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.proxy.telemetry.logs import LogFile
+from tests.proxy.scraped import parse_samples
 from tests.proxy.scripted import Script, ScriptedEngine, running, well_behaved
 from tests.proxy.virtual import end_clients, pytest_asyncio_loop_factories
 

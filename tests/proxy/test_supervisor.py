@@ -13,7 +13,6 @@ import httpx
 import pytest
 
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
-from partitiond.proxy.__main__ import exit_code
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
@@ -21,12 +20,15 @@ from partitiond.proxy.process import (
     is_alive,
     read_identity,
     same_arguments,
+    take_refusal,
+    write_refusal,
 )
 from partitiond.proxy.server import serve
 from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.serde import to_stored_json
 from tests.proxy.certificates import issue_host
 from tests.proxy.conftest import ListLog, MakeEngine, MakeProcess, MakeProxy, replica, table
+from tests.proxy.scraped import stats_of
 from tests.proxy.scripted import (
     DONE,
     END,
@@ -53,7 +55,7 @@ async def test_it_starts_serves_and_stops_without_a_trace(
     """And without a process it says so."""
     process: ProxyProcess = make_process()
     assert await process.in_flight() is None
-    assert await process.stats() == {}
+    assert await stats_of(process) == {}
     assert await process.wait_exit() is None
     with pytest.raises(PartitiondError, match="cannot be reached"):
         await process.publish(table())
@@ -68,7 +70,7 @@ async def test_it_starts_serves_and_stops_without_a_trace(
     assert raised.value.facts == {"published": 4, "current": 5}
     assert (await complete(process)).status_code == 200
     assert await process.in_flight() == {"m-1": 0}
-    assert (await process.stats())["partitiond_proxy_requests_total"] == 1
+    assert (await stats_of(process))["partitiond_proxy_requests_total"] == 1
     identity = process.identity
     assert identity is not None
     assert os.getsid(identity.pid) == identity.pid, "a session of its own"
@@ -128,7 +130,7 @@ async def test_another_daemon_adopts_it_and_its_streams_go_on(
     assert await second.in_flight() == {"m-1": 1}
     await second.publish(table(replica(engine), version=2))
     (folder / "s" / "proxy.json").rename(folder / "away")  # a third cannot find the first
-    with pytest.raises(ConflictError, match="does not answer"):
+    with pytest.raises(ConflictError, match="Another proxy runs"):
         await make_process().ensure_running()
     (folder / "away").rename(folder / "s" / "proxy.json")
     gone = asyncio.create_task(second.wait_exit())
@@ -241,14 +243,15 @@ async def test_a_port_in_use_is_said_with_what_to_do(make_process: MakeProcess) 
 
 
 async def refusal(folder: Path, host: str = "127.0.0.1", **changes: str) -> PartitiondError:
-    """What a daemon is told of a proxy that does not even start: by its exit code, which is all."""
-    socket_path, options = folder / "c.sock", ProxyOptions(**changes)  # type: ignore[arg-type]
+    """What a daemon is told of a proxy that does not even start."""
+    options = ProxyOptions(**changes)  # type: ignore[arg-type]
     with pytest.raises(PartitiondError) as raised:
-        await serve(ProxyArguments(host, 0, folder, socket_path, None, options), ListLog())
-    process = ProxyProcess(
-        host=host, port=0, state_dir=folder, control_socket=socket_path, options=options
-    )
-    return process._explain(exit_code(raised.value))
+        await serve(ProxyArguments(host, 0, folder, folder / "c.sock", None, options), ListLog())
+    write_refusal(folder, raised.value)
+    told = take_refusal(folder)
+    assert told is not None
+    assert take_refusal(folder) is None, "it is told once"
+    return told
 
 
 async def test_an_address_that_cannot_be_used_is_said_with_what_to_do(folder: Path) -> None:
@@ -257,15 +260,21 @@ async def test_an_address_that_cannot_be_used_is_said_with_what_to_do(folder: Pa
     assert "192.0.2.1" in str(nobodys)
     unusable = await refusal(folder, peers_address="127.0.0.1:1", peers_tls=str(folder / "none"))
     assert isinstance(unusable, SettingsError)
-    assert "other hosts at 127.0.0.1:1" in str(unusable)
+    assert "other hosts in" in str(unusable)
     assert "partitiond host certificate" in unusable.hint
     files = issue_host(folder, "a")
     with socket.create_server(("127.0.0.1", 0)) as other:
-        at = f"127.0.0.1:{other.getsockname()[1]}"
-        taken = await refusal(folder, peers_address=at, peers_tls=str(files))
+        port = other.getsockname()[1]
+        taken = await refusal(folder, peers_address=f"127.0.0.1:{port}", peers_tls=str(files))
     assert isinstance(taken, DeviceError)
-    assert at in str(taken)
+    assert str(port) in str(taken)
     assert "[proxy] peers_port" in taken.hint
+
+
+@pytest.mark.parametrize("left", ["", "{", "[]", '{"code": "device"}'])
+def test_a_refusal_that_cannot_be_read_is_none(folder: Path, left: str) -> None:
+    (folder / "refusal.json").write_text(left)
+    assert take_refusal(folder) is None
 
 
 def test_nobody_is_served_over_the_network_without_certificates() -> None:

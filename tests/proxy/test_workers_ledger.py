@@ -33,18 +33,18 @@ from partitiond.core.keys.rates import Usage
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.ledger import (
-    METERS,
+    KEYS,
+    REPLICAS,
     ROWS,
-    SEATS,
     SlotLedger,
-    line_key,
-    meter_key,
-    seat_key,
+    key_hash,
+    model_hash,
+    replica_hash,
 )
-from partitiond.proxy.dispatch.line import HOLD_SECONDS, Line
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile, Wakeups
+from partitiond.proxy.dispatch.worker_queue import HOLD_SECONDS, WorkerQueue
 from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.keys.meters import Budgets, PeerMeters
 from tests.proxy.virtual import VirtualLoop
@@ -70,14 +70,14 @@ class MemoryFile(LedgerFile):
         self.depth = 0
 
 
-class CallingBells(Wakeups):
-    """Rung in one process: the worker looks as soon as it can."""
+class CallingWakeups(Wakeups):
+    """Called in one process: the worker looks as soon as it can."""
 
     def __init__(self, host: "Host") -> None:
         super().__init__({})
         self._host = host
 
-    def ring(self, row: int) -> None:
+    def wake(self, row: int) -> None:
         worker = self._host.workers.get(row)
         if worker is not None:
             asyncio.get_running_loop().call_soon(worker.model.dispatch)
@@ -103,7 +103,7 @@ class Worker:
     def __init__(self, host: "Host", row: int) -> None:
         host.file.ledger.open_row(row)
         self.model = LiveModel(
-            host.table.models[0], LedgerAccess(host.file, row, CallingBells(host))
+            host.table.models[0], LedgerAccess(host.file, row, CallingWakeups(host))
         )
         self.model.apply(host.table.models[0], host.table.replicas, ProxyOptions())
         self.requests: list[Request] = []
@@ -185,8 +185,8 @@ class Host:
             ]
             sequences = sum(f.takes.sequences for f in flights)
             tokens = sum(f.takes.kv_tokens for f in flights)
-            seat = self.file.ledger.seats.find(seat_key(replica))
-            assert self.file.ledger.in_flight(seat) == (sequences, tokens)
+            column = self.file.ledger.replicas.find(replica_hash(replica))
+            assert self.file.ledger.in_flight(column) == (sequences, tokens)
             # One of a batch takes the slots that others leave.
             small = [f.takes for f in flights if f.takes.sequences < replica.max_sequences]
             assert len(flights) - len(small) <= 1
@@ -197,12 +197,12 @@ class Host:
 
     def free(self) -> int:
         return sum(
-            max(0, r.max_sequences - self.file.ledger.in_flight(self.seat(r))[0])
+            max(0, r.max_sequences - self.file.ledger.in_flight(self.column(r))[0])
             for r in self.table.replicas
         )
 
-    def seat(self, replica: ReplicaRoute) -> int:
-        return self.file.ledger.seats.find(seat_key(replica))
+    def column(self, replica: ReplicaRoute) -> int:
+        return self.file.ledger.replicas.find(replica_hash(replica))
 
 
 steps = st.lists(
@@ -246,7 +246,7 @@ async def finish(host: Host) -> None:
     left = [r for r in host.everyone() if r.answer is None]
     assert not left, "somebody waited for ever"
     ledger = host.file.ledger
-    assert not any(ledger.ints[ledger.sequences : ledger.given]), "something was left over"
+    assert not any(ledger.ints[ledger.sequences : ledger.freed]), "something was left over"
     assert not any(ledger.ints[ledger.waiting : ledger.urgency])
 
 
@@ -308,7 +308,7 @@ async def test_a_worker_that_is_stopped_costs_one_place_for_one_tick(places: int
     ledger.open_row(1)
     running = [host.arrive(0, Cost(1, 1)) for _ in range(places)]
     # A worker that says somebody urgent waits there, and never looks.
-    Line(ledger, 1, ledger.lines.find(line_key("m"))).waits(1, 1, -1.0)
+    WorkerQueue(ledger, 1, ledger.models.find(model_hash("m"))).waits(1, 1, -1.0)
     waiting = [host.arrive(0, Cost(1, 1)) for _ in range(places)]
     for request in running:
         host.end(request)
@@ -323,18 +323,18 @@ async def test_who_saw_a_place_as_taken_that_was_given_back_looks_again() -> Non
     host = Host(1, [1])
     ledger, cost = host.file.ledger, Cost(1, 1)
     ledger.open_row(1)
-    at = ledger.lines.find(line_key("m"))
-    seat = host.seat(host.table.replicas[0])
-    other = Line(ledger, 1, at)
-    other.took(seat, cost)
+    at = ledger.models.find(model_hash("m"))
+    column = host.column(host.table.replicas[0])
+    other = WorkerQueue(ledger, 1, at)
+    other.started(column, cost)
     waits = host.arrive(0, cost)
-    ledger.ints[ledger.given + at * ROWS + 1] += 1
-    host.workers[0].model.dispatch()  # rung for
+    ledger.ints[ledger.freed + at * ROWS + 1] += 1
+    host.workers[0].model.dispatch()  # woken
     assert waits.at is None
-    given = sum(ledger.ints[ledger.given + at * ROWS :][:ROWS])
-    assert ledger.ints[ledger.looked + at * ROWS] == given, "nobody rings for it again"
-    other.gave(seat, cost)
-    ledger.ints[ledger.given + at * ROWS + 1] -= 1
+    freed = sum(ledger.ints[ledger.freed + at * ROWS :][:ROWS])
+    assert ledger.ints[ledger.looked + at * ROWS] == freed, "nobody wakes it again"
+    other.ended(column, cost)
+    ledger.ints[ledger.freed + at * ROWS + 1] -= 1
     await asyncio.sleep(TICK)
     assert waits.at is not None
 
@@ -386,30 +386,30 @@ def ledger_of(*tables: RoutingTable, rows: int = 2) -> SlotLedger:
     return ledger
 
 
-def test_a_seat_is_not_given_away_while_somebody_sits_there() -> None:
+def test_a_column_is_not_reused_while_a_request_is_counted_there() -> None:
     old, new = table("a"), table("b")
     ledger = ledger_of(old)
-    line = Line(ledger, 0, ledger.lines.find(line_key("m")))
-    seat = ledger.seats.find(seat_key(old.replicas[0]))
-    line.took(seat, Cost(1, 5))
+    queue = WorkerQueue(ledger, 0, ledger.models.find(model_hash("m")))
+    column = ledger.replicas.find(replica_hash(old.replicas[0]))
+    queue.started(column, Cost(1, 5))
     ledger.make_room([old, new])
     ledger.make_room([new, table("c")])
-    assert ledger.seats.find(seat_key(old.replicas[0])) == seat
-    line.gave(seat, Cost(1, 5))
+    assert ledger.replicas.find(replica_hash(old.replicas[0])) == column
+    queue.ended(column, Cost(1, 5))
     ledger.make_room([new, table("c")])
-    assert ledger.seats.find(seat_key(old.replicas[0])) == -1
-    assert ledger.seats.find(seat_key(new.replicas[0])) >= 0
+    assert ledger.replicas.find(replica_hash(old.replicas[0])) == -1
+    assert ledger.replicas.find(replica_hash(new.replicas[0])) >= 0
     with pytest.raises(InputError) as raised:
-        ledger.make_room([table(*map(str, range(SEATS + 1)))])
+        ledger.make_room([table(*map(str, range(REPLICAS + 1)))])
     assert "workers" in raised.value.hint
 
 
-def test_more_keys_than_meters_do_not_stop_the_table(tmp_path: Path) -> None:
+def test_more_keys_than_columns_do_not_stop_the_table(tmp_path: Path) -> None:
     """Those left over are held to their rates by each worker for itself; a kept budget stays."""
-    keys = tuple(KeyRoute(f"k{n}", f"{n:064x}", rates=RATES) for n in range(METERS + 1))
+    keys = tuple(KeyRoute(f"k{n}", f"{n:064x}", rates=RATES) for n in range(KEYS + 1))
     ledger = ledger_of(dataclasses.replace(table("a"), keys=keys))
-    held = set(ledger.meters.directory)
-    (without,) = [key.id for key in keys if meter_key(key.id) not in held]
+    held = set(ledger.keys.directory)
+    (without,) = [key.id for key in keys if key_hash(key.id) not in held]
     assert PeerMeters(ledger, 0).others(without) == Usage()
     path = tmp_path / "budgets.json"
     path.write_text(json.dumps({without: {"period": "day", "start": 86400.0, "tokens": 7}}))
@@ -438,7 +438,7 @@ def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them(
     assert second.others("k") == used
     ledger.clear(0)
     assert second.others("k") == dataclasses.replace(used, in_flight=0), "used is used"
-    meter = ledger.meters.find(meter_key("k"))
+    meter = ledger.keys.find(key_hash("k"))
     assert ledger.usage_of_others(-1, meter).tokens == 40.0
     assert PeerMeters(ledger, 0).others("k").requests == 0, "a full bucket owes nothing"
     second.tell("k", Usage(1, 10, 0, 3600.0, 10.0))

@@ -3,7 +3,7 @@
 Counts only grow while the proxy lives; a proxy that was restarted begins at zero. A `TrafficSample`
 is one reading; `between` makes a `TrafficWindow` of two, in which everything is a rate or a mean
 over that time. Autoscaling, the drift ledger, usage, the dashboard and `partitiond top` all see the
-traffic through these types.
+traffic through these types. The proxy counts in them as well.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ TTFT_BOUNDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 3
 """Upper bounds of the buckets of TTFT and queueing times, in seconds; one more bucket is above."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class ModelCount:
     """Counts of one model since its proxy began.
 
@@ -49,7 +49,7 @@ class ModelCount:
     in_flight: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class ReplicaCount:
     """Counts of one engine process since its proxy knows it.
 
@@ -85,7 +85,7 @@ class ReplicaCount:
     in_flight: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class UsageCount:
     """Use of one model by one key since the proxy began, for charge-back.
 

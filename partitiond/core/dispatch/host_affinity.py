@@ -155,6 +155,15 @@ class HostAffinity:
         for block in split_digests(blocks, MOST_TOLD):
             self._told_prefixes.remember((block,), replica_id)
 
+    def tell_others(self, *, there_are: bool) -> None:
+        """Set whether there are other hosts to tell what is placed here."""
+        if there_are != (self.lately is not None):
+            self.lately = PlacedLately() if there_are else None
+
+    def take_news(self) -> dict[str, tuple[bytes, bytes]]:
+        """Return what other hosts were not told yet (see `PlacedLately.take`)."""
+        return {} if self.lately is None else self.lately.take()
+
     def forget_replica(self, replica_id: str) -> None:
         """Forget a replica of this host whose process ended or was replaced: its cache is lost."""
         self._own_sessions.forget_replica(replica_id)

@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 
 from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
+from partitiond.core.dispatch.affinity import prefix_blocks, session_digest
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.estimates import FiguresOfKeys, TokenRate, estimate
+from partitiond.core.dispatch.host_affinity import HostAffinity
 from partitiond.core.dispatch.reputation import FAILURES
 from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.core.dispatch.routing import (
@@ -23,9 +25,7 @@ from partitiond.core.dispatch.routing import (
 )
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight
-from partitiond.proxy.dispatch.line import TICK_SECONDS
 from partitiond.proxy.dispatch.places import DeskPlaces, LivePlaces, SharedPlaces
-from partitiond.proxy.dispatch.replica_affinity import ReplicaAffinity
 from partitiond.proxy.dispatch.replicas import (
     PLACE,
     TOKENISING_SECONDS,
@@ -34,6 +34,7 @@ from partitiond.proxy.dispatch.replicas import (
     TokeniseSlots,
 )
 from partitiond.proxy.dispatch.shared import LedgerAccess
+from partitiond.proxy.dispatch.worker_queue import TICK_SECONDS
 from partitiond.proxy.request.parts import ParsedRequest
 
 
@@ -47,25 +48,24 @@ class LiveModel(ReplicaGroup):
         elsewhere_rate: of all replicas of other hosts together; each of this host has its own.
         slots: decides for requests that take a slot.
         desks: decides for requests that take none (see `TokeniseSlots`).
+        affinity: replicas that requests prefer.
     """
 
-    def __init__(self, route: ModelRoute, peers: LedgerAccess | None = None) -> None:
-        super().__init__(route.name, peers)
+    def __init__(self, route: ModelRoute, ledger: LedgerAccess | None = None) -> None:
+        super().__init__(route.name, ledger)
         self.route = route
         self._tick_timer: asyncio.TimerHandle | None = None
         # The event loop's clock, because its timers use the deadlines. None before a loop runs.
         self._clock: Callable[[], float] | None = None
         self.retired: list[LiveReplica] = []
-        self._shared: SharedPlaces | None = None
-        if self.line is not None:
-            self._shared = SharedPlaces(self.replicas, self.line)
-        self.slots: Dispatcher[Flight, LiveReplica] = Dispatcher(
-            route, self._shared or LivePlaces(self.replicas)
-        )
+        places = LivePlaces(self.replicas)
+        if self.shared is not None:
+            places = SharedPlaces(self.replicas, self.shared)
+        self.slots: Dispatcher[Flight, LiveReplica] = Dispatcher(route, places)
         self.desks: Dispatcher[Flight, TokeniseSlots] = Dispatcher(
             route, DeskPlaces(self.replicas), ServiceTime(TOKENISING_SECONDS), PLACE
         )
-        self.attraction = ReplicaAffinity()
+        self.affinity = HostAffinity()
         self.retries = RetryBudget()
         self.limits: RequestLimits | None = None
         self.figures = FiguresOfKeys()
@@ -113,6 +113,26 @@ class LiveModel(ReplicaGroup):
         """Return what the replica writes of one sequence."""
         replica = self.replicas.get(replica_id)
         return (self.elsewhere_rate if replica is None else replica.rate).value
+
+    def attract(self, flight: Flight, session: str, body: bytes, now: float) -> None:
+        """Set the flight's preferred replicas: its session's if there is one, else its prompt's.
+
+        Args:
+            session: name that the client chose; empty for none. It is scoped by the API key,
+                because any client may choose any name.
+            body: of the request; prompts that begin alike are in bodies that begin alike.
+        """
+        flight.blocks = prefix_blocks(body)
+        if session and self.affinity.keeps_sessions:
+            flight.session = session_digest(f"{flight.share.key}\0{session}")
+        flight.prefer = self.affinity.prefer(flight.session, flight.blocks, now, self.replicas)
+
+    def remember(self, flight: Flight, replica_id: str, *, here: bool) -> None:
+        """Remember that the flight was sent to this replica, which is of this host or a peer's."""
+        if flight.session or flight.blocks:
+            self.affinity.remember(
+                flight.session, flight.blocks, replica_id, flight.placed_at, here=here
+            )
 
     def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected | None:
         """Return a replica, or a refusal, or None: then the flight's owner is called later.
@@ -172,12 +192,12 @@ class LiveModel(ReplicaGroup):
 
     def refresh(self) -> None:
         """Bring the replicas' counts up to date, if several workers share them."""
-        if self.line is not None:
-            self.line.acquire()
+        if self.shared is not None:
+            self.shared.acquire()
             try:
-                self.line.refresh(self.replicas.values())
+                self.shared.refresh(self.replicas.values())
             finally:
-                self.line.release()
+                self.shared.release()
 
     # Carrying out decisions
 
@@ -189,11 +209,9 @@ class LiveModel(ReplicaGroup):
                 self._carry_out(at_desk[0], at_desk[1])
             while (decided := self.slots.next_decision(now)) is not None:
                 self._carry_out(decided[0], decided[1])
-        line, shared = self.line, self._shared
-        if line is not None and shared is not None:
-            shared.tell_others(self.slots.queue)
-            if line.others_wait():
-                line.hand_on(self.replicas.values())
+        if self.shared is not None:
+            self.shared.publish(self.slots.queue)
+            self.shared.wake_next(self.replicas.values())
             if self.slots.queue and self._tick_timer is None:
                 loop = asyncio.get_running_loop()
                 self._tick_timer = loop.call_later(TICK_SECONDS, self._tick)
@@ -274,7 +292,7 @@ class LiveModel(ReplicaGroup):
     ) -> None:
         self.route = route
         self.limits = None if route.limits == NO_REQUEST_LIMITS else route.limits
-        self.attraction.keep_for(options.affinity_seconds)
+        self.affinity.keep_for(options.affinity_seconds)
         self.retries.share = options.retry_share
         wanted = {replica.replica_id: replica for replica in routes}
         for replica_id, replica in list(self.replicas.items()):
@@ -282,7 +300,7 @@ class LiveModel(ReplicaGroup):
             if new is None or not replica.is_same_process(new):
                 del self.replicas[replica_id]
                 self.slots.slowness.forget(replica_id)
-                self.attraction.forget(replica_id)
+                self.affinity.forget_replica(replica_id)
                 replica.draining = True
                 replica.pool.close()
                 self.retired.append(replica)

@@ -17,9 +17,8 @@ from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.pace import soonest
 from partitiond.core.dispatch.places import Places
 from partitiond.proxy.dispatch.flights import Flight
-from partitiond.proxy.dispatch.line import seat_to_hold
 from partitiond.proxy.dispatch.replicas import LiveReplica, TokeniseSlots
-from partitiond.proxy.dispatch.shared import PeerLine
+from partitiond.proxy.dispatch.worker_queue import WorkerQueue, replica_to_hold
 
 
 class LivePlaces(Places[Flight, LiveReplica]):
@@ -45,46 +44,46 @@ class LivePlaces(Places[Flight, LiveReplica]):
 class SharedPlaces(LivePlaces):
     """The slots of replicas that several workers share."""
 
-    def __init__(self, replicas: Mapping[str, LiveReplica], line: PeerLine) -> None:
+    def __init__(self, replicas: Mapping[str, LiveReplica], shared: WorkerQueue) -> None:
         super().__init__(replicas)
-        self._line = line
+        self._shared = shared
 
     def waiting_elsewhere(self) -> tuple[int, int]:
         """Return (requests, sequences) that wait in other workers."""
-        return self._line.waiting_elsewhere()
+        return self._shared.waiting_elsewhere()
 
     def start(
         self, request: Flight, cost: Cost, slowness: Slowness, now: float, *, again: bool
     ) -> LiveReplica | None:
         """Start the request under the lock, unless requests wait in another worker."""
-        line = self._line
-        line.acquire()
+        shared = self._shared
+        shared.acquire()
         try:
-            if line.others_wait() and not again:
+            if shared.others_wait() and not again:
                 return None
-            line.refresh(self.loads())
+            shared.refresh(self.loads())
             chosen = self._choose(request, cost, slowness, now)
             if chosen is not None:
                 self._put(chosen, request)
             return chosen
         finally:
-            line.release()
+            shared.release()
 
     def join(
         self, queue: FairQueue[Flight], entry: Waiting[Flight], most: int, *, again: bool
     ) -> Waiting[Flight] | None:
         """Join the queue; the bound holds for the queues of all workers together."""
-        line = self._line
-        line.acquire()
+        shared = self._shared
+        shared.acquire()
         try:
-            room = most - line.waiting_elsewhere()[0]
+            room = most - shared.waiting_elsewhere()[0]
             queue.max_entries = max(room, 1)
             if room < 1 and not queue and not again:
                 return entry
             without_place = queue.push(entry, front=again)
-            self.tell_others(queue)
+            shared.publish(queue)
         finally:
-            line.release()
+            shared.release()
         return without_place
 
     def take(
@@ -92,30 +91,23 @@ class SharedPlaces(LivePlaces):
     ) -> tuple[Waiting[Flight], LiveReplica] | None:
         """Take the next request, unless a more urgent request waits in another worker."""
         urgency = queue.urgency()
-        line = self._line
-        line.acquire()
+        shared = self._shared
+        shared.acquire()
         try:
             everyone = list(self.loads())
-            places, yields = line.open_to(everyone, math.inf if urgency is None else urgency, now)
+            places, yields = shared.open_to(everyone, math.inf if urgency is None else urgency, now)
             if yields:
                 return None
             taken = self._take_of(queue, places, slowness, now) if places else None
             if taken is None:
                 for oldest in itertools.islice(queue, 1):
-                    seat = seat_to_hold(places, oldest.tried, oldest.since, now)
-                    line.hold(seat, oldest)
-                line.looked()
-            self.tell_others(queue)
+                    column = replica_to_hold(places, oldest.tried, oldest.since, now)
+                    shared.hold(column, oldest)
+                shared.looked()
+            shared.publish(queue)
             return taken
         finally:
-            line.release()
-
-    def tell_others(self, queue: FairQueue[Flight]) -> None:
-        """Publish how many requests wait in this worker."""
-        if queue:
-            self._line.waits(len(queue), queue.sequences, queue.urgency())
-        else:
-            self._line.waits_no_more()
+            shared.release()
 
 
 class DeskPlaces(Places[Flight, TokeniseSlots]):

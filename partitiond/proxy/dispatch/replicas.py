@@ -12,6 +12,7 @@ import socket
 import time
 from typing import Final
 
+from partitiond.core.demand.traffic import ReplicaCount
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.estimates import FIRST_TOKENS_PER_S, TokenRate
 from partitiond.core.dispatch.pace import Pace
@@ -21,7 +22,8 @@ from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
 from partitiond.platform.unix_socket import socket_address
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
-from partitiond.proxy.dispatch.shared import LedgerAccess, PeerLine
+from partitiond.proxy.dispatch.shared import LedgerAccess
+from partitiond.proxy.dispatch.worker_queue import WorkerQueue
 from partitiond.proxy.engine.upstream import AnswerStream, ConnectionPool, UpstreamConnection
 
 PROBE_SECONDS: Final = 0.25
@@ -33,7 +35,7 @@ worker by default): one request keeps it busy, and a few more cover the round tr
 TOKENISING_SECONDS: Final = 0.01
 """First guess of the time of one request, until it is learned: some 100 KB of text."""
 PLACE: Final = Cost(1, 0)
-"""The cost of a request at a desk."""
+"""The cost of a request that takes no slot."""
 
 
 class TokeniseSlots:
@@ -73,47 +75,19 @@ class TokeniseSlots:
         return self.replica.doubt
 
 
-class BusyTime:
-    """The work of one engine process; see `core.demand.traffic.ReplicaCount`.
-
-    `sequence_seconds` and `busy_seconds` count requests that have left; those of requests in
-    flight are added when the counts are read.
-    """
-
-    __slots__ = (
-        "busy_seconds", "busy_since", "failed", "first_count", "first_seconds", "ok",
-        "output_tokens", "prompt_tokens", "rest_seconds", "rest_tokens", "sequence_seconds",
-        "service_seconds",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.ok = 0
-        self.failed = 0
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-        self.service_seconds = 0.0
-        self.first_seconds = 0.0
-        self.first_count = 0
-        self.rest_seconds = 0.0
-        self.rest_tokens = 0
-        self.sequence_seconds = 0.0
-        self.busy_seconds = 0.0
-        self.busy_since = 0.0
-
-
 class ReplicaGroup:
     """The replicas of one model as each of them sees the others; `LiveModel` is the only kind.
 
     Attributes:
-        peers: the ledger that several workers share, or None.
-        line: the model's line in the ledger, or None.
+        ledger: of several workers, or None.
+        shared: this worker's part of the queue of several workers, or None.
         replicas: those of the table, by their ids.
         busy_at: when a request last came or left, by `time.monotonic`.
     """
 
-    def __init__(self, model: str, peers: LedgerAccess | None) -> None:
-        self.peers = peers
-        self.line: PeerLine | None = None if peers is None else peers.line(model)
+    def __init__(self, model: str, ledger: LedgerAccess | None) -> None:
+        self.ledger = ledger
+        self.shared: WorkerQueue | None = None if ledger is None else ledger.queue(model)
         self.replicas: dict[str, LiveReplica] = {}
         self.busy_at = time.monotonic()
 
@@ -134,7 +108,8 @@ class LiveReplica(FlightTarget):
     """One engine process and its requests in flight. Has the fields of `balance.Load`.
 
     Attributes:
-        work: counts of its work.
+        work: counts of its work; those of requests in flight are added when the counts are read.
+        busy_since: when the first of the requests in flight came, by `time.monotonic`.
         rate: learned tokens per second of one sequence; starts at the profile's figure.
         desk: for requests that take no slot.
         reputation: what its requests' ends say of it.
@@ -152,9 +127,10 @@ class LiveReplica(FlightTarget):
             connect_timeout_seconds=options.connect_timeout_seconds,
             idle_seconds=options.idle_connection_seconds,
         )
-        self.seat = -1 if model.peers is None else model.peers.seat(route)
+        self.column = -1 if model.ledger is None else model.ledger.column(route)
         self.flights: set[Flight] = set()
-        self.work = BusyTime()
+        self.work = ReplicaCount(route.model, route.generation)
+        self.busy_since = 0.0
         self.rate = TokenRate(route.tokens_per_s or FIRST_TOKENS_PER_S)
         self.desk = TokeniseSlots(self, options.workers)
         self.sequences = 0
@@ -167,7 +143,7 @@ class LiveReplica(FlightTarget):
     def apply(self, model: ModelRoute, route: ReplicaRoute) -> None:
         """Take over limits and draining from a newer table."""
         self.route = route
-        if self.model.peers is None:
+        if self.model.ledger is None:
             self.pace.apply(route.max_sequences, model.ttft_seconds, model.tpot_seconds)
         else:  # Each worker sees a part: what one learned would starve another.
             self.pace.apply(route.max_sequences, 0.0, 0.0)
@@ -194,15 +170,15 @@ class LiveReplica(FlightTarget):
         if flight not in self.flights:
             now = time.monotonic()
             if not self.flights:
-                self.work.busy_since = now
+                self.busy_since = now
             self.flights.add(flight)
             self.sequences += flight.takes.sequences
             self.kv_tokens += flight.takes.kv_tokens
             if not flight.cost.sequences:
                 self.desk.sequences += 1
-            line = self.model.line
-            if line is not None:
-                line.took(self.seat, flight.takes)
+            shared = self.model.shared
+            if shared is not None:
+                shared.started(self.column, flight.takes)
             if flight.stream and flight.cost.prompts == 1:
                 self.pace.sent(flight, flight.cost.prompt_tokens, now)
             flight.replica = self
@@ -253,9 +229,9 @@ class LiveReplica(FlightTarget):
             self.pace.left(flight, now)
             self.sequences -= flight.takes.sequences
             self.kv_tokens -= flight.takes.kv_tokens
-            line = self.model.line
-            if line is not None:
-                line.gave(self.seat, flight.takes)
+            shared = self.model.shared
+            if shared is not None:
+                shared.ended(self.column, flight.takes)
             flight.replica = None
             if not flight.cost.sequences:
                 self.desk.sequences -= 1
@@ -267,7 +243,7 @@ class LiveReplica(FlightTarget):
             work = self.work
             work.sequence_seconds += spent
             if not self.flights:
-                work.busy_seconds += now - work.busy_since
+                work.busy_seconds += now - self.busy_since
             self.model.dispatch()
 
     @property

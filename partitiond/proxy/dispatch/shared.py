@@ -1,4 +1,4 @@
-"""Provides what the ledger needs from the operating system: a mapped file, a lock, and bells.
+"""Provides what the ledger needs from the operating system: a mapped file, a lock, and wake-ups.
 
 The file lies in the state folder and outlives the parent: when the parent is killed, its workers
 finish their requests, and the next parent still counts what those workers have in flight.
@@ -18,8 +18,8 @@ from typing import Final
 
 from partitiond.core.dispatch.routing import ReplicaRoute
 from partitiond.platform.process_identity import start_ticks
-from partitiond.proxy.dispatch.ledger import SlotLedger, line_key, seat_key
-from partitiond.proxy.dispatch.line import Line, PlaceT
+from partitiond.proxy.dispatch.ledger import SlotLedger, model_hash, replica_hash
+from partitiond.proxy.dispatch.worker_queue import WorkerQueue
 
 LEDGER_FILE: Final = "ledger"
 
@@ -92,20 +92,20 @@ def clear_the_dead(file: LedgerFile, mine: Collection[int] = ()) -> list[int]:
 
 
 class Wakeups:
-    """One bell for each row: wakes the row's worker, so that its waiting requests look again."""
+    """Wakes the worker of each row, so that its waiting requests look again."""
 
     def __init__(self, descriptors: dict[int, int]) -> None:
         self.descriptors = descriptors
 
-    def ring(self, row: int) -> None:
-        """Wake the row's worker. A worker of another parent has no bell here; it polls."""
+    def wake(self, row: int) -> None:
+        """Wake the row's worker. A worker of another parent has no descriptor here; it polls."""
         descriptor = self.descriptors.get(row)
         if descriptor is not None:
-            with contextlib.suppress(BlockingIOError):  # it is ringing already
+            with contextlib.suppress(BlockingIOError):  # it was woken already
                 os.eventfd_write(descriptor, 1)
 
-    def silence(self, row: int) -> None:
-        """Reset a bell that was heard."""
+    def heard(self, row: int) -> None:
+        """Reset the row's descriptor, because its worker is awake."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.descriptors[row])
 
@@ -113,41 +113,27 @@ class Wakeups:
 class LedgerAccess:
     """One worker's access to the ledger."""
 
-    def __init__(self, file: LedgerFile, row: int, bells: Wakeups) -> None:
+    def __init__(self, file: LedgerFile, row: int, wakeups: Wakeups) -> None:
         self.file = file
         self.ledger = file.ledger
         self.row = row
-        self.bells = bells
+        self.wakeups = wakeups
 
-    def line(self, model: str) -> "PeerLine":
-        """This worker's side of a model's line. Raises LookupError if the parent assigned none."""
-        return PeerLine(self, _known(self.ledger.lines.find(line_key(model)), model))
+    def queue(self, model: str) -> WorkerQueue:
+        """This worker's part of a model's queue. Raises LookupError if the parent knows none."""
+        column = _known(self.ledger.models.find(model_hash(model)), model)
+        return WorkerQueue(
+            self.ledger,
+            self.row,
+            column,
+            acquire=self.file.acquire,
+            release=self.file.release,
+            wake=self.wakeups.wake,
+        )
 
-    def seat(self, route: ReplicaRoute) -> int:
-        """Seat of a replica in the ledger. Raises LookupError if the parent assigned none."""
-        return _known(self.ledger.seats.find(seat_key(route)), route.replica_id)
-
-
-class PeerLine(Line):
-    """A line with the lock and the bells that acting on it needs.
-
-    Attributes:
-        acquire, release: the lock of all workers, for the calls marked (locked).
-    """
-
-    __slots__ = ("_bells", "acquire", "release")
-
-    def __init__(self, peers: LedgerAccess, line: int) -> None:
-        super().__init__(peers.ledger, peers.row, line)
-        self.acquire = peers.file.acquire
-        self.release = peers.file.release
-        self._bells = peers.bells
-
-    def hand_on(self, places: Collection[PlaceT]) -> None:
-        """Wake the worker that is next in line, because this worker leaves places free."""
-        row = self.next_in_line(places)
-        if row is not None:
-            self._bells.ring(row)
+    def column(self, route: ReplicaRoute) -> int:
+        """Column of a replica. Raises LookupError if the parent assigned none."""
+        return _known(self.ledger.replicas.find(replica_hash(route)), route.replica_id)
 
 
 def _known(index: int, name: str) -> int:

@@ -207,7 +207,7 @@ class Exchange(AttemptOwner):
         if record.queue_seconds is None:
             record.queue_seconds = flight.placed_at - flight.started_at
         if record.attempts == 1:
-            self.model.attraction.remember(flight, replica.replica_id, here=is_here)
+            self.model.remember(flight, replica.replica_id, here=is_here)
         self.phase = Phase.ATTEMPTING
         self._progress = -1
         attempt = self.attempt = Attempt(self, replica, self._state)

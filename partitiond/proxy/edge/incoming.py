@@ -298,7 +298,7 @@ class IncomingRequest(Sender):
         ):
             session = head.session.decode("latin-1") or exchange.request.user
             now = flight.started_at
-            model.attraction.attract(flight, session, exchange.body, now, model.replicas)
+            model.attract(flight, session, exchange.body, now)
         if state.peers:
             exchange.elsewhere = HostSearch(state, exchange)
         if flight.cost.sequences:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from partitiond.core.dispatch.routing import NO_KEY_RATES, KeyRates, KeyRoute
 from partitiond.core.keys.rates import NO_USAGE, BudgetUse, Usage, budget_use
-from partitiond.proxy.dispatch.ledger import METERS, PAST, SlotLedger, meter_key
+from partitiond.proxy.dispatch.ledger import KEYS, PAST, SlotLedger, key_hash
 from partitiond.proxy.keys.budgets_file import BudgetsFile
 
 _logger = logging.getLogger("partitiond.proxy")
@@ -21,9 +21,9 @@ class Meters:
     def find(self, key_id: str) -> int:
         """Index of the key's meter; -1 if the key has none."""
         key, index = self._found.get(key_id, (0, -1))
-        if index < 0 or self.ledger.meters.directory[index] != key:
-            key = meter_key(key_id)
-            index = self.ledger.meters.find(key)
+        if index < 0 or self.ledger.keys.directory[index] != key:
+            key = key_hash(key_id)
+            index = self.ledger.keys.find(key)
             self._found[key_id] = (key, index)
         return index
 
@@ -75,12 +75,12 @@ class Budgets:
     def apply(self, keys: tuple[KeyRoute, ...]) -> None:
         """Take over a table's keys; stored use of a budget is counted in the row `PAST`."""
         metered = sum(key.rates != NO_KEY_RATES for key in keys)
-        if metered > METERS:
+        if metered > KEYS:
             _logger.error(
                 "%d keys have rates or budgets, and the workers share %d meters: each worker holds "
                 "the others to their limits for itself, and their budgets are not kept. Set "
                 "[proxy] workers to 1, or remove keys.",
-                metered, METERS,
+                metered, KEYS,
             )  # fmt: skip
         self._rates = {key.id: key.rates for key in keys if key.rates.token_budget > 0}
         for key_id, rates in self._rates.items():

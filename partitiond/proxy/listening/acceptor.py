@@ -1,4 +1,4 @@
-"""Hands connections to workers: the parent accepts, and the worker with the fewest gets them.
+"""Accepts connections, and hands them to workers: the worker with the fewest gets them.
 
 With one listening socket for all workers, the worker that is awake takes everything; with one for
 each (SO_REUSEPORT) a hash decides. Streams are long, so the number of open connections matters.
@@ -11,8 +11,8 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
 
 ACCEPT_AT_ONCE: Final = 64
 """Maximum number of connections accepted in one go, so that other work of the parent can run."""
@@ -30,17 +30,6 @@ NO_FILE_LEFT: Final = (
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class Taker(Protocol):
-    """A worker that takes connections."""
-
-    handoff: socket.socket
-    handed: int
-
-    def open_connections(self) -> int:
-        """Number of connections that were handed to the worker and are not closed."""
-        ...
-
-
 class RateLimitedError:
     """An error that may recur every few milliseconds, and is logged at a limited rate."""
 
@@ -56,61 +45,59 @@ class RateLimitedError:
             _logger.error(NO_FILE_LEFT, self._what, why)
 
 
-def fewest(takers: Sequence[Taker]) -> Sequence[Taker]:
-    """Sort workers by open connections, the fewest first."""
-    return sorted(takers, key=lambda taker: taker.open_connections())
+class Accepting:
+    """Accepts connections until it is closed, from now on.
 
+    It does without `loop.sock_accept`, which logs an error as of a bug if it is cancelled in the
+    turn of the event loop in which a connection comes.
 
-class Acceptor:
-    """Accepts connections as long as there are workers that take them."""
+    Args:
+        listener: where they come; does not block.
+        opened: called with each; returns False if nobody can take it yet: it is offered again then.
+        whose: they are, for the log: " of other hosts".
+    """
 
-    def __init__(self, listener: socket.socket, takers: Callable[[], Sequence[Taker]]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        opened: Callable[[socket.socket], object],
+        *,
+        whose: str = "",
+    ) -> None:
         self._listener = listener
-        self._takers = takers
-        self._reading = False
-        self._closed = False
+        self._opened = opened
+        self._loop = asyncio.get_running_loop()
         self._pause: asyncio.TimerHandle | None = None
         self._pause_seconds = FULL_SECONDS
-        self._complaint = RateLimitedError("connections cannot be accepted")
+        self._complaint = RateLimitedError(f"connections{whose} cannot be accepted")
         self._in_hand: socket.socket | None = None
-        """A connection that was accepted, but that no worker could take."""
-
-    def resume(self) -> None:
-        """Accept again, because a worker takes connections."""
-        if not self._reading and not self._closed:
-            self._reading = True
-            asyncio.get_running_loop().add_reader(self._listener, self._accept)
-
-    def _stop(self) -> None:
-        if self._reading:
-            self._reading = False
-            asyncio.get_running_loop().remove_reader(self._listener)
+        """A connection that was accepted, and that nobody could take."""
+        self._resume()
 
     def close(self) -> None:
-        """Stop listening."""
-        self._stop()
-        self._closed = True
+        """Accept no more, and close the listener."""
+        self._loop.remove_reader(self._listener)
         if self._pause is not None:
             self._pause.cancel()
         if self._in_hand is not None:
             self._in_hand.close()
         self._listener.close()
 
+    def _resume(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
+        if self._in_hand is not None:  # of this one the listener tells no more
+            self._accept()
+
     def _accept(self) -> None:
         for _ in range(ACCEPT_AT_ONCE):
-            takers = fewest(self._takers())
-            if not takers:
-                self._stop()  # until `resume`
-                return
             connection = self._in_hand or self._next()
             self._in_hand = None
             if connection is None:
                 return
-            if not any(hand(taker, connection) for taker in takers):
+            if self._opened(connection) is False:
                 self._in_hand = connection
                 self._wait(FULL_SECONDS)
                 return
-            connection.close()
 
     def _next(self) -> socket.socket | None:
         try:
@@ -126,16 +113,50 @@ class Acceptor:
         return connection
 
     def _wait(self, seconds: float) -> None:
-        self._stop()
-        self._pause = asyncio.get_running_loop().call_later(seconds, self.resume)
+        self._loop.remove_reader(self._listener)
+        self._pause = self._loop.call_later(seconds, self._resume)
 
 
-def hand(taker: Taker, connection: socket.socket) -> bool:
-    """Hand over a connection; False if the worker's queue is full, or if it is gone."""
-    with contextlib.suppress(OSError):
-        socket.send_fds(taker.handoff, [b"c"], [connection.fileno()])
-        taker.handed += 1
-        return True
+class Handoff:
+    """Hands one worker the connections of one listener.
+
+    Attributes:
+        handed: number of connections that the worker was handed.
+        workers_end: of the socket pair, for `take`.
+
+    Args:
+        closed: returns how many of these connections the worker has closed.
+    """
+
+    def __init__(self, closed: Callable[[], int]) -> None:
+        self._own, self.workers_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._own.setblocking(False)
+        self._closed = closed
+        self.handed = 0
+
+    def open_connections(self) -> int:
+        """Number of connections that were handed to the worker and are not closed."""
+        return self.handed - self._closed()
+
+    def hand(self, connection: socket.socket) -> bool:
+        """Hand over a connection; False if the worker's queue is full, or if it is gone."""
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._own, [b"c"], [connection.fileno()])
+            self.handed += 1
+            return True
+        return False
+
+    def close(self) -> None:
+        """Hand over no more."""
+        self._own.close()
+
+
+def hand_on(handoffs: Iterable[Handoff], connection: socket.socket) -> bool:
+    """Hand a connection to the worker with the fewest that takes it; False if none does."""
+    for handoff in sorted(handoffs, key=Handoff.open_connections):
+        if handoff.hand(connection):
+            connection.close()
+            return True
     return False
 
 

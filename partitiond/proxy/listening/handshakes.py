@@ -13,7 +13,6 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Final, cast
 
 from partitiond.proxy.edge.addresses import Addresses
-from partitiond.proxy.listening.acceptor import FULL_SECONDS, RateLimitedError
 
 if TYPE_CHECKING:
     from partitiond.proxy.edge.state import ProxyState
@@ -133,55 +132,6 @@ class Opener:
             raise
         finally:
             self._addresses.closed(address)
-
-
-class Accepting:
-    """Accepts connections until it is closed, for a proxy that is one process.
-
-    It does without `loop.sock_accept`, which logs an error as of a bug if it is cancelled in the
-    turn of the event loop in which a connection comes.
-
-    Args:
-        listener: where they come; does not block.
-        opened: called with each.
-        whose: they are, for the log: " of other hosts".
-    """
-
-    def __init__(
-        self,
-        listener: socket.socket,
-        opened: Callable[[socket.socket], object],
-        *,
-        whose: str = "",
-    ) -> None:
-        self._listener = listener
-        self._opened = opened
-        self._loop = asyncio.get_running_loop()
-        self._complaint = RateLimitedError(f"connections{whose} cannot be accepted")
-        self._pause: asyncio.TimerHandle | None = None
-        self._resume()
-
-    def close(self) -> None:
-        """Accept no more, and close the listener."""
-        self._loop.remove_reader(self._listener)
-        if self._pause is not None:
-            self._pause.cancel()
-        self._listener.close()
-
-    def _resume(self) -> None:
-        self._loop.add_reader(self._listener, self._accept)
-
-    def _accept(self) -> None:
-        try:
-            connection, _address = self._listener.accept()
-        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-            return
-        except OSError as error:
-            self._complaint.tell(error)
-            self._loop.remove_reader(self._listener)
-            self._pause = self._loop.call_later(FULL_SECONDS, self._resume)
-            return
-        self._opened(connection)
 
 
 def _peer(connection: socket.socket) -> str:

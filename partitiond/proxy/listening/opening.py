@@ -26,7 +26,8 @@ def exclusive(state_dir: Path) -> Iterator[None]:
         os.close(descriptor)
         raise ConflictError(
             f"Another proxy runs on {state_dir}.",
-            hint="Stop it first, or give this one another state folder.",
+            hint=f"End the process that holds {state_dir / LOCK_FILE}, or give this one "
+            "another state folder.",
         ) from None
     try:
         yield

@@ -17,7 +17,8 @@ from partitiond.core.dispatch.routing import UNIX
 from partitiond.core.errors import DeviceError, SettingsError
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.listening.handshakes import Accepting, Openings
+from partitiond.proxy.listening.acceptor import Accepting
+from partitiond.proxy.listening.handshakes import Openings
 from partitiond.proxy.listening.opening import listen_tcp, listen_unix
 from partitiond.proxy.peer_server.connection import OwnerSocket
 from partitiond.proxy.peers.messages import (
@@ -195,7 +196,7 @@ class PeerServer:
 
     def _tell_lately(self) -> None:
         for name, model in self._state.models.items():
-            news = model.attraction.take_news()
+            news = model.affinity.take_news()
             if news:
                 told = encode(LatelyPlaced(name, news))
                 for one in list(self.sockets):
@@ -254,7 +255,6 @@ def listen_for_peers(address: str) -> socket.socket:
     Raises:
         DeviceError: the port is in use.
         SettingsError: the address is none of this machine.
-        Both have the fact `peers_port`, by which the supervisor tells it from the endpoint's.
     """
     if address.startswith(UNIX):
         return listen_unix(Path(address.removeprefix(UNIX)))

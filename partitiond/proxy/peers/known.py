@@ -293,7 +293,7 @@ class Peers:
         if model is not None:
             now = time.monotonic()
             for replica_id, (sessions, blocks) in lately.replicas.items():
-                model.attraction.told(replica_id, sessions, blocks, now)
+                model.affinity.told(replica_id, sessions, blocks, now)
 
     def _told(self, client: PeerClient) -> None:
         if self._listed.get(client.route.host) != [*client.loads.values()]:

@@ -3,7 +3,7 @@
 import bisect
 from typing import Final
 
-from partitiond.core.demand.traffic import TTFT_BOUNDS
+from partitiond.core.demand.traffic import TTFT_BOUNDS, ModelCount, UsageCount
 
 TTFT_BUCKETS: Final = TTFT_BOUNDS
 E2E_BUCKETS: Final = (
@@ -47,44 +47,11 @@ class Histogram:
         return out
 
 
-class DemandCounters:
-    """Requests of one model that need an engine's work; see `core.demand.traffic.ModelCount`."""
-
-    __slots__ = (
-        "arrived", "e2e_seconds", "failed", "held", "ok", "output_tokens", "prompt_tokens",
-        "refused", "turned_away",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.arrived = 0
-        self.ok = 0
-        self.failed = 0
-        self.refused = 0
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-        self.e2e_seconds = 0.0
-        self.held = 0
-        self.turned_away = 0
-
-
-class Use:
-    """One key's use of one model; see `core.demand.traffic.UsageCount`."""
-
-    __slots__ = ("engine_seconds", "failed", "output_tokens", "prompt_tokens", "requests")
-
-    def __init__(self) -> None:
-        self.requests = 0
-        self.failed = 0
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-        self.engine_seconds = 0.0
-
-
 class ModelMetrics:
     """One model's counts; names as in the metrics text, without the prefix.
 
     Attributes:
-        demand: the counts that autoscaling and the overview use.
+        demand: of requests that need an engine's work, for autoscaling and the overview.
         uses: the use of each key, by its id.
     """
 
@@ -95,8 +62,8 @@ class ModelMetrics:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.demand = DemandCounters()
-        self.uses: dict[str, Use] = {}
+        self.demand = ModelCount()
+        self.uses: dict[str, UsageCount] = {}
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self.retries = 0
         self.chunks = 0
@@ -110,9 +77,9 @@ class ModelMetrics:
         self.request_prompt_tokens = Histogram(TOKEN_BUCKETS)
         self.request_output_tokens = Histogram(TOKEN_BUCKETS)
 
-    def use_of(self, key_id: str) -> Use:
+    def use_of(self, key_id: str) -> UsageCount:
         """Return the use of a key (known keys only, so their number is bounded)."""
         use = self.uses.get(key_id)
         if use is None:
-            use = self.uses[key_id] = Use()
+            use = self.uses[key_id] = UsageCount()
         return use

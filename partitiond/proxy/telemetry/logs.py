@@ -2,7 +2,8 @@
 
 Lines are buffered and written a few times a second (an access line per request would otherwise be
 a system call per request). The file is rotated by size. Standard error is redirected to it, so that
-the traceback of a dying process is in the same file.
+the traceback of a dying process is in the same file. Workers and their parent append to one file,
+which the parent alone rotates; an appending write is atomic, so lines do not mix.
 """
 
 import asyncio
@@ -23,19 +24,28 @@ CONCERNED: Final = ("request_id", "model", "replica")
 
 
 class LogFile:
-    """Appends lines to a file and rotates it, or writes to standard error without a path."""
+    """Appends lines to a file, or writes to standard error without a path.
 
-    def __init__(self, path: Path | None, *, max_bytes: int, backups: int) -> None:
+    Args:
+        path: of the file.
+        max_bytes: size at which it is rotated.
+        backups: rotated files that are kept.
+        rotates: whether this process rotates it; another one may do so in any case.
+    """
+
+    def __init__(
+        self, path: Path | None, *, max_bytes: int, backups: int, rotates: bool = True
+    ) -> None:
         self._path = path
         self._max_bytes = max_bytes
         self._backups = backups
+        self._rotates = rotates
         self._lines: list[str] = []
         self._timer: asyncio.TimerHandle | None = None
         self._descriptor = sys.stderr.fileno()
-        self._size = 0
         if path is not None:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._open()
+            self._open(path)
 
     def write(self, line: str) -> None:
         """Queue one line; it is on disk within `FLUSH_SECONDS`."""
@@ -60,15 +70,27 @@ class LogFile:
         data = ("\n".join(self._lines) + "\n").encode("utf-8", "replace")
         self._lines.clear()
         with contextlib.suppress(OSError):
-            self._size += os.write(self._descriptor, data)
-            if self._path is not None and self._size > self._max_bytes:
-                self._rotate(self._path)
+            if self._path is not None and self._is_moved(self._path):
+                self._open(self._path)
+            os.write(self._descriptor, data)
+            self.rotate_when_large()
 
-    def _open(self) -> None:
-        assert self._path is not None
+    def rotate_when_large(self) -> None:
+        """Rotate the file if it is too large; the parent of workers calls this periodically."""
+        if self._path is None or not self._rotates:
+            return
+        if os.fstat(self._descriptor).st_size > self._max_bytes:
+            self._rotate(self._path)
+
+    def _is_moved(self, path: Path) -> bool:
+        try:
+            return path.stat().st_ino != os.fstat(self._descriptor).st_ino
+        except OSError:
+            return True
+
+    def _open(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        descriptor = os.open(self._path, flags, 0o600)
-        self._size = os.fstat(descriptor).st_size
+        descriptor = os.open(path, flags, 0o600)
         os.dup2(descriptor, sys.stderr.fileno())
         os.close(descriptor)
 
@@ -81,7 +103,7 @@ class LogFile:
             path.replace(path.with_name(f"{path.name}.1"))
         else:
             path.unlink(missing_ok=True)
-        self._open()
+        self._open(path)
 
 
 _second = (0, "")

@@ -14,12 +14,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from partitiond.core.demand.traffic import TrafficSample
+from partitiond.core.demand.traffic import ModelCount, ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.errors import InputError
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.dispatch.replicas import BusyTime, LiveReplica
+from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.table_file import write_atomically
-from partitiond.proxy.telemetry.counters import ModelMetrics, Use
+from partitiond.proxy.telemetry.counters import ModelMetrics
 from partitiond.serde import BODY_VERSION, VERSION_FIELD, from_stored_json
 
 Json = dict[str, Any]
@@ -73,11 +73,11 @@ def process_traffic(
     usage: dict[str, dict[str, Json]] = {}
     for name, counted in metrics.items():
         for key_id, use in counted.uses.items():
-            usage.setdefault(key_id, {})[name] = _use(use)
+            usage.setdefault(key_id, {})[name] = _plain(use)
     for (key_id, name), spent in running.items():
         if spent > 0.0:
             uses = usage.setdefault(key_id, {})
-            uses.setdefault(name, _use(Use()))["engine_seconds"] += spent
+            uses.setdefault(name, _plain(UsageCount()))["engine_seconds"] += spent
     return {
         "at": now,
         "models": {name: _model(models.get(name), metrics.get(name)) for name in names},
@@ -89,23 +89,11 @@ def process_traffic(
 def _model(live: LiveModel | None, counted: ModelMetrics | None) -> Json:
     if counted is None:
         counted = ModelMetrics()
-    demand = counted.demand
-    told: Json = {
-        "arrived": demand.arrived,
-        "ok": demand.ok,
-        "failed": demand.failed,
-        "refused": demand.refused,
-        "prompt_tokens": demand.prompt_tokens,
-        "output_tokens": demand.output_tokens,
+    told = _plain(counted.demand) | {
         "ttft_buckets": list(counted.ttft_seconds.counts),
         "ttft_seconds": counted.ttft_seconds.sum,
         "queue_buckets": list(counted.queue_seconds.counts),
         "queue_seconds": counted.queue_seconds.sum,
-        "e2e_seconds": demand.e2e_seconds,
-        "held": demand.held,
-        "turned_away": demand.turned_away,
-        "waiting": 0,
-        "in_flight": 0,
     }
     if live is not None:
         told["held"] += live.held
@@ -116,36 +104,16 @@ def _model(live: LiveModel | None, counted: ModelMetrics | None) -> Json:
 
 
 def _replica(replica: LiveReplica, now: float) -> Json:
-    work: BusyTime = replica.work
-    flights = replica.flights
-    busy = now - work.busy_since if flights else 0.0
-    spent = sum(flight.takes.sequences * (now - flight.placed_at) for flight in flights)
-    return {
-        "model": replica.route.model,
-        "generation": replica.route.generation,
-        "ok": work.ok,
-        "failed": work.failed,
-        "prompt_tokens": work.prompt_tokens,
-        "output_tokens": work.output_tokens,
-        "service_seconds": work.service_seconds,
-        "first_seconds": work.first_seconds,
-        "first_count": work.first_count,
-        "rest_seconds": work.rest_seconds,
-        "rest_tokens": work.rest_tokens,
-        "sequence_seconds": work.sequence_seconds + spent,
-        "busy_seconds": work.busy_seconds + busy,
-        "in_flight": replica.own_sequences,
-    }
+    flights, told = replica.flights, _plain(replica.work)
+    if flights:
+        told["busy_seconds"] += now - replica.busy_since
+    told["sequence_seconds"] += sum(f.takes.sequences * (now - f.placed_at) for f in flights)
+    told["in_flight"] = replica.own_sequences
+    return told
 
 
-def _use(use: Use) -> Json:
-    return {
-        "requests": use.requests,
-        "failed": use.failed,
-        "prompt_tokens": use.prompt_tokens,
-        "output_tokens": use.output_tokens,
-        "engine_seconds": use.engine_seconds,
-    }
+def _plain(count: ModelCount | ReplicaCount | UsageCount) -> Json:
+    return {name: getattr(count, name) for name in count.__dataclass_fields__}
 
 
 @dataclasses.dataclass

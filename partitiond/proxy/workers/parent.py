@@ -10,6 +10,7 @@ workers finish their requests in flight, and the ports are free at once.
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import signal
@@ -29,20 +30,18 @@ from partitiond.proxy.dispatch.table_file import load_table, write_atomically, w
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import Budgets
-from partitiond.proxy.listening.acceptor import Acceptor
+from partitiond.proxy.listening.acceptor import Accepting, hand_on
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import server_tls
 from partitiond.proxy.peer_server.server import listen_for_peers
 from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
-from partitiond.proxy.telemetry.logs import json_line
-from partitiond.proxy.telemetry.shared_log import SharedLog
+from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.telemetry.traffic import MergedTraffic, leave_behind
 from partitiond.proxy.workers.channel import Message
 from partitiond.proxy.workers.merge_answers import Samples, merge_metrics, merge_states
 from partitiond.proxy.workers.process import (
     START_SECONDS,
-    PeersHandoff,
     WorkerError,
     WorkerGoneError,
     WorkerProcess,
@@ -64,7 +63,7 @@ MAX_PAUSE_SECONDS: Final = 5.0
 _logger = logging.getLogger("partitiond.proxy")
 
 
-async def serve_workers(arguments: ProxyArguments, log: SharedLog) -> None:
+async def serve_workers(arguments: ProxyArguments, log: LogFile) -> None:
     """Serve until shut down.
 
     Raises:
@@ -99,7 +98,7 @@ class Workers:
     """All workers. Implements `control.Plane`."""
 
     def __init__(
-        self, arguments: ProxyArguments, file: LedgerFile, log: SharedLog, about: dict[str, Any]
+        self, arguments: ProxyArguments, file: LedgerFile, log: LogFile, about: dict[str, Any]
     ) -> None:
         self._arguments = arguments
         self._file = file
@@ -110,7 +109,7 @@ class Workers:
         free = [row for row in range(ROWS) if row not in taken]
         # Twice as many rows as workers: during a replacement, each worker has a successor.
         self._rows = free[: 2 * self._count]
-        self._bells = Wakeups({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
+        self._wakeups = Wakeups({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
         self._workers: list[WorkerProcess] = []
         self._past = Samples()
         self._traffic = MergedTraffic()
@@ -123,9 +122,8 @@ class Workers:
         """Held while a table is sent out or a worker joins, so that it has the current table."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._restarting: asyncio.Task[None] | None = None
-        self._acceptors: list[Acceptor] = []
-        self._serves_peers = bool(arguments.options.peers_address)
-        self._family = self._peers_family = socket.AF_INET
+        self._accepting: list[Accepting] = []
+        self._families: list[int] = []
         self._stop = asyncio.Event()
         self._grace_seconds = SIGNAL_GRACE_SECONDS
 
@@ -178,7 +176,7 @@ class Workers:
             "workers": [
                 {
                     "pid": worker.pid,
-                    "connections": worker.open_connections(),
+                    "connections": worker.handoffs[0].open_connections(),
                     "leaving": worker.leaving,
                 }
                 for worker in self._workers
@@ -238,10 +236,12 @@ class Workers:
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         self._family = listener.family
-        self._acceptors = [Acceptor(listener, self._takers)]
-        if peers is not None:
-            self._peers_family = peers.family
-            self._acceptors.append(Acceptor(peers, self._peers_handoffs))
+        listeners = [listener] if peers is None else [listener, peers]
+        self._families = [int(one.family) for one in listeners]
+        self._accepting = [
+            Accepting(one, functools.partial(self._hand_on, number))
+            for number, one in enumerate(listeners)
+        ]
         self._file.ledger.make_room([self._table])
         self._budgets.apply(self._table.keys)
         answering = await ControlServer.start(self, control)
@@ -251,8 +251,8 @@ class Workers:
         self._begin(self._keep_house())
         await self._stop.wait()
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
-        for acceptor in self._acceptors:
-            acceptor.close()
+        for accepting in self._accepting:
+            accepting.close()
         await self._dismiss_all()
         await answering.close()
         for task in self._tasks:
@@ -301,10 +301,8 @@ class Workers:
     def _takers(self) -> Sequence[WorkerProcess]:
         return [worker for worker in self._workers if not worker.leaving]
 
-    def _peers_handoffs(self) -> Sequence[PeersHandoff]:
-        return [
-            worker.peers_handoff for worker in self._takers() if worker.peers_handoff is not None
-        ]
+    def _hand_on(self, listener: int, connection: socket.socket) -> bool:
+        return hand_on([worker.handoffs[listener] for worker in self._takers()], connection)
 
     def _free_rows(self) -> list[int]:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
@@ -342,8 +340,8 @@ class Workers:
                 rows[0],
                 self._count,
                 ledger,
-                self._bells,
-                peers=self._serves_peers,
+                self._wakeups,
+                peers=len(self._families) > 1,
             )
         except OSError:
             _logger.exception("a worker cannot be started")
@@ -358,15 +356,13 @@ class Workers:
                     worker.kill()
                     return None
                 self._workers.append(worker)
-            families = {"family": int(self._family), "peers_family": int(self._peers_family)}
+            families = dict(zip(("family", "peers_family"), self._families, strict=False))
             await worker.ask({"do": "serve", **families})
         except WorkerError:
             _logger.exception("a worker did not start")
             worker.kill()
             return None
         self._log.write(json_line("worker_started", worker=worker.pid, row=worker.row))
-        for acceptor in self._acceptors:
-            acceptor.resume()
         return worker
 
     async def _see_off(self, worker: WorkerProcess) -> None:
@@ -379,7 +375,7 @@ class Workers:
         with self._file.locked():
             self._file.ledger.clear(worker.row)
         for row in self._rows:
-            self._bells.ring(row)
+            self._wakeups.wake(row)
         worker.ended.set()
 
     async def _restart(self) -> None:

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 from partitiond.platform.process_identity import start_ticks
 from partitiond.proxy.dispatch.ledger import SlotLedger
 from partitiond.proxy.dispatch.shared import Wakeups
+from partitiond.proxy.listening.acceptor import Handoff
 from partitiond.proxy.workers.channel import Channel, Message
 
 START_SECONDS: Final = 60.0
@@ -28,31 +31,12 @@ class WorkerGoneError(WorkerError):
     """A worker has ended, or is just ending."""
 
 
-class PeersHandoff:
-    """Where one worker takes the connections of other hosts' proxies. Implements `acceptor.Taker`.
-
-    Attributes:
-        handed: number of connections that the worker was handed there.
-    """
-
-    def __init__(self, row: int, ledger: SlotLedger, handoff: socket.socket) -> None:
-        self.handoff = handoff
-        self.handed = 0
-        self._row = row
-        self._ledger = ledger
-
-    def open_connections(self) -> int:
-        """Number of connections that were handed to the worker and are not closed."""
-        return self.handed - self._ledger.peers_closed(self._row)
-
-
 class WorkerProcess:
-    """One worker. Implements `acceptor.Taker`.
+    """One worker.
 
     Attributes:
-        peers_handoff: for the connections of other hosts' proxies; None if there are none.
         row: its row of the ledger.
-        handed: number of connections that it was handed.
+        handoffs: of the listener of clients, and of that of other hosts' proxies, if there is one.
         leaving: it gets no more connections, and ends by itself.
         last_metrics, last_traffic: the counts that it last sent.
         ended: the process is gone, and everything that it held was freed.
@@ -61,20 +45,16 @@ class WorkerProcess:
     def __init__(
         self,
         row: int,
-        ledger: SlotLedger,
         process: asyncio.subprocess.Process,
-        handoff: socket.socket,
+        handoffs: Sequence[Handoff],
         channel: Channel,
     ) -> None:
         self.row = row
-        self.handoff = handoff
-        self.peers_handoff: PeersHandoff | None = None
-        self.handed = 0
+        self.handoffs = handoffs
         self.leaving = False
         self.last_metrics = ""
         self.last_traffic: Message | None = None
         self.ended = asyncio.Event()
-        self._ledger = ledger
         self._process = process
         self._channel = channel
         self._asking = asyncio.Lock()
@@ -87,7 +67,7 @@ class WorkerProcess:
         row: int,
         workers: int,
         ledger: SlotLedger,
-        bells: Wakeups,
+        wakeups: Wakeups,
         *,
         peers: bool = False,
     ) -> "WorkerProcess":
@@ -97,37 +77,25 @@ class WorkerProcess:
             row: its row of the ledger.
             workers: number of workers.
             ledger: of all workers.
-            bells: of all workers.
+            wakeups: of all workers.
             peers: whether it is handed connections of other hosts' proxies.
         """
-        handoff, its_handoff = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        handoffs = [Handoff(functools.partial(ledger.closed, row, n)) for n in range(1 + peers)]
         channel, its_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        handoff.setblocking(False)
-        passed = [its_handoff.fileno(), its_channel.fileno()]
-        words = [row, workers, *passed]
-        for number, bell in bells.descriptors.items():
-            words += [number, bell]
-            passed.append(bell)
-        for_peers = None
+        wakes = [number for pair in wakeups.descriptors.items() for number in pair]
+        clients, *others = [handoff.workers_end.fileno() for handoff in handoffs]
+        words = [row, workers, clients, its_channel.fileno(), *wakes, *others]
         with contextlib.ExitStack() as stack:
-            stack.enter_context(its_handoff)
             stack.enter_context(its_channel)
-            if peers:
-                mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                stack.enter_context(its)
-                mine.setblocking(False)
-                for_peers = PeersHandoff(row, ledger, mine)
-                words.append(its.fileno())
-                passed.append(its.fileno())
+            for handoff in handoffs:
+                stack.enter_context(handoff.workers_end)
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *sys.orig_argv[1:], WORKER_OPTION, ",".join(map(str, words)),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=passed,
+                pass_fds=(clients, its_channel.fileno(), *others, *wakeups.descriptors.values()),
             )  # fmt: skip
             ledger.set_owner(row, process.pid, start_ticks(process.pid) or 0)
-        made = cls(row, ledger, process, handoff, await Channel.over(channel))
-        made.peers_handoff = for_peers
-        return made
+        return cls(row, process, handoffs, await Channel.over(channel))
 
     @property
     def pid(self) -> int:
@@ -138,10 +106,6 @@ class WorkerProcess:
     def returncode(self) -> int | None:
         """Exit code of the worker; negative for a signal, None while it runs."""
         return self._process.returncode
-
-    def open_connections(self) -> int:
-        """Number of connections that were handed to the worker and are not closed."""
-        return self.handed - self._ledger.closed(self.row)
 
     async def ask(self, message: Message, seconds: float = ANSWER_SECONDS) -> Message:
         """Send a message, return the answer.
@@ -176,9 +140,8 @@ class WorkerProcess:
         await self._process.wait()
         await self._listening
         self._channel.close()
-        self.handoff.close()
-        if self.peers_handoff is not None:
-            self.peers_handoff.handoff.close()
+        for handoff in self.handoffs:
+            handoff.close()
 
     async def _listen(self) -> None:
         while (message := await self._channel.receive()) is not None:

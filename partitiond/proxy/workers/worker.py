@@ -19,6 +19,7 @@ from typing import Final
 
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.arguments import ProxyArguments
+from partitiond.proxy.dispatch.ledger import PEERS
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
 from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.state import ProxyState
@@ -46,7 +47,7 @@ class WorkerArguments:
         row: the worker's row of the ledger.
         workers: the number of workers.
         handoff, channel: descriptors of socket pairs with the parent.
-        bells: for each row, the descriptor of its bell.
+        wakeups: for each row, the descriptor that wakes its worker.
         peers_handoff: descriptor of the socket pair for connections of other hosts' proxies; -1 if
             there are none.
     """
@@ -55,7 +56,7 @@ class WorkerArguments:
     workers: int
     handoff: int
     channel: int
-    bells: dict[int, int]
+    wakeups: dict[int, int]
     peers_handoff: int = -1
 
 
@@ -69,12 +70,12 @@ async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -
         max_connections_per_address=-(-options.max_connections_per_address // post.workers),
     )
     file = LedgerFile(arguments.state_dir / LEDGER_FILE)
-    peers = LedgerAccess(file, post.row, Wakeups(post.bells))
+    ledger = LedgerAccess(file, post.row, Wakeups(post.wakeups))
     peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
-    state = ProxyState(mine, arguments.state_dir, log, peers, peers_tls)
+    state = ProxyState(mine, arguments.state_dir, log, ledger, peers_tls)
     channel = await Channel.over(socket.socket(fileno=post.channel))
     handoff = socket.socket(fileno=post.handoff)
-    worker = _Worker(state, peers, channel, handoff, server_tls(options))
+    worker = _Worker(state, ledger, channel, handoff, server_tls(options))
     if post.peers_handoff >= 0:
         worker.serve_peers(socket.socket(fileno=post.peers_handoff), peers_tls)
     await worker.run(log)
@@ -141,16 +142,15 @@ class _Worker:
     def __init__(
         self,
         state: ProxyState,
-        peers: LedgerAccess,
+        ledger: LedgerAccess,
         channel: Channel,
         handoff: socket.socket,
         tls: ServerTls | None,
     ) -> None:
         self._state = state
-        self._peers = peers
+        self._ledger = ledger
         self._channel = channel
-        ledger, row = peers.ledger, peers.row
-        closed = functools.partial(ledger.count_closed, row)
+        closed = functools.partial(ledger.ledger.count_closed, ledger.row)
         self._opener = Opener(functools.partial(DataProtocol, state), state, tls, gone=closed)
         self._intakes = [_Intake(handoff, self._opener.open, closed)]
         self._tls = tls
@@ -161,7 +161,7 @@ class _Worker:
 
     def serve_peers(self, handoff: socket.socket, tls: PeerTls | None) -> None:
         """Serve the proxies of other hosts, too, on the connections that are handed over there."""
-        closed = functools.partial(self._peers.ledger.count_peer_closed, self._peers.row)
+        closed = functools.partial(self._ledger.ledger.count_closed, self._ledger.row, PEERS)
         self.peer_server = PeerServer(self._state, tls, gone=closed)
         self._intakes.append(_Intake(handoff, self.peer_server.open, closed))
 
@@ -169,11 +169,11 @@ class _Worker:
         """Run the worker from the first message to the end of the last connection."""
         loop = asyncio.get_running_loop()
         watching = None if self._tls is None else loop.create_task(self._tls.watch(log))
-        bell = self._peers.bells.descriptors[self._peers.row]
-        loop.add_reader(bell, self._rung)
+        wakeup = self._ledger.wakeups.descriptors[self._ledger.row]
+        loop.add_reader(wakeup, self._woken)
         listening = loop.create_task(self._listen())
         await self._deadline.wait()
-        loop.remove_reader(bell)
+        loop.remove_reader(wakeup)
         self._stop_taking()
         self._opener.close()
         if watching is not None:
@@ -244,9 +244,9 @@ class _Worker:
         for intake in self._intakes:
             intake.stop()
 
-    def _rung(self) -> None:
+    def _woken(self) -> None:
         """Retry the waiting requests: another worker has left a place to one of them."""
-        self._peers.bells.silence(self._peers.row)
+        self._ledger.wakeups.heard(self._ledger.row)
         self._state.look_again()
 
     # The end
@@ -279,12 +279,12 @@ class _Worker:
 
 
 def read_post(words: Sequence[int]) -> WorkerArguments:
-    """Parse the command line: row, workers, handoff, channel, then pairs of row and bell, and after
-    them, if there is one, the handoff for peers. A parent of the release before has two more bells,
-    of no row: they are sockets of its own.
+    """Parse the command line: row, workers, handoff, channel, then pairs of row and wake-up, and
+    after them, if there is one, the handoff for peers. A parent of the release before has two more
+    pairs, of no row: they are sockets of its own.
     """
-    row, workers, handoff, channel, *bells = words
-    peers_handoff = bells.pop() if len(bells) % 2 else -1
-    pairs = dict(zip(bells[::2], bells[1::2], strict=True))
-    own = {number: bell for number, bell in pairs.items() if number >= 0}
+    row, workers, handoff, channel, *more = words
+    peers_handoff = more.pop() if len(more) % 2 else -1
+    pairs = dict(zip(more[::2], more[1::2], strict=True))
+    own = {number: descriptor for number, descriptor in pairs.items() if number >= 0}
     return WorkerArguments(row, workers, handoff, channel, own, peers_handoff)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from partitiond.proxy.listening.acceptor import Acceptor, Taken, hand, take
+from partitiond.proxy.listening.acceptor import Accepting, Handoff, Taken, hand_on, take
 
 
 @contextlib.contextmanager
@@ -37,28 +37,13 @@ class Listener(socket.socket):
         return super().accept()
 
 
-class Worker:
-    """Takes connections in this process."""
-
-    def __init__(self) -> None:
-        self.handoff, self.own = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.handoff.setblocking(False)
-        self.own.setblocking(False)
-        self.handed = 0
-
-    def open_connections(self) -> int:
-        return self.handed
-
-    def close(self) -> None:
-        self.handoff.close()
-        self.own.close()
-
-
 @pytest.fixture
-def worker() -> Iterator[Worker]:
-    worker = Worker()
-    yield worker
-    worker.close()
+def worker() -> Iterator[Handoff]:
+    handoff = Handoff(lambda: 0)
+    handoff.workers_end.setblocking(False)
+    yield handoff
+    handoff.close()
+    handoff.workers_end.close()
 
 
 async def until(condition: object) -> None:
@@ -68,15 +53,14 @@ async def until(condition: object) -> None:
 
 
 async def test_without_a_file_left_connections_wait_and_it_is_said_once(
-    worker: Worker, caplog: pytest.LogCaptureFixture
+    worker: Handoff, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = Listener(socket.AF_INET)
     listener.asked = []
     listener.bind(("127.0.0.1", 0))
     listener.listen()
     listener.setblocking(False)
-    acceptor = Acceptor(listener, lambda: [worker])
-    acceptor.resume()
+    acceptor = Accepting(listener, lambda connection: hand_on([worker], connection))
     with socket.create_connection(listener.getsockname()) as client:
         with no_file_left():
             await until(lambda: len(listener.asked) >= 5)
@@ -84,7 +68,7 @@ async def test_without_a_file_left_connections_wait_and_it_is_said_once(
             assert [record.exc_info for record in caplog.records] == [None]
             assert "max_connections" in caplog.text
         await until(lambda: worker.handed == 1)
-        taken = take(worker.own, socket.AF_INET)
+        taken = take(worker.workers_end, socket.AF_INET)
         assert taken is not None
         (connection,) = taken.connections
         client.sendall(b"x")
@@ -97,31 +81,46 @@ async def test_without_a_file_left_connections_wait_and_it_is_said_once(
     acceptor.close()
 
 
-def test_what_a_worker_has_no_file_for_waits_for_it(worker: Worker) -> None:
+async def test_a_connection_that_nobody_can_take_goes_to_the_first_that_can(
+    worker: Handoff,
+) -> None:
+    """Though no other connection comes."""
+    takers: list[Handoff] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setblocking(False)
+        accepting = Accepting(listener, lambda connection: hand_on(takers, connection))
+        with socket.create_connection(listener.getsockname()):
+            await until(lambda: accepting._in_hand is not None)
+            takers.append(worker)
+            await until(lambda: worker.handed == 1)
+        accepting.close()
+
+
+def test_what_a_worker_has_no_file_for_waits_for_it(worker: Handoff) -> None:
     with socket.socket() as one, socket.socket() as another:
-        assert hand(worker, one)
-        assert hand(worker, another)
+        assert worker.hand(one)
+        assert worker.hand(another)
     with no_file_left():
-        assert take(worker.own, socket.AF_INET) == Taken([], 0, full=True)
-        assert take(worker.own, socket.AF_INET) == Taken([], 0, full=True)
-    taken = take(worker.own, socket.AF_INET)
+        assert take(worker.workers_end, socket.AF_INET) == Taken([], 0, full=True)
+        assert take(worker.workers_end, socket.AF_INET) == Taken([], 0, full=True)
+    taken = take(worker.workers_end, socket.AF_INET)
     assert taken is not None
     assert (len(taken.connections), taken.lost, taken.full) == (2, 0, False)
     for connection in taken.connections:
         connection.close()
 
 
-def test_a_handoff_that_was_cut_is_counted(worker: Worker) -> None:
+def test_a_handoff_that_was_cut_is_counted(worker: Handoff) -> None:
     """As the kernel cuts it where the last file was taken in between."""
-    worker.handoff.send(b"c")
+    worker._own.send(b"c")
     with socket.socket() as one:
-        assert hand(worker, one)
-    worker.handoff.send(b"c")
-    taken = take(worker.own, socket.AF_INET)
+        assert worker.hand(one)
+    worker._own.send(b"c")
+    taken = take(worker.workers_end, socket.AF_INET)
     assert taken is not None
     assert (len(taken.connections), taken.lost, taken.full) == (1, 2, False)
     taken.connections[0].close()
-    worker.handoff.send(b"c")
-    worker.handoff.close()
-    assert take(worker.own, socket.AF_INET) == Taken([], 1)
-    assert take(worker.own, socket.AF_INET) is None
+    worker._own.send(b"c")
+    worker.close()
+    assert take(worker.workers_end, socket.AF_INET) == Taken([], 1)
+    assert take(worker.workers_end, socket.AF_INET) is None

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from partitiond.proxy.listening.acceptor import FULL_SECONDS
-from partitiond.proxy.listening.handshakes import Accepting, Openings
+from partitiond.proxy.listening.acceptor import FULL_SECONDS, Accepting
+from partitiond.proxy.listening.handshakes import Openings
 from tests.proxy.listening.test_acceptor import no_file_left
 
 

@@ -36,7 +36,7 @@ async def until_told(hosts: list[Host]) -> None:
 
 
 def told_count(host: Host) -> int:
-    return host.proxy.state.models["m"].attraction.told_count()
+    return host.proxy.state.models["m"].affinity.told_count()
 
 
 async def replicas(make: Make, count: int) -> tuple[list[ScriptedEngine], RoutingTable]:

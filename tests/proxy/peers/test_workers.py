@@ -14,6 +14,7 @@ from partitiond.core.dispatch.routing import PeerRoute, RoutingTable
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.proxy.conftest import MakeEngine, MakeProcess, replica, table
 from tests.proxy.peers.hosts import tables_of
+from tests.proxy.scraped import stats_of
 from tests.proxy.workers.test_parent import (
     Counting,
     all_up,
@@ -103,7 +104,7 @@ async def test_workers_of_either_host_serve_both_models_within_the_limits_of_eac
     assert [script.most for script in scripts] == [3, 3]
     # What a host's client asked is counted there, and what runs there is counted there.
     total = sum(len(engine.received) for engine in engines)
-    stats = [await one.stats() for one in hosts.values()]
+    stats = [await stats_of(one) for one in hosts.values()]
     assert sum(one["partitiond_proxy_requests_total"] for one in stats) == total
     for one in hosts.values():
         await in_flight(one, 0)

@@ -19,6 +19,7 @@ from partitiond.proxy.process import is_alive
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.machine import free_port
 from tests.proxy.conftest import MakeEngine, MakeProcess, replica, table
+from tests.proxy.scraped import stats_of
 from tests.proxy.scripted import (
     DONE,
     Received,
@@ -189,7 +190,7 @@ async def test_two_workers_are_one_proxy_whose_log_the_parent_rotates_and_which_
     async with holding(process, engine, 64) as (_, running):
         workers = await until_state(process, lambda s: s["in_flight"] == {"m-1": 64})
         assert [worker["connections"] for worker in workers] == [32, 32]
-        stats = await process.stats()
+        stats = await stats_of(process)
         assert stats[REQUESTS] == asked
         assert stats['partitiond_proxy_limit_sequences{model="m",replica="m-1"}'] == 64
         assert stats["partitiond_proxy_routing_version"] == 1
@@ -280,7 +281,7 @@ async def test_tables_and_replaced_workers_under_load_fail_no_request(
     over.set()
     outcomes = await loading
     assert set(outcomes) == {200}
-    assert (await process.stats())[REQUESTS] == outcomes[200]
+    assert (await stats_of(process))[REQUESTS] == outcomes[200]
     state = await process.state() or {}
     assert (state["version"], state["in_flight"]) == (19, {"m-1": 0})
 
@@ -365,13 +366,13 @@ async def test_a_worker_that_hangs_is_replaced_and_stays_counted(
     await served(process, 16)
     for stopped in (False, True):
         # What it counted is not missing while it does not answer, nor when it is gone.
-        assert (await process.stats())[REQUESTS] == 16
+        assert (await stats_of(process))[REQUESTS] == 16
         assert await process.sample() is not None
         if not stopped:
             os.kill(pids[0], signal.SIGSTOP)
     await replaced(process, pids[0])
     await served(process, 16)
-    assert (await process.stats())[REQUESTS] == 32
+    assert (await stats_of(process))[REQUESTS] == 32
     first = await process.sample()
     assert first is not None
     assert first.models["m"].ok == first.replicas["m-1"].ok == first.usage[""]["m"].requests == 32
