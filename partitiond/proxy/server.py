@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,58 +37,75 @@ LAST_SECONDS: Final = 2.0
 """After the grace: time for error events to reach clients and connections to close."""
 
 
-async def serve(arguments: ProxyArguments, log: LogFile) -> None:
-    """Serve until shut down.
+@dataclasses.dataclass
+class Listeners:
+    """What one proxy has open, with workers or without.
+
+    Attributes:
+        clients, control, peers: sockets; peers, of other hosts' proxies, only where they are set.
+        tls: of clients, if it is on.
+        peers_tls: of other hosts' proxies, if they have certificates.
+        about: its identity.
+    """
+
+    clients: socket.socket
+    control: socket.socket
+    peers: socket.socket | None
+    tls: ServerTls | None
+    peers_tls: PeerTls | None
+    about: dict[str, Any]
+
+
+@contextlib.contextmanager
+def listening(arguments: ProxyArguments) -> Iterator[Listeners]:
+    """Hold the state folder and all listeners, and be found by a daemon until the end.
 
     Raises:
         ConflictError: another proxy runs on this state folder.
-        SettingsError: the proxy cannot listen on the address.
-        DeviceError: another program uses the port.
+        SettingsError: the proxy cannot listen on an address, or certificates cannot be used.
+        DeviceError: another program uses a port.
     """
     options = arguments.options
     with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
         tls = server_tls(options)
         peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
-        listener = stack.enter_context(listen_tcp(arguments.host, arguments.port))
+        clients = stack.enter_context(listen_tcp(arguments.host, arguments.port))
         control = stack.enter_context(listen_unix(arguments.control_socket))
         peers = None
         if options.peers_address:
             peers = stack.enter_context(listen_for_peers(options.peers_address))
-        state = ProxyState(options, arguments.state_dir, log, tls=peers_tls)
-        state.load()
-        port = listener.getsockname()[1]
+        port = clients.getsockname()[1]
         text = arguments_text(arguments.host, arguments.port, options)
         identity = own_identity(arguments.host, port, arguments.control_socket, text)
         pid_file = arguments.state_dir / PID_FILE
         write_atomically(pid_file, to_stored_json(identity).encode())
-        servers = _Servers(state, log, dataclasses.asdict(identity), tls)
-        if peers is not None:
-            servers.peers = PeerServer(state, peers_tls)
-            servers.peers.listen(peers)
-        await servers.run(listener, control)
-        leave_behind(arguments.state_dir, await servers.traffic())
+        yield Listeners(clients, control, peers, tls, peers_tls, dataclasses.asdict(identity))
         pid_file.unlink(missing_ok=True)
         arguments.control_socket.unlink(missing_ok=True)
 
 
+async def serve(arguments: ProxyArguments, log: LogFile) -> None:
+    """Serve until shut down. Raises as `listening`."""
+    with listening(arguments) as opened:
+        state = ProxyState(arguments.options, arguments.state_dir, log, tls=opened.peers_tls)
+        state.load()
+        servers = _Servers(state, log, opened)
+        await servers.run()
+        leave_behind(arguments.state_dir, await servers.traffic())
+
+
 class _Servers:
-    """All listeners, from the first request to the last. Implements `control.Plane`.
+    """All listeners, from the first request to the last. Implements `control.Plane`."""
 
-    Attributes:
-        peers: the listener for other hosts' proxies, or None.
-    """
-
-    def __init__(
-        self, state: ProxyState, log: LogFile, about: dict[str, Any], tls: ServerTls | None
-    ) -> None:
+    def __init__(self, state: ProxyState, log: LogFile, opened: Listeners) -> None:
         self._state = state
-        self._tls = tls
+        self._opened = opened
+        self._tls = opened.tls
         self._log = log
-        self._about = about
+        self._about = opened.about
         self._epoch = new_epoch()
         self._stop = asyncio.Event()
         self._grace_seconds = SIGNAL_GRACE_SECONDS
-        self.peers: PeerServer | None = None
 
     @property
     def version(self) -> int:
@@ -123,16 +141,20 @@ class _Servers:
         self._state.stop_admitting()
         self._stop.set()
 
-    async def run(self, data: socket.socket, control: socket.socket) -> None:
+    async def run(self) -> None:
         """Serve until `shut_down`; then stop listening, drain, and end the control socket last."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
         opener = Opener(functools.partial(DataProtocol, self._state), self._state, self._tls)
-        accepting = Accepting(data, opener.open)
+        accepting = Accepting(self._opened.clients, opener.open)
+        peers: PeerServer | None = None
+        if self._opened.peers is not None:
+            peers = PeerServer(self._state, self._opened.peers_tls)
+            peers.listen(self._opened.peers)
         watching = None if self._tls is None else loop.create_task(self._tls.watch(self._log))
-        answering = await ControlServer.start(self, control)
+        answering = await ControlServer.start(self, self._opened.control)
         self._log.write(json_line("started", version=self._state.table.version, **self._about))
         await self._stop.wait()
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
@@ -140,11 +162,11 @@ class _Servers:
             watching.cancel()
         accepting.close()
         opener.close()
-        if self.peers is not None:
-            self.peers.leave()
+        if peers is not None:
+            peers.leave()
         await self._state.drain(self._grace_seconds)
-        if self.peers is not None:
-            self.peers.close()
+        if peers is not None:
+            peers.close()
         await self._state.closed(LAST_SECONDS)
         await answering.close()
         self._state.close()

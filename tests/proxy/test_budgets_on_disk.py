@@ -9,6 +9,7 @@ import pytest
 
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, KeyRoute
 from partitiond.proxy.keys.accounts import Accounts, Receipt
+from partitiond.proxy.keys.budgets_file import BudgetsFile
 
 RATES = KeyRates(token_budget=1000, budget_period=BudgetPeriod.NEVER)
 LIMITED, FREE = KeyRoute("k1", "ab" * 32, rates=RATES), KeyRoute("k1", "ab" * 32)
@@ -32,7 +33,7 @@ def test_a_disk_that_is_full_is_said_once_and_nothing_is_lost(
     assert caplog.text.count("could not be written") == 1
     path.parent.unlink()
     accounts.save()
-    assert Accounts(path).budgets()["k1"].tokens == 30
+    assert BudgetsFile(path).load()["k1"].tokens == 30
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_what_cannot_be_read_is_said_and_kept_beside(
     assert len(kept) == (json.dumps({"k1": KNOWN}).encode() != content)
     assert all(str(aside) in caplog.text for aside in kept)
     use_ten(accounts)
-    assert Accounts(path).budgets()["k1"].tokens == left + 10
+    assert BudgetsFile(path).load()["k1"].tokens == left + 10
     assert [aside.read_bytes() for aside in kept] == [content] * len(kept)
 
 
@@ -87,7 +88,7 @@ def test_a_key_gets_nothing_back_from_limits_that_never_debited_it() -> None:
     assert accounts.uses()["k1"]["budget_used"] == 100
     accounts.settle(after, 7)
     assert accounts.uses()["k1"]["budget_used"] == 7
-    assert accounts._meters["k1"].usage.in_flight == 0
+    assert accounts.for_the_head()["k1"]["in_flight"] == 0
 
 
 def test_other_limits_of_a_key_forget_nothing_that_it_used() -> None:

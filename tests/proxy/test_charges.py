@@ -15,6 +15,7 @@ import pytest
 from partitiond.core.dispatch.estimates import FIRST_OUTPUTS
 from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.keys.charging import LONGEST_CONTEXT
+from partitiond.core.keys.rates import KeyMeter
 from tests.proxy import charged_answers as apis
 from tests.proxy.charged_answers import (
     ESTIMATE,
@@ -48,9 +49,15 @@ WHOLE: Final = tuple((api, False) for api in (*apis.GENERATING, apis.BATCH, *api
 WAYS: Final = (*STREAMS, *WHOLE)
 
 
+def meter_of(proxy: Proxy, name: str = "k1") -> KeyMeter:
+    meter = proxy.state.accounts._accounts[name].meter
+    assert meter is not None
+    return meter
+
+
 def freeze_bucket(proxy: Proxy, name: str = "k1") -> None:
     """The bucket of tokens a minute fills no more, so that its level tells exact tokens."""
-    proxy.state.accounts._meters[name]._tokens.at = math.inf
+    meter_of(proxy, name)._tokens.at = math.inf
 
 
 async def started(make: Make, script: Any, **options: Any) -> tuple[Proxy, ScriptedEngine]:
@@ -64,7 +71,7 @@ async def started(make: Make, script: Any, **options: Any) -> tuple[Proxy, Scrip
 
 def charged(proxy: Proxy, name: str = "k1") -> dict[str, float]:
     """What each book says that the key used."""
-    meter = proxy.state.accounts._meters[name]
+    meter = meter_of(proxy, name)
     share = proxy.state.models["m"].slots.queue._keys._accounts.get(name)
     return {
         "budget": meter.usage.budget_tokens,
@@ -444,7 +451,7 @@ async def test_what_runs_is_reserved_by_estimate(make: Make, limit: str) -> None
     freeze_bucket(proxy)
     async with asking(proxy, apis.COMPLETIONS, streams=False):
         await engine.got(1)
-        assert proxy.state.accounts._meters["k1"].usage.tokens == ESTIMATE + LIMIT
+        assert meter_of(proxy).usage.tokens == ESTIMATE + LIMIT
         assert proxy.state.models["m"].slots.queue._keys._accounts["k1"].tag == ESTIMATE + LIMIT
         assert await status_of(proxy, apis.COMPLETIONS, streams=False) == 429
         assert len(engine.received) == 1

@@ -284,11 +284,10 @@ class KeyMeter:
         )
 
     def restore(self, budget: "BudgetUse") -> None:
-        """Restore what was used of the budget before a restart; for one of the workers only."""
-        if budget.period is self.rates.budget_period:
-            self.usage = dataclasses.replace(
-                self.usage, budget_start=budget.start, budget_tokens=budget.tokens
-            )
+        """Restore what was used of the budget before a restart."""
+        self.usage = dataclasses.replace(
+            self.usage, budget_start=budget.start, budget_tokens=budget.tokens
+        )
 
     def _sizes(self) -> tuple[float, float]:
         """Return the sizes of the buckets of requests and tokens; 0 without a limit."""

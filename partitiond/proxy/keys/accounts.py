@@ -1,6 +1,6 @@
 """Counts the use of each API key, enforces its rates and budget, and stores budgets on disk.
 
-`core.keys.rates` decides; this module holds the meter of each key. Keys without limits are only
+`core.keys.rates` decides; this module holds the account of each key. Keys without limits are only
 counted.
 """
 
@@ -19,31 +19,41 @@ SAVE_SECONDS: Final = 5.0
 """Interval of writing budgets while they change; a crash loses the use since the last write."""
 
 
-@dataclasses.dataclass
-class Receipt:
-    """The debit of an admitted request on its key's account.
+class Account:
+    """What one process counts of a key.
 
     Attributes:
-        tokens: estimated tokens of the request.
+        meter: enforces the key's limits; None if it has none.
+        requests, tokens, in_flight: whether or not the key has limits.
+        refused, refused_tokens: by these limits.
+    """
+
+    __slots__ = ("in_flight", "meter", "refused", "refused_tokens", "requests", "tokens")
+
+    def __init__(self) -> None:
+        self.meter: KeyMeter | None = None
+        self.requests = 0
+        self.tokens = 0.0
+        self.in_flight = 0
+        self.refused = 0
+        self.refused_tokens = 0.0
+
+
+@dataclasses.dataclass
+class Receipt:
+    """The debit of an admitted request.
+
+    Attributes:
+        key_id: of the account's key.
+        account: that was debited.
         allowed: the debit on the key's meter; None if the key has no limits.
-        meter: the meter that was debited. A key that lost its limits and got new ones has another.
+        meter: that meter. A key that lost its limits and got new ones has another.
     """
 
     key_id: str
-    tokens: float
+    account: Account
     allowed: Allowed | None
-    meter: KeyMeter | None = None
-
-
-@dataclasses.dataclass
-class Counts:
-    """Counts of a key, whether or not it has limits; `refused` by these."""
-
-    requests: int = 0
-    tokens: float = 0.0
-    in_flight: int = 0
-    refused: int = 0
-    refused_tokens: float = 0.0
+    meter: KeyMeter | None
 
 
 class Accounts:
@@ -57,9 +67,11 @@ class Accounts:
     def __init__(self, path: Path | None) -> None:
         """With a path, read the budgets from there; `save` writes them there."""
         self._file = None if path is None else BudgetsFile(path)
-        self._meters: dict[str, KeyMeter] = {}
-        self._counts: dict[str, Counts] = {}
-        self._kept: dict[str, BudgetUse] = {} if self._file is None else self._file.load()
+        if self._file is not None:
+            self._file.load()
+        self._accounts: dict[str, Account] = {}
+        self._unknown = Account()
+        """Of requests without a key, and of keys of no table, which nobody asks for."""
         self._save_at = 0.0
         self.others: Callable[[str], Usage] = _nobody
         self.tell: Callable[[str, Usage], object] | None = None
@@ -73,29 +85,25 @@ class Accounts:
         """
         now = time.monotonic()
         rows = {row.key: row for row in shares.rows}
-        meters: dict[str, KeyMeter] = {}
-        counts: dict[str, Counts] = {}
+        accounts: dict[str, Account] = {}
         for key in keys:
-            counts[key.id] = self._counts.get(key.id) or Counts()
+            account = accounts[key.id] = self._accounts.get(key.id) or Account()
             if key.rates == NO_KEY_RATES:
-                continue
-            meter = self._meters.get(key.id)
-            share = rows.get(key.id)
-            if meter is None:
-                meter = KeyMeter(key.rates, now, share, shares.part)
-                self.others(key.id)  # the others' use counts from now on
-                kept = self._kept.pop(key.id, None)
-                if kept is not None:
-                    meter.restore(kept)
+                account.meter = None
+            elif account.meter is not None:
+                account.meter.apply(key.rates, now, rows.get(key.id), shares.part)
             else:
-                meter.apply(key.rates, now, share, shares.part)
-            meters[key.id] = meter
-        self._meters, self._counts = meters, counts
+                account.meter = KeyMeter(key.rates, now, rows.get(key.id), shares.part)
+                self.others(key.id)  # the others' use counts from now on
+                kept = None if self._file is None else self._file.take(key.id, key.rates)
+                if kept is not None:
+                    account.meter.restore(kept)
+        self._accounts = accounts
 
     def admit(self, key_id: str, tokens: float, service_seconds: float) -> Receipt | Rejected:
         """Debit a request, or return why its key may not send the request now."""
-        meter = self._meters.get(key_id)
-        counts = self._counts.get(key_id)
+        account = self._accounts.get(key_id, self._unknown)
+        meter = account.meter
         allowed: Allowed | None = None
         if meter is not None:
             verdict = meter.admit(
@@ -106,25 +114,22 @@ class Accounts:
                 service_seconds=service_seconds,
             )
             if isinstance(verdict, Rejected):
-                if counts is not None:
-                    counts.refused += 1
-                    counts.refused_tokens += tokens
+                account.refused += 1
+                account.refused_tokens += tokens
                 return verdict
             allowed = verdict
             if self.tell is not None:
                 self.tell(key_id, meter.usage)
-        if counts is not None:
-            counts.requests += 1
-            counts.in_flight += 1
-        return Receipt(key_id, tokens, allowed, meter)
+        account.requests += 1
+        account.in_flight += 1
+        return Receipt(key_id, account, allowed, meter)
 
     def settle(self, receipt: Receipt, actual_tokens: float) -> None:
         """Settle a request that ended in any way. Call it exactly once for each receipt."""
-        counts = self._counts.get(receipt.key_id)
-        if counts is not None:
-            counts.tokens += actual_tokens
-            counts.in_flight = max(0, counts.in_flight - 1)
-        meter = self._meters.get(receipt.key_id)
+        account = receipt.account
+        account.tokens += actual_tokens
+        account.in_flight -= 1
+        meter = account.meter
         # A different meter has not debited this request, so it must not refund the debit.
         if meter is not None and meter is receipt.meter and receipt.allowed is not None:
             meter.settle(receipt.allowed, actual_tokens, now=time.monotonic(), unix=time.time())
@@ -133,41 +138,31 @@ class Accounts:
 
     def uses(self) -> dict[str, dict[str, float]]:
         """Return what each key has used, for queries to the proxy."""
-        found: dict[str, dict[str, float]] = {}
-        for key_id, counts in self._counts.items():
-            meter = self._meters.get(key_id)
-            found[key_id] = {
-                "requests": counts.requests,
-                "tokens": round(counts.tokens),
-                "budget_used": round(meter.usage.budget_tokens) if meter is not None else 0,
-                "in_flight": counts.in_flight,
+        return {
+            key_id: {
+                "requests": account.requests,
+                "tokens": round(account.tokens),
+                "budget_used": round(_usage(account).budget_tokens),
+                "in_flight": account.in_flight,
             }
-        return found
+            for key_id, account in self._accounts.items()
+        }
 
     def for_the_head(self) -> dict[str, dict[str, float]]:
         """Return a `KeyCount` of each key with limits that was used; a budget is of this worker."""
         found: dict[str, dict[str, float]] = {}
-        for key_id, meter in self._meters.items():
-            usage, counts = meter.usage, self._counts[key_id]
-            if usage != NO_USAGE or counts.refused:
+        for key_id, account in self._accounts.items():
+            usage = _usage(account)
+            if usage != NO_USAGE or account.refused:
                 found[key_id] = {
                     "requests": usage.requests,
                     "tokens": usage.tokens,
-                    "refused": counts.refused,
-                    "refused_tokens": counts.refused_tokens,
+                    "refused": account.refused,
+                    "refused_tokens": account.refused_tokens,
                     "in_flight": usage.in_flight,
                     "budget_start": usage.budget_start,
                     "budget_tokens": usage.budget_tokens,
                 }
-        return found
-
-    def budgets(self) -> dict[str, BudgetUse]:
-        """Return the budgets to store: over all workers' rows, and of keys not in the table."""
-        found = dict(self._kept)
-        for key_id, meter in self._meters.items():
-            use = budget_use(meter.rates, meter.usage + self.others(key_id))
-            if use is not None:
-                found[key_id] = use
         return found
 
     def save_if_due(self, now: float) -> None:
@@ -178,8 +173,19 @@ class Accounts:
 
     def save(self) -> None:
         """Write the budgets if they have changed. A full disk loses budgets, never a request."""
-        if self._file is not None:
-            self._file.save(self.budgets())
+        if self._file is None:
+            return
+        used: dict[str, BudgetUse] = {}
+        for key_id, account in self._accounts.items():
+            if account.meter is not None:
+                use = budget_use(account.meter.rates, account.meter.usage)
+                if use is not None:
+                    used[key_id] = use
+        self._file.save(used)
+
+
+def _usage(account: Account) -> Usage:
+    return NO_USAGE if account.meter is None else account.meter.usage
 
 
 def _nobody(_key_id: str) -> Usage:

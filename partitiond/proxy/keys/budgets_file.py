@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.keys.rates import BudgetUse, budgets_from_dict, budgets_to_dict
 from partitiond.proxy.dispatch.table_file import write_atomically
 
@@ -16,13 +17,17 @@ _logger = logging.getLogger("partitiond.proxy")
 
 
 class BudgetsFile:
-    """The budgets on disk. Only one process writes them: the only one, or the workers' parent."""
+    """The budgets on disk. Only one process writes them: the only one, or the workers' parent.
+
+    What was loaded of keys that nobody took over stays in the file.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._saved = b""
         self._failing = False
         self._keeps = False
+        self._untaken: dict[str, BudgetUse] = {}
 
     def load(self) -> dict[str, BudgetUse]:
         """Return the used budgets by key id, as far as the file can be read.
@@ -33,7 +38,7 @@ class BudgetsFile:
         found: dict[str, BudgetUse] = {}
         try:
             kept = json.loads(self._path.read_bytes())
-            found = budgets_from_dict(kept)
+            found = self._untaken = budgets_from_dict(kept)
             if isinstance(kept, dict) and len(found) == len(kept):
                 return found
             why = f"{len(found)} entries of it make sense"
@@ -63,10 +68,18 @@ class BudgetsFile:
             why, self._path, aside, known,
         )  # fmt: skip
 
-    def save(self, budgets: Mapping[str, BudgetUse]) -> None:
+    def take(self, key_id: str, rates: KeyRates) -> BudgetUse | None:
+        """Return what was loaded of a key, which counts on elsewhere from now on; None if its
+        budget has another period now.
+        """
+        use = self._untaken.pop(key_id, None)
+        return use if use is not None and use.period is rates.budget_period else None
+
+    def save(self, used: Mapping[str, BudgetUse]) -> None:
         """Write the budgets if they have changed. A full disk loses budgets, never a request."""
         if self._keeps:
             return
+        budgets = self._untaken | dict(used)
         data = json.dumps(budgets_to_dict(budgets)).encode()
         if data == self._saved or (not budgets and not self._path.exists()):
             return

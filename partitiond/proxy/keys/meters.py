@@ -70,7 +70,7 @@ class Budgets:
         self._ledger = ledger
         self._meters = Meters(ledger)
         self._rates: dict[str, KeyRates] = {}
-        self._kept: dict[str, BudgetUse] = self._file.load()
+        self._file.load()
 
     def apply(self, keys: tuple[KeyRoute, ...]) -> None:
         """Take over a table's keys; stored use of a budget is counted in the row `PAST`."""
@@ -87,10 +87,8 @@ class Budgets:
             meter = self._meters.find(key_id)
             if meter < 0:
                 continue  # the stored use of its budget stays stored
-            kept = self._kept.pop(key_id, None)
-            if kept is None or kept.period is not rates.budget_period:
-                continue
-            if self._ledger.usage_of_others(-1, meter).budget_tokens <= 0:
+            kept = self._file.take(key_id, rates)
+            if kept is not None and self._ledger.usage_of_others(-1, meter).budget_tokens <= 0:
                 use = Usage(budget_start=kept.start, budget_tokens=kept.tokens)
                 self._ledger.put_usage(PAST, meter, use)
 
@@ -107,4 +105,4 @@ class Budgets:
 
     def save(self) -> None:
         """Write the budgets if they have changed."""
-        self._file.save(self._kept | self.used())
+        self._file.save(self.used())

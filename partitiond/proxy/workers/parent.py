@@ -9,7 +9,6 @@ workers finish their requests in flight, and the ports are free at once.
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
@@ -17,7 +16,6 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
@@ -26,16 +24,12 @@ from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.ledger import ROWS
 from partitiond.proxy.dispatch.shared import LedgerFile, Wakeups, clear_the_dead, open_as_parent
-from partitiond.proxy.dispatch.table_file import load_table, write_atomically, write_table
+from partitiond.proxy.dispatch.table_file import load_table, write_table
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
 from partitiond.proxy.keys.meters import Budgets
 from partitiond.proxy.listening.acceptor import Accepting, hand_on
-from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
-from partitiond.proxy.listening.tls import server_tls
-from partitiond.proxy.peer_server.server import listen_for_peers
-from partitiond.proxy.peers.tls import PeerTls
-from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
+from partitiond.proxy.server import SIGNAL_GRACE_SECONDS, Listeners, listening
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.telemetry.traffic import MergedTraffic, leave_behind
 from partitiond.proxy.workers.channel import Message
@@ -46,11 +40,9 @@ from partitiond.proxy.workers.process import (
     WorkerGoneError,
     WorkerProcess,
 )
-from partitiond.serde import to_jsonable, to_stored_json
+from partitiond.serde import to_jsonable
 
 MAX_WORKERS: Final = ROWS // 4
-SIGNAL_GRACE_SECONDS: Final = 30.0
-"""Grace of a shutdown by SIGTERM, which carries no grace of its own."""
 LAST_SECONDS: Final = 4.0
 """After the grace: time for workers to end the remaining requests, and to exit."""
 HOUSEKEEPING_SECONDS: Final = 1.0
@@ -64,46 +56,24 @@ _logger = logging.getLogger("partitiond.proxy")
 
 
 async def serve_workers(arguments: ProxyArguments, log: LogFile) -> None:
-    """Serve until shut down.
-
-    Raises:
-        ConflictError: another proxy runs on this state folder.
-        SettingsError: the proxy cannot listen on the address.
-        DeviceError: another program uses the port.
-    """
-    options = arguments.options
-    with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
-        server_tls(options)  # both raise for unusable files before any worker starts
-        if options.peers_tls:
-            PeerTls(Path(options.peers_tls))
-        listener = stack.enter_context(listen_tcp(arguments.host, arguments.port))
-        control = stack.enter_context(listen_unix(arguments.control_socket))
-        peers = None
-        if options.peers_address:
-            peers = stack.enter_context(listen_for_peers(options.peers_address))
-        file = open_as_parent(arguments.state_dir)
-        port = listener.getsockname()[1]
-        text = arguments_text(arguments.host, arguments.port, options)
-        identity = own_identity(arguments.host, port, arguments.control_socket, text)
-        pid_file = arguments.state_dir / PID_FILE
-        write_atomically(pid_file, to_stored_json(identity).encode())
-        workers = Workers(arguments, file, log, dataclasses.asdict(identity))
-        await workers.run(listener, control, peers)
+    """Serve until shut down. Raises as `listening`."""
+    with listening(arguments) as opened:
+        workers = Workers(arguments, open_as_parent(arguments.state_dir), log, opened)
+        await workers.run()
         leave_behind(arguments.state_dir, await workers.traffic())
-        pid_file.unlink(missing_ok=True)
-        arguments.control_socket.unlink(missing_ok=True)
 
 
 class Workers:
     """All workers. Implements `control.Plane`."""
 
     def __init__(
-        self, arguments: ProxyArguments, file: LedgerFile, log: LogFile, about: dict[str, Any]
+        self, arguments: ProxyArguments, file: LedgerFile, log: LogFile, opened: Listeners
     ) -> None:
         self._arguments = arguments
         self._file = file
         self._log = log
-        self._about = about
+        self._opened = opened
+        self._about = opened.about
         self._count = min(arguments.options.workers, MAX_WORKERS)
         taken = set(clear_the_dead(file))
         free = [row for row in range(ROWS) if row not in taken]
@@ -221,22 +191,13 @@ class Workers:
 
     # From start to end
 
-    async def run(
-        self, listener: socket.socket, control: socket.socket, peers: socket.socket | None = None
-    ) -> None:
-        """Serve until `shut_down`; then stop listening, drain, and end the control socket last.
-
-        Args:
-            listener: of clients.
-            control: of the control plane.
-            peers: of other hosts' proxies, or None.
-        """
+    async def run(self) -> None:
+        """Serve until `shut_down`; then stop listening, drain, and end the control socket last."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
-        self._family = listener.family
-        listeners = [listener] if peers is None else [listener, peers]
+        listeners = [one for one in (self._opened.clients, self._opened.peers) if one is not None]
         self._families = [int(one.family) for one in listeners]
         self._accepting = [
             Accepting(one, functools.partial(self._hand_on, number))
@@ -244,7 +205,7 @@ class Workers:
         ]
         self._file.ledger.make_room([self._table])
         self._budgets.apply(self._table.keys)
-        answering = await ControlServer.start(self, control)
+        answering = await ControlServer.start(self, self._opened.control)
         self._log.write(json_line("started", version=self.version, **self._about))
         for _ in range(self._count):
             self._begin(self._employ())
