@@ -13,20 +13,9 @@ from partitiond.core.errors import (
     PartitiondError,
     SettingsError,
 )
-from partitiond.platform.process_identity import boot_id, is_alive, start_ticks
+from partitiond.platform.process_identity import boot_id, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.serde import from_stored_json, to_json
-
-__all__ = [
-    "ProxyIdentity",
-    "arguments_text",
-    "boot_id",
-    "is_alive",
-    "own_identity",
-    "read_identity",
-    "same_arguments",
-    "start_ticks",
-]
 
 PID_FILE = "proxy.json"
 LOCK_FILE = "proxy.lock"

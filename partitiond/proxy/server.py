@@ -57,7 +57,7 @@ class Listeners:
 
 
 @contextlib.contextmanager
-def listening(arguments: ProxyArguments) -> Iterator[Listeners]:
+def listening(arguments: ProxyArguments, log: LogFile) -> Iterator[Listeners]:
     """Hold the state folder and all listeners, and be found by a daemon until the end.
 
     Raises:
@@ -67,7 +67,7 @@ def listening(arguments: ProxyArguments) -> Iterator[Listeners]:
     """
     options = arguments.options
     with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
-        tls = server_tls(options)
+        tls = server_tls(options, log)
         peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
         clients = stack.enter_context(listen_tcp(arguments.host, arguments.port))
         control = stack.enter_context(listen_unix(arguments.control_socket))
@@ -86,7 +86,7 @@ def listening(arguments: ProxyArguments) -> Iterator[Listeners]:
 
 async def serve(arguments: ProxyArguments, log: LogFile) -> None:
     """Serve until shut down. Raises as `listening`."""
-    with listening(arguments) as opened:
+    with listening(arguments, log) as opened:
         state = ProxyState(arguments.options, arguments.state_dir, log, tls=opened.peers_tls)
         state.load()
         servers = _Servers(state, log, opened)
@@ -153,13 +153,10 @@ class _Servers:
         if self._opened.peers is not None:
             peers = PeerServer(self._state, self._opened.peers_tls)
             peers.listen(self._opened.peers)
-        watching = None if self._tls is None else loop.create_task(self._tls.watch(self._log))
         answering = await ControlServer.start(self, self._opened.control)
         self._log.write(json_line("started", version=self._state.table.version, **self._about))
         await self._stop.wait()
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
-        if watching is not None:
-            watching.cancel()
         accepting.close()
         opener.close()
         if peers is not None:
@@ -173,4 +170,4 @@ class _Servers:
 
     def _hung_up(self) -> None:
         if self._tls is not None:
-            self._tls.refresh(self._log)
+            self._tls.refresh()

@@ -25,11 +25,11 @@ from partitiond.core.errors import ConflictError, InputError, PartitiondError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.platform.process_identity import is_alive
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
     ProxyIdentity,
     arguments_text,
-    is_alive,
     read_identity,
     same_arguments,
     take_refusal,

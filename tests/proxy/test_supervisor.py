@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
+from partitiond.platform.process_identity import is_alive
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
     arguments_text,
-    is_alive,
     read_identity,
     same_arguments,
     take_refusal,

@@ -238,37 +238,26 @@ def waits_for_replica(expected_seconds: float, within_seconds: float) -> bool:
     return expected_seconds <= within_seconds
 
 
+_WITHOUT_REPLICA: Final = {
+    ModelAvailability.ENDING: (
+        "shutting_down",
+        "partitiond is shutting down; requests that run still finish.",
+    ),
+    ModelAvailability.SLEEPING: ("model_sleeping", "The model '{}' is asleep."),
+    ModelAvailability.UNAVAILABLE: (
+        "model_unavailable",
+        "The model '{}' has no replica that can serve it.",
+    ),
+}
+_STARTING: Final = ("model_starting", "The model '{}' is starting.")
+
+
 def refuse_without_replica(
     model: str, availability: ModelAvailability, retry_after: float
 ) -> Rejected:
     """Return the answer while no replica can take requests: 503, with a time to try again."""
-    if availability is ModelAvailability.ENDING:
-        return Rejected(
-            503,
-            "shutting_down",
-            "partitiond is shutting down; requests that run still finish.",
-            retry_after_seconds(retry_after),
-        )
-    if availability is ModelAvailability.SLEEPING:
-        return Rejected(
-            503,
-            "model_sleeping",
-            f"The model '{model}' is asleep.",
-            retry_after_seconds(retry_after),
-        )
-    if availability is ModelAvailability.UNAVAILABLE:
-        return Rejected(
-            503,
-            "model_unavailable",
-            f"The model '{model}' has no replica that can serve it.",
-            retry_after_seconds(retry_after),
-        )
-    return Rejected(
-        503,
-        "model_starting",
-        f"The model '{model}' is starting.",
-        retry_after_seconds(retry_after),
-    )
+    code, words = _WITHOUT_REPLICA.get(availability, _STARTING)
+    return Rejected(503, code, words.format(model), retry_after_seconds(retry_after))
 
 
 def refuse_elsewhere(model: str) -> Rejected:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from partitiond.core.dispatch.admission import Cost, Rejected
 from partitiond.core.dispatch.places import Request
@@ -116,27 +116,8 @@ class FlightOwner(Protocol):
         ...
 
 
-class EndedOwner:
-    """Owner of a flight that has ended."""
-
-    def placed(self, replica: "FlightTarget") -> None:
-        """Never called."""
-
-    def refused(self, rejected: Rejected) -> None:
-        """Never called."""
-
-    def exposure(self, now: float) -> Exposure:
-        """Never called."""
-        raise NotImplementedError
-
-    def suspected(self) -> None:
-        """Never called."""
-
-    def crashed(self) -> None:
-        """Never called."""
-
-
-NOBODY: Final = EndedOwner()
+NOBODY: Final = cast("FlightOwner", None)
+"""Owner of a request that has ended, which nothing calls any more."""
 
 
 class Flight(Request):

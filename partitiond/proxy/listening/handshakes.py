@@ -122,7 +122,7 @@ class Opener:
             await asyncio.get_running_loop().connect_accepted_socket(
                 self._make,
                 connection,
-                ssl=tls.context,
+                ssl=tls.context(),
                 ssl_handshake_timeout=self._seconds,
                 # This also limits the time for sending the rest after the connection is closed.
                 ssl_shutdown_timeout=self._seconds,

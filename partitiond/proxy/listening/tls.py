@@ -6,9 +6,9 @@ force. Loading into the same context would not do: if the keys are of different 
 would keep the previous certificate beside the new one and go on presenting it.
 """
 
-import asyncio
 import logging
 import ssl
+import time
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 
 RELOAD_SECONDS: Final = 2.0
-"""Interval of checking the files for changes."""
+"""Shortest time between two looks at the files, which handshakes ask for."""
 
 Stamp = tuple[int, int, int, int]
 
@@ -25,47 +25,40 @@ _logger = logging.getLogger("partitiond.proxy")
 
 
 class ServerTls:
-    """The certificate, its key, and the context that presents them.
+    """The certificate and its key, read again when they have changed."""
 
-    Attributes:
-        context: for the next handshake.
-    """
-
-    def __init__(self, certificate: Path, key: Path) -> None:
+    def __init__(self, certificate: Path, key: Path, log: LogFile) -> None:
         """Load the files. Raises SettingsError if they cannot be used."""
         self._certificate = certificate
         self._key = key
+        self._log = log
+        self._looked_at = time.monotonic()
         # Taken before the files are read: a change during the reading causes a reload.
         self._stamp = self._read_stamp()
-        self.context = self._read()
+        self._context = self._read()
 
-    def reload(self) -> bool:
-        """Read the files if they have changed; return whether they were read.
+    def context(self) -> ssl.SSLContext:
+        """Return what presents the certificate in the next handshake."""
+        now = time.monotonic()
+        if now - self._looked_at >= RELOAD_SECONDS:
+            self._looked_at = now
+            self.refresh()
+        return self._context
 
-        Raises:
-            SettingsError: the files have changed and cannot be used. The previous certificate
-                stays in force, and the files are not tried again until they change once more.
+    def refresh(self) -> None:
+        """Read the files if they have changed. Those that cannot be used leave the former ones in
+        force, and are not tried again until they change once more.
         """
         stamp = self._read_stamp()
         if stamp is None or stamp == self._stamp:
-            return False
+            return
         self._stamp = stamp
-        self.context = self._read()
-        return True
-
-    def refresh(self, log: LogFile) -> None:
-        """Reload, and log the result."""
         try:
-            if self.reload():
-                log.write(json_line("tls_reloaded", certificate=str(self._certificate)))
+            self._context = self._read()
         except SettingsError as error:
             _logger.error("the former certificate stays in force: %s", error.message)
-
-    async def watch(self, log: LogFile) -> None:
-        """Refresh periodically, for ever."""
-        while True:
-            await asyncio.sleep(RELOAD_SECONDS)
-            self.refresh(log)
+        else:
+            self._log.write(json_line("tls_reloaded", certificate=str(self._certificate)))
 
     def _read(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -96,7 +89,7 @@ class ServerTls:
         return first, second
 
 
-def server_tls(options: ProxyOptions) -> ServerTls | None:
+def server_tls(options: ProxyOptions, log: LogFile) -> ServerTls | None:
     """Return TLS as set in the options, or None. Raises SettingsError."""
     if not options.tls_certificate and not options.tls_key:
         return None
@@ -105,4 +98,4 @@ def server_tls(options: ProxyOptions) -> ServerTls | None:
             "TLS needs both a certificate and a key.",
             hint="Set [proxy] tls_certificate and tls_key, or neither.",
         )
-    return ServerTls(Path(options.tls_certificate), Path(options.tls_key))
+    return ServerTls(Path(options.tls_certificate), Path(options.tls_key), log)

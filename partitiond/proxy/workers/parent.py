@@ -57,7 +57,7 @@ _logger = logging.getLogger("partitiond.proxy")
 
 async def serve_workers(arguments: ProxyArguments, log: LogFile) -> None:
     """Serve until shut down. Raises as `listening`."""
-    with listening(arguments) as opened:
+    with listening(arguments, log) as opened:
         workers = Workers(arguments, open_as_parent(arguments.state_dir), log, opened)
         await workers.run()
         leave_behind(arguments.state_dir, await workers.traffic())
@@ -268,20 +268,22 @@ class Workers:
     def _free_rows(self) -> list[int]:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
 
-    async def _employ(self) -> None:
-        """Keep one worker running, and restart it unless it leaves on our order."""
+    async def _employ(self, worker: WorkerProcess | None = None) -> None:
+        """Keep one worker running, this one at first, and restart it unless it leaves on our
+        order.
+        """
         pause = 0.0
         while not self._stop.is_set():
             started_at = time.monotonic()
-            worker = await self._hire()
-            if worker is not None:
-                await worker.ended.wait()
-                if worker.leaving or self._stop.is_set():
+            hired, worker = worker or await self._hire(), None
+            if hired is not None:
+                await hired.ended.wait()
+                if hired.leaving or self._stop.is_set():
                     return
-                _logger.error("worker %d ended with %s", worker.pid, worker.returncode)
+                _logger.error("worker %d ended with %s", hired.pid, hired.returncode)
             if time.monotonic() - started_at > SHORT_LIFE_SECONDS:
                 pause = 0.0
-            elif pause or worker is None:
+            elif pause or hired is None:
                 await asyncio.sleep(pause)
                 pause = min(MAX_PAUSE_SECONDS, 2 * pause or 0.1)
             else:
@@ -355,15 +357,9 @@ class Workers:
             await self._tell(new, {"do": "leave", "grace_seconds": 0.0})
             return
         old.leaving = True
-        self._begin(self._stay(new))
+        self._begin(self._employ(new))
         grace = self._arguments.options.total_timeout_seconds
         await self._tell(old, {"do": "leave", "grace_seconds": grace})
-
-    async def _stay(self, worker: WorkerProcess) -> None:
-        """Replace the worker if it ends without our order."""
-        await worker.ended.wait()
-        if not worker.leaving and not self._stop.is_set():
-            await self._employ()
 
     async def _tell(self, worker: WorkerProcess, message: Message) -> Message | None:
         """Send a message and return the answer; kill a worker that does not answer."""

@@ -75,10 +75,10 @@ async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -
     state = ProxyState(mine, arguments.state_dir, log, ledger, peers_tls)
     channel = await Channel.over(socket.socket(fileno=post.channel))
     handoff = socket.socket(fileno=post.handoff)
-    worker = _Worker(state, ledger, channel, handoff, server_tls(options))
+    worker = _Worker(state, ledger, channel, handoff, server_tls(options, log))
     if post.peers_handoff >= 0:
         worker.serve_peers(socket.socket(fileno=post.peers_handoff), peers_tls)
-    await worker.run(log)
+    await worker.run()
     log.write(json_line("worker_ended", pid=os.getpid(), row=post.row))
 
 
@@ -153,7 +153,6 @@ class _Worker:
         closed = functools.partial(ledger.ledger.count_closed, ledger.row)
         self._opener = Opener(functools.partial(DataProtocol, state), state, tls, gone=closed)
         self._intakes = [_Intake(handoff, self._opener.open, closed)]
-        self._tls = tls
         self.peer_server: PeerServer | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._deadline = asyncio.Event()
@@ -165,10 +164,9 @@ class _Worker:
         self.peer_server = PeerServer(self._state, tls, gone=closed)
         self._intakes.append(_Intake(handoff, self.peer_server.open, closed))
 
-    async def run(self, log: LogFile) -> None:
+    async def run(self) -> None:
         """Run the worker from the first message to the end of the last connection."""
         loop = asyncio.get_running_loop()
-        watching = None if self._tls is None else loop.create_task(self._tls.watch(log))
         wakeup = self._ledger.wakeups.descriptors[self._ledger.row]
         loop.add_reader(wakeup, self._woken)
         listening = loop.create_task(self._listen())
@@ -176,8 +174,6 @@ class _Worker:
         loop.remove_reader(wakeup)
         self._stop_taking()
         self._opener.close()
-        if watching is not None:
-            watching.cancel()
         if self.peer_server is not None:
             self.peer_server.leave()
         await self._state.drain(self._grace_seconds)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.proxy.process import is_alive
+from partitiond.platform.process_identity import is_alive
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.machine import free_port
 from tests.proxy.conftest import MakeEngine, MakeProcess, replica, table
