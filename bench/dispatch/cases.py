@@ -10,6 +10,7 @@ from typing import Final, Protocol
 from loadgen.load.arrivals import gamma, poisson
 from loadgen.load.lengths import Lengths, independent, lognormal_list
 from loadgen.results.statistics import percentile
+from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import (
     ModelAvailability,
     ModelRoute,
@@ -25,8 +26,6 @@ from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
 from partitiond.simulated.replay.batch import Batch
 from partitiond.simulated.replay.dispatch import (
-    DispatchOptions,
-    SimulatedCaller,
     SimulatedModel,
     SimulatedReplica,
     SimulatedRequest,
@@ -127,9 +126,7 @@ def _baseline(choice: PolicyChoice, *, limited: bool) -> Make:
 
 
 POLICIES: Final[dict[str, Make]] = {
-    "ours": lambda clock, route, replicas, seed: SimulatedModel(
-        clock, route, replicas, seed, DispatchOptions()
-    ),
+    "ours": SimulatedModel,
     "rr": _baseline(PolicyChoice.ROUND_ROBIN, limited=False),
     "lc": _baseline(PolicyChoice.LEAST_CONNECTIONS, limited=False),
     "rr + limit": _baseline(PolicyChoice.ROUND_ROBIN, limited=True),
@@ -186,7 +183,7 @@ class Result:
         found = [
             f.ttft_seconds
             for f in self.flights
-            if f.ttft_seconds is not None and f.caller.key == key
+            if f.ttft_seconds is not None and f.share.key == key
         ]
         return percentile_of(found, 0.95) if found else math.inf
 
@@ -266,7 +263,7 @@ def plan_for(fleet: Sequence[Engine], lengths: Lengths, seconds: float = 60.0) -
     return Planned(len(late) / seconds, Slo(TTFT_SECONDS, TPOT_SLACK * tpot), ttft)
 
 
-Source = tuple[Load, float, SimulatedCaller, float]
+Source = tuple[Load, float, RequestOwner, float]
 """Load, requests/s, caller, and seconds of the window."""
 
 
@@ -274,7 +271,7 @@ def drive(
     make: Make,
     fleet: Sequence[Engine],
     planned: Planned,
-    sources: Sequence[tuple[Load, float, SimulatedCaller]],
+    sources: Sequence[tuple[Load, float, RequestOwner]],
     *,
     seed: int,
     seconds: float = 60.0,

@@ -27,7 +27,7 @@ from typing import Final
 from bench.command import options
 from bench.dispatch.cases import FLEETS, LOADS, POLICIES, Planned, drive, plan_for
 from bench.paired import spread
-from partitiond.simulated.replay.dispatch import ANYBODY, SimulatedCaller
+from partitiond.core.dispatch.places import EVERYBODY, RequestOwner
 
 CASES: Final = (
     *(("4 equal", load) for load in LOADS),
@@ -74,12 +74,12 @@ def run(job: Job) -> tuple[Job, float]:
     rate = job.rate * plan.capacity
     make = POLICIES[job.policy]
     if job.part == "goodput":
-        sources = [(load, rate, ANYBODY)]
+        sources = [(load, rate, EVERYBODY)]
     else:
         # The modest tenant sends steadily: a burst of its own would look like the flood's effect.
         steady = dataclasses.replace(LOADS["steady"], lengths=load.lengths)
-        modest = (steady, MODEST * plan.capacity, SimulatedCaller("modest"))
-        sources = [modest, (load, rate, SimulatedCaller("flood"))]
+        modest = (steady, MODEST * plan.capacity, RequestOwner("modest"))
+        sources = [modest, (load, rate, RequestOwner("flood"))]
     result = drive(make, fleet, plan, sources, seed=job.seed, seconds=job.seconds)
     if job.part == "goodput":
         return job, result.goodput / plan.capacity

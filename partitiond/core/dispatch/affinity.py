@@ -37,11 +37,6 @@ class SessionAffinity:
     def __len__(self) -> int:
         return len(self._known)
 
-    def prefer(self, session: str, now: float) -> tuple[str, ...]:
-        """Return the session's replica if it was seen recently, in the form of `choose_replica`."""
-        found = self.seen(session_digest(session), now)
-        return () if found is None else (found[0],)
-
     def seen(self, name: bytes, now: float) -> tuple[str, float] | None:
         """Return the replica of the session with this digest, and when it was seen last, if that
         was recently.
@@ -49,12 +44,10 @@ class SessionAffinity:
         found = self._known.get(name)
         return None if found is None or now - found[1] >= self.seconds else found
 
-    def remember(self, session: str, replica_id: str, now: float) -> None:
-        """Note that the session was sent to the replica, which replaces its earlier one."""
-        self.note(session_digest(session), replica_id, now)
-
     def note(self, name: bytes, replica_id: str, now: float) -> None:
-        """Do as `remember`, by the session's digest."""
+        """Note that the session with this digest was sent to the replica, which replaces its
+        earlier one.
+        """
         if self.seconds <= 0:
             return
         known = self._known
@@ -132,7 +125,6 @@ class Prefixes:
 def prefix_blocks(
     prompt: bytes,
     *,
-    salt: bytes = b"",
     block_bytes: int = BLOCK_BYTES,
     max_blocks: int = MAX_BLOCKS,
 ) -> tuple[bytes, ...]:
@@ -141,11 +133,10 @@ def prefix_blocks(
     Args:
         prompt: its bytes, from the point where prompts of one kind can be equal (of a chat: the
             JSON of its messages).
-        salt: something else that must be equal, such as the model's name.
         block_bytes: size of one block; a shorter last part does not count.
         max_blocks: blocks to digest at most.
     """
-    running = hashlib.blake2b(salt, digest_size=DIGEST_BYTES)
+    running = hashlib.blake2b(digest_size=DIGEST_BYTES)
     digests = []
     for start in range(0, min(len(prompt) // block_bytes, max_blocks) * block_bytes, block_bytes):
         running.update(prompt[start : start + block_bytes])

@@ -5,19 +5,17 @@
 and a timer there. Nothing fails in a simulation, so there are no retries and no ejections.
 """
 
-import dataclasses
 import functools
 import random
 from collections.abc import Callable, Sequence
-from typing import Final, Generic, Protocol
+from typing import Final, Generic
 
 from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
-from partitiond.core.dispatch.affinity import Prefixes, SessionAffinity, prefix_blocks
 from partitiond.core.dispatch.balance import LoadT
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
 from partitiond.core.dispatch.pace import Pace, soonest
-from partitiond.core.dispatch.places import Places, Request, RequestOwner, RequestT
+from partitiond.core.dispatch.places import EVERYBODY, Places, Request, RequestOwner, RequestT
 from partitiond.core.dispatch.routing import ModelRoute, ReplicaRoute
 from partitiond.simulated.replay import batch
 from partitiond.simulated.replay.engine import SteppedEngine
@@ -25,22 +23,6 @@ from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 
 BYTES_PER_TOKEN: Final = 4
 """Bytes per prompt token, as in English text; the proxy learns it from the usage engines report."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SimulatedCaller(RequestOwner):
-    """The owner of a request, and the conversation that the request continues.
-
-    Attributes:
-        session: conversation of the request, or "".
-        prompt: bytes that represent the prompt's text, for prefixes; may be empty.
-    """
-
-    session: str = ""
-    prompt: bytes = b""
-
-
-ANYBODY: Final = SimulatedCaller()
 
 
 class SimulatedRequest(Request):
@@ -53,11 +35,10 @@ class SimulatedRequest(Request):
         first: when its first token came.
         ended: when its last token came.
         rejected: why the request was refused, or None.
-        cached_tokens: prompt tokens that the replica need not read.
     """
 
     __slots__ = (
-        "arrived", "cached_tokens", "caller", "ended", "first", "max_tokens", "output_tokens",
+        "arrived", "ended", "first", "max_tokens", "output_tokens",
         "placed", "prompt_tokens", "rejected", "replica",
     )  # fmt: skip
 
@@ -66,14 +47,12 @@ class SimulatedRequest(Request):
         arrived: float,
         prompt_tokens: int,
         output_tokens: int,
-        caller: SimulatedCaller = ANYBODY,
+        share: RequestOwner = EVERYBODY,
     ) -> None:
-        super().__init__(Cost(1, 0), caller)
+        super().__init__(Cost(1, 0), share)
         self.arrived = arrived
         self.prompt_tokens = prompt_tokens
         self.output_tokens = self.max_tokens = output_tokens
-        self.caller = caller
-        self.cached_tokens = 0
         self.placed: float | None = None
         self.first: float | None = None
         self.ended: float | None = None
@@ -141,8 +120,7 @@ class SimulatedReplica(RoutedLoad):
         """Send a request that has its place to the engine."""
         flight.placed, flight.replica = now, self
         self.pace.sent(flight, flight.prompt_tokens, now)
-        to_read = max(1, flight.prompt_tokens - flight.cached_tokens)
-        sequence = batch.Sequence(to_read, flight.output_tokens)
+        sequence = batch.Sequence(max(1, flight.prompt_tokens), flight.output_tokens)
         self._flights[sequence] = flight
         self.engine.add(sequence)
 
@@ -184,32 +162,6 @@ class Learned:
         """Learn from the usage that the engine reported for an ended request."""
         prompt = prompt_tokens * BYTES_PER_TOKEN, prompt_tokens
         self._figures.learn(key, prompt=prompt, output_tokens=output_tokens)
-
-
-class Cache(Protocol):
-    """Models a replica's prefix cache; called for every request that starts on a replica."""
-
-    def __call__(self, flight: SimulatedRequest, replica_id: str) -> int:
-        """Return the prompt tokens that need not be read."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class DispatchOptions:
-    """Which parts of the proxy's dispatch are on.
-
-    Attributes:
-        affinity_seconds: how long a session is remembered; 0 for never.
-        prefixes: whether prefixes of prompts are remembered.
-        cache: prefix cache of the engines; None if they have none.
-    """
-
-    affinity_seconds: float = 0.0
-    prefixes: bool = False
-    cache: Cache | None = None
-
-
-DEFAULT_DISPATCH: Final = DispatchOptions()
 
 
 class QueuedModel(Generic[RequestT, LoadT]):
@@ -307,12 +259,8 @@ class SimulatedModel(QueuedModel[SimulatedRequest, SimulatedReplica]):
         route: ModelRoute,
         replicas: Sequence[SimulatedReplica],
         seed: int = 0,
-        options: DispatchOptions = DEFAULT_DISPATCH,
     ) -> None:
         self.on_done: Callable[[SimulatedRequest], None] = ignore
-        self._options = options
-        self._sessions = SessionAffinity(options.affinity_seconds)
-        self._prefixes = Prefixes()
         self._replicas: list[SimulatedReplica] = []
         draws = random.Random(seed)  # noqa: S311 -- balance, no secret
         places = SimulatedPlaces(self._replicas, draws.random)
@@ -349,37 +297,15 @@ class SimulatedModel(QueuedModel[SimulatedRequest, SimulatedReplica]):
 
     def arrive(self, flight: SimulatedRequest) -> None:
         """Estimate the cost of an arrived request, and place the request."""
-        flight.cost = self.learned.cost(flight.caller.key, flight.prompt_tokens, flight.max_tokens)
+        flight.cost = self.learned.cost(flight.share.key, flight.prompt_tokens, flight.max_tokens)
         self.place(flight)
-
-    def place(self, request: SimulatedRequest) -> None:
-        """Start, queue or refuse a request."""
-        request.prefer = self._preference(request)
-        super().place(request)
 
     def _refuse(self, request: SimulatedRequest, rejected: Rejected) -> None:
         request.rejected = rejected
         self.on_done(request)
 
     def _start(self, request: SimulatedRequest, load: SimulatedReplica) -> None:
-        name, caller, options = load.replica_id, request.caller, self._options
-        if caller.session and options.affinity_seconds:
-            self._sessions.remember(caller.session, name, self.clock.now)
-        if caller.prompt and options.prefixes:
-            self._prefixes.remember(prefix_blocks(caller.prompt), name)
-        if options.cache is not None:
-            request.cached_tokens = options.cache(request, name)
         load.run(request, self.clock.now)
-
-    def _preference(self, flight: SimulatedRequest) -> tuple[str, ...]:
-        caller = flight.caller
-        if caller.session and self._options.affinity_seconds:
-            found = self._sessions.prefer(caller.session, self.clock.now)
-            if found:
-                return found
-        if caller.prompt and self._options.prefixes:
-            return self._prefixes.prefer(prefix_blocks(caller.prompt))
-        return ()
 
     def _began(self, flight: SimulatedRequest, replica: SimulatedReplica) -> None:
         """Learn from a first token, which may make room for another prompt."""
@@ -393,7 +319,7 @@ class SimulatedModel(QueuedModel[SimulatedRequest, SimulatedReplica]):
         """Use the freed place; then correct the estimates by what the engine reported."""
         self._go_on()
         self.dispatcher.settle(flight, flight.prompt_tokens + flight.output_tokens)
-        self.learned.observe(flight.caller.key, flight.prompt_tokens, flight.output_tokens)
+        self.learned.observe(flight.share.key, flight.prompt_tokens, flight.output_tokens)
         if flight.placed is not None and flight.ended is not None:
             self.dispatcher.learn(
                 replica.replica_id,

@@ -76,7 +76,7 @@ class BaselineModel:
     def arrive(self, flight: SimulatedRequest) -> None:
         """Start, queue or refuse an arrived request."""
         flight.cost = flight.takes = self._learned.cost(
-            flight.caller.key, flight.prompt_tokens, flight.max_tokens
+            flight.share.key, flight.prompt_tokens, flight.max_tokens
         )
         if not self._queue and self._start(flight):
             return
@@ -108,7 +108,7 @@ class BaselineModel:
         return True
 
     def _ended(self, flight: SimulatedRequest, _replica: SimulatedReplica) -> None:
-        self._learned.observe(flight.caller.key, flight.prompt_tokens, flight.output_tokens)
+        self._learned.observe(flight.share.key, flight.prompt_tokens, flight.output_tokens)
         if flight.placed is not None and flight.ended is not None:
             self._service = self._service.observe(flight.ended - flight.placed)
         while self._queue and self._start(next(iter(self._queue))):

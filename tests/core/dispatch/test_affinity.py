@@ -7,21 +7,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch import affinity, balance
-from partitiond.core.dispatch.affinity import Prefixes, SessionAffinity, prefix_blocks
+from partitiond.core.dispatch.affinity import (
+    Prefixes,
+    SessionAffinity,
+    prefix_blocks,
+    session_digest,
+)
 from partitiond.core.dispatch.balance import ReplicaLoad, choose_replica, occupancy
 
 DRAWS = (0.0, 0.0)
 
 
+def where(sessions: SessionAffinity, session: str, now: float) -> str:
+    """The session's replica; empty for none."""
+    found = sessions.seen(session_digest(session), now)
+    return "" if found is None else found[0]
+
+
 def test_a_session_prefers_where_it_was_last_until_its_time_is_over() -> None:
     sessions = SessionAffinity(seconds=60)
-    assert sessions.prefer("s", 0.0) == ()
-    sessions.remember("s", "a", 0.0)
-    sessions.remember("s", "b", 10.0)
-    assert sessions.prefer("s", 69.9) == ("b",)
-    assert sessions.prefer("s", 70.0) == ()
+    assert where(sessions, "s", 0.0) == ""
+    sessions.note(session_digest("s"), "a", 0.0)
+    sessions.note(session_digest("s"), "b", 10.0)
+    assert where(sessions, "s", 69.9) == "b"
+    assert where(sessions, "s", 70.0) == ""
     sessions = SessionAffinity(seconds=0)
-    sessions.remember("s", "a", 0.0)
+    sessions.note(session_digest("s"), "a", 0.0)
     assert len(sessions) == 0
 
 
@@ -32,11 +43,11 @@ def test_sessions_are_bounded_and_the_least_recently_seen_goes_first(
     sessions, now, seen = SessionAffinity(seconds=20, max_entries=8), 0.0, {}
     for number, pause in steps:
         now += pause
-        sessions.remember(str(number), "a", now)
+        sessions.note(session_digest(str(number)), "a", now)
         seen[str(number)] = now
         latest = sorted(seen, key=lambda one: seen[one], reverse=True)[:8]
         expected = {one for one in latest if now - seen[one] < 20}
-        kept = {one for one in seen if sessions.prefer(one, now)}
+        kept = {one for one in seen if where(sessions, one, now)}
         assert len(sessions) <= 8
         # Of several seen at the same moment any may have been let go.
         assert kept == expected or len(kept) == len(expected)
@@ -49,7 +60,7 @@ def test_a_session_takes_as_much_memory_whatever_its_name() -> None:
         sessions = SessionAffinity()
         before = tracemalloc.get_traced_memory()[0]
         for number in range(1_000):
-            sessions.remember(f"{number:08}".ljust(length, "x"), "a", 0.0)
+            sessions.note(session_digest(f"{number:08}".ljust(length, "x")), "a", 0.0)
         assert len(sessions) == 1_000
         return tracemalloc.get_traced_memory()[0] - before
 
@@ -67,26 +78,19 @@ def test_long_names_are_told_apart_by_each_of_their_characters() -> None:
     sessions, name = SessionAffinity(), "k\0" + "x" * 30_000
     names = [name, name[:-1] + "y", "l" + name[1:], name + "\ud800", name + "\ud801", ""]
     for number, one in enumerate(names):
-        sessions.remember(one, str(number), 0.0)
-    assert [sessions.prefer(one, 1.0) for one in names] == [
-        ("0",),
-        ("1",),
-        ("2",),
-        ("3",),
-        ("4",),
-        ("5",),
-    ]
+        sessions.note(session_digest(one), str(number), 0.0)
+    assert [where(sessions, one, 1.0) for one in names] == [*"012345"]
 
 
 def test_what_a_lost_replica_knew_is_forgotten() -> None:
     sessions, prefixes = SessionAffinity(), Prefixes()
     blocks = prefix_blocks(b"x" * 2048)
     for replica in "ab":
-        sessions.remember(replica, replica, 0.0)
+        sessions.note(session_digest(replica), replica, 0.0)
         prefixes.remember(blocks, replica)
     sessions.forget_replica("b")
     prefixes.forget_replica("b")
-    assert (sessions.prefer("a", 1.0), sessions.prefer("b", 1.0)) == (("a",), ())
+    assert (where(sessions, "a", 1.0), where(sessions, "b", 1.0)) == ("a", "")
     assert prefixes.prefer(blocks) == ("a",)
     prefixes.forget_replica("a")
     assert len(prefixes) == 0
@@ -102,8 +106,7 @@ def test_blocks_are_equal_as_far_as_the_prompts_are(one: bytes, two: bytes, size
         assert (a == b) == ((n + 1) * size <= common)
 
 
-def test_a_salt_keeps_models_apart_and_short_prompts_have_no_blocks() -> None:
-    assert prefix_blocks(b"x" * 600, salt=b"a") != prefix_blocks(b"x" * 600, salt=b"b")
+def test_short_prompts_have_no_blocks() -> None:
     assert prefix_blocks(b"x" * 511) == ()
     assert len(prefix_blocks(b"x" * 10**6)) == 16
 

@@ -201,7 +201,7 @@ class InSimulation(Side):
 
     def arrive(self, ask: Ask) -> None:
         share = ask.share
-        caller = dispatch.SimulatedCaller(share.key, share.weight, share.priority)
+        caller = RequestOwner(share.key, share.weight, share.priority)
         now = self._clock.now
         flight = dispatch.SimulatedRequest(now, ask.prompt_tokens, ask.output_tokens, caller)
         flight.cost, flight.max_wait_seconds = ask.cost, ask.max_wait_seconds
