@@ -14,7 +14,9 @@ take a replica away from the others. Without keys, each request's text counts as
 
 A doubtful or refused replica has a **trial** after each pause: one request, as if it were good. The
 pause doubles with each proof, so a broken replica costs ever fewer requests, and each of them is
-sent elsewhere afterwards. If all replicas are refused, the fault is common to all or the key's own,
+sent elsewhere afterwards. A trial that fails and proves nothing may have been the fault of its key,
+whose next requests must not take the trials of all others: the next one follows after the shortest
+pause. If all replicas are refused, the fault is common to all or the key's own,
 and they are used by their load.
 
 The requests that were in flight at the death of a process are judged by `quarantine`.
@@ -94,10 +96,11 @@ class Reputation:
         self._is_proved = self._is_proved or is_proved
         if self.failures < FAILURES:
             return
+        pause = PAUSE_SECONDS
         if self._is_proved:
+            pause *= 2 ** min(30, self.proofs)
             self.proofs += 1
             self._is_proved = self._is_new = False
-        pause = PAUSE_SECONDS * 2 ** min(30, max(0, self.proofs - 1))
         self.trial_at = now + min(MAX_PAUSE_SECONDS, pause)
 
     def trust(self, now: float, *, on_trial: bool) -> Trust:

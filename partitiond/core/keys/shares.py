@@ -285,6 +285,22 @@ def divide(
     return Division(start, found | away, limits[3] > 0.0 and left < little)
 
 
+def within(division: Division, rates: KeyRates) -> Division:
+    """Return the division with shares that add up to no more than the limits, one of which may have
+    been lowered: each host shrinks alike, at once, and what it may be using counts on.
+    """
+    held = dict(division.held)
+    for at, limit in ((2, rates.max_in_flight), (3, rates.token_budget)):
+        total = sum(one.told[at] for one in held.values())
+        if 0 < limit < total * (1 - 1e-9):
+            for host, one in held.items():
+                told = list(one.told)
+                told[at] *= limit / total
+                told[2] = max(1.0, float(math.floor(told[2] + 1e-9)))
+                held[host] = _held(told, one.most)
+    return dataclasses.replace(division, held=held)
+
+
 def by_part(rates: KeyRates, part: Held) -> Held:
     """Return what a host holds of a key of which nothing else was told."""
     return Held(_of_part(rates, part.told[0]), _of_part(rates, part.most[0]))
@@ -369,6 +385,10 @@ class KeyShares:
             self._set_parts({host: Held(part, part) for host in first})
         if rates != self._rates or set(hosts) != set(self._hosts):
             self._rates, self._hosts = rates, tuple(sorted(hosts))
+            for key_id, division in self._divisions.items():
+                lowered = within(division, rates[key_id])
+                if lowered != division:
+                    self._divisions[key_id] = self.unsaved[key_id] = lowered
             self._calm.clear()
             self._demand = {at: one for at, one in self._demand.items() if at[1] in rates}
             self._note_told()

@@ -6,7 +6,7 @@ requests, and there may be thousands of keys.
 """
 
 import contextlib
-import dataclasses
+import functools
 import json
 import math
 import uuid
@@ -116,40 +116,27 @@ def _plain(count: ModelCount | ReplicaCount | UsageCount) -> Json:
     return {name: getattr(count, name) for name in count.__dataclass_fields__}
 
 
-@dataclasses.dataclass
-class _Sums:
-    """Counts of several workers.
+def summed(one: Any, other: Any) -> Any:
+    """Return the sum of two counts, field by field at every depth; text is that of the first."""
+    if isinstance(one, dict):
+        both = {name: summed(one[name], value) for name, value in other.items() if name in one}
+        return one | other | both
+    if isinstance(one, list):
+        return [summed(a, b) for a, b in zip(one, other, strict=True)]
+    return one if isinstance(one, str) else one + other
 
-    Attributes:
-        replicas: by name and generation, as a worker may not have taken over the last table yet.
+
+def _by_process(told: Json) -> Json:
+    """Return what a worker counted, with its engines by name and generation, as a worker may not
+    have taken over the last table yet.
     """
-
-    models: dict[str, Json] = dataclasses.field(default_factory=dict)
-    replicas: dict[tuple[str, str], Json] = dataclasses.field(default_factory=dict)
-    usage: dict[str, dict[str, Json]] = dataclasses.field(default_factory=dict)
-    keys: dict[str, Json] = dataclasses.field(default_factory=dict)
-
-    def add(self, told: Json) -> None:
-        """Add the counts of one worker."""
-        for name, count in told["models"].items():
-            _add(self.models.setdefault(name, {}), count)
-        for name, count in told["replicas"].items():
-            _add(self.replicas.setdefault((name, count["generation"]), {}), count)
-        for key_id, uses in told["usage"].items():
-            mine = self.usage.setdefault(key_id, {})
-            for model, use in uses.items():
-                _add(mine.setdefault(model, {}), use)
-        for key_id, count in told.get("keys", {}).items():
-            _add(self.keys.setdefault(key_id, {}), count)
-
-    def copy(self) -> "_Sums":
-        """Return a copy that can be added to."""
-        return _Sums(
-            {name: dict(count) for name, count in self.models.items()},
-            {key: dict(count) for key, count in self.replicas.items()},
-            {key: {m: dict(use) for m, use in uses.items()} for key, uses in self.usage.items()},
-            {key_id: dict(count) for key_id, count in self.keys.items()},
-        )
+    replicas = {(name, count["generation"]): count for name, count in told["replicas"].items()}
+    return {
+        "models": told["models"],
+        "replicas": replicas,
+        "usage": told["usage"],
+        "keys": told.get("keys", {}),
+    }
 
 
 class MergedTraffic:
@@ -162,7 +149,7 @@ class MergedTraffic:
 
     def __init__(self) -> None:
         self._epoch = new_epoch()
-        self._past = _Sums()
+        self._past: Json = {"models": {}, "replicas": {}, "usage": {}, "keys": {}}
         self._busy: dict[tuple[str, str], dict[int, float]] = {}
         """The last busy seconds that each worker reported, by its row."""
         self._busy_seconds: dict[tuple[str, str], float] = {}
@@ -180,7 +167,7 @@ class MergedTraffic:
             count["in_flight"] = 0
         for count in told.get("keys", {}).values():
             count["in_flight"] = 0.0
-        self._past.add(told)
+        self._past = summed(self._past, _by_process(told))
 
     def sample(self, told: Mapping[int, Json], generations: Mapping[str, str], now: float) -> Json:
         """Return the sum over all workers.
@@ -191,16 +178,14 @@ class MergedTraffic:
             now: `time.monotonic`.
         """
         self._look_at_busy(told, now)
-        sums = self._past.copy()
-        for part in told.values():
-            sums.add(part)
+        sums = functools.reduce(summed, map(_by_process, told.values()), self._past)
         known = {
             (name, count["generation"])
             for part in told.values()
             for name, count in part["replicas"].items()
         }
         replicas: dict[str, Json] = {}
-        for key, count in sums.replicas.items():
+        for key, count in list(sums["replicas"].items()):
             name, generation = key
             if key not in known and generations.get(name) != generation:
                 self._forget(key)
@@ -209,11 +194,11 @@ class MergedTraffic:
         return {
             "at": now,
             "epoch": self._epoch,
-            "models": sums.models,
+            "models": sums["models"],
             "replicas": replicas,
-            "usage": sums.usage,
+            "usage": sums["usage"],
             "peers": _reached(told.values()),
-            "keys": sums.keys,
+            "keys": dict(sums["keys"]),
             "shares_number": min([part.get("shares_number", 0) for part in told.values()] or [0]),
         }
 
@@ -236,7 +221,7 @@ class MergedTraffic:
 
     def _forget(self, key: tuple[str, str]) -> None:
         """Forget an engine that is gone and has no request in flight any more."""
-        for known in (self._past.replicas, self._busy, self._busy_seconds):
+        for known in (self._past["replicas"], self._busy, self._busy_seconds):
             known.pop(key, None)
 
 
@@ -247,14 +232,3 @@ def _reached(told: Iterable[Json]) -> dict[str, bool]:
         for host, is_reached in part.get("peers", {}).items():
             found[host] = is_reached and found.get(host, True)
     return found
-
-
-def _add(mine: Json, other: Json) -> None:
-    for field, value in other.items():
-        known = mine.get(field)
-        if known is None or isinstance(value, str):
-            mine[field] = value
-        elif isinstance(value, list):
-            mine[field] = [a + b for a, b in zip(known, value, strict=True)]
-        else:
-            mine[field] = known + value

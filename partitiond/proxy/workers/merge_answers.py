@@ -1,9 +1,11 @@
 """Merges the answers of several workers into one for the daemon: GET /state and GET /metrics."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from partitiond.proxy.telemetry import families
+from partitiond.proxy.telemetry.traffic import summed
 
 _LARGEST: Final = frozenset({families.LIMIT.name, families.EJECTED.name})
 """Gauges of one quantity that every worker reports; most other gauges are shares of a sum."""
@@ -16,33 +18,11 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for state in states:
         for name, seconds in state["idle_seconds"].items():
             idle[name] = min(seconds, idle.get(name, seconds))
-    merged: dict[str, Any] = {
-        "in_flight": _sums(state["in_flight"] for state in states),
-        "queues": _sums(state["queues"] for state in states),
-        "idle_seconds": idle,
-    }
-    keys = [state["keys"] for state in states if "keys" in state]
-    if keys:
-        merged["keys"] = _key_use(keys)
-    return merged
-
-
-def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    total: dict[str, int] = {}
-    for each in counts:
-        for name, count in each.items():
-            total[name] = total.get(name, 0) + count
-    return total
-
-
-def _key_use(uses: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, float]]:
-    total: dict[str, dict[str, float]] = {}
-    for each in uses:
-        for name, use in each.items():
-            sums = total.setdefault(name, dict.fromkeys(use, 0))
-            for field, value in use.items():
-                sums[field] = sums.get(field, 0) + value
-    return total
+    counts = [
+        {name: state[name] for name in ("in_flight", "queues", "keys") if name in state}
+        for state in states
+    ]
+    return {**functools.reduce(summed, counts), "idle_seconds": idle}
 
 
 class Samples:

@@ -167,8 +167,8 @@ class Workers:
         sample = self._traffic.sample(told, generations, time.monotonic())
         if sample["shares_number"]:
             for key_id, use in self._budgets.used().items():
-                count = sample["keys"].setdefault(key_id, {})
-                count |= {"budget_start": use.start, "budget_tokens": use.tokens}
+                budget = {"budget_start": use.start, "budget_tokens": use.tokens}
+                sample["keys"][key_id] = sample["keys"].get(key_id, {}) | budget
         return sample
 
     def shut_down(self, grace_seconds: float) -> None:

@@ -1,5 +1,7 @@
 """The limits of a key hold over hosts, whose shares the head divides."""
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -105,6 +107,33 @@ def test_budgets_hold_while_hosts_join_and_are_lost(seed: int) -> None:
             fleet.restart()
         if step % 4 == 0:
             fleet.look(delay=4.0, loss=0.2)
+
+
+def test_a_lowered_limit_holds_for_all_hosts_together_at_once() -> None:
+    """Before the next look, by the very table that lowers it."""
+    fleet = ShareFleet(ALL, "abc")
+    fleet.drive(10.0, dict.fromkeys("abc", 2.0))
+    used = sum(sum(host.used.values()) for host in fleet.hosts.values())
+    lower = dataclasses.replace(
+        ALL, requests_per_minute=0, tokens_per_minute=0, max_in_flight=4, token_budget=900
+    )
+    fleet.rates = lower
+    for host in fleet.hosts.values():
+        host.rates = lower
+    fleet.apply()
+    assert used < 900
+    running = 0
+    for host in fleet.hosts.values():
+        while host.ask(TOKENS, fleet.now):
+            running += 1
+    assert 3 <= running <= 4
+    for host in fleet.hosts.values():
+        for _ in range(200):
+            host.end(fleet.now)
+            host.ask(TOKENS, fleet.now)
+    assert 0.9 * 900 < sum(sum(host.used.values()) for host in fleet.hosts.values()) <= 900
+    fleet.apply()
+    assert not fleet.head.unsaved, "once"
 
 
 def test_the_first_host_keeps_what_it_used_when_another_joins() -> None:

@@ -60,12 +60,13 @@ async def test_without_a_file_left_connections_wait_and_it_is_said_once(
     listener.bind(("127.0.0.1", 0))
     listener.listen()
     listener.setblocking(False)
-    acceptor = Accepting(listener, lambda connection: hand_on([worker], connection))
+    acceptor = Accepting(listener, lambda one: hand_on([worker], one), whose=" of b")
     with socket.create_connection(listener.getsockname()) as client:
         with no_file_left():
             await until(lambda: len(listener.asked) >= 5)
             assert worker.handed == 0
             assert [record.exc_info for record in caplog.records] == [None]
+            assert "connections of b cannot be accepted" in caplog.text
             assert "max_connections" in caplog.text
         await until(lambda: worker.handed == 1)
         taken = take(worker.workers_end, socket.AF_INET)

@@ -32,22 +32,6 @@ async def test_a_connection_that_comes_while_the_listener_is_closed_is_no_bug_of
     assert not caplog.text
 
 
-async def test_connections_wait_for_a_file_and_it_is_said_once(
-    listener: socket.socket, caplog: pytest.LogCaptureFixture
-) -> None:
-    accepted: asyncio.Queue[socket.socket] = asyncio.Queue()
-    accepting = Accepting(listener, accepted.put_nowait, whose=" of other hosts")
-    with socket.create_connection(listener.getsockname()) as client:
-        with no_file_left():
-            await asyncio.sleep(0.1)
-            assert accepted.empty()
-        async with asyncio.timeout(30):
-            with await accepted.get() as connection:
-                assert connection.getpeername() == client.getsockname()
-    assert caplog.text.count("connections of other hosts cannot be accepted") == 1
-    accepting.close()
-
-
 async def test_a_listener_that_waits_for_a_file_is_closed_all_the_same(
     listener: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:
