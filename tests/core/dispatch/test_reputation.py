@@ -85,10 +85,14 @@ def test_pauses_double_with_each_proof_up_to_the_longest() -> None:
         pauses.append(found.trial_at - now)
         now = found.trial_at
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    found.failed("a", now)
-    assert found.trial_at - now == 60, "the same key again proves nothing, and asks for a pause"
+    for _ in range(5):
+        found.failed("b", now)
+        assert (found.proofs, found.trial_at - now) == (9, PAUSE_SECONDS), (
+            "the same key again proves nothing, and keeps no other from a trial for long"
+        )
+        now = found.trial_at
     found.served_elsewhere(now)
-    assert found.proofs == 10
+    assert (found.proofs, found.trial_at - now) == (10, 60)
     found.succeeded()
     assert what(found) is GOOD
     for source in "abc":
@@ -102,6 +106,8 @@ def test_one_trial_at_a_time_after_the_pause() -> None:
         assert what(found, math.nextafter(due, 0)) is trust
         assert what(found, due) is GOOD
         assert what(found, due, on_trial=True) is trust
+        found.succeeded()
+        assert what(found, due, on_trial=True) is GOOD, "by another request's answer"
 
 
 def test_what_was_sent_before_counts_once() -> None:
