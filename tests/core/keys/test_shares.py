@@ -118,9 +118,10 @@ def test_a_lowered_limit_holds_for_all_hosts_together_at_once() -> None:
         ALL, requests_per_minute=0, tokens_per_minute=0, max_in_flight=4, token_budget=900
     )
     fleet.rates = lower
-    for host in fleet.hosts.values():
-        host.rates = lower
     fleet.apply()
+    for name, host in fleet.hosts.items():
+        host.rates = lower
+        host.apply(fleet.head.of(name), fleet.now)
     assert used < 900
     running = 0
     for host in fleet.hosts.values():
