@@ -121,7 +121,7 @@ class Pace:
     def left(self, request: object, now: float) -> None:
         """Note that a request has left, with or without a first token; harmless if twice."""
         self.unseen(request)
-        if self.limit < self._planned and now - self._looked_at > FORGET_SECONDS:
+        if now - self._looked_at > FORGET_SECONDS:
             self.limit = self._planned
 
     def unseen(self, request: object) -> None:
@@ -188,7 +188,7 @@ class Pace:
             return
         if self._decoded >= LEAST_TOKENS and self._decoding > 0 and self._tpot_seconds > 0:
             self._look()
-        kept = math.exp(-min(now - self._looked_at, 1e3) / MEMORY_SECONDS)
+        kept = math.exp(-(now - self._looked_at) / MEMORY_SECONDS)
         self._looked_at = now
         self._decoding *= kept
         self._decoded *= kept

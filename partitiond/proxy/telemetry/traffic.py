@@ -116,13 +116,13 @@ def _plain(count: ModelCount | ReplicaCount | UsageCount) -> Json:
     return {name: getattr(count, name) for name in count.__dataclass_fields__}
 
 
-def summed(one: Any, other: Any) -> Any:
+def added(one: Any, other: Any) -> Any:
     """Return the sum of two counts, field by field at every depth; text is that of the first."""
     if isinstance(one, dict):
-        both = {name: summed(one[name], value) for name, value in other.items() if name in one}
+        both = {name: added(one[name], value) for name, value in other.items() if name in one}
         return one | other | both
     if isinstance(one, list):
-        return [summed(a, b) for a, b in zip(one, other, strict=True)]
+        return [added(a, b) for a, b in zip(one, other, strict=True)]
     return one if isinstance(one, str) else one + other
 
 
@@ -167,7 +167,7 @@ class MergedTraffic:
             count["in_flight"] = 0
         for count in told.get("keys", {}).values():
             count["in_flight"] = 0.0
-        self._past = summed(self._past, _by_process(told))
+        self._past = added(self._past, _by_process(told))
 
     def sample(self, told: Mapping[int, Json], generations: Mapping[str, str], now: float) -> Json:
         """Return the sum over all workers.
@@ -178,7 +178,7 @@ class MergedTraffic:
             now: `time.monotonic`.
         """
         self._look_at_busy(told, now)
-        sums = functools.reduce(summed, map(_by_process, told.values()), self._past)
+        sums = functools.reduce(added, map(_by_process, told.values()), self._past)
         known = {
             (name, count["generation"])
             for part in told.values()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from partitiond.proxy.telemetry import families
-from partitiond.proxy.telemetry.traffic import summed
+from partitiond.proxy.telemetry.traffic import added
 
 _LARGEST: Final = frozenset({families.LIMIT.name, families.EJECTED.name})
 """Gauges of one quantity that every worker reports; most other gauges are shares of a sum."""
@@ -13,7 +13,7 @@ _LEAST: Final = frozenset({families.VERSION.name, families.PEERS.name})
 
 
 def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge states: counts are summed; a model is as idle as in the worker that used it last."""
+    """Merge states: counts are added; a model is as idle as in the worker that used it last."""
     idle: dict[str, float] = {}
     for state in states:
         for name, seconds in state["idle_seconds"].items():
@@ -22,7 +22,7 @@ def merge_states(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         {name: state[name] for name in ("in_flight", "queues", "keys") if name in state}
         for state in states
     ]
-    return {**functools.reduce(summed, counts), "idle_seconds": idle}
+    return {**functools.reduce(added, counts), "idle_seconds": idle}
 
 
 class Samples:

@@ -1,6 +1,7 @@
 """What is learned of an engine's speed, and how much it is sent by that."""
 
 import itertools
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -92,18 +93,24 @@ def test_a_slower_engine_is_soon_known_as_one_and_so_is_its_recovery(prompts: li
 
 
 @pytest.mark.parametrize(
-    ("prompts", "seconds"),
+    ("prompts", "base", "per_token", "expected"),
     [
-        ([1000] * 20, 0.0),  # a constant: nothing tells base and rate apart, and none is negative
-        ([1000 - n for n in range(20)], 0.5),  # longer prompts came sooner
+        ([1000] * 20, 0.1, 0.0, {1: 1e-4, 1000: 0.1}),  # nothing tells base and rate apart
+        (range(100, 2000, 100), 0.3, -1e-4, {1: 0.2, 100_000: 0.2}),
+        (range(100, 2000, 100), -0.01, 2e-4, {1: 2e-4, 1000: 0.2}),
     ],
+    ids=["all alike", "longer ones sooner", "short ones at once"],
 )
-def test_no_line_has_a_negative_part(prompts: list[int], seconds: float) -> None:
+def test_no_line_has_a_negative_part(
+    prompts: Iterable[int], base: float, per_token: float, expected: dict[int, float]
+) -> None:
     pace = bounded()
-    for number, tokens in enumerate(prompts):
-        pace.sent(number, tokens, 0.0)
-        pace.first_token(number, 0.1 + seconds * (1000 - tokens))
-    assert 0 < (pace.first_token_seconds(1) or 0) <= (pace.first_token_seconds(100_000) or 0)
+    for _ in range(3):
+        for tokens in prompts:
+            pace.sent(tokens, tokens, 0.0)
+            pace.first_token(tokens, base + per_token * tokens)
+    for tokens, seconds in expected.items():
+        assert 0.5 * seconds < (pace.first_token_seconds(tokens) or 0.0) < 2 * seconds
 
 
 def test_further_prompts_wait_while_enough_is_unread() -> None:
@@ -144,6 +151,65 @@ def test_a_prompt_that_waits_for_something_else_closes_nothing_and_teaches_littl
     assert pace.most_sequences(1) == 16
     pace.first_token("b", 300.0)
     assert pace.first_token_seconds(1000) == after
+
+
+def late(pace: Pace, seconds: float = 60.0) -> None:
+    """A first token that comes long after all others would have."""
+    pace.sent("late", 1000, 100.0)
+    pace.first_token("late", 100.0 + seconds)
+
+
+def test_late_first_tokens_teach_if_they_come_in_a_row_and_no_more_than_overdue_ones() -> None:
+    pace = bounded()
+    reads(pace, *[1000] * 20)
+    for _ in range(9):
+        late(pace)
+        late(pace)
+        reads(pace, 1000)
+    assert pace.first_token_seconds(1000) == pytest.approx(0.12)
+    late(pace)
+    late(pace)
+    assert pace.first_token_seconds(1000) == pytest.approx(0.12)
+    pace.sent("late", 1000, 100.0)
+    assert pace.expire("late", 160.0)
+    pace.first_token("late", 160.0)  # one that was given up counts all the same
+    assert 0.13 < (pace.first_token_seconds(1000) or 0.0) < 1.0
+    for seen in (pace.unseen, lambda one: pace.left(one, 0.0)):
+        before = pace.first_token_seconds(1000)
+        pace.sent("gone", 9000, 100.0)
+        seen("gone")
+        pace.first_token("gone", 100.01)
+        assert pace.first_token_seconds(1000) == before
+
+
+def test_a_prompt_is_overdue_by_what_is_known_of_the_engine() -> None:
+    """And never within half a second, nor within the bound while nothing is known."""
+    unknown, fast, wide = bounded(), bounded(), bounded()
+    reads(fast, *[1000] * 20, slow=0.1)
+    for number in range(40):
+        reads(wide, 1000, slow=2.5 if number % 3 == 0 else 1.0)
+    for pace, early, overdue in ((unknown, 1.9, 2.1), (fast, 0.4, 0.6), (wide, 0.9, 2.0)):
+        pace.sent("a", 1000, 0.0)
+        assert not pace.expire("a", early)
+        assert pace.expire("a", overdue)
+
+
+def test_one_of_twenty_does_not_make_nine_of_ten_wait_and_a_recovery_is_believed_slowly() -> None:
+    pace = bounded()
+    for number in range(60):
+        reads(pace, 1000, slow=2.5 if number % 20 == 0 else 1.0)
+    assert (pace.first_token_seconds(1000) or 9.9) < 1.3 * 0.12
+    for number in range(40):
+        reads(pace, 1000, slow=0.95**number)
+    assert (pace.first_token_seconds(1000) or 0.0) > 2.0 * 0.12 * 0.95**39
+
+
+def test_prompts_that_are_nearly_alike_tell_no_base_from_a_rate() -> None:
+    pace = bounded()
+    for number in range(20):
+        pace.sent("a", 1000 + number % 2, 0.0)
+        pace.first_token("a", 0.13 - 0.01 * (number % 2))
+    assert (pace.first_token_seconds(2000) or 0.0) > 0.2
 
 
 def test_a_limit_of_which_nothing_is_seen_any_more_is_the_planned_one() -> None:
@@ -195,6 +261,33 @@ def test_a_limit_neither_shrinks_under_the_bound_nor_ends_at_none() -> None:
     assert pace.limit == 16, "two sequences are few, not slow"
     steps(pace, 50 * TPOT, 3, 60.0, 10.0)
     assert pace.limit == 1
+
+
+def test_a_shrunken_limit_grows_by_one_where_it_is_full_and_in_time_alone() -> None:
+    in_time = 0.97 * TPOT_SHARE * TPOT
+    pace = bounded()
+    steps(pace, 2 * TPOT, 16)
+    small = pace.limit
+    for tick in range(20):
+        pace.decoded(0.01 * small, 0.01 * small / in_time, small, 10.0 + tick / 100)
+    assert pace.limit <= small + 1, "not with each token"
+    steps(pace, in_time, 1, 30.0, 20.0)
+    assert pace.limit <= small + 1, "nor where it is not full"
+    steps(pace, in_time, small + 1, 30.0, 60.0)
+    assert pace.limit > small + 1
+    steps(pace, 2 * TPOT, 16, 9.0, 100.0)
+    small = pace.limit
+    steps(pace, 1.02 * TPOT_SHARE * TPOT, 16, 9.0, 120.0)
+    assert pace.limit <= small, "more than it may are still there, and too slow"
+
+
+def test_few_tokens_tell_nothing_of_a_step() -> None:
+    pace = bounded()
+    pace.decoded(10.0, 1.0, 16, 0.0)
+    assert pace.limit == 16
+    pace = bounded()
+    pace.decoded(0.0, 8.0, 1, 0.0)
+    assert pace.limit == 16
 
 
 def test_a_planned_batch_that_changes_is_the_limit_anew() -> None:
