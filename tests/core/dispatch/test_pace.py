@@ -201,7 +201,7 @@ def test_one_of_twenty_does_not_make_nine_of_ten_wait_and_a_recovery_is_believed
     assert (pace.first_token_seconds(1000) or 9.9) < 1.3 * 0.12
     for number in range(40):
         reads(pace, 1000, slow=0.95**number)
-    assert (pace.first_token_seconds(1000) or 0.0) > 2.0 * 0.12 * 0.95**39
+    assert (pace.first_token_seconds(1000) or 0.0) > 2.7 * 0.12 * 0.95**39
 
 
 def test_prompts_that_are_nearly_alike_tell_no_base_from_a_rate() -> None:
@@ -269,8 +269,9 @@ def test_a_shrunken_limit_grows_by_one_where_it_is_full_and_in_time_alone() -> N
     steps(pace, 2 * TPOT, 16)
     small = pace.limit
     for tick in range(20):
-        pace.decoded(0.01 * small, 0.01 * small / in_time, small, 10.0 + tick / 100)
-    assert pace.limit <= small + 1, "not with each token"
+        many = pace.limit
+        pace.decoded(0.01 * many, 0.01 * many / in_time, many, 10.0 + tick / 100)
+    assert pace.limit <= small + 1, "by one at a time"
     steps(pace, in_time, 1, 30.0, 20.0)
     assert pace.limit <= small + 1, "nor where it is not full"
     steps(pace, in_time, small + 1, 30.0, 60.0)
