@@ -185,6 +185,18 @@ def test_new_limits_keep_what_was_used() -> None:
     assert admit(meter, 1, 60.0) == "ok"
 
 
+def test_what_filled_before_a_new_limit_filled_at_the_old_rate() -> None:
+    meter = meter_of(requests_per_minute=60)
+    assert [admit(meter, 1) for _ in range(60)] == ["ok"] * 60
+    meter.apply(KeyRates(requests_per_minute=120), 30.0)
+    assert [admit(meter, 1, 30.0) for _ in range(91)] == ["ok"] * 90 + ["rate_limited"]
+
+
+def test_what_another_worker_used_is_debited_once() -> None:
+    meter, others = meter_of(tokens_per_minute=100), Usage(requests=3, tokens=30)
+    assert [admit(meter, 35, 0.0, others) for _ in range(3)] == ["ok", "ok", "tokens_rate_limited"]
+
+
 def test_another_worker_that_starts_again_earns_nobody_anything() -> None:
     meter = meter_of(tokens_per_minute=100)
     assert admit(meter, 50, 0.0, Usage(requests=5, tokens=50)) == "ok"
