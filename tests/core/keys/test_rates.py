@@ -192,6 +192,15 @@ def test_what_filled_before_a_new_limit_filled_at_the_old_rate() -> None:
     assert [admit(meter, 1, 30.0) for _ in range(91)] == ["ok"] * 90 + ["rate_limited"]
 
 
+def test_neither_idleness_nor_a_refund_fills_a_bucket_beyond_a_minute() -> None:
+    meter = meter_of(requests_per_minute=6, tokens_per_minute=100)
+    runs = allowed(meter, 50)
+    meter.settle(runs, 0, now=600.0, unix=NOON + 600)
+    codes = [admit(meter, 20, 600.0) for _ in range(6)]
+    assert codes == ["ok"] * 5 + ["tokens_rate_limited"]
+    assert [admit(meter, 0, 6000.0) for _ in range(7)] == ["ok"] * 6 + ["rate_limited"]
+
+
 def test_what_another_worker_used_is_debited_once() -> None:
     meter, others = meter_of(tokens_per_minute=100), Usage(requests=3, tokens=30)
     assert [admit(meter, 35, 0.0, others) for _ in range(3)] == ["ok", "ok", "tokens_rate_limited"]
