@@ -48,10 +48,7 @@ async def test_requests_wait_for_the_replica_that_is_coming(make: Make, away: An
     ("availability", "route", "code", "retry_after"),
     [
         (STARTING, {"max_wait_seconds": 30.0}, "model_starting", "100"),
-        (SLEEPING, {"holds": False}, "model_sleeping", "5"),
         (SLEEPING, {"max_wait_seconds": 0.05}, "model_sleeping", "5"),  # it has waited so long
-        (ModelAvailability.UNAVAILABLE, {}, "model_unavailable", "5"),
-        (ModelAvailability.ENDING, {}, "shutting_down", "5"),
     ],
 )
 async def test_who_cannot_wait_so_long_is_told_when_to_come_again(
@@ -75,59 +72,6 @@ async def test_a_deadline_of_the_client_counts(make: Make) -> None:
     assert (error_of(hurried), hurried.headers["retry-after"]) == (TOLD_STARTING, "20")
     proxy.state.apply(table(replica(engine), version=2))
     assert (await patient).status_code == 200
-
-
-@pytest.mark.parametrize("within", [5.0, 200.0])
-async def test_who_waits_for_a_place_is_held_when_the_last_replica_goes_or_told(
-    make: Make, within: float
-) -> None:
-    gate = Gate()
-    old, new = await make.engine(gate, "old"), await make.engine(name="new")
-    proxy = await make.proxy(table(replica(old, max_sequences=1)))
-    running = proxy.ask()
-    await old.got(1)
-    waiting = []
-    for n in range(3):
-        waiting.append(proxy.ask(prompt=str(n)))
-        await proxy.queued(n + 1)
-    leaving = replica(old, max_sequences=1, draining=True)
-    proxy.state.apply(changing(2, leaving, within=within, max_wait_seconds=30.0))
-    gate.open()
-    assert (await running).status_code == 200, "what runs on the old one finishes there"
-    model = proxy.state.models["m"]
-    if within > 30.0:
-        assert [error_of(await task) for task in waiting] == [TOLD_STARTING] * 3
-        assert model.turned_away == 3
-        return
-    await proxy.queued(3)
-    proxy.state.apply(table(replica(new, "m-2", max_sequences=1), version=3))
-    assert {(await task).status_code for task in waiting} == {200}
-    assert new.prompts() == ["0", "1", "2"]
-    assert model.held == 3
-
-
-@pytest.mark.parametrize("next_table", ["it starts", "it is unavailable", "it is removed"])
-async def test_who_waits_for_a_sleeping_model_learns_what_becomes_of_it(
-    make: Make, next_table: str
-) -> None:
-    engine = await make.engine()
-    proxy = await make.proxy(asleep(max_queue=2))
-    waiting, leaves = proxy.ask(), proxy.ask()
-    await proxy.queued(2)
-    assert error_of(await proxy.complete()) == (429, "queue_full")
-    leaves.cancel()
-    await proxy.queued(1)
-    if next_table == "it starts":
-        proxy.state.apply(table(version=2, availability=STARTING))
-        assert error_of(await proxy.complete()) == TOLD_STARTING, "who comes now is refused"
-        proxy.state.apply(table(replica(engine), version=3))
-        assert (await waiting).status_code == 200
-    elif next_table == "it is removed":
-        proxy.state.apply(table(version=2, models=()))
-        assert (await waiting).status_code == 503
-    else:
-        proxy.state.apply(table(version=2, availability=ModelAvailability.UNAVAILABLE))
-        assert error_of(await waiting) == (503, "model_unavailable")
 
 
 async def test_requests_of_a_model_that_falls_asleep_finish_and_new_ones_wait(make: Make) -> None:

@@ -98,6 +98,8 @@ def test_expected_wait_is_littles_law() -> None:
         (ModelAvailability.STARTING, "model_starting"),
         (ModelAvailability.SERVING, "model_starting"),
         (ModelAvailability.UNAVAILABLE, "model_unavailable"),
+        (ModelAvailability.SLEEPING, "model_sleeping"),
+        (ModelAvailability.ENDING, "shutting_down"),
     ],
 )
 def test_without_a_replica_it_is_503(availability: ModelAvailability, code: str) -> None:
