@@ -14,7 +14,7 @@ import pytest
 from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
-    "partitiond": 145_900,
+    "partitiond": 145_500,
     "tests": 99_300,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
