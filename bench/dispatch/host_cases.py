@@ -184,7 +184,6 @@ class SimulatedHost:
         self.peers: dict[str, PeerLoads] = {}
         self.waiting: dict[HostRequest, MovableRequest[HostRequest]] = {}
         self._numbers: dict[str, int] = {}
-        self._last: dict[str, int] = {}
 
     # The entry
 
@@ -210,12 +209,12 @@ class SimulatedHost:
     def send(self, request: HostRequest, peer: PeerLoads, replica_id: str) -> None:
         """Send the request to a peer."""
         number = self._numbers[peer.host] = self._numbers.get(peer.host, 0) + 1
-        peer.sent(number, request.cost, replica_id)
+        peer.sent(number, request.cost, self.clock.now, replica_id)
         request.number, request.peer = number, peer
         request.hops += 1
         request.prefer = (replica_id,) if replica_id else ()
         owner = self.fleet.hosts[peer.host]
-        self.fleet.later(lambda: owner.receive(request, number))
+        self.fleet.later(lambda: owner.receive(request))
 
     def _stay(self, request: HostRequest) -> None:
         request.peer = None
@@ -301,10 +300,9 @@ class SimulatedHost:
 
     # The owner
 
-    def receive(self, request: HostRequest, number: int) -> None:
+    def receive(self, request: HostRequest) -> None:
         """Take a request from another entry."""
         entry, name = request.entry_host, self.name
-        self._last[entry.name] = number
         found = self.dispatcher.arrives(request, self.clock.now)
         if isinstance(found, Rejected):
             self.fleet.later(lambda: entry.was_refused(request, name, found))
@@ -363,9 +361,7 @@ class SimulatedHost:
         queue, seconds = self.dispatcher.queue, self.dispatcher.service.seconds
         for host in self.fleet.hosts.values():
             if host is not self:
-                counts = PeerCounts(
-                    replicas, len(queue), queue.sequences, seconds, self._last.get(host.name, 0)
-                )
+                counts = PeerCounts(replicas, len(queue), queue.sequences, seconds)
                 late = HOP_SECONDS + self.fleet.random.random() * self.fleet.late_seconds
                 arrive = functools.partial(host.told, self.name, counts)
                 self.clock.at(self.clock.now + late, arrive)
@@ -547,10 +543,9 @@ class EntryQueueHost(SimulatedHost):
         self.peers[host].refused(request.number)
         self._wait_here(request, front=True)
 
-    def receive(self, request: HostRequest, number: int) -> None:
+    def receive(self, request: HostRequest) -> None:
         """Start the request, or give it back."""
         entry = request.entry_host
-        self._last[entry.name] = number
         places = self.dispatcher.places
         if not self.dispatcher.queue and places.start(
             request, request.cost, self.dispatcher.slowness, self.clock.now, again=False

@@ -11,7 +11,7 @@ than its share of all that wait.
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Final, Generic
+from typing import Generic
 
 from partitiond.core.dispatch.admission import admits
 from partitiond.core.dispatch.balance import LoadT, choose_replica, effective_limit
@@ -19,11 +19,6 @@ from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.fleet import DEFAULT_HOST_POLICY, OWN_HOST, HostPolicy
 from partitiond.core.dispatch.peer_loads import PeerLoads, ToldReplica
 from partitiond.core.dispatch.places import RequestT
-
-SETTLE_SECONDS: Final = 0.05
-"""How long a request that was sent to a peer is taken to have started there, before it is known to
-wait. The peer says so within some milliseconds; who moved it meanwhile would end what an engine has
-begun. Chosen."""
 
 
 class MovableRequest(Generic[RequestT]):

@@ -23,9 +23,9 @@ FRESH_SECONDS: Final = 0.2
 SILENT_SECONDS: Final = 2.0
 """Age from which a peer gets no requests: a host that tells nothing for so long most likely answers
 nothing either. Chosen."""
-PACE_SECONDS: Final = 30.0
-"""For how long, and at most twice as long, the fastest counts are what others are compared with. In
-that time two clocks run apart by some milliseconds at most (100 ppm). Chosen."""
+SETTLE_SECONDS: Final = 0.05
+"""How long a request that was sent to a peer is on its way: counts that came sooner may not contain
+it, and until then it is taken to have started there. Chosen: a peer says so within milliseconds."""
 MOST: Final = 1 << 40
 """Bound of a told count: more than any machine has, and exact as a float. Chosen so."""
 
@@ -40,15 +40,12 @@ class PeerCounts:
         waiting: requests in the host's queue.
         waiting_sequences: sequences of these requests.
         service_seconds: mean stay of a sequence in an engine.
-        last_number: the greatest number among the receiver's requests that are in these counts or
-            have left already; 0 for none.
     """
 
     replicas: tuple[ReplicaLoad, ...]
     waiting: int = 0
     waiting_sequences: int = 0
     service_seconds: float = 1.0
-    last_number: int = 0
 
 
 class ToldReplica:
@@ -78,51 +75,18 @@ class ToldReplica:
 class _Sent:
     """A request that is not in the peer's counts yet."""
 
-    __slots__ = ("cost", "replica_id")
+    __slots__ = ("at", "cost", "replica_id")
 
-    def __init__(self, cost: Cost, replica_id: str) -> None:
+    def __init__(self, cost: Cost, at: float, replica_id: str) -> None:
         self.cost = cost
+        self.at = at
         self.replica_id = replica_id
-
-
-class PeerClock:
-    """Finds out when the counts that came on one connection were made.
-
-    Counts may have waited on their way: behind answers in the buffers of a slow network, or in the
-    kernel while this process was busy. The monotonic clocks of two hosts have nothing in common but
-    their pace, so the difference between a peer's clock and the own one, when counts come, is an
-    unknown constant and the time that the counts took. The least difference seen lately is that of
-    the fastest counts, and all others are older by what their difference is greater. The time that
-    the fastest ones took remains unknown, and is taken as none.
-
-    A peer whose clock jumps only makes its own counts look old, for a minute at most.
-    """
-
-    __slots__ = ("_before", "_began_at", "_least")
-
-    def __init__(self) -> None:
-        self._least = math.inf
-        self._before = math.inf
-        self._began_at = -math.inf
-
-    def made_at(self, told: float, now: float) -> float:
-        """Return when counts were made, in monotonic seconds of this host; not after `now`.
-
-        Args:
-            told: when they were made, in monotonic seconds of the peer.
-            now: monotonic seconds of this host, as the counts come.
-        """
-        if now - self._began_at > PACE_SECONDS:
-            self._before, self._least, self._began_at = self._least, math.inf, now
-        took = now - told
-        self._least = min(self._least, took)
-        return now - (took - min(self._least, self._before))
 
 
 class PeerLoads:
     """One model at one peer; the module describes it.
 
-    A new connection to the peer begins with a new object, because numbers begin anew with it.
+    Each time that the peer is heard again begins with a new object.
 
     Attributes:
         host: name of the peer.
@@ -132,8 +96,7 @@ class PeerLoads:
         waiting: requests that wait there.
         waiting_sequences: sequences of these requests.
         service_seconds: mean stay of a sequence; infinite if it was told as no time.
-        told_at: when the last counts were made (`PeerClock`), in monotonic seconds of this host;
-            minus infinity before the first.
+        told_at: when the last counts came, monotonic seconds; minus infinity before the first.
         full: the peer refused a request after these counts: it gets none until it tells new ones.
     """
 
@@ -151,51 +114,52 @@ class PeerLoads:
         self.service_seconds = math.inf
         self.told_at = -math.inf
         self.full = False
-        self._sent: dict[int, _Sent] = {}
+        self._sent: dict[object, _Sent] = {}
 
-    def take_over(self, counts: PeerCounts, made_at: float) -> None:
-        """Replace the counts by newer ones, and add the requests that these do not contain yet.
+    def take_over(self, counts: PeerCounts, now: float) -> None:
+        """Replace the counts by newer ones, and add the requests that these may not contain yet.
 
         Args:
             counts: as told; of one connection, in the order of sending.
-            made_at: when they were made, in monotonic seconds of this host.
+            now: when they came, monotonic seconds.
         """
         self.replicas = {told.replica_id: ToldReplica(told) for told in counts.replicas}
         self.waiting = _count(counts.waiting)
         self.waiting_sequences = _count(counts.waiting_sequences)
         seconds = counts.service_seconds
         self.service_seconds = seconds if 0.0 < seconds < math.inf else math.inf
-        self.told_at = made_at
+        self.told_at = now
         self.full = False
         if self._sent:
-            last = counts.last_number
-            self._sent = {number: sent for number, sent in self._sent.items() if number > last}
+            since = now - SETTLE_SECONDS
+            self._sent = {key: sent for key, sent in self._sent.items() if sent.at > since}
             for sent in self._sent.values():
                 self._add(sent, 1)
 
-    def sent(self, number: int, cost: Cost, replica_id: str = "") -> None:
+    def sent(self, key: object, cost: Cost, now: float, replica_id: str = "") -> None:
         """Count a request that is sent to the peer.
 
         Args:
-            number: greater than those before, of this connection.
+            key: of the request, by which it ends.
             cost: what it takes.
+            now: monotonic seconds.
             replica_id: where it should start; empty if it is expected to wait.
         """
-        sent = _Sent(cost, replica_id)
-        self._sent[number] = sent
+        sent = _Sent(cost, now, replica_id)
+        self._sent[key] = sent
         self._add(sent, 1)
 
-    def ended(self, number: int) -> None:
+    def ended(self, key: object) -> None:
         """Note that a request has ended there or left. If it was in the peer's counts, only newer
         counts show its place as free: nobody can tell which of the two messages was sent first.
         """
-        sent = self._sent.pop(number, None)
+        sent = self._sent.pop(key, None)
         if sent is not None:
             self._add(sent, -1)
 
-    def refused(self, number: int) -> None:
+    def refused(self, key: object) -> None:
         """Note that the peer answered "full": it gets no request until it tells new counts."""
-        self.ended(number)
+        self.ended(key)
         self.full = True
 
     def is_fresh(self, now: float) -> bool:

@@ -227,6 +227,9 @@ class Attempt:
 
     # Calls of the connection
 
+    def received_note(self, head: Head) -> None:
+        """Ignore what precedes the answer."""
+
     def received_head(self, head: Head) -> None:
         """Take the head; a status that is neither 200 nor a refused request is a failure."""
         self._head = head

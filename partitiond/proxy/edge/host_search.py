@@ -14,9 +14,9 @@ from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.edge.exchange import QUARANTINED, Elsewhere, Exchange
 from partitiond.proxy.edge.phases import Phase
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.peers.known import NOWHERE, Hop, Wait
+from partitiond.proxy.peers.hop import LOST, SILENT, UNREACHED, Hop, PeerReplica
+from partitiond.proxy.peers.known import NOWHERE, Wait
 from partitiond.proxy.peers.messages import MOST, Failed, Open
-from partitiond.proxy.peers.stream import LOST, SILENT, UNREACHED, PeerReplica, PeerStream
 from partitiond.proxy.request.errors import LIMITED, SERVER, ApiError
 
 ON_TRIAL: Final = "request_on_trial"
@@ -26,7 +26,7 @@ class HostSearch(Elsewhere):
     """The search of one request. Implements `peers.known.Traveller`.
 
     Attributes:
-        flight, model: of the request.
+        flight, model, route: of the request.
     """
 
     def __init__(self, state: ProxyState, exchange: Exchange) -> None:
@@ -35,6 +35,7 @@ class HostSearch(Elsewhere):
         self._exchange = exchange
         self.flight = exchange.flight
         self.model = exchange.model
+        self.route = exchange.route
         first = self.model.slots.places.first_token_seconds(self.flight)
         longest = self.model.route.longest_wait_seconds(first)
         self._wait = Wait(self, min(longest, self.flight.max_wait_seconds))
@@ -75,8 +76,10 @@ class HostSearch(Elsewhere):
             self._place_here(again=self._again)
 
     def _send(self, peer: PeerLoads, replica_id: str) -> None:
-        self._hop = self._peers.send(self._wait, peer, replica_id)
-        if self._hop is None:  # its connection ends at this moment
+        hop = self._hop = self._peers.send(self._wait, peer, replica_id)
+        if hop is not None:
+            hop.start()
+        else:  # it has just ceased to be heard
             self._wait.refused |= {peer.host}
             self._wait.told = LOST
             self.place(again=self._again)
@@ -132,9 +135,7 @@ class HostSearch(Elsewhere):
         others = [name for name in flight.prefer if name != replica_id]
         asked = Open(
             self.model.route.name,
-            exchange.route.path,
             exchange.record.request_id,
-            len(exchange.body),
             exchange.request.stream,
             cost.sequences,
             min(cost.kv_tokens, MOST),
@@ -163,17 +164,16 @@ class HostSearch(Elsewhere):
         """End the request after a bug of ours; called inside `except`."""
         self._exchange.crashed()
 
-    # Calls of the stream from the owner
+    # Calls of the hop
 
-    def hop_placed(self, stream: PeerStream, replica_id: str) -> None:
+    def hop_placed(self, hop: Hop, replica_id: str) -> None:
         """Begin: the request has a place on a replica of another host."""
-        hop = self._hop
-        if hop is None or hop.stream is not stream:
-            stream.close()
+        if hop is not self._hop:
+            hop.cancel()
             return
         self._state.metrics.hops[hop.loads.host, "placed"] += 1
         self._hop = None
-        replica = PeerReplica(replica_id, stream, hop.left)
+        replica = PeerReplica(replica_id, hop)
         self.flight.placed_at = time.monotonic()
         self.flight.replica = replica
         self._exchange.placed(replica)

@@ -391,7 +391,7 @@ class ProxyState:
         yield families.QUEUE, [((name,), float(n)) for name, n in self.queues().items()]
         reached = self.peers.reached().items()
         yield families.PEERS, [((host,), float(is_reached)) for host, is_reached in reached]
-        hops = self.peers.in_flight.items()
+        hops = self.peers.in_flight().items()
         yield families.HOPS_IN_FLIGHT, [((host,), float(count)) for host, count in hops]
         yield families.VERSION, [((), version)]
         yield families.VLLM_RUNNING, _samples(models, lambda r: float(r.own_sequences))

@@ -15,7 +15,9 @@ MAX_HEAD_BYTES: Final = 256 * 1024
 """So large because answers of pooling models describe each of their vectors in one header."""
 MAX_BODILESS_BYTES: Final = 16 * 1024
 """Limit for what comes between two bytes of a body or after the last one: lines with sizes and
-trailers, which are dropped. No engine of ours sends trailers."""
+trailers, which are dropped (but one, `HOP`). No engine of ours sends trailers."""
+HOP: Final = b"x-partitiond-hop"
+"""Header and trailer in which the proxy of another host tells more than HTTP has a place for."""
 _CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 SIZES: Final = {b"%x" % size: size for size in range(1, 4096)}
@@ -50,6 +52,7 @@ class Head:
             bytes follow.
         metadata: value of that header (pooling models describe raw vectors in it), or empty.
         load: value of `endpoint-load-metrics`, which engines send on request, or empty.
+        hop: value of `HOP`, also as a trailer; or empty.
     """
 
     status: int
@@ -60,6 +63,7 @@ class Head:
     exact: bool = True
     metadata: bytes = b""
     load: bytes = b""
+    hop: bytes = b""
 
 
 def parse_head(data: bytes) -> Head:
@@ -106,6 +110,8 @@ def _parse_head(data: bytes) -> Head:
             head.metadata = value.strip()
         elif name == b"endpoint-load-metrics":
             head.load = value.strip()
+        elif name == HOP:
+            head.hop = value.strip()
         elif _NAME.fullmatch(name) is None:
             raise FramingError("a header's name is malformed")
         if _VALUE.fullmatch(value) is None:
@@ -125,6 +131,11 @@ class _Found:
         self.in_chunk = False
         self.is_over = False
         self.is_another = False
+        self.hop = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == HOP and not self.is_over:
+            self.hop = value
 
     def on_message_begin(self) -> None:
         self.is_another = self.is_over  # the parser takes whatever follows for another answer
@@ -144,7 +155,7 @@ class _Found:
 
 
 class ChunkedDecoder:
-    """Decodes a chunked body that arrives in pieces of any size; trailers are dropped.
+    """Decodes a chunked body that arrives in pieces of any size; trailers but `HOP` are dropped.
 
     Attributes:
         at_boundary: it is certain that the next byte begins a chunk.
@@ -165,6 +176,11 @@ class ChunkedDecoder:
     def done(self) -> bool:
         """Whether the last chunk and its trailers have arrived."""
         return self._found.is_over
+
+    @property
+    def hop(self) -> bytes:
+        """Value of the trailer `HOP`, or empty."""
+        return self._found.hop
 
     def feed(self, data: bytes) -> bytes:
         """Return the bytes of the body that `data` holds. Raises FramingError."""

@@ -1,5 +1,7 @@
 """Connects to engines: HTTP/1.1 over Unix sockets, as a bare asyncio protocol.
 
+`peers.hop` connects to the proxies of other hosts by the same code.
+
 There is no task and no future per piece: received bytes go straight to the `Receiver`, or, once a
 stream's content flows, straight to the client's transport. This fast way is taken only if a read
 holds exactly one whole chunk of whole events without any of the dialect's markers, which is how
@@ -29,6 +31,10 @@ _CLOSED_EARLY: Final = "The engine closed the connection before its answer was c
 
 class Receiver(Protocol):
     """The reader of an answer. Either `received_failure` or `received_end` is its last call."""
+
+    def received_note(self, head: Head) -> None:
+        """Take the head of an answer that precedes the real one."""
+        ...
 
     def received_head(self, head: Head) -> None:
         """Take the complete head."""
@@ -272,6 +278,8 @@ class UpstreamConnection(AnswerStream):
                 self._receiver.received_head(head)
         elif head.status == 101:
             raise FramingError("it wants another protocol")
+        elif self._receiver is not None:
+            self._receiver.received_note(head)
         return data[end + 4 :]
 
     def _take_body(self, data: bytes) -> None:
@@ -292,6 +300,8 @@ class UpstreamConnection(AnswerStream):
         if body and self._receiver is not None:
             self._receiver.received_body(body)
         if over and not self.complete and not self.closed:
+            if decoder is not None and decoder.hop:
+                head.hop = decoder.hop
             self._end()
 
     def _end(self) -> None:
@@ -350,13 +360,9 @@ class ConnectionPool:
 
     async def connect(self) -> UpstreamConnection:
         """Open a new connection. Raises AttemptError."""
-        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_timeout_seconds):
-                connection = UpstreamConnection(self)
-                protocol = cast("asyncio.Protocol", connection)
-                with socket_address(self.socket_path) as address:
-                    await loop.create_unix_connection(lambda: protocol, address)
+                connection = await self._open()
         except TimeoutError as error:
             raise AttemptError(
                 "connect_timeout", "The engine did not accept a connection in time.", no_byte=True
@@ -365,6 +371,13 @@ class ConnectionPool:
             raise AttemptError(
                 "connect", "The engine cannot be reached at the moment.", no_byte=True
             ) from error
+        return connection
+
+    async def _open(self) -> UpstreamConnection:
+        connection = UpstreamConnection(self)
+        protocol = cast("asyncio.Protocol", connection)
+        with socket_address(self.socket_path) as address:
+            await asyncio.get_running_loop().create_unix_connection(lambda: protocol, address)
         return connection
 
     def release(self, connection: UpstreamConnection, now: float) -> None:

@@ -1,242 +1,236 @@
-"""Takes the requests of one other host's proxy, on one connection."""
+"""Takes the requests of one other host's proxy on one connection, one at a time."""
 
 import asyncio
-import logging
 import time
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, cast
 
-from partitiond.core.units import KIB, MIB
+import httptools
+
+from partitiond.core.units import KIB
 from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.engine.framing import HOP
 from partitiond.proxy.peer_server.request import PeerClientSide, PeerRequest
-from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import Failed, Hello, encode, read_open
-from partitiond.proxy.peers.socket import PeerSocket
+from partitiond.proxy.peers.host import LOAD_PATH
+from partitiond.proxy.peers.messages import PROTOCOL, Failed, encode, read_open
+from partitiond.proxy.peers.pool import IDLE_SECONDS
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.routes import BY_TARGET
 
-DEAD_SECONDS: Final = 10.0
-"""An entry that says nothing for so long is left, and its requests end. It says each second that it
-is there. So is one that reads nothing of what waits for it. Chosen."""
-MAX_REQUESTS: Final = 16_384
-"""Most requests of one host. Its proxy has 10,000 connections of clients by default."""
-MAX_UNREAD_BYTES: Final = 8 * MIB
-"""While more than this waits for an entry that does not read, nothing is read from it: each request
-would be one more answer that waits. Chosen."""
-MAX_COMPLAINTS: Final = 64
-"""Most names of which is remembered what was logged. Chosen."""
+MAX_HEAD_BYTES: Final = 64 * KIB
+"""Larger heads end the connection. What an entry tells of a request is some hundred bytes."""
 DEFAULTS_BYTES: Final = 4096
 """What an entry may add to a body beyond its model's defaults. Chosen."""
 LEAST_BODY_RATE: Final = 256 * KIB
 """Bytes per second at which a body that its entry has as a whole must come. Chosen, far below what
 any network between hosts carries."""
 
-_logger = logging.getLogger("partitiond.proxy")
 
+class OwnerConnection(PeerClientSide):
+    """The owner's end of a connection.
 
-class OwnerSocket(PeerSocket):
-    """The owner's end of a connection: reads requests, sends answers and counts.
+    It implements `asyncio.Protocol` without inheriting it, as `UpstreamConnection` does, and is the
+    protocol of its parser.
 
     Attributes:
         was_opened: it has been a connection; before, its handshake runs.
         authorities: that the entry's certificate was checked by; empty without TLS.
-        elsewhere: requests on the other connections of the same host, when they were last counted.
+        let_in: what was known of the fleet when the entry was let in.
+        listens: its entry is told the load of this host.
+        request: that is read or served, or None.
     """
 
     def __init__(
-        self,
-        own: Hello,
-        state: ProxyState,
-        server: "PeerConnections",
-        authorities: frozenset[bytes] = frozenset(),
+        self, state: ProxyState, server: "PeerConnections", authorities: frozenset[bytes]
     ) -> None:
-        super().__init__(own)
         self.authorities = authorities
-        self._is_refused = False
-        self._is_reading = True
-        self.elsewhere = 0
+        self.peer = ""
+        self.let_in: object = None
+        self.write_paused = False
+        self.was_opened = False
+        self.listens = False
+        self.request: PeerRequest | None = None
         self._state = state
         self._server = server
-        self._requests: dict[int, PeerRequest] = {}
-        self._last_number = 0
-        self.was_opened = False
-        self.side = _Side(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._head_bytes = 0
+        self._is_between = True
+        self._is_last = False
+        self._idle_since = time.monotonic()
+
+    # Callbacks of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Say who we are; from now on, the end of the connection is told."""
+        """Wait for requests; from now on, the end of the connection is told."""
+        self.transport = cast("asyncio.Transport", transport)
         self.was_opened = True
         self._server.opened(self)
-        super().connection_made(transport)
 
-    def greeted(self, hello: Hello) -> str:
-        """Refuse a host that is none of the table's, and one that its certificate does not name."""
-        refusal = self._server.refusal(hello, self)
-        if not refusal:
-            self._server.complaints.pop(hello.host, None)
-        if not refusal and self._server.is_leaving:
-            self.leave()  # it was accepted just before
-        return refusal
+    def data_received(self, data: bytes) -> None:
+        """Feed the parser, which calls back."""
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            why = error.__context__ if isinstance(error.__context__, ValueError) else error
+            self._server.log_refusal(self.peer, f"sent what is no request: {why}")
+            self.transport.abort()
 
-    def take(self, kind: int, number: int, payload: bytes) -> None:
-        """Take a frame. Raises ValueError if it makes no sense."""
-        request = self._requests.get(number)
-        if kind == frames.OPEN:
-            self._open(number, payload)
-        elif request is None:
-            return  # it has ended, and the entry did not know it yet
-        elif kind == frames.BODY:
-            request.received(payload)
-        elif kind == frames.CANCEL:
-            self._requests.pop(number, None)
-            request.client_gone()
-        elif kind == frames.PAUSE:
-            request.pause_for(client=True)
-        elif kind == frames.RESUME:
-            request.pause_for(client=False)
+    def eof_received(self) -> None:
+        """Close when the entry sends no more, as asyncio does by default."""
 
-    def _open(self, number: int, payload: bytes) -> None:
-        if self.write_paused and self._is_reading:
-            self._read_on_later()
-        size = int.from_bytes(payload[:4], "big")
-        asked = read_open(payload[4 : 4 + size])
-        if number <= self._last_number:
-            raise ValueError("it used a number twice")
-        self._last_number = number
-        route = BY_TARGET.get(asked.path.encode())
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
+        """End the request, because nobody waits for it."""
+        self._parser = None  # it holds this connection, too
+        self._server.lost(self)
+        request, self.request = self.request, None
+        if request is not None:
+            try:
+                request.client_gone()
+            except Exception:  # noqa: BLE001 -- logged there
+                request.crashed()
+
+    def pause_writing(self) -> None:
+        """Stop the engine's answer, because the entry does not read."""
+        self.write_paused = True
+        if self.request is not None and self.request.exchange is not None:
+            self.request.exchange.pause()
+
+    def resume_writing(self) -> None:
+        """Let the engine's answer go on."""
+        self.write_paused = False
+        if self.request is not None and self.request.exchange is not None:
+            self.request.exchange.resume()
+
+    # Callbacks of the parser
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        if self.request is not None or self.listens or self.transport.is_closing():
+            raise ValueError("a request before the last one was answered")
+        self._is_between = False
+        self._target = b""
+        self._headers = {}
+        self._head_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target."""
+        self._target += url
+        self._count(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        self._headers[name.lower()] = value
+        self._count(len(name) + len(value))
+
+    def _count(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("a head without an end")
+
+    def on_headers_complete(self) -> None:
+        """Begin to serve the request, or refuse it."""
+        host = self._headers.get(b"x-partitiond-host", b"").decode("latin-1")
+        why = self._stranger(host)
+        if why:
+            self._is_last = True
+            self._server.log_refusal(host, why)
+            self._refuse(403, f"it {why}")
+        elif self._server.is_leaving:
+            self._is_last = True
+            self._refuse(503, "The owner shuts down.")
+        elif self._target == LOAD_PATH.encode():
+            self.listens = True
+            self._server.listens(self)
+        else:
+            self._begin()
+
+    def _stranger(self, host: str) -> str:
+        """Return why the entry is refused, or empty."""
+        protocol = self._headers.get(b"x-partitiond-protocol", b"").decode("latin-1")
+        if protocol != str(PROTOCOL):
+            return f"speaks version {protocol[:8] or 'none'} of the protocol, not {PROTOCOL}"
+        return self._server.refusal(self, host)
+
+    def _begin(self) -> None:
+        asked = read_open(self._headers.get(HOP, b""))
+        size = int(self._headers.get(b"content-length", b""))
+        route = BY_TARGET.get(self._target)
         model = self._state.models.get(asked.model)
         added = DEFAULTS_BYTES + (0 if model is None else len(model.route.defaults_json))
         if route is None:
-            self._refuse(number, "The owner knows no such route.")
-        elif asked.body_bytes > self._state.options.max_body_bytes + added:
-            self._refuse(number, "The owner takes no body of that size.")
-        elif self._is_refused:
-            self._refuse(number, "The owner takes no request of this host any more.")
-        elif len(self._requests) + self.elsewhere >= MAX_REQUESTS:
-            self._refuse(number, "The owner has as many requests of this host as it takes.")
+            self._refuse(503, "The owner knows no such route.")
+        elif size > self._state.options.max_body_bytes + added:
+            self._is_last = True
+            self._refuse(503, "The owner takes no body of that size.")
         else:
-            request = PeerRequest(self.side, self._state, route, number, asked)
-            self._requests[number] = request
-            request.received(payload[4 + size :])
+            self.request = PeerRequest(self, self._state, route, asked, size)
 
-    def _read_on_later(self) -> None:
-        """Read no further requests while too much waits for an entry that does not read."""
-        transport = self.transport
-        if transport is not None and transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
-            self._is_reading = False
-            transport.pause_reading()
+    def _refuse(self, status: int, message: str) -> None:
+        told = encode(Failed(status, "upstream_connect", message, 1, refused=True))
+        self.transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\n%b: %b\r\ncontent-length: 0\r\n\r\n" % (HOP, told)
+        )
 
-    def _refuse(self, number: int, message: str) -> None:
-        failed = Failed(503, "upstream_connect", message, 1, refused=True)
-        self.send(frames.FAIL, number, encode(failed))
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the request's body; that of a refused one is dropped."""
+        if self.request is not None:
+            self.request.received(body)
 
-    def forget(self, number: int) -> None:
-        """Forget a request that has ended."""
-        self._requests.pop(number, None)
+    def on_message_complete(self) -> None:
+        """Serve the request: all of it has come."""
+        self._is_between = True
+        if self.request is not None:
+            self.request.received_all()
+        elif not self.listens:
+            self._rest()
 
-    def tell(self, counts: bytes, now: float) -> None:
-        """Send the load of this host.
+    # Calls of its request, and of the server
 
-        Args:
-            counts: an encoded `messages.Counts`.
-            now: when they were made, monotonic seconds.
-        """
-        if not self.peer or self.write_paused:
+    def answered(self, *, is_whole: bool) -> None:
+        """Go on after a request that has ended."""
+        request, self.request = self.request, None
+        if request is None:
             return
-        incomplete = [n for n, request in self._requests.items() if not request.is_complete]
-        last = min(incomplete) - 1 if incomplete else self._last_number
-        when = int(now * 1e6)
-        self.send(frames.COUNTS, 0, last.to_bytes(4, "big") + when.to_bytes(8, "big") + counts)
+        if is_whole:
+            self._rest()
+        else:
+            self.transport.abort()
 
-    def tell_lately(self, lately: bytes) -> None:
-        """Send what was placed on this host's replicas lately.
+    def _rest(self) -> None:
+        self._idle_since = time.monotonic()
+        if self._is_last:
+            self.transport.close()
 
-        Args:
-            lately: an encoded `messages.LatelyPlaced`.
-        """
-        if self.peer and not self.write_paused:
-            self.send(frames.LATELY, 0, lately)
+    def tell(self, line: bytes) -> None:
+        """Send the load of this host, if the entry reads."""
+        if not self.write_paused:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(line), line))
 
     def leave(self) -> None:
-        """Take no further request."""
-        self.send(frames.LEAVING, 0)
-
-    def refuse(self, why: str) -> None:
-        """Take no further request of an entry that is refused from now on; end once those that run
-        have ended, which they do within their own limits.
-        """
-        if not self._is_refused:
-            self._is_refused = True
-            self.log_end(why)
-            self.leave()
-
-    def log_end(self, reason: str) -> None:
-        """Log why the connection ends; a host that is refused at each try is one line."""
-        complaints = self._server.complaints
-        if complaints.get(self.called) == reason:
-            return
-        if len(complaints) >= MAX_COMPLAINTS:
-            complaints.clear()
-        complaints[self.called] = reason
-        super().log_end(reason)
+        """Take no further request; end once the one that runs has ended."""
+        self._is_last = True
+        if self.listens:
+            self.transport.write(b"0\r\n\r\n")
+            self.transport.close()
+        elif self.request is None:
+            self.transport.close()
 
     def sweep(self, now: float) -> None:
-        """Leave an entry that is gone, and requests whose bodies do not come."""
-        if self._is_reading and now - self.heard_at > DEAD_SECONDS:
-            self.close(f"has said nothing for {DEAD_SECONDS:g} s")
-            return
-        if self.unread_seconds(now) > DEAD_SECONDS:
-            self.close(f"has read nothing for {DEAD_SECONDS:g} s")
-            return
-        if self._is_refused and not self._requests:
-            self.finish()
-            return
-        if not self._is_reading:
-            return  # what does not come may wait for us
-        longest = self._state.options.client_timeout_seconds
-        for request in list(self._requests.values()):
-            if request.is_complete:
-                continue
-            if now - request.received_at > longest:
-                self.close("does not send the rest of a request")
-                return
-            if now - request.began_at > longest + request.body_bytes / LEAST_BODY_RATE:
-                request.refuse(errors.BODY_TOO_SLOW)
-
-    def writing_paused(self, *, paused: bool) -> None:
-        """Stop the engines' answers, because the entry does not read, or go on."""
-        if not paused and not self._is_reading and self.transport is not None:
-            self._is_reading = True
-            self.heard_at = time.monotonic()
-            for request in self._requests.values():
-                request.received_at = self.heard_at
-            self.transport.resume_reading()
-        for request in list(self._requests.values()):
-            request.pause_for(socket=paused)
-
-    def gone(self) -> None:
-        """End the requests, because nobody waits for them."""
-        self._server.lost(self)
-        requests, self._requests = list(self._requests.values()), {}
-        for request in requests:
-            try:
-                request.client_gone()
-            except Exception:  # noqa: BLE001 -- logged there; end all others
-                request.crashed()
-
-    def in_flight(self) -> int:
-        """Return the number of requests on it."""
-        return len(self._requests)
-
-
-class _Side(PeerClientSide):
-    """The connection as its requests see it."""
-
-    def __init__(self, socket: OwnerSocket) -> None:
-        self.socket = socket
-        self._owner = socket
-
-    def request_over(self, number: int) -> None:
-        """Forget a request that has ended."""
-        self._owner.forget(number)
+        """Leave an entry that does not send its body, or asks nothing for long."""
+        request, longest = self.request, self._state.options.client_timeout_seconds
+        if self.transport.is_closing():
+            if now - self._idle_since > longest:
+                self.transport.abort()
+        elif request is None:
+            limit = 2 * IDLE_SECONDS if self._is_between and not self.listens else longest
+            if not self.listens and now - self._idle_since > limit:
+                self.transport.close()
+        elif not request.is_complete and (
+            now - request.began_at > longest + request.body_bytes / LEAST_BODY_RATE
+        ):
+            self._is_last = True
+            request.refuse(errors.BODY_TOO_SLOW)
 
 
 class PeerConnections(Protocol):
@@ -244,20 +238,26 @@ class PeerConnections(Protocol):
 
     Attributes:
         is_leaving: no further request is taken.
-        complaints: what was logged of who was refused, by name.
     """
 
     is_leaving: bool
-    complaints: dict[str, str]
 
-    def refusal(self, hello: Hello, socket: OwnerSocket) -> str:
+    def refusal(self, connection: OwnerConnection, host: str) -> str:
         """Return why a peer is refused, or empty."""
         ...
 
-    def opened(self, socket: OwnerSocket) -> None:
+    def log_refusal(self, host: str, why: str) -> None:
+        """Log why a peer is refused."""
+        ...
+
+    def opened(self, connection: OwnerConnection) -> None:
         """Note a connection that is open."""
         ...
 
-    def lost(self, socket: OwnerSocket) -> None:
+    def listens(self, connection: OwnerConnection) -> None:
+        """Tell the load of this host on a connection from now on."""
+        ...
+
+    def lost(self, connection: OwnerConnection) -> None:
         """Forget a connection that has ended."""
         ...

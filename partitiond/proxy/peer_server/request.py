@@ -5,7 +5,6 @@ on where and when the request runs: it queues, retries and quarantines it like i
 """
 
 import logging
-import math
 import time
 
 from partitiond.core.dispatch.admission import Cost, refuse_without_replica
@@ -15,16 +14,14 @@ from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.dispatch.replicas import LiveReplica
-from partitiond.proxy.edge.attempt import timed_out
+from partitiond.proxy.edge.answer import ClientSide
 from partitiond.proxy.edge.exchange import Exchange, Sender
 from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peer_server.answer import PeerAnswer
-from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import Open, PlacedAt, encode
-from partitiond.proxy.peers.socket import PeerSocket
+from partitiond.proxy.peers.messages import Open
 from partitiond.proxy.request import errors
-from partitiond.proxy.request.errors import ApiError, from_failure
+from partitiond.proxy.request.errors import ApiError
 from partitiond.proxy.request.parts import ParsedRequest, Size
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
@@ -32,13 +29,23 @@ from partitiond.proxy.telemetry.record import Record
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class PeerClientSide:
-    """The connection that a peer's requests come on; `OwnerSocket` is the only kind."""
+class PeerClientSide(ClientSide):
+    """The connection that a peer's request comes on; `OwnerConnection` is the only kind.
 
-    socket: PeerSocket
+    Attributes:
+        peer: name of the peer.
+        write_paused: it does not read at the moment.
+    """
 
-    def request_over(self, number: int) -> None:
-        """Forget a request that has ended."""
+    peer: str
+    write_paused: bool
+
+    def answered(self, *, is_whole: bool) -> None:
+        """Go on after a request that has ended.
+
+        Args:
+            is_whole: its answer is complete; else the connection ends.
+        """
         raise NotImplementedError
 
 
@@ -49,37 +56,33 @@ class PeerRequest(Sender):
         ValueError: its digests are none.
 
     Attributes:
-        number: on its connection.
         exchange: serves it, once its body is complete.
-        received_bytes: of its body, so far.
-        received_at: when the last of them came, monotonic seconds.
-        began_at: when it was asked.
+        is_complete: its body is, or it was refused.
+        began_at: when it was asked, monotonic seconds.
         body_bytes: of its body as a whole.
     """
 
     of_peer = True
     later_seconds = HOP_SECONDS
-    stall_seconds = math.inf  # by its own limit, the entry gives its client up
 
     def __init__(
-        self, client: PeerClientSide, state: ProxyState, route: DataRoute, number: int, asked: Open
-    ) -> None:
+        self, client: PeerClientSide, state: ProxyState, route: DataRoute, asked: Open,
+        body_bytes: int,
+    ) -> None:  # fmt: skip
         self._state = state
         self.route = route
-        self.answer = PeerAnswer(client.socket, number, self._was_sent)
+        self.answer = self._answer = PeerAnswer(client, route.dialect, self._was_sent)
         self.record = Record(route.path, asked.request_id)
-        self.number = number
+        self.stall_seconds = state.options.client_timeout_seconds
         self.exchange: Exchange | None = None
         self.is_complete = False
         self._client = client
         self._asked = asked
         self._parts: list[bytes] = []
-        self.received_bytes = 0
-        self.body_bytes = asked.body_bytes
-        self.began_at = self.received_at = time.monotonic()
-        self._client_paused = False
-        self._socket_paused = client.socket.write_paused
-        self.record.client = client.socket.peer
+        self._received_bytes = 0
+        self.body_bytes = body_bytes
+        self.began_at = time.monotonic()
+        self.record.client = client.peer
         self._blocks = tuple(split_digests(asked.blocks, MAX_BLOCKS))
         if len(asked.session) not in {0, DIGEST_BYTES}:
             raise ValueError("it sent what is no digest of a session")
@@ -88,26 +91,27 @@ class PeerRequest(Sender):
         )
 
     def received(self, data: bytes) -> None:
-        """Take a part of the body. Raises ValueError if the body is longer than was said."""
+        """Take a part of the body."""
         if self.is_complete:
             return
-        self.received_bytes += len(data)
-        self.received_at = time.monotonic()
+        self._received_bytes += len(data)
         self._parts.append(data)
-        if self.received_bytes > self._asked.body_bytes:
-            raise ValueError("it sent more of a body than it said")
-        is_whole = self.received_bytes == self._asked.body_bytes
-        counts = self.received_bytes > SMALL_BODY_BYTES or not is_whole
-        if counts and not self._state.hold_body(self, self.received_bytes):
+        is_whole = self._received_bytes == self.body_bytes
+        counts = self._received_bytes > SMALL_BODY_BYTES or not is_whole
+        if counts and not self._state.hold_body(self, self._received_bytes):
             self.refuse(errors.BODIES_FULL)
-        elif is_whole:
-            body = b"".join(self._parts)
-            self._parts = []
-            self.is_complete = True
-            try:
-                self._start(body)
-            except Exception:  # noqa: BLE001 -- logged there; a bug must not look like a hang
-                self.crashed()
+
+    def received_all(self) -> None:
+        """Start: the body is complete."""
+        if self.is_complete:
+            return
+        body = b"".join(self._parts)
+        self._parts = []
+        self.is_complete = True
+        try:
+            self._start(body)
+        except Exception:  # noqa: BLE001 -- logged there; a bug must not look like a hang
+            self.crashed()
 
     def _start(self, body: bytes) -> None:
         """Admit the request, and find it a replica."""
@@ -138,7 +142,7 @@ class PeerRequest(Sender):
         )
         exchange.traced, exchange.load_line = asked.traced, asked.load
         exchange.deadline = self._deadline
-        exchange.paused = self._client_paused or self._socket_paused
+        exchange.paused = self._client.write_paused
         flight = exchange.flight
         flight.max_wait_seconds = wait
         flight.share = RequestOwner(record.key_id, asked.weight, asked.priority)
@@ -173,32 +177,23 @@ class PeerRequest(Sender):
             _logger.exception("request %s failed inside the proxy", self.record.request_id)
             self.refuse(errors.INTERNAL)
 
-    def pause_for(self, *, client: bool | None = None, socket: bool | None = None) -> None:
-        """Pause or resume the answer: the entry's client, or the connection, does not take it."""
-        if client is not None:
-            self._client_paused = client
-        if socket is not None:
-            self._socket_paused = socket
-        paused, exchange = self._client_paused or self._socket_paused, self.exchange
-        if exchange is not None and paused != exchange.paused:
-            exchange.pause() if paused else exchange.resume()
-
     # Calls of the exchange
 
     def attempt_begins(self, replica_id: str, attempts: int) -> None:
         """Tell the entry which replica has the request."""
-        self._client.socket.send(frames.PLACED, self.number, encode(PlacedAt(replica_id, attempts)))
+        self._answer.placed(replica_id, attempts)
+
+    def abort(self) -> None:
+        """End the connection without sending the bytes that the entry does not read."""
+        self._client.transport.abort()
 
     def ended(self) -> None:
-        """Forget the request; an entry that is there, and has no end yet, hears of one."""
+        """Go on with the entry's next request."""
         self.is_complete = True
         self._parts = []
         self._state.release_body(self)
-        if self.exchange is not None and not self.answer.ended:
-            gone = self.record.outcome == "client_gone"  # or, by its deadline, it took nothing
-            self.answer.error(from_failure(timed_out("total_timeout")) if gone else errors.INTERNAL)
         self.exchange = None  # break the reference cycle
-        self._client.request_over(self.number)
+        self._client.answered(is_whole=self.answer.ended)
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
         """Count the work of the replica, and whom it was for; the entry counts the request."""

@@ -20,27 +20,33 @@ from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.listening.acceptor import Accepting
 from partitiond.proxy.listening.handshakes import Openings
 from partitiond.proxy.listening.opening import listen_tcp, listen_unix
-from partitiond.proxy.peer_server.connection import OwnerSocket
+from partitiond.proxy.peer_server.connection import OwnerConnection
 from partitiond.proxy.peers.messages import (
-    PROTOCOL,
     Counts,
-    Hello,
     LatelyPlaced,
     ModelCounts,
+    News,
     ReplicaCounts,
     encode,
 )
+from partitiond.proxy.peers.pool import end_when_silent
 from partitiond.proxy.peers.tls import PeerTls
 
 HANDSHAKE_SECONDS: Final = 5.0
 """Limit for a handshake. Chosen."""
-MAX_HANDSHAKES: Final = 64
-"""Most connections in their handshake; the oldest is dropped for a further one. Chosen."""
-MAX_CONNECTIONS: Final = 64
-"""Most connections of one host to this process: more than a host has workers, also while these are
-replaced. Chosen."""
+MAX_HANDSHAKES: Final = 1024
+"""Most connections in their handshake; the oldest is dropped for a further one. Chosen: 16 hosts
+that call with as many as they may at once (`peers.pool`)."""
+MAX_CONNECTIONS: Final = 16_384
+"""Most connections of one host to this process, each with one request. Its proxy has 10,000
+connections of clients by default."""
+MAX_LOGGED: Final = 64
+"""Most names of which is remembered what was logged. Chosen."""
 HANDSHAKE_FAILED: Final = "peer_handshake"
 """Counted as a refusal: who called has no certificate of the fleet, or found no common terms."""
+SWEEP_SECONDS: Final = 1.0
+"""How often connections that do nothing are looked for."""
+_LOAD_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -49,9 +55,8 @@ class PeerServer:
     """The listener for peers, and its connections.
 
     Attributes:
-        sockets: the connections.
+        connections: those that are open.
         is_leaving: it takes no further request.
-        complaints: what was logged of who was refused, by name, lest each try be a line.
 
     Args:
         tls: with which peers are known; None for a path, whose folder only the owner may open.
@@ -65,18 +70,21 @@ class PeerServer:
         gone: Callable[[], object] = lambda: None,
     ) -> None:
         self.is_leaving = False
-        self.complaints: dict[str, str] = {}
+        self.connections: set[OwnerConnection] = set()
+        self._logged: dict[str, str] = {}
         self._gone = gone
         self._state = state
         self._tls = tls
-        self.sockets: set[OwnerSocket] = set()
+        self._listeners: set[OwnerConnection] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._swept_at = 0.0
         self._accepting: Accepting | None = None
         self._opening = Openings(MAX_HANDSHAKES, gone)
         self._known: tuple[object, frozenset[bytes]] = (None, frozenset())
+        self._of_host: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self.sockets) + len(self._opening)
+        return len(self.connections) + len(self._opening)
 
     def listen(self, listener: socket.socket) -> None:
         """Begin to take connections."""
@@ -89,14 +97,12 @@ class PeerServer:
     async def _open(self, connection: socket.socket) -> None:
         """Shake hands with who has called."""
         connection.setblocking(False)
-        authorities = self._authorities()
+        end_when_silent(connection)
         context = None if self._tls is None else self._tls.server()
-        loop = asyncio.get_running_loop()
-        own = Hello(PROTOCOL, self._state.table.host)
-        made = OwnerSocket(own, self._state, self, authorities)
+        made = OwnerConnection(self._state, self, self._authorities())
         protocol = cast("asyncio.Protocol", made)
         try:
-            await loop.connect_accepted_socket(
+            await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: protocol,
                 connection,
                 ssl=context,
@@ -114,93 +120,138 @@ class PeerServer:
         if self._accepting is not None:
             self._accepting.close()
             self._accepting = None
-        for one in list(self.sockets):
+        for one in list(self.connections):
             one.leave()
 
     def close(self) -> None:
         """End all connections."""
         self.leave()
         self._opening.close()
-        for one in list(self.sockets):
-            one.finish()
+        for one in list(self.connections):
+            one.transport.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def refusal(self, hello: Hello, socket: OwnerSocket) -> str:
-        """Return why a peer is refused, or empty."""
-        if sum(one.peer == hello.host for one in self.sockets) >= MAX_CONNECTIONS:
+    # Who is served
+
+    def refusal(self, connection: OwnerConnection, host: str) -> str:
+        """Return why a peer is refused, or empty.
+
+        Args:
+            host: that it says it is.
+        """
+        known = (self._state.table, self._authorities())
+        if connection.let_in == known and connection.peer == host:
+            return ""
+        if connection.peer not in {"", host}:
+            return f"called itself {connection.peer} before"
+        if not connection.peer and self._of_host[host] >= MAX_CONNECTIONS:
             return f"has {MAX_CONNECTIONS} connections already"
-        return self._stranger(hello.host, socket)
+        why = self._stranger(connection, host)
+        if not why:
+            if not connection.peer:
+                connection.peer = host
+                self._of_host[host] += 1
+            connection.let_in = known
+            self._logged.pop(host, None)
+        return why
 
     def _authorities(self) -> frozenset[bytes]:
         return frozenset() if self._tls is None else self._tls.authorities()
 
-    def _stranger(self, host: str, socket: OwnerSocket) -> str:
+    def _stranger(self, connection: OwnerConnection, host: str) -> str:
         """Return why who calls itself so is no host of the fleet, or empty."""
-        if not socket.authorities <= self._authorities():
+        if not connection.authorities <= self._authorities():
             return "was let in by a former authority"
         peer = next((peer for peer in self._state.table.peers if peer.host == host), None)
         if peer is None:
             return "is no host of this fleet"
         if self._tls is not None:
-            transport = cast("asyncio.Transport", socket.transport)
-            certificate = transport.get_extra_info("peercert")
+            certificate = connection.transport.get_extra_info("peercert")
             if not _names(certificate, host, peer.address):
                 return f"calls itself {host[:64]}, which its certificate does not say"
         return ""
 
+    def log_refusal(self, host: str, why: str) -> None:
+        """Log why a peer is refused; one that is refused at each try is one line."""
+        name = host[:64] or "unknown"
+        if self._logged.get(name) == why:
+            return
+        if len(self._logged) >= MAX_LOGGED:
+            self._logged.clear()
+        self._logged[name] = why
+        _logger.warning("a request of the proxy of host %s is refused: it %s", name, why)
+
     def _check_known(self) -> None:
-        """Serve no further request of a host that is none of the fleet's any more, or that showed
-        a certificate of a former authority.
+        """Tell nothing more to a host that is none of the fleet's any more, or that showed a
+        certificate of a former authority, and end its idle connections.
         """
         known = (self._state.table, self._authorities())
         if known == self._known:
             return
         self._known = known
-        for one in list(self.sockets):
-            if one.peer:
-                why = self._stranger(one.peer, one)
-                if why:
-                    one.refuse(why)
+        for one in list(self.connections):
+            if one.peer and self._stranger(one, one.peer):
+                one.leave()
 
-    def opened(self, socket: OwnerSocket) -> None:
-        """Begin to tell the load of this host on a connection."""
-        self.sockets.add(socket)
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+    # Connections
 
-    def lost(self, socket: OwnerSocket) -> None:
+    def opened(self, connection: OwnerConnection) -> None:
+        """Note a connection that is open."""
+        self.connections.add(connection)
+        self._keep_time()
+
+    def lost(self, connection: OwnerConnection) -> None:
         """Forget a connection that has ended."""
-        self.sockets.discard(socket)
+        self.connections.discard(connection)
+        self._listeners.discard(connection)
+        if connection.peer:
+            self._of_host[connection.peer] -= 1
+            if not self._of_host[connection.peer]:
+                del self._of_host[connection.peer]
         self._gone()
 
-    def _tell(self) -> None:
+    def listens(self, connection: OwnerConnection) -> None:
+        """Tell the load of this host on a connection from now on."""
+        self._listeners.add(connection)
+        connection.transport.write(_LOAD_HEAD)
+        connection.tell(_line(News(counts_of(self._state, time.monotonic()))))
+        self._keep_time()
+
+    def _keep_time(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tick)
+
+    def _tick(self) -> None:
         self._timer = None
         now = time.monotonic()
         try:
             self._check_known()
-            told = encode(counts_of(self._state, now))
-            asked = Counter[str]()
-            for one in self.sockets:
-                asked[one.peer] += one.in_flight()
-            for one in list(self.sockets):
-                one.elsewhere = asked[one.peer] - one.in_flight()
-                one.sweep(now)
-                one.tell(told, now)
-            self._tell_lately()
+            if self._listeners:
+                self._tell(now)
+            if now - self._swept_at > SWEEP_SECONDS:
+                self._swept_at = now
+                for one in list(self.connections):
+                    one.sweep(now)
         except Exception:
             _logger.exception("peers could not be told the load of this host")
-        if self.sockets and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(TELL_SECONDS, self._tell)
+        if self.connections:
+            self._keep_time()
 
-    def _tell_lately(self) -> None:
+    def _tell(self, now: float) -> None:
+        lately = []
         for name, model in self._state.models.items():
             news = model.affinity.take_news()
             if news:
-                told = encode(LatelyPlaced(name, news))
-                for one in list(self.sockets):
-                    one.tell_lately(told)
+                lately.append(LatelyPlaced(name, news))
+        line = _line(News(counts_of(self._state, now), lately))
+        for one in list(self._listeners):
+            one.tell(line)
+
+
+def _line(news: News) -> bytes:
+    return encode(news) + b"\n"
 
 
 def counts_of(state: ProxyState, now: float) -> Counts:

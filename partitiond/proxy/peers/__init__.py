@@ -1,1 +1,1 @@
-"""Reaches the proxies of other hosts: frames, connections, and what each peer told of its load."""
+"""Reaches the proxies of other hosts by HTTP/1.1, and knows what each told of its load."""

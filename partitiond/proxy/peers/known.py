@@ -9,20 +9,20 @@ import functools
 import random
 import ssl
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, QueueShares, choose_host
-from partitiond.core.dispatch.host_moves import SETTLE_SECONDS, MovableRequest, choose_moves
-from partitiond.core.dispatch.peer_loads import TELL_SECONDS, PeerLoads
+from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
+from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, TELL_SECONDS, PeerLoads
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.peers.link import PeerClient
-from partitiond.proxy.peers.messages import PROTOCOL, Failed, Hello, LatelyPlaced, Open
-from partitiond.proxy.peers.stream import HopOwner, PeerStream
+from partitiond.proxy.peers.hop import Hop, HopOwner, request_of
+from partitiond.proxy.peers.host import PeerHost
+from partitiond.proxy.peers.messages import Failed, LatelyPlaced, Open
+from partitiond.proxy.request.requests import DataRoute
 
 LEARN_SECONDS: Final = 2.0
 """How long a request waits for a host to say that it serves the model, if the table knows of one: a
@@ -40,10 +40,12 @@ class Traveller(HopOwner, Protocol):
     Attributes:
         flight: its admission.
         model: that it asks for.
+        route: that its client asked.
     """
 
     flight: Flight
     model: LiveModel
+    route: DataRoute
 
     def ask(self, replica_id: str) -> tuple[Open, bytes]:
         """Return what to send, with the replica where it should start (or empty)."""
@@ -83,44 +85,8 @@ class Wait(MovableRequest[Flight]):
         self.told: Failed | None = None
 
 
-class Hop:
-    """A request at another host: what carries it, and the load that it is counted in.
-
-    Args:
-        in_flight: counts it by host, until it has left.
-    """
-
-    __slots__ = ("_has_left", "_in_flight", "loads", "stream")
-
-    def __init__(self, stream: PeerStream, loads: PeerLoads, in_flight: Counter[str]) -> None:
-        self.stream = stream
-        self.loads = loads
-        self._has_left = False
-        self._in_flight = in_flight
-        in_flight[loads.host] += 1
-
-    def left(self, *, refused: bool = False) -> None:
-        """Count the request as gone from there; harmless if it is."""
-        if self._has_left:
-            return
-        self._has_left = True
-        self._in_flight[self.loads.host] -= 1
-        if refused:
-            self.loads.refused(self.stream.number)
-        else:
-            self.loads.ended(self.stream.number)
-
-    def cancel(self) -> None:
-        """Take the request back."""
-        self.left()
-        self.stream.close()
-
-
 class Peers:
     """The proxies of the other hosts.
-
-    Attributes:
-        in_flight: requests that wait or run at a host, by host.
 
     Args:
         context: returns the TLS context of connections to them; None where none is set.
@@ -129,8 +95,7 @@ class Peers:
     def __init__(self, context: Callable[[], ssl.SSLContext] | None) -> None:
         self._context = context
         self._draw = random.random
-        self.in_flight: Counter[str] = Counter()
-        self._clients: dict[str, PeerClient] = {}
+        self._clients: dict[str, PeerHost] = {}
         self._by_model: dict[str, list[PeerLoads]] = {}
         self._listed: dict[str, list[PeerLoads]] = {}
         self._replicas: dict[str, int] = {}
@@ -144,7 +109,7 @@ class Peers:
         return bool(self._clients)
 
     def apply(self, table: RoutingTable, models: Mapping[str, LiveModel]) -> None:
-        """Keep connections to the table's peers, and to no others."""
+        """Listen to the table's peers, and to no others."""
         self._models = models
         self._shares = {route.name: QueueShares(route) for route in table.models}
         wanted = {peer.host: peer for peer in table.peers if peer.host != table.host}
@@ -153,21 +118,20 @@ class Peers:
             if is_renamed or wanted.get(host) != client.route:
                 del self._clients[host]
                 client.close()
-        own = Hello(PROTOCOL, table.host)
         for host, route in wanted.items():
             if host not in self._clients:
-                self._clients[host] = PeerClient(
-                    route, own, self._context, self._told, self._told_lately
+                self._clients[host] = PeerHost(
+                    route, table.host, self._context, self._told, self._told_lately
                 )
         self._list()
 
     def start(self) -> None:
-        """Begin to connect; called after each table, once an event loop runs."""
+        """Begin to listen; called after each table, once an event loop runs."""
         for client in self._clients.values():
             client.start()
 
     def close(self) -> None:
-        """End the connections once the requests on them have ended."""
+        """Listen no more; the requests there go on."""
         for client in self._clients.values():
             client.close()
         if self._tick_timer is not None:
@@ -177,6 +141,10 @@ class Peers:
     def reached(self) -> dict[str, bool]:
         """Return whether a host has told its load on a connection that is open, by host."""
         return {host: client.is_heard for host, client in self._clients.items()}
+
+    def in_flight(self) -> dict[str, int]:
+        """Return how many requests wait or run at a host, by host."""
+        return {host: len(client.running) for host, client in self._clients.items()}
 
     def heard(self) -> list[str]:
         """Return the hosts that are reached."""
@@ -214,21 +182,21 @@ class Peers:
         )
 
     def send(self, wait: Wait, loads: PeerLoads, replica_id: str) -> Hop | None:
-        """Send a request to a peer, where it waits until it has a place; None if the connection
-        has just ended.
+        """Return a request to a peer, which begins with `Hop.start`; there it waits until it has a
+        place. None if the peer has just ceased to be heard.
         """
         client = self._clients.get(loads.host)
-        link = None if client is None else client.link
-        if link is None or not link.is_open:
+        if client is None or not client.is_heard:
             return None
-        traveller = wait.traveller
+        traveller, now = wait.traveller, time.monotonic()
         asked, body = traveller.ask(replica_id)
-        stream = link.open(asked, body, traveller)
-        loads.sent(stream.number, wait.request.cost, replica_id)
-        traveller.model.busy_at = time.monotonic()
+        request = request_of(self._own, traveller.route.path, asked, body)
+        hop = Hop(traveller, client.pool, loads, request, client.running)
+        loads.sent(hop, wait.request.cost, now, replica_id)
+        traveller.model.busy_at = now
         self.waits(wait, loads.host)
-        wait.known_at = time.monotonic() + SETTLE_SECONDS
-        return Hop(stream, loads, self.in_flight)
+        wait.known_at = now + SETTLE_SECONDS
+        return hop
 
     def waits(self, wait: Wait, host: str) -> None:
         """Note that a request waits at a host (`OWN_HOST`, `NOWHERE`)."""
@@ -295,7 +263,7 @@ class Peers:
             for replica_id, (sessions, blocks) in lately.replicas.items():
                 model.affinity.told(replica_id, sessions, blocks, now)
 
-    def _told(self, client: PeerClient) -> None:
+    def _told(self, client: PeerHost) -> None:
         if self._listed.get(client.route.host) != [*client.loads.values()]:
             self._list()
         for name, loads in client.loads.items():

@@ -1,7 +1,7 @@
-"""Defines what is inside the frames. msgspec is C, so this is not compiled (`native`).
+"""Defines what two proxies tell each other in headers and in the load that each tells.
 
-Messages are MessagePack arrays. A newer release may append fields, which an older one skips, and
-which have defaults because an older one does not send them.
+Messages are arrays of JSON. A newer release may append fields, which an older one skips, and which
+have defaults because an older one does not send them. msgspec is C, so this is not compiled.
 
 What is read is checked, because a peer may be broken: words that become parts of heads, of log
 lines or of labels are of plain characters, and numbers are within bounds.
@@ -16,20 +16,8 @@ import msgspec
 
 from partitiond.proxy.request.errors import TOLD_BY_HOSTS
 
-PROTOCOL: Final = 1
-"""Version of the protocol; proxies with another one are not talked to."""
-
-
-class Hello(msgspec.Struct, array_like=True):
-    """Who speaks.
-
-    Attributes:
-        protocol: see `PROTOCOL`.
-        host: name of the speaker's host.
-    """
-
-    protocol: int
-    host: str
+PROTOCOL: Final = 2
+"""Version of the protocol; proxies with another one are not talked to. 1 was one of frames."""
 
 
 class Open(msgspec.Struct, array_like=True):
@@ -37,9 +25,7 @@ class Open(msgspec.Struct, array_like=True):
 
     Attributes:
         model: registered name.
-        path: of the route.
         request_id: in the logs of both hosts.
-        body_bytes: size of the body for the engine, which follows.
         stream: the client asked for a stream.
         sequences, kv_tokens: estimated cost.
         key, weight, priority: its owner, for the fair queue.
@@ -59,9 +45,7 @@ class Open(msgspec.Struct, array_like=True):
     """
 
     model: str
-    path: str
     request_id: str
-    body_bytes: int
     stream: bool
     sequences: int
     kv_tokens: int
@@ -92,23 +76,6 @@ class PlacedAt(msgspec.Struct, array_like=True):
 
     replica_id: str
     attempts: int = 1
-
-
-class AnswerHead(msgspec.Struct, array_like=True):
-    """The head of an answer.
-
-    Attributes:
-        status: as the client gets it.
-        content_type: of the body.
-        stream: events follow.
-        metadata, load: values of the engine's headers `metadata` and `endpoint-load-metrics`.
-    """
-
-    status: int
-    content_type: bytes
-    stream: bool = False
-    metadata: bytes = b""
-    load: bytes = b""
 
 
 class Failed(msgspec.Struct, array_like=True):
@@ -170,6 +137,19 @@ class LatelyPlaced(msgspec.Struct, array_like=True):
 Counts = dict[str, ModelCounts]
 """By model. Models without a replica on the host are left out."""
 
+
+class News(msgspec.Struct, array_like=True):
+    """What an owner tells at a time.
+
+    Attributes:
+        counts: its load.
+        lately: what was placed on its replicas since the last time.
+    """
+
+    counts: Counts
+    lately: list[LatelyPlaced] = []
+
+
 MessageT = TypeVar("MessageT")
 MOST: Final = 1 << 40
 """Bound of numbers in messages: more tokens or bytes than any request has. Chosen so."""
@@ -177,10 +157,9 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _REPLICA_ID: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
 _TRACED: Final = re.compile(rb"(?:\r\ntraceparent: [0-9a-f-]{1,64})?")
 _LOAD: Final = re.compile(rb"(?:\r\nendpoint-load-metrics-format: [a-z]{1,16})?")
-_HEADER_VALUE: Final = re.compile(rb"[\x20-\x7e]*")
 
 
-def _open(data: bytes) -> Open:
+def read_open(data: bytes) -> Open:
     """Return what a peer asks; numbers beyond bounds count as the bound. Raises ValueError."""
     asked = _decoded(_decode_open, data)
     _check(_REQUEST_ID.fullmatch(asked.request_id), "the id of a request")
@@ -188,7 +167,6 @@ def _open(data: bytes) -> Open:
     waits = 0.0 if asked.wait_seconds is None else asked.wait_seconds
     _check(waits >= 0.0 and asked.total_seconds >= 0.0, "a time")
     _check(math.isfinite(asked.weight) and asked.weight >= 0.0, "a weight")
-    asked.body_bytes = _bounded(asked.body_bytes)
     asked.sequences = _bounded(asked.sequences)
     asked.kv_tokens = _bounded(asked.kv_tokens)
     asked.attempts = _bounded(asked.attempts)
@@ -201,23 +179,14 @@ def _open(data: bytes) -> Open:
     return asked
 
 
-def _placed(data: bytes) -> PlacedAt:
+def read_placed(data: bytes) -> PlacedAt:
     """Return where a request runs. Raises ValueError."""
     placed = _decoded(_decode_placed, data)
     _check(_REPLICA_ID.fullmatch(placed.replica_id), "the name of a replica")
     return placed
 
 
-def _head(data: bytes) -> AnswerHead:
-    """Return the head of an answer. Raises ValueError."""
-    head = _decoded(_decode_head, data)
-    _check(200 <= head.status < 600, "a status")
-    for value in (head.content_type, head.metadata, head.load):
-        _check(_HEADER_VALUE.fullmatch(value), "a header")
-    return head
-
-
-def _failed(data: bytes) -> Failed:
+def read_failed(data: bytes) -> Failed:
     """Return why there is no answer: with a code that this host knows, that code's status, and a
     short message. Raises ValueError.
     """
@@ -232,6 +201,11 @@ def _failed(data: bytes) -> Failed:
             max(1, failed.retry_after_seconds), _MOST_RETRY_AFTER_SECONDS
         )
     return failed
+
+
+def read_news(data: bytes) -> News:
+    """Return what an owner tells. Raises ValueError."""
+    return _decoded(_decode_news, data)
 
 
 def _decoded(decode: Callable[[bytes], MessageT], data: bytes) -> MessageT:
@@ -256,15 +230,8 @@ MOST_MESSAGE: Final = 500
 """Most characters of another host's message that a client is shown. Chosen: more than any of the
 proxy's own has."""
 _NOT_KNOWN: Final = "The host of the model's engine answered with an error that is not known here."
-encode: Final = msgspec.msgpack.Encoder().encode
-read_hello: Final = msgspec.msgpack.Decoder(Hello).decode
-_decode_open: Final = msgspec.msgpack.Decoder(Open).decode
-_decode_placed: Final = msgspec.msgpack.Decoder(PlacedAt).decode
-_decode_head: Final = msgspec.msgpack.Decoder(AnswerHead).decode
-_decode_failed: Final = msgspec.msgpack.Decoder(Failed).decode
-read_open: Final = _open
-read_placed: Final = _placed
-read_head: Final = _head
-read_failed: Final = _failed
-read_counts: Final = msgspec.msgpack.Decoder(Counts).decode
-read_lately: Final = msgspec.msgpack.Decoder(LatelyPlaced).decode
+encode: Final = msgspec.json.Encoder().encode
+_decode_open: Final = msgspec.json.Decoder(Open).decode
+_decode_placed: Final = msgspec.json.Decoder(PlacedAt).decode
+_decode_failed: Final = msgspec.json.Decoder(Failed).decode
+_decode_news: Final = msgspec.json.Decoder(News).decode

@@ -36,11 +36,12 @@ class PeerTls:
         self._stamp = self._read_stamp()
         self._looked_at = time.monotonic()
         self._server, self._client = self._read()
+        self._authorities = self._read_authorities()
 
     def authorities(self) -> frozenset[bytes]:
         """Return the certificates of the authorities in force."""
         self._refresh()
-        return frozenset(self._server.get_ca_certs(binary_form=True))
+        return self._authorities
 
     def server(self) -> ssl.SSLContext:
         """Return the context of the side that is called."""
@@ -63,6 +64,7 @@ class PeerTls:
         self._stamp = stamp
         try:
             self._server, self._client = self._read()
+            self._authorities = self._read_authorities()
         except SettingsError as error:
             _logger.error("the former certificate for other hosts stays in force: %s", error)
 
@@ -85,6 +87,9 @@ class PeerTls:
                 ) from error
             contexts.append(context)
         return contexts[0], contexts[1]
+
+    def _read_authorities(self) -> frozenset[bytes]:
+        return frozenset(self._server.get_ca_certs(binary_form=True))
 
     def _read_stamp(self) -> Stamp | None:
         """Return a stamp that differs between versions of the files; None while one is missing."""

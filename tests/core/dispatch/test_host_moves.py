@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.fleet import OWN_HOST, HostPolicy
-from partitiond.core.dispatch.host_moves import SETTLE_SECONDS, MovableRequest, choose_moves
-from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
+from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
+from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, PeerCounts, PeerLoads
 from partitiond.core.dispatch.places import Request
 from tests.core.dispatch.fleet_hosts import NOW, Own, Slots, asks, load, peer
 from tests.core.dispatch.test_peer_loads import NONSENSE

@@ -26,6 +26,15 @@ class Host:
         """Wait until so many peers have told their load."""
         await self.proxy.until(lambda: len(self.proxy.state.peers.heard()) == peers)
 
+    def listeners(self) -> list[str]:
+        """Hosts that are told its load."""
+        return [one.peer for one in self.server.connections if one.listens]
+
+    def reset(self) -> None:
+        """End all connections of peers."""
+        for one in list(self.server.connections):
+            one.transport.abort()
+
     def fall_silent(self) -> None:
         """Tell no load any more, until the next connection of a peer."""
         assert self.server._timer is not None
@@ -34,7 +43,7 @@ class Host:
 
     def is_idle(self) -> bool:
         """Whether nothing is counted as in flight, waiting or at a peer."""
-        return self.proxy.idle() and not any(one.in_flight() for one in self.server.sockets)
+        return self.proxy.idle() and not any(one.request for one in self.server.connections)
 
 
 @contextlib.asynccontextmanager

@@ -2,49 +2,86 @@
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Self
 
 from partitiond.core.dispatch.routing import PeerRoute
-from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.frames import FrameReader, frame
+from partitiond.proxy.peers.hop import head_lines
 from partitiond.proxy.peers.messages import (
-    AnswerHead,
-    Hello,
+    Failed,
     ModelCounts,
+    News,
     Open,
     PlacedAt,
     ReplicaCounts,
     encode,
+    read_failed,
 )
 from tests.proxy.peers.hosts import Host
 
-Frames = Sequence[tuple[int, bytes]]
-"""(kind, payload) of each, about the request that was asked."""
-Lie = Callable[[], Frames]
+Lie = Callable[[], bytes]
+"""The bytes that answer a request."""
 
 BODY = b'{"model": "m", "prompt": "hi"}'
-PLACED = (frames.PLACED, encode(PlacedAt("m-1")))
-STREAM = (frames.HEAD, encode(AnswerHead(200, b"text/event-stream", stream=True)))
-WHOLE = (frames.HEAD, encode(AnswerHead(200, b"application/json")))
+LOAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+END = b"0\r\n\r\n"
 
 
-def counts(model: str = "m", last: int = 0) -> bytes:
-    """The payload of counts: one free replica of the model."""
-    told = {model: ModelCounts([ReplicaCounts(f"{model}-1", 0, 100)])}
-    now = int(time.monotonic() * 1e6)
-    return last.to_bytes(4, "big") + now.to_bytes(8, "big") + encode(told)
+def placed(replica_id: str = "m-1") -> bytes:
+    """The word that a request has a place."""
+    return b"HTTP/1.1 103 Early Hints\r\nx-partitiond-hop: %b\r\n\r\n" % encode(
+        PlacedAt(replica_id)
+    )
 
 
-def opened(body: bytes = BODY, **changes: object) -> bytes:
-    """The payload of a request, all of whose body is in it."""
-    asked = Open("m", "/v1/completions", "req-1", len(body), False, 1, 10, total_seconds=30.0)
+def whole(body: bytes) -> bytes:
+    """A whole answer."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+    return b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def failed(*, trailer: bool = False, **changes: object) -> bytes:
+    """The end of a request without an answer, or without the rest of it."""
+    made = Failed(502, "upstream_reset", "It broke.")
+    for name, value in changes.items():
+        setattr(made, name, value)
+    return failure(encode(made), trailer=trailer)
+
+
+def failure(told: bytes, *, trailer: bool = False) -> bytes:
+    if trailer:
+        return b"0\r\nx-partitiond-hop: %b\r\n\r\n" % told
+    return b"HTTP/1.1 503 No\r\nx-partitiond-hop: %b\r\ncontent-length: 0\r\n\r\n" % told
+
+
+def news(model: str = "m") -> bytes:
+    """A line that tells one free replica of the model."""
+    return line(News({model: ModelCounts([ReplicaCounts(f"{model}-1", 0, 100)])}))
+
+
+def line(told: News) -> bytes:
+    return chunk(encode(told) + b"\n")
+
+
+def opened(
+    body: bytes = BODY, host: str = "a", path: str = "/v1/completions", size: int = -1,
+    **changes: object,
+) -> bytes:  # fmt: skip
+    """A request, all of whose body is in it unless it says another size."""
+    asked = Open("m", "req-1", False, 1, 10, total_seconds=30.0)
     for name, value in changes.items():
         setattr(asked, name, value)
-    head = encode(asked)
-    return len(head).to_bytes(4, "big") + head + body
+    head = head_lines(host) + b"x-partitiond-hop: " + encode(asked)
+    length = len(body) if size < 0 else size
+    return b"POST %b HTTP/1.1\r\n%b\r\ncontent-length: %d\r\n\r\n%b" % (
+        path.encode(), head, length, body,
+    )  # fmt: skip
 
 
 class LyingEntry:
@@ -53,38 +90,24 @@ class LyingEntry:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader
         self.writer = writer
-        self._cutter = FrameReader()
-        self._kept: list[tuple[int, int, bytes]] = []
 
     @classmethod
-    async def call(cls, host: Host, name: str = "a") -> Self:
+    async def call(cls, host: Host) -> Self:
         path = host.route.address.removeprefix("unix:")
-        caller = cls(*await asyncio.open_unix_connection(path))
-        caller.send(frames.HELLO, 0, encode(Hello(1, name)))
-        return caller
+        return cls(*await asyncio.open_unix_connection(path))
 
-    def send(self, kind: int, number: int, payload: bytes = b"") -> None:
-        self.writer.write(frame(kind, number, payload))
+    async def head(self) -> bytes:
+        """The next head."""
+        return await self.reader.readuntil(b"\r\n\r\n")
 
-    def ask(self, numbers: Iterable[int], body: bytes = BODY, **changes: object) -> None:
-        """Send a request for each number."""
-        for number in numbers:
-            self.send(frames.OPEN, number, opened(body, **changes))
-
-    async def heard(self, kind: int) -> tuple[int, bytes]:
-        """Number and payload of the next frame of this kind; others are passed over."""
-        while True:
-            while self._kept:
-                got, number, payload = self._kept.pop(0)
-                if got == kind:
-                    return number, payload
-            data = await self.reader.read(65536)
-            assert data, "the connection has ended"
-            self._kept += self._cutter.feed(data)
+    async def failed(self) -> Failed:
+        """Why there is no answer."""
+        return read_failed((await self.head()).partition(b"-hop: ")[2].partition(b"\r\n")[0])
 
     async def ended(self) -> None:
         """Wait until the host ends the connection."""
-        await self.reader.read(-1)
+        with contextlib.suppress(ConnectionError):
+            await self.reader.read(-1)
         self.writer.close()
 
 
@@ -92,23 +115,20 @@ class LyingOwner:
     """Answers each request by its script, and then closes the connection or holds it.
 
     Attributes:
-        script: returns the frames that answer a request.
+        script: returns the bytes that answer a request.
         holds: whether connections stay open after the answer.
-        hears: cleared, it reads nothing.
-        asked: numbers of requests so far, over all connections.
-        ended: connections that the entry has ended.
-        writers: of its connections.
+        asked: requests so far, over all connections.
+        ended: connections of requests that the entry has ended.
+        listeners: connections that it tells its load on.
     """
 
     def __init__(self, path: Path, name: str) -> None:
         self.route = PeerRoute(name, f"unix:{path}")
-        self.script: Lie = list
+        self.script: Lie = bytes
         self.holds = True
-        self.hears = asyncio.Event()
-        self.hears.set()
         self.asked = 0
         self.ended = 0
-        self.writers: set[asyncio.StreamWriter] = set()
+        self.listeners: set[asyncio.StreamWriter] = set()
         self._path = path
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -117,30 +137,35 @@ class LyingOwner:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        writer.write(frame(frames.HELLO, 0, encode(Hello(1, self.route.host))))
-        writer.write(frame(frames.COUNTS, 0, counts()))
-        self.writers.add(writer)
-        cutter, asked = FrameReader(), self.asked
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-            while data := await reader.read(65536):
-                await self.hears.wait()
-                for kind, number, _ in cutter.feed(data):
-                    self._answer(writer, kind, number)
-                if self.asked > asked and not self.holds:
-                    break
+            if (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET"):
+                self.listeners.add(writer)
+                await self.poll(writer)
             else:
-                self.ended += 1
-        self.writers.discard(writer)
+                await self._answer(reader, writer)
+        self.listeners.discard(writer)
         writer.close()
         self._tasks.discard(task)
 
-    def _answer(self, writer: asyncio.StreamWriter, kind: int, number: int) -> None:
-        if kind == frames.PING:  # it tells that it lives, as others do
-            writer.write(frame(frames.COUNTS, 0, counts(last=self.asked)))
-        elif kind == frames.OPEN:
+    async def poll(self, writer: asyncio.StreamWriter) -> None:
+        """Tell that it lives, as others do."""
+        writer.write(LOAD)
+        while not writer.is_closing():
+            writer.write(news())
+            await asyncio.sleep(1)
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
             self.asked += 1
-            for one, payload in self.script():
-                writer.write(frame(one, number, payload))
+            writer.write(self.script())
+            if not self.holds:
+                return
+            await reader.readuntil(b"}")  # bodies are flat
+            try:
+                await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                self.ended += 1
+                return
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator["LyingOwner"]:

@@ -7,11 +7,12 @@ import pytest
 from partitiond.core.dispatch.affinity import DIGEST_BYTES, session_digest
 from partitiond.core.dispatch.host_affinity import MOST_TOLD
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import LatelyPlaced, Open, encode
+from partitiond.proxy.peer_server.server import counts_of
+from partitiond.proxy.peers.messages import LatelyPlaced, News, encode
 from tests.proxy.conftest import replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
+from tests.proxy.peers.liar import LyingEntry, opened
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import ScriptedEngine
 from tests.proxy.virtual import virtual_time
@@ -81,15 +82,24 @@ async def test_hosts_without_replicas_find_it_among_those_of_one_owner(
     await until_idle(hosts)
 
 
+def tell(host: Host, *lately: LatelyPlaced) -> None:
+    """Tell all who listen."""
+    told = encode(News(counts_of(host.proxy.state, 0.0), list(lately)))
+    for one in host.server.connections:
+        if one.listens:
+            one.tell(told + b"\n")
+
+
 async def test_a_peer_attracts_requests_to_its_own_replicas_alone(make: Make) -> None:
     engines, routes = await replicas(make, 2)
     a, b, c = await make.hosts(routes, {"a": ["m-0"], "b": ["m-1"], "c": []})
     ann, bob = (session_digest(f"\0{name}") for name in ("ann", "bob"))
-    for one in c.server.sockets:
-        one.tell_lately(encode(LatelyPlaced("m", {"m-1": (ann, b""), "": (ann, b"")})))
-        one.tell_lately(encode(LatelyPlaced("other", {"m-1": (ann, b"")})))
-    for one in b.server.sockets:
-        one.tell_lately(encode(LatelyPlaced("m", {"m-0": (ann, b""), "m-1": (bob, b"")})))
+    tell(
+        c,
+        LatelyPlaced("m", {"m-1": (ann, b""), "": (ann, b"")}),
+        LatelyPlaced("other", {"m-1": (ann, b"")}),
+    )
+    tell(b, LatelyPlaced("m", {"m-0": (ann, b""), "m-1": (bob, b"")}))
     await until_told([a])
     assert (await a.proxy.complete(user="ann")).status_code == 200
     assert counts(engines) == [1, 0]
@@ -100,24 +110,18 @@ async def test_a_peer_attracts_requests_to_its_own_replicas_alone(make: Make) ->
 @pytest.mark.parametrize("told", [b"x", bytes((MOST_TOLD + 1) * DIGEST_BYTES)])
 async def test_who_tells_no_digests_or_too_many_is_left(make: Make, told: bytes) -> None:
     a, b, _ = await make.pair()
-    before = a.proxy.state.peers.heard()
-    for one in list(b.server.sockets):
-        if one.peer == "a":
-            one.tell_lately(encode(LatelyPlaced("m", {"m-1": (told, b"")})))
+    tell(b, LatelyPlaced("m", {"m-1": (told, b"")}))
     await a.proxy.until(lambda: a.proxy.state.peers.heard() == [])
-    await a.until_it_hears(len(before))
+    await a.until_it_hears(1)
     assert told_count(a) == 0
     assert (await a.proxy.complete()).status_code == 200
 
 
 @pytest.mark.parametrize("wrong", [{"session": b"x"}, {"blocks": b"x"}, {"blocks": bytes(17 * 12)}])
-async def test_an_entry_that_sends_no_digests_is_left(make: Make, wrong: dict[str, bytes]) -> None:
-    a, b, engine = await make.pair()
-    (client,) = a.proxy.state.peers._clients.values()
-    link = client.link
-    assert link is not None
-    head = encode(Open("m", "/v1/completions", "r", 2, False, 1, 10, **wrong))  # type: ignore[arg-type]
-    link.send(frames.OPEN, 1, len(head).to_bytes(4, "big") + head + b"{}")
-    await a.proxy.until(lambda: link.closed)
+async def test_an_entry_that_sends_no_digests_is_left(make: Make, wrong: dict[str, Any]) -> None:
+    _, b, engine = await make.pair()
+    caller = await LyingEntry.call(b)
+    caller.writer.write(opened(**wrong))
+    await caller.ended()
     assert engine.received == []
     await b.proxy.until(b.is_idle)

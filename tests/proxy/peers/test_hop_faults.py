@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.dispatch.routing import PeerRoute
-from partitiond.proxy.peers import link
+from partitiond.proxy.peers import host
 from tests.proxy.conftest import post, replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, tables_of
@@ -81,7 +81,7 @@ async def test_a_cable_that_stalls_ends_its_streams_at_both_sides(rig: Rig) -> N
     goes_on = asyncio.create_task(rig.entry.proxy.stream_text(model="n"))
     await rig.streaming(2)
     rig.cable.flows.clear()
-    await asyncio.sleep(link.DEAD_SECONDS / 2)
+    await asyncio.sleep(host.DEAD_SECONDS / 2)
     rig.cable.flows.set()
     await rig.entry.until_it_hears(2)
     assert not lost.done()

@@ -2,19 +2,18 @@
 
 import asyncio
 import dataclasses
-import time
 from typing import Any
 
 import pytest
 
 from partitiond.core.dispatch.routing import ModelAvailability
-from partitiond.proxy.peer_server import connection, server
-from partitiond.proxy.peer_server.server import counts_of
-from partitiond.proxy.peers import frames
-from partitiond.proxy.peers.messages import Hello, encode
+from partitiond.proxy.peer_server import server
+from partitiond.proxy.peers import host
+from partitiond.proxy.peers.hop import head_lines
 from tests.proxy.conftest import error_of, replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, parts
+from tests.proxy.peers.liar import LyingEntry
 from tests.proxy.scripted import (
     DONE,
     STREAM_HEAD,
@@ -79,22 +78,6 @@ async def test_a_request_stays_at_home_while_there_is_room_and_goes_where_there_
     await until_idle([a, b])
 
 
-async def test_counts_that_were_long_on_their_way_are_old(make: Make) -> None:
-    a, b, _ = await make.pair()
-    b.fall_silent()
-    (loads,) = a.proxy.state.peers.listed("m")
-    (there,) = b.server.sockets
-    before, now = loads.told_at, time.monotonic()
-    there.tell(encode(counts_of(b.proxy.state, now)), now - 1.0)
-    await a.proxy.until(lambda: loads.told_at != before)
-    assert loads.told_at == pytest.approx(now - 1.0, abs=0.5)
-
-
-def reset(host: Host) -> None:
-    for one in list(host.server.sockets):
-        one.close("is ended by a test")
-
-
 @pytest.mark.parametrize("within", [60.0, 0.2])
 async def test_who_finds_no_place_waits_at_the_owner_and_hears_its_refusal(
     make: Make, within: float
@@ -152,7 +135,7 @@ async def test_what_was_sent_on_a_former_connection_is_forgotten_with_it(make: M
     lost = a.proxy.ask()
     await engine.got(1)
     assert before.sequences_in_flight() == 1
-    reset(b)
+    b.reset()
     assert (await lost).status_code == 502
     assert a.proxy.state.peers.serving("m") == set()
     await a.until_it_hears(1)
@@ -245,12 +228,12 @@ async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(mak
     parts(dataclasses.replace(routes, version=2), [a, c], {"m-1": "b", "m-2": "c"})
     assert (await a.proxy.complete()).status_code == 200
     assert len(two.received) == 1
-    await asyncio.sleep(2 * connection.DEAD_SECONDS)
+    await asyncio.sleep(2 * host.DEAD_SECONDS)
     assert a.proxy.state.peers.heard() == ["c"]  # what b tells there counts no more
     assert a.proxy.state.peers.serving("m") == {"c"}
     go.set()
     assert (await running).count('"text":') == 3
-    await b.proxy.until(lambda: not any(one.peer == "a" for one in b.server.sockets))
+    await b.proxy.until(lambda: not any(one.peer == "a" for one in b.server.connections))
     await until_idle([a, c])
 
 
@@ -263,7 +246,7 @@ async def test_what_no_client_has_seen_yet_is_sent_to_another_host(make: Make) -
     both = table(replica(first, "m-1"), replica(second, "m-2"), version=2)
     parts(both, [a, b, c], {"m-1": "b", "m-2": "c"})
     await a.proxy.until(lambda: a.proxy.state.peers.serving("m") == {"b", "c"})
-    reset(b)
+    b.reset()
     assert (await asked).endswith("data: [DONE]\n\n")
     assert len(second.received) == 1
     await until_idle([a, c])
@@ -272,20 +255,23 @@ async def test_what_no_client_has_seen_yet_is_sent_to_another_host(make: Make) -
 async def test_one_host_has_only_so_many_connections_and_a_stranger_none(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
     a, b, engine = await make.pair()
-    path = b.route.address.removeprefix("unix:")
-    strangers = [encode(Hello(1, "stranger")), encode(Hello(2, "a")), encode(Hello(1, ""))]
     kept = []
-    for number, hello in enumerate([*strangers, b"", b"no", *[encode(Hello(1, "a"))] * 2]):
-        reader, writer = await asyncio.open_unix_connection(path)
-        kept.append(writer)
-        writer.write(frames.frame(frames.HELLO, 0, hello))
-        if number == 5:  # the second connection of a, which stays
-            continue
-        writer.write(frames.frame(frames.OPEN, 1, b"\0\0\0\0"))
-        await reader.read()  # until it ends
+    for host_name, version, is_let_in in (
+        ("stranger", 2, False), ("a", 1, False), ("a", 3, False), ("", 2, False),
+        ("a", 2, True), ("a", 2, True), ("a", 2, False),
+    ):  # fmt: skip
+        caller = await LyingEntry.call(b)
+        kept.append(caller)
+        lines = head_lines(host_name).replace(b"protocol: 2", b"protocol: %d" % version)
+        caller.writer.write(b"GET /load HTTP/1.1\r\n" + lines + b"\r\n")
+        if is_let_in:
+            assert b"200 OK" in await caller.head()
+        else:
+            assert (await caller.failed()).refused
+            await caller.ended()
     assert engine.received == []
+    for caller in kept:
+        caller.writer.close()
     assert (await a.proxy.complete()).status_code == 200
-    for writer in kept:
-        writer.close()

@@ -13,7 +13,7 @@ from tests.proxy.charged_answers import COMPLETIONS, ESTIMATE, GENERATING, OUTPU
 from tests.proxy.conftest import error_of, key, post, replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
-from tests.proxy.peers.test_hops import reset, until_idle
+from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import (
     STREAM_HEAD,
     Received,
@@ -114,7 +114,7 @@ async def test_who_loses_a_host_in_a_stream_pays_once_what_was_seen(make: Make, 
     a, b, _ = await make.pair(plays(*begun(api, "hold")), route={"keys": (key(),)}, max_model_len=0)
     async with asking(a.proxy, api, streams=True) as reader:
         await until_third(reader)
-        reset(b)
+        b.reset()
         await until_idle([a, b])
     assert sum(report(a.proxy)) == api.prompt_of_a_part() + OUTPUT_EVENTS
     # The owner counts only that its device worked for the key.

@@ -6,7 +6,7 @@ all on another host: the proxy of a hop decides none of these rules anew.
 
 import pytest
 
-from tests.proxy import test_charges, test_load_reports, test_relay, test_retries
+from tests.proxy import test_charges, test_load_reports, test_relay
 from tests.proxy.conftest import Proxy
 from tests.proxy.virtual import virtual_time
 
@@ -14,7 +14,6 @@ pytestmark = virtual_time
 
 ENDS = {
     test_relay: (
-        "test_a_fault_before_the_first_content_is_retried_elsewhere_unseen",
         "test_at_most_two_attempts_and_never_twice_the_same_replica",
         "test_a_fault_after_the_first_content_ends_with_an_error_event",
         "test_an_engines_own_error_event_goes_out_once_and_counts_as_failed",
@@ -32,7 +31,6 @@ ENDS = {
         "test_a_report_is_asked_for_and_comes_back",
         "test_a_report_that_is_no_plain_text_does_not_come_back",
     ),
-    test_retries: ("test_a_share_of_nothing_sends_nothing_twice",),
 }
 
 for module, names in ENDS.items():

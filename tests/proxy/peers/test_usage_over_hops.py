@@ -15,7 +15,7 @@ from tests.controller.fakes import FakeClock
 from tests.proxy.conftest import key, replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
-from tests.proxy.peers.liar import LyingEntry
+from tests.proxy.peers.liar import LyingEntry, opened
 from tests.proxy.peers.test_hops import holding, until_idle
 from tests.proxy.scripted import plays
 from tests.proxy.telemetry.test_traffic import sampled
@@ -85,7 +85,7 @@ async def test_a_key_that_is_none_is_counted_as_nobody_s(make: Make) -> None:
     _, b, _ = await make.pair()
     caller = await LyingEntry.call(b)
     for number in range(1, 4):
-        caller.ask([number], key=f"none-{number}")
-    await b.proxy.until(lambda: sampled(b.proxy).replicas["m-1"].ok == 3)
+        caller.writer.write(opened(key=f"none-{number}"))
+        await b.proxy.until(lambda ok=number: sampled(b.proxy).replicas["m-1"].ok == ok)  # type: ignore[misc]
     caller.writer.close()
     assert list(sampled(b.proxy).usage) == [""]

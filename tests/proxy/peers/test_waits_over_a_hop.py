@@ -10,12 +10,11 @@ import pytest
 from partitiond.core.dispatch.admission import ServiceTime
 from partitiond.core.dispatch.quarantine import Quarantine, QuarantinePolicy
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
-from partitiond.proxy.peers import frames, known
-from partitiond.proxy.peers.messages import Failed, encode
+from partitiond.proxy.peers import known
 from tests.proxy.conftest import MakeEngine, error_of, replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, host, tables_of
-from tests.proxy.peers.liar import LyingOwner
+from tests.proxy.peers.liar import LyingOwner, failed
 from tests.proxy.peers.test_hops import holding, until_idle
 from tests.proxy.scripted import Received, Step, answer, completion, plays
 from tests.proxy.virtual import real_time, virtual_time
@@ -160,8 +159,7 @@ async def test_a_host_that_neither_starts_nor_takes_a_request_is_given_up(
         await a.until_it_hears(1)
         assert error_of(await ask(a)) == (429, "queue_timeout")
         assert liar.asked == 1
-        refusal = encode(Failed(429, "queue_full", "It is full.", 1, refused=True))
-        liar.script = lambda: [(frames.FAIL, refusal)]
+        liar.script = lambda: failed(code="queue_full", refused=True)
         both = table(ours, theirs, version=2)
         a.proxy.state.apply(tables_of(both, peers, {"m-9": "a", "m-1": "x"}).of("a"))
         await a.until_it_hears(1)

@@ -1,0 +1,329 @@
+"""Carries one request to another host, and its answer back.
+
+The request is one of HTTP/1.1 to a route of engines, with a header that tells what its entry knows
+of it (`messages.Open`). Its owner answers with 103 once the request has a place on a replica
+(`messages.PlacedAt`), and for each further one, then as the engine does. Why there is no answer, or
+no further one, is in a header or a trailer (`messages.Failed`). Who ends the connection takes the
+request back.
+"""
+
+import asyncio
+import logging
+import time
+from typing import Final, Protocol
+
+from partitiond.core.dispatch.peer_loads import PeerLoads
+from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
+from partitiond.proxy.engine.framing import HOP, FramingError, Head
+from partitiond.proxy.engine.upstream import AnswerStream, Receiver, UpstreamConnection
+from partitiond.proxy.peers.messages import (
+    PROTOCOL,
+    Failed,
+    Open,
+    encode,
+    read_failed,
+    read_placed,
+)
+from partitiond.proxy.peers.pool import FirstReader, PeerConnection, PeerPool
+from partitiond.proxy.request.errors import FAILURE_STATUS, AttemptError
+
+LOST: Final = Failed(
+    502, "upstream_reset", "The host of the model's engine cannot be reached any more."
+)
+"""What a request hears whose connection to its owner ended."""
+SILENT: Final = Failed(429, "queue_timeout", "No slot came free in time.", 1, refused=True)
+"""What a request hears whose owner neither starts nor refuses it."""
+NONSENSE: Final = Failed(
+    502, "upstream_bad_response", "The host of the model's engine sent what is no answer."
+)
+UNREACHED: Final = "upstream_connect"
+"""What an owner says that reached none of its replicas."""
+MAX_PLACES: Final = 64
+"""Most replicas that one request is sent to at its owner. Chosen, far above the retries."""
+_KIND: Final = "upstream_"
+
+_logger = logging.getLogger("partitiond.proxy")
+
+
+class HopOwner(Protocol):
+    """A request that was sent to another host."""
+
+    def hop_placed(self, hop: "Hop", replica_id: str) -> None:
+        """Begin: the request has a place on a replica there."""
+        ...
+
+    def hop_moved(self, replica_id: str, attempts: int) -> None:
+        """Note that the owner has sent the request to another of its replicas.
+
+        Args:
+            attempts: as the owner tells them, with this one and without those whose replica was not
+                reached.
+        """
+        ...
+
+    def hop_failed(self, failed: Failed, *, sent: bool) -> None:
+        """Go on elsewhere, or end: the owner gives no answer.
+
+        Args:
+            sent: the request had a place on a replica; else it was refused, or never arrived.
+        """
+        ...
+
+    def crashed(self) -> None:
+        """End after a bug of ours; called inside `except`."""
+        ...
+
+
+def request_of(host: str, path: str, asked: Open, body: bytes) -> bytes:
+    """Return the bytes of a request to a peer.
+
+    Args:
+        host: name of the entry's host.
+        path: of the route.
+    """
+    return b"POST %b HTTP/1.1\r\n%b%b: %b\r\ncontent-length: %d\r\n\r\n%b" % (
+        path.encode(), head_lines(host), HOP, encode(asked), len(body), body,
+    )  # fmt: skip
+
+
+def head_lines(host: str) -> bytes:
+    """Return the headers that say who asks, in every request to a peer."""
+    return b"host: peer\r\nx-partitiond-host: %b\r\nx-partitiond-protocol: %d\r\n" % (
+        host.encode(), PROTOCOL,
+    )  # fmt: skip
+
+
+class Hop(FirstReader):
+    """One request at another host.
+
+    Attributes:
+        loads: that it is counted in.
+        is_placed: it has a place on a replica.
+        is_lost: its connection ended before it.
+
+    Args:
+        request: what is sent.
+        running: holds it until it has left.
+    """
+
+    __slots__ = (
+        "_attempt", "_connecting", "_has_left", "_head", "_is_over", "_owner",
+        "_places", "_request", "_running", "connection", "is_lost", "is_placed", "loads", "pool",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        owner: HopOwner,
+        pool: PeerPool,
+        loads: PeerLoads,
+        request: bytes,
+        running: "set[Hop]",
+    ) -> None:
+        self.pool = pool
+        self.loads = loads
+        self.connection: PeerConnection | None = None
+        self.is_placed = False
+        self.is_lost = False
+        self._owner = owner
+        self._request = request
+        self._connecting: asyncio.Task[UpstreamConnection] | None = None
+        self._attempt: Receiver | None = None
+        self._head: Head | None = None
+        self._places = 0
+        self._is_over = False
+        self._has_left = False
+        self._running = running
+        running.add(self)
+
+    # Calls of the request
+
+    def start(self) -> None:
+        """Send the request on an open connection, or open one."""
+        connection = self.pool.take()
+        if connection is not None:
+            self._send(connection)
+        else:
+            loop = asyncio.get_running_loop()
+            self._connecting = loop.create_task(self.pool.connect())
+            self._connecting.add_done_callback(self._connected)
+
+    def left(self, *, refused: bool = False) -> None:
+        """Count the request as gone from there; harmless if it is."""
+        if self._has_left:
+            return
+        self._has_left = True
+        self._attempt = None
+        self._running.discard(self)
+        if refused:
+            self.loads.refused(self)
+        else:
+            self.loads.ended(self)
+
+    def cancel(self) -> None:
+        """Take the request back."""
+        self._is_over = True
+        self.left()
+        self._disconnect()
+
+    def lost(self) -> None:
+        """Fail because its owner is silent."""
+        self._disconnect()
+        try:
+            self._lose()
+        except Exception:  # noqa: BLE001 -- logged by whose request it is; others are ended, too
+            self.crashed()
+
+    def join(self, receiver: Receiver) -> None:
+        """Pass the answer on from now on."""
+        self._attempt = receiver
+
+    def _disconnect(self) -> None:
+        connecting, self._connecting = self._connecting, None
+        connection, self.connection = self.connection, None
+        if connecting is not None:
+            connecting.cancel()
+        if connection is not None:
+            connection.close()
+
+    def _connected(self, task: "asyncio.Task[UpstreamConnection]") -> None:
+        self._connecting = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            connection = task.result()
+            assert isinstance(connection, PeerConnection)
+            self._send(connection)
+            return
+        if not isinstance(error, AttemptError):
+            _logger.error("connecting to a peer failed inside the proxy", exc_info=error)
+        self.lost()
+
+    def _send(self, connection: PeerConnection) -> None:
+        self.connection = connection
+        connection.first = self
+        connection.send(self._request, self)
+
+    # Calls of the connection
+
+    def received_note(self, head: Head) -> None:
+        """Take the word that the request has a place."""
+        if not head.hop:
+            return
+        try:
+            placed = read_placed(head.hop)
+        except ValueError as error:
+            raise FramingError(str(error)) from error
+        self._places += 1
+        if self._places > MAX_PLACES:
+            raise FramingError("it moves a request for ever")
+        if self.is_placed:
+            self._owner.hop_moved(placed.replica_id, placed.attempts)
+        else:
+            self.is_placed = True
+            self._owner.hop_placed(self, placed.replica_id)
+
+    def received_head(self, head: Head) -> None:
+        """Take the head of the answer, or of a failure."""
+        self._head = head
+        if head.hop:
+            return  # a failure, which counts once it is whole
+        if self._attempt is None:
+            raise FramingError("it answers a request that has no place")
+        self._attempt.received_head(head)
+
+    def received_body(self, data: bytes) -> None:
+        """Pass a piece of the answer on."""
+        if self._attempt is not None and self._head is not None and not self._head.hop:
+            self._attempt.received_body(data)
+
+    def received_end(self) -> None:
+        """Pass the end on, or fail."""
+        told = b"" if self._head is None else self._head.hop
+        if not told:
+            if self._attempt is not None:
+                self._attempt.received_end()
+            return
+        try:
+            failed = read_failed(told)
+        except ValueError:
+            failed = NONSENSE
+            self._disconnect()
+        connection, self.connection = self.connection, None
+        if connection is not None and self._attempt is None:
+            self.pool.release(connection, time.monotonic())
+        self._fail(failed)
+
+    def received_failure(self, failure: AttemptError) -> None:
+        """Fail because the connection has ended, or the answer made no sense."""
+        if failure.kind == "bad_response":
+            self._fail(NONSENSE)
+        else:
+            self._lose()
+
+    def crashed(self) -> None:
+        """End the request after a bug of ours, lest it hang; call it inside `except`."""
+        attempt = self._attempt
+        self._is_over = True
+        if attempt is not None:
+            attempt.crashed()
+        else:
+            self._owner.crashed()
+
+    def _lose(self) -> None:
+        self.is_lost = True
+        self._fail(LOST)
+
+    def _fail(self, failed: Failed) -> None:
+        """End without an answer, or without the rest of it."""
+        if self._is_over:
+            return
+        self._is_over = True
+        attempt = self._attempt
+        self._owner.hop_failed(failed, sent=attempt is not None)
+        if attempt is not None:
+            kind = failed.code.removeprefix(_KIND)
+            attempt.received_failure(
+                AttemptError(kind if kind in FAILURE_STATUS else "engine_error", failed.message)
+            )
+
+
+class PeerReplica(FlightTarget):
+    """A replica of another host, for the one request that runs there; its owner judges it."""
+
+    later_seconds = HOP_SECONDS
+
+    def __init__(self, replica_id: str, hop: Hop) -> None:
+        super().__init__(replica_id)
+        self._hop = hop
+
+    def reuse(self, now: float) -> AnswerStream | None:  # noqa: ARG002 -- as at an engine
+        """Return the connection, on which the request was sent already."""
+        return self._hop.connection
+
+    async def connect(self) -> AnswerStream:
+        """Never called, because there is a connection. Raises AttemptError."""
+        raise AttemptError("connect", "The engine cannot be reached.", no_byte=True)
+
+    def release(self, connection: AnswerStream, now: float) -> None:
+        """Keep the connection for the next request."""
+        assert isinstance(connection, PeerConnection)
+        self._hop.connection = None
+        self._hop.pool.release(connection, now)
+
+    def remove(self, flight: Flight) -> None:
+        """Forget the flight; the owner counts the time that it had the engine."""
+        if flight.replica is self:
+            flight.replica = None
+            self._hop.left()
+
+    def connect_failed(self) -> bool:
+        """Return True: the owner reached none of its replicas, so nothing was sent."""
+        return True
+
+    @property
+    def counted_as(self) -> str:
+        """The owner's name if it was lost, since only the owner's word names the replica; else
+        empty, since the owner counts its engines' failures.
+        """
+        return self._hop.loads.host if self._hop.is_lost else ""
