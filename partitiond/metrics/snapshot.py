@@ -334,8 +334,10 @@ SHOWN: Final[tuple[tuple[Family, Callable[[MetricsSnapshot], Samples]], ...]] = 
           lambda plan: plan.certificate.bound),
     _plan("gap_ratio", "Certified gap to the bound; 0 is proven optimal.",
           lambda plan: plan.certificate.gap),
-    _plan("optimal", "1 where it is proven optimal.",
-          lambda plan: float(plan.certificate.status is Status.OPTIMAL)),
+    _plan("optimal", "1 where it serves all and is proven optimal.",
+          lambda plan: float(
+              plan.certificate.status is Status.OPTIMAL and not plan.certificate.partial
+          )),
     _plan("solve_seconds", "Time the solver took.", lambda plan: plan.certificate.seconds),
     _plan("created_timestamp_seconds", "When it was made, Unix seconds.",
           lambda plan: unix_seconds(plan.created_at)),

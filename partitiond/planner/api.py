@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import time
+from typing import Final
 
 from partitiond.core.errors import PartitiondError
 from partitiond.core.numbers.grouping import by_key
@@ -23,21 +24,22 @@ from partitiond.core.plan.record import (
 from partitiond.planner.answers.certify import certify, rates_of
 from partitiond.planner.answers.explain import explain, unplaced
 from partitiond.planner.check import check_plan
+from partitiond.planner.check.changes import held_demand
 from partitiond.planner.check.figures import level_together
 from partitiond.planner.model.costs import drawn_watts, usable_request
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import assign
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.pack.running import running_packing
+from partitiond.planner.pack.running import packing_of
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import OnProgress
-from partitiond.planner.search.portfolio import solve_portfolio
+from partitiond.planner.search.portfolio import appraised, solve_portfolio
 from partitiond.planner.search.without_outage import (
     all_stay,
     forbidden_outages,
     held_back_told,
-    not_without_outage,
+    may_be_out,
     spoken_against,
     with_old_ones,
     with_own_names,
@@ -45,6 +47,9 @@ from partitiond.planner.search.without_outage import (
 )
 from partitiond.planner.stop import Stop, never
 from partitiond.planner.warm import warm
+
+AGAIN_SHARE: Final = 0.5
+"""Share of the time limit for each further solve, if the best plan has an outage. Chosen."""
 
 
 class PlanRefusedError(PartitiondError):
@@ -73,8 +78,6 @@ def solve(
     request = usable_request(request)
     first = _made(request, on_progress, stop)
     made = _without_outage(first, on_progress, stop)
-    if made is None:
-        return not_without_outage(forbidden_outages(request, first.placements))
     placements = made.placements
     if request.models and not placements:
         return Infeasible(
@@ -84,28 +87,28 @@ def solve(
     levels = _levels(request, placements)
     of_model = by_key((p.model, (p.candidate, levels[p.device_id])) for p in placements)
     forecasts = tuple(_forecast(d, of_model[d.model]) for d in request.models)
-    seconds_out = {outage.model: outage.seconds for outage in made.outages}
-    held_back = tuple(
-        HeldBack(f.model, seconds_out[f.model], _short(f))
-        for f in forecasts
-        if f.model in seconds_out
-    )
+    short = {f.model: _short(f) for f in forecasts}
+    held_back = tuple(HeldBack(o.model, o.seconds, short[o.model]) for o in made.outages)
+    why = {one.model: held_back_told(one) for one in held_back}
+    missing = tuple(dataclasses.replace(u, reason=why.pop(u.model, u.reason)) for u in made.missing)
     compiled = first.found.compile_seconds
     if made.instance is not first.instance:
         compiled += made.found.compile_seconds
     seconds = time.monotonic() - began - compiled
-    proof = certify(made.instance, made.found, made.as_solved, levels, seconds)
+    proof = certify(made.instance, made.found, placements, levels, seconds)
+    if held_back or missing:
+        proof = dataclasses.replace(proof, partial=True)
     plan = Plan(
         id=request.plan_id,
         placements=placements,
         devices=request.devices,
         forecasts=forecasts,
-        unplaced=made.missing,
+        unplaced=missing,
         certificate=proof,
         explanation=(
-            *explain(made.instance, made.found, made.as_solved, proof),
-            *(u.reason for u in made.missing),
-            *(held_back_told(one) for one in held_back),
+            *explain(made.instance, made.found, placements, proof),
+            *(u.reason for u in missing),
+            *why.values(),
         ),
         created_at=request.created_at,
         held_back=held_back,
@@ -127,15 +130,12 @@ class _Made:
 
     Attributes:
         instance: the problem instance that was solved.
-        as_solved: the placements in the names of that instance.
-        placements: the same placements in the names of the request.
-        outages: outages that make models stay as they run although the request did not say so.
+        outages: of models that stay as they run because of them.
     """
 
     instance: Instance
     found: SolveAnswer
     missing: tuple[Unplaced, ...]
-    as_solved: tuple[Placement, ...]
     placements: tuple[Placement, ...]
     outages: tuple[Outage, ...] = ()
 
@@ -148,7 +148,11 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
 
     if instance.needs:
         found = solve_portfolio(
-            instance, on_progress, stop, may, compile_kernels=functools.partial(warm, solve)
+            instance,
+            on_progress,
+            stop,
+            may,
+            compile_kernels=functools.partial(warm, solve),
         )
     else:  # no model is wanted, or no model fits a device
         status, method = Status.OPTIMAL, "nothing to place"
@@ -158,68 +162,113 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
     packing = found.packing.copy()
     packing.settle()  # now its rates are those of the devices' actual contents
     found = dataclasses.replace(found, packing=packing)
-    placements = assign(instance, found.packing)
-    levels = _levels(request, placements)
+    return _on_devices(found, assign(instance, packing))
+
+
+def _on_devices(found: SolveAnswer, placements: tuple[Placement, ...]) -> _Made:
+    instance = found.packing.instance
+    levels = _levels(instance.request, placements)
     missing = unplaced(instance, found, rates_of(instance, placements, levels))
-    return _Made(instance, found, missing, placements, placements)
+    return _Made(instance, found, missing, placements)
 
 
-def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> _Made | None:
+def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> _Made:
     """Return the answer, or one that leaves no model without a replica
-    (`planner.search.without_outage`).
-
-    None if there is no such answer either.
-    """
+    (`planner.search.without_outage`)."""
     request = made.instance.request
     coming = forbidden_outages(request, made.placements)
     if not coming:
         return made
     models = {outage.model for outage in coming}
-    beside = _made(with_old_ones(request, models, and_new=True), on_progress, stop)
-    found = _as_asked(made, beside)
-    if found is not None:
-        return found
-    while True:
-        held = _made(with_old_ones(request, models, and_new=False), on_progress, stop)
-        placements = with_own_names(held.as_solved, request.running)
-        if not all_stay(held.instance.request, held.as_solved):
-            return None
-        more = [o for o in forbidden_outages(request, placements) if o.model not in models]
-        if not more:
-            return dataclasses.replace(held, placements=placements, outages=coming)
-        coming = (*coming, *more)
-        models |= {outage.model for outage in more}
-
-
-def _as_asked(made: _Made, beside: _Made) -> _Made | None:
-    """Return the answer found beside the running replicas, without them; None if it is unusable."""
-    request = made.instance.request
-    placements = without_old_ones(beside.as_solved)
-    if (
-        beside.found.objective is not made.found.objective
-        or not {u.model for u in beside.missing} <= {u.model for u in made.missing}
-        or not all_stay(beside.instance.request, beside.as_solved)
-        or forbidden_outages(request, placements)
-    ):
-        return None
-    as_if = build_instance(dataclasses.replace(request, running=placements))
-    packing = running_packing(as_if)
-    packing.instance = made.instance
-    if sum(packing.counts.values()) != len(placements):
-        return None
-    packing.settle()
-    objective = made.found.objective
-    value = packing.goodput() if objective is Objective.MAX_GOODPUT else beside.found.value
-    found = dataclasses.replace(
-        made.found,
-        packing=packing,
-        seen=(),  # these were compared with the answer that had an outage
-        value=packing.cost() if objective.is_cost else value,
-        status=Status.FEASIBLE,
-        method=f"{beside.found.method.split(';')[0]}, beside what runs; "
-        f"{made.found.method.partition('; ')[2]}",
+    again = dataclasses.replace(
+        request, time_limit_seconds=AGAIN_SHARE * request.time_limit_seconds
     )
-    return _Made(made.instance, found, beside.missing, placements, placements)
+    beside = _made(with_old_ones(again, models, for_good=False), on_progress, stop)
+    replaced = _replaced(made, beside)
+    if replaced is not None:
+        return replaced
+    wanted = request.objective if request.objective.is_cost else Objective.MAX_GOODPUT
+    all_running = {p.model for p in request.running} - may_be_out(request)
+    # What serves today is kept before anything else: nothing moves unless all are served then.
+    for staying, objective, budget in (
+        (models, wanted, request.move_budget),
+        (all_running, wanted, 0.0),
+        (all_running, Objective.MAX_GOODPUT, 0.0),
+    ):
+        asked = with_old_ones(again, staying, for_good=True)
+        asked = dataclasses.replace(asked, objective=objective, move_budget=budget)
+        held = _made(asked, on_progress, stop)
+        placements = with_own_names(held.placements)
+        as_wanted = held.found.objective is objective and not held.found.packing.lacking()
+        last = objective is Objective.MAX_GOODPUT and staying is all_running
+        if (
+            (as_wanted or last)
+            and all_stay(asked, held.placements)
+            and not forbidden_outages(request, placements)
+        ):
+            return _held(made, placements, coming, held.found.method)
+    raise PlanRefusedError(
+        "no plan without an outage was found, though all that runs could stay.",
+        hint="Please report this with the request; --allow-outage makes a plan meanwhile.",
+    )
+
+
+def _replaced(made: _Made, beside: _Made) -> _Made | None:
+    """Return the answer that was found beside replicas that leave later; None if it is no answer to
+    the question, or serves less."""
+    placements = without_old_ones(beside.placements)
+    if not all_stay(beside.instance.request, beside.placements):
+        return None
+    if forbidden_outages(made.instance.request, placements):
+        return None
+    found = _as_asked(made, placements, beside.found.method)
+    missing = {u.model for u in made.missing}
+    return found if found is not None and {u.model for u in found.missing} <= missing else None
+
+
+def _held(
+    made: _Made, placements: tuple[Placement, ...], coming: tuple[Outage, ...], method: str
+) -> _Made:
+    """Return the answer with running replicas that stay, and the models that this holds back: those
+    that lack something, or whose replicas stay although their rules or candidates changed."""
+    request, ran = made.instance.request, {p.replica_id for p in made.instance.request.running}
+    old = by_key((p.model, p) for p in placements if p.replica_id in ran)
+    candidates = {m.model: m.candidates for m in request.models}
+    changed = {p.model for p in placements if p.candidate not in candidates[p.model]}
+    seconds = {outage.model: outage for outage in coming}
+    for names in (set[str](), {*seconds, *changed} & {*old}, {*old}):
+        models = tuple(
+            held_demand(m, old[m.model]) if m.model in names and old[m.model] else m
+            for m in request.models
+        )
+        asked = dataclasses.replace(request, models=models)
+        instance = build_instance(asked) if names else made.instance
+        found = _as_asked(dataclasses.replace(made, instance=instance), placements, method)
+        if found is not None:
+            held = names | ({u.model for u in found.missing} & {*seconds})
+            outages = (seconds.get(name, Outage(name, 0.0, 0.0)) for name in sorted(held))
+            return dataclasses.replace(found, outages=tuple(outages))
+    raise PlanRefusedError(
+        "the running replicas are no part of any plan, though they could stay.",
+        hint="Please report this with the request; --allow-outage makes a plan meanwhile.",
+    )
+
+
+def _as_asked(made: _Made, placements: tuple[Placement, ...], method: str) -> _Made | None:
+    """Return placements as an answer to a question that others were asked in place of; None if they
+    break a rule of it."""
+    instance, objective = made.instance, made.found.objective
+    candidates = {m.model: m.candidates for m in instance.request.models}
+    packing = packing_of(instance, placements)
+    if packing is None or any(p.candidate not in candidates[p.model] for p in placements):
+        return None
+    if packing.lacking() if objective.is_cost else packing.short_replicas():
+        objective = Objective.MAX_GOODPUT
+    name = f"{method.partition(';')[0]}, beside what runs"
+    found = appraised(packing, objective, name)
+    if objective is made.found.objective:
+        found = dataclasses.replace(found, proven_impossible=made.found.proven_impossible)
+    return _on_devices(found, placements)
 
 
 def _short(forecast: ModelForecast) -> float | None:

@@ -112,13 +112,14 @@ async function make() {
 
 function summary(plan) {
   const c = plan.certificate;
-  const proof = c.status === "optimal" ? (c.for_estimates ? "optimal for these estimates" : "proven optimal") : c.status === "feasible" ? `at most ${number(100 * c.gap)} % from optimal` : c.status;
+  const best = c.partial ? "the most that can be served" : "optimal";
+  const proof = c.status === "optimal" ? (c.for_estimates ? `${best} for these estimates` : `proven ${best}`) : c.status === "feasible" ? `at most ${number(100 * c.gap)} % from optimal` : c.status;
   const used = new Set(plan.placements.map((p) => p.device_id)).size;
   return h("div", { key: plan.id },
     h("p", {}, h("strong", {}, plan.id), ` ${c.objective}${c.among ? ` ${c.among}` : ""}: ${plural(plan.placements.length, "replica")} on ${used} of ${plural(plan.devices.length, "device")}, ${proof}.`),
     plan.unplaced.length ? h("ul", { class: "problem" }, plan.unplaced.map((u) => h("li", {}, `${u.reason} ${u.remedy}`))) : null,
     plan.held_back.length ? h("ul", { class: "problem held-back" }, plan.held_back.map((m) => h("li", { key: m.model },
-      `${m.model} stays as it runs: its change would leave it without a replica for about ${seconds(m.seconds)}.`,
+      m.seconds ? `${m.model} stays as it runs: its change would leave it without a replica for about ${seconds(m.seconds)}.` : `${m.model} stays as it runs until models with an outage are changed.`,
       m.missing_req_per_s ? ` Until then it lacks ${number(m.missing_req_per_s)} requests/s.` : ""))) : null,
     h("details", { key: "why" }, h("summary", {}, "Why"), h("ul", {}, plan.explanation.map((line) => h("li", {}, line)))));
 }

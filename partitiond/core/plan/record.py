@@ -233,6 +233,7 @@ class Certificate:
         among: of which plans alone `bound` speaks and the plan may be optimal, as "with a replica
             of every model that fits a device" where the plan fell back from an objective that
             serves everything to max-goodput; empty for all plans.
+        partial: the plan does not serve all that is wanted, so it is at best the most that can be.
     """
 
     objective: Objective
@@ -253,11 +254,13 @@ class Certificate:
     choices: tuple[Choice, ...] = ()
     by_priority: tuple[PriorityProof, ...] = ()
     among: str = ""
+    partial: bool = False
 
     @property
     def optimal_words(self) -> str:
-        """The words that say that the plan is optimal."""
-        return "optimal for these estimates" if self.for_estimates else "proven optimal"
+        """The words that say that no plan is better."""
+        words = "the most that can be served" if self.partial else "optimal"
+        return f"{words} for these estimates" if self.for_estimates else f"proven {words}"
 
     @property
     def own_value(self) -> float:

@@ -13,8 +13,14 @@ from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import DEFAULT, Interference
 from partitiond.core.plan.record import ModelDemand, ModelForecast, Placement, Plan, Unplaced
 from partitiond.planner.check.certificate import check_certificate
-from partitiond.planner.check.changes import NOTHING, Before, as_held_back, check_changes
-from partitiond.planner.check.devices import check_device, check_hosts
+from partitiond.planner.check.changes import (
+    NOTHING,
+    Before,
+    as_held_back,
+    cannot_stay,
+    check_changes,
+)
+from partitiond.planner.check.devices import check_device, check_host
 from partitiond.planner.check.figures import RELATIVE, device_level, rates_of
 from partitiond.planner.check.rules import check_rules
 
@@ -37,14 +43,17 @@ def check_plan(
         host_memory_bytes: memory for engines by host name, if no CPU device states it.
         before: what ran when the plan was asked for, and what may be done to it.
     """
-    demands = as_held_back(plan, {demand.model: demand for demand in models}, before)
+    asked, memory = {demand.model: demand for demand in models}, dict(host_memory_bytes)
+    demands, stay = as_held_back(plan, asked, before)
     levels = {d.id: device_level(plan, d, interference) for d in plan.devices}
     found = list(_check_names(plan, demands))
     if found:
         return tuple(found)
     for device in plan.devices:
         found.extend(check_device(device, plan.on_device(device.id), demands, levels[device.id]))
-    found.extend(check_hosts(plan, dict(host_memory_bytes)))
+    for host in sorted({d.host for d in plan.devices}):
+        there = [d for d in plan.devices if d.host == host]
+        found.extend(check_host(host, there, plan.placements, memory.get(host)))
     rates = rates_of(plan, levels)
     placed = by_key((p.model, p) for p in plan.placements)
     excuses = {u.model: u for u in reversed(plan.unplaced)}
@@ -53,10 +62,16 @@ def check_plan(
         mine, excuse = placed[name], excuses.get(name)
         rate, forecast = rates.get(name, 0.0), forecasts.get(name)
         found.extend(check_model(demand, len(mine), rate, excuse, forecast))
-        found.extend(check_slo(mine, demand, levels))
-        found.extend(check_rules(plan, mine, demand, None if excuse else levels))
-    found.extend(check_certificate(plan, demands, rates, levels))
-    found.extend(check_changes(plan, demands, before))
+        new = [p for p in mine if p.replica_id not in stay]
+        found.extend(check_slo(new, asked[name], levels))
+        whole = excuse is None and len(new) == len(mine)
+        found.extend(check_rules(plan, new, asked[name], levels if whole else None))
+    found.extend(check_certificate(plan, demands, rates, levels, memory))
+
+    def unable() -> set[str]:
+        return cannot_stay(before.running, plan.devices, asked, interference, memory)
+
+    found.extend(check_changes(plan, demands, before, stay, unable))
     return tuple(found)
 
 

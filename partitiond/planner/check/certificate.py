@@ -1,20 +1,39 @@
 """Checks the claims of the certificate."""
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
-from partitiond.core.hardware.kinds import Device, headroom_bytes
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import (
+    CpuCores,
+    MemoryShare,
+    MigSlice,
+    MpsShare,
+    Partition,
+    WholeDevice,
+)
 from partitiond.core.model.placement_rules import PRIORITY_FACTOR
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.costs import idle_watts, max_watts
-from partitiond.core.plan.record import Candidate, Certificate, ModelDemand, Objective, Plan, Status
+from partitiond.core.plan.record import (
+    Candidate,
+    Certificate,
+    ModelDemand,
+    Objective,
+    Placement,
+    Plan,
+    Status,
+)
+from partitiond.planner.check.devices import check_device, check_host, offered
 from partitiond.planner.check.figures import RELATIVE
-from partitiond.planner.check.rules import rate_if_lost
+from partitiond.planner.check.rules import check_place, rate_if_lost
 
 Levels = Mapping[str, float | None]
 
-SLACK_BYTES = 1 << 30
-"""Less room than this beside a replica does not prove that the replica would have fitted."""
+MIG_SLICES: Final = 8
+"""Memory slices of a GPU at most, the places where an instance may begin."""
 
 
 def check_certificate(
@@ -22,6 +41,7 @@ def check_certificate(
     demands: Mapping[str, ModelDemand],
     rates: Mapping[str, float],
     levels: Levels,
+    host_memory: Mapping[str, int],
 ) -> Iterator[str]:
     """Yield claims that the plan's own figures contradict.
 
@@ -30,8 +50,11 @@ def check_certificate(
         demands: what was asked for, by model.
         rates: requests/s that each model gets.
         levels: level of interference by device id; None if no level covers what is on the device.
+        host_memory: memory for engines by host name, if that is stated.
     """
     proof = plan.certificate
+    if proof.partial != bool(plan.unplaced or plan.held_back):
+        yield f"the certificate {'denies' if proof.partial else 'claims'} that all is served"
     value = _value(plan, demands, rates, levels)
     if value is None:
         yield f"the certificate speaks of {proof.objective}, but the power of a device is not known"
@@ -63,7 +86,7 @@ def check_certificate(
         yield from _check_served(plan, demands, rates)
     shares = {Objective.MAX_MIN, Objective.MAX_HEADROOM}
     if smallest or (proof.objective in shares and own > 0):
-        yield from _check_left_out(plan, demands)
+        yield from _check_left_out(plan, demands, host_memory)
 
 
 def _check_best(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
@@ -224,7 +247,9 @@ def _check_served(
             )
 
 
-def _check_left_out(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[str]:
+def _check_left_out(
+    plan: Plan, demands: Mapping[str, ModelDemand], host_memory: Mapping[str, int]
+) -> Iterator[str]:
     """Check that a model left out of a cost, or of a share, fits no device.
 
     For shares, a model without a rate beside models with rates does not count.
@@ -232,29 +257,73 @@ def _check_left_out(plan: Plan, demands: Mapping[str, ModelDemand]) -> Iterator[
     placed = {p.model for p in plan.placements}
     rated = any(demands[name].demand.planned_req_per_s is not None for name in placed)
     rated = rated and not plan.certificate.objective.is_cost
+    hosts = by_key((device.host, device) for device in plan.devices)
     for d in demands.values():
         if d.model in placed or (rated and d.demand.planned_req_per_s is None):
             continue
-        if any(_surely_fits(d, device) for device in plan.devices):
+        company, able = set(d.rules.near) - {d.model} <= placed, d
+        if plan.certificate.objective is Objective.MIN_ENERGY:  # else it has no charge
+            known = tuple(c for c in d.candidates if c.watts is not None)
+            able = dataclasses.replace(d, candidates=known)
+        if company and any(
+            _fits_alone(able, device, hosts[device.host], host_memory.get(device.host))
+            for device in _unlike(plan.devices, d, host_memory)
+        ):
             yield f"{d.model} is left out of {plan.certificate.objective} and would fit a device"
 
 
-def _surely_fits(demand: ModelDemand, device: Device) -> bool:
-    """Return whether a replica fits the empty device by a wide margin; rules are ignored."""
-    usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
-    usable -= headroom_bytes(device.memory_bytes) + SLACK_BYTES
-    if device.cordoned or device.max_replicas == 0 or device.occupied_slices:
+def _unlike(
+    devices: Sequence[Device], demand: ModelDemand, host_memory: Mapping[str, int]
+) -> Iterable[Device]:
+    """Return the devices, one of those that are alike to a model unless it names devices."""
+    if demand.rules.only_on:
+        return devices
+    return {
+        (dataclasses.replace(d, id="", host="", rack=""), host_memory.get(d.host)): d
+        for d in devices
+    }.values()
+
+
+def _fits_alone(
+    demand: ModelDemand, device: Device, on_host: list[Device], host_memory: int | None
+) -> bool:
+    """Return whether a replica fits the device and its host while both are empty."""
+    if demand.max_replicas == 0:
         return False
-    if demand.rules.only_on or demand.rules.near or demand.max_replicas == 0:
-        return False
-    return demand.slo is None and any(
-        c.hardware == device.hardware
-        and c.size.mode in device.modes
-        and not c.size.mig_profile
-        and c.memory_bytes <= usable
-        and c.size.cores <= (len(device.cores) or c.size.cores)
-        and not device.occupied_sm_percent
-        and device.mps_group is None
-        and not c.host_memory_bytes
-        for c in demand.candidates
+    return any(
+        not any(check_device(device, (p,), {demand.model: demand}, 1.0))
+        and not any(check_host(device.host, on_host, (p,), host_memory))
+        and not any(check_place(p, demand, device))
+        for p in _alone(demand, device)
     )
+
+
+def _alone(demand: ModelDemand, device: Device) -> Iterator[Placement]:
+    """Yield places of one replica on the empty device, at candidates that hold the SLO there."""
+    slo = demand.slo
+    for c in demand.candidates:
+        if c.hardware != device.hardware or c.size.mode not in device.modes:
+            continue
+        if slo and c.ttft_p95_seconds > slo.ttft_seconds:
+            continue
+        if slo and c.tpot_p95_seconds > slo.tpot_seconds:
+            continue
+        for partition in _partitions(c, device, demand.isolation_group):
+            yield Placement(f"{demand.model}-1", demand.model, device.id, partition, c)
+
+
+def _partitions(c: Candidate, device: Device, group: str) -> Iterator[Partition]:
+    on, memory = device.id, c.memory_bytes
+    match c.size.mode:
+        case SharingMode.WHOLE:
+            yield WholeDevice(on, memory)
+        case SharingMode.MEMORY:
+            yield MemoryShare(on, memory)
+        case SharingMode.MPS:
+            yield MpsShare(on, memory, c.size.sm_percent, isolation_group=group)
+        case SharingMode.CORES:
+            yield CpuCores(on, memory, device.cores[: c.size.cores])
+        case SharingMode.MIG:
+            for profile in (p for p in offered(device).values() if p.name == c.size.mig_profile):
+                for start in range(MIG_SLICES):
+                    yield MigSlice(on, memory, profile.name, start, profile.memory_slices)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import MpsShare, way_of
-from partitiond.core.model.demand import ANY_DEMAND
-from partitiond.core.model.spec import Isolation
+from partitiond.core.model.placement_rules import Isolation, PlacementRules
+from partitiond.core.numbers.grouping import by_key
+from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.costs import device_cost
 from partitiond.core.plan.diff import diff_cost
 from partitiond.core.plan.record import (
@@ -22,6 +23,8 @@ from partitiond.core.plan.record import (
 )
 from partitiond.core.plan.start_order import StartGains
 from partitiond.core.replica.make_before_break import beside_what_runs
+from partitiond.planner.check.devices import check_device, check_host
+from partitiond.planner.check.figures import level_together
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,34 +49,91 @@ NOTHING = Before()
 
 def as_held_back(
     plan: Plan, demands: Mapping[str, ModelDemand], before: Before
-) -> dict[str, ModelDemand]:
-    """Return the demands; for a model that is held back, exactly its running replicas."""
-    found = dict(demands)
-    devices = {device.id for device in plan.devices if not device.cordoned}
-    for held in plan.held_back:
-        if held.model in demands:
-            old = [p for p in before.running if p.model == held.model and p.device_id in devices]
-            found[held.model] = ModelDemand(
-                held.model,
-                ANY_DEMAND,
-                tuple(dict.fromkeys(p.candidate for p in old)),
-                len(old),
-                len(old),
-                demands[held.model].isolation,
-                isolation_group=max((way_of(p.partition)[1] for p in old), default=""),
-            )
+) -> tuple[dict[str, ModelDemand], frozenset[str]]:
+    """Return the demands, and the ids of the replicas that need not keep their models' rules.
+
+    These are replicas of models that are held back and stay as they run. Such a model may also run
+    at points that are none of its candidates, and as many replicas as ran.
+    """
+    found, stay = dict(demands), set[str]()
+    new = {p.replica_id: p for p in plan.placements}
+    names = {held.model for held in plan.held_back} & set(demands)
+    old = by_key((p.model, p) for p in before.running if p.model in names)
+    for name in names:
+        here = [p for p in old[name] if p.replica_id in new and same_engine(p, new[p.replica_id])]
+        stay |= {p.replica_id for p in here}
+        found[name] = held_demand(demands[name], [new[p.replica_id] for p in here])
+    return found, frozenset(stay)
+
+
+def held_demand(demand: ModelDemand, old: Sequence[Placement]) -> ModelDemand:
+    """Return the demand for a model of which running replicas stay, whatever its rules say."""
+    most, groups = demand.max_replicas, {way_of(p.partition)[1] for p in old}
+    return dataclasses.replace(
+        demand,
+        candidates=tuple(dict.fromkeys((*demand.candidates, *(p.candidate for p in old)))),
+        max_replicas=None if most is None else max(most, len(old)),
+        rules=PlacementRules(priority=demand.rules.priority),
+        slo=None,
+        isolation_group=max(groups - {""}, default=demand.isolation_group),
+    )
+
+
+def cannot_stay(
+    running: Sequence[Placement],
+    devices: Sequence[Device],
+    demands: Mapping[str, ModelDemand],
+    interference: Interference,
+    host_memory: Mapping[str, int],
+) -> set[str]:
+    """Return the models with a replica on a device, or a host, that does not hold what runs there.
+
+    Reasons are memory that others took, or a mode that was forbidden. Every plan stops such
+    replicas, so an outage of their models is nobody's choice.
+    """
+    here = tuple(p for p in running if p.model in demands)
+    groups = by_key((p.model, way_of(p.partition)[1]) for p in here if way_of(p.partition)[1])
+    as_they_run = {
+        name: dataclasses.replace(
+            demand, isolation_group=max(groups[name], default=demand.isolation_group)
+        )
+        for name, demand in demands.items()
+    }
+    found = set[str]()
+    for device in (d for d in devices if not d.cordoned):
+        mine = tuple(p for p in here if p.device_id == device.id)
+        level = level_together([p.candidate for p in mine], interference)
+        if any(check_device(device, mine, as_they_run, level)):
+            found |= {p.model for p in mine}
+    for host in {d.host for d in devices}:
+        there = [d for d in devices if d.host == host and not d.cordoned]
+        mine = tuple(p for p in here if p.device_id in {d.id for d in there})
+        if any(check_host(host, there, mine, host_memory.get(host))):
+            found |= {p.model for p in mine}
     return found
 
 
-def check_changes(plan: Plan, demands: Mapping[str, ModelDemand], before: Before) -> Iterator[str]:
-    """Yield miscounted moves, models that should stay and do not, and outages not allowed."""
+def check_changes(
+    plan: Plan,
+    demands: Mapping[str, ModelDemand],
+    before: Before,
+    stay: frozenset[str],
+    unable: Callable[[], set[str]],
+) -> Iterator[str]:
+    """Yield miscounted moves, models that should stay and do not, and outages not allowed.
+
+    Args:
+        plan: the plan.
+        demands: what was asked for, as `as_held_back` returns it.
+        before: what ran.
+        stay: replicas of models that are held back, as `as_held_back` returns them.
+        unable: returns the models that `cannot_stay`.
+    """
     yield from _check_moves(plan, demands, before)
-    old = {p.replica_id: p for p in before.running}
-    held = {one.model for one in plan.held_back}
-    for p in plan.placements:
-        ran = old.get(p.replica_id)
-        if p.model in held and (ran is None or not same_engine(ran, p)):
-            yield f"{p.model} is said to stay as it runs, and {p.replica_id} does not"
+    staying = {p.model for p in plan.placements if p.replica_id in stay}
+    for held in plan.held_back:
+        if held.model not in staying:
+            yield f"{held.model} is said to stay as it runs, and none of its replicas does"
     if before.allow_outage or not before.running:
         return
     allowed = {demand.model for demand in demands.values() if demand.allow_outage}
@@ -85,8 +145,10 @@ def check_changes(plan: Plan, demands: Mapping[str, ModelDemand], before: Before
     )
     diff = diff_plans(before.running, placements)
     takes = diff_cost(diff, plan.devices, dict(before.start_seconds), stakes)
-    for outage in takes.outages:
-        if outage.model not in allowed:
+    found = [outage for outage in takes.outages if outage.model not in allowed]
+    gone = unable() if found else set[str]()
+    for outage in found:
+        if outage.model not in gone:
             yield (
                 f"{outage.model} would have no replica for about {outage.seconds:.0f} s, and "
                 "an outage is not allowed"

@@ -1,7 +1,7 @@
 """Checks the limits of devices and hosts, and the driver's rules of placement under MIG, anew."""
 
 import collections
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.hardware.gpus import HARDWARE
@@ -15,8 +15,9 @@ from partitiond.core.hardware.kinds import (
 )
 from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare
 from partitiond.core.model.spec import Isolation
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import MAX_REPLICAS_PER_DEVICE, mode_overhead_bytes
-from partitiond.core.plan.record import ModelDemand, Placement, Plan
+from partitiond.core.plan.record import ModelDemand, Placement
 from partitiond.core.units import format_bytes
 
 _STARTS: Final[dict[tuple[int, int], frozenset[int]]] = {
@@ -151,36 +152,60 @@ def _check_compute(device: Device, here: tuple[Placement, ...]) -> Iterator[str]
             taken[core] = p.replica_id
 
 
-def check_hosts(plan: Plan, host_memory: Mapping[str, int]) -> Iterator[str]:
-    """Yield violations of limits that the devices of a host share."""
-    for host in sorted({d.host for d in plan.devices}):
-        devices = [d for d in plan.devices if d.host == host]
-        yield from _check_host_cores(plan, host, devices)
-        yield from _check_host_memory(plan, host, devices, host_memory.get(host))
+def check_host(
+    host: str, devices: list[Device], placements: Sequence[Placement], memory: int | None
+) -> Iterator[str]:
+    """Yield violations of limits that the devices of a host share.
+
+    Args:
+        host: name of the host.
+        devices: its devices.
+        placements: replicas; those on other devices are ignored.
+        memory: memory for engines on the host, if that is stated.
+    """
+    yield from _check_host_cores(host, devices, placements)
+    yield from _check_host_memory(host, devices, placements, memory)
 
 
-def _check_host_cores(plan: Plan, host: str, devices: list[Device]) -> Iterator[str]:
-    """Check host cores: GPU engines need some too; a core serves one engine, on whatever device."""
-    pinned = {
-        core
-        for d in devices
-        for p in plan.on_device(d.id)
-        if isinstance(p.partition, CpuCores)
-        for core in p.partition.cores
-    }
-    wanted, free_of_host = 0, set[int]()
-    for d in (d for d in devices if d.kind is DeviceKind.GPU and d.cores):
-        need = sum(p.candidate.size.cores for p in plan.on_device(d.id))
-        free = set(d.cores) - pinned
-        wanted, free_of_host = wanted + need, free_of_host | free
-        if need > len(free):
-            yield f"engines on {d.id} need {need} host cores, {len(free)} are free for them"
-    if wanted > len(free_of_host):
-        yield f"engines on the GPUs of {host} need {wanted} cores, {len(free_of_host)} are free"
+def _check_host_cores(
+    host: str, devices: list[Device], placements: Sequence[Placement]
+) -> Iterator[str]:
+    """Check host cores: GPU engines need some too; a core serves one engine, on whatever device.
+
+    Each core that is wanted is matched to a core of its own. If one finds none, all cores that were
+    looked at are too few for the engines that may use no others (Hall).
+    """
+    on = by_key((p.device_id, p) for p in placements)
+    shares = (p.partition for d in devices for p in on[d.id])
+    pinned = {core for share in shares if isinstance(share, CpuCores) for core in share.cores}
+    gpus = [d for d in devices if d.kind is DeviceKind.GPU and d.cores]
+    allowed = {d.id: {*d.cores} - pinned for d in gpus}
+    needs = {d.id: sum(p.candidate.size.cores for p in on[d.id]) for d in gpus}
+    owner: dict[int, str] = {}
+
+    def matched(device: str, seen: set[int]) -> bool:
+        for core in sorted(allowed[device]):
+            if core in seen:
+                continue
+            seen.add(core)
+            if core not in owner or matched(owner[core], seen):
+                owner[core] = device
+                return True
+        return False
+
+    for device in (d for d, need in needs.items() for _ in range(need)):
+        seen = set[int]()
+        if not matched(device, seen):
+            crowded = [d for d, need in needs.items() if need and allowed[d] <= seen]
+            yield (
+                f"engines on {', '.join(crowded)} of {host} need {sum(needs[d] for d in crowded)} "
+                f"host cores, {len(seen)} are free for them"
+            )
+            return
 
 
 def _check_host_memory(
-    plan: Plan, host: str, devices: list[Device], stated: int | None
+    host: str, devices: list[Device], placements: Sequence[Placement], stated: int | None
 ) -> Iterator[str]:
     budget = stated
     for d in (d for d in devices if d.kind is DeviceKind.CPU):
@@ -192,7 +217,7 @@ def _check_host_memory(
     here = {d.id for d in devices}
     used = sum(
         p.partition.memory_bytes if p.device_id in on_cpu else p.candidate.host_memory_bytes
-        for p in plan.placements
+        for p in placements
         if p.device_id in here
     )
     if used > budget:
@@ -204,13 +229,11 @@ def _check_host_memory(
 
 def check_instances(device: Device, here: tuple[Placement, ...]) -> Iterator[str]:
     """Yield violations among the GPU instances of one device."""
-    spec = HARDWARE.get(device.hardware)
-    listed = device.mig_profiles or (spec.mig_profiles if spec is not None else ())
-    offered = {p.name: p for p in listed}
+    profiles = offered(device)
     cuts = [(p, p.partition) for p in here if isinstance(p.partition, MigSlice)]
     holder, numbers = _others(device, [cut for _, cut in cuts])
     for p, cut in cuts:
-        profile = offered.get(cut.mig_profile)
+        profile = profiles.get(cut.mig_profile)
         if profile is None:
             yield f"{device.id} has no MIG profile {cut.mig_profile}, which {p.replica_id} needs"
             continue
@@ -227,9 +250,16 @@ def check_instances(device: Device, here: tuple[Placement, ...]) -> Iterator[str
                 )
             holder[number] = p.replica_id
     for name, count in numbers.items():
-        most = offered[name].max_instances if name in offered else count
+        most = profiles[name].max_instances if name in profiles else count
         if count > most:
             yield f"{device.id} has {count} instances of {name}, it can have {most}"
+
+
+def offered(device: Device) -> dict[str, MigProfile]:
+    """Return the device's MIG profiles by name."""
+    spec = HARDWARE.get(device.hardware)
+    listed = device.mig_profiles or (spec.mig_profiles if spec is not None else ())
+    return {p.name: p for p in listed}
 
 
 def _others(

@@ -28,7 +28,7 @@ def check_rules(
     yield from _check_avoid(plan, demand, mine)
     yield from _check_near(plan, demand, mine, devices)
     for p in mine:
-        yield from _check_place(p, demand, devices[p.device_id])
+        yield from check_place(p, demand, devices[p.device_id])
     if levels is not None:
         yield from _check_survival(demand, mine, devices, levels)
 
@@ -54,7 +54,8 @@ def _check_near(
                 yield f"{demand.model} is on host {host} without {other}, which it must be near to"
 
 
-def _check_place(p: Placement, demand: ModelDemand, device: Device) -> Iterator[str]:
+def check_place(p: Placement, demand: ModelDemand, device: Device) -> Iterator[str]:
+    """Yield that a replica is on a device that its model's `only_on` does not name."""
     allowed = demand.rules.only_on
     if allowed and not {device.id, device.host, device.rack, device.hardware} & set(allowed):
         yield f"{p.replica_id} is on {device.id}, {p.model} may only be on {', '.join(allowed)}"

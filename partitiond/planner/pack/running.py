@@ -1,6 +1,7 @@
 """Turns the running replicas into a packing, the start of the plan with the fewest changes."""
 
 import functools
+from collections.abc import Iterable, Sequence
 
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.plan.record import Placement
@@ -16,10 +17,17 @@ def staying_items(instance: Instance) -> tuple[tuple[int, int, Placement], ...]:
     Excluded are replicas on a device that is gone, cordoned or may not hold them any more, and
     replicas that no candidate supports.
     """
+    return _items_of(instance, instance.request.running)
+
+
+def _items_of(
+    instance: Instance, placements: Sequence[Placement]
+) -> tuple[tuple[int, int, Placement], ...]:
+    """Return the placements that the instance has an item for: (device, item, placement)."""
     devices, known = instance.request.devices, dict[int, dict[EngineKey, int]]()
     index_of = {device.id: i for i, device in enumerate(devices)}
     found = []
-    for placement in instance.request.running:
+    for placement in placements:
         index, partition = index_of.get(placement.device_id), placement.partition
         if index is None or (
             isinstance(partition, CpuCores) and not {*partition.cores} <= {*devices[index].cores}
@@ -49,6 +57,19 @@ def running_packing(instance: Instance, *, needed: bool = False) -> Packing:
     Devices keep their numbers: load i is device i of the request. Replicas that no longer fit are
     left out, and with `needed` also replicas that no demand and no least number needs.
     """
+    return _packed(instance, staying_items(instance), needed=needed)
+
+
+def packing_of(instance: Instance, placements: Sequence[Placement]) -> Packing | None:
+    """Return a packing of exactly these placements; None if the instance does not allow it."""
+    packing = _packed(instance, _items_of(instance, placements), needed=False)
+    packing.settle()
+    return packing if sum(packing.counts.values()) == len(placements) else None
+
+
+def _packed(
+    instance: Instance, items: Iterable[tuple[int, int, Placement]], *, needed: bool
+) -> Packing:
     packing, needs = Packing(instance), {need.model: need for need in instance.needs}
 
     def put_back(index: int, item: int) -> bool:
@@ -63,7 +84,7 @@ def running_packing(instance: Instance, *, needed: bool = False) -> Packing:
             put(packing, spot)
         return spot is not None
 
-    waiting = [(index, item) for index, item, _ in staying_items(instance)]
+    waiting = [(index, item) for index, item, _ in items]
     while waiting:
         # A replica that must be near one further down the list is tried again.
         refused = [pair for pair in waiting if not put_back(*pair)]

@@ -17,7 +17,7 @@ import numpy as np
 
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.kernels.anneal import Rules, construct, revalue, search
-from partitiond.planner.kernels.loads import Data, copy_state
+from partitiond.planner.kernels.loads import NUMBER, Data, copy_state
 from partitiond.planner.model.sites import Floats, Sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE
 from partitiond.planner.pack.adding import Adding
@@ -195,6 +195,11 @@ class Improver:
             return float(best.cost[0]) / PRICE_SCALE
         worth = self.data.values[:, 0] * np.minimum(best.models[:, 0], self.data.models[:, 3])
         return float(worth.sum()) / RATE_SCALE
+
+    def meets_least(self) -> bool:
+        """Return whether an answer was found and the best one has all least numbers of replicas."""
+        least = [need.min_replicas for need in self.sites.instance.needs]
+        return self.found and bool((self.best_state.models[:, NUMBER] >= least).all())
 
     def best(self) -> Packing:
         """Return the best answer; in a search by cost only valid if `found`."""

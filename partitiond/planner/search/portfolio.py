@@ -38,7 +38,7 @@ from partitiond.planner.search.priorities import (
 )
 from partitiond.planner.search.repair import kept
 from partitiond.planner.search.rule_search import search_rules
-from partitiond.planner.search.scale import largest_factor
+from partitiond.planner.search.scale import appraised_factor, largest_factor
 from partitiond.planner.stop import Stop, never
 from partitiond.planner.warm import Tell, is_warm
 
@@ -125,13 +125,6 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     if not (watch.stop() and found.members):
         found.members += _greedy(watch, prices, by_cost=by_cost)
     if size <= SMALL and not watch.done:
-        if size > TINY and not watch.stop() and _compiled(watch):
-            from partitiond.planner.search.searching import short_search
-
-            searched = short_search(
-                watch, _best(found.members, by_cost), prices.entry, by_cost=by_cost
-            )
-            found.members += _answers(searched, by_cost)
         found.members += _with_rules(watch, _best(found.members, by_cost), by_cost=by_cost)
         status = _ask_exact(watch, found, by_cost=by_cost)
         unplanned = by_cost and not found.members
@@ -330,10 +323,35 @@ def _solve_goodput(watch: SolveMonitor, proven_impossible: bool | None, may: May
         found.members, found.class_bounds = [chosen], {}
     answer = _answer(watch, found, chosen, best=best, bound=most, optimal=optimal)
     answer = dataclasses.replace(answer, seen=seen, proven_impossible=proven_impossible)
+    return _by_class(watch, found, answer)
+
+
+def _by_class(watch: SolveMonitor, found: _Gathered, answer: SolveAnswer) -> SolveAnswer:
+    """Return the answer for the most goodput with the bound of each priority."""
+    classes = classes_of(watch.instance)
     if len(classes) < 2:
         single = tuple((c.priority, answer.bound / c.factor) for c in classes if c.priority)
         return dataclasses.replace(answer, class_bounds=single)
     return class_by_class(watch, classes, found.members, answer, found.class_bounds)
+
+
+def appraised(packing: Packing, objective: Objective, name: str) -> SolveAnswer:
+    """Return a packing that was found by other means as the answer, with a quick bound.
+
+    Args:
+        packing: the packing; under a cost objective it must lack nothing.
+        objective: the objective to appraise it by.
+        name: the method that found it.
+    """
+    watch, one = SolveMonitor(packing.instance), Member(name, packing)
+    watch.restart(objective)
+    found = _Gathered([one], None)
+    if objective in (Objective.MAX_MIN, Objective.MAX_HEADROOM):
+        return appraised_factor(watch, packing, name)
+    bound = _prices(packing.instance, as_cost=objective.is_cost).value
+    bound = math.inf if bound is None else bound
+    answer = _answer(watch, found, one, best=one, bound=bound, optimal=False)
+    return answer if objective.is_cost else _by_class(watch, found, answer)
 
 
 def _exact_with_moves(watch: SolveMonitor, members: list[Member], least: float) -> float | None:

@@ -176,6 +176,23 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
     return raising
 
 
+def appraised_factor(watch: SolveMonitor, packing: Packing, name: str) -> SolveAnswer:
+    """Return a packing that was found by other means as the answer, with the bound of each model
+    that has all devices to itself."""
+    raising = Raising(watch, searches=False)
+    raising.lower(raising.alone(), "each model alone")
+    return SolveAnswer(
+        packing=packing,
+        objective=watch.objective,
+        value=factor_of(packing, raising.target),
+        bound=raising.bound,
+        status=Status.FEASIBLE,
+        method=f"{name}; bound: {raising.bound_by}",
+        first_fit=None,
+        best_value=None,
+    )
+
+
 class Raising:
     """The largest factor known so far, and its bound.
 

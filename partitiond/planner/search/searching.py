@@ -26,12 +26,11 @@ ROUNDS_PER_SECOND: Final = 2.0
 LOOK_SECONDS: Final = 1.0
 LEARN_SECONDS: Final = 0.5
 """Time of a first search; least time between two plans passed to the column generation. Chosen."""
-SHORT_SECONDS: Final = 0.2
-SHORT_STEPS: Final = 20_000
-SHORT_SHARE: Final = 0.3
+LOOK_STEPS: Final = 20_000
+LOOK_SHARE: Final = 0.3
 HOPE_SHARE: Final = 0.5
 """Share of the time after which a search that found no plan serving all demand gives up, because
-the fallback to the most goodput needs time as well. Chosen, as those of the short search."""
+the fallback to the most goodput needs time as well. Chosen, as those of the first look."""
 
 
 def search(
@@ -52,7 +51,7 @@ def search(
     beside = ColumnWorker(sites, watch)
     if not watch.done:
         # Find a good plan first, for callers that look early.
-        _look(watch, improver, LOOK_SECONDS)
+        _look(watch, improver)
         if improver.found:
             beside.learn(improver.best())
         request = watch.instance.request
@@ -72,15 +71,6 @@ def search(
     return [member(CHOICE if chosen else NAME, improver.best())], beside.improved
 
 
-def short_search(
-    watch: SolveMonitor, best: Member | None, worth: Floats, *, by_cost: bool
-) -> list[Member]:
-    """Search for a fifth of a second, before a solver that proves takes longer."""
-    improver = _begun(watch, best, worth, by_cost=by_cost)
-    _look(watch, improver, SHORT_SECONDS)
-    return [member(NAME, improver.best())] if improver.found else []
-
-
 def _begun(watch: SolveMonitor, best: Member | None, worth: Floats, *, by_cost: bool) -> Improver:
     """Start a search from nothing, or from the best plan so far if that is better."""
     seed = watch.instance.request.seed
@@ -88,18 +78,24 @@ def _begun(watch: SolveMonitor, best: Member | None, worth: Floats, *, by_cost: 
     improver.start(None)
     if best is not None:
         improver.start(best.packing)
-    if improver.found:
-        watch.found(improver.value(), NAME)
+    _tell(watch, improver)
     return improver
 
 
-def _look(watch: SolveMonitor, improver: Improver, seconds: float) -> None:
+def _tell(watch: SolveMonitor, improver: Improver) -> None:
+    """Report the best plan. A plan that misses least numbers may be worth more than any that has
+    them, so it would end the solve at a bound that no answer meets."""
+    if improver.meets_least():
+        watch.found(improver.value(), NAME)
+
+
+def _look(watch: SolveMonitor, improver: Improver) -> None:
     """Search briefly, so that a good plan exists early."""
     improver.run(
-        min(seconds, SHORT_SHARE * watch.left()),
-        steps=SHORT_STEPS if watch.fixed else None,
+        min(LOOK_SECONDS, LOOK_SHARE * watch.left()),
+        steps=LOOK_STEPS if watch.fixed else None,
         halt=lambda: watch.done or watch.left() <= 0,
-        tell=lambda value: watch.found(value, NAME),
+        tell=lambda _: _tell(watch, improver),
     )
 
 
@@ -111,9 +107,9 @@ def _run(watch: SolveMonitor, improver: Improver, beside: ColumnWorker) -> None:
 
     learned = time.monotonic()
 
-    def tell(value: float) -> None:
+    def tell(_: float) -> None:
         nonlocal learned
-        watch.found(value, NAME)
+        _tell(watch, improver)
         if time.monotonic() - learned > LEARN_SECONDS:
             beside.learn(improver.best())
             learned = time.monotonic()

@@ -1,23 +1,29 @@
 """Makes plans that leave no model without a replica while they are applied.
 
-If a plan would cause an outage that is not allowed, the planner solves again. First it adds the
-running replicas of such a model as a further model that has to stay. The new replicas then stand
-beside the old ones, on an idle device if necessary, and the old ones are stopped once the new ones
-serve. If there is no room for that, the model stays as it runs, and the plan says so.
+If a plan would cause an outage that is not allowed, the planner solves again, with the running
+replicas of such a model as a further model that has to stay. First the model asks for all of its
+demand beside them: its new replicas stand on an idle device, say, and the old ones are stopped once
+the new ones serve. If there is no room for that, the old replicas go on serving, and the model asks
+only for what they lack. If not everything is served that way, all running replicas stay, and the
+plan only starts replicas and stops superfluous ones: there is always such a plan.
+
+Replicas on a device that no longer holds what runs there cannot stay. Their models may have an
+outage, because every plan would cause it.
 """
 
 import dataclasses
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.hardware.partition import way_of
-from partitiond.core.model.demand import ANY_DEMAND
+from partitiond.core.model.demand import ANY_DEMAND, Demand
+from partitiond.core.model.placement_rules import PlacementRules
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.diff import DiffCost, diff_cost
 from partitiond.core.plan.outage import Outage
 from partitiond.core.plan.record import (
     HeldBack,
-    Infeasible,
     ModelDemand,
     Placement,
     PlanDiff,
@@ -26,12 +32,16 @@ from partitiond.core.plan.record import (
 )
 from partitiond.core.plan.start_order import StartGains
 from partitiond.core.replica.make_before_break import beside_what_runs
+from partitiond.planner.check.changes import cannot_stay
+from partitiond.planner.check.figures import level_together
 from partitiond.planner.model.types import PlanRequest
 
 AS_IT_RUNS: Final = " as it runs"
 """Suffix of the name that stands for a model's running replicas; no model's name has a space."""
 OUTAGE: Final = 2
 """The strongest objection to a plan: a model has no replica for a while, which is not allowed."""
+TRIFLE: Final = 1e-6
+"""Share of a demand that a model may lack and is served all the same (docs/planning.md)."""
 
 
 def forbidden_outages(
@@ -40,14 +50,23 @@ def forbidden_outages(
     """Return the outages that applying the placements would cause and that are not allowed."""
     if request.allow_outage or not request.running:
         return ()
-    allowed = {demand.model for demand in request.models if demand.allow_outage}
     here = beside_what_runs(placements, request.running, request.devices)
     diff = diff_plans(request.running, here)
     replaced = {p.model for p in (*diff.stop, *(old for old, _ in diff.move))}
-    replaced -= {p.model for p in diff.keep} | allowed
+    replaced -= {p.model for p in diff.keep}
     if not replaced & {p.model for p in here}:
         return ()  # each such model keeps a replica, or is not wanted any more
-    return tuple(outage for outage in _takes(request, diff).outages if outage.model in replaced)
+    found = [outage for outage in _takes(request, diff).outages if outage.model in replaced]
+    may = may_be_out(request) if found else set[str]()
+    return tuple(outage for outage in found if outage.model not in may)
+
+
+def may_be_out(request: PlanRequest) -> set[str]:
+    """Return the models that allow an outage, or whose replicas cannot stay where they run."""
+    memory = dict(request.host_memory_bytes)
+    demands = {model.model: model for model in request.models}
+    gone = cannot_stay(request.running, request.devices, demands, request.interference, memory)
+    return gone | {name for name, demand in demands.items() if demand.allow_outage}
 
 
 def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> int:
@@ -79,23 +98,96 @@ def _takes(request: PlanRequest, diff: PlanDiff) -> DiffCost:
     return diff_cost(diff, request.devices, dict(request.start_seconds), stakes)
 
 
-def with_old_ones(request: PlanRequest, models: Collection[str], *, and_new: bool) -> PlanRequest:
+def with_old_ones(request: PlanRequest, models: Collection[str], *, for_good: bool) -> PlanRequest:
     """Return the request with the running replicas of some models as models that have to stay.
 
     Args:
+        request: the request.
         models: models with running replicas.
-        and_new: True asks for those models as well; False leaves them as they run.
+        for_good: the old replicas go on serving, and their models ask for what these lack. False
+            asks for these models beside replicas that leave later.
     """
-    devices = {device.id for device in request.devices if not device.cordoned}
-    here = (p for p in request.running if p.model in models and p.device_id in devices)
-    old = by_key((p.model, p) for p in here)
-    asked = (m for m in request.models if and_new or m.model not in old)
-    stays = (_stays(old[m.model], m) for m in request.models if m.model in old)
+    rates = rates_today(request)
+    running = by_key((p.model, p) for p in _at_present(request) if p.replica_id in rates)
+    old = {
+        m.model: _needed(m, running[m.model], rates) if for_good else running[m.model]
+        for m in request.models
+        if m.model in models and running[m.model]
+    }
+    asked, stays = list[ModelDemand](), list[ModelDemand]()
+    for model in request.models:
+        mine = old.get(model.model)
+        if not mine:
+            asked.append(_near(model, old) if for_good else model)
+        elif for_good:
+            rest = _rest(model, mine, rates)
+            asked += [] if rest is None else [_near(rest, old)]
+            avoid = {m.model for m in request.models if model.model in m.rules.avoid}
+            stays.append(_stays_for_good(model, mine, rates, avoid))
+        else:
+            asked.append(model)
+            stays.append(_stays(model, mine))
     return dataclasses.replace(
         request,
         models=(*asked, *stays),
-        running=tuple(_renamed(p) if p.model in old else p for p in request.running),
+        running=tuple(_renamed(p) if old.get(p.model) else p for p in request.running),
     )
+
+
+def _near(model: ModelDemand, old: Mapping[str, object]) -> ModelDemand:
+    """Return the demand with the replicas that stay as the company that it has to be near to."""
+    near = tuple(name + AS_IT_RUNS if old.get(name) else name for name in model.rules.near)
+    return dataclasses.replace(model, rules=dataclasses.replace(model.rules, near=near))
+
+
+def _at_present(request: PlanRequest) -> list[Placement]:
+    """Return the running replicas of wanted models, each at the candidate that it is by now: what
+    is known of an engine may have changed since it was started."""
+    models = {model.model: model for model in request.models}
+    found = []
+    for p in request.running:
+        known = models[p.model].candidates if p.model in models else ()
+        now = (
+            dataclasses.replace(p, candidate=c)
+            for c in known
+            if (c.hardware, c.size) == (p.candidate.hardware, p.candidate.size)
+            and c.memory_bytes == p.partition.memory_bytes
+        )
+        found += [next((n for n in now if same_engine(p, n)), p)] if p.model in models else []
+    return found
+
+
+def rates_today(request: PlanRequest) -> dict[str, float]:
+    """Return the requests/s of each running replica that could go on serving, by replica id.
+
+    Excluded are replicas of models that are not wanted, and those on a device that is gone or
+    cordoned. The rate is 0 if no level of interference covers the device.
+    """
+    devices = {device.id for device in request.devices if not device.cordoned}
+    here = [p for p in _at_present(request) if p.device_id in devices]
+    on_device = by_key((p.device_id, p.candidate) for p in here)
+    levels = {d: level_together(c, request.interference) for d, c in on_device.items()}
+    return {
+        p.replica_id: p.candidate.capacity_req_per_s / (levels[p.device_id] or math.inf)
+        for p in here
+    }
+
+
+def _needed(
+    model: ModelDemand, running: list[Placement], rates: Mapping[str, float]
+) -> list[Placement]:
+    """Return the running replicas of a model without those that its demand needs no more."""
+    planned, served = model.demand.planned_req_per_s, 0.0
+    found = list[Placement]()
+    for p in sorted(running, key=lambda p: -rates[p.replica_id]):
+        enough = planned is not None and served >= planned * (1 - TRIFLE)
+        if enough and len(found) >= max(1, model.min_replicas):
+            break
+        if len(found) == model.max_replicas:
+            break
+        found.append(p)
+        served += rates[p.replica_id]
+    return found
 
 
 def _renamed(placement: Placement) -> Placement:
@@ -104,7 +196,7 @@ def _renamed(placement: Placement) -> Placement:
     return dataclasses.replace(placement, model=name, candidate=candidate)
 
 
-def _stays(running: list[Placement], model: ModelDemand) -> ModelDemand:
+def _stays(model: ModelDemand, running: list[Placement]) -> ModelDemand:
     """Return a demand for exactly the running replicas of a model."""
     here = [_renamed(p).candidate for p in running]
     name, number, sizes = here[0].model, len(here), tuple(dict.fromkeys(here))
@@ -114,13 +206,61 @@ def _stays(running: list[Placement], model: ModelDemand) -> ModelDemand:
     )
 
 
+def _stays_for_good(
+    model: ModelDemand, running: list[Placement], rates: Mapping[str, float], avoid: set[str]
+) -> ModelDemand:
+    """Return the same demand with the rate that these replicas serve of the model's: new neighbours
+    must not slow them down below it."""
+    planned, served = model.demand.planned_req_per_s, _served(running, rates)
+    demand = dataclasses.replace(ANY_DEMAND, weight=model.demand.weight)
+    if planned is not None and served:
+        demand = dataclasses.replace(demand, req_per_s=min(planned, served))
+    rules = PlacementRules(avoid=tuple({*model.rules.avoid, *avoid}), priority=model.rules.priority)
+    return dataclasses.replace(_stays(model, running), demand=demand, rules=rules)
+
+
+def _served(running: list[Placement], rates: Mapping[str, float]) -> float:
+    return math.fsum(rates[p.replica_id] for p in running)
+
+
+def _rest(
+    model: ModelDemand, running: list[Placement], rates: Mapping[str, float]
+) -> ModelDemand | None:
+    """Return what a model asks for beside running replicas that stay; None if that is nothing.
+
+    A loss that it has to survive is left out, as these replicas count for it. Beside engines of
+    another isolation group it asks for nothing: its group changes with those engines.
+    """
+    planned, served = model.demand.planned_req_per_s, _served(running, rates)
+    few = max(0, model.min_replicas - len(running))
+    most = None if model.max_replicas is None else model.max_replicas - len(running)
+    groups = {way_of(p.partition)[1] for p in running if way_of(p.partition)[1]}
+    lacks = 0.0 if planned is None else planned - served
+    if (most is not None and most <= 0) or groups - {model.isolation_group}:
+        return None
+    if lacks > TRIFLE * (planned or 0.0):
+        demand = Demand(lacks, weight=model.demand.weight)
+    elif few:
+        demand, most = dataclasses.replace(ANY_DEMAND, weight=model.demand.weight), few
+    else:
+        return None
+    rules = dataclasses.replace(model.rules, survive=None)
+    return dataclasses.replace(
+        model, demand=demand, min_replicas=few, max_replicas=most, rules=rules
+    )
+
+
 def all_stay(request: PlanRequest, placements: Iterable[Placement]) -> bool:
-    """Whether every stand-in for a running replica stays on its device with the same engine."""
-    there = {p.replica_id: p for p in placements}
+    """Whether every model that stands for running replicas has as many of them as it asks for, each
+    on its device with the same engine."""
+    there = {p.replica_id: p for p in request.running}
+    stay = by_key(
+        (p.model, p)
+        for p in placements
+        if p.replica_id in there and same_engine(there[p.replica_id], p)
+    )
     return all(
-        p.replica_id in there and same_engine(p, there[p.replica_id])
-        for p in request.running
-        if p.model.endswith(AS_IT_RUNS)
+        len(stay[m.model]) == m.min_replicas for m in request.models if m.model.endswith(AS_IT_RUNS)
     )
 
 
@@ -135,32 +275,24 @@ def without_old_ones(placements: Sequence[Placement]) -> tuple[Placement, ...]:
     )
 
 
-def with_own_names(
-    placements: Iterable[Placement], running: Iterable[Placement]
-) -> tuple[Placement, ...]:
-    """Return the placements with the running replicas in place of their stand-ins."""
-    own = {p.replica_id: p for p in running}
-    return tuple(own[p.replica_id] if p.model.endswith(AS_IT_RUNS) else p for p in placements)
+def with_own_names(placements: Iterable[Placement]) -> tuple[Placement, ...]:
+    """Return the placements with running replicas under the names of their models."""
+    found = []
+    for p in placements:
+        name = p.model.removesuffix(AS_IT_RUNS)
+        candidate = dataclasses.replace(p.candidate, model=name)
+        found.append(dataclasses.replace(p, model=name, candidate=candidate))
+    return tuple(found)
 
 
 def held_back_told(one: HeldBack) -> str:
     """Explain why a model stays as it runs, and what allowing an outage would gain."""
     lacks = one.missing_req_per_s
+    if not one.seconds:
+        return f"{one.model} stays as it runs until models with an outage are changed."
     gained = f" for the {lacks:.3g} requests/s that it lacks" if lacks else ""
     return (
         f"{one.model} stays as it runs: its new replicas have no room beside the old ones. With an "
         f"outage of about {one.seconds:.0f} s they can take their place{gained}: --allow-outage, "
         "or allow_outage in the model's spec."
-    )
-
-
-def not_without_outage(coming: Iterable[Outage]) -> Infeasible:
-    """Report that new replicas have no room beside the running ones, and those cannot all stay."""
-    return Infeasible(
-        tuple(
-            f"{outage.model} would have no replica for about {outage.seconds:.0f} s: its new "
-            "replicas have no room beside the old ones, and those cannot stay as they run."
-            for outage in coming
-        ),
-        ("Allow the outage: --allow-outage, or allow_outage in the spec of these models.",),
     )

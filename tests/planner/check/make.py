@@ -71,8 +71,9 @@ def plan_of(
     value = certificate.pop("value", float(len({p.device_id for p in placements})))
     claims: dict[str, object] = {"objective": record.Objective.MIN_DEVICES, "value": value}
     claims |= {"bound": value, "gap": 0.0, "status": record.Status.FEASIBLE, "method": "hand"}
-    proof = record.Certificate(seconds=0.0, **(claims | certificate))  # type: ignore[arg-type]
     left_out = tuple(missing if unplaced is None else unplaced)
+    claims["partial"] = bool(left_out or held_back)
+    proof = record.Certificate(seconds=0.0, **(claims | certificate))  # type: ignore[arg-type]
     return record.Plan(
         "plan", tuple(placements), tuple(devices), tuple(forecasts), left_out, proof,
         explanation=(), created_at="", held_back=tuple(held_back),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from partitiond.core.hardware.kinds import Device, SharingMode
-from partitiond.core.model.spec import FaultDomain, PlacementRules, Slo
+from partitiond.core.model.spec import FaultDomain, Isolation, PlacementRules, Slo
 from partitiond.core.plan import record
 from partitiond.core.plan.choices import Choice
 from partitiond.core.plan.record import ModelDemand, Objective, Placement, PriorityProof, Status
@@ -375,11 +375,19 @@ ROOM = 80 * GIB + 256 * 2**20
 def left_out(objective: Objective = DEVICES, device: Device = FLEET[0], **changes: object) -> bool:
     """Whether it is said of a plan without `a`, of one replica of `b`, that `a` would fit."""
     demand = dataclasses.replace(MODELS[0], **changes)  # type: ignore[arg-type]
-    small = point("b", 3, 1)
-    value = {DEVICES: 1.0, MAX_MIN: 1.0, HEADROOM: 1.5}.get(objective, 2.0)
+    small = point("b", 3, 1, watts=50.0)
+    values = {DEVICES: 1.0, MAX_MIN: 1.0, HEADROOM: 1.5, ENERGY: 40 + 100 / 3}
     models, here = (demand, want("b", small, rate=2.0)), (placed(small, on="g1"),)
     out = (record.Unplaced("a", "fits nowhere", demand.demand.req_per_s),)
-    found = claims(objective, value, models, here, (device, gpu("g1", gib=2)), unplaced=out)
+    found = claims(
+        objective,
+        values.get(objective, 2.0),
+        models,
+        here,
+        (device, gpu("g1", gib=2, idle_watts=40.0)),
+        unplaced=out,
+        memory=(("host", GIB),),
+    )
     assert found in ((), (f"a is left out of {objective} and would fit a device",))
     return bool(found)
 
@@ -394,42 +402,64 @@ def size(**changes: object) -> dict[str, object]:
     return {"candidates": (dataclasses.replace(A, **changes),)}  # type: ignore[arg-type]
 
 
+MIG: dict[str, object] = {"candidates": (in_mig("a", 6, "1g.10gb"),)}
+
+
 def test_what_is_left_out_fits_no_device() -> None:
-    """The checker says it only of what surely fits: it does not weigh all that the solver does."""
+    """As the plan's rules have it, of an empty device and an empty host."""
     for more, fits in (
         ({}, True),
         ({"objective": HEADROOM}, True),
         ({"objective": MAX_MIN}, True),
         ({"objective": GOODPUT}, False),
+        ({"objective": ENERGY}, True),
+        ({"objective": ENERGY, **size(watts=None)}, False),
         ({"demand": want("a").demand}, True),
         # Of shares a model without a rate does not count beside others.
         ({"objective": MAX_MIN, "demand": want("a").demand}, False),
-        # A GiB less than there is: what would fit by less may have reasons not to.
-        (size(memory_bytes=Bytes(ROOM - GIB)), True),
-        (size(memory_bytes=Bytes(ROOM - GIB + 1)), False),
-        (on(reserved_bytes=Bytes(70 * GIB)), False),
+        (size(memory_bytes=Bytes(ROOM)), True),
+        (size(memory_bytes=Bytes(ROOM + 1)), False),
+        (on(reserved_bytes=Bytes(70 * GIB)), True),
+        (on(reserved_bytes=Bytes(71 * GIB)), False),
         (on(free_bytes=Bytes(12 * GIB)), False),
         (on(cordoned=True), False),
         (on(max_replicas=0), False),
         (on(max_replicas=1), True),
         (on(occupied_slices=(1,)), False),
         (on(occupied_sm_percent=1), False),
-        (on(mps_group=""), False),
         (on(modes=(SharingMode.MPS,)), False),
         (on(hardware="h100-80gb"), False),
         (on(cores=(0,)), True),
         ({**on(cores=(0,)), **size(size=dataclasses.replace(A.size, cores=2))}, False),
         (size(size=dataclasses.replace(A.size, cores=2)), True),
-        (size(host_memory_bytes=Bytes(1)), False),
-        ({"candidates": (in_mig("a", 6, "1g.10gb"),), **on(modes=(SharingMode.MIG,))}, False),
+        (size(host_memory_bytes=Bytes(GIB)), True),
+        (size(host_memory_bytes=Bytes(GIB + 1)), False),
+        ({**MIG, **on(modes=(SharingMode.MIG,))}, True),
+        ({**MIG, **on(modes=(SharingMode.MIG,), occupied_slices=(0, 1, 2, 3, 4, 5, 7))}, True),
+        ({**MIG, **on(modes=(SharingMode.MIG,), occupied_slices=tuple(range(8)))}, False),
+        ({**MIG, **on(modes=(SharingMode.MIG,), mig_fixed=True)}, False),
+        ({"candidates": (point("a", 6, 10, sm=60),)}, True),
+        ({"candidates": (point("a", 6, 10, sm=60),), **on(occupied_sm_percent=41)}, False),
+        ({"candidates": (point("a", 6, 10, sm=60),), **on(mps_group="x")}, False),
         ({"candidates": ()}, False),
-        ({"rules": PlacementRules(only_on=("g0",))}, False),
-        ({"rules": PlacementRules(near=("b",))}, False),
+        ({"rules": PlacementRules(only_on=("g0",))}, True),
+        ({"rules": PlacementRules(only_on=("g7",))}, False),
+        ({"rules": PlacementRules(near=("b",))}, True),
+        ({"rules": PlacementRules(near=("c",))}, False),
+        ({"isolation": Isolation.DEVICE}, True),
         ({"max_replicas": 0}, False),
         ({"max_replicas": 1}, True),
-        ({"slo": Slo(9.0, 9.0)}, False),
+        ({"slo": Slo(0.1, 0.01)}, True),
+        ({"slo": Slo(0.09, 0.01)}, False),
+        ({"slo": Slo(0.1, 0.009)}, False),
     ):
         assert left_out(**more) == fits, more
+
+
+def test_what_does_not_serve_all_says_so() -> None:
+    assert price(partial=True) == ("the certificate denies that all is served",)
+    found = goodput(unplaced=(record.Unplaced("a", "", 0.0),), partial=False)
+    assert found == ("the certificate claims that all is served",)
 
 
 def test_a_share_of_nothing_may_leave_out_what_fits() -> None:

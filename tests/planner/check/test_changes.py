@@ -6,7 +6,7 @@ from typing import Any
 
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.model.spec import Isolation, PlacementRules, Slo
-from partitiond.core.plan.record import HeldBack, ModelDemand, Objective, Placement
+from partitiond.core.plan.record import HeldBack, ModelDemand, Objective, Placement, Unplaced
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.check import Before
 from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
@@ -239,39 +239,55 @@ def test_cores_and_shares_move_for_certain_and_instances_perhaps() -> None:
 # -- models that are held back --------------------------------------------------------------
 
 HELD = (HeldBack("a", 9.0),)
-MOVED = "a is said to stay as it runs, and a-{} does not"
+NONE_STAYS = "a is said to stay as it runs, and none of its replicas does"
 NO_POINT = ("a-1 runs at a point that is no candidate of a",)
 
 
-def test_a_model_that_is_held_back_stays_as_it_runs() -> None:
-    """Whatever was asked for it: more, and at another point."""
+def test_of_a_model_that_is_held_back_something_stays() -> None:
     for here, says in (
         ((OLD,), ""),
-        ((NEW,), MOVED.format(1)),
-        ((placed(A, 2, "g1"),), MOVED.format(2)),
-        (
-            (OLD, placed(A, 2, "g0")),
-            f"a has 2 replicas, at most 1 are wanted | {MOVED.format(2)}",
-        ),
-        ((), "a has 0 replicas and is not listed as unplaced"),
+        ((NEW,), NONE_STAYS),
+        ((placed(A, 2, "g1"),), NONE_STAYS),
+        ((OLD, placed(A, 2, "g0")), ""),
     ):
-        asked = want("a", point("a", 6, 40), A, rate=500.0, min_replicas=9, slo=Slo(1e-9, 1e-9))
-        found = after((OLD,), here, (asked,), held_back=HELD)
-        assert found == lines(says) if here else lines(says)[0] in found
+        assert after((OLD,), here, asks(allow_outage=True), held_back=HELD) == lines(says)
 
 
 def test_what_is_held_back_runs_at_points_that_are_asked_for_no_more() -> None:
-    old = (changed(batch=3),)
-    for held, says in ((HELD, ()), ((), NO_POINT), ((HeldBack("b", 9.0),), NO_POINT)):
-        assert after(old, old, held_back=held) == says
+    old, other = changed(batch=3), placed(dataclasses.replace(A, batch=4), 2, "g0")
+    for held, says in ((HELD, ()), ((), NO_POINT)):
+        assert after((old,), (old,), held_back=held) == says
+    wrong = ("a-2 runs at a point that is no candidate of a",)
+    assert after((old,), (old, other), held_back=HELD) == wrong
 
 
-def test_what_ran_on_a_device_that_is_cordoned_or_gone_is_not_held_back_there() -> None:
-    old = *several(1, on="g1"), *several(2, on="g2")
-    one = several(1, on="g1")
-    assert after(old, one, devices=(*FLEET[:2], CORDONED), held_back=HELD) == ()
-    assert after(old, one, devices=FLEET[:2], held_back=HELD) == ()
-    assert after(old, one, held_back=HELD) == ("a has 1 replicas and is not listed as unplaced",)
+def test_only_replicas_that_stay_need_not_keep_the_rules() -> None:
+    """New ones beside them do, and a limit is that of both."""
+    beside = placed(A, 2, "g0")
+    for changes, says in (
+        ({"rules": PlacementRules(only_on=("g2",))}, "a-2 is on g0, a may only be on g2"),
+        (
+            {"slo": Slo(0.1, 1e-9)},
+            "a-2 would miss the TPOT bound of a on g0",
+        ),
+        ({"max_replicas": 1}, "a has 2 replicas, at most 1 are wanted"),
+        ({"min_replicas": 3}, "a has 2 replicas and is not listed as unplaced"),
+    ):
+        asked = asks(**changes)
+        least = ("a has 1 replicas and is not listed as unplaced",) * ("min_replicas" in changes)
+        assert after((OLD,), (OLD,), asked, held_back=HELD) == least
+        assert after((OLD,), (OLD, beside), asked, held_back=HELD) == (says,)
+    old = several(1, 2, on="g1")
+    assert after(old, old, asks(max_replicas=1), held_back=HELD) == ()
+
+
+def test_what_a_model_that_is_held_back_lacks_is_listed() -> None:
+    demands = (want("a", A, rate=9.0),)
+    lacks = (Unplaced("a", "", 3.0),)
+    says = "a gets 6 of 9 requests/s and is not unplaced"
+    claim: dict[str, Any] = {"objective": Objective.MAX_GOODPUT, "value": 6.0, "held_back": HELD}
+    assert after((OLD,), (OLD,), demands, **claim) == (says,)
+    assert after((OLD,), (OLD,), demands, unplaced=lacks, **claim) == ()
 
 
 def test_what_is_held_back_keeps_its_isolation_and_the_group_it_runs_in() -> None:
@@ -312,6 +328,33 @@ def test_an_outage_that_is_not_allowed_is_named_with_its_length() -> None:
     ):
         sentence = f"a would have no replica for about {says} s, and an outage is not allowed"
         assert restart(**more) == ((sentence,) if says else ())
+
+
+def test_an_outage_is_nobodys_choice_where_what_runs_cannot_stay() -> None:
+    """Others took memory of its device, its mode is forbidden, or its host has too little."""
+    ran = dataclasses.replace(A, host_memory_bytes=Bytes(GIB))
+    less = dataclasses.replace(point("a", 6, 6, sm=50), host_memory_bytes=Bytes(GIB // 2))
+    beside = placed(point("b", 3, 6), on="g0")
+    for changes, more, out in (
+        ({}, {}, True),
+        ({"free_bytes": Bytes(11 * GIB)}, {}, True),
+        ({"free_bytes": Bytes(10 * GIB)}, {}, False),
+        ({"modes": (SharingMode.MPS,)}, {}, False),
+        ({}, {"memory": (("host", GIB),)}, True),
+        ({}, {"memory": (("host", GIB - 1),)}, False),
+        # What is not wanted any more leaves anyway.
+        ({}, {"beside": beside}, True),
+    ):
+        running = [placed(ran, on="g0"), *([more.pop("beside")] if "beside" in more else [])]
+        found = after(
+            running,
+            (placed(less, on="g0"),),
+            (want("a", ran, less),),
+            (gpu("g0", gib=15, **changes),),  # type: ignore[arg-type]
+            allow_outage=False,
+            **more,
+        )
+        assert bool(found) == out, (changes, more, found)
 
 
 def test_where_nothing_ran_nothing_is_out() -> None:

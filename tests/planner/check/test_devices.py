@@ -260,38 +260,53 @@ def pair(first: tuple[int, ...], second: tuple[int, ...], **changes: object) -> 
     return gpu("gpu-0", cores=first), gpu("gpu-1", cores=second, **changes)  # type: ignore[arg-type]
 
 
-def lacks(needs: int, of_gpu: int | None = None, of_all: int | None = None) -> str:
-    """What is said where so many cores are too few on the first GPU, or for all together."""
-    said = []
-    if of_gpu is not None:
-        said.append(f"engines on gpu-0 need {needs} host cores, {of_gpu} are free for them")
-    if of_all is not None:
-        said.append(f"engines on the GPUs of host need {needs} cores, {of_all} are free")
-    return " | ".join(said)
+def lacks(on: str, needs: int, free: int) -> str:
+    """What is said where the engines on these GPUs need more cores than are free for them."""
+    return f"engines on {on} of host need {needs} host cores, {free} are free for them"
 
 
 ONE_EACH = hungry("a", 1, "gpu-0"), hungry("a", 1, "gpu-0", 2), hungry("b", 1, "gpu-0")
+TWO_EACH = hungry("a", 2, "gpu-0"), hungry("b", 2, "gpu-1")
 BESIDE_CPU = placed(on_cores("b", 5, 1), on="cpu", cores=(1,))
 WITH_CPU = gpu("gpu-0", cores=(0, 1)), cpu(2)
+SPARE_GPU = gpu("gpu-2", cores=tuple(range(2, 12)))
+THREE = *TWO_EACH, hungry("c", 2, "gpu-2")
 
 
 def test_engines_on_gpus_need_cores_of_the_host() -> None:
-    """Of a device's own list, and GPUs of a host divide what their lists name together."""
+    """Any of them together divide what their lists name: the cores of others are no help."""
     for devices, here, says in (
         (pair((0, 1), (0, 1)), (hungry("a", 2, "gpu-0"),), ""),
-        (pair((0, 1), (0, 1)), (hungry("a", 3, "gpu-0"),), lacks(3, 2, 2)),
+        (pair((0, 1), (0, 1)), (hungry("a", 3, "gpu-0"),), lacks("gpu-0", 3, 2)),
         (pair((0, 1), (1, 2)), (hungry("a", 2, "gpu-0"), hungry("b", 1, "gpu-1")), ""),
-        (
-            pair((0, 1), (1, 2)),
-            (hungry("a", 2, "gpu-0"), hungry("b", 2, "gpu-1")),
-            lacks(4, of_all=3),
-        ),
-        (pair((0, 1), (1, 2, 3, 4)), (hungry("a", 3, "gpu-0"),), lacks(3, 2)),
-        (pair((0, 1), (1,)), ONE_EACH, lacks(3, 2, 2)),
-        (pair((0, 1), (0, 1), host="h2"), (hungry("a", 2, "gpu-0"), hungry("b", 2, "gpu-1")), ""),
+        (pair((0, 1), (1, 2)), TWO_EACH, lacks("gpu-0, gpu-1", 4, 3)),
+        (pair((0, 1), (1, 2, 3)), TWO_EACH, ""),
+        (pair((0, 1), (1, 2, 3, 4)), (hungry("a", 3, "gpu-0"),), lacks("gpu-0", 3, 2)),
+        (pair((0, 1), (1,)), ONE_EACH, lacks("gpu-0", 3, 2)),
+        (pair((0, 1), (0, 1), host="h2"), TWO_EACH, ""),
         (pair((), (0,)), (hungry("a", 7, "gpu-0"), hungry("b", 1, "gpu-1")), ""),
+        # An idle GPU with cores of its own makes no room for two that share theirs.
+        ((*pair((0, 1), (0, 1)), SPARE_GPU), TWO_EACH, lacks("gpu-0, gpu-1", 4, 2)),
+        ((*pair((0, 1), (0, 1)), SPARE_GPU), THREE, lacks("gpu-0, gpu-1", 4, 2)),
+        ((*pair((0, 1), (0, 1, 2, 3)), SPARE_GPU), THREE, ""),
+        # Cores pass from one to another: the last finds one that the first gives up.
+        (
+            (*pair((0, 1, 2), (0, 1)), gpu("gpu-2", cores=(2, 3))),
+            THREE,
+            lacks("gpu-0, gpu-1", 4, 3),
+        ),
+        (
+            (*pair((0, 1, 4, 2), (0, 1)), gpu("gpu-2", cores=(2, 3))),
+            (*THREE[1:], hungry("a", 1, "gpu-0")),
+            "",
+        ),
+        (
+            (*pair((0, 1), (1, 2)), gpu("gpu-2", cores=(0, 2))),
+            (hungry("a", 1, "gpu-0"), hungry("b", 1, "gpu-1"), THREE[2]),
+            lacks("gpu-0, gpu-1, gpu-2", 4, 3),
+        ),
         (WITH_CPU, (hungry("a", 1, "gpu-0"), BESIDE_CPU), ""),
-        (WITH_CPU, (hungry("a", 2, "gpu-0"), BESIDE_CPU), lacks(2, 1, 1)),
+        (WITH_CPU, (hungry("a", 2, "gpu-0"), BESIDE_CPU), lacks("gpu-0", 2, 1)),
         ((WITH_CPU[0], cpu(2, host="h2")), (hungry("a", 2, "gpu-0"), BESIDE_CPU), ""),
     ):
         assert wrong(devices, *here) == lines(says)

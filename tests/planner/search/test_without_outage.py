@@ -1,0 +1,274 @@
+"""What serves today goes on serving: a plan that would cause an outage starts replicas instead."""
+
+import dataclasses
+import random
+
+import pytest
+
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.spec import PlacementRules, Slo
+from partitiond.core.plan.diff import diff_cost
+from partitiond.core.plan.record import (
+    Candidate,
+    Infeasible,
+    ModelDemand,
+    Objective,
+    Placement,
+    Plan,
+    diff_plans,
+)
+from partitiond.core.units import GIB, Bytes
+from partitiond.planner.api import solve
+from partitiond.planner.check import check_plan
+from partitiond.planner.model.types import PlanRequest
+from tests.oracle.questions import question_of
+from tests.planner.build import FREE, gpu, gpus, point, want
+from tests.planner.check.make import placed
+from tests.planner.problems import plan_for, request_of, seeds
+
+A100 = gpus(2)
+L4 = tuple(gpu(f"l4-{n}", gib=20, hardware="l4-24gb") for n in range(2))
+CODER = point("coder", 2.17, 41)
+SIZES = CODER, point("coder", 6, 70), point("coder", 1, 18, hardware="l4-24gb")
+CHAT, DOCS = point("chat", 9, 28), point("docs", 9, 50)
+RUNNING = placed(CODER, on="g0"), placed(CHAT, on="g0"), placed(DOCS, on="g1")
+
+
+def fleet(
+    rate: float,
+    *more: ModelDemand,
+    devices: tuple[Device, ...] = (*A100, *L4),
+    running: tuple[Placement, ...] = RUNNING,
+    sizes: tuple[Candidate, ...] = SIZES,
+    objective: Objective = Objective.MIN_DEVICES,
+    **changes: object,
+) -> PlanRequest:
+    """Three models run on two GPUs beside two small ones that are idle, and the demand for one of
+    them grew. All of 5 requests/s takes a GPU that is emptied first, of that model and of another.
+    """
+    coder = want("coder", *sizes, rate=rate, **changes)
+    models = coder, want("chat", CHAT, rate=8), want("docs", DOCS, rate=8), *more
+    return PlanRequest(
+        devices,
+        models,
+        running=running,
+        objective=objective,
+        deterministic=True,
+        time_limit_seconds=2.0,
+        interference=FREE,
+        move_price=0.25,
+        allow_outage=False,
+    )
+
+
+def planned(request: PlanRequest) -> Plan:
+    """The plan, which is checked and has no outage."""
+    made = plan_for(request)
+    memory, before = request.host_memory_bytes, request.before
+    assert check_plan(made, request.models, request.interference, memory, before) == ()
+    return made
+
+
+def served(made: Plan) -> dict[str, float]:
+    """The requests/s that each model gets."""
+    return {f.model: f.capacity_req_per_s for f in made.forecasts}
+
+
+OBJECTIVES = Objective.MIN_DEVICES, Objective.MIN_PRICE, Objective.MAX_GOODPUT, Objective.MAX_MIN
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_more_demand_is_served_on_idle_devices_where_a_change_would_be_an_outage(
+    objective: Objective,
+) -> None:
+    """The plan serves 4.17 of 5, says for what outage it would serve all, and is not optimal."""
+    made = planned(fleet(5, objective=objective))
+    diff = diff_plans(RUNNING, made.placements)
+    assert (diff.move, diff.stop, len(diff.keep)) == ((), (), 3)
+    assert {(p.model, p.device_id) for p in diff.start} == {("coder", "l4-0"), ("coder", "l4-1")}
+    assert served(made) == pytest.approx({"coder": 4.17, "chat": 9, "docs": 9})
+    (lacks,) = made.unplaced
+    assert (lacks.model, lacks.missing_req_per_s) == ("coder", pytest.approx(0.83))
+    assert made.explanation.count(lacks.reason) == 1
+    assert made.certificate.partial
+    assert "optimal" not in made.certificate.optimal_words
+    if objective.is_cost:  # the best plan by the others has no outage
+        (held,) = made.held_back
+        assert (held.model, held.missing_req_per_s) == ("coder", pytest.approx(0.83))
+        assert "--allow-outage" in lacks.reason
+
+
+def test_what_one_start_serves_is_started_and_nothing_is_held_back() -> None:
+    made = planned(fleet(3))
+    diff = diff_plans(RUNNING, made.placements)
+    assert ([p.model for p in diff.start], diff.move, diff.stop) == (["coder"], (), ())
+    assert (made.held_back, made.unplaced, made.certificate.value) == ((), (), 3)
+    assert not made.certificate.partial
+
+
+def test_a_model_that_cannot_stay_does_not_fail_the_plan() -> None:
+    """Others took memory of the device where it runs: its outage is in every plan."""
+    large, small = point("large", 5, 60), point("large", 4, 30, batch=4)
+    third = gpu("g2", free_bytes=Bytes(50 * GIB), hardware="h100-80gb")
+    there, fits = (dataclasses.replace(c, hardware="h100-80gb") for c in (large, small))
+    request = fleet(
+        5,
+        want("large", there, fits, rate=3),
+        devices=(*A100, *L4, third),
+        running=(*RUNNING, placed(there, on="g2")),
+    )
+    made = planned(request)
+    assert served(made) == pytest.approx({"coder": 4.17, "chat": 9, "docs": 9, "large": 4})
+    cost = diff_cost(diff_plans(request.running, made.placements), made.devices)
+    assert [outage.model for outage in cost.outages] == ["large"]
+    assert [held.model for held in made.held_back] == ["coder"]
+
+
+def test_an_engine_that_is_asked_for_no_more_stays_until_there_is_room_for_another() -> None:
+    """Its batch was changed, and what it was started with is no candidate any more."""
+    sizes = tuple(dataclasses.replace(c, batch=16) for c in SIZES)
+    made = planned(fleet(2.1, sizes=sizes))
+    assert diff_plans(RUNNING, made.placements).is_empty
+    assert [held.model for held in made.held_back] == ["coder"]
+    assert made.unplaced == ()
+    more = planned(fleet(2.1, sizes=sizes, devices=(*gpus(3), *L4)))
+    assert {p.candidate.batch for p in more.placements if p.model == "coder"} == {16}
+    assert not more.held_back
+
+
+def test_a_release_that_waits_does_not_stop_those_of_other_models() -> None:
+    """Of two models with a new release only one has room beside what runs."""
+    sizes = tuple(dataclasses.replace(c, release="2") for c in SIZES[:1])
+    chat = dataclasses.replace(CHAT, release="2", memory_bytes=Bytes(18 * GIB))
+    old = [dataclasses.replace(p.candidate, release="1") for p in RUNNING]
+    running = tuple(dataclasses.replace(p, candidate=c) for p, c in zip(RUNNING, old, strict=True))
+    request = fleet(2, sizes=sizes, devices=A100, running=running)
+    request = dataclasses.replace(
+        request, models=(request.models[0], want("chat", chat, rate=8), request.models[2])
+    )
+    made = planned(request)
+    assert {p.model: p.candidate.release for p in made.placements} == {
+        "coder": "1", "chat": "2", "docs": "",
+    }  # fmt: skip
+    assert [held.model for held in made.held_back] == ["coder"]
+
+
+def test_new_replicas_keep_the_rules_that_old_ones_need_not_keep() -> None:
+    for changes, replicas in (
+        ({"max_replicas": 1}, 1),
+        ({"rules": PlacementRules(only_on=("g0", "l4-0"))}, 2),
+        ({"rules": PlacementRules(avoid=("chat",))}, 3),
+        ({"slo": Slo(0.1, 0.01)}, 3),
+    ):
+        made = planned(fleet(5, **changes))  # type: ignore[arg-type]
+        mine = [p for p in made.placements if p.model == "coder"]
+        assert RUNNING[0] in mine
+        assert len(mine) == replicas
+
+
+def test_replicas_that_stay_are_company_and_are_avoided() -> None:
+    """A new model must be near the one that is held back, or never shares a device with it."""
+    tiny = point("tiny", 1, 1)
+    for rules, on in (
+        (PlacementRules(near=("coder",)), {"g0", "g1", "l4-0", "l4-1"}),
+        (PlacementRules(avoid=("coder",)), {"g1"}),
+    ):
+        made = planned(fleet(5, want("tiny", tiny, rate=1, rules=rules)))
+        (there,) = (p.device_id for p in made.placements if p.model == "tiny")
+        assert there in on
+
+
+def test_superfluous_replicas_stop_while_another_model_is_held_back() -> None:
+    other = dataclasses.replace(CHAT, hardware="h100-80gb")
+    request = fleet(
+        5,
+        devices=(*A100, *L4, gpu("g2", hardware="h100-80gb")),
+        running=(*RUNNING, placed(other, 2, "g2")),
+    )
+    chat = dataclasses.replace(request.models[1], candidates=(CHAT, other))
+    made = planned(
+        dataclasses.replace(request, models=(request.models[0], chat, request.models[2]))
+    )
+    assert [p.replica_id for p in diff_plans(request.running, made.placements).stop] == ["chat-2"]
+    assert served(made)["coder"] == pytest.approx(4.17)
+
+
+# -- random fleets --------------------------------------------------------------------------
+
+
+def value(request: PlanRequest, rates: dict[str, float]) -> list[float]:
+    """The weighted requests/s of each priority, up to the demand, the highest first."""
+    found: dict[int, float] = {}
+    for m in request.models:
+        planned_rate = m.demand.planned_req_per_s
+        if planned_rate is not None:
+            got = m.demand.weight * min(rates.get(m.model, 0.0), planned_rate)
+            found[m.rules.priority] = found.get(m.rules.priority, 0.0) + got
+    return [rate for _, rate in sorted(found.items(), reverse=True)]
+
+
+def grown(rng: random.Random, request: PlanRequest, running: tuple[Placement, ...]) -> PlanRequest:
+    """The request with more demand for some models, and a device more."""
+    models = []
+    for m in request.models:
+        rate = m.demand.req_per_s
+        more = None if rate is None else min(1e6, rate * rng.choice((1.0, 1.0, 1.7, 4.0)))
+        models.append(dataclasses.replace(m, demand=dataclasses.replace(m.demand, req_per_s=more)))
+    return dataclasses.replace(
+        request,
+        models=tuple(models),
+        running=running,
+        objective=rng.choice((Objective.MIN_DEVICES, Objective.MIN_PRICE, Objective.MAX_GOODPUT)),
+        move_price=0.25,
+        allow_outage=False,
+    )
+
+
+@pytest.mark.parametrize("seed", seeds(600, 40))
+def test_no_plan_serves_less_than_what_runs_or_leaves_out_what_one_start_would_serve(
+    seed: int,
+) -> None:
+    rng = random.Random(f"running {seed}")
+    asked = request_of(question_of(seed, limited=seed % 3 == 0), time_limit_seconds=1.0)
+    first = solve(dataclasses.replace(asked, devices=asked.devices[: rng.randint(1, 2)]))
+    if isinstance(first, Infeasible):
+        return
+    request = grown(rng, asked, first.placements)
+    made = planned(request)
+    before, after = value(request, served(first)), value(request, served(made))
+    assert after >= [rate * (1 - 1e-6) for rate in before] or made.certificate.among
+    assert not [*served_by_one_start(request, made)]
+
+
+def served_by_one_start(request: PlanRequest, made: Plan) -> list[str]:
+    """Models that lack something and of which a plan with one replica more, on an idle device, is
+    one that the checker accepts."""
+    found, used = [], {p.device_id for p in made.placements}
+    idle = [d for d in request.devices if d.id not in used]
+    for lacking in (u.model for u in made.unplaced if u.missing_req_per_s):
+        model = next(m for m in request.models if m.model == lacking)
+        for device in idle:
+            for c in model.candidates:
+                if c.hardware != device.hardware or c.size.mode.value not in ("memory", "whole"):
+                    continue
+                more = (*made.placements, placed(c, 99, device.id))
+                bad = check_plan(
+                    dataclasses.replace(made, placements=more),
+                    request.models,
+                    request.interference,
+                    request.host_memory_bytes,
+                    request.before,
+                )
+                ignored = (
+                    "certificate",
+                    "plan's value",
+                    "lacks",
+                    "forecast",
+                    "gets",
+                    "bound",
+                    "priority",
+                    "keeps",
+                )
+                if not [line for line in bad if not any(word in line for word in ignored)]:
+                    found.append(f"{lacking} on {device.id} at {c.size.key}")
+    return found
