@@ -34,7 +34,7 @@ from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import packing_of
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import OnProgress
-from partitiond.planner.search.portfolio import appraised, solve_portfolio
+from partitiond.planner.search.portfolio import evaluate, solve_portfolio
 from partitiond.planner.search.without_outage import (
     all_stay,
     forbidden_outages,
@@ -265,7 +265,7 @@ def _as_asked(made: _Made, placements: tuple[Placement, ...], method: str) -> _M
     if packing.lacking() if objective.is_cost else packing.short_replicas():
         objective = Objective.MAX_GOODPUT
     name = f"{method.partition(';')[0]}, beside what runs"
-    found = appraised(packing, objective, name)
+    found = evaluate(packing, objective, name)
     if objective is made.found.objective:
         found = dataclasses.replace(found, proven_impossible=made.found.proven_impossible)
     return _on_devices(found, placements)

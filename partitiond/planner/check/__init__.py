@@ -13,13 +13,7 @@ from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import DEFAULT, Interference
 from partitiond.core.plan.record import ModelDemand, ModelForecast, Placement, Plan, Unplaced
 from partitiond.planner.check.certificate import check_certificate
-from partitiond.planner.check.changes import (
-    NOTHING,
-    Before,
-    as_held_back,
-    cannot_stay,
-    check_changes,
-)
+from partitiond.planner.check.changes import NOTHING, Before, as_held_back, check_changes
 from partitiond.planner.check.devices import check_device, check_host
 from partitiond.planner.check.figures import RELATIVE, device_level, rates_of
 from partitiond.planner.check.rules import check_rules
@@ -67,11 +61,9 @@ def check_plan(
         whole = excuse is None and len(new) == len(mine)
         found.extend(check_rules(plan, new, asked[name], levels if whole else None))
     found.extend(check_certificate(plan, demands, rates, levels, memory))
-
-    def unable() -> set[str]:
-        return cannot_stay(before.running, plan.devices, asked, interference, memory)
-
-    found.extend(check_changes(plan, demands, before, stay, unable))
+    found.extend(
+        check_changes(plan, demands, before, stay, interference=interference, host_memory=memory)
+    )
     return tuple(found)
 
 

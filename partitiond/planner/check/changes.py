@@ -79,7 +79,7 @@ def held_demand(demand: ModelDemand, old: Sequence[Placement]) -> ModelDemand:
     )
 
 
-def cannot_stay(
+def to_leave(
     running: Sequence[Placement],
     devices: Sequence[Device],
     demands: Mapping[str, ModelDemand],
@@ -118,7 +118,9 @@ def check_changes(
     demands: Mapping[str, ModelDemand],
     before: Before,
     stay: frozenset[str],
-    unable: Callable[[], set[str]],
+    *,
+    interference: Interference,
+    host_memory: Mapping[str, int],
 ) -> Iterator[str]:
     """Yield miscounted moves, models that should stay and do not, and outages not allowed.
 
@@ -127,7 +129,8 @@ def check_changes(
         demands: what was asked for, as `as_held_back` returns it.
         before: what ran.
         stay: replicas of models that are held back, as `as_held_back` returns them.
-        unable: returns the models that `cannot_stay`.
+        interference: kappa and levels the plan was made with.
+        host_memory: memory for engines by host name, if that is stated.
     """
     yield from _check_moves(plan, demands, before)
     staying = {p.model for p in plan.placements if p.replica_id in stay}
@@ -146,7 +149,9 @@ def check_changes(
     diff = diff_plans(before.running, placements)
     takes = diff_cost(diff, plan.devices, dict(before.start_seconds), stakes)
     found = [outage for outage in takes.outages if outage.model not in allowed]
-    gone = unable() if found else set[str]()
+    gone = set[str]()
+    if found:
+        gone = to_leave(before.running, plan.devices, demands, interference, host_memory)
     for outage in found:
         if outage.model not in gone:
             yield (

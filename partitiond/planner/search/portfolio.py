@@ -38,7 +38,7 @@ from partitiond.planner.search.priorities import (
 )
 from partitiond.planner.search.repair import kept
 from partitiond.planner.search.rule_search import search_rules
-from partitiond.planner.search.scale import appraised_factor, largest_factor
+from partitiond.planner.search.scale import evaluate_factor, largest_factor
 from partitiond.planner.stop import Stop, never
 from partitiond.planner.warm import Tell, is_warm
 
@@ -335,7 +335,7 @@ def _by_class(watch: SolveMonitor, found: _Gathered, answer: SolveAnswer) -> Sol
     return class_by_class(watch, classes, found.members, answer, found.class_bounds)
 
 
-def appraised(packing: Packing, objective: Objective, name: str) -> SolveAnswer:
+def evaluate(packing: Packing, objective: Objective, name: str) -> SolveAnswer:
     """Return a packing that was found by other means as the answer, with a quick bound.
 
     Args:
@@ -347,7 +347,7 @@ def appraised(packing: Packing, objective: Objective, name: str) -> SolveAnswer:
     watch.restart(objective)
     found = _Gathered([one], None)
     if objective in (Objective.MAX_MIN, Objective.MAX_HEADROOM):
-        return appraised_factor(watch, packing, name)
+        return evaluate_factor(watch, packing, name)
     bound = _prices(packing.instance, as_cost=objective.is_cost).value
     bound = math.inf if bound is None else bound
     answer = _answer(watch, found, one, best=one, bound=bound, optimal=False)

@@ -176,7 +176,7 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
     return raising
 
 
-def appraised_factor(watch: SolveMonitor, packing: Packing, name: str) -> SolveAnswer:
+def evaluate_factor(watch: SolveMonitor, packing: Packing, name: str) -> SolveAnswer:
     """Return a packing that was found by other means as the answer, with the bound of each model
     that has all devices to itself."""
     raising = Raising(watch, searches=False)

@@ -32,7 +32,7 @@ from partitiond.core.plan.record import (
 )
 from partitiond.core.plan.start_order import StartGains
 from partitiond.core.replica.make_before_break import beside_what_runs
-from partitiond.planner.check.changes import cannot_stay
+from partitiond.planner.check.changes import to_leave
 from partitiond.planner.check.figures import level_together
 from partitiond.planner.model.types import PlanRequest
 
@@ -65,7 +65,7 @@ def may_be_out(request: PlanRequest) -> set[str]:
     """Return the models that allow an outage, or whose replicas cannot stay where they run."""
     memory = dict(request.host_memory_bytes)
     demands = {model.model: model for model in request.models}
-    gone = cannot_stay(request.running, request.devices, demands, request.interference, memory)
+    gone = to_leave(request.running, request.devices, demands, request.interference, memory)
     return gone | {name for name, demand in demands.items() if demand.allow_outage}
 
 

@@ -334,23 +334,21 @@ def test_an_outage_is_nobodys_choice_where_what_runs_cannot_stay() -> None:
     """Others took memory of its device, its mode is forbidden, or its host has too little."""
     ran = dataclasses.replace(A, host_memory_bytes=Bytes(GIB))
     less = dataclasses.replace(point("a", 6, 6, sm=50), host_memory_bytes=Bytes(GIB // 2))
-    beside = placed(point("b", 3, 6), on="g0")
-    for changes, more, out in (
+    cases: tuple[tuple[dict[str, Any], dict[str, Any], bool], ...] = (
         ({}, {}, True),
         ({"free_bytes": Bytes(11 * GIB)}, {}, True),
         ({"free_bytes": Bytes(10 * GIB)}, {}, False),
         ({"modes": (SharingMode.MPS,)}, {}, False),
         ({}, {"memory": (("host", GIB),)}, True),
         ({}, {"memory": (("host", GIB - 1),)}, False),
-        # What is not wanted any more leaves anyway.
-        ({}, {"beside": beside}, True),
-    ):
-        running = [placed(ran, on="g0"), *([more.pop("beside")] if "beside" in more else [])]
+    )
+    for changes, more, out in cases:
+        # Beside what is not wanted any more and leaves anyway.
         found = after(
-            running,
+            (placed(ran, on="g0"), placed(point("b", 3, 6), on="g0")),
             (placed(less, on="g0"),),
             (want("a", ran, less),),
-            (gpu("g0", gib=15, **changes),),  # type: ignore[arg-type]
+            (gpu("g0", gib=15, **changes),),
             allow_outage=False,
             **more,
         )
