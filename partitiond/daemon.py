@@ -23,6 +23,7 @@ import uvicorn
 
 from partitiond.api.app import create_app
 from partitiond.api.auth import ensure_token
+from partitiond.api.connections import ApiConnection
 from partitiond.api.replies import ANSWERS
 from partitiond.api.schemas import ApiOptions
 from partitiond.controller.plans.planning import Solve
@@ -287,6 +288,7 @@ async def _run(
         )
         config = uvicorn.Config(
             app,
+            http=ApiConnection,
             log_config=None,
             access_log=False,
             lifespan="off",

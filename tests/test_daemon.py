@@ -17,6 +17,7 @@ import httpx
 import pytest
 import uvicorn
 
+from partitiond.api.connections import MAX_UNKNOWN
 from partitiond.cli.options import read_token
 from partitiond.client import ControlClient
 from partitiond.core.errors import DeviceError, FencedError, PartitiondError, SettingsError
@@ -86,7 +87,14 @@ def daemon(folder: Path) -> Iterator[Daemon]:
 def test_a_daemon_starts_serves_and_leaves_nothing_behind(daemon: Daemon) -> None:
     daemon.start()
     assert daemon.proxy_answers()
-    assert httpx.get(f"{daemon.settings.control_url}/models").status_code == 401
+    control = daemon.settings.control
+    with contextlib.ExitStack() as held:
+        first, *_ = [
+            held.enter_context(socket.create_connection((control.host, control.port)))
+            for _ in range(MAX_UNKNOWN + 1)
+        ]
+        assert first.recv(1) == b"", "connections that show no token are bounded"
+        assert httpx.get(f"{daemon.settings.control_url}/models").status_code == 401
     assert daemon.end() == 0
     assert not daemon.proxy_answers()
     assert list(daemon.settings.run_dir.glob("**/*.sock")) == []

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from partitiond.core.keys.usage import UsagePosition, UsageRecord, Used
+from partitiond.core.keys.usage import HOUR_LENGTH, UsagePosition, UsageRecord, Used
 from partitiond.core.views.usage import UsageBy, UsageReport
 
 
@@ -37,8 +37,24 @@ class UsageStore(Protocol):
         """Return the positions of all hosts' proxies, by host; "" if there was only one host."""
         ...
 
-    def usage(self, first_hour: str, last_hour: str) -> Sequence[UsageRecord]:
-        """Return all records of these hours, both included, by hour, key and model."""
+    def usage(
+        self,
+        first_hour: str,
+        last_hour: str,
+        period_length: int = HOUR_LENGTH,
+        *,
+        by_key: bool = True,
+        by_model: bool = True,
+    ) -> Sequence[UsageRecord]:
+        """Return the sums of these hours, both included, by period, key and model.
+
+        May take seconds: for another thread than the event loop's.
+
+        Args:
+            first_hour, last_hour: as in `UsageRecord`.
+            period_length: characters of an hour that name what a sum is of; 0 for one sum.
+            by_key, by_model: whether each has a sum of its own.
+        """
         ...
 
     def drop_usage(self, before_hour: str) -> int:
@@ -49,7 +65,7 @@ class UsageStore(Protocol):
 class Usages(Protocol):
     """Answers questions about usage."""
 
-    def report(
+    async def report(
         self,
         since: str | None = None,
         until: str | None = None,

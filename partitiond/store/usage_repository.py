@@ -1,8 +1,11 @@
 """Stores the usage of keys and models by the hour. Implements `ports.usage.UsageStore`."""
 
+import contextlib
 import dataclasses
+import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 from sqlalchemy import bindparam
 from sqlalchemy.dialects.sqlite import insert
@@ -10,8 +13,9 @@ from sqlmodel import Session, col, delete, select
 
 from partitiond import serde
 from partitiond.core.demand.traffic import UsageCount
-from partitiond.core.keys.usage import UsagePosition, UsageRecord, Used
-from partitiond.store.sessions import Sessions
+from partitiond.core.keys.usage import HOUR_LENGTH, UsagePosition, UsageRecord, Used
+from partitiond.store.errors import store_error
+from partitiond.store.sessions import IN_MEMORY, Sessions
 from partitiond.store.tables import MarkRow, UsageRow
 
 POSITION: Final = "usage-position"
@@ -33,6 +37,13 @@ _ADD_USAGE: Final = _NEW_USAGE.on_conflict_do_update(
         for field in dataclasses.fields(Used)
     },
 )
+_SUMS: Final = f"""
+SELECT substr(hour, 1, ?) AS period, CASE WHEN ? THEN key_id ELSE '' END AS one_key,
+    CASE WHEN ? THEN model ELSE '' END AS one_model,
+    {", ".join(f"sum({field.name})" for field in dataclasses.fields(Used))}
+FROM usage WHERE hour BETWEEN ? AND ?
+GROUP BY period, one_key, one_model ORDER BY period, one_key, one_model
+"""
 _NEW_MARK: Final = insert(MarkRow)
 _PUT_MARK: Final = _NEW_MARK.on_conflict_do_update(
     index_elements=["kind", "subject"], set_={"value": _NEW_MARK.excluded.value}
@@ -102,18 +113,32 @@ class UsageRepository(Sessions):
                 busy[rest] = (generation, float(seconds))
         return UsagePosition(epoch, uses, busy)
 
-    def usage(self, first_hour: str, last_hour: str) -> Sequence[UsageRecord]:
-        """Return all records of these hours, both included, by hour, key and model."""
-        query = (
-            select(UsageRow)
-            .where(col(UsageRow.hour) >= first_hour, col(UsageRow.hour) <= last_hour)
-            .order_by(col(UsageRow.hour), col(UsageRow.key_id), col(UsageRow.model))
-        )
-        with self._read() as session:
-            return [
-                UsageRecord(row.hour, row.key_id, row.model, _used(row))
-                for row in session.exec(query).all()
-            ]
+    def usage(
+        self,
+        first_hour: str,
+        last_hour: str,
+        period_length: int = HOUR_LENGTH,
+        *,
+        by_key: bool = True,
+        by_model: bool = True,
+    ) -> Sequence[UsageRecord]:
+        """Return the sums of these hours, both included. Any thread may call this.
+
+        A sum of months takes seconds: on a connection of its own it holds up no other call.
+        """
+        given = (period_length, by_key, by_model, first_hour, last_hour)
+        if self.path == IN_MEMORY:
+            with self._read() as session:
+                rows = session.connection().exec_driver_sql(_SUMS, given).all()
+                return [_summed(tuple(row)) for row in rows]
+        try:
+            uri = f"{Path(self.path).absolute().as_uri()}?mode=ro"
+            with contextlib.closing(
+                sqlite3.connect(uri, uri=True, timeout=self._patience_seconds)
+            ) as connection:
+                return [_summed(row) for row in connection.execute(_SUMS, given)]
+        except sqlite3.Error as error:
+            raise store_error(self.path, error) from error
 
     def drop_usage(self, before_hour: str) -> int:
         """Delete the hours before this one; returns how many records were deleted."""
@@ -158,13 +183,5 @@ def _marks(position: UsagePosition) -> dict[str, str]:
     return marks
 
 
-def _used(row: UsageRow) -> Used:
-    return Used(
-        row.requests,
-        row.failed,
-        row.prompt_tokens,
-        row.output_tokens,
-        row.engine_seconds,
-        row.device_seconds,
-        row.joules,
-    )
+def _summed(row: Sequence[Any]) -> UsageRecord:
+    return UsageRecord(*row[:3], Used(*row[3:]))

@@ -1,9 +1,11 @@
 """Profile jobs run on several GPUs at once, and a lost replica is replaced while they do."""
 
+import asyncio
 import dataclasses
 
 import pytest
 
+from partitiond.controller.plans.planning import Solve
 from partitiond.controller.views.overview import JOBS_SHOWN
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import SharingMode, silent_device
@@ -26,8 +28,8 @@ class GpuHost(Host):
 
     tick_seconds = 0.01
 
-    def __init__(self) -> None:
-        super().__init__(devices=FakeDevices(GPUS))
+    def __init__(self, solve: Solve = solved) -> None:
+        super().__init__(devices=FakeDevices(GPUS), solve=solve)
 
     async def register(self, name: str, **changes: object) -> None:
         found = measured_profile(name, hardware="a100-80gb", profile_id=f"p-{name}")
@@ -155,6 +157,54 @@ async def test_what_ends_on_a_device_that_was_lost_before_is_planned_again(
     await until(lambda: host.device_of("a") in {free, "" if job else measured})
     await host.serves("a")
     assert not job or host.service.jobs.job(job).state is JobState.RUNNING
+
+
+async def test_what_was_lost_is_replaced_while_an_operators_plan_is_solved() -> None:
+    """The first solve of an installation takes minutes: the operator waits for it alone."""
+    held: list[asyncio.Event] = []
+    solves: list[asyncio.Event] = []
+
+    async def solve(request: PlanRequest) -> Plan | Infeasible:
+        if held:
+            solves.append(held.pop())
+            await solves[-1].wait()
+        return await solved(request)
+
+    async with serving(GpuHost(solve=solve)) as host:
+        lost = await host.place("a")
+        held.append(asyncio.Event())
+        asked = asyncio.create_task(host.service.plans.apply())
+        await until(lambda: bool(solves))
+        await host.lose(lost)
+        await host.passes(lambda: host.device_of("a") != lost)
+        await host.serves("a")
+        repaired = host.applied()
+        assert not asked.done()
+        solves[0].set()
+        assert (await asked).plan.placements == repaired.placements, "of what is now"
+
+
+async def test_a_plan_made_beside_jobs_is_made_again_if_another_one_began_meanwhile(
+    host: GpuHost,
+) -> None:
+    """Its replicas might start where the job measures."""
+    lost = await host.place("a")
+    plans = host.service.parts.plans
+    await host.lose(lost)
+    await host.passes(lambda: host.device_of("a") != lost)
+    await plans._preview_by_itself()
+    assert plans._fresh()
+    await host.register("b")
+    await plans._preview_by_itself()
+    await host.measure("b", next(free for free in others(lost) if free != host.device_of("a")))
+    assert not plans._fresh()
+    await plans._preview_by_itself()
+    assert plans._fresh()
+    host.profiler.gate.set()
+    await until(lambda: not host.service.parts.jobs.busy)
+    # A job that ended took nothing from the plan; its profile may have changed what it is made of.
+    await plans._preview_by_itself()
+    assert plans._fresh()
 
 
 async def test_nothing_is_put_where_a_job_measures_and_its_room_is_planned_for_first(

@@ -50,4 +50,4 @@ async def get_usage(
     `key_id`.
     """
     chosen = by or [UsageBy.KEY, UsageBy.MODEL]
-    return reply(usage.report(since, until, chosen))
+    return reply(await usage.report(since, until, chosen))

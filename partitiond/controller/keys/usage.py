@@ -16,10 +16,12 @@ from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import (
+    HOUR_LENGTH,
     NOTHING_BOOKED,
     NOTHING_USED,
     ReplicaShare,
     UsagePosition,
+    UsageRecord,
     Used,
     take_position,
     usage_since,
@@ -35,11 +37,10 @@ log = logging.getLogger(__name__)
 BOOK_SECONDS: Final = 10.0
 """Pause between two writes of the usage. If the daemon is killed nothing is lost, for the proxy
 counts on. If the proxy is killed, what the proxy counted since the last write is lost."""
-HOUR: Final = len("2030-01-31T17")
 JOULES_PER_KWH: Final = 3.6e6
 """By definition."""
 _PERIODS: Final = {
-    UsageBy.HOUR: HOUR,
+    UsageBy.HOUR: HOUR_LENGTH,
     UsageBy.DAY: len("2030-01-31"),
     UsageBy.MONTH: len("2030-01"),
 }
@@ -131,7 +132,7 @@ class UsageUseCases:
         sample = self._latest()
         if sample is None:
             return
-        hour = self._clock.utc_iso()[:HOUR]
+        hour = self._clock.utc_iso()[:HOUR_LENGTH]
         if self._hour and hour != self._hour and not self.book():
             return  # what belongs to the hour before is booked first
         self._hour = hour
@@ -194,11 +195,11 @@ class UsageUseCases:
         try:
             if self._keep_days:
                 oldest = unix_seconds(self._clock.utc_iso()) - self._keep_days * 86400
-                self._store.drop_usage(utc_iso(oldest)[:HOUR])
+                self._store.drop_usage(utc_iso(oldest)[:HOUR_LENGTH])
         except PartitiondError as error:
             log.warning("old usage cannot be dropped: %s", error)
 
-    def report(
+    async def report(
         self,
         since: str | None = None,
         until: str | None = None,
@@ -207,7 +208,7 @@ class UsageUseCases:
         """Usage of the hours from `since` to `until`. Raises InputError."""
         now = self._clock.utc_iso()
         first = _hour("since", since) if since else f"{now[:7]}-01T00"
-        last = _last_hour(until) if until else now[:HOUR]
+        last = _last_hour(until) if until else now[:HOUR_LENGTH]
         if first > last:
             raise InputError(
                 f"the time from {first} to {last} ends before it begins.",
@@ -221,23 +222,22 @@ class UsageUseCases:
         self.book()
         records = self._store.keys()
         labels = {key.id: key.label for key in records}
-        sums: dict[tuple[str, str, str], Used] = {}
-        for record in self._store.usage(first, last):
-            period = next((record.hour[: _PERIODS[one]] for one in by if one in _PERIODS), "")
-            key_id = record.key_id if UsageBy.KEY in by else ""
-            model = record.model if UsageBy.MODEL in by else ""
-            group = (period, key_id, model)
-            sums[group] = sums.get(group, NOTHING_USED) + record.used
-        lines = (_line(*group, labels.get(group[1], ""), sums[group]) for group in sorted(sums))
+        period = next((_PERIODS[one] for one in by if one in _PERIODS), 0)
+        by_key, by_model = UsageBy.KEY in by, UsageBy.MODEL in by
+        sums = await asyncio.to_thread(
+            self._store.usage, first, last, period, by_key=by_key, by_model=by_model
+        )
+        lines = (_line(one, labels.get(one.key_id, "")) for one in sums)
         return UsageReport(first, last, by, tuple(lines))
 
 
-def _line(period: str, key_id: str, model: str, label: str, used: Used) -> UsageLine:
+def _line(total: UsageRecord, label: str) -> UsageLine:
+    used = total.used
     return UsageLine(
-        period,
-        key_id,
+        total.hour,
+        total.key_id,
         label,
-        model,
+        total.model,
         used.requests,
         used.failed,
         used.prompt_tokens,
@@ -255,7 +255,7 @@ def _last_hour(text: str) -> str:
 
 def _hour(name: str, text: str) -> str:
     try:
-        return utc_iso(unix_seconds(text))[:HOUR]
+        return utc_iso(unix_seconds(text))[:HOUR_LENGTH]
     except ValueError as error:
         raise InputError(
             f"{name} is no time: {text!r}.",

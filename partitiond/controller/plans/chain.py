@@ -168,7 +168,7 @@ class Chain:
         preview: Callable[[], Awaitable[PlanPreview]],
         fresh: Callable[[], bool],
         lasts: Callable[[str], bool],
-        apply: Callable[[PlanPreview], Awaitable[bool]],
+        apply: Callable[[PlanPreview], None],
         touches_running: Callable[[PlanPreview], bool],
         current: Callable[[], Collection[object]],
     ) -> None:
@@ -182,7 +182,7 @@ class Chain:
             preview: makes a plan of what the daemon may use by itself.
             fresh: whether what the last preview was made from still holds.
             lasts: whether the plan of an id may still be applied.
-            apply: applies a plan; returns False, and changes nothing, if the plan is outdated.
+            apply: applies a plan.
             touches_running: whether a plan would move or stop a replica that has a process.
             current: placements of the applied plan.
         """
@@ -317,11 +317,9 @@ class Chain:
             self.note = self._said = ""
         elif self._touches_running(preview):
             self._wait_for(preview)
-        elif await self._apply(preview):
-            self.settled()
         else:
-            self._withdraw("models, profiles or devices changed")
-            self._again()
+            self._apply(preview)
+            self.settled()
 
     def _wait_for(self, preview: PlanPreview) -> None:
         self.waiting = preview.plan.id

@@ -97,7 +97,7 @@ class Plans:
         self._controller = controller
         self._jobs = jobs
         self._maker = maker
-        self._applying = asyncio.Lock()
+        self._solving = asyncio.Lock()
         self._asked = PlanQueue()
         self._chain_made_from = ""
         self._chain_beside: frozenset[Partition] = frozenset()
@@ -197,28 +197,29 @@ class Plans:
             NotFoundError: there is no plan of that id.
             NotReadyError: the daemon is ending, or no device was looked at yet.
         """
-        async with self._applying:
-            applied = self._controller.plan
-            if plan_id is not None and applied is not None and applied.id == plan_id:
-                asleep = self._controller.sleep.levels
-                wanted = tuple(p for p in applied.wanted if p.model not in asleep)
-                return PlanPreview(applied, diff_plans(self._running(), wanted))
-            if plan_id is None:
+        applied = self._controller.plan
+        if plan_id is not None and applied is not None and applied.id == plan_id:
+            asleep = self._controller.sleep.levels
+            wanted = tuple(p for p in applied.wanted if p.model not in asleep)
+            return PlanPreview(applied, diff_plans(self._running(), wanted))
+        if plan_id is None:
+            async with self._solving:  # one solve for people at a time; the chain waits for none
                 preview = await self._lasting_preview(PlanQuestion(allow_outage=allow_outage))
-            else:
-                await self._devices.look()
-                preview = self._maker.recall(plan_id, self._situation(), applied)
-            if preview.infeasible is not None:
-                raise ConflictError(
-                    f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
-                    hint=" ".join(preview.infeasible.remedies),
-                )
-            self._refuse_while_ending()
-            self._refuse_if_overtaken()
-            if not (allow_outage or self._maker.allows_outage(preview.plan.id)):
-                self._refuse_losses(preview.plan)
-            self._apply(preview, "as asked")
-            return preview
+        else:
+            await self._devices.look()
+            preview = self._maker.recall(plan_id, self._situation(), self._controller.plan)
+        # From the check that the plan still holds to its application nothing is awaited.
+        if preview.infeasible is not None:
+            raise ConflictError(
+                f"no plan serves what was asked: {'; '.join(preview.infeasible.reasons)}",
+                hint=" ".join(preview.infeasible.remedies),
+            )
+        self._refuse_while_ending()
+        self._refuse_if_overtaken()
+        if not (allow_outage or self._maker.allows_outage(preview.plan.id)):
+            self._refuse_losses(preview.plan)
+        self._apply(preview, "as asked")
+        return preview
 
     def _refuse_losses(self, plan: Plan) -> None:
         """Raises InputError: a serving model would stop serving, and that was not allowed."""
@@ -297,13 +298,8 @@ class Plans:
         )
         reached(FaultPoint.PLAN_APPLIED)
 
-    async def _apply_by_itself(self, preview: PlanPreview) -> bool:
-        """Apply a plan by itself; False if anything changed before the lock was held."""
-        async with self._applying:
-            if self.chain.closed or not self._fresh() or self._touches_running(preview):
-                return False
-            self._apply(preview, "by itself")
-            return True
+    def _apply_by_itself(self, preview: PlanPreview) -> None:
+        self._apply(preview, "by itself")
 
     def _fresh(self) -> bool:
         """Whether what the chain's last plan was made from still holds.

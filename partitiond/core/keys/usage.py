@@ -13,6 +13,9 @@ from typing import Final
 
 from partitiond.core.demand.traffic import TrafficSample, UsageCount
 
+HOUR_LENGTH: Final = len("2030-01-31T17")
+"""Characters of an hour as usage is kept by; fewer of them name its day or month."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ReplicaShare:
@@ -164,11 +167,12 @@ def _less(new: UsageCount, old: UsageCount) -> UsageCount:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UsageRecord:
-    """Usage of one model by one key within one hour.
+    """Usage of one model by one key within one hour, or a sum of such.
 
     Attributes:
-        hour: ISO 8601 UTC, to the hour: "2030-01-31T17".
-        key_id: empty for requests without a key.
+        hour: ISO 8601 UTC, to the hour: "2030-01-31T17"; of a sum, as far as the sum is by it.
+        key_id: empty for requests without a key, and in a sum over keys.
+        model: empty in a sum over models.
     """
 
     hour: str

@@ -1,17 +1,20 @@
 """Usage is booked by the hour, survives restarts, and appears in reports."""
 
+import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from partitiond.controller.keys.usage import UsageUseCases
+from partitiond.controller.keys.usage import BOOK_SECONDS, UsageUseCases
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.errors import InputError, StoreError
 from partitiond.core.keys.record import KeyRecord
-from partitiond.core.keys.usage import ReplicaShare
-from partitiond.core.views.usage import UsageBy
+from partitiond.core.keys.usage import ReplicaShare, UsageRecord
+from partitiond.core.views.usage import UsageBy, UsageReport
 from partitiond.ports import Store
-from partitiond.store import open_store
+from partitiond.store import SqlStore, open_store
 from tests.controller.samples import NOW
 
 
@@ -52,7 +55,9 @@ class Books:
             keep_days=self.keep_days,
         )
 
-    def count(self, requests: int, epoch: str = "e", key: str = "k1", model: str = "m") -> None:
+    def count(
+        self, requests: int, epoch: str = "e", key: str = "k1", model: str = "m", later: float = 60
+    ) -> None:
         use = UsageCount(requests, 0, 3 * requests, 2 * requests, float(requests))
         old = self.sample.usage if self.sample is not None and self.sample.epoch == epoch else {}
         self.sample = TrafficSample(
@@ -61,11 +66,14 @@ class Books:
             replicas={f"{model}-1": ReplicaCount(model, "1", busy_seconds=float(requests))},
             usage={**old, key: {**old.get(key, {}), model: use}},
         )
-        self.wall.now += 60
+        self.wall.now += later
         self.desk.look()
 
+    def report(self, *given: str, **by: Sequence[UsageBy]) -> UsageReport:
+        return asyncio.run(self.desk.report(*given, **by))
+
     def requests(self, *by: UsageBy) -> list[tuple[str, ...]]:
-        lines = self.desk.report("2030-01-01", "2031-01-01", by or (UsageBy.KEY,)).lines
+        lines = self.report("2030-01-01", "2031-01-01", by=by or (UsageBy.KEY,)).lines
         return [(line.period, line.key_id, line.model, str(line.requests)) for line in lines]
 
 
@@ -75,7 +83,8 @@ def books(tmp_path: Path) -> Books:
 
 
 def test_hours_are_kept_apart(books: Books) -> None:
-    books.count(2)
+    books.count(1)
+    books.count(2, later=BOOK_SECONDS / 5)  # not due to be booked when the hour ends
     books.wall.iso = "2030-01-31T18:01:00Z"
     books.count(5)
     assert books.requests(UsageBy.HOUR) == [
@@ -84,6 +93,25 @@ def test_hours_are_kept_apart(books: Books) -> None:
     ]
     assert books.requests(UsageBy.DAY, UsageBy.KEY) == [("2030-01-31", "k1", "", "5")]
     assert books.requests(UsageBy.MODEL) == [("", "", "m", "5")]
+
+
+async def test_a_report_is_added_up_beside_the_loop(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sum of months takes seconds, in which engines are supervised and the store is used."""
+    threads, usage = [], books.store.usage
+
+    def seen(first: str, last: str, *given: int, **by: bool) -> Sequence[UsageRecord]:
+        threads.append(threading.current_thread())
+        return usage(first, last, *given, **by)
+
+    monkeypatch.setattr(books.store, "usage", seen)
+    books.count(2)
+    assert isinstance(books.store, SqlStore)
+    with books.store._lock:  # as the loop holds it while it books
+        report = await books.desk.report("2030-01-01", by=())
+    assert [line.requests for line in report.lines] == [2]
+    assert threading.current_thread() not in threads
 
 
 def test_a_store_that_refuses_keeps_the_usage_for_later(
@@ -105,7 +133,7 @@ def test_a_store_that_refuses_keeps_the_usage_for_later(
 def test_device_time_energy_and_the_label_of_the_key_are_reported(books: Books) -> None:
     books.store.add_key(KeyRecord(id="k1", sha256="ab" * 32, created_at=NOW, label="batch"))
     books.count(7200)
-    (line,) = books.desk.report("2030-01-01").lines
+    (line,) = books.report("2030-01-01").lines
     assert books.store.usage_position().busy == {"m-1": ("1", 7200.0)}
     assert (line.key_id, line.label, line.model) == ("k1", "batch", "m")
     assert (line.device_seconds, line.engine_seconds) == (3600.0, 7200.0)
@@ -115,19 +143,19 @@ def test_device_time_energy_and_the_label_of_the_key_are_reported(books: Books) 
 def test_a_day_that_a_report_ends_with_is_a_whole_one(books: Books) -> None:
     """A month's bill holds its last day: 2030-01-31 is not the first hour of it."""
     books.count(2)  # at 17:20 of that day
-    report = books.desk.report("2030-01-01", "2030-01-31")
+    report = books.report("2030-01-01", "2030-01-31")
     assert (report.first_hour, report.last_hour) == ("2030-01-01T00", "2030-01-31T23")
     assert [line.requests for line in report.lines] == [2]
-    assert books.desk.report("2030-01-01", "2030-01-31T16:59").lines == ()
+    assert books.report("2030-01-01", "2030-01-31T16:59").lines == ()
     with pytest.raises(InputError, match="until is no time"):
-        books.desk.report("2030-01-01", "2030-02-31")
+        books.report("2030-01-01", "2030-02-31")
     for since in ("yesterday", "2030-13-01", "9999-99"):
         with pytest.raises(InputError, match="no time"):
-            books.desk.report(since)
+            books.report(since)
     with pytest.raises(InputError, match="ends before"):
-        books.desk.report("2030-02-01", "2030-01-01")
+        books.report("2030-02-01", "2030-01-01")
     with pytest.raises(InputError, match="one of hour, day"):
-        books.desk.report(by=(UsageBy.HOUR, UsageBy.DAY))
+        books.report(by=(UsageBy.HOUR, UsageBy.DAY))
 
 
 def test_old_hours_are_forgotten_and_what_cannot_be_dropped_is_not_booked_again(

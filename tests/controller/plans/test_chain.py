@@ -76,7 +76,6 @@ class Situation:
         self.answer: PlanPreview | Exception = preview()
         self.asked = 0
         self.outdated = False
-        self.lost = False
         self.gone = ""
         self.chain = Chain(
             journal=Journal(store, FakeClock()),
@@ -97,10 +96,8 @@ class Situation:
             raise self.answer
         return self.answer
 
-    async def _apply(self, made: PlanPreview) -> bool:
-        if not self.lost:
-            self.applied = made.plan.placements
-        return not self.lost
+    def _apply(self, made: PlanPreview) -> None:
+        self.applied = made.plan.placements
 
     def _touches(self, made: PlanPreview) -> bool:
         return not diff_plans(self.live, made.plan.placements).touches_nothing_running
@@ -236,7 +233,7 @@ async def test_a_planner_that_breaks_is_an_event_and_the_chain_goes_on(
 async def test_a_plan_that_breaks_while_it_is_applied_is_made_again(here: Situation) -> None:
     apply = here.chain._apply
 
-    async def full(made: PlanPreview) -> bool:
+    def full(made: PlanPreview) -> None:
         raise OSError("no space left on device")
 
     here.chain._apply = full
@@ -277,10 +274,10 @@ async def test_for_an_under_served_model_a_plan_is_made_while_a_job_runs(here: S
     await here.consider()
     assert (here.asked, here.chain.planning) == (3, False)
     here.answer = preview(placement("b-1"))
-    for here.outdated, here.lost in ((True, False), (False, True)):
-        await here.change()  # a plan of what is no longer so is made again
-        assert here.applied == (placement("a-1"),)
-    here.lost = False
+    here.outdated = True
+    await here.change()  # a plan of what is no longer so is made again
+    assert here.applied == (placement("a-1"),)
+    here.outdated = False
     await here.consider()
     assert here.applied == (placement("b-1"),)
 
