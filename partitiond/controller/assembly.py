@@ -138,6 +138,7 @@ class Parts:
         self._options = options
         self.metrics = Metrics()
         self._known_cut_off: frozenset[str] = frozenset()
+        self._known_others: frozenset[tuple[str, int]] = frozenset()
         self.wake = asyncio.Event()
         self.journal = Journal(adapters.store, adapters.clock, self.metrics.happened, self._host_of)
         self.devices = self._make_devices()
@@ -303,9 +304,15 @@ class Parts:
         return cut_off(placements, self.devices.devices, live, asleep)
 
     def _look_for_cut_off(self) -> None:
-        """Plan again if an engine of a lost device has ended."""
+        """Plan again if an engine of a lost device has ended, or a device refuses one. While one is
+        refused, plan again also if a process of others leaves a device.
+        """
+        refused = frozenset(p.replica_id for p in self.controller.refused())
         before, self._known_cut_off = self._known_cut_off, self._cut_off(self.controller.desired)
-        if self._known_cut_off - before:
+        self._known_cut_off |= refused
+        others = {(d.id, p.pid) for d in self.devices.devices for p in d.foreign}
+        earlier, self._known_others = self._known_others, frozenset(others)
+        if self._known_cut_off - before or (refused and earlier - others):
             self.plan_again()
 
     def _slept_or_woke(self, model: str, asleep: bool) -> None:

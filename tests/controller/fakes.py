@@ -87,6 +87,7 @@ class FakeRunner:
         self.stopped: list[str] = []
         self.refuse_start: PartitiondError | None = None
         self.refuse_models: dict[str, PartitiondError] = {}
+        self.refuse_devices: dict[str, PartitiondError] = {}
         self.refuse_stop: Exception | None = None
         self.probe_breaks_with: Exception | None = None
         self.report_breaks_with: Exception | None = None
@@ -126,6 +127,8 @@ class FakeRunner:
             raise self.refuse_start
         if launch.model_name in self.refuse_models:
             raise self.refuse_models[launch.model_name]
+        if launch.device_id in self.refuse_devices:
+            raise self.refuse_devices[launch.device_id]
         assert launch.replica_id not in self.running()
         self.launches.append(launch)
         return self.add(launch).handle

@@ -7,12 +7,15 @@ import pytest
 
 from partitiond.controller.plans.planning import Solve
 from partitiond.controller.views.overview import JOBS_SHOWN
+from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.health import DeviceHealth
-from partitiond.core.hardware.kinds import SharingMode, silent_device
+from partitiond.core.hardware.kinds import ForeignProcess, SharingMode, silent_device
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Demand
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
+from partitiond.core.replica.observation import HOPELESS_FAILURES
+from partitiond.core.units import Bytes
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.model.types import PlanRequest
 from tests.controller.fakes import solved, until
@@ -159,6 +162,49 @@ async def test_what_ends_on_a_device_that_was_lost_before_is_planned_again(
     assert not job or host.service.jobs.job(job).state is JobState.RUNNING
 
 
+FULL = DeviceError("a-1 needs 3 GiB, where 1 GiB is free.", hint="See who holds memory there.")
+
+
+async def refuse(host: GpuHost, *device_ids: str) -> None:
+    """The devices are full of what others hold, and the engine of "a" ends."""
+    host.runner.refuse_devices = dict.fromkeys(device_ids, FULL)
+    host.runner.die(next(name for name in host.runner.running() if name.startswith("a-")))
+
+
+async def test_what_its_device_refuses_is_placed_elsewhere_by_itself(host: GpuHost) -> None:
+    """No engine began: nothing is known against the model, or other devices of the kind."""
+    full = await host.place("a")
+    await host.register("b")
+    await refuse(host, full)
+    await host.passes(lambda: host.device_of("a") != full, 0.5)
+    await host.serves("a")
+    assert "model-obstructed" not in host.kinds()
+    # An operator's plan, too, keeps away from the full device.
+    assert full not in {p.device_id for p in (await host.service.plans.preview()).plan.placements}
+
+
+async def test_without_another_place_a_replica_waits_for_its_device_and_tries_it(
+    host: GpuHost,
+) -> None:
+    await host.place("a")
+    await refuse(host, *(gpu.id for gpu in GPUS))
+    await host.passes(lambda: host.kinds().count("engine-failed") > HOPELESS_FAILURES, 2.0)
+    held = ForeignProcess(4711, Bytes(0))
+    host.devices.become([dataclasses.replace(gpu, foreign=(held,)) for gpu in GPUS])
+    await host.passes(lambda: bool(host.service.devices.devices[0].foreign))
+    assert "model-obstructed" not in host.kinds()
+    assert str(FULL) in host.service.models.model("a").note
+    device = host.device_of("a")
+    host.runner.refuse_devices = {device: FULL}
+    host.devices.become(GPUS)  # the process is gone: another device takes the replica
+    await host.passes(lambda: host.device_of("a") != device, 0.5)
+    await host.serves("a")
+    await refuse(host, *(gpu.id for gpu in GPUS))
+    await host.passes(lambda: host.kinds().count("engine-failed") > 3 * HOPELESS_FAILURES, 2.0)
+    host.runner.refuse_devices = {}
+    await host.passes(lambda: host.serving("a") == 1, 2.0)
+
+
 async def test_what_was_lost_is_replaced_while_an_operators_plan_is_solved() -> None:
     """The first solve of an installation takes minutes: the operator waits for it alone."""
     held: list[asyncio.Event] = []
@@ -172,6 +218,7 @@ async def test_what_was_lost_is_replaced_while_an_operators_plan_is_solved() -> 
 
     async with serving(GpuHost(solve=solve)) as host:
         lost = await host.place("a")
+        await until(lambda: not host.service.parts.plans.chain.planning)
         held.append(asyncio.Event())
         asked = asyncio.create_task(host.service.plans.apply())
         await until(lambda: bool(solves))

@@ -1,12 +1,14 @@
 """Holds what a plan is made from at one moment, and tells when such a plan is outdated."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Collection
 
 from partitiond.controller.profiles.capacity_beside_jobs import devices_beside_jobs
 from partitiond.core.hardware.health import DeviceHealth
-from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.kinds import Device, closed_device
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.plan.record import Placement
@@ -34,6 +36,7 @@ class Situation:
         corrections: factor on the rates of profiles whose replicas are slower, by profile id.
         obstacles: of models that cannot run at all, and so are not planned.
         warnings: of models that are planned although something speaks against that.
+        closed: devices that refuse replicas now; they keep those that run there, and get no other.
     """
 
     records: tuple[ModelRecord, ...]
@@ -49,6 +52,7 @@ class Situation:
     corrections: tuple[tuple[str, float], ...] = ()
     obstacles: tuple[Obstacle, ...] = ()
     warnings: tuple[Obstacle, ...] = ()
+    closed: frozenset[str] = frozenset()
 
     @property
     def planned(self) -> tuple[ModelRecord, ...]:
@@ -83,13 +87,29 @@ class Situation:
     def free_devices(self) -> tuple[Device, ...]:
         """The devices as planned models may use them: without what sleepers and jobs hold."""
         there = devices_beside(self.devices, self.sleepers)
+        running = collections.Counter(placement.device_id for placement in self.running)
+        there = tuple(
+            closed_device(device, running[device.id]) if device.id in self.closed else device
+            for device in there
+        )
         return devices_beside_jobs(there, self.leases, self.running)
+
+    def without(self, refused: Collection[Placement]) -> "Situation":
+        """Return the situation in which these replicas run on no device, and their devices are
+        closed.
+        """
+        return dataclasses.replace(
+            self,
+            running=tuple(p for p in self.running if p not in refused),
+            closed=frozenset(placement.device_id for placement in refused),
+        )
 
     def fingerprint(self, applied_plan_id: str) -> str:
         """Return a digest that changes if a plan would no longer fit, not with every free byte.
 
         What only the chain leaves out is not part of the digest: a waiting plan was made with it,
-        and is recalled without it. Leases are no part either: what fits beside them fits without.
+        and is recalled without it. Leases and closed devices are no part either: what fits beside
+        them fits without.
         """
         parts = [
             applied_plan_id,

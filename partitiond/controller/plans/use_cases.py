@@ -1,6 +1,7 @@
 """Makes and applies plans, when people or the chain ask for it."""
 
 import asyncio
+import collections
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -153,9 +154,29 @@ class Plans:
     async def _preview(
         self, question: PlanQuestion | None = None, on_progress: OnProgress | None = None
     ) -> PlanPreview:
-        return await self._maker.preview(
-            self._situation(), self._controller.plan, question, on_progress
-        )
+        return await self._elsewhere_if_refused(self._situation(), question, on_progress)
+
+    async def _elsewhere_if_refused(
+        self,
+        situation: Situation,
+        question: PlanQuestion | None = None,
+        on_progress: OnProgress | None = None,
+        *,
+        may_search: bool = True,
+    ) -> PlanPreview:
+        """Make a plan that places elsewhere what its device refuses. If that leaves a model fewer
+        replicas, they wait for their device, where they start as soon as it takes them.
+        """
+        refused = self._controller.refused()
+        tries = [situation.without(refused)] if refused else []
+        for one in (*tries, situation):
+            applied = self._controller.plan
+            preview = await self._maker.preview(
+                one, applied, question, on_progress, may_search=may_search
+            )
+            if not one.closed or not _leaves_out(preview, refused, self._controller.desired):
+                break
+        return preview
 
     def _situation(self) -> Situation:
         """Return what a plan on request would be made from now."""
@@ -344,19 +365,18 @@ class Plans:
         # Lost replicas are placed beside running ones, though a move would save a device: a plan
         # that moves running replicas waits for an operator, and the lost ones would wait with it.
         question = PlanQuestion(move_price=MAX_MOVE_PRICE) if self._lost() else None
-        return await self._maker.preview(
-            situation,
-            self._controller.plan,
-            question,
-            may_search=not stranded(desired, self._devices.devices),
-        )
+        may_search = not stranded(desired, self._devices.devices)
+        return await self._elsewhere_if_refused(situation, question, may_search=may_search)
 
     def _lost(self) -> bool:
-        """Whether replicas of the applied plan have lost their devices: gone, failed or silent."""
+        """Whether replicas of the applied plan have lost their devices: gone, failed or silent, or
+        refusing them.
+        """
         desired = self._controller.desired
         withheld = self._controller.withheld()
         cut_off = (self._devices.is_silent(p.device_id) and withheld(p) for p in desired)
-        return stranded(desired, self._devices.devices) or any(cut_off)
+        lost = stranded(desired, self._devices.devices) or any(cut_off)
+        return lost or bool(self._controller.refused())
 
     def _best(self, name: str) -> tuple[Profile, ...]:
         return self._maker.best.of(self._store.model(name).spec)
@@ -397,6 +417,15 @@ class Plans:
         ]
         unheard = self._controller.unheard(self._controller.desired)
         return planning_devices(self._devices.devices, used, unheard)
+
+
+def _leaves_out(
+    preview: PlanPreview, refused: Collection[Placement], applied: Collection[Placement]
+) -> bool:
+    """Whether a plan has fewer replicas than the applied one of a model that a device refuses."""
+    had = collections.Counter(placement.model for placement in applied)
+    has = collections.Counter(placement.model for placement in preview.plan.wanted)
+    return any(has[model] < had[model] for model in {p.model for p in refused})
 
 
 def _only_touches(diff: PlanDiff, plan: Plan, models: Collection[str]) -> bool:

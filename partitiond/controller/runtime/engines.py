@@ -17,6 +17,7 @@ from typing import Final
 from partitiond.controller.limits import ControllerPolicy, WatchPolicy
 from partitiond.controller.runtime.diagnosis import explain, first_line
 from partitiond.core.errors import (
+    DeviceError,
     EngineError,
     ExitedError,
     HostSilentError,
@@ -61,6 +62,7 @@ class Engine:
         last_error: the last failure; empty once the engine serves.
         starts: engine starts of this replica since the daemon runs.
         adopted: whether it ran already when the daemon started.
+        refused: whether the device refused the last start of this replica, so that no process began.
         broken: whether it exited, or was found not to generate, and is being cleared away; it
             gets no requests any more.
         failed_stops: how often it could not be ended.
@@ -83,6 +85,7 @@ class Engine:
         failed_starts: int = 0,
         starts: int = 0,
         last_error: str = "",
+        refused: bool = False,
     ) -> None:
         self.name = name
         self.placement = placement
@@ -91,6 +94,7 @@ class Engine:
         self.failures = failures
         self.failed_starts = failed_starts
         self.starts = starts
+        self.refused = refused
         self.adopted = False
         self.broken = False
         self.failed_stops = 0
@@ -156,6 +160,7 @@ class Engine:
             ending=self.broken or self._stop_asked.is_set(),
             failed_starts=self.failed_starts,
             stuck=self.live and self.failed_stops > 0,
+            refused=self.refused,
         )
 
     def begin(self, launch: EngineLaunch) -> None:
@@ -265,6 +270,7 @@ class Engine:
         try:
             if launch is not None:
                 self.handle = await self._runner.start(launch)
+                self.refused = False
             assert self.handle is not None
             await self._follow(self.handle)
         except HostSilentError as error:
@@ -273,6 +279,7 @@ class Engine:
             else:  # it may run: its host is asked once it answers
                 self.lose(explain(error))
         except PartitiondError as error:
+            self.refused = self.handle is None and isinstance(error, DeviceError)
             await self._abandon(explain(error))
         except Exception as error:
             # A defect must not leave a replica without an owner.
@@ -372,7 +379,8 @@ class Engine:
         self.in_flight = 0
         if self.state is ReplicaState.FAILED or self._ended_itself:
             self.failures = failures_after(self.failures, served, self._policy.reconcile)
-            if not self._was_ready and self._stop_reason is not StopReason.FAILED:
+            blameless = self.refused or self._stop_reason is StopReason.FAILED
+            if not self._was_ready and not blameless:
                 self.failed_starts += 1
             self.last_error = diagnosis
             self._note("engine-failed", self.name, first_line(diagnosis))

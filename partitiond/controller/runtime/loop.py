@@ -57,6 +57,7 @@ from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, Plan, same_engine
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.leases import Lease
+from partitiond.core.replica.lost import refused
 from partitiond.core.replica.observation import (
     Action,
     DrainReplica,
@@ -254,6 +255,10 @@ class Controller:
     def held(self) -> tuple[tuple[str, Partition], ...]:
         """Return (name, partition) of live engines, and of wanted placements that have none."""
         return held(self.desired, self.engines, self.sleep.levels, self.names())
+
+    def refused(self) -> tuple[Placement, ...]:
+        """Return the wanted placements whose devices refuse them: see `core.replica.lost`."""
+        return refused(self.desired, [engine.observed() for engine in self.engines])
 
     def name_for(self, placement: Placement) -> str:
         """Return the name of a wanted replica's engine, also if that is still to start.
@@ -657,6 +662,7 @@ class Controller:
             failures=max((e.failures for e in old), default=0),
             failed_starts=max(before),
             last_error=old[-1].last_error if old else "",
+            refused=any(e.refused for e in old),
             starts=self._starts.get(placement.replica_id, 0),
         )
 

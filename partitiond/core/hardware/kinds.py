@@ -288,11 +288,14 @@ def silent_device(device: Device, why: str, advice: str = _HANGS) -> Device:
 
 
 def kept_by_silent(device: Device, running: int) -> Device:
-    """Return a device for the planner: a silent one keeps the replicas that run there, and gets no
-    other.
-    """
-    if device.health is not DeviceHealth.SILENT or not running:
-        return device
+    """Return a device for the planner: closed if it is silent."""
+    return closed_device(device, running) if device.health is DeviceHealth.SILENT else device
+
+
+def closed_device(device: Device, running: int) -> Device:
+    """Return a device that keeps the replicas that run there, so many, and gets no other."""
+    if not running:
+        return dataclasses.replace(device, cordoned=True)
     most = min(running, device.max_replicas or running)
     return dataclasses.replace(device, cordoned=False, max_replicas=most)
 

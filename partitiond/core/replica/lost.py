@@ -1,4 +1,4 @@
-"""Finds replicas whose device is lost: gone, failed or silent. Pure.
+"""Finds replicas whose device is lost, which is gone, failed or silent, or refuses them. Pure.
 
 An engine sometimes outlives its device: on a GPU that failed it goes on serving until it ends, and
 a plan that moves its replica waits until an operator applies it. Once the engine has ended, its
@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.plan.record import Placement
+from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 
 
 def stranded(applied: Collection[Placement], devices: Sequence[Device]) -> bool:
@@ -40,6 +41,26 @@ def cut_off(
     return frozenset(
         p.replica_id for p in wanted if p.device_id not in answers and is_missed(p, live, asleep)
     )
+
+
+def refused(
+    wanted: Iterable[Placement], replicas: Iterable[ObservedReplica]
+) -> tuple[Placement, ...]:
+    """Return those of the wanted placements that do not run because their devices refuse them.
+
+    A device refuses a start for want of room, say, which others took. No engine began, so nothing
+    is known against the model or the kind of device: other devices may take the replica.
+
+    Args:
+        wanted: of the applied plan.
+        replicas: all engines, and records of ended ones.
+    """
+    there = {
+        (replica.replica_id, replica.placement.device_id)
+        for replica in replicas
+        if replica.refused and replica.failures >= HOPELESS_FAILURES
+    }
+    return tuple(p for p in wanted if (p.replica_id, p.device_id) in there)
 
 
 def is_missed(placement: Placement, live: Collection[str], asleep: Collection[str]) -> bool:

@@ -53,12 +53,14 @@ class ObservedReplica:
         in_flight: requests in flight at the proxy; None if the proxy could not say.
         state_since: monotonic seconds when the replica entered the state.
         failures: consecutive failed starts or exits; drives back-off.
-        failed_starts: failures since it was ready last; those of broken devices do not count.
+        failed_starts: failures since it was ready last; those of broken devices, and starts that
+            the device refused, do not count: of the model these say nothing.
         last_error: diagnosis of the last failure, or empty.
         can_sleep: its engine was started such that it can be put to sleep.
         sleep_level: level at which it sleeps, or is to sleep; 0 while it is awake.
         ending: its engine is being ended; the state says so only once nothing of it is left.
         stuck: its engine could not be ended; the attempt is repeated again and again.
+        refused: its device refused the last start, as for want of room.
     """
 
     replica_id: str
@@ -74,6 +76,7 @@ class ObservedReplica:
     ending: bool = False
     failed_starts: int = 0
     stuck: bool = False
+    refused: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -141,7 +141,10 @@ def judge(
     serving = [r for r in own if r.state is ReplicaState.SERVING and not r.ending]
     if wanted and all(is_of_it(p) and _is_served(p, serving) for p in wanted):
         return RolloutVerdict.ARRIVED
-    failed = any(r.state is ReplicaState.FAILED and r.failures >= ROLL_BACK_AFTER for r in own)
+    failed = any(
+        r.state is ReplicaState.FAILED and r.failures >= ROLL_BACK_AFTER and not r.refused
+        for r in own
+    )
     missing = any(unfetched.get(p.form, 0) >= ROLL_BACK_AFTER for p in wanted if is_of_it(p))
     return RolloutVerdict.GO_BACK if (failed or missing) and not serving else RolloutVerdict.WAIT
 

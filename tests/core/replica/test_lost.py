@@ -6,7 +6,9 @@ import pytest
 
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import Device
-from partitiond.core.replica.lost import cut_off, stranded
+from partitiond.core.replica.lost import cut_off, refused, stranded
+from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
+from partitiond.core.replica.states import ReplicaState
 from tests.controller.samples import cpu, placement
 
 ONE = cpu(2)
@@ -45,3 +47,16 @@ def test_what_does_not_run_any_more_is_cut_off_from_a_device_that_is_lost(
 def test_nothing_is_cut_off_from_a_device_that_works_or_before_any_was_seen() -> None:
     assert not any(cut_off(HERE, [device], live=()) for device in (ONE, FINE, DEGRADED))
     assert cut_off(HERE, (), live=()) == frozenset()
+
+
+def observed(**changes: object) -> ObservedReplica:
+    told = {"refused": True, "failures": HOPELESS_FAILURES} | changes
+    return ObservedReplica("a-1", "1", HERE[0], ReplicaState.FAILED, None, 0.0, **told)  # type: ignore[arg-type]
+
+
+def test_a_device_refuses_a_replica_after_several_starts_there_and_no_others() -> None:
+    assert refused(HERE, [observed()]) == (HERE[0],)
+    assert refused(HERE, [observed(failures=HOPELESS_FAILURES - 1)]) == ()
+    assert refused(HERE, [observed(refused=False)]) == ()
+    moved = dataclasses.replace(HERE[0], device_id=OTHER.id)
+    assert refused([moved], [observed()]) == (), "the other device was not asked yet"
