@@ -5,6 +5,7 @@ Every connection holds an open file of the daemon, which supervises engines with
 
 import asyncio
 import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -43,7 +44,8 @@ class ApiConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _is_unknown(self) -> bool:
-        if (self.scope or {}).get(ADMITTED, False):
+        scope: Mapping[str, Any] | None = self.scope  # None before the first request
+        if scope is not None and scope.get(ADMITTED, False):
             self._forget_deadline()
         return self._deadline is not None
 

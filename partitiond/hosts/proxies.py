@@ -83,6 +83,11 @@ class HostsProxies:
         self._counts: dict[str, HostCounts] = {}
         self._epoch = uuid.uuid4().hex
 
+    @property
+    def problem(self) -> str:
+        """Why the own host's proxy does not answer, as last probed; empty if it does."""
+        return self._agents.own.proxy.problem
+
     async def ensure_running(self) -> bool:
         """Adopt or start the own host's proxy; True if a new process was started.
 

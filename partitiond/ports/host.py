@@ -62,12 +62,19 @@ class HostedDevices(Protocol):
 class ProxyControl(Protocol):
     """The controller's view of the proxy process."""
 
+    @property
+    def problem(self) -> str:
+        """Why the proxy of this host does not answer, as last probed; empty if it does."""
+        ...
+
     async def ensure_running(self) -> bool:
         """Adopt or start the proxy; True if a new process was started."""
         ...
 
     async def wait_exit(self) -> int | None:
-        """Return once the proxy's process is gone, whoever started it; at once without one."""
+        """Return once the proxy's process is gone, whoever started it; at once without one.
+        Meanwhile the proxy is probed, and ended once it does not answer.
+        """
         ...
 
     async def publish(self, table: RoutingTable) -> None:

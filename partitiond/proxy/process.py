@@ -4,7 +4,10 @@ import contextlib
 import dataclasses
 import json
 import os
+import socket
+import struct
 from pathlib import Path
+from typing import Final
 
 from partitiond.core.errors import (
     ConflictError,
@@ -16,6 +19,9 @@ from partitiond.core.errors import (
 from partitiond.platform.process_identity import boot_id, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.serde import from_stored_json, to_json
+
+_PEER: Final = struct.Struct("3i")
+"""As the kernel tells who listens: pid, user, group."""
 
 PID_FILE = "proxy.json"
 LOCK_FILE = "proxy.lock"
@@ -43,11 +49,28 @@ class ProxyIdentity:
 
 
 def read_identity(state_dir: Path) -> ProxyIdentity | None:
-    """Return the proxy that last ran on this state folder, alive or not; None if unknown."""
+    """Return the proxy that last ran on this state folder, alive or not; None if that cannot be
+    read: then a proxy may run all the same (`listening_pid`).
+    """
     try:
         return from_stored_json(ProxyIdentity, (state_dir / PID_FILE).read_bytes())
-    except (FileNotFoundError, InputError):
+    except (OSError, InputError):
         return None
+
+
+def listening_pid(control_socket: Path) -> int | None:
+    """Return the process that listens at a proxy's control socket, as the kernel tells, even if the
+    process answers nothing; None if there is none, or as many as may do wait to be answered.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.setblocking(False)
+        try:
+            connection.connect(str(control_socket))
+        except OSError:
+            return None
+        told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    pid: int = _PEER.unpack(told)[0]
+    return pid or None
 
 
 def own_identity(host: str, port: int, control_socket: Path, arguments: str) -> ProxyIdentity:

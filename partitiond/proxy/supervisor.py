@@ -2,12 +2,14 @@
 
 The proxy is not bound to one daemon: it runs in its own session, and a daemon that starts adopts
 the running proxy. A process is our proxy if its pid, start time and boot match those that it left
-in the state folder, and if its control socket answers. It is kept if its arguments are the same.
+in the state folder; if these are lost or cannot be read, the process that listens at the control
+socket is. It is kept if its arguments are the same, and replaced once it answers no more probes.
 """
 
 import asyncio
 import contextlib
 import os
+import signal
 import ssl
 import subprocess
 import sys
@@ -25,11 +27,12 @@ from partitiond.core.errors import ConflictError, InputError, PartitiondError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
-from partitiond.platform.process_identity import is_alive
+from partitiond.platform.process_identity import boot_id, is_alive, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
     ProxyIdentity,
     arguments_text,
+    listening_pid,
     read_identity,
     same_arguments,
     take_refusal,
@@ -44,6 +47,11 @@ POLL_SECONDS: Final = 0.02
 """Pause between two looks whether another process answers, or is gone."""
 CONTROL_SECONDS: Final = 10.0
 """Limit of one call to the proxy, which answers in milliseconds unless it hangs."""
+PROBE_SECONDS: Final = 5.0
+"""Pause between two probes. Chosen."""
+MISSED_PROBES: Final = 2
+"""A proxy that misses so many in a row, each of `CONTROL_SECONDS`, is ended: nobody is served by it
+for half a minute, and its clients would wait for their own limits otherwise. Chosen."""
 KILL_SECONDS: Final = 5.0
 """Time beyond the grace, after which a proxy that has not exited is killed."""
 REPLACE_GRACE_SECONDS: Final = 30.0
@@ -64,6 +72,7 @@ class ProxyProcess:
 
     Attributes:
         identity: of the process that was last started or adopted, or None.
+        problem: why the process does not answer, as last probed; empty if it does.
     """
 
     def __init__(
@@ -85,6 +94,7 @@ class ProxyProcess:
         self._child: subprocess.Popen[bytes] | None = None
         self._lock = asyncio.Lock()
         self.identity: ProxyIdentity | None = None
+        self.problem = ""
 
     @property
     def log_path(self) -> Path:
@@ -122,9 +132,12 @@ class ProxyProcess:
             return True
 
     async def _adopted(self) -> bool:
-        """Adopt the process that runs and answers; end it if its arguments differ."""
-        found = read_identity(self._state_dir)
-        if found is None or not is_alive(found) or not await self._answers(found):
+        """Adopt the process that runs, whether it answers or not; end it if its arguments differ.
+
+        Its first probes tell whether it answers: nothing waits for that here.
+        """
+        found = self._running()
+        if found is None:
             return False
         self.identity = found
         if same_arguments(found.arguments, self._arguments()):
@@ -132,10 +145,23 @@ class ProxyProcess:
         await self._stop(REPLACE_GRACE_SECONDS)
         return False
 
+    def _running(self) -> ProxyIdentity | None:
+        """Return the living process, by what it left on disk or else by who listens; or None."""
+        found = read_identity(self._state_dir)
+        if found is not None and is_alive(found):
+            return found
+        pid = listening_pid(self._control_socket)
+        ticks = None if pid is None else start_ticks(pid)
+        if pid is None or ticks is None:
+            return None
+        # What it was started with is not known, and no reason to end it.
+        socket_path, arguments = str(self._control_socket), self._arguments()
+        return ProxyIdentity(pid, ticks, boot_id(), self._host, self._port, socket_path, arguments)
+
     async def _until_it_is_up(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(START_SECONDS):
-                while await self.state() is None:  # noqa: ASYNC110 - another process: no event
+                while self._running() is None:  # noqa: ASYNC110 - another process: no event
                     await asyncio.sleep(POLL_SECONDS)
 
     async def publish(self, table: RoutingTable) -> None:
@@ -207,14 +233,12 @@ class ProxyProcess:
     async def stop(self, grace_seconds: float) -> None:
         """Let requests in flight finish within the grace, then end the process. Idempotent."""
         async with self._lock:
-            if self.identity is None:
-                self.identity = read_identity(self._state_dir)
+            self.identity = self.identity or self._running()
             await self._stop(grace_seconds)
 
     async def wait_exit(self) -> int | None:
-        """Return once the process is gone, or at once if there is none.
-
-        This works for an adopted process too: a pidfd becomes readable when its process ends.
+        """Return once the process is gone, or at once if there is none. Meanwhile the process is
+        probed, and killed once it does not answer any more.
 
         Returns:
             The exit code (negative for a signal) if the process was our child, else None.
@@ -222,6 +246,34 @@ class ProxyProcess:
         identity = self.identity
         if identity is None:
             return None
+        gone = asyncio.ensure_future(self._gone(identity))
+        try:
+            missed = 0
+            while missed < MISSED_PROBES and not gone.done():
+                await asyncio.wait([gone], timeout=PROBE_SECONDS)
+                if not gone.done():
+                    missed = 0 if await self._answers(identity) else missed + 1
+                    self.problem = self._silent(missed)
+            if not gone.done():
+                _kill(identity)
+            return await gone
+        finally:
+            self.problem = ""
+            gone.cancel()
+
+    def _silent(self, missed: int) -> str:
+        if not missed:
+            return ""
+        return (
+            f"The proxy did not answer {missed} probes in a row; after {MISSED_PROBES} it is ended "
+            f"and started again. See {self.log_path}."
+        )
+
+    async def _gone(self, identity: ProxyIdentity) -> int | None:
+        """Return once a process is gone, as `wait_exit`.
+
+        This works for an adopted process too: a pidfd becomes readable when its process ends.
+        """
         try:
             descriptor = os.pidfd_open(identity.pid)
         except ProcessLookupError:
@@ -282,11 +334,10 @@ class ProxyProcess:
             await self._request("POST", "/shutdown", to_json({"grace_seconds": grace_seconds}))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_seconds + KILL_SECONDS):
-                await self.wait_exit()
+                await self._gone(identity)
         if is_alive(identity):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(identity.pid, 9)
-            await self.wait_exit()
+            _kill(identity)
+            await self._gone(identity)
         self.identity = None
 
     async def _answers(self, identity: ProxyIdentity) -> bool:
@@ -301,7 +352,7 @@ class ProxyProcess:
                 answer = await client.request(method, f"http://proxy{path}", content=body)
         except httpx.HTTPError as error:
             raise PartitiondError(
-                f"The proxy cannot be reached: {error or type(error).__name__}.",
+                f"The proxy cannot be reached: {str(error) or type(error).__name__}.",
                 hint=f"See {self.log_path}; the daemon starts it again.",
             ) from error
         if answer.is_error:
@@ -341,6 +392,12 @@ class ProxyProcess:
         if code is not None:
             self._child = None
         return code
+
+
+def _kill(identity: ProxyIdentity) -> None:
+    """End the process with its workers, which are in its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(identity.pid, signal.SIGKILL)
 
 
 async def _readable(descriptor: int) -> None:

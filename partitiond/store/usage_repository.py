@@ -184,4 +184,5 @@ def _marks(position: UsagePosition) -> dict[str, str]:
 
 
 def _summed(row: Sequence[Any]) -> UsageRecord:
-    return UsageRecord(*row[:3], Used(*row[3:]))
+    period, key_id, model, *amounts = row
+    return UsageRecord(period, key_id, model, Used(*amounts))

@@ -223,6 +223,7 @@ class FakeProxy:
         self.uses: dict[str, KeyUse] | None = None
         self.sampled: TrafficSample | None = None
         self.starts = self.asked = 0
+        self.problem = ""
         self.alive = False
         self.newest = 0
         self.refuse_start: PartitiondError | None = None

@@ -108,18 +108,50 @@ def engine_of(host: Host, model: str) -> str:
 async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
     assert host.service.daemon.turning
     hang = asyncio.Event()
-    publish = host.proxy.in_flight
+    controller = host.service.parts.controller
+    count = controller._count_in_flight
 
     async def hangs(host: str = "") -> None:
         await hang.wait()
 
     await serve(host, "a")
-    host.proxy.in_flight = hangs  # type: ignore[method-assign]
+    controller._count_in_flight = hangs  # type: ignore[method-assign]
     await host.passes(lambda: not host.service.daemon.turning)
     assert "no pass of the loop has ended for 60 s" in host.service.readiness.problems()["loop"]
-    host.proxy.in_flight = publish  # type: ignore[method-assign]
+    controller._count_in_flight = count  # type: ignore[method-assign]
     hang.set()
     await until(lambda: host.service.daemon.turning and host.service.readiness.problems() == {})
+
+
+@pytest.mark.parametrize("call", ["in_flight", "publish", "traffic", "sample", "key_use"])
+async def test_an_endpoint_that_hangs_stops_no_pass(
+    host: Host, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr("partitiond.controller.runtime.proxy_process.PATIENCE_SECONDS", 0.01)
+    await serve(host, "a", "b")
+    hang, real = asyncio.Event(), getattr(host.proxy, call)
+
+    async def hangs(*given: object) -> object:
+        await hang.wait()
+        return await real(*given)
+
+    setattr(host.proxy, call, hangs)
+    for name in ("a", "b"):
+        launched = len(host.runner.launches)
+        host.runner.die(engine_of(host, name))
+        await host.passes(lambda before=launched: len(host.runner.launches) > before)  # type: ignore[misc]
+    assert host.service.daemon.turning
+    host.proxy.problem = "it did not answer 1 probes."
+    await host.passes(lambda: "proxy" in host.service.readiness.problems())
+    await until(lambda: "proxy-unreachable" in host.kinds())
+    # It is ended, and another one is started, and told.
+    setattr(host.proxy, call, real)
+    host.proxy.die()
+    host.proxy.problem = ""
+    hang.set()
+    await host.passes(lambda: host.proxy.starts == 2)
+    await host.passes(lambda: host.service.readiness.problems() == {})
+    await host.passes(lambda: routed(host) == {"a", "b"})
 
 
 async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(

@@ -14,6 +14,7 @@ import pytest
 
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
 from partitiond.platform.process_identity import is_alive
+from partitiond.proxy import supervisor
 from partitiond.proxy.arguments import ProxyArguments
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
@@ -129,10 +130,11 @@ async def test_another_daemon_adopts_it_and_its_streams_go_on(
     assert second.identity == first.identity
     assert await second.in_flight() == {"m-1": 1}
     await second.publish(table(replica(engine), version=2))
-    (folder / "s" / "proxy.json").rename(folder / "away")  # a third cannot find the first
-    with pytest.raises(ConflictError, match="Another proxy runs"):
-        await make_process().ensure_running()
-    (folder / "away").rename(folder / "s" / "proxy.json")
+    (folder / "s" / "proxy.json").write_text("?")  # a third finds who listens
+    third = make_process()
+    assert not await third.ensure_running()
+    assert third.identity is not None
+    assert third.identity.pid == first.identity.pid  # type: ignore[union-attr]
     gone = asyncio.create_task(second.wait_exit())
     go_on.set()
     assert (await running).text.endswith("data: [DONE]\n\n")
@@ -140,6 +142,30 @@ async def test_another_daemon_adopts_it_and_its_streams_go_on(
     await second.stop(1)
     await gone
     assert await first.wait_exit() is not None, "its own child is reaped"
+
+
+async def test_a_proxy_that_hangs_is_adopted_at_once_and_then_ended(
+    make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    """Its next daemon waits for no answer, and whoever watches the process gets it replaced."""
+    monkeypatch.setattr(supervisor, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(supervisor, "CONTROL_SECONDS", 0.2)
+    first = make_process()
+    await first.ensure_running()
+    assert first.identity is not None
+    os.kill(first.identity.pid, signal.SIGSTOP)
+    (folder / "s" / "proxy.json").unlink()
+    second = make_process()
+    assert not await second.ensure_running()
+    assert second.problem == ""
+    gone = asyncio.create_task(second.wait_exit())
+    while not second.problem and not gone.done():  # noqa: ASYNC110 - told by no event
+        await asyncio.sleep(0.001)
+    assert "did not answer 1 probes" in second.problem
+    await gone
+    assert not is_alive(first.identity)
+    assert second.problem == ""
+    assert await second.ensure_running()
 
 
 def as_of_another_release(folder: Path) -> None:

@@ -20,8 +20,6 @@ MIRRORED = 0.75
 """Least share of tests of one package that lie where the module that they test lies."""
 TWO_MEANINGS = {
     "CpuSpeed": "the controller's protocol, and the class that measures",
-    "MpsClient": "the partitions' protocol, and the client",
-    "MpsDaemon": "the partitions' protocol, and the daemon",
 }
 """Public class names that stand twice, with reasons. At most ten."""
 KNOWN_CIRCLES: Mapping[str, str] = {}

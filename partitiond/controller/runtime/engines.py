@@ -62,7 +62,7 @@ class Engine:
         last_error: the last failure; empty once the engine serves.
         starts: engine starts of this replica since the daemon runs.
         adopted: whether it ran already when the daemon started.
-        refused: whether the device refused the last start of this replica, so that no process began.
+        refused: whether the device refused the last start of this replica: no process began.
         broken: whether it exited, or was found not to generate, and is being cleared away; it
             gets no requests any more.
         failed_stops: how often it could not be ended.

@@ -312,7 +312,7 @@ class Controller:
     async def _take_over(self, handles: Sequence[EngineHandle]) -> None:
         profiled = [h for h in handles if h.launch.placement is None and not h.unread]
         await asyncio.gather(*(self._runner.stop(h, 0.0) for h in profiled))
-        counts = await self._in_flight(handle.host for handle in handles)
+        counts = await self._endpoint.in_flight(handle.host for handle in handles)
         taken = {engine.name for engine in self.engines}
         wanted = grouped(self.desired, lambda placement: placement.replica_id)
         with self._journal.together():
@@ -517,19 +517,15 @@ class Controller:
         if not draining and now - self._counted_at < self._policy.count_seconds:
             return
         routed = self._endpoint.routed()
-        counts = await self._in_flight(engine.host for engine in self.engines if engine.live)
+        counts = await self._endpoint.in_flight(
+            engine.host for engine in self.engines if engine.live
+        )
         self._counted_at = now
         for engine in self.engines:
             told = routed is not None and engine.generation not in routed
             believed = engine.state not in _FINISHING or told
             known = believed and engine.live and is_countable(engine)
             engine.in_flight = flights_of(engine, counts) if known else None
-
-    async def _in_flight(self, hosts: Iterable[str]) -> FlightCounts:
-        """Ask the proxies of these hosts for their requests in flight."""
-        asked = sorted(set(hosts))
-        told = await asyncio.gather(*(self._endpoint.in_flight(host) for host in asked))
-        return dict(zip(asked, told, strict=True))
 
     def observe(self) -> Observation:
         """Return what the reconciler decides from; also have missing files fetched."""

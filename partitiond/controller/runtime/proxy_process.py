@@ -1,14 +1,20 @@
-"""Keeps the proxy running for the loop, tells it the routes, and asks what is in flight."""
+"""Keeps the proxy running for the loop, tells it the routes, and asks what is in flight.
+
+The proxy is a process that may hang, so a pass of the loop waits for a call to it only a moment,
+and not at all after a call that took longer: the call goes on in a task of its own, and no other
+begins beside it.
+"""
 
 import asyncio
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Final
 
 from partitiond.controller.journal import Journal
-from partitiond.core.dispatch.routing import RoutingTable
+from partitiond.controller.runtime.engine_matching import FlightCounts
+from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.stale import word_is_due
@@ -19,6 +25,8 @@ from partitiond.ports.host import FleetProxies
 
 log = logging.getLogger(__name__)
 
+PATIENCE_SECONDS: Final = 1.0
+"""Longest time that a pass waits for a call, which takes milliseconds. Chosen."""
 RETRY_SECONDS: Final = 0.2
 """Pause after the first start that failed; it doubles with each further failure. A proxy that is
 killed while it starts is still back within two seconds. Chosen."""
@@ -30,7 +38,6 @@ class Endpoint:
     """Keeps the proxy alive and its table current.
 
     Attributes:
-        problem: why the proxy cannot be used now; empty if it can.
         created: whether `start` made the process, rather than adopt one.
         table: the last table that the proxy accepted; None before the first.
     """
@@ -58,7 +65,13 @@ class Endpoint:
         self._unsure = False
         """Whether the proxy may have a table that it was told after `table`: the call failed."""
         self._published = asyncio.Event()
-        self.problem = ""
+        self._call: asyncio.Task[None] | None = None
+        self._tells_next = False
+        self._content = EMPTY_ROUTING_TABLE
+        self._slow = False
+        """Whether the last call took longer than a pass waits for it."""
+        self._trouble = ""
+        self._silent = ""
         self.created = False
         self.table: RoutingTable | None = None
 
@@ -72,20 +85,59 @@ class Endpoint:
             self._journal.note("proxy-adopted", "proxy", "the endpoint was found running.")
         self._watch()
 
+    @property
+    def problem(self) -> str:
+        """Why the proxy cannot be used now; empty if it can."""
+        return self._trouble or self._proxy.problem
+
+    async def _patiently(self, call: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Make a call unless another one is under way, and wait for it a moment at most. A table
+        that is to be told then is told next.
+        """
+        if self._call is not None:
+            self._tells_next |= call == self._tell
+            return
+        self._call = asyncio.create_task(call(), name="call to the proxy")
+        self._call.add_done_callback(self._called)
+        if not self._slow:
+            ended, _ = await asyncio.wait([self._call], timeout=PATIENCE_SECONDS)
+            self._slow = not ended
+
+    def _called(self, call: "asyncio.Task[None]") -> None:
+        self._call = None
+        if call.cancelled():
+            return
+        error = call.exception()
+        if error is not None:
+            log.error("a call to the proxy broke", exc_info=error)
+            self._troubled(f"{type(error).__name__}: {error}")
+        if self._slow:
+            self._slow = bool(self._proxy.problem)
+            self._wake()
+        if self._tells_next:
+            self._tells_next = False
+            self._call = asyncio.create_task(self._tell(), name="call to the proxy")
+            self._call.add_done_callback(self._called)
+
     async def keep_running(self) -> None:
         """Start the proxy again if it is gone; a new process has to be told the routes."""
+        if self._proxy.problem and not self._silent:
+            self._journal.note("proxy-unreachable", "proxy", self._proxy.problem)
+        self._silent = self._proxy.problem
         if self._exit is not None and not self._exit.done():
             return
         self.table = None
-        if self._clock.monotonic() < self._retry_at:
-            return
+        if self._clock.monotonic() >= self._retry_at:
+            await self._patiently(self._start_again)
+
+    async def _start_again(self) -> None:
         try:
             started = await self._proxy.ensure_running()
         except PartitiondError as error:
             pause = min(RETRY_SECONDS_MAX, RETRY_SECONDS * 2**self._failures)
             self._failures = min(self._failures + 1, 16)
             self._retry_at = self._clock.monotonic() + pause
-            self._trouble(str(error))
+            self._troubled(str(error))
             return
         self._failures = 0
         if started:
@@ -104,15 +156,23 @@ class Endpoint:
             content: without a version yet.
         """
         self._note_hosts()
+        self._content = content
+        if self._is_due(content):
+            await self._patiently(self._tell)
+
+    def _is_due(self, content: RoutingTable) -> bool:
         table = self.table
-        if table is not None and not self._unsure and _same_content(table, content):
-            silent_seconds = self._clock.monotonic() - self._told_at
-            if not word_is_due(table.keys_stale_seconds, silent_seconds):
-                return
-        else:
+        if table is None or self._unsure or not _same_content(table, content):
+            return True
+        return word_is_due(table.keys_stale_seconds, self._clock.monotonic() - self._told_at)
+
+    async def _tell(self) -> None:
+        """Hand over the newest table; the same one again is a word."""
+        table = self.table
+        if table is None or self._unsure or not _same_content(table, self._content):
             # If the store was lost, its counter starts again below what the proxy has seen.
             self._version = max(self._counted(), self._version + 1)
-            table = dataclasses.replace(content, version=self._version)
+            table = dataclasses.replace(self._content, version=self._version)
             reached(FaultPoint.TABLE_NUMBERED)
         try:
             await self._proxy.publish(table)
@@ -120,15 +180,15 @@ class Endpoint:
             newer = error.facts.get("current")
             self._version = newer if isinstance(newer, int) else self._version
             self.table = None  # what the proxy has is not known
-            self._trouble(str(error))
+            self._troubled(str(error))
             self._wake()
         except PartitiondError as error:
             self._unsure = True
-            self._trouble(str(error))
+            self._troubled(str(error))
         else:
             self.table, self._unsure = table, False
             self._told_at = self._clock.monotonic()
-            self.problem = ""
+            self._trouble = ""
             reached(FaultPoint.TABLE_PUBLISHED)
             self._published.set()
             self._published = asyncio.Event()
@@ -201,12 +261,22 @@ class Endpoint:
             )
         self._behind = frozenset(behind)
 
-    async def in_flight(self, host: str) -> Mapping[str, int] | None:
-        """Requests in flight on a host by engine name; None if its proxy cannot say."""
-        try:
-            return await self._proxy.in_flight(host)
-        except PartitiondError:
-            return None
+    async def in_flight(self, hosts: Iterable[str]) -> FlightCounts:
+        """Requests in flight by engine name on each of these hosts; None of a host whose proxy
+        cannot say, or not at once.
+        """
+        told: dict[str, Mapping[str, int] | None] = dict.fromkeys(hosts)
+
+        async def ask(host: str) -> None:
+            with contextlib.suppress(PartitiondError):
+                told[host] = await self._proxy.in_flight(host)
+
+        async def ask_all() -> None:
+            await asyncio.gather(*(ask(host) for host in told))
+
+        if told:
+            await self._patiently(ask_all)
+        return dict(told)
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
         """Waiting requests and idle time by model; None if the proxy cannot say."""
@@ -236,9 +306,10 @@ class Endpoint:
 
     async def detach(self) -> None:
         """Stop watching; the process stays."""
-        if self._exit is not None:
-            self._exit.cancel()
-            await asyncio.gather(self._exit, return_exceptions=True)
+        tasks = [task for task in (self._exit, self._call) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def routed(self) -> frozenset[str] | None:
         """Return the generations of the engines that may get new requests, as the proxy was told;
@@ -248,10 +319,10 @@ class Endpoint:
             return None
         return frozenset(route.generation for route in self.table.replicas if not route.draining)
 
-    def _trouble(self, problem: str) -> None:
-        if problem != self.problem:
+    def _troubled(self, problem: str) -> None:
+        if problem != self._trouble:
             self._journal.note("proxy-unreachable", "proxy", problem)
-        self.problem = problem
+        self._trouble = problem
 
 
 def _same_content(one: RoutingTable, other: RoutingTable) -> bool:

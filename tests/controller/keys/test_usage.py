@@ -17,6 +17,8 @@ from partitiond.ports import Store
 from partitiond.store import SqlStore, open_store
 from tests.controller.samples import NOW
 
+BY_BOTH = (UsageBy.KEY, UsageBy.MODEL)
+
 
 class Wall:
     """A clock whose hour is set."""
@@ -69,8 +71,10 @@ class Books:
         self.wall.now += later
         self.desk.look()
 
-    def report(self, *given: str, **by: Sequence[UsageBy]) -> UsageReport:
-        return asyncio.run(self.desk.report(*given, **by))
+    def report(
+        self, since: str | None = None, until: str | None = None, by: Sequence[UsageBy] = BY_BOTH
+    ) -> UsageReport:
+        return asyncio.run(self.desk.report(since, until, by))
 
     def requests(self, *by: UsageBy) -> list[tuple[str, ...]]:
         lines = self.report("2030-01-01", "2031-01-01", by=by or (UsageBy.KEY,)).lines

@@ -25,7 +25,7 @@ pytestmark = virtual_time
 SHARE = ReplicaShare(0.5, watts=100.0)
 
 
-def reported(hosts: list[Host], *, looks: int = 1) -> tuple[UsageLine, ...]:
+async def reported(hosts: list[Host], *, looks: int = 1) -> tuple[UsageLine, ...]:
     """What `GET /usage` tells on a head that has read all these hosts' counts, several times."""
     read = {one.name: dataclasses.replace(sampled(one.proxy), epoch=one.name) for one in hosts}
     desk = UsageUseCases(
@@ -34,7 +34,7 @@ def reported(hosts: list[Host], *, looks: int = 1) -> tuple[UsageLine, ...]:
     )  # fmt: skip
     for _ in range(looks):
         desk.look()
-    return desk.report().lines
+    return (await desk.report()).lines
 
 
 async def test_a_request_over_a_hop_is_in_the_report_once(make: Make) -> None:
@@ -48,7 +48,7 @@ async def test_a_request_over_a_hop_is_in_the_report_once(make: Make) -> None:
     engine.script = plays("close")
     assert (await b.proxy.complete(key="k1", max_tokens=10)).status_code >= 500
     await until_idle(hosts)
-    (line,) = reported(hosts)
+    (line,) = await reported(hosts)
     assert (line.key_id, line.model, line.requests, line.failed) == ("k1", "m", 5, 1)
     charged = [one.proxy.state.accounts.uses()["k1"] for one in hosts]
     assert [one["requests"] for one in charged] == [1, 4, 1]
@@ -65,12 +65,12 @@ async def test_device_time_is_split_between_clients_of_all_hosts(make: Make) -> 
     running = [one.proxy.ask(key=name) for one, name in ((b, "k1"), (c, "k1"), (a, "k2"))]
     await engine.got(3)
     await asyncio.sleep(20)  # the engine computes for both keys
-    assert all(line.device_seconds > 0.0 for line in reported(hosts))
+    assert all(line.device_seconds > 0.0 for line in await reported(hosts))
     go.set()
     assert [(await one).status_code for one in running] == [200, 200, 200]
     await until_idle(hosts)
     work = sampled(a.proxy).replicas["m-1"]
-    first, second = reported(hosts, looks=2)
+    first, second = await reported(hosts, looks=2)
     assert (first.key_id, second.key_id) == ("k1", "k2")
     seconds = [(line.engine_seconds, line.device_seconds) for line in (first, second)]
     assert work.busy_seconds == pytest.approx(20, rel=0.01)
