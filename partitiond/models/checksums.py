@@ -9,10 +9,12 @@ import dataclasses
 import hashlib
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Final
+
+from partitiond.models.reading import look_at
 
 READ_BYTES: Final = 1024 * 1024
 
@@ -67,7 +69,12 @@ class Checksums:
         Raises:
             OSError: a file cannot be read.
         """
-        computing = {path: self._begin(path) for path in paths if not self.known(path)}
+        if not paths:
+            return 1.0
+        folder = paths[0].parent
+        computing = await look_at(
+            folder, lambda: {path: self._begin(path) for path in paths if not self.known(path)}
+        )
         futures = [asyncio.wrap_future(one.future) for one in computing.values()]
         if futures:
             await asyncio.wait(futures, timeout=seconds)
@@ -76,6 +83,9 @@ class Checksums:
                 future.cancel()
             elif error := future.exception():
                 raise error
+        return await look_at(folder, lambda: self._done(paths, computing))
+
+    def _done(self, paths: Sequence[Path], computing: Mapping[Path, _Computing]) -> float:
         sizes = {path: path.stat().st_size for path in paths}
         left = sum(
             max(1, sizes[path] - one.done_bytes)

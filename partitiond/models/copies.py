@@ -14,13 +14,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from partitiond.core.errors import ModelSourceError
 from partitiond.models.checksums import Checksums
 from partitiond.models.prepared import disk_error, is_complete, publish
+from partitiond.models.reading import look_at
 from partitiond.ports.model import ModelFile, ModelListing, ReceivedModel
 
 COPIES: Final = "copies"
@@ -62,16 +63,19 @@ class CopiedFolders:
 
     async def listing(self, folder: str) -> ModelListing:
         """Return the files below a folder; all checksums once they are computed."""
-        paths = await asyncio.to_thread(self._files_below, Path(folder))
+        paths = await look_at(Path(folder), lambda: self._files_below(Path(folder)))
         try:
             await self._checksums.share(tuple(paths.values()), self._answer_seconds)
-            files = [
-                ModelFile(name, path.stat().st_size, self._checksums.known(path))
-                for name, path in paths.items()
-            ]
+            files = await look_at(Path(folder), lambda: self._listed(paths))
         except OSError as error:
             raise _unreadable(folder, error) from error
         return ModelListing(folder, tuple(files))
+
+    def _listed(self, paths: Mapping[str, Path]) -> list[ModelFile]:
+        return [
+            ModelFile(name, path.stat().st_size, self._checksums.known(path))
+            for name, path in paths.items()
+        ]
 
     def _files_below(self, folder: Path) -> dict[str, Path]:
         self._require_given(folder)
@@ -100,7 +104,9 @@ class CopiedFolders:
 
     async def read(self, folder: str, name: str, offset: int, size: int) -> bytes:
         """Return a piece of a file."""
-        return await asyncio.to_thread(self._read, Path(folder), name, offset, size)
+        return await look_at(
+            Path(folder, name), lambda: self._read(Path(folder), name, offset, size)
+        )
 
     def _read(self, folder: Path, name: str, offset: int, size: int) -> bytes:
         require_name(name)
@@ -123,27 +129,28 @@ class CopiedFolders:
         for file in listing.files:
             require_name(file.name)
         there = Path(listing.folder)
-        if await asyncio.to_thread(_alike, there, listing.files):
+        if await look_at(there, lambda: _alike(there, listing.files)):
             share = await self._share(there, listing.files)
             if share < 1:
                 return ReceivedModel("", {}, share)
-            if not self._wrong(there, listing.files):
+            if not await look_at(there, lambda: self._wrong(there, listing.files)):
                 return ReceivedModel(str(there), {})
         target = self._target(listing)
         async with self._busy.setdefault(target, asyncio.Lock()):
             return await self._received(target, listing)
 
     async def _received(self, target: Path, listing: ModelListing) -> ReceivedModel:
-        if await asyncio.to_thread(is_complete, target):
+        if await look_at(target, lambda: is_complete(target)):
             return ReceivedModel(str(target), {})
         partial = _partial(target)
-        sizes = await asyncio.to_thread(_sizes, partial, listing.files)
+        sizes = await look_at(target, lambda: _sizes(partial, listing.files))
         whole = [file for file in listing.files if sizes.get(file.name) == file.size_bytes]
         share = await self._share(partial, whole)
-        damaged = self._wrong(partial, whole) if share >= 1 else ()
+        damaged: tuple[str, ...] = ()
         try:
+            if share >= 1:
+                damaged = await look_at(target, lambda: self._without_wrong(partial, whole))
             for name in damaged:
-                (partial / name).unlink()
                 sizes.pop(name)
             if len(whole) == len(listing.files) and share >= 1 and not damaged:
                 await asyncio.to_thread(self._seal, partial, target, listing.files)
@@ -207,6 +214,13 @@ class CopiedFolders:
             return await self._checksums.share(paths, self._answer_seconds)
         except OSError as error:
             raise _unreadable(str(folder), error) from error
+
+    def _without_wrong(self, folder: Path, files: Sequence[ModelFile]) -> tuple[str, ...]:
+        """Remove the files with other checksums; return their names."""
+        damaged = self._wrong(folder, files)
+        for name in damaged:
+            (folder / name).unlink()
+        return damaged
 
     def _wrong(self, folder: Path, files: Sequence[ModelFile]) -> tuple[str, ...]:
         return tuple(f.name for f in files if self._checksums.known(folder / f.name) != f.sha256)

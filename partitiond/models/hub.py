@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from partitiond.core.errors import ModelSourceError
 from partitiond.core.units import format_bytes
 from partitiond.models import folder as files
 from partitiond.models.process import ProcessResult, run
+from partitiond.models.reading import look_at
 
 Report = Callable[[str, float | None], None]
 
@@ -72,7 +74,9 @@ class Hub:
             ModelSourceError: the model is not on disk, and the hub cannot or will not give it.
         """
         for cache in (self._cache, None):  # our own copies first, then the user's
-            found = on_disk(_cache_folder(cache), repo, revision, with_weights=with_weights)
+            folder = _cache_folder(cache)
+            find = functools.partial(on_disk, folder, repo, revision, with_weights=with_weights)
+            found = await look_at(folder / repo, find)
             if found is not None:
                 return found
         if self._offline:
@@ -87,7 +91,7 @@ class Hub:
         self, repo: str, revision: str | None, *, with_weights: bool, report: Report
     ) -> Snapshot:
         report(f"asking the hub for {repo}", None)
-        self._cache.mkdir(parents=True, exist_ok=True)
+        await look_at(self._cache, lambda: self._cache.mkdir(parents=True, exist_ok=True))
         arguments = ["--cache", str(self._cache), *([] if with_weights else ["--config-only"])]
         watcher = _Watcher(self._cache / f"models--{repo.replace('/', '--')}", repo, report)
         async with watcher:
@@ -182,7 +186,8 @@ class _Watcher:
         while True:
             await asyncio.sleep(_PROGRESS_SECONDS)
             if self._total_bytes:
-                done = await asyncio.to_thread(_bytes_below, self._folder / "blobs")
+                blobs = self._folder / "blobs"
+                done = await look_at(blobs, functools.partial(_bytes_below, blobs))
                 text = f"{format_bytes(done)} of {format_bytes(self._total_bytes)}"
                 self._report(
                     f"downloading {self._repo}: {text}", min(1.0, done / self._total_bytes)

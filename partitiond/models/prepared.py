@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import ModelSourceError
+from partitiond.models.reading import look_at
 
 MARKER: Final = ".partitiond-complete.json"
 _LOCK_POLL_SECONDS: Final = 0.2
+_PUBLISH_SECONDS: Final = 3600.0
+"""All files of a model are forced to its disk."""
 
 
 def is_complete(folder: Path) -> bool:
@@ -47,12 +50,13 @@ async def prepare(
     Raises:
         ModelSourceError: the disk refuses; errors of `make` pass through.
     """
-    if is_complete(folder):
+    if await look_at(folder, lambda: is_complete(folder)):
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        await look_at(folder, lambda: folder.parent.mkdir(parents=True, exist_ok=True))
         async with _locked(folder.with_name(f".{folder.name}.lock")):
-            if not is_complete(folder):  # another maker may have finished while we waited
+            # Another maker may have finished while we waited.
+            if not await look_at(folder, lambda: is_complete(folder)):
                 await _make(folder, revision, make)
     except OSError as error:
         raise disk_error(folder, error) from error
@@ -62,15 +66,20 @@ async def prepare(
 async def _make(
     folder: Path, revision: str | None, make: Callable[[Path], Awaitable[None]]
 ) -> None:
+    partial = await look_at(folder, lambda: _begun(folder))
+    try:
+        await make(partial)
+        await look_at(folder, lambda: publish(partial, folder, revision), _PUBLISH_SECONDS)
+    finally:
+        await look_at(folder, lambda: shutil.rmtree(partial, ignore_errors=True))
+
+
+def _begun(folder: Path) -> Path:
+    """Return a new folder to make one in; remove those that were begun and left."""
     prefix = f".{folder.name}.partial-"
     for stale in folder.parent.glob(f"{prefix}*"):  # under the lock nothing uses these
         shutil.rmtree(stale, ignore_errors=True)
-    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    try:
-        await make(partial)
-        await asyncio.to_thread(publish, partial, folder, revision)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
 
 
 def publish(partial: Path, folder: Path, revision: str | None) -> None:
@@ -98,7 +107,8 @@ def _seal(folder: Path, revision: str | None) -> None:
 @contextlib.asynccontextmanager
 async def _locked(path: Path) -> AsyncIterator[None]:
     """Hold an exclusive lock, which is polled, so that waiting can be cancelled."""
-    with path.open("a") as file:
+    file = await look_at(path.parent, lambda: path.open("a"))
+    with file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

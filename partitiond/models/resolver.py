@@ -19,6 +19,7 @@ from partitiond.models.folder import has_tokenizer, read_config, require_complet
 from partitiond.models.hub import Hub
 from partitiond.models.package import PACKAGE_VERSIONS, make_from_package
 from partitiond.models.prepared import prepare, revision_of
+from partitiond.models.reading import look_at
 
 Progress = Callable[[str, float | None], None]
 
@@ -81,15 +82,16 @@ class Resolver:
                 folder, revision = snapshot.folder, snapshot.revision
             case SourceKind.FOLDER:
                 folder, revision = Path(source.ref), None
-                read_config(folder)
-                require_complete(folder)
+                await look_at(folder, lambda: read_config(folder))
+                await look_at(folder, lambda: require_complete(folder))
             case SourceKind.CONFIG:
                 raise ModelSourceError(
                     f"{source.ref} is an architecture only; it has no weights.",
                     hint="Use --weights dummy, a hub id or a local folder.",
                     facts={"source": source.ref},
                 )
-        architecture = _architecture(spec, read_config(folder))
+        config = await look_at(folder, lambda: read_config(folder))
+        architecture = _architecture(spec, config)
         report("ready", 1.0)
         return ResolvedModel(spec, folder, revision, architecture, dummy_weights=False)
 
@@ -106,29 +108,29 @@ class Resolver:
             return entry.config
         match source.kind:
             case SourceKind.FOLDER:
-                return read_config(Path(source.ref))
+                folder = Path(source.ref)
             case SourceKind.HUB:
                 snapshot = await self._hub.snapshot(
                     source.ref, source.revision, with_weights=False, report=report
                 )
-                return read_config(snapshot.folder)
+                folder = snapshot.folder
             case SourceKind.PACKAGE:
                 # Only the converted model tells what an unknown package carries.
                 folder, _ = await self._package(source, report)
-                return read_config(folder)
             case SourceKind.CONFIG:
                 raise ModelSourceError(
                     f"the catalog has no model {source.ref!r}.",
                     hint="Use a name of `partitiond models catalog`.",
                     facts={"source": source.ref},
                 )
+        return await look_at(folder, lambda: read_config(folder))
 
     async def _dummy(self, spec: ModelSpec, report: Progress) -> ResolvedModel:
         config = await self._config(spec.source, report)
         architecture = _architecture(spec, config)
-        if spec.source.kind is SourceKind.FOLDER and has_tokenizer(Path(spec.source.ref)):
-            folder = Path(spec.source.ref)
-        else:
+        folder = Path(spec.source.ref)
+        own = spec.source.kind is SourceKind.FOLDER
+        if not (own and await look_at(folder, lambda: has_tokenizer(folder))):
             folder = await self._dummy_folder(spec.source, config)
         report("ready", 1.0)
         return ResolvedModel(spec, folder, spec.source.revision, architecture, dummy_weights=True)
@@ -141,7 +143,7 @@ class Resolver:
         target = self._models_dir / "dummy" / f"{name}-{digest}"
 
         async def make(folder: Path) -> None:
-            write_dummy_folder(config, folder)
+            await look_at(target, lambda: write_dummy_folder(config, folder))
 
         return await prepare(target, None, make)
 
@@ -153,7 +155,7 @@ class Resolver:
             await make_from_package(source.ref, version, self._converter(), folder, report)
 
         folder = await prepare(target, version, make)
-        return folder, revision_of(folder)
+        return folder, await look_at(folder, lambda: revision_of(folder))
 
     def _converter(self) -> Path:
         """Return the engine's Python; called once it is certain that a conversion is needed."""

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ import pytest
 from partitiond.core.errors import ModelSourceError, SpecError
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import Workload
+from partitiond.models import reading
+from partitiond.models import resolver as resolving
 from partitiond.models.catalog import CATALOG, source_for
 from partitiond.models.resolver import Resolver
+from partitiond.platform.deadline_calls import DeadlineCalls
 from tests.models.conftest import COMMIT, FakeHub
 
 SMALL = Workload(64, 32)
@@ -26,9 +31,9 @@ def resolver(tmp_path: Path, **options: Any) -> Resolver:
     return Resolver(tmp_path / "models", None, **options)
 
 
-def folder_with(tmp_path: Path) -> Path:
+def folder_with(tmp_path: Path, name: str = "mine") -> Path:
     """A model's config and nothing else."""
-    folder = tmp_path / "mine"
+    folder = tmp_path / name
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(CATALOG["opt-125m"].config))
     return folder
@@ -122,3 +127,28 @@ async def test_the_architecture_follows_the_engine_s_dtype(tmp_path: Path) -> No
     float32 = spec("opt-125m", engine=EngineOptions(dtype="float32"))
     wide = await resolver(tmp_path).architecture(float32)
     assert wide.weights_bytes == 2 * CATALOG["opt-125m"].architecture.weights_bytes
+
+
+async def test_a_file_system_that_hangs_is_an_error_of_its_model_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread is stuck there; the loop goes on, and other models are found."""
+    dead, fine = (folder_with(tmp_path, name) for name in ("dead", "fine"))
+    answers, real = threading.Event(), resolving.read_config
+
+    def read(folder: Path) -> Mapping[str, Any]:
+        if folder == dead:
+            answers.wait()
+        return real(folder)
+
+    monkeypatch.setattr(resolving, "read_config", read)
+    monkeypatch.setattr(reading, "_FILES", DeadlineCalls(0.05))
+    here = resolver(tmp_path)
+    for ask in (here.resolve, here.architecture):
+        with pytest.raises(ModelSourceError, match="silent for") as raised:
+            await ask(spec(str(dead)))
+        assert raised.value.facts == {"folder": str(dead)}
+    monkeypatch.setattr(reading, "_FILES", DeadlineCalls())
+    assert (await here.resolve(spec(str(fine)))).architecture is not None
+    answers.set()
+    assert (await here.resolve(spec(str(dead)))).architecture is not None

@@ -6,13 +6,15 @@ the list changes, plans are made again.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.watching import ModelFiles
-from partitiond.core.errors import EngineUnavailableError
+from partitiond.core.errors import EngineUnavailableError, SilentError
 from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
@@ -31,7 +33,11 @@ from partitiond.core.replica.obstacles import (
     profile_failed,
 )
 from partitiond.core.replica.releases import release_of
+from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.ports import Clock, Store
+
+ENGINE_SECONDS: Final = 5.0
+"""Longest look for the engine, for which the start of a daemon waits. It takes milliseconds."""
 
 
 def failed_profiles(
@@ -93,6 +99,7 @@ class ObstacleUseCases:
         self._controller = controller
         self._files = files
         self._look_for_engine = engine_problem
+        self._looks = DeadlineCalls(ENGINE_SECONDS)
         self._seconds = seconds
         self._changed = changed
         self._measure = measure
@@ -109,8 +116,9 @@ class ObstacleUseCases:
         return str(self._engine or "")
 
     async def refresh(self) -> None:
-        """Look for the engine now."""
-        self._engine = await asyncio.to_thread(self._look_for_engine)
+        """Look for the engine now; where its files do not answer, what was known before holds."""
+        with contextlib.suppress(SilentError):
+            self._engine = await self._looks.look("the engine's files", self._look_for_engine)
 
     async def run(self) -> None:
         """Look for the engine again and again, until cancelled."""

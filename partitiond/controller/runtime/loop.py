@@ -199,6 +199,7 @@ class Controller:
         self._promised: dict[str, str] = {}
         self._counted_at = -math.inf
         self._closing = False
+        self._profiled: set[asyncio.Task[None]] = set()
         self.engines: list[Engine] = []
         self.plan: Plan | None = store.plan()
         # If the applied plan cannot be read, the engines that run are kept in its place.
@@ -310,8 +311,11 @@ class Controller:
         reached(FaultPoint.ENGINES_ADOPTED)
 
     async def _take_over(self, handles: Sequence[EngineHandle]) -> None:
-        profiled = [h for h in handles if h.launch.placement is None and not h.unread]
-        await asyncio.gather(*(self._runner.stop(h, 0.0) for h in profiled))
+        for handle in handles:
+            if handle.launch.placement is None and not handle.unread:
+                ending = asyncio.create_task(self._end_profiled(handle), name="end an engine")
+                self._profiled.add(ending)
+                ending.add_done_callback(self._profiled.discard)
         counts = await self._endpoint.in_flight(handle.host for handle in handles)
         taken = {engine.name for engine in self.engines}
         wanted = grouped(self.desired, lambda placement: placement.replica_id)
@@ -335,6 +339,20 @@ class Controller:
                         wanted=any(same_engine(placement, place) for place in places),
                     )
                 taken.add(name)
+
+    async def _end_profiled(self, handle: EngineHandle) -> None:
+        """End an engine that a profile job left, however often it takes: nothing waits for it."""
+        said = ""
+        while True:
+            try:
+                await self._runner.stop(handle, 0.0)
+            except Exception as error:  # noqa: BLE001 - whatever broke, somebody must try again
+                if str(error) != said:
+                    said = str(error)
+                    self._journal.note("engine-lingers", handle.launch.replica_id, said)
+                await asyncio.sleep(self._policy.stop_retry_seconds)
+            else:
+                return
 
     def unheard(self, placements: Iterable[Placement]) -> tuple[Placement, ...]:
         """Return those whose engines may run on hosts of which it is not known what runs there."""
@@ -691,6 +709,7 @@ class Controller:
                 self._journal.note("engine-left", engine.name, why)
                 await engine.detach()
             await engine.ended()
+        await self._leave_profiled()
         await self._runner.find()  # clears the run folders of ended engines; their logs stay
 
     def _to_wait_for(self) -> bool:
@@ -700,6 +719,12 @@ class Controller:
             for engine in self.engines
         )
 
+    async def _leave_profiled(self) -> None:
+        for ending in tuple(self._profiled):
+            ending.cancel()
+        await asyncio.gather(*self._profiled, return_exceptions=True)
+
     async def detach(self) -> None:
         """Leave the engines running for the next daemon."""
+        await self._leave_profiled()
         await asyncio.gather(*(engine.detach() for engine in self.engines))

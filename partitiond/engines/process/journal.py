@@ -158,6 +158,10 @@ class RunFolder:
         except (KeyError, ValueError, TypeError):
             return process.leader_of(self.path) if self._has("process.json") else None
 
+    def any_handle(self) -> EngineHandle | None:
+        """Return the engine of this folder, whether its launch can be read or not. Reads /proc."""
+        return self.handle() or self.unread_handle()
+
     def handle(self) -> EngineHandle | None:
         """Return the engine of this folder, alive or not; None if it never became a process, or if
         its launch cannot be read.
@@ -180,14 +184,15 @@ class RunFolder:
         return self._handle(_stand_in(self.path.name, self._read("launch.json")), problem)
 
     def _handle(self, launch: EngineLaunch, unread: str = "") -> EngineHandle | None:
-        process = self.process()
-        if process is None:
+        # Without a record a living process is asked: an engine is not gone because a file is.
+        leader = self.process() or process.leader_of(self.path)
+        if leader is None:
             return None
         return EngineHandle(
             launch=launch,
-            pid=process.pid,
-            start_ticks=process.start_ticks,
-            boot_id=process.boot_id,
+            pid=leader.pid,
+            start_ticks=leader.start_ticks,
+            boot_id=leader.boot_id,
             socket_path=str(self.socket),
             log_path=str(self.log),
             run_dir=str(self.path),

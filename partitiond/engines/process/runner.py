@@ -8,6 +8,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import functools
+import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -44,6 +45,8 @@ from partitiond.engines.vllm.probing import ask_one_token, name_of_question
 from partitiond.engines.vllm.unix_http import ExchangeError, HttpAnswer, NotListeningError, exchange
 from partitiond.platform.deadline_calls import PendingCall
 from partitiond.platform.fault_points import FaultPoint, reached
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS: Final = 0.1
 """Between two polls of a starting engine: a connect to a Unix socket costs microseconds."""
@@ -271,13 +274,17 @@ class ProcessEngineRunner:
         for folder in await asyncio.to_thread(run_folders, self._run_dir):
             if folder.path in self._starting:
                 continue
-            handle = folder.handle() or await asyncio.to_thread(folder.unread_handle)
-            if handle is not None and process.is_alive(_identity(handle)):
-                found.append(handle)
-                continue
-            if not await self._kill_all(folder, folder.process()):
-                self._cgroups.tidy(folder.path.name)
-                await asyncio.to_thread(folder.clear)
+            try:
+                handle = await process.PROC.look(f"/proc for {folder.path.name}", folder.any_handle)
+                if handle is not None and process.is_alive(_identity(handle)):
+                    found.append(handle)
+                    continue
+                leader = None if handle is None else _identity(handle)
+                if not await self._kill_all(folder, leader):
+                    self._cgroups.tidy(folder.path.name)
+                    await asyncio.to_thread(folder.clear)
+            except SilentError as error:
+                log.warning("what is left of an engine is looked for again later: %s", error)
         return found
 
     async def discard(self, handle: EngineHandle) -> None:
