@@ -192,11 +192,11 @@ def api_page() -> str:
 def control_api_document() -> dict[str, Any]:
     """The control API's OpenAPI document, without a service behind it."""
     from partitiond.api.app import create_app
-    from partitiond.ports import ControlService
+    from partitiond.controller.service import Service
 
     # Routes are declared without calling the service, so none is needed to describe them.
     token = "never used"  # noqa: S105 - the app is only described
-    return create_app(cast(ControlService, object()), admin_token=token).openapi()
+    return create_app(cast(Service, object()), admin_token=token).openapi()
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from partitiond.api.replies import until_writable
 from partitiond.api.routes import ROUTERS, health, ui
 from partitiond.api.schemas import ApiOptions
 from partitiond.api.sessions import DashboardSessions
-from partitiond.ports import ControlService
+from partitiond.controller.service import Service
 
 DESCRIPTION: Final = (
     "Register models, measure them, plan and apply, and see what runs. Requests to models go to "
@@ -26,7 +26,7 @@ DESCRIPTION: Final = (
 
 
 def create_app(
-    service: ControlService,
+    service: Service,
     *,
     admin_token: str,
     metrics_token: str = "",

@@ -6,11 +6,27 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 
 from partitiond.api.schemas import ApiOptions
-from partitiond.ports import cluster, convergence, drift, fit, overview, releases, scaling, usage
-from partitiond.ports import service as ports
+from partitiond.controller.demand.scaling import Scaling
+from partitiond.controller.drift.use_cases import DriftUseCases
+from partitiond.controller.keys.usage import UsageUseCases
+from partitiond.controller.keys.use_cases import Keys
+from partitiond.controller.models.fit import FitUseCases
+from partitiond.controller.models.registry import Registry
+from partitiond.controller.models.releases import ReleaseUseCases
+from partitiond.controller.plans.convergence import ConvergenceUseCases
+from partitiond.controller.plans.use_cases import Plans
+from partitiond.controller.profiles.catalog import ProfileCatalog
+from partitiond.controller.profiles.jobs import JobQueue
+from partitiond.controller.runtime.cordons import Cordons
+from partitiond.controller.runtime.watching import DeviceWatch
+from partitiond.controller.service import Daemon, Service
+from partitiond.controller.views.health import MetricsText, Readiness
+from partitiond.controller.views.hosts import HostUseCases
+from partitiond.controller.views.overview import OverviewUseCases
+from partitiond.ports import Store
 
 
-def _of(part: Callable[[ports.ControlService], object]) -> Any:
+def _of(part: Callable[[Service], object]) -> Any:
     async def given(request: Request) -> object:
         return part(request.app.state.service)
 
@@ -24,22 +40,22 @@ async def _options(request: Request) -> ApiOptions:
 
 Options = Annotated[ApiOptions, Depends(_options)]
 
-ModelControl = Annotated[ports.ModelControl, _of(lambda service: service.models)]
-JobControl = Annotated[ports.JobControl, _of(lambda service: service.jobs)]
-ProfileControl = Annotated[ports.ProfileControl, _of(lambda service: service.profiles)]
-PlanControl = Annotated[ports.PlanControl, _of(lambda service: service.plans)]
-DeviceControl = Annotated[ports.DeviceControl, _of(lambda service: service.devices)]
-CordonControl = Annotated[ports.CordonControl, _of(lambda service: service.cordons)]
-FleetHosts = Annotated[cluster.FleetHosts, _of(lambda service: service.hosts)]
-EventLog = Annotated[ports.EventLog, _of(lambda service: service.events)]
-KeyControl = Annotated[ports.KeyControl, _of(lambda service: service.keys)]
-Overviews = Annotated[overview.Overviews, _of(lambda service: service.overview)]
-DriftControl = Annotated[drift.DriftControl, _of(lambda service: service.drift)]
-FitCheck = Annotated[fit.FitCheck, _of(lambda service: service.fit)]
-Usages = Annotated[usage.Usages, _of(lambda service: service.usage)]
-Scalings = Annotated[scaling.Scalings, _of(lambda service: service.scaling)]
-Releases = Annotated[releases.Releases, _of(lambda service: service.releases)]
-Convergences = Annotated[convergence.Convergences, _of(lambda service: service.convergence)]
-ReadinessCheck = Annotated[ports.ReadinessCheck, _of(lambda service: service.readiness)]
-MetricsSource = Annotated[ports.MetricsSource, _of(lambda service: service.metrics)]
-DaemonControl = Annotated[ports.DaemonControl, _of(lambda service: service.daemon)]
+ModelControl = Annotated[Registry, _of(lambda service: service.models)]
+JobControl = Annotated[JobQueue, _of(lambda service: service.jobs)]
+ProfileControl = Annotated[ProfileCatalog, _of(lambda service: service.profiles)]
+PlanControl = Annotated[Plans, _of(lambda service: service.plans)]
+DeviceControl = Annotated[DeviceWatch, _of(lambda service: service.devices)]
+CordonControl = Annotated[Cordons, _of(lambda service: service.cordons)]
+FleetHosts = Annotated[HostUseCases, _of(lambda service: service.hosts)]
+EventLog = Annotated[Store, _of(lambda service: service.events)]
+KeyControl = Annotated[Keys, _of(lambda service: service.keys)]
+Overviews = Annotated[OverviewUseCases, _of(lambda service: service.overview)]
+DriftControl = Annotated[DriftUseCases, _of(lambda service: service.drift)]
+FitCheck = Annotated[FitUseCases, _of(lambda service: service.fit)]
+Usages = Annotated[UsageUseCases, _of(lambda service: service.usage)]
+Scalings = Annotated[Scaling, _of(lambda service: service.scaling)]
+Releases = Annotated[ReleaseUseCases, _of(lambda service: service.releases)]
+Convergences = Annotated[ConvergenceUseCases, _of(lambda service: service.convergence)]
+ReadinessCheck = Annotated[Readiness, _of(lambda service: service.readiness)]
+MetricsSource = Annotated[MetricsText, _of(lambda service: service.metrics)]
+DaemonControl = Annotated[Daemon, _of(lambda service: service.daemon)]

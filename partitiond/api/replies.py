@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import Depends, Header, Request, Response
 
 from partitiond.api.answers import NewKey
+from partitiond.controller.service import Service
 from partitiond.core.errors import InputError, PreconditionFailedError
 from partitiond.core.events import Event
 from partitiond.core.hardware.details import DeviceDetails
@@ -24,7 +25,6 @@ from partitiond.core.views.lists import (
 )
 from partitiond.core.views.overview import Overview
 from partitiond.core.views.preview import PlanPreview
-from partitiond.ports import ControlService
 from partitiond.serde import closed, to_json_bytes
 
 NO_STORE: Final = {"Cache-Control": "no-store"}
@@ -67,7 +67,7 @@ async def until_writable(request: Request) -> None:
         StoreBusyError: the store is locked for too long; nothing was changed.
     """
     if request.method not in SAFE_METHODS:
-        service: ControlService = request.app.state.service
+        service: Service = request.app.state.service
         await service.store_waits.until_writable()
 
 

@@ -10,8 +10,8 @@ Each thing has one owner, which alone writes it:
 - `jobs.JobQueue` owns the jobs, each of which runs on a partition leased from the loop;
 - `planning.PlanMaker` makes plans and remembers which of them can still be applied;
 - `chain.Chain` takes a registered model from estimate over profile to plan;
-- `assembly.Parts` makes each of them, and `service.Service` names those that callers may use
-  (`ports.ControlService`); `service.Daemon` starts and ends them.
+- `assembly.Parts` makes each of them, and `service.Service` names those that callers may use;
+  `service.Daemon` starts and ends them.
 
 Everything but the adapters runs on one event loop, so a decision and the acts that follow it are
 never torn apart: nothing is awaited between observing engines and acting on them.

@@ -6,14 +6,31 @@ import dataclasses
 from partitiond import __version__
 from partitiond.controller.assembly import Adapters, Parts, ServiceOptions
 from partitiond.controller.background import Background
+from partitiond.controller.demand.scaling import Scaling
+from partitiond.controller.drift.use_cases import DriftUseCases
+from partitiond.controller.keys.usage import UsageUseCases
+from partitiond.controller.keys.use_cases import Keys
+from partitiond.controller.models.fit import FitUseCases
+from partitiond.controller.models.registry import Registry
+from partitiond.controller.models.releases import ReleaseUseCases
+from partitiond.controller.plans.convergence import ConvergenceUseCases
+from partitiond.controller.plans.use_cases import Plans
+from partitiond.controller.profiles.catalog import ProfileCatalog
+from partitiond.controller.profiles.jobs import JobQueue
+from partitiond.controller.runtime.cordons import Cordons
+from partitiond.controller.runtime.watching import DeviceWatch
+from partitiond.controller.store_waits import StoreWaits
+from partitiond.controller.views.health import MetricsText, Readiness
+from partitiond.controller.views.hosts import HostUseCases
+from partitiond.controller.views.overview import OverviewUseCases
 from partitiond.core.errors import PartitiondError
-from partitiond.ports.service import ControlService
+from partitiond.ports import Store
 
 __all__ = ["Adapters", "Service", "ServiceOptions", "service_of"]
 
 
 class Daemon:
-    """Implements `ports.service.DaemonControl`: starts the parts, and ends them.
+    """Starts the parts of the control plane, and ends them.
 
     Attributes:
         closed: set once everything has ended.
@@ -128,9 +145,30 @@ class Daemon:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Service(ControlService):
-    """Names the use cases, and the parts that they are made of."""
+class Service:
+    """Names the use cases of the control plane, and the parts that they are made of. The API is a
+    thin layer over them.
+    """
 
+    models: Registry
+    jobs: JobQueue
+    profiles: ProfileCatalog
+    plans: Plans
+    devices: DeviceWatch
+    cordons: Cordons
+    hosts: HostUseCases
+    events: Store
+    keys: Keys
+    overview: OverviewUseCases
+    drift: DriftUseCases
+    fit: FitUseCases
+    usage: UsageUseCases
+    scaling: Scaling
+    releases: ReleaseUseCases
+    convergence: ConvergenceUseCases
+    readiness: Readiness
+    metrics: MetricsText
+    store_waits: StoreWaits
     daemon: Daemon
     parts: Parts
 

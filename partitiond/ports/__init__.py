@@ -1,7 +1,8 @@
-"""Defines what the controller, profiler and API need from the world. Adapters implement it.
+"""Defines what the controller and the profiler need from the world. Adapters implement it.
 
 Each port has a real adapter and a shipped fake; one contract suite in `tests/contract/` runs the
-same cases on both.
+same cases on both. The API calls the use cases of the control plane itself
+(`controller.service.Service`).
 """
 
 from partitiond.ports.engine import EngineRunner, ReturningEngines
@@ -15,16 +16,13 @@ from partitiond.ports.host import (
     ProxyControl,
 )
 from partitiond.ports.model import FleetModels, ModelFolders, ModelResolver
-from partitiond.ports.overview import Overviews
 from partitiond.ports.partitions import PartitionControl, PartitionWatch
 from partitiond.ports.profiling import ProfileRequest, ProfileRunner
-from partitiond.ports.service import ControlService
 from partitiond.ports.store import Store
 from partitiond.ports.telemetry import TelemetrySource, TelemetryWindow
 
 __all__ = [
     "Clock",
-    "ControlService",
     "DeviceCare",
     "DeviceGauges",
     "DeviceProvider",
@@ -33,7 +31,6 @@ __all__ = [
     "HostedDevices",
     "ModelFolders",
     "ModelResolver",
-    "Overviews",
     "PartialDevices",
     "PartitionControl",
     "PartitionWatch",

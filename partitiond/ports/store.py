@@ -1,21 +1,21 @@
-"""Defines the store: models, profiles, jobs, plans, events and keys, kept on disk."""
+"""Defines the store: models, profiles, jobs, plans, events, keys and more, kept on disk."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
+from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.keys.record import KeyRecord
+from partitiond.core.keys.usage import HOUR_LENGTH, UsagePosition, UsageRecord, Used
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import Job
 from partitiond.core.profile.record import Profile
+from partitiond.core.replica.releases import Release
 from partitiond.core.unread import UnreadBody
-from partitiond.ports.drift import Ledger
-from partitiond.ports.releases import ReleaseStore
-from partitiond.ports.usage import UsageStore
 
 
-class Store(Ledger, UsageStore, ReleaseStore, Protocol):
+class Store(Protocol):
     """Models, profiles, jobs, plans, events and keys on disk. One writer; each call is atomic.
 
     Every call is one transaction. Lists leave out rows that cannot be read; `unread` names them.
@@ -145,4 +145,83 @@ class Store(Ledger, UsageStore, ReleaseStore, Protocol):
 
     def close(self) -> None:
         """Write the log back into the file, and release it."""
+        ...
+
+    def add_ledger_entries(self, entries: Sequence[LedgerEntry]) -> None:
+        """Append all of them or none. Beyond the bounds, the oldest entries of a replica and the
+        oldest of all are dropped.
+        """
+        ...
+
+    def ledger(
+        self, *, model: str | None = None, replica_id: str | None = None, limit: int = 200
+    ) -> Sequence[LedgerEntry]:
+        """Return entries, newest first."""
+        ...
+
+    def put_release(self, release: Release) -> None:
+        """Add or replace by model and version."""
+        ...
+
+    def releases(self, model: str | None = None) -> Sequence[Release]:
+        """Return releases of one model, or of all, newest version first."""
+        ...
+
+    def forget_releases(self, model: str) -> None:
+        """Delete the releases of a model that is gone."""
+        ...
+
+    def applied_plans(self, limit: int) -> Sequence[Plan]:
+        """Return plans that were applied, newest first, including the present one."""
+        ...
+
+    def add_usage(
+        self,
+        hour: str,
+        used: Mapping[tuple[str, str], Used],
+        position: UsagePosition,
+        host: str = "",
+        others: Mapping[str, UsagePosition] | None = None,
+    ) -> None:
+        """Add to the hour what each (key, model) used, and move the positions; all or nothing.
+
+        Args:
+            hour: as in `UsageRecord`.
+            used: by key and model.
+            position: of the own host's proxy.
+            host: the own host's name; empty if there is no other.
+            others: positions of the proxies of other hosts, by host; None leaves them.
+        """
+        ...
+
+    def usage_position(self) -> UsagePosition:
+        """Return the position up to which the proxy's counts are booked; empty at first."""
+        ...
+
+    def usage_positions(self) -> Mapping[str, UsagePosition]:
+        """Return the positions of all hosts' proxies, by host; "" if there was only one host."""
+        ...
+
+    def usage(
+        self,
+        first_hour: str,
+        last_hour: str,
+        period_length: int = HOUR_LENGTH,
+        *,
+        by_key: bool = True,
+        by_model: bool = True,
+    ) -> Sequence[UsageRecord]:
+        """Return the sums of these hours, both included, by period, key and model.
+
+        May take seconds: for another thread than the event loop's.
+
+        Args:
+            first_hour, last_hour: as in `UsageRecord`.
+            period_length: characters of an hour that name what a sum is of; 0 for one sum.
+            by_key, by_model: whether each has a sum of its own.
+        """
+        ...
+
+    def drop_usage(self, before_hour: str) -> int:
+        """Delete the hours before this one; returns how many records were deleted."""
         ...

@@ -1,4 +1,4 @@
-"""Stores releases of models: `ports.releases.ReleaseStore` on SQLite."""
+"""Stores releases of models: part of `ports.Store` on SQLite."""
 
 from collections.abc import Sequence
 from typing import Final

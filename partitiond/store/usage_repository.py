@@ -1,4 +1,4 @@
-"""Stores the usage of keys and models by the hour. Implements `ports.usage.UsageStore`."""
+"""Stores the usage of keys and models by the hour. Part of `ports.Store`."""
 
 import contextlib
 import dataclasses

@@ -33,7 +33,7 @@ def service() -> Iterator[FakeService]:
 
 @pytest.fixture
 def app(service: FakeService) -> FastAPI:
-    return create_app(service, admin_token=TOKEN)
+    return create_app(service.for_api, admin_token=TOKEN)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ AT = "2030-01-01T00:00:00Z"
 
 
 class FakeModels:
-    """Implements `ports.service.ModelControl`. Attributes are for tests to set and look at."""
+    """Fakes `api.given.ModelControl`. Attributes are for tests to set and look at."""
 
     def __init__(self, store: Store) -> None:
         self.store = store

@@ -4,10 +4,11 @@ import asyncio
 import dataclasses
 import hashlib
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from partitiond.controller.keys.usage import UsageUseCases
 from partitiond.controller.runtime.cordons import with_cordons
+from partitiond.controller.service import Service
 from partitiond.controller.views.overview import OverviewUseCases, Sources
 from partitiond.controller.watchers import Watchers
 from partitiond.core.demand.traffic import NO_WINDOW, TrafficWindow
@@ -27,7 +28,7 @@ from partitiond.core.units import Bytes
 from partitiond.core.views.fit import Fit
 from partitiond.core.views.lists import KeyView, ProfileView, PrunableProfile, ReplicaView
 from partitiond.core.views.preview import PlanPreview
-from partitiond.ports import ControlService, Store
+from partitiond.ports import Store
 from partitiond.store import open_store
 from tests.api.fake_models import AT, FakeModels
 from tests.api.fake_views import FakeConvergence, FakeDrift, FakeReleases, FakeScaling
@@ -41,7 +42,7 @@ CPU = Device(
 
 
 class FakeJobs:
-    """Implements `ports.service.JobControl`."""
+    """Fakes `api.given.JobControl`."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -71,7 +72,7 @@ class FakeJobs:
 
 
 class FakeProfiles:
-    """Implements `ports.service.ProfileControl`; `stale` is why each profile is stale."""
+    """Fakes `api.given.ProfileControl`; `stale` is why each profile is stale."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -98,7 +99,7 @@ class FakeProfiles:
 
 
 class FakeDevices:
-    """Implements `ports.service.DeviceControl` and `ports.service.CordonControl`."""
+    """Fakes the devices and their cordons."""
 
     devices = (CPU,)
 
@@ -121,7 +122,7 @@ class FakeDevices:
 
 
 class FakeEvents:
-    """Implements `ports.service.EventLog`; `broken` is raised instead."""
+    """Fakes `api.given.EventLog`; `broken` is raised instead."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -136,7 +137,7 @@ class FakeEvents:
 
 
 class FakeKeys:
-    """Implements `ports.service.KeyControl`. Attributes are for tests to set and look at."""
+    """Fakes `api.given.KeyControl`. Attributes are for tests to set and look at."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -182,7 +183,7 @@ class FakeKeys:
 
 
 class FakeDaemon:
-    """Implements what `ports.service` has of the daemon itself."""
+    """Fakes what a service has of the daemon itself."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -203,7 +204,7 @@ class FakeDaemon:
 
 
 class FakePlans:
-    """Implements `ports.service.PlanControl`. Attributes are for tests to set and look at."""
+    """Fakes `api.given.PlanControl`. Attributes are for tests to set and look at."""
 
     def __init__(self, store: Store, devices: tuple[Device, ...]) -> None:
         self.store = store
@@ -295,59 +296,37 @@ class FakeFit:
         return Fit(spec.name, fits, ("as told.",), spec.name in known, preview, ())
 
 
-class FakeService(ControlService):
+class FakeService:
     """Names the fakes of all use cases, which share one store."""
-
-    models: FakeModels
-    jobs: FakeJobs
-    profiles: FakeProfiles
-    plans: FakePlans
-    events: FakeEvents
-    keys: FakeKeys
-    overview: FakeOverview
-    drift: FakeDrift
-    convergence: FakeConvergence
-    hosts: FakeHosts
-    daemon: FakeDaemon
 
     def __init__(self) -> None:
         store, clock = open_store(":memory:"), FakeClock()
-        devices, daemon, hosts = FakeDevices(), FakeDaemon(store), FakeHosts()
-        models, jobs, plans = FakeModels(store), FakeJobs(store), FakePlans(store, (CPU,))
-        super().__init__(
-            models=models,
-            jobs=jobs,
-            profiles=FakeProfiles(store),
-            plans=plans,
-            devices=devices,
-            cordons=devices,
-            hosts=hosts,
-            events=FakeEvents(store),
-            keys=FakeKeys(store),
-            overview=FakeOverview(
-                store=store,
-                clock=clock,
-                devices=lambda: plans.devices,
-                plan=plans.applied,
-                models=models.models,
-                jobs=store.jobs,
-                problems=daemon.problems,
-                hosts=hosts.views,
-            ),
-            drift=FakeDrift(),
-            fit=FakeFit(store, plans),
-            usage=UsageUseCases(
-                store=store, clock=clock, shares=dict, latest=lambda: None, keep_days=0
-            ),
-            scaling=FakeScaling(),
-            releases=FakeReleases(),
-            convergence=FakeConvergence(),
-            readiness=daemon,
-            metrics=daemon,
-            store_waits=daemon,
-            daemon=daemon,
-        )
         self.store, self.clock = store, clock
+        self.daemon = self.readiness = self.metrics = self.store_waits = FakeDaemon(store)
+        self.devices = self.cordons = FakeDevices()
+        self.hosts, self.models, self.jobs = FakeHosts(), FakeModels(store), FakeJobs(store)
+        self.plans, self.profiles = FakePlans(store, (CPU,)), FakeProfiles(store)
+        self.events, self.keys, self.drift = FakeEvents(store), FakeKeys(store), FakeDrift()
+        self.overview = FakeOverview(
+            store=store,
+            clock=clock,
+            devices=lambda: self.plans.devices,
+            plan=self.plans.applied,
+            models=self.models.models,
+            jobs=store.jobs,
+            problems=self.daemon.problems,
+            hosts=self.hosts.views,
+        )
+        self.fit, self.scaling = FakeFit(store, self.plans), FakeScaling()
+        self.usage = UsageUseCases(
+            store=store, clock=clock, shares=dict, latest=lambda: None, keep_days=0
+        )
+        self.releases, self.convergence = FakeReleases(), FakeConvergence()
+
+    @property
+    def for_api(self) -> Service:
+        """As the API takes it: it calls no more than these fakes have."""
+        return cast(Service, self)
 
     def close(self) -> None:
         self.store.close()

@@ -16,7 +16,7 @@ from partitiond.core.views.scaling import ScalingView
 
 
 class FakeConvergence:
-    """Implements `ports.convergence.Convergences` for one plan, "plan-1"."""
+    """Fakes `api.given.Convergences` for one plan, "plan-1"."""
 
     def __init__(self) -> None:
         self.told = Convergence("plan-1", PlanState.CONVERGED, 1, 1, 0, 1.0, "")
@@ -61,7 +61,7 @@ CORRECTION = Correction(
 
 
 class FakeDrift:
-    """Implements `ports.drift.DriftControl`."""
+    """Fakes `api.given.DriftControl`."""
 
     def __init__(self) -> None:
         self.corrections = {CORRECTION.profile_id: CORRECTION}
@@ -93,7 +93,7 @@ ROWS = (
 
 
 class FakeReleases:
-    """Implements `ports.releases.Releases`."""
+    """Fakes `api.given.Releases`."""
 
     def history(self, model: str) -> Sequence[Release]:
         if model != "a":
@@ -134,7 +134,7 @@ AT_ZERO = dataclasses.replace(
 
 
 class FakeScaling:
-    """Implements `ports.Scalings`."""
+    """Fakes `api.given.Scalings`."""
 
     def views(self) -> Sequence[ScalingView]:
         return (VIEW, AT_ZERO)

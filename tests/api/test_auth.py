@@ -38,7 +38,7 @@ async def test_without_the_token_nothing_is_told(http: httpx.AsyncClient) -> Non
 
 async def test_the_metrics_token_opens_the_metrics_and_nothing_else(service: FakeService) -> None:
     """What Prometheus carries: with it nobody reads, changes or ends anything."""
-    app = create_app(service, admin_token=TOKEN, metrics_token=METRICS_TOKEN)
+    app = create_app(service.for_api, admin_token=TOKEN, metrics_token=METRICS_TOKEN)
     async with asking(app, METRICS_TOKEN) as scraper:
         answer = await scraper.get("/metrics")
         assert answer.status_code == 200
@@ -73,7 +73,7 @@ def test_a_token_is_made_once_and_private(tmp_path: Path, service: FakeService) 
     ensure_token(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(ValueError, match="empty"):
-        create_app(service, admin_token="")
+        create_app(service.for_api, admin_token="")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"short\n", b"\xff" * 40])

@@ -133,7 +133,7 @@ class ServedApi:
     def start(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self._listener.getsockname()[1]
-        app = create_app(self.service, admin_token=TOKEN)
+        app = create_app(self.service.for_api, admin_token=TOKEN)
         config = uvicorn.Config(app, log_level="critical", lifespan="off")
         self._server = uvicorn.Server(config)
         served = {"sockets": [self._listener]}

@@ -118,7 +118,7 @@ def ask(client: Any, values: dict[str, Any], headers: dict[str, Any]) -> int:
 
 @examples(3, 60)
 def test_the_control_api_never_answers_5xx(service: FakeService, count: int) -> None:
-    app = create_app(service, admin_token=TOKEN)
+    app = create_app(service.for_api, admin_token=TOKEN)
     with TestClient(app, raise_server_exceptions=False) as client:
         token = {"Authorization": f"Bearer {TOKEN}"}
         turns = itertools.count()

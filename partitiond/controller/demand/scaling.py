@@ -59,7 +59,7 @@ class _Last:
 
 
 class Scaling:
-    """Implements `ports.Scalings`.
+    """Reports on models that scale by themselves, and plans for what they need.
 
     Attributes:
         options: the present settings.

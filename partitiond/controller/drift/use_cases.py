@@ -71,7 +71,7 @@ class _Watched:
 
 
 class DriftUseCases:
-    """Implements `ports.drift.DriftControl`.
+    """The use cases of drift.
 
     Args:
         engines: all engines.

@@ -1,11 +1,11 @@
-"""Records usage in the store, and makes reports of it. Implements `ports.usage.Usages`."""
+"""Records usage in the store, and makes reports of it."""
 
 import asyncio
 import collections
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from partitiond.controller.views.parts import compute_share
 from partitiond.core.demand.fleet import FleetSample
@@ -14,7 +14,6 @@ from partitiond.core.errors import InputError, PartitiondError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import MemoryShare
 from partitiond.core.instants import is_day, unix_seconds, utc_iso
-from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import (
     HOUR_LENGTH,
     NOTHING_BOOKED,
@@ -29,8 +28,7 @@ from partitiond.core.keys.usage import (
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement
 from partitiond.core.views.usage import UsageBy, UsageLine, UsageReport
-from partitiond.ports import Clock
-from partitiond.ports.usage import UsageStore
+from partitiond.ports import Clock, Store
 
 log = logging.getLogger(__name__)
 
@@ -80,10 +78,6 @@ def shares_of(
     }
 
 
-class _Books(UsageStore, Protocol):
-    def keys(self) -> Sequence[KeyRecord]: ...
-
-
 class UsageUseCases:
     """Adds up what was used, and writes it to the store hour by hour.
 
@@ -99,7 +93,7 @@ class UsageUseCases:
     def __init__(
         self,
         *,
-        store: _Books,
+        store: Store,
         clock: Clock,
         shares: Callable[[], Mapping[str, ReplicaShare]],
         latest: Callable[[], TrafficSample | None],

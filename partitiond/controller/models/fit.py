@@ -26,7 +26,7 @@ Imagine = Callable[[Callable[[Situation], Situation]], Awaitable[PlanPreview]]
 
 
 class FitUseCases:
-    """Implements `ports.fit.FitCheck`.
+    """Tells whether one more model fits, before it is registered.
 
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.

@@ -33,7 +33,7 @@ _KEY: Final = "convergence"
 
 
 class ConvergenceUseCases:
-    """Implements `ports.convergence.Convergences`.
+    """Says how far plans are.
 
     A watcher is woken after each pass of the loop.
     """

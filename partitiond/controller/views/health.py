@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Mapping
 
+from partitiond.controller.demand.scaling import Scaling
 from partitiond.controller.demand.traffic import TrafficWatch
+from partitiond.controller.drift.use_cases import DriftUseCases
 from partitiond.controller.journal import Journal
 from partitiond.controller.plans.chain import Chain
 from partitiond.controller.plans.obstacles import ObstacleUseCases
@@ -15,8 +17,6 @@ from partitiond.controller.views.overview import OverviewUseCases
 from partitiond.metrics.exposition import Metrics
 from partitiond.metrics.snapshot import MetricsSnapshot
 from partitiond.ports import Store
-from partitiond.ports.drift import DriftControl
-from partitiond.ports.scaling import Scalings
 
 
 class Readiness:
@@ -69,8 +69,8 @@ class MetricsText:
         jobs: JobQueue,
         traffic: TrafficWatch,
         overview: OverviewUseCases,
-        drift: DriftControl,
-        scaling: Scalings,
+        drift: DriftUseCases,
+        scaling: Scaling,
     ) -> None:
         self._metrics = metrics
         self._endpoint = endpoint

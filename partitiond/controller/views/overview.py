@@ -74,7 +74,7 @@ class Sources:
 
 
 class OverviewUseCases:
-    """Implements `ports.Overviews`.
+    """Makes overviews: one look at everything.
 
     Attributes:
         sources: callers that know more replace a part of it (`dataclasses.replace`).

@@ -68,7 +68,9 @@ async def test_folders_outside_the_allowed_ones_are_refused(
         folder.mkdir(parents=True)
     (allowed / "link").symlink_to(outside)
     options = ApiOptions(allow_folders=(allowed,))
-    async with asking(create_app(service, admin_token="x" * 20, options=options), "x" * 20) as http:
+    async with asking(
+        create_app(service.for_api, admin_token="x" * 20, options=options), "x" * 20
+    ) as http:
         for folder in (outside, allowed / "link", allowed / ".." / "outside"):
             for body in (
                 {"model": str(folder)},

@@ -164,7 +164,7 @@ async def test_a_restarted_daemon_takes_no_old_requests_for_new_ones(host: Scali
     assert host.service.scaling.view("a").planned_req_per_s == 15.0, "nothing shrinks at once"
     await host.service.models.remove("a")
     host.step()
-    assert host.service.scaling.req_per_s("a") == 0.0  # type: ignore[attr-defined]
+    assert host.service.scaling.req_per_s("a") == 0.0
 
 
 async def test_a_plan_that_was_made_before_the_demand_moved_is_followed_by_another(
