@@ -15,6 +15,7 @@ from partitiond.core.model.workload import Workload
 from partitiond.models import reading
 from partitiond.models import resolver as resolving
 from partitiond.models.catalog import CATALOG, source_for
+from partitiond.models.folder import read_config
 from partitiond.models.resolver import Resolver
 from partitiond.platform.deadline_calls import DeadlineCalls
 from tests.models.conftest import COMMIT, FakeHub
@@ -134,7 +135,7 @@ async def test_a_file_system_that_hangs_is_an_error_of_its_model_alone(
 ) -> None:
     """A thread is stuck there; the loop goes on, and other models are found."""
     dead, fine = (folder_with(tmp_path, name) for name in ("dead", "fine"))
-    answers, real = threading.Event(), resolving.read_config
+    answers, real = threading.Event(), read_config
 
     def read(folder: Path) -> Mapping[str, Any]:
         if folder == dead:

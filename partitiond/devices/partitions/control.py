@@ -21,12 +21,14 @@ from partitiond.core.hardware.partition import (
     ShareUse,
 )
 from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineReport
+from partitiond.devices.mig.control import MigControl
 from partitiond.devices.mps.compute_mode import compute_mode_refusal
+from partitiond.devices.mps.control import MpsControl
 from partitiond.devices.nvml.processes import OWN_PROCESSES
+from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.devices.partitions.journal import DeviceJournal, Entry, EntryKind, EntryState
 from partitiond.devices.partitions.kinds import MigSlices, MpsShares
 from partitiond.devices.partitions.memory import Holder, Holders, partition_of
-from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons, Owners
 from partitiond.platform.deadline_calls import DeadlineCalls
 
 log = logging.getLogger(__name__)
@@ -73,10 +75,10 @@ class HostPartitions:
         self,
         journal: DeviceJournal,
         *,
-        gpus: Gpus,
-        daemons: MpsDaemons,
-        instances: GpuInstances,
-        owners: Owners,
+        gpus: NvmlGpus,
+        daemons: MpsControl,
+        instances: MigControl,
+        owners: Callable[[], Mapping[int, str]],
         kv_tokens: Callable[[EngineLaunch], int],
         outside_env: tuple[tuple[str, str], ...] = (),
         looks: DeadlineCalls | None = None,

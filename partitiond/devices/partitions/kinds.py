@@ -9,6 +9,9 @@ from partitiond.core.hardware.kinds import MigInstance
 from partitiond.core.hardware.partition import MigSlice, MpsShare
 from partitiond.core.mig.geometry import Place
 from partitiond.core.replica.engine import EngineLaunch
+from partitiond.devices.mig.control import MigControl
+from partitiond.devices.mps.control import MpsControl
+from partitiond.devices.partitions.gpus import NvmlGpus
 from partitiond.devices.partitions.journal import (
     DeviceJournal,
     Entry,
@@ -16,7 +19,6 @@ from partitiond.devices.partitions.journal import (
     place_of,
     place_text,
 )
-from partitiond.devices.partitions.parts import GpuInstances, Gpus, MpsDaemons
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +26,7 @@ log = logging.getLogger(__name__)
 class MpsShares:
     """Makes shares under one MPS control daemon per GPU."""
 
-    def __init__(self, journal: DeviceJournal, daemons: MpsDaemons) -> None:
+    def __init__(self, journal: DeviceJournal, daemons: MpsControl) -> None:
         self._journal = journal
         self._daemons = daemons
 
@@ -75,7 +77,7 @@ class MpsShares:
 class MigSlices:
     """Makes a GPU instance for each engine."""
 
-    def __init__(self, journal: DeviceJournal, gpus: Gpus, instances: GpuInstances) -> None:
+    def __init__(self, journal: DeviceJournal, gpus: NvmlGpus, instances: MigControl) -> None:
         self._journal = journal
         self._gpus = gpus
         self._instances = instances

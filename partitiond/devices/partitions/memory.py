@@ -23,7 +23,7 @@ from partitiond.core.hardware.room import overlap
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.sleep import held
 from partitiond.core.units import MIB, format_bytes
-from partitiond.devices.partitions.parts import Gpus
+from partitiond.devices.partitions.gpus import NvmlGpus
 
 DISPLAY_BYTES: Final = 64 * MIB
 """A display server holds less and any CUDA context more: a process below this computes nothing."""
@@ -67,7 +67,7 @@ class Holders:
         owned: tells the replica id by pid of our engines' processes.
     """
 
-    def __init__(self, gpus: Gpus, owned: Callable[[], Awaitable[Mapping[int, str]]]) -> None:
+    def __init__(self, gpus: NvmlGpus, owned: Callable[[], Awaitable[Mapping[int, str]]]) -> None:
         self._gpus = gpus
         self._owned = owned
         self._held: dict[str, Holder] = {}

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.device_memory import GpuProcess
@@ -220,8 +220,9 @@ def partitions(world: World, path: Path, kv_tokens: int = 0) -> HostPartitions:
         return world.living
 
     journal = DeviceJournal(path)
+    fakes: Any = world  # of GPUs, MPS daemons and GPU instances
     return HostPartitions(
-        journal, gpus=world, daemons=world, instances=world, owners=owners,
+        journal, gpus=fakes, daemons=fakes, instances=fakes, owners=owners,
         kv_tokens=lambda _: kv_tokens,
     )  # fmt: skip
 
