@@ -17,6 +17,8 @@ from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, s
 
 TERMINATE_SECONDS: Final = 20.0
 """Longest wait for one client's work to end; the server waits for the client's kernels."""
+UNKNOWN_LAUNCHER: Final = "unknown"
+"""Stands for the socket at which a daemon was started whose record cannot be read."""
 CHECK_SECONDS: Final = 2.0
 """Time between two checks for a fault; each check runs the control program once per GPU."""
 
@@ -80,7 +82,11 @@ class MpsDaemon:
     @property
     def _access(self) -> MpsAccess:
         known = record.read(self.folder)
-        return self._direct if known is None else self._reached_by(known.launcher)
+        if known is not None:
+            return self._reached_by(known.launcher)
+        # Without a record who started the daemon is not known: the living process is asked.
+        kept = self._reached_by(UNKNOWN_LAUNCHER)
+        return kept if kept.process() is not None else self._direct
 
     @property
     def kept(self) -> bool:
@@ -104,8 +110,7 @@ class MpsDaemon:
 
     def process(self) -> ProcessId | None:
         """Return the process that lives as long as the daemon; None if the daemon does not run."""
-        known = record.read(self.folder)
-        return None if known is None else self._reached_by(known.launcher).process()
+        return self._access.process()
 
     def alive(self) -> bool:
         """Whether the daemon's process lives."""
@@ -137,8 +142,9 @@ class MpsDaemon:
         """
         async with self._changing:
             wanted = self._wanted(group)
-            running, known = self.process(), record.read(self.folder)
-            if running is not None and known is not None:
+            running = self.process()
+            if running is not None:
+                known = record.read(self.folder) or self._unrecorded(wanted)
                 if await self._stays(known, wanted, users):
                     await self.ask("get_server_list")
                     self._keep(running)
@@ -171,6 +177,21 @@ class MpsDaemon:
             f"{_served(wanted)}: MPS serves one user at a time.",
             hint="Plan them on different GPUs, or end the engines that it serves first.",
             facts={"uuid": self.uuid, "serves": known.isolation_group},
+        )
+
+    def _unrecorded(self, wanted: record.MpsRecord) -> record.MpsRecord:
+        """Return a record for a running daemon that has lost its own.
+
+        Raises:
+            DeviceError: it runs as another user, and for which group is not known.
+        """
+        if not self.kept:
+            return record.MpsRecord(self.uuid, None)
+        raise DeviceError(
+            f"The MPS daemon of {self.uuid} runs, and its record in {self.folder} cannot be read: "
+            f"it takes no engine of {_served(wanted)}.",
+            hint="It ends with the last of its engines, and is then started anew.",
+            facts={"uuid": self.uuid, "folder": str(self.folder)},
         )
 
     async def _start(self, wanted: record.MpsRecord) -> None:
@@ -269,14 +290,11 @@ class MpsDaemon:
         return self._fault
 
     async def _look_for_fault(self) -> str:
-        known = record.read(self.folder)
-        if known is None:
-            return ""
         found = await PROC.look(f"MPS servers of {self.uuid}", self.servers)
         servers = {server.identity: server for server in found}
         self._remember_broken(servers)
-        if not self.alive():
-            return self._fault_without_daemon(known, len(servers))
+        if not await PROC.look(f"MPS daemon of {self.uuid}", self.alive):
+            return self._fault_without_daemon(record.read(self.folder), len(servers))
         for server in servers.values():
             reason = await self._fault_of(server)
             if reason:
@@ -297,9 +315,9 @@ class MpsDaemon:
                 orphans |= self._served.pop(server)
         self._broken = frozenset(orphan for orphan in orphans if is_alive(orphan))
 
-    def _fault_without_daemon(self, known: record.MpsRecord, servers: int) -> str:
+    def _fault_without_daemon(self, known: record.MpsRecord | None, servers: int) -> str:
         """Return a dead daemon's fault; it lasts while servers or clients of this boot live."""
-        process = known.process
+        process = None if known is None else known.process
         if process is not None and process.boot_id != boot_id():
             return ""
         clients = frozenset().union(*self._served.values()) | self._broken

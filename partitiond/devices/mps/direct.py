@@ -75,12 +75,11 @@ class DirectMps:
     def process(self) -> ProcessId | None:
         """Return the daemon's process; None if the daemon does not run.
 
-        The process is found by the record, or by its pipe folder if the record was not completed.
+        The process is found by the record, or by its pipe folder if the record was not completed,
+        is lost or cannot be read.
         """
         known = record.read(self._folder)
-        if known is None:
-            return None
-        if known.process is not None:
+        if known is not None and known.process is not None:
             return known.process if is_alive(known.process) else None
         found = control_of(self.pipe_dir)
         return found.identity if found is not None else None

@@ -189,6 +189,25 @@ async def test_a_daemon_that_dies_is_a_fault_until_it_is_started_anew(
     assert control.recorded() == []
 
 
+@pytest.mark.parametrize("left", ["", "?"], ids=["lost", "damaged"])
+async def test_without_its_record_a_living_daemon_is_asked_and_kept(
+    control: MpsControl, daemon: MpsDaemon, left: str
+) -> None:
+    """A file that is gone or damaged ends none of the engines that run under the daemon."""
+    (pid,) = daemon.pids()
+    file = daemon.folder / records.RECORD
+    file.write_text(left) if left else file.unlink()
+    assert daemon.alive()
+    assert daemon.pids() == (pid,)
+    assert await daemon.fault() == ""
+    await daemon.ensure()
+    assert daemon.pids() == (pid,)
+    assert [known.uuid for known in control.recorded()] == [GPU]
+    file.write_text(left) if left else file.unlink()
+    await daemon.quit()
+    assert start_ticks(pid) is None
+
+
 async def test_one_that_hangs_is_told_and_can_be_ended(
     daemon: MpsDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
