@@ -15,7 +15,6 @@ from typing import Final, Protocol
 from partitiond.controller.journal import Journal
 from partitiond.controller.limits import ControllerPolicy
 from partitiond.controller.runtime.engine_matching import (
-    FlightCounts,
     by_replica,
     flights_of,
     held,
