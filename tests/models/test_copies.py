@@ -6,12 +6,13 @@ import hashlib
 import json
 import os
 import stat
+import threading
 from pathlib import Path
 
 import pytest
 
 from partitiond.core.errors import ModelSourceError
-from partitiond.models import copies
+from partitiond.models import checksums, copies
 from partitiond.models.copies import CopiedFolders, copy_name, require_name
 from partitiond.models.prepared import MARKER, is_complete
 from partitiond.ports.model import ModelFile, ModelListing, ReceivedModel
@@ -113,10 +114,20 @@ async def test_a_listing_has_all_files_with_their_checksums(two: Two) -> None:
     )
 
 
-async def test_checksums_are_computed_in_the_background_and_kept(two: Two) -> None:
+async def test_checksums_are_computed_in_the_background_and_kept(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
     slow = CopiedFolders(two.model.parents[1], answer_seconds=0.0)
+    computes, real = threading.Event(), checksums._sha256
+
+    def sha256(path: Path, computing: checksums._Computing) -> str:
+        computes.wait()
+        return real(path, computing)
+
+    monkeypatch.setattr(checksums, "_sha256", sha256)
     first = await slow.listing(str(two.model))
     assert not first.known
+    computes.set()
     whole = await listed(slow, two.model)
     kept = json.loads((two.model.parents[1] / copies.CHECKSUMS).read_text())
     assert {row[-1] for row in kept.values()} == {file.sha256 for file in whole.files}
