@@ -15,7 +15,8 @@ class ProxyOptions:
     Attributes:
         max_body_bytes: larger request bodies get 413.
         max_bodies_bytes: total of the request bodies of more than 16 KiB that one process holds,
-            from their first byte to the end of their answer; further ones get 503.
+            from their first byte to the end of their answer; further ones get 503. As much again,
+            but at least `max_response_bytes`, for whole answers, until their clients have them.
         max_header_bytes: larger request heads get 431.
         max_connections: open connections of clients; further ones get 503 and are closed.
         max_nesting: depth of the request's JSON.

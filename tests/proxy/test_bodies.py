@@ -1,4 +1,4 @@
-"""Large request bodies in memory share one bound, and count as long as they are held."""
+"""Large bodies and whole answers share a bound each, and count as long as they are held."""
 
 import asyncio
 import json
@@ -7,12 +7,13 @@ import pytest
 
 from tests.proxy.conftest import Make, Proxy, error_of, table
 from tests.proxy.conftest import post as request
-from tests.proxy.scripted import Received, Script, Step, answer, completion, plays
-from tests.proxy.virtual import RawClient
+from tests.proxy.scripted import Received, Script, Step, answer, chunk, completion, plays
+from tests.proxy.virtual import RawClient, settled
 
 LIMIT = 100_000
 FULL = (503, "bodies_full")
 SERVED = (200, "")
+LARGE = json.dumps(completion("x" * 60_000)).encode()
 CHUNKED = (
     b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
@@ -155,3 +156,45 @@ async def test_small_bodies_that_wait_behind_another_are_held_too(make: Make) ->
     for _ in range(4):
         assert b" 200 " in await client.until(b"}}")
     assert proxy.state.body_bytes == 0
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_large_whole_answers_are_bounded_together(make: Make, *, chunked: bool) -> None:
+    go_on = asyncio.Event()
+    (whole,) = answer(LARGE)
+    assert isinstance(whole, bytes)
+    if chunked:
+        head = whole[: whole.index(b"content-length")] + b"transfer-encoding: chunked\r\n\r\n"
+        whole = head + chunk(LARGE[:55_000]) + chunk(LARGE[55_000:]) + b"0\r\n\r\n"
+    large: list[Step] = [whole[:50_000], go_on, whole[50_000:]]
+    proxy, _ = await make.both(
+        lambda received: answer(completion()) if received.body.get("n") else large,
+        max_bodies_bytes=LIMIT, max_response_bytes=LIMIT,
+    )  # fmt: skip
+    running = proxy.ask()
+    await proxy.until(lambda: proxy.state.answer_bytes > 40_000)
+    others = [proxy.ask() for _ in range(2)]
+    await proxy.until(lambda: any(one.done() for one in others))
+    go_on.set()
+    ended = [error_of(await one) for one in (running, *others)]
+    assert set(ended) == {SERVED, (503, "answers_full")}
+    assert proxy.state.models["m"].replicas["m-1"].reputation.failures == 0
+    assert proxy.idle()
+    assert proxy.state.answer_bytes == 0
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_whole_answer_counts_until_its_client_has_it_or_left(
+    make: Make, *, reads: bool
+) -> None:
+    proxy, _ = await make.both(plays(*answer(completion("x" * 1_000_000))))
+    client = await RawClient.to(proxy.port, limit=1024)
+    client.send(request({"model": "m", "prompt": "x"}))
+    await proxy.until(lambda: bool(proxy.records()))
+    await settled()
+    assert proxy.state.answer_bytes > 500_000
+    if reads:
+        await client.reader.readexactly(1_000_000)
+    else:
+        client.leave()
+    await proxy.until(lambda: proxy.state.answer_bytes == 0)

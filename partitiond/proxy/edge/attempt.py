@@ -11,6 +11,7 @@ from typing import Final
 
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import ObservedOutput, believed, tokens_seen
+from partitiond.core.units import KIB
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.edge.answer import JSON, Answer
@@ -19,7 +20,9 @@ from partitiond.proxy.engine.events import EventScanner
 from partitiond.proxy.engine.framing import Head
 from partitiond.proxy.engine.upstream import AnswerStream
 from partitiond.proxy.request.errors import (
+    ANSWERS_FULL,
     REQUEST_REFUSED,
+    ApiError,
     AttemptError,
     in_openai_shape,
     route_not_supported,
@@ -33,6 +36,8 @@ _TIMEOUT_MESSAGES: Final = {
     "between_tokens_timeout": "The engine stopped in the middle of its answer.",
     "total_timeout": "The request took longer than the proxy allows.",
 }
+SMALL_ANSWER_BYTES: Final = 16 * KIB
+"""Smaller whole answers do not count against the total, as smaller bodies do not."""
 MEASURE_SECONDS: Final = 0.25
 """How often the tokens of a stream are counted, for the replica's pace. Chosen."""
 TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
@@ -77,6 +82,10 @@ class AttemptOwner:
         """Retry on another replica, or send the error to the client."""
         raise NotImplementedError
 
+    def give_up(self, error: ApiError) -> None:
+        """End the request with an error for which no replica is to blame."""
+        raise NotImplementedError
+
     def crashed(self) -> None:
         """End the request after a bug of ours; called inside `except`."""
         raise NotImplementedError
@@ -90,22 +99,21 @@ class Attempt:
     """
 
     __slots__ = (
-        "_chunks", "_connecting", "_connection", "_exchange", "_head", "_measured_at",
-        "_measured_tokens", "_options", "_over", "_parts", "_paused", "_quarantine", "_reused",
-        "_scanner", "_size", "replica", "sent_at",
+        "_chunks", "_connecting", "_connection", "_exchange", "_head", "_held", "_measured_at",
+        "_measured_tokens", "_over", "_parts", "_paused", "_reused", "_scanner", "_size", "_state",
+        "replica", "sent_at",
     )  # fmt: skip
 
     def __init__(self, exchange: AttemptOwner, replica: FlightTarget, state: ProxyState) -> None:
         self._exchange = exchange
         self.replica = replica
-        self._options = state.options
-        self._quarantine = state.quarantine
+        self._state = state
         self._connection: AnswerStream | None = None
         self._connecting: asyncio.Task[AnswerStream] | None = None
         self._head: Head | None = None
         self._scanner: EventScanner | None = None
         self._parts: list[bytes] = []
-        self._size = 0
+        self._size = self._held = 0
         self._chunks = 0
         self._paused = False
         self._reused = False
@@ -129,11 +137,7 @@ class Attempt:
         """Drop the answer; closing the connection makes the engine abort the request."""
         if not self._over:
             self._note_progress()
-        self._over = True
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._connection is not None:
-            self._connection.close()
+        self._end()
 
     def pause(self) -> None:
         """Stop reading, because the client's buffer is full."""
@@ -243,10 +247,12 @@ class Attempt:
                 return
             self._scanner = EventScanner(
                 exchange.route.dialect,
-                self._options.max_event_bytes,
+                self._state.options.max_event_bytes,
                 hide_usage=exchange.route.tells_usage and not exchange.request.wants_usage,
                 fingerprint=self.replica.fingerprint,
             )
+        else:
+            self._hold(head.length or 0)
 
     def received_body(self, data: bytes) -> None:
         """Take a piece of the body, and relay the events that may be relayed."""
@@ -256,8 +262,7 @@ class Attempt:
         if scanner is None:
             self._parts.append(data)
             self._size += len(data)
-            if self._size > self._options.max_response_bytes:
-                self._fail(AttemptError("bad_response", "The engine's answer is too large."))
+            self._hold(self._size)
             return
         try:
             block = scanner.feed(data)
@@ -280,6 +285,16 @@ class Attempt:
                 self._exchange.first_content(block)
         if scanner.is_clean and answer.chunked and self._connection is not None:
             self._connection.open_fast_way(answer.write, self._exchange.route.dialect.markers)
+
+    def _hold(self, size: int) -> None:
+        """Count a whole answer of that size; large ones are bounded, alone and together."""
+        if size > self._state.options.max_response_bytes:
+            self._fail(AttemptError("bad_response", "The engine's answer is too large."))
+        elif size > max(self._held, SMALL_ANSWER_BYTES):
+            if self._state.hold_answer(size - self._held):
+                self._held = size
+            else:
+                self._exchange.give_up(ANSWERS_FULL)
 
     def received_end(self) -> None:
         """Take the end of the answer."""
@@ -305,7 +320,7 @@ class Attempt:
         if self._over:
             return
         idle_end = self._reused and failure.kind == "reset" and failure.no_byte
-        again = self.replica.look_for_death(self._quarantine, idle_end=idle_end)
+        again = self.replica.look_for_death(self._state.quarantine, idle_end=idle_end)
         if idle_end and not self.replica.is_dead:
             self._reused = False
             self._connection = None
@@ -320,7 +335,7 @@ class Attempt:
         if self._over:
             return
         try:
-            self.replica.look_for_death(self._quarantine, idle_end=False)
+            self.replica.look_for_death(self._state.quarantine, idle_end=False)
             self._fail(failure)
         except Exception:  # noqa: BLE001 -- logged by the exchange
             self.crashed()
@@ -378,6 +393,7 @@ class Attempt:
             headers += b"endpoint-load-metrics: " + head.load + b"\r\n"
         self._close_books("ok")
         exchange.finished_whole(200, head.content_type or JSON, body, headers)
+        self._release_answer()  # what its client has not read, its connection counts by now
 
     def _end_refused(self, head: Head, body: bytes) -> None:
         """Pass on the engine's own refusal of the request."""
@@ -390,6 +406,7 @@ class Attempt:
                 return
         self._close_books("invalid")
         self._exchange.finished_whole(status, JSON, in_openai_shape(status, body))
+        self._release_answer()
 
     def _close_books(self, outcome: str) -> None:
         """End the attempt: note its progress, and give the connection back."""
@@ -436,13 +453,21 @@ class Attempt:
     def _fail(self, failure: AttemptError) -> None:
         if self._over:
             return
-        self._over = True
         self._note_progress()
+        self._end()
+        self._exchange.attempt_failed(failure)
+
+    def _end(self) -> None:
+        self._over = True
+        self._release_answer()
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
             self._connection.close()
-        self._exchange.attempt_failed(failure)
+
+    def _release_answer(self) -> None:
+        self._state.answer_bytes -= self._held
+        self._parts, self._held = [], 0
 
 
 def timed_out(kind: str) -> AttemptError:

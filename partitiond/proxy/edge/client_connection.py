@@ -51,6 +51,7 @@ class ClientConnection(ClientSide):
         """Host names that are not ours may resolve to us (see `hosts`); TLS rules this out."""
         self._is_surplus = False
         self._lingering = False
+        self._unread_bytes = 0
         self._dropped_bytes = 0
         self._deadline = math.inf
         self._closed_at = math.inf
@@ -74,11 +75,19 @@ class ClientConnection(ClientSide):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Forget the connection."""
+        self.write_paused = False
+        self._count_unread()
         self.state.connection_closed(self)
         self.state.addresses.closed(self.address)
 
     def eof_received(self) -> None:
         """Close when the client sends no more, as asyncio does by default."""
+
+    def _count_unread(self) -> None:
+        """Count what the client has not read of whole answers, until it has read nearly all."""
+        size = self.transport.get_write_buffer_size() if self.write_paused else 0
+        self.state.answer_bytes += size - self._unread_bytes
+        self._unread_bytes = size
 
     def pause_reading(self) -> None:
         """Read nothing for now."""

@@ -105,6 +105,7 @@ class DataProtocol(ClientConnection):
     def resume_writing(self) -> None:
         """Resume the answer, because the client has read its buffer."""
         self.write_paused = False
+        self._count_unread()
         if self._active is not None:
             self._active.resume()
         if not self.transport.is_closing():
@@ -452,6 +453,8 @@ class DataProtocol(ClientConnection):
         active = self._active
         if active is None or active is not request:
             return
+        if self.write_paused:
+            self._count_unread()
         if active.http.keep_alive and not self.transport.is_closing():
             self._next()
         else:

@@ -306,10 +306,7 @@ class Exchange(AttemptOwner):
     def shut_down(self) -> None:
         """End the request with an error, because the grace of the shutdown is over."""
         if self.phase is not Phase.ENDED:
-            outcome = "failed" if self.phase is Phase.ANSWERING else "refused"
-            self._end_attempt()
-            self.leave()
-            self.fail(errors.SHUTTING_DOWN, outcome)
+            self.give_up(errors.SHUTTING_DOWN)
 
     # Bugs of ours
 
@@ -423,6 +420,13 @@ class Exchange(AttemptOwner):
             self._place(again=True)
         else:
             self.fail(from_failure(failure), "failed", attempt.opening)
+
+    def give_up(self, error: ApiError) -> None:
+        """End the request with an error for which no replica is to blame."""
+        outcome = "failed" if self.phase is Phase.ANSWERING else "refused"
+        self._end_attempt()
+        self.leave()
+        self.fail(error, outcome)
 
     def _log_failure(self, replica: FlightTarget, failure: AttemptError) -> None:
         """Log a failed attempt that is retried; the request's own line covers the last one."""

@@ -78,6 +78,7 @@ class ProxyState:
         flights: every request between admission and its end.
         reading: requests whose body has not arrived completely.
         body_bytes: of large bodies, from their first byte to the end of their request.
+        answer_bytes: of large whole answers, from their first byte until their client has them.
         known_heads: heads of earlier requests.
         addresses: open connections by client address.
         hosts: names that requests may be addressed to if no key is required.
@@ -111,7 +112,7 @@ class ProxyState:
         self.word = LastWord(state_dir / WORD_FILE if siblings is None else None)
         self.flights: set[TimeLimited] = set()
         self.reading: set[TimeLimited] = set()
-        self.body_bytes = 0
+        self.body_bytes = self.answer_bytes = 0
         self._peers_body_bytes = 0
         self.connections: set[TimeLimited] = set()
         self.says_goodbye = False
@@ -286,6 +287,15 @@ class ProxyState:
         if holder.of_peer:
             self._peers_body_bytes -= holder.held_bytes
         holder.held_bytes = 0
+
+    def hold_answer(self, more: int) -> bool:
+        """Count further bytes of a large whole answer; False if there is no room."""
+        options = self.options
+        most = max(options.max_bodies_bytes, options.max_response_bytes)
+        if self.answer_bytes + more > most:
+            return False
+        self.answer_bytes += more
+        return True
 
     def flight_ended(self, exchange: TimeLimited) -> None:
         """Count a request as in flight no longer."""

@@ -101,6 +101,7 @@ TOLD_BY_HOSTS: Final = {
     "model_on_other_host": 503,
     "shutting_down": 503,
     "bodies_full": 503,
+    "answers_full": 503,
     "timeout": 408,
     "request_quarantined": 422,
     "request_on_trial": 503,
@@ -228,6 +229,13 @@ BODIES_FULL: Final = ApiError(
     "The proxy holds as many large request bodies as it may. Try again, or send a smaller one.",
     SERVER,
     code="bodies_full",
+    retry_after_seconds=1,
+)
+ANSWERS_FULL: Final = ApiError(
+    503,
+    "The proxy holds as many large whole answers as it may. Try again, or ask for a stream.",
+    SERVER,
+    code="answers_full",
     retry_after_seconds=1,
 )
 SHUTTING_DOWN: Final = ApiError(

@@ -7,6 +7,7 @@ from types import ModuleType
 
 from partitiond.core.dispatch import admission, quarantine
 from partitiond.proxy.request.errors import (
+    ANSWERS_FULL,
     BODIES_FULL,
     BODY_TOO_SLOW,
     FAILURE_STATUS,
@@ -22,7 +23,7 @@ def test_every_code_of_an_owners_refusals_is_known() -> None:
         *(code for code in _refusals_of(admission)),
         *(code for code in _refusals_of(quarantine)),
         *(f"upstream_{kind}" for kind in FAILURE_STATUS),
-        *(one.code for one in (SHUTTING_DOWN, BODIES_FULL, BODY_TOO_SLOW, INTERNAL)),
+        *(one.code for one in (SHUTTING_DOWN, BODIES_FULL, ANSWERS_FULL, BODY_TOO_SLOW, INTERNAL)),
     }
     assert said == {*TOLD_BY_HOSTS}
 
