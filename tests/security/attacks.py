@@ -110,8 +110,8 @@ LENGTHS: Final = (
     *refused("no-length-and-no-body", 400, "invalid_json", good(body=b"", length=b"")),
     ended("length-beyond-the-limit", good(body=b"", length=b"content-length: 99999999999"), 413,
           code="request_too_large"),
-    answered("body-of-a-get", good(line=b"GET /v1/models HTTP/1.1", body=HIDDEN), 200),
-    *refused("hidden-of-no-route", 404, "unknown_url", good(target=b"/v1/none", body=HIDDEN)),
+    ended("body-of-a-get", good(line=b"GET /v1/models HTTP/1.1", body=HIDDEN), 200),
+    ended("hidden-of-no-route", good(target=b"/v1/none", body=HIDDEN), 404, code="unknown_url"),
     *refused("type", 415, "unsupported_media_type",
              good(b"content-type: text/plain", body=HIDDEN, json_type=False),
              good(b"content-type: application/x-www-form-urlencoded", json_type=False),
@@ -219,17 +219,20 @@ HEADS: Final = (
         good(b"x: " + LONG), good(LONG + b": y"), good(*[b"x%d: y" % i for i in range(9000)]),
         good(target=b"/" + LONG), good(target=b"/v1/completions?" + LONG), good(b"x: " + LONG) * 2,
     ), answers=(431,), code="headers_too_large"),
-    *refused("target-long-but-allowed", 404, "unknown_url", good(target=b"/" + b"x" * 20_000)),
+    ended("target-long-but-allowed", good(target=b"/" + b"x" * 20_000), 404, code="unknown_url"),
     ended("http-1.0-without-host", good(line=b"POST /v1/completions HTTP/1.0", host=b""), 200,
           forwarded=1),
-    *refused("method", 405, "method_not_allowed", *(
+    *listed("method", (*(
         good(line=name + b" /v1/completions HTTP/1.1") for name in (
             b"GET", b"PUT", b"DELETE", b"PATCH", b"TRACE", b"OPTIONS", b"PROPFIND", b"SEARCH",
             b"PURGE")),
         good(b"x-http-method-override: POST", line=b"GET /v1/completions HTTP/1.1"),
-        good(b"connection: Upgrade", b"upgrade: websocket", line=b"GET /v1/completions HTTP/1.1",
-             body=b"", length=b"")),
-    answered("method-HEAD", good(line=b"HEAD /v1/completions HTTP/1.1"), 405, head_only=True),
+    ), answers=(405,), code="method_not_allowed"),
+    *refused("method-upgrade", 405, "method_not_allowed", good(
+        b"connection: Upgrade", b"upgrade: websocket", line=b"GET /v1/completions HTTP/1.1",
+        body=b"", length=b"")),
+    answered("method-HEAD", good(line=b"HEAD /v1/completions HTTP/1.1"), 405, head_only=True,
+             closed=True),
 )  # fmt: skip
 
 WRONG_KEY: Final = post(BODY, b"authorization: Bearer wrong")
@@ -240,7 +243,7 @@ PIPELINES: Final = (
     answered("unauthorised-then-good", WRONG_KEY + good(), 401, 200, forwarded=1),
     answered("good-then-unauthorised", good() + post(BODY), 200, 401, code="invalid_api_key",
              forwarded=1),
-    answered("unknown-url-then-good", good(target=b"/metrics") + good(), 404, 200, forwarded=1),
+    ended("unknown-url-then-good", good(target=b"/metrics") + good(), 404, code="unknown_url"),
     answered("bad-json-then-good", good(body=b"{") + good(), 400, 200, forwarded=1),
     answered("read-only-between-good-ones", good() + READ + good(), 200, 200, 200, forwarded=2),
     *listed("malformed-then-good", (
@@ -256,7 +259,7 @@ PIPELINES: Final = (
              chunked(chunk(BODY), headers=UPGRADE) + good(), 200, 200, forwarded=2),
     answered("upgrade-with-an-empty-body-then-good",
              good(*UPGRADE, body=b"", length=b"content-length: 0") + good(), 400, 200, forwarded=1),
-    answered("upgrade-hides-in-its-body", good(*UPGRADE, target=b"/v1/none", body=HIDDEN), 404,
+    ended("upgrade-hides-in-its-body", good(*UPGRADE, target=b"/v1/none", body=HIDDEN), 404,
              code="unknown_url"),
     answered("upgrade-then-hidden", good(*UPGRADE) + HIDDEN, 200, 200, forwarded=2),
     answered("upgrades-in-a-row",

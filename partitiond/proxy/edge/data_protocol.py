@@ -76,9 +76,7 @@ class DataProtocol(ClientConnection):
         self._first_bytes = b""
         """The first bytes of a request, if no other request was under way when they came."""
         self._reading: IncomingRequest | None = None
-        """The request whose body the parser is reading, if an engine answers it."""
-        self._local: LocalRequest | None = None
-        """The same, if no engine does; it may have its answer already."""
+        """The request whose body the parser is reading."""
         self._active: IncomingRequest | None = None
         """The request that is being answered."""
         self._queued: collections.deque[IncomingRequest | LocalRequest] = collections.deque()
@@ -210,17 +208,11 @@ class DataProtocol(ClientConnection):
         if self._lingering or self.transport.is_closing():
             return  # the last answer has been given
         broken, self._reading = self._reading, None
-        local, self._local = self._local, None
         if broken is not None and broken is self._active:
             broken.body_is_broken(refusal)
             return
-        if (broken or local) is not None:
-            if self._queued:
-                self._queued.pop()
-            elif local is not None:
-                self._end_unread()  # it has its answer
-                return
         if broken is not None:
+            self._queued.pop()
             broken.client_gone()
         self._final_error = refusal
         if self._active is None:
@@ -321,9 +313,6 @@ class DataProtocol(ClientConnection):
         self._between = self._ended = True
         request, self._reading = self._reading, None
         if request is None:
-            if self._local is not None and self._active is None and not self._lingering:
-                self._deadline = time.monotonic() + IDLE_SECONDS
-            self._local = None
             return
         self.state.reading.discard(request)
         if self._active is request:
@@ -361,15 +350,13 @@ class DataProtocol(ClientConnection):
 
     def _take_local(self, method: str, path: str, *, keep_alive: bool) -> None:
         """Answer a request that no engine answers, or queue it."""
-        # A client that waits for `100 Continue` may send the body or not after another answer.
-        keep_alive = keep_alive and not self._expects_continue
-        local = LocalRequest(self, method, path, self._headers, keep_alive=keep_alive)
-        is_queued = self._active is not None
-        if is_queued:
+        has_body = body_framing(self._headers) not in {b"", b"content-length: 0\r\n"}
+        local = LocalRequest(
+            self, method, path, self._headers, keep_alive=keep_alive, has_body=has_body
+        )
+        if self._active is not None:
             self._queue(local)
-        if body_framing(self._headers):
-            self._local = local
-        if not is_queued:
+        else:
             self._answer_local(local)
 
     def _queue(self, waiting: IncomingRequest | LocalRequest) -> None:
@@ -428,7 +415,7 @@ class DataProtocol(ClientConnection):
         if local.http.keep_alive and not self.transport.is_closing():
             self._next()
         else:
-            self._finish()
+            self._finish(unread=local.has_body)
 
     def is_answering(self, request: object) -> bool:
         """Whether it is this request's turn to send."""
@@ -476,7 +463,7 @@ class DataProtocol(ClientConnection):
         elif self._final_error is not None:
             self._send_final_error(self._final_error)
         elif self._reading is None:
-            is_idle = self._between or not (self._in_head or self._local is not None)
+            is_idle = self._between or not self._in_head
             seconds = IDLE_SECONDS if is_idle else self._options.client_timeout_seconds
             self._deadline = time.monotonic() + seconds
             if self.write_paused:
@@ -484,14 +471,18 @@ class DataProtocol(ClientConnection):
             else:
                 self.resume_reading()
 
-    def _finish(self) -> None:
-        """End the connection after this answer."""
+    def _finish(self, *, unread: bool = False) -> None:
+        """End the connection after this answer.
+
+        Args:
+            unread: the client may be sending the body of the request.
+        """
         self._active = None
         for one in self._queued:
             if isinstance(one, IncomingRequest):
                 one.client_gone()  # its turn never comes
         self._queued.clear()
-        if self._local is not None:
+        if unread:
             self._end_unread()
         elif not self._lingering:
             self.transport.close()

@@ -30,24 +30,26 @@ _logger = logging.getLogger("partitiond.proxy")
 
 
 class LocalRequest:
-    """One request that has its answer at once; its body, if it has one, is dropped.
+    """One request that has its answer at once, which is its connection's last if it has a body.
 
     Attributes:
         http: its answer.
+        has_body: its body, which nobody reads, is dropped.
     """
 
     def __init__(
         self, client: ClientSide, method: str, path: str, headers: list[tuple[bytes, bytes]],
-        *, keep_alive: bool,
+        *, keep_alive: bool, has_body: bool,
     ) -> None:  # fmt: skip
         self._client = client
+        self.has_body = has_body
         self._method = method
         self._path = path
         self._headers = headers
         self._head = RequestHead(headers)
         self._request_id = self._head.request_id()
         self.http = ClientAnswer(
-            client, CHAT, self._request_id, keep_alive=keep_alive, chunked=False
+            client, CHAT, self._request_id, keep_alive=keep_alive and not has_body, chunked=False
         )
         self.http.is_bodiless = method == "HEAD"
 

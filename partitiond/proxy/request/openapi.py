@@ -28,19 +28,9 @@ _ERROR: Final = {
         }
     },
 }
-_STATUSES: Final = {
-    "400": "The request is wrong; the message says where.",
-    "401": "No API key, or one that is not taken.",
-    "403": "Outside the key's scope.",
-    "404": "The model does not exist, or its engine has no such route.",
-    "408": "The request's body did not arrive in time.",
-    "413": "The request's body is too large.",
-    "415": "The body is not JSON.",
-    "429": "The key or the model is over its share; Retry-After says when to come back.",
-    "500": "The proxy failed.",
-    "502": "The engine failed.",
-    "503": "No replica can serve the model now.",
-    "504": "The engine took too long.",
+_REFUSED: Final = {
+    "description": "Why there is no answer; docs/how-to/call-it.md has the codes.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}},
 }
 _REQUIRED: Final[dict[str, dict[str, Any]]] = {
     "/v1/completions": {"prompt": {}},
@@ -92,23 +82,12 @@ def document() -> dict[str, Any]:
     }
 
 
-def _errors(*statuses: str) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Error"}
-    return {
-        status: {
-            "description": _STATUSES[status],
-            "content": {"application/json": {"schema": schema}},
-        }
-        for status in statuses
-    }
-
-
 def _listing(operation: str, summary: str) -> dict[str, Any]:
     answer = {"200": {"description": "What there is.", "content": {"application/json": {}}}}
     return {
         "operationId": operation,
         "summary": summary,
-        "responses": {**answer, **_errors("401", "404", "503")},
+        "responses": {**answer, "default": _REFUSED},
     }
 
 
@@ -135,6 +114,6 @@ def _operation(route: DataRoute) -> dict[str, Any]:
         "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
         "responses": {
             "200": {"description": "The engine's answer, unchanged.", "content": content},
-            **_errors(*_STATUSES),
+            "default": _REFUSED,
         },
     }
