@@ -51,7 +51,6 @@ class AttemptOwner:
     Attributes:
         body: for the engine.
         traced: the header with its place in its trace, for the engine; or empty.
-        load_line: the header that asks for the engine's load; or empty.
     """
 
     route: DataRoute
@@ -62,7 +61,6 @@ class AttemptOwner:
     request: ParsedRequest
     body: bytes
     traced: bytes
-    load_line: bytes
 
     def first_content(self, data: bytes) -> None:
         """Begin the answer."""
@@ -222,10 +220,9 @@ class Attempt:
             return
         exchange = self._exchange
         body, request_id = exchange.body, exchange.record.request_id.encode()
-        more = exchange.traced + exchange.load_line
         connection.send(
             b"%b%b%b\r\ncontent-length: %d\r\n\r\n%b"
-            % (exchange.route.engine_head, request_id, more, len(body), body),
+            % (exchange.route.engine_head, request_id, exchange.traced, len(body), body),
             self,
         )
 
@@ -389,8 +386,6 @@ class Attempt:
         headers = b""
         if head.metadata and _HEADER_VALUE.fullmatch(head.metadata):
             headers = b"metadata: " + head.metadata + b"\r\n"
-        if head.load and self._exchange.load_line and _HEADER_VALUE.fullmatch(head.load):
-            headers += b"endpoint-load-metrics: " + head.load + b"\r\n"
         self._close_books("ok")
         exchange.finished_whole(200, head.content_type or JSON, body, headers)
         self._release_answer()  # what its client has not read, its connection counts by now

@@ -133,7 +133,6 @@ class Exchange(AttemptOwner):
         self.request = request
         self.body = body
         self.traced = b""
-        self.load_line = b""
         self.flight = Flight(self, self.record.request_id, cost, now)
         self.deadline = now + state.options.total_timeout_seconds
         self.phase = Phase.WAITING

@@ -28,12 +28,7 @@ _WANTED: Final = {
     b"origin": "origin",
     b"x-forwarded-for": "forwarded_for",
     b"traceparent": "traceparent",
-    b"endpoint-load-metrics-format": "load_format",
 }
-_LOAD_FORMATS: Final = {
-    word: b"\r\nendpoint-load-metrics-format: " + word for word in (b"text", b"json")
-}
-"""Formats in which vLLM reports its load on request, in a header of whole answers (ORCA)."""
 
 
 class RequestHead:
@@ -47,7 +42,7 @@ class RequestHead:
 
     __slots__ = (
         "api_key", "authorization", "content_encoding", "content_length", "content_type", "debug",
-        "forwarded_for", "given_id", "load_format", "max_wait", "origin", "session",
+        "forwarded_for", "given_id", "max_wait", "origin", "session",
         "traceparent",
     )  # fmt: skip
 
@@ -64,7 +59,6 @@ class RequestHead:
         self.origin = b""
         self.forwarded_for = b""
         self.traceparent = b""
-        self.load_format = b""
         keys = 0
         for name, value in headers:
             field = _WANTED.get(name)
@@ -94,10 +88,6 @@ class RequestHead:
         if not self.max_wait or not _SECONDS.fullmatch(self.max_wait):
             return None
         return float(self.max_wait)
-
-    def load_line(self) -> bytes:
-        """Return our header that asks an engine for its load; empty if the client does not ask."""
-        return _LOAD_FORMATS.get(self.load_format.strip().lower(), b"") if self.load_format else b""
 
     def body_bytes(self) -> int:
         """Return the declared length of the body, 0 without one; the parser has checked it."""

@@ -155,7 +155,6 @@ class HostSearch(Elsewhere):
             output_tokens=min(cost.output_tokens, MOST),
             interval=min(cost.interval, MOST),
             traced=exchange.traced,
-            load=exchange.load_line,
             output_limit=MOST if cost.output_limit is None else min(cost.output_limit, MOST),
         )
         return asked, exchange.body

@@ -284,8 +284,6 @@ class IncomingRequest(Sender):
         if state.tracer is not None:
             trace = self._trace = state.tracer.begin(head.traceparent)
             self.record.trace_id, exchange.traced = trace.trace_id, trace.header
-        if state.options.debug_headers != "never":
-            exchange.load_line = head.load_line()
         longest = head.max_wait_seconds()
         if longest is not None:
             flight.max_wait_seconds = longest

@@ -51,7 +51,6 @@ class Head:
         exact: the end of the answer is certain; False if it ends with the connection, or if more
             bytes follow.
         metadata: value of that header (pooling models describe raw vectors in it), or empty.
-        load: value of `endpoint-load-metrics`, which engines send on request, or empty.
         hop: value of `HOP`, also as a trailer; or empty.
     """
 
@@ -62,7 +61,6 @@ class Head:
     keep_alive: bool
     exact: bool = True
     metadata: bytes = b""
-    load: bytes = b""
     hop: bytes = b""
 
 
@@ -108,8 +106,6 @@ def _parse_head(data: bytes) -> Head:
                 head.keep_alive = True
         elif name == b"metadata":
             head.metadata = value.strip()
-        elif name == b"endpoint-load-metrics":
-            head.load = value.strip()
         elif name == HOP:
             head.hop = value.strip()
         elif _NAME.fullmatch(name) is None:

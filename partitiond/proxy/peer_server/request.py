@@ -140,7 +140,7 @@ class PeerRequest(Sender):
         exchange = self.exchange = Exchange(
             state, self, model, request, body, cost=cost, now=time.monotonic()
         )
-        exchange.traced, exchange.load_line = asked.traced, asked.load
+        exchange.traced = asked.traced
         exchange.deadline = self._deadline
         exchange.paused = self._client.write_paused
         flight = exchange.flight

@@ -6,7 +6,7 @@ all on another host: the proxy of a hop decides none of these rules anew.
 
 import pytest
 
-from tests.proxy import test_charges, test_load_reports, test_relay
+from tests.proxy import test_charges, test_relay
 from tests.proxy.conftest import Proxy
 from tests.proxy.virtual import virtual_time
 
@@ -14,6 +14,7 @@ pytestmark = virtual_time
 
 ENDS = {
     test_relay: (
+        "test_what_is_no_answer_is_retried_elsewhere_and_else_told",
         "test_at_most_two_attempts_and_never_twice_the_same_replica",
         "test_a_fault_after_the_first_content_ends_with_an_error_event",
         "test_an_engines_own_error_event_goes_out_once_and_counts_as_failed",
@@ -26,10 +27,6 @@ ENDS = {
         "test_each_end_has_its_price_in_all_books",
         "test_a_client_that_takes_nothing_pays_what_was_sent_to_it",
         "test_a_large_event_that_is_relayed_without_a_look_costs_what_it_holds",
-    ),
-    test_load_reports: (
-        "test_a_report_is_asked_for_and_comes_back",
-        "test_a_report_that_is_no_plain_text_does_not_come_back",
     ),
 }
 
