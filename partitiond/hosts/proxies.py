@@ -24,6 +24,7 @@ from partitiond.core.demand.fleet import FleetSample, HostCounts, grown, togethe
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import (
     EMPTY_ROUTING_TABLE,
+    HostShares,
     PeerRoute,
     RoutingTable,
     TablesOfHosts,
@@ -77,6 +78,7 @@ class HostsProxies:
         self._parts = TablesOfHosts(EMPTY_ROUTING_TABLE)
         self._store = store
         self._shares = KeyShares(_kept_divisions(store), int(time.time() * 1000))
+        self._kept: dict[str, HostShares] = {}
         self._untold = False
         self._own_table: RoutingTable | None = None
         self._own_telling = asyncio.Lock()
@@ -143,8 +145,8 @@ class HostsProxies:
         self._table = table
         peers = self._peers()
         self._shares.apply(table.keys, [peer.host for peer in peers])
-        self._save_shares()
-        self._parts = TablesOfHosts(table, self._parts, peers=peers, shares=self._shares.of)
+        self._untold = not self._save_shares() or self._untold
+        self._parts = TablesOfHosts(table, self._parts, peers=peers, shares=self._kept_shares)
         others = self._others()
         for host in others:
             if is_word or not self._has_its_part(host):
@@ -175,7 +177,7 @@ class HostsProxies:
         if self._untold:
             self._untold = False
             self._parts = TablesOfHosts(
-                self._table, self._parts, peers=self._parts.peers, shares=self._shares.of
+                self._table, self._parts, peers=self._parts.peers, shares=self._kept_shares
             )
             for host in self._others():
                 if not self._has_its_part(host):
@@ -197,7 +199,14 @@ class HostsProxies:
                 del unsaved[key_id]
         except StoreError as error:
             log.warning("how keys are divided among hosts cannot be kept: %s", error)
+        if not unsaved:
+            names = [agent.name for agent in self._agents.all]
+            self._kept = {name: self._shares.of(name) for name in names}
         return not unsaved
+
+    def _kept_shares(self, host: str) -> HostShares:
+        """Return what a host is told: shares that are stored."""
+        return self._kept.get(host, HostShares())
 
     @property
     def _begun(self) -> bool:

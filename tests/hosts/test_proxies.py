@@ -366,7 +366,9 @@ async def test_shares_that_cannot_be_stored_are_not_told(monkeypatch: pytest.Mon
             count(fleet.two, 0)
             await fleet.proxies.sample()
             await passes(2.0)
-    assert fleet.two.table == told
+        assert fleet.two.table == told
+        await fleet.proxies.publish(table(2, keys=keys))
+        assert fleet.two.table.shares == told.shares, "nor with another table"
     await fleet.proxies.sample()
     await until(lambda: fleet.two.table != told)
     (row,) = fleet.two.table.shares.rows

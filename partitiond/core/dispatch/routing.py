@@ -168,10 +168,16 @@ class ReplicaRoute:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class HostSlots:
-    """A host with replicas of a model, and the sum of their limits; draining ones do not count."""
+    """A host with replicas of a model; draining ones do not count.
+
+    Attributes:
+        slots: sum of the replicas' limits.
+        context: longest context of any, in tokens; 0 if unknown, as of a head of a release before.
+    """
 
     host: str
     slots: int
+    context: int = 0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -415,15 +421,17 @@ def _slots(
     replicas: Iterable[ReplicaRoute], hosts: Collection[str]
 ) -> dict[str, tuple[HostSlots, ...]]:
     """Return the slots of each model at each of these hosts, in the order of their names."""
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, HostSlots]] = {}
     for replica in replicas:
         if replica.host in hosts and not replica.draining:
             of = found.setdefault(replica.model, {})
-            of[replica.host] = of.get(replica.host, 0) + replica.max_sequences
-    return {
-        model: tuple(HostSlots(host, slots) for host, slots in sorted(of.items()))
-        for model, of in found.items()
-    }
+            others = of.get(replica.host, HostSlots(replica.host, 0))
+            of[replica.host] = HostSlots(
+                replica.host,
+                others.slots + replica.max_sequences,
+                max(others.context, replica.max_model_len),
+            )
+    return {model: tuple(slots for _, slots in sorted(of.items())) for model, of in found.items()}
 
 
 def _with_hosts(model: ModelRoute, hosts: tuple[HostSlots, ...]) -> ModelRoute:

@@ -8,6 +8,7 @@ timers.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
 from partitiond.core.dispatch.affinity import prefix_blocks, session_digest
@@ -37,15 +38,17 @@ from partitiond.proxy.dispatch.shared import LedgerAccess
 from partitiond.proxy.dispatch.worker_queue import TICK_SECONDS
 from partitiond.proxy.request.parts import ParsedRequest
 
+_UNKNOWN_RATE: Final = TokenRate()
+
 
 class LiveModel(ReplicaGroup):
     """One model: its replicas, its queues and the estimates learned from its requests.
 
     Attributes:
-        max_model_len: longest context of any replica; 0 if unknown.
+        max_model_len: longest context of any replica, on any host; 0 if unknown.
         limits: of one request, or None.
         figures: what was learned from the requests of each key.
-        elsewhere_rate: of all replicas of other hosts together; each of this host has its own.
+        rates_elsewhere: of the replicas of other hosts, by host; each of this host has its own.
         slots: decides for requests that take a slot.
         desks: decides for requests that take none (see `TokeniseSlots`).
         affinity: replicas that requests prefer.
@@ -69,7 +72,7 @@ class LiveModel(ReplicaGroup):
         self.retries = RetryBudget()
         self.limits: RequestLimits | None = None
         self.figures = FiguresOfKeys()
-        self.elsewhere_rate = TokenRate()
+        self.rates_elsewhere: dict[str, TokenRate] = {}
         self.max_model_len = 0
 
     def idle_seconds(self, now: float) -> float:
@@ -109,10 +112,18 @@ class LiveModel(ReplicaGroup):
             interval=request.stream_interval,
         )
 
-    def tokens_per_s(self, replica_id: str) -> float:
-        """Return what the replica writes of one sequence."""
+    def tokens_per_s(self, replica_id: str, host: str) -> float:
+        """Return what a replica writes of one sequence.
+
+        Args:
+            host: of the replica; empty for this one.
+        """
         replica = self.replicas.get(replica_id)
-        return (self.elsewhere_rate if replica is None else replica.rate).value
+        return (self.rate_elsewhere(host) if replica is None else replica.rate).value
+
+    def rate_elsewhere(self, host: str) -> TokenRate:
+        """Return what was learned of a host's replicas."""
+        return self.rates_elsewhere.get(host, _UNKNOWN_RATE)
 
     def attract(self, flight: Flight, session: str, body: bytes, now: float) -> None:
         """Set the flight's preferred replicas: its session's if there is one, else its prompt's.
@@ -314,7 +325,8 @@ class LiveModel(ReplicaGroup):
                 known.apply(route, new)
         self.retired = [replica for replica in self.retired if replica.flights]
         current = self.replicas.values()
-        self.max_model_len = max((r.route.max_model_len for r in current), default=0)
+        contexts = [replica.route.max_model_len for replica in current]
+        self.max_model_len = max([*contexts, *[one.context for one in route.hosts]], default=0)
         # Requests wait only while an event loop runs; the first table may come before one does.
         now = self._now() if self.waiting else 0.0
         self.slots.changed(now, route=route, most=most, removed=removed)

@@ -202,7 +202,7 @@ class Exchange(AttemptOwner):
         self._owes_retry = False
         # The queue of the host that has the replica charges the key.
         self._is_charged = self._is_charged or is_here
-        record.replica_id = replica.replica_id
+        record.replica_id, record.host = replica.replica_id, replica.host
         if record.queue_seconds is None:
             record.queue_seconds = flight.placed_at - flight.started_at
         if record.attempts == 1:
@@ -542,7 +542,7 @@ class Exchange(AttemptOwner):
                 record.seen,
                 flight.cost,
                 tokens_per_byte=self.model.figures.of(record.key_id).text.value,
-                tokens_per_s=self.model.tokens_per_s(record.replica_id),
+                tokens_per_s=self.model.tokens_per_s(record.replica_id, record.host),
                 at_once=flight.takes.sequences,
             )
         tokens = float(record.charge.tokens)

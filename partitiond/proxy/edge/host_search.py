@@ -9,7 +9,7 @@ from typing import Final
 
 from partitiond.core.dispatch.admission import refuse_not_reached
 from partitiond.core.dispatch.fleet import OWN_HOST
-from partitiond.core.dispatch.peer_loads import PeerLoads
+from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, PeerLoads
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.edge.exchange import QUARANTINED, Elsewhere, Exchange
 from partitiond.proxy.edge.phases import Phase
@@ -219,7 +219,8 @@ class HostSearch(Elsewhere):
         else:
             wait.refused |= {hop.loads.host}
             wait.told = failed
-        if wait.told is not None and time.monotonic() >= wait.latest:
+        # Its owner ends the wait at the same moment, by its own clock: what is left is no wait.
+        if wait.told is not None and time.monotonic() >= wait.latest - SETTLE_SECONDS:
             exchange.fail_waiting(_as_error(wait.told))
         else:
             # It has waited before: what it finds now does not refuse it for the wait to come.

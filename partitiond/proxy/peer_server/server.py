@@ -274,7 +274,6 @@ def _count(model: LiveModel, now: float) -> ModelCounts:
                 replica.kv_cache_tokens,
                 replica.draining,
                 replica.doubt >= Trust.REFUSED,
-                replica.route.max_model_len,
                 replica.doubt,
             )
             for replica in model.replicas.values()

@@ -295,6 +295,7 @@ class PeerReplica(FlightTarget):
 
     def __init__(self, replica_id: str, hop: Hop) -> None:
         super().__init__(replica_id)
+        self.host = hop.loads.host
         self._hop = hop
 
     def reuse(self, now: float) -> AnswerStream | None:  # noqa: ARG002 -- as at an engine
@@ -326,4 +327,4 @@ class PeerReplica(FlightTarget):
         """The owner's name if it was lost, since only the owner's word names the replica; else
         empty, since the owner counts its engines' failures.
         """
-        return self._hop.loads.host if self._hop.is_lost else ""
+        return self.host if self._hop.is_lost else ""

@@ -15,7 +15,6 @@ from typing import Final
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
 from partitiond.core.dispatch.routing import PeerRoute
-from partitiond.core.keys.charging import LONGEST_CONTEXT
 from partitiond.core.units import MIB
 from partitiond.proxy.engine.framing import FramingError, Head
 from partitiond.proxy.peers.hop import Hop, head_lines
@@ -46,7 +45,6 @@ class PeerHost:
         pool: connections for requests.
         running: requests that were sent there.
         loads: by model.
-        max_model_len: by model, longest context of any replica there, in tokens.
         is_heard: it has told its load on this connection.
         unheard_at: since when it has not, monotonic seconds; it counts while it is not heard.
 
@@ -69,7 +67,6 @@ class PeerHost:
         self.pool = PeerPool(route.address, context)
         self.running: set[Hop] = set()
         self.loads: dict[str, PeerLoads] = {}
-        self.max_model_len: dict[str, int] = {}
         self.is_heard = False
         self.unheard_at = time.monotonic()
         self._own = own
@@ -109,7 +106,6 @@ class PeerHost:
         now = time.monotonic()
         for gone in [name for name in self.loads if name not in counts]:
             del self.loads[gone]
-            self.max_model_len.pop(gone, None)
         for name, told in counts.items():
             loads = self.loads.get(name)
             if loads is None:
@@ -125,8 +121,6 @@ class PeerHost:
                 PeerCounts(replicas, told.waiting, told.waiting_sequences, told.service_seconds),
                 now,
             )
-            longest = max((one.max_model_len for one in told.replicas), default=0)
-            self.max_model_len[name] = min(max(0, longest), LONGEST_CONTEXT)
         self._changed(self)
 
     # The connection that it tells on
@@ -185,7 +179,6 @@ class PeerHost:
             self.unheard_at = time.monotonic()
         self.is_heard = False
         self.loads = {}
-        self.max_model_len = {}
         self._changed(self)
 
 

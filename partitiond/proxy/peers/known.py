@@ -268,13 +268,7 @@ class Peers:
             self._list()
         for name, loads in client.loads.items():
             model = self._models.get(name)
-            if model is None:
-                continue
-            if not model.replicas:
-                model.max_model_len = max(
-                    one.max_model_len.get(name, 0) for one in self._clients.values()
-                )
-            if name in self._waits:
+            if model is not None and name in self._waits:
                 self._look_again(name)
                 self._move(model, loads)
 

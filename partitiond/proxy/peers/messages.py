@@ -104,7 +104,6 @@ class ReplicaCounts(msgspec.Struct, array_like=True):
     kv_cache_tokens: int = 0
     draining: bool = False
     ejected: bool = False
-    max_model_len: int = 0
     doubt: int = 0
 
 

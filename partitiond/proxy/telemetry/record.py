@@ -26,6 +26,7 @@ class Record:
         error: code of the error, or empty.
         client: address of the client, or empty.
         replica_id: the last replica tried.
+        host: of that replica; empty for this one.
         ttft_seconds: of a stream, or None.
         queue_seconds: until the first replica was found, or None.
         service_seconds: on the last replica; None unless the engine ended the answer.
@@ -46,6 +47,7 @@ class Record:
     model = ""
     key_id = ""
     replica_id = ""
+    host = ""
     trace_id = ""
     stream = False
     attempts = 0
@@ -165,7 +167,8 @@ class Record:
             of_one = seconds / flight.rounds
             model.slots.learn(self.replica_id, of_one, tokens / sequences, planned, now)
             if replica is None:
-                model.elsewhere_rate = model.elsewhere_rate.observe(each, of_one)
+                rate = model.rate_elsewhere(self.host)
+                model.rates_elsewhere[self.host] = rate.observe(each, of_one)
             else:
                 replica.rate = replica.rate.observe(each, of_one)
 

@@ -207,7 +207,7 @@ def test_hosts_that_serve_each_other_are_told_of_all_such_and_what_each_has_of_a
         "a-4": (ReplicaState.SERVING, "old"),
     }
     whole = table(*(engine(state, name=name, host=host) for name, (state, host) in at.items()))
-    slots = whole.replicas[0].max_sequences
+    slots, context = whole.replicas[0].max_sequences, whole.replicas[0].max_model_len
     peers = tuple(routing.PeerRoute(host, f"unix:/{host}") for host in ("one", "two", "three"))
     parts = routing.TablesOfHosts(whole, peers=peers)
     for host in ("one", "three"):
@@ -215,7 +215,7 @@ def test_hosts_that_serve_each_other_are_told_of_all_such_and_what_each_has_of_a
         (model,) = part.models
         assert (part.host, part.peers) == (host, peers)
         assert model.hosts == tuple(
-            routing.HostSlots(name, n * slots) for name, n in (("one", 1), ("two", 2))
+            routing.HostSlots(name, n * slots, context) for name, n in (("one", 1), ("two", 2))
         )
     assert parts.of("old").peers == ()
     again = routing.TablesOfHosts(whole, parts, peers=(*peers[:1], *peers[1:]))

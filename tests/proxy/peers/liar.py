@@ -120,6 +120,7 @@ class LyingOwner:
         asked: requests so far, over all connections.
         ended: connections of requests that the entry has ended.
         listeners: connections that it tells its load on.
+        askers: connections of requests.
     """
 
     def __init__(self, path: Path, name: str) -> None:
@@ -129,6 +130,7 @@ class LyingOwner:
         self.asked = 0
         self.ended = 0
         self.listeners: set[asyncio.StreamWriter] = set()
+        self.askers: set[asyncio.StreamWriter] = set()
         self._path = path
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -142,8 +144,10 @@ class LyingOwner:
                 self.listeners.add(writer)
                 await self.poll(writer)
             else:
+                self.askers.add(writer)
                 await self._answer(reader, writer)
         self.listeners.discard(writer)
+        self.askers.discard(writer)
         writer.close()
         self._tasks.discard(task)
 

@@ -192,7 +192,7 @@ async def test_use_that_no_answer_has_is_not_charged(
 COUNTS: dict[str, object] = {
     "negative": ModelCounts([ReplicaCounts("m-1", -5, -5, -5, -5)], -1, -1, -1.0),
     "huge": ModelCounts(
-        [ReplicaCounts("m-1", 2**63, 2**64 - 1, 2**63, 2**63, max_model_len=2**64 - 1)],
+        [ReplicaCounts("m-1", 2**63, 2**64 - 1, 2**63, 2**63)],
         2**64 - 1, 2**64 - 1, 1e308,
     ),
     "no numbers": ModelCounts([ReplicaCounts("m-1", 0, 1)], service_seconds=math.nan),

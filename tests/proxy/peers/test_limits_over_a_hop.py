@@ -18,7 +18,9 @@ from tests.proxy.scripted import (
     STREAM_HEAD,
     Received,
     Step,
+    answer,
     chunk,
+    completion,
     plays,
     text_event,
     well_behaved,
@@ -62,6 +64,22 @@ async def test_the_owner_finds_out_that_its_engine_is_silent(make: Make, begins:
     assert f"upstream_{name}" in answered.text
     assert b.proxy.state.metrics.upstream_failures == {("m-1", name): 1}
     await until_idle([a, b])
+
+
+async def test_what_is_learned_of_one_host_says_nothing_of_another(make: Make) -> None:
+    """And how long a context may be, the table says and no peer."""
+    slow = await make.engine(plays(20.0, *answer(completion())), "slow")
+    quick = await make.engine(plays(2.0, *answer(completion())), "quick")
+    routes = [
+        replica(slow, "m-1", max_sequences=1, max_model_len=2048),
+        replica(quick, "m-2", max_sequences=1, max_model_len=4096),
+    ]
+    hosts = a, *_ = await make.hosts(table(*routes), {"a": [], "b": ["m-1"], "c": ["m-2"]})
+    assert {(await one).status_code for one in [a.proxy.ask() for _ in range(2)]} == {200}
+    model = a.proxy.state.models["m"]
+    assert model.tokens_per_s("m-1", "b") < model.tokens_per_s("m-2", "c")
+    assert model.max_model_len == 4096
+    await until_idle(hosts)
 
 
 async def test_the_entry_finds_out_that_its_client_does_not_read(make: Make) -> None:

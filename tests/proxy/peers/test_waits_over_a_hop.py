@@ -168,6 +168,35 @@ async def test_a_host_that_neither_starts_nor_takes_a_request_is_given_up(
         await until_idle([a])
 
 
+@pytest.mark.parametrize(("left", "code"), [(0.01, "queue_timeout"), (20.0, "wait_too_long")])
+async def test_who_waited_as_long_as_it_may_is_told_so(
+    folder: Path, make_engine: MakeEngine, left: float, code: str
+) -> None:
+    """An owner's clock ends the wait a moment sooner: what is left is no wait at another host."""
+    async with LyingOwner(folder / "x.peer", "x").running() as liar, host(folder, "a") as a:
+        go = asyncio.Event()
+        engine = await make_engine(holding(go))
+        routes = replica(engine, "m-9", max_sequences=1), replica(folder / "none.sock")
+        told = tables_of(
+            table(*routes, max_wait_seconds=30.0), [a.route, liar.route], {"m-9": "a", "m-1": "x"}
+        )
+        a.proxy.state.apply(told.of("a"))
+        await a.until_it_hears(1)
+        runs = ask(a)
+        await engine.got(1)
+        waits = ask(a)
+        await a.proxy.until(lambda: liar.asked == 1)
+        a.proxy.state.models["m"].slots.service = ServiceTime(60.0)  # whoever joins is too late
+        (wait,) = a.proxy.state.peers._waits["m"]
+        wait.latest = time.monotonic() + left
+        (owner,) = liar.askers
+        owner.write(failed(code="queue_timeout", refused=True))
+        assert error_of(await waits) == (429, code)
+        go.set()
+        assert (await runs).status_code == 200
+        await until_idle([a])
+
+
 async def test_a_request_goes_to_a_refused_replica_of_another_host_if_there_is_no_other(
     make: Make,
 ) -> None:
