@@ -10,11 +10,14 @@ from typing import Final
 
 from partitiond.core.plan.choices import EARLY_MOVES, Against
 from partitiond.core.plan.record import Objective
+from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
 from partitiond.planner.model.costs import charges_replicas, true_value
+from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance
-from partitiond.planner.pack.adding import fill, share_value
+from partitiond.planner.pack.adding import Adding, fill, share_value
 from partitiond.planner.pack.assign import applied
+from partitiond.planner.pack.complete import in_order, most_goodput
 from partitiond.planner.pack.members import (
     EPSILON,
     EXACT_WITH_MOVES,
@@ -109,9 +112,17 @@ def nearest_cost(
 def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> Member:
     """Return a plan with models without a rate where they ran, and filling the spare capacity.
 
-    If replicas are part of the cost, each one more makes the plan worse, so none is added.
+    If replicas are part of the cost, each one more makes the plan worse, so none is added. For
+    goodput no demand is left that one more replica would serve.
     """
     packing = one.packing.copy()
+    if may_open:
+        adding = Adding(packing, usual_prices(build_sites(instance)), stop=stop)
+        placed = -1
+        while placed != sum(packing.counts.values()):  # what became surplus left a place
+            most_goodput(adding, in_order(adding), stop)
+            placed = sum(packing.counts.values())
+            member(one.name, packing)
     if not may_open and charges_replicas(instance.request):
         drop_surplus(packing)
     elif any(not need.rated for need in instance.needs):
