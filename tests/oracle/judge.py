@@ -39,7 +39,7 @@ ROUNDING: Final = Fraction(1, 10**9)
 """Of sums of floats in a certificate."""
 ANY: Final = 1_000_000
 """Replicas: more than any least numbers."""
-SECONDS: Final = 20.0
+SECONDS: Final = 2.0
 """For one question; most are proven optimal in a tenth of a second, or on a busy machine in one."""
 
 
@@ -53,7 +53,6 @@ def ask(question: Question) -> Plan | Infeasible | str:
         host_memory_bytes=question.host_memory_bytes,
         interference=question.interference,
         deterministic=True,
-        may_search=False,
     )
     try:
         return solve(request)

@@ -286,3 +286,18 @@ def test_a_replica_is_worth_what_it_takes_and_devices_are_used_where_that_pays()
     here = sites.site_class[sites.entry_site] == np.argmin(cost)
     assert found.entry[here & (gib == 20)].min() == pytest.approx(0.25, rel=0.2)
     assert found.entry[here & (gib == 40)].min() >= 0.4
+
+
+def test_a_cost_is_rounded_up_to_a_multiple_and_to_devices_of_the_dearest_kind() -> None:
+    """Of devices at 2 and 5 per hour: one that costs 5 is a plan, whatever two cheap ones cost."""
+    for prices, bound, least in (
+        ((2.0, 5.0), 4.5, 5.0),
+        ((2.0, 5.0), 5.5, 6.0),
+        ((4.0, 4.0), 4.5, 8.0),
+        ((4.5, 5.0), 5.2, 9.0),
+        ((4.5, 5.0), 5.0, 5.0),
+    ):
+        devices = tuple(gpu(f"g{n}", price_per_hour=p) for n, p in enumerate(prices))
+        models = (want("a", point("a", 1, 10), rate=1),)
+        asked = PlanRequest(devices, models, objective=Objective.MIN_PRICE)
+        assert round_up(build_sites(build_instance(asked)), bound) == pytest.approx(least)

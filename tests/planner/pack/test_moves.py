@@ -27,11 +27,13 @@ from partitiond.fleet.offline import fleet_request
 from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.moves import moves_made
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.search.nearest import least_against
 from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.without_outage import OUTAGE
 from tests.planner.build import gpus, point, want
+from tests.planner.check.make import placed
 
 TWO = gpus(2)
 TWELVE = Path(__file__).parents[3] / "examples" / "twelve-models.toml"
@@ -175,6 +177,21 @@ def test_what_must_move_and_what_a_smaller_demand_stops_is_no_move() -> None:
     running = runs_on(TWO, (more,))
     made = plan(PlanRequest(TWO, (less,), running=running, move_price=0.25))
     assert (len(made.placements), made.certificate.moves) == (2, 0)
+
+
+def test_what_comes_replaces_first_what_had_to_leave() -> None:
+    """One replica's device is cordoned, and the other could stay: one that comes is no move."""
+    size = point("a", 10, 15)
+    there, cordoned, third = gpus(3)
+    devices = there, dataclasses.replace(cordoned, cordoned=True), third
+    running = placed(size, 1, "g0"), placed(size, 2, "g1")
+    instance = build_instance(PlanRequest(devices, (want("a", size, rate=10),), running=running))
+    for here, moves in (
+        ((placed(size, 2, "g2"),), 0),
+        ((placed(size, 1, "g0"), placed(size, 2, "g2")), 0),
+        ((placed(size, 1, "g2"), placed(size, 2, "g2")), 1),
+    ):
+        assert moves_made(instance, here) == moves
 
 
 @pytest.mark.parametrize(("more", "moves"), [(0.004, 1), (0.002, 0)])

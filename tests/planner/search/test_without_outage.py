@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import PlacementRules, Slo
-from partitiond.core.performance.interference import DEFAULT
+from partitiond.core.performance.interference import DEFAULT, Interference
 from partitiond.core.plan.diff import diff_cost
 from partitiond.core.plan.record import (
     Candidate,
@@ -175,6 +175,24 @@ def test_replicas_that_stay_are_company_and_are_avoided() -> None:
         made = planned(fleet(5, want("tiny", tiny, rate=1, rules=rules)))
         (there,) = (p.device_id for p in made.placements if p.model == "tiny")
         assert there in on
+
+
+def test_new_neighbours_do_not_slow_down_replicas_that_stay_for_less_than_they_take() -> None:
+    """The one place that is left for a new model is beside a replica that goes on serving."""
+    levels = Interference((1.0, 1.5), (1.0, 1.5), 0.0, 0.0, 0.0)
+    alone = placed(CODER, on="g0"), placed(point("docs", 9, 75), on="g1")
+    for rate, served_too in ((0.05, False), (3.0, True)):
+        tiny = point("tiny", 6, 10, busy=1.0)
+        request = fleet(5, devices=A100, running=alone)
+        coder = dataclasses.replace(CODER, busy=0.5)
+        models = (
+            want("coder", coder, dataclasses.replace(SIZES[1], busy=0.5), rate=5),
+            want("docs", alone[1].candidate, rate=8),
+            want("tiny", tiny, rate=rate),
+        )
+        made = planned(dataclasses.replace(request, models=models, interference=levels))
+        assert (served(made)["tiny"] > 0) is served_too
+        assert served(made)["coder"] == pytest.approx(2.17 / 1.5 if served_too else 2.17)
 
 
 def test_superfluous_replicas_stop_while_another_model_is_held_back() -> None:
