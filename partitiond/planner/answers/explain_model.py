@@ -157,7 +157,7 @@ def _not_more(request: PlanRequest, plan: Plan, demand: ModelDemand) -> Iterator
         yield f"It may have at most {counted(demand.max_replicas, 'replica')} (max_replicas)."
     held = {d.id: [p.candidate for p in plan.on_device(d.id)] for d in plan.devices}
     left = collections.defaultdict[str, list[tuple[Pool, int]]](list)
-    pools = shared_limits(plan.devices, request.host_memory_bytes, request.host_cores_shared)
+    pools = shared_limits(plan.devices, request.host_memory_bytes)
     for pool in pools:
         drawing = [plan.devices[index] for index in pool.bins]
         used = sum(pool.taken_by(c, d) for d in drawing for c in held[d.id])

@@ -46,7 +46,7 @@ Ways = tuple[tuple[Option, ...], Fits, Holds]
 def build_instance(request: PlanRequest) -> Instance:
     """Return the request as integers, with the items that fit each device."""
     items = tuple(_items(request))
-    pools = shared_limits(request.devices, request.host_memory_bytes, request.host_cores_shared)
+    pools = shared_limits(request.devices, request.host_memory_bytes)
     needs = needs_of(request)
     spare = Spare(most_useful(request, needs), in_use(request, items))
     groups = tuple(_groups(request, items, pools, spare))

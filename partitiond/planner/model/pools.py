@@ -37,21 +37,19 @@ def usable_bytes(device: Device) -> int:
 
 
 def shared_limits(
-    devices: tuple[Device, ...], host_memory_bytes: tuple[tuple[str, int], ...], share_cores: bool
+    devices: tuple[Device, ...], host_memory_bytes: tuple[tuple[str, int], ...]
 ) -> tuple[Pool, ...]:
     """Return cores and memory of each host, if several devices draw from them.
 
     Args:
         devices: all devices.
         host_memory_bytes: memory for engines by host, if no CPU device states it.
-        share_cores: True if a core listed by two devices of a host is one core.
     """
     by_host = by_key((device.host, index) for index, device in enumerate(devices))
     stated = dict(host_memory_bytes)
     found: list[tuple[str, frozenset[int], int]] = []
     for host, bins in sorted(by_host.items()):
-        if share_cores:
-            found.extend(_core_pools(devices, bins))
+        found.extend(_core_pools(devices, bins))
         budgets = [usable_bytes(devices[b]) for b in bins if devices[b].kind is DeviceKind.CPU]
         budgets += [stated[host]] if host in stated else []
         if budgets and (len(bins) > 1 or host in stated):

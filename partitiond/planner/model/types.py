@@ -59,8 +59,6 @@ class PlanRequest:
         plan_id: identifier of the plan.
         created_at: ISO 8601, UTC.
         host_memory_bytes: memory for engines by host name, if no CPU device states it.
-        host_cores_shared: True if a core listed by several devices of one host is one core; False
-            if every device brings its own.
         interference: kappa and levels.
         deterministic: equal requests give equal plans on any machine, but the time limit is kept
             only roughly. Otherwise the time limit is kept.
@@ -86,7 +84,6 @@ class PlanRequest:
     plan_id: str = "plan"
     created_at: str = ""
     host_memory_bytes: tuple[tuple[str, int], ...] = ()
-    host_cores_shared: bool = True
     interference: Interference = DEFAULT
     deterministic: bool = False
     workers: int = 1
