@@ -33,8 +33,9 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.engines.vllm.launch import check_extra_args
 from partitiond.gpu_host import gpu_host
+from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.fleet import HostsOfFleet, hosts_of_fleet
-from partitiond.hosts.head import claim_run_folder
+from partitiond.hosts.head import start_head
 from partitiond.hosts.one_master import ensure_host_id, refuse_joined
 from partitiond.hosts.this_host import NO_PLACE, ThisHost, this_host
 from partitiond.planner.model.types import PlanRequest
@@ -111,7 +112,7 @@ def run_daemon(
         listener = held.enter_context(_listener(settings))
         store = held.enter_context(contextlib.closing(_open_store(settings)))
         at, is_head = SystemClock().utc_iso(), settings.cluster.enabled
-        claim_run_folder(run_folder.claim, store, at, is_head=is_head)
+        head = start_head(run_folder.claim, store, at, is_head=is_head)
         given = Reloading(settings, reread or (lambda: settings))
         asyncio.run(
             _run(
@@ -120,6 +121,7 @@ def run_daemon(
                 listener,
                 tokens=tokens,
                 place=place,
+                head=head,
                 on_ready=ready_callback,
             )
         )
@@ -258,6 +260,7 @@ async def _run(
     *,
     tokens: tuple[str, str],
     place: HostPlace,
+    head: HeadSession,
     on_ready: Callable[[], None] | None,
 ) -> None:
     settings = given.used
@@ -272,7 +275,9 @@ async def _run(
             from partitiond.cluster.of_settings import running_cluster
 
             cluster = await ending.enter_async_context(running_cluster(settings))
-            fleet = await ending.enter_async_context(hosts_of_fleet(settings, store, here, cluster))
+            fleet = await ending.enter_async_context(
+                hosts_of_fleet(settings, store, here, cluster, head)
+            )
         service = make_service(settings, store, here, fleet)
         signals = await ending.enter_async_context(received_signals())
         try:

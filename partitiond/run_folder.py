@@ -5,8 +5,8 @@ those that its own plan does not want. So the folder is locked while a daemon or
 and it names its owner: only the owner's next daemon adopts processes that a killed daemon left.
 
 A state folder may be put back from a backup, and then holds a head that was overtaken since. So the
-folder also names the control plane whose processes run there, with its epoch: as the agents of
-other hosts do, it obeys that one and those of a higher epoch (`hosts.calls.fencing`).
+folder also names the start of the control plane whose processes run there, and obeys as the agents
+of other hosts do (`hosts.calls.fencing`).
 """
 
 import contextlib
@@ -20,6 +20,7 @@ from partitiond import serde
 from partitiond.core.errors import ConflictError, FencedError, InputError, StoreError
 from partitiond.devices.mps import record
 from partitiond.engines.process.journal import run_folders
+from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience, other_words
 from partitiond.platform.process_identity import is_alive
 from partitiond.proxy.process import read_identity
 from partitiond.settings.schema import Settings
@@ -39,14 +40,21 @@ class RunFolderOwner:
 
     Attributes:
         state_dir: the state folder of the daemon that last used it.
-        head: id of that daemon's control plane; empty if it was never the head of other hosts, or
-            if an agent used the folder, which keeps whom it obeys in its state folder.
-        epoch: of that head; 0 without one.
+        head, epoch, start, session: of that daemon, as `HeadSession` has them; those of NO_HEAD if
+            it was never the head of other hosts, or if an agent used the folder, which keeps whom
+            it obeys in its state folder. No start is known of a release before.
     """
 
     state_dir: str
     head: str = ""
     epoch: int = 0
+    start: int = 0
+    session: str = ""
+
+    @property
+    def obeyed(self) -> HeadSession:
+        """The daemon whose processes run there."""
+        return HeadSession(self.head, self.epoch, self.start, self.session)
 
 
 class OwnedRunFolder:
@@ -60,23 +68,19 @@ class OwnedRunFolder:
         self._folder = folder
         self.owner = owner
 
-    def claim(self, head: str, epoch: int) -> None:
-        """Use the folder for a control plane, which adopts and ends from now on what runs there.
-
-        Args:
-            head: its id; empty if it was never the head of other hosts.
-            epoch: 0 without an id.
+    def claim(self, head: HeadSession) -> None:
+        """Use the folder for a daemon, which adopts and ends from now on what runs there.
 
         Raises:
-            FencedError: processes run there of another control plane, of the same epoch or a
-                higher one.
+            FencedError: processes run there of a daemon that this one is refused for.
         """
-        was, now = self.owner, RunFolderOwner(self.owner.state_dir, head, epoch)
-        running = [] if now == was or epoch > was.epoch else _what_runs(self._folder, was.state_dir)
+        was, now = self.owner, RunFolderOwner(self.owner.state_dir, *dataclasses.astuple(head))
+        refuses = obedience(was.obeyed, head) is Obedience.REFUSE
+        running = _what_runs(self._folder, was.state_dir) if refuses else []
         if running:
             raise FencedError(
-                f"the run folder {self._folder} has {', '.join(running)} running of another "
-                f"control plane, of epoch {was.epoch}; this one has epoch {epoch}.",
+                f"the run folder {self._folder} has {', '.join(running)} running of "
+                f"{other_words(was.obeyed, head)}; this one has epoch {head.epoch}.",
                 hint="What runs there goes on. If this control plane is to be the head, as after "
                 "the restore of a backup: `partitiond head take-over`, then start it again.",
                 facts={"path": str(self._folder), "head": was.head, "epoch": was.epoch},

@@ -22,9 +22,9 @@ from partitiond.cli.options import read_token
 from partitiond.client import ControlClient
 from partitiond.core.errors import DeviceError, FencedError, PartitiondError, SettingsError
 from partitiond.daemon import _ApiServer, _until_the_end, run_daemon
+from partitiond.hosts.calls.fencing import NO_HEAD
 from partitiond.hosts.head import (
     HeadRecord,
-    claim_run_folder,
     load_head,
     save_head,
     start_head,
@@ -177,20 +177,23 @@ def test_a_head_that_was_overtaken_is_refused_what_the_later_one_left_running(
         contextlib.closing(open_store(":memory:")) as fresh,
         owned_run_folder(daemon.settings) as run_folder,
     ):
-        claim_run_folder(run_folder.claim, fresh, "now", is_head=False)
+        assert start_head(run_folder.claim, fresh, "now", is_head=False) == NO_HEAD
         assert (run_folder.owner.head, load_head(fresh)) == ("", None)
-        claim_run_folder(run_folder.claim, fresh, "now", is_head=True)
-        record = load_head(fresh)
-        assert record is not None
-        assert (run_folder.owner.head, run_folder.owner.epoch) == (record.id, 1)
-        assert start_head(fresh, "now").id == record.id
+        session = start_head(run_folder.claim, fresh, "now", is_head=True)
+        assert run_folder.owner.obeyed == session
+        assert load_head(fresh) == HeadRecord(session.id, epoch=1, starts=1)
     daemon.keeps(HeadRecord("later", epoch=2))
     daemon.start()
     daemon.end(signal.SIGKILL)
     pid = daemon.proxy_pid()
     daemon.keeps(HeadRecord("former", epoch=1))
-    with pytest.raises(FencedError, match=r"endpoint running .* of epoch 2; .* has epoch 1\."):
-        run_daemon(daemon.settings)
+    for _ in range(2):  # who is refused counts no start, and never comes above
+        with pytest.raises(FencedError, match=r"endpoint running .* of epoch 2; .* has epoch 1\."):
+            run_daemon(daemon.settings)
+    daemon.keeps(HeadRecord("later", epoch=2))  # a backup of the same head, from before that start
+    for _ in range(2):
+        with pytest.raises(FencedError, match="running of a later start of this control plane"):
+            run_daemon(daemon.settings)
     assert daemon.proxy_answers()
     store = open_store(daemon.settings.store_path)
     assert take_over(store, "now").epoch == 3

@@ -17,6 +17,7 @@ from partitiond.core.errors import FencedError
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.devices.mps import record
 from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.hosts.calls.fencing import NO_HEAD, HeadSession
 from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
 from partitiond.proxy.process import PID_FILE, own_identity
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
@@ -35,12 +36,12 @@ def settings_of(folder: Path, state: str) -> Settings:
 
 
 @contextlib.contextmanager
-def left_engine(settings: Settings, *claims: tuple[str, int]) -> Iterator[EngineHandle]:
+def left_engine(settings: Settings, *claims: HeadSession) -> Iterator[EngineHandle]:
     """An engine that a daemon on these settings left running; it ends at the end."""
     runner = ProcessEngineRunner(settings.run_dir, None)
     with owned_run_folder(settings) as folder:
         for claim in claims:
-            folder.claim(*claim)
+            folder.claim(claim)
         handle = asyncio.run(runner.start(simulated_launch()))
     try:
         yield handle
@@ -115,28 +116,38 @@ def test_an_mps_daemon_or_an_endpoint_counts_as_well(
         pass
 
 
+def head(id_: str, epoch: int, start: int = 5) -> HeadSession:
+    return HeadSession(id_, epoch, start, f"s{start}")
+
+
 @pytest.mark.parametrize(
-    ("head", "epoch"), [("x", 1), ("y", 2), ("", 0)], ids=["former", "equal epoch", "none"]
+    ("former", "why"),
+    [
+        (head("x", 1), "of epoch 2; .* epoch 1"),
+        (head("y", 2), "of epoch 2; .* epoch 2"),
+        (head("x", 2, 4), "a later start of this control plane"),
+        (NO_HEAD, "of epoch 2; .* epoch 0"),
+    ],
+    ids=["former", "equal epoch", "earlier start", "none"],
 )
 def test_what_a_later_control_plane_left_running_is_not_for_one_that_was_overtaken(
-    short_dir: Path, head: str, epoch: int
+    short_dir: Path, former: HeadSession, why: str
 ) -> None:
     """The state folder is the same: its store was put back from a backup, or lost."""
     one = settings_of(short_dir, "one")
-    with left_engine(one, ("x", 1), ("x", 2)):
+    with left_engine(one, head("x", 1), head("x", 2)):
         for _ in range(2):
             with owned_run_folder(one) as folder:
-                why = f"sim-0 running .* of epoch 2; .* epoch {epoch}"
-                with pytest.raises(FencedError, match=why) as no:
-                    folder.claim(head, epoch)
+                with pytest.raises(FencedError, match=f"sim-0 running .*{why}") as no:
+                    folder.claim(former)
                 assert "head take-over" in no.value.hint
-        for claim in (("x", 2), ("y", 3)):
+        for claim in (head("x", 2), head("x", 2, 6), head("y", 3)):
             with owned_run_folder(one) as folder:
-                folder.claim(*claim)
+                folder.claim(claim)
         with owned_run_folder(one) as folder, pytest.raises(FencedError, match="of epoch 3"):
-            folder.claim("x", 2)
+            folder.claim(head("x", 2, 7))
     with owned_run_folder(one) as folder:  # nothing of the other's runs
-        folder.claim(head, epoch)
+        folder.claim(former)
 
 
 def test_whose_processes_run_is_forgotten_with_the_state_folder_that_they_were_of(
@@ -144,13 +155,13 @@ def test_whose_processes_run_is_forgotten_with_the_state_folder_that_they_were_o
 ) -> None:
     one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
     with owned_run_folder(one) as folder:
-        folder.claim("x", 2)
+        folder.claim(head("x", 2))
     owner = json.loads((short_dir / "r" / ".owner.json").read_text())
     assert (owner["state_dir"], owner["head"], owner["epoch"]) == (f"{short_dir}/one", "x", 2)
     with owned_run_folder(two):  # an agent, or a profile: nobody's orders are kept here
         pass
     with left_engine(two), owned_run_folder(two) as folder:
-        folder.claim("z", 1)
+        folder.claim(head("z", 1))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"state": "/one"}'])

@@ -55,6 +55,7 @@ from partitiond.core.units import GIB, Bytes
 from partitiond.daemon import settle_heap
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.hosts.calls.far import HostServer
+from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.fleet import hosts_of_fleet
 from partitiond.hosts.line import serve_line
 from partitiond.hosts.membership import MESSAGE_SECONDS, Membership
@@ -302,7 +303,8 @@ async def head_of(store: SqlStore, folder: Path, size: argparse.Namespace) -> As
     cluster = ClusterSettings(enabled=True, folder=folder, trust_engines=True)
     settings = Settings(cluster=cluster)
     hosts = SocketCluster(folder, seconds=MESSAGE_SECONDS)
-    async with hosts_of_fleet(settings, store, own, hosts) as fleet:
+    head = HeadSession(HEAD, 1, 1, "bench")
+    async with hosts_of_fleet(settings, store, own, hosts, head) as fleet:
         yield Head(store, own, fleet.hosts, settings, size, membership=fleet.membership)
 
 

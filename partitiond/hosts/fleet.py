@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import AsyncIterator
 
 from partitiond.core.hardware.host_state import HostLimits
+from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.messages import AgentAnswer, Message
 from partitiond.hosts.calls.signatures import message_kinds
-from partitiond.hosts.head import start_head
 from partitiond.hosts.membership import Membership
 from partitiond.hosts.this_host import ThisHost
 from partitiond.hosts.together import Hosts
@@ -34,15 +34,13 @@ class HostsOfFleet:
 
 @contextlib.asynccontextmanager
 async def hosts_of_fleet(
-    settings: Settings, store: Store, here: ThisHost, cluster: Cluster
+    settings: Settings, store: Store, here: ThisHost, cluster: Cluster, head: HeadSession
 ) -> AsyncIterator[HostsOfFleet]:
     """Follow the members of the cluster as long as the context lasts.
 
     Args:
         here: the own host's agent.
-
-    Raises:
-        StoreError: who this head is cannot be read or kept.
+        head: on whose behalf calls are made.
     """
     clock, host = SystemClock(), settings.host
     limits = HostLimits(host.silent_seconds, host.lost_seconds)
@@ -52,7 +50,7 @@ async def hosts_of_fleet(
         cluster,
         store,
         clock,
-        head=start_head(store, clock.utc_iso()),
+        head=head,
         silent_seconds=host.silent_seconds,
     )
     # In a thread: the first message to a host would have it done by the event loop.

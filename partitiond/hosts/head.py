@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from partitiond.core.errors import FencedError, InputError, StoreError
-from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.hosts.calls.fencing import NO_HEAD, HeadSession
 from partitiond.ports import Store
 from partitiond.serde import from_stored_json, to_stored_json
 
@@ -59,22 +59,26 @@ def taken_over(record: HeadRecord, new_id: str) -> HeadRecord:
 def overtaken(epoch: int, obeyed: Mapping[str, int]) -> str:
     """Return why a head may begin nothing any more, also on its own host; empty if it may.
 
-    A head is overtaken once a host of its own obeys a head of a higher epoch: hosts do so only
-    after a take-over, whose head acts from then on. What a host says counts only if it obeyed this
-    head before: one that was taken from another fleet proves nothing.
+    A head is overtaken once a host of its own obeys one that has overtaken it (see `fencing`); that
+    one acts from then on. What a host says counts only if it obeyed this head before: one that
+    was taken from another fleet proves nothing.
 
     Args:
         epoch: of this head.
-        obeyed: epoch of the other head that it obeys, by name of each own host that does.
+        obeyed: epoch of the one that overtakes it, by name of each own host that obeys that one;
+            those of an earlier epoch were gone above by a take-over.
     """
-    above = {host: other for host, other in obeyed.items() if other > epoch}
+    above = {host: other for host, other in obeyed.items() if other >= epoch}
     if not above:
         return ""
     host = max(sorted(above), key=lambda name: above[name])
+    other = f"another control plane has taken over, with epoch {above[host]}; this one has {epoch}"
+    if above[host] == epoch:
+        other = "a later start of this control plane, or a copy of it, gives the orders"
     return (
-        f"another control plane has taken over, with epoch {above[host]}; this one has {epoch}, "
-        f"and the host {host} obeys the other. What runs on this host goes on, and nothing is "
-        "begun here. Switch this control plane off. If it is to be the head: stop it, and "
+        f"{other}, and the host {host} obeys the other. What runs on this host goes on, and "
+        "nothing is begun here. Switch this control plane off. If it is to be the head, as after "
+        "the restore of a backup: stop it, and "
         f"`partitiond head take-over`. If {host} obeys the other one by mistake: `partitiond hosts "
         f"forget {host}`."
     )
@@ -103,14 +107,37 @@ def save_head(store: Store, record: HeadRecord, at: str) -> None:
     store.set_mark(MARK, "", to_stored_json(record), at)
 
 
-def start_head(store: Store, at: str) -> HeadSession:
-    """Count a start of the daemon, and return on whose behalf it makes its calls.
+def start_head(
+    claim: Callable[[HeadSession], None], store: Store, at: str, *, is_head: bool
+) -> HeadSession:
+    """Count a start of the daemon, use the run folder for it, and return how hosts know it.
 
-    To be called once in each process that makes calls, before the first one.
+    To be called before anything is adopted or ordered. The epoch of a later control plane whose
+    processes run in the folder is kept, so that a take-over is above it.
+
+    Args:
+        claim: of the run folder (`run_folder.OwnedRunFolder`).
+        is_head: whether it is the head of other hosts from now on.
+
+    Raises:
+        FencedError: a later control plane has processes in the folder; no start was counted.
+        StoreError: who this control plane is cannot be read or kept.
     """
-    record = started(load_head(store) or HeadRecord(uuid.uuid4().hex))
-    save_head(store, record, at)
-    return HeadSession(record.id, record.epoch, record.starts, uuid.uuid4().hex)
+    record = load_head(store)
+    known = record or HeadRecord(uuid.uuid4().hex)
+    session = NO_HEAD
+    if record is not None or is_head:
+        new = started(known)
+        save_head(store, new, at)
+        session = HeadSession(new.id, new.epoch, new.starts, uuid.uuid4().hex)
+    try:
+        claim(session)
+    except FencedError as error:
+        seen = error.facts["epoch"]
+        assert isinstance(seen, int)
+        save_head(store, having_seen(known, seen), at)
+        raise
+    return session
 
 
 def note_epoch(store: Store, epoch: int, at: str) -> None:
@@ -118,35 +145,6 @@ def note_epoch(store: Store, epoch: int, at: str) -> None:
     record = load_head(store)
     if record is not None and epoch > max(record.epoch, record.seen_epoch):
         save_head(store, having_seen(record, epoch), at)
-
-
-def claim_run_folder(
-    claim: Callable[[str, int], None], store: Store, at: str, *, is_head: bool
-) -> None:
-    """Use the run folder for this control plane; to be called before it adopts anything.
-
-    The epoch of a later control plane whose processes run there is kept, so that a take-over is
-    above it.
-
-    Args:
-        claim: of the run folder (`run_folder.OwnedRunFolder`).
-        is_head: whether it is the head of other hosts from now on.
-
-    Raises:
-        FencedError: a later control plane has processes there.
-        StoreError: who this control plane is cannot be read or kept.
-    """
-    record = load_head(store)
-    if record is None and is_head:
-        record = HeadRecord(uuid.uuid4().hex)
-        save_head(store, record, at)
-    try:
-        claim(*(("", 0) if record is None else (record.id, record.epoch)))
-    except FencedError as error:
-        seen, known = error.facts["epoch"], record or HeadRecord(uuid.uuid4().hex)
-        assert isinstance(seen, int)
-        save_head(store, having_seen(known, seen), at)
-        raise
 
 
 def take_over(store: Store, at: str) -> HeadRecord:

@@ -55,7 +55,8 @@ class KnownHost:
         machine_id: as it said; empty if it is not known there.
         address: as the cluster said last.
         joined_at, last_seen: ISO 8601 UTC.
-        overtaken_by: epoch of another head that it obeys now; 0 if it obeyed this one last.
+        overtaken_by: epoch of the head that it obeys now and that overtakes this one; 0 if it
+            obeyed this one last.
         peers_address: as it said (see `AgentFacts`): a head that starts again tells the others of
             it, before the host has answered.
     """

@@ -47,6 +47,7 @@ class Restored:
         migrates: whether the next start of a daemon updates the schema.
         settings: the settings file that was written; None if none was asked for.
         settings_kept: the former settings file, under another name; None if there was none.
+        head: whether it is the store of a head of other hosts.
     """
 
     manifest: Manifest
@@ -55,6 +56,7 @@ class Restored:
     migrates: bool
     settings: Path | None
     settings_kept: Path | None
+    head: bool
 
 
 # --- making one ------------------------------------------------------------------------------
@@ -211,7 +213,7 @@ def restore(settings: Settings, file: Path, *, settings_file: Path | None = None
         manifest = unpack(file, folder)
         migrates = _check(folder, write_settings=settings_file is not None, file=file)
         owner = settings.state_dir.stat()
-        settings_kept = None
+        settings_kept, head = None, _is_head(folder / STORE)
         if settings_file is not None:
             settings_kept = _place(folder / CONFIG, settings_file)
         _retire_log(settings.store_path)
@@ -219,7 +221,14 @@ def restore(settings: Settings, file: Path, *, settings_file: Path | None = None
             os.chown(folder / STORE, owner.st_uid, owner.st_gid)
             os.chown(settings.lock_path, owner.st_uid, owner.st_gid)
         kept = _place(folder / STORE, settings.store_path)
-    return Restored(manifest, settings.store_path, kept, migrates, settings_file, settings_kept)
+    return Restored(
+        manifest, settings.store_path, kept, migrates, settings_file, settings_kept, head
+    )
+
+
+def _is_head(store: Path) -> bool:
+    with contextlib.closing(sqlite3.connect(store)) as connection:
+        return connection.execute("SELECT 1 FROM mark WHERE kind = 'head'").fetchone() is not None
 
 
 def check_backup(file: Path, folder: Path) -> tuple[Manifest, bool]:

@@ -24,10 +24,15 @@ def store(tmp_path: Path) -> Iterator[SqlStore]:
     opened.close()
 
 
+def started(store: SqlStore) -> HeadSession:
+    return head.start_head(lambda _: None, store, NOW, is_head=True)
+
+
 def test_a_head_is_overtaken_by_a_higher_epoch_that_a_host_of_its_own_obeys() -> None:
+    """Or by a later start of its own, of which there is one after the restore of a backup."""
     assert head.overtaken(2, {}) == ""
     assert head.overtaken(2, {"two": 0, "three": 1}) == ""
-    assert head.overtaken(2, {"two": 2}) == ""  # a head of the same epoch has not taken over
+    assert "later start of this control plane" in head.overtaken(2, {"two": 2})
     why = head.overtaken(2, {"two": 3, "three": 5, "four": 5, "five": 0})
     assert "with epoch 5; this one has 2" in why
     assert "partitiond hosts forget four" in why
@@ -37,7 +42,7 @@ def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(
     store: SqlStore, tmp_path: Path
 ) -> None:
     assert head.load_head(store) is None
-    first, second = head.start_head(store, NOW), head.start_head(store, NOW)
+    first, second = started(store), started(store)
     assert (first.id, first.epoch, first.start) == (second.id, 1, 1)
     assert second.start == 2
     assert first.session != second.session
@@ -49,7 +54,7 @@ def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(
     store.close()
     again = open_store(tmp_path / "store.sqlite3")
     assert head.load_head(again) == took
-    third = head.start_head(again, NOW)
+    third = started(again)
     again.close()
     assert (third.id, third.epoch, third.start) == (took.id, 5, 3)
     assert obedience(second, third) is Obedience.ADOPT
@@ -59,7 +64,7 @@ def test_each_start_counts_and_a_take_over_is_another_head_of_a_higher_epoch(
 def test_a_record_that_cannot_be_read_is_said_and_can_be_taken_over(store: SqlStore) -> None:
     store.set_mark(head.MARK, "", "{}", NOW)
     with pytest.raises(StoreError, match="head's record"):
-        head.start_head(store, NOW)
+        started(store)
     assert head.take_over(store, NOW).epoch == 1
 
 

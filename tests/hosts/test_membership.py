@@ -11,7 +11,7 @@ from partitiond.core.hardware.host_state import HostLimits, HostState, HostView
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import RemoteHost
-from partitiond.hosts.head import HeadRecord, load_head, start_head, take_over
+from partitiond.hosts.head import HeadRecord, load_head, save_head, start_head, take_over
 from partitiond.hosts.membership import MARK, SAVED_MOST, Membership
 from partitiond.hosts.together import Hosts
 from partitiond.ports.cluster import ClusterMember
@@ -65,7 +65,7 @@ class Head:
     def start(self) -> None:
         own = agent("one", FakeRunner())
         self.hosts = Hosts([own], late_seconds=60.0, limits=LIMITS, clock=self.clock)
-        session = start_head(self.store, self.clock.utc_iso())
+        session = start_head(lambda _: None, self.store, self.clock.utc_iso(), is_head=True)
         self.membership = Membership(
             self.hosts, self.cluster, self.store, self.clock, head=session, silent_seconds=0.0
         )
@@ -108,7 +108,10 @@ class Head:
 
     async def obeys(self, name: str, epoch: int) -> None:
         """Another head takes over this host."""
-        there = RemoteHost(name, self.cluster.pipes[name], head=HeadSession("other", epoch, 1, "s"))
+        await self.asks(name, HeadSession("other", epoch, 1, "s"))
+
+    async def asks(self, name: str, head: HeadSession) -> None:
+        there = RemoteHost(name, self.cluster.pipes[name], head=head)
         await there.engines.find()
         await there.close()
 
@@ -255,6 +258,33 @@ async def test_a_head_whose_host_obeys_a_higher_epoch_is_overtaken_until_it_is_r
     await head.look()
     expected = {"one": FINE} if resolved == "forgotten" else {"one": FINE, "two": FINE}
     assert head.states() == expected
+
+
+@pytest.mark.parametrize("resolved", ["taken over", "later"])
+async def test_a_head_that_restores_its_own_backup_is_overtaken_by_its_later_start(
+    head: Head, resolved: str
+) -> None:
+    await head.joined()
+    backup = head.record()
+    for _ in range(3):
+        await head.restart()
+        await head.look()
+    save_head(head.store, backup, "now")
+    await head.restart()
+    await head.look()
+    assert head.states() == {"one": REFUSED, "two": REFUSED}
+    own = head.membership.views()[0].reason
+    assert "a later start of this control plane" in own
+    assert "partitiond head take-over" in own
+    if resolved == "taken over":
+        take_over(head.store, "now")
+        await head.restart()
+    else:
+        for _ in range(3):  # it is no other head: its starts come above those that were
+            await head.restart()
+    await head.look()
+    await head.look()
+    assert head.states() == {"one": FINE, "two": FINE}
 
 
 async def test_a_host_that_was_never_ours_overtakes_no_head(head: Head) -> None:

@@ -106,6 +106,11 @@ def _tell(done: "Restored") -> None:
         say(f"Settings written to {done.settings}{before}")
     elif done.manifest.settings_file:
         say("Settings were left alone; --with-settings writes those of the backup.")
+    if done.head:
+        say(
+            "It is of a head of other hosts, which obey a later start of it: make it their head "
+            "first, with `partitiond head take-over`."
+        )
     say("Start the daemon again: `systemctl start partitiond`, or `partitiond serve`.")
 
 
@@ -116,6 +121,7 @@ def _restored(done: "Restored") -> dict[str, Any]:
         "migrates": done.migrates,
         "settings": str(done.settings) if done.settings else None,
         "settings_kept": str(done.settings_kept) if done.settings_kept else None,
+        "head": done.head,
         **_plain(done.manifest),
     }
 

@@ -19,7 +19,7 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.targets import best_profiles
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.sleeping import given_up
-from partitiond.controller.runtime.start_times import start_times
+from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.controller.runtime.watching import DeviceWatch, room_on
 from partitiond.core.errors import PartitiondError
 from partitiond.core.hardware.kinds import Device, DeviceKind
@@ -45,10 +45,8 @@ LOOK_SECONDS: Final = 1.0
 """Pause between two looks at models that were woken and have no place."""
 PLACING_SECONDS: Final = 5.0
 """A model that was woken and has no place after so long gets more room, or goes back to zero."""
-EVENTS: Final = 1000
-"""Number of the last events that are read to tell how long starts take."""
-EVENTS_SECONDS: Final = 30.0
-"""Age at which these events are read again. Chosen, not measured."""
+STARTS_SECONDS: Final = 30.0
+"""Age at which it is read again how long starts take. Chosen, not measured."""
 NEEDS_SECONDS: Final = 2.0
 """Age at which the needs of a waiting model are looked up again. Waiting models are asked about ten
 times a second: with dozens of them the control plane would do little else."""
@@ -282,8 +280,8 @@ class Evictor:
 
     def _restart_seconds(self, spec: ModelSpec) -> float:
         now = self._clock.monotonic()
-        if self._starts_at is None or now - self._starts_at > EVENTS_SECONDS:
-            self._starts = start_times(self._store.events(limit=EVENTS))
+        if self._starts_at is None or now - self._starts_at > STARTS_SECONDS:
+            self._starts = StartTimes(self._store).seconds()
             self._starts_at = now
         known = self._starts.get(spec.name)
         if known is not None:

@@ -69,6 +69,9 @@ class Engine:
         in_flight: requests in flight at the proxy, as last told by the loop.
         launch: what it is started with; set when its start is decided.
         sleep_level: the level at which it sleeps, or is to sleep; 0 while it is awake.
+
+    Args:
+        started: is told the model and the seconds of each start that came to serve.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Engine:
         policy: ControllerPolicy,
         note: Note,
         wake: Callable[[], None],
+        started: Callable[[str, float], None] = lambda *_: None,
         failures: int = 0,
         failed_starts: int = 0,
         starts: int = 0,
@@ -112,6 +116,7 @@ class Engine:
         self._policy = policy
         self._note = note
         self._wake = wake
+        self._started = started
         self._turn = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._stop_reason: StopReason | None = None
@@ -446,6 +451,8 @@ class Engine:
 
     def _serve(self) -> None:
         if self.state is ReplicaState.STARTING:
+            if not self.adopted:
+                self._started(self.placement.model, self._clock.monotonic() - self.since)
             self._happen(ReplicaEvent.BECAME_READY)
             self._note("engine-ready", self.name, f"serves {self.placement.model}.")
             reached(FaultPoint.ENGINE_READY)

@@ -17,7 +17,7 @@ from partitiond.ports import Store
 
 
 class Expectations:
-    """Reads from the journal what starts took, only while a wanted replica does not serve."""
+    """Reads what starts took, only while a wanted replica does not serve."""
 
     def __init__(self, store: Store) -> None:
         self._times = StartTimes(store)

@@ -38,6 +38,7 @@ from partitiond.controller.runtime.memory_watch import MemoryWatch
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.routes import KeyRoutes, RoutePolicy, routing_from
 from partitiond.controller.runtime.sleeping import SleepController, serving_since, waited_models
+from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.controller.runtime.unreadable import (
     is_countable,
     is_unread,
@@ -191,6 +192,7 @@ class Controller:
         self._routes = routes
         self._key_routes = KeyRoutes()
         self._expected = Expectations(store)
+        self._start_times = StartTimes(store)
         self._wake = wake
         self._observer = observer
         self._starts: dict[str, int] = {}
@@ -672,6 +674,7 @@ class Controller:
             policy=self._policy,
             note=self._journal.note,
             wake=self.wake,
+            started=lambda model, seconds: self._start_times.note(model, seconds, self._clock),
             failures=max((e.failures for e in old), default=0),
             failed_starts=max(before),
             last_error=old[-1].last_error if old else "",

@@ -1,75 +1,53 @@
-"""Reads from the journal how long engines took to start."""
+"""Keeps how long engines took to start, by model, in the store."""
 
-import collections
-import datetime
+import dataclasses
+import logging
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-from partitiond.core.events import Event
-from partitiond.ports import Store
+from partitiond.core.errors import PartitiondError
+from partitiond.ports import Clock, Store
+from partitiond.serde import from_stored_json, to_stored_json
 
-_STARTING: Final = "engine-starting"
-_READY: Final = "engine-ready"
-_ENDED: Final = ("engine-failed", "engine-stopped")
-_STARTS: Final = "starts "
-KEPT_EVENTS: Final = 1000
-"""Number of events that are kept: older starts say little of the next one."""
-LONGEST_SECONDS: Final = 3600.0
-"""A longer gap is a clock that was set, not a start."""
+log = logging.getLogger(__name__)
+
+MARK: Final = "start-seconds"
+"""Kind of the marks that hold the last starts of a model."""
+KEPT_STARTS: Final = 9
+"""Starts of a model that are kept. Chosen: older ones say little of the next one."""
 
 
-def start_times(events: Iterable[Event]) -> dict[str, float]:
-    """Return the median start in seconds, by model.
+@dataclasses.dataclass(frozen=True, slots=True)
+class LastStarts:
+    """The last starts of a model: their seconds, the newest last."""
 
-    A start lasts from the event that an engine starts to the event that it serves. A start does
-    not count if the engine failed or was stopped in between.
-
-    Args:
-        events: oldest first.
-    """
-    begun: dict[str, tuple[str, str]] = {}
-    seen: dict[str, list[float]] = {}
-    for event in events:
-        if event.kind == _STARTING and event.message.startswith(_STARTS):
-            model = event.message.removeprefix(_STARTS).removesuffix(".")
-            begun[event.subject] = (model, event.at)
-        elif event.kind in _ENDED:
-            begun.pop(event.subject, None)
-        elif event.kind == _READY and event.subject in begun:
-            model, at = begun.pop(event.subject)
-            seconds = _between(at, event.at)
-            if seconds is not None and 0 <= seconds <= LONGEST_SECONDS:
-                seen.setdefault(model, []).append(seconds)
-    return {model: statistics.median(values) for model, values in seen.items()}
+    seconds: tuple[float, ...] = ()
 
 
 class StartTimes:
-    """Keeps `start_times` up to date by reading only the new events of the journal."""
+    """What was measured of starts; all over one store have the same."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._last = 0
-        self._events: collections.deque[Event] = collections.deque(maxlen=KEPT_EVENTS)
-        self._seconds: Mapping[str, float] = {}
+
+    def note(self, model: str, seconds: float, clock: Clock) -> None:
+        """Keep how long a start of the model took, from its beginning until the engine served."""
+        try:
+            known = _seconds_of(self._store.marks(MARK).get(model, ""))
+            kept = LastStarts((*known, round(seconds, 3))[-KEPT_STARTS:])
+            self._store.set_mark(MARK, model, to_stored_json(kept), clock.utc_iso())
+        except PartitiondError as error:  # of a store that refuses: no start depends on it
+            log.warning("how long %s took to start is not kept: %s", model, error)
 
     def seconds(self) -> Mapping[str, float]:
         """Return the median start in seconds, by model."""
-        news = self._store.events(after=self._last, limit=KEPT_EVENTS)
-        if news:
-            self._last = news[-1].id
-            kinds = {_STARTING, _READY, *_ENDED}
-            told = [event for event in news if event.kind in kinds]
-            self._events.extend(told)
-            if told:
-                self._seconds = start_times(self._events)
-        return self._seconds
+        kept = {model: _seconds_of(text) for model, text in self._store.marks(MARK).items()}
+        return {model: statistics.median(found) for model, found in kept.items() if found}
 
 
-def _between(first: str, last: str) -> float | None:
-    """Return the seconds between two ISO 8601 times; None if one cannot be read."""
+def _seconds_of(text: str) -> tuple[float, ...]:
     try:
-        gap = datetime.datetime.fromisoformat(last) - datetime.datetime.fromisoformat(first)
-    except (ValueError, TypeError):
-        return None
-    return gap.total_seconds()
+        return from_stored_json(LastStarts, text).seconds
+    except PartitiondError:  # there is none yet, or another release wrote it
+        return ()

@@ -279,9 +279,13 @@ def run_folders(run_dir: Path) -> list[RunFolder]:
     ]
 
 
+_RECORDS: Final = ("launch.json", "process.json")
+"""Either one tells that a folder is a replica's: a living engine may have lost the other."""
+
+
 def _is_replicas(entry: Path) -> bool:
     try:
         hidden = entry.name.startswith(".")
-        return entry.is_dir() and not hidden and (entry / "launch.json").exists()
+        return entry.is_dir() and not hidden and any((entry / name).exists() for name in _RECORDS)
     except PermissionError:  # another user's folder: nothing in it is ours
         return False

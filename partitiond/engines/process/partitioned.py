@@ -1,5 +1,6 @@
 """Runs engines in partitions: makes each engine's partition first, and gives it back last."""
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ class PartitionedRunner:
         self._partitions = partitions
         self._generations: dict[str, str] = {}
         self._settled = False
+        self._settling = asyncio.Lock()
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Make the partition, then the process. Raises the runner's errors, and DeviceError."""
@@ -116,14 +118,18 @@ class PartitionedRunner:
         return ended
 
     async def find(self) -> Sequence[EngineHandle]:
-        """Return the running engines; the first call also settles the devices with them."""
+        """Return the running engines; the first call that can also settles the devices with them.
+
+        Raises DeviceError: what the devices hold, and what engines were promised, is not known.
+        """
         found = await self._runner.find()
         for handle in found:
             self._generations.setdefault(handle.launch.replica_id, handle.generation)
-        if not self._settled:
-            self._settled = True
-            for sentence in await self._partitions.settle(found):
-                log.info("%s", sentence)
+        async with self._settling:
+            if not self._settled:
+                for sentence in await self._partitions.settle(found):
+                    log.info("%s", sentence)
+                self._settled = True
         return found
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:

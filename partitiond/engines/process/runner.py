@@ -105,6 +105,7 @@ class ProcessEngineRunner:
         self._peaks: dict[str, int] = {}
         self._weighing: dict[str, PendingCall[int]] = {}
         self._starting: set[Path] = set()
+        self._finding = asyncio.Lock()
         self._reap_seconds = reap_seconds
         self._simulated_host = simulated_host
         self._lifelines = Lifelines()
@@ -121,7 +122,8 @@ class ProcessEngineRunner:
         if launch.placement is None:
             await asyncio.to_thread(self._clear_failed_profiles)
         command = await asyncio.to_thread(self._command, launch, folder)
-        self._starting.add(folder.path)
+        async with self._finding:  # which would clear the new folder for what was left in the old
+            self._starting.add(folder.path)
         try:
             await to_end(asyncio.to_thread(folder.prepare, launch, command))
             return await self._spawn(launch, folder)
@@ -270,6 +272,10 @@ class ProcessEngineRunner:
     async def find(self) -> Sequence[EngineHandle]:
         """Return the living engines of this run folder, including those whose launch cannot be
         read; kill and clear what is left of dead engines."""
+        async with self._finding:
+            return await self._find()
+
+    async def _find(self) -> Sequence[EngineHandle]:
         found = []
         for folder in await asyncio.to_thread(run_folders, self._run_dir):
             if folder.path in self._starting:

@@ -1,7 +1,8 @@
-"""Decides which control plane a host's agent obeys. Pure."""
+"""Decides which control plane a host obeys: its agent, or the run folder of the own host. Pure."""
 
 import dataclasses
 import enum
+from typing import Final
 
 from partitiond.core.errors import FencedError
 
@@ -22,6 +23,10 @@ class HeadSession:
     epoch: int
     start: int
     session: str
+
+
+NO_HEAD: Final = HeadSession("", 0, 0, "")
+"""A control plane that was never the head of other hosts."""
 
 
 class Obedience(enum.Enum):
@@ -49,6 +54,17 @@ def obedience(obeyed: HeadSession | None, asks: HeadSession) -> Obedience:
     return Obedience.ADOPT if asks.start > obeyed.start else Obedience.REFUSE
 
 
+def has_overtaken(obeyed: HeadSession, asks: HeadSession) -> bool:
+    """Return whether a head was overtaken by the one that a host of its own obeys and that refuses
+    it: one of a higher epoch, or a later start of the same head, as after the restore of a backup.
+
+    A host that obeys another head of the same epoch was taken into another fleet, which says
+    nothing of this one.
+    """
+    refuses = obedience(obeyed, asks) is Obedience.REFUSE
+    return refuses and (obeyed.epoch > asks.epoch or obeyed.id == asks.id)
+
+
 def may_be_kept_later(obeyed: HeadSession | None, asks: HeadSession) -> bool:
     """Return whether a head that is adopted may be obeyed while there is no room to keep it.
 
@@ -59,14 +75,25 @@ def may_be_kept_later(obeyed: HeadSession | None, asks: HeadSession) -> bool:
     return obeyed is not None and (asks.id, asks.epoch) == (obeyed.id, obeyed.epoch)
 
 
+def other_words(obeyed: HeadSession, asks: HeadSession) -> str:
+    """Return what the head that is obeyed is to the one that asks, in words."""
+    if (asks.id, asks.epoch) == (obeyed.id, obeyed.epoch):
+        return "a later start of this control plane, or a copy of it"
+    return f"another control plane, of epoch {obeyed.epoch}"
+
+
 def fenced(host: str, obeyed: HeadSession, asks: HeadSession) -> FencedError:
     """Return the refusal of an order."""
-    if asks.id == obeyed.id and asks.epoch == obeyed.epoch:
-        message = f"the host {host} obeys a later start of this control plane, or a copy of it."
-    else:
-        message = f"the host {host} obeys another control plane, of epoch {obeyed.epoch}."
     return FencedError(
-        message,
+        f"the host {host} obeys {other_words(obeyed, asks)}.",
         hint="End one of the two; `partitiond head take-over` makes this one the head.",
         facts={"host": host, "head": obeyed.id, "epoch": obeyed.epoch, "start": obeyed.start},
     )
+
+
+def obeyed_by(refusal: FencedError) -> HeadSession | None:
+    """Return the head that a refusal names, but for its session; None if it names none."""
+    head, epoch, start = (refusal.facts.get(name) for name in ("head", "epoch", "start"))
+    if isinstance(head, str) and isinstance(epoch, int) and isinstance(start, int):
+        return HeadSession(head, epoch, start, "")
+    return None

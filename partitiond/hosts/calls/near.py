@@ -22,7 +22,7 @@ from partitiond.core.errors import (
 from partitiond.core.hardware.details import DeviceDetails, DeviceReading
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.replica.engine import EngineHandle
-from partitiond.hosts.calls.fencing import HeadSession
+from partitiond.hosts.calls.fencing import HeadSession, has_overtaken, obeyed_by
 from partitiond.hosts.calls.identity import another_host, is_another
 from partitiond.hosts.calls.messages import (
     AgentAnswer,
@@ -131,8 +131,8 @@ class RemoteHost:
 
     Attributes:
         seen_epoch: the highest epoch of another head that the host said it obeys; 0 if none.
-        overtaken_by: epoch of the head that the host of the id obeys instead, if that epoch is
-            higher than this head's; 0 if it obeys this one, or said no word.
+        overtaken_by: epoch of the head that the host of the id obeys instead, if that one overtakes
+            this head; 0 if it obeys this one, or said no word.
     """
 
     def __init__(
@@ -467,12 +467,12 @@ class RemoteHost:
             raise self._silent(error.message) from error
         if answer.refused is not None:
             self._refusal = why = error_of(answer.refused)
-            epoch = why.facts.get("epoch")
-            if isinstance(epoch, int):
-                self.seen_epoch = max(self.seen_epoch, epoch)
+            obeyed = obeyed_by(why) if isinstance(why, FencedError) else None
+            if obeyed is not None:
+                self.seen_epoch = max(self.seen_epoch, obeyed.epoch)
                 is_ours = bool(self._host_id) and answer.host_id == self._host_id
-                if isinstance(why, FencedError) and is_ours and epoch > self._head.epoch:
-                    self.overtaken_by = epoch
+                if is_ours and has_overtaken(obeyed, self._head):
+                    self.overtaken_by = obeyed.epoch
             raise self._refuses() from why
         self._refusal, self.overtaken_by = None, 0
         self._last_word = time.monotonic()

@@ -12,6 +12,7 @@ from partitiond.controller.plans.planning import (
 )
 from partitiond.controller.plans.situation import Situation
 from partitiond.controller.runtime.engines import Engine
+from partitiond.controller.runtime.start_times import StartTimes
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, PartitiondError
 from partitiond.core.hardware.kinds import silent_device
 from partitiond.core.hardware.partition import MemoryShare
@@ -208,8 +209,7 @@ async def test_what_if_is_answered_beside_the_plan_and_only_the_plan_can_be_appl
 
 
 async def test_starts_that_were_seen_say_how_long_it_takes(store: Store) -> None:
-    for at, kind in (("00", "engine-starting"), ("12", "engine-ready")):
-        store.add_event(f"2030-01-01T00:00:{at}Z", kind, "a-1", "starts a.")
+    StartTimes(store).note("a", 12.0, FakeClock())
     here = desk(store)
     takes = (await here.preview(situation(here), None)).answers.diff
     assert takes is not None

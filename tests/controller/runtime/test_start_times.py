@@ -1,38 +1,48 @@
-"""Observed start times are read from the journal."""
+"""How long engines took to start is data of the store, on whichever host they started."""
 
-from partitiond.controller.runtime.start_times import start_times
-from partitiond.core.events import Event
+import pytest
 
-
-def at(second: int) -> str:
-    return f"2030-01-01T00:00:{second:02}.500Z"
-
-
-def starting(second: int, name: str, model: str) -> tuple[str, str, str, str]:
-    return (at(second), "engine-starting", name, f"starts {model}.")
-
-
-def ready(second: int, name: str) -> tuple[str, str, str, str]:
-    return (at(second), "engine-ready", name, "serves it.")
+from partitiond.controller.runtime.start_times import KEPT_STARTS, MARK, StartTimes
+from partitiond.core.errors import StoreError
+from partitiond.core.replica.states import ReplicaState
+from partitiond.ports import Store
+from tests.controller.fakes import FakeClock
+from tests.controller.runtime.bench import Bench
+from tests.controller.samples import placement
 
 
-def test_the_median_from_starting_to_ready_by_model() -> None:
-    rows = [
-        starting(0, "opt-1.3b-1", "opt-1.3b"),
-        starting(1, "b-1", "b"),
-        ready(10, "opt-1.3b-1"),
-        ready(3, "b-1"),
-        starting(20, "opt-1.3b-2", "opt-1.3b"),
-        ready(50, "opt-1.3b-2"),
-        starting(0, "a-1", "a"),  # what failed, was adopted or is under way does not count
-        (at(5), "engine-failed", "a-1", "out of memory"),
-        ready(9, "a-1"),
-        ready(9, "adopted-1"),
-        starting(10, "c-1", "c"),
-        starting(9, "d-1", "d"),  # nor a clock that was set back, or a time that is none
-        ready(3, "d-1"),
-        ("soon", "engine-starting", "e-1", "starts e."),
-        ready(3, "e-1"),
-    ]
-    seen = start_times([Event(n, *row) for n, row in enumerate(rows)])
-    assert seen == {"opt-1.3b": 20.0, "b": 2.0}
+def test_the_median_of_a_models_last_starts_outlives_a_daemon(store: Store) -> None:
+    for seconds in (1000.0, *[30.0] * (KEPT_STARTS - 1), 10.0):
+        StartTimes(store).note("a", seconds, FakeClock())
+    StartTimes(store).note("b", 2.0, FakeClock())
+    store.set_mark(MARK, "c", "nothing of the kind")
+    assert StartTimes(store).seconds() == {"a": 30.0, "b": 2.0}
+    assert "1000" not in store.marks(MARK)["a"]
+
+
+def test_a_store_that_refuses_costs_a_figure_alone(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise StoreError("the disk is full.")
+
+    monkeypatch.setattr(store, "set_mark", refuse)
+    StartTimes(store).note("a", 1.0, FakeClock())
+    assert StartTimes(store).seconds() == {}
+
+
+async def test_a_start_is_measured_until_it_serves_and_what_fails_or_is_adopted_is_none(
+    bench: Bench,
+) -> None:
+    bench.runner._ready_at_once = False
+    await bench.run(placement("a-1", [0]), placement("b-1", [1]))  # one after the other
+    bench.clock.now += 20.0
+    bench.runner.engines["a-1"].ready.set()
+    await bench.passes()
+    bench.runner.die("b-1")
+    await bench.passes()
+    bench.clock.now += 7.0
+    bench.controller.engines = []
+    await bench.controller.adopt()
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
+    assert StartTimes(bench.store).seconds() == {"a": 20.0}

@@ -140,3 +140,16 @@ async def test_devices_are_settled_once_with_what_lives() -> None:
     await made.both.find()
     assert [h.launch.replica_id for h in found] == ["a-1"]
     assert made.diary.asked == ["settle a-1"]
+
+
+async def test_devices_that_could_not_be_settled_are_settled_by_the_next_search() -> None:
+    made = Engines()
+    made.runner.add(launch("a-1", SHARE))
+    made.diary.refuses["settle"] = DeviceError("the disk is full")
+    for _ in range(2):
+        with pytest.raises(DeviceError):
+            await made.both.find()
+    made.diary.refuses.clear()
+    await made.both.find()
+    await made.both.find()
+    assert made.diary.asked == ["settle a-1"] * 3

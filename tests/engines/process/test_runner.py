@@ -8,12 +8,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from partitiond.core import errors
 from partitiond.core.errors import EngineError, EngineUnavailableError, StartFailedError
-from partitiond.core.replica.engine import EngineHandle
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.engines.install.environment import EngineEnvironment
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.journal import LAST_LOGS, RunFolder, run_folders
@@ -235,6 +236,39 @@ def test_the_peak_of_a_placed_engine_is_what_its_supervisor_sampled(
     assert ProcessEngineRunner(short_dir, None).peak_memory_bytes(handle) == 5
 
 
+async def test_an_engine_that_starts_during_a_search_keeps_its_run_folder(
+    runner: ProcessEngineRunner, short_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The search clears what an earlier engine of its name has left."""
+    left = RunFolder.of(short_dir, "sim-0")
+    left.prepare(simulated_launch(), {})
+    clears, may_clear = asyncio.Event(), asyncio.Event()
+    kill_all = runner._kill_all
+
+    async def slowly(folder: RunFolder, leader: process.ProcessId | None) -> tuple[int, ...]:
+        clears.set()
+        await may_clear.wait()
+        return await kill_all(folder, leader)
+
+    monkeypatch.setattr(runner, "_kill_all", slowly)
+    search = asyncio.ensure_future(runner.find())
+    await clears.wait()
+    monkeypatch.setattr(runner, "_kill_all", kill_all)
+    prepare = RunFolder.prepare
+
+    def prepared(folder: RunFolder, launch: EngineLaunch, command: dict[str, Any]) -> None:
+        assert search.done()
+        prepare(folder, launch, command)
+
+    monkeypatch.setattr(RunFolder, "prepare", prepared)
+    start = asyncio.ensure_future(runner.start(simulated_launch()))
+    may_clear.set()
+    assert list(await search) == []
+    handle = await start
+    assert list(await runner.find()) == [handle]
+    await runner.stop(handle, 5.0)
+
+
 def rewrite(handle: EngineHandle, **changed: object) -> None:
     """Write launch.json as another release would have; a field of None is left out."""
     path = Path(handle.run_dir) / "launch.json"
@@ -263,6 +297,10 @@ async def test_an_engine_whose_launch_cannot_be_read_is_found_and_left_alone(
         assert found.unread
         assert found.generation == handle.generation
         (Path(handle.run_dir) / "launch.json").write_text(text)
+    (Path(handle.run_dir) / "launch.json").unlink()
+    (found,) = await runner.find()
+    assert "launch.json cannot be read" in found.unread
+    (Path(handle.run_dir) / "launch.json").write_text(text)
     process_file.write_text(sound)
     rewrite(handle, max_num_seqs=None, placement=None)
     for _ in range(2):

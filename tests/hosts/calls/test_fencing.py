@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import HostSilentError, StoreError
 from partitiond.hosts.calls.far import HostServer
-from partitiond.hosts.calls.fencing import HeadSession, Obedience, may_be_kept_later, obedience
+from partitiond.hosts.calls.fencing import (
+    HeadSession,
+    Obedience,
+    has_overtaken,
+    may_be_kept_later,
+    obedience,
+)
 from partitiond.hosts.calls.messages import Message, write
 from partitiond.hosts.calls.near import RemoteHost
 from partitiond.hosts.calls.obeyed import ObeyedHead
@@ -67,6 +73,17 @@ def test_the_highest_epoch_is_obeyed_and_of_one_head_its_latest_start() -> None:
         assert not may_be_kept_later(None, asks)
         if answer is Obedience.ADOPT:
             assert may_be_kept_later(obeyed, asks) == (asks.epoch == 2)
+
+
+def test_a_head_is_overtaken_by_a_higher_epoch_and_by_its_own_later_start() -> None:
+    asks = head(epoch=2, start=5)
+    for obeyed in (head("b", epoch=3), head(epoch=3), head(epoch=2, start=6)):
+        assert has_overtaken(obeyed, asks)
+    copy = head(epoch=2, start=5, session="y")
+    assert has_overtaken(copy, asks)
+    into_another_fleet = head("b", epoch=2, start=9)
+    for obeyed in (asks, head(epoch=2, start=4), head("b", epoch=1), into_another_fleet):
+        assert not has_overtaken(obeyed, asks)
 
 
 @given(asks=st.lists(HEADS, max_size=12))
