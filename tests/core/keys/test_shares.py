@@ -19,6 +19,7 @@ from partitiond.core.keys.shares import (
     divide,
     fill,
     share_out,
+    within,
 )
 from tests.core.keys.share_fleet import ShareFleet, admitted
 
@@ -133,8 +134,25 @@ def test_a_lowered_limit_holds_for_all_hosts_together_at_once() -> None:
             host.end(fleet.now)
             host.ask(TOKENS, fleet.now)
     assert 0.9 * 900 < sum(sum(host.used.values()) for host in fleet.hosts.values()) <= 900
-    fleet.apply()
-    assert not fleet.head.unsaved, "once"
+
+
+def test_lowered_shares_are_stored_once_and_what_may_be_in_use_counts_on() -> None:
+    held = {
+        "a": Held((0.5, 0.5, 4.0, 600.0), (0.5, 0.5, 5.0, 700.0)),
+        "b": Held((0.5, 0.5, 3.0, 400.0), (0.5, 0.5, 3.0, 400.0)),
+    }
+    lower = KeyRates(max_in_flight=3, token_budget=500, budget_period=BudgetPeriod.NEVER)
+    head, keys = KeyShares({"k": Division(0.0, held)}, 1), [KeyRoute("k", "0" * 64, rates=lower)]
+    head.apply(keys, ["a", "b"])
+    lowered = head.unsaved.pop("k")
+    assert lowered is not None
+    assert {host: one.told[2:] for host, one in lowered.held.items()} == {
+        "a": (1.0, 300.0), "b": (1.0, 200.0),
+    }  # fmt: skip
+    assert all(lowered.held[host].most == one.most for host, one in held.items())
+    head.apply(keys, ["a", "b", "c"])
+    assert "k" not in head.unsaved
+    assert within(Division(0.0, held), KeyRates()) == Division(0.0, held), "no limit, none lowered"
 
 
 def test_the_first_host_keeps_what_it_used_when_another_joins() -> None:
