@@ -15,11 +15,10 @@ NATIVE = native.activate()
 """Whether the hot path runs compiled. Called before any module of the hot path is imported."""
 
 from partitiond.core.errors import InputError, PartitiondError, SettingsError  # noqa: E402
-from partitiond.proxy.arguments import ProxyArguments, configure_logging  # noqa: E402
-from partitiond.proxy.config import ProxyOptions  # noqa: E402
+from partitiond.proxy.config import ProxyArguments, ProxyOptions  # noqa: E402
 from partitiond.proxy.listening.file_limit import files_needed, raise_file_limit  # noqa: E402
 from partitiond.proxy.process import write_refusal  # noqa: E402
-from partitiond.proxy.telemetry.logs import LogFile, json_line  # noqa: E402
+from partitiond.proxy.telemetry.logs import LogFile, configure_logging, json_line  # noqa: E402
 from partitiond.proxy.workers.process import WORKER_OPTION  # noqa: E402
 from partitiond.serde import from_json  # noqa: E402
 

@@ -1,6 +1,7 @@
-"""Defines the proxy's limits and time limits."""
+"""Defines the start arguments of a proxy process, with its limits and time limits."""
 
 import dataclasses
+from pathlib import Path
 from typing import Literal
 
 from partitiond.core.dispatch.routing import UNIX
@@ -105,3 +106,21 @@ class ProxyOptions:
                 "and key.pem, as `partitiond host certificate` makes them.",
                 facts={"peers_address": self.peers_address},
             )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ProxyArguments:
+    """The start arguments of one proxy process.
+
+    Attributes:
+        port: 0 for any free one (see GET /state).
+        control_socket: path of the Unix socket; its folder is made 0700.
+        log_file: rotated log, or None for standard error.
+    """
+
+    host: str
+    port: int
+    state_dir: Path
+    control_socket: Path
+    log_file: Path | None = None
+    options: ProxyOptions = dataclasses.field(default_factory=ProxyOptions)

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import ConflictError
-from partitiond.proxy.arguments import ProxyArguments
+from partitiond.proxy.config import ProxyArguments
 from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.table_file import write_atomically
 from partitiond.proxy.edge.data_protocol import DataProtocol

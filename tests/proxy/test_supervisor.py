@@ -15,8 +15,7 @@ import pytest
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError, SettingsError
 from partitiond.platform.process_identity import is_alive
 from partitiond.proxy import supervisor
-from partitiond.proxy.arguments import ProxyArguments
-from partitiond.proxy.config import ProxyOptions
+from partitiond.proxy.config import ProxyArguments, ProxyOptions
 from partitiond.proxy.process import (
     arguments_text,
     read_identity,

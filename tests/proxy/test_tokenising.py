@@ -43,7 +43,7 @@ async def test_a_flood_reaches_each_engine_a_few_at_a_time(make: Make, replicas:
     engines = [await make.engine(slow, f"e{n}") for n, slow in enumerate(slows)]
     routes = [replica(engine, f"m-{n}", max_sequences=1) for n, engine in enumerate(engines)]
     proxy = await make.proxy(table(*routes, max_queue=36, max_wait_seconds=600))
-    proxy.state.models["m"].desks.service = ServiceTime(10.0)
+    proxy.state.models["m"].tokenising.service = ServiceTime(10.0)
     places = replicas * TOKENISING_AT_ONCE
     served = 36 + places
     requests = [ask(proxy, ROUTES[n % len(ROUTES)], prompt="x" * 20_000) for n in range(100)]
@@ -112,5 +112,5 @@ async def test_who_waits_too_long_or_for_nobody_is_told_and_who_leaves_is_not_se
 async def test_workers_share_it(make: Make, workers: int, each: int) -> None:
     proxy, _ = await make.both(route={"max_queue": 100}, workers=workers)
     model = proxy.state.models["m"]
-    assert model.replicas["m-1"].desk.max_sequences == each
-    assert model.desks.queue.max_entries == 100 // workers
+    assert model.replicas["m-1"].tokenising.max_sequences == each
+    assert model.tokenising.queue.max_entries == 100 // workers

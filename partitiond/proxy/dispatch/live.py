@@ -26,7 +26,7 @@ from partitiond.core.dispatch.routing import (
 )
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight
-from partitiond.proxy.dispatch.places import DeskPlaces, LivePlaces, SharedPlaces
+from partitiond.proxy.dispatch.places import LivePlaces, SharedPlaces, TokenisePlaces
 from partitiond.proxy.dispatch.replicas import (
     PLACE,
     TOKENISING_SECONDS,
@@ -50,7 +50,7 @@ class LiveModel(ReplicaGroup):
         figures: what was learned from the requests of each key.
         rates_elsewhere: of the replicas of other hosts, by host; each of this host has its own.
         slots: decides for requests that take a slot.
-        desks: decides for requests that take none (see `TokeniseSlots`).
+        tokenising: decides for requests that take none (see `TokeniseSlots`).
         affinity: replicas that requests prefer.
     """
 
@@ -65,9 +65,10 @@ class LiveModel(ReplicaGroup):
         if self.shared is not None:
             places = SharedPlaces(self.replicas, self.shared)
         self.slots: Dispatcher[Flight, LiveReplica] = Dispatcher(route, places)
-        self.desks: Dispatcher[Flight, TokeniseSlots] = Dispatcher(
-            route, DeskPlaces(self.replicas), ServiceTime(TOKENISING_SECONDS), PLACE
+        self.tokenising: Dispatcher[Flight, TokeniseSlots] = Dispatcher(
+            route, TokenisePlaces(self.replicas), ServiceTime(TOKENISING_SECONDS), PLACE
         )
+        self._dispatchers = (self.tokenising, self.slots)
         self.affinity = HostAffinity()
         self.retries = RetryBudget()
         self.limits: RequestLimits | None = None
@@ -84,17 +85,17 @@ class LiveModel(ReplicaGroup):
     @property
     def waiting(self) -> int:
         """Number of requests that wait in either queue."""
-        return len(self.slots.queue) + len(self.desks.queue)
+        return sum(len(each.queue) for each in self._dispatchers)
 
     @property
     def held(self) -> int:
         """Requests that waited while a change or a wake-up left the model without a replica."""
-        return self.slots.held + self.desks.held
+        return sum(each.held for each in self._dispatchers)
 
     @property
     def turned_away(self) -> int:
         """Requests that were refused at once because the model had no replica."""
-        return self.slots.turned_away + self.desks.turned_away
+        return sum(each.turned_away for each in self._dispatchers)
 
     # Requests
 
@@ -153,21 +154,12 @@ class LiveModel(ReplicaGroup):
                 refused for the queue's length.
         """
         self.busy_at = now = self._now()
-        if flight.cost.sequences:
-            found = self.slots.arrives(flight, now, again=again)
-            if isinstance(found, LiveReplica):
-                return found
-            outcome: Rejected | Waiting[Flight] = found
-        else:
-            at_desk = self.desks.arrives(flight, now, again=again)
-            if isinstance(at_desk, TokeniseSlots):
-                return at_desk.replica
-            outcome = at_desk
-        if isinstance(outcome, Rejected):
-            return outcome
-        self._watch(outcome)
-        self.dispatch()
-        return None
+        found = self._dispatcher_of(flight).arrives(flight, now, again=again)
+        if isinstance(found, Waiting):
+            self._watch(found)
+            self.dispatch()
+            return None
+        return found.replica if isinstance(found, TokeniseSlots) else found
 
     def stop_waiting(self, flight: Flight) -> None:
         """Remove a flight whose client has left; harmless if the flight does not wait."""
@@ -193,7 +185,7 @@ class LiveModel(ReplicaGroup):
 
     def tokenised(self, seconds: float) -> None:
         """Learn the service time of a request without a slot that has left its replica."""
-        self.desks.service = self.desks.service.observe(seconds)
+        self.tokenising.service = self.tokenising.service.observe(seconds)
 
     def _now(self) -> float:
         clock = self._clock
@@ -214,12 +206,11 @@ class LiveModel(ReplicaGroup):
 
     def dispatch(self) -> None:
         """Carry out the decisions due now: start requests in order, and notify other workers."""
-        if not (self.desks.is_idle and self.slots.is_idle):
-            now = self._now()
-            while (at_desk := self.desks.next_decision(now)) is not None:
-                self._carry_out(at_desk[0], at_desk[1])
-            while (decided := self.slots.next_decision(now)) is not None:
-                self._carry_out(decided[0], decided[1])
+        for dispatcher in self._dispatchers:
+            if not dispatcher.is_idle:
+                now = self._now()
+                while (decided := dispatcher.next_decision(now)) is not None:
+                    self._carry_out(decided[0], decided[1])
         if self.shared is not None:
             self.shared.publish(self.slots.queue)
             self.shared.wake_next(self.replicas.values())
@@ -255,7 +246,7 @@ class LiveModel(ReplicaGroup):
     def _dispatcher_of(
         self, flight: Flight
     ) -> Dispatcher[Flight, LiveReplica] | Dispatcher[Flight, TokeniseSlots]:
-        return self.slots if flight.cost.sequences else self.desks
+        return self.slots if flight.cost.sequences else self.tokenising
 
     def _tick(self) -> None:
         """Look again: in other workers, places may have come free without a notification."""
@@ -267,8 +258,8 @@ class LiveModel(ReplicaGroup):
     def replicas_changed(self) -> None:
         """Reconsider the waiting requests, because a replica failed, was lost or came back."""
         now = self._now()
-        self.slots.changed(now)
-        self.desks.changed(now)
+        for dispatcher in self._dispatchers:
+            dispatcher.changed(now)
         self.dispatch()
 
     def apply(
@@ -330,8 +321,8 @@ class LiveModel(ReplicaGroup):
         # Requests wait only while an event loop runs; the first table may come before one does.
         now = self._now() if self.waiting else 0.0
         self.slots.changed(now, route=route, most=most, removed=removed)
-        most_at_desks = max(1, (route.max_queue if most is None else most) // options.workers)
-        self.desks.changed(now, route=route, most=most_at_desks, removed=removed)
+        most_tokenising = max(1, (route.max_queue if most is None else most) // options.workers)
+        self.tokenising.changed(now, route=route, most=most_tokenising, removed=removed)
         self.dispatch()
 
     def everyone(self) -> Iterable[LiveReplica]:

@@ -3,7 +3,7 @@ proxy.
 
 Either one process has all places, or several workers share them. Workers take shared places under
 the lock of all workers, and note what they have in flight and waiting in the ledger (see `ledger`).
-Requests that take no slot have desks, which workers do not share (see `TokeniseSlots`).
+Requests that take no slot have places of their own, which workers do not share (`TokeniseSlots`).
 """
 
 import itertools
@@ -110,19 +110,19 @@ class SharedPlaces(LivePlaces):
             shared.release()
 
 
-class DeskPlaces(Places[Flight, TokeniseSlots]):
-    """The desks of replicas, for requests that take no slot."""
+class TokenisePlaces(Places[Flight, TokeniseSlots]):
+    """The places of replicas for requests that take no slot."""
 
     def __init__(self, replicas: Mapping[str, LiveReplica]) -> None:
         super().__init__((), random.random)
         self._replicas = replicas
 
     def loads(self) -> Collection[TokeniseSlots]:
-        """Return the desk of each replica."""
-        return [replica.desk for replica in self._replicas.values()]
+        """Return those of each replica."""
+        return [replica.tokenising for replica in self._replicas.values()]
 
     def add(self, load: TokeniseSlots, request: Flight) -> None:
-        """Put the request on the replica, which also counts it at its desk."""
+        """Put the request on the replica, which also counts it as tokenising."""
         load.replica.add(request)
 
     def serve(self) -> bool:

@@ -111,7 +111,7 @@ class LiveReplica(FlightTarget):
         work: counts of its work; those of requests in flight are added when the counts are read.
         busy_since: when the first of the requests in flight came, by `time.monotonic`.
         rate: learned tokens per second of one sequence; starts at the profile's figure.
-        desk: for requests that take no slot.
+        tokenising: for requests that take no slot.
         reputation: what its requests' ends say of it.
         pace: what was learned of the engine's speed.
     """
@@ -132,7 +132,7 @@ class LiveReplica(FlightTarget):
         self.work = ReplicaCount(route.model, route.generation)
         self.busy_since = 0.0
         self.rate = TokenRate(route.tokens_per_s or FIRST_TOKENS_PER_S)
-        self.desk = TokeniseSlots(self, options.workers)
+        self.tokenising = TokeniseSlots(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0
         self.reputation = Reputation()
@@ -175,7 +175,7 @@ class LiveReplica(FlightTarget):
             self.sequences += flight.takes.sequences
             self.kv_tokens += flight.takes.kv_tokens
             if not flight.cost.sequences:
-                self.desk.sequences += 1
+                self.tokenising.sequences += 1
             shared = self.model.shared
             if shared is not None:
                 shared.started(self.column, flight.takes)
@@ -234,7 +234,7 @@ class LiveReplica(FlightTarget):
                 shared.ended(self.column, flight.takes)
             flight.replica = None
             if not flight.cost.sequences:
-                self.desk.sequences -= 1
+                self.tokenising.sequences -= 1
                 self.model.tokenised(now - flight.placed_at)
             if flight is self._trial:
                 self._trial = None

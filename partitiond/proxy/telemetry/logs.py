@@ -149,3 +149,12 @@ class JsonHandler(logging.Handler):
                 trace=trace,
             )
         )
+
+
+def configure_logging(log: LogFile) -> None:
+    """Send the records of Python's logging to the log file."""
+    root = logging.getLogger()
+    root.handlers[:] = [JsonHandler(log)]
+    root.setLevel(logging.WARNING)
+    if sys.flags.dev_mode:
+        root.setLevel(logging.INFO)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.proxy.arguments import ProxyArguments
+from partitiond.proxy.config import ProxyArguments
 from partitiond.proxy.dispatch.ledger import PEERS
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
 from partitiond.proxy.edge.data_protocol import DataProtocol
