@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 ACCEPT_AT_ONCE: Final = 64
 """Maximum number of connections accepted in one go, so that other work of the parent can run."""
@@ -122,7 +122,7 @@ class Handoff:
 
     Attributes:
         handed: number of connections that the worker was handed.
-        workers_end: of the socket pair, for `take`.
+        workers_end: of the socket pair, for an `Intake`.
 
     Args:
         closed: returns how many of these connections the worker has closed.
@@ -160,41 +160,67 @@ def hand_on(handoffs: Iterable[Handoff], connection: socket.socket) -> bool:
     return False
 
 
-class Taken(NamedTuple):
-    """The connections that a worker took.
+class Intake:
+    """Takes the connections that the parent hands one worker, at the other end of a `Handoff`.
 
     Attributes:
-        lost: number of connections that were handed over but could not be received.
-        full: no file is left; connections that were not taken wait to be taken later.
+        family: of the connections.
+
+    Args:
+        handoff: the worker's end.
+        opened: called with each connection.
+        lost: called for each connection that was handed over and could not be received.
     """
 
-    connections: list[socket.socket]
-    lost: int = 0
-    full: bool = False
+    def __init__(
+        self,
+        handoff: socket.socket,
+        opened: Callable[[socket.socket], object],
+        lost: Callable[[], object],
+    ) -> None:
+        handoff.setblocking(False)
+        self.family = int(socket.AF_INET)
+        self._handoff = handoff
+        self._opened = opened
+        self._lost = lost
+        self._complaint = RateLimitedError("a worker cannot take connections")
 
+    def start(self) -> None:
+        """Take connections from now on."""
+        if self._handoff.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._handoff, self.take)
 
-def take(handoff: socket.socket, family: int) -> Taken | None:
-    """Take the connections that were handed over by now; None if the parent is gone."""
-    taken: list[socket.socket] = []
-    lost = 0
-    for _ in range(ACCEPT_AT_ONCE):
-        # A connection received when no file is left is lost, and its client sees a reset.
-        if not _a_file_is_left(handoff):
-            return Taken(taken, lost, full=True)
-        try:
-            word, descriptors, _flags, _address = socket.recv_fds(
-                handoff, 1, 1, socket.MSG_CMSG_CLOEXEC
-            )
-        except (BlockingIOError, InterruptedError):
-            break
-        except OSError:
-            word, descriptors = b"", []
-        if not word:
-            return Taken(taken, lost) if taken or lost else None
-        lost += not descriptors
-        for descriptor in descriptors:
-            taken.append(socket.socket(family, socket.SOCK_STREAM, 0, fileno=descriptor))
-    return Taken(taken, lost)
+    def stop(self) -> None:
+        """Take no further connection."""
+        if self._handoff.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._handoff)
+            self._handoff.close()
+
+    def take(self) -> None:
+        """Take what was handed over by now; stop if the parent is gone."""
+        for _ in range(ACCEPT_AT_ONCE if self._handoff.fileno() >= 0 else 0):
+            # A connection received when no file is left is lost, and its client sees a reset.
+            if not _a_file_is_left(self._handoff):
+                self._complaint.tell("too many open files")
+                loop = asyncio.get_running_loop()
+                loop.remove_reader(self._handoff)
+                loop.call_later(FULL_SECONDS, self.start)
+                return
+            try:
+                word, descriptors, _flags, _address = socket.recv_fds(
+                    self._handoff, 1, 1, socket.MSG_CMSG_CLOEXEC
+                )
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                word, descriptors = b"", []
+            if not word:
+                self.stop()
+                return
+            if not descriptors:
+                self._lost()  # the parent counts it as handed over
+            for descriptor in descriptors:
+                self._opened(socket.socket(self.family, socket.SOCK_STREAM, 0, fileno=descriptor))
 
 
 def _a_file_is_left(handoff: socket.socket) -> bool:

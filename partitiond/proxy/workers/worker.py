@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +23,7 @@ from partitiond.proxy.dispatch.ledger import PEERS
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
 from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.listening.acceptor import RateLimitedError, take
+from partitiond.proxy.listening.acceptor import Intake
 from partitiond.proxy.listening.handshakes import Opener
 from partitiond.proxy.listening.tls import ServerTls, server_tls
 from partitiond.proxy.peer_server.server import PeerServer
@@ -36,7 +36,7 @@ from partitiond.serde import from_jsonable
 ORPHAN_GRACE_SECONDS: Final = 30.0
 """Time for requests in flight after the parent was killed; the next parent serves meanwhile."""
 POLL_SECONDS: Final = 0.05
-"""Pause while too many files are open."""
+"""Pause between two looks whether all connections have ended."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,56 +82,6 @@ async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -
     log.write(json_line("worker_ended", pid=os.getpid(), row=post.row))
 
 
-class _Intake:
-    """Takes the connections that the parent hands over at one socket.
-
-    Args:
-        handoff: the socket.
-        opened: called with each connection.
-        lost: called for each connection that was handed over and could not be received.
-    """
-
-    def __init__(
-        self,
-        handoff: socket.socket,
-        opened: Callable[[socket.socket], object],
-        lost: Callable[[], object],
-    ) -> None:
-        handoff.setblocking(False)
-        self.family = int(socket.AF_INET)
-        self._handoff = handoff
-        self._opened = opened
-        self._lost = lost
-        self._complaint = RateLimitedError("a worker cannot take connections")
-
-    def take(self) -> None:
-        """Take what was handed over by now."""
-        taken = take(self._handoff, self.family) if self._handoff.fileno() >= 0 else None
-        if taken is None:
-            self.stop()  # the channel ends too, and then the worker leaves
-            return
-        for _ in range(taken.lost):
-            self._lost()  # the parent counts it as handed to us
-        for connection in taken.connections:
-            self._opened(connection)
-        if taken.full:
-            self._complaint.tell("too many open files")
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._handoff)
-            loop.call_later(POLL_SECONDS, self.start)
-
-    def start(self) -> None:
-        """Take connections from now on."""
-        if self._handoff.fileno() >= 0:
-            asyncio.get_running_loop().add_reader(self._handoff, self.take)
-
-    def stop(self) -> None:
-        """Take no further connection."""
-        if self._handoff.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._handoff)
-            self._handoff.close()
-
-
 class _Worker:
     """One worker.
 
@@ -152,7 +102,7 @@ class _Worker:
         self._channel = channel
         closed = functools.partial(ledger.ledger.count_closed, ledger.row)
         self._opener = Opener(functools.partial(DataProtocol, state), state, tls, gone=closed)
-        self._intakes = [_Intake(handoff, self._opener.open, closed)]
+        self._intakes = [Intake(handoff, self._opener.open, closed)]
         self.peer_server: PeerServer | None = None
         self._leaving: asyncio.Task[None] | None = None
         self._deadline = asyncio.Event()
@@ -162,7 +112,7 @@ class _Worker:
         """Serve the proxies of other hosts, too, on the connections that are handed over there."""
         closed = functools.partial(self._ledger.ledger.count_closed, self._ledger.row, PEERS)
         self.peer_server = PeerServer(self._state, tls, gone=closed)
-        self._intakes.append(_Intake(handoff, self.peer_server.open, closed))
+        self._intakes.append(Intake(handoff, self.peer_server.open, closed))
 
     async def run(self) -> None:
         """Run the worker from the first message to the end of the last connection."""

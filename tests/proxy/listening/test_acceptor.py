@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from partitiond.proxy.listening.acceptor import Accepting, Handoff, Taken, hand_on, take
+from partitiond.proxy.listening.acceptor import Accepting, Handoff, Intake, hand_on
 
 
 @contextlib.contextmanager
@@ -40,10 +40,26 @@ class Listener(socket.socket):
 @pytest.fixture
 def worker() -> Iterator[Handoff]:
     handoff = Handoff(lambda: 0)
-    handoff.workers_end.setblocking(False)
     yield handoff
     handoff.close()
     handoff.workers_end.close()
+
+
+class Taken:
+    """What a worker took."""
+
+    def __init__(self, worker: Handoff) -> None:
+        self.connections: list[socket.socket] = []
+        self.lost = 0
+        self.intake = Intake(worker.workers_end, self.connections.append, self._lose)
+
+    def _lose(self) -> None:
+        self.lost += 1
+
+    def close(self) -> None:
+        self.intake.stop()
+        for connection in self.connections:
+            connection.close()
 
 
 async def until(condition: object) -> None:
@@ -69,8 +85,8 @@ async def test_without_a_file_left_connections_wait_and_it_is_said_once(
             assert "connections of b cannot be accepted" in caplog.text
             assert "max_connections" in caplog.text
         await until(lambda: worker.handed == 1)
-        taken = take(worker.workers_end, socket.AF_INET)
-        assert taken is not None
+        taken = Taken(worker)
+        taken.intake.take()
         (connection,) = taken.connections
         client.sendall(b"x")
         connection.setblocking(True)
@@ -97,31 +113,36 @@ async def test_a_connection_that_nobody_can_take_goes_to_the_first_that_can(
         accepting.close()
 
 
-def test_what_a_worker_has_no_file_for_waits_for_it(worker: Handoff) -> None:
+async def test_what_a_worker_has_no_file_for_waits_for_it(
+    worker: Handoff, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken = Taken(worker)
     with socket.socket() as one, socket.socket() as another:
         assert worker.hand(one)
         assert worker.hand(another)
     with no_file_left():
-        assert take(worker.workers_end, socket.AF_INET) == Taken([], 0, full=True)
-        assert take(worker.workers_end, socket.AF_INET) == Taken([], 0, full=True)
-    taken = take(worker.workers_end, socket.AF_INET)
-    assert taken is not None
-    assert (len(taken.connections), taken.lost, taken.full) == (2, 0, False)
-    for connection in taken.connections:
-        connection.close()
+        taken.intake.take()
+        taken.intake.take()
+        assert (taken.connections, taken.lost) == ([], 0)
+    assert "too many open files" in caplog.text
+    await until(lambda: len(taken.connections) == 2)
+    assert taken.lost == 0
+    taken.close()
 
 
-def test_a_handoff_that_was_cut_is_counted(worker: Handoff) -> None:
+async def test_a_handoff_that_was_cut_is_counted_until_the_parent_is_gone(worker: Handoff) -> None:
     """As the kernel cuts it where the last file was taken in between."""
+    taken = Taken(worker)
     worker._own.send(b"c")
     with socket.socket() as one:
         assert worker.hand(one)
     worker._own.send(b"c")
-    taken = take(worker.workers_end, socket.AF_INET)
-    assert taken is not None
-    assert (len(taken.connections), taken.lost, taken.full) == (1, 2, False)
-    taken.connections[0].close()
+    taken.intake.take()
+    assert (len(taken.connections), taken.lost) == (1, 2)
     worker._own.send(b"c")
     worker.close()
-    assert take(worker.workers_end, socket.AF_INET) == Taken([], 1)
-    assert take(worker.workers_end, socket.AF_INET) is None
+    taken.intake.take()
+    taken.intake.take()
+    assert (len(taken.connections), taken.lost) == (1, 3)
+    assert worker.workers_end.fileno() < 0
+    taken.close()
