@@ -447,16 +447,33 @@ def test_what_workers_count_of_a_key_is_there_for_the_others_and_outlives_them(
     assert parent()[1].used()["k"].tokens == 50.0
 
 
+def workers_of(ledger: SlotLedger, rates: KeyRates, shares: HostShares) -> list[Accounts]:
+    found = []
+    for row in range(2):
+        accounts, meters = Accounts(None), PeerMeters(ledger, row)
+        accounts.others, accounts.tell = meters.others, meters.tell
+        accounts.apply([KeyRoute("k", "0" * 64, rates=rates)], shares)
+        found.append(accounts)
+    return found
+
+
+def test_workers_tell_of_a_key_from_its_table_on_and_at_each_end() -> None:
+    ledger = ledger_of(table("a"))
+    first, second = workers_of(ledger, KeyRates(tokens_per_minute=100), HostShares())
+    runs = first.admit("k", 80.0, 1.0)
+    assert isinstance(runs, Receipt)
+    assert isinstance(second.admit("k", 30.0, 1.0), Rejected)
+    assert second.for_the_head()["k"]["refused"] == 1, "though it used nothing"
+    first.settle(runs, 60.0)
+    total = ledger.usage_of_others(-1, ledger.keys.find(key_hash("k")))
+    assert (total.tokens, total.in_flight) == (60.0, 0)
+
+
 def test_workers_of_a_host_use_its_share_together() -> None:
     ledger = ledger_of(table("a"))
     rates = KeyRates(max_in_flight=9, token_budget=100, budget_period=BudgetPeriod.NEVER)
     share = KeyShare("k", 0.5, 0.5, 3, 0.0, 50.0)
-    workers = []
-    for row in range(2):
-        accounts, meters = Accounts(None), PeerMeters(ledger, row)
-        accounts.others, accounts.tell = meters.others, meters.tell
-        accounts.apply([KeyRoute("k", "0" * 64, rates=rates)], HostShares(1, 0.25, (share,)))
-        workers.append(accounts)
+    workers = workers_of(ledger, rates, HostShares(1, 0.25, (share,)))
     admitted = [workers[n % 2].admit("k", 10.0, 1.0) for n in range(8)]
     assert sum(isinstance(one, Receipt) for one in admitted) == 3
     for number, one in enumerate(admitted):
