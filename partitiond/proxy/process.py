@@ -106,7 +106,7 @@ def write_refusal(state_dir: Path, error: PartitiondError) -> None:
     """Store why this process does not serve; where that fails, its log says it alone."""
     said = {"code": error.code, "message": error.message, "hint": error.hint, "facts": error.facts}
     with contextlib.suppress(OSError):
-        (state_dir / REFUSAL_FILE).write_text(json.dumps(said))
+        (state_dir / REFUSAL_FILE).write_text(json.dumps(said, default=str))
 
 
 def take_refusal(state_dir: Path) -> PartitiondError | None:
