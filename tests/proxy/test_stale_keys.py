@@ -87,12 +87,11 @@ async def test_without_a_limit_or_without_required_keys_nothing_is_refused(
     ("word", "known"),
     [
         (ControlWord(boot_id(), 5.5), 5.5),
-        (ControlWord("another", 5.5), None),
         (None, None),
         ("{", None),
     ],
 )
-def test_the_word_on_disk_counts_in_its_own_boot_alone(
+def test_the_word_on_disk_counts(
     tmp_path: Path, word: ControlWord | str | None, known: float | None
 ) -> None:
     path = tmp_path / WORD_FILE

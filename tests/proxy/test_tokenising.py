@@ -83,31 +83,6 @@ async def test_a_replica_that_is_dead_or_drains_tokenises_nothing(make: Make, ot
     assert away.received == []
 
 
-async def test_who_waits_too_long_or_for_nobody_is_told_and_who_leaves_is_not_served(
-    make: Make,
-) -> None:
-    slow = Slow()
-    proxy, engine = await make.both(slow, route={"max_wait_seconds": 0.2})
-    running = [ask(proxy) for _ in range(TOKENISING_AT_ONCE)]
-    await proxy.until(lambda: slow.running() == TOKENISING_AT_ONCE)
-    late = await ask(proxy)
-    assert (error_of(late), late.headers["retry-after"]) == ((429, "queue_timeout"), "1")
-    proxy.state.apply(table(replica(engine), version=2, max_wait_seconds=600))
-    leaves = ask(proxy)
-    await proxy.queued(1)
-    leaves.cancel()
-    await proxy.queued(0)
-    waits = ask(proxy)
-    await proxy.queued(1)
-    engine.path.unlink()
-    assert proxy.state.models["m"].replicas["m-1"].connect_failed()
-    assert error_of(await waits) == (503, "upstream_connect")
-    slow.open()
-    assert {error_of(one) for one in await asyncio.gather(*running)} == {SERVED}
-    assert len(engine.received) == TOKENISING_AT_ONCE
-    assert proxy.idle()
-
-
 @pytest.mark.parametrize(("workers", "each"), [(1, 4), (2, 2), (3, 1), (8, 1)])
 async def test_workers_share_it(make: Make, workers: int, each: int) -> None:
     proxy, _ = await make.both(route={"max_queue": 100}, workers=workers)
