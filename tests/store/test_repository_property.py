@@ -1,6 +1,5 @@
 """The store answers as a plain dictionary would, for all operations in every order."""
 
-import dataclasses
 import tempfile
 from pathlib import Path
 
@@ -104,12 +103,3 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=15)
-
-
-def test_a_spec_is_read_back_as_it_was_written() -> None:
-    spec = ModelSpec("a", ModelSource(SourceKind.FOLDER, "/ü/'; DROP TABLE model;--"))
-    store = open_store(":memory:")
-    record = ModelRecord(dataclasses.replace(spec, max_replicas=3), 1, "t", "t")
-    store.add_model(record)
-    assert store.model("a") == record
-    store.close()
