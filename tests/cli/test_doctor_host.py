@@ -216,9 +216,6 @@ def test_nvswitches_need_the_fabric_manager() -> None:
     assert bad(check_gpus(running, [GPU])) == []
 
 
-# -- each GPU ------------------------------------------------------------------------------------
-
-
 # -- MIG -----------------------------------------------------------------------------------------
 
 
@@ -321,6 +318,3 @@ def test_leftovers_of_mps_are_fixed_only_where_nobody_uses_them() -> None:
 
 
 ON = replace(GPU, mig_mode="on", mig_pending="on", device=with_instances())
-
-
-# -- MPS -----------------------------------------------------------------------------------------

@@ -148,8 +148,6 @@ OF_A_MODEL = (  # what a field may be is in tests/api/test_one_field.py
     ("slo = { ttft_seconds = 1 }", "entry 1: slo: lacks 'tpot_seconds'"),
     (MODEL, "entry 2: the name 'opt-125m' is taken"),
     (OTHER + 'aliases = ["opt-125m"]', "entry 2: the name 'opt-125m' is taken"),
-    ("request_limits = { max_tokens = 5 }", "request_limits: there is no key"),
-    ("autoscale = { to_zero = 5 }", "autoscale: there is no key"),
     ('rules = { spread = "host" }', "rules, spread: there is no such key"),
     ('workload = { shape = "trace" }', "pairs"),
     ('workload = { pairs_file = "none.csv" }', "none.csv"),

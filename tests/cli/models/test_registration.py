@@ -35,13 +35,9 @@ def test_lengths_are_the_usual_ones_fixed_or_lognormal() -> None:
 
 
 def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> None:
-    for name, text in (
-        ("pairs.csv", "prompt_tokens,output_tokens\n100,10\n300,30\n"),
-        ("pairs.csv", "100,10\n300,30\n"),
-        ("pairs.jsonl", '[100, 10]\n{"prompt_tokens": 300, "output_tokens": 30}\n'),
-    ):
-        (tmp_path / name).write_text(text)
-        assert workload_of(str(tmp_path / name)) == Workload.of_trace([(100, 10), (300, 30)])
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("100,10\n300,30\n")  # other forms are fleet/test_workloads'
+    assert workload_of(str(pairs)) == Workload.of_trace([(100, 10), (300, 30)])
     path = tmp_path / "profile.json"
     trace = Workload.of_trace([(1, 2), (3, 4)])
     for workload in (Workload(64, 32), Workload.lognormal(64, 32, 0.5, 0.0), trace):
@@ -52,7 +48,7 @@ def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> Non
         with pytest.raises(InputError, match="no profile"):
             workload_of(str(path))
     with pytest.raises(InputError, match="everything about the lengths"):
-        workload_of(str(tmp_path / "pairs.csv"), prompt_tokens=5)
+        workload_of(str(pairs), prompt_tokens=5)
     for missing in ("missing.csv", "missing.json"):
         with pytest.raises((InputError, SpecError), match="cannot be read"):
             workload_of(str(tmp_path / missing))
