@@ -2,7 +2,6 @@
 
 import pytest
 
-from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
 from partitiond.devices.host import HostDevices
@@ -34,9 +33,3 @@ def test_devices_are_consistent_survive_json_and_are_the_same_at_a_second_look(
         assert (device.kind is DeviceKind.CPU) == (SharingMode.CORES in device.modes)
         assert device.sm_count == 0 or device.kind is DeviceKind.GPU
         assert from_json(Device, to_json(device)) == device
-
-
-def test_unknown_hardware_lists_what_is_known() -> None:
-    with pytest.raises(SpecError) as caught:
-        fake_gpus("a100-81gb")
-    assert "a100-80gb" in caught.value.hint

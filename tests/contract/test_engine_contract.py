@@ -26,6 +26,7 @@ from partitiond.core.replica.engine import EngineHandle, EngineLaunch, EngineRep
 from partitiond.engines.process import signals as process
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.signals import ProcessId
+from tests.contract.cuda_program import until
 from tests.engine_fixtures import (
     chat_model_folder,
     engine_environment,
@@ -136,13 +137,6 @@ def identity(handle: EngineHandle) -> ProcessId:
 
 def processes(handle: EngineHandle) -> list[int]:
     return process.processes_of(Path(handle.run_dir), identity(handle))
-
-
-async def eventually(check: Callable[[], Any]) -> None:
-    """Wait for an asynchronous condition; a late one is a failure."""
-    async with asyncio.timeout(60):
-        while not await check():  # noqa: ASYNC110 - other processes set no event of ours
-            await asyncio.sleep(0.05)
 
 
 async def test_a_ready_engine_says_what_it_has_and_another_daemon_can_use_it(
@@ -356,11 +350,11 @@ async def test_a_client_that_leaves_frees_its_place(
         lines = answer.aiter_lines()
         await anext(lines)
         whole = asyncio.create_task(client.post("/v1/completions", json=body))
-        await eventually(some_run)
+        await until(some_run)
         whole.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await whole
-    await eventually(none_run)
+    await until(none_run)
 
 
 @STARTS

@@ -1,10 +1,8 @@
 """MPS behaves as our code relies on, simulated and real: daemon, clients, limits, ends."""
 
-import asyncio
 import contextlib
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +16,11 @@ from partitiond.devices.mps import MpsControl, MpsDaemon, without_mps_env
 from partitiond.devices.nvml import used_bytes
 from partitiond.platform.process_identity import start_ticks
 from partitiond.simulated.gpus import SimulatedHost
-from tests.contract.cuda_program import CudaProgram, cuda_program
+from tests.contract.cuda_program import CudaProgram, cuda_program, until
+from tests.engine_fixtures import short_dir
 from tests.machine import signal_all
+
+__all__ = ["short_dir"]
 
 REAL_PROGRAM = "nvidia-cuda-mps-control"
 IDLE_BYTES = 64 * MIB
@@ -61,14 +62,8 @@ def real_gpu() -> Gpu:
 
 
 @pytest.fixture
-def run_dir() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pd-") as short:
-        yield Path(short)
-
-
-@pytest.fixture
-async def daemon(gpu: Gpu, run_dir: Path) -> AsyncIterator[MpsDaemon]:
-    daemon = MpsControl(run_dir, gpu.program, check_seconds=0.0).daemon(gpu.uuid)
+async def daemon(gpu: Gpu, short_dir: Path) -> AsyncIterator[MpsDaemon]:
+    daemon = MpsControl(short_dir, gpu.program, check_seconds=0.0).daemon(gpu.uuid)
     await daemon.ensure()
     yield daemon
     with contextlib.suppress(DeviceError):
@@ -90,22 +85,15 @@ async def cuda(
                 await daemon.terminate([program.pid])
 
 
-async def until(true: Callable[[], Awaitable[bool]]) -> None:
-    """Wait for what a driver does in its own time."""
-    async with asyncio.timeout(60):
-        while not await true():  # noqa: ASYNC110 - other processes set no event of ours
-            await asyncio.sleep(0.05)
-
-
 async def test_a_daemon_answers_and_its_clients_keep_to_their_limits_and_are_ended_one_by_one(
-    gpu: Gpu, daemon: MpsDaemon, run_dir: Path
+    gpu: Gpu, daemon: MpsDaemon, short_dir: Path
 ) -> None:
     assert daemon.alive()
     assert float(await daemon.ask("get_default_active_thread_percentage")) == 100.0
     said = await daemon.ask("no_such_command")
     assert said, "it is answered in words"
     assert not said.isdigit()
-    outside = dict(without_mps_env(run_dir))
+    outside = dict(without_mps_env(short_dir))
     async with cuda_program(gpu.uuid, Path(gpu.library), outside) as program:
         assert await program.code() == 0, "told a folder without a daemon it runs without MPS"
         assert await daemon.clients() == ()
@@ -121,7 +109,7 @@ async def test_a_daemon_answers_and_its_clients_keep_to_their_limits_and_are_end
         assert await daemon.ask(f"get_server_status {found[0].server_pid}") == "ACTIVE"
         assert found[0].server_pid in daemon.pids()
         assert await daemon.fault() == ""
-        (again,) = MpsControl(run_dir, gpu.program).running()
+        (again,) = MpsControl(short_dir, gpu.program).running()
         assert (again.uuid, again.pids()) == (daemon.uuid, daemon.pids())
         assert await again.clients() == found
         assert await daemon.terminate([one.pid]) == (one.pid,)

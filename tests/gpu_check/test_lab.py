@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -26,18 +24,15 @@ from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.sharing import ReplicationRun
 from partitiond.devices.fake import fake_gpus
 from partitiond.devices.telemetry.fake import FakeTelemetry
+from tests.engine_fixtures import short_dir
+
+__all__ = ["short_dir"]
 
 
-@pytest.fixture
-def run_dir() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pd-") as short:
-        yield Path(short)
-
-
-def lab_of(run_dir: Path, folder: Path, *engine_args: str) -> Lab:
+def lab_of(short_dir: Path, folder: Path, *engine_args: str) -> Lab:
     """A lab whose simulated engines are started with these flags."""
     device = fake_gpus("h200-141gb", cores=[0, 1])[0]
-    runner = CheckRunner(run_dir / "run", None, cache_dir=run_dir / "cache", device_index=0)
+    runner = CheckRunner(short_dir / "run", None, cache_dir=short_dir / "cache", device_index=0)
     return Lab(
         device,
         0,
@@ -57,12 +52,12 @@ def lab_of(run_dir: Path, folder: Path, *engine_args: str) -> Lab:
     )
 
 
-def living(run_dir: Path) -> list[str]:
+def living(short_dir: Path) -> list[str]:
     """Processes that name the run folder."""
     return [
         " ".join(process.info["cmdline"])
         for process in psutil.process_iter(["cmdline"])
-        if any(str(run_dir) in word for word in process.info["cmdline"] or [])
+        if any(str(short_dir) in word for word in process.info["cmdline"] or [])
     ]
 
 
@@ -74,9 +69,9 @@ async def check(lab: Lab, seconds: float, *steps: int) -> Check:
 
 @pytest.mark.full
 async def test_an_engine_that_does_not_start_is_a_failed_trial(
-    run_dir: Path, tmp_path: Path
+    short_dir: Path, tmp_path: Path
 ) -> None:
-    lab = lab_of(run_dir, tmp_path, "--fail-start", "there is no memory")
+    lab = lab_of(short_dir, tmp_path, "--fail-start", "there is no memory")
     made = await check(lab, 60, 1)
     entry = lab.ledger.entries["1.footprint"]
     assert entry.state.value == "failed"
@@ -85,7 +80,7 @@ async def test_an_engine_that_does_not_start_is_a_failed_trial(
     assert made.tried.count("1.footprint") == 1, "once a run is enough"
     assert made.not_reached["1.footprint"] == "failed"
     assert any("there is no memory" in log.read_text() for log in (tmp_path / "logs").iterdir())
-    assert not living(run_dir)
+    assert not living(short_dir)
     await check(lab, 60, 1)
     assert lab.ledger.entries["1.footprint"].attempts == 2
     last = await check(lab, 60, 1)
@@ -93,24 +88,24 @@ async def test_an_engine_that_does_not_start_is_a_failed_trial(
 
 
 @pytest.mark.full
-async def test_the_budget_cuts_a_trial_that_takes_too_long(run_dir: Path, tmp_path: Path) -> None:
-    lab = lab_of(run_dir, tmp_path, "--load-seconds", "60")
+async def test_the_budget_cuts_a_trial_that_takes_too_long(short_dir: Path, tmp_path: Path) -> None:
+    lab = lab_of(short_dir, tmp_path, "--load-seconds", "60")
     made = await check(lab, FAKE.reserve_seconds + 7, 1)
     assert lab.ledger.entries["1.footprint"].state.value == "cut"
     assert made.not_reached["1.footprint"] == "was cut by the budget"
-    assert not living(run_dir)
+    assert not living(short_dir)
     later = await check(lab, FAKE.reserve_seconds + 7, 1)
     assert later.tried == [], "nor is it tried with as little again"
 
 
 async def test_an_engine_that_dies_under_load_is_an_engine_error(
-    run_dir: Path, tmp_path: Path
+    short_dir: Path, tmp_path: Path
 ) -> None:
-    lab = lab_of(run_dir, tmp_path, "--crash-after-requests", "10")
+    lab = lab_of(short_dir, tmp_path, "--crash-after-requests", "10")
     with pytest.raises(EngineError, match="load"):
         async with lab.engines([Want("opt-125m", 4)]) as running:
             await lab.load(running, [4])
-    assert not living(run_dir)
+    assert not living(short_dir)
     cores = [[lab.cores_of(number, count) for number in range(count)] for count in (2, 4)]
     assert cores == [[(0,), (1,)], [(0, 1)] * 4], "of their own where there are enough"
 
@@ -151,8 +146,8 @@ async def test_the_load_goes_on_until_the_window_is_told_and_lasts(
 
 
 @pytest.mark.full
-async def test_engines_of_different_speed_share_one_window(run_dir: Path, tmp_path: Path) -> None:
-    lab = lab_of(run_dir, tmp_path, "--token-seconds", "0.01")
+async def test_engines_of_different_speed_share_one_window(short_dir: Path, tmp_path: Path) -> None:
+    lab = lab_of(short_dir, tmp_path, "--token-seconds", "0.01")
     wants = [Want("opt-125m", 4, workload=Workload(16, tokens)) for tokens in (4, 48)]
     async with lab.engines(wants) as running:
         together = await lab.load(running, [4, 4])
