@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import re
 import socket
 import socketserver
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from bench.proxy import measure, native, report, tools
-from bench.proxy.__main__ import main, read_arguments
+from bench.proxy.__main__ import read_arguments
 from bench.proxy.measure import Results
 from bench.proxy.native import Load, Upstream
 from bench.proxy.proxies import Setting, program, routing_table
@@ -166,15 +165,3 @@ def test_what_cannot_be_measured_is_refused(
         assert "'x'" in capsys.readouterr().err
     table = routing_table(Setting(tmp_path, Upstream(1, 1, "/e.sock"), None))
     assert from_json(RoutingTable, to_json(table)) == table
-
-
-@pytest.mark.soak
-def test_the_whole_of_it_on_ours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    kept = tmp_path / "figures.json"
-    words = ["--rounds", "1", "--seconds", "0.4", "--proxies", "ours", "--json", str(kept)]
-    assert main(words) == 0, capsys.readouterr()
-    figures = json.loads(kept.read_text())
-    assert figures["failures"] == []
-    assert figures["medians"]["ours"][measure.LOST] == 0
-    assert figures["medians"]["ours"][measure.CPU_REQUEST] > 0
-    assert "CPU per request" in capsys.readouterr().out
