@@ -16,18 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.platform import systemd
+from tests.cli.test_with_daemon import FLEET
 from tests.e2e.harness import WAIT_SECONDS, Fleet
-
-FLEET = """
-[[models]]
-model = "opt-125m"
-name = "told"
-weights = "dummy"
-engine_kind = "simulated"
-workload = { prompt_tokens = 16, output_tokens = 8 }
-max_replicas = 1
-auto = false
-"""
 
 
 class Manager:

@@ -46,15 +46,6 @@ def test_the_token_is_kept_nowhere_and_a_session_that_is_forgotten_asks_for_it(
     page.errors.clear()  # the browser logs the 401
 
 
-def test_who_logs_out_sees_nothing_any_more(page: Page) -> None:
-    page.click_text("Log out ada")
-    page.wait_for_text("Admin token")
-    page.goto(page.script("location.href"))
-    page.wait_for_text("Admin token")
-    assert "opt-125m" not in page.text()
-    page.errors.clear()  # a question under way may have been refused
-
-
 def test_devices_are_all_there_filled_to_scale_and_named_for_who_cannot_see(
     page: Page, fleet: Demo
 ) -> None:
