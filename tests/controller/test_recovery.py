@@ -193,7 +193,9 @@ async def test_without_another_place_a_replica_waits_for_its_device_and_tries_it
     host.devices.become([dataclasses.replace(gpu, foreign=(held,)) for gpu in GPUS])
     await host.passes(lambda: bool(host.service.devices.devices[0].foreign))
     assert "model-obstructed" not in host.kinds()
-    assert "1 GiB is free" in host.service.overview.replicas()[0].last_error
+    await host.passes(
+        lambda: "1 GiB is free" in host.service.overview.replicas()[0].last_error, 2.0
+    )
     device = host.device_of("a")
     host.runner.refuse_devices = {device: FULL}
     host.devices.become(GPUS)  # the process is gone: another device takes the replica

@@ -4,6 +4,7 @@ import asyncio
 import collections
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,18 @@ class Streams:
             for _ in self._tasks:
                 await self._begun.acquire()
 
+    def running(self) -> int:
+        """Return how many have not ended."""
+        return sum(not task.done() for task in self._tasks)
+
     async def ends(self) -> collections.Counter[str]:
         """How all of them ended."""
         return collections.Counter(await asyncio.gather(*self._tasks))
+
+
+def running(all_streams: Iterable[Streams]) -> int:
+    """Return how many have not ended."""
+    return sum(one.running() for one in all_streams)
 
 
 async def in_flight(process: ProxyProcess, count: int) -> None:
@@ -134,13 +144,17 @@ async def test_a_worker_that_is_killed_ends_its_own_streams_alone(
         owner = (await all_up(b))[0]
         os.kill(owner, signal.SIGKILL)
         await replaced(b, owner)
-        await in_flight(b, 6)  # four of the one worker of a that had called the other one here
+        # Each stream is a connection, and those of one entry are spread over the owner's workers.
+        streams = remote, more, local
+        await until_state(b, lambda state: 0 < running(streams) == sum(state["in_flight"].values()))
+        left = running(streams)
         later = Streams(at_a, 4)
         await later.begun()
         go.set()
         ends = await remote.ends() + await more.ends()
-        assert ends == {"reset": 4, "error": 4, "whole": 4}
-        assert await local.ends() == {"reset": 2, "whole": 2}
+        at_owner = await local.ends()
+        assert ends["reset"] == 4
+        assert ends["whole"] + at_owner["whole"] == left < 12
         assert await later.ends() == {"whole": 4}
     for one in hosts.values():
         await in_flight(one, 0)
