@@ -50,7 +50,7 @@ HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Start": ("demo", "doctor", "setup", "serve", "down"),
     "Models, from measuring to serving": ("models", "profile", "plan", "apply", "up"),
     "Several hosts": ("hosts", "host", "head"),
-    "Watch": ("status", "top", "events", "devices"),
+    "Watch": ("status", "events", "devices"),
     "Access": ("keys",),
     "Instruments": ("tools",),
 }
@@ -328,8 +328,7 @@ TREE: Final[Entries] = {
     ),
     "apply": Leaf("Apply a plan and wait until it runs.", "plan.commands:apply"),
     "up": Leaf("Make the fleet of a file run; change nothing the second time.", "plan.up:up"),
-    "top": Leaf("Watch devices, models and replicas at work; `h` shows the keys.", "watch.top:top"),
-    "events": Leaf("Show what happened, why, and who asked for it.", "watch.events:events"),
+    "events": Leaf("Show what happened, why, and who asked for it.", "events:events"),
     "version": Leaf("Show the version of partitiond.", "main:version_command", hidden=True),
     "setup": Branch("Set this host up: service, engines, settings, backups.", _SETUP, bare="host"),
     "models": Branch("Register, show, change, remove; sleep and wake, scaling, drift.", _MODELS),

@@ -8,8 +8,8 @@ import types
 import pytest
 import typer
 
+from partitiond.cli.events import moment
 from partitiond.cli.options import this_person
-from partitiond.cli.watch.events import moment
 from partitiond.core.errors import InputError
 from partitiond.core.instants import unix_seconds
 from tests.api.fake_service import FakeService
@@ -48,7 +48,7 @@ def test_events_show_who_asked_newest_first_and_are_narrowed(
 def test_an_export_is_complete_and_one_line_each(
     service: FakeService, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("partitiond.cli.watch.events.PAGE", 7)
+    monkeypatch.setattr("partitiond.cli.events.PAGE", 7)
     happened(service, *map(str, range(50)))
     lines = cli("events --lines").out.splitlines()
     assert [json.loads(line)["message"] for line in lines] == [str(n) for n in range(50)]
@@ -75,7 +75,7 @@ def test_following_goes_on_over_a_restart_and_misses_and_repeats_nothing(
         add(number)
 
     clock = types.SimpleNamespace(sleep=pause)
-    monkeypatch.setattr("partitiond.cli.watch.events.time", clock)
+    monkeypatch.setattr("partitiond.cli.events.time", clock)
     add(0)
     followed = cli("events --lines --follow")
     told = [json.loads(line)["message"] for line in followed.out.splitlines()]
@@ -97,7 +97,7 @@ def test_a_period_of_many_events_shows_the_newest_and_says_that_there_are_more(
     assert [event["id"] for event in after.json] == [6, 7, 8]
     assert "--after 8 goes on" in after.err
     # More than one question gets.
-    monkeypatch.setattr("partitiond.cli.watch.events.PAGE", 7)
+    monkeypatch.setattr("partitiond.cli.events.PAGE", 7)
     for limit, of in ((3, "7 or more"), (7, "60"), (12, "60")):
         many = cli(since, limit)
         assert [event["message"] for event in many.json] == [str(n) for n in range(60 - limit, 60)]

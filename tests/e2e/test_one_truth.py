@@ -43,7 +43,6 @@ class Surfaces:
             self.metrics = client.metrics()
             self.status, self.devices = said(fleet, "status"), said(fleet, "devices")
             self.status_json = json.loads(said(fleet, "status", "--json"))
-            self.top = said(fleet, "top", "--once")
             assert self._still(client.replicas()) == self._still(self.replicas)
 
     @staticmethod
@@ -56,10 +55,9 @@ class Surfaces:
         assert len(found) == len(self.replicas)
         assert {view.engine: view.state for view in self.overview.replicas} == found
         assert {view["engine"]: view["state"] for view in self.status_json["replicas"]} == found
-        for text in (self.status, self.top.split("event ")[0]):
-            rows = [line.split() for line in text.splitlines()]
-            named = {row[0]: row[1] for row in rows if len(row) > 1 and ENGINE.fullmatch(row[0])}
-            assert named == found, text
+        rows = [line.split() for line in self.status.splitlines()]
+        named = {row[0]: row[1] for row in rows if len(row) > 1 and ENGINE.fullmatch(row[0])}
+        assert named == found, self.status
         told = re.findall(r'partitiond_replica_memory_bytes\{[^}]*replica="([^"]+)"', self.metrics)
         assert sorted(told) == sorted(found)
         assert self.drift == {name for name, state in found.items() if state == "serving"}
@@ -77,8 +75,8 @@ class Surfaces:
         ) == self.plans
         assert re.search(rf"^plan +{plan}$", self.status, re.MULTILINE)
         assert f"partitiond_plan_waiting {float(bool(waits))}" in self.metrics
-        for text in (self.status, self.top):
-            assert (f"partitiond apply {waits}" in text) if waits else ("waits" not in text), text
+        text = self.status
+        assert (f"partitiond apply {waits}" in text) if waits else ("waits" not in text), text
         return waits
 
     def _comes(self) -> bool:
@@ -92,8 +90,6 @@ class Surfaces:
             held, coming = (sum(r.held_bytes for r in own), sum(r.coming_bytes for r in own))
             assert found[view.device.id] == (held, coming)
             assert held <= view.room_bytes
-            assert f"{held / GIB:.3g} of 80 GiB" in self.top
-            assert (f"{coming / GIB:.3g} GiB to come" in self.top) or not coming
             row = next(line for line in self.devices.splitlines() if view.device.id[:12] in line)
             counts = [held, coming] if self._comes() else [held]
             words = " +".join(re.escape(format_bytes(Bytes(count))) for count in counts)

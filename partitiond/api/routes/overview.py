@@ -26,7 +26,7 @@ async def get_overview(
 ) -> Response:
     """Devices, models, replicas and jobs, planned and measured, as of one moment.
 
-    What the dashboard and `partitiond top` show. `measured` and `traffic` are null until the
+    What the dashboard shows. `measured` and `traffic` are null until the
     endpoint has been looked at twice. Follow what happens with `GET /events?after=` and
     `last_event`.
     """

@@ -1,12 +1,8 @@
 """Implements `partitiond devices mig`: shows, plans and makes GPU instances without a daemon."""
 
-import collections
 import dataclasses
-import importlib
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +12,6 @@ from partitiond.cli.devices.mig_gpus import (
     find_gpus,
     plan_gpu,
     use_gpus_of,
-    wanted_of,
 )
 from partitiond.cli.devices.mig_view import gpu_data, gpus_view, plan_data, plans_view
 from partitiond.cli.exits import Exit
@@ -24,16 +19,11 @@ from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit, err, say
 from partitiond.core.errors import DeviceError, InputError, SpecError
 from partitiond.core.mig.changes import MigChanges
-from partitiond.core.mig.parted import MigEntry, emit_text, parse, summary
 from partitiond.core.mig.text import parse_geometry
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
 
-FileArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="[FILE]", help="Configuration file of mig-parted (v1, YAML or JSON)."),
-]
 GpuOption = Annotated[
     list[str] | None,
     typer.Option("--gpu", metavar="GPU", help="Index or UUID; repeatable. Left out: all."),
@@ -42,57 +32,26 @@ GpuOption = Annotated[
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class GivenTarget:
-    """The target: a file's configuration or one geometry, of which GPUs, and what may change."""
+    """The target: a geometry, of which GPUs, and what may change."""
 
-    file: FileArgument = None
-    config: str = option("Which configuration of the file.", default="", metavar="NAME")
-    geometry: str | None = option(
-        'Instances in place of a file: "3g.40gb@4,2g.20gb@2,1g.10gb", or "none".', metavar="TEXT"
+    geometry: str = option(
+        'Instances: "3g.40gb@4,2g.20gb@2,1g.10gb", or "none".', default=..., metavar="TEXT"
     )
     gpu: GpuOption = None
     replace: bool = option("Also destroy idle instances that partitiond did not make.")
-    mode: bool = option("Also turn MIG on or off on idle GPUs.")
-
-    def check(self) -> None:
-        """Raises InputError for a file and a geometry, or for neither."""
-        if (self.file is None) == (self.geometry is None):
-            raise InputError(
-                "a configuration file or --geometry is needed, and not both.",
-                hint="As `partitiond devices mig plan --geometry 3g.40gb,2g.20gb --gpu 0`.",
-            )
-        if self.config and self.file is None:
-            raise InputError("--config names a configuration of a file.", hint="Name the file.")
+    mode: bool = option("Also turn MIG on on idle GPUs.")
 
 
 @spread
-def show(
-    ctx: typer.Context,
-    gpu: GpuOption = None,
-    export: Path | None = option("Write it for mig-parted; - for stdout.", metavar="FILE"),
-    as_json: JsonOption = False,
-) -> None:
+def show(ctx: typer.Context, gpu: GpuOption = None, as_json: JsonOption = False) -> None:
     """Show the memory slices of every GPU, and who uses them.
 
-    Needs no root; without it, where an instance lies may not be told. --export writes what is
-    there as a configuration "current" of mig-parted.
+    Needs no root; without it, where an instance lies may not be told.
     """
     settings = settings_of(ctx)
     use_gpus_of(settings)
     gpus = find_gpus(settings, gpu or ())
-    if export is None or str(export) != "-":
-        data = [gpu_data(found) for found in gpus]
-        emit(data, as_json=as_json, render=lambda: gpus_view(gpus))
-    if export is not None:
-        said = [
-            (
-                g.index,
-                g.state.enabled,
-                collections.Counter(i.place[0] for i in g.state.instances if i.whole),
-            )
-            for g in gpus
-            if g.state.capable
-        ]
-        _write(export, emit_text(summary(said)))
+    emit([gpu_data(found) for found in gpus], as_json=as_json, render=lambda: gpus_view(gpus))
 
 
 @spread
@@ -142,32 +101,20 @@ def apply(
 
 
 def _plans(settings: "Settings", asked: GivenTarget) -> list[GpuPlan]:
-    asked.check()
     changes: MigChanges = "mode" if asked.mode else "instances"
-    instances = None if asked.geometry is None else parse_geometry(asked.geometry)
-    entries: Sequence[MigEntry] = ()
-    if asked.file is not None:
-        entries = parse(_read(asked.file), str(asked.file)).choose(asked.config)
+    wanted = parse_geometry(asked.geometry)
     use_gpus_of(settings)
     gpus = find_gpus(settings, asked.gpu or ())
-    if instances is not None and len(gpus) > 1 and not asked.gpu:
+    if len(gpus) > 1 and not asked.gpu:
         raise InputError(
             f"there are {len(gpus)} GPUs.", hint="Say with --gpu which of them get the geometry."
         )
     found = []
     for gpu in gpus:
-        wanted = instances if instances is not None else wanted_of(entries, gpu)
-        if wanted is None:
-            continue
         try:
             found.append(plan_gpu(gpu, wanted, changes=changes, replace=asked.replace))
         except SpecError as error:
             raise SpecError(f"GPU {gpu.index}: {error.message}", hint=error.hint) from error
-    if not found:
-        raise InputError(
-            "the configuration speaks of none of these GPUs.",
-            hint="Look at devices and device-filter; `partitiond devices mig show` lists the GPUs.",
-        )
     return found
 
 
@@ -178,31 +125,3 @@ def _ask(steps: int) -> None:
             hint="Look with `partitiond devices mig plan`, then give --yes.",
         )
     typer.confirm(f"Take these {steps} steps?", abort=True, err=True)
-
-
-def _read(file: Path) -> object:
-    """Return the data of a YAML or JSON file. Raises SpecError."""
-    yaml: Any = importlib.import_module("yaml")
-    try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise SpecError(f"{file} cannot be read: {why}.", hint="Check its path.") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        where = str(error).splitlines()[-1].strip() if str(error) else "nested too deep"
-        raise SpecError(
-            f"{file} is no YAML: {where}.", hint="See mig-parted's examples."
-        ) from error
-
-
-def _write(file: Path, text: str) -> None:
-    if str(file) == "-":
-        sys.stdout.write(text)
-        return
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{file} cannot be written: {error.strerror}.", hint="Choose another file."
-        ) from error
-    say(f"Written to {file}.")

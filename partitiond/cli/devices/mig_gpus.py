@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pynvml
 
@@ -20,7 +19,6 @@ from partitiond.core.mig.changes import (
     plan_changes,
 )
 from partitiond.core.mig.geometry import Place
-from partitiond.core.mig.parted import MigEntry, entry_for
 from partitiond.core.mig.text import Asked, places_for
 from partitiond.devices.mig.client import MigHelper
 from partitiond.devices.mig.reading import read_state
@@ -40,7 +38,6 @@ class MigGpu:
 
     Attributes:
         index: the driver's index.
-        device_id: PCI device and vendor id, as NVML combines them.
         left_over: instances made by partitiond that no engine uses.
         engines: replica ids of engines by the instance they run in.
     """
@@ -48,7 +45,6 @@ class MigGpu:
     index: int
     uuid: str
     name: str
-    device_id: int
     state: MigLayout
     left_over: frozenset[Place] = frozenset()
     engines: tuple[tuple[Place, tuple[str, ...]], ...] = ()
@@ -93,16 +89,16 @@ def find_gpus(settings: Settings, chosen: Sequence[str] = ()) -> list[MigGpu]:
     entries = _journalled(settings.state_dir / JOURNAL)
     pids = owners(settings.run_dir)
     found = []
-    for index, uuid, name, device_id in _choose(_listed(), chosen):
+    for index, uuid, name in _choose(_listed(), chosen):
         state = read_state(uuid, ask)
         left_over, engines = _users(uuid, state, entries, pids)
-        found.append(MigGpu(index, uuid, name, device_id, state, left_over, engines))
+        found.append(MigGpu(index, uuid, name, state, left_over, engines))
     return found
 
 
 def plan_gpu(
     gpu: MigGpu,
-    wanted: MigEntry | Sequence[Asked],
+    wanted: Sequence[Asked],
     *,
     changes: MigChanges,
     replace: bool,
@@ -111,7 +107,7 @@ def plan_gpu(
 
     Args:
         gpu: the GPU as it is.
-        wanted: the entry of a configuration file, or the instances of a geometry.
+        wanted: the instances of a geometry.
         changes: the changes that the operator allows.
         replace: whether idle instances not made by partitiond may be destroyed, too.
 
@@ -119,21 +115,12 @@ def plan_gpu(
         SpecError: the GPU cannot hold what is wanted.
     """
     there = [i.place for i in gpu.state.instances]
-    enabled = wanted.enabled if isinstance(wanted, MigEntry) else True
-    asked: Sequence[Asked] = (
-        [(name, None) for name, count in wanted.counts for _ in range(count)]
-        if isinstance(wanted, MigEntry)
-        else wanted
-    )
-    capable = gpu.state.capable
-    places = places_for(gpu.state.profiles, asked, there) if capable and enabled else ()
-    wish = MigTarget(places, enabled=enabled, only=True)
+    places = places_for(gpu.state.profiles, wanted, there) if gpu.state.capable else ()
+    wish = MigTarget(places, enabled=True, only=True)
     in_engines = {place for place, _ in gpu.engines}
     may_go = gpu.left_over | (frozenset(there) if replace else frozenset())
     # An instance that is asked for at its place must be complete, whatever left it half made.
     leave = MigPermissions(changes, frozenset(may_go - in_engines), complete=True)
-    if not capable and not enabled:
-        return GpuPlan(gpu, wish, leave)
     found = plan_changes(gpu.state, wish, leave)
     if isinstance(found, Refused):
         return GpuPlan(gpu, wish, leave, refused=found)
@@ -145,11 +132,6 @@ def plan_gpu(
         )
         return GpuPlan(gpu, wish, leave, refused=busy)
     return GpuPlan(gpu, wish, leave, found)
-
-
-def wanted_of(entries: Collection[MigEntry], gpu: MigGpu) -> MigEntry | None:
-    """The entry of a configuration for a GPU."""
-    return entry_for(tuple(entries), gpu.index, gpu.device_id)
 
 
 def apply_gpu(settings: Settings, plan: GpuPlan) -> MigLayout:
@@ -182,29 +164,28 @@ def _daemon(settings: Settings) -> str:
     return ""
 
 
-def _listed() -> list[tuple[int, str, str, int]]:
-    """Index, UUID, name and PCI device id of all GPUs. Raises DeviceError."""
+def _listed() -> list[tuple[int, str, str]]:
+    """Index, UUID and name of all GPUs. Raises DeviceError."""
     found = DeadlineCalls().ask("the NVIDIA driver", _listed_by_driver)
     if not found:
         raise DeviceError("there is no GPU.", hint="Check with nvidia-smi.")
     return found
 
 
-def _listed_by_driver() -> list[tuple[int, str, str, int]]:
+def _listed_by_driver() -> list[tuple[int, str, str]]:
     found = []
     with asking("list the GPUs"), session():
         for index in range(pynvml.nvmlDeviceGetCount()):
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-            pci: Any = pynvml.nvmlDeviceGetPciInfo(handle)
             uuid = text_of(pynvml.nvmlDeviceGetUUID(handle))
             name = text_of(pynvml.nvmlDeviceGetName(handle))
-            found.append((index, uuid, name, int(pci.pciDeviceId)))
+            found.append((index, uuid, name))
     return found
 
 
 def _choose(
-    listed: list[tuple[int, str, str, int]], chosen: Sequence[str]
-) -> list[tuple[int, str, str, int]]:
+    listed: list[tuple[int, str, str]], chosen: Sequence[str]
+) -> list[tuple[int, str, str]]:
     found = {}
     for text in chosen:
         mine = [g for g in listed if text == str(g[0]) or (len(text) > 4 and g[1].startswith(text))]

@@ -1,4 +1,4 @@
-"""Makes the overview that `GET /overview`, the dashboard and `partitiond top` show."""
+"""Makes the overview that `GET /overview` gives and the dashboard shows."""
 
 import asyncio
 import collections

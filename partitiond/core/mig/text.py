@@ -1,15 +1,15 @@
 """Reads geometries as operators write them: "3g.40gb@4,2g.20gb@2,1g.10gb"."""
 
 import collections
-from collections.abc import Collection, Sequence
+import itertools
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware.kinds import MigProfile
 from partitiond.core.mig.changes import illegal
-from partitiond.core.mig.geometry import Place
+from partitiond.core.mig.geometry import Place, geometry_from
 from partitiond.core.mig.names import canonical, read_name
-from partitiond.core.mig.parted import choose_places
 
 EMPTY: Final = "none"
 """The text for a GPU without instances."""
@@ -75,3 +75,31 @@ def places_for(
             hint="Ask for fewer or smaller ones; `partitiond devices mig show` lists them all.",
         )
     return found
+
+
+def choose_places(
+    profiles: Sequence[MigProfile],
+    counts: Mapping[str, int],
+    there: Collection[Place],
+    pinned: tuple[Place, ...] = (),
+) -> tuple[Place, ...] | None:
+    """Choose places for the instances; as many as possible are where instances are now.
+
+    Args:
+        profiles: sizes on offer.
+        counts: instances by profile, those in `pinned` included.
+        there: instances that exist.
+        pinned: places that are given.
+
+    Returns:
+        The places; None if the instances do not fit on one GPU together.
+    """
+    geometry = geometry_from(tuple(profiles))
+    ordered = sorted(set(there) - set(pinned), key=lambda p: p[1])
+    kept = [place for place in ordered if place[0] in counts]
+    for size in range(len(kept), -1, -1):
+        for staying in itertools.combinations(kept, size):
+            found = geometry.places(counts, (*pinned, *staying))
+            if found is not None:
+                return tuple(found)
+    return None

@@ -5,16 +5,12 @@ from dataclasses import replace
 from partitiond.cli.devices.tables import devices_table
 from partitiond.cli.hosts.listing import clock_words, hosts_table, hosts_words, last_word
 from partitiond.cli.tables import replicas_table
-from partitiond.cli.watch.state import TopState, seen
-from partitiond.cli.watch.view import Screen, draw
 from partitiond.core.hardware.host_state import HostState
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.units import GIB, Bytes
 from partitiond.core.views.lists import ReplicaView
-from partitiond.core.views.overview import Overview
 from tests.api.fake_service import CPU
 from tests.cli.conftest import text_of
-from tests.cli.overviews import overview
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
 HOSTS = (HEAD, FINE, LOST, NEVER)
@@ -60,21 +56,3 @@ def test_tables_have_a_column_for_hosts_only_if_there_are_several() -> None:
     assert "60 hosts" in text_of(devices_table(many))
     assert text_of(replicas_table([VIEW])) == text_of(replicas_table([replace(VIEW, host="")]))
     assert "beta" in text_of(replicas_table([VIEW], several=True))
-
-
-def test_top_names_hosts_finds_by_them_and_says_which_are_not_fine() -> None:
-    alone = overview()
-    replicas = tuple(replace(r, host="here") for r in alone.replicas)
-    several = replace(alone, replicas=replicas, hosts=(HEAD, FINE, LOST))
-
-    def drawn(shown: Overview) -> str:
-        return text_of(draw(shown, (), TopState(), Screen(140)), 140)
-
-    for words in ("3 hosts", f"gpu-2 is lost: {LOST.reason}", "GPU-aaaaaaaa on here", "  host"):
-        assert words in drawn(several)
-    one = drawn(replace(several, hosts=()))
-    assert "host" not in one
-    assert one == drawn(alone)
-    state = TopState(find="here")
-    assert len(seen(several, state).devices) == len(alone.devices)
-    assert not seen(alone, state).devices

@@ -1,1 +1,0 @@
-"""`partitiond top` and `events`: what happens now and what happened."""
