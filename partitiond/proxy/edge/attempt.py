@@ -411,6 +411,8 @@ class Attempt:
         self._note_progress()
         connection, self._connection = self._connection, None
         if connection is not None:
+            if self._paused:  # over a hop, an answer may come in one read with its place
+                connection.resume()
             self.replica.release(connection, time.monotonic())
 
     def _note_progress(self) -> None:
