@@ -193,7 +193,10 @@ class Hop(FirstReader):
         if error is None:
             connection = task.result()
             assert isinstance(connection, PeerConnection)
-            self._send(connection)
+            if self._is_over:  # taken back while this call was on its way
+                connection.close()
+            else:
+                self._send(connection)
             return
         if not isinstance(error, AttemptError):
             _logger.error("connecting to a peer failed inside the proxy", exc_info=error)

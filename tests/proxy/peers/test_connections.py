@@ -3,9 +3,14 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from partitiond.core.dispatch.peer_loads import PeerLoads
+from partitiond.proxy.engine.upstream import UpstreamConnection
+from partitiond.proxy.peers.hop import Hop
+from partitiond.proxy.peers.pool import PeerConnection, PeerPool
 from tests.proxy.conftest import post, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.liar import LyingOwner, placed, whole
@@ -32,3 +37,28 @@ async def test_a_client_that_does_not_read_leaves_no_connection_that_is_not_read
         await proxy.until(lambda: len(proxy.records()) == 2)
         assert (await proxy.complete()).content == b"{}"
         client.leave()
+
+
+class OpenPool(PeerPool):
+    """Connects at once."""
+
+    def __init__(self) -> None:
+        super().__init__("unix:/none", None)
+        self.transport = Mock()
+
+    async def connect(self) -> UpstreamConnection:
+        made = PeerConnection(self, None)
+        made.connection_made(self.transport)
+        return made
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_a_request_taken_back_as_its_connection_is_made_is_not_sent(*, is_lost: bool) -> None:
+    pool = OpenPool()
+    hop = Hop(Mock(), pool, PeerLoads("x"), b"a request", set())
+    hop.start()
+    await asyncio.sleep(0)  # the connection is there, and the hop is about to hear of it
+    hop.lost() if is_lost else hop.cancel()
+    await asyncio.sleep(0)
+    pool.transport.write.assert_not_called()
+    pool.transport.abort.assert_called_once_with()
