@@ -114,9 +114,12 @@ class ClientAnswer(Answer):
         keep_alive: the connection stays open afterwards; may be revoked until the head is sent.
         extra: further headers, each with its line end.
         is_bodiless: the request was HEAD.
+        whole_bytes: of the body, if it was sent as a whole.
     """
 
-    __slots__ = ("_client", "_dialect", "extra", "is_bodiless", "keep_alive", "request_id")
+    __slots__ = (
+        "_client", "_dialect", "extra", "is_bodiless", "keep_alive", "request_id", "whole_bytes",
+    )  # fmt: skip
 
     def __init__(
         self, client: ClientSide, dialect: Dialect, request_id: str, *, keep_alive: bool,
@@ -129,6 +132,7 @@ class ClientAnswer(Answer):
         self.keep_alive = keep_alive
         self.extra = b""
         self.is_bodiless = False
+        self.whole_bytes = 0
 
     def _head(self, status: int, headers: bytes) -> bytes:
         self.status = status
@@ -144,6 +148,7 @@ class ClientAnswer(Answer):
         """Send a complete answer."""
         length = b"content-type: %b\r\ncontent-length: %d\r\n" % (content_type, len(body))
         self.ended = True
+        self.whole_bytes = len(body)
         head = self._head(status, headers + length)
         self.write(head if self.is_bodiless else head + body)
 

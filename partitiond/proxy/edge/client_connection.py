@@ -1,12 +1,9 @@
 """Enforces the time limits of one client's connection, and ends it. `data_protocol` reads it."""
 
 import asyncio
-import fcntl
 import logging
 import math
 import select
-import struct
-import termios
 import time
 from typing import Final, cast
 
@@ -14,6 +11,7 @@ from partitiond.proxy.edge.answer import ClientSide
 from partitiond.proxy.edge.hosts import is_loopback
 from partitiond.proxy.edge.origins import plain_address
 from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.edge.unread import UnreadAnswers, unsent_bytes
 
 SURPLUS_SECONDS: Final = 1.0
 """Time for the head on a connection beyond the limit, which is refused once its head arrives.
@@ -51,7 +49,7 @@ class ClientConnection(ClientSide):
         """Host names that are not ours may resolve to us (see `hosts`); TLS rules this out."""
         self._is_surplus = False
         self._lingering = False
-        self._unread_bytes = 0
+        self._unread = UnreadAnswers(state)
         self._dropped_bytes = 0
         self._deadline = math.inf
         self._closed_at = math.inf
@@ -76,18 +74,12 @@ class ClientConnection(ClientSide):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Forget the connection."""
         self.write_paused = False
-        self._count_unread()
+        self._unread.forget()
         self.state.connection_closed(self)
         self.state.addresses.closed(self.address)
 
     def eof_received(self) -> None:
         """Close when the client sends no more, as asyncio does by default."""
-
-    def _count_unread(self) -> None:
-        """Count what the client has not read of whole answers, until it has read nearly all."""
-        size = self.transport.get_write_buffer_size() if self.write_paused else 0
-        self.state.answer_bytes += size - self._unread_bytes
-        self._unread_bytes = size
 
     def pause_reading(self) -> None:
         """Read nothing for now."""
@@ -109,6 +101,8 @@ class ClientConnection(ClientSide):
 
     def sweep(self, now: float) -> None:
         """Check whether a time limit of the connection has passed."""
+        if self._unread.held_bytes:
+            self._unread.look(self.transport, paused=self.write_paused)
         if now > self._deadline:
             self._deadline = math.inf
             if self._lingering:
@@ -203,17 +197,3 @@ class ClientConnection(ClientSide):
 def _host(name: object) -> str:
     """Return the address in a socket's name; empty if it is a Unix socket's."""
     return str(name[0]) if isinstance(name, tuple) else ""
-
-
-def unsent_bytes(transport: asyncio.BaseTransport) -> int:
-    """Written bytes that the kernel still holds because the client has not read them.
-
-    The buffers of a TLS transport are not visible from outside, but they drain into the kernel's
-    buffer, which is therefore the last to be empty.
-    """
-    connection = transport.get_extra_info("socket")
-    try:
-        answer = fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, b"\0" * 4)
-    except (AttributeError, OSError, ValueError):
-        return 0  # it is closed
-    return int(struct.unpack("i", answer)[0])

@@ -17,6 +17,7 @@ from typing import Any, Final
 import httptools
 
 from partitiond.proxy.edge.answer import ClientAnswer
+from partitiond.proxy.edge.attempt import SMALL_ANSWER_BYTES
 from partitiond.proxy.edge.client_connection import IDLE_SECONDS, ClientConnection
 from partitiond.proxy.edge.head_checks import (
     RequestTarget,
@@ -103,7 +104,7 @@ class DataProtocol(ClientConnection):
     def resume_writing(self) -> None:
         """Resume the answer, because the client has read its buffer."""
         self.write_paused = False
-        self._count_unread()
+        self._unread.look(self.transport, paused=False)
         if self._active is not None:
             self._active.resume()
         if not self.transport.is_closing():
@@ -120,6 +121,8 @@ class DataProtocol(ClientConnection):
 
     def data_received(self, data: bytes) -> None:
         """Feed the parser, and count the head's bytes: the parser itself has no limit."""
+        if self._unread.held_bytes:  # who asks again has most likely read
+            self._unread.look(self.transport, paused=self.write_paused)
         if self._lingering:
             self._drop(len(data))
             return
@@ -440,8 +443,9 @@ class DataProtocol(ClientConnection):
         active = self._active
         if active is None or active is not request:
             return
-        if self.write_paused:
-            self._count_unread()
+        whole = active.http.whole_bytes
+        if self.write_paused or whole > SMALL_ANSWER_BYTES:
+            self._unread.look(self.transport, paused=self.write_paused, whole=whole)
         if active.http.keep_alive and not self.transport.is_closing():
             self._next()
         else:

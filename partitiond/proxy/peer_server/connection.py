@@ -7,7 +7,9 @@ from typing import Any, Final, Protocol, cast
 import httptools
 
 from partitiond.core.units import KIB
+from partitiond.proxy.edge.attempt import SMALL_ANSWER_BYTES
 from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.edge.unread import UnreadAnswers
 from partitiond.proxy.engine.framing import HOP
 from partitiond.proxy.peer_server.request import PeerClientSide, PeerRequest
 from partitiond.proxy.peers.host import LOAD_PATH
@@ -58,6 +60,7 @@ class OwnerConnection(PeerClientSide):
         self._is_between = True
         self._is_last = False
         self._idle_since = time.monotonic()
+        self._unread = UnreadAnswers(state)
 
     # Callbacks of the event loop
 
@@ -83,6 +86,7 @@ class OwnerConnection(PeerClientSide):
         """End the request, because nobody waits for it."""
         self._parser = None  # it holds this connection, too
         self._server.lost(self)
+        self._unread.forget()
         request, self.request = self.request, None
         if request is not None:
             try:
@@ -99,6 +103,7 @@ class OwnerConnection(PeerClientSide):
     def resume_writing(self) -> None:
         """Let the engine's answer go on."""
         self.write_paused = False
+        self._unread.look(self.transport, paused=False)
         if self.request is not None and self.request.exchange is not None:
             self.request.exchange.resume()
 
@@ -108,6 +113,7 @@ class OwnerConnection(PeerClientSide):
         """Begin a request."""
         if self.request is not None or self.listens or self.transport.is_closing():
             raise ValueError("a request before the last one was answered")
+        self._unread.forget()  # an entry asks again once it has all of the answer before
         self._is_between = False
         self._target = b""
         self._headers = {}
@@ -193,6 +199,9 @@ class OwnerConnection(PeerClientSide):
         if request is None:
             return
         if is_whole:
+            whole = request.whole_bytes
+            if self.write_paused or whole > SMALL_ANSWER_BYTES:
+                self._unread.look(self.transport, paused=self.write_paused, whole=whole)
             self._rest()
         else:
             self.transport.abort()
@@ -219,6 +228,8 @@ class OwnerConnection(PeerClientSide):
     def sweep(self, now: float) -> None:
         """Leave an entry that does not send its body, or asks nothing for long."""
         request, longest = self.request, self._state.options.client_timeout_seconds
+        if self._unread.held_bytes:
+            self._unread.look(self.transport, paused=self.write_paused)
         if self.transport.is_closing():
             if now - self._idle_since > longest:
                 self.transport.abort()

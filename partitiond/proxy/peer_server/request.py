@@ -177,6 +177,11 @@ class PeerRequest(Sender):
             _logger.exception("request %s failed inside the proxy", self.record.request_id)
             self.refuse(errors.INTERNAL)
 
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of its answer, if that was sent as a whole."""
+        return self._answer.whole_bytes
+
     # Calls of the exchange
 
     def attempt_begins(self, replica_id: str, attempts: int) -> None:

@@ -281,6 +281,27 @@ async def test_a_client_that_does_not_read_holds_the_engine_back(
     assert len(received) > 10_000_000
 
 
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_whole_answer_counts_until_its_client_has_it_or_left(
+    make_endpoint: MakeEndpoint, *, reads: bool
+) -> None:
+    """One write of any size fills no buffer that TLS would tell of."""
+    endpoint = await make_endpoint(*answer(completion("x" * 5_000_000)))
+    state, client = endpoint.proxy.state, await endpoint.client()
+    transport(client).pause_reading()
+    client.send(ASKED)
+    await endpoint.proxy.until(lambda: bool(endpoint.proxy.records()))
+    await settled()
+    assert state.answer_bytes > 4_000_000
+    if reads:
+        transport(client).resume_reading()
+        await client.until(b"\r\n\r\n")
+        await client.reader.readexactly(5_000_000)
+    else:
+        client.leave()
+    await endpoint.proxy.until(lambda: state.answer_bytes == 0)
+
+
 async def test_a_slow_client_gets_the_whole_last_answer_before_the_connection_closes(
     make_endpoint: MakeEndpoint,
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 from unittest.mock import Mock
 
 import pytest
@@ -13,9 +14,10 @@ from partitiond.proxy.peers.hop import Hop
 from partitiond.proxy.peers.pool import PeerConnection, PeerPool
 from tests.proxy.conftest import post, table
 from tests.proxy.peers.conftest import Make
-from tests.proxy.peers.liar import LyingOwner, placed, whole
+from tests.proxy.peers.liar import LyingEntry, LyingOwner, opened, placed, whole
 from tests.proxy.peers.test_lies import with_peer
-from tests.proxy.virtual import RawClient, virtual_time
+from tests.proxy.scripted import answer, completion, plays
+from tests.proxy.virtual import RawClient, settled, virtual_time
 
 pytestmark = [virtual_time, pytest.mark.usefixtures("clean_log")]
 
@@ -62,3 +64,25 @@ async def test_a_request_taken_back_as_its_connection_is_made_is_not_sent(*, is_
     await asyncio.sleep(0)
     pool.transport.write.assert_not_called()
     pool.transport.abort.assert_called_once_with()
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_a_whole_answer_counts_at_its_owner_until_its_entry_has_it_or_left(
+    make: Make, *, reads: bool
+) -> None:
+    _, owner, _ = await make.pair(plays(*answer(completion("x" * 4_000_000))))
+    state = owner.proxy.state
+    entry = await LyingEntry.call(owner)
+    entry.writer.write(opened())
+    await owner.proxy.until(lambda: bool(owner.proxy.records("peer_request")))
+    await settled()
+    assert state.answer_bytes > 1_000_000
+    if reads:
+        await entry.head()
+        await entry.head()
+        await entry.reader.readexactly(4_000_000)
+    else:
+        cast("asyncio.Transport", entry.writer.transport).abort()
+    await owner.proxy.until(lambda: state.answer_bytes == 0)
+    entry.writer.close()
+    await settled()
