@@ -107,9 +107,12 @@ class PeerPool(ConnectionPool):
             raise ConnectionError("no certificates are set, and hosts talk by TLS alone")
         host, _, port = address.rpartition(":")
         host = host.strip("[]")
-        transport, _ = await loop.create_connection(
-            lambda: protocol, host, int(port), ssl=context, server_hostname=host
-        )
+        try:
+            transport, _ = await loop.create_connection(
+                lambda: protocol, host, int(port), ssl=context, server_hostname=host
+            )
+        except (ValueError, OverflowError) as error:  # what its host says is no address
+            raise ConnectionError(str(error)) from error
         end_when_silent(transport.get_extra_info("socket"))
         return connection
 

@@ -1,6 +1,7 @@
 """Connections to another host's proxy outlive the requests on them, whatever befell these."""
 
 import asyncio
+import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -12,6 +13,7 @@ from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.proxy.engine.upstream import UpstreamConnection
 from partitiond.proxy.peers.hop import Hop
 from partitiond.proxy.peers.pool import PeerConnection, PeerPool
+from partitiond.proxy.request.errors import AttemptError
 from tests.proxy.conftest import post, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.liar import LyingEntry, LyingOwner, opened, placed, whole
@@ -64,6 +66,13 @@ async def test_a_request_taken_back_as_its_connection_is_made_is_not_sent(*, is_
     await asyncio.sleep(0)
     pool.transport.write.assert_not_called()
     pool.transport.abort.assert_called_once_with()
+
+
+@pytest.mark.parametrize("address", ["a..b:1", "10.0.0.1:99999"])
+async def test_a_host_that_tells_what_is_no_address_cannot_be_reached(address: str) -> None:
+    """Else what listens to its load ends without a word, and is never begun again."""
+    with pytest.raises(AttemptError):
+        await PeerPool(address, ssl.create_default_context).connect()
 
 
 @pytest.mark.parametrize("reads", [True, False])
