@@ -205,7 +205,8 @@ class Hop(FirstReader):
     def _send(self, connection: PeerConnection) -> None:
         self.connection = connection
         connection.first = self
-        connection.send(self._request, self)
+        request, self._request = self._request, b""  # which has a second copy of the body
+        connection.send(request, self)
 
     # Calls of the connection
 

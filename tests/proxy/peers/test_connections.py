@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -95,3 +96,15 @@ async def test_a_whole_answer_counts_at_its_owner_until_its_entry_has_it_or_left
     await owner.proxy.until(lambda: state.answer_bytes == 0)
     entry.writer.close()
     await settled()
+
+
+async def test_what_was_sent_is_not_kept_until_the_answer_ends() -> None:
+    pool, request = OpenPool(), bytes(bytearray(100_000))
+    pool.transport.write = lambda _: None
+    hop = Hop(Mock(), pool, PeerLoads("x"), request, set())
+    before = sys.getrefcount(request)
+    hop.start()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert hop.connection is not None
+    assert sys.getrefcount(request) < before
