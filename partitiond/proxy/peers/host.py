@@ -160,6 +160,7 @@ class PeerHost:
                         await reader.over.wait()
                 if time.monotonic() - reader.heard_at > DEAD_SECONDS:
                     self.log_refusal(f"has said nothing for {DEAD_SECONDS:g} s")
+                    self._unheard()  # first: what waits there waits for it to be back
                     for hop in list(self.running):
                         hop.lost()
                     return

@@ -108,3 +108,21 @@ async def test_what_was_sent_is_not_kept_until_the_answer_ends() -> None:
     await asyncio.sleep(0)
     assert hop.connection is not None
     assert sys.getrefcount(request) < before
+
+
+async def test_what_waits_at_a_host_that_falls_silent_is_asked_there_again_if_it_is_back(
+    make: Make,
+) -> None:
+    """Its connections to that host have ended by then, and nobody has begun it."""
+    never = asyncio.Event()
+    entry, owner, engine = await make.pair(
+        lambda got: [never] if got.body["prompt"] == "first" else answer(completion()),
+        max_sequences=1, route={"max_wait_seconds": 60.0},
+    )  # fmt: skip
+    first = entry.proxy.ask(prompt="first")
+    await engine.got(1)
+    second = entry.proxy.ask(prompt="second")
+    await owner.proxy.queued(1)
+    owner.fall_silent()
+    assert (await second).status_code == 200
+    await first
