@@ -69,9 +69,11 @@ async def _make(
     partial = await look_at(folder, lambda: _begun(folder))
     try:
         await make(partial)
-        await look_at(folder, lambda: publish(partial, folder, revision), _PUBLISH_SECONDS)
+        # Beside other looks at the folder: these may not take a slow disk for one that hangs.
+        await look_at(partial, lambda: publish(partial, folder, revision), _PUBLISH_SECONDS)
     finally:
-        await look_at(folder, lambda: shutil.rmtree(partial, ignore_errors=True))
+        with contextlib.suppress(ModelSourceError):  # what is left is removed by the next maker
+            await look_at(partial, lambda: shutil.rmtree(partial, ignore_errors=True))
 
 
 def _begun(folder: Path) -> Path:

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from partitiond.core.errors import ModelSourceError
+from partitiond.models import prepared, reading
 from partitiond.models.folder import has_weights, read_config, require_complete
 from partitiond.models.prepared import MARKER, is_complete, prepare, revision_of
+from partitiond.platform.deadline_calls import DeadlineCalls
 
 
 class Maker:
@@ -50,6 +53,40 @@ async def test_an_interrupted_preparation_leaves_nothing_and_is_redone(tmp_path:
     (stale / "weights").write_text("half")
     await prepare(tmp_path / "killed", None, Maker())
     assert not stale.exists()
+
+
+async def test_a_slow_disk_is_waited_for_and_a_cancelled_preparation_stays_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one forces its files to the disk, longer than a look may take, others wait for it."""
+    begun, writes = asyncio.Event(), threading.Event()
+    loop, publish = asyncio.get_running_loop(), prepared.publish
+
+    def slowly(partial: Path, folder: Path, revision: str | None) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert writes.wait(30.0)
+        publish(partial, folder, revision)
+
+    monkeypatch.setattr(reading, "_FILES", DeadlineCalls(0.1))
+    monkeypatch.setattr(prepared, "publish", slowly)
+    make, target = Maker(), tmp_path / "m"
+    first = asyncio.create_task(prepare(target, None, make))
+    await begun.wait()
+    second = asyncio.create_task(prepare(target, None, make))
+    await asyncio.sleep(0.3)
+    third = asyncio.create_task(prepare(target, None, make))
+    await asyncio.sleep(0.1)
+    writes.set()
+    assert await asyncio.gather(first, second, third) == [target] * 3
+    assert make.calls == 1
+    begun.clear()
+    writes.clear()
+    cancelled = asyncio.create_task(prepare(tmp_path / "other", None, make))
+    await begun.wait()
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    writes.set()
 
 
 async def test_a_damaged_folder_is_made_again(tmp_path: Path) -> None:
