@@ -1,6 +1,7 @@
 """Puts the parts of the control plane together: which part is given what, in which order."""
 
 import asyncio
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -57,6 +58,8 @@ from partitiond.core.profile.jobs import Job, JobState
 from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.lost import cut_off, is_missed
+from partitiond.core.replica.observation import HOPELESS_FAILURES
+from partitiond.core.replica.states import ReplicaState
 from partitiond.metrics.exposition import Metrics
 from partitiond.ports import (
     Clock,
@@ -139,6 +142,7 @@ class Parts:
         self.metrics = Metrics()
         self._known_cut_off: frozenset[str] = frozenset()
         self._known_others: frozenset[tuple[str, int]] = frozenset()
+        self._refusals = collections.Counter[str]()  # plans made because of them, by replica id
         self.wake = asyncio.Event()
         self.journal = Journal(adapters.store, adapters.clock, self.metrics.happened, self._host_of)
         self.devices = self._make_devices()
@@ -305,11 +309,18 @@ class Parts:
 
     def _look_for_cut_off(self) -> None:
         """Plan again if an engine of a lost device has ended, or a device refuses one. While one is
-        refused, plan again also if a process of others leaves a device.
+        refused, plan again also if a process of others leaves a device. Each further device is
+        tried once more often: else what all refuse would go round them for ever.
         """
-        refused = frozenset(p.replica_id for p in self.controller.refused())
+        engines, refused = self.controller.engines, self.controller.refused()
+        for engine in (one for one in engines if one.state is ReplicaState.SERVING):
+            self._refusals.pop(engine.placement.replica_id, None)
+        had = {e.placement.replica_id: e.failures - HOPELESS_FAILURES for e in engines if e.refused}
         before, self._known_cut_off = self._known_cut_off, self._cut_off(self.controller.desired)
-        self._known_cut_off |= refused
+        due = {p.replica_id for p in refused}
+        due = {one for one in due if one in before or had[one] >= self._refusals[one]}
+        self._refusals.update(due - before)
+        self._known_cut_off |= due
         others = {(d.id, p.pid) for d in self.devices.devices for p in d.foreign}
         earlier, self._known_others = self._known_others, frozenset(others)
         if self._known_cut_off - before or (refused and earlier - others):

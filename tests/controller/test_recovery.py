@@ -207,6 +207,20 @@ async def test_without_another_place_a_replica_waits_for_its_device_and_tries_it
     await host.passes(lambda: host.serving("a") == 1, 2.0)
 
 
+async def test_what_all_devices_refuse_does_not_go_round_them_for_ever(host: GpuHost) -> None:
+    """Each further device is tried once more often, at growing pauses."""
+    await host.place("a")
+    await refuse(host, *(gpu.id for gpu in GPUS))
+    begun, seconds = host.clock.now, 300.0
+    await host.passes(lambda: host.clock.now > begun + seconds, 1.0)
+    moves = host.kinds().count("replica-moves")
+    await host.passes(lambda: host.clock.now > begun + 2 * seconds, 1.0)
+    assert 3 <= moves <= 10
+    assert host.kinds().count("replica-moves") - moves <= 2
+    host.runner.refuse_devices = {}
+    await host.passes(lambda: host.serving("a") == 1, 2.0)
+
+
 async def test_what_was_lost_is_replaced_while_an_operators_plan_is_solved() -> None:
     """The first solve of an installation takes minutes: the operator waits for it alone."""
     held: list[asyncio.Event] = []

@@ -114,7 +114,7 @@ class Plans:
             preview=self._preview_by_itself,
             fresh=self._fresh,
             lasts=lambda plan_id: maker.remembers(plan_id, self._fingerprint()) is not None,
-            apply=self._apply_by_itself,
+            apply=lambda preview: self._apply(preview, "by itself"),
             touches_running=self._touches_running,
             current=lambda: controller.desired,
         )
@@ -318,9 +318,6 @@ class Plans:
             f"stops {len(diff.stop)}, keeps {len(diff.keep)}.",
         )
         reached(FaultPoint.PLAN_APPLIED)
-
-    def _apply_by_itself(self, preview: PlanPreview) -> None:
-        self._apply(preview, "by itself")
 
     def _fresh(self) -> bool:
         """Whether what the chain's last plan was made from still holds.
