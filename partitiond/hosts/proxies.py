@@ -286,10 +286,16 @@ class HostsProxies:
 
     async def in_flight(self, host: str = "") -> Mapping[str, int] | None:
         """Return requests in flight by replica id at the proxy of a host, the own one's without a
-        name; None if that proxy cannot say.
+        name; None if that proxy cannot say, or not soon if it is another host's: who asks has a
+        table for the own proxy, which does not wait for others.
         """
         there = self._agents.get(host)
-        return None if there is None else await self._ask(there, lambda proxy: proxy.in_flight())
+        if there is None:
+            return None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if there.is_own else self._tell_seconds):
+                return await self._ask(there, lambda proxy: proxy.in_flight())
+        return None
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
         """Return each model's traffic on all hosts; None if the proxy of a host cannot say that is

@@ -157,6 +157,13 @@ async def test_a_table_that_arrives_late_takes_no_newer_one_back() -> None:
     assert [table.version for table in two.tables] == [1, 3]
 
 
+async def test_a_count_of_another_hosts_hung_proxy_is_not_waited_for() -> None:
+    fleet = await Fleet().begin()
+    setattr(fleet.two, "in_flight", asyncio.Event().wait)  # noqa: B010 - types forbid it
+    fleet.proxies._tell_seconds = 0.01
+    assert await fleet.proxies.in_flight("two") is None
+
+
 async def test_a_proxy_on_a_silent_host_is_not_asked_and_gets_the_newest_table_later() -> None:
     fleet = await Fleet().begin()
     proxies, one, two = fleet.proxies, fleet.one, fleet.two
