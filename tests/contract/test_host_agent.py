@@ -123,8 +123,8 @@ async def test_an_engine_starts_answers_and_ends_in_its_hosts_run_folder(
 def test_every_method_of_the_ports_can_be_carried() -> None:
     """What each does through bytes is in `tests/hosts`: proxies, models, profiles, silence."""
     for port, protocol in PORTS.items():
-        for name in vars(protocol):
-            if not name.startswith("_"):
+        for name, is_what in vars(protocol).items():
+            if not name.startswith("_") and not isinstance(is_what, property):  # read at home
                 assert f"{port}.{name}" in METHODS
 
 

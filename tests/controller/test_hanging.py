@@ -69,8 +69,9 @@ async def test_a_driver_that_hangs_stops_no_pass(host: Host) -> None:
     await host.passes(lambda: host.serving("a") == 1)
     launched = len(host.runner.launches)
     host.devices.become([silent_device(FIRST, "silent for 30 s")])
-    await host.passes(lambda: "devices" in host.service.readiness.problems())
-    assert "silent for 30 s" in host.service.readiness.problems()["devices"]
+    await host.passes(
+        lambda: "silent for 30 s" in host.service.readiness.problems().get("devices", "")
+    )
     host.devices.become([FIRST])
     await host.passes(lambda: host.service.readiness.problems() == {})
     assert host.kinds().index("device-silent") < host.kinds().index("device-fine")

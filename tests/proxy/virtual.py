@@ -8,7 +8,8 @@ of 300 s costs a test nothing, and a test may compare seconds exactly. `time.mon
 TCP connections to a server of the same loop are pairs of sockets of the kernel: what one end sends
 the other has at once, and buffers, half-closed ends and resets are real. Unix sockets stay as they
 are, for the same holds for them. What the loop cannot see, it cannot wait for: other processes, and
-threads, but for those of executors (`asyncio.to_thread`), for which time stands still.
+threads, but for those of executors (`asyncio.to_thread`) and of looks at files of models, for which
+time stands still.
 
 Tests in `tests/proxy` run on this loop without a word, since `conftest.py` has
 
@@ -41,6 +42,7 @@ import contextlib
 import itertools
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
@@ -214,6 +216,11 @@ class VirtualServer(asyncio.AbstractServer):
         return self._loop
 
 
+def _files_are_looked_at() -> bool:
+    """Return whether a thread of `models.reading` works."""
+    return any(one.name.startswith("look at the files in ") for one in threading.enumerate())
+
+
 class _Selector(selectors.DefaultSelector):
     """Lets time pass in place of waiting."""
 
@@ -223,6 +230,8 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
+        while not ready and timeout != 0 and _files_are_looked_at():
+            ready = super().select(0.001)
         if ready or timeout == 0 or not self._loop.idle(timeout):
             return ready
         ready = super().select(OUTSIDE_SECONDS)
