@@ -14,8 +14,8 @@ import pytest
 from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
-    "partitiond": 145_500,
-    "tests": 100_500,
+    "partitiond": 144_400,
+    "tests": 100_100,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
 ROUNDING = 100

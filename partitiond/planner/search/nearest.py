@@ -116,7 +116,7 @@ def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> M
     goodput no demand is left that one more replica would serve.
     """
     packing = one.packing.copy()
-    if may_open:
+    if may_open and not stop():
         adding = Adding(packing, usual_prices(build_sites(instance)), stop=stop)
         placed = -1
         while placed != sum(packing.counts.values()):  # what became surplus left a place
