@@ -135,7 +135,6 @@ say "MIG by hand, without a daemon"
 run devices mig plan --geometry 3g.40gb@4,2g.20gb,1g.10gb --gpu 7
 run devices mig apply --geometry 3g.40gb@4,2g.20gb,1g.10gb --gpu 7 --yes
 run devices mig show --gpu 7
-run devices mig show --gpu 7 --export -
 run devices mig apply --geometry none --gpu 7 --replace --yes
 host_as_json host | cmp "$folder/before.json" - || fail "the host is not as it was"
 
