@@ -292,10 +292,8 @@ class HostsProxies:
         there = self._agents.get(host)
         if there is None:
             return None
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if there.is_own else self._tell_seconds):
-                return await self._ask(there, lambda proxy: proxy.in_flight())
-        return None
+        asked = self._ask(there, lambda proxy: proxy.in_flight())
+        return await (asked if there.is_own else self._in_time(asked))
 
     async def traffic(self) -> Mapping[str, Traffic] | None:
         """Return each model's traffic on all hosts; None if the proxy of a host cannot say that is
@@ -386,7 +384,7 @@ class HostsProxies:
         if host.is_own:
             return await self._asked(host, ask)
         if not self._begun:  # it counts by the table that it has, and nobody has looked yet
-            return await self._asked_in_time(host, ask)
+            return await self._in_time(self._asked(host, ask))
         if host.is_quiet:
             host.proxy.problem = host.proxy.problem or "the host did not answer its last look."
             return None
@@ -402,12 +400,10 @@ class HostsProxies:
             self._missed(host, error)
             return None
 
-    async def _asked_in_time(
-        self, host: HostRecord, ask: Callable[[ProxyControl], Awaitable[T]]
-    ) -> T | None:
+    async def _in_time(self, asked: Awaitable[T | None]) -> T | None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._tell_seconds):
-                return await self._asked(host, ask)
+                return await asked
         return None
 
     async def _asked(

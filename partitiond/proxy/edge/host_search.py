@@ -7,7 +7,7 @@ wait. A request at another host has an attempt only once it has a place there.
 import time
 from typing import Final
 
-from partitiond.core.dispatch.admission import refuse_not_reached
+from partitiond.core.dispatch.admission import Rejected, refuse_not_reached
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, PeerLoads
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
@@ -17,7 +17,7 @@ from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peers.hop import LOST, SILENT, UNREACHED, Hop, PeerReplica
 from partitiond.proxy.peers.known import NOWHERE, Wait
 from partitiond.proxy.peers.messages import MOST, Failed, Open
-from partitiond.proxy.request.errors import LIMITED, SERVER, ApiError
+from partitiond.proxy.request.errors import ApiError, from_rejected
 
 ON_TRIAL: Final = "request_on_trial"
 
@@ -239,10 +239,6 @@ class HostSearch(Elsewhere):
 
 def _as_error(failed: Failed) -> ApiError:
     """Return the error for the client of a request that another host did not serve."""
-    return ApiError(
-        failed.status,
-        failed.message,
-        LIMITED if failed.status == 429 else SERVER,
-        code=failed.code,
-        retry_after_seconds=failed.retry_after_seconds,
+    return from_rejected(
+        Rejected(failed.status, failed.code, failed.message, failed.retry_after_seconds)
     )
