@@ -1,10 +1,14 @@
 """Keeps Ray's processes running on one host.
 
 The keeper is a process of its own: a unit of systemd (`partitiond host ray`), or started by
-`ensure_keeper` where no unit runs it. It outlives the daemon, so that a daemon that is restarted
-loses no connection. It runs `ray start --block`, which ends when any of Ray's processes there ends,
-and starts it again: after a killed raylet the host is a new node, and after a killed control
-service (GCS) the head is a new cluster, which the others join again.
+`ensure_keeper` where no unit runs it, and again by `restart_keeper`. It outlives the daemon, so
+that a daemon that is restarted loses no connection. It runs `ray start --block`, and starts it
+again once that or the raylet has ended: after a killed raylet the host is a new node, and after a
+killed control service (GCS) the head is a new cluster, which the others join again.
+
+`ray start` ends when a process of Ray breaks there. A raylet one of whose helpers ended (its agents
+for the dashboard and for runtime environments) leaves in order, and `ray start` waits on, so the
+keeper looks for a raylet itself.
 
 Ray's processes end with the keeper, even if it is killed: `ray start` is sent SIGKILL then
 (PR_SET_PDEATHSIG), and its reaper ends the process group. Whatever is left nevertheless carries
@@ -28,6 +32,7 @@ from typing import Final
 
 from partitiond.cluster.ray_node import (
     FOLDER_VARIABLE,
+    START_SECONDS,
     RayNode,
     check_node,
     node_environment,
@@ -46,6 +51,11 @@ STEADY_SECONDS: Final = 60.0
 END_SECONDS: Final = 10.0
 """Time for Ray's processes to end by themselves; they take 1 to 3 s on an idle machine."""
 KILL_SECONDS: Final = 5.0
+LOOK_SECONDS: Final = 2.0
+"""Pause between two looks for the raylet. Chosen: a host is late for so much longer, and a look
+reads the name of each process, in a few milliseconds."""
+FIRST_RAYLET_SECONDS: Final = START_SECONDS + 30.0
+"""Time for the first raylet to come: the control service starts before it, on the head."""
 SESSIONS_KEPT: Final = 2
 """Folders of former runs of Ray that are kept, for their logs."""
 POLL_SECONDS: Final = 0.05
@@ -72,11 +82,26 @@ class KeeperRecord:
 
 def keeper_of(folder: Path) -> KeeperRecord | None:
     """Return the keeper that runs on a folder, or None."""
+    found = _last_keeper(folder)
+    return found if found is not None and is_alive(found) else None
+
+
+def _last_keeper(folder: Path) -> KeeperRecord | None:
     try:
-        found = KeeperRecord(**json.loads((folder / "keeper.json").read_text("utf-8")))
+        return KeeperRecord(**json.loads((folder / "keeper.json").read_text("utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-    return found if is_alive(found) else None
+
+
+def restart_keeper(node: RayNode) -> None:
+    """Start the keeper again if it has ended and a daemon had started it: its unit starts another.
+
+    Blocks for a moment. Raises what `ensure_keeper` does.
+    """
+    last = _last_keeper(node.folder)
+    if last is not None and last.spawned and not is_alive(last):
+        _reap(last.pid)
+        ensure_keeper(node)
 
 
 def ensure_keeper(node: RayNode) -> KeeperRecord:
@@ -215,41 +240,82 @@ def _keep(node: RayNode) -> None:
     while True:
         _remove_old_sessions(node.folder)
         started = time.monotonic()
-        command = start_command(node, _identity(node.folder), int(time.time()))
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            env=node_environment(node, os.environ),
-            cwd=node.folder,
-            start_new_session=True,
-            preexec_fn=_tie_to(os.getpid()),  # noqa: PLW1509 - this process has one thread
-        )
-        asked_to_end = _ends(child)
-        if asked_to_end:
-            child.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(END_SECONDS)
-        end_left_over(node.folder)
-        child.wait()
-        if asked_to_end:
+        try:
+            why = _run_ray(node)
+        except OSError as error:  # as a fork that failed, or a full disk
+            why = f"cannot be run: {error}"
+        if why is None:
             return
         steady = time.monotonic() - started > STEADY_SECONDS
         tried = 0 if steady else tried + 1
         pause = PAUSES_SECONDS[min(tried, len(PAUSES_SECONDS) - 1)]
-        print(
-            f"Ray ended (exit status {child.returncode}); started again in {pause:g} s.",
-            flush=True,
-        )
+        print(f"Ray {why}; started again in {pause:g} s.", flush=True)
         if signal.sigtimedwait(_ENDING, pause) is not None:
             return
 
 
-def _ends(child: "subprocess.Popen[bytes]") -> bool:
-    """Wait until Ray ended (False), or until this process is to end (True)."""
+def _run_ray(node: RayNode) -> str | None:
+    """Run Ray until nothing of it is left; return how it ended, or None: this process is to end.
+
+    Raises OSError.
+    """
+    child = subprocess.Popen(
+        start_command(node, _identity(node.folder), int(time.time())),
+        stdin=subprocess.DEVNULL,
+        env=node_environment(node, os.environ),
+        cwd=node.folder,
+        start_new_session=True,
+        preexec_fn=_tie_to(os.getpid()),  # noqa: PLW1509 - this process has one thread
+    )
+    try:
+        asked_to_end = _ends(child, node.folder)
+        how = "ended" if child.returncode is not None else "has no raylet"
+        if child.returncode is None:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(END_SECONDS)
+    finally:
+        end_left_over(node.folder)
+        child.wait()
+    return None if asked_to_end else f"{how} (exit status {child.returncode})"
+
+
+def _ends(child: "subprocess.Popen[bytes]", folder: Path) -> bool:
+    """Wait until Ray or its raylet ended (False), or until this process is to end (True)."""
+    watch = RayletWatch(time.monotonic())
+    had_raylet = False
     while child.poll() is None:
-        if signal.sigwaitinfo({*_ENDING, signal.SIGCHLD}).si_signo in _ENDING:
+        has_raylet = _has_raylet(folder)
+        if watch.is_gone(has_raylet, time.monotonic()):
+            return False
+        if has_raylet and not had_raylet:
+            print("Ray has a raylet.", flush=True)
+            had_raylet = True
+        told = signal.sigtimedwait({*_ENDING, signal.SIGCHLD}, LOOK_SECONDS)
+        if told is not None and told.si_signo in _ENDING:
             return True
     return False
+
+
+class RayletWatch:
+    """Decides from looks at a running Ray whether its raylet is gone. Pure.
+
+    Args:
+        began: when Ray was started, in monotonic seconds.
+    """
+
+    def __init__(self, began: float) -> None:
+        self._until = began + FIRST_RAYLET_SECONDS
+
+    def is_gone(self, is_there: bool, now: float) -> bool:
+        """Return whether there is no raylet though one was there, or should have come by now."""
+        if is_there:
+            self._until = now
+        return not is_there and now >= self._until
+
+
+def _has_raylet(folder: Path) -> bool:
+    return next(_processes_of(folder, "raylet"), None) is not None
 
 
 class _tie_to:  # noqa: N801 - used as a function
@@ -283,13 +349,19 @@ def end_left_over(folder: Path) -> None:
         number = signal.SIGKILL
 
 
-def _processes_of(folder: Path) -> Iterator[int]:
-    """Find living processes of this user that carry the folder in their environment."""
+def _processes_of(folder: Path, name: str = "") -> Iterator[int]:
+    """Find living processes of this user that carry the folder in their environment.
+
+    Args:
+        name: of the program; empty finds all.
+    """
     mark = f"{FOLDER_VARIABLE}={folder}".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         with contextlib.suppress(OSError):  # ended meanwhile, or another user's
+            if name and (entry / "comm").read_bytes().strip() != name.encode():
+                continue
             if mark in (entry / "environ").read_bytes().split(b"\0"):
                 yield int(entry.name)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from typing import Final
 
 from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE, check_files
 from partitiond.cluster.directory import ask_directory, refuse_open
-from partitiond.cluster.keeper import ensure_keeper, keep_ray, stop_keeper
+from partitiond.cluster.keeper import ensure_keeper, keep_ray, restart_keeper, stop_keeper
 from partitiond.cluster.own_files import ensure_own_files, own_address
 from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
 from partitiond.cluster.ray_environment import RayEnvironment, find_ray
@@ -108,11 +109,12 @@ def prepare_cluster(settings: Settings) -> HostPlace:
         ensure_own_files(settings, datetime.now(UTC))
     ray = ray_of(settings)
     node = node_of(settings, ray)
-    if settings.cluster.manage_ray:
-        ensure_keeper(node)
-    else:
+    place = dataclasses.replace(peers_place(settings), ray_version=ray.version)
+    if not settings.cluster.manage_ray:
         refuse_open(ask_directory(node, with_token=False), node.cluster_address)
-    return dataclasses.replace(peers_place(settings), ray_version=ray.version)
+        return place
+    ensure_keeper(node)
+    return dataclasses.replace(place, ensure_running=functools.partial(restart_keeper, node))
 
 
 def keep(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from partitiond.cluster import ray_node
 from partitiond.core.errors import HostSilentError, SilentError
 from partitiond.hosts.line import SocketCarrier
+from partitiond.platform.background import Background
 from partitiond.ports.cluster import ClusterMember
 
 log = logging.getLogger(__name__)
@@ -71,20 +72,16 @@ class RayCluster:
         self._place = place
         self._seconds = seconds
         self._bridge: subprocess.Popen[bytes] | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._keeping = Background([self._keep])
         self._asker = SocketCarrier(place.socket, "", seconds=MEMBERS_SECONDS)
 
     async def start(self) -> None:
         """Start the bridge and keep it running. Does not wait until it has joined Ray."""
-        self._start_bridge()
-        self._keeping = asyncio.ensure_future(self._keep())
+        self._keeping.start()
 
     async def close(self) -> None:
         """End the bridge. Ray goes on. Idempotent."""
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait({self._keeping})
-            self._keeping = None
+        await self._keeping.stop()
         bridge, self._bridge = self._bridge, None
         if bridge is not None:
             await _end(bridge)
@@ -114,8 +111,8 @@ class RayCluster:
     async def _keep(self) -> None:
         loop, tried = asyncio.get_running_loop(), 0
         while True:
-            started, bridge = loop.time(), self._bridge
-            assert bridge is not None
+            started, bridge = loop.time(), self._start_bridge()
+            self._bridge = bridge
             code = await _ended(bridge)
             if bridge.stdin is not None:
                 bridge.stdin.close()
@@ -126,9 +123,9 @@ class RayCluster:
                 code, _last_words(self._place.log_path), pause,
             )  # fmt: skip
             await asyncio.sleep(pause)
-            self._start_bridge()
 
-    def _start_bridge(self) -> None:
+    def _start_bridge(self) -> "subprocess.Popen[bytes]":
+        """Start the bridge. Raises OSError."""
         place = self._place
         settings = {
             "address": place.address,
@@ -140,7 +137,7 @@ class RayCluster:
             if output.tell() > LOG_BYTES:
                 output.truncate(0)
             # Its standard input ends with this process, and the bridge with it.
-            self._bridge = subprocess.Popen(
+            return subprocess.Popen(
                 [str(place.python), "-I", str(BRIDGE), json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=output,

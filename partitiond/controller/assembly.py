@@ -5,7 +5,6 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from partitiond.controller.background import Work
 from partitiond.controller.demand.eviction import Evictor
 from partitiond.controller.demand.scaling import Scaling, ScalingOptions
 from partitiond.controller.demand.traffic import TrafficWatch
@@ -61,6 +60,7 @@ from partitiond.core.replica.lost import cut_off, is_missed
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.states import ReplicaState
 from partitiond.metrics.exposition import Metrics
+from partitiond.platform.background import Work
 from partitiond.ports import (
     Clock,
     DeviceGauges,

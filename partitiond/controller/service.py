@@ -5,7 +5,6 @@ import dataclasses
 
 from partitiond import __version__
 from partitiond.controller.assembly import Adapters, Parts, ServiceOptions
-from partitiond.controller.background import Background
 from partitiond.controller.demand.scaling import Scaling
 from partitiond.controller.drift.use_cases import DriftUseCases
 from partitiond.controller.keys.usage import UsageUseCases
@@ -24,6 +23,7 @@ from partitiond.controller.views.health import MetricsText, Readiness
 from partitiond.controller.views.hosts import HostUseCases
 from partitiond.controller.views.overview import OverviewUseCases
 from partitiond.core.errors import PartitiondError
+from partitiond.platform.background import Background
 from partitiond.ports import Store
 
 __all__ = ["Adapters", "Service", "ServiceOptions", "service_of"]

@@ -6,6 +6,7 @@ and proxy of the host go on, and the next agent finds them when the head asks. `
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from typing import Final
 from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.gpu_host import gpu_host
 from partitiond.hosts.calls.far import HostServer
+from partitiond.hosts.fleet import keep_place
 from partitiond.hosts.line import serve_line
 from partitiond.hosts.one_master import (
     OBEYED,
@@ -28,6 +30,7 @@ from partitiond.hosts.one_master import (
     refuse_master,
 )
 from partitiond.hosts.this_host import this_host
+from partitiond.platform.background import Background
 from partitiond.platform.service_process import make_folder, received_signals, set_up_logging
 from partitiond.platform.systemd import keep_informed, stopping
 from partitiond.ports.cluster import HostPlace
@@ -93,6 +96,9 @@ async def _run(
 
         server = await serve_line(settings.agent_socket, answer)
         ending.callback(server.close)
+        keeping = Background([functools.partial(keep_place, place)])
+        keeping.start()
+        ending.push_async_callback(keeping.stop)
         telling = asyncio.create_task(
             keep_informed(
                 started=server.is_serving,

@@ -37,16 +37,16 @@ from partitiond.core.replica.sleep import Traffic
 from partitiond.hosts import exposition
 from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents, HostRecord
 from partitiond.ports import ProxyControl, Store
-from partitiond.ports.host import HostTable
+from partitiond.ports.host import PROXY_PATIENCE_SECONDS, HostTable
 from partitiond.serde import from_stored_json, to_stored_json
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-TELL_SECONDS: Final = 1.0
-"""Longest wait for other hosts' proxies to take a table; they get it later all the same. Chosen:
-half of the time that a change of a key waits, and a table is taken in milliseconds."""
+TELL_SECONDS: Final = PROXY_PATIENCE_SECONDS / 2
+"""Longest wait for other hosts' proxies to take a table; they get it later all the same. Chosen: a
+table is taken in milliseconds, and a pass is not to take the own proxy for slow for their sake."""
 SHARES_MARK: Final = "key-shares"
 """Kind of the marks of the store that hold how keys are divided, by key id."""
 

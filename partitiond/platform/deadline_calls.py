@@ -76,13 +76,19 @@ class PendingCall(Generic[T]):
         return self.future.result()
 
 
+@dataclasses.dataclass(slots=True)
 class _Lane:
-    """The looks at one subject: one in progress, others waiting."""
+    """The looks at one subject: one in progress, others waiting.
 
-    def __init__(self) -> None:
-        self.waiting: deque[tuple[Future[object], Callable[[], object]]] = deque()
-        self.since: float | None = None
-        self.works = False
+    Attributes:
+        waiting: the future, the call and the seconds of each look that waits for its turn.
+        overdue_at: when the look in progress has had its own seconds, in monotonic seconds.
+    """
+
+    overdue_at: float
+    waiting: deque[tuple[Future[object], Callable[[], object], float]] = dataclasses.field(
+        default_factory=deque
+    )
 
 
 class DeadlineCalls:
@@ -108,18 +114,17 @@ class DeadlineCalls:
         now = time.monotonic()
         future: Future[T] = Future()
         with self._lock:
-            lane = self._lanes.setdefault(subject, _Lane())
-            lane.waiting = deque(entry for entry in lane.waiting if not entry[0].cancelled())
-            overdue = lane.since is not None and now - lane.since >= seconds
-            if overdue or len(lane.waiting) >= MAX_WAITING:
-                future.cancel()
-                return PendingCall(subject, future, seconds, now)
-            lane.waiting.append(cast(tuple[Future[object], Callable[[], object]], (future, call)))
-            if not lane.works:
-                lane.works, lane.since = True, now
+            lane = self._lanes.get(subject)
+            if lane is None:
+                lane = _Lane(now + seconds)
                 threading.Thread(
                     target=self._work, args=(subject, lane), name=f"look at {subject}", daemon=True
                 ).start()
+                self._lanes[subject] = lane  # not if no thread can be started
+            elif now >= lane.overdue_at or self._has_many(lane):
+                future.cancel()
+                return PendingCall(subject, future, seconds, now)
+            lane.waiting.append((cast(Future[object], future), call, seconds))
         return PendingCall(subject, future, seconds, now + seconds)
 
     def ask(self, subject: str, call: Callable[[], T], seconds: float | None = None) -> T:
@@ -138,13 +143,18 @@ class DeadlineCalls:
         """
         return await self.begin(subject, call, seconds).answer()
 
+    def _has_many(self, lane: _Lane) -> bool:
+        lane.waiting = deque(entry for entry in lane.waiting if not entry[0].cancelled())
+        return len(lane.waiting) >= MAX_WAITING
+
     def _work(self, subject: str, lane: _Lane) -> None:
         while True:
             with self._lock:
                 if not lane.waiting:
                     del self._lanes[subject]  # engines come and go, each with its own subject
                     return
-                future, call = lane.waiting.popleft()
+                future, call, seconds = lane.waiting.popleft()
+                lane.overdue_at = time.monotonic() + seconds
             if future.set_running_or_notify_cancel():
                 try:
                     answer = call()
@@ -152,5 +162,3 @@ class DeadlineCalls:
                     future.set_exception(error)
                 else:
                     future.set_result(answer)
-            with self._lock:
-                lane.since = time.monotonic()

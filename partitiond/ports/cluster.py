@@ -6,7 +6,7 @@ says.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from partitiond.core.hardware.host_state import HostView
@@ -48,11 +48,13 @@ class HostPlace:
         peers_address: where its proxy serves those of other hosts (see `AgentFacts`).
         peers_tls: folder of the certificates with which proxies of hosts know each other; empty
             where `peers_address` is a path or nowhere.
+        ensure_running: starts again what ended of its part. Blocks for a moment.
     """
 
     ray_version: str = ""
     peers_address: str = ""
     peers_tls: str = ""
+    ensure_running: Callable[[], None] = dataclasses.field(default=lambda: None, compare=False)
 
 
 class Cluster(Protocol):

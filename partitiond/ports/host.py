@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
@@ -11,6 +11,10 @@ from partitiond.core.hardware.host_state import HostStanding
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
+
+PROXY_PATIENCE_SECONDS: Final = 1.0
+"""Longest time that a pass of the loop waits for a call to the proxy, which takes milliseconds.
+Chosen."""
 
 
 class DeviceProvider(Protocol):

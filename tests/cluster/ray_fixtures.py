@@ -268,6 +268,23 @@ async def another(node: RayNode, word: str, former: list[int]) -> list[int]:
     return found
 
 
+async def children(pid: int, name: str) -> list[int]:
+    """Wait until a process has children of a name; helpers of Ray overwrite their environment."""
+    found: list[int] = []
+
+    def came() -> bool:
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and name.encode() in (entry / "cmdline").read_bytes():
+                    parent = (entry / "stat").read_bytes().rpartition(b")")[2].split()[1]
+                    if int(parent) == pid:
+                        found.append(int(entry.name))
+        return bool(found)
+
+    await until(f"{name} of process {pid}", came)
+    return found
+
+
 async def gone(node: RayNode) -> None:
     """Wait until a host has no process of Ray."""
     await until(f"the end of Ray of {node.host}", lambda: not processes(node, ""))

@@ -10,6 +10,7 @@ import pytest
 
 from partitiond.cluster import ask_directory, bridge, ray_node
 from partitiond.cluster.bridge import Node, ToldMember, Unreachable, choose_nodes, nodes_of
+from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
 from partitiond.core.errors import HostSilentError
 from partitiond.hosts import line
 
@@ -131,3 +132,18 @@ async def test_a_ray_that_lets_strangers_in_is_not_joined_until_it_refuses_them(
     with pytest.raises(Unreachable, match="Ray: "):
         await joining
     server.close()
+
+
+async def test_a_bridge_that_cannot_be_started_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a fork that failed; the daemon goes on."""
+    place = BridgePlace(
+        tmp_path / "absent", "10.0.0.1:6379", "10.0.0.1", tmp_path / "bridge.sock",
+        tmp_path / "bridge.log", tmp_path / "token",
+    )  # fmt: skip
+    cluster = RayCluster(place)
+    await cluster.start()
+    await asyncio.sleep(0)
+    await cluster.close()
+    assert "begins again" in caplog.text

@@ -1,6 +1,7 @@
 """A keeper starts Ray again whenever it ended, and ends what a former one has left."""
 
 import dataclasses
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -8,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cluster.keeper import end_left_over, ensure_keeper, keeper_of, stop_keeper
+from partitiond.cluster.keeper import (
+    FIRST_RAYLET_SECONDS,
+    RayletWatch,
+    end_left_over,
+    ensure_keeper,
+    keeper_of,
+    restart_keeper,
+    stop_keeper,
+)
 from partitiond.cluster.ray_node import FOLDER_VARIABLE, RayNode
 from tests.cluster.ray_fixtures import make_hosts, says, short_folder
 
@@ -45,6 +54,62 @@ async def test_a_ray_that_ended_is_started_again_by_the_only_keeper(node: RayNod
     stop_keeper(node.folder)
     assert keeper_of(node.folder) is None
     assert began.read_text() == "began\n" * 2
+
+
+WAITS_ON = """#!/bin/sh
+echo began >> {folder}/began
+[ -e {folder}/left ] || {folder}/raylet
+touch {folder}/left
+exec sleep infinity
+"""
+"""In the place of Ray: it waits on after its raylet has left."""
+
+
+async def test_a_ray_whose_raylet_left_is_started_again(node: RayNode) -> None:
+    folder = node.folder.parent
+    node.python.write_text(WAITS_ON.format(folder=folder))
+    raylet, leave = folder / "raylet", folder / "leave"
+    os.mkfifo(leave)
+    raylet.write_text(f"#!/bin/sh\nread word < {leave}\n")
+    raylet.chmod(0o700)
+    ensure_keeper(node)
+    await says(node.folder / "keeper.log", "Ray has a raylet")
+    with os.fdopen(os.open(leave, os.O_RDWR | os.O_NONBLOCK), "wb", buffering=0) as line:
+        line.write(b"now\n")
+        await says(node.folder / "keeper.log", "Ray has no raylet (exit status -15)")
+    await says(folder / "began", "began\nbegan\n")
+
+
+def test_a_raylet_is_gone_once_it_was_there_or_had_time_to_come() -> None:
+    late = FIRST_RAYLET_SECONDS
+    watch = RayletWatch(10.0)
+    assert not watch.is_gone(is_there=False, now=9.0 + late)
+    assert watch.is_gone(is_there=False, now=10.0 + late)
+    assert not watch.is_gone(is_there=True, now=11.0 + late)
+    assert watch.is_gone(is_there=False, now=12.0 + late)
+    early = RayletWatch(10.0)
+    assert not early.is_gone(is_there=True, now=11.0)
+    assert early.is_gone(is_there=False, now=11.0)
+
+
+def test_a_keeper_that_a_daemon_started_is_started_again_and_no_other(node: RayNode) -> None:
+    restart_keeper(node)
+    assert keeper_of(node.folder) is None  # nobody ever started one
+    former = ensure_keeper(node)
+    restart_keeper(node)
+    assert keeper_of(node.folder) == former
+    os.kill(former.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, former.pid, os.WEXITED | os.WNOWAIT)
+    record = node.folder / "keeper.json"
+    text = record.read_text()
+    record.write_text(text.replace("true", "false"))  # a unit's
+    restart_keeper(node)
+    assert keeper_of(node.folder) is None
+    record.write_text(text)
+    restart_keeper(node)
+    found = keeper_of(node.folder)
+    assert found is not None
+    assert (found.spawned, found.pid != former.pid) == (True, True)
 
 
 async def test_a_keeper_of_other_settings_is_replaced(node: RayNode) -> None:

@@ -13,6 +13,7 @@ import platform
 import signal
 import socket
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,21 @@ async def test_a_killed_relay_comes_back(cluster: RayCluster, ray_hosts: rays.Ra
     await rays.answers(cluster, "b")
     await rays.answers(cluster, "a")
     await rays.another(a, "ray::Relay", former)
+
+
+@pytest.mark.parametrize("host", [0, 1], ids=["head", "a"])
+@pytest.mark.parametrize("helper", ["ray::DashboardAgent", "ray::RuntimeEnvAgent"])
+async def test_a_host_one_of_whose_helpers_ended_comes_back(
+    cluster: RayCluster, ray_hosts: rays.RayHosts, helper: str, host: int
+) -> None:
+    """Its raylet leaves in order, so that `ray start` waits on. The head's bridge ends, too."""
+    node, began = ray_hosts.nodes[host], time.monotonic()
+    (raylet,) = await rays.another(node, "raylet/raylet", [])
+    (pid,) = await rays.children(raylet, helper)
+    os.kill(pid, signal.SIGKILL)
+    await rays.another(node, "raylet/raylet", [raylet])
+    await rays.all_answer(cluster)
+    assert time.monotonic() - began < 60.0
 
 
 async def test_a_stopped_relay_is_silent_and_carries_nothing_late(

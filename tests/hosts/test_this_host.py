@@ -1,16 +1,22 @@
 """This host's agent is made of the adapters of this host, and says what it is."""
 
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from partitiond import __version__
+from partitiond.cluster.socket_cluster import SocketCluster
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.gpu_host import gpu_host
+from partitiond.hosts.calls.fencing import NO_HEAD
+from partitiond.hosts.fleet import hosts_of_fleet
 from partitiond.hosts.this_host import ThisHost, this_host
 from partitiond.ports.host_agent import MESSAGE_VERSION, AgentFacts, HostAgent
 from partitiond.serde import from_stored_json, to_json
 from partitiond.settings.schema import Settings
+from partitiond.store import open_store
+from tests.controller.fakes import until
 from tests.engine_fixtures import simulated_launch
 
 
@@ -46,3 +52,16 @@ def test_it_tells_the_end_of_an_engines_log(here: ThisHost, tmp_path: Path) -> N
     assert here.log_tail(handle, 100) == ""
     log.write_text("one\ntwo\n", encoding="utf-8")
     assert here.log_tail(handle, 4) == "two\n"
+
+
+async def test_what_broke_while_the_members_are_watched_begins_again(
+    here: ThisHost, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(SocketCluster):
+        def members(self) -> NoReturn:
+            raise OSError("no room for a file")
+
+    store = open_store(":memory:")
+    async with hosts_of_fleet(Settings(), store, here, Broken(tmp_path), NO_HEAD):
+        await until(lambda: "begins again" in caplog.text)
+    store.close()

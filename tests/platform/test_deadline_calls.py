@@ -30,37 +30,46 @@ def raising(error: Exception) -> None:
 class Hung:
     """A call that hangs until it is released; its look has begun."""
 
-    def __init__(self, looks: DeadlineCalls) -> None:
+    def __init__(self, looks: DeadlineCalls, seconds: float) -> None:
         self.release, self.begun = threading.Event(), threading.Event()
-        self.look = looks.begin("GPU 0", self.call, 60)
+        self.look = looks.begin("GPU 0", self.call, seconds)
         assert self.begun.wait(60)
 
     def call(self) -> bool:
         self.begun.set()
         return self.release.wait(60)
 
-    def at_its_deadline(self) -> PendingCall[bool]:
-        return dataclasses.replace(self.look, deadline=0.0)
+    def end(self) -> None:
+        """Have it end; its subject is free then."""
+        (thread,) = threads("GPU 0")
+        self.release.set()
+        thread.join(60)
 
 
 def test_a_call_that_hangs_is_silent_keeps_one_thread_and_is_taken_up_again() -> None:
     looks = DeadlineCalls(60)
-    hung = Hung(looks)
-    with pytest.raises(SilentError, match=r"^GPU 0: silent for 60 s") as raised:
-        hung.at_its_deadline().wait()
+    hung = Hung(looks, 0.0)
+    with pytest.raises(SilentError, match=r"^GPU 0: silent for 0 s") as raised:
+        hung.look.wait()
     assert isinstance(raised.value, DeviceError)
     for _ in range(2 * MAX_WAITING):
-        look = looks.begin("GPU 0", hung.call, 0.0)
+        look = looks.begin("GPU 0", hung.call)  # however much time it has itself
         assert look.future.cancelled()  # nobody waits for it, and it never begins
         with pytest.raises(SilentError):
             look.wait()
-    patient = looks.begin("GPU 0", lambda: "its turn")  # for whom it is not overdue
-    assert not patient.future.done()
     assert len(threads("GPU 0")) == 1
     assert looks.ask("GPU 1", lambda: "well") == "well"
-    hung.release.set()
-    assert patient.wait() == "its turn"
+    hung.end()
     assert looks.ask("GPU 0", lambda: "back") == "back"
+
+
+def test_a_hasty_look_waits_for_its_turn_after_a_patient_one_that_is_in_time() -> None:
+    looks = DeadlineCalls(60)
+    patient = Hung(looks, 60.0)
+    hasty = looks.begin("GPU 0", lambda: "its turn", 0.0)
+    assert not hasty.future.cancelled()
+    patient.end()
+    assert hasty.wait() == "its turn"
 
 
 def test_looks_at_one_subject_take_turns_and_those_given_up_never_begin() -> None:
@@ -97,7 +106,7 @@ def test_no_more_than_so_many_wait_for_one_subject() -> None:
 
 async def test_the_event_loop_goes_on_while_a_look_hangs() -> None:
     looks = DeadlineCalls(60)
-    hung = Hung(looks)
+    hung = Hung(looks, 60.0)
     asking = asyncio.create_task(hung.look.answer())
     left = asyncio.create_task(looks.look("GPU 0", lambda: "nobody hears it"))
     for _ in range(5):
@@ -107,9 +116,7 @@ async def test_the_event_loop_goes_on_while_a_look_hangs() -> None:
     with pytest.raises(asyncio.CancelledError):
         await left
     with pytest.raises(SilentError):
-        await hung.at_its_deadline().answer()
-    with pytest.raises(SilentError):  # at once: no thread and no time is spent on it
-        await looks.look("GPU 0", hung.call, 0.0)
+        await dataclasses.replace(hung.look, deadline=0.0).answer()
     hung.release.set()
     assert await asking
     assert await looks.look("GPU 0", lambda: 3) == 3

@@ -21,12 +21,10 @@ from partitiond.core.keys.stale import word_is_due
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ProxyControl, Store
-from partitiond.ports.host import FleetProxies
+from partitiond.ports.host import PROXY_PATIENCE_SECONDS, FleetProxies
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS: Final = 1.0
-"""Longest time that a pass waits for a call, which takes milliseconds. Chosen."""
 RETRY_SECONDS: Final = 0.2
 """Pause after the first start that failed; it doubles with each further failure. A proxy that is
 killed while it starts is still back within two seconds. Chosen."""
@@ -100,7 +98,7 @@ class Endpoint:
         self._call = asyncio.create_task(call(), name="call to the proxy")
         self._call.add_done_callback(self._called)
         if not self._slow:
-            ended, _ = await asyncio.wait([self._call], timeout=PATIENCE_SECONDS)
+            ended, _ = await asyncio.wait([self._call], timeout=PROXY_PATIENCE_SECONDS)
             self._slow = not ended
 
     def _called(self, call: "asyncio.Task[None]") -> None:

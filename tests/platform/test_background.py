@@ -2,7 +2,7 @@
 
 import asyncio
 
-from partitiond.controller.background import Background
+from partitiond.platform.background import Background
 
 
 async def test_what_breaks_begins_again_and_what_ends_does_not() -> None:

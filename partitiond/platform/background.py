@@ -1,4 +1,4 @@
-"""Runs work beside the loop, from its start until the shutdown, whatever breaks in the work."""
+"""Runs work in the background until it ends by itself or is stopped, whatever breaks in it."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ class Background:
             try:
                 await work()
             except Exception:
-                log.exception("what runs beside the loop broke; it begins again")
+                log.exception("work in the background broke; it begins again")
                 await asyncio.sleep(self._again_seconds)
             else:
                 return
