@@ -282,7 +282,7 @@ def _run_ray(node: RayNode) -> str | None:
 
 def _ends(child: "subprocess.Popen[bytes]", folder: Path) -> bool:
     """Wait until Ray or its raylet ended (False), or until this process is to end (True)."""
-    watch = RayletWatch(time.monotonic())
+    watch = ProcessWatch(time.monotonic())
     had_raylet = False
     while child.poll() is None:
         has_raylet = _has_raylet(folder)
@@ -297,7 +297,7 @@ def _ends(child: "subprocess.Popen[bytes]", folder: Path) -> bool:
     return False
 
 
-class RayletWatch:
+class ProcessWatch:
     """Decides from looks at a running Ray whether its raylet is gone. Pure.
 
     Args:

@@ -11,7 +11,7 @@ import pytest
 
 from partitiond.cluster.keeper import (
     FIRST_RAYLET_SECONDS,
-    RayletWatch,
+    ProcessWatch,
     end_left_over,
     ensure_keeper,
     keeper_of,
@@ -82,12 +82,12 @@ async def test_a_ray_whose_raylet_left_is_started_again(node: RayNode) -> None:
 
 def test_a_raylet_is_gone_once_it_was_there_or_had_time_to_come() -> None:
     late = FIRST_RAYLET_SECONDS
-    watch = RayletWatch(10.0)
+    watch = ProcessWatch(10.0)
     assert not watch.is_gone(is_there=False, now=9.0 + late)
     assert watch.is_gone(is_there=False, now=10.0 + late)
     assert not watch.is_gone(is_there=True, now=11.0 + late)
     assert watch.is_gone(is_there=False, now=12.0 + late)
-    early = RayletWatch(10.0)
+    early = ProcessWatch(10.0)
     assert not early.is_gone(is_there=True, now=11.0)
     assert early.is_gone(is_there=False, now=11.0)
 
