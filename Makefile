@@ -153,7 +153,7 @@ soak-harm:
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS) $(SOAK_ARGS)
 
 BENCHES := bench.planner bench.planner.cases bench.planner.replanning bench.planner.from_file \
-	bench.simulator.replay bench.serving.mixed_plan bench.serving.admission bench.serving.plan \
+	bench.serving.mixed_plan bench.serving.admission bench.serving.plan \
 	bench.proxy bench.search bench.profiler.intervals bench.profiler.capacity_power \
 	bench.profiler.estimate bench.profiler.transfer bench.loadgen.compare \
 	bench.control.cost bench.control.loop bench.control.store bench.control.hosts

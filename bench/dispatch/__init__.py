@@ -1,4 +1,1 @@
-"""Compares admission, fairness and the choice of a replica with load balancers, simulated.
-
-python -m bench.dispatch.policies
-"""
+"""Measures what several hosts decide about requests, in simulated time."""

@@ -31,7 +31,7 @@ from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS, PeerCounts, PeerLoads
 from partitiond.core.dispatch.places import Places, Request, RequestOwner
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
-from partitiond.simulated.replay.events import SimulatedClock
+from partitiond.simulated.fleet.events import SimulatedClock
 
 HOP_SECONDS: Final = 0.0005
 MAX_WAIT_SECONDS: Final = 30.0

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bench.common_window import Together
+from bench.serving.promises import Outcome, Promise
 from loadgen import OpenLoopResult, Samples, closed_loop, open_loop, poisson
 from loadgen import Outcome as Ended
 from loadgen import Slo as Bounds
@@ -14,9 +15,7 @@ from loadgen.results.statistics import is_good, percentile
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.plan.record import Plan
 from partitiond.profiler.pairs.side_by_side import common_window
-from partitiond.simulated.replay.outcome import Outcome
-from partitiond.simulated.replay.promise import Promise
-from partitiond.simulated.replay.traffic import lengths_of
+from partitiond.simulated.fleet.arrivals import lengths_of
 
 REQUEST_SECONDS = 300.0
 WINDOW_REQUESTS = 3.0
@@ -88,10 +87,9 @@ async def full(
         mine = [n for n, p in enumerate(plan.placements) if p.model == name]
         ended = sum(results[n].ended(Ended.OK) for n in mine)
         found[name] = _outcome(
-            window.seconds,
             math.fsum(window.output_tokens_per_s[n] for n in mine),
             [window.samples[n] for n in mine],
-            arrivals=ended, answered=ended, refused=0, good=ended,
+            arrivals=ended, good=ended,
         )  # fmt: skip
     return found
 
@@ -123,12 +121,9 @@ async def demand(
     )
     return {
         promise.model: _outcome(
-            result.window_seconds,
             result.throughput.output_tokens_per_s,
             [result.samples],
             arrivals=len(result.arrivals),
-            answered=_good(result, None),
-            refused=result.count(Ended.REFUSED),
             good=_good(result, specs[promise.model].slo),
         )
         for promise, result in zip(told, results, strict=True)
@@ -145,29 +140,21 @@ def _good(result: OpenLoopResult, slo: Slo | None) -> int:
 
 
 def _outcome(
-    seconds: float,
     output_tokens_per_s: float,
     samples: Sequence[Samples],
     *,
     arrivals: int,
-    answered: int,
-    refused: int,
     good: int,
 ) -> Outcome:
     """One model's figures, with the percentiles of all its engines' samples."""
     ttft = sorted(value for one in samples for value in one.ttft)
     tpot = sorted(value for one in samples for value in one.tpot)
     return Outcome(
-        seconds=seconds,
         arrivals=arrivals,
-        answered=answered,
-        refused=refused,
         good=good,
         output_tokens_per_s=output_tokens_per_s,
         ttft_p95_seconds=_percentile(ttft, 0.95),
         tpot_p95_seconds=_percentile(tpot, 0.95),
-        ttft_p50_seconds=_percentile(ttft, 0.5),
-        tpot_p50_seconds=_percentile(tpot, 0.5),
     )
 
 

@@ -11,11 +11,9 @@ of an earlier run in the same folder are reused), planned together, applied, and
   plan's throughput, TTFT and TPOT are for this load;
 - demand: Poisson arrivals at the rate that the plan says it serves, through the proxy.
 
-Each measured figure (median of the rounds) is shown beside the plan's promise, the promise without
-any cost of sharing the device (the baseline), and the prediction of the simulation with the step
-times of the measured profiles. The plan knows the cost of sharing once `partitiond tools replicate`
-has run on the same folder; before, it assumes that CPU cores share nothing. Misses of more than
-15 % are listed.
+Each measured figure (median of the rounds) is shown beside the plan's promise. The plan knows the
+cost of sharing once `partitiond tools replicate` has run on the same folder; before, it assumes
+that CPU cores share nothing. Misses of more than 15 % are listed.
 """
 
 import argparse
@@ -29,6 +27,16 @@ from pathlib import Path
 
 from bench.serving import mixed_load
 from bench.serving.demo_fleet import DemoFleet, demo_fleet, options_parser
+from bench.serving.promises import (
+    TOLERANCE,
+    ComparedFigure,
+    Difference,
+    OfferedLoad,
+    Outcome,
+    Promise,
+    differences,
+    promises,
+)
 from partitiond.cli.demo import steps as demo_steps
 from partitiond.cli.plan.up import register_or_update
 from partitiond.core.errors import PartitiondError
@@ -36,43 +44,23 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Objective, Plan
 from partitiond.core.profile.record import Profile
-from partitiond.simulated.replay.comparison import (
-    TOLERANCE,
-    ComparedFigure,
-    Difference,
-    differences,
-)
-from partitiond.simulated.replay.models import SimulatedTraffic, best_known
-from partitiond.simulated.replay.outcome import Outcome
-from partitiond.simulated.replay.promise import Promise, promises
-from partitiond.simulated.replay.replay import (
-    UNBOUNDED_QUANTILE,
-    OfferedLoad,
-    ReplayOptions,
-    replay_plan,
-)
 
 LENGTHS = (Workload(160, 16), Workload.lognormal(64, 32, 0.7, 0.7))
 """Lengths of the first and the second model: long prompts with short outputs, and mixed."""
-REPLAYED_SECONDS = 120.0
+UNBOUNDED_QUANTILE = 0.95
+"""Without an SLO, this share of requests has to be answered at all. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of one model: the plan's value, the replay's, and the measured value.
+    """One figure of one model: the plan's value, and the measured value.
 
     Attributes:
         rounds: the measured figure, round by round.
     """
 
     plan: Difference
-    replayed: float | None
     rounds: tuple[float, ...]
-
-    @property
-    def replay_error(self) -> float | None:
-        """(measured - replayed) / replayed."""
-        return self.plan.got / self.replayed - 1 if self.replayed else None
 
 
 def mixed_specs(specs: Sequence[ModelSpec]) -> list[ModelSpec]:
@@ -101,20 +89,6 @@ def make_plan(fleet: DemoFleet, objective: Objective) -> Plan:
         raise PartitiondError("there is no plan: " + "; ".join(preview.infeasible.reasons))
     demo_steps.apply(fleet.story, fleet.client, preview.plan)
     return preview.plan
-
-
-def simulated(
-    plan: Plan, specs: Sequence[ModelSpec], profiles: Mapping[str, Profile], load: OfferedLoad
-) -> dict[str, Outcome]:
-    """The simulation's predictions, with the step times of the measured profiles."""
-    engine_of = best_known(
-        {spec.name: spec for spec in specs},
-        {device.id: device for device in plan.devices},
-        profiles=profiles,
-    )
-    traffic = [SimulatedTraffic(spec.name, spec.workload, spec.slo) for spec in specs]
-    found = replay_plan(plan, traffic, engine_of, load, ReplayOptions(seconds=REPLAYED_SECONDS))
-    return {one.promise.model: one.outcome for one in found.models}
 
 
 async def measured(
@@ -146,7 +120,6 @@ async def measured(
 def rows_of(
     told: Sequence[Promise],
     rounds: Mapping[OfferedLoad, Sequence[Mapping[str, Outcome]]],
-    replayed: Mapping[OfferedLoad, Mapping[str, Outcome]],
     quantiles: Mapping[str, float],
 ) -> Iterator[Row]:
     """Every figure: the median of its rounds beside the predictions."""
@@ -154,47 +127,36 @@ def rows_of(
         for promise in told:
             quantile = quantiles[promise.model]
             each = [differences(promise, run[promise.model], load, quantile) for run in runs]
-            predicted = {
-                one.figure: one.got
-                for one in differences(promise, replayed[load][promise.model], load, quantile)
-            }
             for figure in ComparedFigure:
                 mine = [one for found in each for one in found if one.figure is figure]
                 if mine:
                     values = tuple(one.got for one in mine)
                     middle = dataclasses.replace(mine[0], got=statistics.median(values))
-                    yield Row(middle, predicted.get(figure), values)
+                    yield Row(middle, values)
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
     """One line for each figure, then the medians of the errors and the misses."""
     yield (
-        f"{'model':<16} {'load':<7} {'figure':<11} {'promised':>9} {'no sharing':>10} "
-        f"{'replayed':>9} {'measured':>9}  {'rounds':<19} {'plan off':>8} {'replay off':>10}"
+        f"{'model':<16} {'load':<7} {'figure':<11} {'promised':>9} {'measured':>9}  "
+        f"{'rounds':<19} {'plan off':>8}"
     )
     for row in rows:
         one = row.plan
-        replay_error = "-" if row.replay_error is None else f"{row.replay_error:+.1%}"
         spread = f"{_shown(min(row.rounds))} to {_shown(max(row.rounds))}"
         yield (
             f"{one.model:<16} {one.load.value:<7} {one.figure.value:<11} "
-            f"{_shown(one.promised):>9} {_shown(one.naive):>10} {_shown(row.replayed):>9} "
-            f"{_shown(one.got):>9}  {spread:<19} {one.error:>+8.1%} {replay_error:>10}"
+            f"{_shown(one.promised):>9} {_shown(one.got):>9}  {spread:<19} {one.error:>+8.1%}"
         )
     yield ""
     yield from summary(rows)
 
 
 def summary(rows: Sequence[Row]) -> Iterator[str]:
-    """Median and worst errors of the plan, the baseline and the replay; then every miss."""
+    """Median and worst errors of the plan; then every miss."""
     at_full = [row for row in rows if row.plan.load is OfferedLoad.FULL]
     plan = [abs(row.plan.error) for row in at_full]
-    naive = [abs(row.plan.naive_error) for row in at_full if row.plan.naive_error is not None]
     yield _errors("the plan, at its operating points", plan)
-    yield _errors("the same as if sharing cost nothing", naive)
-    for load in OfferedLoad:
-        mine = [row.replay_error for row in rows if row.plan.load is load]
-        yield _errors(f"the replay, {load.value}", [abs(error) for error in mine if error])
     kept = [row for row in rows if row.plan.load is OfferedLoad.DEMAND]
     yield f"at the demand {sum(not r.plan.is_miss for r in kept)} of {len(kept)} promises were kept"
     for row in rows:
@@ -216,8 +178,8 @@ def _errors(what: str, errors: Sequence[float]) -> str:
     )
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _shown(value: float) -> str:
+    return f"{value:.4g}"
 
 
 def main() -> int:
@@ -227,12 +189,11 @@ def main() -> int:
     given = parser.parse_args()
     with demo_fleet(given, models=2) as fleet:
         specs = mixed_specs(fleet.specs)
-        profiles = measured_profiles(fleet, specs)
+        measured_profiles(fleet, specs)
         plan = make_plan(fleet, given.objective)
         rounds = asyncio.run(measured(fleet, plan, specs, given))
-    replayed = {load: simulated(plan, specs, profiles, load) for load in OfferedLoad}
     quantiles = {s.name: s.slo.quantile if s.slo else UNBOUNDED_QUANTILE for s in specs}
-    rows = list(rows_of(promises(plan), rounds, replayed, quantiles))
+    rows = list(rows_of(promises(plan), rounds, quantiles))
     for p in plan.placements:
         print(f"{p.replica_id}: {p.candidate.size.key} of {p.device_id}, batch {p.candidate.batch}")
     print("\n".join(table(rows)))
@@ -245,7 +206,6 @@ def _plain(row: Row) -> dict[str, object]:
     return {
         **dataclasses.asdict(row.plan),
         "error": row.plan.error,
-        "replayed": row.replayed,
         "rounds": row.rounds,
     }
 

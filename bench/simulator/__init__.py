@@ -1,1 +1,1 @@
-"""Measures the fleet simulator: its speed, its replays of plans, and its agreement with engines."""
+"""Measures the fleet simulator: its speed, and its agreement with engines."""

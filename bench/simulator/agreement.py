@@ -10,8 +10,9 @@ folder are reused), planned and applied by a real daemon. Then the load generato
 mixed lengths through the real proxy to the real engines, open loop: once at each `--fit-factors` of
 the rate that the plan says it serves, then `--pairs` times the very same requests at each of
 `--factors`. All records are stored in `--traces`. Step times and host costs are fitted to the first
-runs (`simulated.replay.fitting`); the simulator gets the requests of the second, times and lengths,
-once with the measured profiles alone and once with the fitted parameters.
+runs (`bench.simulator.fitting`) and stored as `fitted.json`, which `partitiond tools simulate fleet
+--fitted` takes; the simulator gets the requests of the second, times and lengths, once with the
+measured profiles alone and once with the fitted parameters.
 
 The comparison is over admitted requests: (simulated - measured) / measured, the mean of the runs,
 beside the difference of the runs from each other, which no prediction can beat. `--from` repeats
@@ -26,10 +27,11 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from bench.serving.demo_fleet import demo_fleet, options_parser
 from bench.serving.mixed_plan import make_plan, measured_profiles
+from bench.serving.promises import promises
 from bench.simulator.agreement_table import FIGURES, Row, table
 from bench.simulator.agreement_traces import (
     Purpose,
@@ -42,21 +44,23 @@ from bench.simulator.agreement_traces import (
     store,
     store_setup,
 )
+from bench.simulator.fitting import EngineTrace, HostTrace, fit
+from bench.simulator.seen import Observed
 from loadgen import Outcome
 from loadgen import Slo as Bounds
 from loadgen.results.records import Record
 from loadgen.results.statistics import is_good, percentile
+from partitiond.core.errors import InputError
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
-from partitiond.core.plan.record import Objective, Placement, Plan
+from partitiond.core.plan.record import Objective, Placement
+from partitiond.serde import to_stored_json
 from partitiond.simulated.fleet.arrivals import Arrival, ArrivalKind, SyntheticArrivals
+from partitiond.simulated.fleet.engine_model import best_known
+from partitiond.simulated.fleet.fitted import FittedHost
+from partitiond.simulated.fleet.host_costs import cores_of
 from partitiond.simulated.fleet.report import ModelReport
 from partitiond.simulated.fleet.run import FleetOptions, FleetRun
-from partitiond.simulated.replay.fitting import EngineTrace, FittedHost, HostTrace, fit
-from partitiond.simulated.replay.host import cores_of
-from partitiond.simulated.replay.models import EngineModel, EngineOf, best_known
-from partitiond.simulated.replay.promise import promises
-from partitiond.simulated.replay.seen import Observed
 
 LENGTHS: Final = (Workload.lognormal(160, 16, 0.7, 0.7), Workload.lognormal(64, 32, 0.7, 0.7))
 """Lengths of the first and the second model: long prompts; short prompts with longer outputs."""
@@ -186,7 +190,8 @@ def simulated(setup: Setup, trace: Trace, fitted: FittedHost | None) -> dict[str
     engine_of = best_known(
         specs,
         {device.id: device for device in plan.devices},
-        profiles={profile.id: profile for profile in setup.profiles},
+        _unmeasured,
+        {profile.id: profile for profile in setup.profiles},
     )
     head = trace.head
     options = FleetOptions(
@@ -197,11 +202,14 @@ def simulated(setup: Setup, trace: Trace, fitted: FittedHost | None) -> dict[str
         max_wait_seconds=setup.max_wait_seconds,
     )
     if fitted is not None:
-        plan = slowed(plan, fitted.kappa)
-        engine_of = with_costs(engine_of, fitted)
+        engine_of = fitted.applied(engine_of)
     arrivals = {name: iter(arrivals_of(trace, name)) for name in head.rates}
     report = FleetRun(plan, specs, engine_of, options).run(arrivals)
     return {one.model: simulated_figures(one, head.seconds) for one in report.models}
+
+
+def _unmeasured(spec: ModelSpec) -> NoReturn:
+    raise InputError(f"{spec.name} has no measured profile.", hint="Measure it first.")
 
 
 def arrivals_of(trace: Trace, model: str) -> list[Arrival]:
@@ -214,29 +222,6 @@ def arrivals_of(trace: Trace, model: str) -> list[Arrival]:
         )
         for record in trace.runs[model].records
     )
-
-
-def slowed(plan: Plan, kappa: float) -> Plan:
-    """The plan with the fitted slowdown between replicas in place of the known one."""
-
-    def alike(placement: Placement) -> Placement:
-        candidate = dataclasses.replace(placement.candidate, busy=0.0, kappa=kappa)
-        return dataclasses.replace(placement, candidate=candidate)
-
-    return dataclasses.replace(plan, placements=tuple(alike(one) for one in plan.placements))
-
-
-def with_costs(engine_of: EngineOf, fitted: FittedHost) -> EngineOf:
-    """Engines with fitted step times and host costs, and otherwise unchanged."""
-
-    def found(placement: Placement) -> EngineModel:
-        return dataclasses.replace(
-            engine_of(placement),
-            steps=fitted.steps_of(placement.model),
-            costs=fitted.costs[placement.model],
-        )
-
-    return found
 
 
 def simulated_figures(report: ModelReport, seconds: float) -> Figures:
@@ -298,6 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure(given, folder)
     setup, traces = load(folder)
     fitted = fit([host_trace(setup, t) for t in traces if t.head.purpose is Purpose.FIT])
+    (folder / "fitted.json").write_text(to_stored_json(fitted) + "\n", encoding="utf-8")
     rows = list(compare(setup, traces, fitted))
     print("\n".join([*parameters(fitted), "", *table(rows)]))
     if given.json is not None:

@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Final
 
 from bench.command import options
-from bench.simulator.replay_cases import architecture_of
+from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Infeasible, Objective, Placement, Plan
 from partitiond.fleet.file import Fleet, load_fleet
 from partitiond.fleet.offline import plan_fleet
+from partitiond.models.catalog import entry_of
 from partitiond.simulated.fleet.arrivals import ArrivalKind, SyntheticArrivals, made_up
+from partitiond.simulated.fleet.engine_model import best_known
 from partitiond.simulated.fleet.report import FleetReport
 from partitiond.simulated.fleet.run import FleetOptions, FleetRun
-from partitiond.simulated.replay.models import best_known
 
 KINDS: Final = (
     "smollm2-135m", "opt-125m", "qwen2.5-0.5b", "llama-3.2-1b", "opt-1.3b", "opt-2.7b", "opt-6.7b"
@@ -99,7 +101,7 @@ def simulated(fleet: Fleet, plan: Plan, given: argparse.Namespace) -> FleetRepor
     engine_of = best_known(
         specs,
         {device.id: device for device in plan.devices},
-        architectures=lambda spec: architecture_of(fleet, spec),
+        _architecture,
     )
     demands = {
         forecast.model: (given.load * forecast.capacity_req_per_s, specs[forecast.model].workload)
@@ -112,6 +114,12 @@ def simulated(fleet: Fleet, plan: Plan, given: argparse.Namespace) -> FleetRepor
     wanted = FleetOptions(seconds=seconds, warm_up_seconds=warm_up, seed=given.seed)
     run = FleetRun(plan, specs, engine_of, wanted)
     return run.run(made_up(made, demands, given.seed))
+
+
+def _architecture(spec: ModelSpec) -> Architecture:
+    entry = entry_of(spec.source)
+    assert entry is not None  # all `KINDS` are in the catalog
+    return entry.architecture
 
 
 def lines(plan: Plan, report: FleetReport) -> Iterator[str]:

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from partitiond.advise.exposition import Sample, Scrape, parse
 from partitiond.advise.readings import EngineKey, Reading, readings_of
+from partitiond.simulated.engine.batch import Batch
 from partitiond.simulated.engine.exposition import render
 from partitiond.simulated.engine.loop import EngineLoop
-from partitiond.simulated.replay.batch import Batch
-from partitiond.simulated.replay.steps import constant_steps
+from partitiond.simulated.steps import constant_steps
 from tests.advise.looks import captured
 
 OLD = """\

@@ -20,9 +20,9 @@ from partitiond.engines.process.journal import RunFolder
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.models.catalog import CATALOG
 from partitiond.simulated.engine.__main__ import parse, step_model
-from partitiond.simulated.replay.steps import StepModel
+from partitiond.simulated.steps import StepModel
 from tests.engine_fixtures import short_dir, simulated_launch
-from tests.simulated.replay.test_steps import profile_of, throughput
+from tests.simulated.test_steps import profile_of, throughput
 
 __all__ = ["short_dir"]
 

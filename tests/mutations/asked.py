@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 NEIGHBOURS: Final[dict[str, tuple[str, ...]]] = {
-    "core/dispatch": ("property", "simulated/replay", "proxy/dispatch"),
+    "core/dispatch": ("property", "simulated/fleet", "proxy/dispatch"),
     "core/keys": ("property", "proxy/keys", "proxy/workers", "controller/keys"),
     "core/plan": ("property", "controller/runtime", "controller/plans"),
     "core/replica": ("property", "controller/runtime", "fleet"),

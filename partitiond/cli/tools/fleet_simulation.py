@@ -34,11 +34,12 @@ from partitiond.simulated.fleet.arrivals import (
     made_up,
     replayed,
 )
+from partitiond.simulated.fleet.engine_model import best_known
+from partitiond.simulated.fleet.fitted import read_fitted
 from partitiond.simulated.fleet.outages import HostOutage, HostOutages
 from partitiond.simulated.fleet.report import FleetReport
 from partitiond.simulated.fleet.run import FleetOptions, FleetRun, RunWatcher
 from partitiond.simulated.fleet.scaling import Scaler
-from partitiond.simulated.replay.models import best_known
 
 USUAL_SECONDS = 600.0
 
@@ -54,6 +55,7 @@ class Simulated:
     seconds: float | None = None
     warm_up_seconds: float = 0.0
     plan: Path | None = None
+    fitted: Path | None = None
     autoscale: bool = False
     zero_seconds: float | None = None
     cold: bool = False
@@ -88,8 +90,10 @@ def simulate(asked: Simulated, settings: Settings) -> FleetReport:
     engine_of = best_known(
         specs,
         {device.id: device for device in plan.devices},
-        architectures=lambda spec: _architecture(fleet, spec, settings),
+        lambda spec: _architecture(fleet, spec, settings),
     )
+    if asked.fitted is not None:
+        engine_of = read_fitted(asked.fitted).applied(engine_of)
     limits = settings.proxy
     options = FleetOptions(
         seconds=_seconds(asked),

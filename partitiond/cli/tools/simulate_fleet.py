@@ -38,6 +38,9 @@ def fleet(
     ),
     warm_up: float = option("Seconds before that are not counted.", default=0.0, min=0.0),
     plan: Path | None = option("A plan saved with --json, not a new one.", metavar="FILE"),
+    fitted: Path | None = option(
+        "Step times and costs of the host, fitted to recorded requests.", metavar="FILE"
+    ),
     autoscale: bool = option("Every model's demand is measured and planned for anew."),
     scale_to_zero: float | None = option("Idle for so long, to zero.", min=1.0, metavar="SECONDS"),
     outage: list[str] | None = option(
@@ -77,6 +80,7 @@ def fleet(
         seconds=seconds,
         warm_up_seconds=warm_up,
         plan=plan,
+        fitted=fitted,
         autoscale=autoscale,
         zero_seconds=scale_to_zero,
         cold=cold,

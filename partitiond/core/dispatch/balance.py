@@ -21,8 +21,7 @@ from typing import Final, Protocol, TypeVar
 PREFERENCE_SLACK: Final = 0.25
 """A preferred replica may be fuller by this share of its limit. Measured: docs/dispatch.md."""
 SLOW_FROM: Final = 1.3
-"""Smaller differences of pace come from the mix of requests and are ignored. Chosen, not measured;
-`bench.dispatch.policies` has a replica 1.5 and one 3 times slower."""
+"""Smaller differences of pace come from the mix of requests and are ignored. Chosen."""
 MAX_SLOWNESS: Final = 8.0
 PACE_OBSERVATIONS: Final = 50.0
 ENOUGH_OBSERVATIONS: Final = 8.0

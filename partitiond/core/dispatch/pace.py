@@ -20,7 +20,7 @@ the spread of what was seen over what was expected. Three rules follow (`Pace.mo
    approached without swinging. The planned batch is the most; an engine alone always has a request.
 
 Prompt tokens are the estimates that admission uses, so what a prefix cache saves is learned as a
-faster reading. Only streams have a first token that anyone sees. Measured: `bench.dispatch.slo`.
+faster reading. Only streams have a first token that anyone sees. Measured: docs/dispatch.md.
 """
 
 import collections

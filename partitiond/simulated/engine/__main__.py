@@ -12,12 +12,12 @@ from pathlib import Path
 import uvicorn
 
 from partitiond.simulated.engine.app import Task, make_app
+from partitiond.simulated.engine.batch import Batch
 from partitiond.simulated.engine.engine import SimulatedEngine
 from partitiond.simulated.engine.gpu import HOST_VARIABLE, SimulatedGpuMemory, add_flags
 from partitiond.simulated.engine.loop import EngineLoop
 from partitiond.simulated.engine.sleeping import Sleep
-from partitiond.simulated.replay.batch import Batch
-from partitiond.simulated.replay.steps import StepModel, constant_steps, fit_steps
+from partitiond.simulated.steps import StepModel, constant_steps, fit_steps
 
 KEEP_ALIVE_SECONDS = 120
 

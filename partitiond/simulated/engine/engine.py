@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator
 
 from starlette.requests import Request
 
+from partitiond.simulated.engine.batch import Sequence
 from partitiond.simulated.engine.generation import Generation
 from partitiond.simulated.engine.loop import EngineLoop
 from partitiond.simulated.engine.refusals import RefusedError
 from partitiond.simulated.engine.sleeping import Sleep
-from partitiond.simulated.replay.batch import Sequence
 
 
 class BrokenError(Exception):

@@ -5,8 +5,8 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator
 
-from partitiond.simulated.replay.batch import Batch, BatchStep, Sequence
-from partitiond.simulated.replay.steps import StepModel
+from partitiond.simulated.engine.batch import Batch, BatchStep, Sequence
+from partitiond.simulated.steps import StepModel
 
 
 @dataclasses.dataclass(slots=True)

@@ -1,6 +1,9 @@
 """Simulates fleets: thousands of engines, millions of requests, with the real decision code.
 
-In addition to `partitiond.simulated.replay`, this package simulates what happens around requests:
-hosts whose reconcilers start, drain and stop engines, models that are scaled to zero and woken,
-demand that is measured and answered with a new plan, and the cost in GPU hours and energy.
+Real are the decisions which requests are admitted, wait or are refused, which replica gets a
+request, how replicas on one device slow each other down, what hosts start, drain and stop, which
+models are scaled to zero and woken, and what demand is planned for: the functions of the proxy, the
+controller and the planner are called, not copied. Arrivals and lengths are the load generator's
+own. Modelled are time (an event queue), and engines, which batch continuously (`engine`) and whose
+step times are fitted, or follow from a profile or a roofline (`simulated.steps`).
 """

@@ -13,13 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from loadgen.load.arrivals import gamma, poisson
-from loadgen.load.lengths import Lengths, uniform
+from loadgen.load.lengths import Lengths, choice, fixed, independent, uniform
 from loadgen.load.traces import Trace
 from partitiond.core.errors import InputError
-from partitiond.core.model.workload import Workload
+from partitiond.core.model.workload import LengthShape, Workload
 from partitiond.simulated.fleet.dispatch import FleetModel
-from partitiond.simulated.replay.events import EventTarget, SimulatedClock
-from partitiond.simulated.replay.traffic import lengths_of
+from partitiond.simulated.fleet.events import EventTarget, SimulatedClock
 
 Arrival = tuple[float, int, int]
 """Time in seconds, prompt tokens, output tokens."""
@@ -92,6 +91,17 @@ def _diurnal(req_per_s: float, period_seconds: float, seed: int) -> Iterator[flo
         rate = 1 - DIURNAL_SWING * math.cos(2 * math.pi * now / period_seconds)
         if dice.random() * most < rate:
             yield now
+
+
+def lengths_of(workload: Workload) -> Lengths:
+    """Return the same lengths that predictions of memory and time use."""
+    match workload.shape:
+        case LengthShape.TRACE:
+            return choice(workload.pairs)
+        case LengthShape.LOGNORMAL:
+            return independent(workload.prompt_lengths, workload.output_lengths)
+        case _:
+            return fixed(workload.prompt_tokens, workload.output_tokens)
 
 
 def requests(times: Iterator[float], workload: Workload, seed: int) -> Iterator[Arrival]:

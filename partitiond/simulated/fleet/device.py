@@ -1,12 +1,16 @@
-"""Simulates devices that a fleet's engines share; see `simulated.replay.engine.SharedDevice`."""
+"""Simulates devices that a fleet's engines share.
+
+A device slows its engines down by the sigma of the engines that have work now, using the planner's
+function. A new sigma applies from the next step on, not to a step that has begun.
+"""
 
 from typing import Final, Protocol
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.interference import DEFAULT, Interference, sigma
 from partitiond.core.plan.record import Candidate
-from partitiond.simulated.replay.events import SimulatedClock
-from partitiond.simulated.replay.host import Host, HostEngine
+from partitiond.simulated.fleet.events import SimulatedClock
+from partitiond.simulated.fleet.host_costs import Host, HostEngine
 
 MOST_SIGMAS: Final = 4096
 """Most sigmas memoised per device, by the set of its working engines."""
@@ -29,8 +33,7 @@ class Sharer(HostEngine, Protocol):
 
 
 class FleetDevice:
-    """Models how engines of one device slow each other down; see
-    `simulated.replay.engine.SharedDevice`.
+    """Models how engines of one device slow each other down.
 
     Attributes:
         host: host whose cores the engines keep busy; the default host is never crowded.

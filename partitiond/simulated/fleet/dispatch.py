@@ -1,21 +1,26 @@
-"""Simulates the proxy for one model of a fleet: as `simulated.replay.dispatch`, with many replicas.
+"""Simulates the proxy for one model of a fleet: its queue in front of its replicas.
 
-`core.dispatch.dispatcher` makes every decision; `fleet.places` finds a replica among thousands.
+`core.dispatch.dispatcher` makes every decision, as it does for the proxy's live side
+(`proxy.dispatch.live.LiveModel`); `fleet.places` finds a replica among thousands, and a deadline is
+an event here and a timer there. Requests do not fail in a simulation, so there are no retries and
+no ejections.
 """
 
+import functools
 import random
 from collections.abc import Callable
+from typing import Final
 
-from partitiond.core.dispatch.admission import (
-    Rejected,
-    ServiceTime,
-)
+from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
 from partitiond.core.dispatch.dispatcher import Dispatcher
+from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from partitiond.simulated.fleet.engine import FleetRequest
+from partitiond.simulated.fleet.events import EventTarget, SimulatedClock
 from partitiond.simulated.fleet.places import FleetPlaces, FleetReplica, Place
-from partitiond.simulated.replay.dispatch import QueuedModel
-from partitiond.simulated.replay.events import SimulatedClock
+
+BYTES_PER_TOKEN: Final = 4
+"""Bytes per prompt token, as in English text; the proxy learns it from the usage engines report."""
 
 
 class FinishedRequest:
@@ -30,10 +35,12 @@ class FinishedRequest:
         raise NotImplementedError
 
 
-class FleetModel(QueuedModel[FleetRequest, Place]):
+class FleetModel:
     """One model: its replicas, its queue and the estimates learned from its requests.
 
     Attributes:
+        dispatcher: makes the decisions.
+        arrived: requests so far.
         on_woken: called when a request arrives while the model sleeps.
     """
 
@@ -45,7 +52,9 @@ class FleetModel(QueuedModel[FleetRequest, Place]):
         self._finished = finished
         draws = random.Random(seed)  # noqa: S311 -- balance, no secret
         self._places = FleetPlaces(draws.random)
-        super().__init__(clock, Dispatcher(route, self._places))
+        self.clock = clock
+        self.dispatcher = Dispatcher(route, self._places)
+        self._figures = FiguresOfKeys()
 
     @property
     def route(self) -> ModelRoute:
@@ -66,6 +75,11 @@ class FleetModel(QueuedModel[FleetRequest, Place]):
     def in_flight(self) -> int:
         """Sequences in all replicas, draining ones included."""
         return self._places.in_flight
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self.dispatcher.queue)
 
     @property
     def service_seconds(self) -> float:
@@ -109,29 +123,63 @@ class FleetModel(QueuedModel[FleetRequest, Place]):
         Clients are assumed to ask for as many tokens as they get, as the load generator does.
         """
         self.arrived += 1
-        self.learned.max_model_len = self._places.max_model_len
-        cost = self.learned.cost("", prompt_tokens, output_tokens)
+        cost = self._cost(prompt_tokens, output_tokens)
         self.place(FleetRequest(self.clock.now, prompt_tokens, output_tokens, cost))
 
     def place(self, request: FleetRequest) -> None:
         """Start, queue or refuse a request."""
         if not self._places.replicas:
             self._wake()
-        super().place(request)
+        outcome = self.dispatcher.arrives(request, self.clock.now)
+        self._carry_out(request, outcome)
+        if isinstance(outcome, Waiting):
+            self._go_on()
 
     def _wake(self) -> None:
         route = self.dispatcher.route
         if route.availability is ModelAvailability.SLEEPING and route.holds:
             self.on_woken()
 
+    def _cost(self, prompt_tokens: int, output_tokens: int) -> Cost:
+        return estimate(
+            self._figures.of(""),
+            sequences=1,
+            prompt_bytes=prompt_tokens * BYTES_PER_TOKEN,
+            max_tokens=output_tokens,
+            max_model_len=self._places.max_model_len,
+        )
+
+    def leave(self, request: FleetRequest) -> None:
+        """Remove a waiting request whose client is gone."""
+        if self.dispatcher.leaves(request):
+            self._go_on()
+
+    def expire(self, entry: Waiting[FleetRequest]) -> None:
+        """Handle the deadline of a waiting request."""
+        if self.dispatcher.expires(entry, self.clock.now):
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Carry out all decisions that are possible now."""
+        now = self.clock.now
+        while (decided := self.dispatcher.next_decision(now)) is not None:
+            self._carry_out(*decided)
+
+    def _carry_out(
+        self, request: FleetRequest, outcome: Place | Rejected | Waiting[FleetRequest]
+    ) -> None:
+        if isinstance(outcome, Waiting):
+            self.clock.plan(outcome.deadline, _Expiry(self, outcome))
+        elif isinstance(outcome, Rejected):
+            self._finished.refused(request, outcome)
+        else:
+            self._start(request, outcome)
+
     def _start(self, request: FleetRequest, load: Place) -> None:
         assert isinstance(load, FleetReplica)  # a full replica takes nothing
         request.placed = self.clock.now
         if load.engine is not None:
             load.engine.add(request)
-
-    def _refuse(self, request: FleetRequest, rejected: Rejected) -> None:
-        self._finished.refused(request, rejected)
 
     def ended(self, request: FleetRequest, replica: FleetReplica) -> None:
         """Free the request's place; then correct the estimates by what its engine reported."""
@@ -143,10 +191,23 @@ class FleetModel(QueuedModel[FleetRequest, Place]):
             self._go_on()
         prompt_tokens, output_tokens = request.prompt_tokens, request.output_tokens
         dispatcher.settle(request, prompt_tokens + output_tokens)
-        self.learned.observe("", prompt_tokens, output_tokens)
+        prompt = prompt_tokens * BYTES_PER_TOKEN, prompt_tokens
+        self._figures.learn("", prompt=prompt, output_tokens=output_tokens)
         planned, stayed = replica.route.service_seconds, now - request.placed
         dispatcher.learn(replica.replica_id, stayed, output_tokens, planned, now)
         self._finished.answered(request)
+
+
+class _Expiry(EventTarget):
+    """The deadline of a waiting request, which is refused if it still waits then."""
+
+    def __init__(self, model: FleetModel, entry: Waiting[FleetRequest]) -> None:
+        self._expire = functools.partial(model.expire, entry)
+
+    def due(self, number: int) -> None:
+        """Refuse the request if it still waits."""
+        del number
+        self._expire()
 
 
 def _nothing() -> None:

@@ -1,23 +1,30 @@
 """Simulates engines with steps whose cost does not depend on the number of running sequences.
 
-The rules are those of `simulated.replay.batch` and `simulated.replay.engine`, to the bit: a test
-compares both. There every step visits every sequence. Here a decoding sequence is only the number
-of its last
-step: every sequence gets one token in each step, so the progress of each follows from the number of
-steps made.
+The rules are those of `simulated.engine.batch`, where every step visits every sequence. Here a
+decoding sequence is only the number of its last step: every sequence gets one token in each step,
+so the progress of each follows from the number of steps made. Between two events an engine that
+only decodes repeats the same step, so it takes such steps in one leap, which ends with the step
+under way when something arrives. A test compares both, request by request.
+
+The next step begins as soon as one ends, before a client that got a token can react: a request that
+follows an ended one finds the next step under way and waits for its end, as in a real engine, whose
+scheduler never pauses. Costs of the host (`fleet.host_costs`) are added to the way of a request and
+to the steps.
 """
 
 import collections
+import dataclasses
 import heapq
+import math
 
 from partitiond.core.dispatch import places
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.plan.record import Candidate
 from partitiond.simulated.fleet.device import FleetDevice
-from partitiond.simulated.replay.events import EventTarget, SimulatedClock
-from partitiond.simulated.replay.host import NO_COSTS
-from partitiond.simulated.replay.models import EngineModel
-from partitiond.simulated.replay.steps import Steps, steps_within
+from partitiond.simulated.fleet.engine_model import EngineModel
+from partitiond.simulated.fleet.events import EventTarget, SimulatedClock
+from partitiond.simulated.fleet.host_costs import NO_COSTS
+from partitiond.simulated.steps import Steps
 
 
 class FleetRequest(places.Request):
@@ -75,7 +82,7 @@ class _Coming(EventTarget):
 
 
 class FleetEngine(EventTarget):
-    """One engine process; `simulated.replay.engine.SteppedEngine` describes its behaviour.
+    """One engine process: takes requests, and tells when each got its first and last token.
 
     Attributes:
         tokens: tokens that the engine has generated.
@@ -99,7 +106,11 @@ class FleetEngine(EventTarget):
             behaves: step times alone on the device, and limits.
             served: receives first and last tokens.
         """
-        self.candidate = candidate
+        self.candidate = (
+            candidate
+            if behaves.kappa is None
+            else dataclasses.replace(candidate, busy=0.0, kappa=behaves.kappa)
+        )
         self.cores = candidate.size.cores
         self.costs = behaves.costs
         self.tokens = 0
@@ -110,8 +121,11 @@ class FleetEngine(EventTarget):
         self._steps: Steps = behaves.steps
         self._has_costs = behaves.costs != NO_COSTS
         self._coming: dict[FleetRequest, None] = {}
+        # If steps are chosen ahead: requests that arrived during the step under way, and requests
+        # that the step after it does not include yet.
         self._arrived: list[FleetRequest] = []
         self._unseen: list[FleetRequest] = []
+        # Seconds that other processes used of the engine's cores; added to the next step.
         self._owed = 0.0
         self._served = served
         self._max_sequences = candidate.batch
@@ -129,7 +143,8 @@ class FleetEngine(EventTarget):
         # KV tokens of all running requests, once prompts are read; of decoding ones, now.
         self._held = 0
         self._context = 0
-        # The leap under way: see `simulated.replay.engine.SteppedEngine`.
+        # A leap of `_count` steps since `_began`: the first takes `_first` seconds, each further
+        # one `_growth` more (the KV cache grows). `_leap` tells a planned end from a later one.
         self._at_work = False
         self._read_now: list[FleetRequest] = []
         self._began = 0.0
@@ -197,7 +212,7 @@ class FleetEngine(EventTarget):
     def cut(self) -> None:
         """End the leap with the step that is under way."""
         if self._count > 1:
-            done = steps_within(self._clock.now - self._began, self._first, self._growth)
+            done = _steps_within(self._clock.now - self._began, self._first, self._growth)
             if done < self._count:
                 self._plan_end(done)
 
@@ -355,3 +370,19 @@ class FleetEngine(EventTarget):
         self._leap += 1
         seconds = count * self._first + self._growth * count * (count - 1) / 2
         self._clock.plan(self._began + seconds, self, self._leap)
+
+
+def _steps_within(elapsed: float, first: float, growth: float) -> int:
+    """Return steps that have begun within `elapsed` seconds of a leap; at least 1.
+
+    Args:
+        elapsed: since the leap began.
+        first: seconds of the leap's first step.
+        growth: seconds by which each further step is longer than the one before.
+    """
+    if elapsed <= first:
+        return 1
+    # The root of n first + growth n (n - 1) / 2 = elapsed, without a division by the growth.
+    middle = first - growth / 2
+    root = math.sqrt(max(0.0, middle * middle + 2 * growth * elapsed))
+    return max(1, math.ceil(2 * elapsed / (middle + root) - 1e-9))

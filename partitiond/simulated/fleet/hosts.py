@@ -29,8 +29,8 @@ from partitiond.core.replica.observation import (
 )
 from partitiond.core.replica.reconcile import reconcile
 from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
+from partitiond.simulated.fleet.events import EventTarget, SimulatedClock
 from partitiond.simulated.fleet.places import FleetReplica
-from partitiond.simulated.replay.events import EventTarget, SimulatedClock
 
 STOP_SECONDS: Final = 3.0
 """Time from the end of the last request until the partition is free again. Assumed."""

@@ -29,9 +29,9 @@ from partitiond.core.hardware.kinds import Device, kept_by_silent, lost_device, 
 from partitiond.core.plan.record import Placement, Plan, diff_plans
 from partitiond.core.replica.lost import stranded
 from partitiond.core.replica.states import ReplicaState
+from partitiond.simulated.fleet.events import EventTarget
 from partitiond.simulated.fleet.report import OutageReport
 from partitiond.simulated.fleet.run import FleetRun
-from partitiond.simulated.replay.events import EventTarget
 
 LOOK_SECONDS: Final = 5.0
 """Simulated time between two looks at all hosts: as the daemon looks at devices."""

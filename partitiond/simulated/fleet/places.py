@@ -17,12 +17,11 @@ from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.places import Places
 from partitiond.core.dispatch.routing import ReplicaRoute
 from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest, TokenListener
-from partitiond.simulated.replay.dispatch import RoutedLoad
-from partitiond.simulated.replay.events import SimulatedClock
+from partitiond.simulated.fleet.events import SimulatedClock
 
 
-class FleetReplica(RoutedLoad, TokenListener):
-    """A replica as the dispatcher sees it, and its engine.
+class FleetReplica(TokenListener):
+    """A replica as the dispatcher sees it (with the fields of `balance.Load`), and its engine.
 
     Attributes:
         place: index among the model's replicas.
@@ -38,8 +37,15 @@ class FleetReplica(RoutedLoad, TokenListener):
         Args:
             ended: called after the last token of a request on this replica.
         """
-        super().__init__(route)
-        self.max_sequences = route.max_sequences
+        self.route = route
+        self.replica_id = route.replica_id
+        self.max_sequences = self.batch = route.max_sequences
+        self.kv_cache_tokens = route.kv_cache_tokens
+        self.draining = route.draining
+        self.ejected = False
+        self.doubt = 0
+        self.sequences = 0
+        self.kv_tokens = 0
         self._clock, self._ended = clock, ended
         self.place = 0
         self.engine: FleetEngine | None = None

@@ -20,15 +20,15 @@ from partitiond.simulated.fleet.arrivals import Arrival, Stream, all_over
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.dispatch import FleetModel
 from partitiond.simulated.fleet.engine import FleetEngine
+from partitiond.simulated.fleet.engine_model import EngineModel, EngineOf, route_of
+from partitiond.simulated.fleet.events import SimulatedClock
+from partitiond.simulated.fleet.host_costs import Host as HostCores
+from partitiond.simulated.fleet.host_costs import cores_of
 from partitiond.simulated.fleet.hosts import FleetHost, SimulatedFleet
 from partitiond.simulated.fleet.places import FleetReplica
 from partitiond.simulated.fleet.report import FleetReport, ModelReport, Resources
 from partitiond.simulated.fleet.tally import Tally, together
-from partitiond.simulated.replay.events import SimulatedClock
-from partitiond.simulated.replay.host import Host as HostCores
-from partitiond.simulated.replay.host import cores_of
-from partitiond.simulated.replay.models import EngineModel, EngineOf, route_of
-from partitiond.simulated.replay.steps import lean_steps
+from partitiond.simulated.steps import lean_steps
 
 TAIL_SECONDS: Final = 600.0
 """Longest time after the last arrival in which requests may still end."""
@@ -102,7 +102,7 @@ class FleetRun(SimulatedFleet):
         Args:
             plan: plan that runs at the beginning, or is started.
             specs: specs of all models that any plan may place.
-            engine_of: how the engine of a placement behaves (see `simulated.replay.models`).
+            engine_of: how the engine of a placement behaves (see `fleet.engine_model`).
             options: how the fleet is simulated.
             watchers: make new plans; without any this one is kept.
         """

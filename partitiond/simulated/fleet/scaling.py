@@ -22,8 +22,8 @@ from partitiond.core.demand.scaling import (
 )
 from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.plan.record import Placement, Plan, diff_plans
+from partitiond.simulated.fleet.events import EventTarget
 from partitiond.simulated.fleet.run import FleetRun
-from partitiond.simulated.replay.events import EventTarget
 
 Replan = Callable[[Mapping[str, float], tuple[Placement, ...]], Plan | None]
 """Returns a plan for requests/s by model (others keep their demand), given what runs; or None."""

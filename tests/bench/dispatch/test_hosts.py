@@ -9,7 +9,6 @@ from bench.dispatch.host_affinity import AffinityJob
 from bench.dispatch.host_affinity import run as run_affinity
 from bench.dispatch.host_cases import HostsCase
 from bench.dispatch.hosts import HostsJob, run
-from bench.dispatch.policies import planned
 from bench.paired import spread
 
 
@@ -52,4 +51,3 @@ def test_overload_is_refused_and_greedy_keys_share_alike() -> None:
 
 def test_figures_show_their_spread() -> None:
     assert spread([0.3, 0.1, 0.2], ".1f") == "0.2 (0.1..0.3)"
-    assert pytest.approx(43.2, rel=0.05) == planned("4 equal", "steady").capacity

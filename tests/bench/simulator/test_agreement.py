@@ -9,15 +9,15 @@ import pytest
 from bench.simulator import agreement_traces as traces
 from bench.simulator.agreement import admitted, arrivals_of, host_trace, main
 from bench.simulator.agreement_table import Row
+from bench.simulator.fitting import EngineTrace, HostTrace
 from loadgen.results.records import Outcome, Record
 from loadgen.results.runs import OPEN, Run
 from partitiond.core.errors import InputError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
-from partitiond.simulated.replay.fitting import EngineTrace, HostTrace
-from tests.simulated.replay.made_runs import TRUE, made_run
-from tests.simulated.replay.samples import candidate, plan
+from tests.bench.simulator.made_runs import TRUE, made_run
+from tests.simulated.samples import candidate, plan
 
 SECONDS, WARM_UP = 60.0, 5.0
 

@@ -3,7 +3,7 @@
 import pytest
 
 from bench.simulator.speed import repeated
-from tests.simulated.replay.samples import candidate, plan
+from tests.simulated.samples import candidate, plan
 
 
 def test_cells_are_alike_and_share_their_models() -> None:

@@ -11,8 +11,8 @@ from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.profile.confirmed import StepTime
 from partitiond.core.profile.points import Latency
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.simulated.replay.batch import Batch, Sequence
-from partitiond.simulated.replay.steps import StepModel
+from partitiond.simulated.engine.batch import Batch, Sequence
+from partitiond.simulated.steps import StepModel
 from tests.controller.samples import measured_profile, placement
 
 STEPS = StepModel(((1, 0.010), (16, 0.025)), 0.0002)

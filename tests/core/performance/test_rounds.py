@@ -17,8 +17,8 @@ from partitiond.core.performance.latency import RoundCase, itl_latency, tpot_lat
 from partitiond.core.performance.roofline import Rates, Step, rates, step_seconds
 from partitiond.core.performance.rounds import binomial, cycle_of, decode_round, round_terms
 from partitiond.models.catalog import CATALOG
-from partitiond.simulated.replay.batch import Batch, Sequence
-from partitiond.simulated.replay.steps import roofline_steps
+from partitiond.simulated.engine.batch import Batch, Sequence
+from partitiond.simulated.steps import roofline_steps
 
 OPT = CATALOG["opt-2.7b"].architecture
 MOE = dataclasses.replace(

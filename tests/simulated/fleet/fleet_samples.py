@@ -9,7 +9,7 @@ from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Candidate, Plan
 from partitiond.core.units import GIB, Bytes
 from partitiond.simulated.fleet.run import FleetOptions, FleetRun, RunWatcher
-from tests.simulated.replay.samples import NO_LOSS, WORKLOAD, candidate, engine, plan
+from tests.simulated.samples import NO_LOSS, WORKLOAD, candidate, engine, plan
 
 SLO = Slo(1.0, 0.1)
 

@@ -3,33 +3,26 @@
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.simulated.fleet.device import FleetDevice
-from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest, TokenListener
-from partitiond.simulated.replay.events import SimulatedClock
-from partitiond.simulated.replay.host import Host, HostCosts
-from partitiond.simulated.replay.models import EngineModel
-from tests.simulated.replay.samples import ConstantSteps, candidate
+from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest
+from partitiond.simulated.fleet.engine_model import EngineModel
+from partitiond.simulated.fleet.events import SimulatedClock
+from partitiond.simulated.fleet.host_costs import Host, HostCosts
+from tests.simulated.samples import ConstantSteps, Noted, candidate
 
 
-class Notes(TokenListener):
-    def __init__(self) -> None:
-        self.first: list[FleetRequest] = []
-        self.last: list[FleetRequest] = []
-
-    def first_token(self, request: FleetRequest) -> None:
-        self.first.append(request)
-
-    def last_token(self, request: FleetRequest) -> None:
-        self.last.append(request)
+def noted() -> tuple[SimulatedClock, Noted]:
+    clock = SimulatedClock()
+    return clock, Noted(clock)
 
 
-def engine(clock: SimulatedClock, costs: HostCosts, notes: Notes) -> FleetEngine:
+def engine(clock: SimulatedClock, costs: HostCosts, notes: Noted) -> FleetEngine:
     behaves = EngineModel(ConstantSteps(), 10_000, 1000, costs=costs)
     device = FleetDevice(clock, SharingMode.WHOLE, host=Host(1))
     return FleetEngine(clock, device, candidate("m"), behaves, notes)
 
 
 def test_an_engine_that_ends_loses_what_is_on_its_way_and_what_no_step_knows_of() -> None:
-    clock, notes = SimulatedClock(), Notes()
+    clock, notes = noted()
     one = engine(clock, HostCosts(way_seconds=0.015, schedules_ahead=True), notes)
     running, coming, unseen = (FleetRequest(0.0, 1, 100, Cost(1, 0)) for _ in range(3))
     one.add(running)
@@ -40,12 +33,12 @@ def test_an_engine_that_ends_loses_what_is_on_its_way_and_what_no_step_knows_of(
     one.halt()
     assert not any(one.requests)
     clock.run(10.0)
-    assert notes.first == [running]
-    assert notes.last == []
+    assert list(notes.first) == [running]
+    assert not notes.last
 
 
 def test_an_engine_owes_nothing_after_it_has_ended() -> None:
-    clock, notes = SimulatedClock(), Notes()
+    clock, notes = noted()
     one = engine(clock, HostCosts(request_cpu_seconds=1.0), notes)
     one.add(FleetRequest(0.0, 1, 100, Cost(1, 0)))
     clock.at(0.005, lambda: one.add(FleetRequest(0.0, 1, 1, Cost(1, 0))))
@@ -54,4 +47,4 @@ def test_an_engine_owes_nothing_after_it_has_ended() -> None:
     later = FleetRequest(0.0, 1, 1, Cost(1, 0))
     clock.at(1.0, lambda: one.add(later))
     clock.run(1.0 + 0.011)
-    assert notes.last == [later]
+    assert list(notes.last) == [later]

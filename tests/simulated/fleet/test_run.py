@@ -17,7 +17,7 @@ from partitiond.simulated.fleet.hosts import LOOP_SECONDS, STOP_SECONDS
 from partitiond.simulated.fleet.run import FleetOptions
 from partitiond.simulated.fleet.scaling import Scaler
 from tests.simulated.fleet.fleet_samples import fleet_run, placed, replica_of
-from tests.simulated.replay.samples import STEP_SECONDS
+from tests.simulated.samples import STEP_SECONDS
 
 START = {"m": 30.0, "n": 30.0}
 PROMPT, OUTPUT = 32, 16

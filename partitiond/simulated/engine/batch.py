@@ -79,11 +79,6 @@ class Batch:
         return len(self._waiting)
 
     @property
-    def held_tokens(self) -> int:
-        """KV tokens of running sequences, once their prompts are read."""
-        return self._held
-
-    @property
     def kv_usage(self) -> float:
         """Share of the KV cache in use, 0..1."""
         return self._held / self._kv_tokens
@@ -111,37 +106,19 @@ class Batch:
             return None
         return BatchStep(decoding, prefill_tokens, tuple(emitting), kv_tokens, admitted)
 
-    def steps_alike(self, step: BatchStep) -> int:
-        """Return how many steps in a row, from this one on, do the same unless something is added.
-
-        The steps decode the same sequences: no sequence has a prompt to read, none ends before the
-        last step, and the cache has room for what each step adds. Waiting sequences stay waiting,
-        as the room only shrinks.
-        """
-        if step.prefill_tokens or not step.emitting:
-            return 1
-        most = min(s.output_tokens - s.generated for s in step.emitting)
-        if self.running > 1:
-            most = min(most, (self._kv_tokens - self._held) // self.running)
-        return max(1, most)
-
-    def finish_step(self, step: BatchStep, times: int = 1) -> tuple[Sequence, ...]:
+    def finish_step(self, step: BatchStep) -> tuple[Sequence, ...]:
         """Give each emitting sequence its token. Return the sequences that got one.
 
         A sequence that was removed while the step ran gets none. Ended sequences leave the batch.
-
-        Args:
-            step: what `next_step` chose.
-            times: how often the step was run, at most `steps_alike` times.
         """
         emitted = []
         for sequence in step.emitting:
             if sequence not in self._running:
                 continue
             if sequence.generated > 0:
-                sequence.read += times
-                self._held += times
-            sequence.generated += times
+                sequence.read += 1
+                self._held += 1
+            sequence.generated += 1
             emitted.append(sequence)
             if sequence.generated >= sequence.output_tokens:
                 self._leave(sequence)

@@ -1,40 +1,21 @@
 """Derives the step times, KV cache and limits of a plan's engines."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 
-from partitiond.core.dispatch.admission import admits
-from partitiond.core.dispatch.balance import ReplicaLoad
-from partitiond.core.dispatch.estimates import UNKNOWN_KEY, estimate
 from partitiond.core.dispatch.routing import ReplicaRoute, service_seconds
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.precision import as_loaded
-from partitiond.core.model.spec import ModelSpec, Slo
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.performance.footprint import BLOCK_TOKENS, MAX_NUM_BATCHED_TOKENS, kv_tokens
 from partitiond.core.performance.roofline import rates
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.simulated.replay.host import NO_COSTS, HostCosts
-from partitiond.simulated.replay.steps import Steps, candidate_steps, profile_steps, roofline_steps
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SimulatedTraffic:
-    """The requests to one model, and the bounds within which they are good.
-
-    Attributes:
-        model: model name.
-        workload: lengths of the requests.
-        slo: bounds, or None if every request that ends is good.
-    """
-
-    model: str
-    workload: Workload
-    slo: Slo | None = None
+from partitiond.simulated.fleet.host_costs import NO_COSTS, HostCosts
+from partitiond.simulated.steps import Steps, profile_steps, roofline_steps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +28,8 @@ class EngineModel:
         max_model_len: longest context, in tokens.
         max_step_tokens: most tokens of one step.
         costs: host costs of its requests besides the steps.
+        kappa: factor by which each further engine at work slows this one down, if it was fitted;
+            None for what the plan says of the candidate.
     """
 
     steps: Steps
@@ -54,31 +37,10 @@ class EngineModel:
     max_model_len: int
     max_step_tokens: int = MAX_NUM_BATCHED_TOKENS
     costs: HostCosts = NO_COSTS
+    kappa: float | None = None
 
 
 EngineOf = Callable[[Placement], EngineModel]
-
-
-def engine_from_candidate(
-    candidate: Candidate,
-    workload: Workload,
-    kind: DeviceKind = DeviceKind.GPU,
-    max_model_len: int | None = None,
-) -> EngineModel:
-    """Return an engine made from a candidate's own figures, if nothing else is known of it.
-
-    Args:
-        candidate: the candidate that the engine runs.
-        workload: lengths of its requests.
-        kind: kind of its device; decides the size of a KV block.
-        max_model_len: longest context; None for the longest request.
-    """
-    longest = max_model_len or workload.longest_tokens
-    return EngineModel(
-        candidate_steps(candidate, workload),
-        _cache_tokens(candidate.batch, workload, longest, kind),
-        longest,
-    )
 
 
 def engine_from_profile(profile: Profile, batch: int, max_model_len: int) -> EngineModel:
@@ -131,17 +93,16 @@ def engine_from_roofline(
 def best_known(
     specs: Mapping[str, ModelSpec],
     devices: Mapping[str, Device],
-    *,
+    architecture_of: Callable[[ModelSpec], Architecture],
     profiles: Mapping[str, Profile] | None = None,
-    architectures: Callable[[ModelSpec], Architecture | None] | None = None,
 ) -> EngineOf:
-    """Return a function that uses each placement's best source: profile, roofline, own figures.
+    """Return a function that uses each placement's best source: its profile, or the roofline.
 
     Args:
         specs: specs of all models, by name.
         devices: devices of the plan, by id.
+        architecture_of: returns the architecture of a form of a model; asked without a profile.
         profiles: profiles by id; estimated ones are replaced by the roofline they come from.
-        architectures: returns the architecture of a form of a model.
     """
 
     def engine_of(placement: Placement) -> EngineModel:
@@ -150,34 +111,9 @@ def best_known(
         profile = (profiles or {}).get(candidate.profile_id)
         if profile is not None and profile.points and profile.kind is not ProfileKind.ESTIMATED:
             return engine_from_profile(profile, candidate.batch, spec.max_model_len)
-        architecture = architectures(spec) if architectures is not None else None
-        if architecture is not None:
-            return engine_from_roofline(spec, architecture, candidate, device)
-        return engine_from_candidate(candidate, spec.workload, device.kind, spec.max_model_len)
+        return engine_from_roofline(spec, architecture_of(spec), candidate, device)
 
     return engine_of
-
-
-def admitted_sequences(behaves: EngineModel, batch: int, workload: Workload) -> int:
-    """Return how many requests of mean length the proxy admits to a replica at once.
-
-    They are fewer than `batch` if the KV tokens run out first: an engine's cache is made for what
-    requests hold on average, while each request is admitted with what it may hold at its end.
-    """
-    moments = workload.moments
-    cost = estimate(
-        UNKNOWN_KEY,
-        sequences=1,
-        prompt_tokens=math.ceil(moments.p),
-        max_tokens=math.ceil(moments.o),
-        max_model_len=behaves.max_model_len,
-    )
-    held = 0
-    while held < batch and admits(
-        ReplicaLoad("", held, batch, held * cost.kv_tokens, behaves.kv_cache_tokens), cost
-    ):
-        held += 1
-    return held
 
 
 def _cache_tokens(batch: int, workload: Workload, max_model_len: int, kind: DeviceKind) -> int:

@@ -1,13 +1,11 @@
 """Computes the time of an engine step from the sequences it decodes and prompt tokens it reads.
 
-There are four sources, from the most to the least certain: a step time fitted to profiles of
-several lengths (`FittedSteps`), one fitted to the points of a single profile (`fit_steps`), a
-roofline of the architecture (`RooflineSteps`), and the few figures of a candidate
-(`candidate_steps`).
+There are three sources, from the most to the least certain: a step time that was fitted to recorded
+steps or to profiles of several lengths (`FittedSteps`), one fitted to the points of a single
+profile (`fit_steps`), and a roofline of the architecture (`RooflineSteps`).
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -23,17 +21,12 @@ from partitiond.core.performance.roofline import (
     step_seconds,
 )
 from partitiond.core.performance.step_time import tells_lengths
-from partitiond.core.plan.record import Candidate
 from partitiond.core.profile.confirmed import StepTime
 from partitiond.core.profile.record import Profile
 
 MAX_PREFILL_SHARE: Final = 0.5
 """A measured time to first token contains queueing; prefill never explains more than half of a
 request's share of the engine's time. Assumed."""
-
-LONE_DECODE_SHARE: Final = 0.5
-"""Time of a decode step with a single sequence, as share of the step at a candidate's batch, if
-nothing else is known: at a knee, weights and launches are still about half of a step. Assumed."""
 
 Plane = tuple[float, float, float, float]
 """Seconds of a step without work, per decoding sequence, per prompt token, and per KV token."""
@@ -250,39 +243,3 @@ def fit_steps(profile: Profile) -> StepModel:
         if not decode or sequences > decode[-1][0]:
             decode.append((sequences, max(step, decode[-1][1] if decode else 0.0)))
     return StepModel(tuple(decode), prefill / prompt)
-
-
-def candidate_steps(candidate: Candidate, workload: Workload) -> StepModel:
-    """Return step times that reproduce a candidate's throughput, if nothing else is known of it.
-
-    A round of b slots takes b / X and holds b / O prompts. At the 95th percentile a request waits
-    for the step under way and then shares its own step with l + 1.645 sqrt(l) other prompts (l = b
-    / O), so these prompts take the TTFT beyond two rounds. The time of a smaller batch is assumed
-    (`LONE_DECODE_SHARE`).
-    """
-    moments, batch = workload.moments, candidate.batch
-    round_seconds = batch / max(candidate.output_tokens_per_s, 1e-9)
-    prompts = batch / moments.o
-    beside = 1 + prompts + 1.645 * math.sqrt(prompts)
-    prefill = (candidate.ttft_p95_seconds - 2 * round_seconds) / beside
-    prefill = max(0.0, min(prefill, MAX_PREFILL_SHARE * round_seconds / prompts))
-    decode = round_seconds - prompts * prefill
-    alone = ((1, LONE_DECODE_SHARE * decode),) if batch > 1 else ()
-    points = (*alone, (batch, decode))
-    return StepModel(points, prefill / moments.p)
-
-
-def steps_within(elapsed: float, first: float, growth: float) -> int:
-    """Return steps that have begun within `elapsed` seconds of a leap; at least 1.
-
-    Args:
-        elapsed: since the leap began.
-        first: seconds of the leap's first step.
-        growth: seconds by which each further step is longer than the one before.
-    """
-    if elapsed <= first:
-        return 1
-    # The root of n first + growth n (n - 1) / 2 = elapsed, without a division by the growth.
-    middle = first - growth / 2
-    root = math.sqrt(max(0.0, middle * middle + 2 * growth * elapsed))
-    return max(1, math.ceil(2 * elapsed / (middle + root) - 1e-9))

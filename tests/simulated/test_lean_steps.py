@@ -13,7 +13,7 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.roofline import rates
 from partitiond.models.catalog import CATALOG
-from partitiond.simulated.replay.steps import LeanRoofline, lean_steps, roofline_steps
+from partitiond.simulated.steps import LeanRoofline, lean_steps, roofline_steps
 
 A100 = hardware_for_key("a100-80gb")
 SIZE = PartitionSize(SharingMode.MPS, 1, 25)

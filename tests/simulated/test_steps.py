@@ -10,16 +10,14 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.precision import as_loaded
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.roofline import Step, prompt_context, rates, step_seconds
-from partitiond.core.plan.record import Candidate
 from partitiond.core.profile.confirmed import StepTime
 from partitiond.core.profile.points import Footprint, Knee, Latency, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import Bytes
 from partitiond.models.catalog import CATALOG
-from partitiond.simulated.replay.steps import (
+from partitiond.simulated.steps import (
     FittedSteps,
     StepModel,
-    candidate_steps,
     constant_steps,
     fit_steps,
     profile_steps,
@@ -122,19 +120,3 @@ def test_a_roofline_step_is_the_estimates_own() -> None:
     step = Step(8, 100.0, 64, prompt_context(WORKLOAD))
     assert steps.step_seconds(8, 64, 800) == step_seconds(architecture, step, reached)
     assert steps.step_seconds(8, 0, 80_000) > steps.step_seconds(8, 0, 800)
-
-
-@given(st.integers(1, 256), st.floats(10.0, 1e4), st.floats(0.001, 10.0), st.integers(2, 512))
-def test_a_candidates_engine_has_the_throughput_it_states(
-    batch: int, rate: float, ttft: float, output: int
-) -> None:
-    workload = Workload(prompt_tokens=64, output_tokens=output)
-    candidate = Candidate(
-        "m", "p", ProfileKind.ESTIMATED, "h", PartitionSize(SharingMode.WHOLE, 1, 100), batch,
-        Bytes(1), Bytes(1), 1.0, rate, ttft, 0.01,
-    )  # fmt: skip
-    steps = candidate_steps(candidate, workload)
-    round_seconds = steps.step_seconds(batch, 0) + batch / output * steps.step_seconds(0, 64)
-    assert batch / round_seconds == pytest.approx(rate)
-    assert steps.step_seconds(1, 0) > 0
-    assert steps.prefill_seconds_per_token >= 0

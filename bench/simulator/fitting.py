@@ -2,7 +2,7 @@
 
 All of this is regression on times that clients see, run by run and engine by engine:
 
-- step times: the seconds between the tokens of consecutive steps (`simulated.replay.seen`) are
+- step times: the seconds between the tokens of consecutive steps (`bench.simulator.seen`) are
   fitted to what each step did, by least squares of the relative error with non-negative
   coefficients; disturbed steps are left out, and the sum of all steps' seconds is preserved;
 - kappa, by which engines at work slow each other down, is the factor with the least error;
@@ -21,16 +21,17 @@ import dataclasses
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
+from bench.simulator.seen import Observed, SeenStep, Spans, crowded_times, steps_seen
+from bench.simulator.step_regression import LEAST_STEPS, StepRow, fit_rows
 from partitiond.core.errors import InputError
 from partitiond.core.numbers.least_squares import non_negative
 from partitiond.core.profile.confirmed import StepTime
-from partitiond.simulated.replay.host import HostCosts
-from partitiond.simulated.replay.seen import Observed, SeenStep, Spans, crowded_times, steps_seen
-from partitiond.simulated.replay.step_regression import LEAST_STEPS, StepRow, fit_rows
-from partitiond.simulated.replay.steps import FittedSteps, Steps
+from partitiond.simulated.fleet.fitted import FittedHost
+from partitiond.simulated.fleet.host_costs import HostCosts
+from partitiond.simulated.steps import FittedSteps, Steps
 
 LEAST_WAYS: Final = 10
 """Fewest requests from which a way is estimated. Chosen, not measured."""
@@ -67,27 +68,6 @@ class HostTrace:
     host_cores: int
     seconds: float
     cpu_seconds: float
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class FittedHost:
-    """The fitted parameters.
-
-    Attributes:
-        steps: step times by model, one engine alone on its host.
-        costs: host costs by model.
-        kappa: factor by which each further engine at work slows the others down.
-        cpu_share: cores that client and proxy use without requests.
-    """
-
-    steps: Mapping[str, StepTime]
-    costs: Mapping[str, HostCosts]
-    kappa: float
-    cpu_share: float
-
-    def steps_of(self, model: str) -> Steps:
-        """Return a model's step times in the form that simulated engines use."""
-        return FittedSteps(self.steps[model], math.inf)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -2,10 +2,8 @@
 
 from hypothesis import strategies as st
 
-from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import MemoryShare, PartitionSize, WholeDevice
-from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import (
@@ -19,14 +17,10 @@ from partitiond.core.plan.record import (
 )
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import GIB, Bytes
-from partitiond.simulated.replay.batch import Batch
-from partitiond.simulated.replay.dispatch import SimulatedModel, SimulatedReplica, SimulatedRequest
-from partitiond.simulated.replay.engine import SharedDevice, SteppedEngine
-from partitiond.simulated.replay.events import SimulatedClock
-from partitiond.simulated.replay.host import NO_COSTS, HostCosts
-from partitiond.simulated.replay.models import EngineModel, SimulatedTraffic
-from partitiond.simulated.replay.policies import BaselineModel
-from partitiond.simulated.replay.steps import Steps
+from partitiond.simulated.fleet.engine import FleetRequest, TokenListener
+from partitiond.simulated.fleet.engine_model import EngineModel
+from partitiond.simulated.fleet.events import SimulatedClock
+from partitiond.simulated.fleet.host_costs import HostCosts
 from tests.planner.build import gpu
 
 WORKLOAD = Workload(prompt_tokens=32, output_tokens=16)
@@ -80,53 +74,19 @@ class ConstantSteps:
         return self._seconds
 
 
-def stepped(
-    clock: SimulatedClock,
-    steps: Steps,
-    limits: tuple[int, int, int] = (8, 64, 1000),
-    *,
-    device: SharedDevice | None = None,
-    costs: HostCosts = NO_COSTS,
-    kind: type[Batch] = Batch,
-    busy: float = 1.0,
-) -> SteppedEngine:
-    """An engine of so many sequences, tokens a step and KV tokens."""
-    device = device or SharedDevice(SharingMode.WHOLE)
-    one = candidate("m", mode=device.mode, busy=busy)
-    return SteppedEngine(clock, device, one, kind(*limits), steps, costs=costs)
+class Noted(TokenListener):
+    """When each request got its first and its last token, in their order."""
 
+    def __init__(self, clock: SimulatedClock) -> None:
+        self._clock = clock
+        self.first: dict[FleetRequest, float] = {}
+        self.last: dict[FleetRequest, float] = {}
 
-def replicas(
-    clock: SimulatedClock, limits: tuple[int, ...], kv_tokens: int = 10_000
-) -> list[SimulatedReplica]:
-    """A replica for each limit of sequences; one step takes a second."""
-    return [
-        SimulatedReplica(
-            ReplicaRoute(f"m-{n}", "m", "", "", limit, kv_tokens, 1000, service_seconds=10.0),
-            stepped(clock, ConstantSteps(1.0), (limit, 1000, kv_tokens)),
-        )
-        for n, limit in enumerate(limits)
-    ]
+    def first_token(self, request: FleetRequest) -> None:
+        self.first[request] = self._clock.now
 
-
-def route(wait: float = 30.0) -> ModelRoute:
-    """With a queue of two."""
-    return ModelRoute("m", ModelAvailability.SERVING, "m", max_queue=2, max_wait_seconds=wait)
-
-
-def send(
-    clock: SimulatedClock, to: SimulatedModel | BaselineModel, count: int, output: int = 10
-) -> list[SimulatedRequest]:
-    """So many requests come at once."""
-    flights = [SimulatedRequest(clock.now, 10, output) for _ in range(count)]
-    for flight in flights:
-        to.arrive(flight)
-    return flights
-
-
-def traffic(*models: str, slo: Slo | None = None) -> list[SimulatedTraffic]:
-    """Of each the same."""
-    return [SimulatedTraffic(model, WORKLOAD, slo) for model in models]
+    def last_token(self, request: FleetRequest) -> None:
+        self.last[request] = self._clock.now
 
 
 def engine(_placement: Placement) -> EngineModel:

@@ -2,11 +2,11 @@
 
 import pytest
 
+from bench.simulator.fitting import fit, fit_cpu
+from bench.simulator.seen import Observed, Spans, crowded_times, steps_seen
 from partitiond.core.errors import InputError
-from partitiond.simulated.replay.fitting import fit, fit_cpu
-from partitiond.simulated.replay.seen import Observed, Spans, crowded_times, steps_seen
-from partitiond.simulated.replay.steps import FittedSteps
-from tests.simulated.replay.made_runs import IDLE_SHARE, KAPPA, TRUE, made_run
+from partitiond.simulated.steps import FittedSteps
+from tests.bench.simulator.made_runs import IDLE_SHARE, KAPPA, TRUE, made_run
 
 
 def test_a_fit_finds_what_the_runs_were_made_with() -> None:

@@ -1,4 +1,4 @@
-"""Proxy and simulators make the same decisions in generated histories."""
+"""Proxy and simulator make the same decisions in generated histories."""
 
 import asyncio
 import contextlib
@@ -24,14 +24,10 @@ from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.simulated.fleet.device import FleetDevice
 from partitiond.simulated.fleet.dispatch import FinishedRequest, FleetModel
 from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest
+from partitiond.simulated.fleet.engine_model import EngineModel
+from partitiond.simulated.fleet.events import SimulatedClock
 from partitiond.simulated.fleet.places import FleetReplica
-from partitiond.simulated.replay import dispatch
-from partitiond.simulated.replay.batch import Batch
-from partitiond.simulated.replay.batch import Sequence as BatchSequence
-from partitiond.simulated.replay.engine import SharedDevice, SteppedEngine
-from partitiond.simulated.replay.events import SimulatedClock
-from partitiond.simulated.replay.models import EngineModel
-from tests.simulated.replay.samples import ConstantSteps, candidate
+from tests.simulated.samples import ConstantSteps, candidate
 
 Decision = tuple[int, str | Rejected]
 """Of which request, and the replica that it started on; or why it was refused."""
@@ -50,12 +46,12 @@ class Ask:
 
 
 class Side:
-    """One of the three: a table reaches it, requests arrive, end and leave, time passes."""
+    """One of the two: a table reaches it, requests arrive, end and leave, time passes."""
 
     def __init__(self, dispatcher: Dispatcher[Any, Any]) -> None:
         self.decisions: list[Decision] = []
         self.draws = (0.0, 0.0)
-        """Two numbers in turn, since one decision takes two: the same for all sides."""
+        """Two numbers in turn, since one decision takes two: the same for both sides."""
         self.dispatcher = dispatcher
         turn = itertools.cycle((0, 1))
         dispatcher.places.draw = lambda: self.draws[next(turn)]
@@ -155,71 +151,6 @@ class InProxy(Side):
             self._loop.clock.run(until)
 
 
-class EngineByHand(SteppedEngine):
-    """It tells what starts, and ends what it is told to."""
-
-    started: Callable[[BatchSequence], None]
-
-    def add(self, sequence: BatchSequence) -> None:
-        self.started(sequence)
-
-
-class InSimulation(Side):
-    def __init__(self, route: ModelRoute) -> None:
-        self._clock = SimulatedClock()
-        self._names: dict[dispatch.SimulatedRequest, int] = {}
-        self._flights: dict[int, dispatch.SimulatedRequest] = {}
-        self._sequences: dict[int, BatchSequence] = {}
-        self._model = dispatch.SimulatedModel(self._clock, route, ())
-        self._model.on_done = self._done
-        super().__init__(self._model.dispatcher)
-
-    def _done(self, flight: dispatch.SimulatedRequest) -> None:
-        if flight.rejected is not None:
-            self.decisions.append((self._names[flight], flight.rejected))
-
-    def _replica(self, route: ReplicaRoute) -> dispatch.SimulatedReplica:
-        batch = Batch(route.max_sequences, 1000, 10**6)
-        device = SharedDevice(SharingMode.WHOLE)
-        engine = EngineByHand(self._clock, device, candidate("m"), batch, ConstantSteps())
-        replica = dispatch.SimulatedReplica(route, engine)
-
-        def started(sequence: BatchSequence) -> None:
-            name = self._names[replica.flight_of(sequence)]
-            self._sequences[name] = sequence
-            self.decisions.append((name, replica.replica_id))
-
-        engine.started = started
-        return replica
-
-    def apply(self, route: ModelRoute, replicas: Sequence[ReplicaRoute]) -> None:
-        known = {replica.replica_id: replica for replica in self._model.replicas}
-        wanted = [known.get(one.replica_id) or self._replica(one) for one in replicas]
-        for replica, one in zip(wanted, replicas, strict=True):
-            replica.draining = one.draining
-        self._model.apply(route, wanted)
-
-    def arrive(self, ask: Ask) -> None:
-        share = ask.share
-        caller = RequestOwner(share.key, share.weight, share.priority)
-        now = self._clock.now
-        flight = dispatch.SimulatedRequest(now, ask.prompt_tokens, ask.output_tokens, caller)
-        flight.cost, flight.max_wait_seconds = ask.cost, ask.max_wait_seconds
-        self._names[flight], self._flights[ask.name] = ask.name, flight
-        self._model.place(flight)
-
-    def end(self, name: int) -> None:
-        replica = self._flights[name].replica
-        assert replica is not None
-        replica.engine.on_ended(self._sequences[name])
-
-    def leave(self, name: int) -> None:
-        self._model.leave(self._flights[name])
-
-    def run(self, until: float) -> None:
-        self._clock.run(until)
-
-
 class FleetEngineByHand(FleetEngine):
     """It tells what starts."""
 
@@ -288,8 +219,7 @@ class InFleet(Side, FinishedRequest):
         self._clock.run(until)
 
 
-AnySide = InProxy | InSimulation | InFleet
-SIDES: tuple[Callable[[ModelRoute], AnySide], ...] = (InProxy, InSimulation, InFleet)
+AnySide = InProxy | InFleet
 
 TICK = 1 / 64
 """Times are sums of powers of two, which no clock rounds: equal ones are so for everybody."""
@@ -307,10 +237,10 @@ class Step:
 
 
 class History:
-    """Leads all three sides through the same."""
+    """Leads both sides through the same."""
 
     def __init__(self, route: ModelRoute) -> None:
-        self.sides = [make(route) for make in SIDES]
+        self.sides: tuple[AnySide, AnySide] = InProxy(route), InFleet(route)
         self.route = route
         self.replicas: list[ReplicaRoute] = []
         self.asked: dict[int, Ask] = {}
@@ -321,13 +251,12 @@ class History:
         self._number = 0
 
     def each(self, act: Callable[[AnySide], None]) -> None:
-        """It happens to all, and all decide the same."""
+        """It happens to both, and both decide the same."""
         for side in self.sides:
             act(side)
-        first, *others = self.sides
-        for other in others:
-            assert other.decisions[self._seen :] == first.decisions[self._seen :]
-            assert other.counts() == first.counts()
+        first, other = self.sides
+        assert other.decisions[self._seen :] == first.decisions[self._seen :]
+        assert other.counts() == first.counts()
         for name, outcome in first.decisions[self._seen :]:
             self.waiting.remove(name)
             if isinstance(outcome, str):
@@ -432,7 +361,7 @@ def table_row(name: str, slots: int, kv_tokens: int, seconds: float) -> ReplicaR
 
 @settings(max_examples=100)
 @given(steps=HISTORIES, first=st.lists(st.integers(1, 4), max_size=4))
-def test_whatever_happens_all_three_decide_the_same(steps: list[Step], first: list[int]) -> None:
+def test_whatever_happens_both_decide_the_same(steps: list[Step], first: list[int]) -> None:
     """With replicas of so many slots to begin with."""
     history = History(ROUTE)
     history.replicas = [table_row(f"first-{n}", slots, 0, 0.3) for n, slots in enumerate(first)]

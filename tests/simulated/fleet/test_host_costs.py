@@ -3,45 +3,40 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence as Sequences
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partitiond.core.dispatch.admission import Cost
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.simulated.replay.batch import Sequence
-from partitiond.simulated.replay.engine import SharedDevice
-from partitiond.simulated.replay.events import SimulatedClock
-from partitiond.simulated.replay.host import NO_COSTS, Host, HostCosts
-from tests.simulated.replay.samples import ConstantSteps, host_costs, stepped
+from partitiond.simulated.fleet.device import FleetDevice
+from partitiond.simulated.fleet.engine import FleetEngine, FleetRequest
+from partitiond.simulated.fleet.engine_model import EngineModel
+from partitiond.simulated.fleet.events import SimulatedClock
+from partitiond.simulated.fleet.host_costs import NO_COSTS, Host, HostCosts
+from tests.simulated.samples import ConstantSteps, Noted, candidate, host_costs
 
 Arrival = tuple[float, int, int]
 """When, prompt and output tokens."""
 Times = list[tuple[float, float]]
 
 
-def times(
-    engines: Sequences[Sequences[Arrival]],
-    costs: HostCosts,
-    cores: int = 0,
-    slots: int = 8,
-) -> list[Times]:
+def times(engines: Sequence[Sequence[Arrival]], costs: HostCosts, cores: int = 0) -> list[Times]:
     """First and last token of each request; each engine has one core of one host."""
     clock, host = SimulatedClock(), Host(cores)
-    first: dict[Sequence, float] = {}
-    last: dict[Sequence, float] = {}
-    made: list[list[Sequence]] = []
+    notes = Noted(clock)
+    made: list[list[FleetRequest]] = []
     for arrivals in engines:
-        device = SharedDevice(SharingMode.WHOLE, host=host)
-        engine = stepped(clock, ConstantSteps(), (slots, 64, 4000), device=device, costs=costs)
-        engine.on_first = lambda s: first.__setitem__(s, clock.now)
-        engine.on_ended = lambda s: last.__setitem__(s, clock.now)
-        made.append([Sequence(prompt, output) for _, prompt, output in arrivals])
-        for (when, *_), sequence in zip(arrivals, made[-1], strict=True):
-            clock.at(when, functools.partial(engine.add, sequence))
+        device = FleetDevice(clock, SharingMode.WHOLE, host=host)
+        behaves = EngineModel(ConstantSteps(), 4000, 1000, 64, costs)
+        engine = FleetEngine(clock, device, candidate("m"), behaves, notes)
+        made.append([FleetRequest(*arrival, Cost(1, 0)) for arrival in arrivals])
+        for request in made[-1]:
+            clock.at(request.arrived, functools.partial(engine.add, request))
     clock.run(1e5)
-    return [[(first[s], last[s]) for s in mine] for mine in made]
+    return [[(notes.first[r], notes.last[r]) for r in mine] for mine in made]
 
 
 ARRIVALS = st.lists(

@@ -1,20 +1,23 @@
 """Builds runs of two models on one host by the simulation, with known parameters."""
 
+import collections
 import functools
 import random
 from collections.abc import Iterator
 
+from bench.simulator.fitting import EngineTrace, HostTrace
+from bench.simulator.seen import Observed
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance.interference import Interference
 from partitiond.core.profile.confirmed import StepTime
-from partitiond.simulated.replay.batch import Batch, BatchStep, Sequence
-from partitiond.simulated.replay.engine import SharedDevice, SteppedEngine
-from partitiond.simulated.replay.events import SimulatedClock
-from partitiond.simulated.replay.fitting import EngineTrace, HostTrace
-from partitiond.simulated.replay.host import Host, HostCosts
-from partitiond.simulated.replay.seen import Observed
-from partitiond.simulated.replay.steps import FittedSteps
-from tests.simulated.replay.samples import candidate
+from partitiond.simulated.engine.batch import Sequence
+from partitiond.simulated.fleet.device import FleetDevice
+from partitiond.simulated.fleet.engine_model import EngineModel
+from partitiond.simulated.fleet.events import SimulatedClock
+from partitiond.simulated.fleet.host_costs import Host, HostCosts
+from partitiond.simulated.steps import FittedSteps
+from tests.simulated.plain_engine import PlainEngine
+from tests.simulated.samples import candidate
 
 SLOTS = 8
 KAPPA = 0.3
@@ -29,24 +32,6 @@ TRUE = {
 PROMPTS = {"long": (60, 400), "short": (8, 90)}
 
 
-class Recording(Batch):
-    """Takes every step by itself, and notes when each token came."""
-
-    def __init__(self, clock: SimulatedClock) -> None:
-        super().__init__(SLOTS, 4096, 1_000_000)
-        self._clock = clock
-        self.times: dict[Sequence, list[float]] = {}
-
-    def steps_alike(self, step: BatchStep) -> int:
-        return 1
-
-    def finish_step(self, step: BatchStep, times: int = 1) -> tuple[Sequence, ...]:
-        emitted = super().finish_step(step, times)
-        for sequence in emitted:
-            self.times.setdefault(sequence, []).append(self._clock.now)
-        return emitted
-
-
 def arrivals(
     model: str, rate: float, seconds: float, seed: int
 ) -> Iterator[tuple[float, Sequence]]:
@@ -58,27 +43,26 @@ def arrivals(
 def made_run(rate: float, seed: int, seconds: float = 300.0, noise: float = 0.0) -> HostTrace:
     """Both models on a host of two cores, an engine of one core each."""
     clock = SimulatedClock()
-    device = SharedDevice(SharingMode.CORES, Interference(kappa_cores=KAPPA), Host(2))
+    device = FleetDevice(clock, SharingMode.CORES, Interference(kappa_cores=KAPPA), Host(2))
     dice = random.Random(seed)
-    traces = []
+    times: dict[Sequence, list[float]] = collections.defaultdict(list)
     runs = []
     for model, (steps, costs) in TRUE.items():
-        batch = Recording(clock)
+        behaves = EngineModel(FittedSteps(steps, float("inf")), 1_000_000, 1000, 4096, costs)
         one = candidate(model, mode=SharingMode.CORES, busy=0.0)
-        engine = SteppedEngine(
-            clock, device, one, batch, FittedSteps(steps, float("inf")), costs=costs
-        )
+        engine = PlainEngine(clock, device, one, behaves, lambda s: times[s].append(clock.now))
         sent = list(arrivals(model, rate, seconds, seed))
         for when, sequence in sent:
             clock.at(when, functools.partial(engine.add, sequence))
-        runs.append((model, batch, sent))
+        runs.append((model, sent))
     clock.run(1e6)
-    for model, batch, sent in runs:
+    traces = []
+    for model, sent in runs:
         shaken = tuple(
             Observed(
                 when,
                 sequence.prompt_tokens,
-                tuple(at + noise * dice.random() for at in batch.times[sequence]),
+                tuple(at + noise * dice.random() for at in times[sequence]),
             )
             for when, sequence in sent
         )

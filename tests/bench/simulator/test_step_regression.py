@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from partitiond.simulated.replay.step_regression import StepRow, fit_rows
+from bench.simulator.step_regression import StepRow, fit_rows
 
 TRUE = (0.02, 4e-4, 3e-3, 4e-6, 5e-3)
 
