@@ -18,8 +18,6 @@ _SHIPPED: Final = Path(__file__).parent / "hosts"
 MAX_GPUS: Final = 64
 """GPUs that the shared state has room for."""
 MAX_CORES: Final = 1024
-MAX_OVERHEAD_MIB: Final = 8192
-MAX_POWER_WATTS: Final = 2000
 _MAX_NUMA_NODES: Final = 8
 _MAX_NAME_BYTES: Final = 60
 """Together with the suffix of a MIG device, a name has to fit into NVML's 96 bytes."""
@@ -36,12 +34,8 @@ class GpuDescription:
         mig: whether MIG mode is on.
         mig_instances: GPU instances of each GPU, with their compute instances: "3g.40gb@4", a MIG
             profile and its first memory slice.
-        reserved_mib, context_mib: memory that the driver keeps, and that a CUDA context takes; None
-            for the model's usual values.
-        power_watts: power draw without load.
         reset_possible: whether the GPU can be reset; false as in a virtual machine, where a change
             of MIG mode waits for a reboot.
-        persistence_mode: as nvidia-persistenced sets it.
     """
 
     model: str
@@ -49,11 +43,7 @@ class GpuDescription:
     name: str | None = None
     mig: bool = False
     mig_instances: tuple[str, ...] = ()
-    reserved_mib: int | None = None
-    context_mib: int | None = None
-    power_watts: float | None = None
     reset_possible: bool = True
-    persistence_mode: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,12 +54,8 @@ class HostDescription:
         name: short name; UUIDs are derived from it, so the same host always has the same UUIDs.
         gpus: in NVML's order.
         about: one sentence.
-        driver, cuda: versions.
         numa_nodes: NUMA nodes; GPUs are spread over them in blocks.
-        gpus_per_switch: GPUs below one PCIe switch.
         privileged: whether every user may change MIG; false refuses what needs root.
-        monitors_block_reset: whether a change of MIG mode that resets the GPU is refused as in use
-            while another process has opened the GPU through NVML, as with a real A100.
         cores: host cores, None for this machine's; simulated engines share this machine's real
             cores.
     """
@@ -77,12 +63,8 @@ class HostDescription:
     name: str
     gpus: tuple[GpuDescription, ...]
     about: str = ""
-    driver: str = "580.95.05"
-    cuda: str = "13.0"
     numa_nodes: int = 1
-    gpus_per_switch: int = 2
     privileged: bool = True
-    monitors_block_reset: bool = True
     cores: int | None = None
 
     @property
@@ -156,10 +138,6 @@ def _problems(description: HostDescription) -> list[str]:
         found.append(f"numa_nodes has to be 1 to {_MAX_NUMA_NODES}")
     if description.cores is not None and not 1 <= description.cores <= MAX_CORES:
         found.append(f"cores has to be 1 to {MAX_CORES}")
-    if description.gpus_per_switch < 1:
-        found.append("gpus_per_switch has to be 1 or more")
-    if cuda_number(description.cuda) is None:
-        found.append(f"cuda {description.cuda!r} is no version, as 13.0 is one")
     for gpu in description.gpus:
         found += _gpu_problems(gpu)
     return found
@@ -168,13 +146,6 @@ def _problems(description: HostDescription) -> list[str]:
 def _gpu_problems(gpu: GpuDescription) -> list[str]:
     if gpu.model not in MODELS:
         return [f"there is no model {gpu.model!r}; there are {', '.join(MODELS)}"]
-    for name, figure, most in (
-        ("reserved_mib", gpu.reserved_mib, MAX_OVERHEAD_MIB),
-        ("context_mib", gpu.context_mib, MAX_OVERHEAD_MIB),
-        ("power_watts", gpu.power_watts, MAX_POWER_WATTS),
-    ):
-        if figure is not None and not 0 <= figure <= most:
-            return [f"{name} has to be 0 to {most}"]
     names = [str(fields["name"]) for fields in mig_profile_fields(gpu.model)]
     if gpu.mig and not names:
         return [f"{gpu.model} has no MIG"]
@@ -193,11 +164,3 @@ def parse_instance(text: str) -> tuple[str, int] | None:
     """Return MIG profile and first memory slice of "3g.40gb@4"; None if the text has neither."""
     name, at, start = text.rpartition("@")
     return (name, int(start)) if at and start in "01234567" and len(start) == 1 else None
-
-
-def cuda_number(version: str) -> int | None:
-    """Return the CUDA driver's number, 13010 for "13.1"; None if the text is no version."""
-    major, dot, minor = version.partition(".")
-    if not (dot and major.isascii() and major.isdigit() and minor.isascii() and minor.isdigit()):
-        return None
-    return int(major) * 1000 + int(minor) * 10

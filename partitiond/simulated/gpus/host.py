@@ -25,10 +25,9 @@ _HANG_MS: Final = 2**32 - 1
 _HEALTH: Final = frozenset(
     {
         "ecc_corrected_volatile", "ecc_uncorrected_volatile", "ecc_corrected_aggregate",
-        "ecc_uncorrected_aggregate", "retired_sbe", "retired_dbe", "retired_pending",
-        "remapped_corrected", "remapped_uncorrected", "remapped_pending", "remapped_failure",
-        "throttle", "temperature_c", "memory_temperature_c", "ecc_mode", "compute_mode",
-        "persistence_mode", "sm_clock_mhz", "memory_clock_mhz", "power_limit_mw",
+        "ecc_uncorrected_aggregate", "remapped_corrected", "remapped_uncorrected",
+        "remapped_pending", "remapped_failure", "throttle", "temperature_c", "compute_mode",
+        "persistence_mode", "power_limit_mw",
     }
 )  # fmt: skip
 _LOAD: Final = frozenset(

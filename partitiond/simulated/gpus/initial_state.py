@@ -11,17 +11,16 @@ from partitiond.core.units import MIB
 from partitiond.simulated.gpus.description import (
     GpuDescription,
     HostDescription,
-    cuda_number,
     parse_instance,
 )
 from partitiond.simulated.gpus.models import MODELS, mig_profile_fields
 from partitiond.simulated.gpus.records import Records
 
 _NAMESPACE: Final = uuid.UUID("6f0f6b0e-6a6c-4a36-9c58-9a5d6c8f3b11")
-_FIRST_SWITCH: Final = 100
-"""A link's peer with this or a higher number is a switch (see `state.h`)."""
-_SWITCHES: Final = 6
-"""NVSwitches of an eight-GPU board."""
+_DRIVER: Final = "580.95.05"
+_CUDA: Final = 13000
+"""Versions of the simulated driver; CUDA's as drivers number them."""
+_GPUS_PER_SWITCH: Final = 2
 _CPU_BITS: Final = 64
 _GPUS_PER_DOMAIN: Final = 16
 """GPUs of one PCI domain, whose buses end at 255."""
@@ -38,7 +37,7 @@ def write_host(records: Records, description: HostDescription) -> None:
     index = 0
     for group in description.gpus:
         for _ in range(group.count):
-            _write_gpu(records, index, group, description)
+            _write_gpu(records, index, group, description.name)
             node = index * description.numa_nodes // description.count
             _write_places(records, index, node, _cores_of(cores, node, description.numa_nodes))
             _write_profiles(records, index, group)
@@ -47,11 +46,9 @@ def write_host(records: Records, description: HostDescription) -> None:
         "host",
         0,
         {
-            "driver": description.driver,
-            "nvml": f"{description.cuda.partition('.')[0]}.{description.driver}",
-            "cuda_driver": cuda_number(description.cuda),
+            "driver": _DRIVER,
+            "cuda_driver": _CUDA,
             "privileged": description.privileged,
-            "monitors_block_reset": description.monitors_block_reset,
             "gpus": description.count,
         },
     )
@@ -62,59 +59,41 @@ def gpu_uuid(host: str, index: int) -> str:
     return f"GPU-{uuid.uuid5(_NAMESPACE, f'{host}/{index}')}"
 
 
-def _write_gpu(
-    records: Records, index: int, group: GpuDescription, description: HostDescription
-) -> None:
+def _write_gpu(records: Records, index: int, group: GpuDescription, host: str) -> None:
     model, spec = MODELS[group.model], HARDWARE[group.model]
     limit_mw = round(1000 * (spec.tdp_watts or 300))
-    reserved = model.reserved_mib if group.reserved_mib is None else group.reserved_mib
-    context = model.context_mib if group.context_mib is None else group.context_mib
     records.set(
         "gpu",
         index,
         {
-            "uuid": gpu_uuid(description.name, index),
+            "uuid": gpu_uuid(host, index),
             "name": group.name or model.name,
-            "serial": f"16530211{index:05d}",
-            "vbios": "92.00.45.00.03",
             "domain": index // _GPUS_PER_DOMAIN,
             "bus": 7 + 8 * (index % _GPUS_PER_DOMAIN),
             "pci_device_id": model.pci_device_id,
             "architecture": model.architecture,
             "cc_major": model.capability[0],
             "cc_minor": model.capability[1],
-            "brand": 14,  # NVIDIA, as drivers name datacentre GPUs since 2020
             "sm_count": spec.sm_count,
-            "bus_width": model.bus_width,
             "total_bytes": int(spec.memory_bytes),
-            "reserved_bytes": reserved * MIB,
-            "context_bytes": context * MIB,
+            "reserved_bytes": model.reserved_mib * MIB,
+            "context_bytes": model.context_mib * MIB,
             "mig_capable": bool(spec.mig_profiles),
             "mig_needs_reset": model.mig_needs_reset,
             "reset_possible": group.reset_possible,
             "mig_mode": group.mig,
             "mig_pending": group.mig,
             "swizzle": index % 2,
-            "persistence_mode": group.persistence_mode,
-            "ecc_mode": 1,
+            "persistence_mode": 1,
             "gpm": model.gpm,
             "energy_counter": 1,
-            "power_watts": group.power_watts or 0.15 * limit_mw / 1000,
+            "power_watts": 0.15 * limit_mw / 1000,
             "power_limit_mw": limit_mw,
-            "power_default_mw": limit_mw,
-            "power_min_mw": limit_mw // 4,
-            "power_max_mw": limit_mw,
             "temperature_c": 33,
-            "memory_temperature_c": 36,
             "slowdown_c": 87,
-            "shutdown_c": 92,
-            "sm_clock_mhz": model.clocks_mhz[0],
-            "memory_clock_mhz": model.clocks_mhz[1],
-            "max_sm_clock_mhz": model.clocks_mhz[0],
-            "max_memory_clock_mhz": model.clocks_mhz[1],
             "throttle": 1,  # idle
             "nvlinks": model.nvlinks,
-            "pcie_switch": index // description.gpus_per_switch,
+            "pcie_switch": index // _GPUS_PER_SWITCH,
         },
     )
     records.settle_energy(index)
@@ -122,18 +101,13 @@ def _write_gpu(
 
 
 def _write_places(records: Records, index: int, node: int, cores: Sequence[int]) -> None:
-    """Write the cores of a GPU's NUMA node, and the peers of its links: switches, or none."""
+    """Write the cores of a GPU's NUMA node."""
     words = [0] * 16
     for core in cores:
         if core // _CPU_BITS < len(words):
             words[core // _CPU_BITS] |= 1 << core % _CPU_BITS
-    links = records.number("gpu", index, "nvlinks")
-    peers = {
-        f"nvlink_peer.{link}": _FIRST_SWITCH + link % _SWITCHES if link < links else -1
-        for link in range(18)
-    }
     cpus = {f"cpus.{place}": word for place, word in enumerate(words)}
-    records.set("gpu", index, {"numa_node": node, **peers, **cpus})
+    records.set("gpu", index, {"numa_node": node, **cpus})
 
 
 def _cores_of(cores: Sequence[int], node: int, nodes: int) -> Sequence[int]:

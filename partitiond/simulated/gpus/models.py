@@ -23,13 +23,11 @@ class GpuModel:
         capability: CUDA compute capability.
         architecture: NVML's number.
         pci_device_id: PCI ids of device and vendor.
-        bus_width: width of the memory bus, in bits.
         reserved_mib: memory that the driver keeps.
         context_mib: memory of one CUDA context.
         nvlinks: NVLinks of one GPU; 0 if there are none.
         mig_needs_reset: whether a change of MIG mode resets the GPU (A100, not Hopper and newer).
         gpm: whether the GPU has GPU performance metrics.
-        clocks_mhz: highest clocks of SMs and memory.
         engines: copy, decoder, JPEG and optical-flow engines per MIG profile, in the catalog's
             order.
     """
@@ -38,13 +36,11 @@ class GpuModel:
     capability: tuple[int, int]
     architecture: int
     pci_device_id: int
-    bus_width: int
     reserved_mib: int = 600
     context_mib: int = 448
     nvlinks: int = 0
     mig_needs_reset: bool = False
     gpm: bool = False
-    clocks_mhz: tuple[int, int] = (1410, 1593)
     engines: tuple[tuple[int, int, int, int], ...] = ()
 
 
@@ -58,45 +54,35 @@ _H100_ENGINES: Final = (
 )  # fmt: skip
 
 
-def _a100(name: str, pci: int, *, memory_mhz: int, nvlinks: int) -> GpuModel:
+def _a100(name: str, pci: int, *, nvlinks: int) -> GpuModel:
     return GpuModel(
-        name, (8, 0), 7, pci, 5120, nvlinks=nvlinks, mig_needs_reset=True,
-        clocks_mhz=(1410, memory_mhz), engines=_A100_ENGINES,
-    )  # fmt: skip
+        name, (8, 0), 7, pci, nvlinks=nvlinks, mig_needs_reset=True, engines=_A100_ENGINES
+    )
 
 
-def _hopper(name: str, pci: int, *, bus: int, nvlinks: int) -> GpuModel:
+def _hopper(name: str, pci: int, *, nvlinks: int) -> GpuModel:
     return GpuModel(
-        name, (9, 0), 9, pci, bus, context_mib=528, nvlinks=nvlinks, gpm=True,
-        clocks_mhz=(1980, 2619), engines=_H100_ENGINES,
-    )  # fmt: skip
+        name, (9, 0), 9, pci, context_mib=528, nvlinks=nvlinks, gpm=True, engines=_H100_ENGINES
+    )
 
 
 MODELS: Final[Mapping[str, GpuModel]] = {
-    "a100-40gb": _a100("NVIDIA A100-SXM4-40GB", 0x20B010DE, memory_mhz=1215, nvlinks=12),
-    "a100-pcie-40gb": _a100("NVIDIA A100-PCIE-40GB", 0x20F110DE, memory_mhz=1215, nvlinks=0),
-    "a100-80gb": _a100("NVIDIA A100-SXM4-80GB", 0x20B210DE, memory_mhz=1593, nvlinks=12),
-    "a100-pcie-80gb": _a100("NVIDIA A100 80GB PCIe", 0x20B510DE, memory_mhz=1512, nvlinks=0),
-    "h100-80gb": _hopper("NVIDIA H100 80GB HBM3", 0x233010DE, bus=5120, nvlinks=18),
-    "h100-pcie-80gb": _hopper("NVIDIA H100 PCIe", 0x233110DE, bus=5120, nvlinks=0),
-    "h100-nvl-94gb": _hopper("NVIDIA H100 NVL", 0x232110DE, bus=6016, nvlinks=0),
-    "h200-141gb": _hopper("NVIDIA H200", 0x233510DE, bus=6144, nvlinks=18),
+    "a100-40gb": _a100("NVIDIA A100-SXM4-40GB", 0x20B010DE, nvlinks=12),
+    "a100-pcie-40gb": _a100("NVIDIA A100-PCIE-40GB", 0x20F110DE, nvlinks=0),
+    "a100-80gb": _a100("NVIDIA A100-SXM4-80GB", 0x20B210DE, nvlinks=12),
+    "a100-pcie-80gb": _a100("NVIDIA A100 80GB PCIe", 0x20B510DE, nvlinks=0),
+    "h100-80gb": _hopper("NVIDIA H100 80GB HBM3", 0x233010DE, nvlinks=18),
+    "h100-pcie-80gb": _hopper("NVIDIA H100 PCIe", 0x233110DE, nvlinks=0),
+    "h100-nvl-94gb": _hopper("NVIDIA H100 NVL", 0x232110DE, nvlinks=0),
+    "h200-141gb": _hopper("NVIDIA H200", 0x233510DE, nvlinks=18),
     "b200-180gb": GpuModel(
-        "NVIDIA B200", (10, 0), 10, 0x290110DE, 7680, context_mib=560, nvlinks=18, gpm=True,
-        clocks_mhz=(1965, 3996), engines=_H100_ENGINES,
+        "NVIDIA B200", (10, 0), 10, 0x290110DE, context_mib=560, nvlinks=18, gpm=True,
+        engines=_H100_ENGINES,
     ),
-    "l4-24gb": GpuModel(
-        "NVIDIA L4", (8, 9), 8, 0x27B810DE, 192, reserved_mib=384, clocks_mhz=(2040, 6251)
-    ),
-    "l40s-48gb": GpuModel(
-        "NVIDIA L40S", (8, 9), 8, 0x26B910DE, 384, reserved_mib=512, clocks_mhz=(2520, 9001)
-    ),
-    "a10-24gb": GpuModel(
-        "NVIDIA A10", (8, 6), 7, 0x223610DE, 384, reserved_mib=400, clocks_mhz=(1695, 6251)
-    ),
-    "t4-16gb": GpuModel(
-        "Tesla T4", (7, 5), 6, 0x1EB810DE, 256, reserved_mib=320, clocks_mhz=(1590, 5001)
-    ),
+    "l4-24gb": GpuModel("NVIDIA L4", (8, 9), 8, 0x27B810DE, reserved_mib=384),
+    "l40s-48gb": GpuModel("NVIDIA L40S", (8, 9), 8, 0x26B910DE, reserved_mib=512),
+    "a10-24gb": GpuModel("NVIDIA A10", (8, 6), 7, 0x223610DE, reserved_mib=400),
+    "t4-16gb": GpuModel("Tesla T4", (7, 5), 6, 0x1EB810DE, reserved_mib=320),
 }  # fmt: skip
 """GPU models by catalog key; every GPU of the catalog is here."""
 

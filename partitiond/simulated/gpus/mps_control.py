@@ -2,12 +2,11 @@
 
     nvidia-cuda-mps-control -d        a daemon in the background
     nvidia-cuda-mps-control -f        a daemon in the foreground
-    nvidia-cuda-mps-control -d -S     with static SM partitions
     nvidia-cuda-mps-control -v        the version
     echo COMMAND | nvidia-cuda-mps-control
 
 CUDA_MPS_PIPE_DIRECTORY selects the daemon. The daemon's clients are programs that use the simulated
-libcuda. `help` lists the commands; commands named simulate_* break the daemon on purpose.
+libcuda. It knows the commands that partitiond gives; commands named simulate_* break it on purpose.
 
 Queries run this module as a file, without the package: a daemon queries every few seconds, and the
 real program starts in a few milliseconds.
@@ -47,16 +46,15 @@ def write_program(path: Path) -> Path:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return 0 if the daemon was started or reached."""
     words = list(sys.argv[1:] if argv is None else argv)
-    static = "-S" in words or "--static-partitioning" in words
     if "-v" in words:
         sys.stdout.write("CUDA MPS Control binary version: 13000\n")
         return 0
     if DETACHED in words or "-f" in words:
-        return _serve(static=static, words=words)
-    if "-d" in words or static:
-        return _background(words)
+        return _serve(words)
+    if "-d" in words:
+        return _background()
     if words:
-        sys.stdout.write(f"Unknown option {words[0]}\nUsage: {NAME} [-d | -f] [-S] [-v]\n")
+        sys.stdout.write(f"Unknown option {words[0]}\nUsage: {NAME} [-d | -f] [-v]\n")
         return 1
     return _ask()
 
@@ -109,7 +107,7 @@ def _answer(connection: socket.socket) -> str | None:
     return said[:-1].decode(errors="replace")
 
 
-def _background(words: Sequence[str]) -> int:
+def _background() -> int:
     """Start a daemon that outlives this process, and wait until it listens."""
     import subprocess
 
@@ -118,9 +116,8 @@ def _background(words: Sequence[str]) -> int:
         connection.close()
         sys.stdout.write("An instance of this daemon is already running\n")
         return 1
-    options = [word for word in words if word != "-d"]
     with subprocess.Popen(
-        [sys.executable, "-m", MODULE, DETACHED, *options],
+        [sys.executable, "-m", MODULE, DETACHED],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -135,7 +132,7 @@ def _background(words: Sequence[str]) -> int:
     return 1
 
 
-def _serve(*, static: bool, words: Sequence[str]) -> int:
+def _serve(words: Sequence[str]) -> int:
     """Run the daemon in this process."""
     import asyncio
 
@@ -143,7 +140,7 @@ def _serve(*, static: bool, words: Sequence[str]) -> int:
     from partitiond.simulated.gpus.mps_process import rename
 
     detached = DETACHED in words
-    rename(NAME, "-d" if detached else "-f", *(["-S"] if static else []))
+    rename(NAME, "-d" if detached else "-f")
     pipe_dir = _pipe_dir()
     log_dir = Path(os.environ.get("CUDA_MPS_LOG_DIRECTORY") or DEFAULT_LOG_DIR)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
@@ -157,7 +154,7 @@ def _serve(*, static: bool, words: Sequence[str]) -> int:
             folder.mkdir(parents=True, exist_ok=True)
         for name in ("control", "control.sock"):
             pipe_dir.joinpath(name).unlink(missing_ok=True)
-        daemon = ControlDaemon(pipe_dir, log_dir, devices, static=static)
+        daemon = ControlDaemon(pipe_dir, log_dir, devices)
         asyncio.run(daemon.run(_say_ready if detached else lambda: None))
     except OSError as error:
         sys.stdout.write(f"{error}\n")

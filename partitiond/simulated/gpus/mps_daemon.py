@@ -27,7 +27,6 @@ from partitiond.simulated.gpus.mps_state import (
     Client,
     MpsState,
     Server,
-    effective,
     parse_client,
     refusal,
 )
@@ -42,8 +41,8 @@ SERVER_BYTES: Final = 30 * MIB
 class ControlDaemon:
     """One control daemon; `run` returns once a client has told it to quit."""
 
-    def __init__(self, pipe_dir: Path, log_dir: Path, devices: tuple[str, ...], *, static: bool):
-        self.state = MpsState(devices, static=static)
+    def __init__(self, pipe_dir: Path, log_dir: Path, devices: tuple[str, ...]) -> None:
+        self.state = MpsState(devices)
         self._pipe_dir = pipe_dir
         self._log = Log(log_dir / "control.log", "Control", os.getpid())
         self._log_dir = log_dir
@@ -117,18 +116,15 @@ class ControlDaemon:
                 writer.write(f"ERR {code} {words}\n".encode())
                 writer.close()
                 return
-            percentage, limit = effective(server, asked)
             client = Client(
                 asked.pid,
                 server.contexts,
-                uid,
                 asked.device,
-                percentage,
-                limit,
                 lambda line: writer.write(f"{line}\n".encode()),
             )
             self._attach(server, client)
-            writer.write(f"OK {percentage:g} {limit} {server.pid}\n".encode())
+            admitted = f"OK {asked.percentage:g} {asked.limit_bytes} {server.pid}\n"
+            writer.write(admitted.encode())
             with contextlib.suppress(OSError):
                 while await reader.read(1024):
                     pass
@@ -160,11 +156,11 @@ class ControlDaemon:
         self._log(f"Starting new server {process.pid} for user {uid}")
         if process.stdout is not None:
             await process.stdout.readline()
-        server = Server(process.pid, uid, self.state.percentage, dict(self.state.limits))
+        server = Server(process.pid, uid)
         self.state.servers[process.pid] = server
         self._processes[process.pid] = process
         log = self._logs[process.pid] = Log(self._log_dir / "server.log", "Server", process.pid)
-        log.started(self._pipe_dir, server, self.state.devices)
+        log.started(self._pipe_dir, self.state.devices)
         self._show_on_gpus(process.pid)
         self._log(f"NEW SERVER {process.pid}: Ready")
         watcher = asyncio.create_task(self._watch(server, process))
@@ -244,10 +240,6 @@ class ControlDaemon:
             client.send("FAULT")
         server.status = "FAULT" if server.clients else "ACTIVE"
 
-    def hang(self, seconds: float) -> None:
-        """Block the whole daemon: neither socket answers."""
-        time.sleep(seconds)
-
 
 def _host() -> SimulatedHost | None:
     """Return the simulated host that this program belongs to; None if it stands alone."""
@@ -276,16 +268,13 @@ class Log:
         with self._path.open("a") as file:
             file.write(f"[{now} {who or self._who:>7} {self._pid:>6}] {text}\n")
 
-    def started(self, pipe_dir: Path, server: Server, devices: Sequence[str]) -> None:
+    def started(self, pipe_dir: Path, devices: Sequence[str]) -> None:
         """Log that a server is ready."""
         self("Startup", "Other")
         self(f"Connecting to control daemon on socket: {pipe_dir / 'control'}", "Other")
         self("Initializing server process", "Other")
         for index, device in enumerate(devices):
             self(f"Creating server context on device {index} ({device})")
-        self(f"Active Threads Percentage set to {server.percentage:.1f}")
-        for device, limit in server.limits.items():
-            self(f"Device pinned memory limit for device {device} set to {limit:#x} bytes")
         self("Server Priority set to 0")
         self("Server has started")
 

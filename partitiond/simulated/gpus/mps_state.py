@@ -1,8 +1,7 @@
-"""Holds the state of a simulated MPS control daemon: its servers, their clients and limits."""
+"""Holds the state of a simulated MPS control daemon: its servers and their clients."""
 
 import dataclasses
 import math
-import re
 from collections.abc import Callable
 from typing import Final
 
@@ -16,26 +15,18 @@ MAX_CLIENTS_REACHED: Final = 808
 CLIENT_TERMINATED: Final = 810
 """CUDA errors, as cuda.h numbers them: CUDA_ERROR_MPS_SERVER_NOT_READY and so on."""
 
-CHUNKS: Final = 8
-"""Static SM partitions: chunks of one simulated GPU."""
-
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Client:
     """One client context, which is one connection.
 
     Attributes:
-        percentage: effective share of the SMs, in percent.
-        limit_bytes: effective limit of the client's device memory; -1 for none.
         send: sends a line to the client.
     """
 
     pid: int
     context_id: int
-    uid: int
     device: str
-    percentage: float
-    limit_bytes: int
     send: Callable[[str], None]
     terminated: bool = False
 
@@ -46,14 +37,10 @@ class Server:
 
     Attributes:
         status: INITIALIZING, ACTIVE or FAULT.
-        percentage: SM share of the server's clients, unless they ask for less.
-        limits: memory limit by device, in bytes.
     """
 
     pid: int
     uid: int
-    percentage: float
-    limits: dict[str, int]
     status: str = "ACTIVE"
     clients: list[Client] = dataclasses.field(default_factory=list)
     contexts: int = 0
@@ -69,19 +56,13 @@ class MpsState:
 
     Attributes:
         devices: UUIDs that the daemon is limited to; empty for all.
-        static: whether static SM partitioning is on (-S).
-        partitions: chunks by partition.
         kill_faults: whether a client that ends without terminate_client breaks its server, as a
             real client may when it dies inside a kernel.
         quitting: whether the daemon is shutting down and takes no new clients.
     """
 
     devices: tuple[str, ...]
-    static: bool = False
-    percentage: float = 100.0
-    limits: dict[str, int] = dataclasses.field(default_factory=dict)
     servers: dict[int, Server] = dataclasses.field(default_factory=dict)
-    partitions: dict[str, int] = dataclasses.field(default_factory=dict)
     kill_faults: bool = False
     refuse_terminate: str = ""
     quitting: bool = False
@@ -92,8 +73,8 @@ class ClientRequest:
     """What a client asks for when it connects.
 
     Attributes:
-        percentage: -1 if the client named none.
-        limit_bytes: -1 if the client named none.
+        percentage: share of the SMs; 100 if the client named none between 0 and 100.
+        limit_bytes: limit of its device memory; -1 if the client named none.
     """
 
     pid: int
@@ -108,18 +89,12 @@ def parse_client(line: str) -> ClientRequest | None:
     if len(words) != 5 or words[0] != "CLIENT":
         return None
     try:
-        asked = ClientRequest(int(words[1]), float(words[2]), int(words[3]), words[4])
+        pid, percentage, limit = int(words[1]), float(words[2]), int(words[3])
     except ValueError:
         return None
-    return asked if math.isfinite(asked.percentage) else None
-
-
-def parse_size(word: str) -> int | None:
-    """Parse "10G" or "900M" to bytes; return None for other words."""
-    found = re.fullmatch(r"(\d+)([GM])", word)
-    if found is None:
+    if not math.isfinite(percentage):
         return None
-    return int(found[1]) << (30 if found[2] == "G" else 20)
+    return ClientRequest(pid, percentage if 0 < percentage <= 100 else 100.0, limit, words[4])
 
 
 def refusal(
@@ -139,14 +114,3 @@ def refusal(
     if len(server.active()) >= CLIENT_LIMIT:
         return MAX_CLIENTS_REACHED, "the MPS server has its most clients"
     return None
-
-
-def effective(server: Server, asked: ClientRequest) -> tuple[float, int]:
-    """Return percentage and limit (bytes or -1): a client can only tighten its server's limits."""
-    percentage = server.percentage
-    if 0 < asked.percentage <= 100:
-        percentage = min(percentage, asked.percentage)
-    # The limit that was set last takes effect, by index or by UUID.
-    known = [limit for device, limit in server.limits.items() if device in ("0", asked.device)]
-    limits = [limit for limit in (*known[-1:], asked.limit_bytes) if limit >= 0]
-    return percentage, min(limits, default=-1)

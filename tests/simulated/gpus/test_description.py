@@ -51,7 +51,6 @@ def test_a_gpu_may_have_another_name(tmp_path: Path) -> None:
         (described(gpus=(GpuDescription("a100-80gb", count=65),)), "1 to 64 GPUs"),
         (described(name=""), "its name"),
         (described(numa_nodes=0), "numa_nodes"),
-        (described(cuda="thirteen"), "is no version"),
         (described(gpus=(GpuDescription("a900"),)), "no model 'a900'"),
         (described(gpus=(GpuDescription("a100-80gb", name="x" * 61),)), "name has to be"),
         (described(gpus=(GpuDescription("l4-24gb", mig=True),)), "has no MIG"),

@@ -16,9 +16,7 @@ from partitiond.simulated.gpus.mps_state import (
     ClientRequest,
     MpsState,
     Server,
-    effective,
     parse_client,
-    parse_size,
     refusal,
 )
 from tests.machine import signal_all
@@ -73,8 +71,8 @@ class Daemon:
 
 
 @pytest.fixture
-def daemon(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Daemon]:
-    made = Daemon(tmp_path, "-d", *getattr(request, "param", ()))
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    made = Daemon(tmp_path, "-d")
     pid = made.pid
     yield made
     signal_all([pid, *(server.pid for server in servers_of(made.pipe_dir, None))])
@@ -94,53 +92,29 @@ def test_it_looks_as_the_real_one_does(daemon: Daemon) -> None:
     assert "Unknown command" in daemon.ask("get_servers")
     assert "does not exist" in daemon.ask("get_client_list 1")
     assert "Usage" in daemon.ask("terminate_client 1")
-    assert "Invalid" in daemon.ask("set_default_active_thread_percentage 120")
-    assert "not enabled" in daemon.ask("lspart")
+    assert "Invalid" in daemon.ask("get_client_list one")
     assert daemon.run("--nonsense").returncode == 1
     deep = daemon.pipe_dir.parent / ("x" * 100)
     deep.mkdir()
     assert Daemon(deep).run("-d").returncode == 1, "its sockets' paths are too long"
 
 
-def test_limits_are_kept_by_the_server_that_was_started_with_them(daemon: Daemon) -> None:
+def test_a_client_gets_what_it_asks_for(daemon: Daemon) -> None:
     assert daemon.ask("get_default_active_thread_percentage") == "100.0"
-    assert daemon.ask("get_default_device_pinned_mem_limit 0") == ""
-    assert daemon.ask("set_default_active_thread_percentage 40") == "40.0"
-    daemon.ask("set_default_device_pinned_mem_limit 0 2G")
-    with daemon.client("60", 3 << 30) as lines:
-        admitted = lines.readline()
-        server = daemon.ask("get_server_list")
-        assert admitted == f"OK 40 {2 << 30} {server}\n".encode()
-    daemon.ask("set_default_active_thread_percentage 90")
-    daemon.ask(f"set_device_pinned_mem_limit {server} 0 900M")
-    assert daemon.ask(f"get_device_pinned_mem_limit {server} 0") == "900M"
-    with daemon.client() as lines:
-        assert lines.readline() == f"OK 40 {900 << 20} {server}\n".encode(), "the next server's"
-    daemon.ask(f"set_active_thread_percentage {server} 30")
-    with daemon.client("20") as lines:
-        assert lines.readline() == f"OK 20 {900 << 20} {server}\n".encode()
-    assert daemon.ask(f"get_active_thread_percentage {server}") == "30.0"
-
-
-@pytest.mark.parametrize("daemon", [("-S",)], indirect=True)
-def test_static_partitions_are_made_of_free_chunks(daemon: Daemon) -> None:
-    first = daemon.ask(f"sm_partition add {GPU} 6")
-    assert first == f"{GPU}/1"
-    assert daemon.ask(f"sm_partition add {GPU} 3") == "2 chunks are free"
-    assert daemon.ask(f"sm_partition add {GPU} 1") == f"{GPU}/2"
-    assert GPU in daemon.ask("lspart")
-    assert daemon.ask(f"sm_partition rm {GPU} 1") == ""
-    assert "does not exist" in daemon.ask(f"sm_partition rm {GPU} 1")
-    assert daemon.ask(f"sm_partition add {GPU} 1") == first
+    for percentage, limit, told in (("60", 3 << 30, f"60 {3 << 30}"), ("-1", -1, "100 -1")):
+        with daemon.client(percentage, limit) as lines:
+            admitted = lines.readline()
+            server = daemon.ask("get_server_list")
+            assert admitted == f"OK {told} {server}\n".encode()
 
 
 def asked(device: str = GPU) -> ClientRequest:
     return ClientRequest(1, -1, -1, device)
 
 
-def test_one_user_per_server_only_its_devices_and_limits_are_read_strictly() -> None:
+def test_one_user_per_server_only_its_devices_and_requests_are_read_strictly() -> None:
     state = MpsState((GPU,))
-    server = Server(7, 500, 70.0, {GPU: 5, "0": 9})
+    server = Server(7, 500)
     assert refusal(state, server, asked(), 501) is None, "an idle server makes room"
     server.clients.append(object())  # type: ignore[arg-type]
     assert (refusal(state, server, asked(), 501) or "")[0] == 807
@@ -152,9 +126,8 @@ def test_one_user_per_server_only_its_devices_and_limits_are_read_strictly() -> 
     assert refusal(MpsState(()), None, asked("GPU-any"), 0) is None
     assert (refusal(state, None, asked("GPU-other"), 0) or "")[0] == 100
     for percentage in (-1, 0, 101):
-        assert effective(server, ClientRequest(1, percentage, 7, GPU)) == (70.0, 7)
+        asks = parse_client(f"CLIENT 1 {percentage} 7 {GPU}")
+        assert asks == ClientRequest(1, 100.0, 7, GPU)
     for line in ("", "CLIENT", "CLIENT x -1 -1 g", "HELLO 1 2 3 4", "CLIENT 1 nan -1 g",
                  "CLIENT 1 2 3"):  # fmt: skip
         assert parse_client(line) is None, line
-    sizes = {"10G": 10 << 30, "900M": 900 << 20, "900": None, "1.5G": None, "-1M": None}
-    assert {word: parse_size(word) for word in sizes} == sizes

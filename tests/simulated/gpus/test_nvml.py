@@ -1,7 +1,6 @@
 """The simulated NVML shows its contents and its events through the real binding."""
 
 import ctypes
-import os
 from pathlib import Path
 
 import pynvml
@@ -40,11 +39,8 @@ def test_figures_of_an_a100(nvml: SimulatedHost) -> None:
     assert pynvml.nvmlDeviceGetArchitecture(gpu) == pynvml.NVML_DEVICE_ARCH_AMPERE
     with pytest.raises(pynvml.NVMLError_NotSupported):  # of MIG devices only
         pynvml.nvmlDeviceGetAttributes_v2(gpu)
-    assert pynvml.nvmlDeviceGetNumGpuCores(gpu) == 6912
-    assert pynvml.nvmlSystemGetCudaDriverVersion() == 13000
     assert pynvml.nvmlSystemGetDriverVersion() == "580.95.05"
     assert pynvml.nvmlErrorString(19) == "In use by another client"
-    assert pynvml.nvmlSystemGetProcessName(os.getpid())
 
 
 def test_calls_fail_as_asked(nvml: SimulatedHost) -> None:
@@ -72,19 +68,6 @@ def test_what_the_driver_refuses_is_refused(nvml: SimulatedHost) -> None:
     with pytest.raises(pynvml.NVMLError) as refused:
         pynvml.nvmlDeviceGetMemoryInfo(gpu, version=0x03000028)
     assert refused.value.value == pynvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH
-    bus = pynvml.nvmlDeviceGetPciInfo(gpu).busId
-    found = pynvml.nvmlDeviceGetHandleByPciBusId(bus)
-    assert pynvml.nvmlDeviceGetUUID(found) == nvml.uuids()[0]
-    with pytest.raises(pynvml.NVMLError_NotFound):
-        pynvml.nvmlDeviceGetHandleByPciBusId("0000:01:00.0")
-    lowest, highest = pynvml.nvmlDeviceGetPowerManagementLimitConstraints(gpu)
-    pynvml.nvmlDeviceSetPowerManagementLimit(gpu, lowest)
-    assert pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu) == lowest
-    with pytest.raises(pynvml.NVMLError_InvalidArgument):
-        pynvml.nvmlDeviceSetPowerManagementLimit(gpu, highest + 1)
-    nvml.privileged(False)
-    with pytest.raises(pynvml.NVMLError_NoPermission):
-        pynvml.nvmlDeviceSetPowerManagementLimit(gpu, highest)
     pynvml.nvmlShutdown()
     with pytest.raises(pynvml.NVMLError_Uninitialized):
         pynvml.nvmlDeviceGetCount()

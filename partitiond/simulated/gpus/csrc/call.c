@@ -125,8 +125,6 @@ static nvmlReturn_t init(const char *function) {
     return result;
 }
 
-NVML_EXPORT nvmlReturn_t nvmlInit_v2(void) { return init(__func__); }
-NVML_EXPORT nvmlReturn_t nvmlInit(void) { return init(__func__); }
 NVML_EXPORT nvmlReturn_t nvmlInitWithFlags(unsigned flags) {
     (void)flags;
     return init(__func__);

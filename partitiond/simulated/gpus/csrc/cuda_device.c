@@ -5,18 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Of CUdevice_attribute. */
-enum {
-    ATTRIBUTE_MULTIPROCESSORS = 16,
-    ATTRIBUTE_COMPUTE_MODE = 20,
-    ATTRIBUTE_PCI_BUS = 33,
-    ATTRIBUTE_PCI_DEVICE = 34,
-    ATTRIBUTE_MEMORY_CLOCK_KHZ = 36,
-    ATTRIBUTE_BUS_WIDTH = 37,
-    ATTRIBUTE_PCI_DOMAIN = 50,
-    ATTRIBUTE_CAPABILITY_MAJOR = 75,
-    ATTRIBUTE_CAPABILITY_MINOR = 76,
-};
+enum { ATTRIBUTE_MULTIPROCESSORS = 16 }; /* of CUdevice_attribute */
 
 static sim_host *host(void) { return sim_cuda_process.host; }
 static bool known(CUdevice device) { return device >= 0 && device < sim_cuda_process.count; }
@@ -107,18 +96,7 @@ CUDA_EXPORT CUresult cuDeviceGetAttribute(int *value, int attribute, CUdevice de
     CU_BEGIN(device);
     CU_REQUIRE(value != NULL, CUDA_ERROR_INVALID_VALUE);
     CU_REQUIRE(known(device), CUDA_ERROR_INVALID_DEVICE);
-    const sim_gpu *gpu = gpu_of(device);
-    switch (attribute) {
-    case ATTRIBUTE_MULTIPROCESSORS: *value = visible_sms(device); break;
-    case ATTRIBUTE_COMPUTE_MODE: *value = (int)gpu->compute_mode; break;
-    case ATTRIBUTE_PCI_BUS: *value = (int)gpu->bus; break;
-    case ATTRIBUTE_PCI_DEVICE: *value = (int)gpu->device; break;
-    case ATTRIBUTE_PCI_DOMAIN: *value = (int)gpu->domain; break;
-    case ATTRIBUTE_MEMORY_CLOCK_KHZ: *value = (int)gpu->max_memory_clock_mhz * 1000; break;
-    case ATTRIBUTE_BUS_WIDTH: *value = (int)gpu->bus_width; break;
-    case ATTRIBUTE_CAPABILITY_MAJOR: *value = (int)gpu->cc_major; break;
-    case ATTRIBUTE_CAPABILITY_MINOR: *value = (int)gpu->cc_minor; break;
-    default: CU_END(CUDA_ERROR_INVALID_VALUE);
-    }
+    CU_REQUIRE(attribute == ATTRIBUTE_MULTIPROCESSORS, CUDA_ERROR_INVALID_VALUE);
+    *value = visible_sms(device);
     CU_END(CUDA_SUCCESS);
 }

@@ -135,29 +135,10 @@ CUDA_EXPORT CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) {
     CU_END(release(device));
 }
 
-CUDA_EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice device) {
-    return cuDevicePrimaryCtxRelease_v2(device);
-}
-
 CUDA_EXPORT CUresult cuCtxSetCurrent(CUcontext context) {
     CU_BEGIN(-1);
     CU_REQUIRE(context == NULL || context->retained > 0, CUDA_ERROR_INVALID_CONTEXT);
     current = context;
-    CU_END(CUDA_SUCCESS);
-}
-
-CUDA_EXPORT CUresult cuCtxGetCurrent(CUcontext *context) {
-    CU_BEGIN(-1);
-    CU_REQUIRE(context != NULL, CUDA_ERROR_INVALID_VALUE);
-    *context = current;
-    CU_END(CUDA_SUCCESS);
-}
-
-CUDA_EXPORT CUresult cuCtxGetDevice(CUdevice *device) {
-    CU_BEGIN(sim_cuda_current());
-    CU_REQUIRE(device != NULL, CUDA_ERROR_INVALID_VALUE);
-    CU_REQUIRE(sim_cuda_current() >= 0, CUDA_ERROR_INVALID_CONTEXT);
-    *device = sim_cuda_current();
     CU_END(CUDA_SUCCESS);
 }
 

@@ -25,32 +25,26 @@ typedef struct {
     {#member, type, offsetof(record, member), sizeof(item), sizeof(((record *)0)->member) / sizeof(item)}
 
 static const field HOST[] = {
-    FIELD(sim_host, TEXT, driver), FIELD(sim_host, TEXT, nvml), FIELD(sim_host, I32, cuda_driver),
+    FIELD(sim_host, TEXT, driver), FIELD(sim_host, I32, cuda_driver),
     FIELD(sim_host, U32, privileged), FIELD(sim_host, U32, driver_loaded),
-    FIELD(sim_host, U32, monitors_block_reset),
     FIELD(sim_host, U32, gpus), FIELD(sim_host, U64, calls), FIELD(sim_host, U64, events_sent),
     {0},
 };
 #define G(type, member) FIELD(sim_gpu, type, member)
 static const field GPU[] = {
-    G(TEXT, uuid), G(TEXT, name), G(TEXT, serial), G(TEXT, vbios), G(U32, domain), G(U32, bus),
-    G(U32, device), G(U32, pci_device_id), G(U32, numa_node), G(U32, pcie_switch),
-    G(U32, architecture), G(U32, cc_major), G(U32, cc_minor), G(U32, brand), G(U32, sm_count),
-    G(U32, bus_width), G(U64, total_bytes), G(U64, reserved_bytes), G(U64, context_bytes),
-    G(U32, lost), G(U32, mig_capable), G(U32, mig_needs_reset), G(U32, reset_possible),
-    G(U32, mig_mode), G(U32, mig_pending), G(U32, swizzle), G(U32, compute_mode),
-    G(U32, persistence_mode), G(U32, ecc_mode), G(U32, gpm), G(U32, energy_counter),
-    G(F64, sm_activity), G(F64, sm_occupancy), G(F64, tensor_activity), G(F64, dram_activity),
-    G(F64, gpu_util), G(F64, power_watts), G(F64, energy_joules), G(F64, energy_at),
-    G(U32, power_limit_mw), G(U32, power_default_mw), G(U32, power_min_mw), G(U32, power_max_mw),
-    G(U32, temperature_c), G(U32, memory_temperature_c), G(U32, slowdown_c), G(U32, shutdown_c),
-    G(U32, sm_clock_mhz), G(U32, memory_clock_mhz), G(U32, max_sm_clock_mhz),
-    G(U32, max_memory_clock_mhz), G(U64, ecc_corrected_volatile), G(U64, ecc_uncorrected_volatile),
-    G(U64, ecc_corrected_aggregate), G(U64, ecc_uncorrected_aggregate), G(U32, retired_sbe),
-    G(U32, retired_dbe), G(U32, retired_pending), G(U32, remapped_corrected),
+    G(TEXT, uuid), G(TEXT, name), G(U32, domain), G(U32, bus), G(U32, device),
+    G(U32, pci_device_id), G(U32, numa_node), G(U32, pcie_switch), G(U32, architecture),
+    G(U32, cc_major), G(U32, cc_minor), G(U32, sm_count), G(U64, total_bytes),
+    G(U64, reserved_bytes), G(U64, context_bytes), G(U32, lost), G(U32, mig_capable),
+    G(U32, mig_needs_reset), G(U32, reset_possible), G(U32, mig_mode), G(U32, mig_pending),
+    G(U32, swizzle), G(U32, compute_mode), G(U32, persistence_mode), G(U32, gpm),
+    G(U32, energy_counter), G(F64, sm_activity), G(F64, sm_occupancy), G(F64, tensor_activity),
+    G(F64, dram_activity), G(F64, gpu_util), G(F64, power_watts), G(F64, energy_joules),
+    G(F64, energy_at), G(U32, power_limit_mw), G(U32, temperature_c), G(U32, slowdown_c),
+    G(U64, ecc_corrected_volatile), G(U64, ecc_uncorrected_volatile),
+    G(U64, ecc_corrected_aggregate), G(U64, ecc_uncorrected_aggregate), G(U32, remapped_corrected),
     G(U32, remapped_uncorrected), G(U32, remapped_pending), G(U32, remapped_failure),
-    G(U64, throttle), G(U32, nvlinks), ARRAY(sim_gpu, I32, nvlink_peer, int32_t),
-    ARRAY(sim_gpu, U64, cpus, uint64_t), {0},
+    G(U64, throttle), G(U32, nvlinks), ARRAY(sim_gpu, U64, cpus, uint64_t), {0},
 };
 #define P(type, member) FIELD(sim_profile, type, member)
 static const field PROFILE[] = {
@@ -230,7 +224,7 @@ NVML_EXPORT int simgpu_make_instance(sim_host *host, unsigned gpu, unsigned prof
     int result = sim_instance_create(host, gpu, profile_row, start, &instance);
     if (result != NVML_SUCCESS || !with_compute) return result;
     unsigned slices = host->gpu[gpu].profiles[profile_row].compute_slices;
-    return sim_compute_create(host, gpu, instance, WHOLE[slices], SIM_NONE, &compute);
+    return sim_compute_create(host, gpu, instance, WHOLE[slices], &compute);
 }
 
 /* A reboot, or a reset of one GPU: no processes, no instances; the mode that was pending is on. */

@@ -17,12 +17,6 @@ int sim_profile_row(const sim_gpu *gpu, uint32_t id) {
     return -1;
 }
 
-sim_instance *sim_instance_by_id(sim_gpu *gpu, uint32_t id) {
-    for (unsigned i = 0; i < SIM_INSTANCES; i++)
-        if (gpu->instances[i].used && gpu->instances[i].id == id) return &gpu->instances[i];
-    return NULL;
-}
-
 sim_compute *sim_compute_by_id(sim_instance *instance, uint32_t id) {
     for (unsigned i = 0; i < SIM_COMPUTES; i++)
         if (instance->computes[i].used && instance->computes[i].id == id)
@@ -88,19 +82,6 @@ static int choose_start(const sim_profile *profile, uint32_t taken) {
         if ((profile->starts >> start & 1) && !(taken & cover(start, profile->memory_slices)))
             return start;
     return -1;
-}
-
-unsigned sim_capacity(const sim_gpu *gpu, unsigned row) {
-    const sim_profile *profile = &gpu->profiles[row];
-    uint32_t taken = taken_slices(gpu);
-    unsigned there = existing(gpu, row), count = 0;
-    while (there + count < profile->max_instances) {
-        int start = choose_start(profile, taken);
-        if (start < 0) break;
-        taken |= cover(start, profile->memory_slices);
-        count++;
-    }
-    return count;
 }
 
 /* Ids are nodes of a binary tree over the memory slices; which half comes first differs between
@@ -176,11 +157,10 @@ static int compute_start(unsigned slices, unsigned all, uint32_t taken) {
     return -1;
 }
 
-unsigned sim_compute_capacity(const sim_gpu *gpu, const sim_instance *instance, uint32_t profile,
-                              bool ignore_existing) {
+unsigned sim_compute_capacity(const sim_gpu *gpu, const sim_instance *instance, uint32_t profile) {
     unsigned slices = sim_compute_slices(gpu, instance, profile), count = 0;
     unsigned all = gpu->profiles[instance->profile_row].compute_slices;
-    uint32_t taken = ignore_existing ? 0 : taken_computes(instance);
+    uint32_t taken = 0;
     if (slices == 0) return 0;
     for (int start; (start = compute_start(slices, all, taken)) >= 0; count++)
         taken |= cover(start, slices);
@@ -205,15 +185,13 @@ static void name_compute(const sim_gpu *gpu, const sim_instance *instance, sim_c
 }
 
 nvmlReturn_t sim_compute_create(sim_host *host, unsigned gpu_index, sim_instance *instance,
-                                uint32_t profile, uint32_t start, sim_compute **created) {
+                                uint32_t profile, sim_compute **created) {
     sim_gpu *gpu = &host->gpu[gpu_index];
     unsigned slices = sim_compute_slices(gpu, instance, profile);
     unsigned all = gpu->profiles[instance->profile_row].compute_slices;
     if (slices == 0) return NVML_ERROR_NOT_SUPPORTED;
-    uint32_t taken = taken_computes(instance);
-    if (start != SIM_NONE && start + slices > all) return NVML_ERROR_INVALID_ARGUMENT;
-    int at = start == SIM_NONE ? compute_start(slices, all, taken) : (int)start;
-    if (at < 0 || (taken & cover(at, slices))) return NVML_ERROR_INSUFFICIENT_RESOURCES;
+    int at = compute_start(slices, all, taken_computes(instance));
+    if (at < 0) return NVML_ERROR_INSUFFICIENT_RESOURCES;
     unsigned id = 0;
     while (sim_compute_by_id(instance, id) != NULL) id++;
     for (unsigned i = 0; i < SIM_COMPUTES; i++) {

@@ -7,11 +7,8 @@
 
 sim_profile *sim_profile_by_enum(sim_gpu *gpu, uint32_t profile);
 int sim_profile_row(const sim_gpu *gpu, uint32_t id); /* -1: none */
-sim_instance *sim_instance_by_id(sim_gpu *gpu, uint32_t id);
 sim_compute *sim_compute_by_id(sim_instance *instance, uint32_t id);
 
-/* How many more of a profile fit beside what is there, one after the other. */
-unsigned sim_capacity(const sim_gpu *gpu, unsigned row);
 /* Creates one; start SIM_NONE lets the driver choose. */
 nvmlReturn_t sim_instance_create(sim_host *host, unsigned gpu, unsigned row, uint32_t start,
                                  sim_instance **created);
@@ -20,11 +17,11 @@ nvmlReturn_t sim_instance_destroy(sim_host *host, unsigned gpu, sim_instance *in
 /* Compute slices of a compute instance profile by its enum or its id (they are the same number);
  * 0 where there is none in this GPU instance. */
 unsigned sim_compute_slices(const sim_gpu *gpu, const sim_instance *instance, uint32_t profile);
-unsigned sim_compute_capacity(const sim_gpu *gpu, const sim_instance *instance, uint32_t profile,
-                              bool ignore_existing);
+/* How many of a profile fit into an empty GPU instance. */
+unsigned sim_compute_capacity(const sim_gpu *gpu, const sim_instance *instance, uint32_t profile);
 unsigned sim_compute_sms(const sim_gpu *gpu, const sim_instance *instance, unsigned slices);
 nvmlReturn_t sim_compute_create(sim_host *host, unsigned gpu, sim_instance *instance,
-                                uint32_t profile, uint32_t start, sim_compute **created);
+                                uint32_t profile, sim_compute **created);
 nvmlReturn_t sim_compute_destroy(sim_host *host, unsigned gpu, sim_instance *instance,
                                  sim_compute *compute);
 /* Forgets all instances, as a reset does. */

@@ -17,7 +17,7 @@ static nvmlReturn_t known_profile(const sim_call *call, unsigned profile, unsign
         (info)->id = (profile);                                                                   \
         (info)->sliceCount = slices_;                                                             \
         (info)->instanceCount =                                                                   \
-            sim_compute_capacity((call)->gpu, (call)->instance, (profile), true);                 \
+            sim_compute_capacity((call)->gpu, (call)->instance, (profile));                       \
         (info)->multiprocessorCount = sim_compute_sms((call)->gpu, (call)->instance, slices_);    \
         (info)->sharedCopyEngineCount = gi_->copy_engines;                                        \
         (info)->sharedDecoderCount = gi_->decoders;                                               \
@@ -71,62 +71,21 @@ NVML_EXPORT nvmlReturn_t nvmlGpuInstanceGetComputeInstanceProfileInfoV(nvmlGpuIn
     END(NVML_SUCCESS);
 }
 
-NVML_EXPORT nvmlReturn_t nvmlGpuInstanceGetComputeInstanceRemainingCapacity(
-    nvmlGpuInstance_t instance, unsigned profile, unsigned *count) {
-    BEGIN_GI(instance);
-    REQUIRE_OUT(count);
-    REQUIRE_PRIVILEGE();
-    nvmlReturn_t known = known_profile(&call, profile, 0);
-    REQUIRE(known == NVML_SUCCESS, known);
-    *count = sim_compute_capacity(call.gpu, call.instance, profile, false);
-    END(NVML_SUCCESS);
-}
-
-NVML_EXPORT nvmlReturn_t nvmlGpuInstanceGetComputeInstancePossiblePlacements(
-    nvmlGpuInstance_t instance, unsigned profile, nvmlPlacement_t *placements, unsigned *count) {
-    BEGIN_GI(instance);
-    REQUIRE_OUT(count);
-    REQUIRE_PRIVILEGE();
-    nvmlReturn_t known = known_profile(&call, profile, 0);
-    REQUIRE(known == NVML_SUCCESS, known);
-    unsigned slices = sim_compute_slices(call.gpu, call.instance, profile);
-    unsigned all = call.gpu->profiles[call.instance->profile_row].compute_slices;
-    unsigned found = all - slices + 1, room = placements == NULL ? 0 : *count;
-    for (unsigned start = 0; start < found && start < room; start++)
-        placements[start] = (nvmlPlacement_t){start, slices};
-    *count = found;
-    END(placements != NULL && found > room ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS);
-}
-
-static nvmlReturn_t create(sim_call *call, unsigned profile, uint32_t start,
-                           nvmlComputeInstance_t *out) {
-    if (out == NULL) return NVML_ERROR_INVALID_ARGUMENT;
-    if (!sim_is_privileged(call->host)) return NVML_ERROR_NO_PERMISSION;
-    nvmlReturn_t known = known_profile(call, profile, 0);
-    if (known != NVML_SUCCESS) return known;
-    sim_compute *created;
-    nvmlReturn_t result =
-        sim_compute_create(call->host, call->index, call->instance, profile, start, &created);
-    if (result == NVML_SUCCESS)
-        *out = sim_handle_of(SIM_CI_HANDLE, call->index, call->instance->serial, created->serial);
-    return result;
-}
-
 NVML_EXPORT nvmlReturn_t nvmlGpuInstanceCreateComputeInstance(nvmlGpuInstance_t instance,
                                                               unsigned profile,
                                                               nvmlComputeInstance_t *compute) {
     BEGIN_GI(instance);
-    END(create(&call, profile, SIM_NONE, compute));
-}
-
-NVML_EXPORT nvmlReturn_t nvmlGpuInstanceCreateComputeInstanceWithPlacement(
-    nvmlGpuInstance_t instance, unsigned profile, const nvmlPlacement_t *placement,
-    nvmlComputeInstance_t *compute) {
-    BEGIN_GI(instance);
-    REQUIRE_OUT(placement);
-    REQUIRE(placement->size == sim_compute_slices(call.gpu, call.instance, profile),
-            NVML_ERROR_INVALID_ARGUMENT);
-    END(create(&call, profile, placement->start, compute));
+    REQUIRE_OUT(compute);
+    REQUIRE_PRIVILEGE();
+    nvmlReturn_t known = known_profile(&call, profile, 0);
+    REQUIRE(known == NVML_SUCCESS, known);
+    sim_compute *created;
+    nvmlReturn_t result =
+        sim_compute_create(call.host, call.index, call.instance, profile, &created);
+    if (result == NVML_SUCCESS)
+        *compute =
+            sim_handle_of(SIM_CI_HANDLE, call.index, call.instance->serial, created->serial);
+    END(result);
 }
 
 NVML_EXPORT nvmlReturn_t nvmlComputeInstanceDestroy(nvmlComputeInstance_t compute) {
@@ -154,18 +113,6 @@ NVML_EXPORT nvmlReturn_t nvmlGpuInstanceGetComputeInstances(nvmlGpuInstance_t in
     END(NVML_SUCCESS);
 }
 
-NVML_EXPORT nvmlReturn_t nvmlGpuInstanceGetComputeInstanceById(nvmlGpuInstance_t instance,
-                                                               unsigned id,
-                                                               nvmlComputeInstance_t *compute) {
-    BEGIN_GI(instance);
-    REQUIRE_OUT(compute);
-    REQUIRE_PRIVILEGE();
-    const sim_compute *found = sim_compute_by_id(call.instance, id);
-    REQUIRE(found != NULL, NVML_ERROR_NOT_FOUND);
-    *compute = sim_handle_of(SIM_CI_HANDLE, call.index, call.instance->serial, found->serial);
-    END(NVML_SUCCESS);
-}
-
 NVML_EXPORT nvmlReturn_t nvmlComputeInstanceGetInfo_v2(nvmlComputeInstance_t compute,
                                                        nvmlComputeInstanceInfo_t *info) {
     BEGIN_CI(compute);
@@ -176,9 +123,4 @@ NVML_EXPORT nvmlReturn_t nvmlComputeInstanceGetInfo_v2(nvmlComputeInstance_t com
     info->profileId = call.compute->profile_id;
     info->placement = (nvmlPlacement_t){call.compute->start, call.compute->size};
     END(NVML_SUCCESS);
-}
-
-NVML_EXPORT nvmlReturn_t nvmlComputeInstanceGetInfo(nvmlComputeInstance_t compute,
-                                                    nvmlComputeInstanceInfo_t *info) {
-    return nvmlComputeInstanceGetInfo_v2(compute, info);
 }

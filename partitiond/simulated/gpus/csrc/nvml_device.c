@@ -12,45 +12,12 @@ NVML_EXPORT nvmlReturn_t nvmlSystemGetDriverVersion(char *version, unsigned leng
     END(sim_text(version, length, call.host->driver));
 }
 
-NVML_EXPORT nvmlReturn_t nvmlSystemGetNVMLVersion(char *version, unsigned length) {
-    BEGIN_SYSTEM();
-    END(sim_text(version, length, call.host->nvml));
-}
-
-NVML_EXPORT nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version) {
-    BEGIN_SYSTEM();
-    REQUIRE_OUT(version);
-    *version = call.host->cuda_driver;
-    END(NVML_SUCCESS);
-}
-
-NVML_EXPORT nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) {
-    BEGIN_SYSTEM();
-    REQUIRE_OUT(version);
-    *version = call.host->cuda_driver;
-    END(NVML_SUCCESS);
-}
-
-NVML_EXPORT nvmlReturn_t nvmlSystemGetProcessName(unsigned pid, char *name, unsigned length) {
-    BEGIN_SYSTEM();
-    char path[64], text[4096] = "";
-    snprintf(path, sizeof path, "/proc/%u/cmdline", pid);
-    FILE *file = fopen(path, "re");
-    REQUIRE(file != NULL, NVML_ERROR_NOT_FOUND);
-    size_t got = fread(text, 1, sizeof text - 1, file); /* its first word ends with a zero */
-    fclose(file);
-    REQUIRE(got > 0, NVML_ERROR_NOT_FOUND);
-    END(sim_text(name, length, text));
-}
-
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetCount_v2(unsigned *count) {
     BEGIN_SYSTEM();
     REQUIRE_OUT(count);
     *count = call.host->gpus;
     END(NVML_SUCCESS);
 }
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetCount(unsigned *count) { return nvmlDeviceGetCount_v2(count); }
 
 static nvmlReturn_t give_gpu(sim_call *call, unsigned index, nvmlDevice_t *device) {
     if (call->host->gpu[index].lost) return NVML_ERROR_GPU_IS_LOST;
@@ -65,10 +32,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex_v2(unsigned index, nvmlDevic
     REQUIRE_OUT(device);
     REQUIRE(index < call.host->gpus, NVML_ERROR_INVALID_ARGUMENT);
     END(give_gpu(&call, index, device));
-}
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByIndex(unsigned index, nvmlDevice_t *device) {
-    return nvmlDeviceGetHandleByIndex_v2(index, device);
 }
 
 static nvmlReturn_t give_mig(sim_host *host, unsigned gpu, const char *uuid, nvmlDevice_t *device) {
@@ -96,23 +59,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByUUID(const char *uuid, nvmlDevice_
     END(NVML_ERROR_NOT_FOUND);
 }
 
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *bus_id,
-                                                          nvmlDevice_t *device) {
-    BEGIN_SYSTEM();
-    unsigned domain, bus, slot;
-    REQUIRE(bus_id != NULL && device != NULL, NVML_ERROR_INVALID_ARGUMENT);
-    if (sscanf(bus_id, "%x:%x:%x.", &domain, &bus, &slot) != 3) {
-        domain = 0;
-        REQUIRE(sscanf(bus_id, "%x:%x.", &bus, &slot) == 2, NVML_ERROR_INVALID_ARGUMENT);
-    }
-    for (unsigned i = 0; i < call.host->gpus; i++) {
-        const sim_gpu *gpu = &call.host->gpu[i];
-        if (gpu->domain == domain && gpu->bus == bus && gpu->device == slot)
-            END(give_gpu(&call, i, device));
-    }
-    END(NVML_ERROR_NOT_FOUND);
-}
-
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, unsigned length) {
     BEGIN_DEVICE(device);
     char text[224];
@@ -136,31 +82,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetIndex(nvmlDevice_t device, unsigned *index
     END(NVML_SUCCESS);
 }
 
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetMinorNumber(nvmlDevice_t device, unsigned *minor) {
-    BEGIN_GPU(device);
-    REQUIRE_OUT(minor);
-    *minor = call.index;
-    END(NVML_SUCCESS);
-}
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *text, unsigned length) {
-    BEGIN_GPU(device);
-    END(sim_text(text, length, call.gpu->serial));
-}
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetVbiosVersion(nvmlDevice_t device, char *text,
-                                                   unsigned length) {
-    BEGIN_GPU(device);
-    END(sim_text(text, length, call.gpu->vbios));
-}
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetBrand(nvmlDevice_t device, unsigned *brand) {
-    BEGIN_GPU(device);
-    REQUIRE_OUT(brand);
-    *brand = call.gpu->brand;
-    END(NVML_SUCCESS);
-}
-
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetArchitecture(nvmlDevice_t device, unsigned *architecture) {
     BEGIN_DEVICE(device);
     REQUIRE_OUT(architecture);
@@ -174,21 +95,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device,
     REQUIRE(major != NULL && minor != NULL, NVML_ERROR_INVALID_ARGUMENT);
     *major = (int)call.gpu->cc_major;
     *minor = (int)call.gpu->cc_minor;
-    END(NVML_SUCCESS);
-}
-
-/* 64 FP32 cores an SM on Ampere's A100, 128 on Hopper and newer. */
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t device, unsigned *cores) {
-    BEGIN_GPU(device);
-    REQUIRE_OUT(cores);
-    *cores = call.gpu->sm_count * (call.gpu->cc_major == 8 && call.gpu->cc_minor == 0 ? 64 : 128);
-    END(NVML_SUCCESS);
-}
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetMemoryBusWidth(nvmlDevice_t device, unsigned *width) {
-    BEGIN_GPU(device);
-    REQUIRE_OUT(width);
-    *width = call.gpu->bus_width;
     END(NVML_SUCCESS);
 }
 
@@ -227,16 +133,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMem
     REQUIRE_OUT(memory);
     REQUIRE(memory->version == NVML_VERSION_WORD_MEMORY_V2, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
     END(memory_of(&call, memory));
-}
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device,
-                                                     nvmlBAR1Memory_t *memory) {
-    BEGIN_GPU(device);
-    REQUIRE_OUT(memory);
-    unsigned long long total = 1ull << 36;
-    while (total < call.gpu->total_bytes) total <<= 1;
-    *memory = (nvmlBAR1Memory_t){total, total - SIM_MIB, SIM_MIB};
-    END(NVML_SUCCESS);
 }
 
 static bool listed(const sim_call *call, const sim_process *process, unsigned kinds) {

@@ -98,8 +98,3 @@ NVML_EXPORT nvmlReturn_t nvmlEventSetWait_v2(nvmlEventSet_t set, nvmlEventData_t
         sleep_until_bell(call.host, heard, left);
     }
 }
-
-NVML_EXPORT nvmlReturn_t nvmlEventSetWait(nvmlEventSet_t set, nvmlEventData_t *data,
-                                          unsigned timeout_ms) {
-    return nvmlEventSetWait_v2(set, data, timeout_ms);
-}

@@ -57,14 +57,6 @@ NVML_EXPORT nvmlReturn_t nvmlGpmSampleGet(nvmlDevice_t device, nvmlGpmSample_t s
     END(take(&call, call.instance == NULL ? SIM_NONE : call.instance->id, sample));
 }
 
-NVML_EXPORT nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned instance_id,
-                                             nvmlGpmSample_t sample) {
-    BEGIN_GPU(device);
-    REQUIRE_MIG();
-    REQUIRE(sim_instance_by_id(call.gpu, instance_id) != NULL, NVML_ERROR_NOT_FOUND);
-    END(take(&call, instance_id, sample));
-}
-
 /* The mean of both samples, in percent; false for a metric that is not simulated. */
 static bool metric_value(unsigned id, nvmlGpmSample_t one, nvmlGpmSample_t two, double *value) {
     switch (id) {

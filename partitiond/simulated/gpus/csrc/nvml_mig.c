@@ -22,8 +22,8 @@ static nvmlReturn_t activate(sim_call *call) {
     sim_reap(call->host);
     if (sim_process_count(call->host, call->index, SIM_NONE) || sim_instance_count(gpu))
         return NVML_ERROR_IN_USE;
-    bool looked_at = call->host->monitors_block_reset && sim_others_look_at(call->host, call->index);
-    if (gpu->mig_needs_reset && looked_at) return NVML_ERROR_IN_USE;
+    if (gpu->mig_needs_reset && sim_others_look_at(call->host, call->index))
+        return NVML_ERROR_IN_USE;
     if (gpu->mig_needs_reset && !gpu->reset_possible) return NVML_ERROR_RESET_REQUIRED;
     gpu->mig_mode = gpu->mig_pending;
     return NVML_SUCCESS;
@@ -40,11 +40,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, unsigned mode
     END(NVML_SUCCESS);
 }
 
-static unsigned encoders(const sim_profile *profile) {
-    (void)profile; /* no GPU with MIG encodes */
-    return 0;
-}
-
 #define FILL_PROFILE(info, profile)                        \
     do {                                                   \
         (info)->id = (profile)->id;                        \
@@ -53,7 +48,7 @@ static unsigned encoders(const sim_profile *profile) {
         (info)->multiprocessorCount = (profile)->sm_count; \
         (info)->copyEngineCount = (profile)->copy_engines; \
         (info)->decoderCount = (profile)->decoders;        \
-        (info)->encoderCount = encoders(profile);          \
+        (info)->encoderCount = 0; /* none encodes */       \
         (info)->jpegCount = (profile)->jpegs;              \
         (info)->ofaCount = (profile)->ofas;                \
         (info)->memorySizeMB = (profile)->memory_mib;      \
@@ -116,25 +111,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetGpuInstancePossiblePlacements_v2(nvmlDevic
     END(placements != NULL && found > room ? NVML_ERROR_INSUFFICIENT_SIZE : NVML_SUCCESS);
 }
 
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetGpuInstancePossiblePlacements(nvmlDevice_t device,
-                                                                    unsigned id,
-                                                                    nvmlPlacement_t *placements,
-                                                                    unsigned *count) {
-    return nvmlDeviceGetGpuInstancePossiblePlacements_v2(device, id, placements, count);
-}
-
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetGpuInstanceRemainingCapacity(nvmlDevice_t device, unsigned id,
-                                                                   unsigned *count) {
-    BEGIN_GPU(device);
-    REQUIRE_OUT(count);
-    REQUIRE_MIG();
-    REQUIRE_PRIVILEGE();
-    int row = sim_profile_row(call.gpu, id);
-    REQUIRE(row >= 0, NVML_ERROR_INVALID_ARGUMENT);
-    *count = sim_capacity(call.gpu, (unsigned)row);
-    END(NVML_SUCCESS);
-}
-
 static nvmlReturn_t create(sim_call *call, unsigned id, uint32_t start, nvmlGpuInstance_t *out) {
     if (out == NULL) return NVML_ERROR_INVALID_ARGUMENT;
     if (!call->gpu->mig_mode) return NVML_ERROR_NOT_SUPPORTED;
@@ -189,18 +165,6 @@ NVML_EXPORT nvmlReturn_t nvmlDeviceGetGpuInstances(nvmlDevice_t device, unsigned
     END(NVML_SUCCESS);
 }
 
-NVML_EXPORT nvmlReturn_t nvmlDeviceGetGpuInstanceById(nvmlDevice_t device, unsigned id,
-                                                      nvmlGpuInstance_t *instance) {
-    BEGIN_GPU(device);
-    REQUIRE_OUT(instance);
-    REQUIRE_MIG();
-    REQUIRE_PRIVILEGE();
-    const sim_instance *found = sim_instance_by_id(call.gpu, id);
-    REQUIRE(found != NULL, NVML_ERROR_NOT_FOUND);
-    *instance = sim_handle_of(SIM_GI_HANDLE, call.index, found->serial, 0);
-    END(NVML_SUCCESS);
-}
-
 NVML_EXPORT nvmlReturn_t nvmlGpuInstanceGetInfo(nvmlGpuInstance_t instance,
                                                 nvmlGpuInstanceInfo_t *info) {
     BEGIN_GI(instance);
@@ -212,23 +176,13 @@ NVML_EXPORT nvmlReturn_t nvmlGpuInstanceGetInfo(nvmlGpuInstance_t instance,
     END(NVML_SUCCESS);
 }
 
-NVML_EXPORT nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, unsigned *is_mig) {
+NVML_EXPORT nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, unsigned *id) {
     BEGIN_DEVICE(device);
-    REQUIRE_OUT(is_mig);
-    *is_mig = call.compute != NULL;
+    REQUIRE_OUT(id);
+    REQUIRE(call.compute != NULL, NVML_ERROR_INVALID_ARGUMENT);
+    *id = call.instance->id;
     END(NVML_SUCCESS);
 }
-
-#define MIG_DEVICE_ID(name, member)                                       \
-    NVML_EXPORT nvmlReturn_t name(nvmlDevice_t device, unsigned *id) {    \
-        BEGIN_DEVICE(device);                                             \
-        REQUIRE_OUT(id);                                                  \
-        REQUIRE(call.compute != NULL, NVML_ERROR_INVALID_ARGUMENT);       \
-        *id = call.member->id;                                            \
-        END(NVML_SUCCESS);                                                \
-    }
-MIG_DEVICE_ID(nvmlDeviceGetGpuInstanceId, instance)
-MIG_DEVICE_ID(nvmlDeviceGetComputeInstanceId, compute)
 
 /* Zero where MIG is not supported or off, as the reference has it. */
 NVML_EXPORT nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, unsigned *count) {

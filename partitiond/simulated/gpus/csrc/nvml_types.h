@@ -25,15 +25,12 @@ enum {
     NVML_ERROR_RESET_REQUIRED = 16,
     NVML_ERROR_IN_USE = 19,
     NVML_ERROR_MEMORY = 20,
-    NVML_ERROR_NO_DATA = 21,
     NVML_ERROR_INSUFFICIENT_RESOURCES = 23,
     NVML_ERROR_ARGUMENT_VERSION_MISMATCH = 25,
     NVML_ERROR_UNKNOWN = 999,
 };
 
-#define NVML_NO_INSTANCE 0xFFFFFFFFu
 #define NVML_STRUCT_VERSION(type, version) ((unsigned)sizeof(type) | ((version) << 24))
-#define NVML_NVLINK_MAX_LINKS 18
 
 typedef struct sim_handle *nvmlDevice_t;
 typedef struct sim_handle *nvmlGpuInstance_t;
@@ -57,10 +54,6 @@ typedef struct {
 } nvmlMemory_v2_t;
 
 typedef struct {
-    unsigned long long bar1Total, bar1Free, bar1Used;
-} nvmlBAR1Memory_t;
-
-typedef struct {
     unsigned gpu, memory;
 } nvmlUtilization_t;
 
@@ -76,30 +69,10 @@ typedef struct {
 } nvmlProcessInfo_t;
 
 typedef struct {
-    unsigned pid;
-    unsigned long long timeStamp;
-    unsigned smUtil, memUtil, encUtil, decUtil;
-} nvmlProcessUtilizationSample_t;
-
-typedef struct {
     unsigned multiprocessorCount, sharedCopyEngineCount, sharedDecoderCount, sharedEncoderCount;
     unsigned sharedJpegCount, sharedOfaCount, gpuInstanceSliceCount, computeInstanceSliceCount;
     unsigned long long memorySizeMB;
 } nvmlDeviceAttributes_t;
-
-typedef struct {
-    unsigned max, high, partial, low, none;
-} nvmlRowRemapperHistogramValues_t;
-
-typedef struct {
-    unsigned long long l1Cache, l2Cache, deviceMemory, registerFile;
-} nvmlEccErrorCounts_t;
-
-typedef struct {
-    unsigned version;
-    unsigned sensorType;
-    int temperature;
-} nvmlTemperature_v1_t;
 
 typedef struct {
     unsigned start, size;
@@ -167,7 +140,6 @@ typedef struct {
     unsigned gpuInstanceId, computeInstanceId;
 } nvmlEventData_t;
 
-#define NVML_EVENT_XID 0x8ull
 /* Single and double bit ECC, P-state, Xid, clock: what datacentre GPUs offer. */
 #define NVML_EVENTS_OFFERED 0x1full
 
@@ -214,9 +186,7 @@ _Static_assert(sizeof(nvmlMemory_t) == 24, "nvmlMemory_t");
 _Static_assert(sizeof(nvmlMemory_v2_t) == 0x28, "nvmlMemory_v2_t");
 _Static_assert(sizeof(nvmlProcessInfo_v1_t) == 16, "nvmlProcessInfo_v1_t");
 _Static_assert(sizeof(nvmlProcessInfo_t) == 24, "nvmlProcessInfo_t");
-_Static_assert(sizeof(nvmlProcessUtilizationSample_t) == 32, "nvmlProcessUtilizationSample_t");
 _Static_assert(sizeof(nvmlDeviceAttributes_t) == 40, "nvmlDeviceAttributes_t");
-_Static_assert(sizeof(nvmlTemperature_v1_t) == 12, "nvmlTemperature_v1_t");
 _Static_assert(sizeof(nvmlGpuInstanceProfileInfo_t) == 48, "nvmlGpuInstanceProfileInfo_t");
 _Static_assert(sizeof(nvmlGpuInstanceProfileInfo_v2_t) == 0x98, "GpuInstanceProfileInfo_v2");
 _Static_assert(sizeof(nvmlGpuInstanceProfileInfo_v3_t) == 0x98, "GpuInstanceProfileInfo_v3");

@@ -13,7 +13,7 @@
 #include <sys/types.h>
 
 #define SIM_MAGIC 0x50475055u /* "PGPU" */
-#define SIM_LAYOUT 4u
+#define SIM_LAYOUT 5u
 #define SIM_GPUS 64
 #define SIM_PROFILES 8
 #define SIM_INSTANCES 8
@@ -22,8 +22,6 @@
 #define SIM_CLIENTS 256
 #define SIM_FAULTS 64
 #define SIM_EVENTS 256
-#define SIM_LINKS 18
-#define SIM_RETIRED 64
 #define SIM_MEMORY_SLICES 8
 #define SIM_MIB (1ull << 20)
 #define SIM_NONE 0xFFFFFFFFu
@@ -52,26 +50,22 @@ typedef struct {
 } sim_instance;
 
 typedef struct {
-    char uuid[80], name[96], serial[32], vbios[32];
+    char uuid[80], name[96];
     uint32_t domain, bus, device, pci_device_id, numa_node, pcie_switch;
-    uint32_t architecture, cc_major, cc_minor, brand, sm_count, bus_width;
+    uint32_t architecture, cc_major, cc_minor, sm_count;
     uint64_t total_bytes, reserved_bytes, context_bytes;
     uint32_t lost, mig_capable, mig_needs_reset, reset_possible, mig_mode, mig_pending, swizzle;
-    uint32_t compute_mode, persistence_mode, ecc_mode;
+    uint32_t compute_mode, persistence_mode;
     uint32_t gpm, energy_counter;
     double sm_activity, sm_occupancy, tensor_activity, dram_activity, gpu_util;
     double power_watts, energy_joules;     /* energy up to energy_at */
     double energy_at;                      /* CLOCK_BOOTTIME, seconds */
-    uint32_t power_limit_mw, power_default_mw, power_min_mw, power_max_mw;
-    uint32_t temperature_c, memory_temperature_c, slowdown_c, shutdown_c;
-    uint32_t sm_clock_mhz, memory_clock_mhz, max_sm_clock_mhz, max_memory_clock_mhz;
+    uint32_t power_limit_mw, temperature_c, slowdown_c;
     uint64_t ecc_corrected_volatile, ecc_uncorrected_volatile;
     uint64_t ecc_corrected_aggregate, ecc_uncorrected_aggregate;
-    uint32_t retired_sbe, retired_dbe, retired_pending;
     uint32_t remapped_corrected, remapped_uncorrected, remapped_pending, remapped_failure;
     uint64_t throttle;
     uint32_t nvlinks;
-    int32_t nvlink_peer[SIM_LINKS];        /* GPU's index; 100 + n: switch n; -1: inactive */
     uint64_t cpus[16];
     sim_profile profiles[SIM_PROFILES];
     sim_instance instances[SIM_INSTANCES];
@@ -122,9 +116,9 @@ typedef struct {
 typedef struct {
     uint32_t magic, layout, size, ready;
     pthread_mutex_t lock;
-    char driver[80], nvml[80];
+    char driver[80];
     int32_t cuda_driver;
-    uint32_t privileged, driver_loaded, monitors_block_reset, gpus;
+    uint32_t privileged, driver_loaded, gpus;
     uint64_t next_serial, events_sent;
     uint32_t event_bell;   /* futex word */
     uint64_t calls;        /* of all processes, failing ones included */
