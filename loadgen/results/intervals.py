@@ -6,7 +6,7 @@ the parts gives the uncertainty of their mean. Parts that follow a slow change o
 resemble their neighbours: the correlation left between neighbours is estimated and its effect on
 the mean added (that of a first-order autoregressive series, as in Alexopoulos, Steiger et al.,
 ASAP3, ACM TOMACS 15, 2005, with the estimate's small-sample bias corrected, Marriott and Pope
-1954). `python -m bench.profiler.intervals` states how often the intervals hold the truth: about as
+1954). docs/profiling-method.md states how often the intervals hold the truth: about as
 often as claimed for throughput, TTFT, ITL and E2EL while neighbouring parts are not much alike;
 less often for TPOT in windows of a few requests' length: each TPOT averages over several parts.
 """

@@ -22,7 +22,7 @@ from partitiond.hosts.agents import ASK_AGAIN_SECONDS, Agents
 from partitiond.ports.model import ModelFile, ModelFolders, ModelListing, ReceivedModel
 
 PIECE_BYTES: Final = 4 * MIB
-"""Size of a piece. Chosen: larger pieces are no faster (bench.serving.copies), and a piece takes
+"""Size of a piece. Chosen: larger pieces were no faster when measured, and a piece takes
 less than a message's deadline on a line of 1 MiB/s."""
 COPIES_AT_ONCE: Final = 4
 """Copies in progress. Chosen: one or two fill the line of this host; each holds two pieces."""

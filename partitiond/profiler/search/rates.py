@@ -22,7 +22,7 @@ class Rate:
 BETWEEN_WINDOWS: Final = 0.0075
 """Assumed relative standard deviation of an engine's speed from one window to the next: clocks,
 caches and neighbours change between windows, and nothing inside a window shows it. Chosen so that
-two windows still cover 92 to 96 % if the speed varies by 1 % (`bench.profiler.intervals`)."""
+two windows still cover 92 to 96 % if the speed varies by 1 % (docs/profiling-method.md)."""
 LEFT_OUT: Final = 1.3
 """Factor on the interval if windows were left out: a left-out window may be right. Chosen."""
 
@@ -34,7 +34,7 @@ def combine(rates: Sequence[float], half_widths: Sequence[float]) -> tuple[float
     variation between windows (`BETWEEN_WINDOWS`) is the same for all, so that a half-width that is
     small by luck does not decide alone. If windows scatter more than both explain, the interval is
     widened in proportion (the Birge ratio of physical constants), and it is never less than half
-    their range. `bench.profiler.intervals` states what that covers.
+    their range. docs/profiling-method.md states what that covers.
 
     Of three or more windows, those that contradict the majority are left out: a window in which
     something else ran on the machine says nothing about the engine.

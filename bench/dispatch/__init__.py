@@ -1,1 +1,0 @@
-"""Measures what several hosts decide about requests, in simulated time."""
