@@ -105,14 +105,12 @@ class Choices:
         created_at: ISO 8601, UTC.
         time_limit_seconds: time limit of each of the three plans.
         objective: a cost objective, which the plans minimise.
-        burst_factor: peak over mean within the busiest window.
         seed: seed of every random choice.
     """
 
     created_at: str
     time_limit_seconds: float = 5.0
     objective: Objective = Objective.MIN_DEVICES
-    burst_factor: float = 1.0
     seed: int = 0
 
 
@@ -216,7 +214,7 @@ def _request(
         devices=devices,
         models=tuple(
             candidates_for(
-                model.at(getattr(model.traffic.planned, level), choices.burst_factor),
+                model.at(getattr(model.traffic.planned, level)),
                 profiles.get(model.spec.name, ()),
                 keys,
             )

@@ -19,7 +19,6 @@ from partitiond.core.model.demand import MAX_DEMAND_REQ_PER_S
 from partitiond.core.model.spec import (
     DEFAULT_WORKLOAD,
     EngineOptions,
-    FaultDomain,
     ModelSource,
     ModelSpec,
     Slo,
@@ -61,16 +60,12 @@ class UserChoices:
         specs: models of a fleet file by name: their SLO, engine options, isolation and rules apply.
         architectures: architectures that a fleet file gives, by the same names.
         slo: SLO of models whose spec has none.
-        keep_context: plan for the engine's whole context length, not the longest request seen.
-        survive: fault domain that may be lost without loss of service, if the spec has none.
     """
 
     models: Mapping[str, str] = dataclasses.field(default_factory=dict)
     specs: Mapping[str, ModelSpec] = dataclasses.field(default_factory=dict)
     architectures: Mapping[str, Architecture] = dataclasses.field(default_factory=dict)
     slo: Slo | None = None
-    keep_context: bool = False
-    survive: FaultDomain | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,13 +86,9 @@ class Known:
     names: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def at(self, req_per_s: float, burst_factor: float = 1.0) -> ModelSpec:
+    def at(self, req_per_s: float) -> ModelSpec:
         """Return the spec with this demand; at least one replica stays."""
-        demand = dataclasses.replace(
-            self.spec.demand,
-            req_per_s=max(LEAST_REQ_PER_S, req_per_s),
-            burst_factor=max(burst_factor, self.spec.demand.burst_factor),
-        )
+        demand = dataclasses.replace(self.spec.demand, req_per_s=max(LEAST_REQ_PER_S, req_per_s))
         return dataclasses.replace(
             self.spec, demand=demand, min_replicas=max(1, self.spec.min_replicas)
         )
@@ -144,14 +135,8 @@ def identify(
     base = spec or ModelSpec(
         name=_free_name(slug(traffic.model), taken), source=source, engine=EngineOptions("auto")
     )
-    survive = base.rules.survive or wishes.survive
-    planned = dataclasses.replace(
-        base,
-        workload=workload,
-        slo=base.slo or wishes.slo,
-        rules=dataclasses.replace(base.rules, survive=survive),
-    )
-    context, more = _context(planned, traffic, served, wishes)
+    planned = dataclasses.replace(base, workload=workload, slo=base.slo or wishes.slo)
+    context, more = _context(planned, traffic, served)
     planned = dataclasses.replace(
         planned, engine=dataclasses.replace(planned.engine, max_model_len=context)
     )
@@ -235,7 +220,7 @@ def _workload(traffic: ObservedTraffic, spec: ModelSpec | None) -> tuple[Workloa
 
 
 def _context(
-    spec: ModelSpec, traffic: ObservedTraffic, served: ServedName, wishes: UserChoices
+    spec: ModelSpec, traffic: ObservedTraffic, served: ServedName
 ) -> tuple[int, tuple[str, ...]]:
     """Return the context length to plan for, in tokens, and notes.
 
@@ -243,8 +228,8 @@ def _context(
     would cost memory that is never used.
     """
     own = spec.engine.max_model_len or served.max_model_len
-    if own is not None and (wishes.keep_context or spec.engine.max_model_len is not None):
-        return max(own, spec.workload.longest_tokens), ()
+    if spec.engine.max_model_len is not None:
+        return max(spec.engine.max_model_len, spec.workload.longest_tokens), ()
     lengths = (traffic.prompt, traffic.output)
     seen = [figures.longest for figures in lengths if figures is not None]
     known = [length for length in seen if length is not None]
@@ -257,5 +242,5 @@ def _context(
         return wanted, ()
     return wanted, (
         f"planned for contexts of {wanted} tokens, a quarter beyond the longest request seen; "
-        f"its engine takes {own} (--keep-context plans for those)",
+        f"its engine takes {own} (max_model_len in a fleet file plans for those)",
     )

@@ -6,11 +6,11 @@ which. An engine that spans several devices does not fit on one device: its devi
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.lookup import find_hardware
 from partitiond.core.units import Bytes, format_bytes
 
@@ -122,26 +122,6 @@ def emptied(
         )
         for d in devices
     )
-
-
-def allowing(devices: Sequence[Device], modes: Collection[SharingMode]) -> tuple[Device, ...]:
-    """Return the devices, restricted to these sharing modes; unrestricted if `modes` is empty.
-
-    Raises:
-        SpecError: a device allows none of the modes.
-    """
-    if not modes:
-        return tuple(devices)
-    found = []
-    for device in devices:
-        left = tuple(mode for mode in device.modes if mode in modes)
-        if not left:
-            raise SpecError(
-                f"{device.id} allows none of the modes {', '.join(sorted(modes))}.",
-                hint=f"It allows {', '.join(device.modes)}.",
-            )
-        found.append(dataclasses.replace(device, modes=left))
-    return tuple(found)
 
 
 def resolved(addresses: Sequence[Address], devices: Sequence[Device]) -> dict[str, tuple[str, ...]]:

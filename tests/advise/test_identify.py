@@ -77,7 +77,7 @@ def test_a_fleet_files_model_keeps_its_slo_rules_and_engine() -> None:
     assert found.at(5.0).min_replicas == 2
 
 
-def test_the_context_follows_what_was_seen_unless_the_engines_is_to_be_kept() -> None:
+def test_the_context_follows_what_was_seen() -> None:
     seen = traffic("opt-1.3b")
     assert seen.prompt is not None
     assert seen.output is not None
@@ -88,12 +88,9 @@ def test_the_context_follows_what_was_seen_unless_the_engines_is_to_be_kept() ->
     )
     served = ServedName(max_model_len=2048)
     short = identify(seen, served, UserChoices(), asked)
-    long = identify(seen, served, UserChoices(keep_context=True), asked)
     assert isinstance(short, Known)
-    assert isinstance(long, Known)
     assert short.spec.max_model_len == 750
-    assert "--keep-context" in " ".join(short.notes)
-    assert long.spec.max_model_len == 2048
+    assert "max_model_len in a fleet file" in " ".join(short.notes)
     unknown = identify(traffic("opt-1.3b"), served, UserChoices(), asked)
     assert isinstance(unknown, Known)
     assert unknown.spec.max_model_len == 2048

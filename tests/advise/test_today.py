@@ -4,7 +4,6 @@ import pytest
 
 from partitiond.advise import today
 from partitiond.core.errors import SpecError
-from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.units import GIB
 
 
@@ -46,14 +45,8 @@ def test_described_gpus_and_which_an_engine_has() -> None:
         assert "0 (l4-24gb-0)" in refused.value.hint
 
 
-def test_devices_as_if_engines_were_gone_and_only_some_sharing() -> None:
+def test_devices_as_if_engines_were_gone() -> None:
     one, two = today.emptied(today.described(["2 l4"]), {"l4-24gb-1": 5 * GIB})
     assert one.free_bytes == one.memory_bytes
     assert two.free_bytes == two.memory_bytes - 5 * GIB
     assert "l4-24gb-1" in today.foreign_note({"l4-24gb-1": 5 * GIB, "x": 0})[0]
-    devices = today.described(["a100-80gb"])
-    (only,) = today.allowing(devices, [SharingMode.MEMORY, SharingMode.MIG])
-    assert only.modes == (SharingMode.MEMORY, SharingMode.MIG)
-    assert today.allowing(devices, []) == devices
-    with pytest.raises(SpecError, match="allows none"):
-        today.allowing(devices, [SharingMode.CORES])

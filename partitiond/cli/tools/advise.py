@@ -12,8 +12,6 @@ from partitiond.cli.options import JsonOption, check_time_limit, option, spread
 from partitiond.cli.output import out, print_json
 from partitiond.cli.tools.advise_options import AdviseRequest
 from partitiond.core.errors import InputError, SpecError
-from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.model.spec import FaultDomain
 from partitiond.core.plan.objectives import objectives_told
 from partitiond.core.plan.record import Objective
 
@@ -21,8 +19,6 @@ DEFAULT_MINUTES: Final = 5.0
 DEFAULT_EVERY_SECONDS: Final = 5.0
 DEFAULT_WINDOW_MINUTES: Final = 15.0
 """The plan is for the busiest quarter of an hour in a Prometheus' range."""
-MAX_BURST: Final = 100.0
-"""The same limit as for a model's `burst_factor`."""
 _RANGE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -56,14 +52,6 @@ def advise(
     ),
     slo_ttft: float | None = option("Bound on the time to first token.", metavar="SECONDS"),
     slo_tpot: float | None = option("Bound on the time per output token.", metavar="SECONDS"),
-    burst: float = option("Peak over mean within the window to plan for.", default=1.0),
-    mode: list[str] | None = option(
-        "Allow only this sharing; repeatable.", metavar="whole|memory|mps|mig"
-    ),
-    survive: str | None = option(
-        "Serve on when any one of these is lost.", metavar="device|host|rack"
-    ),
-    keep_context: bool = option("Plan for the engines' whole context lengths."),
     objective: str = option(
         "What the plans minimise.",
         default=Objective.MIN_DEVICES.value,
@@ -93,10 +81,6 @@ def advise(
         profiles=tuple(profiles or ()),
         slo=_slo(slo_ttft, slo_tpot),
         window_seconds=_window(window, prometheus),
-        burst_factor=_burst(burst),
-        modes=_modes(mode or ()),
-        survive=_survive(survive),
-        keep_context=keep_context,
         objective=_objective(objective),
         time_limit_seconds=time_limit,
     )
@@ -150,15 +134,6 @@ def _positive(option: str, value: float, unit: str) -> float:
     return value
 
 
-def _burst(factor: float) -> float:
-    if not 1 <= factor <= MAX_BURST:
-        raise InputError(
-            f"--burst must be between 1 and {MAX_BURST:g}, got {factor:g}.",
-            hint="It is the peak over the mean: 1 plans for the mean, 1.5 for half as much again.",
-        )
-    return factor
-
-
 def _window(minutes: float | None, prometheus: str | None) -> float | None:
     if minutes is not None:
         return _positive("--window", minutes, "minutes") * 60
@@ -185,22 +160,6 @@ def _slo(ttft: float | None, tpot: float | None) -> tuple[float, float] | None:
             "an SLO needs both --slo-ttft and --slo-tpot.", hint="In seconds, as 1 and 0.05."
         )
     return None if ttft is None or tpot is None else (ttft, tpot)
-
-
-def _modes(texts: list[str] | tuple[str, ...]) -> tuple[SharingMode, ...]:
-    try:
-        return tuple(dict.fromkeys(SharingMode(text.lower()) for text in texts))
-    except ValueError as error:
-        raise SpecError(
-            f"--mode: {error}.", hint="Use whole, memory, mps or mig; repeat it for several."
-        ) from error
-
-
-def _survive(text: str | None) -> FaultDomain | None:
-    try:
-        return None if text is None else FaultDomain(text.lower())
-    except ValueError as error:
-        raise SpecError(f"--survive: {error}.", hint="Use device, host or rack.") from error
 
 
 def _objective(text: str) -> Objective:

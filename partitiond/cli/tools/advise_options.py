@@ -3,8 +3,6 @@
 import dataclasses
 from pathlib import Path
 
-from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.model.spec import FaultDomain
 from partitiond.core.plan.record import Objective
 
 
@@ -33,9 +31,5 @@ class AdviseRequest:
     profiles: tuple[Path, ...]
     slo: tuple[float, float] | None
     window_seconds: float | None
-    burst_factor: float
-    modes: tuple[SharingMode, ...]
-    survive: FaultDomain | None
-    keep_context: bool
     objective: Objective
     time_limit_seconds: float

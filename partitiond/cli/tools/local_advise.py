@@ -21,7 +21,6 @@ from partitiond.advise.sources.scraper import ScrapedEngines, watch
 from partitiond.advise.today import (
     Address,
     Deployment,
-    allowing,
     described,
     parse_address,
     resolved,
@@ -71,7 +70,7 @@ def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
         asked,
         wishes,
         measured,
-        (scrapes, served, _allowing(today, asked), seconds),
+        (scrapes, served, today, seconds),
         settings,
     )
 
@@ -104,7 +103,7 @@ def plan_seen(
         strangers,
         {name: one.profiles for name, one in knowledge.items()},
         seconds=seconds,
-        choices=Choices(now, asked.time_limit_seconds, asked.objective, asked.burst_factor),
+        choices=Choices(now, asked.time_limit_seconds, asked.objective),
     )
 
 
@@ -114,13 +113,7 @@ def _wishes(asked: AdviseRequest, fleet: Fleet | None) -> UserChoices:
         specs={spec.name: spec for spec in fleet.models} if fleet else {},
         architectures=fleet.architectures if fleet else {},
         slo=Slo(*asked.slo) if asked.slo else None,
-        keep_context=asked.keep_context,
-        survive=asked.survive,
     )
-
-
-def _allowing(today: Deployment, asked: AdviseRequest) -> Deployment:
-    return Deployment(allowing(today.devices, asked.modes), today.on, today.busy, today.notes)
 
 
 # --- looking ----------------------------------------------------------------------------------
