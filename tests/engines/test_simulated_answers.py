@@ -1,4 +1,7 @@
-"""The simulated engine gives the right answers without a process: tokens, texts, vectors."""
+"""The simulated engine gives the right answers without a process: tokens, texts, vectors.
+
+What it refuses is in `tests/e2e/conformance_cases.py`.
+"""
 
 import json
 import math
@@ -8,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.simulated.engine import completions, messages, pooling, structured, tokens
+from partitiond.simulated.engine import completions, pooling, structured, tokens
 from partitiond.simulated.engine.generation import Generation
-from partitiond.simulated.engine.refusals import RefusedError, flag, read_body, whole
+from partitiond.simulated.engine.refusals import RefusedError
 from partitiond.simulated.engine.requests import read_generation
 from partitiond.simulated.engine.responses import read_response
 
@@ -19,14 +22,6 @@ MODEL = "tiny"
 
 def completion(**body: Any) -> Generation:
     return read_generation({"prompt": "Hi", **body}, chat=False, model=MODEL, max_model_len=512)
-
-
-def refusal(**body: Any) -> dict[str, Any]:
-    with pytest.raises(RefusedError) as caught:
-        completion(**body)
-    error: dict[str, Any] = caught.value.body["error"]
-    assert error["code"] == caught.value.status
-    return error
 
 
 class TestTokens:
@@ -89,58 +84,6 @@ class TestAnswers:
         form = {"type": "json_schema", "name": "x", "schema": {"type": "boolean"}}
         body = {"input": "Hi", "text": {"format": form}}
         assert read_response(body, MODEL, 512).answers[0].text == "true"
-
-
-class TestRefusals:
-    def test_a_wrong_type_names_its_place_as_vllm_does(self) -> None:
-        """The statuses of all kinds of refusals are in `tests/e2e/conformance_cases.py`."""
-        error = refusal(max_tokens="many")
-        assert error["type"] == "Bad Request"
-        assert error["param"] == "body.max_tokens"
-        assert error["message"].startswith("1 validation error:\n  {'type': 'int_parsing', 'loc'")
-        prompts: tuple[object, ...] = (None, [], [[]], [1, "a"], 7)
-        for prompt in prompts:
-            assert refusal(prompt=prompt)["code"] == 400
-        for raw in (b"", b"{", b"[]", b"7", b'{"a": "\xff"}'):
-            with pytest.raises(RefusedError):
-                read_body(raw)
-
-    def test_values_out_of_range_name_their_field(self) -> None:
-        told = {"stream_options": {"include_usage": True}}
-        assert completion(stream=True, **told).include_usage
-        assert not completion(stream=True).include_usage
-        for param, value in (
-            ("temperature", -1),
-            ("temperature", math.nan),
-            ("top_p", 0),
-            ("logprobs", 21),
-            ("logit_bias", {"a": 1}),
-            ("stream_options", told["stream_options"]),
-            ("max_tokens", 513),
-            ("prompt", ""),
-            ("suffix", "x"),
-        ):
-            error = refusal(**{param: value})
-            assert (error["type"], error["param"]) == ("BadRequestError", param)
-        assert refusal(prompt="word " * 1000)["param"] == "input_tokens"
-
-    def test_lenient_numbers_and_booleans(self) -> None:
-        assert whole({"n": "3"}, "n") == whole({"n": 3.0}, "n") == 3
-        assert all(flag({"x": x}, "x") for x in (True, 1, 1.0, "true", "Yes", "on", "1"))
-        assert not any(flag({"x": x}, "x") for x in (False, 0, None, "false", "off"))
-        values: tuple[object, ...] = (2, "maybe", [], {})
-        for value in values:
-            with pytest.raises(RefusedError):
-                flag({"x": value}, "x")
-
-    def test_messages_must_limit_their_output(self) -> None:
-        body: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}
-        with pytest.raises(RefusedError) as caught:
-            messages.read_message(body, MODEL, 512)
-        assert set(messages.error_body(caught.value)) == {"error"}
-        with pytest.raises(RefusedError) as caught:
-            messages.read_message(body | {"max_tokens": 600}, MODEL, 512)
-        assert messages.error_body(caught.value)["type"] == "error"
 
 
 class TestPooling:
