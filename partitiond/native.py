@@ -1,4 +1,4 @@
-"""Compiles the proxy's hot path.
+"""Compiles the proxy's hot path and the planner's inner loop.
 
     python -m partitiond.native            compile it for this Python, unless that was done before
     python -m partitiond.native --check    say whether the proxy will run compiled
@@ -45,6 +45,7 @@ MODULES: Final = (
     "core/dispatch/reputation",
     "core/keys/charging",
     "core/keys/rates",
+    "planner/columns/pricing",
     "proxy/dispatch/flights",
     "proxy/dispatch/ledger",
     "proxy/dispatch/live",
@@ -81,7 +82,7 @@ MODULES: Final = (
     "proxy/telemetry/counters",
     "proxy/telemetry/record",
 )
-"""Modules on a request's path."""
+"""Modules on a request's path, and the inner loop of planning."""
 
 _PACKAGE: Final = Path(partitiond.__file__).parent
 _SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
@@ -111,16 +112,19 @@ def is_built() -> bool:
     return (folder() / "complete").exists()
 
 
-def activate() -> bool:
+def activate(part: str = "") -> bool:
     """Make imports find the compiled modules; return whether there are any.
 
     Call it before any of the modules is imported.
+
+    Args:
+        part: what the names of the modules begin with; empty for all.
     """
     if os.environ.get(SWITCH) == "0" or not is_built():
         return False
     built = folder()
     sys.path.append(str(built))  # the modules share code, in a separate module
-    for package in sorted({name.rpartition("/")[0] for name in MODULES}):
+    for package in sorted({name.rpartition("/")[0] for name in MODULES if name.startswith(part)}):
         module = importlib.import_module(f"partitiond.{package.replace('/', '.')}")
         module.__path__.insert(0, str(built / "partitiond" / package))
     return True
@@ -191,7 +195,7 @@ def main() -> int:
     if reason is not None:
         print(f"{UNCOMPILED}: {reason}.")
         return 0
-    print("Compiling the proxy's hot path (about half a minute)")
+    print("Compiling the proxy's hot path and the planner's inner loop (about half a minute)")
     try:
         build()
     except RuntimeError as error:

@@ -106,7 +106,7 @@ def measure(given: argparse.Namespace, kind: str, size: str, seed: int, seconds:
     name, (models, gpus) = given.set, (int(part) for part in size.split("x"))
     asked = SETS[name](kind, models, gpus, seed, seconds)
     objective = asked.objective if given.objective is None else Objective(given.objective)
-    asked = dataclasses.replace(asked, workers=given.workers, objective=objective)
+    asked = dataclasses.replace(asked, objective=objective)
     seen: list[PlanProgress] = []
     began = time.perf_counter()
     plan = solve(asked, seen.append)

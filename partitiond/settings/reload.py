@@ -22,7 +22,6 @@ RELOADABLE: Final = frozenset(
         "planner.objective",
         "planner.seed",
         "planner.time_limit_seconds",
-        "planner.workers",
         "proxy.max_queue",
         "proxy.max_wait_seconds",
         "proxy.require_keys",

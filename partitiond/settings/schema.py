@@ -178,7 +178,6 @@ class PlannerSettings(Table):
         description="Count work instead of time, so that one seed gives one plan on any machine; "
         "the time limit is then kept only roughly.",
     )
-    workers: int = Field(2, ge=1, le=64, description="Threads of a solve.")
     memory_limit: Size = Field(
         Bytes(8 * GIB), ge=GIB, description="Memory the solver's process may allocate (8GiB)."
     )

@@ -1,7 +1,6 @@
 """Certificates hold for the figures as given: bytes and floats, without a grid."""
 
 import dataclasses
-import threading
 
 import pytest
 
@@ -11,12 +10,9 @@ from partitiond.core.units import GIB, MIB, Bytes
 from partitiond.planner.answers.certify import certify
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
-from partitiond.planner.market.beside import ColumnWorker
 from partitiond.planner.model.figures import down, up
 from partitiond.planner.model.instance import build_instance
-from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PlanRequest
-from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.portfolio import solve_portfolio
 from tests.planner.build import FREE, cpu, gpus, on_cores, point, want
 from tests.planner.problems import plan_for
@@ -103,26 +99,6 @@ def test_floats_are_rounded_outwards_and_whole_numbers_kept(value: float) -> Non
     assert down(value, 10**9) <= value * 10**9 * (1 + 1e-12) <= up(value, 10**9) * (1 + 1e-9)
     assert up(value, 10**9) - down(value, 10**9) <= 1
     assert up(10.45, 10**9, 1.1) == down(10.45, 10**9, 1.1) == 9_500_000_000
-
-
-def test_columns_beside_a_search_end_with_it_and_tell_what_broke() -> None:
-    main, broke = threading.current_thread(), threading.Event()
-
-    def stop() -> bool:
-        if threading.current_thread() is not main:
-            broke.set()
-            raise RuntimeError("broke in the thread")
-        return False
-
-    model = want("a", point("a", 1.0, 30), rate=9.0)
-    instance = build_instance(asked(gpus(4), model, objective=Objective.MAX_GOODPUT))
-    beside = ColumnWorker(build_sites(instance), SolveMonitor(instance, None, stop))
-    before = threading.active_count()
-    beside.start(5.0)
-    broke.wait()
-    with pytest.raises(RuntimeError, match="broke in the thread"):
-        beside.end()
-    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize("objective", [o for o in Objective if o is not Objective.MIN_ENERGY])

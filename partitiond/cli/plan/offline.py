@@ -121,7 +121,6 @@ def plan_file(
         request,
         running=running,
         deterministic=options.deterministic or planner.deterministic,
-        workers=planner.workers,
         move_budget=usual_budget(planner.move_budget, len(running)),
         move_price=planner.move_price if question.move_price is None else question.move_price,
         allow_outage=question.allow_outage,

@@ -125,9 +125,7 @@ def _request(asked: Simulated, fleet: Fleet, settings: Settings) -> PlanRequest:
         seed=planner.seed,
         architecture_of=lambda spec: resolved_architecture(spec, settings),
     )
-    return dataclasses.replace(
-        request, workers=planner.workers, deterministic=planner.deterministic
-    )
+    return dataclasses.replace(request, deterministic=planner.deterministic)
 
 
 def _solved(request: PlanRequest) -> Plan:

@@ -81,7 +81,6 @@ class PlanOptions:
     time_limit_seconds: float = 10.0
     seed: int = 0
     deterministic: bool = False
-    workers: int = 1
     move_budget: float | None = None
     move_price: float = MOVE_PRICE
     host_memory_bytes: int | None = None
@@ -440,7 +439,6 @@ class PlanMaker:
             plan_id=self.next_id(),
             created_at=self._clock.utc_iso(),
             deterministic=self._options.deterministic,
-            workers=self._options.workers,
             host_memory_bytes=host_memory_beside_jobs(
                 told, situation.devices, situation.leases, situation.running
             ),

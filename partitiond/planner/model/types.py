@@ -62,7 +62,6 @@ class PlanRequest:
         interference: kappa and levels.
         deterministic: equal requests give equal plans on any machine, but the time limit is kept
             only roughly. Otherwise the time limit is kept.
-        workers: threads of the search.
         move_budget: share of the running replicas that may be stopped or moved to approach the
             best plan; None for no limit beyond what `move_price` implies.
         move_price: cost of moving or restarting a replica that could stay: in devices, or as a
@@ -86,7 +85,6 @@ class PlanRequest:
     host_memory_bytes: tuple[tuple[str, int], ...] = ()
     interference: Interference = DEFAULT
     deterministic: bool = False
-    workers: int = 1
     move_budget: float | None = None
     move_price: float = 0.0
     allow_outage: bool = True

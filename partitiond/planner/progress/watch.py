@@ -184,13 +184,6 @@ class SolveMonitor:
             self.value, self._method = value, method
         self._report()
 
-    def found_by(self, value: float) -> str | None:
-        """Return the method that found the best plan, if that plan has this value; else None."""
-        with self._lock:
-            best = self.value
-            same = best is not None and abs(value - best) <= abs(self._trifle(best))
-            return self._method if same else None
-
     def proved(self, bound: float) -> bool:
         """Record that no plan is better than this bound; False if a bound as good was known.
 

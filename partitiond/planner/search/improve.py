@@ -4,8 +4,7 @@ Simulated annealing needs to know its running time. A first, cold phase gives a 
 temperature then falls from `HOT` to `COLD` over the rest of the time. For cost objectives a
 replica's price is its worth at linear prices. With prices by what it takes of a device
 (`prices.usual_prices`), plans of shipped instances of 100 x 64 had one to three devices more after
-as many steps. For goodput, the mean of both prices is better than either by half a percent. Plans
-that the column generation finds are adopted if they are better.
+as many steps. For goodput, the mean of both prices is better than either by half a percent.
 """
 
 import math
@@ -120,14 +119,6 @@ class Improver:
             copy_state(state, best)
             self.found = True
 
-    def adopt(self, packing: Packing | None) -> None:
-        """Continue from a plan if it is better than the best one here; add what it lacks."""
-        if packing is None:
-            return
-        value = packing.cost() if self.by_cost else packing.goodput()
-        if not self.found or (value < self.value() if self.by_cost else value > self.value()):
-            self.start(packing)
-
     def run(
         self,
         seconds: float,
@@ -135,7 +126,6 @@ class Improver:
         steps: int | None = None,
         halt: Callable[[], bool],
         tell: Callable[[float], object] = lambda _: None,
-        plans: Callable[[], Packing | None] = lambda: None,
     ) -> None:
         """Search until the time is over or `halt` returns True.
 
@@ -144,15 +134,12 @@ class Improver:
             steps: number of steps instead of the time.
             halt: called after every slice of about 0.05 s.
             tell: called with the value of every better answer.
-            plans: returns a new plan from elsewhere, or None; the search continues from a better
-                one.
         """
         if steps is None and self.sites.instance.request.deterministic:
             steps = round(FIXED_STEPS_PER_SECOND * seconds)
         start, done = time.monotonic(), 0
         self.share = 1.0 if steps is None and seconds <= 0 else 0.0
         while self.share < 1.0 and not halt():
-            self.adopt(plans())
             began = time.monotonic()
             count = self._search(_temperature(self.share))
             done += self._slice

@@ -16,6 +16,7 @@ from typing import Final
 
 from partitiond.core.plan.record import Objective, Status
 from partitiond.planner.bounds.prices import SAMPLE, Prices, linear_prices
+from partitiond.planner.columns.search import expresses, search_columns
 from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
@@ -104,7 +105,7 @@ class _Gathered:
     Attributes:
         most_moves: limit on the replicas that a plan may move; None for no limit.
         exact: the result of CP-SAT, if it was used.
-        by_columns: whether the market gave a better bound than the linear program.
+        by_columns: whether columns gave a better bound than the linear program.
         class_bounds: bounds by CP-SAT for each priority, by position.
     """
 
@@ -133,6 +134,10 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     # For goodput there is always a plan; this finds one if nothing else has.
     if watch.done or (watch.stop() and (by_cost or found.members)):
         return found
+    if not by_cost and expresses(instance):
+        made, found.by_columns = search_columns(watch, prices.entry)
+        found.members.append(made)
+        return found
     deadline, best = watch.deadline, _best(found.members, by_cost)
     if _tied(instance):
         watch.deadline -= RULES_SHARE * watch.left()
@@ -140,7 +145,7 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     if _compiled(watch, needed=best is None):
         from partitiond.planner.search.searching import search
 
-        searched, found.by_columns = search(watch, best, prices.entry, by_cost=by_cost)
+        searched = search(watch, best, prices.entry, by_cost=by_cost)
         found.members += _answers(searched, by_cost)
     watch.deadline = deadline
     best = _best(found.members, by_cost)
@@ -152,6 +157,8 @@ def _prices(instance: Instance, *, as_cost: bool) -> Prices:
     """Return the price of each replica, and the bound that the prices prove."""
     most = round(POURS_PER_SECOND * instance.request.time_limit_seconds)
     most = min(max(SAMPLE, most), MOST_POURS)
+    if not as_cost and expresses(instance):
+        most = SAMPLE  # columns prove more
     return linear_prices(build_sites(instance), as_cost=as_cost, most=most)
 
 

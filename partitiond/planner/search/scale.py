@@ -9,14 +9,13 @@ under `max-min` it is only reported. At a given factor this is the question of t
 
 - the compiled search is asked for a slightly larger factor, starting from its plan, and for half
   the increase if it fails; an answer counts with its own smallest share, which is at least that;
-- prices of rates bound the factor (`market.factor`), and linear prices prove further factors
+- prices of rates bound the factor (`planner.columns`), and linear prices prove further factors
   impossible, because replicas are whole;
 - small instances are solved exactly.
 
 What is left over goes to the models that gain most goodput by it.
 """
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -27,6 +26,7 @@ import numpy as np
 
 from partitiond.core.plan.record import Objective, Status
 from partitiond.planner.bounds.prices import bound_of, linear_prices, usual_prices
+from partitiond.planner.columns.search import is_quick, most_alike
 from partitiond.planner.exact import Goal, Scale, solve_exact
 from partitiond.planner.model.sites import Sites, build_sites, ints
 from partitiond.planner.model.types import PRICE_SCALE, Instance, Need
@@ -154,7 +154,7 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
 
     Args:
         watch: the problem, with objective MAX_MIN or MAX_HEADROOM, and the progress callback.
-        searches: True uses the compiled search and the market.
+        searches: True uses the compiled search and columns.
         exact: True uses CP-SAT and first-fit, as the instance is small.
     """
     raising = Raising(watch, searches)
@@ -163,7 +163,7 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
         raising.optimal = raising.bound == 0
         return raising
     if searches:
-        raising.lower(raising.market_bound(), "columns")
+        raising.bound_by_prices()
         if not raising.done():
             raising.price_replicas()
     most = ASKS if raising.fixed or not searches else math.inf
@@ -271,19 +271,36 @@ class Raising:
         ]
         return float(min(shares, default=0.0)) * (1 + SAFETY)
 
-    def market_bound(self) -> float:
-        """Bound the factor by prices of rates; infinite if the time was over at once."""
-        from partitiond.planner.market.factor import Factor
-        from partitiond.planner.market.value import HaltedError
+    def bound_by_prices(self) -> None:
+        """Bound the factor by prices of rates; where columns take too long, by linear prices, to
+        the nearest half.
 
-        end = math.inf if self.fixed else time.monotonic() + BOUND_SHARE * self.limit
-        sites = build_sites(scaled(self.instance, self.target, self.bound * BEYOND))
-        with contextlib.suppress(HaltedError):
-            found = Factor(sites, self.target, halt=lambda: self.stop() or time.monotonic() > end)
-            with contextlib.suppress(HaltedError):
-                found.run(end, ROUNDS if self.fixed else 1 << 30)
-            return found.bound * ROUNDED
-        return math.inf
+        No plan has a larger factor than the bound so far. At that factor, what a model gets beyond
+        its need counts for nothing.
+        """
+        late = self.watch.until(time.monotonic() + BOUND_SHARE * self.limit)
+        most = self.bound * BEYOND
+        sites = self.sites_at(most)
+        if is_quick(sites):
+            found = most_alike(sites, rounds=ROUNDS, late=late, stop=self.stop)
+            self.lower(found * most * ROUNDED, "columns")
+            return
+        while not late() and self._cannot_serve(self.bound / 2):
+            self.lower(self.bound / 2, LINEAR)
+
+    def sites_at(self, most: float) -> Sites:
+        """Return the arrays with what each model gets at a factor as its need, and no more rules on
+        numbers than the largest ones."""
+        needs = tuple(
+            dataclasses.replace(
+                n,
+                rate=max(1, math.floor(most * self.target.get(n.model, 0.0))),
+                rated=n.model in self.target,
+                min_replicas=0,
+            )
+            for n in self.instance.needs
+        )
+        return self._sites_for(dataclasses.replace(self.instance, needs=needs))
 
     def price_replicas(self) -> None:
         """Set the search's prices of replicas to those at the first factor that it asks for."""

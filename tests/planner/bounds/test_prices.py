@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -27,9 +26,6 @@ from partitiond.planner.bounds.prices import (
     round_up,
     solve_sampled,
 )
-from partitiond.planner.market import demand
-from partitiond.planner.market.rounds import Columns
-from partitiond.planner.market.value import MarketPrices
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import Floats, Ints, build_sites
 from partitiond.planner.model.types import PlanRequest
@@ -189,7 +185,7 @@ def test_no_plan_is_better(
     seed: int, objective: Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Than the bound of any prices, whether devices with different largest kappas are told apart
-    or not; nor than the market's, whether what serves little of a demand is split or not.
+    or not.
     """
     asked, rng = question(seed, objective, limited=seed % 2 == 0), np.random.default_rng(seed)
     sites, as_cost = sites_of(asked), objective.is_cost
@@ -204,16 +200,6 @@ def test_no_plan_is_better(
         for _ in range(5):
             value = of(pours, _some_prices(pours, rng))
             assert is_bound(asked, None if np.isinf(value) else value)
-    for fine in (demand.FINE, 1.2):
-        monkeypatch.setattr(demand, "FINE", fine)
-        columns = Columns(sites, as_cost=as_cost)
-        market = columns.market
-        for _ in range(3):
-            knot = rng.exponential(1.0, len(market.demand.knot_rate)) * rng.choice([0.0, 0.3, 3.0])
-            pool = rng.exponential(1.0, market.classes.pools) * rng.choice([0.0, 1.0])
-            assert is_bound(asked, market.evaluate(MarketPrices(knot, pool)).bound)
-        columns.run(math.inf, 400)
-        assert is_bound(asked, columns.bound())
 
 
 def _some_prices(pours: Pours, rng: np.random.Generator) -> Duals:

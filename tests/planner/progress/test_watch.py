@@ -71,15 +71,3 @@ def test_a_solve_tells_values_that_get_better_and_bounds_that_hold() -> None:
     assert values == sorted(values)
     assert all(v <= plan.certificate.value + 1e-3 for v in values)
     assert all(p.bound is None or p.bound >= plan.certificate.value - 1e-3 for p in told)
-
-
-@pytest.mark.parametrize("objective", [Objective.MIN_DEVICES, Objective.MAX_GOODPUT])
-def test_a_plan_is_of_what_found_it_first(objective: Objective) -> None:
-    seen, better = watch(objective), -1 if objective.is_cost else 1
-    seen.found(50.0, "a choice")
-    seen.found(50.0 * (1 + better * 1e-15), "a search that went on from it")
-    assert seen.found_by(50.0 * (1 - better * 1e-15)) == "a choice"
-    assert seen.found_by(50.0 - better) is None
-    seen.found(50.0 + better, "a search")
-    assert seen.found_by(50.0 + better) == "a search"
-    assert seen.found_by(50.0) is None

@@ -1,7 +1,6 @@
 """The largest common factor is bounded and raised, and the remainder is given away."""
 
 import dataclasses
-import math
 
 import numpy as np
 import pytest
@@ -9,14 +8,15 @@ import pytest
 from bench.planner.shipped import request
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import ModelDemand, Objective
-from partitiond.planner.market.factor import Factor
-from partitiond.planner.market.value import MarketPrices
+from partitiond.planner.columns.bound import alike_at
+from partitiond.planner.columns.fleet import ColumnProblem
+from partitiond.planner.columns.master import RowPrices
+from partitiond.planner.columns.search import most_alike
 from partitiond.planner.model.instance import build_instance
-from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
-from partitiond.planner.search.scale import Raising, factor_of, largest_factor, scaled, targets_of
+from partitiond.planner.search.scale import Raising, factor_of, largest_factor
 from tests.planner.build import FREE, gpus, point, want
 from tests.planner.problems import optimum, question, request_of, seeds
 
@@ -32,38 +32,40 @@ def raising(instance: Instance, *, searches: bool = True) -> Raising:
 def test_no_plan_has_a_larger_factor(seed: int) -> None:
     asked = question(seed, Objective.MAX_MIN)
     instance = build_instance(request_of(asked))
-    target, best = targets_of(instance), optimum(asked) or 0.0
+    best = optimum(asked) or 0.0
     known = raising(instance)
     known.lower(known.alone(), "alone")
     assert known.bound < 0 or known.bound >= best * (1 - 1e-9)
     if known.bound <= 0:
         assert best == 0
         return
-    known.lower(known.market_bound(), "market")
+    known.bound_by_prices()
     assert known.bound >= best * (1 - 1e-9)
     known.prove()
     if known.bound < 0:  # least numbers cannot be met together
         assert best == 0
         return
     assert known.bound >= best * (1 - 1e-7)
-    found = Factor(build_sites(scaled(instance, target, max(best, 1e-6) * 1.1)), target)
-    rng = np.random.default_rng(seed)
+    most = max(best, 1e-6) * 1.1
+    fleet, rng = ColumnProblem(known.sites_at(most)), np.random.default_rng(seed)
+    models, classes = len(fleet.worth), len(fleet.classes.count)
     for _ in range(5):
-        pools = found.market.classes.pools
-        price = rng.exponential(1.0, len(found.target))
-        found.evaluate(MarketPrices(price, rng.exponential(0.3, pools)))
-        assert found.bound >= best * (1 - 1e-7)
+        price, pool = rng.exponential(1.0, models), rng.exponential(0.3, fleet.classes.pools)
+        limits = rng.choice([0.0, 0.3], models)
+        prices = RowPrices(price, np.zeros(models), limits, np.zeros(classes), pool)
+        part = alike_at(fleet, prices, lambda: False)
+        assert part is not None
+        assert part * most >= best * (1 - 1e-7)
 
 
 def test_rounds_come_closer() -> None:
-    asked = dataclasses.replace(request("over", 12, 8, 1, 2.0), objective=Objective.MAX_MIN)
-    instance = build_instance(asked)
-    target = targets_of(instance)
-    found = Factor(build_sites(scaled(instance, target, 3.0)), target)
-    first = found.bound
-    found.run(math.inf, 100)
-    assert found.converged
-    assert found.bound < 0.98 * first
+    asked = dataclasses.replace(request("over", 6, 4, 1, 2.0), objective=Objective.MAX_MIN)
+    sites = raising(build_instance(asked)).sites_at(3.0)
+    first, last = (
+        most_alike(sites, rounds=rounds, late=lambda: False, stop=lambda: False)
+        for rounds in (1, 60)
+    )
+    assert last < 0.98 * first
 
 
 def _headroom(devices: int, *models: ModelDemand) -> Instance:
@@ -97,11 +99,11 @@ def test_least_and_largest_numbers_of_replicas_bound_the_factor(
 
 def test_each_factor_is_raised_from_the_plan_before_it_and_what_is_left_is_given_away() -> None:
     asked = dataclasses.replace(
-        request("over", 20, 14, 1, 1.0), objective=Objective.MAX_MIN, deterministic=True
+        request("over", 5, 4, 1, 1.0), objective=Objective.MAX_MIN, deterministic=True
     )
     known = raising(build_instance(asked))
     known.lower(known.alone(), "alone")
-    known.lower(known.market_bound(), "market")
+    known.bound_by_prices()
     values, plans = [0.0], []
     for _ in range(4):
         known.ask_for_more(1)

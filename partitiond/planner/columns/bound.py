@@ -1,0 +1,83 @@
+"""Proves from prices what no plan exceeds.
+
+For any prices that are not negative a plan's goodput is at most
+
+    sum over models of max(0, worth of the demand - price of the demand)
+    + sum over classes of devices * most valuable column at the prices
+    + prices of all pools, and of the largest numbers of replicas.
+
+The value of a column is bounded by the pricing, whose search may be cut short. So neither the
+linear program nor any search has to be optimal, and prices may be rounded freely.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from partitiond.planner.bounds.prices import SAFETY
+from partitiond.planner.columns.fleet import ColumnProblem
+from partitiond.planner.columns.master import ALL, RowPrices
+from partitiond.planner.columns.pricing import ReplicaPrices
+
+NODES: Final = 200_000
+STEPS: Final = 6
+"""Limits on the branches of a pricing, and on its steps to better multipliers. Chosen."""
+
+
+def bound_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -> float | None:
+    """Return an upper bound on weighted requests/s; None if `stop` returned True meanwhile."""
+    worth = worth_at(fleet, duals, stop)
+    if worth is None:
+        return None
+    total = float(np.maximum(0.0, fleet.worth - duals.served).sum()) + worth
+    return total + SAFETY * abs(total)
+
+
+def alike_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -> float | None:
+    """Return an upper bound on the part of their demands that all models get; None as above.
+
+    Models pay for the part that they get, so all devices are worth at least that part of the sum
+    of the prices. The bound is infinite if nothing has a price.
+    """
+    worth, price = worth_at(fleet, duals, stop), float(duals.served[fleet.worth > 0].sum())
+    if worth is None:
+        return None
+    return worth / price * (1 + SAFETY) if price > 0 else math.inf
+
+
+def worth_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -> float | None:
+    """Return an upper bound on the value of all that devices hold; None if `stop` returned True."""
+    largest = np.where(duals.most > 0, fleet.sites.need_max, 0)
+    total = float(duals.pool.sum()) + float((duals.most * largest).sum())
+    known = dict[tuple[int, tuple[float, float]], float]()
+    for cls, held in enumerate(fleet.classes.site_class.tolist()):
+        pools = fleet.pool_prices(duals.pool, cls)
+        if (held, pools) not in known:
+            value = _most(fleet, held, duals, pools, stop)
+            if value is None:
+                return None
+            known[held, pools] = value
+        total += int(fleet.classes.count[cls]) * known[held, pools]
+    return total
+
+
+def _most(
+    fleet: ColumnProblem,
+    held: int,
+    duals: RowPrices,
+    pools: tuple[float, float],
+    stop: Callable[[], bool],
+) -> float | None:
+    """Return an upper bound on the value of any column of a class of `Sites`."""
+    open_part = np.where(fleet.worth > 0, 1.0, 0.0).tolist()
+    none = [0.0] * len(open_part)
+    prices = ReplicaPrices(duals.served.tolist(), (-duals.most).tolist(), open_part, none, *pools)
+    best = most = 0.0
+    for way in sorted(fleet.ways[held], key=lambda way: -way.bound):
+        if stop():
+            return None
+        upper = fleet.pricer.price(way.way, prices, best, best, STEPS, NODES, ALL)
+        best, most = max(best, fleet.pricer.value), max(most, upper)
+    return most

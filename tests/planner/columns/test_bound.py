@@ -1,0 +1,164 @@
+"""What columns prove holds for every plan, and the plans that they make are plans."""
+
+import dataclasses
+import random
+
+import numpy as np
+import pytest
+
+from partitiond.core.plan.record import Objective, Plan
+from partitiond.planner.api import solve
+from partitiond.planner.check import check_plan
+from partitiond.planner.columns.bound import bound_at
+from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn
+from partitiond.planner.columns.master import Effort, Master, RowPrices
+from partitiond.planner.columns.search import expresses, packed, search_columns
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.progress.watch import SolveMonitor
+from tests.oracle.truth import Question
+from tests.planner.build import gpus, point, want
+from tests.planner.problems import is_bound, level_of, question, request_of, seeds, sites_of
+
+
+def _never() -> bool:
+    return False
+
+
+def _asked(seed: int) -> Question:
+    return question(seed, Objective.MAX_GOODPUT, limited=seed % 2 == 1)
+
+
+@pytest.mark.parametrize("seed", seeds(150, 20))
+def test_no_plan_exceeds_the_bound_at_any_prices(seed: int) -> None:
+    asked, rng = _asked(seed), np.random.default_rng(seed)
+    fleet = ColumnProblem(sites_of(asked))
+    if not fleet.worth.any():
+        return  # no model has a rate: columns are not asked
+    models, classes = len(fleet.worth), len(fleet.classes.count)
+    for scale in (0.0, 0.5, 1.0, 2.0):
+        worth = float(fleet.worth.max())
+        prices = RowPrices(
+            served=fleet.worth * rng.uniform(0, scale, models),
+            least=np.zeros(models),
+            most=rng.choice([0.0, 0.1 * scale * worth], models),
+            device=np.zeros(classes),
+            pool=rng.choice([0.0, 0.3 * scale * worth], fleet.classes.pools),
+        )
+        assert is_bound(asked, bound_at(fleet, prices, _never))
+
+
+@pytest.mark.parametrize("seed", seeds(100, 12))
+def test_the_program_is_no_worse_than_any_plan_once_no_column_pays(seed: int) -> None:
+    asked = _asked(seed)
+    fleet = ColumnProblem(sites_of(asked))
+    if not fleet.worth.any() or fleet.least.any():
+        return
+    last = list[tuple[RowPrices, float]]()
+    master = Master(fleet, fleet.all(), Effort(200))
+    master.converge(_never, lambda _, raw: last.append((raw, master.value)))
+    assert is_bound(asked, master.value * (1 + 1e-5))
+
+
+@pytest.mark.parametrize("seed", seeds(100, 12))
+def test_a_search_yields_a_plan_and_no_better_one_than_its_bound(seed: int) -> None:
+    asked = _asked(seed)
+    request = request_of(asked, time_limit_seconds=2.0)
+    instance = build_instance(request)
+    if not expresses(instance):
+        return
+    watch = SolveMonitor(instance)
+    made, _ = search_columns(watch, np.ones(len(sites_of(asked).entry_item)))
+    assert watch.bound is not None
+    assert is_bound(asked, watch.bound)
+    assert made.packing.goodput() <= watch.bound * (1 + 1e-9)
+    plan = solve(request)
+    if isinstance(plan, Plan):
+        hosts = request.host_memory_bytes
+        assert not check_plan(plan, request.models, request.interference, hosts, request.before)
+
+
+def _columns(fleet: ColumnProblem, rng: random.Random) -> list[DeviceColumn]:
+    """A column of two random entries of each site that holds them."""
+    found = []
+    for site in range(len(fleet.sites.site_class)):
+        mine = np.flatnonzero(fleet.sites.entry_site == site).tolist()
+        for cls, held in enumerate(fleet.classes.site_class.tolist()):
+            if mine and held == fleet.sites.site_class[site]:
+                entries = np.array(sorted(rng.choices(mine, k=2)), dtype=np.int64)
+                found.append(DeviceColumn(cls, site, 0, entries))
+    return [column for column in found if fleet.holds(column)]
+
+
+@pytest.mark.parametrize("seed", seeds(60, 10))
+def test_columns_are_put_on_devices_as_far_as_hosts_have_room(seed: int) -> None:
+    fleet = ColumnProblem(sites_of(question(seed, Objective.MAX_GOODPUT)))
+    for column in _columns(fleet, random.Random(seed)):
+        packing = packed(fleet, [column])
+        items = fleet.sites.entry_item[column.entries].tolist()
+        placed = [sorted(load.items) for load in packing.loads if load.items]
+        rest = fleet.all()
+        fleet.take(rest, column)
+        roomy = (rest.pool >= 0).all() and not fleet.sites.instance.ties.near
+        if roomy and len(packing.instance.pools) == 0:
+            assert placed == [sorted(items)]
+        used = zip(packing.pool_used, packing.instance.pools, strict=True)
+        assert all(taken <= pool.capacity for taken, pool in used)
+
+
+def _priced(fleet: ColumnProblem, *, served: float, pool: float) -> float | None:
+    models, classes = len(fleet.worth), len(fleet.classes.count)
+    pools = np.full(fleet.classes.pools, pool)
+    none = np.zeros(models)
+    return bound_at(
+        fleet, RowPrices(np.full(models, served), none, none, np.zeros(classes), pools), _never
+    )
+
+
+def test_a_bound_counts_all_devices_and_what_their_host_has() -> None:
+    """Of three GPUs that hold a replica of 4 requests/s each; their host has room for two."""
+    model = want("a", point("a", 4.0, 60, host_gib=10), rate=100.0)
+    few = (("host", 20 * 2**30),)
+    asked = PlanRequest(gpus(3), (model,), objective=Objective.MAX_GOODPUT)
+    roomy = ColumnProblem(build_sites(build_instance(asked)))
+    assert _priced(roomy, served=100.0, pool=0.0) == pytest.approx(12.0)
+    tight = dataclasses.replace(asked, host_memory_bytes=few)
+    assert _priced(
+        ColumnProblem(build_sites(build_instance(tight))), served=100.0, pool=8.0
+    ) == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("seed", seeds(60, 10))
+def test_a_column_is_held_where_its_device_holds_it(seed: int) -> None:
+    fleet, rng = ColumnProblem(sites_of(_asked(seed))), random.Random(seed)
+    for cls, held in enumerate(fleet.classes.site_class.tolist()):
+        for site in np.flatnonzero(fleet.sites.site_class == held).tolist():
+            mine = np.flatnonzero(fleet.sites.entry_site == site).tolist()
+            for size in (1, 2, 3, 4) if mine else ():
+                chosen = tuple(sorted(rng.choices(mine, k=size)))
+                level = level_of(fleet.sites, site, chosen)
+                entries = np.array(chosen, dtype=np.int64)
+                assert fleet.holds(DeviceColumn(cls, site, level or 0, entries)) == (
+                    level is not None
+                )
+
+
+def test_priorities_are_left_to_the_other_search() -> None:
+    first = want("a", point("a", 4.0, 10), rate=4.0)
+    second = want("b", point("b", 4.0, 10), rate=4.0)
+    rules = dataclasses.replace(second.rules, priority=1)
+    lifted = dataclasses.replace(second, rules=rules)
+    most = Objective.MAX_GOODPUT
+    assert expresses(build_instance(PlanRequest(gpus(1), (first, second), objective=most)))
+    assert not expresses(build_instance(PlanRequest(gpus(1), (first, lifted), objective=most)))
+
+
+def test_what_runs_is_left_to_the_other_search() -> None:
+    asked = PlanRequest(
+        gpus(1), (want("a", point("a", 4.0, 10), rate=4.0),), objective=Objective.MAX_GOODPUT
+    )
+    plan = solve(asked)
+    assert isinstance(plan, Plan)
+    assert expresses(build_instance(asked))
+    assert not expresses(build_instance(dataclasses.replace(asked, running=plan.placements)))
