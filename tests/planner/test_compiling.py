@@ -121,7 +121,7 @@ def test_kernels_are_compiled_once_for_a_machine_unless_the_caller_stops_it(
     warm.warm(compiles, shares.append)
     assert shares[0] == 0.0
     assert shares == sorted(shares)
-    assert len({*shares}) >= len(asked) - 1 > 4, "each function counts"
+    assert len({*shares}) >= len(asked) - 1 > 3, "each function counts"
     monkeypatch.setattr(warm, "_DONE_HERE", threading.Event())  # as in another process
     assert warm.is_warm()
     warm.warm(lambda _asked: pytest.fail("it is on disk"))
