@@ -10,7 +10,6 @@ The value of a column is bounded by the pricing, whose search may be cut short. 
 linear program nor any search has to be optimal, and prices may be rounded freely.
 """
 
-import math
 from collections.abc import Callable
 from typing import Final
 
@@ -28,29 +27,9 @@ STEPS: Final = 6
 
 def bound_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -> float | None:
     """Return an upper bound on weighted requests/s; None if `stop` returned True meanwhile."""
-    worth = worth_at(fleet, duals, stop)
-    if worth is None:
-        return None
-    total = float(np.maximum(0.0, fleet.worth - duals.served).sum()) + worth
-    return total + SAFETY * abs(total)
-
-
-def alike_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -> float | None:
-    """Return an upper bound on the part of their demands that all models get; None as above.
-
-    Models pay for the part that they get, so all devices are worth at least that part of the sum
-    of the prices. The bound is infinite if nothing has a price.
-    """
-    worth, price = worth_at(fleet, duals, stop), float(duals.served[fleet.worth > 0].sum())
-    if worth is None:
-        return None
-    return worth / price * (1 + SAFETY) if price > 0 else math.inf
-
-
-def worth_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -> float | None:
-    """Return an upper bound on the value of all that devices hold; None if `stop` returned True."""
     largest = np.where(duals.most > 0, fleet.sites.need_max, 0)
-    total = float(duals.pool.sum()) + float((duals.most * largest).sum())
+    total = float(np.maximum(0.0, fleet.worth - duals.served).sum())
+    total += float(duals.pool.sum()) + float((duals.most * largest).sum())
     known = dict[tuple[int, tuple[float, float]], float]()
     for cls, held in enumerate(fleet.classes.site_class.tolist()):
         pools = fleet.pool_prices(duals.pool, cls)
@@ -60,7 +39,7 @@ def worth_at(fleet: ColumnProblem, duals: RowPrices, stop: Callable[[], bool]) -
                 return None
             known[held, pools] = value
         total += int(fleet.classes.count[cls]) * known[held, pools]
-    return total
+    return total + SAFETY * abs(total)
 
 
 def _most(

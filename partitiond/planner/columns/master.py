@@ -1,6 +1,6 @@
 """A linear program over columns, whose duals are the prices at which columns are sought.
 
-    max   sum worth[k] s[k] - penalty * (missing replicas)      (or s, the same for all models)
+    max   sum worth[k] s[k] - penalty * (missing replicas)
     over  s[k] <= what columns serve of model k               -> price of all of its open demand
           columns of a class <= its free devices              -> price of a device
           share of a pool that columns take <= its free part  -> price of the pool
@@ -96,18 +96,13 @@ class Effort:
 class Master:
     """The linear program of what is left.
 
-    Args:
-        alike: True to maximise the part of their demands that all models get.
-
     Attributes:
         columns, amount: the columns, and how many devices hold each.
         value: of the optimum, in weighted requests/s less penalties.
     """
 
-    def __init__(
-        self, fleet: ColumnProblem, rest: Rest, effort: Effort, *, alike: bool = False
-    ) -> None:
-        self.fleet, self.rest, self.effort, self.alike = fleet, rest, effort, alike
+    def __init__(self, fleet: ColumnProblem, rest: Rest, effort: Effort) -> None:
+        self.fleet, self.rest, self.effort = fleet, rest, effort
         self.columns = list[DeviceColumn]()
         self.amount: Floats = np.zeros(0)
         self.value = 0.0
@@ -137,13 +132,10 @@ class Master:
         self._least = {
             k: row(float(self._lacks[k]), infinity) for k in np.flatnonzero(self._lacks).tolist()
         }
-        common = variable(0.0, 1.0, "")
-        self._objective.SetCoefficient(common, 1.0 if self.alike else 0.0)
         for k in np.flatnonzero(rest.open > 0).tolist():
-            served = common if self.alike else variable(0.0, 1.0, "")
+            served = variable(0.0, 1.0, "")
             self._served[k].SetCoefficient(served, -1.0)
-            if not self.alike:
-                self._objective.SetCoefficient(served, float(fleet.worth[k] * rest.open[k]))
+            self._objective.SetCoefficient(served, float(fleet.worth[k] * rest.open[k]))
         # A missing replica is as bad as two idle devices.
         penalty = 2 * float(fleet.worth.sum()) / max(1, int(fleet.classes.count.sum()))
         for least in self._least.values():

@@ -1,6 +1,5 @@
 """Finds a plan for the most goodput by columns: a dive, then dives for a few devices at a time."""
 
-import math
 import random
 import time
 from collections.abc import Sequence
@@ -10,11 +9,11 @@ import numpy as np
 
 from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.columns import pricing
-from partitiond.planner.columns.bound import alike_at, bound_at
+from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import Dive, dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, beside
-from partitiond.planner.columns.master import Effort, Master, RowPrices
-from partitiond.planner.model.sites import Floats, Sites, build_sites
+from partitiond.planner.columns.master import Effort, RowPrices
+from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import Adding
 from partitiond.planner.pack.complete import in_order, most_goodput
@@ -22,7 +21,6 @@ from partitiond.planner.pack.members import Member, member
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
 from partitiond.planner.progress.watch import SolveMonitor
-from partitiond.planner.stop import Stop
 
 NAME: Final = "columns"
 FIRST: Final = Dive(Effort(30, beside=8), Effort(3))
@@ -54,36 +52,10 @@ def expresses(instance: Instance) -> bool:
         return False
     if len({need.priority for need in instance.needs if need.rated}) != 1:
         return False
-    return is_quick(build_sites(instance))
-
-
-def is_quick(sites: Sites) -> bool:
-    """Whether columns of an instance are priced quickly; by work, on whatever machine."""
-    compiled = COMPILED and not sites.instance.request.deterministic
-    few = len(sites.entry_item) <= UNCOMPILED_MOST and len(sites.need_rate) <= UNCOMPILED_MODELS
-    return compiled or few
-
-
-def most_alike(sites: Sites, *, rounds: int, late: Stop, stop: Stop) -> float:
-    """Return an upper bound on the part of their rates that all models get; infinite if none was
-    proven in time. Only models with a rate count.
-
-    Args:
-        rounds: limit on the rounds of the linear program.
-        late: True ends the rounds.
-        stop: True ends everything.
-    """
-    fleet, best = ColumnProblem(sites), math.inf
-
-    def prove(*prices: RowPrices) -> None:
-        nonlocal best
-        for each in prices:
-            found = alike_at(fleet, each, stop)
-            best = best if found is None else min(best, found)
-
-    master = Master(fleet, fleet.all(), Effort(rounds, beside=8), alike=True)
-    master.converge(lambda: late() or stop(), prove)
-    return best
+    if COMPILED and not instance.request.deterministic:
+        return True
+    sites = build_sites(instance)
+    return len(sites.entry_item) <= UNCOMPILED_MOST and len(sites.need_rate) <= UNCOMPILED_MODELS
 
 
 def search_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:

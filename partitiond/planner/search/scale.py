@@ -9,8 +9,7 @@ under `max-min` it is only reported. At a given factor this is the question of t
 
 - the compiled search is asked for a slightly larger factor, starting from its plan, and for half
   the increase if it fails; an answer counts with its own smallest share, which is at least that;
-- prices of rates bound the factor (`planner.columns`), and linear prices prove further factors
-  impossible, because replicas are whole;
+- linear prices prove factors impossible;
 - small instances are solved exactly.
 
 What is left over goes to the models that gain most goodput by it.
@@ -25,8 +24,7 @@ from typing import Final
 import numpy as np
 
 from partitiond.core.plan.record import Objective, Status
-from partitiond.planner.bounds.prices import bound_of, linear_prices, usual_prices
-from partitiond.planner.columns.search import is_quick, most_alike
+from partitiond.planner.bounds.prices import linear_prices, usual_prices
 from partitiond.planner.exact import Goal, Scale, solve_exact
 from partitiond.planner.model.sites import Sites, build_sites, ints
 from partitiond.planner.model.types import PRICE_SCALE, Instance, Need
@@ -46,22 +44,19 @@ from partitiond.planner.search.repair import completed
 SLACK: Final = 1e-6
 SAFETY: Final = 1e-9
 """Relative slack subtracted for floating-point sums: some million terms are off by less."""
-BEYOND: Final = 1 + 1e-5
-"""For the bound, needs are scaled slightly beyond any plan's factor: they are rounded down, and
-rates beyond a need count for nothing."""
-ROUNDED: Final = 1 + 1e-7
-"""Demands are rounded down as well, by a part in 10^8."""
 SEARCH_SHARE: Final = 0.9
 """Share of the time for bound and plans; the rest is for sharing out what is left over. Chosen."""
 EXACT: Final = "exact (CP-SAT)"
 LINEAR: Final = "linear prices"
 NOTHING: Final = 1e-9
 """A factor so small that every model needs one replica: rates are at least one unit."""
-BOUND_SHARE: Final = 0.4
+BOUND_SHARE: Final = 0.3
 """Share of the time limit for the bound, which comes before any plan. Chosen, not measured."""
-ROUNDS: Final = 60
-"""Rounds for the bound if the clock may not count. Chosen, not measured."""
-FIRST_STEP: Final = 0.5
+NEAR: Final = 0.05
+"""Distance of the bound to what is not proven impossible that ends the first proofs. Chosen."""
+PROOFS: Final = 12
+"""Limit on the first proofs, each of which takes at most half of the bound. Chosen."""
+FIRST_STEP: Final = 0.25
 """The first factor asked for is half the bound; one found is raised by this share of it. Chosen."""
 CLOSE: Final = 0.002
 """Least step by which a factor is raised. Chosen, not measured."""
@@ -154,7 +149,7 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
 
     Args:
         watch: the problem, with objective MAX_MIN or MAX_HEADROOM, and the progress callback.
-        searches: True uses the compiled search and columns.
+        searches: True uses the compiled search.
         exact: True uses CP-SAT and first-fit, as the instance is small.
     """
     raising = Raising(watch, searches)
@@ -272,35 +267,19 @@ class Raising:
         return float(min(shares, default=0.0)) * (1 + SAFETY)
 
     def bound_by_prices(self) -> None:
-        """Bound the factor by prices of rates; where columns take too long, by linear prices, to
-        the nearest half.
-
-        No plan has a larger factor than the bound so far. At that factor, what a model gets beyond
-        its need counts for nothing.
-        """
+        """Halve the distance of the bound to a factor that linear prices do not prove impossible,
+        until both are near. Before there is such a factor, half of the bound is taken for one."""
         late = self.watch.until(time.monotonic() + BOUND_SHARE * self.limit)
-        most = self.bound * BEYOND
-        sites = self.sites_at(most)
-        if is_quick(sites):
-            found = most_alike(sites, rounds=ROUNDS, late=late, stop=self.stop)
-            self.lower(found * most * ROUNDED, "columns")
-            return
-        while not late() and self._cannot_serve(self.bound / 2):
-            self.lower(self.bound / 2, LINEAR)
-
-    def sites_at(self, most: float) -> Sites:
-        """Return the arrays with what each model gets at a factor as its need, and no more rules on
-        numbers than the largest ones."""
-        needs = tuple(
-            dataclasses.replace(
-                n,
-                rate=max(1, math.floor(most * self.target.get(n.model, 0.0))),
-                rated=n.model in self.target,
-                min_replicas=0,
-            )
-            for n in self.instance.needs
-        )
-        return self._sites_for(dataclasses.replace(self.instance, needs=needs))
+        low, refused = self.bound / 2, False
+        for _ in range(PROOFS):
+            if late() or self.bound <= low * (1 + NEAR):
+                return
+            asked = (low + self.bound) / 2
+            if self._cannot_serve(asked):
+                self.lower(asked, LINEAR)
+                low = low if refused else asked / 2
+            else:
+                low, refused = asked, True
 
     def price_replicas(self) -> None:
         """Set the search's prices of replicas to those at the first factor that it asks for."""
@@ -370,7 +349,7 @@ class Raising:
     def _cannot_serve(self, factor: float) -> bool:
         """Return whether it is proven that no plan has a factor this large."""
         asked = scaled(self.instance, self.target, factor)
-        least = bound_of(asked, as_cost=True)
+        least = linear_prices(self._sites_for(asked), as_cost=True).value
         # A bound beyond the cost of all devices together is a proof as well.
         most = math.fsum(g.price * len(g.bins) for g in asked.groups) / PRICE_SCALE
         return least is None or 0 < most < (least - SLACK) / (1 + SLACK)

@@ -2,16 +2,11 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from bench.planner.shipped import request
 from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import ModelDemand, Objective
-from partitiond.planner.columns.bound import alike_at
-from partitiond.planner.columns.fleet import ColumnProblem
-from partitiond.planner.columns.master import RowPrices
-from partitiond.planner.columns.search import most_alike
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
@@ -46,26 +41,6 @@ def test_no_plan_has_a_larger_factor(seed: int) -> None:
         assert best == 0
         return
     assert known.bound >= best * (1 - 1e-7)
-    most = max(best, 1e-6) * 1.1
-    fleet, rng = ColumnProblem(known.sites_at(most)), np.random.default_rng(seed)
-    models, classes = len(fleet.worth), len(fleet.classes.count)
-    for _ in range(5):
-        price, pool = rng.exponential(1.0, models), rng.exponential(0.3, fleet.classes.pools)
-        limits = rng.choice([0.0, 0.3], models)
-        prices = RowPrices(price, np.zeros(models), limits, np.zeros(classes), pool)
-        part = alike_at(fleet, prices, lambda: False)
-        assert part is not None
-        assert part * most >= best * (1 - 1e-7)
-
-
-def test_rounds_come_closer() -> None:
-    asked = dataclasses.replace(request("over", 6, 4, 1, 2.0), objective=Objective.MAX_MIN)
-    sites = raising(build_instance(asked)).sites_at(3.0)
-    first, last = (
-        most_alike(sites, rounds=rounds, late=lambda: False, stop=lambda: False)
-        for rounds in (1, 60)
-    )
-    assert last < 0.98 * first
 
 
 def _headroom(devices: int, *models: ModelDemand) -> Instance:
