@@ -72,7 +72,7 @@ tour-hosts: $(STAMP) ## three hosts on this machine, on Ray: one plan, one host 
 	@PARTITIOND=$(BIN)/partitiond PYTHON=$(BIN)/python PICTURE="$(PICTURE)" examples/several-hosts/tour.sh
 
 demo: $(STAMP) ## the whole loop on this machine with a real engine
-	@$(BIN)/partitiond demo $(DEMO_ARGS)
+	@$(BIN)/python -m examples.demo $(DEMO_ARGS)
 
 # --- checking it -----------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from partitiond.cli.groups import Lists
-from partitiond.cli.tree import MOVED
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `docs` is found from any folder
@@ -55,12 +54,6 @@ def cli_page() -> str:
         blocks.append(f"```text\n{usage}\n```")
         if options := _options(command):
             blocks.append(options)
-    moved = ((f"`partitiond {old}`", f"`partitiond {' '.join(new)}`") for old, new in MOVED.items())
-    blocks += [
-        "## Former names",
-        "They go on working, with a line on standard error that names the new one.",
-        table(("former", "now"), moved),
-    ]
     return page("Command line", *blocks)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from bench.paired import alternate, compare
 from bench.serving.demo_fleet import demo_fleet, options_parser
-from partitiond.cli.demo import overload as demo_overload
-from partitiond.cli.demo import steps as demo_steps
+from examples.demo import overload as demo_overload
+from examples.demo import steps as demo_steps
 
 UNITS = {"goodput": "req/s", "ttft_p50": "s", "ttft_p95": "s", "refused": "share"}
 

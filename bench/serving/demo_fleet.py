@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from bench.command import options
-from partitiond.cli.demo import steps as demo_steps
-from partitiond.cli.demo.daemon import DemoDaemon
-from partitiond.cli.demo.demo import DemoOptions, demo_dtype, demo_specs, prepare_folder
-from partitiond.cli.demo.story import Story
+from examples.demo import steps as demo_steps
+from examples.demo.daemon import DemoDaemon
+from examples.demo.demo import DemoOptions, demo_dtype, demo_specs, prepare_folder
+from examples.demo.story import Story
 from partitiond.cli.options import connect
 from partitiond.cli.waiting import wait_for_job
 from partitiond.client.client import ControlClient

@@ -6,15 +6,22 @@ from collections.abc import Mapping, Sequence
 
 from bench.common_window import Together
 from bench.serving.promises import Outcome, Promise
-from loadgen import OpenLoopResult, Samples, closed_loop, open_loop, poisson
+from loadgen import (
+    ClosedLoopResult,
+    OpenLoopResult,
+    Samples,
+    closed_loop,
+    open_loop,
+    poisson,
+    saturation,
+)
 from loadgen import Outcome as Ended
 from loadgen import Slo as Bounds
 from loadgen import Workload as Sent
 from loadgen.http.connection import now
-from loadgen.results.statistics import is_good, percentile
+from loadgen.results.statistics import TokenTimeline, is_good, percentile, throughput
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.plan.record import Plan
-from partitiond.profiler.pairs.side_by_side import common_window
 from partitiond.simulated.fleet.arrivals import lengths_of
 
 REQUEST_SECONDS = 300.0
@@ -79,18 +86,34 @@ async def full(
             for number, p in enumerate(plan.placements)
         )
     )
-    window = common_window(results)
-    for warning in window.saturated:
+    # The window is common to all engines.
+    opened, closed = max(r.opened for r in results), min(r.closed for r in results)
+    rates = [throughput(timeline(r), opened, closed).output_tokens_per_s for r in results]
+    samples = [Samples.of_window(r.records, opened, closed) for r in results]
+    for warning in next((s for r in results if (s := saturation(r.instrument))), ()):
         print(f"the instrument was saturated: {warning}")
     found: dict[str, Outcome] = {}
     for name in dict.fromkeys(p.model for p in plan.placements):
         mine = [n for n, p in enumerate(plan.placements) if p.model == name]
         ended = sum(results[n].ended(Ended.OK) for n in mine)
         found[name] = _outcome(
-            math.fsum(window.output_tokens_per_s[n] for n in mine),
-            [window.samples[n] for n in mine],
+            math.fsum(rates[n] for n in mine),
+            [samples[n] for n in mine],
             arrivals=ended, good=ended,
         )  # fmt: skip
+    return found
+
+
+def timeline(result: ClosedLoopResult) -> TokenTimeline:
+    """The tokens of a load, in the order in which they arrived."""
+    found = TokenTimeline()
+    arrivals = (
+        arrival
+        for record in result.records
+        for arrival in zip(record.chunk_times, record.chunk_tokens, strict=True)
+    )
+    for at, tokens in sorted(arrivals):
+        found.add(at, tokens)
     return found
 
 

@@ -37,7 +37,7 @@ from bench.serving.promises import (
     differences,
     promises,
 )
-from partitiond.cli.demo import steps as demo_steps
+from examples.demo import steps as demo_steps
 from partitiond.cli.plan.up import register_or_update
 from partitiond.core.errors import PartitiondError
 from partitiond.core.model.spec import ModelSpec

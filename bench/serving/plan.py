@@ -17,9 +17,9 @@ from pathlib import Path
 
 from bench.paired import alternate, compare
 from bench.serving.demo_fleet import demo_fleet, options_parser
+from examples.demo import steps as demo_steps
 from loadgen import Workload, closed_loop, fixed
 from loadgen.results.statistics import summarise
-from partitiond.cli.demo import steps as demo_steps
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Objective, Plan
 from partitiond.core.replica.engine import EngineLaunch

@@ -7,7 +7,7 @@ from typing import Any, Final
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from partitiond.cli.tree import HEADINGS, MOVED, TREE, Branch, Headings, Leaf
+from partitiond.cli.tree import HEADINGS, TREE, Branch, Headings, Leaf
 
 HELP_OPTIONS: Final = ("-h", "--help")
 
@@ -66,26 +66,10 @@ def _group(name: str, entry: Branch) -> TyperGroup:
 
 
 class Root(TyperGroup):
-    """The commands of `partitiond`, under headings; a former name runs the present command."""
+    """The commands of `partitiond`, under headings."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{**given, "commands": built(TREE)})
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return the command of this name, with a hint on stderr if the name is a former one."""
-        if cmd_name not in MOVED:
-            return super().get_command(ctx, cmd_name)
-        path = MOVED[cmd_name]
-        if not ctx.resilient_parsing:  # completion asks as well, and must print nothing
-            typer.echo(
-                f"`partitiond {cmd_name}` is now `partitiond {' '.join(path)}`; "
-                "the old name still works.",
-                err=True,
-            )
-        command: Any = self
-        for name in path:
-            command = command.commands[name]
-        return command
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command; the message about a bad parameter names the refused value."""

@@ -21,8 +21,7 @@ HELP = """Serve many small language models from few devices.
 Measures where each model stops getting faster, packs replicas onto GPUs or CPU cores with a
 proof, runs the vLLM engines, and balances one OpenAI-compatible endpoint over them.
 
-Start here: `partitiond demo` shows everything on this machine, `partitiond doctor` says what is
-missing, `partitiond serve` starts the daemon.
+Start here: `partitiond doctor` says what is missing, `partitiond serve` starts the daemon.
 """
 
 DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})

@@ -1,7 +1,6 @@
 """Lists the commands of `partitiond`: their place, help line, home and headings of options.
 
-Commands stay in their modules. `groups.py` imports a command's module once the command is
-chosen, and `MOVED` is the only place that knows where a command was before.
+Commands stay in their modules. `groups.py` imports a command's module once the command is chosen.
 """
 
 import dataclasses
@@ -47,7 +46,7 @@ Headings = Mapping[str, str]
 """Names of options, by heading; spaces stand between them."""
 
 HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Start": ("demo", "doctor", "setup", "serve", "down"),
+    "Start": ("doctor", "setup", "serve", "down"),
     "Models, from measuring to serving": ("models", "profile", "plan", "apply", "up"),
     "Several hosts": ("hosts", "host", "head"),
     "Watch": ("status", "events", "devices"),
@@ -55,27 +54,6 @@ HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Instruments": ("tools",),
 }
 """The commands of the overview, in the order in which a new user meets them."""
-
-MOVED: Final[Mapping[str, tuple[str, ...]]] = {
-    "backup": ("setup", "backup"),
-    "restore": ("setup", "restore"),
-    "engine": ("setup", "engine"),
-    "config": ("setup", "config"),
-    "mig": ("devices", "mig"),
-    "sleep": ("models", "sleep"),
-    "wake": ("models", "wake"),
-    "scaling": ("models", "scaling"),
-    "drift": ("models", "drift"),
-    "profiles": ("profile",),
-    "jobs": ("profile", "jobs"),
-    "usage": ("keys", "usage"),
-    "advise": ("tools", "advise"),
-    "estimate": ("tools", "estimate"),
-    "replicate": ("tools", "replicate"),
-    "simulate": ("tools", "simulate"),
-    "transfer": ("tools", "transfer"),
-}
-"""Former top-level commands and their present paths. The former names keep working."""
 
 PRECISION: Final = "--dtype --quantization --kv-cache-dtype --max-model-len"
 ENGINE: Final = f"{PRECISION} --max-num-batched-tokens --engine-arg"
@@ -273,10 +251,6 @@ _TOOLS: Final[Entries] = {
     "estimate": Leaf(
         "Estimate a model on a device, without one.", "tools.estimate:estimate", ESTIMATE_OPTIONS
     ),
-    "transfer": Leaf("Predict a profile from measured ones.", "tools.transfer:transfer"),
-    "replicate": Leaf(
-        "Measure what replicas cost each other, side by side.", "tools.replicate:replicate"
-    ),
     "advise": Leaf(
         "Say which GPUs a plan would free of a running deployment.",
         "tools.advise:advise",
@@ -312,9 +286,6 @@ _HEAD: Final[Entries] = {
 }
 
 TREE: Final[Entries] = {
-    "demo": Leaf(
-        "Show everything partitiond does, on this machine, for real.", "demo.commands:demo"
-    ),
     "doctor": Leaf(
         "Check what partitiond needs here, and say what to do.", "doctor.commands:doctor"
     ),

@@ -257,11 +257,11 @@ def test_what_is_wrong_with_mig_is_named_with_the_way_out() -> None:
     pending = only(mig(replace(GPU, mig_pending="on")))
     assert pending.command == "sudo nvidia-smi --gpu-reset -i GPU-1"
     assert "1g.10gb@0+1 of GPU-1" in only(mig(ON, GONE, OURS)).message
-    assert only(mig(ON, OURS[:2])).fix
+    assert only(mig(ON, OURS[:2])).command == "partitiond serve"
     assert "MIG mode of GPU-1" in only(mig(GPU, (EntryKind.MIG_MODE, "on", "a-1"))).message
     others = only(mig(ON))
     assert "nobody runs in 2g.20gb at slice 4" in others.message
-    assert others.fix == ""
+    assert others.command != "partitiond serve"
     assert "-cci" in only(mig(replace(ON, device=with_instances(uuid="")))).command
     empty = replace(with_instances(fixed=True), mig_instances=())
     assert only(mig(replace(ON, device=empty))).verdict is CheckVerdict.FAIL
@@ -284,8 +284,6 @@ def test_what_is_wrong_with_mps_is_named_with_the_command() -> None:
     unreached = mps(MpsFacts(no_launcher=path), daemon_runs=True)
     assert path in unreached.message
     assert unreached.command == "sudo partitiond setup --gpu --engine-user --apply"
-    kept = (OwnMps(Path("/r/mps/1"), "GPU-1", alive=True, clients=0, kept=True),)
-    assert mps(MpsFacts(own=kept)).command == "partitiond doctor --fix", "only its keeper asks it"
     variable = replace(HOST, environment=(("CUDA_MPS_PIPE_DIRECTORY", "/x"),))
     assert mps(MpsFacts(), variable).command == "unset CUDA_MPS_PIPE_DIRECTORY"
 
@@ -302,18 +300,16 @@ def test_an_operators_daemon_is_explained() -> None:
         "echo quit | sudo -u '#1000' env CUDA_MPS_PIPE_DIRECTORY=/tmp/nvidia-mps "
         "nvidia-cuda-mps-control"
     )
-    assert found.fix == ""
 
 
-def test_leftovers_of_mps_are_fixed_only_where_nobody_uses_them() -> None:
+def test_leftovers_of_mps_are_removed_only_where_nobody_uses_them() -> None:
     def found(alive: bool, clients: int | None, daemon_runs: bool = False) -> list[DoctorFinding]:
         own = (OwnMps(Path("/run/x/mps/aa"), "GPU-1", alive, clients),)
         return bad(check_mps([GPU], MpsFacts(own=own), HOST, daemon_runs=daemon_runs))
 
     (stale,) = found(False, None)
-    assert (stale.command, stale.fix) == ("rm -r /run/x/mps/aa", "remove the folders")
-    assert [one.fix for one in found(True, 0)] == ["end it"]
-    assert [one.fix for clients in (2, None) for one in found(True, clients)] == ["", ""]
+    assert stale.command == "rm -r /run/x/mps/aa"
+    assert [one.command for n in (0, 2, None) for one in found(True, n)] == ["partitiond serve"] * 3
     assert found(True, 0, daemon_runs=True) == []
 
 

@@ -1,19 +1,16 @@
-"""The tree of commands has headings, former names, and groups that work without a subcommand."""
+"""The tree of commands has headings, and groups that work without a subcommand."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import typer.main
 
-import partitiond
 from partitiond.cli import tree
 from partitiond.cli.main import app
 from tests.cli.conftest import Cli, commands
 
 ROOT: Any = typer.main.get_command(app)
-SOURCES = Path(partitiond.__file__).parent
 
 
 def at(path: tuple[str, ...]) -> Any:
@@ -29,35 +26,7 @@ def test_the_overview_shows_each_command_once_under_a_heading(cli: Cli) -> None:
     shown = cli("--help").out
     for heading in tree.HEADINGS:
         assert f"\n{heading}:\n" in shown
-    assert len(placed) <= 19
-    for old in tree.MOVED:
-        assert not re.search(rf"^  {old} ", shown, re.MULTILINE)
-
-
-def test_a_former_name_works_and_names_the_new_one_on_stderr(cli: Cli) -> None:
-    for old, new in tree.MOVED.items():
-        command = at(new)
-        words = [next(iter(command.commands))] if hasattr(command, "commands") else []
-        before, now = cli(old, *words, "--help"), cli(*new, *words, "--help")
-        moved = f"`partitiond {old}` is now `partitiond {' '.join(new)}`; "
-        assert before.err == f"{moved}the old name still works.\n"
-        assert now.err == ""
-        without_usage = [text.partition("\n")[2] for text in (before.out, now.out)]
-        assert without_usage[0] == without_usage[1]
-    assert "config_file" in cli("config path --json").json
-    assert cli("jobs list --json").code == 5  # no daemon
-    assert cli("config pathh").code == 2
-
-
-def test_completing_a_former_name_prints_no_hint(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("_PARTITIOND_COMPLETE", "complete_bash")
-    monkeypatch.setenv("COMP_WORDS", "partitiond mig ")
-    monkeypatch.setenv("COMP_CWORD", "2")
-    completed = cli()
-    assert (completed.out.split(), completed.err) == (["show", "plan", "apply"], "")
-    monkeypatch.setenv("COMP_WORDS", "partitiond ")
-    monkeypatch.setenv("COMP_CWORD", "1")
-    assert "drift" not in cli().out.split()
+    assert len(placed) <= 18
 
 
 def test_a_group_alone_does_what_is_looked_for(cli: Cli) -> None:
@@ -85,14 +54,6 @@ def test_the_help_of_a_group_says_what_it_does_alone_and_with_which_options(cli:
     assert "--paper-requests" not in profile, "rare options are not on the first screen"
     assert "--undo" in cli("setup -h").out
     cli("models lst").refused(2, "Did you mean 'list'")
-
-
-def test_no_message_of_ours_says_a_former_name() -> None:
-    former = re.compile(rf"\bpartitiond\s+({'|'.join(tree.MOVED)})\b(?![\w.\-=/(]| \{{)")
-    for file in SOURCES.rglob("*.py"):
-        text = file.read_text("utf-8")
-        found = [match[0] for match in former.finditer(text) if file.name != "tree.py"]
-        assert not found, f"{file}: {found}"
 
 
 FIRST, MANY = 15, 18

@@ -25,7 +25,6 @@ __all__ = ["partitiond"]  # the fixture
 Words = tuple[str, ...]
 
 NOT_TRIED: Mapping[Words, str] = {
-    ("demo",): "installs and serves",
     ("serve",): "runs until it is ended",
     ("down",): "ends the daemon of the other cases",
     ("setup", "host"): "changes this machine",

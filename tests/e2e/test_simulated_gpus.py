@@ -7,6 +7,7 @@ as it was, and nothing in the device journal.
 
 import asyncio
 import contextlib
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import MigSlice
 from partitiond.core.plan.record import Objective, Placement
+from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.units import GIB
 from partitiond.core.views.lists import ReplicaView
 from partitiond.devices.mps import MpsControl
@@ -343,3 +345,29 @@ def somebody() -> Iterator[int]:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process.pid
         process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "mode"),
+    [
+        (EIGHT, ProfileOptions(sm_percent=30), SharingMode.MPS),
+        (EIGHT, ProfileOptions(memory_bytes=6 * GIB), SharingMode.MEMORY),
+        (EIGHT_MIG, ProfileOptions(mig_profile="1g.10gb"), SharingMode.MIG),
+    ],
+)
+def test_a_profile_of_a_share_names_it_and_leaves_nothing(
+    tmp_path: Path, host: HostDescription, options: ProfileOptions, mode: SharingMode
+) -> None:
+    quick = {"profiling.min_window_seconds": 0.2, "profiling.max_window_seconds": 0.4}
+    fleet = GpuFleet(tmp_path / "fleet", SimulatedHost.create(host, tmp_path / "host"), **quick)
+    try:
+        fleet.start()
+        fleet.register("a", 1)
+        asked = dataclasses.replace(options, max_batch=2, time_limit_seconds=3.0, confirm=False)
+        with fleet.client() as client:
+            job = fleet.finish(client.profile("a", asked))
+            assert job.result is not None, job.error
+            assert client.profile_by_id(job.result).size.mode is mode
+        ended(fleet)
+    finally:
+        fleet.cleanup()

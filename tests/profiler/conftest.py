@@ -21,7 +21,6 @@ from loadgen.loops import closed, instrument, opened
 from partitiond.core.errors import EngineError, StartFailedError
 from partitiond.core.replica.engine import EngineExit, EngineHandle, EngineLaunch, EngineReport
 from partitiond.core.units import GIB
-from partitiond.profiler.pairs import side_by_side
 from tests.proxy.virtual import pytest_asyncio_loop_factories
 
 __all__ = ["pytest_asyncio_loop_factories"]
@@ -34,7 +33,7 @@ def one_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     def now() -> float:
         return time.monotonic()
 
-    for module in (client, closed, connection, instrument, opened, side_by_side):
+    for module in (client, closed, connection, instrument, opened):
         monkeypatch.setattr(module, "now", now)
     monkeypatch.setattr(time, "perf_counter", now)
     monkeypatch.setattr(time, "thread_time", lambda: 0.0)

@@ -1,4 +1,4 @@
-"""Nothing is measured while requests fail: not alone, not side by side, not in open loop."""
+"""Nothing is measured while requests fail: not in closed loop, not in open loop."""
 
 from typing import Any
 
@@ -6,11 +6,7 @@ import pytest
 
 from loadgen import Outcome, Record
 from partitiond.core.errors import EngineError
-from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.units import GIB
 from partitiond.platform.clock import SystemClock
-from partitiond.profiler.pairs.arrangement import Arrangement, DeviceShare, Replica
-from partitiond.profiler.pairs.side_by_side import WindowPlan, measure
 from partitiond.profiler.search import NextTrial, Purpose
 from partitiond.profiler.sweep.bench import Bench
 from partitiond.profiler.sweep.capacity import OpenTrial, run_open_trial
@@ -37,11 +33,6 @@ async def measured(engines: Any, how: str) -> None:
     bench = Bench(engines, SystemClock(), asked.device, None, 10.0, 1.0, None)
     planned = plan_launch(asked, "p")
     load = load_of(asked, planned.architecture)
-    if how == "in two of them":
-        replica = Replica(asked.model, DeviceShare((0,), 8 * GIB, 2))
-        two = Arrangement("two of them", SharingMode.CORES, (replica, replica))
-        await measure(bench, [two], WindowPlan(rounds=1, seconds=3.0), lambda _: None)
-        return
     async with bench.running(planned.launch, lambda _: None) as engine:
         if how == "with 2 in flight":
             proposal = NextTrial(2, Purpose.UP, 3.0, 4.0, 10.0)
@@ -51,7 +42,7 @@ async def measured(engines: Any, how: str) -> None:
             await run_open_trial(engine, load, trial, None)
 
 
-@pytest.mark.parametrize("how", ["with 2 in flight", "in two of them", "in open loop at 3 request"])
+@pytest.mark.parametrize("how", ["with 2 in flight", "in open loop at 3 request"])
 async def test_a_window_with_failed_requests_gives_no_figure(
     engines: Any, traits: Any, how: str
 ) -> None:

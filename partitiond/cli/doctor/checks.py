@@ -97,8 +97,17 @@ def check_writable(name: str, path: Path) -> DoctorFinding:
     return ok(name, f"{path} ({format_bytes(free)} free)")
 
 
-def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> DoctorFinding:
-    """Check that the port is free, or taken by the daemon of this state folder."""
+def check_port(
+    name: str, host: str, port: int, *, daemon_runs: bool, processes: Sequence[str] = ()
+) -> DoctorFinding:
+    """Check that the port is free, or taken by the daemon of this state folder.
+
+    Args:
+        name: the table of the port's settings.
+        host, port: the address.
+        daemon_runs: whether a daemon holds the state folder.
+        processes: what runs of this state folder without a daemon, as "name (pid 1)".
+    """
     if port == 0:
         return ok(name, "a free one is taken")
     problem = bind_problem(host, port)
@@ -106,6 +115,13 @@ def check_port(name: str, host: str, port: int, *, daemon_runs: bool) -> DoctorF
         return ok(name, f"{host}:{port} is free")
     if daemon_runs:
         return ok(name, f"{host}:{port}, taken by the running daemon")
+    if processes:
+        return warn(
+            name,
+            f"{host}:{port} is taken, and these run without their daemon: {', '.join(processes)}",
+            "`partitiond serve` adopts them, `partitiond down` then stops them",
+            "partitiond serve",
+        )
     return fail(
         name,
         f"{host}:{port}: {problem}",
@@ -181,22 +197,6 @@ def check_telemetry(settings: "Settings") -> DoctorFinding:
     return ok("telemetry", "; ".join(asyncio.run(ask())) or "no devices")
 
 
-def check_leftovers(settings: "Settings", *, daemon_runs: bool) -> DoctorFinding:
-    """Find processes of this state folder that no daemon watches."""
-    found = processes_of(settings.run_dir)
-    if daemon_runs:
-        return ok("leftovers", f"none looked for: the daemon watches {len(found)} processes")
-    if found:
-        shown = ", ".join(f"{name} (pid {pid})" for pid, name in found[:4])
-        return warn(
-            "leftovers",
-            f"{len(found)} processes without a daemon: {shown}",
-            "`partitiond serve` adopts them, `partitiond down` then stops them",
-            "partitiond serve",
-        )
-    return ok("leftovers", "no process without a daemon")
-
-
 def processes_of(run_dir: Path) -> list[tuple[int, str]]:
     """Return other processes with a path below `run_dir` in argv, or as their replica's folder."""
     marker = f"{run_dir}{os.sep}"
@@ -239,9 +239,12 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
             "control", settings.control.host, settings.control.port, daemon_runs=daemon_runs
         ),
         lambda: check_port(
-            "proxy", settings.proxy.host, settings.proxy.port, daemon_runs=daemon_runs
+            "proxy",
+            settings.proxy.host,
+            settings.proxy.port,
+            daemon_runs=daemon_runs,
+            processes=[f"{name} (pid {pid})" for pid, name in processes_of(settings.run_dir)],
         ),
-        lambda: check_leftovers(settings, daemon_runs=daemon_runs),
     ]
     found = [check() for check in checks]
     return [

@@ -19,7 +19,6 @@ class DoctorFinding:
     Attributes:
         advice: what to do; empty if nothing is to be done.
         command: the exact command for the advice; empty if there is none, or none for this host.
-        fix: what `doctor --fix` does about the finding, in words; empty if it does nothing.
     """
 
     check: str
@@ -27,7 +26,6 @@ class DoctorFinding:
     message: str
     advice: str = ""
     command: str = ""
-    fix: str = ""
 
 
 def ok(check: str, message: str) -> DoctorFinding:
@@ -35,15 +33,11 @@ def ok(check: str, message: str) -> DoctorFinding:
     return DoctorFinding(check, CheckVerdict.OK, message)
 
 
-def warn(
-    check: str, message: str, advice: str, command: str = "", *, fix: str = ""
-) -> DoctorFinding:
+def warn(check: str, message: str, advice: str, command: str = "") -> DoctorFinding:
     """Return a finding that something works, but not as well as it could."""
-    return DoctorFinding(check, CheckVerdict.WARN, message, advice, command, fix)
+    return DoctorFinding(check, CheckVerdict.WARN, message, advice, command)
 
 
-def fail(
-    check: str, message: str, advice: str, command: str = "", *, fix: str = ""
-) -> DoctorFinding:
+def fail(check: str, message: str, advice: str, command: str = "") -> DoctorFinding:
     """Return a finding that something cannot work."""
-    return DoctorFinding(check, CheckVerdict.FAIL, message, advice, command, fix)
+    return DoctorFinding(check, CheckVerdict.FAIL, message, advice, command)

@@ -240,8 +240,7 @@ def mps_facts(settings: "Settings") -> MpsFacts:
             continue
         uuid = known.uuid if known is not None else ""
         clients = _clients(control, uuid) if folder in alive else None
-        kept = known is not None and bool(known.launcher)
-        own.append(OwnMps(folder, uuid, folder in alive, clients, kept))
+        own.append(OwnMps(folder, uuid, folder in alive, clients))
     simulated = settings.gpu.simulated_host is not None
     engines = engine_socket(settings.engine.launcher, SetupHost())
     launcher = engines and mps_launcher(engines)

@@ -54,9 +54,8 @@ def check_engines(
             warn(
                 CHECK,
                 f"{len(orphans)} of profile jobs that ended: {_names(orphans)}",
-                "they hold memory for nobody: end them",
-                "partitiond doctor --fix",
-                fix="end them",
+                "they hold memory for nobody; the next start of the daemon ends them",
+                "partitiond serve",
             )
         )
     if dead:
@@ -67,9 +66,8 @@ def check_engines(
                 CHECK,
                 f"{len(dead)} run folders of engines that are gone below {run_dir}: "
                 f"{_names(dead)}{beside}",
-                "clear them; their logs are kept",
-                "partitiond doctor --fix",
-                fix="clear them" + (" and end the processes" if strays else ""),
+                "the next start of the daemon clears them, and keeps their logs",
+                "partitiond serve",
             )
         )
     return found or [ok(CHECK, "none left over")]

@@ -87,7 +87,6 @@ def _journal(gpus: Sequence[DeviceDetails], journal: Sequence[Entry]) -> list[Do
                 f"left over of ours: {_words(left)}",
                 "the next start of the daemon takes them away",
                 SETTLE,
-                fix="take away what the journal says is ours and no engine uses",
             )
         )
     return found

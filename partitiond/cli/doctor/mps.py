@@ -23,14 +23,12 @@ class OwnMps:
         uuid: UUID of its GPU; empty if the folder's record cannot be read.
         alive: whether its control daemon runs.
         clients: number of the control daemon's clients; None if it does not say.
-        kept: whether the control daemon runs as the user of engines.
     """
 
     folder: Path
     uuid: str
     alive: bool
     clients: int | None = None
-    kept: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -149,33 +147,18 @@ def _leftovers(mps: MpsFacts) -> list[DoctorFinding]:
                 f"{len(stale)} folders of control daemons that are gone: {folders}",
                 "remove them; logs of interest are in their log folders",
                 f"rm -r {folders}",
-                fix="remove the folders",
             )
         )
     for own in mps.own:
-        if not own.alive:
-            continue
-        if own.clients != 0:
+        if own.alive:
             with_clients = "with unknown" if own.clients is None else f"with {own.clients}"
             found.append(
                 warn(
                     CHECK,
                     f"our control daemon of {own.uuid} runs {with_clients} clients, and no "
                     "daemon of ours looks after it",
-                    "`partitiond serve` adopts them, `partitiond down` then stops them",
+                    "`partitiond serve` adopts it, `partitiond down` then stops it",
                     "partitiond serve",
-                )
-            )
-        else:
-            found.append(
-                warn(
-                    CHECK,
-                    f"our control daemon of {own.uuid} runs, and has no client",
-                    "end it",
-                    "partitiond doctor --fix"
-                    if own.kept
-                    else f"echo quit | CUDA_MPS_PIPE_DIRECTORY={own.folder / 'pipe'} {CONTROL}",
-                    fix="end it",
                 )
             )
     return found

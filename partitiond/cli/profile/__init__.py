@@ -1,1 +1,1 @@
-"""`partitiond profile`: measure models, with the daemon or without, and show what was measured."""
+"""`partitiond profile`: measure models and show what was measured."""

@@ -3,19 +3,19 @@
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from partitiond.cli.ids import ProfileArgument
+from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, jsonable, print_json, say
 from partitiond.cli.profile.diff import diff_table
-from partitiond.cli.profile.reader import shelf_of
 from partitiond.cli.profile.table import profile_details, profiles_table
 from partitiond.core.errors import (
     ConflictError,
     DaemonUnreachableError,
+    NotFoundError,
     PartitiondError,
     ProfileError,
 )
@@ -27,6 +27,10 @@ from partitiond.fleet.profile_files import profile_paths, read_profile
 from partitiond.profiler.plot import plot, plot_profile
 from partitiond.serde import to_json
 
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
+
+T = TypeVar("T")
 PLOT_SUFFIXES = (".png", ".svg")
 
 
@@ -40,8 +44,8 @@ def list_profiles(
 
     Each with its knee, capacity, memory and age, and why it is stale.
     """
-    with shelf_of(ctx) as shelf:
-        views = shelf.views(model)
+    with client_of(ctx) as client:
+        views = client.profile_views(model)
     plain = [_with_stale(view) for view in views]
     emit(plain, as_json=as_json, render=lambda: profiles_table(views))
 
@@ -58,13 +62,26 @@ def show(
     The points with their intervals, points by name, memory, capacity, fits, and how it came to be.
     """
     check_plot_path(plot)
-    with shelf_of(ctx) as shelf:
-        view = shelf.view(profile_id)
-        slo = shelf.slo_of(view.profile)
+    with client_of(ctx) as client:
+        view = _with_profile(client, profile_id, client.profile_view)
+        slo = _slo_of(client, view.profile)
     plain = _with_stale(view)
     emit(plain, as_json=as_json, render=lambda: profile_details(view, slo))
     if plot is not None:
         draw(view.profile, plot, slo)
+
+
+def _with_profile(client: "ControlClient", given: str, use: Callable[[str], T]) -> T:
+    """Use the profile of this id or beginning. Raises NotFoundError, InputError."""
+    return with_id("profile", given, use, lambda: (v.profile.id for v in client.profile_views()))
+
+
+def _slo_of(client: "ControlClient", profile: Profile) -> Slo | None:
+    """Return the SLO of the registered model; if there is none, that of the measurement."""
+    try:
+        return client.model(profile.model).record.spec.slo
+    except NotFoundError:
+        return profile.slo
 
 
 def _with_stale(view: ProfileView) -> dict[str, object]:
@@ -122,7 +139,7 @@ def _given_slo(ttft: float | None, tpot: float | None) -> Slo | None:
 
 
 def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
-    """Return profiles by file or id; the daemon or state folder is asked only for ids.
+    """Return profiles by file or id; the daemon is asked only for ids.
 
     Raises:
         ProfileError: a file cannot be read.
@@ -133,9 +150,12 @@ def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
     if len(files) == len(set(names)):
         return [read_profile(Path(name)) for name in names]
     try:
-        with shelf_of(ctx) as shelf:
+        with client_of(ctx) as client:
             return [
-                read_profile(Path(name)) if name in files else shelf.profile(name) for name in names
+                read_profile(Path(name))
+                if name in files
+                else _with_profile(client, name, client.profile_by_id)
+                for name in names
             ]
     except DaemonUnreachableError as error:
         missing = next(name for name in names if name not in files)
@@ -193,8 +213,8 @@ def export(
 ) -> None:
     """Write a profile as JSON, to keep or to import elsewhere."""
     del as_json  # an export is always JSON
-    with shelf_of(ctx) as shelf:
-        profile = shelf.profile(profile_id)
+    with client_of(ctx) as client:
+        profile = _with_profile(client, profile_id, client.profile_by_id)
     text = to_json(profile, indent=2) + "\n"
     if output is None:
         sys.stdout.write(text)

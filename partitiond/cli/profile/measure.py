@@ -1,4 +1,4 @@
-"""Implements `partitiond profile MODEL`: measures in the daemon, or here if no daemon runs."""
+"""Implements `partitiond profile MODEL`: a job of the daemon, shown to its end."""
 
 import dataclasses
 import secrets
@@ -11,23 +11,16 @@ from partitiond.cli.models import registration as given
 from partitiond.cli.options import (
     JsonOption,
     check_time_limit,
-    connected,
+    client_of,
     memory_bytes,
     option,
-    settings_of,
     spread,
 )
 from partitiond.cli.output import emit, err, say
 from partitiond.cli.profile.kept import check_plot_path, draw
 from partitiond.cli.profile.table import profile_table
 from partitiond.cli.waiting import wait_for_job
-from partitiond.core.errors import (
-    ConflictError,
-    DaemonUnreachableError,
-    NotFoundError,
-    PartitiondError,
-    SpecError,
-)
+from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError, SpecError
 from partitiond.core.model.spec import ModelSpec, SourceKind
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.core.profile.record import Profile
@@ -35,7 +28,6 @@ from partitiond.fleet.workloads import changed_workload
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
-    from partitiond.settings.schema import Settings
 
 
 @spread
@@ -90,10 +82,9 @@ def profile(
     Prints throughput and latency by batch size, the frontier and the knee, and confirms on a
     second start the memory and the request rate the knee holds.
 
-    With a running daemon this is a job of the daemon, and a model that is not registered is
-    registered first (without --auto). Without one it runs here; the profile is kept in the
-    state folder either way. Interrupted, the same command goes on with the trials it has.
-    Without a hub, --weights dummy measures the true architecture.
+    This is a job of the daemon. A model that is not registered is registered first (without
+    --auto). Interrupted, the same command goes on with the trials it has. Without a hub,
+    --weights dummy measures the true architecture.
 
     A GPU is measured whole, unless --memory, --mps or --mig ask for a share of it. Plans derive
     shares from the whole by themselves; measuring one makes them surer.
@@ -127,7 +118,8 @@ def profile(
         sm_percent=mps,
         mig_profile=(mig or "").strip().lower(),
     )
-    found = measure(settings_of(ctx), model, body, options)
+    with client_of(ctx) as client:
+        found = measure(client, model, body, options)
     _show(found, plot, as_json=as_json)
 
 
@@ -164,29 +156,6 @@ def check_variant(body: dict[str, Any], options: ProfileOptions) -> None:
 
 
 def measure(
-    settings: "Settings", model: str, body: dict[str, Any], options: ProfileOptions
-) -> Profile:
-    """Profile in the daemon if one answers, else in this process."""
-    with connected(settings) as client:
-        if daemon_answers(client):
-            return measure_in_daemon(client, model, body, options)
-    from partitiond.cli.profile.local import measure_here
-
-    check_variant(body, options)
-    say("No daemon runs: measuring in this process.")
-    return measure_here(settings, body, options, err())
-
-
-def daemon_answers(client: "ControlClient") -> bool:
-    """Whether a daemon answers at all; other errors propagate to the caller."""
-    try:
-        client.models()
-    except DaemonUnreachableError:
-        return False
-    return True
-
-
-def measure_in_daemon(
     client: "ControlClient", model: str, body: dict[str, Any], options: ProfileOptions
 ) -> Profile:
     """Register the model if needed, run the job with visible progress, and fetch the profile."""

@@ -2,13 +2,13 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from partitiond.cli.models.configs import architecture_for
 from partitiond.cli.options import JsonOption, option, settings_of, spread
 from partitiond.cli.output import emit, say
-from partitiond.cli.tools import estimate_options as asked
 from partitiond.cli.tools.estimate_view import comparison_table, estimate_table
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.cpus import measured_cpu
@@ -31,9 +31,16 @@ NO_BOUND_SECONDS = 86400.0
 @spread
 def estimate(
     ctx: typer.Context,
-    model: asked.ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A catalog name, a local folder, or a path to a config.json."
+        ),
+    ],
     *,
-    hardware: asked.HardwareOption = None,
+    hardware: str | None = option(
+        "As a100-40gb, l4, t4, a100-40gb:1g.5gb; 'cpu' measures this host's CPU.", metavar="NAME"
+    ),
     compare: str | None = option("Several kinds, side by side.", metavar="A,B,..."),
     prompt_tokens: int = option("Mean prompt.", default=512),
     output_tokens: int = option("Mean output.", default=256),
@@ -48,9 +55,9 @@ def estimate(
     quantization: str = option("While loading, as fp8 or fp8_per_block; vLLM's names.", default=""),
     kv_cache_dtype: str = option("auto or fp8.", default="auto"),
     max_model_len: int | None = option("Context; default from the workload.", min=1),
-    sm_percent: asked.SmOption = None,
+    sm_percent: int | None = option("An MPS share of the SMs.", min=1, max=100),
     mig: str | None = option("A MIG slice, as 1g.5gb.", metavar="NAME"),
-    cores: asked.CoresOption = None,
+    cores: int | None = option("Of a CPU; default all.", min=1),
     prices: Path | None = option(
         "TOML: a table [price_per_hour] with a number for each hardware name, and "
         'optionally currency = "...". None are shipped.',

@@ -12,7 +12,6 @@ from partitiond.core.model.spec import Slo
 from partitiond.core.performance.comparison import DeviceOption, cheapest
 from partitiond.core.performance.estimate_report import EstimateReport, Question
 from partitiond.core.performance.replicas import best_replication
-from partitiond.core.profile.record import Profile
 from partitiond.core.units import format_bytes
 
 
@@ -199,38 +198,3 @@ def _legend(options: Sequence[DeviceOption], prices: TokenPrices | None) -> Iter
     best = cheapest(options)
     if best is not None:
         yield f"cheapest per token: {best.hardware}, replicas on it: {best.replicas}"
-
-
-def transfer_table(predicted: Profile, measured: Sequence[Profile]) -> RenderableType:
-    """The predicted points beside the throughput of the first source, and the error band."""
-    first = measured[0]
-    heading = (
-        f"{predicted.model} on {predicted.hardware} ({predicted.size.key}), "
-        f"{predicted.workload.key}: transferred"
-    )
-    table = new_table(
-        ">batch", ">tok/s", ">req/s", ">TTFT p95", ">TPOT p95", ">footprint", ">source tok/s", ""
-    )
-    for point in predicted.points:
-        there = first.point(point.batch)
-        knee = point.batch == predicted.knee.batch
-        table.add_row(
-            str(point.batch),
-            rate(point.output_tokens_per_s),
-            rate(point.req_per_s),
-            duration(point.ttft.p95),
-            duration(point.tpot.p95),
-            format_bytes(point.footprint_bytes),
-            rate(there.output_tokens_per_s if there else None),
-            "knee" if knee else "",
-            style="bold" if knee else "",
-        )
-    assert predicted.transfer is not None
-    lines = [
-        f"error band of throughput: +-{predicted.transfer.error_share:.0%}",
-        predicted.transfer.method,
-        f"from {', '.join(predicted.transfer.source_ids)}",
-    ]
-    if not predicted.points:
-        lines.insert(0, "not even one request fits")
-    return Group(Text(heading, style="bold"), table, Text("\n".join(lines)))

@@ -26,9 +26,8 @@ from partitiond.advise.today import (
     resolved,
 )
 from partitiond.advise.traffic import ObservedTraffic, traffic_of
-from partitiond.cli.options import settings_of
+from partitiond.cli.options import client_of, settings_of
 from partitiond.cli.output import err, say
-from partitiond.cli.profile.reader import shelf_of
 from partitiond.cli.progress import reporting
 from partitiond.cli.tools.advise_options import AdviseRequest
 from partitiond.core.errors import PartitiondError, SpecError, UpstreamError
@@ -217,11 +216,11 @@ def _missed(watched: ScrapedEngines) -> Iterable[str]:
 
 
 def _measured(ctx: typer.Context, asked: AdviseRequest) -> list[Profile]:
-    """Profiles from the named files, and those the daemon or the state folder keeps."""
+    """Profiles from the named files, and those that the daemon keeps."""
     found = [read_profile(path) for path in profile_paths(asked.profiles)]
-    # Advice needs no daemon: without one and without kept profiles, estimates stand in.
-    with contextlib.suppress(PartitiondError), shelf_of(ctx) as shelf:
-        found += [view.profile for view in shelf.views() if not view.stale]
+    # Advice needs no daemon: without one, estimates stand in for what no file holds.
+    with contextlib.suppress(PartitiondError), client_of(ctx) as client:
+        found += [view.profile for view in client.profile_views() if not view.stale]
     return list({profile.id: profile for profile in found}.values())
 
 

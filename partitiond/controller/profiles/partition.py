@@ -10,18 +10,7 @@ from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.mig.geometry import profiles_of
 from partitiond.core.profile.jobs import ProfileOptions
-from partitiond.core.replica.leases import PartitionRequest
 from partitiond.core.units import format_bytes
-
-
-def wish_of(options: ProfileOptions, cores: int | None = None) -> PartitionRequest:
-    """Return the partition that these options ask for."""
-    return PartitionRequest(
-        options.cores if cores is None else cores,
-        options.memory_bytes,
-        options.sm_percent,
-        options.mig_profile,
-    )
 
 
 def device_for(options: ProfileOptions, devices: Sequence[Device]) -> Device:

@@ -20,7 +20,7 @@ from tests.cli.conftest import Cli
 def test_json_lists_every_check_and_what_to_do_about_what_is_not_ok(cli: Cli) -> None:
     result = cli("doctor --json")
     checks = {finding["check"]: finding for finding in result.json}
-    assert {"python", "engine", "devices", "state_dir", "proxy", "leftovers"} <= set(checks)
+    assert {"python", "engine", "devices", "state_dir", "proxy", "engines"} <= set(checks)
     failed = any(finding["verdict"] == "fail" for finding in result.json)
     assert result.code == (1 if failed else 0)
     for finding in result.json:
@@ -44,6 +44,9 @@ def test_a_taken_port_is_found_and_a_free_one_is_not() -> None:
         at = ("proxy", "127.0.0.1", taken.getsockname()[1])
         assert doctor.check_port(*at, daemon_runs=False).verdict == "fail"
         assert doctor.check_port(*at, daemon_runs=True).verdict == "ok"
+        survived = doctor.check_port(*at, daemon_runs=False, processes=["python (pid 7)"])
+        assert (survived.verdict, survived.command) == ("warn", "partitiond serve")
+        assert "python (pid 7)" in survived.message
     assert doctor.check_port(*at, daemon_runs=False).verdict == "ok"
 
 

@@ -61,15 +61,16 @@ def test_what_only_gpu_hosts_need_is_not_asked_of_others() -> None:
     assert limits(host, Ulimits(locked_bytes=64 * 1024), gpus=0, cores=1) == []
 
 
-def test_engines_that_serve_are_never_fixed_and_others_are() -> None:
+def test_engines_that_serve_are_told_from_what_ended() -> None:
     folders = (
         EngineFolder("a-1", alive=True, processes=3, serving=True),
         EngineFolder("profile-1", alive=True, processes=3, serving=False),
         EngineFolder("b-1", alive=False, processes=1, serving=True),
     )
     serving, orphan, dead = bad(check_engines(folders, Path("/run/x"), daemon_runs=False))
-    assert (serving.fix, orphan.fix) == ("", "end them")
-    assert dead.fix == "clear them and end the processes"
+    assert [one.command for one in (serving, orphan, dead)] == ["partitiond serve"] * 3
+    assert ["adopts" in serving.advice, "ends" in orphan.advice] == [True, True]
+    assert "and 1 processes they left" in dead.message
     assert bad(check_engines(folders, Path("/run/x"), daemon_runs=True)) == []
     assert bad(check_engines((), Path("/run/x"), daemon_runs=False)) == []
 

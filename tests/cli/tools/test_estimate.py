@@ -1,15 +1,10 @@
-"""`partitiond tools estimate` and `transfer` work without daemon, engine or network."""
+"""`partitiond tools estimate` works without daemon, engine or network."""
 
 import json
 from pathlib import Path
 
-import pytest
-
-from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.models.catalog import CATALOG
-from partitiond.serde import from_json, to_json
 from tests.cli.conftest import Cli, widest
-from tests.core.transfer_samples import cores, source, subject
 
 A100 = ("--hardware", "a100-40gb")
 
@@ -112,43 +107,3 @@ def test_what_makes_no_sense_is_refused_with_what_to_do(cli: Cli) -> None:
         ("--hardware l4 --max-model-len 1000000", "768 to 2048"),
     ):
         cli(*("tools", "estimate", "opt-1.3b", *words.split())).refused(2, said)
-
-
-@pytest.fixture
-def measured(tmp_path: Path) -> list[Path]:
-    """Two measured profiles of one model, on one core and on two."""
-    paths = [tmp_path / f"cores-{count}.json" for count in (1, 2)]
-    for count, path in enumerate(paths, 1):
-        path.write_text(to_json(source(subject(size=cores(count)), noise=0.02, seed=count).profile))
-    return paths
-
-
-def test_transfer_predicts_other_cores_another_model_and_other_lengths(
-    cli: Cli, measured: list[Path], tmp_path: Path
-) -> None:
-    target = tmp_path / "four.json"
-    result = cli("tools transfer", *measured, "--cores", 4, "-o", target)
-    assert "error band" in result.out
-    assert widest(result.out) <= 80
-    kept = from_json(Profile, target.read_text())
-    assert (kept.kind, kept.size.key) == (ProfileKind.TRANSFERRED, "cores-4")
-    assert kept.transfer is not None
-    assert len(kept.transfer.source_ids) == 2
-    lengths = "--prompt-tokens 64 --output-tokens 64"
-    other = cli(f"tools transfer {measured[0]} --model opt-125m {lengths} --json").json
-    assert (other["model"], other["workload"]["prompt_tokens"]) == ("opt-125m", 64)
-    assert other["transfer"]["error_share"] > 0.1
-
-    for words, said in (
-        ("--hardware l4", "GPU"),
-        ("--cores 9", "8 cores"),
-        ("--sm-percent 10", "--sm-percent"),
-        ("--model opt-1", "opt-1.3b"),
-        ("--prompt-tokens 100000", "8192"),
-        ("--output /nowhere/p.json", "cannot be written"),
-        (str(measured[0]), "given twice"),
-        ("none.json", "none.json"),
-    ):
-        cli("tools transfer", measured[0], *words.split()).refused(2, said)
-    cli("tools transfer measured").refused(5, "no file measured", "partitiond serve")
-    cli("profile diff", tmp_path, measured[0]).refused(2, "directory")

@@ -17,14 +17,14 @@ import psutil
 import pytest
 from rich.console import Console
 
+from examples.demo import daemon as demo_daemon
+from examples.demo import demo
+from examples.demo import overload as demo_overload
+from examples.demo.demo import DemoOptions, demo_specs, prepare_folder, undisturbed
+from examples.demo.overload import ModelLoad, Side, comparison, summarise_side
+from examples.demo.steps import SLO, held_slo
+from examples.demo.story import Story
 from loadgen import OpenLoopResult, Outcome, Samples, Throughput
-from partitiond.cli.demo import daemon as demo_daemon
-from partitiond.cli.demo import demo
-from partitiond.cli.demo import overload as demo_overload
-from partitiond.cli.demo.demo import DemoOptions, demo_specs, prepare_folder, undisturbed
-from partitiond.cli.demo.overload import ModelLoad, Side, comparison, summarise_side
-from partitiond.cli.demo.steps import SLO, held_slo
-from partitiond.cli.demo.story import Story
 from partitiond.client.client import ControlClient
 from partitiond.core.errors import ConflictError
 from partitiond.core.model.spec import Slo, Weights

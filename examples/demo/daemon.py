@@ -70,7 +70,7 @@ def check_folder(folder: Path) -> None:
             return
     raise ConflictError(
         f"{folder} is not empty and was not made by the demo.",
-        hint="The demo needs a folder of its own: partitiond demo --state-dir /tmp/demo",
+        hint="The demo needs a folder of its own: make demo DEMO_ARGS='--state-dir /tmp/demo'",
     )
 
 

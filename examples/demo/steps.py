@@ -5,8 +5,8 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from partitiond.cli.demo import overload as demo_overload
-from partitiond.cli.demo.story import Story
+from examples.demo import overload as demo_overload
+from examples.demo.story import Story
 from partitiond.cli.plan.commands import plan_and_apply
 from partitiond.cli.plan.up import register_or_update
 from partitiond.cli.plan.view import render_plan

@@ -12,10 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from partitiond import native
-from partitiond.cli.daemon import lock_is_held
-from partitiond.cli.demo import steps as demo_steps
-from partitiond.cli.demo.daemon import (
+from examples.demo import steps as demo_steps
+from examples.demo.daemon import (
     HURRIED_SECONDS,
     STOP_SECONDS,
     DemoDaemon,
@@ -26,7 +24,9 @@ from partitiond.cli.demo.daemon import (
     run_folder,
     toml_text,
 )
-from partitiond.cli.demo.story import Story
+from examples.demo.story import Story
+from partitiond import native
+from partitiond.cli.daemon import lock_is_held
 from partitiond.cli.options import connect, parse_overrides
 from partitiond.cli.output import err, out
 from partitiond.cli.progress import reporting
@@ -82,7 +82,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         PartitiondError: a step failed; everything that the demo started is ended first.
     """
     story = Story(err() if options.as_json else out(), STEPS)
-    story.say("partitiond demo: the whole loop on this machine, with a real engine.")
+    story.say("The demo: the whole loop on this machine, with a real engine.")
     settings, config = prepare_folder(options)
 
     client = connect(settings)
@@ -136,7 +136,7 @@ def prepare_folder(options: DemoOptions) -> tuple[Settings, Path]:
     except OSError as error:
         raise PartitiondError(
             f"{options.folder} cannot be written: {error.strerror}.",
-            hint="Choose another folder: partitiond demo --state-dir /tmp/demo",
+            hint="Choose another folder: make demo DEMO_ARGS='--state-dir /tmp/demo'",
         ) from error
     overrides = parse_overrides(options.overrides, None)
     settings = load_settings(config, os.environ, overrides).settings

@@ -1,1 +1,0 @@
-"""Measures replicas side by side: of one model (`replication`) and of two (`pairs`)."""
