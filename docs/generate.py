@@ -42,8 +42,7 @@ def cli_page() -> str:
     root = command_line()
     blocks = [
         "Global options stand before the command: `partitiond --state-dir DIR status`. "
-        "Exit codes are on [a page of their own](exit-codes.md). Commands that moved are in "
-        "[a table](#former-names) at the end.",
+        "Exit codes are on [a page of their own](exit-codes.md).",
         _options(root),
     ]
     for path, command, short in commands(root):

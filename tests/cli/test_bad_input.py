@@ -16,15 +16,12 @@ def test_without_a_daemon_commands_say_how_to_start_one(cli: Cli) -> None:
         *("status", "plan", "apply", "events", "keys list", "keys create", "keys remove x"),
         *("keys show x", "keys update x --label y", "keys rotate x", "models list"),
         *("models add opt-125m", "models show x", "models remove x", "models update x --demand 2"),
-        *("profile list", "profile show x", "profile export x"),
+        *("profile opt-125m", "profile list", "profile show x", "profile export x"),
         *("profile jobs list", "profile jobs show x", "profile jobs cancel x"),
     ):
         cli(*words.split()).refused(5, "127.0.0.1:1", "partitiond serve")
     assert cli("down").code == 0, "stopping one that does not run is no error"
     assert cli("down", "--json").json == {"stopped": False, "engines_kept": False}
-
-
-SIMULATED = "profile opt-125m --engine-kind simulated --weights dummy"
 
 
 def test_what_makes_no_sense_is_refused(cli: Cli) -> None:
@@ -33,15 +30,10 @@ def test_what_makes_no_sense_is_refused(cli: Cli) -> None:
         ("--config none.toml setup config show", 2, ("none.toml",)),
         ("models add opt-125m --ttft 1", 2, ("--tpot",)),
         ("models update opt-125m", 2, ("nothing to change",)),
-        ("profile no-such-model", 2, ("no-such-model", "opt-125m")),
-        ("profile opt-125m --weights heavy", 2, ("heavy", "dummy")),
-        ("profile opt-125m --device GPU-9 --weights dummy", 10, ("GPU-9",)),
         ("profile opt-125m --plot no/such/folder/plot.png", 2, ("no folder",)),
         ("profile opt-125m --plot plot.pdf", 2, ("plot.pdf",)),
-        (f"{SIMULATED} --memory much", 2, ("not a size", "6GiB")),
-        (f"{SIMULATED} --memory 0", 2, ("above 0",)),
-        (f"{SIMULATED} --max-num-batched-tokens 0", 2, ("greater than or equal to 16",)),
-        (f"{SIMULATED} --variant int4-awq", 2, ("what the variant 'int4-awq'", "--quantization")),
+        ("profile opt-125m --memory much", 2, ("not a size", "6GiB")),
+        ("profile opt-125m --memory 0", 2, ("above 0",)),
         ("--set proxy.port setup config show", 2, ("key=value",)),
     ):
         cli(words).refused(code, *said)
@@ -49,7 +41,7 @@ def test_what_makes_no_sense_is_refused(cli: Cli) -> None:
 
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(SettingsError):
-        main(["--debug", "--set", "nonsense", "config", "show"])
+        main(["--debug", "--set", "nonsense", "setup", "config", "show"])
 
 
 @pytest.mark.parametrize(
@@ -68,13 +60,6 @@ def test_bad_files_are_named(cli: Cli, tmp_path: Path, content: str | None, word
     for command in ("plan --from", "up -f"):
         cli(command, file).refused(2, word)
     cli("profile import", file).refused(2, "fleet.toml")
-
-
-def test_without_a_hub_profiling_names_dummy_weights(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    cli("profile opt-125m").refused(8, "--weights dummy")
 
 
 def test_numbers_that_are_none(cli: Cli) -> None:
