@@ -37,8 +37,6 @@ class ProxyOptions:
         max_attempts: including the first.
         retry_share: retries allowed per request of a model; 0 for none.
         workers: processes on the same port; together they never exceed a replica's limit.
-        max_connections_per_address: open connections of one client address; 0 for no such limit.
-            Addresses of trusted proxies are not limited.
         tls_certificate: PEM file with the certificate chain, or empty for plain HTTP; reloaded
             when it changes.
         tls_key: PEM file with the certificate's key.
@@ -77,7 +75,6 @@ class ProxyOptions:
     max_attempts: int = 2
     retry_share: float = 0.2
     workers: int = 1
-    max_connections_per_address: int = 0
     tls_certificate: str = ""
     tls_key: str = ""
     trusted_proxies: tuple[str, ...] = ()

@@ -6,7 +6,6 @@ With several workers, `workers` has the listeners, and each worker has a state (
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import signal
 import socket
 from collections.abc import Iterator
@@ -18,14 +17,13 @@ from partitiond.core.errors import ConflictError
 from partitiond.proxy.config import ProxyArguments
 from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.table_file import write_atomically
-from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.listening.acceptor import Accepting
-from partitiond.proxy.listening.handshakes import Opener
+from partitiond.proxy.listening.handshakes import open_clients
 from partitiond.proxy.listening.opening import exclusive, listen_tcp, listen_unix
 from partitiond.proxy.listening.tls import ServerTls, server_tls
 from partitiond.proxy.peer_server.server import PeerServer, listen_for_peers
-from partitiond.proxy.peers.tls import PeerTls
+from partitiond.proxy.peers.tls import PeerTls, peer_tls
 from partitiond.proxy.process import PID_FILE, arguments_text, own_identity
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.telemetry.traffic import leave_behind, new_epoch
@@ -68,7 +66,7 @@ def listening(arguments: ProxyArguments, log: LogFile) -> Iterator[Listeners]:
     options = arguments.options
     with exclusive(arguments.state_dir), contextlib.ExitStack() as stack:
         tls = server_tls(options, log)
-        peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
+        peers_tls = peer_tls(Path(options.peers_tls)) if options.peers_tls else None
         clients = stack.enter_context(listen_tcp(arguments.host, arguments.port))
         control = stack.enter_context(listen_unix(arguments.control_socket))
         peers = None
@@ -147,7 +145,7 @@ class _Servers:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
         loop.add_signal_handler(signal.SIGHUP, self._hung_up)
-        opener = Opener(functools.partial(DataProtocol, self._state), self._state, self._tls)
+        opener = open_clients(self._state, self._tls)
         accepting = Accepting(self._opened.clients, opener.open)
         peers: PeerServer | None = None
         if self._opened.peers is not None:

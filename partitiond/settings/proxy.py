@@ -99,13 +99,6 @@ class ProxySettings(Table):
         description="Open connections of clients; further ones get 503. Each may take two file "
         "descriptors: `partitiond doctor` compares.",
     )
-    max_connections_per_address: int = Field(
-        0,
-        ge=0,
-        le=1_000_000,
-        description="Open connections of one client address, those of trusted proxies excepted; 0 "
-        "for no such limit.",
-    )
     max_header_bytes: Size = Field(
         Bytes(32 * KIB),
         ge=4 * KIB,

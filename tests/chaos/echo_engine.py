@@ -4,7 +4,6 @@ The prompt says what to do, in `name=value` words:
 
     token=ab12   put into every piece of the answer
     count=5      pieces (tokens) of the answer
-    pad=100      bytes added to each piece
     pause=0.01   seconds before each piece
     hold=head    answer nothing; hold=body: a head and one piece, then nothing
     poison=1     the process dies, if it was started with --dies-on-poison
@@ -41,7 +40,6 @@ class Wish:
     usage: bool
     token: str
     count: int
-    pad: int
     pause: float
     hold: str
     poison: bool
@@ -61,21 +59,20 @@ def read_wish(path: str, body: bytes) -> Wish:
         usage=bool((payload.get("stream_options") or {}).get("include_usage")),
         token=words.get("token", "none"),
         count=int(words.get("count", "3")),
-        pad=int(words.get("pad", "0")),
         pause=float(words.get("pause", "0")),
         hold=words.get("hold", ""),
         poison="poison" in words,
     )
 
 
-def piece(token: str, number: int, pad: int = 0) -> str:
+def piece(token: str, number: int) -> str:
     """One token of an answer."""
-    return f"{token}-{number}{'x' * pad} "
+    return f"{token}-{number} "
 
 
-def full_text(token: str, count: int, pad: int = 0) -> str:
+def full_text(token: str, count: int) -> str:
     """The text of a complete answer."""
-    return "".join(piece(token, number, pad) for number in range(count))
+    return "".join(piece(token, number) for number in range(count))
 
 
 def chunk(data: bytes) -> bytes:
@@ -102,7 +99,7 @@ def answer_pieces(wish: Wish) -> Iterator[bytes]:
         about["object"] = "chat.completion.chunk"
         yield _event(about | {"choices": [{"index": 0, "delta": {"role": "assistant"}}]})
     for number in range(wish.count):
-        text = piece(wish.token, number, wish.pad)
+        text = piece(wish.token, number)
         said: dict[str, object] = {"delta": {"content": text}} if wish.chat else {"text": text}
         last = number == wish.count - 1
         choice = {"index": 0, "finish_reason": "length" if last else None, **said}
@@ -114,7 +111,7 @@ def answer_pieces(wish: Wish) -> Iterator[bytes]:
 
 
 def _whole(wish: Wish, about: dict[str, object]) -> bytes:
-    text = full_text(wish.token, wish.count, wish.pad)
+    text = full_text(wish.token, wish.count)
     choice: dict[str, object] = {"index": 0, "finish_reason": "length"}
     choice |= {"message": {"role": "assistant", "content": text}} if wish.chat else {"text": text}
     body = json.dumps(about | {"choices": [choice], "usage": _usage(wish.count)}).encode()

@@ -51,9 +51,8 @@ def request_bytes(path: str, payload: object, *headers: str) -> bytes:
 class RawClient:
     """One connection at a time, kept while the other side keeps it."""
 
-    def __init__(self, port: int, *, source: str = "127.0.0.1", limit: int = 2**16) -> None:
+    def __init__(self, port: int, *, limit: int = 2**16) -> None:
         self._port = port
-        self._source = source
         self._limit = limit
         self._reader: asyncio.StreamReader | None = None
         self.writer: asyncio.StreamWriter | None = None
@@ -68,7 +67,7 @@ class RawClient:
 
     async def connect(self) -> None:
         self._reader, self.writer = await asyncio.open_connection(
-            "127.0.0.1", self._port, local_addr=(self._source, 0), limit=self._limit
+            "127.0.0.1", self._port, limit=self._limit
         )
 
     async def post(self, path: str, payload: object, *headers: str) -> Answer:

@@ -20,9 +20,9 @@ class Verdict(enum.StrEnum):
     """A stream with a true beginning of its own answer, an error event and its proper end."""
 
 
-def judge(answer: Answer, token: str, count: int, *, is_chat: bool, pad: int = 0) -> Verdict:
+def judge(answer: Answer, token: str, count: int, *, is_chat: bool) -> Verdict:
     """The verdict on one answer of an echo engine."""
-    want = full_text(token, count, pad)
+    want = full_text(token, count)
     if answer.status != 200:
         check_error(answer)
         return Verdict.REFUSED

@@ -91,10 +91,8 @@ async def test_the_engines_span_is_a_child_of_ours(
             assert answer.status_code == 200, answer.text
             await until(lambda: bool(collector.of_kind("json")), "no span of ours", EXPORT_SECONDS)
         (resource,) = json.loads(collector.of_kind("json"))["resourceSpans"]
-        spans = {span["name"]: span for span in resource["scopeSpans"][0]["spans"]}
-        ours = spans["engine m-0"]
-        assert ours["traceId"] == TRACE
-        assert spans["text_completion m"]["parentSpanId"] == SPAN
+        (ours,) = resource["scopeSpans"][0]["spans"]
+        assert (ours["traceId"], ours["parentSpanId"]) == (TRACE, SPAN)
         ids = bytes.fromhex(TRACE), bytes.fromhex(ours["spanId"])
         await until(
             lambda: all(one in collector.of_kind("protobuf") for one in ids),

@@ -47,6 +47,23 @@ async def test_a_head_that_never_ends_is_cut_off(make: Make, data: bytes, status
         assert json.loads(body)["error"]["code"] == "timeout"
 
 
+@pytest.mark.parametrize("at", [0, len(HEAD) + 30])
+async def test_a_request_that_comes_a_byte_at_a_time_has_a_time_limit(make: Make, at: int) -> None:
+    """Activity does not extend it: 'slowloris' clients send a byte now and then for ever."""
+    proxy = await make.proxy(table(), client_timeout_seconds=10)
+    client = await RawClient.to(proxy.port)
+    data = post({"model": "m", "prompt": "x" * 1000})
+    client.send(data[:at])
+    answering = asyncio.create_task(client.rest())
+    for sent in range(at, len(data)):
+        if answering.done():
+            break
+        client.send(data[sent : sent + 1])
+        await asyncio.wait({answering}, timeout=1)
+    assert (await answering).startswith(b"HTTP/1.1 408 ")
+    assert sent - at in range(9, 13)
+
+
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(BODY), BODY)
 
 

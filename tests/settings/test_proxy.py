@@ -28,7 +28,6 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
     text = """
     workers = 2
     max_connections = 500
-    max_connections_per_address = 20
     max_header_bytes = "16KiB"
     trusted_proxies = ["10.0.0.0/8", "fd00::/8", "192.0.2.7"]
     cors_origins = ["https://App.example:443", "http://127.0.0.1:3000"]
@@ -45,7 +44,6 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
     assert dataclasses.asdict(options) == dataclasses.asdict(ProxyOptions()) | {
         "workers": 2,
         "max_connections": 500,
-        "max_connections_per_address": 20,
         "max_header_bytes": 16 * 1024,
         "trusted_proxies": ("10.0.0.0/8", "fd00::/8", "192.0.2.7/32"),
         "cors_origins": ("https://app.example", "http://127.0.0.1:3000"),
@@ -68,7 +66,6 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
         ("max_connections = 0", "proxy.max_connections"),
         ("max_sequences = 0", "proxy.max_sequences"),
         ("max_sequences = 65537", "proxy.max_sequences"),
-        ("max_connections_per_address = -1", "proxy.max_connections_per_address"),
         ('max_bodies_bytes = "1MiB"', "less than proxy.max_body_bytes"),
         ('max_header_bytes = "1KiB"', "proxy.max_header_bytes"),
         ('max_header_bytes = "2MiB"', "proxy.max_header_bytes"),

@@ -34,10 +34,11 @@ def control_api() -> Iterator[Line]:
 
 
 def endpoint_api() -> Iterator[Line]:
-    """The OpenAPI document of the OpenAI-compatible endpoint."""
-    from partitiond.proxy.request.openapi import document
+    """Kind of each route that engines answer."""
+    from partitiond.proxy.request.routes import DATA_ROUTES
 
-    return of_document(document())
+    for route in DATA_ROUTES:
+        yield f"POST {route.path}", route.kind.value + (", streams" if route.streams else "")
 
 
 def settings() -> Iterator[Line]:

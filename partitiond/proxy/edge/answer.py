@@ -29,17 +29,19 @@ STATUS_LINES: Final = {
 
 
 class ClientSide:
-    """The connection of a client, as its requests see it; `DataProtocol` is the only kind.
+    """The connection of a client, or of another host's proxy, as its requests see it.
 
     Attributes:
         address: the client's address, or empty.
         write_paused: the client does not read at the moment.
+        was_opened: it has been a connection; before, its handshake runs.
     """
 
     transport: asyncio.Transport
     state: ProxyState
     address: str
     write_paused: bool
+    was_opened: bool
 
     def head_lines(self, *, last: bool) -> bytes:
         """Return the headers that every answer has, each with its line end.
@@ -67,69 +69,38 @@ class ClientSide:
 
 
 class Answer:
-    """One answer, to a client or to the proxy of another host.
+    """One answer to a client; `peer_server.answer` has that to the proxy of another host.
 
     Attributes:
         write: sends raw bytes; for a chunked stream, whole frames.
         chunked: streams are sent in chunks (not to HTTP/1.0 clients).
+        keep_alive: the connection stays open afterwards; may be revoked until the head is sent.
         status: the status that was sent; 0 before the head is sent.
         streaming: a stream has begun and has not ended.
         ended: the answer is complete.
-    """
-
-    __slots__ = ("chunked", "ended", "status", "streaming", "write")
-
-    def __init__(self, write: Callable[[bytes], object], *, chunked: bool) -> None:
-        self.write = write
-        self.chunked = chunked
-        self.status = 0
-        self.streaming = False
-        self.ended = False
-
-    def whole(self, status: int, content_type: bytes, body: bytes, headers: bytes = b"") -> None:
-        """Send a complete answer."""
-        raise NotImplementedError
-
-    def start_stream(self, first: bytes) -> None:
-        """Send the head of a stream and its first events."""
-        raise NotImplementedError
-
-    def piece(self, data: bytes) -> None:
-        """Send further events of a stream."""
-        raise NotImplementedError
-
-    def end_stream(self, data: bytes) -> None:
-        """Send the last events of a stream, and its head if the stream has not begun."""
-        raise NotImplementedError
-
-    def error(self, error: ApiError, opening: bytes = b"") -> None:
-        """Send an error as an answer, or as the end of a stream that has begun."""
-        raise NotImplementedError
-
-
-class ClientAnswer(Answer):
-    """An answer to a client.
-
-    Attributes:
-        keep_alive: the connection stays open afterwards; may be revoked until the head is sent.
         extra: further headers, each with its line end.
         is_bodiless: the request was HEAD.
         whole_bytes: of the body, if it was sent as a whole.
     """
 
     __slots__ = (
-        "_client", "_dialect", "extra", "is_bodiless", "keep_alive", "request_id", "whole_bytes",
+        "_client", "_dialect", "chunked", "ended", "extra", "is_bodiless", "keep_alive",
+        "request_id", "status", "streaming", "whole_bytes", "write",
     )  # fmt: skip
 
     def __init__(
         self, client: ClientSide, dialect: Dialect, request_id: str, *, keep_alive: bool,
         chunked: bool,
     ) -> None:  # fmt: skip
-        super().__init__(client.transport.write, chunked=chunked)
         self._client = client
         self._dialect = dialect
+        self.write: Callable[[bytes], object] = client.transport.write
         self.request_id = request_id
+        self.chunked = chunked
         self.keep_alive = keep_alive
+        self.status = 0
+        self.streaming = False
+        self.ended = False
         self.extra = b""
         self.is_bodiless = False
         self.whole_bytes = 0

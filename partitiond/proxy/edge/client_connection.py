@@ -41,6 +41,7 @@ class ClientConnection(ClientSide):
     def __init__(self, state: ProxyState) -> None:
         self.state = state
         self.address = ""
+        self.was_opened = False
         self.write_paused = False
         self.read_paused = False
         self._options = state.options
@@ -60,6 +61,7 @@ class ClientConnection(ClientSide):
         """Start the clock for the first head."""
         # uvloop's transports are no subclasses of asyncio's, so there is no isinstance here.
         self.transport = cast("asyncio.Transport", transport)
+        self.was_opened = True
         state = self.state
         state.connections.add(self)
         state.start_sweeping()
@@ -67,8 +69,7 @@ class ClientConnection(ClientSide):
         self._is_tls = transport.get_extra_info("sslcontext") is not None
         own = _host(transport.get_extra_info("sockname"))
         self._guards_host = not self._is_tls and is_loopback(own)
-        beyond = state.addresses.opened(self.address)
-        self._is_surplus = beyond or len(state.connections) > self._options.max_connections
+        self._is_surplus = len(state.connections) > self._options.max_connections
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
@@ -76,7 +77,6 @@ class ClientConnection(ClientSide):
         self.write_paused = False
         self._unread.forget()
         self.state.connection_closed(self)
-        self.state.addresses.closed(self.address)
 
     def eof_received(self) -> None:
         """Close when the client sends no more, as asyncio does by default."""

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import httptools
 
-from partitiond.proxy.edge.answer import ClientAnswer
+from partitiond.proxy.edge.answer import Answer
 from partitiond.proxy.edge.attempt import SMALL_ANSWER_BYTES
 from partitiond.proxy.edge.client_connection import IDLE_SECONDS, ClientConnection
 from partitiond.proxy.edge.head_checks import (
@@ -113,7 +113,7 @@ class DataProtocol(ClientConnection):
     def shut_down(self) -> None:
         """End the connection once the request under way has been answered."""
         if self._active is not None:
-            self._active.http.keep_alive = False
+            self._active.answer.keep_alive = False
         elif not self._lingering:
             self.transport.close()
 
@@ -224,7 +224,7 @@ class DataProtocol(ClientConnection):
             self.pause_reading()
 
     def _send_final_error(self, refusal: ApiError) -> None:
-        answer = ClientAnswer(self, CHAT, new_request_id(), keep_alive=False, chunked=False)
+        answer = Answer(self, CHAT, new_request_id(), keep_alive=False, chunked=False)
         if self.state.cors is not None:
             answer.extra = self.state.cors.lines(RequestHead(self._headers).origin)
         answer.error(refusal)
@@ -373,7 +373,7 @@ class DataProtocol(ClientConnection):
         """Keep the head of a request that is plain in every respect."""
         plain = not self._expects_continue and request.answer.chunked
         if data and plain and self._head_is_plain():
-            known = KnownHead(request.route, request.head, keep_alive=request.http.keep_alive)
+            known = KnownHead(request.route, request.head, keep_alive=request.answer.keep_alive)
             self.state.known_heads.keep(data, known)
 
     def _head_is_plain(self) -> bool:
@@ -443,10 +443,10 @@ class DataProtocol(ClientConnection):
         active = self._active
         if active is None or active is not request:
             return
-        whole = active.http.whole_bytes
+        whole = active.answer.whole_bytes
         if self.write_paused or whole > SMALL_ANSWER_BYTES:
             self._unread.look(self.transport, paused=self.write_paused, whole=whole)
-        if active.http.keep_alive and not self.transport.is_closing():
+        if active.answer.keep_alive and not self.transport.is_closing():
             self._next()
         else:
             self._finish()

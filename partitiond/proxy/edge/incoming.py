@@ -16,7 +16,7 @@ from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.units import KIB
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
-from partitiond.proxy.edge.answer import ClientAnswer, ClientSide
+from partitiond.proxy.edge.answer import Answer, ClientSide
 from partitiond.proxy.edge.exchange import Exchange, Sender
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.host_search import HostSearch
@@ -51,7 +51,6 @@ class IncomingRequest(Sender):
     """One request of a client, from its head to its record.
 
     Attributes:
-        http: its answer, which is also `answer`.
         exchange: serves it, once it is complete and admitted.
         awaits_continue: its body comes only after `100 Continue`.
         is_over: it was refused, or its client left, before it was admitted.
@@ -64,14 +63,13 @@ class IncomingRequest(Sender):
         state = self._state = client.state
         request_id = head.request_id()
         self.route = route
-        self.http = ClientAnswer(
+        self.answer = Answer(
             client, route.dialect, request_id, keep_alive=keep_alive, chunked=chunked
         )
-        self.answer = self.http
         self.record = Record(route.path, request_id)
         self.record.client = state.client_address(client.address, head.forwarded_for)
         if state.cors is not None:
-            self.http.extra = state.cors.lines(head.origin)
+            self.answer.extra = state.cors.lines(head.origin)
         self.stall_seconds = state.options.client_timeout_seconds
         self.client = client
         self.head = head
@@ -209,7 +207,7 @@ class IncomingRequest(Sender):
     def _refuse_and_linger(self, refusal: ApiError) -> None:
         if self.is_over or not self.client.is_answering(self):
             return  # other requests come first; the bytes that arrive by then are bounded
-        self.http.keep_alive = False
+        self.answer.keep_alive = False
         self.client.linger()
         self._refuse(refusal)
 
@@ -313,7 +311,7 @@ class IncomingRequest(Sender):
         record = self.record
         queued = (record.queue_seconds or 0.0) * 1000
         total = (time.monotonic() - record.started_at) * 1000
-        self.http.extra += (
+        self.answer.extra += (
             f"x-partitiond-replica: {record.replica_id}\r\n"
             f"x-partitiond-attempts: {record.attempts}\r\n"
             f"x-partitiond-queue-ms: {queued:.3f}\r\n"

@@ -10,21 +10,19 @@ import logging
 from typing import Final
 
 from partitiond.core.dispatch.routing import ModelRoute
-from partitiond.proxy.edge.answer import JSON, ClientAnswer, ClientSide
+from partitiond.proxy.edge.answer import JSON, Answer, ClientSide
 from partitiond.proxy.edge.heads import RequestHead
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.keys.auth import Caller
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.dialects import CHAT
 from partitiond.proxy.request.errors import ApiError
-from partitiond.proxy.request.openapi import document
 from partitiond.proxy.request.routes import BY_PATH
 from partitiond.proxy.telemetry.logs import json_line
 
 MODELS: Final = "/v1/models"
 HEALTH: Final = ("/healthz", "/health")
 """Engines use the second path, so load balancers and instruments ask for it."""
-OPENAPI: Final = "/openapi.json"
 
 _logger = logging.getLogger("partitiond.proxy")
 
@@ -48,7 +46,7 @@ class LocalRequest:
         self._headers = headers
         self._head = RequestHead(headers)
         self._request_id = self._head.request_id()
-        self.http = ClientAnswer(
+        self.http = Answer(
             client, CHAT, self._request_id, keep_alive=keep_alive and not has_body, chunked=False
         )
         self.http.is_bodiless = method == "HEAD"
@@ -85,15 +83,13 @@ class LocalRequest:
         is_read = self._method in {"GET", "HEAD"}
         if path in BY_PATH:
             self._refuse(errors.wrong_method(self._method, "POST"))
-        elif path not in {*HEALTH, OPENAPI} and not _is_of_models(path):
+        elif path not in HEALTH and not _is_of_models(path):
             self._refuse(errors.unknown_route(self._method, path))
         elif not is_read:
             self._refuse(errors.wrong_method(self._method, "GET"))
         elif path in HEALTH:
             status = _health(state)
             self._send({"status": status}, 200 if status == "ok" else 503)
-        elif path == OPENAPI:
-            self._send(document())
         else:
             self._answer_models(state)
 

@@ -16,7 +16,6 @@ from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.shared import LedgerAccess
 from partitiond.proxy.dispatch.table_file import load_table, write_table
-from partitiond.proxy.edge.addresses import Addresses
 from partitiond.proxy.edge.hosts import AllowedHosts
 from partitiond.proxy.edge.known_heads import KnownHeads
 from partitiond.proxy.edge.origins import Cors, TrustedProxies
@@ -80,7 +79,6 @@ class ProxyState:
         body_bytes: of large bodies, from their first byte to the end of their request.
         answer_bytes: of large whole answers, from their first byte until their client has them.
         known_heads: heads of earlier requests.
-        addresses: open connections by client address.
         hosts: names that requests may be addressed to if no key is required.
         cors: origins that may call, or None for none.
         trusted_proxies: reverse proxies whose client addresses are believed, or None for none.
@@ -105,7 +103,7 @@ class ProxyState:
         self.options = options
         self.log = log
         self._siblings = siblings
-        self.peers = Peers(None if tls is None else tls.client)
+        self.peers = Peers(None if tls is None else lambda: tls.current().client)
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)
@@ -124,7 +122,6 @@ class ProxyState:
         if siblings is not None:
             meters = PeerMeters(siblings.ledger, siblings.row)
             self.accounts.others, self.accounts.tell = meters.others, meters.tell
-        self.addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
         self.hosts = AllowedHosts(options.allowed_hosts)
         self.cors = Cors(options.cors_origins) or None
         self.trusted_proxies = TrustedProxies(options.trusted_proxies) or None

@@ -1,22 +1,23 @@
-"""Turns accepted sockets into client connections, with a TLS handshake if TLS is on.
+"""Turns accepted sockets into connections, with a TLS handshake if TLS is on.
 
 asyncio's own server does not expose connections that are in their handshake, so they could not be
-counted. This module bounds them, by number and by address. If there are too many, the oldest is
-dropped, so that clients that never finish their handshake cannot keep others out.
+counted. This module bounds them. If there are too many, the oldest is dropped, so that clients that
+never finish their handshake cannot keep others out.
 """
 
 import asyncio
 import functools
 import math
 import socket
-from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Final, cast
+import ssl
+from collections import Counter
+from collections.abc import Callable
+from typing import Final, cast
 
-from partitiond.proxy.edge.addresses import Addresses
-
-if TYPE_CHECKING:
-    from partitiond.proxy.edge.state import ProxyState
-    from partitiond.proxy.listening.tls import ServerTls
+from partitiond.proxy.edge.answer import ClientSide
+from partitiond.proxy.edge.data_protocol import DataProtocol
+from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.listening.tls import ServerTls
 
 LEAST_HANDSHAKES: Final = 64
 HANDSHAKE_SHARE: Final = 0.125
@@ -25,35 +26,53 @@ HANDSHAKE_FAILED: Final = "tls_handshake"
 """Counted as a refusal: client and server found no common parameters, or not in time."""
 
 
-class Openings:
-    """Connections that are being opened; beyond a limit, the oldest is dropped for a further one.
+class Opener:
+    """Opens connections, and owns those that are in their handshake.
 
     Args:
-        limit: most at once.
-        gone: called for each that was dropped before anything was done with it. Once its opening
-            has begun, the opening hears that it is cancelled.
+        make: makes the protocol of a connection, before its handshake.
+        context: returns the TLS context of the next handshake; None for no TLS.
+        limit: most handshakes at once.
+        seconds: limit of a handshake, and of sending the rest after the connection is closed.
+        failed: called for each handshake that fails, or that is dropped for a further one.
+        gone: called for each socket that does not become a connection.
     """
 
-    def __init__(self, limit: float, gone: Callable[[], object]) -> None:
-        self._limit = limit
+    def __init__(
+        self,
+        make: Callable[[], ClientSide],
+        context: Callable[[], ssl.SSLContext] | None,
+        *,
+        limit: int,
+        seconds: float,
+        failed: Callable[[], object],
+        gone: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._make = make
+        self._context = context
+        self._limit = math.inf if context is None else limit
+        self._seconds = None if context is None else seconds
+        self._failed = failed
         self._gone = gone
         self._tasks: dict[asyncio.Task[None], None] = {}  # oldest first
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def begin(self, connection: socket.socket, opening: Coroutine[None, None, None]) -> None:
-        """Run the opening of a connection that was accepted."""
-        task = asyncio.get_running_loop().create_task(opening)
+    def open(self, connection: socket.socket) -> None:
+        """Begin to open a connection that was accepted."""
+        connection.setblocking(False)
+        task = asyncio.get_running_loop().create_task(self._open(connection))
         self._tasks[task] = None
         task.add_done_callback(functools.partial(self._ended, connection))
         if len(self._tasks) > self._limit:
             oldest = next(iter(self._tasks))
             del self._tasks[oldest]
             oldest.cancel()
+            self._failed()
 
     def close(self) -> None:
-        """Drop all."""
+        """Drop the connections that are not open yet."""
         for task in self._tasks:
             task.cancel()
 
@@ -63,80 +82,41 @@ class Openings:
             connection.close()
             self._gone()
 
-
-class Opener:
-    """Opens connections, and owns those that are in their handshake.
-
-    Args:
-        make: makes the protocol of an open connection.
-        tls: of the listener, or None.
-        gone: called for each socket that does not become a connection.
-    """
-
-    def __init__(
-        self,
-        make: Callable[[], object],
-        state: "ProxyState",
-        tls: "ServerTls | None",
-        gone: Callable[[], object] = lambda: None,
-    ) -> None:
-        options = state.options
-        self._make = cast("Callable[[], asyncio.Protocol]", make)
-        self._state = state
-        self._tls = tls
-        self._gone = gone
-        limit = max(LEAST_HANDSHAKES, int(options.max_connections * HANDSHAKE_SHARE))
-        self._opening = Openings(math.inf if tls is None else limit, gone)
-        self._seconds = options.client_timeout_seconds
-        self._addresses = Addresses(options.max_connections_per_address, options.trusted_proxies)
-
-    def __len__(self) -> int:
-        return len(self._opening)
-
-    def open(self, connection: socket.socket) -> None:
-        """Begin to open a connection."""
-        connection.setblocking(False)
-        self._opening.begin(connection, self._open(connection))
-
-    def close(self) -> None:
-        """Drop the connections that are not open yet."""
-        self._opening.close()
-
     async def _open(self, connection: socket.socket) -> None:
-        address = _peer(connection)
+        made: ClientSide | None = None
         try:
-            if self._tls is None:
-                loop = asyncio.get_running_loop()
-                await loop.connect_accepted_socket(self._make, connection)
-            else:
-                await self._shake_hands(connection, address, self._tls)
-        except (OSError, asyncio.CancelledError):
-            connection.close()
-            self._gone()
-
-    async def _shake_hands(self, connection: socket.socket, address: str, tls: "ServerTls") -> None:
-        beyond = self._addresses.opened(address)
-        try:
-            if beyond:
-                raise ConnectionRefusedError
+            made = self._make()
+            protocol = cast("asyncio.Protocol", made)
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._make,
+                lambda: protocol,
                 connection,
-                ssl=tls.context(),
+                ssl=None if self._context is None else self._context(),
                 ssl_handshake_timeout=self._seconds,
-                # This also limits the time for sending the rest after the connection is closed.
                 ssl_shutdown_timeout=self._seconds,
             )
-        except OSError:
-            self._state.metrics.refusals[HANDSHAKE_FAILED] += 1
-            raise
-        finally:
-            self._addresses.closed(address)
+        except (OSError, asyncio.CancelledError) as error:
+            if isinstance(error, OSError) and self._context is not None:
+                self._failed()
+            connection.close()
+            if made is None or not made.was_opened:
+                self._gone()
 
 
-def _peer(connection: socket.socket) -> str:
-    try:
-        name = connection.getpeername()
-    except OSError:  # the client has already left
-        return ""
-    return name[0] if isinstance(name, tuple) else ""
+def count_failed(refusals: "Counter[str]", reason: str) -> Callable[[], object]:
+    """Return what counts a failed handshake among the refusals."""
+    return lambda: refusals.update((reason,))
+
+
+def open_clients(
+    state: ProxyState, tls: ServerTls | None, gone: Callable[[], object] = lambda: None
+) -> Opener:
+    """Return what opens the connections of clients."""
+    options = state.options
+    return Opener(
+        functools.partial(DataProtocol, state),
+        None if tls is None else tls.current,
+        limit=max(LEAST_HANDSHAKES, int(options.max_connections * HANDSHAKE_SHARE)),
+        seconds=options.client_timeout_seconds,
+        failed=count_failed(state.metrics.refusals, HANDSHAKE_FAILED),
+        gone=gone,
+    )

@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from partitiond.proxy.edge.answer import STATUS_LINES, ClientAnswer, ClientSide
+from partitiond.proxy.edge.answer import STATUS_LINES, Answer, ClientSide
 from partitiond.proxy.engine.framing import HOP
 from partitiond.proxy.peers.messages import Failed, PlacedAt, encode
 from partitiond.proxy.request.dialects import Dialect
 from partitiond.proxy.request.errors import ApiError
 
 
-class PeerAnswer(ClientAnswer):
+class PeerAnswer(Answer):
     """An answer to the proxy of another host.
 
     Args:

@@ -7,14 +7,15 @@ from typing import Any, Final, Protocol, cast
 import httptools
 
 from partitiond.core.units import KIB
+from partitiond.proxy.edge.answer import ClientSide
 from partitiond.proxy.edge.attempt import SMALL_ANSWER_BYTES
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.edge.unread import UnreadAnswers
 from partitiond.proxy.engine.framing import HOP
-from partitiond.proxy.peer_server.request import PeerClientSide, PeerRequest
+from partitiond.proxy.peer_server.request import PeerRequest
 from partitiond.proxy.peers.host import LOAD_PATH
 from partitiond.proxy.peers.messages import PROTOCOL, Failed, encode, read_open
-from partitiond.proxy.peers.pool import IDLE_SECONDS
+from partitiond.proxy.peers.pool import IDLE_SECONDS, end_when_silent
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.routes import BY_TARGET
 
@@ -27,14 +28,14 @@ LEAST_BODY_RATE: Final = 256 * KIB
 any network between hosts carries."""
 
 
-class OwnerConnection(PeerClientSide):
+class OwnerConnection(ClientSide):
     """The owner's end of a connection.
 
     It implements `asyncio.Protocol` without inheriting it, as `UpstreamConnection` does, and is the
     protocol of its parser.
 
     Attributes:
-        was_opened: it has been a connection; before, its handshake runs.
+        peer: name of the entry's host; empty until it is let in.
         authorities: that the entry's certificate was checked by; empty without TLS.
         let_in: what was known of the fleet when the entry was let in.
         listens: its entry is told the load of this host.
@@ -51,7 +52,7 @@ class OwnerConnection(PeerClientSide):
         self.was_opened = False
         self.listens = False
         self.request: PeerRequest | None = None
-        self._state = state
+        self.state = state
         self._server = server
         self._parser: Any = httptools.HttpRequestParser(self)
         self._target = b""
@@ -68,6 +69,7 @@ class OwnerConnection(PeerClientSide):
         """Wait for requests; from now on, the end of the connection is told."""
         self.transport = cast("asyncio.Transport", transport)
         self.was_opened = True
+        end_when_silent(transport.get_extra_info("socket"))
         self._server.opened(self)
 
     def data_received(self, data: bytes) -> None:
@@ -162,15 +164,15 @@ class OwnerConnection(PeerClientSide):
         asked = read_open(self._headers.get(HOP, b""))
         size = int(self._headers.get(b"content-length", b""))
         route = BY_TARGET.get(self._target)
-        model = self._state.models.get(asked.model)
+        model = self.state.models.get(asked.model)
         added = DEFAULTS_BYTES + (0 if model is None else len(model.route.defaults_json))
         if route is None:
             self._refuse(503, "The owner knows no such route.")
-        elif size > self._state.options.max_body_bytes + added:
+        elif size > self.state.options.max_body_bytes + added:
             self._is_last = True
             self._refuse(503, "The owner takes no body of that size.")
         else:
-            self.request = PeerRequest(self, self._state, route, asked, size)
+            self.request = PeerRequest(self, self.peer, route, asked, size)
 
     def _refuse(self, status: int, message: str) -> None:
         told = encode(Failed(status, "upstream_connect", message, 1, refused=True))
@@ -193,18 +195,22 @@ class OwnerConnection(PeerClientSide):
 
     # Calls of its request, and of the server
 
-    def answered(self, *, is_whole: bool) -> None:
-        """Go on after a request that has ended."""
-        request, self.request = self.request, None
-        if request is None:
+    def request_over(self, request: object) -> None:  # noqa: ARG002 -- there is one at a time
+        """Go on after a request that has ended; if its answer is not whole, the connection ends."""
+        ended, self.request = self.request, None
+        if ended is None:
             return
-        if is_whole:
-            whole = request.whole_bytes
+        if ended.answer.ended:
+            whole = ended.answer.whole_bytes
             if self.write_paused or whole > SMALL_ANSWER_BYTES:
                 self._unread.look(self.transport, paused=self.write_paused, whole=whole)
             self._rest()
         else:
-            self.transport.abort()
+            self.abort()
+
+    def abort(self) -> None:
+        """End the connection without sending what the entry does not read."""
+        self.transport.abort()
 
     def _rest(self) -> None:
         self._idle_since = time.monotonic()
@@ -227,7 +233,7 @@ class OwnerConnection(PeerClientSide):
 
     def sweep(self, now: float) -> None:
         """Leave an entry that does not send its body, or asks nothing for long."""
-        request, longest = self.request, self._state.options.client_timeout_seconds
+        request, longest = self.request, self.state.options.client_timeout_seconds
         if self._unread.held_bytes:
             self._unread.look(self.transport, paused=self.write_paused)
         if self.transport.is_closing():

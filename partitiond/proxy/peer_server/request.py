@@ -17,7 +17,6 @@ from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.edge.answer import ClientSide
 from partitiond.proxy.edge.exchange import Exchange, Sender
 from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
-from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.peer_server.answer import PeerAnswer
 from partitiond.proxy.peers.messages import Open
 from partitiond.proxy.request import errors
@@ -27,26 +26,6 @@ from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
 
 _logger = logging.getLogger("partitiond.proxy")
-
-
-class PeerClientSide(ClientSide):
-    """The connection that a peer's request comes on; `OwnerConnection` is the only kind.
-
-    Attributes:
-        peer: name of the peer.
-        write_paused: it does not read at the moment.
-    """
-
-    peer: str
-    write_paused: bool
-
-    def answered(self, *, is_whole: bool) -> None:
-        """Go on after a request that has ended.
-
-        Args:
-            is_whole: its answer is complete; else the connection ends.
-        """
-        raise NotImplementedError
 
 
 class PeerRequest(Sender):
@@ -66,10 +45,9 @@ class PeerRequest(Sender):
     later_seconds = HOP_SECONDS
 
     def __init__(
-        self, client: PeerClientSide, state: ProxyState, route: DataRoute, asked: Open,
-        body_bytes: int,
-    ) -> None:  # fmt: skip
-        self._state = state
+        self, client: ClientSide, peer: str, route: DataRoute, asked: Open, body_bytes: int
+    ) -> None:
+        state = self._state = client.state
         self.route = route
         self.answer = self._answer = PeerAnswer(client, route.dialect, self._was_sent)
         self.record = Record(route.path, asked.request_id)
@@ -82,7 +60,7 @@ class PeerRequest(Sender):
         self._received_bytes = 0
         self.body_bytes = body_bytes
         self.began_at = time.monotonic()
-        self.record.client = client.peer
+        self.record.client = peer
         self._blocks = tuple(split_digests(asked.blocks, MAX_BLOCKS))
         if len(asked.session) not in {0, DIGEST_BYTES}:
             raise ValueError("it sent what is no digest of a session")
@@ -177,11 +155,6 @@ class PeerRequest(Sender):
             _logger.exception("request %s failed inside the proxy", self.record.request_id)
             self.refuse(errors.INTERNAL)
 
-    @property
-    def whole_bytes(self) -> int:
-        """Bytes of its answer, if that was sent as a whole."""
-        return self._answer.whole_bytes
-
     # Calls of the exchange
 
     def attempt_begins(self, replica_id: str, attempts: int) -> None:
@@ -190,7 +163,7 @@ class PeerRequest(Sender):
 
     def abort(self) -> None:
         """End the connection without sending the bytes that the entry does not read."""
-        self._client.transport.abort()
+        self._client.abort()
 
     def ended(self) -> None:
         """Go on with the entry's next request."""
@@ -198,7 +171,7 @@ class PeerRequest(Sender):
         self._parts = []
         self._state.release_body(self)
         self.exchange = None  # break the reference cycle
-        self._client.answered(is_whole=self.answer.ended)
+        self._client.request_over(self)
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
         """Count the work of the replica, and whom it was for; the entry counts the request."""

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from partitiond.core.dispatch.balance import effective_limit
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS
@@ -18,7 +18,7 @@ from partitiond.core.errors import DeviceError, SettingsError
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.listening.acceptor import Accepting
-from partitiond.proxy.listening.handshakes import Openings
+from partitiond.proxy.listening.handshakes import Opener, count_failed
 from partitiond.proxy.listening.opening import listen_tcp, listen_unix
 from partitiond.proxy.peer_server.connection import OwnerConnection
 from partitiond.proxy.peers.messages import (
@@ -29,7 +29,6 @@ from partitiond.proxy.peers.messages import (
     ReplicaCounts,
     encode,
 )
-from partitiond.proxy.peers.pool import end_when_silent
 from partitiond.proxy.peers.tls import PeerTls
 
 HANDSHAKE_SECONDS: Final = 5.0
@@ -56,6 +55,7 @@ class PeerServer:
 
     Attributes:
         connections: those that are open.
+        open: begins to open a connection that was accepted.
         is_leaving: it takes no further request.
 
     Args:
@@ -79,40 +79,24 @@ class PeerServer:
         self._timer: asyncio.TimerHandle | None = None
         self._swept_at = 0.0
         self._accepting: Accepting | None = None
-        self._opening = Openings(MAX_HANDSHAKES, gone)
+        self._opener = Opener(
+            lambda: OwnerConnection(state, self, self._authorities()),
+            None if tls is None else lambda: tls.current().server,
+            limit=MAX_HANDSHAKES,
+            seconds=HANDSHAKE_SECONDS,
+            failed=count_failed(state.metrics.refusals, HANDSHAKE_FAILED),
+            gone=gone,
+        )
+        self.open = self._opener.open
         self._known: tuple[object, frozenset[bytes]] = (None, frozenset())
         self._of_host: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        return len(self.connections) + len(self._opening)
+        return len(self.connections) + len(self._opener)
 
     def listen(self, listener: socket.socket) -> None:
         """Begin to take connections."""
         self._accepting = Accepting(listener, self.open, whose=" of other hosts")
-
-    def open(self, connection: socket.socket) -> None:
-        """Begin to open a connection that was accepted."""
-        self._opening.begin(connection, self._open(connection))
-
-    async def _open(self, connection: socket.socket) -> None:
-        """Shake hands with who has called."""
-        connection.setblocking(False)
-        end_when_silent(connection)
-        context = None if self._tls is None else self._tls.server()
-        made = OwnerConnection(self._state, self, self._authorities())
-        protocol = cast("asyncio.Protocol", made)
-        try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: protocol,
-                connection,
-                ssl=context,
-                ssl_handshake_timeout=None if context is None else HANDSHAKE_SECONDS,
-            )
-        except (OSError, asyncio.CancelledError):
-            self._state.metrics.refusals[HANDSHAKE_FAILED] += 1
-            connection.close()
-            if not made.was_opened:
-                self._gone()
 
     def leave(self) -> None:
         """Take no further connection and no further request; those that run go on."""
@@ -126,7 +110,7 @@ class PeerServer:
     def close(self) -> None:
         """End all connections."""
         self.leave()
-        self._opening.close()
+        self._opener.close()
         for one in list(self.connections):
             one.transport.close()
         if self._timer is not None:
@@ -158,7 +142,7 @@ class PeerServer:
         return why
 
     def _authorities(self) -> frozenset[bytes]:
-        return frozenset() if self._tls is None else self._tls.authorities()
+        return frozenset() if self._tls is None else self._tls.current().authorities
 
     def _stranger(self, connection: OwnerConnection, host: str) -> str:
         """Return why who calls itself so is no host of the fleet, or empty."""

@@ -19,7 +19,7 @@ from partitiond.core.units import MIB
 from partitiond.proxy.engine.framing import FramingError, Head
 from partitiond.proxy.peers.hop import Hop, head_lines
 from partitiond.proxy.peers.messages import Counts, LatelyPlaced, read_failed, read_news
-from partitiond.proxy.peers.pool import PeerPool
+from partitiond.proxy.peers.pool import PeerConnection, PeerPool
 from partitiond.proxy.request.errors import AttemptError
 
 LOAD_PATH: Final = "/load"
@@ -140,6 +140,19 @@ class PeerHost:
 
     async def _listen(self) -> None:
         """Return once the peer is heard no more."""
+        call = await self._call()
+        while call is not None:
+            connection, reader = call
+            try:
+                if not await self._hear(connection, reader):
+                    return
+                # The certificates are renewed: it is heard here until the next connection is open.
+                call = await self._call()
+            finally:
+                connection.close()
+
+    async def _call(self) -> "tuple[PeerConnection, _NewsReader] | None":
+        """Ask the peer to tell its load on a new connection; None if it is not reached."""
         try:
             connection = await self.pool.connect()
         except AttemptError as error:
@@ -147,25 +160,29 @@ class PeerHost:
             self.log_refusal(
                 f"cannot be reached at {self.route.address}: {reason or type(reason).__name__}"
             )
-            return
-        context = self.pool.context()
+            return None
+        assert isinstance(connection, PeerConnection)
         reader = _NewsReader(self)
-        try:
-            connection.send(
-                b"GET %b HTTP/1.1\r\n%b\r\n" % (LOAD_PATH.encode(), head_lines(self._own)), reader
-            )
-            while not reader.over.is_set() and self.pool.context() is context:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(DEAD_SECONDS / 5):
-                        await reader.over.wait()
-                if time.monotonic() - reader.heard_at > DEAD_SECONDS:
-                    self.log_refusal(f"has said nothing for {DEAD_SECONDS:g} s")
-                    self._unheard()  # first: what waits there waits for it to be back
-                    for hop in list(self.running):
-                        hop.lost()
-                    return
-        finally:
-            connection.close()
+        connection.send(
+            b"GET %b HTTP/1.1\r\n%b\r\n" % (LOAD_PATH.encode(), head_lines(self._own)), reader
+        )
+        return connection, reader
+
+    async def _hear(self, connection: PeerConnection, reader: "_NewsReader") -> bool:
+        """Return True once the certificates are renewed, and False once nothing is heard here."""
+        while not reader.over.is_set():
+            if self.pool.context() is not connection.context:
+                return True
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DEAD_SECONDS / 5):
+                    await reader.over.wait()
+            if time.monotonic() - reader.heard_at > DEAD_SECONDS:
+                self.log_refusal(f"has said nothing for {DEAD_SECONDS:g} s")
+                self._unheard()  # first: what waits there waits for it to be back
+                for hop in list(self.running):
+                    hop.lost()
+                return False
+        return False
 
     def log_refusal(self, what: str) -> None:
         """Log why the peer is not heard, once until it is: one that is off needs no line each

@@ -11,7 +11,7 @@ inside a JSON string, so text that a model writes never looks like a marker.
 
 import enum
 import json
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from partitiond.proxy.request.errors import DONE_EVENT, REQUEST_REFUSED, ApiError
 from partitiond.proxy.request.reported_usage import (
@@ -41,21 +41,22 @@ class EventKind(enum.Enum):
     """The bytes are not an event."""
 
 
-class Dialect(Protocol):
-    """The streams of one API."""
+class Dialect:
+    """The streams of one API.
 
-    @property
-    def markers(self) -> Markers:
-        """See the module."""
-        ...
+    Attributes:
+        markers: see the module.
+    """
+
+    markers: Markers
 
     def kind_of(self, event: bytes) -> EventKind:
         """Return the kind of an event, given without its final empty line; parse it if needed."""
-        ...
+        raise NotImplementedError
 
     def usage_of(self, data: bytes) -> Told | None:
         """Usage that a whole answer or the data of an event reports."""
-        ...
+        raise NotImplementedError
 
     def error_events(self, error: ApiError, opening: bytes) -> bytes:
         """Return the events that report an error of ours within a stream and end the stream.
@@ -63,19 +64,26 @@ class Dialect(Protocol):
         Args:
             opening: the first event of the stream, if it was seen.
         """
-        ...
+        raise NotImplementedError
 
     def error_body(self, error: ApiError) -> bytes:
         """Return the body of an error of ours that replaces the answer."""
-        ...
+        return error.body()
 
     def error_status(self, event: bytes) -> int | None:
-        """Status in an engine's error event if the event blames the request, else None."""
-        ...
+        """Status in an engine's error event if the event blames the request, else None (as always
+        for messages, whose error events have no status).
+        """
+        try:
+            told = json.loads(payload_of(event))
+            code = told.get("error", told)["code"]
+        except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+            return None
+        return code if type(code) is int and code in REQUEST_REFUSED else None
 
     def closing(self) -> bytes:
         """Return the bytes that end the stream properly after an engine's own error event."""
-        ...
+        return b""
 
 
 def payload_of(event: bytes) -> bytes:
@@ -111,10 +119,10 @@ def text_bytes(payload: bytes) -> int:
     return found
 
 
-class ChatDialect:
+class ChatDialect(Dialect):
     """Completions and chat completions."""
 
-    markers: Final = (b"[DONE]", b'"error"', b'"choices":[]', b'"finish_reason":"')
+    markers = (b"[DONE]", b'"error"', b'"choices":[]', b'"finish_reason":"')
 
     def kind_of(self, event: bytes) -> EventKind:
         """See `Dialect`."""
@@ -143,17 +151,9 @@ class ChatDialect:
         """See `Dialect`."""
         return openai_usage(data)
 
-    def error_events(self, error: ApiError, opening: bytes) -> bytes:  # noqa: ARG002 -- the port's
+    def error_events(self, error: ApiError, opening: bytes) -> bytes:  # noqa: ARG002 -- others need it
         """See `Dialect`."""
         return b"data: " + error.body() + b"\n\n" + DONE_EVENT
-
-    def error_body(self, error: ApiError) -> bytes:
-        """See `Dialect`."""
-        return error.body()
-
-    def error_status(self, event: bytes) -> int | None:
-        """See `Dialect`."""
-        return _blames_request(event, "code")
 
     def closing(self) -> bytes:
         """See `Dialect`."""
@@ -170,15 +170,6 @@ def _choice_has_content(choice: Any) -> bool:
     return isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role")
 
 
-def _blames_request(event: bytes, field: str) -> int | None:
-    try:
-        told = json.loads(payload_of(event))
-        code = told.get("error", told)[field]
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        return None
-    return code if type(code) is int and code in REQUEST_REFUSED else None
-
-
 _ANTHROPIC_TYPES: Final = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -193,10 +184,10 @@ _ANTHROPIC_TYPES: Final = {
 """Anthropic's word for each status; any other status is an `api_error`."""
 
 
-class MessagesDialect:
+class MessagesDialect(Dialect):
     """Anthropic's messages."""
 
-    markers: Final = (
+    markers = (
         b"event: message_", b"event: error", b"event: content_block_s", b"event: ping",
     )  # fmt: skip
     _frames: Final = (b"message_start", b"content_block_start", b"content_block_stop", b"ping")
@@ -218,7 +209,7 @@ class MessagesDialect:
         """See `Dialect`."""
         return messages_usage(data)
 
-    def error_events(self, error: ApiError, opening: bytes) -> bytes:  # noqa: ARG002 -- the port's
+    def error_events(self, error: ApiError, opening: bytes) -> bytes:  # noqa: ARG002 -- others need it
         """See `Dialect`."""
         return b"event: error\ndata: " + self.error_body(error) + b"\n\n"
 
@@ -228,20 +219,12 @@ class MessagesDialect:
         inner["type"] = _ANTHROPIC_TYPES.get(error.status, "api_error")
         return json.dumps({"type": "error", "error": inner}, separators=(",", ":")).encode()
 
-    def error_status(self, event: bytes) -> int | None:
-        """Always None: error events of messages have no status, so they never blame the request."""
-        return _blames_request(event, "code")
 
-    def closing(self) -> bytes:
-        """See `Dialect`."""
-        return b""
-
-
-class ResponsesDialect:
+class ResponsesDialect(Dialect):
     """OpenAI's responses."""
 
     # Events whose names end in these (created, completed, failed, added, done) have no output.
-    markers: Final = (b'"response":{', b"event: error", b"ed\ndata:", b".done\ndata:")
+    markers = (b'"response":{', b"event: error", b"ed\ndata:", b".done\ndata:")
     _ends: Final = (b"response.completed", b"response.incomplete")
     _errors: Final = (b"error", b"response.failed")
     _begins: Final = (b"response.created", b"response.queued", b"response.in_progress")
@@ -276,18 +259,6 @@ class ResponsesDialect:
         }
         data = json.dumps(event, separators=(",", ":")).encode()
         return b"event: response.failed\ndata: " + data + b"\n\n"
-
-    def error_body(self, error: ApiError) -> bytes:
-        """See `Dialect`."""
-        return error.body()
-
-    def error_status(self, event: bytes) -> int | None:
-        """See `Dialect`."""
-        return _blames_request(event, "code")
-
-    def closing(self) -> bytes:
-        """See `Dialect`."""
-        return b""
 
 
 def _event_name(event: bytes) -> bytes | None:

@@ -51,7 +51,6 @@ class DataRoute:
     kind: RouteKind
     measure: Measure
     dialect: Dialect
-    summary: str
     streams: bool
     tells_usage: bool
     output_field: str

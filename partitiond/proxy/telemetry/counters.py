@@ -15,7 +15,7 @@ TPOT_BUCKETS: Final = (
 TOKEN_BUCKETS: Final = (
     1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304, 16777216, 67108864,
 )  # fmt: skip
-"""From OpenTelemetry's conventions for generative models."""
+"""Bounds of OpenTelemetry's conventions for generative models."""
 
 OUTCOMES: Final = ("ok", "failed", "refused", "invalid", "client_gone")
 

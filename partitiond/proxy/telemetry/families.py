@@ -1,6 +1,4 @@
-"""Defines every metric of the endpoint, under our own names and under the names that dashboards
-for vLLM and for OpenTelemetry use.
-"""
+"""Defines every metric of the endpoint, under our own names and those of dashboards for vLLM."""
 
 from typing import Final
 
@@ -10,8 +8,6 @@ _MODEL: Final = ("model",)
 _REPLICA: Final = ("model", "replica")
 _VLLM: Final = ("model_name",)
 _VLLM_ENGINE: Final = ("model_name", "engine")
-_OTEL: Final = ("gen_ai_request_model", "gen_ai_provider_name")
-PROVIDER: Final = "partitiond"
 
 REQUESTS: Final = Family(
     "partitiond_proxy_requests", "counter", ("model", "outcome"),
@@ -72,30 +68,22 @@ _TPOT: Final = "Time per output token after the first, a mean for each stream."
 _PROMPT: Final = "Prompt tokens of a request that ended ok."
 _OUTPUT: Final = "Output tokens of a request that ended ok."
 _SECONDS: Final = (
-    ("ttft_seconds", _TTFT, "vllm:time_to_first_token_seconds",
-     "gen_ai_server_time_to_first_token_seconds"),
-    ("tpot_seconds", _TPOT, "vllm:request_time_per_output_token_seconds",
-     "gen_ai_server_time_per_output_token_seconds"),
-    ("e2e_seconds", _E2E, "vllm:e2e_request_latency_seconds",
-     "gen_ai_server_request_duration_seconds"),
-    ("queue_seconds", _QUEUE, "vllm:request_queue_time_seconds", ""),
-    ("request_prompt_tokens", _PROMPT, "vllm:request_prompt_tokens", ""),
-    ("request_output_tokens", _OUTPUT, "vllm:request_generation_tokens", ""),
-)  # fmt: skip
-"""(field of `counters.ModelMetrics`, help text, vLLM's name, OpenTelemetry's name)."""
+    ("ttft_seconds", _TTFT, "vllm:time_to_first_token_seconds"),
+    ("tpot_seconds", _TPOT, "vllm:request_time_per_output_token_seconds"),
+    ("e2e_seconds", _E2E, "vllm:e2e_request_latency_seconds"),
+    ("queue_seconds", _QUEUE, "vllm:request_queue_time_seconds"),
+    ("request_prompt_tokens", _PROMPT, "vllm:request_prompt_tokens"),
+    ("request_output_tokens", _OUTPUT, "vllm:request_generation_tokens"),
+)
+"""(field of `counters.ModelMetrics`, help text, vLLM's name)."""
 
 HISTOGRAMS: Final = {
     **{
         Family(f"partitiond_proxy_{field}", "histogram", _MODEL, text): field
-        for field, text, _, _ in _SECONDS
+        for field, text, _ in _SECONDS
     },
-    **{Family(vllm, "histogram", _VLLM, text): field for field, text, vllm, _ in _SECONDS},
-    **{Family(otel, "histogram", _OTEL, text): field for field, text, _, otel in _SECONDS if otel},
+    **{Family(vllm, "histogram", _VLLM, text): field for field, text, vllm in _SECONDS},
 }
-TOKEN_USAGE: Final = Family(
-    "gen_ai_client_token_usage", "histogram", (*_OTEL, "gen_ai_token_type"),
-    "Tokens of a request that ended ok, by type.", "types: input, output",
-)  # fmt: skip
 
 IN_FLIGHT: Final = Family(
     "partitiond_proxy_in_flight", "gauge", ("replica",), "Requests in flight."
@@ -140,14 +128,9 @@ VLLM_KV: Final = Family(
 
 FAMILIES: Final = (
     REQUESTS, REFUSALS, UPSTREAM_FAILURES, HOPS, SPANS,
-    *COUNTERS, SUCCESSES, *HISTOGRAMS, TOKEN_USAGE,
+    *COUNTERS, SUCCESSES, *HISTOGRAMS,
     IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, PEERS,
     HOPS_IN_FLIGHT, VERSION,
     VLLM_RUNNING, VLLM_WAITING, VLLM_KV,
 )  # fmt: skip
 """All families."""
-
-
-def labels_of(family: Family, model: str) -> tuple[str, ...]:
-    """Return the label values of a family that is labelled by its model alone."""
-    return (model, PROVIDER) if family.labels == _OTEL else (model,)

@@ -11,7 +11,7 @@ end. Gauges are read from the live requests. `families` defines the names of all
 import collections
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from partitiond.metrics.family import Family
 from partitiond.proxy.telemetry import families
@@ -20,8 +20,6 @@ from partitiond.proxy.telemetry.counters import Histogram, ModelMetrics
 LabelT = TypeVar("LabelT", bound=tuple[str, ...])
 Gauges = Iterable[tuple[Family, Iterable[tuple[tuple[str, ...], float]]]]
 """Samples of each gauge: the values of its labels, and the value of the gauge."""
-
-_TOKEN_TYPES: Final = (("input", "request_prompt_tokens"), ("output", "request_output_tokens"))
 
 
 class ProxyMetrics:
@@ -78,14 +76,7 @@ class ProxyMetrics:
         for family, field in families.HISTOGRAMS.items():
             yield from _head(family, family.name)
             for name, metrics in models.items():
-                yield from _histogram(
-                    family, families.labels_of(family, name), getattr(metrics, field)
-                )
-        yield from _head(families.TOKEN_USAGE, families.TOKEN_USAGE.name)
-        for name, metrics in models.items():
-            for kind, field in _TOKEN_TYPES:
-                labels = (name, families.PROVIDER, kind)
-                yield from _histogram(families.TOKEN_USAGE, labels, getattr(metrics, field))
+                yield from _histogram(family, (name,), getattr(metrics, field))
         for family, samples in self._read_gauges():
             yield from _head(family, family.name)
             for values, value in samples:

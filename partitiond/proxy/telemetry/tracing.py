@@ -3,7 +3,7 @@
 If a client sends a `traceparent` (W3C Trace Context), the request belongs to the client's trace,
 and the client decides whether the request is recorded. Otherwise a share of the requests is
 recorded, chosen by the trace's id as in OpenTelemetry. The engine gets our span as its parent.
-The spans are built once, when the request has ended, and sent in batches by a thread. Requests
+A span is built once, when the request has ended, and sent with others by a thread. Requests
 never wait for a collector: a collector that is slow or gone only costs spans, which are counted.
 
 OpenTelemetry's SDK is not used: it costs several times as much as a request costs here, and the
@@ -20,6 +20,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import partitiond
@@ -44,7 +45,7 @@ COMPLAINT_SECONDS: Final = 60.0
 _TRACEPARENT: Final = re.compile(rb"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 _NO_TRACE: Final = "0" * 32
 _NO_SPAN: Final = "0" * 16
-_SERVER, _CLIENT, _INTERNAL = 2, 3, 1
+_SERVER: Final = 2
 _ERROR: Final = 2
 _OPERATIONS: Final = {
     "/v1/chat/completions": "chat",
@@ -63,24 +64,23 @@ class Trace:
 
     Attributes:
         trace_id, parent_id: in hexadecimal; parent_id is empty if the trace begins here.
-        span_id: of the request; engine_id: of its time in the engine, the parent of engine spans.
+        span_id: of the request, the parent of the engine's spans.
         sampled: whether the trace is recorded.
     """
 
-    __slots__ = ("engine_id", "parent_id", "sampled", "span_id", "trace_id")
+    __slots__ = ("parent_id", "sampled", "span_id", "trace_id")
 
     def __init__(self, trace_id: str, parent_id: str, *, sampled: bool) -> None:
         self.trace_id = trace_id
         self.parent_id = parent_id
         self.sampled = sampled
         self.span_id = f"{random.getrandbits(64) or 1:016x}"
-        self.engine_id = f"{random.getrandbits(64) or 1:016x}"
 
     @property
     def header(self) -> bytes:
         """The `traceparent` header for the engine, as the continuation of its request's head."""
         flags = "01" if self.sampled else "00"
-        return f"\r\ntraceparent: 00-{self.trace_id}-{self.engine_id}-{flags}".encode()
+        return f"\r\ntraceparent: 00-{self.trace_id}-{self.span_id}-{flags}".encode()
 
 
 class Tracer:
@@ -109,11 +109,11 @@ class Tracer:
         return Trace(f"{drawn:032x}", "", sampled=drawn & (2**64 - 1) < self._bound)
 
     def ended(self, trace: Trace, record: "Record", flight: "Flight", seconds: float) -> None:
-        """Queue the spans of a request that has ended; call it only for sampled traces."""
+        """Queue the span of a request that has ended; call it only for sampled traces."""
         if len(self._waiting) >= MOST_WAITING:
-            self.spans["dropped"] += 3 if flight.attempts else 1  # as many as `spans_of` makes
+            self.spans["dropped"] += 1
             return
-        self._waiting.extend(spans_of(trace, record, flight, seconds, time.time()))
+        self._waiting.append(span_of(trace, record, flight, seconds, time.time()))
         if self._sending is None:
             self._sending = asyncio.get_running_loop().create_task(self._send_on())
 
@@ -169,10 +169,8 @@ class Tracer:
                 break  # the collector is gone
 
 
-def spans_of(
-    trace: Trace, record: "Record", flight: "Flight", seconds: float, now: float
-) -> list[Span]:
-    """Build the spans of a request that has ended: the request, its waiting, its last attempt.
+def span_of(trace: Trace, record: "Record", flight: "Flight", seconds: float, now: float) -> Span:
+    """Build the span of a request that has ended.
 
     Args:
         trace: the request's place in its trace.
@@ -195,76 +193,41 @@ def spans_of(
         "partitiond.outcome": record.outcome,
         "partitiond.attempts": record.attempts,
         "partitiond.replica": record.replica_id,
+        "error.type": record.error,
     }
     if record.usage is not None:
         attributes["gen_ai.usage.input_tokens"] = record.usage[0]
         attributes["gen_ai.usage.output_tokens"] = record.usage[1]
-    if record.error:
-        attributes["error.type"] = record.error
-    request = _span(
-        trace,
-        ids=(trace.span_id, trace.parent_id),
-        name=f"{operation} {record.model}",
-        kind=_SERVER,
-        times=(begin, now),
-        attributes=attributes,
-    )
+    events = []
+    if flight.attempts:
+        placed_at = begin + (flight.placed_at - flight.started_at)
+        events.append({"timeUnixNano": _nanos(placed_at), "name": "placed"})
     if record.ttft_seconds is not None:
-        at = begin + record.ttft_seconds
-        request["events"] = [{"timeUnixNano": _nanos(at), "name": "first_token"}]
-    if record.outcome == "failed":
-        request["status"] = {"code": _ERROR, "message": record.error}
-    if not flight.attempts:
-        return [request]
-    placed = begin + (flight.placed_at - flight.started_at)
-    model: dict[str, object] = {"gen_ai.request.model": record.model}
-    waiting = _span(
-        trace,
-        ids=(f"{random.getrandbits(64) or 1:016x}", trace.span_id),
-        name="queue",
-        kind=_INTERNAL,
-        times=(begin, placed),
-        attributes=model,
-    )
-    engine = _span(
-        trace,
-        ids=(trace.engine_id, trace.span_id),
-        name=f"engine {record.replica_id}",
-        kind=_CLIENT,
-        times=(placed, now),
-        attributes=model | {"partitiond.replica": record.replica_id},
-    )
-    return [request, waiting, engine]
-
-
-def _span(
-    trace: Trace,
-    *,
-    ids: tuple[str, str],
-    name: str,
-    kind: int,
-    times: tuple[float, float],
-    attributes: dict[str, object],
-) -> Span:
-    """Build one span. `ids`: its own and its parent's; `times`: begin and end in Unix seconds."""
-    span_id, parent_id = ids
-    begin, end = times
+        first_at = begin + record.ttft_seconds
+        events.append({"timeUnixNano": _nanos(first_at), "name": "first_token"})
     span: Span = {
         "traceId": trace.trace_id,
-        "spanId": span_id,
-        "name": name,
-        "kind": kind,
+        "spanId": trace.span_id,
+        "name": f"{operation} {record.model}",
+        "kind": _SERVER,
         "startTimeUnixNano": _nanos(begin),
-        "endTimeUnixNano": _nanos(end),
-        "attributes": [
-            {"key": key, "value": _value(value)}
-            for key, value in attributes.items()
-            if value not in {"", None}
-        ],
+        "endTimeUnixNano": _nanos(now),
+        "attributes": _attributes(attributes),
+        "events": events,
     }
-    if parent_id:
-        span["parentSpanId"] = parent_id
+    if trace.parent_id:
+        span["parentSpanId"] = trace.parent_id
+    if record.outcome == "failed":
+        span["status"] = {"code": _ERROR, "message": record.error}
     return span
+
+
+def _attributes(values: Mapping[str, object]) -> list[dict[str, object]]:
+    return [
+        {"key": key, "value": _value(value)}
+        for key, value in values.items()
+        if value not in {"", None}
+    ]
 
 
 def _value(value: object) -> dict[str, object]:
@@ -281,10 +244,9 @@ def _nanos(seconds: float) -> str:
 def message_of(spans: list[Span]) -> dict[str, object]:
     """Build one OTLP message."""
     resource = {"service.name": "partitiond", "service.version": partitiond.__version__}
-    about = [{"key": key, "value": _value(value)} for key, value in resource.items()]
     scope = {"name": "partitiond.proxy", "version": partitiond.__version__}
-    return {
-        "resourceSpans": [
-            {"resource": {"attributes": about}, "scopeSpans": [{"scope": scope, "spans": spans}]}
-        ]
+    told = {
+        "resource": {"attributes": _attributes(resource)},
+        "scopeSpans": [{"scope": scope, "spans": spans}],
     }
+    return {"resourceSpans": [told]}

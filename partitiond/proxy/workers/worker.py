@@ -21,13 +21,12 @@ from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.config import ProxyArguments
 from partitiond.proxy.dispatch.ledger import PEERS
 from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
-from partitiond.proxy.edge.data_protocol import DataProtocol
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.listening.acceptor import Intake
-from partitiond.proxy.listening.handshakes import Opener
+from partitiond.proxy.listening.handshakes import open_clients
 from partitiond.proxy.listening.tls import ServerTls, server_tls
 from partitiond.proxy.peer_server.server import PeerServer
-from partitiond.proxy.peers.tls import PeerTls
+from partitiond.proxy.peers.tls import PeerTls, peer_tls
 from partitiond.proxy.server import LAST_SECONDS
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 from partitiond.proxy.workers.channel import Channel, Message
@@ -63,15 +62,11 @@ class WorkerArguments:
 async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -> None:
     """Serve until told to leave, or until the parent is gone."""
     options = arguments.options
-    # Connections are handed out evenly, so each worker gets an equal share of the bounds.
-    mine = dataclasses.replace(
-        options,
-        max_connections=-(-options.max_connections // post.workers),
-        max_connections_per_address=-(-options.max_connections_per_address // post.workers),
-    )
+    # Connections are handed out evenly, so each worker gets an equal share of the bound.
+    mine = dataclasses.replace(options, max_connections=-(-options.max_connections // post.workers))
     file = LedgerFile(arguments.state_dir / LEDGER_FILE)
     ledger = LedgerAccess(file, post.row, Wakeups(post.wakeups))
-    peers_tls = PeerTls(Path(options.peers_tls)) if options.peers_tls else None
+    peers_tls = peer_tls(Path(options.peers_tls)) if options.peers_tls else None
     state = ProxyState(mine, arguments.state_dir, log, ledger, peers_tls)
     channel = await Channel.over(socket.socket(fileno=post.channel))
     handoff = socket.socket(fileno=post.handoff)
@@ -101,7 +96,7 @@ class _Worker:
         self._ledger = ledger
         self._channel = channel
         closed = functools.partial(ledger.ledger.count_closed, ledger.row)
-        self._opener = Opener(functools.partial(DataProtocol, state), state, tls, gone=closed)
+        self._opener = open_clients(state, tls, closed)
         self._intakes = [Intake(handoff, self._opener.open, closed)]
         self.peer_server: PeerServer | None = None
         self._leaving: asyncio.Task[None] | None = None

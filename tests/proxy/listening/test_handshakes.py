@@ -2,12 +2,14 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Iterator
 
 import pytest
 
+from partitiond.proxy.edge.answer import ClientSide
 from partitiond.proxy.listening.acceptor import FULL_SECONDS, Accepting
-from partitiond.proxy.listening.handshakes import Openings
+from partitiond.proxy.listening.handshakes import Opener
 from tests.proxy.listening.test_acceptor import no_file_left
 
 
@@ -46,26 +48,59 @@ async def test_a_listener_that_waits_for_a_file_is_closed_all_the_same(
     assert len(caplog.records) == 1
 
 
+class Client(ClientSide):
+    """The protocol of a connection that is never opened."""
+
+    was_opened = False
+
+
 async def test_each_that_is_dropped_is_closed_and_counted_though_all_come_at_once() -> None:
     """A worker tells its parent of each connection that it was handed and that has ended."""
     gone: asyncio.Queue[None] = asyncio.Queue()
-    openings = Openings(2, lambda: gone.put_nowait(None))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    begun: list[Client] = []
+    failed: list[int] = []
+
+    def make() -> Client:
+        begun.append(Client())
+        return begun[-1]
+
+    opener = Opener(
+        make, lambda: context, limit=2, seconds=60.0,
+        failed=lambda: failed.append(1), gone=lambda: gone.put_nowait(None),
+    )  # fmt: skip
     pairs = [socket.socketpair() for _ in range(5)]
-    begun: asyncio.Queue[int] = asyncio.Queue()
-
-    async def opening(number: int) -> None:
-        begun.put_nowait(number)
-        await asyncio.Event().wait()
-
-    for number, (accepted, _) in enumerate(pairs):
-        openings.begin(accepted, opening(number))
-    assert len(openings) == 2
+    for accepted, _ in pairs:
+        opener.open(accepted)
+    assert len(opener) == 2
     async with asyncio.timeout(30):
-        assert [await begun.get() for _ in range(2)] == [3, 4], "the oldest are dropped"
         for _ in range(3):
             await gone.get()
-    assert [accepted.fileno() < 0 for accepted, _ in pairs] == [True] * 3 + [False] * 2
-    openings.close()
+        assert [accepted.fileno() < 0 for accepted, _ in pairs] == [True] * 3 + [False] * 2
+        assert (len(begun), len(failed)) == (2, 3), "the oldest are dropped"
+        opener.close()
+        for _ in range(2):
+            await gone.get()
     for pair in pairs:
         for end in pair:
             end.close()
+
+
+async def test_a_connection_that_cannot_be_set_up_is_closed_and_counted() -> None:
+    """Certificates are read and protocols made at that time."""
+
+    def broken() -> ssl.SSLContext:
+        raise OSError("no certificate")
+
+    told: list[str] = []
+    gone = asyncio.Event()
+    opener = Opener(
+        Client, broken, limit=2, seconds=60.0, failed=lambda: told.append("failed"), gone=gone.set
+    )
+    accepted, client = socket.socketpair()
+    opener.open(accepted)
+    async with asyncio.timeout(30):
+        await gone.wait()
+    assert told == ["failed"]
+    assert accepted.fileno() < 0
+    client.close()

@@ -16,11 +16,10 @@ import httpx
 import pytest
 
 from partitiond.core.errors import SettingsError
+from partitiond.platform.renewed_files import RELOAD_SECONDS
 from partitiond.proxy.edge.client_connection import GOODBYE_SECONDS
-from partitiond.proxy.edge.data_protocol import DataProtocol
-from partitiond.proxy.listening.acceptor import Accepting
-from partitiond.proxy.listening.handshakes import LEAST_HANDSHAKES, Opener
-from partitiond.proxy.listening.tls import RELOAD_SECONDS, server_tls
+from partitiond.proxy.listening.handshakes import LEAST_HANDSHAKES, open_clients
+from partitiond.proxy.listening.tls import server_tls
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.proxy.certificates import Authority, Files
 from tests.proxy.conftest import Make, MakeEngine, MakeProcess, Proxy, post, replica, table
@@ -34,7 +33,7 @@ from tests.proxy.scripted import (
     stream,
     text_event,
 )
-from tests.proxy.virtual import RawClient, real_time, running_loop, settled
+from tests.proxy.virtual import RawClient, running_loop, settled
 
 ASKED = post({"model": "m", "prompt": "hi"})
 STREAMED = post({"model": "m", "prompt": "hi", "stream": True})
@@ -74,7 +73,7 @@ class Endpoint:
         self.proxy = proxy
         self.engine = engine
         self.tls = tls
-        self.opener = Opener(lambda: DataProtocol(proxy.state), proxy.state, tls)
+        self.opener = open_clients(proxy.state, tls)
         self.trust = authority.trust()
 
     async def plain(self) -> RawClient:
@@ -189,23 +188,6 @@ async def test_clients_that_never_finish_their_handshakes_keep_nobody_out(
     assert [client.reader.at_eof() for client in silent] == [True] * 4 + [False] * (
         LEAST_HANDSHAKES - 1
     ), "the oldest went first"
-
-
-@real_time
-async def test_an_address_has_no_more_handshakes_than_connections(
-    make_endpoint: MakeEndpoint,
-) -> None:
-    endpoint = await make_endpoint(max_connections_per_address=2)
-    listener = socket.create_server(("127.0.0.1", 0))
-    listener.setblocking(False)
-    port = listener.getsockname()[1]
-    accepting = Accepting(listener, endpoint.opener.open)
-    clients = [await RawClient.to(port) for _ in range(3)]
-    async with asyncio.timeout(120):
-        assert await clients[2].rest() == b""
-    for client in clients:
-        client.leave()
-    accepting.close()
 
 
 async def test_a_renewed_certificate_is_taken_and_streams_go_on(

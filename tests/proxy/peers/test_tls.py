@@ -10,11 +10,11 @@ import pytest
 
 from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.core.errors import SettingsError
+from partitiond.platform import renewed_files
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.listening.opening import listen_tcp
 from partitiond.proxy.peer_server.server import PeerServer
-from partitiond.proxy.peers import tls
-from partitiond.proxy.peers.tls import PeerTls
+from partitiond.proxy.peers.tls import peer_tls
 from tests.proxy.certificates import issue_host
 from tests.proxy.conftest import MakeEngine, replica, serving, table
 from tests.proxy.peers.hosts import Host, parts
@@ -26,7 +26,7 @@ async def secured(folder: Path, name: str, files: Path) -> AsyncIterator[Host]:
     own = folder / name
     own.mkdir()
     listener = listen_tcp("127.0.0.1", 0)
-    peers = PeerTls(files)
+    peers = peer_tls(files)
 
     async with serving(own, ProxyOptions(), tls=peers) as proxy:
         server = PeerServer(proxy.state, peers)
@@ -71,21 +71,30 @@ async def test_a_call_without_a_certificate_ends(folder: Path) -> None:
             await writer.wait_closed()
 
 
-async def test_files_that_are_renewed_count_for_the_next_connection(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_host_is_heard_without_a_gap_while_certificates_are_renewed(
+    folder: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tls, "RELOAD_SECONDS", 0.0)
+    """Its load is what requests are placed by: they would be queued or refused meanwhile."""
+    monkeypatch.setattr(renewed_files, "RELOAD_SECONDS", 0.0)
     files = issue_host(folder, "a")
-    made = PeerTls(files)
-    before = made.server()
-    assert made.server() is before
-    (files / "cert.pem").write_text("half of it")
-    assert made.server() is before, "what cannot be read changes nothing"
-    issue_host(folder, "a")
-    assert made.server() is not before
-    assert made.client() is made.client()
+    async with (
+        secured(folder, "a", files) as a,
+        secured(folder, "b", issue_host(folder, "b")) as b,
+    ):
+        parts(table(replica(await make_engine())), [a, b], {"m-1": "b"})
+        await a.until_it_hears(1)
+        (known,) = a.proxy.state.peers.listed("m")
+        (former,) = [one for one in b.server.connections if one.listens]
+        (files / "cert.pem").write_text("half of it")
+        assert (await a.proxy.complete()).status_code == 200, "what cannot be read changes nothing"
+        assert former in b.server.connections
+        issue_host(folder, "a")
+        await a.proxy.until(lambda: former not in b.server.connections)
+        assert a.proxy.state.peers.listed("m") == [known]
+        assert b.listeners() == ["a"]
+        assert (await a.proxy.complete()).status_code == 200
 
 
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be used"):
-        PeerTls(tmp_path)
+        peer_tls(tmp_path)
