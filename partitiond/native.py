@@ -77,7 +77,6 @@ MODULES: Final = (
     "proxy/peers/known",
     "proxy/peers/pool",
     "proxy/request/dialects",
-    "proxy/request/request_id",
     "proxy/request/requests",
     "proxy/telemetry/counters",
     "proxy/telemetry/record",

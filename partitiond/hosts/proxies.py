@@ -144,7 +144,8 @@ class HostsProxies:
         is_word = table is self._table
         self._table = table
         peers = self._peers()
-        self._shares.apply(table.keys, [peer.host for peer in peers])
+        at_once = sum(one.max_sequences * one.max_model_len for one in table.replicas)
+        self._shares.apply(table.keys, [peer.host for peer in peers], at_once)
         self._untold = not self._save_shares() or self._untold
         self._parts = TablesOfHosts(table, self._parts, peers=peers, shares=self._kept_shares)
         others = self._others()

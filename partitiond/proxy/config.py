@@ -20,20 +20,14 @@ class ProxyOptions:
             but at least `max_response_bytes`, for whole answers, until their clients have them.
         max_header_bytes: larger request heads get 431.
         max_connections: open connections of clients; further ones get 503 and are closed.
-        max_nesting: depth of the request's JSON.
-        max_choices: `n` (or `best_of`) of one request.
         max_sequences: prompts x n of one request. OpenAI takes 2,048 inputs.
         max_response_bytes: larger answers of an engine (not streamed) are an upstream failure. That
             many inputs have 184 MB of vectors of 4,096 numbers.
-        max_event_bytes: larger events of a stream are an upstream failure.
-        connect_timeout_seconds: for connecting to an engine's socket.
         first_token_timeout_seconds: from sending the request to its first content (streams).
         between_tokens_timeout_seconds: between two pieces of a stream.
         total_timeout_seconds: from the last byte of the request to the end of the answer.
         client_timeout_seconds: a client that makes no progress in sending its request or reading
             its answer for this long is disconnected; else it would hold a slot of the engine.
-        idle_connection_seconds: idle connections to engines are closed after this time, before
-            the engines close them after 5 s (uvicorn's default).
         max_attempts: including the first.
         retry_share: retries allowed per request of a model; 0 for none.
         workers: processes on the same port; together they never exceed a replica's limit.
@@ -61,17 +55,12 @@ class ProxyOptions:
     max_bodies_bytes: int = 512 * MIB
     max_header_bytes: int = 32 * KIB
     max_connections: int = 10_000
-    max_nesting: int = 64
-    max_choices: int = 128
     max_sequences: int = 2048
     max_response_bytes: int = 256 * MIB
-    max_event_bytes: int = 1 * MIB
-    connect_timeout_seconds: float = 5.0
     first_token_timeout_seconds: float = 120.0
     between_tokens_timeout_seconds: float = 60.0
     total_timeout_seconds: float = 1800.0
     client_timeout_seconds: float = 60.0
-    idle_connection_seconds: float = 4.0
     max_attempts: int = 2
     retry_share: float = 0.2
     workers: int = 1

@@ -65,9 +65,6 @@ class ProxySettings(Table):
     total_timeout_seconds: Seconds = Field(
         1800.0, description="Longest time of one request in an engine, in seconds."
     )
-    connect_timeout_seconds: Seconds = Field(
-        5.0, description="Longest time to connect to an engine, in seconds."
-    )
     client_timeout_seconds: Seconds = Field(
         60.0,
         description="Longest time a client may take to send more of its request, or to take more "

@@ -59,7 +59,7 @@ async def test_nobody_connects_to_it(own: Path, theirs: Path, what: str) -> None
     with pytest.raises(ExchangeError, match="put something else there") as refused:
         await exchange(str(own), "GET", "/health", timeout_seconds=5)
     assert not isinstance(refused.value, NotListeningError)
-    pool = ConnectionPool(str(own), connect_timeout_seconds=5, idle_seconds=5)
+    pool = ConnectionPool(str(own))
     with pytest.raises(AttemptError):
         await pool.connect()
 

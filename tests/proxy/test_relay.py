@@ -188,6 +188,18 @@ async def test_an_answer_ends_at_its_limits(
     await engine.until(lambda: engine.open == 0)
 
 
+async def test_headers_of_the_engines_hop_do_not_come_back(make: Make) -> None:
+    (whole,) = answer(completion())
+    assert isinstance(whole, bytes)
+    hop = ("keep-alive: timeout=5", "trailer: x-sum", "upgrade: h2c", "server: x", "x-of-hop: 1",
+           "proxy-authenticate: Basic", "set-cookie: session=secret")  # fmt: skip
+    more = "".join(f"\r\n{line}" for line in hop).encode() + b"\r\ncontent-type"
+    proxy, _ = await make.both(plays(whole.replace(b"\r\ncontent-type", more, 1)))
+    got = await proxy.complete()
+    assert got.status_code == 200
+    assert set(got.headers) == {"content-length", "content-type", "date", "x-request-id"}
+
+
 # Connections
 
 
@@ -197,7 +209,7 @@ async def test_connections_are_kept_and_a_stale_one_costs_no_attempt(make: Make)
         return answer(completion()) if len(seen) <= 2 else ["reset"]
 
     engine: ScriptedEngine
-    proxy, engine = await make.both(closes_on_reuse, idle_connection_seconds=60)
+    proxy, engine = await make.both(closes_on_reuse)
     for _ in range(9):
         assert (await proxy.complete()).status_code == 200
     connections = [r.connection for r in engine.received]

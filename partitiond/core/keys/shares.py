@@ -225,6 +225,7 @@ def divide(
     demand: Mapping[str, KeyDemand],
     hosts: Sequence[str],
     unix: float,
+    at_once: float = math.inf,
 ) -> Division:
     """Return how a key is divided after a look at the hosts.
 
@@ -236,6 +237,7 @@ def divide(
         demand: of the same hosts.
         hosts: of the table.
         unix: Unix seconds.
+        at_once: tokens that all replicas can have at once (sequences x context).
     """
     start = max(before.start, period_start(unix, rates.budget_period))
     limits = (1.0, 1.0, float(rates.max_in_flight), float(rates.token_budget))
@@ -248,6 +250,7 @@ def divide(
                 (*known.told[:3], equal.told[3]), (*known.most[:3], equal.most[3])
             )  # fmt: skip
     away = {} if start > before.start else _of_budgets(before.held, hosts)
+    counts = {host: _believed(count, held[host].most, at_once) for host, count in counts.items()}
     used = {
         host: count.budget_tokens if count.budget_start == start else 0.0
         for host, count in counts.items()
@@ -283,6 +286,17 @@ def divide(
     if before.spent and start == before.start:
         little *= UNSPENT
     return Division(start, found | away, limits[3] > 0.0 and left < little)
+
+
+def _believed(count: KeyCount, most: Four, at_once: float) -> KeyCount:
+    """Return what a host may have counted: what it was allowed, and what answers that ran at once
+    had beyond their estimates. Else one host could refuse a key to all others.
+    """
+    return dataclasses.replace(
+        count,
+        in_flight=min(count.in_flight, max(1.0, most[2])),
+        budget_tokens=min(count.budget_tokens, most[3] + at_once),
+    )
 
 
 def within(division: Division, rates: KeyRates) -> Division:
@@ -360,6 +374,7 @@ class KeyShares:
         self._rates: dict[str, KeyRates] = {}
         self._hosts: tuple[str, ...] = ()
         self._told: dict[str, HostShares] = {}
+        self._at_once = math.inf
         self._heard_at: dict[str, float] = {}
         self._demand: dict[tuple[str, str], tuple[float, KeyCount, KeyDemand]] = {}
         self._calm: set[str] = set()
@@ -369,12 +384,15 @@ class KeyShares:
         """Return what to tell a host."""
         return self._told.get(host, HostShares()) if host in self._hosts else HostShares()
 
-    def apply(self, keys: Iterable[KeyRoute], hosts: Collection[str]) -> None:
-        """Take over the keys and the hosts of a table.
+    def apply(
+        self, keys: Iterable[KeyRoute], hosts: Collection[str], at_once: float = math.inf
+    ) -> None:
+        """Take over the keys and the hosts of a table; `at_once` as of `divide`.
 
         Hosts that a head finds share equally at once, the first time. One that joins gets what the
         others have left over.
         """
+        self._at_once = at_once
         rates = {key.id: key.rates for key in keys if key.rates != NO_KEY_RATES}
         for key_id in self._divisions.keys() - rates.keys():
             del self._divisions[key_id]
@@ -452,6 +470,7 @@ class KeyShares:
             },
             hosts=self._hosts,
             unix=unix,
+            at_once=self._at_once,
         )
         if found == before:
             self._calm.add(key_id)

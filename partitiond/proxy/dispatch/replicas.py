@@ -122,11 +122,7 @@ class LiveReplica(FlightTarget):
         super().__init__(route.replica_id)
         self.model = model
         self.route = route
-        self.pool = ConnectionPool(
-            route.socket_path,
-            connect_timeout_seconds=options.connect_timeout_seconds,
-            idle_seconds=options.idle_connection_seconds,
-        )
+        self.pool = ConnectionPool(route.socket_path)
         self.column = -1 if model.ledger is None else model.ledger.column(route)
         self.flights: set[Flight] = set()
         self.work = ReplicaCount(route.model, route.generation)

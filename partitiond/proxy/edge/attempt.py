@@ -11,7 +11,7 @@ from typing import Final
 
 from partitiond.core.dispatch.routing import RouteKind
 from partitiond.core.keys.charging import ObservedOutput, believed, tokens_seen
-from partitiond.core.units import KIB
+from partitiond.core.units import KIB, MIB
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.edge.answer import JSON, Answer
@@ -38,6 +38,8 @@ _TIMEOUT_MESSAGES: Final = {
 }
 SMALL_ANSWER_BYTES: Final = 16 * KIB
 """Smaller whole answers do not count against the total, as smaller bodies do not."""
+MAX_EVENT_BYTES: Final = 1 * MIB
+"""Larger events of a stream are an upstream failure. Chosen."""
 MEASURE_SECONDS: Final = 0.25
 """How often the tokens of a stream are counted, for the replica's pace. Chosen."""
 TIME_LIMITS: Final = frozenset(_TIMEOUT_MESSAGES)
@@ -244,7 +246,7 @@ class Attempt:
                 return
             self._scanner = EventScanner(
                 exchange.route.dialect,
-                self._state.options.max_event_bytes,
+                MAX_EVENT_BYTES,
                 hide_usage=exchange.route.tells_usage and not exchange.request.wants_usage,
                 fingerprint=self.replica.fingerprint,
             )

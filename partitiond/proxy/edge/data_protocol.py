@@ -26,7 +26,7 @@ from partitiond.proxy.edge.head_checks import (
     head_too_large,
     read_target,
 )
-from partitiond.proxy.edge.heads import RequestHead
+from partitiond.proxy.edge.heads import RequestHead, new_request_id
 from partitiond.proxy.edge.incoming import IncomingRequest
 from partitiond.proxy.edge.known_heads import KnownHead
 from partitiond.proxy.edge.local_requests import LocalRequest
@@ -34,7 +34,6 @@ from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.dialects import CHAT
 from partitiond.proxy.request.errors import TOO_MANY_CONNECTIONS, ApiError
-from partitiond.proxy.request.request_id import new_request_id
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.request.routes import BY_PATH, BY_TARGET
 

@@ -4,12 +4,12 @@ Engines get only headers of ours: clients must not send headers that an engine w
 (`x-data-parallel-rank`, ...).
 """
 
+import random
 import re
 from collections.abc import Iterable
 from typing import Final
 
 from partitiond.proxy.request.errors import ApiError, body_too_large, invalid
-from partitiond.proxy.request.request_id import new_request_id
 
 _JSON_TYPE: Final = re.compile(rb"\s*application/(json|[\w.+-]+\+json)\s*(;|$)", re.IGNORECASE)
 _REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -29,6 +29,11 @@ _WANTED: Final = {
     b"x-forwarded-for": "forwarded_for",
     b"traceparent": "traceparent",
 }
+
+
+def new_request_id() -> str:
+    """Return an id for logs and answers, unique enough to correlate; it is not a secret."""
+    return f"req-{random.getrandbits(96):024x}"
 
 
 class RequestHead:

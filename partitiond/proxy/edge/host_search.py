@@ -23,7 +23,7 @@ ON_TRIAL: Final = "request_on_trial"
 
 
 class HostSearch(Elsewhere):
-    """The search of one request. Implements `peers.known.Traveller`.
+    """The search of one request. Implements `peers.hop.RemoteRequest`.
 
     Attributes:
         flight, model, route: of the request.

@@ -21,6 +21,10 @@ from partitiond.proxy.engine.framing import SIZES, ChunkedDecoder, FramingError,
 from partitiond.proxy.request.dialects import Markers
 from partitiond.proxy.request.errors import AttemptError
 
+CONNECT_SECONDS: Final = 5.0
+"""Longest time to connect to an engine; only one that hangs takes long. Chosen."""
+IDLE_SECONDS: Final = 4.0
+"""Idle connections are closed after this time, before engines close them after 5 s (uvicorn's)."""
 FINISH_SECONDS: Final = 1.0
 """Time for an answer to end on the wire, after its end has already been sent to the client."""
 
@@ -339,12 +343,11 @@ class UpstreamConnection(AnswerStream):
 class ConnectionPool:
     """The connections to one engine process. A new process of the same name gets a new pool."""
 
-    def __init__(
-        self, socket_path: str, *, connect_timeout_seconds: float, idle_seconds: float
-    ) -> None:
+    connect_seconds = CONNECT_SECONDS
+    idle_seconds = IDLE_SECONDS
+
+    def __init__(self, socket_path: str) -> None:
         self.socket_path = socket_path
-        self._connect_timeout_seconds = connect_timeout_seconds
-        self._idle_seconds = idle_seconds
         self._idle: collections.deque[UpstreamConnection] = collections.deque()
         self._finishing: dict[UpstreamConnection, asyncio.TimerHandle] = {}
         self._closed = False
@@ -353,7 +356,7 @@ class ConnectionPool:
         """Return the most recently used open connection, or None."""
         while self._idle:
             connection = self._idle.pop()
-            if not connection.closed and now - connection.idle_since < self._idle_seconds:
+            if not connection.closed and now - connection.idle_since < self.idle_seconds:
                 return connection
             connection.close()
         return None
@@ -361,7 +364,7 @@ class ConnectionPool:
     async def connect(self) -> UpstreamConnection:
         """Open a new connection. Raises AttemptError."""
         try:
-            async with asyncio.timeout(self._connect_timeout_seconds):
+            async with asyncio.timeout(self.connect_seconds):
                 connection = await self._open()
         except TimeoutError as error:
             raise AttemptError(

@@ -9,11 +9,11 @@ import ssl
 from pathlib import Path
 
 from partitiond.core.errors import SettingsError
-from partitiond.platform.renewed_files import RenewedFiles
+from partitiond.platform.watched_files import WatchedFiles
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.telemetry.logs import LogFile, json_line
 
-ServerTls = RenewedFiles[ssl.SSLContext]
+ServerTls = WatchedFiles[ssl.SSLContext]
 
 
 def server_tls(options: ProxyOptions, log: LogFile) -> ServerTls | None:
@@ -26,7 +26,7 @@ def server_tls(options: ProxyOptions, log: LogFile) -> ServerTls | None:
             hint="Set [proxy] tls_certificate and tls_key, or neither.",
         )
     certificate, key = Path(options.tls_certificate), Path(options.tls_key)
-    return RenewedFiles(
+    return WatchedFiles(
         (certificate, key),
         lambda: _context(certificate, key),
         lambda: log.write(json_line("tls_reloaded", certificate=str(certificate))),

@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
+from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.engine.framing import HOP, FramingError, Head
 from partitiond.proxy.engine.upstream import AnswerStream, Receiver, UpstreamConnection
 from partitiond.proxy.peers.messages import (
@@ -24,8 +25,9 @@ from partitiond.proxy.peers.messages import (
     read_failed,
     read_placed,
 )
-from partitiond.proxy.peers.pool import FirstReader, PeerConnection, PeerPool
+from partitiond.proxy.peers.pool import PeerConnection, PeerPool
 from partitiond.proxy.request.errors import FAILURE_STATUS, AttemptError
+from partitiond.proxy.request.requests import DataRoute
 
 LOST: Final = Failed(
     502, "upstream_reset", "The host of the model's engine cannot be reached any more."
@@ -45,8 +47,30 @@ _KIND: Final = "upstream_"
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class HopOwner(Protocol):
-    """A request that was sent to another host."""
+class RemoteRequest(Protocol):
+    """A request of this host's client that another host may serve; `HostSearch` is the only kind.
+
+    Attributes:
+        flight: its admission.
+        model: that it asks for.
+        route: that its client asked.
+    """
+
+    flight: Flight
+    model: LiveModel
+    route: DataRoute
+
+    def ask(self, replica_id: str) -> tuple[Open, bytes]:
+        """Return what to send, with the replica where it should start (or empty)."""
+        ...
+
+    def go(self, peer: PeerLoads | None, replica_id: str) -> None:
+        """Leave the place where it waits, and go to a peer, or to this host (None)."""
+        ...
+
+    def look_again(self) -> None:
+        """Look for a host again: it waits at none."""
+        ...
 
     def hop_placed(self, hop: "Hop", replica_id: str) -> None:
         """Begin: the request has a place on a replica there."""
@@ -93,7 +117,7 @@ def head_lines(host: str) -> bytes:
     )  # fmt: skip
 
 
-class Hop(FirstReader):
+class Hop:
     """One request at another host.
 
     Attributes:
@@ -113,7 +137,7 @@ class Hop(FirstReader):
 
     def __init__(
         self,
-        owner: HopOwner,
+        owner: RemoteRequest,
         pool: PeerPool,
         loads: PeerLoads,
         request: bytes,
@@ -173,7 +197,7 @@ class Hop(FirstReader):
         except Exception:  # noqa: BLE001 -- logged by whose request it is; others are ended, too
             self.crashed()
 
-    def join(self, receiver: Receiver) -> None:
+    def _join(self, receiver: Receiver) -> None:
         """Pass the answer on from now on."""
         self._attempt = receiver
 
@@ -204,7 +228,7 @@ class Hop(FirstReader):
 
     def _send(self, connection: PeerConnection) -> None:
         self.connection = connection
-        connection.first = self
+        connection.join = self._join
         request, self._request = self._request, b""  # which has a second copy of the body
         connection.send(request, self)
 

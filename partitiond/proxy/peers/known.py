@@ -10,7 +10,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, QueueShares, choose_host
@@ -19,10 +19,9 @@ from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, TELL_SECONDS, Pe
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
-from partitiond.proxy.peers.hop import Hop, HopOwner, request_of
+from partitiond.proxy.peers.hop import Hop, RemoteRequest, request_of
 from partitiond.proxy.peers.host import PeerHost
-from partitiond.proxy.peers.messages import Failed, LatelyPlaced, Open
-from partitiond.proxy.request.requests import DataRoute
+from partitiond.proxy.peers.messages import Failed, LatelyPlaced
 
 LEARN_SECONDS: Final = 2.0
 """How long a request waits for a host to say that it serves the model, if the table knows of one: a
@@ -34,37 +33,11 @@ NOWHERE: Final = "?"
 """Where such a request waits: at no host."""
 
 
-class Traveller(HopOwner, Protocol):
-    """A request of this host's client, which another host may serve; `Exchange` is the only kind.
-
-    Attributes:
-        flight: its admission.
-        model: that it asks for.
-        route: that its client asked.
-    """
-
-    flight: Flight
-    model: LiveModel
-    route: DataRoute
-
-    def ask(self, replica_id: str) -> tuple[Open, bytes]:
-        """Return what to send, with the replica where it should start (or empty)."""
-        ...
-
-    def go(self, peer: PeerLoads | None, replica_id: str) -> None:
-        """Leave the place where it waits, and go to a peer, or to this host (None)."""
-        ...
-
-    def look_again(self) -> None:
-        """Look for a host again: it waits at none."""
-        ...
-
-
 class Wait(MovableRequest[Flight]):
     """A request of this host's client, from its admission until it has a place.
 
     Attributes:
-        traveller: the request.
+        remote: the request.
         longest: that it may wait for a place, in seconds.
         latest: until when it may wait, at all hosts together, monotonic seconds; 0 if it begins to
             wait next.
@@ -73,11 +46,11 @@ class Wait(MovableRequest[Flight]):
         told: the last refusal of a host.
     """
 
-    __slots__ = ("latest", "longest", "lost", "told", "traveller", "until")
+    __slots__ = ("latest", "longest", "lost", "remote", "told", "until")
 
-    def __init__(self, traveller: Traveller, longest: float) -> None:
-        super().__init__(traveller.flight, time.monotonic(), OWN_HOST)
-        self.traveller = traveller
+    def __init__(self, remote: RemoteRequest, longest: float) -> None:
+        super().__init__(remote.flight, time.monotonic(), OWN_HOST)
+        self.remote = remote
         self.longest = longest
         self.latest = 0.0
         self.until = 0.0
@@ -170,7 +143,7 @@ class Peers:
 
     def choose(self, wait: Wait) -> HostChoice | None:
         """Return the host for a request; None if there is none but perhaps this one."""
-        model = wait.traveller.model
+        model = wait.remote.model
         model.refresh()
         return choose_host(
             model.slots,
@@ -188,12 +161,12 @@ class Peers:
         client = self._clients.get(loads.host)
         if client is None or not client.is_heard:
             return None
-        traveller, now = wait.traveller, time.monotonic()
-        asked, body = traveller.ask(replica_id)
-        request = request_of(self._own, traveller.route.path, asked, body)
-        hop = Hop(traveller, client.pool, loads, request, client.running)
+        remote, now = wait.remote, time.monotonic()
+        asked, body = remote.ask(replica_id)
+        request = request_of(self._own, remote.route.path, asked, body)
+        hop = Hop(remote, client.pool, loads, request, client.running)
         loads.sent(hop, wait.request.cost, now, replica_id)
-        traveller.model.busy_at = now
+        remote.model.busy_at = now
         self.waits(wait, loads.host)
         wait.known_at = now + SETTLE_SECONDS
         return hop
@@ -202,14 +175,14 @@ class Peers:
         """Note that a request waits at a host (`OWN_HOST`, `NOWHERE`)."""
         wait.host = host
         wait.known_at = 0.0
-        self._waits.setdefault(wait.traveller.model.route.name, {})[wait] = None
+        self._waits.setdefault(wait.remote.model.route.name, {})[wait] = None
         if self._tick_timer is None:
             loop = asyncio.get_running_loop()
             self._tick_timer = loop.call_later(TELL_SECONDS, self._tick)
 
     def waits_no_more(self, wait: Wait) -> None:
         """Note that a request has a place, or has ended; harmless if that is known."""
-        name = wait.traveller.model.route.name
+        name = wait.remote.model.route.name
         waiting = self._waits.get(name)
         if waiting is not None:
             waiting.pop(wait, None)
@@ -218,7 +191,7 @@ class Peers:
 
     def may_learn(self, wait: Wait) -> bool:
         """Whether a request should wait for a host to say that it serves the model."""
-        model = wait.traveller.model
+        model = wait.remote.model
         if self._by_model.get(model.route.name) or not model.route.elsewhere:
             return False
         now = time.monotonic()
@@ -301,7 +274,7 @@ class Peers:
     def _look_again(self, name: str) -> None:
         for wait in [wait for wait in self._waits.get(name, ()) if wait.host == NOWHERE]:
             if not self.may_learn(wait):
-                self._call(wait.traveller, wait.traveller.look_again)
+                self._call(wait.remote, wait.remote.look_again)
 
     def _move(self, model: LiveModel, target: PeerLoads | None) -> None:
         waiting = self._waits.get(model.route.name)
@@ -320,12 +293,12 @@ class Peers:
             assert isinstance(movable, Wait)
             movable.moves += 1
             self._call(
-                movable.traveller,
-                functools.partial(movable.traveller.go, target, replica_id),
+                movable.remote,
+                functools.partial(movable.remote.go, target, replica_id),
             )
 
-    def _call(self, traveller: Traveller, act: Callable[[], object]) -> None:
+    def _call(self, remote: RemoteRequest, act: Callable[[], object]) -> None:
         try:
             act()
         except Exception:  # noqa: BLE001 -- the request logs it; others go on
-            traveller.crashed()
+            remote.crashed()

@@ -40,7 +40,7 @@ class Open(msgspec.Struct, array_like=True):
         prompt_tokens, output_tokens, interval, output_limit: estimated use
             (`core.dispatch.admission.Cost`); an entry of an older release tells no limit.
         traced: header with its place in its trace, or empty.
-        load: header that asks for the engine's load, or empty.
+        load: of entries of an older release; not read.
         blocks: joined digests of the beginning of its prompt.
     """
 
@@ -155,14 +155,13 @@ MOST: Final = 1 << 40
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _REPLICA_ID: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,256}")
 _TRACED: Final = re.compile(rb"(?:\r\ntraceparent: [0-9a-f-]{1,64})?")
-_LOAD: Final = re.compile(rb"(?:\r\nendpoint-load-metrics-format: [a-z]{1,16})?")
 
 
 def read_open(data: bytes) -> Open:
     """Return what a peer asks; numbers beyond bounds count as the bound. Raises ValueError."""
     asked = _decoded(_decode_open, data)
     _check(_REQUEST_ID.fullmatch(asked.request_id), "the id of a request")
-    _check(_TRACED.fullmatch(asked.traced) and _LOAD.fullmatch(asked.load), "a header")
+    _check(_TRACED.fullmatch(asked.traced), "a header")
     waits = 0.0 if asked.wait_seconds is None else asked.wait_seconds
     _check(waits >= 0.0 and asked.total_seconds >= 0.0, "a time")
     _check(math.isfinite(asked.weight) and asked.weight >= 0.0, "a weight")

@@ -30,34 +30,26 @@ class PeerConnection(UpstreamConnection):
 
     Attributes:
         context: with which the owner's certificate was checked; None without TLS.
-        first: the reader of an answer until an attempt joins it.
+        join: gives the answer to an attempt, too, by whoever reads it until then.
     """
 
-    __slots__ = ("context", "first")
+    __slots__ = ("context", "join")
 
     def __init__(self, pool: "PeerPool", context: ssl.SSLContext | None) -> None:
         super().__init__(pool)
         self.is_sent = True
         self.context = context
-        self.first: FirstReader | None = None
+        self.join: Callable[[Receiver], object] | None = None
 
     def answer_to(self, receiver: Receiver) -> None:
         """Pass the answer to the receiver, too."""
-        if self.first is not None:
-            self.first.join(receiver)
+        if self.join is not None:
+            self.join(receiver)
 
     def let_go(self) -> None:
         """Ignore the rest of this answer; its client has received all of it already."""
         super().let_go()
-        self.first = None
-
-
-class FirstReader:
-    """The reader of an answer that an attempt joins; `hop.Hop` is the only kind."""
-
-    def join(self, receiver: Receiver) -> None:
-        """Pass the answer on from now on."""
-        raise NotImplementedError
+        self.join = None
 
 
 class PeerPool(ConnectionPool):
@@ -68,10 +60,11 @@ class PeerPool(ConnectionPool):
         context: returns the context for TLS that is in force; None where none is set.
     """
 
+    connect_seconds = CONNECT_SECONDS
+    idle_seconds = IDLE_SECONDS
+
     def __init__(self, address: str, context: Callable[[], ssl.SSLContext] | None) -> None:
-        super().__init__(
-            address, connect_timeout_seconds=CONNECT_SECONDS, idle_seconds=IDLE_SECONDS
-        )
+        super().__init__(address)
         self._context = context
         self._turns = asyncio.Semaphore(MAX_CONNECTING)
 

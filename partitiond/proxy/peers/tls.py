@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from partitiond.core.errors import SettingsError
-from partitiond.platform.renewed_files import RenewedFiles
+from partitiond.platform.watched_files import WatchedFiles
 
 CA_FILE: Final = "ca.pem"
 CERTIFICATE_FILE: Final = "cert.pem"
 KEY_FILE: Final = "key.pem"
 
 
-class PeerContexts(NamedTuple):
+class PeerContext(NamedTuple):
     """What the files of one folder make.
 
     Attributes:
@@ -29,19 +29,19 @@ class PeerContexts(NamedTuple):
     authorities: frozenset[bytes]
 
 
-PeerTls = RenewedFiles[PeerContexts]
+PeerTls = WatchedFiles[PeerContext]
 
 
 def peer_tls(folder: Path) -> PeerTls:
     """Return TLS with the files in a folder. Raises SettingsError if they cannot be used."""
     paths = [folder / name for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE)]
-    return RenewedFiles(paths, lambda: _read(folder))
+    return WatchedFiles(paths, lambda: _read(folder))
 
 
-def _read(folder: Path) -> PeerContexts:
+def _read(folder: Path) -> PeerContext:
     server = _context(folder, ssl.PROTOCOL_TLS_SERVER)
     client = _context(folder, ssl.PROTOCOL_TLS_CLIENT)
-    return PeerContexts(server, client, frozenset(server.get_ca_certs(binary_form=True)))
+    return PeerContext(server, client, frozenset(server.get_ca_certs(binary_form=True)))
 
 
 def _context(folder: Path, purpose: int) -> ssl.SSLContext:

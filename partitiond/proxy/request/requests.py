@@ -21,12 +21,19 @@ MAX_TOKENS_LIMIT: Final = 1_048_576
 """No engine that we know serves longer contexts; a larger `max_tokens` is a mistake."""
 COMPLETIONS_DEFAULT_MAX_TOKENS: Final = 16
 """Default of `max_tokens` for /v1/completions, in OpenAI's API and in vLLM."""
+MAX_NESTING: Final = 64
+"""Depth of the request's JSON. Chosen."""
+MAX_CHOICES: Final = 128
+"""Most answers (`n`, or `best_of`) to one prompt: OpenAI's limit."""
 BYTES_PER_TOKEN_ID: Final = 4
 """Bytes that a token id counts against limits of prompt bytes. English has about four bytes a
 token, so a limit allows about as many tokens sent as ids as sent as text."""
 _INCLUDE_USAGE: Final = b',"stream_options":{"include_usage":true}}'
 
 
+_TOO_DEEP: Final = invalid(
+    f"The JSON is nested deeper than {MAX_NESTING} levels.", code="invalid_json"
+)
 _decoder: Final = msgspec.json.Decoder(RequestBody)
 _objects: Final = msgspec.json.Decoder(list[AnyObject])
 _conversations: Final = msgspec.json.Decoder(list[list[AnyObject]])
@@ -59,7 +66,7 @@ class DataRoute:
 
 def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> ParsedRequest | ApiError:
     """Return the parsed request, or the error in it."""
-    parsed = _decode(body, options.max_nesting)
+    parsed = _decode(body)
     if isinstance(parsed, ApiError):
         return parsed
     model, stream, given = parsed.model, parsed.stream, parsed.stream_options
@@ -78,7 +85,7 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         return interval
     choices = 1
     if size.has_choices and (parsed.n is not None or parsed.best_of is not None):
-        counted = _choices(parsed, options.max_choices)
+        counted = _choices(parsed)
         if isinstance(counted, ApiError):
             return counted
         choices = counted
@@ -193,17 +200,17 @@ def _refuse_stream_options(given: Any) -> ApiError | None:
     return None
 
 
-def _decode(body: bytes, max_nesting: int) -> RequestBody | ApiError:
+def _decode(body: bytes) -> RequestBody | ApiError:
     try:
         parsed = _decoder.decode(body)
         # The decoder does not check skipped fields; engines read them, and refuse bad UTF-8.
         if not body.isascii():
             body.decode()
-        # A body with at most `max_nesting` brackets cannot be too deep: usually two counts suffice.
-        if body.count(b"{") + body.count(b"[") > max_nesting and _deeper_than(body, max_nesting):
-            return _too_deep(max_nesting)
+        # A body with at most so many brackets cannot be too deep: usually two counts suffice.
+        if body.count(b"{") + body.count(b"[") > MAX_NESTING and _deeper_than(body, MAX_NESTING):
+            return _TOO_DEEP
     except RecursionError:
-        return _too_deep(max_nesting)
+        return _TOO_DEEP
     except ValueError as error:
         if isinstance(error, msgspec.ValidationError) and not body.lstrip().startswith(b"{"):
             return invalid("The body must be a JSON object.", code="invalid_json")
@@ -218,10 +225,6 @@ def _unreadable(error: ValueError) -> ApiError:
     else:
         message = f"The body is not valid JSON: {error}."
     return invalid(message, code="invalid_json")
-
-
-def _too_deep(max_nesting: int) -> ApiError:
-    return invalid(f"The JSON is nested deeper than {max_nesting} levels.", code="invalid_json")
 
 
 def _deeper_than(body: bytes, limit: int) -> bool:
@@ -240,13 +243,13 @@ def _deeper_than(body: bytes, limit: int) -> bool:
     return True
 
 
-def _choices(body: RequestBody, limit: int) -> int | ApiError:
+def _choices(body: RequestBody) -> int | ApiError:
     most = 1
     for name, value in (("n", body.n), ("best_of", body.best_of)):
         if value is None:
             continue
-        if type(value) is not int or not 1 <= value <= limit:
-            return invalid(f"'{name}' must be a whole number between 1 and {limit}.", name)
+        if type(value) is not int or not 1 <= value <= MAX_CHOICES:
+            return invalid(f"'{name}' must be a whole number between 1 and {MAX_CHOICES}.", name)
         most = max(most, value)
     return most
 

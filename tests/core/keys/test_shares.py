@@ -287,6 +287,30 @@ def test_what_was_used_beyond_a_lower_share_goes_on_counting() -> None:
     assert found.held["b"].told[3] < 1000, "it is lowered first"
 
 
+def test_a_host_is_believed_up_to_its_share_and_what_answers_had_at_once() -> None:
+    """Else one that lies, or is broken, refuses the key at all others."""
+    rates = KeyRates(max_in_flight=8, token_budget=2000, budget_period=BudgetPeriod.NEVER)
+    share = Held((0.5, 0.5, 4.0, 800.0), (0.5, 0.5, 5.0, 1000.0))
+
+    def after(tokens: float, in_flight: float, at_once: float) -> Division:
+        return divide(
+            rates,
+            Division(0.0, {"a": share, "b": share}),
+            parts={},
+            counts={"a": KeyCount(), "b": KeyCount(in_flight=in_flight, budget_tokens=tokens)},
+            demand={"a": KeyDemand(refused=1.0, tokens=100.0), "b": KeyDemand()},
+            hosts=["a", "b"],
+            unix=0.0,
+            at_once=at_once,
+        )
+
+    lie = after(1e15, 1e9, 100.0)
+    assert lie == after(1100.0, 5.0, 100.0), "a share that may be in force, and answers beyond it"
+    assert lie.held["b"].most[2:] == (5.0, 1100.0)
+    assert not lie.spent
+    assert after(1e15, 0.0, 1000.0).spent, "as it may be true"
+
+
 def test_one_host_alone_is_told_nothing() -> None:
     fleet = ShareFleet(ALL, "a")
     fleet.drive(10.0, {"a": 1.0})

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from partitiond.core.errors import SettingsError
-from partitiond.platform.renewed_files import RELOAD_SECONDS
+from partitiond.platform.watched_files import RELOAD_SECONDS
 from partitiond.proxy.edge.client_connection import GOODBYE_SECONDS
 from partitiond.proxy.listening.handshakes import LEAST_HANDSHAKES, open_clients
 from partitiond.proxy.listening.tls import server_tls

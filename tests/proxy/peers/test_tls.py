@@ -10,7 +10,7 @@ import pytest
 
 from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.core.errors import SettingsError
-from partitiond.platform import renewed_files
+from partitiond.platform import watched_files
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.listening.opening import listen_tcp
 from partitiond.proxy.peer_server.server import PeerServer
@@ -75,7 +75,7 @@ async def test_a_host_is_heard_without_a_gap_while_certificates_are_renewed(
     folder: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its load is what requests are placed by: they would be queued or refused meanwhile."""
-    monkeypatch.setattr(renewed_files, "RELOAD_SECONDS", 0.0)
+    monkeypatch.setattr(watched_files, "RELOAD_SECONDS", 0.0)
     files = issue_host(folder, "a")
     async with (
         secured(folder, "a", files) as a,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.core.units import KIB
-from partitiond.platform import renewed_files
+from partitiond.platform import watched_files
 from partitiond.proxy.peer_server import connection, server
 from partitiond.proxy.peer_server.server import HANDSHAKE_FAILED, _names
 from partitiond.proxy.peers import hop
@@ -64,7 +64,7 @@ async def test_a_refused_host_that_does_not_leave_is_answered_no_more(make: Make
 async def test_who_was_let_in_by_a_former_authority_must_show_a_certificate_of_this_one(
     renewed: str, folder: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(renewed_files, "RELOAD_SECONDS", 0.0)
+    monkeypatch.setattr(watched_files, "RELOAD_SECONDS", 0.0)
     engine = await make_engine()
     files = {name: issue_host(folder, name) for name in "ab"}
     async with secured(folder, "a", files["a"]) as a, secured(folder, "b", files["b"]) as b:

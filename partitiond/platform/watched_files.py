@@ -15,7 +15,7 @@ T = TypeVar("T")
 _logger = logging.getLogger("partitiond")
 
 
-class RenewedFiles(Generic[T]):
+class WatchedFiles(Generic[T]):
     """What was made of some files, made again once they have changed.
 
     Files that cannot be used, half written or not matching, leave the former in force, and are not
