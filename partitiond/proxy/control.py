@@ -6,7 +6,6 @@ GET /state              requests in flight, queues, idle times, version, process
 GET /metrics            Prometheus text
 GET /traffic            a TrafficSample: counts by model, replica and key
 POST /shutdown          {"grace_seconds": x}: finish requests in flight, then exit
-POST /restart-workers   every worker is replaced by a new one, one after the other
 
 The listener is the same for one serving process and for several workers: see `Plane`. A connection
 carries one request.
@@ -23,7 +22,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple, Protocol, Self
 
 from partitiond.core.dispatch.routing import RoutingTable, on_own_clock
-from partitiond.core.errors import ConflictError, InputError
+from partitiond.core.errors import InputError
 from partitiond.proxy.edge.answer import STATUS_LINES
 from partitiond.serde import from_stored_json
 
@@ -64,10 +63,6 @@ class Plane(Protocol):
 
     def shut_down(self, grace_seconds: float) -> None:
         """Let requests in flight finish within the grace, then exit."""
-        ...
-
-    def restart_workers(self) -> None:
-        """Begin to replace the workers. Raises ConflictError if that cannot be done now."""
         ...
 
 
@@ -113,20 +108,12 @@ def routes(plane: Plane) -> dict[tuple[str, str], Callable[[bytes], Awaitable[Co
         plane.shut_down(max(0.0, grace))
         return _json({"shutting_down": True}, 202)
 
-    async def post_restart(_body: bytes) -> ControlReply:
-        try:
-            plane.restart_workers()
-        except ConflictError as error:
-            return _problem(409, error.message, error.hint)
-        return _json({"restarting": True}, 202)
-
     return {
         ("PUT", "/routing"): put_routing,
         ("GET", "/state"): get_state,
         ("GET", "/metrics"): get_metrics,
         ("GET", "/traffic"): get_traffic,
         ("POST", "/shutdown"): post_shutdown,
-        ("POST", "/restart-workers"): post_restart,
     }
 
 

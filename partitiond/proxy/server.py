@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.core.errors import ConflictError
 from partitiond.proxy.config import ProxyArguments
 from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.table_file import write_atomically
@@ -125,13 +124,6 @@ class _Servers:
     async def traffic(self) -> dict[str, Any]:
         """Return the answer to GET /traffic."""
         return {**self._state.traffic(), "epoch": self._epoch}
-
-    def restart_workers(self) -> None:
-        """Raise ConflictError, because there are no workers."""
-        raise ConflictError(
-            "This proxy is one process, without workers.",
-            hint="Set [proxy] workers to 2 or more; a daemon replaces the process itself.",
-        )
 
     def shut_down(self, grace_seconds: float) -> None:
         """Begin the shutdown; requests in flight get this grace."""

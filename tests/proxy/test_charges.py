@@ -301,7 +301,7 @@ async def ended(
         try:
             raise RuntimeError("a bug")
         except RuntimeError:
-            exchange.crashed()
+            exchange.on_bug()
     status = status or int((await reader.readline()).split()[1])
     await proxy.until(lambda: not proxy.state.flights)
     return status

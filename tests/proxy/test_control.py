@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from partitiond.core.dispatch.routing import RoutingTable
-from partitiond.core.errors import ConflictError
 from partitiond.proxy.control import LAST_ANSWERS_SECONDS, ControlServer
 from partitiond.serde import to_json
 from tests.proxy.conftest import table
@@ -44,9 +43,6 @@ class ScriptedPlane:
 
     def shut_down(self, grace_seconds: float) -> None:
         self.done.append(grace_seconds)
-
-    def restart_workers(self) -> None:
-        raise ConflictError("They are being restarted.", hint="Wait.")
 
 
 class Control:
@@ -95,7 +91,6 @@ async def test_each_request_gets_what_the_plane_says_or_why_not(control: Control
         ("GET /traffic", b"", 500, b"failed"),
         ("POST /shutdown", b'{"grace_seconds":-1}', 202, b"true"),
         ("POST /shutdown", b'{"grace_seconds":"x"}', 400, b"grace_seconds"),
-        ("POST /restart-workers", b"", 409, b"Wait."),
         ("GET /routing", b"", 404, b"GET /routing"),
         ("GET /nothing", b"", 404, b"GET /nothing"),
     ):

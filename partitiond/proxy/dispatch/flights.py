@@ -113,7 +113,7 @@ class FlightOwner(Protocol):
         """Never send the flight to another replica, because it may have killed its own."""
         ...
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """End after a bug of ours in one of these calls; called inside `except`."""
         ...
 

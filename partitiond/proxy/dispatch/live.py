@@ -232,7 +232,7 @@ class LiveModel(ReplicaGroup):
             else:
                 owner.placed(outcome if isinstance(outcome, LiveReplica) else outcome.replica)
         except Exception:  # noqa: BLE001 -- the owner logs it; other requests go on
-            owner.crashed()
+            owner.on_bug()
 
     def _watch(self, entry: Waiting[Flight]) -> None:
         loop = asyncio.get_running_loop()

@@ -86,7 +86,7 @@ class AttemptOwner:
         """End the request with an error for which no replica is to blame."""
         raise NotImplementedError
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """End the request after a bug of ours; called inside `except`."""
         raise NotImplementedError
 
@@ -211,7 +211,7 @@ class Attempt:
             else:
                 self._send(task.result())
         except Exception:  # noqa: BLE001 -- logged by the exchange
-            self.crashed()
+            self.on_bug()
 
     def _send(self, connection: AnswerStream) -> None:
         self._connection = connection
@@ -337,12 +337,12 @@ class Attempt:
             self.replica.look_for_death(self._state.quarantine, idle_end=False)
             self._fail(failure)
         except Exception:  # noqa: BLE001 -- logged by the exchange
-            self.crashed()
+            self.on_bug()
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """End after a bug of ours; call it inside `except`."""
         self._over = True
-        self._exchange.crashed()
+        self._exchange.on_bug()
 
     # Ends
 

@@ -151,7 +151,7 @@ class ClientConnection(ClientSide):
         """Close without sending the bytes that the client does not read."""
         self.transport.abort()
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """Log a bug of ours and close the connection; call it inside `except`."""
         _logger.exception("a connection failed inside the proxy")
         self.transport.abort()

@@ -92,7 +92,7 @@ class DataProtocol(ClientConnection):
                 try:
                     one.client_gone()
                 except Exception:  # noqa: BLE001 -- logged there; end all others
-                    one.crashed()
+                    one.on_bug()
 
     def pause_writing(self) -> None:
         """Pause the answer, because the client's buffer is full."""
@@ -410,7 +410,7 @@ class DataProtocol(ClientConnection):
         try:
             request.received_all()
         except Exception:  # noqa: BLE001 -- logged there; a bug must not look like a hang
-            request.crashed()
+            request.on_bug()
 
     def _answer_local(self, local: LocalRequest) -> None:
         local.answer()

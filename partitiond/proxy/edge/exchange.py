@@ -309,7 +309,7 @@ class Exchange(AttemptOwner):
 
     # Bugs of ours
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
         request_id = self.record.request_id
         about = {"request_id": request_id, "replica": self.record.replica_id}

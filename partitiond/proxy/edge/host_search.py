@@ -159,9 +159,9 @@ class HostSearch(Elsewhere):
         )
         return asked, exchange.body
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """End the request after a bug of ours; called inside `except`."""
-        self._exchange.crashed()
+        self._exchange.on_bug()
 
     # Calls of the hop
 

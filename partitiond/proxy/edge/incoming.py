@@ -176,10 +176,10 @@ class IncomingRequest(Sender):
             self.is_over = True
             self._forget()
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
         if self.exchange is not None:
-            self.exchange.crashed()
+            self.exchange.on_bug()
             return
         _logger.exception("request %s failed inside the proxy", self.record.request_id)
         if self.is_over:

@@ -45,7 +45,7 @@ class TimeLimited(Protocol):
         """Check whether a time limit has passed."""
         ...
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """End after a bug of ours in `sweep`; called inside `except`."""
         ...
 
@@ -333,7 +333,7 @@ class ProxyState:
             try:
                 one.sweep(now)
             except Exception:  # noqa: BLE001 -- logged there; check all others
-                one.crashed()
+                one.on_bug()
         if not (self.connections or self.flights):
             self.accounts.save()
         else:
@@ -365,7 +365,7 @@ class ProxyState:
             try:
                 exchange.shut_down()
             except Exception:  # noqa: BLE001 -- logged there; end all others
-                exchange.crashed()
+                exchange.on_bug()
         if self.tracer is not None:
             await self.tracer.close()
 

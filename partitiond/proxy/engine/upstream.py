@@ -56,7 +56,7 @@ class Receiver(Protocol):
         """Take the failure of an answer that will never be complete."""
         ...
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """End after a bug of ours while the answer was read; called inside `except`."""
         ...
 
@@ -161,7 +161,7 @@ class UpstreamConnection(AnswerStream):
                         return
             self._take(data)
         except Exception:  # noqa: BLE001 -- logged by whose answer it is
-            self._crashed(self._receiver)
+            self._on_bug(self._receiver)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Note that the connection was closed by either side."""
@@ -169,7 +169,7 @@ class UpstreamConnection(AnswerStream):
         try:
             self._lost()
         except Exception:  # noqa: BLE001 -- logged by whose answer it is
-            self._crashed(self._receiver)
+            self._on_bug(self._receiver)
 
     def _lost(self) -> None:
         self._pool.lost(self)
@@ -318,7 +318,7 @@ class UpstreamConnection(AnswerStream):
         try:
             receiver.received_end()
         except Exception:  # noqa: BLE001 -- logged by whose answer it is
-            self._crashed(receiver)
+            self._on_bug(receiver)
 
     def _fail(self, failure: AttemptError) -> None:
         self._write = None
@@ -328,14 +328,14 @@ class UpstreamConnection(AnswerStream):
         try:
             receiver.received_failure(failure)
         except Exception:  # noqa: BLE001 -- logged by whose answer it is
-            self._crashed(receiver)
+            self._on_bug(receiver)
 
-    def _crashed(self, receiver: Receiver | None) -> None:
+    def _on_bug(self, receiver: Receiver | None) -> None:
         """End the request after a bug of ours, lest it hang; call it inside `except`."""
         self.close()
         self._pool.lost(self)
         if receiver is not None:
-            receiver.crashed()
+            receiver.on_bug()
         else:
             _logger.exception("a connection to an engine failed inside the proxy")
 

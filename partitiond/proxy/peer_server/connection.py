@@ -94,7 +94,7 @@ class OwnerConnection(ClientSide):
             try:
                 request.client_gone()
             except Exception:  # noqa: BLE001 -- logged there
-                request.crashed()
+                request.on_bug()
 
     def pause_writing(self) -> None:
         """Stop the engine's answer, because the entry does not read."""

@@ -89,7 +89,7 @@ class PeerRequest(Sender):
         try:
             self._start(body)
         except Exception:  # noqa: BLE001 -- logged there; a bug must not look like a hang
-            self.crashed()
+            self.on_bug()
 
     def _start(self, body: bytes) -> None:
         """Admit the request, and find it a replica."""
@@ -147,10 +147,10 @@ class PeerRequest(Sender):
         else:
             self.ended()
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
         if self.exchange is not None:
-            self.exchange.crashed()
+            self.exchange.on_bug()
         else:
             _logger.exception("request %s failed inside the proxy", self.record.request_id)
             self.refuse(errors.INTERNAL)

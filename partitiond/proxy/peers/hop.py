@@ -93,7 +93,7 @@ class RemoteRequest(Protocol):
         """
         ...
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """End after a bug of ours; called inside `except`."""
         ...
 
@@ -195,7 +195,7 @@ class Hop:
         try:
             self._lose()
         except Exception:  # noqa: BLE001 -- logged by whose request it is; others are ended, too
-            self.crashed()
+            self.on_bug()
 
     def _join(self, receiver: Receiver) -> None:
         """Pass the answer on from now on."""
@@ -289,14 +289,14 @@ class Hop:
         else:
             self._lose()
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """End the request after a bug of ours, lest it hang; call it inside `except`."""
         attempt = self._attempt
         self._is_over = True
         if attempt is not None:
-            attempt.crashed()
+            attempt.on_bug()
         else:
-            self._owner.crashed()
+            self._owner.on_bug()
 
     def _lose(self) -> None:
         self.is_lost = True

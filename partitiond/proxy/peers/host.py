@@ -247,7 +247,7 @@ class _NewsReader:
         """End: the connection has ended, or what came made no sense."""
         self.over.set()
 
-    def crashed(self) -> None:
+    def on_bug(self) -> None:
         """End after a bug of ours; called inside `except`."""
         _logger.exception("what a peer told of its load could not be taken")
         self.over.set()

@@ -301,4 +301,4 @@ class Peers:
         try:
             act()
         except Exception:  # noqa: BLE001 -- the request logs it; others go on
-            remote.crashed()
+            remote.on_bug()

@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
-from partitiond.core.errors import ConflictError
 from partitiond.proxy.config import ProxyArguments
 from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.ledger import ROWS
@@ -176,19 +175,6 @@ class Workers:
         self._grace_seconds = grace_seconds
         self._stop.set()
 
-    def restart_workers(self) -> None:
-        """Replace every worker, one after the other."""
-        if self._restarting is not None and not self._restarting.done():
-            raise ConflictError(
-                "The workers are being restarted already.", hint="Wait until that is over."
-            )
-        if len(self._free_rows()) < 1:
-            raise ConflictError(
-                "Workers that were replaced before still finish their requests.",
-                hint="Try again when GET /state shows none that is leaving.",
-            )
-        self._restarting = self._begin(self._restart())
-
     # From start to end
 
     async def run(self) -> None:
@@ -245,10 +231,13 @@ class Workers:
             _logger.error("a task of the parent failed", exc_info=task.exception())
 
     def _hung_up(self) -> None:
-        try:
-            self.restart_workers()
-        except ConflictError as error:
-            _logger.warning("%s", error.message)
+        """Replace every worker, one after the other."""
+        if self._restarting is not None and not self._restarting.done():
+            _logger.warning("The workers are being restarted already.")
+        elif not self._free_rows():
+            _logger.warning("Workers that were replaced before still finish their requests.")
+        else:
+            self._restarting = self._begin(self._restart())
 
     async def _keep_house(self) -> None:
         while True:

@@ -13,14 +13,12 @@ class Relay:
 
     Attributes:
         flows: cleared, no byte passes in either direction, and nobody is told.
-        step: bytes that pass at once; 0 for as many as come.
     """
 
     def __init__(self, path: Path, target: str) -> None:
         self.path = path
         self.flows = asyncio.Event()
         self.flows.set()
-        self.step = 0
         self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -54,13 +52,9 @@ class Relay:
     async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await source.read(65536):
-                step = self.step or len(data)
-                for at in range(0, len(data), step):
-                    await self.flows.wait()
-                    sink.write(data[at : at + step])
-                    await sink.drain()
-                    if self.step:
-                        await asyncio.sleep(0)
+                await self.flows.wait()
+                sink.write(data)
+                await sink.drain()
         self._writers.discard(sink)
         sink.close()
 

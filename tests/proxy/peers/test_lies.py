@@ -274,7 +274,6 @@ BAD_REQUESTS: dict[str, dict[str, Any]] = {
     "a head in the id": {"request_id": "a\r\nx-evil: 1"},
     "a head in the trace": {"traced": b"\r\nx-evil: 1"},
     "a request in the trace": {"traced": b"\r\n\r\nGET /evil HTTP/1.1\r\n\r\n"},
-    "a head in the load": {"load": b"\r\ncontent-length: 0"},
     "a weight that is no number": {"weight": math.nan},
     "a weight without end": {"weight": math.inf},
     "a negative weight": {"weight": -1.0},
