@@ -69,7 +69,6 @@ MODULES: Final = (
     "proxy/engine/upstream",
     "proxy/keys/accounts",
     "proxy/keys/auth",
-    "proxy/peer_server/answer",
     "proxy/peer_server/connection",
     "proxy/peer_server/request",
     "proxy/peers/hop",

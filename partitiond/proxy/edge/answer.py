@@ -69,7 +69,7 @@ class ClientSide:
 
 
 class Answer:
-    """One answer to a client; `peer_server.answer` has that to the proxy of another host.
+    """One answer to a client; `peer_server.request` has that to the proxy of another host.
 
     Attributes:
         write: sends raw bytes; for a chunked stream, whole frames.

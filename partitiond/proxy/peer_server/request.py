@@ -6,6 +6,7 @@ on where and when the request runs: it queues, retries and quarantines it like i
 
 import logging
 import time
+from collections.abc import Callable
 
 from partitiond.core.dispatch.admission import Cost, refuse_without_replica
 from partitiond.core.dispatch.affinity import DIGEST_BYTES, MAX_BLOCKS
@@ -14,18 +15,59 @@ from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.dispatch.replicas import LiveReplica
-from partitiond.proxy.edge.answer import ClientSide
+from partitiond.proxy.edge.answer import STATUS_LINES, Answer, ClientSide
 from partitiond.proxy.edge.exchange import Exchange, Sender
 from partitiond.proxy.edge.incoming import SMALL_BODY_BYTES
-from partitiond.proxy.peer_server.answer import PeerAnswer
-from partitiond.proxy.peers.messages import Open
+from partitiond.proxy.engine.framing import HOP
+from partitiond.proxy.peers.messages import Failed, Open, PlacedAt, encode
 from partitiond.proxy.request import errors
+from partitiond.proxy.request.dialects import Dialect
 from partitiond.proxy.request.errors import ApiError
 from partitiond.proxy.request.parts import ParsedRequest, Size
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
 
 _logger = logging.getLogger("partitiond.proxy")
+
+
+class PeerAnswer(Answer):
+    """An answer to the proxy of another host.
+
+    Args:
+        was_sent: returns whether the request was sent to a replica.
+    """
+
+    __slots__ = ("_was_sent",)
+
+    def __init__(self, client: ClientSide, dialect: Dialect, was_sent: Callable[[], bool]) -> None:
+        super().__init__(client, dialect, "", keep_alive=True, chunked=True)
+        self._was_sent = was_sent
+
+    def placed(self, replica_id: str, attempts: int) -> None:
+        """Say that the request has a place on a replica."""
+        told = encode(PlacedAt(replica_id, attempts))
+        self.write(b"HTTP/1.1 103 Early Hints\r\n%b: %b\r\n\r\n" % (HOP, told))
+
+    def _head(self, status: int, headers: bytes) -> bytes:
+        self.status = status
+        return b"%b%b\r\n" % (STATUS_LINES[status], headers)
+
+    def error(self, error: ApiError, opening: bytes = b"") -> None:  # noqa: ARG002 -- the entry's
+        """Say why there is no answer, or no further one; the entry words it for its client."""
+        if self.ended:
+            return
+        told = encode(
+            Failed(
+                error.status, error.code or "", error.message, error.retry_after_seconds,
+                refused=not self._was_sent(),
+            )
+        )  # fmt: skip
+        self.ended = True
+        if self.streaming:
+            self.streaming = False
+            self.write(b"0\r\n%b: %b\r\n\r\n" % (HOP, told))
+        else:
+            self.write(self._head(error.status, b"%b: %b\r\ncontent-length: 0\r\n" % (HOP, told)))
 
 
 class PeerRequest(Sender):
