@@ -161,7 +161,7 @@ READ_SECONDS = 0.01
 """On the virtual loop: all that was sent before is read."""
 DELAY_SECONDS = 0.05
 _LENGTH = re.compile(rb"(content-length: *)(\d+)", re.IGNORECASE)
-_STOLEN = Wish(False, False, False, "STOLEN", 3, 0, 0.0, "", False)
+_STOLEN = Wish(False, False, False, "STOLEN", 3, 0.0, "", False)
 _DICE = random.Random(5)
 
 
