@@ -43,14 +43,6 @@ class ClientSide:
     write_paused: bool
     was_opened: bool
 
-    def head_lines(self, *, last: bool) -> bytes:
-        """Return the headers that every answer has, each with its line end.
-
-        Args:
-            last: the connection ends after the answer.
-        """
-        raise NotImplementedError
-
     def is_answering(self, request: object) -> bool:
         """Whether it is this request's turn to send."""
         raise NotImplementedError
@@ -61,10 +53,6 @@ class ClientSide:
 
     def linger(self) -> None:
         """Take no further request: drop incoming bytes, then close."""
-        raise NotImplementedError
-
-    def abort(self) -> None:
-        """Close without sending the bytes that the client does not read."""
         raise NotImplementedError
 
 
@@ -109,7 +97,7 @@ class Answer:
         self.status = status
         return b"%b%bx-request-id: %b\r\n%b%b\r\n" % (
             STATUS_LINES[status],
-            self._client.head_lines(last=not self.keep_alive),
+            self._client.state.head_lines(last=not self.keep_alive),
             self.request_id.encode(),
             self.extra,
             headers,
@@ -161,9 +149,5 @@ class Answer:
             self.end_stream(self._dialect.error_events(error, opening))
         elif not self.ended:
             self.keep_alive = self.keep_alive and not error.close
-            headers = b"".join(
-                b"%b: %b\r\n" % header
-                for header in error.headers()
-                if header[0] not in {b"connection", b"content-type"}
-            )
+            headers = b"".join(b"%b: %b\r\n" % header for header in error.headers())
             self.whole(error.status, JSON, self._dialect.error_body(error), headers)

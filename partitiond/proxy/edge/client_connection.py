@@ -147,10 +147,6 @@ class ClientConnection(ClientSide):
         else:
             self.transport.close()
 
-    def abort(self) -> None:
-        """Close without sending the bytes that the client does not read."""
-        self.transport.abort()
-
     def on_bug(self) -> None:
         """Log a bug of ours and close the connection; call it inside `except`."""
         _logger.exception("a connection failed inside the proxy")
@@ -180,10 +176,6 @@ class ClientConnection(ClientSide):
         self._dropped_bytes += size
         if self._dropped_bytes > LINGER_BODIES * self._options.max_body_bytes:
             self.pause_reading()
-
-    def head_lines(self, *, last: bool) -> bytes:
-        """Return the headers that every answer has, each with its line end."""
-        return self.state.head_lines(last=last)
 
     def _head_seconds(self) -> float:
         seconds = self._options.client_timeout_seconds

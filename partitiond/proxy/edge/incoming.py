@@ -184,7 +184,7 @@ class IncomingRequest(Sender):
         _logger.exception("request %s failed inside the proxy", self.record.request_id)
         if self.is_over:
             self._forget()
-            self.client.abort()
+            self.client.transport.abort()
         else:
             self._refuse(errors.INTERNAL)
 
@@ -320,7 +320,7 @@ class IncomingRequest(Sender):
 
     def abort(self) -> None:
         """Close the client's connection without sending the bytes that it does not read."""
-        self.client.abort()
+        self.client.transport.abort()
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
         """Count, trace and log the request."""

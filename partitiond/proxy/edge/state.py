@@ -309,7 +309,11 @@ class ProxyState:
             self._all_closed.set()
 
     def head_lines(self, *, last: bool) -> bytes:
-        """Return the headers that every answer to a client has, each with its line end."""
+        """Return the headers that every answer to a client has, each with its line end.
+
+        Args:
+            last: the connection ends after the answer.
+        """
         now = int(time.time())
         if now != self._date[0]:
             self._date = (now, b"date: %b\r\n" % formatdate(now, usegmt=True).encode())

@@ -197,9 +197,4 @@ class ChunkedDecoder:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def frame(data: bytes) -> bytes:
-    """Encode the data as one chunk."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
 LAST_CHUNK: Final = b"0\r\n\r\n"

@@ -206,11 +206,7 @@ class OwnerConnection(ClientSide):
                 self._unread.look(self.transport, paused=self.write_paused, whole=whole)
             self._rest()
         else:
-            self.abort()
-
-    def abort(self) -> None:
-        """End the connection without sending what the entry does not read."""
-        self.transport.abort()
+            self.transport.abort()
 
     def _rest(self) -> None:
         self._idle_since = time.monotonic()

@@ -205,7 +205,7 @@ class PeerRequest(Sender):
 
     def abort(self) -> None:
         """End the connection without sending the bytes that the entry does not read."""
-        self._client.abort()
+        self._client.transport.abort()
 
     def ended(self) -> None:
         """Go on with the entry's next request."""

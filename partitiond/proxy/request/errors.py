@@ -52,14 +52,12 @@ class ApiError:
         return json.dumps({"error": error}, separators=(",", ":")).encode()
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers that belong to this error."""
-        headers = [(b"content-type", b"application/json")]
+        """Return the headers that belong to this error, beside those of each answer."""
+        headers: list[tuple[bytes, bytes]] = []
         if self.retry_after_seconds is not None:
             headers.append((b"retry-after", str(self.retry_after_seconds).encode()))
         if self.allow:
             headers.append((b"allow", self.allow.encode()))
-        if self.close:
-            headers.append((b"connection", b"close"))
         return headers
 
 
