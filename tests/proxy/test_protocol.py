@@ -55,13 +55,16 @@ async def test_a_request_that_comes_a_byte_at_a_time_has_a_time_limit(make: Make
     data = post({"model": "m", "prompt": "x" * 1000})
     client.send(data[:at])
     answering = asyncio.create_task(client.rest())
-    for sent in range(at, len(data)):
-        if answering.done():
-            break
-        client.send(data[sent : sent + 1])
-        await asyncio.sleep(1)
-    assert (await answering).startswith(b"HTTP/1.1 408 ")
-    assert sent - at in range(9, 13)
+    rest = iter(data[at:])
+
+    async def poll() -> None:
+        while not answering.done():
+            client.send(bytes([next(rest)]))
+            await asyncio.sleep(1)
+
+    await poll()
+    assert answering.result().startswith(b"HTTP/1.1 408 ")
+    assert len(data) - at - len([*rest]) in range(9, 13)
 
 
 CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(BODY), BODY)
