@@ -216,7 +216,7 @@ async def serving(
         end_clients()
         server.close()
         for connection in proxy.lanes():
-            connection.abort()
+            connection.transport.abort()
         state.close()
 
 
