@@ -104,3 +104,28 @@ async def test_a_connection_that_cannot_be_set_up_is_closed_and_counted() -> Non
     assert told == ["failed"]
     assert accepted.fileno() < 0
     client.close()
+
+
+async def test_a_connection_that_is_dropped_as_it_opens_is_counted_once() -> None:
+    """Its protocol tells its end."""
+    told: list[str] = []
+
+    class Dropped(Client):
+        def connection_made(self, _: asyncio.BaseTransport) -> None:
+            self.was_opened = True
+            opener.close()
+
+        def connection_lost(self, _: Exception | None) -> None:
+            told.append("lost")
+
+    opener = Opener(
+        Dropped, None, limit=2, seconds=60.0, failed=lambda: told.append("failed"),
+        gone=lambda: told.append("gone"),
+    )  # fmt: skip
+    accepted, client = socket.socketpair()
+    opener.open(accepted)
+    async with asyncio.timeout(30):
+        while opener or not told:  # noqa: ASYNC110 -- nothing tells
+            await asyncio.sleep(0)
+    assert told == ["lost"]
+    client.close()
