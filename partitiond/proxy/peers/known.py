@@ -119,22 +119,6 @@ class Peers:
         """Return how many requests wait or run at a host, by host."""
         return {host: len(client.running) for host, client in self._clients.items()}
 
-    def heard(self) -> list[str]:
-        """Return the hosts that are reached."""
-        return [host for host, is_reached in self.reached().items() if is_reached]
-
-    def listed(self, model: str) -> list[PeerLoads]:
-        """Return what is known of a model's load at the hosts that say that they have it."""
-        return self._by_model.get(model, [])
-
-    def serving(self, model: str) -> set[str]:
-        """Return the hosts that say that they have replicas of a model that take requests."""
-        return {
-            loads.host
-            for loads in self.listed(model)
-            if any(is_eligible(replica) for replica in loads.replicas.values())
-        }
-
     def replicas(self, model: LiveModel) -> int:
         """Return how many replicas of a model the peers have."""
         return self._replicas.get(model.route.name, 0)

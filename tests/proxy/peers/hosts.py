@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from partitiond.core.dispatch.balance import is_eligible
+from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.core.dispatch.routing import PeerRoute, RoutingTable, TablesOfHosts
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.listening.opening import listen_unix
@@ -22,9 +24,25 @@ class Host:
     server: PeerServer
     route: PeerRoute
 
+    def heard(self) -> list[str]:
+        """Hosts that it reaches."""
+        return [name for name, is_reached in self.proxy.state.peers.reached().items() if is_reached]
+
     async def until_it_hears(self, peers: int) -> None:
         """Wait until so many peers have told their load."""
-        await self.proxy.until(lambda: len(self.proxy.state.peers.heard()) == peers)
+        await self.proxy.until(lambda: len(self.heard()) == peers)
+
+    def listed(self, model: str) -> list[PeerLoads]:
+        """What others told it of their load by a model."""
+        return self.proxy.state.peers._by_model.get(model, [])
+
+    def serving(self, model: str) -> set[str]:
+        """Hosts that told it of a replica that takes requests."""
+        return {
+            loads.host
+            for loads in self.listed(model)
+            if any(is_eligible(replica) for replica in loads.replicas.values())
+        }
 
     def listeners(self) -> list[str]:
         """Hosts that are told its load."""

@@ -111,7 +111,7 @@ async def test_a_peer_attracts_requests_to_its_own_replicas_alone(make: Make) ->
 async def test_who_tells_no_digests_or_too_many_is_left(make: Make, told: bytes) -> None:
     a, b, _ = await make.pair()
     tell(b, LatelyPlaced("m", {"m-1": (told, b"")}))
-    await a.proxy.until(lambda: a.proxy.state.peers.heard() == [])
+    await a.proxy.until(lambda: a.heard() == [])
     await a.until_it_hears(1)
     assert told_count(a) == 0
     assert (await a.proxy.complete()).status_code == 200

@@ -98,13 +98,12 @@ async def test_what_a_stalled_cable_holds_goes_to_another_host(rig: Rig) -> None
     tables = tables_of(routes, hosts, {"m-1": "b", "m-2": "c"})
     for one in (rig.owner, rig.sound, rig.entry):
         one.proxy.state.apply(tables.of(one.name))
-    peers = rig.entry.proxy.state.peers
-    await rig.entry.proxy.until(lambda: peers.serving("m") == {"b", "c"})
+    await rig.entry.proxy.until(lambda: rig.entry.serving("m") == {"b", "c"})
     rig.go.set()
     rig.cable.flows.clear()
     asked = [rig.entry.proxy.ask() for _ in range(8)]
     assert [(await one).status_code for one in asked] == [200] * 8
-    await rig.entry.proxy.until(lambda: peers.serving("m") == {"c"})
+    await rig.entry.proxy.until(lambda: rig.entry.serving("m") == {"c"})
     assert not rig.far.received
     await rig.is_back()
 

@@ -119,7 +119,7 @@ async def test_the_hosts_share_the_bound_of_the_queue(make: Make) -> None:
     hosts = await make.hosts(table(*routes, max_queue=8), {"a": [], "b": ["m-1"], "c": ["m-2"]})
 
     def shares() -> dict[str, int]:
-        return {one.host: one.max_waiting for one in hosts[0].proxy.state.peers.listed("m")}
+        return {one.host: one.max_waiting for one in hosts[0].listed("m")}
 
     assert shares() == {"b": 2, "c": 6}
     drained = routes[0], dataclasses.replace(routes[1], draining=True)
@@ -130,16 +130,16 @@ async def test_the_hosts_share_the_bound_of_the_queue(make: Make) -> None:
 
 async def test_what_was_sent_on_a_former_connection_is_forgotten_with_it(make: Make) -> None:
     a, b, engine = await make.pair(plays("hold"), options={"max_attempts": 1})
-    (before,) = a.proxy.state.peers.listed("m")
+    (before,) = a.listed("m")
     b.fall_silent()
     lost = a.proxy.ask()
     await engine.got(1)
     assert before.sequences_in_flight() == 1
     b.reset()
     assert (await lost).status_code == 502
-    assert a.proxy.state.peers.serving("m") == set()
+    assert a.serving("m") == set()
     await a.until_it_hears(1)
-    (after,) = a.proxy.state.peers.listed("m")
+    (after,) = a.listed("m")
     assert after is not before
     assert after.sequences_in_flight() == 0
     await until_idle([a, b])
@@ -224,13 +224,13 @@ async def test_a_host_that_ends_takes_no_new_requests_and_finishes_what_runs(mak
     running = asyncio.create_task(a.proxy.stream_text())
     await one.got(1)
     b.server.leave()
-    await a.proxy.until(lambda: a.proxy.state.peers.heard() == ["c"])
+    await a.proxy.until(lambda: a.heard() == ["c"])
     parts(dataclasses.replace(routes, version=2), [a, c], {"m-1": "b", "m-2": "c"})
     assert (await a.proxy.complete()).status_code == 200
     assert len(two.received) == 1
     await asyncio.sleep(2 * host.DEAD_SECONDS)
-    assert a.proxy.state.peers.heard() == ["c"]  # what b tells there counts no more
-    assert a.proxy.state.peers.serving("m") == {"c"}
+    assert a.heard() == ["c"]  # what b tells there counts no more
+    assert a.serving("m") == {"c"}
     go.set()
     assert (await running).count('"text":') == 3
     await b.proxy.until(lambda: not any(one.peer == "a" for one in b.server.connections))
@@ -245,7 +245,7 @@ async def test_what_no_client_has_seen_yet_is_sent_to_another_host(make: Make) -
     await first.got(1)
     both = table(replica(first, "m-1"), replica(second, "m-2"), version=2)
     parts(both, [a, b, c], {"m-1": "b", "m-2": "c"})
-    await a.proxy.until(lambda: a.proxy.state.peers.serving("m") == {"b", "c"})
+    await a.proxy.until(lambda: a.serving("m") == {"b", "c"})
     b.reset()
     assert (await asked).endswith("data: [DONE]\n\n")
     assert len(second.received) == 1

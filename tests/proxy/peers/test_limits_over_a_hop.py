@@ -119,7 +119,7 @@ async def test_where_all_hosts_of_a_model_are_gone_for_long_nobody_waits(
     a, b, _ = await make.pair()
     monkeypatch.setattr("partitiond.proxy.peers.known.LEARN_SECONDS", 600.0)
     b.server.close()
-    await a.proxy.until(lambda: not a.proxy.state.peers.heard())
+    await a.proxy.until(lambda: not a.heard())
     await asyncio.sleep(2 * RETURN_SECONDS)
     asked = a.proxy.ask()
     await settled()

@@ -34,13 +34,13 @@ async def test_what_killed_an_engine_is_carried_to_no_other_host_by_any_that_hea
     await engine.got(1)
     parts(table(one, three, version=2), hosts, owners)
     assert await killed == QUARANTINED
-    await a.proxy.until(lambda: a.proxy.state.peers.serving("m") == {"c"})
+    await a.proxy.until(lambda: a.serving("m") == {"c"})
     assert await send(a) == QUARANTINED  # by its entry: only c has a replica now
     parts(table(two, version=3), hosts, owners)
-    await d.proxy.until(lambda: d.proxy.state.peers.serving("m") == {"b"})
+    await d.proxy.until(lambda: d.serving("m") == {"b"})
     assert await send(d) == QUARANTINED  # by b, which remembers
     parts(table(three, version=4), hosts, owners)
-    await d.proxy.until(lambda: d.proxy.state.peers.serving("m") == {"c"})
+    await d.proxy.until(lambda: d.serving("m") == {"c"})
     assert await send(d) == QUARANTINED  # by d, which has heard it
     assert second.received == third.received == []
     assert (await d.proxy.complete()).status_code == 200  # others are served there

@@ -54,7 +54,7 @@ async def test_who_has_no_certificate_of_the_host_is_not_served(
     ):
         parts(table(replica(engine)), [a, b], {"m-1": "b"})
         assert (await a.proxy.complete()).status_code == 503
-        assert a.proxy.state.peers.heard() == []
+        assert a.heard() == []
         assert engine.received == []
 
 
@@ -83,14 +83,14 @@ async def test_a_host_is_heard_without_a_gap_while_certificates_are_renewed(
     ):
         parts(table(replica(await make_engine())), [a, b], {"m-1": "b"})
         await a.until_it_hears(1)
-        (known,) = a.proxy.state.peers.listed("m")
+        (known,) = a.listed("m")
         (former,) = [one for one in b.server.connections if one.listens]
         (files / "cert.pem").write_text("half of it")
         assert (await a.proxy.complete()).status_code == 200, "what cannot be read changes nothing"
         assert former in b.server.connections
         issue_host(folder, "a")
         await a.proxy.until(lambda: former not in b.server.connections)
-        assert a.proxy.state.peers.listed("m") == [known]
+        assert a.listed("m") == [known]
         assert b.listeners() == ["a"]
         assert (await a.proxy.complete()).status_code == 200
 

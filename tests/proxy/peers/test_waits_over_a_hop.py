@@ -39,8 +39,7 @@ async def test_the_longest_wait_is_one_for_all_hosts(make: Make) -> None:
     busy = [ask(one) for one in hosts]
     for engine in engines:
         await engine.got(1)
-    peers = a.proxy.state.peers
-    await a.proxy.until(lambda: any(one.sequences_in_flight() for one in peers.listed("m")))
+    await a.proxy.until(lambda: any(one.sequences_in_flight() for one in a.listed("m")))
     began = time.monotonic()
     assert error_of(await ask(a)) == (429, "queue_timeout")
     assert time.monotonic() - began < 1.5 + HOP_SECONDS
@@ -71,13 +70,13 @@ async def test_what_is_on_trial_at_one_host_goes_to_no_other(make: Make) -> None
     await engine.stop()
     await engine.start()
     await b.proxy.until(lambda: not b.proxy.state.models["m"].replicas["m-1"].is_dead)
-    await a.proxy.until(lambda: a.proxy.state.peers.serving("m") == {"b", "c"})
+    await a.proxy.until(lambda: a.serving("m") == {"b", "c"})
     twin = ask(b, "twin")
     await engine.got(3)
     a.proxy.state.peers._draw = lambda: 0.0  # the first host is drawn, and that is b
     assert error_of(await ask(a, "killer")) == (503, "request_on_trial")
     assert other.received == []
-    assert not any(one.full for one in a.proxy.state.peers.listed("m"))
+    assert not any(one.full for one in a.listed("m"))
     go.set()
     assert (await twin).status_code == 200
     await until_idle(hosts)
@@ -99,7 +98,7 @@ async def test_a_request_that_was_moved_in_vain_may_wait_on(make: Make) -> None:
         one.proxy.state.models["m"].slots.service = ServiceTime(60.0)  # whoever joins is too late
     peers = a.proxy.state.peers
     (wait,) = peers._waits["m"]
-    (target,) = [one for one in peers.listed("m") if one.host != wait.host]
+    (target,) = [one for one in a.listed("m") if one.host != wait.host]
     before = wait.host
     wait.moves += 1
     wait.remote.go(target, "")
@@ -203,7 +202,7 @@ async def test_a_request_goes_to_a_refused_replica_of_another_host_if_there_is_n
     a, b, _ = await make.pair()
     for source in "aab":
         b.proxy.state.models["m"].replicas["m-1"].failed(source)
-    await a.proxy.until(lambda: not a.proxy.state.peers.serving("m"))
+    await a.proxy.until(lambda: not a.serving("m"))
     assert (await ask(a)).status_code == 200
     await until_idle([a, b])
 
@@ -214,7 +213,7 @@ async def test_a_refused_replica_of_the_own_host_comes_after_those_of_others(mak
     engines.append(await make.engine(plays(0.3, *answer(completion())), "good"))
     routes = [replica(one, f"m-{n}", max_sequences=1) for n, one in enumerate(engines)]
     hosts = a, *_ = await make.hosts(table(*routes), {"a": ["m-0"], "b": ["m-1"]})
-    await a.proxy.until(lambda: a.proxy.state.peers.serving("m") == {"b"})
+    await a.proxy.until(lambda: a.serving("m") == {"b"})
     for source in "aab":
         a.proxy.state.models["m"].replicas["m-0"].failed(source)
     asked = [ask(a, f"{n}") for n in range(3)]
@@ -227,7 +226,7 @@ async def test_the_wait_for_a_host_is_bounded(make: Make, monkeypatch: pytest.Mo
     monkeypatch.setattr(known, "LEARN_SECONDS", 60.0)
     a, b, _ = await make.pair(route={"max_queue": 2})
     b.server.close()
-    await a.proxy.until(lambda: a.proxy.state.peers.listed("m") == [])
+    await a.proxy.until(lambda: a.listed("m") == [])
     waits = [ask(a) for _ in range(2)]
     await a.proxy.until(lambda: len(a.proxy.state.flights) == 2)
     refused = (503, "model_on_other_host")

@@ -36,7 +36,7 @@ async def test_a_host_that_left_the_fleet_is_served_no_further_request(make: Mak
     before = a.proxy.ask()
     await engine.got(1)
     parts(table(replica(engine), version=2), [b], {"m-1": "b"})  # a goes on with its own
-    await a.proxy.until(lambda: a.proxy.state.peers.heard() == [])
+    await a.proxy.until(lambda: a.heard() == [])
     assert (await a.proxy.complete()).status_code == 503
     go.set()
     assert (await before).status_code == 200
@@ -71,7 +71,7 @@ async def test_who_was_let_in_by_a_former_authority_must_show_a_certificate_of_t
         parts(table(replica(engine)), [a, b], {"m-1": "b"})
         assert (await a.proxy.complete()).status_code == 200
         issue_host(folder, renewed, "another")
-        await a.proxy.until(lambda: a.proxy.state.peers.heard() == [])
+        await a.proxy.until(lambda: a.heard() == [])
         assert (await a.proxy.complete()).status_code == 503
         assert len(engine.received) == 1
 
@@ -165,7 +165,7 @@ async def test_a_host_that_was_renamed_says_so(make: Make, folder: Path) -> None
     assert (await a.proxy.complete()).status_code == 200
     a.name, a.route = "c", dataclasses.replace(a.route, host="c")
     parts(dataclasses.replace(routes, version=2), [a, b], {"m-1": "b"})
-    await a.proxy.until(lambda: a.proxy.state.peers.heard() == ["b"] and "c" in listed(b))
+    await a.proxy.until(lambda: a.heard() == ["b"] and "c" in listed(b))
     assert (await a.proxy.complete()).status_code == 200
 
 
