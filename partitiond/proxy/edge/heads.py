@@ -149,7 +149,9 @@ def read_target(url: bytes) -> RequestTarget:
         raise ValueError("clients do not send fragments")
     target = httptools.parse_url(url)
     path = (target.path or b"").decode("ascii")
-    host = b"[%b]" % target.host if target.host and b":" in target.host else target.host
+    host: bytes | None = target.host
+    if host is not None and b":" in host:
+        host = b"[%b]" % host
     return RequestTarget(urllib.parse.unquote(path) if "%" in path else path, host)
 
 
