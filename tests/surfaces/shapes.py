@@ -51,7 +51,7 @@ def _merged(one: Any, other: Any) -> Any:
         return {key: _merged(one.get(key), other.get(key)) for key in keys}
     if isinstance(one, list) and isinstance(other, list):
         return [_merged(one[0], other[0])]
-    return one if one == other else f"{one} or {other}"
+    return " or ".join(sorted({*str(one).split(" or "), *str(other).split(" or ")}))
 
 
 def lines_of(shapes: Mapping[str, Any]) -> Iterator[Line]:
