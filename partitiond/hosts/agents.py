@@ -28,7 +28,7 @@ from partitiond.core.replica.engine import EngineHandle
 from partitiond.platform.clock import SystemClock
 from partitiond.platform.deadline_calls import PendingCall
 from partitiond.ports.host import Clock
-from partitiond.ports.host_agent import HeardHost, HostAgent
+from partitiond.ports.host_agent import HostAgent
 
 ASK_AGAIN_SECONDS: Final = 2.0
 """Pause before a silent host is asked again. Chosen: shorter than people wait for word of a host
@@ -245,8 +245,7 @@ class Agents:
 
     def heard_words(self, record: HostRecord) -> HostWords:
         """Return the words with what the host said since its last look, whatever that was."""
-        agent, words = record.agent, record.words
-        at = agent.heard_at if isinstance(agent, HeardHost) else None
+        at, words = record.agent.heard_at, record.words
         if at is None or at <= words.heard_at or words.answers_since is None or words.refusal:
             return words
         return dataclasses.replace(

@@ -8,25 +8,17 @@ that answers under the name is refused.
 import asyncio
 import dataclasses
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from partitiond.core.errors import (
-    ConflictError,
-    HostSilentError,
-    PartitiondError,
-    SilentError,
-    StoreError,
-)
+from partitiond.core.errors import PartitiondError, SilentError, StoreError
 from partitiond.core.hardware.host_state import HostState, HostView, host_to_forget
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
-from partitiond.hosts.calls.signatures import HostLook
 from partitiond.hosts.head import note_epoch, overtaken
 from partitiond.hosts.together import Hosts
 from partitiond.ports import Clock, Store
-from partitiond.ports.cluster import Carrier, Cluster, ClusterMember
+from partitiond.ports.cluster import Cluster, ClusterMember
 from partitiond.ports.host_agent import AgentFacts
 from partitiond.serde import from_stored_json, to_stored_json
 
@@ -70,48 +62,6 @@ class KnownHost:
     peers_address: str = ""
 
 
-class MemberHost(RemoteHost):
-    """The agent of a host in the cluster; `admit` takes what the host says of itself."""
-
-    def __init__(
-        self,
-        name: str,
-        line: Carrier,
-        *,
-        head: HeadSession,
-        known: KnownHost,
-        silent_seconds: float,
-        admit: Callable[[AgentFacts], None],
-    ) -> None:
-        super().__init__(
-            name, line, head=head, host_id=known.host_id, silent_seconds=silent_seconds
-        )
-        self._facts = AgentFacts(name, peers_address=known.peers_address)
-        self._admit = admit
-
-    @property
-    def heard_at(self) -> float | None:
-        """Monotonic seconds of its last word; None before the first one."""
-        return self._last_word if math.isfinite(self._last_word) else None
-
-    def look(self) -> HostLook:
-        """Look at the host.
-
-        Raises:
-            HostSilentError: it does not answer.
-            DeviceError: its driver refuses.
-            ConflictError: it obeys another head, or another host answers under its name.
-        """
-        try:
-            found = super().look()
-        except HostSilentError as error:
-            if self.refused:
-                raise ConflictError(self.refused, facts={"host": self.name}) from error
-            raise
-        self._admit(found.facts)
-        return found
-
-
 class Membership:
     """Implements `ports.cluster.FleetHosts`: adds hosts that join, and remembers them.
 
@@ -141,7 +91,7 @@ class Membership:
         self._head = head
         self._silent_seconds = silent_seconds
         self._own = hosts.own_name
-        self._remote: dict[str, MemberHost] = {}
+        self._remote: dict[str, RemoteHost] = {}
         self._members: Sequence[ClusterMember] = ()
         self._closing: set[asyncio.Task[None]] = set()
         self._heard: dict[str, AgentFacts] = {}
@@ -186,12 +136,13 @@ class Membership:
             self._remove(name)
 
     def _add(self, name: str) -> None:
-        line = self._cluster.line(name)
-        agent = MemberHost(
+        known = self._known.get(name, KnownHost())
+        agent = RemoteHost(
             name,
-            line,
+            self._cluster.line(name),
             head=self._head,
-            known=self._known.get(name, KnownHost()),
+            host_id=known.host_id,
+            peers_address=known.peers_address,
             silent_seconds=self._silent_seconds,
             admit=self._admit,
         )

@@ -77,6 +77,10 @@ class ThisHost:
     host_id: str = ""
     place: HostPlace = NO_PLACE
 
+    @property
+    def heard_at(self) -> None:
+        """None: this process hears itself."""
+
     def facts(self) -> AgentFacts:
         """Return what this host says of itself."""
         return AgentFacts(

@@ -14,7 +14,7 @@ call did. Its engines go on.
 """
 
 import dataclasses
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol
 
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.replica.engine import EngineHandle
@@ -58,16 +58,6 @@ class AgentFacts:
     host_id: str = ""
     ray_version: str = ""
     peers_address: str = ""
-
-
-@runtime_checkable
-class HeardHost(Protocol):
-    """An agent that knows when its host said something last, whatever that was."""
-
-    @property
-    def heard_at(self) -> float | None:
-        """Monotonic seconds of its last word; None before the first one."""
-        ...
 
 
 class HostAgent(Protocol):
@@ -116,6 +106,11 @@ class HostAgent(Protocol):
     @property
     def proxy(self) -> ProxyControl:
         """The proxy process of this host."""
+        ...
+
+    @property
+    def heard_at(self) -> float | None:
+        """Monotonic seconds of its last word, whatever that was; None before the first one."""
         ...
 
     def facts(self) -> AgentFacts:

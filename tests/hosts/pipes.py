@@ -34,20 +34,15 @@ LATE_SECONDS = 4.0
 class Pipe:
     """Carries messages to a host of this process, as bytes; silent when told to be.
 
-    Args:
-        reads_ids: false to have the host be of the release before, which knows no `host_id` of
-            messages and answers.
-
     Attributes:
         carried: bytes of messages.
         calls: what each message asked.
     """
 
-    def __init__(self, server: HostServer, *, reads_ids: bool = True) -> None:
+    def __init__(self, server: HostServer) -> None:
         self._server = server
         self._cut = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._reads_ids = reads_ids
         self.carried = 0
         self.calls: list[str] = []
 
@@ -68,7 +63,7 @@ class Pipe:
         assert isinstance(body, bytes)
         self.carried += len(body)
         self.calls.append(json.loads(body.partition(b"\n")[0])["call"])
-        answer = asyncio.ensure_future(self._answer(body))
+        answer = asyncio.ensure_future(self._server.answer(body))
         cut = asyncio.ensure_future(self._cut.wait())
         try:
             await asyncio.wait({answer, cut}, return_when=asyncio.FIRST_COMPLETED)
@@ -79,20 +74,8 @@ class Pipe:
         assert isinstance(answer.result(), bytes)
         return answer.result()
 
-    async def _answer(self, body: bytes) -> bytes:
-        if self._reads_ids:
-            return await self._server.answer(body)
-        return _without_id(await self._server.answer(_without_id(body)))
-
     def ask(self, body: bytes) -> bytes:
         return asyncio.run_coroutine_threadsafe(self.call(body), self._loop).result(60)
-
-
-def _without_id(body: bytes) -> bytes:
-    text, feed, data = body.partition(b"\n")
-    fields = json.loads(text)
-    fields.pop("host_id")
-    return json.dumps(fields).encode() + feed + data
 
 
 @dataclasses.dataclass
@@ -152,6 +135,7 @@ class FakeAgent:
     engine_version: str = "0.1"
     host_id: str = ""
     peers_address: str = ""
+    heard_at: None = None
 
     def facts(self) -> AgentFacts:
         return AgentFacts(
@@ -242,12 +226,20 @@ def agent(name: str, engines: EngineRunner, *, host_id: str = "") -> FakeAgent:
 HEAD = HeadSession("head", 1, 1, "session")
 
 
+class LookedAt(RemoteHost):
+    """A host of which looks alone tell when it was heard, by the clock of the test."""
+
+    @property
+    def heard_at(self) -> None:
+        return None
+
+
 def piped(
     there: FakeAgent, *, head: HeadSession = HEAD, silent_seconds: float = 0.0
 ) -> tuple[RemoteHost, Pipe]:
     """The same agent behind a pipe."""
     pipe = Pipe(HostServer(there))
-    host = RemoteHost(
+    host = LookedAt(
         there.name,
         pipe,
         head=head,

@@ -34,9 +34,9 @@ class PipedCluster:
         self.listed: list[ClusterMember] = []
         self.problem = ""
 
-    def joins(self, name: str, host_id: str = "id", *, reads_ids: bool = True) -> FakeAgent:
+    def joins(self, name: str, host_id: str = "id") -> FakeAgent:
         there = agent(name, FakeRunner(), host_id=host_id)
-        self.pipes[name] = Pipe(HostServer(there), reads_ids=reads_ids)
+        self.pipes[name] = Pipe(HostServer(there))
         self.listed = [m for m in self.listed if m.host != name]
         self.listed.append(ClusterMember(name, f"address-of-{name}"))
         return there
@@ -297,9 +297,8 @@ async def test_a_host_that_was_never_ours_overtakes_no_head(head: Head) -> None:
 
 async def test_another_machine_under_the_name_of_a_host_overtakes_no_head(head: Head) -> None:
     await head.joined()
-    for reads_ids in (True, False):
-        head.cluster.joins("two", "another", reads_ids=reads_ids)
-        await head.obeys("two", 7)
-        await head.restart()
-        await head.look()
-        assert head.states() == {"one": FINE, "two": REFUSED}
+    head.cluster.joins("two", "another")
+    await head.obeys("two", 7)
+    await head.restart()
+    await head.look()
+    assert head.states() == {"one": FINE, "two": REFUSED}

@@ -14,6 +14,5 @@ acknowledgement at once: whatever it does not wait for any more is ended and for
 side (`far.HostServer`, `session.SessionCalls`), and does not begin when a late message asks for it.
 A call has a number, and a number begins one call once; messages may be lost, late, or come twice.
 
-`fencing` decides whom an agent obeys, and `obeyed` keeps that over a restart. `identity` decides
-whether a message reached the machine that it is for.
+`fencing` decides whom an agent obeys, and `obeyed` keeps that over a restart.
 """

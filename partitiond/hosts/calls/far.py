@@ -15,11 +15,10 @@ from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls.fencing import (
     HeadSession,
     Obedience,
+    another_host,
     fenced,
-    may_be_kept_later,
     obedience,
 )
-from partitiond.hosts.calls.identity import another_host, is_another
 from partitiond.hosts.calls.messages import (
     AgentAnswer,
     Awaited,
@@ -31,7 +30,7 @@ from partitiond.hosts.calls.messages import (
     write,
 )
 from partitiond.hosts.calls.obeyed import ObeyedHead
-from partitiond.hosts.calls.session import CALLS_MOST, SessionCalls, Tell
+from partitiond.hosts.calls.session import SessionCalls, Tell
 from partitiond.hosts.calls.signatures import METHODS, HostLook
 from partitiond.ports.host import DeviceProvider, PartialDevices
 from partitiond.ports.host_agent import HostAgent
@@ -118,7 +117,7 @@ class HostServer:
 
     def _admit(self, message: Message) -> None:
         """Obey, or raise why not. Nothing else runs meanwhile: the loop waits for the disk, once
-        for each start of a head.
+        for each head and epoch.
         """
         if message.host and message.host != self._agent.name:
             raise ConflictError(
@@ -126,19 +125,15 @@ class HostServer:
                 hint="Have it join under its own name.",
                 facts={"host": message.host, "answers": self._agent.name},
             )
-        if is_another(message.host_id, self._host_id):
+        if message.host_id and message.host_id != self._host_id:
             raise another_host(message.host, message.host_id, self._host_id)
-        if message.awaited is not None and len(message.awaited.calls) > CALLS_MOST:
-            raise InputError(f"more than {CALLS_MOST} calls are awaited.")
         obeyed, asks = self._obeyed.load(), message.head
         how = obedience(obeyed, asks)
         if how is Obedience.REFUSE or (how is Obedience.OBEY and message.line < self._line):
             raise self._overtaken(asks)
         if how is Obedience.ADOPT:
-            self._obeyed.save(asks, or_later=may_be_kept_later(obeyed, asks))
+            self._obeyed.save(asks)
             log.info("this host obeys the head %s, epoch %d", asks.id, asks.epoch)
-        else:
-            self._obeyed.save_late()
         if how is Obedience.ADOPT or message.line > self._line:
             self._line = message.line
             self._ending |= self._calls.end()
@@ -183,9 +178,10 @@ class HostServer:
         if self._calls is not calls:
             return {}  # the caller says so
         call = calls.begin(message.number, lambda tell: self._work(message, tell))
+        await asyncio.wait({call.task}, timeout=self._begin_seconds)
+        call.announced = not call.task.done()
         known = 0 if message.awaited is None else message.awaited.calls.get(message.number, 0)
-        news = await calls.result(call, known, self._begin_seconds)
-        return {"calls": {message.number: news}}
+        return {"calls": {message.number: call.news(known)}}
 
     async def _work(self, message: Message, tell: Tell) -> tuple[Any, ErrorRecord | None, int]:
         try:

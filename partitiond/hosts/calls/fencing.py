@@ -1,10 +1,14 @@
-"""Decides which control plane a host obeys: its agent, or the run folder of the own host. Pure."""
+"""Decides which control plane a host obeys: its agent, or the run folder of the own host. Pure.
+
+Names of hosts are given by people, and a machine may answer under the name of another one. A host's
+id is its own, so a head that knows the id says it in each message.
+"""
 
 import dataclasses
 import enum
 from typing import Final
 
-from partitiond.core.errors import FencedError
+from partitiond.core.errors import ConflictError, FencedError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,16 +69,6 @@ def has_overtaken(obeyed: HeadSession, asks: HeadSession) -> bool:
     return refuses and (obeyed.epoch > asks.epoch or obeyed.id == asks.id)
 
 
-def may_be_kept_later(obeyed: HeadSession | None, asks: HeadSession) -> bool:
-    """Return whether a head that is adopted may be obeyed while there is no room to keep it.
-
-    So may a later start of the head that is kept: an agent that is started again meanwhile finds an
-    earlier start of the same head, and adopts the later one at its first word. A head of a higher
-    epoch may not: the agent would obey the overtaken head again.
-    """
-    return obeyed is not None and (asks.id, asks.epoch) == (obeyed.id, obeyed.epoch)
-
-
 def other_words(obeyed: HeadSession, asks: HeadSession) -> str:
     """Return what the head that is obeyed is to the one that asks, in words."""
     if (asks.id, asks.epoch) == (obeyed.id, obeyed.epoch):
@@ -97,3 +91,13 @@ def obeyed_by(refusal: FencedError) -> HeadSession | None:
     if isinstance(head, str) and isinstance(epoch, int) and isinstance(start, int):
         return HeadSession(head, epoch, start, "")
     return None
+
+
+def another_host(name: str, expected: str, answers: str) -> ConflictError:
+    """Return the refusal of a message by a host of another id than the message is for."""
+    return ConflictError(
+        f"another host than the one known as {name} answers under this name.",
+        hint=f"If it takes that one's place: `partitiond hosts forget {name}`. Else give it "
+        "another name ([host] name) and have it join again.",
+        facts={"host": name, "known": expected, "answers": answers},
+    )

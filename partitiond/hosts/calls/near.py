@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import inspect
 import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
@@ -12,7 +13,6 @@ from partitiond.core.demand.traffic import TrafficSample
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import (
     ConflictError,
-    DeviceError,
     EngineUnavailableError,
     FencedError,
     HostSilentError,
@@ -23,7 +23,6 @@ from partitiond.core.hardware.details import DeviceDetails, DeviceReading
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls.fencing import HeadSession, has_overtaken, obeyed_by
-from partitiond.hosts.calls.identity import another_host, is_another
 from partitiond.hosts.calls.messages import (
     AgentAnswer,
     Awaited,
@@ -118,16 +117,18 @@ class RemoteHost:
     refuses, or if the agent was started again, with which its calls end. A call to a host that is
     silent already does not wait.
 
-    A host that refused, or that is another one than the host of the id, is sent nothing but looks
-    until one of them is answered by the right host.
+    A host that refused, as one that is another than the host of the id, is sent nothing but looks
+    until it answers one of them.
 
     Args:
         line: moves a message there and its answer back, within a deadline above `NEWS_SECONDS`.
         head: on whose behalf the calls are made.
         host_id: of the host, in each message to it; empty if it is to be learned by the first look.
+        peers_address: where its proxy served those of other hosts, until a look says it.
         silent_seconds: time without word after which calls end.
         pause_seconds: before a message that failed is repeated.
         knock_seconds: how long a call to a host that is silent waits for word of it.
+        admit: is told what each look brings that the host says of itself, in the look's thread.
 
     Attributes:
         seen_epoch: the highest epoch of another head that the host said it obeys; 0 if none.
@@ -142,9 +143,11 @@ class RemoteHost:
         *,
         head: HeadSession,
         host_id: str = "",
+        peers_address: str = "",
         silent_seconds: float = SILENT_SECONDS,
         pause_seconds: float = PAUSE_SECONDS,
         knock_seconds: float = KNOCK_SECONDS,
+        admit: Callable[[AgentFacts], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.seen_epoch = 0
@@ -154,24 +157,19 @@ class RemoteHost:
         self._host_id = host_id
         self._refusal: PartitiondError | None = None
         """Why the last message was refused there; None if it was not."""
-        self._another: PartitiondError | None = None
-        """Why the host that answers is another one, as the last look that tells its id has it."""
         self._silent_seconds = silent_seconds
         self._pause_seconds = pause_seconds
         self._knock_seconds = knock_seconds
+        self._admit = admit
         self._line = next(_LINES)
         self._count = 0
         self._calls: dict[int, _NearCall] = {}
-        self._undelivered: set[int] = set()
-        """Calls that ended here and perhaps not there, which the agent has not been told yet."""
         self._agent = ""
-        self._last_word = -float("inf")
+        self._last_word = -math.inf
         self._news: asyncio.Task[None] | None = None
-        self._poll: asyncio.Task[AgentAnswer] | None = None
-        self._knock: asyncio.Task[HostSilentError | None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._peaks: Mapping[str, int] = {}
-        self._facts = AgentFacts(name)
+        self._facts = AgentFacts(name, peers_address=peers_address)
         self._left: TrafficSample | None = None
         self.unseen = ""
         self.devices = _RemoteDevices(self)
@@ -188,8 +186,12 @@ class RemoteHost:
     @property
     def refused(self) -> str:
         """Why the host does nothing that is asked of it now; empty if it does."""
-        why = self._another or self._refusal
-        return "" if why is None else str(why)
+        return "" if self._refusal is None else str(self._refusal)
+
+    @property
+    def heard_at(self) -> float | None:
+        """Monotonic seconds of its last word; None before the first one."""
+        return self._last_word if math.isfinite(self._last_word) else None
 
     def facts(self) -> AgentFacts:
         """Return what the last look brought."""
@@ -214,17 +216,19 @@ class RemoteHost:
         """Look at the host.
 
         Raises:
-            HostSilentError: it does not answer, or refuses.
+            HostSilentError: it does not answer.
             DeviceError: its driver refuses.
-            ConflictError: another host answers under its name.
+            ConflictError: it obeys another head, or another host answers under its name.
         """
-        found = from_stored(HostLook, self.ask("look", {}))
-        answers = found.facts.host_id
-        if is_another(self._host_id, answers):  # of a release that does not refuse it itself
-            self._another = another_host(self.name, self._host_id, answers)
-            raise self._another
-        self._host_id, self._another = self._host_id or answers, None
+        try:
+            found = from_stored(HostLook, self.ask("look", {}))
+        except HostSilentError as error:
+            if self.refused:
+                raise ConflictError(self.refused, facts={"host": self.name}) from error
+            raise
+        self._host_id = self._host_id or found.facts.host_id
         self._peaks, self._facts, self.unseen = found.peaks, found.facts, found.unseen
+        self._admit(found.facts)
         return found
 
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
@@ -243,10 +247,9 @@ class RemoteHost:
 
     async def close(self) -> None:
         """Ask for no news any more. Calls that run end with HostSilentError."""
-        tasks = [task for task in (self._news, self._knock) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._news is not None:
+            self._news.cancel()
+            await asyncio.gather(self._news, return_exceptions=True)
         self._fail_all(self._silent("this control plane ends its line"))
 
     # -- calls ---------------------------------------------------------------------------------
@@ -267,32 +270,33 @@ class RemoteHost:
         try:
             await asyncio.wait({call.result})
             return call.result.result()
-        except asyncio.CancelledError:
+        except HostSilentError:  # the next message says that nobody waits for it
+            raise
+        except BaseException:
             begin.cancel()
-            if call.agent and not call.is_settled:
-                await self._cancel(number, call)
+            await self._cancel(number, call)
             raise
         finally:
             begin.cancel()
-            self._drop(number)
-
-    def _drop(self, number: int) -> None:
-        call = self._calls.pop(number)
-        if call.result.done() and not call.result.cancelled():
-            call.result.exception()  # it is told, or nobody is there to tell
-        if call.agent and not call.is_settled:
-            self._undelivered.add(number)
-            self._ask_for_news()
-        if self._poll is not None and (self._undelivered or not self._runs()):
-            self._poll.cancel()  # it waits for what no longer matters
+            if call.result.done():
+                call.result.exception()  # perhaps it came while the call was being cancelled
+            del self._calls[number]
 
     async def _begin(self, number: int, call: _NearCall, arguments: Mapping[str, Any]) -> None:
         try:
             if self.silent_for() > self._silent_seconds:
-                await self._knocked()
+                await self._knock()
             await self._sent(number, call, arguments)
         except Exception as error:  # noqa: BLE001 - the caller raises it
             call.fail(error)
+
+    async def _knock(self) -> None:
+        """Wait a moment for word of a silent host. Raises HostSilentError without."""
+        try:
+            async with asyncio.timeout(self._knock_seconds):
+                await self._send("hello")
+        except TimeoutError:
+            raise self._silent("no answer came yet") from None
 
     async def _sent(self, number: int, call: _NearCall, arguments: Mapping[str, Any]) -> None:
         """Send the begin of a call until the agent has it. Raises HostSilentError."""
@@ -303,8 +307,7 @@ class RemoteHost:
                     call.name, number=number, agent=call.agent, arguments=arguments
                 )
             except HostSilentError:
-                silent = self.silent_for() > self._silent_seconds
-                if self.refused or silent or call.name not in PATIENT:
+                if self.refused or self._is_silent() or call.name not in PATIENT:
                     raise
                 await asyncio.sleep(self._pause_seconds)
                 continue
@@ -318,78 +321,41 @@ class RemoteHost:
             elif not answer.restarted:
                 if not call.is_settled:
                     call.runs = True
-                    self._ask_for_news()
+                    if self._news is None or self._news.done():
+                        self._news = asyncio.ensure_future(self._collect())
                 return
 
     async def _cancel(self, number: int, call: _NearCall) -> None:
         """Cancel a call there and wait for its end. If the host is silent, it is told later."""
         with contextlib.suppress(PartitiondError):
-            while not call.is_settled and not call.result.done():
+            while call.agent and not call.is_settled:
                 answer = await self._send("cancel", number=number, wait_seconds=NEWS_SECONDS)
-                if answer.error is not None:
+                if answer.error is not None or answer.value:
                     return
-                call.is_settled = call.is_settled or bool(answer.value)
-
-    # -- news ----------------------------------------------------------------------------------
-
-    def _ask_for_news(self) -> None:
-        if self._news is None or self._news.done():
-            self._news = asyncio.ensure_future(self._collect())
 
     async def _collect(self) -> None:
-        """Collect news as long as calls run, or the agent has to be told of some that ended."""
-        while self._undelivered or self._runs():
-            seconds = 0.0 if self._undelivered else NEWS_SECONDS
-            self._poll = asyncio.ensure_future(
-                self._send("news", agent=self._agent, wait_seconds=seconds)
-            )
+        """Collect what becomes of calls, as long as some run."""
+        while any(call.runs and not call.result.done() for call in self._calls.values()):
             try:
-                answer = await self._poll
-            except asyncio.CancelledError:
-                if not self._poll.cancelled() or _is_cancelled():
-                    raise
-                continue  # there is something to tell
+                answer = await self._send("news", agent=self._agent, wait_seconds=NEWS_SECONDS)
             except HostSilentError as error:
-                if self.refused or self.silent_for() > self._silent_seconds:
+                if self.refused or self._is_silent():
                     self._fail_all(error)
-                if self.refused:  # it has ended the calls, or does not have them
-                    self._undelivered.clear()
                 await asyncio.sleep(self._pause_seconds)
                 continue
             if answer.error is not None:
                 self._fail_all(self._silent(answer.error.message))
-                await asyncio.sleep(self._pause_seconds)
             for number in answer.unknown:
                 if (call := self._calls.get(number)) is not None and call.runs:
                     call.fail(self._restarted())
 
-    def _runs(self) -> bool:
-        return any(call.runs for call in self._calls.values())
+    def _is_silent(self) -> bool:
+        return self.silent_for() > self._silent_seconds
 
     def _fail_all(self, error: Exception) -> None:
         for call in self._calls.values():
             call.runs = False
             call.fail(error)
-
-    async def _knocked(self) -> None:
-        """Wait a moment for word of a silent host. Raises HostSilentError without."""
-        if self._knock is None or self._knock.done():
-            self._knock = asyncio.ensure_future(self._hello())
-        await asyncio.wait({self._knock}, timeout=self._knock_seconds)
-        error = self._knock.result() if self._knock.done() else self._silent("no answer came yet")
-        if error is not None:
-            raise error
-
-    async def _hello(self) -> HostSilentError | None:
-        try:
-            answer = await self._send("hello")
-            if self._host_id and not answer.host_id:  # only a look tells whose answer it is
-                await asyncio.to_thread(self.look)
-        except HostSilentError as error:  # returned: perhaps nobody waits for it any more
-            return error
-        except (ConflictError, DeviceError):  # of another host, or it answers but for its driver
-            pass
-        return None if self._another is None else self._refuses()
 
     # -- messages ------------------------------------------------------------------------------
 
@@ -404,19 +370,17 @@ class RemoteHost:
         data: bytes | None = None,
     ) -> AgentAnswer:
         """Send a message in the event loop, and take what the answer says of calls."""
-        told = tuple(self._undelivered)
-        awaited = Awaited(self._count, {n: call.words for n, call in self._calls.items()})
+        waits = {n: call.words for n, call in self._calls.items() if not call.result.done()}
         body = self._message(
             name,
             number=number,
             agent=agent,
             arguments=arguments or {},
-            awaited=awaited,
+            awaited=Awaited(self._count, waits),
             wait_seconds=wait_seconds,
             data=data,
         )
         answer = self._heard(await self._carrier.call(body))
-        self._undelivered.difference_update(told)
         self._learn_agent(answer.agent)
         for each, news in answer.calls.items():
             if (call := self._calls.get(each)) is not None:
@@ -447,8 +411,9 @@ class RemoteHost:
 
     def _message(self, name: str, **named: Any) -> bytes:
         """Return a message. Raises HostSilentError: it is no look, and the host refused."""
-        if name != "look" and self._is_barred():
-            raise self._refuses()
+        why = self._refusal
+        if name != "look" and why is not None and type(why) is not InputError:
+            raise self._refuses(why)  # an InputError is of one message alone
         message = Message(
             call=name,
             head=self._head,
@@ -473,7 +438,7 @@ class RemoteHost:
                 is_ours = bool(self._host_id) and answer.host_id == self._host_id
                 if is_ours and has_overtaken(obeyed, self._head):
                     self.overtaken_by = obeyed.epoch
-            raise self._refuses() from why
+            raise self._refuses(why) from why
         self._refusal, self.overtaken_by = None, 0
         self._last_word = time.monotonic()
         return answer
@@ -490,14 +455,7 @@ class RemoteHost:
     def _restarted(self) -> HostSilentError:
         return self._silent("its agent was started again, with which calls end")
 
-    def _is_barred(self) -> bool:
-        """Whether the host, or the one in its place, refuses whatever else it is sent, too."""
-        why = self._another or self._refusal
-        return why is not None and type(why) is not InputError  # which is of that message alone
-
-    def _refuses(self) -> HostSilentError:
-        why = self._another or self._refusal
-        assert why is not None
+    def _refuses(self, why: PartitiondError) -> HostSilentError:
         return HostSilentError(why.message, hint=why.hint, facts={**why.facts, "host": self.name})
 
     def _silent(self, why: str) -> HostSilentError:
@@ -510,11 +468,6 @@ class RemoteHost:
 
 def _jsonable(value: object) -> Any:
     return _TABLES.of(value) if isinstance(value, RoutingTable) else to_jsonable(value)
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class _RemotePort:

@@ -1,35 +1,26 @@
 """Keeps which head a host obeys, over restarts of its agent."""
 
-import logging
-import math
-import time
+import dataclasses
 from pathlib import Path
-from typing import Final
 
 from partitiond.core.errors import InputError, StoreError
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.platform.durable_file import write_durably
 from partitiond.serde import from_stored_json, to_stored_json
 
-log = logging.getLogger(__name__)
-
-AGAIN_SECONDS: Final = 10.0
-"""Pause before a head that could not be kept is written again. Chosen: on a full disk that fails at
-once."""
-
 
 class ObeyedHead:
     """The head that a host obeys, in a file of the host's state folder.
 
+    The file is written once for each head and epoch. Which start of its daemon is obeyed is known
+    until the agent ends: the next agent obeys the start that asks first, and each later one.
+
     Args:
         path: None keeps it in memory only, for tests.
-        again_seconds: pause before a head that could not be kept is written again.
     """
 
-    def __init__(self, path: Path | None, *, again_seconds: float = AGAIN_SECONDS) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._again_seconds = again_seconds
-        self._again_at = math.inf
         self._known: HeadSession | None = None
         self._read = path is None
 
@@ -41,7 +32,8 @@ class ObeyedHead:
         """
         if not self._read and self._path is not None:
             try:
-                self._known = from_stored_json(HeadSession, self._path.read_bytes())
+                kept = from_stored_json(HeadSession, self._path.read_bytes())
+                self._known = dataclasses.replace(kept, start=0, session="")
             except FileNotFoundError:
                 self._known = None
             except (OSError, InputError) as error:
@@ -49,33 +41,21 @@ class ObeyedHead:
             self._read = True
         return self._known
 
-    def save(self, head: HeadSession, *, or_later: bool = False) -> None:
+    def save(self, head: HeadSession) -> None:
         """Keep a head; when this returns, a power cut does not undo it.
-
-        Args:
-            or_later: if it cannot be written, it counts until the agent ends, and `save_late`
-                writes it.
 
         Raises:
             StoreError: it cannot be written; the former one counts.
         """
-        again_at = math.inf
-        if self._path is not None:
+        known = self.load()
+        is_kept = known is not None and (known.id, known.epoch) == (head.id, head.epoch)
+        if self._path is not None and not is_kept:
             try:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 write_durably(self._path, to_stored_json(head).encode())
             except OSError as error:
-                if not or_later:
-                    raise self._unusable("written", error) from error
-                if head != self._known:
-                    log.warning("%s", self._unusable("written", error))
-                again_at = time.monotonic() + self._again_seconds
-        self._known, self._read, self._again_at = head, True, again_at
-
-    def save_late(self) -> None:
-        """Write a head that counts and could not be written, unless that was tried just now."""
-        if self._known is not None and time.monotonic() >= self._again_at:
-            self.save(self._known, or_later=True)
+                raise self._unusable("written", error) from error
+        self._known = head
 
     def _unusable(self, what: str, error: Exception) -> StoreError:
         why = error.strerror or str(error) if isinstance(error, OSError) else str(error)

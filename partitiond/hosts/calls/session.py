@@ -28,15 +28,13 @@ class FarCall:
 
     Attributes:
         told: the words of its progress that the near side may not know, each with its number.
-        waits: number of messages that wait for its result: news need not bring it.
-        announced: the near side was told that it runs.
+        announced: the near side was told that it runs: news bring its result.
         is_cancelled: set once: a second cancel would cut short what the first one has it clean up.
     """
 
     task: "asyncio.Task[tuple[Any, ErrorRecord | None, int]]"
     told: deque[tuple[int, tuple[Any, ...]]]
     words: int = 0
-    waits: int = 0
     announced: bool = False
     is_cancelled: bool = False
 
@@ -69,11 +67,8 @@ class SessionCalls:
         self._upto = 0
         self._may_begin: set[int] = set()
         """Numbers up to `_upto` that were awaited all the time, and may still begin."""
-        self._never: set[int] = set()
-        """Numbers that were cancelled before they began."""
-        self._leaving: set[FarCall] = set()
-        """Calls that nobody awaits and that have not ended yet."""
-        self._wakes: set[asyncio.Event] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._changed = asyncio.Event()
         self._has_ended = False
 
     def note(self, awaited: Awaited) -> None:
@@ -84,7 +79,7 @@ class SessionCalls:
         """
         upto, wanted = awaited.upto, awaited.calls
         for number in [n for n in self._calls if n <= upto and n not in wanted]:
-            self._leave(self._calls.pop(number))
+            self._calls.pop(number).cancel()
         for number, known in wanted.items():
             if (call := self._calls.get(number)) is not None:
                 while call.told and call.told[0][0] <= known:
@@ -92,18 +87,17 @@ class SessionCalls:
         kept = {n for n in self._may_begin if n > upto or n in wanted}
         self._may_begin = kept | {n for n in wanted if self._upto < n <= upto}
         self._upto = max(self._upto, upto)
-        self._never = {n for n in self._never if n > self._upto or n in self._may_begin}
 
     def begin(self, number: int, work: Work) -> FarCall:
         """Begin a call, or return the one that has this number.
 
         Raises:
-            ConflictError: it was given up before.
+            ConflictError: it was given up or cancelled before.
             NotReadyError: there are too many.
         """
         if (known := self._calls.get(number)) is not None:
             return known
-        if number in self._never or (number <= self._upto and number not in self._may_begin):
+        if number <= self._upto and number not in self._may_begin:
             raise ConflictError("the call was given up before it began.")
         if len(self._calls) >= CALLS_MOST:
             raise NotReadyError(
@@ -116,31 +110,19 @@ class SessionCalls:
             word = tuple(to_jsonable(one) for one in said)
             loop.call_soon_threadsafe(self._tell, call, word)
 
-        call = FarCall(loop.create_task(work(tell)), told)
-        self._calls[number] = call
-        call.task.add_done_callback(lambda _: self._wake())
+        call = self._calls[number] = FarCall(loop.create_task(work(tell)), told)
+        self._tasks.add(call.task)
+        call.task.add_done_callback(self._ended)
         return call
-
-    async def result(self, call: FarCall, known: int, seconds: float) -> CallNews:
-        """Wait for the result so long; return what has become of the call."""
-        call.waits += 1
-        try:
-            await asyncio.wait({call.task}, timeout=seconds)
-        finally:
-            call.waits -= 1
-        if not call.task.done():
-            call.announced = True
-        return call.news(known)
 
     async def cancel(self, number: int, seconds: float) -> bool:
         """Cancel a call and wait for its end so long; return whether it has ended.
 
-        A call that was not begun yet never will be.
+        A call that was not begun yet never will be: the message that cancels it awaits it last.
         """
         call = self._calls.get(number)
         if call is None:
-            if len(self._never) < CALLS_MOST:
-                self._never.add(number)
+            self._may_begin.discard(number)
             return True
         call.cancel()
         await asyncio.wait({call.task}, timeout=seconds)
@@ -152,25 +134,20 @@ class SessionCalls:
         """Return what has become of calls, as soon as there is something or after the time; and
         which of the awaited ones are not known here. Once all is ended, it waits no longer.
         """
-        wake = asyncio.Event()
-        self._wakes.add(wake)
         try:
             async with asyncio.timeout(seconds):
                 while not (found := self._news(awaited)) and not self._has_ended:
-                    wake.clear()
-                    await wake.wait()
+                    await self._changed.wait()
         except TimeoutError:
             found = {}
-        finally:
-            self._wakes.discard(wake)
         return found, tuple(number for number in awaited.calls if number not in self._calls)
 
     def _news(self, awaited: Awaited) -> dict[int, CallNews]:
         found: dict[int, CallNews] = {}
         size_bytes = 0
         for number, call in self._calls.items():
-            is_new = number > awaited.upto and call.announced  # begun since this was asked
-            if call.waits or not (is_new or number in awaited.calls):
+            is_awaited = number in awaited.calls or number > awaited.upto  # begun since
+            if not (call.announced and is_awaited):
                 continue
             news = call.news(awaited.calls.get(number, 0))
             if (news.ended or news.told) and size_bytes < NEWS_BYTES:
@@ -182,16 +159,14 @@ class SessionCalls:
         """Cancel everything; return what has not ended yet."""
         self._has_ended = True
         for call in self._calls.values():
-            self._leave(call)
+            call.cancel()
         self._calls.clear()
         self._wake()
-        return {call.task for call in self._leaving}
+        return set(self._tasks)
 
-    def _leave(self, call: FarCall) -> None:
-        call.cancel()
-        if not call.task.done():
-            self._leaving.add(call)
-            call.task.add_done_callback(lambda _: self._leaving.discard(call))
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._tasks.discard(task)
+        self._wake()
 
     def _tell(self, call: FarCall, word: tuple[Any, ...]) -> None:
         call.words += 1
@@ -199,5 +174,5 @@ class SessionCalls:
         self._wake()
 
     def _wake(self) -> None:
-        for wake in self._wakes:
-            wake.set()
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,6 +1,7 @@
 """A host obeys one head, keeps which one over restarts, and ends what the former one ordered."""
 
 import asyncio
+import dataclasses
 import itertools
 import json
 from pathlib import Path
@@ -10,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.errors import HostSilentError, StoreError
+from partitiond.core.errors import ConflictError, HostSilentError, StoreError
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.fencing import (
     HeadSession,
     Obedience,
     has_overtaken,
-    may_be_kept_later,
     obedience,
 )
 from partitiond.hosts.calls.messages import Message, write
@@ -54,7 +54,6 @@ def full_disk(path: Path) -> Path:
 
 
 def test_the_highest_epoch_is_obeyed_and_of_one_head_its_latest_start() -> None:
-    """The latter alone may be kept later, where there is no room to keep it."""
     obeyed = head(epoch=2, start=5)
     expected = {
         head(epoch=2, start=5): Obedience.OBEY,
@@ -70,9 +69,6 @@ def test_the_highest_epoch_is_obeyed_and_of_one_head_its_latest_start() -> None:
     for asks, answer in expected.items():
         assert obedience(obeyed, asks) is answer, asks
         assert obedience(None, asks) is Obedience.ADOPT
-        assert not may_be_kept_later(None, asks)
-        if answer is Obedience.ADOPT:
-            assert may_be_kept_later(obeyed, asks) == (asks.epoch == 2)
 
 
 def test_a_head_is_overtaken_by_a_higher_epoch_and_by_its_own_later_start() -> None:
@@ -105,34 +101,11 @@ def test_what_a_host_obeys_outlives_its_agent_and_a_record_that_cannot_be_read_c
     path = tmp_path / "new" / "obeyed.json"
     assert ObeyedHead(path).load() is None
     ObeyedHead(path).save(head(epoch=7))
-    assert ObeyedHead(path).load() == head(epoch=7)
+    assert ObeyedHead(path).load() == head(epoch=7, start=0, session="")
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_text(path.read_text()[:20])
     with pytest.raises(StoreError, match="cannot be read"):
         ObeyedHead(path).load()
-
-
-def test_a_full_disk_is_tried_again_after_a_while_and_not_with_each_message(
-    tmp_path: Path,
-) -> None:
-    path = tmp_path / "obeyed.json"
-    kept = ObeyedHead(path, again_seconds=3600.0)
-    kept.save(head())
-    full = full_disk(path)
-    kept.save(head(start=2), or_later=True)
-    full.rmdir()
-    kept.save_late()
-    assert ObeyedHead(path).load() == head()
-    soon = ObeyedHead(path, again_seconds=0.0)
-    full = full_disk(path)
-    soon.save(head(start=2), or_later=True)
-    soon.save_late()
-    full.rmdir()
-    soon.save_late()
-    assert ObeyedHead(path).load() == head(start=2)
-    path.unlink()
-    soon.save_late()  # it is kept: nothing is written any more
-    assert not path.exists()
 
 
 async def test_a_former_head_is_refused_and_its_calls_end_before_those_of_the_new_one_begin(
@@ -157,7 +130,7 @@ async def test_a_former_head_is_refused_and_its_calls_end_before_those_of_the_ne
     await start
     assert "take-over" in old.refused
     assert (old.seen_epoch, new.refused) == (2, "")
-    with pytest.raises(HostSilentError):
+    with pytest.raises(ConflictError):
         await asyncio.to_thread(old.devices.discover)
     second = remote(server, head("b", epoch=2))  # another line of one daemon
     assert len(await second.engines.find()) == 1
@@ -187,26 +160,23 @@ async def test_a_call_that_ends_after_its_head_was_overtaken_is_not_told(tmp_pat
     assert answer["value"] is None
 
 
-async def test_a_head_that_starts_while_a_hosts_disk_is_full_is_obeyed_and_kept_later(
-    tmp_path: Path,
-) -> None:
+async def test_a_head_that_starts_while_a_hosts_disk_is_full_is_obeyed(tmp_path: Path) -> None:
     """One that the host did not obey before is not, until there is room."""
     path = tmp_path / "obeyed.json"
     server, again = (HostServer(agent("two", FakeRunner()), path) for _ in range(2))
-    await remote(server, head()).engines.find()
+    former = remote(server, head())
+    await former.engines.find()
     full = full_disk(path)
     restarted = head(start=2, session="y")
     await remote(server, restarted).engines.find()
+    with pytest.raises(HostSilentError, match="obeys a later start of this control plane"):
+        await former.engines.find()
     overtaking = remote(server, head("b", epoch=2))
     with pytest.raises(HostSilentError, match=r"record of the head .* cannot be written"):
         await overtaking.engines.find()
     assert "Free space" in overtaking.refused
-    assert ObeyedHead(path).load() == head()
     await remote(again, restarted).engines.find()  # the agent is started again
     full.rmdir()
-    again._obeyed._again_at = 0.0  # so much time has passed
-    await remote(again, restarted).engines.find()
-    assert ObeyedHead(path).load() == restarted
     await asyncio.to_thread(overtaking.look)
     assert await overtaking.engines.find() == []
     assert overtaking.refused == ""
@@ -245,7 +215,7 @@ async def _no_fenced_head_acts(path: Path, steps: list[tuple[HeadSession, str]])
         if what == "restart":
             await server.close()
             server = HostServer(there, path, begin_seconds=1.0)
-            obeyed = kept
+            obeyed = kept and dataclasses.replace(kept, start=0, session="")
         full = full_disk(path) if what == "full" else None
         asking = asks
         hello = json.loads(await server.answer(write(Message(call="hello", head=asks))))
@@ -258,9 +228,10 @@ async def _no_fenced_head_acts(path: Path, steps: list[tuple[HeadSession, str]])
         )
         answer = json.loads(await server.answer(write(begin)))
         how = obedience(obeyed, asks)
-        adopts = how is Obedience.ADOPT and (full is None or may_be_kept_later(obeyed, asks))
+        is_kept = kept is not None and (kept.id, kept.epoch) == (asks.id, asks.epoch)
+        adopts = how is Obedience.ADOPT and (full is None or is_kept)
         if adopts:
-            obeyed, kept = asks, asks if full is None else kept
+            obeyed = kept = asks
         assert (answer["refused"] is None) == (how is Obedience.OBEY or adopts), (how, what)
         assert running <= {obeyed}
         if full is not None:
