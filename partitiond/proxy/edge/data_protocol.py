@@ -19,15 +19,14 @@ import httptools
 from partitiond.proxy.edge.answer import Answer
 from partitiond.proxy.edge.attempt import SMALL_ANSWER_BYTES
 from partitiond.proxy.edge.client_connection import IDLE_SECONDS, ClientConnection
-from partitiond.proxy.edge.heads import (
-    RequestHead,
+from partitiond.proxy.edge.head_checks import (
     RequestTarget,
     body_framing,
     check_head,
     head_too_large,
-    new_request_id,
     read_target,
 )
+from partitiond.proxy.edge.heads import RequestHead, new_request_id
 from partitiond.proxy.edge.incoming import IncomingRequest
 from partitiond.proxy.edge.known_heads import KnownHead
 from partitiond.proxy.edge.local_requests import LocalRequest
@@ -147,7 +146,7 @@ class DataProtocol(ClientConnection):
             return
         if self._in_head:
             # If another request ended in this data, it is unknown how much of it is the head. One
-            # read is bounded, and a complete head is measured (see `heads.check_head`).
+            # read is bounded, and a complete head is measured (see `head_checks`).
             if not self._ended:
                 self._count_head(len(data))
             return
