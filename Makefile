@@ -92,16 +92,14 @@ format: $(STAMP) ## put the code into its format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-kernels: $(STAMP) ## compile the planner's search, once for these sources on this machine
-	@$(BIN)/python -m partitiond.planner --done || { \
-		echo "Compiling the planner's search, once for these sources (a minute and a half of one core)"; \
-		$(BIN)/python -m partitiond.planner >/dev/null; }
+kernels: $(STAMP) ## compile the planner's loops, once for these sources on this machine
+	@$(BIN)/python -m partitiond.native planner
 
-native: $(STAMP) ## compile the proxy's hot path, where there is a C compiler (done by demo and check)
+native: $(STAMP) ## compile the proxy's hot path and the planner's loops, where there is a C compiler (done by demo and check)
 	@$(BIN)/python -m partitiond.native
 
 prepared: $(STAMP)
-	@$(MAKE) --no-print-directory -j3 kernels native browser
+	@$(MAKE) --no-print-directory -j2 native browser
 
 # Tests wait for processes more than they compute, so there are more workers than cores. 0 for one
 # test after the other in one process, which a debugger wants.

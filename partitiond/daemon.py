@@ -40,8 +40,7 @@ from partitiond.hosts.one_master import ensure_host_id, refuse_joined
 from partitiond.hosts.this_host import NO_PLACE, ThisHost, this_host
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
-from partitiond.planner.warm import is_warm
-from partitiond.planner.worker import compile_ahead, solve_in_process
+from partitiond.planner.worker import solve_in_process
 from partitiond.platform.clock import SystemClock
 from partitiond.platform.service_process import make_folder, received_signals, set_up_logging
 from partitiond.platform.systemd import keep_informed, stopping
@@ -63,9 +62,6 @@ log = logging.getLogger(__name__)
 
 PLANNER_GRACE_SECONDS: Final = 120.0
 """Time beyond three times the solver's own limit, to start its process on a busy machine."""
-COMPILING_GRACE_SECONDS: Final = 1800.0
-"""Time for the first large solve of an installation to compile the planner's search: a minute and a
-half of one core, and on a busy machine many times that."""
 API_GRACE_SECONDS: Final = 5
 BACKLOG: Final = 128
 STORE_PATIENCE_SECONDS: Final = 0.02
@@ -216,7 +212,6 @@ def _solver(memory_limit_bytes: int) -> Solve:
     ) -> Plan | Infeasible:
         # A deterministic solve counts work, and may take three times its limit in real time.
         timeout = 3 * request.time_limit_seconds + PLANNER_GRACE_SECONDS
-        timeout += 0 if is_warm() else COMPILING_GRACE_SECONDS
         return await solve_in_process(
             request, timeout, on_progress=on_progress, memory_limit_bytes=memory_limit_bytes
         )
@@ -312,7 +307,6 @@ async def _run(
             name="service manager",
         )
         preparing = asyncio.create_task(asyncio.to_thread(prepare, ANSWERS), name="prepare answers")
-        compiling = asyncio.create_task(compile_ahead(), name="compile the planner's search")
         try:
             await _until_the_end(
                 service.daemon,
@@ -324,9 +318,8 @@ async def _run(
         finally:
             stopping()
             telling.cancel()
-            compiling.cancel()
             server.should_exit = True
-            await asyncio.gather(telling, compiling, preparing, serving, return_exceptions=True)
+            await asyncio.gather(telling, preparing, serving, return_exceptions=True)
 
 
 async def _until_the_end(

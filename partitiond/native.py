@@ -1,12 +1,14 @@
-"""Compiles the proxy's hot path and the planner's inner loop.
+"""Compiles the proxy's hot path, and the planner's inner loops.
 
-    python -m partitiond.native            compile it for this Python, unless that was done before
-    python -m partitiond.native --check    say whether the proxy will run compiled
+    python -m partitiond.native            compile both for this Python, unless that was done before
+    python -m partitiond.native planner    compile the planner's loops alone
+    python -m partitiond.native --check    say whether both will run compiled
 
 mypyc (the compiler that comes with mypy) compiles the same sources to C by the types that are
 checked anyway. The result lies in the user's cache under a hash of the sources, so that it is never
-older than the sources. A proxy that finds no result runs the sources as they are, which is only
-slower. `PARTITIOND_NATIVE=0` in the environment asks for the uncompiled sources.
+older than the sources. Where there is no result the sources run as they are: the proxy at twice the
+CPU time, and the planner's loops at fifty times. `PARTITIOND_NATIVE=0` in the environment asks for
+the proxy's uncompiled sources.
 """
 
 import hashlib
@@ -27,7 +29,7 @@ import partitiond
 
 SWITCH: Final = "PARTITIOND_NATIVE"
 FOLDER: Final = "PARTITIOND_NATIVE_DIR"
-MODULES: Final = (
+PROXY: Final = (
     "core/dispatch/admission",
     "core/dispatch/affinity",
     "core/dispatch/balance",
@@ -45,7 +47,6 @@ MODULES: Final = (
     "core/dispatch/reputation",
     "core/keys/charging",
     "core/keys/rates",
-    "planner/columns/pricing",
     "proxy/dispatch/flights",
     "proxy/dispatch/ledger",
     "proxy/dispatch/live",
@@ -80,49 +81,50 @@ MODULES: Final = (
     "proxy/telemetry/counters",
     "proxy/telemetry/record",
 )
-"""Modules on a request's path, and the inner loop of planning."""
+"""Modules on a request's path."""
+PLANNER: Final = ("planner/columns/pricing", "planner/kernels/anneal", "planner/kernels/loads")
+"""The inner loops of planning: steps of a search, and prices of devices."""
 
 _PACKAGE: Final = Path(partitiond.__file__).parent
 _SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
 """Removes slots: a compiled class has them anyway, and mypyc's dataclasses refuse the option."""
 _BUILD_SECONDS: Final = 1800
 """Limit for hangs: half a minute on an idle machine, over ten minutes with both cores in use."""
-UNCOMPILED: Final = "The proxy will run uncompiled, at about twice the CPU time"
+UNCOMPILED: Final = "Proxy and planner will run uncompiled, at about 2 and 50 times the CPU time"
+Modules = tuple[str, ...]
 
 
-def fingerprint() -> str:
+def fingerprint(modules: Modules) -> str:
     """A hash of the sources and of the Python that they are compiled for."""
     digest = hashlib.sha256(str(sysconfig.get_config_var("EXT_SUFFIX")).encode())
-    for name in MODULES:
+    for name in modules:
         digest.update(name.encode() + (_PACKAGE / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
 
 
-def folder() -> Path:
+def folder(modules: Modules) -> Path:
     """The folder of the compiled modules of these sources, whether or not it exists."""
     base = os.environ.get(FOLDER)
     cache = Path(base) if base else platformdirs.user_cache_path("partitiond") / "native"
-    return cache / fingerprint()
+    return cache / fingerprint(modules)
 
 
-def is_built() -> bool:
+def is_built(modules: Modules) -> bool:
     """Whether the compiled modules exist."""
-    return (folder() / "complete").exists()
+    return (folder(modules) / "complete").exists()
 
 
-def activate(part: str = "") -> bool:
+def activate(modules: Modules) -> bool:
     """Make imports find the compiled modules; return whether there are any.
 
     Call it before any of the modules is imported.
-
-    Args:
-        part: what the names of the modules begin with; empty for all.
     """
-    if os.environ.get(SWITCH) == "0" or not is_built():
+    switched_off = modules is PROXY and os.environ.get(SWITCH) == "0"
+    if switched_off or not is_built(modules):
         return False
-    built = folder()
+    built = folder(modules)
     sys.path.append(str(built))  # the modules share code, in a separate module
-    for package in sorted({name.rpartition("/")[0] for name in MODULES if name.startswith(part)}):
+    for package in sorted({name.rpartition("/")[0] for name in modules}):
         module = importlib.import_module(f"partitiond.{package.replace('/', '.')}")
         module.__path__.insert(0, str(built / "partitiond" / package))
     return True
@@ -140,20 +142,20 @@ def problem() -> str | None:
     return None
 
 
-def build() -> Path:
-    """Compile the modules, and return their folder.
+def build(modules: Modules) -> Path:
+    """Compile modules, and return their folder.
 
     Raises:
         RuntimeError: the compiler refused; its output is the message.
     """
-    target = folder()
-    if is_built():
+    target = folder(modules)
+    if is_built(modules):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         work = Path(name)
         shutil.copytree(_PACKAGE, work / "partitiond", ignore=shutil.ignore_patterns("*.so"))
-        files = [f"partitiond/{module}.py" for module in MODULES]
+        files = [f"partitiond/{module}.py" for module in modules]
         for file in files:
             path = work / file
             path.write_text(
@@ -177,25 +179,28 @@ def build() -> Path:
         try:
             made.rename(target)
         except OSError:  # another process was faster
-            if not is_built():
+            if not is_built(modules):
                 raise
     return target
 
 
 def main() -> int:
     """Compile, or say why not; a host that cannot compile does not fail the installation."""
+    parts = (PLANNER,) if "planner" in sys.argv[1:] else (PLANNER, PROXY)
+    left = [part for part in parts if not is_built(part)]
     if "--check" in sys.argv[1:]:
-        print(f"compiled: {folder()}" if is_built() else "not compiled")
-        return 0 if is_built() else 1
-    if is_built():
+        print("not compiled" if left else f"compiled: {', '.join(str(folder(p)) for p in parts)}")
+        return int(bool(left))
+    if not left:
         return 0
     reason = problem()
     if reason is not None:
         print(f"{UNCOMPILED}: {reason}.")
         return 0
-    print("Compiling the proxy's hot path and the planner's inner loop (about half a minute)")
+    print("Compiling the proxy's hot path and the planner's loops (about half a minute)")
     try:
-        build()
+        for part in left:
+            build(part)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         print(f"{UNCOMPILED}.", file=sys.stderr)

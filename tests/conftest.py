@@ -28,7 +28,7 @@ __all__ = [
     "pytest_xdist_make_scheduler",
 ]
 
-if os.environ.get("PARTITIOND_TEST_NATIVE") == "1" and not native.activate():
+if os.environ.get("PARTITIOND_TEST_NATIVE") == "1" and not native.activate(native.PROXY):
     raise RuntimeError("PARTITIOND_TEST_NATIVE is 1, and nothing is compiled")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -120,7 +120,7 @@ def test_whoever_can_connect_finds_the_token(daemon: Daemon) -> None:
 
 def test_the_daemon_never_loads_the_solver_nor_what_several_hosts_need() -> None:
     """The planner's process loads the solver: a third of the daemon's start and 60 MiB."""
-    others = {"ortools", "pandas", "numba", "matplotlib", "ray", "partitiond.cluster"}
+    others = {"ortools", "pandas", "matplotlib", "ray", "partitiond.cluster"}
     code = f"import sys, partitiond.daemon; print(*sorted({others!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.split() == []

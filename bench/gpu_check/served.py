@@ -36,7 +36,6 @@ PACKAGES: Final = (
     "sqlmodel",
     "alembic",
     "ortools",
-    "numba",
     "typer",
 )
 """Modules that a daemon needs beyond those of the check."""

@@ -174,7 +174,7 @@ def a_hostile_engine_reaches_nothing(
         ],
         "folders": [
             str(STATE), "/run/partitiond", "/run/partitiond-engine", str(record), str(own),
-            "/var/cache/partitiond/numba", "/run/user", "/run/systemd/journal", str(group),
+            "/var/cache/partitiond/native", "/run/user", "/run/systemd/journal", str(group),
         ],
         "read_only": [
             "/var/cache/partitiond/models", "/var/cache/partitiond/engines", "/etc", "/usr", "/opt",

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.engines.install.package_sources import configured_sources, uv_program
-from partitiond.planner import kernel_cache
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 NEVER: Final = (".so", ".pyc", ".o")
@@ -141,12 +140,7 @@ class EmptyEnvironment:
 
     def plan(self) -> None:
         """Plan the tour's fleet."""
-        # Kernels of the same sources are compiled once for all: minutes of a core.
-        kernels = kernel_cache.folder()
-        known = {"NUMBA_CACHE_DIR": str(kernels.parent)} if kernels else {}
-        plan = self._says(
-            self._partitiond, "plan", "--from", "examples/twelve-models.toml", **known
-        )
+        plan = self._says(self._partitiond, "plan", "--from", "examples/twelve-models.toml")
         if "Plan offline-twelve-models" not in plan:
             raise DistributionError(f"the tour printed no plan:\n{plan}")
 

@@ -28,7 +28,7 @@ cgroups=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
 # Ray for the checks of several hosts, from this machine's cache or its package sources.
 ray=$("$python" -m partitiond setup cluster install --json 2>/dev/null |
     sed -n 's/.*"python": "\([^"]*\)".*/\1/p') || ray=
-kernels=$("$python" -c 'from partitiond.planner import kernel_cache; print(kernel_cache.folder().parent)')
+kernels=$("$python" -c 'from partitiond import native; print(native.folder(native.PLANNER))')
 cell=$cgroups/partitiond-check-$$
 mkdir "$cell" 2>/dev/null || cannot "$cgroups takes no cgroups"
 
@@ -80,9 +80,9 @@ inside() {
         done
     done
     rm -rf "$root"/etc/systemd/system/*.wants "$root/etc/partitiond"
-    # The planner's kernels, if they are compiled: systemd gives the folder to the service's user.
-    mkdir -p "$root/var/cache/partitiond/numba"
-    [ ! -d "$kernels" ] || cp -r "$kernels/." "$root/var/cache/partitiond/numba/"
+    # The planner's loops, if they are compiled: systemd gives the folder to the service's user.
+    mkdir -p "$root/var/cache/partitiond/native"
+    [ ! -d "$kernels" ] || cp -r "$kernels" "$root/var/cache/partitiond/native/"
     for unit in systemd-udevd.service systemd-sysctl.service systemd-modules-load.service \
         systemd-remount-fs.service systemd-timesyncd.service; do
         ln -sf /dev/null "$root/etc/systemd/system/$unit"

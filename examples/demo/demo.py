@@ -174,7 +174,7 @@ def _tell(
     compiler = ProxyCompiler()
     try:
         with story.step("An engine: vLLM, in an environment of its own"):
-            if not native.is_built():
+            if not native.is_built(native.PROXY):
                 story.say("meanwhile the proxy's hot path is compiled")
             environment = demo_steps.engine(story, settings)
         with story.step("Two models"):

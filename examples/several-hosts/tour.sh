@@ -113,7 +113,7 @@ for name in head gpu-1 gpu-2; do
     "$partitiond" tools simulate create "$folder/$name.json" --out "$folder/gpus-$name" > "$folder/create-$name.log" 2>&1 &
     made="$made $!"
 done
-"$python" -m partitiond.planner > "$folder/kernels.log" 2>&1 & # a minute and a half the first time
+"$python" -m partitiond.native planner > "$folder/kernels.log" 2>&1 & # half a minute the first time
 kernels=$!
 on head "$partitiond" setup cluster install
 for pid in $made; do wait "$pid" || fail "a host could not be made"; done
@@ -140,7 +140,7 @@ run hosts
 run devices
 
 say "One plan over all of them: every model outlives the loss of a host"
-wait "$kernels" || fail "the planner's search is not compiled"
+wait "$kernels" || fail "the planner's loops are not compiled"
 mark "up"
 run up -f "$here/fleet.toml" --no-profile
 run status

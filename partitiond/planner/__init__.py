@@ -9,8 +9,8 @@ Devices of one kind are interchangeable until `pack.assign`. A solve goes throug
     bounds    prices of resources by a linear program, and the bound that follows from them
     pack      packings, and greedy ways to complete them
     exact     the same problem in CP-SAT, for small instances
-    kernels   compiled loops of the search and the market; the only use of numba
-    market    column generation: models buy replicas, devices sell sets of them
+    kernels   compiled loops of the search
+    columns   whole contents of devices, priced exactly, for the most goodput
     search    the portfolio that runs all of these and keeps the best plan
     progress  the clock, the best value and the best bound of the running solve
     check     reports what is wrong with a plan; shares no code with the rest
@@ -18,3 +18,7 @@ Devices of one kind are interchangeable until `pack.assign`. A solve goes throug
 
 `api` is the entry point, `worker` the same in a process of its own.
 """
+
+from partitiond import native
+
+native.activate(native.PLANNER)

@@ -1,7 +1,6 @@
 """Takes a request and returns a checked plan, or the reasons why there is none."""
 
 import dataclasses
-import functools
 import math
 import time
 from typing import Final
@@ -46,7 +45,6 @@ from partitiond.planner.search.without_outage import (
     without_old_ones,
 )
 from partitiond.planner.stop import Stop, never
-from partitiond.planner.warm import warm
 
 AGAIN_SHARE: Final = 0.5
 """Share of the time limit for each further solve, if the best plan has an outage. Chosen."""
@@ -91,10 +89,7 @@ def solve(
     held_back = tuple(HeldBack(o.model, o.seconds, short[o.model]) for o in made.outages)
     why = {one.model: held_back_told(one) for one in held_back}
     missing = tuple(dataclasses.replace(u, reason=why.pop(u.model, u.reason)) for u in made.missing)
-    compiled = first.found.compile_seconds
-    if made.instance is not first.instance:
-        compiled += made.found.compile_seconds
-    seconds = time.monotonic() - began - compiled
+    seconds = time.monotonic() - began
     proof = certify(made.instance, made.found, placements, levels, seconds)
     if held_back or missing:
         proof = dataclasses.replace(proof, partial=True)
@@ -147,13 +142,7 @@ def _made(request: PlanRequest, on_progress: OnProgress | None, stop: Stop) -> _
         return spoken_against(request, assign(instance, packing)) if request.running else 0
 
     if instance.needs:
-        found = solve_portfolio(
-            instance,
-            on_progress,
-            stop,
-            may,
-            compile_kernels=functools.partial(warm, solve),
-        )
+        found = solve_portfolio(instance, on_progress, stop, may)
     else:  # no model is wanted, or no model fits a device
         status, method = Status.OPTIMAL, "nothing to place"
         found = SolveAnswer(

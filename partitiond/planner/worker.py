@@ -15,7 +15,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import threading
 import time
 from multiprocessing import forkserver
@@ -28,14 +27,10 @@ from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.watch import OnProgress
-from partitiond.planner.warm import is_warm
 
-AHEAD_SECONDS: Final = 60.0
-"""Seconds of uptime before a daemon compiles the search: starts and first plans come first."""
 HANG_SECONDS: Final = 5.0
 """Starting takes a second or two: the fork server is replaced if a cancelled start took longer."""
 SOLVER: Final = "partitiond.planner.api"
-COMPILER: Final = (sys.executable, "-m", "partitiond.planner")
 log = logging.getLogger(__name__)
 
 
@@ -93,32 +88,6 @@ async def solve_in_process(
     if isinstance(answer, PartitiondError):
         raise answer
     return answer
-
-
-async def compile_ahead(after_seconds: float = AHEAD_SECONDS) -> None:
-    """Compile the search at low priority if it was never compiled on this machine.
-
-    It is compiled in a separate process, so that the first large plan does not wait for it.
-    Cancelling this coroutine kills that process.
-    """
-    await asyncio.sleep(after_seconds)
-    if is_warm():
-        return
-    log.info("compiling the planner's search, once on this machine and at low priority")
-    nowhere = asyncio.subprocess.DEVNULL
-    process = await asyncio.create_subprocess_exec(
-        *COMPILER, stdin=nowhere, stdout=nowhere, stderr=nowhere
-    )
-    try:
-        status = await process.wait()
-    except asyncio.CancelledError:
-        process.kill()
-        await process.wait()
-        raise
-    if status == 0:
-        log.info("the planner's search is compiled")
-    else:
-        log.warning("compiling the planner's search ended with status %d; plans do it", status)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import uvloop
 
 from partitiond import native
 
-NATIVE = native.activate()
+NATIVE = native.activate(native.PROXY)
 """Whether the hot path runs compiled. Called before any module of the hot path is imported."""
 
 from partitiond.core.errors import InputError, PartitiondError, SettingsError  # noqa: E402

@@ -95,7 +95,8 @@ class Refusal:
         A test that refuses is asked again, alone: about the wrong version, which it may have
         refused by chance, and about the right one, which it may refuse, too.
         """
-        fresh = b"numba" in (ROOT / mutation.file).read_bytes()
+        # A wrong version of a compiled module counts only where none of them is compiled.
+        fresh = b"mypy_extensions" in (ROOT / mutation.file).read_bytes()
         answer = {"id": mutation.id, "result": "unasked"}
         if not self._is_apart and b"kill" in (ROOT / mutation.file).read_bytes():
             return answer | {"by": "nobody: it might end processes of others"}
@@ -200,8 +201,7 @@ class Refusal:
         resource.setrlimit(resource.RLIMIT_DATA, (MOST_BYTES, MOST_BYTES))
         os.environ.pop("PARTITIOND_TEST_NATIVE", None)
         if fresh:
-            os.environ["NUMBA_CACHE_DIR"] = str(folder / "numba")
-            sys.modules["numba"].config.reload_config()
+            os.environ["PARTITIOND_NATIVE_DIR"] = str(folder / "native")
         asked = [*PYTEST, f"--basetemp={folder / 't'}", *arguments]
         os.chdir(self._tree)
         if self._copy is not None:

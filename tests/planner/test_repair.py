@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from bench.planner.instances import request as benchmark
 from partitiond.core.plan.record import ModelDemand, Placement, Plan, diff_plans
 from partitiond.planner.bounds.prices import usual_prices
-from partitiond.planner.kernels.anneal import count_gone
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
@@ -117,8 +116,8 @@ def test_the_compiled_search_counts_moves_as_the_plan_does(seed: int, steps: int
     search = Improver(sites, usual_prices(sites), by_cost=True, seed=1, runs=there, most_gone=most)
     search.start(repaired)
     search.run(0.0, steps=steps, halt=lambda: False)
-    now_at = to_packing(search.sites, search.state)
-    assert count_gone(search.state, search.here) == moves_of(instance, now_at)
+    now_at = to_packing(search.sites, search.search.state)
+    assert search.search.count_gone() == moves_of(instance, now_at)
 
 
 def test_for_goodput_completing_asks_often_and_leaves_most_of_the_time_to_the_search() -> None:
@@ -143,7 +142,7 @@ def test_for_goodput_completing_asks_often_and_leaves_most_of_the_time_to_the_se
     late.deadline = late.began - 1.0
     found = list[int]()
     for watch in (late, Shares(instance)):
-        (one,), _ = kept(watch, worth, by_cost=False, searches=lambda: False)
+        (one,), _ = kept(watch, worth, by_cost=False, searches=False)
         found.append(sum(one.packing.counts.values()))
     assert found[0] <= len(running) < found[1], "where time is up nothing is added"
     assert 0 < max(shares) < 0.5

@@ -33,7 +33,7 @@ def run(
 def where(module: str, environment: dict[str, str] | None = None) -> str:
     """The file that a proxy would load the module from."""
     code = (
-        "from partitiond import native; native.activate(); "
+        "from partitiond import native; native.activate(native.PROXY); "
         f"import {module}; print({module}.__file__)"
     )
     done = run("-c", code, environment=environment)
@@ -50,22 +50,22 @@ def test_a_build_of_other_sources_is_never_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(native.FOLDER, str(tmp_path))
-    of_these = native.folder()
+    of_these = native.folder(native.PROXY)
     source = tmp_path / "package"
-    for name in native.MODULES:
+    for name in native.PROXY:
         path = source / f"{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((ROOT / "partitiond" / f"{name}.py").read_bytes())
     monkeypatch.setattr(native, "_PACKAGE", source)
-    assert native.folder() == of_these
+    assert native.folder(native.PROXY) == of_these
     with (source / "proxy" / "edge" / "exchange.py").open("a") as file:
         file.write("# changed\n")
-    assert native.folder() != of_these
+    assert native.folder(native.PROXY) != of_these
 
 
 def test_an_unfinished_build_is_not_used(tmp_path: Path) -> None:
     environment = {"PARTITIOND_NATIVE_DIR": str(tmp_path)}
-    ask = "from partitiond import native; print(native.folder())"
+    ask = "from partitiond import native; print(native.folder(native.PROXY))"
     folder = run("-c", ask, environment=environment)
     (Path(folder.stdout.strip()) / "partitiond" / "proxy").mkdir(parents=True)
     assert where("partitiond.proxy.edge.exchange", environment).endswith(".py")
@@ -79,7 +79,26 @@ def test_what_is_built_is_used_unless_switched_off() -> None:
     done = run("-m", "partitiond.native", seconds=BUILD_SECONDS)
     assert done.returncode == 0, done.stderr
     assert where("partitiond.proxy.edge.exchange", {"PARTITIOND_NATIVE": ""}).endswith(".so")
-    assert where("partitiond.proxy.edge.exchange", {"PARTITIOND_NATIVE": "0"}).endswith(".py")
+    switched_off = {"PARTITIOND_NATIVE": "0"}
+    assert where("partitiond.proxy.edge.exchange", switched_off).endswith(".py")
+    assert where("partitiond.planner.kernels.anneal", switched_off).endswith(".so")
+
+
+def test_a_search_takes_the_same_steps_compiled_or_not(tmp_path: Path) -> None:
+    code = (
+        "from bench.planner.shipped import request; "
+        "from partitiond.planner.bounds.prices import usual_prices; "
+        "from partitiond.planner.model.instance import build_instance; "
+        "from partitiond.planner.model.sites import build_sites; "
+        "from partitiond.planner.search.improve import Improver; "
+        "sites = build_sites(build_instance(request('over', 12, 8, 1, 1.0))); "
+        "found = Improver(sites, usual_prices(sites), by_cost=False, seed=1); "
+        "found.start(None); found.run(0.0, steps=400, halt=lambda: False); "
+        "print(*found.search.best.items)"
+    )
+    uncompiled = run("-c", code, environment={"PARTITIOND_NATIVE_DIR": str(tmp_path)})
+    assert uncompiled.returncode == 0, uncompiled.stderr
+    assert run("-c", code).stdout == uncompiled.stdout
 
 
 @pytest.mark.full

@@ -32,7 +32,6 @@ from partitiond.planner.answers.whatif import World
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import usual_budget
 from partitiond.planner.pack.flow import Solving, progress_of, run_flow
-from partitiond.planner.progress.watch import CompilingStopped
 from partitiond.serde import from_jsonable
 from partitiond.settings.schema import Settings, load_settings, settings_values
 from partitiond.settings.sources import flatten
@@ -160,10 +159,7 @@ def _solver(
 
         if on_progress is not None:
             on_progress(PlanProgress(step.title, step.step, step.steps))
-        try:
-            return solve(step.request, tell if on_progress is not None else None, stop=stop)
-        except CompilingStopped as stopped:  # there is no best plan so far
-            raise KeyboardInterrupt from stopped
+        return solve(step.request, tell if on_progress is not None else None, stop=stop)
 
     return solved
 

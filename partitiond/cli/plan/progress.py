@@ -8,15 +8,10 @@ from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Objective
 
 FIRST = "the plan"
-COMPILING = "compiling the search, once on this machine"
-COMPILE_SECONDS = 80.0
-"""The approximate time on one core (docs/decisions/0014)."""
 
 
 def progress_line(progress: PlanProgress) -> str:
     """The plan in progress and how far it is, as "6 devices, bound 5 (gap 17%)"."""
-    if progress.compiled is not None:
-        return COMPILING
     what = "" if progress.title == FIRST and progress.steps == 1 else progress.title
     which = f"{progress.step}/{progress.steps} " if progress.steps > 1 else ""
     head = f"{which}{what}".strip()
@@ -44,10 +39,7 @@ def shown_on(report: Reporter, time_limit_seconds: float | None) -> Callable[[Pl
     """
 
     def show(progress: PlanProgress) -> None:
-        done = progress.compiled
-        if done is not None:
-            report.update(COMPILING, done, (1 - done) * COMPILE_SECONDS)
-            return
+        done = None
         if time_limit_seconds:
             of_this = min(1.0, progress.seconds / time_limit_seconds)
             done = min(1.0, (progress.step - 1 + of_this) / max(1, progress.steps))

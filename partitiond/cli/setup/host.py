@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -52,26 +52,6 @@ class SetupHost:
     def program(self, name: str) -> str | None:
         """The path of a program, or None if there is none."""
         return shutil.which(name, path=self.path)
-
-    def follow(self, words: Sequence[str], tell: Callable[[str], object]) -> Ran:
-        """Run a program to its end, without a time limit, and call `tell` with each output line."""
-        program = self.program(words[0])
-        if program is None:
-            return Ran(127, f"{words[0]} is not installed")
-        said = []
-        with subprocess.Popen(
-            [program, *words[1:]],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={"PATH": self.path, "LC_ALL": "C.UTF-8"},
-            text=True,
-            errors="replace",
-        ) as process:
-            for line in process.stdout or ():
-                said.append(line)
-                tell(line.strip())
-        return Ran(process.returncode, "".join(said).strip())
 
     def run(self, words: Sequence[str], *, seconds: float | None = COMMAND_SECONDS) -> Ran:
         """Run a program to its end. The code is 127 if it is missing, 124 if it takes too long."""

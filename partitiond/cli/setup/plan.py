@@ -49,6 +49,7 @@ SERVICE_ENVIRONMENT: Final = (
     "PARTITIOND_STATE_DIR=/var/lib/partitiond",
     "PARTITIOND_CACHE_DIR=/var/cache/partitiond",
     "PARTITIOND_RUN_DIR=/run/partitiond",
+    "PARTITIOND_NATIVE_DIR=/var/cache/partitiond/native",
     "HOME=/var/lib/partitiond",
 )
 """Environment as in the unit, for commands that are run as the daemon's user."""
@@ -467,7 +468,7 @@ def _engine(facts: SetupFacts) -> Sequence[SetupStep]:
     variant = "cuda" if facts.gpu else "cpu"
     # The service makes the folders at its start, but it starts later.
     make = tuple(f"install -d -o {USER} -g {USER} -m 0750 {folder}" for folder in STATE_DIRS)
-    compiler = as_daemon(facts.bin_dir, "-m", "partitiond.planner", program="python")
+    compiler = as_daemon(facts.bin_dir, "-m", "partitiond.native", program="python")
     install = " ".join(as_daemon(facts.bin_dir, "setup", "engine", "install", variant))
     return (
         CommandStep(
@@ -482,11 +483,11 @@ def _engine(facts: SetupFacts) -> Sequence[SetupStep]:
         ),
         CommandStep(
             "planner",
-            "the planner's search, compiled: a minute and a half of one core",
+            "the planner's loops and the proxy's hot path, compiled: half a minute",
             compiler,
-            done=lambda h: h.user_id() is not None and h.run((*compiler, "--done")).code == 0,
+            done=lambda h: h.user_id() is not None and h.run((*compiler, "--check")).code == 0,
             optional=True,
-            doing="compiling the planner's search",
+            seconds=None,
         ),
     )
 

@@ -13,9 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from partitiond.cli.output import err
-from partitiond.cli.progress import reporting
-from partitiond.cli.setup.host import Ran, SetupHost
+from partitiond.cli.setup.host import SetupHost
 from partitiond.core.errors import DeviceError
 
 UNDO_SECONDS: Final = 300.0
@@ -131,7 +129,6 @@ class CommandStep:
         cannot: why the step cannot be done now, as a function of the host; empty if it can.
         seconds: time limit; None for no limit.
         optional: a failure of the step is reported and does not end the setup.
-        doing: text shown meanwhile, for a command that writes its progress, as "40%".
     """
 
     key: str
@@ -143,7 +140,6 @@ class CommandStep:
     cannot: Callable[[SetupHost], str] = lambda _: ""
     seconds: float | None = 120.0
     optional: bool = False
-    doing: str = ""
 
     def look(self, host: SetupHost) -> StepState:
         """The state of the step, by asking the host."""
@@ -172,22 +168,13 @@ class CommandStep:
 
     def apply(self, host: SetupHost) -> None:
         """Run the command. Raises DeviceError with the command's output."""
-        ran = self._followed(host) if self.doing else host.run(self.words, seconds=self.seconds)
+        ran = host.run(self.words, seconds=self.seconds)
         if ran.code != 0:
             raise DeviceError(
                 f"{' '.join(self.words)} ended with {ran.code}: {ran.output[-500:]}",
                 hint="Put that right and run the setup again; it goes on where it stopped.",
                 facts={"command": list(self.words), "code": ran.code},
             )
-
-    def _followed(self, host: SetupHost) -> Ran:
-        with reporting(err()) as report:
-
-            def tell(line: str) -> None:
-                share = line.removesuffix("%")
-                report.update(self.doing, int(share) / 100 if share.isdecimal() else None)
-
-            return host.follow(self.words, tell)
 
 
 def undo_step(host: SetupHost, undo: Undo) -> str:

@@ -35,8 +35,7 @@ The rules, in the order in which they are checked:
 8. A plan describes the moment at which it was begun. If models, profiles, devices or the applied
    plan changed while it was made, it is discarded and another one is made.
 9. While replicas of the applied plan have no device to run on, the plan is made without the
-   compiled search (`PlanRequest.may_search`): running replicas stay, and no plan waits for the
-   compilation, which may take minutes on a busy machine.
+   search (`PlanRequest.may_search`): running replicas stay, and no plan waits for its time limit.
 10. A model is under-served while a replica of it has lost its device (on a silent device: once its
    engine has ended, too), while autoscaling asks for another number of replicas, or while the
    model is awake and asked for and has no place. Then a plan is made and applied even while jobs

@@ -67,8 +67,6 @@ class PlanProgress:
         bound: no plan is better than this; None before it is known.
         gap: |bound - value| / max(|value|, 1e-9); None while either is missing.
         method: the method that found the plan, or that is at work.
-        compiled: compiled share of the search while it is being compiled (once on a machine);
-            `seconds` stands still meanwhile. None otherwise.
     """
 
     title: str
@@ -80,7 +78,6 @@ class PlanProgress:
     bound: float | None = None
     gap: float | None = None
     method: str = ""
-    compiled: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,7 +6,3 @@ prices; `bound` proves from prices what no plan exceeds. `dive` makes a plan: it
 columns, and solves what is left, again and again. `search` does this for a solve, and then solves
 again what a few devices hold.
 """
-
-from partitiond import native
-
-native.activate("planner/")

@@ -1,14 +1,13 @@
 """Keeps the loads of all devices as arrays: what fits, adding, removing, undoing.
 
+Compiled ahead of time (`partitiond.native`); uncompiled it is the same, and much slower.
+
 A device is run in a sharing mode; its level of interference follows from what it holds. One more
 replica may therefore slow down the replicas beside it: its worth is the gain of its model, less the
 losses of the others. A change takes as many steps as there are replicas on the device.
 
-`Data` is the problem and never changes during a search; `SearchState` is one answer. A
-`UndoJournal` records what a step has touched, so that a step that made things worse can be undone.
-
-Related values are stored together: one row for each site, entry, model and device, with the
-columns below. (One array for each column took four times as long to compile and ran slower.)
+`Data` is the problem and never changes during a search; `Loads` is one answer, and records what a
+step has touched, so that a step that made things worse can be undone.
 
 The worth of what a model gets is
 
@@ -20,478 +19,505 @@ demand at the least cost, `lacking` is the price of the cheapest replicas that c
 missing, so that the sum over all models says how much device capacity is still to be found.
 """
 
-from typing import Final, NamedTuple
+from typing import Any, Final, final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from partitiond.planner.kernels import plain
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Bits = NDArray[np.uint8]
-Words = NDArray[np.uint64]
+from librt.vecs import vec
+from mypy_extensions import i64
 
 EMPTY: Final = -1
 """Site of a device that holds nothing."""
-
-# Columns of Data.sites; the resources' capacities follow.
-CLASS: Final = 0
-MOST_ITEMS: Final = 1
-TABLE: Final = 2
-"""Offset of the MIG table; -1 without one."""
-TABLE_SIZE: Final = 3
-CAPACITY: Final = 4
-
-# Columns of Data.entries; what the entry uses of the resources follows.
-MODEL: Final = 0
-SITE: Final = 1
-LOAD: Final = 2
-KAPPA: Final = 3
-"""The entry's kappa, as a position among all kappas, ascending."""
-TOP: Final = 4
-"""The highest level the entry tolerates, as a position among the levels of its mode."""
-CODE: Final = 5
-COST: Final = 6
-TAKES: Final = 7
-
-# Columns of Data.models.
-NEED: Final = 0
-LEAST: Final = 1
-MOST: Final = 2
-LIMIT: Final = 3
-FROZEN: Final = 4
-FIRST: Final = 5
-"""Entries of the model are Data.model_entry[FIRST..END]."""
-END: Final = 6
-SPREAD: Final = 7
-"""Row of `Data.domain_of` and `SearchState.by_domain` of a model that must survive a loss; else
--1."""
-LEFT: Final = 8
-"""Rate that has to be left when any one fault domain is lost."""
-LEFT_NUMBER: Final = 9
-"""Number of replicas that has to be left then."""
-
-# Columns of Data.values.
-SLOPE: Final = 0
-SHORT: Final = 1
-PER_CELL: Final = 2
-"""Cells of `lacking` per unit of rate."""
-MERIT: Final = 3
-"""The most that a first replica is worth, relative to its price."""
-LARGEST: Final = 4
-"""The price of the most expensive entry."""
 UP: Final = 0.999999
 """Rounds cells up, except for those that are whole apart from floating-point rounding."""
-
-# Columns of State.devices; the used amounts of the resources follow.
-HELD_AS: Final = 0
-COUNT: Final = 1
-BUSY: Final = 2
-HELD_CODE: Final = 3
-LEVEL: Final = 4
-CROWD: Final = 5
-"""The largest kappa on the device, as a position like `KAPPA`."""
-BEARS: Final = 6
-"""The highest level that all replicas on the device tolerate."""
-USED: Final = 7
-
-# Columns of State.models.
-GETS: Final = 0
-NUMBER: Final = 1
-CHANGE: Final = 2
-"""Rate that a pending change would add; 0 between changes."""
+HIGHEST: Final = 1 << 30
+"""More than any level."""
 
 
-class Data(NamedTuple):
-    """The problem; see `sites.Sites` for what is not explained here.
+def flat_ints(array: Any) -> vec[i64]:
+    """Return an array's numbers, row by row."""
+    return vec[i64]([int(x) for x in array.ravel().tolist()])
+
+
+def flat_floats(array: Any) -> vec[float]:
+    """Return an array's numbers, row by row."""
+    return vec[float]([float(x) for x in array.ravel().tolist()])
+
+
+def zeros(count: int) -> vec[i64]:
+    """Return that many zeros."""
+    return vec[i64]([0 for _ in range(count)])
+
+
+@final
+class Data:
+    """The problem; see `sites.Sites` for what is not explained here. Arrays lie row by row.
+
+    Args:
+        sites: the instance as arrays.
+        needs: by name, what `annealing` computes for models.
+        more: the same for entries, sites and pools.
 
     Attributes:
-        sites: (Q, 4 + R) columns above.
-        limit_of: (Q, L, K) row of `busy_limit` at a level and a kappa; -1 if there is none.
-        busy_limit: (B, N + 1) largest sum of loads for n replicas; -1 for more than it can hold.
-        entries: (E, 7 + R)
-        rates: (E, L) rate of an entry at each level.
-        models: (M, 10)
+        limit: (M,) rate beyond which more is worth nothing.
+        frozen: (M,) 1 if the search does not move the model's replicas.
+        spread: (M,) row of `domain_of` of a model that must survive a loss; else -1.
+        left, left_number: (M,) rate and replicas that have to be left when a domain is lost.
+        slope, short: (M,) worth of a unit of rate, and price of a missing replica.
+        lacking: (M, cells) price of lacking that many cells of rate, `per_cell` cells a unit.
+        merit: (M,) the most that a first replica is worth, relative to its price.
+        largest: (M,) the price of the most expensive entry.
+        price: (E,) what an entry takes of devices, in devices' cost.
         model_entry: (E,) entries by model and site.
         model_site: (M, Q + 1) offsets in `model_entry` of a model's entries at a site.
         least_use: (M, Q, R) the least that an entry of a model at a site takes.
         first_site: (C + 1,) first site of a class; a class of devices that hold nothing has none.
-        values: (M, 5)
-        lacking: (M, cells) price of lacking that many cells of rate.
-        price: (E,) what an entry takes of devices, in devices' cost.
         pull: (Q, R) worth of one unit of a free resource, to tell which device is fuller.
-        device_class, device_group: (D,) devices of a group also draw from the same pools.
         pool_start, pool_list: pools of device d are pool_list[pool_start[d]..[d + 1]].
-        has_avoid: 1 if any two models avoid each other.
         domain_of: (S, D) fault domain of each device, for models that must survive a loss.
     """
 
-    sites: Ints
-    limit_of: Ints
-    busy_limit: Ints
-    tables: Bits
-    entries: Ints
-    rates: Ints
-    entry_pool: Ints
-    models: Ints
-    model_entry: Ints
-    model_site: Ints
-    least_use: Ints
-    first_site: Ints
-    values: Floats
-    lacking: Floats
-    price: Floats
-    pull: Floats
-    avoid: Bits
-    device_class: Ints
-    device_group: Ints
-    group_cost: Ints
-    pool_capacity: Ints
-    pool_kind: Ints
-    pool_start: Ints
-    pool_list: Ints
-    has_avoid: int
-    domain_of: Ints
+    def __init__(self, sites: Any, needs: dict[str, Any], more: dict[str, Any]) -> None:
+        self.resources: i64 = sites.capacity.shape[1]
+        self.places: i64 = sites.capacity.shape[0]
+        self.levels: i64 = sites.limit_of.shape[1]
+        self.kappas: i64 = sites.limit_of.shape[2]
+        self.busy_row: i64 = sites.busy_limit.shape[1]
+        self.devices: i64 = len(sites.device_group)
+        self.models: i64 = len(sites.need_rate)
+        self.most_held: i64 = max(1, int(sites.max_items.max(initial=1)))
+        self.site_class = flat_ints(sites.site_class)
+        self.max_items = flat_ints(sites.max_items)
+        self.table = flat_ints(sites.table)
+        self.table_size = flat_ints(sites.table_size)
+        self.tables = flat_ints(sites.tables)
+        self.capacity = flat_ints(sites.capacity)
+        self.limit_of = flat_ints(sites.limit_of)
+        self.busy_limit = flat_ints(sites.busy_limit)
+        self.entry_item = flat_ints(sites.entry_item)
+        self.entry_model = flat_ints(sites.entry_model)
+        self.entry_site = flat_ints(sites.entry_site)
+        self.entry_busy = flat_ints(sites.entry_busy)
+        self.entry_kappa = flat_ints(sites.entry_kappa)
+        self.entry_top = flat_ints(sites.entry_top)
+        self.entry_code = flat_ints(sites.entry_code)
+        self.entry_cost = flat_ints(sites.entry_cost)
+        self.entry_use = flat_ints(sites.entry_use)
+        self.entry_pool = flat_ints(sites.entry_pool)
+        self.rates = flat_ints(sites.rates)
+        self.need = flat_ints(sites.need_rate)
+        self.least = flat_ints(sites.need_min)
+        self.most = flat_ints(sites.need_max)
+        self.has_avoid = bool(sites.avoid.any())
+        self.avoid = flat_ints(sites.avoid)
+        self.device_class = flat_ints(sites.device_class)
+        self.device_group = flat_ints(sites.device_group)
+        self.group_cost = flat_ints(sites.group_cost)
+        self.limit = flat_ints(needs["limit"])
+        self.frozen = flat_ints(needs["frozen"])
+        self.spread = flat_ints(needs["spread"])
+        self.left = flat_ints(needs["left"])
+        self.left_number = flat_ints(needs["left_number"])
+        self.slope = flat_floats(needs["slope"])
+        self.short = flat_floats(needs["short"])
+        self.per_cell = flat_floats(needs["per_cell"])
+        self.merit = flat_floats(needs["merit"])
+        self.largest = flat_floats(needs["largest"])
+        self.cells: i64 = needs["lacking"].shape[1]
+        self.lacking = flat_floats(needs["lacking"])
+        self.price = flat_floats(more["price"])
+        self.model_entry = flat_ints(more["model_entry"])
+        self.model_site = flat_ints(more["model_site"])
+        self.least_use = flat_ints(more["least_use"])
+        self.first_site = flat_ints(more["first_site"])
+        self.pull = flat_floats(more["pull"])
+        self.pool_capacity = flat_ints(more["pool_capacity"])
+        self.pool_kind = flat_ints(more["pool_kind"])
+        self.pool_start = flat_ints(more["pool_start"])
+        self.pool_list = flat_ints(more["pool_list"])
+        self.domain_of = flat_ints(needs["domain_of"])
+        self.domains: i64 = int(needs["domain_of"].max(initial=-1)) + 1
 
 
-class SearchState(NamedTuple):
+@final
+class Loads:
     """One answer: the contents of each device, and the sums that tell what still fits.
 
     Attributes:
-        devices: (D, 7 + R) how a device is run, and what is used of it.
-        items: (D, most) entries on a device, the first COUNT of a row.
-        models: (M, 3) rate and number of replicas.
-        pool: (L,) used amount of each pool.
-        cost: (1,) cost of devices in use plus the additional cost of their replicas.
-        worth: (1,) sum over all models of the worth of what they get.
-        by_domain: (S, domains, 2) rate and replicas in each fault domain.
+        site: (D,) site that a device is run as; EMPTY if it holds nothing.
+        count: (D,) replicas on a device: the first ones of its row of `items`, (D, most) entries.
+        level: (D,) level that a device is run at.
+        crowd: (D,) the largest kappa on a device, as a position among all.
+        bears: (D,) the highest level that all replicas on a device tolerate.
+        used: (D, R) what is used of a device.
+        gets, number: (M,) rate and number of replicas.
+        pool: used amount of each pool.
+        cost: cost of devices in use plus the additional cost of their replicas.
+        worth: sum over all models of the worth of what they get.
+        touched: devices that the step has touched, the first `touches` of the list.
     """
 
-    devices: Ints
-    items: Ints
-    models: Ints
-    pool: Ints
-    cost: Ints
-    worth: Floats
-    by_domain: Ints
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self.site = vec[i64]([EMPTY for _ in range(data.devices)])
+        self.count = zeros(data.devices)
+        self.busy = zeros(data.devices)
+        self.code = zeros(data.devices)
+        self.level = zeros(data.devices)
+        self.crowd = zeros(data.devices)
+        self.bears = zeros(data.devices)
+        self.used = zeros(data.devices * data.resources)
+        self.items = zeros(data.devices * data.most_held)
+        self.gets = zeros(data.models)
+        self.number = zeros(data.models)
+        self.change = zeros(data.models)
+        """(M,) rate that a pending change would add; 0 between changes."""
+        self.pool = zeros(len(data.pool_capacity))
+        self.domain_rate = zeros(len(data.domain_of) * data.domains)
+        self.domain_number = zeros(len(data.domain_of) * data.domains)
+        self.cost: i64 = 0
+        self.worth = 0.0
+        self.touches: i64 = 0
+        self.touched = zeros(data.devices)
+        self.mark = vec[i64]([-HIGHEST for _ in range(data.devices)])
+        """(D,) step in which a device was last recorded."""
+        self.held = zeros(data.devices)
+        self.held_items = zeros(data.devices * data.most_held)
+        self.revalue()
 
+    def copy_from(self, other: "Loads") -> None:
+        """Become equal to another answer to the same problem."""
+        self.site = other.site[:]
+        self.count = other.count[:]
+        self.busy = other.busy[:]
+        self.code = other.code[:]
+        self.level = other.level[:]
+        self.crowd = other.crowd[:]
+        self.bears = other.bears[:]
+        self.used = other.used[:]
+        self.items = other.items[:]
+        self.gets = other.gets[:]
+        self.number = other.number[:]
+        self.pool = other.pool[:]
+        self.domain_rate = other.domain_rate[:]
+        self.domain_number = other.domain_number[:]
+        self.cost = other.cost
+        self.worth = other.worth
 
-class UndoJournal(NamedTuple):
-    """The devices that a step has touched, as they were before.
+    def entries_on(self, d: i64) -> list[int]:
+        """Return the entries on a device."""
+        first = d * self.data.most_held
+        return [self.items[first + i] for i in range(self.count[d])]
 
-    Attributes:
-        mark: (D,) step in which a device was last recorded.
-        devices, held, items: the devices recorded in this step, the number and entries they held.
-        size: (1,) number of devices recorded.
-    """
+    def worth_of(self, m: i64, d: i64, more: i64, number: i64) -> float:
+        """Return the worth of model m with `more` rate from `number` more replicas on device d."""
+        data = self.data
+        rate = self.gets[m] + more
+        counted = data.limit[m]
+        counted = min(counted, rate)
+        value = data.slope[m] * float(counted)
+        missing = data.need[m] - rate
+        short = data.least[m] - self.number[m] - number
+        if data.spread[m] >= 0:
+            lost, lost_number = self._most_lost(m, d, more, number)
+            missing = max(missing, data.left[m] - rate + lost)
+            short = max(short, data.left_number[m] - self.number[m] - number + lost_number)
+        if missing > 0:
+            cell = i64(float(missing) * data.per_cell[m] + UP)
+            if cell >= data.cells:
+                cell = data.cells - 1
+            value -= data.lacking[m * data.cells + cell]
+        if short > 0:
+            value -= data.short[m] * float(short)
+        return value
 
-    mark: Ints
-    devices: Ints
-    size: Ints
-    held: Ints
-    items: Ints
+    def _most_lost(self, m: i64, d: i64, more: i64, number: i64) -> tuple[i64, i64]:
+        """Return the most rate, and the most replicas, that one fault domain holds of model m."""
+        data = self.data
+        row = data.spread[m]
+        here = data.domain_of[row * data.devices + d]
+        rate: i64 = 0
+        held: i64 = 0
+        k: i64 = 0
+        while k < data.domains:
+            mine = self.domain_rate[row * data.domains + k]
+            count = self.domain_number[row * data.domains + k]
+            if k == here:
+                mine += more
+                count += number
+            rate = max(rate, mine)
+            held = max(held, count)
+            k += 1
+        return rate, held
 
+    def falls_short(self, m: i64) -> bool:
+        """Return whether too little of model m would be left if one fault domain were lost."""
+        rate, held = self._most_lost(m, 0, 0, 0)
+        data = self.data
+        return self.gets[m] - rate < data.left[m] or self.number[m] - held < data.left_number[m]
 
-@plain
-def uniform(rng: Words) -> float:
-    """Return a number in 0..1, by xorshift64: a seed gives the same numbers everywhere."""
-    x = rng[0]
-    x ^= x << np.uint64(13)
-    x ^= x >> np.uint64(7)
-    x ^= x << np.uint64(17)
-    rng[0] = x
-    return float(x >> np.uint64(11)) / 9007199254740992.0
+    def gain_of(self, m: i64, d: i64, rate: i64, number: i64) -> float:
+        """Return model m's gain in worth from `rate` more rate and `number` more replicas on d."""
+        return self.worth_of(m, d, rate, number) - self.worth_of(m, d, 0, 0)
 
+    def _give(self, m: i64, d: i64, rate: i64, number: i64) -> None:
+        """Give model m `rate` more rate from `number` more replicas on device d."""
+        self.worth += self.gain_of(m, d, rate, number)
+        self.gets[m] += rate
+        self.number[m] += number
+        row = self.data.spread[m]
+        if row >= 0:
+            k = row * self.data.domains + self.data.domain_of[row * self.data.devices + d]
+            self.domain_rate[k] += rate
+            self.domain_number[k] += number
 
-@plain
-def below(rng: Words, count: int) -> int:
-    """Return a whole number in 0..count - 1."""
-    return min(count - 1, int(uniform(rng) * count))
-
-
-@plain
-def worth_of(data: Data, state: SearchState, m: int, d: int, more: int, number: int) -> float:
-    """Return the worth of model m with `more` rate from `number` more replicas on device d."""
-    rate, held = state.models[m, GETS] + more, state.models[m, NUMBER] + number
-    value = data.values[m, SLOPE] * min(rate, data.models[m, LIMIT])
-    missing = data.models[m, NEED] - rate
-    short = data.models[m, LEAST] - held
-    if data.models[m, SPREAD] >= 0:
-        lost, lost_number = _most_lost(data, state, m, d, more, number)
-        missing = max(missing, data.models[m, LEFT] - rate + lost)
-        short = max(short, data.models[m, LEFT_NUMBER] - held + lost_number)
-    if missing > 0:
-        # Multiplied, not divided: a division can raise, which prevents inlining of all calls.
-        cells = int(missing * data.values[m, PER_CELL] + UP)
-        value -= data.lacking[m, min(cells, data.lacking.shape[1] - 1)]
-    if short > 0:
-        value -= data.values[m, SHORT] * short
-    return float(value)
-
-
-@plain
-def _most_lost(
-    data: Data, state: SearchState, m: int, d: int, more: int, number: int
-) -> tuple[int, int]:
-    """Return the most rate, and the most replicas, that one fault domain holds of model m."""
-    row = data.models[m, SPREAD]
-    here = data.domain_of[row, d]
-    rate, held = 0, 0
-    for k in range(state.by_domain.shape[1]):
-        mine, count = state.by_domain[row, k, 0], state.by_domain[row, k, 1]
-        if k == here:
-            mine, count = mine + more, count + number
-        rate, held = max(rate, mine), max(held, count)
-    return rate, held
-
-
-@plain
-def falls_short(data: Data, state: SearchState, m: int) -> bool:
-    """Return whether too little of model m would be left if one fault domain were lost."""
-    rate, held = _most_lost(data, state, m, 0, 0, 0)
-    left, number = state.models[m, GETS] - rate, state.models[m, NUMBER] - held
-    return bool(left < data.models[m, LEFT] or number < data.models[m, LEFT_NUMBER])
-
-
-@plain
-def gain_of(data: Data, state: SearchState, m: int, d: int, rate: int, number: int) -> float:
-    """Return model m's gain in worth from `rate` more rate and `number` more replicas on d."""
-    return worth_of(data, state, m, d, rate, number) - worth_of(data, state, m, d, 0, 0)
-
-
-@plain
-def give(data: Data, state: SearchState, m: int, d: int, rate: int, number: int) -> None:
-    """Give model m `rate` more rate from `number` more replicas on device d."""
-    state.worth[0] += gain_of(data, state, m, d, rate, number)
-    state.models[m, GETS] += rate
-    state.models[m, NUMBER] += number
-    row = data.models[m, SPREAD]
-    if row >= 0:
-        k = data.domain_of[row, d]
-        state.by_domain[row, k, 0] += rate
-        state.by_domain[row, k, 1] += number
-
-
-@plain
-def level_of(data: Data, q: int, count: int, busy: int, crowd: int, lowest: int, top: int) -> int:
-    """Return the lowest level that holds `count` replicas with this load and kappa; -1 if none."""
-    for level in range(lowest, top + 1):
-        row = data.limit_of[q, level, crowd]
-        if row >= 0 and busy <= data.busy_limit[row, count]:
-            return level
-    return -1
-
-
-@plain
-def fits(data: Data, state: SearchState, d: int, e: int) -> int:
-    """Return the level of device d with one more replica of entry e; -1 if it does not fit."""
-    q = data.entries[e, SITE]
-    here = state.devices[d, HELD_AS]
-    if here != q and (here != EMPTY or data.sites[q, CLASS] != data.device_class[d]):
+    def _level_of(self, q: i64, count: i64, busy: i64, crowd: i64, lowest: i64, top: i64) -> i64:
+        """Return the lowest level that holds `count` replicas with this load and kappa; or -1."""
+        data = self.data
+        level = lowest
+        while level <= top and level < data.levels:
+            row = data.limit_of[(q * data.levels + level) * data.kappas + crowd]
+            if row >= 0 and busy <= data.busy_limit[row * data.busy_row + count]:
+                return level
+            level += 1
         return -1
-    count = state.devices[d, COUNT] + 1
-    if count > data.sites[q, MOST_ITEMS]:
-        return -1
-    for r in range(data.pull.shape[1]):
-        used = state.devices[d, USED + r] + data.entries[e, TAKES + r]
-        if used > data.sites[q, CAPACITY + r]:
+
+    def fits(self, d: i64, e: i64) -> i64:
+        """Return the level of device d with one more replica of entry e; -1 if it does not fit."""
+        data = self.data
+        q = data.entry_site[e]
+        here = self.site[d]
+        if here != q and (here != EMPTY or data.site_class[q] != data.device_class[d]):
             return -1
-    if data.sites[q, TABLE] >= 0:
-        code = state.devices[d, HELD_CODE] + data.entries[e, CODE]
-        if code >= data.sites[q, TABLE_SIZE] or not data.tables[data.sites[q, TABLE] + code]:
+        count = self.count[d] + 1
+        if count > data.max_items[q]:
             return -1
-    for k in range(data.pool_start[d], data.pool_start[d + 1]):
-        pool = data.pool_list[k]
-        if state.pool[pool] + data.entry_pool[e, data.pool_kind[pool]] > data.pool_capacity[pool]:
+        r: i64 = 0
+        while r < data.resources:
+            used = self.used[d * data.resources + r] + data.entry_use[e * data.resources + r]
+            if used > data.capacity[q * data.resources + r]:
+                return -1
+            r += 1
+        if data.table[q] >= 0:
+            code = self.code[d] + data.entry_code[e]
+            if code >= data.table_size[q] or data.tables[data.table[q] + code] == 0:
+                return -1
+        k = data.pool_start[d]
+        while k < data.pool_start[d + 1]:
+            p = data.pool_list[k]
+            drawn = self.pool[p] + data.entry_pool[2 * e + data.pool_kind[p]]
+            if drawn > data.pool_capacity[p]:
+                return -1
+            k += 1
+        if data.has_avoid and not self._welcome(d, data.entry_model[e]):
             return -1
-    if data.has_avoid and not _welcome(data, state, d, data.entries[e, MODEL]):
-        return -1
-    crowd, top, lowest = data.entries[e, KAPPA], data.entries[e, TOP], 0
-    if count > 1:
-        crowd, top = max(crowd, state.devices[d, CROWD]), min(top, state.devices[d, BEARS])
-        lowest = state.devices[d, LEVEL]
-    busy = state.devices[d, BUSY] + data.entries[e, LOAD]
-    return level_of(data, q, count, busy, crowd, lowest, top)
+        crowd = data.entry_kappa[e]
+        top = data.entry_top[e]
+        lowest: i64 = 0
+        if count > 1:
+            crowd = max(crowd, self.crowd[d])
+            top = min(top, self.bears[d])
+            lowest = self.level[d]
+        return self._level_of(q, count, self.busy[d] + data.entry_busy[e], crowd, lowest, top)
 
+    def _welcome(self, d: i64, m: i64) -> bool:
+        data = self.data
+        i = d * data.most_held
+        end = i + self.count[d]
+        while i < end:
+            if data.avoid[m * data.models + data.entry_model[self.items[i]]] != 0:
+                return False
+            i += 1
+        return True
 
-@plain
-def _welcome(data: Data, state: SearchState, d: int, m: int) -> bool:
-    for i in range(state.devices[d, COUNT]):
-        if data.avoid[m, data.entries[state.items[d, i], MODEL]]:
-            return False
-    return True
+    def worth_beside(self, d: i64, e: i64, level: i64) -> float:
+        """Return the gain from one more replica of entry e on device d at the resulting level."""
+        data = self.data
+        m = data.entry_model[e]
+        now = self.level[d]
+        mine = data.rates[e * data.levels + level]
+        if self.count[d] == 0 or level == now:
+            return self.gain_of(m, d, mine, 1)
+        self.change[m] = mine
+        first = d * data.most_held
+        end = first + self.count[d]
+        i = first
+        while i < end:
+            row = self.items[i] * data.levels
+            self.change[data.entry_model[self.items[i]]] += (
+                data.rates[row + level] - data.rates[row + now]
+            )
+            i += 1
+        total = self.gain_of(m, d, self.change[m], 1)
+        self.change[m] = 0
+        i = first
+        while i < end:
+            n = data.entry_model[self.items[i]]
+            if self.change[n] != 0:
+                total += self.gain_of(n, d, self.change[n], 0)
+                self.change[n] = 0
+            i += 1
+        return total
 
+    def _relevel(self, d: i64, level: i64) -> None:
+        """Run a device at another level."""
+        data = self.data
+        now = self.level[d]
+        if now == level:
+            return
+        i = d * data.most_held
+        end = i + self.count[d]
+        while i < end:
+            e = self.items[i]
+            row = e * data.levels
+            self._give(data.entry_model[e], d, data.rates[row + level] - data.rates[row + now], 0)
+            i += 1
+        self.level[d] = level
 
-@plain
-def worth_beside(data: Data, state: SearchState, d: int, e: int, level: int) -> float:
-    """Return the worth of one more replica of entry e on device d at the resulting level."""
-    m = data.entries[e, MODEL]
-    count, now = state.devices[d, COUNT], state.devices[d, LEVEL]
-    if count == 0 or level == now:
-        return gain_of(data, state, m, d, data.rates[e, level], 1)
-    state.models[m, CHANGE] = data.rates[e, level]
-    for i in range(count):
-        f = state.items[d, i]
-        state.models[data.entries[f, MODEL], CHANGE] += data.rates[f, level] - data.rates[f, now]
-    total = gain_of(data, state, m, d, state.models[m, CHANGE], 1)
-    state.models[m, CHANGE] = 0
-    for i in range(count):
-        n = data.entries[state.items[d, i], MODEL]
-        if state.models[n, CHANGE] != 0:
-            total += gain_of(data, state, n, d, state.models[n, CHANGE], 0)
-            state.models[n, CHANGE] = 0
-    return total
+    def _take(self, d: i64, e: i64, sign: i64) -> None:
+        """Add (+1) or subtract (-1) the resources that one replica of entry e takes."""
+        data = self.data
+        r: i64 = 0
+        while r < data.resources:
+            self.used[d * data.resources + r] += sign * data.entry_use[e * data.resources + r]
+            r += 1
+        self.count[d] += sign
+        self.busy[d] += sign * data.entry_busy[e]
+        self.code[d] += sign * data.entry_code[e]
+        k = data.pool_start[d]
+        while k < data.pool_start[d + 1]:
+            p = data.pool_list[k]
+            self.pool[p] += sign * data.entry_pool[2 * e + data.pool_kind[p]]
+            k += 1
+        self.cost += sign * data.entry_cost[e]
 
+    def add(self, d: i64, e: i64, level: i64) -> None:
+        """Put a replica onto a device, which then runs at `level`, as returned by `fits`."""
+        data = self.data
+        count = self.count[d]
+        crowd = data.entry_kappa[e]
+        bears = data.entry_top[e]
+        if count == 0:
+            self.site[d] = data.entry_site[e]
+            self.cost += data.group_cost[data.device_group[d]]
+            self.level[d] = level
+        else:
+            self._relevel(d, level)
+            crowd = max(crowd, self.crowd[d])
+            bears = min(bears, self.bears[d])
+        self.crowd[d] = crowd
+        self.bears[d] = bears
+        self.items[d * data.most_held + count] = e
+        self._take(d, e, 1)
+        self._give(data.entry_model[e], d, data.rates[e * data.levels + level], 1)
 
-@plain
-def _relevel(data: Data, state: SearchState, d: int, level: int) -> None:
-    """Run a device at another level."""
-    now = state.devices[d, LEVEL]
-    if now == level:
-        return
-    for i in range(state.devices[d, COUNT]):
-        e = state.items[d, i]
-        give(data, state, data.entries[e, MODEL], d, data.rates[e, level] - data.rates[e, now], 0)
-    state.devices[d, LEVEL] = level
+    def remove(self, d: i64, i: i64) -> None:
+        """Take the i-th replica off a device; removing the last one closes the device."""
+        data = self.data
+        first = d * data.most_held
+        e = self.items[first + i]
+        level = self.level[d]
+        self._give(data.entry_model[e], d, -data.rates[e * data.levels + level], -1)
+        self._take(d, e, -1)
+        count = self.count[d]
+        self.items[first + i] = self.items[first + count]
+        if count == 0:
+            self._close(d)
+            return
+        self._measure(d)
+        lower = self._level_of(self.site[d], count, self.busy[d], self.crowd[d], 0, level)
+        if lower >= 0:
+            self._relevel(d, lower)
 
+    def _measure(self, d: i64) -> None:
+        """Find the largest kappa on a device, and the highest level that all tolerate."""
+        data = self.data
+        crowd: i64 = 0
+        bears: i64 = HIGHEST
+        i = d * data.most_held
+        end = i + self.count[d]
+        while i < end:
+            crowd = max(crowd, data.entry_kappa[self.items[i]])
+            bears = min(bears, data.entry_top[self.items[i]])
+            i += 1
+        self.crowd[d] = crowd
+        self.bears[d] = bears
 
-@plain
-def _take(data: Data, state: SearchState, d: int, e: int, sign: int) -> None:
-    """Add (+1) or subtract (-1) the resources that one replica of entry e takes."""
-    for r in range(data.pull.shape[1]):
-        state.devices[d, USED + r] += sign * data.entries[e, TAKES + r]
-    state.devices[d, COUNT] += sign
-    state.devices[d, BUSY] += sign * data.entries[e, LOAD]
-    state.devices[d, HELD_CODE] += sign * data.entries[e, CODE]
-    for k in range(data.pool_start[d], data.pool_start[d + 1]):
-        pool = data.pool_list[k]
-        state.pool[pool] += sign * data.entry_pool[e, data.pool_kind[pool]]
-    state.cost[0] += sign * data.entries[e, COST]
+    def _close(self, d: i64) -> None:
+        self.site[d] = EMPTY
+        self.cost -= self.data.group_cost[self.data.device_group[d]]
 
+    def clear(self, d: i64) -> None:
+        """Remove all replicas from a device."""
+        data = self.data
+        count = self.count[d]
+        if count == 0:
+            return
+        level = self.level[d]
+        first = d * data.most_held
+        i: i64 = 0
+        while i < count:
+            e = self.items[first + i]
+            self._give(data.entry_model[e], d, -data.rates[e * data.levels + level], -1)
+            self._take(d, e, -1)
+            i += 1
+        self._close(d)
 
-@plain
-def add(data: Data, state: SearchState, d: int, e: int, level: int) -> None:
-    """Put a replica onto a device, which then runs at `level`, as returned by `fits`."""
-    count = state.devices[d, COUNT]
-    crowd, bears = data.entries[e, KAPPA], data.entries[e, TOP]
-    if count == 0:
-        state.devices[d, HELD_AS] = data.entries[e, SITE]
-        state.cost[0] += data.group_cost[data.device_group[d]]
-        state.devices[d, LEVEL] = level
-    else:
-        _relevel(data, state, d, level)
-        crowd, bears = max(crowd, state.devices[d, CROWD]), min(bears, state.devices[d, BEARS])
-    state.devices[d, CROWD], state.devices[d, BEARS] = crowd, bears
-    state.items[d, count] = e
-    _take(data, state, d, e, 1)
-    give(data, state, data.entries[e, MODEL], d, data.rates[e, level], 1)
+    def note(self, d: i64, step: i64) -> None:
+        """Record device d as it is, once per step."""
+        if self.mark[d] == step:
+            return
+        self.mark[d] = step
+        at = self.touches
+        self.touches += 1
+        self.touched[at] = d
+        self.held[at] = self.count[d]
+        most = self.data.most_held
+        i: i64 = 0
+        while i < self.count[d]:
+            self.held_items[at * most + i] = self.items[d * most + i]
+            i += 1
 
+    def undo(self) -> None:
+        """Undo all changes since nothing was touched."""
+        at: i64 = 0
+        while at < self.touches:
+            self.clear(self.touched[at])
+            at += 1
+        at = 0
+        while at < self.touches:
+            self._restore(at)
+            at += 1
+        self.touches = 0
 
-@plain
-def remove(data: Data, state: SearchState, d: int, i: int) -> None:
-    """Take the i-th replica off a device; removing the last one closes the device."""
-    e = state.items[d, i]
-    level = state.devices[d, LEVEL]
-    give(data, state, data.entries[e, MODEL], d, -data.rates[e, level], -1)
-    _take(data, state, d, e, -1)
-    count = state.devices[d, COUNT]
-    state.items[d, i] = state.items[d, count]
-    if count == 0:
-        _close(data, state, d)
-        return
-    crowd, bears = 0, 1 << 30
-    for k in range(count):
-        f = state.items[d, k]
-        crowd, bears = max(crowd, data.entries[f, KAPPA]), min(bears, data.entries[f, TOP])
-    state.devices[d, CROWD], state.devices[d, BEARS] = crowd, bears
-    q, busy = state.devices[d, HELD_AS], state.devices[d, BUSY]
-    lower = level_of(data, q, count, busy, crowd, 0, level)
-    if lower >= 0:
-        _relevel(data, state, d, lower)
+    def _restore(self, at: i64) -> None:
+        """Restore a device's recorded contents; the device is empty."""
+        data = self.data
+        d = self.touched[at]
+        count = self.held[at]
+        if count == 0:
+            return
+        first = d * data.most_held
+        i: i64 = 0
+        while i < count:
+            e = self.held_items[at * data.most_held + i]
+            self.items[first + i] = e
+            self._take(d, e, 1)
+            i += 1
+        self._measure(d)
+        q = data.entry_site[self.items[first]]
+        level = self._level_of(q, count, self.busy[d], self.crowd[d], 0, self.bears[d])
+        self.site[d] = q
+        self.level[d] = level
+        self.cost += data.group_cost[data.device_group[d]]
+        i = 0
+        while i < count:
+            e = self.items[first + i]
+            self._give(data.entry_model[e], d, data.rates[e * data.levels + level], 1)
+            i += 1
 
-
-@plain
-def _close(data: Data, state: SearchState, d: int) -> None:
-    state.devices[d, HELD_AS] = EMPTY
-    state.cost[0] -= data.group_cost[data.device_group[d]]
-
-
-@plain
-def clear(data: Data, state: SearchState, d: int) -> None:
-    """Remove all replicas from a device."""
-    count, level = state.devices[d, COUNT], state.devices[d, LEVEL]
-    if count == 0:
-        return
-    for i in range(count):
-        e = state.items[d, i]
-        give(data, state, data.entries[e, MODEL], d, -data.rates[e, level], -1)
-        _take(data, state, d, e, -1)
-    _close(data, state, d)
-
-
-@plain
-def note(state: SearchState, journal: UndoJournal, d: int, step: int) -> None:
-    """Record device d as it is, once per step."""
-    if journal.mark[d] == step:
-        return
-    journal.mark[d] = step
-    at = journal.size[0]
-    journal.size[0] += 1
-    journal.devices[at] = d
-    journal.held[at] = state.devices[d, COUNT]
-    for i in range(state.devices[d, COUNT]):
-        journal.items[at, i] = state.items[d, i]
-
-
-@plain
-def undo(data: Data, state: SearchState, journal: UndoJournal) -> None:
-    """Undo all changes since the journal was emptied."""
-    for at in range(journal.size[0]):
-        clear(data, state, journal.devices[at])
-    for at in range(journal.size[0]):
-        _fill(data, state, journal, at)
-    journal.size[0] = 0
-
-
-@plain
-def _fill(data: Data, state: SearchState, journal: UndoJournal, at: int) -> None:
-    """Restore a device's recorded contents; the device is empty."""
-    d, count = journal.devices[at], journal.held[at]
-    if count == 0:
-        return
-    crowd, bears = 0, 1 << 30
-    for i in range(count):
-        e = journal.items[at, i]
-        state.items[d, i] = e
-        _take(data, state, d, e, 1)
-        crowd, bears = max(crowd, data.entries[e, KAPPA]), min(bears, data.entries[e, TOP])
-    q = data.entries[state.items[d, 0], SITE]
-    level = level_of(data, q, count, state.devices[d, BUSY], crowd, 0, bears)
-    state.devices[d, HELD_AS], state.devices[d, LEVEL] = q, level
-    state.devices[d, CROWD], state.devices[d, BEARS] = crowd, bears
-    state.cost[0] += data.group_cost[data.device_group[d]]
-    for i in range(count):
-        e = state.items[d, i]
-        give(data, state, data.entries[e, MODEL], d, data.rates[e, level], 1)
-
-
-@plain
-def copy_state(source: SearchState, target: SearchState) -> None:
-    """Make the target equal to the source."""
-    _copy_rows(source.devices, target.devices)
-    _copy_rows(source.items, target.items)
-    _copy_rows(source.models, target.models)
-    for k in range(source.pool.shape[0]):
-        target.pool[k] = source.pool[k]
-    for k in range(source.by_domain.shape[0]):
-        _copy_rows(source.by_domain[k], target.by_domain[k])
-    target.cost[0] = source.cost[0]
-    target.worth[0] = source.worth[0]
-
-
-@plain
-def _copy_rows(source: Ints, target: Ints) -> None:
-    for i in range(source.shape[0]):
-        for k in range(source.shape[1]):
-            target[i, k] = source[i, k]
+    def revalue(self) -> None:
+        """Sum the worth anew, against accumulated rounding."""
+        self.worth = 0.0
+        m: i64 = 0
+        while m < self.data.models:
+            self.worth += self.worth_of(m, 0, 0, 0)
+            m += 1

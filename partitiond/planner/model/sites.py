@@ -1,4 +1,4 @@
-"""Flattens an instance into arrays, for the compiled search and the market.
+"""Flattens an instance into arrays, for the compiled search and columns.
 
 A *class* is the set of devices that hold the same, whatever hosts they are on. A *site* is one way
 (`Way`) to run a device of a class: a sharing mode, or one replica alone. An *entry* is one item at

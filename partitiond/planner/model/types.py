@@ -70,8 +70,8 @@ class PlanRequest:
         allow_outage: every model may have no replica for a while as the plan is applied; otherwise
             only models whose specs allow it.
         start_seconds: observed start time of a model's engines, by model.
-        may_search: the compiled search is used, and compiled first if that was never done on this
-            machine. Otherwise a plan found without it is enough, because a caller waits.
+        may_search: the search is used. Otherwise a plan found without it is enough, because a
+            caller waits.
     """
 
     devices: tuple[Device, ...]

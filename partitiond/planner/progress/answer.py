@@ -44,7 +44,6 @@ class SolveAnswer:
             proven impossible, False if it was not found in time; None if this is no fallback.
         first_fit: the objective's value under first-fit decreasing; None if that fails.
         best_value: the best value of any member; the plan may be worse in order to move less.
-        compile_seconds: seconds spent on compiling the search first, once on a machine.
         priced_bound: lower bound on the cost including the price of moves, in the unit of `bound`;
             None if nothing better than `bound` is proven.
         seen: if something runs, the plans that could have been chosen: none of them is worse than
@@ -65,7 +64,6 @@ class SolveAnswer:
     proven_impossible: bool | None = None
     first_fit: float | None = None
     best_value: float | None = None
-    compile_seconds: float = 0.0
     priced_bound: float | None = None
     seen: tuple[SeenPlan, ...] = ()
     elsewhere: OnKinds | None = None

@@ -1,11 +1,9 @@
 """Tracks the progress of a solve: its clock, its best plan and bound, and its progress callback."""
 
-import contextlib
-import dataclasses
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -50,10 +48,6 @@ def goodput_unit(instance: Instance) -> float:
     return math.gcd(*rates, *(n.rate for n in counted)) * next(iter(weights)) / RATE_SCALE
 
 
-class CompilingStopped(Exception):  # noqa: N818 - nothing failed
-    """The caller asked to stop while the search was compiled."""
-
-
 class SolveMonitor:
     """The clock of one solve, and the best value and bound so far, in the solver's own numbers.
 
@@ -64,7 +58,6 @@ class SolveMonitor:
         instance: the problem instance.
         on_progress: called with improvements, at most every 0.2 s.
         stop: called periodically; True ends the solve with the best plan so far.
-        compile_kernels: compiles the search's kernels; None if they may compile as they are used.
     """
 
     def __init__(
@@ -72,14 +65,12 @@ class SolveMonitor:
         instance: Instance,
         on_progress: OnProgress | None = None,
         stop: Stop = never,
-        compile_kernels: Callable[[Callable[[float], None]], None] | None = None,
     ) -> None:
         self.instance = instance
         self.began = time.monotonic()
         self.fixed = instance.request.deterministic
         self.objective = instance.request.objective
         self.stop, self._tell = stop, on_progress
-        self.compile_kernels = compile_kernels
         self._lock, self._telling = threading.Lock(), threading.Lock()
         self._told, self._method = -math.inf, "starting"
         self._certified = False
@@ -99,33 +90,6 @@ class SolveMonitor:
         ):
             finish += min(SHARING_MOST, SHARING_SHARE * limit)
         self.deadline = self.began + max(0.3 * limit, limit - finish)
-        self.compile_seconds = 0.0
-        """Seconds spent compiling; they do not count as solving."""
-        self._paused_at: float | None = None
-
-    @contextlib.contextmanager
-    def compiling(self) -> Iterator[Callable[[float], None]]:
-        """Stop the clock meanwhile; yield a callback that takes the share that is compiled.
-
-        The callback raises CompilingStopped once the caller asked to stop.
-        """
-        began = time.monotonic()
-        self._paused_at = began
-        try:
-            yield self._tell_compiled
-        finally:
-            self._paused_at = None
-            seconds = time.monotonic() - began
-            self.compile_seconds += seconds
-            self.began += seconds
-            self.deadline += seconds
-
-    def _tell_compiled(self, share: float) -> None:
-        if self.stop():
-            raise CompilingStopped
-        if self._tell is not None:
-            with self._telling:
-                self._tell(dataclasses.replace(self.now(), compiled=share))
 
     def left(self) -> float:
         """Return the seconds until the search has to end; the full limit if there is no clock."""
@@ -231,8 +195,7 @@ class SolveMonitor:
         if value is not None and bound is not None:
             worse = bound - value if not self.objective.is_cost else value - bound
             gap = max(0.0, worse) / max(abs(value), 1e-9)
-        until = time.monotonic() if self._paused_at is None else self._paused_at
-        seconds = until - self.began
+        seconds = time.monotonic() - self.began
         return PlanProgress("", 1, 1, seconds, self.objective, value, bound, gap, method)
 
     def _report(self) -> None:

@@ -8,6 +8,7 @@ as many steps. For goodput, the mean of both prices is better than either by hal
 """
 
 import math
+import operator
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,8 +16,8 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.bounds.prices import usual_prices
-from partitiond.planner.kernels.anneal import Rules, construct, revalue, search
-from partitiond.planner.kernels.loads import NUMBER, Data, copy_state
+from partitiond.planner.kernels.anneal import Annealer
+from partitiond.planner.kernels.loads import Loads
 from partitiond.planner.model.sites import Floats, Sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE
 from partitiond.planner.pack.adding import Adding
@@ -24,11 +25,9 @@ from partitiond.planner.pack.complete import complete
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.search.annealing import (
     LEAST_PRICE,
-    empty_state,
     load_packing,
     make_data,
-    make_here,
-    make_scratch,
+    running_on,
     to_packing,
 )
 
@@ -41,7 +40,6 @@ with a tenth it stays where it is. Chosen so; no bench varies it."""
 COLD: Final = 0.005
 COLD_SHARE: Final = 0.15
 """Share of the time for the first phase, at the last temperature. Both are chosen."""
-NO_BUDGET: Final = 1 << 62
 NOISE: Final = 0.3
 WANTING: Final = 5
 OUTSIDE: Final = 16
@@ -75,49 +73,42 @@ class Improver:
         most_gone: int | None = None,
     ) -> None:
         self.sites, self.by_cost = sites, by_cost
-        self.here = make_here(sites, runs, most_gone)
         price = worth if by_cost else np.sqrt(worth * usual_prices(sites))
         # Lacking worth is compared with 0, so the objective's unit must not matter, and no model's
         # replicas may be worth so little beside others that lacking them passes for nothing.
-        price = np.maximum(price / price.max(initial=LEAST_PRICE), LEAST_SHARE)
-        self.data = make_data(sites, price, by_cost=by_cost)
-        self.state, self.best_state = empty_state(self.data), empty_state(self.data)
-        self.scratch = make_scratch(self.data, seed)
-        self.budget = np.full(1, NO_BUDGET, dtype=np.int64)
-        """Limit on an answer's cost under a cost objective: below the cost of the best one."""
-        self.unit = _unit(self.data, self.sites, by_cost=by_cost)
-        self.found = False
-        """Whether `best` is an answer; by cost it must lack nothing."""
+        self.price = np.maximum(price / price.max(initial=LEAST_PRICE), LEAST_SHARE)
+        self.data = make_data(sites, self.price, by_cost=by_cost)
+        gone = -1 if most_gone is None else most_gone
+        self.search = Annealer(self.data, seed, by_cost, running_on(sites, runs), gone)
+        self.search.noise, self.search.wanting = NOISE, WANTING
+        self.unit = self._unit()
         self.share = 0.0
         """Elapsed share of the time of a run; the run ends at 1."""
         self._slice = FIRST_STEPS
 
+    @property
+    def found(self) -> bool:
+        """Whether `best` is an answer; by cost it must lack nothing."""
+        return self.search.found
+
     def start(self, packing: Packing | None) -> None:
         """Start at a packing, which holds the frozen models, or at none, and complete it."""
-        fresh, instance = empty_state(self.data), self.sites.instance
+        fresh, instance = Loads(self.data), self.sites.instance
         if packing is None and instance.ties.near:
             adding = Adding(Packing(instance), usual_prices(self.sites))
             complete(adding, [n for n in instance.needs if n.model in instance.ties.beyond_device])
             packing = adding.packing
         if packing is not None:
-            load_packing(self.sites, self.data, packing, fresh)
-        copy_state(fresh, self.state)
-        rules = self._rules(0.0)
-        construct(self.data, self.state, self.scratch, rules, int(self.budget[0]))
-        self._take_in()
+            load_packing(self.sites, packing, fresh)
+        self.search.state.copy_from(fresh)
+        self._heat(0.0)
+        self.search.construct()
+        self.search.take_in()
 
-    def _take_in(self) -> None:
-        """Keep the current state if it is an answer and better than the best."""
-        state, best = self.state, self.best_state
-        if self.by_cost:
-            complete = state.worth[0] >= -1e-9
-            if complete and (not self.found or state.cost[0] < best.cost[0]):
-                copy_state(state, best)
-                self.found = True
-                self.budget[0] = state.cost[0] - 1
-        elif not self.found or state.worth[0] > best.worth[0]:
-            copy_state(state, best)
-            self.found = True
+    def _heat(self, temperature: float) -> None:
+        """Set the temperature, and as many devices to look at as suit it."""
+        self.search.temperature = temperature * self.unit
+        self.search.outside = OUTSIDE if temperature > 0 else ALL_OUTSIDE
 
     def run(
         self,
@@ -141,9 +132,10 @@ class Improver:
         self.share = 1.0 if steps is None and seconds <= 0 else 0.0
         while self.share < 1.0 and not halt():
             began = time.monotonic()
-            count = self._search(_temperature(self.share))
+            self._heat(_temperature(self.share))
+            self.search.state.revalue()  # rounding adds up over millions of steps
             done += self._slice
-            if count:
+            if self.search.search(self._slice):
                 tell(self.value())
             now = time.monotonic()
             if steps is not None:
@@ -155,42 +147,35 @@ class Improver:
             elif now - began > 3 * SLICE_SECONDS:
                 self._slice = max(1, self._slice // 2)
 
-    def _search(self, temperature: float) -> int:
-        # Rounding adds up over millions of steps.
-        revalue(self.data, self.state)
-        count = search(
-            self.data,
-            self.state,
-            self.best_state,
-            self.scratch,
-            self._rules(temperature),
-            self.budget,
-            self.here,
-            self._slice,
-        )
-        self.found = self.found or count > 0
-        return int(count)
-
-    def _rules(self, temperature: float) -> Rules:
-        outside = OUTSIDE if temperature > 0 else ALL_OUTSIDE
-        return Rules(temperature * self.unit, int(self.by_cost), NOISE, WANTING, outside)
-
     def value(self) -> float:
         """Return the cost of the best answer, or its weighted requests/s."""
-        best = self.best_state
+        best = self.search.best
         if self.by_cost:
-            return float(best.cost[0]) / PRICE_SCALE
-        worth = self.data.values[:, 0] * np.minimum(best.models[:, 0], self.data.models[:, 3])
-        return float(worth.sum()) / RATE_SCALE
+            return best.cost / PRICE_SCALE
+        counted = np.minimum([*best.gets], [*self.data.limit])
+        return float(np.dot([*self.data.slope], counted)) / RATE_SCALE
 
     def meets_least(self) -> bool:
         """Return whether an answer was found and the best one has all least numbers of replicas."""
         least = [need.min_replicas for need in self.sites.instance.needs]
-        return self.found and bool((self.best_state.models[:, NUMBER] >= least).all())
+        return self.found and all(map(operator.ge, self.search.best.number, least))
 
     def best(self) -> Packing:
         """Return the best answer; in a search by cost only valid if `found`."""
-        return to_packing(self.sites, self.best_state)
+        return to_packing(self.sites, self.search.best)
+
+    def _unit(self) -> float:
+        """Return the cost of a typical device at the prices, or the gain of a typical replica."""
+        sites = self.sites
+        if self.by_cost:
+            use, most = sites.entry_use, np.maximum(1, sites.max_items[sites.entry_site])
+            each = np.where(use > 0, sites.capacity[sites.entry_site] / np.maximum(1, use), np.inf)
+            worth = self.price * np.clip(each.min(axis=1, initial=np.inf), 1.0, most)
+            return max(1e-12, float(np.median(worth))) if len(worth) else 1.0
+        slope, limit = np.array([*self.data.slope]), np.array([*self.data.limit])
+        rate = np.minimum(sites.rates[:, 0], limit[sites.entry_model])
+        gains = slope[sites.entry_model] * rate
+        return max(1e-12, float(np.median(gains[gains > 0]))) if (gains > 0).any() else 1.0
 
 
 def _temperature(share: float) -> float:
@@ -198,16 +183,3 @@ def _temperature(share: float) -> float:
     if share < COLD_SHARE:
         return COLD
     return HOT * math.pow(COLD / HOT, (share - COLD_SHARE) / (1 - COLD_SHARE))
-
-
-def _unit(data: Data, sites: Sites, *, by_cost: bool) -> float:
-    """Return the cost of a typical device at the prices, or the gain of a typical replica."""
-    if by_cost:
-        use, most = sites.entry_use, np.maximum(1, sites.max_items[sites.entry_site])
-        each = np.where(use > 0, sites.capacity[sites.entry_site] / np.maximum(1, use), np.inf)
-        worth = data.price * np.clip(each.min(axis=1, initial=np.inf), 1.0, most)
-        return max(1e-12, float(np.median(worth))) if len(worth) else 1.0
-    gains = data.values[sites.entry_model, 0] * np.minimum(
-        sites.rates[:, 0], data.models[sites.entry_model, 3]
-    )
-    return max(1e-12, float(np.median(gains[gains > 0]))) if (gains > 0).any() else 1.0

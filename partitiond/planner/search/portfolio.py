@@ -1,17 +1,15 @@
 """Runs the planner's members and keeps the best plan; of equally good plans, the nearest to now.
 
 Always run: the bound by linear prices, and the completion of what runs. Then greedy plans and the
-two baselines, if they are quick. A plan that meets the bound ends the solve, and no compiled code
-is loaded. Small instances go to CP-SAT, which proves. Others go to the compiled search, from the
-best plan until the time is over or the bound is met; the market beside it finds bounds and plans.
-If the search was never compiled on this machine, it is compiled first while the solve's clock is
-stopped. If models have to be near others, a search over a few devices at a time gets most of the
-time. Every plan found is reported to the watch, so its best one is the answer at any time.
+two baselines, if they are quick. A plan that meets the bound ends the solve. Small instances go to
+CP-SAT, which proves. Others go to columns, or to the compiled search, from the best plan until the
+time is over or the bound is met. If models have to be near others, a search over a few devices at a
+time gets most of the time. Every plan found is reported to the watch, so its best one is the answer
+at any time.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Final
 
 from partitiond.core.plan.record import Objective, Status
@@ -28,7 +26,7 @@ from partitiond.planner.pack.moves import price_of_a_move, staying_of, with_pric
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import staying_items
 from partitiond.planner.progress.answer import SolveAnswer
-from partitiond.planner.progress.watch import CompilingStopped, OnProgress, SolveMonitor
+from partitiond.planner.progress.watch import OnProgress, SolveMonitor
 from partitiond.planner.search.nearest import May, nearest_cost, nearest_goodput
 from partitiond.planner.search.next_best import FEW, is_asked, on_other_kinds, taken, without
 from partitiond.planner.search.priorities import (
@@ -40,8 +38,8 @@ from partitiond.planner.search.priorities import (
 from partitiond.planner.search.repair import kept
 from partitiond.planner.search.rule_search import search_rules
 from partitiond.planner.search.scale import evaluate_factor, largest_factor
+from partitiond.planner.search.searching import search
 from partitiond.planner.stop import Stop, never
-from partitiond.planner.warm import Tell, is_warm
 
 COST_SHARE: Final = 0.2
 """Deterministic seconds for CP-SAT per second of the time limit: one of them takes CP-SAT up to
@@ -60,7 +58,7 @@ SMALL: Final = 2_500
 """Variables up to which CP-SAT is used: beyond, the compiled search is better in a second than
 CP-SAT in a minute (see docs/decisions/0008). 100 models on 64 devices have 8,000."""
 TINY: Final = 60
-"""Variables up to which CP-SAT runs before compiled code is loaded. Chosen, not measured."""
+"""Variables up to which CP-SAT runs before the search. Chosen, not measured."""
 GREEDY_SHARE: Final = 0.2
 """Maximum share of the time for greedy plans. Chosen in docs/decisions/0014, not measured."""
 RULES_SHARE: Final = 0.65
@@ -75,7 +73,6 @@ def solve_portfolio(
     on_progress: OnProgress | None = None,
     stop: Stop = never,
     may: May = lambda _packing: 0,
-    compile_kernels: Callable[[Tell], None] | None = None,
 ) -> SolveAnswer:
     """Return the best plan for the request's objective; what does not fit is served in part.
 
@@ -84,18 +81,14 @@ def solve_portfolio(
         on_progress: called periodically with the progress, in the thread that found something.
         stop: called periodically; True ends the solve with the best plan so far.
         may: the objection to a packing: the best packing among those with the least is chosen.
-        compile_kernels: compiles the search's kernels; None if they may compile as they are used.
     """
-    watch = SolveMonitor(instance, on_progress, stop, compile_kernels)
+    watch = SolveMonitor(instance, on_progress, stop)
     objective = instance.request.objective
     if objective.is_cost:
-        served = _solve_cost(watch, may)
-        found = served or _solve_goodput(watch, watch.impossible, may)
-    elif objective is Objective.MAX_GOODPUT:
-        found = _solve_goodput(watch, None, may)
-    else:
-        found = _solve_scaled(watch, may)
-    return dataclasses.replace(found, compile_seconds=watch.compile_seconds)
+        return _solve_cost(watch, may) or _solve_goodput(watch, watch.impossible, may)
+    if objective is Objective.MAX_GOODPUT:
+        return _solve_goodput(watch, None, may)
+    return _solve_scaled(watch, may)
 
 
 @dataclasses.dataclass(slots=True)
@@ -119,8 +112,9 @@ class _Gathered:
 def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     """Run all members in turn, until a plan is proven the best or the time is over."""
     instance, size = watch.instance, _variables(watch.instance)
+    may_search = instance.request.may_search
     members, most_moves = kept(
-        watch, prices.entry, by_cost=by_cost, searches=lambda: size > TINY and _compiled(watch)
+        watch, prices.entry, by_cost=by_cost, searches=size > TINY and may_search
     )
     found = _Gathered(members, most_moves)
     if not (watch.stop() and found.members):
@@ -141,10 +135,7 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     deadline, best = watch.deadline, _best(found.members, by_cost)
     if _tied(instance):
         watch.deadline -= RULES_SHARE * watch.left()
-    # Loading takes a second, compiling a minute once: not done if the plan is proven already.
-    if _compiled(watch, needed=best is None):
-        from partitiond.planner.search.searching import search
-
+    if may_search or best is None:
         searched = search(watch, best, prices.entry, by_cost=by_cost)
         found.members += _answers(searched, by_cost)
     watch.deadline = deadline
@@ -263,7 +254,7 @@ def _without_each_kind(watch: SolveMonitor, members: list[Member]) -> list[Packi
     if not is_asked(request) or not watch.rest():
         return []
     seconds, found = OTHERS_SHARE * request.time_limit_seconds / len(kinds), list[Packing]()
-    searched = watch.objective is Objective.MIN_PRICE and not watch.done and is_warm()
+    searched = watch.objective is Objective.MIN_PRICE and not watch.done
     for part in (without(instance, kind, seconds) for kind in kinds):
         prices = None if part is None else _prices(part, as_cost=True)
         if part is None or prices is None or prices.value is None:
@@ -392,7 +383,7 @@ def _solve_scaled(watch: SolveMonitor, may: May) -> SolveAnswer:
     large = _variables(instance) > SMALL
     raised = largest_factor(
         watch,
-        searches=_variables(instance) > TINY and _compiled(watch, needed=large),
+        searches=large or (_variables(instance) > TINY and instance.request.may_search),
         exact=not large,
     )
     if raised.best is not None:
@@ -418,27 +409,6 @@ def _solve_scaled(watch: SolveMonitor, may: May) -> SolveAnswer:
 
 def _variables(instance: Instance) -> int:
     return variable_count(instance, [*range(len(instance.group_of))])
-
-
-def _compiled(watch: SolveMonitor, *, needed: bool = False) -> bool:
-    """Return whether to use the compiled search: not if the request goes without it and a plan
-    exists. If it was never compiled here, compile it first while the solve's clock is stopped.
-
-    Raises:
-        CompilingStopped: the caller stopped meanwhile, and no plan exists without the search.
-    """
-    if not (needed or watch.instance.request.may_search):
-        return False
-    if is_warm() or watch.compile_kernels is None:
-        return True
-    try:
-        with watch.compiling() as tell:
-            watch.compile_kernels(tell)
-    except CompilingStopped:
-        if needed:
-            raise
-        return False
-    return True
 
 
 def _tied(instance: Instance) -> bool:

@@ -10,7 +10,6 @@ device i of the request, so leaving a device is a move.
 import collections
 import math
 import time
-from collections.abc import Callable
 from typing import Final
 
 from partitiond.planner.model.costs import charges_replicas
@@ -23,6 +22,7 @@ from partitiond.planner.pack.moves import price_of_a_move
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing, staying_items
 from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search.improve import Improver
 from partitiond.planner.stop import Stop, never
 
 KEPT_SHARE: Final = 0.4
@@ -76,7 +76,7 @@ def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packin
 
 
 def kept(
-    watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: Callable[[], bool]
+    watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: bool
 ) -> tuple[list[Member], int | None]:
     """Complete and improve the running replicas; also return how many replicas a plan may move.
 
@@ -100,7 +100,7 @@ def kept(
     members = [member(KEPT, start.copy())]
     watch.take(members)
     limits = _limits(watch, members[0].packing, there, budget, by_cost=by_cost)
-    if limits and not searches():
+    if not searches:
         limits = []
     seconds = (KEPT_SHARE if budget is None else BUDGET_SHARE) * watch.left() / max(1, len(limits))
     for most in limits:
@@ -176,9 +176,6 @@ def improved(
         seconds: time of the search; a deterministic request takes an equivalent number of steps.
         by_cost: True to serve all demand; False to maximise goodput.
     """
-    # Imported here because it loads compiled code.
-    from partitiond.planner.search.improve import Improver
-
     instance, runs = watch.instance, _runs(watch.instance)
     until = time.monotonic() + seconds
     if len(start.used()) <= FEW_DEVICES:

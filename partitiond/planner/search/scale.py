@@ -40,6 +40,7 @@ from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.nearest import May, least_against, spoken_against
 from partitiond.planner.search.repair import completed
+from partitiond.planner.search.searching import serve_everything
 
 SLACK: Final = 1e-6
 SAFETY: Final = 1e-9
@@ -303,8 +304,6 @@ class Raising:
             prices = linear_prices(build_sites(asked), as_cost=True)
             plans = from_nothing(asked, prices, by_cost=True, stop=self.stop)
             return any(self.keep(one.packing, GREEDY) for one in plans)
-        from partitiond.planner.search.searching import serve_everything
-
         self.asked += 1
         seconds = ASK_SHARE * self.limit
         seconds = seconds if self.fixed else min(seconds, self.left())

@@ -8,13 +8,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from partitiond.cli import output
 from partitiond.cli.interrupts import best_so_far
 from partitiond.cli.main import main
-from partitiond.cli.plan.progress import progress_line, shown_on
-from partitiond.cli.progress import PlainReporter
+from partitiond.cli.plan.progress import progress_line
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Objective
 from partitiond.fleet.file import load_fleet
@@ -183,8 +181,6 @@ def test_a_terminal_of_plain_ascii_gets_marks_not_a_traceback(
 
 
 def test_progress_says_what_is_planned_and_how_far_it_is() -> None:
-    """While the search is compiled, the bar shows that and what is left."""
-    compiling = "compiling the search, once on this machine"
     lose = PlanProgress("lose gpu-1", 2, 3, objective=Objective.MIN_PRICE, value=9.7, bound=2.8)
     for progress, line in (
         (PlanProgress("the plan"), "planning"),
@@ -192,14 +188,8 @@ def test_progress_says_what_is_planned_and_how_far_it_is() -> None:
          "6 devices, bound 5 (gap 17%)"),
         (lose, "2/3 lose gpu-1: 9.7, bound 2.8"),
         (PlanProgress("the plan", bound=5.0), "bound 5"),
-        (PlanProgress("the plan", value=7.0, compiled=0.25), compiling),
     ):  # fmt: skip
         assert progress_line(progress) == line
-    file = io.StringIO()
-    show = shown_on(PlainReporter(Console(file=file, width=120)), 10.0)
-    show(PlanProgress("the plan", 1, 1, 1.0, compiled=0.25))
-    assert compiling in file.getvalue()
-    assert "25%, 1 min" in file.getvalue()
 
 
 def test_the_first_interrupt_asks_for_the_best_so_far_and_the_second_ends() -> None:

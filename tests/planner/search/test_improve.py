@@ -36,11 +36,11 @@ def test_replicas_are_priced_by_their_worth_and_for_goodput_by_what_they_take_as
     models = tuple(want(n, point(n, 5, size), rate=7) for n, size in (("a", 10), ("b", 40)))
     sites = build_sites(build_instance(PlanRequest((gpu("g0"),), models)))
     worth = np.arange(1.0, len(sites.entry_item) + 1)
-    price = Improver(sites, worth, by_cost=by_cost, seed=1).data.price
+    price = Improver(sites, worth, by_cost=by_cost, seed=1).price
     expected = worth if by_cost else np.sqrt(worth * usual_prices(sites))
     np.testing.assert_allclose(price, expected / expected.max())
     worth[0] = 1e-12
-    lowest = Improver(sites, worth, by_cost=True, seed=1).data.price.min()
+    lowest = Improver(sites, worth, by_cost=True, seed=1).price.min()
     assert lowest >= 1e-6, "lacking a replica is never next to nothing"
 
 
@@ -92,7 +92,7 @@ def test_it_finds_the_packing_that_a_greedy_one_misses_and_the_same_with_the_sam
     one, other = (searched(instance, by_cost=True, steps=5000, seed=7) for _ in range(2))
     assert one.found
     assert len(one.best().used()) == 3
-    assert np.array_equal(one.best_state.items, other.best_state.items)
+    assert [*one.search.best.items] == [*other.search.best.items]
 
 
 def test_a_replica_that_slows_others_down_is_worth_what_all_gain_together() -> None:
