@@ -42,7 +42,7 @@ NO_BUDGET: Final = 1 << 62
 
 
 @final
-class Annealer:
+class Annealing:
     """One search, which goes from answer to answer.
 
     Args:

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from partitiond.planner.bounds.prices import usual_prices
-from partitiond.planner.kernels.anneal import Annealer
+from partitiond.planner.kernels.anneal import Annealing
 from partitiond.planner.kernels.loads import Loads
 from partitiond.planner.model.sites import Floats, Sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE
@@ -79,7 +79,7 @@ class Improver:
         self.price = np.maximum(price / price.max(initial=LEAST_PRICE), LEAST_SHARE)
         self.data = make_data(sites, self.price, by_cost=by_cost)
         gone = -1 if most_gone is None else most_gone
-        self.search = Annealer(self.data, seed, by_cost, running_on(sites, runs), gone)
+        self.search = Annealing(self.data, seed, by_cost, running_on(sites, runs), gone)
         self.search.noise, self.search.wanting = NOISE, WANTING
         self.unit = self._unit()
         self.share = 0.0
