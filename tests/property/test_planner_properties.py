@@ -63,7 +63,7 @@ def test_any_price_in_cents_is_planned_like_a_round_one(cents: int, count: int) 
     wanted = tuple(want(f"m{i}", point(f"m{i}", 5, 50), rate=1) for i in range(count))
     request = PlanRequest(devices, wanted, objective=Objective.MIN_PRICE, deterministic=True)
     instance = build_instance(request)
-    packing = first_fit(instance, best=False)
+    packing = first_fit(instance)
     assert packing.cost_units() // instance.groups[0].price == count
 
     plan = solved(request)

@@ -1,28 +1,19 @@
-"""Packs by first-fit and best-fit decreasing, the stated baselines, unimproved."""
+"""Packs by first-fit decreasing, the stated baseline, unimproved."""
 
-from collections.abc import Sequence
 from typing import Final
 
 from partitiond.core.plan.record import Objective
 from partitiond.planner.model.sites import NO_LIMIT, capacity_of, use_of
 from partitiond.planner.model.types import Group, Instance, Option
-from partitiond.planner.pack.members import Member, fullness, member
 from partitiond.planner.pack.packing import Packing
 
 FIRST_FIT: Final = "first-fit decreasing"
-BASELINES: Final = ((FIRST_FIT, False), ("best-fit decreasing", True))
-"""Each baseline, and whether it takes the fullest device rather than the first."""
 MOST: Final = 100_000
 """Limit on replicas of a model: tiny rates may ask for more than any fleet holds."""
 
 
-def baselines(instance: Instance) -> list[Member]:
-    """Return both baselines, each with its best fixed way to run devices."""
-    return [member(name, first_fit(instance, best=best)) for name, best in BASELINES]
-
-
-def first_fit(instance: Instance, *, best: bool) -> Packing:
-    """Pack by first-fit (or best-fit) decreasing under the best fixed option.
+def first_fit(instance: Instance) -> Packing:
+    """Pack by first-fit decreasing under the best fixed option.
 
     Each model takes the candidate that serves most per its largest share of a device, in as many
     replicas as that needs. Replicas are packed largest share first; for goodput, those that give
@@ -32,13 +23,12 @@ def first_fit(instance: Instance, *, best: bool) -> Packing:
     ways = {
         (option.mode, option.level) for g in instance.groups for option in g.options if option.mode
     }
-    found = [
-        _packed(instance, way, best=best) for way in sorted(ways, key=lambda w: (str(w[0]), w[1]))
-    ] or [Packing(instance)]
+    found = [_packed(instance, way) for way in sorted(ways, key=lambda w: (str(w[0]), w[1]))]
+    found = found or [Packing(instance)]
     return min(found, key=lambda p: (len(p.lacking()), -p.goodput(), p.cost()))
 
 
-def _packed(instance: Instance, way: tuple[object, float], *, best: bool) -> Packing:
+def _packed(instance: Instance, way: tuple[object, float]) -> Packing:
     packing, queue = Packing(instance), list[tuple[float, int, int]]()
     by_value = instance.request.objective is Objective.MAX_GOODPUT
     chosen = _most_per_share(instance, way)
@@ -51,7 +41,7 @@ def _packed(instance: Instance, way: tuple[object, float], *, best: bool) -> Pac
         queue.extend((-key, need.model, -item) for _ in range(min(count, need.max_replicas, MOST)))
     refused = set[int]()  # devices only fill up: an item that fitted nowhere never fits later
     for _, _, item in sorted(queue):
-        if item not in refused and not _drop_in(packing, item, way, best=best):
+        if item not in refused and not _drop_in(packing, item, way):
             refused.add(item)
     return packing
 
@@ -90,16 +80,9 @@ def _runs_as(option: Option, way: tuple[object, float]) -> bool:
     return option.mode is None or (option.mode, option.level) == way
 
 
-def _drop_in(packing: Packing, item: int, way: tuple[object, float], *, best: bool) -> bool:
-    """Add an item to the fullest device in use that holds it (best fit), else to the first one.
-
-    Returns whether any device holds it.
-    """
-    devices: Sequence[int] = range(len(packing.loads))
-    if best:
-        ranked = sorted(packing.used(), key=lambda i: (-fullness(packing, i), i))
-        devices = [*ranked, *(i for i in devices if not packing.loads[i].items)]
-    for index in devices:
+def _drop_in(packing: Packing, item: int, way: tuple[object, float]) -> bool:
+    """Add an item to the first device that holds it; return whether any does."""
+    for index in range(len(packing.loads)):
         group = packing.group(index)
         for k, option in enumerate(group.options):
             fits = _runs_as(option, way) and item in group.fits[k]

@@ -1,11 +1,11 @@
 """Runs the planner's members and keeps the best plan; of equally good plans, the nearest to now.
 
-Always run: the bound by linear prices, and the completion of what runs. Then greedy plans and the
-two baselines, if they are quick. A plan that meets the bound ends the solve. Small instances go to
-CP-SAT, which proves. Others go to columns, or to the compiled search, from the best plan until the
-time is over or the bound is met. If models have to be near others, a search over a few devices at a
-time gets most of the time. Every plan found is reported to the watch, so its best one is the answer
-at any time.
+Always run: the bound by linear prices, and the completion of what runs. Then greedy plans, and
+first-fit as the baseline, if they are quick. A plan that meets the bound ends the solve. Small
+instances go to CP-SAT, which proves. Others go to columns, or to the compiled search, from the best
+plan until the time is over or the bound is met. If models have to be near others, a search over a
+few devices at a time gets most of the time. Every plan found is reported to the watch, so its best
+one is the answer at any time.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, var
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.baselines import FIRST_FIT, baselines
+from partitiond.planner.pack.baselines import FIRST_FIT, first_fit
 from partitiond.planner.pack.complete import greedy
 from partitiond.planner.pack.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.pack.moves import price_of_a_move, staying_of, with_price
@@ -154,7 +154,7 @@ def _prices(instance: Instance, *, as_cost: bool) -> Prices:
 
 
 def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Member]:
-    """Return greedy plans and baselines; none if the instance is too large, or if the completion
+    """Return greedy plans and first-fit; none if the instance is too large, or if the completion
     of what runs is already proven optimal."""
     instance = watch.instance
     quick = len(instance.needs) * len(instance.group_of) <= FEW
@@ -166,7 +166,7 @@ def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Membe
     stop = watch.within(share)
     found = greedy(instance, prices, by_cost=by_cost, least=watch.bound, stop=stop)
     if not watch.stop():
-        found += baselines(instance)
+        found.append(member(FIRST_FIT, first_fit(instance)))
     found = _answers(found, by_cost)
     watch.take(found)
     return found

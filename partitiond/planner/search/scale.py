@@ -30,7 +30,7 @@ from partitiond.planner.model.sites import Sites, build_sites, ints
 from partitiond.planner.model.types import PRICE_SCALE, Instance, Need
 from partitiond.planner.pack.adding import Adding, fill
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.baselines import BASELINES, first_fit
+from partitiond.planner.pack.baselines import FIRST_FIT, first_fit
 from partitiond.planner.pack.complete import NAME as GREEDY
 from partitiond.planner.pack.complete import from_nothing, most_goodput
 from partitiond.planner.pack.moves import price_of_a_move, with_price
@@ -354,15 +354,11 @@ class Raising:
         return least is None or 0 < most < (least - SLACK) / (1 + SLACK)
 
     def try_first_fit(self) -> None:
-        """Try first-fit and best-fit, so that the plan is never worse than those."""
-        near = scaled(self.instance, self.target, self.value or self.bound)
-        for name, best in BASELINES:
-            if self.stop() or (best and self.done()):
-                return
-            packing = first_fit(near, best=best)
-            if not best:
-                self.first_fit = factor_of(packing, self.target)
-            self.keep(packing, name)
+        """Try first-fit, so that the plan is never worse."""
+        if not self.stop():
+            packing = first_fit(scaled(self.instance, self.target, self.value or self.bound))
+            self.first_fit = factor_of(packing, self.target)
+            self.keep(packing, FIRST_FIT)
 
     def solve(self) -> None:
         """Solve with CP-SAT, starting from the best plan so far."""
