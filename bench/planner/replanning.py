@@ -5,9 +5,8 @@ for the new situation:
 
     fresh      as if nothing ran, in --fresh seconds; its devices are then assigned so that the
                most replicas stay where they run (the baseline)
-    soon       from the running plan, within --soon seconds in all; beyond those that must move, at
-               most --budget of the replicas move
-    later      from the running plan, in --later seconds, within the same budget
+    soon       from the running plan, within --soon seconds in all, at the default price of a move
+    later      from the running plan, in --later seconds, at the same price
 
 For each plan the output has: wall-clock seconds for everything except the process start, the
 objective's value, its gap to the fresh plan's (below 0: better), and the share of the running
@@ -24,7 +23,7 @@ import time
 from bench.command import options
 from bench.planner.instances import TUNING_SEEDS, UNTOUCHED_SEEDS
 from bench.planner.shipped import SETS
-from partitiond.core.plan.record import Plan, diff_plans
+from partitiond.core.plan.record import MOVE_PRICE, Plan, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
@@ -51,8 +50,9 @@ def main() -> None:
     models, gpus = (int(n) for n in given.size.split("x"))
     first = UNTOUCHED_SEEDS if given.untouched else TUNING_SEEDS
     seeds = first[: given.seeds]
-    print(f"{models} models x {gpus} GPUs, seeds {seeds[0]}..{seeds[-1]}, move budget ", end="")
-    print(f"{given.budget:.0%} of what runs; load of the machine counts")
+    print(
+        f"{models} models x {gpus} GPUs, seeds {seeds[0]}..{seeds[-1]}; load of the machine counts"
+    )
     head = f"{'instance':>16} {'event':>9} {'plan':>6} {'seconds':>8} {'value':>10} {'to fresh':>9}"
     print(f"{head} {'moved':>7} {'stopped':>8} {'reload ratio':>13}", flush=True)
     for kind in ("slack", "over"):
@@ -75,7 +75,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--fresh", type=float, default=60.0, help="seconds of a fresh plan")
     parser.add_argument("--soon", type=float, default=2.5, help="seconds of the first new plan")
     parser.add_argument("--later", type=float, default=30.0, help="seconds of the one after it")
-    parser.add_argument("--budget", type=float, default=0.03, help="share of what runs")
     return parser.parse_args()
 
 
@@ -85,8 +84,8 @@ def _measure(
     changed = _after(asked, event)
     found = {
         "fresh": _fresh(changed, runs, given.fresh),
-        "soon": _again(changed, runs, given.soon, given.budget),
-        "later": _again(changed, runs, given.later, given.budget),
+        "soon": _again(changed, runs, given.soon),
+        "later": _again(changed, runs, given.later),
     }
     sign = 1 if asked.objective.is_cost else -1
     best = found["fresh"].value
@@ -147,12 +146,12 @@ def _fresh(changed: PlanRequest, runs: Plan, seconds: float) -> Outcome:
     return _outcome(plan, runs, assign(near, packing), took)
 
 
-def _again(changed: PlanRequest, runs: Plan, seconds: float, budget: float) -> Outcome:
+def _again(changed: PlanRequest, runs: Plan, seconds: float) -> Outcome:
     asked = dataclasses.replace(
         changed,
         running=runs.placements,
         time_limit_seconds=seconds,
-        move_budget=budget,
+        move_price=MOVE_PRICE,
     )
     began = time.perf_counter()
     plan = plan_of(asked)
@@ -162,7 +161,9 @@ def _again(changed: PlanRequest, runs: Plan, seconds: float, budget: float) -> O
 def _outcome(plan: Plan, runs: Plan, placements: tuple[object, ...], seconds: float) -> Outcome:
     diff = diff_plans(runs.placements, placements)  # type: ignore[arg-type]
     there = max(1, len(runs.placements))
-    return Outcome(seconds, plan.certificate.value, len(diff.move) / there, len(diff.stop) / there)
+    return Outcome(
+        seconds, plan.certificate.own_value, len(diff.move) / there, len(diff.stop) / there
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from partitiond.api.parts import Body
 from partitiond.core.plan.answers import PlanQuestion
-from partitiond.core.plan.objectives import objectives_told
+from partitiond.core.plan.objectives import not_removed, objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, Objective
 from partitiond.planner.answers.changes import parse_changes
 
@@ -32,7 +32,7 @@ class PlanBody(Body):
         }
     )
 
-    objective: Objective | None = Field(
+    objective: Annotated[Objective | None, BeforeValidator(not_removed)] = Field(
         None,
         description="What the plan is good at; null takes the daemon's setting. "
         f"{objectives_told()}.",
@@ -58,9 +58,8 @@ class PlanBody(Body):
     )
     move_price: MovePrice | None = Field(
         None,
-        description="What moving a running replica costs, in devices; under other objectives that "
-        "are costs a share of the mean device's, else percent of the value. 0 moves freely; null "
-        "takes the daemon's setting.",
+        description="What moving a running replica costs, in devices (`planner.move_price`). 0 "
+        "moves freely; null takes the daemon's setting.",
     )
     allow_outage: bool = Field(
         False,

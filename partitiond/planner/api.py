@@ -9,6 +9,7 @@ from partitiond.core.errors import PartitiondError
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.outage import Outage
 from partitiond.core.plan.record import (
+    MAX_MOVE_PRICE,
     Candidate,
     HeldBack,
     Infeasible,
@@ -179,13 +180,13 @@ def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> 
     wanted = request.objective if request.objective.is_cost else Objective.MAX_GOODPUT
     all_running = {p.model for p in request.running} - may_be_out(request)
     # What serves today is kept before anything else: nothing moves unless all are served then.
-    for staying, objective, budget in (
-        (models, wanted, request.move_budget),
-        (all_running, wanted, 0.0),
-        (all_running, Objective.MAX_GOODPUT, 0.0),
+    for staying, objective, move_price in (
+        (models, wanted, request.move_price),
+        (all_running, wanted, MAX_MOVE_PRICE),
+        (all_running, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
     ):
         asked = with_old_ones(again, staying, for_good=True)
-        asked = dataclasses.replace(asked, objective=objective, move_budget=budget)
+        asked = dataclasses.replace(asked, objective=objective, move_price=move_price)
         held = _made(asked, on_progress, stop)
         placements = with_own_names(held.placements)
         as_wanted = held.found.objective is objective and not held.found.packing.lacking()

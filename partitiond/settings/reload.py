@@ -17,7 +17,6 @@ RELOADABLE: Final = frozenset(
         "engine.drain_deadline_seconds",
         "keys.stale_seconds",
         "planner.deterministic",
-        "planner.move_budget",
         "planner.move_price",
         "planner.objective",
         "planner.seed",

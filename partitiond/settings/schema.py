@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import platformdirs
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from partitiond.core.plan.objectives import objectives_told
+from partitiond.core.plan.objectives import not_removed, objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, MOVE_PRICE, Objective
 from partitiond.core.units import GIB, Bytes
 from partitiond.settings.cluster import RAY_PORTS, ClusterSettings, HostSettings
@@ -167,7 +167,7 @@ class ProfilingSettings(Table):
 class PlannerSettings(Table):
     """Options of planning."""
 
-    objective: Objective = Field(
+    objective: Annotated[Objective, BeforeValidator(not_removed)] = Field(
         Objective.MIN_DEVICES,
         description=f"What plans are good at. {objectives_told()}.",
     )
@@ -181,20 +181,13 @@ class PlannerSettings(Table):
     memory_limit: Size = Field(
         Bytes(8 * GIB), ge=GIB, description="Memory the solver's process may allocate (8GiB)."
     )
-    move_budget: float | None = Field(
-        None,
-        ge=0,
-        le=1,
-        description="Share of the running replicas that a new plan may move beyond those that "
-        "have to; unset takes 0.03 from 100 replicas on, and no limit below.",
-    )
     move_price: float = Field(
         MOVE_PRICE,
         ge=0,
         le=MAX_MOVE_PRICE,
-        description="What it costs a plan to move or restart a running replica that could stay: "
-        "in devices; under min-price, min-power and min-energy as a share of the mean device's; "
-        "else in percent of the value. 0 makes the best plan whatever it moves.",
+        description="What it costs a plan to move or restart a running replica that could stay, "
+        "in devices of mean price or draw; under max-goodput and max-min a hundredth of what is "
+        "served stands for a device. 0 makes the best plan whatever it moves.",
     )
 
 

@@ -64,7 +64,6 @@ def service_options(settings: Settings) -> ServiceOptions:
             time_limit_seconds=settings.planner.time_limit_seconds,
             seed=settings.planner.seed,
             deterministic=settings.planner.deterministic,
-            move_budget=settings.planner.move_budget,
             move_price=settings.planner.move_price,
             host_memory_bytes=_host_memory_bytes(settings),
         ),

@@ -233,9 +233,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Return the applied plan; None if there is none, or if the last one cannot be read."""
         query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(1)
         with self._read() as session:
-            row = session.exec(query).first()
-            rows = [] if row is None else [(row.body, f"plan {row.id}")]
-            return next(iter(self._readable(Plan, rows)), None)
+            return next(iter(self._readable_plans(session.exec(query).all())), None)
 
     # --- keys --------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ import { bytes, number, partition, plural, seconds } from "./format.js";
 import { changed, colour, deviceAt, letter, look, onChange, state } from "./state.js";
 
 const OBJECTIVES = {
-  "": "as set", "min-devices": "fewest devices", "min-price": "least price", "min-power": "least provided power",
-  "min-energy": "least charge in watts", "max-goodput": "most goodput", "max-min": "fairest", "max-headroom": "most headroom",
+  "": "as set", "min-devices": "fewest devices", "min-price": "least price",
+  "min-energy": "least charge in watts", "max-goodput": "most goodput", "max-min": "fairest",
 };
 const asked = { objective: "", outage: false, busy: false, progress: null, preview: null, problem: null, abort: null };
 let applied = { id: null, plan: null };
@@ -112,7 +112,8 @@ async function make() {
 
 function summary(plan) {
   const c = plan.certificate;
-  const best = c.partial ? "the most that can be served" : "optimal";
+  const most = c.objective === "max-min" ? "the most that the worst served can get" : "the most that can be served";
+  const best = c.partial ? most : "optimal";
   const proof = c.status === "optimal" ? (c.for_estimates ? `${best} for these estimates` : `proven ${best}`) : c.status === "feasible" ? `at most ${number(100 * c.gap)} % from optimal` : c.status;
   const used = new Set(plan.placements.map((p) => p.device_id)).size;
   return h("div", { key: plan.id },

@@ -395,8 +395,6 @@ def _cost(question: Question, chosen: tuple[Load, ...]) -> Fraction:
             return Fraction(len(used))
         case Objective.MIN_PRICE:
             return sum((Fraction(d.price_per_hour) for d, _ in used), Fraction(0))
-        case Objective.MIN_POWER:
-            return sum((Fraction(d.max_watts or 0) for d, _ in used), Fraction(0))
         case _:
             return sum((Fraction(d.idle_watts or 0) + x.watts for d, x in used), Fraction(0))
 

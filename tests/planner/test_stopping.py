@@ -21,7 +21,6 @@ from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search import nearest
 from partitiond.planner.search.nearest import nearest_cost
 from partitiond.planner.search.repair import completed
-from partitiond.planner.stop import never
 from tests.planner.build import gpu, point, want
 
 LONG = {
@@ -127,12 +126,12 @@ def test_nothing_is_shared_out_after_the_time_limit(monkeypatch: pytest.MonkeyPa
     late = watch.began - 3
     for began, filled in ((watch.began, True), (late, False)):
         watch.began = began
-        chosen, _ = nearest_cost(watch, [one], None, may=lambda _: 0, stop=never)
+        chosen = nearest_cost(watch, [one], may=lambda _: 0)
         assert (len(chosen.packing.loads[0].items) > 2) is filled
     monkeypatch.setattr(nearest, "solve_exact", lambda *_a, **_m: pytest.fail("solved"))
     for began in (late, time.monotonic() - 3 + 1e-3):
         watch.began = began
-        nearest_cost(watch, [one], None, may=lambda _: 0, stop=never)
+        nearest_cost(watch, [one], may=lambda _: 0)
 
 
 def test_only_plans_as_good_as_the_best_are_filled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +140,7 @@ def test_only_plans_as_good_as_the_best_are_filled(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dearer.packing, "cost", lambda: best.packing.cost() + 1)
     calls = list[object]()
     monkeypatch.setattr(nearest, "fill", lambda *asked: calls.append(asked))
-    nearest_cost(watch, [dearer, best, dearer, best], None, may=lambda _: 0, stop=never)
+    nearest_cost(watch, [dearer, best, dearer, best], may=lambda _: 0)
     assert len(calls) == 2
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.plan.record import Infeasible, ModelDemand, Objective, Plan
+from partitiond.core.plan.record import MAX_MOVE_PRICE, Infeasible, ModelDemand, Objective, Plan
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.model.instance import build_instance
@@ -17,7 +17,7 @@ from tests.oracle.questions import question_of
 from tests.planner.build import gpu, point, want
 from tests.planner.problems import request_of, seeds
 
-BUDGETS = (None, 0.0, 0.03)
+PRICES = (0.0, 0.25, MAX_MOVE_PRICE)
 
 
 def solved(request: PlanRequest) -> Plan | None:
@@ -106,7 +106,7 @@ def test_whatever_changed_the_new_plan_is_one_its_checker_accepts(
         models=wanted,
         objective=objective,
         running=first.placements,
-        move_budget=rng.choice(BUDGETS),
+        move_price=rng.choice(PRICES),
     )
     # `solve` refuses what its checker does.
     plan = solve(again)

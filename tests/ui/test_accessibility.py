@@ -154,7 +154,7 @@ def test_pictures(browser: Browser, fleet: Demo) -> None:
                 page.wait_for(
                     "document.querySelector('#how-far')"
                 )  # what comes late moves the rest
-                page.choose("#objective", "max-headroom")
+                page.choose("#objective", "max-min")
                 page.click("#make-plan")
                 page.wait_for("document.querySelector('#make-plan').disabled || "
                               "document.querySelector('.counts')")  # fmt: skip

@@ -9,7 +9,7 @@ from rich.text import Text
 from partitiond.cli.columns import close_table
 from partitiond.cli.plan.words import amount_text, number, two_gaps, watts
 from partitiond.core.plan.answers import SAME, Alternative, PlanFigures, Relaxations, figures_of
-from partitiond.core.plan.record import Infeasible, Objective, Plan
+from partitiond.core.plan.record import MAY_LACK, Infeasible, Objective, Plan
 
 MAX_REASONS = 2
 """Most reasons shown for models that an alternative cannot serve."""
@@ -64,7 +64,7 @@ def _cells(
     if figures is None:
         return [Text(name), *([Text("-")] * blank), Text("no plan", style="red")]
     served = number(figures.served_req_per_s or figures.unrated_req_per_s)
-    if figures.served_share < 1 - 1e-6:
+    if figures.served_share < 1 - MAY_LACK:
         served += f" of {number(figures.wanted_req_per_s)}"
     cells: list[RenderableType] = [Text(name), Text(str(figures.devices_used)), Text(served)]
     if wide:

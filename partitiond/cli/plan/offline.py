@@ -14,6 +14,7 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.answers import PlanAnswers, PlanProgress, PlanQuestion
 from partitiond.core.plan.diff import diff_cost
+from partitiond.core.plan.objectives import with_present_objective
 from partitiond.core.plan.record import (
     Infeasible,
     ModelDemand,
@@ -30,9 +31,8 @@ from partitiond.planner.answers.explain import proven_impossible
 from partitiond.planner.answers.questions import answer
 from partitiond.planner.answers.whatif import World
 from partitiond.planner.api import solve
-from partitiond.planner.model.types import usual_budget
 from partitiond.planner.pack.flow import Solving, progress_of, run_flow
-from partitiond.serde import from_jsonable
+from partitiond.serde import from_stored
 from partitiond.settings.schema import Settings, load_settings, settings_values
 from partitiond.settings.sources import flatten
 
@@ -120,7 +120,6 @@ def plan_file(
         request,
         running=running,
         deterministic=options.deterministic or planner.deterministic,
-        move_budget=usual_budget(planner.move_budget, len(running)),
         move_price=planner.move_price if question.move_price is None else question.move_price,
         allow_outage=question.allow_outage,
     )
@@ -191,7 +190,7 @@ def saved_plan(path: Path) -> Plan:
     if isinstance(data, dict) and isinstance(data.get("plan"), dict):
         data = data["plan"]
     try:
-        return from_jsonable(Plan, data)
+        return from_stored(Plan, with_present_objective(data) if isinstance(data, dict) else data)
     except InputError as error:
         raise InputError(
             f"{path} holds no plan: {error.message}",

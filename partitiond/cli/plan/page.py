@@ -19,7 +19,7 @@ from partitiond.core.plan.page import (
     kinds_of,
     worst_served,
 )
-from partitiond.core.plan.record import ModelForecast, Plan
+from partitiond.core.plan.record import MAY_LACK, ModelForecast, Plan
 
 MODELS: Final = 6
 DEVICES: Final = 3
@@ -69,7 +69,7 @@ def _wanted(f: ModelForecast) -> str:
 
 
 def _spare(f: ModelForecast) -> Text:
-    short = f.replicas == 0 or (f.headroom is not None and f.headroom < -1e-6)
+    short = f.replicas == 0 or (f.headroom is not None and f.headroom < -MAY_LACK)
     spare = "-" if f.headroom is None else f"{f.headroom:+.0%}"
     return Text(spare, style="red" if short else "")
 

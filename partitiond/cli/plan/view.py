@@ -10,7 +10,6 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from partitiond.cli.plan.choices import choices_view
 from partitiond.cli.plan.devices import Mark, draw_devices, marks_of, replicas
 from partitiond.cli.plan.page import page_of
 from partitiond.cli.plan.steps import FEW_STEPS, MAX_STEPS, brief_changes, changes_view
@@ -28,6 +27,7 @@ from partitiond.core.plan.costs import no_prices
 from partitiond.core.plan.diff import DiffCost
 from partitiond.core.plan.page import is_large
 from partitiond.core.plan.record import (
+    MAY_LACK,
     Certificate,
     ModelForecast,
     Objective,
@@ -90,7 +90,6 @@ class _PlanView:
             yield from page_of(self.plan)
         else:
             yield from self._whole(marks, width)
-        yield from choices_view(self.plan.certificate, self.plan.devices)
         most = None if self.everything else FEW_STEPS if page else MAX_STEPS
         if self.diff is not None and self.takes is not None:
             yield from changes_view(self.diff, self.takes, width, most=most)
@@ -155,7 +154,6 @@ def _words(plan: Plan) -> Table:
     grid.add_row("proof", _certificate(proof))
     if proof.move_price and proof.moves:
         grid.add_row("with its moves", _moves_words(proof))
-    grid.add_row("found by", Text(proof.method, style="dim"))
     grid.add_row("in all", _totals(plan))
     return grid
 
@@ -171,6 +169,8 @@ def _certificate(proof: Certificate) -> Text:
         line.append(f"from that to the bound {percent(unproven)}", style="default")
     elif given_away > 0:
         line.append(f"; {percent(given_away)} given away to move less", style="default")
+    if given_away > 0:
+        line.append("; --move-price 0 moves freely", style="dim")
     return line
 
 
@@ -233,7 +233,7 @@ def _cells(
     forecast: ModelForecast, mine: Sequence[Placement], mark: Mark, *, wide: bool, power: bool
 ) -> list[RenderableType]:
     wanted = forecast.demand_req_per_s
-    enough = wanted is None or forecast.capacity_req_per_s >= wanted * (1 - 1e-6)
+    enough = wanted is None or forecast.capacity_req_per_s >= wanted * (1 - MAY_LACK)
     good = forecast.replicas > 0 and enough
     pieces = _pieces(mine)
     kind = KIND_MARK[forecast.profile_kind] if forecast.profile_kind else ("-", "dim")

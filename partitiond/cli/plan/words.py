@@ -7,11 +7,9 @@ from partitiond.core.views.preview import PlanPreview
 _UNITS = {
     Objective.MIN_DEVICES: "devices",
     Objective.MIN_PRICE: "price per hour",
-    Objective.MIN_POWER: "W of power limits",
     Objective.MIN_ENERGY: "W charged",
     Objective.MAX_GOODPUT: "weighted requests/s",
     Objective.MAX_MIN: "smallest share of a demand over its weight",
-    Objective.MAX_HEADROOM: "times the demand",
 }
 
 
@@ -89,13 +87,9 @@ def amount_text(objective: Objective, amount: float) -> str:
             return f"{text} device" if text == "1" else f"{text} devices"
         case Objective.MIN_PRICE:
             return f"{text} per hour"
-        case Objective.MIN_POWER:
-            return watts(amount)
         case Objective.MIN_ENERGY:
             return f"{watts(amount)} charged"
         case Objective.MAX_GOODPUT:
             return f"{text} weighted requests/s"
         case Objective.MAX_MIN:
             return f"{text} of a demand over its weight"
-        case Objective.MAX_HEADROOM:
-            return f"{text} times the demand"

@@ -12,7 +12,7 @@ from partitiond.cli.options import JsonOption, check_time_limit, option, spread
 from partitiond.cli.output import out, print_json
 from partitiond.cli.tools.advise_options import AdviseRequest
 from partitiond.core.errors import InputError, SpecError
-from partitiond.core.plan.objectives import objectives_told
+from partitiond.core.plan.objectives import instead_of
 from partitiond.core.plan.record import Objective
 
 DEFAULT_MINUTES: Final = 5.0
@@ -55,7 +55,7 @@ def advise(
     objective: str = option(
         "What the plans minimise.",
         default=Objective.MIN_DEVICES.value,
-        metavar="min-devices|min-price|min-power|min-energy",
+        metavar="min-devices|min-price|min-energy",
     ),
     time_limit: float = option("For each of three plans.", default=5.0, metavar="SECONDS"),
     draw: bool = option("Also draw the plan for the high end of the demand."),
@@ -167,6 +167,6 @@ def _objective(text: str) -> Objective:
     if text not in costs:
         raise SpecError(
             f"{text!r} is no objective that frees devices.",
-            hint=f"Use one of these: {objectives_told(costs)}.",
+            hint=instead_of(text, costs),
         )
     return Objective(text)

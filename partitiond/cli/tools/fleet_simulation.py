@@ -25,7 +25,7 @@ from partitiond.fleet.file import Fleet, load_fleet
 from partitiond.fleet.offline import fleet_request
 from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
-from partitiond.planner.model.types import PlanRequest, usual_budget
+from partitiond.planner.model.types import PlanRequest
 from partitiond.settings.schema import Settings
 from partitiond.simulated.fleet.arrivals import (
     Arrival,
@@ -203,7 +203,6 @@ class _Planning:
             devices=self.outages.as_seen(request.devices, running),
             models=tuple(_asked(demand, self._wanted) for demand in request.models),
             running=running,
-            move_budget=usual_budget(request.move_budget, len(running)),
             move_price=move_price,
             may_search=not lost,
         )

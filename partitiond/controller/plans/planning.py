@@ -56,7 +56,7 @@ from partitiond.planner.answers.changes import models_named
 from partitiond.planner.answers.questions import answer
 from partitiond.planner.answers.whatif import World
 from partitiond.planner.check import check_plan
-from partitiond.planner.model.types import PlanRequest, usual_budget
+from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Solving, run_flow_async
 from partitiond.ports import Clock, Store
 
@@ -81,7 +81,6 @@ class PlanOptions:
     time_limit_seconds: float = 10.0
     seed: int = 0
     deterministic: bool = False
-    move_budget: float | None = None
     move_price: float = MOVE_PRICE
     host_memory_bytes: int | None = None
 
@@ -442,7 +441,6 @@ class PlanMaker:
             host_memory_bytes=host_memory_beside_jobs(
                 told, situation.devices, situation.leases, situation.running
             ),
-            move_budget=usual_budget(self._options.move_budget, len(situation.running)),
             move_price=self._options.move_price if asked.move_price is None else asked.move_price,
             allow_outage=asked.allow_outage,
             start_seconds=tuple(sorted(self._start_times.seconds().items())),

@@ -36,14 +36,12 @@ def no_prices(devices: Iterable[Device]) -> bool:
 def device_cost(device: Device, objective: Objective) -> float | None:
     """Return the cost of using the device, independent of its replicas; None if unknown.
 
-    The cost is 1 for `min-devices`, the price per hour, the power limit in watts, or the idle draw
-    in watts (the draw of replicas is added). For objectives that are no cost it is the price.
+    The cost is 1 for `min-devices`, the price per hour, or the idle draw in watts (the draw of
+    replicas is added). For objectives that are no cost it is the price.
     """
     match objective:
         case Objective.MIN_DEVICES:
             return 1.0
-        case Objective.MIN_POWER:
-            return max_watts(device)
         case Objective.MIN_ENERGY:
             return idle_watts(device)
         case _:

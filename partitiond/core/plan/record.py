@@ -14,7 +14,6 @@ from partitiond.core.model.spec import (
     PlacementRules,
     Slo,
 )
-from partitiond.core.plan.choices import Choice
 from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import ZERO_BYTES, Bytes
@@ -24,7 +23,9 @@ MOVE_PRICE: Final = 0.25
 move loads weights and runs two engines for a while. Chosen; what it saves is measured in
 docs/decisions/0015."""
 MAX_MOVE_PRICE: Final = 100.0
-"""Bound of the field `move_price`. Chosen."""
+"""Bound of the field `move_price`: a move takes all of a value, so none pays. Chosen."""
+MAY_LACK: Final = 1e-6
+"""Share of a demand that a model may lack and is served all the same (docs/planning.md)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -127,8 +128,6 @@ class Objective(enum.StrEnum):
     Models without a rate get one replica each, then whatever is free on the devices in use."""
     MIN_PRICE = "min-price"
     """The same at the least price per hour."""
-    MIN_POWER = "min-power"
-    """The same with the least power that must be provided: the power limits of devices used."""
     MIN_ENERGY = "min-energy"
     """The same at the least charge in watts: devices by their idle draw, and each replica by its
     part of its model's demand. Models without a rate get no further replicas."""
@@ -137,9 +136,6 @@ class Objective(enum.StrEnum):
     MAX_MIN = "max-min"
     """Max-min fairness: serve the worst served model, by share of its demand over its weight, as
     well as possible; then take the most goodput."""
-    MAX_HEADROOM = "max-headroom"
-    """The largest factor by which all demands could grow at once and still be served, including the
-    part of them that has to survive a loss."""
 
     @property
     def is_cost(self) -> bool:
@@ -218,15 +214,11 @@ class Certificate:
         best_value: the best value without the price of moves that any member found; the plan may
             give some of it away to move less. None where it is the plan's own.
         moves: running replicas that move or restart and would not have to.
-        move_price: what one of them costs: in the unit of `value` where that is a cost, else as a
+        move_price: what one of them costs: in the unit of `value` if that is a cost, else as a
             share of it.
         value_without_moves, bound_without_moves: the same without that price; None where they are
             `value` and `bound`.
         for_estimates: some replica's figures are estimated: what is proven is proven for those.
-        choices: this plan and others that were found, where something runs: between them the price
-            of a move decides (`core.plan.choices`). The fewest moves come first. None where the
-            plan moves least and is the best by itself, under `max-min` and `max-headroom`, and
-            where models of several priorities count.
         by_priority: under max-goodput, where models of other priorities than 0 count: each of
             them, the highest first. `value` and `bound` are their sums, each counting a hundred
             times the one below; optimal means that every one of them is.
@@ -251,7 +243,6 @@ class Certificate:
     value_without_moves: float | None = None
     bound_without_moves: float | None = None
     for_estimates: bool = False
-    choices: tuple[Choice, ...] = ()
     by_priority: tuple[PriorityProof, ...] = ()
     among: str = ""
     partial: bool = False
@@ -260,6 +251,8 @@ class Certificate:
     def optimal_words(self) -> str:
         """The words that say that no plan is better."""
         words = "the most that can be served" if self.partial else "optimal"
+        if self.partial and self.objective is Objective.MAX_MIN:
+            words = "the most that the worst served can get"
         return f"{words} for these estimates" if self.for_estimates else f"proven {words}"
 
     @property

@@ -1,18 +1,16 @@
 """Certifies what is proven of a plan, in its true figures rather than the integers."""
 
-import dataclasses
 import math
 from typing import Final
 
 from partitiond.core.model.placement_rules import PRIORITY_FACTOR
 from partitiond.core.numbers.grouping import by_key
-from partitiond.core.plan.choices import Choice, bound_within, trade_off
 from partitiond.core.plan.record import Certificate, Objective, Placement, PriorityProof, Status
 from partitiond.core.profile.record import ProfileKind
 from partitiond.planner.model.costs import (
     cost_of,
     goodput_of,
-    scale_of,
+    smallest_share,
     true_bound,
     true_priced_bound,
     true_value,
@@ -88,7 +86,6 @@ def certify(
         value_without_moves=own if price else None,
         bound_without_moves=own_bound if price else None,
         for_estimates=any(p.candidate.profile_kind is ProfileKind.ESTIMATED for p in placements),
-        choices=_choices(instance, found, Choice(own, own_bound, moves, chosen=True), bound),
         by_priority=by_priority,
         among=_among(instance, found),
     )
@@ -103,33 +100,6 @@ def _among(instance: Instance, found: SolveAnswer) -> str:
         return "with as many of the models' least replicas"
     fell_back = instance.request.objective.is_cost
     return "with a replica of every model that fits a device" if fell_back else ""
-
-
-def _choices(
-    instance: Instance, found: SolveAnswer, mine: Choice, priced: float
-) -> tuple[Choice, ...]:
-    """Return the plans found between which the price of a move decides, with a bound for each.
-
-    The plan's bound without that price holds for any number of moves; `priced`, which includes the
-    price, is tighter for few moves.
-    """
-    # With several priorities the price alone does not decide; if nothing counts, nothing does.
-    if not found.seen or len(found.class_bounds) > 1 or _counts_nothing(instance, found):
-        return ()
-    request, objective = instance.request, found.objective
-    price, whole = price_of_a_move(request, objective), objective is Objective.MIN_DEVICES
-
-    def bound(moves: int) -> float:
-        if not objective.is_cost:
-            return mine.bound
-        return bound_within(moves, mine.bound, priced, price, whole=whole)
-
-    plans = [Choice(s.value, bound(s.moves), s.moves, against=s.against) for s in found.seen]
-    against = next((s.against for s in found.seen if s.packing is found.packing), None)
-    plans.append(dataclasses.replace(mine, bound=bound(mine.moves), against=against))
-    unit = price_of_a_move(dataclasses.replace(request, move_price=1.0), objective)
-    told = trade_off(plans, is_cost=objective.is_cost, unit=unit)
-    return told if len(told) > 1 else ()
 
 
 def plan_value(
@@ -148,7 +118,7 @@ def plan_value(
     sums = rates_of(instance, placements, levels)
     if objective is Objective.MAX_GOODPUT:
         return goodput_of(request.models, sums)
-    return scale_of(objective, request.models, sums, _left(instance, placements, levels))
+    return smallest_share(request.models, sums)
 
 
 def rates_of(
@@ -157,25 +127,6 @@ def rates_of(
     """Planned requests/s by model."""
     of = by_key((p.model, p.candidate.capacity_req_per_s / levels[p.device_id]) for p in placements)
     return {need.name: math.fsum(of[need.name]) for need in instance.needs}
-
-
-def _left(
-    instance: Instance, placements: tuple[Placement, ...], levels: dict[str, float]
-) -> dict[str, float]:
-    """Return the rate left without the fault domain that serves most, of models with `survive`."""
-    number = {device.id: i for i, device in enumerate(instance.request.devices)}
-    found = {}
-    for need in (n for n in instance.needs if n.survive_rate):
-        given: dict[int, float] = {}
-        for p in (p for p in placements if p.model == need.name):
-            domain = need.domain_of[number[p.device_id]]
-            rate = p.candidate.capacity_req_per_s / levels[p.device_id]
-            given[domain] = given.get(domain, 0.0) + rate
-        # Summed afresh: a difference of sums would be a tiny amount instead of 0.
-        found[need.name] = min(
-            (math.fsum(r for d, r in given.items() if d != lost) for lost in given), default=0.0
-        )
-    return found
 
 
 def _bound(instance: Instance, found: SolveAnswer) -> float:

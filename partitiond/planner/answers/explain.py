@@ -7,7 +7,6 @@ from typing import Final
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.numbers.grouping import by_key
-from partitiond.core.plan.choices import Choice, prices_told, runner_up
 from partitiond.core.plan.costs import no_prices
 from partitiond.core.plan.record import (
     Candidate,
@@ -37,7 +36,6 @@ from partitiond.planner.model.types import Instance, Need, PlanRequest
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.packing import missing as what_is_missing
 from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND, SolveAnswer
-from partitiond.planner.search.next_best import next_best_told
 
 MUCH = 1000.0
 """Spare capacity from this multiple on is not reported as a number. Chosen."""
@@ -47,29 +45,18 @@ FULL = 0.9
 WORTH: Final = {
     Objective.MIN_DEVICES: "no plan needs fewer than {most}",
     Objective.MIN_PRICE: "the price is {of} per hour, no plan's is below {most}",
-    Objective.MIN_POWER: "the devices' power limits add up to {of} W, no plan's to less than "
-    "{most}",
     Objective.MIN_ENERGY: "its devices and replicas are charged {of} W, no plan's less than {most}",
     Objective.MAX_GOODPUT: "{of} weighted requests/s, no plan{among} gives more than {most}",
     Objective.MAX_MIN: "the smallest share of a demand, over its weight, is {of}, no plan's is "
     "larger than {most}",
-    Objective.MAX_HEADROOM: "it serves {of} times the demand, no plan serves more than {most} "
-    "times",
 }
 """Value and bound of the certificate, without the price of moves, in the objective's words."""
 WORTH_UNRATED: Final = (
-    "the least that a model gets (under max-min over its weight) is {of} requests/s, no plan's is "
-    "more than {most}"
+    "the least that a model gets, over its weight, is {of} requests/s, no plan's is more than "
+    "{most}"
 )
 """The same for shares if no model has a demand to take a share of."""
 GROUPS: Final = ", and an MPS daemon serves one isolation group (try another mode, or one group)"
-SHARES: Final = (Objective.MAX_MIN, Objective.MAX_HEADROOM)
-UNITS: Final = {
-    Objective.MIN_PRICE: "per hour",
-    Objective.MIN_POWER: "W",
-    Objective.MIN_ENERGY: "W charged",
-}
-"""Units of plans' values; other objectives count weighted requests/s, or devices."""
 
 
 def explain(
@@ -81,7 +68,6 @@ def explain(
         *_of_prices(instance, found.packing, proof),
         *_worst_served(found),
         *_why_partial(instance, found),
-        *_next_best(instance, found, proof),
         *_model_lines(found.packing, placements),
         *_device_lines(found.packing),
         *core_notes(instance.request.devices, placements),
@@ -111,7 +97,7 @@ def _summary(instance: Instance, found: SolveAnswer, proof: Certificate) -> str:
     )
     unpriced = proof.objective is Objective.MIN_PRICE and no_prices(instance.request.devices)
     worth = WORTH[Objective.MIN_DEVICES if unpriced else proof.objective]
-    if proof.objective in SHARES and not any(need.rated for need in instance.needs):
+    if proof.objective is Objective.MAX_MIN and not any(need.rated for need in instance.needs):
         worth = WORTH_UNRATED
     among = f" {proof.among}" if proof.among else ""
     worth = worth.format(of=figure(own, 4), most=figure(bound, 4), among=among)
@@ -141,31 +127,6 @@ def _worst_served(found: SolveAnswer) -> Iterator[str]:
     if found.objective is Objective.MAX_MIN and any(n.weight != 1 for n in needs):
         worst = min(needs, key=lambda n: packing.rates[n.model] / n.planned)
         yield f"The worst served model is {worst.name}, with {_served(packing, worst)}."
-
-
-def _next_best(instance: Instance, found: SolveAnswer, proof: Certificate) -> Iterator[str]:
-    """Yield the plan that another price of a move or of a device would select, and that price."""
-    cost = proof.objective.is_cost
-    other = runner_up(proof.choices, proof.move_price, is_cost=cost)
-    if other is None:
-        elsewhere = next_best_told(found.packing, found.elsewhere)
-        if elsewhere is not None and not instance.request.running:
-            yield elsewhere
-        return
-    mine = next(c for c in proof.choices if c.chosen)
-    both = " instead of ".join(_choice_told(proof, c) for c in (other, mine))
-    yield (
-        f"Next best of the plans found: {both}; it wins where planner.move_price is "
-        f"{prices_told(other)} (now {figure(instance.request.move_price)})."
-    )
-
-
-def _choice_told(proof: Certificate, choice: Choice) -> str:
-    moves = counted(choice.moves, "move") if choice.moves else "no move"
-    if proof.objective is Objective.MIN_DEVICES:
-        return f"{counted(round(choice.value), 'device')} with {moves}"
-    unit = UNITS.get(proof.objective, "weighted requests/s")
-    return f"{figure(choice.value / proof.priority_factor, 4)} {unit} with {moves}"
 
 
 def proven_not_all(instance: Instance) -> bool:

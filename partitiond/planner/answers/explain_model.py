@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.answers import ModelExplanation, SizeChoice
-from partitiond.core.plan.record import Candidate, Infeasible, ModelDemand, Plan
+from partitiond.core.plan.record import MAY_LACK, Candidate, Infeasible, ModelDemand, Plan
 from partitiond.core.units import format_bytes
 from partitiond.planner.answers.room_for import (
     CLOSE,
@@ -151,7 +151,7 @@ def _not_more(request: PlanRequest, plan: Plan, demand: ModelDemand) -> Iterator
     count = sum(p.model == demand.model for p in plan.placements)
     wanted = demand.demand.planned_req_per_s
     given = next(f.capacity_req_per_s for f in plan.forecasts if f.model == demand.model)
-    if wanted is not None and given >= wanted * (1 - 1e-6):
+    if wanted is not None and given >= wanted * (1 - MAY_LACK):
         yield "No more is needed: its planned demand is served."
     if demand.max_replicas is not None and count >= demand.max_replicas:
         yield f"It may have at most {counted(demand.max_replicas, 'replica')} (max_replicas)."

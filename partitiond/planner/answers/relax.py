@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.plan.answers import Alternative, Relaxations
-from partitiond.core.plan.record import ModelDemand, Objective, Plan
+from partitiond.core.plan.record import ModelDemand, Plan
 from partitiond.planner.answers.changes import world_under
 from partitiond.planner.answers.variations import Variations
 from partitiond.planner.answers.whatif import rules_of
@@ -25,6 +25,8 @@ FLOW_SHARE = 3.0
 NAMED = 8
 """A conflict of more models than this is reported as a number, not as a list. Chosen."""
 SLACK = 0.999
+HALVINGS = 4
+"""Plans made to find that share. Chosen: three after the first one narrow it to an eighth."""
 LEAST_SCALE = 0.01
 """A smaller share of the demands is not proposed; SLACK rounds shares down. Both are chosen."""
 
@@ -175,17 +177,19 @@ def _least_added(here: Variations, kind: str) -> Steps[list[Alternative]]:
 
 
 def _scaled(here: Variations, plan: Plan) -> Steps[list[Alternative]]:
-    """Return the largest common share of all demands that is found to be served: the value of a
-    plan for max-headroom, but at least the share that the present plan serves.
+    """Return the largest common share of all demands that is found to be served, by halving the
+    range between the share that the present plan serves and all of it.
     """
     given = [
         f.capacity_req_per_s / f.demand_req_per_s for f in plan.forecasts if f.demand_req_per_s
     ]
-    if not given or here.late():
+    if not given:
         return []
-    here.steps += 2
-    best = yield from here.tried(f"objective {Objective.MAX_HEADROOM}", share=RELAX_SHARE)
-    most = best.figures.value if best.figures is not None else 0.0
-    shares = {min(1.0, share) for share in (most, min(given)) if share > LEAST_SCALE}
-    tries = [f"demand *{_down(share)}" for share in sorted(shares, reverse=True)]
-    return (yield from _serving(here, tries))
+    low, high, found = min(given), 1.0, list[Alternative]()
+    here.steps += HALVINGS
+    for tried in range(HALVINGS):
+        share = low if tried == 0 else (low + high) / 2
+        served = share >= LEAST_SCALE and (yield from _serving(here, [f"demand *{_down(share)}"]))
+        low, high = (share, high) if served or tried == 0 else (low, share)
+        found = served or found
+    return found

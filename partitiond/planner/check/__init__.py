@@ -60,7 +60,7 @@ def check_plan(
         found.extend(check_slo(new, asked[name], levels))
         whole = excuse is None and len(new) == len(mine)
         found.extend(check_rules(plan, new, asked[name], levels if whole else None))
-    found.extend(check_certificate(plan, demands, rates, levels, memory))
+    found.extend(check_certificate(plan, demands, rates, memory))
     found.extend(
         check_changes(plan, demands, before, stay, interference=interference, host_memory=memory)
     )

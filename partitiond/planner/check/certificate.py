@@ -16,7 +16,7 @@ from partitiond.core.hardware.partition import (
 )
 from partitiond.core.model.placement_rules import PRIORITY_FACTOR
 from partitiond.core.numbers.grouping import by_key
-from partitiond.core.plan.costs import idle_watts, max_watts
+from partitiond.core.plan.costs import idle_watts
 from partitiond.core.plan.record import (
     Candidate,
     Certificate,
@@ -28,9 +28,7 @@ from partitiond.core.plan.record import (
 )
 from partitiond.planner.check.devices import check_device, check_host, offered
 from partitiond.planner.check.figures import RELATIVE
-from partitiond.planner.check.rules import check_place, rate_if_lost
-
-Levels = Mapping[str, float | None]
+from partitiond.planner.check.rules import check_place
 
 MIG_SLICES: Final = 8
 """Memory slices of a GPU at most, the places where an instance may begin."""
@@ -40,7 +38,6 @@ def check_certificate(
     plan: Plan,
     demands: Mapping[str, ModelDemand],
     rates: Mapping[str, float],
-    levels: Levels,
     host_memory: Mapping[str, int],
 ) -> Iterator[str]:
     """Yield claims that the plan's own figures contradict.
@@ -49,13 +46,12 @@ def check_certificate(
         plan: the plan.
         demands: what was asked for, by model.
         rates: requests/s that each model gets.
-        levels: level of interference by device id; None if no level covers what is on the device.
         host_memory: memory for engines by host name, if that is stated.
     """
     proof = plan.certificate
     if proof.partial != bool(plan.unplaced or plan.held_back):
         yield f"the certificate {'denies' if proof.partial else 'claims'} that all is served"
-    value = _value(plan, demands, rates, levels)
+    value = _value(plan, demands, rates)
     if value is None:
         yield f"the certificate speaks of {proof.objective}, but the power of a device is not known"
         return
@@ -80,12 +76,10 @@ def check_certificate(
     if sign * (proof.own_bound - proof.bound) > slack:
         yield "the bound with moves is looser than the one without them"
     yield from _check_best(proof, sign, slack)
-    yield from _check_choices(proof, sign, slack)
     yield from _check_priorities(plan, demands, rates)
     if smallest:
         yield from _check_served(plan, demands, rates)
-    shares = {Objective.MAX_MIN, Objective.MAX_HEADROOM}
-    if smallest or (proof.objective in shares and own > 0):
+    if smallest or (proof.objective is Objective.MAX_MIN and own > 0):
         yield from _check_left_out(plan, demands, host_memory)
 
 
@@ -100,31 +94,8 @@ def _check_best(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
         yield f"the best value known {proof.best_value:.6g} is better than the bound"
 
 
-def _check_choices(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
-    """Check that one choice is the plan, and that no choice beats a bound that applies to it."""
-    if not proof.choices:
-        return
-    mine = [c for c in proof.choices if c.chosen]
-    if len(mine) != 1 or abs(mine[0].value - proof.own_value) > slack:
-        yield "not one of the choices is the plan"
-    elif proof.move_price and mine[0].moves != proof.moves:
-        yield f"of the choices the plan moves {mine[0].moves}, it moves {proof.moves}"
-    for one in proof.choices:
-        if sign * (proof.own_bound - one.bound) > slack:
-            yield f"the bound for {one.moves} moves is looser than the one for any number"
-        for other in proof.choices:
-            if other.moves <= one.moves and sign * (one.bound - other.value) > slack:
-                yield (
-                    f"the plan with {other.moves} moves, {other.value:.6g}, is better than the "
-                    f"bound for {one.moves} moves, {one.bound:.6g}"
-                )
-
-
 def _value(
-    plan: Plan,
-    demands: Mapping[str, ModelDemand],
-    rates: Mapping[str, float],
-    levels: Levels,
+    plan: Plan, demands: Mapping[str, ModelDemand], rates: Mapping[str, float]
 ) -> float | None:
     """Return the objective's value of the plan; None if a device's power is not known."""
     used = {p.device_id for p in plan.placements}
@@ -134,15 +105,13 @@ def _value(
             return float(len(devices))
         case Objective.MIN_PRICE:
             return math.fsum(d.price_per_hour for d in devices)
-        case Objective.MIN_POWER:
-            return _sum([max_watts(d) for d in devices])
         case Objective.MIN_ENERGY:
             replicas = [_charge(p.candidate, demands[p.model]) for p in plan.placements]
             return _sum([*(idle_watts(d) for d in devices), *replicas])
         case Objective.MAX_GOODPUT:
             return _goodput(demands, rates)
         case _:
-            return _smallest_share(plan, demands, rates, levels)
+            return _smallest_share(plan, demands, rates)
 
 
 def _sum(watts: list[float | None]) -> float | None:
@@ -207,12 +176,9 @@ def _check_priorities(
 
 
 def _smallest_share(
-    plan: Plan,
-    demands: Mapping[str, ModelDemand],
-    rates: Mapping[str, float],
-    levels: Levels,
+    plan: Plan, demands: Mapping[str, ModelDemand], rates: Mapping[str, float]
 ) -> float:
-    """Return the value of max-min or max-headroom, over the models that hold a replica.
+    """Return the value of max-min, over the models that hold a replica.
 
     The value 0 is also valid if some model holds no replica.
     """
@@ -224,12 +190,7 @@ def _smallest_share(
     shares = []
     for d in rated or there:
         share = rates[d.model] / (d.demand.planned_req_per_s or 1.0)
-        if plan.certificate.objective is Objective.MAX_MIN:
-            share = (min(1.0, share) if rated else share) / d.planned_weight
-        elif d.rules.survive is not None and d.demand.planned_req_per_s is not None:
-            wanted = d.demand.planned_req_per_s * d.rules.survive_share
-            share = min(share, rate_if_lost(plan, d, levels) / wanted)
-        shares.append(share)
+        shares.append((min(1.0, share) if rated else share) / d.planned_weight)
     return min(shares, default=0.0)
 
 

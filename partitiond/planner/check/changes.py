@@ -180,8 +180,6 @@ def _price(devices: Sequence[Device], objective: Objective, before: Before) -> f
         return 0.0
     if not objective.is_cost:
         return before.move_price / 100
-    if objective is Objective.MIN_DEVICES:
-        return before.move_price
     mean = math.fsum(device_cost(d, objective) or 0.0 for d in devices) / max(1, len(devices))
     return before.move_price * mean
 

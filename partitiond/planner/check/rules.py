@@ -81,14 +81,6 @@ def _check_survival(
             )
 
 
-def rate_if_lost(plan: Plan, demand: ModelDemand, levels: Mapping[str, float | None]) -> float:
-    """Return the requests/s that a model with a fault domain keeps when the worst one is lost."""
-    mine = [p for p in plan.placements if p.model == demand.model]
-    left = _left(demand, mine, {d.id: d for d in plan.devices})
-    kept = (math.fsum(rate_of(p, levels) for p in others) for others in left.values())
-    return min(kept, default=0.0)
-
-
 def _left(
     demand: ModelDemand, mine: Sequence[Placement], devices: Mapping[str, Device]
 ) -> dict[str, list[Placement]]:

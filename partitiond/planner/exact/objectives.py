@@ -11,7 +11,7 @@ from ortools.sat.python import cp_model
 
 from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.exact.constraints import add_numbers
-from partitiond.planner.exact.variables import Terms, Variables, by_model, left_if_lost
+from partitiond.planner.exact.variables import Terms, Variables, by_model
 from partitiond.planner.model.rates import reference_rates
 from partitiond.planner.model.types import RATE_SCALE, Instance
 
@@ -171,12 +171,10 @@ class Scale:
     Attributes:
         target: rate of each model at factor 1, in 1 / RATE_SCALE; models not in it have none.
         most: upper bound on the factor.
-        survive: rate of each model, at factor 1, that must be left when a fault domain is lost.
     """
 
     target: Mapping[int, float]
     most: float
-    survive: Mapping[int, float]
 
 
 def maximise_scale(
@@ -190,9 +188,6 @@ def maximise_scale(
         add_numbers(model, need, mine, need.min_replicas)
         if need.model in scale.target:
             _cover(model, mine, scale.target[need.model] * scale.most, factor)
-        kept = scale.survive.get(need.model) if need.domain_of else None
-        for left in left_if_lost(instance, variables, need) if kept else ():
-            _cover(model, left, (kept or 0.0) * scale.most, factor)
     model.maximize(factor)
     return scale.most / STEPS
 

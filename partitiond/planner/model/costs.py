@@ -23,10 +23,6 @@ less. Chosen."""
 LARGEST_TIE: Final = 0.001
 """The most expensive device's tie; a bound on the number of devices loses at most this. Chosen."""
 EPSILON: Final = 1e-6
-_WATTS_HINT: Final = {
-    Objective.MIN_POWER: "max_watts",
-    Objective.MIN_ENERGY: "idle_watts or max_watts",
-}
 
 
 def device_units(request: PlanRequest) -> tuple[int, ...]:
@@ -46,8 +42,8 @@ def device_units(request: PlanRequest) -> tuple[int, ...]:
         raise SpecError(
             f"{request.objective} needs the power of every device, and that of "
             f"{', '.join(unknown[:3])}{' and others' if len(unknown) > 3 else ''} is not known.",
-            hint=f"Give {_WATTS_HINT.get(request.objective, 'it')} for them in the fleet file or "
-            "the settings, or choose min-devices or min-price.",
+            hint="Give idle_watts or max_watts for them in the fleet file or the settings, or "
+            "choose min-devices or min-price.",
         )
     return tuple(math.floor((cost or 0.0) * PRICE_SCALE + EPSILON) for cost in costs)
 
@@ -128,26 +124,17 @@ def true_value(request: PlanRequest, value: float) -> float:
     return float(math.floor(value + EPSILON)) if whole else value
 
 
-def scale_of(
-    objective: Objective,
-    models: tuple[ModelDemand, ...],
-    rates: Mapping[str, float],
-    left: Mapping[str, float] | None = None,
-) -> float:
-    """Return the value of MAX_MIN or MAX_HEADROOM: the smallest share of any model.
+def smallest_share(models: tuple[ModelDemand, ...], rates: Mapping[str, float]) -> float:
+    """Return the value of MAX_MIN: the smallest share of any model.
 
-    A model's share is its planned requests/s over its demand. Under MAX_MIN the share is at most
-    1, and is divided by the model's weight (priority applied). If no model has a rate, the
-    requests/s replace the share; otherwise models without a rate are ignored. Under MAX_HEADROOM
-    the part of a demand that has to survive a loss grows with the demand: that share is the rate
-    left without the fault domain that serves most, over the rate that has to be left.
+    A model's share is its planned requests/s over its demand, at most 1, divided by the model's
+    weight (priority applied). If no model has a rate, the requests/s replace the share; otherwise
+    models without a rate are ignored.
 
     Args:
-        objective: one of the two.
         models: the models that are wanted.
         rates: planned requests/s of every model that fits some device; the other models are
             listed as unplaced, and left out.
-        left: requests/s left when the worst fault domain is lost, of models that must survive it.
     """
     there = [m for m in models if m.model in rates]
     any_rated = any(m.demand.planned_req_per_s is not None for m in there)
@@ -156,12 +143,8 @@ def scale_of(
         planned = m.demand.planned_req_per_s
         if planned is None and any_rated:
             continue
-        share = rates[m.model] / (1.0 if planned is None else planned)
-        if objective is Objective.MAX_MIN:
-            share = (share if planned is None else min(1.0, share)) / m.planned_weight
-        found.append(share)
-        if objective is Objective.MAX_HEADROOM and planned and m.model in (left or {}):
-            found.append((left or {})[m.model] / (planned * m.rules.survive_share))
+        share = rates[m.model] if planned is None else min(1.0, rates[m.model] / planned)
+        found.append(share / m.planned_weight)
     return min(found, default=0.0)
 
 

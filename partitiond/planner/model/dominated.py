@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterable, Mapping
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.numbers.grouping import by_key
-from partitiond.core.plan.record import Objective
 from partitiond.planner.model.types import Item, Need, PlanRequest, engine_key
 
 Row = tuple[float, ...]
@@ -41,10 +40,8 @@ def in_use(request: PlanRequest, items: Iterable[Item]) -> frozenset[int]:
     )
 
 
-def most_useful(request: PlanRequest, needs: Iterable[Need]) -> dict[int, int]:
-    """Return each model's rate beyond which one replica gains nothing; empty under headroom."""
-    if request.objective is Objective.MAX_HEADROOM:
-        return {}
+def most_useful(needs: Iterable[Need]) -> dict[int, int]:
+    """Return each model's rate beyond which one replica gains nothing."""
     return {n.model: max(n.rate, n.survive_rate) for n in needs if n.rated and n.rate}
 
 

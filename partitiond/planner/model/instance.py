@@ -48,7 +48,7 @@ def build_instance(request: PlanRequest) -> Instance:
     items = tuple(_items(request))
     pools = shared_limits(request.devices, request.host_memory_bytes)
     needs = needs_of(request)
-    spare = Spare(most_useful(request, needs), in_use(request, items))
+    spare = Spare(most_useful(needs), in_use(request, items))
     groups = tuple(_groups(request, items, pools, spare))
     fitting = {items[i].model for i in {i for g in unlike(groups) for fit in g.fits for i in fit}}
     placeable = fitting - unreachable(needs, fitting)

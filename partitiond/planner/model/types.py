@@ -32,18 +32,6 @@ Way = tuple[SharingMode | None, str]
 else empty. An MPS daemon serves one group, so each group that uses MPS has a way of its own."""
 
 
-MOVE_BUDGET: Final = 0.03
-"""Share of the running replicas that may leave their device beyond those that must, if plans are
-kept up to date: of three thousand a hundred, a few minutes of loading at most. Chosen."""
-MANY_REPLICAS: Final = 100
-"""With fewer, an equally good plan with the fewest moves is found without a budget. Chosen."""
-
-
-def usual_budget(wanted: float | None, running: int) -> float | None:
-    """Return the move budget for a number of running replicas, if none was requested."""
-    return MOVE_BUDGET if wanted is None and running >= MANY_REPLICAS else wanted
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanRequest:
     """Everything the planner needs; equal requests give equal plans.
@@ -62,11 +50,9 @@ class PlanRequest:
         interference: kappa and levels.
         deterministic: equal requests give equal plans on any machine, but the time limit is kept
             only roughly. Otherwise the time limit is kept.
-        move_budget: share of the running replicas that may be stopped or moved to approach the
-            best plan; None for no limit beyond what `move_price` implies.
-        move_price: cost of moving or restarting a replica that could stay: in devices, or as a
-            share of the mean device's price, power or energy, or in percent of a value that is
-            maximised. 0 asks for the best plan whatever it moves.
+        move_price: cost of moving or restarting a replica that could stay, in devices: of the mean
+            device's cost, or of a hundredth of a value that is maximised. 0 asks for the best plan
+            whatever it moves.
         allow_outage: every model may have no replica for a while as the plan is applied; otherwise
             only models whose specs allow it.
         start_seconds: observed start time of a model's engines, by model.
@@ -85,7 +71,6 @@ class PlanRequest:
     host_memory_bytes: tuple[tuple[str, int], ...] = ()
     interference: Interference = DEFAULT
     deterministic: bool = False
-    move_budget: float | None = None
     move_price: float = 0.0
     allow_outage: bool = True
     start_seconds: tuple[tuple[str, float], ...] = ()

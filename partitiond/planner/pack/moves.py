@@ -5,9 +5,9 @@ its place. Otherwise the model has one replica fewer, which costs nothing. Repli
 (their device is gone or cordoned, no candidate supports them any more, their release changed) have
 to move, and are free: replicas that start are counted as replacements of these first.
 
-Under the cost objectives a move has a price in their unit. Under the other objectives it takes a
-share of the value, so one figure, `PlanRequest.move_price`, serves both kinds: 0.25 is a quarter of
-a device, or 0.25 % of the value.
+The price of a move, `PlanRequest.move_price`, is a number of devices: under the cost objectives
+each costs as much as the mean device. Under the others no device has a cost, and a hundredth of the
+value stands for one.
 """
 
 import collections
@@ -21,8 +21,8 @@ from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import Applied
 from partitiond.planner.pack.running import staying_items
 
-PERCENT: Final = 0.01
-"""A hundredth, by definition."""
+DEVICE_SHARE: Final = 0.01
+"""Share of a value that is maximised, in place of a device. By definition (docs/planning.md)."""
 
 
 def price_of_a_move(request: PlanRequest, objective: Objective) -> float:
@@ -30,9 +30,7 @@ def price_of_a_move(request: PlanRequest, objective: Objective) -> float:
     if not request.running or request.move_price <= 0:
         return 0.0
     if not objective.is_cost:
-        return request.move_price * PERCENT
-    if objective is Objective.MIN_DEVICES:
-        return request.move_price
+        return request.move_price * DEVICE_SHARE
     costs = [device_cost(device, objective) or 0.0 for device in request.devices]
     return request.move_price * math.fsum(costs) / max(1, len(costs))
 

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from partitiond.core.plan.choices import Against
-from partitiond.core.plan.kinds import OnKinds
 from partitiond.core.plan.record import Objective, Status
 from partitiond.planner.pack.packing import Packing
 
@@ -15,22 +13,6 @@ NOT_FOUND = (
     "is none; this plan is for the most goodput."
 )
 """Either may be in the explanation of a plan that fell back and leaves something out."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class SeenPlan:
-    """A plan that could have been chosen, with its value and its moves.
-
-    Attributes:
-        value: the value without the price of moves, in the objective's own unit.
-        moves: number of moves as `moves.count_of_moves` counts them.
-        against: the objection to the plan apart from its moves.
-    """
-
-    packing: Packing
-    value: float
-    moves: int
-    against: Against | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,9 +28,6 @@ class SolveAnswer:
         best_value: the best value of any member; the plan may be worse in order to move less.
         priced_bound: lower bound on the cost including the price of moves, in the unit of `bound`;
             None if nothing better than `bound` is proven.
-        seen: if something runs, the plans that could have been chosen: none of them is worse than
-            another one and moves more.
-        elsewhere: the next best plan on other kinds of device; None if none was found.
         class_bounds: if models with a priority other than 0 count, each priority with the most
             weighted requests/s that the best plan gives it (`priorities.bounds_of`).
 
@@ -65,6 +44,4 @@ class SolveAnswer:
     first_fit: float | None = None
     best_value: float | None = None
     priced_bound: float | None = None
-    seen: tuple[SeenPlan, ...] = ()
-    elsewhere: OnKinds | None = None
     class_bounds: tuple[tuple[int, float], ...] = ()

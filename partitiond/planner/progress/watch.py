@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TELL_SECONDS: Final = 0.2
 """Minimum time between two reports of the same solve, except for the first."""
 ROUNDING: Final = 1e-9
-TRIFLE: Final = 1e-12
+SUM_ERROR: Final = 1e-12
 """Relative difference that only results from the order in which floats are summed."""
 FINISH_SHARE: Final = 0.04
 FINISH_LEAST_SECONDS: Final = 0.05
@@ -167,7 +167,7 @@ class SolveMonitor:
         return True
 
     def _trifle(self, value: float) -> float:
-        return (-TRIFLE if self.objective.is_cost else TRIFLE) * abs(value)
+        return (-SUM_ERROR if self.objective.is_cost else SUM_ERROR) * abs(value)
 
     def _better(self, one: float, other: float) -> bool:
         return one < other if self.objective.is_cost else one > other

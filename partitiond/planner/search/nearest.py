@@ -4,11 +4,9 @@ Of equally good plans it takes the one that loads the fewest weights.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from partitiond.core.plan.choices import EARLY_MOVES, Against
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
@@ -26,13 +24,11 @@ from partitiond.planner.pack.members import (
     drop_surplus,
     member,
 )
-from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, with_moves, with_price
+from partitiond.planner.pack.moves import count_of_moves, price_of_a_move, with_moves
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import restore, staying_items
-from partitiond.planner.progress.answer import SeenPlan
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.priorities import goodput_key, lexicographic, values_of
-from partitiond.planner.search.without_outage import OUTAGE
 from partitiond.planner.stop import Stop
 
 May = Callable[[Packing], int]
@@ -41,6 +37,9 @@ the strongest."""
 MOST_AFRESH: Final = 4
 """Limit on plans made without regard to what runs whose moves are counted: for a large fleet that
 takes a fraction of a second each, and such plans move most of the fleet. Chosen, not measured."""
+EARLY_MOVES: Final = 8
+"""Number of moves as which stopping replicas early counts: at the default price as much as two
+devices. Guessed: a few models serve less for a minute or two."""
 FEW_DEVICES: Final = 64
 """Devices up to which the moves of all plans are counted. Chosen, not measured."""
 EQUAL: Final = 1e-6
@@ -54,59 +53,53 @@ VARIABLES: Final = 5_000
 """Number of variables that are made in a second, on a core that is shared."""
 
 
-def _within_moves(instance: Instance, members: list[Member], most: int | None) -> list[Member]:
-    """Return members within the limit on moves; if there are none, the one that moves least."""
-    if most is None:
-        return members
-    there = len(instance.request.running)
-    moves = {id(m): there - applied(instance, m.packing).kept.total() for m in members}
-    few = [m for m in members if moves[id(m)] <= most]
-    return few or [min(members, key=lambda m: moves[id(m)])]
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Filled:
+    """A plan that may be chosen.
+
+    Attributes:
+        value: the value without the price of moves, in the objective's own unit.
+        moves: number of moves as `moves.count_of_moves` counts them.
+    """
+
+    member: Member
+    value: float
+    moves: int
 
 
-def nearest_cost(
-    watch: SolveMonitor, members: list[Member], most_moves: int | None, *, may: May, stop: Stop
-) -> tuple[Member, tuple[SeenPlan, ...]]:
+def nearest_cost(watch: SolveMonitor, members: list[Member], *, may: May) -> Member:
     """Fill spare capacity; then choose the least cost with moves, then the fewest bytes to load.
 
     Args:
         watch: the problem and the clock; once the time is over, no more capacity is shared out.
         members: plans that all serve everything.
-        most_moves: limit on the replicas that a plan may move; None for no limit.
         may: the objection to a packing: the best packing among those with the least is chosen.
-        stop: True ends looking for further plans to report.
-
-    Returns:
-        The chosen plan, and the plans it was chosen from, as `Found.seen`.
     """
-    instance = watch.instance
+    instance, objective = watch.instance, watch.instance.request.objective
+    price = price_of_a_move(instance.request, objective)
     staying = bool(staying_items(instance))
-    looks = _worth_a_look(instance, _within_moves(instance, members, most_moves), cost=True)
+    looks = _worth_a_look(instance, members, cost=True)
     filled = [_filled(instance, one, watch.over, may_open=False) for one in looks]
     shared = _exact_share(watch, max(filled, key=lambda m: share_value(m.packing)))
     if shared is not None:
         filled.append(shared)
-    ranks, seen = [], []
+    ranks = []
     for one in filled:
         done, own = applied(instance, one.packing), one.packing.cost()
-        value = true_value(instance.request, own)
-        seen.append(SeenPlan(one.packing, value, count_of_moves(instance, done)))
+        plan = _Filled(one, true_value(instance.request, own), count_of_moves(instance, done))
         # Ties by the devices' prices are part of the cost, but no reason to load weights.
-        cost = value if staying else own
-        cost = with_price(instance, instance.request.objective, cost, done)
-        ranks.append((cost, share_value(one.packing), done.load_bytes if staying else 0, own, one))
+        cost = with_moves(objective, plan.value if staying else own, plan.moves, price)
+        ranks.append((cost, share_value(one.packing), done.load_bytes if staying else 0, own, plan))
     least = min(rank[0] for rank in ranks)
     fair = max(share for cost, share, *_ in ranks if cost <= least + EQUAL)
     enough = fair * (1 - NEAR_SHARE) - EPSILON
 
-    def key(rank: tuple[float, float, int, float, Member]) -> tuple[float, ...]:
+    def key(rank: tuple[float, float, int, float, _Filled]) -> tuple[float, ...]:
         cost, share, load_bytes, own, _ = rank
         near = 0.0 if cost <= least + EQUAL else cost
         return (near, share < enough, load_bytes, own, -share)
 
-    ranked = [rank[-1] for rank in sorted(ranks, key=key)]
-    best = min(members, key=lambda m: m.packing.cost())
-    return _taken(ranked, seen, best, may, stop, cost=True)
+    return _taken([rank[-1] for rank in sorted(ranks, key=key)], objective, price, may)
 
 
 def _filled(instance: Instance, one: Member, stop: Stop, *, may_open: bool) -> Member:
@@ -167,63 +160,22 @@ def least_against(told: Sequence[int], worth: Callable[[int, int], float]) -> in
     return early if worth(early, EARLY_MOVES) > worth(least, 0) else least
 
 
-def _taken(
-    ranked: Sequence[Member],
-    seen: list[SeenPlan],
-    best: Member,
-    may: May,
-    stop: Stop,
-    *,
-    cost: bool,
-) -> tuple[Member, tuple[SeenPlan, ...]]:
-    """Return the plan that `least_against` selects, and plans between which only the price of a
-    move decides, those with the best value first.
-
-    The latter exclude plans with an outage, and plans that move as much as a plan that is as good.
-    Checking for outages takes a while in large fleets: once the time is over, plans whose outages
-    are not known yet are left out.
+def _taken(ranked: Sequence[_Filled], objective: Objective, price: float, may: May) -> Member:
+    """Return the plan that `least_against` selects.
 
     Args:
         ranked: plans that may be chosen, the best after the price of moves first.
-        seen: the same plans in the form in which they are reported.
-        best: the plan with the best value; it may move more than is allowed.
+        objective: the objective that their values belong to.
+        price: price of a move, as `moves.with_moves` takes it.
         may: the objection to a packing.
-        stop: True if the time is over.
-        cost: whether a smaller value is better.
     """
-    told = spoken_against([one.packing for one in ranked], may)
-    own, as_seen = best.packing, {id(one.packing): one for one in seen}
-    instance, objective = own.instance, Objective.MAX_GOODPUT
-    objective = instance.request.objective if cost else objective
-    price = price_of_a_move(instance.request, objective)
 
     def worth(at: int, more: int) -> float:
-        one = as_seen[id(ranked[at].packing)]
-        return -sign * with_moves(objective, one.value, one.moves + more, price)
+        value = with_moves(objective, ranked[at].value, ranked[at].moves + more, price)
+        return -value if objective.is_cost else value
 
-    sign = 1 if cost else -1
-    chosen = ranked[least_against(told, worth)]
-    if not staying_items(instance):
-        return chosen, ()
-    known = {id(one.packing): against for one, against in zip(ranked, told, strict=False)}
-    value = true_value(instance.request, own.cost()) if cost else own.goodput()
-    if sign * value < min(sign * one.value for one in seen) - EQUAL * abs(value) and not stop():
-        moves = count_of_moves(instance, applied(instance, own))
-        seen.append(SeenPlan(own, value, moves, Against.MOVE_BUDGET))
-    found: list[SeenPlan] = []
-    fewest = dict[Against | None, float].fromkeys([None, *Against], math.inf)
-    for one in sorted(seen, key=lambda s: (sign * s.value, s.moves)):
-        speaks = known.get(id(one.packing))
-        if one.moves >= fewest[None] or (speaks is None and stop()):
-            continue
-        speaks = may(one.packing) if speaks is None else speaks
-        if speaks >= OUTAGE:
-            continue
-        against = one.against or (Against.NEEDLESS_STOP if speaks else None)
-        if one.moves < fewest[against] or one.packing is chosen.packing:
-            found.append(dataclasses.replace(one, against=against))
-        fewest[against] = min(fewest[against], one.moves)
-    return chosen, tuple(found)
+    told = spoken_against([one.member.packing for one in ranked], may)
+    return ranked[least_against(told, worth)].member
 
 
 def _exact_share(watch: SolveMonitor, best: Member) -> Member | None:
@@ -249,31 +201,20 @@ def _exact_share(watch: SolveMonitor, best: Member) -> Member | None:
     return None if found.packing is None else member(best.name, found.packing)
 
 
-def nearest_goodput(
-    instance: Instance, members: list[Member], most_moves: int | None, *, may: May, stop: Stop
-) -> tuple[Member, tuple[SeenPlan, ...]]:
+def nearest_goodput(instance: Instance, members: list[Member], *, may: May, stop: Stop) -> Member:
     """Choose as `nearest_cost` does, with goodput as the value and all devices to fill."""
-    staying = staying_items(instance)
-    allowed = _within_moves(instance, members, most_moves)
-    short = min(m.packing.short_replicas() for m in allowed)
-    close = [m for m in allowed if m.packing.short_replicas() == short]
-    best = max(members, key=goodput_key)
-    if short > best.packing.short_replicas():
-        # It has more of the least replicas, so its goodput cannot be compared with these.
-        best = max(close, key=goodput_key)
+    staying, objective = staying_items(instance), Objective.MAX_GOODPUT
+    short = min(m.packing.short_replicas() for m in members)
+    close = [m for m in members if m.packing.short_replicas() == short]
     close = _worth_a_look(instance, close, cost=False) if staying else [max(close, key=goodput_key)]
     if any(need.rated for need in instance.needs):  # else all running replicas count as goodput
         close = [_filled(instance, one, stop, may_open=True) for one in close]
-    ranks, seen = [], []
+    ranks, price = [], price_of_a_move(instance.request, objective)
     for one in close:
         done, goodput = applied(instance, one.packing), one.packing.goodput()
-        seen.append(SeenPlan(one.packing, goodput, count_of_moves(instance, done)))
-        worth = [
-            -with_price(instance, Objective.MAX_GOODPUT, value, done)
-            for value in values_of(one.packing)
-        ]
+        moves = count_of_moves(instance, done)
+        worth = [-with_moves(objective, v, moves, price) for v in values_of(one.packing)]
         load = done.load_bytes if staying else 0
-        ranks.append((lexicographic(worth), load, -goodput, one))
+        ranks.append((lexicographic(worth), load, -goodput, _Filled(one, goodput, moves)))
     ranks.sort(key=lambda rank: rank[:3])
-    ranked = [rank[3] for rank in ranks]
-    return _taken(ranked, seen, best, may, stop, cost=False)
+    return _taken([rank[3] for rank in ranks], objective, price, may)

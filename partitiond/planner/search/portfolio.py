@@ -28,7 +28,6 @@ from partitiond.planner.pack.running import staying_items
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import OnProgress, SolveMonitor
 from partitiond.planner.search.nearest import May, nearest_cost, nearest_goodput
-from partitiond.planner.search.next_best import FEW, is_asked, on_other_kinds, taken, without
 from partitiond.planner.search.priorities import (
     class_by_class,
     classes_of,
@@ -63,9 +62,9 @@ GREEDY_SHARE: Final = 0.2
 """Maximum share of the time for greedy plans. Chosen in docs/decisions/0014, not measured."""
 RULES_SHARE: Final = 0.65
 """Share of the time for models that have to be near others, if there are any. Chosen."""
-OTHERS_SHARE: Final = 0.15
-"""Share of the time for plans without a kind of device, if the next best plan comes from them: a
-fifth of a second is usually enough for a dozen models. Chosen."""
+FEW: Final = 2_000
+"""Models times devices up to which greedy plans are made, each in a fraction of a second. Often one
+meets the bound, as with twelve models on sixteen GPUs in half a second (docs/decisions/0014)."""
 
 
 def solve_portfolio(
@@ -96,14 +95,12 @@ class _Gathered:
     """The plans and proofs of the members.
 
     Attributes:
-        most_moves: limit on the replicas that a plan may move; None for no limit.
         exact: the result of CP-SAT, if it was used.
         by_columns: whether columns gave a better bound than the linear program.
         class_bounds: bounds by CP-SAT for each priority, by position.
     """
 
     members: list[Member]
-    most_moves: int | None
     exact: Exact | None = None
     by_columns: bool = False
     class_bounds: dict[int, float] = dataclasses.field(default_factory=dict)
@@ -113,10 +110,9 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     """Run all members in turn, until a plan is proven the best or the time is over."""
     instance, size = watch.instance, _variables(watch.instance)
     may_search = instance.request.may_search
-    members, most_moves = kept(
-        watch, prices.entry, by_cost=by_cost, searches=size > TINY and may_search
+    found = _Gathered(
+        kept(watch, prices.entry, by_cost=by_cost, searches=size > TINY and may_search)
     )
-    found = _Gathered(members, most_moves)
     if not (watch.stop() and found.members):
         found.members += _greedy(watch, prices, by_cost=by_cost)
     if size <= SMALL and not watch.done:
@@ -223,48 +219,19 @@ def _solve_cost(watch: SolveMonitor, may: May) -> SolveAnswer | None:
         watch.impossible = True
         return None
     watch.proved(least)
-    by_price = is_asked(instance.request) and watch.objective is Objective.MIN_PRICE
-    watch.deadline -= OTHERS_SHARE * watch.left() if by_price else 0.0
     found = _gather(watch, prices, by_cost=True)
     # With a known plan this is no proof: devices more expensive than that plan were left out.
     if not found.members:
         exact = found.exact
         watch.impossible |= exact is not None and exact.status is Status.INFEASIBLE
         return None
-    others = [taken(packing) for packing in _without_each_kind(watch, found.members)]
     priced_bound = _exact_with_moves(watch, found.members, least)
-    until = watch.finish()
-    chosen, seen = nearest_cost(watch, found.members, found.most_moves, may=may, stop=until)
-    packing = chosen.packing
+    chosen = nearest_cost(watch, found.members, may=may)
     least = watch.bound if watch.bound is not None else least
     best = min(found.members, key=lambda m: m.packing.cost())
-    optimal = packing.cost() <= least + EPSILON
+    optimal = chosen.packing.cost() <= least + EPSILON
     answer = _answer(watch, found, chosen, best=best, bound=least, optimal=optimal)
-    elsewhere = on_other_kinds([*others, *(taken(m.packing) for m in found.members)], packing)
-    return dataclasses.replace(answer, priced_bound=priced_bound, seen=seen, elsewhere=elsewhere)
-
-
-def _without_each_kind(watch: SolveMonitor, members: list[Member]) -> list[Packing]:
-    """Return plans without each kind of device in the best plan: the search mostly keeps to these.
-
-    Under `min-price` they are searched for if the plan is not proven yet, else made greedily.
-    """
-    instance, request = watch.instance, watch.instance.request
-    kinds = sorted(taken(min(members, key=lambda m: m.packing.cost()).packing).kinds)
-    if not is_asked(request) or not watch.rest():
-        return []
-    seconds, found = OTHERS_SHARE * request.time_limit_seconds / len(kinds), list[Packing]()
-    searched = watch.objective is Objective.MIN_PRICE and not watch.done
-    for part in (without(instance, kind, seconds) for kind in kinds):
-        prices = None if part is None else _prices(part, as_cost=True)
-        if part is None or prices is None or prices.value is None:
-            continue
-        asked = SolveMonitor(part, stop=watch.stop)
-        asked.proved(prices.value)
-        made = _gather(asked, prices, by_cost=True).members if searched else []
-        made = made or _greedy(asked, prices, by_cost=True)
-        found += [min((m.packing for m in made), key=lambda p: p.cost())] if made else []
-    return found
+    return dataclasses.replace(answer, priced_bound=priced_bound)
 
 
 def _answer(
@@ -309,18 +276,13 @@ def _solve_goodput(watch: SolveMonitor, proven_impossible: bool | None, may: May
     found = _gather(watch, prices, by_cost=False)
     exact, most = found.exact, math.inf if watch.bound is None else watch.bound
     best, until = max(found.members, key=goodput_key), watch.finish()
-    chosen, seen = nearest_goodput(instance, found.members, found.most_moves, may=may, stop=until)
+    chosen = nearest_goodput(instance, found.members, may=may, stop=until)
     short, value = best.packing.short_replicas(), best.packing.goodput()
     proven = value >= most * (1 - EPSILON) and short == 0
     optimal = (exact is not None and exact.status is Status.OPTIMAL) or proven
     optimal = optimal and chosen.packing.goodput() >= value * (1 - EPSILON)
-    if chosen.packing.short_replicas() > short:
-        # The move budget left no plan with as many of the least replicas. Such a plan may give more
-        # goodput than any plan that has them, and CP-SAT's bounds cover only the latter.
-        best, found.exact, most, optimal = chosen, None, bound, False
-        found.members, found.class_bounds = [chosen], {}
     answer = _answer(watch, found, chosen, best=best, bound=most, optimal=optimal)
-    answer = dataclasses.replace(answer, seen=seen, proven_impossible=proven_impossible)
+    answer = dataclasses.replace(answer, proven_impossible=proven_impossible)
     return _by_class(watch, found, answer)
 
 
@@ -343,8 +305,8 @@ def evaluate(packing: Packing, objective: Objective, name: str) -> SolveAnswer:
     """
     watch, one = SolveMonitor(packing.instance), Member(name, packing)
     watch.restart(objective)
-    found = _Gathered([one], None)
-    if objective in (Objective.MAX_MIN, Objective.MAX_HEADROOM):
+    found = _Gathered([one])
+    if objective is Objective.MAX_MIN:
         return evaluate_factor(watch, packing, name)
     bound = _prices(packing.instance, as_cost=objective.is_cost).value
     bound = math.inf if bound is None else bound
@@ -402,7 +364,6 @@ def _solve_scaled(watch: SolveMonitor, may: May) -> SolveAnswer:
         proven_impossible=None,
         first_fit=0.0,
         best_value=None,
-        seen=(),
         class_bounds=(),
     )
 

@@ -27,9 +27,6 @@ from partitiond.planner.stop import Stop, never
 
 KEPT_SHARE: Final = 0.4
 """Share of the time for improving what runs, if anything runs. Chosen, not measured."""
-BUDGET_SHARE: Final = 0.8
-"""The same if moves are limited: a fresh plan hardly ever keeps to the limit, so the rest of the
-time is for the bound, and for finding out what the best plan would be. Chosen."""
 COMPLETED_SHARE: Final = 0.3
 """Share of the time for completing what runs, for goodput. The search adds replicas faster: without
 a limit `bench.planner.replanning --kinds over --size 300x128` took 37 s instead of 3 s."""
@@ -77,8 +74,8 @@ def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packin
 
 def kept(
     watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: bool
-) -> tuple[list[Member], int | None]:
-    """Complete and improve the running replicas; also return how many replicas a plan may move.
+) -> list[Member]:
+    """Complete and improve the running replicas; return the plans made from them.
 
     Args:
         watch: the problem instance, the clock and the progress callback.
@@ -86,30 +83,28 @@ def kept(
         by_cost: True to serve all demand; False to maximise goodput.
         searches: whether compiled code may improve the plan.
     """
-    instance, request = watch.instance, watch.instance.request
+    instance = watch.instance
     if not staying_items(instance):
-        return [], None
+        return []
     # A plan that lacks something is an answer for goodput, which the search goes on from.
     stop = watch.stop if by_cost else watch.within(COMPLETED_SHARE)
     start = completed(instance, worth, by_cost=by_cost, stop=stop)
     if by_cost and start.lacking():
-        return [], None
+        return []
     there = moves_of(instance, start)
-    share = request.move_budget
-    budget = None if share is None else there + math.floor(share * len(request.running))
     members = [member(KEPT, start.copy())]
     watch.take(members)
-    limits = _limits(watch, members[0].packing, there, budget, by_cost=by_cost)
+    limits = _limits(watch, members[0].packing, there, by_cost=by_cost)
     if not searches:
         limits = []
-    seconds = (KEPT_SHARE if budget is None else BUDGET_SHARE) * watch.left() / max(1, len(limits))
+    seconds = KEPT_SHARE * watch.left() / max(1, len(limits))
     for most in limits:
         if watch.done or watch.stop():
             break
         better = improved(watch, start, worth, most_moves=most, seconds=seconds, by_cost=by_cost)
         members.append(member(f"{KEPT}, improved", better))
         watch.take(members[-1:])
-    return members, budget
+    return members
 
 
 def moves_of(instance: Instance, packing: Packing) -> int:
@@ -126,9 +121,7 @@ def _runs(instance: Instance) -> list[tuple[int, int]]:
     return [(index, item) for index, item, _ in staying_items(instance)]
 
 
-def _limits(
-    watch: SolveMonitor, start: Packing, there: int, budget: int | None, *, by_cost: bool
-) -> list[int | None]:
+def _limits(watch: SolveMonitor, start: Packing, there: int, *, by_cost: bool) -> list[int | None]:
     """Return the limits on replicas that leave their device, one for each search to be made.
 
     If moves have a price, more moves than the gain left by the bound cannot pay. A few moves are
@@ -139,7 +132,7 @@ def _limits(
     running, bound = len(watch.instance.request.running), watch.bound
     price = price_of_a_move(watch.instance.request, watch.objective)
     if not price:
-        return [budget]
+        return [None]
     few = len(watch.instance.group_of) <= FEW_DEVICES
     paying = running if few else math.ceil(MOVED_SHARE * running)
     if bound is not None:
@@ -150,8 +143,7 @@ def _limits(
     # No moves first: such a plan also has no outage, which a better plan may have.
     tried = [0, *(FEW_MOVES << k for k in range(running.bit_length()) if FEW_MOVES << k < paying)]
     tried = [*tried, paying] if few else [min(FEW_MOVES, paying), paying]
-    limits = [there + n if budget is None else min(there + n, budget) for n in tried]
-    return [*dict.fromkeys(limits)]
+    return [*dict.fromkeys(there + n for n in tried)]
 
 
 def improved(

@@ -1,11 +1,10 @@
-"""Finds the largest common factor by which all demands can be served alike, or grow.
+"""Finds the largest common factor by which all demands can be served alike.
 
-`max-min` and `max-headroom` ask for the largest factor t at which every model gets t times its
-target. Under `max-headroom` the target is the demand. Under `max-min` it is the demand times the
-weight, and a model never gets more than its demand. (If no model has a rate, 1 request/s replaces
-the demand.) The part of a demand that has to survive a loss grows with it under `max-headroom`;
-under `max-min` it is only reported. At a given factor this is the question of the cost objectives,
-"is there a plan that serves everything", without the cost, on an instance with scaled needs:
+`max-min` asks for the largest factor t at which every model gets t times its target: the demand
+times the weight. A model never gets more than its demand. (If no model has a rate, 1 request/s
+replaces the demand.) The part of a demand that has to survive a loss is only reported. At a given
+factor this is the question of the cost objectives, "is there a plan that serves everything",
+without the cost, on an instance with scaled needs:
 
 - the compiled search is asked for a slightly larger factor, starting from its plan, and for half
   the increase if it fails; an answer counts with its own smallest share, which is at least that;
@@ -23,7 +22,7 @@ from typing import Final
 
 import numpy as np
 
-from partitiond.core.plan.record import Objective, Status
+from partitiond.core.plan.record import Status
 from partitiond.planner.bounds.prices import linear_prices, usual_prices
 from partitiond.planner.exact import Goal, Scale, solve_exact
 from partitiond.planner.model.sites import Sites, build_sites, ints
@@ -34,7 +33,7 @@ from partitiond.planner.pack.baselines import FIRST_FIT, first_fit
 from partitiond.planner.pack.complete import NAME as GREEDY
 from partitiond.planner.pack.complete import from_nothing, most_goodput
 from partitiond.planner.pack.moves import price_of_a_move, with_price
-from partitiond.planner.pack.packing import Packing, rate_if_lost
+from partitiond.planner.pack.packing import Packing
 from partitiond.planner.pack.running import running_packing
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import SolveMonitor
@@ -84,17 +83,16 @@ KEPT_BELOW: Final = (1e-6, 0.01, 0.03, 0.1)
 def targets_of(instance: Instance) -> dict[int, float]:
     """Return each model's rate at factor 1, in 1 / its units; only models that count are in it."""
     any_rated = any(need.rated for need in instance.needs)
-    weighted = instance.request.objective is Objective.MAX_MIN
     return {
-        need.model: (need.planned if any_rated else need.units) * (need.weight if weighted else 1.0)
+        need.model: (need.planned if any_rated else need.units) * need.weight
         for need in instance.needs
         if need.rated == any_rated
     }
 
 
 def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> Instance:
-    """Return the instance with needs of `factor` times the targets; MAX_MIN caps at the demand."""
-    needs, objective = list[Need](), instance.request.objective
+    """Return the instance with needs of `factor` times the targets, capped at the demands."""
+    needs = list[Need]()
     for need in instance.needs:
         if need.model not in target:
             needs.append(dataclasses.replace(need, survive_rate=0, survive_replicas=0))
@@ -102,54 +100,41 @@ def scaled(instance: Instance, target: Mapping[int, float], factor: float) -> In
         part = target[need.model] * factor
         # Even the smallest part of a demand takes a replica.
         rate = max(1 if part > 0 else 0, math.ceil(part * (1 - SLACK) - SLACK))
-        if objective is Objective.MAX_MIN and need.rated:
+        if need.rated:
             rate = min(rate, need.rate)
-        # Under max-min, as under max-goodput, survival of a loss is reported, not required.
-        survive = need.survive_rate * factor if objective is Objective.MAX_HEADROOM else 0.0
+        # As under max-goodput, survival of a loss is reported, not required.
         grown = dataclasses.replace(
             need,
             rate=rate,
             rated=True,
             min_replicas=max(need.min_replicas, 1 if rate else 0),
-            survive_rate=math.ceil(survive * (1 - SLACK) - SLACK),
+            survive_rate=0,
             survive_replicas=0,
         )
         needs.append(grown)
     return dataclasses.replace(instance, needs=tuple(needs))
 
 
-def _most_counted(instance: Instance, need: Need) -> float:
-    """Return the rate beyond which a model's share no longer grows: its demand, under max-min."""
-    capped = instance.request.objective is Objective.MAX_MIN and need.rated
-    return need.planned if capped else math.inf
+def _most_counted(need: Need) -> float:
+    """Return the rate beyond which a model's share no longer grows: its demand."""
+    return need.planned if need.rated else math.inf
 
 
 def factor_of(packing: Packing, target: Mapping[int, float]) -> float:
-    """Return the smallest ratio of a model's rate to its target, by the integers.
-
-    Under max-headroom this includes the ratio of the rate left without any one fault domain to the
-    rate that has to be left.
-    """
-    instance = packing.instance
-    survive = instance.request.objective is Objective.MAX_HEADROOM
-    left = [
-        rate_if_lost(packing, n) / n.survive_rate
-        for n in instance.needs
-        if survive and n.model in target and n.survive_rate
-    ]
-    shares = [
-        min(packing.rates[n.model], _most_counted(instance, n)) / target[n.model]
-        for n in instance.needs
+    """Return the smallest ratio of a model's rate to its target, by the integers."""
+    shares = (
+        min(packing.rates[n.model], _most_counted(n)) / target[n.model]
+        for n in packing.instance.needs
         if n.model in target
-    ]
-    return min([*shares, *left], default=0.0)
+    )
+    return min(shares, default=0.0)
 
 
 def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Raising":
     """Return the plan with the largest factor found, and what is proven of the factor; any-time.
 
     Args:
-        watch: the problem, with objective MAX_MIN or MAX_HEADROOM, and the progress callback.
+        watch: the problem, with objective MAX_MIN, and the progress callback.
         searches: True uses the compiled search.
         exact: True uses CP-SAT and first-fit, as the instance is small.
     """
@@ -261,7 +246,7 @@ class Raising:
         np.maximum.at(largest, sites.entry_model, sites.rates[:, 0])
         rate = np.minimum(most @ count, largest * [need.max_replicas for need in needs])
         shares = [
-            min(rate[m], _most_counted(self.instance, n)) / self.target[n.model]
+            min(rate[m], _most_counted(n)) / self.target[n.model]
             for m, n in enumerate(needs)
             if n.model in self.target
         ]
@@ -362,8 +347,6 @@ class Raising:
 
     def solve(self) -> None:
         """Solve with CP-SAT, starting from the best plan so far."""
-        grows = self.instance.request.objective is Objective.MAX_HEADROOM
-        survive = {n.model: float(n.survive_rate) for n in self.instance.needs if grows}
         for _ in range(PASSES):
             if self.done():
                 return
@@ -373,7 +356,7 @@ class Raising:
                 list(range(len(self.instance.group_of))),
                 self.best,
                 deterministic_seconds=EXACT_SHARE * self.limit,
-                scale=Scale(self.target, self.bound, survive),
+                scale=Scale(self.target, self.bound),
                 wall_seconds=self.left(),
                 stop=self.stop,
             )

@@ -23,6 +23,7 @@ from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.diff import DiffCost, diff_cost
 from partitiond.core.plan.outage import Outage
 from partitiond.core.plan.record import (
+    MAY_LACK,
     HeldBack,
     ModelDemand,
     Placement,
@@ -40,8 +41,6 @@ AS_IT_RUNS: Final = " as it runs"
 """Suffix of the name that stands for a model's running replicas; no model's name has a space."""
 OUTAGE: Final = 2
 """The strongest objection to a plan: a model has no replica for a while, which is not allowed."""
-TRIFLE: Final = 1e-6
-"""Share of a demand that a model may lack and is served all the same (docs/planning.md)."""
 
 
 def forbidden_outages(
@@ -180,7 +179,7 @@ def _needed(
     planned, served = model.demand.planned_req_per_s, 0.0
     found = list[Placement]()
     for p in sorted(running, key=lambda p: -rates[p.replica_id]):
-        enough = planned is not None and served >= planned * (1 - TRIFLE)
+        enough = planned is not None and served >= planned * (1 - MAY_LACK)
         if enough and len(found) >= max(1, model.min_replicas):
             break
         if len(found) == model.max_replicas:
@@ -238,7 +237,7 @@ def _rest(
     lacks = 0.0 if planned is None else planned - served
     if (most is not None and most <= 0) or groups - {model.isolation_group}:
         return None
-    if lacks > TRIFLE * (planned or 0.0):
+    if lacks > MAY_LACK * (planned or 0.0):
         demand = Demand(lacks, weight=model.demand.weight)
     elif few:
         demand, most = dataclasses.replace(ANY_DEMAND, weight=model.demand.weight), few

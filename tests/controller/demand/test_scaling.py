@@ -171,7 +171,7 @@ async def test_a_plan_that_was_made_before_the_demand_moved_is_followed_by_anoth
     host: ScalingHost,
 ) -> None:
     await host.told("a", autoscale=Autoscale(), demand=Demand(req_per_s=0.5))
-    other = PlanQuestion(objective=Objective.MAX_HEADROOM)  # the same one would be applied already
+    other = PlanQuestion(objective=Objective.MAX_MIN)  # the same one would be applied already
     before = await host.service.plans.preview(other)
     host.step(a=15.0)
     planned = host.service.scaling.view("a").planned_req_per_s

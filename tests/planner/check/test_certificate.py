@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from partitiond.core.hardware.kinds import Device, SharingMode
-from partitiond.core.model.spec import FaultDomain, Isolation, PlacementRules, Slo
+from partitiond.core.model.spec import Isolation, PlacementRules, Slo
 from partitiond.core.plan import record
-from partitiond.core.plan.choices import Choice
 from partitiond.core.plan.record import ModelDemand, Objective, Placement, PriorityProof, Status
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.check import Before
@@ -29,7 +28,7 @@ TOGETHER = placed(A, on="g0"), placed(B, on="g0")
 TWICE = placed(A, 1, "g0"), placed(A, 2, "g1"), placed(B, 1, "g1")
 
 DEVICES, PRICE, ENERGY = Objective.MIN_DEVICES, Objective.MIN_PRICE, Objective.MIN_ENERGY
-GOODPUT, MAX_MIN, HEADROOM = Objective.MAX_GOODPUT, Objective.MAX_MIN, Objective.MAX_HEADROOM
+GOODPUT, MAX_MIN = Objective.MAX_GOODPUT, Objective.MAX_MIN
 COSTS = [o for o in Objective if o.is_cost]
 
 
@@ -37,11 +36,6 @@ def asking(rate: float | None, weight: float = 1.0, **more: object) -> tuple[Mod
     """The models, with this asked of the first."""
     demand = dataclasses.replace(MODELS[0].demand, req_per_s=rate, weight=weight)
     return dataclasses.replace(MODELS[0], demand=demand, **more), MODELS[1]  # type: ignore[arg-type]
-
-
-def survives(share: float) -> PlacementRules:
-    """A share of the rate survives the loss of a device."""
-    return PlacementRules(survive=FaultDomain.DEVICE, survive_share=share)
 
 
 def claims(
@@ -66,7 +60,6 @@ def test_the_value_is_that_of_the_objective() -> None:
         (DEVICES, 1.0, MODELS, TOGETHER),
         (PRICE, 1.75, MODELS, APART),
         (PRICE, 1.5, MODELS, TOGETHER),
-        (Objective.MIN_POWER, 500.0, MODELS, APART),
         # 60 + 40 idle, and 100 W for 4 of 6, 50 W for 2 of 3 requests/s.
         (ENERGY, 200.0, MODELS, APART),
         # Twice as many as cover it are charged as if each had its part of the fewest.
@@ -88,12 +81,6 @@ def test_the_value_is_that_of_the_objective() -> None:
         (MAX_MIN, 0.3, asking(10.0, 2.0), APART),
         (MAX_MIN, 3.0, ANY_RATE, APART),
         (MAX_MIN, 1.0, asking(None), APART),
-        (HEADROOM, 1.5, MODELS, APART),
-        (HEADROOM, 1.2, asking(5.0), APART),
-        (HEADROOM, 0.6, asking(10.0, 2.0), APART),
-        # Of 12 requests/s 6 are left without a device: a quarter more than 4.8 of 8.
-        (HEADROOM, 1.25, asking(8.0, rules=survives(0.6)), TWICE),
-        (HEADROOM, 1.5, asking(8.0, rules=survives(0.5)), TWICE),
         # The value 0 is that of a plan that leaves one out.
         (MAX_MIN, 0.0, asking(10.0), APART[1:]),
         (MAX_MIN, 1.0, TOO_LARGE, APART[1:]),
@@ -109,33 +96,24 @@ def test_the_value_is_that_of_the_objective() -> None:
             assert found == (wrong if gap else ())
 
 
-def unknown_power(objective: Objective) -> tuple[str, ...]:
-    """What is said of a proof of it where the power of a device or a replica is not known."""
-    return (f"the certificate speaks of {objective}, but the power of a device is not known",)
+UNKNOWN_POWER = ("the certificate speaks of min-energy, but the power of a device is not known",)
 
 
 def test_power_that_is_not_known_proves_nothing() -> None:
-    for objective, known in (
-        (Objective.MIN_POWER, {"max_watts": 1.0}),
-        (ENERGY, {"idle_watts": 1.0}),
-    ):
-        unknown = gpu("g0", hardware="of tomorrow")
-        sizes = [dataclasses.replace(c, hardware="of tomorrow") for c in (A, B)]
-        models = [
-            dataclasses.replace(m, candidates=(c,)) for m, c in zip(MODELS, sizes, strict=True)
-        ]
-        here = [placed(c, on="g0") for c in sizes]
-        value = 1.0 + (100.0 if objective is ENERGY else 0.0)
-        assert claims(objective, value, models, here, (unknown,)) == unknown_power(objective)
-        watts = dataclasses.replace(unknown, **known)  # type: ignore[arg-type]
-        assert claims(objective, value, models, here, (watts, FLEET[2])) == ()
-        assert claims(objective, value, models, here, (watts, unknown)) != (), "an id twice"
+    unknown = gpu("g0", hardware="of tomorrow")
+    sizes = [dataclasses.replace(c, hardware="of tomorrow") for c in (A, B)]
+    models = [dataclasses.replace(m, candidates=(c,)) for m, c in zip(MODELS, sizes, strict=True)]
+    here = [placed(c, on="g0") for c in sizes]
+    assert claims(ENERGY, 101.0, models, here, (unknown,)) == UNKNOWN_POWER
+    watts = dataclasses.replace(unknown, idle_watts=1.0)
+    assert claims(ENERGY, 101.0, models, here, (watts, FLEET[2])) == ()
+    assert claims(ENERGY, 101.0, models, here, (watts, unknown)) != (), "an id twice"
 
 
 def test_a_replica_whose_draw_is_not_known_has_no_charge() -> None:
     blind = dataclasses.replace(A, watts=None)
     models, here = (want("a", blind, rate=4.0), MODELS[1]), (placed(blind, on="g0"), APART[1])
-    assert claims(ENERGY, 200.0, models, here) == unknown_power(ENERGY)
+    assert claims(ENERGY, 200.0, models, here) == UNKNOWN_POWER
 
 
 # -- value, bound, gap and status -----------------------------------------------------------
@@ -249,53 +227,6 @@ def test_a_value_counts_with_its_moves_and_by_itself() -> None:
         assert of(**more) == lines(says)
 
 
-# -- choices --------------------------------------------------------------------------------
-
-
-def mine(bound: float = 1.0, value: float = 2.0, moves: int = 1, *, chosen: bool = True) -> Choice:
-    """The choice that is the plan, or differs from it in this."""
-    return Choice(value, bound, moves, chosen=chosen)
-
-
-NOT_ONE = "not one of the choices is the plan"
-LOOSE = "the bound for {} moves is looser than the one for any number"
-BETTER = "the plan with {0} moves, {1}, is better than the bound for {0} moves, {2}"
-
-
-def test_choices_contain_the_plan_and_none_beats_a_bound() -> None:
-    for choices, says in (
-        ((mine(),), ""),
-        ((mine(), Choice(2.0, 2.0, 0)), ""),
-        ((mine(), Choice(1.0, 1.0, 2)), ""),
-        ((mine(chosen=False),), NOT_ONE),
-        ((mine(), mine(moves=2)), NOT_ONE),
-        ((mine(value=2.00001),), NOT_ONE),
-        ((mine(moves=2),), "of the choices the plan moves 2, it moves 1"),
-        ((mine(), Choice(3.0, 0.9, 0)), LOOSE.format(0)),
-        ((mine(), Choice(1.5, 1.6, 0)), BETTER.format(0, 1.5, 1.6)),
-        # A plan that moves no more than a bound speaks of is not better than it.
-        ((mine(1.5), Choice(1.4, 1.0, 1)), BETTER.format(1, 1.4, 1.5)),
-        ((mine(1.5), Choice(1.4, 1.0, 2)), ""),
-        ((mine(1.5), Choice(1.5, 1.5, 0)), ""),
-    ):
-        found = at_a_cost(bound=1.25, gap=1 / 2.25, bound_without_moves=1.0, choices=choices)
-        assert found == lines(says)
-
-
-def test_choices_count_goodput_the_other_way_round() -> None:
-    for other, says in (
-        (Choice(8.5, 9.0, 1), ""),
-        (Choice(7.0, 9.1, 1), LOOSE.format(1)),
-        (Choice(8.5, 9.0, 0), BETTER.format(0, 8.5, 8)),
-    ):
-        choices = Choice(6.0, 8.0, 0, chosen=True), other
-        assert goodput(bound=9.0, gap=0.5, choices=choices) == lines(says)
-
-
-def test_without_a_price_of_moves_nothing_is_said_of_their_number() -> None:
-    assert price(choices=(Choice(2.0, 2.0, 7, chosen=True),)) == ()
-
-
 # -- priorities -----------------------------------------------------------------------------
 
 RANKED = (
@@ -360,7 +291,7 @@ def test_one_priority_needs_no_proof_of_its_own_and_no_other_objective_one() -> 
 def test_a_cost_is_that_of_serving_all_of_a_model(
     objective: Objective, rate: float, wrong: bool
 ) -> None:
-    value = {"min-devices": 2.0, "min-price": 1.75, "min-power": 500.0}.get(objective, 0.0)
+    value = {"min-devices": 2.0, "min-price": 1.75}.get(objective, 0.0)
     charge = 100.0 + 100.0 * rate / (6 if rate == 6 else 12) + 100 / 3
     short = (record.Unplaced("a", "", rate - 6.0),) if rate > 6 else ()
     found = claims(objective, value or charge, asking(rate), unplaced=short)
@@ -376,7 +307,7 @@ def left_out(objective: Objective = DEVICES, device: Device = FLEET[0], **change
     """Whether it is said of a plan without `a`, of one replica of `b`, that `a` would fit."""
     demand = dataclasses.replace(MODELS[0], **changes)  # type: ignore[arg-type]
     small = point("b", 3, 1, watts=50.0)
-    values = {DEVICES: 1.0, MAX_MIN: 1.0, HEADROOM: 1.5, ENERGY: 40 + 100 / 3}
+    values = {DEVICES: 1.0, MAX_MIN: 1.0, ENERGY: 40 + 100 / 3}
     models, here = (demand, want("b", small, rate=2.0)), (placed(small, on="g1"),)
     out = (record.Unplaced("a", "fits nowhere", demand.demand.req_per_s),)
     found = claims(
@@ -409,7 +340,6 @@ def test_what_is_left_out_fits_no_device() -> None:
     """As the plan's rules have it, of an empty device and an empty host."""
     for more, fits in (
         ({}, True),
-        ({"objective": HEADROOM}, True),
         ({"objective": MAX_MIN}, True),
         ({"objective": GOODPUT}, False),
         ({"objective": ENERGY}, True),

@@ -42,11 +42,9 @@ def test_a_move_costs_so_many_devices_or_percent() -> None:
     for objective, own, price in (
         (Objective.MIN_DEVICES, 1.0, 4.0),
         (Objective.MIN_PRICE, 2.0, 12.0),
-        (Objective.MIN_POWER, 100.0, 404.0),
         (Objective.MIN_ENERGY, 70.0, 44.0),
         (Objective.MAX_GOODPUT, 6.0, 0.04),
         (Objective.MAX_MIN, 6.0, 0.04),
-        (Objective.MAX_HEADROOM, 6.0, 0.04),
     ):
         assert at_price(objective, own, price) == ()
         assert at_price(objective, own, price * (1 + 1e-12)) == ()

@@ -45,13 +45,19 @@ def test_replicas_are_priced_by_their_worth_and_for_goodput_by_what_they_take_as
 
 
 def rebuilt(packing: Packing) -> Packing:
-    """The same, every replica asked for by the packing's own rules."""
+    """The same, every replica asked for by the packing's own rules, one after those it is near."""
     fresh = Packing(packing.instance)
-    for index, load in enumerate(packing.loads):
-        for item in load.items:
-            assert load.option is not None
-            assert fresh.fits(index, item, load.option)
-            fresh.add(index, item, load.option)
+    left = [
+        (index, item, load.option)
+        for index, load in enumerate(packing.loads)
+        for item in load.items
+        if load.option is not None
+    ]
+    while left:
+        place = next((place for place in left if fresh.fits(*place)), None)
+        assert place is not None
+        fresh.add(*place)
+        left.remove(place)
     return fresh
 
 

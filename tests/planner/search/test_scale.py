@@ -6,7 +6,7 @@ import pytest
 
 from bench.planner.shipped import request
 from partitiond.core.performance.interference import Interference
-from partitiond.core.plan.record import ModelDemand, Objective
+from partitiond.core.plan.record import Objective
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
@@ -14,8 +14,6 @@ from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.scale import Raising, factor_of, largest_factor
 from tests.planner.build import FREE, gpus, point, want
 from tests.planner.problems import optimum, question, request_of, seeds
-
-SCALES = (Objective.MAX_MIN, Objective.MAX_HEADROOM)
 
 
 def raising(instance: Instance, *, searches: bool = True) -> Raising:
@@ -43,28 +41,20 @@ def test_no_plan_has_a_larger_factor(seed: int) -> None:
     assert known.bound >= best * (1 - 1e-7)
 
 
-def _headroom(devices: int, *models: ModelDemand) -> Instance:
-    request = PlanRequest(
-        gpus(devices),
-        models,
-        objective=Objective.MAX_HEADROOM,
-        interference=FREE,
-    )
-    return build_instance(request)
-
-
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize(
     ("least", "most", "bound"),
-    [(1, None, 2.5), (2, None, 2.0), (6, None, 0.0), (7, None, -1.0), (1, 2, 1.0), (1, 5, 2.5)],
+    [(1, None, 0.25), (2, None, 0.2), (6, None, 0.0), (7, None, -1.0), (1, 2, 0.1), (1, 5, 0.25)],
 )
 def test_least_and_largest_numbers_of_replicas_bound_the_factor(
     least: int, most: int | None, bound: float, exact: bool
 ) -> None:
-    """Six places: of a request/s a replica a asks for 2, and b holds so many replicas at least."""
-    a = want("a", point("a", 1.0, 40, sm=50), rate=2.0)
+    """Six places: of 1 request/s a replica a asks for 20, and b holds so many replicas at least."""
+    a = want("a", point("a", 1.0, 40, sm=50), rate=20.0)
     b = dataclasses.replace(want("b", point("b", 1.0, 40, sm=50)), min_replicas=least)
-    instance = _headroom(3, dataclasses.replace(a, max_replicas=most), b)
+    models = dataclasses.replace(a, max_replicas=most), b
+    asked = PlanRequest(gpus(3), models, objective=Objective.MAX_MIN, interference=FREE)
+    instance = build_instance(asked)
     found = largest_factor(SolveMonitor(instance), searches=False, exact=exact)
     assert found.value == pytest.approx(max(0.0, bound), abs=1e-6)
     assert found.met() == (bound >= 0 if exact or bound <= 0 else found.met())
@@ -96,22 +86,17 @@ def test_each_factor_is_raised_from_the_plan_before_it_and_what_is_left_is_given
     assert factor_of(more, known.target) >= factor_of(first, known.target) * (1 - 1e-6)
 
 
-@pytest.mark.parametrize("objective", SCALES)
-def test_what_is_served_beyond_the_factor_is_not_taken_for_a_model_without_a_rate(
-    objective: Objective,
-) -> None:
+def test_what_is_served_beyond_the_factor_is_not_taken_for_a_model_without_a_rate() -> None:
     """One gets half of its demand and the other all; another replica beside it would slow it."""
     levels = Interference((1.0, 1.5), (1.0, 1.5), 0.0, 0.0, 0.0)
-    devices = gpus(3)
-    grows = objective is Objective.MAX_HEADROOM  # then twice the demand counts as well
-    for half, rate, slowed in ((2.0, 1.0, False), (2.0, 0.25, True), (0.5, 0.5, not grows)):
+    for half, rate, slowed in ((2.0, 1.0, False), (2.0, 0.25, True), (0.5, 0.5, True)):
         models = (
             want("half", point("half", 1.0, 80, sm=100), rate=half, max_replicas=1),
             want("full", point("full", 1.0, 40, sm=50, busy=1.0), rate=rate, max_replicas=1),
             want("free", point("free", 1.0, 40, sm=50, busy=0.5)),
         )
-        request = PlanRequest(devices, models, objective=objective, interference=levels)
-        instance = build_instance(request)
+        asked = PlanRequest(gpus(3), models, objective=Objective.MAX_MIN, interference=levels)
+        instance = build_instance(asked)
         option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode == "mps")
         packing = Packing(instance)
         for index in range(3):
