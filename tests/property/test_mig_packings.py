@@ -366,11 +366,11 @@ def test_an_instance_that_is_too_small_or_is_not_there_is_the_reason() -> None:
     there = SMALL.device().mig_instances[0]
     short = (dataclasses.replace(there, memory_bytes=Bytes(4 * GIB)),)
     for device, words in (
-        (SMALL.device(mig_instances=short), ("1g.10gb on gpu-0 has", "it needs 4")),
-        (Gpu(fixed=True).device(), ("may not be cut anew", "has no instance of 1g.10gb")),
+        (SMALL.device(mig_instances=short), ("m needs 4", "an instance of 1g.10gb has")),
+        (Gpu(fixed=True).device(), ("may not be cut anew", "no idle instance there")),
         (
             SMALL.device(mig_instances=(dataclasses.replace(there, busy=True),)),
-            ("may not be cut anew", "others use its instances"),
+            ("may not be cut anew", "no idle instance there"),
         ),
     ):
         answer = refused(device, small)

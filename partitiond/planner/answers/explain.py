@@ -19,7 +19,6 @@ from partitiond.core.plan.record import (
 )
 from partitiond.core.profile.record import RATE_MARGIN, ProfileKind
 from partitiond.planner.answers.certify import PROVEN
-from partitiond.planner.answers.room_for import CLOSE, KINDS, alone, closest, counted, figure
 from partitiond.planner.answers.rules_text import (
     how_to_survive,
     warnings,
@@ -27,7 +26,9 @@ from partitiond.planner.answers.rules_text import (
     why_kept_out,
     why_not_spread,
 )
+from partitiond.planner.answers.words import CLOSE, KINDS, counted, figure
 from partitiond.planner.bounds.prices import bound_of
+from partitiond.planner.check.fits import Fits
 from partitiond.planner.model.candidates import corrections_told
 from partitiond.planner.model.cores import core_notes
 from partitiond.planner.model.instance import build_instance
@@ -391,8 +392,10 @@ def _why_nowhere(instance: Instance, demand: ModelDemand) -> tuple[str, str]:
     ruled = why_kept_out(instance, demand)
     if ruled is not None:
         return ruled
-    alike = [devices[group.bins[0]] for group in instance.groups]
-    stop = closest(alike, demand, alone(demand, instance.request.interference))
+    request = instance.request
+    memory = dict(request.host_memory_bytes)
+    alone = Fits(devices, {name: demand}, request.interference, memory, near=False)
+    stop = alone.closest(alone.unlike(demand), demand)
     if stop is None:
-        return f"{name} fits no device with what its host has.", "Add memory or cores to a host."
-    return f"{name} fits no device. The closest: {stop.what}.", KINDS[stop.kind][1]
+        return f"{name} fits no device beside the others' rules.", "Look at its rules and limits."
+    return f"{name} fits no device. The closest: {stop.text}.", KINDS[stop.kind][1]

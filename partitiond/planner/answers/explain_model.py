@@ -2,29 +2,19 @@
 
 import collections
 import dataclasses
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.numbers.grouping import by_key
+from partitiond.core.performance.interference import mode_overhead_bytes
 from partitiond.core.plan.answers import ModelExplanation, SizeChoice
 from partitiond.core.plan.record import MAY_LACK, Candidate, Infeasible, ModelDemand, Plan
 from partitiond.core.units import format_bytes
-from partitiond.planner.answers.room_for import (
-    CLOSE,
-    KINDS,
-    Neighbours,
-    alone,
-    blocker,
-    closest,
-    counted,
-    different,
-    figure,
-    most_alone,
-    room_bytes,
-)
-from partitiond.planner.model.pools import Pool, shared_limits
+from partitiond.planner.answers.words import CLOSE, KINDS, counted, figure
+from partitiond.planner.check.fault import Fault
+from partitiond.planner.check.fits import Fits, most_alone
+from partitiond.planner.model.pools import usable_bytes
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Outcome
 
@@ -54,9 +44,11 @@ def _sizes(
     """Return each size's rate and what is for or against it, the best per device first."""
     most = dict[Candidate, float]()
     best = collections.defaultdict[str, float](float)
-    on_kind = by_key((device.hardware, device) for device in different(request.devices, demand))
+    levels, memory = request.interference, dict(request.host_memory_bytes)
+    alone = Fits(request.devices, {demand.model: demand}, levels, memory, near=False)
+    on_kind = by_key((device.hardware, device) for device in alone.unlike(demand))
     for c in demand.candidates:
-        each = (most_alone(d, demand, c, request.interference) for d in on_kind[c.hardware])
+        each = (most_alone(d, demand, c, levels, memory) for d in on_kind[c.hardware])
         most[c] = max(each, default=0.0)
         best[c.hardware] = max(best[c.hardware], most[c])
     kinds = {c.hardware for c in most if most[c] > 0}
@@ -69,8 +61,8 @@ def _sizes(
             note = f"chosen {chosen[c]}x; {note}" if chosen[c] else note
         else:
             one, there = dataclasses.replace(demand, candidates=(c,)), on_kind[c.hardware]
-            stop = closest(there, one, alone(one, request.interference)) if there else None
-            note = f"there is no {c.hardware}" if stop is None else stop.what
+            stop = alone.closest(there, one) if there else None
+            note = f"there is no {c.hardware}" if stop is None else stop.text
         found[c] = SizeChoice(
             size=c.size.key,
             hardware=c.hardware,
@@ -138,7 +130,7 @@ def _where(plan: Plan, name: str) -> Iterator[str]:
         own = others.pop(name)
         beside = ", ".join(f"{n}x {m}" if n > 1 else m for m, n in sorted(others.items()))
         company = f"beside {beside}" if beside else "alone"
-        room = max(1, room_bytes(device, here[0].partition.mode))
+        room = max(1, usable_bytes(device) - mode_overhead_bytes(here[0].partition.mode))
         full = f"memory {sum(p.partition.memory_bytes for p in here) / room:.0%} full"
         percent = sum(p.candidate.size.sm_percent for p in here if p.partition.mode == "mps")
         full += f", SMs {percent} % given away" if percent else ""
@@ -155,30 +147,19 @@ def _not_more(request: PlanRequest, plan: Plan, demand: ModelDemand) -> Iterator
         yield "No more is needed: its planned demand is served."
     if demand.max_replicas is not None and count >= demand.max_replicas:
         yield f"It may have at most {counted(demand.max_replicas, 'replica')} (max_replicas)."
-    held = {d.id: [p.candidate for p in plan.on_device(d.id)] for d in plan.devices}
-    left = collections.defaultdict[str, list[tuple[Pool, int]]](list)
-    pools = shared_limits(plan.devices, request.host_memory_bytes)
-    for pool in pools:
-        drawing = [plan.devices[index] for index in pool.bins]
-        used = sum(pool.taken_by(c, d) for d in drawing for c in held[d.id])
-        for d in drawing:
-            left[d.id].append((pool, pool.capacity - used))
-    around = Neighbours(
-        held=held,
-        demands={m.model: m for m in request.models},
-        spare={
-            f.model: math.inf
-            if f.demand_req_per_s is None
-            else max(0.0, f.capacity_req_per_s - f.demand_req_per_s)
-            for f in plan.forecasts
-        },
-        interference=request.interference,
-        left=left,
-        on_hosts={(d.host, c.model) for d in plan.devices for c in held[d.id]},
+    held = {p.device_id for p in plan.placements}
+    fits = Fits(
+        plan.devices,
+        {m.model: m for m in request.models},
+        request.interference,
+        dict(request.host_memory_bytes),
+        placements=plan.placements,
+        rates={f.model: f.capacity_req_per_s for f in plan.forecasts},
     )
-    yield from _in_use([d for d in plan.devices if around.held[d.id]], demand, around)
-    free = [d for d in plan.devices if not around.held[d.id] and not d.cordoned]
-    able = sum(closest([device], demand, around) is None for device in free)
+    one_more = dataclasses.replace(demand, max_replicas=None)
+    yield from _in_use([d for d in plan.devices if d.id in held], one_more, fits)
+    free = [d for d in plan.devices if d.id not in held and not d.cordoned]
+    able = sum(fits.closest([device], one_more) is None for device in free)
     if able:
         what = f"{counted(able, 'device')} in no use could take it"
         yield f"{what}: one more replica there costs a device more."
@@ -188,21 +169,22 @@ def _not_more(request: PlanRequest, plan: Plan, demand: ModelDemand) -> Iterator
         yield "No device is empty."
 
 
-def _in_use(used: Sequence[Device], demand: ModelDemand, around: Neighbours) -> Iterator[str]:
-    stops = [closest([device], demand, around) for device in used]
-    fits = [device for device, stop in zip(used, stops, strict=True) if stop is None]
-    if fits:
-        pairs = ((c, d) for d in fits for c in demand.candidates if blocker(d, c, around) is None)
-        candidate, device = max(pairs, key=lambda pair: pair[0].capacity_req_per_s)
+def _in_use(used: Sequence[Device], demand: ModelDemand, fits: Fits) -> Iterator[str]:
+    stops = [fits.closest([device], demand) for device in used]
+    free = [device for device, stop in zip(used, stops, strict=True) if stop is None]
+    if free:
+        pairs = ((c, d) for d in free for c in demand.candidates)
+        able = (pair for pair in pairs if not isinstance(fits.place(*pair), Fault))
+        candidate, device = max(able, key=lambda pair: pair[0].capacity_req_per_s)
         yield (
-            f"One more would fit on {len(fits)} of the {len(used)} devices in use: as "
+            f"One more would fit on {len(free)} of the {len(used)} devices in use: as "
             f"{candidate.size.key} on {device.short_id} (+{figure(candidate.capacity_req_per_s)} "
             "requests/s alone)."
         )
     there = [stop for stop in stops if stop is not None]
     for kind, count in collections.Counter(stop.kind for stop in there).most_common():
-        nearest = min((s for s in there if s.kind == kind), key=lambda stop: stop.lacking)
-        yield f"{KINDS[kind][0]} on {counted(count, 'device')} in use: {nearest.what}."
+        nearest = min((s for s in there if s.kind is kind), key=lambda stop: stop.excess)
+        yield f"{KINDS[kind][0]} on {counted(count, 'device')} in use: {nearest.text}."
 
 
 def next_best(demand: ModelDemand, plan: Plan) -> list[tuple[str, ModelDemand]]:

@@ -6,17 +6,16 @@ answer to why a plan written by hand is refused.
 """
 
 import collections
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import DEFAULT, Interference
-from partitiond.core.plan.record import ModelDemand, ModelForecast, Placement, Plan, Unplaced
+from partitiond.core.plan.record import ModelDemand, ModelForecast, Plan, Unplaced
 from partitiond.planner.check.certificate import check_certificate
 from partitiond.planner.check.changes import NOTHING, Before, as_held_back, check_changes
 from partitiond.planner.check.devices import check_device, check_host
 from partitiond.planner.check.figures import RELATIVE, device_level, rates_of
-from partitiond.planner.check.rules import check_rules
+from partitiond.planner.check.rules import check_rules, check_slo
 
 __all__ = ["Before", "check_plan"]
 
@@ -44,10 +43,11 @@ def check_plan(
     if found:
         return tuple(found)
     for device in plan.devices:
-        found.extend(check_device(device, plan.on_device(device.id), demands, levels[device.id]))
+        here = plan.on_device(device.id)
+        found.extend(f.text for f in check_device(device, here, demands, levels[device.id]))
     for host in sorted({d.host for d in plan.devices}):
         there = [d for d in plan.devices if d.host == host]
-        found.extend(check_host(host, there, plan.placements, memory.get(host)))
+        found.extend(f.text for f in check_host(host, there, plan.placements, memory.get(host)))
     rates = rates_of(plan, levels)
     placed = by_key((p.model, p) for p in plan.placements)
     excuses = {u.model: u for u in reversed(plan.unplaced)}
@@ -57,10 +57,10 @@ def check_plan(
         rate, forecast = rates.get(name, 0.0), forecasts.get(name)
         found.extend(check_model(demand, len(mine), rate, excuse, forecast))
         new = [p for p in mine if p.replica_id not in stay]
-        found.extend(check_slo(new, asked[name], levels))
+        found.extend(f.text for f in check_slo(new, asked[name], levels))
         whole = excuse is None and len(new) == len(mine)
         found.extend(check_rules(plan, new, asked[name], levels if whole else None))
-    found.extend(check_certificate(plan, demands, rates, memory))
+    found.extend(check_certificate(plan, demands, rates, memory, interference))
     found.extend(
         check_changes(plan, demands, before, stay, interference=interference, host_memory=memory)
     )
@@ -109,17 +109,3 @@ def check_model(
         yield f"{demand.model} has {replicas} replicas, its forecast says otherwise"
     elif abs(forecast.capacity_req_per_s - rate) > RELATIVE * rate:
         yield f"{demand.model} gets {rate:.4g} requests/s, its forecast says otherwise"
-
-
-def check_slo(
-    mine: Sequence[Placement], demand: ModelDemand, levels: Mapping[str, float | None]
-) -> Iterator[str]:
-    """Yield replicas that would miss the bounds of the model's SLO."""
-    if demand.slo is None:
-        return
-    for p in mine:
-        level = levels[p.device_id] or math.inf
-        if p.candidate.ttft_p95_seconds * level > demand.slo.ttft_seconds * (1 + RELATIVE):
-            yield f"{p.replica_id} would miss the TTFT bound of {demand.model} on {p.device_id}"
-        if p.candidate.tpot_p95_seconds * level > demand.slo.tpot_seconds * (1 + RELATIVE):
-            yield f"{p.replica_id} would miss the TPOT bound of {demand.model} on {p.device_id}"

@@ -2,36 +2,22 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterator, Mapping
 
-from partitiond.core.hardware.kinds import Device, SharingMode
-from partitiond.core.hardware.partition import (
-    CpuCores,
-    MemoryShare,
-    MigSlice,
-    MpsShare,
-    Partition,
-    WholeDevice,
-)
 from partitiond.core.model.placement_rules import PRIORITY_FACTOR
 from partitiond.core.numbers.grouping import by_key
+from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.costs import idle_watts
 from partitiond.core.plan.record import (
     Candidate,
     Certificate,
     ModelDemand,
     Objective,
-    Placement,
     Plan,
     Status,
 )
-from partitiond.planner.check.devices import check_device, check_host, offered
 from partitiond.planner.check.figures import RELATIVE
-from partitiond.planner.check.rules import check_place
-
-MIG_SLICES: Final = 8
-"""Memory slices of a GPU at most, the places where an instance may begin."""
+from partitiond.planner.check.fits import Fits
 
 
 def check_certificate(
@@ -39,6 +25,7 @@ def check_certificate(
     demands: Mapping[str, ModelDemand],
     rates: Mapping[str, float],
     host_memory: Mapping[str, int],
+    interference: Interference,
 ) -> Iterator[str]:
     """Yield claims that the plan's own figures contradict.
 
@@ -47,6 +34,7 @@ def check_certificate(
         demands: what was asked for, by model.
         rates: requests/s that each model gets.
         host_memory: memory for engines by host name, if that is stated.
+        interference: kappa and levels the plan was made with.
     """
     proof = plan.certificate
     if proof.partial != bool(plan.unplaced or plan.held_back):
@@ -80,7 +68,7 @@ def check_certificate(
     if smallest:
         yield from _check_served(plan, demands, rates)
     if smallest or (proof.objective is Objective.MAX_MIN and own > 0):
-        yield from _check_left_out(plan, demands, host_memory)
+        yield from _check_left_out(plan, demands, host_memory, interference)
 
 
 def _check_best(proof: Certificate, sign: int, slack: float) -> Iterator[str]:
@@ -209,7 +197,10 @@ def _check_served(
 
 
 def _check_left_out(
-    plan: Plan, demands: Mapping[str, ModelDemand], host_memory: Mapping[str, int]
+    plan: Plan,
+    demands: Mapping[str, ModelDemand],
+    host_memory: Mapping[str, int],
+    interference: Interference,
 ) -> Iterator[str]:
     """Check that a model left out of a cost, or of a share, fits no device.
 
@@ -218,7 +209,6 @@ def _check_left_out(
     placed = {p.model for p in plan.placements}
     rated = any(demands[name].demand.planned_req_per_s is not None for name in placed)
     rated = rated and not plan.certificate.objective.is_cost
-    hosts = by_key((device.host, device) for device in plan.devices)
     for d in demands.values():
         if d.model in placed or (rated and d.demand.planned_req_per_s is None):
             continue
@@ -226,65 +216,6 @@ def _check_left_out(
         if plan.certificate.objective is Objective.MIN_ENERGY:  # else it has no charge
             known = tuple(c for c in d.candidates if c.watts is not None)
             able = dataclasses.replace(d, candidates=known)
-        if company and any(
-            _fits_alone(able, device, hosts[device.host], host_memory.get(device.host))
-            for device in _unlike(plan.devices, d, host_memory)
-        ):
+        alone = Fits(plan.devices, {d.model: able}, interference, host_memory, near=False)
+        if company and alone.closest(alone.unlike(able), able) is None:
             yield f"{d.model} is left out of {plan.certificate.objective} and would fit a device"
-
-
-def _unlike(
-    devices: Sequence[Device], demand: ModelDemand, host_memory: Mapping[str, int]
-) -> Iterable[Device]:
-    """Return the devices, one of those that are alike to a model unless it names devices."""
-    if demand.rules.only_on:
-        return devices
-    return {
-        (dataclasses.replace(d, id="", host="", rack=""), host_memory.get(d.host)): d
-        for d in devices
-    }.values()
-
-
-def _fits_alone(
-    demand: ModelDemand, device: Device, on_host: list[Device], host_memory: int | None
-) -> bool:
-    """Return whether a replica fits the device and its host while both are empty."""
-    if demand.max_replicas == 0:
-        return False
-    return any(
-        not any(check_device(device, (p,), {demand.model: demand}, 1.0))
-        and not any(check_host(device.host, on_host, (p,), host_memory))
-        and not any(check_place(p, demand, device))
-        for p in _alone(demand, device)
-    )
-
-
-def _alone(demand: ModelDemand, device: Device) -> Iterator[Placement]:
-    """Yield places of one replica on the empty device, at candidates that hold the SLO there."""
-    slo = demand.slo
-    for c in demand.candidates:
-        if c.hardware != device.hardware or c.size.mode not in device.modes:
-            continue
-        if slo and c.ttft_p95_seconds > slo.ttft_seconds:
-            continue
-        if slo and c.tpot_p95_seconds > slo.tpot_seconds:
-            continue
-        for partition in _partitions(c, device, demand.isolation_group):
-            yield Placement(f"{demand.model}-1", demand.model, device.id, partition, c)
-
-
-def _partitions(c: Candidate, device: Device, group: str) -> Iterator[Partition]:
-    on, memory = device.id, c.memory_bytes
-    match c.size.mode:
-        case SharingMode.WHOLE:
-            yield WholeDevice(on, memory)
-        case SharingMode.MEMORY:
-            yield MemoryShare(on, memory)
-        case SharingMode.MPS:
-            yield MpsShare(on, memory, c.size.sm_percent, isolation_group=group)
-        case SharingMode.CORES:
-            yield CpuCores(on, memory, device.cores[: c.size.cores])
-        case SharingMode.MIG:
-            for profile in (p for p in offered(device).values() if p.name == c.size.mig_profile):
-                for start in range(MIG_SLICES):
-                    yield MigSlice(on, memory, profile.name, start, profile.memory_slices)

@@ -19,6 +19,7 @@ from partitiond.core.numbers.grouping import by_key
 from partitiond.core.performance.interference import MAX_REPLICAS_PER_DEVICE, mode_overhead_bytes
 from partitiond.core.plan.record import ModelDemand, Placement
 from partitiond.core.units import format_bytes
+from partitiond.planner.check.fault import Fault, Kind
 
 _STARTS: Final[dict[tuple[int, int], frozenset[int]]] = {
     # (compute slices, memory slices): first memory slices, as `nvidia-smi mig -lgipp` lists them
@@ -36,125 +37,149 @@ def check_device(
     here: tuple[Placement, ...],
     demands: Mapping[str, ModelDemand],
     level: float | None,
-) -> Iterator[str]:
+) -> Iterator[Fault]:
     """Yield violations on one device."""
     if not here:
         return
-    modes = {p.partition.mode for p in here}
-    if len(modes) > 1:
-        yield f"{device.id} is shared in several modes: {', '.join(sorted(modes))}"
     for p in here:
         yield from _check_placement(device, p)
+    modes = {p.partition.mode for p in here}
+    if len(modes) > 1:
+        several = ", ".join(sorted(modes))
+        yield Fault(Kind.MODE, f"{device.id} is shared in several modes: {several}")
     mode = here[0].partition.mode
     yield from _check_numbers(device, here, mode)
     yield from _check_isolation(device, here, demands)
-    if level is None:
-        yield f"{device.id} is shared by so many that no level of interference covers it"
     if mode is SharingMode.MIG:
         yield from check_instances(device, here)
     else:
         yield from _check_memory(device, here, mode)
     yield from _check_compute(device, here)
+    if level is None:
+        told = f"{device.id} is shared by so many that no level of interference covers it"
+        yield Fault(Kind.INTERFERENCE, told)
 
 
-def _check_numbers(device: Device, here: tuple[Placement, ...], mode: SharingMode) -> Iterator[str]:
+def _check_numbers(
+    device: Device, here: tuple[Placement, ...], mode: SharingMode
+) -> Iterator[Fault]:
     """Check that replicas may be on the device in this mode, and that there are not too many."""
-    limit = MAX_REPLICAS_PER_DEVICE[mode]
-    if len(here) > limit:
-        yield f"{device.id} holds {len(here)} replicas, {mode} allows {limit}"
+    limit, count = MAX_REPLICAS_PER_DEVICE[mode], len(here)
+    if count > limit:
+        yield Fault(Kind.REPLICAS, f"{device.id} holds {count} replicas, {mode} allows {limit}")
     if device.cordoned:
-        yield f"{device.id} is cordoned and holds {len(here)} replicas"
-    if device.max_replicas is not None and len(here) > device.max_replicas:
-        yield f"{device.id} holds {len(here)} replicas, it allows {device.max_replicas}"
+        yield Fault(Kind.CORDONED, f"{device.id} is cordoned and holds {count} replicas")
+    if device.max_replicas is not None and count > device.max_replicas:
+        told = f"{device.id} holds {count} replicas, it allows {device.max_replicas}"
+        yield Fault(Kind.REPLICAS, told)
+    how = f"and cannot be used in mode {mode}"
     if device.occupied_slices and mode is not SharingMode.MIG:
-        yield f"{device.id} is cut by MIG for others and cannot be used in mode {mode}"
+        yield Fault(Kind.MODE, f"{device.id} is cut by MIG for others {how}")
     if device.occupied_sm_percent and mode is not SharingMode.MPS:
-        yield f"{device.id} is used by others under MPS and cannot be used in mode {mode}"
+        yield Fault(Kind.MODE, f"{device.id} is used by others under MPS {how}")
 
 
 def _check_isolation(
     device: Device, here: tuple[Placement, ...], demands: Mapping[str, ModelDemand]
-) -> Iterator[str]:
+) -> Iterator[Fault]:
     """Check that models get a device of their own, or hardware isolation, if they ask for it, and
     that all under MPS are of one isolation group."""
     crowded = len(here) > 1 or device.occupied_slices or device.occupied_sm_percent
     for p in here:
         isolation = demands[p.model].isolation
         if isolation is Isolation.DEVICE and crowded:
-            yield f"{p.replica_id} wants a device of its own and shares {device.id}"
+            told = f"{p.replica_id} wants a device of its own and shares {device.id}"
+            yield Fault(Kind.ISOLATION, told)
         if isolation is Isolation.HARDWARE and crowded and not isinstance(p.partition, MigSlice):
-            yield f"{p.replica_id} wants hardware isolation and shares {device.id}"
+            told = f"{p.replica_id} wants hardware isolation and shares {device.id}"
+            yield Fault(Kind.ISOLATION, told)
     serves = [("what sleeps or is measured", device.mps_group)] * (device.mps_group is not None)
     for p, share in ((p, p.partition) for p in here if isinstance(p.partition, MpsShare)):
         group = demands[p.model].isolation_group
         serves = serves or [(p.model, group)]
         if group != serves[0][1]:
-            yield (
+            yield Fault(
+                Kind.GROUP,
                 f"{p.model} and {serves[0][0]} share {device.id} under MPS and are of different "
-                "isolation groups, and an MPS daemon serves one group"
+                "isolation groups, and an MPS daemon serves one group",
             )
         if group != share.isolation_group:
-            yield f"{p.replica_id} is not placed as of the isolation group of {p.model}"
+            told = f"{p.replica_id} is not placed as of the isolation group of {p.model}"
+            yield Fault(Kind.GROUP, told)
 
 
-def _check_placement(device: Device, p: Placement) -> Iterator[str]:
-    size = p.candidate.size
+def _check_placement(device: Device, p: Placement) -> Iterator[Fault]:
+    size, name = p.candidate.size, p.replica_id
     if p.candidate.model != p.model:
-        yield f"{p.replica_id} serves {p.model} at a point of {p.candidate.model}"
+        yield Fault(Kind.HARDWARE, f"{name} serves {p.model} at a point of {p.candidate.model}")
     if p.candidate.hardware != device.hardware:
-        yield f"{p.replica_id} is profiled on {p.candidate.hardware}, {device.id} is another kind"
+        told = f"{name} is profiled on {p.candidate.hardware}, {device.id} is another kind"
+        yield Fault(Kind.HARDWARE, told)
     if p.partition.mode not in device.modes:
-        yield f"{device.id} does not allow the mode {p.partition.mode} of {p.replica_id}"
+        told = f"{device.id} does not allow the mode {p.partition.mode} of {name}"
+        yield Fault(Kind.MODE, told)
     if p.partition.mode is not size.mode:
-        yield f"{p.replica_id} is profiled on {size.key} but placed in mode {p.partition.mode}"
+        told = f"{name} is profiled on {size.key} but placed in mode {p.partition.mode}"
+        yield Fault(Kind.MODE, told)
     if p.partition.memory_bytes < p.candidate.memory_bytes:
         need = format_bytes(p.candidate.memory_bytes)
-        yield f"{p.replica_id} needs {need}, its partition has less"
+        yield Fault(Kind.MEMORY, f"{name} needs {need}, its partition has less")
     match p.partition:
         case MpsShare(sm_percent=percent) if percent != size.sm_percent:
-            yield f"{p.replica_id} is profiled at {size.sm_percent} % of SMs, placed at {percent}"
+            told = f"{name} is profiled at {size.sm_percent} % of SMs, placed at {percent}"
+            yield Fault(Kind.SMS, told)
         case CpuCores(cores=cores) if len(set(cores)) != size.cores:
-            yield f"{p.replica_id} is profiled on {size.cores} cores, placed on {len(set(cores))}"
-        case MigSlice(mig_profile=name) if name != size.mig_profile:
-            yield f"{p.replica_id} is profiled on {size.mig_profile}, placed on {name}"
+            told = f"{name} is profiled on {size.cores} cores, placed on {len(set(cores))}"
+            yield Fault(Kind.CORES, told)
+        case MigSlice(mig_profile=profile) if profile != size.mig_profile:
+            told = f"{name} is profiled on {size.mig_profile}, placed on {profile}"
+            yield Fault(Kind.SLICES, told)
         case _:
             pass
 
 
-def _check_memory(device: Device, here: tuple[Placement, ...], mode: SharingMode) -> Iterator[str]:
+def _check_memory(
+    device: Device, here: tuple[Placement, ...], mode: SharingMode
+) -> Iterator[Fault]:
     usable = min(device.memory_bytes - device.reserved_bytes, device.free_bytes)
     usable -= headroom_bytes(device.memory_bytes)
     used = mode_overhead_bytes(mode) + sum(
         max(p.partition.memory_bytes, p.candidate.memory_bytes) for p in here
     )
     if used > usable:
-        yield (
+        yield Fault(
+            Kind.MEMORY,
             f"{device.id} needs {format_bytes(used)} for its replicas and has "
-            f"{format_bytes(max(0, usable))} after headroom, reserved and foreign use"
+            f"{format_bytes(max(0, usable))} after headroom, reserved and foreign use",
+            excess=used / max(1, usable) - 1,
         )
 
 
-def _check_compute(device: Device, here: tuple[Placement, ...]) -> Iterator[str]:
+def _check_compute(device: Device, here: tuple[Placement, ...]) -> Iterator[Fault]:
     percent = sum(p.candidate.size.sm_percent for p in here if isinstance(p.partition, MpsShare))
     if percent and percent + device.occupied_sm_percent > 100:
         others = f" beside the {device.occupied_sm_percent} % of others"
-        yield (
+        yield Fault(
+            Kind.SMS,
             f"{device.id} gives away {percent} % of its SMs"
-            f"{others if device.occupied_sm_percent else ''}"
+            f"{others if device.occupied_sm_percent else ''}",
+            excess=(percent + device.occupied_sm_percent) / 100 - 1,
         )
     taken: dict[int, str] = {}
     for p in here:
         for core in p.partition.cores if isinstance(p.partition, CpuCores) else ():
             if core not in device.cores:
-                yield f"{p.replica_id} is on core {core}, which {device.id} does not have"
+                told = f"{p.replica_id} is on core {core}, which {device.id} does not have"
+                yield Fault(Kind.CORES, told)
             if core in taken:
-                yield f"core {core} belongs to both {taken[core]} and {p.replica_id}"
+                told = f"core {core} belongs to both {taken[core]} and {p.replica_id}"
+                yield Fault(Kind.CORES, told)
             taken[core] = p.replica_id
 
 
 def check_host(
-    host: str, devices: list[Device], placements: Sequence[Placement], memory: int | None
-) -> Iterator[str]:
+    host: str, devices: Sequence[Device], placements: Sequence[Placement], memory: int | None
+) -> Iterator[Fault]:
     """Yield violations of limits that the devices of a host share.
 
     Args:
@@ -168,8 +193,8 @@ def check_host(
 
 
 def _check_host_cores(
-    host: str, devices: list[Device], placements: Sequence[Placement]
-) -> Iterator[str]:
+    host: str, devices: Sequence[Device], placements: Sequence[Placement]
+) -> Iterator[Fault]:
     """Check host cores: GPU engines need some too; a core serves one engine, on whatever device.
 
     Each core that is wanted is matched to a core of its own. If one finds none, all cores that were
@@ -197,20 +222,28 @@ def _check_host_cores(
         seen = set[int]()
         if not matched(device, seen):
             crowded = [d for d, need in needs.items() if need and allowed[d] <= seen]
-            yield (
+            yield Fault(
+                Kind.HOST,
                 f"engines on {', '.join(crowded)} of {host} need {sum(needs[d] for d in crowded)} "
-                f"host cores, {len(seen)} are free for them"
+                f"host cores, {len(seen)} are free for them",
             )
             return
 
 
+def memory_of_host(devices: Sequence[Device], stated: int | None) -> int | None:
+    """Return the bytes for engines on a host of these devices; None for no limit."""
+    on_cpu = (
+        min(d.memory_bytes - d.reserved_bytes, d.free_bytes) - headroom_bytes(d.memory_bytes)
+        for d in devices
+        if d.kind is DeviceKind.CPU
+    )
+    return min((*on_cpu, *(() if stated is None else (stated,))), default=None)
+
+
 def _check_host_memory(
-    host: str, devices: list[Device], placements: Sequence[Placement], stated: int | None
-) -> Iterator[str]:
-    budget = stated
-    for d in (d for d in devices if d.kind is DeviceKind.CPU):
-        own = min(d.memory_bytes - d.reserved_bytes, d.free_bytes) - headroom_bytes(d.memory_bytes)
-        budget = own if budget is None else min(budget, own)
+    host: str, devices: Sequence[Device], placements: Sequence[Placement], stated: int | None
+) -> Iterator[Fault]:
+    budget = memory_of_host(devices, stated)
     if budget is None:
         return
     on_cpu = {d.id for d in devices if d.kind is DeviceKind.CPU}
@@ -221,13 +254,14 @@ def _check_host_memory(
         if p.device_id in here
     )
     if used > budget:
-        yield (
+        yield Fault(
+            Kind.HOST,
             f"engines on {host} need {format_bytes(used)} of host memory, "
-            f"{format_bytes(max(0, budget))} are there"
+            f"{format_bytes(max(0, budget))} are there",
         )
 
 
-def check_instances(device: Device, here: tuple[Placement, ...]) -> Iterator[str]:
+def check_instances(device: Device, here: tuple[Placement, ...]) -> Iterator[Fault]:
     """Yield violations among the GPU instances of one device."""
     profiles = offered(device)
     cuts = [(p, p.partition) for p in here if isinstance(p.partition, MigSlice)]
@@ -235,24 +269,28 @@ def check_instances(device: Device, here: tuple[Placement, ...]) -> Iterator[str
     for p, cut in cuts:
         profile = profiles.get(cut.mig_profile)
         if profile is None:
-            yield f"{device.id} has no MIG profile {cut.mig_profile}, which {p.replica_id} needs"
+            told = f"{device.id} has no MIG profile {cut.mig_profile}, which {p.replica_id} needs"
+            yield Fault(Kind.SLICES, told)
             continue
         numbers[profile.name] += 1
         there = _existing(device, cut)
         if device.mig_fixed and (there is None or there.busy or not there.uuid):
-            yield f"{device.id} may not be cut anew, and {p.replica_id} has no idle instance there"
+            told = f"{device.id} may not be cut anew, and {p.replica_id} has no idle instance there"
+            yield Fault(Kind.FIXED, told)
         yield from _check_place(device, p, cut, profile, there)
         for number in range(cut.slice_start, cut.slice_start + cut.slice_count):
             if number in holder:
-                yield (
+                yield Fault(
+                    Kind.SLICES,
                     f"memory slice {number} of {device.id} belongs to both {holder[number]} "
-                    f"and {p.replica_id}"
+                    f"and {p.replica_id}",
                 )
             holder[number] = p.replica_id
     for name, count in numbers.items():
         most = profiles[name].max_instances if name in profiles else count
         if count > most:
-            yield f"{device.id} has {count} instances of {name}, it can have {most}"
+            told = f"{device.id} has {count} instances of {name}, it can have {most}"
+            yield Fault(Kind.SLICES, told)
 
 
 def offered(device: Device) -> dict[str, MigProfile]:
@@ -294,23 +332,27 @@ def _existing(device: Device, cut: MigSlice) -> MigInstance | None:
 
 def _check_place(
     device: Device, p: Placement, cut: MigSlice, profile: MigProfile, there: MigInstance | None
-) -> Iterator[str]:
+) -> Iterator[Fault]:
     """Check that the driver would make this instance there, and that the replica fits into it."""
     if cut.slice_count != profile.memory_slices:
-        yield (
+        yield Fault(
+            Kind.SLICES,
             f"{p.replica_id} covers {cut.slice_count} memory slices of {device.id}, "
-            f"{profile.name} has {profile.memory_slices}"
+            f"{profile.name} has {profile.memory_slices}",
         )
     starts = profile.starts or _STARTS.get((profile.compute_slices, profile.memory_slices), ())
     if there is None and cut.slice_start not in starts:
-        yield f"an instance of {profile.name} cannot start at slice {cut.slice_start}"
+        told = f"an instance of {profile.name} cannot start at slice {cut.slice_start}"
+        yield Fault(Kind.SLICES, told)
     memory = (
         there.memory_bytes if there is not None and there.memory_bytes else profile.memory_bytes
     )
     room = memory - headroom_bytes(memory)
     need = max(cut.memory_bytes, p.candidate.memory_bytes)
     if need > room:
-        yield (
+        yield Fault(
+            Kind.MEMORY,
             f"{p.replica_id} needs {format_bytes(need)}, an instance of {profile.name} has "
-            f"{format_bytes(max(0, room))} after headroom"
+            f"{format_bytes(max(0, room))} after headroom",
+            excess=need / max(1, room) - 1,
         )

@@ -1,11 +1,12 @@
 """Checks where replicas may be, and how much is left after a loss."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import FaultDomain
 from partitiond.core.plan.record import ModelDemand, Placement, Plan
+from partitiond.planner.check.fault import Fault, Kind
 from partitiond.planner.check.figures import RELATIVE, rate_of
 
 
@@ -25,40 +26,42 @@ def check_rules(
             hold because the model is listed as unplaced.
     """
     devices = {d.id: d for d in plan.devices}
-    yield from _check_avoid(plan, demand, mine)
-    yield from _check_near(plan, demand, mine, devices)
+    rules = demand.rules
+    for device in sorted({p.device_id for p in mine}) if rules.avoid else ():
+        for fault in check_avoid(demand, device, {p.model for p in plan.on_device(device)}):
+            yield fault.text
+    for host in sorted({devices[p.device_id].host for p in mine}) if rules.near else ():
+        here = {p.model for p in plan.placements if devices[p.device_id].host == host}
+        for fault in check_near(demand, host, here):
+            yield fault.text
     for p in mine:
-        yield from check_place(p, demand, devices[p.device_id])
+        for fault in check_place(p, demand, devices[p.device_id]):
+            yield fault.text
     if levels is not None:
         yield from _check_survival(demand, mine, devices, levels)
 
 
-def _check_avoid(plan: Plan, demand: ModelDemand, mine: Sequence[Placement]) -> Iterator[str]:
-    if not demand.rules.avoid:
-        return
-    for device in sorted({p.device_id for p in mine}):
-        others = {p.model for p in plan.on_device(device)} - {demand.model}
-        for other in sorted(others & set(demand.rules.avoid)):
-            yield f"{demand.model} avoids {other} and shares {device} with it"
+def check_avoid(demand: ModelDemand, device: str, there: Collection[str]) -> Iterator[Fault]:
+    """Yield models on the same device that a model avoids."""
+    for other in sorted(set(there) & set(demand.rules.avoid) - {demand.model}):
+        told = f"{demand.model} avoids {other} and shares {device} with it"
+        yield Fault(Kind.AVOID, told)
 
 
-def _check_near(
-    plan: Plan, demand: ModelDemand, mine: Sequence[Placement], devices: Mapping[str, Device]
-) -> Iterator[str]:
-    if not demand.rules.near:
-        return
-    for host in sorted({devices[p.device_id].host for p in mine}):
-        here = {p.model for p in plan.placements if devices[p.device_id].host == host}
-        for other in demand.rules.near:
-            if other not in here:
-                yield f"{demand.model} is on host {host} without {other}, which it must be near to"
+def check_near(demand: ModelDemand, host: str, there: Collection[str]) -> Iterator[Fault]:
+    """Yield models that a model must be near to, and that have no replica on its host."""
+    for other in demand.rules.near:
+        if other not in there:
+            told = f"{demand.model} is on host {host} without {other}, which it must be near to"
+            yield Fault(Kind.NEAR, told)
 
 
-def check_place(p: Placement, demand: ModelDemand, device: Device) -> Iterator[str]:
+def check_place(p: Placement, demand: ModelDemand, device: Device) -> Iterator[Fault]:
     """Yield that a replica is on a device that its model's `only_on` does not name."""
     allowed = demand.rules.only_on
     if allowed and not {device.id, device.host, device.rack, device.hardware} & set(allowed):
-        yield f"{p.replica_id} is on {device.id}, {p.model} may only be on {', '.join(allowed)}"
+        told = f"{p.replica_id} is on {device.id}, {p.model} may only be on {', '.join(allowed)}"
+        yield Fault(Kind.ONLY_ON, told)
 
 
 def _check_survival(
@@ -101,3 +104,19 @@ def _domain(device: Device, kind: FaultDomain) -> str:
             return f"rack {device.rack}"
         case _:
             return f"host {device.host}"
+
+
+def check_slo(
+    mine: Sequence[Placement], demand: ModelDemand, levels: Mapping[str, float | None]
+) -> Iterator[Fault]:
+    """Yield replicas that would miss the bounds of the model's SLO."""
+    if demand.slo is None:
+        return
+    for p in mine:
+        level = levels[p.device_id] or math.inf
+        if p.candidate.ttft_p95_seconds * level > demand.slo.ttft_seconds * (1 + RELATIVE):
+            told = f"{p.replica_id} would miss the TTFT bound of {demand.model} on {p.device_id}"
+            yield Fault(Kind.SLO, told)
+        if p.candidate.tpot_p95_seconds * level > demand.slo.tpot_seconds * (1 + RELATIVE):
+            told = f"{p.replica_id} would miss the TPOT bound of {demand.model} on {p.device_id}"
+            yield Fault(Kind.SLO, told)

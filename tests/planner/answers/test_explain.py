@@ -106,14 +106,16 @@ def test_no_more_fits_than_the_host_has_memory_for() -> None:
         )
         assert ("One more would fit on 1 of the 1 devices in use" in said) == fits
         assert ("could take it" in said) == fits
-        assert ("host host has 9 GiB of memory left, it needs 10 GiB" in said) == (not fits)
+        assert ("engines on host need 20 GiB of host memory, 19 GiB are there" in said) == (
+            not fits
+        )
 
 
 def test_cores_and_memory_of_a_host_are_given_once() -> None:
     """A core that two devices list; and memory that what runs on the CPU takes, too."""
     model = want("a", ENGINE, rate=20)
     said = one_more(PAIR, model)
-    assert "g0 has 1 cores free, it needs 2" in said
+    assert "engines on g0 of host need 4 host cores, 3 are free for them" in said
     assert "could take it" not in said
     on_cpu = want("b", on_cores("b", 5, 1, gib=10), rate=4)
     crowded = one_more((gpu("g0"), cpu(8, gib=24)), model, on_cpu)

@@ -262,7 +262,7 @@ def test_neighbours_are_told_with_their_numbers_and_what_stops_one_more_with_fig
     (line,) = [x for x in asker.explained("b").here if x.startswith("g0: ")]
     assert line.startswith("g0: 1x beside 2x a, 3x c, memory ")
     why = Asker(spec("a", 20), devices=1).explained("a")
-    assert any("g0 has 0 % of its SMs free, it needs 50 %" in line for line in why.not_more)
+    assert any("g0 gives away 150 % of its SMs" in line for line in why.not_more)
     assert "No device is empty." in why.not_more
 
 
