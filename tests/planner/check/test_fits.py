@@ -98,7 +98,9 @@ def test_the_size_that_comes_closest_to_fitting_is_the_reason() -> None:
     assert (stop.kind, "needs 90" in stop.text) == (Kind.MEMORY, True)
     alike = (gpu("g0"), gpu("g1", host="x", cores=(7, 8)), gpu("g2", gib=40))
     assert [d.id for d in Fits(alike, {"a": A}, DEFAULT, {}).unlike(A)] == ["g0", "g1", "g2"]
-    assert len(Fits((gpu("g0"), gpu("g1")), {"a": A}, DEFAULT, {}).unlike(A)) == 1
+    twice = gpu("g0"), gpu("g1", host="other")
+    assert len(Fits(twice, {"a": A}, DEFAULT, {}).unlike(A)) == 1
+    assert len(Fits(twice, {"a": A}, DEFAULT, {"other": GIB}).unlike(A)) == 2
 
 
 def test_the_most_of_one_size_that_a_device_takes() -> None:

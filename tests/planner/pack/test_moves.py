@@ -26,12 +26,12 @@ from partitiond.fleet.offline import fleet_request
 from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
-from partitiond.planner.pack.moves import moves_made
+from partitiond.planner.pack.moves import moves_made, price_of_a_move
 from partitiond.planner.pack.packing import Packing
 from partitiond.planner.search.nearest import least_against
 from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.without_outage import OUTAGE
-from tests.planner.build import gpus, point, want
+from tests.planner.build import gpu, gpus, point, want
 from tests.planner.check.make import placed
 
 TWO = gpus(2)
@@ -86,6 +86,21 @@ def test_a_saved_device_must_be_worth_more_than_its_moves(
     assert (proof.own_value, proof.own_bound) == (devices, 1)
     # The price of fewer moves than these is proven, too: CP-SAT counts them.
     assert proof.status is Status.OPTIMAL
+
+
+def test_a_move_costs_devices_and_a_hundredth_of_what_is_served_stands_for_one() -> None:
+    dear = gpu("g0", price_per_hour=5.0, idle_watts=90.0)
+    devices = dear, gpu("g1", price_per_hour=1.0, idle_watts=30.0)
+    asked = dataclasses.replace(spread(1, 1), devices=devices, move_price=0.5)
+    for objective, price in (
+        (Objective.MIN_DEVICES, 0.5),
+        (Objective.MIN_PRICE, 1.5),
+        (Objective.MIN_ENERGY, 30.0),
+        (Objective.MAX_GOODPUT, 0.005),
+        (Objective.MAX_MIN, 0.005),
+    ):
+        assert price_of_a_move(asked, objective) == price
+        assert price_of_a_move(dataclasses.replace(asked, running=()), objective) == 0.0
 
 
 @pytest.mark.parametrize(("devices", "chosen"), [(3, 3), (4, 1)])
