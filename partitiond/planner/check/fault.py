@@ -42,6 +42,6 @@ class Fault:
     excess: float = math.inf
 
     @property
-    def closeness(self) -> tuple[int, float]:
+    def rank(self) -> tuple[int, float]:
         """How close the replica is to fitting, for comparison: more is closer."""
         return self.kind.value, -self.excess

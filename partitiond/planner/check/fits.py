@@ -71,7 +71,7 @@ class Fits:
             fault = next(self._faults(new, device), None)
             if fault is None:
                 return new
-            closest = max(closest, fault, key=lambda one: one.closeness)
+            closest = max(closest, fault, key=lambda one: one.rank)
         return closest
 
     def closest(self, devices: Iterable[Device], demand: ModelDemand) -> Fault | None:
@@ -87,7 +87,7 @@ class Fits:
                 found = self.place(candidate, device)
                 if isinstance(found, Placement):
                     return None
-                most = max(most, found, key=lambda one: one.closeness)
+                most = max(most, found, key=lambda one: one.rank)
         return most
 
     def unlike(self, demand: ModelDemand) -> list[Device]:
