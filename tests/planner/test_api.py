@@ -82,7 +82,7 @@ def test_nothing_that_fits_is_infeasible_with_the_sizes() -> None:
     [
         (want("m", reason="it has no profile yet"), "no profile yet"),
         (want("m", point("m", 5, 4, hardware="h100-80gb")), "profiled on h100-80gb"),
-        (want("m", point("m", 5, 4, latency=9), slo=Slo(1, 1)), "misses its SLO"),
+        (want("m", point("m", 5, 4, latency=9), slo=Slo(1, 1)), "would miss the TTFT bound"),
     ],
 )
 def test_a_model_that_fits_nowhere_says_why_and_the_others_are_planned(
@@ -126,8 +126,8 @@ def test_the_certificate_names_baselines_and_a_bound() -> None:
     ("changes", "says"),
     [
         ({"cordoned": True}, "is cordoned"),
-        ({"occupied_sm_percent": 100}, "hold all SMs"),
-        ({"occupied_slices": (0,), "modes": (SharingMode.MPS,)}, "for other programs"),
+        ({"occupied_sm_percent": 100}, "beside the 100 % of others"),
+        ({"occupied_slices": (0,), "modes": (SharingMode.MPS,)}, "is cut by MIG for others"),
         ({"modes": ()}, "no device allows any sharing mode"),
     ],
 )
