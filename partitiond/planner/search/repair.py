@@ -72,9 +72,7 @@ def _added(packing: Packing, worth: Floats, by_cost: bool, stop: Stop) -> Packin
     return packing
 
 
-def kept(
-    watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: bool
-) -> list[Member]:
+def kept(watch: SolveMonitor, worth: Floats, *, by_cost: bool, searches: bool) -> list[Member]:
     """Complete and improve the running replicas; return the plans made from them.
 
     Args:
