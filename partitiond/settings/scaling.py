@@ -1,10 +1,8 @@
 """Defines the settings' table `[scaling]`."""
 
-from typing import Literal
-
 from pydantic import Field
 
-from partitiond.core.demand.forecast import ForecastPolicy, Method
+from partitiond.core.demand.forecast import ForecastPolicy
 from partitiond.core.demand.scaling import ScalingPolicy
 from partitiond.settings.types import Seconds, Table
 
@@ -12,21 +10,11 @@ from partitiond.settings.types import Seconds, Table
 class ScalingSettings(Table):
     """Models that scale by themselves."""
 
-    method: Literal["last", "ewma", "holt-damped", "seasonal-naive"] = Field(
-        "ewma",
-        description="How demand is forecast. ewma: a mean that weighs the newest steps most (take "
-        "this one first); last: the last step again, for demand that jumps and stays; "
-        "holt-damped: a trend that fades, for demand that ramps; seasonal-naive: what was one "
-        "season ago, for demand that repeats daily.",
-    )
     step_seconds: Seconds = Field(
         10.0, description="Length of a step in which demand is counted, in seconds."
     )
     horizon_seconds: Seconds = Field(
         60.0, description="How far ahead demand is forecast, in seconds: about what a start takes."
-    )
-    season_seconds: Seconds = Field(
-        86400.0, description="Length of a season of the seasonal method, in seconds."
     )
     quantile: float = Field(
         0.9, ge=0.5, lt=1, description="Share of the steps that are to stay below what is planned."
@@ -68,10 +56,8 @@ class ScalingSettings(Table):
         steps = max(1, round(self.horizon_seconds / self.step_seconds))
         return ScalingPolicy(
             forecast=ForecastPolicy(
-                method=Method(self.method),
                 step_seconds=self.step_seconds,
                 horizon_steps=steps,
-                season_steps=max(1, round(self.season_seconds / self.step_seconds)),
                 quantile=self.quantile,
             ),
             headroom=self.headroom,

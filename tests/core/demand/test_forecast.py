@@ -1,4 +1,4 @@
-"""Each forecast method predicts demand, and its upper end holds its quantile."""
+"""A forecast follows the demand, and its upper end holds its quantile."""
 
 import dataclasses
 import math
@@ -7,7 +7,7 @@ import random
 import pytest
 
 from partitiond.core.demand import forecast as forecasts
-from partitiond.core.demand.forecast import NOTHING_SEEN, ForecastPolicy, Method, forecast, observed
+from partitiond.core.demand.forecast import NOTHING_SEEN, ForecastPolicy, forecast, observed
 from partitiond.core.errors import SpecError
 
 
@@ -18,9 +18,8 @@ def seen(rates: list[float], policy: ForecastPolicy) -> forecasts.Series:
     return series
 
 
-@pytest.mark.parametrize("method", list(Method))
-def test_a_steady_demand_is_foretold_as_it_is(method: Method) -> None:
-    policy = ForecastPolicy(method=method, season_steps=20)
+def test_a_steady_demand_is_foretold_as_it_is() -> None:
+    policy = ForecastPolicy()
     found = forecast(seen([3.0] * 60, policy), policy)
     assert found.req_per_s == pytest.approx(3.0)
     assert found.upper_req_per_s == pytest.approx(3.0)
@@ -33,40 +32,23 @@ def test_of_few_steps_the_margin_is_that_of_independent_arrivals() -> None:
     assert found.upper_req_per_s == 1.4  # 14 of 10 requests, in 90 % of steps
 
 
-def test_a_mean_follows_a_level_and_a_slope_is_carried_on() -> None:
-    policy = ForecastPolicy(method=Method.LAST)
-    assert forecast(seen([5.0, 1.0, 2.0], policy), policy).req_per_s == 2.0
+def test_a_mean_follows_a_level_and_no_more_is_kept_than_needed() -> None:
+    policy = ForecastPolicy(alpha=0.3, errors=20, horizon_steps=4)
     nothing = forecast(NOTHING_SEEN, policy)
     assert (nothing.req_per_s, nothing.upper_req_per_s) == (0.0, 0.0)
-    policy = ForecastPolicy(method=Method.EWMA, alpha=0.3)
+    series = seen([1.0] * 50 + [9.0] * 20, policy)
     one = forecast(seen([1.0] * 50 + [9.0], policy), policy).req_per_s
-    many = forecast(seen([1.0] * 50 + [9.0] * 20, policy), policy).req_per_s
+    many = forecast(series, policy).req_per_s
     assert 1.0 < one < many < 9.0
     assert many == pytest.approx(9.0, rel=0.01)
-    policy = ForecastPolicy(method=Method.HOLT, alpha=0.5, beta=0.3, phi=0.95, horizon_steps=6)
-    rising = [1.0 + 0.1 * step for step in range(60)]
-    found = forecast(seen(rising, policy), policy).req_per_s
-    assert rising[-1] < found <= rising[-1] + 0.6
-    falling = [max(0.0, 5.0 - 0.1 * step) for step in range(60)]
-    assert forecast(seen(falling, policy), policy).req_per_s >= 0.0
-
-
-def test_a_season_is_that_of_the_last_one_and_no_more_is_kept_than_needed() -> None:
-    policy = ForecastPolicy(method=Method.SEASONAL, season_steps=4, horizon_steps=2)
-    # The next step is a 1 again, the one after it, two ahead, a 2.
-    assert forecast(seen([1.0, 2.0, 3.0, 4.0], policy), policy).req_per_s == 2.0
-    policy = ForecastPolicy(errors=20, season_steps=30, method=Method.SEASONAL, horizon_steps=4)
-    series = seen([1.0] * 500, policy)
-    assert len(series.errors) == 20
-    assert len(series.season) == 30
-    assert len(series.foretold) == 4
+    assert (len(series.errors), len(series.foretold)) == (20, 4)
 
 
 @pytest.mark.parametrize("rate", [0.3, 5.0, 200.0])
 @pytest.mark.parametrize("quantile", [0.8, 0.9, 0.95])
 def test_the_upper_end_is_above_as_many_steps_as_it_says(rate: float, quantile: float) -> None:
     draw = random.Random(f"{rate} {quantile}")
-    policy = ForecastPolicy(method=Method.EWMA, quantile=quantile, step_seconds=10)
+    policy = ForecastPolicy(quantile=quantile, step_seconds=10)
     series, above, counted = NOTHING_SEEN, 0, 0
     foretold: list[float] = []
     for step in range(3000):
@@ -81,7 +63,7 @@ def test_the_upper_end_is_above_as_many_steps_as_it_says(rate: float, quantile: 
 
 def test_what_was_learned_at_one_level_holds_at_another() -> None:
     draw = random.Random(7)
-    policy = ForecastPolicy(method=Method.EWMA, quantile=0.9, step_seconds=10)
+    policy = ForecastPolicy(quantile=0.9, step_seconds=10)
     series = seen([_poisson(draw, 100) / 10 for _ in range(300)], policy)
     margin = forecast(series, policy).upper_req_per_s / 10
     tenfold = seen([_poisson(draw, 1000) / 10 for _ in range(30)], policy)
@@ -120,7 +102,7 @@ def _poisson(draw: random.Random, mean: float) -> int:
 
 
 def test_a_horizon_that_is_made_shorter_is_what_errors_are_measured_at() -> None:
-    long = ForecastPolicy(method=Method.LAST, horizon_steps=6)
+    long = ForecastPolicy(alpha=1.0, horizon_steps=6)
     short = dataclasses.replace(long, horizon_steps=1)
     series = NOTHING_SEEN
     for step in range(12):
