@@ -353,7 +353,7 @@ async def test_who_gets_no_place_pays_nothing(make: Make) -> None:
     proxy, engine = await started(make, plays("hold"), total_timeout_seconds=600.0)
     proxy.owner.models["m"].replicas["m-1"].pace.limit = 1
     slots = proxy.owner.models["m"].slots
-    slots.service = dataclasses.replace(slots.service, seconds=1e-6)
+    slots.service = dataclasses.replace(slots.service, value=1e-6)
     async with asking(proxy, apis.COMPLETIONS, streams=False, name="k2"):
         await engine.got(1)
         for api, streams in WAYS:

@@ -6,7 +6,7 @@ from collections import Counter
 import httpx
 import pytest
 
-from partitiond.core.dispatch.admission import ServiceTime
+from partitiond.core.dispatch.admission import service_time
 from partitiond.proxy.dispatch.replicas import TOKENISING_AT_ONCE
 from tests.proxy.conftest import Make, Proxy, error_of, replica, table
 from tests.proxy.scripted import Gate, Received, Step, answer, completion, plays
@@ -43,7 +43,7 @@ async def test_a_flood_reaches_each_engine_a_few_at_a_time(make: Make, replicas:
     engines = [await make.engine(slow, f"e{n}") for n, slow in enumerate(slows)]
     routes = [replica(engine, f"m-{n}", max_sequences=1) for n, engine in enumerate(engines)]
     proxy = await make.proxy(table(*routes, max_queue=36, max_wait_seconds=600))
-    proxy.state.models["m"].tokenising.service = ServiceTime(10.0)
+    proxy.state.models["m"].tokenising.service = service_time(10.0)
     places = replicas * TOKENISING_AT_ONCE
     served = 36 + places
     requests = [ask(proxy, ROUTES[n % len(ROUTES)], prompt="x" * 20_000) for n in range(100)]

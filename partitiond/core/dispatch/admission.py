@@ -18,14 +18,19 @@ import dataclasses
 import math
 from typing import Final, Generic, TypeVar
 
-from partitiond.core.dispatch.balance import LoadView, effective_limit
+from partitiond.core.dispatch.balance import LoadView, limit_of
 from partitiond.core.dispatch.routing import ModelAvailability
+from partitiond.core.numbers.mean import Mean
 
 KV_SHARE: Final = 0.95
 """Share of the engine's KV tokens that is handed out; the rest absorbs low estimates. Chosen."""
 
 MAX_RETRY_AFTER_SECONDS: Final = 600
 """A client cannot act on a longer wait."""
+
+
+REMEMBERED_STAYS: Final = 10.0
+"""Requests that the time in an engine is a mean of: each new one counts a tenth. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,21 +91,18 @@ class Rejected:
     retry_after_seconds: int | None
 
 
-def has_slot(load: LoadView, slowness: float = 1.0) -> bool:
+def has_slot(load: LoadView) -> bool:
     """Return whether the replica has room for one more sequence, KV tokens aside."""
-    return load.sequences == 0 or load.sequences < effective_limit(load.max_sequences, slowness)
+    return load.sequences == 0 or load.sequences < limit_of(load)
 
 
-def admits(load: LoadView, cost: Cost, slowness: float = 1.0) -> bool:
+def admits(load: LoadView, cost: Cost) -> bool:
     """Return whether the replica has room for the request now (eligibility is
     `balance.is_eligible`).
-
-    Args:
-        slowness: of the replica (see `balance.Slowness`): its limit is smaller while it is slow.
     """
     if load.sequences == 0:
         return True
-    free = effective_limit(load.max_sequences, slowness) - load.sequences
+    free = limit_of(load) - load.sequences
     # The engine runs `max_sequences` at a time: a request of that many never pushes it beyond.
     needed = 1 if cost.sequences >= load.batch else cost.sequences
     if free < needed:
@@ -111,18 +113,14 @@ def admits(load: LoadView, cost: Cost, slowness: float = 1.0) -> bool:
     return load.kv_tokens + kv_tokens <= KV_SHARE * load.kv_cache_tokens
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ServiceTime:
-    """Learned mean seconds that one sequence stays in an engine; starts at the planned figure."""
+def service_time(seconds: float = 1.0) -> Mean:
+    """Return the mean seconds that one sequence stays in an engine, which is learned from requests
+    that ran to their end.
 
-    seconds: float = 1.0
-    weight: float = 0.1
-
-    def observe(self, seconds: float) -> "ServiceTime":
-        """Return the estimate after one request that ran to its end."""
-        if not (math.isfinite(seconds) and seconds > 0):
-            return self
-        return ServiceTime(self.seconds + self.weight * (seconds - self.seconds), self.weight)
+    Args:
+        seconds: the planned figure, with which it begins.
+    """
+    return Mean(seconds, REMEMBERED_STAYS, REMEMBERED_STAYS)
 
 
 def expected_wait_seconds(

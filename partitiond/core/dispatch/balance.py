@@ -13,29 +13,26 @@ come last: one that fails at once is always the emptiest.
 
 import dataclasses
 import math
-import statistics
-import types
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final, Protocol, TypeVar
 
 PREFERENCE_SLACK: Final = 0.25
 """A preferred replica may be fuller by this share of its limit. Measured: docs/dispatch.md."""
 SLOW_FROM: Final = 1.3
-"""Smaller differences of pace come from the mix of requests and are ignored. Chosen."""
-MAX_SLOWNESS: Final = 8.0
-PACE_OBSERVATIONS: Final = 50.0
-ENOUGH_OBSERVATIONS: Final = 8.0
-"""Bounds of a slowness, of the weight of the past, and requests before a pace is used. Chosen."""
-SLOWNESS_HALF_LIFE_SECONDS: Final = 30.0
-FACTORS_SECONDS: Final = 1.0
-"""Until what was learned counts half, and until it is looked at again. Both are chosen."""
+"""Smaller differences of speed come from the mix of requests and are ignored. Chosen."""
 DOUBTFUL: Final = 1e6
 """Added to the occupancy of a doubtful replica: more than any other has. Chosen so."""
-NO_SLOWNESS: Final[Mapping[str, float]] = types.MappingProxyType({})
 
 
 class LoadView(Protocol):
-    """The fields of a replica that the rules read; live objects and `ReplicaLoad` have them."""
+    """The fields of a replica that the rules read; live objects and `ReplicaLoad` have them.
+
+    Attributes:
+        slowness: how many times slower it is than the others, beside its plan; 1 if it is not
+            slow. The dispatcher sets it (`speeds`).
+    """
+
+    slowness: float
 
     @property
     def replica_id(self) -> str:
@@ -49,7 +46,7 @@ class LoadView(Protocol):
 
     @property
     def max_sequences(self) -> int:
-        """Limit: sequences that it takes now."""
+        """Limit: sequences that it takes now, but for its slowness."""
         ...
 
     @property
@@ -85,7 +82,7 @@ class LoadView(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class ReplicaLoad:
     """A replica's load as plain data; see `LoadView` for the fields."""
 
@@ -97,6 +94,7 @@ class ReplicaLoad:
     draining: bool = False
     ejected: bool = False
     doubt: int = 0
+    slowness: float = 1.0
 
     @property
     def batch(self) -> int:
@@ -123,7 +121,6 @@ def choose_replica(
     draws: tuple[float, float],
     *,
     prefer: Sequence[str] = (),
-    slowness: Mapping[str, float] = NO_SLOWNESS,
 ) -> LoadT | None:
     """Return the least occupied eligible replica, or None; a doubtful one only if all are.
 
@@ -138,7 +135,6 @@ def choose_replica(
             the two drawn replicas the one with more free sequences wins.
         prefer: preferred replicas, best first. The first one wins that is eligible and not
             clearly busier (`PREFERENCE_SLACK`) than the least occupied replica.
-        slowness: factor of each slow replica (see `Slowness`).
     """
     least: list[LoadT] = []
     lowest = math.inf
@@ -147,10 +143,10 @@ def choose_replica(
         if not is_eligible(load, tried):
             continue
         share = occupancy(load)
-        if slowness:
-            share = slowness.get(load.replica_id, 1.0) * (1 + share) - 1
+        if load.slowness != 1.0:
+            share = load.slowness * (1 + share) - 1
         if load.doubt:
-            share += DOUBTFUL
+            share += DOUBTFUL * load.doubt
         if prefer and load.replica_id in prefer:
             preferred[load.replica_id] = share, load
         if share < lowest:
@@ -179,89 +175,6 @@ def effective_limit(max_sequences: int, slowness: float) -> int:
     return max(1, math.floor(max_sequences * (2 * SLOW_FROM / slowness - 1)))
 
 
-@dataclasses.dataclass(slots=True)
-class _Pace:
-    """Means over requests: of their time divided by the planned time, and of their tokens.
-
-    Attributes:
-        observed: number of requests in the means.
-        at: when the last of these requests ended.
-    """
-
-    seconds: float
-    tokens: float
-    observed: float
-    at: float
-
-    @property
-    def value(self) -> float:
-        """Time per token over all tokens, not the mean of requests: short answers are prefill."""
-        return self.seconds / self.tokens
-
-
-class Slowness:
-    """Learns which replicas of a model are slower than the others, relative to their plans.
-
-    A replica's pace is the time per token of the requests that it ended well, over the time
-    planned for it: replicas that keep their plans have similar paces on any hardware. A replica is
-    slow from `SLOW_FROM` times the median pace. Observations fade with
-    `SLOWNESS_HALF_LIFE_SECONDS`, so that an avoided replica is tried again.
-    """
-
-    def __init__(self) -> None:
-        self._paces: dict[str, _Pace] = {}
-        self._factors: dict[str, float] = {}
-        self._valid_until = -math.inf
-
-    def observe(
-        self, replica_id: str, seconds: float, tokens: float, planned_seconds: float, now: float
-    ) -> None:
-        """Note a request that ended well.
-
-        Args:
-            seconds: from the sending of the request to its end.
-            tokens: that the request generated.
-            planned_seconds: the replica's expected time of one request.
-            now: monotonic seconds.
-        """
-        if not (0 < seconds < math.inf and planned_seconds > 0):
-            return
-        seconds, tokens = seconds / planned_seconds, max(1.0, tokens)
-        pace = self._paces.get(replica_id)
-        if pace is None:
-            self._paces[replica_id] = _Pace(seconds, tokens, 1.0, now)
-            return
-        faded = pace.observed * 0.5 ** ((now - pace.at) / SLOWNESS_HALF_LIFE_SECONDS)
-        # A plain mean at first, then an exponential one over the last PACE_OBSERVATIONS.
-        pace.observed = min(faded + 1.0, PACE_OBSERVATIONS)
-        pace.seconds += (seconds - pace.seconds) / pace.observed
-        pace.tokens += (tokens - pace.tokens) / pace.observed
-        pace.at = now
-
-    def factors(self, now: float) -> Mapping[str, float]:
-        """Return replica -> slowness of the slow replicas; recomputed once a second."""
-        if now >= self._valid_until:
-            self._valid_until = now + FACTORS_SECONDS
-            self._factors = self._computed(now)
-        return self._factors
-
-    def forget(self, replica_id: str) -> None:
-        """Forget a replica whose process was replaced."""
-        self._paces.pop(replica_id, None)
-        self._factors.pop(replica_id, None)
-
-    def _computed(self, now: float) -> dict[str, float]:
-        known = {
-            name: pace
-            for name, pace in self._paces.items()
-            if pace.observed * 0.5 ** ((now - pace.at) / SLOWNESS_HALF_LIFE_SECONDS)
-            >= ENOUGH_OBSERVATIONS
-        }
-        if len(known) < 2:
-            return {}
-        middle = statistics.median_low([pace.value for pace in known.values()])
-        return {
-            name: min(MAX_SLOWNESS, pace.value / middle)
-            for name, pace in known.items()
-            if pace.value >= SLOW_FROM * middle
-        }
+def limit_of(load: LoadView) -> int:
+    """Return the sequences that a replica takes now."""
+    return effective_limit(load.max_sequences, load.slowness)

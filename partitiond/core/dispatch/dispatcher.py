@@ -16,19 +16,21 @@ from partitiond.core.dispatch.admission import (
     Cost,
     QueueLimits,
     Rejected,
-    ServiceTime,
     Waiting,
     refuse_elsewhere,
     refuse_full,
     refuse_too_late,
     refuse_unreachable,
     refuse_without_replica,
+    service_time,
     waits_for_replica,
 )
-from partitiond.core.dispatch.balance import LoadT, Slowness
+from partitiond.core.dispatch.balance import LoadT
 from partitiond.core.dispatch.fair_queue import FairQueue, expire
 from partitiond.core.dispatch.places import Places, RequestT
-from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
+from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
+from partitiond.core.dispatch.speeds import Speeds
+from partitiond.core.numbers.mean import Mean
 
 
 class Dispatcher(Generic[RequestT, LoadT]):
@@ -39,7 +41,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         places: where the model's requests run.
         queue: the waiting requests.
         service: how long a sequence stays in an engine.
-        slowness: which replicas are slower than the others.
+        speeds: of the replicas, of which some may be slower than the others.
         held: requests that waited while a change or a wake-up left the model without a replica.
         turned_away: requests refused at once because of such an outage.
     """
@@ -48,7 +50,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         self,
         route: ModelRoute,
         places: Places[RequestT, LoadT],
-        service: ServiceTime | None = None,
+        service: Mean | None = None,
         each: Cost | None = None,
     ) -> None:
         """
@@ -61,8 +63,8 @@ class Dispatcher(Generic[RequestT, LoadT]):
         self.route = route
         self.places = places
         self.queue: FairQueue[RequestT] = FairQueue(route.max_queue)
-        self.service = service or ServiceTime()
-        self.slowness = Slowness()
+        self.service = service or service_time()
+        self.speeds = Speeds()
         self.held = 0
         self.turned_away = 0
         self._each = each
@@ -101,9 +103,10 @@ class Dispatcher(Generic[RequestT, LoadT]):
         if not self._anyone_for(request):
             self.turned_away += int(self._holds)
             return self._without_replica(now)
+        self.look_at_speeds(now)
         cost = self._cost_of(request)
-        if again or not (self.queue or self._must_wait(request, cost, now)):
-            chosen = self.places.start(request, cost, self.slowness, now, again=again)
+        if again or not (self.queue or self._must_wait(request, cost)):
+            chosen = self.places.start(request, cost, again=again)
             if chosen is not None:
                 if not again:
                     share = request.share
@@ -156,7 +159,8 @@ class Dispatcher(Generic[RequestT, LoadT]):
                 return request, outcome
         if not self.queue:
             return None
-        taken = self.places.take(self.queue, self.slowness, now)
+        self.look_at_speeds(now)
+        taken = self.places.take(self.queue, now)
         if taken is None:
             return None
         started, chosen = taken
@@ -170,20 +174,26 @@ class Dispatcher(Generic[RequestT, LoadT]):
         self.queue.settle(request.share.key, float(request.cost.kv_tokens), used)
 
     def learn(
-        self, replica_id: str, seconds: float, tokens: float, planned_seconds: float, now: float
+        self, name: str, seconds: float, tokens: float, now: float, route: ReplicaRoute | None
     ) -> None:
         """Learn from a request that ended well.
 
         Args:
-            replica_id: replica that ran the request.
+            name: of the replica that ran the request, or of its host.
             seconds: from the sending of the request to its end.
             tokens: that the request generated.
-            planned_seconds: the replica's expected time of one request; 0 if the replica is gone.
             now: monotonic seconds.
+            route: the replica's; None if it is gone or of another host.
         """
         self.service = self.service.observe(seconds)
-        if len(self.places.loads()) > 1:
-            self.slowness.observe(replica_id, seconds, tokens, planned_seconds, now)
+        planned = (0.0, 0.0) if route is None else (route.service_seconds, route.tokens_per_s)
+        self.speeds.observe(
+            name, seconds, tokens, now, planned_seconds=planned[0], planned_tokens_per_s=planned[1]
+        )
+
+    def look_at_speeds(self, now: float) -> None:
+        """Bring the replicas' slowness up to date, if that is due; `now` as always."""
+        self.places.any_slow = self.speeds.look(self.places.loads(), now)
 
     # Replicas and routes
 
@@ -329,12 +339,11 @@ class Dispatcher(Generic[RequestT, LoadT]):
             return cost
         return cost.at_once(max([load.batch for load in self.places.loads()], default=0))
 
-    def _must_wait(self, request: RequestT, cost: Cost, now: float) -> bool:
+    def _must_wait(self, request: RequestT, cost: Cost) -> bool:
         """Return whether the request waits although nobody does, to leave others a replica."""
-        if cost.sequences <= 1:
-            return False
-        slow = self.slowness.factors(now)
-        return self.queue.leaves_none(request.share.key, cost, self.places.loads(), slow)
+        return cost.sequences > 1 and self.queue.leaves_none(
+            request.share.key, cost, self.places.loads()
+        )
 
     def _refuse_full(self, ahead: int, limits: QueueLimits) -> Rejected:
         elsewhere = self.places.waiting_elsewhere()[0]
@@ -358,5 +367,5 @@ class Dispatcher(Generic[RequestT, LoadT]):
                 request.max_wait_seconds,
             ),
             sequences_in_flight=self.places.sequences_in_flight(),
-            service_seconds=self.service.seconds if moves else 0.0,
+            service_seconds=self.service.value if moves else 0.0,
         )

@@ -19,6 +19,7 @@ import math
 from typing import Final
 
 from partitiond.core.dispatch.admission import Cost
+from partitiond.core.numbers.mean import Mean
 
 FIRST_TOKENS_PER_BYTE: Final = 0.3
 """English has about 0.25; code and other scripts have more. A request estimated too high only waits
@@ -37,38 +38,9 @@ MAX_KEYS: Final = 4096
 A forgotten key is estimated as an unknown one, which reserves more."""
 MAX_OVERCOMMIT: Final = 8
 """What a replica's requests may hold together, over its KV cache. Measured: docs/dispatch.md."""
-FIRST_TOKENS_PER_S: Final = 100.0
-"""Of one sequence, where neither a profile nor an answer tells. A guess: small models on a GPU."""
-FIRST_TOKENS: Final = 1024.0
-REMEMBERED_TOKENS: Final = 16_384.0
-"""Output tokens that the first rate weighs, and that a rate remembers. Chosen: some answers, and
-some dozens."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TokensPerByte:
-    """Tokens per byte of text, learned from about the last `REMEMBERED_BYTES`, weighted by bytes.
-
-    Weighted by requests instead, a handful of one-letter prompts, which consist of the chat
-    template only, would set the ratio of long ones.
-    """
-
-    tokens: float = FIRST_TOKENS_PER_BYTE * FIRST_BYTES
-    text_bytes: float = FIRST_BYTES
-
-    @property
-    def value(self) -> float:
-        """Tokens per byte."""
-        return self.tokens / self.text_bytes
-
-    def observe(self, text_bytes: int, tokens: int) -> "TokensPerByte":
-        """Return the estimate after a text whose tokens are known."""
-        if text_bytes <= 0 or tokens <= 0:
-            return self
-        ratio = min(4.0, max(0.01, tokens / text_bytes))
-        new = min(float(text_bytes), REMEMBERED_BYTES)
-        kept = min(1.0, (REMEMBERED_BYTES - new) / self.text_bytes)
-        return TokensPerByte(kept * self.tokens + ratio * new, kept * self.text_bytes + new)
+FIRST_RATIO: Final = Mean(FIRST_TOKENS_PER_BYTE, FIRST_BYTES, REMEMBERED_BYTES)
+"""Tokens per byte of text, before any is known. Weighted by bytes: by requests, a handful of
+one-letter prompts, which consist of the chat template only, would set the ratio of long ones."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,36 +75,11 @@ class OutputP90:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TokenRate:
-    """Output tokens per second of one sequence: what an engine writes while nobody sees it.
-
-    The mean over tokens, not over requests or seconds: an answer of one token is all prefill, and a
-    key that sends many of them must not make its long answers cheap.
-    """
-
-    value: float = FIRST_TOKENS_PER_S
-    tokens: float = FIRST_TOKENS
-
-    def observe(self, tokens: int, seconds: float) -> "TokenRate":
-        """Return the rate after one sequence that an engine wrote to its end.
-
-        Args:
-            tokens: of the sequence.
-            seconds: from the sending of the request to its end.
-        """
-        if not (tokens > 0 and 0 < seconds < math.inf):
-            return self
-        weight = self.tokens + tokens
-        value = self.value + (tokens / seconds - self.value) * tokens / weight
-        return TokenRate(value, min(weight, REMEMBERED_TOKENS))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class KeyFigures:
     """What was learned from the requests of one key to one model; see the module."""
 
-    prompt: TokensPerByte = TokensPerByte()
-    text: TokensPerByte = TokensPerByte()
+    prompt: Mean = FIRST_RATIO
+    text: Mean = FIRST_RATIO
     output: OutputP90 = OutputP90()
 
 
@@ -170,12 +117,19 @@ class FiguresOfKeys:
         """
         known = self._by_key.pop(key, UNKNOWN_KEY)
         self._by_key[key] = KeyFigures(
-            known.prompt.observe(*prompt),
-            known.text.observe(*text),
+            _ratio_after(known.prompt, *prompt),
+            _ratio_after(known.text, *text),
             known.output.observe(output_tokens),
         )
         if len(self._by_key) > MAX_KEYS:
             del self._by_key[next(iter(self._by_key))]
+
+
+def _ratio_after(ratio: Mean, text_bytes: int, tokens: int) -> Mean:
+    """Return the tokens per byte after a text of known size; zeros teach nothing."""
+    if text_bytes <= 0 or tokens <= 0:
+        return ratio
+    return ratio.observe(min(4.0, max(0.01, tokens / text_bytes)), text_bytes)
 
 
 def estimate(

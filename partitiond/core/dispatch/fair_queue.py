@@ -36,7 +36,7 @@ priority; `ahead` visits each waiting key.
 import collections
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic
 
 from partitiond.core.dispatch.admission import (
@@ -49,12 +49,11 @@ from partitiond.core.dispatch.admission import (
     refuse_after_waiting,
 )
 from partitiond.core.dispatch.balance import (
-    NO_SLOWNESS,
     LoadT,
     LoadView,
     choose_replica,
-    effective_limit,
     is_eligible,
+    limit_of,
 )
 from partitiond.core.dispatch.fair_keys import CREDIT_SHARE, FairKeys
 
@@ -144,16 +143,14 @@ class FairQueue(Generic[ItemT]):
         self,
         loads: Iterable[LoadT],
         draw: Callable[[], float],
-        slowness: Mapping[str, float] = NO_SLOWNESS,
     ) -> tuple[Waiting[ItemT], LoadT] | None:
         """Remove and charge the next request that may start; return it with its replica, or None.
 
         Args:
             loads: all replicas of the model.
             draw: returns random numbers in [0, 1).
-            slowness: factor of each slow replica.
         """
-        room = self._room(loads, slowness)
+        room = self._room(loads)
         free = room.free
         passed: list[Waiting[ItemT]] = []
         while free:
@@ -162,14 +159,8 @@ class FairQueue(Generic[ItemT]):
                 entry = self._set_aside_next(room)
             if entry is None:
                 return None
-            fitting = [
-                load
-                for load in free
-                if admits(load, entry.cost, slowness.get(load.replica_id, 1.0))
-            ]
-            chosen = choose_replica(
-                fitting, entry.tried, (draw(), draw()), prefer=entry.prefer, slowness=slowness
-            )
+            fitting = [load for load in free if admits(load, entry.cost)]
+            chosen = choose_replica(fitting, entry.tried, (draw(), draw()), prefer=entry.prefer)
             if chosen is not None:
                 for other in passed:
                     self._lane[other] -= entry.charge
@@ -221,23 +212,19 @@ class FairQueue(Generic[ItemT]):
     def _head(self) -> Waiting[ItemT] | None:
         return next(iter(self._lane), None) or self._keys.next()
 
-    def leaves_none(
-        self, key: str, cost: Cost, loads: Iterable[LoadT], slowness: Mapping[str, float]
-    ) -> bool:
+    def leaves_none(self, key: str, cost: Cost, loads: Iterable[LoadT]) -> bool:
         """Return whether a request that nobody precedes would take the last replica with a free
         slot, which its key, over its share, leaves to others.
         """
         if not (self._keys.is_over_share(key) and self._keys.others_active(key)):
             return False
-        return self._room(loads, slowness).is_last_for(cost)
+        return self._room(loads).is_last_for(cost)
 
-    def _room(self, loads: Iterable[LoadT], slowness: Mapping[str, float]) -> "_Room[LoadT]":
+    def _room(self, loads: Iterable[LoadT]) -> "_Room[LoadT]":
         room: _Room[LoadT] = _Room()
         for load in loads:
             if is_eligible(load):
-                room.add(
-                    load, effective_limit(load.max_sequences, slowness.get(load.replica_id, 1.0))
-                )
+                room.add(load, limit_of(load))
         self._keys.slots = room.slots
         return room
 

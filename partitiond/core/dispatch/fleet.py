@@ -23,8 +23,8 @@ from partitiond.core.dispatch.balance import (
     DOUBTFUL,
     PREFERENCE_SLACK,
     LoadT,
-    effective_limit,
     is_eligible,
+    limit_of,
     occupancy,
 )
 from partitiond.core.dispatch.dispatcher import Dispatcher
@@ -128,7 +128,8 @@ def choose_host(
     if len(refused) >= policy.max_refusals:
         return None
     here = OWN_HOST not in refused
-    shares = _own_shares(own, request, now) if here else {}
+    own.look_at_speeds(now)
+    shares = _own_shares(own, request) if here else {}
     least = min(shares.values()) if shares else math.inf
     prefer = request.prefer
     if shares.get(prefer[0], math.inf) <= PREFERENCE_SLACK if prefer else least <= policy.hop_slack:
@@ -197,20 +198,15 @@ class QueueShares:
         return queue_share(self._max_queue, self._slots.get(host, 0), self._all_slots)
 
 
-def _own_shares(
-    own: Dispatcher[RequestT, LoadT], request: RequestT, now: float
-) -> dict[str, float]:
+def _own_shares(own: Dispatcher[RequestT, LoadT], request: RequestT) -> dict[str, float]:
     """Return the own replicas on which the request could start now, and how full each is."""
     if own.queue or own.places.waiting_elsewhere()[0]:
         return {}
-    slow = own.slowness.factors(now)
-    shares: dict[str, float] = {}
-    for load in own.places.loads():
-        slowness = slow.get(load.replica_id, 1.0) if slow else 1.0
-        if is_eligible(load, request.tried) and admits(load, request.cost, slowness):
-            limit = effective_limit(load.max_sequences, slowness)
-            shares[load.replica_id] = load.sequences / max(1, limit) + DOUBTFUL * load.doubt
-    return shares
+    return {
+        load.replica_id: load.sequences / max(1, limit_of(load)) + DOUBTFUL * load.doubt
+        for load in own.places.loads()
+        if is_eligible(load, request.tried) and admits(load, request.cost)
+    }
 
 
 def _own_wait(own: Dispatcher[RequestT, LoadT], request: RequestT) -> float:
@@ -221,7 +217,7 @@ def _own_wait(own: Dispatcher[RequestT, LoadT], request: RequestT) -> float:
     if own.is_full or not any(is_eligible(one, request.tried) and one.doubt < 2 for one in loads):
         return math.inf
     ahead = own.places.waiting_elsewhere()[1] + own.queue.sequences + request.cost.sequences
-    return ahead * own.service.seconds / max(1, own.places.sequences_in_flight())
+    return ahead * own.service.value / max(1, own.places.sequences_in_flight())
 
 
 def _with_room(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:

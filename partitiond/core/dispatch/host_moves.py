@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable
 from typing import Generic
 
 from partitiond.core.dispatch.admission import admits
-from partitiond.core.dispatch.balance import LoadT, choose_replica, effective_limit
+from partitiond.core.dispatch.balance import LoadT, choose_replica
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.fleet import DEFAULT_HOST_POLICY, OWN_HOST, HostPolicy
 from partitiond.core.dispatch.peer_loads import PeerLoads, ToldReplica
@@ -76,7 +76,8 @@ def choose_moves(
     if target is None:
         if own.queue or own.places.waiting_elsewhere()[0]:
             return []
-        name, left, replicas = OWN_HOST, len(waiting), _own_replicas(own, now)
+        name, left = OWN_HOST, len(waiting)
+        replicas = [ToldReplica(load) for load in own.places.loads()]
     else:
         if not target.is_fresh(now) or target.full or target.waiting:
             return []
@@ -122,12 +123,3 @@ def _share_of(
 
 def _move_order(movable: MovableRequest[RequestT]) -> tuple[int, float]:
     return -movable.request.share.priority, movable.since
-
-
-def _own_replicas(own: Dispatcher[RequestT, LoadT], now: float) -> list[ToldReplica]:
-    """Return copies of the own replicas, with the limits of slow ones as they are in effect."""
-    slow = own.slowness.factors(now)
-    copies = [ToldReplica(load) for load in own.places.loads()]
-    for copy in copies:
-        copy.max_sequences = effective_limit(copy.max_sequences, slow.get(copy.replica_id, 1.0))
-    return copies

@@ -54,6 +54,8 @@ MEMORY_SECONDS: Final = 2.0
 all is alike."""
 LEAST_TOKENS: Final = 4.0
 """Tokens before the time of a step is believed. Chosen."""
+LEAST_TPOT_SECONDS: Final = 1e-9
+"""No engine is faster, whatever the clock says."""
 FORGET_SECONDS: Final = 10.0
 """Time without a token of a stream after which the planned batch is the limit again. Chosen."""
 
@@ -196,7 +198,7 @@ class Pace:
 
     def _look(self) -> None:
         """Set the limit by the TPOT and the sequences of the last seconds."""
-        tpot = self._decoding / self._decoded
+        tpot = max(LEAST_TPOT_SECONDS, self._decoding / self._decoded)
         most = TPOT_SHARE * self._tpot_seconds
         sequences = self._sequence_seconds / self._decoding
         fits = math.floor(min(float(self._planned), sequences * most / tpot))

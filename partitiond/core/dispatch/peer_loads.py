@@ -14,7 +14,7 @@ import math
 from typing import Final
 
 from partitiond.core.dispatch.admission import Cost
-from partitiond.core.dispatch.balance import LoadView, ReplicaLoad, is_eligible
+from partitiond.core.dispatch.balance import LoadView, ReplicaLoad, is_eligible, limit_of
 
 TELL_SECONDS: Final = 0.1
 """Counts are told at most so often, and as a heartbeat at least so often. Chosen."""
@@ -53,18 +53,19 @@ class ToldReplica:
 
     __slots__ = (
         "doubt", "draining", "ejected", "kv_cache_tokens", "kv_tokens", "max_sequences",
-        "replica_id", "sequences",
+        "replica_id", "sequences", "slowness",
     )  # fmt: skip
 
     def __init__(self, told: LoadView) -> None:
         self.replica_id = told.replica_id
         self.sequences = _count(told.sequences)
-        self.max_sequences = _limit(told.max_sequences)
+        self.max_sequences = _limit(limit_of(told))
         self.kv_tokens = _count(told.kv_tokens)
         self.kv_cache_tokens = _limit(told.kv_cache_tokens)
         self.draining = bool(told.draining)
         self.ejected = bool(told.ejected)
         self.doubt = min(_count(told.doubt), 2)
+        self.slowness = 1.0  # its limit is told as it is in effect
 
     @property
     def batch(self) -> int:

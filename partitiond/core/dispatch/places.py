@@ -8,11 +8,11 @@ rule.
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, Generic, TypeVar
 
 from partitiond.core.dispatch.admission import Cost, Waiting, admits
-from partitiond.core.dispatch.balance import LoadT, Slowness, choose_replica, is_eligible
+from partitiond.core.dispatch.balance import LoadT, choose_replica, is_eligible
 from partitiond.core.dispatch.fair_queue import FairQueue
 
 
@@ -70,6 +70,7 @@ class Places(Generic[RequestT, LoadT]):
 
     Attributes:
         draw: numbers in [0, 1), which decide between replicas that are equally good.
+        any_slow: whether any replica is slow; the dispatcher sets it.
     """
 
     def __init__(self, loads: Collection[LoadT], draw: Callable[[], float]) -> None:
@@ -79,6 +80,7 @@ class Places(Generic[RequestT, LoadT]):
             draw: see above.
         """
         self.draw = draw
+        self.any_slow = False
         self._loads = loads
 
     def loads(self) -> Collection[LoadT]:
@@ -123,29 +125,26 @@ class Places(Generic[RequestT, LoadT]):
         del most  # the queue's own bound
         return queue.push(entry, front=again)
 
-    def start(
-        self, request: RequestT, cost: Cost, slowness: Slowness, now: float, *, again: bool
-    ) -> LoadT | None:
+    def start(self, request: RequestT, cost: Cost, *, again: bool) -> LoadT | None:
         """Take a place for a request that no waiting one precedes; None if there is no place.
 
         Args:
             request: the request.
             cost: what it takes.
-            slowness: of the replicas.
-            now: monotonic seconds.
             again: it was admitted before, so it goes before waiting requests.
         """
         del again
-        chosen = self._choose(request, cost, slowness, now)
+        chosen = self._choose(request, cost)
         if chosen is not None:
             self._put(chosen, request)
         return chosen
 
     def take(
-        self, queue: FairQueue[RequestT], slowness: Slowness, now: float
+        self, queue: FairQueue[RequestT], now: float
     ) -> tuple[Waiting[RequestT], LoadT] | None:
         """Take the next request that may start out of the queue, and a place for it."""
-        return self._take_of(queue, self.loads(), slowness, now)
+        del now
+        return self._take_of(queue, self.loads())
 
     def has_another_for(self, request: RequestT) -> bool:
         """Return whether a replica that has not failed the request could take it, whatever the
@@ -153,35 +152,26 @@ class Places(Generic[RequestT, LoadT]):
         """
         return any(is_eligible(load, request.tried) for load in self.loads())
 
-    def _choose(
-        self, request: RequestT, cost: Cost, slowness: Slowness, now: float
-    ) -> LoadT | None:
+    def _choose(self, request: RequestT, cost: Cost) -> LoadT | None:
         loads = self.loads()
         if len(loads) == 1:
             (only,) = loads
             return only if admits(only, cost) and is_eligible(only, request.tried) else None
-        slow = slowness.factors(now)
-        room = self._with_room(request, cost, slow)
         draws = (self.draw(), self.draw())
-        return choose_replica(room, request.tried, draws, prefer=request.prefer, slowness=slow)
+        room = self._with_room(request, cost)
+        return choose_replica(room, request.tried, draws, prefer=request.prefer)
 
-    def _with_room(
-        self, request: RequestT, cost: Cost, slow: Mapping[str, float]
-    ) -> Iterable[LoadT]:
+    def _with_room(self, request: RequestT, cost: Cost) -> Iterable[LoadT]:
         """Return replicas that have room for it now; at least those that `choose_replica` may
         choose.
         """
         del request
-        return [load for load in self.loads() if admits(load, cost, slow.get(load.replica_id, 1.0))]
+        return [load for load in self.loads() if admits(load, cost)]
 
     def _take_of(
-        self,
-        queue: FairQueue[RequestT],
-        loads: Iterable[LoadT],
-        slowness: Slowness,
-        now: float,
+        self, queue: FairQueue[RequestT], loads: Iterable[LoadT]
     ) -> tuple[Waiting[RequestT], LoadT] | None:
-        taken = queue.take(loads, self.draw, slowness.factors(now))
+        taken = queue.take(loads, self.draw)
         if taken is not None:
             self._put(taken[1], taken[0].item)
         return taken

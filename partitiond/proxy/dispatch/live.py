@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
+from partitiond.core.dispatch.admission import Cost, Rejected, Waiting, service_time
 from partitiond.core.dispatch.affinity import prefix_blocks, session_digest
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.dispatcher import Dispatcher
-from partitiond.core.dispatch.estimates import FiguresOfKeys, TokenRate, estimate
+from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
 from partitiond.core.dispatch.host_affinity import HostAffinity
 from partitiond.core.dispatch.reputation import FAILURES
 from partitiond.core.dispatch.retry_budget import RetryBudget
@@ -38,7 +38,8 @@ from partitiond.proxy.dispatch.shared import LedgerAccess
 from partitiond.proxy.dispatch.worker_queue import TICK_SECONDS
 from partitiond.proxy.request.parts import ParsedRequest
 
-_UNKNOWN_RATE: Final = TokenRate()
+HOST: Final = "host:"
+"""Begins the name under which the speed of a host's replicas is learned; no replica has it."""
 
 
 class LiveModel(ReplicaGroup):
@@ -48,7 +49,6 @@ class LiveModel(ReplicaGroup):
         max_model_len: longest context of any replica, on any host; 0 if unknown.
         limits: of one request, or None.
         figures: what was learned from the requests of each key.
-        rates_elsewhere: of the replicas of other hosts, by host; each of this host has its own.
         slots: decides for requests that take a slot.
         tokenising: decides for requests that take none (see `TokeniseSlots`).
         affinity: replicas that requests prefer.
@@ -66,14 +66,13 @@ class LiveModel(ReplicaGroup):
             places = SharedPlaces(self.replicas, self.shared)
         self.slots: Dispatcher[Flight, LiveReplica] = Dispatcher(route, places)
         self.tokenising: Dispatcher[Flight, TokeniseSlots] = Dispatcher(
-            route, TokenisePlaces(self.replicas), ServiceTime(TOKENISING_SECONDS), PLACE
+            route, TokenisePlaces(self.replicas), service_time(TOKENISING_SECONDS), PLACE
         )
         self._dispatchers = (self.tokenising, self.slots)
         self.affinity = HostAffinity()
         self.retries = RetryBudget()
         self.limits: RequestLimits | None = None
         self.figures = FiguresOfKeys()
-        self.rates_elsewhere: dict[str, TokenRate] = {}
         self.max_model_len = 0
 
     def idle_seconds(self, now: float) -> float:
@@ -117,14 +116,20 @@ class LiveModel(ReplicaGroup):
         """Return what a replica writes of one sequence.
 
         Args:
-            host: of the replica; empty for this one.
+            host: of the replica; empty for this one. Those of another host are taken together.
         """
         replica = self.replicas.get(replica_id)
-        return (self.rate_elsewhere(host) if replica is None else replica.rate).value
+        if replica is None:
+            return self.slots.speeds.tokens_per_s(HOST + host)
+        return self.slots.speeds.tokens_per_s(replica_id, replica.route.tokens_per_s)
 
-    def rate_elsewhere(self, host: str) -> TokenRate:
-        """Return what was learned of a host's replicas."""
-        return self.rates_elsewhere.get(host, _UNKNOWN_RATE)
+    def learn(self, replica_id: str, host: str, seconds: float, tokens: float, now: float) -> None:
+        """Learn from a request that ended well; arguments as of `Dispatcher.learn`."""
+        replica = self.replicas.get(replica_id)
+        if replica is None:
+            self.slots.learn(HOST + host, seconds, tokens, now, None)
+        else:
+            self.slots.learn(replica_id, seconds, tokens, now, replica.route)
 
     def attract(self, flight: Flight, session: str, body: bytes, now: float) -> None:
         """Set the flight's preferred replicas: its session's if there is one, else its prompt's.
@@ -301,7 +306,7 @@ class LiveModel(ReplicaGroup):
             new = wanted.get(replica_id)
             if new is None or not replica.is_same_process(new):
                 del self.replicas[replica_id]
-                self.slots.slowness.forget(replica_id)
+                self.slots.speeds.forget(replica_id)
                 self.affinity.forget_replica(replica_id)
                 replica.draining = True
                 replica.pool.close()
@@ -310,7 +315,7 @@ class LiveModel(ReplicaGroup):
             known = self.replicas.get(replica_id)
             if known is None:
                 if not self.replicas:
-                    self.slots.service = ServiceTime(new.service_seconds)
+                    self.slots.service = service_time(new.service_seconds)
                 self.replicas[replica_id] = LiveReplica(self, route, new, options)
             else:
                 known.apply(route, new)

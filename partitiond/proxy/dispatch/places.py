@@ -12,7 +12,6 @@ import random
 from collections.abc import Collection, Mapping
 
 from partitiond.core.dispatch.admission import Cost, Waiting
-from partitiond.core.dispatch.balance import Slowness
 from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.pace import soonest
 from partitiond.core.dispatch.places import Places
@@ -52,9 +51,7 @@ class SharedPlaces(LivePlaces):
         """Return (requests, sequences) that wait in other workers."""
         return self._shared.waiting_elsewhere()
 
-    def start(
-        self, request: Flight, cost: Cost, slowness: Slowness, now: float, *, again: bool
-    ) -> LiveReplica | None:
+    def start(self, request: Flight, cost: Cost, *, again: bool) -> LiveReplica | None:
         """Start the request under the lock, unless requests wait in another worker."""
         shared = self._shared
         shared.acquire()
@@ -62,7 +59,7 @@ class SharedPlaces(LivePlaces):
             if shared.others_wait() and not again:
                 return None
             shared.refresh(self.loads())
-            chosen = self._choose(request, cost, slowness, now)
+            chosen = self._choose(request, cost)
             if chosen is not None:
                 self._put(chosen, request)
             return chosen
@@ -87,7 +84,7 @@ class SharedPlaces(LivePlaces):
         return without_place
 
     def take(
-        self, queue: FairQueue[Flight], slowness: Slowness, now: float
+        self, queue: FairQueue[Flight], now: float
     ) -> tuple[Waiting[Flight], LiveReplica] | None:
         """Take the next request, unless a more urgent request waits in another worker."""
         urgency = queue.urgency()
@@ -98,7 +95,7 @@ class SharedPlaces(LivePlaces):
             places, yields = shared.open_to(everyone, math.inf if urgency is None else urgency, now)
             if yields:
                 return None
-            taken = self._take_of(queue, places, slowness, now) if places else None
+            taken = self._take_of(queue, places) if places else None
             if taken is None:
                 for oldest in itertools.islice(queue, 1):
                     column = replica_to_hold(places, oldest.tried, oldest.since, now)

@@ -14,7 +14,6 @@ from typing import Final
 
 from partitiond.core.demand.traffic import ReplicaCount
 from partitiond.core.dispatch.admission import Cost
-from partitiond.core.dispatch.estimates import FIRST_TOKENS_PER_S, TokenRate
 from partitiond.core.dispatch.pace import Pace
 from partitiond.core.dispatch.quarantine import Quarantine, RetryVerdict
 from partitiond.core.dispatch.reputation import FAILURES, Reputation, Trust
@@ -57,6 +56,7 @@ class TokeniseSlots:
         self.replica = replica
         self.replica_id = replica.replica_id
         self.sequences = 0
+        self.slowness = 1.0
         self.max_sequences = self.batch = max(1, TOKENISING_AT_ONCE // workers)
 
     @property
@@ -110,7 +110,6 @@ class LiveReplica(FlightTarget):
     Attributes:
         work: counts of its work; those of requests in flight are added when the counts are read.
         busy_since: when the first of the requests in flight came, by `time.monotonic`.
-        rate: learned tokens per second of one sequence; starts at the profile's figure.
         tokenising: for requests that take no slot.
         reputation: what its requests' ends say of it.
         pace: what was learned of the engine's speed.
@@ -127,10 +126,10 @@ class LiveReplica(FlightTarget):
         self.flights: set[Flight] = set()
         self.work = ReplicaCount(route.model, route.generation)
         self.busy_since = 0.0
-        self.rate = TokenRate(route.tokens_per_s or FIRST_TOKENS_PER_S)
         self.tokenising = TokeniseSlots(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0
+        self.slowness = 1.0
         self.reputation = Reputation()
         self._trial: Flight | None = None
         self.pace = Pace()
@@ -153,7 +152,7 @@ class LiveReplica(FlightTarget):
 
     @property
     def max_sequences(self) -> int:
-        """Sequences that it takes now."""
+        """Sequences that it takes now, but for its slowness."""
         return self.pace.most_sequences(self.sequences)
 
     def is_same_process(self, route: ReplicaRoute) -> bool:

@@ -239,7 +239,7 @@ class IncomingRequest(Sender):
         cost = model.estimate(request, key_id)
         now = time.monotonic()
         exchange = Exchange(state, self, model, request, body, cost=cost, now=now)
-        admitted = state.accounts.admit(key_id, cost.tokens, model.slots.service.seconds)
+        admitted = state.accounts.admit(key_id, cost.tokens, model.slots.service.value)
         if isinstance(admitted, Rejected):
             self._refuse(from_rejected(admitted))
             return

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from partitiond.core.dispatch.balance import effective_limit
+from partitiond.core.dispatch.balance import limit_of
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS
 from partitiond.core.dispatch.reputation import Trust
 from partitiond.core.dispatch.routing import UNIX
@@ -245,7 +245,7 @@ def counts_of(state: ProxyState, now: float) -> Counts:
 
 def _count(model: LiveModel, now: float) -> ModelCounts:
     slots = model.slots
-    slow = slots.slowness.factors(now)
+    slots.look_at_speeds(now)
     elsewhere, sequences = slots.places.waiting_elsewhere()
     model.refresh()
     return ModelCounts(
@@ -253,7 +253,7 @@ def _count(model: LiveModel, now: float) -> ModelCounts:
             ReplicaCounts(
                 replica.replica_id,
                 replica.sequences,
-                effective_limit(replica.max_sequences, slow.get(replica.replica_id, 1.0)),
+                limit_of(replica),
                 replica.kv_tokens,
                 replica.kv_cache_tokens,
                 replica.draining,
@@ -264,7 +264,7 @@ def _count(model: LiveModel, now: float) -> ModelCounts:
         ],
         len(slots.queue) + elsewhere,
         slots.queue.sequences + sequences,
-        slots.service.seconds,
+        slots.service.value,
     )
 
 

@@ -162,15 +162,11 @@ class Record:
         seconds, replica = self.service_seconds, model.replicas.get(self.replica_id)
         # How many sequences a replica of another host ran at a time, its owner knows.
         if seconds is not None and (replica is not None or sequences == 1):
-            planned = 0.0 if replica is None else replica.route.service_seconds
-            # Of one sequence: many inputs of one request say no more of a replica's pace.
+            # Of one sequence: many inputs of one request say no more of a replica's speed. What
+            # writes nothing, as an embedding, is as fast as it reads.
+            work = tokens or (0 if usage is None else usage[0])
             of_one = seconds / flight.rounds
-            model.slots.learn(self.replica_id, of_one, tokens / sequences, planned, now)
-            if replica is None:
-                rate = model.rate_elsewhere(self.host)
-                model.rates_elsewhere[self.host] = rate.observe(each, of_one)
-            else:
-                replica.rate = replica.rate.observe(each, of_one)
+            model.learn(self.replica_id, self.host, of_one, work / sequences, now)
 
     def write(self, log: LogFile, seconds: float, event: str = "request") -> None:
         """Write one log line, without bodies and without keys.

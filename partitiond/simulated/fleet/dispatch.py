@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
+from partitiond.core.dispatch.admission import Cost, Rejected, Waiting, service_time
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
 from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
@@ -84,14 +84,14 @@ class FleetModel:
     @property
     def service_seconds(self) -> float:
         """Learned mean time of a sequence in an engine."""
-        return self.dispatcher.service.seconds
+        return self.dispatcher.service.value
 
     # -- replicas ----------------------------------------------------------------------------
 
     def add(self, replica: FleetReplica) -> None:
         """Add a replica, which serves from now on."""
         if not self._places.loads():
-            self.dispatcher.service = ServiceTime(replica.route.service_seconds)
+            self.dispatcher.service = service_time(replica.route.service_seconds)
         self._places.enter(replica)
         self._changed()
 
@@ -107,7 +107,7 @@ class FleetModel:
         if engine is not None:
             engine.halt()
         self._places.lose(replica)
-        self.dispatcher.slowness.forget(replica.replica_id)
+        self.dispatcher.speeds.forget(replica.replica_id)
         self._changed()
         return lost
 
@@ -193,8 +193,8 @@ class FleetModel:
         dispatcher.settle(request, prompt_tokens + output_tokens)
         prompt = prompt_tokens * BYTES_PER_TOKEN, prompt_tokens
         self._figures.learn("", prompt=prompt, output_tokens=output_tokens)
-        planned, stayed = replica.route.service_seconds, now - request.placed
-        dispatcher.learn(replica.replica_id, stayed, output_tokens, planned, now)
+        stayed = now - request.placed
+        dispatcher.learn(replica.replica_id, stayed, output_tokens, now, replica.route)
         self._finished.answered(request)
 
 

@@ -9,10 +9,10 @@ collection.
 """
 
 import bisect
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 
 from partitiond.core.dispatch.admission import Cost, Waiting, admits
-from partitiond.core.dispatch.balance import Slowness, occupancy
+from partitiond.core.dispatch.balance import occupancy
 from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.places import Places
 from partitiond.core.dispatch.routing import ReplicaRoute
@@ -44,6 +44,7 @@ class FleetReplica(TokenListener):
         self.draining = route.draining
         self.ejected = False
         self.doubt = 0
+        self.slowness = 1.0
         self.sequences = 0
         self.kv_tokens = 0
         self._clock, self._ended = clock, ended
@@ -68,6 +69,7 @@ class Full:
     draining = False
     ejected = False
     doubt = 0
+    slowness = 1.0
 
     def __init__(self, slots: int) -> None:
         self.sequences = slots
@@ -118,11 +120,11 @@ class FleetPlaces(Places[FleetRequest, Place]):
         return self.in_flight
 
     def take(
-        self, queue: FairQueue[FleetRequest], slowness: Slowness, now: float
+        self, queue: FairQueue[FleetRequest], now: float
     ) -> tuple[Waiting[FleetRequest], Place] | None:
         """Assign a place to the next queued request that may start, and dequeue the request."""
-        if slowness.factors(now):
-            return super().take(queue, slowness, now)
+        if self.any_slow:
+            return super().take(queue, now)
         replicas, loads = self.replicas, list[Place]()
         if self._free_slots:
             loads += [replicas[place] for place in self._free_slots]
@@ -131,14 +133,12 @@ class FleetPlaces(Places[FleetRequest, Place]):
                 loads.append(Full(rest))
         elif replicas:
             loads.append(Full(self._slots))
-        return self._take_of(queue, loads, slowness, now)
+        return self._take_of(queue, loads)
 
-    def _with_room(
-        self, request: FleetRequest, cost: Cost, slow: Mapping[str, float]
-    ) -> Iterable[Place]:
+    def _with_room(self, request: FleetRequest, cost: Cost) -> Iterable[Place]:
         """Return the least occupied replicas that have room, in order."""
-        if slow or request.tried or request.prefer:
-            return super()._with_room(request, cost, slow)
+        if self.any_slow or request.tried or request.prefer:
+            return super()._with_room(request, cost)
         replicas = self.replicas
         for share in self._order:
             level = self._levels[share]

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from partitiond.core.dispatch.admission import Cost, ServiceTime, Waiting
+from partitiond.core.dispatch.admission import Cost, Waiting, service_time
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
@@ -26,6 +26,7 @@ class Slots:
     draining: bool = False
     ejected: bool = False
     doubt: int = 0
+    slowness: float = 1.0
 
     @property
     def batch(self) -> int:
@@ -53,7 +54,7 @@ class Own(Dispatcher[Request, Slots]):
         self, *slots: Slots, waiting: int = 0, seconds: float = 1.0, most: int = 4
     ) -> None:
         self.own_places = OwnPlaces(slots, lambda: 0.0)
-        super().__init__(ROUTE, self.own_places, ServiceTime(seconds))
+        super().__init__(ROUTE, self.own_places, service_time(seconds))
         self.changed(0.0, route=ROUTE, most=most)
         for number in range(waiting):
             self.queue.push(Waiting(asks(), Cost(1, 0), 0.0, math.inf, key=str(number)))

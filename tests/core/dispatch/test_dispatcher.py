@@ -5,11 +5,11 @@ import math
 
 import pytest
 
-from partitiond.core.dispatch.admission import Cost, Rejected, ServiceTime, Waiting
+from partitiond.core.dispatch.admission import Cost, Rejected, Waiting, service_time
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.places import Request, RequestOwner
-from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
+from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
 from tests.core.dispatch.fleet_hosts import ROUTE, OwnPlaces, Slots
 
 STARTING = dataclasses.replace(ROUTE, availability=ModelAvailability.STARTING, holds=True)
@@ -30,7 +30,7 @@ class Model:
     def __init__(self, *slots: int, seconds: float = 1.0, route: ModelRoute = ROUTE) -> None:
         self.replicas = [Slots(f"r{n}", max_sequences=most) for n, most in enumerate(slots)]
         self.slots = SharedPlaces(self.replicas, lambda: 0.0)
-        self.dispatcher = Dispatcher(route, self.slots, ServiceTime(seconds))
+        self.dispatcher = Dispatcher(route, self.slots, service_time(seconds))
         self.dispatcher.changed(0.0)
 
     def come(self, request: Request, now: float = 0.0, *, again: bool = False) -> object:
@@ -141,7 +141,7 @@ def test_who_waits_elsewhere_for_the_same_places_counts() -> None:
     model = full(1, seconds=3.0)
     model.slots.elsewhere = 2, 3
     assert model.refused(ask()) == ("wait_too_long", 12)
-    model.dispatcher.service = ServiceTime(1.0)
+    model.dispatcher.service = service_time(1.0)
     model.waits(ask(), ask())
     refused = model.come(ask())
     assert told(refused) == ("queue_full", 6)
@@ -166,7 +166,7 @@ def test_a_retry_goes_first_is_not_refused_and_pays_once() -> None:
     model.waits(*[ask(wait=9.0) for _ in range(4)])
     retried.tried = frozenset({"r0"})
     paid = model.paid("")
-    model.dispatcher.service = ServiceTime(100.0)  # nobody else would be taken
+    model.dispatcher.service = service_time(100.0)  # nobody else would be taken
     model.waits(retried, again=True)
     model.replicas[1].sequences = 0
     assert model.decided() == [(retried, model.replicas[1])]
@@ -306,15 +306,23 @@ def test_held_ones_are_told_once_no_replica_comes_any_more() -> None:
     assert [code for code, _ in model.ends()] == ["model_unavailable"]
 
 
-def test_a_pace_is_learned_beside_another_replica_only() -> None:
-    alone, two = Model(1), Model(1, 1)
-    for model in (alone, two):
-        for _ in range(20):
-            model.dispatcher.learn("r0", 9.0, 1.0, 1.0, 0.0)
-            model.dispatcher.learn("r1", 1.0, 1.0, 1.0, 0.0)
-    assert not alone.dispatcher.slowness.factors(1.0)
-    assert two.dispatcher.slowness.factors(1.0)
-    assert alone.dispatcher.service.seconds > 1.0
+@pytest.mark.parametrize("event", ["arrives", "next_decision"])
+def test_replicas_are_known_as_slow_before_a_request_is_placed(event: str) -> None:
+    """With arrivals alone, or with decisions for requests that wait alone."""
+    model, route = Model(1, 1), ReplicaRoute("r", "m", "/none", "1", 1, 0, 1)
+    model.come(ask())
+    model.come(ask())
+    model.waits(ask())
+    for _ in range(20):
+        model.dispatcher.learn("r0", 9.0, 1000.0, 0.0, route)
+        model.dispatcher.learn("r1", 1.0, 1000.0, 0.0, route)
+    model.dispatcher.learn("host:b", 90.0, 1000.0, 0.0, None)
+    if event == "arrives":
+        model.come(ask(), 1.0)
+    else:
+        model.decided(1.0)
+    assert [one.slowness > 1.0 for one in model.replicas] == [True, False]
+    assert model.dispatcher.service.value > 1.0
 
 
 def test_a_request_of_many_batches_takes_one_and_pays_for_all() -> None:

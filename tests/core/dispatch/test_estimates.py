@@ -14,14 +14,13 @@ from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.estimates import (
     FIRST_BYTES,
     FIRST_OUTPUTS,
-    FIRST_TOKENS,
+    FIRST_TOKENS_PER_BYTE,
     MAX_OVERCOMMIT,
+    REMEMBERED_BYTES,
     UNKNOWN_KEY,
     FiguresOfKeys,
     KeyFigures,
     OutputP90,
-    TokenRate,
-    TokensPerByte,
     estimate,
 )
 
@@ -208,50 +207,24 @@ def test_the_first_outputs_count_by_the_largest() -> None:
     assert p90.observe(10).value < 2000 < p90.observe(2001).value
 
 
-def test_a_ratio_is_weighted_by_bytes() -> None:
+def ratio(*texts: tuple[int, int]) -> float:
+    """Tokens per byte of prompts, after texts of so many bytes and tokens."""
+    keys = FiguresOfKeys()
+    for text in texts:
+        keys.learn("k", prompt=text)
+    return keys.of("k").prompt.value
+
+
+def test_a_ratio_is_weighted_by_bytes_and_old_texts_fade() -> None:
     """Sixty one-letter prompts, all template, weigh less than one page."""
-    ratio = TokensPerByte()
-    for _ in range(60):
-        ratio = ratio.observe(1, 12)
-    assert ratio.value == pytest.approx(0.3, abs=0.06)
-    one, ten = TokensPerByte().observe(5000, 500), TokensPerByte()
-    for _ in range(10):
-        ten = ten.observe(500, 50)
-    assert one.value == pytest.approx(ten.value)
-    assert one.value == pytest.approx((0.3 * FIRST_BYTES + 500) / (FIRST_BYTES + 5000))
+    assert ratio(*[(1, 12)] * 60) == pytest.approx(0.3, abs=0.06)
+    assert ratio((5000, 500)) == pytest.approx(ratio(*[(500, 50)] * 10))
+    assert ratio((5000, 500)) == pytest.approx((0.3 * FIRST_BYTES + 500) / (FIRST_BYTES + 5000))
+    assert ratio((10**9, 10**8)) == pytest.approx(0.1, rel=0.01)
+    anew = [(10_000, 4_000)] * int(6 * REMEMBERED_BYTES / 10_000)
+    assert ratio((10**9, 10**8), *anew) == pytest.approx(0.4, rel=0.01)
 
 
-def test_old_texts_fade() -> None:
-    ratio = TokensPerByte().observe(10**9, 10**8)
-    assert ratio.value == pytest.approx(0.1)
-    assert ratio.text_bytes == estimates.REMEMBERED_BYTES
-    for _ in range(40):
-        ratio = ratio.observe(10_000, 4_000)
-    assert ratio.value == pytest.approx(0.4, rel=0.01)
-    assert ratio.text_bytes == pytest.approx(estimates.REMEMBERED_BYTES)
-
-
-def test_a_rate_begins_at_the_profiles_figure_and_is_a_mean_over_tokens() -> None:
-    rate = TokenRate(50.0)
-    assert rate.observe(int(FIRST_TOKENS), FIRST_TOKENS / 100).value == pytest.approx(75.0)
-    for _ in range(60):
-        rate = rate.observe(1000, 10.0)
-    assert rate.value == pytest.approx(100.0, rel=0.01)
-
-
-def test_short_answers_do_not_make_long_ones_cheap() -> None:
-    """An answer of one token is all prefill: seldom more than a token each half a second."""
-    rate = TokenRate(100.0)
-    for _ in range(1000):
-        rate = rate.observe(1, 0.5)
-    for _ in range(5):
-        rate = rate.observe(900, 9.0)
-    assert rate.value > 80.0
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
-def test_nonsense_is_not_learned(value: float) -> None:
-    assert TokenRate().observe(5, value) == TokenRate()
-    assert TokenRate().observe(0, 1.0) == TokenRate()
-    assert TokensPerByte().observe(0, 5) == TokensPerByte().observe(5, 0) == TokensPerByte()
+def test_nonsense_is_not_learned() -> None:
+    assert ratio((0, 5), (5, 0)) == FIRST_TOKENS_PER_BYTE
     assert OutputP90().observe(0) == OutputP90()

@@ -111,9 +111,9 @@ def test_requests_that_take_whole_replicas_leave_one_to_others(
     if others_started:
         queue.charge("o", 10)
     queue.charge("a", 100)
-    assert queue.leaves_none("a", WHOLE, loads, {}) is (not starts or others_wait)
-    assert not queue.leaves_none("new", WHOLE, loads, {}), "it has had nothing"
-    assert not queue.leaves_none("a", Cost(7, 70), loads, {})
+    assert queue.leaves_none("a", WHOLE, loads) is (not starts or others_wait)
+    assert not queue.leaves_none("new", WHOLE, loads), "it has had nothing"
+    assert not queue.leaves_none("a", Cost(7, 70), loads)
     queue.push(entry("a", cost=WHOLE, tokens=1000))
     if others_wait:
         queue.charge("o", 1000)

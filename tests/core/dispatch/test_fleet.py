@@ -27,7 +27,7 @@ def own(*slots: Slots, elsewhere: int = 0, slow: float = 0.0, **more: Any) -> Ow
     made.own_places.elsewhere = elsewhere, elsewhere
     for replica, pace in ((slots[0], slow), (slots[-1], 1.0)) if slow else ():
         for _ in range(20):
-            made.slowness.observe(replica.replica_id, pace, 1.0, 1.0, NOW)
+            made.speeds.observe(replica.replica_id, pace, 1000.0, NOW, planned_seconds=1.0)
     return made
 
 

@@ -289,6 +289,9 @@ def test_few_tokens_tell_nothing_of_a_step() -> None:
     pace = bounded()
     pace.decoded(0.0, 8.0, 1, 0.0)
     assert pace.limit == 16
+    pace = bounded()
+    pace.decoded(5e-324, 8.0, 1, 0.0)
+    assert pace.limit == 16, "a clock that hardly went says nothing of an engine"
 
 
 def test_a_planned_batch_that_changes_is_the_limit_anew() -> None:

@@ -95,7 +95,7 @@ async def test_a_request_of_many_batches_starts_beside_others_and_counts_as_one_
     assert replica.sequences == 5
     gate.events[1].set()
     assert (await large).status_code == 200
-    assert model.slots.service.seconds == pytest.approx(2.0 + 0.1 * (10 / 500 - 2.0))
+    assert model.slots.service.value == pytest.approx(2.0 + 0.1 * (10 / 500 - 2.0))
     await engine.got(3)
     gate.open()
     assert [(await one).status_code for one in (small, waits)] == [200] * 2

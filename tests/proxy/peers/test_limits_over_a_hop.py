@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.dispatch.estimates import FIRST_TOKENS_PER_S
 from partitiond.core.dispatch.retry_budget import RetryBudget
+from partitiond.core.dispatch.speeds import FIRST_TOKENS_PER_S
 from partitiond.proxy.peers.known import RETURN_SECONDS
 from tests.proxy.charged_answers import COMPLETIONS, ESTIMATE, GENERATING, OUTPUT_EVENTS, Api
 from tests.proxy.conftest import error_of, key, post, replica, table

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from partitiond.core.dispatch.admission import ServiceTime
+from partitiond.core.dispatch.admission import service_time
 from partitiond.core.dispatch.quarantine import Quarantine, QuarantinePolicy
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.peers import known
@@ -95,7 +95,7 @@ async def test_a_request_that_was_moved_in_vain_may_wait_on(make: Make) -> None:
     waits = ask(a)
     await a.proxy.until(lambda: any(one.proxy.state.queues()["m"] for one in (b, c)))
     for one in (b, c):
-        one.proxy.state.models["m"].slots.service = ServiceTime(60.0)  # whoever joins is too late
+        one.proxy.state.models["m"].slots.service = service_time(60.0)  # whoever joins is too late
     peers = a.proxy.state.peers
     (wait,) = peers._waits["m"]
     (target,) = [one for one in a.listed("m") if one.host != wait.host]
@@ -185,7 +185,7 @@ async def test_who_waited_as_long_as_it_may_is_told_so(
         await engine.got(1)
         waits = ask(a)
         await a.proxy.until(lambda: liar.asked == 1)
-        a.proxy.state.models["m"].slots.service = ServiceTime(60.0)  # whoever joins is too late
+        a.proxy.state.models["m"].slots.service = service_time(60.0)  # whoever joins is too late
         (wait,) = a.proxy.state.peers._waits["m"]
         wait.latest = time.monotonic() + left
         (owner,) = liar.askers

@@ -139,8 +139,8 @@ class InProxy(Side):
             assert isinstance(replica, LiveReplica)
             flight.leave()
             slots.settle(flight, float(ask.prompt_tokens + ask.output_tokens))
-            seconds, planned = now - self._started[name], replica.route.service_seconds
-            slots.learn(replica.replica_id, seconds, ask.output_tokens, planned, now)
+            seconds = now - self._started[name]
+            slots.learn(replica.replica_id, seconds, ask.output_tokens, now, replica.route)
 
     def leave(self, name: int) -> None:
         with self._in_loop():
@@ -325,8 +325,8 @@ class History:
                 for replica in self.replicas * 40:
                     seconds = 1.0 + other % 5 * (replica.replica_id == slow)
                     for side in self.sides:
-                        side.dispatcher.learn(replica.replica_id, seconds, 5.0, 1.0, self.now)
-                self.pass_time(70)  # paces are looked at once a second
+                        side.dispatcher.learn(replica.replica_id, seconds, 99.0, self.now, replica)
+                self.pass_time(70)  # speeds are looked at once a second
 
 
 def step_of(name: int, drawn: tuple[str, int, int, int, int | None]) -> Step:
