@@ -1,12 +1,9 @@
-"""Makes and restores backups: a daemon's registrations and measurements in one checked file.
+"""Makes and restores backups: a compressed copy of the store, with the settings in use.
 
-A backup is a gzip'ed tar of
-
-    manifest.json        format, versions, and size and SHA-256 of every other member; comes first
-    store.sqlite3        the store, copied by SQLite's online backup: consistent under load
-    profiles/*.json      its profiles, readable without this version of partitiond
-    config.toml          the settings file that was in use, if there was one
-    settings.json        all settings as they were in effect, to read
+SQLite's online backup copies the store as of one moment, while a daemon writes it. The copy has
+one table more, `backup`: when and by which version it was made, the settings file, and all
+settings as they were in effect. gzip's checksum finds a broken byte, SQLite's check what is no
+store.
 
 A backup holds no admin token (a daemon makes a new one), and nothing of the host: a daemon finds
 running engines and changed devices again by looking.
@@ -17,24 +14,51 @@ one rename; the former store is kept beside it.
 
 import contextlib
 import dataclasses
-import hashlib
+import gzip
 import json
 import os
-import re
 import shutil
 import sqlite3
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from partitiond import __version__
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, StoreError
-from partitiond.serde import VERSION_FIELD
 from partitiond.settings.schema import LoadedSettings, Settings, load_settings, settings_values
-from partitiond.store.backup_file import CONFIG, EFFECTIVE, FORMAT, STORE, Manifest, pack, unpack
 from partitiond.store.lock import StateLock
 from partitiond.store.migrate import pending
 from partitiond.store.opening import inspect_store
+
+STORE: Final = "store.sqlite3"
+CONFIG: Final = "config.toml"
+GZIP_MAGIC: Final = b"\x1f\x8b"
+SQLITE_MAGIC: Final = b"SQLite format 3\x00"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BackupNotes:
+    """What a backup says of itself; a bare copy of a store says nothing.
+
+    Attributes:
+        schema: schema of the store.
+        profiles: the number of profiles in the store.
+        partitiond: version of partitiond that made the backup.
+        created_at: time of the backup, UTC, ISO 8601.
+        settings_file: path of the settings file; empty if there was none.
+        config: text of the settings file.
+        settings: all settings as they were in effect, as JSON.
+    """
+
+    schema: str
+    profiles: int
+    partitiond: str = "?"
+    created_at: str = "?"
+    settings_file: str = ""
+    config: str = ""
+    settings: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,7 +74,7 @@ class Restored:
         head: whether it is the store of a head of other hosts.
     """
 
-    manifest: Manifest
+    notes: BackupNotes
     store: Path
     kept: Path | None
     migrates: bool
@@ -64,7 +88,7 @@ class Restored:
 
 def make_backup(
     loaded: LoadedSettings, target: Path, *, created_at: str, replace: bool = False
-) -> Manifest:
+) -> BackupNotes:
     """Write a backup; the daemon may run meanwhile. A failure leaves nothing behind.
 
     Raises:
@@ -82,24 +106,22 @@ def make_backup(
     if target.exists() and not replace:
         raise ConflictError(f"{target} exists.", hint="Choose another name, or add --force.")
     with _writing(target), tempfile.TemporaryDirectory(prefix=".backup-", dir=target.parent) as d:
-        folder = Path(d)
-        schema = _copy_store(settings.store_path, folder / STORE)
-        profiles = _export_profiles(folder / STORE, folder / "profiles")
-        _copy_settings(loaded, folder)
-        manifest = Manifest(
-            format=FORMAT,
-            partitiond=__version__,
+        copy, draft = Path(d) / STORE, Path(d) / "draft"
+        schema = _copy_store(settings.store_path, copy)
+        notes = BackupNotes(
             schema=schema,
+            profiles=_profiles(copy),
+            partitiond=__version__,
             created_at=created_at,
             settings_file=str(loaded.config_file or ""),
-            profiles=profiles,
-            files=_sums(folder),
+            config=loaded.config_file.read_text("utf-8") if loaded.config_file else "",
+            settings=_settings_text(loaded),
         )
-        draft = folder / "backup.tar.gz"
-        pack(manifest, folder, draft)
+        _write_notes(copy, notes)
+        _compress(copy, draft)
         draft.replace(target)
         _sync_folder(target.parent)
-    return manifest
+    return notes
 
 
 @contextlib.contextmanager
@@ -146,44 +168,45 @@ def copying_hint(error: sqlite3.Error, target: Path) -> str:
     return "Run it as the daemon's user, who may read the store."
 
 
-def _export_profiles(store: Path, folder: Path) -> int:
-    folder.mkdir(mode=0o700)
+def _profiles(store: Path) -> int:
     with contextlib.closing(sqlite3.connect(store)) as connection:
-        rows = connection.execute("SELECT id, body FROM profile ORDER BY started_at, id").fetchall()
-    for number, (profile_id, body) in enumerate(rows, start=1):
-        safe = re.sub(r"[^\w.@+=-]", "_", str(profile_id), flags=re.ASCII)[:150]
-        text = _without_version(str(body))
-        (folder / f"{number:05d}-{safe}.json").write_text(text, encoding="utf-8")
-    return len(rows)
+        return int(connection.execute("SELECT count(*) FROM profile").fetchone()[0])
 
 
-def _without_version(body: str) -> str:
-    """Return a stored profile as a profile file; an unreadable profile is left as it is."""
-    with contextlib.suppress(ValueError, RecursionError):
-        fields = json.loads(body)
-        if isinstance(fields, dict) and fields.pop(VERSION_FIELD, None) is not None:
-            return json.dumps(fields, ensure_ascii=False)
-    return body
-
-
-def _copy_settings(loaded: LoadedSettings, folder: Path) -> None:
+def _settings_text(loaded: LoadedSettings) -> str:
     values = {
         key: {"value": value, "from": loaded.origins.get(key, "default")}
         for key, value in settings_values(loaded.settings).items()
     }
-    (folder / EFFECTIVE).write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    if loaded.config_file is not None:
-        shutil.copyfile(loaded.config_file, folder / CONFIG)
+    return json.dumps(values, indent=2)
 
 
-def _sums(folder: Path) -> dict[str, tuple[int, str]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): (path.stat().st_size, _sha256(path)) for path in files}
+def _write_notes(store: Path, notes: BackupNotes) -> None:
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        connection.execute("CREATE TABLE backup (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        rows = [(name, str(value)) for name, value in dataclasses.asdict(notes).items()]
+        connection.executemany("INSERT INTO backup VALUES (?, ?)", rows)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _take_notes(store: Path) -> BackupNotes:
+    """Read the notes of an unpacked backup, and leave its store without them."""
+    known = {field.name for field in dataclasses.fields(BackupNotes)} - {"schema", "profiles"}
+    schema, profiles = inspect_store(store), _profiles(store)
+    with contextlib.closing(sqlite3.connect(store)) as connection, connection:
+        there = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'backup'").fetchone()
+        rows = connection.execute("SELECT name, value FROM backup").fetchall() if there else []
+        connection.execute("DROP TABLE IF EXISTS backup")
+    found = {str(name): str(value) for name, value in rows if name in known}
+    return BackupNotes(schema, profiles, **found)
+
+
+def _compress(store: Path, draft: Path) -> None:
+    draft.touch(mode=0o600)
+    with draft.open("wb") as file:
+        with store.open("rb") as content, gzip.GzipFile(fileobj=file, mode="wb") as packed:
+            shutil.copyfileobj(content, packed)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 # --- restoring -------------------------------------------------------------------------------
@@ -199,7 +222,8 @@ def restore(settings: Settings, file: Path, *, settings_file: Path | None = None
 
     Raises:
         StateFolderBusyError: a daemon runs.
-        NotFoundError, InputError: as `unpack`.
+        NotFoundError: there is no such file.
+        InputError: the file is not a backup, or is damaged.
         StoreError: the backup's store is damaged, or of a newer schema than this version knows.
         SettingsError: the backup's settings file is not valid here.
     """
@@ -210,8 +234,9 @@ def restore(settings: Settings, file: Path, *, settings_file: Path | None = None
         tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.state_dir) as made,
     ):
         folder = Path(made)
-        manifest = unpack(file, folder)
-        migrates = _check(folder, write_settings=settings_file is not None, file=file)
+        notes, migrates = check_backup(file, folder)
+        if settings_file is not None:
+            _check_settings(notes, folder, file)
         owner = settings.state_dir.stat()
         settings_kept, head = None, _is_head(folder / STORE)
         if settings_file is not None:
@@ -221,9 +246,7 @@ def restore(settings: Settings, file: Path, *, settings_file: Path | None = None
             os.chown(folder / STORE, owner.st_uid, owner.st_gid)
             os.chown(settings.lock_path, owner.st_uid, owner.st_gid)
         kept = _place(folder / STORE, settings.store_path)
-    return Restored(
-        manifest, settings.store_path, kept, migrates, settings_file, settings_kept, head
-    )
+    return Restored(notes, settings.store_path, kept, migrates, settings_file, settings_kept, head)
 
 
 def _is_head(store: Path) -> bool:
@@ -231,24 +254,52 @@ def _is_head(store: Path) -> bool:
         return connection.execute("SELECT 1 FROM mark WHERE kind = 'head'").fetchone() is not None
 
 
-def check_backup(file: Path, folder: Path) -> tuple[Manifest, bool]:
-    """Check a backup as `restore` does; return whether its store would be migrated."""
-    manifest = unpack(file, folder)
-    return manifest, _check(folder, write_settings=(folder / CONFIG).exists(), file=file)
-
-
-def _check(folder: Path, *, write_settings: bool, file: Path) -> bool:
-    """Check an unpacked backup; return whether its schema is older than the present one."""
+def check_backup(file: Path, folder: Path) -> tuple[BackupNotes, bool]:
+    """Unpack a backup into a folder and check it; return whether its store would be migrated."""
     store = folder / STORE
-    migrates = pending(store, inspect_store(store))
-    if write_settings:
-        if not (folder / CONFIG).exists():
-            raise NotFoundError(
-                f"{file} holds no settings file: none was in use when it was made.",
-                hint=f"Leave out --with-settings; {EFFECTIVE} in it shows what was in effect.",
-            )
-        load_settings(folder / CONFIG)
-    return migrates
+    _unpack(file, store)
+    notes = _take_notes(store)
+    return notes, pending(store, notes.schema)
+
+
+def _unpack(file: Path, store: Path) -> None:
+    try:
+        with file.open("rb") as raw:
+            packed = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
+        store.touch(mode=0o600)
+        with (gzip.open if packed else open)(file, "rb") as content, store.open("wb") as copy:
+            shutil.copyfileobj(content, copy)
+        with store.open("rb") as written:
+            magic = written.read(len(SQLITE_MAGIC))
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise InputError(
+            f"{file} is damaged: {error}.",
+            hint="Nothing was changed. Take another copy of it, or an earlier backup.",
+            facts={"file": str(file)},
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be unpacked: {error.strerror or error}.",
+            hint="See that it is readable, and that the state folder's disk has space.",
+        ) from error
+    if magic != SQLITE_MAGIC:
+        raise InputError(
+            f"{file} is no backup of partitiond.",
+            hint="Give a file that `partitiond setup backup` wrote. Of an archive (.tar.gz) of an "
+            "earlier version, restore the store.sqlite3 in it.",
+        )
+
+
+def _check_settings(notes: BackupNotes, folder: Path, file: Path) -> None:
+    """Put the backup's settings file into the folder, and check it."""
+    if not notes.settings_file:
+        raise NotFoundError(
+            f"{file} holds no settings file: none was in use when it was made.",
+            hint="Leave out --with-settings.",
+        )
+    (folder / CONFIG).write_text(notes.config, encoding="utf-8")
+    (folder / CONFIG).chmod(0o600)
+    load_settings(folder / CONFIG)
 
 
 def _retire_log(store: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_head_that_is_lost_for_good_is_restored_elsewhere_and_adopts_all(
     """
     head, one, two = fleet_of_three(hosts)
     before = head.serving_pids()
-    backup = head.folder.parent / "backup.tar.gz"
+    backup = head.folder.parent / "backup.sqlite3.gz"
     head.cli("setup", "backup", backup)
     with head.client() as client:
         there = {d.id for d in client.devices() if d.host != "head"}

@@ -79,7 +79,7 @@ def _spoken(folder: Path) -> Iterator[tuple[str, Any]]:
     yield said("setup config show")
     yield said("setup config path")
     yield said("setup engine list")
-    yield said("setup backup", folder / "backup.tar.gz")
+    yield said("setup backup", folder / "backup.sqlite3.gz")
     yield said("doctor", codes=(0, 1))
     yield said("tools estimate", "opt-125m", "--hardware", "a100-80gb")
     yield said("models remove", "other")

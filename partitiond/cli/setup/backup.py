@@ -12,14 +12,13 @@ from partitiond.platform.clock import SystemClock
 from partitiond.settings.schema import LoadedSettings, default_config_files
 
 if TYPE_CHECKING:
-    from partitiond.store.backup import Restored
-    from partitiond.store.backup_file import Manifest
+    from partitiond.store.backup import BackupNotes, Restored
 
 
 @spread
 def backup(
     ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Backup to write (.tar.gz).")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Backup to write (.sqlite3.gz).")],
     *,
     force: bool = option("Replace a file of that name."),
     as_json: JsonOption = False,
@@ -32,15 +31,15 @@ def backup(
     from partitiond.store.backup import make_backup
 
     target = file.expanduser().absolute()
-    manifest = make_backup(
+    notes = make_backup(
         loaded_settings(ctx), target, created_at=SystemClock().utc_iso(), replace=force
     )
     if as_json:
-        print_json({"file": str(target), **_plain(manifest)})
+        print_json({"file": str(target), **_plain(notes)})
         return
     size = target.stat().st_size / 1024**2
     say(
-        f"Backup written to {target}: schema {manifest.schema}, {manifest.profiles} profiles, "
+        f"Backup written to {target}: schema {notes.schema}, {notes.profiles} profiles, "
         f"{size:.1f} MiB."
     )
 
@@ -83,20 +82,20 @@ def _check_only(source: Path, *, as_json: bool) -> None:
     from partitiond.store.backup import check_backup
 
     with tempfile.TemporaryDirectory(prefix="partitiond-check-") as folder:
-        manifest, migrates = check_backup(source, Path(folder))
+        notes, migrates = check_backup(source, Path(folder))
     tell(
-        {"file": str(source), "migrates": migrates, **_plain(manifest)},
+        {"file": str(source), "migrates": migrates, **_plain(notes)},
         (
-            f"{source} is whole: of {manifest.created_at}, by partitiond {manifest.partitiond}, "
-            f"schema {manifest.schema}{' (older: it will be migrated)' if migrates else ''}, "
-            f"{manifest.profiles} profiles."
+            f"{source} is whole: of {notes.created_at}, by partitiond {notes.partitiond}, "
+            f"schema {notes.schema}{' (older: it will be migrated)' if migrates else ''}, "
+            f"{notes.profiles} profiles."
         ),
         as_json=as_json,
     )
 
 
 def _tell(done: "Restored") -> None:
-    say(f"Restored {done.store} as of {done.manifest.created_at}.")
+    say(f"Restored {done.store} as of {done.notes.created_at}.")
     if done.kept is not None:
         say(f"What was there before: {done.kept}")
     if done.migrates:
@@ -104,7 +103,7 @@ def _tell(done: "Restored") -> None:
     if done.settings is not None:
         before = f" (before: {done.settings_kept})" if done.settings_kept is not None else ""
         say(f"Settings written to {done.settings}{before}")
-    elif done.manifest.settings_file:
+    elif done.notes.settings_file:
         say("Settings were left alone; --with-settings writes those of the backup.")
     if done.head:
         say(
@@ -122,15 +121,15 @@ def _restored(done: "Restored") -> dict[str, Any]:
         "settings": str(done.settings) if done.settings else None,
         "settings_kept": str(done.settings_kept) if done.settings_kept else None,
         "head": done.head,
-        **_plain(done.manifest),
+        **_plain(done.notes),
     }
 
 
-def _plain(manifest: "Manifest") -> dict[str, Any]:
+def _plain(notes: "BackupNotes") -> dict[str, Any]:
     return {
-        "created_at": manifest.created_at,
-        "partitiond": manifest.partitiond,
-        "schema": manifest.schema,
-        "profiles": manifest.profiles,
-        "settings_file": manifest.settings_file or None,
+        "created_at": notes.created_at,
+        "partitiond": notes.partitiond,
+        "schema": notes.schema,
+        "profiles": notes.profiles,
+        "settings_file": notes.settings_file or None,
     }

@@ -262,11 +262,12 @@ def _cluster(facts: SetupFacts, host: SetupHost) -> Sequence[SetupStep]:
     place = facts.cluster
     if place is None:
         files = (drop_in, unit, ENVIRONMENT)
-        ends = f"systemctl disable --now {RAY_SERVICE}; " if host.live else ""
+        named = [str(host.file(file)) for file in files]
+        how = "disable --now" if host.live else f"--root={host.root} disable"
         gone = CommandStep(
             "one-host",
             "this host is its own again, from the daemon's next start on",
-            ("sh", "-c", f"{ends}rm -f {' '.join(str(host.file(file)) for file in files)}"),
+            ("sh", "-c", f"systemctl {how} {RAY_SERVICE}; rm -f {' '.join(named)}"),
             done=lambda h: not any(h.file(file).exists() for file in files),
             live=False,
             cannot=lambda h: (

@@ -20,7 +20,7 @@ def test_a_backup_is_made_checked_and_restored_with_settings_only_when_asked_for
     cli: Cli, home: Path
 ) -> None:
     keep(home, "first")
-    file = home / "b.tar.gz"
+    file = home / "b.gz"
     made = cli("setup backup", file, "--json")
     assert (made.code, made.json["profiles"]) == (0, 1)
     assert "is whole" in cli("setup restore --check", file).err
@@ -31,7 +31,7 @@ def test_a_backup_is_made_checked_and_restored_with_settings_only_when_asked_for
     config = home / "config" / "partitiond" / "config.toml"
     config.parent.mkdir(parents=True)
     config.write_text("[planner]\nseed = 7\n")
-    file = home / "with-settings.tar.gz"
+    file = home / "with-settings.gz"
     cli("setup backup", file)
     config.unlink()
     assert "were left alone" in cli("setup restore", file).err
@@ -41,13 +41,13 @@ def test_a_backup_is_made_checked_and_restored_with_settings_only_when_asked_for
 
 
 def test_refusals_have_their_exit_codes(cli: Cli, home: Path) -> None:
-    file = home / "b.tar.gz"
+    file = home / "b.gz"
     assert cli("setup backup", file).code == 3  # no store yet
     keep(home, "first")
     assert cli("setup backup", file).code == 0
     assert cli("setup backup", file).code == 4
     assert cli("setup backup", file, "--force").code == 0
-    assert cli("setup restore", home / "missing.tar.gz").code == 3
+    assert cli("setup restore", home / "missing.gz").code == 3
     file.write_bytes(file.read_bytes()[:-100])
     cli("setup restore", file).refused(2, "Nothing was changed")
 
