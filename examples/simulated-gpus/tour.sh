@@ -75,7 +75,7 @@ say "Eight models: MPS shares, and MIG slices for those that hardware has to kee
 serve state
 run up -f "$here/fleet.toml" --no-profile
 run status
-run devices mig show --gpu 6
+run devices show "$(look "replicas('opt-2.7b')[0].device_id")"
 ask opt-125m
 ask opt-2.7b
 
@@ -130,13 +130,6 @@ cmp "$folder/before.json" "$folder/after.json" || fail "the host is not as it wa
 [ "$("$python" -c 'import json, sys; print(len(json.load(open(sys.argv[1]))["entries"]))' "$folder/state/devices.json")" = 0 ] ||
     fail "the device journal is not empty"
 echo "No memory held, no process, no GPU instance, MIG as before, nothing in the device journal."
-
-say "MIG by hand, without a daemon"
-run devices mig plan --geometry 3g.40gb@4,2g.20gb,1g.10gb --gpu 7
-run devices mig apply --geometry 3g.40gb@4,2g.20gb,1g.10gb --gpu 7 --yes
-run devices mig show --gpu 7
-run devices mig apply --geometry none --gpu 7 --replace --yes
-host_as_json host | cmp "$folder/before.json" - || fail "the host is not as it was"
 
 say "A host without MPS's control program: memory shares"
 run tools simulate create a100-40gb-x8 --out "$folder/plain"

@@ -194,12 +194,6 @@ _PROFILE: Final[Entries] = {
     "jobs": Branch("Jobs: profiles that are being measured.", _JOBS),
 }
 
-_MIG: Final[Entries] = {
-    "show": Leaf("Show the memory slices of every GPU, and who uses them.", "devices.mig:show"),
-    "plan": Leaf("Show the steps to a geometry; change nothing.", "devices.mig:plan"),
-    "apply": Leaf("Take the steps to a geometry, after asking.", "devices.mig:apply"),
-}
-
 _DEVICES: Final[Entries] = {
     "list": Leaf(
         "Show the devices of all hosts, their health and sharing.", "devices.commands:list_devices"
@@ -207,7 +201,6 @@ _DEVICES: Final[Entries] = {
     "show": Leaf("Show all of one device.", "devices.commands:show"),
     "cordon": Leaf("Place nothing on a device from now on.", "devices.commands:cordon"),
     "uncordon": Leaf("Let plans use a device again.", "devices.commands:uncordon"),
-    "mig": Branch("MIG: show GPU instances, plan changes, make them.", _MIG, bare="show"),
 }
 
 _HOSTS: Final[Entries] = {
@@ -309,7 +302,7 @@ TREE: Final[Entries] = {
         explained="measure",
         metavar="MODEL | COMMAND [ARGS]...",
     ),
-    "devices": Branch("Devices: list, show, cordon; the MIG instances of GPUs.", _DEVICES),
+    "devices": Branch("Devices: list, show, cordon.", _DEVICES),
     "head": Branch("The control plane of several hosts.", _HEAD, bare=None),
     "host": Branch("This host among several: join a head, leave it.", _HOST, bare=None),
     "hosts": Branch("Hosts of the fleet: list, forget.", _HOSTS),

@@ -35,7 +35,6 @@ def test_a_group_alone_does_what_is_looked_for(cli: Cli) -> None:
         ("setup config", "setup config show"),
         ("setup --purge", "setup host --purge"),
         ("setup engine", "setup engine list"),
-        ("devices mig", "devices mig show"),
         ("keys", "keys list"),
         ("models drift", "models drift show"),
         ("profile --json", "profile list --json"),

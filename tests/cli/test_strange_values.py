@@ -52,7 +52,6 @@ NEEDED = {
     "WHAT [VALUE]...": "lose",
     "--file": "absent.toml",
     "--out": "folder",
-    "--geometry": "none",
     "--output": "plot.svg",
 }
 """What the other arguments and options are, where a command insists on them."""

@@ -149,7 +149,7 @@ def _unused(
                 f"{gpu.device.id}: MIG is on, there is no instance, and none may be made here: "
                 "nothing can run on it",
                 f"make instances ({offered}), or let partitiond make them (gpu.mig_changes)",
-                "partitiond devices mig plan",
+                f"sudo nvidia-smi mig -i {gpu.device.id} -lgip",
             )
         )
     return found

@@ -117,7 +117,7 @@ def _check_mig(name: str, device: Device) -> None:
     if SharingMode.MIG not in device.modes:
         capable = bool(profiles_of(device))
         hint = (
-            "Switch MIG on (`partitiond devices mig show` says what it takes), or use --mps."
+            "Turn MIG on (`nvidia-smi -i UUID -mig 1`), or use --mps."
             if capable
             else "It has no MIG: use --mps or --memory."
         )

@@ -132,12 +132,10 @@ class MigTarget:
     Attributes:
         places: instances that are to exist, each with its compute instance.
         enabled: the mode.
-        only: no instance beside these places is to exist.
     """
 
     places: tuple[Place, ...] = ()
     enabled: bool = True
-    only: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -148,18 +146,15 @@ class MigPermissions:
         changes: the setting gpu.mig_changes.
         ours: instances that may be destroyed, or completed if they are incomplete: this daemon
             made them, and none of its replicas is in them.
-        complete: instances that others left without a compute instance may be completed, too.
     """
 
     changes: MigChanges
     ours: frozenset[Place] = frozenset()
-    complete: bool = False
 
 
 _HINT_BUSY: Final = "End the process, or choose another place."
 _HINT_NOT_OURS: Final = (
-    "Destroy it with nvidia-smi, or with `partitiond devices mig apply --replace`; or choose "
-    "another place."
+    "Destroy it (`nvidia-smi mig -i UUID -gi ID -dci`, then `-dgi`), or choose another place."
 )
 
 
@@ -302,8 +297,8 @@ def _allowed(
         return Refused(
             f"MIG would have to be turned {'on' if wanted.enabled else 'off'}, which is not "
             "allowed",
-            "Turn it with `partitiond devices mig apply --mode` or `nvidia-smi -i UUID -mig 1` "
-            "(0 for off) while no process uses the GPU; or set gpu.mig_changes to mode.",
+            "Turn it with `nvidia-smi -i UUID -mig 1` (0 for off) while no process uses the GPU; "
+            "or set gpu.mig_changes to mode.",
         )
     return steps
 
@@ -326,9 +321,7 @@ def _rebuild(
             mended.append(DestroyComputeInstance(place))
         mended.append(CreateComputeInstance(place))
     others = [i for i in state.instances if i.place not in wanted]
-    going = (
-        others if wish.only else _in_the_way(others, missing, wish.places, state.profiles, leave)
-    )
+    going = _in_the_way(others, missing, wish.places, state.profiles, leave)
     for i in going:
         stop = _why_kept(i, leave)
         if stop is not None:
@@ -374,7 +367,7 @@ def _why_not_mended(instance: PresentInstance, leave: MigPermissions) -> Refused
     """Explain why an incomplete instance may not be completed; None if it may."""
     if instance.compute_instances:
         return _why_kept(instance, leave)
-    if leave.complete or instance.place in leave.ours:
+    if instance.place in leave.ours:
         return None
     text = place_text(instance.place)
     return Refused(

@@ -64,15 +64,13 @@ def places_for(
     pinned = tuple((name, start, sizes[name]) for name, start in asked if start is not None)
     wrong = illegal(profiles, pinned)
     if wrong:
-        raise SpecError(
-            f"{wrong}.", hint="`partitiond devices mig show` lists what the GPU offers."
-        )
+        raise SpecError(f"{wrong}.", hint="`nvidia-smi mig -lgipp` lists what a GPU offers.")
     counts = collections.Counter(name for name, _ in asked)
     found = choose_places(profiles, counts, there, pinned)
     if found is None:
         raise SpecError(
             "the instances do not fit on one GPU together.",
-            hint="Ask for fewer or smaller ones; `partitiond devices mig show` lists them all.",
+            hint="Ask for fewer or smaller ones; `nvidia-smi mig -lgipp` lists all places.",
         )
     return found
 

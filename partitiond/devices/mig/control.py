@@ -97,7 +97,7 @@ class MigControl:
             raise DeviceError(
                 f"the GPU instance {place_text(place)} of {short_device(device_id)} is "
                 f"not there after all.",
-                hint="Somebody else changes the GPU: look with `partitiond devices mig show`.",
+                hint="Somebody else changes the GPU: look with `nvidia-smi mig -lgi`.",
             )
         others = sorted(set(found.pids) - await self._own())
         if others:
@@ -131,14 +131,6 @@ class MigControl:
         """
         async with self._one_at_a_time:
             await self._reach(device_id, self._toward(MigTarget(enabled=on), ()))
-
-    async def apply(
-        self, device_id: str, wish: MigTarget, leave: MigPermissions
-    ) -> tuple[MigInstance, ...]:
-        """Bring a GPU to a geometry, or after a reboot to its earlier one. Raises DeviceError."""
-        async with self._one_at_a_time:
-            state = await self._reach(device_id, lambda there: plan_changes(there, wish, leave))
-        return tuple(_instance(i, busy=i.busy) for i in state.instances)
 
     async def _read(self, device_id: str) -> MigLayout:
         return await self._looks.look(device_id, lambda: self._read_now(device_id))

@@ -78,7 +78,7 @@ def _create_compute_instance(handle: Any, uuid: str, place: Place) -> None:
     if not found:
         raise DeviceError(
             f"there is no GPU instance {place_text(place)} on {uuid}.",
-            hint="Somebody destroyed it meanwhile: look with `partitiond devices mig show`.",
+            hint="Somebody destroyed it meanwhile: look with `nvidia-smi mig -lgi`.",
         )
     if compute_instances(found[0]):
         return

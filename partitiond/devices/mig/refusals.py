@@ -14,11 +14,11 @@ _HINTS: Final[Mapping[int, str]] = {
     "user to read /proc/driver/nvidia/capabilities/mig/config, or make the instances as root and "
     "set gpu.mig_changes to never.",
     pynvml.NVML_ERROR_IN_USE: "A process uses it, or compute instances are in it: end them, then "
-    "try again (`partitiond devices mig show`).",
+    "try again (`nvidia-smi mig -lgi`).",
     pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES: "Its memory slices are not free: look with "
-    "`partitiond devices mig show`.",
+    "`nvidia-smi mig -lgi`.",
     pynvml.NVML_ERROR_NOT_SUPPORTED: "MIG is off there, or the GPU does not offer this size: look "
-    "with `partitiond devices mig show`.",
+    "with `nvidia-smi mig -lgi`.",
     pynvml.NVML_ERROR_RESET_REQUIRED: "Reset the idle GPU with `nvidia-smi --gpu-reset -i UUID`, "
     "or reboot.",
     pynvml.NVML_ERROR_NOT_FOUND: "It is gone: somebody else changed the GPU meanwhile.",

@@ -428,7 +428,7 @@ def _in_the_way(partition: Partition) -> Collection[EntryKind]:
 def _mig_is_on(device_id: str) -> DeviceError:
     return DeviceError(
         f"MIG is on for {short_device(device_id)}: only engines in GPU instances can use it.",
-        hint="Plan MIG slices there, or turn MIG off (`partitiond devices mig show` says how).",
+        hint="Plan MIG slices there, or turn MIG off (`nvidia-smi -i UUID -mig 0`).",
         facts={"device": device_id},
     )
 

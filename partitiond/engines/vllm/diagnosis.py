@@ -94,7 +94,7 @@ RULES: Final = (
         r"CUDA_ERROR_INVALID_DEVICE|invalid device ordinal|(MIG|GPU)-[0-9a-f-]+.*not found",
         "it was shown no GPU that CUDA can use.",
         "With MIG on, CUDA shows an engine one MIG device and nothing else: see "
-        "`partitiond devices mig show` and `partitiond doctor`.",
+        "`partitiond devices show` and `partitiond doctor`.",
     ),
     _rule(
         "gpu-fault",

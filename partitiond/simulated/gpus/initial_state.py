@@ -127,5 +127,5 @@ def _write_profiles(records: Records, index: int, group: GpuDescription) -> None
         if parsed is None or records.make_instance(index, names.index(parsed[0]), parsed[1]):
             raise SpecError(
                 f"The GPU instance {text} does not fit on a {group.model} beside the others.",
-                hint="See `partitiond devices mig show` for the places of each MIG profile.",
+                hint="`nvidia-smi mig -lgipp` of such a GPU lists the places of each MIG profile.",
             )

@@ -104,8 +104,8 @@ def questions(draw: st.DrawFn) -> tuple[MigLayout, MigTarget, MigPermissions]:
     allowed: changes.MigChanges = draw(st.sampled_from(["never", "instances", "mode", "mode"]))
     enabled = draw(st.sampled_from([True, True, True, False]))
     places = tuple(wanted) if enabled else ()
-    wish = MigTarget(places, enabled=enabled, only=draw(st.booleans()))
-    return state, wish, MigPermissions(allowed, ours, complete=draw(st.booleans()))
+    wish = MigTarget(places, enabled=enabled)
+    return state, wish, MigPermissions(allowed, ours)
 
 
 def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int | None:
@@ -119,8 +119,6 @@ def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int |
 
     def reaches(gone: set[Place]) -> bool:
         left = set(by_place) - gone
-        if wish.only and not left <= wanted:
-            return False
         changed = bool(gone) or not wanted <= left
         for place in wanted & left:
             found = by_place[place]
@@ -128,7 +126,7 @@ def reachable(state: MigLayout, wish: MigTarget, leave: MigPermissions) -> int |
                 changed = True
                 if found.compute_instances and (found.busy or place not in leave.ours):
                     return False
-                if not found.compute_instances and not (leave.complete or place in leave.ours):
+                if not found.compute_instances and place not in leave.ours:
                     return False
         if changed and leave.changes == "never":
             return False
@@ -174,8 +172,6 @@ def test_the_steps_reach_what_is_wanted_by_legal_states_with_the_least_destroyed
     assert driver.enabled == wish.enabled
     assert set(wish.places) <= driver.compute.keys()
     assert all(driver.whole[place] for place in wish.places)
-    if wish.only and wish.enabled:
-        assert driver.compute.keys() == set(wish.places)
     destroyed = [s.place for s in steps if isinstance(s, changes.DestroyGpuInstance)]
     assert len(destroyed) == least
     kept = {i.place for i in state.instances} - set(destroyed)
