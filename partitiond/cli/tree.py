@@ -182,8 +182,6 @@ _PROFILE: Final[Entries] = {
     ),
     "list": Leaf("List profiles, newest first.", "profile.kept:list_profiles"),
     "show": Leaf("Show all that a profile holds.", "profile.kept:show"),
-    "diff": Leaf("Compare two profiles.", "profile.kept:diff"),
-    "plot": Leaf("Draw one or several profiles.", "profile.kept:plot_profiles"),
     "export": Leaf(
         "Write a profile as JSON, to keep or to import elsewhere.", "profile.kept:export"
     ),

@@ -40,10 +40,7 @@ INTEGERS: Words = ("-1", "1e999", "☃", "", "99999999999999999999")
 NEEDED = {
     "MODEL": "opt-125m",
     "NAME": "strange",
-    "A": "a-profile",
-    "B": "a-profile",
     "PROFILE": "a-profile",
-    "PROFILE...": "a-profile",
     "KEY": "a-key",
     "DEVICE": "cpu",
     "FILE": "absent.toml",
@@ -52,7 +49,6 @@ NEEDED = {
     "WHAT [VALUE]...": "lose",
     "--file": "absent.toml",
     "--out": "folder",
-    "--output": "plot.svg",
 }
 """What the other arguments and options are, where a command insists on them."""
 BESIDE: Mapping[Words, Words] = {

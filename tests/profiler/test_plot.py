@@ -12,7 +12,7 @@ from partitiond.core.profile.confirmed import FrontierMemory
 from partitiond.core.profile.frontier import find_knee
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import GIB, Bytes
-from partitiond.profiler.plot import MOST_PROFILES, plot, plot_profile
+from partitiond.profiler.plot import plot_profile
 from tests.controller.samples import measured_profile
 
 MEASURED = ((1, 55), (2, 99), (4, 170), (8, 250), (11, 258), (16, 262), (32, 259))
@@ -28,12 +28,6 @@ def profile(*, knee: bool = True, limited: bool = False, **changes: Any) -> Prof
     return dataclasses.replace(
         made, **{"points": tuple(points), "knee": find_knee(points), **changes}
     )
-
-
-def drawn(folder: Path, *profiles: Profile, **options: Any) -> str:
-    path = folder / "p.svg"
-    plot(profiles, path, **options)
-    return path.read_text()
 
 
 @pytest.mark.parametrize("knee", [True, False])
@@ -53,14 +47,6 @@ def test_svg_holds_the_words_a_reader_needs_and_is_the_same_each_time(tmp_path: 
     assert (tmp_path / "again.svg").read_text() == text
 
 
-def test_several_are_told_apart_by_what_they_do_not_share(tmp_path: Path) -> None:
-    other = profile(id="q", variant="fp8")
-    text = drawn(tmp_path, profile(), other, slo=Slo(1.0, 0.05))
-    for words in ("fp8", "as it is", "SLO: 50 ms", "memory of the engine, GiB", "knee"):
-        assert words in text
-    assert text.count("smollm2-135m, cpu-test") == 1  # shared: in the title, once
-
-
 def test_frontier_memory_says_whether_it_was_confirmed(tmp_path: Path) -> None:
     for confirmed in (True, False):
         memory = FrontierMemory(8, Bytes(GIB), Bytes(3 * GIB), 250.0, 3.0, 0, confirmed)
@@ -68,12 +54,15 @@ def test_frontier_memory_says_whether_it_was_confirmed(tmp_path: Path) -> None:
         assert ("not confirmed" in (tmp_path / "p.svg").read_text()) != confirmed
 
 
+def test_the_bound_of_the_slo_and_the_form_are_named(tmp_path: Path) -> None:
+    plot_profile(profile(variant="fp8"), tmp_path / "p.svg", slo=Slo(1.0, 0.05))
+    text = (tmp_path / "p.svg").read_text()
+    assert "SLO: 50 ms" in text
+    assert "smollm2-135m, fp8, cpu-test" in text
+
+
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path) -> None:
-    for drawn_ones, name, said in (
-        ([profile()], "p.pdf", r"\.png or \.svg"),
-        ([profile(points=())], "p.png", "no operating points"),
-        ([profile()] * (MOST_PROFILES + 1), "p.png", "told apart"),
-        ([], "p.png", "no profile"),
-    ):
-        with pytest.raises(InputError, match=said):
-            plot(drawn_ones, tmp_path / name)
+    with pytest.raises(InputError, match=r"\.png or \.svg"):
+        plot_profile(profile(), tmp_path / "p.pdf")
+    with pytest.raises(InputError, match="no operating points"):
+        plot_profile(profile(points=()), tmp_path / "p.png")

@@ -10,21 +10,18 @@ import typer
 from partitiond.cli.ids import ProfileArgument, with_id
 from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, jsonable, print_json, say
-from partitiond.cli.profile.diff import diff_table
 from partitiond.cli.profile.table import profile_details, profiles_table
 from partitiond.core.errors import (
     ConflictError,
-    DaemonUnreachableError,
     NotFoundError,
     PartitiondError,
     ProfileError,
 )
 from partitiond.core.model.spec import Slo
-from partitiond.core.profile.diff import compare
 from partitiond.core.profile.record import Profile
 from partitiond.core.views.lists import ProfileView
 from partitiond.fleet.profile_files import profile_paths, read_profile
-from partitiond.profiler.plot import plot, plot_profile
+from partitiond.profiler.plot import plot_profile
 from partitiond.serde import to_json
 
 if TYPE_CHECKING:
@@ -89,102 +86,11 @@ def _with_stale(view: ProfileView) -> dict[str, object]:
     return {**jsonable(view.profile), "stale": view.stale}
 
 
-def diff(
-    ctx: typer.Context,
-    first: Annotated[str, typer.Argument(metavar="A", help="Id of a profile, or a file.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Id of a profile, or a file.")],
-    as_json: JsonOption = False,
-) -> None:
-    """Compare two profiles.
-
-    The figures and batch by batch: the ratio, and whether it lies beyond the intervals.
-    """
-    one, two = found_profiles(ctx, [first, second])
-    result = compare(one, two)
-    emit(result, as_json=as_json, render=lambda: diff_table(result))
-
-
-@spread
-def plot_profiles(
-    ctx: typer.Context,
-    profiles: Annotated[
-        list[str], typer.Argument(metavar="PROFILE...", help="Ids of profiles, or files.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Picture (.png or .svg).")
-    ],
-    *,
-    ttft: float | None = option("SLO to draw: TTFT bound.", metavar="SECONDS"),
-    tpot: float | None = option("SLO to draw: TPOT bound.", metavar="SECONDS"),
-    as_json: JsonOption = False,
-) -> None:
-    """Draw one or several profiles.
-
-    Throughput and TPOT against batch with their intervals, and the frontier over memory.
-    """
-    check_plot_path(output)
-    found = found_profiles(ctx, profiles)
-    slo = _given_slo(ttft, tpot) or next((p.slo for p in found if p.slo is not None), None)
-    _draw(lambda: plot(found, output, slo=slo), output)
-    if as_json:
-        print_json({"plot": str(output.absolute()), "profiles": [p.id for p in found]})
-
-
-def _given_slo(ttft: float | None, tpot: float | None) -> Slo | None:
-    if ttft is None and tpot is None:
-        return None
-    if ttft is None or tpot is None:
-        raise typer.BadParameter("an SLO needs both --ttft and --tpot, in seconds.")
-    return Slo(ttft, tpot)
-
-
-def found_profiles(ctx: typer.Context, names: Sequence[str]) -> list[Profile]:
-    """Return profiles by file or id; the daemon is asked only for ids.
-
-    Raises:
-        ProfileError: a file cannot be read.
-        NotFoundError: there is neither a file nor a profile of that name.
-        DaemonUnreachableError: a name that is no file may be an id, but no daemon answers.
-    """
-    files = {name for name in names if _is_file(name)}
-    if len(files) == len(set(names)):
-        return [read_profile(Path(name)) for name in names]
-    try:
-        with client_of(ctx) as client:
-            return [
-                read_profile(Path(name))
-                if name in files
-                else _with_profile(client, name, client.profile_by_id)
-                for name in names
-            ]
-    except DaemonUnreachableError as error:
-        missing = next(name for name in names if name not in files)
-        raise DaemonUnreachableError(
-            f"there is no file {missing}, and no daemon to ask for a profile of that id: "
-            f"{error.message}",
-            hint=f"Check the path, or start the daemon: {error.hint}",
-        ) from error
-
-
-def _is_file(name: str) -> bool:
-    """Whether the name looks like a file, so that a wrong path is not looked up in the daemon.
-
-    A folder counts as a file: reading it fails with a clear error.
-    """
-    path = Path(name)
-    return path.exists() or path.suffix == ".json" or name.startswith((".", "/", "~"))
-
-
 def draw(profile: Profile, path: Path, slo: Slo | None = None) -> None:
     """Plot to a file. Raises ProfileError if it cannot be written or its suffix is unknown."""
     check_plot_path(path)
-
-    _draw(lambda: plot_profile(profile, path, slo=slo), path)
-
-
-def _draw(make: Callable[[], None], path: Path) -> None:
     try:
-        make()
+        plot_profile(profile, path, slo=slo)
     except OSError as error:
         raise ProfileError(
             f"{path} cannot be written: {error.strerror}.", hint="Choose another file."

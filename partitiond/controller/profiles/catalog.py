@@ -81,8 +81,7 @@ class ProfileCatalog:
         if known is not None and not replace:
             raise ConflictError(
                 f"another profile with the id {profile.id} is kept already.",
-                hint="Compare them with `partitiond profile diff`, and import with --replace "
-                "(?replace=true) to give the kept one up.",
+                hint="Import with --replace (?replace=true) to give the kept one up.",
                 facts={"profile": profile.id},
             )
         self._store.add_profile(profile)

@@ -1,4 +1,4 @@
-"""`partitiond profile` accepts files and ids, against the API on a real port."""
+"""`partitiond profile` shows and moves what is kept, against the API on a real port."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
-from partitiond.serde import to_json, to_jsonable
+from partitiond.serde import from_json, to_json, to_jsonable
 from tests.api.fake_models import AT
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
@@ -34,7 +34,7 @@ def test_a_folder_is_imported_listed_and_exported_and_nothing_overwritten_unaske
     cli("profile list").ended(0, "p-1", "p-2")
     again = tmp_path / "again.json"
     assert cli("profile export p-1 -o", again).code == 0
-    assert cli("profile diff", again, "p-1", "--json").json["differences"] == []
+    assert from_json(Profile, again.read_text()) == other(1)
 
     clash = replace(other(1), kv_cache_tokens=7)
     files = written(tmp_path, clash, other(3))
@@ -54,18 +54,16 @@ def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Pa
     assert list(service.store.profiles()) == []
 
 
-def test_files_are_compared_and_drawn_without_a_daemon(cli: Cli, tmp_path: Path) -> None:
-    files = written(tmp_path, other(1), other(2))
-    diff = cli("profile diff", *files, "--json").json
-    assert diff["incomparable"] == []
-    assert [point["batch"] for point in diff["points"]] == [1, 2, 4, 8]
-    assert "beyond the intervals" in cli("profile diff", *files).out
-    picture = tmp_path / "both.svg"
-    assert cli("profile plot", *files, "-o", picture, "--ttft", 1, "--tpot", 0.02).code == 0
-    assert "SLO: 20 ms" in picture.read_text()
+def test_a_profile_is_drawn_beside_what_is_shown(
+    service: FakeService, cli: Cli, tmp_path: Path
+) -> None:
+    service.store.add_profile(other(1))
+    picture = tmp_path / "p.svg"
+    cli("profile show p-1 --plot", picture).ended(0, f"Plot written to {picture}")
+    assert "TPOT p95" in picture.read_text()
     for arguments, says in (
-        ("plot ID -o x.pdf", "neither .png nor .svg"),
-        ("plot ID -o nowhere/x.png", "no folder"),
+        ("show p-1 --plot x.pdf", "neither .png nor .svg"),
+        ("show p-1 --plot nowhere/x.png", "no folder"),
         ("import nowhere", "cannot be read"),
     ):
         cli(f"profile {arguments}").refused(2, says, "what to do")

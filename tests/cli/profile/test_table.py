@@ -1,13 +1,11 @@
-"""Profiles are rendered for people: the list, one in full, and two side by side."""
+"""Profiles are rendered for people: the list, and one in full."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from partitiond.cli.profile.diff import diff_table
 from partitiond.cli.profile.table import age, profile_details, profiles_table
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode, StepTime
-from partitiond.core.profile.diff import compare
 from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.record import Profile, Transfer
 from partitiond.core.profile.sharing import ReplicationRun, Sharing
@@ -102,17 +100,4 @@ def test_a_profile_shows_all_that_it_holds_and_fits_80_columns() -> None:
         "Gain of doubling the batch", "1.15",
     ):  # fmt: skip
         assert words in " ".join(drawn.split()), words
-    assert widest(drawn) <= 80
-
-
-def test_a_comparison_says_what_lies_beyond_the_intervals() -> None:
-    one = full_profile()
-    faster = tuple(replace(p, output_tokens_per_s=p.output_tokens_per_s * 1.5) for p in one.points)
-    other = replace(one, id="p-2", hardware="cpu-y-2", variant="fp8", points=faster)
-    drawn = text_of(diff_table(compare(one, other)))
-    assert "hardware: cpu-x-2 and cpu-y-2" in drawn
-    assert "variant: none and fp8" in drawn
-    (row,) = [line for line in drawn.splitlines() if line.split()[:1] == ["16"]]
-    assert "1.5" in row
-    assert "!" in row
     assert widest(drawn) <= 80
