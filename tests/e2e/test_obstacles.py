@@ -116,8 +116,6 @@ def test_models_that_cannot_run_keep_no_other_from_being_planned_and_served(
     fleet.serve("good", "good", "by-hand", "no-engine")
     assert "no-engine" not in fleet.obstacles()
 
-    shown = {finding["check"]: finding for finding in fleet.json("doctor", code=-1)}
-    assert "failed to start 3 times in a row" in shown["model no-start"]["message"]
     with fleet.client() as client:
         models = {m.name: m for m in client.overview().models}
     assert models["no-start"].obstacle == fleet.obstacles()["no-start"]

@@ -258,5 +258,5 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
         *examine_cluster(settings, SetupHost()),
         *examine_endpoints(settings, SetupHost(), daemon_runs=daemon_runs),
         *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
-        *judge(gather(settings, daemon_runs=daemon_runs), settings, daemon_runs=daemon_runs),
+        *judge(gather(settings), settings, daemon_runs=daemon_runs),
     ]

@@ -149,7 +149,6 @@ def check_cluster(facts: ClusterFacts) -> list[DoctorFinding]:
     if facts.open_ports:
         found.append(_ports(facts.open_ports))
     found += _clocks(facts)
-    found += [*_states(facts.hosts), *_versions(facts.hosts)]
     if facts.models_free_bytes < LEAST_MODELS_BYTES:
         found.append(
             warn(
@@ -279,82 +278,6 @@ def _clocks(facts: ClusterFacts) -> list[DoctorFinding]:
         return found
     near = f"{known} hosts within {CLOCK_WARN_SECONDS:.0f} s" if known > 1 else "is kept"
     return [ok(check, near)]
-
-
-def _states(hosts: Sequence[HostView]) -> list[DoctorFinding]:
-    """Return what is wrong with each host that is not fine, as the daemon tells."""
-    shape = {HostState.LATE: warn, HostState.SILENT: warn}
-    return [
-        shape.get(host.state, fail)(
-            f"host {host.name}",
-            f"{host.state.value}: {host.reason.rstrip('.') or 'the daemon gives no reason'}",
-            "look at the host, and at its log",
-            "partitiond hosts",
-        )
-        for host in hosts
-        if host.state is not HostState.FINE
-    ]
-
-
-def _versions(hosts: Sequence[HostView]) -> list[DoctorFinding]:
-    check = "cluster versions"
-    told = [host for host in hosts if host.partitiond_version]
-    head = next((host for host in told if host.is_head), None)
-    if head is None or len(told) < 2:
-        return []
-    found = []
-    for host in told:
-        if host.partitiond_version == head.partitiond_version:
-            continue
-        words = (
-            f"{host.name} has partitiond {host.partitiond_version}, the head "
-            f"{head.partitiond_version}"
-        )
-        if are_neighbours(host.partitiond_version, head.partitiond_version):
-            found.append(warn(check, words, "finish the upgrade, host by host"))
-        else:
-            found.append(
-                fail(check, f"{words}: not neighbouring", f"install the head's on {host.name}")
-            )
-    found += [
-        warn(
-            check,
-            f"{host.name} has Ray {host.ray_version}, the head {head.ray_version}: it cannot join "
-            "any more once Ray starts again there",
-            "finish the upgrade, the head last",
-        )
-        for host in told
-        if host.ray_version and head.ray_version and host.ray_version != head.ray_version
-    ]
-    engines = sorted({host.engine_version for host in told if host.engine_version})
-    if len(engines) > 1:
-        found.append(
-            warn(
-                check,
-                f"engines differ: {', '.join(engines)}; profiles are measured for each",
-                "install the same one on all hosts",
-                "partitiond setup engine install",
-            )
-        )
-    return found or [ok(check, f"partitiond {head.partitiond_version} on {len(told)} hosts")]
-
-
-def are_neighbours(one: str, other: str) -> bool:
-    """Whether two releases may work together: the same one, or the next, by their minor number."""
-
-    def release(version: str) -> tuple[int, int] | None:
-        parts = version.split(".")[:2]
-        if len(parts) < 2 or not all(part.isdigit() for part in parts):
-            return None
-        return int(parts[0]), int(parts[1])
-
-    left, right = release(one), release(other)
-    if left is None or right is None:
-        return one == other
-    return left[0] == right[0] and abs(left[1] - right[1]) <= 1
-
-
-# -- the facts -------------------------------------------------------------------------------
 
 
 def examine_cluster(settings: "Settings", host: SetupHost) -> list[DoctorFinding]:

@@ -19,7 +19,7 @@ from partitiond.cli.setup.cluster_units import as_installed
 from partitiond.cli.setup.host import SetupHost
 from partitiond.cluster.own_files import own_address
 from partitiond.core.errors import SettingsError
-from partitiond.core.hardware.host_state import HostView, unreached_endpoints
+from partitiond.core.hardware.host_state import HostView
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
@@ -36,7 +36,6 @@ class EndpointFacts:
             no such address.
         problem: why nothing can listen there; empty if something can, or the endpoint does.
         tls: whether hosts know each other by certificates.
-        hosts: of the fleet, as the daemon on the head tells; empty if it was not asked.
         closed: further such addresses at which nothing answered: on the head, of hosts that do not
             answer; elsewhere, of the head.
     """
@@ -44,7 +43,6 @@ class EndpointFacts:
     address: str
     problem: str = ""
     tls: bool = True
-    hosts: tuple[HostView, ...] = ()
     closed: tuple[WayToHead, ...] = ()
 
 
@@ -69,15 +67,6 @@ def check_endpoints(facts: EndpointFacts) -> list[DoctorFinding]:
                 "stop what uses the port, or choose another: --set proxy.peers_port=PORT",
             )
         )
-    found += [
-        warn(
-            CHECK,
-            said.rstrip("."),
-            "open proxy.peers_port between the hosts in both directions, have the same release on "
-            "all of them, and see proxy.log in the state folder there",
-        )
-        for said in unreached_endpoints(facts.hosts)
-    ]
     if facts.closed:
         named = ", ".join(f"{way.address} ({way.problem})" for way in facts.closed)
         found.append(
@@ -140,7 +129,6 @@ def examine_endpoints(
         EndpointFacts(
             f"[{address}]:{port}" if ":" in address else f"{address}:{port}",
             "" if daemon_runs else bind_problem(address, port),
-            hosts=hosts,
             closed=not_answering(peers_to_try(hosts, cluster.head, port)),
         )
     )

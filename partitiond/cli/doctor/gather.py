@@ -14,18 +14,15 @@ from partitiond.cli.devices.commands import own_pids
 from partitiond.cli.doctor.driver import check_driver, check_gpus, check_nodes
 from partitiond.cli.doctor.engine_user import engine_socket
 from partitiond.cli.doctor.facts import HostFacts, host_facts
-from partitiond.cli.doctor.findings import DoctorFinding, fail, warn
+from partitiond.cli.doctor.findings import DoctorFinding, fail
 from partitiond.cli.doctor.leftovers import EngineFolder, check_engines, engine_folders
 from partitiond.cli.doctor.limits import Ulimits, check_limits, ulimits
 from partitiond.cli.doctor.mig import check_mig
 from partitiond.cli.doctor.mps import MpsFacts, OwnMps, check_mps
-from partitiond.cli.options import connected
 from partitiond.cli.setup.host import SetupHost
 from partitiond.core.errors import InputError, PartitiondError, SilentError
 from partitiond.core.hardware.details import DeviceDetails
-from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import DeviceKind
-from partitiond.core.replica.obstacles import Obstacle
 from partitiond.devices.gpus.discovery import DRIVER
 from partitiond.devices.gpus.mig import may_change_instances
 from partitiond.devices.host import HostDevices
@@ -64,9 +61,6 @@ class GatheredFacts:
 
     Attributes:
         journal: entries of state_dir/devices.json; `journal_problem` says why it cannot be read.
-        reported: a running daemon's id, health and reason of each device: the daemon receives Xid
-            messages, which the driver tells only while a process listens.
-        obstacles: obstacles that keep models from running, as a running daemon reports them.
     """
 
     host: HostFacts
@@ -78,14 +72,11 @@ class GatheredFacts:
     limits: Ulimits = dataclasses.field(default_factory=Ulimits)
     cores: int = 1
     may_change_mig: bool | None = None
-    reported: tuple[tuple[str, DeviceHealth, str], ...] = ()
-    obstacles: tuple[Obstacle, ...] = ()
 
 
 def gather(
     settings: "Settings",
     *,
-    daemon_runs: bool,
     root: Path = Path("/"),
     environment: Mapping[str, str] | None = None,
 ) -> GatheredFacts:
@@ -105,7 +96,6 @@ def gather(
             container="",
         )
     gpu = gpu_facts(settings)
-    reported, obstacles = _reported(settings) if daemon_runs else ((), ())
     journal, problem = _journal(settings)
     return GatheredFacts(
         host=host,
@@ -117,8 +107,6 @@ def gather(
         limits=ulimits(),
         cores=len(os.sched_getaffinity(0)),
         may_change_mig=_may_change_mig(settings, gpu),
-        reported=reported,
-        obstacles=obstacles,
     )
 
 
@@ -139,11 +127,6 @@ def judge(facts: GatheredFacts, settings: "Settings", *, daemon_runs: bool) -> l
         )
     found += check_nodes(facts.host, gpus)
     found += check_gpus(facts.host, gpus)
-    found += _from_daemon(facts)
-    found += [
-        warn(f"model {one.model}", one.headline.rstrip("."), one.hint.rstrip("."))
-        for one in facts.obstacles
-    ]
     found += check_mig(
         gpus,
         facts.journal,
@@ -161,21 +144,6 @@ def judge(facts: GatheredFacts, settings: "Settings", *, daemon_runs: bool) -> l
     # Engines on simulated GPUs take almost nothing of this machine.
     real = 0 if settings.gpu.simulated_host is not None else len(gpus)
     return [*found, *check_limits(facts.host, facts.limits, gpus=real, cores=facts.cores)]
-
-
-def _from_daemon(facts: GatheredFacts) -> list[DoctorFinding]:
-    known = {gpu.device.id for gpu in facts.gpu.gpus if gpu.device.health is not DeviceHealth.FINE}
-    shape = {DeviceHealth.FAILED: fail, DeviceHealth.DEGRADED: warn}
-    return [
-        shape[health](
-            "gpu health",
-            f"{device_id}: the daemon reports it {health}: {reason.rstrip('.')}",
-            "once it is well again, say so",
-            f"partitiond devices uncordon {device_id}",
-        )
-        for device_id, health, reason in facts.reported
-        if health in shape and device_id not in known
-    ]
 
 
 # -- each source -----------------------------------------------------------------------------
@@ -282,18 +250,6 @@ def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:
         return DeadlineCalls().ask(uuid, may)
     except PartitiondError:
         return None
-
-
-def _reported(
-    settings: "Settings",
-) -> tuple[tuple[tuple[str, DeviceHealth, str], ...], tuple[Obstacle, ...]]:
-    try:
-        with connected(settings) as client:
-            devices, models = client.devices(), client.models()
-    except PartitiondError:
-        return (), ()  # this user may not be allowed to read the daemon's token
-    obstacles = tuple(view.obstacle for view in models if view.obstacle is not None)
-    return tuple((d.id, d.health, d.health_reason) for d in devices), obstacles
 
 
 def _user() -> str:

@@ -1,15 +1,13 @@
 """Reads the sources of Python packages from pip's configuration, and runs uv with them.
 
 uv reads none of pip's configuration, but operators have written their mirrors, folders of wheels
-and certificates there. This module reads that configuration through `pip config list` and passes
-it to uv. The module needs only the standard library, because `make` runs it as a program before
-any other package is installed:
+and certificates there. This module reads that configuration and passes it to uv. It needs only the
+standard library, because `make` runs it as a program before any other package is installed:
 
     python -I partitiond/engines/install/package_sources.py pip install --require-hashes -r
     requirements.lock
 """
 
-import ast
 import configparser
 import contextlib
 import dataclasses
@@ -22,11 +20,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-_PIP_SECONDS: Final = 60.0
-"""`pip config list` takes half a second; a busy machine may take many times that."""
-_SECTIONS: Final = ("global", "install", ":env:")
-"""Sections that apply to an installation; later ones override earlier ones, as in pip."""
-_LINE: Final = re.compile(r"^([\w:-]+)\.([\w-]+)=(.+)$")
+_SECTIONS: Final = ("global", "install")
+"""Sections that apply to an installation; the later one overrides, and variables override both."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,38 +89,34 @@ class PackageSources:
 
 
 def configured_sources(environ: Mapping[str, str] = os.environ) -> PackageSources:
-    """Read the sources that this Python's pip is configured with."""
-    return sources_from(pip_options(_pip_config(environ)), environ)
+    """Read the sources that pip is configured with, by its files and variables."""
+    return sources_from(pip_options(environ), environ)
 
 
-def _pip_config(environ: Mapping[str, str]) -> str:
-    """Return the output of `pip config list`, or what it would be if pip were installed."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "config", "list"],
-            capture_output=True, text=True, timeout=_PIP_SECONDS, check=False, env=dict(environ),
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        done = None
-    if done is not None and done.returncode == 0:
-        return done.stdout
-    return "\n".join(_configured_without_pip(environ))
+def pip_options(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the options that pip's configuration gives an installation.
 
-
-def _configured_without_pip(environ: Mapping[str, str]) -> Iterator[str]:
-    """Yield the lines of `pip config list` if pip is not installed, as in environments of uv."""
-    found: dict[str, str] = {}
+    A file that pip itself could not read is passed over.
+    """
+    sections: dict[str, dict[str, str]] = {name: {} for name in _SECTIONS}
     for file in _pip_files(environ):
         parser = configparser.RawConfigParser()
         with contextlib.suppress(OSError, UnicodeDecodeError, configparser.Error):
             parser.read_string(file.read_text("utf-8"))
-            for section in parser.sections():
-                for name, value in parser.items(section):
-                    found[f"{section}.{name.replace('_', '-')}"] = value
-    for name, value in environ.items():
-        if name.startswith("PIP_"):
-            found[f":env:.{name.removeprefix('PIP_').lower().replace('_', '-')}"] = value
-    yield from (f"{name}={value!r}" for name, value in found.items())
+            for section in set(parser.sections()) & set(_SECTIONS):
+                sections[section].update(parser.items(section))
+    of_variables = {
+        name.removeprefix("PIP_").lower(): value
+        for name, value in environ.items()
+        if name.startswith("PIP_")
+    }
+    given = [*(sections[name] for name in _SECTIONS), of_variables]
+    return {
+        name.replace("_", "-"): value.strip()
+        for options in given
+        for name, value in options.items()
+        if value.strip()
+    }
 
 
 def _pip_files(environ: Mapping[str, str]) -> Iterator[Path]:
@@ -144,24 +135,6 @@ def _pip_files(environ: Mapping[str, str]) -> Iterator[Path]:
     yield Path(sys.prefix) / "pip.conf"
     if named:
         yield Path(named)
-
-
-def pip_options(printed: str) -> dict[str, str]:
-    """Return the options of an installation, from what `pip config list` prints."""
-    options: dict[str, str] = {}
-    matches = [match for line in printed.splitlines() if (match := _LINE.match(line))]
-    for section in _SECTIONS:
-        for match in matches:
-            if match[1] == section and (value := _literal(match[3])):
-                options[match[2]] = value
-    return options
-
-
-def _literal(text: str) -> str:
-    try:
-        return str(ast.literal_eval(text)).strip()
-    except (SyntaxError, ValueError):
-        return ""
 
 
 def sources_from(options: Mapping[str, str], environ: Mapping[str, str]) -> PackageSources:

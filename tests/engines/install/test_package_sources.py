@@ -26,8 +26,6 @@ def test_a_host_without_configuration_leaves_everything_to_uv(tmp_path: Path) ->
 
 
 def test_options_are_read_one_by_one(tmp_path: Path) -> None:
-    lines = "warning: a\nglobal.index-url='x'\n:env:.cert=broken'\nuser.y='z'"
-    assert package_sources.pip_options(lines) == {"index-url": "x"}, "others are passed over"
     for text, offline in (("1", True), ("true", True), ("0", False)):
         options = {"no-index": text, "index-url": "https://a", "find-links": str(tmp_path)}
         arguments = package_sources.sources_from(options, {}).arguments()
@@ -41,12 +39,8 @@ def test_options_are_read_one_by_one(tmp_path: Path) -> None:
         assert package_sources.sources_from(options, theirs | env).certificates == path
 
 
-@pytest.mark.parametrize("python", [sys.executable, "/bin/false"], ids=["pip", "no pip"])
-def test_what_pip_is_configured_with_is_said_to_uv(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
-) -> None:
-    """By a file, whose value a variable replaces; also where this Python has no pip."""
-    monkeypatch.setattr(sys, "executable", python)
+def test_what_pip_is_configured_with_is_said_to_uv(tmp_path: Path) -> None:
+    """By a file, whose value a variable replaces."""
     wheels, more = tmp_path / "wheels", tmp_path / "more"
     wheels.mkdir()
     more.mkdir()
@@ -119,19 +113,18 @@ def test_the_program_runs_uv_with_these_sources(tmp_path: Path) -> None:
     assert "absent was not found in the provided package locations" in done.stderr
 
 
-def test_without_pip_the_users_file_counts_over_the_hosts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_users_file_counts_over_the_hosts_and_an_unreadable_one_for_nothing(
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(sys, "executable", "/bin/false")
-    own = tmp_path / ".config" / "pip"
-    own.mkdir(parents=True)
-    (own / "pip.conf").write_text("[global]\nindex_url = https://own.example/simple\n")
-    given = environ(tmp_path)
+    own, hosts = tmp_path / ".config" / "pip", tmp_path / "etc" / "pip"
+    for folder, name in ((own, "own"), (hosts, "host")):
+        folder.mkdir(parents=True)
+        (folder / "pip.conf").write_text(f"[global]\nindex_url = https://{name}.example/simple\n")
+    given = environ(tmp_path, XDG_CONFIG_DIRS=str(tmp_path / "etc"))
     assert configured_sources(given).default_index == "https://own.example/simple"
     (own / "pip.conf").write_text("not an ini file")
     assert configured_sources(given).default_index != "https://own.example/simple"
     given["PIP_CONFIG_FILE"] = os.devnull
     assert configured_sources(given) == PackageSources()
-    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     given |= {"PIP_INDEX_URL": "https://one.example/it's", "PIP_NO_INDEX": ""}
     assert configured_sources(given) == PackageSources(default_index="https://one.example/it's")
