@@ -50,6 +50,7 @@ from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import EngineUnavailableError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.hosts import memory_by_host
+from partitiond.core.hardware.kinds import Device
 from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
@@ -378,11 +379,16 @@ class Parts:
             given.devices,
             given.clock,
             marked=lambda seen: with_cordons(seen, given.store.marks(CORDON)),
-            after_look=lambda before, now: self.cordons.looked(before, now),
+            after_look=self._looked,
             troubled=lambda why: self.journal.note("devices-unknown", "devices", why),
             look_seconds=policy.look_seconds,
             patience_seconds=policy.patience_seconds,
         )
+
+    def _looked(self, before: Sequence[Device], now: Sequence[Device]) -> None:
+        self.cordons.looked(before, now)
+        if {device.id for device in now} - {device.id for device in before}:
+            self.registry.devices_came.set()
 
     def _make_controller(self) -> Controller:
         given, policy = self._given, self._options.policy

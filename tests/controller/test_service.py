@@ -16,6 +16,7 @@ from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Objective, Plan
 from partitiond.core.profile.jobs import JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
+from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.api import solve
 from partitiond.planner.model.types import PlanRequest
 from tests.controller.fakes import until
@@ -166,3 +167,28 @@ async def test_a_missing_engine_shows_only_where_every_model_needs_it(host: Host
     await until(lambda: host.service.readiness.problems() == {"engine": "there is no vLLM."})
     await host.register("s", auto=False, engine_kind="simulated")
     assert host.service.readiness.problems() == {}
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_what_was_registered_before_there_was_a_device_is_measured_and_started(
+    refuses: bool,
+) -> None:
+    """The service starts before the driver, whose first looks find nothing, or fail."""
+    here = Host(devices=FakeDevices([]))
+    if refuses:
+        here.devices.refuse()
+    async with serving(here) as host:
+        await host.passes(lambda: host.service.parts.devices.looked)
+        await host.register("a", demand=Demand(req_per_s=0.1))
+        await host.register("by-hand", auto=False)
+        await until(lambda: "plan-infeasible" in host.kinds())
+        host.devices.become([cpu(2)])
+        await host.passes(lambda: bool(host.profiler.requests))
+        await host.serves("a")
+        assert host.service.models.model("a").profile_kind == "measured"
+        measured = len(host.profiler.requests)
+        # A kind that comes to others is measured on as well; one that comes back is not.
+        await host.passes(lambda: not host.service.jobs.busy)
+        host.devices.become([cpu(2), *fake_gpus("a100-80gb", 1, cores=range(12))])
+        await host.passes(lambda: len(host.profiler.requests) > measured)
+        assert {r.model.spec.name for r in host.profiler.requests} == {"a"}

@@ -28,6 +28,7 @@ from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import ModelIndex, model_note, model_view
 from partitiond.core.drift.correction import REASON
 from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.engine_task import EngineTask, require_measurable
 from partitiond.core.model.record import ModelRecord
@@ -48,6 +49,9 @@ Params = tuple[tuple[str, str], ...]
 
 class Registry:
     """Keeps the specs, and starts the chain for them.
+
+    Attributes:
+        devices_came: set when devices are seen that were not before.
 
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
@@ -94,6 +98,7 @@ class Registry:
         self._plans = plans
         self._staleness = staleness
         self._seen: object = None
+        self.devices_came = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._releases = releases
         self._profiling = profiling
@@ -384,9 +389,21 @@ class Registry:
         self._plans.chain.changed()
 
     async def begin_again(self) -> None:
-        """Begin the chain of models that were stored just before the previous daemon ended."""
-        for record in unbegun(self._store.models(), self._jobs.jobs(), self._best):
-            await self._begin_again(record)
+        """Begin the chain of models whose chain is not begun: they were stored while there was no
+        device, or just before the previous daemon ended. Where a kind of device comes to others,
+        all chains begin there. Runs until cancelled.
+        """
+        known: set[tuple[str, PartitionSize]] = set()
+        while True:
+            self.devices_came.clear()
+            there = {(target.device.hardware, target.size) for target in self._targets()}
+            records = self._store.models()
+            if not known or there <= known:
+                records = unbegun(records, self._jobs.jobs(), self._best)
+            known |= there
+            for record in records:
+                await self._begin_again(record)
+            await self.devices_came.wait()
 
     async def _begin_again(self, record: ModelRecord) -> None:
         try:

@@ -274,7 +274,7 @@ class Engine:
     async def _own(self, launch: EngineLaunch | None) -> None:
         try:
             if launch is not None:
-                self.handle = await self._runner.start(launch)
+                self.handle = await self._started(launch)
                 self.refused = False
             assert self.handle is not None
             await self._follow(self.handle)
@@ -292,6 +292,23 @@ class Engine:
             await self._abandon(f"its supervision broke: {type(error).__name__}: {error}")
         finally:
             self.settled.set()
+
+    async def _started(self, launch: EngineLaunch) -> EngineHandle:
+        """Start the process. A start that is given up and does not return holds the partition until
+        it does, as what it began is not known; it is no start any more, for which others wait.
+        """
+        start = asyncio.ensure_future(self._runner.start(launch))
+        asked = asyncio.ensure_future(self._stop_asked.wait())
+        try:
+            await asyncio.wait([start, asked], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([start], timeout=self._grace_seconds)
+            if not start.done():
+                self._lingers("its start does not return: a file or a driver hangs.")
+            return await start
+        finally:
+            asked.cancel()
+            if start.cancel():
+                await asyncio.wait([start])
 
     async def _abandon(self, diagnosis: str) -> None:
         self.broken = True
