@@ -11,7 +11,6 @@ of other hosts do (`hosts.calls.fencing`).
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -21,8 +20,9 @@ from partitiond.core.errors import ConflictError, FencedError, InputError, Store
 from partitiond.devices.mps import record
 from partitiond.engines.process.journal import run_folders
 from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience, other_words
+from partitiond.platform.durable_file import write_durably
 from partitiond.platform.process_identity import is_alive
-from partitiond.proxy.process import read_identity
+from partitiond.proxy.process import CONTROL_SOCKET, listening_pid, read_identity
 from partitiond.settings.schema import Settings
 from partitiond.store.lock import StateFolderBusyError, StateLock
 
@@ -123,18 +123,14 @@ def owned_run_folder(settings: Settings) -> Iterator[OwnedRunFolder]:
 def _owner(folder: Path) -> RunFolderOwner | None:
     """The owner; with an empty state folder if there is none, None if it cannot be read."""
     try:
-        return serde.from_stored_json(RunFolderOwner, (folder / OWNER).read_bytes())
-    except FileNotFoundError:
-        return RunFolderOwner("")
-    except (OSError, InputError):
+        return serde.read_stored(RunFolderOwner, folder / OWNER) or RunFolderOwner("")
+    except InputError:
         return None
 
 
 def _write(folder: Path, owner: RunFolderOwner) -> None:
-    fresh = folder / f"{OWNER}.new"
     try:
-        fresh.write_text(serde.to_stored_json(owner), encoding="utf-8")
-        os.replace(fresh, folder / OWNER)  # noqa: PTH105
+        write_durably(folder / OWNER, serde.to_stored_json(owner).encode())
     except OSError as error:
         raise StoreError(
             f"the run folder {folder} cannot be written: {error.strerror}.",
@@ -151,7 +147,7 @@ def _what_runs(folder: Path, owner: str | None) -> list[str]:
     engines = [
         found.path.name
         for found in run_folders(folder)
-        if (process := found.process()) is not None and is_alive(process)
+        if (handle := found.handle()) is not None and is_alive(handle)
     ]
     daemons = [
         f"the MPS daemon of {left.uuid}"
@@ -159,8 +155,9 @@ def _what_runs(folder: Path, owner: str | None) -> list[str]:
         if left.process is not None and is_alive(left.process)
     ]
     proxy = None if owner is None else read_identity(Path(owner) / "proxy")
-    endpoint = ["the endpoint"] if proxy is not None and is_alive(proxy) else []
-    return engines + daemons + endpoint
+    serves = proxy is not None and is_alive(proxy)
+    serves = serves or listening_pid(folder / CONTROL_SOCKET) is not None
+    return engines + daemons + ["the endpoint"] * serves
 
 
 def _busy(folder: Path, what: str, owner: str) -> RunFolderBusyError:

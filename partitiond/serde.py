@@ -12,6 +12,7 @@ import json
 import tomllib
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -157,6 +158,21 @@ def from_stored_json(kind: type[T], text: str | bytes) -> T:
         return built
     except ValidationError as error:
         raise _explain(kind, error) from error
+
+
+def read_stored(kind: type[T], path: Path) -> T | None:
+    """Read the body of a file that outlives this process; return None if there is no such file.
+
+    Raises:
+        InputError: there is one that cannot be read. It says as little of what runs as no file:
+            whoever wants to know that asks the living process.
+    """
+    try:
+        return from_stored_json(kind, path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
 def _explain(kind: type[Any], error: ValidationError) -> InputError:

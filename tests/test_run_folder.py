@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from partitiond.devices.mps import record
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.hosts.calls.fencing import NO_HEAD, HeadSession
 from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
-from partitiond.proxy.process import PID_FILE, own_identity
+from partitiond.proxy.process import CONTROL_SOCKET, PID_FILE, own_identity
 from partitiond.run_folder import RunFolderBusyError, owned_run_folder
 from partitiond.settings.schema import Settings, load_settings
 from partitiond.store.lock import lock_holder
@@ -113,6 +114,18 @@ def test_an_mps_daemon_or_an_endpoint_counts_as_well(
         refused(two, f"has {named} running.*{short_dir}/one")
         left.kill()
     with owned_run_folder(two):  # it has ended
+        pass
+
+
+def test_an_endpoint_without_its_record_counts_by_who_listens(short_dir: Path) -> None:
+    one, two = settings_of(short_dir, "one"), settings_of(short_dir, "two")
+    with owned_run_folder(one):
+        pass
+    with socket.socket(socket.AF_UNIX) as endpoint:
+        endpoint.bind(str(one.run_dir / CONTROL_SOCKET))
+        endpoint.listen()
+        refused(two, f"has the endpoint running.*{short_dir}/one")
+    with owned_run_folder(two):
         pass
 
 

@@ -16,7 +16,8 @@ MAX_UNKNOWN: Final = 128
 """Connections without a valid token at a time; a further one takes the place of the oldest. A
 client sends its token with its first bytes, so it is known long before 128 others came. Chosen."""
 UNKNOWN_SECONDS: Final = 10.0
-"""A connection that has shown no valid token by then is closed. Chosen."""
+"""A connection that has shown no valid token by then is closed, unless it is being answered: a page
+of the dashboard may be on its way over a slow line. Chosen."""
 
 
 class ApiConnection(HttpToolsProtocol):
@@ -29,7 +30,7 @@ class ApiConnection(HttpToolsProtocol):
         """Take the connection, in the place of the oldest unknown one if there are too many."""
         unknown = [c for c in self.connections if isinstance(c, ApiConnection) and c._is_unknown()]
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(UNKNOWN_SECONDS, self._end_if_unknown)
+        self._begin_deadline()
         if len(unknown) >= MAX_UNKNOWN:
             min(unknown, key=ApiConnection._ends_at).transport.abort()
 
@@ -49,6 +50,9 @@ class ApiConnection(HttpToolsProtocol):
             self._forget_deadline()
         return self._deadline is not None
 
+    def _begin_deadline(self) -> None:
+        self._deadline = self.loop.call_later(UNKNOWN_SECONDS, self._end_if_unknown)
+
     def _forget_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
@@ -58,5 +62,9 @@ class ApiConnection(HttpToolsProtocol):
         return self._deadline.when() if self._deadline is not None else math.inf
 
     def _end_if_unknown(self) -> None:
-        if self._is_unknown():
+        if not self._is_unknown():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._begin_deadline()
+        else:
             self.transport.abort()

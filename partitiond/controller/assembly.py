@@ -389,6 +389,7 @@ class Parts:
         self.cordons.looked(before, now)
         if {device.id for device in now} - {device.id for device in before}:
             self.registry.devices_came.set()
+            self.plan_again()
 
     def _make_controller(self) -> Controller:
         given, policy = self._given, self._options.policy

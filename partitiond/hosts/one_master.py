@@ -39,10 +39,8 @@ def joined_head(settings: Settings) -> JoinedHead | None:
     """
     path = settings.state_dir / JOINED
     try:
-        return serde.from_stored_json(JoinedHead, path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, InputError) as error:
+        return serde.read_stored(JoinedHead, path)
+    except InputError as error:
         raise StoreError(
             f"the record {path} of the head that this host joined cannot be read: {error}.",
             hint="`partitiond host leave` removes it, and ends what runs here for that head.",

@@ -36,13 +36,13 @@ from partitiond.ports.cluster import HostPlace
 from partitiond.ports.host_agent import AgentFacts
 from partitiond.ports.partitions import PartitionWatch
 from partitiond.profiler.runner import Profiler
+from partitiond.proxy.process import CONTROL_SOCKET
 from partitiond.proxy.supervisor import ProxyProcess
 from partitiond.settings.schema import Settings
 from partitiond.settings.service import proxy_options, service_options, traced
 
 VARIANT_SECONDS: Final = 2.0
 """Time that the start waits for the driver, to know which engine this host needs."""
-SOCKET_NAME: Final = "proxy.sock"
 MACHINE_ID: Final = Path("/etc/machine-id")
 NO_PLACE: Final = HostPlace()
 """Of a host alone."""
@@ -203,7 +203,7 @@ def _proxy(settings: Settings, place: HostPlace) -> ProxyProcess:
         host=proxy.host,
         port=proxy.port,
         state_dir=settings.state_dir / "proxy",
-        control_socket=settings.run_dir / SOCKET_NAME,
+        control_socket=settings.run_dir / CONTROL_SOCKET,
         options=options,
     )
 

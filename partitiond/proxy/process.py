@@ -18,13 +18,15 @@ from partitiond.core.errors import (
 )
 from partitiond.platform.process_identity import boot_id, start_ticks
 from partitiond.proxy.config import ProxyOptions
-from partitiond.serde import from_stored_json, to_json
+from partitiond.serde import from_stored_json, read_stored, to_json
 
 _PEER: Final = struct.Struct("3i")
 """As the kernel tells who listens: pid, user, group."""
 
 PID_FILE = "proxy.json"
 LOCK_FILE = "proxy.lock"
+CONTROL_SOCKET = "proxy.sock"
+"""In the run folder; the other files are in the proxy's state folder."""
 REFUSAL_FILE = "refusal.json"
 """Why the proxy that was started last did not serve, for the daemon that started it."""
 
@@ -52,10 +54,9 @@ def read_identity(state_dir: Path) -> ProxyIdentity | None:
     """Return the proxy that last ran on this state folder, alive or not; None if that cannot be
     read: then a proxy may run all the same (`listening_pid`).
     """
-    try:
-        return from_stored_json(ProxyIdentity, (state_dir / PID_FILE).read_bytes())
-    except (OSError, InputError):
-        return None
+    with contextlib.suppress(InputError):
+        return read_stored(ProxyIdentity, state_dir / PID_FILE)
+    return None
 
 
 def listening_pid(control_socket: Path) -> int | None:

@@ -49,9 +49,9 @@ CONTROL_SECONDS: Final = 10.0
 """Limit of one call to the proxy, which answers in milliseconds unless it hangs."""
 PROBE_SECONDS: Final = 5.0
 """Pause between two probes. Chosen."""
-MISSED_PROBES: Final = 2
-"""A proxy that misses so many in a row, each of `CONTROL_SECONDS`, is ended: nobody is served by it
-for half a minute, and its clients would wait for their own limits otherwise. Chosen."""
+SILENT_SECONDS: Final = 30.0
+"""A proxy that answers no probe for so long is ended, however soon each one failed: its clients
+would wait for their own limits otherwise. Chosen."""
 KILL_SECONDS: Final = 5.0
 """Time beyond the grace, after which a proxy that has not exited is killed."""
 REPLACE_GRACE_SECONDS: Final = 30.0
@@ -248,12 +248,14 @@ class ProxyProcess:
             return None
         gone = asyncio.ensure_future(self._gone(identity))
         try:
-            missed = 0
-            while missed < MISSED_PROBES and not gone.done():
+            now = asyncio.get_running_loop().time
+            answered = now()
+            while now() - answered < SILENT_SECONDS and not gone.done():
                 await asyncio.wait([gone], timeout=PROBE_SECONDS)
                 if not gone.done():
-                    missed = 0 if await self._answers(identity) else missed + 1
-                    self.problem = self._silent(missed)
+                    answers = await self._answers(identity)
+                    answered = now() if answers else answered
+                    self.problem = "" if answers else self._silent()
             if not gone.done():
                 _kill(identity)
             return await gone
@@ -261,12 +263,10 @@ class ProxyProcess:
             self.problem = ""
             gone.cancel()
 
-    def _silent(self, missed: int) -> str:
-        if not missed:
-            return ""
+    def _silent(self) -> str:
         return (
-            f"The proxy did not answer {missed} probes in a row; after {MISSED_PROBES} it is ended "
-            f"and started again. See {self.log_path}."
+            f"The proxy does not answer. After {SILENT_SECONDS:g} s it is ended and started again. "
+            f"See {self.log_path}."
         )
 
     async def _gone(self, identity: ProxyIdentity) -> int | None:

@@ -146,8 +146,8 @@ def lock_holder(path: Path) -> LockHolder | None:
 
 
 def _written_holder(path: Path) -> LockHolder | None:
-    with contextlib.suppress(OSError, InputError):  # being written just now
-        return serde.from_stored_json(LockHolder, path.read_bytes())
+    with contextlib.suppress(InputError):  # being written just now
+        return serde.read_stored(LockHolder, path)
     return None
 
 

@@ -93,7 +93,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             try:
                 yield self._model(row)
             except StoreError as error:
-                self._set_aside(f"model {row.name}", error)
+                self._set_aside(ModelSpec, f"model {row.name}", error)
 
     def _model(self, row: ModelRow) -> ModelRecord:
         text, spec = self._specs.get(row.name, ("", None))

@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 from partitiond.api import connections
 from partitiond.api.auth import ADMITTED
 from partitiond.api.connections import UNKNOWN_SECONDS, ApiConnection
+from tests.controller.fakes import a_moment
 
 MAX = 3
 
@@ -37,6 +38,7 @@ class Server:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(connections, "MAX_UNKNOWN", MAX)
         self.now = 0.0
+        self.line = asyncio.Event()
         self.timers: list[Timer] = []
         self.state = ServerState()
         self.config = uvicorn.Config(
@@ -44,6 +46,8 @@ class Server:
         )
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            await self.line.wait()
         scope[ADMITTED] = (b"authorization", b"Bearer t") in scope["headers"]
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -124,3 +128,14 @@ async def test_without_a_token_a_connection_has_a_deadline(server: Server) -> No
     server.passes(0.2)
     ended = [one.ended for one in (half, open_path, token, next_half)]
     assert ended == [True, True, False, False]
+
+
+async def test_what_is_being_answered_has_another_deadline(server: Server) -> None:
+    page = await server.connect(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n")
+    for _ in range(3):
+        server.passes(UNKNOWN_SECONDS + 0.1)
+    assert not page.ended
+    server.line.set()
+    await a_moment()
+    server.passes(UNKNOWN_SECONDS + 0.1)
+    assert page.ended

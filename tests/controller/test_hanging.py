@@ -124,12 +124,12 @@ async def test_no_pass_that_ends_is_no_sign_of_life(host: Host) -> None:
     await until(lambda: host.service.daemon.turning and host.service.readiness.problems() == {})
 
 
-def hangs_in(owner: object, call: str, model: str = "") -> asyncio.Event:
-    """A call hangs until the event, of one model's engines if it is about an engine."""
+def hangs_in(owner: object, call: str, about: str) -> asyncio.Event:
+    """A call about something hangs until the event."""
     answers, real = asyncio.Event(), getattr(owner, call)
 
     async def hangs(*given: object, **named: object) -> object:
-        if not model or f"'{model}-" in str(given):
+        if about in str(given):
             await answers.wait()
         return await real(*given, **named)
 
@@ -137,87 +137,60 @@ def hangs_in(owner: object, call: str, model: str = "") -> asyncio.Event:
     return answers
 
 
-OF_THE_PROXY = ["in_flight", "publish", "traffic", "sample", "key_use"]
-OF_ENGINES = ["start", "wait_ready", "report", "wait_exit", "stop"]
+CALLS = [
+    *(("proxy", call) for call in ("in_flight", "publish", "traffic", "sample", "key_use")),
+    *(("runner", call) for call in ("start", "wait_ready", "report", "wait_exit", "stop")),
+    *(("resolver", call) for call in ("resolve", "architecture")),
+]
+"""Calls of the controller's ports."""
+ABOUT = {"proxy": "", "runner": "'a-", "resolver": "name='c'"}
+"""Calls about the endpoint, engines of a, and files of c hang."""
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("port", "call"), CALLS)
+async def test_a_call_that_hangs_holds_up_nothing_else(
+    host: Host, monkeypatch: pytest.MonkeyPatch, port: str, call: str
+) -> None:
     monkeypatch.setattr("partitiond.controller.runtime.proxy_process.PATIENCE_SECONDS", 0.01)
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("call", OF_THE_PROXY)
-async def test_an_endpoint_that_hangs_stops_no_pass(host: Host, call: str) -> None:
     await serve(host, "a", "b")
-    real = getattr(host.proxy, call)
-    answers = hangs_in(host.proxy, call)
-    for name in ("a", "b"):
+    answers = hangs_in(getattr(host, port), call, ABOUT[port])
+    one = spec("c", demand=Demand(req_per_s=0.1), auto=False)
+    asked = asyncio.create_task(host.service.models.register(one))
+    host.runner.die(engine_of(host, "a"))
+    for restarted in (False, True):
+        if restarted:
+            left = dataclasses.replace(host.runner.launches[0], replica_id="left", placement=None)
+            host.runner.add(left)
+            async with asyncio.timeout(240):
+                await host.restart()
         launched = len(host.runner.launches)
-        host.runner.die(engine_of(host, name))
-        await host.passes(lambda before=launched: len(host.runner.launches) > before)  # type: ignore[misc]
-    assert host.service.daemon.turning
-    host.proxy.problem = "it did not answer 1 probes."
+        host.runner.die(engine_of(host, "b"))
+        # On one device one engine starts at a time: the next one at the deadline of the first.
+        await host.passes(
+            lambda before=launched: any(  # type: ignore[misc]
+                launch.model_name == "b" for launch in host.runner.launches[before:]
+            ),
+            5.0,
+        )
+        await host.passes(lambda: host.service.parts.controller.problem == "")
+        assert host.service.daemon.turning
+        assert "loop" not in host.service.readiness.problems()
+    answers.set()
+    await asyncio.gather(asked, return_exceptions=True)
+    await host.passes(lambda: routed(host) >= {"a", "b"}, 5.0)
+    await until(lambda: "left" not in host.runner.running())
+
+
+async def test_an_endpoint_that_hangs_is_told_and_its_successor_has_the_routes(host: Host) -> None:
+    await serve(host, "a", "b")
+    host.proxy.problem = "it does not answer."
     await host.passes(lambda: "proxy" in host.service.readiness.problems())
     await until(lambda: "proxy-unreachable" in host.kinds())
-    # It is ended, and another one is started, and told.
-    setattr(host.proxy, call, real)
     host.proxy.die()
     host.proxy.problem = ""
-    answers.set()
     await host.passes(lambda: host.proxy.starts == 2)
     await host.passes(lambda: host.service.readiness.problems() == {})
     await host.passes(lambda: routed(host) == {"a", "b"})
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("call", OF_ENGINES)
-async def test_what_hangs_of_one_engine_holds_up_no_other(host: Host, call: str) -> None:
-    await serve(host, "a", "b")
-    answers = hangs_in(host.runner, call, "a")
-    host.runner.die(engine_of(host, "a"))
-    launched = len(host.runner.launches)
-    host.runner.die(engine_of(host, "b"))
-    # On one device one engine starts at a time: the next one at the deadline of the first.
-    await host.passes(
-        lambda: any(launch.model_name == "b" for launch in host.runner.launches[launched:]), 5.0
-    )
-    await host.passes(lambda: host.serving("b") == 1)
-    assert host.service.daemon.turning
-    assert "loop" not in host.service.readiness.problems()
-    answers.set()
-    await host.passes(lambda: host.serving("a") == 1, 5.0)
-
-
-@pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("call", ["in_flight", "publish", "stop"])
-async def test_a_daemon_starts_though_a_call_hangs(host: Host, call: str) -> None:
-    """The endpoint's, or the end of an engine that a profile job left."""
-    await serve(host, "a", "b")
-    left = dataclasses.replace(host.runner.launches[0], replica_id="profile-c", placement=None)
-    host.runner.add(left)
-    await host.service.daemon.shutdown(stop_engines=False)
-    answers = hangs_in(host.runner if call == "stop" else host.proxy, call)
-    async with asyncio.timeout(240):
-        await host.restart()
-    host.runner.die(engine_of(host, "b"))
-    await host.passes(lambda: host.serving("b") == 1)
-    assert host.service.daemon.turning
-    answers.set()
-    await until(lambda: "profile-c" not in host.runner.running())
-
-
-@pytest.mark.parametrize("call", ["resolve", "architecture"])
-async def test_files_that_hang_hold_up_no_other_model(host: Host, call: str) -> None:
-    await serve(host, "a")
-    answers = hangs_in(host.resolver, call)
-    one = spec("b", demand=Demand(req_per_s=0.1), auto=False)
-    asked = asyncio.create_task(host.service.models.register(one))
-    host.runner.die(engine_of(host, "a"))
-    await host.passes(lambda: host.serving("a") == 1)
-    assert host.service.daemon.turning
-    answers.set()
-    await asked
 
 
 async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import stat
+import time
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,7 @@ from partitiond.proxy import supervisor
 from partitiond.proxy.config import ProxyArguments, ProxyOptions
 from partitiond.proxy.process import (
     arguments_text,
+    own_identity,
     read_identity,
     same_arguments,
     take_refusal,
@@ -147,8 +149,8 @@ async def test_a_proxy_that_hangs_is_adopted_at_once_and_then_ended(
     make_process: MakeProcess, monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     """Its next daemon waits for no answer, and whoever watches the process gets it replaced."""
-    monkeypatch.setattr(supervisor, "PROBE_SECONDS", 0.05)
-    monkeypatch.setattr(supervisor, "CONTROL_SECONDS", 0.2)
+    for limit, seconds in (("PROBE", 0.05), ("CONTROL", 0.2), ("SILENT", 0.5)):
+        monkeypatch.setattr(supervisor, f"{limit}_SECONDS", seconds)
     first = make_process()
     await first.ensure_running()
     assert first.identity is not None
@@ -160,11 +162,35 @@ async def test_a_proxy_that_hangs_is_adopted_at_once_and_then_ended(
     gone = asyncio.create_task(second.wait_exit())
     while not second.problem and not gone.done():  # noqa: ASYNC110 - told by no event
         await asyncio.sleep(0)
-    assert "did not answer 1 probes" in second.problem
+    assert "does not answer" in second.problem
     await gone
     assert not is_alive(first.identity)
     assert second.problem == ""
     assert await second.ensure_running()
+
+
+async def test_probes_that_fail_at_once_end_a_process_no_sooner_than_slow_ones(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    socket_path, gone = tmp_path / "s", asyncio.Event()
+    process = ProxyProcess(host="::1", port=0, state_dir=tmp_path, control_socket=socket_path)
+    process.identity = own_identity("::1", 0, socket_path, "")
+    answers = [True, False, False, True]
+
+    async def ends(_: object) -> int:
+        await gone.wait()
+        return -9
+
+    async def answered(_: object) -> bool:
+        return bool(answers) and answers.pop(0)
+
+    monkeypatch.setattr(process, "_gone", ends)
+    monkeypatch.setattr(process, "_answers", answered)
+    monkeypatch.setattr(supervisor, "_kill", lambda _: gone.set())
+    began = time.monotonic()
+    assert await process.wait_exit() == -9
+    last_answer = 4 * supervisor.PROBE_SECONDS
+    assert time.monotonic() - began == last_answer + supervisor.SILENT_SECONDS
 
 
 def as_of_another_release(folder: Path) -> None:

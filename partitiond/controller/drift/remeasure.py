@@ -18,13 +18,13 @@ from partitiond.controller.profiles.profiling import ProfilingOptions, options_f
 from partitiond.controller.profiles.targets import ProfileTarget, best_profiles
 from partitiond.controller.runtime.engines import Engine
 from partitiond.core.demand.traffic import TrafficSample, TrafficWindow
-from partitiond.core.drift.correction import REASON, QuietPolicy, not_quiet
+from partitiond.core.drift.correction import QuietPolicy, not_quiet
 from partitiond.core.drift.options import DriftOptions
 from partitiond.core.errors import InputError, NotFoundError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.instants import unix_seconds, utc_iso
-from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.profile.jobs import Job, JobCause, JobState
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.states import ReplicaState
 from partitiond.core.views.drift import Remeasure
@@ -123,7 +123,7 @@ class Remeasures:
 
     def waits(self, job: Job) -> str:
         """Why a job may not begin yet; empty at a quiet time, or if drift did not queue the job."""
-        if not job.reason.startswith(REASON):
+        if not job.drift_of:
             return ""
         policy = QuietPolicy(self._options.quiet_share, self._options.quiet_seconds)
         return not_quiet(self._load(policy.seconds), self._load(SHORT_SECONDS), policy)
@@ -181,8 +181,8 @@ class Remeasures:
                 "ask for it by hand"
             )
             return
-        reason = f"{_reason(profile_id)} {why}"
-        self._jobs.submit("profile", subject.model, params, reason=reason)
+        reason = f"drift of {profile_id}: {why}"
+        self._jobs.submit("profile", subject.model, params, reason=reason, drift_of=profile_id)
 
     def _drop_refusal(self, profile_id: str) -> None:
         self._refused.pop(profile_id, None)
@@ -225,22 +225,14 @@ class Remeasures:
 
     def _withdraw(self, profile_id: str, why: str) -> None:
         for job in self._jobs.jobs():
-            if job.state is JobState.QUEUED and job.reason.startswith(_reason(profile_id)):
+            if job.state is JobState.QUEUED and job.drift_of == profile_id:
                 self._jobs.withdraw(job, why)
-
-
-def _reason(profile_id: str) -> str:
-    return f"{REASON}{profile_id}:"
 
 
 def _job_for(profile_id: str, jobs: Sequence[Job]) -> Job | None:
     """Return the first job for a profile, without withdrawn jobs: these have measured nothing."""
-    own = (job for job in jobs if job.reason.startswith(_reason(profile_id)))
-    return next((job for job in own if not _was_withdrawn(job)), None)
-
-
-def _was_withdrawn(job: Job) -> bool:
-    return job.state is JobState.CANCELLED and job.error.startswith("withdrawn:")
+    own = (job for job in jobs if job.drift_of == profile_id)
+    return next((job for job in own if job.cause is not JobCause.WITHDRAWN), None)
 
 
 def _again_at(ended: Sequence[Job], params: Sequence[tuple[str, str]]) -> str:
@@ -253,9 +245,7 @@ def _again_at(ended: Sequence[Job], params: Sequence[tuple[str, str]]) -> str:
     done = (
         job.updated_at
         for job in ended
-        if job.reason.startswith(REASON)
-        and job.state is JobState.SUCCEEDED
-        and job.params == tuple(params)
+        if job.drift_of and job.state is JobState.SUCCEEDED and job.params == tuple(params)
     )
     last = next(done, "")
     return utc_iso(unix_seconds(last) + AGAIN_SECONDS) if last else ""

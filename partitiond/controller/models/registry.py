@@ -26,7 +26,6 @@ from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import ModelIndex, model_note, model_view
-from partitiond.core.drift.correction import REASON
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
@@ -152,7 +151,7 @@ class Registry:
         measurable = spec.engine.task is EngineTask.GENERATE and not self._lacks_engine(spec)
         wanted = self._wanted(spec, targets) if spec.auto and measurable else {}
         for job in self._jobs.open_jobs(spec.name):
-            own = job.reason and not job.reason.startswith(REASON)  # drift withdraws its own
+            own = job.reason and not job.drift_of  # drift withdraws its own
             if job.state is JobState.QUEUED and own and job.params not in wanted:
                 self._jobs.withdraw(job, "nothing needs it any more.")
         for params, reason in wanted.items():

@@ -14,19 +14,14 @@ from typing import Final
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent, same_request
 from partitiond.controller.runtime.diagnosis import explain, first_line
-from partitiond.controller.runtime.interrupted_jobs import (
-    CUT_SHORT,
-    HOST_GONE,
-    INTERRUPTED,
-    lost_its_host,
-    repeats_elsewhere,
-)
+from partitiond.controller.runtime.interrupted_jobs import repeats_elsewhere
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import HostSilentError, PartitiondError, StoreError
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.profile.jobs import (
     ENDED,
     Job,
+    JobCause,
     JobState,
     Progress,
     job_place,
@@ -50,6 +45,16 @@ Write = Callable[[Callable[[], None]], Awaitable[None]]
 
 WRITE_AGAIN_SECONDS: Final = 5.0
 """Pause before the end of a job is written again to a store that could not be written."""
+
+CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
+_INTERRUPTED: Final = (
+    JobState.FAILED,
+    f"{CUT_SHORT} Ask for it again: it resumes with the trials that it had finished.",
+    JobCause.INTERRUPTED,
+)
+"""How a job ends with the daemon, in words for one that is not queued again by itself (`auto` off,
+or interrupted too often): its finished trials are in its checkpoint, and an equal request goes on
+from there."""
 
 KEEP_PROGRESS_SECONDS: Final = 2.0
 """Pause between two writes of a job's progress, which changes several times a second."""
@@ -143,21 +148,39 @@ class JobQueue:
         """Take over the previous daemon's queue: running jobs failed, queued ones stay queued."""
         for job in reversed(self._store.jobs(limit=None)):
             if job.state is JobState.RUNNING:
-                self._finish(job, JobState.FAILED, error=INTERRUPTED)
+                self._finish(job, *_INTERRUPTED)
             elif job.state is JobState.QUEUED:
                 self._queued[job.id] = job
 
     def submit(
-        self, kind: str, subject: str, params: Sequence[tuple[str, str]], *, reason: str = ""
+        self,
+        kind: str,
+        subject: str,
+        params: Sequence[tuple[str, str]],
+        *,
+        reason: str = "",
+        drift_of: str = "",
     ) -> Job:
         """Queue a job. If an equal job is queued or runs already, return that job instead.
 
         Args:
-            reason: why the daemon queues the job by itself; the job may be withdrawn when the
-                reason vanishes. Empty if an operator asked for the job.
+            reason, drift_of: as in `Job`; empty if an operator asked for the job.
         """
-        hardware = self._hardware_of(dict(params).get("device_id", ""))
-        job = self._queue_up(kind, subject, params, reason=reason, hardware=hardware)
+        job = self._queue_up(
+            Job(
+                id="",
+                kind=kind,
+                subject=subject,
+                state=JobState.QUEUED,
+                created_at="",
+                updated_at="",
+                progress=Progress("queued", "waits for its turn"),
+                params=tuple(params),
+                reason=reason,
+                hardware=self._hardware_of(dict(params).get("device_id", "")),
+                drift_of=drift_of,
+            )
+        )
         self.poke()
         return self.job(job.id)
 
@@ -168,52 +191,35 @@ class JobQueue:
             interrupted: in the order in which they go on.
         """
         for old in interrupted:
-            new = self._queue_up(
-                old.kind,
-                old.subject,
-                old.params,
-                reason=old.reason,
-                hardware=old.hardware,
-                device_id=old.device_id,
-            )
+            new = self._queue_up(old)
             error = f"{CUT_SHORT} {new.id} was queued in its place."
             self._store.put_job(dataclasses.replace(old, error=error))
             self._watchers.changed(old.id)
         self.poke()
 
-    def _queue_up(
-        self,
-        kind: str,
-        subject: str,
-        params: Sequence[tuple[str, str]],
-        *,
-        reason: str,
-        hardware: str,
-        device_id: str = "",
-    ) -> Job:
+    def _queue_up(self, asked: Job) -> Job:
+        """Queue a job as a new one: what was asked for, without what came of it before."""
+        for same in self.open_jobs(asked.subject):
+            if same_request(same, asked) and not self._is_being_cancelled(same.id):
+                return self._asked_for(same) if same.reason and not asked.reason else same
         now = self._clock.utc_iso()
-        job = Job(
-            id="",
-            kind=kind,
-            subject=subject,
+        job = dataclasses.replace(
+            asked,
+            id=f"job-{self._store.next_counter('job')}",
             state=JobState.QUEUED,
             created_at=now,
             updated_at=now,
             progress=Progress("queued", "waits for its turn"),
-            params=tuple(params),
-            reason=reason,
-            device_id=device_id,
-            hardware=hardware,
+            result=None,
+            error="",
+            host="",
+            cause=JobCause.NONE,
         )
-        for same in self.open_jobs(subject):
-            if same_request(same, job) and not self._is_being_cancelled(same.id):
-                return self._asked_for(same) if same.reason and not reason else same
-        job = dataclasses.replace(job, id=f"job-{self._store.next_counter('job')}")
         self._store.put_job(job)  # first: a job that the store refuses is not queued
         self._queued[job.id] = job
         reached(FaultPoint.JOB_QUEUED)
-        why = f"{kind} of {subject}: {reason}." if reason else f"{kind} of {subject}."
-        self._journal.note("job-queued", job.id, why)
+        why = f": {job.reason}" if job.reason else ""
+        self._journal.note("job-queued", job.id, f"{job.kind} of {job.subject}{why}.")
         return job
 
     def jobs(self) -> tuple[Job, ...]:
@@ -244,7 +250,7 @@ class JobQueue:
     def withdraw(self, job: Job, reason: str) -> None:
         """Take a waiting job out of the queue because nothing needs it any more."""
         if job.id in self._queued:
-            self._take_out(job.id, f"withdrawn: {reason}")
+            self._take_out(job.id, f"withdrawn: {reason}", JobCause.WITHDRAWN)
 
     def open_jobs(self, subject: str) -> tuple[Job, ...]:
         """Return a model's jobs that are queued or run, the running ones last: if they are
@@ -301,9 +307,9 @@ class JobQueue:
             await self._stop(running)
         self._watchers.close()
 
-    def _take_out(self, job_id: str, error: str = "") -> None:
+    def _take_out(self, job_id: str, error: str = "", cause: JobCause = JobCause.NONE) -> None:
         """End a queued job; if the store refuses its end, the job stays queued."""
-        ended = self._finish(self._queued[job_id], JobState.CANCELLED, error=error)
+        ended = self._finish(self._queued[job_id], JobState.CANCELLED, error, cause)
         del self._queued[job_id]
         self._ended(ended)
 
@@ -314,7 +320,7 @@ class JobQueue:
         """Mark a job that was queued by itself as asked for: no change withdraws it any more."""
         was = f"{job.kind} of {job.subject}: asked for; it was queued by itself, {job.reason}."
         self._journal.note("job-wanted", job.id, was)
-        job = dataclasses.replace(job, reason="")
+        job = dataclasses.replace(job, reason="", drift_of="")
         if job.id in self._queued:
             self._queued[job.id] = job
         elif job.id in self._running:
@@ -370,7 +376,7 @@ class JobQueue:
         def tell(progress: Progress) -> None:
             self._tell(running, progress)
 
-        state, error = JobState.FAILED, ""
+        state, error, cause = JobState.FAILED, "", JobCause.NONE
         result: str | None = None
         try:
             result = await self._execute(
@@ -378,26 +384,32 @@ class JobQueue:
             )
             state = JobState.SUCCEEDED
         except asyncio.CancelledError:
-            state, error = _cut_short(running)
+            state, error, cause = _cut_short(running)
         except HostSilentError as broke:
-            error = f"{HOST_GONE} {explain(broke)}"
+            error = f"its host did not answer any more while it ran. {explain(broke)}"
+            cause = JobCause.HOST_LOST
         except PartitiondError as broke:
             error = explain(broke)
         except Exception as broke:
             # A defect in one job must end that job, not the queue.
             log.exception("job %s broke", running.job.id)
             error = f"{type(broke).__name__}: {broke}"
-        await self._end(running, state, error, result)
+        await self._end(running, state, error, cause, result)
 
     async def _end(
-        self, running: _Running, state: JobState, error: str, result: str | None
+        self,
+        running: _Running,
+        state: JobState,
+        error: str,
+        cause: JobCause,
+        result: str | None = None,
     ) -> None:
         """Write how a job ended, as soon as the store accepts it; this frees the job's slot."""
         name = running.job.id
         ended: list[Job] = []
 
         def end() -> None:
-            ended.append(self._finish(running.job, state, error=error, result=result))
+            ended.append(self._finish(running.job, state, error, cause, result))
 
         while not (ended or self._closed):
             with contextlib.suppress(asyncio.CancelledError):  # the canceller waits for the end
@@ -419,17 +431,11 @@ class JobQueue:
 
     def _repeat(self, ended: Job) -> None:
         """Queue a job again whose host was lost, for any device like the one that it was on."""
-        if self._closed or not lost_its_host(ended):
+        if self._closed or ended.cause is not JobCause.HOST_LOST:
             return
         try:
             if repeats_elsewhere(ended, self._store.jobs(limit=None)):
-                self._queue_up(
-                    ended.kind,
-                    ended.subject,
-                    ended.params,
-                    reason=ended.reason,
-                    hardware=ended.hardware,
-                )
+                self._queue_up(dataclasses.replace(ended, device_id=""))
         except StoreError as error:
             log.warning("%s is not queued again: %s", ended.id, error)
 
@@ -440,7 +446,7 @@ class JobQueue:
         running.task.cancel()
         await asyncio.wait([running.task])
         if running.job.id in self._running:  # cancelled before its first step: nothing ended it
-            await self._end(running, *_cut_short(running), result=None)
+            await self._end(running, *_cut_short(running))
 
     def _tell(self, running: _Running, progress: Progress) -> None:
         running.job = dataclasses.replace(running.job, progress=progress)
@@ -451,7 +457,12 @@ class JobQueue:
         self._watchers.changed(running.job.id)
 
     def _finish(
-        self, job: Job, state: JobState, *, error: str = "", result: str | None = None
+        self,
+        job: Job,
+        state: JobState,
+        error: str,
+        cause: JobCause,
+        result: str | None = None,
     ) -> Job:
         progress = job.progress
         if state is JobState.SUCCEEDED:
@@ -463,6 +474,7 @@ class JobQueue:
             progress=progress,
             result=result,
             error=error,
+            cause=cause,
         )
         self._store.put_job(job)
         reached(FaultPoint.JOB_FINISHED)
@@ -479,8 +491,8 @@ def _what(job: Job) -> str:
     return f"{job.kind} of {job.subject}{where}"
 
 
-def _cut_short(running: _Running) -> tuple[JobState, str]:
+def _cut_short(running: _Running) -> tuple[JobState, str, JobCause]:
     """Return how a job with a cancelled task ends: cancelled by a caller, or with the daemon."""
     if running.cancelled:
-        return JobState.CANCELLED, ""
-    return JobState.FAILED, INTERRUPTED
+        return JobState.CANCELLED, "", JobCause.NONE
+    return _INTERRUPTED

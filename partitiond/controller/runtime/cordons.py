@@ -130,7 +130,7 @@ class Cordons:
         }
         for device, kind, words in health_changes(before, now, away):
             self._journal.note(kind, device.id, words)
-        if {d.id: d.cordoned for d in before} != {d.id: d.cordoned for d in now}:
+        if before and {d.id: d.cordoned for d in before} != {d.id: d.cordoned for d in now}:
             self._changed()
 
     def _look_again(self, device_id: str) -> Device:

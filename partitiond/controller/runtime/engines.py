@@ -274,7 +274,7 @@ class Engine:
     async def _own(self, launch: EngineLaunch | None) -> None:
         try:
             if launch is not None:
-                self.handle = await self._started(launch)
+                self.handle = await self._begun(launch)
                 self.refused = False
             assert self.handle is not None
             await self._follow(self.handle)
@@ -293,7 +293,7 @@ class Engine:
         finally:
             self.settled.set()
 
-    async def _started(self, launch: EngineLaunch) -> EngineHandle:
+    async def _begun(self, launch: EngineLaunch) -> EngineHandle:
         """Start the process. A start that is given up and does not return holds the partition until
         it does, as what it began is not known; it is no start any more, for which others wait.
         """

@@ -1,24 +1,16 @@
 """Finds what a killed daemon left half done, by what is in its store. Pure functions."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
-from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.profile.jobs import Job, JobCause
 from partitiond.core.profile.record import Profile, ProfileKind
 
-CUT_SHORT: Final = "interrupted: the daemon ended while it ran."
-INTERRUPTED: Final = (
-    f"{CUT_SHORT} Ask for it again: it resumes with the trials that it had finished."
-)
-"""For a job that is not queued again by itself (`auto` off, or interrupted too often): its finished
-trials are in its checkpoint, and an equal request goes on from there."""
-HOST_GONE: Final = "its host did not answer any more while it ran."
-"""Begins the error of a job whose host fell silent for good, before what the host said last."""
 REPEATS: Final = 2
 """How often in a row an interrupted job is queued again by itself: a job that takes the daemon down
 each time must not do so for ever. Chosen."""
@@ -66,8 +58,7 @@ def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:
         works.setdefault((job.kind, job.subject, job.params), []).append(job)
     again = []
     for same in works.values():
-        in_a_row = list(itertools.takewhile(_was_interrupted, same))
-        if 1 <= len(in_a_row) <= REPEATS:
+        if 1 <= _in_a_row(same, JobCause.INTERRUPTED) <= REPEATS:
             again.append(same[0])
     return tuple(reversed(again))
 
@@ -81,18 +72,12 @@ def repeats_elsewhere(ended: Job, jobs: Sequence[Job]) -> bool:
         jobs: of all daemons, newest first; it may be among them.
     """
     same = [ended, *(j for j in jobs if j.id != ended.id and _same_work(j, ended))]
-    in_a_row = list(itertools.takewhile(lost_its_host, same))
-    return 1 <= len(in_a_row) <= REPEATS
+    return 1 <= _in_a_row(same, JobCause.HOST_LOST) <= REPEATS
 
 
 def _same_work(one: Job, other: Job) -> bool:
     return (one.kind, one.subject, one.params) == (other.kind, other.subject, other.params)
 
 
-def lost_its_host(job: Job) -> bool:
-    """Return whether a job ended because its host was lost."""
-    return job.state is JobState.FAILED and job.error.startswith(HOST_GONE)
-
-
-def _was_interrupted(job: Job) -> bool:
-    return job.state is JobState.FAILED and job.error.startswith(CUT_SHORT)
+def _in_a_row(jobs: Iterable[Job], cause: JobCause) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda job: job.cause is cause, jobs))

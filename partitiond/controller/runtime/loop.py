@@ -204,7 +204,7 @@ class Controller:
         self.engines: list[Engine] = []
         self.plan: Plan | None = store.plan()
         # If the applied plan cannot be read, the engines that run are kept in its place.
-        lost = [b.what for b in store.unread() if b.what.startswith("plan ")]
+        lost = [body.what for body in store.unread() if body.kind is Plan]
         self._lost_plan = lost[-1] if self.plan is None and lost else ""
         self._told_unread = 0
         self._devices.remember(self.plan.devices if self.plan is not None else ())
@@ -342,18 +342,22 @@ class Controller:
                 taken.add(name)
 
     async def _end_profiled(self, handle: EngineHandle) -> None:
-        """End an engine that a profile job left, however often it takes: nothing waits for it."""
-        said = ""
-        while True:
+        """End an engine that a profile job left, however often it takes. Nothing waits for it but
+        the end of everything, which leaves it after some tries as it does any other.
+        """
+        said, tries = "", 0
+        while not (self._closing and tries >= self._policy.stop_tries_at_exit):
             try:
                 await self._runner.stop(handle, 0.0)
             except Exception as error:  # noqa: BLE001 - whatever broke, somebody must try again
+                tries += 1
                 if str(error) != said:
                     said = str(error)
                     self._journal.note("engine-lingers", handle.launch.replica_id, said)
                 await asyncio.sleep(self._policy.stop_retry_seconds)
             else:
                 return
+        self._journal.note("engine-left", handle.launch.replica_id, said)
 
     def unheard(self, placements: Iterable[Placement]) -> tuple[Placement, ...]:
         """Return those whose engines may run on hosts of which it is not known what runs there."""
@@ -711,7 +715,7 @@ class Controller:
                 self._journal.note("engine-left", engine.name, why)
                 await engine.detach()
             await engine.ended()
-        await self._leave_profiled()
+        await asyncio.gather(*self._profiled)
         await self._runner.find()  # clears the run folders of ended engines; their logs stay
 
     def _to_wait_for(self) -> bool:

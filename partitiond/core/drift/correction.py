@@ -17,8 +17,6 @@ FACTOR_LEAST: Final = 0.4
 """Step, and the least: a slower replica is broken, which a plan would hide. Both are chosen."""
 FACTOR_CHANGE: Final = 0.1
 """Smallest change of a correction: each change makes plans outdated. Chosen, not measured."""
-REASON: Final = "drift of "
-"""Begins the reason of each profile job that is queued because of drift."""
 MOST: Final = 0.5
 """From this share of a profile's replicas on, the profile is wrong, and not a device. Chosen."""
 

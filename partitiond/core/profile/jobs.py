@@ -37,6 +37,21 @@ ENDED: Final = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLE
 """States of a job that has ended; a job in any other state is open."""
 
 
+class JobCause(enum.StrEnum):
+    """Why a job ended that neither succeeded nor failed by itself, nor was cancelled by a person.
+
+    Jobs that a release without causes stored have none.
+    """
+
+    NONE = ""
+    INTERRUPTED = "interrupted"
+    """The daemon ended while the job ran."""
+    HOST_LOST = "host-lost"
+    """Its host did not answer any more while the job ran."""
+    WITHDRAWN = "withdrawn"
+    """Nothing needed the job any more while it waited."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
     """A long-running piece of work: today, profiling.
@@ -47,6 +62,7 @@ class Job:
         params: what was asked (device id, cores, max_batch, time limit, seed).
         result: id of the profile it made.
         error: message and hint when it failed.
+        cause: why it ended, if not by itself.
         reason: why the chain queued it by itself; it takes it back when the reason vanishes while
             the job waits. Empty if a person asked for the job.
         device_id: where it runs or ran; of a job that waits, where the interrupted one ran that it
@@ -54,6 +70,7 @@ class Job:
         hardware: of the device that was asked for; any other of it does as well, unless the params
             say otherwise. Empty where that was not known.
         host: of the device on which it runs or ran; empty with one host.
+        drift_of: id of the profile whose drift queued it; empty for every other reason.
     """
 
     id: str
@@ -70,6 +87,8 @@ class Job:
     device_id: str = ""
     hardware: str = ""
     host: str = ""
+    cause: JobCause = JobCause.NONE
+    drift_of: str = ""
 
 
 def job_place(job: Job) -> str:

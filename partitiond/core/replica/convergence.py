@@ -466,8 +466,8 @@ def _withheld(obstacle: Obstacle | None) -> tuple[str, Cause]:
     if obstacle is None:
         return "is not started", Cause.ENGINE
     files = obstacle.kind is ObstacleKind.FILES_MISSING
-    why = obstacle.reason.partition("\n")[0]
-    return f"is not started: {why}", Cause.FILES if files else Cause.ENGINE
+    why = obstacle.reason.splitlines()[:1]
+    return f"is not started: {''.join(why)}", Cause.FILES if files else Cause.ENGINE
 
 
 def _reason(replica: ObservedReplica) -> str:

@@ -14,7 +14,6 @@ crash comes between, the daemon is found again by its pipe folder.
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -22,11 +21,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from partitiond.core.errors import DeviceError
+from partitiond.core.errors import DeviceError, InputError
 from partitiond.devices.mps.environment import SOCKET_PATH_LIMIT
 from partitiond.devices.mps.keeper import make_folders
+from partitiond.platform.durable_file import write_durably
 from partitiond.platform.process_identity import ProcessId
-from partitiond.serde import to_stored_json
+from partitiond.serde import read_stored, to_stored_json
 
 RECORD: Final = "daemon.json"
 _LONGEST_SOCKET: Final = "pipe/control_privileged"
@@ -77,18 +77,9 @@ def folder_of(run_dir: Path, uuid: str) -> Path:
 
 def read(folder: Path) -> MpsRecord | None:
     """Return the record of a folder; None if there is none, or if it cannot be read."""
-    try:
-        found = json.loads(folder.joinpath(RECORD).read_text())
-        process = found["process"]
-        identity = None
-        if process is not None:
-            identity = ProcessId(
-                int(process["pid"]), int(process["start_ticks"]), str(process["boot_id"])
-            )
-        launcher, group = found.get("launcher", ""), found.get("isolation_group", "")
-        return MpsRecord(str(found["uuid"]), identity, str(launcher), str(group))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+    with contextlib.suppress(InputError):
+        return read_stored(MpsRecord, folder / RECORD)
+    return None
 
 
 def write(folder: Path, record: MpsRecord) -> None:
@@ -97,15 +88,9 @@ def write(folder: Path, record: MpsRecord) -> None:
     Raises:
         DeviceError: the folder cannot be written.
     """
-    temporary = folder / f"{RECORD}.new"
-    text = to_stored_json(record, indent=1)
     with translated(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / RECORD)
+        write_durably(folder / RECORD, to_stored_json(record, indent=1).encode())
 
 
 def make(folder: Path) -> None:

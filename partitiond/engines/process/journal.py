@@ -11,7 +11,7 @@
 
 A daemon that crashes between any two of these files finds the engine by those that exist.
 launch.json and process.json may come from another release: unknown fields are ignored, and an
-engine whose launch.json lacks a required field is still found (`RunFolder.unread_handle`).
+engine whose launch.json lacks a required field is still found (`RunFolder.handle`).
 """
 
 import contextlib
@@ -142,48 +142,34 @@ class RunFolder:
 
     def launch(self) -> EngineLaunch | None:
         """Return the launch of the engine; None if it cannot be read."""
-        try:
-            return serde.from_stored_json(EngineLaunch, (self.path / "launch.json").read_bytes())
-        except (OSError, InputError):
-            return None
+        with contextlib.suppress(InputError):
+            return serde.read_stored(EngineLaunch, self.path / "launch.json")
+        return None
 
     def process(self) -> ProcessId | None:
         """Return the shim's identity; None if none was written.
 
         An identity that cannot be read is looked for among the living processes.
         """
-        record = self._read("process.json")
         try:
-            return ProcessId(int(record["pid"]), int(record["start_ticks"]), str(record["boot_id"]))
-        except (KeyError, ValueError, TypeError):
-            return process.leader_of(self.path) if self._has("process.json") else None
-
-    def any_handle(self) -> EngineHandle | None:
-        """Return the engine of this folder, whether its launch can be read or not. Reads /proc."""
-        return self.handle() or self.unread_handle()
+            return serde.read_stored(ProcessId, self.path / "process.json")
+        except InputError:
+            return process.leader_of(self.path)
 
     def handle(self) -> EngineHandle | None:
-        """Return the engine of this folder, alive or not; None if it never became a process, or if
-        its launch cannot be read.
-        """
-        launch = self.launch()
-        return None if launch is None else self._handle(launch)
+        """Return the engine of this folder, alive or not; None if it never became a process.
 
-    def unread_handle(self) -> EngineHandle | None:
-        """Return the engine of this folder, alive or not, if its launch.json cannot be read; else
-        None.
+        If its launch cannot be read, the handle says why (`EngineHandle.unread`). Reads /proc.
         """
+        launch, unread = None, "launch.json cannot be read: it is gone."
         try:
-            serde.from_stored_json(EngineLaunch, (self.path / "launch.json").read_bytes())
-        except OSError as error:
-            problem = f"launch.json cannot be read: {error.strerror}"
+            launch = serde.read_stored(EngineLaunch, self.path / "launch.json")
         except InputError as error:
-            problem = error.message
+            unread = error.message
+        if launch is None:
+            launch = _stand_in(self.path.name, self._read("launch.json"))
         else:
-            return None
-        return self._handle(_stand_in(self.path.name, self._read("launch.json")), problem)
-
-    def _handle(self, launch: EngineLaunch, unread: str = "") -> EngineHandle | None:
+            unread = ""
         # Without a record a living process is asked: an engine is not gone because a file is.
         leader = self.process() or process.leader_of(self.path)
         if leader is None:
@@ -202,18 +188,14 @@ class RunFolder:
 
     def exit(self) -> ExitRecord | None:
         """Return the engine's exit; None while it runs, or if the shim was killed as well."""
-        try:
-            return serde.from_stored(ExitRecord, self._read("exit.json"))
-        except InputError:
-            return None
+        with contextlib.suppress(InputError):
+            return serde.read_stored(ExitRecord, self.path / "exit.json")
+        return None
 
     def peak_pss_bytes(self) -> int:
         """Return the largest memory the shim saw, in bytes; 0 before its first sample."""
         peak = self._read("memory.json").get("peak_pss_bytes", 0)
         return peak if isinstance(peak, int) else 0
-
-    def _has(self, name: str) -> bool:
-        return (self.path / name).exists()
 
     def _read(self, name: str) -> dict[str, Any]:
         try:

@@ -281,7 +281,7 @@ class ProcessEngineRunner:
             if folder.path in self._starting:
                 continue
             try:
-                handle = await process.PROC.look(f"/proc for {folder.path.name}", folder.any_handle)
+                handle = await process.PROC.look(f"/proc for {folder.path.name}", folder.handle)
                 if handle is not None and process.is_alive(_identity(handle)):
                     found.append(handle)
                     continue
@@ -391,7 +391,7 @@ class ProcessEngineRunner:
         """Clear the folders of profiles that failed a while ago; their logs become last logs."""
         for folder in run_folders(self._run_dir):
             ago, handle = folder.ended_seconds_ago(), folder.handle()
-            if ago is None or ago < KEEP_FAILED_SECONDS or handle is None:
+            if ago is None or ago < KEEP_FAILED_SECONDS or handle is None or handle.unread:
                 continue
             if handle.launch.placement is None and not process.is_alive(_identity(handle)):
                 folder.clear()

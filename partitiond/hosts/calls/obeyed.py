@@ -6,7 +6,7 @@ from pathlib import Path
 from partitiond.core.errors import InputError, StoreError
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.platform.durable_file import write_durably
-from partitiond.serde import from_stored_json, to_stored_json
+from partitiond.serde import read_stored, to_stored_json
 
 
 class ObeyedHead:
@@ -32,12 +32,10 @@ class ObeyedHead:
         """
         if not self._read and self._path is not None:
             try:
-                kept = from_stored_json(HeadSession, self._path.read_bytes())
-                self._known = dataclasses.replace(kept, start=0, session="")
-            except FileNotFoundError:
-                self._known = None
-            except (OSError, InputError) as error:
+                kept = read_stored(HeadSession, self._path)
+            except InputError as error:
                 raise self._unusable("read", error) from error
+            self._known = dataclasses.replace(kept, start=0, session="") if kept else None
             self._read = True
         return self._known
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.core.errors import InputError
-from partitiond.serde import from_stored_json, to_stored_json
+from partitiond.serde import read_stored, to_stored_json
 
 TABLE_FILE: Final = "routing.json"
 
@@ -19,10 +19,8 @@ def load_table(state_dir: Path) -> RoutingTable | None:
     """Return the table on disk; None if there is none or it is not readable."""
     file = state_dir / TABLE_FILE
     try:
-        return from_stored_json(RoutingTable, file.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, InputError):
+        return read_stored(RoutingTable, file)
+    except InputError:
         # Exiting would be worse than waiting for the next table, which replaces the file.
         _logger.exception("the routing table on disk is not readable: %s", file)
         return None

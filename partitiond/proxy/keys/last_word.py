@@ -10,7 +10,7 @@ from partitiond.core.errors import InputError
 from partitiond.core.keys.stale import ControlWord, heard_at, is_stale
 from partitiond.platform.process_identity import boot_id
 from partitiond.proxy.dispatch.table_file import write_atomically
-from partitiond.serde import from_stored_json, to_stored_json
+from partitiond.serde import read_stored, to_stored_json
 
 WORD_FILE: Final = "control-word.json"
 
@@ -45,13 +45,12 @@ class LastWord:
         if self._path is None:
             return
         try:
-            word = from_stored_json(ControlWord, self._path.read_bytes())
-        except FileNotFoundError:
-            return
-        except (OSError, InputError) as error:
+            word = read_stored(ControlWord, self._path)
+        except InputError as error:
             _logger.error("the last word of the control plane cannot be read: %s", error)
             return
-        self.at = heard_at(word, boot_id())
+        if word is not None:
+            self.at = heard_at(word, boot_id())
 
     def hear(self, limit_seconds: float) -> None:
         """Count a table that was taken as a word. A full disk loses it at the next start alone."""

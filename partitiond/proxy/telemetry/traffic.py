@@ -20,7 +20,7 @@ from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.table_file import write_atomically
 from partitiond.proxy.telemetry.counters import ModelMetrics
-from partitiond.serde import BODY_VERSION, VERSION_FIELD, from_stored_json
+from partitiond.serde import BODY_VERSION, VERSION_FIELD, read_stored
 
 Json = dict[str, Any]
 LAST_FILE: Final = "traffic.json"
@@ -36,10 +36,9 @@ def leave_behind(state_dir: Path, sample: Json) -> None:
 
 def last_sample(state_dir: Path) -> TrafficSample | None:
     """Counts of the previous proxy up to its end; None if it did not end by itself."""
-    try:
-        return from_stored_json(TrafficSample, (state_dir / LAST_FILE).read_bytes())
-    except (OSError, InputError):
-        return None
+    with contextlib.suppress(InputError):
+        return read_stored(TrafficSample, state_dir / LAST_FILE)
+    return None
 
 
 def new_epoch() -> str:

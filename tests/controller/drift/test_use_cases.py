@@ -141,7 +141,8 @@ async def test_slower_replicas_correct_the_plans_and_are_measured_again_until_it
 
     (job,) = open_jobs(host)
     assert job.state is JobState.QUEUED
-    assert job.reason.startswith(f"drift of {correction.profile_id}: its replicas take 1.50 times")
+    assert job.drift_of == correction.profile_id
+    assert "its replicas take 1.50 times" in job.reason
     await until(lambda: "quiet time" in host.service.jobs.job(job.id).progress.message)
     assert [wanted.job_id for wanted in report.remeasures] == [job.id]
 
@@ -253,7 +254,7 @@ async def test_what_drifts_from_the_new_profile_too_waits_for_a_day(host: Host) 
     (job,) = open_jobs(host)
     (correction,) = desk.report().corrections
     done = dataclasses.replace(job, id="job-900", state=JobState.SUCCEEDED)
-    done = dataclasses.replace(done, reason="drift of the-one-before: its replicas take 1.50 times")
+    done = dataclasses.replace(done, drift_of="the-one-before")
     host.store.put_job(done)
     tend = desk.remeasures.tend
     tend({}, TrafficSample(1.0), done.updated_at)

@@ -9,8 +9,6 @@ from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent
 from partitiond.controller.profiles.jobs import JobQueue, Neighbours, Tell
 from partitiond.controller.runtime.interrupted_jobs import (
-    HOST_GONE,
-    INTERRUPTED,
     REPEATS,
     interrupted_jobs,
     repeats_elsewhere,
@@ -18,7 +16,7 @@ from partitiond.controller.runtime.interrupted_jobs import (
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.errors import StartFailedError, StoreError
 from partitiond.core.hardware.partition import CpuCores, WholeDevice
-from partitiond.core.profile.jobs import Job, JobState, Progress
+from partitiond.core.profile.jobs import Job, JobCause, JobState, Progress
 from partitiond.core.replica.job_slots import Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
@@ -168,8 +166,9 @@ async def test_jobs_that_were_interrupted_go_on_before_all_that_wait(desk: Desk)
     lost = [await desk.submit("a"), await desk.submit("elsewhere")]
     waiting = await desk.submit("b")
     after = desk.again()
-    assert {after.queue.job(job.id).error for job in lost} == {INTERRUPTED}
-    assert "Ask for it again: it resumes with the trials" in INTERRUPTED
+    for ended in (after.queue.job(job.id) for job in lost):
+        assert ended.cause is JobCause.INTERRUPTED
+        assert "Ask for it again: it resumes with the trials" in ended.error
     olds = interrupted_jobs(desk.store.jobs(limit=None))
     assert [(job.subject, job.device_id) for job in olds] == [("a", "cpu"), ("elsewhere", "gpu")]
     after.queue.go_on(olds)
@@ -266,7 +265,7 @@ async def test_a_job_that_ends_while_the_store_is_full_has_ended_once_there_is_r
     await a_moment()
     await desk.queue.close()  # at once, though nothing can be written
     fill(desk.store, full=False)
-    assert desk.again().queue.job(waiting.id).error == INTERRUPTED
+    assert desk.again().queue.job(waiting.id).cause is JobCause.INTERRUPTED
 
 
 async def test_while_the_store_is_full_no_job_is_queued_or_ended(desk: Desk) -> None:
@@ -333,29 +332,29 @@ async def test_cancelling_ends_what_runs_and_what_waits_and_changes_nothing_else
     assert set(desk.running) == {"a", "d"}
 
 
-def job(number: int, subject: str, state: JobState, error: str = "") -> Job:
+def job(number: int, subject: str, state: JobState, cause: JobCause = JobCause.NONE) -> Job:
     waits = Progress("queued", "")
-    return Job(f"job-{number}", "profile", subject, state, "", "", waits, error=error)
+    return Job(f"job-{number}", "profile", subject, state, "", "", waits, cause=cause)
 
 
 def test_only_an_interrupted_job_is_repeated_a_few_times_and_not_for_ever() -> None:
-    lost = [job(n, "a", FAILED, INTERRUPTED) for n in range(REPEATS + 1, 0, -1)]
+    lost = [job(n, "a", FAILED, JobCause.INTERRUPTED) for n in range(REPEATS + 1, 0, -1)]
     assert interrupted_jobs(lost[:1]) == interrupted_jobs(lost[:REPEATS]) == (lost[0],)
     assert interrupted_jobs(lost) == ()
     done = job(9, "a", SUCCEEDED)
     assert interrupted_jobs([done, *lost[:1]]) == ()
     assert interrupted_jobs([lost[0], done, *lost]) == (lost[0],)
-    first, second = (job(n, s, FAILED, INTERRUPTED) for n, s in ((1, "a"), (3, "b")))
-    failed = job(2, "c", FAILED, "out of memory.")
+    first, second = (job(n, s, FAILED, JobCause.INTERRUPTED) for n, s in ((1, "a"), (3, "b")))
+    failed = job(2, "c", FAILED)
     assert interrupted_jobs([second, failed, first]) == (first, second), "as they were asked for"
 
 
 def test_only_a_job_whose_host_was_lost_is_repeated_elsewhere_and_not_for_ever() -> None:
-    last, *lost = (job(n, "a", FAILED, HOST_GONE) for n in range(REPEATS + 1, 0, -1))
+    last, *lost = (job(n, "a", FAILED, JobCause.HOST_LOST) for n in range(REPEATS + 1, 0, -1))
     assert repeats_elsewhere(last, lost[1:])
     assert not repeats_elsewhere(last, lost)
     assert repeats_elsewhere(last, [last, job(9, "a", SUCCEEDED), *lost])
-    assert not repeats_elsewhere(job(9, "a", FAILED, "out of memory."), [])
+    assert not repeats_elsewhere(job(9, "a", FAILED), [])
 
 
 async def test_a_withdrawn_job_says_why_and_one_somebody_asked_for_has_no_reason(
@@ -373,6 +372,7 @@ async def test_a_withdrawn_job_says_why_and_one_somebody_asked_for_has_no_reason
     desk.queue.withdraw(asked, "nothing needs it any more.")
     ended = desk.queue.job(asked.id)
     assert (ended.state, ended.error) == (CANCELLED, "withdrawn: nothing needs it any more.")
+    assert ended.cause is JobCause.WITHDRAWN
 
 
 async def test_what_is_being_cancelled_does_not_stand_for_who_asks_again(desk: Desk) -> None:

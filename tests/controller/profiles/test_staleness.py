@@ -11,7 +11,7 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Variant
 from partitiond.core.model.workload import Workload
-from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
+from partitiond.core.profile.jobs import Job, JobCause, JobState, ProfileOptions
 from partitiond.core.profile.record import Profile
 from partitiond.core.profile.staleness import Current
 from partitiond.store import open_store
@@ -85,7 +85,7 @@ async def test_a_queued_job_whose_reason_vanished_is_withdrawn_unless_somebody_a
         await host.service.models.update(spec("a"), None)
         ended = host.service.jobs.job(one.id)
         assert (ended.state is JobState.CANCELLED) is not asked
-        assert ended.error.startswith("withdrawn:") is not asked
+        assert (ended.cause is JobCause.WITHDRAWN) is not asked
 
 
 def current(profile: Profile, registered: ModelSpec | None, device: Device) -> Current:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -313,6 +314,29 @@ async def test_the_end_waits_for_ever_for_no_process_that_cannot_be_ended(bench:
     async with asyncio.timeout(240):
         await bench.controller.stop_everything()
     assert "engine-left" in bench.kinds()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_the_end_waits_for_what_a_profile_job_left_as_for_all_engines(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    await bench.run(placement("a-1"))
+    launch = dataclasses.replace(bench.runner.launches[0], replica_id="left", placement=None)
+    left, find = bench.runner.add(launch).handle, bench.runner.find
+
+    async def finds() -> Sequence[EngineHandle]:
+        return [handle for handle in await find() if handle == left]
+
+    monkeypatch.setattr(bench.runner, "find", finds)
+    bench.runner.refuse_stop = None if ends else EngineError("process 7 is left.")
+    bench.runner.slow_stop = asyncio.Event()
+    await bench.controller.adopt()
+    stopping = asyncio.create_task(bench.controller.stop_everything())
+    await a_moment()
+    assert not (ends and stopping.done())
+    bench.runner.slow_stop.set()
+    await stopping
+    assert ("left" in bench.runner.running()) is ("engine-left" in bench.kinds()) is not ends
 
 
 async def test_an_engine_has_one_name_before_and_after_it_starts(bench: Bench) -> None:
