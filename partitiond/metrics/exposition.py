@@ -40,7 +40,7 @@ FAMILIES: Final = (REPLICAS, JOBS, STARTS, STOPS, EVENTS, PASSES, *(one for one,
 
 
 class Metrics:
-    """Counts what the controller does. Implements `controller.runtime.loop.LoopObserver`."""
+    """Counts what the controller does."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()

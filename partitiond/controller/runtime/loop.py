@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.limits import ControllerPolicy
@@ -72,6 +72,7 @@ from partitiond.core.replica.observation import (
 )
 from partitiond.core.replica.reconcile import reconcile
 from partitiond.core.replica.states import ReplicaState
+from partitiond.metrics.exposition import Metrics
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import (
     Clock,
@@ -128,14 +129,6 @@ class LoopCallbacks:
     replacing: Callable[[Plan, Plan], None]
 
 
-class LoopObserver(Protocol):
-    """Is told about the loop's work; the metrics implement this."""
-
-    def passed(self, seconds: float, actions: Sequence[Action]) -> None:
-        """Note how long a pass took and what it did."""
-        ...
-
-
 class Controller:
     """Makes the host run what the applied plan says.
 
@@ -166,7 +159,7 @@ class Controller:
         wake: asyncio.Event,
         sleep: SleepController,
         callbacks: LoopCallbacks,
-        observer: LoopObserver | None = None,
+        observer: Metrics | None = None,
         partitions: PartitionWatch | None = None,
     ) -> None:
         self.sleep = sleep
