@@ -157,6 +157,11 @@ async def test_a_call_that_hangs_holds_up_nothing_else(
     one = spec("c", demand=Demand(req_per_s=0.1), auto=False)
     asked = asyncio.create_task(host.service.models.register(one))
     host.runner.die(engine_of(host, "a"))
+    if port == "proxy":
+        host.proxy.problem = "it does not answer."
+        await host.passes(lambda: "proxy" in host.service.readiness.problems())
+        assert "proxy-unreachable" in host.kinds()
+        host.proxy.problem = ""
     for restarted in (False, True):
         if restarted:
             left = dataclasses.replace(host.runner.launches[0], replica_id="left", placement=None)
@@ -179,18 +184,6 @@ async def test_a_call_that_hangs_holds_up_nothing_else(
     await asyncio.gather(asked, return_exceptions=True)
     await host.passes(lambda: routed(host) >= {"a", "b"}, 5.0)
     await until(lambda: "left" not in host.runner.running())
-
-
-async def test_an_endpoint_that_hangs_is_told_and_its_successor_has_the_routes(host: Host) -> None:
-    await serve(host, "a", "b")
-    host.proxy.problem = "it does not answer."
-    await host.passes(lambda: "proxy" in host.service.readiness.problems())
-    await until(lambda: "proxy-unreachable" in host.kinds())
-    host.proxy.die()
-    host.proxy.problem = ""
-    await host.passes(lambda: host.proxy.starts == 2)
-    await host.passes(lambda: host.service.readiness.problems() == {})
-    await host.passes(lambda: routed(host) == {"a", "b"})
 
 
 async def test_a_removed_key_is_not_called_removed_while_the_proxy_keeps_it(
