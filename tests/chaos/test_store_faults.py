@@ -1,12 +1,10 @@
-"""Serving goes on while the store cannot be written: the disk is full, or the lock is held.
+"""Serving goes on while the store cannot be written, as the disk is full.
 
 Replicas keep serving, and an engine that dies is restarted. Changes that cannot be stored are
 refused with the reason. Once the store can be written again, everything continues by itself.
 """
 
-import contextlib
 import os
-import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,34 +99,6 @@ def test_a_daemon_that_is_started_on_a_full_disk(fleet: KilledFleet, disk: Path)
     if not fleet.is_alive:
         fleet.start()
     wait_for("a store that is well again", fleet.is_well, seconds=60)
-    fleet.converge()
-    assert fleet.engines() == running
-
-
-def test_a_store_that_another_process_has_locked(fleet: KilledFleet) -> None:
-    """A backup, say, or a shell: for longer than the daemon waits for it."""
-    fleet.start()
-    fleet.serve()
-    fleet.converge()
-    running = fleet.engines()
-    lock = sqlite3.connect(fleet.settings.store_path, isolation_level=None)
-    with contextlib.closing(lock):
-        lock.execute("BEGIN IMMEDIATE")
-        with fleet.client() as client, pytest.raises(PartitiondError, match="locked by another"):
-            client.register(BODY | {"name": "b"})
-        assert fleet.answers()
-        fleet.kill_daemon()
-        fleet.begin()  # it waits for the lock, or ends with a reason, and ends nothing
-        wait_for("the daemon, or its end", lambda: fleet.is_up() or not fleet.is_alive, seconds=90)
-        assert fleet.engines() == running
-        assert fleet.answers()
-        lock.execute("ROLLBACK")
-    if not fleet.is_alive:
-        assert "locked by another" in fleet.log.read_text()
-        fleet.start()
-    wait_for("a store that is well again", fleet.is_well, seconds=60)
-    with fleet.client() as client:
-        client.register(BODY | {"name": "b"})
     fleet.converge()
     assert fleet.engines() == running
 

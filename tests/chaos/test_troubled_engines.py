@@ -81,21 +81,3 @@ def test_a_slow_start_outlives_the_daemon_and_is_not_begun_again() -> None:
             assert fleet.never_twice() == begun
         fleet.converge()
         assert fleet.engines() == begun
-
-
-def test_a_start_that_never_ends_is_given_up_and_tried_again() -> None:
-    with a_fleet(**{"engine.start_deadline_seconds": 2.0}) as fleet:
-        fleet.engine_args = ("--load-seconds", "600")
-        fleet.serve()
-
-        def told() -> bool:
-            fleet.never_twice()
-            with fleet.client() as client:
-                kinds = [e.kind for e in client.events(limit=1000)]
-            return kinds.count("engine-starting") >= 2
-
-        wait_for("a second start", told, seconds=90)
-        assert "not ready after 2 s" in view(fleet).last_error or view(fleet).state == "starting"
-        assert not fleet.answers()
-        fleet.remove()
-        fleet.converge()

@@ -76,7 +76,7 @@ async def spawn_or_undo(
         await asyncio.shield(spawning)
         handle = folder.handle()
         reached(FaultPoint.ENGINE_IDENTIFIED)
-        if handle is None:
+        if handle is None or handle.unread:
             raise StartFailedError(
                 f"the supervisor of {folder.path.name} left no record of itself.",
                 hint=f"See that {folder.path} is writable and its disk not full.",

@@ -267,6 +267,10 @@ async def test_what_drifts_from_the_new_profile_too_waits_for_a_day(host: Host) 
         tend({correction.profile_id: "slower"}, TrafficSample(3.0 + look), "2099-01-01T00:00:00Z")
     (again,) = open_jobs(host)
     assert again.params == job.params
+    await host.service.jobs.cancel(again.id)
+    for look, drifting in enumerate(({}, {correction.profile_id: "slower"})):
+        tend(drifting, TrafficSample(30.0 + look), "2099-01-01T00:00:00Z")
+    assert open_jobs(host) == [], "what a person cancelled is left to people"
     # After another proxy no quiet time is known: what its predecessor had to do it does not count.
     desk.remeasures._window = TrafficWindow
     for at in range(100, 900, 2):

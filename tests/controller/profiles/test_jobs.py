@@ -176,6 +176,7 @@ async def test_jobs_that_were_interrupted_go_on_before_all_that_wait(desk: Desk)
     assert set(after.running) == {"a", "elsewhere"}
     assert list(after.passed[0]) == ["a", "elsewhere", "b"]
     (new,) = after.queue.open_jobs("a")
+    assert (new.cause, new.error) == (JobCause.NONE, "")
     error = after.queue.job(lost[0].id).error
     assert error.startswith("interrupted:")
     assert new.id in error
@@ -345,7 +346,7 @@ def test_only_an_interrupted_job_is_repeated_a_few_times_and_not_for_ever() -> N
     assert interrupted_jobs([done, *lost[:1]]) == ()
     assert interrupted_jobs([lost[0], done, *lost]) == (lost[0],)
     first, second = (job(n, s, FAILED, JobCause.INTERRUPTED) for n, s in ((1, "a"), (3, "b")))
-    failed = job(2, "c", FAILED)
+    failed = job(2, "c", FAILED, JobCause.HOST_LOST)
     assert interrupted_jobs([second, failed, first]) == (first, second), "as they were asked for"
 
 
@@ -354,18 +355,21 @@ def test_only_a_job_whose_host_was_lost_is_repeated_elsewhere_and_not_for_ever()
     assert repeats_elsewhere(last, lost[1:])
     assert not repeats_elsewhere(last, lost)
     assert repeats_elsewhere(last, [last, job(9, "a", SUCCEEDED), *lost])
-    assert not repeats_elsewhere(job(9, "a", FAILED), [])
+    assert not repeats_elsewhere(job(9, "a", FAILED, JobCause.INTERRUPTED), [])
 
 
 async def test_a_withdrawn_job_says_why_and_one_somebody_asked_for_has_no_reason(
     desk: Desk,
 ) -> None:
     for subject, state in (("a", RUNNING), ("b", JobState.QUEUED)):
-        queued = desk.queue.submit("profile", subject, [], reason="not measured yet")
+        queued = desk.queue.submit(
+            "profile", subject, [], reason="not measured yet", drift_of="p-1"
+        )
         await a_moment()
         assert queued.reason
         asked = desk.queue.submit("profile", subject, [])
         assert (asked.id, asked.reason, asked.state) == (queued.id, "", state)
+        assert (queued.drift_of, asked.drift_of) == ("p-1", "")
         assert desk.queue.job(queued.id).reason == desk.store.job(queued.id).reason == ""
         wanted = [event for event in desk.store.events() if event.kind == "job-wanted"][-1]
         assert (wanted.subject, "not measured yet" in wanted.message) == (queued.id, True)

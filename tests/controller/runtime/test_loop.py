@@ -11,7 +11,7 @@ import pytest
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import EngineError, EngineUnavailableError
-from partitiond.core.replica.engine import EngineHandle
+from partitiond.core.replica.engine import EngineExit, EngineHandle
 from partitiond.core.replica.states import ReplicaState
 from partitiond.ports import Store
 from partitiond.store import open_store
@@ -322,19 +322,29 @@ async def test_the_end_waits_for_what_a_profile_job_left_as_for_all_engines(
 ) -> None:
     await bench.run(placement("a-1"))
     launch = dataclasses.replace(bench.runner.launches[0], replica_id="left", placement=None)
-    left, find = bench.runner.add(launch).handle, bench.runner.find
+    left, find, stop = bench.runner.add(launch).handle, bench.runner.find, bench.runner.stop
+    answers, tries = asyncio.Event(), 0
 
     async def finds() -> Sequence[EngineHandle]:
         return [handle for handle in await find() if handle == left]
 
+    async def stops(handle: EngineHandle, grace_seconds: float) -> EngineExit:
+        nonlocal tries
+        await answers.wait()
+        tries += handle == left
+        if handle == left and (tries == 1 or not ends):
+            raise EngineError("process 7 is left.")
+        return await stop(handle, grace_seconds)
+
     monkeypatch.setattr(bench.runner, "find", finds)
-    bench.runner.refuse_stop = None if ends else EngineError("process 7 is left.")
-    bench.runner.slow_stop = asyncio.Event()
+    monkeypatch.setattr(bench.runner, "stop", stops)
     await bench.controller.adopt()
+    if not ends:
+        answers.set()
+        await until(lambda: tries > POLICY.stop_tries_at_exit)
     stopping = asyncio.create_task(bench.controller.stop_everything())
     await a_moment()
-    assert not (ends and stopping.done())
-    bench.runner.slow_stop.set()
+    answers.set()
     await stopping
     assert ("left" in bench.runner.running()) is ("engine-left" in bench.kinds()) is not ends
 
