@@ -166,10 +166,8 @@ class RunFolder:
             launch = serde.read_stored(EngineLaunch, self.path / "launch.json")
         except InputError as error:
             unread = error.message
-        if launch is None:
-            launch = _stand_in(self.path.name, self._read("launch.json"))
-        else:
-            unread = ""
+        unread = "" if launch is not None else unread
+        launch = launch or _stand_in(self.path.name, self._read("launch.json"))
         # Without a record a living process is asked: an engine is not gone because a file is.
         leader = self.process() or process.leader_of(self.path)
         if leader is None:

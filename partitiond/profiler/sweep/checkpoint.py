@@ -18,6 +18,7 @@ from partitiond import __version__
 from partitiond.core.errors import InputError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
+from partitiond.platform.durable_file import write_durably
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import ProfileRequest
 from partitiond.profiler.sweep.launch import ProfileLaunch, engine_args, size_of
@@ -168,14 +169,8 @@ class Checkpoint:
         """Write header and steps as a whole file that appears at once."""
         assert self._path is not None  # callers checked
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        beside = self._path.with_name(self._path.name + ".new")
-        with beside.open("wb") as file:
-            file.write(json.dumps(self._header).encode() + b"\n")
-            file.writelines(_line(one) for one in saved)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self._path)
-        _sync_folder(self._path.parent)
+        header = json.dumps(self._header).encode() + b"\n"
+        write_durably(self._path, header + b"".join(_line(one) for one in saved))
         self._begun = True
 
     def _put_aside(self, path: Path) -> None:
@@ -196,14 +191,6 @@ def note_of(checkpoint: Checkpoint) -> tuple[str, ...]:
     if checkpoint.problem:
         return (f"finished trials could not be kept for resuming: {checkpoint.problem}",)
     return ()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _line(saved: Saved) -> bytes:
