@@ -141,7 +141,7 @@ ABOUT = {"proxy": "", "runner": "'a-", "resolver": "name='c'"}
 async def test_a_call_that_hangs_holds_up_nothing_else(
     host: Host, monkeypatch: pytest.MonkeyPatch, port: str, call: str
 ) -> None:
-    monkeypatch.setattr("partitiond.controller.runtime.proxy_process.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("partitiond.controller.runtime.proxy_process.PROXY_PATIENCE_SECONDS", 0.01)
     await serve(host, "a", "b")
     answers = hangs_in(getattr(host, port), call, ABOUT[port])
     one = spec("c", demand=Demand(req_per_s=0.1), auto=False)
