@@ -14,8 +14,8 @@ import pytest
 from tests.structure.imports import ROOT
 
 MOST_LINES: Mapping[str, int] = {
-    "partitiond": 144_400,
-    "tests": 100_100,
+    "partitiond": 134_400,
+    "tests": 97_100,
 }
 """Lines of Python below a folder, rounded up to hundreds. They only fall."""
 ROUNDING = 100

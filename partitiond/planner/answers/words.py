@@ -34,7 +34,7 @@ KINDS: Final = {
     ),
     Kind.FIXED: (
         "No MIG slice left",
-        "Make such an instance (`partitiond devices mig apply`), or let plans make it: set "
+        "Make such an instance (`nvidia-smi mig -cgi`), or let plans make it: set "
         "gpu.mig_changes to instances.",
     ),
     Kind.MEMORY: (
