@@ -91,7 +91,7 @@ ESTIMATE_OPTIONS: Final[Headings] = {
 }
 ADVISE_OPTIONS: Final[Headings] = {
     "How long it is watched": "--minutes --every --range --window --select",
-    "What is planned": "--slo-ttft --slo-tpot --burst --mode --survive --objective --time-limit",
+    "What is planned": "--slo-ttft --slo-tpot --objective --time-limit",
 }
 
 _ENGINE: Final[Entries] = {
