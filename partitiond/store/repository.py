@@ -21,6 +21,7 @@ from partitiond.core.profile.jobs import ENDED, Job
 from partitiond.core.profile.record import Profile
 from partitiond.store.event_repository import EventRepository
 from partitiond.store.ledger_repository import LedgerRepository
+from partitiond.store.old_jobs import with_facts
 from partitiond.store.release_repository import ReleaseRepository
 from partitiond.store.sessions import PATIENCE_SECONDS, Sessions, found
 from partitiond.store.tables import (
@@ -209,14 +210,15 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Return one job. Raises NotFoundError."""
         with self._read() as session:
             row = session.exec(select(JobRow).where(JobRow.id == job_id)).first()
-            return self._parse(Job, found(row, "job", job_id).body, f"job {job_id}")
+            return with_facts(self._parse(Job, found(row, "job", job_id).body, f"job {job_id}"))
 
     def jobs(self, limit: int | None = 100) -> Sequence[Job]:
         """Return jobs, newest first; all if `limit` is None."""
         query = select(JobRow).order_by(col(JobRow.sequence).desc()).limit(limit)
         with self._read() as session:
             rows = session.exec(query).all()
-            return self._readable(Job, ((row.body, f"job {row.id}") for row in rows))
+            bodies = ((row.body, f"job {row.id}") for row in rows)
+            return [with_facts(job) for job in self._readable(Job, bodies)]
 
     # --- plan --------------------------------------------------------------------------------
 

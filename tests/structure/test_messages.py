@@ -9,8 +9,9 @@ MESSAGES = frozenset(
     {"diagnosis", "error", "last_error", "message", "note", "problem", "reason", "what", "words"}
 )
 """Attributes that hold sentences for people."""
-WORDING = {"core/hardware/host_state.py"}
-"""Its look decides how two sentences are joined, and nothing else."""
+WORDING = {"core/hardware/host_state.py", "store/old_jobs.py"}
+"""The first one's look decides how two sentences are joined, and nothing else. The second one reads
+rows of a release that stored these facts in sentences only; it goes with release 0.2."""
 PARTS = frozenset({"endswith", "find", "index", "partition", "rpartition", "split", "startswith"})
 
 
