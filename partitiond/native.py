@@ -12,6 +12,7 @@ the proxy's uncompiled sources.
 """
 
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -97,8 +98,9 @@ Modules = tuple[str, ...]
 
 
 def fingerprint(modules: Modules) -> str:
-    """A hash of the sources and of the Python that they are compiled for."""
-    digest = hashlib.sha256(str(sysconfig.get_config_var("EXT_SUFFIX")).encode())
+    """A hash of the sources, and of the Python and the librt that they are compiled for."""
+    compiled_for = f"{sysconfig.get_config_var('EXT_SUFFIX')} {importlib.metadata.version('librt')}"
+    digest = hashlib.sha256(compiled_for.encode())
     for name in modules:
         digest.update(name.encode() + (_PACKAGE / f"{name}.py").read_bytes())
     return digest.hexdigest()[:16]
@@ -203,7 +205,7 @@ def main() -> int:
     try:
         for part in left:
             build(part)
-    except RuntimeError as error:
+    except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
         print(error, file=sys.stderr)
         print(f"{UNCOMPILED}.", file=sys.stderr)
         return 1

@@ -11,9 +11,8 @@ of an earlier run in the same folder are reused), planned together, applied, and
   plan's throughput, TTFT and TPOT are for this load;
 - demand: Poisson arrivals at the rate that the plan says it serves, through the proxy.
 
-Each measured figure (median of the rounds) is shown beside the plan's promise. The plan knows the
-cost of sharing once `partitiond tools replicate` has run on the same folder; before, it assumes
-that CPU cores share nothing. Misses of more than 15 % are listed.
+Each measured figure (median of the rounds) is shown beside the plan's promise. The plan
+assumes that CPU cores share nothing. Misses of more than 15 % are listed.
 """
 
 import argparse

@@ -50,7 +50,7 @@ def free_port(preferred: int) -> int:
     )
 
 
-HEADER: Final = "# Settings of `partitiond demo`; written anew by each run."
+HEADER: Final = "# Settings of `make demo`; written anew by each run."
 """First line of the demo's settings file: it marks the folder as one that the demo may change."""
 MARKER: Final = ".partitiond-demo"
 """File in a run folder that the demo made, and may therefore delete."""

@@ -30,6 +30,7 @@ from partitiond.core.dispatch.routing import (
     TablesOfHosts,
 )
 from partitiond.core.errors import ConflictError, PartitiondError, StoreError
+from partitiond.core.keys.charging import LONGEST_CONTEXT
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.keys.shares import Division, KeyShares
 from partitiond.core.keys.stale import word_is_due
@@ -144,7 +145,9 @@ class HostsProxies:
         is_word = table is self._table
         self._table = table
         peers = self._peers()
-        at_once = sum(one.max_sequences * one.max_model_len for one in table.replicas)
+        at_once = sum(
+            one.max_sequences * (one.max_model_len or LONGEST_CONTEXT) for one in table.replicas
+        )
         self._shares.apply(table.keys, [peer.host for peer in peers], at_once)
         self._untold = not self._save_shares() or self._untold
         self._parts = TablesOfHosts(table, self._parts, peers=peers, shares=self._kept_shares)

@@ -38,6 +38,15 @@ NOT_SETTINGS: Final = frozenset(
     }
 )
 """Variables of the command line, not of the schema: settings file, control URL, admin token."""
+REMOVED: Final = {
+    "planner.move_budget": "planner.move_price alone decides what moves",
+    "planner.workers": "a search takes one core",
+    "proxy.connect_timeout_seconds": "an engine has 5 s to accept a connection",
+    "proxy.max_connections_per_address": "a firewall or a reverse proxy limits that",
+    "scaling.method": "demand is forecast by the weighted mean",
+    "scaling.season_seconds": "demand is forecast by the weighted mean",
+}
+"""Settings of the releases before, and what holds instead."""
 _SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")
 """Kubernetes sets PARTITIOND_PORT=tcp://... and the like for a service of our name; ignored."""
 
@@ -214,6 +223,8 @@ def _plain(value: object) -> object:
 def _refuse_unknown(
     key: str, where: str, known: Sequence[str], facts: Mapping[str, object]
 ) -> typing.NoReturn:
+    if why := REMOVED.get(key):
+        raise SettingsError(f"{where} was removed.", hint=f"Delete it: {why}.", facts=facts)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     raise SettingsError(
         f"{where} is no setting.",

@@ -17,7 +17,7 @@ def check_native(*, built: bool, problem: str | None) -> DoctorFinding:
         return ok("endpoint", "its hot path and the planner's loops are compiled")
     command = f"{sys.executable} -m partitiond.native"
     if problem is None:
-        advice = "compile it once, as the daemon's user; the next proxy and plan use it"
+        advice = "compile it once (`partitiond setup --apply` does), then restart the daemon"
     else:
         advice = f"to compile it, mend this first: {problem}"
     return warn(

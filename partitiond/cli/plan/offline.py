@@ -190,7 +190,7 @@ def saved_plan(path: Path) -> Plan:
     if isinstance(data, dict) and isinstance(data.get("plan"), dict):
         data = data["plan"]
     try:
-        return from_stored(Plan, with_present_objective(data) if isinstance(data, dict) else data)
+        return from_stored(Plan, with_present_objective(data))
     except InputError as error:
         raise InputError(
             f"{path} holds no plan: {error.message}",

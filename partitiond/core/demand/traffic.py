@@ -2,8 +2,8 @@
 
 Counts only grow while the proxy lives; a proxy that was restarted begins at zero. A `TrafficSample`
 is one reading; `between` makes a `TrafficWindow` of two, in which everything is a rate or a mean
-over that time. Autoscaling, the drift ledger, usage, the dashboard and `partitiond top` all see the
-traffic through these types. The proxy counts in them as well.
+over that time. Autoscaling, the drift ledger, usage and the dashboard all see the traffic through
+these types. The proxy counts in them as well.
 """
 
 import dataclasses

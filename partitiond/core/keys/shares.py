@@ -290,7 +290,8 @@ def divide(
 
 def _believed(count: KeyCount, most: Four, at_once: float) -> KeyCount:
     """Return what a host may have counted: what it was allowed, and what answers that ran at once
-    had beyond their estimates. Else one host could refuse a key to all others.
+    had beyond their estimates. So what one look believes of a wrong count takes no more from the
+    others; a host that goes on so has a little more at each look.
     """
     return dataclasses.replace(
         count,

@@ -1,4 +1,4 @@
-"""Defines the overview that the dashboard and `partitiond top` show."""
+"""Defines the overview that the dashboard and `GET /overview` show."""
 
 import dataclasses
 from typing import Final

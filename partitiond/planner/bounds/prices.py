@@ -9,8 +9,8 @@ goodput: the models' gains beyond the prices, plus the worth of all devices and 
 
 The prices are the duals of a linear program that pours all devices of one class together. At these
 prices each model's best set is found over whole replicas, which is a tighter bound than the
-program's. It holds for any prices, so a solver's rounding cannot make it wrong. `market` finds what
-whole replicas on whole devices prove beyond that.
+program's. It holds for any prices, so a solver's rounding cannot make it wrong. `columns` finds
+what whole replicas on whole devices prove beyond that.
 """
 
 import dataclasses

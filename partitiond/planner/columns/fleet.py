@@ -218,10 +218,7 @@ class ColumnProblem:
         use, capacity = sites.entry_use[entries], sites.capacity[site]
         memory, sm, cores, slices, compute = use.T
         limit = sites.busy_limit[row]
-        most = int(np.flatnonzero(limit >= 0).max())
-        for column in range(use.shape[1]):
-            if capacity[column] < NO_LIMIT:
-                most = min(most, int(capacity[column]) // max(1, int(use[:, column].min())))
+        most = most_replicas(limit, use, capacity)
         second, room = memory.astype(np.float64), _float(int(capacity[0]))
         if mode is None:
             cells, grid = np.zeros(len(entries), dtype=np.int64), 0
@@ -252,6 +249,38 @@ class ColumnProblem:
             table=sites.tables[offset : offset + size].tolist() if offset >= 0 else [],
         )
         return PricedWay(site, level, entries, way)
+
+
+def most_replicas(limit: Ints, use: Ints, capacity: Ints) -> int:
+    """Return how many replicas a device holds at most: what some replica needs nothing of bounds
+    nothing.
+
+    Args:
+        limit: (R,) load that so many replicas may have together; negative if they may not be.
+        use: (E, 5) of each entry: memory, SM, cores, slices, compute slices.
+        capacity: (5,) of the device.
+    """
+    most = int(np.flatnonzero(limit >= 0).max())
+    for have, least in zip(capacity.tolist(), use.min(axis=0).tolist(), strict=True):
+        if have < NO_LIMIT and least > 0:
+            most = min(most, have // least)
+    return most
+
+
+def pricing_work(sites: Sites) -> int:
+    """Return the steps of the longest pricing of one device, which nothing can stop midway."""
+    found = 0
+    for site in set(sites.entry_site.tolist()):
+        use, capacity = sites.entry_use[sites.entry_site == site], sites.capacity[site]
+        rows = sites.limit_of[site]
+        most = max(
+            most_replicas(sites.busy_limit[row], use, capacity) for row in set(rows[rows >= 0])
+        )
+        by_cores = capacity[2] < NO_LIMIT and not use[:, 1].any()
+        cells = max(STEPS, int(capacity[2])) if by_cores else STEPS
+        models = len(set(sites.entry_model[sites.entry_site == site].tolist()))
+        found = max(found, models * (cells + 1) * (most + 1))
+    return found
 
 
 def _float(limit: int) -> float:

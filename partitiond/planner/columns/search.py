@@ -11,7 +11,7 @@ from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.columns import pricing
 from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.dive import Dive, dive
-from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, beside
+from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, beside, pricing_work
 from partitiond.planner.columns.master import Effort, RowPrices
 from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.model.types import Instance
@@ -36,6 +36,9 @@ TELL_SECONDS: Final = 1.0
 """Least time between two better plans that are made of columns. Chosen."""
 TRIES_PER_SECOND: Final = 5
 """Devices planned anew per second of the time limit, if the clock may not count. Chosen."""
+MOST_WORK: Final = 4_000_000
+"""Steps of one pricing, which nothing stops midway: a second or two of a core. 100 models on a host
+of 192 cores take 3.7 million; a device that holds more is planned by the other search."""
 UNCOMPILED_MOST: Final = 600
 UNCOMPILED_MODELS: Final = 8
 """Entries of `Sites` and models up to which the pricing is quick enough as it is: the first linear
@@ -52,9 +55,11 @@ def expresses(instance: Instance) -> bool:
         return False
     if len({need.priority for need in instance.needs if need.rated}) != 1:
         return False
+    sites = build_sites(instance)
+    if pricing_work(sites) > MOST_WORK:
+        return False
     if COMPILED and not instance.request.deterministic:
         return True
-    sites = build_sites(instance)
     return len(sites.entry_item) <= UNCOMPILED_MOST and len(sites.need_rate) <= UNCOMPILED_MODELS
 
 

@@ -66,3 +66,5 @@ def read_fitted(path: Path) -> FittedHost:
             f"Cannot read {path}: {error.strerror}.",
             hint="`python -m bench.simulator.agreement` writes it.",
         ) from error
+    except InputError as error:
+        raise InputError(f"{path}: {error.message}", hint=error.hint) from error
