@@ -1,4 +1,4 @@
-"""What the row of a job says that a release without `Job.cause` and `Job.drift_of` stored.
+"""Reads rows of jobs that a release without `Job.cause` and `Job.drift_of` stored.
 
 Goes with release 0.2: no job that waits or is resumed is older than 0.1 then.
 """
