@@ -3,7 +3,9 @@
 import dataclasses
 from typing import Protocol
 
+from loadgen import ClosedLoopResult
 from loadgen.loops.window import WindowRule, WindowState
+from loadgen.results.statistics import Throughput, TokenTimeline, throughput
 
 
 class Gate(Protocol):
@@ -26,3 +28,16 @@ class Together(WindowRule):
         del elapsed, half_width_share
         over = self.gate is not None and self.gate.is_over(mean_e2el)
         return WindowState.CLOSED if over else WindowState.OPEN
+
+
+def throughput_between(result: ClosedLoopResult, opened: float, closed: float) -> Throughput:
+    """Return a load's throughput in a window that it covers, from all chunks in order."""
+    timeline = TokenTimeline()
+    arrivals = (
+        arrival
+        for record in result.records
+        for arrival in zip(record.chunk_times, record.chunk_tokens, strict=True)
+    )
+    for at, tokens in sorted(arrivals):
+        timeline.add(at, tokens)
+    return throughput(timeline, opened, closed)

@@ -14,7 +14,7 @@ import os
 import sys
 from typing import Any
 
-from bench.common_window import Together
+from bench.common_window import Together, throughput_between
 from loadgen import (
     ClosedLoopResult,
     LoadgenError,
@@ -24,7 +24,7 @@ from loadgen import (
     closed_loop,
 )
 from loadgen.http.connection import now
-from loadgen.results.statistics import TokenTimeline, summarise, throughput
+from loadgen.results.statistics import summarise
 
 WINDOW_E2EL = 2.0
 """Shortest window in mean end-to-end latencies, by the definitions."""
@@ -94,7 +94,7 @@ def result_of(result: ClosedLoopResult, opened: float, closed: float) -> dict[st
     """Figures between two times as plain numbers; None for a figure without values."""
     samples = Samples.of_window(result.records, opened, closed)
     tpot, ttft, e2el = (summarise(values) for values in (samples.tpot, samples.ttft, samples.e2el))
-    rate = throughput(_timeline(result), opened, closed)
+    rate = throughput_between(result, opened, closed)
     return {
         "output_tokens_per_s": rate.output_tokens_per_s,
         "half_width": rate.half_width if rate.half_width < float("inf") else None,
@@ -107,18 +107,6 @@ def result_of(result: ClosedLoopResult, opened: float, closed: float) -> dict[st
 
 
 _FAILURES = frozenset({Outcome.ERROR, Outcome.TIMEOUT, Outcome.REFUSED})
-
-
-def _timeline(result: ClosedLoopResult) -> TokenTimeline:
-    timeline = TokenTimeline()
-    arrivals = (
-        arrival
-        for record in result.records
-        for arrival in zip(record.chunk_times, record.chunk_tokens, strict=True)
-    )
-    for at, tokens in sorted(arrivals):
-        timeline.add(at, tokens)
-    return timeline
 
 
 async def serve() -> None:

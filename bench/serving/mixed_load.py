@@ -4,10 +4,9 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 
-from bench.common_window import Together
+from bench.common_window import Together, throughput_between
 from bench.serving.promises import Outcome, Promise
 from loadgen import (
-    ClosedLoopResult,
     OpenLoopResult,
     Samples,
     closed_loop,
@@ -19,7 +18,7 @@ from loadgen import Outcome as Ended
 from loadgen import Slo as Bounds
 from loadgen import Workload as Sent
 from loadgen.http.connection import now
-from loadgen.results.statistics import TokenTimeline, is_good, percentile, throughput
+from loadgen.results.statistics import is_good, percentile
 from partitiond.core.model.spec import ModelSpec, Slo
 from partitiond.core.plan.record import Plan
 from partitiond.simulated.fleet.arrivals import lengths_of
@@ -88,7 +87,7 @@ async def full(
     )
     # The window is common to all engines.
     opened, closed = max(r.opened for r in results), min(r.closed for r in results)
-    rates = [throughput(timeline(r), opened, closed).output_tokens_per_s for r in results]
+    rates = [throughput_between(r, opened, closed).output_tokens_per_s for r in results]
     samples = [Samples.of_window(r.records, opened, closed) for r in results]
     for warning in next((s for r in results if (s := saturation(r.instrument))), ()):
         print(f"the instrument was saturated: {warning}")
@@ -101,19 +100,6 @@ async def full(
             [samples[n] for n in mine],
             arrivals=ended, good=ended,
         )  # fmt: skip
-    return found
-
-
-def timeline(result: ClosedLoopResult) -> TokenTimeline:
-    """The tokens of a load, in the order in which they arrived."""
-    found = TokenTimeline()
-    arrivals = (
-        arrival
-        for record in result.records
-        for arrival in zip(record.chunk_times, record.chunk_tokens, strict=True)
-    )
-    for at, tokens in sorted(arrivals):
-        found.add(at, tokens)
     return found
 
 

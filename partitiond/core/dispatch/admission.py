@@ -137,31 +137,17 @@ def retry_after_seconds(wait_seconds: float) -> int:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Bounds of one model's queue, and the observed figures of its service.
+    """The longest wait of one model's queue, and the observed figures of its service.
 
     Attributes:
-        max_queue: requests that may wait.
         max_wait_seconds: longest wait for a slot.
         sequences_in_flight: in all replicas of the model.
         service_seconds: mean stay of a sequence.
     """
 
-    max_queue: int
     max_wait_seconds: float
     sequences_in_flight: int
     service_seconds: float
-
-
-def refuse_to_wait(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Rejected | None:
-    """Refuse a request that may not join the queue; None if it may.
-
-    Args:
-        waiting: requests in the queue.
-        sequences_ahead: sequences of these requests.
-    """
-    if waiting >= limits.max_queue:
-        return refuse_full(waiting, sequences_ahead, limits)
-    return refuse_too_late(sequences_ahead, limits.max_wait_seconds, limits)
 
 
 def refuse_full(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Rejected:

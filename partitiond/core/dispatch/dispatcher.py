@@ -361,7 +361,6 @@ class Dispatcher(Generic[RequestT, LoadT]):
         # While no replica serves, the queue's speed is unknown: only its length counts.
         moves = not self._holds or self._serves
         return QueueLimits(
-            max_queue=self.queue.max_entries,
             max_wait_seconds=min(
                 self.route.longest_wait_seconds(self.places.first_token_seconds(request)),
                 request.max_wait_seconds,

@@ -161,12 +161,11 @@ class RunFolder:
 
         If its launch cannot be read, the handle says why (`EngineHandle.unread`). Reads /proc.
         """
-        launch, unread = None, "launch.json cannot be read: it is gone."
         try:
             launch = serde.read_stored(EngineLaunch, self.path / "launch.json")
+            unread = "" if launch is not None else "launch.json cannot be read: it is gone."
         except InputError as error:
-            unread = error.message
-        unread = "" if launch is not None else unread
+            launch, unread = None, error.message
         launch = launch or _stand_in(self.path.name, self._read("launch.json"))
         # Without a record a living process is asked: an engine is not gone because a file is.
         leader = self.process() or process.leader_of(self.path)

@@ -7,7 +7,6 @@ from typing import Final
 
 from partitiond.core.hardware.kinds import Device, DeviceKind, headroom_bytes
 from partitiond.core.numbers.grouping import by_key
-from partitiond.core.plan.record import Candidate
 
 MAX_CORE_SETS: Final = 6
 """Distinct core lists on one host for which every union is constrained; a host has one per NUMA
@@ -22,12 +21,6 @@ class Pool:
     kind: str
     bins: frozenset[int]
     capacity: int
-
-    def taken_by(self, candidate: Candidate, device: Device) -> int:
-        """Return what one replica on the device takes of the limit."""
-        on_cpu = device.kind is DeviceKind.CPU
-        memory = candidate.memory_bytes if on_cpu else candidate.host_memory_bytes
-        return candidate.size.cores if self.kind == "cores" else memory
 
 
 def usable_bytes(device: Device) -> int:

@@ -75,11 +75,12 @@ def test_a_request_takes_one_batch_at_a_time() -> None:
 def test_whoever_may_wait_can_expect_to_start_in_time(
     waiting: int, ahead: int, in_flight: int, service: float, max_wait: float
 ) -> None:
-    limits = admission.QueueLimits(256, max_wait, in_flight, service)
-    rejected = admission.refuse_to_wait(waiting, ahead, limits)
+    limits = admission.QueueLimits(max_wait, in_flight, service)
+    late = admission.refuse_too_late(ahead, max_wait, limits)
+    full = admission.refuse_full(waiting, ahead, limits)
     wait = admission.expected_wait_seconds(ahead, in_flight, service)
-    assert (rejected is None) == (waiting < 256 and wait <= max_wait)
-    for refusal in (rejected, admission.refuse_after_waiting(1.0, ahead, limits)):
+    assert (late is None) == (wait <= max_wait)
+    for refusal in (late, full, admission.refuse_after_waiting(1.0, ahead, limits)):
         if refusal is not None:
             assert refusal.status == 429
             assert refusal.retry_after_seconds is not None

@@ -263,7 +263,7 @@ def test_a_newcomer_waits_for_what_is_ahead_of_it_only() -> None:
 def test_who_waited_in_vain_is_told_of_what_its_own_key_would_wait_for() -> None:
     # Each has more time than the one before: who comes again has no deadline that passes theirs.
     flood, modest = [entry("f", deadline=1.0 + n) for n in range(40)], entry("m", deadline=1.0)
-    limits = QueueLimits(256, 60.0, sequences_in_flight=4, service_seconds=2.0)
+    limits = QueueLimits(60.0, sequences_in_flight=4, service_seconds=2.0)
     queue = queued(*flood, modest)
     told = [expire(queue, one, 1.0, limits).retry_after_seconds for one in (modest, flood[0])]
     assert told == [1, 20], "behind one of the flood's, and behind 39"
