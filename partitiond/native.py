@@ -1,7 +1,7 @@
 """Compiles the proxy's hot path, and the planner's inner loops.
 
     python -m partitiond.native            compile both for this Python, unless that was done before
-    python -m partitiond.native planner    compile the planner's loops alone
+    python -m partitiond.native planner    compile the planner's loops alone (`proxy`: the hot path)
     python -m partitiond.native --check    say whether both will run compiled
 
 mypyc (the compiler that comes with mypy) compiles the same sources to C by the types that are
@@ -190,7 +190,8 @@ def build(modules: Modules) -> Path:
 
 def main() -> int:
     """Compile, or say why not; a host that cannot compile does not fail the installation."""
-    parts = (PLANNER,) if "planner" in sys.argv[1:] else (PLANNER, PROXY)
+    named = {"planner": PLANNER, "proxy": PROXY}
+    parts = [named[word] for word in sys.argv[1:] if word in named] or [PLANNER, PROXY]
     left = [part for part in parts if not is_built(part)]
     if "--check" in sys.argv[1:]:
         print("not compiled" if left else f"compiled: {', '.join(str(folder(p)) for p in parts)}")

@@ -50,8 +50,11 @@ def free_port(preferred: int) -> int:
     )
 
 
-HEADER: Final = "# Settings of `make demo`; written anew by each run."
-"""First line of the demo's settings file: it marks the folder as one that the demo may change."""
+HEADER: Final = "# Settings of `partitiond demo`; written anew by each run."
+"""First line of the demo's settings file: it marks the folder as one that the demo may change. As
+earlier releases wrote it, whose folders `make demo` uses again."""
+COMPILER: Final = (sys.executable, "-m", "partitiond.native", "proxy")
+"""The demo plans two models, which takes no compiled planner."""
 MARKER: Final = ".partitiond-demo"
 """File in a run folder that the demo made, and may therefore delete."""
 
@@ -120,7 +123,7 @@ class ProxyCompiler:
     has ended would run the sources uncompiled.
     """
 
-    def __init__(self, argv: Sequence[str] = (sys.executable, "-m", "partitiond.native")) -> None:
+    def __init__(self, argv: Sequence[str] = COMPILER) -> None:
         # Its own session, so that processes which the compiler starts end with it.
         self._process = subprocess.Popen(
             argv,
