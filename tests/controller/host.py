@@ -136,6 +136,15 @@ class Host:
 
         await until(holds)
 
+    async def lives(self, seconds: float, tick_seconds: float = 1.0) -> None:
+        """Let the clock run on so far, by one tick for each pass of the loop: what is decided in
+        that time does not depend on the machine's speed.
+        """
+        end, controller = self.clock.now + seconds, self.service.parts.controller
+        while self.clock.now < end:
+            self.clock.now += tick_seconds
+            await until(lambda: controller.passed_at >= self.clock.now)
+
 
 HostT = TypeVar("HostT", bound=Host)
 

@@ -226,7 +226,6 @@ async def test_a_copy_keeps_to_its_rate(tmp_path: Path) -> None:
     begins = now()
     await slow.arrives()
     least = (770 - 2 * PIECE) / 10.0
-    # Before it begins, checksums that a thread computes are looked at once a second.
     assert least <= now() - begins <= 77.0 + 5.0
 
 

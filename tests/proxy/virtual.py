@@ -8,8 +8,8 @@ of 300 s costs a test nothing, and a test may compare seconds exactly. `time.mon
 TCP connections to a server of the same loop are pairs of sockets of the kernel: what one end sends
 the other has at once, and buffers, half-closed ends and resets are real. Unix sockets stay as they
 are, for the same holds for them. What the loop cannot see, it cannot wait for: other processes, and
-threads, but for those of executors (`asyncio.to_thread`) and of looks at files of models, for which
-time stands still.
+threads, but for those of executors (`asyncio.to_thread`) and those that read files of models, for
+which time stands still.
 
 Tests in `tests/proxy` run on this loop without a word, since `conftest.py` has
 
@@ -217,8 +217,9 @@ class VirtualServer(asyncio.AbstractServer):
 
 
 def _files_are_looked_at() -> bool:
-    """Return whether a thread of `models.reading` works."""
-    return any(one.name.startswith("look at the files in ") for one in threading.enumerate())
+    """Return whether a thread of `models.reading` or `models.checksums` works."""
+    threads = ("look at the files in ", "checksums")
+    return any(one.name.startswith(threads) for one in threading.enumerate())
 
 
 class _Selector(selectors.DefaultSelector):
@@ -230,8 +231,10 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)
-        while not ready and timeout != 0 and _files_are_looked_at():
-            ready = super().select(0.001)
+        works = True
+        while works and not ready and timeout != 0:
+            works = _files_are_looked_at()  # before the next look: a thread answers, and then ends
+            ready = super().select(0.001 if works else 0)
         if ready or timeout == 0 or not self._loop.idle(timeout):
             return ready
         ready = super().select(OUTSIDE_SECONDS)

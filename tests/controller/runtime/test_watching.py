@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -52,6 +53,8 @@ async def test_a_look_that_hangs_is_left_alone_and_the_next_one_sees(hanging: Fa
     assert not here.looked
     assert "silent for 0 s" in here.trouble
     hanging.become([ONE])
+    # Until the call that hung has ended, others are refused.
+    await until(lambda: "look at the devices" not in {one.name for one in threading.enumerate()})
     here._looks.seconds = 600.0
     async with asyncio.timeout(300):
         await here.look()
