@@ -166,7 +166,7 @@ def _engines(
         allow_unknown_version=settings.engine.allow_unknown_version,
         simulated_host=settings.gpu.simulated_host,
         cgroups=EngineCgroups(settings.engine.cgroup),
-        traces_endpoint=str(settings.tracing.endpoint or "") if settings.tracing.engines else "",
+        traces_endpoint=str(settings.tracing.endpoint or ""),
         user=user,
     )
     return processes if host.partitions is None else PartitionedRunner(processes, host.partitions)

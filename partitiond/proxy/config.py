@@ -34,7 +34,6 @@ class ProxyOptions:
         tls_certificate: PEM file with the certificate chain, or empty for plain HTTP; reloaded
             when it changes.
         tls_key: PEM file with the certificate's key.
-        trusted_proxies: networks (`10.0.0.0/8`) whose `X-Forwarded-For` is believed.
         cors_origins: origins that browsers may call from; empty for none.
         allowed_hosts: names that requests may be addressed to, beside `localhost` and IP addresses,
             on loopback without keys or TLS; "*" for any.
@@ -42,8 +41,8 @@ class ProxyOptions:
             `x-partitiond-debug: 1`, "always" to every answer, "never" to none.
         affinity_seconds: how long a session (`x-session-id`, or `user`) prefers its replica; 0
             for never.
-        traces_endpoint: where spans are sent (OTLP over HTTP), or empty for no traces.
-        traces_ratio: share of requests that are recorded if the client does not decide.
+        traces_endpoint: where engines send spans; empty for no traces.
+        traces_ratio: share of requests that engines record if the client does not decide.
         peers_address: where the proxies of other hosts reach this one: `0.0.0.0:8001` (with
             `peers_tls`), or `unix:` and a path; empty for nowhere.
         peers_tls: folder of the certificates with which hosts know each other, or empty.
@@ -66,7 +65,6 @@ class ProxyOptions:
     workers: int = 1
     tls_certificate: str = ""
     tls_key: str = ""
-    trusted_proxies: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     debug_headers: Literal["asked", "always", "never"] = "asked"

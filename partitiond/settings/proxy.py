@@ -8,7 +8,6 @@ from partitiond.core.units import KIB, MIB, Bytes
 from partitiond.settings.types import (
     AbsolutePath,
     HostName,
-    Network,
     Origin,
     Port,
     Seconds,
@@ -109,10 +108,6 @@ class ProxySettings(Table):
     )
     tls_key: AbsolutePath | None = Field(
         None, description="PEM file of the certificate's key, without a pass phrase."
-    )
-    trusted_proxies: tuple[Network, ...] = Field(
-        (),
-        description="Networks (10.0.0.0/8) of reverse proxies whose X-Forwarded-For is believed.",
     )
     cors_origins: tuple[Origin, ...] = Field(
         (),

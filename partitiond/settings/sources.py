@@ -43,8 +43,10 @@ REMOVED: Final = {
     "planner.workers": "a search takes one core",
     "proxy.connect_timeout_seconds": "an engine has 5 s to accept a connection",
     "proxy.max_connections_per_address": "a firewall or a reverse proxy limits that",
+    "proxy.trusted_proxies": "the log has the address of the connection's other end",
     "scaling.method": "demand is forecast by the weighted mean",
     "scaling.season_seconds": "demand is forecast by the weighted mean",
+    "tracing.engines": "engines alone send spans: without tracing.endpoint, none",
 }
 """Settings of the releases before, and what holds instead."""
 _SERVICE_LINK: Final = re.compile(r"_SERVICE_(HOST|PORT)|_PORT_\d+_(TCP|UDP)")

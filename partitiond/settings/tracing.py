@@ -6,11 +6,11 @@ from partitiond.settings.types import HttpUrl, Table
 
 
 class TracingSettings(Table):
-    """Traces of requests (OpenTelemetry), from the endpoint through the engine."""
+    """Traces of requests (OpenTelemetry), in the engines that answer them."""
 
     endpoint: HttpUrl | None = Field(
         None,
-        description="Where spans are sent, by OTLP over HTTP: http://127.0.0.1:4318/v1/traces. "
+        description="Where engines send spans, by OTLP over HTTP: http://127.0.0.1:4318/v1/traces. "
         "Without it there are none.",
     )
     ratio: float = Field(
@@ -19,7 +19,4 @@ class TracingSettings(Table):
         le=1,
         description="Share of requests that are recorded, where the client's traceparent does not "
         "say.",
-    )
-    engines: bool = Field(
-        default=True, description="Let engines send spans of their own, to the same place."
     )

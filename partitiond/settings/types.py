@@ -51,17 +51,6 @@ def _index_url(text: str) -> str:
         raise ValueError("write an address such as https://mirror.example/simple") from error
 
 
-def _network(text: str) -> str:
-    """Return a network, or one address, in its canonical form."""
-    try:
-        network = ipaddress.ip_network(text.strip())
-    except ValueError as error:
-        raise ValueError(f"{error}: write a network such as 10.0.0.0/8, or an address") from error
-    if network.prefixlen == 0:
-        raise ValueError(f"{network} is every address: anyone could then say who they are")
-    return str(network)
-
-
 def _origin(text: str) -> str:
     """Return an origin as browsers send it, or "*"; the scheme's default port is left out."""
     if text == "*":
@@ -100,7 +89,6 @@ Size = Annotated[Bytes, BeforeValidator(_size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
-Network = Annotated[str, AfterValidator(_network)]
 Origin = Annotated[str, AfterValidator(_origin)]
 HostName = Annotated[str, AfterValidator(_host_name)]
 

@@ -455,3 +455,19 @@ async def test_what_runs_is_reserved_by_estimate(make: Make, limit: str) -> None
         assert proxy.state.models["m"].slots.queue._keys._accounts["k1"].tag == ESTIMATE + LIMIT
         assert await status_of(proxy, apis.COMPLETIONS, streams=False) == 429
         assert len(engine.received) == 1
+
+
+@pytest.mark.parametrize(("path", "learns"), [("/v1/completions", False), ("/v1/embeddings", True)])
+async def test_prompts_teach_the_speed_of_what_only_reads(
+    make: Make, path: str, *, learns: bool
+) -> None:
+    """A generated answer may have no token; a replica that reads 5,000 a second writes none so."""
+    usage = {"prompt_tokens": 5000, "completion_tokens": 0, "total_tokens": 5000}
+    proxy, _ = await make.both(plays(1.0, *answer({**completion(), "usage": usage})))
+    model = proxy.state.models["m"]
+    before = model.tokens_per_s("m-1", "")
+    async with proxy.client as client:
+        assert (
+            await client.post(path, json={"model": "m", "prompt": "x", "input": "x"})
+        ).is_success
+    assert (model.tokens_per_s("m-1", "") > before) is learns

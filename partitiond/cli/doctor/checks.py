@@ -252,7 +252,7 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
         *check_engine_user(
             engine_user_facts(
                 settings.engine.launcher,
-                traces=settings.tracing.engines and settings.tracing.endpoint is not None,
+                traces=settings.tracing.endpoint is not None,
             )
         ),
         *examine_cluster(settings, SetupHost()),

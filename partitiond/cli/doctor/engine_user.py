@@ -77,7 +77,7 @@ def check_engine_user(facts: EngineUserFacts) -> list[DoctorFinding]:
             warn(
                 "engine user",
                 "engines send no spans: they have no network",
-                "set tracing.engines to false; the endpoint's spans stay",
+                "unset tracing.endpoint, or engine.launcher",
             )
         )
     return found or [ok("engine user", f"engines run as a user of their own ({facts.launcher})")]

@@ -20,7 +20,6 @@ class FlightTarget:
     Attributes:
         replica_id: its name.
         host: that it is on; empty for this one.
-        fingerprint: the engine's `system_fingerprint`, once a stream had it (see `events`).
         later_seconds: how much later than its own limits a request there is given up.
     """
 
@@ -29,7 +28,6 @@ class FlightTarget:
     def __init__(self, replica_id: str) -> None:
         self.replica_id = replica_id
         self.host = ""
-        self.fingerprint: bytes | None = None
 
     def reuse(self, now: float) -> AnswerStream | None:
         """Return an open connection for a request, or None."""

@@ -248,7 +248,6 @@ class Attempt:
                 exchange.route.dialect,
                 MAX_EVENT_BYTES,
                 hide_usage=exchange.route.tells_usage and not exchange.request.wants_usage,
-                fingerprint=self.replica.fingerprint,
             )
         else:
             self._hold(head.length or 0)
@@ -360,8 +359,6 @@ class Attempt:
             self._close_books("invalid")
             exchange.finished_whole(status, JSON, body)
             return
-        if scanner.fingerprint is not None:
-            self.replica.fingerprint = scanner.fingerprint
         self._chunks += 1
         if scanner.error:
             # The engine has sent the error in the right dialect; add only the end of the stream.

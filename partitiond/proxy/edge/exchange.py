@@ -523,7 +523,8 @@ class Exchange(AttemptOwner):
             now - record.started_at, replica if isinstance(replica, LiveReplica) else None
         )
         if outcome == "ok":
-            record.teach(self.model, self.request, self.flight, now)
+            generates = self.route.kind is RouteKind.GENERATE
+            record.teach(self.model, self.request, self.flight, now, generates=generates)
         state.flight_ended(self)
         # A refused suspect does not end the trial of an identical request that is in flight.
         if state.quarantine and (outcome == "ok" or not self._suspected):

@@ -26,7 +26,6 @@ _WANTED: Final = {
     b"x-partitiond-debug": "debug",
     b"x-partitiond-max-wait-seconds": "max_wait",
     b"origin": "origin",
-    b"x-forwarded-for": "forwarded_for",
     b"traceparent": "traceparent",
 }
 
@@ -47,8 +46,7 @@ class RequestHead:
 
     __slots__ = (
         "api_key", "authorization", "content_encoding", "content_length", "content_type", "debug",
-        "forwarded_for", "given_id", "max_wait", "origin", "session",
-        "traceparent",
+        "given_id", "max_wait", "origin", "session", "traceparent",
     )  # fmt: skip
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -62,16 +60,13 @@ class RequestHead:
         self.debug = b""
         self.max_wait = b""
         self.origin = b""
-        self.forwarded_for = b""
         self.traceparent = b""
         keys = 0
         for name, value in headers:
             field = _WANTED.get(name)
             if field is not None:
                 keys += name in {b"authorization", b"x-api-key"}
-                # Each proxy may add its own line; all lines form one list, in their order.
-                is_more = field == "forwarded_for" and self.forwarded_for
-                setattr(self, field, self.forwarded_for + b"," + value if is_more else value)
+                setattr(self, field, value)
         if keys > 1:
             self.authorization = self.api_key = b""
 

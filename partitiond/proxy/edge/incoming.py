@@ -33,7 +33,7 @@ from partitiond.proxy.request.requests import (
     with_defaults,
 )
 from partitiond.proxy.telemetry.record import Record
-from partitiond.proxy.telemetry.tracing import Trace
+from partitiond.proxy.telemetry.tracing import place_in_trace
 
 DROPPED_BODIES: Final = 4
 """A refused body is read and dropped up to this many times the allowed size. Chosen."""
@@ -67,7 +67,7 @@ class IncomingRequest(Sender):
             client, route.dialect, request_id, keep_alive=keep_alive, chunked=chunked
         )
         self.record = Record(route.path, request_id)
-        self.record.client = state.client_address(client.address, head.forwarded_for)
+        self.record.client = client.address
         if state.cors is not None:
             self.answer.extra = state.cors.lines(head.origin)
         self.stall_seconds = state.options.client_timeout_seconds
@@ -77,7 +77,6 @@ class IncomingRequest(Sender):
         self.awaits_continue = awaits_continue
         self.is_over = False
         self._known = known
-        self._trace: Trace | None = None
         self._deadline = math.inf
         self._parts: list[bytes] = []
         self._size = 0
@@ -279,9 +278,9 @@ class IncomingRequest(Sender):
     def _begin(self, exchange: Exchange) -> None:
         """Begin to serve the request, which is in flight from now on."""
         state, head, flight, model = self._state, self.head, exchange.flight, exchange.model
-        if state.tracer is not None:
-            trace = self._trace = state.tracer.begin(head.traceparent)
-            self.record.trace_id, exchange.traced = trace.trace_id, trace.header
+        if state.options.traces_endpoint:
+            placed = place_in_trace(head.traceparent, state.options.traces_ratio)
+            self.record.trace_id, exchange.traced = placed
         longest = head.max_wait_seconds()
         if longest is not None:
             flight.max_wait_seconds = longest
@@ -323,12 +322,10 @@ class IncomingRequest(Sender):
         self.client.transport.abort()
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
-        """Count, trace and log the request."""
+        """Count and log the request."""
         state, record, exchange = self._state, self.record, self.exchange
         assert exchange is not None, "it was admitted"
         record.count(state.metrics, seconds, exchange.flight, replica)
-        if self._trace is not None and self._trace.sampled and state.tracer is not None:
-            state.tracer.ended(self._trace, record, exchange.flight, seconds)
         record.write(state.log, seconds)
 
     def ended(self) -> None:

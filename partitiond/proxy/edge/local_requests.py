@@ -128,7 +128,7 @@ class LocalRequest:
                 "request",
                 request_id=self._request_id,
                 route=self._path[:200],
-                client=state.client_address(client.address, self._head.forwarded_for),
+                client=client.address,
                 status=error.status,
                 outcome="refused",
                 error=error.code,

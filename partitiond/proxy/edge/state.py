@@ -18,7 +18,7 @@ from partitiond.proxy.dispatch.shared import LedgerAccess
 from partitiond.proxy.dispatch.table_file import load_table, write_table
 from partitiond.proxy.edge.hosts import AllowedHosts
 from partitiond.proxy.edge.known_heads import KnownHeads
-from partitiond.proxy.edge.origins import Cors, TrustedProxies
+from partitiond.proxy.edge.origins import Cors
 from partitiond.proxy.keys.accounts import Accounts
 from partitiond.proxy.keys.auth import KeyRing
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
@@ -29,7 +29,6 @@ from partitiond.proxy.peers.tls import PeerTls
 from partitiond.proxy.telemetry import families
 from partitiond.proxy.telemetry.logs import LogFile
 from partitiond.proxy.telemetry.metrics import Gauges, ProxyMetrics
-from partitiond.proxy.telemetry.tracing import Tracer
 from partitiond.proxy.telemetry.traffic import process_traffic
 
 SWEEP_SECONDS: Final = 0.05
@@ -81,14 +80,12 @@ class ProxyState:
         known_heads: heads of earlier requests.
         hosts: names that requests may be addressed to if no key is required.
         cors: origins that may call, or None for none.
-        trusted_proxies: reverse proxies whose client addresses are believed, or None for none.
         accounts: the use of each key.
         connections: open connections of clients.
         says_goodbye: every answer says that its connection ends, so that clients open others.
         word: when the control plane was heard last.
         peers: the proxies of the other hosts.
         quarantine: requests that killed replicas, or may have.
-        tracer: records spans; None if tracing is off.
         draining: the proxy is shutting down; set by `stop_admitting`.
     """
 
@@ -124,18 +121,12 @@ class ProxyState:
             self.accounts.others, self.accounts.tell = meters.others, meters.tell
         self.hosts = AllowedHosts(options.allowed_hosts)
         self.cors = Cors(options.cors_origins) or None
-        self.trusted_proxies = TrustedProxies(options.trusted_proxies) or None
-        self.tracer: Tracer | None = None
-        if options.traces_endpoint:
-            self.tracer = Tracer(options.traces_endpoint, options.traces_ratio)
         self._all_ended: asyncio.Event | None = None
         self._all_closed: asyncio.Event | None = None
         self._date = (0, b"")
         self._names: dict[str, LiveModel] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.metrics = ProxyMetrics(self._gauges)
-        if self.tracer is not None:
-            self.metrics.spans = self.tracer.spans
         self._removed: list[LiveModel] = []
         self._state_dir = state_dir
 
@@ -254,11 +245,6 @@ class ProxyState:
         """All models by their names and aliases."""
         return self._names
 
-    def client_address(self, peer: str, forwarded_for: bytes) -> str:
-        """Return the client's address, for a request on a connection from `peer`."""
-        proxies = self.trusted_proxies
-        return peer if proxies is None else proxies.client_address(peer, forwarded_for)
-
     def hold_body(self, holder: BodyHolder, size: int) -> bool:
         """Count the `size` bytes of a large body received so far; False if there is no room.
 
@@ -370,8 +356,6 @@ class ProxyState:
                 exchange.shut_down()
             except Exception:  # noqa: BLE001 -- logged there; end all others
                 exchange.on_bug()
-        if self.tracer is not None:
-            await self.tracer.close()
 
     async def closed(self, seconds: float) -> None:
         """Wait until all connections of clients are closed, at most for so long."""

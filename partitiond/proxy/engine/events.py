@@ -6,12 +6,9 @@ request can still go to another replica or get a proper HTTP status. Afterwards 
 only if it contains one of its dialect's markers.
 
 The engine is always asked for usage. If the client did not ask for it, the event with the usage is
-dropped. vLLM then puts `system_fingerprint` into that event instead of the events that end a
-choice, so the scanner puts it back into the latter. The fingerprint belongs to the engine process
-and never changes, so it is learned once; the end events of the first stream wait for it.
+dropped.
 """
 
-import re
 from typing import Final
 
 from partitiond.core.keys.charging import Usage
@@ -19,11 +16,7 @@ from partitiond.proxy.request.dialects import Dialect, EventKind, payload_of, te
 from partitiond.proxy.request.errors import AttemptError
 
 _END: Final = b"\n\n"
-_FINISHED: Final = b'"finish_reason":"'
-_FINGERPRINT: Final = re.compile(rb'"system_fingerprint":("[^"\\]{1,200}")')
 _LAST: Final = (EventKind.USAGE, EventKind.END, EventKind.ERROR)
-UNKNOWN_FINGERPRINT: Final = None
-"""Not learned yet; empty means that this engine has none."""
 
 
 class EventScanner:
@@ -38,31 +31,21 @@ class EventScanner:
         frame_bytes: of an event beside its text, as of the first event with output.
         prompt_tokens: as reported in any event, or None.
         usage: of the whole answer, as reported at its end; or None.
-        fingerprint: the engine's, as a JSON string; see the module.
     """
 
     __slots__ = (
-        "_dialect", "_ends", "_held", "_hide_usage", "_markers", "_max_event_bytes", "_tail",
-        "done", "error", "fingerprint", "frame_bytes", "opening", "output_bytes", "output_events",
-        "prompt_tokens", "started", "usage",
+        "_dialect", "_held", "_hide_usage", "_markers", "_max_event_bytes", "_tail", "done",
+        "error", "frame_bytes", "opening", "output_bytes", "output_events", "prompt_tokens",
+        "started", "usage",
     )  # fmt: skip
 
-    def __init__(
-        self,
-        dialect: Dialect,
-        max_event_bytes: int,
-        *,
-        hide_usage: bool = False,
-        fingerprint: bytes | None = UNKNOWN_FINGERPRINT,
-    ) -> None:
+    def __init__(self, dialect: Dialect, max_event_bytes: int, *, hide_usage: bool = False) -> None:
         self._dialect = dialect
         self._markers = dialect.markers
         self._max_event_bytes = max_event_bytes
         self._hide_usage = hide_usage
         self._tail = b""
         self._held: list[bytes] = []
-        self._ends: list[bytes] = []
-        self.fingerprint = fingerprint
         self.started = False
         self.done = False
         self.error = b""
@@ -74,7 +57,7 @@ class EventScanner:
     @property
     def is_clean(self) -> bool:
         """Whether content flows and no half event is kept, so pieces may be relayed unparsed."""
-        return self.started and not (self.done or self._tail or self._ends)
+        return self.started and not (self.done or self._tail)
 
     def feed(self, data: bytes) -> bytes:
         """Return the complete events that may go to the client now; may be empty.
@@ -93,7 +76,7 @@ class EventScanner:
             data = data[:cut]
             if not data:
                 return b""
-        if self.started and not self._ends:
+        if self.started:
             for marker in self._markers:
                 if marker in data:
                     break
@@ -146,19 +129,12 @@ class EventScanner:
                 self.frame_bytes = size - text_bytes(payload_of(event))
             self.output_events += 1
             self.output_bytes += size
-            if self._hide_usage and _FINISHED in event:
-                self._end_of_choice(event, out)
-                return
         elif kind is EventKind.USAGE:
             if self._hide_usage:
-                found = _FINGERPRINT.search(event)
-                self.fingerprint = found[1] if found is not None else b""
-                self._release_ends(out)
                 return
         elif kind is not EventKind.FRAME:
             self.error = event if kind is EventKind.ERROR else b""
             self.done = True
-            self._release_ends(out)
         out.append(event)
 
     def _note_usage(self, kind: EventKind, event: bytes) -> None:
@@ -172,20 +148,3 @@ class EventScanner:
         self.prompt_tokens = prompt
         if kind in _LAST and prompt is not None and output is not None:
             self.usage = (prompt, output)
-
-    def _end_of_choice(self, event: bytes, out: list[bytes]) -> None:
-        if self.fingerprint is UNKNOWN_FINGERPRINT:
-            self._ends.append(event)
-        else:
-            out.append(_with_fingerprint(event, self.fingerprint))
-
-    def _release_ends(self, out: list[bytes]) -> None:
-        out += [_with_fingerprint(event, self.fingerprint or b"") for event in self._ends]
-        self._ends = []
-
-
-def _with_fingerprint(event: bytes, fingerprint: bytes) -> bytes:
-    """Return a choice's last event as vLLM writes it if it is not asked for usage."""
-    if not fingerprint or b'"system_fingerprint"' in event or not event.endswith(b"}"):
-        return event
-    return event[:-1] + b',"system_fingerprint":' + fingerprint + b"}"

@@ -122,7 +122,7 @@ def text_bytes(payload: bytes) -> int:
 class ChatDialect(Dialect):
     """Completions and chat completions."""
 
-    markers = (b"[DONE]", b'"error"', b'"choices":[]', b'"finish_reason":"')
+    markers = (b"[DONE]", b'"error"', b'"choices":[]', b'"choices": []')
 
     def kind_of(self, event: bytes) -> EventKind:
         """See `Dialect`."""

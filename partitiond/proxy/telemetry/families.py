@@ -28,10 +28,6 @@ HOPS: Final = Family(
     "Requests sent to another host's proxy, by what became of them there.",
     "outcomes: placed, refused, failed, withdrawn",
 )  # fmt: skip
-SPANS: Final = Family(
-    "partitiond_proxy_spans", "counter", ("outcome",),
-    "Spans of traces by what became of them.", "outcomes: sent, dropped, failed",
-)  # fmt: skip
 
 COUNTERS: Final = {
     Family("partitiond_proxy_retries", "counter", _MODEL, "Attempts after the first."): "retries",
@@ -127,7 +123,7 @@ VLLM_KV: Final = Family(
 )  # fmt: skip
 
 FAMILIES: Final = (
-    REQUESTS, REFUSALS, UPSTREAM_FAILURES, HOPS, SPANS,
+    REQUESTS, REFUSALS, UPSTREAM_FAILURES, HOPS,
     *COUNTERS, SUCCESSES, *HISTOGRAMS,
     IN_FLIGHT, SEQUENCES, KV_TOKENS, LIMIT, EJECTED, QUEUE, PEERS,
     HOPS_IN_FLIGHT, VERSION,

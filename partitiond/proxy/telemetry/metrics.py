@@ -30,7 +30,6 @@ class ProxyMetrics:
         upstream_failures: failed attempts by replica and kind.
         hops: requests sent to other hosts' proxies, by peer and outcome: placed; refused (no
             place); failed; withdrawn (its client is gone, or another place is free).
-        spans: of traces, by outcome.
     """
 
     def __init__(self, read_gauges: Callable[[], Gauges]) -> None:
@@ -39,7 +38,6 @@ class ProxyMetrics:
         self.refusals: collections.Counter[str] = collections.Counter()
         self.upstream_failures: collections.Counter[tuple[str, str]] = collections.Counter()
         self.hops: collections.Counter[tuple[str, str]] = collections.Counter()
-        self.spans: collections.Counter[str] = collections.Counter()
 
     def model(self, name: str) -> ModelMetrics:
         """Return the metrics of one model (registered models only, so their number is bounded)."""
@@ -68,7 +66,6 @@ class ProxyMetrics:
         yield from _counter(families.REFUSALS, refusals)
         yield from _counter(families.UPSTREAM_FAILURES, self.upstream_failures)
         yield from _counter(families.HOPS, self.hops)
-        yield from _counter(families.SPANS, {(what,): n for what, n in self.spans.items()})
         for family, field in families.COUNTERS.items():
             yield from _counter(family, {(n,): getattr(m, field) for n, m in models.items()})
         successes = {(n,): m.outcomes["ok"] for n, m in models.items()}

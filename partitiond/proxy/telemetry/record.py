@@ -144,9 +144,19 @@ class Record:
                 work.rest_tokens += further
 
     def teach(
-        self, model: "LiveModel", request: "ParsedRequest", flight: "Flight", now: float
+        self,
+        model: "LiveModel",
+        request: "ParsedRequest",
+        flight: "Flight",
+        now: float,
+        *,
+        generates: bool,
     ) -> None:
-        """Update the estimates from the reported usage; without usage, from counted events."""
+        """Update the estimates from the reported usage; without usage, from counted events.
+
+        Args:
+            generates: its route does; else it only reads its inputs, as an embedding.
+        """
         size, usage, sequences = request.size, self.usage, request.sequences
         if not sequences:
             return
@@ -163,9 +173,9 @@ class Record:
         # How many sequences a replica of another host ran at a time, its owner knows.
         if seconds is not None and (replica is not None or sequences == 1):
             # Of one sequence: many inputs of one request say no more of a replica's speed. What
-            # writes nothing, as an embedding, is as fast as it reads.
-            work = tokens or (0 if usage is None else usage[0])
-            of_one = seconds / flight.rounds
+            # only reads is as fast as it reads; a generated answer of no token tells no speed.
+            read = 0 if usage is None or generates else usage[0]
+            work, of_one = tokens or read, seconds / flight.rounds
             model.learn(self.replica_id, self.host, of_one, work / sequences, now)
 
     def write(self, log: LogFile, seconds: float, event: str = "request") -> None:
