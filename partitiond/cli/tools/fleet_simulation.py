@@ -9,18 +9,9 @@ from loadgen.errors import InputError as TraceError
 from loadgen.load.traces import read_trace
 from partitiond.cli.plan.offline import laid_over, resolved_architecture, saved_plan
 from partitiond.core.errors import InputError
-from partitiond.core.hardware.host_state import HostLimits
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.autoscale import Autoscale
-from partitiond.core.model.demand import Demand
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.plan.record import (
-    MAX_MOVE_PRICE,
-    Infeasible,
-    ModelDemand,
-    Placement,
-    Plan,
-)
+from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.fleet.file import Fleet, load_fleet
 from partitiond.fleet.offline import fleet_request
 from partitiond.models.catalog import entry_of
@@ -36,10 +27,8 @@ from partitiond.simulated.fleet.arrivals import (
 )
 from partitiond.simulated.fleet.engine_model import best_known
 from partitiond.simulated.fleet.fitted import read_fitted
-from partitiond.simulated.fleet.outages import HostOutage, HostOutages
 from partitiond.simulated.fleet.report import FleetReport
-from partitiond.simulated.fleet.run import FleetOptions, FleetRun, RunWatcher
-from partitiond.simulated.fleet.scaling import Scaler
+from partitiond.simulated.fleet.run import FleetOptions, FleetRun
 
 USUAL_SECONDS = 600.0
 
@@ -56,12 +45,8 @@ class Simulated:
     warm_up_seconds: float = 0.0
     plan: Path | None = None
     fitted: Path | None = None
-    autoscale: bool = False
-    zero_seconds: float | None = None
-    cold: bool = False
     time_limit_seconds: float | None = None
     seed: int = 0
-    outages: tuple[HostOutage, ...] = ()
 
 
 def simulate(asked: Simulated, settings: Settings) -> FleetReport:
@@ -101,13 +86,9 @@ def simulate(asked: Simulated, settings: Settings) -> FleetReport:
         seed=asked.seed,
         max_queue=limits.max_queue,
         max_wait_seconds=limits.max_wait_seconds,
-        hold_seconds=settings.scaling.max_hold_seconds,
-        cold=asked.cold,
     )
-    planning = _Planning(asked, request, settings)
-    run = FleetRun(plan, specs, engine_of, options, planning.watchers)
-    report = run.run(_arrivals(asked, plan, specs))
-    return dataclasses.replace(report, outages=planning.outages.reports)
+    run = FleetRun(plan, specs, engine_of, options)
+    return run.run(_arrivals(asked, plan, specs))
 
 
 def _seconds(asked: Simulated) -> float:
@@ -165,53 +146,3 @@ def _arrivals(
     return made_up(
         made, {name: (rate, specs[name].workload) for name, rate in rates.items()}, asked.seed
     )
-
-
-class _Planning:
-    """Plans as the daemon would, from what the simulation measures and what the head sees.
-
-    Attributes:
-        outages: of hosts; repairs the fleet.
-        watchers: what makes new plans in the run.
-    """
-
-    def __init__(self, asked: Simulated, request: PlanRequest, settings: Settings) -> None:
-        self._request = request
-        self._wanted: Mapping[str, float] = {}
-        host = settings.host
-        limits = HostLimits(host.silent_seconds, host.lost_seconds)
-        self.outages = HostOutages(asked.outages, self._repaired, limits)
-        self.watchers: list[RunWatcher] = [self.outages] if asked.outages else []
-        if asked.autoscale:
-            models = {demand.model: Autoscale(asked.zero_seconds) for demand in request.models}
-            self.watchers.append(Scaler(settings.scaling.policy(), models, self._scaled))
-
-    def _scaled(self, wanted: Mapping[str, float], running: tuple[Placement, ...]) -> Plan | None:
-        self._wanted = wanted
-        return self._solved(running, self._request.move_price)
-
-    def _repaired(self, running: tuple[Placement, ...], lost: bool) -> Plan | None:
-        """As rules 9 and 11 of `controller.plans.chain` have it."""
-        return self._solved(running, MAX_MOVE_PRICE if lost else self._request.move_price, lost)
-
-    def _solved(
-        self, running: tuple[Placement, ...], move_price: float, lost: bool = False
-    ) -> Plan | None:
-        request = self._request
-        again = dataclasses.replace(
-            request,
-            devices=self.outages.as_seen(request.devices, running),
-            models=tuple(_asked(demand, self._wanted) for demand in request.models),
-            running=running,
-            move_price=move_price,
-            may_search=not lost,
-        )
-        found = solve(again)
-        return None if isinstance(found, Infeasible) else found
-
-
-def _asked(demand: ModelDemand, wanted: Mapping[str, float]) -> ModelDemand:
-    rate = wanted.get(demand.model)
-    if rate is None:
-        return demand
-    return dataclasses.replace(demand, demand=Demand(req_per_s=rate, weight=demand.demand.weight))

@@ -18,7 +18,7 @@ from partitiond.cli.options import (
 from partitiond.cli.output import emit
 from partitiond.core.errors import InputError
 from partitiond.simulated.fleet.arrivals import ArrivalKind
-from partitiond.simulated.fleet.report import FleetReport, ModelReport, OutageReport
+from partitiond.simulated.fleet.report import FleetReport, ModelReport
 
 
 @spread
@@ -41,32 +41,22 @@ def fleet(
     fitted: Path | None = option(
         "Step times and costs of the host, fitted to recorded requests.", metavar="FILE"
     ),
-    autoscale: bool = option("Every model's demand is measured and planned for anew."),
-    scale_to_zero: float | None = option("Idle for so long, to zero.", min=1.0, metavar="SECONDS"),
-    outage: list[str] | None = option(
-        "A host is away, as node-1-0:300-900 (seconds; without an end for good). Repeatable.",
-        metavar="HOST:FROM-TO",
-    ),
-    cold: bool = option("At the beginning no engine runs: all are started."),
-    time_limit: float | None = option("For each plan.", metavar="SECONDS"),
+    time_limit: float | None = option("For the plan.", metavar="SECONDS"),
     seed: int = option("Of arrivals, lengths and draws.", default=0),
     as_json: JsonOption = False,
 ) -> None:
     """Simulate a fleet under load: goodput, latency, GPU hours, energy.
 
     Plans the file as `plan --from` does, and lets requests come to the plan in simulated time:
-    admission, dispatch, scaling and the starting and stopping of engines are decided by the code
-    that decides them in production. Needs no daemon and no GPU.
+    admission and dispatch are decided by the code that decides them in production. Needs no daemon
+    and no GPU.
     """
     from partitiond.cli.tools.fleet_simulation import Simulated, simulate
-    from partitiond.simulated.fleet.outages import read_outage
 
     check_time_limit(time_limit)
-    check_finite(factor=factor, seconds=seconds, warm_up=warm_up, scale_to_zero=scale_to_zero)
+    check_finite(factor=factor, seconds=seconds, warm_up=warm_up)
     if factor == 0:
         raise InputError("--factor 0 leaves no requests.", hint="As 2 for twice the demand.")
-    if scale_to_zero is not None and not autoscale:
-        raise InputError("--scale-to-zero is a part of --autoscale.", hint="Give both.")
     try:
         kind = ArrivalKind(workload)
     except ValueError as error:
@@ -81,12 +71,8 @@ def fleet(
         warm_up_seconds=warm_up,
         plan=plan,
         fitted=fitted,
-        autoscale=autoscale,
-        zero_seconds=scale_to_zero,
-        cold=cold,
         time_limit_seconds=time_limit,
         seed=seed,
-        outages=tuple(read_outage(text) for text in outage or ()),
     )
     report = simulate(asked, settings_of(ctx))
     emit(report, as_json=as_json, render=lambda: render_report(report))
@@ -96,7 +82,7 @@ def render_report(report: FleetReport) -> Group:
     """A table with a row per model and one for all, and what the simulation took."""
     table = Table("model", box=None, pad_edge=False)
     for name in (
-        "requests", "good", "refused", "failed", "good/s", "TTFT", "TPOT", "GPU h", "kWh",
+        "requests", "good", "refused", "good/s", "TTFT", "TPOT", "GPU h", "kWh",
     ):  # fmt: skip
         table.add_column(name, justify="right", no_wrap=True)
     rows = report.models if len(report.models) == 1 else (*report.models, report.all)
@@ -106,25 +92,11 @@ def render_report(report: FleetReport) -> Group:
         f"{report.seconds:,.0f} s simulated on {report.devices_used} of {report.devices} devices; "
         f"TTFT and TPOT: ms at p50/p95"
     )
-    changes = f"{report.engine_starts} engines started, {report.plans} plans applied on the way"
     speed = (
         f"{report.events:,} events in {report.cpu_seconds:.1f} s of CPU time: "
         f"{report.events_per_s:,.0f} events/s"
     )
-    return Group(table, "", simulated, changes, *map(_outage, report.outages), speed)
-
-
-def _outage(one: OutageReport) -> str:
-    """What became of an outage, in a line; times are since the beginning."""
-    said = [f"{one.host} away from {one.from_seconds:,.0f} s"]
-    if one.lost_seconds is not None:
-        said.append(f"lost at {one.lost_seconds:,.0f} s")
-        done = one.repaired_seconds
-        said.append("not repaired" if done is None else f"repaired at {done:,.0f} s")
-    said.append("not back" if one.back_seconds is None else f"back at {one.back_seconds:,.0f} s")
-    if one.waited:
-        said.append(f"{one.waited} plans waited, because they move or stop what runs")
-    return ", ".join(said)
+    return Group(table, "", simulated, speed)
 
 
 def _cells(one: ModelReport) -> list[str]:
@@ -134,7 +106,6 @@ def _cells(one: ModelReport) -> list[str]:
         f"{served.arrivals:,}",
         "-" if attainment is None else f"{attainment:.1%}",
         f"{sum(served.refused.values()):,}",
-        f"{served.failed:,}",
         f"{served.goodput_req_per_s:.2f}",
         f"{_ms(served.ttft.p50)}/{_ms(served.ttft.p95)}",
         f"{_ms(served.tpot.p50)}/{_ms(served.tpot.p95)}",

@@ -2,19 +2,18 @@
 
 `core.dispatch.dispatcher` makes every decision, as it does for the proxy's live side
 (`proxy.dispatch.live.LiveModel`); `fleet.places` finds a replica among thousands, and a deadline is
-an event here and a timer there. Requests do not fail in a simulation, so there are no retries and
-no ejections.
+an event here and a timer there. Requests do not fail in a simulation, clients do not leave, and
+replicas neither come nor go: there are no retries, no ejections and no drains.
 """
 
 import functools
 import random
-from collections.abc import Callable
 from typing import Final
 
 from partitiond.core.dispatch.admission import Cost, Rejected, Waiting, service_time
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
-from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
+from partitiond.core.dispatch.routing import ModelRoute
 from partitiond.simulated.fleet.engine import FleetRequest
 from partitiond.simulated.fleet.events import EventTarget, SimulatedClock
 from partitiond.simulated.fleet.places import FleetPlaces, FleetReplica, Place
@@ -41,14 +40,12 @@ class FleetModel:
     Attributes:
         dispatcher: makes the decisions.
         arrived: requests so far.
-        on_woken: called when a request arrives while the model sleeps.
     """
 
     def __init__(
         self, clock: SimulatedClock, route: ModelRoute, finished: FinishedRequest, seed: int = 0
     ) -> None:
         self.arrived = 0
-        self.on_woken: Callable[[], None] = _nothing
         self._finished = finished
         draws = random.Random(seed)  # noqa: S311 -- balance, no secret
         self._places = FleetPlaces(draws.random)
@@ -57,34 +54,14 @@ class FleetModel:
         self._figures = FiguresOfKeys()
 
     @property
-    def route(self) -> ModelRoute:
-        """The model's route, as in the proxy; may be replaced."""
-        return self.dispatcher.route
-
-    @route.setter
-    def route(self, route: ModelRoute) -> None:
-        self.dispatcher.changed(self.clock.now, route=route)
-        self._go_on()
-
-    @property
-    def replicas(self) -> list[FleetReplica]:
-        """Replicas that may get requests, in order; changed by `add`, `drain` and `lose`."""
-        return self._places.replicas
-
-    @property
     def in_flight(self) -> int:
-        """Sequences in all replicas, draining ones included."""
+        """Sequences in all replicas."""
         return self._places.in_flight
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return len(self.dispatcher.queue)
-
-    @property
-    def service_seconds(self) -> float:
-        """Learned mean time of a sequence in an engine."""
-        return self.dispatcher.service.value
 
     # -- replicas ----------------------------------------------------------------------------
 
@@ -93,25 +70,6 @@ class FleetModel:
         if not self._places.loads():
             self.dispatcher.service = service_time(replica.route.service_seconds)
         self._places.enter(replica)
-        self._changed()
-
-    def drain(self, replica: FleetReplica) -> None:
-        """Stop sending new requests to a replica."""
-        self._places.drain(replica)
-        self._changed()
-
-    def lose(self, replica: FleetReplica) -> tuple[FleetRequest, ...]:
-        """Remove a replica whose engine is gone; return the requests that were in it."""
-        engine = replica.engine
-        lost = () if engine is None else engine.requests
-        if engine is not None:
-            engine.halt()
-        self._places.lose(replica)
-        self.dispatcher.speeds.forget(replica.replica_id)
-        self._changed()
-        return lost
-
-    def _changed(self) -> None:
         self.dispatcher.changed(self.clock.now)
         self._go_on()
 
@@ -128,17 +86,10 @@ class FleetModel:
 
     def place(self, request: FleetRequest) -> None:
         """Start, queue or refuse a request."""
-        if not self._places.replicas:
-            self._wake()
         outcome = self.dispatcher.arrives(request, self.clock.now)
         self._carry_out(request, outcome)
         if isinstance(outcome, Waiting):
             self._go_on()
-
-    def _wake(self) -> None:
-        route = self.dispatcher.route
-        if route.availability is ModelAvailability.SLEEPING and route.holds:
-            self.on_woken()
 
     def _cost(self, prompt_tokens: int, output_tokens: int) -> Cost:
         return estimate(
@@ -148,11 +99,6 @@ class FleetModel:
             max_tokens=output_tokens,
             max_model_len=self._places.max_model_len,
         )
-
-    def leave(self, request: FleetRequest) -> None:
-        """Remove a waiting request whose client is gone."""
-        if self.dispatcher.leaves(request):
-            self._go_on()
 
     def expire(self, entry: Waiting[FleetRequest]) -> None:
         """Handle the deadline of a waiting request."""
@@ -208,7 +154,3 @@ class _Expiry(EventTarget):
         """Refuse the request if it still waits."""
         del number
         self._expire()
-
-
-def _nothing() -> None:
-    """Do nothing, until `on_woken` is set."""

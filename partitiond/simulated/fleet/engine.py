@@ -153,13 +153,6 @@ class FleetEngine(EventTarget):
         self._count = 0
         self._leap = 0
 
-    @property
-    def requests(self) -> tuple[FleetRequest, ...]:
-        """All requests of the engine: running, waiting and on the way."""
-        return (
-            *self._running, *self._waiting, *self._unseen, *self._arrived, *self._coming
-        )  # fmt: skip
-
     def add(self, request: FleetRequest) -> None:
         """Send a request to the engine, where it arrives after `costs.way` seconds."""
         if not self._has_costs:
@@ -192,22 +185,6 @@ class FleetEngine(EventTarget):
             self._at_work = True
             self._device.began(self)
             self._begin()
-
-    def halt(self) -> None:
-        """End the process, with all of its requests."""
-        self._leap += 1
-        self._waiting.clear()
-        self._coming.clear()
-        self._arrived.clear()
-        self._unseen.clear()
-        self._owed = 0.0
-        self._running.clear()
-        self._reading.clear()
-        self._ends.clear()
-        self._decoding = self._held = self._context = 0
-        if self._at_work:
-            self._at_work = False
-            self._device.rested(self)
 
     def cut(self) -> None:
         """End the leap with the step that is under way."""

@@ -83,18 +83,17 @@ class FleetPlaces(Places[FleetRequest, Place]):
     """The indexed replicas; see the module.
 
     Attributes:
-        replicas: replicas that may get requests, in order; changed by `enter` and `drain`.
-        in_flight: sequences in all replicas, draining ones included.
+        replicas: all replicas, in order; changed by `enter`.
+        in_flight: sequences in all replicas.
         max_model_len: longest context of any replica; 0 if unknown.
     """
 
     def __init__(self, draw: Callable[[], float]) -> None:
         super().__init__((), draw)
         self.replicas: list[FleetReplica] = []
-        self._everyone: list[FleetReplica] = []
         self.in_flight = 0
         self.max_model_len = 0
-        # Indices of non-draining replicas by occupancy, and the occupancies in order.
+        # Indices of replicas by occupancy, and the occupancies in order.
         self._levels: dict[float, list[int]] = {}
         self._order: list[float] = []
         self._slots = 0
@@ -103,8 +102,8 @@ class FleetPlaces(Places[FleetRequest, Place]):
     # Calls of the dispatcher
 
     def loads(self) -> Collection[Place]:
-        """Return all replicas that are not lost."""
-        return self._everyone
+        """Return all replicas."""
+        return self.replicas
 
     def add(self, load: Place, request: FleetRequest) -> None:
         """Assign a place on the replica to the request."""
@@ -156,24 +155,7 @@ class FleetPlaces(Places[FleetRequest, Place]):
     def enter(self, replica: FleetReplica) -> None:
         """Add a replica, which serves from now on."""
         self.replicas.append(replica)
-        self._everyone.append(replica)
         self._sort()
-
-    def drain(self, replica: FleetReplica) -> None:
-        """Stop sending new requests to a replica."""
-        replica.draining = True
-        if replica in self.replicas:
-            self.replicas.remove(replica)
-            self._sort()
-
-    def lose(self, replica: FleetReplica) -> None:
-        """Remove a replica, with its requests."""
-        self.drain(replica)
-        if replica in self._everyone:
-            self._everyone.remove(replica)
-            self._sort()
-        self.in_flight -= replica.sequences
-        replica.sequences = replica.kv_tokens = 0
 
     def count(self, replica: FleetReplica, sequences: int, kv_tokens: int) -> None:
         """Change a replica's sequences and KV tokens by these amounts."""
@@ -182,8 +164,6 @@ class FleetPlaces(Places[FleetRequest, Place]):
         replica.sequences = after
         replica.kv_tokens += kv_tokens
         self.in_flight += sequences
-        if replica.draining:
-            return
         place, limit = replica.place, replica.max_sequences
         self._leave(before / max(1, limit), place)
         share = after / max(1, limit)
@@ -204,7 +184,7 @@ class FleetPlaces(Places[FleetRequest, Place]):
         self._levels.clear()
         self._free_slots.clear()
         self._slots = 0
-        self.max_model_len = max((r.route.max_model_len for r in self._everyone), default=0)
+        self.max_model_len = max((r.route.max_model_len for r in self.replicas), default=0)
         for place, replica in enumerate(self.replicas):
             replica.place = place
             self._levels.setdefault(occupancy(replica), []).append(place)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Self
 
 from partitiond.core.model.spec import Slo
@@ -29,15 +29,6 @@ class Resources:
         """Total energy."""
         return None if self.work_joules is None else (self.idle_joules + self.work_joules) / 3.6e6
 
-    def beyond(self, before: "Resources") -> Self:
-        """Return the resources used since `before`."""
-        known = self.work_joules is not None and before.work_joules is not None
-        return type(self)(
-            self.gpu_hours - before.gpu_hours,
-            self.idle_joules - before.idle_joules,
-            (self.work_joules or 0.0) - (before.work_joules or 0.0) if known else None,
-        )
-
     @classmethod
     def together(cls, parts: Iterable["Resources"]) -> Self:
         """Return the sum of the parts."""
@@ -60,26 +51,6 @@ class ModelReport:
     used: Resources
 
 
-@dataclasses.dataclass(slots=True)
-class OutageReport:
-    """What became of one outage; times are seconds of the simulation.
-
-    Attributes:
-        lost_seconds: when the head gave the host up; None if it was back before.
-        repaired_seconds: when all that is planned served on other hosts; None if it never did, or
-            the host was not given up.
-        back_seconds: when the head counted with the host again; None if it never did.
-        waited: plans that were not applied, because they move or stop what runs.
-    """
-
-    host: str
-    from_seconds: float
-    lost_seconds: float | None = None
-    repaired_seconds: float | None = None
-    back_seconds: float | None = None
-    waited: int = 0
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class FleetReport:
     """Figures of a run.
@@ -88,13 +59,10 @@ class FleetReport:
         seconds: simulated length of the window; requests that arrived in it are counted.
         models: models with arrivals, or that used devices.
         all: all models together.
-        devices, devices_used: devices of the fleet, and devices that ever held an engine.
+        devices, devices_used: devices of the fleet, and devices that hold an engine.
         preemptions: sequences that lost their place in an engine.
-        engine_starts: starts of engines, without engines that ran at the beginning.
-        plans: plans that were made and applied during the run.
         events: events of the simulation.
         cpu_seconds: CPU time of the simulation.
-        outages: of hosts, in the order in which they began.
     """
 
     seconds: float
@@ -103,11 +71,8 @@ class FleetReport:
     devices: int
     devices_used: int
     preemptions: int
-    engine_starts: int
-    plans: int
     events: int
     cpu_seconds: float
-    outages: Sequence[OutageReport] = ()
 
     @property
     def events_per_s(self) -> float:

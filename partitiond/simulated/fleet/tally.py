@@ -10,9 +10,6 @@ from partitiond.core.model.spec import Slo
 from partitiond.simulated.fleet.dispatch import FinishedRequest
 from partitiond.simulated.fleet.engine import FleetRequest
 
-LOST = "engine_stopped"
-"""Code of requests whose engine was stopped before they ended."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LatencyCounts:
@@ -29,7 +26,7 @@ class ServedCounts:
 
     Attributes:
         arrivals: requests that arrived in the window.
-        answered, failed: how many of these ended, and how many lost their engine.
+        answered: how many of these ended.
         refused: how many of these were refused, by the code of the refusal.
         good: how many of these were within the SLO (without an SLO: ended).
         unfinished: how many of these still waited or ran when the simulation ended.
@@ -40,7 +37,6 @@ class ServedCounts:
 
     arrivals: int
     answered: int
-    failed: int
     refused: dict[str, int]
     good: int
     unfinished: int
@@ -56,29 +52,15 @@ class ServedCounts:
 
 
 class Tally(FinishedRequest):
-    """Counts the requests of one model that arrived from `opened` on.
-
-    Attributes:
-        ok, failed, output_tokens, prompt_tokens: of all requests, also before the window.
-        refused_in_all: refused requests, also before the window.
-        queue_seconds, queued: total time until a replica was found, and number of these requests.
-    """
+    """Counts the requests of one model that arrived from `opened` on."""
 
     def __init__(self, slo: Slo | None, opened: float = 0.0) -> None:
-        self.ok = 0
-        self.failed = 0
-        self.prompt_tokens = 0
-        self.output_tokens = 0
-        self.refused_in_all = 0
-        self.queue_seconds = 0.0
-        self.queued = 0
         self._opened = opened
         self._bounded = slo is not None
         self._ttft_bound = slo.ttft_seconds if slo is not None else 0.0
         self._tpot_bound = slo.tpot_seconds if slo is not None else 0.0
         self._answered = 0
         self._good = 0
-        self._failed = 0
         self._tokens = 0
         self._refused: dict[str, int] = {}
         self._ttft = array.array("d")
@@ -86,13 +68,8 @@ class Tally(FinishedRequest):
 
     def answered(self, request: FleetRequest) -> None:
         """Record that a request got its last token."""
-        self.ok += 1
         output_tokens = request.output_tokens
-        self.prompt_tokens += request.prompt_tokens
-        self.output_tokens += output_tokens
         arrived = request.arrived
-        self.queue_seconds += request.placed - arrived
-        self.queued += 1
         if arrived < self._opened:
             return
         self._answered += 1
@@ -108,25 +85,17 @@ class Tally(FinishedRequest):
 
     def refused(self, request: FleetRequest, rejected: Rejected) -> None:
         """Record that a request was refused."""
-        self.refused_in_all += 1
         if request.arrived >= self._opened:
             self._refused[rejected.code] = self._refused.get(rejected.code, 0) + 1
-
-    def lost(self, request: FleetRequest) -> None:
-        """Record that a request was lost because its engine was stopped."""
-        self.failed += 1
-        if request.arrived >= self._opened:
-            self._failed += 1
 
     def served(self, seconds: float, arrivals: int) -> ServedCounts:
         """Return the figures of the window, for this number of arrivals."""
         return ServedCounts(
             arrivals=arrivals,
             answered=self._answered,
-            failed=self._failed,
             refused=dict(sorted(self._refused.items())),
             good=self._good,
-            unfinished=arrivals - self._answered - self._failed - sum(self._refused.values()),
+            unfinished=arrivals - self._answered - sum(self._refused.values()),
             goodput_req_per_s=self._good / seconds,
             output_tokens=self._tokens,
             ttft=_latency([self._ttft]),
@@ -147,7 +116,6 @@ def together(
     return ServedCounts(
         arrivals=sum(part.arrivals for part in parts),
         answered=sum(part.answered for part in parts),
-        failed=sum(part.failed for part in parts),
         refused=dict(sorted(refused.items())),
         good=good,
         unfinished=sum(part.unfinished for part in parts),

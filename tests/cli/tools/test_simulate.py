@@ -131,7 +131,6 @@ def test_traffic_is_reported_by_model_and_a_trace_replayed_to_its_end(
     for words, said in (
         (("--fitted", fleet), "not a valid FittedHost"),
         (("--workload", "rain"), "poisson"),
-        (("--scale-to-zero", 60), "--autoscale"),
         (("--trace", fleet), "recorded requests"),
         (("--plan", fleet), "plan"),
     ):

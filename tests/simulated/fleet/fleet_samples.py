@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.model.spec import ModelSource, ModelSpec, Slo, SourceKind
-from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Candidate, Plan
 from partitiond.core.units import GIB, Bytes
-from partitiond.simulated.fleet.run import FleetOptions, FleetRun, RunWatcher
+from partitiond.simulated.fleet.run import FleetOptions, FleetRun
 from tests.simulated.samples import NO_LOSS, WORKLOAD, candidate, engine, plan
 
 SLO = Slo(1.0, 0.1)
@@ -48,8 +47,6 @@ def fleet_run(
     first: Plan,
     options: FleetOptions,
     models: Sequence[str] = ("m",),
-    *watchers: RunWatcher,
-    interference: Interference = NO_LOSS,
 ) -> FleetRun:
-    options = dataclasses.replace(options, interference=interference)
-    return FleetRun(first, {name: spec(name) for name in models}, engine, options, watchers)
+    options = dataclasses.replace(options, interference=NO_LOSS)
+    return FleetRun(first, {name: spec(name) for name in models}, engine, options)

@@ -23,35 +23,6 @@ def engine(clock: SimulatedClock, costs: HostCosts, notes: Noted) -> FleetEngine
     return FleetEngine(clock, device, candidate("m"), behaves, notes)
 
 
-def test_an_engine_that_ends_loses_what_is_on_its_way_and_what_no_step_knows_of() -> None:
-    clock, notes = noted()
-    one = engine(clock, HostCosts(way_seconds=0.015, schedules_ahead=True), notes)
-    running, coming, unseen = (FleetRequest(0.0, 1, 100, Cost(1, 0)) for _ in range(3))
-    one.add(running)
-    clock.at(0.021, lambda: one.add(unseen))
-    clock.at(0.03, lambda: one.add(coming))
-    clock.run(0.04)
-    assert sorted(map(id, one.requests)) == sorted(map(id, (running, coming, unseen)))
-    one.halt()
-    assert not any(one.requests)
-    clock.run(10.0)
-    assert list(notes.first) == [running]
-    assert not notes.last
-
-
-def test_an_engine_owes_nothing_after_it_has_ended() -> None:
-    clock, notes = noted()
-    one = engine(clock, HostCosts(request_cpu_seconds=1.0), notes)
-    one.add(FleetRequest(0.0, 1, 100, Cost(1, 0)))
-    clock.at(0.005, lambda: one.add(FleetRequest(0.0, 1, 1, Cost(1, 0))))
-    clock.run(0.006)
-    one.halt()
-    later = FleetRequest(0.0, 1, 1, Cost(1, 0))
-    clock.at(1.0, lambda: one.add(later))
-    clock.run(1.0 + 0.011)
-    assert list(notes.last) == [later]
-
-
 def test_a_fitted_slowdown_stands_in_for_what_the_plan_says_of_neighbours() -> None:
     clock, notes = noted()
     behaves = EngineModel(ConstantSteps(), 10_000, 1000, kappa=0.5)

@@ -108,9 +108,6 @@ class InProxy(Side):
     def apply(self, route: ModelRoute, replicas: Sequence[ReplicaRoute]) -> None:
         with self._in_loop():
             self._model.apply(route, replicas, ProxyOptions())
-            for replica in self._model.retired:
-                for flight in list(replica.flights):
-                    flight.leave()
 
     def arrive(self, ask: Ask) -> None:
         def started(replica: Any) -> None:
@@ -141,10 +138,6 @@ class InProxy(Side):
             slots.settle(flight, float(ask.prompt_tokens + ask.output_tokens))
             seconds = now - self._started[name]
             slots.learn(replica.replica_id, seconds, ask.output_tokens, now, replica.route)
-
-    def leave(self, name: int) -> None:
-        with self._in_loop():
-            self._model.stop_waiting(self._asked[name][1])
 
     def run(self, until: float) -> None:
         with self._in_loop():
@@ -191,17 +184,9 @@ class InFleet(Side, FinishedRequest):
         return replica
 
     def apply(self, route: ModelRoute, replicas: Sequence[ReplicaRoute]) -> None:
-        wanted = {one.replica_id: one for one in replicas}
-        for name in [name for name in self._replicas if name not in wanted]:
-            self._model.lose(self._replicas.pop(name))
-        for name, one in wanted.items():
-            known = self._replicas.get(name)
-            if known is None:
-                self._replicas[name] = self._replica(one)
-                self._model.add(self._replicas[name])
-            elif one.draining and not known.draining:
-                self._model.drain(known)
-        self._model.route = route
+        for one in replicas[len(self._replicas) :]:
+            self._replicas[one.replica_id] = self._replica(one)
+            self._model.add(self._replicas[one.replica_id])
 
     def arrive(self, ask: Ask) -> None:
         request = FleetRequest(self._clock.now, ask.prompt_tokens, ask.output_tokens, ask.cost)
@@ -211,9 +196,6 @@ class InFleet(Side, FinishedRequest):
 
     def end(self, name: int) -> None:
         self._model.ended(self._requests[name], self._where[name])
-
-    def leave(self, name: int) -> None:
-        self._model.leave(self._requests[name])
 
     def run(self, until: float) -> None:
         self._clock.run(until)
@@ -265,8 +247,6 @@ class History:
 
     def table(self) -> None:
         """The newest one reaches all."""
-        listed = {replica.replica_id for replica in self.replicas}
-        self.running = {n: where for n, where in self.running.items() if where in listed}
         self.each(lambda side: side.apply(self.route, self.replicas))
 
     def pass_time(self, ticks: int) -> None:
@@ -294,30 +274,10 @@ class History:
                 name = list(self.running)[number % len(self.running)]
                 del self.running[name]
                 self.each(lambda side: side.end(name))
-            case "leave" if self.waiting:
-                gone = self.waiting.pop(number % len(self.waiting))
-                self.each(lambda side: side.leave(gone))
             case "come":
                 kv_tokens, seconds = (0, 60, 200)[other % 3], 0.1 + 0.37 * (other % 9)
                 self.replicas.append(
                     table_row(f"m-{self._number}", 1 + number % 6, kv_tokens, seconds)
-                )
-                self.table()
-            case "drain" if self.replicas:
-                at = number % len(self.replicas)
-                self.replicas[at] = dataclasses.replace(self.replicas[at], draining=True)
-                self.table()
-            case "die" if self.replicas:
-                del self.replicas[number % len(self.replicas)]
-                self.table()
-            case "route":
-                self.route = dataclasses.replace(
-                    self.route,
-                    availability=list(ModelAvailability)[number % len(ModelAvailability)],
-                    holds=other % 4 != 0,
-                    ready_at=self.now + 7 * TICK * other if other % 3 else 0.0,
-                    max_wait_seconds=(0.5, 2.0, 30.0)[other % 3],
-                    max_queue=(1, 4, 9)[number % 3],
                 )
                 self.table()
             case "slow" if self.replicas:
@@ -339,7 +299,7 @@ def step_of(name: int, drawn: tuple[str, int, int, int, int | None]) -> Step:
     return Step(what, after, number, other, Ask(name, cost, tokens, 1 + tokens % 7, share, longest))
 
 
-WORDS = ["arrive"] * 12 + ["end"] * 7 + ["leave", "come", "drain", "die", "route", "slow"]
+WORDS = ["arrive"] * 12 + ["end"] * 7 + ["come", "slow"]
 HISTORIES = st.lists(
     st.tuples(
         st.sampled_from(WORDS),
