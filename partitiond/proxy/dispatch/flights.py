@@ -7,7 +7,7 @@ from typing import Final, Protocol, cast
 from partitiond.core.dispatch.admission import Cost, Rejected
 from partitiond.core.dispatch.places import Request
 from partitiond.core.dispatch.quarantine import Exposure, Quarantine
-from partitiond.proxy.engine.upstream import AnswerStream
+from partitiond.proxy.engine.upstream import Receiver, UpstreamConnection
 
 HOP_SECONDS: Final = 1.0
 """How much later a time limit of a request at another host ends it at the side that does not judge:
@@ -29,15 +29,19 @@ class FlightTarget:
         self.replica_id = replica_id
         self.host = ""
 
-    def reuse(self, now: float) -> AnswerStream | None:
+    def answer_to(self, receiver: Receiver) -> UpstreamConnection | None:  # noqa: ARG002 -- a peer's
+        """Pass the answer to a request that was sent already on, if it was."""
+        return None
+
+    def reuse(self, now: float) -> UpstreamConnection | None:
         """Return an open connection for a request, or None."""
         raise NotImplementedError
 
-    async def connect(self) -> AnswerStream:
+    async def connect(self) -> UpstreamConnection:
         """Open a connection. Raises AttemptError."""
         raise NotImplementedError
 
-    def release(self, connection: AnswerStream, now: float) -> None:
+    def release(self, connection: UpstreamConnection, now: float) -> None:
         """Take back a connection whose answer was relayed to its end."""
         raise NotImplementedError
 

@@ -23,7 +23,7 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.shared import LedgerAccess
 from partitiond.proxy.dispatch.worker_queue import WorkerQueue
-from partitiond.proxy.engine.upstream import AnswerStream, ConnectionPool, UpstreamConnection
+from partitiond.proxy.engine.upstream import ConnectionPool, UpstreamConnection
 
 PROBE_SECONDS: Final = 0.25
 """Interval of probing a dead replica: shorter than the second that clients are told to wait if all
@@ -203,15 +203,15 @@ class LiveReplica(FlightTarget):
         if self.pace.expire(flight, now):
             self.model.dispatch()
 
-    def reuse(self, now: float) -> AnswerStream | None:
+    def reuse(self, now: float) -> UpstreamConnection | None:
         """Return an open connection to the engine, or None."""
         return self.pool.reuse(now)
 
-    async def connect(self) -> AnswerStream:
+    async def connect(self) -> UpstreamConnection:
         """Open a connection to the engine. Raises AttemptError."""
         return await self.pool.connect()
 
-    def release(self, connection: AnswerStream, now: float) -> None:
+    def release(self, connection: UpstreamConnection, now: float) -> None:
         """Take back a connection whose answer was relayed to its end."""
         assert isinstance(connection, UpstreamConnection)
         self.pool.release(connection, now)

@@ -43,10 +43,6 @@ class ClientSide:
     write_paused: bool
     was_opened: bool
 
-    def is_answering(self, request: object) -> bool:
-        """Whether it is this request's turn to send."""
-        raise NotImplementedError
-
     def request_over(self, request: object) -> None:
         """Go on after a request that has sent its answer, or whose client has left."""
         raise NotImplementedError

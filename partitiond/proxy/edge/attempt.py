@@ -18,7 +18,7 @@ from partitiond.proxy.edge.answer import JSON, Answer
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.engine.events import EventScanner
 from partitiond.proxy.engine.framing import Head
-from partitiond.proxy.engine.upstream import AnswerStream
+from partitiond.proxy.engine.upstream import UpstreamConnection
 from partitiond.proxy.request.errors import (
     ANSWERS_FULL,
     REQUEST_REFUSED,
@@ -108,8 +108,8 @@ class Attempt:
         self._exchange = exchange
         self.replica = replica
         self._state = state
-        self._connection: AnswerStream | None = None
-        self._connecting: asyncio.Task[AnswerStream] | None = None
+        self._connection: UpstreamConnection | None = None
+        self._connecting: asyncio.Task[UpstreamConnection] | None = None
         self._head: Head | None = None
         self._scanner: EventScanner | None = None
         self._parts: list[bytes] = []
@@ -126,6 +126,11 @@ class Attempt:
 
     def start(self) -> None:
         """Send the request on an open connection, or open one."""
+        sent = self._connection = self.replica.answer_to(self)
+        if sent is not None:
+            if self._paused:
+                sent.pause()
+            return
         connection = self.replica.reuse(self.sent_at)
         if connection is None:
             self._connect()
@@ -197,7 +202,7 @@ class Attempt:
         self._connecting = loop.create_task(self.replica.connect())
         self._connecting.add_done_callback(self._connected)
 
-    def _connected(self, task: "asyncio.Task[AnswerStream]") -> None:
+    def _connected(self, task: "asyncio.Task[UpstreamConnection]") -> None:
         self._connecting = None
         if task.cancelled():
             return
@@ -213,13 +218,10 @@ class Attempt:
         except Exception:  # noqa: BLE001 -- logged by the exchange
             self.on_bug()
 
-    def _send(self, connection: AnswerStream) -> None:
+    def _send(self, connection: UpstreamConnection) -> None:
         self._connection = connection
         if self._paused:
             connection.pause()
-        if connection.is_sent:
-            connection.answer_to(self)
-            return
         exchange = self._exchange
         body, request_id = exchange.body, exchange.record.request_id.encode()
         connection.send(

@@ -1,17 +1,17 @@
-"""Enforces the time limits of one client's connection, and ends it. `data_protocol` reads it."""
+"""Enforces the time limits of one client's connection, and ends it. `data_protocol` serves it."""
 
 import asyncio
 import logging
 import math
 import select
 import time
-from typing import Final, cast
+from typing import Final
 
-from partitiond.proxy.edge.answer import ClientSide
 from partitiond.proxy.edge.hosts import is_loopback
 from partitiond.proxy.edge.origins import plain_address
+from partitiond.proxy.edge.request_connection import RequestConnection
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.edge.unread import UnreadAnswers, unsent_bytes
+from partitiond.proxy.edge.unread import unsent_bytes
 
 SURPLUS_SECONDS: Final = 1.0
 """Time for the head on a connection beyond the limit, which is refused once its head arrives.
@@ -28,21 +28,15 @@ IDLE_SECONDS: Final = 75.0
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class ClientConnection(ClientSide):
+class ClientConnection(RequestConnection):
     """One client's connection (see the module).
-
-    It implements `asyncio.Protocol` without inheriting it, because a compiled class (see
-    `partitiond.native`) can inherit only from compiled ones.
 
     Attributes:
         read_paused: the connection is not read at the moment.
     """
 
     def __init__(self, state: ProxyState) -> None:
-        self.state = state
-        self.address = ""
-        self.was_opened = False
-        self.write_paused = False
+        super().__init__(state, state.options.max_header_bytes)
         self.read_paused = False
         self._options = state.options
         self._is_tls = False
@@ -50,7 +44,6 @@ class ClientConnection(ClientSide):
         """Host names that are not ours may resolve to us (see `hosts`); TLS rules this out."""
         self._is_surplus = False
         self._lingering = False
-        self._unread = UnreadAnswers(state)
         self._dropped_bytes = 0
         self._deadline = math.inf
         self._closed_at = math.inf
@@ -59,9 +52,7 @@ class ClientConnection(ClientSide):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Start the clock for the first head."""
-        # uvloop's transports are no subclasses of asyncio's, so there is no isinstance here.
-        self.transport = cast("asyncio.Transport", transport)
-        self.was_opened = True
+        super().connection_made(transport)
         state = self.state
         state.connections.add(self)
         state.start_sweeping()
@@ -72,14 +63,10 @@ class ClientConnection(ClientSide):
         self._is_surplus = len(state.connections) > self._options.max_connections
         self._await_head()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
-        """Forget the connection."""
-        self.write_paused = False
-        self._unread.forget()
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection, and end its request."""
         self.state.connection_closed(self)
-
-    def eof_received(self) -> None:
-        """Close when the client sends no more, as asyncio does by default."""
+        super().connection_lost(exc)
 
     def pause_reading(self) -> None:
         """Read nothing for now."""
@@ -171,8 +158,8 @@ class ClientConnection(ClientSide):
         self.resume_reading()
         self.transport.write_eof()
 
-    def _drop(self, size: int) -> None:
-        """Count bytes that mean nothing any more; they are dropped."""
+    def dropped(self, size: int) -> None:
+        """Count bytes that mean nothing any more."""
         self._dropped_bytes += size
         if self._dropped_bytes > LINGER_BODIES * self._options.max_body_bytes:
             self.pause_reading()

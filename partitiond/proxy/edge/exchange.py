@@ -23,7 +23,7 @@ from partitiond.core.keys.charging import charge, ending_of
 from partitiond.proxy.dispatch.flights import NOBODY, Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
-from partitiond.proxy.edge.answer import Answer
+from partitiond.proxy.edge.answer import Answer, ClientSide
 from partitiond.proxy.edge.attempt import TIME_LIMITS, Attempt, AttemptOwner, timed_out
 from partitiond.proxy.edge.phases import AfterFailure, Phase, after_failure, passed_limit
 from partitiond.proxy.edge.state import BodyHolder, ProxyState
@@ -52,15 +52,60 @@ class Sender(BodyHolder):
     """Whoever sent a request and gets its answer.
 
     Attributes:
+        client: the connection.
+        exchange: serves the request, once it is complete and admitted.
         stall_seconds: how long it may read nothing of its answer.
         later_seconds: how much later than by its own limits it is given up.
     """
 
+    client: ClientSide
+    exchange: "Exchange | None"
     route: DataRoute
     answer: Answer
     record: Record
     stall_seconds = math.inf
     later_seconds = 0.0
+
+    def received(self, data: bytes) -> None:
+        """Take a piece of the body."""
+        raise NotImplementedError
+
+    def received_all(self) -> None:
+        """Take the end of the body: start the request, or refuse it."""
+        raise NotImplementedError
+
+    def drop(self) -> None:
+        """Forget a request that is not served yet: its client has left."""
+        raise NotImplementedError
+
+    def refuse(self, error: ApiError) -> None:
+        """Refuse the request before it is in flight."""
+        raise NotImplementedError
+
+    def pause(self) -> None:
+        """Pause the answer, because the client's buffer is full."""
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume(self) -> None:
+        """Resume the answer, because the client has read its buffer."""
+        if self.exchange is not None:
+            self.exchange.resume()
+
+    def client_gone(self) -> None:
+        """End the request, in any phase, because the client has left."""
+        if self.exchange is not None:
+            self.exchange.client_gone()
+        else:
+            self.drop()
+
+    def on_bug(self) -> None:
+        """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
+        if self.exchange is not None:
+            self.exchange.on_bug()
+            return
+        _logger.exception("request %s failed inside the proxy", self.record.request_id)
+        self.refuse(errors.INTERNAL)
 
     def attempt_begins(self, replica_id: str, attempts: int) -> None:
         """Note that a replica gets the request, as so many replicas have now."""
@@ -70,6 +115,7 @@ class Sender(BodyHolder):
 
     def abort(self) -> None:
         """Close the client's connection without sending the bytes that it does not read."""
+        self.client.transport.abort()
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
         """Count and log the request, which ended after so many seconds.

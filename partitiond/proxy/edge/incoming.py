@@ -6,7 +6,6 @@ would see the reset instead of the answer. If the body is beyond a bound, the an
 once, and further bytes are dropped for a moment before the connection is closed.
 """
 
-import logging
 import math
 import time
 from typing import Final
@@ -39,19 +38,15 @@ DROPPED_BODIES: Final = 4
 """A refused body is read and dropped up to this many times the allowed size. Chosen."""
 SMALL_BODY_BYTES: Final = 16 * KIB
 """Smaller bodies do not count against the total. Most prompts are smaller, so large bodies cannot
-keep them out. With 10,000 connections small bodies take 160 MiB at most. Those that wait behind
-another request of their connection do count, since one read may bring several. Chosen."""
+keep them out. With 10,000 connections small bodies take 160 MiB at most. Chosen."""
 DRAINING_SECONDS: Final = 0.5
 """Time for a refused body during a shutdown: enough for a body that is already being sent."""
-
-_logger = logging.getLogger("partitiond.proxy")
 
 
 class IncomingRequest(Sender):
     """One request of a client, from its head to its record.
 
     Attributes:
-        exchange: serves it, once it is complete and admitted.
         awaits_continue: its body comes only after `100 Continue`.
         is_over: it was refused, or its client left, before it was admitted.
     """
@@ -123,17 +118,15 @@ class IncomingRequest(Sender):
                 self._refuse_and_linger(self._refusal)
             return
         self._parts.append(data)
-        # What waits for other requests of its connection counts, too.
-        counts = self._size > SMALL_BODY_BYTES or not self.client.is_answering(self)
         if self._size > most:
             self._refuse_unread(errors.body_too_large(most))
-        elif counts and not self._state.hold_body(self, self._size):
+        elif self._size > SMALL_BODY_BYTES and not self._state.hold_body(self, self._size):
             self._refuse_unread(errors.BODIES_FULL)
 
     def received_all(self) -> None:
         """Take the end of the body: start the request, or refuse it."""
         if self._refusal is not None:
-            self._refuse(self._refusal)
+            self.refuse(self._refusal)
         elif not self.is_over:
             parts, self._parts = self._parts, []
             self._admit(parts[0] if len(parts) == 1 else b"".join(parts))
@@ -157,35 +150,10 @@ class IncomingRequest(Sender):
         self._drop_body(self._refusal or errors.SHUTTING_DOWN)
         self._deadline = min(self._deadline, time.monotonic() + DRAINING_SECONDS)
 
-    def pause(self) -> None:
-        """Pause the answer, because the client's buffer is full."""
-        if self.exchange is not None:
-            self.exchange.pause()
-
-    def resume(self) -> None:
-        """Resume the answer, because the client has read its buffer."""
-        if self.exchange is not None:
-            self.exchange.resume()
-
-    def client_gone(self) -> None:
-        """End the request, in any phase, because the client has left."""
-        if self.exchange is not None:
-            self.exchange.client_gone()
-        else:
-            self.is_over = True
-            self._forget()
-
-    def on_bug(self) -> None:
-        """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
-        if self.exchange is not None:
-            self.exchange.on_bug()
-            return
-        _logger.exception("request %s failed inside the proxy", self.record.request_id)
-        if self.is_over:
-            self._forget()
-            self.client.transport.abort()
-        else:
-            self._refuse(errors.INTERNAL)
+    def drop(self) -> None:
+        """Forget a request that is not served yet: its client has left."""
+        self.is_over = True
+        self._forget()
 
     # Refusing
 
@@ -204,14 +172,18 @@ class IncomingRequest(Sender):
             self._refuse_and_linger(refusal)  # the body comes only on request, or not in time
 
     def _refuse_and_linger(self, refusal: ApiError) -> None:
-        if self.is_over or not self.client.is_answering(self):
-            return  # other requests come first; the bytes that arrive by then are bounded
+        if self.is_over:
+            return
         self.answer.keep_alive = False
         self.client.linger()
-        self._refuse(refusal)
+        self.refuse(refusal)
 
-    def _refuse(self, error: ApiError) -> None:
+    def refuse(self, error: ApiError) -> None:
         """Refuse the request before it is in flight."""
+        if self.is_over:  # by a bug of ours: it has its answer
+            self._forget()
+            self.abort()
+            return
         self.is_over = True
         self._state.metrics.refusals[error.code or str(error.status)] += 1
         self.answer.error(error)
@@ -231,7 +203,7 @@ class IncomingRequest(Sender):
         """Parse the complete request, admit it, and find it a replica."""
         read = self._read(body)
         if isinstance(read, ApiError):
-            self._refuse(read)
+            self.refuse(read)
             return
         request, model, body = read
         state, key_id = self._state, self._caller.key_id
@@ -240,7 +212,7 @@ class IncomingRequest(Sender):
         exchange = Exchange(state, self, model, request, body, cost=cost, now=now)
         admitted = state.accounts.admit(key_id, cost.tokens, model.slots.service.value)
         if isinstance(admitted, Rejected):
-            self._refuse(from_rejected(admitted))
+            self.refuse(from_rejected(admitted))
             return
         exchange.receipt = admitted
         self.exchange = exchange
@@ -316,10 +288,6 @@ class IncomingRequest(Sender):
             f"x-partitiond-queue-ms: {queued:.3f}\r\n"
             f"x-partitiond-first-byte-ms: {total:.3f}\r\n"
         ).encode()
-
-    def abort(self) -> None:
-        """Close the client's connection without sending the bytes that it does not read."""
-        self.client.transport.abort()
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
         """Count and log the request."""

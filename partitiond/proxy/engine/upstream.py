@@ -61,65 +61,26 @@ class Receiver(Protocol):
         ...
 
 
-class AnswerStream:
-    """What an answer comes from, as an attempt sees it: a connection to an engine, or to a peer.
-
-    Attributes:
-        fast_pieces, fast_bytes: of the current answer, that took the fast way.
-        is_sent: its request was sent before an attempt took it (see `answer_to`).
-    """
-
-    __slots__ = ("fast_bytes", "fast_pieces", "is_sent")
-
-    def __init__(self) -> None:
-        self.fast_pieces = 0
-        self.fast_bytes = 0
-        self.is_sent = False
-
-    def send(self, data: bytes, receiver: Receiver) -> None:
-        """Send a request, and pass the answer to the receiver."""
-        raise NotImplementedError
-
-    def answer_to(self, receiver: Receiver) -> None:
-        """Pass the answer to a request that was sent already to the receiver."""
-        raise NotImplementedError
-
-    def open_fast_way(self, write: Callable[[bytes], object], markers: Markers) -> None:
-        """Send plain pieces straight to `write` from now on."""
-        raise NotImplementedError
-
-    def pause(self) -> None:
-        """Read nothing for now."""
-        raise NotImplementedError
-
-    def resume(self) -> None:
-        """Read again."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Drop the answer; whoever gives it hears that nobody waits for it."""
-        raise NotImplementedError
-
-
-class UpstreamConnection(AnswerStream):
+class UpstreamConnection:
     """One connection, which carries one request at a time.
 
     It implements `asyncio.Protocol` without inheriting it, because a compiled class (see
     `partitiond.native`) can inherit only from compiled ones.
 
     Attributes:
+        fast_pieces, fast_bytes: of the current answer, that took the fast way.
         complete: the current answer was received to its end.
         idle_since: when the connection was given back, by the event loop's clock.
     """
 
     __slots__ = (
         "_decoder", "_head", "_head_bytes", "_left", "_markers", "_pool", "_receiver", "_write",
-        "closed", "complete", "got_bytes", "idle_since", "transport",
+        "closed", "complete", "fast_bytes", "fast_pieces", "got_bytes", "idle_since", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: "ConnectionPool") -> None:
-        super().__init__()
         self._pool = pool
+        self.fast_pieces = self.fast_bytes = 0
         self._receiver: Receiver | None = None
         self._write: Callable[[bytes], object] | None = None
         self._markers: Markers = (b"", b"", b"", b"")

@@ -4,7 +4,6 @@ The entry has checked, admitted and charged it. This host owns the replicas, so 
 on where and when the request runs: it queues, retries and quarantines it like its own.
 """
 
-import logging
 import time
 from collections.abc import Callable
 
@@ -26,8 +25,6 @@ from partitiond.proxy.request.errors import ApiError
 from partitiond.proxy.request.parts import ParsedRequest, Size
 from partitiond.proxy.request.requests import DataRoute
 from partitiond.proxy.telemetry.record import Record
-
-_logger = logging.getLogger("partitiond.proxy")
 
 
 class PeerAnswer(Answer):
@@ -77,7 +74,6 @@ class PeerRequest(Sender):
         ValueError: its digests are none.
 
     Attributes:
-        exchange: serves it, once its body is complete.
         is_complete: its body is, or it was refused.
         began_at: when it was asked, monotonic seconds.
         body_bytes: of its body as a whole.
@@ -96,7 +92,7 @@ class PeerRequest(Sender):
         self.stall_seconds = state.options.client_timeout_seconds
         self.exchange: Exchange | None = None
         self.is_complete = False
-        self._client = client
+        self.client = client
         self._asked = asked
         self._parts: list[bytes] = []
         self._received_bytes = 0
@@ -162,7 +158,7 @@ class PeerRequest(Sender):
         )
         exchange.traced = asked.traced
         exchange.deadline = self._deadline
-        exchange.paused = self._client.write_paused
+        exchange.paused = self.client.write_paused
         flight = exchange.flight
         flight.max_wait_seconds = wait
         flight.share = RequestOwner(record.key_id, asked.weight, asked.priority)
@@ -180,22 +176,9 @@ class PeerRequest(Sender):
         self.answer.error(error)
         self.ended()
 
-    # Calls of the connection
-
-    def client_gone(self) -> None:
-        """End the request because nobody waits for it any more."""
-        if self.exchange is not None:
-            self.exchange.client_gone()
-        else:
-            self.ended()
-
-    def on_bug(self) -> None:
-        """Log a bug of ours and end the request, lest it hang; call it inside `except`."""
-        if self.exchange is not None:
-            self.exchange.on_bug()
-        else:
-            _logger.exception("request %s failed inside the proxy", self.record.request_id)
-            self.refuse(errors.INTERNAL)
+    def drop(self) -> None:
+        """Forget a request that is not served yet: nobody waits for it."""
+        self.ended()
 
     # Calls of the exchange
 
@@ -203,17 +186,13 @@ class PeerRequest(Sender):
         """Tell the entry which replica has the request."""
         self._answer.placed(replica_id, attempts)
 
-    def abort(self) -> None:
-        """End the connection without sending the bytes that the entry does not read."""
-        self._client.transport.abort()
-
     def ended(self) -> None:
         """Go on with the entry's next request."""
         self.is_complete = True
         self._parts = []
         self._state.release_body(self)
         self.exchange = None  # break the reference cycle
-        self._client.request_over(self)
+        self.client.request_over(self)
 
     def close_books(self, seconds: float, replica: LiveReplica | None) -> None:
         """Count the work of the replica, and whom it was for; the entry counts the request."""

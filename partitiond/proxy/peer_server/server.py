@@ -1,4 +1,4 @@
-"""Listens for the proxies of other hosts, and tells them the load of this one."""
+"""Listens for the proxies of other hosts, takes their requests, and tells them this one's load."""
 
 import asyncio
 import ipaddress
@@ -15,21 +15,33 @@ from partitiond.core.dispatch.peer_loads import TELL_SECONDS
 from partitiond.core.dispatch.reputation import Trust
 from partitiond.core.dispatch.routing import UNIX
 from partitiond.core.errors import DeviceError, SettingsError
+from partitiond.core.units import KIB
 from partitiond.proxy.dispatch.live import LiveModel
+from partitiond.proxy.edge.exchange import Sender
+from partitiond.proxy.edge.request_connection import RequestConnection
 from partitiond.proxy.edge.state import ProxyState
+from partitiond.proxy.engine.framing import HOP, LAST_CHUNK
 from partitiond.proxy.listening.acceptor import Accepting
 from partitiond.proxy.listening.handshakes import Opener, count_failed
 from partitiond.proxy.listening.opening import listen_tcp, listen_unix
-from partitiond.proxy.peer_server.connection import OwnerConnection
+from partitiond.proxy.peer_server.request import PeerRequest
+from partitiond.proxy.peers.host import LOAD_PATH
 from partitiond.proxy.peers.messages import (
+    PROTOCOL,
     Counts,
+    Failed,
     LatelyPlaced,
     ModelCounts,
     News,
     ReplicaCounts,
     encode,
+    read_open,
 )
+from partitiond.proxy.peers.pool import IDLE_SECONDS, end_when_silent
 from partitiond.proxy.peers.tls import PeerTls
+from partitiond.proxy.request import errors
+from partitiond.proxy.request.errors import ApiError
+from partitiond.proxy.request.routes import BY_TARGET
 
 HANDSHAKE_SECONDS: Final = 5.0
 """Limit for a handshake. Chosen."""
@@ -43,11 +55,164 @@ MAX_LOGGED: Final = 64
 """Most names of which is remembered what was logged. Chosen."""
 HANDSHAKE_FAILED: Final = "peer_handshake"
 """Counted as a refusal: who called has no certificate of the fleet, or found no common terms."""
+MAX_HEAD_BYTES: Final = 64 * KIB
+"""Larger heads end the connection. What an entry tells of a request is some hundred bytes."""
+DEFAULTS_BYTES: Final = 4096
+"""What an entry may add to a body beyond its model's defaults. Chosen."""
+LEAST_BODY_RATE: Final = 256 * KIB
+"""Bytes per second at which a body that its entry has as a whole must come. Chosen, far below what
+any network between hosts carries."""
 SWEEP_SECONDS: Final = 1.0
 """How often connections that do nothing are looked for."""
 _LOAD_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 _logger = logging.getLogger("partitiond.proxy")
+
+
+class OwnerConnection(RequestConnection):
+    """The owner's end of a connection to the proxy of another host.
+
+    Attributes:
+        peer: name of the entry's host; empty until it is let in.
+        authorities: that the entry's certificate was checked by; empty without TLS.
+        let_in: what was known of the fleet when the entry was let in.
+        listens: its entry is told the load of this host.
+    """
+
+    def __init__(
+        self, state: ProxyState, server: "PeerServer", authorities: frozenset[bytes]
+    ) -> None:
+        super().__init__(state, MAX_HEAD_BYTES)
+        self.authorities = authorities
+        self.peer = ""
+        self.let_in: object = None
+        self.listens = False
+        self._server = server
+        self._is_last = False
+        self._idle_since = time.monotonic()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for requests; from now on, the end of the connection is told."""
+        super().connection_made(transport)
+        end_when_silent(transport.get_extra_info("socket"))
+        self._server.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End the request, because nobody waits for it."""
+        self._server.lost(self)
+        super().connection_lost(exc)
+
+    # Requests
+
+    def on_message_begin(self) -> None:
+        """Begin a request; an entry asks again once it has all of the answer before."""
+        if self.listens:
+            raise ValueError("a request where the load is told")
+        super().on_message_begin()
+        self._unread.forget()
+
+    def head_complete(self) -> None:
+        """Begin to serve the request, or refuse it."""
+        headers = dict(self._headers)
+        host = headers.get(b"x-partitiond-host", b"").decode("latin-1")
+        protocol = headers.get(b"x-partitiond-protocol", b"").decode("latin-1")
+        why = f"speaks version {protocol[:8] or 'none'} of the protocol, not {PROTOCOL}"
+        if protocol == str(PROTOCOL):
+            why = self._server.refusal(self, host)
+        if why:
+            self._is_last = True
+            self._server.log_refusal(host, why)
+            self._refuse(403, f"it {why}")
+        elif self._server.is_leaving:
+            self._is_last = True
+            self._refuse(503, "The owner shuts down.")
+        elif self._url == LOAD_PATH.encode():
+            self.listens = True
+            self._server.listens(self)
+        else:
+            try:
+                self._begin(headers)
+            except ValueError as error:
+                self._refusal = ApiError(400, f"{error}.")
+                raise
+
+    def _begin(self, headers: dict[bytes, bytes]) -> None:
+        asked = read_open(headers.get(HOP, b""))
+        size = int(headers.get(b"content-length", b""))
+        route = BY_TARGET.get(self._url)
+        model = self.state.models.get(asked.model)
+        added = DEFAULTS_BYTES + (0 if model is None else len(model.route.defaults_json))
+        if route is None:
+            self._refuse(503, "The owner knows no such route.")
+        elif size > self.state.options.max_body_bytes + added:
+            self._is_last = True
+            self._refuse(503, "The owner takes no body of that size.")
+        else:
+            self.request = PeerRequest(self, self.peer, route, asked, size)
+
+    def _refuse(self, status: int, message: str) -> None:
+        told = encode(Failed(status, "upstream_connect", message, 1, refused=True))
+        self.transport.write(
+            b"HTTP/1.1 503 Service Unavailable\r\n%b: %b\r\ncontent-length: 0\r\n\r\n" % (HOP, told)
+        )
+
+    def refuse_rest(self, refusal: ApiError) -> None:
+        """End the connection: a proxy sends no such thing."""
+        self._server.log_refusal(self.peer, f"sent what is no request: {refusal.message}")
+        self.transport.abort()
+
+    def unserved_complete(self) -> None:
+        """Go on after a request that was refused."""
+        if not self.listens:
+            self._rest()
+
+    def answered(self, request: Sender) -> None:
+        """Go on after a request that has ended; if its answer is not whole, the connection ends."""
+        if request.answer.ended:
+            self._rest()
+        else:
+            self.transport.abort()
+
+    def _rest(self) -> None:
+        self._idle_since = time.monotonic()
+        if self._is_last:
+            self.transport.close()
+
+    # Calls of the server
+
+    def tell(self, line: bytes) -> None:
+        """Send the load of this host, if the entry reads."""
+        if not self.write_paused:
+            self.transport.write(b"%x\r\n%b\r\n" % (len(line), line))
+
+    def leave(self) -> None:
+        """Take no further request; end once the one that runs has ended."""
+        self._is_last = True
+        if self.listens:
+            self.transport.write(LAST_CHUNK)
+            self.transport.close()
+        elif self.request is None:
+            self.transport.close()
+
+    def sweep(self, now: float) -> None:
+        """Leave an entry that does not send its body, or asks nothing for long."""
+        request, longest = self.request, self.state.options.client_timeout_seconds
+        if self._unread.held_bytes:
+            self._unread.look(self.transport, paused=self.write_paused)
+        if self.transport.is_closing():
+            if now - self._idle_since > longest:
+                self.transport.abort()
+        elif request is None:
+            limit = 2 * IDLE_SECONDS if self._between and not self.listens else longest
+            if not self.listens and now - self._idle_since > limit:
+                self.transport.close()
+        elif (
+            isinstance(request, PeerRequest)
+            and not request.is_complete
+            and (now - request.began_at > longest + request.body_bytes / LEAST_BODY_RATE)
+        ):
+            self._is_last = True
+            request.refuse(errors.BODY_TOO_SLOW)
 
 
 class PeerServer:

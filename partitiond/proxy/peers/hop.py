@@ -16,7 +16,7 @@ from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.engine.framing import HOP, FramingError, Head
-from partitiond.proxy.engine.upstream import AnswerStream, Receiver, UpstreamConnection
+from partitiond.proxy.engine.upstream import Receiver, UpstreamConnection
 from partitiond.proxy.peers.messages import (
     PROTOCOL,
     Failed,
@@ -197,9 +197,10 @@ class Hop:
         except Exception:  # noqa: BLE001 -- logged by whose request it is; others are ended, too
             self.on_bug()
 
-    def _join(self, receiver: Receiver) -> None:
+    def answer_to(self, receiver: Receiver) -> UpstreamConnection | None:
         """Pass the answer on from now on."""
         self._attempt = receiver
+        return self.connection
 
     def _disconnect(self) -> None:
         connecting, self._connecting = self._connecting, None
@@ -228,7 +229,6 @@ class Hop:
 
     def _send(self, connection: PeerConnection) -> None:
         self.connection = connection
-        connection.join = self._join
         request, self._request = self._request, b""  # which has a second copy of the body
         connection.send(request, self)
 
@@ -326,15 +326,11 @@ class PeerReplica(FlightTarget):
         self.host = hop.loads.host
         self._hop = hop
 
-    def reuse(self, now: float) -> AnswerStream | None:  # noqa: ARG002 -- as at an engine
-        """Return the connection, on which the request was sent already."""
-        return self._hop.connection
+    def answer_to(self, receiver: Receiver) -> UpstreamConnection | None:
+        """Pass the answer on: the request was sent before it had its place."""
+        return self._hop.answer_to(receiver)
 
-    async def connect(self) -> AnswerStream:
-        """Never called, because there is a connection. Raises AttemptError."""
-        raise AttemptError("connect", "The engine cannot be reached.", no_byte=True)
-
-    def release(self, connection: AnswerStream, now: float) -> None:
+    def release(self, connection: UpstreamConnection, now: float) -> None:
         """Keep the connection for the next request."""
         assert isinstance(connection, PeerConnection)
         self._hop.connection = None

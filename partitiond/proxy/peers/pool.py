@@ -12,7 +12,7 @@ from typing import Final, cast
 
 from partitiond.core.dispatch.routing import UNIX
 from partitiond.platform.unix_socket import socket_address
-from partitiond.proxy.engine.upstream import ConnectionPool, Receiver, UpstreamConnection
+from partitiond.proxy.engine.upstream import ConnectionPool, UpstreamConnection
 
 CONNECT_SECONDS: Final = 3.0
 """Limit for a connection and its handshake."""
@@ -30,26 +30,13 @@ class PeerConnection(UpstreamConnection):
 
     Attributes:
         context: with which the owner's certificate was checked; None without TLS.
-        join: gives the answer to an attempt, too, by whoever reads it until then.
     """
 
-    __slots__ = ("context", "join")
+    __slots__ = ("context",)
 
     def __init__(self, pool: "PeerPool", context: ssl.SSLContext | None) -> None:
         super().__init__(pool)
-        self.is_sent = True
         self.context = context
-        self.join: Callable[[Receiver], object] | None = None
-
-    def answer_to(self, receiver: Receiver) -> None:
-        """Pass the answer to the receiver, too."""
-        if self.join is not None:
-            self.join(receiver)
-
-    def let_go(self) -> None:
-        """Ignore the rest of this answer; its client has received all of it already."""
-        super().let_go()
-        self.join = None
 
 
 class PeerPool(ConnectionPool):

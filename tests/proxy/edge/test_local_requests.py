@@ -8,7 +8,6 @@ from partitiond.proxy.edge.client_connection import IDLE_SECONDS, LINGER_SECONDS
 from partitiond.proxy.edge.local_requests import LocalRequest
 from partitiond.proxy.edge.state import SWEEP_SECONDS
 from tests.proxy.conftest import Make, Proxy, post, table
-from tests.proxy.scripted import Gate
 from tests.proxy.virtual import RawClient, running_loop, settled
 
 READ = b"GET /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -22,24 +21,6 @@ async def ended(proxy: Proxy) -> float:
     began = running_loop().time()
     await proxy.until(lambda: not proxy.connections())
     return running_loop().time() - began
-
-
-async def test_they_are_answered_in_their_turn(make: Make) -> None:
-    gate = Gate()
-    proxy, engine = await make.both(gate)
-    client = await RawClient.to(proxy.port)
-    client.send(ASKED + READ + NONE + b"content-length: 0\r\n\r\n" + ASKED)
-    await engine.got(1)
-    await settled()
-    assert not client.reader._buffer  # type: ignore[attr-defined]
-    gate.open()
-    await engine.got(2)
-    gate.open()
-    found = [await client.until(mark) for mark in (b"}}", b"]}", b"}}", b"}}")]
-    assert [answer.partition(b"HTTP/1.1 ")[2][:3] for answer in found] == [
-        b"200", b"200", b"404", b"200",
-    ]  # fmt: skip
-    assert b'"id":"m"' in found[1]
 
 
 @pytest.mark.parametrize(

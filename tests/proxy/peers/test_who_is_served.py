@@ -10,7 +10,7 @@ import pytest
 
 from partitiond.core.units import KIB
 from partitiond.platform import watched_files
-from partitiond.proxy.peer_server import connection, server
+from partitiond.proxy.peer_server import server
 from partitiond.proxy.peer_server.server import HANDSHAKE_FAILED, _names
 from partitiond.proxy.peers import hop
 from partitiond.proxy.peers import host as peer_host
@@ -100,7 +100,7 @@ async def test_bodies_of_other_hosts_leave_room_for_those_of_clients(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such a body comes in time, or its request ends; and all of them have half of the room."""
-    monkeypatch.setattr(connection, "LEAST_BODY_RATE", 1 << 40)
+    monkeypatch.setattr(server, "LEAST_BODY_RATE", 1 << 40)
     room = {"max_bodies_bytes": 400 * KIB, "max_body_bytes": 200 * KIB}
     _, b, _ = await make.pair(options={"client_timeout_seconds": 10.0, **room})
     slow, second = await LyingEntry.call(b), await LyingEntry.call(b)
