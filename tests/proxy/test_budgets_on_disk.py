@@ -74,6 +74,27 @@ def test_what_can_neither_be_read_nor_moved_is_not_written_over(
     assert "left as it is" in caplog.text
 
 
+def test_each_full_disk_is_told_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Also one that is full again, after budgets could be written in between."""
+    folder, told = tmp_path / "state", "budgets could not be written"
+    accounts = Accounts(folder / "budgets.json")
+    accounts.apply((LIMITED,))
+
+    def spends_and_saves() -> int:
+        receipt = accounts.admit("k1", 1, 1.0)
+        assert isinstance(receipt, Receipt)
+        accounts.settle(receipt, 1.0)
+        accounts.save()
+        return caplog.text.count(told)
+
+    assert [spends_and_saves() for _ in range(3)] == [1, 1, 1]
+    folder.mkdir()
+    assert spends_and_saves() == 1
+    (folder / "budgets.json").unlink()
+    folder.rmdir()
+    assert [spends_and_saves() for _ in range(2)] == [2, 2]
+
+
 def test_a_key_gets_nothing_back_from_limits_that_never_debited_it() -> None:
     """It lost its limits and got them again while a request ran."""
     accounts = Accounts(None)

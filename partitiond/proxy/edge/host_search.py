@@ -14,7 +14,7 @@ from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.edge.exchange import QUARANTINED, Elsewhere, Exchange
 from partitiond.proxy.edge.phases import Phase
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.peers.hop import LOST, SILENT, UNREACHED, Hop, PeerReplica
+from partitiond.proxy.peers.hop import LOST, SILENT, UNREACHED, Hop
 from partitiond.proxy.peers.known import NOWHERE, Wait
 from partitiond.proxy.peers.messages import MOST, Failed, Open
 from partitiond.proxy.request.errors import ApiError, from_rejected
@@ -165,17 +165,16 @@ class HostSearch(Elsewhere):
 
     # Calls of the hop
 
-    def hop_placed(self, hop: Hop, replica_id: str) -> None:
+    def hop_placed(self, hop: Hop) -> None:
         """Begin: the request has a place on a replica of another host."""
         if hop is not self._hop:
             hop.cancel()
             return
         self._state.metrics.hops[hop.loads.host, "placed"] += 1
         self._hop = None
-        replica = PeerReplica(replica_id, hop)
         self.flight.placed_at = time.monotonic()
-        self.flight.replica = replica
-        self._exchange.placed(replica)
+        self.flight.replica = hop
+        self._exchange.placed(hop)
 
     def hop_moved(self, replica_id: str, attempts: int) -> None:
         """Note that the owner has sent the request to another of its replicas."""
@@ -189,7 +188,6 @@ class HostSearch(Elsewhere):
         record.attempts = flight.attempts - flight.unreached
         record.replica_id = replica_id
         if attempt is not None:
-            attempt.replica.replica_id = replica_id
             attempt.sent_at = time.monotonic()
 
     def hop_failed(self, failed: Failed, *, sent: bool) -> None:

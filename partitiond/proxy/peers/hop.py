@@ -72,7 +72,7 @@ class RemoteRequest(Protocol):
         """Look for a host again: it waits at none."""
         ...
 
-    def hop_placed(self, hop: "Hop", replica_id: str) -> None:
+    def hop_placed(self, hop: "Hop") -> None:
         """Begin: the request has a place on a replica there."""
         ...
 
@@ -117,8 +117,8 @@ def head_lines(host: str) -> bytes:
     )  # fmt: skip
 
 
-class Hop:
-    """One request at another host.
+class Hop(FlightTarget):
+    """One request at another host, and the replica that runs it there, once there is one.
 
     Attributes:
         loads: that it is counted in.
@@ -130,10 +130,7 @@ class Hop:
         running: holds it until it has left.
     """
 
-    __slots__ = (
-        "_attempt", "_connecting", "_has_left", "_head", "_is_over", "_owner",
-        "_places", "_request", "_running", "connection", "is_lost", "is_placed", "loads", "pool",
-    )  # fmt: skip
+    later_seconds = HOP_SECONDS
 
     def __init__(
         self,
@@ -143,6 +140,8 @@ class Hop:
         request: bytes,
         running: "set[Hop]",
     ) -> None:
+        super().__init__("")
+        self.host = loads.host
         self.pool = pool
         self.loads = loads
         self.connection: PeerConnection | None = None
@@ -197,11 +196,6 @@ class Hop:
         except Exception:  # noqa: BLE001 -- logged by whose request it is; others are ended, too
             self.on_bug()
 
-    def answer_to(self, receiver: Receiver) -> UpstreamConnection | None:
-        """Pass the answer on from now on."""
-        self._attempt = receiver
-        return self.connection
-
     def _disconnect(self) -> None:
         connecting, self._connecting = self._connecting, None
         connection, self.connection = self.connection, None
@@ -247,9 +241,11 @@ class Hop:
             raise FramingError("it moves a request for ever")
         if self.is_placed:
             self._owner.hop_moved(placed.replica_id, placed.attempts)
+            self.replica_id = placed.replica_id
         else:
             self.is_placed = True
-            self._owner.hop_placed(self, placed.replica_id)
+            self.replica_id = placed.replica_id
+            self._owner.hop_placed(self)
 
     def received_head(self, head: Head) -> None:
         """Take the head of the answer, or of a failure."""
@@ -315,32 +311,23 @@ class Hop:
                 AttemptError(kind if kind in FAILURE_STATUS else "engine_error", failed.message)
             )
 
-
-class PeerReplica(FlightTarget):
-    """A replica of another host, for the one request that runs there; its owner judges it."""
-
-    later_seconds = HOP_SECONDS
-
-    def __init__(self, replica_id: str, hop: Hop) -> None:
-        super().__init__(replica_id)
-        self.host = hop.loads.host
-        self._hop = hop
+    # Calls of the attempt, as of a replica; its owner judges it
 
     def answer_to(self, receiver: Receiver) -> UpstreamConnection | None:
-        """Pass the answer on: the request was sent before it had its place."""
-        return self._hop.answer_to(receiver)
+        """Pass the answer on from now on."""
+        self._attempt = receiver
+        return self.connection
 
     def release(self, connection: UpstreamConnection, now: float) -> None:
         """Keep the connection for the next request."""
-        assert isinstance(connection, PeerConnection)
-        self._hop.connection = None
-        self._hop.pool.release(connection, now)
+        self.connection = None
+        self.pool.release(connection, now)
 
     def remove(self, flight: Flight) -> None:
         """Forget the flight; the owner counts the time that it had the engine."""
         if flight.replica is self:
             flight.replica = None
-            self._hop.left()
+            self.left()
 
     def connect_failed(self) -> bool:
         """Return True: the owner reached none of its replicas, so nothing was sent."""
@@ -351,4 +338,4 @@ class PeerReplica(FlightTarget):
         """The owner's name if it was lost, since only the owner's word names the replica; else
         empty, since the owner counts its engines' failures.
         """
-        return self.host if self._hop.is_lost else ""
+        return self.host if self.is_lost else ""
