@@ -16,7 +16,7 @@ NATIVE = native.activate(native.PROXY)
 
 from partitiond.core.errors import InputError, PartitiondError, SettingsError  # noqa: E402
 from partitiond.proxy.config import ProxyArguments, ProxyOptions  # noqa: E402
-from partitiond.proxy.listening.file_limit import files_needed, raise_file_limit  # noqa: E402
+from partitiond.proxy.listening.file_limit import raise_file_limit  # noqa: E402
 from partitiond.proxy.process import write_refusal  # noqa: E402
 from partitiond.proxy.telemetry.logs import LogFile, configure_logging, json_line  # noqa: E402
 from partitiond.proxy.workers.process import WORKER_OPTION  # noqa: E402
@@ -74,29 +74,13 @@ def start(arguments: ProxyArguments, post: str) -> tuple[LogFile, Coroutine[None
     return log, serve_workers(arguments, log)
 
 
-def tell_of_few_files(log: LogFile, options: ProxyOptions) -> None:
-    """Raise the limit of open files, and log if it is still too low."""
-    limit = raise_file_limit()  # workers inherit it
-    needed = files_needed(-(-options.max_connections // options.workers))
-    if limit is not None and limit < needed:
-        log.write(
-            json_line(
-                "few_files",
-                limit=limit,
-                needed=needed,
-                hint=f"Raise the hard limit of open files (LimitNOFILE={needed} in the systemd "
-                "unit), or lower [proxy] max_connections.",
-            )
-        )
-
-
 def main() -> int:
     """Run until shut down."""
     arguments, post = read_arguments(sys.argv[1:])
     log, serving = start(arguments, post)
     configure_logging(log)
     if not post:
-        tell_of_few_files(log, arguments.options)
+        raise_file_limit()  # workers inherit it
     gc.freeze()  # imported objects stay for ever: collections need not scan them
     # A request leaves no reference cycles behind (`exchange`), so there is little to collect.
     gc.set_threshold(50_000, 20, 100)

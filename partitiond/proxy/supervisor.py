@@ -27,6 +27,7 @@ from partitiond.core.errors import ConflictError, InputError, PartitiondError
 from partitiond.core.keys.record import KeyUse
 from partitiond.core.replica.sleep import Traffic
 from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.platform.process_exit import wait_gone
 from partitiond.platform.process_identity import boot_id, is_alive, start_ticks
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.process import (
@@ -270,19 +271,8 @@ class ProxyProcess:
         )
 
     async def _gone(self, identity: ProxyIdentity) -> int | None:
-        """Return once a process is gone, as `wait_exit`.
-
-        This works for an adopted process too: a pidfd becomes readable when its process ends.
-        """
-        try:
-            descriptor = os.pidfd_open(identity.pid)
-        except ProcessLookupError:
-            return self._reap()
-        try:
-            if is_alive(identity):  # so the descriptor refers to that process
-                await _readable(descriptor)
-        finally:
-            os.close(descriptor)
+        """Return once a process is gone, as `wait_exit`; also for an adopted process."""
+        await wait_gone(identity)
         return self._reap()
 
     async def _start(self) -> None:
@@ -398,21 +388,6 @@ def _kill(identity: ProxyIdentity) -> None:
     """End the process with its workers, which are in its group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(identity.pid, signal.SIGKILL)
-
-
-async def _readable(descriptor: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-
-    def became_readable() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    loop.add_reader(descriptor, became_readable)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(descriptor)
 
 
 def _environment() -> dict[str, str]:

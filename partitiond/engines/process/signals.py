@@ -10,6 +10,7 @@ from pathlib import Path
 
 from partitiond.core.errors import EngineError
 from partitiond.engines.process import shim
+from partitiond.platform import process_exit
 from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.platform.process_identity import ProcessId, boot_id, is_alive, start_ticks
 
@@ -21,7 +22,6 @@ __all__ = [
     "is_alive",
     "kill_all",
     "leader_of",
-    "open_pidfd",
     "processes_of",
     "pss_bytes",
     "require_gone",
@@ -42,35 +42,9 @@ PROC = DeadlineCalls()
 block the reader of its environment."""
 
 
-def open_pidfd(process: ProcessId) -> int | None:
-    """Open a file descriptor that stays with the process; None if the process is gone.
-
-    The identity is checked after opening, so the pid cannot have passed to another process
-    unnoticed.
-    """
-    try:
-        descriptor = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return None
-    if is_alive(process):
-        return descriptor
-    os.close(descriptor)
-    return None
-
-
 async def wait_gone(process: ProcessId) -> None:
     """Return once the process is gone. Works for processes that are not our children."""
-    descriptor = open_pidfd(process)
-    if descriptor is None:
-        return
-    loop = asyncio.get_running_loop()
-    gone = asyncio.Event()
-    loop.add_reader(descriptor, gone.set)
-    try:
-        await gone.wait()
-    finally:
-        loop.remove_reader(descriptor)
-        os.close(descriptor)
+    await process_exit.wait_gone(process)
     # The process is ours to reap if the daemon is the container's first process.
     with contextlib.suppress(ChildProcessError):
         os.waitpid(process.pid, os.WNOHANG)  # noqa: ASYNC222 - WNOHANG does not wait
@@ -88,7 +62,7 @@ async def gone_within(process: ProcessId, seconds: float) -> bool:
 
 def send_signal(process: ProcessId, number: int) -> bool:
     """Signal exactly this process. Returns False when it is gone."""
-    descriptor = open_pidfd(process)
+    descriptor = process_exit.open_pidfd(process)
     if descriptor is None:
         return False
     try:

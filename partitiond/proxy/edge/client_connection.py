@@ -158,7 +158,7 @@ class ClientConnection(RequestConnection):
         self.resume_reading()
         self.transport.write_eof()
 
-    def dropped(self, size: int) -> None:
+    def drop_bytes(self, size: int) -> None:
         """Count bytes that mean nothing any more."""
         self._dropped_bytes += size
         if self._dropped_bytes > LINGER_BODIES * self._options.max_body_bytes:

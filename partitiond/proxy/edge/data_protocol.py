@@ -69,7 +69,7 @@ class DataProtocol(ClientConnection):
         if self._unread.held_bytes:  # who asks again has most likely read
             self._unread.look(self.transport, paused=self.write_paused)
         if self._lingering:
-            self.dropped(len(data))
+            self.drop_bytes(len(data))
             return
         if self._between and not self._is_surplus:
             if self.request is not None:

@@ -66,10 +66,10 @@ class RequestConnection(ClientSide):
         """Begin to serve a request, or refuse it: its head has been read."""
         raise NotImplementedError
 
-    def unserved_complete(self) -> None:
+    def complete_refused(self) -> None:
         """Go on after the end of a request that is not served, or has its answer already."""
 
-    def dropped(self, size: int) -> None:
+    def drop_bytes(self, size: int) -> None:
         """Count bytes of a body that nobody reads."""
 
     def refuse_rest(self, refusal: ApiError) -> None:
@@ -219,7 +219,7 @@ class RequestConnection(ClientSide):
         if self.request is not None:
             self.request.received(body)
         else:
-            self.dropped(len(body))
+            self.drop_bytes(len(body))
 
     def on_message_complete(self) -> None:
         """End a request that has been read completely."""
@@ -227,7 +227,7 @@ class RequestConnection(ClientSide):
             return  # the parser stops before the body of an upgrade request: see `_go_on`
         self._between = self._ended = True
         if self.request is None:
-            self.unserved_complete()
+            self.complete_refused()
         else:
             self._complete(self.request)
 

@@ -60,11 +60,9 @@ class BodyHolder:
 
     Attributes:
         held_bytes: bytes of its body that are counted.
-        of_peer: it is another host's.
     """
 
     held_bytes = 0
-    of_peer = False
 
 
 class ProxyState:
@@ -108,7 +106,6 @@ class ProxyState:
         self.flights: set[TimeLimited] = set()
         self.reading: set[TimeLimited] = set()
         self.body_bytes = self.answer_bytes = 0
-        self._peers_body_bytes = 0
         self.connections: set[TimeLimited] = set()
         self.says_goodbye = False
         self.draining = False
@@ -246,20 +243,10 @@ class ProxyState:
         return self._names
 
     def hold_body(self, holder: BodyHolder, size: int) -> bool:
-        """Count the `size` bytes of a large body received so far; False if there is no room.
-
-        Bodies of other hosts take half of the room, or one largest body, lest a host that sends
-        many keep out the clients of this one.
-        """
+        """Count the `size` bytes of a large body received so far; False if there is no room."""
         more = size - holder.held_bytes
-        options = self.options
-        if self.body_bytes + more > options.max_bodies_bytes:
+        if self.body_bytes + more > self.options.max_bodies_bytes:
             return False
-        if holder.of_peer:
-            most = max(options.max_body_bytes, options.max_bodies_bytes // 2)
-            if self._peers_body_bytes + more > most:
-                return False
-            self._peers_body_bytes += more
         self.body_bytes += more
         holder.held_bytes = size
         return True
@@ -267,8 +254,6 @@ class ProxyState:
     def release_body(self, holder: BodyHolder) -> None:
         """Release a body that is not needed any more."""
         self.body_bytes -= holder.held_bytes
-        if holder.of_peer:
-            self._peers_body_bytes -= holder.held_bytes
         holder.held_bytes = 0
 
     def hold_answer(self, more: int) -> bool:

@@ -1,5 +1,6 @@
 """Raises the limit on open files of the process, and computes how many files it needs."""
 
+import contextlib
 import resource
 from typing import Final
 
@@ -14,12 +15,10 @@ def files_needed(max_connections: int) -> int:
     return OWN_FILES + FILES_PER_CONNECTION * max_connections
 
 
-def raise_file_limit() -> int | None:
-    """Raise the soft limit to the hard one; return the limit in force, None for no limit."""
+def raise_file_limit() -> None:
+    """Raise the soft limit to the hard one; `partitiond doctor` says whether that is enough."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        try:
+        # The kernel rejects "unlimited" for one process.
+        with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        except (OSError, ValueError):  # the kernel rejects "unlimited" for one process
-            return soft
-    return None if hard == resource.RLIM_INFINITY else hard

@@ -75,11 +75,8 @@ class PeerRequest(Sender):
 
     Attributes:
         is_complete: its body is, or it was refused.
-        began_at: when it was asked, monotonic seconds.
-        body_bytes: of its body as a whole.
     """
 
-    of_peer = True
     later_seconds = HOP_SECONDS
 
     def __init__(
@@ -96,8 +93,7 @@ class PeerRequest(Sender):
         self._asked = asked
         self._parts: list[bytes] = []
         self._received_bytes = 0
-        self.body_bytes = body_bytes
-        self.began_at = time.monotonic()
+        self._body_bytes = body_bytes
         self.record.client = peer
         self._blocks = tuple(split_digests(asked.blocks, MAX_BLOCKS))
         if len(asked.session) not in {0, DIGEST_BYTES}:
@@ -112,7 +108,7 @@ class PeerRequest(Sender):
             return
         self._received_bytes += len(data)
         self._parts.append(data)
-        is_whole = self._received_bytes == self.body_bytes
+        is_whole = self._received_bytes == self._body_bytes
         counts = self._received_bytes > SMALL_BODY_BYTES or not is_whole
         if counts and not self._state.hold_body(self, self._received_bytes):
             self.refuse(errors.BODIES_FULL)

@@ -5,7 +5,6 @@ import ipaddress
 import logging
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -48,20 +47,12 @@ HANDSHAKE_SECONDS: Final = 5.0
 MAX_HANDSHAKES: Final = 1024
 """Most connections in their handshake; the oldest is dropped for a further one. Chosen: 16 hosts
 that call with as many as they may at once (`peers.pool`)."""
-MAX_CONNECTIONS: Final = 16_384
-"""Most connections of one host to this process, each with one request. Its proxy has 10,000
-connections of clients by default."""
 MAX_LOGGED: Final = 64
 """Most names of which is remembered what was logged. Chosen."""
 HANDSHAKE_FAILED: Final = "peer_handshake"
 """Counted as a refusal: who called has no certificate of the fleet, or found no common terms."""
 MAX_HEAD_BYTES: Final = 64 * KIB
 """Larger heads end the connection. What an entry tells of a request is some hundred bytes."""
-DEFAULTS_BYTES: Final = 4096
-"""What an entry may add to a body beyond its model's defaults. Chosen."""
-LEAST_BODY_RATE: Final = 256 * KIB
-"""Bytes per second at which a body that its entry has as a whole must come. Chosen, far below what
-any network between hosts carries."""
 SWEEP_SECONDS: Final = 1.0
 """How often connections that do nothing are looked for."""
 _LOAD_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -140,14 +131,10 @@ class OwnerConnection(RequestConnection):
         asked = read_open(headers.get(HOP, b""))
         size = int(headers.get(b"content-length", b""))
         route = BY_TARGET.get(self._url)
-        model = self.state.models.get(asked.model)
-        added = DEFAULTS_BYTES + (0 if model is None else len(model.route.defaults_json))
         if route is None:
             self._refuse(503, "The owner knows no such route.")
-        elif size > self.state.options.max_body_bytes + added:
-            self._is_last = True
-            self._refuse(503, "The owner takes no body of that size.")
         else:
+            self._idle_since = time.monotonic()
             self.request = PeerRequest(self, self.peer, route, asked, size)
 
     def _refuse(self, status: int, message: str) -> None:
@@ -161,7 +148,7 @@ class OwnerConnection(RequestConnection):
         self._server.log_refusal(self.peer, f"sent what is no request: {refusal.message}")
         self.transport.abort()
 
-    def unserved_complete(self) -> None:
+    def complete_refused(self) -> None:
         """Go on after a request that was refused."""
         if not self.listens:
             self._rest()
@@ -206,11 +193,7 @@ class OwnerConnection(RequestConnection):
             limit = 2 * IDLE_SECONDS if self._between and not self.listens else longest
             if not self.listens and now - self._idle_since > limit:
                 self.transport.close()
-        elif (
-            isinstance(request, PeerRequest)
-            and not request.is_complete
-            and (now - request.began_at > longest + request.body_bytes / LEAST_BODY_RATE)
-        ):
+        elif self.is_reading and now - self._idle_since > longest:
             self._is_last = True
             request.refuse(errors.BODY_TOO_SLOW)
 
@@ -254,7 +237,6 @@ class PeerServer:
         )
         self.open = self._opener.open
         self._known: tuple[object, frozenset[bytes]] = (None, frozenset())
-        self._of_host: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self.connections) + len(self._opener)
@@ -295,13 +277,9 @@ class PeerServer:
             return ""
         if connection.peer not in {"", host}:
             return f"called itself {connection.peer} before"
-        if not connection.peer and self._of_host[host] >= MAX_CONNECTIONS:
-            return f"has {MAX_CONNECTIONS} connections already"
         why = self._stranger(connection, host)
         if not why:
-            if not connection.peer:
-                connection.peer = host
-                self._of_host[host] += 1
+            connection.peer = host
             connection.let_in = known
             self._logged.pop(host, None)
         return why
@@ -355,10 +333,6 @@ class PeerServer:
         """Forget a connection that has ended."""
         self.connections.discard(connection)
         self._listeners.discard(connection)
-        if connection.peer:
-            self._of_host[connection.peer] -= 1
-            if not self._of_host[connection.peer]:
-                del self._of_host[connection.peer]
         self._gone()
 
     def listens(self, connection: OwnerConnection) -> None:

@@ -2,13 +2,11 @@
 
 import asyncio
 import dataclasses
-import json
 import logging
 from pathlib import Path
 
 import pytest
 
-from partitiond.core.units import KIB
 from partitiond.platform import watched_files
 from partitiond.proxy.peer_server import server
 from partitiond.proxy.peer_server.server import HANDSHAKE_FAILED, _names
@@ -93,44 +91,6 @@ async def test_who_never_finishes_a_handshake_keeps_nobody_out(
         assert (await a.proxy.complete()).status_code == 200
         for _, writer in silent:
             writer.transport.abort()
-
-
-@virtual_time
-async def test_bodies_of_other_hosts_leave_room_for_those_of_clients(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Such a body comes in time, or its request ends; and all of them have half of the room."""
-    monkeypatch.setattr(server, "LEAST_BODY_RATE", 1 << 40)
-    room = {"max_bodies_bytes": 400 * KIB, "max_body_bytes": 200 * KIB}
-    _, b, _ = await make.pair(options={"client_timeout_seconds": 10.0, **room})
-    slow, second = await LyingEntry.call(b), await LyingEntry.call(b)
-    for caller in (slow, second):
-        caller.writer.write(opened(b"x" * 120 * KIB, size=190 * KIB))
-    assert (await second.failed()).code == "bodies_full"
-    assert (await b.proxy.complete(prompt="p" * 150 * KIB)).status_code == 200
-    ends = asyncio.create_task(slow.failed())
-
-    async def poll() -> None:
-        while not ends.done():
-            slow.writer.write(b"x")
-            await asyncio.sleep(1)
-
-    await poll()
-    assert ends.result().code == "timeout"
-    assert b.proxy.state.body_bytes == 0
-    for caller in (slow, second):
-        caller.writer.close()
-
-
-async def test_the_defaults_of_a_model_add_to_no_bodys_size(make: Make) -> None:
-    routes = table(replica(await make.engine()))
-    defaults = json.dumps({"stop": ["x" * 9 * KIB]})
-    models = tuple(dataclasses.replace(one, defaults_json=defaults) for one in routes.models)
-    hosts = await make.hosts(
-        dataclasses.replace(routes, models=models), {"a": [], "b": ["m-1"]}, max_body_bytes=2 * KIB
-    )
-    for one in hosts:
-        assert (await one.proxy.complete(prompt="p" * KIB)).status_code == 200
 
 
 async def test_who_is_refused_at_each_try_is_named_once(
