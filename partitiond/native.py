@@ -39,7 +39,6 @@ PROXY: Final = (
     "core/dispatch/fair_keys",
     "core/dispatch/fair_queue",
     "core/dispatch/fleet",
-    "core/dispatch/host_affinity",
     "core/dispatch/host_moves",
     "core/dispatch/pace",
     "core/dispatch/peer_loads",

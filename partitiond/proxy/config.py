@@ -39,8 +39,6 @@ class ProxyOptions:
             on loopback without keys or TLS; "*" for any.
         debug_headers: "asked" adds replica and timing headers if the request has
             `x-partitiond-debug: 1`, "always" to every answer, "never" to none.
-        affinity_seconds: how long a session (`x-session-id`, or `user`) prefers its replica; 0
-            for never.
         traces_endpoint: where engines send spans; empty for no traces.
         traces_ratio: share of requests that engines record if the client does not decide.
         peers_address: where the proxies of other hosts reach this one: `0.0.0.0:8001` (with
@@ -68,7 +66,6 @@ class ProxyOptions:
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     debug_headers: Literal["asked", "always", "never"] = "asked"
-    affinity_seconds: float = 600.0
     traces_endpoint: str = ""
     traces_ratio: float = 0.1
     peers_address: str = ""

@@ -75,13 +75,6 @@ class ProxySettings(Table):
         le=1,
         description="Retries allowed per request of a model; 0 retries nothing.",
     )
-    affinity_seconds: float = Field(
-        600.0,
-        ge=0,
-        le=7 * 86400,
-        description="How long a session (x-session-id, or user) prefers its replica, in seconds; "
-        "0 for never.",
-    )
     workers: int = Field(
         1,
         ge=1,

@@ -41,6 +41,7 @@ NOT_SETTINGS: Final = frozenset(
 REMOVED: Final = {
     "planner.move_budget": "planner.move_price alone decides what moves",
     "planner.workers": "a search takes one core",
+    "proxy.affinity_seconds": "requests prefer a replica by the beginning of their prompt alone",
     "proxy.connect_timeout_seconds": "an engine has 5 s to accept a connection",
     "proxy.max_connections_per_address": "a firewall or a reverse proxy limits that",
     "proxy.trusted_proxies": "the log has the address of the connection's other end",

@@ -60,7 +60,7 @@ CLIENT_SIDE = {
     "malformed-chunk": post(f"zz{MARK}\r\n".encode(), AUTH, CHUNKED, length=b""),
     "overlong-head": post(body(), AUTH, b"x: " + MARK.encode() * 5000),
     "cut-body": post(body(), AUTH, length=b"content-length: 4000"),
-    "user-and-session": post(body(user=MARK), AUTH, f"x-session-id: {MARK}".encode()),
+    "user": post(body(user=MARK), AUTH),
     "chat": post(
         json.dumps({"model": "m", "messages": [{"role": "user", "content": PROMPT}]}).encode(),
         AUTH,

@@ -32,7 +32,6 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
     cors_origins = ["https://App.example:443", "http://127.0.0.1:3000"]
     allowed_hosts = ["AI.example.", "gpu-box"]
     debug_headers = "never"
-    affinity_seconds = 0.0
     client_timeout_seconds = 5.0
     retry_share = 0.1
     max_body_bytes = 1000
@@ -47,7 +46,6 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
         "cors_origins": ("https://app.example", "http://127.0.0.1:3000"),
         "allowed_hosts": ("ai.example", "gpu-box"),
         "debug_headers": "never",
-        "affinity_seconds": 0.0,
         "client_timeout_seconds": 5.0,
         "retry_share": 0.1,
         "max_body_bytes": 1000,
@@ -86,8 +84,6 @@ def test_every_setting_reaches_the_process(tmp_path: Path) -> None:
         ('allowed_hosts = [""]', "write a name"),
         ('allowed_hosts = ["*", "a.example"]', "any name already"),
         ('debug_headers = "sometimes"', "proxy.debug_headers"),
-        ("affinity_seconds = -1.0", "proxy.affinity_seconds"),
-        ("affinity_seconds = inf", "proxy.affinity_seconds"),
         ("client_timeout_seconds = 0.0", "proxy.client_timeout_seconds"),
         ("retry_share = 1.5", "proxy.retry_share"),
         ("retry_share = nan", "proxy.retry_share"),

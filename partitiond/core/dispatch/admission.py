@@ -18,7 +18,7 @@ import dataclasses
 import math
 from typing import Final, Generic, TypeVar
 
-from partitiond.core.dispatch.balance import LoadView, limit_of
+from partitiond.core.dispatch.balance import LoadView
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.numbers.mean import Mean
 
@@ -93,7 +93,7 @@ class Rejected:
 
 def has_slot(load: LoadView) -> bool:
     """Return whether the replica has room for one more sequence, KV tokens aside."""
-    return load.sequences == 0 or load.sequences < limit_of(load)
+    return load.sequences == 0 or load.sequences < load.max_sequences
 
 
 def admits(load: LoadView, cost: Cost) -> bool:
@@ -102,7 +102,7 @@ def admits(load: LoadView, cost: Cost) -> bool:
     """
     if load.sequences == 0:
         return True
-    free = limit_of(load) - load.sequences
+    free = load.max_sequences - load.sequences
     # The engine runs `max_sequences` at a time: a request of that many never pushes it beyond.
     needed = 1 if cost.sequences >= load.batch else cost.sequences
     if free < needed:

@@ -6,9 +6,8 @@ random choices break ties between equally loaded replicas (Mitzenmacher, "The Po
 in Randomized Load Balancing", 2001), so that several proxies do not all choose the first one.
 Randomness comes in as an argument.
 
-Two preferences override the load, within bounds: the affinity of a session or a prompt's beginning
-(`core.dispatch.affinity`), and replicas that are not slow. Replicas in doubt (`reputation`)
-come last: one that fails at once is always the emptiest.
+The affinity of a prompt's beginning (`core.dispatch.affinity`) overrides the load, within bounds.
+Replicas in doubt (`reputation`) come last: one that fails at once is always the emptiest.
 """
 
 import dataclasses
@@ -18,21 +17,12 @@ from typing import Final, Protocol, TypeVar
 
 PREFERENCE_SLACK: Final = 0.25
 """A preferred replica may be fuller by this share of its limit. Measured: docs/dispatch.md."""
-SLOW_FROM: Final = 1.3
-"""Smaller differences of speed come from the mix of requests and are ignored. Chosen."""
 DOUBTFUL: Final = 1e6
 """Added to the occupancy of a doubtful replica: more than any other has. Chosen so."""
 
 
 class LoadView(Protocol):
-    """The fields of a replica that the rules read; live objects and `ReplicaLoad` have them.
-
-    Attributes:
-        slowness: how many times slower it is than the others, beside its plan; 1 if it is not
-            slow. The dispatcher sets it (`speeds`).
-    """
-
-    slowness: float
+    """The fields of a replica that the rules read; live objects and `ReplicaLoad` have them."""
 
     @property
     def replica_id(self) -> str:
@@ -46,7 +36,7 @@ class LoadView(Protocol):
 
     @property
     def max_sequences(self) -> int:
-        """Limit: sequences that it takes now, but for its slowness."""
+        """Limit: sequences that it takes now."""
         ...
 
     @property
@@ -94,7 +84,6 @@ class ReplicaLoad:
     draining: bool = False
     ejected: bool = False
     doubt: int = 0
-    slowness: float = 1.0
 
     @property
     def batch(self) -> int:
@@ -124,10 +113,6 @@ def choose_replica(
 ) -> LoadT | None:
     """Return the least occupied eligible replica, or None; a doubtful one only if all are.
 
-    Slow replicas are compared by expected time: a step of a full batch takes about twice as long
-    as a step of a single sequence, so a replica that is s times slower than its plan is as good as
-    another whose 1 + occupancy is s times its own.
-
     Args:
         loads: replicas that have room (see `admission.admits`).
         tried: replicas this request already failed on.
@@ -143,8 +128,6 @@ def choose_replica(
         if not is_eligible(load, tried):
             continue
         share = occupancy(load)
-        if load.slowness != 1.0:
-            share = load.slowness * (1 + share) - 1
         if load.doubt:
             share += DOUBTFUL * load.doubt
         if prefer and load.replica_id in prefer:
@@ -161,20 +144,3 @@ def choose_replica(
     first, second = (least[int(draw * len(least))] for draw in draws)
     more_room = second.max_sequences - second.sequences > first.max_sequences - first.sequences
     return second if more_room else first
-
-
-def effective_limit(max_sequences: int, slowness: float) -> int:
-    """Return the sequence limit of a slow replica, at least 1 so that its recovery can be seen.
-
-    A limit is the batch whose steps are short enough, so a slower replica has a smaller one. At
-    this limit a slow replica steps as fast as one just below `SLOW_FROM` at its full limit. With a
-    step time of 1 + occupancy (see `choose_replica`): s (1 + x) = 2 `SLOW_FROM`.
-    """
-    if slowness <= SLOW_FROM:
-        return max_sequences
-    return max(1, math.floor(max_sequences * (2 * SLOW_FROM / slowness - 1)))
-
-
-def limit_of(load: LoadView) -> int:
-    """Return the sequences that a replica takes now."""
-    return effective_limit(load.max_sequences, load.slowness)

@@ -28,8 +28,7 @@ from partitiond.core.dispatch.admission import (
 from partitiond.core.dispatch.balance import LoadT
 from partitiond.core.dispatch.fair_queue import FairQueue, expire
 from partitiond.core.dispatch.places import Places, RequestT
-from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
-from partitiond.core.dispatch.speeds import Speeds
+from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from partitiond.core.numbers.mean import Mean
 
 
@@ -41,7 +40,6 @@ class Dispatcher(Generic[RequestT, LoadT]):
         places: where the model's requests run.
         queue: the waiting requests.
         service: how long a sequence stays in an engine.
-        speeds: of the replicas, of which some may be slower than the others.
         held: requests that waited while a change or a wake-up left the model without a replica.
         turned_away: requests refused at once because of such an outage.
     """
@@ -64,7 +62,6 @@ class Dispatcher(Generic[RequestT, LoadT]):
         self.places = places
         self.queue: FairQueue[RequestT] = FairQueue(route.max_queue)
         self.service = service or service_time()
-        self.speeds = Speeds()
         self.held = 0
         self.turned_away = 0
         self._each = each
@@ -103,7 +100,6 @@ class Dispatcher(Generic[RequestT, LoadT]):
         if not self._anyone_for(request):
             self.turned_away += int(self._holds)
             return self._without_replica(now)
-        self.look_at_speeds(now)
         cost = self._cost_of(request)
         if again or not (self.queue or self._must_wait(request, cost)):
             chosen = self.places.start(request, cost, again=again)
@@ -159,7 +155,6 @@ class Dispatcher(Generic[RequestT, LoadT]):
                 return request, outcome
         if not self.queue:
             return None
-        self.look_at_speeds(now)
         taken = self.places.take(self.queue, now)
         if taken is None:
             return None
@@ -173,27 +168,9 @@ class Dispatcher(Generic[RequestT, LoadT]):
         """Correct the charge of the request's key by the tokens that the request used."""
         self.queue.settle(request.share.key, float(request.cost.kv_tokens), used)
 
-    def learn(
-        self, name: str, seconds: float, tokens: float, now: float, route: ReplicaRoute | None
-    ) -> None:
-        """Learn from a request that ended well.
-
-        Args:
-            name: of the replica that ran the request, or of its host.
-            seconds: from the sending of the request to its end.
-            tokens: that the request generated.
-            now: monotonic seconds.
-            route: the replica's; None if it is gone or of another host.
-        """
+    def learn(self, seconds: float) -> None:
+        """Learn from a request that ended well, so many seconds after it was sent."""
         self.service = self.service.observe(seconds)
-        planned = (0.0, 0.0) if route is None else (route.service_seconds, route.tokens_per_s)
-        self.speeds.observe(
-            name, seconds, tokens, now, planned_seconds=planned[0], planned_tokens_per_s=planned[1]
-        )
-
-    def look_at_speeds(self, now: float) -> None:
-        """Bring the replicas' slowness up to date, if that is due; `now` as always."""
-        self.places.any_slow = self.speeds.look(self.places.loads(), now)
 
     # Replicas and routes
 

@@ -53,7 +53,6 @@ from partitiond.core.dispatch.balance import (
     LoadView,
     choose_replica,
     is_eligible,
-    limit_of,
 )
 from partitiond.core.dispatch.fair_keys import CREDIT_SHARE, FairKeys
 
@@ -224,7 +223,7 @@ class FairQueue(Generic[ItemT]):
         room: _Room[LoadT] = _Room()
         for load in loads:
             if is_eligible(load):
-                room.add(load, limit_of(load))
+                room.add(load)
         self._keys.slots = room.slots
         return room
 
@@ -282,15 +281,16 @@ class _Room(Generic[LoadT]):
         self.free: list[LoadT] = []
         self.slots = self.spare = self.widest = self.batch = 0
 
-    def add(self, load: LoadT, limit: int) -> None:
-        """Count a replica that takes requests up to this limit."""
+    def add(self, load: LoadT) -> None:
+        """Count a replica."""
+        limit = load.max_sequences
         self.slots += limit
         left = max(0, limit - load.sequences)
         if left > 0 or load.sequences == 0:
             self.free.append(load)
             self.spare += left
             self.widest = max(self.widest, left)
-            self.batch = max(self.batch, load.max_sequences)
+            self.batch = max(self.batch, limit)
 
     def is_last_for(self, cost: Cost) -> bool:
         """Return whether the request takes a whole replica, and no other one has a free slot."""

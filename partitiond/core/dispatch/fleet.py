@@ -24,7 +24,6 @@ from partitiond.core.dispatch.balance import (
     PREFERENCE_SLACK,
     LoadT,
     is_eligible,
-    limit_of,
     occupancy,
 )
 from partitiond.core.dispatch.dispatcher import Dispatcher
@@ -128,7 +127,6 @@ def choose_host(
     if len(refused) >= policy.max_refusals:
         return None
     here = OWN_HOST not in refused
-    own.look_at_speeds(now)
     shares = _own_shares(own, request) if here else {}
     least = min(shares.values()) if shares else math.inf
     prefer = request.prefer
@@ -203,7 +201,7 @@ def _own_shares(own: Dispatcher[RequestT, LoadT], request: RequestT) -> dict[str
     if own.queue or own.places.waiting_elsewhere()[0]:
         return {}
     return {
-        load.replica_id: load.sequences / max(1, limit_of(load)) + DOUBTFUL * load.doubt
+        load.replica_id: occupancy(load) + DOUBTFUL * load.doubt
         for load in own.places.loads()
         if is_eligible(load, request.tried) and admits(load, request.cost)
     }

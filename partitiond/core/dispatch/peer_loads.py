@@ -14,7 +14,7 @@ import math
 from typing import Final
 
 from partitiond.core.dispatch.admission import Cost
-from partitiond.core.dispatch.balance import LoadView, ReplicaLoad, is_eligible, limit_of
+from partitiond.core.dispatch.balance import LoadView, ReplicaLoad, is_eligible
 
 TELL_SECONDS: Final = 0.1
 """Counts are told at most so often, and as a heartbeat at least so often. Chosen."""
@@ -35,8 +35,7 @@ class PeerCounts:
     """What a host tells a peer about one model.
 
     Attributes:
-        replicas: all of the host's replicas of the model. The limit of a slow replica is told as it
-            is in effect (`balance.effective_limit`).
+        replicas: all of the host's replicas of the model.
         waiting: requests in the host's queue.
         waiting_sequences: sequences of these requests.
         service_seconds: mean stay of a sequence in an engine.
@@ -53,19 +52,18 @@ class ToldReplica:
 
     __slots__ = (
         "doubt", "draining", "ejected", "kv_cache_tokens", "kv_tokens", "max_sequences",
-        "replica_id", "sequences", "slowness",
+        "replica_id", "sequences",
     )  # fmt: skip
 
     def __init__(self, told: LoadView) -> None:
         self.replica_id = told.replica_id
         self.sequences = _count(told.sequences)
-        self.max_sequences = _limit(limit_of(told))
+        self.max_sequences = _limit(told.max_sequences)
         self.kv_tokens = _count(told.kv_tokens)
         self.kv_cache_tokens = _limit(told.kv_cache_tokens)
         self.draining = bool(told.draining)
         self.ejected = bool(told.ejected)
         self.doubt = min(_count(told.doubt), 2)
-        self.slowness = 1.0  # its limit is told as it is in effect
 
     @property
     def batch(self) -> int:

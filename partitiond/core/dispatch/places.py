@@ -70,7 +70,6 @@ class Places(Generic[RequestT, LoadT]):
 
     Attributes:
         draw: numbers in [0, 1), which decide between replicas that are equally good.
-        any_slow: whether any replica is slow; the dispatcher sets it.
     """
 
     def __init__(self, loads: Collection[LoadT], draw: Callable[[], float]) -> None:
@@ -80,7 +79,6 @@ class Places(Generic[RequestT, LoadT]):
             draw: see above.
         """
         self.draw = draw
-        self.any_slow = False
         self._loads = loads
 
     def loads(self) -> Collection[LoadT]:

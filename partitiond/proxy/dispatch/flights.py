@@ -137,19 +137,17 @@ class Flight(Request):
         stream: its answer is a stream, whose first token is seen.
         unreached: of them, those on a replica where no process listened: nothing was sent.
         engine_seconds: time in engines of this host times sequences, of attempts that are over.
-        session: digest of its session, or empty (see `core.dispatch.affinity`).
-        blocks: digests of the beginning of its prompt (see `core.dispatch.affinity`).
+        prefixes: digests of the beginnings of its prompt (see `core.dispatch.affinity`).
     """
 
     __slots__ = (
         "attempts",
-        "blocks",
         "engine_seconds",
         "owner",
         "placed_at",
+        "prefixes",
         "replica",
         "request_id",
-        "session",
         "started_at",
         "stream",
         "timer",
@@ -175,8 +173,7 @@ class Flight(Request):
         self.attempts = 0
         self.unreached = 0
         self.engine_seconds = 0.0
-        self.session = b""
-        self.blocks: tuple[bytes, ...] = ()
+        self.prefixes: tuple[bytes, ...] = ()
 
     def leave(self) -> None:
         """Give the place back; harmless if there is none."""

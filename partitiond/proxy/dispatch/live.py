@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from partitiond.core.dispatch.admission import Cost, Rejected, Waiting, service_time
-from partitiond.core.dispatch.affinity import prefix_blocks, session_digest
+from partitiond.core.dispatch.affinity import Affinity, prefix_digests
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
-from partitiond.core.dispatch.host_affinity import HostAffinity
 from partitiond.core.dispatch.reputation import FAILURES
 from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.core.dispatch.routing import (
@@ -24,6 +23,7 @@ from partitiond.core.dispatch.routing import (
     ReplicaRoute,
     RequestLimits,
 )
+from partitiond.core.dispatch.speeds import Speeds
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.places import LivePlaces, SharedPlaces, TokenisePlaces
@@ -52,6 +52,7 @@ class LiveModel(ReplicaGroup):
         slots: decides for requests that take a slot.
         tokenising: decides for requests that take none (see `TokeniseSlots`).
         affinity: replicas that requests prefer.
+        speeds: of its replicas, and of those of each other host together.
     """
 
     def __init__(self, route: ModelRoute, ledger: LedgerAccess | None = None) -> None:
@@ -69,7 +70,8 @@ class LiveModel(ReplicaGroup):
             route, TokenisePlaces(self.replicas), service_time(TOKENISING_SECONDS), PLACE
         )
         self._dispatchers = (self.tokenising, self.slots)
-        self.affinity = HostAffinity()
+        self.affinity = Affinity()
+        self.speeds = Speeds()
         self.retries = RetryBudget()
         self.limits: RequestLimits | None = None
         self.figures = FiguresOfKeys()
@@ -120,36 +122,36 @@ class LiveModel(ReplicaGroup):
         """
         replica = self.replicas.get(replica_id)
         if replica is None:
-            return self.slots.speeds.tokens_per_s(HOST + host)
-        return self.slots.speeds.tokens_per_s(replica_id, replica.route.tokens_per_s)
+            return self.speeds.tokens_per_s(HOST + host)
+        return self.speeds.tokens_per_s(replica_id, replica.route.tokens_per_s)
 
-    def learn(self, replica_id: str, host: str, seconds: float, tokens: float, now: float) -> None:
-        """Learn from a request that ended well; arguments as of `Dispatcher.learn`."""
-        replica = self.replicas.get(replica_id)
-        if replica is None:
-            self.slots.learn(HOST + host, seconds, tokens, now, None)
-        else:
-            self.slots.learn(replica_id, seconds, tokens, now, replica.route)
-
-    def attract(self, flight: Flight, session: str, body: bytes, now: float) -> None:
-        """Set the flight's preferred replicas: its session's if there is one, else its prompt's.
+    def learn(self, replica_id: str, host: str, seconds: float, tokens: float) -> None:
+        """Learn from a request that ended well.
 
         Args:
-            session: name that the client chose; empty for none. It is scoped by the API key,
-                because any client may choose any name.
-            body: of the request; prompts that begin alike are in bodies that begin alike.
+            replica_id: of the replica that ran the request.
+            host: of the replica; empty for this one.
+            seconds: from the sending of the request to its end.
+            tokens: that each sequence of the request got.
         """
-        flight.blocks = prefix_blocks(body)
-        if session and self.affinity.keeps_sessions:
-            flight.session = session_digest(f"{flight.share.key}\0{session}")
-        flight.prefer = self.affinity.prefer(flight.session, flight.blocks, now, self.replicas)
+        self.slots.learn(seconds)
+        replica = self.replicas.get(replica_id)
+        if replica is None:
+            self.speeds.observe(HOST + host, seconds, tokens)
+        else:
+            self.speeds.observe(replica_id, seconds, tokens, replica.route.tokens_per_s)
 
-    def remember(self, flight: Flight, replica_id: str, *, here: bool) -> None:
+    def attract(self, flight: Flight, body: bytes) -> None:
+        """Set the replicas that the flight prefers, by the beginning of its body: prompts that
+        begin alike are in bodies that begin alike.
+        """
+        flight.prefixes = prefix_digests(body)
+        flight.prefer = self.affinity.prefer(flight.prefixes, self.replicas)
+
+    def remember(self, flight: Flight, replica_id: str, *, is_own: bool) -> None:
         """Remember that the flight was sent to this replica, which is of this host or a peer's."""
-        if flight.session or flight.blocks:
-            self.affinity.remember(
-                flight.session, flight.blocks, replica_id, flight.placed_at, here=here
-            )
+        if flight.prefixes:
+            self.affinity.remember(flight.prefixes, replica_id, is_own=is_own)
 
     def place(self, flight: Flight, *, again: bool = False) -> LiveReplica | Rejected | None:
         """Return a replica, or a refusal, or None: then the flight's owner is called later.
@@ -299,14 +301,13 @@ class LiveModel(ReplicaGroup):
     ) -> None:
         self.route = route
         self.limits = None if route.limits == NO_REQUEST_LIMITS else route.limits
-        self.affinity.keep_for(options.affinity_seconds)
         self.retries.share = options.retry_share
         wanted = {replica.replica_id: replica for replica in routes}
         for replica_id, replica in list(self.replicas.items()):
             new = wanted.get(replica_id)
             if new is None or not replica.is_same_process(new):
                 del self.replicas[replica_id]
-                self.slots.speeds.forget(replica_id)
+                self.speeds.forget(replica_id)
                 self.affinity.forget_replica(replica_id)
                 replica.draining = True
                 replica.pool.close()

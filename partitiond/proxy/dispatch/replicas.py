@@ -56,7 +56,6 @@ class TokeniseSlots:
         self.replica = replica
         self.replica_id = replica.replica_id
         self.sequences = 0
-        self.slowness = 1.0
         self.max_sequences = self.batch = max(1, TOKENISING_AT_ONCE // workers)
 
     @property
@@ -129,7 +128,6 @@ class LiveReplica(FlightTarget):
         self.tokenising = TokeniseSlots(self, options.workers)
         self.sequences = 0
         self.kv_tokens = 0
-        self.slowness = 1.0
         self.reputation = Reputation()
         self._trial: Flight | None = None
         self.pace = Pace()
@@ -152,7 +150,7 @@ class LiveReplica(FlightTarget):
 
     @property
     def max_sequences(self) -> int:
-        """Sequences that it takes now, but for its slowness."""
+        """Sequences that it takes now."""
         return self.pace.most_sequences(self.sequences)
 
     def is_same_process(self, route: ReplicaRoute) -> bool:

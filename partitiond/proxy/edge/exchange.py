@@ -252,7 +252,7 @@ class Exchange(AttemptOwner):
         if record.queue_seconds is None:
             record.queue_seconds = flight.placed_at - flight.started_at
         if record.attempts == 1:
-            self.model.remember(flight, replica.replica_id, here=is_here)
+            self.model.remember(flight, replica.replica_id, is_own=is_here)
         self.phase = Phase.ATTEMPTING
         self._progress = -1
         attempt = self.attempt = Attempt(self, replica, self._state)
@@ -570,7 +570,7 @@ class Exchange(AttemptOwner):
         )
         if outcome == "ok":
             generates = self.route.kind is RouteKind.GENERATE
-            record.teach(self.model, self.request, self.flight, now, generates=generates)
+            record.teach(self.model, self.request, self.flight, generates=generates)
         state.flight_ended(self)
         # A refused suspect does not end the trial of an identical request that is in flight.
         if state.quarantine and (outcome == "ok" or not self._suspected):

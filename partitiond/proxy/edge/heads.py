@@ -22,7 +22,6 @@ _WANTED: Final = {
     b"content-encoding": "content_encoding",
     b"content-length": "content_length",
     b"x-request-id": "given_id",
-    b"x-session-id": "session",
     b"x-partitiond-debug": "debug",
     b"x-partitiond-max-wait-seconds": "max_wait",
     b"origin": "origin",
@@ -46,7 +45,7 @@ class RequestHead:
 
     __slots__ = (
         "api_key", "authorization", "content_encoding", "content_length", "content_type", "debug",
-        "given_id", "max_wait", "origin", "session", "traceparent",
+        "given_id", "max_wait", "origin", "traceparent",
     )  # fmt: skip
 
     def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -56,7 +55,6 @@ class RequestHead:
         self.content_encoding = b""
         self.content_length = b""
         self.given_id = b""
-        self.session = b""
         self.debug = b""
         self.max_wait = b""
         self.origin = b""

@@ -263,9 +263,7 @@ class IncomingRequest(Sender):
         if self.route.kind is RouteKind.GENERATE and (
             len(model.replicas) + state.peers.replicas(model) > 1
         ):
-            session = head.session.decode("latin-1") or exchange.request.user
-            now = flight.started_at
-            model.attract(flight, session, exchange.body, now)
+            model.attract(flight, exchange.body)
         if state.peers:
             exchange.elsewhere = HostSearch(state, exchange)
         if flight.cost.sequences:

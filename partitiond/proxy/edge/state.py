@@ -175,7 +175,7 @@ class ProxyState:
                 model = self.models[route.name] = LiveModel(route, self._siblings)
             elif route.elsewhere and self.peers:
                 self.peers.take_back(model)
-            model.affinity.tell_others(there_are=bool(self.peers))
+            model.affinity.set_peers(there_are=bool(self.peers))
             most = QueueShares(route).of(table.host) if table.peers else None
             model.apply(route, table.replicas_of(route.name), self.options, most)
         self._names = {}

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable
 
 from partitiond.core.dispatch.admission import Cost, refuse_without_replica
-from partitiond.core.dispatch.affinity import DIGEST_BYTES, MAX_BLOCKS
-from partitiond.core.dispatch.host_affinity import split_digests
+from partitiond.core.dispatch.affinity import ENDS, split_digests
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import ModelAvailability, RouteKind
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
@@ -95,9 +94,7 @@ class PeerRequest(Sender):
         self._received_bytes = 0
         self._body_bytes = body_bytes
         self.record.client = peer
-        self._blocks = tuple(split_digests(asked.blocks, MAX_BLOCKS))
-        if len(asked.session) not in {0, DIGEST_BYTES}:
-            raise ValueError("it sent what is no digest of a session")
+        self._prefixes = tuple(split_digests(asked.blocks, len(ENDS)))
         self._deadline = time.monotonic() + min(
             state.options.total_timeout_seconds, max(0.0, asked.total_seconds)
         )
@@ -137,7 +134,7 @@ class PeerRequest(Sender):
             self.refuse(errors.from_rejected(unknown))
             return
         request = ParsedRequest(
-            asked.model, asked.stream, True, None, asked.sequences, Size(1, asked.prompt_bytes), ""
+            asked.model, asked.stream, True, None, asked.sequences, Size(1, asked.prompt_bytes)
         )
         # A key that is none is nobody's: a host that invents keys has one turn in the queue.
         record.key_id = asked.key if asked.key in state.keys.ids else ""
@@ -162,8 +159,7 @@ class PeerRequest(Sender):
         flight.prefer = asked.prefer
         flight.tried = frozenset(asked.tried)
         flight.attempts = asked.attempts
-        flight.session = asked.session
-        flight.blocks = self._blocks
+        flight.prefixes = self._prefixes
         state.start_sweeping()
         exchange.begin(again=asked.again)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from partitiond.core.dispatch.balance import limit_of
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS
 from partitiond.core.dispatch.reputation import Trust
 from partitiond.core.dispatch.routing import UNIX
@@ -339,7 +338,7 @@ class PeerServer:
         """Tell the load of this host on a connection from now on."""
         self._listeners.add(connection)
         connection.transport.write(_LOAD_HEAD)
-        connection.tell(_line(News(counts_of(self._state, time.monotonic()))))
+        connection.tell(_line(News(counts_of(self._state))))
         self._keep_time()
 
     def _keep_time(self) -> None:
@@ -352,7 +351,7 @@ class PeerServer:
         try:
             self._check_known()
             if self._listeners:
-                self._tell(now)
+                self._tell()
             if now - self._swept_at > SWEEP_SECONDS:
                 self._swept_at = now
                 for one in list(self.connections):
@@ -362,13 +361,14 @@ class PeerServer:
         if self.connections:
             self._keep_time()
 
-    def _tell(self, now: float) -> None:
+    def _tell(self) -> None:
         lately = []
         for name, model in self._state.models.items():
-            news = model.affinity.take_news()
-            if news:
-                lately.append(LatelyPlaced(name, news))
-        line = _line(News(counts_of(self._state, now), lately))
+            untold = model.affinity.take_news()
+            if untold:
+                told = {replica_id: (b"", digests) for replica_id, digests in untold.items()}
+                lately.append(LatelyPlaced(name, told))
+        line = _line(News(counts_of(self._state), lately))
         for one in list(self._listeners):
             one.tell(line)
 
@@ -377,14 +377,13 @@ def _line(news: News) -> bytes:
     return encode(news) + b"\n"
 
 
-def counts_of(state: ProxyState, now: float) -> Counts:
+def counts_of(state: ProxyState) -> Counts:
     """Return the load of the models that have replicas here."""
-    return {name: _count(model, now) for name, model in state.models.items() if model.replicas}
+    return {name: _count(model) for name, model in state.models.items() if model.replicas}
 
 
-def _count(model: LiveModel, now: float) -> ModelCounts:
+def _count(model: LiveModel) -> ModelCounts:
     slots = model.slots
-    slots.look_at_speeds(now)
     elsewhere, sequences = slots.places.waiting_elsewhere()
     model.refresh()
     return ModelCounts(
@@ -392,7 +391,7 @@ def _count(model: LiveModel, now: float) -> ModelCounts:
             ReplicaCounts(
                 replica.replica_id,
                 replica.sequences,
-                limit_of(replica),
+                replica.max_sequences,
                 replica.kv_tokens,
                 replica.kv_cache_tokens,
                 replica.draining,

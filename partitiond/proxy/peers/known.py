@@ -216,9 +216,8 @@ class Peers:
     def _told_lately(self, lately: LatelyPlaced) -> None:
         model = self._models.get(lately.model)
         if model is not None:
-            now = time.monotonic()
-            for replica_id, (sessions, blocks) in lately.replicas.items():
-                model.affinity.told(replica_id, sessions, blocks, now)
+            for replica_id, (_, digests) in lately.replicas.items():
+                model.affinity.learn(replica_id, digests)
 
     def _told(self, client: PeerHost) -> None:
         if self._listed.get(client.route.host) != [*client.loads.values()]:

@@ -35,13 +35,12 @@ class Open(msgspec.Struct, array_like=True):
         prefer: replicas that it prefers, best first.
         tried: replicas that it avoids.
         attempts: of them so far.
-        session: digest of its session, or empty.
+        session, load: of entries of an older release; not read.
         prompt_bytes: of its prompts, for the learned tokens per byte.
         prompt_tokens, output_tokens, interval, output_limit: estimated use
             (`core.dispatch.admission.Cost`); an entry of an older release tells no limit.
         traced: header with its place in its trace, or empty.
-        load: of entries of an older release; not read.
-        blocks: joined digests of the beginning of its prompt.
+        blocks: joined digests of the beginnings of its prompt.
     """
 
     model: str
@@ -126,7 +125,8 @@ class LatelyPlaced(msgspec.Struct, array_like=True):
 
     Attributes:
         model: registered name.
-        replicas: (joined digests of sessions, of blocks), by replica; see `PlacedLately`.
+        replicas: (nothing, joined digests of beginnings of prompts), by replica; see
+            `Affinity.take_news`. Owners of an older release have sessions in the first.
     """
 
     model: str

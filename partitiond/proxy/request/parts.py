@@ -23,7 +23,6 @@ class RequestBody(msgspec.Struct):
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
-    user: Any = None
     prompt: Any = None
     prompt_embeds: Any = None
     messages: msgspec.Raw = NOT_GIVEN
@@ -81,7 +80,6 @@ class ParsedRequest(msgspec.Struct):
         wants_usage: the client asked for usage in its stream.
         stream_options: as given.
         sequences: prompts x n.
-        user: session for the affinity to a replica, or empty.
         stream_interval: tokens that each event of its stream should hold.
     """
 
@@ -91,5 +89,4 @@ class ParsedRequest(msgspec.Struct):
     stream_options: Any
     sequences: int
     size: Size
-    user: str
     stream_interval: int = 1

@@ -96,7 +96,6 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
             f"{options.max_sequences} are allowed (proxy.max_sequences). Send fewer at once.",
             "n" if choices > 1 else None,
         )
-    user = parsed.user
     return ParsedRequest(
         model,
         stream is True,
@@ -104,7 +103,6 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
         given,
         sequences,
         size,
-        user if isinstance(user, str) and len(user) <= 256 else "",
         interval,
     )
 

@@ -148,7 +148,6 @@ class Record:
         model: "LiveModel",
         request: "ParsedRequest",
         flight: "Flight",
-        now: float,
         *,
         generates: bool,
     ) -> None:
@@ -176,7 +175,7 @@ class Record:
             # only reads is as fast as it reads; a generated answer of no token tells no speed.
             read = 0 if usage is None or generates else usage[0]
             work, of_one = tokens or read, seconds / flight.rounds
-            model.learn(self.replica_id, self.host, of_one, work / sequences, now)
+            model.learn(self.replica_id, self.host, of_one, work / sequences)
 
     def write(self, log: LogFile, seconds: float, event: str = "request") -> None:
         """Write one log line, without bodies and without keys.

@@ -140,7 +140,7 @@ class FleetModel:
         prompt = prompt_tokens * BYTES_PER_TOKEN, prompt_tokens
         self._figures.learn("", prompt=prompt, output_tokens=output_tokens)
         stayed = now - request.placed
-        dispatcher.learn(replica.replica_id, stayed, output_tokens, now, replica.route)
+        dispatcher.learn(stayed)
         self._finished.answered(request)
 
 

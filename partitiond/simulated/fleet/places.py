@@ -1,11 +1,9 @@
 """Indexes one model's replicas by occupancy, so that a request need not visit thousands of them.
 
 `core.dispatch.places` visits every replica for every request. This index passes it only replicas
-that can be
-chosen: for a request that starts at once, the least occupied ones with room, which are those that
-`choose_replica` would find among all; for the queue, replicas with a free slot. While some replica
-is slow, all are visited, because another rule applies then. Tests compare the index with a plain
-collection.
+that can be chosen: for a request that starts at once, the least occupied ones with room, which are
+those that `choose_replica` would find among all; for the queue, replicas with a free slot. Tests
+compare the index with a plain collection.
 """
 
 import bisect
@@ -44,7 +42,6 @@ class FleetReplica(TokenListener):
         self.draining = route.draining
         self.ejected = False
         self.doubt = 0
-        self.slowness = 1.0
         self.sequences = 0
         self.kv_tokens = 0
         self._clock, self._ended = clock, ended
@@ -69,7 +66,6 @@ class Full:
     draining = False
     ejected = False
     doubt = 0
-    slowness = 1.0
 
     def __init__(self, slots: int) -> None:
         self.sequences = slots
@@ -122,8 +118,7 @@ class FleetPlaces(Places[FleetRequest, Place]):
         self, queue: FairQueue[FleetRequest], now: float
     ) -> tuple[Waiting[FleetRequest], Place] | None:
         """Assign a place to the next queued request that may start, and dequeue the request."""
-        if self.any_slow:
-            return super().take(queue, now)
+        del now
         replicas, loads = self.replicas, list[Place]()
         if self._free_slots:
             loads += [replicas[place] for place in self._free_slots]
@@ -136,7 +131,7 @@ class FleetPlaces(Places[FleetRequest, Place]):
 
     def _with_room(self, request: FleetRequest, cost: Cost) -> Iterable[Place]:
         """Return the least occupied replicas that have room, in order."""
-        if self.any_slow or request.tried or request.prefer:
+        if request.tried or request.prefer:
             return super()._with_room(request, cost)
         replicas = self.replicas
         for share in self._order:

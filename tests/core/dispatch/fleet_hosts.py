@@ -26,7 +26,6 @@ class Slots:
     draining: bool = False
     ejected: bool = False
     doubt: int = 0
-    slowness: float = 1.0
 
     @property
     def batch(self) -> int:

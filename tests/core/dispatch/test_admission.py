@@ -38,27 +38,33 @@ def test_a_part_of_the_kv_cache_is_kept_back_for_estimates_that_were_low(
     assert admission.admits(load, Cost(1, more)) is fits
 
 
+class Paced(ReplicaLoad):
+    """A replica of a planned batch of 8, which takes less now."""
+
+    batch = 8
+
+
 @pytest.mark.parametrize(
-    ("sequences", "running", "kv_tokens", "slowness", "fits"),
+    ("sequences", "running", "kv_tokens", "limit", "fits"),
     [
-        (7, 1, 0, 1.0, True),
-        (7, 2, 0, 1.0, False),  # it can have an empty replica to itself, or wait for seven slots
-        (8, 7, 0, 1.0, True),
-        (1000, 7, 0, 1.0, True),
-        (1000, 8, 0, 1.0, False),
-        (1000, 2007, 0, 1.0, False),  # another one is there
-        (1000, 1, 0, 2.0, True),  # slow: two of its eight slots are in use
-        (1000, 2, 0, 2.0, False),
-        (7, 1, 0, 2.0, False),  # the engine would run all seven
+        (7, 1, 0, 8, True),
+        (7, 2, 0, 8, False),  # it can have an empty replica to itself, or wait for seven slots
+        (8, 7, 0, 8, True),
+        (1000, 7, 0, 8, True),
+        (1000, 8, 0, 8, False),
+        (1000, 2007, 0, 8, False),  # another one is there
+        (1000, 1, 0, 2, True),  # slow: two of its eight slots are in use
+        (1000, 2, 0, 2, False),
+        (7, 1, 0, 2, False),  # the engine would run all seven
         # Of 1000 KV tokens in 1000 sequences, those count that find a slot.
-        (1000, 4, 946, 1.0, True),
-        (1000, 4, 947, 1.0, False),
+        (1000, 4, 946, 8, True),
+        (1000, 4, 947, 8, False),
     ],
 )
 def test_a_request_of_a_batch_or_more_takes_the_slots_that_are_free(
-    sequences: int, running: int, kv_tokens: int, slowness: float, *, fits: bool
+    sequences: int, running: int, kv_tokens: int, limit: int, *, fits: bool
 ) -> None:
-    load = ReplicaLoad("r", running, 8, kv_tokens, 1000, slowness=slowness)
+    load = Paced("r", running, limit, kv_tokens, 1000)
     assert admission.admits(load, Cost(sequences, 1000 * bool(kv_tokens))) is fits
 
 

@@ -1,6 +1,4 @@
-"""Session and prefix affinity is applied, and given up by its rules."""
-
-import tracemalloc
+"""The replica that has read the beginning of a prompt is found, from any host, within bounds."""
 
 import pytest
 from hypothesis import given
@@ -8,107 +6,76 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch import affinity, balance
 from partitiond.core.dispatch.affinity import (
+    ENDS,
+    MOST_TOLD,
+    Affinity,
     Prefixes,
-    SessionAffinity,
-    prefix_blocks,
-    session_digest,
+    prefix_digests,
+    split_digests,
 )
 from partitiond.core.dispatch.balance import ReplicaLoad, choose_replica, occupancy
 
 DRAWS = (0.0, 0.0)
+SHORT, LONG, LONGEST = (prefix_digests(b"a" * size) for size in (1024, 2048, 4096))
+TENS = tuple(range(1, 11))
+"""Ends of beginnings of prompts whose bytes are their parts."""
 
 
-def where(sessions: SessionAffinity, session: str, now: float) -> str:
-    """The session's replica; empty for none."""
-    found = sessions.seen(session_digest(session), now)
-    return "" if found is None else found[0]
+def digest(number: int) -> bytes:
+    return number.to_bytes(12, "big")
 
 
-def test_a_session_prefers_where_it_was_last_until_its_time_is_over() -> None:
-    sessions = SessionAffinity(seconds=60)
-    assert where(sessions, "s", 0.0) == ""
-    sessions.note(session_digest("s"), "a", 0.0)
-    sessions.note(session_digest("s"), "b", 10.0)
-    assert where(sessions, "s", 69.9) == "b"
-    assert where(sessions, "s", 70.0) == ""
-    sessions = SessionAffinity(seconds=0)
-    sessions.note(session_digest("s"), "a", 0.0)
-    assert len(sessions) == 0
+def host(max_entries: int = 99) -> Affinity:
+    made = Affinity(max_entries)
+    made.set_peers(there_are=True)
+    return made
 
 
-@given(st.lists(st.tuples(st.integers(0, 30), st.floats(0, 5)), max_size=200))
-def test_sessions_are_bounded_and_the_least_recently_seen_goes_first(
-    steps: list[tuple[int, float]],
-) -> None:
-    sessions, now, seen = SessionAffinity(seconds=20, max_entries=8), 0.0, {}
-    for number, pause in steps:
-        now += pause
-        sessions.note(session_digest(str(number)), "a", now)
-        seen[str(number)] = now
-        latest = sorted(seen, key=lambda one: seen[one], reverse=True)[:8]
-        expected = {one for one in latest if now - seen[one] < 20}
-        kept = {one for one in seen if where(sessions, one, now)}
-        assert len(sessions) <= 8
-        # Of several seen at the same moment any may have been let go.
-        assert kept == expected or len(kept) == len(expected)
+def tell(one: Affinity, *others: Affinity) -> None:
+    for replica_id, digests in one.take_news().items():
+        for other in others:
+            other.learn(replica_id, digests)
 
 
-def test_a_session_takes_as_much_memory_whatever_its_name() -> None:
-    """Counted: what is allocated for 1,000 sessions with names of 30,000 bytes, or of 8."""
-
-    def kept(length: int) -> int:
-        sessions = SessionAffinity()
-        before = tracemalloc.get_traced_memory()[0]
-        for number in range(1_000):
-            sessions.note(session_digest(f"{number:08}".ljust(length, "x")), "a", 0.0)
-        assert len(sessions) == 1_000
-        return tracemalloc.get_traced_memory()[0] - before
-
-    tracemalloc.start()
-    try:
-        kept(8)
-        short, long = kept(8), kept(30_000)
-    finally:
-        tracemalloc.stop()
-    assert long == pytest.approx(short, rel=0.1)
-    assert long < 1_000 * 400, "bytes for each"
-
-
-def test_long_names_are_told_apart_by_each_of_their_characters() -> None:
-    sessions, name = SessionAffinity(), "k\0" + "x" * 30_000
-    names = [name, name[:-1] + "y", "l" + name[1:], name + "\ud800", name + "\ud801", ""]
-    for number, one in enumerate(names):
-        sessions.note(session_digest(one), str(number), 0.0)
-    assert [where(sessions, one, 1.0) for one in names] == [*"012345"]
-
-
-def test_what_a_lost_replica_knew_is_forgotten() -> None:
-    sessions, prefixes = SessionAffinity(), Prefixes()
-    blocks = prefix_blocks(b"x" * 2048)
-    for replica in "ab":
-        sessions.note(session_digest(replica), replica, 0.0)
-        prefixes.remember(blocks, replica)
-    sessions.forget_replica("b")
-    prefixes.forget_replica("b")
-    assert (where(sessions, "a", 1.0), where(sessions, "b", 1.0)) == ("a", "")
-    assert prefixes.prefer(blocks) == ("a",)
-    prefixes.forget_replica("a")
-    assert len(prefixes) == 0
+# Beginnings
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300), st.integers(1, 32))
-def test_blocks_are_equal_as_far_as_the_prompts_are(one: bytes, two: bytes, size: int) -> None:
-    first, second = (prefix_blocks(p, block_bytes=size, max_blocks=100) for p in (one, two))
+def test_digests_are_equal_as_far_as_the_prompts_are(one: bytes, two: bytes, size: int) -> None:
+    ends = tuple(range(size, 301, size))
+    first, second = prefix_digests(one, ends), prefix_digests(two, ends)
     common = next((n for n, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), None)
     if common is None:
         common = min(len(one), len(two))
-    for n, (a, b) in enumerate(zip(first, second, strict=False)):
-        assert (a == b) == ((n + 1) * size <= common)
+    for end, a, b in zip(ends, first, second, strict=False):
+        assert (a == b) == (end <= common)
 
 
-def test_short_prompts_have_no_blocks() -> None:
-    assert prefix_blocks(b"x" * 511) == ()
-    assert len(prefix_blocks(b"x" * 10**6)) == 16
+def test_short_prompts_have_no_digests_and_long_ones_few() -> None:
+    assert prefix_digests(b"x" * 511) == ()
+    assert len(prefix_digests(b"x" * 512)) == 1
+    assert len(prefix_digests(b"x" * 10**6)) == 16
+
+
+@given(st.integers(1024, ENDS[-1]))
+def test_two_thirds_of_a_common_beginning_of_1_kib_or_more_are_found(common: int) -> None:
+    found = max(end for end in ENDS if end <= common)
+    assert found > common * 2 / 3 - 1
+    assert max(ENDS) == 128 * 1024
+
+
+@pytest.mark.parametrize("instructions", [9_000, 60_000])
+def test_conversations_with_the_same_long_instructions_are_told_apart(instructions: int) -> None:
+    """What is said after them is at least half as long: a table or a document."""
+    made = host()
+    texts = {name: b"s" * instructions + name.encode() * instructions for name in "ab"}
+    for name, text in texts.items():
+        made.remember(prefix_digests(text), name, is_own=True)
+    for name, text in texts.items():
+        assert made.prefer(prefix_digests(text + b"next turn"), "ab") == (name,)
+
+
+# One table
 
 
 @given(st.lists(st.tuples(st.lists(st.integers(0, 2), max_size=5), st.sampled_from("abcdef"))))
@@ -118,15 +85,15 @@ def test_the_longest_match_wins_against_a_plain_search(
     prefixes = Prefixes()
     history: list[tuple[tuple[bytes, ...], str]] = []
     for parts, replica in sent:
-        blocks = prefix_blocks(bytes(parts), block_bytes=1)
-        longest = max((sum(b in set(before) for b in blocks) for before, _ in history), default=0)
-        assert prefixes.matched(blocks) == longest
+        digests = prefix_digests(bytes(parts), TENS)
+        longest = max((sum(b in set(before) for b in digests) for before, _ in history), default=0)
+        assert prefixes.matched(digests) == longest
         if longest:
-            who = [r for before, r in history if blocks[longest - 1] in before]
+            who = [r for before, r in history if digests[longest - 1] in before]
             latest = list(dict.fromkeys(reversed(who)))[: affinity.REPLICAS_EACH]
-            assert prefixes.prefer(blocks) == tuple(latest)
-        prefixes.remember(blocks, replica)
-        history.append((blocks, replica))
+            assert prefixes.prefer(digests) == tuple(latest)
+        prefixes.remember(digests, replica)
+        history.append((digests, replica))
 
 
 def test_prefixes_are_bounded_and_short_ones_last_longest() -> None:
@@ -134,9 +101,112 @@ def test_prefixes_are_bounded_and_short_ones_last_longest() -> None:
     system = b"s" * 4
     for number in range(50):
         text = system + bytes([number] * 4)
-        prefixes.remember(prefix_blocks(text, block_bytes=2), "a")
+        prefixes.remember(prefix_digests(text, TENS[1::2]), "a")
     assert len(prefixes) == 10
-    assert prefixes.matched(prefix_blocks(system + b"new!", block_bytes=2)) == 2
+    assert prefixes.matched(prefix_digests(system + b"new!", TENS[1::2])) == 2
+
+
+def test_what_a_lost_replica_knew_is_forgotten() -> None:
+    prefixes, made = Prefixes(), host()
+    for replica in "ab":
+        prefixes.remember(LONG, replica)
+        made.remember(LONG, replica, is_own=True)
+    prefixes.forget_replica("b")
+    made.forget_replica("b")
+    assert prefixes.prefer(LONG) == made.prefer(LONG, "ab") == ("a",)
+    prefixes.forget_replica("a")
+    assert len(prefixes) == 0
+
+
+# Several hosts
+
+
+def test_the_longest_beginning_wins_and_among_equals_the_replicas_of_this_host() -> None:
+    made = host()
+    made.learn("a-1", b"".join(reversed(LONG)))
+    made.remember(SHORT, "b-1", is_own=True)
+    assert made.prefer(LONG, {"b-1"}) == ("a-1",)
+    assert made.prefer(SHORT, {"b-1"}) == ("b-1", "a-1")
+    made.remember(LONG, "c-1", is_own=False)
+    assert made.prefer(LONG, {"b-1"}) == ("c-1", "a-1")
+    made.learn("c-1", LONG[-1])
+    assert made.prefer(LONG, {"b-1"}) == ("c-1", "a-1")
+    made.learn("b-1", LONG[-1])
+    assert made.prefer(LONG, {"b-1"}) == ("b-1", "c-1", "a-1")
+    made.remember(LONGEST, "d-1", is_own=False)
+    assert made.prefer(LONGEST, {"b-1"}) == ("d-1",)
+    assert made.prefer(prefix_digests(b"b" * 1024), ()) == ()
+
+
+def test_a_host_tells_of_its_own_replicas_alone_and_each_thing_once() -> None:
+    made = host()
+    made.remember(SHORT, "b-1", is_own=False)
+    assert made.take_news() == {}
+    made.remember(SHORT, "a-1", is_own=True)
+    assert made.take_news() == {"a-1": b"".join(reversed(SHORT))}
+    assert made.take_news() == {}
+    made.remember(LONG, "a-1", is_own=True)
+    assert made.take_news() == {"a-1": b"".join(reversed(LONG[2:]))}
+    made.remember(LONG, "a-2", is_own=True)
+    made.remember(LONG, "a-1", is_own=True)
+    made.set_peers(there_are=True)
+    assert made.take_news() == {"a-2": b"".join(reversed(LONG))}
+    made.set_peers(there_are=False)
+    made.remember(LONGEST, "a-1", is_own=True)
+    made.set_peers(there_are=True)
+    assert made.take_news() == {}
+    assert made.prefer(LONGEST, ()) == ("a-1",)
+
+
+def test_of_too_much_the_latest_is_told() -> None:
+    made = host(max_entries=9999)
+    for number in (*range(MOST_TOLD), 0, MOST_TOLD, MOST_TOLD + 1):
+        made.remember((digest(number),), "a-1" if number else f"a-{number}", is_own=True)
+        if number == 0:
+            made.forget_replica("a-0")  # so that it is new again
+    told = made.take_news()
+    assert told["a-0"] == digest(0)
+    assert told["a-1"] == b"".join(digest(number) for number in range(3, MOST_TOLD + 2))
+
+
+@given(st.lists(st.integers(0, 40), max_size=120))
+def test_what_peers_tell_is_bounded_and_takes_nothing_from_what_this_host_knows(
+    numbers: list[int],
+) -> None:
+    made = host(max_entries=8)
+    made.remember(SHORT, "a-1", is_own=True)
+    for number in numbers:
+        made.learn("liar", digest(number))
+    kept = [number for number in range(41) if made.prefer((digest(number),), ())]
+    assert set(kept) == set(list(dict.fromkeys(reversed(numbers)))[:8])
+    assert made.prefer(SHORT, ()) == ("a-1",)
+
+
+def test_what_is_no_digest_or_too_much_is_refused() -> None:
+    made = host()
+    for wrong in (b"x", bytes(13), bytes(12 * (MOST_TOLD + 1))):
+        with pytest.raises(ValueError, match="no digests"):
+            made.learn("b-1", wrong)
+    assert made.prefer((bytes(12),), ()) == ()
+    assert split_digests(bytes(12 * MOST_TOLD), MOST_TOLD) == [bytes(12)] * MOST_TOLD
+    assert split_digests(b"", 1) == []
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.lists(st.integers(0, 2), max_size=4)), max_size=40))
+def test_hosts_that_tell_at_once_know_as_much_as_one_proxy(
+    steps: list[tuple[int, list[int]]],
+) -> None:
+    hosts, one = [host() for _ in range(3)], Prefixes()
+    for at, (number, parts) in enumerate(steps):
+        digests = prefix_digests(bytes(parts), TENS)
+        found = hosts[(number + at) % 3].prefer(digests, ())
+        assert bool(found) == bool(one.matched(digests))
+        one.remember(digests, f"r-{number}")
+        hosts[number].remember(digests, f"r-{number}", is_own=True)
+        tell(hosts[number], *[other for other in hosts if other is not hosts[number]])
+
+
+# The choice
 
 
 @given(

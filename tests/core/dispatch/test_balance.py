@@ -2,12 +2,10 @@
 
 import dataclasses
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partitiond.core.dispatch import balance
-from partitiond.core.dispatch.balance import ReplicaLoad, choose_replica, effective_limit, occupancy
+from partitiond.core.dispatch.balance import ReplicaLoad, choose_replica, occupancy
 from partitiond.core.dispatch.retry_budget import RetryBudget
 
 DRAWS = st.tuples(st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
@@ -19,7 +17,6 @@ LOADS = st.lists(
         max_sequences=st.integers(1, 64),
         draining=st.booleans(),
         ejected=st.booleans(),
-        slowness=st.sampled_from([1.0, 1.0, 1.5, 8.0]),
     ),
     max_size=8,
     unique_by=lambda load: load.replica_id,
@@ -27,12 +24,9 @@ LOADS = st.lists(
 
 
 @given(LOADS, st.sets(st.sampled_from("abcdefgh")), DRAWS)
-def test_the_chosen_one_may_be_chosen_and_at_none_is_less_time_expected(
+def test_the_chosen_one_may_be_chosen_and_none_is_less_occupied(
     loads: list[ReplicaLoad], tried: set[str], draws: tuple[float, float]
 ) -> None:
-    def expected(load: ReplicaLoad) -> float:
-        return load.slowness * (1 + occupancy(load))
-
     open_ones = [load for load in loads if not load.draining and not load.ejected]
     allowed = [load for load in open_ones if load.replica_id not in tried]
     chosen = choose_replica(loads, tried, draws)
@@ -40,7 +34,7 @@ def test_the_chosen_one_may_be_chosen_and_at_none_is_less_time_expected(
         assert not allowed
         return
     assert chosen in allowed
-    assert expected(chosen) == pytest.approx(min(map(expected, allowed)))
+    assert occupancy(chosen) == min(map(occupancy, allowed))
 
 
 @given(st.integers(2, 8), DRAWS)
@@ -88,14 +82,3 @@ def test_a_share_of_nothing_retries_nothing() -> None:
         False,
         True,
     ]
-
-
-@given(st.integers(1, 512), st.floats(1.0, 10.0), st.floats(1.0, 10.0))
-def test_the_slower_a_replica_the_smaller_its_limit_down_to_one(
-    limit: int, one: float, two: float
-) -> None:
-    assert effective_limit(limit, 1.0) == effective_limit(limit, balance.SLOW_FROM) == limit
-    less, more = sorted((one, two))
-    assert 1 <= effective_limit(limit, more) <= effective_limit(limit, less) <= limit
-    just = effective_limit(limit, balance.SLOW_FROM * (1 + 1e-9))
-    assert just >= limit - 1, "no jump where slowness begins"

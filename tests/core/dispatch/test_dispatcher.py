@@ -9,7 +9,7 @@ from partitiond.core.dispatch.admission import Cost, Rejected, Waiting, service_
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.fair_queue import FairQueue
 from partitiond.core.dispatch.places import Request, RequestOwner
-from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute, ReplicaRoute
+from partitiond.core.dispatch.routing import ModelAvailability, ModelRoute
 from tests.core.dispatch.fleet_hosts import ROUTE, OwnPlaces, Slots
 
 STARTING = dataclasses.replace(ROUTE, availability=ModelAvailability.STARTING, holds=True)
@@ -304,25 +304,6 @@ def test_held_ones_are_told_once_no_replica_comes_any_more() -> None:
     model.waits(ask())
     model.dispatcher.changed(1.0, removed=True)
     assert [code for code, _ in model.ends()] == ["model_unavailable"]
-
-
-@pytest.mark.parametrize("event", ["arrives", "next_decision"])
-def test_replicas_are_known_as_slow_before_a_request_is_placed(event: str) -> None:
-    """With arrivals alone, or with decisions for requests that wait alone."""
-    model, route = Model(1, 1), ReplicaRoute("r", "m", "/none", "1", 1, 0, 1)
-    model.come(ask())
-    model.come(ask())
-    model.waits(ask())
-    for _ in range(20):
-        model.dispatcher.learn("r0", 9.0, 1000.0, 0.0, route)
-        model.dispatcher.learn("r1", 1.0, 1000.0, 0.0, route)
-    model.dispatcher.learn("host:b", 90.0, 1000.0, 0.0, None)
-    if event == "arrives":
-        model.come(ask(), 1.0)
-    else:
-        model.decided(1.0)
-    assert [one.slowness > 1.0 for one in model.replicas] == [True, False]
-    assert model.dispatcher.service.value > 1.0
 
 
 def test_a_request_of_many_batches_takes_one_and_pays_for_all() -> None:

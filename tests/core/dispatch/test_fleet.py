@@ -21,13 +21,9 @@ POLICY = HostPolicy(hop_slack=0.25, wait_slack=0.5, queue_slack=0.0, max_refusal
 FULL = Slots("own", 8)
 
 
-def own(*slots: Slots, elsewhere: int = 0, slow: float = 0.0, **more: Any) -> Own:
-    """The own host, of which the first replica may be slower than the others."""
+def own(*slots: Slots, elsewhere: int = 0, **more: Any) -> Own:
     made = Own(*slots, **more)
     made.own_places.elsewhere = elsewhere, elsewhere
-    for replica, pace in ((slots[0], slow), (slots[-1], 1.0)) if slow else ():
-        for _ in range(20):
-            made.speeds.observe(replica.replica_id, pace, 1000.0, NOW, planned_seconds=1.0)
     return made
 
 
@@ -79,9 +75,6 @@ OVERFULL = [at(8, waiting=6), at(8, host="y", waiting=4)]
         (own(), [at(7)], {}, {}, TO_X),
         (own(FULL), [peer("x", ReplicaLoad("x1", 1, 8, 900, 1000))], {"kv_tokens": 50}, {}, TO_X),
         (own(), [peer("x", ReplicaLoad("x1", 1, 8, 900, 1000))], {"kv_tokens": 51}, {}, FULL_X),
-        # A slow replica has the room that it has in effect: two slots, or five.
-        (own(has(2, "slow"), has(8), slow=2.0), [at(4)], {}, {}, TO_X),
-        (own(has(2, "slow"), has(8), slow=1.5), [at(0)], {}, {}, TO_X),
         # The draws decide between peers, and the better drawn one is chosen.
         (own(), THREE, {}, {"draws": (0.0, 0.5)}, ("y", "y1")),
         (own(), THREE, {}, {"draws": (0.0, 0.1)}, TO_X),

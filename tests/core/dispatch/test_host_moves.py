@@ -116,8 +116,6 @@ def test_home_takes_back_all_that_fit() -> None:
     assert moved(waits(asks(), host=OWN_HOST), None, own=own) == []
     assert moved(waiting, None, own=Own(Slots("own", doubt=1))) == []
     assert moved(waiting, peer("x", ReplicaLoad("x1", 0, 8, doubt=1))) == []
-    own = Own(Slots("own", 5, slowness=2.0), Slots("out", ejected=True))
-    assert moved(waiting, None, own=own) == []
 
 
 @given(

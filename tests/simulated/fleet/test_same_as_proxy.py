@@ -136,8 +136,7 @@ class InProxy(Side):
             assert isinstance(replica, LiveReplica)
             flight.leave()
             slots.settle(flight, float(ask.prompt_tokens + ask.output_tokens))
-            seconds = now - self._started[name]
-            slots.learn(replica.replica_id, seconds, ask.output_tokens, now, replica.route)
+            slots.learn(now - self._started[name])
 
     def run(self, until: float) -> None:
         with self._in_loop():
@@ -280,13 +279,6 @@ class History:
                     table_row(f"m-{self._number}", 1 + number % 6, kv_tokens, seconds)
                 )
                 self.table()
-            case "slow" if self.replicas:
-                slow = self.replicas[number % len(self.replicas)].replica_id
-                for replica in self.replicas * 40:
-                    seconds = 1.0 + other % 5 * (replica.replica_id == slow)
-                    for side in self.sides:
-                        side.dispatcher.learn(replica.replica_id, seconds, 99.0, self.now, replica)
-                self.pass_time(70)  # speeds are looked at once a second
 
 
 def step_of(name: int, drawn: tuple[str, int, int, int, int | None]) -> Step:
@@ -299,7 +291,7 @@ def step_of(name: int, drawn: tuple[str, int, int, int, int | None]) -> Step:
     return Step(what, after, number, other, Ask(name, cost, tokens, 1 + tokens % 7, share, longest))
 
 
-WORDS = ["arrive"] * 12 + ["end"] * 7 + ["come", "slow"]
+WORDS = ["arrive"] * 12 + ["end"] * 7 + ["come"]
 HISTORIES = st.lists(
     st.tuples(
         st.sampled_from(WORDS),
