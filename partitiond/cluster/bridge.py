@@ -18,10 +18,6 @@ A message is never carried after its deadline: a relay that was stopped and goes
 deliver what was given up long ago. The clocks of two hosts differ, so the bridge asks each relay
 for its clock first.
 
-A Ray that lets anybody in without the token is not joined: whoever reaches it could run programs on
-every host, and would be told the token. All messages are then refused with the reason, until it is
-found to ask for the token.
-
 The bridge ends when its standard input does (exit status 0), when Ray cannot be joined (3), or when
 Ray is gone (4); who started it starts it again.
 """
@@ -63,16 +59,12 @@ service is gone; the bridge comes first, to say why."""
 JOIN_SECONDS: Final = 180.0
 """Longest time for Ray to be imported and joined; takes 1.3 s. Messages are silent meanwhile, and a
 bridge that gave up early on a busy host would only begin again."""
-OPEN_SECONDS: Final = 5.0
-"""Time between two looks at a Ray that asks for no token; somebody has to start it anew first."""
 CLOCK_SECONDS: Final = 10.0
 """Longest time for a relay to tell its clock; a new one has to start a Python process first."""
 IN_FLIGHT_MOST: Final = 256
 """Messages under way to one host. Chosen: many times what a head asks of a host at once."""
 RELAY_CONCURRENCY: Final = 1000
 """Messages that a relay carries at once; more than all bridges together have under way."""
-
-ASK_PROGRAM: Final = Path(__file__).with_name("ask_directory.py")
 
 EXIT_NOT_JOINED: Final = 3
 EXIT_RAY_GONE: Final = 4
@@ -238,40 +230,6 @@ def choose_nodes(
     return chosen, members
 
 
-def why_open(answer: dict[str, Any], address: str) -> str:
-    """Return why a Ray is not joined that was asked without the token, or "" if it refused.
-
-    Raises Unreachable: it did not answer, so nothing is known.
-    """
-    if answer.get("refused"):
-        return ""
-    if answer.get("answers"):
-        return (
-            f"Ray at {address} asks for no token: whoever reaches it runs programs on every host. "
-            "It is not used; start Ray on all hosts with RAY_AUTH_MODE=token and the fleet's token"
-        )
-    raise Unreachable(str(answer.get("problem") or "it does not answer"))
-
-
-async def _ask_as_a_stranger(address: str) -> dict[str, Any]:
-    """Ask Ray's directory without the token, in another process, and return its answer."""
-    asking = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", str(ASK_PROGRAM), address, "--as-a-stranger",
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        said, _ = await asking.communicate()
-    except asyncio.CancelledError:
-        asking.kill()
-        raise
-    try:
-        found: dict[str, Any] = json.loads(said.splitlines()[-1])
-    except (IndexError, ValueError):
-        return {"problem": f"it could not be asked (exit status {asking.returncode})"}
-    return found
-
-
 class HostLink:
     """The way to one host's relay on one node."""
 
@@ -427,26 +385,11 @@ class Bridge:
         self._looked = asyncio.Event()
         self._versions = ""
         """Who can join, for those who look why a host did not."""
-        self._open = ""
-        """Why Ray is not joined although it answers."""
 
     async def join(self) -> None:
-        """Join Ray once it refuses whoever has no token. Raises Unreachable, TimeoutError."""
-        await self._refused_a_stranger()
+        """Join Ray. Raises Unreachable, TimeoutError."""
         async with asyncio.timeout(JOIN_SECONDS):
             await self._control.ask(self._join)
-
-    async def _refused_a_stranger(self) -> None:
-        address = self._settings.address
-        while True:
-            async with asyncio.timeout(JOIN_SECONDS):
-                why = why_open(await _ask_as_a_stranger(address), address)
-            if why and why != self._open:
-                tell(why)
-            self._open = why
-            if not why:
-                return
-            await asyncio.sleep(OPEN_SECONDS)
 
     def _join(self) -> None:
         import ray
@@ -510,14 +453,12 @@ class Bridge:
     async def _answer(self, host: str, until: float, body: bytes) -> bytes:
         if until <= time.monotonic():
             raise Unreachable("the message came too late")
-        if self._open:
-            raise Unreachable(self._open)
         if not self._looked.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(until - time.monotonic()):
                     await self._looked.wait()
         if self._looked_at is None:
-            raise Unreachable(self._open or "Ray has not been joined yet")
+            raise Unreachable("Ray has not been joined yet")
         if not host:
             return self._tell(json.loads(body))
         link = self._links.get(host)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE, check_files
-from partitiond.cluster.directory import ask_directory, refuse_open
 from partitiond.cluster.keeper import ensure_keeper, keep_ray, restart_keeper, stop_keeper
 from partitiond.cluster.own_files import ensure_own_files, own_address
 from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
@@ -96,12 +95,9 @@ def peers_place(settings: Settings) -> HostPlace:
 def prepare_cluster(settings: Settings) -> HostPlace:
     """Make the head's files, check them, and see that Ray runs on this host. Blocks.
 
-    Where something else keeps Ray running, the cluster is asked whether it lets anybody in. If it
-    does not answer yet, the bridge asks again before it joins.
-
     Raises:
         SettingsError: there is no token, it is not private, a certificate is missing, there is no
-            Ray, what `ensure_keeper` refuses, or the cluster asks for no token.
+            Ray, or what `ensure_keeper` refuses.
     """
     if settings.cluster.folder is not None:
         return peers_place(settings)
@@ -111,7 +107,6 @@ def prepare_cluster(settings: Settings) -> HostPlace:
     node = node_of(settings, ray)
     place = dataclasses.replace(peers_place(settings), ray_version=ray.version)
     if not settings.cluster.manage_ray:
-        refuse_open(ask_directory(node, with_token=False), node.cluster_address)
         return place
     ensure_keeper(node)
     return dataclasses.replace(place, ensure_running=functools.partial(restart_keeper, node))

@@ -23,14 +23,12 @@ import pytest_asyncio
 
 from partitiond.cluster.authority import ensure_authority, issue
 from partitiond.cluster.certificates import write_files
-from partitiond.cluster.keeper import end_left_over, ensure_keeper, keeper_of, stop_keeper
+from partitiond.cluster.keeper import ensure_keeper, keeper_of, stop_keeper
 from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
 from partitiond.cluster.ray_environment import install_ray
 from partitiond.cluster.ray_node import (
     FOLDER_VARIABLE,
     RayNode,
-    node_environment,
-    start_command,
 )
 from partitiond.cluster.token import ensure_token
 from partitiond.core.errors import SilentError
@@ -142,23 +140,6 @@ def make_hosts(
             )
         )  # fmt: skip
     return made
-
-
-@contextlib.contextmanager
-def open_ray(node: RayNode) -> Iterator[None]:
-    """A Ray that something else keeps, which asks for no token."""
-    node.folder.mkdir(exist_ok=True)
-    environment = {**node_environment(node, os.environ), "RAY_AUTH_MODE": "disabled"}
-    started = subprocess.Popen(
-        start_command(node, "foreign", 1), env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        started.terminate()
-        started.wait()
-        end_left_over(node.folder)
 
 
 @contextlib.contextmanager

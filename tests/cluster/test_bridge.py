@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cluster import ask_directory, bridge, ray_node
+from partitiond.cluster import bridge, ray_node
 from partitiond.cluster.bridge import Node, ToldMember, Unreachable, choose_nodes, nodes_of
 from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
-from partitiond.core.errors import HostSilentError
 from partitiond.hosts import line
 
 
@@ -69,14 +68,10 @@ def test_the_bridge_says_what_the_rest_of_partitiond_says() -> None:
         assert getattr(bridge, name) == getattr(ray_node, name)
     assert bridge.MOST_BYTES == line.MOST_BYTES
     assert bridge.MARGIN_SECONDS < line.MARGIN_SECONDS
-    assert Path(ask_directory.__file__) == bridge.ASK_PROGRAM
 
 
-@pytest.mark.parametrize("program", [bridge, ask_directory], ids=lambda one: one.__name__)
-def test_a_program_of_rays_python_imports_the_standard_library_and_ray_alone(
-    program: object,
-) -> None:
-    tree = ast.parse(Path(str(getattr(program, "__file__", ""))).read_text("utf-8"))
+def test_a_program_of_rays_python_imports_the_standard_library_and_ray_alone() -> None:
+    tree = ast.parse(Path(bridge.__file__).read_text("utf-8"))
     names = set()
     for found in ast.walk(tree):
         if isinstance(found, ast.Import):
@@ -101,37 +96,6 @@ async def test_a_host_that_is_not_in_the_cluster_is_told_which_ray_alone_can_joi
     made._looked_at, made._versions = time.monotonic(), "; Ray 2.60.0 alone can join"
     with pytest.raises(Unreachable, match=r"not in the cluster .*; Ray 2\.60\.0 alone can join"):
         await made._answer("a", time.monotonic() + 60, b"")
-
-
-async def test_a_ray_that_lets_strangers_in_is_not_joined_until_it_refuses_them(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Nor one that does not say whom it lets in."""
-    program = tmp_path / "asked.py"
-    monkeypatch.setattr(bridge, "ASK_PROGRAM", program)
-    monkeypatch.setattr(bridge, "OPEN_SECONDS", 0.01)
-    program.write_text("raise SystemExit(7)", "utf-8")
-    path = tmp_path / "s"
-    made = bridge.Bridge(bridge.BridgeSettings("h:1", "h", str(path)))
-    with pytest.raises(Unreachable, match="exit status 7"):
-        await made.join()
-    program.write_text("print('{\"answers\": true}')", "utf-8")
-    server = await asyncio.start_unix_server(made.serve, str(path))
-    joining = asyncio.ensure_future(made.join())
-    carrier = line.SocketCarrier(path, "gpu-1", seconds=0.2)
-    while True:
-        with pytest.raises(HostSilentError) as found:
-            await carrier.call(b"")
-        if "not been joined" not in found.value.message:
-            break
-    assert "h:1 asks for no token" in found.value.message
-    with pytest.raises(HostSilentError, match="asks for no token"):  # at once
-        await line.SocketCarrier(path, "gpu-1", seconds=60.0).call(b"")
-    assert not joining.done()
-    program.write_text("print('{\"refused\": true}')", "utf-8")
-    with pytest.raises(Unreachable, match="Ray: "):
-        await joining
-    server.close()
 
 
 async def test_a_bridge_that_cannot_be_started_is_tried_again(

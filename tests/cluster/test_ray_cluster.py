@@ -1,33 +1,26 @@
 """Real Ray on this machine, three hosts: whatever is killed, messages flow again.
 
 With it the contract of a cluster is tested, too. All tests share one cluster that speaks TLS, and
-leave it as they found it; but for that of a Ray that lets strangers in. Raylet, control service and
-agent are killed in `test_faults`, below engines and streams.
+leave it as they found it. Raylet, control service and agent are killed in `test_faults`, below
+engines and streams.
 """
 
 import asyncio
 import contextlib
 import dataclasses
 import os
-import platform
 import signal
 import socket
 import ssl
-from pathlib import Path
 
 import pytest
 
-from partitiond.cli.doctor.cluster import cluster_facts
 from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE
-from partitiond.cluster.directory import DirectoryAnswer, ask_directory
 from partitiond.cluster.keeper import ensure_keeper, stop_keeper
-from partitiond.cluster.of_settings import prepare_cluster
 from partitiond.cluster.ray_cluster import RayCluster
-from partitiond.cluster.ray_environment import RAY_VERSION
 from partitiond.cluster.ray_node import RayNode
 from partitiond.cluster.token import ensure_token
-from partitiond.core.errors import HostSilentError, SettingsError, SilentError
-from partitiond.settings.schema import Settings
+from partitiond.core.errors import HostSilentError, SilentError
 from tests.cluster import ray_fixtures as rays
 from tests.contract.test_cluster import *  # noqa: F403 - its tests have Ray here
 
@@ -46,13 +39,8 @@ def reached(cluster: RayCluster, ray_hosts: rays.RayHosts) -> tuple[RayCluster, 
 
 
 async def test_a_wrong_token_is_refused(cluster: RayCluster, ray_hosts: rays.RayHosts) -> None:
-    """And none: by Ray's directory, so that no bridge joins it."""
-    head, wrong = ray_hosts.nodes[0], ray_hosts.folder / "wrong-token"
+    wrong = ray_hosts.folder / "wrong-token"
     ensure_token(wrong)
-    for node, with_token in ((head, False), (dataclasses.replace(head, token_path=wrong), True)):
-        assert ask_directory(node, with_token=with_token) == DirectoryAnswer(refused=True)
-    found = ask_directory(head, with_token=True)
-    assert (found.answers, found.ray) == (True, RAY_VERSION)
     async with rays.bridged(ray_hosts, "stranger", token_path=wrong) as stranger:
         await rays.says(ray_hosts.place("stranger").log_path, "cannot be joined")
         with pytest.raises(SilentError, match="cannot be asked"):
@@ -189,42 +177,3 @@ async def test_hosts_speak_tls_while_certificates_are_replaced_host_by_host(
         await rays.answers(cluster, node.host)
     await rays.all_answer(cluster)
     assert agents == {agent.pid for agent in ray_hosts.agents.values() if agent.poll() is None}
-
-
-async def test_a_ray_that_asks_for_no_token_is_refused(ray_python: Path) -> None:
-    """By the daemon when it starts, and by the bridge if that Ray comes later."""
-    with rays.short_folder() as folder:
-        hosts = rays.make_hosts(ray_python, folder, ("head",))
-        (head,) = hosts.nodes
-        given = {
-            "enabled": True, "address": head.address, "port": head.port, "tls": False,
-            "python": ray_python, "manage_ray": False, "token_path": head.token_path,
-            "trust_engines": True,
-        }  # fmt: skip
-        settings = Settings.model_validate(
-            {"state_dir": folder / "state", "cache_dir": folder / "cache", "cluster": given}
-        )
-
-        # A directory that is too busy to answer in time is not refused.
-        async def is_known() -> bool:
-            found = await asyncio.to_thread(cluster_facts, settings)
-            assert found.ray_version == RAY_VERSION
-            answer = DirectoryAnswer(True, ray=RAY_VERSION, python=platform.python_version())
-            return found.stranger == answer and found.ray_of_cluster == RAY_VERSION
-
-        async def is_refused() -> bool:
-            try:
-                await asyncio.to_thread(prepare_cluster, settings)
-            except SettingsError as error:
-                return "asks for no token" in error.message
-            return False
-
-        with rays.open_ray(head):
-            async with rays.bridged(hosts) as cluster:
-                await rays.says(hosts.place().log_path, "asks for no token")
-                with pytest.raises(SilentError, match="asks for no token"):
-                    await asyncio.to_thread(cluster.members)
-                with pytest.raises(HostSilentError, match="asks for no token"):
-                    await cluster.line("head").call(b"")
-                await rays.until("the doctor to know it", is_known)
-                await rays.until("the start to be refused", is_refused)

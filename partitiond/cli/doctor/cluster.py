@@ -24,8 +24,7 @@ from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.options import connected
 from partitiond.cli.setup.cluster_units import as_installed
 from partitiond.cli.setup.host import SetupHost
-from partitiond.cluster.directory import DirectoryAnswer, ask_directory, open_words
-from partitiond.cluster.of_settings import node_of, ray_of
+from partitiond.cluster.of_settings import ray_of
 from partitiond.cluster.ray_environment import RayEnvironment
 from partitiond.cluster.ray_node import ports_of, worker_ports
 from partitiond.core.errors import PartitiondError, SettingsError
@@ -102,8 +101,6 @@ class ClusterFacts:
         name: this host's.
         is_head: whether the others join this host.
         token: None if no token is used.
-        stranger: what Ray's directory said to a question without the token; None if it was not
-            asked.
         way: to the head's Ray; None if hosts find each other by a folder.
         closed: further fixed ports of Ray that did not answer: on the head, of hosts that do not
             answer; elsewhere, of the head.
@@ -111,8 +108,6 @@ class ClusterFacts:
         clock_is_kept: whether something keeps this host's clock; None if that is not known.
         hosts: of the fleet, as the daemon on the head tells; empty if it was not asked.
         ray: version of Ray, and of the Python it runs in; empty without Ray.
-        ray_version: of this host's Ray; empty without Ray.
-        ray_of_cluster: version of the Ray that this host joins; empty if it did not say.
         ray_problem, ray_hint: why there is no Ray that can be used, and what to do.
         models_free_bytes: room on the disk of models.
     """
@@ -120,15 +115,12 @@ class ClusterFacts:
     name: str
     is_head: bool
     token: TokenFile | None = None
-    stranger: DirectoryAnswer | None = None
     way: WayToHead | None = None
     closed: tuple[WayToHead, ...] = ()
     open_ports: tuple[int, ...] = ()
     clock_is_kept: bool | None = None
     hosts: tuple[HostView, ...] = ()
     ray: str = ""
-    ray_version: str = ""
-    ray_of_cluster: str = ""
     ray_problem: str = ""
     ray_hint: str = ""
     models_free_bytes: int = LEAST_MODELS_BYTES
@@ -139,9 +131,6 @@ def check_cluster(facts: ClusterFacts) -> list[DoctorFinding]:
     found = [*_ray(facts)]
     if facts.token is not None:
         found.append(_token(facts.token, facts.name))
-    if facts.stranger is not None and facts.way is not None and facts.stranger.answers:
-        words, advice = open_words(facts.way.address)
-        found.append(fail("cluster token", words.rstrip("."), advice.rstrip(".")))
     if facts.way is not None:
         found += _way(facts.way, is_head=facts.is_head)
     if facts.closed:
@@ -163,15 +152,6 @@ def check_cluster(facts: ClusterFacts) -> list[DoctorFinding]:
 def _ray(facts: ClusterFacts) -> list[DoctorFinding]:
     if facts.ray_problem:
         return [fail("cluster ray", facts.ray_problem.rstrip("."), facts.ray_hint.rstrip("."))]
-    if facts.ray_of_cluster not in ("", facts.ray_version):
-        return [
-            fail(
-                "cluster ray",
-                f"this host has Ray {facts.ray_version}, and the cluster {facts.ray_of_cluster}: "
-                "only the same version can join",
-                "finish the upgrade, the head last",
-            )
-        ]
     return [ok("cluster ray", f"{facts.ray}; to be the same on all hosts")] if facts.ray else []
 
 
@@ -304,19 +284,15 @@ def cluster_facts(settings: "Settings") -> ClusterFacts:
     ray, problem, hint = _ray_of(settings)
     _, most = worker_ports(cluster.port)
     way = way_to(cluster.head or own)
-    told = None if ray is None else _directory(settings, ray, with_token=True)
     return dataclasses.replace(
         facts,
         token=token_file(settings.cluster_token_path),
         closed=not_answering(other_addresses(facts.hosts, cluster.head, cluster.port))
         if way.seconds is not None
         else (),
-        stranger=None if ray is None else _directory(settings, ray, with_token=False),
         way=way,
         open_ports=tuple(port for port in listening_everywhere() if cluster.port <= port <= most),
         ray="" if ray is None else f"Ray {ray.version} ({ray.python}), partitiond {__version__}",
-        ray_version="" if ray is None else ray.version,
-        ray_of_cluster="" if told is None else told.ray,
         ray_problem=problem,
         ray_hint=hint,
     )
@@ -416,15 +392,6 @@ def _ray_of(settings: "Settings") -> tuple[RayEnvironment | None, str, str]:
         return ray_of(settings), "", ""
     except SettingsError as error:
         return None, error.message, error.hint
-
-
-def _directory(
-    settings: "Settings", ray: RayEnvironment, *, with_token: bool
-) -> DirectoryAnswer | None:
-    try:
-        return ask_directory(node_of(settings, ray), with_token=with_token)
-    except SettingsError:  # this host has no address
-        return None
 
 
 def _free(folder: Path) -> int:

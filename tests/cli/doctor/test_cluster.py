@@ -9,7 +9,6 @@ import pytest
 
 from partitiond.cli.doctor import cluster, endpoints, findings
 from partitiond.cli.setup.host import SetupHost
-from partitiond.cluster.directory import DirectoryAnswer
 from partitiond.settings.schema import Settings, load_settings
 from tests.hosts.fleet import FINE, HEAD, LOST, NEVER
 
@@ -55,27 +54,16 @@ def beside(**changes: object) -> cluster.ClusterFacts:
     return but(hosts=(HEAD, replace(FINE, **changes)))  # type: ignore[arg-type]
 
 
-def ray(of_cluster: str) -> cluster.ClusterFacts:
-    return but(ray_version="2.60.0", ray_of_cluster=of_cluster)
-
-
-LET_IN = DirectoryAnswer(answers=True, ray="2.60.0")
-
-
 @pytest.mark.parametrize(
     ("check", "verdict", "cases"),
     [
         ("token", None, [token(0o600, 65), token(0o400, 65)]),
         ("token", "fail", [token(0o640, 65), token(0o604, 65), token(0o600, 0),
                            token(0o600, None), token(None, None)]),
-        ("token", "fail", [but(stranger=LET_IN)]),
-        ("token", None, [but(stranger=DirectoryAnswer(refused=r)) for r in (True, False)]),
         ("clock", None, [beside(clock_offset_seconds=s) for s in (None, 0.0, 0.999, -0.999)]),
         ("clock", "warn", [beside(clock_offset_seconds=s) for s in (1.0, -1.0, 29.9)]),
         ("clock", "fail", [beside(clock_offset_seconds=s) for s in (30.0, -3600.0)]),
         ("clock", "warn", [but(clock_is_kept=False)]),
-        ("ray", None, [ray("2.60.0"), ray("")]),
-        ("ray", "fail", [ray("2.60.1")]),
         ("head", "fail", [way(None, "refused")]),
         ("head", "warn", [way(0.021)]),
         ("head", None, [way(0.019, mtu_bytes=1280)]),
@@ -95,9 +83,6 @@ def test_a_finding_says_what_was_found_and_what_to_do() -> None:
     assert not verdicts(FACTS)
     assert "0.4 ms" in found["cluster head"].message
     assert "cluster clock" not in judged(but(clock_is_kept=None)), "the kernel says nothing"
-    told = judged(but(stranger=LET_IN))["cluster token"]
-    assert "head:6380 asks for no token" in told.message
-    assert "RAY_AUTH_MODE=token" in told.advice
     worst = but(
         token=cluster.TokenFile(Path("/t"), 0o644, 65),
         way=cluster.WayToHead("h:1", None, "refused"),
