@@ -86,15 +86,15 @@ class RayCluster:
         if bridge is not None:
             await _end(bridge)
 
-    def members(self) -> Sequence[ClusterMember]:
-        """Return the hosts in the cluster. Blocks. Raises SilentError."""
+    async def members(self) -> Sequence[ClusterMember]:
+        """Return the hosts in the cluster. Raises SilentError."""
         try:
-            answer = self._asker.ask(json.dumps({"ask": "members"}).encode())
+            answer = await self._asker.call(json.dumps({"ask": "members"}).encode())
         except HostSilentError as error:
             raise SilentError(
                 f"the cluster cannot be asked: {error.facts.get('why', error.message)}.",
                 hint=f"See {self._place.log_path}, and `partitiond hosts`; engines go on.",
-                facts={"said": _last_words(self._place.log_path)},
+                facts={"said": await asyncio.to_thread(_last_words, self._place.log_path)},
             ) from error
         return tuple(ClusterMember(**member) for member in json.loads(answer)["members"])
 

@@ -3,6 +3,7 @@
 Each agent answers on a socket in one folder, "HOST.sock"; the folder's sockets are the members.
 """
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -26,8 +27,11 @@ class SocketCluster:
         """Return where the agent of a host answers."""
         return self._folder / f"{host}{SUFFIX}"
 
-    def members(self) -> Sequence[ClusterMember]:
+    async def members(self) -> Sequence[ClusterMember]:
         """Return the hosts with a socket, by name. Raises SilentError."""
+        return await asyncio.to_thread(self._members)
+
+    def _members(self) -> Sequence[ClusterMember]:
         if not self._folder.is_dir():
             raise SilentError(f"the folder of the cluster, {self._folder}, is gone.")
         found = sorted(path.name.removesuffix(SUFFIX) for path in self._folder.glob(f"*{SUFFIX}"))

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import math
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -64,24 +63,6 @@ class SocketCarrier:
             answer = await _read_frame(reader)
         finally:
             writer.close()
-        if header.get("silent"):
-            raise self._silent(header["silent"])
-        return answer
-
-    def ask(self, body: bytes) -> bytes:
-        """Return the answer, from a thread. Raises HostSilentError. Blocks."""
-        until = time.monotonic() + self._seconds + MARGIN_SECONDS
-        try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
-                line.settimeout(self._seconds + MARGIN_SECONDS)
-                line.connect(str(self._path))
-                line.sendall(_request(self._host, self._seconds, body))
-                header = json.loads(_receive_frame(line, until))
-                answer = _receive_frame(line, until)
-        except TimeoutError as error:
-            raise self._silent("no answer came in time") from error
-        except (OSError, ValueError) as error:
-            raise self._silent(str(error) or type(error).__name__) from error
         if header.get("silent"):
             raise self._silent(header["silent"])
         return answer
@@ -135,29 +116,7 @@ def _frame(body: bytes) -> bytes:
 
 
 async def _read_frame(reader: asyncio.StreamReader) -> bytes:
-    return await reader.readexactly(_size(await reader.readexactly(4)))
-
-
-def _receive_frame(line: socket.socket, until: float) -> bytes:
-    return _receive(line, _size(_receive(line, 4, until)), until)
-
-
-def _receive(line: socket.socket, size: int, until: float) -> bytes:
-    found = bytearray()
-    while len(found) < size:
-        left = until - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        line.settimeout(left)
-        more = line.recv(min(size - len(found), 1 << 20))
-        if not more:
-            raise ValueError("the connection was closed")
-        found += more
-    return bytes(found)
-
-
-def _size(head: bytes) -> int:
-    size = int.from_bytes(head, "big")
+    size = int.from_bytes(await reader.readexactly(4), "big")
     if size > MOST_BYTES:
         raise ValueError(f"a frame of {size} bytes is too large")
-    return size
+    return await reader.readexactly(size)

@@ -114,7 +114,7 @@ class Membership:
     async def look(self) -> None:
         """Add the hosts that have joined, and keep what hosts said of themselves."""
         try:
-            self._members = await asyncio.to_thread(self._cluster.members)
+            self._members = await self._cluster.members()
         except SilentError as error:
             if error.message != self.problem:
                 log.warning("who is in the cluster is not known: %s", error)

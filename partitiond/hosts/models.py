@@ -1,15 +1,15 @@
 """Brings the files of models to the hosts that run them (`ports.FleetModels`).
 
 The control plane's own host fetches a model once, and it alone has credentials of the hub. Another
-host that needs the files copies them, piece by piece through this process, from the own host, or
-from another one that has them if the own host's disk fails. A host on which the same folder holds
-the same files, as on shared storage, copies nothing.
+host that needs the files copies them from it, piece by piece through this process. A host on which
+the same folder holds the same files, as on shared storage, copies nothing.
 """
 
 import asyncio
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -25,10 +25,7 @@ PIECE_BYTES: Final = 4 * MIB
 """Size of a piece. Chosen: larger pieces were no faster when measured, and a piece takes
 less than a message's deadline on a line of 1 MiB/s."""
 COPIES_AT_ONCE: Final = 4
-"""Copies in progress. Chosen: one or two fill the line of this host; each holds two pieces."""
-COPY_BYTES_PER_SECOND: Final = 500 * MIB
-"""Most bytes of one copy in a second. Chosen: 40 % of a line of 10 Gbit/s; requests and calls have
-the rest."""
+"""Copies in progress. Chosen: one or two fill the line of this host."""
 ASKED_MOST: Final = 3
 """Tries of a call before a host counts as silent. Chosen: a lost message is nothing to report; the
 caller tries again later, and the copy goes on from where it is."""
@@ -46,11 +43,7 @@ def _silent(text: str, fraction: float | None) -> None:
 
 
 class HostsModels:
-    """Implements `ports.ModelResolver` and `ports.FleetModels` over the agents of all hosts.
-
-    Args:
-        bytes_per_second: most bytes of one copy in a second.
-    """
+    """Implements `ports.ModelResolver` and `ports.FleetModels` over the agents of all hosts."""
 
     def __init__(
         self,
@@ -58,15 +51,11 @@ class HostsModels:
         *,
         ask_again_seconds: float = ASK_AGAIN_SECONDS,
         piece_bytes: int = PIECE_BYTES,
-        bytes_per_second: float = COPY_BYTES_PER_SECOND,
     ) -> None:
         self._agents = agents
         self._ask_again_seconds = ask_again_seconds
         self._piece_bytes = piece_bytes
-        self._bytes_per_second = bytes_per_second
         self._at_once = asyncio.Semaphore(COPIES_AT_ONCE)
-        self._lying: dict[tuple[ModelFile, ...], dict[str, str]] = {}
-        """Folders in which the same files lie, by host."""
 
     async def architecture(self, spec: ModelSpec) -> Architecture:
         """Return the architecture without fetching weights. Raises ModelSourceError."""
@@ -86,8 +75,7 @@ class HostsModels:
         listing = await self._listed(str(model.folder), report)
         # A host gets one copy after another: two at once would each take twice as long.
         async with record.copying:
-            folder = await _Copy(self, listing, record.name, record.agent.folders, report).made()
-        self._lying.setdefault(listing.files, {})[record.name] = folder
+            folder = await self._copied(listing, record.name, record.agent.folders, report)
         return dataclasses.replace(model, folder=Path(folder))
 
     async def _listed(self, folder: str, report: Report) -> ModelListing:
@@ -100,155 +88,81 @@ class HostsModels:
             report("computing checksums of its files", done / max(1, listing.size_bytes))
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def asked(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask a host; ask again if no answer came. Raises HostSilentError."""
-        for _ in range(ASKED_MOST - 1):
-            with contextlib.suppress(HostSilentError):
-                return await ask()
-            await asyncio.sleep(self._ask_again_seconds)
-        return await ask()
-
-    async def piece(self, listing: ModelListing, name: str, offset: int, taker: str) -> bytes:
-        """Read a piece on the own host, else on another host that has the files.
-
-        Raises:
-            ModelSourceError, HostSilentError: no host gives it.
-        """
-        places = {self._agents.own.name: listing.folder, **self._lying.get(listing.files, {})}
-        places.pop(taker, None)
-        broke: ModelSourceError | HostSilentError | None = None
-        for host, folder in places.items():
-            try:
-                data = await self._agents.of(host).folders.read(
-                    folder, name, offset, self._piece_bytes
-                )
-            except (ModelSourceError, HostSilentError) as error:
-                broke = broke or error
-            else:
-                if data:
-                    return data
-        raise broke or ModelSourceError(
-            f"{name} is shorter than it was.",
-            hint="The model's files changed while they were copied; they are copied again.",
-            facts={"folder": listing.folder, "name": name},
-        )
-
-    @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator["_Pace"]:
-        """Wait until a copy may move bytes."""
-        async with self._at_once:
-            yield _Pace(self._bytes_per_second)
-
-
-class _Pace:
-    """Holds a copy below its bytes per second."""
-
-    def __init__(self, bytes_per_second: float) -> None:
-        self._rate = bytes_per_second
-        self._since, self._moved = asyncio.get_running_loop().time(), 0
-
-    async def moved(self, size: int) -> None:
-        """Wait until so many bytes more may have been moved."""
-        self._moved += size
-        passed = asyncio.get_running_loop().time() - self._since
-        early = self._moved / self._rate - passed
-        if early > 0:
-            await asyncio.sleep(early)
-
-
-class _Copy:
-    """One model on its way to one host."""
-
-    def __init__(
-        self, hosts: HostsModels, listing: ModelListing, host: str, to: ModelFolders, report: Report
-    ) -> None:
-        self._hosts = hosts
-        self._listing = listing
-        self._host = host
-        self._to = to
-        self._report = report
-        self._damaged: dict[str, int] = {}
-
-    async def made(self) -> str:
-        """Return the folder there, once all files are in it."""
+    async def _copied(
+        self, listing: ModelListing, host: str, to: ModelFolders, report: Report
+    ) -> str:
+        """Return the folder on a host, once all files are in it."""
+        damaged: Counter[str] = Counter()
         while True:
-            there = await self._there(lambda: self._to.receive(self._listing))
+            there = await self._asked(host, lambda: to.receive(listing))
             if there.folder:
                 return there.folder
             if there.checked < 1:
-                self._report(f"checking files on {self._host}", there.checked)
+                report(f"checking files on {host}", there.checked)
                 await asyncio.sleep(PAUSE_SECONDS)
                 continue
-            self._count(there)
-            async with self._hosts.turn() as pace:
-                await self._fill(there, pace)
+            damaged.update(there.damaged)
+            for name, times in damaged.items():
+                if times >= DAMAGED_MOST:
+                    raise ModelSourceError(
+                        f"{name} arrived on {host} with a wrong checksum {times} times.",
+                        hint=f"Check memory, disk and network of {host} and of this host.",
+                        facts={"host": host, "name": name},
+                    )
+            async with self._at_once:
+                await self._fill(listing, there, host, to, report)
 
-    def _count(self, there: ReceivedModel) -> None:
-        for name in there.damaged:
-            self._damaged[name] = self._damaged.get(name, 0) + 1
-            if self._damaged[name] >= DAMAGED_MOST:
-                raise ModelSourceError(
-                    f"{name} arrived on {self._host} with a wrong checksum "
-                    f"{self._damaged[name]} times.",
-                    hint=f"Check memory, disk and network of {self._host} and of this host.",
-                    facts={"host": self._host, "name": name},
-                )
-
-    async def _fill(self, there: ReceivedModel, pace: _Pace) -> None:
-        done = sum(there.bytes_of.values())
-        for file in self._listing.files:
-            have = there.bytes_of.get(file.name)
-            if have is None or have < file.size_bytes:
-                done -= have or 0
-                await self._send(file, have or 0, done, pace)
-                done += file.size_bytes
-
-    async def _send(self, file: ModelFile, offset: int, done: int, pace: _Pace) -> None:
-        """Send a file from an offset on; the next piece is read while one is written."""
-        reading = self._read(file, offset)
-        try:
-            while True:
-                data = await reading
-                reading = self._read(file, offset + len(data))
-                have = await self._written(file, offset, data)
-                if have != offset + len(data):  # it has another part of the file than it said
-                    await _ended(reading)
-                    reading = self._read(file, have)
-                offset = have
-                share = (done + offset) / max(1, self._listing.size_bytes)
-                total = format_bytes(self._listing.size_bytes)
+    async def _fill(
+        self,
+        listing: ModelListing,
+        there: ReceivedModel,
+        host: str,
+        to: ModelFolders,
+        report: Report,
+    ) -> None:
+        """Send what a host lacks of each file."""
+        total = format_bytes(listing.size_bytes)
+        done = 0
+        for file in listing.files:
+            offset = there.bytes_of.get(file.name, 0)
+            is_there = file.name in there.bytes_of
+            while offset < file.size_bytes or not is_there:
+                offset = await self._send(listing, file, offset, host, to)
+                is_there = True
+                share = (done + offset) / max(1, listing.size_bytes)
                 moved = format_bytes(done + offset)
-                self._report(f"copying files to {self._host}: {moved} of {total}", share)
-                if offset >= file.size_bytes:
-                    return
-                await pace.moved(len(data))
-        finally:
-            await _ended(reading)
+                report(f"copying files to {host}: {moved} of {total}", share)
+            done += file.size_bytes
 
-    def _read(self, file: ModelFile, offset: int) -> "asyncio.Task[bytes]":
-        async def read() -> bytes:
-            if offset >= file.size_bytes:
-                return b""
-            return await self._hosts.asked(
-                lambda: self._hosts.piece(self._listing, file.name, offset, self._host)
-            )
+    async def _send(
+        self, listing: ModelListing, file: ModelFile, offset: int, host: str, to: ModelFolders
+    ) -> int:
+        """Send a piece of a file; return how much of it the host has then."""
+        data = b""
+        if offset < file.size_bytes:
+            own = self._agents.own.agent.folders
+            data = await own.read(listing.folder, file.name, offset, self._piece_bytes)
+            if not data:
+                raise ModelSourceError(
+                    f"{file.name} is shorter than it was.",
+                    hint="The model's files changed while they were copied; they are copied again.",
+                    facts={"folder": listing.folder, "name": file.name},
+                )
+        return await self._asked(host, lambda: to.write(listing, file.name, offset, data))
 
-        return asyncio.ensure_future(read())
+    async def _asked(self, host: str, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the host that takes the files, again if no answer came; its problems name it.
 
-    async def _written(self, file: ModelFile, offset: int, data: bytes) -> int:
-        return await self._there(lambda: self._to.write(self._listing, file.name, offset, data))
-
-    async def _there(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask the host that takes the files; its problems name it."""
+        Raises:
+            HostSilentError, ModelSourceError.
+        """
         try:
-            return await self._hosts.asked(ask)
+            for _ in range(ASKED_MOST - 1):
+                with contextlib.suppress(HostSilentError):
+                    return await ask()
+                await asyncio.sleep(self._ask_again_seconds)
+            return await ask()
         except ModelSourceError as error:
-            facts = {**error.facts, "host": self._host}
-            message = f"on {self._host}: {error.message}"
+            facts = {**error.facts, "host": host}
+            message = f"on {host}: {error.message}"
             raise ModelSourceError(message, hint=error.hint, facts=facts) from error
-
-
-async def _ended(task: "asyncio.Task[bytes]") -> None:
-    """Cancel a task, and disregard how it ends."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -16,11 +16,7 @@ class Carrier(Protocol):
     """Moves a message to a host and its answer back. Raises HostSilentError if it cannot."""
 
     async def call(self, body: bytes) -> bytes:
-        """Return the answer, in the event loop."""
-        ...
-
-    def ask(self, body: bytes) -> bytes:
-        """Return the answer, in another thread than the event loop's. Blocks."""
+        """Return the answer."""
         ...
 
 
@@ -60,8 +56,8 @@ class HostPlace:
 class Cluster(Protocol):
     """The hosts that joined this one."""
 
-    def members(self) -> Sequence[ClusterMember]:
-        """Return the hosts in the cluster; this one, too. May block.
+    async def members(self) -> Sequence[ClusterMember]:
+        """Return the hosts in the cluster; this one, too.
 
         Raises:
             SilentError: the cluster cannot be asked now; its hosts may answer nevertheless.

@@ -44,7 +44,7 @@ async def test_a_wrong_token_is_refused(cluster: RayCluster, ray_hosts: rays.Ray
     async with rays.bridged(ray_hosts, "stranger", token_path=wrong) as stranger:
         await rays.says(ray_hosts.place("stranger").log_path, "cannot be joined")
         with pytest.raises(SilentError, match="cannot be asked"):
-            await asyncio.to_thread(stranger.members)
+            await stranger.members()
         with pytest.raises(HostSilentError):
             await stranger.line("a").call(b"")
     await rays.answers(cluster, "a")
@@ -123,7 +123,7 @@ async def test_a_second_host_with_a_name_is_told_and_not_asked(
         found: dict[str, str] = {}
 
         async def is_member() -> bool:
-            for member in await asyncio.to_thread(cluster.members):
+            for member in await cluster.members():
                 found[f"{member.host} {member.address}"] = member.problem
             return f"a {address}" in found
 

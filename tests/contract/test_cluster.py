@@ -46,17 +46,16 @@ def with_socket(hosts: RayHosts, sockets: SocketCluster, place: int) -> RayNode:
 
 async def test_the_hosts_that_joined_are_members(reached: Reached) -> None:
     cluster, _ = reached
-    found = await asyncio.to_thread(cluster.members)
+    found = await cluster.members()
     assert sorted((member.host, member.problem) for member in found) == [
         ("a", ""), ("b", ""), ("head", ""),
     ]  # fmt: skip
 
 
-async def test_a_message_is_answered_in_the_loop_and_in_a_thread(reached: Reached) -> None:
+async def test_a_message_is_answered(reached: Reached) -> None:
     cluster, _ = reached
     body = bytes(range(256)) * 2000
     assert await cluster.line("a").call(body) == b"a:" + body
-    assert await asyncio.to_thread(cluster.line("b").ask, body) == b"b:" + body
 
 
 async def test_messages_to_one_host_go_side_by_side(reached: Reached) -> None:
@@ -77,8 +76,6 @@ async def test_a_host_that_never_joined_is_silent(reached: Reached) -> None:
     with pytest.raises(HostSilentError, match="nobody") as silent:
         await cluster.line("nobody").call(b"")
     assert silent.value.facts["host"] == "nobody"
-    with pytest.raises(HostSilentError):
-        await asyncio.to_thread(cluster.line("nobody").ask, b"")
 
 
 async def test_a_stopped_host_is_silent_the_others_answer_and_nothing_is_done_late(

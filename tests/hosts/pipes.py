@@ -42,7 +42,6 @@ class Pipe:
     def __init__(self, server: HostServer) -> None:
         self._server = server
         self._cut = asyncio.Event()
-        self._loop = asyncio.get_running_loop()
         self.carried = 0
         self.calls: list[str] = []
 
@@ -73,9 +72,6 @@ class Pipe:
             raise HostSilentError("the pipe is cut.")
         assert isinstance(answer.result(), bytes)
         return answer.result()
-
-    def ask(self, body: bytes) -> bytes:
-        return asyncio.run_coroutine_threadsafe(self.call(body), self._loop).result(60)
 
 
 @dataclasses.dataclass
@@ -204,9 +200,6 @@ class BadLine:
 
     async def arrived(self) -> None:
         await asyncio.gather(*self._late)
-
-    def ask(self, body: bytes) -> bytes:
-        raise NotImplementedError
 
 
 def devices_of(host: str, cores: tuple[int, ...] = (0, 1)) -> tuple[Device, ...]:

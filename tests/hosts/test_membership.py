@@ -45,7 +45,7 @@ class PipedCluster:
         self.listed = [m for m in self.listed if m.host != name]
         self.pipes[name].cut()
 
-    def members(self) -> Sequence[ClusterMember]:
+    async def members(self) -> Sequence[ClusterMember]:
         if self.problem:
             raise SilentError(self.problem)
         return tuple(self.listed)

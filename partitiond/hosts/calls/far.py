@@ -1,9 +1,7 @@
 """Answers the messages of a control plane by the agent of this host."""
 
 import asyncio
-import contextlib
 import inspect
-import json
 import logging
 import uuid
 from pathlib import Path
@@ -22,19 +20,17 @@ from partitiond.hosts.calls.fencing import (
 from partitiond.hosts.calls.messages import (
     AgentAnswer,
     Awaited,
-    ErrorRecord,
     Message,
-    broken,
     read_message,
     record_of,
     write,
 )
 from partitiond.hosts.calls.obeyed import ObeyedHead
-from partitiond.hosts.calls.session import SessionCalls, Tell
+from partitiond.hosts.calls.session import HeadCalls, Tell
 from partitiond.hosts.calls.signatures import METHODS, HostLook
 from partitiond.ports.host import DeviceProvider, PartialDevices
 from partitiond.ports.host_agent import HostAgent
-from partitiond.serde import from_stored, to_jsonable
+from partitiond.serde import to_jsonable
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +39,6 @@ BEGIN_SECONDS: Final = 1.0
 carried for so long is far from any deadline."""
 WAIT_SECONDS: Final = 30.0
 """The longest that a message may wait for news, whatever it asks for: below its deadline."""
-RESULT_BYTES: Final = 32 * 1024 * 1024
-"""The largest result that is carried. Chosen: a plan over a thousand GPUs is a hundredth of it."""
 
 
 class HostServer:
@@ -53,7 +47,7 @@ class HostServer:
     It obeys one head at a time (`fencing`). Before a new head's first call, or the first call of a
     new start of its daemon, is begun, all calls of the former are cancelled and have ended. What an
     `engines.start` that was cut short has left is undone by it, or found by `engines.find`.
-    Questions that only read (looks, logs) are not waited for.
+    Questions are not waited for.
 
     Args:
         record: the file that keeps which head is obeyed, in the host's state folder; None keeps it
@@ -70,9 +64,9 @@ class HostServer:
         self._begin_seconds = begin_seconds
         self._start = uuid.uuid4().hex
         self._closed = False
-        self._line = 0
-        self._calls = SessionCalls()
+        self._calls = HeadCalls()
         self._ending: set[asyncio.Task[Any]] = set()
+        """Of calls of former heads."""
         self._looking: asyncio.Task[HostLook] | None = None
         self._handles: dict[str, EngineHandle] = {}
 
@@ -81,19 +75,13 @@ class HostServer:
         try:
             message = read_message(body)
             self._admit(message)
-        except PartitiondError as error:
+        except Exception as error:  # noqa: BLE001 - told to whoever asked
             return self._write(refused=record_of(error))
-        except Exception as error:
-            log.exception("a message broke")
-            return self._write(refused=broken(error))
         calls = self._calls
         try:
             found = await self._do(message, calls)
-        except PartitiondError as error:
+        except Exception as error:  # noqa: BLE001 - as above
             found = {"error": record_of(error)}
-        except Exception as error:
-            log.exception("%s broke", message.call)
-            found = {"error": broken(error)}
         if self._closed:
             return self._write(restarted=True)
         if self._calls is not calls:  # overtaken meanwhile: it is not told any more
@@ -104,10 +92,8 @@ class HostServer:
         """Cancel all calls and wait for their ends: the agent ends. Engines go on."""
         self._closed = True
         self._start = uuid.uuid4().hex  # a begin that comes meanwhile begins nothing
-        self._ending |= self._calls.end()
-        self._calls = SessionCalls()
-        if self._ending:
-            await asyncio.wait(self._ending)
+        self._end_calls()
+        await self._former_ended()
 
     def _write(self, **found: Any) -> bytes:
         who = AgentAnswer(agent=self._start, host_id=self._host_id, release=__version__, **found)
@@ -129,29 +115,28 @@ class HostServer:
             raise another_host(message.host, message.host_id, self._host_id)
         obeyed, asks = self._obeyed.load(), message.head
         how = obedience(obeyed, asks)
-        if how is Obedience.REFUSE or (how is Obedience.OBEY and message.line < self._line):
+        if how is Obedience.REFUSE:
             raise self._overtaken(asks)
         if how is Obedience.ADOPT:
             self._obeyed.save(asks)
             log.info("this host obeys the head %s, epoch %d", asks.id, asks.epoch)
-        if how is Obedience.ADOPT or message.line > self._line:
-            self._line = message.line
-            self._ending |= self._calls.end()
-            self._calls = SessionCalls()
+            self._end_calls()
 
     def _overtaken(self, asks: HeadSession) -> PartitiondError:
         obeyed = self._obeyed.load()
         return fenced(self._agent.name, obeyed or asks, asks)
 
-    async def _former_ended(self) -> bool:
+    def _end_calls(self) -> None:
+        self._ending = {task for task in self._ending | self._calls.end() if not task.done()}
+        self._calls = HeadCalls()
+
+    async def _former_ended(self) -> None:
         if self._ending:
-            await asyncio.wait(self._ending, timeout=self._begin_seconds)
-            self._ending = {task for task in self._ending if not task.done()}
-        return not self._ending
+            await asyncio.wait(self._ending)
 
     # -- what it does ----------------------------------------------------------------------
 
-    async def _do(self, message: Message, calls: SessionCalls) -> dict[str, Any]:
+    async def _do(self, message: Message, calls: HeadCalls) -> dict[str, Any]:
         if message.awaited is not None:
             calls.note(message.awaited)
         seconds = max(0.0, min(message.wait_seconds, WAIT_SECONDS))
@@ -161,67 +146,43 @@ class HostServer:
             case "news" if message.agent not in ("", self._start):
                 return {"restarted": True}
             case "news":
-                found, unknown = await calls.news(message.awaited or Awaited(), seconds)
-                return {"calls": found, "unknown": unknown}
+                return {"calls": await calls.news(message.awaited or Awaited(), seconds)}
             case "cancel":
                 return {"value": await calls.cancel(message.number, seconds)}
-        if message.number == 0:
-            value = await self._ask(message)
-            return {"data": value} if isinstance(value, bytes) else {"value": to_jsonable(value)}
-        return await self._begin(message, calls)
+        if message.number:
+            return await self._begin(message, calls)
+        value = await self._run(message, None)
+        return {"data": value} if isinstance(value, bytes) else {"value": to_jsonable(value)}
 
-    async def _begin(self, message: Message, calls: SessionCalls) -> dict[str, Any]:
+    async def _begin(self, message: Message, calls: HeadCalls) -> dict[str, Any]:
         if message.agent != self._start:
             return {"restarted": True}
-        if not await self._former_ended():
-            return {"later": "calls of the former control plane are being ended"}
-        if self._calls is not calls:
-            return {}  # the caller says so
-        call = calls.begin(message.number, lambda tell: self._work(message, tell))
+
+        async def work(tell: Tell) -> Any:
+            await self._former_ended()
+            return to_jsonable(await self._run(message, tell))
+
+        call = calls.begin(message.number, work)
         await asyncio.wait({call.task}, timeout=self._begin_seconds)
-        call.announced = not call.task.done()
         known = 0 if message.awaited is None else message.awaited.calls.get(message.number, 0)
         return {"calls": {message.number: call.news(known)}}
 
-    async def _work(self, message: Message, tell: Tell) -> tuple[Any, ErrorRecord | None, int]:
-        try:
-            value = to_jsonable(await self._run(message, tell))
-            size_bytes = len(json.dumps(value))
-        except PartitiondError as error:
-            return None, record_of(error), 0
-        except Exception as error:
-            log.exception("%s broke", message.call)
-            return None, broken(error), 0
-        if size_bytes > RESULT_BYTES:
-            much = PartitiondError(f"{message.call} gave {size_bytes} bytes, which is too much.")
-            return None, record_of(much), 0
-        return value, None, size_bytes
-
-    async def _ask(self, message: Message) -> Any:
-        agent, arguments = self._agent, message.arguments
-        match message.call:
-            case "look":
-                return await self._look()
-            case "engine_problem":
-                problem = await asyncio.to_thread(agent.engine_problem)
-                return None if problem is None else record_of(problem)
-            case "log_tail":
-                handle = from_stored(EngineHandle, arguments.get("handle"))
-                size_bytes = from_stored(int, arguments.get("size_bytes"))
-                return await asyncio.to_thread(agent.log_tail, handle, size_bytes)
-        return await self._run(message, None)
-
     async def _run(self, message: Message, tell: Tell | None) -> Any:
-        name = message.call
-        how, (port, _, method) = METHODS.get(name), name.partition(".")
+        name, agent = message.call, self._agent
+        if name == "look":
+            return await self._look()
+        if name == "engine_problem":
+            problem = await asyncio.to_thread(agent.engine_problem)
+            return None if problem is None else record_of(problem)
+        how, (port, _, method) = METHODS.get(name), name.rpartition(".")
         if how is None:
             raise InputError(
-                f"partitiond {__version__} on the host {self._agent.name} knows no call {name}.",
+                f"partitiond {__version__} on the host {agent.name} knows no call {name}.",
                 hint="Upgrade partitiond on this host.",
                 facts={"call": name, "release": __version__},
             )
         given = how.read(name, message.arguments, message.data)
-        there = getattr(self._agent, port)
+        there = getattr(agent, port) if port else agent
         if there is None:  # nothing here reads gauges, or writes to devices
             return {} if port == "gauges" else ()
         target = getattr(there, method)
@@ -243,10 +204,12 @@ class HostServer:
 
     async def _look(self) -> HostLook:
         """Look at the devices; questions that come meanwhile wait for the same look."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.ensure_future(asyncio.to_thread(self._look_now))
-            self._looking.add_done_callback(_retrieved)
-        return await asyncio.shield(self._looking)
+        looking = self._looking
+        if looking is None or looking.done():
+            looking = self._looking = asyncio.ensure_future(asyncio.to_thread(self._look_now))
+            looking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        await asyncio.wait({looking})  # whoever asked may be gone before it ends
+        return looking.result()
 
     def _look_now(self) -> HostLook:
         provider: DeviceProvider = self._agent.devices
@@ -255,9 +218,3 @@ class HostServer:
         peak = self._agent.engines.peak_memory_bytes
         peaks = {name: peak(handle) for name, handle in tuple(self._handles.items())}
         return HostLook(devices, unseen, peaks, self._agent.facts())
-
-
-def _retrieved(task: "asyncio.Task[Any]") -> None:
-    """Take a look's error: whoever asked may be gone."""
-    with contextlib.suppress(asyncio.CancelledError):
-        task.exception()

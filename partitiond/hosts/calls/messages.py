@@ -5,6 +5,7 @@ that it does not know, and takes the defaults of fields that are missing.
 """
 
 import dataclasses
+import logging
 import zlib
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -14,6 +15,8 @@ from partitiond.core.errors import InputError, PartitiondError
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.ports.host_agent import MESSAGE_VERSION
 from partitiond.serde import from_stored_json, to_json_bytes, to_jsonable
+
+log = logging.getLogger(__name__)
 
 OLDEST_VERSION: Final = 1
 """Oldest version of messages that this release reads, and with whose readers it can talk."""
@@ -39,13 +42,12 @@ class Message:
     Attributes:
         call: method of a port, or a question of the near side.
         head: who asks.
-        line: number of the near side within the daemon; a later one takes the place of a former.
         host: whom it is for; another host refuses it.
         host_id: id of that host; a host with another one refuses it. Empty if it is not known yet.
         agent: the agent's start as known to the sender; another start of it begins nothing.
         number: of the call that it begins or cancels; 0 for a question.
         arguments: by name, as JSON.
-        awaited: None in a message of a thread, which does not know.
+        awaited: None in a message of a release before, from a thread that did not know.
         wait_seconds: how long the answer may wait for news.
         version: of the message.
         oldest: version that a reader needs at least.
@@ -55,7 +57,6 @@ class Message:
 
     call: str
     head: HeadSession
-    line: int = 0
     host: str = ""
     host_id: str = ""
     agent: str = ""
@@ -112,9 +113,8 @@ class AgentAnswer:
         error: why the question has no value.
         refused: why the agent does nothing that this sender asks.
         restarted: the message was for another start of the agent, and nothing was begun.
-        later: why nothing was begun yet; the message may be repeated.
+        later: why nothing was begun yet; the message may be repeated. Of a release before.
         calls: what has become of calls, by number.
-        unknown: numbers of awaited calls that the agent does not know.
         version: newest version of messages that the agent reads.
         data: value of a question whose value is bytes.
         crc32: checksum of the data.
@@ -129,7 +129,6 @@ class AgentAnswer:
     restarted: bool = False
     later: str = ""
     calls: Mapping[int, CallNews] = dataclasses.field(default_factory=dict)
-    unknown: tuple[int, ...] = ()
     version: int = MESSAGE_VERSION
     data: bytes | None = None
     crc32: int | None = None
@@ -183,15 +182,13 @@ def read_answer(body: bytes) -> AgentAnswer:
     return _read(AgentAnswer, body)
 
 
-def record_of(error: PartitiondError) -> ErrorRecord:
-    """Return an error as it is carried."""
+def record_of(error: BaseException) -> ErrorRecord:
+    """Return an error as it is carried; a defect is told to whoever asked, too."""
+    if not isinstance(error, PartitiondError):
+        log.error("a call broke", exc_info=error)
+        error = PartitiondError(f"{type(error).__name__}: {error}")
     facts = {key: to_jsonable(value) for key, value in error.facts.items()}
     return ErrorRecord(type(error).__name__, error.message, error.hint, facts)
-
-
-def broken(error: Exception) -> ErrorRecord:
-    """Return a defect as it is told to whoever asked."""
-    return record_of(PartitiondError(f"{type(error).__name__}: {error}"))
 
 
 def error_of(record: ErrorRecord) -> PartitiondError:

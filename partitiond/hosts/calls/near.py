@@ -1,6 +1,7 @@
 """Makes an agent's calls by messages to its host."""
 
 import asyncio
+import concurrent.futures
 import contextlib
 import inspect
 import itertools
@@ -34,7 +35,7 @@ from partitiond.hosts.calls.messages import (
     write,
 )
 from partitiond.hosts.calls.shared_parts import SharedParts
-from partitiond.hosts.calls.signatures import METHODS, PATIENT, PORTS, QUESTIONS, HostLook
+from partitiond.hosts.calls.signatures import CALLS, METHODS, PORTS, HostLook
 from partitiond.ports import (
     EngineRunner,
     ModelFolders,
@@ -57,7 +58,11 @@ KNOCK_SECONDS: Final = 2.0
 """How long a call to a host that is silent waits for word of it. Chosen: the loop's pass makes
 several, and a host that is back answers in a hundredth of it."""
 
-_LINES: Final = itertools.count(1)
+ASK_SECONDS: Final = 60.0
+"""Longest wait of a thread for the event loop. Chosen: above the deadline of any message."""
+
+_NUMBERS: Final = itertools.count(1)
+"""Of all calls of this process: a line that takes the place of a former one has higher ones."""
 _TABLES: Final = SharedParts()
 """For the lines to all hosts, which are told the same tables; only the event loop uses it."""
 
@@ -66,14 +71,14 @@ class _NearCall:
     """A call that was made and has not ended yet.
 
     Attributes:
-        agent: the start of the agent that it was sent to; empty if it was sent to none.
+        agent: the start of the agent that it is sent to, with which it ends.
         runs: the agent said so.
         is_settled: the agent has no part in it any more.
     """
 
-    def __init__(self, name: str, progress: Callable[..., None] | None) -> None:
+    def __init__(self, name: str, agent: str, progress: Callable[..., None] | None) -> None:
         self.name = name
-        self.agent = ""
+        self.agent = agent
         self.runs = False
         self.is_settled = False
         self.words = 0
@@ -112,10 +117,13 @@ class _NearCall:
 class RemoteHost:
     """Implements `ports.HostAgent` by messages to the host.
 
-    A call waits for its result as long as the host gives word at least every `silent_seconds`, and
-    then raises HostSilentError: what it did is not known. It raises that at once if the host
-    refuses, or if the agent was started again, with which its calls end. A call to a host that is
-    silent already does not wait.
+    A call (`signatures.CALLS`) waits for its result as long as the host gives word at least every
+    `silent_seconds`, and then raises HostSilentError: what it did is not known. It raises that at
+    once if the host refuses, or if the agent was started again, with which its calls end. A call to
+    a host that is silent already does not wait. All else is a question of one message, which raises
+    HostSilentError without an answer.
+
+    To be made in the event loop. Methods that are no coroutines are for other threads.
 
     A host that refused, as one that is another than the host of the id, is sent nothing but looks
     until it answers one of them.
@@ -161,13 +169,13 @@ class RemoteHost:
         self._pause_seconds = pause_seconds
         self._knock_seconds = knock_seconds
         self._admit = admit
-        self._line = next(_LINES)
-        self._count = 0
+        self._number = 0
+        """Of the last call."""
         self._calls: dict[int, _NearCall] = {}
         self._agent = ""
         self._last_word = -math.inf
         self._news: asyncio.Task[None] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop = asyncio.get_running_loop()
         self._peaks: Mapping[str, int] = {}
         self._facts = AgentFacts(name, peers_address=peers_address)
         self._left: TrafficSample | None = None
@@ -242,7 +250,7 @@ class RemoteHost:
     async def ensure_running(self) -> bool:
         """Adopt or start the proxy, and learn what the former one counted."""
         started = bool(await self.call("proxy.ensure_running", {}))
-        self._left = await self.call("proxy.last_sample", {})
+        self._left = await self.question("proxy.last_sample", {})
         return started
 
     async def close(self) -> None:
@@ -261,11 +269,11 @@ class RemoteHost:
         progress: Callable[..., None] | None = None,
     ) -> Any:
         """Make a call, and tell `progress` what it is told there."""
-        self._loop = asyncio.get_running_loop()
-        self._count += 1
-        number, call = self._count, _NearCall(name, progress)
-        self._calls[number] = call
         given = {key: _jsonable(value) for key, value in arguments.items()}
+        if self._is_silent():
+            await self._knock()
+        number = self._number = next(_NUMBERS)
+        call = self._calls[number] = _NearCall(name, self._agent, progress)
         begin = asyncio.ensure_future(self._begin(number, call, given))
         try:
             await asyncio.wait({call.result})
@@ -282,14 +290,6 @@ class RemoteHost:
                 call.result.exception()  # perhaps it came while the call was being cancelled
             del self._calls[number]
 
-    async def _begin(self, number: int, call: _NearCall, arguments: Mapping[str, Any]) -> None:
-        try:
-            if self.silent_for() > self._silent_seconds:
-                await self._knock()
-            await self._sent(number, call, arguments)
-        except Exception as error:  # noqa: BLE001 - the caller raises it
-            call.fail(error)
-
     async def _knock(self) -> None:
         """Wait a moment for word of a silent host. Raises HostSilentError without."""
         try:
@@ -298,37 +298,35 @@ class RemoteHost:
         except TimeoutError:
             raise self._silent("no answer came yet") from None
 
-    async def _sent(self, number: int, call: _NearCall, arguments: Mapping[str, Any]) -> None:
-        """Send the begin of a call until the agent has it. Raises HostSilentError."""
-        while not call.result.done():
-            call.agent = call.agent or self._agent
-            try:
-                answer = await self._send(
-                    call.name, number=number, agent=call.agent, arguments=arguments
-                )
-            except HostSilentError:
-                if self.refused or self._is_silent() or call.name not in PATIENT:
-                    raise
-                await asyncio.sleep(self._pause_seconds)
-                continue
-            if answer.error is not None:
-                call.is_settled = True
-                raise error_of(answer.error)
-            if answer.restarted and call.agent:  # an earlier message may have begun it there
-                raise self._restarted()
-            if answer.later:
-                await asyncio.sleep(min(self._pause_seconds, 0.1))
-            elif not answer.restarted:
-                if not call.is_settled:
-                    call.runs = True
-                    if self._news is None or self._news.done():
-                        self._news = asyncio.ensure_future(self._collect())
-                return
+    async def _begin(self, number: int, call: _NearCall, arguments: Mapping[str, Any]) -> None:
+        """Send the begin of a call until the agent has it; a number begins one call once."""
+        try:
+            while not call.result.done():
+                try:
+                    answer = await self._send(
+                        call.name, number=number, agent=call.agent, arguments=arguments
+                    )
+                except HostSilentError:
+                    if self.refused or self._is_silent():
+                        raise
+                    await asyncio.sleep(self._pause_seconds)
+                    continue
+                if answer.error is not None:
+                    call.is_settled = True
+                    raise error_of(answer.error)
+                if not answer.later:
+                    break
+                await asyncio.sleep(min(self._pause_seconds, 0.1))  # said by a release before
+            call.runs = not call.is_settled
+            if call.runs and (self._news is None or self._news.done()):
+                self._news = asyncio.ensure_future(self._collect())
+        except Exception as error:  # noqa: BLE001 - the caller raises it
+            call.fail(error)
 
     async def _cancel(self, number: int, call: _NearCall) -> None:
         """Cancel a call there and wait for its end. If the host is silent, it is told later."""
         with contextlib.suppress(PartitiondError):
-            while call.agent and not call.is_settled:
+            while not call.is_settled:
                 answer = await self._send("cancel", number=number, wait_seconds=NEWS_SECONDS)
                 if answer.error is not None or answer.value:
                     return
@@ -338,16 +336,12 @@ class RemoteHost:
         while any(call.runs and not call.result.done() for call in self._calls.values()):
             try:
                 answer = await self._send("news", agent=self._agent, wait_seconds=NEWS_SECONDS)
+                if answer.error is not None:
+                    self._fail_all(self._silent(answer.error.message))
             except HostSilentError as error:
                 if self.refused or self._is_silent():
                     self._fail_all(error)
                 await asyncio.sleep(self._pause_seconds)
-                continue
-            if answer.error is not None:
-                self._fail_all(self._silent(answer.error.message))
-            for number in answer.unknown:
-                if (call := self._calls.get(number)) is not None and call.runs:
-                    call.fail(self._restarted())
 
     def _is_silent(self) -> bool:
         return self.silent_for() > self._silent_seconds
@@ -359,6 +353,29 @@ class RemoteHost:
 
     # -- messages ------------------------------------------------------------------------------
 
+    async def question(self, name: str, arguments: Mapping[str, object]) -> Any:
+        """Ask a question; one argument and the value may be bytes."""
+        method = METHODS.get(name)
+        data_name = "" if method is None else method.data
+        given = {key: to_jsonable(value) for key, value in arguments.items() if key != data_name}
+        data = cast(bytes | None, arguments.get(data_name))
+        answer = await self._send(name, arguments=given, data=data)
+        if answer.error is not None:
+            raise error_of(answer.error)
+        if method is None:
+            return answer.value
+        return answer.data if method.result is bytes else from_stored(method.result, answer.value)
+
+    def ask(self, name: str, arguments: Mapping[str, object]) -> Any:
+        """Ask a question from another thread than the event loop's."""
+        if self._loop.is_closed():
+            raise self._silent("this control plane has ended")
+        asked = asyncio.run_coroutine_threadsafe(self.question(name, arguments), self._loop)
+        try:
+            return asked.result(ASK_SECONDS)
+        except (TimeoutError, concurrent.futures.CancelledError):  # the loop ends
+            raise self._silent("this control plane ends") from None
+
     async def _send(
         self,
         name: str,
@@ -369,14 +386,14 @@ class RemoteHost:
         wait_seconds: float = 0.0,
         data: bytes | None = None,
     ) -> AgentAnswer:
-        """Send a message in the event loop, and take what the answer says of calls."""
+        """Send a message, and take what the answer says of calls."""
         waits = {n: call.words for n, call in self._calls.items() if not call.result.done()}
         body = self._message(
             name,
             number=number,
             agent=agent,
             arguments=arguments or {},
-            awaited=Awaited(self._count, waits),
+            awaited=Awaited(self._number, waits),
             wait_seconds=wait_seconds,
             data=data,
         )
@@ -387,28 +404,6 @@ class RemoteHost:
                 call.take(news)
         return answer
 
-    async def question(self, name: str, arguments: Mapping[str, object]) -> Any:
-        """Ask a question in the event loop; one argument and the value may be bytes."""
-        method = METHODS[name]
-        given = {key: to_jsonable(arg) for key, arg in arguments.items() if key != method.data}
-        data = cast(bytes | None, arguments.get(method.data))
-        answer = await self._send(name, arguments=given, data=data)
-        if answer.error is not None:
-            raise error_of(answer.error)
-        return answer.data if method.result is bytes else from_stored(method.result, answer.value)
-
-    def ask(self, name: str, arguments: Mapping[str, object]) -> Any:
-        """Ask a question from a thread."""
-        given = {key: to_jsonable(value) for key, value in arguments.items()}
-        answer = self._heard(self._carrier.ask(self._message(name, arguments=given)))
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._learn_agent, answer.agent)
-        if answer.error is not None:
-            raise error_of(answer.error)
-        method = METHODS.get(name)
-        return answer.value if method is None else from_stored(method.result, answer.value)
-
     def _message(self, name: str, **named: Any) -> bytes:
         """Return a message. Raises HostSilentError: it is no look, and the host refused."""
         why = self._refusal
@@ -417,7 +412,6 @@ class RemoteHost:
         message = Message(
             call=name,
             head=self._head,
-            line=self._line,
             host=self.name,
             host_id=self._host_id,
             **named,
@@ -449,11 +443,8 @@ class RemoteHost:
             return
         self._agent = agent
         for call in self._calls.values():
-            if call.agent and call.agent != agent:
-                call.fail(self._restarted())
-
-    def _restarted(self) -> HostSilentError:
-        return self._silent("its agent was started again, with which calls end")
+            if call.agent != agent:
+                call.fail(self._silent("its agent was started again, with which calls end"))
 
     def _refuses(self, why: PartitiondError) -> HostSilentError:
         return HostSilentError(why.message, hint=why.hint, facts={**why.facts, "host": self.name})
@@ -487,7 +478,7 @@ class _RemotePort:
 
         def method(*args: object, **named: object) -> Awaitable[Any]:
             arguments = dict(zip(names, args, strict=False)) | named
-            if self._port in QUESTIONS:
+            if call not in CALLS:
                 return host.question(call, arguments)
             progress = arguments.pop("progress", None)
             return host.call(call, arguments, cast(Callable[..., None] | None, progress))

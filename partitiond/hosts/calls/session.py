@@ -1,78 +1,79 @@
-"""Keeps the calls of one near side at the far side, from their begin until nobody awaits them."""
+"""Keeps the calls of one head at the far side, from their begin until nobody awaits them."""
 
 import asyncio
-import dataclasses
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from partitiond.core.errors import ConflictError, NotReadyError, PartitiondError
-from partitiond.hosts.calls.messages import Awaited, CallNews, ErrorRecord, record_of
+from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.hosts.calls.messages import Awaited, CallNews, record_of
 from partitiond.serde import to_jsonable
 
 TOLD_MOST: Final = 100
 """Words of progress that are kept for a call; older ones are dropped, for the newest says more."""
-CALLS_MOST: Final = 4096
-"""Calls that are kept for a near side. Chosen: a host with a hundred engines has some hundreds."""
-NEWS_BYTES: Final = 16 * 1024 * 1024
-"""Size of results from which on an answer takes no further one. Chosen: below a frame's limit."""
 
 Tell = Callable[..., None]
-Work = Callable[[Tell], Coroutine[Any, Any, tuple[Any, ErrorRecord | None, int]]]
-"""Does a call; returns its result as JSON or its error, and the size of that in bytes."""
+Work = Callable[[Tell], Coroutine[Any, Any, Any]]
+"""Does a call; returns its result as JSON."""
 
 
-@dataclasses.dataclass(slots=True, eq=False)
 class FarCall:
-    """A call that was begun.
+    """A call that was begun. To be made in the event loop.
 
-    Attributes:
-        told: the words of its progress that the near side may not know, each with its number.
-        announced: the near side was told that it runs: news bring its result.
-        is_cancelled: set once: a second cancel would cut short what the first one has it clean up.
+    Args:
+        changed: called in the loop whenever there is news.
     """
 
-    task: "asyncio.Task[tuple[Any, ErrorRecord | None, int]]"
-    told: deque[tuple[int, tuple[Any, ...]]]
-    words: int = 0
-    announced: bool = False
-    is_cancelled: bool = False
+    def __init__(self, work: Work, changed: Callable[[], None]) -> None:
+        self._words = 0
+        self._told: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=TOLD_MOST)
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self.task = self._loop.create_task(work(self._tell))
+        self.task.add_done_callback(lambda _: changed())
+        self._is_cancelled = False
+
+    def _tell(self, *said: object) -> None:  # perhaps in a thread
+        word = tuple(to_jsonable(one) for one in said)
+        self._loop.call_soon_threadsafe(self._note, word)
+
+    def _note(self, word: tuple[Any, ...]) -> None:
+        self._words += 1
+        self._told.append((self._words, word))
+        self._changed()
 
     def cancel(self) -> None:
-        """Have it end, once."""
-        if not self.is_cancelled and not self.task.done():
-            self.is_cancelled = True
+        """Have it end. A second cancel would cut short what the first one has it clean up."""
+        if not self._is_cancelled:
+            self._is_cancelled = True
             self.task.cancel()
 
     def news(self, known: int) -> CallNews:
         """Return what has become of it, for whoever knows so many words of its progress."""
-        told = tuple(word for word in self.told if word[0] > known)
+        told = tuple(word for word in self._told if word[0] > known)
         if not self.task.done():
             return CallNews(told=told)
-        if self.task.cancelled():
-            return CallNews(True, error=record_of(PartitiondError("the call was cancelled.")))
-        value, error, _ = self.task.result()
-        return CallNews(True, value, error, told)
-
-    def size_bytes(self) -> int:
-        """Return the size of its result; 0 until it has one."""
-        return self.task.result()[2] if self.task.done() and not self.task.cancelled() else 0
+        error: BaseException | None = PartitiondError("the call was cancelled.")
+        if not self.task.cancelled() and (error := self.task.exception()) is None:
+            return CallNews(True, self.task.result(), told=told)
+        assert error is not None
+        return CallNews(True, error=record_of(error), told=told)
 
 
-class SessionCalls:
-    """The calls of one near side. All methods run in one event loop."""
+class HeadCalls:
+    """The calls of one head. All methods run in one event loop."""
 
     def __init__(self) -> None:
         self._calls: dict[int, FarCall] = {}
         self._upto = 0
         self._may_begin: set[int] = set()
         """Numbers up to `_upto` that were awaited all the time, and may still begin."""
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._changed = asyncio.Event()
         self._has_ended = False
 
     def note(self, awaited: Awaited) -> None:
-        """End and forget what the near side does not wait for any more.
+        """End and forget what the head does not wait for any more.
 
         A message that is late says less than was known, never something else: a number that was
         given up is not awaited again.
@@ -80,10 +81,6 @@ class SessionCalls:
         upto, wanted = awaited.upto, awaited.calls
         for number in [n for n in self._calls if n <= upto and n not in wanted]:
             self._calls.pop(number).cancel()
-        for number, known in wanted.items():
-            if (call := self._calls.get(number)) is not None:
-                while call.told and call.told[0][0] <= known:
-                    call.told.popleft()
         kept = {n for n in self._may_begin if n > upto or n in wanted}
         self._may_begin = kept | {n for n in wanted if self._upto < n <= upto}
         self._upto = max(self._upto, upto)
@@ -93,26 +90,14 @@ class SessionCalls:
 
         Raises:
             ConflictError: it was given up or cancelled before.
-            NotReadyError: there are too many.
         """
         if (known := self._calls.get(number)) is not None:
             return known
         if number <= self._upto and number not in self._may_begin:
             raise ConflictError("the call was given up before it began.")
-        if len(self._calls) >= CALLS_MOST:
-            raise NotReadyError(
-                f"this host has {CALLS_MOST} calls already.", hint="Try again later."
-            )
-        told: deque[tuple[int, tuple[Any, ...]]] = deque(maxlen=TOLD_MOST)
-        loop = asyncio.get_running_loop()
-
-        def tell(*said: object) -> None:  # perhaps in a thread
-            word = tuple(to_jsonable(one) for one in said)
-            loop.call_soon_threadsafe(self._tell, call, word)
-
-        call = self._calls[number] = FarCall(loop.create_task(work(tell)), told)
-        self._tasks.add(call.task)
-        call.task.add_done_callback(self._ended)
+        call = self._calls[number] = FarCall(work, self._wake)
+        self._running.add(call.task)
+        call.task.add_done_callback(self._running.discard)
         return call
 
     async def cancel(self, number: int, seconds: float) -> bool:
@@ -128,32 +113,21 @@ class SessionCalls:
         await asyncio.wait({call.task}, timeout=seconds)
         return call.task.done()
 
-    async def news(
-        self, awaited: Awaited, seconds: float
-    ) -> tuple[dict[int, CallNews], tuple[int, ...]]:
-        """Return what has become of calls, as soon as there is something or after the time; and
-        which of the awaited ones are not known here. Once all is ended, it waits no longer.
+    async def news(self, awaited: Awaited, seconds: float) -> dict[int, CallNews]:
+        """Return what has become of calls, as soon as there is something or after the time. Once
+        all is ended, it waits no longer.
         """
         try:
             async with asyncio.timeout(seconds):
                 while not (found := self._news(awaited)) and not self._has_ended:
                     await self._changed.wait()
         except TimeoutError:
-            found = {}
-        return found, tuple(number for number in awaited.calls if number not in self._calls)
+            return {}
+        return found
 
     def _news(self, awaited: Awaited) -> dict[int, CallNews]:
-        found: dict[int, CallNews] = {}
-        size_bytes = 0
-        for number, call in self._calls.items():
-            is_awaited = number in awaited.calls or number > awaited.upto  # begun since
-            if not (call.announced and is_awaited):
-                continue
-            news = call.news(awaited.calls.get(number, 0))
-            if (news.ended or news.told) and size_bytes < NEWS_BYTES:
-                found[number] = news
-                size_bytes += call.size_bytes()
-        return found
+        news = {n: call.news(awaited.calls.get(n, 0)) for n, call in self._calls.items()}
+        return {number: one for number, one in news.items() if one.ended or one.told}
 
     def end(self) -> set["asyncio.Task[Any]"]:
         """Cancel everything; return what has not ended yet."""
@@ -162,16 +136,7 @@ class SessionCalls:
             call.cancel()
         self._calls.clear()
         self._wake()
-        return set(self._tasks)
-
-    def _ended(self, task: "asyncio.Task[Any]") -> None:
-        self._tasks.discard(task)
-        self._wake()
-
-    def _tell(self, call: FarCall, word: tuple[Any, ...]) -> None:
-        call.words += 1
-        call.told.append((call.words, word))
-        self._wake()
+        return set(self._running)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -17,7 +17,7 @@ from partitiond.ports import (
     ProxyControl,
 )
 from partitiond.ports.host import DeviceCare
-from partitiond.ports.host_agent import AgentFacts
+from partitiond.ports.host_agent import AgentFacts, HostAgent
 from partitiond.ports.partitions import PartitionWatch
 from partitiond.serde import from_stored
 
@@ -32,9 +32,10 @@ PORTS: Final[Mapping[str, type]] = {
     "devices": DeviceCare,
 }
 
-PATIENT: Final = frozenset(
+CALLS: Final = frozenset(
     {
         "engines.start",
+        "engines.find",
         "engines.wait_ready",
         "engines.wait_exit",
         "engines.sleep",
@@ -46,14 +47,13 @@ PATIENT: Final = frozenset(
         "models.resolve",
         "proxy.ensure_running",
         "proxy.wait_exit",
+        "proxy.publish",
         "proxy.stop",
     }
 )
-"""Calls whose begin is repeated until the host counts as silent. The others ask for the state of
-now, or are made again by the next pass of the loop, which would stand still meanwhile."""
-
-QUESTIONS: Final = frozenset({"folders"})
-"""Ports whose calls are questions, one message each: they end soon, and may be repeated."""
+"""What changes something or may take long: begun by a message, which is repeated until the host
+counts as silent, and collected by others. All else is a question, one message each: it ends soon,
+and asks for the state of now."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -136,4 +136,4 @@ METHODS: Final[Mapping[str, Signature]] = {
     for port, protocol in PORTS.items()
     for name, member in inspect.getmembers(protocol, inspect.isfunction)
     if not name.startswith("_")
-}
+} | {"log_tail": _signature(HostAgent, "log_tail")}

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.core.errors import HostSilentError, PartitiondError
 from partitiond.core.replica.engine import EngineHandle
-from partitiond.hosts.calls import far
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Awaited, Message, read_answer, write
 from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
@@ -171,17 +170,6 @@ async def test_an_agent_ends_once_the_calls_that_it_cancelled_have_ended() -> No
     await server.close()
     steps.append("the agent ends")
     assert steps == ["the call ends", "the agent ends"]
-
-
-async def test_a_result_that_no_message_can_carry_is_an_error(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    server, _ = working()
-    monkeypatch.setattr(far, "RESULT_BYTES", len("null"))
-    assert (await begun(server, 1)).calls[1].error is None
-    monkeypatch.setattr(far, "RESULT_BYTES", len("null") - 1)
-    news = (await begun(server, 2)).calls[2]
-    assert "4 bytes, which is too much" in news.error.message
 
 
 async def test_looks_bring_the_peaks_of_engines_that_were_started_or_found() -> None:
