@@ -247,7 +247,8 @@ EXPECTS: Final = b"expect: 100-continue"
 READ: Final = good(line=b"GET /v1/models HTTP/1.1", body=b"", length=b"")
 PIPELINES: Final = (
     *early("early", good() * 2, good() + post(BODY), good() + READ + good(),
-           good() + good(b"x : y"), chunked(chunk(BODY), headers=UPGRADE) + good(), good(*UPGRADE) + HIDDEN),
+           good() + good(b"x : y"), chunked(chunk(BODY), headers=UPGRADE) + good(),
+           good(*UPGRADE) + HIDDEN),
     answered("unauthorised-then-good", WRONG_KEY + good(), 401, 200, forwarded=1),
     ended("unknown-url-then-good", good(target=b"/metrics") + good(), 404, code="unknown_url"),
     answered("bad-json-then-good", good(body=b"{") + good(), 400, 200, forwarded=1),
