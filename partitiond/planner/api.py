@@ -35,6 +35,7 @@ from partitiond.planner.pack.running import packing_of
 from partitiond.planner.progress.answer import SolveAnswer
 from partitiond.planner.progress.watch import OnProgress
 from partitiond.planner.search.portfolio import evaluate, solve_portfolio
+from partitiond.planner.search.priorities import order, values_of
 from partitiond.planner.search.without_outage import (
     all_stay,
     forbidden_outages,
@@ -42,6 +43,7 @@ from partitiond.planner.search.without_outage import (
     may_be_out,
     spoken_against,
     with_old_ones,
+    with_one_of_each,
     with_own_names,
     without_old_ones,
 )
@@ -186,11 +188,13 @@ def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> 
         (all_running, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
     ):
         asked = with_old_ones(again, staying, for_good=True)
+        last = objective is Objective.MAX_GOODPUT and staying is all_running
+        if last and request.objective.is_cost:
+            asked = with_one_of_each(asked)
         asked = dataclasses.replace(asked, objective=objective, move_price=move_price)
         held = _made(asked, on_progress, stop)
         placements = with_own_names(held.placements)
         as_wanted = held.found.objective is objective and not held.found.packing.lacking()
-        last = objective is Objective.MAX_GOODPUT and staying is all_running
         if (
             (as_wanted or last)
             and all_stay(asked, held.placements)
@@ -212,8 +216,17 @@ def _replaced(made: _Made, beside: _Made) -> _Made | None:
     if forbidden_outages(made.instance.request, placements):
         return None
     found = _as_asked(made, placements, beside.found.method)
-    missing = {u.model for u in made.missing}
-    return found if found is not None and {u.model for u in found.missing} <= missing else None
+    return found if found is not None and _serves_as_much(found, made) else None
+
+
+def _serves_as_much(one: _Made, other: _Made) -> bool:
+    """Return whether an answer leaves out no other models than another one, and serves no less."""
+    if not {u.model for u in one.missing} <= {u.model for u in other.missing}:
+        return False
+    mine, theirs = one.found.packing, other.found.packing
+    if mine.short_replicas() != theirs.short_replicas():
+        return mine.short_replicas() < theirs.short_replicas()
+    return order(values_of(mine), values_of(theirs)) >= 0
 
 
 def _held(
@@ -235,7 +248,10 @@ def _held(
         instance = build_instance(asked) if names else made.instance
         found = _as_asked(dataclasses.replace(made, instance=instance), placements, method)
         if found is not None:
-            held = names | ({u.model for u in found.missing} & {*seconds})
+            lacks = {u.model for u in found.missing}
+            # What others lack beyond the plan with outages, they lack because these stay.
+            beyond = lacks - {u.model for u in made.missing}
+            held = names | ({*seconds} & ({*old} if beyond else lacks))
             outages = (seconds.get(name, Outage(name, 0.0, 0.0)) for name in sorted(held))
             return dataclasses.replace(found, outages=tuple(outages))
     raise PlanRefusedError(

@@ -6,6 +6,8 @@ from collections import defaultdict
 from fractions import Fraction
 from typing import Final
 
+from partitiond.core.hardware.partition import way_of
+from partitiond.core.model.spec import PlacementRules
 from partitiond.core.plan.record import (
     Certificate,
     Infeasible,
@@ -18,6 +20,14 @@ from partitiond.core.plan.record import (
 from partitiond.planner.api import PlanRefusedError, solve
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.progress.answer import IMPOSSIBLE, NOT_FOUND
+from tests.oracle.changes import (
+    moves_of_loads,
+    moves_of_plan,
+    order_of,
+    outages,
+    price_of_a_move,
+    with_starts_alone,
+)
 from tests.oracle.truth import (
     MOST_LOADS,
     Load,
@@ -29,6 +39,7 @@ from tests.oracle.truth import (
     counted,
     lacking,
     load_of,
+    plans,
     priorities,
     value_of,
 )
@@ -43,8 +54,13 @@ SECONDS: Final = 2.0
 """For one question; most are proven optimal in a tenth of a second, or on a busy machine in one."""
 
 
-def ask(question: Question) -> Plan | Infeasible | str:
-    """The planner's answer, or why it refused its own plan."""
+def ask(question: Question, *, deterministic: bool) -> Plan | Infeasible | str:
+    """The planner's answer with the settings of the product, or why it refused its own plan.
+
+    Args:
+        question: the question.
+        deterministic: the same answer each time; the product asks by the clock.
+    """
     request = PlanRequest(
         question.devices,
         question.models,
@@ -52,7 +68,10 @@ def ask(question: Question) -> Plan | Infeasible | str:
         time_limit_seconds=SECONDS,
         host_memory_bytes=question.host_memory_bytes,
         interference=question.interference,
-        deterministic=True,
+        deterministic=deterministic,
+        running=question.running,
+        move_price=question.move_price,
+        allow_outage=question.allow_outage,
     )
     try:
         return solve(request)
@@ -60,9 +79,9 @@ def ask(question: Question) -> Plan | Infeasible | str:
         return f"{error}"
 
 
-def wrong(question: Question) -> list[str]:
+def wrong(question: Question, *, deterministic: bool = True) -> list[str]:
     """Everything that the answer claims and the brute force does not bear out."""
-    answer = ask(question)
+    answer = ask(question, deterministic=deterministic)
     loads = all_loads(question)
     assert loads is not None, "questions are tiny"
     if isinstance(answer, str):
@@ -74,7 +93,87 @@ def wrong(question: Question) -> list[str]:
         some = bool(there) and asked is not None and (question.objective.is_cost or any(asked))
         lost = some or (most is not None and any(most))
         return [f"impossible: nothing is placed, {sorted(there)} fit"] if lost else []
-    return list(_of_plan(question, loads, there, answer))
+    found = _of_plan(question, loads, there, answer)
+    return [*found, *_of_changes(question, loads, answer), *_of_order(question, loads, answer)]
+
+
+def _as_held(question: Question, plan: Plan) -> Question:
+    """The question with models that are held back as they run, whatever is asked of them."""
+    names = {held.model for held in plan.held_back}
+    stay = {p.replica_id for p in question.running}
+
+    def held(m: ModelDemand) -> ModelDemand:
+        old = [p for p in plan.placements if p.model == m.model and p.replica_id in stay]
+        if m.model not in names or not old:
+            return m
+        return dataclasses.replace(
+            m,
+            candidates=tuple(dict.fromkeys((*m.candidates, *(p.candidate for p in old)))),
+            max_replicas=None,
+            rules=PlacementRules(priority=m.rules.priority),
+            slo=None,
+            isolation_group=max(way_of(p.partition)[1] for p in old) or m.isolation_group,
+        )
+
+    return dataclasses.replace(question, models=tuple(held(m) for m in question.models))
+
+
+def _of_changes(question: Question, loads: list[list[Load]], plan: Plan) -> list[str]:
+    """Moves and outages."""
+    proof, found = plan.certificate, list[str]()
+    if not question.running:
+        return found
+    if not question.allow_outage and (out := outages(question, plan)):
+        found.append(f"outage: {', '.join(sorted(out))}, which is not allowed")
+    price = price_of_a_move(dataclasses.replace(question, objective=proof.objective))
+    if abs(Fraction(proof.move_price) - price) > ROUNDING * price:
+        found.append(f"moves: one costs {float(price):.9g}, not {proof.move_price:.9g}")
+    if not price or plan.held_back:
+        return found
+    made = moves_of_plan(question, plan)
+    if made != proof.moves:
+        found.append(f"moves: {proof.moves} are claimed, they are {made}")
+    if not proof.objective.is_cost:
+        return found
+    there = able(question, loads)
+    priced = [
+        value[0] + price * moves_of_loads(question, chosen)
+        for chosen in plans(question, loads)
+        if (value := value_of(question, chosen, there)) is not None
+    ]
+    least = min(priced, default=None)
+    if least is not None and Fraction(proof.bound) - least > ROUNDING * least:
+        found.append(f"bound: {proof.bound:.12g} with moves, the best is {float(least):.12g}")
+    optimal = proof.status is Status.OPTIMAL and least is not None
+    if optimal and least is not None and Fraction(proof.value) - least > SLACK * least:
+        found.append(f"optimal: {proof.value:.12g} with moves, the best is {float(least):.12g}")
+    return found
+
+
+def _of_order(question: Question, loads: list[list[Load]], plan: Plan) -> list[str]:
+    """What is wanted before the objective: no plan does less than what runs, and starts."""
+    if question.objective is Objective.MAX_MIN:
+        return []
+    asked = _as_held(question, plan)
+    held = _held(dataclasses.replace(asked, slack=SLACK), plan)
+    if held is None:
+        return []
+    if question.running and not question.allow_outage:
+        ways = with_starts_alone(question, loads)
+    else:
+        there, everything = able(question, loads), dataclasses.replace(question, short=ANY)
+        everything = dataclasses.replace(everything, objective=Objective.MAX_GOODPUT)
+        ways = (x for x in plans(question, loads) if value_of(everything, x, there) is not None)
+    orders = [order_of(question, loads, way) for way in ways]
+    if not orders:
+        return []
+    own, best_order = order_of(question, loads, held), max(orders)
+    if own[0] < best_order[0]:
+        return [f"missed: {-own[0]} of the least replicas lack, {-best_order[0]} need to"]
+    alone = question.running and not question.allow_outage
+    if alone and own[0] == best_order[0] and _better(-1, best_order[1], own[1], SLACK):
+        return [f"less: {_said(own[1])} is served, starts alone give {_said(best_order[1])}"]
+    return []
 
 
 def _of_plan(
@@ -84,18 +183,20 @@ def _of_plan(
     asked = best(question, loads)
     said = (IMPOSSIBLE in plan.explanation) + (NOT_FOUND in plan.explanation)
     if proof.objective is not question.objective:
-        if asked is not None:
+        if asked is not None and not plan.held_back:
             word = "impossible" if IMPOSSIBLE in plan.explanation else "not found"
             found.append(f"{word}: {question.objective} of {_said(asked)}, not {proof.objective}")
-        if said != 1:
+        if said != 1 and not plan.held_back:
             found.append(f"fallback: {said} sentences say why it is one")
         question = _in_its_place(question, proof)
         asked = best(question, loads)
     elif said:
         found.append("fallback: it is said to be one")
     loose = dataclasses.replace(question, slack=SLACK)
-    held = _held(loose, plan)
-    if proof.objective is Objective.MAX_GOODPUT and asked is None and held is not None:
+    held = _held(_as_held(loose, plan), plan)
+    # Plans that have all least numbers may need an outage.
+    kept = asked is None or (question.running and not question.allow_outage)
+    if proof.objective is Objective.MAX_GOODPUT and kept and held is not None:
         # Least numbers that nothing holds: of plans that miss as few, where that is said.
         models = [m for m in question.models if m.model in there]
         # Where it misses none, only slack lets it, and its bound speaks of no others.
@@ -104,9 +205,10 @@ def _of_plan(
         question = dataclasses.replace(question, short=short)
         loose, asked = dataclasses.replace(question, slack=SLACK), best(question, loads)
         fewer = dataclasses.replace(question, short=missed - 1)
-        if proof.status is Status.OPTIMAL and best(fewer, loads) is not None:
+        fewest = proof.status is Status.OPTIMAL and missed and not question.running
+        if fewest and best(fewer, loads) is not None:
             found.append("short: fewer of the least replicas could be missing")
-    value = None if held is None else value_of(loose, held, there)
+    value = None if held is None else value_of(_as_held(loose, plan), held, there)
     if value is None:
         # A smallest share has no plan where nothing holds the least numbers.
         none = not question.objective.is_cost and asked is None
@@ -128,7 +230,8 @@ def _of_plan(
         found.append(f"bound: {_said(bound)}, the best is {_said(asked)}")
     if any(sign * (b - c) > ROUNDING * c for c, b, _ in pairs):
         found.append(f"bound: {_said(bound)} is worse than the plan's {_said(claimed)}")
-    if proof.status is Status.OPTIMAL:
+    moved = question.objective.is_cost and proof.move_price > 0  # then with moves: `_of_changes`
+    if proof.status is Status.OPTIMAL and not moved:
         count = question.objective is Objective.MIN_DEVICES
         near = Fraction(0) if count else SLACK
         if _better(sign, asked, value, near) or any(abs(b - c) > SLACK * c for c, b, _ in pairs):
@@ -137,7 +240,8 @@ def _of_plan(
             )
     # The best of several priorities is exactly that: where one gets a trifle more, lower ones less.
     beyond = value < asked if question.objective.is_cost else value > asked
-    if beyond and _better(sign, value, asked, ROUNDING):
+    # What is held back may run at points that are asked for no more.
+    if beyond and not plan.held_back and _better(sign, value, asked, ROUNDING):
         # Slack lets devices hold a little more, which multiplies.
         most = best(loose, all_loads(loose, 100 * MOST_LOADS) or loads)
         if most is None or _better(sign, value, most, ROUNDING):

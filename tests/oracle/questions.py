@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Final
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, DeviceKind, MigInstance, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Demand, FaultDomain, Isolation, PlacementRules, Slo
 from partitiond.core.performance.interference import Interference
@@ -14,7 +14,8 @@ from partitiond.core.plan.record import Candidate, ModelDemand, Objective
 from partitiond.core.profile.record import ProfileKind
 from partitiond.core.units import Bytes
 from tests.oracle.aspects import ASPECTS
-from tests.oracle.truth import MIB, Question, all_loads, headroom
+from tests.oracle.running import with_running
+from tests.oracle.truth import MIB, Question, all_loads, headroom, starts_of
 
 GPUS: Final = ("a100-80gb", "h100-80gb", "l4-24gb")
 CPU: Final = "cpu-oracle"
@@ -44,13 +45,11 @@ class _Draw:
     names: tuple[str, ...] = ()
 
 
-def question_of(seed: int, *, limited: bool = False) -> Question:
-    """The question of a seed: equal seeds give equal questions. Every other one has an aspect, and
-    every fourth isolation groups.
+def question_of(seed: int) -> Question:
+    """The question of a seed: equal seeds give equal questions.
 
-    Args:
-        seed: of all that is drawn.
-        limited: others hold parts of some devices, which allow less, or an MPS daemon stays there.
+    Every other one has an aspect, every fourth isolation groups. In every third others hold parts
+    of some devices, and in two of three something runs.
     """
     rng = random.Random(seed)
     aspect = rng.choice(ASPECTS) if seed % 2 else None
@@ -67,17 +66,24 @@ def question_of(seed: int, *, limited: bool = False) -> Question:
                     for m in found.models
                 ),
             )
-        if limited:
-            found = _limited(random.Random(f"limits of {seed}"), found)
+        if seed % 3 == 0:
+            found = _limited(rng, found)
+        if seed % 9 < 6:
+            found = with_running(rng, found)
         if all_loads(found) is not None:
             return found
 
 
 def _limited(rng: random.Random, question: Question) -> Question:
+    """Others hold parts of some devices, which allow less, or an MPS daemon stays there."""
+
     def limit(device: Device) -> Device:
         if device.kind is DeviceKind.CPU:
             return device
-        start, kind = rng.randint(0, 6), rng.choice(("", "sm", "slices", "group", "replicas"))
+        start = rng.randint(0, 6)
+        kind = rng.choice(("", "sm", "slices", "group", "replicas", "fixed"))
+        if kind == "fixed" and SharingMode.MIG in device.modes:
+            return _fixed(rng, device)
         return dataclasses.replace(
             device,
             occupied_sm_percent=rng.choice((20, 50)) if kind == "sm" else 0,
@@ -88,6 +94,36 @@ def _limited(rng: random.Random, question: Question) -> Question:
         )
 
     return dataclasses.replace(question, devices=tuple(limit(d) for d in question.devices))
+
+
+def _fixed(rng: random.Random, device: Device) -> Device:
+    """A GPU that is cut already, and may not be cut anew; a program may run in an instance."""
+    offered = {p.name: p for p in HARDWARE[device.hardware].mig_profiles}
+    names: list[str] = []
+    for _ in range(rng.choice((1, 2, 3, 5))):
+        more = [*names, rng.choice([*offered])]
+        names = more if starts_of(device, more) is not None else names
+    instances = tuple(
+        MigInstance(
+            name,
+            start,
+            offered[name].memory_slices,
+            offered[name].memory_bytes,
+            uuid=f"MIG-{number}",
+            busy=rng.random() < 0.2,
+        )
+        for number, (name, start) in enumerate(starts_of(device, names) or ())
+    )
+    held = (
+        s for i in instances if i.busy for s in range(i.slice_start, i.slice_start + i.slice_count)
+    )
+    return dataclasses.replace(
+        device,
+        modes=(SharingMode.MIG,),
+        mig_fixed=True,
+        mig_instances=instances,
+        occupied_slices=tuple(held),
+    )
 
 
 def _question(rng: random.Random) -> Question:

@@ -1,4 +1,4 @@
-"""The planner's claims hold against the brute force. `make hunt` asks ten thousand questions."""
+"""The planner's claims hold against the brute force. `make soak` asks ten thousand questions."""
 
 import pytest
 
@@ -6,28 +6,23 @@ from tests.oracle.judge import wrong
 from tests.oracle.questions import question_of
 
 EACH = 25
-OFTEN = range(0, 100, EACH)
-SELDOM = range(100, 1_300, EACH)
-ONCE = (1_286, 20_588, 21_448, 25_528, 26_798, 400_685, 401_426)
+OFTEN = range(0, 225, EACH)
+SELDOM = range(225, 2_625, EACH)
+ONCE = (155, 163, 1_286, 20_588, 21_448, 25_528, 26_798, 400_685, 401_426, 1_000_631, 1_000_791)
 """Were answered wrongly once: more replicas than cores that take none, a presolve of CP-SAT that
 loses solutions, least numbers that cannot be met, nothing that counts, a difference of equal sums,
-what only rounding lets a device hold, a search that added one step of a rate at a time.
+what only rounding lets a device hold, a search that added one step of a rate at a time, a bound
+beside more of a higher priority than the plan has, a plan beside what runs that served nothing, a
+size that runs and was left out, least numbers bought with an outage.
 """
 
 
-def _wrong(first: int, *, limited: bool = False) -> dict[int, list[str]]:
-    """What is wrong, by seed."""
-    seeds = range(first, first + EACH)
-    answers = {seed: wrong(question_of(seed, limited=limited)) for seed in seeds}
-    return {seed: found for seed, found in answers.items() if found}
-
-
-@pytest.mark.parametrize("limited", [False, True])
 @pytest.mark.parametrize(
     "first", [*OFTEN, *(pytest.param(n, marks=pytest.mark.soak) for n in SELDOM)]
 )
-def test_no_claim_is_wrong(first: int, limited: bool) -> None:
-    assert _wrong(first, limited=limited) == {}
+def test_no_claim_is_wrong(first: int) -> None:
+    answers = {seed: wrong(question_of(seed)) for seed in range(first, first + EACH)}
+    assert {seed: found for seed, found in answers.items() if found} == {}
 
 
 @pytest.mark.parametrize("seed", ONCE)

@@ -9,15 +9,16 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Final
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
+from partitiond.core.hardware.kinds import Device, DeviceKind, MigProfile, SharingMode
+from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare
 from partitiond.core.model.spec import FaultDomain, Isolation
 from partitiond.core.performance.interference import Interference
-from partitiond.core.plan.record import Candidate, ModelDemand, Objective
+from partitiond.core.plan.record import Candidate, ModelDemand, Objective, Placement
 
 MIB: Final = 1 << 20
 MPS_OVERHEAD_BYTES: Final = 256 * MIB
@@ -29,18 +30,25 @@ MOST_LOADS: Final = 3_000
 """Ways to load all devices; questions with more are not asked."""
 
 Chosen = tuple[tuple[ModelDemand, Candidate], ...]
+Kept = tuple[tuple[str, int], ...]
+"""Number of running replicas that stay, by model."""
 Value = tuple[Fraction, ...]
 """What a plan is worth: under max-goodput by priority, the first difference deciding, else one."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Load:
-    """What one device holds: replicas and requests/s by model, and what that takes."""
+    """What one device holds: replicas and requests/s by model, and what that takes.
+
+    Attributes:
+        kept: how many of the running replicas of each model are among them.
+    """
 
     held: tuple[tuple[str, int, Fraction], ...] = ()
     watts: Fraction = Fraction(0)
     cores: int = 0
     host_bytes: int = 0
+    kept: Kept = ()
 
     @functools.cached_property
     def of(self) -> dict[str, tuple[int, Fraction]]:
@@ -56,6 +64,9 @@ class Question:
         slack: the part by which limits on sums of floats are relaxed.
         short: replicas of the least numbers, of all models together, that a plan for the most
             goodput may lack.
+        running: what runs when the plan is asked for.
+        move_price: in devices.
+        allow_outage: every model may have no replica for a while.
     """
 
     devices: tuple[Device, ...]
@@ -65,6 +76,13 @@ class Question:
     host_memory_bytes: tuple[tuple[str, int], ...] = ()
     slack: Fraction = Fraction(0)
     short: int = 0
+    running: tuple[Placement, ...] = ()
+    move_price: float = 0.0
+    allow_outage: bool = True
+
+    def runs_on(self, device: Device) -> tuple[Placement, ...]:
+        """What runs on a device."""
+        return tuple(p for p in self.running if p.device_id == device.id)
 
 
 def headroom(total_bytes: int) -> int:
@@ -154,24 +172,65 @@ def _room(device: Device, mode: SharingMode, chosen: Chosen) -> bool:
 
 def _instances_fit(device: Device, chosen: list[Candidate]) -> bool:
     offered = {p.name: p for p in HARDWARE[device.hardware].mig_profiles}
-    wanted = [offered.get(c.size.mig_profile) for c in chosen]
-    numbers = collections.Counter(c.size.mig_profile for c in chosen)
-    for c, profile in zip(chosen, wanted, strict=True):
-        if profile is None or numbers[profile.name] > profile.max_instances:
+    for c in chosen:
+        profile = offered.get(c.size.mig_profile)
+        if profile is None:
             return False
         if c.memory_bytes > profile.memory_bytes - headroom(profile.memory_bytes):
             return False
+    return starts_of(device, [c.size.mig_profile for c in chosen]) is not None
 
-    def place(left: list[tuple[int, int]], taken: frozenset[int]) -> bool:
+
+def starts_of(
+    device: Device, names: Sequence[str], there: Collection[tuple[str, int]] = ()
+) -> list[tuple[str, int]] | None:
+    """Profiles with first slices for instances beside those that are there; None for no room.
+
+    Args:
+        device: the GPU.
+        names: of the profiles of all instances.
+        there: profile and first slice of those that stay where they are.
+    """
+    offered = {p.name: p for p in HARDWARE[device.hardware].mig_profiles}
+    numbers = collections.Counter(names)
+    left = list((numbers - collections.Counter(name for name, _ in there)).elements())
+    if any(count > offered[name].max_instances for name, count in numbers.items()):
+        return None
+    if sum(offered[name].compute_slices for name in names) > 7:
+        return None
+
+    def cover(name: str, start: int) -> frozenset[int]:
+        return frozenset(range(start, start + offered[name].memory_slices))
+
+    def place(left: list[str], taken: frozenset[int]) -> list[tuple[str, int]] | None:
         if not left:
-            return True
-        compute, size = left[0]
-        spots = (frozenset(range(s, s + size)) for s in MIG_STARTS[compute, size])
-        return any(place(left[1:], taken | spot) for spot in spots if not spot & taken)
+            return []
+        name = left[0]
+        for start in first_slices(device, offered[name]):
+            if not cover(name, start) & taken:
+                rest = place(left[1:], taken | cover(name, start))
+                if rest is not None:
+                    return [(name, start), *rest]
+        return None
 
-    sizes = [(p.compute_slices, p.memory_slices) for p in wanted if p is not None]
     taken = frozenset(device.occupied_slices)
-    return sum(c for c, _ in sizes) <= 7 and place(sorted(sizes, reverse=True), taken)
+    for name, start in there:
+        if cover(name, start) & taken or start not in first_slices(device, offered[name]):
+            return None
+        taken |= cover(name, start)
+    found = place(sorted(left, key=lambda name: -offered[name].memory_slices), taken)
+    return None if found is None else [*there, *found]
+
+
+def first_slices(device: Device, profile: MigProfile) -> Sequence[int]:
+    """Where an instance may begin: where the driver allows it, or where one is that may be used."""
+    if device.mig_fixed:
+        return [
+            i.slice_start
+            for i in device.mig_instances
+            if i.mig_profile == profile.name and i.uuid and not i.busy
+        ]
+    return MIG_STARTS[profile.compute_slices, profile.memory_slices]
 
 
 def _level(question: Question, mode: SharingMode, chosen: list[Candidate]) -> Fraction | None:
@@ -225,9 +284,55 @@ def loads_of(question: Question, device: Device) -> list[Load]:
                     continue
                 load = load_of(question, device, grown)
                 if load is not None:
-                    found[load] = None
+                    for kept in keepings(question, device, grown):
+                        found[dataclasses.replace(load, kept=kept)] = None
                 stack.append((k, grown))
     return list(found)
+
+
+def same(old: Placement, device: Device, demand: ModelDemand, c: Candidate) -> bool:
+    """Whether an engine that runs on the device is the one that a candidate asks for."""
+    was, part = old.candidate, old.partition
+    if isinstance(part, MpsShare) and part.isolation_group != demand.isolation_group:
+        return False
+    if isinstance(part, CpuCores) and not set(part.cores) <= set(device.cores):
+        return False
+    return (
+        (old.model, was.variant, was.hardware, was.size) == (c.model, c.variant, c.hardware, c.size)
+        and (was.batch, was.kv_cache_bytes) == (c.batch, c.kv_cache_bytes)
+        and part.memory_bytes == c.memory_bytes
+        and not (was.release and c.release and was.release != c.release)
+    )
+
+
+def keepings(question: Question, device: Device, chosen: Chosen) -> set[Kept]:
+    """The largest sets of running replicas that may be among the chosen ones."""
+    here, found = question.runs_on(device), set[Kept]()
+    names = [c.size.mig_profile for _, c in chosen]
+    for size in range(len(here), -1, -1):
+        for some in itertools.combinations(here, size):
+            there = [
+                (p.partition.mig_profile, p.partition.slice_start)
+                for p in some
+                if isinstance(p.partition, MigSlice)
+            ]
+            if _among(device, some, chosen) and (
+                not there or starts_of(device, names, there) is not None
+            ):
+                found.add(tuple(sorted(collections.Counter(p.model for p in some).items())))
+        if found:
+            return found
+    return {()}
+
+
+def _among(device: Device, some: tuple[Placement, ...], chosen: Chosen) -> bool:
+    left = [*chosen]
+    for old in some:
+        match = next((pair for pair in left if same(old, device, *pair)), None)
+        if match is None:
+            return False
+        left.remove(match)
+    return True
 
 
 def all_loads(question: Question, most: int = MOST_LOADS) -> list[list[Load]] | None:
@@ -236,7 +341,7 @@ def all_loads(question: Question, most: int = MOST_LOADS) -> list[list[Load]] | 
     found, number = [], 1
     for device in question.devices:
         key = dataclasses.replace(device, id="", host="", rack="")
-        named = any(m.rules.only_on for m in question.models)
+        named = any(m.rules.only_on for m in question.models) or question.runs_on(device)
         kind = (key, device.id if named else "")
         if kind not in kinds:
             kinds[kind] = loads_of(question, device)
@@ -268,14 +373,14 @@ def best(question: Question, loads: list[list[Load]]) -> Value | None:
     there = able(question, loads)
     values = (
         value
-        for chosen in _plans(question, loads)
+        for chosen in plans(question, loads)
         if (value := value_of(question, chosen, there)) is not None
     )
     pick = min if question.objective.is_cost else max
     return pick(values, default=None)
 
 
-def _plans(question: Question, loads: list[list[Load]]) -> Iterator[tuple[Load, ...]]:
+def plans(question: Question, loads: list[list[Load]]) -> Iterator[tuple[Load, ...]]:
     """All ways to load the devices; of those that only swap equal devices one."""
     pairs = [
         (a, b)
@@ -295,13 +400,13 @@ def value_of(question: Question, chosen: tuple[Load, ...], there: Collection[str
     models = [m for m in question.models if m.model in there]
     if any(name not in there for load in chosen for name, _, _ in load.held):
         return None
-    if not (_numbers_hold(question, models, chosen) and _hosts_hold(question, models, chosen)):
+    if not (_numbers_hold(question, models, chosen) and hosts_hold(question, models, chosen)):
         return None
     rates = {m.model: _rate(m, chosen) for m in models}
     if question.objective.is_cost:
         if not all(_served(question, m, rates[m.model], chosen) for m in models):
             return None
-        return (_cost(question, chosen),)
+        return (cost(question, chosen),)
     if question.objective is Objective.MAX_GOODPUT:
         return goodput(question.models, rates)
     return (_smallest_share(question, models, rates, chosen),)
@@ -333,7 +438,7 @@ def _host_budget(question: Question, host: str) -> float:
     return min([*budgets, dict(question.host_memory_bytes).get(host, math.inf)])
 
 
-def _hosts_hold(question: Question, models: list[ModelDemand], chosen: tuple[Load, ...]) -> bool:
+def hosts_hold(question: Question, models: list[ModelDemand], chosen: tuple[Load, ...]) -> bool:
     """Company on each host, and what its devices share: cores and memory."""
     for host in {d.host for d in question.devices}:
         here = [(d, x) for d, x in zip(question.devices, chosen, strict=True) if d.host == host]
@@ -388,7 +493,7 @@ def _domain(device: Device, kind: FaultDomain) -> str:
     return (device.rack or device.host) if kind is FaultDomain.RACK else device.host
 
 
-def _cost(question: Question, chosen: tuple[Load, ...]) -> Fraction:
+def cost(question: Question, chosen: tuple[Load, ...]) -> Fraction:
     used = [(d, load) for d, load in zip(question.devices, chosen, strict=True) if load.held]
     match question.objective:
         case Objective.MIN_DEVICES:

@@ -6,7 +6,7 @@ A device runs one replica alone, or several in a sharing mode at a level and a k
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.mig.geometry import geometry_on, instance_bytes, place_of
@@ -195,7 +195,7 @@ def _mig_limits(device: Device) -> tuple[object, ...]:
 def _ways(request: PlanRequest, device: Device, items: tuple[Item, ...], spare: Spare) -> Ways:
     """Return the options of a device, and the items that each option can hold."""
     allowed = [allowed_on(demand.rules, device) for demand in request.models]
-    fitting = {item.index: item for item in _fitting(device, items) if allowed[item.model]}
+    fitting = {it.index: it for it in _fitting(device, items, spare.keep) if allowed[it.model]}
     by_way = by_key((o.way, o) for o in options_of(device, request.interference, fitting.values()))
     options: list[Option] = []
     fits: list[tuple[int, ...]] = []
@@ -225,8 +225,8 @@ def _pools_of(index: int, pools: tuple[Pool, ...]) -> tuple[int, ...]:
     return tuple(p.index for p in pools if index in p.bins)
 
 
-def _fitting(device: Device, items: tuple[Item, ...]) -> list[Item]:
-    """Return the items that fit an empty device of this kind."""
+def _fitting(device: Device, items: tuple[Item, ...], keep: Collection[int]) -> list[Item]:
+    """Return the items that fit an empty device of this kind, and those to keep in any case."""
     modes, cores = open_modes(device), len(device.cores)
     found = [
         item
@@ -240,7 +240,7 @@ def _fitting(device: Device, items: tuple[Item, ...]) -> list[Item]:
     ]
     in_shares = (item for item in found if item.candidate.size.mode is SharingMode.MEMORY)
     shares = by_key((item.model, item) for item in in_shares)
-    return [item for item in found if not _redundant(item, shares[item.model])]
+    return [it for it in found if it.index in keep or not _redundant(it, shares[it.model])]
 
 
 def _has_memory(device: Device, item: Item) -> bool:

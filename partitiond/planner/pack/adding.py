@@ -335,14 +335,21 @@ def _ranked(packing: Packing, needs: Iterable[Need]) -> dict[int, list[tuple[int
 
 
 def add_if_harmless(packing: Packing, index: int, item: int) -> bool:
-    """Add an item, at a higher level if necessary, if no demand suffers and its model gains."""
+    """Add an item, at a higher level if necessary, if no demand suffers and its model gains.
+
+    A demand that is served in part suffers, too, if it is served less.
+    """
     spot = spot_on(packing, index, item)
     if spot is None:
         return False
-    model = packing.instance.items[item].model
-    before, lacking = packing.rates[model], len(packing.lacking())
+    items, rates = packing.instance.items, packing.rates
+    model, there = items[item].model, {items[i].model for i in packing.loads[index].items}
+    asked = [n for n in packing.instance.needs if n.rated and n.model in there]
+    served = [min(rates[n.model], n.rate) for n in asked]
+    before, lacking = rates[model], len(packing.lacking())
     was = put(packing, spot)
-    if packing.rates[model] > before and len(packing.lacking()) <= lacking:
+    suffers = any(rates[n.model] < had for n, had in zip(asked, served, strict=True))
+    if rates[model] > before and not suffers and len(packing.lacking()) <= lacking:
         return True
     take_back(packing, spot, was)
     return False

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.exact import MAX_VARIABLES, Goal, solve_exact, variable_count
@@ -31,9 +32,13 @@ from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.priorities import goodput_key, lexicographic, values_of
 from partitiond.planner.stop import Stop
 
+OUTAGE: Final = 2
+"""Objection to a plan: a model has no replica for a while, which is not allowed."""
+LEAVES: Final = 3
+"""The strongest objection: a replica leaves that has to stay."""
 May = Callable[[Packing], int]
-"""Returns the objection to a packing as the answer: 0 none, 1 if it stops replicas early, `OUTAGE`
-the strongest."""
+"""Returns the objection to a packing as the answer: 0 none, 1 if it stops replicas early, `OUTAGE`,
+or `LEAVES`."""
 MOST_AFRESH: Final = 4
 """Limit on plans made without regard to what runs whose moves are counted: for a large fleet that
 takes a fraction of a second each, and such plans move most of the fleet. Chosen, not measured."""
@@ -202,10 +207,22 @@ def _exact_share(watch: SolveMonitor, best: Member) -> Member | None:
 
 
 def nearest_goodput(instance: Instance, members: list[Member], *, may: May, stop: Stop) -> Member:
-    """Choose as `nearest_cost` does, with goodput as the value and all devices to fill."""
+    """Choose as `nearest_cost` does, with goodput as the value and all devices to fill.
+
+    A plan may miss more of the least numbers than another one only if what has to stay stays.
+    """
+    by_short = by_key((m.packing.short_replicas(), m) for m in members)
+    found = []
+    for _, close in sorted(by_short.items()):
+        found.append(_nearest_of(instance, close, may=may, stop=stop))
+        if len(by_short) == 1 or may(found[-1].packing) < LEAVES:
+            return found[-1]
+    return found[0]
+
+
+def _nearest_of(instance: Instance, close: list[Member], *, may: May, stop: Stop) -> Member:
+    """Choose among plans that miss equally many of the least numbers."""
     staying, objective = staying_items(instance), Objective.MAX_GOODPUT
-    short = min(m.packing.short_replicas() for m in members)
-    close = [m for m in members if m.packing.short_replicas() == short]
     close = _worth_a_look(instance, close, cost=False) if staying else [max(close, key=goodput_key)]
     if any(need.rated for need in instance.needs):  # else all running replicas count as goodput
         close = [_filled(instance, one, stop, may_open=True) for one in close]

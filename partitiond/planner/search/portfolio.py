@@ -277,6 +277,9 @@ def _solve_goodput(watch: SolveMonitor, proven_impossible: bool | None, may: May
     exact, most = found.exact, math.inf if watch.bound is None else watch.bound
     best, until = max(found.members, key=goodput_key), watch.finish()
     chosen = nearest_goodput(instance, found.members, may=may, stop=until)
+    if chosen.packing.short_replicas() > best.packing.short_replicas():
+        # CP-SAT's proofs are of plans that miss as few of the least numbers as its own.
+        found, exact, best, most = _Gathered([chosen]), None, chosen, bound
     short, value = best.packing.short_replicas(), best.packing.goodput()
     proven = value >= most * (1 - EPSILON) and short == 0
     optimal = (exact is not None and exact.status is Status.OPTIMAL) or proven

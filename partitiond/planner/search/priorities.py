@@ -203,7 +203,11 @@ def class_by_class(
     """Return the answer with the bound of each class; optimal only if all classes are."""
     best = max(members, key=goodput_key).packing
     values, own = values_of(best, classes), values_of(found.packing, classes)
-    bounds = bounds_of(watch.instance, classes, values, found.bound, exact, late=watch.finish())
+    # What CP-SAT proves of a class holds for plans as good for those above as the best one: a plan
+    # that moves less may give one of them less, and a lower class more than that.
+    behind = next((k for k, c in enumerate(zip(own, values, strict=True)) if not meets(*c)), None)
+    known = exact if behind is None else {k: b for k, b in exact.items() if k <= behind}
+    bounds = bounds_of(watch.instance, classes, own, found.bound, known, late=watch.finish())
     full = not best.short_replicas() or found.status is Status.OPTIMAL
     optimal = full and order(own, values) >= 0
     optimal = optimal and all(meets(v, b) for v, b in zip(own, bounds, strict=True))

@@ -36,11 +36,10 @@ from partitiond.core.replica.make_before_break import beside_what_runs
 from partitiond.planner.check.changes import to_leave
 from partitiond.planner.check.figures import level_together
 from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.search.nearest import LEAVES, OUTAGE
 
 AS_IT_RUNS: Final = " as it runs"
 """Suffix of the name that stands for a model's running replicas; no model's name has a space."""
-OUTAGE: Final = 2
-"""The strongest objection to a plan: a model has no replica for a while, which is not allowed."""
 
 
 def forbidden_outages(
@@ -69,12 +68,14 @@ def may_be_out(request: PlanRequest) -> set[str]:
 
 
 def spoken_against(request: PlanRequest, placements: tuple[Placement, ...]) -> int:
-    """Return the strongest objection to a plan: OUTAGE, 1 for a needless stop, 0 for none.
+    """Return the strongest objection to a plan: LEAVES, OUTAGE, 1 for a needless stop, 0 for none.
 
     A stop is needless if a replica has to end before its replacement can start although a device
     of the same kind is idle before and after.
     """
-    if not all_stay(request, placements) or forbidden_outages(request, placements):
+    if not all_stay(request, placements):
+        return LEAVES
+    if forbidden_outages(request, placements):
         return OUTAGE
     if not request.move_price:
         return 0  # the request asks for the best plan, whatever it moves
@@ -131,6 +132,19 @@ def with_old_ones(request: PlanRequest, models: Collection[str], *, for_good: bo
         models=(*asked, *stays),
         running=tuple(_renamed(p) if old.get(p.model) else p for p in request.running),
     )
+
+
+def with_one_of_each(request: PlanRequest) -> PlanRequest:
+    """Return the request with a least number of one for models without a replica that stays, as a
+    cost objective has it, so that the most goodput is that of plans with a replica of each."""
+    there = {m.model.removesuffix(AS_IT_RUNS) for m in request.models if AS_IT_RUNS in m.model}
+    models = tuple(
+        m
+        if m.model.removesuffix(AS_IT_RUNS) in there
+        else dataclasses.replace(m, min_replicas=max(1, m.min_replicas))
+        for m in request.models
+    )
+    return dataclasses.replace(request, models=models)
 
 
 def _near(model: ModelDemand, old: Mapping[str, object]) -> ModelDemand:

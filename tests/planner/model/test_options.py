@@ -10,6 +10,7 @@ from partitiond.core.plan.record import ModelDemand
 from partitiond.planner.model.instance import build_instance, open_modes
 from partitiond.planner.model.types import Group, Instance, PlanRequest
 from tests.planner.build import gpu, in_mig, point, want
+from tests.planner.check.make import placed
 
 EVERY = (SharingMode.WHOLE, SharingMode.MEMORY, SharingMode.MPS, SharingMode.MIG)
 
@@ -67,6 +68,20 @@ def test_a_device_offers_its_modes_as_others_and_isolation_leave_them(
     there: Device, model: ModelDemand, modes: set[SharingMode | None]
 ) -> None:
     assert modes_in(group_of(there, models=(model,))) == modes
+
+
+def test_a_size_that_runs_is_never_left_out_for_one_that_is_as_good() -> None:
+    """Neither a whole device for a memory share, nor a share for one that takes less."""
+    whole, share, large = (
+        point("m", 1, 8, mode=SharingMode.WHOLE), point("m", 1, 8), point("m", 1, 9)
+    )  # fmt: skip
+    for running, kept in (((), {share}), ((whole,), {whole, share}), ((large,), {share, large})):
+        here = tuple(placed(c, n) for n, c in enumerate(running))
+        models = (want("m", whole, share, large, rate=1),)
+        instance = build_instance(PlanRequest((device(),), models, running=here))
+        (group,) = instance.groups
+        held = {instance.items[i].candidate for fit in group.fits for i in fit}
+        assert held == kept
 
 
 def test_the_sms_that_others_hold_are_not_there() -> None:

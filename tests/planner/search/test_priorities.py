@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import pytest
 
@@ -14,8 +15,12 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.members import Member
 from partitiond.planner.pack.packing import Packing
+from partitiond.planner.progress.answer import SolveAnswer
+from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search.portfolio import solve_portfolio
 from partitiond.planner.search.priorities import (
+    class_by_class,
+    classes_of,
     goodput_key,
     order,
 )
@@ -72,6 +77,14 @@ def _two() -> tuple[PlanRequest, Plan]:
 
 
 def test_a_part_of_a_replica_of_a_higher_priority_counts_before_a_lower_one() -> None:
+    more, both = _more_of_the_higher_or_both()
+    assert both.goodput() > more.goodput()
+    assert goodput_key(Member("", more)) > goodput_key(Member("", both))
+
+
+def _more_of_the_higher_or_both() -> tuple[Packing, Packing]:
+    """Two plans for a device: a large replica of the higher priority, or a small one beside 5
+    requests/s of the lower."""
     sizes = point("high", 1.0, 40, sm=50), point("high", 1.0001, 80, sm=100)
     high = want("high", *sizes, rate=1.0001, rules=PlacementRules(priority=1))
     instance = build_instance(asked(1, high, ranked("low", 0, 5.0)))
@@ -81,8 +94,19 @@ def test_a_part_of_a_replica_of_a_higher_priority_counts_before_a_lower_one() ->
     more.add(0, items[1.0001], option)
     both.add(0, items[1.0], option)
     both.add(0, items[5.0], option)
-    assert both.goodput() > more.goodput()
-    assert goodput_key(Member("", more)) > goodput_key(Member("", both))
+    return more, both
+
+
+def test_what_is_proven_beside_more_of_a_higher_priority_bounds_no_plan_with_less_of_it() -> None:
+    """A plan that moves less may give the higher one less, and the lower one more."""
+    more, both = _more_of_the_higher_or_both()
+    classes, exact = classes_of(more.instance), {0: 1.0001, 1: 0.0}
+    members = [Member("", more), Member("", both)]
+    for own, bounds in ((more, (1.0001, 0.0)), (both, (1.0001, 5.0))):
+        answer = SolveAnswer(own, Objective.MAX_GOODPUT, 0.0, math.inf, Status.FEASIBLE, "")
+        found = class_by_class(SolveMonitor(own.instance), classes, members, answer, exact)
+        assert [b for _, b in found.class_bounds] == pytest.approx(bounds)
+        assert (found.status is Status.OPTIMAL) == (own is more)
 
 
 def test_optimal_is_no_sum_in_which_a_lower_priority_is_lost() -> None:

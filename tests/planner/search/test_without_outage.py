@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from partitiond.core.hardware.kinds import Device
+from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import PlacementRules, Slo
 from partitiond.core.performance.interference import DEFAULT, Interference
 from partitiond.core.plan.diff import diff_cost
@@ -19,7 +20,12 @@ from partitiond.core.plan.record import (
 )
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.check import check_plan
+from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.members import Member
+from partitiond.planner.pack.packing import Packing
+from partitiond.planner.search.nearest import LEAVES, OUTAGE, nearest_goodput
+from partitiond.planner.stop import never
 from tests.planner.build import FREE, gpu, gpus, point, want
 from tests.planner.check.make import placed
 from tests.planner.problems import plan_for, seeds
@@ -95,6 +101,45 @@ def test_more_demand_is_served_on_idle_devices_where_a_change_would_be_an_outage
         (held,) = made.held_back
         assert held.missing_req_per_s == lacks.missing_req_per_s
         assert "--allow-outage" in lacks.reason
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_an_answer_beside_what_runs_is_none_where_it_serves_less(objective: Objective) -> None:
+    """A new release of a model that takes the device alone, and has too little in any plan."""
+    old = dataclasses.replace(CODER, release="1", size=PartitionSize(SharingMode.WHOLE, 1, 100))
+    new = dataclasses.replace(old, release="2")
+    request = dataclasses.replace(
+        fleet(9, objective=objective),
+        devices=A100[:1],
+        models=(want("coder", new, rate=9),),
+        running=(placed(old, on="g0"),),
+    )
+    made = planned(request)
+    assert made.placements == request.running
+    assert [held.model for held in made.held_back] == ["coder"]
+    assert served(made) == {"coder": 2.17}
+
+
+def test_least_numbers_are_not_met_where_one_leaves_that_has_to_stay() -> None:
+    """Both plans are for the most goodput; the one with two of `b` has no place for `a`."""
+    a, b = point("a", 5, 40), point("b", 5, 40)
+    models = want("a", a, rate=5), want("b", b, rate=5, min_replicas=2)
+    instance = build_instance(PlanRequest(gpus(1), models, interference=FREE))
+    item = {it.candidate.model: it.index for it in instance.items}
+    option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is not None)
+    kept, best = Packing(instance), Packing(instance)
+    for packing, names in ((kept, "ab"), (best, "bb")):
+        for name in names:
+            packing.add(0, item[name], option)
+    members, two = [Member("", best), Member("", kept)], instance.needs[1].model
+    for objection, number in ((0, 2), (1, 2), (OUTAGE, 2), (LEAVES, 1)):
+        found = nearest_goodput(
+            instance,
+            members,
+            may=lambda p, worst=objection: worst if p.counts[two] == 2 else 0,  # type: ignore[misc]
+            stop=never,
+        )
+        assert found.packing.counts[two] == number
 
 
 def test_what_one_start_serves_is_started_and_nothing_is_held_back() -> None:
