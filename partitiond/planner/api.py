@@ -43,7 +43,6 @@ from partitiond.planner.search.without_outage import (
     may_be_out,
     spoken_against,
     with_old_ones,
-    with_one_of_each,
     with_own_names,
     without_old_ones,
 )
@@ -188,13 +187,11 @@ def _without_outage(made: _Made, on_progress: OnProgress | None, stop: Stop) -> 
         (all_running, Objective.MAX_GOODPUT, MAX_MOVE_PRICE),
     ):
         asked = with_old_ones(again, staying, for_good=True)
-        last = objective is Objective.MAX_GOODPUT and staying is all_running
-        if last and request.objective.is_cost:
-            asked = with_one_of_each(asked)
         asked = dataclasses.replace(asked, objective=objective, move_price=move_price)
         held = _made(asked, on_progress, stop)
         placements = with_own_names(held.placements)
         as_wanted = held.found.objective is objective and not held.found.packing.lacking()
+        last = objective is Objective.MAX_GOODPUT and staying is all_running
         if (
             (as_wanted or last)
             and all_stay(asked, held.placements)

@@ -164,6 +164,8 @@ def _of_order(question: Question, loads: list[list[Load]], plan: Plan) -> list[s
         there, everything = able(question, loads), dataclasses.replace(question, short=ANY)
         everything = dataclasses.replace(everything, objective=Objective.MAX_GOODPUT)
         ways = (x for x in plans(question, loads) if value_of(everything, x, there) is not None)
+    if plan.held_back:  # then a replica of each model is no least number
+        question = dataclasses.replace(question, objective=Objective.MAX_GOODPUT)
     orders = [order_of(question, loads, way) for way in ways]
     if not orders:
         return []

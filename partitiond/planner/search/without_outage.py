@@ -134,19 +134,6 @@ def with_old_ones(request: PlanRequest, models: Collection[str], *, for_good: bo
     )
 
 
-def with_one_of_each(request: PlanRequest) -> PlanRequest:
-    """Return the request with a least number of one for models without a replica that stays, as a
-    cost objective has it, so that the most goodput is that of plans with a replica of each."""
-    there = {m.model.removesuffix(AS_IT_RUNS) for m in request.models if AS_IT_RUNS in m.model}
-    models = tuple(
-        m
-        if m.model.removesuffix(AS_IT_RUNS) in there
-        else dataclasses.replace(m, min_replicas=max(1, m.min_replicas))
-        for m in request.models
-    )
-    return dataclasses.replace(request, models=models)
-
-
 def _near(model: ModelDemand, old: Mapping[str, object]) -> ModelDemand:
     """Return the demand with the replicas that stay as the company that it has to be near to."""
     near = tuple(name + AS_IT_RUNS if old.get(name) else name for name in model.rules.near)

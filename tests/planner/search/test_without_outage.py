@@ -124,7 +124,8 @@ def test_least_numbers_are_not_met_where_one_leaves_that_has_to_stay() -> None:
     """Both plans are for the most goodput; the one with two of `b` has no place for `a`."""
     a, b = point("a", 5, 40), point("b", 5, 40)
     models = want("a", a, rate=5), want("b", b, rate=5, min_replicas=2)
-    instance = build_instance(PlanRequest(gpus(1), models, interference=FREE))
+    goodput = Objective.MAX_GOODPUT
+    instance = build_instance(PlanRequest(gpus(1), models, objective=goodput, interference=FREE))
     item = {it.candidate.model: it.index for it in instance.items}
     option = next(k for k, o in enumerate(instance.groups[0].options) if o.mode is not None)
     kept, best = Packing(instance), Packing(instance)
