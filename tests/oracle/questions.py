@@ -45,11 +45,15 @@ class _Draw:
     names: tuple[str, ...] = ()
 
 
-def question_of(seed: int) -> Question:
+def question_of(seed: int, *, limited: bool | None = None) -> Question:
     """The question of a seed: equal seeds give equal questions.
 
     Every other one has an aspect, every fourth isolation groups. In every third others hold parts
     of some devices, and in two of three something runs.
+
+    Args:
+        seed: of all that is drawn.
+        limited: whether others hold parts of some devices; then nothing runs. None: by the seed.
     """
     rng = random.Random(seed)
     aspect = rng.choice(ASPECTS) if seed % 2 else None
@@ -66,9 +70,9 @@ def question_of(seed: int) -> Question:
                     for m in found.models
                 ),
             )
-        if seed % 3 == 0:
-            found = _limited(rng, found)
-        if seed % 9 < 6:
+        if limited or (limited is None and seed % 3 == 0):
+            found = _limited(random.Random(f"limits of {seed}"), found)
+        if limited is None and seed % 9 < 6:
             found = with_running(rng, found)
         if all_loads(found) is not None:
             return found

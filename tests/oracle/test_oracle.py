@@ -8,7 +8,9 @@ from tests.oracle.questions import question_of
 EACH = 25
 OFTEN = range(0, 225, EACH)
 SELDOM = range(225, 2_625, EACH)
-ONCE = (155, 163, 1_286, 20_588, 21_448, 25_528, 26_798, 400_685, 401_426, 1_000_631, 1_000_791)
+ONCE = (
+    155, 163, 1_286, 20_588, 21_448, 25_528, 26_798, 400_685, 401_426, 1_000_631, 1_000_886, 1_002_263
+)  # fmt: skip
 """Were answered wrongly once: more replicas than cores that take none, a presolve of CP-SAT that
 loses solutions, least numbers that cannot be met, nothing that counts, a difference of equal sums,
 what only rounding lets a device hold, a search that added one step of a rate at a time, a bound

@@ -125,6 +125,15 @@ def test_windowed_layers_hold_at_least_their_windows(batch: int, prompt: int, ou
     assert found.kv_cache_bytes >= batch * WINDOWED.kv_bytes(occupancy) * 0.99
 
 
+def test_a_window_touches_one_block_more_than_it_fills() -> None:
+    """512 tokens may lie in 33 blocks of 16, and a step's tokens are written before any leaves."""
+    only = dataclasses.replace(WINDOWED, window_layers=OPT.attention_layers)
+    layers = only.window_layers * only.kv_bytes_per_token_layer
+    for batch, step, blocks in ((1, 16, 33 + 1), (4, 17, 4 * 33 + 2), (4, 2048, 4 * 33 + 128)):
+        found = kv_cache_bytes(only, 10**6, 16, batch=batch, step_tokens=step)
+        assert found == blocks * 16 * layers
+
+
 def test_layers_are_padded_to_whole_groups_and_state_is_kept_once_per_sequence() -> None:
     # 5 full and 7 windowed layers: groups of 5, so that the windowed ones take 10.
     odd = dataclasses.replace(OPT, window_tokens=512, window_layers=7)

@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.performance.interference import DEFAULT, level_of, sigma
+from partitiond.core.performance.interference import (
+    DEFAULT,
+    level_of,
+    mode_overhead_bytes,
+    sigma,
+)
+from partitiond.core.performance.replicas import sigma_of
+from partitiond.core.performance.rounds import RoundTerms
+from partitiond.core.units import MIB
 
 SHARES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 MODES = st.sampled_from((SharingMode.MEMORY, SharingMode.MPS, SharingMode.CORES))
@@ -51,3 +59,30 @@ def test_the_largest_kappa_on_a_device_counts(
 def test_a_measured_kappa_below_the_default_counts_as_measured() -> None:
     assert sigma(SharingMode.MEMORY, [0.5, 0.5], kappas=[0.0, 0.0]) == 1.0
     assert sigma(SharingMode.MEMORY, [0.5, 0.5], kappas=[0.0, None]) == pytest.approx(1.05)
+
+
+def test_only_the_mps_server_takes_memory_by_itself() -> None:
+    taken = {mode: mode_overhead_bytes(mode) for mode in SharingMode}
+    assert taken.pop(SharingMode.MPS) == 256 * MIB
+    assert set(taken.values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("mode", "parts", "replicas", "slowed"),
+    [
+        (SharingMode.MPS, (0.5, 0.2, 0.3), 4, 2.0 * 1.06),  # arithmetic is what is short
+        (SharingMode.MPS, (0.2, 0.5, 0.3), 4, 2.0 * 1.06),
+        (SharingMode.MPS, (0.2, 0.1, 0.7), 4, 1.06),  # launches take no share of the device
+        (SharingMode.MEMORY, (0.5, 0.2, 0.3), 4, 4 * 0.8 * 1.15),  # but of its time
+        (SharingMode.MEMORY, (0.9, 0.2, 0.3), 2, 2.0 * 1.05),  # busy all the time at most
+        (SharingMode.MPS, (0.5, 0.2, 0.3), 1, 1.0),
+        (SharingMode.MIG, (0.5, 0.2, 0.3), 4, 1.0),
+    ],
+)
+def test_equal_replicas_share_what_each_takes_of_a_round(
+    mode: SharingMode, parts: tuple[float, float, float], replicas: int, slowed: float
+) -> None:
+    """`parts` of a round: arithmetic, traffic, launches."""
+    compute, traffic, fixed = parts
+    terms = RoundTerms(fixed, traffic / 2, compute, traffic / 2, sequences=0.0)
+    assert sigma_of(terms, 1.0, replicas, mode) == pytest.approx(slowed)

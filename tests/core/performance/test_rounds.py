@@ -11,7 +11,7 @@ from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.workload import Workload
+from partitiond.core.model.workload import LengthShape, Workload
 from partitiond.core.performance import rounds
 from partitiond.core.performance.latency import RoundCase, itl_latency, tpot_latency, ttft_latency
 from partitiond.core.performance.roofline import Rates, Step, rates, step_seconds
@@ -153,6 +153,31 @@ def test_a_step_is_read_from_its_slots() -> None:
     mix = rounds.step_mix(OPT, cycle, 64, SHARE)
     assert math.fsum(mix.shares) == pytest.approx(1)
     assert list(mix.seconds) == sorted(mix.seconds)
+
+
+@pytest.mark.parametrize(
+    ("workload", "lump"),
+    [
+        (Workload(512, 256), 512.0),
+        (Workload(4096, 256), 2048.0),  # what one step reads
+        # E[P^2] / E[P] is what a prompt token finds in its step: 1 + 1^2 means.
+        (Workload(100, 256, LengthShape.LOGNORMAL, 1.0, 0.0), 200.0),
+    ],
+)
+def test_a_prompt_takes_a_step_at_least(workload: Workload, lump: float) -> None:
+    cycle, prompt = cycle_of(workload, 2048), workload.moments.p
+    assert cycle.lump_tokens == pytest.approx(lump, rel=1e-3)
+    assert cycle.steps == pytest.approx(workload.moments.o + max(1.0, prompt / lump), rel=1e-6)
+    assert cycle.reads * cycle.steps * cycle.lump_tokens == pytest.approx(prompt)
+
+
+def test_a_prompt_is_written_to_the_cache_and_read_from_it() -> None:
+    cycle, free = cycle_of(Workload(512, 256), 2048), Rates(1e30, 1.0, 0.0, 0.0)
+    alone = rounds.step_mix(OPT, cycle, 0, free, own_prompt_tokens=100.0)
+    assert alone.terms[2] == pytest.approx(2 * 100 * OPT.kv_bytes_per_token)
+    decoding = rounds.step_mix(OPT, dataclasses.replace(cycle, reads=0.0), 3, free)
+    each = OPT.kv_bytes(cycle.decode_context) + OPT.kv_bytes_per_token
+    assert decoding.terms[2] == pytest.approx(3 * cycle.decodes * each)
 
 
 def test_a_first_token_waits_for_the_step_under_way() -> None:
