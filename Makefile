@@ -129,7 +129,8 @@ browser-or-none:
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium
 
 SECONDS ?= 600
-QUESTIONS ?= 10000
+QUESTIONS ?= 20000
+FIRST ?= 0
 SOAK := tests oracle properties mutations harm
 PARTS ?= $(SOAK)
 
@@ -140,7 +141,7 @@ soak: $(STAMP) engine prepared ## for hours, before a release (docs/soak.md); PA
 soak-tests:
 	@$(BIN)/python -m tests.run soak $(PYTEST_ARGS)
 soak-oracle:
-	@$(BIN)/python -m tests.oracle --questions $(QUESTIONS)
+	@$(BIN)/python -m tests.oracle --first $(FIRST) --questions $(QUESTIONS)
 soak-properties:
 	@HYPOTHESIS_PROFILE=hunt $(BIN)/pytest tests/property tests/security/test_api_fuzz.py \
 		tests/security/test_fuzz.py -m "not engine and not gpu" $(PYTEST_ARGS)

@@ -1,4 +1,4 @@
-"""Compares our planner with first-fit, best-fit and plain CP-SAT: `python -m bench.planner`.
+"""Compares our planner with first-fit and best-fit: `python -m bench.planner`.
 
 The output has medians over the seeds for every size and kind of instance, with the lowest and the
 highest beside them. "/ best-fit" and the like are ratios in which more is better for us: GPUs of
@@ -14,9 +14,9 @@ from collections.abc import Iterable, Sequence
 
 from bench.command import options
 from bench.paired import spread
-from bench.planner.baselines import greedy, plain_cp_sat
+from bench.planner.baselines import greedy
 from bench.planner.instances import SIZES, TUNING_SEEDS, UNTOUCHED_SEEDS
-from bench.planner.shipped import SETS
+from bench.planner.shipped import request
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Infeasible, Objective
 from partitiond.planner.api import solve
@@ -32,7 +32,6 @@ SECONDS = {"10x4": 10.0, "100x64": 10.0, "300x128": 60.0, "1000x512": 60.0}
 class Row:
     """One instance."""
 
-    set: str
     kind: str
     size: str
     seed: int
@@ -45,7 +44,6 @@ class Row:
     first_gap: float | None
     first_fit: float | None
     best_fit: float | None
-    cp_sat: float | None
 
     @property
     def fewer_is_better(self) -> bool:
@@ -68,7 +66,6 @@ def main() -> None:
     """Run the chosen instances."""
     parser = options(__doc__, workers=2)
     names = [f"{models}x{gpus}" for models, gpus in SIZES]
-    parser.add_argument("--set", choices=tuple(SETS), default="shipped", help="of instances")
     parser.add_argument("--sizes", default=",".join(names), help="as 10x4,100x64")
     parser.add_argument("--kinds", default=",".join(KINDS), help="over, slack or both")
     parser.add_argument("--seeds", type=int, default=10, help="instances of each kind and size")
@@ -77,7 +74,6 @@ def main() -> None:
     parser.add_argument(
         "--objective", choices=[Objective.MAX_MIN.value], help="instead, without baselines"
     )
-    parser.add_argument("--cp-sat", type=float, metavar="SECONDS", help="limit of plain CP-SAT")
     parser.add_argument("--no-baselines", action="store_true")
     given = parser.parse_args()
     print(f"{platform.processor() or platform.machine()}, {given.workers} workers")
@@ -92,8 +88,7 @@ def _run(given: argparse.Namespace, kind: str, size: str) -> Iterable[Row]:
     for seed in seeds:
         row = measure(given, kind, size, seed, seconds)
         if not (given.no_baselines or given.objective):
-            limit = seconds if given.cp_sat is None else given.cp_sat
-            row = with_baselines(row, limit, given.workers)
+            row = with_baselines(row)
         print(
             f"  {kind} {size} seed {seed}: {row.value:g} bound {row.bound:.6g} {row.status} "
             f"{row.seconds:.1f} s; first {row.first_seconds:.2f} s",
@@ -104,8 +99,8 @@ def _run(given: argparse.Namespace, kind: str, size: str) -> Iterable[Row]:
 
 def measure(given: argparse.Namespace, kind: str, size: str, seed: int, seconds: float) -> Row:
     """Our plan for one instance."""
-    name, (models, gpus) = given.set, (int(part) for part in size.split("x"))
-    asked = SETS[name](kind, models, gpus, seed, seconds)
+    models, gpus = (int(part) for part in size.split("x"))
+    asked = request(kind, models, gpus, seed, seconds)
     objective = asked.objective if given.objective is None else Objective(given.objective)
     asked = dataclasses.replace(asked, objective=objective)
     seen: list[PlanProgress] = []
@@ -121,7 +116,6 @@ def measure(given: argparse.Namespace, kind: str, size: str, seed: int, seconds:
     # Some of the smallest instances that are meant to fit do not: for these, goodput counts.
     certified = next((p for p in seen if p.value is not None and p.bound is not None), None)
     return Row(
-        set=name,
         kind=kind,
         size=size,
         seed=seed,
@@ -134,14 +128,13 @@ def measure(given: argparse.Namespace, kind: str, size: str, seed: int, seconds:
         first_gap=None if certified is None else certified.gap,
         first_fit=None,
         best_fit=None,
-        cp_sat=None,
     )
 
 
-def with_baselines(row: Row, seconds: float, workers: int) -> Row:
+def with_baselines(row: Row) -> Row:
     """The row with the baselines' values for the question that was answered."""
     models, gpus = (int(part) for part in row.size.split("x"))
-    asked = SETS[row.set](row.kind, models, gpus, row.seed, seconds)
+    asked = request(row.kind, models, gpus, row.seed, seconds=0.0)
     if row.by_goodput:
         asked = dataclasses.replace(asked, objective=Objective.MAX_GOODPUT)
     instance = build_instance(asked)
@@ -149,7 +142,6 @@ def with_baselines(row: Row, seconds: float, workers: int) -> Row:
         row,
         first_fit=greedy(instance, best=False),
         best_fit=greedy(instance, best=True),
-        cp_sat=plain_cp_sat(instance, seconds, workers) if seconds > 0 else None,
     )
 
 
@@ -159,7 +151,6 @@ def _print(rows: Sequence[Row]) -> None:
     for name, column in (
         ("/ first-fit", [r.ratio(r.first_fit) for r in rows]),
         ("/ best-fit", [r.ratio(r.best_fit) for r in rows]),
-        ("/ plain CP-SAT", [r.ratio(r.cp_sat) for r in rows]),
     ):
         there = [value for value in column if value is not None]
         if there:

@@ -1,6 +1,6 @@
-"""Defines the planner's baselines: two greedy rules, and CP-SAT on the straightforward model.
+"""Defines the planner's baselines, two greedy rules.
 
-All know interference: a replica is placed only where it costs no model its demand or its SLO.
+Both know interference: a replica is placed only where it costs no model its demand or its SLO.
 """
 
 import math
@@ -8,14 +8,11 @@ from typing import Final
 
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
-from partitiond.planner.exact import Goal, solve_exact, variable_count
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, Need
 from partitiond.planner.pack.adding import add_if_harmless
 from partitiond.planner.pack.packing import Packing
 
-MOST_VARIABLES: Final = 200_000
-"""Above it, plain CP-SAT has no answer: building the model alone takes longer than the limit."""
 SIZES: Final = 6
 """Number of sizes of a model that a greedy rule tries: the cheapest ones for their rate."""
 
@@ -67,21 +64,3 @@ def value_of(packing: Packing) -> float | None:
     if packing.instance.request.objective is Objective.MAX_GOODPUT:
         return packing.goodput()
     return None if packing.lacking() else float(len(packing.used()))
-
-
-def plain_cp_sat(instance: Instance, seconds: float, workers: int) -> float | None:
-    """The same by the exact model of every device, size, level and kappa, from no plan at all."""
-    devices = list(range(len(instance.group_of)))
-    if variable_count(instance, devices) > MOST_VARIABLES:
-        return None
-    by_cost = instance.request.objective is not Objective.MAX_GOODPUT
-    found = solve_exact(
-        instance,
-        Goal.COST if by_cost else Goal.GOODPUT,
-        devices,
-        None,
-        deterministic_seconds=math.inf,
-        wall_seconds=seconds,
-        workers=workers,
-    )
-    return None if found.packing is None else value_of(found.packing)

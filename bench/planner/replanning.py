@@ -22,7 +22,7 @@ import time
 
 from bench.command import options
 from bench.planner.instances import TUNING_SEEDS, UNTOUCHED_SEEDS
-from bench.planner.shipped import SETS
+from bench.planner.shipped import request
 from partitiond.core.plan.record import MOVE_PRICE, Plan, diff_plans
 from partitiond.planner.api import solve
 from partitiond.planner.model.instance import build_instance
@@ -56,10 +56,10 @@ def main() -> None:
     head = f"{'instance':>16} {'event':>9} {'plan':>6} {'seconds':>8} {'value':>10} {'to fresh':>9}"
     print(f"{head} {'moved':>7} {'stopped':>8} {'reload ratio':>13}", flush=True)
     for kind in ("slack", "over"):
-        plan_of(SETS[given.set](kind, 100, 64, 1, 3.0))
+        plan_of(request(kind, 100, 64, 1, 3.0))
     for kind in given.kinds.split(","):
         for seed in seeds:
-            asked = SETS[given.set](kind, models, gpus, seed, given.fresh)
+            asked = request(kind, models, gpus, seed, given.fresh)
             runs = plan_of(asked)
             print(f"{kind:>16} {'':>9} {'runs':>6} {'':>8} {runs.certificate.value:>10,.6g}")
             for event in given.events.split(","):
@@ -68,7 +68,6 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = options(__doc__, kinds="slack,over", events=",".join(EVENTS))
-    parser.add_argument("--set", choices=tuple(SETS), default="shipped", help="of instances")
     parser.add_argument("--size", default="1000x512", help="models x GPUs")
     parser.add_argument("--seeds", type=int, default=1, help="instances of each kind")
     parser.add_argument("--untouched", action="store_true", help="the second set of seeds")

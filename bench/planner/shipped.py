@@ -1,4 +1,4 @@
-"""Generates seeded instances like those of the product: `python -m bench.planner --set shipped`.
+"""Generates seeded instances like those of the product: `python -m bench.planner`.
 
 Interference is on, rates and memory are floats, memory shares, MPS, MIG and whole devices are
 offered together, there are three kinds of GPU on hosts of four with 32 cores and 160 GiB, and some
@@ -16,7 +16,6 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
-from bench.planner import instances
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import Device, DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
@@ -241,7 +240,3 @@ def _candidate(
         kappa=dict(drawn.crowding).get(size.mode),
         weights_bytes=Bytes(round(2 * drawn.parameters)),
     )
-
-
-SETS: Final = {"shipped": request, "plain": instances.request}
-"""The product's instances, and plain ones: no interference, one mode, one kind of GPU."""

@@ -65,7 +65,7 @@ from partitiond.fleet.workloads import read_pairs, workload_of
 from partitiond.models.catalog import CATALOG, source_for
 from partitiond.serde import toml_of
 
-MAX_FILE_BYTES: Final = 1_000_000
+MAX_FILE_BYTES: Final = 16_000_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ FEW_RATIO: Final = 2.0
 """From `MANY_MODELS` models on, each size of a device is at least so many times the next smaller
 one: more sizes hardly change a plan of thousands of models, but slow down estimates and search."""
 
-MAX_PAIRS: Final = 2_000_000
+MAX_PAIRS: Final = 10_000 * 4_096
 """Most models times devices of a fleet file. With 5,000 models on 1,000 devices, computing bounds
 took more than a minute beyond any time limit."""
 

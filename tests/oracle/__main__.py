@@ -1,4 +1,8 @@
-"""Asks many questions and lists those whose answers are wrong: `python -m tests.oracle`."""
+"""Asks many questions and lists those whose answers are wrong: `python -m tests.oracle`.
+
+The planner is asked with the settings of the product, by the clock; `--deterministic` gives the
+same answers each time.
+"""
 
 import argparse
 import collections
@@ -13,7 +17,7 @@ def main() -> int:
     """1 where an answer was wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.oracle", description=__doc__)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
-    parser.add_argument("--questions", type=int, default=10_000)
+    parser.add_argument("--questions", type=int, default=20_000)
     parser.add_argument("--deterministic", action="store_true", help="not by the clock")
     asked = parser.parse_args()
     counts: collections.Counter[str] = collections.Counter()

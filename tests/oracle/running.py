@@ -77,7 +77,7 @@ def _placed(device: Device, chosen: Chosen, number: int) -> list[Placement]:
     names = [c.size.mig_profile for _, c in chosen if c.size.mode is SharingMode.MIG]
     starts = (names and starts_of(device, names)) or []
     cores = list(device.cores)
-    placements = []
+    placements: list[Placement] = []
     for demand, c in chosen:
         partition: Partition
         on, memory = device.id, c.memory_bytes
