@@ -51,11 +51,6 @@ class PlanBody(Body):
     relax: bool = Field(
         False, description="Where not everything fits: what conflicts, and what would make it fit."
     )
-
-    fewest: bool = Field(
-        False,
-        description="The best plan whatever it moves as well, where that is better by itself.",
-    )
     move_price: MovePrice | None = Field(
         None,
         description="What moving a running replica costs, in devices (`planner.move_price`). 0 "
@@ -77,7 +72,6 @@ class PlanBody(Body):
             constraints=self.constraints,
             explain=self.explain,
             relax=self.relax,
-            fewest=self.fewest,
             move_price=self.move_price,
             allow_outage=self.allow_outage,
         )

@@ -101,7 +101,7 @@ async function make() {
   Object.assign(asked, { busy: true, progress: null, preview: null, problem: null, abort: new AbortController() });
   changed();
   try {
-    const question = { fewest: true, allow_outage: asked.outage, ...(asked.objective ? { objective: asked.objective } : {}) };
+    const question = { allow_outage: asked.outage, ...(asked.objective ? { objective: asked.objective } : {}) };
     asked.preview = await makePlan(question, (p) => { asked.progress = p; changed(); }, asked.abort.signal);
   } catch (error) {
     if (error.name !== "AbortError") asked.problem = error;
@@ -135,7 +135,6 @@ function preview(p) {
     summary(p.plan),
     h("p", { class: "counts" },
       count("starts", start.length, "+"), count("moves", move.length, "→"), count("stops", stop.length, "–"), count("keeps", keep.length, "=")),
-    fewest(p),
     nothing ? h("p", {}, "It is what runs already.") : [steps(p), cost(p), outages(p),
       h("div", { class: "buttons" }, h("button", { class: "primary", id: "apply", on: { click: () => confirm(p) } }, "Apply…"))]);
 }
@@ -156,17 +155,6 @@ function steps(p) {
       s.kind === "stop" ? "" : `${s.measured ? "" : "~"}${seconds(s.seconds)}`,
       s.makes_way ? "the old one makes way first" : ""] };
   }), { head: 1, class: "diff" });
-}
-
-/** The best plan whatever it moves, where this one keeps more in its place. */
-function fewest(p) {
-  const other = p.answers.fewest;
-  if (!other?.figures) return null;
-  const moves = [["move", other.moves], ["start", other.starts], ["stop", other.stops]].filter(([, n]) => n).map(([word, n]) => plural(n, word));
-  const better = other.priority === null ? `${number(other.figures.value)} instead of ${number(p.plan.certificate.value_without_moves ?? p.plan.certificate.value)} would do`
-    : `${number(other.gain)} more weighted requests/s at priority ${other.priority} would be served`;
-  return h("p", { class: "fewest" }, `Whatever it moves, ${better}, with ${moves.join(", ") || "no change"}: `,
-    h("code", {}, "partitiond plan --move-price 0"), ".");
 }
 
 function cost(p) {

@@ -31,7 +31,6 @@ class PlanQuestion:
         constraints: whether to find what each rule, SLO, isolation and replica limit costs.
         explain: a model whose place is to be explained.
         relax: if not everything fits, find which demands conflict and what would make all fit.
-        fewest: also make the best plan whatever it moves, if the plan itself may be worse.
         move_price: what a move costs (`planner.move_price`); None for the setting.
         allow_outage: models may have no replica for a while as the plan is applied.
     """
@@ -41,7 +40,6 @@ class PlanQuestion:
     constraints: bool = False
     explain: str | None = None
     relax: bool = False
-    fewest: bool = False
     move_price: float | None = None
     allow_outage: bool = False
 
@@ -50,7 +48,7 @@ class PlanQuestion:
         """Whether the plan itself is made by the settings; further questions do not count."""
         usual = PlanQuestion()
         return usual == dataclasses.replace(
-            self, what_if=(), constraints=False, explain=None, relax=usual.relax, fewest=False
+            self, what_if=(), constraints=False, explain=None, relax=usual.relax
         )
 
 
@@ -265,19 +263,13 @@ class Relaxations:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PlanAnswers:
-    """Answers to a `PlanQuestion`, beside the plan itself.
-
-    Attributes:
-        fewest: the best plan whatever it moves, against what runs; None where the plan is that one,
-            or nothing better was found.
-    """
+    """Answers to a `PlanQuestion`, beside the plan itself."""
 
     diff: DiffCost | None = None
     what_if: tuple[Alternative, ...] = ()
     constraints: tuple[Alternative, ...] = ()
     explanation: ModelExplanation | None = None
     relaxations: Relaxations | None = None
-    fewest: Alternative | None = None
 
 
 NO_ANSWERS = PlanAnswers()

@@ -10,12 +10,12 @@ from typing import Any
 
 from partitiond.core.errors import InputError
 from partitiond.core.numbers.grouping import by_key
-from partitiond.core.plan.answers import Alternative, PlanAnswers, PlanQuestion, alternative
-from partitiond.core.plan.record import Infeasible, ModelDemand, Plan
+from partitiond.core.plan.answers import Alternative, PlanAnswers, PlanQuestion
+from partitiond.core.plan.record import ModelDemand, Plan
 from partitiond.planner.answers.changes import parse_changes, world_under
 from partitiond.planner.answers.explain_model import explain_model, next_best
 from partitiond.planner.answers.relax import relaxations
-from partitiond.planner.answers.variations import VARIATION_SHARE, Variations
+from partitiond.planner.answers.variations import Variations
 from partitiond.planner.answers.whatif import ALL, Demands, World, add_devices, rules_of
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Enough, Flow, Outcome, Steps
@@ -55,8 +55,6 @@ def _beside(
     question: PlanQuestion, here: Variations, outcome: Outcome, found: dict[str, Any]
 ) -> Steps[None]:
     """Add each requested answer to `found`, by its name in `PlanAnswers`."""
-    if question.fewest and here.plan is not None:
-        found["fewest"] = yield from _fewest(here, here.plan)
     if question.explain is not None:
         model = next(m for m in here.base.models if m.model == question.explain)
         found["explanation"] = explain_model(here.base, outcome, model)
@@ -69,26 +67,6 @@ def _beside(
         found["constraints"] = yield from _constraints(here)
     if question.relax and (here.plan is None or here.plan.unplaced):
         found["relaxations"] = yield from relaxations(here, outcome)
-
-
-def _fewest(here: Variations, plan: Plan) -> Steps[Alternative | None]:
-    """Compare the best plan regardless of moves with the running one; None if it gains nothing."""
-    proof = plan.certificate
-    gap = abs(proof.own_value - proof.own_bound)
-    if not proof.move_price or gap <= GAIN * max(1.0, abs(proof.own_value)):
-        return None  # no plan has a better value, whatever it moves
-    request = dataclasses.replace(
-        here.base,
-        move_price=0.0,
-        time_limit_seconds=here.base.time_limit_seconds * VARIATION_SHARE,
-        plan_id=f"{here.base.plan_id}.fewest",
-    )
-    here.steps += 1
-    other = yield from here.solve("the same with moves for nothing", request)
-    if isinstance(other, Infeasible) or len(other.unplaced) > len(plan.unplaced):
-        return None
-    one = alternative("move price 0", plan, other, here.base.running, with_plan=False)
-    return one if (one.gain or 0.0) > GAIN else None
 
 
 def _next_best(here: Variations, model: ModelDemand) -> Steps[tuple[Alternative, ...]]:

@@ -28,9 +28,8 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.moves import moves_made, price_of_a_move
 from partitiond.planner.pack.packing import Packing
-from partitiond.planner.search.nearest import least_against
+from partitiond.planner.search.nearest import OUTAGE, least_against
 from partitiond.planner.search.portfolio import solve_portfolio
-from partitiond.planner.search.without_outage import OUTAGE
 from tests.planner.build import gpu, gpus, point, want
 from tests.planner.check.make import placed
 

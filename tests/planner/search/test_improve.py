@@ -12,6 +12,8 @@ from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.packing import Packing
+from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search import searching
 from partitiond.planner.search.improve import Improver
 from tests.planner.build import FREE, gpu, gpus, point, want
 from tests.planner.problems import question, request_of, seeds
@@ -59,6 +61,18 @@ def rebuilt(packing: Packing) -> Packing:
         fresh.add(*place)
         left.remove(place)
     return fresh
+
+
+@pytest.mark.parametrize(("least", "told"), [(0, 5.0), (1, 5.0), (2, None)])
+def test_a_plan_that_misses_least_numbers_is_told_to_nobody(least: int, told: float | None) -> None:
+    """Else it would end the solve at a bound that no answer meets."""
+    a = want("a", point("a", 5, 60), rate=5, min_replicas=least)
+    request = PlanRequest((gpu(),), (a,), objective=Objective.MAX_GOODPUT)
+    instance = build_instance(request)
+    watch, prices = SolveMonitor(instance), usual_prices(build_sites(instance))
+    watch.deadline = watch.began  # its first packing alone
+    searching.search(watch, None, prices, by_cost=False)
+    assert watch.value == told
 
 
 @pytest.mark.parametrize("objective", [Objective.MAX_GOODPUT, Objective.MIN_DEVICES])
