@@ -148,7 +148,7 @@ class _ModelTable(_Table):
 class _FleetTable(_Table):
     settings: dict[str, Any] = Field(default_factory=dict)
     devices: tuple[DeviceTable, ...] = ()
-    models: tuple[_ModelTable, ...] = Field(default=(), max_length=5000)
+    models: tuple[_ModelTable, ...] = Field(default=(), max_length=10_000)
 
 
 def load_fleet(path: Path) -> Fleet:

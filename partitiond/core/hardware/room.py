@@ -10,7 +10,8 @@ def overlap(one: Partition, other: Partition) -> bool:
     device.
 
     A device has one sharing mode at a time, so different modes always exclude each other. So do
-    shares under MPS of different isolation groups: a GPU has one MPS daemon, of one group.
+    shares under MPS of different isolation groups: a GPU has one MPS daemon, of one group. A GPU's
+    media engines are those of one instance ("+me").
     """
     if one.device_id != other.device_id:
         return False
@@ -18,7 +19,8 @@ def overlap(one: Partition, other: Partition) -> bool:
         case CpuCores(), CpuCores():
             return not set(one.cores).isdisjoint(other.cores)
         case MigSlice(), MigSlice():
-            return (
+            media = all(p.mig_profile.endswith("+me") for p in (one, other))
+            return media or (
                 one.slice_start < other.slice_start + other.slice_count
                 and other.slice_start < one.slice_start + one.slice_count
             )
