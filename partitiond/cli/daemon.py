@@ -79,10 +79,6 @@ def down(
     settings = settings_of(ctx)
     with client_of(ctx) as client:
         stopped = stop_daemon(client, settings, stop_engines=not keep_engines)
-    if stopped and settings.cluster.enabled and not keep_engines:
-        from partitiond.cluster.of_settings import end_ray  # one host needs none of it
-
-        end_ray(settings)
     if as_json:
         print_json({"stopped": stopped, "engines_kept": keep_engines})
     elif stopped:

@@ -1,10 +1,10 @@
 """Keeps Ray's processes running on one host.
 
-The keeper is a process of its own: a unit of systemd (`partitiond host ray`), or started by
-`ensure_keeper` where no unit runs it, and again by `restart_keeper`. It outlives the daemon, so
-that a daemon that is restarted loses no connection. It runs `ray start --block`, and starts it
-again once that or the raylet has ended: after a killed raylet the host is a new node, and after a
-killed control service (GCS) the head is a new cluster, which the others join again.
+The keeper is a process of its own: a unit of systemd (`partitiond host ray`), which outlives the
+daemon, so that a daemon that is restarted loses no connection; or, where no unit runs it, a process
+beside daemon or agent that ends with it. It runs `ray start --block`, and starts it again once that
+or the raylet has ended: after a killed raylet the host is a new node, and after a killed control
+service (GCS) the head is a new cluster, which the others join again.
 
 `ray start` ends when a process of Ray breaks there. A raylet one of whose helpers ended (its agents
 for the dashboard and for runtime environments) leaves in order, and `ray start` waits on, so the
@@ -17,7 +17,7 @@ Ray's processes end with the keeper, even if it is killed: `ray start` is sent S
 
 import contextlib
 import ctypes
-import dataclasses
+import fcntl
 import json
 import os
 import shutil
@@ -41,7 +41,8 @@ from partitiond.cluster.ray_node import (
     start_command,
 )
 from partitiond.core.errors import ConflictError, PartitiondError
-from partitiond.platform.process_identity import is_alive, own_identity
+from partitiond.platform.durable_file import write_durably
+from partitiond.platform.process_identity import ProcessId, is_alive
 
 PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses before Ray is started again, the last one for ever. Chosen: a host whose head is away
@@ -59,145 +60,19 @@ FIRST_RAYLET_SECONDS: Final = START_SECONDS + 30.0
 SESSIONS_KEPT: Final = 2
 """Folders of former runs of Ray that are kept, for their logs."""
 POLL_SECONDS: Final = 0.05
-SPAWN_SECONDS: Final = 60.0
-"""Time for the keeper's process to start; takes 0.4 s, and a busy host may take many times that."""
 
 _PR_SET_PDEATHSIG: Final = 1
 _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class KeeperRecord:
-    """Who keeps Ray here.
-
-    Attributes:
-        spawned: whether a daemon started the keeper, and may end it.
-    """
-
-    pid: int
-    start_ticks: int
-    boot_id: str
-    spawned: bool
+def keeper_command(node: RayNode) -> list[str]:
+    """Return the command of a keeper that ends with this process."""
+    return [
+        sys.executable, "-m", "partitiond.cluster.keeper", node_to_json(node), str(os.getpid()),
+    ]  # fmt: skip
 
 
-def keeper_of(folder: Path) -> KeeperRecord | None:
-    """Return the keeper that runs on a folder, or None."""
-    found = _last_keeper(folder)
-    return found if found is not None and is_alive(found) else None
-
-
-def _last_keeper(folder: Path) -> KeeperRecord | None:
-    try:
-        return KeeperRecord(**json.loads((folder / "keeper.json").read_text("utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def restart_keeper(node: RayNode) -> None:
-    """Start the keeper again if it has ended and a daemon had started it: its unit starts another.
-
-    Blocks for a moment. Raises what `ensure_keeper` does.
-    """
-    last = _last_keeper(node.folder)
-    if last is not None and last.spawned and not is_alive(last):
-        _reap(last.pid)
-        ensure_keeper(node)
-
-
-def ensure_keeper(node: RayNode) -> KeeperRecord:
-    """Return the keeper of this host's Ray; start it if nobody runs it. Blocks for a moment.
-
-    A keeper that a daemon started with other settings is ended first; a unit's is left as it is.
-
-    Raises:
-        SettingsError: as `check_node`.
-        PartitiondError: the keeper did not start.
-    """
-    check_node(node, os.environ)
-    found = keeper_of(node.folder)
-    if found is not None:
-        if not found.spawned or _kept(node.folder) == node:
-            return found
-        stop_keeper(node.folder)
-    node.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    asked = node.folder / "asked.json"
-    asked.write_text(node_to_json(node), "utf-8")
-    log = node.folder / "keeper.log"
-    pid = _spawn([sys.executable, "-m", "partitiond.cluster.keeper", str(asked)], log)
-    until = time.monotonic() + SPAWN_SECONDS
-    ended = False
-    while time.monotonic() < until and not (ended := _reap(pid)):
-        found = keeper_of(node.folder)
-        if found is not None:
-            return found
-        time.sleep(POLL_SECONDS)
-    if not ended:  # else its number may be another process's by now
-        os.kill(pid, signal.SIGKILL)
-    raise PartitiondError(
-        f"Ray's keeper did not start on {node.folder}: {_tail(log)}", hint=f"See {log}."
-    )
-
-
-def stop_keeper(folder: Path) -> None:
-    """End the keeper and Ray's processes on this host, unless a unit of systemd keeps them.
-
-    Blocks for some seconds. Idempotent.
-    """
-    found = keeper_of(folder)
-    if found is not None and not found.spawned:
-        return
-    if found is not None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(found.pid, signal.SIGTERM)
-        until = time.monotonic() + END_SECONDS + KILL_SECONDS
-        while is_alive(found) and time.monotonic() < until:
-            _reap(found.pid)
-            time.sleep(POLL_SECONDS)
-        if is_alive(found):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(found.pid, signal.SIGKILL)
-    end_left_over(folder)
-
-
-def _spawn(command: list[str], log: Path) -> int:
-    """Start a program that outlives this one, in a session of its own; return its pid."""
-    writing = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    return os.posix_spawn(
-        command[0],
-        command,
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, str(log), writing, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-        ],
-        setsid=True,
-    )
-
-
-def _reap(pid: int) -> bool:
-    """Collect a keeper's exit status; return whether it ended. It may be no child of ours."""
-    with contextlib.suppress(ChildProcessError):
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    return False
-
-
-def _kept(folder: Path) -> RayNode | None:
-    try:
-        return node_from_json((folder / "node.json").read_text("utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text("utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing."
-
-
-# -- the keeper's own process ----------------------------------------------------------------
-
-
-def keep_ray(node: RayNode, *, spawned: bool = False) -> None:
+def keep_ray(node: RayNode) -> None:
     """Keep Ray running until this process is asked to end (SIGTERM, SIGINT). Blocks.
 
     To be called in the main thread of a process that does nothing else.
@@ -209,30 +84,32 @@ def keep_ray(node: RayNode, *, spawned: bool = False) -> None:
     check_node(node, os.environ)
     node.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_ENDING, signal.SIGCHLD})
-    with _only_keeper(node, spawned=spawned):
+    with _only_keeper(node.folder):
         end_left_over(node.folder)
         _keep(node)
 
 
 @contextlib.contextmanager
-def _only_keeper(node: RayNode, *, spawned: bool) -> Iterator[None]:
-    """Say that this process is the keeper, and of which settings. Raises ConflictError."""
-    import fcntl
-
-    folder = node.folder
+def _only_keeper(folder: Path) -> Iterator[None]:
+    """Hold the folder. Raises ConflictError."""
     with (folder / "keeper.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            _end_former(folder)
             raise ConflictError(
                 f"Ray is kept on {folder} already.",
                 hint="Stop partitiond-ray.service, or use another folder.",
             ) from None
-        # Before it is found: a keeper whose settings are not known is ended by `ensure_keeper`.
-        _write(folder / "node.json", node_to_json(node))
-        record = KeeperRecord(**dataclasses.asdict(own_identity()), spawned=spawned)
-        _write(folder / "keeper.json", json.dumps(dataclasses.asdict(record)))
         yield
+
+
+def _end_former(folder: Path) -> None:
+    """End the keeper that a daemon of a release before started, and that outlived it."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        record = json.loads((folder / "keeper.json").read_text("utf-8"))
+        if record.pop("spawned") and is_alive(former := ProcessId(**record)):
+            os.kill(former.pid, signal.SIGTERM)
 
 
 def _keep(node: RayNode) -> None:
@@ -319,15 +196,15 @@ def _has_raylet(folder: Path) -> bool:
 
 
 class _tie_to:  # noqa: N801 - used as a function
-    """Ties a forked child's life to the keeper's, and takes signals as usual again."""
+    """Ties a child's life to its parent's, and takes signals as usual again."""
 
-    def __init__(self, keeper: int) -> None:
-        self._keeper = keeper
+    def __init__(self, parent: int, number: signal.Signals = signal.SIGKILL) -> None:
+        self._parent, self._number = parent, number
         self._prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def __call__(self) -> None:
-        self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != self._keeper:
+        self._prctl(_PR_SET_PDEATHSIG, self._number, 0, 0, 0)
+        if os.getppid() != self._parent:
             os._exit(125)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {*_ENDING, signal.SIGCHLD})
 
@@ -373,7 +250,7 @@ def _identity(folder: Path) -> str:
         if found := path.read_text("ascii").strip():
             return found
     made = uuid.uuid4().hex
-    _write(path, made)
+    write_durably(path, made.encode("ascii"))
     return made
 
 
@@ -384,19 +261,13 @@ def _remove_old_sessions(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _write(path: Path, text: str) -> None:
-    """Write so that a reader sees the old file or the new one, never half of one."""
-    new = path.with_name(f"{path.name}.{os.getpid()}.new")
-    new.write_text(text, "utf-8")
-    new.replace(path)
-
-
 def main() -> None:
-    """Run as a program: `python -m partitiond.cluster.keeper NODE.json`."""
+    """Run as a program: `python -m partitiond.cluster.keeper NODE PARENT` (`keeper_command`)."""
     os.umask(0o077)
     os.chdir("/")
+    _tie_to(int(sys.argv[2]), signal.SIGTERM)()
     try:
-        keep_ray(node_from_json(Path(sys.argv[1]).read_text("utf-8")), spawned=True)
+        keep_ray(node_from_json(sys.argv[1]))
     except PartitiondError as error:
         print(f"{error.message} {error.hint}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -2,19 +2,20 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE, check_files
-from partitiond.cluster.keeper import ensure_keeper, keep_ray, restart_keeper, stop_keeper
+from partitiond.cluster.keeper import keep_ray, keeper_command
+from partitiond.cluster.kept_program import KeptProgram
 from partitiond.cluster.own_files import ensure_own_files, own_address
 from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
 from partitiond.cluster.ray_environment import RayEnvironment, find_ray
-from partitiond.cluster.ray_node import RayNode
+from partitiond.cluster.ray_node import RayNode, check_node
 from partitiond.cluster.socket_cluster import SocketCluster
 from partitiond.core.dispatch.routing import UNIX
 from partitiond.core.errors import SettingsError
@@ -93,11 +94,11 @@ def peers_place(settings: Settings) -> HostPlace:
 
 
 def prepare_cluster(settings: Settings) -> HostPlace:
-    """Make the head's files, check them, and see that Ray runs on this host. Blocks.
+    """Make the head's files and check them; return what keeps Ray running here, too. Blocks.
 
     Raises:
         SettingsError: there is no token, it is not private, a certificate is missing, there is no
-            Ray, or what `ensure_keeper` refuses.
+            Ray, or what `check_node` refuses.
     """
     if settings.cluster.folder is not None:
         return peers_place(settings)
@@ -108,8 +109,12 @@ def prepare_cluster(settings: Settings) -> HostPlace:
     place = dataclasses.replace(peers_place(settings), ray_version=ray.version)
     if not settings.cluster.manage_ray:
         return place
-    ensure_keeper(node)
-    return dataclasses.replace(place, ensure_running=functools.partial(restart_keeper, node))
+    check_node(node, os.environ)
+    node.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    keeper = KeptProgram(
+        "Ray's keeper", keeper_command(node), os.environ, node.folder / "keeper.log"
+    )
+    return dataclasses.replace(place, keep=keeper.keep)
 
 
 def keep(settings: Settings) -> None:
@@ -117,12 +122,6 @@ def keep(settings: Settings) -> None:
     if settings.cluster.enabled:
         ensure_own_files(settings, datetime.now(UTC))
     keep_ray(node_of(settings))
-
-
-def end_ray(settings: Settings) -> None:
-    """End Ray's processes of this host, if it keeps them. Blocks. Idempotent."""
-    if settings.cluster.folder is None and settings.cluster.manage_ray:
-        stop_keeper(ray_folder(settings))
 
 
 @contextlib.asynccontextmanager

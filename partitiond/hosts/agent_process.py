@@ -6,7 +6,6 @@ and proxy of the host go on, and the next agent finds them when the head asks. `
 
 import asyncio
 import contextlib
-import functools
 import logging
 import os
 import signal
@@ -18,7 +17,6 @@ from typing import Final
 from partitiond.core.errors import ConflictError, PartitiondError, StoreError
 from partitiond.gpu_host import gpu_host
 from partitiond.hosts.calls.far import HostServer
-from partitiond.hosts.fleet import keep_place
 from partitiond.hosts.line import serve_line
 from partitiond.hosts.one_master import (
     OBEYED,
@@ -96,7 +94,7 @@ async def _run(
 
         server = await serve_line(settings.agent_socket, answer)
         ending.callback(server.close)
-        keeping = Background([functools.partial(keep_place, place)])
+        keeping = Background([place.keep])
         keeping.start()
         ending.push_async_callback(keeping.stop)
         telling = asyncio.create_task(
@@ -119,17 +117,12 @@ async def _run(
 # -- leaving -----------------------------------------------------------------------------------
 
 
-def leave(
-    settings: Settings,
-    cut_off: Callable[[Settings], None],
-    report: Callable[[str], None] = lambda _: None,
-) -> tuple[str, ...]:
+def leave(settings: Settings, report: Callable[[str], None] = lambda _: None) -> tuple[str, ...]:
     """End the agent and all that runs here for the head; the host is its own master then.
 
     Requests in flight are given `engine.drain_deadline_seconds`. Blocks.
 
     Args:
-        cut_off: ends what carries messages to this host, once nothing runs here any more.
         report: is told what is done, as it is done.
 
     Returns:
@@ -154,7 +147,6 @@ def leave(
         held.enter_context(StateLock.acquire(settings.lock_path))
         held.enter_context(owned_run_folder(settings))
         ended = asyncio.run(_end_all(settings, report))
-        cut_off(settings)
         note_left(settings)
     return ended
 

@@ -3,9 +3,7 @@
 import asyncio
 import contextlib
 import dataclasses
-import functools
 from collections.abc import AsyncIterator
-from typing import Final
 
 from partitiond.core.hardware.host_state import HostLimits
 from partitiond.hosts.calls.fencing import HeadSession
@@ -17,13 +15,9 @@ from partitiond.hosts.together import Hosts
 from partitiond.platform.background import Background
 from partitiond.platform.clock import SystemClock
 from partitiond.ports import Store
-from partitiond.ports.cluster import Cluster, HostPlace
+from partitiond.ports.cluster import Cluster
 from partitiond.serde import prepare
 from partitiond.settings.schema import Settings
-
-PLACE_SECONDS: Final = 10.0
-"""Pause between two looks whether a host's part of its cluster runs. Chosen: below
-`host.silent_seconds`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,17 +56,10 @@ async def hosts_of_fleet(
     )
     # In a thread: the first message to a host would have it done by the event loop.
     await asyncio.to_thread(prepare, (Message, AgentAnswer, *message_kinds()))
-    watching = Background([membership.watch, functools.partial(keep_place, here.place)])
+    watching = Background([membership.watch, here.place.keep])
     watching.start()
     try:
         yield HostsOfFleet(hosts, membership)
     finally:
         await watching.stop()
         await membership.close()
-
-
-async def keep_place(place: HostPlace) -> None:
-    """See again and again that a host's part of its cluster runs."""
-    while True:
-        await asyncio.sleep(PLACE_SECONDS)
-        await asyncio.to_thread(place.ensure_running)

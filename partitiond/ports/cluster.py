@@ -6,10 +6,14 @@ says.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Protocol
 
 from partitiond.core.hardware.host_state import HostView
+
+
+async def _nothing() -> None:
+    """Keep nothing running."""
 
 
 class Carrier(Protocol):
@@ -44,13 +48,15 @@ class HostPlace:
         peers_address: where its proxy serves those of other hosts (see `AgentFacts`).
         peers_tls: folder of the certificates with which proxies of hosts know each other; empty
             where `peers_address` is a path or nowhere.
-        ensure_running: starts again what ended of its part. Blocks for a moment.
+        keep: keeps its part running until it is cancelled; ends where nothing is to be kept.
     """
 
     ray_version: str = ""
     peers_address: str = ""
     peers_tls: str = ""
-    ensure_running: Callable[[], None] = dataclasses.field(default=lambda: None, compare=False)
+    keep: Callable[[], Coroutine[None, None, None]] = dataclasses.field(
+        default=_nothing, compare=False
+    )
 
 
 class Cluster(Protocol):

@@ -23,7 +23,7 @@ import pytest_asyncio
 
 from partitiond.cluster.authority import ensure_authority, issue
 from partitiond.cluster.certificates import write_files
-from partitiond.cluster.keeper import ensure_keeper, keeper_of, stop_keeper
+from partitiond.cluster.keeper import keeper_command
 from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
 from partitiond.cluster.ray_environment import install_ray
 from partitiond.cluster.ray_node import (
@@ -77,11 +77,18 @@ class RayHosts:
     folder: Path
     nodes: list[RayNode]
     agents: dict[str, "subprocess.Popen[bytes]"] = dataclasses.field(default_factory=dict)
+    keepers: dict[str, "subprocess.Popen[bytes]"] = dataclasses.field(default_factory=dict)
 
     def start(self) -> None:
         for node in self.nodes:
             self.start_agent(node)
-            ensure_keeper(node)
+            self.keepers[str(node.folder)] = start_keeper(node)
+
+    def end_keeper(self, node: RayNode, number: int = signal.SIGTERM) -> None:
+        """Ray ends with its keeper, which waits for that if it is asked to end."""
+        keeper = self.keepers[str(node.folder)]
+        keeper.send_signal(number)
+        keeper.wait()
 
     def start_agent(self, node: RayNode) -> None:
         done = self.done(node)
@@ -91,7 +98,7 @@ class RayHosts:
 
     def close(self) -> None:
         for node in reversed(self.nodes):
-            stop_keeper(node.folder)
+            self.end_keeper(node)
         self.end_agents()
 
     def end_agents(self) -> None:
@@ -122,6 +129,13 @@ class RayHosts:
         return BridgePlace.beside(
             self.nodes[0], self.folder / f"{name}.sock", self.folder / f"{name}.log"
         )
+
+
+def start_keeper(node: RayNode) -> "subprocess.Popen[bytes]":
+    """As a daemon does where no unit runs it."""
+    node.folder.mkdir(exist_ok=True)
+    with (node.folder / "keeper.log").open("ab") as log:
+        return subprocess.Popen(keeper_command(node), stdout=log, stderr=log)
 
 
 def make_hosts(
@@ -278,9 +292,3 @@ async def says(log: Path, words: str) -> None:
 
 def _has(log: Path, words: str) -> bool:
     return log.exists() and words in log.read_text("utf-8", errors="replace")
-
-
-def keeper_pid(node: RayNode) -> int:
-    found = keeper_of(node.folder)
-    assert found is not None
-    return found.pid

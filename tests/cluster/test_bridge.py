@@ -1,7 +1,6 @@
 """The bridge's decisions are functions of data; Ray is not needed for them."""
 
 import ast
-import asyncio
 import sys
 import time
 from pathlib import Path
@@ -10,7 +9,6 @@ import pytest
 
 from partitiond.cluster import bridge, ray_node
 from partitiond.cluster.bridge import Node, ToldMember, Unreachable, choose_nodes, nodes_of
-from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
 from partitiond.hosts import line
 
 
@@ -96,18 +94,3 @@ async def test_a_host_that_is_not_in_the_cluster_is_told_which_ray_alone_can_joi
     made._looked_at, made._versions = time.monotonic(), "; Ray 2.60.0 alone can join"
     with pytest.raises(Unreachable, match=r"not in the cluster .*; Ray 2\.60\.0 alone can join"):
         await made._answer("a", time.monotonic() + 60, b"")
-
-
-async def test_a_bridge_that_cannot_be_started_is_tried_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """As after a fork that failed; the daemon goes on."""
-    place = BridgePlace(
-        tmp_path / "absent", "10.0.0.1:6379", "10.0.0.1", tmp_path / "bridge.sock",
-        tmp_path / "bridge.log", tmp_path / "token",
-    )  # fmt: skip
-    cluster = RayCluster(place)
-    await cluster.start()
-    await asyncio.sleep(0)
-    await cluster.close()
-    assert "begins again" in caplog.text

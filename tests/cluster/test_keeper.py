@@ -1,25 +1,27 @@
 """A keeper starts Ray again whenever it ended, and ends what a former one has left."""
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from partitiond.cluster.keeper import (
-    FIRST_RAYLET_SECONDS,
-    ProcessWatch,
-    end_left_over,
-    ensure_keeper,
-    keeper_of,
-    restart_keeper,
-    stop_keeper,
+from partitiond.cluster.keeper import FIRST_RAYLET_SECONDS, ProcessWatch, end_left_over
+from partitiond.cluster.ray_node import FOLDER_VARIABLE, RayNode, node_to_json
+from partitiond.platform.process_identity import ProcessId, boot_id, start_ticks
+from tests.cluster.ray_fixtures import (
+    another,
+    gone,
+    make_hosts,
+    says,
+    short_folder,
+    start_keeper,
 )
-from partitiond.cluster.ray_node import FOLDER_VARIABLE, RayNode
-from tests.cluster.ray_fixtures import make_hosts, says, short_folder
 
 RAY = """#!/bin/sh
 echo began >> {folder}/began
@@ -38,22 +40,50 @@ def node() -> Iterator[RayNode]:
         python.chmod(0o700)
         (made,) = make_hosts(python, folder, ("head",)).nodes
         yield made
-        stop_keeper(made.folder)
 
 
 async def test_a_ray_that_ended_is_started_again_by_the_only_keeper(node: RayNode) -> None:
-    # Whoever asks again while the keeper still ends what was left here finds it all the same.
+    """Which ends what was left here."""
     environment = {FOLDER_VARIABLE: str(node.folder)}
     with subprocess.Popen(["sleep", "600"], env=environment) as left:  # noqa: ASYNC220 -- a fork
-        keeper = ensure_keeper(node)
-        assert ensure_keeper(node) == keeper == keeper_of(node.folder)
+        keeper = start_keeper(node)
         assert left.wait(60) == -signal.SIGTERM
     await says(node.folder / "keeper.log", "Ray ended (exit status 7); started again in 1 s")
     began = node.folder.parent / "began"
     await says(began, "began\nbegan\n")
-    stop_keeper(node.folder)
-    assert keeper_of(node.folder) is None
+    assert start_keeper(node).wait(60) == 1
+    await says(node.folder / "keeper.log", "Ray is kept on")
+    keeper.terminate()
+    assert keeper.wait(60) == 0
     assert began.read_text() == "began\n" * 2
+
+
+@pytest.mark.parametrize(("spawned", "ends"), [(True, True), (False, False)])
+async def test_a_keeper_that_a_daemon_of_a_release_before_left_is_ended_and_no_units(
+    node: RayNode, spawned: bool, ends: bool
+) -> None:
+    keeper = start_keeper(node)
+    await says(node.folder.parent / "began", "began\nbegan\n")
+    record = ProcessId(keeper.pid, start_ticks(keeper.pid) or 0, boot_id())
+    text = json.dumps(dataclasses.asdict(record) | {"spawned": spawned})
+    (node.folder / "keeper.json").write_text(text)
+    assert start_keeper(node).wait(60) == 1
+    if not ends:
+        assert keeper.poll() is None
+        keeper.terminate()
+    assert keeper.wait(60) == 0
+
+
+async def test_ray_ends_with_the_daemon_that_started_its_keeper(node: RayNode) -> None:
+    source = (
+        "import subprocess, sys, time; from partitiond.cluster.keeper import *; "
+        "subprocess.Popen(keeper_command(node_from_json(sys.argv[1]))); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", source, node_to_json(node)]) as daemon:  # noqa: ASYNC220
+        await says(node.folder.parent / "began", "began\nbegan\n")
+        await another(node, "sleep infinity", [])
+        daemon.kill()
+    await gone(node)
 
 
 WAITS_ON = """#!/bin/sh
@@ -72,12 +102,14 @@ async def test_a_ray_whose_raylet_left_is_started_again(node: RayNode) -> None:
     os.mkfifo(leave)
     raylet.write_text(f"#!/bin/sh\nread word < {leave}\n")
     raylet.chmod(0o700)
-    ensure_keeper(node)
+    keeper = start_keeper(node)
     await says(node.folder / "keeper.log", "Ray has a raylet")
     with os.fdopen(os.open(leave, os.O_RDWR | os.O_NONBLOCK), "wb", buffering=0) as line:
         line.write(b"now\n")
         await says(node.folder / "keeper.log", "Ray has no raylet (exit status -15)")
     await says(folder / "began", "began\nbegan\n")
+    keeper.terminate()
+    assert keeper.wait(60) == 0
 
 
 def test_a_raylet_is_gone_once_it_was_there_or_had_time_to_come() -> None:
@@ -90,32 +122,6 @@ def test_a_raylet_is_gone_once_it_was_there_or_had_time_to_come() -> None:
     early = ProcessWatch(10.0)
     assert not early.is_gone(is_there=True, now=11.0)
     assert early.is_gone(is_there=False, now=11.0)
-
-
-def test_a_keeper_that_a_daemon_started_is_started_again_and_no_other(node: RayNode) -> None:
-    restart_keeper(node)
-    assert keeper_of(node.folder) is None  # nobody ever started one
-    former = ensure_keeper(node)
-    restart_keeper(node)
-    assert keeper_of(node.folder) == former
-    os.kill(former.pid, signal.SIGKILL)
-    os.waitid(os.P_PID, former.pid, os.WEXITED | os.WNOWAIT)
-    record = node.folder / "keeper.json"
-    text = record.read_text()
-    record.write_text(text.replace("true", "false"))  # a unit's
-    restart_keeper(node)
-    assert keeper_of(node.folder) is None
-    record.write_text(text)
-    restart_keeper(node)
-    found = keeper_of(node.folder)
-    assert found is not None
-    assert (found.spawned, found.pid != former.pid) == (True, True)
-
-
-async def test_a_keeper_of_other_settings_is_replaced(node: RayNode) -> None:
-    former = ensure_keeper(node)
-    other = ensure_keeper(dataclasses.replace(node, host="gpu-9"))
-    assert other.pid != former.pid
 
 
 @pytest.mark.parametrize("ends", ["trap '' TERM; sleep infinity & wait", "kill -STOP $$"])

@@ -16,7 +16,6 @@ import ssl
 import pytest
 
 from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE
-from partitiond.cluster.keeper import ensure_keeper, stop_keeper
 from partitiond.cluster.ray_cluster import RayCluster
 from partitiond.cluster.ray_node import RayNode
 from partitiond.cluster.token import ensure_token
@@ -118,7 +117,7 @@ async def test_a_second_host_with_a_name_is_told_and_not_asked(
         tls_dir=ray_hosts.new_certificate(address),
     )  # fmt: skip
     ray_hosts.start_agent(twin)
-    ensure_keeper(twin)
+    keeper = rays.start_keeper(twin)
     try:
         found: dict[str, str] = {}
 
@@ -133,7 +132,8 @@ async def test_a_second_host_with_a_name_is_told_and_not_asked(
         await rays.answers(cluster, "a")
         assert not ray_hosts.done(twin).exists()
     finally:
-        stop_keeper(twin.folder)
+        keeper.terminate()
+        keeper.wait()
 
 
 def is_admitted(node: RayNode, *, tls: bool, certificate: bool) -> bool:
@@ -166,13 +166,13 @@ async def test_hosts_speak_tls_while_certificates_are_replaced_host_by_host(
         before = (ray_hosts.folder / node.address / CERTIFICATE_FILE).read_bytes()
         assert (ray_hosts.new_certificate(node.address) / CERTIFICATE_FILE).read_bytes() != before
         if node is b:
-            os.kill(rays.keeper_pid(b), signal.SIGKILL)
+            ray_hosts.end_keeper(b, signal.SIGKILL)
             await rays.gone(b)
             await rays.answers(cluster, "a")
         else:
-            await asyncio.to_thread(stop_keeper, head.folder)
+            await asyncio.to_thread(ray_hosts.end_keeper, head)
             assert not rays.processes(head, "")
-        ensure_keeper(node)
+        ray_hosts.keepers[str(node.folder)] = rays.start_keeper(node)
         await rays.another(node, "raylet/raylet", [])
         await rays.answers(cluster, node.host)
     await rays.all_answer(cluster)

@@ -90,11 +90,10 @@ def leave(ctx: typer.Context, as_json: JsonOption = False) -> None:
     `partitiond hosts forget` afterwards takes the host off the list.
     """
     from partitiond.cli.hosts.place import settings_of_place
-    from partitiond.cluster.of_settings import end_ray
     from partitiond.hosts.agent_process import leave as leave_head
 
     settings = settings_of_place(ctx)
-    ended = leave_head(settings, end_ray, report=(lambda _: None) if as_json else say)
+    ended = leave_head(settings, report=(lambda _: None) if as_json else say)
     if as_json:
         print_json({"ended": list(ended)})
         return
