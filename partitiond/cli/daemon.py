@@ -60,7 +60,7 @@ def _join_command(settings: "Settings") -> str:
     if cluster.folder is not None:
         return f"partitiond --set cluster.folder={cluster.folder} host join {own}"
     command = f"partitiond host join {cluster.address or own}:{cluster.port}"
-    if cluster.tls and cluster.tls_dir is None:
+    if cluster.tls_dir is None:
         return (
             f"here, partitiond host certificate --for NAME --address ADDRESS; there, {command} "
             "--from NAME.bundle"

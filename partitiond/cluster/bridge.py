@@ -14,9 +14,8 @@ Frames are those of `partitiond.hosts.line`, written again here: that module can
 the relay's code travels with the bridge's own (`__main__` is pickled by value). A message for the
 host "" is a question to the bridge itself.
 
-A message is never carried after its deadline: a relay that was stopped and goes on would otherwise
-deliver what was given up long ago. The clocks of two hosts differ, so the bridge asks each relay
-for its clock first.
+A message may come late, as by a relay that was stopped and goes on: an agent begins no call that
+its head has given up, and ends it once the head's next message says so (`partitiond.hosts.calls`).
 
 The bridge ends when its standard input does (exit status 0), when Ray cannot be joined (3), or when
 Ray is gone (4); who started it starts it again.
@@ -34,7 +33,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-RELAY_VERSION: Final = 1
+RELAY_VERSION: Final = 2
 """Of what bridge and relay say to each other. Another version has relays of its own."""
 NAMESPACE: Final = "partitiond"
 HOST_LABEL: Final = "partitiond.host"
@@ -59,8 +58,6 @@ service is gone; the bridge comes first, to say why."""
 JOIN_SECONDS: Final = 180.0
 """Longest time for Ray to be imported and joined; takes 1.3 s. Messages are silent meanwhile, and a
 bridge that gave up early on a busy host would only begin again."""
-CLOCK_SECONDS: Final = 10.0
-"""Longest time for a relay to tell its clock; a new one has to start a Python process first."""
 IN_FLIGHT_MOST: Final = 256
 """Messages under way to one host. Chosen: many times what a head asks of a host at once."""
 RELAY_CONCURRENCY: Final = 1000
@@ -97,23 +94,16 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
 class Relay:
     """Passes messages to the agent of its host. An actor of Ray; decides nothing."""
 
-    async def clock(self) -> float:
-        """Return the time of this host's monotonic clock."""
-        return time.monotonic()
-
-    async def send(self, host: str, until: float, body: bytes) -> tuple[str, bytes]:
+    async def send(self, host: str, seconds: float, body: bytes) -> tuple[str, bytes]:
         """Return why there is no answer, or "", and the answer.
 
         Args:
             host: the host's name, for the header.
-            until: the deadline, by this host's monotonic clock.
+            seconds: deadline of the answer.
         """
-        seconds = until - time.monotonic()
-        if seconds <= 0:
-            return "the message came too late", b""
         try:
             async with asyncio.timeout(seconds):
-                return await self._send(host, seconds, until, body)
+                return await self._send(host, seconds, body)
         except TimeoutError:
             return "its agent did not answer in time", b""
         except (FileNotFoundError, ConnectionRefusedError):
@@ -123,12 +113,10 @@ class Relay:
         except (OSError, ValueError, KeyError) as error:
             return str(error) or type(error).__name__, b""
 
-    async def _send(
-        self, host: str, seconds: float, until: float, body: bytes
-    ) -> tuple[str, bytes]:
+    async def _send(self, host: str, seconds: float, body: bytes) -> tuple[str, bytes]:
         reader, writer = await asyncio.open_unix_connection(os.environ[SOCKET_VARIABLE])
         try:
-            header = {"host": host, "seconds": seconds, "until": until}
+            header = {"host": host, "seconds": seconds}
             writer.write(frame(json.dumps(header).encode()) + frame(body))
             await writer.drain()
             why = str(json.loads(await read_frame(reader)).get("silent") or "")
@@ -237,7 +225,6 @@ class HostLink:
         self.node = node
         self._control = control
         self._relay: Any = None
-        self._clock_ahead = 0.0
         self._finding: asyncio.Future[None] | None = None
         self.in_flight = 0
 
@@ -248,10 +235,10 @@ class HostLink:
         self.in_flight += 1
         try:
             await self._found(until)
-            relay, theirs = self._relay, until + self._clock_ahead
+            relay, seconds = self._relay, until - time.monotonic()
             answer: bytes
             why, answer = await self._asked(
-                lambda: relay.send.remote(self.node.host, theirs, body), until + MARGIN_SECONDS
+                lambda: relay.send.remote(self.node.host, seconds, body), until + MARGIN_SECONDS
             )
         finally:
             self.in_flight -= 1
@@ -260,7 +247,7 @@ class HostLink:
         return answer
 
     async def _found(self, until: float) -> None:
-        """Wait for the relay and its clock, which one of all messages asks for."""
+        """Wait for the relay, which one of all messages asks for."""
         if self._relay is not None:
             return
         if self._finding is None:
@@ -277,14 +264,7 @@ class HostLink:
             finding.exception()
 
     async def _find(self) -> None:
-        relay = await self._control.ask(lambda: _relay_on(self.node))
-        # Once for a new relay's process to start, and once, quickly, for its clock.
-        for _ in range(2):
-            asked = time.monotonic()
-            theirs = await self._asked(relay.clock.remote, asked + CLOCK_SECONDS)
-        # The relay read its clock after it was asked, so a deadline is late by the way there.
-        self._clock_ahead = theirs - asked
-        self._relay = relay
+        self._relay = await self._control.ask(lambda: _relay_on(self.node))
 
     async def _asked(self, call: Callable[[], Any], until: float) -> Any:
         """Await the result of a call of the relay. Raises Unreachable."""
@@ -435,8 +415,7 @@ class Bridge:
         ):
             header = json.loads(await read_frame(reader))
             body = await read_frame(reader)
-            seconds = float(header["seconds"])
-            until = float(header.get("until") or time.monotonic() + seconds)
+            until = time.monotonic() + float(header["seconds"])
             answering = asyncio.ensure_future(self._answer(header["host"], until, body))
             gone = asyncio.ensure_future(reader.read(1))
             await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -451,8 +430,6 @@ class Bridge:
             await writer.drain()
 
     async def _answer(self, host: str, until: float, body: bytes) -> bytes:
-        if until <= time.monotonic():
-            raise Unreachable("the message came too late")
         if not self._looked.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(until - time.monotonic()):

@@ -36,13 +36,12 @@ from partitiond.cluster.ray_node import (
     RayNode,
     check_node,
     node_environment,
-    node_from_json,
-    node_to_json,
     start_command,
 )
 from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.platform.durable_file import write_durably
 from partitiond.platform.process_identity import ProcessId, is_alive
+from partitiond.serde import from_stored_json, to_stored_json
 
 PAUSES_SECONDS: Final = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Pauses before Ray is started again, the last one for ever. Chosen: a host whose head is away
@@ -68,7 +67,7 @@ _ENDING: Final = (signal.SIGTERM, signal.SIGINT)
 def keeper_command(node: RayNode) -> list[str]:
     """Return the command of a keeper that ends with this process."""
     return [
-        sys.executable, "-m", "partitiond.cluster.keeper", node_to_json(node), str(os.getpid()),
+        sys.executable, "-m", "partitiond.cluster.keeper", to_stored_json(node), str(os.getpid()),
     ]  # fmt: skip
 
 
@@ -267,7 +266,7 @@ def main() -> None:
     os.chdir("/")
     _tie_to(int(sys.argv[2]), signal.SIGTERM)()
     try:
-        keep_ray(node_from_json(sys.argv[1]))
+        keep_ray(from_stored_json(RayNode, sys.argv[1]))
     except PartitiondError as error:
         print(f"{error.message} {error.hint}", file=sys.stderr, flush=True)
         sys.exit(1)

@@ -13,7 +13,7 @@ from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE,
 from partitiond.cluster.keeper import keep_ray, keeper_command
 from partitiond.cluster.kept_program import KeptProgram
 from partitiond.cluster.own_files import ensure_own_files, own_address
-from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
+from partitiond.cluster.ray_cluster import RayCluster
 from partitiond.cluster.ray_environment import RayEnvironment, find_ray
 from partitiond.cluster.ray_node import RayNode, check_node
 from partitiond.cluster.socket_cluster import SocketCluster
@@ -59,28 +59,19 @@ def node_of(settings: Settings, ray: RayEnvironment | None = None) -> RayNode:
         agent_socket=settings.agent_socket,
         folder=ray_folder(settings),
         token_path=settings.cluster_token_path,
-        tls_dir=settings.cluster_tls_dir if settings.cluster.tls else None,
+        tls_dir=settings.cluster_tls_dir,
     )
 
 
 def peers_place(settings: Settings) -> HostPlace:
     """Return where this host's proxy serves those of other hosts.
 
-    Without TLS it serves them nowhere: whoever reached the port could use every model.
-
     Raises:
         SettingsError: there is no address at which others reach this host, or a certificate is
             missing.
     """
-    cluster = settings.cluster
-    if cluster.folder is not None:
+    if settings.cluster.folder is not None:
         return HostPlace(peers_address=f"{UNIX}{settings.run_dir / PEERS_SOCKET}")
-    if not cluster.tls:
-        log.warning(
-            "cluster.tls is false: endpoints of hosts do not talk to each other, and each one "
-            "serves what runs on its own host"
-        )
-        return HostPlace()
     address, folder = own_address(settings), settings.cluster_tls_dir
     try:
         check_files(folder, [address])
@@ -130,10 +121,8 @@ async def running_cluster(settings: Settings) -> AsyncIterator[Cluster]:
     if settings.cluster.folder is not None:
         yield SocketCluster(settings.cluster.folder, seconds=MESSAGE_SECONDS)
         return
-    place = BridgePlace.beside(
-        node_of(settings), settings.run_dir / BRIDGE_SOCKET, settings.state_dir / BRIDGE_LOG
-    )
-    cluster = RayCluster(place, seconds=MESSAGE_SECONDS)
+    socket, log_path = settings.run_dir / BRIDGE_SOCKET, settings.state_dir / BRIDGE_LOG
+    cluster = RayCluster(node_of(settings), socket, log_path, seconds=MESSAGE_SECONDS)
     await cluster.start()
     try:
         yield cluster

@@ -80,8 +80,6 @@ def ensure_own_files(
     _refuse_other_hosts(settings)
     with _alone(settings.state_dir):
         ensure_token(settings.cluster_token_path)
-        if not settings.cluster.tls:
-            return False
         folder, names = settings.cluster_tls_dir, addresses or [own_address(settings)]
         made = renew or (settings.cluster.tls_dir is None and _is_due(folder, names, now))
         if made:

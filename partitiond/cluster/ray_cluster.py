@@ -1,15 +1,14 @@
 """Implements `ports.cluster.Cluster` with Ray: runs the bridge, and asks it."""
 
 import asyncio
-import dataclasses
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from partitiond.cluster import ray_node
 from partitiond.cluster.kept_program import KeptProgram
+from partitiond.cluster.ray_node import RayNode, client_environment
 from partitiond.core.errors import HostSilentError, SilentError
 from partitiond.hosts.line import SocketCarrier
 from partitiond.platform.background import Background
@@ -23,56 +22,35 @@ MARK: Final = "bridge: "
 """Begins the lines of the bridge's log that are its own."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class BridgePlace:
-    """Where the bridge runs and what it joins.
+class RayCluster:
+    """Implements `ports.cluster.Cluster`. To be started and closed in the event loop.
 
-    Attributes:
-        python: an interpreter that has Ray.
-        address: of Ray's control service, host:port.
-        node_address: of this host's own node.
+    Args:
+        node: of this host, which the bridge joins.
         socket: on which the bridge listens.
         log_path: file for what the bridge prints.
-        token_path, tls_dir: as `RayNode`'s.
+        seconds: deadline of a message.
     """
 
-    python: Path
-    address: str
-    node_address: str
-    socket: Path
-    log_path: Path
-    token_path: Path
-    tls_dir: Path | None = None
-
-    @classmethod
-    def beside(cls, node: ray_node.RayNode, socket: Path, log_path: Path) -> "BridgePlace":
-        """Return the place of a bridge that joins this host's node."""
-        return cls(
-            node.python, node.cluster_address, node.address, socket, log_path,
-            node.token_path, node.tls_dir,
-        )  # fmt: skip
-
-
-class RayCluster:
-    """Implements `ports.cluster.Cluster`. To be started and closed in the event loop."""
-
-    def __init__(self, place: BridgePlace, *, seconds: float = CALL_SECONDS) -> None:
-        self._place = place
+    def __init__(
+        self, node: RayNode, socket: Path, log_path: Path, *, seconds: float = CALL_SECONDS
+    ) -> None:
+        self._socket = socket
         self._seconds = seconds
         settings = {
-            "address": place.address,
-            "node_address": place.node_address,
-            "socket": str(place.socket),
+            "address": node.cluster_address,
+            "node_address": node.address,
+            "socket": str(socket),
         }
         self._bridge = KeptProgram(
             "the bridge to other hosts",
-            [str(place.python), "-I", str(BRIDGE), json.dumps(settings)],
-            ray_node.client_environment(place.token_path, place.tls_dir, os.environ),
-            place.log_path,
+            [str(node.python), "-I", str(BRIDGE), json.dumps(settings)],
+            client_environment(node.token_path, node.tls_dir, os.environ),
+            log_path,
             MARK,
         )
         self._keeping = Background([self._bridge.keep])
-        self._asker = SocketCarrier(place.socket, "", seconds=MEMBERS_SECONDS)
+        self._asker = SocketCarrier(socket, "", seconds=MEMBERS_SECONDS)
 
     async def start(self) -> None:
         """Start the bridge and keep it running. Does not wait until it has joined Ray."""
@@ -89,14 +67,14 @@ class RayCluster:
         except HostSilentError as error:
             raise SilentError(
                 f"the cluster cannot be asked: {error.facts.get('why', error.message)}.",
-                hint=f"See {self._place.log_path}, and `partitiond hosts`; engines go on.",
+                hint=f"See {self._bridge.log_path}, and `partitiond hosts`; engines go on.",
                 facts={"said": await asyncio.to_thread(self._bridge.last_words)},
             ) from error
         return tuple(ClusterMember(**member) for member in json.loads(answer)["members"])
 
     def line(self, host: str) -> SocketCarrier:
         """Return the line to a host, whether it is there now or not. Returns at once."""
-        return SocketCarrier(self._place.socket, host, seconds=self._seconds)
+        return SocketCarrier(self._socket, host, seconds=self._seconds)
 
     @property
     def bridge_pid(self) -> int | None:

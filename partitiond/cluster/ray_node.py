@@ -3,12 +3,12 @@ but for the checks of files.
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE
 from partitiond.cluster.token import check_token
 from partitiond.core.errors import SettingsError
 from partitiond.settings.cluster import WORKER_PORT_OFFSET, WORKER_PORTS
@@ -61,7 +61,7 @@ class RayNode:
         agent_socket: where the host's agent answers.
         folder: for Ray's logs and sockets, and for the keeper's own files.
         token_path: file with the token that all hosts share.
-        tls_dir: folder with ca.pem, cert.pem and key.pem; None sends in clear text.
+        tls_dir: folder with ca.pem, cert.pem and key.pem.
     """
 
     python: Path
@@ -72,7 +72,7 @@ class RayNode:
     agent_socket: Path
     folder: Path
     token_path: Path
-    tls_dir: Path | None = None
+    tls_dir: Path
 
     @property
     def cluster_address(self) -> str:
@@ -143,19 +143,16 @@ def node_environment(node: RayNode, environ: Mapping[str, str]) -> dict[str, str
 
 
 def client_environment(
-    token_path: Path, tls_dir: Path | None, environ: Mapping[str, str]
+    token_path: Path, tls_dir: Path, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the environment of a program that joins Ray, from that of its parent."""
     kept = {name: value for name, value in environ.items() if _KEPT.match(name)}
-    tls = {} if tls_dir is None else {
-        "RAY_USE_TLS": "1",
-        "RAY_TLS_SERVER_CERT": str(tls_dir / "cert.pem"),
-        "RAY_TLS_SERVER_KEY": str(tls_dir / "key.pem"),
-        "RAY_TLS_CA_CERT": str(tls_dir / "ca.pem"),
-    }  # fmt: skip
     return {
         **kept,
-        **tls,
+        "RAY_USE_TLS": "1",
+        "RAY_TLS_SERVER_CERT": str(tls_dir / CERTIFICATE_FILE),
+        "RAY_TLS_SERVER_KEY": str(tls_dir / KEY_FILE),
+        "RAY_TLS_CA_CERT": str(tls_dir / CA_FILE),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -187,31 +184,12 @@ def check_node(node: RayNode, environ: Mapping[str, str]) -> None:
                 facts={"variable": name},
             )
     check_token(node.token_path)
-    if node.tls_dir is not None:
-        for name in ("ca.pem", "cert.pem", "key.pem"):
-            if not (node.tls_dir / name).is_file():
-                raise SettingsError(
-                    f"{node.tls_dir / name} is missing, and hosts are to speak TLS.",
-                    hint="On the head, `partitiond host certificate --for "
-                    f"{node.host} --address {node.address}` makes this host's bundle (the head's "
-                    "own: `--make`); or correct cluster.tls_dir.",
-                    facts={"path": str(node.tls_dir / name)},
-                )
-
-
-def node_to_json(node: RayNode) -> str:
-    """Write a node down for its keeper."""
-    found = {key: None if value is None else str(value) for key, value in _fields(node).items()}
-    return json.dumps({**found, "port": node.port}, indent=1)
-
-
-def node_from_json(text: str) -> RayNode:
-    """Read what `node_to_json` wrote. Raises ValueError, KeyError, TypeError."""
-    found = json.loads(text)
-    paths = {key: Path(found[key]) for key in ("python", "agent_socket", "folder", "token_path")}
-    tls_dir = found.pop("tls_dir")
-    return RayNode(**{**found, **paths}, tls_dir=None if tls_dir is None else Path(tls_dir))
-
-
-def _fields(node: RayNode) -> dict[str, object]:
-    return {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+    for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE):
+        if not (node.tls_dir / name).is_file():
+            raise SettingsError(
+                f"{node.tls_dir / name} is missing, and hosts speak TLS.",
+                hint="On the head, `partitiond host certificate --for "
+                f"{node.host} --address {node.address}` makes this host's bundle (the head's "
+                "own: `--make`); or correct cluster.tls_dir.",
+                facts={"path": str(node.tls_dir / name)},
+            )

@@ -4,12 +4,11 @@ Whoever holds the token runs code on every host, so it is never printed, and a f
 read is refused.
 """
 
-import contextlib
-import os
 import secrets
 from pathlib import Path
 from typing import Final
 
+from partitiond.cluster.certificates import make_private, write_private
 from partitiond.core.errors import SettingsError
 
 TOKEN_BYTES: Final = 32
@@ -17,30 +16,20 @@ TOKEN_BYTES: Final = 32
 
 
 def ensure_token(path: Path) -> None:
-    """Make the token if there is none, and check it. Raises SettingsError."""
-    if not path.exists():
-        _make(path)
-    check_token(path)
+    """Make the token if there is none, and check it. Raises SettingsError.
 
-
-def _make(path: Path) -> None:
+    The caller keeps other processes from doing the same.
+    """
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        new = path.with_name(f"{path.name}.{os.getpid()}.new")
-        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            if os.geteuid() == 0:  # an administrator's command makes it for the daemon's user
-                owner = path.parent.stat()
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            file.write(secrets.token_hex(TOKEN_BYTES) + "\n")
-        with contextlib.suppress(FileExistsError):  # another process was first: its token holds
-            os.link(new, path)
-        new.unlink()
+        if not path.exists():
+            make_private(path.parent)
+            write_private(path, secrets.token_hex(TOKEN_BYTES) + "\n")
     except OSError as error:
         raise SettingsError(
             f"the cluster's token cannot be written to {path}: {error}.",
             hint="See that the folder exists and is writable, or correct [cluster] token_path.",
         ) from error
+    check_token(path)
 
 
 def check_token(path: Path) -> None:

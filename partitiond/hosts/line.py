@@ -1,11 +1,9 @@
 """Carries messages over a Unix socket, one connection for each message.
 
-A request is two frames: a header (JSON: the host it is for, the seconds within which it is to be
-answered, and the same moment by this machine's monotonic clock) and the message. An answer is two
-frames: a header (JSON: why the host is silent, or nothing) and the answer. A frame is a length of
-four bytes, big-endian, and so many bytes. Who asked and goes away closes its connection; who
-answers may then stop. A program that was stopped and goes on does not answer messages whose moment
-has passed: whoever sent them has given them up.
+A request is two frames: a header (JSON: the host it is for, and the seconds within which it is to
+be answered) and the message. An answer is two frames: a header (JSON: why the host is silent, or
+nothing) and the answer. A frame is a length of four bytes, big-endian, and so many bytes. Who asked
+and goes away closes its connection; who answers may then stop.
 
 The program at the other end (a host's agent, or a bridge to the agents of other hosts) may hang, so
 each message has a deadline at this end, too.
@@ -14,8 +12,6 @@ each message has a deadline at this end, too.
 import asyncio
 import contextlib
 import json
-import math
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -85,8 +81,6 @@ async def serve_line(path: Path, answer: AnswerMessage) -> asyncio.Server:
         ):
             header = json.loads(await _read_frame(reader))
             body = await _read_frame(reader)
-            if time.monotonic() > header.get("until", math.inf):
-                return
             working = asyncio.ensure_future(answer(header["host"], float(header["seconds"]), body))
             gone = asyncio.ensure_future(reader.read(1))
             await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +101,7 @@ async def serve_line(path: Path, answer: AnswerMessage) -> asyncio.Server:
 
 
 def _request(host: str, seconds: float, body: bytes) -> bytes:
-    header = {"host": host, "seconds": seconds, "until": time.monotonic() + seconds}
+    header = {"host": host, "seconds": seconds}
     return _frame(json.dumps(header).encode()) + _frame(body)
 
 

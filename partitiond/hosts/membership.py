@@ -31,9 +31,6 @@ LOOK_SECONDS: Final = 2.0
 SEEN_SECONDS: Final = 300.0
 """Time after which the store is told again that a host answers. Chosen: a restarted head tells to
 some minutes since when a host is silent, and the store is written seldom."""
-SAVED_MOST: Final = 16
-"""Hosts that one look writes to the store. Chosen: each takes about a millisecond of the event
-loop, and a thousand hosts have their turn in half of `SEEN_SECONDS`."""
 MESSAGE_SECONDS: Final = NEWS_SECONDS + 5.0
 """Deadline of a message to a host: a question for news waits for `NEWS_SECONDS` there."""
 
@@ -162,45 +159,37 @@ class Membership:
         self._heard[facts.name] = facts
 
     def _save(self) -> None:
-        """Keep who answered, and the epochs of other heads that hosts said."""
+        """Keep who answered, and the epochs of other heads that hosts said. Raises StoreError."""
         now, utc = self._clock.monotonic(), self._clock.utc_iso()
         addresses = {m.host: m.address for m in self._members if not m.problem}
-        found = dict(self._known)
-        left = SAVED_MOST
-        try:
-            for name in tuple(self._heard):
-                facts = self._heard.pop(name)
-                if name not in self._remote:
-                    continue
-                before = found.get(name)
-                known = KnownHost(
-                    host_id=facts.host_id,
-                    machine_id=facts.machine_id,
-                    address=addresses.get(name, before.address if before else ""),
-                    joined_at=before.joined_at if before else utc,
-                    last_seen=utc,
-                    peers_address=facts.peers_address,
-                )
-                is_new = before is None or dataclasses.replace(before, last_seen=utc) != known
-                if is_new or now - self._saved_at.get(name, -SEEN_SECONDS) >= SEEN_SECONDS:
-                    if not left:
-                        self._heard.setdefault(name, facts)  # the next look has it
-                        continue
-                    self._store.set_mark(MARK, name, to_stored_json(known), utc)
-                    self._saved_at[name] = now
-                    left -= 1
-                found[name] = known
-            for name, agent in self._remote.items():
-                before = found.get(name)
-                if before is not None and agent.overtaken_by > before.overtaken_by:
-                    known = dataclasses.replace(before, overtaken_by=agent.overtaken_by)
-                    self._store.set_mark(MARK, name, to_stored_json(known), utc)
-                    found[name] = known
-        finally:
-            self._known = found
+        for name in tuple(self._heard):
+            facts, before = self._heard.pop(name), self._known.get(name)
+            if name not in self._remote:
+                continue
+            known = KnownHost(
+                host_id=facts.host_id,
+                machine_id=facts.machine_id,
+                address=addresses.get(name, before.address if before else ""),
+                joined_at=before.joined_at if before else utc,
+                last_seen=utc,
+                peers_address=facts.peers_address,
+            )
+            is_new = before is None or dataclasses.replace(before, last_seen=utc) != known
+            if is_new or now - self._saved_at.get(name, -SEEN_SECONDS) >= SEEN_SECONDS:
+                self._keep(name, known)
+                self._saved_at[name] = now
+            self._known[name] = known
+        for name, agent in self._remote.items():
+            before = self._known.get(name)
+            if before is not None and agent.overtaken_by > before.overtaken_by:
+                self._keep(name, dataclasses.replace(before, overtaken_by=agent.overtaken_by))
         seen = max((agent.seen_epoch for agent in self._remote.values()), default=0)
         if seen:
             note_epoch(self._store, seen, utc)
+
+    def _keep(self, name: str, known: KnownHost) -> None:
+        self._store.set_mark(MARK, name, to_stored_json(known), known.last_seen)
+        self._known[name] = known
 
     def _tell_overtaken(self) -> None:
         obeyed = {name: known.overtaken_by for name, known in self._known.items()}
@@ -245,7 +234,7 @@ class Membership:
         """
         host_to_forget(self._hosts.views(), name)
         self._store.set_mark(MARK, name, None)
-        self._known = {key: known for key, known in self._known.items() if key != name}
+        self._known.pop(name, None)
         self._remove(name)
         self._tell_overtaken()
 

@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
-import os
 import secrets
 from pathlib import Path
 from typing import Final
 
 from partitiond import serde
 from partitiond.core.errors import ConflictError, InputError, StoreError
+from partitiond.platform.durable_file import write_durably
 from partitiond.settings.schema import Settings
 from partitiond.store import open_store
 
@@ -145,10 +145,8 @@ def ensure_host_id(path: Path) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    fresh = path.with_name(f"{path.name}.new")
     try:
-        fresh.write_text(text, encoding="utf-8")
-        os.replace(fresh, path)  # noqa: PTH105
+        write_durably(path, text.encode())
     except OSError as error:
         raise StoreError(
             f"{path} cannot be written: {error.strerror}.",

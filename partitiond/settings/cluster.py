@@ -105,10 +105,10 @@ class ClusterSettings(Table):
         description="File of the token that all hosts share, mode 0600; unset takes cluster-token "
         "in state_dir. Whoever reads it can run programs on every host.",
     )
-    tls: bool = Field(default=True, description="Encrypt what hosts say to each other.")
     tls_dir: AbsolutePath | None = Field(
         None,
-        description="Folder of the certificates for it; unset takes cluster-tls in state_dir.",
+        description="Folder of the certificates with which hosts know each other; unset takes "
+        "cluster-tls in state_dir.",
     )
     python: AbsolutePath | None = Field(
         None,

@@ -24,7 +24,7 @@ import pytest_asyncio
 from partitiond.cluster.authority import ensure_authority, issue
 from partitiond.cluster.certificates import write_files
 from partitiond.cluster.keeper import keeper_command
-from partitiond.cluster.ray_cluster import BridgePlace, RayCluster
+from partitiond.cluster.ray_cluster import RayCluster
 from partitiond.cluster.ray_environment import install_ray
 from partitiond.cluster.ray_node import (
     FOLDER_VARIABLE,
@@ -125,10 +125,8 @@ class RayHosts:
     def signal_agent(self, node: RayNode, number: int) -> None:
         self.agents[str(node.folder)].send_signal(number)
 
-    def place(self, name: str = "bridge") -> BridgePlace:
-        return BridgePlace.beside(
-            self.nodes[0], self.folder / f"{name}.sock", self.folder / f"{name}.log"
-        )
+    def bridge_log(self, name: str) -> Path:
+        return self.folder / f"{name}.log"
 
 
 def start_keeper(node: RayNode) -> "subprocess.Popen[bytes]":
@@ -138,15 +136,13 @@ def start_keeper(node: RayNode) -> "subprocess.Popen[bytes]":
         return subprocess.Popen(keeper_command(node), stdout=log, stderr=log)
 
 
-def make_hosts(
-    python: Path, folder: Path, names: tuple[str, ...], *, tls: bool = False
-) -> RayHosts:
+def make_hosts(python: Path, folder: Path, names: tuple[str, ...]) -> RayHosts:
     """Describe hosts."""
     token, made = folder / "token", RayHosts(folder, [])
     ensure_token(token)
     for place, (name, port) in enumerate(zip(names, free_ports(len(names)), strict=True)):
         address, head = f"127.0.0.{40 + place}", made.nodes[0].cluster_address if place else ""
-        files = made.new_certificate(address) if tls else None
+        files = made.new_certificate(address)
         made.nodes.append(
             RayNode(
                 python, name, address, head, port, folder / f"{place}.sock", folder / str(place),
@@ -168,9 +164,9 @@ def short_folder() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def ray_hosts(ray_python: Path) -> Iterator[RayHosts]:
-    """Three hosts that speak TLS: head, a and b."""
+    """Three hosts: head, a and b."""
     with short_folder() as folder:
-        hosts = make_hosts(ray_python, folder, ("head", "a", "b"), tls=True)
+        hosts = make_hosts(ray_python, folder, ("head", "a", "b"))
         try:
             hosts.start()
             yield hosts
@@ -188,10 +184,11 @@ async def cluster(ray_hosts: RayHosts) -> AsyncIterator[RayCluster]:
 
 @contextlib.asynccontextmanager
 async def bridged(
-    hosts: RayHosts, name: str = "bridge", **other: Path | None
+    hosts: RayHosts, name: str = "bridge", **other: Path
 ) -> AsyncIterator[RayCluster]:
-    """A cluster whose bridge runs; some of its place may be other than a daemon has it."""
-    cluster = RayCluster(dataclasses.replace(hosts.place(name), **other))  # type: ignore[arg-type]
+    """A cluster whose bridge runs; some of its node may be other than a daemon has it."""
+    node = dataclasses.replace(hosts.nodes[0], **other)  # type: ignore[arg-type]
+    cluster = RayCluster(node, hosts.folder / f"{name}.sock", hosts.bridge_log(name))
     await cluster.start()
     try:
         yield cluster

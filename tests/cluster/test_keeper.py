@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from partitiond.cluster.keeper import FIRST_RAYLET_SECONDS, ProcessWatch, end_left_over
-from partitiond.cluster.ray_node import FOLDER_VARIABLE, RayNode, node_to_json
+from partitiond.cluster.ray_node import FOLDER_VARIABLE, RayNode
 from partitiond.platform.process_identity import ProcessId, boot_id, start_ticks
+from partitiond.serde import to_stored_json
 from tests.cluster.ray_fixtures import (
     another,
     gone,
@@ -77,9 +78,9 @@ async def test_a_keeper_that_a_daemon_of_a_release_before_left_is_ended_and_no_u
 async def test_ray_ends_with_the_daemon_that_started_its_keeper(node: RayNode) -> None:
     source = (
         "import subprocess, sys, time; from partitiond.cluster.keeper import *; "
-        "subprocess.Popen(keeper_command(node_from_json(sys.argv[1]))); time.sleep(600)"
+        "subprocess.Popen(keeper_command(from_stored_json(RayNode, sys.argv[1]))); time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", source, node_to_json(node)]) as daemon:  # noqa: ASYNC220
+    with subprocess.Popen([sys.executable, "-c", source, to_stored_json(node)]) as daemon:  # noqa: ASYNC220
         await says(node.folder.parent / "began", "began\nbegan\n")
         await another(node, "sleep infinity", [])
         daemon.kill()

@@ -47,12 +47,6 @@ def test_the_operator_s_own_are_checked_and_never_replaced(tmp_path: Path) -> No
         ensure_own_files(head(tmp_path / "b", tls_dir=str(own)), NOW, renew=True)
 
 
-def test_without_tls_there_is_a_token_alone(tmp_path: Path) -> None:
-    settings = head(tmp_path, tls="false")
-    assert not ensure_own_files(settings, NOW)
-    assert [path.name for path in tmp_path.iterdir()] == ["cluster-token"]
-
-
 def test_the_endpoint_serves_other_hosts_at_the_address_and_with_the_files_of_the_fleet(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -71,11 +65,7 @@ def test_the_endpoint_serves_other_hosts_at_the_address_and_with_the_files_of_th
     assert peers_place(six).peers_address == "[fd00::4]:6387"
 
 
-def test_endpoints_without_certificates_are_reached_in_a_folder_or_not_at_all(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert peers_place(head(tmp_path, tls="false")) == HostPlace()
-    assert "each one serves what runs on its own host" in caplog.text
+def test_hosts_of_one_machine_reach_each_others_endpoints_in_a_folder(tmp_path: Path) -> None:
     given = {"cluster.enabled": "true", "cluster.folder": str(tmp_path)}
     settings = load_settings(None, {}, given).settings
     at = f"unix:{settings.run_dir / 'peers.sock'}"

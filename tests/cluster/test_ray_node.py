@@ -15,9 +15,11 @@ from partitiond.settings.schema import Settings
 def head(tmp_path: Path) -> ray_node.RayNode:
     token = tmp_path / "token"
     ensure_token(token)
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        (tmp_path / name).touch()
     return ray_node.RayNode(
         Path("/opt/ray/bin/python"), "gpu-1", "10.0.0.1", "", 6380, Path("/run/p/agent.sock"),
-        Path("/run/p/ray"), token,
+        Path("/run/p/ray"), token, tmp_path,
     )  # fmt: skip
 
 
@@ -35,8 +37,6 @@ def test_the_head_serves_and_the_others_join(head: ray_node.RayNode) -> None:
     for command in (of_head, of_other):
         assert {"--block", "--num-cpus=0", "--num-gpus=0"} <= set(command)
     assert "--labels=partitiond.host=gpu-2,partitiond.id=i,partitiond.since=17" in of_other
-    for node in (head, dataclasses.replace(joined, tls_dir=Path("/etc/tls"))):
-        assert ray_node.node_from_json(ray_node.node_to_json(node)) == node
 
 
 def test_no_port_is_left_to_chance(head: ray_node.RayNode) -> None:
@@ -61,15 +61,13 @@ def test_rays_processes_get_little_of_the_keepers_environment(head: ray_node.Ray
     assert found["RAY_AUTH_TOKEN_PATH"] == str(head.token_path)
     assert found[ray_node.SOCKET_VARIABLE] == "/run/p/agent.sock"
     assert {found[name] for name in ray_node.ENDS_ENGINES} == {"0"}
-    assert "RAY_USE_TLS" not in found
     # A host without the directory joins anew before it is silent.
     seconds = int(found["RAY_gcs_rpc_server_reconnect_timeout_s"])
     assert seconds < Settings().host.silent_seconds
-    tls = ray_node.node_environment(dataclasses.replace(head, tls_dir=Path("/tls")), {})
-    assert (tls["RAY_USE_TLS"], tls["RAY_TLS_CA_CERT"]) == ("1", "/tls/ca.pem")
+    assert (found["RAY_USE_TLS"], found["RAY_TLS_CA_CERT"]) == ("1", str(head.tls_dir / "ca.pem"))
     # The bridge is not taken for a process of the keeper.
     client = ray_node.client_environment(
-        head.token_path, None, {ray_node.FOLDER_VARIABLE: "/run/p/ray"}
+        head.token_path, head.tls_dir, {ray_node.FOLDER_VARIABLE: "/run/p/ray"}
     )
     assert ray_node.FOLDER_VARIABLE not in client
     for environment in (found, client):  # hosts may differ in the last number of Python's version
@@ -98,7 +96,7 @@ def test_a_host_that_ray_cannot_carry_is_refused(
 
 
 def test_a_missing_certificate_is_refused(head: ray_node.RayNode, tmp_path: Path) -> None:
-    (tmp_path / "ca.pem").touch()
+    (tmp_path / "cert.pem").unlink()
     with pytest.raises(SettingsError, match=r"cert\.pem is missing") as found:
-        ray_node.check_node(dataclasses.replace(head, tls_dir=tmp_path), {})
+        ray_node.check_node(head, {})
     assert "host certificate --for gpu-1 --address 10.0.0.1" in found.value.hint

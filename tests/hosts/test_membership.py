@@ -12,7 +12,7 @@ from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import RemoteHost
 from partitiond.hosts.head import HeadRecord, load_head, save_head, start_head, take_over
-from partitiond.hosts.membership import MARK, SAVED_MOST, Membership
+from partitiond.hosts.membership import Membership
 from partitiond.hosts.together import Hosts
 from partitiond.ports.cluster import ClusterMember
 from partitiond.store import open_store
@@ -123,21 +123,6 @@ async def head() -> AsyncIterator[Head]:
     yield made
     await made.membership.close()
     made.store.close()
-
-
-async def test_many_hosts_that_join_at_once_are_written_some_at_each_look(head: Head) -> None:
-    names = [f"h{number:02d}" for number in range(2 * SAVED_MOST + 1)]
-    for name in names:
-        head.cluster.joins(name)
-    await head.membership.look()
-    await asyncio.to_thread(head.hosts.devices.discover)
-    written = []
-    for _ in range(4):
-        await head.membership.look()
-        written.append(len(head.store.marks(MARK)))
-    assert written == [SAVED_MOST, 2 * SAVED_MOST, len(names), len(names)]
-    await head.restart()
-    assert head.states().keys() == {"one", *names}
 
 
 async def test_a_host_that_joins_is_counted_with_and_known_to_a_restarted_head(head: Head) -> None:

@@ -234,37 +234,6 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
 
 @pytest.mark.full
 @real_time
-async def test_a_lost_hosts_replicas_run_elsewhere_and_its_engines_end_once_it_is_back() -> None:
-    async with two_hosts(HostLimits(silent_seconds=8.0, lost_seconds=12.0)) as here:
-        wanted = spec("a", demand=Demand(req_per_s=0.1), engine_kind="simulated", max_replicas=1)
-        rules = PlacementRules(only_on=("two",))
-        await here.service.models.register(dataclasses.replace(wanted, auto=False, rules=rules))
-        await here.service.plans.apply()
-        await here.serves()
-        ((name, (host, pid)),) = here.engines().items()
-        assert host == "two"
-        await here.service.models.update(dataclasses.replace(wanted, auto=False), None)
-
-        here.pipe.cut()
-        await until(lambda: {h for h, _ in here.engines().values()} == {"one"}, SECONDS)
-        assert here.health()["cpu-two"] is DeviceHealth.FAILED
-        assert "host-lost" in [event.kind for event in here.store.events()]
-        here.pipe.mend()
-
-        def ended() -> bool:
-            return not (here.folder / "two" / name).exists() or not alive(pid)
-
-        await until(ended, SECONDS)
-        await until(lambda: here.health()["cpu-two"] is DeviceHealth.FINE, SECONDS)
-        assert {h for h, _ in here.engines().values()} == {"one"}
-        kinds = [event.kind for event in here.store.events()]
-        assert kinds.count("host-lost") == kinds.count("host-back") == 1
-        assert "engine-adopted" in kinds
-        assert not any(event.subject in ("cpu-two", "GPU-two") for event in here.store.events())
-
-
-@pytest.mark.full
-@real_time
 async def test_a_daemon_that_ends_does_not_wait_for_a_host_that_is_silent() -> None:
     async with two_hosts(HostLimits(silent_seconds=3.0, lost_seconds=6000.0)) as here:
         rules = PlacementRules(only_on=("two",))

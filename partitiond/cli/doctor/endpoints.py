@@ -35,28 +35,17 @@ class EndpointFacts:
         address: where this host's endpoint serves those of other hosts, host:port; empty if it has
             no such address.
         problem: why nothing can listen there; empty if something can, or the endpoint does.
-        tls: whether hosts know each other by certificates.
         closed: further such addresses at which nothing answered: on the head, of hosts that do not
             answer; elsewhere, of the head.
     """
 
     address: str
     problem: str = ""
-    tls: bool = True
     closed: tuple[WayToHead, ...] = ()
 
 
 def check_endpoints(facts: EndpointFacts) -> list[DoctorFinding]:
     """Return all findings. Pure."""
-    if not facts.tls:
-        return [
-            warn(
-                CHECK,
-                "cluster.tls is false: each endpoint serves what runs on its own host alone",
-                "set cluster.tls to true on all hosts, and give each a bundle "
-                "(`partitiond host certificate`)",
-            )
-        ]
     found = []
     if facts.problem:
         found.append(
@@ -118,8 +107,6 @@ def examine_endpoints(
     cluster, port = settings.cluster, settings.proxy.peers_port
     if not (cluster.enabled or cluster.joined) or cluster.folder is not None:
         return []
-    if not cluster.tls:
-        return check_endpoints(EndpointFacts("", tls=False))
     try:
         address = own_address(settings)
     except SettingsError as error:

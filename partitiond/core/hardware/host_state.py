@@ -304,12 +304,12 @@ def unreached_endpoints(hosts: Sequence[HostView]) -> list[str]:
     if len(apart) == len(there) > 1:
         found.append(
             "endpoints of hosts serve no other ones: each serves what runs on its own host alone "
-            "(cluster.tls is false, or the hosts have an older release)."
+            "(the hosts have an older release)."
         )
     elif apart and len(there) > 1:
         found += [
-            f"the endpoint of {name} serves no other ones (cluster.tls is false there, or it has "
-            "an older release): it serves what runs on its own host alone, and nothing else does."
+            f"the endpoint of {name} serves no other ones (it has an older release): it serves "
+            "what runs on its own host alone, and nothing else does."
             for name in apart
         ]
     return found
