@@ -50,7 +50,6 @@ STEADY_SECONDS: Final = 60.0
 """Time that Ray has to run for the pauses to begin anew."""
 END_SECONDS: Final = 10.0
 """Time for Ray's processes to end by themselves; they take 1 to 3 s on an idle machine."""
-KILL_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 2.0
 """Pause between two looks for the raylet. Chosen: a host is late for so much longer, and a look
 reads the name of each process, in a few milliseconds."""

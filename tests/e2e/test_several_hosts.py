@@ -1,8 +1,8 @@
 """Three hosts as real processes are one fleet: a head and two agents, with simulated GPUs and
-engines. Whatever is killed, engines go on and are adopted, never run twice.
+engines.
 
 All hosts are on this machine, each with folders, ports and simulated GPUs of its own; in place of
-Ray they find each other in a folder.
+Ray they find each other in a folder. `tests.cluster.test_faults` has Ray, and kills what there is.
 """
 
 import contextlib
@@ -109,37 +109,6 @@ def fleet_of_three(hosts: Callable[[str], ManyHosts]) -> tuple[ManyHosts, ManyHo
     assert len({placement.device_id for placement in head.apply()}) == 3
     head.serving(3)
     return head, one, two
-
-
-def same_pids(head: ManyHosts, before: dict[str, int | None]) -> None:
-    views = head.serving(3)
-    assert {view.replica_id: view.pid for view in views} == before
-
-
-@pytest.mark.full
-def test_whatever_is_killed_engines_of_three_hosts_go_on(
-    hosts: Callable[[str], ManyHosts],
-) -> None:
-    head, one, two = fleet_of_three(hosts)
-    assert all(host.complete("a") == 8 for host in (head, one, two))
-    before = head.serving_pids()
-    assert len(before) == 3
-
-    one.kill_daemon()
-    one.start()
-    all_fine(head)
-    same_pids(head, before)
-
-    head.kill_daemon()
-    head.start()
-    all_fine(head)
-    same_pids(head, before)
-
-    assert two.terminate() == 0
-    assert two.complete("a") == 8
-    two.start()
-    all_fine(head)
-    same_pids(head, before)
 
 
 @pytest.mark.full
