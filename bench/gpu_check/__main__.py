@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from bench.gpu_check.engine_python import with_folder
 from bench.gpu_check.lab import Lab, Tools
 from bench.gpu_check.ledger import Ledger, Subject, locked
-from bench.gpu_check.mps import CONTROL, MpsUnavailableError, control_program
+from bench.gpu_check.mps import MpsUnavailableError, control_program
 from bench.gpu_check.run import Budget, Check, write_report
 from bench.gpu_check.runner import CheckRunner
-from bench.gpu_check.scale import FAKE, FULL, Scale
-from bench.gpu_check.schedule import State, Trial
+from bench.gpu_check.scale import FAKE, PLANS, REAL, Scale
+from bench.gpu_check.schedule import State, in_order
 from bench.gpu_check.steps import all_steps
 from partitiond.core.errors import EngineUnavailableError, InputError, PartitiondError
 from partitiond.core.hardware.kinds import Device, DeviceKind
@@ -50,6 +50,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu_check", allow_abbrev=False)
     parser.add_argument("--budget", type=float, default=540.0, help="seconds, everything included")
     parser.add_argument("--out", type=Path, default=Path("gpu-check"), help="results; kept")
+    parser.add_argument(
+        "--scale", choices=PLANS, default="full", help="which trials, by value; results are shared"
+    )
     parser.add_argument("--only", default="", help="steps, as 1,2; what they need runs, too")
     parser.add_argument(
         "--engine-python", type=Path, default=Path(sys.executable), help="interpreter with vLLM"
@@ -58,6 +61,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "--engine-path", type=Path, help="folder made by pip install --target, seen first"
     )
     parser.add_argument("--cache", type=Path, help="compiled kernels, kept between runs")
+    parser.add_argument(
+        "--engine-arg", action="append", default=[], help="of every engine: --engine-arg=--flag"
+    )
     parser.add_argument("--stream-interval", type=int, default=8, help="tokens per chunk")
     parser.add_argument("--dcgm-url", help="metrics of a DCGM exporter")
     parser.add_argument("--seed", type=int, default=0)
@@ -88,7 +94,7 @@ def say(text: str) -> None:
 
 
 def scale_of(arguments: argparse.Namespace) -> Scale:
-    return FAKE if arguments.fake else FULL
+    return FAKE if arguments.fake else REAL
 
 
 def engine_of(arguments: argparse.Namespace, folder: Path) -> EngineEnvironment:
@@ -107,15 +113,14 @@ def engine_of(arguments: argparse.Namespace, folder: Path) -> EngineEnvironment:
     return found
 
 
-def mps_of(arguments: argparse.Namespace, device: Device, folder: Path) -> Path | str:
+def mps_of(
+    arguments: argparse.Namespace, device: Device, host: "SimulatedHost | None"
+) -> Path | str:
     """The MPS control program, or the reason why none is to be started."""
     if arguments.no_mps:
         return "it was not allowed (--no-mps)"
-    if arguments.fake:
-        # Simulated hosts need packages that vLLM's environment lacks.
-        from partitiond.simulated.gpus.mps_control import write_program
-
-        return write_program(folder / "bin" / CONTROL)
+    if host is not None:
+        return host.mps_control
     try:
         return Path(control_program(device))
     except MpsUnavailableError as error:
@@ -149,11 +154,12 @@ def prepared(
             runner=runner,
             telemetry=HostTelemetry(dcgm_url=arguments.dcgm_url, looks=looks),
             used_bytes=lambda: looks.ask(device.id, lambda: used_bytes(device.id)),
-            mps_program=mps_of(arguments, device, Path(short)),
+            mps_program=mps_of(arguments, device, host),
             engine_kind="vllm" if host is None else "simulated",
-            engine_args=args,
+            engine_args=(*args, *arguments.engine_arg),
             engine_python=None if environment is None else environment.python,
             mig=arguments.mig,
+            cuda_library=None if host is None else host.cuda_path,
         )
         yield Lab(
             device,
@@ -179,21 +185,28 @@ def measure(
 ) -> int:
     """Run the check on a device; the report is written on every way out."""
     with prepared(arguments, device, host) as lab:
-        check = Check(lab, budget, arguments.only, say)
+
+        def report() -> Path:
+            return write_report(
+                arguments.out,
+                lab.scale,
+                ledger=lab.ledger,
+                budget=budget,
+                tried=tuple(check.tried),
+                not_reached=check.not_reached,
+            )
+
+        check = Check(
+            lab, budget, PLANS[arguments.scale], say, only=arguments.only, after_trial=report
+        )
+        check.tell_plan()
         status = OK
         try:
             asyncio.run(cancelled_by_sigterm(check))
         except (KeyboardInterrupt, asyncio.CancelledError):
             status = INTERRUPTED
             say("interrupted; what was done is kept")
-        path = write_report(
-            arguments.out,
-            lab.scale,
-            ledger=lab.ledger,
-            budget=budget,
-            tried=tuple(check.tried),
-            not_reached=check.not_reached,
-        )
+        path = report()
         print(f"{len(check.tried)} trials in {budget.used:.0f} s; see {path}")
         broke = any(lab.ledger.entries[t].state is State.FAILED for t in check.failed)
         return FAILED if status == OK and broke else status
@@ -201,11 +214,12 @@ def measure(
 
 def nothing_to_measure_on(arguments: argparse.Namespace, budget: Budget) -> int:
     """Report that there is no GPU, on standard output and in the report."""
-    trials: list[Trial] = [t for step in all_steps() for t in step.trials(FULL)]
+    every = [trial for step in all_steps() for trial in step.trials(REAL)]
+    trials = in_order(every, PLANS[arguments.scale])
     reasons = {trial.id: "there is no GPU" for trial in trials}
     path = write_report(
         arguments.out,
-        FULL,
+        REAL,
         ledger=None,
         budget=budget,
         not_reached=reasons,

@@ -89,6 +89,7 @@ class Tools:
         engine_args: flags of every engine.
         engine_python: interpreter of the engines, for a daemon's; None if they are simulated.
         mig: GPU instances may be made and destroyed.
+        cuda_library: the simulated GPU's CUDA library; None for the system's.
     """
 
     runner: CheckRunner
@@ -99,6 +100,7 @@ class Tools:
     engine_args: tuple[str, ...] = ()
     engine_python: Path | None = None
     mig: bool = False
+    cuda_library: Path | None = None
 
 
 class Lab:
@@ -245,28 +247,38 @@ class Lab:
 
     @contextlib.asynccontextmanager
     async def engines(self, wants: Sequence[Want]) -> AsyncIterator[list[Running]]:
-        """Start engines one after another, and stop them all at the end, even after an error.
+        """Start engines side by side, and stop them all at the end, even after an error.
+
+        Their KV bytes are explicit and their footprints known, so they fit together.
 
         Raises:
             EngineError: an engine did not start; its log is kept in logs/.
         """
-        running: list[Running] = []
+        self.say(f"starting engines: {len(wants)} of {wants[0].model}")
+        starting = [
+            asyncio.create_task(
+                self._start(
+                    want, self.cores_of(number, len(wants)) if want.pinned else self.engine_cores
+                )
+            )
+            for number, want in enumerate(wants)
+        ]
         try:
-            for number, want in enumerate(wants):
-                self.say(f"starting engine {number + 1} of {len(wants)}: {want.model}")
-                cores = self.cores_of(number, len(wants)) if want.pinned else self.engine_cores
-                running.append(await self._start(want, cores))
-            yield running
+            yield list(await asyncio.gather(*starting))
         finally:
-            await to_end(self._stop_all(running))
+            await to_end(self._stop_all(starting))
 
-    async def _stop_all(self, running: Sequence[Running]) -> None:
+    async def _stop_all(self, starting: Sequence[asyncio.Task[Running]]) -> None:
         """Stop the engines, and record the time of a start and a stop together."""
+        for task in starting:
+            task.cancel()
+        ended = await asyncio.gather(*starting, return_exceptions=True)
+        running = [engine for engine in ended if isinstance(engine, Running)]
         began = time.monotonic()
         await self._stop([engine.handle for engine in running])
-        for engine in running:
-            stop_seconds = (time.monotonic() - began) / len(running)
-            self.ledger.starts.append(engine.start_seconds + stop_seconds)
+        if running:
+            slowest = max(engine.start_seconds for engine in running)
+            self.ledger.starts.append(slowest + time.monotonic() - began)
 
     def cores_of(self, number: int, count: int) -> tuple[int, ...]:
         """Cores of one of `count` engines: an even share, or all if there are fewer cores."""

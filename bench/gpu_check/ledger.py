@@ -22,7 +22,7 @@ class Subject:
     Attributes:
         hardware: catalog key of the GPU.
         engine: "vllm 0.22.0", or "simulated".
-        scale: "full" or "fake".
+        scale: "gpu" or "fake".
     """
 
     hardware: str
@@ -64,29 +64,35 @@ class Ledger:
             ConflictError: the folder holds results of another subject.
             InputError: the checkpoint cannot be read.
         """
-        ledger = cls(folder / CHECKPOINT, subject)
-        if not ledger._path.exists():
-            return ledger
+        if not (folder / CHECKPOINT).exists():
+            return cls(folder / CHECKPOINT, subject)
+        ledger = cls.open(folder)
+        if ledger.subject != subject:
+            raise ConflictError(
+                f"{folder} holds results of {_text(ledger.subject)}, not of {_text(subject)}.",
+                hint="Choose another --out: results of different things are not mixed.",
+                facts={"holds": dataclasses.asdict(ledger.subject)},
+            )
+        return ledger
+
+    @classmethod
+    def open(cls, folder: Path) -> "Ledger":
+        """Return a folder's results, whatever they are of. Raises InputError: there are none."""
+        path = folder / CHECKPOINT
         try:
-            held = json.loads(ledger._path.read_bytes())
+            held = json.loads(path.read_bytes())
             if held["schema"] != SCHEMA:
                 raise ValueError(f"schema {held['schema']!r}")
-            before = Subject(**held["subject"])
+            ledger = cls(path, Subject(**held["subject"]))
             ledger.starts = [float(seconds) for seconds in held["starts"]]
             ledger.spent_seconds = float(held["spent_seconds"])
             for name, entry in held["trials"].items():
                 ledger.entries[name] = Entry(**{**entry, "state": State(entry["state"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"{ledger._path} is no checkpoint of this program ({error}).",
+                f"{path} is no checkpoint of this program ({error}).",
                 hint="Choose another --out, or move the file away.",
             ) from error
-        if before != subject:
-            raise ConflictError(
-                f"{folder} holds results of {_text(before)}, not of {_text(subject)}.",
-                hint="Choose another --out: results of different things are not mixed.",
-                facts={"holds": dataclasses.asdict(before)},
-            )
         return ledger
 
     @property

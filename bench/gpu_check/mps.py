@@ -4,19 +4,37 @@ Nothing on the GPU is changed: no compute mode, no clocks. If the daemon does no
 only share by time slices, and the reason is a result.
 """
 
+import asyncio
 import contextlib
+import json
+import os
+import re
 import shutil
+import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from bench.gpu_check.schedule import ImpossibleError
+from bench.gpu_check.side_by_side import ROOT
 from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import Device, SharingMode
+from partitiond.devices.cuda import CudaDevice
 from partitiond.devices.mps import MpsControl, MpsDaemon
 
 CONTROL: Final = "nvidia-cuda-mps-control"
+CONTAINER_FOLDER: Final = "/usr/local/nvidia/bin"
+"""Where container runtimes and Kubernetes' device plugins mount the driver's programs."""
+PROBE_SECONDS: Final = 60.0
+_PROBE: Final = (
+    "import dataclasses, json, sys\n"
+    "from pathlib import Path\n"
+    "from partitiond.devices.cuda import Cuda\n"
+    "cuda = Cuda(Path(sys.argv[1]) if sys.argv[1:] else None)\n"
+    "cuda.retain(0)\n"
+    "print(json.dumps(dataclasses.asdict(cuda.devices()[0])))\n"
+)
 
 
 class MpsUnavailableError(ImpossibleError):
@@ -30,10 +48,62 @@ def control_program(device: Device) -> str:
     """The path of the control program. Raises MpsUnavailableError."""
     if SharingMode.MPS not in device.modes:
         raise MpsUnavailableError("this device does not allow MPS (MIG may be on)")
-    found = shutil.which(CONTROL)
-    if found is None:
-        raise MpsUnavailableError(f"{CONTROL} is not installed")
-    return found
+    for folders in (None, ":".join((CONTAINER_FOLDER, *_beside_the_driver()))):
+        found = shutil.which(CONTROL, path=folders)
+        if found is not None:
+            return found
+    raise MpsUnavailableError(
+        f"{CONTROL} is neither on PATH, nor in {CONTAINER_FOLDER}, nor beside the driver's library"
+    )
+
+
+def _beside_the_driver() -> list[str]:
+    """Folders near the NVML library that this process has loaded."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"(/\S+)/libnvidia-ml\.so", Path("/proc/self/maps").read_text())
+        if found:
+            folder = Path(found[1])
+            return [str(folder), *(str(above / "bin") for above in folder.parents)]
+    return []
+
+
+async def probe(env: Sequence[tuple[str, str]], library: Path | None = None) -> CudaDevice:
+    """Return the device as a client of an MPS daemon sees it, in a process of its own.
+
+    Args:
+        env: the client's environment.
+        library: the CUDA library; None for the system's.
+
+    Raises:
+        DeviceError: the client did not come up.
+    """
+    words = [] if library is None else [str(library)]
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _PROBE, *words,
+        env={**os.environ, "PYTHONPATH": path, **dict(env)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            said, complaints = await process.communicate()
+    except TimeoutError as error:
+        raise DeviceError(
+            f"a client of MPS did not come up in {PROBE_SECONDS:g} s.",
+            hint="See control.log and server.log of MPS.",
+        ) from error
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        words = complaints.decode(errors="replace").strip().splitlines()[-1:]
+        raise DeviceError(
+            f"a client of MPS failed: {' '.join(words)}", hint="See MPS's control.log."
+        )
+    return CudaDevice(**json.loads(said))
 
 
 @contextlib.asynccontextmanager

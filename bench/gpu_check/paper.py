@@ -34,6 +34,8 @@ STATEMENTS: Final = {
     6: "Figure 1: for OPT-1.3B, too, the frontier lies at about batch 128. Table 1: at most 256.",
     7: "Mixed models on one GPU are left to future work.",
     8: "Shares of the compute are left to future work.",
+    14: "Figure 5: replicas raise the throughput of OPT-1.3B and lower its latency, by less than "
+    "those of OPT-125M.",
     9: "Figure 5: two replicas of OPT-2.7B improve throughput slightly and latency clearly. "
     "Figure 2: longer outputs lower throughput (OPT-6.7B, 32 to 256 tokens). Table 1: at most 128.",
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.gpu_check.ledger import Ledger
 
+SWEEPS = ("2.opt-125m", "6.opt-1.3b", "16.qwen3-0.6b")
 COLOURS = ("#1f5fa8", "#c2551b", "#3a8f4c")
 
 
@@ -19,7 +20,7 @@ def draw(ledger: Ledger, folder: Path) -> dict[int, list[Path]]:
     plots.mkdir(exist_ok=True)
     with mpl.rc_context({"font.size": 9}):
         made = {
-            2: _curves(ledger, ("2.opt-125m", "6.opt-1.3b"), plots / "throughput-latency.png"),
+            2: _curves(ledger, SWEEPS, plots / "throughput-latency.png"),
             4: _bars(ledger, "4.", "replicas", plots / "replicas.png"),
             8: _bars(ledger, "8.", "SM %", plots / "sm-shares.png"),
             9: _bars(ledger, "9.", "replicas", plots / "opt-2.7b.png"),

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +11,16 @@ from bench.gpu_check import plots, report
 from bench.gpu_check.lab import Lab
 from bench.gpu_check.ledger import Ledger
 from bench.gpu_check.scale import Scale
-from bench.gpu_check.schedule import ImpossibleError, Next, Stop, Trial, next_trial
+from bench.gpu_check.schedule import (
+    Costs,
+    ImpossibleError,
+    Next,
+    Stop,
+    Trial,
+    foreseen,
+    in_order,
+    next_trial,
+)
 from bench.gpu_check.steps import Step, all_steps
 from partitiond.core.errors import PartitiondError
 
@@ -37,6 +46,11 @@ class Budget:
 class Check:
     """One run of the steps on a lab.
 
+    Args:
+        plan: names of the trials to make, by value (`scale.PLANS`).
+        only: steps that may run, with what they need; empty for all.
+        after_trial: called whenever a trial has ended, so that a kill loses no report.
+
     Attributes:
         tried: trials of this run, in order.
         failed: trials of this run that did not succeed.
@@ -44,13 +58,23 @@ class Check:
     """
 
     def __init__(
-        self, lab: Lab, budget: Budget, only: frozenset[int], say: Callable[[str], None]
+        self,
+        lab: Lab,
+        budget: Budget,
+        plan: Sequence[str],
+        say: Callable[[str], None],
+        *,
+        only: frozenset[int] = frozenset(),
+        after_trial: Callable[[], object] = lambda: None,
     ) -> None:
         self._lab = lab
         self._budget = budget
         self._only = only
         self._say = say
         self._steps = {step.number: step for step in all_steps()}
+        every = [trial for step in self._steps.values() for trial in step.trials(lab.scale)]
+        self._trials = in_order(every, plan)
+        self._after_trial = after_trial
         self.tried: list[str] = []
         self.failed: set[str] = set()
         self.not_reached: Mapping[str, str] = {}
@@ -73,17 +97,28 @@ class Check:
             self.not_reached = dict.fromkeys(open_now, "the run was interrupted")
             raise
 
+    def tell_plan(self) -> None:
+        """Say which trials the budget should be enough for, and when each should have ended."""
+        ledger, at = self._lab.ledger, self._budget.used
+        for found in foreseen(
+            self._trials, ledger.standings, self._costs, self._left, only=self._only
+        ):
+            at += found.expected_seconds
+            self._say(f"planned: {found.trial.id} by {at:.0f} s")
+
+    @property
+    def _costs(self) -> Costs:
+        return self._lab.scale.costs.learned(self._lab.ledger.starts)
+
     @property
     def _left(self) -> float:
         return self._budget.left - self._lab.scale.reserve_seconds
 
     def _decide(self, seconds_left: float) -> Next | Stop:
-        ledger, scale = self._lab.ledger, self._lab.scale
-        trials = [trial for step in self._steps.values() for trial in step.trials(scale)]
         return next_trial(
-            trials,
-            ledger.standings,
-            scale.costs.learned(ledger.starts),
+            self._trials,
+            self._lab.ledger.standings,
+            self._costs,
             seconds_left,
             only=self._only,
             tried_now=frozenset(self.failed),
@@ -111,6 +146,8 @@ class Check:
             self._say(f"{trial.id}: not possible here: {reason}")
         else:
             ledger.done(trial.id, time.monotonic() - began, outcome.data)
+        finally:
+            self._after_trial()
 
 
 def write_report(

@@ -149,6 +149,45 @@ def next_trial(
     return Stop(reasons)
 
 
+def in_order(trials: Sequence[Trial], plan: Sequence[str]) -> list[Trial]:
+    """The trials whose names begin with a name of the plan, in the plan's order; each once.
+
+    What they need stands before them, whether or not the plan names it.
+    """
+    by_id = {trial.id: trial for trial in trials}
+    found: dict[str, Trial] = {}
+
+    def put(trial: Trial) -> None:
+        for need in trial.needs:
+            if need not in found:
+                put(by_id[need])
+        found.setdefault(trial.id, trial)
+
+    for name in plan:
+        for trial in trials:
+            if trial.id == name or trial.id.startswith(f"{name}-"):
+                put(trial)
+    return list(found.values())
+
+
+def foreseen(
+    trials: Sequence[Trial],
+    standings: Mapping[str, Standing],
+    costs: Costs,
+    seconds_left: float,
+    *,
+    only: frozenset[int] = frozenset(),
+) -> list[Next]:
+    """The trials that the seconds are expected to be enough for, in order."""
+    known = dict(standings)
+    found: list[Next] = []
+    while isinstance(decision := next_trial(trials, known, costs, seconds_left, only=only), Next):
+        found.append(decision)
+        seconds_left -= decision.expected_seconds
+        known[decision.trial.id] = Standing(State.DONE, decision.expected_seconds)
+    return found
+
+
 def _over(trial: Trial, standings: Mapping[str, Standing]) -> bool:
     standing = standings.get(trial.id)
     return standing is not None and standing.state in {State.DONE, State.IMPOSSIBLE}

@@ -156,7 +156,7 @@ async def _workers(
     """Run a process for each stream; all are killed at the end, even after an error."""
     workers: list[asyncio.subprocess.Process] = []
     try:
-        for stream in streams:
+        for stream in streams:  # a worker imports while the next one is started
             workers.append(await _worker())
             await _to_all(workers[-1:], seconds=seconds, **dataclasses.asdict(stream))
         yield workers

@@ -14,7 +14,7 @@ from bench.gpu_check.load_worker import WINDOW_E2EL, Gate
 from bench.gpu_check.run import Budget, Check
 from bench.gpu_check.runner import CheckRunner
 from bench.gpu_check.runs import union_of
-from bench.gpu_check.scale import FAKE
+from bench.gpu_check.scale import FAKE, FULL
 from bench.gpu_check.side_by_side import Together
 from loadgen import LoadgenError
 from loadgen.http.connection import now
@@ -62,7 +62,8 @@ def living(short_dir: Path) -> list[str]:
 
 
 async def check(lab: Lab, seconds: float, *steps: int) -> Check:
-    made = Check(lab, Budget(seconds, time.monotonic()), frozenset(steps), lambda _text: None)
+    budget = Budget(seconds, time.monotonic())
+    made = Check(lab, budget, FULL, lambda _text: None, only=frozenset(steps))
     await made.run()
     return made
 

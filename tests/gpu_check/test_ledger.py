@@ -6,6 +6,7 @@ import pytest
 
 from bench.gpu_check import paper
 from bench.gpu_check.ledger import CHECKPOINT, Ledger, Subject, locked
+from bench.gpu_check.publish import published
 from bench.gpu_check.report import Run, Section, cell, columns, markdown, page, sections
 from bench.gpu_check.schedule import State, Trial
 from partitiond.core.errors import ConflictError, InputError
@@ -13,7 +14,7 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.performance.footprint import max_batch
 from partitiond.models.catalog import CATALOG
 
-SUBJECT = Subject("h200-141gb", "vllm 0.22.0", "full")
+SUBJECT = Subject("h200-141gb", "vllm 0.22.0", "gpu")
 
 
 def test_every_result_is_there_the_next_time(tmp_path: Path) -> None:
@@ -95,6 +96,32 @@ def test_what_was_not_reached_and_what_failed_is_said(tmp_path: Path) -> None:
         assert words in text
     assert "more lines" not in text
     assert "<b>" not in page(parts)
+
+
+def test_results_of_a_gpu_are_published_and_replaced_by_later_ones(tmp_path: Path) -> None:
+    out, page = tmp_path / "out", tmp_path / "docs" / "benchmarks.md"
+    (out / "profiles").mkdir(parents=True)
+    page.parent.mkdir()
+    page.write_text("# Pages\n\n## On a GPU\n\nHow to.\n\n## Next\n\nMore.\n")
+    for name in ("opt-125m.json", "opt-125m.trials.json"):
+        (out / "profiles" / name).write_text("{}")
+    ledger = Ledger.load(out, SUBJECT)
+    for rate in (11.0, 22.0):
+        ledger.done("2.opt-125m", 1.0, {"rows": [{"batch": 8, "output tokens/s": rate}]})
+        assert published(out, tmp_path) == [
+            str(tmp_path / "profiles" / "h200-141gb" / "opt-125m.json"),
+            str(page),
+        ]
+        text = page.read_text()
+        assert f"| 8 | {rate:g} |" in text
+        assert text.index("How to.") < text.index("### h200-141gb") < text.index("## Next")
+    assert "| 8 | 11 |" not in text
+    assert text.count("### h200-141gb, vllm 0.22.0") == 1
+    page.write_text("# Pages\n")
+    with pytest.raises(InputError, match="no heading"):
+        published(out, tmp_path)
+    with pytest.raises(InputError, match="no checkpoint"):
+        published(tmp_path, tmp_path)
 
 
 def test_the_papers_largest_batches_are_ours() -> None:

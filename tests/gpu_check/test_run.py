@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench.gpu_check.__main__ import main
+from bench.gpu_check.publish import main as main_of_publishing
 from partitiond import serde
 from partitiond.core.profile.record import Profile
 
@@ -35,7 +36,7 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     out = tmp_path / "results"
     first = check("--fake", "--only", "1", "--budget", 30, "--out", out)
     assert first.returncode == 0, first.stderr
-    assert trials(out) == {"1.facts": "done", "1.footprint": "done"}
+    assert trials(out) == {"1.facts": "done", "1.mps": "done", "1.footprint": "done"}
     assert "was not asked for" in (out / "report.md").read_text()
     before = (out / "checkpoint.json").read_text()
 
@@ -48,11 +49,14 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     assert second.returncode == 0, second.stderr
     assert "1.facts" not in second.stderr, "what is done is not done again"
     states = trials(out)
-    assert {"2.opt-125m", "3.servers-1", "4.mps-2", "4.slices-2"} <= set(states)
+    assert {"2.opt-125m", "4.mps-few", "4.slices-few"} <= set(states)
     assert set(states.values()) == {"done"}
     report = (out / "report.md").read_text()
     assert "simulated" in report
     assert "| 2 | MPS |" in report
+    assert "| 1 | time-sliced |" in report
+    assert "planned: 2.opt-125m by" in second.stderr
+    assert main_of_publishing([str(out), "--root", str(tmp_path)]) == 2, "it was simulated"
     assert "Paper: Figure 5" in report
     assert (out / "plots" / "replicas.png").stat().st_size > 1000
     assert "data:image/png;base64," in (out / "report.html").read_text()
@@ -67,7 +71,7 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
 def test_all_steps_on_a_simulated_gpu(tmp_path: Path) -> None:
     result = check("--fake", "--mig", "--budget", 800, "--out", tmp_path)
     assert result.returncode == 0, result.stderr
-    assert {int(name.partition(".")[0]) for name in trials(tmp_path)} == set(range(1, 16))
+    assert {int(name.partition(".")[0]) for name in trials(tmp_path)} == set(range(1, 18)) - {17}
     assert set(trials(tmp_path).values()) == {"done"}
     assert "Everything was reached." in (tmp_path / "report.md").read_text()
 
@@ -87,7 +91,7 @@ def test_without_a_gpu_it_says_so_and_reports_what_was_not_reached(
 def test_arguments_that_make_no_sense_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments in ("--only x", "--only 16", "--budget 0", "--budget nan", "--stream-interval 0",
+    for arguments in ("--only x", "--only 18", "--budget 0", "--budget nan", "--stream-interval 0",
                       "--nonsense"):  # fmt: skip
         with pytest.raises(SystemExit) as caught:
             main([*arguments.split(), "--out", str(tmp_path / "out")])
@@ -131,7 +135,7 @@ def test_an_interrupted_run_keeps_what_was_done_and_leaves_nothing_running(tmp_p
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
-            if "starting engine" in line:
+            if "starting:" in line:
                 process.send_signal(signal.SIGTERM)
                 break
         process.stderr.read()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.gpu_check.scale import FAKE, FULL
+from bench.gpu_check.scale import FAKE, FULL, PLANS, QUICK, REAL, Scale
 from bench.gpu_check.schedule import (
     MAX_ATTEMPTS,
     Costs,
@@ -13,6 +13,8 @@ from bench.gpu_check.schedule import (
     State,
     Stop,
     Trial,
+    foreseen,
+    in_order,
     next_trial,
 )
 from bench.gpu_check.steps import all_steps
@@ -121,11 +123,29 @@ def test_costs_follow_the_starts_that_were_seen() -> None:
     assert COSTS.learned([]) == COSTS
 
 
-@pytest.mark.parametrize("scale", [FULL, FAKE], ids=lambda scale: scale.name)
-def test_the_steps_need_only_what_there_is(scale: object) -> None:
-    assert [step.number for step in all_steps()] == list(range(1, 16))
-    trials = [t for step in all_steps() for t in step.trials(scale)]  # type: ignore[arg-type]
+@pytest.mark.parametrize("scale", [REAL, FAKE], ids=lambda scale: scale.name)
+@pytest.mark.parametrize("plan", PLANS)
+def test_a_plan_names_trials_and_has_what_each_needs_before_it(scale: Scale, plan: str) -> None:
+    steps = all_steps()
+    assert [step.number for step in steps] == list(range(1, 18))
+    trials = [trial for step in steps for trial in step.trials(scale)]
     names = [trial.id for trial in trials]
     assert len(set(names)) == len(names)
-    assert all(need in names for trial in trials for need in trial.needs)
     assert all(trial.id.startswith(f"{trial.step}.") for trial in trials)
+    for word in PLANS[plan]:
+        assert any(name == word or name.startswith(f"{word}-") for name in names), word
+    ordered = [trial.id for trial in in_order(trials, PLANS[plan])]
+    assert len(set(ordered)) == len(ordered)
+    for trial in trials:
+        if trial.id in ordered:
+            before = ordered[: ordered.index(trial.id)]
+            assert set(trial.needs) <= set(before), trial.id
+
+
+def test_what_is_worth_most_comes_first_and_in_five_minutes() -> None:
+    trials = [trial for step in all_steps() for trial in step.trials(REAL)]
+    quick = [trial.id for trial in in_order(trials, QUICK)]
+    assert quick == [trial.id for trial in in_order(trials, FULL)][: len(quick)]
+    found = foreseen(in_order(trials, FULL), {}, REAL.costs, 310.0)
+    assert [decision.trial.id for decision in found][: len(quick)] == quick
+    assert sum(decision.expected_seconds for decision in found) <= 310.0

@@ -1,4 +1,4 @@
-"""Lists the steps, by value. Each is a `Step`: it lists its trials and runs one of them."""
+"""Lists the steps. Each is a `Step`: it lists its trials and runs one of them."""
 
 import dataclasses
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ class Step(Protocol):
 
     @property
     def number(self) -> int:
-        """The step's place in the order."""
+        """The step's number, by which the report is ordered."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class Step(Protocol):
         ...
 
     def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
-        """The step's trials, by value."""
+        """The step's trials; `scale.PLANS` has their order."""
         ...
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
@@ -52,7 +52,6 @@ def all_steps() -> tuple[Step, ...]:
     from bench.gpu_check.steps.confirmed import Confirmed
     from bench.gpu_check.steps.contract import Contract
     from bench.gpu_check.steps.discovery import Discovery
-    from bench.gpu_check.steps.grid import Grid
     from bench.gpu_check.steps.killed import Killed
     from bench.gpu_check.steps.large import Large
     from bench.gpu_check.steps.mixed import Mixed
@@ -66,7 +65,7 @@ def all_steps() -> tuple[Step, ...]:
         Discovery(),
         Sweep(2, "opt-125m"),
         Single(),
-        Replicas(),
+        Replicas(4, "opt-125m", sweep=2),
         Compare(),
         Sweep(6, "opt-1.3b"),
         Mixed(),
@@ -76,6 +75,8 @@ def all_steps() -> tuple[Step, ...]:
         Plans(),
         Killed(),
         Contract(),
-        Grid(14, "opt-125m", 512),
-        Grid(15, "opt-1.3b", 256),
+        Replicas(14, "opt-1.3b", sweep=6),
+        Replicas(15, "qwen3-0.6b", sweep=16),
+        Sweep(16, "qwen3-0.6b"),
+        Sweep(17, "opt-2.7b", "opt-6.7b", "opt-13b"),
     )

@@ -16,8 +16,13 @@ from partitiond.core.performance.footprint import max_batch
 from partitiond.core.profile.record import Profile
 from partitiond.core.units import MIB
 
-MODELS = ("opt-125m", "opt-1.3b")
-SWEEPS = {"opt-125m": "2.opt-125m", "opt-1.3b": "6.opt-1.3b"}
+SWEEPS = {
+    "opt-125m": "2.opt-125m",
+    "opt-1.3b": "6.opt-1.3b",
+    "opt-2.7b": "17.opt-2.7b",
+    "opt-6.7b": "17.opt-6.7b",
+    "opt-13b": "17.opt-13b",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Compare:
     title: str = "Estimate against measured"
 
     def trials(self, _scale: Scale, /) -> tuple[Trial, ...]:
-        return tuple(Trial(f"5.{model}", (SWEEPS[model],)) for model in MODELS)
+        return tuple(Trial(f"5.{model}", (sweep,)) for model, sweep in SWEEPS.items())
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
         model = trial.id.removeprefix("5.")

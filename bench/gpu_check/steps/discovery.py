@@ -1,11 +1,11 @@
-"""Runs step 1: records the facts of this machine, and the memory terms of one engine."""
+"""Runs step 1: facts of this machine, what MPS does here, the memory terms of one engine."""
 
 import asyncio
 import dataclasses
 from pathlib import Path
 from typing import Any, Final
 
-from bench.gpu_check import startup_log
+from bench.gpu_check import mps, startup_log
 from bench.gpu_check.lab import Lab, Running, Want
 from bench.gpu_check.runner import Changes
 from bench.gpu_check.scale import Scale
@@ -18,6 +18,8 @@ from partitiond.core.units import MIB
 from partitiond.devices.telemetry import HostTelemetry
 
 SMALLEST: Final = "opt-125m"
+PROBED: Final = ((100, 0), (50, 4096 * MIB))
+"""SM percentage and memory limit in bytes (0: none) of the clients that show whether MPS works."""
 MEASURED_SHARE: Final = 0.3
 """Share of memory for the start that measures its terms: small enough beside other users."""
 
@@ -32,12 +34,15 @@ class Discovery:
     def trials(self, _scale: Scale, /) -> tuple[Trial, ...]:
         return (
             Trial("1.facts", other_seconds=2.0),
+            Trial("1.mps", other_seconds=5.0),
             Trial("1.footprint", starts=1, other_seconds=3.0),
         )
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
         if trial.id == "1.facts":
             return await _facts(lab)
+        if trial.id == "1.mps":
+            return await _probed(lab)
         return await _footprint(lab)
 
 
@@ -61,6 +66,24 @@ async def _facts(lab: Lab) -> Outcome:
         "engine": lab.ledger.subject.engine,
     }
     return Outcome({"rows": [{"fact": name, "value": value} for name, value in facts.items()]})
+
+
+async def _probed(lab: Lab) -> Outcome:
+    """What clients of an MPS daemon see: fewer SMs, and the memory limit as their whole device."""
+    rows = []
+    async with lab.mps() as daemon:
+        for percent, limit in PROBED:
+            seen = await mps.probe(daemon.client_env(percent, limit), lab.tools.cuda_library)
+            rows.append(
+                {
+                    "SM % asked": percent,
+                    "SMs seen": seen.sm_count,
+                    "SMs of the GPU": lab.device.sm_count,
+                    "memory limit MiB": limit // MIB or None,
+                    "memory seen MiB": seen.total_bytes // MIB,
+                }
+            )
+    return Outcome({"rows": rows})
 
 
 async def _footprint(lab: Lab) -> Outcome:

@@ -1,4 +1,4 @@
-"""Runs step 4: replicas of OPT-125M side by side, under MPS, then time-sliced."""
+"""Runs steps 4, 14 and 15: replicas of one model side by side, under MPS and time-sliced."""
 
 import contextlib
 import dataclasses
@@ -10,40 +10,68 @@ from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
 from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps import Outcome
-from bench.gpu_check.steps.single import MODEL, best_single
+from bench.gpu_check.steps.single import best_single
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.profile.sharing import ReplicationRun, Sharing
+from partitiond.core.profile.sharing import ReplicationRun
 from partitiond.serde import to_jsonable
 
-NEEDS = (f"2.{MODEL}", "3.servers-1")
 MODES = {"mps": SharingMode.MPS, "slices": SharingMode.MEMORY}
 
 
 @dataclasses.dataclass(frozen=True)
 class Replicas:
-    """Measures equal memory shares, as in the paper's Figure 5; one replica alone beside all."""
+    """Measures several numbers of replicas on the same engines, which have equal memory shares.
 
-    number: int = 4
-    title: str = "Replicas side by side"
+    The paper's Figure 5 divides the memory anew for each number; a start each would take most of
+    the time, and what a small model does not need of its share changes nothing.
+
+    Attributes:
+        number: the step.
+        model: its sweep, in the step `sweep`, names the batch.
+    """
+
+    number: int
+    model: str
+    sweep: int
+
+    @property
+    def title(self) -> str:
+        return f"{self.model}: replicas side by side"
 
     def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
         return tuple(
-            Trial(f"4.{mode}-{count}", NEEDS, starts=count, windows=2, other_seconds=2.0)
+            Trial(
+                f"{self.number}.{mode}-{name}",
+                (f"{self.sweep}.{self.model}",),
+                starts=1,  # they start side by side
+                windows=len(_counts(scale, most)),
+                other_seconds=2.0 + most,
+            )
             for mode in MODES
-            for count in scale.replicas
+            for name, most in (("few", scale.few), ("many", scale.many))
         )
 
     async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
-        name, _, count = trial.id.removeprefix("4.").partition("-")
-        mode, number = MODES[name], int(count)
-        batch = min(lab.best_batch(MODEL), max(1, lab.scale.max_batch // number))
-        async with replicas(lab, MODEL, number, batch, mode) as running:
-            alone = await lab.load(running[:1], [batch])
-            together = await lab.load(running, [batch] * number)
-        cores_each = len(running[0].handle.launch.cores)
-        runs = [as_run(seen, mode, batch, cores_each) for seen in (alone, together)]
-        sharing = lab.keep_runs(MODEL, runs)
-        return _outcome(best_single(lab.ledger), runs, together, sharing)
+        name, _, number = trial.id.partition(".")[2].partition("-")
+        mode, most = MODES[name], lab.scale.few if number == "few" else lab.scale.many
+        batch = min(lab.best_batch(self.model), max(1, lab.scale.max_batch // most))
+        seen: list[Together] = []
+        async with replicas(lab, self.model, most, batch, mode) as running:
+            cores_each = len(running[0].handle.launch.cores)
+            for count in _counts(lab.scale, most):
+                seen.append(await lab.load(running[:count], [batch] * count))
+                lab.say(f"{count} replicas: {seen[-1].output_tokens_per_s:.0f} output tokens/s")
+        runs = [as_run(together, mode, batch, cores_each) for together in seen]
+        sharing = lab.keep_runs(self.model, runs)
+        single = best_single(lab.ledger) if self.number == 4 else None
+        rows = [_row(together, runs[0], mode, single) for together in seen]
+        rows[-1] |= {"u": round(sharing.busy, 3), "kappa": round(sharing.kappa, 4)}
+        best = max(run.total_output_tokens_per_s for run in runs)
+        return Outcome({"rows": rows, "tokens_per_s": best, "sharing": to_jsonable(sharing)})
+
+
+def _counts(scale: Scale, most: int) -> list[int]:
+    return [count for count in scale.counts if count <= most]
 
 
 @contextlib.asynccontextmanager
@@ -113,19 +141,15 @@ def shown(mode: SharingMode) -> str:
     return "MPS" if mode is SharingMode.MPS else "time-sliced"
 
 
-def _outcome(
-    single: float | None, runs: Sequence[ReplicationRun], together: Together, sharing: Sharing
-) -> Outcome:
-    alone, several = (run.total_output_tokens_per_s for run in runs)
-    row = {
+def _row(
+    together: Together, alone: ReplicationRun, mode: SharingMode, single: float | None
+) -> dict[str, Any]:
+    rate, one = together.output_tokens_per_s, alone.total_output_tokens_per_s
+    return {
         "replicas": len(together.each),
-        "sharing": shown(SharingMode(sharing.mode)),
-        "batch each": runs[0].batch_each,
-        "by best single": round(several / single, 3) if single else None,
-        "by one alone": round(several / alone, 3) if alone else None,
-        "u": round(sharing.busy, 3),
-        "kappa": round(sharing.kappa, 4),
+        "sharing": shown(mode),
+        "batch each": alone.batch_each,
+        "by one alone": round(rate / one, 3) if one else None,
+        "by best single": round(rate / single, 3) if single else None,
         **together.row(),
     }
-    data = {"rows": [row], "tokens_per_s": several, "sharing": to_jsonable(sharing)}
-    return Outcome(data)

@@ -39,7 +39,19 @@ class Single:
             together = await lab.load(running, [batch])
         name = "CUDA graphs off" if eager else f"API server processes: {servers}"
         row = {"engine": name, "batch": batch, **together.row()}
-        return Outcome({"rows": [row], "tokens_per_s": together.output_tokens_per_s})
+        rate = together.output_tokens_per_s
+        return Outcome({"rows": [row], "tokens_per_s": rate, "notes": _beside(lab.ledger, rate)})
+
+
+def _beside(ledger: Ledger, rate: float) -> list[str]:
+    """What replicas reached, if they were measured before."""
+    several = [
+        float(entry.data["tokens_per_s"])
+        for name, entry in ledger.entries.items()
+        if name.startswith("4.") and "tokens_per_s" in entry.data
+    ]
+    best = max(several, default=0.0)
+    return [f"Replicas reached {best / rate:.2f} times this engine's throughput."] * bool(best)
 
 
 def best_single(ledger: Ledger) -> float | None:

@@ -1,6 +1,5 @@
-"""Runs steps 2 and 6: the profiler itself, on one engine that has the device to itself."""
+"""Runs steps 2, 6, 16, 17: the profiler itself, on an engine that has the device to itself."""
 
-import dataclasses
 from typing import Any
 
 from bench.gpu_check.lab import Lab, Want
@@ -12,26 +11,24 @@ from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.profile.record import Profile
 
 
-@dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Profiles one model; after an interruption it resumes from its own checkpoint."""
+    """Profiles models; after an interruption it resumes from its own checkpoint."""
 
-    number: int
-    model: str
-
-    @property
-    def title(self) -> str:
-        return f"{self.model} sweep"
+    def __init__(self, number: int, *models: str) -> None:
+        self.number = number
+        self.title = f"{', '.join(models)} sweep"
+        self._models = models
 
     def trials(self, scale: Scale, /) -> tuple[Trial, ...]:
         seconds = scale.sweep_seconds * 1.2
-        return (
-            Trial(f"{self.number}.{self.model}", starts=1, other_seconds=seconds, resumes=True),
+        return tuple(
+            Trial(f"{self.number}.{model}", starts=1, other_seconds=seconds, resumes=True)
+            for model in self._models
         )
 
-    async def run(self, _trial: Trial, lab: Lab, /) -> Outcome:
-        profile = await lab.profile(Want(self.model, lab.scale.max_batch))
-        rows = [_row(point) for point in profile.points]
+    async def run(self, trial: Trial, lab: Lab, /) -> Outcome:
+        profile = await lab.profile(Want(trial.id.partition(".")[2], lab.scale.max_batch))
+        rows = [{"model": profile.model, **_row(point)} for point in profile.points]
         return Outcome({"rows": rows, "notes": _notes(profile), "curve": _curve(profile)})
 
 

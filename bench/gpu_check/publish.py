@@ -1,0 +1,103 @@
+"""Puts what a check measured where readers find it: `python -m bench.gpu_check.publish OUT`.
+
+Profiles go to `profiles/HARDWARE/`, and the tables between two marks of `docs/benchmarks.md` are
+written anew from the checkpoint, so that no figure of a GPU is copied by hand. What is simulated is
+refused.
+"""
+
+import argparse
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from bench.gpu_check import report
+from bench.gpu_check.ledger import Ledger, Subject, replace_file
+from bench.gpu_check.scale import REAL
+from bench.gpu_check.side_by_side import ROOT
+from bench.gpu_check.steps import all_steps
+from partitiond.core.errors import InputError, PartitiondError
+
+BEGIN, END = "<!-- gpu-check {}: begin -->", "<!-- gpu-check {}: end -->"
+HEADING: Final = "## On a GPU\n"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Publish one folder of results; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu_check.publish")
+    parser.add_argument("out", type=Path, help="folder of results, as --out of the check")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the source tree")
+    given = parser.parse_args(words)
+    try:
+        print("\n".join(published(given.out, given.root)))
+    except PartitiondError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def published(out: Path, root: Path) -> list[str]:
+    """Copy the profiles and rewrite the tables; return what was written.
+
+    Raises:
+        InputError: the folder has no results of a GPU.
+    """
+    ledger = Ledger.open(out)
+    subject = ledger.subject
+    if subject.scale != REAL.name:
+        raise InputError(
+            f"{out} holds results of scale {subject.scale}: nothing of it was measured on a GPU.",
+            hint="Run the check without --fake.",
+        )
+    folder = root / "profiles" / subject.hardware
+    folder.mkdir(parents=True, exist_ok=True)
+    said = []
+    for profile in sorted((out / "profiles").glob("*.json")):
+        if not profile.name.endswith(
+            (".trials.json", ".confirm.json")
+        ):  # what goes on, not results
+            said.append(str(shutil.copy(profile, folder / profile.name)))
+    page = root / "docs" / "benchmarks.md"
+    replace_file(page, with_tables(page.read_text(encoding="utf-8"), tables(ledger), subject))
+    return [*said, str(page)]
+
+
+def tables(ledger: Ledger) -> str:
+    """The tables of every step that has results, as Markdown below level-3 headings."""
+    parts = []
+    for step in all_steps():
+        done = [trial for trial in step.trials(REAL) if ledger.data(trial.id)]
+        rows = [row for trial in done for row in ledger.data(trial.id).get("rows", [])]
+        notes = [note for trial in done for note in ledger.data(trial.id).get("notes", [])]
+        if rows:
+            parts.append(report.Section(step.title, tuple(dict.fromkeys(notes)), tuple(rows)))
+    text = report.markdown(parts, Path())
+    return re.sub(r"^#+ ", "#### ", text, flags=re.MULTILINE)
+
+
+def with_tables(page: str, made: str, subject: Subject) -> str:
+    """The page with this GPU's tables in place of its earlier ones, or after the heading's text.
+
+    Raises:
+        InputError: the page has no such heading.
+    """
+    begin, end = (mark.format(subject.hardware) for mark in (BEGIN, END))
+    command = "python -m bench.gpu_check, then python -m bench.gpu_check.publish OUT"
+    block = (
+        f"{begin}\n### {subject.hardware}, {subject.engine}\n\n`{command}`\n\n{made.strip()}\n{end}"
+    )
+    if begin in page and end in page:
+        before, _, rest = page.partition(begin)
+        return before + block + rest.partition(end)[2]
+    before, heading, rest = page.partition(HEADING)
+    if not heading:
+        raise InputError("the page has no heading for GPUs.", hint=f"It needs: {HEADING.strip()}")
+    at = rest.find("\n## ")
+    at = len(rest) if at < 0 else at
+    return f"{before}{heading}{rest[:at].rstrip()}\n\n{block}\n{rest[at:]}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
