@@ -1,12 +1,11 @@
-"""Parses the HTTP/1.1 answers of engines: heads and chunked bodies. Sans-I/O.
+"""Reads the HTTP/1.1 answers of one connection to an engine. Sans-I/O.
 
-Both are read strictly where a lenient reader would let two readers see different messages: an
+`httptools` reads strictly where a lenient reader would let two readers see different messages: an
 answer with two lengths, a folded header or a chunk size that is not plain hexadecimal is rejected.
 The engines are ours, but their bytes are relayed to a connection that a client keeps using.
 """
 
 import dataclasses
-import re
 from typing import Any, Final
 
 import httptools
@@ -18,23 +17,10 @@ MAX_BODILESS_BYTES: Final = 16 * 1024
 trailers, which are dropped (but one, `HOP`). No engine of ours sends trailers."""
 HOP: Final = b"x-partitiond-hop"
 """Header and trailer in which the proxy of another host tells more than HTTP has a place for."""
-_CHUNKED_HEAD: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
 
 SIZES: Final = {b"%x" % size: size for size in range(1, 4096)}
 """Canonical chunk sizes for the lengths of single events: a look-up replaces the parsing."""
-
-_STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: [^\r\n]*)?")
-_NAME: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
-"""Excludes control characters, because some of these values are relayed."""
-
-
-_USUAL: Final = re.compile(
-    rb"HTTP/1\.1 200 OK\r\ndate: [\x20-\x7e]{0,40}\r\nserver: uvicorn\r\n"
-    rb"(?:content-length: ([0-9]{1,18})\r\n)?content-type: ([\x21-\x7e]+(?: [\x21-\x7e]+)?)"
-    rb"(?:\r\nvary: Origin)?(\r\ntransfer-encoding: chunked)?"
-)
-"""The head as uvicorn, and thus vLLM, writes it: one match parses it. Other heads also parse."""
 
 
 class FramingError(ValueError):
@@ -54,87 +40,72 @@ class Head:
         hop: value of `HOP`, also as a trailer; or empty.
     """
 
-    status: int
-    content_type: bytes
-    length: int | None
-    chunked: bool
-    keep_alive: bool
+    status: int = 0
+    content_type: bytes = b""
+    length: int | None = None
+    chunked: bool = False
+    keep_alive: bool = False
     exact: bool = True
     metadata: bytes = b""
     hop: bytes = b""
 
 
-def parse_head(data: bytes) -> Head:
-    """Parse a head, from its first byte up to, but without, the empty line. Raises FramingError."""
-    usual = _USUAL.fullmatch(data)
-    if usual is not None:
-        length, content_type, chunked = usual.groups()
-        if (length is None) != (chunked is None):
-            return Head(
-                200, content_type, None if length is None else int(length), length is None, True
-            )
-    return _parse_head(data)
+class _Found:
+    """What the parser found in the bytes that it was given.
 
+    Attributes:
+        parser: while it is given bytes; else None, lest both wait for the garbage collector.
+        head: the last one, complete or not; None between two answers.
+        heads: complete ones that were not taken yet: those of notes (1xx) and the answer's.
+    """
 
-def _parse_head(data: bytes) -> Head:
-    lines = data.split(b"\r\n")
-    start = _STATUS.fullmatch(lines[0])
-    if start is None:
-        raise FramingError("no status line")
-    head = Head(int(start[2]), b"", None, False, start[1] == b"1")
-    for line in lines[1:]:
-        name, colon, value = line.partition(b":")
-        if not colon:
-            raise FramingError("a header without a colon")
-        name = name.lower()
-        if name == b"content-type":
-            head.content_type = value.strip()
+    def __init__(self) -> None:
+        self.parser: Any = None
+        self.head: Head | None = None
+        self.heads: list[Head] = []
+        self.parts: list[bytes] = []
+        self.in_head = True
+        self.in_chunk = False
+        self.is_over = False
+        self.is_another = False
+
+    def on_message_begin(self) -> None:
+        if self.is_over:
+            self.is_another = True  # whatever follows is taken for another answer
+        else:
+            self.head, self.in_head = Head(), True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        head, name = self.head, name.lower()
+        if head is None or self.is_over:
+            return
+        if name == HOP:
+            head.hop = value
+        elif not self.in_head:
+            return
+        elif name == b"content-type":
+            head.content_type = value
         elif name == b"content-length":
-            value = value.strip()
-            if head.length is not None or not value.isdigit() or len(value) > 18:
-                raise FramingError("not one content-length")
             head.length = int(value)
         elif name == b"transfer-encoding":
             if head.chunked or value.strip().lower() != b"chunked":
                 raise FramingError("a transfer encoding that is not chunked")
             head.chunked = True
-        elif name == b"connection":
-            tokens = value.lower()
-            if b"close" in tokens:
-                head.keep_alive = False
-            elif b"keep-alive" in tokens:
-                head.keep_alive = True
         elif name == b"metadata":
-            head.metadata = value.strip()
-        elif name == HOP:
-            head.hop = value.strip()
-        elif _NAME.fullmatch(name) is None:
-            raise FramingError("a header's name is malformed")
-        if _VALUE.fullmatch(value) is None:
-            raise FramingError("a header's value is malformed")
-    if head.chunked and head.length is not None:
-        raise FramingError("both a content-length and a transfer encoding")
-    if head.status in {204, 304} or head.status < 200:
-        head.length, head.chunked = 0, False
-    return head
+            head.metadata = value
 
-
-class _Found:
-    """What the parser found in the bytes that it was given; it holds no parser, so is no cycle."""
-
-    def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.in_chunk = False
-        self.is_over = False
-        self.is_another = False
-        self.hop = b""
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == HOP and not self.is_over:
-            self.hop = value
-
-    def on_message_begin(self) -> None:
-        self.is_another = self.is_over  # the parser takes whatever follows for another answer
+    def on_headers_complete(self) -> None:
+        head = self.head
+        if head is None or self.is_over:
+            return
+        head.status = self.parser.get_status_code()
+        if head.status < 100:
+            raise FramingError("a status that is none")
+        head.keep_alive = self.parser.should_keep_alive()
+        self.in_head = False
+        if head.status in {204, 304} or head.status < 200:
+            head.length, head.chunked = 0, False
+        self.heads.append(head)
 
     def on_chunk_header(self) -> None:
         self.in_chunk = True
@@ -147,15 +118,16 @@ class _Found:
         self.in_chunk = False
 
     def on_message_complete(self) -> None:
-        self.is_over = True
+        if self.head is not None and self.head.status >= 200:
+            self.is_over = True
 
 
-class ChunkedDecoder:
-    """Decodes a chunked body that arrives in pieces of any size; trailers but `HOP` are dropped.
+class AnswerParser:
+    """Reads answers that arrive in pieces of any size, one after each call of `begin`.
 
     Attributes:
         at_boundary: it is certain that the next byte begins a chunk.
-        surplus: bytes follow the end of the body.
+        surplus: bytes follow the end of the answer.
     """
 
     __slots__ = ("_bodiless_bytes", "_found", "_parser", "at_boundary", "surplus")
@@ -163,38 +135,49 @@ class ChunkedDecoder:
     def __init__(self) -> None:
         self._found = _Found()
         self._parser: Any = httptools.HttpResponseParser(self._found)
-        self._parser.feed_data(_CHUNKED_HEAD)
         self._bodiless_bytes = 0
-        self.at_boundary = True
+        self.at_boundary = False
         self.surplus = False
 
+    def begin(self) -> None:
+        """Expect the answer to another request."""
+        self._found.is_over = self.at_boundary = False
+        self._bodiless_bytes = 0
+
     @property
-    def done(self) -> bool:
-        """Whether the last chunk and its trailers have arrived."""
+    def is_over(self) -> bool:
+        """Whether the answer's last byte has arrived; never, if it ends with the connection."""
         return self._found.is_over
 
-    @property
-    def hop(self) -> bytes:
-        """Value of the trailer `HOP`, or empty."""
-        return self._found.hop
-
-    def feed(self, data: bytes) -> bytes:
-        """Return the bytes of the body that `data` holds. Raises FramingError."""
+    def feed(self, data: bytes) -> list[Head]:
+        """Read further bytes; return the heads that are complete now. Raises FramingError."""
         found = self._found
+        found.parser = self._parser
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+        except httptools.HttpParserUpgrade as error:
+            raise FramingError("it wants another protocol") from error
+        except httptools.HttpParserError as error:
             if not found.is_over:
-                raise FramingError("a body that is not chunked properly") from error
-        self.surplus = found.is_another
+                raise FramingError(str(error.__context__ or error)) from error
+            self.surplus = True
+        finally:
+            found.parser = None
+        self.surplus = self.surplus or found.is_another
         # After a chunk, the parser says nothing of the beginning of the next one's size.
-        between = not (found.in_chunk or found.is_over)
+        between = not (found.in_head or found.in_chunk or found.is_over)
         self.at_boundary = between and data.endswith(b"\r\n")
+        self._bodiless_bytes = 0 if found.parts else self._bodiless_bytes + len(data)
+        most = MAX_HEAD_BYTES if found.in_head else MAX_BODILESS_BYTES
+        if not found.is_over and not found.heads and self._bodiless_bytes > most:
+            raise FramingError("a head, a chunk's size or trailers without an end")
+        heads, found.heads = found.heads, []
+        if heads:
+            self._bodiless_bytes = 0
+        return heads
+
+    def take_body(self) -> bytes:
+        """Return the bytes of the body that came since the last call."""
+        found = self._found
         parts, found.parts = found.parts, []
-        self._bodiless_bytes = 0 if parts else self._bodiless_bytes + len(data)
-        if self._bodiless_bytes > MAX_BODILESS_BYTES and not found.is_over:
-            raise FramingError("trailers or a chunk's size without an end")
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-LAST_CHUNK: Final = b"0\r\n\r\n"

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from partitiond.platform.unix_socket import socket_address
-from partitiond.proxy.engine.framing import MAX_HEAD_BYTES as _MAX_HEAD_BYTES
-from partitiond.proxy.engine.framing import SIZES, ChunkedDecoder, FramingError, Head, parse_head
+from partitiond.proxy.engine.framing import SIZES, AnswerParser, FramingError, Head
 from partitiond.proxy.request.dialects import Markers
 from partitiond.proxy.request.errors import AttemptError
 
@@ -74,7 +73,7 @@ class UpstreamConnection:
     """
 
     __slots__ = (
-        "_decoder", "_head", "_head_bytes", "_left", "_markers", "_pool", "_receiver", "_write",
+        "_head", "_markers", "_parser", "_pool", "_receiver", "_write",
         "closed", "complete", "fast_bytes", "fast_pieces", "got_bytes", "idle_since", "transport",
     )  # fmt: skip
 
@@ -84,10 +83,8 @@ class UpstreamConnection:
         self._receiver: Receiver | None = None
         self._write: Callable[[bytes], object] | None = None
         self._markers: Markers = (b"", b"", b"", b"")
-        self._head_bytes = b""
+        self._parser = AnswerParser()
         self._head: Head | None = None
-        self._decoder: ChunkedDecoder | None = None
-        self._left = 0
         self.transport: asyncio.Transport | None = None
         self.closed = False
         self.complete = True
@@ -159,7 +156,7 @@ class UpstreamConnection:
         """Send a request, and pass the answer to the receiver."""
         self._receiver = receiver
         self._head = None
-        self._head_bytes = b""
+        self._parser.begin()
         self.complete = False
         self.got_bytes = False
         self.fast_pieces = self.fast_bytes = 0
@@ -170,8 +167,7 @@ class UpstreamConnection:
 
     def open_fast_way(self, write: Callable[[bytes], object], markers: Markers) -> None:
         """Send plain pieces straight to `write` from now on, unless a chunk is incomplete."""
-        decoder = self._decoder
-        if decoder is not None and decoder.at_boundary:
+        if self._parser.at_boundary and self._head is not None and self._head.chunked:
             self._write, self._markers = write, markers
 
     def pause(self) -> None:
@@ -212,61 +208,32 @@ class UpstreamConnection:
             return
         self.got_bytes = True
         try:
-            while self._head is None or self._head.status < 200:
-                rest = self._take_head(data)
-                if rest is None:
-                    return
-                data = rest
-            self._take_body(data)
+            for head in self._parser.feed(data):
+                self._take_head(head)
+            if self._head is not None:
+                self._take_body(self._head)
         except FramingError as error:
             self._fail(AttemptError("bad_response", f"The engine's answer is not HTTP: {error}."))
             self.close()
 
-    def _take_head(self, data: bytes) -> bytes | None:
-        """Parse the head; return the bytes after it, or None while it is not complete."""
-        if self._head_bytes:
-            data = self._head_bytes + data
-            self._head_bytes = b""
-        end = data.find(b"\r\n\r\n")
-        if end < 0:
-            if len(data) > _MAX_HEAD_BYTES:
-                raise FramingError("its head never ends")
-            if not b"HTTP/1."[: len(data)] == data[:7]:
-                raise FramingError("no status line")
-            self._head_bytes = data
-            return None
-        self._head = head = parse_head(data[:end])
-        if head.status >= 200:  # 1xx answers are followed by the real one
-            self._decoder = ChunkedDecoder() if head.chunked else None
-            self._left = head.length or 0
-            if self._receiver is not None:
-                self._receiver.received_head(head)
-        elif head.status == 101:
-            raise FramingError("it wants another protocol")
-        elif self._receiver is not None:
+    def _take_head(self, head: Head) -> None:
+        if head.status >= 200:
+            self._head = head
+        if self._receiver is None:
+            return
+        if head.status >= 200:
+            self._receiver.received_head(head)
+        else:  # the real one follows
             self._receiver.received_note(head)
-        return data[end + 4 :]
 
-    def _take_body(self, data: bytes) -> None:
-        head, decoder = self._head, self._decoder
-        assert head is not None
-        if decoder is not None:
-            body = decoder.feed(data) if data else b""
-            over, surplus = decoder.done, decoder.surplus
-        elif head.length is None:
-            body, over, surplus = data, False, False
-        else:
-            body = data[: self._left]
-            surplus = len(data) > self._left
-            self._left -= len(body)
-            over = self._left == 0
-        if surplus:
+    def _take_body(self, head: Head) -> None:
+        parser = self._parser
+        if parser.surplus:
             head.keep_alive = head.exact = False
+        body = parser.take_body()
         if body and self._receiver is not None:
             self._receiver.received_body(body)
-        if over and not self.complete and not self.closed:
-            if decoder is not None and decoder.hop:
-                head.hop = decoder.hop
+        if parser.is_over and not self.complete and not self.closed:
             self._end()
 
     def _end(self) -> None:
