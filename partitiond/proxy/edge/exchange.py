@@ -28,6 +28,7 @@ from partitiond.proxy.edge.attempt import TIME_LIMITS, Attempt, AttemptOwner, ti
 from partitiond.proxy.edge.phases import AfterFailure, Phase, after_failure, passed_limit
 from partitiond.proxy.edge.state import BodyHolder, ProxyState
 from partitiond.proxy.keys.accounts import Receipt
+from partitiond.proxy.peers.hop import RemoteRequest
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError, AttemptError, from_failure, from_rejected
 from partitiond.proxy.request.parts import ParsedRequest
@@ -130,30 +131,6 @@ class Sender(BodyHolder):
         raise NotImplementedError
 
 
-class Elsewhere:
-    """The other hosts that may serve a request; `HostSearch` is the only kind."""
-
-    def place(self, *, again: bool) -> None:
-        """Find a replica, here or at another host, or wait for one, or end with a refusal."""
-        raise NotImplementedError
-
-    def has_another(self) -> bool:
-        """Whether another host has a replica that has not failed the request yet."""
-        raise NotImplementedError
-
-    def placed(self) -> None:
-        """Note that the request has a place."""
-        raise NotImplementedError
-
-    def sweep(self, now: float) -> None:
-        """Take the request back from a host that neither starts nor refuses it."""
-        raise NotImplementedError
-
-    def leave(self) -> None:
-        """Give back the place where the request waits; harmless if it waits nowhere."""
-        raise NotImplementedError
-
-
 class Exchange(AttemptOwner):
     """One request in flight (see the module).
 
@@ -185,7 +162,7 @@ class Exchange(AttemptOwner):
         self.paused = False
         self.receipt: Receipt | None = None
         self.failure: AttemptError | None = None
-        self.elsewhere: Elsewhere | None = None
+        self.elsewhere: RemoteRequest | None = None
         self.attempt: Attempt | None = None
         self._suspected = False
         self._is_charged = False

@@ -11,34 +11,30 @@ from partitiond.core.dispatch.admission import Rejected, refuse_not_reached
 from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, PeerLoads
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
-from partitiond.proxy.edge.exchange import QUARANTINED, Elsewhere, Exchange
+from partitiond.proxy.edge.exchange import QUARANTINED, Exchange
 from partitiond.proxy.edge.phases import Phase
 from partitiond.proxy.edge.state import ProxyState
-from partitiond.proxy.peers.hop import LOST, SILENT, UNREACHED, Hop
-from partitiond.proxy.peers.known import NOWHERE, Wait
+from partitiond.proxy.peers.hop import LOST, SILENT, UNREACHED, Hop, RemoteRequest
+from partitiond.proxy.peers.known import NOWHERE
 from partitiond.proxy.peers.messages import MOST, Failed, Open
 from partitiond.proxy.request.errors import ApiError, from_rejected
 
 ON_TRIAL: Final = "request_on_trial"
 
 
-class HostSearch(Elsewhere):
-    """The search of one request. Implements `peers.hop.RemoteRequest`.
+class HostSearch(RemoteRequest):
+    """The search of one request."""
 
-    Attributes:
-        flight, model, route: of the request.
-    """
+    __slots__ = ("_again", "_exchange", "_hop", "_peers", "_state")
 
     def __init__(self, state: ProxyState, exchange: Exchange) -> None:
+        flight, model = exchange.flight, exchange.model
+        first = model.slots.places.first_token_seconds(flight)
+        longest = min(model.route.longest_wait_seconds(first), flight.max_wait_seconds)
+        super().__init__(flight, model, exchange.route, longest)
         self._state = state
         self._peers = state.peers
         self._exchange = exchange
-        self.flight = exchange.flight
-        self.model = exchange.model
-        self.route = exchange.route
-        first = self.model.slots.places.first_token_seconds(self.flight)
-        longest = self.model.route.longest_wait_seconds(first)
-        self._wait = Wait(self, min(longest, self.flight.max_wait_seconds))
         self._hop: Hop | None = None
         self._again = False
 
@@ -46,11 +42,10 @@ class HostSearch(Elsewhere):
 
     def place(self, *, again: bool) -> None:
         """Find a replica, here or at another host, or wait for one, or end with a refusal."""
-        wait = self._wait
-        if not wait.latest:
-            wait.latest = time.monotonic() + wait.longest
+        if not self.latest:
+            self.latest = time.monotonic() + self.longest
         self._again = again
-        choice = self._peers.choose(wait)
+        choice = self._peers.choose(self)
         if choice is None:
             self._place_without_peers()
         elif choice.peer is None:
@@ -59,46 +54,44 @@ class HostSearch(Elsewhere):
             self._send(choice.peer, choice.replica_id)
 
     def _place_here(self, *, again: bool) -> None:
-        self.flight.max_wait_seconds = max(0.0, self._wait.latest - time.monotonic())
+        self.request.max_wait_seconds = max(0.0, self.latest - time.monotonic())
         self._exchange.place_here(again=again)
         if self._exchange.phase is Phase.WAITING:
-            self._peers.waits(self._wait, OWN_HOST)
+            self._peers.waits(self, OWN_HOST)
 
     def _place_without_peers(self) -> None:
-        wait = self._wait
-        if wait.told is not None:
-            self._exchange.fail_waiting(_as_error(wait.told))
-        elif self._peers.may_learn(wait):
-            self._peers.waits(wait, NOWHERE)
+        if self.told is not None:
+            self._exchange.fail_waiting(_as_error(self.told))
+        elif self._peers.may_learn(self):
+            self._peers.waits(self, NOWHERE)
         elif self.model.route.elsewhere:
             self._exchange.refused(refuse_not_reached(self.model.route.name))
         else:
             self._place_here(again=self._again)
 
     def _send(self, peer: PeerLoads, replica_id: str) -> None:
-        hop = self._hop = self._peers.send(self._wait, peer, replica_id)
+        hop = self._hop = self._peers.send(self, peer, replica_id)
         if hop is not None:
             hop.start()
         else:  # it has just ceased to be heard
-            self._wait.refused |= {peer.host}
-            self._wait.told = LOST
+            self.refused |= {peer.host}
+            self.told = LOST
             self.place(again=self._again)
 
     def has_another(self) -> bool:
         """Whether another host has a replica that has not failed the request yet."""
-        return bool(self._peers) and self._peers.has_another_for(self.model, self.flight)
+        return bool(self._peers) and self._peers.has_another_for(self.model, self.request)
 
     def placed(self) -> None:
         """Note that the request has a place."""
-        self._peers.waits_no_more(self._wait)
-        self._wait.latest = 0.0  # a retry waits anew
+        self._peers.waits_no_more(self)
+        self.latest = 0.0  # a retry waits anew
 
     def sweep(self, now: float) -> None:
         """Take the request back from a host that neither starts nor refuses it."""
-        wait = self._wait
         # Owners end the wait themselves. One that holds a request while a replica starts may
         # begin it anew once.
-        if self._hop is not None and now > wait.latest + wait.longest + HOP_SECONDS:
+        if self._hop is not None and now > self.latest + self.longest + HOP_SECONDS:
             self._exchange.leave()
             self._exchange.fail_waiting(_as_error(SILENT))
 
@@ -108,7 +101,7 @@ class HostSearch(Elsewhere):
         if hop is not None:
             hop.cancel()
             self._state.metrics.hops[hop.loads.host, "withdrawn"] += 1
-        self._peers.waits_no_more(self._wait)
+        self._peers.waits_no_more(self)
 
     # Calls of the peers
 
@@ -130,7 +123,7 @@ class HostSearch(Elsewhere):
 
     def ask(self, replica_id: str) -> tuple[Open, bytes]:
         """Return what another host is sent, with the replica where it should start (or empty)."""
-        exchange, flight, cost = self._exchange, self.flight, self.flight.cost
+        exchange, flight, cost = self._exchange, self.request, self.request.cost
         now = time.monotonic()
         others = [name for name in flight.prefer if name != replica_id]
         asked = Open(
@@ -142,7 +135,7 @@ class HostSearch(Elsewhere):
             key=flight.share.key,
             weight=flight.share.weight,
             priority=flight.share.priority,
-            wait_seconds=max(0.0, self._wait.latest - now),
+            wait_seconds=max(0.0, self.latest - now),
             total_seconds=max(0.0, exchange.deadline - now),
             again=self._again,
             prefer=(replica_id, *others) if replica_id else tuple(others),
@@ -171,13 +164,13 @@ class HostSearch(Elsewhere):
             return
         self._state.metrics.hops[hop.loads.host, "placed"] += 1
         self._hop = None
-        self.flight.placed_at = time.monotonic()
-        self.flight.replica = hop
+        self.request.placed_at = time.monotonic()
+        self.request.replica = hop
         self._exchange.placed(hop)
 
     def hop_moved(self, replica_id: str, attempts: int) -> None:
         """Note that the owner has sent the request to another of its replicas."""
-        flight, record, attempt = self.flight, self._exchange.record, self._exchange.attempt
+        flight, record, attempt = self.request, self._exchange.record, self._exchange.attempt
         flight.attempts += 1
         if attempts > record.attempts:
             flight.tried |= {record.replica_id}
@@ -195,10 +188,10 @@ class HostSearch(Elsewhere):
             self._failed_there(failed)
             return
         hop, self._hop = self._hop, None
-        exchange, wait = self._exchange, self._wait
+        exchange = self._exchange
         if hop is None or exchange.phase is not Phase.WAITING:
             return
-        self._peers.waits_no_more(wait)
+        self._peers.waits_no_more(self)
         is_suspect = failed.code in {QUARANTINED.code, ON_TRIAL}
         hop.left(refused=failed.refused and not is_suspect)
         outcome = "refused" if failed.refused else "failed"
@@ -210,18 +203,18 @@ class HostSearch(Elsewhere):
                 self._state.quarantine.heard(exchange.fingerprint(), seconds, now)
             exchange.fail(_as_error(failed), "refused")
             return
-        if failed is LOST and hop.loads.host not in wait.lost:
-            wait.lost |= {hop.loads.host}
-            wait.until = 0.0  # nobody has begun it: the host may be asked once more, if it is back
+        if failed is LOST and hop.loads.host not in self.lost:
+            self.lost |= {hop.loads.host}
+            self.until = 0.0  # nobody has begun it: the host may be asked once more, if it is back
         else:
-            wait.refused |= {hop.loads.host}
-            wait.told = failed
+            self.refused |= {hop.loads.host}
+            self.told = failed
         # Its owner ends the wait at the same moment, by its own clock: what is left is no wait.
-        if wait.told is not None and time.monotonic() >= wait.latest - SETTLE_SECONDS:
-            exchange.fail_waiting(_as_error(wait.told))
+        if self.told is not None and time.monotonic() >= self.latest - SETTLE_SECONDS:
+            exchange.fail_waiting(_as_error(self.told))
         else:
             # It has waited before: what it finds now does not refuse it for the wait to come.
-            self.place(again=self.flight.attempts > 0 or wait.moves > 0)
+            self.place(again=self.request.attempts > 0 or self.moves > 0)
 
     def _failed_there(self, failed: Failed) -> None:
         """Note what the owner tells of an attempt that failed; the attempt itself fails next."""
@@ -230,8 +223,8 @@ class HostSearch(Elsewhere):
             fingerprint = self._exchange.fingerprint()
             self._state.quarantine.died_elsewhere(fingerprint, time.monotonic())
         if failed.code == UNREACHED:
-            self._wait.refused |= {self._wait.host}
-            self._wait.told = failed
+            self.refused |= {self.host}
+            self.told = failed
 
 
 def _as_error(failed: Failed) -> ApiError:

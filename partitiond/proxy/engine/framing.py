@@ -57,6 +57,7 @@ class _Found:
         parser: while it is given bytes; else None, lest both wait for the garbage collector.
         head: the last one, complete or not; None between two answers.
         heads: complete ones that were not taken yet: those of notes (1xx) and the answer's.
+        trailer: value of the trailer `HOP`, or empty.
     """
 
     def __init__(self) -> None:
@@ -64,6 +65,7 @@ class _Found:
         self.head: Head | None = None
         self.heads: list[Head] = []
         self.parts: list[bytes] = []
+        self.trailer = b""
         self.in_head = True
         self.in_chunk = False
         self.is_over = False
@@ -79,10 +81,10 @@ class _Found:
         head, name = self.head, name.lower()
         if head is None or self.is_over:
             return
-        if name == HOP:
+        if not self.in_head:
+            self.trailer = value if name == HOP else self.trailer
+        elif name == HOP:
             head.hop = value
-        elif not self.in_head:
-            return
         elif name == b"content-type":
             head.content_type = value
         elif name == b"content-length":
@@ -142,12 +144,18 @@ class AnswerParser:
     def begin(self) -> None:
         """Expect the answer to another request."""
         self._found.is_over = self.at_boundary = False
+        self._found.trailer = b""
         self._bodiless_bytes = 0
 
     @property
     def is_over(self) -> bool:
         """Whether the answer's last byte has arrived; never, if it ends with the connection."""
         return self._found.is_over
+
+    @property
+    def trailer(self) -> bytes:
+        """Value of the trailer `HOP`, or empty."""
+        return self._found.trailer
 
     def feed(self, data: bytes) -> list[Head]:
         """Read further bytes; return the heads that are complete now. Raises FramingError."""

@@ -10,8 +10,10 @@ request back.
 import asyncio
 import logging
 import time
-from typing import Final, Protocol
+from typing import Final
 
+from partitiond.core.dispatch.fleet import OWN_HOST
+from partitiond.core.dispatch.host_moves import MovableRequest
 from partitiond.core.dispatch.peer_loads import PeerLoads
 from partitiond.proxy.dispatch.flights import HOP_SECONDS, Flight, FlightTarget
 from partitiond.proxy.dispatch.live import LiveModel
@@ -47,34 +49,77 @@ _KIND: Final = "upstream_"
 _logger = logging.getLogger("partitiond.proxy")
 
 
-class RemoteRequest(Protocol):
+class RemoteRequest(MovableRequest[Flight]):
     """A request of this host's client that another host may serve; `HostSearch` is the only kind.
 
     Attributes:
-        flight: its admission.
         model: that it asks for.
         route: that its client asked.
+        longest: that it may wait for a place, in seconds.
+        latest: until when it may wait, at all hosts together, monotonic seconds; 0 if it begins to
+            wait next.
+        until: end of the wait at no host, monotonic seconds.
+        lost: hosts whose connection ended while it waited for a place there.
+        told: the last refusal of a host.
     """
 
-    flight: Flight
-    model: LiveModel
-    route: DataRoute
+    __slots__ = ("latest", "longest", "lost", "model", "route", "told", "until")
+
+    def __init__(self, flight: Flight, model: LiveModel, route: DataRoute, longest: float) -> None:
+        super().__init__(flight, time.monotonic(), OWN_HOST)
+        self.model = model
+        self.route = route
+        self.longest = longest
+        self.latest = 0.0
+        self.until = 0.0
+        self.lost: frozenset[str] = frozenset()
+        self.told: Failed | None = None
+
+    # Calls of the exchange
+
+    def place(self, *, again: bool) -> None:
+        """Find a replica, here or at another host, or wait for one, or end with a refusal."""
+        raise NotImplementedError
+
+    def has_another(self) -> bool:
+        """Whether another host has a replica that has not failed the request yet."""
+        raise NotImplementedError
+
+    def placed(self) -> None:
+        """Note that the request has a place."""
+        raise NotImplementedError
+
+    def sweep(self, now: float) -> None:
+        """Take the request back from a host that neither starts nor refuses it."""
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Give back the place where the request waits; harmless if it waits nowhere."""
+        raise NotImplementedError
+
+    # Calls of the peers
 
     def ask(self, replica_id: str) -> tuple[Open, bytes]:
         """Return what to send, with the replica where it should start (or empty)."""
-        ...
+        raise NotImplementedError
 
     def go(self, peer: PeerLoads | None, replica_id: str) -> None:
         """Leave the place where it waits, and go to a peer, or to this host (None)."""
-        ...
+        raise NotImplementedError
 
     def look_again(self) -> None:
         """Look for a host again: it waits at none."""
-        ...
+        raise NotImplementedError
+
+    def on_bug(self) -> None:
+        """End after a bug of ours; called inside `except`."""
+        raise NotImplementedError
+
+    # Calls of the hop
 
     def hop_placed(self, hop: "Hop") -> None:
         """Begin: the request has a place on a replica there."""
-        ...
+        raise NotImplementedError
 
     def hop_moved(self, replica_id: str, attempts: int) -> None:
         """Note that the owner has sent the request to another of its replicas.
@@ -83,7 +128,7 @@ class RemoteRequest(Protocol):
             attempts: as the owner tells them, with this one and without those whose replica was not
                 reached.
         """
-        ...
+        raise NotImplementedError
 
     def hop_failed(self, failed: Failed, *, sent: bool) -> None:
         """Go on elsewhere, or end: the owner gives no answer.
@@ -91,11 +136,7 @@ class RemoteRequest(Protocol):
         Args:
             sent: the request had a place on a replica; else it was refused, or never arrived.
         """
-        ...
-
-    def on_bug(self) -> None:
-        """End after a bug of ours; called inside `except`."""
-        ...
+        raise NotImplementedError
 
 
 def request_of(host: str, path: str, asked: Open, body: bytes) -> bytes:

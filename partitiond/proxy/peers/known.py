@@ -14,14 +14,14 @@ from typing import Final
 
 from partitiond.core.dispatch.balance import is_eligible
 from partitiond.core.dispatch.fleet import OWN_HOST, HostChoice, QueueShares, choose_host
-from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
+from partitiond.core.dispatch.host_moves import choose_moves
 from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, TELL_SECONDS, PeerLoads
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.peers.hop import Hop, RemoteRequest, request_of
 from partitiond.proxy.peers.host import PeerHost
-from partitiond.proxy.peers.messages import Failed, LatelyPlaced
+from partitiond.proxy.peers.messages import LatelyPlaced
 
 LEARN_SECONDS: Final = 2.0
 """How long a request waits for a host to say that it serves the model, if the table knows of one: a
@@ -31,31 +31,6 @@ RETURN_SECONDS: Final = 5.0
 restarted is there by then. Chosen."""
 NOWHERE: Final = "?"
 """Where such a request waits: at no host."""
-
-
-class Wait(MovableRequest[Flight]):
-    """A request of this host's client, from its admission until it has a place.
-
-    Attributes:
-        remote: the request.
-        longest: that it may wait for a place, in seconds.
-        latest: until when it may wait, at all hosts together, monotonic seconds; 0 if it begins to
-            wait next.
-        until: end of the wait at no host, monotonic seconds.
-        lost: hosts whose connection ended while it waited for a place there.
-        told: the last refusal of a host.
-    """
-
-    __slots__ = ("latest", "longest", "lost", "remote", "told", "until")
-
-    def __init__(self, remote: RemoteRequest, longest: float) -> None:
-        super().__init__(remote.flight, time.monotonic(), OWN_HOST)
-        self.remote = remote
-        self.longest = longest
-        self.latest = 0.0
-        self.until = 0.0
-        self.lost: frozenset[str] = frozenset()
-        self.told: Failed | None = None
 
 
 class Peers:
@@ -74,7 +49,7 @@ class Peers:
         self._replicas: dict[str, int] = {}
         self._models: Mapping[str, LiveModel] = {}
         self._shares: dict[str, QueueShares] = {}
-        self._waits: dict[str, dict[Wait, None]] = {}
+        self._waits: dict[str, dict[RemoteRequest, None]] = {}
         self._own = ""
         self._tick_timer: asyncio.TimerHandle | None = None
 
@@ -125,9 +100,9 @@ class Peers:
 
     # Requests
 
-    def choose(self, wait: Wait) -> HostChoice | None:
+    def choose(self, wait: RemoteRequest) -> HostChoice | None:
         """Return the host for a request; None if there is none but perhaps this one."""
-        model = wait.remote.model
+        model = wait.model
         model.refresh()
         return choose_host(
             model.slots,
@@ -138,44 +113,44 @@ class Peers:
             refused=wait.refused,
         )
 
-    def send(self, wait: Wait, loads: PeerLoads, replica_id: str) -> Hop | None:
+    def send(self, wait: RemoteRequest, loads: PeerLoads, replica_id: str) -> Hop | None:
         """Return a request to a peer, which begins with `Hop.start`; there it waits until it has a
         place. None if the peer has just ceased to be heard.
         """
         client = self._clients.get(loads.host)
         if client is None or not client.is_heard:
             return None
-        remote, now = wait.remote, time.monotonic()
-        asked, body = remote.ask(replica_id)
-        request = request_of(self._own, remote.route.path, asked, body)
-        hop = Hop(remote, client.pool, loads, request, client.running)
+        now = time.monotonic()
+        asked, body = wait.ask(replica_id)
+        request = request_of(self._own, wait.route.path, asked, body)
+        hop = Hop(wait, client.pool, loads, request, client.running)
         loads.sent(hop, wait.request.cost, now, replica_id)
-        remote.model.busy_at = now
+        wait.model.busy_at = now
         self.waits(wait, loads.host)
         wait.known_at = now + SETTLE_SECONDS
         return hop
 
-    def waits(self, wait: Wait, host: str) -> None:
+    def waits(self, wait: RemoteRequest, host: str) -> None:
         """Note that a request waits at a host (`OWN_HOST`, `NOWHERE`)."""
         wait.host = host
         wait.known_at = 0.0
-        self._waits.setdefault(wait.remote.model.route.name, {})[wait] = None
+        self._waits.setdefault(wait.model.route.name, {})[wait] = None
         if self._tick_timer is None:
             loop = asyncio.get_running_loop()
             self._tick_timer = loop.call_later(TELL_SECONDS, self._tick)
 
-    def waits_no_more(self, wait: Wait) -> None:
+    def waits_no_more(self, wait: RemoteRequest) -> None:
         """Note that a request has a place, or has ended; harmless if that is known."""
-        name = wait.remote.model.route.name
+        name = wait.model.route.name
         waiting = self._waits.get(name)
         if waiting is not None:
             waiting.pop(wait, None)
             if not waiting:
                 del self._waits[name]
 
-    def may_learn(self, wait: Wait) -> bool:
+    def may_learn(self, wait: RemoteRequest) -> bool:
         """Whether a request should wait for a host to say that it serves the model."""
-        model = wait.remote.model
+        model = wait.model
         if self._by_model.get(model.route.name) or not model.route.elsewhere:
             return False
         now = time.monotonic()
@@ -257,7 +232,7 @@ class Peers:
     def _look_again(self, name: str) -> None:
         for wait in [wait for wait in self._waits.get(name, ()) if wait.host == NOWHERE]:
             if not self.may_learn(wait):
-                self._call(wait.remote, wait.remote.look_again)
+                self._call(wait, wait.look_again)
 
     def _move(self, model: LiveModel, target: PeerLoads | None) -> None:
         waiting = self._waits.get(model.route.name)
@@ -273,12 +248,9 @@ class Peers:
             draw=self._draw(),
         )
         for movable, replica_id in moves:
-            assert isinstance(movable, Wait)
+            assert isinstance(movable, RemoteRequest)
             movable.moves += 1
-            self._call(
-                movable.remote,
-                functools.partial(movable.remote.go, target, replica_id),
-            )
+            self._call(movable, functools.partial(movable.go, target, replica_id))
 
     def _call(self, remote: RemoteRequest, act: Callable[[], object]) -> None:
         try:

@@ -101,7 +101,7 @@ async def test_a_request_that_was_moved_in_vain_may_wait_on(make: Make) -> None:
     (target,) = [one for one in a.listed("m") if one.host != wait.host]
     before = wait.host
     wait.moves += 1
-    wait.remote.go(target, "")
+    wait.go(target, "")
     await a.proxy.until(lambda: a.proxy.state.metrics.hops[target.host, "refused"] == 1)
     assert wait.host == before
     assert not waits.done()
