@@ -18,6 +18,8 @@ _ID: Final = re.compile(
     r'("(?:id|item_id|request_id)":\s*")(cmpl|chatcmpl|resp|msg|embd|pooling|score|classify)([-_])[^"]*"'
 )
 _TIME: Final = re.compile(r'("(?:created|created_at)":\s*)\d+')
+_FINGERPRINT: Final = re.compile(r',\s*"system_fingerprint":\s*"[^"]*"')
+"""It goes with the usage that a stream's client did not ask for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,10 @@ class Reply:
         return _TIME.sub(r"\g<1>0", _ID.sub(r'\g<1>\g<2>"', text))
 
     def events(self) -> list[str]:
-        """The stream's events, as sent but for ids and times; the last may be cut off."""
-        text = self.text()
+        """The stream's events, as sent but for ids, times and the engine's fingerprint; the last
+        may be cut off.
+        """
+        text = _FINGERPRINT.sub("", self.text())
         events = text.split("\n\n")
         if events[-1] == "":
             events.pop()
