@@ -57,7 +57,7 @@ class _Found:
         parser: while it is given bytes; else None, lest both wait for the garbage collector.
         head: the last one, complete or not; None between two answers.
         heads: complete ones that were not taken yet: those of notes (1xx) and the answer's.
-        trailer: value of the trailer `HOP`, or empty.
+        hop: value of the trailer `HOP`, or empty.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class _Found:
         self.head: Head | None = None
         self.heads: list[Head] = []
         self.parts: list[bytes] = []
-        self.trailer = b""
+        self.hop = b""
         self.in_head = True
         self.in_chunk = False
         self.is_over = False
@@ -82,7 +82,7 @@ class _Found:
         if head is None or self.is_over:
             return
         if not self.in_head:
-            self.trailer = value if name == HOP else self.trailer
+            self.hop = value if name == HOP else self.hop
         elif name == HOP:
             head.hop = value
         elif name == b"content-type":
@@ -144,7 +144,7 @@ class AnswerParser:
     def begin(self) -> None:
         """Expect the answer to another request."""
         self._found.is_over = self.at_boundary = False
-        self._found.trailer = b""
+        self._found.hop = b""
         self._bodiless_bytes = 0
 
     @property
@@ -153,9 +153,9 @@ class AnswerParser:
         return self._found.is_over
 
     @property
-    def trailer(self) -> bytes:
+    def hop(self) -> bytes:
         """Value of the trailer `HOP`, or empty."""
-        return self._found.trailer
+        return self._found.hop
 
     def feed(self, data: bytes) -> list[Head]:
         """Read further bytes; return the heads that are complete now. Raises FramingError."""

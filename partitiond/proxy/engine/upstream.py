@@ -234,7 +234,7 @@ class UpstreamConnection:
         if body and self._receiver is not None:
             self._receiver.received_body(body)
         if parser.is_over and not self.complete and not self.closed:
-            head.hop = parser.trailer or head.hop
+            head.hop = parser.hop or head.hop
             self._end()
 
     def _end(self) -> None:

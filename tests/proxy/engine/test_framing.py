@@ -126,7 +126,7 @@ def test_heads_and_bodies_are_read_however_they_are_cut(
         found = parser.feed(data[:cut]) + parser.feed(data[cut:])
         assert (found, parser.take_body(), parser.is_over) == (heads, body, is_over)
         assert not parser.surplus
-        assert parser.trailer == (b"[3]" if heads[-1].chunked else b"")
+        assert parser.hop == (b"[3]" if heads[-1].chunked else b"")
 
 
 @pytest.mark.parametrize("head", [
