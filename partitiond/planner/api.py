@@ -246,9 +246,9 @@ def _held(
         found = _as_asked(dataclasses.replace(made, instance=instance), placements, method)
         if found is not None:
             lacks = {u.model for u in found.missing}
-            # What others lack beyond the plan with outages, they lack because these stay.
-            beyond = lacks - {u.model for u in made.missing}
-            held = names | ({*seconds} & ({*old} if beyond else lacks))
+            # What is served less than by the plan with outages, is because these stay.
+            less = not _serves_as_much(found, made)
+            held = names | ({*seconds} & ({*old} if less else lacks))
             outages = (seconds.get(name, Outage(name, 0.0, 0.0)) for name in sorted(held))
             return dataclasses.replace(found, outages=tuple(outages))
     raise PlanRefusedError(

@@ -120,6 +120,25 @@ def test_an_answer_beside_what_runs_is_none_where_it_serves_less(objective: Obje
     assert served(made) == {"coder": 2.17}
 
 
+@pytest.mark.parametrize("more", [0.0, 1.0])
+def test_a_model_that_keeps_another_one_waiting_is_held_back(more: float) -> None:
+    """Its smaller size has no room beside the one that runs, and leaves room for the other model,
+    which has nothing then, or less than it would have."""
+    large, small, other = point("a", 5, 70), point("a", 5, 15), point("b", 3, 60)
+    request = dataclasses.replace(
+        fleet(5),
+        devices=A100[:1],
+        models=(want("a", large, small, rate=5), want("b", other, rate=3 + more)),
+        running=(placed(large, on="g0"),),
+    )
+    made = planned(request)
+    assert made.placements == request.running
+    (held,) = made.held_back
+    assert (held.model, held.missing_req_per_s) == ("a", 0.0)
+    assert held.seconds > 0
+    assert any("--allow-outage" in line for line in made.explanation)
+
+
 def test_least_numbers_are_not_met_where_one_leaves_that_has_to_stay() -> None:
     """Both plans are for the most goodput; the one with two of `b` has no place for `a`."""
     a, b = point("a", 5, 40), point("b", 5, 40)
