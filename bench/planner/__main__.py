@@ -64,7 +64,7 @@ class Row:
 
 def main() -> None:
     """Run the chosen instances."""
-    parser = options(__doc__, workers=2)
+    parser = options(__doc__)
     names = [f"{models}x{gpus}" for models, gpus in SIZES]
     parser.add_argument("--sizes", default=",".join(names), help="as 10x4,100x64")
     parser.add_argument("--kinds", default=",".join(KINDS), help="over, slack or both")
@@ -76,7 +76,7 @@ def main() -> None:
     )
     parser.add_argument("--no-baselines", action="store_true")
     given = parser.parse_args()
-    print(f"{platform.processor() or platform.machine()}, {given.workers} workers")
+    print(platform.processor() or platform.machine())
     for size in given.sizes.split(","):
         for kind in given.kinds.split(","):
             _print(list(_run(given, kind, size)))

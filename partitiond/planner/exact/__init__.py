@@ -81,7 +81,6 @@ def solve_exact(
     wall_seconds: float = math.inf,
     rest: Packing | None = None,
     allowed: Allowed | None = None,
-    workers: int = 1,
     seed: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     moves: Moves | None = None,
@@ -102,7 +101,6 @@ def solve_exact(
         stop: called periodically; True ends the solve with the best packing so far.
         rest: the fixed contents of the other devices; None for nothing.
         allowed: items that are tried on the devices, by group and option; None for all.
-        workers: threads; with more than one, the answer is not always the same.
         seed: seed of the solver; None for the request's.
         stage: for `Goal.GOODPUT`: which models count; None for all.
         moves: for `Goal.COST`: the price of moves; load i of a hint is then device i.
@@ -129,7 +127,7 @@ def solve_exact(
     if hint is not None:
         _add_hint(model, variables, hint, whole=rest is None, as_it_is=moves is not None)
     solver = cp_model.CpSolver()
-    solver.parameters.num_workers = workers
+    solver.parameters.num_workers = 1  # with more, the answer is not always the same
     solver.parameters.random_seed = instance.request.seed if seed is None else seed
     solver.parameters.max_deterministic_time = deterministic_seconds
     # It loses solutions in OR-Tools 9.15, see github.com/google/or-tools/issues/5293.
