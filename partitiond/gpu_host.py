@@ -78,6 +78,7 @@ def gpu_host(settings: Settings) -> GpuHost:
         simulated_host=simulated,
         watch_xids=gpu.enabled,
         mps_installed=lambda: not mps.unavailable(),
+        mps_silent=mps.silent,
         gpu_cores=gpu_cores(settings),
         own_instances=own_instances,
         looks=looks,

@@ -33,6 +33,7 @@ STATE_STYLES = {
     "waking": "yellow",
     "draining": "yellow",
     "stopping": "yellow",
+    "failing": "red",
     "warn": "yellow",
     "failed": "red",
     "unavailable": "red",

@@ -3,13 +3,14 @@
 import dataclasses
 import platform
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import NotFoundError, SilentError
 from partitiond.core.hardware.details import DeviceDetails
-from partitiond.core.hardware.kinds import Device, SharingMode, short_device
+from partitiond.core.hardware.health import DeviceHealth
+from partitiond.core.hardware.kinds import Device, SharingMode, short_device, silent_device
 from partitiond.core.mig.geometry import Place
 from partitiond.devices.cpu import CPU_DEVICE_ID, discover_cpu
 from partitiond.devices.gpus.details import details_of
@@ -38,6 +39,7 @@ class HostDevices:
         simulated_host: folder of a simulated GPU host, whose NVML this process then uses.
         gpu_cores: host cores usable for engines of GPUs; None for those of the CPU device.
         mps_installed: whether MPS's control program is installed; without it no GPU offers MPS.
+        mps_silent: returns why GPUs whose MPS control daemons hang are silent, by UUID.
         watch_xids: listen for Xid messages in a thread, until `close`; they count for health.
         own_instances: returns the places of our GPU instances on the GPU with a UUID; instances
             made by others stay where they are.
@@ -66,6 +68,7 @@ class HostDevices:
         watch_xids: bool = False,
         gpu_cores: Sequence[int] | None = None,
         mps_installed: Callable[[], bool] = lambda: True,
+        mps_silent: Callable[[], Mapping[str, str]] = dict,
         own_instances: Callable[[str], Collection[Place]] | None = None,
         looks: DeadlineCalls | None = None,
         cpu_id: str = CPU_DEVICE_ID,
@@ -76,6 +79,7 @@ class HostDevices:
         self._cpu_memory_bytes = cpu_memory_bytes
         self._gpu_cores = None if gpu_cores is None else tuple(gpu_cores)
         self._mps_installed = mps_installed
+        self._mps_silent = mps_silent
         self._nvml = nvml
         self._cpu = cpu
         self._cpu_id = cpu_id
@@ -156,11 +160,23 @@ class HostDevices:
             found = self._gpus.discover(cores if self._gpu_cores is None else self._gpu_cores)
             if found and self._watch_xids:
                 self._xids.start()
-        if self._mps_installed():
-            return found
-        return tuple(dataclasses.replace(s, device=_without_mps(s.device)) for s in found)
+        silent, installed = self._mps_silent(), self._mps_installed()
+        return tuple(
+            dataclasses.replace(
+                one, device=_under_mps(one.device, silent.get(one.device.id, ""), installed)
+            )
+            for one in found
+        )
 
 
-def _without_mps(device: Device) -> Device:
+_STOPPED: Final = ": no engine can start or be ended there. Continue or end that process."
+
+
+def _under_mps(device: Device, silent: str, installed: bool) -> Device:
+    """Return a GPU as it is with its MPS daemon, which may hang, or without any."""
+    if silent and device.health is not DeviceHealth.FAILED:
+        return silent_device(device, silent, advice=_STOPPED)
+    if installed:
+        return device
     modes = tuple(mode for mode in device.modes if mode is not SharingMode.MPS)
     return dataclasses.replace(device, modes=modes)

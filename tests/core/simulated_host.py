@@ -17,13 +17,14 @@ from partitiond.core.replica import reconcile as reconciler
 from partitiond.core.replica.device_room import holds
 from partitiond.core.replica.observation import ALLOCATING
 from partitiond.core.replica.reconcile import LIVE, Action, Observation, ObservedReplica
-from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
+from partitiond.core.replica.states import ENDING, ReplicaEvent, ReplicaState, step
 from partitiond.core.units import MIB, Bytes
 
 Engine = Placement | tuple[Placement, ReplicaState | Mapping[str, Any]]
 """One that serves; or is in a state; or serves otherwise than usual."""
 HAPPENS = {
     "is ready": ReplicaEvent.BECAME_READY,
+    "broke": ReplicaEvent.BROKE,
     "exits": ReplicaEvent.EXITED,
     "fell asleep": ReplicaEvent.FELL_ASLEEP,
 }
@@ -195,8 +196,8 @@ class SimulatedHost:
         old = self.engines[generation]
         state = step(old.state, event)
         failures, failed_starts = old.failures, old.failed_starts
-        if state is ReplicaState.FAILED:
-            failed_starts += old.state is ReplicaState.STARTING and not old.ending
+        if state is ReplicaState.FAILING:
+            failed_starts += old.state is ReplicaState.STARTING
             served = self.now - old.state_since if old.state is ReplicaState.SERVING else 0.0
             failures = reconciler.failures_after(failures, served, POLICY)
         awake = state is ReplicaState.SERVING
@@ -235,17 +236,11 @@ class SimulatedHost:
 
     def _stop(self, generation: str, reason: reconciler.StopReason) -> None:
         old = self.engines[generation]
-        assert not old.ending, "it is being ended already"
+        assert old.state not in ENDING, "it is being ended already"
         if reason is reconciler.StopReason.DRAINED:
             assert old.in_flight == 0
-        late = reason is reconciler.StopReason.START_DEADLINE
-        if reason is reconciler.StopReason.FAILED and old.state is not ReplicaState.DRAINING:
-            # It fails once nothing of it is left; until then it holds what it holds.
-            self.change(generation, ending=True)
-        else:
-            self.happen(
-                generation, ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.STOP_ASKED
-            )
+        fails = (reconciler.StopReason.START_DEADLINE, reconciler.StopReason.FAILED)
+        self.happen(generation, ReplicaEvent.BROKE if reason in fails else ReplicaEvent.STOP_ASKED)
 
     def _start(self, wanted: Placement) -> None:
         assert wanted.device_id not in self.faulted, "started on a faulted device"
@@ -296,6 +291,7 @@ class SimulatedHost:
         due = {
             ReplicaState.STARTING: ReplicaEvent.BECAME_READY,
             ReplicaState.STOPPING: ReplicaEvent.EXITED,
+            ReplicaState.FAILING: ReplicaEvent.EXITED,
             ReplicaState.FALLING_ASLEEP: ReplicaEvent.FELL_ASLEEP,
             ReplicaState.WAKING: ReplicaEvent.BECAME_READY,
         }
@@ -304,10 +300,6 @@ class SimulatedHost:
             if engine.in_flight != 0:
                 self.change(generation, in_flight=0)
                 changed = True
-            if engine.ending and engine.state in LIVE:
-                self.happen(generation, ReplicaEvent.EXITED)
-                changed = True
-                continue
             if engine.state in due:
                 self.happen(generation, due[engine.state])
                 changed = True

@@ -68,3 +68,13 @@ def test_the_devices_of_a_host_that_joined_are_told_apart_from_those_of_any_othe
     assert list(readings) == ["cpu-gpu-1"]
     with pytest.raises(DeviceError, match="cannot be loaded"):
         HostDevices(simulated_host=host.folder / "none")
+
+
+def test_a_gpu_whose_mps_daemon_hangs_is_silent_and_no_other(host: SimulatedHost) -> None:
+    one = host.uuids()[1]
+    devices = HostDevices(
+        cpu=False, simulated_host=host.folder, mps_silent=lambda: {one: "it hangs"}
+    )
+    silent = [d for d in devices.discover() if d.health is DeviceHealth.SILENT]
+    assert [(d.id, d.cordoned) for d in silent] == [(one, True)]
+    assert silent[0].health_reason.startswith("it hangs")

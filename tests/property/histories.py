@@ -22,11 +22,11 @@ from partitiond.core.replica.reconcile import (
     StartEngine,
     StopEngine,
     WakeReplica,
-    backoff_seconds,
     reconcile,
+    restart_seconds,
 )
 from partitiond.core.replica.sleep import STOPPED, held, stays
-from partitiond.core.replica.states import ReplicaEvent, ReplicaState
+from partitiond.core.replica.states import ENDING, ReplicaEvent, ReplicaState
 from partitiond.core.units import MIB, Bytes
 from tests.core.simulated_host import POLICY, SimulatedHost, placement
 
@@ -200,7 +200,6 @@ class History:
                 state_since=self.here.now,
                 in_flight=None,
                 failures=0,
-                ending=False,
             )
 
     def _check(self, action: Action) -> None:
@@ -238,10 +237,10 @@ class History:
             assert not same or engine.state not in LIVE or self._leaves(engine), "started twice"
             if same and engine.state is FAILED:
                 waited = here.now - engine.state_since
-                assert waited >= backoff_seconds(engine.failures, POLICY)
+                assert waited >= restart_seconds(engine, POLICY)
 
     def _leaves(self, engine: ObservedReplica) -> bool:
-        leaving = engine.state in (ReplicaState.DRAINING, ReplicaState.STOPPING) or engine.ending
+        leaving = engine.state in ENDING | {ReplicaState.DRAINING}
         level = self.here.asleep.get(engine.placement.model, 0)
         return leaving or not stays(level, engine.can_sleep)
 
@@ -271,12 +270,11 @@ class History:
 
     def _check_alone(self, outgrown: ObservedReplica) -> None:
         """One that leaves although it is wanted is the only one of its model that changes."""
-        coming = (STARTING, ReplicaState.WAKING, ReplicaState.DRAINING, ReplicaState.STOPPING)
+        coming = ENDING | {STARTING, ReplicaState.WAKING, ReplicaState.DRAINING}
         for engine in self.here.engines.values():
             same = engine.placement.model == outgrown.placement.model
             if same and engine is not outgrown:
                 assert engine.state not in coming, "two at a time"
-                assert not engine.ending, "two at a time"
 
     def _runs(self, wanted: Placement) -> bool:
         return any(
@@ -309,13 +307,12 @@ class History:
             ReplicaState.FALLING_ASLEEP: ReplicaEvent.FELL_ASLEEP,
             ReplicaState.WAKING: ReplicaEvent.BECAME_READY,
             ReplicaState.STOPPING: ReplicaEvent.EXITED,
+            ReplicaState.FAILING: ReplicaEvent.EXITED,
         }
         for generation, engine in list(self.here.engines.items()):
             if generation in self.hung or rng.random() < 0.3:
                 continue
-            if engine.ending and engine.state in LIVE:
-                self.here.happen(generation, ReplicaEvent.EXITED)
-            elif engine.state is STARTING and engine.sleep_level and rng.random() < 0.8:
+            if engine.state is STARTING and engine.sleep_level and rng.random() < 0.8:
                 self.here.happen(generation, ReplicaEvent.FELL_ASLEEP)  # adopted asleep
             elif engine.state in due:
                 self.here.happen(generation, due[engine.state])
@@ -326,6 +323,8 @@ class History:
         if live:
             generation = rng.choice(live)
             self.hung.discard(generation)
+            if self.here.engines[generation].state not in ENDING:
+                self.here.happen(generation, ReplicaEvent.BROKE)
             self.here.happen(generation, ReplicaEvent.EXITED)
 
     def something_hangs(self, rng: random.Random) -> None:
@@ -338,8 +337,8 @@ class History:
         """Its probes were missed, or its start took too long: its owner ends it."""
         for generation in sorted(self.hung & self.here.engines.keys()):
             engine = self.here.engines[generation]
-            if engine.state in LIVE and engine.state is not ReplicaState.STOPPING:
-                self.here.engines[generation] = dataclasses.replace(engine, ending=True)
+            if engine.state in LIVE - ENDING:
+                self.here.happen(generation, ReplicaEvent.BROKE)
             if rng.random() < 0.5:
                 self.hung.discard(generation)
 

@@ -33,7 +33,7 @@ from partitiond.core.replica.observation import (
     Unknown,
 )
 from partitiond.core.replica.reconcile import reconcile
-from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
+from partitiond.core.replica.states import ReplicaEvent, ReplicaState, gone, step
 from partitiond.core.units import MIB
 from partitiond.hosts.calls.fencing import HeadSession, Obedience, obedience
 from tests.core.simulated_host import POLICY, placement
@@ -226,7 +226,7 @@ class Fleet:
         head = self.head
         for one in head.known:
             if one.live and head.standing(one.host, self.now).gone:
-                one.seen = self.stepped(one.seen, ReplicaEvent.EXITED)
+                one.seen = self.without_engine(one.seen)
 
     def search(self) -> None:
         head = self.head
@@ -246,7 +246,7 @@ class Fleet:
             if one.host in self.cut or not one.live:
                 continue
             if one.seen.generation not in self.running:
-                one.seen = self.stepped(one.seen, ReplicaEvent.EXITED)
+                one.seen = self.without_engine(one.seen)
             elif one.seen.state is STARTING and rng.random() < 0.7:
                 one.seen = self.stepped(one.seen, ReplicaEvent.BECAME_READY)
             elif one.seen.state is ReplicaState.DRAINING:
@@ -330,6 +330,9 @@ class Fleet:
 
     def fresh(self, what: Placement, generation: str) -> ObservedReplica:
         return ObservedReplica(what.replica_id, generation, what, STARTING, None, self.now)
+
+    def without_engine(self, seen: ObservedReplica) -> ObservedReplica:
+        return dataclasses.replace(seen, state=gone(seen.state), state_since=self.now)
 
     def stepped(self, seen: ObservedReplica, event: ReplicaEvent) -> ObservedReplica:
         return dataclasses.replace(seen, state=step(seen.state, event), state_since=self.now)

@@ -68,7 +68,7 @@ class LookedAt(History):
         return not broken and any(is_of(e, wanted) for e in self._serving())
 
     def _serving(self) -> list[ObservedReplica]:
-        return [e for e in self.here.in_state(ReplicaState.SERVING) if not e.ending]
+        return self.here.in_state(ReplicaState.SERVING)
 
     def _is_over(self, awake: Sequence[Placement]) -> None:
         """All serve, nothing else has a process, and the daemon has nothing left to do for it."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
@@ -27,7 +28,6 @@ from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import ModelIndex, model_note, model_view
 from partitiond.core.errors import ConflictError, PartitiondError
-from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.engine_task import EngineTask, require_measurable
 from partitiond.core.model.record import ModelRecord
@@ -42,6 +42,9 @@ from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ModelResolver, Store
 
 NOT_MEASURED: Final = "not measured yet"
+BEGIN_AGAIN_SECONDS: Final = 30.0
+"""Pause before a chain that could not be begun is begun again: a source of models, or the store,
+refused. Chosen."""
 
 Params = tuple[tuple[str, str], ...]
 
@@ -50,7 +53,7 @@ class Registry:
     """Keeps the specs, and starts the chain for them.
 
     Attributes:
-        devices_came: set when devices are seen that were not before.
+        devices_came: set when devices are seen that were not before, or a chain is due again.
 
     Args:
         accept: refuses a spec that this host cannot run, by an InputError.
@@ -97,6 +100,8 @@ class Registry:
         self._plans = plans
         self._staleness = staleness
         self._seen: object = None
+        self._not_begun: dict[str, str] = {}
+        self._begin_at = math.inf
         self.devices_came = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._releases = releases
@@ -124,21 +129,49 @@ class Registry:
         reached(FaultPoint.MODEL_STORED)
         self._journal.note("model-registered", spec.name, f"from {spec.source.ref}.")
         self._controller.sleep.registered(spec)
-        self._begin_chain(spec, architectures, figures)
+        self._begin(spec, architectures, figures)
         return record
 
     async def _figures(self, spec: ModelSpec) -> Figures:
         devices = [target.device for target in self._targets()]
         return await figures_for(spec, devices, self._cpu_speed, busy=self._jobs.busy)
 
+    def _begin(
+        self,
+        spec: ModelSpec,
+        architectures: Mapping[str, Architecture],
+        figures: Figures,
+        targets: Sequence[ProfileTarget] | None = None,
+    ) -> None:
+        """Begin the chain on these targets, by default on all; what refuses is tried again."""
+        try:
+            self._begin_chain(
+                spec, architectures, figures, self._targets() if targets is None else targets
+            )
+        except PartitiondError as error:
+            self._begin_later(spec.name, error)
+        else:
+            self._not_begun.pop(spec.name, None)
+
+    def _begin_later(self, name: str, error: PartitiondError) -> None:
+        problem = str(error)
+        if self._not_begun.get(name) != problem:
+            self._journal.note("model-not-begun", name, problem)
+        self._not_begun[name] = problem
+        self._begin_at = self._clock.monotonic() + BEGIN_AGAIN_SECONDS
+
     def _begin_chain(
-        self, spec: ModelSpec, architectures: Mapping[str, Architecture], figures: Figures
+        self,
+        spec: ModelSpec,
+        architectures: Mapping[str, Architecture],
+        figures: Figures,
+        targets: Sequence[ProfileTarget],
     ) -> None:
         self._obstacles.look()
-        targets, now = self._targets(), self._clock.utc_iso()
+        now = self._clock.utc_iso()
         for profile in form_estimates(spec, architectures, targets, now, figures):
             self._store.add_profile(profile)
-        self._measure(spec, targets)
+        self._measure(spec, self._targets(), targets)
         if spec.auto:
             self._plans.chain.changed()
         self._controller.wake()
@@ -146,15 +179,23 @@ class Registry:
     def _targets(self) -> tuple[ProfileTarget, ...]:
         return profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
 
-    def _measure(self, spec: ModelSpec, targets: Sequence[ProfileTarget]) -> None:
-        """Queue the jobs that the chain needs of a model; withdraw those that it needs no more."""
+    def _measure(
+        self,
+        spec: ModelSpec,
+        targets: Sequence[ProfileTarget],
+        new: Sequence[ProfileTarget] | None = None,
+    ) -> None:
+        """Queue the jobs that the chain needs of a model, only those of `new` targets if these are
+        given; withdraw those that it needs no more.
+        """
         measurable = spec.engine.task is EngineTask.GENERATE and not self._lacks_engine(spec)
         wanted = self._wanted(spec, targets) if spec.auto and measurable else {}
         for job in self._jobs.open_jobs(spec.name):
             own = job.reason and not job.drift_of  # drift withdraws its own
             if job.state is JobState.QUEUED and own and job.params not in wanted:
                 self._jobs.withdraw(job, "nothing needs it any more.")
-        for params, reason in wanted.items():
+        due = wanted if new is None or not wanted else self._wanted(spec, new)
+        for params, reason in due.items():
             self._jobs.submit("profile", spec.name, params, reason=reason)
 
     def _lacks_engine(self, spec: ModelSpec) -> bool:
@@ -191,7 +232,12 @@ class Registry:
         return params_of(options, self._devices.devices, self._profiling)
 
     def measure_stale(self) -> None:
-        """Queue what became stale since the last look; called after each pass of the loop."""
+        """Queue what became stale since the last look, and have chains begun that could not be;
+        called after each pass of the loop.
+        """
+        if self._clock.monotonic() >= self._begin_at:
+            self._begin_at = math.inf
+            self.devices_came.set()
         models = [record.spec for record in self._store.models() if record.spec.auto]
         seen = self._staleness.seen(spec.name for spec in models)
         if seen == self._seen:
@@ -287,7 +333,7 @@ class Registry:
         self._refuse_other_engine(old.spec, spec)  # a plan may have been applied meanwhile
         self._refuse_taken_names(spec)
         record = self._replace(old, spec)
-        self._begin_chain(spec, architectures, figures)
+        self._begin(spec, architectures, figures)
         return record
 
     def _replace(self, old: ModelRecord, spec: ModelSpec) -> ModelRecord:
@@ -388,31 +434,29 @@ class Registry:
         self._plans.chain.changed()
 
     async def begin_again(self) -> None:
-        """Begin the chain of models whose chain is not begun: they were stored while there was no
-        device, or just before the previous daemon ended. Where a kind of device comes to others,
-        all chains begin there. Runs until cancelled.
+        """Begin the chain of each model on the targets on which it is not begun (`unbegun`), at
+        first and whenever devices came. Runs until cancelled.
         """
-        known: set[tuple[str, PartitionSize]] = set()
         while True:
             self.devices_came.clear()
-            there = {(target.device.hardware, target.size) for target in self._targets()}
-            records = self._store.models()
-            if not known or there <= known:
-                records = unbegun(records, self._jobs.jobs(), self._best)
-            known |= there
-            for record in records:
+            for record in self._store.models():
                 await self._begin_again(record)
             await self.devices_came.wait()
 
     async def _begin_again(self, record: ModelRecord) -> None:
+        spec = record.spec
+        jobs = (*self._jobs.ended(spec.name), *self._jobs.open_jobs(spec.name))
+        targets = unbegun(record, self._targets(), self._store.profiles(spec.name), jobs)
+        if not targets:
+            return
         try:
-            architectures = await form_architectures(self._resolver, record.spec)
-            figures = await self._figures(record.spec)
+            architectures = await form_architectures(self._resolver, spec)
+            figures = await self._figures(spec)
         except PartitiondError as error:
-            self._journal.note("model-not-begun", record.spec.name, str(error))
+            self._begin_later(spec.name, error)
             return
         if record in self._store.models():  # it may have been removed, or changed, meanwhile
-            self._begin_chain(record.spec, architectures, figures)
+            self._begin(spec, architectures, figures, targets)
 
     def put_to_sleep(self, name: str, level: int = 1) -> ModelView:
         """Drain the model and put its engines to sleep; a model without engines sleeps at once.

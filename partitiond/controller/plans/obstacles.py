@@ -175,7 +175,7 @@ class ObstacleUseCases:
         )
         ready: dict[str, set[str]] = {}
         for engine in engines:
-            if engine.state in READY and not engine.ending:
+            if engine.state in READY:
                 forms = ready.setdefault(engine.placement.model, set())
                 forms.add(engine.placement.candidate.variant)
         found = {

@@ -90,7 +90,6 @@ def routed(engine: Engine, observed: ObservedReplica) -> RoutedEngine:
         socket_path=handle.socket_path if handle is not None else "",
         kv_cache_tokens=report.kv_cache_tokens if report is not None else 0,
         max_model_len=handle.launch.max_model_len if handle is not None else 0,
-        broken=engine.broken,
         host=handle.host if handle is not None else "",
     )
 

@@ -4,7 +4,7 @@ The task starts the process (or takes over an adopted one), waits until the proc
 it, sees it exit, puts it to sleep and wakes it, and ends it. All other code only asks: `drain`,
 `rest`, `sleep`, `wake`, `stop`. A replica is FAILED or STOPPED only when nothing of its process
 group is left, so its partition is free by then. If something cannot be ended, the replica stays
-STOPPING and the task tries again.
+FAILING or STOPPING and the task tries again.
 """
 
 import asyncio
@@ -22,7 +22,6 @@ from partitiond.core.errors import (
     ExitedError,
     HostSilentError,
     PartitiondError,
-    StartTimedOutError,
 )
 from partitiond.core.plan.record import Placement
 from partitiond.core.replica.engine import (
@@ -33,7 +32,7 @@ from partitiond.core.replica.engine import (
 )
 from partitiond.core.replica.observation import LIVE, ObservedReplica, StopReason
 from partitiond.core.replica.reconcile import failures_after
-from partitiond.core.replica.states import ReplicaEvent, ReplicaState, step
+from partitiond.core.replica.states import ENDING, ReplicaEvent, ReplicaState, gone, step
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, EngineRunner
 
@@ -41,9 +40,6 @@ log = logging.getLogger(__name__)
 
 Note = Callable[[str, str, str], None]
 """`Journal.note`: kind, subject, message."""
-
-_FAILS: Final = frozenset({StopReason.START_DEADLINE, StopReason.FAILED})
-"""Reasons after which a replica has failed; it stays in its state until nothing of it is left."""
 
 _SERIAL: Final = itertools.count(1)
 """Numbers that name a start until its process has a generation of its own."""
@@ -59,12 +55,11 @@ class Engine:
         state, since: its state, and since when it is in that state (monotonic seconds).
         failures: failures in a row of this replica, up to the last one.
         failed_starts: failed starts in a row of this replica, up to the last one.
-        last_error: the last failure; empty once the engine serves.
+        failure: the last failure; empty once the engine serves.
+        lingers: why it could not be ended at the last try; empty if it was not tried, or has ended.
         starts: engine starts of this replica since the daemon runs.
         adopted: whether it ran already when the daemon started.
         refused: whether the device refused the last start of this replica: no process began.
-        broken: whether it exited, or was found not to generate, and is being cleared away; it
-            gets no requests any more.
         failed_stops: how often it could not be ended.
         in_flight: requests in flight at the proxy, as last told by the loop.
         launch: what it is started with; set when its start is decided.
@@ -88,7 +83,7 @@ class Engine:
         failures: int = 0,
         failed_starts: int = 0,
         starts: int = 0,
-        last_error: str = "",
+        failure: str = "",
         refused: bool = False,
     ) -> None:
         self.name = name
@@ -100,10 +95,10 @@ class Engine:
         self.starts = starts
         self.refused = refused
         self.adopted = False
-        self.broken = False
         self.failed_stops = 0
         self.in_flight: int | None = None
-        self.last_error = last_error
+        self.failure = failure
+        self.lingers = ""
         self.sleep_level = 0
         self.progress = ""
         self.handle: EngineHandle | None = None
@@ -120,12 +115,8 @@ class Engine:
         self._turn = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._stop_reason: StopReason | None = None
-        self._stop_why = ""
         self._grace_seconds = policy.reconcile.stop_grace_seconds
         self._task: asyncio.Task[None] | None = None
-        self._ended_itself = False
-        self._served_seconds = 0.0
-        self._was_ready = False
 
     @property
     def generation(self) -> str:
@@ -136,6 +127,11 @@ class Engine:
     def live(self) -> bool:
         """Whether it holds its partition."""
         return self.state in LIVE
+
+    @property
+    def last_error(self) -> str:
+        """Why it cannot be ended, else the last failure; empty if neither is known."""
+        return self.lingers or self.failure
 
     @property
     def host(self) -> str:
@@ -162,9 +158,8 @@ class Engine:
             last_error=self.last_error,
             can_sleep=self.handle is not None and self.handle.launch.sleep_mode,
             sleep_level=self.sleep_level,
-            ending=self.broken or self._stop_asked.is_set(),
             failed_starts=self.failed_starts,
-            stuck=self.live and self.failed_stops > 0,
+            stuck=bool(self.lingers),
             refused=self.refused,
         )
 
@@ -187,7 +182,7 @@ class Engine:
         self.handle = handle
         self.in_flight = in_flight
         self.launch = handle.launch
-        self.adopted = self._was_ready = True
+        self.adopted = True
         self._happen(ReplicaEvent.START_ASKED)
         if handle.unread:  # it gets no requests: it finishes what runs, and ends
             self._happen(ReplicaEvent.BECAME_READY)
@@ -227,14 +222,14 @@ class Engine:
             grace_seconds: between terminate and kill.
             why: what is wrong with the engine, in words, if the reason is FAILED.
         """
-        self._stop_reason, self._stop_why = reason, why
-        self._grace_seconds = grace_seconds
-        fails = reason in _FAILS and self.state is not ReplicaState.DRAINING
-        if not fails:
-            self._happen(ReplicaEvent.STOP_ASKED)
+        self._stop_reason, self._grace_seconds = reason, grace_seconds
+        if reason is StopReason.START_DEADLINE:
+            self._break("it did not become ready in time")
         elif reason is StopReason.FAILED:
-            self.broken = True
-            self._wake()
+            why = why or "it did not fall asleep, or wake, in time"
+            self._break(why, is_to_blame=False)
+        elif self.state not in ENDING:
+            self._happen(ReplicaEvent.STOP_ASKED)
         self._stop_asked.set()
         reached(FaultPoint.STOP_ASKED)
 
@@ -244,9 +239,8 @@ class Engine:
         """
         if not self.live:
             return
-        self.broken = True
-        self._happen(ReplicaEvent.EXITED)
-        self.in_flight, self.last_error = 0, why
+        self._enter(gone(self.state))
+        self.in_flight, self.failure, self.lingers = 0, why, ""
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
         self.settled.set()
@@ -263,13 +257,30 @@ class Engine:
             await asyncio.wait([self._task])
 
     def _happen(self, event: ReplicaEvent) -> None:
-        self.state = step(self.state, event)
+        self._enter(step(self.state, event))
+
+    def _enter(self, state: ReplicaState) -> None:
+        self.state = state
         self.since = self._clock.monotonic()
-        if self.state in (ReplicaState.SERVING, ReplicaState.SLEEPING):
-            self._was_ready, self.failed_starts = True, 0
-        if self.state is ReplicaState.SERVING:
-            self.last_error = ""
+        if state in (ReplicaState.SERVING, ReplicaState.SLEEPING):
+            self.failed_starts = 0
+        if state is ReplicaState.SERVING:
+            self.failure = ""
         self._wake()
+
+    def _break(self, diagnosis: str, *, is_to_blame: bool = True) -> None:
+        """Serve nobody any more. It failed unless it was to end anyway; what is left is then ended.
+        A later diagnosis of the same failure replaces an earlier one.
+        """
+        if self.state not in ENDING:
+            served = self._served()
+            was_starting = self.state is ReplicaState.STARTING and not self.adopted
+            self._happen(ReplicaEvent.BROKE)
+            if self.state is ReplicaState.FAILING:
+                self.failures = failures_after(self.failures, served, self._policy.reconcile)
+                self.failed_starts += was_starting and is_to_blame
+        if self.state is ReplicaState.FAILING:
+            self.failure = diagnosis
 
     async def _own(self, launch: EngineLaunch | None) -> None:
         try:
@@ -285,7 +296,7 @@ class Engine:
                 self.lose(explain(error))
         except PartitiondError as error:
             self.refused = self.handle is None and isinstance(error, DeviceError)
-            await self._abandon(explain(error))
+            await self._abandon(explain(error), is_to_blame=not self.refused)
         except Exception as error:
             # A defect must not leave a replica without an owner.
             log.exception("the supervision of %s broke", self.name)
@@ -310,11 +321,11 @@ class Engine:
             if start.cancel():
                 await asyncio.wait([start])
 
-    async def _abandon(self, diagnosis: str) -> None:
-        self.broken = True
+    async def _abandon(self, diagnosis: str, *, is_to_blame: bool = True) -> None:
+        self._break(diagnosis, is_to_blame=is_to_blame)
         if self.handle is not None:
             await self._end_process(self.handle, 0.0)
-        self._end(ReplicaEvent.EXITED, diagnosis)
+        self._end()
 
     async def _end_process(self, handle: EngineHandle, grace_seconds: float) -> None:
         """End the process; returns only once nothing of it is left and its partition is free."""
@@ -331,13 +342,9 @@ class Engine:
     def _lingers(self, problem: str) -> None:
         """Note that the process could not be ended: it holds its partition, and serves nothing."""
         self.failed_stops += 1
-        if self.state is not ReplicaState.STOPPING:
-            self._ended_itself = self.state is not ReplicaState.DRAINING
-            self._served_seconds = self._served()
-            self._happen(ReplicaEvent.STOP_ASKED)
-        if problem != self.last_error:
+        if problem != self.lingers:
             self._note("engine-lingers", self.name, first_line(problem))
-        self.last_error = problem
+        self.lingers = problem
         self._wake()
 
     async def _follow(self, handle: EngineHandle) -> None:
@@ -363,49 +370,32 @@ class Engine:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _after_exit(self, handle: EngineHandle, exit_: EngineExit) -> None:
-        self.broken = True
-        self._wake()
-        await self._end_process(handle, 0.0)  # its children, socket and run folder
         code = f"exit code {exit_.code}" if exit_.code is not None else "unknown exit code"
-        self._end(ReplicaEvent.EXITED, exit_.diagnosis or f"the engine ended with {code}")
+        self._break(exit_.diagnosis or f"the engine ended with {code}")
+        await self._end_process(handle, 0.0)  # its children, socket and run folder
+        self._end()
 
     async def _after_stop(self, handle: EngineHandle) -> None:
         await self._end_process(handle, self._grace_seconds)
         reached(FaultPoint.ENGINE_STOPPED)
-        if self._stop_reason is StopReason.START_DEADLINE:
-            self._end(ReplicaEvent.DEADLINE_PASSED, "it did not become ready in time")
-        elif self._stop_reason is StopReason.FAILED:
-            why = self._stop_why or "it did not fall asleep, or wake, in time"
-            self._end(ReplicaEvent.DEADLINE_PASSED, why)
-        else:
-            self._end(ReplicaEvent.EXITED, "")
+        self._end()
 
     async def _after_break(self, handle: EngineHandle, life: "asyncio.Task[None]") -> None:
         error = None if life.cancelled() else life.exception()
         if not isinstance(error, EngineError):
             raise error or RuntimeError("the watch over an engine ended by itself")
-        self.broken = True
-        self._wake()
+        self._break(explain(error))
         await self._end_process(handle, self._grace_seconds)
-        late = isinstance(error, StartTimedOutError | ExitedError)
-        self._end(ReplicaEvent.DEADLINE_PASSED if late else ReplicaEvent.EXITED, explain(error))
+        self._end()
 
-    def _end(self, event: ReplicaEvent, diagnosis: str) -> None:
+    def _end(self) -> None:
         """Note that nothing of the process is left. Later calls change nothing."""
         if not self.live:
             return
-        if self.state in (ReplicaState.DRAINING, ReplicaState.STOPPING):
-            event = ReplicaEvent.EXITED
-        served = max(self._served_seconds, self._served())
-        self._happen(event)
-        self.in_flight = 0
-        if self.state is ReplicaState.FAILED or self._ended_itself:
-            self.failures = failures_after(self.failures, served, self._policy.reconcile)
-            blameless = self.refused or self._stop_reason is StopReason.FAILED
-            if not self._was_ready and not blameless:
-                self.failed_starts += 1
-            self.last_error = diagnosis
-            self._note("engine-failed", self.name, first_line(diagnosis))
+        self._happen(ReplicaEvent.EXITED)
+        self.in_flight, self.lingers = 0, ""
+        if self.state is ReplicaState.FAILED:
+            self._note("engine-failed", self.name, first_line(self.failure))
         else:
             self._note("engine-stopped", self.name, f"ended ({self._stop_reason or 'exited'}).")
 

@@ -11,7 +11,7 @@ from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import NO_STAKES, StartGains
 from partitiond.core.replica.observation import ObservedReplica, ReconcilePolicy
 from partitiond.core.replica.ready_times import Starts, ready_times, settled
-from partitiond.core.replica.reconcile import backoff_seconds
+from partitiond.core.replica.reconcile import restart_seconds
 from partitiond.core.replica.states import ReplicaState
 from partitiond.ports import Store
 
@@ -60,7 +60,7 @@ class Expectations:
         measured = self._times.seconds()
         starts = Starts(
             {p.replica_id: measured[p.model] for p in missing if p.model in measured},
-            {r.replica_id: backoff_seconds(r.failures, policy) for r in replicas if r.failures},
+            {r.replica_id: restart_seconds(r, policy) for r in replicas if r.failures},
         )
         self._ready_at = settled(self._ready_at, ready_times(desired, replicas, starts, now), now)
         return self._ready_at
@@ -91,7 +91,7 @@ def _missing(desired: Sequence[Placement], replicas: Sequence[ObservedReplica]) 
     """Return the placements that are wanted and do not serve."""
     serving: dict[str, list[Placement]] = {}
     for replica in replicas:
-        if replica.state is ReplicaState.SERVING and not replica.ending:
+        if replica.state is ReplicaState.SERVING:
             serving.setdefault(replica.replica_id, []).append(replica.placement)
     return [
         p for p in desired if not any(same_engine(own, p) for own in serving.get(p.replica_id, ()))

@@ -1,12 +1,12 @@
 """Finds what a killed daemon left half done, by what is in its store. Pure functions."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from partitiond.controller.profiles.targets import ProfileTarget, speaks_for
 from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.record import ModelRecord
-from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import Job, JobCause
 from partitiond.core.profile.record import Profile, ProfileKind
@@ -23,25 +23,36 @@ def removed_models(desired: Sequence[Placement], records: Sequence[ModelRecord])
 
 
 def unbegun(
-    records: Sequence[ModelRecord],
-    jobs: Sequence[Job],
-    best: Callable[[ModelSpec], Sequence[Profile]],
-) -> tuple[ModelRecord, ...]:
-    """Return models that were stored, as new or as changed, and for which nothing was begun.
+    record: ModelRecord,
+    targets: Iterable[ProfileTarget],
+    profiles: Iterable[Profile],
+    jobs: Iterable[Job],
+) -> tuple[ProfileTarget, ...]:
+    """Return the targets on which nothing was begun for a model: it was stored, as new or as
+    changed, or their kind of device came, while no daemon ran or just before one ended.
 
-    Such a model has no profile, not even an estimate; or it is to be measured, was not measured,
-    and has no job from then on. To begin again what was begun would change nothing.
+    The chain begins with an estimate of each form of the model on each target. A model that is to
+    be measured, was not measured, and has no job since it was stored is begun nowhere.
+
+    Args:
+        record: the model.
+        targets: what it is to be profiled on.
+        profiles: of the model.
+        jobs: of the model, ended and open.
     """
-    return tuple(record for record in records if _is_unbegun(record, jobs, best(record.spec)))
-
-
-def _is_unbegun(record: ModelRecord, jobs: Sequence[Job], best: Sequence[Profile]) -> bool:
     spec = record.spec
-    if not best:
-        return True
+    own = [profile for profile in profiles if speaks_for(profile, spec)]
     measures = spec.auto and spec.engine.task is EngineTask.GENERATE
-    begun = any(job.subject == spec.name and job.updated_at >= record.updated_at for job in jobs)
-    return measures and not begun and all(p.kind is ProfileKind.ESTIMATED for p in best)
+    has_job = any(job.updated_at >= record.updated_at for job in jobs)
+    if measures and not has_job and all(p.kind is ProfileKind.ESTIMATED for p in own):
+        return tuple(targets)
+    known = {(profile.hardware, profile.size, profile.variant) for profile in own}
+    forms = ("", *(variant.name for variant in spec.variants))
+    return tuple(
+        target
+        for target in targets
+        if not known.issuperset((target.device.hardware, target.size, form) for form in forms)
+    )
 
 
 def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:

@@ -674,7 +674,7 @@ class Controller:
             started=lambda model, seconds: self._start_times.note(model, seconds, self._clock),
             failures=max((e.failures for e in old), default=0),
             failed_starts=max(before),
-            last_error=old[-1].last_error if old else "",
+            failure=old[-1].failure if old else "",
             refused=any(e.refused for e in old),
             starts=self._starts.get(placement.replica_id, 0),
         )

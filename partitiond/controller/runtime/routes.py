@@ -33,7 +33,6 @@ class RoutedEngine:
         name: unique among running engines; the proxy's name for it.
         kv_cache_tokens: from its report; 0 if unknown.
         max_model_len: what it was started with, in tokens.
-        broken: whether it is gone or hung although its state does not say so yet.
         host: host that it runs on.
     """
 
@@ -42,7 +41,6 @@ class RoutedEngine:
     socket_path: str
     kv_cache_tokens: int
     max_model_len: int
-    broken: bool = False
     host: str = ""
 
 
@@ -107,7 +105,7 @@ def availability_of(
     if ending:
         return ModelAvailability.ENDING
     planned = any(p.model == model for p in desired)
-    resting = any(e.observed.state in _AT_REST and not e.broken for e in own)
+    resting = any(e.observed.state in _AT_REST for e in own)
     if planned and (resting or model in asleep):
         return ModelAvailability.SLEEPING
     hopeless = {
@@ -220,12 +218,11 @@ class KeyRoutes:
 
 
 def _serves(engine: RoutedEngine) -> bool:
-    return engine.observed.state is ReplicaState.SERVING and not engine.broken
+    return engine.observed.state is ReplicaState.SERVING
 
 
 def _drains(engine: RoutedEngine) -> bool:
-    leaving = (ReplicaState.DRAINING, ReplicaState.QUIESCING)
-    return engine.observed.state in leaving and not engine.broken
+    return engine.observed.state in (ReplicaState.DRAINING, ReplicaState.QUIESCING)
 
 
 def max_wait_seconds(spec: ModelSpec, serving: Sequence[Placement], policy: RoutePolicy) -> float:

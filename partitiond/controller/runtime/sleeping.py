@@ -70,11 +70,7 @@ def waited_models(
 ) -> frozenset[str]:
     """Models that requests wait for although no replica exists; see
     `core.replica.sleep.waited_for`."""
-    serving = {
-        engine.placement.model
-        for engine in engines
-        if engine.state is ReplicaState.SERVING and not engine.broken
-    }
+    serving = {engine.placement.model for engine in engines if engine.state is ReplicaState.SERVING}
     return waited_for((record.spec for record in records), asleep, serving)
 
 

@@ -34,7 +34,7 @@ from partitiond.core.replica.observation import (
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.replica.reconcile import current_engines
 from partitiond.core.replica.seen_engines import SeenEngines
-from partitiond.core.replica.states import ReplicaState
+from partitiond.core.replica.states import ENDING, ReplicaState
 
 
 class Standing(enum.StrEnum):
@@ -415,7 +415,7 @@ def _progress(placement: Placement, at: _At, here: _Look) -> ReplicaProgress:
 def _standing(placement: Placement, engine: ObservedReplica | None, here: _Look) -> _At:
     if placement.model in here.asleep:
         return _At(Standing.ASLEEP, "sleeps")
-    serves = engine is not None and engine.state is ReplicaState.SERVING and not engine.ending
+    serves = engine is not None and engine.state is ReplicaState.SERVING
     if serves and placement.device_id not in here.seen.faulted:  # there it is about to be ended
         return _At(Standing.SERVING, "serves")
     failed = _failed(placement, engine, here)
@@ -423,7 +423,7 @@ def _standing(placement: Placement, engine: ObservedReplica | None, here: _Look)
         return _At(Standing.FAILED, *failed)
     if engine is None:
         return _waits(placement, here)
-    if engine.ending:
+    if engine.state is ReplicaState.FAILING:
         return _At(Standing.WAITING, "starts again once what is left of it is gone")
     if engine.state is ReplicaState.STARTING:
         line = here.told.progress.get(key_of(engine), "")
@@ -523,7 +523,7 @@ def _without_hope(placement: Placement, at: _At, failed: Container[str], here: _
     olds = here.unwanted(there)
     if not all(
         r.placement.model in failed and r.state is ReplicaState.SERVING for r in olds
-    ) or any(r.ending or r.state in ALLOCATING for r in there):
+    ) or any(r.state in ENDING | ALLOCATING for r in there):
         return at
     names = _names(r.replica_id for r in olds)
     why = f"has no room: {names} serves on there, because a replica of its model failed"
@@ -548,7 +548,7 @@ def _leaves(replica: ObservedReplica, here: _Look, *, stays: bool) -> ReplicaPro
         count = replica.in_flight
         requests = "its requests" if count is None else f"{count} request{'s' * (count != 1)}"
         why = f"drains: finishes {requests}"
-    elif replica.state is ReplicaState.SERVING and not replica.ending:
+    elif replica.state is ReplicaState.SERVING:
         if stays:
             standing, why = Standing.STAYING, "serves on, because its replacement failed"
         else:

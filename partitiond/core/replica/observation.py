@@ -18,6 +18,7 @@ LIVE: Final = frozenset(
         ReplicaState.WAKING,
         ReplicaState.DRAINING,
         ReplicaState.STOPPING,
+        ReplicaState.FAILING,
     }
 )
 """States in which an engine has a process and therefore holds its partition
@@ -58,7 +59,6 @@ class ObservedReplica:
         last_error: diagnosis of the last failure, or empty.
         can_sleep: its engine was started such that it can be put to sleep.
         sleep_level: level at which it sleeps, or is to sleep; 0 while it is awake.
-        ending: its engine is being ended; the state says so only once nothing of it is left.
         stuck: its engine could not be ended; the attempt is repeated again and again.
         refused: its device refused the last start, as for want of room.
     """
@@ -73,7 +73,6 @@ class ObservedReplica:
     last_error: str = ""
     can_sleep: bool = False
     sleep_level: int = 0
-    ending: bool = False
     failed_starts: int = 0
     stuck: bool = False
     refused: bool = False
@@ -183,7 +182,8 @@ class StopReason(enum.StrEnum):
 class StopEngine:
     """End the process group: terminate, kill after `grace_seconds`, then release the partition.
 
-    The reasons START_DEADLINE and FAILED make the replica failed; any other makes it stopped.
+    The reasons START_DEADLINE and FAILED make the replica failed, unless it drains already; any
+    other makes it stopped.
     """
 
     replica_id: str
@@ -220,7 +220,8 @@ class ReconcilePolicy:
             deadline holds for falling asleep and for waking.
         drain_deadline_seconds: longest wait for requests in flight.
         stop_grace_seconds: between terminate and kill.
-        backoff_base_seconds, backoff_max_seconds: restart delay base x 2^(failures-1), capped.
+        backoff_base_seconds, backoff_max_seconds: restart delay from the second failure in a row
+            on, base x 2^(failures - 2), capped; the first restart is immediate.
         max_starting: engines that may start at a time per device, including those of profile jobs.
     """
 

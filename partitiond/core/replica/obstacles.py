@@ -188,7 +188,6 @@ def _shows_that_it_starts(
     return (
         replica.state in READY
         and replica.state is not ReplicaState.DRAINING
-        and not replica.ending
         and (not release or release == release_of(*_place_of(replica.placement)[:2]))
     )
 

@@ -14,8 +14,9 @@ LONGER: Final = 1.5
 """An overdue start is next expected at this multiple of its last expected duration. Chosen."""
 
 
-_AT_REST: Final = frozenset(
+_SERVES_OR_RESTS: Final = frozenset(
     {
+        ReplicaState.SERVING,
         ReplicaState.QUIESCING,
         ReplicaState.FALLING_ASLEEP,
         ReplicaState.SLEEPING,
@@ -45,7 +46,7 @@ def ready_times(
     Models that serve or sleep are left out, and so are models without a measured start. On each
     device one engine starts after the other, in the order of `desired`.
     """
-    other = {r.placement.model for r in replicas if _serves(r) or r.state in _AT_REST}
+    other = {r.placement.model for r in replicas if r.state in _SERVES_OR_RESTS}
     out = [p for p in desired if p.model not in other and p.replica_id in starts.seconds]
     own = grouped(replicas, lambda replica: replica.replica_id)
     there = grouped(replicas, lambda replica: replica.placement.device_id)
@@ -75,10 +76,6 @@ def settled(old: Mapping[str, float], new: Mapping[str, float], now: float) -> d
 def _kept(old: float, new: float, now: float) -> float:
     near = abs(new - old) <= max(1.0, 0.25 * (old - now))
     return old if old > now and near else new
-
-
-def _serves(replica: ObservedReplica) -> bool:
-    return replica.state is ReplicaState.SERVING and not replica.ending
 
 
 def _own_start(

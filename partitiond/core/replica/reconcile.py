@@ -18,7 +18,8 @@ Invariants (each is a property test):
 - no withheld replica is started;
 - an engine is stopped only when nothing is in flight or its drain deadline has passed; a draining
   replica gets no request (`routing_from` tells the proxy);
-- a replica that failed starts again after base x 2^(failures - 1) seconds, capped;
+- a replica that failed starts again at once; from the second failure in a row on after
+  base x 2^(failures - 2) seconds, capped;
 - an engine of a model that is to be asleep falls asleep only when nothing is in flight, however
   long that takes, and is woken only where its whole partition fits; an engine that cannot sleep is
   drained and stopped instead. No engine of such a model is started;
@@ -64,7 +65,7 @@ from partitiond.core.replica.observation import (
 )
 from partitiond.core.replica.seen_engines import SeenEngines
 from partitiond.core.replica.sleep import stays
-from partitiond.core.replica.states import ReplicaState
+from partitiond.core.replica.states import ENDING, ReplicaState
 
 __all__ = [
     "LIVE",
@@ -85,6 +86,7 @@ __all__ = [
     "current_engines",
     "failures_after",
     "reconcile",
+    "restart_seconds",
 ]
 
 _STAYING: Final = (
@@ -94,8 +96,10 @@ _STAYING: Final = (
     ReplicaState.QUIESCING,
     ReplicaState.FALLING_ASLEEP,
     ReplicaState.SLEEPING,
+    ReplicaState.FAILING,
 )
-"""States of an engine that is not on its way out, the readiest first."""
+"""States of an engine that is not on its way out, the readiest first. One that is FAILING holds its
+place, in which it is started again."""
 _SERVES_NOBODY: Final = frozenset(
     {
         ReplicaState.STARTING,
@@ -115,11 +119,20 @@ _MAX_DOUBLINGS: Final = 30
 
 
 def backoff_seconds(failures: int, policy: ReconcilePolicy) -> float:
-    """Return how long a replica waits after its last failure: base x 2^(failures - 1), capped."""
-    if failures <= 0:
+    """Return how long a replica waits after its last failure: not at all after the first one in a
+    row, then base x 2^(failures - 2), capped.
+    """
+    if failures <= 1:
         return 0.0
-    doublings = min(failures - 1, _MAX_DOUBLINGS)
+    doublings = min(failures - 2, _MAX_DOUBLINGS)
     return min(policy.backoff_max_seconds, policy.backoff_base_seconds * 2.0**doublings)
+
+
+def restart_seconds(record: ObservedReplica, policy: ReconcilePolicy) -> float:
+    """Return how long a failed replica waits for its restart. Starts that failed before a pause
+    (`core.replica.obstacles`) count: one more start is tried, and not two.
+    """
+    return backoff_seconds(max(record.failures, record.failed_starts), policy)
 
 
 def failures_after(failures: int, served_seconds: float, policy: ReconcilePolicy) -> int:
@@ -260,7 +273,7 @@ def _stops(here: _Pass, yielding: set[tuple[str, str]]) -> list[Action]:
 
 def _stop_reason(replica: ObservedReplica, unwanted: bool, here: _Pass) -> StopReason | None:
     policy, state = here.policy, replica.state
-    if replica.ending or state not in LIVE or state is ReplicaState.STOPPING:
+    if state not in LIVE or state in ENDING:
         return None
     if replica.placement.device_id in here.seen.faulted:
         return StopReason.FAILED
@@ -302,7 +315,7 @@ def _drains(here: _Pass, making_way: set[tuple[str, str]], begun: Sequence[Actio
         DrainReplica(replica.replica_id, replica.generation, here.policy.drain_deadline_seconds)
         for replica in here.seen.replicas
         if key_of(replica) in leaving
-        if not replica.ending and replica.placement.device_id not in faulted
+        if replica.placement.device_id not in faulted
     ]
 
 
@@ -324,8 +337,7 @@ def _outgrown(here: _Pass, changing: set[str]) -> set[tuple[str, str]]:
     under_way = {
         replica.placement.model
         for replica in here.seen.replicas
-        if replica.ending
-        or replica.state in _READYING | _LEAVING
+        if replica.state in _READYING | _LEAVING | ENDING
         or (replica.state in LIVE and replica.placement.device_id in here.seen.faulted)
     }
     missing = {p.model for p in here.desired if p.replica_id not in here.current}
@@ -358,8 +370,7 @@ def _may_start(placement: Placement, here: _Pass) -> bool:
     record = here.engines.awaiting_restart(placement)
     if record is None or record.state is not ReplicaState.FAILED:
         return True
-    delay = backoff_seconds(record.failures, here.policy)
-    return here.seen.now - record.state_since >= delay
+    return here.seen.now - record.state_since >= restart_seconds(record, here.policy)
 
 
 def _held_by_outgrown(placement: Placement, here: _Pass) -> bool:
@@ -461,8 +472,8 @@ def _missing(here: _Pass) -> tuple[Placement, ...]:
     for replica in here.seen.replicas:
         model, capacity = replica.placement.model, replica.placement.candidate.capacity_req_per_s
         old = key_of(replica) not in here.kept
-        coming = replica.state in _COMING and not replica.ending
-        if coming or (replica.state in _LEAVING and old and replica.replica_id in ids):
+        makes_way = replica.state in _LEAVING and old and replica.replica_id in ids
+        if replica.state in _COMING or makes_way:
             serving[model] = serving.get(model, 0.0) + capacity
             if old:
                 replaced[replica.replica_id] = replaced.get(replica.replica_id, 0.0) + capacity
@@ -483,7 +494,7 @@ def _needed(here: _Pass, begun: Iterable[str]) -> frozenset[tuple[str, str]]:
     incomplete, blocked = _incomplete(here), _blocked(here)
     under_way = (
         bool(coming)
-        or any(r.ending or r.state in _LEAVING for r in seen.replicas)
+        or any(r.state in _LEAVING | ENDING for r in seen.replicas)
         or any(r.placement.model not in incomplete for r in here.outgoing)
     )
     serving: dict[str, list[ObservedReplica]] = {}
@@ -537,14 +548,14 @@ def _staying(device_id: str, blocked: Container[str], here: _Pass) -> list[Parti
 
 
 def _serves(replica: ObservedReplica) -> bool:
-    return replica.state is ReplicaState.SERVING and not replica.ending
+    return replica.state is ReplicaState.SERVING
 
 
 def _quiesces(here: _Pass) -> list[Action]:
     """Quiesce engines that are to sleep; let quiescing engines that are wanted serve again."""
     actions: list[Action] = []
     for replica in here.current.values():
-        if replica.ending or replica.placement.device_id in here.seen.faulted:
+        if replica.placement.device_id in here.seen.faulted:
             continue
         to_sleep = replica.placement.model in here.asleep
         if to_sleep and replica.state is ReplicaState.SERVING:
@@ -560,7 +571,6 @@ def _sleeps(here: _Pass, room: DeviceRoom, current: Iterable[ObservedReplica]) -
         for replica in current
         if replica.state is ReplicaState.QUIESCING
         and replica.in_flight == 0
-        and not replica.ending
         and replica.placement.model in here.asleep
         and room.put_to_sleep(replica)
     ]
@@ -571,7 +581,5 @@ def _to_wake(here: _Pass, current: Iterable[ObservedReplica]) -> list[ObservedRe
     return [
         replica
         for replica in current
-        if replica.state is ReplicaState.SLEEPING
-        and replica.placement.model not in here.asleep
-        and not replica.ending
+        if replica.state is ReplicaState.SLEEPING and replica.placement.model not in here.asleep
     ]

@@ -138,7 +138,7 @@ def judge(
 
     wanted = [p for p in desired if p.model == release.model]
     own = [r for r in replicas if is_of_it(r.placement)]
-    serving = [r for r in own if r.state is ReplicaState.SERVING and not r.ending]
+    serving = [r for r in own if r.state is ReplicaState.SERVING]
     if wanted and all(is_of_it(p) and _is_served(p, serving) for p in wanted):
         return RolloutVerdict.ARRIVED
     failed = any(

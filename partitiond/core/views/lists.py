@@ -18,7 +18,7 @@ class ReplicaView:
         engine: the engine's name, which no other one has: on every table, in events, metrics,
             logs and headers. It is known before the engine starts.
         state: pending, starting, serving, drowsy, falling-asleep, sleeping, waking, draining,
-            stopping, stopped, failed.
+            stopping, stopped, failing, failed.
         start_progress: last progress line while it starts.
         adopted: it was found running after a restart of the daemon.
         variant: form of the model it runs; empty for the model itself.

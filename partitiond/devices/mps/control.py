@@ -1,6 +1,7 @@
 """Manages all control daemons of this host: ours by GPU, and foreign ones."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from partitiond.devices.mps import record
@@ -75,6 +76,11 @@ class MpsControl:
                 self._daemons[known.uuid] = self._made(known.uuid, folder)
             found.append(self._daemons[known.uuid])
         return found
+
+    def silent(self) -> Mapping[str, str]:
+        """Return why the daemons that hang are taken for hung, by GPU. Asks none of them."""
+        known = tuple(self._daemons.items())
+        return {uuid: why for uuid, daemon in known if (why := daemon.silence)}
 
     def pids(self) -> frozenset[int]:
         """Return pids of our control daemons and servers. Reads /proc once."""

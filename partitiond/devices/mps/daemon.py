@@ -21,6 +21,13 @@ UNKNOWN_LAUNCHER: Final = "unknown"
 """Stands for the socket at which a daemon was started whose record cannot be read."""
 CHECK_SECONDS: Final = 2.0
 """Time between two checks for a fault; each check runs the control program once per GPU."""
+ANSWER_SECONDS: Final = 2.0
+"""Longest wait for the answer to a check: one daemon that hangs must not hide another's fault."""
+SILENT_SECONDS: Final = 25.0
+"""A daemon that answers no check for so long hangs; ending a client keeps it busy for up to
+`TERMINATE_SECONDS`. Chosen."""
+STALE_SECONDS: Final = 60.0
+"""The last check says nothing after so long: a daemon without engines is not checked. Chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,6 +78,7 @@ class MpsDaemon:
         self._changing = asyncio.Lock()
         self._checked_at = -float("inf")
         self._fault = ""
+        self._silent_since: float | None = None
         self._served: dict[ProcessId, frozenset[ProcessId]] = {}
         self._broken: frozenset[ProcessId] = frozenset()
 
@@ -289,12 +297,25 @@ class MpsDaemon:
             self._fault = await self._look_for_fault()
         return self._fault
 
+    @property
+    def silence(self) -> str:
+        """Why the running daemon is taken for hung: no client of it can start or be ended; empty if
+        it is not, or is not checked any more.
+        """
+        now, since = time.monotonic(), self._silent_since
+        if since is None or now - since < SILENT_SECONDS or now - self._checked_at > STALE_SECONDS:
+            return ""
+        return f"its MPS control daemon has not answered for {SILENT_SECONDS:g} s"
+
     async def _look_for_fault(self) -> str:
         found = await PROC.look(f"MPS servers of {self.uuid}", self.servers)
         servers = {server.identity: server for server in found}
         self._remember_broken(servers)
         if not await PROC.look(f"MPS daemon of {self.uuid}", self.alive):
+            self._silent_since = None
             return self._fault_without_daemon(record.read(self.folder), len(servers))
+        if not servers:
+            await self._checked("get_server_list")
         for server in servers.values():
             reason = await self._fault_of(server)
             if reason:
@@ -331,13 +352,13 @@ class MpsDaemon:
 
     async def _fault_of(self, server: MpsProcess) -> str:
         """Query status and clients together, since each query starts a process."""
-        try:
-            answer = answers.server_answer(
-                await self.ask(f"get_server_status {server.pid}", f"get_client_list {server.pid}")
-            )
-        except DeviceError:  # busy or hanging: only the log tells; a start will fail
+        said = await self._checked(
+            f"get_server_status {server.pid}", f"get_client_list {server.pid}"
+        )
+        if said is None:  # busy or hanging: only the log tells
             answer = answers.ServerAnswer("", (), "")
         else:
+            answer = answers.server_answer(said)
             self._served[server.identity] = _identities(answer.clients)
         logged = answers.fatal_line(await self._access.log("server.log"))
         if answer.status == "FAULT" or (not answer.status and logged):
@@ -348,6 +369,17 @@ class MpsDaemon:
                 f"recovers by itself.{said}"
             )
         return ""
+
+    async def _checked(self, *commands: str) -> str | None:
+        """Return the answer to commands; None if there is none soon, which is remembered."""
+        asked_at = time.monotonic()
+        try:
+            answer = await self.ask(*commands, seconds=ANSWER_SECONDS)
+        except DeviceError:
+            self._silent_since = asked_at if self._silent_since is None else self._silent_since
+            return None
+        self._silent_since = None
+        return answer
 
     async def quit(self) -> None:
         """End the daemon and its servers, and remove its folder's pipes. Idempotent.
@@ -380,6 +412,7 @@ class MpsDaemon:
     def _forget(self) -> None:
         self._served, self._broken = {}, frozenset()
         self._fault, self._checked_at = "", -float("inf")
+        self._silent_since = None
 
     async def ask(self, *commands: str, seconds: float | None = None) -> str:
         """Send the daemon any commands of its manual; return its answer. Raises DeviceError."""

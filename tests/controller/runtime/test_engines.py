@@ -91,10 +91,11 @@ async def test_what_a_dead_engine_left_behind_holds_its_place_and_counts_as_a_fa
     else:
         serving.runner.die("a-1", diagnosis="out of memory")
     await until(lambda: serving.runner.tries_to_stop > 2)
-    assert serving.state() is ReplicaState.STOPPING
+    assert serving.state() is ReplicaState.FAILING
+    assert "I/O error" in serving.engine.last_error
     serving.runner.refuse_stop = None
     await serving.engine.ended()
-    assert (serving.engine.live, serving.engine.failures) == (False, 1)
+    assert (serving.state(), serving.engine.failures) == (ReplicaState.FAILED, 1)
     assert ("a defect" if supervision_breaks else "out of memory") in serving.engine.last_error
 
 
@@ -104,7 +105,7 @@ async def test_an_engine_that_is_late_never_serves_while_it_is_being_ended(start
     await until(lambda: starting.runner.tries_to_stop == 1)
     starting.runner.engines["a-1"].ready.set()
     await a_moment()
-    assert starting.state() is ReplicaState.STARTING
+    assert starting.state() is ReplicaState.FAILING
     starting.runner.slow_stop.set()
     await starting.engine.ended()
     assert starting.state() is ReplicaState.FAILED

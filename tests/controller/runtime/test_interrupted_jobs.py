@@ -1,19 +1,29 @@
 """Work that a killed daemon left unfinished is found by the next daemon, and finished."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from partitiond.controller.journal import Journal
+from partitiond.controller.models.registry import BEGIN_AGAIN_SECONDS
+from partitiond.controller.profiles.targets import ProfileTarget
+from partitiond.controller.runtime.interrupted_jobs import unbegun
 from partitiond.core.errors import StoreError
 from partitiond.core.events import Event
+from partitiond.core.hardware.kinds import SharingMode
+from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.record import ModelRecord
-from partitiond.core.model.spec import ModelSource, SourceKind
-from partitiond.core.profile.record import ProfileKind
+from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
+from partitiond.core.model.workload import Workload
+from partitiond.core.profile.jobs import Job, JobState, Progress
+from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.ports import Store
 from tests.controller.fakes import FakeClock, until
 from tests.controller.host import Host, serving
-from tests.controller.samples import NOW, spec
+from tests.controller.samples import NOW, measured_profile, record, spec
 
 
 async def test_a_model_that_was_removed_from_the_store_alone_is_ended(host: Host) -> None:
@@ -35,6 +45,80 @@ async def test_models_that_were_only_stored_are_taken_up_as_far_as_they_can(stor
         assert {p.kind for p in store.profiles("b")} == {ProfileKind.ESTIMATED}
         assert {job.subject for job in host.jobs()} == {"a"}
         assert host.service.readiness.problems() == {}
+
+
+A100, H100 = (
+    ProfileTarget(gpu, PartitionSize(SharingMode.WHOLE, 1, 100))
+    for gpu in fake_gpus("a100-80gb", 1) + fake_gpus("h100-80gb", 1)
+)
+
+
+def kept(
+    target: ProfileTarget, kind: ProfileKind = ProfileKind.ESTIMATED, form: str = ""
+) -> Profile:
+    found = measured_profile(hardware=target.device.hardware, kind=kind, engine="vllm")
+    return dataclasses.replace(found, size=target.size)
+
+
+JOB = Job("j", "profile", "a", JobState.FAILED, NOW, NOW, Progress("", ""))
+FP8 = Variant("fp8", EngineOptions(quantization="fp8"))
+MEASURED = [kept(A100), kept(A100, ProfileKind.MEASURED)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "profiles", "jobs", "found"),
+    [
+        ({}, [], [], [A100, H100]),
+        ({}, [kept(A100), kept(H100)], [JOB], []),
+        ({}, [kept(A100), kept(H100)], [], [A100, H100]),
+        ({}, [kept(A100), kept(H100)], [dataclasses.replace(JOB, updated_at="2025")], [A100, H100]),
+        ({"auto": False}, [kept(A100), kept(H100)], [], []),
+        ({}, MEASURED, [], [H100]),
+        ({"auto": False}, [kept(A100)], [], [H100]),
+        ({}, [*MEASURED, kept(H100)], [], []),
+        ({"workload": Workload(9, 9)}, [*MEASURED, kept(H100)], [JOB], [A100, H100]),
+        ({"variants": (FP8,)}, [*MEASURED, kept(H100)], [JOB], [A100, H100]),
+    ],
+    ids=["new", "begun", "estimated only", "changed since", "by hand", "a kind came",
+         "a kind came to one by hand", "measured elsewhere", "other work", "another form"],
+)  # fmt: skip
+def test_what_was_not_begun_is_told_by_the_store(
+    changes: dict[str, Any], profiles: list[Profile], jobs: list[Job], found: list[ProfileTarget]
+) -> None:
+    assert unbegun(record("a", **changes), (A100, H100), profiles, jobs) == tuple(found)
+
+
+async def test_on_a_kind_of_device_that_comes_while_no_daemon_runs_models_are_measured(
+    store: Store,
+) -> None:
+    """And not again on the kind that was there, where an operator cancelled the job."""
+    async with serving(Host(store, devices=FakeDevices([A100.device]))) as host:
+        host.profiler.gate.clear()
+        await host.register("a")
+        await until(lambda: bool(host.jobs(JobState.RUNNING)))
+        await host.service.jobs.cancel(host.jobs()[0].id)
+        await host.service.daemon.shutdown(stop_engines=False)
+        host.devices.become([A100.device, H100.device])
+        host.service = host._make()
+        await host.service.daemon.start()
+        await until(lambda: len(host.profiler.requests) == 2)
+        await host.lives(5.0)
+        assert [job.hardware for job in host.jobs()] == ["h100-80gb", "a100-80gb"]
+
+
+async def test_a_chain_that_the_store_refuses_is_begun_later(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise StoreError("the disk is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.store, "add_profile", full)
+        await host.register("a")
+        assert host.store.model("a").version == 1
+        await host.lives(2 * BEGIN_AGAIN_SECONDS)
+        assert host.kinds().count("model-not-begun") == 1
+    await host.passes(lambda: bool(host.profiler.requests))
 
 
 def test_events_of_a_full_disk_are_kept_and_stored_in_their_order(

@@ -65,20 +65,18 @@ SERVING, STARTING = engine(ReplicaState.SERVING), engine(ReplicaState.STARTING)
 FAILED, DRAINING = engine(ReplicaState.FAILED), engine(ReplicaState.DRAINING)
 
 
-@given(st.lists(st.tuples(STATES, st.booleans()), max_size=6))
+@given(st.lists(STATES, max_size=6))
 def test_only_serving_engines_get_requests_and_draining_ones_finish_theirs(
-    states: list[tuple[ReplicaState, bool]],
+    states: list[ReplicaState],
 ) -> None:
-    engines = [
-        engine(state, name=f"a-{n}", broken=broken) for n, (state, broken) in enumerate(states)
-    ]
+    engines = [engine(state, name=f"a-{n}") for n, state in enumerate(states)]
     routes = {route.replica_id: route for route in table(*engines).replicas}
     for one in engines:
         state = one.observed.state
         route = routes.get(one.name)
         open_to_new = route is not None and not route.draining
-        assert open_to_new == (state is ReplicaState.SERVING and not one.broken)
-        if state is ReplicaState.DRAINING and not one.broken:
+        assert open_to_new == (state is ReplicaState.SERVING)
+        if state is ReplicaState.DRAINING:
             assert route is not None
 
 
@@ -150,7 +148,7 @@ def test_a_wanted_model_is_coming_until_it_serves_unless_it_fails_again_and_agai
     hopeless = dataclasses.replace(
         FAILED, observed=dataclasses.replace(FAILED.observed, failures=HOPELESS_FAILURES)
     )
-    broken = engine(ReplicaState.SERVING, broken=True)
+    broken = engine(ReplicaState.FAILING)
     wanted, available = [placement("a-1")], routing.ModelAvailability
     for engines in ([], [STARTING], [broken], [FAILED]):
         assert availability_of("a", wanted, engines) is available.STARTING

@@ -3,7 +3,7 @@
 import pytest
 
 from partitiond.controller.runtime.start_times import KEPT_STARTS, MARK, StartTimes
-from partitiond.core.errors import StoreError
+from partitiond.core.errors import EngineUnavailableError, StoreError
 from partitiond.core.replica.states import ReplicaState
 from partitiond.ports import Store
 from tests.controller.fakes import FakeClock
@@ -40,6 +40,7 @@ async def test_a_start_is_measured_until_it_serves_and_what_fails_or_is_adopted_
     bench.runner.engines["a-1"].ready.set()
     await bench.passes()
     bench.runner.die("b-1")
+    bench.runner.refuse_start = EngineUnavailableError("there is no engine.")
     await bench.passes()
     bench.clock.now += 7.0
     bench.controller.engines = []

@@ -101,7 +101,7 @@ ENGINE, DEVICE, FILES = progress.Cause.ENGINE, progress.Cause.DEVICE, progress.C
              [NEW, (OLD, {"state": STOPPING, "stuck": True, "last_error": "it is in the kernel."})],
              [NEW], "failed: a-1 serving, a-1 failed",
              "a-1 cannot be ended: it is in the kernel."),
-        case("one that ends", [(NEW, {"ending": True})], [NEW], "converging: a-1 waiting"),
+        case("one that ends", [(NEW, ReplicaState.FAILING)], [NEW], "converging: a-1 waiting"),
         case("one that wakes", [(NEW, ReplicaState.WAKING)], [NEW], "converging: a-1 starting"),
         case("one that is to sleep", [], [NEW], "converged: a-1 asleep", asleep={"a": 1}),
         case("a broken device", [], [NEW], "failed: a-1 failed", "Xid 79", faulted={"cpu"},

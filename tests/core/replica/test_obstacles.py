@@ -37,8 +37,7 @@ def engine(
 
 def other(state: ReplicaState, **changes: Any) -> ObservedReplica:
     """Another engine, of the same release unless said otherwise, that has not failed."""
-    ending = changes.pop("ending", False)
-    return engine(of("a-2", **changes), state, 0, ending=ending)
+    return engine(of("a-2", **changes), state, 0)
 
 
 def looked(
@@ -69,7 +68,7 @@ ONCE = FailedStarts("a", "", "test-cpu", "r1", "no memory", NOW, 10.0)
         # One on its way out does not show that it starts.
         ([engine(of()), other(ReplicaState.DRAINING)], True),
         ([engine(of()), other(SERVING, release="r0")], True),
-        ([engine(of()), other(SERVING, ending=True)], True),
+        ([engine(of()), other(ReplicaState.FAILING)], True),
     ],
     ids=[
         "three times", "twice", "starts again", "of another release", "one serves", "one sleeps",

@@ -34,6 +34,7 @@ MOVED, WIDER, OTHER_BATCH = (
     placement("a-1", [1]), placement("a-1", [0, 1]), placement("a-1", [0], batch=16)
 )  # fmt: skip
 B_FOR_A1 = placement("b-1", [0])
+SHARE = MemoryShare("gpu-0", Bytes(100 * MIB))
 HOPELESS: dict[str, Any] = {"state": STARTING, "failures": 3, "failed_starts": HOPELESS_FAILURES}
 RUNS: dict[str, Any] = {"in_flight": 1}
 MAKES_WAY = "> drain g0; > stop g0: drained; >; g0 exits; > forget g0, "
@@ -87,9 +88,15 @@ PARAMETERS = ("there", "wanted", "story", "given")
         case("figures alone move nothing", [A1], [dataclasses.replace(
             A1, candidate=dataclasses.replace(A1.candidate, capacity_req_per_s=9.0))], ">"),
         case("a start that takes too long fails and backs off", [(A1, STARTING)], [A1],
-             "101.9 s pass; >; 0.1 s pass; > stop g0: start-deadline; >; 1 s pass; > start a-1"),
+             "101.9 s pass; >; 0.1 s pass; > stop g0: start-deadline; >; g0 exits; > start a-1;"
+             " g1 broke; g1 exits; >; 1 s pass; > start a-1"),
         case("a failed replica waits out its back-off", [(A1, {"state": FAILED, "failures": 3})],
-             [A1], "3.9 s pass; >; 0.1 s pass; > start a-1"),
+             [A1], "1.9 s pass; >; 0.1 s pass; > start a-1"),
+        case("starts that failed before a pause count",
+             [(A1, {"state": FAILED, "failures": 1, "failed_starts": 3})], [A1],
+             "1.9 s pass; >; 0.1 s pass; > start a-1"),
+        case("one that died starts at once, when nothing of it is left, whatever room there is",
+             [on(A1, SHARE)], [on(A1, SHARE)], "g0 broke; >; g0 exits; > start a-1"),
         case("with a new place it starts at once", [(A1, {"state": FAILED, "failures": 9})],
              [MOVED], "> forget g0, start a-1"),
         case("one that is not wanted is forgotten", [(A1, FAILED)], [], "> forget g0; >"),
@@ -173,13 +180,13 @@ def test_engines_leave_in_their_order_and_make_way(
         {"faulted": {"gpu-1"}},
         {},
     ],
-    ids=["withheld", "no files", "not there", "device broken", "failed once"],
+    ids=["withheld", "no files", "not there", "device broken", "failed twice"],
 )
 def test_the_last_engine_of_a_model_stays_while_its_successor_cannot_start(
     given: dict[str, Any],
 ) -> None:
     """Though another model waits for its room: the plan counted on a successor that comes."""
-    failed = [] if given else [(AT_1["a-1"], {"state": FAILED, "failures": 1})]
+    failed = [] if given else [(AT_1["a-1"], {"state": FAILED, "failures": 2})]
     wanted = [AT_1["a-1"], AT_0["b-1"]]
     host(AT_0["a-1"], *failed, **given).live(wanted, ">; >")
     # Nor does what another one waits for in turn.
@@ -193,8 +200,7 @@ def test_the_last_engine_of_a_model_stays_while_its_successor_cannot_start(
              "> drain g0; >; g0 has 0; > stop g0: drained; >; g0 exits; > start a-1;"
              " g2 is ready; >", outgrown={"g0"}),
         case("nothing starts beside it, however much room was promised",
-             [(on(A1, MemoryShare("gpu-0", Bytes(100 * MIB))), RUNS)],
-             [on(A1, MemoryShare("gpu-0", Bytes(100 * MIB)))],
+             [(on(A1, SHARE), RUNS)], [on(A1, SHARE)],
              "> drain g0; >; >; g0 has 0; > stop g0: drained; g0 exits; > start a-1",
              outgrown={"g0"}),
         case("one of a model at a time", [A1, A2, B1], [A1, A2, B1],
@@ -240,7 +246,7 @@ DOZES: dict[str, Any] = {"asleep": {"a": 1}}
         case("without sleep mode it is stopped", [A1], [A1],
              "> drain g0; > stop g0: drained; g0 exits; >; >", can_sleep=False, **DOZES),
         case("a sleeper that dies is started when woken", [(A1, SLEEPING)], [A1],
-             "g0 exits; >; all wake; 1 s pass; > start a-1", **DOZES),
+             "g0 broke; g0 exits; >; all wake; > start a-1", **DOZES),
         case("a wake that takes too long fails", [(A1, SLEEPING)], [A1],
              "> wake g0; 101.9 s pass; >; 0.1 s pass; > stop g0: failed"),
         case("a sleeper that moved is stopped without a drain", [(A1, SLEEPING)], [MOVED],
@@ -344,7 +350,7 @@ def test_the_engine_that_brings_most_back_by_the_second_starts_first() -> None:
 def test_failures_double_the_wait_up_to_a_cap_until_an_engine_served_long() -> None:
     policy = reconciler.ReconcilePolicy(backoff_base_seconds=1.0, backoff_max_seconds=60.0)
     waits = [reconciler.backoff_seconds(failures, policy) for failures in range(9)]
-    assert waits == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]
+    assert waits == [0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
     assert reconciler.backoff_seconds(10**6, policy) == 60.0
     assert reconciler.failures_after(5, POLICY.backoff_max_seconds, POLICY) == 1
     assert reconciler.failures_after(5, 0.0, POLICY) == 6

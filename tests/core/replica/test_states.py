@@ -3,7 +3,15 @@
 import pytest
 
 from partitiond.core.replica import states
-from partitiond.core.replica.states import TRANSITIONS, ReplicaEvent, ReplicaState, step
+from partitiond.core.replica.observation import LIVE
+from partitiond.core.replica.states import (
+    ENDING,
+    TRANSITIONS,
+    ReplicaEvent,
+    ReplicaState,
+    gone,
+    step,
+)
 
 
 def reached_from(start: ReplicaState, without: ReplicaEvent | None = None) -> set[ReplicaState]:
@@ -29,19 +37,15 @@ def test_a_draining_replica_never_serves_again() -> None:
     assert ReplicaState.SERVING not in reached
 
 
-@pytest.mark.parametrize(
-    ("state", "end"),
-    [
-        (ReplicaState.STARTING, ReplicaState.FAILED),
-        (ReplicaState.SERVING, ReplicaState.FAILED),
-        (ReplicaState.DRAINING, ReplicaState.STOPPED),
-        (ReplicaState.STOPPING, ReplicaState.STOPPED),
-    ],
-)
-def test_an_exit_is_a_failure_unless_it_was_asked_for(
-    state: ReplicaState, end: ReplicaState
-) -> None:
-    assert step(state, ReplicaEvent.EXITED) is end
+ASKED = {ReplicaState.DRAINING, ReplicaState.STOPPING}
+
+
+@pytest.mark.parametrize("state", sorted(LIVE))
+def test_an_exit_is_a_failure_unless_it_was_asked_for(state: ReplicaState) -> None:
+    """And on the way there it serves nobody."""
+    if state not in ENDING:
+        assert step(state, ReplicaEvent.BROKE) in ENDING
+    assert gone(state) is (ReplicaState.STOPPED if state in ASKED else ReplicaState.FAILED)
 
 
 def test_what_rests_serves_again_at_once_and_what_ended_cannot_end() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from partitiond.core.errors import DeviceError, SilentError
 from partitiond.devices.mps import MpsControl, MpsDaemon, StartPlace, lifecycle, queries
+from partitiond.devices.mps import daemon as daemons
 from partitiond.devices.mps import record as records
 from partitiond.devices.mps.processes import PROC, MpsProcess
 from partitiond.platform.process_identity import start_ticks
@@ -228,6 +229,31 @@ async def test_one_that_hangs_is_told_and_can_be_ended(
     monkeypatch.setattr(queries, "ASK_SECONDS", 0.1)
     await daemon.quit()
     assert start_ticks(pid) is None
+
+
+async def test_one_that_hangs_is_silent_until_it_answers_again(
+    control: MpsControl, daemon: MpsDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it has clients or not; it ends no engine."""
+    monkeypatch.setattr(daemons, "ANSWER_SECONDS", 0.5)
+
+    async def stopped_and_continued() -> None:
+        pid = daemon.pids()[0]
+        os.kill(pid, signal.SIGSTOP)
+        daemon._checked_at = float("-inf")
+        assert await daemon.fault() == ""
+        assert control.silent() == {}, "it may be busy for a while"
+        with monkeypatch.context() as patch:
+            patch.setattr(daemons, "SILENT_SECONDS", 0.5)
+            assert "has not answered" in control.silent()[GPU]
+            os.kill(pid, signal.SIGCONT)
+            assert await daemon._look_for_fault() == ""
+            assert control.silent() == {}
+
+    await stopped_and_continued()
+    async with engine_of(daemon) as engine:
+        await engine.line()
+        await stopped_and_continued()
 
 
 @pytest.mark.parametrize(
