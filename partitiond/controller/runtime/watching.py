@@ -15,7 +15,7 @@ from partitiond.core.errors import (
 )
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import DeviceHealth
-from partitiond.core.hardware.host_state import HostStanding, HostState
+from partitiond.core.hardware.host_state import FINE, HostStanding, HostState
 from partitiond.core.hardware.hosts import hosts_of
 from partitiond.core.hardware.kinds import Device, headroom_bytes, silent_device
 from partitiond.core.hardware.named import device_named
@@ -64,22 +64,22 @@ def room_on(
     The room that the applied plan counted with holds until the next plan. If starts went by what is
     free at the moment, two starts would depend on each other's timing. A device that cannot be
     observed now, or is gone, is Unknown, and so are those of a host that is not fine: what is begun
-    on a host that is only late would end as a failed start of a model that is well.
+    on a host that is only late would end as a failed start of a model that is well. A device that
+    failed has no room: what ended there is planned elsewhere.
     """
     planned = {device.id: device for device in plan.devices} if plan is not None else {}
     if problem:
         return tuple((device_id, Unknown(problem)) for device_id in planned)
-    return tuple(
-        (
-            device.id,
-            Unknown(device.health_reason)
-            if device.health is DeviceHealth.SILENT
-            else Unknown(standings[device.host].reason)
-            if device.host in standings and standings[device.host].state is not HostState.FINE
-            else engine_bytes(planned.get(device.id, device)),
-        )
-        for device in devices
-    )
+    found: list[tuple[str, int | Unknown]] = []
+    for device in devices:
+        standing = standings.get(device.host, FINE)
+        if device.health is DeviceHealth.SILENT:
+            found.append((device.id, Unknown(device.health_reason)))
+        elif standing.state is not HostState.FINE:
+            found.append((device.id, Unknown(standing.reason)))
+        elif device.health is not DeviceHealth.FAILED:
+            found.append((device.id, engine_bytes(planned.get(device.id, device))))
+    return tuple(found)
 
 
 class DeviceWatch:

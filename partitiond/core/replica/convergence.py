@@ -440,7 +440,7 @@ def _failed(
         what = here.told.faults.get(device_id, "it is broken")
         return f"cannot run on its device: {what}", Cause.DEVICE
     if device_id not in here.room:
-        return "cannot run: its device is not there any more", Cause.DEVICE
+        return "cannot run: its device failed, or is not there any more", Cause.DEVICE
     files = _missing_files(placement, here)
     if files is not None and files.failures >= HOPELESS_FAILURES:
         return f"has no files: {files.progress}", Cause.FILES

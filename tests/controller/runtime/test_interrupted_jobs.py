@@ -101,7 +101,7 @@ async def test_on_a_kind_of_device_that_comes_while_no_daemon_runs_models_are_me
         host.devices.become([A100.device, H100.device])
         host.service = host._make()
         await host.service.daemon.start()
-        await until(lambda: len(host.profiler.requests) == 2)
+        await until(lambda: len(host.jobs()) == 2)
         await host.lives(5.0)
         assert [job.hardware for job in host.jobs()] == ["h100-80gb", "a100-80gb"]
 

@@ -108,3 +108,5 @@ async def test_what_cannot_be_seen_of_known_devices_is_silent_and_not_gone() -> 
     room = dict(room_on([silent, OTHER], None, ""))
     assert room[ONE.id] == Unknown(silent.health_reason)
     assert isinstance(room[OTHER.id], int)
+    failed = dataclasses.replace(ONE, health=DeviceHealth.FAILED)
+    assert dict(room_on([failed, OTHER], None, "")).keys() == {OTHER.id}, "nothing starts there"
