@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from partitiond.controller.runtime.watching import DeviceWatch, room_on
+from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import silent_device
 from partitiond.core.replica.observation import Unknown
 from partitiond.devices.fake import FakeDevices
