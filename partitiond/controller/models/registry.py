@@ -8,6 +8,7 @@ from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.models.releases import ReleaseUseCases
+from partitiond.controller.models.unbegun import unbegun
 from partitiond.controller.models.variants import form_architectures, form_estimates, other_form
 from partitiond.controller.plans.obstacles import ObstacleUseCases, failed_profiles
 from partitiond.controller.plans.use_cases import Plans
@@ -21,7 +22,7 @@ from partitiond.controller.profiles.targets import (
     profile_targets,
     unmeasured,
 )
-from partitiond.controller.runtime.interrupted_jobs import interrupted_jobs, removed_models, unbegun
+from partitiond.controller.runtime.interrupted_jobs import interrupted_jobs, removed_models
 from partitiond.controller.runtime.loop import Controller
 from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.sleeping import check_may_sleep

@@ -4,12 +4,9 @@ import itertools
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from partitiond.controller.profiles.targets import ProfileTarget, speaks_for
-from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import Job, JobCause
-from partitiond.core.profile.record import Profile, ProfileKind
 
 REPEATS: Final = 2
 """How often in a row an interrupted job is queued again by itself: a job that takes the daemon down
@@ -20,39 +17,6 @@ def removed_models(desired: Sequence[Placement], records: Sequence[ModelRecord])
     """Models that the applied plan has and the store lacks: they were being removed."""
     registered = {record.spec.name for record in records}
     return tuple(sorted({placement.model for placement in desired} - registered))
-
-
-def unbegun(
-    record: ModelRecord,
-    targets: Iterable[ProfileTarget],
-    profiles: Iterable[Profile],
-    jobs: Iterable[Job],
-) -> tuple[ProfileTarget, ...]:
-    """Return the targets on which nothing was begun for a model: it was stored, as new or as
-    changed, or their kind of device came, while no daemon ran or just before one ended.
-
-    The chain begins with an estimate of each form of the model on each target. A model that is to
-    be measured, was not measured, and has no job since it was stored is begun nowhere.
-
-    Args:
-        record: the model.
-        targets: what it is to be profiled on.
-        profiles: of the model.
-        jobs: of the model, ended and open.
-    """
-    spec = record.spec
-    own = [profile for profile in profiles if speaks_for(profile, spec)]
-    measures = spec.auto and spec.engine.task is EngineTask.GENERATE
-    has_job = any(job.updated_at >= record.updated_at for job in jobs)
-    if measures and not has_job and all(p.kind is ProfileKind.ESTIMATED for p in own):
-        return tuple(targets)
-    known = {(profile.hardware, profile.size, profile.variant) for profile in own}
-    forms = ("", *(variant.name for variant in spec.variants))
-    return tuple(
-        target
-        for target in targets
-        if not known.issuperset((target.device.hardware, target.size, form) for form in forms)
-    )
 
 
 def interrupted_jobs(jobs: Sequence[Job]) -> tuple[Job, ...]:

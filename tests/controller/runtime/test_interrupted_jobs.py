@@ -8,8 +8,8 @@ import pytest
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.models.registry import BEGIN_AGAIN_SECONDS
+from partitiond.controller.models.unbegun import unbegun
 from partitiond.controller.profiles.targets import ProfileTarget
-from partitiond.controller.runtime.interrupted_jobs import unbegun
 from partitiond.core.errors import StoreError
 from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import SharingMode
