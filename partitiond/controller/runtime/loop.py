@@ -483,7 +483,7 @@ class Controller:
     async def _pass(self) -> tuple[Action, ...]:
         self._tell_unread()
         await self._endpoint.keep_running()
-        await self._devices.refresh(self._policy.device_seconds)
+        await self._devices.refresh(self._device_age())
         await self._adopt_returned()
         await self._count_in_flight()
         # Nothing is awaited from here to the last act: what was observed still holds.
@@ -519,6 +519,14 @@ class Controller:
         if not self._closing:  # in a shutdown nothing is planned: `desired` is then not the plan
             self._callbacks.after_pass()
         return actions
+
+    def _device_age(self) -> float:
+        """Return how old what is seen of devices may be, in seconds: what ended may have been taken
+        along by its device, which is looked at before anything is started again there.
+        """
+        ended = (e.since for e in self.engines if e.state is ReplicaState.FAILED)
+        since = self._clock.monotonic() - max(ended, default=-math.inf)
+        return min(self._policy.device_seconds, since)
 
     def _tell_unread(self) -> None:
         unread = self._store.unread()
