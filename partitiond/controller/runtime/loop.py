@@ -189,6 +189,7 @@ class Controller:
         self._wake = wake
         self._observer = observer
         self._starts: dict[str, int] = {}
+        self._failed: set[str] = set()
         self._doubted: dict[str, int] = {}
         self._promised: dict[str, str] = {}
         self._counted_at = -math.inf
@@ -521,12 +522,12 @@ class Controller:
         return actions
 
     def _device_age(self) -> float:
-        """Return how old what is seen of devices may be, in seconds: what ended may have been taken
-        along by its device, which is looked at before anything is started again there.
+        """Return how old what is seen of devices may be, in seconds: a device may have taken along
+        what failed, and is looked at before anything is started again there.
         """
-        ended = (e.since for e in self.engines if e.state is ReplicaState.FAILED)
-        since = self._clock.monotonic() - max(ended, default=-math.inf)
-        return min(self._policy.device_seconds, since)
+        before = self._failed
+        self._failed = {e.generation for e in self.engines if e.state is ReplicaState.FAILED}
+        return self._policy.device_seconds if self._failed <= before else 0.0
 
     def _tell_unread(self) -> None:
         unread = self._store.unread()

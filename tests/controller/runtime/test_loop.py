@@ -11,6 +11,7 @@ import pytest
 from partitiond.controller.runtime.routes import RoutePolicy
 from partitiond.core.dispatch.routing import ModelAvailability
 from partitiond.core.errors import EngineError, EngineUnavailableError
+from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.replica.engine import EngineExit, EngineHandle
 from partitiond.core.replica.states import ReplicaState
 from partitiond.ports import Store
@@ -52,6 +53,18 @@ async def test_a_dead_engine_leaves_the_routes_at_once_and_comes_back(bench: Ben
         await engine.ended()
     assert (engine.state, bench.runner.stopped) == (FAILED, ["a-1"])
     assert "one-token probes" in engine.last_error
+
+
+async def test_what_a_failed_device_took_along_is_not_started_there_again(bench: Bench) -> None:
+    await bench.run(placement("a-1"))
+    bench.devices.become([dataclasses.replace(cpu(), health=DeviceHealth.FAILED)])
+    bench.runner.die("a-1")
+    await bench.passes()
+    assert bench.states() == {"a-1": FAILED}
+    bench.devices.become([cpu()])
+    bench.clock.now += POLICY.device_seconds
+    await bench.passes()
+    assert bench.states() == {"a-1": ReplicaState.SERVING}
 
 
 async def test_an_engine_that_does_not_start_backs_off_with_its_diagnosis(bench: Bench) -> None:
