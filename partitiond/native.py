@@ -6,11 +6,12 @@
 
 mypyc (the compiler that comes with mypy) compiles the same sources to C by the types that are
 checked anyway. The result lies in the user's cache under a hash of the sources, so that it is never
-older than the sources. Where there is no result the sources run as they are: the proxy at twice the
-CPU time, and the planner's loops at fifty times. `PARTITIOND_NATIVE=0` in the environment asks for
-the proxy's uncompiled sources.
+older than the sources; a build removes what nothing used for a month. Where there is no result, or
+a damaged one, the sources run as they are: the proxy at twice the CPU time, and the planner's loops
+at fifty times. `PARTITIOND_NATIVE=0` in the environment asks for the proxy's uncompiled sources.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -94,6 +96,10 @@ _SLOTS: Final = re.compile(r"(@dataclasses\.dataclass\([^)]*?),? ?slots=True")
 _BUILD_SECONDS: Final = 1800
 """Limit for hangs: half a minute on an idle machine, over ten minutes with both cores in use."""
 UNCOMPILED: Final = "Proxy and planner will run uncompiled, at about 2 and 50 times the CPU time"
+_UNUSED_SECONDS: Final = 30 * 86_400
+"""Age of results, and of what an ended build left, at which they are removed. Chosen."""
+_COMPLETE: Final = "complete"
+"""File that is written last: the size and the name of each library."""
 Modules = tuple[str, ...]
 
 
@@ -114,8 +120,27 @@ def folder(modules: Modules) -> Path:
 
 
 def is_built(modules: Modules) -> bool:
-    """Whether the compiled modules exist."""
-    return (folder(modules) / "complete").exists()
+    """Whether the compiled modules exist, each as large as it was made."""
+    target = folder(modules)
+    try:
+        told = (target / _COMPLETE).read_text()
+        return bool(told) and told == _sizes(target)
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _sizes(target: Path) -> str:
+    files = sorted(target.rglob("*.so"))
+    return "".join(f"{file.stat().st_size} {file.relative_to(target)}\n" for file in files)
+
+
+def _remove_unused(cache: Path, now: float) -> None:
+    """Remove the folders of a cache that nothing used for long: results of sources of long ago, and
+    what builds left that were ended."""
+    for old in cache.iterdir():
+        with contextlib.suppress(OSError):  # another process was faster
+            if old.is_dir() and old.stat().st_mtime < now - _UNUSED_SECONDS:
+                shutil.rmtree(old)
 
 
 def activate(modules: Modules) -> bool:
@@ -127,6 +152,8 @@ def activate(modules: Modules) -> bool:
     if switched_off or not is_built(modules):
         return False
     built = folder(modules)
+    with contextlib.suppress(OSError):
+        os.utime(built)  # so that it does not pass for unused
     sys.path.append(str(built))  # the modules share code, in a separate module
     for package in sorted({name.rpartition("/")[0] for name in modules}):
         module = importlib.import_module(f"partitiond.{package.replace('/', '.')}")
@@ -156,6 +183,7 @@ def build(modules: Modules) -> Path:
     if is_built(modules):
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_unused(target.parent, time.time())
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         work = Path(name)
         shutil.copytree(_PACKAGE, work / "partitiond", ignore=shutil.ignore_patterns("*.so"))
@@ -179,8 +207,10 @@ def build(modules: Modules) -> Path:
             place = made / library.relative_to(work)
             place.parent.mkdir(parents=True, exist_ok=True)
             library.replace(place)
-        (made / "complete").touch()
+        (made / _COMPLETE).write_text(_sizes(made))
         try:
+            if target.exists():  # it is damaged
+                target.rename(work / "damaged")
             made.rename(target)
         except OSError:  # another process was faster
             if not is_built(modules):

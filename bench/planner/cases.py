@@ -3,9 +3,9 @@
 `paper`: OPT-125M, 1.3B and 2.7B on one A100 40GB, each alone and all together, in each sharing
 mode: the number of replicas, their batch, and the requests/s.
 
-`mixed`: twelve models of six sizes on four A100 80GB, beside three ways without a planner: one
-model on each GPU, equal memory shares (models dealt out in turn, time-sliced, one replica each),
-and first-fit decreasing. The comparison is by the demand served on the four GPUs, and by the GPUs
+`mixed`: twelve models of six sizes on four A100 80GB, beside two ways without a planner: one
+model on each GPU, and equal memory shares (models dealt out in turn, time-sliced, one replica
+each). The comparison is by the demand served on the four GPUs, and by the GPUs
 needed to serve all of it.
 
 All profiles are estimates from architectures and data sheets: the cases compare ways of planning;
@@ -90,11 +90,9 @@ def mixed() -> None:
     rows = [
         ("one model per GPU", *_one_per_gpu(demands, fleet.devices)),
         ("equal memory shares", *_equal_shares(demands, fleet.devices)),
-        ("first-fit decreasing", ours.certificate.baseline_first_fit or 0.0,
-         every.certificate.baseline_first_fit),
         ("partitiond", ours.certificate.value, every.certificate.value),
         ("no plan is better than", ours.certificate.bound, every.certificate.bound),
-    ]  # fmt: skip
+    ]
     print(f"\n12 models on 4 A100 80GB, {wanted:g} requests/s wanted; all profiles estimated")
     print(f"{'':>24} {'served req/s':>13} {'share':>7} {'GPUs for all of it':>19}")
     for name, served, gpus in rows:

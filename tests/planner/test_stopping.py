@@ -14,9 +14,7 @@ from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PlanRequest
-from partitiond.planner.pack.baselines import first_fit
 from partitiond.planner.pack.members import Member, member
-from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
 from partitiond.planner.search import nearest
 from partitiond.planner.search.nearest import nearest_cost
@@ -24,7 +22,7 @@ from partitiond.planner.search.repair import completed
 from tests.planner.build import gpu, point, want
 
 LONG = {
-    "CpSolver.solve", "solve", "complete", "most_goodput", "tightened", "first_fit",
+    "CpSolver.solve", "solve", "complete", "most_goodput", "tightened",
     "bound_of", "linear_prices", "Improver.run", "Improver.__init__",
     "Columns.run", "Program.solve", "search_rules", "Market.evaluate", "choose",
 }  # fmt: skip
@@ -86,26 +84,6 @@ def test_after_a_stop_next_to_nothing_is_begun(
         {"linear_prices": 1, "Program.solve": 1, "solve": 2, "most_goodput": 1, "complete": 2}
     )
     assert stop.calls <= most, stop.calls
-
-
-def test_what_no_device_holds_any_more_is_not_tried_again() -> None:
-    """However much of it is wanted."""
-    models = tuple(want(f"m{n}", point(f"m{n}", 1.0 + n, 30), rate=100_000) for n in range(3))
-    instance = build_instance(PlanRequest((gpu("a"), gpu("b")), models))
-    tried = collections.Counter[int]()
-
-    def called(frame: FrameType, event: str, _argument: object) -> None:
-        if event == "call" and frame.f_code is Packing.fits.__code__:
-            tried[frame.f_locals["item"]] += 1
-
-    sys.setprofile(called)
-    try:
-        packing = first_fit(instance)
-    finally:
-        sys.setprofile(None)
-    assert packing.counts
-    assert tried
-    assert tried.total() < 200
 
 
 def leftovers(limit: float) -> SolveMonitor:

@@ -72,6 +72,52 @@ def test_an_unfinished_build_is_not_used(tmp_path: Path) -> None:
     assert run("-m", "partitiond.native", "--check", environment=environment).returncode == 1
 
 
+def made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A build of the planner's loops as the compiler would leave it."""
+    monkeypatch.setenv(native.FOLDER, str(cache))
+    monkeypatch.setattr(native.subprocess, "run", _compiled)
+    return native.build(native.PLANNER)
+
+
+def _compiled(_words: object, *, cwd: Path, **_more: object) -> "subprocess.CompletedProcess[str]":
+    for name in native.PLANNER:
+        (cwd / "partitiond" / f"{name}.cpython.so").write_text("code")
+    return subprocess.CompletedProcess([], 0, "", "")
+
+
+def test_a_damaged_build_is_not_used_and_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = made(tmp_path, monkeypatch)
+    assert native.is_built(native.PLANNER)
+    first, second = sorted(built.rglob("*.so"))[:2]
+    before = list(sys.path)
+    for harm in (
+        lambda: first.write_text("co"),
+        second.unlink,
+        (built / "complete").unlink,
+        lambda: (built / "complete").write_bytes(b"\xff"),
+    ):
+        harm()
+        assert not native.activate(native.PLANNER)
+        assert native.build(native.PLANNER) == built
+        assert native.is_built(native.PLANNER)
+    assert sys.path == before
+    assert [each.name for each in tmp_path.iterdir()] == [built.name], "nothing is left beside it"
+
+
+def test_what_nothing_used_for_a_month_is_removed_by_the_next_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, days in (("old", 40), ("tmpx", 40), ("other", 20)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "complete").touch()
+        at = native.time.time() - 86_400 * days
+        os.utime(tmp_path / name, (at, at))
+    built = made(tmp_path, monkeypatch)
+    assert {each.name for each in tmp_path.iterdir()} == {"other", built.name}
+
+
 def test_what_is_built_is_used_unless_switched_off() -> None:
     reason = native.problem()
     if reason is not None:

@@ -109,12 +109,9 @@ class _PlanView:
 
 
 def _summary(plan: Plan, width: int) -> RenderableType:
-    """Draw bars for the baselines, this plan and the bound; then the certificate in words."""
+    """Draw bars for the baseline, this plan and the bound; then the certificate in words."""
     proof = plan.certificate
-    first_fit = proof.baseline_first_fit
-    rows: list[tuple[str, float | None, str]] = [
-        ("first-fit decreasing", first_fit and first_fit / proof.priority_factor, "dim"),
-    ]
+    rows: list[tuple[str, float | None, str]] = []
     for p in proof.by_priority:
         rows.append((f"priority {p.priority} in this plan", p.value, "bold green"))
         rows.append(("at most in the best plan", p.bound, "cyan"))

@@ -210,7 +210,6 @@ class Certificate:
         method: which member of the portfolio gave the plan, and which the bound.
         seconds: time the solve took.
         baseline_one_model_per_device: devices used when each model has devices of its own.
-        baseline_first_fit: the objective's value under first-fit decreasing.
         best_value: the best value without the price of moves that any member found; the plan may
             give some of it away to move less. None where it is the plan's own.
         moves: running replicas that move or restart and would not have to.
@@ -236,7 +235,6 @@ class Certificate:
     method: str
     seconds: float
     baseline_one_model_per_device: int | None = None
-    baseline_first_fit: float | None = None
     best_value: float | None = None
     moves: int = 0
     move_price: float = 0.0

@@ -45,9 +45,6 @@ def certify(
     request, objective = instance.request, found.objective
     own = plan_value(instance, objective, placements, levels)
     own_bound, best = _bound(instance, found), _best(instance, found, own)
-    first_fit = found.first_fit
-    if first_fit is not None and objective.is_cost:
-        first_fit = true_value(request, first_fit)
     price, moves = price_of_a_move(request, objective), moves_made(instance, placements)
     # Prices are not negative: a value no plan reaches without them, none reaches with them.
     value, bound = with_moves(objective, own, moves, price), own_bound
@@ -79,7 +76,6 @@ def certify(
         method=found.method,
         seconds=seconds,
         baseline_one_model_per_device=_one_model_per_device(instance),
-        baseline_first_fit=first_fit,
         best_value=best,
         moves=moves if price else 0,
         move_price=price,

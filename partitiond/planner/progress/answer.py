@@ -24,7 +24,6 @@ class SolveAnswer:
         objective: the objective that `value` and `bound` belong to.
         proven_impossible: for a fallback from a cost objective: True if serving everything is
             proven impossible, False if it was not found in time; None if this is no fallback.
-        first_fit: the objective's value under first-fit decreasing; None if that fails.
         best_value: the best value of any member; the plan may be worse in order to move less.
         priced_bound: lower bound on the cost including the price of moves, in the unit of `bound`;
             None if nothing better than `bound` is proven.
@@ -41,7 +40,6 @@ class SolveAnswer:
     status: Status
     method: str
     proven_impossible: bool | None = None
-    first_fit: float | None = None
     best_value: float | None = None
     priced_bound: float | None = None
     class_bounds: tuple[tuple[int, float], ...] = ()

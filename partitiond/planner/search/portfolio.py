@@ -1,11 +1,10 @@
 """Runs the planner's members and keeps the best plan; of equally good plans, the nearest to now.
 
-Always run: the bound by linear prices, and the completion of what runs. Then greedy plans, and
-first-fit as the baseline, if they are quick. A plan that meets the bound ends the solve. Small
-instances go to CP-SAT, which proves. Others go to columns, or to the compiled search, from the best
-plan until the time is over or the bound is met. If models have to be near others, a search over a
-few devices at a time gets most of the time. Every plan found is reported to the watch, so its best
-one is the answer at any time.
+Always run: the bound by linear prices, and the completion of what runs. Then greedy plans, if they
+are quick. A plan that meets the bound ends the solve. Small instances go to CP-SAT, which proves.
+Others go to columns, or to the compiled search, from the best plan until the time is over or the
+bound is met. If models have to be near others, a search over a few devices at a time gets most of
+the time. Every plan found is reported to the watch, so its best one is the answer at any time.
 """
 
 import dataclasses
@@ -19,7 +18,6 @@ from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, var
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.baselines import FIRST_FIT, first_fit
 from partitiond.planner.pack.complete import greedy
 from partitiond.planner.pack.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.pack.moves import price_of_a_move, staying_of, with_price
@@ -150,8 +148,8 @@ def _prices(instance: Instance, *, as_cost: bool) -> Prices:
 
 
 def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Member]:
-    """Return greedy plans and first-fit; none if the instance is too large, or if the completion
-    of what runs is already proven optimal."""
+    """Return greedy plans; none if the instance is too large, or if the completion of what runs is
+    already proven optimal."""
     instance = watch.instance
     quick = len(instance.needs) * len(instance.group_of) <= FEW
     if watch.done or not quick or (by_cost and watch.stop()):
@@ -161,8 +159,6 @@ def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Membe
     share = GREEDY_SHARE if instance.request.may_search else 1.0
     stop = watch.within(share)
     found = greedy(instance, prices, by_cost=by_cost, least=watch.bound, stop=stop)
-    if not watch.stop():
-        found.append(member(FIRST_FIT, first_fit(instance)))
     found = _answers(found, by_cost)
     watch.take(found)
     return found
@@ -259,7 +255,6 @@ def _answer(
         bound=bound,
         status=Status.OPTIMAL if optimal else Status.FEASIBLE,
         method=f"{chosen.name}; bound: {proof}",
-        first_fit=next((value(m) for m in found.members if m.name == FIRST_FIT), None),
         best_value=value(best),
     )
 
@@ -365,7 +360,6 @@ def _solve_scaled(watch: SolveMonitor, may: May) -> SolveAnswer:
         bound=0.0,
         status=Status.OPTIMAL,
         proven_impossible=None,
-        first_fit=0.0,
         best_value=None,
         class_bounds=(),
     )

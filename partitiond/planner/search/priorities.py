@@ -216,7 +216,6 @@ def class_by_class(
         value=together(classes, own),
         bound=together(classes, bounds),
         status=Status.OPTIMAL if optimal else Status.FEASIBLE,
-        first_fit=None,
         best_value=together(classes, values),
         class_bounds=tuple((c.priority, b) for c, b in zip(classes, bounds, strict=True)),
     )

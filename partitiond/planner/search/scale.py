@@ -29,7 +29,6 @@ from partitiond.planner.model.sites import Sites, build_sites, ints
 from partitiond.planner.model.types import PRICE_SCALE, Instance, Need
 from partitiond.planner.pack.adding import Adding, fill
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.baselines import FIRST_FIT, first_fit
 from partitiond.planner.pack.complete import NAME as GREEDY
 from partitiond.planner.pack.complete import from_nothing, most_goodput
 from partitiond.planner.pack.moves import price_of_a_move, with_price
@@ -136,7 +135,7 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
     Args:
         watch: the problem, with objective MAX_MIN, and the progress callback.
         searches: True uses the compiled search.
-        exact: True uses CP-SAT and first-fit, as the instance is small.
+        exact: True uses CP-SAT, as the instance is small.
     """
     raising = Raising(watch, searches)
     raising.lower(raising.alone(), "each model alone")
@@ -151,7 +150,6 @@ def largest_factor(watch: SolveMonitor, *, searches: bool, exact: bool) -> "Rais
     raising.ask_for_more(FEW if exact else most)
     raising.prove()
     if exact:
-        raising.try_first_fit()
         raising.solve()
         raising.ask_for_more(most)
     return raising
@@ -169,7 +167,6 @@ def evaluate_factor(watch: SolveMonitor, packing: Packing, name: str) -> SolveAn
         bound=raising.bound,
         status=Status.FEASIBLE,
         method=f"{name}; bound: {raising.bound_by}",
-        first_fit=None,
         best_value=None,
     )
 
@@ -182,7 +179,6 @@ class Raising:
             example because not every model can have a replica beside the others.
         value: the factor of that plan.
         bound: upper bound on the factor; below 0 if a least number of replicas cannot be met.
-        first_fit: the factor of first-fit decreasing; None if it was not computed.
         worth: (E,) what one replica of each entry takes, for the compiled search.
     """
 
@@ -194,7 +190,6 @@ class Raising:
         self.bound, self.bound_by = math.inf, ""
         self.best: Packing | None = None
         self.value, self.name = 0.0, "none"
-        self.first_fit: float | None = None
         self.optimal, self.step, self.asked = False, FIRST_STEP, 0
         self.limit, self.fixed = instance.request.time_limit_seconds, instance.request.deterministic
         self.end, self.stop = time.monotonic() + SEARCH_SHARE * self.limit, watch.stop
@@ -338,13 +333,6 @@ class Raising:
         most = math.fsum(g.price * len(g.bins) for g in asked.groups) / PRICE_SCALE
         return least is None or 0 < most < (least - SLACK) / (1 + SLACK)
 
-    def try_first_fit(self) -> None:
-        """Try first-fit, so that the plan is never worse."""
-        if not self.stop():
-            packing = first_fit(scaled(self.instance, self.target, self.value or self.bound))
-            self.first_fit = factor_of(packing, self.target)
-            self.keep(packing, FIRST_FIT)
-
     def solve(self) -> None:
         """Solve with CP-SAT, starting from the best plan so far."""
         for _ in range(PASSES):
@@ -384,7 +372,6 @@ class Raising:
             bound=self.bound,
             status=Status.OPTIMAL if optimal else Status.FEASIBLE,
             method=f"{self.name}; bound: {self.bound_by}",
-            first_fit=self.first_fit,
             best_value=most,
         )
 
