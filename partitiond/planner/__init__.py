@@ -10,7 +10,7 @@ Devices of one kind are interchangeable until `pack.assign`. A solve goes throug
     pack      packings, and greedy ways to complete them
     exact     the same problem in CP-SAT, for small instances
     kernels   compiled loops of the search
-    columns   whole contents of devices, priced exactly, for the most goodput
+    columns   whole contents of devices, priced exactly: a bound and a first plan for goodput
     search    the portfolio that runs all of these and keeps the best plan
     progress  the clock, the best value and the best bound of the running solve
     check     reports what is wrong with a plan; shares no code with the rest

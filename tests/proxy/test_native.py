@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def test_an_unfinished_build_is_not_used(tmp_path: Path) -> None:
 def made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A build of the planner's loops as the compiler would leave it."""
     monkeypatch.setenv(native.FOLDER, str(cache))
-    monkeypatch.setattr(native.subprocess, "run", _compiled)
+    monkeypatch.setattr("partitiond.native.subprocess.run", _compiled)
     return native.build(native.PLANNER)
 
 
@@ -112,7 +113,7 @@ def test_what_nothing_used_for_a_month_is_removed_by_the_next_build(
     for name, days in (("old", 40), ("tmpx", 40), ("other", 20)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "complete").touch()
-        at = native.time.time() - 86_400 * days
+        at = time.time() - 86_400 * days
         os.utime(tmp_path / name, (at, at))
     built = made(tmp_path, monkeypatch)
     assert {each.name for each in tmp_path.iterdir()} == {"other", built.name}

@@ -3,6 +3,6 @@
 `pricing` finds the most valuable column at given prices of replicas, exactly. `fleet` prepares an
 instance for it. `master` is a linear program over the columns known so far, whose duals are the
 prices; `bound` proves from prices what no plan exceeds. `dive` makes a plan: it fixes the fullest
-columns, and solves what is left, again and again. `search` does this for a solve, and then solves
-again what a few devices hold.
+columns, and solves what is left, again and again. `search` does this for a solve, whose compiled
+search goes on from the plan.
 """

@@ -17,7 +17,7 @@ import numpy as np
 
 from partitiond.planner.bounds.prices import SAFETY
 from partitiond.planner.columns.fleet import ColumnProblem
-from partitiond.planner.columns.master import ALL, RowPrices
+from partitiond.planner.columns.master import RowPrices
 from partitiond.planner.columns.pricing import ReplicaPrices
 
 NODES: Final = 200_000
@@ -57,6 +57,6 @@ def _most(
     for way in sorted(fleet.ways[held], key=lambda way: -way.bound):
         if stop():
             return None
-        upper = fleet.pricer.price(way.way, prices, best, best, STEPS, NODES, ALL)
+        upper = fleet.pricer.price(way.way, prices, best, best, STEPS, NODES)
         best, most = max(best, fleet.pricer.value), max(most, upper)
     return most

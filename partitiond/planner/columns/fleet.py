@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -51,9 +50,9 @@ class DeviceColumn:
     entries: Ints
 
     @property
-    def key(self) -> tuple[int, int, bytes]:
+    def key(self) -> tuple[int, int, int, bytes]:
         """Return a key that is equal for equal columns."""
-        return self.cls, self.level, self.entries.tobytes()
+        return self.cls, self.site, self.level, self.entries.tobytes()
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -71,10 +70,6 @@ class Rest:
     count: Ints
     free: Ints
     pool: Floats
-
-    def copy(self) -> "Rest":
-        """Return an independent copy."""
-        return Rest(self.open.copy(), self.count.copy(), self.free.copy(), self.pool.copy())
 
 
 class ColumnProblem:
@@ -285,11 +280,3 @@ def pricing_work(sites: Sites) -> int:
 
 def _float(limit: int) -> float:
     return float(limit) if limit < NO_LIMIT // 2 else UNLIMITED
-
-
-def beside(columns: Sequence[DeviceColumn], fleet: ColumnProblem) -> Rest:
-    """Return what is left beside some columns."""
-    rest = fleet.all()
-    for column in columns:
-        fleet.take(rest, column)
-    return rest

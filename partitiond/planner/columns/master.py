@@ -23,7 +23,7 @@ from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn, Priced
 from partitiond.planner.columns.pricing import ReplicaPrices
 from partitiond.planner.model.sites import Floats, Ints
 
-TRIFLE: Final = 1e-6
+LEAST_GAIN: Final = 1e-6
 """Least relative gain of a column that is worth adding."""
 NEARLY: Final = 0.4
 """A column is kept if it gains this part of what the best column gains. Chosen."""
@@ -43,7 +43,6 @@ NODES_BESIDE: Final = 500
 STEPS: Final = 4
 """Limits on the branches of a pricing, and on its steps to better multipliers. All were chosen with
 a prototype on the instances of `bench.planner`."""
-ALL: Final = 1 << 30
 
 
 @dataclasses.dataclass(frozen=True, eq=False, slots=True)
@@ -80,17 +79,11 @@ class Effort:
 
     Attributes:
         rounds: of pricing.
-        models: only so many of the most promising models take part in a column.
-        steps: to better multipliers.
         beside: columns beside the best one.
-        nodes: limit on the branches of a pricing.
     """
 
     rounds: int
-    models: int = ALL
-    steps: int = STEPS
     beside: int = BESIDE
-    nodes: int = NODES
 
 
 class Master:
@@ -149,9 +142,9 @@ class Master:
         new = 0
         for cls in classes if len(useful.entries) else ():
             mine = self.fleet.on(useful, cls) if self.rest.free[cls] >= 1 else None
-            if mine is None or (mine.cls, mine.site, mine.level, mine.key[2]) in self._known:
+            if mine is None or mine.key in self._known:
                 continue
-            self._known.add((mine.cls, mine.site, mine.level, mine.key[2]))
+            self._known.add(mine.key)
             self.columns.append(mine)
             self._held.append(self._variable(mine))
             new += 1
@@ -252,11 +245,10 @@ class Master:
         prices, need = self._prices(worth, each, pools), float(duals.device[priced])
         found, best = list[tuple[float, PricedWay, Ints]](), 0.0
         for way in sorted(self.fleet.ways[lead], key=lambda way: -way.bound):
-            least = need + NEARLY * max(0.0, best - need) + TRIFLE * (1 + need)
+            least = need + NEARLY * max(0.0, best - need) + LEAST_GAIN * (1 + need)
             if way.bound < FAR * least and not thorough:
                 continue
-            how = self.effort
-            way.bound, value, entries = self._ask(way, prices, least, how.steps, how.nodes)
+            way.bound, value, entries = self._ask(way, prices, least, STEPS, NODES)
             if len(entries):
                 best = max(best, value)
                 found.append((value, way, entries))
@@ -289,6 +281,6 @@ class Master:
         self, way: PricedWay, prices: ReplicaPrices, above: float, steps: int, nodes: int
     ) -> tuple[float, float, Ints]:
         """Return a bound for a way, and the best column worth more than `above` with its value."""
-        pricer, most = self.fleet.pricer, self.effort.models
-        bound = pricer.price(way.way, prices, above, above, steps, nodes, most)
+        pricer = self.fleet.pricer
+        bound = pricer.price(way.way, prices, above, above, steps, nodes)
         return bound, pricer.value, np.sort(way.entries[pricer.chosen])

@@ -168,7 +168,6 @@ class Pricer:
         skip: float,
         steps: int,
         node_limit: int,
-        most_models: int,
     ) -> float:
         """Return an upper bound on the value of any set; the best set above `above` is in `chosen`.
 
@@ -177,14 +176,12 @@ class Pricer:
             skip: nothing is searched for if the bound is at most this.
             steps: steps to find better multipliers.
             node_limit: limit on branches; the bound holds in any case.
-            most_models: only so many of the most promising models take part; the bound then is
-                that of these models alone.
         """
         self.value = 0.0
         self.chosen = []
         self.nodes = 0
         self._weigh(way, prices)
-        self._order(way, most_models)
+        self._order(way)
         self.node_limit = node_limit
         self.per_memory = way.per_memory
         self.per_load = way.per_load
@@ -261,7 +258,7 @@ class Pricer:
             part[e] = max(GRAIN, served)
             e += 1
 
-    def _order(self, way: Way, most_models: int) -> None:
+    def _order(self, way: Way) -> None:
         """Find the models of use, the most promising ones first."""
         groups: i64 = 0
         first, end, rank = self.first, self.end, self.rank
@@ -292,7 +289,7 @@ class Pricer:
                 first[j] = e
                 end[j] = last
             e = last
-        self.groups = min(groups, most_models)
+        self.groups = groups
 
     def _program(self, way: Way) -> float:
         """Fill in the tables; return the Lagrangian's value, and set its slopes."""

@@ -13,7 +13,7 @@ from typing import Final
 
 from partitiond.core.plan.record import Objective, Status
 from partitiond.planner.bounds.prices import SAMPLE, Prices, linear_prices
-from partitiond.planner.columns.search import expresses, search_columns
+from partitiond.planner.columns.search import expresses, plan_by_columns
 from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, variable_count
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
@@ -123,9 +123,8 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     if watch.done or (watch.stop() and (by_cost or found.members)):
         return found
     if not by_cost and expresses(instance):
-        made, found.by_columns = search_columns(watch, prices.entry)
+        made, found.by_columns = plan_by_columns(watch, prices.entry)
         found.members.append(made)
-        return found
     deadline, best = watch.deadline, _best(found.members, by_cost)
     if _tied(instance):
         watch.deadline -= RULES_SHARE * watch.left()

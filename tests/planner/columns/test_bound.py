@@ -12,7 +12,7 @@ from partitiond.planner.check import check_plan
 from partitiond.planner.columns.bound import bound_at
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn
 from partitiond.planner.columns.master import Effort, Master, RowPrices
-from partitiond.planner.columns.search import expresses, packed, search_columns
+from partitiond.planner.columns.search import expresses, packed, plan_by_columns
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PlanRequest
@@ -62,14 +62,14 @@ def test_the_program_is_no_worse_than_any_plan_once_no_column_pays(seed: int) ->
 
 
 @pytest.mark.parametrize("seed", seeds(100, 12))
-def test_a_search_yields_a_plan_and_no_better_one_than_its_bound(seed: int) -> None:
+def test_columns_yield_a_plan_and_no_better_one_than_its_bound(seed: int) -> None:
     asked = _asked(seed)
     request = request_of(asked, time_limit_seconds=2.0)
     instance = build_instance(request)
     if not expresses(instance):
         return
     watch = SolveMonitor(instance)
-    made, _ = search_columns(watch, np.ones(len(sites_of(asked).entry_item)))
+    made, _ = plan_by_columns(watch, np.ones(len(sites_of(asked).entry_item)))
     assert watch.bound is not None
     assert is_bound(asked, watch.bound)
     assert made.packing.goodput() <= watch.bound * (1 + 1e-9)

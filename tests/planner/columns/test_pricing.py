@@ -16,7 +16,6 @@ from tests.planner.build import FREE, gpus, point, want
 from tests.planner.problems import question, seeds, sets_of, sites_of
 
 MANY = 2_000_000
-ALL = 1 << 30
 
 
 def _sets(fleet: ColumnProblem, priced: PricedWay) -> Iterator[tuple[int, ...]]:
@@ -64,7 +63,7 @@ def test_the_best_column_is_found_and_its_bound_holds(seed: int) -> None:
     for priced in (way for ways in fleet.ways for way in ways):
         best = max(prices.value(chosen, priced.level) for chosen in _sets(fleet, priced))
         for above, steps in ((0.0, 4), (0.0, 0), (0.999 * best, 4), (1.001 * best + 1e-6, 2)):
-            bound = fleet.pricer.price(priced.way, prices.prices, above, above, steps, MANY, ALL)
+            bound = fleet.pricer.price(priced.way, prices.prices, above, above, steps, MANY)
             assert bound >= min(best, above) - 1e-9
             if best <= above:
                 assert not fleet.pricer.chosen
@@ -84,7 +83,7 @@ def test_a_bound_holds_if_the_search_is_cut_short(seed: int) -> None:
     for priced in (way for ways in fleet.ways for way in ways):
         best = max(prices.value(chosen, priced.level) for chosen in _sets(fleet, priced))
         for nodes in (0, 1, 5):
-            bound = fleet.pricer.price(priced.way, prices.prices, 0.0, 0.0, 3, nodes, ALL)
+            bound = fleet.pricer.price(priced.way, prices.prices, 0.0, 0.0, 3, nodes)
             assert bound >= best - 1e-9
 
 
@@ -105,7 +104,7 @@ def test_a_column_takes_no_byte_and_no_core_more_than_there_is() -> None:
         prices = ReplicaPrices([9.0, 0.0], [0.0] * 2, [1.0] * 2, [0.0] * 2, 0.0, 0.0)
         found = list[float]()
         for way in (w for ways in fleet.ways for w in ways):
-            fleet.pricer.price(way.way, prices, 0.0, 0.0, 4, MANY, ALL)
+            fleet.pricer.price(way.way, prices, 0.0, 0.0, 4, MANY)
             found.append(fleet.pricer.value)
         assert max(found) == pytest.approx(most)
 
@@ -120,9 +119,7 @@ def test_only_models_that_lack_replicas_are_worth_more_than_their_demand() -> No
         each = [1.0 if m == model else 0.0 for m in range(models)]
         missing = [lacks if m == model else 0.0 for m in range(models)]
         none = [0.0] * models
-        fleet.pricer.price(
-            way.way, ReplicaPrices(none, each, none, missing, 0, 0), 0, 0, 4, MANY, ALL
-        )
+        fleet.pricer.price(way.way, ReplicaPrices(none, each, none, missing, 0, 0), 0, 0, 4, MANY)
         return np.asarray(fleet.sites.entry_model[way.entries[fleet.pricer.chosen]] == model)
 
     assert not len(chosen(0.0))
