@@ -48,12 +48,10 @@ class Prices:
         value: bound on the cost of devices and replicas, or on weighted requests/s. None: it is
             proven that the devices cannot serve everything.
         entry: (E,) price of one replica at its lowest level, in the objective's unit; above 0.
-        used: (Q, L) devices of each site at each level in the relaxation.
     """
 
     value: float | None
     entry: Floats
-    used: Floats
 
 
 def linear_prices(sites: Sites, *, as_cost: bool, most: int = SAMPLE) -> Prices:
@@ -67,13 +65,11 @@ def linear_prices(sites: Sites, *, as_cost: bool, most: int = SAMPLE) -> Prices:
     if as_cost:
         sites = with_survival(sites)
         if _contradict(sites):
-            return Prices(None, usual_prices(sites), np.zeros(sites.level.shape))
+            return Prices(None, usual_prices(sites))
     pours = make_pours(sites)
     found = solve_sampled(pours, as_cost=as_cost, most=most)
     value = cost_bound(pours, found) if as_cost else goodput_bound(pours, found)
-    used = np.zeros(sites.level.shape)
-    np.add.at(used, (pours.way_site, pours.way_level), found.used)
-    return Prices(None if math.isinf(value) else value, _entry_prices(pours, found), used)
+    return Prices(None if math.isinf(value) else value, _entry_prices(pours, found))
 
 
 def bound_of(instance: Instance, *, as_cost: bool) -> float | None:
@@ -99,13 +95,11 @@ class Duals:
         price: (W, R) worth of all of one device's resources.
         pool: (P,) worth of all of each merged pool.
         scarce: (M,) worth of one of the replicas in a model's largest number.
-        used: (W,) number of devices.
     """
 
     price: Floats
     pool: Floats
     scarce: Floats
-    used: Floats
 
 
 def solve_sampled(pours: Pours, *, as_cost: bool, most: int = SAMPLE) -> Duals:
@@ -123,9 +117,7 @@ def solve_sampled(pours: Pours, *, as_cost: bool, most: int = SAMPLE) -> Duals:
     found = _Program(pours, mine, every, as_cost=as_cost).solve(part=as_cost and every == 1)
     if found is None and as_cost:
         found = _Program(pours, mine, every, as_cost=False).solve(part=False)
-    if found is None:
-        return _alike(pours)
-    return dataclasses.replace(found, used=found.used * every)
+    return _alike(pours) if found is None else found
 
 
 def _alike(pours: Pours) -> Duals:
@@ -133,7 +125,7 @@ def _alike(pours: Pours) -> Duals:
     resources = pours.share.shape[1]
     price = np.repeat(pours.classes.cost[pours.way_class][:, None] / resources, resources, axis=1)
     pools, models = np.zeros(pours.classes.pools), np.zeros(len(pours.sites.need_rate))
-    return Duals(price, pools, models, np.zeros(len(pours.way_class)))
+    return Duals(price, pools, models)
 
 
 NO_SOLUTION: Final = (
@@ -266,16 +258,13 @@ class _Program:
             result = self._result()
         if result.termination.reason is not mathopt.TerminationReason.OPTIMAL:
             return None
-        # All duals and values, ordered by their ids.
-        dual = np.array([*result.dual_values().values()])
-        amount = np.array([*result.variable_values().values()])
+        dual = np.array([*result.dual_values().values()])  # ordered by their ids
         # For a row with both limits, the sign tells which limit is met.
         scarce = np.maximum(0.0, dual[self.numbers] if self.maximize else -dual[self.numbers])
         return Duals(
             price=np.abs(dual[self.resources]).reshape(-1, self.pours.share.shape[1]),
             pool=np.abs(dual[self.pools]),
             scarce=np.where(self.pours.sites.need_max < MANY, scarce, 0.0),
-            used=amount[self.used],
         )
 
     def _result(self) -> mathopt.SolveResult:

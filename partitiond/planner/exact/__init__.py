@@ -30,7 +30,7 @@ from partitiond.planner.exact.objectives import (
     moves_cost,
     total_cost,
 )
-from partitiond.planner.exact.variables import Allowed, Variables, make_variables, variable_count
+from partitiond.planner.exact.variables import Variables, make_variables, variable_count
 from partitiond.planner.model.ties import twins
 from partitiond.planner.model.types import PRICE_SCALE, Instance
 from partitiond.planner.pack.packing import Packing
@@ -79,9 +79,6 @@ def solve_exact(
     cost_limit: int = 0,
     scale: Scale | None = None,
     wall_seconds: float = math.inf,
-    rest: Packing | None = None,
-    allowed: Allowed | None = None,
-    seed: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     moves: Moves | None = None,
     stage: Stage | None = None,
@@ -91,7 +88,7 @@ def solve_exact(
     Args:
         instance: the problem instance.
         goal: the goal to optimise.
-        devices: devices that are decided; the others hold what `rest` says.
+        devices: devices that are decided; the others hold nothing.
         hint: a packing to start from; for `Goal.SHARE` it must cover everything.
         deterministic_seconds: CP-SAT's deterministic time. The wall clock limits at six times
             that, for machines too slow or busy to be deterministic on.
@@ -99,14 +96,11 @@ def solve_exact(
         scale: for `Goal.SCALE`: the targets of the factor.
         wall_seconds: wall-clock limit, if the answer may depend on the clock.
         stop: called periodically; True ends the solve with the best packing so far.
-        rest: the fixed contents of the other devices; None for nothing.
-        allowed: items that are tried on the devices, by group and option; None for all.
-        seed: seed of the solver; None for the request's.
         stage: for `Goal.GOODPUT`: which models count; None for all.
         moves: for `Goal.COST`: the price of moves; load i of a hint is then device i.
     """
     model, unit, replica = cp_model.CpModel(), 1.0 / PRICE_SCALE, 0
-    variables = make_variables(model, instance, devices, hint=hint, rest=rest, allowed=allowed)
+    variables = make_variables(model, instance, devices, hint=hint)
     for index in devices:
         add_device_limits(model, instance, variables, index)
     add_pools(model, instance, variables)
@@ -125,10 +119,10 @@ def solve_exact(
         else:
             maximise_share(model, instance, variables, cost_limit)
     if hint is not None:
-        _add_hint(model, variables, hint, whole=rest is None, as_it_is=moves is not None)
+        _add_hint(model, variables, hint, as_it_is=moves is not None)
     solver = cp_model.CpSolver()
     solver.parameters.num_workers = 1  # with more, the answer is not always the same
-    solver.parameters.random_seed = instance.request.seed if seed is None else seed
+    solver.parameters.random_seed = instance.request.seed
     solver.parameters.max_deterministic_time = deterministic_seconds
     # It loses solutions in OR-Tools 9.15, see github.com/google/or-tools/issues/5293.
     solver.parameters.presolve_inclusion_work_limit = 0
@@ -145,34 +139,31 @@ def solve_exact(
 
 
 def _add_hint(
-    model: cp_model.CpModel, variables: Variables, hint: Packing, *, whole: bool, as_it_is: bool
+    model: cp_model.CpModel, variables: Variables, hint: Packing, *, as_it_is: bool
 ) -> None:
-    free = set(variables.free)
     order = (
         {index: index for index in hint.used()}
         if as_it_is
-        else _hint_order(hint, sorted(variables.free), whole=whole)
+        else _hint_order(hint, sorted(variables.used))
     )
-    loads = {index: hint.loads[order[index]] for index in free if index in order}
-    for index in variables.free:
-        model.add_hint(variables.used[index], index in loads)
+    loads = {index: hint.loads[order[index]] for index in variables.used if index in order}
+    for index, used in variables.used.items():
+        model.add_hint(used, index in loads)
     for (index, k), run in variables.run.items():
         model.add_hint(run, index in loads and loads[index].option == k)
     for (index, k, item), count in variables.count.items():
-        if index not in free:
-            continue
         load = loads.get(index)
         held = load.items.count(item) if load is not None and load.option == k else 0
         model.add_hint(count, held)
 
 
-def _hint_order(hint: Packing, devices: list[int], *, whole: bool) -> dict[int, int]:
+def _hint_order(hint: Packing, devices: list[int]) -> dict[int, int]:
     """Map devices to the hint's loads, with used devices first among interchangeable ones."""
     order: dict[int, int] = {}
     chosen = set(devices)
     for bins in twins(hint.instance):
         here = [i for i in bins if i in chosen]
-        filled = [i for i in bins if hint.loads[i].items and (whole or i in chosen)]
+        filled = [i for i in bins if hint.loads[i].items]
         order.update(zip(here, filled, strict=False))
     return order
 

@@ -182,8 +182,7 @@ def add_pools(model: cp_model.CpModel, instance: Instance, variables: Variables)
 
 def add_order(model: cp_model.CpModel, instance: Instance, variables: Variables) -> None:
     """Use earlier ones of interchangeable devices first. (Ordering by load was worse.)"""
-    free = set(variables.free)
     for alike in twins(instance):
-        mine = [index for index in alike if index in free]
+        mine = [index for index in alike if index in variables.used]
         for earlier, later in itertools.pairwise(mine):
             model.add_implication(variables.used[later], variables.used[earlier])

@@ -1,8 +1,7 @@
 """Makes the variables of the model: how each device is run, and how many of each item it holds."""
 
-import collections
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ortools.sat.python import cp_model
@@ -11,7 +10,6 @@ from partitiond.planner.model.rates import most_copies
 from partitiond.planner.model.types import Instance, Need
 from partitiond.planner.pack.packing import Packing
 
-Allowed = Mapping[tuple[int, int], Sequence[int]]
 Terms = list[tuple[Any, int]]
 """Counts of replicas, with the rate that each replica gives."""
 
@@ -21,14 +19,12 @@ class Variables:
     """Variables by device; keys are (device, option) and (device, option, item).
 
     Attributes:
-        free: devices that are decided; the contents of the others are constants.
         here: possible contents of a device that is decided, by (device, option): counts and items.
     """
 
     used: dict[int, Any]
     run: dict[tuple[int, int], Any]
     count: dict[tuple[int, int, int], Any]
-    free: tuple[int, ...] = ()
     here: dict[tuple[int, int], list[tuple[Any, int]]] = dataclasses.field(default_factory=dict)
 
 
@@ -44,8 +40,6 @@ def make_variables(
     devices: list[int],
     *,
     hint: Packing | None = None,
-    rest: Packing | None = None,
-    allowed: Allowed | None = None,
 ) -> Variables:
     """Make the variables for some of the devices.
 
@@ -54,47 +48,30 @@ def make_variables(
         instance: the problem instance.
         devices: devices whose contents are decided.
         hint: its items can be held even if other items beat them.
-        rest: contents of the other devices; None for nothing.
-        allowed: items that are tried, by group and option; None for all that fit.
     """
-    found = Variables({}, {}, {}, tuple(devices))
-    held = _held(hint, range(len(instance.group_of)) if rest is None else devices)
+    found = Variables({}, {}, {})
+    held = _held(hint)
     for index in devices:
         group = instance.groups[instance.group_of[index]]
         found.used[index] = model.new_bool_var(f"used_{index}")
-        needed = group.fits
         for k, option in enumerate(group.options):
             found.run[index, k] = model.new_bool_var(f"run_{index}_{k}")
             here = found.here.setdefault((index, k), [])
-            tried = needed[k] if allowed is None else allowed.get((group.index, k), ())
-            for item in dict.fromkeys((*tried, *sorted(held.get((group.index, k), ())))):
+            for item in dict.fromkeys((*group.fits[k], *sorted(held.get((group.index, k), ())))):
                 most = min(option.max_items, most_copies(instance, group, item))
                 name = f"count_{index}_{k}_{item}"
                 count = found.count[index, k, item] = model.new_int_var(0, most, name)
                 here.append((count, item))
-    if rest is not None:
-        _fix(model, found, rest)
     return found
 
 
-def _held(hint: Packing | None, devices: Iterable[int]) -> dict[tuple[int, int], set[int]]:
-    """Return the items that a packing has on some devices, by group and option."""
+def _held(hint: Packing | None) -> dict[tuple[int, int], set[int]]:
+    """Return the items that a packing has, by group and option."""
     found: dict[tuple[int, int], set[int]] = {}
-    for load in [hint.loads[index] for index in devices] if hint is not None else []:
+    for load in hint.loads if hint is not None else ():
         if load.option is not None:
             found.setdefault((load.group, load.option), set()).update(load.items)
     return found
-
-
-def _fix(model: cp_model.CpModel, variables: Variables, rest: Packing) -> None:
-    """Add the contents of devices that are not decided, as constants."""
-    free = set(variables.free)
-    for index, load in enumerate(rest.loads):
-        if index in free or load.option is None:
-            continue
-        variables.used[index] = model.new_constant(1)
-        for item, number in collections.Counter(load.items).items():
-            variables.count[index, load.option, item] = model.new_constant(number)
 
 
 def by_model(instance: Instance, variables: Variables) -> dict[int, Terms]:

@@ -7,7 +7,7 @@ is placed with it.
 """
 
 import collections
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from partitiond.core.numbers.grouping import by_key
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.model.rates import reference_rates
-from partitiond.planner.model.sites import Bits, Floats, Ints, Sites, build_sites
+from partitiond.planner.model.sites import Floats, Sites, build_sites
 from partitiond.planner.model.types import Need
 from partitiond.planner.pack.packing import Missing, Packing, helps, lonely, missing, on_host
 from partitiond.planner.stop import Stop, never
@@ -32,9 +32,6 @@ class Adding:
     Args:
         packing: the packing to change.
         worth: (E,) what one replica of each entry takes, in devices' cost.
-        steps: (Q,) position of the level at which an empty device is opened as a site; -1 not to
-            open one, except for models that fit no other site.
-        devices: devices that may be used; None for all.
         opens_last: open an empty device only if no device in use has room.
         stop: called periodically; True ends the look for a place, as if none were left.
     """
@@ -43,8 +40,6 @@ class Adding:
         self,
         packing: Packing,
         worth: Floats,
-        steps: Ints | None = None,
-        devices: Collection[int] | None = None,
         *,
         opens_last: bool = False,
         stop: Stop = never,
@@ -53,10 +48,8 @@ class Adding:
         self.sites: Sites = build_sites(self.instance)
         self.worth = worth
         sites = self.sites
-        middle = sites.level.shape[1] // 2
-        steps = np.full(len(sites.site_class), middle) if steps is None else steps
-        self._opens = _opens(sites, steps)
-        bears = np.minimum(np.where(steps < 0, middle, steps)[sites.entry_site], sites.entry_top)
+        # An empty device is opened at the middle level, or at the highest that the entry tolerates.
+        bears = np.minimum(sites.level.shape[1] // 2, sites.entry_top)
         self._rate = sites.rates[np.arange(len(bears)), bears]
         """(E,) rate of an entry on a device that was opened for it."""
         self._bears = bears
@@ -68,7 +61,7 @@ class Adding:
         self._raised: dict[tuple[int, tuple[int, ...]], int | None] = {}
         self._held: dict[tuple[int, int], frozenset[int]] = {}
         self.opens_last, self._stop = opens_last, stop
-        self.devices: Collection[int] = range(len(packing.loads)) if devices is None else devices
+        self.devices = range(len(packing.loads))
 
     def one(self, need: Need) -> bool:
         """Add one more replica of a model, with the models it must be near; False if none fits."""
@@ -130,7 +123,7 @@ class Adding:
                 else:
                     full.append(index)
             yield from self._at_higher_levels(item, full)
-            if self._opens[entry] and not self.opens_last:
+            if not self.opens_last:
                 yield from self._opened(entry, empty)
         for entry in ranked if self.opens_last else ():
             yield from self._opened(entry, empty)
@@ -211,7 +204,7 @@ class Adding:
         if not near:
             return True
         host = self.instance.ties.host_of[spot[0]]
-        here = set(self.instance.ties.devices_on[host]) & set(self.devices)
+        here = self.instance.ties.devices_on[host]
 
         def absent(model: int) -> set[int]:
             return set(near.get(model, frozenset()) - on_host(packing, host))
@@ -259,14 +252,6 @@ def take_back(packing: Packing, spot: Spot, before: int | None) -> None:
     packing.remove(spot[0], spot[1])
     if before is not None and before != spot[2]:
         packing.rerun(spot[0], before)
-
-
-def _opens(sites: Sites, steps: Ints) -> Bits:
-    """Return (E,) 1 if an empty device may be opened for an entry."""
-    opens = steps[sites.entry_site] >= 0
-    some = np.zeros(len(sites.need_rate), dtype=bool)
-    np.logical_or.at(some, sites.entry_model, opens)
-    return np.asarray(opens | ~some[sites.entry_model], dtype=np.uint8)
 
 
 def share_value(packing: Packing) -> float:

@@ -28,12 +28,6 @@ def rank(packing: Packing, by_cost: bool) -> tuple[float, ...]:
     return (packing.short_replicas(), -packing.goodput(), lacking)
 
 
-def fullness(packing: Packing, index: int) -> float:
-    """Return the sum of the shares of a device's memory and of its SMs that are taken."""
-    load, group = packing.loads[index], packing.group(index)
-    return load.memory / max(1, group.memory_bytes) + load.sm / 100
-
-
 def member(name: str, packing: Packing) -> Member:
     """Return a packing as a member: without surplus, every device at the lowest level it allows."""
     replicas = -1

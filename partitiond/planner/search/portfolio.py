@@ -1,10 +1,10 @@
 """Runs the planner's members and keeps the best plan; of equally good plans, the nearest to now.
 
-Always run: the bound by linear prices, and the completion of what runs. Then greedy plans, if they
-are quick. A plan that meets the bound ends the solve. Small instances go to CP-SAT, which proves.
-Others go to columns, or to the compiled search, from the best plan until the time is over or the
-bound is met. If models have to be near others, a search over a few devices at a time gets most of
-the time. Every plan found is reported to the watch, so its best one is the answer at any time.
+Always run: the bound by linear prices, and the completion of what runs. Then a greedy plan, if it
+is quick. A plan that meets the bound ends the solve. Small instances go to CP-SAT, which proves.
+Others go to the compiled search, from the best plan (which for goodput may be one by columns) until
+the time is over or the bound is met. Every plan found is reported to the watch, so its best one is
+the answer at any time.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from partitiond.planner.exact import Exact, Goal, Moves, Stage, solve_exact, var
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PRICE_SCALE, RATE_SCALE, Instance
 from partitiond.planner.pack.assign import applied
-from partitiond.planner.pack.complete import greedy
+from partitiond.planner.pack.complete import from_nothing
 from partitiond.planner.pack.members import EPSILON, EXACT_WITH_MOVES, KEPT, Member, member
 from partitiond.planner.pack.moves import price_of_a_move, staying_of, with_price
 from partitiond.planner.pack.packing import Packing
@@ -33,7 +33,6 @@ from partitiond.planner.search.priorities import (
     goodput_key,
 )
 from partitiond.planner.search.repair import kept
-from partitiond.planner.search.rule_search import search_rules
 from partitiond.planner.search.scale import evaluate_factor, largest_factor
 from partitiond.planner.search.searching import search
 from partitiond.planner.stop import Stop, never
@@ -56,13 +55,9 @@ SMALL: Final = 2_500
 CP-SAT in a minute (see docs/decisions/0008). 100 models on 64 devices have 8,000."""
 TINY: Final = 60
 """Variables up to which CP-SAT runs before the search. Chosen, not measured."""
-GREEDY_SHARE: Final = 0.2
-"""Maximum share of the time for greedy plans. Chosen in docs/decisions/0014, not measured."""
-RULES_SHARE: Final = 0.65
-"""Share of the time for models that have to be near others, if there are any. Chosen."""
 FEW: Final = 2_000
-"""Models times devices up to which greedy plans are made, each in a fraction of a second. Often one
-meets the bound, as with twelve models on sixteen GPUs in half a second (docs/decisions/0014)."""
+"""Models times devices up to which a greedy plan is made, in a fraction of a second. Often it meets
+the bound, as with twelve models on sixteen GPUs in half a second (docs/decisions/0014)."""
 
 
 def solve_portfolio(
@@ -114,7 +109,6 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     if not (watch.stop() and found.members):
         found.members += _greedy(watch, prices, by_cost=by_cost)
     if size <= SMALL and not watch.done:
-        found.members += _with_rules(watch, _best(found.members, by_cost), by_cost=by_cost)
         status = _ask_exact(watch, found, by_cost=by_cost)
         unplanned = by_cost and not found.members
         if status is Status.OPTIMAL or (unplanned and status is Status.INFEASIBLE):
@@ -125,15 +119,10 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     if not by_cost and expresses(instance):
         made, found.by_columns = plan_by_columns(watch, prices.entry)
         found.members.append(made)
-    deadline, best = watch.deadline, _best(found.members, by_cost)
-    if _tied(instance):
-        watch.deadline -= RULES_SHARE * watch.left()
+    best = _best(found.members, by_cost)
     if may_search or best is None:
         searched = search(watch, best, prices.entry, by_cost=by_cost)
         found.members += _answers(searched, by_cost)
-    watch.deadline = deadline
-    best = _best(found.members, by_cost)
-    found.members += _with_rules(watch, best, by_cost=by_cost, share=1.0)
     return found
 
 
@@ -147,18 +136,15 @@ def _prices(instance: Instance, *, as_cost: bool) -> Prices:
 
 
 def _greedy(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> list[Member]:
-    """Return greedy plans; none if the instance is too large, or if the completion of what runs is
+    """Return a greedy plan; none if the instance is too large, or if the completion of what runs is
     already proven optimal."""
     instance = watch.instance
     quick = len(instance.needs) * len(instance.group_of) <= FEW
     if watch.done or not quick or (by_cost and watch.stop()):
         return []
-
-    # Without a search only CP-SAT may follow, on small instances: greedy plans may take all time.
-    share = GREEDY_SHARE if instance.request.may_search else 1.0
-    stop = watch.within(share)
-    found = greedy(instance, prices, by_cost=by_cost, least=watch.bound, stop=stop)
-    found = _answers(found, by_cost)
+    found = _answers(
+        [from_nothing(instance, prices.entry, by_cost=by_cost, stop=watch.stop)], by_cost
+    )
     watch.take(found)
     return found
 
@@ -366,22 +352,6 @@ def _solve_scaled(watch: SolveMonitor, may: May) -> SolveAnswer:
 
 def _variables(instance: Instance) -> int:
     return variable_count(instance, [*range(len(instance.group_of))])
-
-
-def _tied(instance: Instance) -> bool:
-    """Return whether there are models that the compiled search does not move."""
-    ties = instance.ties
-    return bool(ties.near if instance.request.may_search else ties.beyond_device)
-
-
-def _with_rules(
-    watch: SolveMonitor, best: Member | None, *, by_cost: bool, share: float = RULES_SHARE
-) -> list[Member]:
-    """Run the search that moves the models which the compiled search leaves in place, if any."""
-    tiny = _variables(watch.instance) <= TINY
-    if best is None or watch.done or tiny or not _tied(watch.instance):
-        return []
-    return [search_rules(watch, best.packing, by_cost=by_cost, seconds=share * watch.left())]
 
 
 def _devices_at_most(instance: Instance, hint: Packing | None) -> list[int]:

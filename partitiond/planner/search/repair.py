@@ -9,14 +9,13 @@ device i of the request, so leaving a device is a move.
 
 import collections
 import math
-import time
 from typing import Final
 
 from partitiond.planner.model.costs import charges_replicas
 from partitiond.planner.model.sites import Floats, build_sites
 from partitiond.planner.model.types import Instance
 from partitiond.planner.pack.adding import Adding
-from partitiond.planner.pack.complete import complete, in_order, most_goodput, tightened
+from partitiond.planner.pack.complete import complete, in_order, most_goodput
 from partitiond.planner.pack.members import EPSILON, KEPT, Member, drop_surplus, member, rank
 from partitiond.planner.pack.moves import price_of_a_move
 from partitiond.planner.pack.packing import Packing
@@ -35,8 +34,7 @@ FEW_MOVES: Final = 3
 MOVED_SHARE: Final = 0.03
 """Share of the running replicas that a search in a large fleet may move. Chosen, not measured."""
 FEW_DEVICES: Final = 64
-"""Devices up to which emptying them one by one takes a tenth of a second, and up to which several
-limits on moves are tried; with more devices a search is used."""
+"""Devices up to which several limits on moves are tried."""
 
 
 def completed(instance: Instance, worth: Floats, *, by_cost: bool, stop: Stop = never) -> Packing:
@@ -167,16 +165,6 @@ def improved(
         by_cost: True to serve all demand; False to maximise goodput.
     """
     instance, runs = watch.instance, _runs(watch.instance)
-    until = time.monotonic() + seconds
-    if len(start.used()) <= FEW_DEVICES:
-        start = tightened(
-            start,
-            worth,
-            by_cost=by_cost,
-            seed=instance.request.seed,
-            may=lambda p: most_moves is None or moves_of(instance, p) <= most_moves,
-            stop=watch.until(until - seconds / 2),
-        )
     gone = len(instance.request.running) - len(runs)
     most = None if most_moves is None else max(0, most_moves - gone)
     improver = Improver(
@@ -188,7 +176,6 @@ def improved(
         most_gone=most,
     )
     improver.start(start)
-    left = seconds if watch.fixed else until - time.monotonic()
-    improver.run(left, halt=lambda: watch.done or watch.left() <= 0)
+    improver.run(seconds, halt=lambda: watch.done or watch.left() <= 0)
     found = improver.best() if improver.found else start
     return min(start, found, key=lambda p: rank(p, by_cost))

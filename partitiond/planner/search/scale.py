@@ -281,9 +281,9 @@ class Raising:
         """Search for a plan with at least this factor, starting from the best so far."""
         asked = scaled(self.instance, self.target, factor)
         if not self.searches:
-            prices = linear_prices(build_sites(asked), as_cost=True)
-            plans = from_nothing(asked, prices, by_cost=True, stop=self.stop)
-            return any(self.keep(one.packing, GREEDY) for one in plans)
+            worth = linear_prices(build_sites(asked), as_cost=True).entry
+            made = from_nothing(asked, worth, by_cost=True, stop=self.stop).packing
+            return not made.lacking() and self.keep(made, GREEDY)
         self.asked += 1
         seconds = ASK_SHARE * self.limit
         seconds = seconds if self.fixed else min(seconds, self.left())

@@ -212,7 +212,7 @@ def _some_prices(pours: Pours, rng: np.random.Generator) -> Duals:
     ways, models = len(pours.way_class), len(pours.sites.need_rate)
     scarce = np.where(pours.sites.need_max < 1_000, some(models), 0.0)
     price = some(ways, pours.share.shape[1])
-    return Duals(price, some(pours.classes.pools), scarce, np.zeros(ways))
+    return Duals(price, some(pours.classes.pools), scarce)
 
 
 @given(
@@ -252,7 +252,7 @@ def test_prices_of_a_sample_give_a_bound_that_holds_and_is_near(kind: str) -> No
     assert part <= whole + 1e-6 if as_cost else part >= whole * (1 - 1e-6)
 
 
-def test_a_replica_is_worth_what_it_takes_and_devices_are_used_where_that_pays() -> None:
+def test_a_replica_is_worth_what_it_takes_of_the_cheaper_device() -> None:
     """Of two sizes the smaller one serves as much; memory is scarce, and one kind of GPU costs
     half."""
     sizes = point("a", 6, 40, sm=10), point("a", 5, 20, sm=10)
@@ -265,9 +265,6 @@ def test_a_replica_is_worth_what_it_takes_and_devices_are_used_where_that_pays()
     assert found.value == pytest.approx(2.0)
     cost = np.zeros(2)
     cost[sites.class_of] = sites.group_cost / 1e9
-    used = np.bincount(sites.site_class, found.used.sum(axis=1))
-    assert used[np.argmin(cost)] == pytest.approx(2.0)
-    assert used[np.argmax(cost)] == pytest.approx(0.0)
     gib = sites.entry_use[:, 0] >> 30
     here = sites.site_class[sites.entry_site] == np.argmin(cost)
     assert found.entry[here & (gib == 20)].min() == pytest.approx(0.25, rel=0.2)
