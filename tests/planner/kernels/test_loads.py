@@ -2,12 +2,18 @@
 
 import random
 
+import numpy as np
 import pytest
 
+from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.kernels.loads import Loads
+from partitiond.planner.model.instance import build_instance
+from partitiond.planner.model.sites import build_sites
+from partitiond.planner.model.types import RATE_SCALE, PlanRequest
 from partitiond.planner.search.annealing import make_data
+from tests.planner.build import gpu, point, want
 from tests.planner.problems import level_of, question, seeds, sites_of
 
 
@@ -37,3 +43,25 @@ def test_levels_and_worth_are_those_of_what_the_devices_hold(seed: int) -> None:
         # What is left of a sum is as exact as the largest value that was in it.
         largest = max(1.0, abs(before), abs(promised), abs(kept))
         assert state.worth == pytest.approx(kept, abs=1e-9 * largest)
+
+
+def test_a_replica_is_worth_its_gain_less_what_every_model_beside_it_loses() -> None:
+    """Two at 0.6 of a device each run at level 1.5, three at 2.5; b lacks its least number."""
+    levels = Interference((1.0, 1.5, 2.5), (1.0, 1.5, 2.5), 0.0, 0.0, 0.0)
+    models = (
+        want("a", point("a", 10, 20, sm=20, busy=0.6), rate=30),
+        want("b", point("b", 4, 20, sm=20, busy=0.6), rate=20, min_replicas=1),
+    )
+    request = PlanRequest((gpu(),), models, objective=Objective.MAX_GOODPUT, interference=levels)
+    sites = build_sites(build_instance(request))
+    data = make_data(sites, usual_prices(sites), by_cost=False)
+    state = Loads(data)
+    entry = [int(np.flatnonzero(sites.entry_model == m)[-1]) for m in range(2)]
+    for model, gain in ((0, 10.0), (1, 14 / 1.5 - 10), (0, 24 / 2.5 - 14 / 1.5)):
+        level = state.fits(0, entry[model])
+        promised = state.worth_beside(0, entry[model], level)
+        assert state.worth_beside(0, entry[model], level) == promised, "asking changes nothing"
+        if model == 1:  # and it was short of one replica, which counts more than all requests
+            promised -= data.short[1]
+        assert promised / RATE_SCALE == pytest.approx(gain, rel=1e-3)
+        state.add(0, entry[model], level)
