@@ -10,6 +10,7 @@ from ortools.sat.python import cp_model
 from bench.planner.instances import request
 from partitiond.core.errors import SpecError
 from partitiond.core.model.spec import Demand
+from partitiond.fleet import offline
 from partitiond.fleet.file import load_fleet
 from partitiond.fleet.offline import fleet_request, leaner
 from partitiond.planner.exact import solve_stoppable
@@ -68,7 +69,10 @@ def test_a_lean_demand_keeps_what_serves_and_what_takes_least() -> None:
     assert leaner(unrated) == unrated
 
 
-def test_a_fleet_file_beyond_what_can_be_bounded_is_refused_at_once(tmp_path: Path) -> None:
+def test_a_fleet_file_beyond_what_can_be_bounded_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline, "MAX_PAIRS", 2_000_000)
     fleet = tmp_path / "huge.toml"
     models = "\n".join(f'[[models]]\nmodel = "opt-125m"\nname = "m{n}"' for n in range(3000))
     fleet.write_text(f'[[devices]]\nhardware = "a100-80gb"\ncount = 1000\n{models}\n')
