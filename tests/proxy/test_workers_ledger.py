@@ -4,9 +4,11 @@ Time is virtual, and every worker is a `LiveModel`; the processes, the file and 
 """
 
 import asyncio
+import collections
 import dataclasses
 import heapq
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch.admission import KV_SHARE, Cost, Rejected
+from partitiond.core.dispatch.pace import FORGET_SECONDS
 from partitiond.core.dispatch.places import RequestOwner
 from partitiond.core.dispatch.routing import (
     BudgetPeriod,
@@ -34,6 +37,7 @@ from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.dispatch.flights import Flight, FlightTarget
 from partitiond.proxy.dispatch.ledger import (
     KEYS,
+    MODELS,
     REPLICAS,
     ROWS,
     SlotLedger,
@@ -43,7 +47,7 @@ from partitiond.proxy.dispatch.ledger import (
 )
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
-from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile, Wakeups
+from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile
 from partitiond.proxy.dispatch.worker_queue import HOLD_SECONDS, WorkerQueue
 from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.keys.meters import Budgets, PeerMeters
@@ -51,6 +55,11 @@ from tests.proxy.virtual import VirtualLoop
 
 TICK = 0.010
 """The promise: a place is left empty for no longer while somebody wants it."""
+
+
+async def pass_time(seconds: float) -> None:
+    """Let virtual time pass, with all that happens meanwhile."""
+    await asyncio.sleep(seconds)
 
 
 class MemoryFile(LedgerFile):
@@ -70,19 +79,6 @@ class MemoryFile(LedgerFile):
         self.depth = 0
 
 
-class CallingWakeups(Wakeups):
-    """Called in one process: the worker looks as soon as it can."""
-
-    def __init__(self, host: "Host") -> None:
-        super().__init__({})
-        self._host = host
-
-    def wake(self, row: int) -> None:
-        worker = self._host.workers.get(row)
-        if worker is not None:
-            asyncio.get_running_loop().call_soon(worker.model.dispatch)
-
-
 class Request:
     """The owner of a flight."""
 
@@ -91,9 +87,11 @@ class Request:
         self.flight: Any = None
         self.at: FlightTarget | None = None
         self.answer: Rejected | None = None
+        self.on_placed: Callable[[Request], object] = lambda _: None
 
     def placed(self, replica: FlightTarget) -> None:
         self.at = replica
+        self.on_placed(self)
 
     def refused(self, rejected: Rejected) -> None:
         self.answer = rejected
@@ -102,9 +100,7 @@ class Request:
 class Worker:
     def __init__(self, host: "Host", row: int) -> None:
         host.file.ledger.open_row(row)
-        self.model = LiveModel(
-            host.table.models[0], LedgerAccess(host.file, row, CallingWakeups(host))
-        )
+        self.model = LiveModel(host.table.models[0], LedgerAccess(host.file, row))
         self.model.apply(host.table.models[0], host.table.replicas, ProxyOptions())
         self.requests: list[Request] = []
 
@@ -137,13 +133,24 @@ class Host:
             self.workers[row] = Worker(self, row)
         self.names = 0
 
-    def arrive(self, row: int, cost: Cost, key: str = "", priority: int = 0) -> Request:
+    def arrive(
+        self,
+        row: int,
+        cost: Cost,
+        key: str = "",
+        priority: int = 0,
+        *,
+        stream: bool = False,
+        on_placed: Callable[[Request], object] = lambda _: None,
+    ) -> Request:
         loop = asyncio.get_running_loop()
         request = Request(self.names)
+        request.on_placed = on_placed
         owner: Any = request
         self.names += 1
         request.flight = Flight(owner, str(request.name), cost, loop.time())
         request.flight.share = RequestOwner(key, 1.0, priority)
+        request.flight.stream = stream
         worker = self.workers[row]
         worker.requests.append(request)
         placed = worker.model.place(request.flight)
@@ -168,8 +175,6 @@ class Host:
                 request.flight.timer.cancel()
         dead.model.slots.queue = type(dead.model.slots.queue)()  # its timers find nobody
         self.workers[row] = Worker(self, row)
-        for other in self.workers.values():
-            asyncio.get_running_loop().call_soon(other.model.dispatch)
 
     def everyone(self) -> list[Request]:
         return [request for worker in self.workers.values() for request in worker.requests]
@@ -227,7 +232,7 @@ async def act(host: Host, step: tuple[str, int, int], cost: Callable[[int], Cost
         case "leave" if worker.waiting():
             host.end(worker.waiting()[number % len(worker.waiting())])
         case "wait":
-            await asyncio.sleep(number / 1e5)
+            await pass_time(number / 1e5)
         case "crash" if number % 5 == 0:
             host.crash(row)
 
@@ -240,14 +245,16 @@ async def finish(host: Host) -> None:
         for request in running:
             host.end(request)
             host.check()
-        await asyncio.sleep(TICK)
+        await pass_time(TICK)
         if not [r for r in host.everyone() if r.answer is None]:
             break
     left = [r for r in host.everyone() if r.answer is None]
     assert not left, "somebody waited for ever"
     ledger = host.file.ledger
-    assert not any(ledger.ints[ledger.sequences : ledger.freed]), "something was left over"
-    assert not any(ledger.ints[ledger.waiting : ledger.urgency])
+    for plane in (ledger.sequences, ledger.kv_tokens, ledger.holds, ledger.unread):
+        assert not any(ledger.ints[plane : plane + REPLICAS * ROWS]), "something was left over"
+    for plane in (ledger.waiting, ledger.waiting_sequences, ledger.wants):
+        assert not any(ledger.ints[plane : plane + MODELS * ROWS])
 
 
 @settings(max_examples=100)
@@ -265,7 +272,7 @@ def test_whatever_happens_limits_hold_and_no_place_stays_empty_while_somebody_wa
         for step in history:
             await act(host, step, cost)
             host.check()
-        await asyncio.sleep(TICK)
+        await pass_time(TICK)
         waiting = sum(len(worker.waiting()) for worker in host.workers.values())
         assert sizes or not (waiting and host.free()), "a place is empty although somebody waits"
         await finish(host)
@@ -274,19 +281,29 @@ def test_whatever_happens_limits_hold_and_no_place_stays_empty_while_somebody_wa
         runner.run(story())
 
 
-async def test_a_place_goes_to_the_most_urgent_in_whatever_worker() -> None:
-    host = Host(2, [1])
-    first = host.arrive(0, Cost(1, 1))
-    for row, priority in ((0, 0), (1, 3), (0, 2), (1, 1)):
-        host.arrive(row, Cost(1, 1), f"key {priority}", priority)
+async def test_workers_take_turns_and_who_has_less_goes_first() -> None:
+    host = Host(3, [1])
+    running = host.arrive(0, Cost(1, 1))
+    for row in (0, 0, 0, 1, 2, 2):
+        host.arrive(row, Cost(1, 1), priority=row)
     order = []
-    running = first
-    for _ in range(4):
+    for _ in range(6):
         host.end(running)
-        await asyncio.sleep(TICK)
-        (running,) = [r for r in host.everyone() if r.flight.replica is not None]
-        order.append(running.flight.share.priority)
-    assert order == [3, 2, 1, 0]
+        await pass_time(TICK)
+        ((row, running),) = [(n, r) for n, w in host.workers.items() for r in w.running()]
+        order.append(row)
+    assert order == [1, 2, 0, 2, 0, 0]
+    host = Host(2, [4])
+    flood = [host.arrive(0, Cost(1, 1)) for _ in range(9)]
+    modest = [host.arrive(1, Cost(1, 1)) for _ in range(3)]
+    for request in flood[:2]:
+        host.end(request)
+        await pass_time(TICK)
+    assert [request.at is not None for request in modest] == [True, True, False]
+    host.end(flood[2])
+    assert sum(request.at is not None for request in flood) == 5, "it has less now"
+    await pass_time(TICK)
+    assert [request.at is not None for request in modest] == [True, True, False]
 
 
 async def test_a_newcomer_does_not_overtake_who_waits_elsewhere() -> None:
@@ -296,47 +313,37 @@ async def test_a_newcomer_does_not_overtake_who_waits_elsewhere() -> None:
     host.end(running)
     late = host.arrive(0, Cost(1, 1))  # before the other worker has heard of the place
     assert late.at is None
-    await asyncio.sleep(TICK)
+    await pass_time(TICK)
     assert waits.at is not None
     assert late.at is None
 
 
-@pytest.mark.parametrize("places", [1, 3])
-async def test_a_worker_that_is_stopped_costs_one_place_for_one_tick(places: int) -> None:
-    host = Host(1, [places])
+async def test_a_worker_that_is_stopped_costs_one_place_until_it_is_gone() -> None:
+    host = Host(1, [3])
     ledger = host.file.ledger
     ledger.open_row(1)
-    running = [host.arrive(0, Cost(1, 1)) for _ in range(places)]
-    # A worker that says somebody urgent waits there, and never looks.
-    WorkerQueue(ledger, 1, ledger.models.find(model_hash("m"))).waits(1, 1, -1.0)
-    waiting = [host.arrive(0, Cost(1, 1)) for _ in range(places)]
+    running = [host.arrive(0, Cost(1, 1)) for _ in range(3)]
+    # A worker that says that a request waits there, and never looks.
+    WorkerQueue(ledger, 1, ledger.models.find(model_hash("m"))).waits(1, 1, wants=True)
+    waiting = [host.arrive(0, Cost(1, 1)) for _ in range(3)]
     for request in running:
         host.end(request)
-    assert sum(r.at is not None for r in waiting) == places - 1, "one place is left to it"
-    await asyncio.sleep(TICK)
-    assert all(r.at is not None for r in waiting), "but not for long"
+    await pass_time(9.0)
+    assert sum(r.at is not None for r in waiting) == 2, "one place is left to it"
+    ledger.clear(1)
+    await pass_time(TICK)
+    assert all(r.at is not None for r in waiting)
 
 
-async def test_who_saw_a_place_as_taken_that_was_given_back_looks_again() -> None:
-    """As where a processor shows the count of what was given back before the place itself."""
-
-    host = Host(1, [1])
-    ledger, cost = host.file.ledger, Cost(1, 1)
-    ledger.open_row(1)
-    at = ledger.models.find(model_hash("m"))
-    column = host.column(host.table.replicas[0])
-    other = WorkerQueue(ledger, 1, at)
-    other.started(column, cost)
-    waits = host.arrive(0, cost)
-    ledger.ints[ledger.freed + at * ROWS + 1] += 1
-    host.workers[0].model.dispatch()  # woken
-    assert waits.at is None
-    freed = sum(ledger.ints[ledger.freed + at * ROWS :][:ROWS])
-    assert ledger.ints[ledger.looked + at * ROWS] == freed, "nobody wakes it again"
-    other.ended(column, cost)
-    ledger.ints[ledger.freed + at * ROWS + 1] -= 1
-    await asyncio.sleep(TICK)
-    assert waits.at is not None
+async def test_who_can_use_no_slot_keeps_none_from_others() -> None:
+    host = Host(2, [4], kv=100)
+    host.arrive(0, Cost(1, 60))
+    large = host.arrive(1, Cost(1, 60))
+    await pass_time(TICK)
+    small = [host.arrive(0, Cost(1, 1)) for _ in range(3)]
+    await pass_time(TICK)
+    assert large.at is None
+    assert all(request.at is not None for request in small)
 
 
 async def test_a_large_request_is_not_overtaken_for_ever_by_small_ones_elsewhere() -> None:
@@ -348,7 +355,7 @@ async def test_a_large_request_is_not_overtaken_for_ever_by_small_ones_elsewhere
     ends = [(began + 0.01 * i, i, r) for i, r in enumerate(small, 1)]
     while loop.time() < began + 4 * HOLD_SECONDS and large.at is None:
         at, number, request = heapq.heappop(ends)
-        await asyncio.sleep(max(0.0, at - loop.time()))
+        await pass_time(max(0.0, at - loop.time()))
         if request.flight.replica is None:  # it still waits; look again later
             heapq.heappush(ends, (at + 0.02, number, request))
         else:
@@ -357,6 +364,79 @@ async def test_a_large_request_is_not_overtaken_for_ever_by_small_ones_elsewhere
         host.check()
     assert large.at is not None
     assert loop.time() < began + 2 * HOLD_SECONDS
+
+
+TTFT, TPOT = 2.0, 0.1
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_those_who_start_get_their_first_token_in_time_whatever_worker_they_are_at(
+    workers: int,
+) -> None:
+    """The engine reads one prompt after the other, ten a second, and is asked for fifteen."""
+    host = Host(workers, [16], max_wait_seconds=1.5, ttft_seconds=TTFT, tpot_seconds=TPOT)
+    loop = asyncio.get_running_loop()
+    reads_until, firsts = loop.time(), list[float]()
+    began = loop.time()
+
+    def takes(request: Request) -> None:
+        nonlocal reads_until
+        reads_until = max(reads_until, loop.time()) + 0.1
+        loop.call_at(reads_until, first, request)
+
+    def first(request: Request) -> None:
+        if loop.time() > began + 10.0:
+            firsts.append(loop.time() - request.flight.started_at)
+        request.flight.replica.first_token(request.flight, loop.time())
+        loop.call_later(0.05, host.end, request)
+
+    prompt = Cost(1, 1, prompt_tokens=1000)
+    for number in range(15 * 30):
+        host.arrive(number % workers, prompt, stream=True, on_placed=takes)
+        await pass_time(1 / 15)
+    assert len(firsts) > 0.9 * 10 * 20, "the engine is hardly ever without work"
+    assert sum(seconds <= TTFT for seconds in firsts) >= 0.95 * len(firsts)
+
+
+async def test_workers_keep_to_the_least_limit_and_share_it() -> None:
+    """Steps take 20 ms for each sequence: 4 meet the bound. One worker sees no stream at all."""
+    host = Host(4, [16], ttft_seconds=TTFT, tpot_seconds=TPOT)
+    (replica,) = host.table.replicas
+    seen, started = list[int](), collections.Counter[int]()
+
+    def ask(row: int) -> None:
+        def placed(_: Request) -> None:
+            started[row] += second > 10.0
+
+        host.arrive(row, Cost(1, 1, prompt_tokens=1), stream=row > 0, on_placed=placed)
+
+    second = 0.0
+    for row in range(4):
+        for _ in range(20):
+            ask(row)
+    for tick in range(160):
+        second = tick / 4
+        await pass_time(0.25)
+        running = host.file.ledger.in_flight(host.column(replica))[0]
+        seen.append(running)
+        for row, worker in host.workers.items():
+            for number, request in enumerate(worker.running()):
+                flight, at, now = request.flight, request.flight.replica, time.monotonic()
+                if flight.stream and not tick % 7:
+                    at.first_token(flight, now)
+                if flight.stream:
+                    at.decoded(flight, 0.25, 0.25 / (0.02 * running), now)
+                if (tick + number) % 8 == 0:
+                    host.end(request)
+                    ask(row)
+    assert all(2 <= count <= 6 for count in seen[40:]), seen
+    assert min(started[row] for row in range(4)) > 0.4 * max(started.values()), started
+    host.crash(1)
+    assert host.workers[2].model.replicas["m-0"].max_sequences < 16
+    for request in host.everyone():
+        host.end(request)
+    await pass_time(FORGET_SECONDS + 1)
+    assert all(host.arrive(0, Cost(1, 1)).at is not None for _ in range(16)), "it is forgotten"
 
 
 async def test_the_queues_bound_counts_all_workers() -> None:

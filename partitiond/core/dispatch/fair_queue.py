@@ -61,9 +61,6 @@ MAX_ASIDE: Final = 2
 HEADROOM_SHARE: Final = 1 / 32
 """Share of a model's slots, rounded down, that keys over their share leave to the others. Measured
 with credit: docs/dispatch.md."""
-_OVER_SHARE: Final = 1e9
-_PER_PRIORITY: Final = 4e9
-"""Seconds in `urgency`: more than a clock that counts from a host's start ever shows. Chosen so."""
 
 
 class FairQueue(Generic[ItemT]):
@@ -193,23 +190,6 @@ class FairQueue(Generic[ItemT]):
         """Estimate the sequences that would start before a newcomer, without later arrivals."""
         first = sum(entry.cost.sequences for entry in self._lane)
         return math.ceil(first + self._keys.ahead(key, weight, priority, deadline) - 1e-9)
-
-    def urgency(self) -> float | None:
-        """Return the urgency of the head, comparable between the queues of one host: the least goes
-        first.
-
-        Higher priorities come first, then keys below their share, then the longest wait. By age
-        alone, the worker with a flood's old backlog would take every slot.
-        """
-        head = self._head()
-        if head is None:
-            return None
-        rank = head.since - _PER_PRIORITY * head.priority
-        over = head not in self._lane and self._keys.is_over_share(head.key)
-        return rank + _OVER_SHARE if over else rank
-
-    def _head(self) -> Waiting[ItemT] | None:
-        return next(iter(self._lane), None) or self._keys.next()
 
     def leaves_none(self, key: str, cost: Cost, loads: Iterable[LoadT]) -> bool:
         """Return whether a request that nobody precedes would take the last replica with a free

@@ -19,6 +19,8 @@ the spread of what was seen over what was expected. Three rules follow (`Pace.mo
    has a part that does not grow with the batch, so this is on the safe side either way, and is
    approached without swinging. The planned batch is the most; an engine alone always has a request.
 
+Several processes that send to one engine tell each other what is unread and the least limit.
+
 Prompt tokens are the estimates that admission uses, so what a prefix cache saves is learned as a
 faster reading. Only streams have a first token that anyone sees. Measured: docs/dispatch.md.
 """
@@ -64,7 +66,9 @@ class Pace:
     """What was learned of one engine process.
 
     Attributes:
-        limit: sequences that may be in flight; the planned batch at most, 1 at least.
+        limit: sequences that may be in flight, as far as this process has seen; the planned batch
+            at most, 1 at least.
+        unread_tokens: of prompts that this process has sent and whose first token has not come.
     """
 
     def __init__(self) -> None:
@@ -75,7 +79,9 @@ class Pace:
         self._unread: dict[object, tuple[int, float]] = {}
         """Request -> (prompt tokens unread when it was sent, its own included; when)."""
         self._tokens: dict[object, int] = {}
-        self._unread_tokens = 0
+        self.unread_tokens = 0
+        self._unread_elsewhere = 0
+        self._least_elsewhere = 0
         # Sums of the least squares: weight, tokens, their squares, seconds, their products.
         self._sums = [0.0] * 5
         self._late = 0
@@ -94,16 +100,37 @@ class Pace:
         self._ttft_seconds = ttft_seconds
         self._tpot_seconds = tpot_seconds
 
+    def learn_from_others(self, unread_tokens: int, limit: int, now: float) -> None:
+        """Take over what other processes know that send to the engine, too.
+
+        Args:
+            unread_tokens: that they have sent.
+            limit: the least that they have found lately; 0 if they have found none.
+            now: monotonic seconds.
+        """
+        self._unread_elsewhere = unread_tokens
+        self._least_elsewhere = limit
+        self._forget_if_old(now)
+
+    def _forget_if_old(self, now: float) -> None:
+        if now - self._looked_at > FORGET_SECONDS:
+            self.limit = self._planned
+
+    @property
+    def _ahead_tokens(self) -> int:
+        return self.unread_tokens + self._unread_elsewhere
+
     # First tokens
 
     def most_sequences(self, sequences: int) -> int:
         """Return how many sequences may be in flight, of which there are so many: no more while so
         many prompts are unread that further ones wait here.
         """
-        most = READING_SHARE * self._ttft_seconds
-        if self._unread_tokens and most and self._per_token * self._unread_tokens > most:
-            return min(sequences, self.limit)
-        return self.limit
+        most, ahead = READING_SHARE * self._ttft_seconds, self._ahead_tokens
+        limit = min(self.limit, self._least_elsewhere or self.limit)
+        if ahead and most and self._per_token * ahead > most:
+            return min(sequences, limit)
+        return limit
 
     def first_token_seconds(self, prompt_tokens: int) -> float | None:
         """Return the seconds within which a request's first token is expected if it is sent as
@@ -111,25 +138,24 @@ class Pace:
         """
         if len(self._ratios) < ENOUGH_RATIOS:
             return None
-        ahead = min(self._per_token * self._unread_tokens, READING_SHARE * self._ttft_seconds)
+        ahead = min(self._per_token * self._ahead_tokens, READING_SHARE * self._ttft_seconds)
         return (self._expected(prompt_tokens) + ahead) * self._spread
 
     def sent(self, request: object, prompt_tokens: int, now: float) -> None:
         """Note a stream whose request is sent now (monotonic seconds)."""
         self._tokens[request] = prompt_tokens
-        self._unread_tokens += prompt_tokens
-        self._unread[request] = self._unread_tokens, now
+        self.unread_tokens += prompt_tokens
+        self._unread[request] = self._ahead_tokens, now
 
     def left(self, request: object, now: float) -> None:
         """Note that a request has left, with or without a first token; harmless if twice."""
         self.unseen(request)
-        if now - self._looked_at > FORGET_SECONDS:
-            self.limit = self._planned
+        self._forget_if_old(now)
 
     def unseen(self, request: object) -> None:
         """Note that nobody sees when the request's first token comes."""
         self._unread.pop(request, None)
-        self._unread_tokens -= self._tokens.pop(request, 0)
+        self.unread_tokens -= self._tokens.pop(request, 0)
 
     def expire(self, request: object, now: float) -> bool:
         """Count a request's prompt as read if its first token is overdue; return whether it was."""
@@ -138,7 +164,7 @@ class Pace:
         tokens, sent_at = self._unread[request]
         if now - sent_at <= self._overdue_seconds(tokens):
             return False
-        self._unread_tokens -= self._tokens.pop(request)
+        self.unread_tokens -= self._tokens.pop(request)
         return True
 
     def _overdue_seconds(self, tokens: int) -> float:

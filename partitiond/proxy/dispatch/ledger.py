@@ -10,16 +10,18 @@ and adds to its row. It gives a slot back without the lock, by decrementing its 
 is read meanwhile is too large by this slot, never too small. Cells are 64 bit and aligned, so each
 is read and written atomically.
 
-Free slots are assigned as follows: each model counts the slots that were *freed*, and remembers for
-each row up to which count its worker has *looked*. A worker leaves one slot to each other worker
-whose head is more urgent than its own and that has not looked since the last slot came free, for a
-tick at most, and wakes that worker. Workers that have looked and declined a slot are skipped.
+While requests wait in several workers, the worker with the fewest sequences in flight goes first,
+and of those with as many the one that started a request longest ago. It looks every tick; the
+others leave a slot for it, unless its last look found none that its requests can use.
 
 A head that fits into no free slot (many sequences, much KV) could starve behind small requests of
-other workers. So after a while it holds one replica, which then takes nothing less urgent.
+other workers. So after a while it holds one replica, which the others leave alone.
 
-There is no clock and no I/O here. `worker_queue` has the rules; `shared` the mapped file, lock and
-wake-ups.
+Each worker learns an engine's pace (`core.dispatch.pace`) from its own streams, and tells the
+others the prompt tokens that it has sent and that are unread, and the limit of sequences that it
+has found: together they keep to the sum, and to the least limit.
+
+There is no clock and no I/O here. `worker_queue` has the rules; `shared` the mapped file and lock.
 """
 
 import dataclasses
@@ -44,6 +46,9 @@ KEY_CELLS: Final = 5
 
 CLIENTS, PEERS = 0, 1
 """Numbers of the listeners: of clients, and of other hosts' proxies."""
+
+MOST_LIMIT: Final = 1 << 20
+"""More than any batch; the time of a limit is in the bits above. Chosen so."""
 
 _MAGIC: Final = 0x7061727469743031
 _HEADER: Final = 16
@@ -106,18 +111,21 @@ class SlotLedger:
         self.sequences, at = at, at + REPLICAS * ROWS
         self.kv_tokens, at = at, at + REPLICAS * ROWS
         self.holds, at = at, at + REPLICAS * ROWS
-        self.freed, at = at, at + MODELS * ROWS
-        self.looked, at = at, at + MODELS * ROWS
+        at += MODELS * ROWS  # of the release before
+        self.turns, at = at, at + MODELS * ROWS
         self.waiting, at = at, at + MODELS * ROWS
         self.waiting_sequences, at = at, at + MODELS * ROWS
-        self.urgency, at = at, at + MODELS * ROWS
-        self.key_cells = at
+        self.wants, at = at, at + MODELS * ROWS
+        self.key_cells, at = at, at + KEY_CELLS * KEYS * ROWS
+        # The release before ends here: its parent starts workers of this one after an update.
+        self.unread, at = at, at + REPLICAS * ROWS
+        self.limits = at
 
     @staticmethod
     def size_bytes() -> int:
         """Size of the memory; hardly any of it is ever touched."""
         cells = _HEADER + ROWS * _ABOUT + REPLICAS + MODELS + KEYS
-        cells += ROWS * (3 * REPLICAS + 5 * MODELS + KEY_CELLS * KEYS)
+        cells += ROWS * (5 * REPLICAS + 5 * MODELS + KEY_CELLS * KEYS)
         return 8 * cells
 
     def begin(self) -> None:
@@ -151,19 +159,15 @@ class SlotLedger:
         self.ints[at], self.ints[at + 1] = pid, start_ticks
 
     def clear(self, row: int) -> None:
-        """Free everything that the row's worker held, because the worker is gone.
-
-        `freed` only ever grows. It grows here, so that all workers have to look again.
-        """
+        """Free everything that the row's worker held, because the worker is gone."""
         for column in range(REPLICAS):
             if self.replicas.directory[column]:
-                for plane in (self.sequences, self.kv_tokens, self.holds):
+                for plane in self._of_replicas:
                     self.ints[plane + column * ROWS + row] = 0
         for column in range(MODELS):
             if self.models.directory[column]:
-                self.ints[self.waiting + column * ROWS + row] = 0
-                self.ints[self.waiting_sequences + column * ROWS + row] = 0
-                self.ints[self.freed + column * ROWS + row] += 1
+                for plane in self._of_models:
+                    self.ints[plane + column * ROWS + row] = 0
         for column, hashed in enumerate(self.keys.directory.tolist()):
             usage = self.usage(row, column) if hashed else NO_USAGE
             if usage != NO_USAGE:
@@ -214,16 +218,26 @@ class SlotLedger:
     def _wipe(self, columns: _Columns, index: int) -> None:
         """Clear the cells, because their values mean nothing to the next owner."""
         if columns is self.replicas:
-            for cell in range(self.holds + index * ROWS, self.holds + (index + 1) * ROWS):
-                self.ints[cell] = 0
+            self._wipe_cells(self._of_replicas, index)
         elif columns is self.keys:
             at = self.key_cells + index * ROWS * KEY_CELLS
             for cell in range(at, at + ROWS * KEY_CELLS):
                 self.floats[cell] = 0.0
         else:
-            for plane in (self.freed, self.looked, self.urgency):
-                for cell in range(plane + index * ROWS, plane + (index + 1) * ROWS):
-                    self.ints[cell] = 0
+            self._wipe_cells(self._of_models, index)
+
+    def _wipe_cells(self, planes: Sequence[int], index: int) -> None:
+        for plane in planes:
+            for cell in range(plane + index * ROWS, plane + (index + 1) * ROWS):
+                self.ints[cell] = 0
+
+    @property
+    def _of_replicas(self) -> tuple[int, ...]:
+        return self.sequences, self.kv_tokens, self.holds, self.unread, self.limits
+
+    @property
+    def _of_models(self) -> tuple[int, ...]:
+        return self.turns, self.waiting, self.waiting_sequences, self.wants
 
     def _has_no_request(self, column: int) -> bool:
         return not any(self._row_cells(self.sequences, column)) and not any(
@@ -246,6 +260,30 @@ class SlotLedger:
         sequences = sum(ints[at : at + rows])
         at += REPLICAS * ROWS  # the KV tokens
         return sequences, sum(ints[at : at + rows])
+
+    def pace_of_others(self, row: int, column: int, since: int) -> tuple[int, int]:
+        """(unread prompt tokens, least limit found since or 0) of a replica in all other workers;
+        `since` as of `put_limit`.
+        """
+        ints, rows = self.ints, self.ints[ROWS_CELL]
+        unread, limits = self.unread + column * ROWS, self.limits + column * ROWS
+        tokens = sum(ints[unread : unread + rows]) - ints[unread + row]
+        least = 0
+        for other, cell in enumerate(ints[limits : limits + rows]):
+            limit = cell % MOST_LIMIT
+            if cell and other != row and cell // MOST_LIMIT >= since and not 0 < least < limit:
+                least = limit
+        return tokens, least
+
+    def put_limit(self, row: int, column: int, limit: int, at: int) -> None:
+        """Write the limit of a replica that the row's worker has found; 0 for none.
+
+        Args:
+            at: when, in milliseconds of the monotonic clock; in the same cell, so that both are
+                read together.
+        """
+        cell = MOST_LIMIT * at + min(limit, MOST_LIMIT - 1) if limit else 0
+        self.ints[self.limits + column * ROWS + row] = cell
 
     def closed(self, row: int, listener: int) -> int:
         """Connections of a listener that the row's worker was handed and has closed."""

@@ -212,16 +212,16 @@ class LiveModel(ReplicaGroup):
     # Carrying out decisions
 
     def dispatch(self) -> None:
-        """Carry out the decisions due now: start requests in order, and notify other workers."""
+        """Carry out the decisions due now: start requests in order."""
         for dispatcher in self._dispatchers:
             if not dispatcher.is_idle:
                 now = self._now()
                 while (decided := dispatcher.next_decision(now)) is not None:
                     self._carry_out(decided[0], decided[1])
         if self.shared is not None:
-            self.shared.publish(self.slots.queue)
-            self.shared.wake_next(self.replicas.values())
-            if self.slots.queue and self._tick_timer is None:
+            if not self.slots.queue:
+                self.shared.rest()
+            elif self._tick_timer is None:
                 loop = asyncio.get_running_loop()
                 self._tick_timer = loop.call_later(TICK_SECONDS, self._tick)
 
@@ -256,7 +256,7 @@ class LiveModel(ReplicaGroup):
         return self.slots if flight.cost.sequences else self.tokenising
 
     def _tick(self) -> None:
-        """Look again: in other workers, places may have come free without a notification."""
+        """Look again: other workers do not say where slots came free."""
         self._tick_timer = None
         self.dispatch()
 

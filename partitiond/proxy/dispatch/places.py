@@ -6,8 +6,6 @@ the lock of all workers, and note what they have in flight and waiting in the le
 Requests that take no slot have places of their own, which workers do not share (`TokeniseSlots`).
 """
 
-import itertools
-import math
 import random
 from collections.abc import Collection, Mapping
 
@@ -17,7 +15,7 @@ from partitiond.core.dispatch.pace import soonest
 from partitiond.core.dispatch.places import Places
 from partitiond.proxy.dispatch.flights import Flight
 from partitiond.proxy.dispatch.replicas import LiveReplica, TokeniseSlots
-from partitiond.proxy.dispatch.worker_queue import WorkerQueue, replica_to_hold
+from partitiond.proxy.dispatch.worker_queue import WorkerQueue, free_slots
 
 
 class LivePlaces(Places[Flight, LiveReplica]):
@@ -59,10 +57,7 @@ class SharedPlaces(LivePlaces):
             if shared.others_wait() and not again:
                 return None
             shared.refresh(self.loads())
-            chosen = self._choose(request, cost)
-            if chosen is not None:
-                self._put(chosen, request)
-            return chosen
+            return super().start(request, cost, again=again)
         finally:
             shared.release()
 
@@ -86,22 +81,16 @@ class SharedPlaces(LivePlaces):
     def take(
         self, queue: FairQueue[Flight], now: float
     ) -> tuple[Waiting[Flight], LiveReplica] | None:
-        """Take the next request, unless a more urgent request waits in another worker."""
-        urgency = queue.urgency()
+        """Take the next request, unless the slots are left to other workers."""
         shared = self._shared
         shared.acquire()
         try:
             everyone = list(self.loads())
-            places, yields = shared.open_to(everyone, math.inf if urgency is None else urgency, now)
-            if yields:
-                return None
-            taken = self._take_of(queue, places) if places else None
-            if taken is None:
-                for oldest in itertools.islice(queue, 1):
-                    column = replica_to_hold(places, oldest.tried, oldest.since, now)
-                    shared.hold(column, oldest)
-                shared.looked()
-            shared.publish(queue)
+            open_places = shared.open_places(everyone)
+            taken = self._take_of(queue, open_places) if open_places else None
+            declined = taken is None and free_slots(open_places) > 0
+            shared.hold(queue, everyone, now)
+            shared.publish(queue, wants=not declined)
             return taken
         finally:
             shared.release()

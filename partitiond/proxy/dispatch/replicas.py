@@ -95,7 +95,7 @@ class ReplicaGroup:
         raise NotImplementedError
 
     def dispatch(self) -> None:
-        """Carry out the decisions due now: start requests in order, and notify other workers."""
+        """Carry out the decisions due now: start requests in order."""
         raise NotImplementedError
 
     def replicas_changed(self) -> None:
@@ -136,10 +136,7 @@ class LiveReplica(FlightTarget):
     def apply(self, model: ModelRoute, route: ReplicaRoute) -> None:
         """Take over limits and draining from a newer table."""
         self.route = route
-        if self.model.ledger is None:
-            self.pace.apply(route.max_sequences, model.ttft_seconds, model.tpot_seconds)
-        else:  # Each worker sees a part: what one learned would starve another.
-            self.pace.apply(route.max_sequences, 0.0, 0.0)
+        self.pace.apply(route.max_sequences, model.ttft_seconds, model.tpot_seconds)
         self.kv_cache_tokens = route.kv_cache_tokens
         self.draining = route.draining
 
@@ -174,6 +171,7 @@ class LiveReplica(FlightTarget):
                 shared.started(self.column, flight.takes)
             if flight.stream and flight.cost.prompts == 1:
                 self.pace.sent(flight, flight.cost.prompt_tokens, now)
+                self._tell_unread()
             flight.replica = self
             flight.placed_at = now
             takes_slot = flight.cost.sequences > 0  # else it says nothing of the engine's work
@@ -183,23 +181,35 @@ class LiveReplica(FlightTarget):
     def first_token(self, flight: Flight, now: float) -> None:
         """Learn from the first token of a stream, which may make room for another prompt."""
         self.pace.first_token(flight, now)
+        self._tell_unread()
         self.model.dispatch()
 
     def decoded(self, flight: Flight, seconds: float, tokens: int, now: float) -> None:
         """Learn from tokens that a stream got in so many seconds."""
         before, of_sequence = self.pace.limit, seconds * flight.takes.sequences
+        if self.model.shared is not None:
+            self.model.shared.refresh((self,))
         self.pace.decoded(of_sequence, float(tokens), self.sequences, now)
-        if self.pace.limit > before:
+        limit = self.pace.limit
+        if self.model.shared is not None:
+            self.model.shared.tell_limit(self.column, limit if limit < self.batch else 0, now)
+        if limit > before:
             self.model.dispatch()
 
     def unseen(self, flight: Flight) -> None:
         """Note that a stream's first token is not seen: its client does not read."""
         self.pace.unseen(flight)
+        self._tell_unread()
 
     def wait_for_first_token(self, flight: Flight, now: float) -> None:
         """Let others start if a stream's first token is overdue."""
         if self.pace.expire(flight, now):
+            self._tell_unread()
             self.model.dispatch()
+
+    def _tell_unread(self) -> None:
+        if self.model.shared is not None:
+            self.model.shared.tell_unread(self.column, self.pace.unread_tokens)
 
     def reuse(self, now: float) -> UpstreamConnection | None:
         """Return an open connection to the engine, or None."""
@@ -220,6 +230,7 @@ class LiveReplica(FlightTarget):
             now = self.model.busy_at = time.monotonic()
             self.flights.discard(flight)
             self.pace.left(flight, now)
+            self._tell_unread()
             self.sequences -= flight.takes.sequences
             self.kv_tokens -= flight.takes.kv_tokens
             shared = self.model.shared

@@ -1,4 +1,4 @@
-"""Provides what the ledger needs from the operating system: a mapped file, a lock, and wake-ups.
+"""Provides what the ledger needs from the operating system: a mapped file and a lock.
 
 The file lies in the state folder and outlives the parent: when the parent is killed, its workers
 finish their requests, and the next parent still counts what those workers have in flight.
@@ -91,33 +91,13 @@ def clear_the_dead(file: LedgerFile, mine: Collection[int] = ()) -> list[int]:
     return alive
 
 
-class Wakeups:
-    """Wakes the worker of each row, so that its waiting requests look again."""
-
-    def __init__(self, descriptors: dict[int, int]) -> None:
-        self.descriptors = descriptors
-
-    def wake(self, row: int) -> None:
-        """Wake the row's worker. A worker of another parent has no descriptor here; it polls."""
-        descriptor = self.descriptors.get(row)
-        if descriptor is not None:
-            with contextlib.suppress(BlockingIOError):  # it was woken already
-                os.eventfd_write(descriptor, 1)
-
-    def heard(self, row: int) -> None:
-        """Reset the row's descriptor, because its worker is awake."""
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.descriptors[row])
-
-
 class LedgerAccess:
     """One worker's access to the ledger."""
 
-    def __init__(self, file: LedgerFile, row: int, wakeups: Wakeups) -> None:
+    def __init__(self, file: LedgerFile, row: int) -> None:
         self.file = file
         self.ledger = file.ledger
         self.row = row
-        self.wakeups = wakeups
 
     def queue(self, model: str) -> WorkerQueue:
         """This worker's part of a model's queue. Raises LookupError if the parent knows none."""
@@ -128,7 +108,6 @@ class LedgerAccess:
             column,
             acquire=self.file.acquire,
             release=self.file.release,
-            wake=self.wakeups.wake,
         )
 
     def column(self, route: ReplicaRoute) -> int:

@@ -3,18 +3,19 @@
 It implements the rules of `ledger` for a worker that has requests of its own to start.
 """
 
-import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
-from partitiond.core.dispatch.admission import Cost, has_slot
+from partitiond.core.dispatch.admission import Cost, admits, has_slot
 from partitiond.core.dispatch.balance import LoadView, is_eligible
 from partitiond.core.dispatch.fair_queue import FairQueue
+from partitiond.core.dispatch.pace import FORGET_SECONDS, Pace
 from partitiond.proxy.dispatch.ledger import ROWS, ROWS_CELL, SlotLedger
 
 TICK_SECONDS: Final = 0.005
-"""How long a place is left to a more urgent worker, and how often a worker with waiting requests
-looks for places. Together they bound how long a wanted place may stay free: 10 ms. Chosen."""
+"""How often a worker with waiting requests looks for slots: so long one that was left to it may
+stay free. Chosen."""
 HOLD_SECONDS: Final = 0.5
 """How long small requests of other workers may overtake a large one. Chosen, not measured."""
 
@@ -25,20 +26,21 @@ class SharedReplica(LoadView, Protocol):
     column: int
     sequences: int
     kv_tokens: int
+    pace: Pace
 
 
 ReplicaT = TypeVar("ReplicaT", bound=SharedReplica)
 
 
-def _nothing(*_: object) -> None:
-    """Do nothing: one process alone needs no lock, and wakes nobody."""
+def _nothing() -> None:
+    """Do nothing: one process alone needs no lock."""
 
 
 class WorkerQueue:
     """One worker's part of one model's queue: what it may start, and its notes for the others.
 
-    Calls marked (locked) are made under the lock of all workers. Call `open_to` before anything is
-    started, and `started` while the lock is still held.
+    Calls marked (locked) are made under the lock of all workers. Call `open_places` before anything
+    is started, and `started` while the lock is still held.
 
     Attributes:
         acquire, release: the lock of all workers.
@@ -48,12 +50,11 @@ class WorkerQueue:
         row: of the worker.
         column: of the model.
         acquire, release: see above.
-        wake: wakes the worker of a row, so that its waiting requests look again.
     """
 
     __slots__ = (
-        "_asked", "_at", "_freed_at", "_held", "_holder", "_ints", "_kv_at", "_ledger", "_row",
-        "_sequences_at", "_waiting_at", "_waits", "_wake", "acquire", "release",
+        "_at", "_held", "_holder", "_ints", "_kv_at", "_ledger", "_row", "_sequences_at",
+        "_turns_at", "_waiting_at", "_waits", "acquire", "release",
     )  # fmt: skip
 
     def __init__(
@@ -64,124 +65,109 @@ class WorkerQueue:
         *,
         acquire: Callable[[], object] = _nothing,
         release: Callable[[], object] = _nothing,
-        wake: Callable[[int], object] = _nothing,
     ) -> None:
         self.acquire = acquire
         self.release = release
-        self._wake = wake
         self._ledger = ledger
         # Addresses that every request uses, computed once.
         self._ints = ledger.ints
         self._sequences_at = ledger.sequences + row
         self._kv_at = ledger.kv_tokens + row
-        self._freed_at = ledger.freed + column * ROWS + row
         self._waiting_at = ledger.waiting + column * ROWS
+        self._turns_at = ledger.turns + column * ROWS
         self._row = row
         self._at = column * ROWS
-        self._asked: dict[int, tuple[int, float]] = {}
-        """Row -> (up to where it had looked when it was first waited for, the wait's deadline)."""
         self._held = -1
         self._holder: object = None
         self._waits = False
 
-    # Places
+    # Slots
 
     def started(self, column: int, cost: Cost) -> None:
         """Count a request that starts on the replica of this column (locked)."""
         ints, at = self._ints, column * ROWS
         ints[self._sequences_at + at] += cost.sequences
         ints[self._kv_at + at] += cost.kv_tokens
+        turns = self._turns_at
+        ints[turns + self._row] = 1 + max(ints[turns : turns + ints[ROWS_CELL]])
 
     def ended(self, column: int, cost: Cost) -> None:
-        """Count a request that has left. In this order, a worker that sees `freed` sees it free.
-
-        A processor that shows writes out of order (ARM) may show the place as taken a moment more.
-        A worker that looks then looks again within TICK_SECONDS while one of its requests waits.
-        """
+        """Count a request that has left."""
         ints, at = self._ints, column * ROWS
         ints[self._kv_at + at] -= cost.kv_tokens
         ints[self._sequences_at + at] -= cost.sequences
-        ints[self._freed_at] += 1
 
-    def refresh(self, places: Iterable[ReplicaT]) -> None:
-        """Update the places with what all workers have in flight there (locked, for deciding)."""
-        ledger = self._ledger
-        for place in places:
-            place.sequences, place.kv_tokens = ledger.in_flight(place.column)
-
-    def open_to(
-        self, places: Sequence[ReplicaT], urgency: float, now: float
-    ) -> tuple[Sequence[ReplicaT], bool]:
-        """Return (places for a request of this urgency, whether it must yield for now) (locked).
-
-        Args:
-            urgency: the least goes first, as in `FairQueue.urgency`.
-            now: monotonic seconds.
+    def refresh(self, replicas: Iterable[ReplicaT]) -> None:
+        """Update the replicas with what all workers have in flight there and learned of them
+        (locked, for deciding).
         """
-        self.refresh(places)
-        others = self._others(urgency) if self.others_wait() else []
-        if not others:
-            self._asked.clear()
-            return places, False
-        freed = self._freed()
-        answering = [row for row in others if self._is_waited_for(row, freed, now)]
-        if answering and sum(_free(place) for place in places) <= len(answering):
-            return (), True
-        waited_for = set(answering)
-        holders = [row for row in others if row in waited_for or self._has_looked(row, freed)]
-        return [p for p in places if not self._is_held(p, holders, waited_for)], False
+        ledger, now = self._ledger, time.monotonic()
+        since = int(1000 * max(0.0, now - FORGET_SECONDS))
+        for replica in replicas:
+            replica.sequences, replica.kv_tokens = ledger.in_flight(replica.column)
+            unread_tokens, limit = ledger.pace_of_others(self._row, replica.column, since)
+            replica.pace.learn_from_others(unread_tokens, limit, now)
 
-    def _is_held(
-        self, place: SharedReplica, holders: Sequence[int], waited_for: Collection[int]
-    ) -> bool:
-        """Whether one of these workers holds the place for its oldest request.
-
-        A hold on an empty place no longer counts once its holder has looked and declined it.
+    def tell_unread(self, column: int, tokens: int) -> None:
+        """Tell the other workers the tokens of the prompts that this one has sent to a replica, by
+        its column, and whose first token has not come.
         """
-        ledger = self._ledger
-        return any(
-            ledger.ints[ledger.holds + place.column * ROWS + row]
-            for row in holders
-            if place.sequences or row in waited_for
-        )
+        self._ints[self._ledger.unread + column * ROWS + self._row] = tokens
 
-    def _is_waited_for(self, row: int, freed: int, now: float) -> bool:
-        """Whether a place is left to this worker: it has not looked, and its time is not over."""
-        ledger = self._ledger
-        looked = ledger.ints[ledger.looked + self._at + row]
-        if looked >= freed:
-            return False
-        asked = self._asked.get(row)
-        if asked is None or asked[0] != looked:
-            self._asked[row] = (looked, now + TICK_SECONDS)
-            return True
-        return now < asked[1]
+    def tell_limit(self, column: int, limit: int, now: float) -> None:
+        """Tell the other workers how many sequences may be in flight on a replica, by its column,
+        as this one has found now (monotonic seconds); 0 if there is no limit but the planned one.
+        """
+        self._ledger.put_limit(self._row, column, limit, int(1000 * now))
 
-    def _has_looked(self, row: int, freed: int) -> bool:
-        ledger = self._ledger
-        return ledger.ints[ledger.looked + self._at + row] >= freed
+    def open_places(self, replicas: Sequence[ReplicaT]) -> Sequence[ReplicaT]:
+        """Return the replicas on which this worker may start a request now (locked).
 
-    def _freed(self) -> int:
-        ledger = self._ledger
-        at = ledger.freed + self._at
-        return sum(ledger.ints[at : at + ledger.rows])
+        A slot is left for each other worker that wants one and comes first: that has fewer
+        sequences in flight than this one, or as many and started one longer ago.
+        """
+        self.refresh(replicas)
+        if not self.others_wait():
+            return replicas
+        own = self._turn(self._row, replicas)
+        ledger, wants = self._ledger, self._ledger.wants + self._at
+        first = [
+            row
+            for row in range(ledger.rows)
+            if row != self._row and ledger.ints[wants + row] and self._turn(row, replicas) < own
+        ]
+        if first and free_slots(replicas) <= len(first):
+            return ()
+        return [replica for replica in replicas if not self._is_held(replica)]
+
+    def _turn(self, row: int, replicas: Iterable[ReplicaT]) -> tuple[int, int, int]:
+        """Return what orders the workers: the least goes first."""
+        ledger, at = self._ledger, self._ledger.sequences + row
+        in_flight = sum(ledger.ints[at + replica.column * ROWS] for replica in replicas)
+        return in_flight, ledger.ints[self._turns_at + row], row
 
     # Waiting
 
-    def publish(self, queue: FairQueue[Any]) -> None:
-        """Publish what waits in this worker."""
-        if queue:
-            self.waits(len(queue), queue.sequences, queue.urgency())
-        elif self._waits:
-            self.hold(-1, None)
-            self.waits(0, 0, None)
-            self._waits = False
+    def publish(self, queue: FairQueue[Any], *, wants: bool = True) -> None:
+        """Publish what waits in this worker.
 
-    def waits(self, entries: int, sequences: int, urgency: float | None) -> None:
-        """Publish how many requests wait in this worker, and the urgency of the next of them."""
-        self._waits = True
+        Args:
+            queue: of this worker.
+            wants: its requests would start if there were a slot; else a slot needs not be left.
+        """
+        self.waits(len(queue), queue.sequences, wants=wants and bool(queue))
+
+    def rest(self) -> None:
+        """Note that no request waits in this worker; harmless if that is known."""
+        if self._waits:
+            self._give_back()
+            self.waits(0, 0, wants=False)
+
+    def waits(self, entries: int, sequences: int, *, wants: bool) -> None:
+        """Publish how many requests wait in this worker; `wants` as of `publish`."""
+        self._waits = entries > 0
         ledger, at = self._ledger, self._at + self._row
-        ledger.floats[ledger.urgency + at] = math.inf if urgency is None else urgency
+        ledger.ints[ledger.wants + at] = int(wants)
         ledger.ints[ledger.waiting_sequences + at] = sequences
         ledger.ints[ledger.waiting + at] = entries
 
@@ -200,78 +186,48 @@ class WorkerQueue:
             sum(ints[sequences : sequences + rows]) - ints[sequences + row],
         )
 
-    def looked(self) -> None:
-        """Note that this worker has started all requests that it may or wants to (locked)."""
-        ledger = self._ledger
-        ledger.ints[ledger.looked + self._at + self._row] = self._freed()
-
-    def wake_next(self, places: Collection[ReplicaT]) -> None:
-        """Wake the most urgent worker that has not looked, if this worker leaves a slot free."""
-        if not self.others_wait():
-            return
-        freed = self._freed()
-        ledger = self._ledger
-        rows = [row for row in self._others(math.inf) if not self._has_looked(row, freed)]
-        if not rows:
-            return
-        self.refresh(places)
-        if any(_free(place) for place in places):
-            self._wake(min(rows, key=lambda row: ledger.floats[ledger.urgency + self._at + row]))
-
-    def _others(self, urgency: float) -> list[int]:
-        """Rows of other workers whose heads are more urgent than `urgency`."""
-        ledger, at = self._ledger, self._at
-        return [
-            row
-            for row in range(ledger.rows)
-            if row != self._row
-            and ledger.ints[ledger.waiting + at + row]
-            and ledger.floats[ledger.urgency + at + row] < urgency
-        ]
-
     # Holding
 
-    def hold(self, column: int, request: object) -> None:
-        """Hold a replica, by its column, for a request: no worker may start a less urgent one
-        there; -1 for none. A request keeps its hold even while the replica is full again.
+    def hold(self, queue: FairQueue[Any], replicas: Sequence[ReplicaT], now: float) -> None:
+        """Hold a replica for the oldest request if it has waited for long and needs more than the
+        slot that is free: no other worker starts one there (locked).
         """
-        if column == self._held or (column < 0 and request is self._holder):
+        oldest = next(iter(queue), None)
+        is_kept = any(replica.column == self._held for replica in replicas)
+        if oldest is not None and oldest is self._holder and is_kept:
             return
-        self._holder = request
-        ledger = self._ledger
+        self._give_back()
+        if oldest is None or now - oldest.since < HOLD_SECONDS:
+            return
+        eligible = [replica for replica in replicas if is_eligible(replica, oldest.tried)]
+        is_large = any(has_slot(replica) for replica in eligible)
+        if not is_large or any(admits(replica, oldest.cost) for replica in eligible):
+            return
+        room = [replica for replica in eligible if not self._is_held(replica)]
+        if room:
+            self._held, self._holder = min(room, key=_fullness).column, oldest
+            self._ledger.ints[self._ledger.holds + self._held * ROWS + self._row] = 1
+
+    def _give_back(self) -> None:
         if self._held >= 0:
-            ledger.ints[ledger.holds + self._held * ROWS + self._row] = 0
-        if column >= 0:
-            ledger.ints[ledger.holds + column * ROWS + self._row] = 1
-        self._held = column
+            self._ledger.ints[self._ledger.holds + self._held * ROWS + self._row] = 0
+        self._held, self._holder = -1, None
+
+    def _is_held(self, replica: SharedReplica) -> bool:
+        """Whether another worker holds the replica."""
+        ints, at = self._ints, self._ledger.holds + replica.column * ROWS
+        return sum(ints[at : at + ints[ROWS_CELL]]) != ints[at + self._row]
 
 
-def replica_to_hold(
-    places: Iterable[SharedReplica], tried: frozenset[str], since: float, now: float
-) -> int:
-    """Return the column of the replica for the oldest request to hold; -1 for none: the request has
-    not waited long, or no replica has a free slot.
-
-    Args:
-        places: with the sequences of all workers.
-        tried: replicas that the request must avoid.
-        since: when the request joined.
-    """
-    if now - since < HOLD_SECONDS:
-        return -1
-    room = [place for place in places if is_eligible(place, tried) and has_slot(place)]
-    if not room:
-        return -1
-    return min(room, key=_fullness).column
+def free_slots(replicas: Iterable[LoadView]) -> int:
+    """Return the number of free slots for single sequences."""
+    return sum(
+        max(replica.max_sequences - replica.sequences, int(replica.sequences == 0))
+        for replica in replicas
+        if is_eligible(replica)
+    )
 
 
-def _fullness(place: SharedReplica) -> float:
-    tokens = place.kv_tokens / place.kv_cache_tokens if place.kv_cache_tokens > 0 else 0.0
-    return max(place.sequences / max(1, place.max_sequences), tokens)
-
-
-def _free(place: SharedReplica) -> int:
-    """Number of free places for single sequences."""
-    if not is_eligible(place):
-        return 0
-    return max(place.max_sequences - place.sequences, int(place.sequences == 0))
+def _fullness(replica: SharedReplica) -> float:
+    tokens = replica.kv_tokens / replica.kv_cache_tokens if replica.kv_cache_tokens > 0 else 0.0
+    return max(replica.sequences / max(1, replica.max_sequences), tokens)

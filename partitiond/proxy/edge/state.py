@@ -185,12 +185,6 @@ class ProxyState:
         self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
         self.peers.start()
 
-    def look_again(self) -> None:
-        """Retry waiting requests, because another worker has left a place to one of them."""
-        for model in self.models.values():
-            if model.slots.queue:
-                model.dispatch()
-
     def replicas(self) -> Iterator[LiveReplica]:
         """All replicas, including those that left the table but have requests in flight."""
         for model in (*self.models.values(), *self._removed):

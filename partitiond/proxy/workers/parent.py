@@ -2,9 +2,9 @@
 
 The parent owns the things that exist once: the port, the port for other hosts' proxies, the state
 folder's lock, the pid file, the control socket, the routing table on disk. It hands connections to
-workers (`acceptor`), sends them tables, merges their answers (`merged`), restarts a worker that
-died, and replaces all workers on request. It never sees a request. When the parent is killed, its
-workers finish their requests in flight, and the ports are free at once.
+workers (`acceptor`), sends them tables, merges their answers (`merged`), and restarts a worker that
+died. It never sees a request. When the parent is killed, its workers finish their requests in
+flight, and the ports are free at once.
 """
 
 import asyncio
@@ -15,14 +15,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Sequence
 from typing import Any, Final
 
 from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
 from partitiond.proxy.config import ProxyArguments
 from partitiond.proxy.control import ControlServer
 from partitiond.proxy.dispatch.ledger import ROWS
-from partitiond.proxy.dispatch.shared import LedgerFile, Wakeups, clear_the_dead, open_as_parent
+from partitiond.proxy.dispatch.shared import LedgerFile, clear_the_dead, open_as_parent
 from partitiond.proxy.dispatch.table_file import load_table, write_table
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
 from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
@@ -76,9 +75,7 @@ class Workers:
         self._count = min(arguments.options.workers, MAX_WORKERS)
         taken = set(clear_the_dead(file))
         free = [row for row in range(ROWS) if row not in taken]
-        # Twice as many rows as workers: during a replacement, each worker has a successor.
-        self._rows = free[: 2 * self._count]
-        self._wakeups = Wakeups({row: os.eventfd(0, os.EFD_NONBLOCK) for row in self._rows})
+        self._rows = free[: self._count]
         self._workers: list[WorkerProcess] = []
         self._past = Samples()
         self._traffic = MergedTraffic()
@@ -90,7 +87,6 @@ class Workers:
         self._changing = asyncio.Lock()
         """Held while a table is sent out or a worker joins, so that it has the current table."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._restarting: asyncio.Task[None] | None = None
         self._accepting: list[Accepting] = []
         self._families: list[int] = []
         self._stop = asyncio.Event()
@@ -146,7 +142,6 @@ class Workers:
                 {
                     "pid": worker.pid,
                     "connections": worker.handoffs[0].open_connections(),
-                    "leaving": worker.leaving,
                 }
                 for worker in self._workers
             ],
@@ -182,7 +177,7 @@ class Workers:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up)
+        loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._read_certificate()))
         listeners = [one for one in (self._opened.clients, self._opened.peers) if one is not None]
         self._families = [int(one.family) for one in listeners]
         self._accepting = [
@@ -230,14 +225,9 @@ class Workers:
         if not task.cancelled() and task.exception() is not None:
             _logger.error("a task of the parent failed", exc_info=task.exception())
 
-    def _hung_up(self) -> None:
-        """Replace every worker, one after the other."""
-        if self._restarting is not None and not self._restarting.done():
-            _logger.warning("The workers are being restarted already.")
-        elif not self._free_rows():
-            _logger.warning("Workers that were replaced before still finish their requests.")
-        else:
-            self._restarting = self._begin(self._restart())
+    async def _read_certificate(self) -> None:
+        """Let every worker read the certificate of the port again, if there is one."""
+        await self._ask_all({"do": "certificate"})
 
     async def _keep_house(self) -> None:
         while True:
@@ -248,26 +238,21 @@ class Workers:
 
     # Workers
 
-    def _takers(self) -> Sequence[WorkerProcess]:
-        return [worker for worker in self._workers if not worker.leaving]
-
     def _hand_on(self, listener: int, connection: socket.socket) -> bool:
-        return hand_on([worker.handoffs[listener] for worker in self._takers()], connection)
+        return hand_on([worker.handoffs[listener] for worker in self._workers], connection)
 
     def _free_rows(self) -> list[int]:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
 
-    async def _employ(self, worker: WorkerProcess | None = None) -> None:
-        """Keep one worker running, this one at first, and restart it unless it leaves on our
-        order.
-        """
+    async def _employ(self) -> None:
+        """Keep one worker running."""
         pause = 0.0
         while not self._stop.is_set():
             started_at = time.monotonic()
-            hired, worker = worker or await self._hire(), None
+            hired = await self._hire()
             if hired is not None:
                 await hired.ended.wait()
-                if hired.leaving or self._stop.is_set():
+                if self._stop.is_set():
                     return
                 _logger.error("worker %d ended with %s", hired.pid, hired.returncode)
             if time.monotonic() - started_at > SHORT_LIFE_SECONDS:
@@ -292,7 +277,6 @@ class Workers:
                 rows[0],
                 self._count,
                 ledger,
-                self._wakeups,
                 peers=len(self._families) > 1,
             )
         except OSError:
@@ -326,29 +310,7 @@ class Workers:
         self._traffic.ended(worker.row, worker.last_traffic)
         with self._file.locked():
             self._file.ledger.clear(worker.row)
-        for row in self._rows:
-            self._wakeups.wake(row)
         worker.ended.set()
-
-    async def _restart(self) -> None:
-        for old in self._takers():
-            if old not in self._workers:
-                continue  # it has died meanwhile, and was replaced
-            successor = self._begin(self._succeed(old))
-            await successor
-
-    async def _succeed(self, old: WorkerProcess) -> None:
-        new = await self._hire()
-        if new is None:
-            return
-        if old.ended.is_set():  # another worker has replaced it already
-            new.leaving = True
-            await self._tell(new, {"do": "leave", "grace_seconds": 0.0})
-            return
-        old.leaving = True
-        self._begin(self._employ(new))
-        grace = self._arguments.options.total_timeout_seconds
-        await self._tell(old, {"do": "leave", "grace_seconds": grace})
 
     async def _tell(self, worker: WorkerProcess, message: Message) -> Message | None:
         """Send a message and return the answer; kill a worker that does not answer."""

@@ -11,7 +11,6 @@ from typing import Final
 
 from partitiond.platform.process_identity import start_ticks
 from partitiond.proxy.dispatch.ledger import SlotLedger
-from partitiond.proxy.dispatch.shared import Wakeups
 from partitiond.proxy.listening.acceptor import Handoff
 from partitiond.proxy.workers.channel import Channel, Message
 
@@ -37,7 +36,6 @@ class WorkerProcess:
     Attributes:
         row: its row of the ledger.
         handoffs: of the listener of clients, and of that of other hosts' proxies, if there is one.
-        leaving: it gets no more connections, and ends by itself.
         last_metrics, last_traffic: the counts that it last sent.
         ended: the process is gone, and everything that it held was freed.
     """
@@ -51,7 +49,6 @@ class WorkerProcess:
     ) -> None:
         self.row = row
         self.handoffs = handoffs
-        self.leaving = False
         self.last_metrics = ""
         self.last_traffic: Message | None = None
         self.ended = asyncio.Event()
@@ -67,7 +64,6 @@ class WorkerProcess:
         row: int,
         workers: int,
         ledger: SlotLedger,
-        wakeups: Wakeups,
         *,
         peers: bool = False,
     ) -> "WorkerProcess":
@@ -77,14 +73,12 @@ class WorkerProcess:
             row: its row of the ledger.
             workers: number of workers.
             ledger: of all workers.
-            wakeups: of all workers.
             peers: whether it is handed connections of other hosts' proxies.
         """
         handoffs = [Handoff(functools.partial(ledger.closed, row, n)) for n in range(1 + peers)]
         channel, its_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        wakes = [number for pair in wakeups.descriptors.items() for number in pair]
         clients, *others = [handoff.workers_end.fileno() for handoff in handoffs]
-        words = [row, workers, clients, its_channel.fileno(), *wakes, *others]
+        words = [row, workers, clients, its_channel.fileno(), *others]
         with contextlib.ExitStack() as stack:
             stack.enter_context(its_channel)
             for handoff in handoffs:
@@ -92,7 +86,7 @@ class WorkerProcess:
             process = await asyncio.create_subprocess_exec(
                 sys.executable, *sys.orig_argv[1:], WORKER_OPTION, ",".join(map(str, words)),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(clients, its_channel.fileno(), *others, *wakeups.descriptors.values()),
+                pass_fds=(clients, its_channel.fileno(), *others),
             )  # fmt: skip
             ledger.set_owner(row, process.pid, start_ticks(process.pid) or 0)
         return cls(row, process, handoffs, await Channel.over(channel))

@@ -20,7 +20,7 @@ from typing import Final
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.config import ProxyArguments
 from partitiond.proxy.dispatch.ledger import PEERS
-from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile, Wakeups
+from partitiond.proxy.dispatch.shared import LEDGER_FILE, LedgerAccess, LedgerFile
 from partitiond.proxy.edge.state import ProxyState
 from partitiond.proxy.listening.acceptor import Intake
 from partitiond.proxy.listening.handshakes import open_clients
@@ -46,7 +46,6 @@ class WorkerArguments:
         row: the worker's row of the ledger.
         workers: the number of workers.
         handoff, channel: descriptors of socket pairs with the parent.
-        wakeups: for each row, the descriptor that wakes its worker.
         peers_handoff: descriptor of the socket pair for connections of other hosts' proxies; -1 if
             there are none.
     """
@@ -55,7 +54,6 @@ class WorkerArguments:
     workers: int
     handoff: int
     channel: int
-    wakeups: dict[int, int]
     peers_handoff: int = -1
 
 
@@ -65,7 +63,7 @@ async def work(arguments: ProxyArguments, post: WorkerArguments, log: LogFile) -
     # Connections are handed out evenly, so each worker gets an equal share of the bound.
     mine = dataclasses.replace(options, max_connections=-(-options.max_connections // post.workers))
     file = LedgerFile(arguments.state_dir / LEDGER_FILE)
-    ledger = LedgerAccess(file, post.row, Wakeups(post.wakeups))
+    ledger = LedgerAccess(file, post.row)
     peers_tls = peer_tls(Path(options.peers_tls)) if options.peers_tls else None
     state = ProxyState(mine, arguments.state_dir, log, ledger, peers_tls)
     channel = await Channel.over(socket.socket(fileno=post.channel))
@@ -96,6 +94,7 @@ class _Worker:
         self._ledger = ledger
         self._channel = channel
         closed = functools.partial(ledger.ledger.count_closed, ledger.row)
+        self._tls = tls
         self._opener = open_clients(state, tls, closed)
         self._intakes = [Intake(handoff, self._opener.open, closed)]
         self.peer_server: PeerServer | None = None
@@ -112,11 +111,8 @@ class _Worker:
     async def run(self) -> None:
         """Run the worker from the first message to the end of the last connection."""
         loop = asyncio.get_running_loop()
-        wakeup = self._ledger.wakeups.descriptors[self._ledger.row]
-        loop.add_reader(wakeup, self._woken)
         listening = loop.create_task(self._listen())
         await self._deadline.wait()
-        loop.remove_reader(wakeup)
         self._stop_taking()
         self._opener.close()
         if self.peer_server is not None:
@@ -173,7 +169,9 @@ class _Worker:
                 return {"text": self._state.metrics.text().decode()}
             case "traffic":
                 return {"traffic": self._state.traffic()}
-            case "leave":
+            case "certificate" if self._tls is not None:
+                self._tls.refresh()
+            case "leave":  # a parent of the release before replaces its workers
                 self._leaving = asyncio.create_task(self._leave(message["grace_seconds"]))
             case "shutdown":
                 self._shut_down(message["grace_seconds"])
@@ -184,11 +182,6 @@ class _Worker:
     def _stop_taking(self) -> None:
         for intake in self._intakes:
             intake.stop()
-
-    def _woken(self) -> None:
-        """Retry the waiting requests: another worker has left a place to one of them."""
-        self._ledger.wakeups.heard(self._ledger.row)
-        self._state.look_again()
 
     # The end
 
@@ -220,12 +213,8 @@ class _Worker:
 
 
 def read_post(words: Sequence[int]) -> WorkerArguments:
-    """Parse the command line: row, workers, handoff, channel, then pairs of row and wake-up, and
-    after them, if there is one, the handoff for peers. A parent of the release before has two more
-    pairs, of no row: they are sockets of its own.
+    """Parse the command line: row, workers, handoff, channel, and, if there is one, the handoff for
+    peers. A parent of the release before has pairs of numbers before the last.
     """
     row, workers, handoff, channel, *more = words
-    peers_handoff = more.pop() if len(more) % 2 else -1
-    pairs = dict(zip(more[::2], more[1::2], strict=True))
-    own = {number: descriptor for number, descriptor in pairs.items() if number >= 0}
-    return WorkerArguments(row, workers, handoff, channel, own, peers_handoff)
+    return WorkerArguments(row, workers, handoff, channel, more[-1] if len(more) % 2 else -1)

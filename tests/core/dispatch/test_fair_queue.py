@@ -271,16 +271,6 @@ def test_who_waited_in_vain_is_told_of_what_its_own_key_would_wait_for() -> None
     assert len(queue) == 38
 
 
-def test_urgency_puts_priority_then_share_then_age_first() -> None:
-    flood = queued(*entries("fff", since=10.0))
-    keys_taken(flood, 1)
-    modest, top = queued(entry("v", since=50.0)), queued(entry("t", since=90.0, priority=2))
-    ranks = [queue.urgency() for queue in (top, modest, flood)]
-    assert None not in ranks
-    assert ranks == sorted(ranks, key=lambda rank: rank or 0.0)
-    assert queued().urgency() is None
-
-
 def test_a_key_whose_priority_changes_takes_its_requests_along() -> None:
     queue = queued(*entries("abb"))
     queue.push(entry("b", priority=3))

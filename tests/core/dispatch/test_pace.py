@@ -225,6 +225,28 @@ def test_a_limit_of_which_nothing_is_seen_any_more_is_the_planned_one() -> None:
     assert pace.limit == 16, "another bound has other batches"
 
 
+def test_what_other_processes_sent_and_found_counts_as_well() -> None:
+    pace = bounded()
+    reads(pace, *range(100, 4000, 200), base=0.0)
+    pace.sent("a", 1, 0.0)
+    pace.learn_from_others(round(READING_SHARE * TTFT / PER_TOKEN), 0, 0.0)
+    assert pace.most_sequences(2) == 2
+    pace.learn_from_others(500, 5, 0.0)
+    assert pace.most_sequences(2) == 5
+    assert pace.first_token_seconds(1000) == pytest.approx(0.15, rel=1e-2)
+    pace.sent("b", 1000, 0.0)
+    pace.first_token("b", PER_TOKEN * 1501)
+    pace.learn_from_others(0, 0, 0.0)
+    pace.left("a", 0.0)
+    assert pace.first_token_seconds(1000) == pytest.approx(0.1), "it waited for theirs"
+    steps(pace, 2 * TPOT, 16, 5.0)
+    small = pace.limit
+    pace.learn_from_others(0, 12, 5.0 + FORGET_SECONDS - 1)
+    assert pace.most_sequences(0) == small < 12
+    pace.learn_from_others(0, 12, 5.0 + FORGET_SECONDS + 1)
+    assert pace.most_sequences(0) == 12, "it sees no stream itself any more"
+
+
 def test_without_bounds_nothing_but_the_plan_counts() -> None:
     pace = bounded(ttft=0.0, tpot=0.0)
     reads(pace, *[1000] * 20)
