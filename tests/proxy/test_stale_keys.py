@@ -2,20 +2,15 @@
 
 import asyncio
 import dataclasses
-import json
 import os
 import signal
-from pathlib import Path
 
 import httpx
 import pytest
 
 from partitiond.core.dispatch.routing import ReplicaRoute, RoutingTable
-from partitiond.core.keys.stale import ControlWord
-from partitiond.platform.process_identity import boot_id
-from partitiond.proxy.keys.last_word import WORD_FILE, LastWord, since_boot
+from partitiond.proxy.keys.last_word import since_boot
 from partitiond.proxy.supervisor import ProxyProcess
-from partitiond.serde import from_stored_json, to_stored_json
 from tests.proxy.conftest import Make, MakeEngine, MakeProcess, Proxy, key, replica, table
 from tests.proxy.scripted import DONE, plays, stream, text_event
 
@@ -70,63 +65,32 @@ async def test_all_keys_are_refused_until_the_same_table_is_told_again(make: Mak
     assert await status(proxy, path="/healthz") == "200 ok"
 
 
-async def test_without_a_limit_or_without_required_keys_nothing_is_refused(
-    make: Make, folder: Path
-) -> None:
+async def test_without_a_limit_or_without_required_keys_nothing_is_refused(make: Make) -> None:
     engine = await make.engine()
     proxy = await make.proxy(keyed(replica(engine), limit=0.0))
     proxy.state.word.learn(0.0, None)
     assert await status(proxy) == "200 "
-    assert not (folder / "state" / WORD_FILE).exists()
     proxy.state.apply(dataclasses.replace(keyed(replica(engine), version=2), keys_required=False))
     silence(proxy, 2 * LIMIT)
     assert await status(proxy) == "200 "
 
 
-@pytest.mark.parametrize(
-    ("word", "known"),
-    [
-        (ControlWord(boot_id(), 5.5), 5.5),
-        (None, None),
-        ("{", None),
-    ],
-)
-def test_the_word_on_disk_counts(
-    tmp_path: Path, word: ControlWord | str | None, known: float | None
-) -> None:
-    path = tmp_path / WORD_FILE
-    if word is not None:
-        path.write_text(word if isinstance(word, str) else to_stored_json(word))
-    found = LastWord(path, lambda: 6.0)
-    found.load()
-    assert found.at == known
-    found.limit_seconds = 10.0
-    assert found.is_stale() is (known is None)
-    found.hear(10.0)
-    assert not found.is_stale()
-    assert from_stored_json(ControlWord, path.read_bytes()) == ControlWord(boot_id(), 6.0)
-
-
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_the_silence_outlives_the_process(
-    make_process: MakeProcess, make_engine: MakeEngine, folder: Path, workers: int
+async def test_who_is_started_again_accepts_no_keys_before_a_word(
+    make_process: MakeProcess, make_engine: MakeEngine, workers: int
 ) -> None:
     process = make_process(workers=workers)
     await process.ensure_running()
     routes = keyed(replica(await make_engine()))
     await process.publish(routes)
-    path = folder / "s" / WORD_FILE
-    heard = json.loads(path.read_text())
-    assert abs(heard["at"] - since_boot()) < LIMIT / 2
-    for silent_seconds, status in ((0.0, 200), (2 * LIMIT, 503)):
-        assert process.identity is not None
-        exit_seen = asyncio.create_task(process.wait_exit())
-        await asyncio.sleep(0)
-        os.kill(process.identity.pid, signal.SIGKILL)
-        await exit_seen
-        path.write_text(json.dumps({**heard, "at": heard["at"] - silent_seconds}))
-        assert await process.ensure_running()
-        assert await asked(process) == status
+    assert await asked(process) == 200
+    assert process.identity is not None
+    exit_seen = asyncio.create_task(process.wait_exit())
+    await asyncio.sleep(0)
+    os.kill(process.identity.pid, signal.SIGKILL)
+    await exit_seen
+    assert await process.ensure_running()
+    assert await asked(process) == 503
     await process.sample()
     await process.state()
     assert await asked(process) == 503  # a question is no word

@@ -17,7 +17,7 @@ from partitiond.core.dispatch.admission import admits
 from partitiond.core.dispatch.balance import LoadT, choose_replica
 from partitiond.core.dispatch.dispatcher import Dispatcher
 from partitiond.core.dispatch.fleet import DEFAULT_HOST_POLICY, OWN_HOST, HostPolicy
-from partitiond.core.dispatch.peer_loads import PeerLoads, ToldReplica
+from partitiond.core.dispatch.peer_loads import PeerLoads, copied
 from partitiond.core.dispatch.places import RequestT
 
 
@@ -77,13 +77,13 @@ def choose_moves(
         if own.queue or own.places.waiting_elsewhere()[0]:
             return []
         name, left = OWN_HOST, len(waiting)
-        replicas = [ToldReplica(load) for load in own.places.loads()]
+        replicas = [copied(load) for load in own.places.loads()]
     else:
         if not target.is_fresh(now) or target.full or target.waiting:
             return []
         name = target.host
         left = _share_of(target, own, peers, mine=len(waiting), now=now, draw=draw)
-        replicas = [ToldReplica(replica) for replica in target.replicas.values()]
+        replicas = [copied(replica) for replica in target.replicas.values()]
     moves: list[tuple[MovableRequest[RequestT], str]] = []
     for movable in sorted(waiting, key=_move_order):
         if left < 1:

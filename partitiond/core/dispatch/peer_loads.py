@@ -47,30 +47,6 @@ class PeerCounts:
     service_seconds: float = 1.0
 
 
-class ToldReplica:
-    """A peer's replica, with the requests that were sent to it since (fields of `LoadView`)."""
-
-    __slots__ = (
-        "doubt", "draining", "ejected", "kv_cache_tokens", "kv_tokens", "max_sequences",
-        "replica_id", "sequences",
-    )  # fmt: skip
-
-    def __init__(self, told: LoadView) -> None:
-        self.replica_id = told.replica_id
-        self.sequences = _count(told.sequences)
-        self.max_sequences = _limit(told.max_sequences)
-        self.kv_tokens = _count(told.kv_tokens)
-        self.kv_cache_tokens = _limit(told.kv_cache_tokens)
-        self.draining = bool(told.draining)
-        self.ejected = bool(told.ejected)
-        self.doubt = min(_count(told.doubt), 2)
-
-    @property
-    def batch(self) -> int:
-        """Its limit now: its owner knows the planned one."""
-        return self.max_sequences
-
-
 class _Sent:
     """A request that is not in the peer's counts yet."""
 
@@ -107,7 +83,7 @@ class PeerLoads:
     def __init__(self, host: str, max_waiting: int = 0) -> None:
         self.host = host
         self.max_waiting = max_waiting
-        self.replicas: dict[str, ToldReplica] = {}
+        self.replicas: dict[str, ReplicaLoad] = {}
         self.waiting = 0
         self.waiting_sequences = 0
         self.service_seconds = math.inf
@@ -122,7 +98,7 @@ class PeerLoads:
             counts: as told; of one connection, in the order of sending.
             now: when they came, monotonic seconds.
         """
-        self.replicas = {told.replica_id: ToldReplica(told) for told in counts.replicas}
+        self.replicas = {told.replica_id: copied(told) for told in counts.replicas}
         self.waiting = _count(counts.waiting)
         self.waiting_sequences = _count(counts.waiting_sequences)
         seconds = counts.service_seconds
@@ -192,6 +168,20 @@ class PeerLoads:
         else:
             self.waiting += sign
             self.waiting_sequences += sequences
+
+
+def copied(load: LoadView) -> ReplicaLoad:
+    """Return a replica's load with its counts within bounds, to add to what was sent since."""
+    return ReplicaLoad(
+        load.replica_id,
+        _count(load.sequences),
+        _limit(load.max_sequences),
+        _count(load.kv_tokens),
+        _limit(load.kv_cache_tokens),
+        bool(load.draining),
+        bool(load.ejected),
+        min(_count(load.doubt), 2),
+    )
 
 
 def _count(told: float) -> int:

@@ -4,38 +4,18 @@ A proxy that is cut off does not learn which keys were removed. After `keys_stal
 a word it refuses all keys until the next word. A word is a routing table that the proxy takes:
 whoever sent the table had the newest keys. Questions are no words, for others ask the proxy too.
 
+A proxy that is started again has had no word yet, and accepts no keys before one comes.
+
 Times are seconds since the boot, time asleep included (CLOCK_BOOTTIME). Nobody can set that clock,
-and all processes of a host share it: a proxy that is started again knows how long it was cut off.
+and all processes of a host share it.
 """
 
-import dataclasses
 from typing import Final
 
 WORD_SECONDS: Final = 60.0
 """Longest pause between two words. Chosen: a word is a whole routing table, with each key."""
 WORDS_PER_LIMIT: Final = 10
 """Words within the limit: nine may be lost before keys are refused. Chosen."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ControlWord:
-    """The last word of the control plane, on disk.
-
-    Attributes:
-        boot_id: the boot in which the word came.
-        at: when the word came, in seconds since that boot.
-    """
-
-    boot_id: str
-    at: float
-
-
-def heard_at(word: ControlWord | None, boot_id: str) -> float | None:
-    """Return when the last word came, on the clock of this boot; None if that is not known.
-
-    A word of another boot is worth nothing: how long the host was off is not known.
-    """
-    return word.at if word is not None and word.boot_id == boot_id else None
 
 
 def word_is_due(limit_seconds: float, silent_seconds: float) -> bool:
@@ -55,7 +35,7 @@ def is_stale(limit_seconds: float, heard: float | None, now: float) -> bool:
 
     Args:
         limit_seconds: longest silence for which keys are accepted; 0 for any.
-        heard: when the last word came; None if that is not known.
+        heard: when the last word came; None if none has come.
         now: the time on the same clock.
     """
     if limit_seconds <= 0.0:

@@ -141,7 +141,7 @@ class LiveModel(ReplicaGroup):
         else:
             self.speeds.observe(replica_id, seconds, tokens, replica.route.tokens_per_s)
 
-    def attract(self, flight: Flight, body: bytes) -> None:
+    def prefer_replicas(self, flight: Flight, body: bytes) -> None:
         """Set the replicas that the flight prefers, by the beginning of its body: prompts that
         begin alike are in bodies that begin alike.
         """

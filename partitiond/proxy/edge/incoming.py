@@ -263,7 +263,7 @@ class IncomingRequest(Sender):
         if self.route.kind is RouteKind.GENERATE and (
             len(model.replicas) + state.peers.replicas(model) > 1
         ):
-            model.attract(flight, exchange.body)
+            model.prefer_replicas(flight, exchange.body)
         if state.peers:
             exchange.elsewhere = HostSearch(state, exchange)
         if flight.cost.sequences:

@@ -22,7 +22,7 @@ from partitiond.proxy.edge.origins import Cors
 from partitiond.proxy.keys.accounts import Accounts
 from partitiond.proxy.keys.auth import KeyRing
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
-from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
+from partitiond.proxy.keys.last_word import LastWord
 from partitiond.proxy.keys.meters import PeerMeters
 from partitiond.proxy.peers.known import Peers
 from partitiond.proxy.peers.tls import PeerTls
@@ -102,7 +102,7 @@ class ProxyState:
         self.table = EMPTY_ROUTING_TABLE
         self.models: dict[str, LiveModel] = {}
         self.keys = KeyRing((), required=True)
-        self.word = LastWord(state_dir / WORD_FILE if siblings is None else None)
+        self.word = LastWord()
         self.flights: set[TimeLimited] = set()
         self.reading: set[TimeLimited] = set()
         self.body_bytes = self.answer_bytes = 0
@@ -129,7 +129,6 @@ class ProxyState:
 
     def load(self) -> None:
         """Take over the table on disk, if there is a readable one."""
-        self.word.load()
         table = load_table(self._state_dir)
         if table is not None:
             self.word.learn(table.keys_stale_seconds, self.word.at)

@@ -24,7 +24,7 @@ from partitiond.proxy.dispatch.ledger import ROWS
 from partitiond.proxy.dispatch.shared import LedgerFile, clear_the_dead, open_as_parent
 from partitiond.proxy.dispatch.table_file import load_table, write_table
 from partitiond.proxy.keys.budgets_file import BUDGETS_FILE
-from partitiond.proxy.keys.last_word import WORD_FILE, LastWord
+from partitiond.proxy.keys.last_word import LastWord
 from partitiond.proxy.keys.meters import Budgets
 from partitiond.proxy.listening.acceptor import Accepting, hand_on
 from partitiond.proxy.server import SIGNAL_GRACE_SECONDS, Listeners, listening
@@ -81,8 +81,7 @@ class Workers:
         self._traffic = MergedTraffic()
         self._budgets = Budgets(arguments.state_dir / BUDGETS_FILE, file.ledger)
         self._table = load_table(arguments.state_dir) or EMPTY_ROUTING_TABLE
-        self._word = LastWord(arguments.state_dir / WORD_FILE)
-        self._word.load()
+        self._word = LastWord()
         self._word.learn(self._table.keys_stale_seconds, self._word.at)
         self._changing = asyncio.Lock()
         """Held while a table is sent out or a worker joins, so that it has the current table."""

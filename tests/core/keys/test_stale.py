@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from partitiond.core.keys.stale import ControlWord, heard_at, is_stale, word_is_due
+from partitiond.core.keys.stale import is_stale, word_is_due
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,6 @@ def test_keys_are_stale_from_the_limit_on(
     limit: float, heard: float | None, now: float, stale: bool
 ) -> None:
     assert is_stale(limit, heard, now) is stale
-
-
-def test_a_word_of_another_boot_is_not_known() -> None:
-    assert heard_at(ControlWord("a", 7.5), "a") == 7.5
-    assert heard_at(ControlWord("a", 7.5), "b") is None
-    assert heard_at(None, "a") is None
 
 
 @pytest.mark.parametrize(
