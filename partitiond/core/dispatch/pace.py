@@ -117,6 +117,11 @@ class Pace:
             self.limit = self._planned
 
     @property
+    def is_bounded(self) -> bool:
+        """Whether there is a bound to keep to; else what is learned decides nothing."""
+        return self._ttft_seconds > 0 or self._tpot_seconds > 0
+
+    @property
     def _ahead_tokens(self) -> int:
         return self.unread_tokens + self._unread_elsewhere
 

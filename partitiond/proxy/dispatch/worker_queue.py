@@ -105,8 +105,9 @@ class WorkerQueue:
         since = int(1000 * max(0.0, now - FORGET_SECONDS))
         for replica in replicas:
             replica.sequences, replica.kv_tokens = ledger.in_flight(replica.column)
-            unread_tokens, limit = ledger.pace_of_others(self._row, replica.column, since)
-            replica.pace.learn_from_others(unread_tokens, limit, now)
+            if replica.pace.is_bounded:
+                unread_tokens, limit = ledger.pace_of_others(self._row, replica.column, since)
+                replica.pace.learn_from_others(unread_tokens, limit, now)
 
     def tell_unread(self, column: int, tokens: int) -> None:
         """Tell the other workers the tokens of the prompts that this one has sent to a replica, by
