@@ -123,13 +123,6 @@ def service_time(seconds: float = 1.0) -> Mean:
     return Mean(seconds, REMEMBERED_STAYS, REMEMBERED_STAYS)
 
 
-def expected_wait_seconds(
-    sequences_ahead: int, sequences_in_flight: int, service_seconds: float
-) -> float:
-    """Return seconds until the sequences ahead plus one more have found a slot (Little's law)."""
-    return (sequences_ahead + 1) * service_seconds / max(1, sequences_in_flight)
-
-
 def retry_after_seconds(wait_seconds: float) -> int:
     """Return whole seconds for a Retry-After header, between 1 and `MAX_RETRY_AFTER_SECONDS`."""
     return max(1, min(MAX_RETRY_AFTER_SECONDS, math.ceil(wait_seconds)))
@@ -149,6 +142,10 @@ class QueueLimits:
     sequences_in_flight: int
     service_seconds: float
 
+    def expected_wait_seconds(self, sequences_ahead: int) -> float:
+        """Return seconds until the sequences ahead plus one more find a slot (Little's law)."""
+        return (sequences_ahead + 1) * self.service_seconds / max(1, self.sequences_in_flight)
+
 
 def refuse_full(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Rejected:
     """Return the answer to a request that the queue has no place for.
@@ -157,7 +154,7 @@ def refuse_full(waiting: int, sequences_ahead: int, limits: QueueLimits) -> Reje
         waiting: requests in the queue.
         sequences_ahead: sequences that would have been ahead of the request.
     """
-    wait = _expected(sequences_ahead, limits)
+    wait = limits.expected_wait_seconds(sequences_ahead)
     return Rejected(
         429,
         "queue_full",
@@ -175,7 +172,7 @@ def refuse_too_late(
         sequences_ahead: sequences that would be ahead of the request.
         within_seconds: time to the request's own deadline, or the model's longest wait.
     """
-    wait = _expected(sequences_ahead, limits)
+    wait = limits.expected_wait_seconds(sequences_ahead)
     if wait <= within_seconds:
         return None
     return Rejected(
@@ -183,12 +180,6 @@ def refuse_too_late(
         "wait_too_long",
         f"The request could not start within {within_seconds:g} s (expected wait {wait:.1f} s).",
         retry_after_seconds(wait),
-    )
-
-
-def _expected(sequences_ahead: int, limits: QueueLimits) -> float:
-    return expected_wait_seconds(
-        sequences_ahead, limits.sequences_in_flight, limits.service_seconds
     )
 
 
@@ -201,25 +192,13 @@ def refuse_after_waiting(
         waited_seconds: how long the request waited.
         sequences_ahead: sequences that would be ahead of the request if it joined again now.
     """
-    wait = _expected(sequences_ahead, limits)
+    wait = limits.expected_wait_seconds(sequences_ahead)
     return Rejected(
         429,
         "queue_timeout",
         f"No slot came free within {waited_seconds:.1f} s.",
         retry_after_seconds(wait),
     )
-
-
-def waits_for_replica(expected_seconds: float, within_seconds: float) -> bool:
-    """Return whether a request should wait for a replica that is starting, rather than be refused
-    at once.
-
-    Args:
-        expected_seconds: until the replica should serve; zero or negative if the replica is due
-            or the time is unknown.
-        within_seconds: how long the request can wait.
-    """
-    return expected_seconds <= within_seconds
 
 
 _WITHOUT_REPLICA: Final = {

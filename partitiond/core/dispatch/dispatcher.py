@@ -23,7 +23,6 @@ from partitiond.core.dispatch.admission import (
     refuse_unreachable,
     refuse_without_replica,
     service_time,
-    waits_for_replica,
 )
 from partitiond.core.dispatch.balance import LoadT
 from partitiond.core.dispatch.fair_queue import FairQueue, expire
@@ -223,7 +222,7 @@ class Dispatcher(Generic[RequestT, LoadT]):
         """Return whether the request may wait for a replica to start; it may be held already."""
         if not request.held and self._holds and not request.tried:
             longest = min(self.route.max_wait_seconds, request.max_wait_seconds) - waited_seconds
-            request.held = waits_for_replica(self._ready_in(now), longest)
+            request.held = self._ready_in(now) <= longest
             self.held += int(request.held)
         return request.held and not request.tried and self._comes_back
 

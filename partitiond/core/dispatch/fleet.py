@@ -84,7 +84,7 @@ class HostChoice:
 STAY: Final = HostChoice(None)
 
 
-class _Found:
+class _Option:
     """A host where a request could go.
 
     Attributes:
@@ -126,8 +126,8 @@ def choose_host(
     """
     if len(refused) >= policy.max_refusals:
         return None
-    here = OWN_HOST not in refused
-    shares = _own_shares(own, request) if here else {}
+    may_stay = OWN_HOST not in refused
+    shares = _own_shares(own, request) if may_stay else {}
     least = min(shares.values()) if shares else math.inf
     prefer = request.prefer
     if shares.get(prefer[0], math.inf) <= PREFERENCE_SLACK if prefer else least <= policy.hop_slack:
@@ -147,7 +147,7 @@ def choose_host(
         return HostChoice(best.peer, best.replica_id)
     if least < 2 * DOUBTFUL:
         return STAY
-    wait = _own_wait(own, request) if here else math.inf
+    wait = _own_wait(own, request) if may_stay else math.inf
     best = _drawn(_with_queue(fresh, request, policy), draws)
     if wait < math.inf and (best is None or wait <= (1 + policy.wait_slack) * best.figure):
         return STAY
@@ -218,9 +218,9 @@ def _own_wait(own: Dispatcher[RequestT, LoadT], request: RequestT) -> float:
     return ahead * own.service.value / max(1, own.places.sequences_in_flight())
 
 
-def _with_room(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
+def _with_room(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
     """Return the replicas of peers on which the request could start now, where nobody waits."""
-    found: list[_Found] = []
+    options: list[_Option] = []
     cost, tried = request.cost, request.tried
     for peer in peers:
         if peer.waiting or peer.full:
@@ -228,31 +228,31 @@ def _with_room(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
         for replica in peer.replicas.values():
             if is_eligible(replica, tried) and admits(replica, cost):
                 figure = occupancy(replica) + DOUBTFUL * replica.doubt
-                found.append(_Found(figure, peer, replica.replica_id))
-    return [one for one in found if one.figure < DOUBTFUL] or found
+                options.append(_Option(figure, peer, replica.replica_id))
+    return [option for option in options if option.figure < DOUBTFUL] or options
 
 
-def _that_serve(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
+def _that_serve(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
     """Return the peers with a replica that takes the request once there is room, and the wait."""
-    found: list[_Found] = []
+    options: list[_Option] = []
     for peer in peers:
         if any(is_eligible(replica, request.tried) for replica in peer.replicas.values()):
             ahead = peer.waiting_sequences + request.cost.sequences
             wait = ahead * peer.service_seconds / max(1, peer.sequences_in_flight())
-            found.append(_Found(wait, peer))
-    return found
+            options.append(_Option(wait, peer))
+    return options
 
 
-def _that_come_back(peers: Iterable[PeerLoads], request: RequestT) -> list[_Found]:
+def _that_come_back(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
     """Return the peers all of whose replicas are refused or out, which may take the request."""
     return [
-        _Found(float(peer.waiting_sequences), peer)
+        _Option(float(peer.waiting_sequences), peer)
         for peer in peers
         if not request.tried and any(not replica.draining for replica in peer.replicas.values())
     ]
 
 
-def _with_queue(peers: Iterable[PeerLoads], request: RequestT, policy: HostPolicy) -> list[_Found]:
+def _with_queue(peers: Iterable[PeerLoads], request: RequestT, policy: HostPolicy) -> list[_Option]:
     """Return the peers in whose queue there is room, and the expected wait there."""
     part = 1 - policy.queue_slack
     with_queue = [p for p in peers if not p.full and p.waiting < part * p.max_waiting]
@@ -260,27 +260,28 @@ def _with_queue(peers: Iterable[PeerLoads], request: RequestT, policy: HostPolic
 
 
 def _preferred(
-    prefer: Sequence[str], shares: Mapping[str, float], least: float, room: Sequence[_Found]
+    prefer: Sequence[str], shares: Mapping[str, float], least: float, room: Sequence[_Option]
 ) -> HostChoice | None:
     """Return the host of the first preferred replica that is not clearly busier than the least
     occupied one of all hosts (as `balance.choose_replica` does for one host).
     """
-    lowest = min([least, *[found.figure for found in room]])
+    lowest = min([least, *[option.figure for option in room]])
     for name in prefer:
         if name in shares:
             if shares[name] <= lowest + PREFERENCE_SLACK:
                 return STAY
             continue
-        for found in room:
-            if found.replica_id == name and found.figure <= lowest + PREFERENCE_SLACK:
-                return HostChoice(found.peer, name)
+        for option in room:
+            if option.replica_id == name and option.figure <= lowest + PREFERENCE_SLACK:
+                return HostChoice(option.peer, name)
     return None
 
 
-def _drawn(found: Sequence[_Found], draws: Sequence[float]) -> _Found | None:
+def _drawn(options: Sequence[_Option], draws: Sequence[float]) -> _Option | None:
     """Return the best one of the drawn ones, or of all without draws; None if there is none."""
-    best: _Found | None = None
-    for other in [found[int(draw * len(found))] for draw in draws] if draws and found else found:
+    best: _Option | None = None
+    count = len(options)
+    for other in [options[int(draw * count)] for draw in draws] if draws and count else options:
         if best is None or other.figure < best.figure:
             best = other
     return best

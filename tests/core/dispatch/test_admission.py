@@ -84,7 +84,7 @@ def test_whoever_may_wait_can_expect_to_start_in_time(
     limits = admission.QueueLimits(max_wait, in_flight, service)
     late = admission.refuse_too_late(ahead, max_wait, limits)
     full = admission.refuse_full(waiting, ahead, limits)
-    wait = admission.expected_wait_seconds(ahead, in_flight, service)
+    wait = limits.expected_wait_seconds(ahead)
     assert (late is None) == (wait <= max_wait)
     for refusal in (late, full, admission.refuse_after_waiting(1.0, ahead, limits)):
         if refusal is not None:
@@ -95,7 +95,7 @@ def test_whoever_may_wait_can_expect_to_start_in_time(
 
 def test_expected_wait_is_littles_law() -> None:
     # 8 slots of 4 s each come free every 0.5 s; 15 wait, so the 16th starts after 8 s.
-    assert admission.expected_wait_seconds(15, 8, 4.0) == 8.0
+    assert admission.QueueLimits(9.0, 8, 4.0).expected_wait_seconds(15) == 8.0
     assert admission.retry_after_seconds(8.2) == 9
 
 
