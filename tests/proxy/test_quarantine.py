@@ -121,7 +121,7 @@ async def test_of_twins_on_trial_one_is_let_through_however_often_the_other_asks
 ) -> None:
     go = asyncio.Event()
     proxy, engine = await make.both(plays(go, *answer(completion())))
-    proxy.state.quarantine = Quarantine(QuarantinePolicy(alone_seconds=0.0))
+    proxy.state.quarantine = Quarantine(QuarantinePolicy(first_seconds=0.0))
     now = asyncio.get_running_loop().time()
     proxy.state.quarantine.died([Exposure(fingerprint("m", body("suspect")), 0.1)], now)
     tried = sent(proxy)

@@ -18,22 +18,19 @@ from outside (`external`: the daemon stopped, replaced or drained the replica). 
 replica costs the few requests that were in their prefill, not all.
 
 Suspects are **not** sent to another replica; the client gets an error. Their fingerprints (a digest
-of model and body) are quarantined, since clients repeat requests: for `alone_seconds` when the
-request was the only suspect, as it then most likely is the cause; for `shared_seconds` when there
-were others. After that a suspect is *on trial*: it is let through, one suspect of the model at a
-time, so that no other request is suspected with it if it does kill again. A fingerprint seen at a
-second death is quarantined for `repeat_seconds`, even if it had got further both times (so a
-request that kills late is found, though not before its second death). A fingerprint is cleared when
-its request ends well. Therefore:
+of model and body) are quarantined, since clients repeat requests: for `first_seconds`, which is
+short, because a first death proves nothing: engines are killed from outside far more often than by
+a request, and only the second death is proof. After that a suspect is *on trial*: it is let
+through, one suspect of the model at a time, so that no other request is suspected with it if it
+does kill again. A fingerprint seen at a second death is quarantined for `repeat_seconds`, even if
+it had got further both times (so a request that kills late is found, though not before its second
+death). A fingerprint is cleared when its request ends well. Therefore:
 
 - a request that kills as it begins takes no second replica down by being retried, and while it is
   quarantined the same request is sent to no engine, whoever sends it;
 - a request that always kills takes down one replica, a second one when its quarantine is over
-  (`alone_seconds` or `shared_seconds` later), then one per `repeat_seconds`, however often it is
-  sent;
-- an innocent suspect that is sent again is refused for `shared_seconds`, or, if it was alone, for
-  `alone_seconds`. Both are short because a first death proves nothing: engines are killed from
-  outside far more often than by a request, and only the second death is proof.
+  (`first_seconds` later), then one per `repeat_seconds`, however often it is sent;
+- an innocent suspect that is sent again is refused for `first_seconds`.
 
 A fingerprint is forgotten after `repeat_seconds` without another death. Requests need a fingerprint
 only while one is remembered; otherwise there is no cost. The answer is 422, because client
@@ -93,8 +90,7 @@ class QuarantinePolicy:
         look_again_seconds: pause after a connection broke before its request is sent elsewhere, if
             the process listens still. A process closes all its sockets within microseconds once it
             has a core. Chosen: a retry can wait as long.
-        alone_seconds: quarantine of a request that was the only suspect.
-        shared_seconds: quarantine of one of several suspects.
+        first_seconds: quarantine after a first death.
         repeat_seconds: quarantine after a second death; an earlier death than that counts no more.
         trial_seconds: a trial that neither ended nor killed is over after this.
         max_entries: fingerprints remembered; the oldest are dropped first.
@@ -103,8 +99,7 @@ class QuarantinePolicy:
     suspect_seconds: float = 2.0
     dying_seconds: float = 2.0
     look_again_seconds: float = 0.05
-    alone_seconds: float = 60.0
-    shared_seconds: float = 30.0
+    first_seconds: float = 30.0
     repeat_seconds: float = 3600.0
     trial_seconds: float = 60.0
     max_entries: int = 4096
@@ -195,7 +190,7 @@ class Quarantine:
         suspects = {one.fingerprint for one in flights if self._may_have_done_it(one)}
         present = {one.fingerprint for one in flights if one.sent_seconds is not None}
         for name in present:
-            self._note(name, now, suspect=name in suspects, alone=len(suspects) == 1)
+            self._note(name, now, suspect=name in suspects)
         guilty = {
             name
             for name, suspicion in self._suspected.items()
@@ -208,7 +203,7 @@ class Quarantine:
 
     def died_elsewhere(self, fingerprint: bytes, now: float) -> None:
         """Record that a request killed a replica of another host, whose proxy judged so."""
-        self._note(fingerprint, now, suspect=True, alone=True)
+        self._note(fingerprint, now, suspect=True)
 
     def heard(self, fingerprint: bytes, seconds: float, now: float) -> None:
         """Record that another host refuses a request for so long; it killed nothing this time."""
@@ -229,8 +224,7 @@ class Quarantine:
 
     def _forget_old(self, now: float) -> None:
         """Forget fingerprints whose last death is so old that another would count as a first."""
-        policy = self.policy
-        longest = max(policy.alone_seconds, policy.shared_seconds, policy.repeat_seconds)
+        longest = max(self.policy.first_seconds, self.policy.repeat_seconds)
         while self._suspected:
             # The order is that of the last deaths, so the oldest comes first.
             name, oldest = next(iter(self._suspected.items()))
@@ -245,12 +239,12 @@ class Quarantine:
             return not flight.first_token
         return flight.sent_seconds < self.policy.suspect_seconds
 
-    def _note(self, name: bytes, now: float, *, suspect: bool, alone: bool) -> None:
+    def _note(self, name: bytes, now: float, *, suspect: bool) -> None:
         policy = self.policy
         before = self._suspected.pop(name, None)
         again = before is not None and now - before.at < policy.repeat_seconds
         deaths = before.deaths + 1 if before is not None and again else 1
-        seconds = policy.alone_seconds if alone else policy.shared_seconds
+        seconds = policy.first_seconds
         if deaths > 1:
             suspect, seconds = True, policy.repeat_seconds
         self._suspected[name] = _Suspicion(deaths, now, now + seconds, suspect)

@@ -61,7 +61,7 @@ async def test_what_is_on_trial_at_one_host_goes_to_no_other(make: Make) -> None
     engine, other = await make.engine(script), await make.engine(name="e2")
     routes = table(replica(engine), replica(other, "m-2"))
     hosts = a, b, _ = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
-    b.proxy.state.quarantine = Quarantine(QuarantinePolicy(shared_seconds=0.0))
+    b.proxy.state.quarantine = Quarantine(QuarantinePolicy(first_seconds=0.0))
     suspects = [ask(b, prompt) for prompt in ("killer", "twin")]
     await engine.got(2)
     engine.path.unlink()
