@@ -13,7 +13,6 @@ of all, but the better one of two drawn ones (Mitzenmacher, "How Useful Is Old I
 No clock, no randomness: times and draws are arguments. Each call visits each replica once.
 """
 
-import dataclasses
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
@@ -35,29 +34,17 @@ OWN_HOST: Final = ""
 """The entry's own host, among the names of hosts."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class HostPolicy:
-    """How much better another host must be. Measured: docs/dispatch.md.
-
-    Attributes:
-        hop_slack: a request with room at its own host leaves it if the own least occupied replica
-            is fuller than the other one by more than this share of its limit.
-        wait_slack: a request waits at its own host unless the wait there is longer than elsewhere
-            by more than this share.
-        queue_slack: a peer's queue counts as full from this share of its bound below the bound,
-            since it fills while its counts are on their way.
-        max_refusals: hosts that may answer "full" before the request is refused.
-        max_moves: times that a waiting request is moved.
-    """
-
-    hop_slack: float = 0.25
-    wait_slack: float = 0.25
-    queue_slack: float = 0.125
-    max_refusals: int = 2
-    max_moves: int = 2
-
-
-DEFAULT_HOST_POLICY: Final = HostPolicy()
+HOP_SLACK: Final = 0.25
+"""A request with room at its own host leaves it if the own least occupied replica is fuller than
+the other one by more than this share of its limit. Measured, as all of these: docs/dispatch.md."""
+WAIT_SLACK: Final = 0.25
+"""It waits at its own host unless the wait there is longer than elsewhere by more than this share.
+"""
+QUEUE_SLACK: Final = 0.125
+"""A peer's queue counts as full from this share of its bound below the bound, since it fills while
+its counts are on their way."""
+MAX_REFUSALS: Final = 2
+"""Hosts that may answer "full" before the request is refused."""
 
 
 class HostChoice:
@@ -109,7 +96,6 @@ def choose_host(
     now: float,
     draws: Sequence[float],
     refused: Collection[str] = (),
-    policy: HostPolicy = DEFAULT_HOST_POLICY,
 ) -> HostChoice | None:
     """Return the host for a request; None if there is none: the own dispatcher then refuses the
     request or holds it for a replica that is coming, unless it has refused the request already.
@@ -122,15 +108,14 @@ def choose_host(
         draws: numbers in [0, 1), usually two: as many of the possible peers are drawn, and the best
             of these is chosen. Without any, it is the best of all.
         refused: hosts that refused the request (`OWN_HOST` for the entry's own).
-        policy: how much better a peer must be.
     """
-    if len(refused) >= policy.max_refusals:
+    if len(refused) >= MAX_REFUSALS:
         return None
     may_stay = OWN_HOST not in refused
     shares = _own_shares(own, request) if may_stay else {}
     least = min(shares.values()) if shares else math.inf
     prefer = request.prefer
-    if shares.get(prefer[0], math.inf) <= PREFERENCE_SLACK if prefer else least <= policy.hop_slack:
+    if shares.get(prefer[0], math.inf) <= PREFERENCE_SLACK if prefer else least <= HOP_SLACK:
         return STAY
     fresh: list[PeerLoads] = []
     stale: list[PeerLoads] = []
@@ -143,15 +128,15 @@ def choose_host(
         if preferred is not None:
             return preferred
     best = _drawn(room, draws)
-    if best is not None and best.figure + policy.hop_slack < least:
+    if best is not None and best.figure + HOP_SLACK < least:
         return HostChoice(best.peer, best.replica_id)
     if least < 2 * DOUBTFUL:
         return STAY
     wait = _own_wait(own, request) if may_stay else math.inf
-    best = _drawn(_with_queue(fresh, request, policy), draws)
-    if wait < math.inf and (best is None or wait <= (1 + policy.wait_slack) * best.figure):
+    best = _drawn(_with_queue(fresh, request), draws)
+    if wait < math.inf and (best is None or wait <= (1 + WAIT_SLACK) * best.figure):
         return STAY
-    best = best or _drawn(_with_room(stale, request) or _with_queue(stale, request, policy), draws)
+    best = best or _drawn(_with_room(stale, request) or _with_queue(stale, request), draws)
     if best is None and not refused:
         # All queues are full. The fair queue of an owner may still have a place for this key.
         if any(is_eligible(load, request.tried) for load in own.places.loads()):
@@ -252,9 +237,9 @@ def _that_come_back(peers: Iterable[PeerLoads], request: RequestT) -> list[_Opti
     ]
 
 
-def _with_queue(peers: Iterable[PeerLoads], request: RequestT, policy: HostPolicy) -> list[_Option]:
+def _with_queue(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
     """Return the peers in whose queue there is room, and the expected wait there."""
-    part = 1 - policy.queue_slack
+    part = 1 - QUEUE_SLACK
     with_queue = [p for p in peers if not p.full and p.waiting < part * p.max_waiting]
     return _that_serve(with_queue, request)
 

@@ -11,14 +11,17 @@ than its share of all that wait.
 
 import math
 from collections.abc import Collection, Iterable
-from typing import Generic
+from typing import Final, Generic
 
 from partitiond.core.dispatch.admission import admits
 from partitiond.core.dispatch.balance import LoadT, choose_replica
 from partitiond.core.dispatch.dispatcher import Dispatcher
-from partitiond.core.dispatch.fleet import DEFAULT_HOST_POLICY, OWN_HOST, HostPolicy
+from partitiond.core.dispatch.fleet import OWN_HOST
 from partitiond.core.dispatch.peer_loads import PeerLoads, copied
 from partitiond.core.dispatch.places import RequestT
+
+MAX_MOVES: Final = 2
+"""Times that a waiting request is moved. Measured: docs/dispatch.md."""
 
 
 class MovableRequest(Generic[RequestT]):
@@ -53,7 +56,6 @@ def choose_moves(
     *,
     now: float,
     draw: float,
-    policy: HostPolicy = DEFAULT_HOST_POLICY,
 ) -> list[tuple[MovableRequest[RequestT], str]]:
     """Return the waiting requests to move to a host that has room, with the replica for each.
 
@@ -69,7 +71,6 @@ def choose_moves(
         target: the host with room; None for the entry's own.
         now: monotonic seconds.
         draw: a number in [0, 1), which decides how a share is rounded.
-        policy: how often a request is moved.
     """
     if not waiting:
         return []
@@ -88,7 +89,7 @@ def choose_moves(
     for movable in sorted(waiting, key=_move_order):
         if left < 1:
             break
-        if movable.host == name or movable.moves >= policy.max_moves or name in movable.refused:
+        if movable.host == name or movable.moves >= MAX_MOVES or name in movable.refused:
             continue
         if now < movable.known_at:
             continue

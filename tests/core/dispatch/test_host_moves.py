@@ -5,14 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitiond.core.dispatch.balance import ReplicaLoad
-from partitiond.core.dispatch.fleet import OWN_HOST, HostPolicy
-from partitiond.core.dispatch.host_moves import MovableRequest, choose_moves
+from partitiond.core.dispatch.fleet import OWN_HOST
+from partitiond.core.dispatch.host_moves import MAX_MOVES, MovableRequest, choose_moves
 from partitiond.core.dispatch.peer_loads import SETTLE_SECONDS, PeerCounts, PeerLoads
 from partitiond.core.dispatch.places import Request
 from tests.core.dispatch.fleet_hosts import NOW, Own, Slots, asks, load, peer
 from tests.core.dispatch.test_peer_loads import NONSENSE
 
-POLICY = HostPolicy(max_moves=2)
 FULL = Slots("own", 8)
 
 
@@ -31,7 +30,7 @@ def moved(
     """Return which are moved, and to which replicas."""
     found = choose_moves(
         own or Own(FULL), [*peers, *([target] if target else [])], waiting, target,
-        now=NOW, draw=draw, policy=POLICY,
+        now=NOW, draw=draw,
     )  # fmt: skip
     return [(waiting.index(movable), replica) for movable, replica in found]
 
@@ -132,10 +131,10 @@ def test_moves_fit_into_what_was_told(
     for movable, (_, _, moves) in zip(movables, waiting, strict=True):
         movable.moves = moves
     before = {name: replica.sequences for name, replica in target.replicas.items()}
-    found = choose_moves(Own(FULL), [target], movables, target, now=NOW, draw=draw, policy=POLICY)
+    found = choose_moves(Own(FULL), [target], movables, target, now=NOW, draw=draw)
     assert {name: r.sequences for name, r in target.replicas.items()} == before
     assert len({id(movable) for movable, _ in found}) == len(found)
-    assert all(movable.moves < POLICY.max_moves for movable, _ in found)
+    assert all(movable.moves < MAX_MOVES for movable, _ in found)
     for name, replica in target.replicas.items():
         taken = sum(movable.request.cost.sequences for movable, where in found if where == name)
         alone = max((m.request.cost.sequences for m, where in found if where == name), default=0)
