@@ -33,16 +33,15 @@ from partitiond.core.dispatch.routing import ModelRoute
 OWN_HOST: Final = ""
 """The entry's own host, among the names of hosts."""
 
-
 HOP_SLACK: Final = 0.25
 """A request with room at its own host leaves it if the own least occupied replica is fuller than
-the other one by more than this share of its limit. Measured, as all of these: docs/dispatch.md."""
+the other one by more than this share of its limit. Measured: docs/dispatch.md."""
 WAIT_SLACK: Final = 0.25
 """It waits at its own host unless the wait there is longer than elsewhere by more than this share.
-"""
+Measured: docs/dispatch.md."""
 QUEUE_SLACK: Final = 0.125
 """A peer's queue counts as full from this share of its bound below the bound, since it fills while
-its counts are on their way."""
+its counts are on their way. Measured: docs/dispatch.md."""
 MAX_REFUSALS: Final = 2
 """Hosts that may answer "full" before the request is refused."""
 
