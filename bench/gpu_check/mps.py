@@ -44,11 +44,19 @@ class MpsUnavailableError(ImpossibleError):
         return f"MPS: {self.args[0]}"
 
 
-def control_program(device: Device) -> str:
-    """The path of the control program. Raises MpsUnavailableError."""
+def control_program(device: Device, near: Sequence[str] | None = None) -> str:
+    """The path of the control program.
+
+    Args:
+        near: folders near the driver's library; None for those of the one that is loaded.
+
+    Raises:
+        MpsUnavailableError: the device does not allow MPS, or there is no such program.
+    """
     if SharingMode.MPS not in device.modes:
         raise MpsUnavailableError("this device does not allow MPS (MIG may be on)")
-    for folders in (None, ":".join((CONTAINER_FOLDER, *_beside_the_driver()))):
+    near = _beside_the_driver() if near is None else near
+    for folders in (None, ":".join((CONTAINER_FOLDER, *near))):
         found = shutil.which(CONTROL, path=folders)
         if found is not None:
             return found

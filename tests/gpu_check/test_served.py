@@ -152,4 +152,4 @@ async def test_one_that_does_not_come_up_or_is_not_allowed_is_unavailable(
         control_program(fake_cpu())
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(MpsUnavailableError, match="neither on PATH"):
-        control_program(fake_gpus("h200-141gb")[0])
+        control_program(fake_gpus("h200-141gb")[0], near=())

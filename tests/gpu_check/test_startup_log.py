@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.gpu_check.startup_log import StartupMemory, parse
+from bench.gpu_check.steps.startup_log import StartupMemory, parse
 from partitiond.core.units import GIB
 
 BEFORE_032 = """\

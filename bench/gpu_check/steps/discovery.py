@@ -5,12 +5,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Final
 
-from bench.gpu_check import mps, startup_log
+from bench.gpu_check import mps
 from bench.gpu_check.lab import Lab, Running, Want
 from bench.gpu_check.runner import Changes
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
-from bench.gpu_check.steps import Outcome
+from bench.gpu_check.steps import Outcome, startup_log
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.performance.footprint import EngineLimits, footprint
