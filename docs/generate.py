@@ -5,6 +5,7 @@ the committed ones are what the code says.
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -164,21 +165,42 @@ def settings_page() -> str:
 
 
 def api_page() -> str:
-    """Every route with its parameters, body and answers, from the OpenAPI document."""
+    """Every route with its parameters and body, from the OpenAPI document, which has the rest."""
     document = control_api_document()
     blocks = [
         "JSON over HTTP on `127.0.0.1:8400`, with the admin token of the state folder as "
         "`Authorization: Bearer TOKEN`. Errors are `application/problem+json` with `code`, "
-        "`detail` and `hint`. The whole OpenAPI document is at `/openapi.json`.",
+        "`detail` and `hint`. The whole OpenAPI document, with the fields of all answers, is at "
+        "`/openapi.json`.",
     ]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             blocks += _operation(method, path, operation)
     blocks.append("## Bodies")
-    for name, schema in sorted(document.get("components", {}).get("schemas", {}).items()):
-        if schema.get("properties"):
+    schemas = document["components"]["schemas"]
+    for name, schema in sorted(schemas.items()):
+        if name in _sent(document) and schema.get("properties"):
             blocks += [f"### `{name}`", _schema(schema)]
     return page("Control API", *blocks)
+
+
+def _sent(document: dict[str, Any]) -> set[str]:
+    """Names of the schemas of request bodies, and of those that stand in them."""
+    bodies = [
+        operation.get("requestBody", {})
+        for operations in document["paths"].values()
+        for operation in operations.values()
+    ]
+    found: set[str] = set()
+    new = _named(bodies)
+    while new := new - found:
+        found |= new
+        new = _named([document["components"]["schemas"][name] for name in new])
+    return found
+
+
+def _named(part: Any) -> set[str]:
+    return set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(part)))
 
 
 def control_api_document() -> dict[str, Any]:

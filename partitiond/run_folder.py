@@ -76,13 +76,13 @@ class OwnedRunFolder:
         """
         was, now = self.owner, RunFolderOwner(self.owner.state_dir, *dataclasses.astuple(head))
         refuses = obedience(was.obeyed, head) is Obedience.REFUSE
-        running = _what_runs(self._folder, was.state_dir) if refuses else []
+        running = what_runs(self._folder, was.state_dir) if refuses else []
         if running:
             raise FencedError(
                 f"the run folder {self._folder} has {', '.join(running)} running of "
                 f"{other_words(was.obeyed, head)}; this one has epoch {head.epoch}.",
                 hint="What runs there goes on. If this control plane is to be the head, as after "
-                "the restore of a backup: `partitiond head take-over`, then start it again.",
+                "the restore of a backup: `partitiond host take-over`, then start it again.",
                 facts={"path": str(self._folder), "head": was.head, "epoch": was.epoch},
             )
         if now != was:
@@ -111,7 +111,7 @@ def owned_run_folder(settings: Settings) -> Iterator[OwnedRunFolder]:
     with lock:
         owner = _owner(folder)
         other = None if owner is None else owner.state_dir
-        running = [] if other in ("", mine) else _what_runs(folder, other)
+        running = [] if other in ("", mine) else what_runs(folder, other)
         if running:
             what = f"has {', '.join(running)} running"
             raise _unknown(folder, what) if other is None else _busy(folder, what, other)
@@ -139,7 +139,7 @@ def _write(folder: Path, owner: RunFolderOwner) -> None:
         ) from error
 
 
-def _what_runs(folder: Path, owner: str | None) -> list[str]:
+def what_runs(folder: Path, owner: str | None) -> list[str]:
     """Names of living engines, MPS daemons and endpoint of the run folder and of its owner, a state
     folder (None: the owner is not known); nothing if the owner's folder is gone."""
     if owner is not None and not Path(owner).is_dir():

@@ -655,7 +655,7 @@ def main() -> None:
             sys.exit(1)
         print(f"ok  {_words(check)} ({time.monotonic() - started:.1f} s): {note}", flush=True)
     if not several_hosts.RAY:
-        print("skip  several hosts: `partitiond setup cluster install` finds no Ray here")
+        print("skip  several hosts: `partitiond setup engine install ray` finds no Ray here")
     print("all checks hold", flush=True)
 
 

@@ -26,7 +26,7 @@ unshare --pid --fork --mount --cgroup --ipc --uts --net true 2>/dev/null \
 cgroups=$(awk '$3 == "cgroup2" {print $2; exit}' /proc/mounts)
 [ -n "$cgroups" ] || cannot "there is no cgroup v2"
 # Ray for the checks of several hosts, from this machine's cache or its package sources.
-ray=$("$python" -m partitiond setup cluster install --json 2>/dev/null |
+ray=$("$python" -m partitiond setup engine install ray --json 2>/dev/null |
     sed -n 's/.*"python": "\([^"]*\)".*/\1/p') || ray=
 kernels=$("$python" -c 'from partitiond import native; print(native.folder(native.PLANNER))')
 cell=$cgroups/partitiond-check-$$

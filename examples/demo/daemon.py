@@ -13,9 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from partitiond.cli.doctor.checks import processes_of
+import psutil
+
 from partitiond.cli.options import read_token
 from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
 from partitiond.native import UNCOMPILED
 
 if TYPE_CHECKING:
@@ -251,3 +253,21 @@ class DemoDaemon:
 
     def _living(self) -> list[tuple[int, str]]:
         return [*processes_of(self.settings.run_dir), *processes_of(self.settings.state_dir)]
+
+
+def processes_of(run_dir: Path) -> list[tuple[int, str]]:
+    """Return other processes with a path below `run_dir` in argv, or as their replica's folder."""
+    marker = f"{run_dir}{os.sep}"
+    # Parent processes may have the folder on their command line, too.
+    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        if process.pid in ours:
+            continue
+        try:
+            words = [*process.cmdline(), process.environ().get(REPLICA_DIR_VARIABLE, "")]
+        except psutil.Error:  # gone meanwhile, or another user's
+            continue
+        if any(marker in word or word == str(run_dir) for word in words):
+            found.append((process.pid, process.name()))
+    return found

@@ -115,7 +115,7 @@ for name in head gpu-1 gpu-2; do
 done
 "$python" -m partitiond.native planner > "$folder/kernels.log" 2>&1 & # half a minute the first time
 kernels=$!
-on head "$partitiond" setup cluster install
+on head "$partitiond" setup engine install ray
 for pid in $made; do wait "$pid" || fail "a host could not be made"; done
 
 say "The head makes the token and its certificate; the others get a bundle each, and join"

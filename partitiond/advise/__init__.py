@@ -1,8 +1,8 @@
 """Estimates, read-only, what a plan would save of a foreign deployment: `partitiond tools advise`.
 
-Engines anywhere report on `/metrics` what they did. Some minutes of these reports (or the data of a
-Prometheus) yield demand, lengths, the peak use of the KV cache and how often an engine was idle.
-The planner then packs the same demand onto the same devices.
+Engines anywhere report on `/metrics` what they did. Some minutes of these reports yield demand,
+lengths, the peak use of the KV cache and how often an engine was idle. The planner then packs
+the same demand onto the same devices.
 
     sources/      read data: HTTP GET, NVML queries; nothing is started, stopped or set
     exposition    parses Prometheus text to samples

@@ -273,7 +273,7 @@ def notes_on(known: Collection[Known], seconds: float) -> tuple[str, ...]:
     if seconds < SHORT_SECONDS:
         notes.append(
             f"Watched for {seconds / 60:.1f} minutes: what comes at other hours is not in it. "
-            "Ask a Prometheus for a day or a week (--prometheus URL --range 7d)."
+            "Watch for longer, as a day (--minutes 1440)."
         )
     for model in known:
         notes += [f"{model.spec.name}: {note}" for note in (*model.notes, *_seen(model))]

@@ -12,12 +12,13 @@ from partitiond.api.actor import ActorScope
 from partitiond.api.auth import AdminAuth
 from partitiond.api.limits import BodyLimit
 from partitiond.api.profile_rows import ProfileRows
-from partitiond.api.replies import until_writable
+from partitiond.api.replies import only_known_query, until_writable
 from partitiond.api.routes import ROUTERS, health, ui
 from partitiond.api.schemas import ApiOptions
 from partitiond.api.sessions import DashboardSessions
 from partitiond.controller.service import Service
 
+CHECKS: Final = (Depends(only_known_query), Depends(until_writable))
 DESCRIPTION: Final = (
     "Register models, measure them, plan and apply, and see what runs. Requests to models go to "
     "the OpenAI-compatible endpoint, not here. Errors are problem details (RFC 9457) whose `hint` "
@@ -83,7 +84,7 @@ def _routes() -> tuple[BaseRoute, ...]:
     together = APIRouter(redirect_slashes=False)
     for router in ROUTERS:
         changes = router not in (health.router, ui.router)  # shutdown must not wait for the store
-        together.include_router(router, dependencies=[Depends(until_writable)] if changes else [])
+        together.include_router(router, dependencies=CHECKS if changes else [])
     nowhere = {"type": "http", "method": "GET", "path": "/ ", "root_path": "", "headers": []}
     for route in together.routes:
         route.matches(nowhere)

@@ -1,9 +1,10 @@
 """Provides what all routes use: JSON answers, entity tags."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import Depends, Header, Request, Response
+from fastapi.dependencies.models import Dependant
 
 from partitiond.api.answers import NewKey
 from partitiond.controller.service import Service
@@ -69,6 +70,25 @@ async def until_writable(request: Request) -> None:
     if request.method not in SAFE_METHODS:
         service: Service = request.app.state.service
         await service.store_waits.until_writable()
+
+
+async def only_known_query(request: Request) -> None:
+    """Raises InputError for a query parameter that the route does not have, as one mistyped."""
+    if not request.query_params:
+        return
+    known = set(_query_names(request.scope["route"].dependant))
+    unknown = sorted(set(request.query_params) - known)
+    if unknown:
+        raise InputError(
+            f"there is no query parameter {unknown[0][:80]!r} here.",
+            hint=f"There are {', '.join(sorted(known))}." if known else "There is none.",
+        )
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for below in dependant.dependencies:
+        yield from _query_names(below)
 
 
 def reply(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -30,7 +30,7 @@ from partitiond.api.parts import (
     named_source,
 )
 from partitiond.core.errors import InputError, SpecError
-from partitiond.core.model.request_options import MAX_ALIASES
+from partitiond.core.model.request_options import MAX_ALIASES, check_sampling
 from partitiond.core.model.spec import (
     Demand,
     EngineOptions,
@@ -172,6 +172,7 @@ class ModelBody(Body):
         engine = EngineOptions(**self.engine.model_dump())
         variants = _variants(self.variants, engine, options)
         _check_flags(engine, variants, self.engine_kind, options)
+        check_sampling(self.request_defaults)
         slo = None if self.slo is None else Slo(**self.slo.model_dump())
         spec = ModelSpec(
             name=self.name or name,
@@ -293,6 +294,7 @@ class ModelPatch(Body):
         merged = _merge(to_jsonable(spec), changes)
         if "request_defaults" in self.model_fields_set:
             merged["request_defaults"] = self.request_defaults or {}
+            check_sampling(merged["request_defaults"])
         merged["workload"] = to_jsonable(self._workload(spec.workload))
         try:
             changed = from_jsonable(ModelSpec, merged)

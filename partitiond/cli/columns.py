@@ -2,17 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from rich import box
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-T = TypeVar("T")
+from partitiond.cli.output import PIPE_WIDTH
 
-UNBOUNDED: Final = 10_000
-"""Wider than any terminal, in columns."""
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ class _Table(Table):
     """A table whose gaps become narrower before its words are broken."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        wanted = console.measure(self, options=options.update(max_width=UNBOUNDED)).maximum
+        wanted = console.measure(self, options=options.update(max_width=PIPE_WIDTH)).maximum
         self.collapse_padding = wanted > options.max_width
         return super().__rich_console__(console, options)
 

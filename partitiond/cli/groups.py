@@ -17,7 +17,7 @@ class LateCommand:
 
     def __init__(self, name: str, entry: Leaf) -> None:
         self.name = name
-        self.hidden = entry.hidden
+        self.hidden = False
         self._entry = entry
         self._loaded: Any = None
 
@@ -36,7 +36,7 @@ class LateCommand:
             alone = typer.Typer(
                 add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
             )
-            alone.command(self.name, cls=kind, hidden=self.hidden)(run)
+            alone.command(self.name, cls=kind)(run)
             self._loaded = typer.main.get_command(alone)
         return getattr(self._loaded, name)
 

@@ -41,7 +41,9 @@ DeviceArgument = Annotated[
     str, argument_of("device", "DEVICE", "Id of the device, or its beginning.")
 ]
 HostArgument = Annotated[str, argument_of("host", "NAME", "Name of the host.")]
-JobArgument = Annotated[str, argument_of("job", "JOB", "Id of the job, or its number.")]
+JobArgument = Annotated[
+    str | None, argument_of("job", "[JOB]", "Only this job: its id, or its number.")
+]
 KeyArgument = Annotated[str, argument_of("key", "KEY", "Id of the key, or its beginning.")]
 ModelArgument = Annotated[str, argument_of("model", "NAME", "Name of a registered model.")]
 PlanArgument = Annotated[

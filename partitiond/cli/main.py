@@ -12,8 +12,8 @@ from partitiond import __version__
 from partitiond.cli.exits import Exit, exit_for
 from partitiond.cli.groups import Root
 from partitiond.cli.ids import fitting
-from partitiond.cli.options import Globals, JsonOption, option, spread
-from partitiond.cli.output import print_error, print_json
+from partitiond.cli.options import Globals, option, spread
+from partitiond.cli.output import print_error
 from partitiond.core.errors import InputError, PartitiondError
 
 HELP = """Serve many small language models from few devices.
@@ -61,14 +61,6 @@ def global_options(
     ctx.obj = Globals(config, state_dir, tuple(overrides or ()), debug)
 
 
-def version_command(as_json: JsonOption = False) -> None:
-    """Show the version of partitiond."""
-    if as_json:
-        print_json({"partitiond": __version__, "python": sys.version.split()[0]})
-        return
-    typer.echo(f"partitiond {__version__}")
-
-
 def main(arguments: list[str] | None = None) -> NoReturn:
     """Run the command line and leave with one of the codes in `exits`."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -101,7 +93,7 @@ def disk_full(error: OSError) -> PartitiondError:
     where = f" ({error.filename})" if error.filename else ""
     return PartitiondError(
         f"the disk is full{where}.",
-        hint="Free some space and try again; `partitiond setup config path` names the folders.",
+        hint="Free some space and try again; `partitiond setup config` names the folders.",
     )
 
 

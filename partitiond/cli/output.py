@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 
+PIPE_WIDTH: Final = 10_000
+"""Columns of a table in a pipe or a file: wider than any record."""
 LONGEST_WORD: Final = 300
 """Characters of a word that is cut; paths and ids have fewer."""
 
@@ -22,7 +25,11 @@ def out() -> "Console":
     """Standard output: results."""
     from rich.console import Console
 
-    return Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, soft_wrap=False)
+    # A pipe has no width: one record stays on one line, whole, unless a width is asked for.
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    return console
 
 
 @functools.cache

@@ -21,7 +21,6 @@ class Leaf:
     help: str
     home: str
     headings: "Headings" = dataclasses.field(default_factory=dict)
-    hidden: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ Headings = Mapping[str, str]
 HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Start": ("doctor", "setup", "serve", "down"),
     "Models, from measuring to serving": ("models", "profile", "plan", "apply", "up"),
-    "Several hosts": ("hosts", "host", "head"),
+    "Several hosts": ("hosts", "host"),
     "Watch": ("status", "events", "devices"),
     "Access": ("keys",),
     "Instruments": ("tools",),
@@ -90,33 +89,23 @@ ESTIMATE_OPTIONS: Final[Headings] = {
     "Engine": PRECISION,
 }
 ADVISE_OPTIONS: Final[Headings] = {
-    "How long it is watched": "--minutes --every --range --window --select",
+    "How long it is watched": "--minutes --every --window",
     "What is planned": "--slo-ttft --slo-tpot --objective --time-limit",
 }
 
 _ENGINE: Final[Entries] = {
     "install": Leaf(
-        "Install vLLM in an environment of its own, with pinned versions.", "setup.engine:install"
-    ),
-    "list": Leaf(
-        "List the engine environments of this host and which one is used.",
-        "setup.engine:list_engines",
+        "Install vLLM, or Ray, in an environment of its own, with pinned versions.",
+        "setup.engine:install",
     ),
     "show": Leaf("Show the engine in use and what its version can do.", "setup.engine:show"),
-}
-
-_CLUSTER: Final[Entries] = {
-    "install": Leaf(
-        "Install Ray, which carries messages between hosts, in an environment of its own.",
-        "setup.cluster:install",
-    ),
 }
 
 _CONFIG: Final[Entries] = {
     "show": Leaf(
         "Show every setting, its value and where the value came from.", "setup.config:show"
     ),
-    "path": Leaf("Show which settings file is read, and the folders in use.", "setup.config:path"),
+    "set": Leaf("Write settings to the settings file, and check them.", "setup.config:set_values"),
 }
 
 _SETUP: Final[Entries] = {
@@ -125,21 +114,8 @@ _SETUP: Final[Entries] = {
         "Write models, profiles, plans, keys and settings to one file.", "setup.backup:backup"
     ),
     "restore": Leaf("Put a backup back into the state folder.", "setup.backup:restore"),
-    "engine": Branch("The engine's environment.", _ENGINE),
-    "cluster": Branch("Ray's environment, for several hosts.", _CLUSTER, bare=None),
-    "config": Branch("Settings: what holds and where it came from.", _CONFIG, bare="show"),
-}
-
-_DRIFT: Final[Entries] = {
-    "show": Leaf(
-        "Show what replicas do beside what was predicted at their load.", "models.drift:show"
-    ),
-    "ledger": Leaf(
-        "List windows of predicted and measured figures, newest first.", "models.drift:ledger"
-    ),
-    "lift": Leaf(
-        "Take a correction off; the profile's replicas are judged anew.", "models.drift:lift"
-    ),
+    "engine": Branch("The engine's environment, and Ray's.", _ENGINE, bare="show"),
+    "config": Branch("Settings: what holds, where it came from, changes.", _CONFIG, bare="show"),
 }
 
 _MODELS: Final[Entries] = {
@@ -147,33 +123,23 @@ _MODELS: Final[Entries] = {
         "Register a model, and start the chain with --auto.", "models.commands:add", MODEL_OPTIONS
     ),
     "list": Leaf("List registered models and what they get.", "models.commands:list_models"),
-    "show": Leaf("Show one model, as registered and as it is.", "models.commands:show"),
+    "show": Leaf(
+        "Show one model: as registered, as it is, how it scales, its releases.",
+        "models.commands:show",
+    ),
     "update": Leaf(
         "Change what was registered; the rest stays.", "models.commands:update", MODEL_OPTIONS
     ),
     "remove": Leaf("Remove a model: its replicas drain and stop.", "models.commands:remove"),
-    "history": Leaf(
-        "List the releases of a model, and what became of them.", "models.releases:history"
-    ),
     "rollback": Leaf("Go back to an earlier release of a model.", "models.releases:rollback"),
     "catalog": Leaf(
         "List the models that are known by name, or show one.", "models.catalog:catalog"
     ),
     "sleep": Leaf("Put a model to sleep: its engines give up their memory.", "models.sleep:sleep"),
     "wake": Leaf("Wake a model, as a request for it does.", "models.sleep:wake"),
-    "scaling": Leaf(
-        "Show the demand of models that scale by themselves.", "models.scaling:scaling"
+    "drift": Leaf(
+        "Show what replicas do beside what was predicted at their load.", "models.drift:drift"
     ),
-    "drift": Branch("Drift: what replicas do beside what was predicted.", _DRIFT, bare="show"),
-}
-
-_JOBS: Final[Entries] = {
-    "list": Leaf("List jobs, newest first.", "profile.jobs:list_jobs"),
-    "show": Leaf("Show one job.", "profile.jobs:show"),
-    "watch": Leaf(
-        "Show a job's progress until it ends; fails when the job fails.", "profile.jobs:watch"
-    ),
-    "cancel": Leaf("Cancel a job; returns once nothing of it runs.", "profile.jobs:cancel"),
 }
 
 _PROFILE: Final[Entries] = {
@@ -182,14 +148,8 @@ _PROFILE: Final[Entries] = {
     ),
     "list": Leaf("List profiles, newest first.", "profile.kept:list_profiles"),
     "show": Leaf("Show all that a profile holds.", "profile.kept:show"),
-    "export": Leaf(
-        "Write a profile as JSON, to keep or to import elsewhere.", "profile.kept:export"
-    ),
     "import": Leaf("Keep profiles that were measured elsewhere.", "profile.kept:import_profiles"),
-    "prune": Leaf(
-        "List profiles that nothing needs any more, or delete them.", "profile.kept:prune"
-    ),
-    "jobs": Branch("Jobs: profiles that are being measured.", _JOBS),
+    "jobs": Leaf("List jobs, newest first; watch one, or cancel it.", "profile.jobs:jobs"),
 }
 
 _DEVICES: Final[Entries] = {
@@ -226,9 +186,11 @@ _KEYS: Final[Entries] = {
 }
 
 _SIMULATE: Final[Entries] = {
-    "list": Leaf("List the hosts that come with partitiond.", "tools.simulate:list_hosts"),
     "create": Leaf("Make a simulated host.", "tools.simulate:create"),
-    "show": Leaf("Show what a simulated host is now.", "tools.simulate:show"),
+    "show": Leaf(
+        "Show what a simulated host is now, or the hosts that come with partitiond.",
+        "tools.simulate:show",
+    ),
     "break": Leaf(
         "Let something happen to a simulated host while it is in use.", "tools.simulate:break_host"
     ),
@@ -267,9 +229,6 @@ _HOST: Final[Entries] = {
     "ray": Leaf(
         "Keep Ray's processes of this host running, in the foreground.", "hosts.joining:ray"
     ),
-}
-
-_HEAD: Final[Entries] = {
     "take-over": Leaf(
         "Make this control plane the one that hosts obey, instead of any other.",
         "hosts.head:take_over",
@@ -291,9 +250,8 @@ TREE: Final[Entries] = {
     "apply": Leaf("Apply a plan and wait until it runs.", "plan.commands:apply"),
     "up": Leaf("Make the fleet of a file run; change nothing the second time.", "plan.up:up"),
     "events": Leaf("Show what happened, why, and who asked for it.", "events:events"),
-    "version": Leaf("Show the version of partitiond.", "main:version_command", hidden=True),
     "setup": Branch("Set this host up: service, engines, settings, backups.", _SETUP, bare="host"),
-    "models": Branch("Register, show, change, remove; sleep and wake, scaling, drift.", _MODELS),
+    "models": Branch("Register, show, change, remove; sleep and wake, drift.", _MODELS),
     "profile": Branch(
         "Measure where a model stops getting faster; show profiles.",
         _PROFILE,
@@ -301,8 +259,7 @@ TREE: Final[Entries] = {
         metavar="MODEL | COMMAND [ARGS]...",
     ),
     "devices": Branch("Devices: list, show, cordon.", _DEVICES),
-    "head": Branch("The control plane of several hosts.", _HEAD, bare=None),
-    "host": Branch("This host among several: join a head, leave it.", _HOST, bare=None),
+    "host": Branch("This host among several: join a head, leave it, be it.", _HOST, bare=None),
     "hosts": Branch("Hosts of the fleet: list, forget.", _HOSTS),
     "keys": Branch("API keys of the endpoint.", _KEYS),
     "tools": Branch(

@@ -121,7 +121,7 @@ def _telling_how_to_go_on(job_id: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        say(f"{job_id} goes on: `partitiond profile jobs watch {job_id}`, or `jobs cancel`.")
+        say(f"{job_id} goes on: `partitiond profile jobs {job_id} --watch`, or `--cancel`.")
         raise
 
 
@@ -185,7 +185,7 @@ def wait_for_change(client: "ControlClient", before: Convergence, console: Conso
     _raise_what_failed(client, now, shown, fresh)
     if now.ahead.measuring:
         job = now.ahead.measuring
-        say(f"A plan is made once {job} has measured: `partitiond profile jobs watch {job}`.")
+        say(f"A plan is made once {job} has measured: `partitiond profile jobs {job} --watch`.")
     elif now.ahead.note:
         say(f"{now.ahead.note.rstrip('.')}.")
     elif now.plan_id == before.plan_id:
@@ -302,7 +302,7 @@ def _raise_what_failed(
         if not event.actor and event.subject in shown.moved:
             raise StartFailedError(
                 f"{event.subject}: {event.message}",
-                hint=f"`partitiond models history {event.subject}` lists its releases.",
+                hint=f"`partitiond models show {event.subject}` lists its releases.",
             )
     if failures:
         kind, hint = _ERRORS[failures[0].cause]

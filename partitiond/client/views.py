@@ -6,7 +6,6 @@ from typing import Any
 from partitiond.client.bodies import filter_query, given, quoted, registration_body
 from partitiond.client.connection import Connection
 from partitiond.core.drift.correction import Correction
-from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.errors import NotReadyError
 from partitiond.core.events import EVERY_EVENT, Event, EventFilter
 from partitiond.core.hardware.details import DeviceDetails
@@ -91,13 +90,6 @@ class ViewCalls(Connection):
     def drift(self) -> DriftReport:
         """Return replicas against their predictions, corrections, and profiles to measure again."""
         return self._get(DriftReport, "/drift")
-
-    def ledger(
-        self, model: str | None = None, replica_id: str | None = None, limit: int = 200
-    ) -> Sequence[LedgerEntry]:
-        """Return windows of predicted and measured figures, newest first."""
-        query = given(model=model, replica_id=replica_id, limit=limit)
-        return self._get(list[LedgerEntry], "/drift/ledger", query)
 
     def lift_correction(self, profile_id: str) -> Correction:
         """Remove a correction. Raises NotFoundError."""

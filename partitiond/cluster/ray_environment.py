@@ -1,9 +1,9 @@
 """Finds the Python environment that has Ray, and makes one.
 
 The order is: the interpreter that the settings name; this one, if Ray is installed beside
-partitiond (`partitiond[cluster]`); the managed environment of `partitiond setup cluster install`.
-All hosts of a cluster need the same version of Ray and the same minor version of Python, so the
-managed environment has one pinned version.
+partitiond (`partitiond[cluster]`); the managed one (`partitiond setup engine install ray`). All
+hosts of a cluster need the same version of Ray and the same minor version of Python, so that one
+is pinned.
 """
 
 import contextlib
@@ -86,7 +86,7 @@ def find_ray(settings_python: Path | None, clusters_dir: Path) -> RayEnvironment
         return managed
     raise SettingsError(
         "there is no Ray on this host, which carries messages between hosts.",
-        hint="Run `partitiond setup cluster install`, or install partitiond[cluster].",
+        hint="Run `partitiond setup engine install ray`, or install partitiond[cluster].",
         facts={"clusters_dir": str(clusters_dir)},
     )
 

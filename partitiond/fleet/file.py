@@ -42,6 +42,7 @@ from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.request_options import check_sampling
 from partitiond.core.model.spec import (
     NAME_PATTERN,
     Autoscale,
@@ -249,6 +250,7 @@ def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | 
     architecture = None if entry.architecture is None else _architecture(entry.architecture)
     source, suggested = _source(entry, folder, architecture)
     engine = _part("engine", lambda: EngineOptions(**_engine(entry.engine)))
+    check_sampling(entry.request_defaults)
     spec = ModelSpec(
         name=entry.name or suggested,
         source=source,

@@ -34,7 +34,7 @@ def check_schema(data: Any) -> Any:
         f"{OLDEST_SCHEMA} to {SCHEMA_VERSION}.",
         hint="A newer partitiond wrote it: update this one."
         if newer
-        else "Give a file that `partitiond profile export` wrote.",
+        else "Give a file that `partitiond profile show --json` wrote.",
         facts={"schema_version": version, "newest": SCHEMA_VERSION},
     )
 
@@ -108,6 +108,8 @@ def profile_from_json(text: str | bytes) -> Profile:
         raise ProfileError("not a profile: nested too deeply.", hint=_EXPORTED) from error
     except ValueError as error:
         raise ProfileError(f"not JSON: {error}.", hint=_EXPORTED) from error
+    if isinstance(data, dict):
+        data.pop("stale", None)  # what `profile show --json` says beside the profile
     try:
         return check_sound(in_present_schema(serde.from_jsonable(Profile, check_schema(data))))
     except ProfileError:
@@ -122,7 +124,7 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number in JSON")
 
 
-_EXPORTED = "Give a file that `partitiond profile export` wrote."
+_EXPORTED = "Give a file that `partitiond profile show --json` wrote."
 
 
 def read_profile(path: Path) -> Profile:

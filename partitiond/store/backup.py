@@ -234,9 +234,12 @@ def restore(settings: Settings, file: Path, *, settings_file: Path | None = None
         tempfile.TemporaryDirectory(prefix=".restore-", dir=settings.state_dir) as made,
     ):
         folder = Path(made)
-        notes, migrates = check_backup(file, folder)
-        if settings_file is not None:
-            _check_settings(notes, folder, file)
+        notes, migrates = check_backup(file, folder, settings=settings_file is not None)
+        if settings_file is not None and not notes.settings_file:
+            raise NotFoundError(
+                f"{file} holds no settings file: none was in use when it was made.",
+                hint="Leave out --with-settings.",
+            )
         owner = settings.state_dir.stat()
         settings_kept, head = None, _is_head(folder / STORE)
         if settings_file is not None:
@@ -254,11 +257,22 @@ def _is_head(store: Path) -> bool:
         return connection.execute("SELECT 1 FROM mark WHERE kind = 'head'").fetchone() is not None
 
 
-def check_backup(file: Path, folder: Path) -> tuple[BackupNotes, bool]:
-    """Unpack a backup into a folder and check it; return whether its store would be migrated."""
+def check_backup(file: Path, folder: Path, *, settings: bool) -> tuple[BackupNotes, bool]:
+    """Unpack a backup into a folder and check it; return whether its store would be migrated.
+
+    Args:
+        settings: whether to check its settings file as well, if it has one.
+
+    Raises:
+        SettingsError: its settings file is not valid here.
+    """
     store = folder / STORE
     _unpack(file, store)
     notes = _take_notes(store)
+    if settings and notes.settings_file:
+        (folder / CONFIG).write_text(notes.config, encoding="utf-8")
+        (folder / CONFIG).chmod(0o600)
+        load_settings(folder / CONFIG)
     return notes, pending(store, notes.schema)
 
 
@@ -288,18 +302,6 @@ def _unpack(file: Path, store: Path) -> None:
             hint="Give a file that `partitiond setup backup` wrote. Of an archive (.tar.gz) of an "
             "earlier version, restore the store.sqlite3 in it.",
         )
-
-
-def _check_settings(notes: BackupNotes, folder: Path, file: Path) -> None:
-    """Put the backup's settings file into the folder, and check it."""
-    if not notes.settings_file:
-        raise NotFoundError(
-            f"{file} holds no settings file: none was in use when it was made.",
-            hint="Leave out --with-settings.",
-        )
-    (folder / CONFIG).write_text(notes.config, encoding="utf-8")
-    (folder / CONFIG).chmod(0o600)
-    load_settings(folder / CONFIG)
 
 
 def _retire_log(store: Path) -> None:

@@ -65,18 +65,11 @@ class FakeDrift:
 
     def __init__(self) -> None:
         self.corrections = {CORRECTION.profile_id: CORRECTION}
-        self.asked: list[tuple[str | None, str | None, int]] = []
 
     def report(self) -> DriftReport:
         replica = ReplicaDrift("a-1", "a-1", "a", "cpu", "slower", ENTRY.sentence, 7, ENTRY)
         waits = Remeasure("profile-a", "a", "job-1", "waits for a quiet time")
         return DriftReport((replica,), tuple(self.corrections.values()), (waits,), 30)
-
-    def ledger(
-        self, model: str | None = None, replica_id: str | None = None, limit: int = 200
-    ) -> Sequence[LedgerEntry]:
-        self.asked.append((model, replica_id, limit))
-        return [ENTRY]
 
     def lift(self, profile_id: str) -> Correction:
         if profile_id not in self.corrections:
@@ -96,7 +89,7 @@ class FakeReleases:
     """Fakes `api.given.Releases`."""
 
     def history(self, model: str) -> Sequence[Release]:
-        if model != "a":
+        if model == "nobody":
             raise NotFoundError(f"there is no model {model}.", hint="`partitiond models list`.")
         return ROWS
 

@@ -236,6 +236,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"aliases": ["a b"]}, "alias"),
     ({"aliases": "a"}, "alias"),
     ({"request_defaults": {"model": "x"}}, "model"),
+    ({"request_defaults": {"temperature": 99}}, "from 0 to 2"),
     ({"request_defaults": {"a": "x" * 5000}}, "default parameters take 50"),
     ({"request_defaults": ["temperature"]}, "request_defaults"),
     ({"request_limits": {"max_output_tokens": -1}}, "max_output_tokens"),

@@ -16,8 +16,8 @@ def test_without_a_daemon_commands_say_how_to_start_one(cli: Cli) -> None:
         *("status", "plan", "apply", "events", "keys list", "keys create", "keys remove x"),
         *("keys show x", "keys update x --label y", "keys rotate x", "models list"),
         *("models add opt-125m", "models show x", "models remove x", "models update x --demand 2"),
-        *("profile opt-125m", "profile list", "profile show x", "profile export x"),
-        *("profile jobs list", "profile jobs show x", "profile jobs cancel x"),
+        *("profile opt-125m", "profile list", "profile show x"),
+        *("profile jobs", "profile jobs x", "profile jobs x --cancel"),
     ):
         cli(*words.split()).refused(5, "127.0.0.1:1", "partitiond serve")
     assert cli("down").code == 0, "stopping one that does not run is no error"
@@ -30,8 +30,6 @@ def test_what_makes_no_sense_is_refused(cli: Cli) -> None:
         ("--config none.toml setup config show", 2, ("none.toml",)),
         ("models add opt-125m --ttft 1", 2, ("--tpot",)),
         ("models update opt-125m", 2, ("nothing to change",)),
-        ("profile opt-125m --plot no/such/folder/plot.png", 2, ("no folder",)),
-        ("profile opt-125m --plot plot.pdf", 2, ("plot.pdf",)),
         ("profile opt-125m --memory much", 2, ("not a size", "6GiB")),
         ("profile opt-125m --memory 0", 2, ("above 0",)),
         ("--set proxy.port setup config show", 2, ("key=value",)),

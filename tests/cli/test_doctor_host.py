@@ -9,14 +9,13 @@ from partitiond.cli.doctor.driver import check_driver, check_gpus, check_nodes
 from partitiond.cli.doctor.facts import CgroupLimits, DeviceNode, HostFacts, host_facts
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding
 from partitiond.cli.doctor.mig import check_mig
-from partitiond.cli.doctor.mps import MpsFacts, OwnMps, check_mps
+from partitiond.cli.doctor.mps import MpsFacts, check_mps
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.health import HealthReadings, XidEvent
 from partitiond.core.hardware.kinds import ForeignProcess, MigInstance, SharingMode
 from partitiond.core.units import GIB, Bytes
 from partitiond.devices.fake import fake_gpus
 from partitiond.devices.mps import ForeignMps
-from partitiond.devices.partitions import Entry, EntryKind, EntryState
 
 DEVICE = replace(fake_gpus("a100-80gb")[0], id="GPU-1", driver="580.95.05")
 GPU = DeviceDetails(DEVICE, compute_mode="default", mig_mode="off", mig_pending="off",
@@ -30,7 +29,6 @@ HOST = HostFacts(
     kernel_driver="580.95.05",
     library_drivers=("580.95.05",),
     nodes=NODES,
-    memory_bytes=256 * GIB,
     shared_memory_bytes=64 * GIB,
     user="ops",
 )
@@ -78,10 +76,6 @@ def test_a_gpu_host_is_read_from_its_files(tmp_path: Path) -> None:
             "sys/fs/cgroup/system.slice/partitiond.service/memory.max": "max\n",
             "sys/fs/cgroup/system.slice/partitiond.service/pids.max": "512\n",
             "sys/fs/cgroup/system.slice/cpuset.cpus.effective": "0-3,8\n",
-            "sys/devices/system/node/node0/x": "",
-            "sys/devices/system/node/node1/x": "",
-            "proc/sys/kernel/numa_balancing": "1\n",
-            "proc/meminfo": "MemTotal: 1024 kB\nSwapTotal: 8 kB\nSwapFree: 2 kB\n",
             "dev/nvidiactl": "",
             "dev/nvidia0": "",
             "dev/nvidia-caps/nvidia-cap3": "",
@@ -95,8 +89,6 @@ def test_a_gpu_host_is_read_from_its_files(tmp_path: Path) -> None:
     assert found.programs == {"nv-fabricmanager"}
     assert found.units == {"nvidia-persistenced.service"}
     assert found.cgroup == CgroupLimits(16 * GIB, 512, 5)
-    assert (found.numa_nodes, found.numa_balancing) == (2, True)
-    assert (found.memory_bytes, found.swap_used_bytes) == (1024 * 1024, 6 * 1024)
     assert {node.path for node in found.nodes} == {
         "/dev/nvidiactl", "/dev/nvidia0", "/dev/nvidia-caps/nvidia-cap3"
     }  # fmt: skip
@@ -225,63 +217,41 @@ def with_instances(*, fixed: bool = False, uuid: str = "MIG-a") -> "DEVICE.__cla
 
 
 def mig(
-    gpu: DeviceDetails,
-    *journal: tuple[EntryKind, str, *tuple[str, ...]],
-    changes: str = "instances",
-    may_change: bool | None = True,
-    daemon_runs: bool = False,
+    gpu: DeviceDetails, *, changes: str = "instances", may_change: bool | None = True
 ) -> list[DoctorFinding]:
-    """What is found with these entries: kind, what, and who uses it."""
-    entries = [
-        Entry("GPU-1", kind, what, EntryState.DONE, tuple(users)) for kind, what, *users in journal
-    ]
-    return check_mig(
-        [gpu], entries, changes=changes, may_change=may_change, daemon_runs=daemon_runs
-    )
-
-
-OURS = (EntryKind.MIG_INSTANCE, "2g.20gb@4+2", "a-1")
-GONE = (EntryKind.MIG_INSTANCE, "1g.10gb@0+1", "a-1")
+    return check_mig([gpu], changes=changes, may_change=may_change)
 
 
 def test_mig_in_order() -> None:
-    assert bad(mig(GPU)) == bad(mig(ON, OURS)) == []
+    assert bad(mig(GPU)) == bad(mig(ON)) == []
     assert mig(replace(GPU, mig_mode=""), changes="never", may_change=None) == []
-    assert bad(mig(ON, OURS, may_change=False, changes="never")) == []
+    assert bad(mig(ON, may_change=False, changes="never")) == []
     assert bad(mig(GPU, may_change=False)) == []
-    assert bad(mig(ON, GONE, OURS, daemon_runs=True)) == [], "the daemon settles it"
 
 
 def test_what_is_wrong_with_mig_is_named_with_the_way_out() -> None:
-    """Instances of others are shown and never fixed."""
     pending = only(mig(replace(GPU, mig_pending="on")))
     assert pending.command == "sudo nvidia-smi --gpu-reset -i GPU-1"
-    assert "1g.10gb@0+1 of GPU-1" in only(mig(ON, GONE, OURS)).message
-    assert only(mig(ON, OURS[:2])).command == "partitiond serve"
-    assert "MIG mode of GPU-1" in only(mig(GPU, (EntryKind.MIG_MODE, "on", "a-1"))).message
-    others = only(mig(ON))
-    assert "nobody runs in 2g.20gb at slice 4" in others.message
-    assert others.command != "partitiond serve"
     assert "-cci" in only(mig(replace(ON, device=with_instances(uuid="")))).command
     empty = replace(with_instances(fixed=True), mig_instances=())
     assert only(mig(replace(ON, device=empty))).verdict is CheckVerdict.FAIL
-    assert "partitiond-mig.socket" in only(mig(ON, OURS, may_change=False)).command
+    assert "partitiond-mig.socket" in only(mig(ON, may_change=False)).command
 
 
 # -- MPS -----------------------------------------------------------------------------------------
 
 
-def mps(facts: MpsFacts, host: HostFacts = HOST, *, daemon_runs: bool = False) -> DoctorFinding:
-    return only(check_mps([GPU], facts, host, daemon_runs=daemon_runs))
+def mps(facts: MpsFacts, host: HostFacts = HOST) -> DoctorFinding:
+    return only(check_mps([GPU], facts, host))
 
 
 def test_what_is_wrong_with_mps_is_named_with_the_command() -> None:
-    assert bad(check_mps([GPU], MpsFacts(), HOST, daemon_runs=False)) == []
+    assert bad(check_mps([GPU], MpsFacts(), HOST)) == []
     missing = MpsFacts(unavailable="nvidia-cuda-mps-control is not installed. Install it.")
     assert mps(missing).command == "sudo apt-get install nvidia-compute-utils-580"
     assert "docker run" in mps(missing, replace(HOST, container="docker")).command
     path = "/run/partitiond-mps.sock"
-    unreached = mps(MpsFacts(no_launcher=path), daemon_runs=True)
+    unreached = mps(MpsFacts(no_launcher=path))
     assert path in unreached.message
     assert unreached.command == "sudo partitiond setup --gpu --engine-user --apply"
     variable = replace(HOST, environment=(("CUDA_MPS_PIPE_DIRECTORY", "/x"),))
@@ -293,24 +263,13 @@ def test_an_operators_daemon_is_explained() -> None:
         77, "nvidia-cuda-mps-control", 1000, Path("/tmp/nvidia-mps"), "", True,
         "Every program becomes its client. To be rid of it: echo quit | ...",
     )  # fmt: skip
-    found = mps(MpsFacts(foreign=(one,)), daemon_runs=True)
+    found = mps(MpsFacts(foreign=(one,)))
     assert "pid 77" in found.message
     assert "rid of it" not in found.message
     assert found.command == (
         "echo quit | sudo -u '#1000' env CUDA_MPS_PIPE_DIRECTORY=/tmp/nvidia-mps "
         "nvidia-cuda-mps-control"
     )
-
-
-def test_leftovers_of_mps_are_removed_only_where_nobody_uses_them() -> None:
-    def found(alive: bool, clients: int | None, daemon_runs: bool = False) -> list[DoctorFinding]:
-        own = (OwnMps(Path("/run/x/mps/aa"), "GPU-1", alive, clients),)
-        return bad(check_mps([GPU], MpsFacts(own=own), HOST, daemon_runs=daemon_runs))
-
-    (stale,) = found(False, None)
-    assert stale.command == "rm -r /run/x/mps/aa"
-    assert [one.command for n in (0, 2, None) for one in found(True, n)] == ["partitiond serve"] * 3
-    assert found(True, 0, daemon_runs=True) == []
 
 
 ON = replace(GPU, mig_mode="on", mig_pending="on", device=with_instances())

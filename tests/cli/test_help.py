@@ -60,7 +60,6 @@ def test_version(cli: Cli) -> None:
     nothing = cli()
     assert "Start:" in nothing.out + nothing.err, "no command shows the overview"
     assert __version__ in cli("--version").out
-    assert cli("version --json").json["partitiond"] == __version__
 
 
 def classes(kind: type[PartitiondError]) -> Iterator[type[PartitiondError]]:

@@ -1,4 +1,4 @@
-"""`partitiond host join|leave` and `partitiond head take-over` refuse what is not theirs, and say
+"""`partitiond host join|leave` and `partitiond host take-over` refuse what is not theirs, and say
 what to do."""
 
 import stat
@@ -25,15 +25,15 @@ def test_joining_leaving_and_taking_over_that_cannot_be_are_refused(cli: Cli, ho
     values = {"state_dir": str(state), "cluster.head": "gpu-head", "cluster.trust_engines": True}
     settings = load_settings(overrides=values).settings
     with StateLock.acquire(settings.lock_path):
-        cli("--state-dir", state, "head", "take-over").refused(4, "Stop that daemon first")
+        cli("--state-dir", state, "host", "take-over").refused(4, "Stop that daemon first")
     note_joined(settings)
-    obeys = cli("--state-dir", state, "head", "take-over")
+    obeys = cli("--state-dir", state, "host", "take-over")
     obeys.refused(Exit.CONFLICT, "obeys the head gpu-head:6380")
 
 
 def test_a_take_over_raises_the_epoch_each_time(cli: Cli, tmp_path: Path) -> None:
     state = ("--state-dir", str(tmp_path / "state"))
-    first, second = (cli(*state, "head", "take-over", "--json").json for _ in range(2))
+    first, second = (cli(*state, "host", "take-over", "--json").json for _ in range(2))
     assert (first["epoch"], second["epoch"]) == (1, 2)
     assert first["head"] != second["head"]
     store = open_store(tmp_path / "state" / "partitiond.sqlite3")
@@ -41,7 +41,7 @@ def test_a_take_over_raises_the_epoch_each_time(cli: Cli, tmp_path: Path) -> Non
     store.close()
     assert record is not None
     assert (record.id, record.epoch) == (second["head"], 2)
-    assert "epoch 3" in cli(*state, "head", "take-over").err
+    assert "epoch 3" in cli(*state, "host", "take-over").err
 
 
 @pytest.fixture

@@ -11,14 +11,10 @@ import pytest
 from partitiond.cli.doctor.facts import HostFacts
 from partitiond.cli.doctor.findings import CheckVerdict
 from partitiond.cli.doctor.gather import GatheredFacts, gpu_facts, judge
-from partitiond.devices.mps.record import MpsRecord, write
-from partitiond.engines.process.journal import RunFolder
 from partitiond.platform.deadline_calls import DeadlineCalls
-from partitiond.platform.process_identity import ProcessId
 from partitiond.settings.schema import Settings, load_settings
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.cli.conftest import Cli
-from tests.engine_fixtures import simulated_launch
 
 
 def made(home: Path, monkeypatch: pytest.MonkeyPatch, *gpus: GpuDescription) -> SimulatedHost:
@@ -76,17 +72,3 @@ def test_nvml_that_hangs_is_said(host: SimulatedHost) -> None:
         driver = judge(GatheredFacts(HostFacts(), facts), settings(), daemon_runs=False)[0]
         assert (driver.check, driver.verdict) == ("gpu driver", CheckVerdict.FAIL)
         assert "silent for 0.1 s" in driver.message
-
-
-def test_leftovers_are_shown_and_left_to_the_daemon(
-    cli: Cli, host: SimulatedHost, home: Path
-) -> None:
-    stale = home / "run" / "mps" / "aabbccdd"
-    (stale / "pipe").mkdir(parents=True)
-    write(stale, MpsRecord("GPU-aabbccdd", ProcessId(2**22 - 1, 1, "another boot")))
-    dead = RunFolder.of(home / "run", "a-1")
-    dead.prepare(simulated_launch("a-1"), {})
-    found = findings(cli)
-    assert [one["command"] for one in found["mps"]] == [f"rm -r {stale}"]
-    assert found["engines"][0]["command"] == "partitiond serve"
-    assert dead.path.exists()

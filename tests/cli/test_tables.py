@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from partitiond.cli import output
 from partitiond.cli import tables as render
 from partitiond.cli.columns import fields
 from partitiond.cli.devices.tables import devices_table
@@ -196,3 +197,16 @@ def test_tables_of_a_page_are_whole_and_in_their_order(count: int) -> None:
     assert text_of(render.replicas_table(replicas, 12)) == text_of(render.replicas_table(replicas))
     devices = [gpu(f"gpu-{n}") for n in range(count)]
     assert text_of(devices_table(devices)) == text_of(devices_table(devices, whole=True))
+
+
+def test_a_pipe_has_no_width_so_a_record_stays_whole_on_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    event = Event(7, "2030-01-01T00:00:00Z", "device-cordoned", "GPU-1", "word " * 60)
+    output.out.__wrapped__().print(render.events_table([event]))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "device-cordoned" in line]
+    assert line.count("word") == 60
+    monkeypatch.setenv("COLUMNS", "80")
+    output.out.__wrapped__().print(render.events_table([event]))
+    assert widest(capsys.readouterr().out) <= 80

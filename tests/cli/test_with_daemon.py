@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.cli.doctor.checks import processes_of
-from partitiond.cli.doctor.leftovers import engine_folders
+from partitiond.run_folder import what_runs
 from tests.e2e.harness import Command, Fleet, clean_environment, command
 
 pytestmark = pytest.mark.full
@@ -71,7 +70,7 @@ def serving() -> Iterator[Partitiond]:
 def test_a_fleet_comes_up_and_stays_as_it_is_the_second_time(
     partitiond: Partitiond, tmp_path: Path
 ) -> None:
-    file, exported, plot = (tmp_path / name for name in ("f.toml", "profile.json", "p.svg"))
+    file, exported = (tmp_path / name for name in ("f.toml", "profile.json"))
     file.write_text(FLEET)
     up = ("up", "-f", file)
     assert partitiond.json(*up)["models"] == {"fleet-model": "registered"}
@@ -89,9 +88,8 @@ def test_a_fleet_comes_up_and_stays_as_it_is_the_second_time(
 
     profiles = partitiond.json("profile", "list", "--model", "fleet-model")
     (profile,) = [p["id"] for p in profiles if p["kind"] == "measured"]
-    assert "tok/s" in partitiond("profile", "show", profile, "--plot", plot).stdout
-    assert plot.read_text().lstrip().startswith("<?xml")
-    partitiond("profile", "export", profile, "-o", exported)
+    assert "tok/s" in partitiond("profile", "show", profile).stdout
+    exported.write_text(partitiond("profile", "show", profile, "--json").stdout)
     (kept,) = partitiond.json("profile", "import", exported)
     assert kept["id"] == profile
     assert "serving" in partitiond("status").stdout
@@ -112,9 +110,9 @@ def test_profiling_registers_a_model_and_refuses_what_a_registered_one_contradic
     )
     assert (profile["kind"], profile["provenance"]["weights"]) == ("measured", "dummy")
     assert partitiond.json("models", "show", "smollm2-135m")["profile_kind"] == "measured"
-    job = partitiond.json("profile", "jobs", "list")[0]
+    job = partitiond.json("profile", "jobs")[0]
     assert job["state"] == "succeeded"
-    assert partitiond.json("profile", "jobs", "show", job["id"])["result"] == profile["id"]
+    assert partitiond.json("profile", "jobs", job["id"])["result"] == profile["id"]
     given = ("--prompt-tokens", "32", "--weights", "dummy", "--engine-kind", "vllm")
     said = partitiond("profile", "smollm2-135m", *given, code=4).stderr
     assert "--engine-kind vllm (registered: simulated)" in said
@@ -157,7 +155,7 @@ def test_down_leaves_nothing(partitiond: Partitiond) -> None:
     assert partitiond.json("down") == {"stopped": True, "engines_kept": False}
     assert partitiond.process is not None
     assert partitiond.process.wait(60) == 0
-    assert processes_of(partitiond.run_dir) == []
-    assert engine_folders(partitiond.run_dir) == ()
+    state_dir = str(partitiond.settings.state_dir)
+    assert what_runs(partitiond.run_dir, state_dir) == []
     assert "alembic" not in partitiond.log.read_text()
     assert partitiond.json("down") == {"stopped": False, "engines_kept": False}

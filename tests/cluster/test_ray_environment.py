@@ -63,7 +63,7 @@ def test_without_ray_it_is_said_how_to_get_it(tmp_path: Path) -> None:
         pytest.skip("Ray is beside partitiond here")
     with pytest.raises(SettingsError) as refused:
         find_ray(None, tmp_path)
-    assert "setup cluster install" in refused.value.hint
+    assert "setup engine install ray" in refused.value.hint
 
 
 def test_a_source_without_ray_leaves_nothing_that_counts(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_files_of_this_schema_and_of_schema_1_are_read(tmp_path: Path) -> None:
 def test_another_schema_is_refused_before_its_fields_are_looked_at() -> None:
     for version, says in (
         (SCHEMA_VERSION + 1, "A newer partitiond"),
-        *((v, "export") for v in (0, "2", None, True)),
+        *((v, "profile show") for v in (0, "2", None, True)),
     ):
         data = {"schema_version": version, "colour": "red"}
         with pytest.raises(ProfileError) as refused:

@@ -99,7 +99,7 @@ def test_settings_are_written_only_when_asked_for_and_all_can_be_read_without_re
 ) -> None:
     file = tmp_path / "b.gz"
     make_backup(loaded, file, created_at=WHEN)
-    notes, _ = check_backup(file, tmp_path)
+    notes, _ = check_backup(file, tmp_path, settings=True)
     assert json.loads(notes.settings)["planner.seed"]["value"] == 7
     assert b"admin-token" not in gzip.decompress(file.read_bytes())
     assert loaded.config_file is not None
@@ -216,7 +216,7 @@ def test_no_broken_byte_and_no_missing_end_goes_unnoticed(
     wrong = folder.with_suffix(".gz")
     wrong.write_bytes(broken)
     try:
-        check_backup(wrong, folder)
+        check_backup(wrong, folder, settings=True)
     except (InputError, StoreError):
         return
     kept = []

@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Response
 
 from partitiond.api.given import DriftControl
 from partitiond.api.replies import problems, reply
 from partitiond.core.drift.correction import Correction
-from partitiond.core.drift.detection import LedgerEntry
 from partitiond.core.views.drift import DriftReport
 from partitiond.serde import closed
 
@@ -26,24 +25,6 @@ async def get_drift(drift: DriftControl) -> Response:
     profile.
     """
     return reply(drift.report())
-
-
-@router.get(
-    "/ledger",
-    operation_id="listLedger",
-    summary="List windows of predicted and measured figures",
-    response_model=list[closed(LedgerEntry)],  # type: ignore[misc]
-)
-async def list_ledger(
-    drift: DriftControl,
-    model: Annotated[str | None, Query(max_length=200, description="Only of this model.")] = None,
-    replica_id: Annotated[
-        str | None, Query(max_length=200, description="Only of this replica.")
-    ] = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="At most so many.")] = 200,
-) -> Response:
-    """Full windows, newest first; the last 200 of each replica are kept."""
-    return reply(list(drift.ledger(model, replica_id, limit)))
 
 
 @router.delete(

@@ -6,7 +6,6 @@ everything. Each finding says what to do.
 
 import asyncio
 import collections
-import os
 import shutil
 import sys
 import tempfile
@@ -19,28 +18,24 @@ import psutil
 
 from partitiond.cli.devices.commands import host_devices
 from partitiond.cli.doctor.cluster import examine_cluster
-from partitiond.cli.doctor.endpoints import bind_problem, examine_endpoints
 from partitiond.cli.doctor.engine_user import check_engine_user, engine_user_facts
 from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
 from partitiond.cli.doctor.gather import gather, judge
 from partitiond.cli.doctor.limits import check_open_files, file_limits
 from partitiond.cli.doctor.native import examine_native
+from partitiond.cli.doctor.ports import check_port, control_facts, endpoint_facts
 from partitiond.cli.doctor.tls import check_tls
 from partitiond.cli.setup.engine import chosen_variant, find_engine
 from partitiond.cli.setup.host import SetupHost
 from partitiond.core.errors import EngineUnavailableError, PartitiondError
-from partitiond.core.units import GIB, MIB, format_bytes
+from partitiond.core.units import GIB, format_bytes
 from partitiond.devices.bandwidth import fast_dtype
 from partitiond.devices.telemetry import HostTelemetry
-from partitiond.engines.process.signals import REPLICA_DIR_VARIABLE
 from partitiond.engines.vllm.capabilities import capabilities_of
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
 
-MIN_SHARED_MEMORY_BYTES: Final = 256 * MIB
-"""vLLM's processes exchange batches through /dev/shm; containers often give 64 MiB."""
-SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - looked at, nothing is put there
 MIN_MEMORY_BYTES: Final = 5 * GIB
 """One CPU engine of the smallest catalog model takes about 4.6 GB."""
 
@@ -97,53 +92,6 @@ def check_writable(name: str, path: Path) -> DoctorFinding:
     return ok(name, f"{path} ({format_bytes(free)} free)")
 
 
-def check_port(
-    name: str, host: str, port: int, *, daemon_runs: bool, processes: Sequence[str] = ()
-) -> DoctorFinding:
-    """Check that the port is free, or taken by the daemon of this state folder.
-
-    Args:
-        name: the table of the port's settings.
-        host, port: the address.
-        daemon_runs: whether a daemon holds the state folder.
-        processes: what runs of this state folder without a daemon, as "name (pid 1)".
-    """
-    if port == 0:
-        return ok(name, "a free one is taken")
-    problem = bind_problem(host, port)
-    if not problem:
-        return ok(name, f"{host}:{port} is free")
-    if daemon_runs:
-        return ok(name, f"{host}:{port}, taken by the running daemon")
-    if processes:
-        return warn(
-            name,
-            f"{host}:{port} is taken, and these run without their daemon: {', '.join(processes)}",
-            "`partitiond serve` adopts them, `partitiond down` then stops them",
-            "partitiond serve",
-        )
-    return fail(
-        name,
-        f"{host}:{port}: {problem}",
-        f"stop what uses it, or choose another: --set {name}.port=PORT",
-    )
-
-
-def check_shared_memory(settings: "Settings", folder: Path = SHARED_MEMORY) -> DoctorFinding:
-    """Check the room in /dev/shm."""
-    del settings
-    if not folder.is_dir():
-        return fail("shared memory", f"there is no {folder}", "mount a tmpfs there")
-    free = shutil.disk_usage(folder).free
-    if free < MIN_SHARED_MEMORY_BYTES:
-        return warn(
-            "shared memory",
-            f"{folder} has {format_bytes(free)} free",
-            "give it more: --shm-size=1g for a container, or remount it larger",
-        )
-    return ok("shared memory", f"{folder} has {format_bytes(free)} free")
-
-
 def check_memory(settings: "Settings") -> DoctorFinding:
     """Check the host memory that an engine may take."""
     free = psutil.virtual_memory().available
@@ -197,25 +145,6 @@ def check_telemetry(settings: "Settings") -> DoctorFinding:
     return ok("telemetry", "; ".join(asyncio.run(ask())) or "no devices")
 
 
-def processes_of(run_dir: Path) -> list[tuple[int, str]]:
-    """Return other processes with a path below `run_dir` in argv, or as their replica's folder."""
-    marker = f"{run_dir}{os.sep}"
-    # Parent processes may have the folder on their command line, too.
-    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found = []
-    for process in psutil.process_iter():
-        if process.pid in ours:
-            continue
-        try:
-            folder = process.environ().get(REPLICA_DIR_VARIABLE, "")
-            words = [*process.cmdline(), folder]
-        except psutil.Error:  # gone meanwhile, or another user's
-            continue
-        if any(marker in word or word == str(run_dir) for word in words):
-            found.append((process.pid, process.name()))
-    return found
-
-
 def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFinding]:
     """Run all checks, in the order in which a newcomer meets the parts."""
     checks: list[Callable[[], DoctorFinding]] = [
@@ -226,7 +155,6 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
         lambda: check_devices(settings),
         lambda: check_telemetry(settings),
         lambda: check_memory(settings),
-        lambda: check_shared_memory(settings),
         lambda: check_open_files(
             file_limits(),
             max_connections=settings.proxy.max_connections,
@@ -235,16 +163,8 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
         lambda: check_writable("state_dir", settings.state_dir),
         lambda: check_writable("run_dir", settings.run_dir),
         lambda: check_writable("cache_dir", settings.cache_dir),
-        lambda: check_port(
-            "control", settings.control.host, settings.control.port, daemon_runs=daemon_runs
-        ),
-        lambda: check_port(
-            "proxy",
-            settings.proxy.host,
-            settings.proxy.port,
-            daemon_runs=daemon_runs,
-            processes=[f"{name} (pid {pid})" for pid, name in processes_of(settings.run_dir)],
-        ),
+        lambda: check_port(control_facts(settings, daemon_runs=daemon_runs)),
+        lambda: check_port(endpoint_facts(settings, daemon_runs=daemon_runs)),
     ]
     found = [check() for check in checks]
     return [
@@ -255,8 +175,7 @@ def examine(settings: "Settings", *, daemon_runs: bool) -> Sequence[DoctorFindin
                 traces=settings.tracing.endpoint is not None,
             )
         ),
-        *examine_cluster(settings, SetupHost()),
-        *examine_endpoints(settings, SetupHost(), daemon_runs=daemon_runs),
+        *examine_cluster(settings, SetupHost(), daemon_runs=daemon_runs),
         *check_tls(settings.proxy.tls_certificate, settings.proxy.tls_key, datetime.now(UTC)),
         *judge(gather(settings), settings, daemon_runs=daemon_runs),
     ]

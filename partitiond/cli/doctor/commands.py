@@ -11,7 +11,7 @@ from partitiond.cli.doctor import checks
 from partitiond.cli.doctor.findings import CheckVerdict, DoctorFinding, fail, ok
 from partitiond.cli.exits import Exit
 from partitiond.cli.options import JsonOption, settings_of
-from partitiond.cli.output import emit
+from partitiond.cli.output import PIPE_WIDTH, emit, out
 from partitiond.cli.tables import state_text
 from partitiond.core.errors import SettingsError
 
@@ -42,11 +42,12 @@ def _findings(ctx: typer.Context) -> Sequence[DoctorFinding]:
 
 def _table(findings: Sequence[DoctorFinding]) -> RenderableType:
     table = new_table("check", "", "found")
+    new_line = " " if out().width == PIPE_WIDTH else "\n"
     for finding in findings:
         text = finding.message
         if finding.advice:
-            text += f"\n-> {finding.advice}"
+            text += f"{new_line}-> {finding.advice}"
         if finding.command:
-            text += f"\n   $ {finding.command}"
+            text += f"{new_line}   $ {finding.command}"
         table.add_row(finding.check, state_text(finding.verdict.value), text)
     return table

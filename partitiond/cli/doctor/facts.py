@@ -77,9 +77,6 @@ class HostFacts:
         programs: names of running programs, of those that matter.
         units: installed systemd units, of those that matter.
         cgroup: limits of this process's cgroup.
-        numa_nodes: number of memory nodes.
-        numa_balancing: whether the kernel moves pages between memory nodes.
-        memory_bytes, swap_bytes, swap_used_bytes: of the host.
         overcommit: vm.overcommit_memory; None if it cannot be read.
         shared_memory_bytes: size of /dev/shm; None if there is none.
         environment: variables of this process that CUDA or MPS read.
@@ -96,11 +93,6 @@ class HostFacts:
     programs: frozenset[str] = frozenset()
     units: frozenset[str] = frozenset()
     cgroup: CgroupLimits = CgroupLimits()
-    numa_nodes: int = 1
-    numa_balancing: bool = False
-    memory_bytes: int = 0
-    swap_bytes: int = 0
-    swap_used_bytes: int = 0
     overcommit: int | None = None
     shared_memory_bytes: int | None = None
     environment: tuple[tuple[str, str], ...] = ()
@@ -130,7 +122,6 @@ def host_facts(root: Path, environment: Mapping[str, str], user: str = "") -> Ho
         environment: variables of this process.
         user: name of this process's user.
     """
-    meminfo = _meminfo(root)
     gpus, switches = _pci(root)
     return HostFacts(
         pci_gpus=gpus,
@@ -143,11 +134,6 @@ def host_facts(root: Path, environment: Mapping[str, str], user: str = "") -> Ho
         programs=frozenset(_programs(root)),
         units=frozenset(u for u in _UNITS for d in _UNIT_DIRS if (root / d / u).exists()),
         cgroup=_cgroup(root),
-        numa_nodes=max(1, len(list((root / "sys/devices/system/node").glob("node[0-9]*")))),
-        numa_balancing=_text(root / "proc/sys/kernel/numa_balancing") not in {"", "0"},
-        memory_bytes=meminfo.get("MemTotal", 0),
-        swap_bytes=meminfo.get("SwapTotal", 0),
-        swap_used_bytes=meminfo.get("SwapTotal", 0) - meminfo.get("SwapFree", 0),
         overcommit=_number(_text(root / "proc/sys/vm/overcommit_memory")),
         shared_memory_bytes=_shared_memory(root),
         environment=tuple(
@@ -236,16 +222,6 @@ def _programs(root: Path) -> Iterator[str]:
         name = _PROGRAMS.get(_text(path))
         if name is not None:
             yield name
-
-
-def _meminfo(root: Path) -> dict[str, int]:
-    found = {}
-    for line in _lines(root / "proc/meminfo"):
-        name, _, rest = line.partition(":")
-        number = _number(rest.strip().removesuffix(" kB").strip())
-        if number is not None:
-            found[name] = number * 1024
-    return found
 
 
 def _shared_memory(root: Path) -> int | None:

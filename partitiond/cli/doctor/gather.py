@@ -1,10 +1,9 @@
-"""Gathers facts on GPUs for `partitiond doctor`: from NVML, the run folder and the journal."""
+"""Gathers facts on GPUs for `partitiond doctor`: from NVML, the host and the run folder."""
 
-import asyncio
 import dataclasses
 import getpass
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,30 +13,25 @@ from partitiond.cli.devices.commands import own_pids
 from partitiond.cli.doctor.driver import check_driver, check_gpus, check_nodes
 from partitiond.cli.doctor.engine_user import engine_socket
 from partitiond.cli.doctor.facts import HostFacts, host_facts
-from partitiond.cli.doctor.findings import DoctorFinding, fail
-from partitiond.cli.doctor.leftovers import EngineFolder, check_engines, engine_folders
-from partitiond.cli.doctor.limits import Ulimits, check_limits, ulimits
+from partitiond.cli.doctor.findings import DoctorFinding, fail, ok, warn
+from partitiond.cli.doctor.limits import check_limits
 from partitiond.cli.doctor.mig import check_mig
-from partitiond.cli.doctor.mps import MpsFacts, OwnMps, check_mps
+from partitiond.cli.doctor.mps import MpsFacts, check_mps
 from partitiond.cli.setup.host import SetupHost
-from partitiond.core.errors import InputError, PartitiondError, SilentError
+from partitiond.core.errors import PartitiondError, SilentError
 from partitiond.core.hardware.details import DeviceDetails
 from partitiond.core.hardware.kinds import DeviceKind
 from partitiond.devices.gpus.discovery import DRIVER
 from partitiond.devices.gpus.mig import may_change_instances
 from partitiond.devices.host import HostDevices
-from partitiond.devices.mps import MpsControl
-from partitiond.devices.mps.record import RECORD, read
 from partitiond.devices.nvml import gpu as handle_of
 from partitiond.devices.nvml.session import session
-from partitiond.devices.partitions.journal import Entry, read_entries
 from partitiond.engines.process.engine_user import mps_launcher
 from partitiond.platform.deadline_calls import DeadlineCalls
+from partitiond.run_folder import what_runs
 
 if TYPE_CHECKING:
     from partitiond.settings.schema import Settings
-
-JOURNAL = "devices.json"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,16 +54,13 @@ class GatheredFacts:
     """Everything that the GPU part of the doctor looks at.
 
     Attributes:
-        journal: entries of state_dir/devices.json; `journal_problem` says why it cannot be read.
+        running: names of our engines, MPS daemons and endpoint that live.
     """
 
     host: HostFacts
     gpu: GpuFacts
     mps: MpsFacts = dataclasses.field(default_factory=MpsFacts)
-    journal: tuple[Entry, ...] = ()
-    journal_problem: str = ""
-    engines: tuple[EngineFolder, ...] = ()
-    limits: Ulimits = dataclasses.field(default_factory=Ulimits)
+    running: tuple[str, ...] = ()
     cores: int = 1
     may_change_mig: bool | None = None
 
@@ -96,15 +87,11 @@ def gather(
             container="",
         )
     gpu = gpu_facts(settings)
-    journal, problem = _journal(settings)
     return GatheredFacts(
         host=host,
         gpu=gpu,
         mps=mps_facts(settings),
-        journal=journal,
-        journal_problem=problem,
-        engines=engine_folders(settings.run_dir),
-        limits=ulimits(),
+        running=tuple(what_runs(settings.run_dir, str(settings.state_dir))),
         cores=len(os.sched_getaffinity(0)),
         may_change_mig=_may_change_mig(settings, gpu),
     )
@@ -127,23 +114,26 @@ def judge(facts: GatheredFacts, settings: "Settings", *, daemon_runs: bool) -> l
         )
     found += check_nodes(facts.host, gpus)
     found += check_gpus(facts.host, gpus)
-    found += check_mig(
-        gpus,
-        facts.journal,
-        changes=settings.gpu.mig_changes,
-        may_change=facts.may_change_mig,
-        daemon_runs=daemon_runs,
-    )
-    if facts.journal_problem:
-        found.append(
-            fail("device journal", facts.journal_problem,
-                 "the daemon puts a damaged journal aside and begins anew", "partitiond serve")
-        )  # fmt: skip
-    found += check_mps(gpus, facts.mps, facts.host, daemon_runs=daemon_runs)
-    found += check_engines(facts.engines, settings.run_dir, daemon_runs=daemon_runs)
+    found += check_mig(gpus, changes=settings.gpu.mig_changes, may_change=facts.may_change_mig)
+    found += check_mps(gpus, facts.mps, facts.host)
+    found.append(check_running(facts.running, daemon_runs=daemon_runs))
     # Engines on simulated GPUs take almost nothing of this machine.
     real = 0 if settings.gpu.simulated_host is not None else len(gpus)
-    return [*found, *check_limits(facts.host, facts.limits, gpus=real, cores=facts.cores)]
+    return [*found, *check_limits(facts.host, gpus=real, cores=facts.cores)]
+
+
+def check_running(running: Sequence[str], *, daemon_runs: bool) -> DoctorFinding:
+    """Find what runs without its daemon. What else a run left, the next daemon clears. Pure."""
+    if daemon_runs or not running:
+        return ok("engines", f"{len(running)} processes run, and the daemon looks after them"
+                  if daemon_runs else "none runs without the daemon")  # fmt: skip
+    names = ", ".join(running[:4]) + (f" and {len(running) - 4} more" if len(running) > 4 else "")
+    return warn(
+        "engines",
+        f"{len(running)} run without a daemon: {names}",
+        "`partitiond serve` adopts them, `partitiond down` then stops them",
+        "partitiond serve",
+    )
 
 
 # -- each source -----------------------------------------------------------------------------
@@ -194,45 +184,18 @@ def gpu_facts(settings: "Settings", looks: DeadlineCalls | None = None) -> GpuFa
 
 
 def mps_facts(settings: "Settings") -> MpsFacts:
-    """Read the MPS daemons, ours and others', and whether the control program can be used."""
+    """Read the MPS daemons of others, and whether the control program can be used."""
     from partitiond.gpu_host import mps_control
 
     control = mps_control(settings)
-    alive = {daemon.folder for daemon in control.running()}
-    folders = [p for p in sorted((settings.run_dir / "mps").glob("*")) if p.is_dir()]
-    own = []
-    for folder in folders:
-        known = read(folder)
-        # A finished daemon leaves only its logs, on purpose.
-        if known is None and not (folder / RECORD).exists() and not (folder / "pipe").exists():
-            continue
-        uuid = known.uuid if known is not None else ""
-        clients = _clients(control, uuid) if folder in alive else None
-        own.append(OwnMps(folder, uuid, folder in alive, clients))
     simulated = settings.gpu.simulated_host is not None
     engines = engine_socket(settings.engine.launcher, SetupHost())
     launcher = engines and mps_launcher(engines)
     return MpsFacts(
         control.unavailable(),
-        tuple(own),
         () if simulated else control.foreign(),
         "" if launcher is None or launcher.is_socket() else str(launcher),
     )
-
-
-def _clients(control: object, uuid: str) -> int | None:
-    assert isinstance(control, MpsControl)
-    try:
-        return len(asyncio.run(control.daemon(uuid).clients()))
-    except PartitiondError:
-        return None  # it does not answer: its clients are unknown, so it is not ended
-
-
-def _journal(settings: "Settings") -> tuple[tuple[Entry, ...], str]:
-    try:
-        return read_entries(settings.state_dir / JOURNAL), ""
-    except (InputError, OSError) as error:
-        return (), f"{settings.state_dir / JOURNAL} cannot be read: {error}"
 
 
 def _may_change_mig(settings: "Settings", gpu: GpuFacts) -> bool | None:

@@ -22,29 +22,9 @@ SHARED_BYTES_PER_GPU: Final = 256 * MIB
 SHARED_MEMORY: Final = "/dev/shm"  # noqa: S108 - named, nothing is put there
 CORES_PER_GPU: Final = 2
 """One for an engine's loop, one for the front-end and the kernel; each replica needs its own."""
-LEAST_LOCKED_BYTES: Final = 64 * MIB
-"""Distributions usually allow 8 MiB. CUDA can pin more than the limit; other libraries cannot."""
 MIN_OPEN_FILES: Final = 4096
 """Each engine takes some dozens of files, and so do the daemon's databases and logs."""
 FILE_MAX: Final = Path("/proc/sys/fs/file-max")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Ulimits:
-    """Soft limits of this process; None for no limit."""
-
-    processes: int | None = None
-    locked_bytes: int | None = None
-
-
-def ulimits() -> Ulimits:
-    """Read the soft limits of this process."""
-
-    def soft(which: int) -> int | None:
-        value = resource.getrlimit(which)[0]
-        return None if value == resource.RLIM_INFINITY else value
-
-    return Ulimits(soft(resource.RLIMIT_NPROC), soft(resource.RLIMIT_MEMLOCK))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,18 +86,17 @@ def check_open_files(limits: FileLimits, *, max_connections: int, workers: int) 
     return ok("open files", f"limit {'none' if soft is None else soft}, {needed} needed")
 
 
-def check_limits(host: HostFacts, limits: Ulimits, *, gpus: int, cores: int) -> list[DoctorFinding]:
-    """Check everything that bounds engines from outside.
+def check_limits(host: HostFacts, *, gpus: int, cores: int) -> list[DoctorFinding]:
+    """Check what bounds engines from outside.
 
     Args:
         host: facts of the host.
-        limits: limits of this process, which engines inherit.
         gpus: number of GPUs that engines may use; with 0, limits of GPU hosts are left out.
         cores: number of cores that this process may use.
     """
-    found = [*_cgroup(host, gpus), *_ulimits(limits, gpus), *_swap(host)]
+    found = [*_cgroup(host, gpus), *_overcommit(host), *_shared_memory(host, max(1, gpus))]
     if gpus:
-        found += [*_cores(host, gpus, cores), *_numa(host), *_shared_memory(host, gpus)]
+        found += _cores(host, gpus, cores)
     return found or [ok("limits", f"{cores} cores; no limit in the way")]
 
 
@@ -161,55 +140,18 @@ def _program(host: HostFacts) -> str:
     return host.container if host.container in {"docker", "podman"} else "docker"
 
 
-def _ulimits(limits: Ulimits, gpus: int) -> list[DoctorFinding]:
-    found = []
-    least = THREADS_PER_ENGINE * 4 * max(1, gpus)
-    if limits.processes is not None and limits.processes < least:
-        found.append(
-            warn(
-                "processes",
-                f"limit of processes and threads {limits.processes}; an engine has up to "
-                f"{THREADS_PER_ENGINE} threads",
-                "raise it here, or by LimitNPROC= in the systemd unit",
-                "ulimit -u unlimited",
-            )
+def _overcommit(host: HostFacts) -> list[DoctorFinding]:
+    if host.overcommit != 2:
+        return []
+    return [
+        warn(
+            "overcommit",
+            "vm.overcommit_memory is 2: CUDA reserves far more addresses than memory, and "
+            "engines then fail to start",
+            "let addresses be reserved",
+            "sudo sysctl -w vm.overcommit_memory=0",
         )
-    if gpus and limits.locked_bytes is not None and limits.locked_bytes < LEAST_LOCKED_BYTES:
-        found.append(
-            warn(
-                "locked memory",
-                f"limit {format_bytes(limits.locked_bytes)}: what libraries pin beside CUDA may "
-                "fail",
-                "raise it here, or by LimitMEMLOCK=infinity in the systemd unit",
-                "ulimit -l unlimited",
-            )
-        )
-    return found
-
-
-def _swap(host: HostFacts) -> list[DoctorFinding]:
-    found = []
-    if host.swap_used_bytes > max(GIB, host.swap_bytes // 4):
-        found.append(
-            warn(
-                "swap",
-                f"{format_bytes(host.swap_used_bytes)} are swapped out: an engine that is would "
-                "answer in seconds instead of milliseconds",
-                "free memory, and keep the kernel from swapping engines",
-                "sudo sysctl -w vm.swappiness=1",
-            )
-        )
-    if host.overcommit == 2:
-        found.append(
-            warn(
-                "overcommit",
-                "vm.overcommit_memory is 2: CUDA reserves far more addresses than memory, and "
-                "engines then fail to start",
-                "let addresses be reserved",
-                "sudo sysctl -w vm.overcommit_memory=0",
-            )
-        )
-    return found
+    ]
 
 
 def _cores(host: HostFacts, gpus: int, cores: int) -> list[DoctorFinding]:
@@ -227,20 +169,6 @@ def _cores(host: HostFacts, gpus: int, cores: int) -> list[DoctorFinding]:
     ]
 
 
-def _numa(host: HostFacts) -> list[DoctorFinding]:
-    if host.numa_nodes < 2 or not host.numa_balancing:
-        return []
-    return [
-        warn(
-            "numa",
-            f"automatic NUMA balancing is on over {host.numa_nodes} nodes: engines are pinned near "
-            "their GPU, and it moves their pages all the same, which shows as latency",
-            "switch it off",
-            "sudo sysctl -w kernel.numa_balancing=0",
-        )
-    ]
-
-
 def _shared_memory(host: HostFacts, gpus: int) -> list[DoctorFinding]:
     needed = SHARED_BYTES_PER_GPU * gpus
     size = host.shared_memory_bytes
@@ -253,8 +181,7 @@ def _shared_memory(host: HostFacts, gpus: int) -> list[DoctorFinding]:
     return [
         warn(
             "shared memory size",
-            f"{SHARED_MEMORY} has {format_bytes(size)}; engines on {gpus} GPUs take up to "
-            f"{format_bytes(needed)}",
+            f"{SHARED_MEMORY} has {format_bytes(size)}; engines take up to {format_bytes(needed)}",
             "make it larger",
             f"{_program(host)} run --shm-size={gib}g ..."
             if host.container

@@ -1,8 +1,7 @@
-"""Checks the MPS control program, daemons of others, and leftovers of our daemons. Pure."""
+"""Checks the MPS control program, and MPS daemons of others. Pure."""
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from partitiond.cli.doctor.facts import HostFacts
 from partitiond.cli.doctor.findings import DoctorFinding, ok, warn
@@ -16,52 +15,28 @@ BIN = "/usr/bin/nvidia-cuda-mps"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class OwnMps:
-    """One MPS folder of ours.
-
-    Attributes:
-        uuid: UUID of its GPU; empty if the folder's record cannot be read.
-        alive: whether its control daemon runs.
-        clients: number of the control daemon's clients; None if it does not say.
-    """
-
-    folder: Path
-    uuid: str
-    alive: bool
-    clients: int | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class MpsFacts:
     """MPS on this host.
 
     Attributes:
         unavailable: why the control program cannot be used; empty if it can.
-        own: MPS folders below our run folder.
         foreign: control daemons and servers of others.
         no_launcher: socket at which programs under MPS would be started as the engines' user, if
             nothing listens there; empty if engines have no user of their own.
     """
 
     unavailable: str = ""
-    own: tuple[OwnMps, ...] = ()
     foreign: tuple[ForeignMps, ...] = ()
     no_launcher: str = ""
 
 
-def check_mps(
-    gpus: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts, *, daemon_runs: bool
-) -> list[DoctorFinding]:
+def check_mps(gpus: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts) -> list[DoctorFinding]:
     """Find what keeps shares under MPS from working, and what is in the way."""
     able = [gpu for gpu in gpus if SharingMode.MPS in gpu.device.modes]
-    if not able and not mps.own and not mps.foreign:
+    if not able and not mps.foreign:
         return []
     found = [*_program(able, mps, host), *_user(mps), *_others(mps), *_environment(host)]
-    if not daemon_runs:
-        found += _leftovers(mps)
-    running = sum(own.alive for own in mps.own)
-    summary = f"possible on {len(able)} GPUs; {running} control daemons of ours run"
-    return found or [ok(CHECK, summary)]
+    return found or [ok(CHECK, f"possible on {len(able)} GPUs")]
 
 
 def _program(able: Sequence[DeviceDetails], mps: MpsFacts, host: HostFacts) -> list[DoctorFinding]:
@@ -134,31 +109,3 @@ def _environment(host: HostFacts) -> list[DoctorFinding]:
             f"unset {' '.join(told)}",
         )
     ]
-
-
-def _leftovers(mps: MpsFacts) -> list[DoctorFinding]:
-    found = []
-    stale = [own for own in mps.own if not own.alive]
-    if stale:
-        folders = " ".join(str(own.folder) for own in stale)
-        found.append(
-            warn(
-                CHECK,
-                f"{len(stale)} folders of control daemons that are gone: {folders}",
-                "remove them; logs of interest are in their log folders",
-                f"rm -r {folders}",
-            )
-        )
-    for own in mps.own:
-        if own.alive:
-            with_clients = "with unknown" if own.clients is None else f"with {own.clients}"
-            found.append(
-                warn(
-                    CHECK,
-                    f"our control daemon of {own.uuid} runs {with_clients} clients, and no "
-                    "daemon of ours looks after it",
-                    "`partitiond serve` adopts it, `partitiond down` then stops it",
-                    "partitiond serve",
-                )
-            )
-    return found

@@ -1,4 +1,4 @@
-"""Implements `partitiond head take-over`: makes this control plane the one that hosts obey."""
+"""Implements `partitiond host take-over`: makes this control plane the one that hosts obey."""
 
 import typer
 

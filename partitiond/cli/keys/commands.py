@@ -1,5 +1,6 @@
 """Implements `partitiond keys`: manages API keys of the OpenAI-compatible endpoint."""
 
+import os
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -9,7 +10,7 @@ import typer
 from partitiond.cli.ids import KeyArgument, with_id
 from partitiond.cli.keys import options as given
 from partitiond.cli.keys.table import key_table, keys_table
-from partitiond.cli.options import JsonOption, client_of, option, spread
+from partitiond.cli.options import JsonOption, client_of, option, settings_of, spread
 from partitiond.cli.output import emit, out, print_json, say, tell
 from partitiond.core.errors import NotFoundError
 
@@ -44,6 +45,7 @@ def create(
     out().print(key, markup=False, soft_wrap=True)
     say(f"This is key {record.id}. It is shown only now: keep it. Clients send it as")
     say("  Authorization: Bearer <key>")
+    _tell_unbound(ctx)
 
 
 def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
@@ -51,6 +53,18 @@ def list_keys(ctx: typer.Context, as_json: JsonOption = False) -> None:
     with client_of(ctx) as client:
         keys = client.keys()
     emit(keys, as_json=as_json, render=lambda: keys_table(keys))
+    if keys and not as_json:
+        _tell_unbound(ctx)
+
+
+def _tell_unbound(ctx: typer.Context) -> None:
+    """Say that keys bind nobody, where this host's settings do not require them."""
+    if not os.environ.get("PARTITIOND_URL") and not settings_of(ctx).proxy.require_keys:
+        say(
+            "Keys are not required: requests without one, or with a wrong one, are served without "
+            "its limits. `partitiond setup config set proxy.require_keys=true`, and a restart, "
+            "change that."
+        )
 
 
 def show(ctx: typer.Context, key_id: KeyArgument, as_json: JsonOption = False) -> None:

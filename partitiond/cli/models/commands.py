@@ -1,7 +1,7 @@
 """Implements `partitiond models`: registers, shows, changes and removes models."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Group
@@ -10,6 +10,8 @@ from partitiond.cli.ids import ModelArgument
 from partitiond.cli.models import placement_options as placed
 from partitiond.cli.models import registration as given
 from partitiond.cli.models import request_options as requests
+from partitiond.cli.models.releases import releases_table
+from partitiond.cli.models.scaling import scaling_table
 from partitiond.cli.models.table import record_table
 from partitiond.cli.options import (
     AllOption,
@@ -22,9 +24,13 @@ from partitiond.cli.options import (
     option,
     spread,
 )
-from partitiond.cli.output import emit, err, print_json, say, tell
+from partitiond.cli.output import emit, err, jsonable, print_json, say, tell
 from partitiond.cli.tables import PAGE_ROWS, models_table
 from partitiond.cli.waiting import wait_for_change
+from partitiond.core.model.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from partitiond.client.client import ControlClient
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -231,19 +237,28 @@ def _register(ctx: typer.Context, body: dict[str, Any], *, as_json: bool) -> Non
     with client_of(ctx) as client:
         record = client.register(body)
         view = client.model(record.spec.name)
+        unknown = [] if as_json else _unknown(client, record.spec)
     obstacle = view.obstacle
     if as_json:
         print_json(record)
         return
     say(f"{record.spec.name} is registered.")
-    if view.warning:
-        say(view.warning)
+    for warning in filter(None, (view.warning, *unknown)):
+        say(warning)
     if obstacle is not None:
         say(str(obstacle))
     elif record.spec.auto:
-        say("It is estimated now, then profiled and planned: partitiond profile jobs list")
+        say("It is estimated now, then profiled and planned: partitiond profile jobs")
     else:
         say(f"Next: partitiond profile {record.spec.name}, then partitiond plan")
+
+
+def _unknown(client: "ControlClient", spec: ModelSpec) -> list[str]:
+    rules = spec.rules
+    if not (rules.only_on or rules.near or rules.avoid):
+        return []
+    models = {view.record.spec.name for view in client.models()}
+    return list(placed.unknown_names(rules, client.devices(), models))
 
 
 def list_models(
@@ -257,13 +272,24 @@ def list_models(
 
 
 def show(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
-    """Show one model, as registered and as it is."""
+    """Show one model: as registered, as it is, how it scales, its releases.
+
+    A release is what engines are made of: source, revision and engine options.
+    """
     with client_of(ctx) as client:
         view = client.model(name)
+        releases = client.releases(name)
+        scales = view.record.spec.autoscale is not None
+        scaling = client.scaling_of(name) if scales else None
     emit(
-        view,
+        {**jsonable(view), "releases": releases, "scaling": scaling},
         as_json=as_json,
-        render=lambda: Group(record_table(view.record), models_table([view])),
+        render=lambda: Group(
+            record_table(view.record),
+            models_table([view]),
+            *([scaling_table(scaling)] if scaling is not None else []),
+            releases_table(releases),
+        ),
     )
 
 
@@ -315,6 +341,8 @@ def update(
             return
         else:
             say(f"{name} is changed (version {record.version}).")
+            for warning in _unknown(client, record.spec) if "rules" in changes else ():
+                say(warning)
         if not no_wait:
             wait_for_change(client, before, err())
 

@@ -6,52 +6,38 @@ import typer
 from rich.console import Group, RenderableType
 
 from partitiond.cli.columns import new_table
-from partitiond.cli.ids import ProfileArgument, with_id
+from partitiond.cli.ids import with_id
 from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, tell
-from partitiond.core.drift.detection import Figure, LedgerEntry
+from partitiond.core.drift.detection import Figure
 from partitiond.core.views.drift import DriftReport, ReplicaDrift
 
 ALWAYS_SHOWN = (Figure.PACE, Figure.TPOT, Figure.FIRST)
 
 
-def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
+@spread
+def drift(
+    ctx: typer.Context,
+    *,
+    lift: str | None = option(
+        "Take this profile's correction off; its replicas are judged anew.", metavar="PROFILE"
+    ),
+    as_json: JsonOption = False,
+) -> None:
     """Show what replicas do beside what was predicted at their load."""
     with client_of(ctx) as client:
+        if lift is not None:
+            lifted = with_id(
+                "profile",
+                lift,
+                client.lift_correction,
+                lambda: (correction.profile_id for correction in client.drift().corrections),
+            )
+            words = f"Plans take the figures of {lifted.profile_id} as they are again."
+            tell(lifted, words, as_json=as_json)
+            return
         report = client.drift()
     emit(report, as_json=as_json, render=lambda: report_view(report))
-
-
-@spread
-def ledger(
-    ctx: typer.Context,
-    model: str | None = option("Only of this model."),
-    replica: str | None = option("Only of this replica."),
-    limit: int = option("At most so many.", default=50, min=1, max=1000),
-    as_json: JsonOption = False,
-) -> None:
-    """List windows of predicted and measured figures, newest first."""
-    with client_of(ctx) as client:
-        found = client.ledger(model, replica, limit)
-    emit(found, as_json=as_json, render=lambda: ledger_table(found))
-
-
-def lift(
-    ctx: typer.Context,
-    profile_id: ProfileArgument,
-    as_json: JsonOption = False,
-) -> None:
-    """Take a correction off; the profile's replicas are judged anew."""
-    with client_of(ctx) as client:
-        lifted = with_id(
-            "profile",
-            profile_id,
-            client.lift_correction,
-            lambda: (correction.profile_id for correction in client.drift().corrections),
-        )
-    tell(
-        lifted, f"Plans take the figures of {lifted.profile_id} as they are again.", as_json=as_json
-    )
 
 
 def report_view(report: DriftReport) -> RenderableType:
@@ -81,7 +67,7 @@ def _notes(report: DriftReport) -> Sequence[str]:
     lines += [f"{r.engine}: {r.words}." for r in report.replicas if r.words]
     lines += [
         f"{c.model}: since {c.since[:19]} plans take {c.factor:.2f} of {c.profile_id}'s rates; "
-        f"`partitiond models drift lift {c.profile_id}` takes that off."
+        f"`partitiond models drift --lift {c.profile_id}` takes that off."
         for c in report.corrections
     ]
     lines += [
@@ -98,27 +84,3 @@ def _ratio(replica: ReplicaDrift, figure: Figure) -> str:
     if found.low is None or found.high is None:
         return f"{found.ratio:.2f}"
     return f"{found.ratio:.2f} ±{(found.high - found.low) / 2:.2f}"
-
-
-def ledger_table(entries: Sequence[LedgerEntry]) -> RenderableType:
-    """Return the windows, newest first: each figure as measured / predicted, in milliseconds."""
-    if not entries:
-        return "No replica has had a full window yet."
-    table = new_table(
-        "at", "replica", ">requests", ">batch", *(f">{f.value} ms" for f in ALWAYS_SHOWN), "verdict"
-    )
-    for entry in entries:
-        table.add_row(
-            entry.at[:19],
-            entry.replica_id,
-            str(entry.requests),
-            f"{entry.batch:.1f}",
-            *(_both(entry, figure) for figure in ALWAYS_SHOWN),
-            entry.verdict.value if not entry.other_lengths else "other lengths",
-        )
-    return table
-
-
-def _both(entry: LedgerEntry, figure: Figure) -> str:
-    found = entry.finding(figure)
-    return "-" if found is None else f"{found.measured * 1e3:.3g} / {found.predicted * 1e3:.3g}"

@@ -1,10 +1,14 @@
 """Turns placement options into rules, and words demand and placement."""
 
+import difflib
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import typer
 
-from partitiond.core.model.spec import Demand, ModelSpec
+from partitiond.core.hardware.kinds import Device
+from partitiond.core.model.spec import Demand, ModelSpec, PlacementRules
+from partitiond.planner.model.ties import names_of
 
 
 def rules_body(
@@ -36,6 +40,23 @@ def rules_body(
     if priority is not None:
         body["priority"] = priority
     return body
+
+
+def unknown_names(
+    rules: PlacementRules, devices: Sequence[Device], models: Collection[str]
+) -> Iterator[str]:
+    """Name what rules mean and is not there now: it may come, or be mistyped. Pure."""
+    places = {name for device in devices for name in names_of(device)}
+    for option, names, there in (
+        ("only-on", rules.only_on, places),
+        ("near", rules.near, models),
+        ("avoid", rules.avoid, models),
+    ):
+        for name in names:
+            if name not in there:
+                close = difflib.get_close_matches(name, there, n=1, cutoff=0.5)
+                meant = f" Did you mean {close[0]}?" if close else ""
+                yield f"--{option} {name}: there is nothing of that name now.{meant}"
 
 
 def demand_text(demand: Demand) -> str:

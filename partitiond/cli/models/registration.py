@@ -237,7 +237,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is no profile.",
-            hint="`partitiond profile export` writes one; a trace is .csv or .jsonl.",
+            hint="`partitiond profile show --json` writes one; a trace is .csv or .jsonl.",
         ) from error
     if workload.get("pairs"):
         return {"shape": "trace", "pairs": workload["pairs"]}

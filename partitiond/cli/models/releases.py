@@ -1,14 +1,17 @@
-"""Implements `partitiond models history` and `rollback`: lists releases and goes back to one."""
+"""Draws the releases of a model, and implements `partitiond models rollback`."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 
 from partitiond.cli.columns import new_table
 from partitiond.cli.ids import ModelArgument
 from partitiond.cli.options import JsonOption, NoWaitOption, client_of
-from partitiond.cli.output import emit, err, tell
+from partitiond.cli.output import err, tell
 from partitiond.cli.waiting import wait_for_change
+from partitiond.core.replica.releases import Release
 
 VersionArgument = Annotated[
     int | None,
@@ -16,13 +19,8 @@ VersionArgument = Annotated[
 ]
 
 
-def history(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False) -> None:
-    """List the releases of a model, and what became of them.
-
-    A release is what engines are made of: source, revision and engine options.
-    """
-    with client_of(ctx) as client:
-        releases = client.releases(name)
+def releases_table(releases: Sequence[Release]) -> RenderableType:
+    """Draw the releases of a model, newest first, and what became of them."""
     table = new_table(">version", "state", "since", "source", "engine")
     for release in releases:
         spec = release.spec
@@ -35,7 +33,7 @@ def history(ctx: typer.Context, name: ModelArgument, as_json: JsonOption = False
             source.strip(),
             " ".join(engine.split()),
         )
-    emit(releases, as_json=as_json, render=lambda: table)
+    return table
 
 
 def rollback(

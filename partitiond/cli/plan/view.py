@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from partitiond.cli.output import PIPE_WIDTH
 from partitiond.cli.plan.devices import Mark, draw_devices, marks_of, replicas
 from partitiond.cli.plan.page import page_of
 from partitiond.cli.plan.steps import FEW_STEPS, MAX_STEPS, brief_changes, changes_view
@@ -84,22 +85,24 @@ class _PlanView:
         yield Text(f"Plan {self.plan.id}", style="bold").append(
             f"  {self.plan.certificate.objective.value}", style="dim"
         )
-        yield Padding(_summary(self.plan, width), (1, 0))
+        yield Padding(_summary(self.plan, width), (1, 0), expand=False)
         page = is_large(self.plan) and not self.everything
         if page:
             yield from page_of(self.plan)
         else:
-            yield from self._whole(marks, width)
+            yield from self._whole(marks, width, lines=options.max_width < PIPE_WIDTH)
         most = None if self.everything else FEW_STEPS if page else MAX_STEPS
         if self.diff is not None and self.takes is not None:
             yield from changes_view(self.diff, self.takes, width, most=most)
         elif self.diff is not None:
             yield from brief_changes(self.diff, most=most)
 
-    def _whole(self, marks: dict[str, Mark], width: int) -> Iterator[RenderableType]:
+    def _whole(
+        self, marks: dict[str, Mark], width: int, *, lines: bool
+    ) -> Iterator[RenderableType]:
         most = None if self.everything else MAX_LINES
         if self.plan.forecasts:
-            yield _model_table(self.plan, marks, wide=width >= NARROW)
+            yield _model_table(self.plan, marks, wide=width >= NARROW, lines=lines)
         if self.everything:
             yield from draw_devices(self.plan, marks, width, most=None)
         else:
@@ -200,7 +203,8 @@ def _power(figures: PlanFigures) -> list[str]:
     return []
 
 
-def _model_table(plan: Plan, marks: dict[str, Mark], *, wide: bool) -> Table:
+def _model_table(plan: Plan, marks: dict[str, Mark], *, wide: bool, lines: bool) -> Table:
+    """Draw a row for each model; `lines`: each kind of its replicas has a line of its own."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0), header_style="bold")
     table.add_column("", no_wrap=True)
     table.add_column("model", no_wrap=True, overflow="ellipsis")
@@ -217,7 +221,9 @@ def _model_table(plan: Plan, marks: dict[str, Mark], *, wide: bool) -> Table:
         mine[placement.model].append(placement)
     for forecast in plan.forecasts:
         mark = marks[forecast.model]
-        table.add_row(*_cells(forecast, mine[forecast.model], mark, wide=wide, power=power))
+        pieces = _pieces(mine[forecast.model], "\n" if lines else ", ")
+        cells = _cells(forecast, mine[forecast.model], mark, pieces, wide=wide, power=power)
+        table.add_row(*cells)
     table.caption = (
         "replicas: count x partition /batch variant; spare: capacity beyond what is wanted; "
         "TTFT and TPOT at p95 as planned"
@@ -227,12 +233,17 @@ def _model_table(plan: Plan, marks: dict[str, Mark], *, wide: bool) -> Table:
 
 
 def _cells(
-    forecast: ModelForecast, mine: Sequence[Placement], mark: Mark, *, wide: bool, power: bool
+    forecast: ModelForecast,
+    mine: Sequence[Placement],
+    mark: Mark,
+    pieces: str,
+    *,
+    wide: bool,
+    power: bool,
 ) -> list[RenderableType]:
     wanted = forecast.demand_req_per_s
     enough = wanted is None or forecast.capacity_req_per_s >= wanted * (1 - MAY_LACK)
     good = forecast.replicas > 0 and enough
-    pieces = _pieces(mine)
     kind = KIND_MARK[forecast.profile_kind] if forecast.profile_kind else ("-", "dim")
     cells: list[RenderableType] = [
         Text(mark.letter, style=f"bold {mark.colour}"),
@@ -254,11 +265,11 @@ def _cells(
     return cells
 
 
-def _pieces(mine: Sequence[Placement]) -> str:
+def _pieces(mine: Sequence[Placement], between: str) -> str:
     sizes = collections.Counter(
         (p.candidate.size.key, p.candidate.batch, p.candidate.variant) for p in mine
     )
-    return "\n".join(
+    return between.join(
         f"{n}x {key} /{batch} {variant}".rstrip()
         for (key, batch, variant), n in sorted(sizes.items())
     )

@@ -1,48 +1,39 @@
-"""Implements `partitiond profile jobs`: lists, shows, watches and cancels jobs."""
-
-from typing import TYPE_CHECKING
+"""Implements `partitiond profile jobs`: lists jobs, watches one, or cancels it."""
 
 import typer
 
 from partitiond.cli.ids import JobArgument, with_id
-from partitiond.cli.options import JsonOption, client_of
+from partitiond.cli.options import JsonOption, client_of, option, spread
 from partitiond.cli.output import emit, err, tell
 from partitiond.cli.tables import jobs_table
 from partitiond.cli.waiting import wait_for_job
-from partitiond.core.profile.jobs import Job
-
-if TYPE_CHECKING:
-    from partitiond.client.client import ControlClient
+from partitiond.core.errors import InputError
 
 
-def list_jobs(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List jobs, newest first."""
+@spread
+def jobs(
+    ctx: typer.Context,
+    job_id: JobArgument = None,
+    *,
+    watch: bool = option("Show its progress until it ends; fails when the job fails."),
+    cancel: bool = option("Cancel it; returns once nothing of it runs."),
+    as_json: JsonOption = False,
+) -> None:
+    """List jobs, newest first; watch one, or cancel it."""
+    if (watch or cancel) and (job_id is None or watch is cancel):
+        raise InputError(
+            "--watch and --cancel are for one job.", hint="Write JOB --watch, or JOB --cancel."
+        )
     with client_of(ctx) as client:
-        jobs = client.jobs()
-    emit(jobs, as_json=as_json, render=lambda: jobs_table(jobs))
-
-
-def show(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
-    """Show one job."""
-    with client_of(ctx) as client:
-        job = _job(client, job_id)
+        if job_id is None:
+            found = client.jobs()
+            emit(found, as_json=as_json, render=lambda: jobs_table(found))
+            return
+        job = with_id("job", job_id, client.job, lambda: (job.id for job in client.jobs()))
+        if cancel:
+            job = client.cancel_job(job.id)
+            tell(job, f"Job {job.id} is {job.state.value}.", as_json=as_json)
+            return
+        if watch:
+            job = wait_for_job(client, job.id, err())
     emit(job, as_json=as_json, render=lambda: jobs_table([job]))
-
-
-def watch(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
-    """Show a job's progress until it ends; fails when the job fails."""
-    with client_of(ctx) as client:
-        job = wait_for_job(client, _job(client, job_id).id, err())
-    emit(job, as_json=as_json, render=lambda: jobs_table([job]))
-
-
-def cancel(ctx: typer.Context, job_id: JobArgument, as_json: JsonOption = False) -> None:
-    """Cancel a job; returns once nothing of it runs."""
-    with client_of(ctx) as client:
-        job = client.cancel_job(_job(client, job_id).id)
-    tell(job, f"Job {job.id} is {job.state.value}.", as_json=as_json)
-
-
-def _job(client: "ControlClient", given: str) -> Job:
-    """Find a job by id, number or prefix of the id. Raises NotFoundError, InputError."""
-    return with_id("job", given, client.job, lambda: (job.id for job in client.jobs()))

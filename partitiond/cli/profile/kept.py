@@ -1,6 +1,5 @@
 """Implements `partitiond profile list` and its siblings: manages stored profiles and files."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -13,59 +12,72 @@ from partitiond.cli.output import emit, jsonable, print_json, say
 from partitiond.cli.profile.table import profile_details, profiles_table
 from partitiond.core.errors import (
     ConflictError,
+    InputError,
     NotFoundError,
     PartitiondError,
-    ProfileError,
 )
 from partitiond.core.model.spec import Slo
 from partitiond.core.profile.record import Profile
-from partitiond.core.views.lists import ProfileView
+from partitiond.core.views.lists import ProfileView, PrunableProfile
 from partitiond.fleet.profile_files import profile_paths, read_profile
-from partitiond.profiler.plot import plot_profile
-from partitiond.serde import to_json
 
 if TYPE_CHECKING:
     from partitiond.client.client import ControlClient
 
 T = TypeVar("T")
-PLOT_SUFFIXES = (".png", ".svg")
 
 
 @spread
 def list_profiles(
     ctx: typer.Context,
+    *,
     model: str | None = option("Only this model's."),
+    unneeded: bool = option("Only those that are superseded or stale, and used by no plan."),
+    delete: bool = option("With --unneeded: delete them; this cannot be undone."),
     as_json: JsonOption = False,
 ) -> None:
     """List profiles, newest first.
 
-    Each with its knee, capacity, memory and age, and why it is stale.
+    Each with its knee, capacity, memory and age, and why it is stale. Of unneeded ones, those that
+    are stale and that nothing has followed stay, and those of models that are not registered.
     """
+    if delete and not unneeded:
+        raise InputError("--delete goes with --unneeded.", hint="Write --unneeded --delete.")
     with client_of(ctx) as client:
+        if unneeded:
+            _unneeded(client.prune_profiles(delete=delete), deleted=delete, as_json=as_json)
+            return
         views = client.profile_views(model)
     plain = [_with_stale(view) for view in views]
     emit(plain, as_json=as_json, render=lambda: profiles_table(views))
+
+
+def _unneeded(found: Sequence[PrunableProfile], *, deleted: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"deleted": deleted, "profiles": found})
+        return
+    for one in found:
+        say(f"{one.id} of {one.model}: {'; '.join(one.reasons)}")
+    what = f"Deleted: {len(found)}." if deleted else "--delete deletes them."
+    say(what if found else "There is nothing to delete.")
 
 
 @spread
 def show(
     ctx: typer.Context,
     profile_id: ProfileArgument,
-    plot: Path | None = option("Also draw it (.png or .svg).", metavar="FILE"),
     as_json: JsonOption = False,
 ) -> None:
     """Show all that a profile holds.
 
     The points with their intervals, points by name, memory, capacity, fits, and how it came to be.
+    What --json prints is a file for `partitiond profile import`.
     """
-    check_plot_path(plot)
     with client_of(ctx) as client:
         view = _with_profile(client, profile_id, client.profile_view)
         slo = _slo_of(client, view.profile)
     plain = _with_stale(view)
     emit(plain, as_json=as_json, render=lambda: profile_details(view, slo))
-    if plot is not None:
-        draw(view.profile, plot, slo)
 
 
 def _with_profile(client: "ControlClient", given: str, use: Callable[[str], T]) -> T:
@@ -86,60 +98,12 @@ def _with_stale(view: ProfileView) -> dict[str, object]:
     return {**jsonable(view.profile), "stale": view.stale}
 
 
-def draw(profile: Profile, path: Path, slo: Slo | None = None) -> None:
-    """Plot to a file. Raises ProfileError if it cannot be written or its suffix is unknown."""
-    check_plot_path(path)
-    try:
-        plot_profile(profile, path, slo=slo)
-    except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be written: {error.strerror}.", hint="Choose another file."
-        ) from error
-    say(f"Plot written to {path}")
-
-
-def check_plot_path(path: Path | None) -> None:
-    """Refuse a plot that could not be written, before measuring. Raises ProfileError."""
-    if path is None:
-        return
-    if path.suffix.lower() not in PLOT_SUFFIXES:
-        raise ProfileError(
-            f"{path} is neither .png nor .svg.", hint="Name the plot for example frontier.svg."
-        )
-    if not path.absolute().parent.is_dir():
-        raise ProfileError(f"there is no folder {path.parent}.", hint="Make it first.")
-
-
-@spread
-def export(
-    ctx: typer.Context,
-    profile_id: ProfileArgument,
-    output: Path | None = option("File; default standard output.", "--output", "-o"),
-    as_json: JsonOption = False,
-) -> None:
-    """Write a profile as JSON, to keep or to import elsewhere."""
-    del as_json  # an export is always JSON
-    with client_of(ctx) as client:
-        profile = _with_profile(client, profile_id, client.profile_by_id)
-    text = to_json(profile, indent=2) + "\n"
-    if output is None:
-        sys.stdout.write(text)
-        return
-    try:
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ProfileError(
-            f"{output} cannot be written: {error.strerror}.", hint="Choose another file."
-        ) from error
-    say(f"Profile {profile.id} written to {output}")
-
-
 @spread
 def import_profiles(
     ctx: typer.Context,
     files: Annotated[
         list[Path],
-        typer.Argument(metavar="FILE...", help="Exported profiles, or folders of them."),
+        typer.Argument(metavar="FILE...", help="Made by `profile show --json`, or their folders."),
     ],
     replace: bool = option("Give up another profile that has the same id."),
     as_json: JsonOption = False,
@@ -164,32 +128,6 @@ def import_profiles(
         print_json(kept)
     if refused:
         raise _not_all_kept(refused, len(profiles))
-
-
-@spread
-def prune(
-    ctx: typer.Context,
-    yes: bool = option("Delete them; this cannot be undone.", "--yes", "-y"),
-    as_json: JsonOption = False,
-) -> None:
-    """List profiles that nothing needs any more, or delete them.
-
-    Those are superseded or stale, and used by no plan. Stale ones that nothing has followed, and
-    those of models that are not registered, stay.
-    """
-    with client_of(ctx) as client:
-        found = client.prune_profiles(delete=yes)
-    if as_json:
-        print_json({"deleted": yes, "profiles": found})
-        return
-    for one in found:
-        say(f"{one.id} of {one.model}: {'; '.join(one.reasons)}")
-    if not found:
-        say("There is nothing to delete.")
-    elif yes:
-        say(f"Deleted: {len(found)}.")
-    else:
-        say(f"Nothing was deleted. To delete {len(found)}: partitiond profile prune --yes")
 
 
 def _not_all_kept(refused: Sequence[ConflictError], count: int) -> PartitiondError:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,7 +16,6 @@ from partitiond.cli.options import (
     spread,
 )
 from partitiond.cli.output import emit, err, say
-from partitiond.cli.profile.kept import check_plot_path, draw
 from partitiond.cli.profile.table import profile_table
 from partitiond.cli.waiting import wait_for_job
 from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError, SpecError
@@ -74,7 +72,6 @@ def profile(
     ),
     seed: int = option("Seed of the load [0].", default=0, min=0, metavar="N", show_default=False),
     fresh: bool = option("Begin anew: leave an interrupted profile's trials alone."),
-    plot: Path | None = option("Also draw it (.png or .svg).", metavar="FILE"),
     as_json: JsonOption = False,
 ) -> None:
     """Measure where a model stops getting faster.
@@ -89,7 +86,6 @@ def profile(
     A GPU is measured whole, unless --memory, --mps or --mig ask for a share of it. Plans derive
     shares from the whole by themselves; measuring one makes them surer.
     """
-    check_plot_path(plot)
     check_time_limit(time_limit)
     body = given.without_empty(
         {
@@ -120,7 +116,7 @@ def profile(
     )
     with client_of(ctx) as client:
         found = measure(client, model, body, options)
-    _show(found, plot, as_json=as_json)
+    emit(found, as_json=as_json, render=lambda: profile_table(found))
 
 
 def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None) -> dict[str, Any]:
@@ -129,12 +125,6 @@ def _forms(variant: str | None, engine: dict[str, Any], quantization: str | None
     if not variant:
         return {"engine": engine | quantised}
     return {"engine": engine, "variants": [{"name": variant, "engine": quantised}]}
-
-
-def _show(found: Profile, plot: Path | None, *, as_json: bool) -> None:
-    emit(found, as_json=as_json, render=lambda: profile_table(found))
-    if plot is not None:
-        draw(found, plot)
 
 
 def check_variant(body: dict[str, Any], options: ProfileOptions) -> None:

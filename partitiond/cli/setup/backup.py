@@ -82,7 +82,7 @@ def _check_only(source: Path, *, as_json: bool) -> None:
     from partitiond.store.backup import check_backup
 
     with tempfile.TemporaryDirectory(prefix="partitiond-check-") as folder:
-        notes, migrates = check_backup(source, Path(folder))
+        notes, migrates = check_backup(source, Path(folder), settings=True)
     tell(
         {"file": str(source), "migrates": migrates, **_plain(notes)},
         (
@@ -108,7 +108,7 @@ def _tell(done: "Restored") -> None:
     if done.head:
         say(
             "It is of a head of other hosts, which obey a later start of it: make it their head "
-            "first, with `partitiond head take-over`."
+            "first, with `partitiond host take-over`."
         )
     say("Start the daemon again: `systemctl start partitiond`, or `partitiond serve`.")
 

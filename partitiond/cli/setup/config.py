@@ -1,11 +1,13 @@
-"""Implements `partitiond setup config`: shows the settings and where each value came from."""
+"""Implements `partitiond setup config`: shows the settings with their origins, and changes them."""
+
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from partitiond.cli.columns import new_table
-from partitiond.cli.options import JsonOption, loaded_settings
-from partitiond.cli.output import out, print_json
+from partitiond.cli.options import JsonOption, loaded_settings, parse_overrides
+from partitiond.cli.output import out, print_json, say
+from partitiond.settings.changes import write_settings
 from partitiond.settings.schema import default_config_files, settings_values
 
 
@@ -22,6 +24,9 @@ def show(ctx: typer.Context, as_json: JsonOption = False) -> None:
         )
         return
 
+    looked_for = " and ".join(map(str, default_config_files()))
+    file = loaded.config_file or f"none; looked for {looked_for}"
+    out().print(f"# settings file: {file}", markup=False, soft_wrap=True)
     for key, value in values.items():
         origin = loaded.origins.get(key, "default")
         line = Text(f"{key:<36} {_text(value):<16}  ")
@@ -38,24 +43,23 @@ def _text(value: object) -> str:
     return str(value) if value != [] else "[]"
 
 
-def path(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """Show which settings file is read, and the folders in use."""
-    loaded = loaded_settings(ctx)
-    settings = loaded.settings
-    shown = {
-        "config_file": str(loaded.config_file) if loaded.config_file else None,
-        "looked_for": [str(candidate) for candidate in default_config_files()],
-        "state_dir": str(settings.state_dir),
-        "run_dir": str(settings.run_dir),
-        "cache_dir": str(settings.cache_dir),
-    }
-    if as_json:
-        print_json(shown)
-        return
+def set_values(
+    ctx: typer.Context,
+    pairs: Annotated[
+        list[str],
+        typer.Argument(metavar="KEY=VALUE...", help="As proxy.port=9000; without value: default."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Write settings to the settings file, and check them.
 
-    table = new_table("what", "where")
-    table.add_row("settings file", str(loaded.config_file or "none (defaults hold)"))
-    table.add_row("looked for", ", ".join(map(str, default_config_files())))
-    for key in ("state_dir", "run_dir", "cache_dir"):
-        table.add_row(key, str(shown[key]))
-    out().print(table)
+    The rest of the file stays as it is. A running daemon takes some settings when it is sent
+    SIGHUP, the others when it starts.
+    """
+    file = loaded_settings(ctx).config_file or default_config_files()[0]
+    written = write_settings(file, parse_overrides(tuple(pairs), None))
+    if as_json:
+        print_json({"file": str(file), "written": written})
+        return
+    for key, value in written.items():
+        say(f"{key} {'has its default' if value is None else f'is {_text(value)}'}, by {file}")

@@ -1,4 +1,4 @@
-"""Implements `partitiond setup engine`: installs and shows the environment that vLLM runs in."""
+"""Implements `partitiond setup engine`: installs and shows what vLLM, and Ray, run in."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import pynvml
 import typer
 
-from partitiond.cli.columns import Column, new_table, table_of
+from partitiond.cli.columns import new_table
 from partitiond.cli.options import JsonOption, settings_of
-from partitiond.cli.output import err, out, print_json, say
+from partitiond.cli.output import err, out, print_json, tell
 from partitiond.cli.progress import reporting
-from partitiond.core.errors import EngineUnavailableError, InputError, SilentError
+from partitiond.cluster.ray_environment import RayEnvironment, install_ray
+from partitiond.core.errors import InputError, SilentError
 from partitiond.devices.nvml.session import session
 from partitiond.engines.install.environment import EngineEnvironment, Variant, find_environment
 from partitiond.engines.install.install import install as install_environment
-from partitiond.engines.install.package_sources import configured_sources
+from partitiond.engines.install.package_sources import PackageSources, configured_sources
 from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.platform.deadline_calls import DeadlineCalls
 
@@ -55,12 +56,18 @@ def has_gpu() -> bool:
 
 def install_engine(settings: "Settings", variant: Variant) -> EngineEnvironment:
     """Install (or reuse) the managed environment with visible progress."""
+    with reporting(err()) as report:
+        return install_environment(
+            settings.engines_dir, variant, sources_of(settings), report.update
+        )
+
+
+def sources_of(settings: "Settings") -> PackageSources:
+    """Return where packages come from: pip's configuration, and the settings."""
     engine = settings.engine
-    sources = configured_sources().beside(
+    return configured_sources().beside(
         engine.index_urls, engine.wheel_folders, offline=engine.offline
     )
-    with reporting(err()) as report:
-        return install_environment(settings.engines_dir, variant, sources, report.update)
 
 
 def find_engine(settings: "Settings", variant: Variant | None = None) -> EngineEnvironment:
@@ -79,48 +86,36 @@ def describe(environment: EngineEnvironment) -> dict[str, Any]:
     }
 
 
+def install_cluster(settings: "Settings") -> RayEnvironment:
+    """Install (or reuse) the managed environment of Ray with visible progress."""
+    with reporting(err()) as report:
+        return install_ray(settings.cache_dir / "cluster", sources_of(settings), report.update)
+
+
 def install(
     ctx: typer.Context,
     variant: Annotated[
-        str | None, typer.Argument(metavar="[cpu|cuda]", help="Build; default what fits.")
+        str | None,
+        typer.Argument(
+            metavar="[cpu|cuda|ray]",
+            help="Build of vLLM, default what fits; ray: what carries messages between hosts.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Install vLLM in an environment of its own, with pinned versions."""
+    """Install vLLM, or Ray, in an environment of its own, with pinned versions.
+
+    The sources of packages are pip's, and engine.index_urls and engine.wheel_folders.
+    """
     settings = settings_of(ctx)
-    environment = install_engine(settings, chosen_variant(settings, variant))
-    if as_json:
-        print_json(describe(environment))
-        return
-    say(f"vLLM {environment.version} ({environment.variant}) is ready: {environment.python}")
-
-
-def list_engines(ctx: typer.Context, as_json: JsonOption = False) -> None:
-    """List the engine environments of this host and which one is used."""
-    settings = settings_of(ctx)
-    used = chosen_variant(settings)
-    rows: list[dict[str, Any]] = []
-    variants: tuple[Variant, ...] = ("cpu", "cuda")
-    for variant in variants:
-        row: dict[str, Any] = {"variant": variant, "used": variant == used}
-        try:
-            row.update(describe(find_engine(settings, variant)), error="")
-        except EngineUnavailableError as error:
-            row.update(python=None, version=None, error=error.message)
-        rows.append(row)
-    if as_json:
-        print_json(rows)
-        return
-
-    table = table_of(
-        rows,
-        Column("", lambda row: "*" if row["used"] else "", right=False),
-        Column("variant", lambda row: row["variant"], right=False),
-        Column("version", lambda row: row["version"] or "-", right=False),
-        Column("python", lambda row: str(row["python"] or row["error"]), right=False),
-    )
-    out().print(table)
-    say("* fits this machine and the settings")
+    made: EngineEnvironment | RayEnvironment
+    if variant == "ray":
+        made, words = install_cluster(settings), "Ray {version}"
+        plain = {"python": str(made.python), "version": made.version}
+    else:
+        made = install_engine(settings, chosen_variant(settings, variant))
+        words, plain = "vLLM {version} ({variant})", describe(made)
+    tell(plain, f"{words.format(**plain)} is ready: {made.python}", as_json=as_json)
 
 
 def show(ctx: typer.Context, as_json: JsonOption = False) -> None:

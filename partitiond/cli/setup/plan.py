@@ -311,7 +311,7 @@ def _keys(facts: SetupFacts) -> Sequence[SetupStep]:
     steps: list[SetupStep] = []
     if facts.engine:
         make = tuple(f"install -d -o {USER} -g {USER} -m 0750 {folder}" for folder in STATE_DIRS)
-        install = " ".join(as_daemon(facts.bin_dir, "setup", "cluster", "install"))
+        install = " ".join(as_daemon(facts.bin_dir, "setup", "engine", "install", "ray"))
         steps.append(
             CommandStep(
                 "ray",

@@ -1,7 +1,6 @@
 """Implements `partitiond tools advise`: finds GPUs a plan would free in a foreign deployment."""
 
 import math
-import re
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +16,6 @@ from partitiond.core.plan.record import Objective
 
 DEFAULT_MINUTES: Final = 5.0
 DEFAULT_EVERY_SECONDS: Final = 5.0
-DEFAULT_WINDOW_MINUTES: Final = 15.0
-"""The plan is for the busiest quarter of an hour in a Prometheus' range."""
-_RANGE: Final = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhdw])$")
-_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 @spread
@@ -35,11 +30,8 @@ def advise(
     ),
     minutes: float = option("How long to watch the addresses.", default=DEFAULT_MINUTES),
     every: float = option("Between two looks.", default=DEFAULT_EVERY_SECONDS, metavar="SECONDS"),
-    prometheus: str | None = option("Ask this Prometheus instead.", metavar="URL"),
-    span: str = option("Of the Prometheus, up to now.", "--range", default="1h", metavar="1h|7d"),
-    select: str = option("""Narrow it, as 'namespace="llm"'.""", default="", metavar="MATCHERS"),
     window: float | None = option(
-        "Plan for the busiest so many minutes; default all that is watched, 15 of a Prometheus.",
+        "Plan for the busiest so many minutes; default all that is watched.",
         metavar="MINUTES",
     ),
     gpu: list[str] | None = option(
@@ -63,7 +55,7 @@ def advise(
 ) -> None:
     """Say which GPUs a plan would free of a running deployment.
 
-    Read-only: it asks vLLM's /metrics (or a Prometheus) and NVML for some minutes, derives demand,
+    Read-only: it asks vLLM's /metrics and NVML for some minutes, derives demand,
     lengths, peak KV and idle time, and plans the same demand three times: for the low end, the
     middle and the high end of what was seen. It starts and changes nothing.
     """
@@ -72,15 +64,12 @@ def advise(
         addresses=tuple(address or ()),
         seconds=_positive("--minutes", minutes, "minutes") * 60,
         every_seconds=_positive("--every", every, "seconds"),
-        prometheus=prometheus,
-        range_seconds=parse_range(span),
-        select=select,
         gpus=tuple(gpu or ()),
         fleet=fleet,
         models=_pairs(model or ()),
         profiles=tuple(profiles or ()),
         slo=_slo(slo_ttft, slo_tpot),
-        window_seconds=_window(window, prometheus),
+        window_seconds=None if window is None else _positive("--window", window, "minutes") * 60,
         objective=_objective(objective),
         time_limit_seconds=time_limit,
     )
@@ -101,27 +90,11 @@ def _answer(ctx: typer.Context, asked: AdviseRequest, *, draw: bool, as_json: bo
     raise typer.Exit(Exit.OK if advice.levels and advice.levels[0].plan else Exit.UNPLACED)
 
 
-def parse_range(text: str) -> float:
-    """Return the seconds of a text such as "90m", "1h" or "7d". Raises InputError."""
-    match = _RANGE.match(text.strip().lower())
-    seconds = float(match[1]) * _UNIT_SECONDS[match[2]] if match else 0.0
-    if not 60 <= seconds <= 60 * _UNIT_SECONDS["d"]:
-        raise InputError(
-            f"--range {text!r} is no time between 1 minute and 60 days.",
-            hint="As 90m, 1h, 24h or 7d.",
-        )
-    return seconds
-
-
 def _check_sources(asked: AdviseRequest) -> None:
-    """Raises InputError unless exactly one source is named and the watch spans two looks."""
-    if bool(asked.addresses) == (asked.prometheus is not None):
-        raise InputError(
-            "name either the engines or a Prometheus.",
-            hint="As --address http://127.0.0.1:8000 for each, or --prometheus "
-            "http://127.0.0.1:9090.",
-        )
-    if asked.addresses and asked.seconds < asked.every_seconds:
+    """Raises InputError unless engines are named and the watch spans two looks."""
+    if not asked.addresses:
+        raise InputError("no engine is named.", hint="As --address http://127.0.0.1:8000 for each.")
+    if asked.seconds < asked.every_seconds:
         raise InputError(
             "--minutes is shorter than --every: nothing happens between one look.",
             hint="Watch for at least two looks; 5 minutes are usual.",
@@ -132,12 +105,6 @@ def _positive(option: str, value: float, unit: str) -> float:
     if not (math.isfinite(value) and 0 < value <= 1e6):
         raise InputError(f"{option} must be a number above 0, got {value:g}.", hint=f"In {unit}.")
     return value
-
-
-def _window(minutes: float | None, prometheus: str | None) -> float | None:
-    if minutes is not None:
-        return _positive("--window", minutes, "minutes") * 60
-    return None if prometheus is None else DEFAULT_WINDOW_MINUTES * 60
 
 
 def _pairs(texts: list[str] | tuple[str, ...]) -> dict[str, str]:

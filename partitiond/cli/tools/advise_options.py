@@ -11,10 +11,9 @@ class AdviseRequest:
     """The options, parsed and checked.
 
     Attributes:
-        addresses: where engines answer; empty with a Prometheus.
+        addresses: where engines answer.
         seconds: how long to watch the addresses.
         every_seconds: seconds between two looks.
-        range_seconds: length of the range of the Prometheus that is read; it ends now.
         window_seconds: length of the busiest window to plan for; None for all that is seen.
         models: the model behind each served name.
     """
@@ -22,9 +21,6 @@ class AdviseRequest:
     addresses: tuple[str, ...]
     seconds: float
     every_seconds: float
-    prometheus: str | None
-    range_seconds: float
-    select: str
     gpus: tuple[str, ...]
     fleet: Path | None
     models: dict[str, str]

@@ -1,28 +1,25 @@
 """Implements `partitiond tools estimate`: predicts a model on a device without measuring it."""
 
 import dataclasses
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from partitiond.cli.models.configs import architecture_for
 from partitiond.cli.options import JsonOption, option, settings_of, spread
-from partitiond.cli.output import emit, say
+from partitiond.cli.output import emit
 from partitiond.cli.tools.estimate_view import comparison_table, estimate_table
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.cpus import measured_cpu
 from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import find_hardware, mig_profile
 from partitiond.core.hardware.partition import PartitionSize
-from partitiond.core.hardware.prices import TokenPrices, prices_from
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance import comparison
 from partitiond.core.performance.estimate_report import EstimateReport, Question, estimate_report
 from partitiond.devices.bandwidth import cpu_figures
 from partitiond.devices.cpu import discover_cpu
-from partitiond.serde import toml_of
 
 NO_BOUND_SECONDS = 86400.0
 """Stands for the missing bound of an SLO that names only one."""
@@ -58,11 +55,6 @@ def estimate(
     sm_percent: int | None = option("An MPS share of the SMs.", min=1, max=100),
     mig: str | None = option("A MIG slice, as 1g.5gb.", metavar="NAME"),
     cores: int | None = option("Of a CPU; default all.", min=1),
-    prices: Path | None = option(
-        "TOML: a table [price_per_hour] with a number for each hardware name, and "
-        'optionally currency = "...". None are shipped.',
-        metavar="FILE",
-    ),
     measure: bool = option("Measure the CPU again instead of reusing figures."),
     as_json: JsonOption = False,
 ) -> None:
@@ -90,10 +82,8 @@ def estimate(
     )
     where = _Where(ctx, sm_percent, mig, cores, measure)
     if compare is not None:
-        _compare(question, where, compare, prices, as_json=as_json)
+        _compare(question, where, compare, as_json=as_json)
         return
-    if prices is not None:
-        raise InputError("--prices needs --compare.", hint="As --compare a100-40gb,l4,t4.")
     assert hardware is not None
     report = where.report(question, hardware)
 
@@ -173,10 +163,7 @@ class _Where:
         return spec, PartitionSize(SharingMode.CORES, cores)
 
 
-def _compare(
-    question: Question, where: _Where, names: str, prices: Path | None, *, as_json: bool
-) -> None:
-    known = read_prices(prices) if prices is not None else None
+def _compare(question: Question, where: _Where, names: str, *, as_json: bool) -> None:
     # Two names of the same hardware are one row.
     kinds = {
         (spec.key, size.key): (spec, size)
@@ -185,32 +172,11 @@ def _compare(
     if not kinds:
         raise InputError("--compare names no hardware.", hint="As --compare a100-40gb,l4,t4.")
     estimates = [(spec, estimate_report(question, spec, size)) for spec, size in kinds.values()]
-    options = comparison.compare(estimates, question.workload, known)
-    unpriced = [o.hardware for o in options if known is not None and o.price_per_hour is None]
-    if unpriced:
-        say(f"no price for {', '.join(unpriced)}: its cost is left out")
+    options = comparison.compare(estimates)
     result = {
         "model": question.model,
         "workload": question.workload.key,
         "slo": question.slo,
-        "currency": known.currency if known is not None else "",
         "devices": options,
     }
-    emit(result, as_json=as_json, render=lambda: comparison_table(question, options, known))
-
-
-def read_prices(path: Path) -> TokenPrices:
-    """Read the user's prices from a file. Raises SpecError."""
-    try:
-        return prices_from(toml_of(path.read_bytes()))
-    except OSError as error:
-        raise SpecError(
-            f"{path} cannot be read: {error.strerror}.", hint="Check the path."
-        ) from error
-    except SpecError:
-        raise
-    except InputError as error:
-        raise SpecError(
-            f"{path} is not valid TOML: {error.message}",
-            hint="Write [price_per_hour] and below it a line such as l4-24gb = PRICE.",
-        ) from error
+    emit(result, as_json=as_json, render=lambda: comparison_table(question, options))

@@ -7,12 +7,13 @@ from rich.text import Text
 
 from partitiond.cli.columns import new_table
 from partitiond.cli.tables import duration, rate
-from partitiond.core.hardware.prices import TokenPrices
 from partitiond.core.model.spec import Slo
-from partitiond.core.performance.comparison import DeviceOption, cheapest
+from partitiond.core.performance.comparison import DeviceOption
 from partitiond.core.performance.estimate_report import EstimateReport, Question
 from partitiond.core.performance.replicas import best_replication
 from partitiond.core.units import format_bytes
+
+MATCH = "match: how many of these devices give as much as the strongest one here"
 
 
 def estimate_table(report: EstimateReport, slo: Slo | None) -> RenderableType:
@@ -142,14 +143,11 @@ def _meaning(report: EstimateReport, slo: Slo | None) -> Iterator[str]:
     yield from report.notes
 
 
-def comparison_table(
-    question: Question, options: Sequence[DeviceOption], prices: TokenPrices | None
-) -> RenderableType:
-    """One row per device: the best use of it, and the cost of tokens."""
+def comparison_table(question: Question, options: Sequence[DeviceOption]) -> RenderableType:
+    """One row per device: the best use of it."""
     heading = f"{question.model}, {question.workload.key}{_bounds(question.slo)}: estimates"
-    cost = [">cost/M"] if prices is not None else []
     table = new_table(
-        "one device", ">replicas", ">batch", ">req/s", ">TTFT p95", ">TPOT p95", ">match", *cost,
+        "one device", ">replicas", ">batch", ">req/s", ">TTFT p95", ">TPOT p95", ">match",
         whole={"one device"},
     )  # fmt: skip
     table.padding = (0, 0, 0, 1)
@@ -169,11 +167,8 @@ def comparison_table(
             duration(option.tpot_p95_seconds),
             f"{option.devices_to_match or 0:.1f}",
         ]
-        if prices is not None:
-            value = option.cost_per_million_output_tokens
-            row.append("-" if value is None else f"{value:.3g}")
         table.add_row(*row)
-    return Group(Text(heading, style="bold"), table, Text("\n".join(_legend(options, prices))))
+    return Group(Text(heading, style="bold"), table, Text(MATCH))
 
 
 def _bounds(slo: Slo | None) -> str:
@@ -186,15 +181,3 @@ def _bounds(slo: Slo | None) -> str:
         if seconds < 86400
     ]
     return f" within {' and '.join(given)}"
-
-
-def _legend(options: Sequence[DeviceOption], prices: TokenPrices | None) -> Iterator[str]:
-    yield "match: how many of these devices give as much as the strongest one here"
-    if prices is None:
-        yield "prices come from your own file: --prices FILE"
-        return
-    currency = f" {prices.currency}" if prices.currency else ""
-    yield f"cost/M: a million output tokens at your prices{currency}, devices fully used"
-    best = cheapest(options)
-    if best is not None:
-        yield f"cheapest per token: {best.hardware}, replicas on it: {best.replicas}"

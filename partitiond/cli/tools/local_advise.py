@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import datetime
-import time
 from collections.abc import Iterable, Mapping, Sequence
 
 import typer
@@ -16,7 +15,6 @@ from partitiond.advise.knowledge import profiles_for
 from partitiond.advise.observe import observe
 from partitiond.advise.readings import readings_of
 from partitiond.advise.sources.gpus import GpuWatch
-from partitiond.advise.sources.prometheus import Prometheus
 from partitiond.advise.sources.scraper import ScrapedEngines, watch
 from partitiond.advise.today import (
     Address,
@@ -53,7 +51,7 @@ def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
 
     Raises:
         SpecError: an option names something unknown.
-        UpstreamError: an engine or the Prometheus does not answer.
+        UpstreamError: an engine does not answer.
         DeviceError: NVIDIA's driver is installed and refuses.
     """
     settings = settings_of(ctx)
@@ -61,17 +59,7 @@ def run_advise(ctx: typer.Context, asked: AdviseRequest) -> Advice:
     wishes = _wishes(asked, fleet)
     measured = _measured(ctx, asked)
     given = (*(fleet.devices if fleet else ()), *described(asked.gpus))
-    if asked.prometheus is not None:
-        scrapes, served, today, seconds = _kept(asked, given)
-    else:
-        scrapes, served, today, seconds = _watched(asked, given, settings)
-    return plan_seen(
-        asked,
-        wishes,
-        measured,
-        (scrapes, served, today, seconds),
-        settings,
-    )
+    return plan_seen(asked, wishes, measured, _watched(asked, given, settings), settings)
 
 
 def plan_seen(
@@ -116,21 +104,6 @@ def _wishes(asked: AdviseRequest, fleet: Fleet | None) -> UserChoices:
 
 
 # --- looking ----------------------------------------------------------------------------------
-
-
-def _kept(asked: AdviseRequest, given: Sequence[Device]) -> Seen:
-    assert asked.prometheus is not None
-    source = Prometheus(asked.prometheus, asked.select)
-    try:
-        kept = source.kept(asked.range_seconds, time.time())
-    finally:
-        source.close()
-    if not (given or kept.today.devices):
-        raise SpecError(
-            "the Prometheus knows no GPU: no DCGM exporter is scraped.", hint=NAME_THE_GPUS
-        )
-    today = Deployment(tuple(given)) if given else kept.today
-    return kept.scrapes, {}, today, kept.seconds
 
 
 NAME_THE_GPUS = 'Say what the engines run on: --gpu "4 a100-80gb", or --fleet FILE.'

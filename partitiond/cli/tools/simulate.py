@@ -34,12 +34,6 @@ FolderArgument = Annotated[
 ]
 
 
-def list_hosts(as_json: JsonOption = False) -> None:
-    """List the hosts that come with partitiond."""
-    descriptions = shipped_descriptions()
-    emit(list(descriptions.values()), as_json=as_json, render=lambda: _hosts_table(descriptions))
-
-
 def create(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="A shipped host, or a JSON file of your own.")
@@ -65,8 +59,17 @@ def create(
         out().print(f"export {key}={shlex.quote(value)}", markup=False, soft_wrap=True)
 
 
-def show(folder: FolderArgument, as_json: JsonOption = False) -> None:
-    """Show what a simulated host is now."""
+def show(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Folder of the simulated host.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a simulated host is now, or the hosts that come with partitiond."""
+    if folder is None:
+        found = shipped_descriptions()
+        emit(list(found.values()), as_json=as_json, render=lambda: _hosts_table(found))
+        return
     gpus = _gpus(SimulatedHost.open(folder))
     emit(gpus, as_json=as_json, render=lambda: _gpus_table(gpus))
 

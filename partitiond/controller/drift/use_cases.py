@@ -131,12 +131,6 @@ class DriftUseCases:
         view = self._view(engine)
         return view.words if view.verdict in (v.value for v in _OFF) else ""
 
-    def ledger(
-        self, model: str | None = None, replica_id: str | None = None, limit: int = 200
-    ) -> Sequence[LedgerEntry]:
-        """The ledger, newest first."""
-        return self._store.ledger(model=model, replica_id=replica_id, limit=limit)
-
     def lift(self, profile_id: str) -> Correction:
         """Take a correction off; the replicas are judged again. Raises NotFoundError."""
         found = self._marks.corrections.get(profile_id)

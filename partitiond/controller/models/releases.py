@@ -227,7 +227,7 @@ class ReleaseUseCases:
         if now is not None and now.version == target.version:
             raise ConflictError(
                 f"{model} is at version {target.version} already.",
-                hint=f"`partitiond models history {model}` lists the others.",
+                hint=f"`partitiond models show {model}` lists the others.",
             )
         if now is not None:
             self._put(dataclasses.replace(now, at=self._now(), state=_left_as(now.state)))
@@ -244,7 +244,7 @@ class ReleaseUseCases:
             if found is None:
                 raise NotFoundError(
                     f"{model} has no release of version {version}.",
-                    hint=f"`partitiond models history {model}` lists what there is.",
+                    hint=f"`partitiond models show {model}` lists what there is.",
                     facts={"model": model, "version": version},
                 )
             return found
@@ -252,7 +252,7 @@ class ReleaseUseCases:
         if target is None:
             raise ConflictError(
                 f"{model} has no earlier release that served.",
-                hint=f"`partitiond models history {model}` lists what there is.",
+                hint=f"`partitiond models show {model}` lists what there is.",
                 facts={"model": model},
             )
         return target

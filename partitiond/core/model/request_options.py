@@ -119,6 +119,33 @@ def check_defaults_fit(defaults: Mapping[str, Any], limits: RequestLimits) -> No
             )
 
 
+_RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "temperature": (0, 2),
+    "top_p": (1e-9, 1),
+    "min_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repetition_penalty": (1e-9, 2),
+}
+"""Bounds of sampling parameters: those of OpenAI's API and of vLLM's `SamplingParams`, the narrower
+of both. A request beyond them is refused."""
+
+
+def check_sampling(defaults: Mapping[str, Any]) -> None:
+    """Raises SpecError for a default of a sampling parameter that engines refuse.
+
+    It is checked where a default is set, and not where a stored one is read.
+    """
+    for name in sorted(_RANGES.keys() & defaults.keys()):
+        (low, high), value = _RANGES[name], defaults[name]
+        require(
+            isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high,
+            f"the default of {name} must be a number {'above 0' if low == 1e-9 else f'from {low}'} "
+            f"to {high}, got {json.dumps(value)[:40]}.",
+            "Engines refuse every request with such a value.",
+        )
+
+
 def _is_plain(value: object) -> bool:
     if isinstance(value, Mapping):
         return len(value) <= MAX_DEFAULT_ITEMS and all(

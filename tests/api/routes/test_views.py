@@ -20,9 +20,6 @@ async def test_drift_is_reported_and_a_correction_lifted_once(
 ) -> None:
     report = (await http.get("/drift")).json()
     assert from_jsonable(DriftReport, report) == service.drift.report()
-    (entry,) = (await http.get("/drift/ledger?model=a&replica_id=a-1&limit=7")).json()
-    assert entry["findings"][0]["verdict"] == "slower"
-    assert service.drift.asked == [("a", "a-1", 7)]
     path = f"/drift/corrections/{CORRECTION.profile_id}"
     assert (await http.delete(path)).json()["factor"] == CORRECTION.factor
     assert (await http.delete(path)).status_code == 404

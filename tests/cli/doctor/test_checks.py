@@ -1,18 +1,22 @@
 """Each finding of the doctor says what to do, and the exit status follows the findings."""
 
 import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from partitiond.cli.doctor import checks as doctor
+from partitiond.cli.doctor import ports
 from partitiond.cli.doctor.engine_user import (
     EngineUserFacts,
     check_engine_user,
     engine_user_facts,
 )
 from partitiond.cli.setup.host import SetupHost
+from partitiond.proxy.process import PID_FILE, ProxyIdentity, own_identity
+from partitiond.serde import to_stored_json
 from partitiond.settings.schema import Settings
 from tests.cli.conftest import Cli
 
@@ -39,15 +43,56 @@ def test_settings_that_cannot_be_read_or_used_are_a_finding(cli: Cli, tmp_path: 
     assert (long.code, "run_dir" in long.json[-1]["message"]) == (1, True)
 
 
-def test_a_taken_port_is_found_and_a_free_one_is_not() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        at = ("proxy", "127.0.0.1", taken.getsockname()[1])
-        assert doctor.check_port(*at, daemon_runs=False).verdict == "fail"
-        assert doctor.check_port(*at, daemon_runs=True).verdict == "ok"
-        survived = doctor.check_port(*at, daemon_runs=False, processes=["python (pid 7)"])
-        assert (survived.verdict, survived.command) == ("warn", "partitiond serve")
-        assert "python (pid 7)" in survived.message
-    assert doctor.check_port(*at, daemon_runs=False).verdict == "ok"
+@pytest.mark.parametrize(
+    ("change", "verdict", "words"),
+    [
+        ({"problem": ""}, "ok", "is free"),
+        ({"port": 0, "problem": ""}, "ok", "a free one"),
+        ({"ours": True, "daemon_runs": True}, "ok", "taken by the running daemon"),
+        ({"ours": True}, "warn", "serves there without its daemon"),
+        ({}, "fail", "by another program"),
+        ({"daemon_runs": True}, "fail", "by another program"),
+    ],
+)
+def test_a_port_is_free_our_own_or_taken_by_a_stranger(
+    change: dict[str, Any], verdict: str, words: str
+) -> None:
+    """Whether a daemon runs says nothing of who has the port."""
+    taken = ports.PortFacts("proxy", "127.0.0.1", 8000, "Address already in use")
+    found = ports.check_port(replace(taken, **change))
+    assert (found.verdict, words in found.message) == (verdict, True)
+    assert bool(found.advice) == (verdict != "ok")
+
+
+def test_our_endpoint_is_told_from_a_stranger_by_its_own_identity(tmp_path: Path) -> None:
+    """Engines that live beside the port prove nothing."""
+    state, run = tmp_path / "state", tmp_path / "run"
+    (state / "proxy").mkdir(parents=True)
+    run.mkdir()
+    settings = Settings(state_dir=state, run_dir=run)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        at = settings.proxy.model_copy(update={"host": host, "port": port})
+        settings = settings.model_copy(update={"proxy": at})
+
+        def found() -> ports.PortFacts:
+            return ports.endpoint_facts(settings, daemon_runs=True)
+
+        def told(identity: ProxyIdentity) -> bool:
+            (state / "proxy" / PID_FILE).write_text(to_stored_json(identity))
+            return found().ours
+
+        assert (found().problem != "", found().ours) == (True, False)
+        ours = own_identity(host, port, run / "proxy.sock", "")
+        assert told(ours)
+        assert not told(replace(ours, port=port + 1)), "ours listens elsewhere"
+        assert not told(replace(ours, start_ticks=ours.start_ticks + 1)), "another process now"
+        (state / "proxy" / PID_FILE).write_text("{")
+        with socket.socket(socket.AF_UNIX) as control:
+            control.bind(str(run / "proxy.sock"))
+            control.listen()
+            assert found().ours, "it cannot be read, and it lives"
+    assert ports.endpoint_facts(settings, daemon_runs=True).problem == ""
 
 
 def test_a_cpu_that_emulates_bfloat16_is_named_with_the_dtype_to_use(tmp_path: Path) -> None:
@@ -67,21 +112,6 @@ def test_python_versions_and_folders(tmp_path: Path) -> None:
     blocked.write_text("")
     assert doctor.check_writable("state_dir", blocked / "below").verdict == "fail"
     assert doctor.check_writable("state_dir", tmp_path / "new" / "er").verdict == "ok"
-
-
-def test_processes_of_a_run_folder_are_found(tmp_path: Path) -> None:
-    sleeper = subprocess.Popen(
-        [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", f"{tmp_path}/x"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        assert sleeper.stdout is not None
-        sleeper.stdout.readline()
-        assert sleeper.pid in [pid for pid, _ in doctor.processes_of(tmp_path)]
-        assert doctor.processes_of(tmp_path / "other") == []
-    finally:
-        sleeper.communicate()
 
 
 LAUNCHER = Path("/run/partitiond-engine.sock")

@@ -1,4 +1,4 @@
-"""The doctor reports limits of the host and its cgroup, and leftovers of earlier runs."""
+"""The doctor reports limits of the host and its cgroup, and what runs without a daemon."""
 
 import dataclasses
 import shutil
@@ -9,8 +9,8 @@ import pytest
 
 from partitiond.cli.doctor.facts import CgroupLimits, HostFacts
 from partitiond.cli.doctor.findings import DoctorFinding
-from partitiond.cli.doctor.leftovers import EngineFolder, check_engines
-from partitiond.cli.doctor.limits import FileLimits, Ulimits, check_limits, check_open_files
+from partitiond.cli.doctor.gather import check_running
+from partitiond.cli.doctor.limits import FileLimits, check_limits, check_open_files
 from partitiond.cli.doctor.native import check_native
 from partitiond.cli.doctor.tls import check_tls
 from partitiond.core.units import GIB, MIB
@@ -18,61 +18,46 @@ from partitiond.platform.tls_files import valid_until
 from tests.cli.test_doctor_host import HOST, bad
 from tests.platform.test_tls_files import make
 
-UNLIMITED = Ulimits()
 
-
-def limits(
-    host: HostFacts = HOST, told: Ulimits = UNLIMITED, gpus: int = 8, cores: int = 64
-) -> list[DoctorFinding]:
-    return bad(check_limits(host, told, gpus=gpus, cores=cores))
+def limits(host: HostFacts = HOST, gpus: int = 8, cores: int = 64) -> list[DoctorFinding]:
+    return bad(check_limits(host, gpus=gpus, cores=cores))
 
 
 @pytest.mark.parametrize(
-    ("host", "told", "cores", "check", "command"),
+    ("host", "cores", "check", "command"),
     [
-        ({"cgroup": CgroupLimits(memory_bytes=8 * GIB)}, {}, 64, "cgroup memory", "MemoryMax=32G"),
-        ({"cgroup": CgroupLimits(pids=512)}, {}, 64, "cgroup processes", "TasksMax=infinity"),
-        ({"cgroup": CgroupLimits(pids=512), "container": "docker"}, {}, 64, "cgroup processes",
+        ({"cgroup": CgroupLimits(memory_bytes=8 * GIB)}, 64, "cgroup memory", "MemoryMax=32G"),
+        ({"cgroup": CgroupLimits(pids=512)}, 64, "cgroup processes", "TasksMax=infinity"),
+        ({"cgroup": CgroupLimits(pids=512), "container": "docker"}, 64, "cgroup processes",
          "--pids-limit -1"),
-        ({"cgroup": CgroupLimits(cores=4)}, {}, 64, "cores", "AllowedCPUs="),
-        ({}, {}, 8, "cores", "AllowedCPUs="),
-        ({}, {"processes": 4096}, 64, "processes", "ulimit -u"),
-        ({}, {"locked_bytes": 8 * MIB}, 64, "locked memory", "ulimit -l"),
-        ({"shared_memory_bytes": 64 * MIB}, {}, 64, "shared memory size", "remount,size=2g"),
-        ({"shared_memory_bytes": 64 * MIB, "container": "docker"}, {}, 64, "shared memory size",
+        ({"cgroup": CgroupLimits(cores=4)}, 64, "cores", "AllowedCPUs="),
+        ({}, 8, "cores", "AllowedCPUs="),
+        ({"shared_memory_bytes": 64 * MIB}, 64, "shared memory size", "remount,size=2g"),
+        ({"shared_memory_bytes": 64 * MIB, "container": "docker"}, 64, "shared memory size",
          "--shm-size=2g"),
-        ({"shared_memory_bytes": None}, {}, 64, "shared memory size", "mount -t tmpfs"),
-        ({"numa_nodes": 2, "numa_balancing": True}, {}, 64, "numa", "numa_balancing=0"),
-        ({"swap_bytes": 8 * GIB, "swap_used_bytes": 4 * GIB}, {}, 64, "swap", "swappiness"),
-        ({"overcommit": 2}, {}, 64, "overcommit", "overcommit_memory=0"),
+        ({"shared_memory_bytes": None}, 64, "shared memory size", "mount -t tmpfs"),
+        ({"overcommit": 2}, 64, "overcommit", "overcommit_memory=0"),
     ],
 )  # fmt: skip
 def test_each_limit_in_the_way_names_the_command(
-    host: dict[str, object], told: dict[str, int], cores: int, check: str, command: str
+    host: dict[str, object], cores: int, check: str, command: str
 ) -> None:
     assert limits() == []
-    (found,) = limits(dataclasses.replace(HOST, **host), Ulimits(**told), cores=cores)  # type: ignore[arg-type]
+    (found,) = limits(dataclasses.replace(HOST, **host), cores=cores)  # type: ignore[arg-type]
     assert found.check == check
     assert command in found.command
 
 
 def test_what_only_gpu_hosts_need_is_not_asked_of_others() -> None:
-    host = HostFacts(numa_nodes=2, numa_balancing=True, shared_memory_bytes=64 * MIB)
-    assert limits(host, Ulimits(locked_bytes=64 * 1024), gpus=0, cores=1) == []
+    assert limits(HostFacts(shared_memory_bytes=256 * MIB), gpus=0, cores=1) == []
 
 
-def test_engines_that_serve_are_told_from_what_ended() -> None:
-    folders = (
-        EngineFolder("a-1", alive=True, processes=3, serving=True),
-        EngineFolder("profile-1", alive=True, processes=3, serving=False),
-        EngineFolder("b-1", alive=False, processes=1, serving=True),
-    )
-    serving, orphan, dead = bad(check_engines(folders, Path("/run/x"), daemon_runs=False))
-    assert [one.command for one in (serving, orphan, dead)] == ["partitiond serve"] * 3
-    assert ["adopts" in serving.advice, "ends" in orphan.advice] == [True, True]
-    assert "and 1 processes they left" in dead.message
-    assert bad(check_engines(folders, Path("/run/x"), daemon_runs=True)) == []
-    assert bad(check_engines((), Path("/run/x"), daemon_runs=False)) == []
+def test_what_runs_without_a_daemon_is_named() -> None:
+    found = check_running(("a-1", "the endpoint"), daemon_runs=False)
+    assert (found.verdict, found.command) == ("warn", "partitiond serve")
+    assert "a-1, the endpoint" in found.message
+    assert check_running(("a-1",), daemon_runs=True).verdict == "ok"
+    assert check_running((), daemon_runs=False).verdict == "ok"
 
 
 def test_an_endpoint_that_could_be_compiled_is_told_with_the_command() -> None:

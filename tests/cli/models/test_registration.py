@@ -54,12 +54,25 @@ def test_lengths_come_from_files_of_pairs_or_of_a_profile(tmp_path: Path) -> Non
             workload_of(str(tmp_path / missing))
 
 
+def test_names_in_rules_that_are_not_there_are_told_with_what_was_meant(
+    service: FakeService, cli: Cli
+) -> None:
+    cli("models add opt-125m --no-auto --name chat").ended(0)
+    added = cli("models add opt-125m --no-auto --name b --near chta --only-on nowhere").ended(0)
+    assert "--near chta: there is nothing of that name now. Did you mean chat?" in added.said
+    assert "--only-on nowhere" in added.said
+    assert "--near chat:" not in cli("models update b --near chat --no-wait").said
+    assert "--avoid x" in cli("models update b --avoid x --near chat --no-wait").said
+
+
 def test_what_scales_is_shown_and_set(service: FakeService, cli: Cli) -> None:
-    shown = cli("models scaling").ended(0, "at zero", "1/1 serve", "1.5", "2.2")
-    assert "are expected or queue" not in shown.out
-    cli("models scaling a").ended(0, "are expected or queue")
-    assert json.loads(cli("models scaling b --json").out)["at_zero"] is True
-    assert cli("models scaling nobody").code != 0
+    for name in ("a", "b"):
+        cli("models add opt-125m --autoscale --no-auto --name", name).ended(0)
+    cli("models show a").ended(0, "1/1 serve", "1.5/s", "2.2/s", "are expected or queue")
+    shown = cli("models show b --json").json
+    assert (shown["scaling"]["at_zero"], shown["releases"][0]["version"]) == (True, 2)
+    cli("models add opt-125m --no-auto --name still")
+    assert cli("models show still --json").json["scaling"] is None
     assert registration.autoscale_body(None, None) == {}
     assert registration.autoscale_body(True, None) == {"autoscale": {}}
     assert registration.autoscale_body(None, 600.0) == {

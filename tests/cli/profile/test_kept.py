@@ -8,7 +8,8 @@ import pytest
 
 from partitiond.core.profile.jobs import Job, JobState, Progress
 from partitiond.core.profile.record import SCHEMA_VERSION, Profile
-from partitiond.serde import from_json, to_json, to_jsonable
+from partitiond.fleet.profile_files import read_profile
+from partitiond.serde import to_json, to_jsonable
 from tests.api.fake_models import AT
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
@@ -33,8 +34,8 @@ def test_a_folder_is_imported_listed_and_exported_and_nothing_overwritten_unaske
     assert cli("profile import", tmp_path).code == 0
     cli("profile list").ended(0, "p-1", "p-2")
     again = tmp_path / "again.json"
-    assert cli("profile export p-1 -o", again).code == 0
-    assert from_json(Profile, again.read_text()) == other(1)
+    again.write_text(cli("profile show p-1 --json").out)
+    assert read_profile(again) == other(1)
 
     clash = replace(other(1), kv_cache_tokens=7)
     files = written(tmp_path, clash, other(3))
@@ -54,35 +55,25 @@ def test_one_bad_file_keeps_all_out(service: FakeService, cli: Cli, tmp_path: Pa
     assert list(service.store.profiles()) == []
 
 
-def test_a_profile_is_drawn_beside_what_is_shown(
-    service: FakeService, cli: Cli, tmp_path: Path
-) -> None:
-    service.store.add_profile(other(1))
-    picture = tmp_path / "p.svg"
-    cli("profile show p-1 --plot", picture).ended(0, f"Plot written to {picture}")
-    assert "TPOT p95" in picture.read_text()
-    for arguments, says in (
-        ("show p-1 --plot x.pdf", "neither .png nor .svg"),
-        ("show p-1 --plot nowhere/x.png", "no folder"),
-        ("import nowhere", "cannot be read"),
-    ):
-        cli(f"profile {arguments}").refused(2, says, "what to do")
+def test_what_cannot_be_read_is_not_imported(service: FakeService, cli: Cli) -> None:
+    cli("profile import nowhere").refused(2, "cannot be read", "what to do")
 
 
 def test_a_stale_profile_is_shown_as_such_and_deleted_only_when_told(
     service: FakeService, cli: Cli
 ) -> None:
-    cli("profile prune").ended(0, "nothing to delete")
+    cli("profile list --unneeded").ended(0, "nothing to delete")
+    cli("profile list --delete").refused(2, "--unneeded --delete")
     service.store.add_profile(other(1))
     service.profiles.stale = ("the driver was 1, now it is 2",)
     assert "stale: the driver was 1" in cli("profile show p-1").out
     assert cli("profile show p-1 --json").json["stale"] == list(service.profiles.stale)
     assert cli("profile show none").code != 0
-    cli("profile prune").ended(0, "p-1 of a: the driver was 1", "profile prune --yes")
-    shown = cli("profile prune --json").json
+    cli("profile list --unneeded").ended(0, "p-1 of a: the driver was 1", "--delete deletes them")
+    shown = cli("profile list --unneeded --json").json
     assert (shown["deleted"], shown["profiles"][0]["id"]) == (False, "p-1")
     assert len(service.store.profiles()) == 1
-    assert cli("profile prune --yes --json").json["deleted"]
+    assert cli("profile list --unneeded --delete --json").json["deleted"]
     assert list(service.store.profiles()) == []
 
 
@@ -91,9 +82,12 @@ def test_watching_a_job_that_ended_says_how(service: FakeService, cli: Cli) -> N
     failed = replace(ended, id="job-2", state=JobState.FAILED, error="out of memory.")
     for job in (ended, failed):
         service.store.put_job(job)
-    assert cli("profile jobs watch job-1").code == 0
-    cli("profile jobs watch job-2").ended(1, "out of memory.")
-    assert cli("profile jobs watch none").code != 0
+    assert cli("profile jobs job-1 --watch").code == 0
+    cli("profile jobs job-2 --watch").ended(1, "out of memory.")
+    assert cli("profile jobs none --watch").code != 0
+    for words in ("--watch", "job-1 --watch --cancel", "--cancel"):
+        cli("profile jobs", *words.split()).refused(2, "are for one job")
+    assert cli("profile jobs job-2 --json").json["state"] == "failed"
 
 
 def test_a_broken_stream_falls_back_to_asking(
@@ -114,7 +108,7 @@ def test_a_broken_stream_falls_back_to_asking(
         return real(job_id)
 
     monkeypatch.setattr(service.store, "job", job)
-    assert cli("profile jobs watch job-1").code == 0
+    assert cli("profile jobs job-1 --watch").code == 0
     assert asked > 4
 
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import gzip
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,26 @@ def test_a_backup_is_made_checked_and_restored_with_settings_only_when_asked_for
     assert "seed = 7" in config.read_text()
 
 
+def test_a_check_reads_the_settings_file_as_well_and_a_restore_only_where_it_writes_it(
+    cli: Cli, home: Path
+) -> None:
+    keep(home, "first")
+    config = home / "config" / "partitiond" / "config.toml"
+    config.parent.mkdir(parents=True)
+    config.write_text("[planner]\nseed = 7\n")
+    file = home / "b.gz"
+    cli("setup backup", file)
+    with contextlib.closing(sqlite3.connect(home / "packed")) as copy:
+        (home / "packed").write_bytes(gzip.decompress(file.read_bytes()))
+        copy.execute("UPDATE backup SET value = '[planner]\nsead = 7\n' WHERE name = 'config'")
+        copy.commit()
+    file.write_bytes((home / "packed").read_bytes())
+    cli("setup restore --check", file).refused(2, "planner.sead")
+    cli("setup restore --with-settings", file).refused(2, "planner.sead")
+    assert "seed = 7" in config.read_text()
+    cli("setup restore", file).ended(0, "were left alone")
+
+
 def test_refusals_have_their_exit_codes(cli: Cli, home: Path) -> None:
     file = home / "b.gz"
     assert cli("setup backup", file).code == 3  # no store yet
@@ -63,3 +85,26 @@ def test_each_value_names_its_origin(
     assert shown["proxy.port"] == {"value": 9001, "origin": f"file {file}:proxy.port"}
     assert shown["proxy.max_queue"]["value"] == 8
     assert shown["planner.seed"] == {"value": 3, "origin": "--set planner.seed"}
+
+
+def test_one_setting_is_written_to_the_file_and_the_rest_of_it_stays(
+    cli: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "sub" / "config.toml"
+    config = ("--config", file, "setup", "config")
+    file.parent.mkdir()
+    file.write_text("# ours\n")
+    cli(*config, "set", "proxy.port=9001").ended(0, f"proxy.port is 9001, by {file}")
+    cli(*config, "set", "proxy.require_keys=yes").ended(0)
+    assert file.read_text() == "# ours\n\n[proxy]\nrequire_keys = true\nport = 9001\n"
+    cli(*config, "set", "proxy.require_keys=").ended(0, "has its default")
+    assert cli(*config, "show", "--json").json["proxy.port"]["value"] == 9001
+    before = file.read_text()
+    for words, says in (
+        (("proxy.prot=1",), "Did you mean proxy.port"),
+        (("proxy.port=many", "proxy.max_queue=7"), "proxy.port"),
+        (("proxy.host=0.0.0.0",), "beyond loopback"),
+        (("proxy.port",), "key=value"),
+    ):
+        cli(*config, "set", *words).refused(2, says)
+        assert file.read_text() == before

@@ -10,18 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
-import httpx
 import pytest
 
-from partitiond.cli.tools.advise import parse_range
-from partitiond.core.errors import InputError
 from tests.advise.looks import DATA
 from tests.advise.servers import Answer, serving
-from tests.advise.sources.test_prometheus import NOW, Kept
-from tests.advise.sources.test_prometheus import engine as kept_engine
-from tests.advise.sources.test_prometheus import gpu as kept_gpu
 from tests.cli.conftest import Cli, widest
 
 TEXTS = [(DATA / f"vllm-0.32.0-cpu-{name}.txt").read_text() for name in ("00", "05", "10")]
@@ -96,32 +89,9 @@ def test_a_name_can_be_explained_and_a_fleet_file_counts(cli: Cli, tmp_path: Pat
     assert sum(result.json["free"].values()) <= 1
 
 
-def test_a_prometheus_tells_engines_gpus_and_whose_pod_is_on_which(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = Kept(
-        *kept_engine("p0", "opt-125m", 2.0), *kept_engine("p1", "opt-1.3b", 0.2),
-        *kept_gpu("GPU-a", "p0", 12.0), *kept_gpu("GPU-b", "p1", 80.0),
-    )  # fmt: skip
-    monkeypatch.setattr("partitiond.cli.tools.local_advise.time", SimpleNamespace(time=lambda: NOW))
-
-    def answer(path: str) -> Answer:
-        response = kept.answer(httpx.Request("GET", f"http://prometheus{path}"))
-        return response.status_code, response.text
-
-    with serving(answer) as address:
-        result = cli("tools advise --prometheus", address, "--time-limit", "2", "--json").ended(0)
-    # The busier one stays.
-    assert result.json["free_devices"]["certain"] == ["GPU-a"]
-    assert result.json["busy_share"] == {"GPU-a": 0.12, "GPU-b": 0.8}
-    rates = {m["model"]: m["busiest_req_per_s"]["middle"] for m in result.json["models"]}
-    assert rates == pytest.approx({"opt-125m": 4.0, "opt-1.3b": 0.4}, rel=0.02)
-
-
 def test_what_is_wrong_is_said_before_anything_is_asked(cli: Cli) -> None:
     for arguments, words in (
-        ("", "name either the engines or a Prometheus"),
-        ("-a http://h:1 --prometheus http://p:1", "name either"),
+        ("", "no engine is named"),
         ("-a http://h:1 --minutes 0.01", "nothing happens between one look"),
         ("-a http://h:1 --every -5", "--every"),
         ("-a http://h:1=9 --gpu l4", "no device of that name"),
@@ -130,8 +100,6 @@ def test_what_is_wrong_is_said_before_anything_is_asked(cli: Cli) -> None:
         ("-a http://h:1 --slo-ttft 1", "--slo-tpot"),
         ("-a http://h:1 --objective max-goodput", "no objective that frees"),
         ("-a http://h:1 --profiles /nowhere.json", "cannot be read"),
-        ("--prometheus http://p:1 --range 9999d", "--range"),
-        ("--prometheus ftp://p:1", "no address of a Prometheus"),
     ):
         cli(*("tools", "advise", *arguments.split())).refused(2, words, "what to do")
 
@@ -163,10 +131,3 @@ def test_ctrl_c_advises_from_what_was_seen(home: Path) -> None:
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     assert json.loads(out)["models"][0]["planned_as"] == "opt-125m"
-
-
-def test_ranges_have_a_unit() -> None:
-    ranges = {"90m": 5400, "1h": 3600, "1.5 D": 129_600}
-    assert {text: parse_range(text) for text in ranges} == ranges
-    with pytest.raises(InputError):
-        parse_range("3600")

@@ -22,9 +22,9 @@ def gpus(cli: Cli, folder: Path) -> Any:
 
 
 def test_shipped_hosts_are_listed_made_and_shown(cli: Cli, tmp_path: Path) -> None:
-    listed = cli(f"{SIMULATE} list --json").json
+    listed = cli(f"{SIMULATE} show --json").json
     assert {host["name"] for host in listed} == shipped_descriptions().keys()
-    cli(f"{SIMULATE} list").ended(0, "h100-80gb-x4")
+    cli(f"{SIMULATE} show").ended(0, "h100-80gb-x4")
     made = cli(f"{SIMULATE} create a100-80gb-mig --out", tmp_path / "new")
     assert f"PARTITIOND_GPU__SIMULATED_HOST={tmp_path / 'new'}" in made.out.replace("\n", "")
     first, second = gpus(cli, tmp_path / "new")

@@ -125,7 +125,7 @@ async def test_slower_replicas_correct_the_plans_and_are_measured_again_until_it
     traffic.flow(60, 1.0)  # as predicted: that is only written down
     report = host.service.drift.report()
     assert ({r.verdict for r in report.replicas}, report.corrections) == ({"holds"}, ())
-    (pace, *_) = host.service.drift.ledger(model="a")[0].findings
+    (pace, *_) = host.store.ledger(model="a")[0].findings
     assert pace.measured == pytest.approx(pace.predicted, rel=0.02)
     assert not [kind for kind in host.kinds() if kind.startswith("drift")]
 
@@ -307,7 +307,7 @@ async def test_plans_that_take_no_corrections_show_none_and_no_full_disk_hides_a
     desk._leases = lambda: (CpuCores("cpu", Bytes(GIB), (1,)),)
     traffic = Traffic(host)
     traffic.flow(80, 3.0)
-    assert host.service.drift.ledger() == [], "nothing is judged while something is measured there"
+    assert host.store.ledger() == [], "nothing is judged while something is measured there"
     desk._leases = tuple
     monkeypatch.setattr(host.store, "add_ledger_entries", full)
     desk._options = dataclasses.replace(desk._options, correct=False)
@@ -359,7 +359,7 @@ async def test_what_another_proxy_counted_before_its_first_look_is_in_no_window(
     for _ in range(10):
         traffic.counts = {n: _later(c, 1.0) for n, c in traffic.counts.items()}
     traffic.flow(20, 1.0)
-    entries = host.service.drift.ledger(model="a")
+    entries = host.store.ledger(model="a")
     assert entries
     for entry in entries:
         assert entry.requests == pytest.approx(entry.seconds / LOOK_SECONDS * per_look)

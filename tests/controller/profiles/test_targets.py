@@ -65,3 +65,5 @@ def test_only_what_was_not_measured_is_measured() -> None:
         measured_profile("a", cores=2, kind=ProfileKind.ESTIMATED),
     ]
     assert [t.size.cores for t in unmeasured(spec("a"), targets, profiles)] == [2]
+    pooling = EngineOptions(extra_args=("--runner", "pooling"))
+    assert unmeasured(spec("a", engine=pooling), targets, ()) == (), "planned from its estimate"

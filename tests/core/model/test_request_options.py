@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import SpecError
-from partitiond.core.model.request_options import check_defaults, defaults_json
+from partitiond.core.model.request_options import check_defaults, check_sampling, defaults_json
 from partitiond.core.model.spec import Demand, ModelSource, ModelSpec, SourceKind
 
 SOURCE = ModelSource(SourceKind.HUB, "org/model")
@@ -126,3 +126,23 @@ def test_specs_that_are_only_offered_otherwise_are_asked_for_alike() -> None:
     assert plain.offered_as(offered) == offered
     assert plain.asked_as(offered) == offered, "the same candidates"
     assert len({offered, spec(demand=Demand(1.0)), plain}) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed", "refused"),
+    [
+        ("temperature", (0, 0.7, 2), (-0.1, 2.1, 99, True, "1", None)),
+        ("top_p", (0.01, 1), (0, 1.01, 5)),
+        ("presence_penalty", (-2, 2), (-2.1, 3)),
+        ("repetition_penalty", (0.5, 1.2), (0, -1, 2.5)),
+        ("top_k", (-1, 40), ()),
+    ],
+)
+def test_a_sampling_parameter_that_engines_refuse_has_no_default(
+    name: str, allowed: tuple[object, ...], refused: tuple[object, ...]
+) -> None:
+    for value in allowed:
+        check_sampling({name: value})
+    for value in refused:
+        with pytest.raises(SpecError, match=f"the default of {name}"):
+            check_sampling({name: value})
