@@ -13,7 +13,7 @@ from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import short_device
 from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
 from partitiond.core.plan.page import first_of
-from partitiond.core.profile.jobs import Job, JobState, job_place
+from partitiond.core.profile.jobs import Job, JobState, job_place, measured_by
 from partitiond.core.units import format_bytes, format_duration
 from partitiond.core.views.lists import ModelView, ReplicaView
 
@@ -228,13 +228,13 @@ def jobs_table(jobs: Sequence[Job]) -> RenderableType:
     """Jobs, newest first."""
     if not jobs:
         return "No jobs."
-    table = new_table("job", "kind", "model", "state", ">done", "now", whole=("job",))
+    table = new_table("job", "model", "measures", "state", ">done", "now", whole=("job",))
     for job in jobs:
         fraction = job.progress.fraction
         table.add_row(
             job.id,
-            job.kind,
             job.subject,
+            measured_by(job),
             state_text(job.state.value),
             "-" if fraction is None else f"{fraction:.0%}",
             job.error or job_line(job),

@@ -54,7 +54,7 @@ from partitiond.core.hardware.kinds import Device
 from partitiond.core.keys.usage import ReplicaShare
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import Placement
-from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.profile.jobs import IN_FULL, Job, JobState
 from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.lost import cut_off, is_missed
@@ -367,7 +367,7 @@ class Parts:
             slots=Slots(profiling.jobs_at_once, profiling.jobs_on_host),
             groups={r.spec.name: r.spec.isolation_group for r in records if r.spec.isolation_group},
         )
-        return turn_of(queue, running, passed, host, self.drift.remeasures.waits)
+        return turn_of(queue, running, passed, host, self._held_back)
 
     def _hardware_of(self, device_id: str) -> str:
         device = self.devices.find(device_id)
@@ -418,6 +418,7 @@ class Parts:
             callbacks=LoopCallbacks(
                 lent=self.jobs.lent,
                 measuring=self.jobs.starting,
+                awaited=self.jobs.looks,
                 spec_for=lambda spec, placement: self.releases.spec_for(spec, placement),
                 withheld=self._withheld,
                 failed_before=lambda placement: self.obstacles.failed_before(placement),
@@ -456,6 +457,15 @@ class Parts:
         if job.state is JobState.SUCCEEDED:
             self.obstacles.started(job.subject)
         self.plan_again()
+        if job.state is JobState.SUCCEEDED and job.reason != IN_FULL:
+            self.registry.measure_in_full(job.subject)
+
+    def _held_back(self, job: Job) -> str:
+        """Return why a job may not begin yet on any device; empty if it may."""
+        chain = self.plans.chain
+        if job.reason == IN_FULL and chain.planning and not chain.problem:
+            return "waits for the plan of what is known: models are served first"
+        return self.drift.remeasures.waits(job)
 
     def _make_obstacles(self) -> ObstacleUseCases:
         given = self._given

@@ -10,6 +10,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Candidate, Certificate, Objective, Placement, Plan, Status
+from partitiond.core.profile.confirmed import FrontierMemory
 from partitiond.core.profile.points import Footprint, Knee, Latency, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import GIB, MIB, Bytes
@@ -141,6 +142,8 @@ def measured_profile(
             duration_seconds=1.0,
             partitiond_version="0",
         ),
+        # Measured in full: nothing is open.
+        frontier_memory=FrontierMemory(4, Bytes(1), Bytes(1), None, None, 0, confirmed=False),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.model.spec import Demand, EngineOptions, ModelSource, SourceKind
 from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.record import Infeasible, Objective, Plan
-from partitiond.core.profile.jobs import JobState, ProfileOptions
+from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, IN_FULL, JobState, ProfileOptions
 from partitiond.core.profile.record import ProfileKind
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.planner.api import solve
@@ -25,7 +25,7 @@ from tests.controller.samples import cpu, spec
 
 
 async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host) -> None:
-    """All models are measured before any starts."""
+    """All models are looked at before any starts; what that leaves open is measured after."""
     host.profiler.gate.clear()
     await host.register("a", demand=Demand(req_per_s=1.0))
     assert {p.kind for p in host.store.profiles("a")} == {ProfileKind.ESTIMATED}
@@ -36,7 +36,13 @@ async def test_registering_goes_from_estimate_over_profile_to_serving(host: Host
     host.profiler.gate.set()
     await host.serves("a", "b")
     measured = [(r.model.spec.name, len(r.cores)) for r in host.profiler.requests]
-    assert sorted(measured) == [("a", 1), ("a", 2), ("b", 1), ("b", 2)]
+    assert sorted(measured[:2]) == [("a", 1), ("b", 1)]
+    looks = host.profiler.requests[:2]
+    assert {(r.time_limit_seconds, r.confirm_memory) for r in looks} == {
+        (FIRST_LOOK_SECONDS, False)
+    }
+    later = [(dict(j.params)["cores"], j.reason) for j in host.jobs() if j.reason == IN_FULL]
+    assert later == [("2", IN_FULL)] * 2
     view = host.service.models.model("a")
     assert (view.profile_kind, view.provisional) == (ProfileKind.MEASURED, False)
     assert host.kinds().count("plan-applied") == 1

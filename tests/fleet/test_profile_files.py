@@ -1,5 +1,6 @@
 """Profile files of this schema and the older one are read; newer and foreign ones are refused."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -26,7 +27,8 @@ def test_files_of_this_schema_and_of_schema_1_are_read(tmp_path: Path) -> None:
         for name in ("prompt_tokens_per_s", "attainment", "telemetry", "idle_share"):
             del point[name]
     old["workload"] = {"prompt_tokens": 64, "output_tokens": 32}
-    assert profile_from_json(json.dumps(old)) == measured_profile()
+    read = dataclasses.replace(measured_profile(), frontier_memory=None)
+    assert profile_from_json(json.dumps(old)) == read
     path = tmp_path / "p.json"
     path.write_text(to_json(measured_profile(), indent=2))
     assert read_profile(path) == measured_profile()

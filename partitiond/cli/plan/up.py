@@ -11,10 +11,10 @@ from partitiond.cli.output import err, print_json, say
 from partitiond.cli.plan.commands import AllowOutageOption, exit_of, plan_and_apply, show_preview
 from partitiond.cli.waiting import JobFailedError, all_serve, wait_for_job, wait_for_plan
 from partitiond.controller.profiles.profiling import options_for
-from partitiond.controller.profiles.targets import profile_targets, unmeasured
+from partitiond.controller.profiles.targets import first_looks, profile_targets, unmeasured
 from partitiond.core.errors import NotFoundError, SpecError
 from partitiond.core.model.spec import ModelSpec
-from partitiond.core.profile.jobs import Job, JobState
+from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, IN_FULL, Job, JobState
 from partitiond.core.replica.obstacles import ObstacleKind
 from partitiond.fleet.file import load_fleet
 
@@ -82,21 +82,25 @@ def _same(old: ModelSpec, new: ModelSpec) -> bool:
 
 
 def profile_missing(client: "ControlClient", names: list[str], settings: "Settings") -> None:
-    """Measure the models without a measured profile, with progress.
+    """Look at the models without a measured profile, with progress; what that leaves open is
+    measured later by itself.
 
-    All jobs are queued before the first is awaited: the daemon makes no plan by itself while any
-    job is open, so no engine starts beside a measurement. A model that cannot be measured beside
+    All looks are queued before the first is awaited: the daemon makes no plan by itself while any
+    is open, so no engine starts beside a measurement. A model that cannot be measured beside
     the serving replicas stays in the queue and is planned from its estimate. A model whose
     measurement fails, or whose engine is missing, does not keep others from being planned.
     """
-    targets = profile_targets(client.devices(), settings.profiling.cpu_partition_cores)
+    targets = first_looks(profile_targets(client.devices(), settings.profiling.cpu_partition_cores))
+    seconds = min(FIRST_LOOK_SECONDS, settings.profiling.time_limit_seconds)
     for name in names:
         view = client.model(name)
         if view.obstacle is not None and view.obstacle.kind is ObstacleKind.ENGINE_ABSENT:
             say(str(view.obstacle))
             continue
+        if open_jobs(client, name):  # registering has queued them
+            continue
         for target in unmeasured(view.record.spec, targets, client.profiles(name)):
-            client.profile(name, options_for(target))  # the same job that --auto would queue
+            client.profile(name, options_for(target, seconds))  # as --auto would
     for name in names:
         for job in open_jobs(client, name):
             say(f"{name}: profiling ({job.id})")
@@ -110,6 +114,6 @@ def profile_missing(client: "ControlClient", names: list[str], settings: "Settin
 
 
 def open_jobs(client: "ControlClient", model: str) -> list[Job]:
-    """Return the model's open profile jobs, oldest first; registering may have queued some."""
-    mine = [job for job in client.jobs() if job.subject == model and job.kind == "profile"]
+    """Return the model's open profile jobs that plans wait for, oldest first."""
+    mine = [job for job in client.jobs() if job.subject == model and job.reason != IN_FULL]
     return [job for job in reversed(mine) if job.state in ACTIVE]

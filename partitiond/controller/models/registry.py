@@ -1,10 +1,10 @@
 """Adds, changes and removes registered models, and reports how they are."""
 
 import asyncio
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.models.releases import ReleaseUseCases
@@ -19,6 +19,8 @@ from partitiond.controller.profiles.staleness import Staleness, stale_note
 from partitiond.controller.profiles.targets import (
     BestProfiles,
     ProfileTarget,
+    first_looks,
+    in_a_hurry,
     profile_targets,
     unmeasured,
 )
@@ -28,13 +30,20 @@ from partitiond.controller.runtime.proxy_process import Endpoint
 from partitiond.controller.runtime.sleeping import check_may_sleep
 from partitiond.controller.runtime.watching import DeviceWatch, ModelFiles
 from partitiond.controller.views.records import ModelIndex, model_note, model_view
-from partitiond.core.errors import ConflictError, PartitiondError
+from partitiond.core.errors import ConflictError, NotFoundError, PartitiondError, StoreError
 from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.engine_task import EngineTask, require_measurable
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.model.spec_changes import changes
-from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
+from partitiond.core.profile.jobs import (
+    FIRST_LOOK_SECONDS,
+    IN_FULL,
+    NOT_MEASURED,
+    Job,
+    JobState,
+    ProfileOptions,
+)
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.obstacles import Obstacle, ObstacleKind
 from partitiond.core.replica.sleep import said_asleep
@@ -42,7 +51,6 @@ from partitiond.core.views.lists import ModelView
 from partitiond.platform.fault_points import FaultPoint, reached
 from partitiond.ports import Clock, ModelResolver, Store
 
-NOT_MEASURED: Final = "not measured yet"
 BEGIN_AGAIN_SECONDS: Final = 30.0
 """Pause before a chain that could not be begun is begun again: a source of models, or the store,
 refused. Chosen."""
@@ -207,19 +215,40 @@ class Registry:
         """Queue the jobs that the chain needs of a model whose engine has become available."""
         self._measure(self._store.model(name).spec, self._targets())
 
+    def measure_in_full(self, name: str) -> None:
+        """Queue what a model's first looks left open.
+
+        A model that is gone meanwhile needs nothing; if the store refuses a job, what is open is
+        measured on demand.
+        """
+        with contextlib.suppress(NotFoundError, StoreError):
+            spec = self._store.model(name).spec
+            wanted = self._wanted(spec, self._targets()) if spec.auto else {}
+            for params, reason in wanted.items():
+                if reason == IN_FULL:
+                    self._jobs.submit("profile", name, params, reason=reason)
+
     def _wanted(self, spec: ModelSpec, targets: Sequence[ProfileTarget]) -> dict[Params, str]:
         """Return the jobs that the chain needs, by parameters, each with its reason.
 
-        A stale profile is measured again once for each reason: if it is stale after that, it would
-        be stale after the next measurement, too.
+        A model that is not measured waits for a first look at each kind of device; what that leaves
+        open is measured later, once. A stale profile is measured again once for each reason: if it
+        is stale after that, it would be stale after the next measurement, too.
         """
         profiles = self._store.profiles(spec.name)
         wanted: dict[Params, str] = {}
+        later: dict[Params, str] = {}
+        done = {(job.params, job.reason) for job in self._jobs.ended(spec.name)}
         for name in ("", *(variant.name for variant in spec.variants)):
             own = [profile for profile in profiles if profile.variant == name]
-            for target in unmeasured(spec.as_variant(name), targets, own):
-                wanted[self._params(target, name)] = NOT_MEASURED
-        done = {(job.params, job.reason) for job in self._jobs.ended(spec.name)}
+            form = spec.as_variant(name)
+            looks = unmeasured(form, first_looks(targets), own)
+            for target in looks:
+                wanted[self._params(target, name, first=True)] = NOT_MEASURED
+            known = [profile for profile in own if not in_a_hurry(profile)]
+            for target in () if looks else unmeasured(form, targets, known):
+                later[self._params(target, name)] = IN_FULL
+        wanted |= {params: why for params, why in later.items() if (params, why) not in done}
         for stale in self._staleness.to_measure_again(self._best(spec)):
             for target in targets:
                 if (target.device.hardware, target.size) == (stale.hardware, stale.size):
@@ -228,8 +257,9 @@ class Registry:
                         wanted.setdefault(params, stale.reason)
         return wanted
 
-    def _params(self, target: ProfileTarget, variant: str) -> Params:
-        options = dataclasses.replace(options_for(target), variant=variant)
+    def _params(self, target: ProfileTarget, variant: str, *, first: bool = False) -> Params:
+        seconds = min(FIRST_LOOK_SECONDS, self._profiling.time_limit_seconds) if first else 0.0
+        options = dataclasses.replace(options_for(target, seconds), variant=variant)
         return params_of(options, self._devices.devices, self._profiling)
 
     def measure_stale(self) -> None:

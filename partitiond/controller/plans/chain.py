@@ -2,11 +2,13 @@
 
 The rules, in the order in which they are checked:
 
-1. A model that is not measured yet is profiled first, wherever a lease can be had. While any job
-   runs, the daemon makes no plan by itself for new models: a replica started meanwhile would hold
-   the cores that the next job needs, and the queue would wait for these cores for ever. So on a
-   small host all models are measured, then planned together. An under-served model waits for no
-   job (rule 10).
+1. A model that is not measured yet is looked at first, wherever a lease can be had: shortly,
+   on each kind of device (`core.profile.jobs.NOT_MEASURED`). While such a job runs, the daemon
+   makes no plan by itself for new models: a replica started meanwhile would hold the cores that
+   the next job needs, and the queue would wait for these cores for ever. So on a small host all
+   models are looked at, then planned together. What the first looks left open is measured after
+   that plan (`IN_FULL`), on room that nothing holds, and no plan waits for it. An under-served
+   model waits for no job (rule 10).
 2. When the queue is empty, or all queued jobs wait for room that serving replicas hold, a plan is
    made of what is known. A model whose job waits for such room is planned from its estimate (its
    replicas are provisional), and so is a model whose job was cancelled. This cannot shut out the
@@ -176,7 +178,7 @@ class Chain:
         Args:
             journal: for events.
             clock: for the back-off between two tries.
-            ready: whether no job runs, so that a plan of everything may be made.
+            ready: whether no job runs that models wait for, so that all may be planned.
             pressing: whether a model is under-served, so that a plan is made while jobs run.
             preview: makes a plan of what the daemon may use by itself.
             fresh: whether what the last preview was made from still holds.

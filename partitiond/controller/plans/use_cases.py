@@ -109,7 +109,7 @@ class Plans:
         self.chain = Chain(
             journal=journal,
             clock=clock,
-            ready=lambda: not (jobs.busy or devices.overtaken),
+            ready=lambda: not (jobs.awaited or devices.overtaken),
             pressing=self._pressing,
             preview=self._preview_by_itself,
             fresh=self._fresh,
@@ -346,7 +346,7 @@ class Plans:
         records, desired = self._store.models(), self._controller.desired
         planned_before = self._obstacles.planned_before
         absent = left_out(records, desired, planned_before)
-        if leases:
+        if self._jobs.awaited:
             named = self._under_served() | frozenset(planned_before)
             absent |= not_yet_planned(records, self._controller.plan, named)
         situation = self._maker.situation(

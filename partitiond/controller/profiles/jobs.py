@@ -20,10 +20,13 @@ from partitiond.core.errors import HostSilentError, PartitiondError, StoreError
 from partitiond.core.hardware.partition import Partition
 from partitiond.core.profile.jobs import (
     ENDED,
+    IN_FULL,
+    Awaited,
     Job,
     JobCause,
     JobState,
     Progress,
+    awaited_looks,
     job_place,
 )
 from partitiond.core.replica.job_slots import Turn
@@ -122,6 +125,16 @@ class JobQueue:
     def busy(self) -> bool:
         """Whether a job runs now."""
         return bool(self._running)
+
+    @property
+    def awaited(self) -> bool:
+        """Whether a job runs that plans wait for: what a first look left open is not awaited."""
+        return any(one.job.reason != IN_FULL for one in self._running.values())
+
+    def looks(self) -> dict[str, Awaited]:
+        """Return what models that are not measured yet wait for, by model."""
+        running = [one.job for one in self._running.values()]
+        return awaited_looks((*running, *self._queued.values()))
 
     @property
     def running(self) -> str:

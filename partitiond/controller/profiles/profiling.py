@@ -37,8 +37,8 @@ __all__ = [
 ]
 
 
-def options_for(target: ProfileTarget) -> ProfileOptions:
-    """The options that measure this target."""
+def options_for(target: ProfileTarget, first_look_seconds: float = 0.0) -> ProfileOptions:
+    """Return options to measure this target, in full or at a first look of so many seconds."""
     on_cpu, size = target.device.kind is DeviceKind.CPU, target.size
     return ProfileOptions(
         device_id=target.device.id,
@@ -46,6 +46,8 @@ def options_for(target: ProfileTarget) -> ProfileOptions:
         cores=size.cores if on_cpu else None,
         sm_percent=size.sm_percent if size.mode is SharingMode.MPS else None,
         mig_profile=size.mig_profile,
+        time_limit_seconds=first_look_seconds or None,
+        confirm=not first_look_seconds,
     )
 
 

@@ -173,3 +173,17 @@ def unmeasured(
         if profile.kind is ProfileKind.MEASURED and speaks_for(profile, spec)
     }
     return tuple(t for t in targets if (t.device.hardware, t.size) not in measured)
+
+
+def first_looks(targets: Sequence[ProfileTarget]) -> tuple[ProfileTarget, ...]:
+    """Return the targets that a model waits for: each kind of GPU, or the fewest cores of a CPU."""
+    smallest: dict[str, ProfileTarget] = {}
+    for target in targets:  # of one CPU the fewest cores come first
+        smallest.setdefault(target.device.hardware, target)
+    return tuple(smallest.values())
+
+
+def in_a_hurry(profile: Profile) -> bool:
+    """Whether a profile is of a first look, which confirms neither memory nor capacity."""
+    measured = profile.kind is ProfileKind.MEASURED
+    return measured and profile.frontier_memory is None and not profile.capacity_trials

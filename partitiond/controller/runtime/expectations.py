@@ -9,6 +9,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.diff import start_seconds
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import NO_STAKES, StartGains
+from partitiond.core.profile.jobs import Awaited
 from partitiond.core.replica.observation import ObservedReplica, ReconcilePolicy
 from partitiond.core.replica.ready_times import Starts, ready_times, settled
 from partitiond.core.replica.reconcile import restart_seconds
@@ -51,10 +52,15 @@ class Expectations:
         replicas: Sequence[ObservedReplica],
         policy: ReconcilePolicy,
         now: float,
+        looks: Mapping[str, Awaited],
     ) -> Mapping[str, float]:
-        """Return when models without a serving replica should serve again, monotonic seconds."""
+        """Return when models without a serving replica should serve (again), monotonic seconds.
+
+        Args:
+            looks: the first looks that models wait for which are not measured yet.
+        """
         missing = _missing(desired, replicas)
-        if not missing:
+        if not (missing or looks):
             self._ready_at = {}
             return self._ready_at
         measured = self._times.seconds()
@@ -62,7 +68,9 @@ class Expectations:
             {p.replica_id: measured[p.model] for p in missing if p.model in measured},
             {r.replica_id: restart_seconds(r, policy) for r in replicas if r.failures},
         )
-        self._ready_at = settled(self._ready_at, ready_times(desired, replicas, starts, now), now)
+        times = {model: now + one.seconds for model, one in looks.items()}
+        times |= ready_times(desired, replicas, starts, now)
+        self._ready_at = settled(self._ready_at, times, now)
         return self._ready_at
 
 

@@ -55,6 +55,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, Plan, same_engine
+from partitiond.core.profile.jobs import Awaited
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.lost import refused
@@ -110,6 +111,7 @@ class LoopCallbacks:
     Attributes:
         lent: returns what is lent to profile jobs now.
         measuring: returns the devices on which a profile job starts its engine now.
+        awaited: returns the first looks that models which are not measured yet wait for, by model.
         spec_for: returns the specification that a placement was planned with, from the present one.
         withheld: returns whether an engine of a placement is not to be started
             (`core.replica.obstacles`), as it is now.
@@ -121,6 +123,7 @@ class LoopCallbacks:
 
     lent: Callable[[], Sequence[Lease]]
     measuring: Callable[[], Sequence[str]]
+    awaited: Callable[[], Mapping[str, Awaited]]
     spec_for: Callable[[ModelSpec, Placement], ModelSpec]
     withheld: Callable[[], Callable[[Placement], bool]]
     failed_before: Callable[[Placement], int]
@@ -503,6 +506,7 @@ class Controller:
                 self._act(action, records)
         now = [engine.observed() for engine in self.engines]
         awake = [placement for placement in desired if placement.model not in levels]
+        looks = self._callbacks.awaited()
         await self._endpoint.publish(
             routing_from(
                 desired=desired,
@@ -513,7 +517,8 @@ class Controller:
                 version=0,
                 asleep=levels.keys(),
                 waited_for=waited_models(records, levels, self.engines),
-                ready_at=self._expected.ready_at(awake, now, policy, observed.now),
+                ready_at=self._expected.ready_at(awake, now, policy, observed.now, looks),
+                looks=looks,
                 ending=self._closing,
             )
         )

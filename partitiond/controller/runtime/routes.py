@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from partitiond.core.dispatch import routing
@@ -19,6 +20,7 @@ from partitiond.core.model.request_options import defaults_json
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement
+from partitiond.core.profile.jobs import Awaited
 from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica.states import ReplicaState
 
@@ -131,6 +133,7 @@ def routing_from(
     asleep: Collection[str] = (),
     waited_for: Collection[str] = (),
     ready_at: Mapping[str, float] = _NEVER,
+    looks: Mapping[str, Awaited] = MappingProxyType({}),
     ending: bool = False,
 ) -> RoutingTable:
     """Return the routing table.
@@ -144,7 +147,8 @@ def routing_from(
             yet, is being woken: its requests wait whatever the policy says.
         waited_for: models whose requests wait although no replica of them may be planned.
         ready_at: when models without a serving replica should serve again, in monotonic seconds;
-            requests wait for the models that are listed.
+            requests wait for the models that are listed and starting.
+        looks: the first looks that models wait for which are not measured yet.
         ending: whether the daemon ends, and all engines with it.
     """
     specs = {record.spec.name: record.spec for record in models}
@@ -162,6 +166,7 @@ def routing_from(
             _patient(policy) if name in waited_for else policy,
             [e for e in own if _serves(e)],
             ready_at=ready_at.get(name, 0.0),
+            look=looks.get(name),
         )
 
     return RoutingTable(
@@ -241,8 +246,10 @@ def _model_route(
     serving: Sequence[RoutedEngine],
     *,
     ready_at: float,
+    look: Awaited | None,
 ) -> ModelRoute:
     spec = record.spec
+    measured_first = availability is ModelAvailability.UNAVAILABLE and look is not None
     sleeping = availability is ModelAvailability.SLEEPING
     coming = availability is ModelAvailability.STARTING and ready_at > 0
     # A wake or a start takes longer than most SLOs allow; requests wait for it all the same.
@@ -264,7 +271,8 @@ def _model_route(
         wait_limit_seconds=policy.max_wait_seconds,
         retry_after_seconds=retry_after,
         holds=coming or (sleeping and (policy.wake_on_request or not to_sleep)),
-        ready_at=ready_at if coming else 0.0,
+        ready_at=ready_at if coming or measured_first else 0.0,
+        awaits=f"{look.job_id} measures it first" if look is not None and measured_first else "",
         aliases=spec.aliases,
         defaults_json=defaults_json(spec.request_defaults),
         limits=spec.request_limits,

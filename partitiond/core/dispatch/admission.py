@@ -216,10 +216,16 @@ _STARTING: Final = ("model_starting", "The model '{}' is starting.")
 
 
 def refuse_without_replica(
-    model: str, availability: ModelAvailability, retry_after: float
+    model: str, availability: ModelAvailability, retry_after: float, awaits: str = ""
 ) -> Rejected:
-    """Return the answer while no replica can take requests: 503, with a time to try again."""
+    """Return the answer while no replica can take requests: 503, with a time to try again.
+
+    Args:
+        awaits: what has to end before a replica starts; empty for nothing.
+    """
     code, words = _WITHOUT_REPLICA.get(availability, _STARTING)
+    if awaits:
+        words = f"{words.rstrip('.')} yet: {awaits}."
     return Rejected(503, code, words.format(model), retry_after_seconds(retry_after))
 
 

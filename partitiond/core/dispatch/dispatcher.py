@@ -269,7 +269,8 @@ class Dispatcher(Generic[RequestT, LoadT]):
             return refuse_unreachable(self.route.name)
         soon = self._ready_in(now)
         retry_after = soon if soon > 0 else self.route.retry_after_seconds
-        return refuse_without_replica(self.route.name, availability, retry_after)
+        awaits = self.route.awaits if not self._removed else ""
+        return refuse_without_replica(self.route.name, availability, retry_after, awaits)
 
     # The queue
 

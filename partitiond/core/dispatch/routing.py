@@ -194,7 +194,8 @@ class ModelRoute:
         max_queue: requests that may wait for a slot; further ones get 429.
         max_wait_seconds: longest wait for a slot, then 429 (the SLO's TTFT bound if that is
             shorter: a request that cannot start in time is refused at once).
-        retry_after_seconds: for 503 while starting or asleep, if `ready_at` is not known.
+        retry_after_seconds: for 503 without a replica, if `ready_at` is not known.
+        awaits: what has to end before a replica of an unavailable model starts; empty for nothing.
         holds: while it is SLEEPING or STARTING, requests wait until a replica serves, for
             `max_wait_seconds` at most; else they are refused at once.
         ready_at: when a replica should serve again, in seconds of this host's monotonic clock; 0
@@ -229,6 +230,7 @@ class ModelRoute:
     ttft_seconds: float = 0.0
     tpot_seconds: float = 0.0
     wait_limit_seconds: float = 30.0
+    awaits: str = ""
 
     def longest_wait_seconds(self, first_token_seconds: float | None) -> float:
         """Return the longest wait for a slot after which a request can still meet the TTFT bound.

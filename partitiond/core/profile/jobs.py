@@ -2,6 +2,7 @@
 
 import dataclasses
 import enum
+from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.hardware.kinds import short_device
@@ -95,6 +96,66 @@ def job_place(job: Job) -> str:
     """Return for people where a job runs or ran; empty if it never ran."""
     device = short_device(job.device_id)
     return f"{device} of {job.host}" if job.host else device
+
+
+NOT_MEASURED: Final = "not measured yet"
+"""Reason of a job whose model waits for it: it looks first, for a short time, so that the model is
+served soon."""
+
+IN_FULL: Final = "measured in a hurry"
+"""Reason of a job that measures what a first look left open, once the model is served."""
+
+FIRST_LOOK_SECONDS: Final = 45.0
+"""Measuring time of a first look: three batches far apart. Chosen."""
+
+AROUND_SECONDS: Final = 60.0
+"""Time of a first look that is not measuring, and from its end until a replica serves: two starts
+of an engine and a plan. A guess."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Awaited:
+    """The first look that a model waits for.
+
+    Attributes:
+        job_id: the job.
+        seconds: expected until the model is served.
+    """
+
+    job_id: str
+    seconds: float
+
+
+def awaited_looks(jobs: Iterable[Job]) -> dict[str, Awaited]:
+    """Return what models that are not measured yet wait for, by model.
+
+    Args:
+        jobs: that run or wait, in the order in which they are done.
+    """
+    found: dict[str, Awaited] = {}
+    seconds = AROUND_SECONDS
+    for job in jobs:
+        if job.reason == NOT_MEASURED:
+            left = job.progress.seconds_left
+            seconds += FIRST_LOOK_SECONDS + AROUND_SECONDS if left is None else left
+            found.setdefault(job.subject, Awaited(job.id, seconds))
+    return found
+
+
+def measured_by(job: Job) -> str:
+    """Return for people what a job measures: partition, form and lengths."""
+    asked = dict(job.params)
+    cores = asked.get("cores")
+    parts = [
+        f"{cores} core{'s' * (cores != '1')}" if cores else "",
+        f"{asked['sm_percent']} % of the SMs" if "sm_percent" in asked else "",
+        asked.get("mig_profile", ""),
+        asked.get("variant", ""),
+        f"KV {asked['kv_cache_dtype']}" if "kv_cache_dtype" in asked else "",
+        "first look" if job.reason == NOT_MEASURED else "",
+    ]
+    whole = not {"cores", "sm_percent", "mig_profile", "memory_bytes"} & asked.keys()
+    return ", ".join(filter(None, ["whole" if whole else "", *parts]))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from partitiond.cli.profile.table import age, profile_details, profiles_table
 from partitiond.core.model.spec import Slo
-from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode, StepTime
+from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
 from partitiond.core.profile.points import Telemetry
 from partitiond.core.profile.record import Profile, Transfer
 from partitiond.core.profile.sharing import ReplicationRun, Sharing
@@ -37,7 +37,8 @@ def test_the_list_says_what_is_confirmed_how_old_and_what_is_stale() -> None:
 
 
 def test_a_profile_that_holds_little_shows_no_empty_parts() -> None:
-    drawn = text_of(profile_details(ProfileView(profile(None)), None))
+    little = replace(profile(None), frontier_memory=None)
+    drawn = text_of(profile_details(ProfileView(little), None))
     absent = ("J/token |", "Sharing", "Fitted", "While measured", "trial 1", "goodput", "stale")
     assert not [words for words in absent if words in drawn]
     assert "not looked for" in drawn
@@ -77,7 +78,6 @@ def full_profile() -> Profile:
         slo=Slo(1.0, 1.0),
         capacity_req_per_s=3.25,
         frontier_memory=FrontierMemory(16, Bytes(GIB), Bytes(2 * GIB), 228.0, 2.0, 0, True),
-        step_time=StepTime(0.004, 1e-5, 2e-5, 3e-9, 0.021, 4),
         capacity_trials=(
             CapacityTrial(16, 4.0, 0.91, 60.0, False),
             CapacityTrial(16, 3.25, 0.97, 60.0, True),
@@ -94,7 +94,7 @@ def test_a_profile_shows_all_that_it_holds_and_fits_80_columns() -> None:
     for words in (
         "stale: the engine was 0.31.0", "Measure it anew: partitiond profile",
         "goodput", "energy", "throughput", "unexplained", "frontier memory", "confirmed by a start",
-        "0 preemptions", "91.0% good", "not held", "500 requests at once", "us/sequence", "2.1%",
+        "0 preemptions", "91.0% good", "not held", "500 requests at once",
         "scaled by memory bandwidth", "kappa 0.02", "J/token", "idle", "procfs+rapl",
         "partitiond profile opt-125m --cores 1", "noted", "0.32.0", "100 ms to 200 ms",
         "Gain of doubling the batch", "1.15",

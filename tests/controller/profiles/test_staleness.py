@@ -11,7 +11,7 @@ from partitiond.core.errors import ConflictError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Variant
 from partitiond.core.model.workload import Workload
-from partitiond.core.profile.jobs import Job, JobCause, JobState, ProfileOptions
+from partitiond.core.profile.jobs import FIRST_LOOK_SECONDS, Job, JobCause, JobState, ProfileOptions
 from partitiond.core.profile.record import Profile
 from partitiond.core.profile.staleness import Current
 from partitiond.store import open_store
@@ -80,7 +80,10 @@ async def test_a_queued_job_whose_reason_vanished_is_withdrawn_unless_somebody_a
         assert {job.reason for job in (one, *others)} == {"not measured yet"}
         if asked:
             cores = int(dict(one.params)["cores"])
-            again = await host.service.models.profile("a", ProfileOptions(cores=cores))
+            asked_for = ProfileOptions(
+                cores=cores, time_limit_seconds=FIRST_LOOK_SECONDS, confirm=False
+            )
+            again = await host.service.models.profile("a", asked_for)
             assert again.id == one.id
         await host.service.models.update(spec("a"), None)
         ended = host.service.jobs.job(one.id)

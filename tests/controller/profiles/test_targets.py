@@ -6,12 +6,15 @@ from partitiond.controller.profiles.profiling import with_source
 from partitiond.controller.profiles.targets import (
     best_kind,
     best_profiles,
+    first_looks,
+    in_a_hurry,
     profile_targets,
     speaks_for,
     unmeasured,
 )
 from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Weights
 from partitiond.core.model.workload import Workload
+from partitiond.core.profile.confirmed import CapacityTrial
 from partitiond.core.profile.record import ProfileKind
 from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import cpu, measured_profile, spec
@@ -67,3 +70,17 @@ def test_only_what_was_not_measured_is_measured() -> None:
     assert [t.size.cores for t in unmeasured(spec("a"), targets, profiles)] == [2]
     pooling = EngineOptions(extra_args=("--runner", "pooling"))
     assert unmeasured(spec("a", engine=pooling), targets, ()) == (), "planned from its estimate"
+
+
+def test_a_first_look_is_at_each_kind_of_gpu_or_the_fewest_cores_and_confirms_nothing() -> None:
+    on_cpu = first_looks(profile_targets([cpu(8)], ()))
+    assert [t.size.cores for t in on_cpu] == [1]
+    gpus = profile_targets([*fake_gpus("a100-80gb", 3), *fake_gpus("l4-24gb", 2)], ())
+    assert first_looks(gpus) == gpus
+    full = measured_profile("a")
+    look = dataclasses.replace(full, frontier_memory=None)
+    trial = CapacityTrial(4, 1.0, 1.0, 20.0, held=False)
+    assert in_a_hurry(look)
+    assert not in_a_hurry(full)
+    assert not in_a_hurry(dataclasses.replace(look, capacity_trials=(trial,)))
+    assert not in_a_hurry(dataclasses.replace(look, kind=ProfileKind.ESTIMATED))

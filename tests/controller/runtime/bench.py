@@ -96,6 +96,7 @@ class Bench:
             callbacks=LoopCallbacks(
                 lent=tuple,
                 measuring=tuple,
+                awaited=dict,
                 spec_for=lambda spec, _: spec,
                 withheld=lambda: lambda _: False,
                 failed_before=lambda _: 0,

@@ -19,6 +19,7 @@ from partitiond.controller.runtime.routes import (
 from partitiond.core.dispatch import routing
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.spec import EngineOptions, Slo
+from partitiond.core.profile.jobs import Awaited
 from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica.states import ReplicaState
 from tests.controller.samples import NOW, placement, record, spec
@@ -160,6 +161,19 @@ def test_a_wanted_model_is_coming_until_it_serves_unless_it_fails_again_and_agai
     assert [route.draining for route in removed.replicas] == [True]
     assert table(DRAINING, ending=True).models[0].availability is available.ENDING
     assert table(SERVING, ending=True).models[0].availability is available.SERVING
+
+
+def test_a_model_that_is_measured_first_says_so_and_when_it_should_serve() -> None:
+    look = {"a": Awaited("job-1", 30.0)}
+    for desired, awaits, at in (
+        ([], "job-1 measures it first", 40.0),
+        ([placement("a-1")], "", 40.0),
+    ):
+        (route,) = table(desired=desired, looks=look, ready_at={"a": 40.0}).models
+        assert (route.awaits, route.ready_at) == (awaits, at)
+        assert route.holds is bool(desired), "requests do not wait for a measurement"
+    (route,) = table(desired=[], ready_at={"a": 40.0}).models
+    assert (route.awaits, route.ready_at) == ("", 0.0)
 
 
 def test_a_model_whose_start_is_foreseen_holds_its_requests_until_then() -> None:

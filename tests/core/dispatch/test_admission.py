@@ -112,3 +112,5 @@ def test_expected_wait_is_littles_law() -> None:
 def test_without_a_replica_it_is_503(availability: ModelAvailability, code: str) -> None:
     rejected = admission.refuse_without_replica("m", availability, 12.0)
     assert (rejected.status, rejected.code, rejected.retry_after_seconds) == (503, code, 12)
+    awaiting = admission.refuse_without_replica("m", availability, 12.0, "job-1 measures it first")
+    assert awaiting.message == f"{rejected.message.rstrip('.')} yet: job-1 measures it first."

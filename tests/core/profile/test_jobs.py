@@ -1,0 +1,59 @@
+"""Jobs say what they measure, and what models wait for."""
+
+from typing import Any
+
+import pytest
+
+from partitiond.core.profile.jobs import (
+    AROUND_SECONDS,
+    FIRST_LOOK_SECONDS,
+    IN_FULL,
+    NOT_MEASURED,
+    Awaited,
+    Job,
+    JobState,
+    Progress,
+    awaited_looks,
+    measured_by,
+)
+
+
+def job(
+    name: str, model: str, reason: str = NOT_MEASURED, left: float | None = None, **params: Any
+) -> Job:
+    progress = Progress("measuring", "", None, left)
+    given = tuple(params.items())
+    return Job(name, "profile", model, JobState.RUNNING, "", "", progress, given, reason=reason)
+
+
+def test_a_model_waits_for_its_first_look_and_those_before_it_and_for_a_start() -> None:
+    each = FIRST_LOOK_SECONDS + AROUND_SECONDS
+    looks = awaited_looks(
+        [
+            job("1", "a", left=20.0),
+            job("2", "b", IN_FULL),
+            job("3", "c"),
+            job("4", "a"),
+            job("5", "d"),
+        ]
+    )
+    assert looks == {
+        "a": Awaited("1", AROUND_SECONDS + 20.0),
+        "c": Awaited("3", AROUND_SECONDS + 20.0 + each),
+        "d": Awaited("5", AROUND_SECONDS + 20.0 + 3 * each),
+    }
+    assert awaited_looks([job("2", "b", IN_FULL), job("6", "e", "")]) == {}
+
+
+@pytest.mark.parametrize(
+    ("params", "reason", "words"),
+    [
+        ({"cores": "1"}, NOT_MEASURED, "1 core, first look"),
+        ({"cores": "2", "variant": "fp8"}, IN_FULL, "2 cores, fp8"),
+        ({"sm_percent": "10"}, "", "10 % of the SMs"),
+        ({"mig_profile": "1g.5gb", "kv_cache_dtype": "fp8"}, "", "1g.5gb, KV fp8"),
+        ({"device_id": "GPU-1"}, IN_FULL, "whole"),
+    ],
+)
+def test_a_job_says_what_it_measures(params: dict[str, Any], reason: str, words: str) -> None:
+    assert measured_by(job("1", "a", reason, **params)) == words
