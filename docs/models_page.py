@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from partitiond.core.model.families import FAMILIES as KNOWN
 from partitiond.core.model.families.quantised import SUPPORTED
 from partitiond.models.catalog import CATALOG
-from partitiond.models.listing import CatalogRow, count_text, engine_word, rows
-from partitiond.models.start_results import load_starts
+from partitiond.models.listing import CatalogRow, count_text, rows
 
 Table = Callable[[tuple[str, ...], Iterator[tuple[str, ...]]], str]
 
@@ -24,14 +23,6 @@ FIGURES = (
     "all layers while it is within every sliding window. MHA keeps keys and values of every head, "
     "GQA of groups of heads, MQA of one, MLA one compressed latent."
 )
-ENGINE = (
-    "One tiny model of each architecture (the same attention, widths of heads and pattern of "
-    "layers, with small everything else) was started with dummy weights on vLLM {version}, {device}"
-    " build: **native** is served by a class of vLLM's own, **fallback** by vLLM's Transformers "
-    "modelling backend, which runs the class of transformers and is slower, **does not start** for "
-    "the reason below the table. What the engine allocated, weights and KV cache, is held against "
-    "our figures by the tests. Write it anew with `python -m partitiond.models.check_starts`."
-)
 QUANTISED = (
     "Repositories of quantised weights, as `MODEL-FORM` where a model is asked for. Their bytes "
     "include scales and zero points. Whether the answers are good enough is yours to decide."
@@ -45,14 +36,12 @@ FAMILIES = (
 
 def blocks(table: Table) -> Iterator[str]:
     """The page's blocks."""
-    starts = load_starts()
     listed = rows()
     yield INTRODUCTION
     yield FIGURES
-    yield ENGINE.format(version=starts.engine_version, device=starts.device.upper())
     yield table(
         ("model", "parameters", "weights", "KV per token", "attention", "context", "licence",
-         "engine", "what for"),
+         "what for"),
         (_model(row) for row in listed),
     )  # fmt: skip
     notes = [f"- `{row.name}`: {row.note}" for row in listed if row.note]
@@ -65,9 +54,9 @@ def blocks(table: Table) -> Iterator[str]:
     yield "## Quantised forms"
     yield QUANTISED
     yield table(
-        ("form", "on the hub", "weights", "engine"),
+        ("form", "on the hub", "weights"),
         (
-            (f"`{row.name}-{form.name}`", form.hub_id, _gigabytes(form.weights_bytes), form.engine)
+            (f"`{row.name}-{form.name}`", form.hub_id, _gigabytes(form.weights_bytes))
             for row in listed
             for form in row.quantised
         ),
@@ -75,8 +64,6 @@ def blocks(table: Table) -> Iterator[str]:
     yield "## Families"
     yield FAMILIES.format(methods=", ".join(SUPPORTED))
     yield ", ".join(f"`{family}`" for family in KNOWN) + "."
-    yield "## Architectures that were started"
-    yield table(("architecture", "engine", "class", "attention backends", "why not"), _starts())
 
 
 def _model(row: CatalogRow) -> tuple[str, ...]:
@@ -95,7 +82,6 @@ def _model(row: CatalogRow) -> tuple[str, ...]:
         row.attention + window,
         str(row.max_position),
         row.licence + (", gated" if row.gated else ""),
-        row.engine,
         row.purpose,
     )
 
@@ -115,9 +101,3 @@ def _source(row: CatalogRow) -> tuple[str, ...]:
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.2f} GB"
-
-
-def _starts() -> Iterator[tuple[str, ...]]:
-    for key, start in load_starts().architectures.items():
-        backends = ", ".join(start.attention_backends)
-        yield key, engine_word(start), start.model_class, backends, start.reason

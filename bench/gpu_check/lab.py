@@ -13,6 +13,7 @@ from bench.gpu_check.ledger import Ledger, replace_file
 from bench.gpu_check.runner import UNCHANGED, Changes, CheckRunner
 from bench.gpu_check.runs import union_of
 from bench.gpu_check.scale import Scale
+from bench.gpu_check.sharing_fit import fit_sharing
 from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
 from partitiond import serde
 from partitiond.core.errors import EngineError
@@ -20,7 +21,6 @@ from partitiond.core.hardware.kinds import Device, SharingMode, headroom_bytes
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSource, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import Workload
-from partitiond.core.performance.interference import fit_sharing
 from partitiond.core.profile.jobs import Progress
 from partitiond.core.profile.record import Profile
 from partitiond.core.profile.sharing import ReplicationRun, Sharing

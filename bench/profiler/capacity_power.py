@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 from bench.command import options
 from partitiond.profiler.sweep.capacity import OpenTrial, open_trial
-from partitiond.profiler.sweep.steady import ServedRequest, is_steady
+from partitiond.profiler.sweep.steady import ServedRequest, below_one, grows, utilisation
 
 LOADS = (0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 """Rates, as a share of the rate that the server sustains."""
@@ -145,10 +145,10 @@ def _engine(
 def held(requests: Sequence[ServedRequest], batch: int, trial: OpenTrial) -> bool:
     """Our verdict, for requests with a mean length of 1."""
     opened = trial.warm_up_seconds
-    return is_steady(
-        requests, opened, opened + trial.seconds,
-        req_per_s=trial.req_per_s, batch=batch, mean_output_tokens=1.0,
-    )  # fmt: skip
+    closed = opened + trial.seconds
+    counted = [one for one in requests if opened <= one.arrived < closed]
+    needed = utilisation(counted, trial.req_per_s, batch, 1.0)
+    return below_one(needed) and not grows(requests, opened, closed)
 
 
 def our_trial(batch: int, req_per_s: float, e2el_seconds: float) -> OpenTrial:

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 
 from bench.profiler.measured_profiles import parser, sources
-from partitiond.core.performance.step_time import errors, fit, samples_of
 from partitiond.core.performance.transfer_check import error_band, predicted_output_tokens_per_s
 from partitiond.core.performance.transfer_fit import Source, fit_terms, usable_points
 from partitiond.core.profile.points import OperatingPoint
@@ -142,35 +141,6 @@ def from_all_others(found: Sequence[Source]) -> Iterator[Row]:
         )
 
 
-def step_times(found: Sequence[Source]) -> Iterator[str]:
-    """Step times fitted to all workloads but one, and the error on that one."""
-    groups: dict[tuple[str, str, str], list[Source]] = {}
-    for source in found:
-        profile = source.profile
-        groups.setdefault((profile.model, profile.hardware, profile.size.key), []).append(source)
-    for (model, _, size), members in groups.items():
-        workloads = {s.profile.workload for s in members}
-        for left_out in workloads if len(workloads) > 2 else ():
-            known = [s for s in members if s.profile.workload != left_out]
-            fitted = fit([p for s in known for p in samples_of(s.profile)])
-            if fitted is None:
-                continue
-            missed = errors(
-                fitted,
-                [
-                    p
-                    for s in members
-                    if s.profile.workload == left_out
-                    for p in samples_of(s.profile)
-                ],
-            )
-            yield (
-                f"{model} {size}: {left_out.key} from {len(workloads) - 1} other workloads: round "
-                f"times off by {statistics.median(map(abs, missed)):.1%} (median), "
-                f"{max(map(abs, missed)):.1%} (worst)"
-            )
-
-
 def summary(rows: Sequence[Row]) -> Iterator[str]:
     """Median and worst error for each kind of change, ours and the baseline's, and the ratio."""
     pick: tuple[tuple[str, Callable[[Row], float]], ...] = (
@@ -204,7 +174,7 @@ def main() -> int:
     for row in rows:
         print(row.line())
     print()
-    for line in (*summary(rows), *step_times(found)):
+    for line in summary(rows):
         print(line)
     return 0
 

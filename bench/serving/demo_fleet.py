@@ -12,7 +12,7 @@ from rich.console import Console
 from bench.command import options
 from examples.demo import steps as demo_steps
 from examples.demo.daemon import DemoDaemon
-from examples.demo.demo import DemoOptions, demo_dtype, demo_specs, prepare_folder
+from examples.demo.demo import DemoOptions, demo_specs, prepare_folder
 from examples.demo.story import Story
 from partitiond.cli.options import connect
 from partitiond.cli.waiting import wait_for_job
@@ -74,7 +74,7 @@ def demo_fleet(given: argparse.Namespace, models: int) -> Iterator[DemoFleet]:
     settings, config = prepare_folder(chosen)
     daemon = DemoDaemon(settings, config, chosen.overrides)
     client = connect(settings)
-    specs = demo_specs(chosen, settings, demo_dtype())[:models]
+    specs = demo_specs(chosen, settings)[:models]
     try:
         environment = demo_steps.engine(story, settings)
         asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))

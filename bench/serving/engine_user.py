@@ -23,7 +23,7 @@ from loadgen import Workload, closed_loop, fixed
 from loadgen.results.statistics import summarise
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.units import GIB, MIB
-from partitiond.devices.bandwidth import fast_dtype
+from partitiond.devices.cpu import native_dtype
 from partitiond.engines.install.environment import find_environment
 from partitiond.engines.process.engine_user import EngineUser
 from partitiond.engines.process.runner import ProcessEngineRunner
@@ -105,7 +105,7 @@ async def measure(python: Path, folder: str, pairs: int, seconds: float) -> None
         }
 
         async def one(side: str, seed: int) -> dict[str, float]:
-            return await life(sides[side], launch_of(folder, fast_dtype(), side), seconds, seed)
+            return await life(sides[side], launch_of(folder, native_dtype(), side), seconds, seed)
 
         for side in sides:  # what is compiled and cached at the first start is not compared
             print(f"first start, {side}: {(await one(side, 0))['start']:.1f} s", flush=True)

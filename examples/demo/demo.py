@@ -32,8 +32,7 @@ from partitiond.cli.output import err, out
 from partitiond.cli.progress import reporting
 from partitiond.cli.setup.engine import has_gpu
 from partitiond.core.errors import ConflictError, DeviceError, PartitiondError
-from partitiond.core.model.spec import Demand, EngineOptions, ModelSpec, Weights
-from partitiond.devices.bandwidth import fast_dtype
+from partitiond.core.model.spec import Demand, ModelSpec, Weights
 from partitiond.models.catalog import source_for
 from partitiond.settings.schema import Settings, load_settings
 
@@ -170,7 +169,7 @@ def _tell(
     client: "ControlClient",
     daemon: DemoDaemon,
 ) -> dict[str, Any]:
-    specs = demo_specs(options, settings, demo_dtype())
+    specs = demo_specs(options, settings)
     compiler = ProxyCompiler()
     try:
         with story.step("An engine: vLLM, in an environment of its own"):
@@ -178,8 +177,6 @@ def _tell(
                 story.say("meanwhile the proxy's hot path is compiled")
             environment = demo_steps.engine(story, settings)
         with story.step("Two models"):
-            if specs[0].engine.dtype == "float32":
-                story.say("in float32: this CPU emulates bfloat16")
             asyncio.run(demo_steps.prepare_models(story, settings, environment, specs))
         with story.step("The daemon"), reporting(story.console) as report:
             uncompiled = compiler.wait(report.update)
@@ -214,15 +211,7 @@ def _tell(
     }
 
 
-def demo_dtype() -> str:
-    """Return the dtype of the demo's models on this host.
-
-    A CPU that emulates bfloat16 makes three tokens a second in it, and no plan holds the SLO.
-    """
-    return EngineOptions().dtype if has_gpu() else fast_dtype()
-
-
-def demo_specs(options: DemoOptions, settings: Settings, dtype: str) -> list[ModelSpec]:
+def demo_specs(options: DemoOptions, settings: Settings) -> list[ModelSpec]:
     """Return the demo's models: a real one, and one with dummy weights unless the hub is used."""
     hub = options.hub or settings.models.hub
     found = []
@@ -241,7 +230,6 @@ def demo_specs(options: DemoOptions, settings: Settings, dtype: str) -> list[Mod
                 Demand(),
                 min_replicas=1,
                 auto=False,
-                engine=EngineOptions(dtype=dtype),
             )
         )
     return found

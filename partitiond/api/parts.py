@@ -163,7 +163,10 @@ class RulesBody(Body):
 class EngineBody(Body):
     """What may be chosen about the engine."""
 
-    dtype: Dtype = Field("bfloat16", description="Type of weights and computation.")
+    dtype: Dtype = Field(
+        "auto",
+        description="Type of weights and computation; auto is what the device computes natively.",
+    )
     max_model_len: int | None = Field(
         None, description="Longest context in tokens; null derives it from the workload."
     )

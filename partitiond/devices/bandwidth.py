@@ -21,6 +21,7 @@ from typing import Final
 from partitiond.core.errors import DeviceError, InputError
 from partitiond.core.hardware.kinds import CpuFigures, Device
 from partitiond.core.units import MIB
+from partitiond.devices.cpu import native_dtype
 from partitiond.serde import from_stored, to_jsonable
 
 CACHE_NAME: Final = "cpu-figures.json"
@@ -32,18 +33,6 @@ MAX_PROCESSES: Final = 64
 """Memory saturates with far fewer cores; the arithmetic speed of more cores is scaled up."""
 
 _DEADLINE_SECONDS: Final = 60.0
-_BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags in Linux's /proc/cpuinfo: two for x86, one for Arm."""
-
-_ONEDNN_BFLOAT16: Final = (
-    frozenset({"avx512bw", "avx512dq", "avx512vl"}),
-    frozenset({"bf16"}),
-)
-"""Flags with which torch multiplies bfloat16 by oneDNN: the first for x86, the second for Arm.
-Without them it converts number by number. `torch.nn.functional.linear` of 576 x 1,536 weights with
-16 and 256 rows, on one core, takes in bfloat16 2.6 to 5.5 times as long as in 32 bit without them
-(ONEDNN_MAX_CPU_ISA=AVX2), 1.2 to 1.6 times with AVX-512 alone (AVX512_CORE), and 0.2 to 0.4 times
-with bfloat16 instructions."""
 
 
 def cpu_figures(
@@ -91,7 +80,7 @@ def measure_cpu(
         all_flops_32bit=max(
             alone[0][1], sum(flops for _, flops in together) * len(cores) / len(chosen)
         ),
-        bfloat16=has_bfloat16(root),
+        bfloat16=native_dtype(root) == "bfloat16",
         measured_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 
@@ -99,33 +88,6 @@ def measure_cpu(
 def numa_nodes(root: Path = Path("/")) -> int:
     """Return the number of NUMA nodes of the host; 1 if the kernel does not tell."""
     return max(1, len(list((root / "sys/devices/system/node").glob("node[0-9]*"))))
-
-
-def has_bfloat16(root: Path = Path("/")) -> bool:
-    """Whether the cores have instructions for bfloat16."""
-    return not _BFLOAT16_FLAGS.isdisjoint(_flags(root))
-
-
-def fast_dtype(root: Path = Path("/")) -> str:
-    """Return "float32" where this CPU emulates bfloat16 (x86 without AVX-512, for one), else
-    "bfloat16": a product takes at most 1.6 times as long, and weights and cache are half as large.
-    """
-    flags = _flags(root)
-    emulated = bool(flags) and not any(needed <= flags for needed in _ONEDNN_BFLOAT16)
-    return "float32" if emulated else "bfloat16"
-
-
-def _flags(root: Path) -> frozenset[str]:
-    """Return the kernel's feature flags of the first core; empty if it tells none."""
-    try:
-        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return frozenset()
-    for line in text.splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() in {"flags", "Features"}:
-            return frozenset(value.split())
-    return frozenset()
 
 
 def _spread(cores: Sequence[int], most: int) -> tuple[int, ...]:

@@ -21,14 +21,17 @@ _TRIAD_ARRAYS: Final = 5
 
 
 def repeat(work: Callable[[], None], amount: float, seconds: float) -> list[float]:
-    """Warm up once, then repeat for `seconds`, at least three times; return each amount / time."""
+    """Warm up once, then repeat for `seconds`, at least three times; return each amount / time.
+
+    Times are those of the thread on its core, so that other work of the host does not count.
+    """
     work()
     rates: list[float] = []
     end = time.perf_counter() + seconds
     while len(rates) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
+        start = time.thread_time()
         work()
-        rates.append(amount / (time.perf_counter() - start))
+        rates.append(amount / (time.thread_time() - start))
     return rates
 
 

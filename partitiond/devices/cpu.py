@@ -19,6 +19,10 @@ from partitiond.core.units import Bytes
 CPU_DEVICE_ID: Final = "cpu"
 """Id of the CPU of the control plane's own host; another host's is made by `cpu_device_id`."""
 
+_BFLOAT16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""Flags in Linux's /proc/cpuinfo: two for x86, one for Arm. Without them torch converts bfloat16
+number by number (`core.hardware.cpus.EMULATED_SHARE`)."""
+
 _UNLIMITED_BYTES: Final = 1 << 60
 """Cgroup v1 writes "no limit" as a number near 2^63."""
 
@@ -63,7 +67,17 @@ def discover_cpu(
         modes=(SharingMode.CORES,),
         driver=platform.release(),
         core_nodes=core_nodes(usable, root),
+        native_dtype=native_dtype(root),
     )
+
+
+def native_dtype(root: Path = Path("/")) -> str:
+    """Return "bfloat16" if the cores have instructions for it, else "float32"."""
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in {"flags", "Features"}:
+            return "float32" if _BFLOAT16_FLAGS.isdisjoint(value.split()) else "bfloat16"
+    return "float32"
 
 
 def cpu_device_id(host: str) -> str:

@@ -14,10 +14,20 @@ TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "vocab.json", "sp
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Return the folder's `config.json`.
 
+    ModelOpt up to 0.29 says in a file beside it how the weights are quantised, which vLLM reads.
+
     Raises:
         ModelSourceError: the folder or its config is missing, or the config is no JSON object.
     """
-    path = folder / "config.json"
+    config = _read_object(folder, folder / "config.json")
+    beside = folder / "hf_quant_config.json"
+    if config.get("quantization_config") is None and beside.is_file():
+        quantised = {"quant_method": "modelopt", **_read_object(folder, beside)}
+        return {**config, "quantization_config": quantised}
+    return config
+
+
+def _read_object(folder: Path, path: Path) -> Mapping[str, Any]:
     try:
         if not folder.is_dir():
             raise _error(folder, f"the folder {folder} does not exist", "Give the model's folder.")

@@ -3,7 +3,6 @@
 import dataclasses
 
 from partitiond.models.catalog import CATALOG, CatalogEntry
-from partitiond.models.start_results import Start, load_starts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -14,7 +13,6 @@ class Form:
     hub_id: str
     revision: str | None
     weights_bytes: int
-    engine: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -31,7 +29,6 @@ class CatalogRow:
         attention: kind of attention.
         layers, window_layers, window_tokens, stateless_layers: as in `Architecture`.
         max_position: longest context in tokens.
-        engine: "native", "fallback" (the class of transformers), "does not start" or "not tried".
         note: what users should know before using it; empty if nothing.
         quantised: quantised forms of the model.
     """
@@ -54,7 +51,6 @@ class CatalogRow:
     window_tokens: int
     stateless_layers: int
     max_position: int
-    engine: str
     note: str
     quantised: tuple[Form, ...]
 
@@ -65,9 +61,8 @@ def rows() -> tuple[CatalogRow, ...]:
 
 
 def row_of(entry: CatalogEntry) -> CatalogRow:
-    """Return a model with what follows from its config and what is known of its start."""
+    """Return a model with what follows from its config."""
     architecture = entry.architecture
-    start = load_starts().of(entry)
     return CatalogRow(
         name=entry.name,
         hub_id=entry.hub_id,
@@ -87,37 +82,16 @@ def row_of(entry: CatalogEntry) -> CatalogRow:
         window_tokens=architecture.window_tokens,
         stateless_layers=architecture.stateless_layers,
         max_position=architecture.max_position,
-        engine=engine_word(start),
-        note=" ".join(filter(None, (entry.note, architecture.note, _why_not(start)))),
+        note=" ".join(filter(None, (entry.note, architecture.note))),
         quantised=tuple(
             Form(
                 name=name,
                 hub_id=form.hub_id,
                 revision=form.revision,
                 weights_bytes=form.architecture.weights_bytes,
-                engine=engine_word(load_starts().of(form)),
             )
             for name, form in entry.quantised.items()
         ),
-    )
-
-
-def engine_word(start: Start | None) -> str:
-    """Describe how the engine serves the model, in one to three words."""
-    if start is None:
-        return "not tried"
-    if not start.started:
-        return "does not start"
-    return "fallback" if start.fallback else "native"
-
-
-def _why_not(start: Start | None) -> str:
-    if start is None or start.started:
-        return ""
-    starts = load_starts()
-    return (
-        f"vLLM {starts.engine_version} does not start it on a {starts.device.upper()}: "
-        f"{start.reason.rstrip('.')}."
     )
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 
 from partitiond import __version__
-from partitiond.core.performance.step_time import fit, samples_of
 from partitiond.core.profile.confirmed import CapacityTrial, FrontierMemory, PaperMode
 from partitiond.core.profile.frontier import TOLERANCE, find_knee
 from partitiond.core.profile.points import Footprint, LimitedBy, OperatingPoint
@@ -93,7 +92,7 @@ def build_profile(measured: MeasuredTrials) -> Profile:
         paper_mode=measured.paper_mode,
         slo=spec.slo,
     )
-    return _with_fit(measured, profile)
+    return _with_notes(measured, profile)
 
 
 def profile_id(measured: MeasuredTrials) -> str:
@@ -129,9 +128,7 @@ def _with_confirmed(
     )
 
 
-def _with_fit(measured: MeasuredTrials, profile: Profile) -> Profile:
-    limit = measured.planned.launch.max_num_batched_tokens
-    step = fit(samples_of(profile), limit)
+def _with_notes(measured: MeasuredTrials, profile: Profile) -> Profile:
     made = dataclasses.replace(
         profile.provenance,
         notes=(
@@ -139,10 +136,9 @@ def _with_fit(measured: MeasuredTrials, profile: Profile) -> Profile:
             *notes.sweep_notes(measured.trials, measured.done, profile.points),
             *notes.died_note(measured.died, profile.points),
             *notes.frontier_note(measured.frontier_memory),
-            *notes.step_note(step),
         ),
     )
-    return dataclasses.replace(profile, step_time=step, provenance=made)
+    return dataclasses.replace(profile, provenance=made)
 
 
 def _capped_by(measured: MeasuredTrials) -> LimitedBy:

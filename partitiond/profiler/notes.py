@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from partitiond.core.profile.confirmed import FrontierMemory, StepTime
+from partitiond.core.profile.confirmed import FrontierMemory
 from partitiond.core.profile.points import OperatingPoint
 from partitiond.core.units import format_bytes
 from partitiond.profiler.search import SearchDone
@@ -93,14 +93,6 @@ def frontier_note(found: FrontierMemory | None) -> list[str]:
             f"cache, after {found.starts} starts: its frontier memory is not confirmed"
         ]
     return [f"the frontier memory of batch {found.batch} ({memory} of KV cache) is not confirmed"]
-
-
-def step_note(step: StepTime | None) -> list[str]:
-    """Note how well the fitted step time explains the points."""
-    if step is None:
-        return []
-    return [f"fitted step time is off by {step.residual_share:.1%} in the mean over {step.points}"
-            " batches"]  # fmt: skip
 
 
 def largest_spread(trials: Sequence[Trial]) -> float:

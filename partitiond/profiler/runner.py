@@ -89,7 +89,7 @@ class Profiler:
         bench = self._bench(request)
         planned = plan_launch(request, f"profile-{secrets.token_hex(4)}")
         prior, prior_notes = await self._prior(request, planned, progress)
-        progress(Progress("starting", f"starting an engine for {request.model.spec.name}"))
+        progress(Progress("starting", f"starting an engine in {request.model.spec.engine.dtype}"))
         sweep = Sweep(bench, request, planned, prior=prior, tell=progress)
         run = _Run(request, planned)
         await sweep_through(sweep, bench, planned, checkpoint_for=run.open, tell=progress)

@@ -1,7 +1,7 @@
 """Computes the time of an engine step from the sequences it decodes and prompt tokens it reads.
 
 There are three sources, from the most to the least certain: a step time that was fitted to recorded
-steps or to profiles of several lengths (`FittedSteps`), one fitted to the points of a single
+steps (`FittedSteps`), one fitted to the points of a single
 profile (`fit_steps`), and a roofline of the architecture (`RooflineSteps`).
 """
 
@@ -20,7 +20,6 @@ from partitiond.core.performance.roofline import (
     step_flops,
     step_seconds,
 )
-from partitiond.core.performance.step_time import tells_lengths
 from partitiond.core.profile.confirmed import StepTime
 from partitiond.core.profile.record import Profile
 
@@ -200,17 +199,6 @@ def constant_steps(token_seconds: float, growth_per_sequence: float = 0.03) -> S
     """
     grown = token_seconds * (1 + 63 * growth_per_sequence)
     return StepModel(((1, token_seconds), (64, grown)), token_seconds / 16)
-
-
-def profile_steps(profile: Profile) -> Steps:
-    """Return the best step times that a profile offers.
-
-    A step time that was fitted to several workloads separates the cost of a prompt token from that
-    of a decode. Otherwise the profile's points and times to the first token are used.
-    """
-    if profile.step_time is not None and tells_lengths(profile.step_time):
-        return FittedSteps(profile.step_time, profile.workload.moments.p)
-    return fit_steps(profile)
 
 
 def fit_steps(profile: Profile) -> StepModel:

@@ -94,7 +94,9 @@ def test_the_key_of_a_profile_leads_back_to_its_hardware() -> None:
     assert (cpu.kind, cpu.cores, cpu.memory_bytes) == (DeviceKind.CPU, 2, 8 * GIB)
     with pytest.raises(SpecError):
         hardware_for_key("mystery-gpu")
-    assert [spec.key for spec in HARDWARE.values() if not spec.bfloat16] == ["t4-16gb"]
+    assert [spec.key for spec in HARDWARE.values() if spec.native_dtype != "bfloat16"] == [
+        "t4-16gb"
+    ]
 
 
 def test_a_measured_cpu_says_so_and_an_assumed_one_too() -> None:

@@ -9,7 +9,7 @@ from partitiond.core.errors import DeviceError
 from partitiond.core.hardware.kinds import CpuFigures
 from partitiond.devices import bandwidth
 from partitiond.devices.bandwidth import CACHE_NAME, cpu_figures, measure_cpu
-from partitiond.devices.cpu import discover_cpu
+from partitiond.devices.cpu import discover_cpu, native_dtype
 from partitiond.devices.fake import fake_cpu
 
 
@@ -71,31 +71,23 @@ def test_a_broken_file_is_measured_again_and_a_folder_that_cannot_be_written_is_
     assert len(measured) == 5
 
 
-def test_nodes_and_bfloat16_are_read_from_the_kernel(tmp_path: Path) -> None:
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text("processor : 0\nflags : fpu avx512_bf16 amx_int8\n")
+def test_nodes_are_read_from_the_kernel(tmp_path: Path) -> None:
     for node in ("node0", "node1", "possible"):
         (tmp_path / "sys/devices/system/node" / node).mkdir(parents=True)
-    assert bandwidth.has_bfloat16(tmp_path)
     assert bandwidth.numa_nodes(tmp_path) == 2
-    (tmp_path / "proc/cpuinfo").write_text("flags : fpu avx2\n")
-    assert not bandwidth.has_bfloat16(tmp_path)
-    assert not bandwidth.has_bfloat16(tmp_path / "nowhere")
     assert bandwidth.numa_nodes(tmp_path / "nowhere") == 1
 
 
-def test_float32_is_chosen_only_where_bfloat16_is_emulated(tmp_path: Path) -> None:
+def test_bfloat16_is_native_only_with_instructions_for_it(tmp_path: Path) -> None:
     (tmp_path / "proc").mkdir()
-    avx512 = "flags : avx2 avx512f avx512bw avx512dq avx512vl"
     for flags, dtype in (
         ("flags : fpu sse4_2 avx avx2 fma f16c", "float32"),
-        ("flags : avx2 avx512f avx512cd", "float32"),  # Knights Landing: torch wants BW, DQ and VL
-        (avx512, "bfloat16"),
-        (avx512 + " avx512_bf16 amx_bf16", "bfloat16"),
+        ("flags : avx2 avx512f avx512bw avx512dq avx512vl", "float32"),
+        ("flags : fpu avx512_bf16 amx_int8", "bfloat16"),
+        ("flags : fpu amx_bf16", "bfloat16"),
         ("Features : fp asimd evtstrm", "float32"),
         ("Features : fp asimd i8mm bf16", "bfloat16"),
-        ("processor : 0", "bfloat16"),  # nothing is known: as asked
     ):
-        (tmp_path / "proc/cpuinfo").write_text(f"model name : x\n{flags}\n")
-        assert bandwidth.fast_dtype(tmp_path) == dtype
-    assert bandwidth.fast_dtype(tmp_path / "nowhere") == "bfloat16"
+        (tmp_path / "proc/cpuinfo").write_text(f"model name : x bf16\n{flags}\n")
+        assert native_dtype(tmp_path) == dtype, flags
+    assert native_dtype(tmp_path / "nowhere") == "float32"

@@ -113,8 +113,7 @@ def test_a_second_demo_on_the_same_folder_is_refused_and_changes_nothing(
     with StateLock.acquire(settings.lock_path), pytest.raises(ConflictError, match="already"):
         prepare_folder(options(tmp_path))
     assert config.read_bytes() == before
-    real, dummy = demo_specs(options(tmp_path), settings, "float32")
-    assert {real.engine.dtype, dummy.engine.dtype} == {"float32"}
+    real, dummy = demo_specs(options(tmp_path), settings)
     assert (real.name, real.weights) == ("smollm2-135m", Weights.REAL)
     assert (dummy.name, dummy.weights) == ("opt-125m", Weights.DUMMY), "without a hub"
 

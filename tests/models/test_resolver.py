@@ -130,6 +130,16 @@ async def test_the_architecture_follows_the_engine_s_dtype(tmp_path: Path) -> No
     assert wide.weights_bytes == 2 * CATALOG["opt-125m"].architecture.weights_bytes
 
 
+async def test_what_modelopt_says_beside_the_config_counts(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path, "quantised")
+    plain = await resolver(tmp_path).architecture(spec(str(folder)))
+    said = {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    (folder / "hf_quant_config.json").write_text(json.dumps(said))
+    found = await resolver(tmp_path).architecture(spec(str(folder)))
+    assert found.quantised_parameters == plain.linear_parameters
+    assert found.kv_bytes_per_token == plain.kv_bytes_per_token // 2
+
+
 async def test_a_file_system_that_hangs_is_an_error_of_its_model_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

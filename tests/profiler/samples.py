@@ -17,7 +17,7 @@ from partitiond.profiler.search import NextTrial, Purpose
 from partitiond.profiler.sweep.sampling import EngineSamples
 from partitiond.profiler.sweep.trial import Trial
 
-ENGINE = EngineOptions(max_model_len=256)
+ENGINE = EngineOptions("bfloat16", max_model_len=256)
 ARCHITECTURE = Architecture("llama", 135_000_000, 576, 30, 9, 3, 64, 1536, 49152, 2048)
 
 

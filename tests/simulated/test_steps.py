@@ -10,17 +10,14 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.precision import as_loaded
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.roofline import Step, prompt_context, rates, step_seconds
-from partitiond.core.profile.confirmed import StepTime
 from partitiond.core.profile.points import Footprint, Knee, Latency, OperatingPoint
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance
 from partitiond.core.units import Bytes
 from partitiond.models.catalog import CATALOG
 from partitiond.simulated.steps import (
-    FittedSteps,
     StepModel,
     constant_steps,
     fit_steps,
-    profile_steps,
     roofline_steps,
 )
 
@@ -99,17 +96,6 @@ def test_between_points_linear_and_beyond_by_the_last_slope() -> None:
     limited = dataclasses.replace(slow, kv_limited=True)
     with_it = dataclasses.replace(profile, points=(*profile.points, limited))
     assert fit_steps(with_it) == fit_steps(profile)
-
-
-def test_a_step_time_of_several_lengths_is_preferred() -> None:
-    profile = profile_of(constant_steps(0.01), (4, 16))
-    several = StepTime(0.01, 1e-4, 1e-3, 1e-6, 0.0, 8, workloads=3)
-    assert isinstance(profile_steps(profile), StepModel)
-    steps = profile_steps(dataclasses.replace(profile, step_time=several))
-    assert isinstance(steps, FittedSteps)
-    # 4 decodes and half a prompt of 64 tokens, 100 tokens in the cache
-    expected = 0.01 + 36 * 1e-4 + 4.5 * 1e-3 + 100 * 1e-6
-    assert steps.step_seconds(4, 32, 100) == pytest.approx(expected)
 
 
 def test_a_roofline_step_is_the_estimates_own() -> None:

@@ -29,7 +29,6 @@ from partitiond.cli.setup.engine import chosen_variant, find_engine
 from partitiond.cli.setup.host import SetupHost
 from partitiond.core.errors import EngineUnavailableError, PartitiondError
 from partitiond.core.units import GIB, format_bytes
-from partitiond.devices.bandwidth import fast_dtype
 from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.vllm.capabilities import capabilities_of
 
@@ -106,10 +105,8 @@ def check_memory(settings: "Settings") -> DoctorFinding:
     return ok("memory", f"{format_bytes(free)} available")
 
 
-def check_devices(settings: "Settings", root: Path = Path("/")) -> DoctorFinding:
-    """Check that there is at least one device, that NVML answers if there is a GPU, and that a CPU
-    that serves computes in the type that models are registered with by default.
-    """
+def check_devices(settings: "Settings") -> DoctorFinding:
+    """Check that there is at least one device, and that NVML answers if there is a GPU."""
     try:
         devices = host_devices(settings)
     except PartitiondError as error:
@@ -121,13 +118,8 @@ def check_devices(settings: "Settings", root: Path = Path("/")) -> DoctorFinding
     names = ", ".join(f"{n}x {name}" if n > 1 else name for name, n in counts.items())
     if gpus:
         return ok("devices", names)
-    if fast_dtype(root) == "float32":
-        return warn(
-            "devices",
-            f"{names} (no NVIDIA GPU: the CPU serves, and emulates bfloat16, several times slower)",
-            "register models with --dtype float32",
-        )
-    return ok("devices", f"{names} (no NVIDIA GPU: the CPU serves)")
+    native = devices[0].native_dtype
+    return ok("devices", f"{names} (no NVIDIA GPU: the CPU serves, in {native} by default)")
 
 
 def check_telemetry(settings: "Settings") -> DoctorFinding:

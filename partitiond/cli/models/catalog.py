@@ -30,8 +30,7 @@ def catalog(
     """List the models that are known by name, or show one.
 
     Needs no daemon. Weights are in bfloat16; KV is what the cache holds of one token in all
-    layers. The engine serves a model with a class of its own (native) or with the slower one of
-    transformers (fallback).
+    layers.
     """
     if name is not None:
         row = _row_named(name)
@@ -66,7 +65,7 @@ def _row_named(name: str) -> CatalogRow:
 def _table(rows: list[CatalogRow], width: int) -> RenderableType:
     """Return the table; a narrow one leaves out the licence and shortens the attention."""
     wide = width >= _WIDE
-    headers = ("name", ">parameters", ">weights", ">KV/token", "attention", "engine")
+    headers = ("name", ">parameters", ">weights", ">KV/token", "attention")
     table = new_table(*headers, *(("licence",) if wide else ()), whole=_WHOLE)
     for row in rows:
         cells = (
@@ -75,7 +74,6 @@ def _table(rows: list[CatalogRow], width: int) -> RenderableType:
             format_bytes(row.weights_bytes),
             format_bytes(row.kv_bytes_per_token),
             row.attention if wide else row.attention.partition(" ")[0].rstrip(","),
-            row.engine,
         )
         licence = row.licence + (" (gated)" if row.gated else "")
         table.add_row(*cells, *((licence,) if wide else ()))
@@ -110,11 +108,9 @@ def _record(row: CatalogRow) -> RenderableType:
         ("KV cache", f"{row.kv_bytes_per_token:,} bytes per token in 16 bits"),
         ("attention", f"{row.attention}{window}"),
         ("context", f"{row.max_position} tokens"),
-        ("engine", row.engine),
         ("note", row.note),
     )
     forms = [
-        (form.name, f"{form.hub_id}, {format_bytes(form.weights_bytes)}, {form.engine}")
-        for form in row.quantised
+        (form.name, f"{form.hub_id}, {format_bytes(form.weights_bytes)}") for form in row.quantised
     ]
     return fields([*((field, value) for field, value in rows if value), *forms])

@@ -91,7 +91,9 @@ class GivenLoad(GivenLengths):
 class GivenContext:
     """The options for the precision and the context of an engine."""
 
-    dtype: str | None = option("bfloat16, float16, float32, auto [bfloat16].", metavar="TYPE")
+    dtype: str | None = option(
+        "bfloat16, float16, float32, auto: what the device has [auto].", metavar="TYPE"
+    )
     max_model_len: int | None = option("Longest context in tokens.", metavar="N")
 
     def engine_body(self, **more: Any) -> dict[str, Any]:

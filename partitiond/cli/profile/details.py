@@ -27,9 +27,9 @@ def details(profile: Profile, slo: Slo | None) -> RenderableType:
     parts += _doubling(profile)
     parts.append(titled("Memory", _memory(profile)))
     parts.append(titled("Capacity", _capacity(profile, slo)))
-    fitted = list(_fitted(profile))
-    if fitted:
-        parts.append(titled("Fitted", bare_fields(fitted)))
+    transferred = list(_transferred(profile))
+    if transferred:
+        parts.append(titled("Transferred", bare_fields(transferred)))
     parts += [titled(f"Sharing, {s.mode}", _sharing(s)) for s in profile.sharing]
     parts.append(titled("How it came to be", bare_fields(_provenance(profile))))
     return Group(*parts)
@@ -201,25 +201,7 @@ def _capacity(profile: Profile, slo: Slo | None) -> RenderableType:
 # --- fits, sharing, provenance ---------------------------------------------------------------
 
 
-def _tiny(seconds: float) -> str:
-    """A time far below a second, in a readable unit."""
-    for unit, factor in (("ms", 1e3), ("us", 1e6)):
-        if seconds * factor >= 1:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
-
-
-def _fitted(profile: Profile) -> Iterator[Pair]:
-    step = profile.step_time
-    if step is not None:
-        lengths = "one workload: batches only" if step.workloads == 1 else f"{step.workloads} loads"
-        yield (
-            "step time",
-            f"{step.base_seconds * 1e3:.3g} ms + {_tiny(step.per_token_seconds)}/token + "
-            f"{_tiny(step.per_sequence_seconds)}/sequence + "
-            f"{_tiny(step.per_kv_token_seconds)}/KV token; off by "
-            f"{step.residual_share:.1%} over {step.points} points ({lengths})",
-        )
+def _transferred(profile: Profile) -> Iterator[Pair]:
     transfer = profile.transfer
     if transfer is not None:
         yield (

@@ -13,9 +13,11 @@ from partitiond.controller.profiles.partition import check_partition, device_for
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import Partition
+from partitiond.core.model.precision import engine_dtype
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSpec, SourceKind, Weights
 from partitiond.core.model.workload import LengthShape, Workload
+from partitiond.core.performance.estimate import hardware_of
 from partitiond.core.profile.jobs import ProfileOptions
 from partitiond.ports import ProfileRequest
 from partitiond.serde import from_stored_json, to_json
@@ -177,6 +179,12 @@ def profile_request(
         cores, memory_bytes: of the partition.
         partition: what was lent; None for all of the device, as it is.
     """
+    spec = model.spec
+    dtype = engine_dtype(
+        hardware_of(device), spec.engine.dtype, model.architecture, spec.engine.quantization
+    )
+    engine = dataclasses.replace(spec.engine, dtype=dtype)
+    model = dataclasses.replace(model, spec=dataclasses.replace(spec, engine=engine))
     request = ProfileRequest(
         model=model,
         device=device,

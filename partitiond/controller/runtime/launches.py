@@ -10,7 +10,7 @@ from partitiond.core.hardware.partition import CpuCores, MpsShare
 from partitiond.core.model.resolved import ResolvedModel
 from partitiond.core.model.spec import EngineOptions, ModelSpec
 from partitiond.core.performance.footprint import MAX_NUM_BATCHED_TOKENS
-from partitiond.core.plan.record import Placement
+from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.replica.engine import EngineLaunch
 from partitiond.core.replica.leases import Lease
 
@@ -105,6 +105,11 @@ def lent_there(
     return tuple(core for lease in there[device.host] for core in lease.cores)
 
 
+def _dtype(candidate: Candidate, asked: str) -> str:
+    """Return the engine's dtype: as asked for, or the one that the plan's figures are for."""
+    return (candidate.dtype or asked) if asked == "auto" else asked
+
+
 def _extra_env(placement: Placement) -> tuple[tuple[str, str], ...]:
     if isinstance(placement.partition, MpsShare):
         return (("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", str(placement.partition.sm_percent)),)
@@ -146,7 +151,7 @@ def launch_for(
         max_num_seqs=candidate.batch,
         max_num_batched_tokens=max_num_batched_tokens(candidate.batch, spec.engine),
         max_model_len=spec.max_model_len,
-        dtype=spec.engine.dtype,
+        dtype=_dtype(candidate, spec.engine.dtype),
         dummy_weights=model.dummy_weights,
         extra_args=spec.engine.extra_args,
         engine_kind=spec.engine_kind,

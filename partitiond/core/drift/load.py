@@ -25,9 +25,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.model.workload import Workload
 from partitiond.core.performance.interference import DEFAULT, device_kappa
-from partitiond.core.performance.step_time import round_seconds, tells_lengths
 from partitiond.core.plan.record import Candidate
 from partitiond.core.profile.record import RATE_MARGIN, Profile
 
@@ -38,8 +36,7 @@ SHARING_TOLERANCE: Final = 0.25
 """Tolerated share of the slow-down by neighbours: pairs were predicted to 15 % at worst, and it is
 not known when neighbours are busy at the same moments. Chosen."""
 LENGTH_TOLERANCE: Final = 0.5
-FITTED_LENGTH_TOLERANCE: Final = 0.25
-"""Tolerated share of the effect of other lengths, by time to first token or step time. Chosen."""
+"""Tolerated share of the effect of other lengths, by time to first token. Chosen."""
 MAX_LENGTH_CHANGE: Final = 0.5
 """Requests whose lengths change the pace by more are not comparable with measured ones. Chosen."""
 LEAST_FIRST_SHARE: Final = 0.1
@@ -159,7 +156,7 @@ def expected(
         waiting += made * ROUNDS_WAITED * curve.round(batch) / to_first
         off += made * (
             spread
-            + abs(change) * lengths.tolerance
+            + abs(change) * LENGTH_TOLERANCE
             + SHARING_TOLERANCE * (look.sharing - 1) / look.sharing
         )
         changed += made * abs(change)
@@ -246,15 +243,6 @@ class _Lengths:
         moments = self.profile.workload.moments
         return moments.p, moments.o
 
-    @property
-    def tolerance(self) -> float:
-        """Share of the effect that is tolerated."""
-        return FITTED_LENGTH_TOLERANCE if self._fitted else LENGTH_TOLERANCE
-
-    @property
-    def _fitted(self) -> bool:
-        return self.profile.step_time is not None and tells_lengths(self.profile.step_time)
-
     def first(self, batch: float, change: float) -> float:
         """Time to the first token: a longer prompt adds its own time and lengthens the rounds."""
         usual = self.curve.first(batch)
@@ -264,11 +252,6 @@ class _Lengths:
     def change(self, batch: float) -> float:
         """Change of the pace, as a share: 0.1 is a tenth slower."""
         usual_prompt, usual_output = self._usual
-        step = self.profile.step_time
-        if step is not None and tells_lengths(step):
-            seen = Workload(max(1, round(self.prompt)), max(1, round(self.output)))
-            before = round_seconds(step, self.profile.workload, batch)
-            return round_seconds(step, seen, batch) / before - 1 if before > 0 else 0.0
         more = self.prompt / self.output - usual_prompt / usual_output
         added = batch * self.curve.prefill_seconds_per_token * more
         return max(-0.9, added / self.curve.round(batch))

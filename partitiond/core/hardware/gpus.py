@@ -87,7 +87,7 @@ def _gpu(
     source: str,
     aliases: tuple[str, ...] = (),
     mig: tuple[MigProfile, ...] = (),
-    bfloat16: bool = True,
+    native_dtype: str = "bfloat16",
 ) -> HardwareSpec:
     """Build a GPU from GB as sold, MiB as the driver prints, TFLOP/s of 16, 8 and 32 bit."""
     return HardwareSpec(
@@ -102,7 +102,7 @@ def _gpu(
         nominal_bytes=Bytes(sold * GIB),
         flops_8bit=tflops[1] * 1e12,
         flops_32bit=tflops[2] * 1e12,
-        bfloat16=bfloat16,
+        native_dtype=native_dtype,
         tdp_watts=watts,
         aliases=aliases,
         mig_profiles=mig,
@@ -148,7 +148,7 @@ _GPUS: Final = (
     _gpu("a10-24gb", sold=24, mib=23028, sms=72, gb_per_s=600, tflops=(125, 0, 31.2), watts=150,
          source="NVIDIA A10 datasheet", aliases=("a10",)),
     _gpu("t4-16gb", sold=16, mib=15360, sms=40, gb_per_s=320, tflops=(65, 0, 8.1), watts=70,
-         source="NVIDIA T4 datasheet", aliases=("t4",), bfloat16=False),
+         source="NVIDIA T4 datasheet", aliases=("t4",), native_dtype="float16"),
 )  # fmt: skip
 
 HARDWARE: Final[dict[str, HardwareSpec]] = {spec.key: spec for spec in _GPUS}

@@ -102,7 +102,7 @@ class HardwareSpec:
             it is `memory_bytes`.
         flops_8bit: dense fp8 operations per second; 0 if it has no fp8.
         flops_32bit: 32-bit operations per second without tensor cores; 0 if unknown.
-        bfloat16: whether engines can run bfloat16 on it.
+        native_dtype: the type that it computes in hardware: bfloat16 if it has that.
         tdp_watts: thermal design power, an upper bound of what it draws; None if not public.
         aliases: other names under which it is found.
         mig_profiles: sizes of GPU instance it offers.
@@ -121,7 +121,7 @@ class HardwareSpec:
     nominal_bytes: Bytes = ZERO_BYTES
     flops_8bit: float = 0.0
     flops_32bit: float = 0.0
-    bfloat16: bool = True
+    native_dtype: str = "bfloat16"
     tdp_watts: float | None = None
     aliases: tuple[str, ...] = ()
     mig_profiles: tuple[MigProfile, ...] = ()
@@ -225,6 +225,7 @@ class Device:
         health: what its driver says of it; a failed or silent one is cordoned.
         health_reason: why it is not fine, and what to do; empty where it is.
         mig_profiles: sizes of GPU instance as its driver lists them; empty for the catalog's.
+        native_dtype: type that a CPU's cores compute in hardware; empty for that of the hardware.
         mps_group: the isolation group whose MPS daemon stays, for engines asleep or of a profile
             job: no other group may share it under MPS; None for any.
     """
@@ -258,6 +259,7 @@ class Device:
     health_reason: str = ""
     mig_profiles: tuple[MigProfile, ...] = ()
     mps_group: str | None = None
+    native_dtype: str = ""
 
     @property
     def short_id(self) -> str:

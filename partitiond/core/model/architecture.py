@@ -33,6 +33,8 @@ class Architecture:
             nearly all of them, a step with one token `experts_per_token / experts` of them.
         state_values_per_sequence: values that state-space and convolution layers keep of one
             sequence of any length.
+        declared_kv_bytes: bytes per value of the KV cache that the checkpoint declares; 0 for those
+            of the engine's dtype.
         note: parts that these numbers leave out, such as a vision tower; empty if none.
     """
 
@@ -60,6 +62,7 @@ class Architecture:
     experts_per_token: int = 0
     expert_parameters: int = 0
     state_values_per_sequence: int = 0
+    declared_kv_bytes: float = 0.0
     note: str = ""
 
     @property

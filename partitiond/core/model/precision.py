@@ -54,7 +54,9 @@ def with_dtype(architecture: Architecture, dtype: str) -> Architecture:
     if width is None:
         return architecture
     return dataclasses.replace(
-        architecture, weight_bytes_per_parameter=width, kv_bytes_per_value=width
+        architecture,
+        weight_bytes_per_parameter=width,
+        kv_bytes_per_value=architecture.declared_kv_bytes or width,
     )
 
 
@@ -90,7 +92,8 @@ def with_quantization(architecture: Architecture, quantization: str) -> Architec
 
 
 def with_kv_cache_dtype(architecture: Architecture, kv_cache_dtype: str) -> Architecture:
-    """Return the architecture with its KV cache in this precision ("auto" is that of the weights).
+    """Return the architecture with its KV cache in this precision ("auto" is what the checkpoint
+    declares, or that of the weights).
 
     Raises:
         SpecError: there is no such precision.
@@ -117,23 +120,45 @@ def as_loaded(
     return with_kv_cache_dtype(loaded, kv_cache_dtype)
 
 
-def dtype_on(hardware: HardwareSpec, dtype: str) -> str:
-    """Return the dtype that an engine runs with on this hardware: "auto" is bfloat16 if it has
-    that.
+_NO_FLOAT16: Final = frozenset({"gemma2", "gemma3", "gemma3_text", "glm4"})
+"""Families that vLLM does not run in float16, whose range their values exceed (vLLM 0.32,
+`config/model.py`)."""
 
-    Raises:
-        SpecError: bfloat16 is asked for on a GPU that has none.
+
+def engine_dtype(
+    hardware: HardwareSpec, dtype: str, architecture: Architecture, quantization: str = ""
+) -> str:
+    """Return the dtype that an engine runs with on this hardware.
+
+    "auto" is the type that the hardware computes natively, unless the model's weights demand
+    another: quantised ones are multiplied in 16 bits by vLLM's kernels, and some families exceed
+    the range of float16.
+
+    Args:
+        hardware: where the engine runs.
+        dtype: as asked for.
+        architecture: as stored, before the engine's options change it.
+        quantization: that the engine applies to the weights while loading.
     """
-    if dtype == "auto":
-        return "bfloat16" if hardware.bfloat16 else "float16"
-    if dtype == "bfloat16" and not hardware.bfloat16:
+    native = hardware.native_dtype
+    if dtype != "auto":
+        return dtype
+    if native == "float32" and (quantization or architecture.quantised_parameters):
+        return "bfloat16"
+    if native == "float16" and architecture.family in _NO_FLOAT16:
+        return "float32"
+    return native
+
+
+def require_dtype(hardware: HardwareSpec, dtype: str) -> None:
+    """Raise SpecError unless engines can be asked for this dtype on this hardware."""
+    if dtype == "bfloat16" and hardware.native_dtype == "float16":
         raise SpecError(
             f"{hardware.key} has no bfloat16.",
             hint="Use --dtype float16, or leave the dtype out.",
             facts={"hardware": hardware.key, "dtype": dtype},
         )
-    if dtype not in _BYTES_PER_VALUE:
+    if dtype not in {*_BYTES_PER_VALUE, "auto"}:
         raise SpecError(
             f"dtype {dtype!r} is not known.", hint="Use bfloat16, float16, float32 or auto."
         )
-    return dtype

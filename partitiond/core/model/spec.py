@@ -136,7 +136,7 @@ class EngineOptions:
     """What the user may choose about the engine; the rest follows from the plan.
 
     Attributes:
-        dtype: "bfloat16", "float16", "float32" or "auto".
+        dtype: "bfloat16", "float16", "float32", or "auto" for what the device computes natively.
         max_model_len: longest context in tokens; None derives it from the workload.
         extra_args: further engine flags, checked against an allow-list when registered.
         quantization: how the engine quantises 16-bit weights while it loads them ("fp8"), or
@@ -147,7 +147,7 @@ class EngineOptions:
         sleep_mode: start the engine so that it can be put to sleep and woken. Not on a CPU.
     """
 
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
     max_model_len: int | None = None
     extra_args: tuple[str, ...] = ()
     quantization: str = ""

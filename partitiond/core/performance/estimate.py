@@ -22,7 +22,7 @@ from partitiond.core.hardware.kinds import (
 from partitiond.core.hardware.lookup import mig_profile
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.precision import as_loaded, dtype_on
+from partitiond.core.model.precision import as_loaded, engine_dtype
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.footprint import (
     BLOCK_TOKENS,
@@ -90,7 +90,12 @@ def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSp
     if device.kind is DeviceKind.CPU:
         if figures is not None:
             return measured_cpu(device.hardware, device.memory_bytes, figures)
-        return cpu_hardware(device.hardware, len(device.cores), device.memory_bytes)
+        return cpu_hardware(
+            device.hardware,
+            len(device.cores),
+            device.memory_bytes,
+            device.native_dtype or "bfloat16",
+        )
     known = HARDWARE.get(device.hardware)
     if known is not None:
         return known
@@ -101,7 +106,7 @@ def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSp
         memory_bytes=device.memory_bytes,
         nominal_bytes=device.memory_bytes,
         aliases=(),
-        bfloat16=True,
+        native_dtype="bfloat16",
         source=f"unknown GPU: speed assumed like {smallest.key}",
     )
 
@@ -139,7 +144,7 @@ def estimate_profile(
     max_model_len: int,
     profile_id: str,
     created_at: str,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     memory_bytes: int | None = None,
     max_batch: int = MAX_BATCH,
     max_num_batched_tokens: int = MAX_NUM_BATCHED_TOKENS,
@@ -162,7 +167,7 @@ def estimate_profile(
         max_model_len: context length of the engine, in tokens.
         profile_id: identifier of the new profile.
         created_at: ISO 8601 UTC.
-        dtype: the engine's dtype; "auto" is bfloat16 if the hardware has it.
+        dtype: the engine's dtype; "auto" as `engine_dtype` says.
         memory_bytes: memory budget of the partition; None for all usable memory in it.
         max_batch: largest batch.
         max_num_batched_tokens: tokens of one step.
@@ -179,12 +184,11 @@ def estimate_profile(
         batch is 0, and its footprint is what one request would need.
 
     Raises:
-        SpecError: there is no estimate for this partition kind on this device, or the device has
-            no such dtype.
+        SpecError: there is no estimate for this partition kind on this device.
     """
     spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
     budget = partition_bytes(hardware, size) if memory_bytes is None else memory_bytes
-    chosen = dtype_on(spec, dtype) if isinstance(hardware, HardwareSpec) else dtype
+    chosen = engine_dtype(spec, dtype, architecture, quantization)
     case = _Case(
         rounds=RoundCase(
             architecture=as_loaded(
@@ -251,6 +255,7 @@ def prior_curve(
     spec = hardware_of(hardware, figures) if isinstance(hardware, Device) else hardware
     if size.mode is SharingMode.MIG and not spec.mig_profiles:
         return ()
+    dtype = engine_dtype(spec, dtype, architecture, quantization)
     loaded = as_loaded(
         architecture, dtype=dtype, quantization=quantization, kv_cache_dtype=kv_cache_dtype
     )

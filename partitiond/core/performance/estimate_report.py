@@ -9,7 +9,7 @@ from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import mig_profile
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.precision import dtype_on
+from partitiond.core.model.precision import engine_dtype, require_dtype
 from partitiond.core.model.spec import Slo
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance.estimate import estimate_profile, partition_bytes
@@ -38,7 +38,7 @@ class Question:
         architecture: of the model as published.
         workload: request shape.
         slo: bounds, or None if throughput alone counts.
-        dtype: of the engine; "auto" is bfloat16 if the hardware has it.
+        dtype: of the engine; "auto" as `engine_dtype` says.
         quantization, kv_cache_dtype: as in `EngineOptions`.
         memory_fraction: share of the memory for all footprints together.
         max_model_len: context length; None derives it from the workload.
@@ -210,13 +210,14 @@ def estimate_report(
 
 
 def _subject(question: Question, hardware: HardwareSpec, size: PartitionSize) -> Subject:
+    require_dtype(hardware, question.dtype)
     return Subject(
         model=question.model,
         architecture=question.architecture,
         hardware=hardware,
         size=size,
         workload=question.workload,
-        dtype=dtype_on(hardware, question.dtype),
+        dtype=engine_dtype(hardware, question.dtype, question.architecture, question.quantization),
         quantization=question.quantization,
         kv_cache_dtype=question.kv_cache_dtype,
         max_num_batched_tokens=question.max_num_batched_tokens,

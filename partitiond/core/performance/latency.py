@@ -123,7 +123,8 @@ def tpot_latency(case: RoundCase, batch: int) -> Latency:
     process vary by the squared variation of its intervals (Cox, Renewal Theory, 1962).
     """
     cycle, moments = case.cycle, case.workload.moments
-    mean, deviation = _decode_seconds(case, cycle, batch)
+    held_up = case.round(batch).held_up
+    mean, deviation = (held_up * one for one in _decode_seconds(case, cycle, batch))
     variation = max(0.0, moments.oo / moments.o**2 - 1)
     independent = min(1.0, variation + 2 / cycle.steps)
     lengths = case.workload.output_lengths
@@ -181,8 +182,11 @@ def ttft_latency(case: RoundCase, batch: int) -> Latency:
     waits = _common(case.mix(cycle, others)) if others else [(0.0, 1.0)]
     reads = [one for prompt in own for one in _common(case.mix(cycle, others, scale * prompt))]
     queue = _queue_seconds(case, cycle, batch)
+    held_up = case.round(batch).held_up
     return _weighted(
-        (queue + wait + read, often * chance) for wait, often in waits for read, chance in reads
+        (held_up * (queue + wait + read), often * chance)
+        for wait, often in waits
+        for read, chance in reads
     )
 
 
@@ -192,5 +196,5 @@ def itl_latency(case: RoundCase, batch: int) -> Latency:
     mean, _ = _decode_seconds(case, cycle, batch)
     if batch == 1:
         return Latency(mean, mean, mean, mean)
-    times = cycle.saturation(batch)
+    times = cycle.saturation(batch) / case.round(batch).held_up
     return _weighted((seconds / times, share) for seconds, share in _common(case.mix(cycle, batch)))

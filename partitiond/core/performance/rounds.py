@@ -112,10 +112,13 @@ class Round:
         seconds: time of the round, batch / throughput; longer than a step by the steps that a
             slot misses or reads its prompt in.
         steps: engine steps it takes; well above 1 if prompts exceed the token budget.
+        held_up: factor by which the API server, which sends one token after the other, lengthens
+            the engine's round; 1 if it keeps up.
     """
 
     seconds: float
     steps: float
+    held_up: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -282,7 +285,9 @@ def decode_round(
     cycle = cycle_of(workload, max_num_batched_tokens)
     mix = step_mix(architecture, cycle, batch, reached)
     steps = cycle.steps / workload.moments.o
-    return Round(steps * mix.mean_seconds, steps * mix.mean_steps)
+    engine = steps * mix.mean_seconds
+    seconds = max(engine, batch * reached.server_seconds)
+    return Round(seconds, steps * mix.mean_steps, seconds / engine)
 
 
 def round_terms(

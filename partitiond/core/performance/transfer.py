@@ -1,10 +1,8 @@
 """Transfers profiles: predicts one on a device or partition from profiles measured elsewhere.
 
-If profiles of several workloads differ from what is wanted in lengths alone, a step time is fitted
-to them and measured rates are rescaled by it (`core.performance.length_shift`). In all other cases
-the factors of `core.performance.transfer_fit` are carried over, one per term of the step time,
-never throughput as a whole: twice the cores halve the arithmetic but not the work per step; a model
-of twice the weights doubles what is read but not what a sequence costs the host.
+The step time is that of estimates. The factors of `core.performance.transfer_fit` are carried over,
+one per term, never throughput as a whole: twice the cores halve the arithmetic but not the work per
+step; a model of twice the weights doubles what is read but not what a sequence costs the host.
 
 The error of a prediction is checked if there are data to check it on: with several measured
 profiles each is predicted from the others, and the worst error found makes the band. With one
@@ -12,6 +10,7 @@ profile, a default stands in. The band grows with the distance from what was mea
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -26,18 +25,9 @@ from partitiond.core.performance.footprint import (
     kv_tokens,
 )
 from partitiond.core.performance.latency import RoundCase, e2el_latency, itl_latency, ttft_latency
-from partitiond.core.performance.length_shift import (
-    LengthShift,
-    checks_of,
-    nearest_point,
-    shift_distance,
-    shift_of,
-)
-from partitiond.core.performance.step_time import round_work
 from partitiond.core.performance.transfer_check import (
     DEFAULT_ERROR,
     Check,
-    band_of,
     distance,
     error_band,
     leave_one_out,
@@ -51,17 +41,20 @@ from partitiond.core.performance.transfer_fit import (
     measured_round,
     usable_points,
 )
-from partitiond.core.profile.confirmed import StepTime
 from partitiond.core.profile.frontier import TOLERANCE, find_knee
-from partitiond.core.profile.points import Footprint, Knee, Latency, LimitedBy, OperatingPoint
+from partitiond.core.profile.points import (
+    Footprint,
+    Knee,
+    Latency,
+    LimitedBy,
+    OperatingPoint,
+    Telemetry,
+)
 from partitiond.core.profile.record import Profile, ProfileKind, Provenance, Transfer
 from partitiond.core.units import Bytes
 
 BATCH_REACH: Final = 2
 """Batches are predicted up to this multiple of the largest measured one. Chosen, not measured."""
-
-RoundSeconds = Callable[[int], float]
-"""Seconds in which every slot of a batch gets one token."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -100,20 +93,11 @@ def transfer_profile(
         SpecError: there is nothing to learn from, or the sources say nothing about the target.
     """
     _check(sources, target)
-    shift = shift_of(sources, target.subject)
-    if shift is not None:
-        sources = shift.sources
     fit = fit_terms(sources)
-    if shift is not None:
-        nearest = shift.nearest(target.subject)
-    else:
-        nearest = min(sources, key=lambda s: distance(s.subject, target.subject, fit))
-    seconds = _round_seconds(target.subject, fit, shift)
+    nearest = min(sources, key=lambda s: distance(s.subject, target.subject, fit))
     offset = _footprint_offset(nearest)
     most, limited_by = _largest(sources, target, offset)
-    points = tuple(
-        _point(target, seconds, nearest, batch, offset) for batch in _batches(sources, most)
-    )
+    points = tuple(_point(target, fit, nearest, batch, offset) for batch in _batches(sources, most))
     started = _footprint(target, max(1, most), offset)
     knee = (
         find_knee(points, capped_by=limited_by)
@@ -137,8 +121,7 @@ def transfer_profile(
         max_num_batched_tokens=subject.max_num_batched_tokens,
         kv_cache_dtype=subject.kv_cache_dtype,
         variant=nearest.profile.variant if nearest.profile.model == subject.model else "",
-        step_time=shift.step if shift else _step_time(sources, target, fit, max(1, most)),
-        transfer=_transfer(sources, target, fit, shift),
+        transfer=_transfer(sources, target, fit),
     )
 
 
@@ -166,42 +149,13 @@ def _check(sources: Sequence[Source], target: Target) -> None:
             )
 
 
-def _round_seconds(subject: Subject, fit: TermFit, shift: LengthShift | None) -> RoundSeconds:
-    """Return the predicted time of a round, in seconds, by batch."""
-    if shift is not None:
-        return lambda batch: batch / shift.output_tokens_per_s(subject, batch)
-    return lambda batch: fit.seconds(subject.terms(batch))
-
-
-def _transfer(
-    sources: Sequence[Source], target: Target, fit: TermFit, shift: LengthShift | None
-) -> Transfer:
-    if shift is not None:
-        return _transfer_of_lengths(shift, target)
+def _transfer(sources: Sequence[Source], target: Target, fit: TermFit) -> Transfer:
     nothing = f"one profile, nothing to check it on: {DEFAULT_ERROR:.0%} assumed at distance 0"
     return Transfer(
         source_ids=tuple(source.profile.id for source in sources),
         method=f"step time by terms, each scaled by its roofline; {fit.points} points explained "
         f"within {fit.residual_share:.1%}; {_proof(leave_one_out(sources), nothing)}",
         error_share=error_band(sources, target.subject, fit),
-    )
-
-
-def _transfer_of_lengths(shift: LengthShift, target: Target) -> Transfer:
-    checks, step = checks_of(shift), shift.step
-    assumed = f"{DEFAULT_ERROR:.0%} assumed at distance 0"
-    proof = _proof(checks, f"{step.workloads} workloads leave none to check it on: {assumed}")
-    counted = checks
-    if len(checks) < len(shift.sources):
-        counted = (*checks, Check("assumed", DEFAULT_ERROR, 0.0))
-        proof += f"; those out of the others' reach: {assumed}" if checks else ""
-    away = shift_distance(shift, target.subject)
-    return Transfer(
-        source_ids=tuple(source.profile.id for source in shift.sources),
-        method=f"measured rates rescaled by a step time fitted to {step.workloads} workloads; "
-        f"{step.points} points explained within {step.residual_share:.1%}; "
-        f"{proof}",
-        error_share=band_of(counted, shift.sources, step.residual_share, away),
     )
 
 
@@ -273,13 +227,11 @@ def _cache_tokens(target: Target, batch: int) -> int:
     return -(-kv_tokens(batch, subject.workload, target.max_model_len, block) // block) * block
 
 
-def _point(
-    target: Target, round_seconds: RoundSeconds, source: Source, batch: int, offset: int
-) -> OperatingPoint:
+def _point(target: Target, fit: TermFit, source: Source, batch: int, offset: int) -> OperatingPoint:
     subject = target.subject
-    seconds = round_seconds(batch)
+    seconds = fit.seconds(subject.terms(batch))
     moments = subject.workload.moments
-    like = nearest_point(source, batch)
+    like = min(usable_points(source.profile), key=lambda p: abs(math.log(p.batch / batch)))
 
     def ratio(latency: Callable[[RoundCase, int], Latency]) -> float:
         new = _calibrated(latency, subject, seconds, batch)
@@ -303,7 +255,15 @@ def _point(
         footprint_bytes=_footprint(target, batch, offset).peak_bytes,
         running_mean=float(batch),
         prompt_tokens_per_s=batch / seconds * moments.p / moments.o,
+        telemetry=_host_use(like.telemetry),
     )
+
+
+def _host_use(told: Telemetry | None) -> Telemetry | None:
+    """Return what the engine used of its host, which is taken to be the same; nothing else is."""
+    if told is None or told.cores_used is None:
+        return None
+    return Telemetry(told.source, cores_used=told.cores_used)
 
 
 def _scaled(latency: Latency, ratio: float) -> Latency:
@@ -326,27 +286,6 @@ def _e2el(target: Target, source: Source, like: OperatingPoint, seconds: float) 
     if there == here:
         return _scaled(like.e2el, seconds / measured_round(like))
     return e2el_latency(there, seconds)
-
-
-def _step_time(sources: Sequence[Source], target: Target, fit: TermFit, batch: int) -> StepTime:
-    """Return the terms of the definitions' step time, per step of the target."""
-    subject = target.subject
-    fixed, weights, compute, kv, sequences = fit.parts(subject.terms(batch))
-    work = round_work(subject.workload, batch, subject.max_num_batched_tokens)
-    base = (fixed + weights) / work.steps
-    workloads = len({source.profile.workload for source in sources})
-    if workloads == 1:
-        each = (compute + kv + sequences) / batch
-        return StepTime(base, 0.0, each, 0.0, fit.residual_share, fit.points)
-    return StepTime(
-        base_seconds=base,
-        per_token_seconds=compute / work.tokens,
-        per_sequence_seconds=sequences / batch,
-        per_kv_token_seconds=kv / work.kv_tokens,
-        residual_share=fit.residual_share,
-        points=fit.points,
-        workloads=workloads,
-    )
 
 
 def _provenance(

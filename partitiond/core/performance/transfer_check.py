@@ -83,22 +83,16 @@ def leave_one_out(sources: Sequence[Source]) -> tuple[Check, ...]:
 
 
 def error_band(sources: Sequence[Source], target: Subject, fit: TermFit) -> float:
-    """Return the half-width of the band of throughput, as a share, of a prediction by terms."""
-    away = min(distance(source.subject, target, fit) for source in sources)
-    return band_of(leave_one_out(sources), sources, fit.residual_share, away)
-
-
-def band_of(
-    checks: Sequence[Check], sources: Sequence[Source], residual_share: float, away: float
-) -> float:
     """Return the half-width of the band of throughput, as a share: noise, misfit, and error by
     distance.
     """
+    away = min(distance(source.subject, target, fit) for source in sources)
+    checks = leave_one_out(sources)
     if checks:
         each = max(LEAST_ERROR, *(c.error_share / (1 + c.distance) for c in checks))
     else:
         each = DEFAULT_ERROR
-    return min(1.0, math.hypot(_noise(sources), residual_share, each * (1 + away)))
+    return min(1.0, math.hypot(_noise(sources), fit.residual_share, each * (1 + away)))
 
 
 def _noise(sources: Sequence[Source]) -> float:

@@ -57,6 +57,7 @@ class Candidate:
         release: digest of what the model's engines are made of (`core.replica.releases`); empty
         unknown.
         weights_bytes: of the footprint; 0 where it is not known.
+        dtype: of its profile, which its engine runs in; empty where it is not known.
     """
 
     model: str
@@ -81,6 +82,7 @@ class Candidate:
     correction: float = 1.0
     release: str = ""
     weights_bytes: Bytes = ZERO_BYTES
+    dtype: str = ""
 
 
 def weights_of(candidate: Candidate) -> int:

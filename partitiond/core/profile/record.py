@@ -88,7 +88,7 @@ class Profile:
         kv_cache_dtype: precision of the KV cache; "auto" is that of the weights.
         structured_output: answers were constrained to a JSON schema.
         frontier_memory: the least memory that keeps the knee's throughput.
-        step_time: fitted to the points.
+        step_time: fitted to the points by releases before; no longer made, and not used.
         capacity_trials: the open-loop trials behind `capacity_req_per_s`, in order.
         sharing: what replication runs said, by sharing mode.
         transfer: set exactly for transferred profiles.

@@ -171,7 +171,7 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
         if capacity <= 0:
             continue
         footprint, kv_cache = _memory(profile, point)
-        planned = dataclasses.replace(profile.size, cores=host_cores(profile, point))
+        planned = dataclasses.replace(profile.size, cores=host_cores(profile, point, spec))
         for size in _sizes(planned):
             yield Candidate(
                 model=profile.model,
@@ -192,6 +192,7 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
                 stale=stale,
                 watts=planned_watts(profile, point),
                 weights_bytes=profile.footprint.weights_bytes,
+                dtype=profile.dtype,
                 host_memory_bytes=host_memory(profile, spec),
                 asleep=asleep(profile, spec),
                 release=release_of(spec.as_variant(profile.variant)),

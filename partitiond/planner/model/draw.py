@@ -18,6 +18,10 @@ ENGINE_HOST_BYTES: Final = Bytes(3 * GIB)
 and pinned buffers of the API server and the engine core. Assumed, because profiles do not measure
 it. It counts only on hosts whose memory is known."""
 
+GPU_ENGINE_CORES: Final = 3
+"""Host cores of a vLLM engine on one GPU whose use was not measured: its API server and its engine
+core keep one busy each, its worker wants one (vLLM's guide: 2 + the number of GPUs)."""
+
 SPARE_CORE_SHARE: Final = 0.05
 """Ignored when cores are rounded up, as CPU time is sampled: 1.03 cores are one core. A guess."""
 
@@ -53,15 +57,19 @@ def sm_share(hardware: HardwareSpec, size: PartitionSize) -> float:
             return 1.0
 
 
-def host_cores(profile: Profile, point: OperatingPoint) -> int:
-    """Return the engine's host cores: its partition's, or on a GPU as many as it used if measured.
+def host_cores(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> int:
+    """Return the engine's host cores: its partition's, or on a GPU as many as it used if measured,
+    else as many as vLLM asks for.
 
     A plan gives every engine cores of its own, so that engines do not slow each other down on the
     host in any sharing mode. An engine gets as many cores as it keeps busy.
     """
     told = point.telemetry.cores_used if point.telemetry is not None else None
-    if profile.size.mode is SharingMode.CORES or told is None:
+    if profile.size.mode is SharingMode.CORES:
         return profile.size.cores
+    if told is None:
+        simulated = spec.engine_kind == "simulated"
+        return profile.size.cores if simulated else max(profile.size.cores, GPU_ENGINE_CORES)
     return max(profile.size.cores, math.ceil(told - SPARE_CORE_SHARE))
 
 

@@ -50,32 +50,6 @@ class Utilisation:
     half_width: float
 
 
-def is_steady(
-    requests: Sequence[ServedRequest],
-    opened: float,
-    closed: float,
-    *,
-    req_per_s: float,
-    batch: int,
-    mean_output_tokens: float,
-) -> bool:
-    """Return whether the rate can go on for ever, as far as these requests can tell.
-
-    The rate is steady if the whole interval of the utilisation lies below 1 and the requests in the
-    system do not grow.
-
-    Args:
-        requests: all requests of the run that have ended well, in order of arrival.
-        opened, closed: the window.
-        req_per_s: the rate that was offered.
-        batch: number of places.
-        mean_output_tokens: of the workload.
-    """
-    counted = [one for one in requests if opened <= one.arrived < closed]
-    needed = utilisation(counted, req_per_s, batch, mean_output_tokens)
-    return below_one(needed) and not grows(requests, opened, closed)
-
-
 def below_one(needed: Utilisation | None) -> bool:
     """Return whether the whole interval says that there are enough places."""
     return needed is not None and needed.share + needed.half_width < 1

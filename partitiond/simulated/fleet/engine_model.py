@@ -15,7 +15,7 @@ from partitiond.core.performance.roofline import rates
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.simulated.fleet.host_costs import NO_COSTS, HostCosts
-from partitiond.simulated.steps import Steps, profile_steps, roofline_steps
+from partitiond.simulated.steps import Steps, fit_steps, roofline_steps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def engine_from_profile(profile: Profile, batch: int, max_model_len: int) -> Eng
         else _cache_tokens(batch, profile.workload, max_model_len, kind)
     )
     return EngineModel(
-        profile_steps(profile),
+        fit_steps(profile),
         tokens,
         max_model_len,
         profile.max_num_batched_tokens or MAX_NUM_BATCHED_TOKENS,
@@ -72,15 +72,15 @@ def engine_from_roofline(
         candidate: the candidate that the engine runs.
         device: device of the engine.
     """
-    engine = spec.engine
+    engine, dtype = spec.engine, candidate.dtype or spec.engine.dtype
     loaded = as_loaded(
         architecture,
-        dtype=engine.dtype,
+        dtype=dtype,
         quantization=engine.quantization,
         kv_cache_dtype=engine.kv_cache_dtype,
     )
     reached = rates(
-        hardware_of(device), candidate.size, dtype=engine.dtype, quantization=engine.quantization
+        hardware_of(device), candidate.size, dtype=dtype, quantization=engine.quantization
     )
     return EngineModel(
         roofline_steps(loaded, reached, spec.workload),

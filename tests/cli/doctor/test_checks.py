@@ -95,16 +95,6 @@ def test_our_endpoint_is_told_from_a_stranger_by_its_own_identity(tmp_path: Path
     assert ports.endpoint_facts(settings, daemon_runs=True).problem == ""
 
 
-def test_a_cpu_that_emulates_bfloat16_is_named_with_the_dtype_to_use(tmp_path: Path) -> None:
-    settings = Settings.model_validate({"gpu": {"enabled": False}})
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text("flags : avx2\n")
-    found = doctor.check_devices(settings, tmp_path)
-    assert (found.verdict, found.advice) == ("warn", "register models with --dtype float32")
-    (tmp_path / "proc/cpuinfo").write_text("flags : avx2 avx512bw avx512dq avx512vl\n")
-    assert doctor.check_devices(settings, tmp_path).verdict == "ok"
-
-
 def test_python_versions_and_folders(tmp_path: Path) -> None:
     versions = {(3, 10, 4): "fail", (3, 11, 0): "ok", (3, 13, 9): "ok", (3, 14, 0): "fail"}
     assert {version: doctor.check_python(version).verdict for version in versions} == versions

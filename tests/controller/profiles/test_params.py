@@ -176,6 +176,24 @@ def test_the_command_repeats_every_choice() -> None:
     assert parse_bytes(str(2**33)) == 2**33
 
 
+def test_an_engine_is_measured_in_the_type_that_its_device_computes() -> None:
+    for native, quantization, dtype in (
+        ("float32", "", "float32"), ("float32", "fp8", "bfloat16"), ("bfloat16", "", "bfloat16")
+    ):  # fmt: skip
+        spec = dataclasses.replace(SPEC, engine=EngineOptions(quantization=quantization))
+        device = dataclasses.replace(fake_cpu(cores=2), native_dtype=native)
+        made = profile_request(
+            ResolvedModel(spec, Path("/m"), None, MODEL, dummy_weights=True),
+            device,
+            ProfileOptions(),
+            ProfilingOptions(),
+            cores=(0,),
+            memory_bytes=1 << 32,
+        )
+        assert made.model.spec.engine.dtype == dtype
+        assert f"--dtype {dtype}" in made.command
+
+
 def test_equal_requests_share_a_checkpoint_and_others_do_not() -> None:
     same = request(ProfileOptions()).checkpoint
     assert same is not None

@@ -53,6 +53,18 @@ def test_limits_come_from_the_operating_point_and_are_explicit() -> None:
     assert launch.prefix_caching
 
 
+def test_an_engine_runs_in_the_type_that_its_figures_are_for_unless_another_was_asked_for() -> None:
+    one, model = placement("a-1", [1]), resolved()
+    figures = dataclasses.replace(one.candidate, dtype="float32")
+    wanted = dataclasses.replace(one, candidate=figures)
+    for asked, there, dtype in (
+        ("auto", wanted, "float32"), ("auto", one, "auto"), ("bfloat16", wanted, "bfloat16")
+    ):  # fmt: skip
+        engine = dataclasses.replace(model.spec.engine, dtype=asked)
+        form = dataclasses.replace(model, spec=dataclasses.replace(model.spec, engine=engine))
+        assert launch_for(there, form, cpu(), name="a-1").dtype == dtype
+
+
 def test_beside_a_gpu_the_least_used_host_cores_are_taken() -> None:
     (gpu,) = fake_gpus("a100-80gb", cores=range(2))
     wanted = on(gpu)

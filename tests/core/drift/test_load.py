@@ -8,7 +8,6 @@ import pytest
 
 from partitiond.core.drift.load import Expected, LoadSample, expected, sharing_factor, tolerated
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.profile.confirmed import StepTime
 from partitiond.core.profile.points import Latency
 from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.simulated.engine.batch import Batch, Sequence
@@ -172,15 +171,6 @@ def test_quite_other_requests_are_not_compared() -> None:
     wanted = expected(profile_of_it(), [LoadSample(2.0, 6.0)], prompt_tokens=900, output_tokens=16)
     assert wanted is not None
     assert "900 + 16 tokens in the mean, measured were 64 + 32" in wanted.other_lengths
-
-
-def test_a_step_time_that_tells_lengths_is_taken_first() -> None:
-    step = StepTime(0.01, 0.0002, 0.001, 0.0, 0.0, 8, workloads=3)
-    profile = dataclasses.replace(profile_of_it(), step_time=step)
-    usual = at([LoadSample(2.0, 6.0)], profile)
-    longer = expected(profile, [LoadSample(2.0, 6.0)], prompt_tokens=96, output_tokens=32)
-    assert longer is not None
-    assert 1.0 < longer.token_seconds / usual.token_seconds < 1.1
 
 
 def test_nothing_is_said_without_points_tokens_or_looks() -> None:

@@ -7,13 +7,20 @@ import pytest
 
 from partitiond.api.parts import EngineBody, Quantization
 from partitiond.core.errors import SpecError
+from partitiond.core.hardware.cpus import cpu_hardware
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model import precision
-from partitiond.core.model.precision import LOAD_QUANTISATIONS, dtype_on, with_quantization
+from partitiond.core.model.precision import (
+    LOAD_QUANTISATIONS,
+    engine_dtype,
+    require_dtype,
+    with_quantization,
+)
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.performance.roofline import rates
+from partitiond.core.units import GIB
 from partitiond.models.catalog import CATALOG
 
 OPT = CATALOG["opt-1.3b"].architecture
@@ -75,15 +82,30 @@ def test_what_is_unknown_or_quantised_already_is_refused() -> None:
     with pytest.raises(SpecError, match="fp4"):
         precision.with_kv_cache_dtype(OPT, "fp4")
     with pytest.raises(SpecError, match="float8"):
-        dtype_on(HARDWARE["a100-40gb"], "float8")
+        require_dtype(HARDWARE["a100-40gb"], "float8")
+    with pytest.raises(SpecError, match="no bfloat16"):
+        require_dtype(HARDWARE["t4-16gb"], "bfloat16")
 
 
-def test_the_cache_follows_the_dtype_and_auto_is_what_the_hardware_has() -> None:
+def test_the_cache_follows_the_dtype() -> None:
     wide = precision.with_dtype(OPT, "float32")
     assert wide.kv_bytes_per_token == 2 * OPT.kv_bytes_per_token
     assert (
         precision.with_kv_cache_dtype(wide, "fp8").kv_bytes_per_token == OPT.kv_bytes_per_token // 2
     )
-    assert dtype_on(HARDWARE["a100-40gb"], "auto") == "bfloat16"
-    assert dtype_on(HARDWARE["t4-16gb"], "auto") == "float16"
-    assert dtype_on(HARDWARE["t4-16gb"], "float32") == "float32"
+
+
+def test_auto_is_what_the_device_computes_natively_unless_the_weights_demand_another() -> None:
+    a100, t4 = HARDWARE["a100-40gb"], HARDWARE["t4-16gb"]
+    emulating = cpu_hardware("cpu-x", 2, 8 * GIB, "float32")
+    for hardware, native in ((a100, "bfloat16"), (t4, "float16"), (emulating, "float32")):
+        assert engine_dtype(hardware, "auto", OPT) == native
+        for asked in ("bfloat16", "float16", "float32"):
+            assert engine_dtype(hardware, asked, OPT) == asked
+    assert engine_dtype(emulating, "auto", OPT, "fp8") == "bfloat16"
+    stored = dataclasses.replace(OPT, quantised_parameters=10, quantised_bytes_per_parameter=0.5)
+    assert engine_dtype(emulating, "auto", stored) == "bfloat16"
+    assert engine_dtype(t4, "auto", stored) == "float16"
+    gemma = dataclasses.replace(OPT, family="gemma2")
+    assert engine_dtype(t4, "auto", gemma) == "float32"
+    assert engine_dtype(a100, "auto", gemma) == "bfloat16"

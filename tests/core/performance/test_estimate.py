@@ -12,6 +12,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.workload import Workload
 from partitiond.core.performance import estimate as estimates
 from partitiond.core.performance.estimate import batch_ladder, estimate_profile, prior_curve
+from partitiond.core.performance.roofline import SERVER_TOKEN_SECONDS
 from partitiond.core.profile.points import LimitedBy
 from partitiond.core.profile.record import Profile, ProfileKind, operating_point
 from partitiond.core.units import GIB, MIB, Bytes
@@ -42,7 +43,7 @@ def test_points_are_powers_of_two_whose_figures_agree(name: str) -> None:
     profile = estimate(name)
     assert [p.batch for p in profile.points] == [2**n for n in range(len(profile.points))]
     for one, other in zip(profile.points, profile.points[1:], strict=False):
-        assert one.output_tokens_per_s < other.output_tokens_per_s
+        assert one.output_tokens_per_s <= other.output_tokens_per_s
         assert one.footprint_bytes < other.footprint_bytes
         assert one.tpot.p95 < other.tpot.p95
     for point in profile.points:
@@ -52,6 +53,22 @@ def test_points_are_powers_of_two_whose_figures_agree(name: str) -> None:
         # Little's law of a closed loop: requests in flight = rate x time in the system.
         assert point.req_per_s * point.e2el.mean == pytest.approx(point.batch)
         assert point.prompt_tokens_per_s == pytest.approx(512 * point.req_per_s)
+
+
+def test_an_engine_on_a_gpu_sends_no_more_than_its_server_can() -> None:
+    """The paper's smallest model gains little beyond a batch of 128; requests wait for the rest."""
+    most = 1 / SERVER_TOKEN_SECONDS
+    profile = estimate("opt-125m")
+    assert profile.knee.batch == 128
+    at_128, at_512 = profile.point(128), profile.point(512)
+    assert at_128 is not None
+    assert at_512 is not None
+    assert at_512.output_tokens_per_s == pytest.approx(most)
+    assert at_512.tpot.mean > 3 * at_128.tpot.mean
+    assert at_512.itl.mean > 3 * at_128.itl.mean
+    assert at_512.ttft.mean > 3 * at_128.ttft.mean
+    larger = estimate("opt-1.3b")
+    assert larger.knee.best_output_tokens_per_s < most / 2
 
 
 def test_kv_bytes_per_token_can_be_read_back_from_a_profile() -> None:
@@ -84,6 +101,24 @@ def test_a_cpu_device_is_estimated_by_its_cores_and_by_what_was_measured() -> No
     assert any("assumed per core" in note for note in one.provenance.notes)
     assert measured.points[3].output_tokens_per_s < two.points[3].output_tokens_per_s
     assert any("measured on this host" in note for note in measured.provenance.notes)
+
+
+def test_a_cpu_without_bfloat16_computes_in_32_bits_and_is_slower_in_the_type_it_emulates() -> None:
+    device = dataclasses.replace(fake_cpu(cores=4, memory_bytes=16 * GIB), native_dtype="float32")
+    for measured in (None, CpuFigures("x", 4, 1, 5e9, 8e9, 2e10, 8e10, False, "")):
+        by_itself, emulated = (
+            estimate(
+                "smollm2-135m",
+                hardware=device,
+                size=PartitionSize(SharingMode.CORES, 1),
+                figures=measured,
+                dtype=dtype,
+            )
+            for dtype in ("auto", "bfloat16")
+        )
+        assert (by_itself.dtype, emulated.dtype) == ("float32", "bfloat16")
+        assert by_itself.footprint.weights_bytes == 2 * emulated.footprint.weights_bytes
+        assert by_itself.points[4].output_tokens_per_s > 2 * emulated.points[4].output_tokens_per_s
 
 
 def test_an_unknown_gpu_is_assumed_to_be_slow_but_keeps_its_memory() -> None:

@@ -116,9 +116,6 @@ def test_a_transferred_profile_says_what_it_is_and_survives_json() -> None:
     assert profile.model == "opt-125m"
     assert profile.provenance.model_revision is None
     assert any("nothing was measured here" in note for note in profile.provenance.notes)
-    assert profile.step_time is not None
-    assert profile.step_time.workloads == 1
-    assert profile.step_time.per_token_seconds == 0
     assert from_json(Profile, to_json(profile)) == profile
 
 

@@ -13,6 +13,7 @@ from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.planner.model.candidates import candidates_for
 from partitiond.planner.model.draw import (
     ENGINE_HOST_BYTES,
+    GPU_ENGINE_CORES,
     host_cores,
     host_memory,
     planned_watts,
@@ -64,9 +65,20 @@ def test_an_estimate_draws_by_its_share_of_the_sms(size: PartitionSize, share: f
 @pytest.mark.parametrize(("used", "cores"), [(0.4, 1), (1.03, 1), (1.4, 2), (2.0, 2)])
 def test_an_engine_gets_as_many_host_cores_as_it_used(used: float, cores: int) -> None:
     of = profile()
-    assert host_cores(of, told(of, cores_used=used)) == cores
+    assert host_cores(of, told(of, cores_used=used), SPEC) == cores
     on_cpu = dataclasses.replace(of, size=PartitionSize(SharingMode.CORES, 1))
-    assert host_cores(on_cpu, told(on_cpu, cores_used=used)) == 1
+    assert host_cores(on_cpu, told(on_cpu, cores_used=used), SPEC) == 1
+
+
+def test_an_engine_whose_use_of_the_host_was_not_measured_gets_what_vllm_asks_for() -> None:
+    of = profile(kind=ProfileKind.ESTIMATED)
+    assert host_cores(of, of.points[0], SPEC) == GPU_ENGINE_CORES
+    wide = dataclasses.replace(of, size=dataclasses.replace(of.size, cores=4))
+    assert host_cores(wide, of.points[0], SPEC) == 4
+    simulated = dataclasses.replace(SPEC, engine_kind="simulated")
+    assert host_cores(of, of.points[0], simulated) == 1
+    on_cpu = dataclasses.replace(of, size=PartitionSize(SharingMode.CORES, 1))
+    assert host_cores(on_cpu, of.points[0], SPEC) == 1
 
 
 def test_engines_on_gpus_take_host_memory_and_simulated_ones_do_not() -> None:

@@ -6,6 +6,7 @@ by matrix, scales and zero points included. A family that is not listed there is
 guess that it is like Llama would be silently wrong.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Final
 
@@ -18,7 +19,7 @@ from partitiond.core.model.families.experts import MIXTURES, mixture_of_experts
 from partitiond.core.model.families.hybrid import HYBRID, hybrid
 from partitiond.core.model.families.latent import LATENT, latent_attention
 from partitiond.core.model.families.quantised import stored_quantised
-from partitiond.core.model.families.reading import shown
+from partitiond.core.model.families.reading import scaled_positions, shown
 from partitiond.core.model.families.wrapped import unwrap
 
 FAMILIES: Final = tuple(sorted({*CLASSIC, *LAYOUTS, *MIXTURES, *LATENT, *HYBRID}))
@@ -41,8 +42,11 @@ def architecture_from_config(config: Mapping[str, object]) -> Architecture:
     if not isinstance(family, str) or family not in FAMILIES:
         raise _unknown(family)
     plan = blueprint(family, text)
+    plan = dataclasses.replace(plan, positions=scaled_positions(family, text, plan.positions))
     architecture = architecture_of(family, plan, note)
-    quantisation = config.get("quantization_config") or text.get("quantization_config")
+    keys = ("quantization_config", "compression_config")
+    found = (one.get(key) for key in keys for one in (config, text))
+    quantisation = next(filter(None, found), None)
     if not quantisation:
         return architecture
     return stored_quantised(architecture, plan, quantisation)

@@ -9,6 +9,7 @@ itself quantised with double quantisation (Dettmers et al. 2023, section 3).
 """
 
 import dataclasses
+import fnmatch
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.families.blueprint import Blueprint, Matrix, blocks
 from partitiond.core.model.families.reading import Config, bad, flag, section, shown, texts, whole
 
-SUPPORTED: Final = ("gptq", "awq", "compressed-tensors", "fp8", "bitsandbytes")
+SUPPORTED: Final = ("gptq", "awq", "compressed-tensors", "fp8", "bitsandbytes", "modelopt")
 """Values of `quant_method` that can be counted."""
 
 _KEY: Final = "quantization_config"
@@ -40,12 +41,16 @@ def stored_quantised(
     """
     if not isinstance(quantisation, dict):
         raise bad(_KEY, "must be an object", quantisation)
-    method = str(quantisation.get("quant_method"))
+    method = _method(quantisation)
     if method not in _METHODS:
         raise SpecError(
             f"config key {_KEY}: quant_method {shown(method)} is not supported.",
             hint=f"Supported are {', '.join(SUPPORTED)}; or use the model's 16-bit weights.",
             facts={"key": _KEY, "quant_method": method},
+        )
+    if _declares_fp8_cache(quantisation):
+        architecture = dataclasses.replace(
+            architecture, declared_kv_bytes=1.0, kv_bytes_per_value=1.0
         )
     rule = _METHODS[method](quantisation)
     taken = total = 0.0
@@ -61,6 +66,25 @@ def stored_quantised(
         quantised_parameters=int(taken),
         quantised_bytes_per_parameter=total / taken,
     )
+
+
+def _method(config: Config) -> str:
+    """Return `quant_method`; ModelOpt's files have an algorithm in its place, or beside it."""
+    method = str(config.get("quant_method"))
+    algorithm = config.get("quant_algo") or (section(config, "quantization") or {}).get(
+        "quant_algo"
+    )
+    return "modelopt" if algorithm or method.startswith("modelopt") else method
+
+
+def _declares_fp8_cache(config: Config) -> bool:
+    """Whether the checkpoint was made for a KV cache in fp8, in which vLLM then keeps it."""
+    inner = section(config, "quantization") or {}
+    scheme = inner.get("kv_cache_scheme") or config.get("kv_cache_scheme")
+    if isinstance(scheme, dict):
+        return (scheme.get("num_bits"), scheme.get("type")) == (8, "float")
+    named = scheme or inner.get("kv_cache_quant_algo") or config.get("kv_cache_quant_algo")
+    return isinstance(named, str) and named.lower() == "fp8"
 
 
 def _skips(patterns: tuple[str, ...]) -> Callable[[str], bool]:
@@ -194,6 +218,31 @@ def _bitsandbytes(config: Config) -> Rule:
     return rule
 
 
+def _modelopt(config: Config) -> Rule:
+    """ModelOpt: fp8 with a 32-bit scale per tensor and one for activations, or NVFP4 with an fp8
+    scale per 16 values.
+    """
+    inner = section(config, "quantization") or config
+    algorithm = inner.get("quant_algo")
+    if algorithm not in ("FP8", "NVFP4"):
+        raise bad(
+            f"{_KEY}: quant_algo",
+            f"{shown(algorithm)} is not supported",
+            algorithm,
+            hint="Supported are FP8 and NVFP4; or use the model's 16-bit weights.",
+        )
+    excluded = (*(texts(inner, "exclude_modules") or ()), *(texts(inner, "ignore") or ()))
+    bits_and_scales = (1.0, 0.0) if algorithm == "FP8" else (0.5, 1 / 16)
+
+    def rule(matrix: Matrix) -> float | None:
+        left_out = any(fnmatch.fnmatch(matrix.name, pattern) for pattern in excluded)
+        if not matrix.quantisable or left_out or _skips(excluded)(matrix.name):
+            return None
+        return matrix.inputs * matrix.outputs * math.fsum(bits_and_scales) + 8
+
+    return rule
+
+
 # --- compressed-tensors ----------------------------------------------------------------------
 
 
@@ -296,4 +345,5 @@ _METHODS: Final[Mapping[str, Callable[[Config], Rule]]] = {
     "compressed-tensors": _compressed_tensors,
     "fp8": _fp8,
     "bitsandbytes": _bitsandbytes,
+    "modelopt": _modelopt,
 }

@@ -147,3 +147,25 @@ def layer_types(config: Config, layers: int, key: str = "layer_types") -> tuple[
 def every(layers: int, interval: int) -> Iterator[bool]:
     """For each layer, whether it is the last of its group of `interval`."""
     return ((layer + 1) % interval == 0 for layer in range(layers))
+
+
+_SCALED_ALREADY: Final = frozenset(
+    {"default", "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"}
+)
+"""Kinds of rotary scaling whose configs name the scaled length already, or have no factor."""
+
+
+def scaled_positions(family: str, config: Config, positions: int) -> int:
+    """Return the longest context of rotary positions that are stretched by a factor, as vLLM's
+    `_get_and_verify_max_len`: linear and dynamic scaling multiply, others name the whole length.
+    """
+    scaling = section(config, "rope_parameters") or section(config, "rope_scaling")
+    if not scaling or "gemma3" in family:
+        return positions
+    nested: list[Config] = [one for one in scaling.values() if isinstance(one, dict)]
+    factor = 1.0
+    for one in nested or [scaling]:
+        kind = one.get("rope_type", one.get("type", "default"))
+        if str(kind) not in _SCALED_ALREADY:
+            factor = number(one, "factor", 1.0)
+    return int(positions * factor)

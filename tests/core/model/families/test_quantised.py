@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.families import architecture_from_config
+from partitiond.core.model.precision import as_loaded
 from tests.core.model.families.configs import PUBLIC, config_of
 
 H, INNER, KEYS, LAYERS, VOCAB = 512, 1024, 128, 3, 1000
@@ -96,6 +97,41 @@ def test_modules_that_are_left_out_keep_16_bits() -> None:
     untied = {**CONFIG, "tie_word_embeddings": False}
     taken = weights_of(compressed(INT8, ignore=[]), untied)
     assert weights_of(compressed(INT8), untied) - taken == VOCAB * H - 4 * VOCAB
+
+
+FP8_CACHE = {"num_bits": 8, "type": "float", "dynamic": False}
+
+
+@pytest.mark.parametrize(
+    ("quantisation", "matrices", "kv_bytes"),
+    [
+        # hf_quant_config.json of ModelOpt to 0.29, then the same inside config.json.
+        ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}, 1.0, 1.0),
+        ({"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": None}}, 1.0, 2.0),
+        (stored("modelopt", quant_algo="NVFP4", kv_cache_scheme=FP8_CACHE), 0.5625, 1.0),
+        ({"quant_algo": "FP8", "ignore": ["lm_head"]}, 1.0, 2.0),
+        (compressed(INT8, kv_cache_scheme=FP8_CACHE), None, 1.0),
+        (compressed(INT8, kv_cache_scheme={"num_bits": 8, "type": "int"}), None, 2.0),
+    ],
+)
+def test_modelopt_and_a_declared_cache_are_counted_as_the_engine_holds_them(
+    quantisation: dict[str, Any], matrices: float | None, kv_bytes: float
+) -> None:
+    found = architecture_from_config({**CONFIG, "quantization_config": quantisation})
+    assert found.kv_bytes_per_value == kv_bytes
+    assert as_loaded(found, dtype="bfloat16").kv_bytes_per_value == kv_bytes
+    assert as_loaded(found, dtype="float32").kv_bytes_per_value == (1.0 if kv_bytes == 1 else 4.0)
+    if matrices is not None:
+        values = LAYERS * sum(i * o for i, o in SHAPES)
+        assert found.weights_bytes == 2 * PLAIN + values * matrices + 8 * LAYERS * len(SHAPES)
+
+
+def test_modelopt_leaves_modules_out_by_pattern_and_refuses_other_algorithms() -> None:
+    whole = weights_of(stored("modelopt", quant_algo="FP8"))
+    less = weights_of(stored("modelopt", quant_algo="FP8", exclude_modules=["*.0.mlp*"]))
+    assert less - whole == 3 * H * INNER - 3 * 8
+    with pytest.raises(SpecError, match="W4A8_AWQ"):
+        weights_of(stored("modelopt", quant_algo="W4A8_AWQ"))
 
 
 def test_gptq_rules_leave_modules_out_and_other_widths_are_refused() -> None:

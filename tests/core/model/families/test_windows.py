@@ -74,3 +74,25 @@ def test_kv_of_a_pattern_is_the_sum_over_its_layers(
         context if (layer + 1) % interval == 0 else min(context, window) for layer in range(layers)
     )
     assert architecture.kv_bytes(context) == kept * 2 * 2 * 64 * 2
+
+
+@pytest.mark.parametrize(
+    ("more", "positions"),
+    [
+        ({"rope_scaling": {"type": "linear", "factor": 8.0}}, 16384),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, 4096),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}, 8192),
+        ({"rope_scaling": {"rope_type": "linear", "factor": None}}, 2048),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 2048),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 2048),
+        ({"rope_scaling": {"type": "longrope", "short_factor": [1.0]}}, 2048),
+        ({"rope_scaling": None}, 2048),
+    ],
+)
+def test_positions_are_scaled_by_the_kinds_of_scaling_that_name_the_unscaled_length(
+    more: dict[str, Any], positions: int
+) -> None:
+    config = config_of("llama", 512, 1024, 3, 8, 2, 1000, max_position_embeddings=2048, **more)
+    assert architecture_from_config(config).max_position == positions
+    wrapped = {"model_type": "llava", "text_config": config}
+    assert architecture_from_config(wrapped).max_position == positions
