@@ -63,7 +63,7 @@ async def test_a_variant_is_measured_beside_the_model_planned_and_started_as_its
     await host.serves("a")
     assert {r.variant for r in host.profiler.requests} == {"", "fp8"}
     measured = [r.model.spec.engine for r in host.profiler.requests if r.variant]
-    assert set(measured) == {FP8.engine}
+    assert set(measured) == {dataclasses.replace(FP8.engine, dtype="bfloat16")}
     assert {launch.quantization for launch in host.runner.launches} == {"fp8"}
     assert {launch.kv_cache_dtype for launch in host.runner.launches} == {"fp8"}
     assert {view.variant for view in host.service.overview.replicas()} == {"fp8"}
