@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.models.releases import ReleaseUseCases
