@@ -243,5 +243,5 @@ def _work(connection: Connection, request: PlanRequest, memory_limit_bytes: int 
     with contextlib.suppress(OSError):
         connection.send(answer)
     connection.close()
-    # A thread of the column generation may still be in its last round; do not wait for it.
+    # A thread of CP-SAT that was told to stop may still be ending; do not wait for it.
     os._exit(0)

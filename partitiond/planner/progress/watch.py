@@ -1,7 +1,6 @@
 """Tracks the progress of a solve: its clock, its best plan and bound, and its progress callback."""
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
@@ -51,7 +50,7 @@ def goodput_unit(instance: Instance) -> float:
 class SolveMonitor:
     """The clock of one solve, and the best value and bound so far, in the solver's own numbers.
 
-    Safe to use from the threads of one solve. Values and bounds are costs in PRICE_SCALE or
+    A solve has one thread. Values and bounds are costs in PRICE_SCALE or
     weighted requests/s, and are reported in the objective's own unit.
 
     Args:
@@ -71,7 +70,6 @@ class SolveMonitor:
         self.fixed = instance.request.deterministic
         self.objective = instance.request.objective
         self.stop, self._tell = stop, on_progress
-        self._lock, self._telling = threading.Lock(), threading.Lock()
         self._told, self._method = -math.inf, "starting"
         self._certified = False
         """Whether a plan with a bound was reported; the first one is always reported at once."""
@@ -128,8 +126,7 @@ class SolveMonitor:
 
     def restart(self, objective: Objective) -> None:
         """Switch to another objective; values reported from now on belong to it."""
-        with self._lock:
-            self.objective, self.value, self.bound, self.impossible = objective, None, None, False
+        self.objective, self.value, self.bound, self.impossible = objective, None, None, False
 
     def take(self, members: "Iterable[Member]") -> None:
         """Report the members that are valid answers as found."""
@@ -140,12 +137,11 @@ class SolveMonitor:
 
     def found(self, value: float, method: str) -> None:
         """Record a plan with this value, if it is better than the best so far."""
-        with self._lock:
-            # A sum of floats in another order is not a better plan.
-            known = self.value
-            if known is not None and not self._better(value, known + self._trifle(known)):
-                return
-            self.value, self._method = value, method
+        # A sum of floats in another order is not a better plan.
+        known = self.value
+        if known is not None and not self._better(value, known + self._trifle(known)):
+            return
+        self.value, self._method = value, method
         self._report()
 
     def proved(self, bound: float) -> bool:
@@ -159,10 +155,9 @@ class SolveMonitor:
         if self.objective is Objective.MAX_GOODPUT and self._unit > 0:
             whole = math.floor(bound / self._unit * (1 + ROUNDING) + ROUNDING)
             bound = min(bound, whole * self._unit)
-        with self._lock:
-            if self.bound is not None and not self._better(self.bound, bound):
-                return False
-            self.bound = bound
+        if self.bound is not None and not self._better(self.bound, bound):
+            return False
+        self.bound = bound
         self._report()
         return True
 
@@ -182,8 +177,7 @@ class SolveMonitor:
 
     def now(self) -> PlanProgress:
         """Return the state at this moment."""
-        with self._lock:
-            value, bound, method = self.value, self.bound, self._method
+        value, bound, method = self.value, self.bound, self._method
         request = self.instance.request
         if self.objective.is_cost:
             value = None if value is None else true_value(request, value)
@@ -199,13 +193,12 @@ class SolveMonitor:
         return PlanProgress("", 1, 1, seconds, self.objective, value, bound, gap, method)
 
     def _report(self) -> None:
-        """Call the progress callback, in one thread at a time."""
+        """Call the progress callback, if it was not called just now."""
         if self._tell is None:
             return
-        with self._telling:
-            now = self.now()
-            certified = now.gap is not None
-            first = certified and not self._certified
-            if first or time.monotonic() - self._told >= TELL_SECONDS:
-                self._told, self._certified = time.monotonic(), certified
-                self._tell(now)
+        now = self.now()
+        certified = now.gap is not None
+        first = certified and not self._certified
+        if first or time.monotonic() - self._told >= TELL_SECONDS:
+            self._told, self._certified = time.monotonic(), certified
+            self._tell(now)
