@@ -131,9 +131,9 @@ async def test_a_query_parameter_that_a_route_does_not_have_is_refused(
     http: httpx.AsyncClient,
 ) -> None:
     """A `since` that is `from` here would show a whole month."""
-    for path, known in (("/usage?since=2030-01-01", "from"), ("/models?x=1", "none")):
+    for path, known in (("/usage?since=2020-01-01", "from"), ("/models?x=1", "none")):
         answer = await http.get(path)
         assert answer.status_code == 422, path
         assert known in answer.json()["hint"]
-    assert (await http.get("/usage?from=2030-01-01&by=key")).status_code == 200
+    assert (await http.get("/usage?from=2020-01-01&by=key")).status_code == 200
     assert (await http.get("/events?kind=a&kind=b&newest=true")).status_code == 200
