@@ -345,9 +345,7 @@ class Parts:
         """Return why no profile job begins now: measuring waits for under-served models."""
         return "waits for a plan: a model is under-served" if self.plans.chain.urgent else ""
 
-    def _job_turn(
-        self, queue: Sequence[Job], running: Sequence[Lent], passed: Mapping[str, int]
-    ) -> Turn[Lease]:
+    def _job_turn(self, queue: Sequence[Job], running: Sequence[Lent]) -> Turn[Lease]:
         watch, controller, profiling = self.devices, self.controller, self._options.profiling
         live = {engine.name: engine.placement for engine in controller.engines if engine.live}
         placed = {p.replica_id: p for p in controller.desired} | live
@@ -367,7 +365,7 @@ class Parts:
             slots=Slots(profiling.jobs_at_once, profiling.jobs_on_host),
             groups={r.spec.name: r.spec.isolation_group for r in records if r.spec.isolation_group},
         )
-        return turn_of(queue, running, passed, host, self._held_back)
+        return turn_of(queue, running, host, self._held_back)
 
     def _hardware_of(self, device_id: str) -> str:
         device = self.devices.find(device_id)

@@ -10,10 +10,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, S
 from typing import Final
 
 from partitiond.controller.runtime.watching import engine_bytes
-from partitiond.core.hardware.hosts import hosts_of, on_each_host
+from partitiond.core.hardware.hosts import on_each_host
 from partitiond.core.hardware.kinds import Device, DeviceKind
 from partitiond.core.hardware.partition import Partition
-from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement
 from partitiond.core.profile.jobs import Job
 from partitiond.core.replica.engine import EngineLaunch
@@ -79,7 +78,6 @@ class JobHost:
 def turn_of(
     queue: Sequence[Job],
     running: Sequence[Lent],
-    passed: Mapping[str, int],
     host: JobHost,
     held_back: Callable[[Job], str] = lambda _: "",
 ) -> Turn[Lease]:
@@ -88,13 +86,11 @@ def turn_of(
     Args:
         queue: jobs that wait, in their order.
         running: jobs that run, with what is lent to them.
-        passed: how often each was passed over.
         host: the room that there is.
         held_back: returns why a job may not begin yet on any device; empty if it may.
     """
     alike = DeviceMatcher(host.devices)
     host_of = {device.id: device.host for device in host.devices}
-    also = _Together(host.devices)
     waiting = []
     for job in queue:
         problem = _unreadable(job)
@@ -102,47 +98,20 @@ def turn_of(
             why = f"waits for the release that queued it: this one cannot read {problem}"
             waiting.append(WaitingJob(job.id, job.id, None, (), held_back=why))
             continue
-        devices = alike.devices(job)
         waiting.append(
             WaitingJob(
                 id=job.id,
                 work=alike.work(job),
                 needs=wish_of_job(job, host.groups.get(job.subject, "")),
-                devices=devices,
+                devices=alike.devices(job),
                 first=job.device_id,
-                also=also(devices),
                 held_back=held_back(job),
-                passed=passed.get(job.id, 0),
             )
         )
     measuring = [
         MeasuringJob(job.id, alike.work(job), lease.partition.device_id) for job, lease in running
     ]
     return next_job(waiting, measuring, host.slots, _Room(host, running), host_of)
-
-
-class _Together:
-    """Knows the devices whose jobs take from what a job on some devices needs.
-
-    Cores of a CPU device are host cores of the GPUs of its host, too.
-    """
-
-    def __init__(self, devices: Sequence[Device]) -> None:
-        self._on_host = grouped(devices, lambda device: device.host)
-        self._device = {device.id: device for device in devices}
-        self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
-
-    def __call__(self, ids: tuple[str, ...]) -> tuple[str, ...]:
-        if ids not in self._known:
-            own = [self._device[one] for one in ids if one in self._device]
-            on_cpu = {device.host for device in own if device.kind is DeviceKind.CPU}
-            self._known[ids] = tuple(
-                device.id
-                for host in hosts_of(own)
-                for device in self._on_host[host]
-                if host in on_cpu or device.kind is DeviceKind.CPU
-            )
-        return self._known[ids]
 
 
 def _unreadable(job: Job) -> str:
@@ -250,7 +219,7 @@ class _Room:
         self._held: dict[str, list[tuple[str, Partition]]] = collections.defaultdict(list)
         for holder in host.held:
             self._held[holder[1].device_id].append(holder)
-        self._answers: dict[tuple[Hashable, str, bool], Lease | LeaseDenied] = {}
+        self._answers: dict[tuple[Hashable, str], Lease | LeaseDenied] = {}
 
     def lease(self, needs: Hashable, device_id: str) -> Lease | str:
         """Return what a job gets on a device now, or what it waits for."""
@@ -258,29 +227,19 @@ class _Room:
         starting = self._host.starting.get(device.host) if device is not None else None
         if starting:
             return f"waits until {' and '.join(starting)} serve{'s' * (len(starting) == 1)}"
-        found = self._ask(needs, device_id, jobs=True)
-        return found.reason if isinstance(found, LeaseDenied) else found
-
-    def fits_without_jobs(self, needs: Hashable, device_id: str) -> bool:
-        """Whether there would be room if no job measured."""
-        return isinstance(self._ask(needs, device_id, jobs=False), Lease)
-
-    def _ask(self, needs: Hashable, device_id: str, *, jobs: bool) -> Lease | LeaseDenied:
-        key = needs, device_id, jobs
+        key = needs, device_id
         if key not in self._answers:
             assert isinstance(needs, PartitionRequest)
-            running = self._running if jobs else ()
-            self._answers[key] = self._look(needs, device_id, running)
-        return self._answers[key]
+            self._answers[key] = self._look(needs, device_id)
+        found = self._answers[key]
+        return found.reason if isinstance(found, LeaseDenied) else found
 
-    def _look(
-        self, wish: PartitionRequest, device_id: str, running: Sequence[Lent]
-    ) -> Lease | LeaseDenied:
+    def _look(self, wish: PartitionRequest, device_id: str) -> Lease | LeaseDenied:
         device, room = self._devices.get(device_id), self._host.room.get(device_id)
         if device is None or room is None or isinstance(room, Unknown):
             reason = room.reason if isinstance(room, Unknown) else "it is not there"
             return LeaseDenied(f"waits for the device {device_id}: {reason}")
-        running = [(job, lent) for job, lent in running if self._may_be_on(device.host, lent)]
+        running = [one for one in self._running if self._may_be_on(device.host, one[1])]
         here = [(job.id, lent.partition) for job, lent in running]
         on_cpu = device.kind is DeviceKind.CPU
         lease = lease_for(

@@ -84,8 +84,7 @@ class JobQueue:
     """Owns the jobs.
 
     Args:
-        turn: decides which job begins next, by the waiting jobs, the running ones and how often
-            each waiting job was passed over.
+        turn: decides which job begins next, by the waiting jobs and the running ones.
         hardware_of: the hardware of a device; empty if there is no such device.
         host_of: the host of a device; empty if there is no such device, or only one host.
         paused: returns why no job may begin now; empty if one may.
@@ -97,7 +96,7 @@ class JobQueue:
         store: Store,
         clock: Clock,
         journal: Journal,
-        turn: Callable[[Sequence[Job], Sequence[Lent], Mapping[str, int]], Turn[Lease]],
+        turn: Callable[[Sequence[Job], Sequence[Lent]], Turn[Lease]],
         execute: Execute,
         ended: Callable[[Job], None],
         write: Write,
@@ -115,7 +114,6 @@ class JobQueue:
         self._hardware_of = hardware_of
         self._host_of = host_of
         self._queued: dict[str, Job] = {}
-        self._passed: dict[str, int] = {}
         self._running: dict[str, _Running] = {}
         self._watchers = Watchers()
         self._closed = False
@@ -300,18 +298,15 @@ class JobQueue:
             self._say_waiting(dict.fromkeys(self._queued, paused))
             return
         while self._queued:
-            self._passed = {name: self._passed.get(name, 0) for name in self._queued}
             running = [(one.job, one.lease) for one in self._running.values()]
             # Interrupted jobs come first: what they have measured is worth most while it is recent.
             queue = sorted(self._queued.values(), key=lambda job: not job.device_id)
-            turn = self._turn(queue, running, self._passed)
+            turn = self._turn(queue, running)
             if turn.begins is None or turn.lease is None:
                 self._say_waiting(turn.waits)
                 return
             self._start(self._queued[turn.begins], turn.lease)
             del self._queued[turn.begins]
-            for name in turn.passed:
-                self._passed[name] += 1
 
     async def close(self) -> None:
         """End the running jobs; queued ones stay queued for the next daemon."""

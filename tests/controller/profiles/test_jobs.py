@@ -1,7 +1,7 @@
 """The job queue runs jobs side by side, shows waiting, cancels, and survives a restart."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -40,7 +40,7 @@ class Desk:
         self.blocked: dict[str, str] = {}
         self.running: dict[str, asyncio.Future[str]] = {}
         self.ended: list[tuple[str, JobState]] = []
-        self.passed: list[dict[str, int]] = []
+        self.queues: list[list[str]] = []
         self.paused = ""
         clock = FakeClock()
         self.queue = JobQueue(
@@ -54,18 +54,15 @@ class Desk:
             paused=lambda: self.paused,
         )
 
-    def _turn(
-        self, queue: Sequence[Job], running: Sequence[Lent], passed: Mapping[str, int]
-    ) -> Turn[Lease]:
-        self.passed.append({job.subject: passed[job.id] for job in queue})
+    def _turn(self, queue: Sequence[Job], running: Sequence[Lent]) -> Turn[Lease]:
+        self.queues.append([job.subject for job in queue])
         taken = [lease.partition.device_id for _, lease in running]
         waits = {}
         for job in queue:
             lease = ELSEWHERE if job.subject == "elsewhere" else LEASE
             why = self.blocked.get(job.subject, "")
             if not why and taken.count(lease.partition.device_id) < self.slots:
-                ahead = queue[: queue.index(job)]
-                return Turn(job.id, lease, {}, tuple(one.id for one in ahead))
+                return Turn(job.id, lease, {})
             waits[job.id] = why or "waits for " + " or ".join(one.id for one, _ in running)
         return Turn(None, None, waits)
 
@@ -174,7 +171,7 @@ async def test_jobs_that_were_interrupted_go_on_before_all_that_wait(desk: Desk)
     after.queue.go_on(olds)
     await a_moment()
     assert set(after.running) == {"a", "elsewhere"}
-    assert list(after.passed[0]) == ["a", "elsewhere", "b"]
+    assert after.queues[0] == ["a", "elsewhere", "b"]
     (new,) = after.queue.open_jobs("a")
     assert (new.cause, new.error) == (JobCause.NONE, "")
     error = after.queue.job(lost[0].id).error
@@ -189,24 +186,6 @@ async def test_jobs_that_were_interrupted_go_on_before_all_that_wait(desk: Desk)
     for one in (after, again):
         await one.queue.close()
     assert interrupted_jobs(desk.store.jobs()) == (), "each time counts: that was enough"
-
-
-async def test_how_often_a_job_was_passed_over_is_counted_until_it_begins(desk: Desk) -> None:
-    desk.blocked["slow"] = "waits for core 0: b-1 holds it"
-    slow = await desk.submit("slow")
-    assert slow.progress.message == "waits for core 0: b-1 holds it"
-    for name in ("b", "c"):
-        assert (await desk.submit(name)).state is (RUNNING if name == "b" else QUEUED)
-    await desk.ends("b")
-    assert desk.passed[-1] == {"slow": 2}
-    await desk.queue.cancel(slow.id)
-    assert (await desk.submit("slow")).id != slow.id
-    assert desk.passed[-1] == {"slow": 0}
-    desk.blocked.clear()
-    await desk.ends("c")
-    desk.queue.poke()
-    await a_moment()
-    assert "slow" in desk.running
 
 
 async def test_while_measuring_is_paused_no_job_begins_and_each_says_why(desk: Desk) -> None:
