@@ -121,7 +121,7 @@ def jobs(fleet: Fleet) -> Callable[[], object]:
         busy = busy_cores(launches, fleet.devices)
         stated = {device.host: GIB for device in fleet.devices}
         left = host_bytes_left(fleet.devices, stated, fleet.places)
-        turn_of((), (), {}, JobHost(fleet.devices, {}, (), busy, left))
+        turn_of((), (), JobHost(fleet.devices, {}, (), busy, left))
 
     return work
 

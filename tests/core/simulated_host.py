@@ -13,10 +13,16 @@ from partitiond.core.hardware.room import overlap
 from partitiond.core.plan.record import Candidate, Placement
 from partitiond.core.profile.points import SleepingFootprint
 from partitiond.core.profile.record import ProfileKind
+from partitiond.core.replica import observation
 from partitiond.core.replica import reconcile as reconciler
 from partitiond.core.replica.device_room import holds
-from partitiond.core.replica.observation import ALLOCATING
-from partitiond.core.replica.reconcile import LIVE, Action, Observation, ObservedReplica
+from partitiond.core.replica.observation import (
+    ALLOCATING,
+    LIVE,
+    Action,
+    Observation,
+    ObservedReplica,
+)
 from partitiond.core.replica.states import ENDING, ReplicaEvent, ReplicaState, step
 from partitiond.core.units import MIB, Bytes
 
@@ -28,7 +34,7 @@ HAPPENS = {
     "exits": ReplicaEvent.EXITED,
     "fell asleep": ReplicaEvent.FELL_ASLEEP,
 }
-POLICY = reconciler.ReconcilePolicy(
+POLICY = observation.ReconcilePolicy(
     start_deadline_seconds=100.0,
     drain_deadline_seconds=20.0,
     stop_grace_seconds=2.0,
@@ -102,11 +108,11 @@ def plans(draw: st.DrawFn) -> tuple[Placement, ...]:
 def in_words(action: Action) -> str:
     """What is asked for, without its deadline: "stop g0: drained"."""
     match action:
-        case reconciler.StartEngine(placement=wanted):
+        case observation.StartEngine(placement=wanted):
             return f"start {wanted.replica_id}"
-        case reconciler.SleepReplica(generation=generation, level=level):
+        case observation.SleepReplica(generation=generation, level=level):
             return f"sleep {generation} at {level}"
-        case reconciler.StopEngine(generation=generation, reason=reason):
+        case observation.StopEngine(generation=generation, reason=reason):
             return f"stop {generation}: {reason.value}"
         case _:
             verb = {"Drain": "drain", "Quies": "rest", "WakeR": "wake", "Forge": "forget"}
@@ -136,7 +142,7 @@ class SimulatedHost:
         return Observation(
             replicas=tuple(self.engines.values()),
             devices=tuple(
-                (device, reconciler.Unknown("test") if device in self.unknown else mib * MIB)
+                (device, observation.Unknown("test") if device in self.unknown else mib * MIB)
                 for device, mib in self.memory_mib.items()
             ),
             now=self.now,
@@ -213,33 +219,33 @@ class SimulatedHost:
 
     def apply(self, action: Action) -> None:
         match action:
-            case reconciler.StartEngine(placement=wanted):
+            case observation.StartEngine(placement=wanted):
                 self._start(wanted)
-            case reconciler.DrainReplica(generation=generation):
+            case observation.DrainReplica(generation=generation):
                 self.happen(generation, ReplicaEvent.DRAIN_ASKED)
-            case reconciler.QuiesceReplica(generation=generation):
+            case observation.QuiesceReplica(generation=generation):
                 self.happen(generation, ReplicaEvent.SLEEP_ASKED)
-            case reconciler.SleepReplica(generation=generation, level=level):
+            case observation.SleepReplica(generation=generation, level=level):
                 old = self.engines[generation]
                 assert old.in_flight == 0, "a request was lost to sleep"
                 assert old.placement.device_id not in self.faulted
                 self.happen(generation, ReplicaEvent.LAST_REQUEST_DONE)
                 self.change(generation, sleep_level=level)
-            case reconciler.WakeReplica(generation=generation):
+            case observation.WakeReplica(generation=generation):
                 assert self.engines[generation].placement.device_id not in self.faulted
                 self.happen(generation, ReplicaEvent.WAKE_ASKED)
-            case reconciler.StopEngine(generation=generation, reason=reason):
+            case observation.StopEngine(generation=generation, reason=reason):
                 self._stop(generation, reason)
-            case reconciler.ForgetReplica(generation=generation):
+            case observation.ForgetReplica(generation=generation):
                 assert self.engines[generation].state not in LIVE
                 del self.engines[generation]
 
-    def _stop(self, generation: str, reason: reconciler.StopReason) -> None:
+    def _stop(self, generation: str, reason: observation.StopReason) -> None:
         old = self.engines[generation]
         assert old.state not in ENDING, "it is being ended already"
-        if reason is reconciler.StopReason.DRAINED:
+        if reason is observation.StopReason.DRAINED:
             assert old.in_flight == 0
-        fails = (reconciler.StopReason.START_DEADLINE, reconciler.StopReason.FAILED)
+        fails = (observation.StopReason.START_DEADLINE, observation.StopReason.FAILED)
         self.happen(generation, ReplicaEvent.BROKE if reason in fails else ReplicaEvent.STOP_ASKED)
 
     def _start(self, wanted: Placement) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 from partitiond.core.hardware.partition import CpuCores, MigSlice, MpsShare, Partition
 from partitiond.core.hardware.room import fits, overlap
 from partitiond.core.plan.record import Placement, same_engine
-from partitiond.core.replica.observation import ALLOCATING, StopReason
-from partitiond.core.replica.reconcile import (
+from partitiond.core.replica.observation import (
+    ALLOCATING,
     LIVE,
     Action,
     DrainReplica,
@@ -21,10 +21,10 @@ from partitiond.core.replica.reconcile import (
     SleepReplica,
     StartEngine,
     StopEngine,
+    StopReason,
     WakeReplica,
-    reconcile,
-    restart_seconds,
 )
+from partitiond.core.replica.reconcile import reconcile, restart_seconds
 from partitiond.core.replica.sleep import STOPPED, held, stays
 from partitiond.core.replica.states import ENDING, ReplicaEvent, ReplicaState
 from partitiond.core.units import MIB, Bytes

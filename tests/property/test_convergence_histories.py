@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.replica.convergence import Convergence, PlanState, Standing, convergence
-from partitiond.core.replica.observation import HOPELESS_FAILURES, LIVE, ObservedReplica
-from partitiond.core.replica.reconcile import (
+from partitiond.core.replica.observation import (
+    HOPELESS_FAILURES,
+    LIVE,
     DrainReplica,
     ForgetReplica,
+    ObservedReplica,
     QuiesceReplica,
     SleepReplica,
     StopEngine,
-    reconcile,
 )
+from partitiond.core.replica.reconcile import reconcile
 from partitiond.core.replica.states import ReplicaState
 from tests.controller.samples import plan
 from tests.core.simulated_host import POLICY

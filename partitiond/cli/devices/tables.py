@@ -213,10 +213,9 @@ def _health(details: DeviceDetails) -> Iterator[Pair]:
 
 
 def _xids(details: DeviceDetails) -> RenderableType:
-    table = new_table("at", ">Xid", "what", "kind")
+    table = new_table("at", ">Xid", "what")
     for event in details.xids[-10:]:
-        meaning = xid_meaning(event.code)
-        table.add_row(event.at, str(event.code), meaning.words, meaning.kind.value)
+        table.add_row(event.at, str(event.code), xid_meaning(event.code).words)
     return table
 
 

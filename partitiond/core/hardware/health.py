@@ -26,17 +26,6 @@ class DeviceHealth(enum.StrEnum):
     SILENT = "silent"
 
 
-class XidKind(enum.StrEnum):
-    """Subject of a message from the driver."""
-
-    APPLICATION = "application"
-    MEMORY = "memory"
-    HARDWARE = "hardware"
-    BUS = "bus"
-    LINK = "link"
-    DRIVER = "driver"
-
-
 _RESTART: Final = "The process it hit has to be started again; the GPU is well."
 _RESET: Final = (
     "Stop what uses the GPU, the daemon included, and reset it (nvidia-smi --gpu-reset)."
@@ -59,7 +48,6 @@ class XidMeaning:
     """
 
     code: int
-    kind: XidKind
     level: DeviceHealth
     words: str
     advice: str
@@ -68,8 +56,6 @@ class XidMeaning:
 
 def _meanings() -> Iterator[XidMeaning]:
     fine, degraded, failed = DeviceHealth.FINE, DeviceHealth.DEGRADED, DeviceHealth.FAILED
-    application, memory = XidKind.APPLICATION, XidKind.MEMORY
-    hardware, bus, link, driver = XidKind.HARDWARE, XidKind.BUS, XidKind.LINK, XidKind.DRIVER
     for code, words in (
         (8, "a process stopped making progress on the GPU"),
         (11, "a process sent an invalid command stream"),
@@ -83,36 +69,36 @@ def _meanings() -> Iterator[XidMeaning]:
         (68, "a video decoder exception in a process"),
         (69, "a graphics engine class error in a process"),
     ):
-        yield XidMeaning(code, application, fine, words, _RESTART)
-    yield XidMeaning(32, driver, degraded, "a corrupted command stream", _RESTART)
-    yield XidMeaning(38, driver, failed, "the driver's firmware failed", _RESET)
-    yield XidMeaning(46, hardware, failed, "the GPU stopped processing", _RESET)
-    yield XidMeaning(48, memory, failed, "a memory error that cannot be corrected", _RESET, True)
-    yield XidMeaning(54, hardware, failed, "auxiliary power is not connected", _REBOOT)
-    yield XidMeaning(61, hardware, failed, "the internal microcontroller stopped", _RESET)
-    yield XidMeaning(62, hardware, failed, "the internal microcontroller halted", _RESET)
-    yield XidMeaning(63, memory, degraded, "a memory row or page is to be retired", _IDLE_RESET)
-    yield XidMeaning(64, memory, failed, "retiring a memory row or page failed", _VENDOR)
-    yield XidMeaning(74, link, failed, "an NVLink error", _RESET, True)
-    yield XidMeaning(79, bus, failed, "the GPU fell off the bus", _REBOOT)
-    yield XidMeaning(92, memory, degraded, "many single-bit memory errors", _VENDOR)
-    yield XidMeaning(94, memory, degraded, "a memory error, contained in one process", _IDLE_RESET)
-    yield XidMeaning(95, memory, failed, "a memory error that was not contained", _RESET)
-    yield XidMeaning(109, driver, degraded, "switching between processes timed out", _RESET)
-    yield XidMeaning(110, driver, failed, "a security fault", _RESET)
-    yield XidMeaning(119, hardware, failed, "the GPU's system processor does not answer", _RESET)
-    yield XidMeaning(120, hardware, failed, "the GPU's system processor failed", _RESET)
-    yield XidMeaning(121, link, degraded, "an error on the link to the CPU", _VENDOR)
-    yield XidMeaning(136, link, failed, "training an NVLink failed", _RESET, True)
-    yield XidMeaning(140, memory, failed, "a memory error that was not recovered", _RESET)
-    yield XidMeaning(143, hardware, failed, "the GPU did not initialise", _RESET)
+        yield XidMeaning(code, fine, words, _RESTART)
+    yield XidMeaning(32, degraded, "a corrupted command stream", _RESTART)
+    yield XidMeaning(38, failed, "the driver's firmware failed", _RESET)
+    yield XidMeaning(46, failed, "the GPU stopped processing", _RESET)
+    yield XidMeaning(48, failed, "a memory error that cannot be corrected", _RESET, True)
+    yield XidMeaning(54, failed, "auxiliary power is not connected", _REBOOT)
+    yield XidMeaning(61, failed, "the internal microcontroller stopped", _RESET)
+    yield XidMeaning(62, failed, "the internal microcontroller halted", _RESET)
+    yield XidMeaning(63, degraded, "a memory row or page is to be retired", _IDLE_RESET)
+    yield XidMeaning(64, failed, "retiring a memory row or page failed", _VENDOR)
+    yield XidMeaning(74, failed, "an NVLink error", _RESET, True)
+    yield XidMeaning(79, failed, "the GPU fell off the bus", _REBOOT)
+    yield XidMeaning(92, degraded, "many single-bit memory errors", _VENDOR)
+    yield XidMeaning(94, degraded, "a memory error, contained in one process", _IDLE_RESET)
+    yield XidMeaning(95, failed, "a memory error that was not contained", _RESET)
+    yield XidMeaning(109, degraded, "switching between processes timed out", _RESET)
+    yield XidMeaning(110, failed, "a security fault", _RESET)
+    yield XidMeaning(119, failed, "the GPU's system processor does not answer", _RESET)
+    yield XidMeaning(120, failed, "the GPU's system processor failed", _RESET)
+    yield XidMeaning(121, degraded, "an error on the link to the CPU", _VENDOR)
+    yield XidMeaning(136, failed, "training an NVLink failed", _RESET, True)
+    yield XidMeaning(140, failed, "a memory error that was not recovered", _RESET)
+    yield XidMeaning(143, failed, "the GPU did not initialise", _RESET)
     for code in range(144, 151):
-        yield XidMeaning(code, link, failed, "an NVLink error", _RESET, True)
-    yield XidMeaning(154, driver, fine, "the driver's advice for recovery changed", "See below.")
-    yield XidMeaning(156, hardware, degraded, "a part of the GPU is to be retired", _IDLE_RESET)
-    yield XidMeaning(157, hardware, failed, "retiring a part of the GPU failed", _VENDOR)
-    yield XidMeaning(158, hardware, failed, "the GPU timed out for good", _RESET)
-    yield XidMeaning(167, bus, failed, "PCIe timed out for good", _REBOOT)
+        yield XidMeaning(code, failed, "an NVLink error", _RESET, True)
+    yield XidMeaning(154, fine, "the driver's advice for recovery changed", "See below.")
+    yield XidMeaning(156, degraded, "a part of the GPU is to be retired", _IDLE_RESET)
+    yield XidMeaning(157, failed, "retiring a part of the GPU failed", _VENDOR)
+    yield XidMeaning(158, failed, "the GPU timed out for good", _RESET)
+    yield XidMeaning(167, failed, "PCIe timed out for good", _REBOOT)
 
 
 XIDS: Final[Mapping[int, XidMeaning]] = {meaning.code: meaning for meaning in _meanings()}
@@ -123,7 +109,6 @@ def xid_meaning(code: int) -> XidMeaning:
     """Return the meaning of a code; an unknown code degrades the GPU, as it may be harmful."""
     return XIDS.get(code) or XidMeaning(
         code,
-        XidKind.DRIVER,
         DeviceHealth.DEGRADED,
         "a message that is not known here",
         "Look it up in NVIDIA's Xid catalog.",

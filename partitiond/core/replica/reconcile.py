@@ -67,28 +67,6 @@ from partitiond.core.replica.seen_engines import SeenEngines
 from partitiond.core.replica.sleep import stays
 from partitiond.core.replica.states import ENDING, ReplicaState
 
-__all__ = [
-    "LIVE",
-    "Action",
-    "DrainReplica",
-    "ForgetReplica",
-    "Observation",
-    "ObservedReplica",
-    "QuiesceReplica",
-    "ReconcilePolicy",
-    "SleepReplica",
-    "StartEngine",
-    "StopEngine",
-    "StopReason",
-    "Unknown",
-    "WakeReplica",
-    "backoff_seconds",
-    "current_engines",
-    "failures_after",
-    "reconcile",
-    "restart_seconds",
-]
-
 _STAYING: Final = (
     ReplicaState.SERVING,
     ReplicaState.WAKING,

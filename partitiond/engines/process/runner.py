@@ -5,7 +5,6 @@ Both engine kinds use a run folder, the shim and a Unix socket. Only the command
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import functools
 import logging
@@ -43,7 +42,6 @@ from partitiond.engines.vllm.capabilities import capabilities_of
 from partitiond.engines.vllm.diagnosis import Diagnosis, diagnose, with_lines
 from partitiond.engines.vllm.probing import ask_one_token, name_of_question
 from partitiond.engines.vllm.unix_http import ExchangeError, HttpAnswer, NotListeningError, exchange
-from partitiond.platform.deadline_calls import PendingCall
 from partitiond.platform.fault_points import FaultPoint, reached
 
 log = logging.getLogger(__name__)
@@ -56,9 +54,6 @@ KILL_SECONDS: Final = 8.0
 """From SIGQUIT until the shim has killed the tree; then the group is killed from outside."""
 REPORT_SECONDS: Final = 10.0
 """Limit of one question to an engine, which may be in the middle of a long step."""
-FIRST_WEIGHT_SECONDS: Final = 2.0
-"""How long the event loop waits, once, for the memory of a new engine. /proc takes milliseconds; a
-process that is stuck in a driver may keep it from answering at all."""
 KEEP_FAILED_SECONDS: Final = 3600.0
 """How long the folder of a failed profile stays where its error message names it; its log stays
 longer, among the last logs."""
@@ -103,7 +98,6 @@ class ProcessEngineRunner:
         self._cache_dir = (cache_dir or run_dir / ".cache").absolute()
         self._allow_unknown_version = allow_unknown_version
         self._peaks: dict[str, int] = {}
-        self._weighing: dict[str, PendingCall[int]] = {}
         self._starting: set[Path] = set()
         self._finding = asyncio.Lock()
         self._reap_seconds = reap_seconds
@@ -302,10 +296,9 @@ class ProcessEngineRunner:
     def peak_memory_bytes(self, handle: EngineHandle) -> int:
         """Return the peak proportional set size of the engine and its shim, in bytes.
 
-        The shim samples it; the last sample is at most ten seconds old, and one small file to read.
-        Before the first sample the current size counts: 0 if /proc does not answer soon, as for a
-        process that is stuck in the kernel. For an engine that is being profiled the current size
-        always counts, as its footprint rests on it; call this in a thread.
+        The shim samples it as soon as it runs; the last sample is at most ten seconds old, and one
+        small file to read. For an engine that is being profiled the current size counts, too, as
+        its footprint rests on it; call this in a thread.
 
         Raises:
             SilentError: /proc does not answer, and the engine is being profiled.
@@ -315,27 +308,11 @@ class ProcessEngineRunner:
             self._peaks.get(handle.generation, 0),
         )
         if handle.launch.placement is None:
-            peak = max(peak, _begin_to_weigh(handle).wait())
-        elif peak == 0:
-            peak = self._first_weight(handle)
+            run_dir, leader = Path(handle.run_dir), _identity(handle)
+            weigh = functools.partial(process.pss_bytes, run_dir, leader)
+            peak = max(peak, process.PROC.ask(f"memory of {run_dir.name}", weigh))
         self._peaks[handle.generation] = peak
         return peak
-
-    def _first_weight(self, handle: EngineHandle) -> int:
-        """Return the memory of a new engine in bytes, waited for briefly and once; 0 until it is
-        known.
-        """
-        look = self._weighing.get(handle.generation)
-        if look is None:
-            look = self._weighing[handle.generation] = _begin_to_weigh(handle)
-            concurrent.futures.wait([look.future], FIRST_WEIGHT_SECONDS)
-        if not look.future.done():
-            return 0
-        del self._weighing[handle.generation]
-        try:
-            return look.wait()
-        except SilentError:  # an earlier look is overdue
-            return 0
 
     def _command(self, launch: EngineLaunch, folder: RunFolder) -> dict[str, Any]:
         user = None if self._user is None else self._user.in_group(launch.isolation_group)
@@ -411,7 +388,6 @@ class ProcessEngineRunner:
         self._lifelines.close(folder)
         self._cgroups.tidy(folder.path.name)
         self._peaks.pop(handle.generation, None)
-        self._weighing.pop(handle.generation, None)
         record = folder.exit()
         found = self._diagnose(handle, record, asked=asked)
         await asyncio.to_thread(folder.remove_leftovers)
@@ -442,12 +418,6 @@ class ProcessEngineRunner:
                 "code": _exit_code(record),
             },
         )
-
-
-def _begin_to_weigh(handle: EngineHandle) -> PendingCall[int]:
-    run_dir, leader = Path(handle.run_dir), _identity(handle)
-    look = functools.partial(process.pss_bytes, run_dir, leader)
-    return process.PROC.begin(f"memory of {run_dir.name}", look)
 
 
 def _identity(handle: EngineHandle) -> ProcessId:

@@ -12,6 +12,7 @@ from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, 
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import StartGains
 from partitiond.core.profile.points import SleepingFootprint
+from partitiond.core.replica import observation
 from partitiond.core.replica import reconcile as reconciler
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.replica.reconcile import reconcile
@@ -315,11 +316,11 @@ def test_engines_leave_a_faulted_device(
 def test_actions_carry_the_bounds_of_the_policy() -> None:
     here = host(A1, (A2, DRAINING))
     assert reconcile((B1,), here.observe(), POLICY) == (
-        reconciler.StopEngine(
-            "a-2", "g1", reconciler.StopReason.DRAINED, POLICY.stop_grace_seconds
+        observation.StopEngine(
+            "a-2", "g1", observation.StopReason.DRAINED, POLICY.stop_grace_seconds
         ),
-        reconciler.DrainReplica("a-1", "g0", POLICY.drain_deadline_seconds),
-        reconciler.StartEngine(B1, POLICY.start_deadline_seconds),
+        observation.DrainReplica("a-1", "g0", POLICY.drain_deadline_seconds),
+        observation.StartEngine(B1, POLICY.start_deadline_seconds),
     )
 
 
@@ -348,7 +349,7 @@ def test_the_engine_that_brings_most_back_by_the_second_starts_first() -> None:
 
 
 def test_failures_double_the_wait_up_to_a_cap_until_an_engine_served_long() -> None:
-    policy = reconciler.ReconcilePolicy(backoff_base_seconds=1.0, backoff_max_seconds=60.0)
+    policy = observation.ReconcilePolicy(backoff_base_seconds=1.0, backoff_max_seconds=60.0)
     waits = [reconciler.backoff_seconds(failures, policy) for failures in range(9)]
     assert waits == [0.0, 0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
     assert reconciler.backoff_seconds(10**6, policy) == 60.0
