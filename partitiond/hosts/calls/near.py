@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import dataclasses
 import inspect
 import itertools
 import math
@@ -11,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from partitiond.core.demand.traffic import TrafficSample
-from partitiond.core.dispatch.routing import RoutingTable
+from partitiond.core.dispatch.routing import KeyRoute, RoutingTable
 from partitiond.core.errors import (
     ConflictError,
     EngineUnavailableError,
@@ -34,7 +35,6 @@ from partitiond.hosts.calls.messages import (
     read_answer,
     write,
 )
-from partitiond.hosts.calls.shared_parts import SharedParts
 from partitiond.hosts.calls.signatures import CALLS, METHODS, PORTS, HostLook
 from partitiond.ports import (
     EngineRunner,
@@ -63,8 +63,26 @@ ASK_SECONDS: Final = 60.0
 
 _NUMBERS: Final = itertools.count(1)
 """Of all calls of this process: a line that takes the place of a former one has higher ones."""
-_TABLES: Final = SharedParts()
-"""For the lines to all hosts, which are told the same tables; only the event loop uses it."""
+
+
+class _Tables:
+    """Converts routing tables to JSON; their keys, a thousand perhaps, once for all hosts: what is
+    told to each of 64 hosts would else take the event loop half a second. Only the loop uses it.
+    """
+
+    def __init__(self) -> None:
+        self._keys: tuple[KeyRoute, ...] = ()
+        self._json: list[Any] = []
+
+    def of(self, table: RoutingTable) -> dict[str, Any]:
+        """Return what `to_jsonable` returns of a table. The caller changes nothing of it."""
+        if self._keys is not table.keys:
+            self._keys, self._json = table.keys, to_jsonable(table.keys)
+        rest: dict[str, Any] = to_jsonable(dataclasses.replace(table, keys=()))
+        return {**rest, "keys": self._json}
+
+
+_TABLES: Final = _Tables()
 
 
 class _NearCall:

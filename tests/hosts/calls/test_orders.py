@@ -11,14 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, RoutingTable
+from partitiond.core.dispatch.routing import EMPTY_ROUTING_TABLE, KeyRoute, RoutingTable
 from partitiond.core.errors import HostSilentError, PartitiondError
 from partitiond.core.replica.engine import EngineHandle
+from partitiond.hosts.calls import near
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Awaited, Message, read_answer, write
 from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
 from partitiond.hosts.calls.session import TOLD_MOST
 from partitiond.ports import ProfileRequest
+from partitiond.serde import to_jsonable
 from tests.controller.fakes import FakeRunner, until
 from tests.controller.samples import spec
 from tests.engine_fixtures import simulated_launch
@@ -251,6 +253,16 @@ async def test_words_of_progress_come_once_in_order_and_the_last_ones() -> None:
     goes_on.set()
     await order
     assert words == [*(str(n) for n in range(2 * TOLD_MOST, 3 * TOLD_MOST)), "end"]
+
+
+def test_a_table_is_carried_whole_and_keys_that_all_hosts_have_are_converted_once() -> None:
+    keys = (KeyRoute("k", "0" * 64),)
+    tables, shared = [dataclasses.replace(EMPTY_ROUTING_TABLE, keys=keys, version=n)
+                      for n in (1, 2)], near._Tables()  # fmt: skip
+    first, second = (shared.of(table) for table in tables)
+    assert [first, second] == [to_jsonable(table) for table in tables]
+    assert first["keys"] is second["keys"]
+    assert shared.of(EMPTY_ROUTING_TABLE) == to_jsonable(EMPTY_ROUTING_TABLE)
 
 
 @pytest.mark.parametrize("why", ["progress breaks", "cancelled", "cancelled in silence"])
