@@ -50,8 +50,6 @@ daemon waits beyond the deadline (`partitiond.hosts.line`)."""
 LOOK_SECONDS: Final = 1.0
 """Time between two looks at the nodes. Chosen: a new host is reached within a second or two; a look
 costs the control service some 3 ms."""
-STALE_SECONDS: Final = 15.0
-"""Age of the last look from which members are not told. Chosen: some looks may be missed."""
 GONE_SECONDS: Final = 50.0
 """Age of the last look from which Ray is gone. Ray ends a driver itself 60 s after the control
 service is gone; the bridge comes first, to say why."""
@@ -361,7 +359,6 @@ class Bridge:
         self._known: dict[str, str] = {}
         self._links: dict[str, HostLink] = {}
         self._members: list[ToldMember] = []
-        self._looked_at: float | None = None
         self._looked = asyncio.Event()
         self._versions = ""
         """Who can join, for those who look why a host did not."""
@@ -404,7 +401,7 @@ class Bridge:
                 self._links[host] = HostLink(node, self._control)
         for host in set(self._links) - set(chosen):
             del self._links[host]
-        self._members, self._looked_at = members, time.monotonic()
+        self._members = members
         self._looked.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -434,7 +431,7 @@ class Bridge:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(until - time.monotonic()):
                     await self._looked.wait()
-        if self._looked_at is None:
+        if not self._looked.is_set():
             raise Unreachable("Ray has not been joined yet")
         if not host:
             return self._tell(json.loads(body))
@@ -450,9 +447,6 @@ class Bridge:
         """Answer a question to the bridge itself."""
         if question.get("ask") != "members":
             raise Unreachable(f"the bridge knows no question {question.get('ask')!r}")
-        age = time.monotonic() - (self._looked_at or 0.0)
-        if age > STALE_SECONDS:
-            raise Unreachable(f"Ray's control service has not answered for {age:.0f} s")
         return json.dumps({"members": [dataclasses.asdict(one) for one in self._members]}).encode()
 
 

@@ -88,6 +88,6 @@ async def test_a_host_that_is_not_in_the_cluster_is_told_which_ray_alone_can_joi
     """Ray compares versions exactly."""
     made = bridge.Bridge(bridge.BridgeSettings("h:1", "h", ""))
     made._looked.set()
-    made._looked_at, made._versions = time.monotonic(), "; Ray 2.60.0 alone can join"
+    made._versions = "; Ray 2.60.0 alone can join"
     with pytest.raises(Unreachable, match=r"not in the cluster .*; Ray 2\.60\.0 alone can join"):
         await made._answer("a", time.monotonic() + 60, b"")

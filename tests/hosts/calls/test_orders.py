@@ -156,6 +156,15 @@ async def test_a_call_that_was_given_up_or_cancelled_does_not_begin_when_its_mes
     assert work.began == {2: 1}
 
 
+async def test_a_call_whose_begin_comes_late_before_all_else_ends_with_the_next_message() -> None:
+    """As from a relay that was stopped, and goes on."""
+    server, work = working()
+    assert not (await begun(server, 6)).calls[6].ended
+    await told(server, 6)  # it was given up
+    await until(lambda: not work.running)
+    assert (work.began, work.ended) == ({6: 1}, set())
+
+
 async def test_an_agent_ends_once_the_calls_that_it_cancelled_have_ended() -> None:
     there, steps = agent("two", FakeRunner()), list[str]()
 
