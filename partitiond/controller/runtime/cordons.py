@@ -111,10 +111,11 @@ class Cordons:
 
         Raises:
             NotFoundError, InputError: see `device_named`.
+            SilentError: the device's host does not answer.
         """
         device = device_named(self._devices.devices, device_id)
         self._store.set_mark(MARK, device.id, None)
-        self._devices.forgive(device.id)
+        await self._devices.forgive(device.id)
         self._journal.note("device-uncordoned", device.id, "plans may use it again.")
         self._look_again(device.id)
         await self._devices.refresh(0.0)

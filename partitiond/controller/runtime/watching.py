@@ -263,10 +263,15 @@ class DeviceWatch:
         if self._under_way is not None:
             self._under_way.cancel()
 
-    def forgive(self, device_id: str) -> None:
-        """Disregard what was reported against the device so far; look again soon."""
+    async def forgive(self, device_id: str) -> None:
+        """Disregard what was reported against the device so far; look again soon.
+
+        Raises:
+            SilentError: the device's host does not answer.
+        """
         if isinstance(self._provider, DeviceCare):
-            self._provider.forgive(device_id)
+            forgive = functools.partial(self._provider.forgive, device_id)
+            await self._looks.look(f"faults of {device_id}", forgive)
         self._seen_at = None
 
 

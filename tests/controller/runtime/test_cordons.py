@@ -1,6 +1,7 @@
 """Operators' cordons take effect, and findings about a device's health become known."""
 
 import dataclasses
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -40,6 +41,7 @@ class Careful(FakeDevices):
         return DeviceDetails(found, pci_bus_id="0000:07:00.0")
 
     def forgive(self, device_id: str) -> None:
+        assert threading.current_thread() is not threading.main_thread(), "a host may hang"
         self.forgiven.append(device_id)
 
 
@@ -144,13 +146,13 @@ async def test_what_becomes_of_a_device_is_told_once_and_plans_are_made_anew(sto
     )
     devices.become([failed, SECOND])
     for _ in range(3):
-        world.watch.forgive("")  # look again
+        await world.watch.forgive("")  # look again
         await world.watch.refresh(0.0)
     assert world.events() == ["device-failed"]
     assert store.events()[0].message == "Xid 79: fell off the bus."
     assert world.replanned == 1
     devices.become(GPUS)
-    world.watch.forgive("")
+    await world.watch.forgive("")
     await world.watch.refresh(0.0)
     assert world.events() == ["device-failed", "device-fine"]
     assert world.replanned == 2
