@@ -41,9 +41,8 @@ class KnownHost:
 
     Attributes:
         host_id: as it said; empty if it said none.
-        machine_id: as it said; empty if it is not known there.
         address: as the cluster said last.
-        joined_at, last_seen: ISO 8601 UTC.
+        last_seen: ISO 8601 UTC.
         overtaken_by: epoch of the head that it obeys now and that overtakes this one; 0 if it
             obeyed this one last.
         peers_address: as it said (see `AgentFacts`): a head that starts again tells the others of
@@ -51,9 +50,7 @@ class KnownHost:
     """
 
     host_id: str = ""
-    machine_id: str = ""
     address: str = ""
-    joined_at: str = ""
     last_seen: str = ""
     overtaken_by: int = 0
     peers_address: str = ""
@@ -168,9 +165,7 @@ class Membership:
                 continue
             known = KnownHost(
                 host_id=facts.host_id,
-                machine_id=facts.machine_id,
                 address=addresses.get(name, before.address if before else ""),
-                joined_at=before.joined_at if before else utc,
                 last_seen=utc,
                 peers_address=facts.peers_address,
             )

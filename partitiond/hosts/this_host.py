@@ -1,13 +1,11 @@
 """Wires the agent of the host that this process runs on (`ports.HostAgent`), in this process."""
 
 import dataclasses
-from pathlib import Path
 from typing import Final
 
 from partitiond import __version__
 from partitiond.core.errors import DeviceError, EngineUnavailableError, SilentError
 from partitiond.core.hardware.kinds import DeviceKind
-from partitiond.core.replica.engine import EngineHandle
 from partitiond.devices.cpu_speed import CpuSpeed
 from partitiond.devices.gauges import HostGauges
 from partitiond.devices.nvml import used_bytes
@@ -15,7 +13,6 @@ from partitiond.devices.telemetry import HostTelemetry
 from partitiond.engines.install.environment import Variant
 from partitiond.engines.install.finder import EngineFinder, HostResolver
 from partitiond.engines.process.engine_user import EngineUser, group_warning
-from partitiond.engines.process.log_tail import read_tail
 from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.scope import EngineCgroups
@@ -43,7 +40,6 @@ from partitiond.settings.service import proxy_options, service_options, traced
 
 VARIANT_SECONDS: Final = 2.0
 """Time that the start waits for the driver, to know which engine this host needs."""
-MACHINE_ID: Final = Path("/etc/machine-id")
 NO_PLACE: Final = HostPlace()
 """Of a host alone."""
 
@@ -85,7 +81,6 @@ class ThisHost:
         """Return what this host says of itself."""
         return AgentFacts(
             name=self.name,
-            machine_id=_machine_id(),
             partitiond_version=__version__,
             engine_version=self.finder.version(),
             engine_memory_bytes=self.engine_memory_bytes,
@@ -102,10 +97,6 @@ class ThisHost:
     def group_warning(self, group: str) -> str:
         """Return why a group's engines do not run as its user here; empty if they do."""
         return group_warning(self.engine_user, group)
-
-    def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
-        """Return the end of an engine's log; empty if it has no log any more."""
-        return read_tail(Path(handle.log_path), size_bytes)
 
 
 def this_host(
@@ -206,10 +197,3 @@ def _proxy(settings: Settings, place: HostPlace) -> ProxyProcess:
         control_socket=settings.run_dir / CONTROL_SOCKET,
         options=options,
     )
-
-
-def _machine_id() -> str:
-    try:
-        return MACHINE_ID.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""

@@ -17,7 +17,6 @@ import dataclasses
 from typing import Final, Protocol
 
 from partitiond.core.errors import EngineUnavailableError
-from partitiond.core.replica.engine import EngineHandle
 from partitiond.ports.engine import EngineRunner
 from partitiond.ports.gauges import DeviceGauges
 from partitiond.ports.host import DeviceProvider, ProxyControl
@@ -36,12 +35,10 @@ class AgentFacts:
 
     Attributes:
         name: the host's own; `Device.host` of its devices, and `EngineLaunch.host` of its engines.
-        machine_id: stays with the machine when its name or address changes; empty if not known.
         partitiond_version: of the agent.
         engine_version: of the installed engine; empty if there is none or it is not known yet.
         engine_memory_bytes: memory for engines; None if its CPU device says it, or nobody does.
         utc: its wall clock, ISO 8601 UTC.
-        message_version: newest version of the messages that it reads.
         ray_version: of Ray as it is installed there; empty without Ray.
         host_id: made when the host joined first, kept in its state folder; empty if it never did.
         peers_address: where its proxy serves those of other hosts: `10.0.0.5:6387`, or `unix:` and
@@ -49,12 +46,10 @@ class AgentFacts:
     """
 
     name: str
-    machine_id: str = ""
     partitiond_version: str = ""
     engine_version: str = ""
     engine_memory_bytes: int | None = None
     utc: str = ""
-    message_version: int = MESSAGE_VERSION
     host_id: str = ""
     ray_version: str = ""
     peers_address: str = ""
@@ -119,8 +114,4 @@ class HostAgent(Protocol):
 
     def engine_problem(self) -> EngineUnavailableError | None:
         """Return why no engine of the kind "vllm" can start here, or None. May block."""
-        ...
-
-    def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
-        """Return the end of an engine's log; empty if it has no log any more. May block."""
         ...

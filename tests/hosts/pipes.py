@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 from partitiond.core.errors import EngineUnavailableError, HostSilentError
 from partitiond.core.hardware.details import DeviceReading
@@ -12,11 +11,9 @@ from partitiond.core.hardware.health import DeviceFault
 from partitiond.core.hardware.host_state import HostLimits
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.hardware.partition import ShareUse
-from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.units import Bytes
 from partitiond.devices.cpu import cpu_device_id
 from partitiond.devices.fake import FakeDevices, fake_cpu, fake_gpus
-from partitiond.engines.process.log_tail import read_tail
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.fencing import HeadSession
 from partitiond.hosts.calls.near import RemoteHost
@@ -150,9 +147,6 @@ class FakeAgent:
         """Its engines, if these are fake, too."""
         assert isinstance(self.engines, FakeRunner)
         return self.engines
-
-    def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
-        return read_tail(Path(handle.log_path), size_bytes)
 
 
 class BadLine:

@@ -7,17 +7,15 @@ import pytest
 
 from partitiond import __version__
 from partitiond.cluster.socket_cluster import SocketCluster
-from partitiond.core.replica.engine import EngineHandle
 from partitiond.gpu_host import gpu_host
 from partitiond.hosts.calls.fencing import NO_HEAD
 from partitiond.hosts.fleet import hosts_of_fleet
 from partitiond.hosts.this_host import ThisHost, this_host
-from partitiond.ports.host_agent import MESSAGE_VERSION, AgentFacts, HostAgent
+from partitiond.ports.host_agent import AgentFacts, HostAgent
 from partitiond.serde import from_stored_json, to_json
 from partitiond.settings.schema import Settings
 from partitiond.store import open_store
 from tests.controller.fakes import until
-from tests.engine_fixtures import simulated_launch
 
 
 @pytest.fixture
@@ -38,20 +36,12 @@ async def test_it_says_what_it_is_under_the_name_of_its_devices(here: ThisHost) 
     agent: HostAgent = here
     facts = agent.facts()
     assert {device.host for device in agent.devices.discover()} == {facts.name} == {agent.name}
-    assert (facts.partitiond_version, facts.message_version) == (__version__, MESSAGE_VERSION)
+    assert facts.partitiond_version == __version__
     assert facts.engine_version == ""
     assert agent.engine_problem() is not None
     assert from_stored_json(AgentFacts, to_json(facts)) == facts
     assert await agent.engines.find() == []
     assert agent.partitions is None
-
-
-def test_it_tells_the_end_of_an_engines_log(here: ThisHost, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    handle = EngineHandle(simulated_launch(), 1, 1, "boot", "/s", str(log), str(tmp_path))
-    assert here.log_tail(handle, 100) == ""
-    log.write_text("one\ntwo\n", encoding="utf-8")
-    assert here.log_tail(handle, 4) == "two\n"
 
 
 async def test_what_broke_while_the_members_are_watched_begins_again(

@@ -174,7 +174,7 @@ class HostServer:
         if name == "engine_problem":
             problem = await asyncio.to_thread(agent.engine_problem)
             return None if problem is None else record_of(problem)
-        how, (port, _, method) = METHODS.get(name), name.rpartition(".")
+        how, (port, _, method) = METHODS.get(name), name.partition(".")
         if how is None:
             raise InputError(
                 f"partitiond {__version__} on the host {agent.name} knows no call {name}.",
@@ -182,7 +182,7 @@ class HostServer:
                 facts={"call": name, "release": __version__},
             )
         given = how.read(name, message.arguments, message.data)
-        there = getattr(agent, port) if port else agent
+        there = getattr(agent, port)
         if there is None:  # nothing here reads gauges, or writes to devices
             return {} if port == "gauges" else ()
         target = getattr(there, method)

@@ -234,10 +234,6 @@ class RemoteHost:
             return None
         return cast(EngineUnavailableError, error_of(from_stored(ErrorRecord, record)))
 
-    def log_tail(self, handle: EngineHandle, size_bytes: int) -> str:
-        """Return the end of an engine's log; empty if it has no log any more."""
-        return str(self.ask("log_tail", {"handle": handle, "size_bytes": size_bytes}))
-
     def look(self) -> HostLook:
         """Look at the host.
 

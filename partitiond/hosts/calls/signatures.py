@@ -17,7 +17,7 @@ from partitiond.ports import (
     ProxyControl,
 )
 from partitiond.ports.host import DeviceCare
-from partitiond.ports.host_agent import AgentFacts, HostAgent
+from partitiond.ports.host_agent import AgentFacts
 from partitiond.ports.partitions import PartitionWatch
 from partitiond.serde import from_stored
 
@@ -136,4 +136,4 @@ METHODS: Final[Mapping[str, Signature]] = {
     for port, protocol in PORTS.items()
     for name, member in inspect.getmembers(protocol, inspect.isfunction)
     if not name.startswith("_")
-} | {"log_tail": _signature(HostAgent, "log_tail")}
+}

@@ -17,7 +17,7 @@ from tests.engine_fixtures import simulated_launch
 from tests.hosts.pipes import HEAD, FakeAgent, Pipe, agent
 from tests.proxy.virtual import real_time
 
-ASKS = [*METHODS, "hello", "look", "news", "cancel", "engine_problem", "log_tail"]
+ASKS = [*METHODS, "hello", "look", "news", "cancel", "engine_problem"]
 
 
 def host(host_id: str) -> tuple[FakeAgent, Pipe]:
