@@ -223,7 +223,7 @@ class HostLink:
         self.node = node
         self._control = control
         self._relay: Any = None
-        self._finding: asyncio.Future[None] | None = None
+        self._finding: asyncio.Future[Any] | None = None
         self.in_flight = 0
 
     async def send(self, until: float, body: bytes) -> bytes:
@@ -245,24 +245,17 @@ class HostLink:
         return answer
 
     async def _found(self, until: float) -> None:
-        """Wait for the relay, which one of all messages asks for."""
+        """Wait for the relay, for which one of all messages asks."""
         if self._relay is not None:
             return
-        if self._finding is None:
-            self._finding = asyncio.ensure_future(self._find())
-            self._finding.add_done_callback(self._end_finding)
-        done, _ = await asyncio.wait({self._finding}, timeout=until - time.monotonic())
+        finding = self._finding
+        if finding is None or finding.done():
+            finding = asyncio.ensure_future(self._control.ask(lambda: _relay_on(self.node)))
+            self._finding = finding
+        done, _ = await asyncio.wait({finding}, timeout=until - time.monotonic())
         if not done:
             raise Unreachable("its relay does not answer yet")
-        next(iter(done)).result()
-
-    def _end_finding(self, finding: "asyncio.Future[None]") -> None:
-        self._finding = None
-        if not finding.cancelled():
-            finding.exception()
-
-    async def _find(self) -> None:
-        self._relay = await self._control.ask(lambda: _relay_on(self.node))
+        self._relay = finding.result()
 
     async def _asked(self, call: Callable[[], Any], until: float) -> Any:
         """Await the result of a call of the relay. Raises Unreachable."""
