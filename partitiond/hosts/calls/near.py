@@ -139,7 +139,7 @@ class RemoteHost:
     `silent_seconds`, and then raises HostSilentError: what it did is not known. It raises that at
     once if the host refuses, or if the agent was started again, with which its calls end. A call to
     a host that is silent already does not wait. All else is a question of one message, which raises
-    HostSilentError without an answer.
+    HostSilentError without an answer; but for a look, it does not wait for a silent host, either.
 
     To be made in the event loop. Methods that are no coroutines are for other threads.
 
@@ -369,6 +369,8 @@ class RemoteHost:
 
     async def question(self, name: str, arguments: Mapping[str, object]) -> Any:
         """Ask a question; one argument and the value may be bytes."""
+        if name != "look" and self._is_silent():
+            await self._knock()
         method = METHODS.get(name)
         data_name = "" if method is None else method.data
         given = {key: to_jsonable(value) for key, value in arguments.items() if key != data_name}

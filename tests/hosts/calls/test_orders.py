@@ -17,7 +17,7 @@ from partitiond.core.replica.engine import EngineHandle
 from partitiond.hosts.calls import near
 from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Awaited, Message, read_answer, write
-from partitiond.hosts.calls.near import NEWS_SECONDS, RemoteHost
+from partitiond.hosts.calls.near import KNOCK_SECONDS, NEWS_SECONDS, RemoteHost
 from partitiond.hosts.calls.session import TOLD_MOST
 from partitiond.ports import ProfileRequest
 from partitiond.serde import to_jsonable
@@ -262,6 +262,24 @@ async def test_words_of_progress_come_once_in_order_and_the_last_ones() -> None:
     goes_on.set()
     await order
     assert words == [*(str(n) for n in range(2 * TOLD_MOST, 3 * TOLD_MOST)), "end"]
+
+
+async def test_nothing_but_looks_waits_for_a_host_that_is_silent_and_hangs() -> None:
+    """A pass of the loop asks each host several questions."""
+
+    class Hangs(Pipe):
+        async def call(self, body: bytes) -> bytes:
+            await super().call(body)
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    line = Hangs(HostServer(agent("two", FakeRunner())))
+    here = RemoteHost("two", line, head=HEAD)
+    for ask in (here.partitions.faults, here.proxy.traffic, here.engines.find):
+        async with asyncio.timeout(KNOCK_SECONDS + 0.1):
+            with pytest.raises(HostSilentError, match="no answer came yet"):
+                await ask()
+    assert set(line.calls) == {"hello"}
 
 
 def test_a_table_is_carried_whole_and_keys_that_all_hosts_have_are_converted_once() -> None:
