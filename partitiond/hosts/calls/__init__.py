@@ -4,8 +4,8 @@ A message is JSON (`messages`) and is answered within seconds. It names a method
 ("engines.start") and has its arguments; the signatures of the ports say how arguments and results
 are read (`signatures`), so a port that takes anything but plain records cannot be carried.
 
-What only asks for the state of now is a *question*: its message is answered with the value, and a
-lost one is an error. What changes something or takes long is a *call*. The near side
+What ends soon is a *question*: its message is answered with the value, and a lost one is an error.
+All else is a *call*. The near side
 (`near.RemoteHost`) begins it: the message is answered with the call's result, or after a second
 with word that it runs. Results and what `progress` is told are then collected by one message for
 all calls of a host, which is answered as soon as there is news. So a call that takes minutes

@@ -35,7 +35,7 @@ from partitiond.hosts.calls.messages import (
     read_answer,
     write,
 )
-from partitiond.hosts.calls.signatures import CALLS, METHODS, PORTS, HostLook
+from partitiond.hosts.calls.signatures import METHODS, PATIENT, PORTS, QUESTIONS, HostLook
 from partitiond.ports import (
     EngineRunner,
     ModelFolders,
@@ -135,11 +135,11 @@ class _NearCall:
 class RemoteHost:
     """Implements `ports.HostAgent` by messages to the host.
 
-    A call (`signatures.CALLS`) waits for its result as long as the host gives word at least every
+    A call waits for its result as long as the host gives word at least every
     `silent_seconds`, and then raises HostSilentError: what it did is not known. It raises that at
     once if the host refuses, or if the agent was started again, with which its calls end. A call to
-    a host that is silent already does not wait. All else is a question of one message, which raises
-    HostSilentError without an answer; but for a look, it does not wait for a silent host, either.
+    a host that is silent already does not wait. A question (`signatures.QUESTIONS`) is one message,
+    and raises HostSilentError without an answer; but for looks, none waits for a silent host.
 
     To be made in the event loop. Methods that are no coroutines are for other threads.
 
@@ -264,7 +264,7 @@ class RemoteHost:
     async def ensure_running(self) -> bool:
         """Adopt or start the proxy, and learn what the former one counted."""
         started = bool(await self.call("proxy.ensure_running", {}))
-        self._left = await self.question("proxy.last_sample", {})
+        self._left = await self.call("proxy.last_sample", {})
         return started
 
     async def close(self) -> None:
@@ -321,7 +321,7 @@ class RemoteHost:
                         call.name, number=number, agent=call.agent, arguments=arguments
                     )
                 except HostSilentError:
-                    if self.refused or self._is_silent():
+                    if self.refused or self._is_silent() or call.name not in PATIENT:
                         raise
                     await asyncio.sleep(self._pause_seconds)
                     continue
@@ -494,7 +494,7 @@ class _RemotePort:
 
         def method(*args: object, **named: object) -> Awaitable[Any]:
             arguments = dict(zip(names, args, strict=False)) | named
-            if call not in CALLS:
+            if self._port in QUESTIONS:
                 return host.question(call, arguments)
             progress = arguments.pop("progress", None)
             return host.call(call, arguments, cast(Callable[..., None] | None, progress))

@@ -32,10 +32,9 @@ PORTS: Final[Mapping[str, type]] = {
     "devices": DeviceCare,
 }
 
-CALLS: Final = frozenset(
+PATIENT: Final = frozenset(
     {
         "engines.start",
-        "engines.find",
         "engines.wait_ready",
         "engines.wait_exit",
         "engines.sleep",
@@ -47,13 +46,15 @@ CALLS: Final = frozenset(
         "models.resolve",
         "proxy.ensure_running",
         "proxy.wait_exit",
-        "proxy.publish",
         "proxy.stop",
     }
 )
-"""What changes something or may take long: begun by a message, which is repeated until the host
-counts as silent, and collected by others. All else is a question, one message each: it ends soon,
-and asks for the state of now."""
+"""Calls whose begin is repeated until the host counts as silent. The others ask for the state of
+now, or are made again by the next pass of the loop, which would stand still meanwhile."""
+
+QUESTIONS: Final = frozenset({"folders", "gauges", "devices"})
+"""Ports whose methods are questions, one message each: they end well within a message's deadline,
+and may be repeated. What may take longer, as a probe of an engine that hangs, is a call."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from partitiond.hosts.calls.far import HostServer
 from partitiond.hosts.calls.messages import Awaited, Message, read_answer, write
 from partitiond.hosts.calls.near import KNOCK_SECONDS, NEWS_SECONDS, RemoteHost
 from partitiond.hosts.calls.session import TOLD_MOST
+from partitiond.hosts.membership import MESSAGE_SECONDS
 from partitiond.ports import ProfileRequest
 from partitiond.serde import to_jsonable
 from tests.controller.fakes import FakeRunner, until
@@ -280,6 +281,28 @@ async def test_nothing_but_looks_waits_for_a_host_that_is_silent_and_hangs() -> 
             with pytest.raises(HostSilentError, match="no answer came yet"):
                 await ask()
     assert set(line.calls) == {"hello"}
+
+
+async def test_what_takes_longer_than_a_message_may_is_answered() -> None:
+    """As the probe of an engine that hangs, which is to be found out."""
+
+    class Short(Pipe):
+        async def call(self, body: bytes) -> bytes:
+            try:
+                async with asyncio.timeout(MESSAGE_SECONDS):
+                    return await super().call(body)
+            except TimeoutError:
+                raise HostSilentError("no answer came in time") from None
+
+    async def hangs(handle: EngineHandle, timeout_seconds: float) -> bool:
+        await passes(timeout_seconds)
+        return False
+
+    there = agent("two", FakeRunner())
+    there.runner.probe = hangs  # type: ignore[method-assign]
+    here = RemoteHost("two", Short(HostServer(there)), head=HEAD)
+    handle = await here.engines.start(simulated_launch("a-1"))
+    assert not await here.engines.probe(handle, 2 * MESSAGE_SECONDS)
 
 
 def test_a_table_is_carried_whole_and_keys_that_all_hosts_have_are_converted_once() -> None:
