@@ -60,7 +60,7 @@ def kept(what: str, version: int) -> Recorded:
             return whole(file["parts"][value["as"]])
         return {key: whole(part) for key, part in value.items() if key not in UNREAD}
 
-    every, of = whole(file["every"]), whole(file["of"])
+    every, of = whole(file["every"]), {name: whole(one) for name, one in file["of"].items()}
     return {name: one | {"body": {**every, **one["body"]}} for name, one in of.items()}
 
 

@@ -146,6 +146,7 @@ async def test_a_call_that_was_given_up_or_cancelled_does_not_begin_when_its_mes
 ):
     """And one whose begin comes twice is begun once."""
     server, work = working()
+    await told(server, 1, 1)
     await told(server, 2, 2)  # 1 was given up
     await told(server, 1, 1)  # an older message, late
     assert "given up" in (await begun(server, 1)).error.message
