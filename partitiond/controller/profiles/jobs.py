@@ -13,7 +13,7 @@ from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.profiles.job_room import Lent, same_request
-from partitiond.controller.runtime.diagnosis import first_line
+from partitiond.controller.runtime.diagnosis import explain, first_line
 from partitiond.controller.runtime.interrupted_jobs import repeats_elsewhere
 from partitiond.controller.watchers import Watchers
 from partitiond.core.errors import HostSilentError, PartitiondError, StoreError
@@ -394,10 +394,10 @@ class JobQueue:
         except asyncio.CancelledError:
             state, error, cause = _cut_short(running)
         except HostSilentError as broke:
-            error = f"its host did not answer any more while it ran. {broke}"
+            error = f"its host did not answer any more while it ran. {explain(broke)}"
             cause = JobCause.HOST_LOST
         except PartitiondError as broke:
-            error = str(broke)
+            error = explain(broke)
         except Exception as broke:
             # A defect in one job must end that job, not the queue.
             log.exception("job %s broke", running.job.id)

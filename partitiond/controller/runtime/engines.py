@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Final
 
 from partitiond.controller.limits import ControllerPolicy, WatchPolicy
-from partitiond.controller.runtime.diagnosis import first_line
+from partitiond.controller.runtime.diagnosis import explain, first_line
 from partitiond.core.errors import (
     DeviceError,
     EngineError,
@@ -291,12 +291,12 @@ class Engine:
             await self._follow(self.handle)
         except HostSilentError as error:
             if self.handle is not None:
-                await self._abandon(str(error))
+                await self._abandon(explain(error))
             else:  # it may run: its host is asked once it answers
-                self.lose(str(error))
+                self.lose(explain(error))
         except PartitiondError as error:
             self.refused = self.handle is None and isinstance(error, DeviceError)
-            await self._abandon(str(error), is_to_blame=not self.refused)
+            await self._abandon(explain(error), is_to_blame=not self.refused)
         except Exception as error:
             # A defect must not leave a replica without an owner.
             log.exception("the supervision of %s broke", self.name)
@@ -333,7 +333,7 @@ class Engine:
             try:
                 await self._runner.stop(handle, grace_seconds)
             except Exception as error:  # noqa: BLE001 - whatever broke, somebody must try again
-                self._lingers(str(error) if isinstance(error, PartitiondError) else repr(error))
+                self._lingers(explain(error) if isinstance(error, PartitiondError) else repr(error))
             else:
                 return
             grace_seconds = 0.0
@@ -384,7 +384,7 @@ class Engine:
         error = None if life.cancelled() else life.exception()
         if not isinstance(error, EngineError):
             raise error or RuntimeError("the watch over an engine ended by itself")
-        self._break(str(error))
+        self._break(explain(error))
         await self._end_process(handle, self._grace_seconds)
         self._end()
 

@@ -167,6 +167,7 @@ class ProcessEngineRunner:
                 f"{handle.log_path}.",
                 facts={
                     "deadline_seconds": deadline_seconds,
+                    "lines": list(tail.lines),
                     "log": handle.log_path,
                 },
             ) from error
@@ -412,6 +413,7 @@ class ProcessEngineRunner:
             hint=found.hint,
             facts={
                 "kind": found.kind,
+                "lines": list(found.lines),
                 "log": handle.log_path,
                 "code": _exit_code(record),
             },

@@ -7,18 +7,12 @@ connection and one timeout for each request keep a frozen engine from blocking t
 import asyncio
 import dataclasses
 import json
-import ssl
 from typing import Any, Final
-
-import httpx
 
 from partitiond.platform.unix_socket import NoSocketError, socket_address
 
 MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 """An engine's metrics are some 100 KiB; an answer of nearly this size cannot be a real one."""
-NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""A Unix socket needs none: httpx would otherwise read all certificate authorities each time."""
-PLAIN: Final = {"Accept-Encoding": "identity"}
 
 
 class ExchangeError(Exception):
@@ -60,27 +54,72 @@ async def exchange(
     """
     try:
         async with asyncio.timeout(timeout_seconds):
-            with socket_address(socket_path) as address:
-                return await _exchange(address, method, path, payload)
+            return await _exchange(socket_path, _request(method, path, payload))
     except TimeoutError as error:
         raise ExchangeError(f"no answer to {method} {path} in {timeout_seconds:g} s") from error
     except NoSocketError as error:
         raise ExchangeError(f"{error.filename} is not asked: {error.strerror}") from error
-    except (FileNotFoundError, httpx.ConnectError) as error:
+    except (FileNotFoundError, ConnectionRefusedError) as error:
         raise NotListeningError(f"no process listens on {socket_path}") from error
-    except (OSError, httpx.HTTPError) as error:
+    except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
         raise ExchangeError(f"{method} {path} broke off: {error}") from error
+    except ValueError as error:
+        raise ExchangeError(f"the answer to {method} {path} is no HTTP: {error}") from error
 
 
-async def _exchange(address: str, method: str, path: str, payload: object | None) -> HttpAnswer:
-    transport = httpx.AsyncHTTPTransport(uds=address, verify=NO_TLS)
-    async with (
-        httpx.AsyncClient(transport=transport, timeout=None) as client,  # noqa: S113 - there is one
-        client.stream(method, f"http://engine{path}", json=payload, headers=PLAIN) as answer,
-    ):
-        body = bytearray()
-        async for part in answer.aiter_raw():
-            body += part
-            if len(body) > MAX_ANSWER_BYTES:
-                raise ExchangeError(f"the answer to {method} {path} is too large")
-        return HttpAnswer(answer.status_code, bytes(body))
+def _request(method: str, path: str, payload: object | None) -> bytes:
+    body = b"" if payload is None else json.dumps(payload).encode()
+    head = (
+        f"{method} {path} HTTP/1.1\r\nHost: engine\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+async def _exchange(socket_path: str, request: bytes) -> HttpAnswer:
+    with socket_address(socket_path) as address:
+        reader, writer = await asyncio.open_unix_connection(address)
+    try:
+        writer.write(request)
+        await writer.drain()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        lines = head.split("\r\n")
+        headers = {
+            name.strip().lower(): value.strip().lower()
+            for name, _, value in (line.partition(":") for line in lines[1:] if line)
+        }
+        return HttpAnswer(int(lines[0].split()[1]), await _body(reader, headers))
+    except IndexError as error:
+        raise ValueError("the status line is too short") from error
+    finally:
+        # abort, not close: there is nothing left to flush, and closing could wait for the peer.
+        writer.transport.abort()
+
+
+async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    if headers.get("transfer-encoding") == "chunked":
+        return await _chunks(reader)
+    length = headers.get("content-length")
+    if length is None:
+        return _bounded(await reader.read(MAX_ANSWER_BYTES + 1))
+    if int(length) > MAX_ANSWER_BYTES:
+        raise ValueError(f"the answer has {length} bytes")
+    return await reader.readexactly(int(length))
+
+
+async def _chunks(reader: asyncio.StreamReader) -> bytes:
+    body = b""
+    while True:
+        size = int((await reader.readline()).partition(b";")[0], 16)
+        if size == 0:
+            return body
+        if size > MAX_ANSWER_BYTES:
+            raise ValueError("a chunk is too large")
+        body = _bounded(body + await reader.readexactly(size))
+        await reader.readline()
+
+
+def _bounded(body: bytes) -> bytes:
+    if len(body) > MAX_ANSWER_BYTES:
+        raise ValueError("the answer is too large")
+    return body

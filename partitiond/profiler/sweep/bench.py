@@ -179,7 +179,10 @@ def _exited_error(handle: EngineHandle, doing: str, diagnosis: str) -> ExitedErr
     return ExitedError(
         f"the engine ended during {doing}{said}",
         hint=f"See its log, {handle.log_path}; a smaller max batch or more memory may help.",
-        facts={"log_path": handle.log_path},
+        facts={
+            "log_path": handle.log_path,
+            "lines": [line.strip() for line in diagnosis.splitlines()[1:]],
+        },
     )
 
 

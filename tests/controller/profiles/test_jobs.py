@@ -266,20 +266,31 @@ async def test_while_the_store_is_full_no_job_is_queued_or_ended(desk: Desk) -> 
     assert desk.state(jobs[1]) is RUNNING
 
 
+LINES = ["RuntimeError: no such kernel", *(f"at line {n}" for n in range(40))]
+QUOTED = ["error: no such kernel", "exit: 1", "INFO: no such kernel, or another"]
+
+
 @pytest.mark.parametrize(
     ("broke", "told"),
     [
-        (ZeroDivisionError("oops"), "ZeroDivisionError: oops"),
-        (StartFailedError("it exited.\n    no such kernel"), "it exited.\n    no such kernel"),
+        (ZeroDivisionError("oops"), ["ZeroDivisionError: oops"]),
+        (
+            StartFailedError("it exited.", hint="See its log.", facts={"lines": LINES}),
+            ["it exited. See its log.", *(f"    {line}" for line in LINES[:12])],
+        ),
+        (
+            StartFailedError("exit code 1: no such kernel.", facts={"lines": QUOTED}),
+            ["exit code 1: no such kernel.", *(f"    {line}" for line in QUOTED[1:])],
+        ),
     ],
-    ids=["defect", "lines"],
+    ids=["defect", "lines", "a line that the message quotes"],
 )
 async def test_a_failed_job_says_why_with_the_log_lines_that_matter(
-    desk: Desk, broke: Exception, told: str
+    desk: Desk, broke: Exception, told: list[str]
 ) -> None:
     await desk.submit("a")
     job = await desk.ends("a", broke)
-    assert (job.state, job.error) == (FAILED, told)
+    assert (job.state, job.error.splitlines()) == (FAILED, told)
     assert all("\n" not in event.message for event in desk.store.events())
     assert (await desk.submit("b")).state is RUNNING, "it ends the job, not the queue"
 

@@ -115,10 +115,10 @@ async def test_an_engine_that_is_late_never_serves_while_it_is_being_ended(start
 async def test_why_a_start_failed_is_told_with_the_lines_of_its_log(starting: Owned) -> None:
     engine = starting.runner.engines["a-1"]
     engine.fails_with = StartFailedError(
-        "a-1 did not start.\n    CUDA out of memory", hint="Use less."
+        "a-1 did not start.", hint="Use less.", facts={"lines": ["CUDA out of memory"]}
     )
     engine.ready.set()
     await starting.engine.ended()
-    assert starting.engine.last_error == "a-1 did not start.\n    CUDA out of memory Use less."
-    assert ("engine-failed", "a-1 did not start.") in starting.notes
+    assert starting.engine.last_error == "a-1 did not start. Use less.\n    CUDA out of memory"
+    assert ("engine-failed", "a-1 did not start. Use less.") in starting.notes
     assert "CUDA out of memory" in starting.engine.observed().last_error

@@ -49,7 +49,7 @@ async def test_a_failed_start_carries_the_engines_own_words(runner: ProcessEngin
         await runner.wait_ready(handle, 60)
     assert caught.value.facts["kind"] == "gpu-out-of-memory"
     assert "CUDA out of memory" in caught.value.message.splitlines()[-1]
-    assert "CUDA out of memory" in caught.value.message
+    assert "CUDA out of memory" in str(caught.value.facts["lines"])
     assert caught.value.facts["code"] == 1
     assert caught.value.hint
 

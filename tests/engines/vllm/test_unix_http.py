@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from partitiond.engines.vllm import unix_http
 from partitiond.engines.vllm.unix_http import ExchangeError, NotListeningError, exchange
 from tests.engine_fixtures import short_dir
 
@@ -39,26 +38,39 @@ async def server(path: Path, *answers: bytes) -> AsyncIterator[list[bytes]]:
         listener.close()
 
 
-async def test_bodies_are_read_and_silence_ends_at_the_deadline(short_dir: Path) -> None:
+async def test_bodies_of_all_framings_are_read_and_silence_ends_at_the_deadline(
+    short_dir: Path,
+) -> None:
     path = str(short_dir / "s")
     with pytest.raises(NotListeningError):
         await exchange(path, "GET", "/", timeout_seconds=1)
-    bodies = {b"Content-Length: 2\r\n\r\nhi": b"hi", b"\r\nuntil the end": b"until the end"}
+    bodies = {
+        b"Content-Length: 2\r\n\r\nhi": b"hi",
+        b"content-length: 0\r\n\r\n": b"",
+        b"\r\nuntil the end": b"until the end",
+        b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n": b"abcde",
+    }
     answers = [b"HTTP/1.1 200 OK\r\n" + framed for framed in bodies]
     async with server(short_dir / "s", *answers) as seen:
         for body in bodies.values():
             got = await exchange(path, "POST", "/p", {"a": 1}, timeout_seconds=5)
             assert (got.status, got.body) == (200, body)
         assert seen[0].startswith(b"POST /p HTTP/1.1\r\n")
+        assert b"Content-Length: 8" in seen[0]
         with pytest.raises(ExchangeError, match=r"no answer to GET /health in 0\.1 s"):
             await exchange(path, "GET", "/health", timeout_seconds=0.1)
 
 
-async def test_what_is_no_http_or_too_large_is_one_error(
-    short_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(unix_http, "MAX_ANSWER_BYTES", 4)
-    answers = (b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n12345")
+async def test_what_is_no_http_is_one_error(short_dir: Path) -> None:
+    answers = (
+        b"",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 30000 + b"\r\n",
+    )
     async with server(short_dir / "s", *answers):
         for _ in answers:
             with pytest.raises(ExchangeError):
