@@ -13,8 +13,8 @@ from bench.gpu_check.ledger import Ledger, replace_file
 from bench.gpu_check.runner import UNCHANGED, Changes, CheckRunner
 from bench.gpu_check.runs import union_of
 from bench.gpu_check.scale import Scale
-from bench.gpu_check.sharing_fit import fit_sharing
 from bench.gpu_check.side_by_side import Stream, Together, Watched, load_together
+from bench.profiler.sharing_fit import fit_sharing
 from partitiond import serde
 from partitiond.core.errors import EngineError
 from partitiond.core.hardware.kinds import Device, SharingMode, headroom_bytes

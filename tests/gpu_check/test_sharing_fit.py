@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.gpu_check.sharing_fit import Single, fit_sharing, predict_shared
+from bench.profiler.sharing_fit import Single, fit_sharing, predict_shared
 from partitiond.core.errors import ProfileError
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.performance import interference

@@ -6,10 +6,10 @@ from typing import Any
 from bench.gpu_check.lab import SHARE, Lab, Want
 from bench.gpu_check.scale import Scale
 from bench.gpu_check.schedule import Trial
-from bench.gpu_check.sharing_fit import Shared, Single, busy_share, predict_shared
 from bench.gpu_check.side_by_side import Together
 from bench.gpu_check.steps import Outcome
 from bench.gpu_check.steps.replicas import MODES, sharing_device, shown
+from bench.profiler.sharing_fit import Shared, Single, busy_share, predict_shared
 from partitiond.core.hardware.kinds import SharingMode
 
 MODELS = ("opt-125m", "opt-1.3b")

@@ -21,7 +21,7 @@ from partitiond.core.hardware.partition import Partition
 from partitiond.core.profile.jobs import (
     ENDED,
     IN_FULL,
-    Awaited,
+    AwaitedLook,
     Job,
     JobCause,
     JobState,
@@ -129,7 +129,7 @@ class JobQueue:
         """Whether a job runs that plans wait for: what a first look left open is not awaited."""
         return any(one.job.reason != IN_FULL for one in self._running.values())
 
-    def looks(self) -> dict[str, Awaited]:
+    def looks(self) -> dict[str, AwaitedLook]:
         """Return what models that are not measured yet wait for, by model."""
         running = [one.job for one in self._running.values()]
         return awaited_looks((*running, *self._queued.values()))

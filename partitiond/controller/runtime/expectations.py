@@ -9,7 +9,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.plan.diff import start_seconds
 from partitiond.core.plan.record import Placement, same_engine
 from partitiond.core.plan.start_order import NO_STAKES, StartGains
-from partitiond.core.profile.jobs import Awaited
+from partitiond.core.profile.jobs import AwaitedLook
 from partitiond.core.replica.observation import ObservedReplica, ReconcilePolicy
 from partitiond.core.replica.ready_times import Starts, ready_times, settled
 from partitiond.core.replica.reconcile import restart_seconds
@@ -52,7 +52,7 @@ class Expectations:
         replicas: Sequence[ObservedReplica],
         policy: ReconcilePolicy,
         now: float,
-        looks: Mapping[str, Awaited],
+        looks: Mapping[str, AwaitedLook],
     ) -> Mapping[str, float]:
         """Return when models without a serving replica should serve (again), monotonic seconds.
 

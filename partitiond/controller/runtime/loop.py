@@ -55,7 +55,7 @@ from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement, Plan, same_engine
-from partitiond.core.profile.jobs import Awaited
+from partitiond.core.profile.jobs import AwaitedLook
 from partitiond.core.replica.engine import EngineHandle
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.lost import refused
@@ -123,7 +123,7 @@ class LoopCallbacks:
 
     lent: Callable[[], Sequence[Lease]]
     measuring: Callable[[], Sequence[str]]
-    awaited: Callable[[], Mapping[str, Awaited]]
+    awaited: Callable[[], Mapping[str, AwaitedLook]]
     spec_for: Callable[[ModelSpec, Placement], ModelSpec]
     withheld: Callable[[], Callable[[Placement], bool]]
     failed_before: Callable[[Placement], int]

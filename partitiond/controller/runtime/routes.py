@@ -20,7 +20,7 @@ from partitiond.core.model.request_options import defaults_json
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Placement
-from partitiond.core.profile.jobs import Awaited
+from partitiond.core.profile.jobs import AwaitedLook
 from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica.states import ReplicaState
 
@@ -133,7 +133,7 @@ def routing_from(
     asleep: Collection[str] = (),
     waited_for: Collection[str] = (),
     ready_at: Mapping[str, float] = _NEVER,
-    looks: Mapping[str, Awaited] = MappingProxyType({}),
+    looks: Mapping[str, AwaitedLook] = MappingProxyType({}),
     ending: bool = False,
 ) -> RoutingTable:
     """Return the routing table.
@@ -246,7 +246,7 @@ def _model_route(
     serving: Sequence[RoutedEngine],
     *,
     ready_at: float,
-    look: Awaited | None,
+    look: AwaitedLook | None,
 ) -> ModelRoute:
     spec = record.spec
     measured_first = availability is ModelAvailability.UNAVAILABLE and look is not None

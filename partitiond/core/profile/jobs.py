@@ -114,7 +114,7 @@ of an engine and a plan. A guess."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Awaited:
+class AwaitedLook:
     """The first look that a model waits for.
 
     Attributes:
@@ -126,19 +126,19 @@ class Awaited:
     seconds: float
 
 
-def awaited_looks(jobs: Iterable[Job]) -> dict[str, Awaited]:
+def awaited_looks(jobs: Iterable[Job]) -> dict[str, AwaitedLook]:
     """Return what models that are not measured yet wait for, by model.
 
     Args:
         jobs: that run or wait, in the order in which they are done.
     """
-    found: dict[str, Awaited] = {}
+    found: dict[str, AwaitedLook] = {}
     seconds = AROUND_SECONDS
     for job in jobs:
         if job.reason == NOT_MEASURED:
             left = job.progress.seconds_left
             seconds += FIRST_LOOK_SECONDS + AROUND_SECONDS if left is None else left
-            found.setdefault(job.subject, Awaited(job.id, seconds))
+            found.setdefault(job.subject, AwaitedLook(job.id, seconds))
     return found
 
 

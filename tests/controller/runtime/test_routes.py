@@ -19,7 +19,7 @@ from partitiond.controller.runtime.routes import (
 from partitiond.core.dispatch import routing
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.spec import EngineOptions, Slo
-from partitiond.core.profile.jobs import Awaited
+from partitiond.core.profile.jobs import AwaitedLook
 from partitiond.core.replica.observation import HOPELESS_FAILURES, ObservedReplica
 from partitiond.core.replica.states import ReplicaState
 from tests.controller.samples import NOW, placement, record, spec
@@ -164,7 +164,7 @@ def test_a_wanted_model_is_coming_until_it_serves_unless_it_fails_again_and_agai
 
 
 def test_a_model_that_is_measured_first_says_so_and_when_it_should_serve() -> None:
-    look = {"a": Awaited("job-1", 30.0)}
+    look = {"a": AwaitedLook("job-1", 30.0)}
     for desired, awaits, at in (
         ([], "job-1 measures it first", 40.0),
         ([placement("a-1")], "", 40.0),

@@ -9,7 +9,7 @@ from partitiond.core.profile.jobs import (
     FIRST_LOOK_SECONDS,
     IN_FULL,
     NOT_MEASURED,
-    Awaited,
+    AwaitedLook,
     Job,
     JobState,
     Progress,
@@ -38,9 +38,9 @@ def test_a_model_waits_for_its_first_look_and_those_before_it_and_for_a_start() 
         ]
     )
     assert looks == {
-        "a": Awaited("1", AROUND_SECONDS + 20.0),
-        "c": Awaited("3", AROUND_SECONDS + 20.0 + each),
-        "d": Awaited("5", AROUND_SECONDS + 20.0 + 3 * each),
+        "a": AwaitedLook("1", AROUND_SECONDS + 20.0),
+        "c": AwaitedLook("3", AROUND_SECONDS + 20.0 + each),
+        "d": AwaitedLook("5", AROUND_SECONDS + 20.0 + 3 * each),
     }
     assert awaited_looks([job("2", "b", IN_FULL), job("6", "e", "")]) == {}
 
