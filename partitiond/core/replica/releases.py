@@ -18,6 +18,8 @@ from partitiond.core.replica.states import ReplicaState
 
 ROLL_BACK_AFTER: Final = HOPELESS_FAILURES
 """Failed starts of a new release, or of fetches of its files, in a row before it is given up."""
+_BROKEN: Final = frozenset({ReplicaState.FAILING, ReplicaState.FAILED})
+"""A release that does not come goes back from its last failure on, as what waits for it is told."""
 
 
 class ReleaseState(enum.StrEnum):
@@ -142,8 +144,7 @@ def judge(
     if wanted and all(is_of_it(p) and _is_served(p, serving) for p in wanted):
         return RolloutVerdict.ARRIVED
     failed = any(
-        r.state is ReplicaState.FAILED and r.failures >= ROLL_BACK_AFTER and not r.refused
-        for r in own
+        r.state in _BROKEN and r.failures >= ROLL_BACK_AFTER and not r.refused for r in own
     )
     missing = any(unfetched.get(p.form, 0) >= ROLL_BACK_AFTER for p in wanted if is_of_it(p))
     return RolloutVerdict.GO_BACK if (failed or missing) and not serving else RolloutVerdict.WAIT

@@ -68,8 +68,8 @@ BOTH = (of(NEW, "a-1"), of(NEW, "a-2"))
 ONE, TWO, BEFORE = engine(BOTH[0]), engine(BOTH[1]), engine(of(OLD))
 
 
-def failing(times: int) -> ObservedReplica:
-    return engine(BOTH[0], ReplicaState.FAILED, times)
+def failing(times: int, state: ReplicaState = ReplicaState.FAILED) -> ObservedReplica:
+    return engine(BOTH[0], state, times)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,7 @@ def failing(times: int) -> ObservedReplica:
         ((of(OLD),), [BEFORE], {}, WAIT),
         (BOTH, [failing(ENOUGH - 1), BEFORE], {}, WAIT),
         (BOTH, [failing(ENOUGH), BEFORE], {}, GO_BACK),
+        (BOTH, [failing(ENOUGH, ReplicaState.FAILING), BEFORE], {}, GO_BACK),
         (BOTH, [failing(ENOUGH), TWO], {}, WAIT),
         (BOTH, [BEFORE], {"a": ENOUGH - 1}, WAIT),
         (BOTH, [BEFORE], {"a": ENOUGH}, GO_BACK),
@@ -88,7 +89,7 @@ def failing(times: int) -> ObservedReplica:
         (BOTH, [TWO], {"a": ENOUGH}, WAIT),
     ],
     ids=[
-        "one serves", "all serve", "not wanted yet", "failed less often", "failed in a row",
+        "one serves", "all serve", "not wanted yet", "failed less often", "failed in a row", "not yet gone",
         "one serves anyway", "fetched less often", "not fetched", "another's files",
         "not applied", "one has its files",
     ],
