@@ -179,7 +179,7 @@ def test_a_head_that_is_lost_for_good_is_restored_elsewhere_and_adopts_all(
 
     restored = hosts("head-2")
     restored.cli("setup", "restore", backup)
-    restored.cli("head", "take-over")
+    restored.cli("host", "take-over")
     restored.start()
 
     def adopted() -> bool:

@@ -8,6 +8,7 @@ from partitiond.core.dispatch import admission
 from partitiond.core.dispatch.admission import Cost
 from partitiond.core.dispatch.balance import ReplicaLoad
 from partitiond.core.dispatch.routing import ModelAvailability
+from tests.core.dispatch.fleet_hosts import Slots
 
 COSTS = st.builds(Cost, sequences=st.integers(1, 16), kv_tokens=st.integers(1, 4000))
 
@@ -38,10 +39,12 @@ def test_a_part_of_the_kv_cache_is_kept_back_for_estimates_that_were_low(
     assert admission.admits(load, Cost(1, more)) is fits
 
 
-class Paced(ReplicaLoad):
+class Paced(Slots):
     """A replica of a planned batch of 8, which takes less now."""
 
-    batch = 8
+    @property
+    def batch(self) -> int:
+        return 8
 
 
 @pytest.mark.parametrize(
