@@ -89,7 +89,8 @@ def failing(times: int, state: ReplicaState = ReplicaState.FAILED) -> ObservedRe
         (BOTH, [TWO], {"a": ENOUGH}, WAIT),
     ],
     ids=[
-        "one serves", "all serve", "not wanted yet", "failed less often", "failed in a row", "not yet gone",
+        "one serves", "all serve", "not wanted yet", "failed less often", "failed in a row",
+        "not yet gone",
         "one serves anyway", "fetched less often", "not fetched", "another's files",
         "not applied", "one has its files",
     ],
