@@ -58,8 +58,6 @@ def test_a_second_run_goes_on_where_the_first_ended(tmp_path: Path) -> None:
     assert "planned: 2.opt-125m by" in second.stderr
     assert main_of_publishing([str(out), "--root", str(tmp_path)]) == 2, "it was simulated"
     assert "Paper: Figure 5" in report
-    assert (out / "plots" / "replicas.png").stat().st_size > 1000
-    assert "data:image/png;base64," in (out / "report.html").read_text()
 
     profile = serde.from_json(Profile, (out / "profiles" / "opt-125m.json").read_bytes())
     assert profile.provenance.engine == "simulated"
