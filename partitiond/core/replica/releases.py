@@ -65,10 +65,11 @@ def release_of(form: ModelSpec) -> str:
     engines.
 
     Options with default values are left out, so that a later version with more options finds the
-    same digest.
+    same digest. The defaults are those that options first had: engines keep running over an upgrade
+    that changes one.
     """
     engine = dataclasses.replace(form.engine, sleep_mode=False)
-    usual = EngineOptions()
+    usual = EngineOptions(dtype="bfloat16")
     options = [
         f"{field.name}={getattr(engine, field.name)!r}"
         for field in dataclasses.fields(EngineOptions)
