@@ -40,7 +40,12 @@ def release(version: int, state: ReleaseState, at: str = "t") -> Release:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "digest"), [("bfloat16", "d6366000d55b8528"), ("auto", "35efedb0459efa42"), ("float32", "fc967188092dbdab")]
+    ("dtype", "digest"),
+    [
+        ("bfloat16", "d6366000d55b8528"),
+        ("auto", "35efedb0459efa42"),
+        ("float32", "fc967188092dbdab"),
+    ],
 )
 def test_an_upgrade_finds_the_digests_of_the_engines_that_run(dtype: str, digest: str) -> None:
     """Digests as of the release whose default dtype was bfloat16."""
