@@ -4,6 +4,8 @@ import copy
 import json
 import os
 import re
+import shutil
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -26,6 +28,7 @@ def write_settings(file: Path, texts: Mapping[str, str]) -> dict[str, object]:
     Raises:
         SettingsError: a key or a value is refused, or the file cannot be written or changed.
     """
+    file = file.resolve()  # a link stays one
     values = from_overrides(Settings, texts, "the setting").values
     written = {key: values[key] if text else None for key, text in texts.items()}
     try:
@@ -39,12 +42,25 @@ def write_settings(file: Path, texts: Mapping[str, str]) -> dict[str, object]:
             load_settings(draft)  # alone: the environment may hide what is wrong in it
         finally:
             draft.unlink(missing_ok=True)
-        write_durably(file, made.encode())
+        write_durably(file, made.encode(), drafted=lambda: _let_the_same_read(file))
     except OSError as error:
         raise SettingsError(
             f"{file} cannot be changed: {error.strerror or error}.", hint="Use sudo, or --config."
         ) from error
     return written
+
+
+def _let_the_same_read(file: Path) -> None:
+    """Give the draft of `write_durably` the owner and mode of the file, whose daemon may run as
+    another user than who changes it; a new file may be read by all.
+    """
+    draft = file.with_name(f"{file.name}.new")
+    if not file.exists():
+        draft.chmod(0o644)
+        return
+    there = file.stat()
+    shutil.chown(draft, there.st_uid, there.st_gid)
+    draft.chmod(stat.S_IMODE(there.st_mode))
 
 
 def with_setting(text: str, key: str, value: object) -> str:

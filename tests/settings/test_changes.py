@@ -1,11 +1,13 @@
 """One setting of a file is changed line by line, and what cannot be changed so is refused."""
 
+import stat
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from partitiond.core.errors import SettingsError
-from partitiond.settings.changes import with_setting
+from partitiond.settings.changes import with_setting, write_settings
 
 FILE = """\
 # top
@@ -48,3 +50,17 @@ def test_a_setting_is_taken_out_and_a_file_of_another_form_is_left_to_an_editor(
     for text in ("proxy = { port = 1 }\n", "proxy.port = 1\n", "[proxy]\nport = [\n1]\n", "x ="):
         with pytest.raises(SettingsError):
             with_setting(text, "proxy.port", 2)
+
+
+def test_who_could_read_the_file_still_can_and_a_link_stays_one(tmp_path: Path) -> None:
+    """The daemon runs as a user of its own, and an administrator changes its settings."""
+    file, link = tmp_path / "there.toml", tmp_path / "config.toml"
+    file.write_text("[proxy]\nport = 9000\n")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    write_settings(link, {"proxy.port": "9001"})
+    assert link.is_symlink()
+    assert "9001" in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    write_settings(tmp_path / "new.toml", {"proxy.port": "9001"})
+    assert stat.S_IMODE((tmp_path / "new.toml").stat().st_mode) == 0o644
