@@ -42,6 +42,7 @@ from partitiond.core.profile.jobs import (
     IN_FULL,
     NOT_MEASURED,
     Job,
+    JobCause,
     JobState,
     ProfileOptions,
 )
@@ -233,13 +234,21 @@ class Registry:
         """Return the jobs that the chain needs, by parameters, each with its reason.
 
         A model that is not measured waits for a first look at each kind of device; what that leaves
-        open is measured later, once. A stale profile is measured again once for each reason: if it
-        is stale after that, it would be stale after the next measurement, too.
+        open there is measured later, once for each specification. A stale profile is measured again
+        once for each reason: if it is stale after that, it would be stale after the next
+        measurement, too.
         """
         profiles = self._store.profiles(spec.name)
         wanted: dict[Params, str] = {}
         later: dict[Params, str] = {}
-        done = {(job.params, job.reason) for job in self._jobs.ended(spec.name)}
+        ended = self._jobs.ended(spec.name)
+        done = {(job.params, job.reason) for job in ended}
+        since = self._store.model(spec.name).updated_at
+        tried = {
+            job.params
+            for job in ended
+            if job.created_at >= since and job.cause is not JobCause.WITHDRAWN
+        }
         for name in ("", *(variant.name for variant in spec.variants)):
             own = [profile for profile in profiles if profile.variant == name]
             form = spec.as_variant(name)
@@ -247,9 +256,11 @@ class Registry:
             for target in looks:
                 wanted[self._params(target, name, first=True)] = NOT_MEASURED
             known = [profile for profile in own if not in_a_hurry(profile)]
-            for target in () if looks else unmeasured(form, targets, known):
-                later[self._params(target, name)] = IN_FULL
-        wanted |= {params: why for params, why in later.items() if (params, why) not in done}
+            first = {target.device.hardware for target in looks}
+            for target in unmeasured(form, targets, known):
+                if target.device.hardware not in first:
+                    later[self._params(target, name)] = IN_FULL
+        wanted |= {params: why for params, why in later.items() if params not in tried}
         for stale in self._staleness.to_measure_again(self._best(spec)):
             for target in targets:
                 if (target.device.hardware, target.size) == (stale.hardware, stale.size):

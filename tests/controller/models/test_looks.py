@@ -1,0 +1,75 @@
+"""What a first look leaves open is measured, whatever became of other looks and specifications."""
+
+import dataclasses
+from collections.abc import Callable
+
+from partitiond.core.errors import StartFailedError
+from partitiond.core.hardware.kinds import DeviceKind, SharingMode
+from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.model.spec import Demand
+from partitiond.core.profile.jobs import IN_FULL, Job, JobCause, Progress
+from partitiond.core.profile.record import Profile
+from partitiond.devices.fake import FakeDevices, fake_gpus
+from partitiond.ports import ProfileRequest
+from tests.controller.fakes import FakeProfiler, until
+from tests.controller.host import Host, serving
+
+WANTED = Demand(req_per_s=0.5)
+
+
+class Looks(FakeProfiler):
+    """Measures what it is asked, in a hurry where nothing is to be confirmed."""
+
+    fails_on = ""
+
+    async def run(self, request: ProfileRequest, progress: Callable[[Progress], None]) -> Profile:
+        if request.device.hardware == self.fails_on:
+            raise StartFailedError("it does not fit.", hint="Use less.")
+        found, spec = await super().run(request, progress), request.model.spec
+        whole = PartitionSize(SharingMode.WHOLE, 1, 100)
+        made = dataclasses.replace(
+            found,
+            id=f"{found.id}-{len(self.requests)}",
+            workload=spec.workload,
+            dtype=spec.engine.dtype,
+            size=found.size if request.device.kind is DeviceKind.CPU else whole,
+            provenance=dataclasses.replace(found.provenance, weights=spec.weights.value),
+        )
+        if request.confirm_memory:
+            return made
+        return dataclasses.replace(made, frontier_memory=None, capacity_trials=())
+
+
+def in_full(host: Host) -> list[Job]:
+    return [job for job in host.jobs() if job.reason == IN_FULL]
+
+
+class LooksHost(Host):
+    """A host whose profiler looks."""
+
+    def __init__(self, devices: FakeDevices | None = None) -> None:
+        super().__init__(devices=devices)
+        self.profiler = Looks()
+        self.service = self._make()
+
+
+async def test_a_look_that_fails_elsewhere_keeps_no_kind_of_device_from_being_measured() -> None:
+    here = fake_gpus("a100-40gb", 1)[0]
+    other = dataclasses.replace(here, id="GPU-other", hardware="l4-24gb")
+    async with serving(LooksHost(FakeDevices([here, other]))) as host:
+        host.profiler.fails_on = "l4-24gb"
+        await host.register("a", demand=WANTED, max_replicas=1)
+        await until(lambda: bool(in_full(host)))
+        assert [dict(job.params)["device_id"] for job in in_full(host)] == [here.id]
+
+
+async def test_a_changed_model_is_measured_in_full_again() -> None:
+    async with serving(LooksHost()) as host:
+        await host.register("a", demand=WANTED, max_replicas=1)
+        await host.serves("a")
+        await until(lambda: bool(in_full(host)))
+        spec = host.service.models.model("a").record.spec
+        longer = dataclasses.replace(spec.workload, prompt_tokens=spec.workload.prompt_tokens + 1)
+        await host.service.models.update(dataclasses.replace(spec, workload=longer), None)
+        await until(lambda: len(in_full(host)) == 2)
+        assert [job.cause for job in in_full(host)].count(JobCause.WITHDRAWN) == 1
