@@ -73,8 +73,8 @@ def find_ray(settings_python: Path | None, clusters_dir: Path) -> RayEnvironment
         if version is None:
             raise SettingsError(
                 f"{settings_python} has no Ray, or is no Python.",
-                hint="Correct [cluster] python, or remove it and run `partitiond setup cluster "
-                "install`.",
+                hint="Correct [cluster] python, or remove it and run `partitiond setup engine "
+                "install ray`.",
                 facts={"python": str(settings_python)},
             )
         return _new_enough(RayEnvironment(settings_python.absolute(), version))
