@@ -299,8 +299,11 @@ class JobQueue:
             return
         while self._queued:
             running = [(one.job, one.lease) for one in self._running.values()]
-            # Interrupted jobs come first: what they have measured is worth most while it is recent.
-            queue = sorted(self._queued.values(), key=lambda job: not job.device_id)
+            # What models wait for comes before what looks left open. Of each, interrupted jobs
+            # come first: what they have measured is worth most while it is recent.
+            queue = sorted(
+                self._queued.values(), key=lambda job: (job.reason == IN_FULL, not job.device_id)
+            )
             turn = self._turn(queue, running)
             if turn.begins is None or turn.lease is None:
                 self._say_waiting(turn.waits)

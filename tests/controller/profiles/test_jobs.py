@@ -16,7 +16,7 @@ from partitiond.controller.runtime.interrupted_jobs import (
 from partitiond.controller.store_waits import StoreWaits
 from partitiond.core.errors import StartFailedError, StoreError
 from partitiond.core.hardware.partition import CpuCores, WholeDevice
-from partitiond.core.profile.jobs import Job, JobCause, JobState, Progress
+from partitiond.core.profile.jobs import IN_FULL, Job, JobCause, JobState, Progress
 from partitiond.core.replica.job_slots import Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.units import GIB, Bytes
@@ -186,6 +186,14 @@ async def test_jobs_that_were_interrupted_go_on_before_all_that_wait(desk: Desk)
     for one in (after, again):
         await one.queue.close()
     assert interrupted_jobs(desk.store.jobs()) == (), "each time counts: that was enough"
+
+
+async def test_a_first_look_comes_before_what_others_left_open(desk: Desk) -> None:
+    await desk.submit("runs")
+    for subject, reason in (("open", IN_FULL), ("look", "not measured")):
+        desk.queue.submit("profile", subject, (), reason=reason)
+        desk.queue.poke()
+    assert desk.queues[-1] == ["look", "open"]
 
 
 async def test_while_measuring_is_paused_no_job_begins_and_each_says_why(desk: Desk) -> None:
