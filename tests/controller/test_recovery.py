@@ -14,6 +14,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Demand
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.core.profile.jobs import Job, JobState, ProfileOptions
+from partitiond.core.replica.engine import EngineHandle, EngineLaunch
 from partitiond.core.replica.observation import HOPELESS_FAILURES
 from partitiond.core.units import Bytes
 from partitiond.devices.fake import FakeDevices, fake_gpus
@@ -181,6 +182,39 @@ async def test_what_its_device_refuses_is_placed_elsewhere_by_itself(host: GpuHo
     assert "model-obstructed" not in host.kinds()
     # An operator's plan, too, keeps away from the full device.
     assert full not in {p.device_id for p in (await host.service.plans.preview()).plan.placements}
+
+
+async def test_what_its_device_refuses_moves_also_while_its_device_is_tried_again() -> None:
+    """The plan is ready while one more start is under way: no process would be interrupted."""
+    started, go_on = asyncio.Event(), asyncio.Event()
+    is_full = False
+
+    async def solve(request: PlanRequest) -> Plan | Infeasible:
+        if is_full and "engine-failed" in host.kinds():
+            await started.wait()
+        return await solved(request)
+
+    async with serving(GpuHost(solve=solve)) as host:
+        start = host.runner.start
+
+        async def slow_start(launch: EngineLaunch) -> EngineHandle:
+            started.set()
+            if launch.device_id in host.runner.refuse_devices:
+                await go_on.wait()
+            started.clear()
+            return await start(launch)
+
+        full = await host.place("a")
+        go_on.set()
+        host.runner.start = slow_start  # type: ignore[method-assign]
+        is_full = True
+        await refuse(host, full)
+        await host.passes(lambda: host.kinds().count("engine-failed") >= HOPELESS_FAILURES, 0.5)
+        go_on.clear()
+        await host.passes(lambda: host.device_of("a") != full or "plan-waits" in host.kinds(), 0.5)
+        go_on.set()
+        assert "plan-waits" not in host.kinds()
+        await host.serves("a")
 
 
 async def test_without_another_place_a_replica_waits_for_its_device_and_tries_it(

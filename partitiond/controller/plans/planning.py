@@ -113,8 +113,8 @@ def running_placements(
     Args:
         desired: the applied plan's placements.
         engines: all engines.
-        only_live: leave out replicas that were applied and have no process yet, or sleep still: to
-            move them interrupts no request.
+        only_live: leave out replicas that were applied and have no process yet (their devices
+            refused them, and may do so again), or sleep still: to move them interrupts no request.
         asleep: models that are to sleep; they are left out.
     """
     states = _SERVING if only_live else (*_SERVING, *_SLEEPING)
@@ -124,6 +124,8 @@ def running_placements(
     for engine in engines:
         own = engine.placement
         if engine.state not in states or own.model in asleep:
+            continue
+        if only_live and engine.refused:
             continue
         planned = wanted.get(own.replica_id)
         if own.replica_id not in found or (planned is not None and same_engine(own, planned)):
