@@ -59,7 +59,7 @@ from partitiond.core.replica.job_slots import Slots, Turn
 from partitiond.core.replica.leases import Lease
 from partitiond.core.replica.lost import cut_off, is_missed
 from partitiond.core.replica.observation import HOPELESS_FAILURES
-from partitiond.core.replica.states import ReplicaState
+from partitiond.core.replica.states import ENDING, ReplicaState
 from partitiond.metrics.exposition import Metrics
 from partitiond.platform.background import Work
 from partitiond.ports import (
@@ -292,7 +292,7 @@ class Parts:
         if not silent:
             return obstructed
         places = {device.id for device in silent} - self.controller.unheard_devices()
-        live = {e.placement.replica_id for e in self.controller.engines if e.live}
+        live = self._alive()
         asleep = self.controller.sleep.levels
 
         def withheld(placement: Placement) -> bool:
@@ -302,9 +302,15 @@ class Parts:
 
         return withheld
 
+    def _alive(self) -> set[str]:
+        """Return the replicas whose engines run. One that is being ended serves nobody, and may hang
+        in the driver of a lost device for ever.
+        """
+        engines = self.controller.engines
+        return {e.placement.replica_id for e in engines if e.live and e.state not in ENDING}
+
     def _cut_off(self, placements: Sequence[Placement]) -> frozenset[str]:
-        live = {e.placement.replica_id for e in self.controller.engines if e.live}
-        live |= {p.replica_id for p in self.controller.unheard(placements)}
+        live = self._alive() | {p.replica_id for p in self.controller.unheard(placements)}
         asleep = self.controller.sleep.levels
         return cut_off(placements, self.devices.devices, live, asleep)
 
