@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import heapq
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ from partitiond.proxy.dispatch.ledger import (
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.dispatch.replicas import LiveReplica
 from partitiond.proxy.dispatch.shared import LedgerAccess, LedgerFile
-from partitiond.proxy.dispatch.worker_queue import HOLD_SECONDS, WorkerQueue
+from partitiond.proxy.dispatch.worker_queue import ANSWER_SECONDS, HOLD_SECONDS, WorkerQueue
 from partitiond.proxy.keys.accounts import Accounts, Receipt
 from partitiond.proxy.keys.meters import Budgets, PeerMeters
 from tests.proxy.virtual import VirtualLoop
@@ -318,21 +319,35 @@ async def test_a_newcomer_does_not_overtake_who_waits_elsewhere() -> None:
     assert late.at is None
 
 
-async def test_a_worker_that_is_stopped_costs_one_place_until_it_is_gone() -> None:
-    host = Host(1, [3])
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_a_worker_that_is_stopped_costs_no_place_for_long(limit: int) -> None:
+    host = Host(1, [limit])
     ledger = host.file.ledger
     ledger.open_row(1)
-    running = [host.arrive(0, Cost(1, 1)) for _ in range(3)]
+    running = [host.arrive(0, Cost(1, 1)) for _ in range(limit)]
     # A worker that says that a request waits there, and never looks.
     WorkerQueue(ledger, 1, ledger.models.find(model_hash("m"))).waits(1, 1, wants=True)
-    waiting = [host.arrive(0, Cost(1, 1)) for _ in range(3)]
+    waiting = [host.arrive(0, Cost(1, 1)) for _ in range(limit)]
     for request in running:
         host.end(request)
-    await pass_time(9.0)
-    assert sum(r.at is not None for r in waiting) == 2, "one place is left to it"
-    ledger.clear(1)
     await pass_time(TICK)
+    assert sum(r.at is not None for r in waiting) == limit - 1, "one place is left to it"
+    await pass_time(ANSWER_SECONDS + TICK)
     assert all(r.at is not None for r in waiting)
+
+
+async def test_an_idle_worker_of_the_release_before_has_no_turn() -> None:
+    """Its cell has an urgency, which is infinite when nothing waits there."""
+    host = Host(2, [1])
+    ledger = host.file.ledger
+    ledger.open_row(2)
+    running = host.arrive(0, Cost(1, 1))
+    column = ledger.models.find(model_hash("m"))
+    ledger.floats[ledger.wants + column * ROWS + 2] = math.inf
+    waiting = [host.arrive(row, Cost(1, 1)) for row in (0, 1)]
+    host.end(running)
+    await pass_time(1.0)
+    assert sum(r.at is not None for r in waiting) == 1
 
 
 async def test_who_can_use_no_slot_keeps_none_from_others() -> None:

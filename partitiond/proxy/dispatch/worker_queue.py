@@ -20,6 +20,11 @@ HOLD_SECONDS: Final = 0.5
 """How long small requests of other workers may overtake a large one. Chosen, not measured."""
 
 
+ANSWER_SECONDS: Final = 0.1
+"""A worker that has not looked for so long leaves its turn: it is stopped, hangs or is busy. Chosen,
+many ticks."""
+
+
 class SharedReplica(LoadView, Protocol):
     """A replica with its column of the ledger, and with counts that are brought up to date."""
 
@@ -125,17 +130,22 @@ class WorkerQueue:
         """Return the replicas on which this worker may start a request now (locked).
 
         A slot is left for each other worker that wants one and comes first: that has fewer
-        sequences in flight than this one, or as many and started one longer ago.
+        sequences in flight than this one, or as many and started one longer ago. None is left for
+        one that has not looked lately, nor for one of the release before, whose cell has no time.
         """
         self.refresh(replicas)
         if not self.others_wait():
             return replicas
         own = self._turn(self._row, replicas)
         ledger, wants = self._ledger, self._ledger.wants + self._at
+        now = _milliseconds()
+        since = now - int(1000 * ANSWER_SECONDS)
         first = [
             row
             for row in range(ledger.rows)
-            if row != self._row and ledger.ints[wants + row] and self._turn(row, replicas) < own
+            if row != self._row
+            and since <= ledger.ints[wants + row] <= now
+            and self._turn(row, replicas) < own
         ]
         if first and free_slots(replicas) <= len(first):
             return ()
@@ -168,7 +178,7 @@ class WorkerQueue:
         """Publish how many requests wait in this worker; `wants` as of `publish`."""
         self._waits = entries > 0
         ledger, at = self._ledger, self._at + self._row
-        ledger.ints[ledger.wants + at] = int(wants)
+        ledger.ints[ledger.wants + at] = _milliseconds() if wants else 0
         ledger.ints[ledger.waiting_sequences + at] = sequences
         ledger.ints[ledger.waiting + at] = entries
 
@@ -218,6 +228,11 @@ class WorkerQueue:
         """Whether another worker holds the replica."""
         ints, at = self._ints, self._ledger.holds + replica.column * ROWS
         return sum(ints[at : at + ints[ROWS_CELL]]) != ints[at + self._row]
+
+
+def _milliseconds() -> int:
+    """Return the time of the monotonic clock, which all workers share; never 0."""
+    return 1 + int(1000 * time.monotonic())
 
 
 def free_slots(replicas: Iterable[LoadView]) -> int:
