@@ -490,6 +490,8 @@ class Controller:
         await self._devices.refresh(self._device_age())
         await self._adopt_returned()
         await self._count_in_flight()
+        while not (age := self._device_age()):  # it failed meanwhile
+            await self._devices.refresh(age)
         # Nothing is awaited from here to the last act: what was observed still holds.
         records = self._store.models()
         levels = self.sleep.refresh()
