@@ -50,6 +50,9 @@ STEADY_SECONDS: Final = 60.0
 """Time that Ray has to run for the pauses to begin anew."""
 END_SECONDS: Final = 10.0
 """Time for Ray's processes to end by themselves; they take 1 to 3 s on an idle machine."""
+KEEPER_END_SECONDS: Final = 2 * END_SECONDS + 5.0
+"""Time for a keeper to end Ray's processes, and those that are left over after that. One that is
+killed before leaves them."""
 LOOK_SECONDS: Final = 2.0
 """Pause between two looks for the raylet. Chosen: a host is late for so much longer, and a look
 reads the name of each process, in a few milliseconds."""

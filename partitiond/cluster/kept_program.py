@@ -16,6 +16,7 @@ to start, and a head whose Ray is away is to be reached soon after its return.""
 STEADY_SECONDS: Final = 60.0
 """Time that the program has to run for the pauses to begin anew."""
 END_SECONDS: Final = 5.0
+"""Time for a program to end by itself, unless it says how long it takes."""
 LOG_BYTES: Final = 1024 * 1024
 """Size from which the program's log is begun anew."""
 
@@ -30,6 +31,7 @@ class KeptProgram:
         name: in words.
         log_path: file for what the program prints.
         mark: begins the lines of the log that are its own.
+        end_seconds: longest time for it to end, before it is killed.
         process: the one that runs now; None between two.
     """
 
@@ -38,6 +40,7 @@ class KeptProgram:
     environment: Mapping[str, str]
     log_path: Path
     mark: str = ""
+    end_seconds: float = END_SECONDS
     process: asyncio.subprocess.Process | None = None
 
     async def keep(self) -> None:
@@ -50,7 +53,7 @@ class KeptProgram:
                 code = await process.wait()
             finally:
                 self.process = None
-                await _end(process)
+                await _end(process, self.end_seconds)
             tried = 0 if loop.time() - started > STEADY_SECONDS else tried + 1
             pause = PAUSES_SECONDS[min(tried, len(PAUSES_SECONDS) - 1)]
             log.warning(
@@ -84,12 +87,12 @@ class KeptProgram:
         return "it said nothing"
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: asyncio.subprocess.Process, seconds: float) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            async with asyncio.timeout(END_SECONDS):
+            async with asyncio.timeout(seconds):
                 await process.wait()
         except TimeoutError:
             process.kill()

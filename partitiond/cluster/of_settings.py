@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from partitiond.cluster.certificates import CA_FILE, CERTIFICATE_FILE, KEY_FILE, check_files
-from partitiond.cluster.keeper import keep_ray, keeper_command
+from partitiond.cluster.keeper import KEEPER_END_SECONDS, keep_ray, keeper_command
 from partitiond.cluster.kept_program import KeptProgram
 from partitiond.cluster.own_files import ensure_own_files, own_address
 from partitiond.cluster.ray_cluster import RayCluster
@@ -103,8 +103,9 @@ def prepare_cluster(settings: Settings) -> HostPlace:
     check_node(node, os.environ)
     node.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     keeper = KeptProgram(
-        "Ray's keeper", keeper_command(node), os.environ, node.folder / "keeper.log"
-    )
+        "Ray's keeper", keeper_command(node), os.environ, node.folder / "keeper.log",
+        end_seconds=KEEPER_END_SECONDS,
+    )  # fmt: skip
     return dataclasses.replace(place, keep=keeper.keep)
 
 

@@ -37,3 +37,16 @@ async def test_one_that_cannot_be_started_is_tried_again(
     await until("the error", lambda: "begins again" in caplog.text)
     await keeping.stop()
     assert kept.last_words() == "it said nothing"
+
+
+async def test_one_that_takes_long_to_end_is_given_its_time(tmp_path: Path) -> None:
+    """A keeper that is killed leaves Ray running."""
+    script = f"trap 'sleep 6; touch {tmp_path}/ended; exit' TERM; echo begun; sleep 600 & wait"
+    kept = KeptProgram(
+        "a program", ["sh", "-c", script], os.environ, tmp_path / "log", end_seconds=60.0
+    )
+    keeping = Background([kept.keep])
+    keeping.start()
+    await says(kept.log_path, "begun")
+    await keeping.stop()
+    assert (tmp_path / "ended").exists()
