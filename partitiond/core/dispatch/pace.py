@@ -99,6 +99,8 @@ class Pace:
         self._planned = planned
         self._ttft_seconds = ttft_seconds
         self._tpot_seconds = tpot_seconds
+        if not self.is_bounded:  # others tell nothing more
+            self._unread_elsewhere = self._least_elsewhere = 0
 
     def learn_from_others(self, unread_tokens: int, limit: int, now: float) -> None:
         """Take over what other processes know that send to the engine, too.

@@ -387,3 +387,13 @@ def test_a_request_waits_as_long_as_it_can_still_meet_the_bound(
         wait_limit_seconds=limit,
     )
     assert route.longest_wait_seconds(first) == longest
+
+
+def test_what_others_found_ends_with_the_bounds() -> None:
+    """Others tell nothing more, so what they told last would hold as long as the engine."""
+    pace = Pace()
+    pace.apply(8, 2.0, 0.1)
+    pace.learn_from_others(10**9, 1, 0.0)
+    assert pace.most_sequences(0) == 1
+    pace.apply(8, 0.0, 0.0)
+    assert pace.most_sequences(0) == 8
