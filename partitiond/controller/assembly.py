@@ -303,8 +303,8 @@ class Parts:
         return withheld
 
     def _alive(self) -> set[str]:
-        """Return the replicas whose engines run. One that is being ended serves nobody, and may hang
-        in the driver of a lost device for ever.
+        """Return the replicas whose engines run. One that is being ended serves nobody, and may
+        hang in the driver of a lost device for ever.
         """
         engines = self.controller.engines
         return {e.placement.replica_id for e in engines if e.live and e.state not in ENDING}

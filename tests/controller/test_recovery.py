@@ -7,7 +7,7 @@ import pytest
 
 from partitiond.controller.plans.planning import Solve
 from partitiond.controller.views.overview import JOBS_SHOWN
-from partitiond.core.errors import DeviceError
+from partitiond.core.errors import DeviceError, EngineError
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.kinds import ForeignProcess, SharingMode, silent_device
 from partitiond.core.hardware.partition import PartitionSize
@@ -188,6 +188,28 @@ async def test_what_fails_while_a_pass_waits_is_not_started_before_a_look_at_its
     await host.passes(lambda: host.device_of("a") != lost, 0.5)
     await host.serves("a")
     assert lost not in {launch.device_id for launch in host.runner.launches[began:]}
+
+
+@pytest.mark.parametrize("left", ["gone", "failed", "silent"])
+async def test_what_cannot_be_ended_on_a_lost_device_is_planned_again(
+    host: GpuHost, left: str
+) -> None:
+    """Its process hangs in the driver of a GPU that is off the bus, and serves nobody."""
+    lost = await host.place("a")
+    await host.becomes(lost, left)
+    await host.passes(lambda: left == "silent" or "plan-waits" in host.kinds())
+    chain = host.service.parts.plans.chain
+    await host.passes(lambda: not chain.planning)
+    host.runner.refuse_stop = EngineError("it does not end: it hangs in the kernel.")
+    (engine,) = host.runner.running()
+    host.runner.die(engine)
+    await host.passes(lambda: "engine-lingers" in host.kinds())
+    try:
+        async with asyncio.timeout(60.0):
+            await host.passes(lambda: host.device_of("a") != lost, 0.5)
+            await host.passes(lambda: len(host.runner.running()) == 1, 0.5)
+    finally:
+        host.runner.refuse_stop = None
 
 
 FULL = DeviceError("a-1 needs 3 GiB, where 1 GiB is free.", hint="See who holds memory there.")

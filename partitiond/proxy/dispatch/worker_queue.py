@@ -21,8 +21,8 @@ HOLD_SECONDS: Final = 0.5
 
 
 ANSWER_SECONDS: Final = 0.1
-"""A worker that has not looked for so long leaves its turn: it is stopped, hangs or is busy. Chosen,
-many ticks."""
+"""A worker that has not looked for so long leaves its turn: it is stopped, hangs or is busy.
+Chosen, many ticks."""
 
 
 class SharedReplica(LoadView, Protocol):
