@@ -114,7 +114,7 @@ FIELDS: list[tuple[str, Any, Any]] = [
     ("demand.weight", 3.0, 1.0),
     ("demand.percentile", 99.0, None),
     ("demand.window_seconds", 30.0, 10.0),
-    ("engine.dtype", "float32", "bfloat16"),
+    ("engine.dtype", "float32", "auto"),
     ("engine.max_model_len", 1024, None),
     ("engine.extra_args", ["--token-seconds=0.01"], []),
     ("engine.quantization", "fp8", ""),

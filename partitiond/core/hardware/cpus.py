@@ -21,7 +21,7 @@ width. Assumed."""
 
 EMULATED_SHARE: Final = 0.15
 """Speed of bfloat16 beside 32 bit on a core without such an instruction, which converts number by
-number. Measured: `torch.nn.functional.linear` of 576 x 1,536 weights and 16 to 256 rows reached 12
+number. Chosen: `torch.nn.functional.linear` of 576 x 1,536 weights and 16 to 256 rows reached 12
 GFLOP/s on a core with AVX2 whose 32-bit product reaches 90; with AVX-512 and no bfloat16 twice."""
 
 

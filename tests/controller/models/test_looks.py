@@ -47,6 +47,8 @@ def in_full(host: Host) -> list[Job]:
 class LooksHost(Host):
     """A host whose profiler looks."""
 
+    profiler: Looks
+
     def __init__(self, devices: FakeDevices | None = None) -> None:
         super().__init__(devices=devices)
         self.profiler = Looks()
