@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from partitiond.cli.groups import Lists
+from partitiond.fleet.file import fleet_schema
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # `docs` is found from any folder
@@ -43,17 +44,21 @@ def cli_page() -> str:
     root = command_line()
     blocks = [
         "Global options stand before the command: `partitiond --state-dir DIR status`. "
-        "Exit codes are on [a page of their own](exit-codes.md).",
-        _options(root),
+        "Exit codes are on [a page of their own](exit-codes.md). `--json` prints JSON instead of a "
+        "table; where a command has no `--json`, its line says so.",
+        _options(root, {}),
     ]
+    told: dict[tuple[str, str], str] = {}
     for path, command, short in commands(root):
         blocks += [f"## `partitiond {' '.join(path)}`", _help_text(command)]
         if short:
             blocks.append(f"`partitiond {short}` is short for it.")
-        usage = _usage(path, command)
-        blocks.append(f"```text\n{usage}\n```")
-        if options := _options(command):
+        blocks.append(f"```text\n{_usage(path, command)}\n```")
+        if options := _options(command, told):
             blocks.append(options)
+        if again := _told_before(command, told):
+            blocks.append(again)
+        told |= dict.fromkeys(_option_rows(command), " ".join(path)) | told
     return page("Command line", *blocks)
 
 
@@ -91,21 +96,46 @@ def _usage(path: tuple[str, ...], command: Any) -> str:
     for argument in _arguments(command):
         name = str(argument.metavar or argument.name.upper()).strip("[]")
         names.append(name if argument.required else f"[{name}]")
-    return " ".join(["partitiond", *path, *names, "[OPTIONS]"])
+    json = any("--json" in parameter.opts for parameter in command.params)
+    return " ".join(["partitiond", *path, *names, "[OPTIONS]", *([] if json else ["(no --json)"])])
 
 
-def _options(command: Any) -> str:
-    rows = [
-        (", ".join(f"`{flag}`" for flag in [*p.opts, *p.secondary_opts]), str(p.help or ""))
-        for p in command.params
-        if p.param_type_name == "option" and "completion" not in p.name
-    ]
+def _option_rows(command: Any) -> list[tuple[str, str]]:
+    """Names and help of each argument and option but `--json` and `--help`."""
     arguments = [
         (f"`{str(a.metavar or a.name.upper()).strip('[]')}`", str(a.help or ""))
         for a in _arguments(command)
     ]
-    both = [*arguments, *(row for row in rows if row[0] != "`--help`")]
-    return table(("option", "what it does"), iter(both)) if both else ""
+    options = [
+        (", ".join(f"`{flag}`" for flag in [*p.opts, *p.secondary_opts]), str(p.help or ""))
+        for p in command.params
+        if p.param_type_name == "option" and "completion" not in p.name
+    ]
+    return [*arguments, *(row for row in options if row[0] not in {"`--help`", "`--json`"})]
+
+
+LONG_HELP: Final = 5
+"""Words of an option's help from which on a second command with it only names the first one."""
+
+
+def _repeated(row: tuple[str, str], told: dict[tuple[str, str], str]) -> bool:
+    return row in told and row[0].startswith("`--") and len(row[1].split()) >= LONG_HELP
+
+
+def _options(command: Any, told: dict[tuple[str, str], str]) -> str:
+    rows = [row for row in _option_rows(command) if not _repeated(row, told)]
+    return table(("option", "what it does"), iter(rows)) if rows else ""
+
+
+def _told_before(command: Any, told: dict[tuple[str, str], str]) -> str:
+    """Options of this command that an earlier one has as well, by the earlier one."""
+    groups: dict[str, list[str]] = {}
+    for row in _option_rows(command):
+        if _repeated(row, told):
+            groups.setdefault(told[row], []).append(row[0])
+    return "\n\n".join(
+        f"As for `partitiond {first}`: {', '.join(names)}." for first, names in groups.items()
+    )
 
 
 # --- exit codes and errors -------------------------------------------------------------------
@@ -170,18 +200,85 @@ def api_page() -> str:
     blocks = [
         "JSON over HTTP on `127.0.0.1:8400`, with the admin token of the state folder as "
         "`Authorization: Bearer TOKEN`. Errors are `application/problem+json` with `code`, "
-        "`detail` and `hint`. The whole OpenAPI document, with the fields of all answers, is at "
-        "`/openapi.json`.",
+        "`detail` and `hint`: 401 for a token that is missing or wrong, 404 where there is no such "
+        "thing, 409 where it conflicts with what is there, 412 where `If-Match` names another "
+        "version, 413 and 422 for a body that is too large or not valid, 503 where the daemon "
+        "cannot do it now. The whole OpenAPI document, with the fields of all answers, is at "
+        "`/openapi.json`. A body of a model is as in [a fleet file](fleet-file.md); in a "
+        "`...Patch` each field may be absent, and null returns it to its default.",
     ]
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             blocks += _operation(method, path, operation)
     blocks.append("## Bodies")
     schemas = document["components"]["schemas"]
+    elsewhere = fleet_schema()["$defs"].keys() | {"ModelBody"}
     for name, schema in sorted(schemas.items()):
-        if name in _sent(document) and schema.get("properties"):
+        here = name not in elsewhere and not name.endswith("Patch")
+        if name in _sent(document) and schema.get("properties") and here:
             blocks += [f"### `{name}`", _schema(schema)]
     return page("Control API", *blocks)
+
+
+# --- fleet file ------------------------------------------------------------------------------
+
+
+def fleet_file_page() -> str:
+    """Every table of a fleet file, from the model that reads it."""
+    schema = fleet_schema()
+    blocks = [
+        "A TOML file for `partitiond up -f` and `partitiond plan --from`; "
+        "`partitiond schema fleet --json` prints its JSON schema for editors. A wrong file is "
+        "refused with each mistake, its line and what was meant; `partitiond up -f FLEET "
+        "--dry-run` shows what it would change. Bodies of the [control API](api.md) have the same "
+        "fields.",
+        f"```toml\n{EXAMPLE}```",
+        _schema(schema),
+    ]
+    shown: set[str] = set()
+    for path, name in _tables(schema, schema):
+        if name not in shown:
+            shown.add(name)
+            blocks += [f"## `{path}`: `{name}`", _schema(schema["$defs"][name])]
+    return page("Fleet file", *blocks)
+
+
+def _tables(
+    schema: dict[str, Any], node: dict[str, Any], above: str = ""
+) -> Iterator[tuple[str, str]]:
+    """Yield the header of each table below a node, and the name of its definition."""
+    for key, field in node.get("properties", {}).items():
+        for name in re.findall(r"#/\$defs/(\w+)", json.dumps(field)):
+            found = schema["$defs"][name]
+            if "properties" in found:
+                path = f"{above}{key}"
+                yield (f"[[{path}]]" if field.get("type") == "array" else f"[{path}]"), name
+                yield from _tables(schema, found, f"{path}.")
+
+
+EXAMPLE: Final = """\
+[settings.planner]                   # any table of the settings file
+time_limit_seconds = 5
+
+[[devices]]                          # left out: the devices of this host
+hardware = "a100-80gb"
+count = 8
+
+[[models]]
+model = "opt-1.3b"                   # catalog name, hub id or folder
+demand = { req_per_s = 20 }
+slo = { ttft_seconds = 1.0, tpot_seconds = 0.05 }
+rules = { survive = "host" }
+
+[models.workload]
+shape = "lognormal"                  # or "trace" with pairs_file = "pairs.csv"
+prompt_tokens = 400
+prompt_variation = 1.1
+
+[[models.variants]]                  # forms that a plan may use instead
+name = "fp8"
+engine = { quantization = "fp8" }
+"""
 
 
 def _sent(document: dict[str, Any]) -> set[str]:
@@ -218,7 +315,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
     text = operation.get("description") or operation.get("summary") or ""
     if text:
         yield "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
-    parameters = operation.get("parameters", [])
+    parameters = [p for p in operation.get("parameters", []) if p.get("description")]
     if parameters:
         yield table(
             ("parameter", "in", "type", "what it is"),
@@ -235,18 +332,22 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> Iterator[st
     body = operation.get("requestBody", {}).get("content", {}).get("application/json")
     if body:
         yield f"Body: {_type(body.get('schema', {}))}"
-    answers = (
-        f"`{status}` {' '.join(answer.get('description', '').split()).rstrip('.')}"
-        f"{_answer_type(answer)}"
-        for status, answer in operation.get("responses", {}).items()
-    )
-    yield "Answers: " + "; ".join(answers) + "."
+    told = [f"`{status}`{_answer(answer)}" for status, answer in operation["responses"].items()
+            if status not in EVERYWHERE]  # fmt: skip
+    yield f"Answers: {'; '.join(told)}."
 
 
-def _answer_type(answer: dict[str, Any]) -> str:
+EVERYWHERE: Final = {"401", "404", "409", "412", "413", "422", "503"}
+"""Statuses that the top of the page explains."""
+
+
+def _answer(answer: dict[str, Any]) -> str:
+    about = " ".join(answer.get("description", "").split()).rstrip(".")
     content = answer.get("content", {})
     schema = next((c.get("schema", {}) for c in content.values() if c.get("schema")), None)
-    return f" ({_type(schema)})" if schema else ""
+    return (f" {about}" if about != "Successful Response" else "") + (
+        f" ({_type(schema)})" if schema else ""
+    )
 
 
 def _schema(schema: dict[str, Any]) -> str:
@@ -266,7 +367,8 @@ def _schema(schema: dict[str, Any]) -> str:
 
 
 def _default(field: dict[str, Any]) -> str:
-    return f"`{json.dumps(field['default'])}`" if "default" in field else ""
+    told = "default" in field and not (isinstance(field["default"], dict) and field["default"])
+    return f"`{json.dumps(field['default'])}`" if told else ""
 
 
 def _type(schema: dict[str, Any]) -> str:
@@ -363,6 +465,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "exit-codes.md": exit_codes_page,
     "settings.md": settings_page,
     "api.md": api_page,
+    "fleet-file.md": fleet_file_page,
     "replica-states.md": replica_states_page,
     "models.md": models_page,
     "metrics.md": metrics_page,

@@ -1,15 +1,16 @@
-"""Defines the bodies of /keys, and the limits that keys and models share."""
+"""Defines the bodies of /keys."""
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, model_validator
 
-from partitiond.api.parts import Body
+from partitiond.api.schemas import merge
 from partitiond.core.dispatch.routing import BudgetPeriod, KeyRates, RequestLimits, RouteKind
 from partitiond.core.errors import InputError
 from partitiond.core.instants import utc_iso
 from partitiond.core.keys.record import KeyTerms
+from partitiond.fleet.parts import Body, Patch, RequestLimitsBody, RequestLimitsPatch
 from partitiond.serde import from_jsonable, to_jsonable
 
 MAX_KEY_LIST = 256
@@ -18,32 +19,6 @@ MAX_EXPIRY_SECONDS = 100 * 366 * 86400.0
 ExpirySeconds = Annotated[float, Field(gt=0, le=MAX_EXPIRY_SECONDS, allow_inf_nan=False)]
 ModelNames = Annotated[tuple[str, ...], Field(max_length=MAX_KEY_LIST)]
 Routes = Annotated[tuple[RouteKind, ...], Field(max_length=len(RouteKind))]
-
-
-class RequestLimitsBody(Body):
-    """Bounds of one request; 0 is none. Of a model's and a key's the stricter holds."""
-
-    max_prompt_bytes: int = Field(
-        0, description="Text of all its prompts together, in bytes; a token id counts as 4."
-    )
-    max_output_tokens: int = Field(
-        0,
-        description="A request that asks for more is refused; one that names no limit gets this "
-        "one.",
-    )
-    max_sequences: int = Field(0, description="Prompts times n.")
-
-    def to_limits(self) -> RequestLimits:
-        """Convert to the core's type."""
-        return RequestLimits(**self.model_dump())
-
-
-class RequestLimitsPatch(Body):
-    """What changes about the bounds of one request."""
-
-    max_prompt_bytes: int | None = None
-    max_output_tokens: int | None = None
-    max_sequences: int | None = None
 
 
 class KeyRatesBody(Body):
@@ -60,47 +35,11 @@ class KeyRatesBody(Body):
     )
 
 
-class KeyRatesPatch(Body):
+class KeyRatesPatch(KeyRatesBody, Patch):
     """What changes about the rates."""
 
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    max_in_flight: int | None = None
-    token_budget: int | None = None
-    budget_period: BudgetPeriod | None = None
 
-
-class _Expiring(Body):
-    """Both ways of saying when a key ends."""
-
-    expires_at: AwareDatetime | None = Field(
-        None, description="When it is refused from, with a time zone; null for never."
-    )
-    expires_in_seconds: ExpirySeconds | None = Field(
-        None, description="Instead of expires_at: so many seconds from now."
-    )
-
-    @model_validator(mode="after")
-    def _one_expiry(self) -> Self:
-        if self.expires_at is not None and self.expires_in_seconds is not None:
-            raise ValueError("give either expires_at or expires_in_seconds")
-        return self
-
-    def expiry(self) -> str | None:
-        """Return the expiry in the core's form."""
-        if self.expires_in_seconds is not None:
-            return utc_iso(datetime.now(UTC).timestamp() + self.expires_in_seconds)
-        if self.expires_at is None:
-            return None
-        try:
-            return utc_iso(self.expires_at.timestamp())
-        except (ValueError, OverflowError) as error:
-            raise InputError(
-                "expires_at is out of range.", hint="Write it as 2030-01-31T00:00:00Z."
-            ) from error
-
-
-class KeyBody(_Expiring):
+class KeyBody(Body):
     """A new API key."""
 
     model_config = ConfigDict(
@@ -132,6 +71,31 @@ class KeyBody(_Expiring):
     )
     limits: RequestLimitsBody = RequestLimitsBody()
     rates: KeyRatesBody = KeyRatesBody()
+    expires_at: AwareDatetime | None = Field(
+        None, description="When it is refused from, with a time zone; null for never."
+    )
+    expires_in_seconds: ExpirySeconds | None = Field(
+        None, description="Instead of expires_at: so many seconds from now."
+    )
+
+    @model_validator(mode="after")
+    def _one_expiry(self) -> Self:
+        if self.expires_at is not None and self.expires_in_seconds is not None:
+            raise ValueError("give either expires_at or expires_in_seconds")
+        return self
+
+    def expiry(self) -> str | None:
+        """Return the expiry in the core's form."""
+        if self.expires_in_seconds is not None:
+            return utc_iso(datetime.now(UTC).timestamp() + self.expires_in_seconds)
+        if self.expires_at is None:
+            return None
+        try:
+            return utc_iso(self.expires_at.timestamp())
+        except (ValueError, OverflowError) as error:
+            raise InputError(
+                "expires_at is out of range.", hint="Write it as 2030-01-31T00:00:00Z."
+            ) from error
 
     def to_terms(self) -> KeyTerms:
         """Convert to the service's type. Raises SpecError."""
@@ -142,12 +106,12 @@ class KeyBody(_Expiring):
             expires_at=self.expiry(),
             priority=self.priority,
             weight=self.weight,
-            limits=self.limits.to_limits(),
+            limits=RequestLimits(**self.limits.model_dump()),
             rates=KeyRates(**self.rates.model_dump()),
         )
 
 
-class KeyPatch(_Expiring):
+class KeyPatch(KeyBody, Patch):
     """A merge patch (RFC 7396): what is absent stays, null returns to the default.
 
     A list is replaced as a whole.
@@ -159,30 +123,17 @@ class KeyPatch(_Expiring):
         }
     )
 
-    label: str | None = Field(None, max_length=200)
-    models: ModelNames | None = None
-    routes: Routes | None = None
-    priority: int | None = None
-    weight: float | None = None
-    limits: RequestLimitsPatch | None = None
-    rates: KeyRatesPatch | None = None
+    limits: RequestLimitsPatch
+    rates: KeyRatesPatch
 
     def apply_to(self, terms: KeyTerms) -> KeyTerms:
         """Return the changed terms. Raises SpecError, InputError."""
         expiry = {"expires_at", "expires_in_seconds"}
         old = {field: getattr(terms, field) for field in KeyTerms.__dataclass_fields__}
-        merged: dict[str, Any] = to_jsonable(KeyTerms(**old))
-        for name, value in self.model_dump(mode="json", exclude_unset=True, exclude=expiry).items():
-            if value is None:
-                merged.pop(name)
-            elif isinstance(value, dict):
-                part = merged[name] | value
-                merged[name] = {key: item for key, item in part.items() if item is not None}
-            else:
-                merged[name] = value
+        changes = self.model_dump(mode="json", exclude_unset=True, exclude=expiry)
         if expiry & self.model_fields_set:
-            merged["expires_at"] = self.expiry()
-        return from_jsonable(KeyTerms, merged)
+            changes["expires_at"] = self.expiry()
+        return from_jsonable(KeyTerms, merge(to_jsonable(KeyTerms(**old)), changes))
 
 
 class RotateBody(Body):

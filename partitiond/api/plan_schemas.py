@@ -4,14 +4,18 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from partitiond.api.parts import Body
 from partitiond.core.plan.answers import PlanQuestion
 from partitiond.core.plan.objectives import not_removed, objectives_told
 from partitiond.core.plan.record import MAX_MOVE_PRICE, Objective
+from partitiond.fleet.parts import Body
+from partitiond.fleet.registration import ModelBody
 from partitiond.planner.answers.changes import parse_changes
 
 MAX_WHAT_IF = 32
 """A client that needs more what-ifs should send one request for each."""
+
+MAX_MODELS = 1000
+"""A body of so many models has about the largest size that is taken."""
 
 WhatIf = Annotated[str, Field(min_length=1, max_length=500)]
 
@@ -60,6 +64,12 @@ class PlanBody(Body):
         False,
         description="Models may have no replica for a while, where old and new do not fit side by "
         "side.",
+    )
+
+    models: Annotated[list[ModelBody], Field(max_length=MAX_MODELS)] = Field(
+        [],
+        description="Plan as if these models were registered so, beside the others. Such a plan "
+        "answers nothing else that is asked here, and cannot be applied.",
     )
 
     def to_question(self) -> PlanQuestion:

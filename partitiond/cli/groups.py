@@ -7,7 +7,7 @@ from typing import Any, Final
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from partitiond.cli.tree import HEADINGS, TREE, Branch, Headings, Leaf
+from partitiond.cli.tree import HEADINGS, REMOVED, TREE, Branch, Headings, Leaf
 
 HELP_OPTIONS: Final = ("-h", "--help")
 
@@ -50,7 +50,7 @@ def built(entries: Mapping[str, Leaf | Branch]) -> dict[str, Any]:
 
 
 def _group(name: str, entry: Branch) -> TyperGroup:
-    kind = TyperGroup if entry.bare is None else Lists
+    kind = CommandGroup if entry.bare is None else Lists
     group = kind(
         name=name,
         commands=built(entry.entries),
@@ -65,7 +65,18 @@ def _group(name: str, entry: Branch) -> TyperGroup:
     return group
 
 
-class Root(TyperGroup):
+class CommandGroup(TyperGroup):
+    """Commands; who names one of a release before is told what does the same."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that the first word names. Raises UsageError."""
+        path = f"{ctx.command_path} {args[0]}".partition(" ")[2]
+        if args[0] not in self.commands and path in REMOVED:
+            ctx.fail(f"There is no command {path!r} any more: {REMOVED[path]}.")
+        return super().resolve_command(ctx, args)
+
+
+class Root(CommandGroup):
     """The commands of `partitiond`, under headings."""
 
     def __init__(self, **given: Any) -> None:
@@ -131,7 +142,7 @@ def headed(headings: Headings) -> type[TyperCommand]:
     return Headed
 
 
-class Lists(TyperGroup):
+class Lists(CommandGroup):
     """A group that lists when no command is given: `partitiond keys` is `partitiond keys list`.
 
     Attributes:
@@ -144,7 +155,8 @@ class Lists(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Insert the name of the command if none is given."""
-        named = args if ctx.resilient_parsing else self.with_command(args)
+        path = f"{ctx.command_path} {args[0] if args else ''}".partition(" ")[2]
+        named = args if ctx.resilient_parsing or path in REMOVED else self.with_command(args)
         return super().parse_args(ctx, named)
 
     def with_command(self, args: list[str]) -> list[str]:

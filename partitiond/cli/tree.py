@@ -50,7 +50,7 @@ HEADINGS: Final[Mapping[str, tuple[str, ...]]] = {
     "Several hosts": ("hosts", "host"),
     "Watch": ("status", "events", "devices"),
     "Access": ("keys",),
-    "Instruments": ("tools",),
+    "Instruments": ("tools", "schema"),
 }
 """The commands of the overview, in the order in which a new user meets them."""
 
@@ -262,8 +262,33 @@ TREE: Final[Entries] = {
     "host": Branch("This host among several: join a head, leave it, be it.", _HOST, bare=None),
     "hosts": Branch("Hosts of the fleet: list, forget.", _HOSTS),
     "keys": Branch("API keys of the endpoint.", _KEYS),
+    "schema": Leaf("Show every key of a fleet file or of the settings file.", "schema:schema"),
     "tools": Branch(
         "Estimate models, advise on a deployment, simulate GPU hosts.", _TOOLS, bare=None
     ),
 }
 """Every command. The reference page lists them in this order."""
+
+REMOVED: Final[Mapping[str, str]] = {
+    "demo": "`make demo` in a clone runs it",
+    "devices hosts": "`partitiond hosts` lists them",
+    "devices mig": "`partitiond devices show DEVICE` lists GPU instances, and plans change them",
+    "head": "`partitiond host take-over` does it",
+    "join": "`partitiond host join` does it",
+    "leave": "`partitiond host leave` does it",
+    "models history": "`partitiond models show NAME` lists its releases",
+    "models scaling": "`partitiond models show NAME` says how it scales",
+    "profile diff": "`partitiond profile show PROFILE` shows each",
+    "profile export": "`partitiond profile show PROFILE --json` writes one",
+    "profile plot": "the dashboard draws them",
+    "profile prune": "`partitiond profile list --unneeded --delete` does it",
+    "setup cluster": "`partitiond setup engine install ray` does it",
+    "setup config path": "`partitiond setup config` names the file",
+    "setup engine list": "`partitiond setup engine` shows the one in use",
+    "tools replicate": "`make gpu-check` measures replicas side by side",
+    "tools simulate list": "`partitiond tools simulate show` lists them",
+    "tools transfer": "plans predict profiles themselves",
+    "top": "the dashboard and `partitiond status` show it",
+    "version": "`partitiond --version` shows it",
+}
+"""Commands of the releases before, and what does the same."""

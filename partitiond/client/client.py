@@ -192,6 +192,11 @@ class ControlClient(ViewCalls):
                 return self._read(PlanPreview, data)
         raise unreachable(self.base_url, "it ended before there was a plan")
 
+    def plan_with(self, models: Sequence[ModelSpec]) -> PlanPreview:
+        """Make a plan as if these models were registered so; it cannot be applied."""
+        body = {"models": [registration_body(model) for model in models]}
+        return self._send(PlanPreview, "POST", "/plan", body=body, timeout=LONG_TIMEOUT_SECONDS)
+
     def apply(self, plan_id: str | None = None, *, allow_outage: bool = False) -> PlanPreview:
         """Apply a previewed plan, or a fresh one. Raises ConflictError if it is outdated."""
         body: dict[str, Any] = {} if plan_id is None else {"plan_id": plan_id}

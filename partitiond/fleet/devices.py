@@ -1,33 +1,10 @@
-"""Reads the `[[devices]]` tables of a fleet file.
-
-[[devices]]
-hardware = "a100-80gb"      # a key of the catalog
-count = 8
-per_host = 8                # devices in one host
-host = "node-a"             # hosts are numbered if there are several
-rack = "r1"                 # fault domain above the host
-cores = 16                  # host cores for the engines of one device
-host_memory = "512GiB"      # for all engines of one host; left out: no limit
-modes = ["mps", "mig"]      # left out: all that the hardware has
-price_per_hour = 1.8
-idle_watts = 55
-max_watts = 400
-
-[[devices]]                 # one device, partly used by other programs
-hardware = "a100-80gb"
-id = "gpu-3"
-occupied_slices = [0, 1, 2, 3]      # memory slices under GPU instances that are not ours
-# mig_instances = ["3g.40gb@4"]     # idle GPU instances that exist, and may be used
-# mig_fixed = true                  # only those: the GPU may not be repartitioned
-# occupied_sm_percent = 30          # or SMs that other programs hold under MPS
-# reserved = "2GiB", memory = "79GiB", max_replicas = 16, cordoned = true
-"""
+"""Reads the `[[devices]]` tables of a fleet file."""
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, Field
 
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware.gpus import HARDWARE
@@ -41,6 +18,8 @@ from partitiond.core.hardware.kinds import (
 from partitiond.core.mig.geometry import covered_slices
 from partitiond.core.mig.text import EMPTY, parse_geometry, places_for
 from partitiond.core.units import Bytes, parse_bytes
+from partitiond.fleet.mistakes import Place
+from partitiond.fleet.parts import Body
 
 MAX_DEVICES: Final = 4096
 """Most devices in one file; more are a typing mistake."""
@@ -56,53 +35,85 @@ def size_of_text(value: object) -> object:
 Size = Annotated[int, BeforeValidator(size_of_text)]
 
 
-class DeviceTable(BaseModel):
-    """One table: one device, or several alike."""
+class DeviceTable(Body):
+    """One device, or several alike."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    hardware: str = Field(description="Its kind, as a100-80gb: a key of the catalog.")
+    count: int = Field(1, ge=1, le=MAX_DEVICES, description="How many of them.")
+    id: str | None = Field(None, pattern=_NAME, description="Its name in plans.")
+    host: str | None = Field(
+        None, pattern=_NAME, description="Its host; hosts are numbered if there are several."
+    )
+    rack: str = Field("", pattern=rf"{_NAME}|^$", description="Fault domain above the host.")
+    per_host: int = Field(8, ge=1, le=64, description="Devices in one host.")
+    cores: int = Field(
+        16, ge=0, le=1024, description="Cores of the host for the engines of one device."
+    )
+    host_memory: Annotated[Size, Field(gt=0)] | None = Field(
+        None, description="Memory for all engines of one host, as 512GiB; left out: no limit."
+    )
+    modes: tuple[SharingMode, ...] | None = Field(
+        None, description="Ways to share it; left out: all that the hardware has."
+    )
+    memory: Annotated[Size, Field(gt=0)] | None = Field(
+        None, description="Its memory, where that is not the hardware's."
+    )
+    reserved: Annotated[Size, Field(ge=0)] = Field(0, description="Memory that others hold.")
+    price_per_hour: float = Field(1.0, gt=0, le=1e6, description="For min-price.")
+    cordoned: bool = Field(False, description="Nothing is placed on it.")
+    max_replicas: int | None = Field(None, ge=1, le=256, description="At most so many on it.")
+    occupied_sm_percent: int = Field(
+        0, ge=0, le=100, description="SMs that other programs hold under MPS."
+    )
+    occupied_slices: tuple[Annotated[int, Field(ge=0, lt=MIG_MEMORY_SLICES)], ...] = Field(
+        (), description="Memory slices under GPU instances that are not ours."
+    )
+    mig_instances: tuple[str, ...] = Field(
+        (), description='Idle GPU instances that exist and may be used, as "3g.40gb@4".'
+    )
+    mig_fixed: bool = Field(False, description="Only those: the GPU may not be repartitioned.")
+    idle_watts: float | None = Field(None, ge=0, le=1e5, description="Its draw without load.")
+    max_watts: float | None = Field(None, gt=0, le=1e5, description="Its power limit.")
 
-    hardware: str
-    count: int = Field(default=1, ge=1, le=MAX_DEVICES)
-    id: str | None = Field(default=None, pattern=_NAME)
-    host: str | None = Field(default=None, pattern=_NAME)
-    rack: str = Field(default="", pattern=rf"{_NAME}|^$")
-    per_host: int = Field(default=8, ge=1, le=64)
-    cores: int = Field(default=16, ge=0, le=1024)
-    host_memory: Annotated[Size, Field(gt=0)] | None = None
-    modes: tuple[SharingMode, ...] | None = None
-    memory: Annotated[Size, Field(gt=0)] | None = None
-    reserved: Annotated[Size, Field(ge=0)] = 0
-    price_per_hour: float = Field(default=1.0, gt=0, le=1e6)
-    cordoned: bool = False
-    max_replicas: int | None = Field(default=None, ge=1, le=256)
-    occupied_sm_percent: int = Field(default=0, ge=0, le=100)
-    occupied_slices: tuple[Annotated[int, Field(ge=0, lt=MIG_MEMORY_SLICES)], ...] = ()
-    mig_instances: tuple[str, ...] = ()
-    mig_fixed: bool = False
-    idle_watts: float | None = Field(default=None, ge=0, le=1e5)
-    max_watts: float | None = Field(default=None, gt=0, le=1e5)
 
-
-def devices_of(tables: tuple[DeviceTable, ...], path: object) -> tuple[Device, ...]:
-    """Return all devices of the tables, in order.
-
-    Args:
-        tables: the file's tables.
-        path: the file's path, for messages.
-
-    Raises:
-        SpecError: unknown hardware, a limit that contradicts another, an id given twice.
+def wrong_devices(tables: tuple[DeviceTable, ...]) -> Iterator[tuple[Place, str, str]]:
+    """Yield what the tables have wrong, for `mistakes`: unknown hardware, limits that contradict
+    each other, an id given twice, two sizes of one host's memory.
     """
     if sum(table.count for table in tables) > MAX_DEVICES:
-        raise SpecError(
-            f"{path}: devices: more than {MAX_DEVICES} devices.", hint="Lower the counts."
-        )
+        yield ("devices",), f"more than {MAX_DEVICES} devices", "Lower the counts."
+        return
+    sound = True
+    for number, table in enumerate(tables):
+        spec = HARDWARE.get(table.hardware)
+        if spec is None:
+            what = f"the hardware {table.hardware!r} is not known"
+            found = [(what, f"Use one of {', '.join(HARDWARE)}.")]
+        else:
+            found = list(_contradictions(table, spec))
+        sound = sound and not found
+        yield from ((("devices", number), what, cure) for what, cure in found)
+    if not sound:
+        return
+    devices = devices_of(tables)
+    counts = collections.Counter(device.id for device in devices)
+    for name in sorted(name for name, count in counts.items() if count > 1):
+        cure = "Give each table an `id` of its own, or none."
+        yield ("devices",), f"the id {name!r} is given {counts[name]} times", cure
+    sizes = {(host, size) for host, size in _told_memory(tables, devices)}
+    hosts = collections.Counter(host for host, _ in sizes)
+    for host in sorted(host for host, count in hosts.items() if count > 1):
+        cure = "Give the same in every table of the host, or in one of them only."
+        yield ("devices",), f"the host {host} has two different host_memory", cure
+
+
+def devices_of(tables: tuple[DeviceTable, ...]) -> tuple[Device, ...]:
+    """Return all devices of the tables, in order; `wrong_devices` has nothing against them."""
     found: list[Device] = []
     alike: collections.Counter[str] = collections.Counter()
     cores_given: collections.Counter[str] = collections.Counter()
     for number, table in enumerate(tables, start=1):
-        place = f"{path}: devices, entry {number}"
-        spec = _spec(table, place)
+        spec = HARDWARE[table.hardware]
         for nth in range(table.count):
             host = _host(table, number, nth, alike[spec.key])
             first = cores_given[host]
@@ -111,27 +122,23 @@ def devices_of(tables: tuple[DeviceTable, ...], path: object) -> tuple[Device, .
             alike[spec.key] += 1
             cores = tuple(range(first, first + table.cores))
             found.append(_device(table, spec, device_id, host, cores))
-    _refuse_twins(found, path)
     return tuple(found)
 
 
 def host_memory_of(
-    tables: tuple[DeviceTable, ...], devices: tuple[Device, ...], path: object
+    tables: tuple[DeviceTable, ...], devices: tuple[Device, ...]
 ) -> tuple[tuple[str, int], ...]:
-    """Return the memory for engines by host, as far as the tables give it.
+    """Return the memory for engines by host, as far as the tables give it."""
+    return tuple(sorted(set(_told_memory(tables, devices))))
 
-    Raises:
-        SpecError: two tables give one host different sizes.
-    """
-    found: dict[str, int] = {}
+
+def _told_memory(
+    tables: tuple[DeviceTable, ...], devices: tuple[Device, ...]
+) -> Iterator[tuple[str, int]]:
     said = (table.host_memory for table in tables for _ in range(table.count))
     for device, memory in zip(devices, said, strict=True):
-        if memory is not None and found.setdefault(device.host, memory) != memory:
-            raise SpecError(
-                f"{path}: devices: the host {device.host} has two different host_memory.",
-                hint="Give the same in every table of the host, or in one of them only.",
-            )
-    return tuple(sorted(found.items()))
+        if memory is not None:
+            yield device.host, memory
 
 
 def _host(table: DeviceTable, number: int, nth: int, alike: int) -> str:
@@ -144,29 +151,6 @@ def _id(table: DeviceTable, nth: int, usual: str) -> str:
     if table.id is None:
         return usual
     return table.id if table.count == 1 else f"{table.id}-{nth}"
-
-
-def _refuse_twins(devices: list[Device], path: object) -> None:
-    counts = collections.Counter(d.id for d in devices)
-    twice = sorted(i for i, n in counts.items() if n > 1)
-    if twice:
-        raise SpecError(
-            f"{path}: devices: the id {twice[0]!r} is given {counts[twice[0]]} times.",
-            hint="Give each table an `id` of its own, or none.",
-        )
-
-
-def _spec(table: DeviceTable, place: str) -> HardwareSpec:
-    """Return the kind of device, after checking the table's limits against it."""
-    spec = HARDWARE.get(table.hardware)
-    if spec is None:
-        raise SpecError(
-            f"{place}: the hardware {table.hardware!r} is not known.",
-            hint=f"Use one of {', '.join(HARDWARE)}.",
-        )
-    for said, hint in _contradictions(table, spec):
-        raise SpecError(f"{place}: {said}.", hint=hint)
-    return spec
 
 
 def _contradictions(table: DeviceTable, spec: HardwareSpec) -> Iterable[tuple[str, str]]:

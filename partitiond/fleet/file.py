@@ -4,67 +4,36 @@
     time_limit_seconds = 5
 
     [[devices]]                        # left out: the devices of this host
-    hardware = "a100-80gb"             # more keys: partitiond.fleet.devices
+    hardware = "a100-80gb"
     count = 8
 
     [[models]]
     model = "opt-1.3b"                 # catalog name, hub id, or folder
-    demand = { req_per_s = 20 }        # or with percentile = 99 of the arrivals
-    rules = { survive = "host" }       # avoid, near, only_on, survive_share, priority
+    demand = { req_per_s = 20 }
     slo = { ttft_seconds = 1.0, tpot_seconds = 0.05 }
-    operating_point = "goodput"        # knee, slo, goodput, energy, throughput
-    aliases = ["facebook/opt-1.3b"]    # other names clients may use
-    request_defaults = { temperature = 0 }
-    request_limits = { max_output_tokens = 512 }
-    autoscale = { scale_to_zero_seconds = 600 }   # its demand is measured; {} keeps a replica
 
-    [models.workload]
-    shape = "lognormal"                # or "trace" with pairs_file = "pairs.csv"
-    prompt_tokens = 400
-    prompt_variation = 1.1
-
-    [[models.variants]]                # forms that a plan may use instead
-    name = "fp8"
-    engine = { quantization = "fp8" }
-
-A model that is not in the catalog may have its numbers in `architecture`; it can then be planned
-without its files. Every mistake is a SpecError that names the place in the file.
+A model is what `POST /models` takes, with `architecture` and `workload.pairs_file` beside it. All
+mistakes of a file are one SpecError that names each line.
 """
 
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.hardware.kinds import Device
 from partitiond.core.model.architecture import Architecture
-from partitiond.core.model.request_options import check_sampling
-from partitiond.core.model.spec import (
-    NAME_PATTERN,
-    Autoscale,
-    Demand,
-    EngineOptions,
-    FaultDomain,
-    Isolation,
-    ModelSource,
-    ModelSpec,
-    PlacementRules,
-    PointName,
-    Slo,
-    SourceKind,
-    Variant,
-    Weights,
-)
-from partitiond.core.model.workload import LengthShape, Workload
+from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.core.units import format_bytes
-from partitiond.fleet.devices import DeviceTable, devices_of, host_memory_of
-from partitiond.fleet.workloads import read_pairs, workload_of
-from partitiond.models.catalog import CATALOG, source_for
-from partitiond.serde import toml_of
+from partitiond.fleet.devices import DeviceTable, devices_of, host_memory_of, wrong_devices
+from partitiond.fleet.mistakes import Place, mistakes, of_validation
+from partitiond.fleet.parts import Body, WorkloadBody
+from partitiond.fleet.registration import ModelBody, RegistrationRules
+from partitiond.fleet.workloads import read_pairs
+from partitiond.serde import from_jsonable, toml_of
 
 MAX_FILE_BYTES: Final = 16_000_000
 
@@ -90,66 +59,81 @@ class Fleet:
     host_memory_bytes: tuple[tuple[str, int], ...] = ()
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class WorkloadTable(WorkloadBody):
+    """The request shape to profile and plan for."""
+
+    pairs_file: str | None = Field(
+        None, description="Trace: file of pairs (.csv, .jsonl), from the fleet file's folder."
+    )
 
 
-class _WorkloadTable(_Table):
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    shape: LengthShape | None = None
-    prompt_variation: float | None = None
-    output_variation: float | None = None
-    pairs: tuple[tuple[int, int], ...] = ()
-    pairs_file: str | None = None
+class ModelTable(ModelBody):
+    """A model: `model`, or `name` and `architecture`, is all that is needed."""
+
+    workload: WorkloadTable = WorkloadTable()
+    architecture: dict[str, Any] | None = Field(
+        None,
+        description="The numbers of a model outside the catalog, as its config.json has them; it "
+        "can then be planned without its files.",
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelTable":
+        named = self.architecture is not None and self.name is not None
+        if self.model is not None and self.source is not None:
+            raise ValueError("give either model or source")
+        if self.model is None and self.source is None and not named:
+            raise ValueError("a model needs `model`, or both `name` and `architecture`")
+        return self
+
+    def found(self, hub: bool) -> tuple[ModelSource, str]:
+        """Return the source, and the name that it suggests. Raises SpecError."""
+        if self.model is None and self.source is None:
+            return ModelSource(SourceKind.CONFIG, self.name or ""), self.name or ""
+        return super().found(hub)
+
+    def numbers(self) -> Architecture | None:
+        """Return the architecture; None if the table has none. Raises SpecError."""
+        if self.architecture is None:
+            return None
+        try:
+            return positive(from_jsonable(Architecture, {"family": "custom", **self.architecture}))
+        except InputError as error:
+            raise SpecError(error.message, hint=_CONFIG, facts=error.facts) from error
+
+    def beside(self, folder: Path) -> "ModelTable":
+        """Return the table with its files found from the fleet file's folder. Raises SpecError."""
+        workload, pairs = self.workload, self.workload.pairs
+        if workload.pairs_file is not None and pairs:
+            raise SpecError("give either pairs or pairs_file.", hint="Leave one of them out.")
+        if workload.pairs_file is not None:
+            pairs = read_pairs(folder / Path(workload.pairs_file).expanduser())
+        plain = workload.model_dump(exclude={"pairs_file", "pairs"})
+        return self.model_copy(
+            update={
+                "model": _from_folder(self.model, folder),
+                "variants": tuple(
+                    variant.model_copy(update={"model": _from_folder(variant.model, folder)})
+                    for variant in self.variants
+                ),
+                "workload": WorkloadBody(**plain, pairs=pairs),
+            }
+        )
 
 
-class _VariantTable(_Table):
-    name: str
-    model: str | None = None
-    engine: dict[str, Any] = Field(default_factory=dict)
+class FleetTable(Body):
+    """A fleet file."""
+
+    settings: dict[str, Any] = Field({}, description="Any tables of the settings file.")
+    devices: tuple[DeviceTable, ...] = Field(
+        (), description="Devices to plan for; without any, those of this host."
+    )
+    models: tuple[ModelTable, ...] = Field((), max_length=10_000, description="Models to serve.")
 
 
-class _RulesTable(_Table):
-    avoid: tuple[str, ...] = ()
-    near: tuple[str, ...] = ()
-    only_on: tuple[str, ...] = ()
-    survive: FaultDomain | None = None
-    survive_share: float = 1.0
-    priority: int = 0
-
-
-class _ModelTable(_Table):
-    model: str | None = None
-    name: str | None = None
-    weights: Weights = Weights.REAL
-    hub: bool = False
-    workload: _WorkloadTable = _WorkloadTable()
-    slo: dict[str, float] | None = None
-    demand: dict[str, float] = Field(default_factory=dict)
-    engine: dict[str, Any] = Field(default_factory=dict)
-    min_replicas: int = 0
-    max_replicas: int | None = None
-    isolation: Isolation = Isolation.SHARED
-    isolation_group: str = ""
-    rules: _RulesTable = _RulesTable()
-    auto: bool = True
-    engine_kind: Literal["vllm", "simulated"] = "vllm"
-    architecture: dict[str, Any] | None = None
-    variants: tuple[_VariantTable, ...] = ()
-    operating_point: PointName = PointName.DEFAULT
-    sleep_after_seconds: float | None = None
-    allow_outage: bool = False
-    aliases: tuple[str, ...] = ()
-    request_defaults: dict[str, Any] = Field(default_factory=dict)
-    request_limits: dict[str, int] = Field(default_factory=dict)
-    autoscale: dict[str, float] | None = None
-
-
-class _FleetTable(_Table):
-    settings: dict[str, Any] = Field(default_factory=dict)
-    devices: tuple[DeviceTable, ...] = ()
-    models: tuple[_ModelTable, ...] = Field(default=(), max_length=10_000)
+def fleet_schema() -> dict[str, Any]:
+    """Return the JSON schema of a fleet file, for editors."""
+    return FleetTable.model_json_schema()
 
 
 def load_fleet(path: Path) -> Fleet:
@@ -157,28 +141,40 @@ def load_fleet(path: Path) -> Fleet:
 
     Raises:
         SpecError: the file cannot be read, is not TOML, or something in it is wrong; the message
-            names the place.
+            names each place.
     """
     path = _shipped(path) or path
-    table = _parse(path)
+    content = _content(path)
+    try:
+        table = FleetTable.model_validate(toml_of(content))
+    except InputError as error:
+        raise SpecError(f"{path} is not valid TOML: {error.message}", hint=error.hint) from error
+    except ValidationError as error:
+        found = list(of_validation(error, fleet_schema()))
+        raise mistakes(path, content.decode(), found) from error
     models: list[ModelSpec] = []
-    names: set[str] = set()
     architectures: dict[str, Architecture] = {}
-    for number, entry in enumerate(table.models, start=1):
-        place = f"{path}: models, entry {number}"
-        spec, architecture = _located(place, lambda e=entry: _model(e, path.parent))
-        taken = {spec.name, *spec.aliases} & names
-        if taken:
-            raise SpecError(
-                f"{place}: the name {min(taken)!r} is taken already.",
-                hint="Give one of the two another `name`, or take the alias away.",
-            )
-        names |= {spec.name, *spec.aliases}
-        models.append(spec)
-        if architecture is not None:
-            architectures[spec.name] = architecture
-    devices = devices_of(table.devices, path)
-    memory = host_memory_of(table.devices, devices, path)
+    wrong: list[tuple[Place, str, str]] = []
+    names: set[str] = set()
+    for number, entry in enumerate(table.models):
+        try:
+            spec = entry.beside(path.parent).to_spec(RegistrationRules())
+            if taken := {spec.name, *spec.aliases} & names:
+                raise SpecError(
+                    f"the name {min(taken)!r} is taken already.",
+                    hint="Give one of the two another `name`, or take the alias away.",
+                )
+            names |= {spec.name, *spec.aliases}
+            models.append(spec)
+            if (numbers := entry.numbers()) is not None:
+                architectures[spec.name] = numbers
+        except SpecError as error:
+            wrong.append((("models", number), error.message.rstrip("."), error.hint))
+    wrong += wrong_devices(table.devices)
+    if wrong:
+        raise mistakes(path, content.decode(), wrong)
+    devices = devices_of(table.devices)
+    memory = host_memory_of(table.devices, devices)
     return Fleet(tuple(models), devices, table.settings, architectures, path, memory)
 
 
@@ -193,172 +189,39 @@ def _shipped(path: Path) -> Path | None:
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
-def _parse(path: Path) -> _FleetTable:
+def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:  # a pipe or device does not tell its size
-            text = file.read(MAX_FILE_BYTES + 1)
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise SpecError(
             f"{path} cannot be read: {error.strerror or error}.", hint="Check the path."
         ) from error
-    if len(text) > MAX_FILE_BYTES:
+    if len(content) > MAX_FILE_BYTES:
         raise SpecError(
             f"{path} is larger than {format_bytes(MAX_FILE_BYTES)}.",
             hint="A fleet file is small; is this the right file?",
         )
-    try:
-        return _FleetTable.model_validate(toml_of(text))
-    except InputError as error:
-        raise SpecError(f"{path} is not valid TOML: {error.message}", hint=error.hint) from error
-    except ValidationError as error:
-        raise SpecError(
-            f"{path}: {_explain(error)}.", hint="See `examples/` for the fields there are."
-        ) from error
+    return content
 
 
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors(include_url=False)[:5]:
-        parts = [part if isinstance(part, str) else f"entry {part + 1}" for part in item["loc"]]
-        what = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            what = "there is no such key"
-        given = item.get("input")
-        shown = f" (got {given!r})" if isinstance(given, str | int | float) else ""
-        lines.append(f"{', '.join(parts) or 'file'}: {what}{shown}")
-    return "; ".join(lines)
-
-
-def _located(place: str, build: Any) -> Any:
-    """Run `build`, and put the place in front of the messages of its errors."""
-    try:
-        return build()
-    except SpecError as error:
-        raise SpecError(f"{place}: {error.message}", hint=error.hint, facts=error.facts) from error
-    except (TypeError, ValueError) as error:
-        text = str(error)
-        if "unexpected keyword argument" in text:
-            text = f"there is no key {text.rsplit(' ', 1)[-1]}"
-        elif "required positional argument" in text or "missing" in text:
-            text = f"needs {text.split(': ', 1)[-1]}"
-        raise SpecError(
-            f"{place}: {text}.", hint="See `examples/` for the fields there are."
-        ) from (error)
-
-
-def _model(entry: _ModelTable, folder: Path) -> tuple[ModelSpec, Architecture | None]:
-    architecture = None if entry.architecture is None else _architecture(entry.architecture)
-    source, suggested = _source(entry, folder, architecture)
-    engine = _part("engine", lambda: EngineOptions(**_engine(entry.engine)))
-    check_sampling(entry.request_defaults)
-    spec = ModelSpec(
-        name=entry.name or suggested,
-        source=source,
-        weights=entry.weights,
-        workload=_workload(entry.workload, folder),
-        slo=None if entry.slo is None else _part("slo", lambda: Slo(**(entry.slo or {}))),
-        demand=_part("demand", lambda: Demand(**entry.demand)),
-        engine=engine,
-        min_replicas=entry.min_replicas,
-        max_replicas=entry.max_replicas,
-        isolation=entry.isolation,
-        isolation_group=entry.isolation_group,
-        rules=_part("rules", lambda: PlacementRules(**entry.rules.model_dump())),
-        auto=entry.auto,
-        engine_kind=entry.engine_kind,
-        variants=tuple(_variant(variant, engine, folder) for variant in entry.variants),
-        operating_point=entry.operating_point,
-        sleep_after_seconds=entry.sleep_after_seconds,
-        allow_outage=entry.allow_outage,
-        aliases=entry.aliases,
-        request_defaults=entry.request_defaults,
-        request_limits=_part("request_limits", lambda: RequestLimits(**entry.request_limits)),
-        autoscale=None
-        if entry.autoscale is None
-        else _part("autoscale", lambda: Autoscale(**(entry.autoscale or {}))),
-    )
-    return spec, architecture
-
-
-def _workload(table: _WorkloadTable, folder: Path) -> Workload:
-    fields = table.model_dump(exclude={"pairs_file"})
-    if table.pairs_file is not None:
-        if table.pairs:
-            raise SpecError(
-                "workload: give either pairs or pairs_file.", hint="Leave one of them out."
-            )
-        fields["pairs"] = read_pairs(folder / Path(table.pairs_file).expanduser())
-    return workload_of(**fields)
-
-
-def _variant(table: _VariantTable, engine: EngineOptions, folder: Path) -> Variant:
-    """Make a variant: its engine options are the model's, except those that it names."""
-    changes = _engine(table.engine)
-    options = _part(f"variant {table.name}", lambda: dataclasses.replace(engine, **changes))
-    source = None if table.model is None else source_for(_text(table.model, folder), hub=True)[0]
-    return Variant(table.name, options, source)
-
-
-def _text(model: str, folder: Path) -> str:
+def _from_folder(model: str | None, folder: Path) -> str | None:
     """Resolve a model's text: paths are relative to the fleet file."""
-    return str((folder / model).resolve()) if model.startswith(("./", "../")) else model
+    relative = model is not None and model.startswith(("./", "../"))
+    return str((folder / model).resolve()) if model is not None and relative else model
 
 
-def _part(name: str, build: Any) -> Any:
-    try:
-        return build()
-    except TypeError as error:
-        text = str(error)
-        key = text.rsplit(" ", 1)[-1] if "unexpected" in text else text.split(": ", 1)[-1]
-        word = "there is no key" if "unexpected" in text else "lacks"
-        raise SpecError(
-            f"{name}: {word} {key}.", hint="See `examples/` for the fields there are."
-        ) from error
+_CONFIG: Final = "Copy the numbers from the model's config.json."
 
 
-def _engine(table: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(table)
-    if "extra_args" in found:
-        found["extra_args"] = tuple(str(arg) for arg in found["extra_args"])
-    return found
-
-
-def _source(
-    entry: _ModelTable, folder: Path, architecture: Architecture | None
-) -> tuple[ModelSource, str]:
-    """Return the source and the name it suggests."""
-    if entry.model is None:
-        if architecture is None or entry.name is None:
+def positive(architecture: Architecture) -> Architecture:
+    """Return the architecture. Raises SpecError for a number that none can have."""
+    for field in dataclasses.fields(Architecture):
+        value = getattr(architecture, field.name)
+        least = 1 if field.default is dataclasses.MISSING else 0
+        if isinstance(value, int | float) and not least <= value < 1e15:
             raise SpecError(
-                "a model needs `model`, or both `name` and `architecture`.",
-                hint=f"Known by name alone: {', '.join(CATALOG)}.",
+                f"architecture: {field.name} must be a positive number, got {value!r}.",
+                hint=_CONFIG,
             )
-        return ModelSource(SourceKind.CONFIG, entry.name), entry.name
-    text = _text(entry.model, folder)
-    source, known = source_for(text, hub=entry.hub)
-    if known is not None:
-        return source, known.name
-    name = source.ref.rstrip("/").rsplit("/", 1)[-1].lower()
-    if entry.name is None and not NAME_PATTERN.match(name):
-        raise SpecError(f"no model name follows from {text!r}.", hint="Give a `name`.")
-    return source, name
-
-
-_POSITIVE: Final = (
-    "parameters", "hidden_size", "layers", "heads", "kv_heads", "head_dim", "intermediate_size",
-    "vocab_size", "max_position", "weight_bytes_per_parameter", "kv_bytes_per_value",
-)  # fmt: skip
-
-
-def _architecture(table: Mapping[str, Any]) -> Architecture:
-    given = {"family": "custom", **table}
-    for key in _POSITIVE:
-        value = given.get(key, 1)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0 < value < 1e15:
-            raise SpecError(
-                f"architecture: {key} must be a positive number, got {value!r}.",
-                hint="Copy the numbers from the model's config.json.",
-            )
-    built: Architecture = _part("architecture", lambda: Architecture(**given))
-    return built
+    return architecture

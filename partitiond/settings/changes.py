@@ -85,20 +85,25 @@ def with_setting(text: str, key: str, value: object) -> str:
     line = [] if value is None else [f"{name} = {json.dumps(value, ensure_ascii=False)}"]
     at, after = (there[0], there[0] + 1) if there else (first, first)
     made = "\n".join([*lines[:at], *line, *lines[after:]]) + "\n"
-    if _read(made) != _changed(_read(text), table, name, value):
-        raise SettingsError(
-            f"{key} stands in the file in a way that is not changed by itself.",
-            hint="Change it with an editor.",
-        )
-    return made
-
-
-def _read(text: str) -> dict[str, Any]:
     try:
-        return {k: v for k, v in toml_of(text.encode()).items() if v != {}}
+        wanted = _changed(_read(text), table, name, value)
     except InputError as error:
         message = f"the file is not valid TOML: {error.message}"
         raise SettingsError(message, hint=error.hint) from error
+    try:
+        if _read(made) == wanted:
+            return made
+    except InputError:
+        pass  # the file has the table in another form, as `proxy = { port = 9000 }`
+    raise SettingsError(
+        f"{key} stands in the file in a form that is not changed by itself.",
+        hint=f"Change it with an editor, or write [{table}] as a table of its own.",
+    )
+
+
+def _read(text: str) -> dict[str, Any]:
+    """Return what a text says, without empty tables. Raises InputError."""
+    return {k: v for k, v in toml_of(text.encode()).items() if v != {}}
 
 
 def _changed(nested: Mapping[str, Any], table: str, name: str, value: object) -> dict[str, Any]:

@@ -295,6 +295,9 @@ class FakeFit:
         preview = await self._plans.preview()
         return Fit(spec.name, fits, ("as told.",), spec.name in known, preview, ())
 
+    async def plan_with(self, _specs: Sequence[ModelSpec]) -> PlanPreview:
+        return await self._plans.preview()
+
 
 class FakeService:
     """Names the fakes of all use cases, which share one store."""

@@ -1,7 +1,7 @@
 """A field of a specification is in every form that a user may write it in, with one default.
 
-The record of the core, the body and the patch of the API and the fleet file are classes of their
-own, because each is typed and documented for its readers. They may not come apart. Each field is
+The record of the core and the form in which people write it are classes of their own, because each
+is typed and documented for its readers; changes and fleet files are made of the form. Each field is
 registered, read back, changed and cleared over HTTP, and refused with words where it is wrong.
 """
 
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from pydantic import BaseModel
 
-from partitiond.api import key_schemas, parts, schemas
+from partitiond.api import schemas
 from partitiond.cli.models.commands import GivenEngine, GivenPlacement, GivenTraffic
 from partitiond.core.dispatch.routing import RequestLimits
 from partitiond.core.model.autoscale import Autoscale
@@ -20,7 +20,7 @@ from partitiond.core.model.demand import Demand
 from partitiond.core.model.placement_rules import PlacementRules
 from partitiond.core.model.spec import EngineOptions, ModelSpec, Slo
 from partitiond.core.model.workload import Workload
-from partitiond.fleet import file
+from partitiond.fleet import parts, registration
 
 RECORDS: list[tuple[type[Any], type[BaseModel], type[BaseModel] | None]] = [
     (EngineOptions, parts.EngineBody, parts.EnginePatch),
@@ -28,7 +28,7 @@ RECORDS: list[tuple[type[Any], type[BaseModel], type[BaseModel] | None]] = [
     (Demand, parts.DemandBody, parts.DemandPatch),
     (Slo, parts.SloBody, parts.SloPatch),
     (Autoscale, parts.AutoscaleBody, None),
-    (RequestLimits, key_schemas.RequestLimitsBody, key_schemas.RequestLimitsPatch),
+    (RequestLimits, parts.RequestLimitsBody, parts.RequestLimitsPatch),
 ]
 WRITTEN_OTHERWISE = {"name", "source", "weights"}
 """A patch changes none of them by these names; a source is written as `model`."""
@@ -52,25 +52,16 @@ def test_a_part_has_the_fields_and_defaults_of_its_record(
 ) -> None:
     assert defaults(body) == fields(record)
     if patch is not None:
-        assert set(patch.model_fields) == set(fields(record))
         assert set(defaults(patch).values()) == {None}, "what is absent stays"
 
 
-def test_a_workload_is_written_in_the_same_fields_everywhere() -> None:
-    body = set(parts.WorkloadBody.model_fields)
-    assert body == set(parts.WorkloadPatch.model_fields)
-    assert body == set(file._WorkloadTable.model_fields) - {"pairs_file"}
-    assert set(fields(Workload)) <= body
-
-
-def test_a_model_has_the_same_fields_in_the_api_its_patch_and_the_fleet_file() -> None:
+def test_a_model_has_the_fields_and_defaults_of_its_record() -> None:
+    assert set(fields(Workload)) <= set(parts.WorkloadBody.model_fields)
     record = set(fields(ModelSpec)) - WRITTEN_OTHERWISE
-    for form in (schemas.ModelBody, schemas.ModelPatch, file._ModelTable):
-        assert record <= set(form.model_fields), f"{form.__name__} lacks some"
-    for name, value in defaults(schemas.ModelBody).items():
+    assert record <= set(registration.ChangeableBody.model_fields)
+    for name, value in defaults(registration.ModelBody).items():
         if name in record and not isinstance(value, BaseModel):
             assert value == fields(ModelSpec)[name] or not value, name
-    assert defaults(parts.RulesBody) == defaults(file._RulesTable)
 
 
 def test_whatever_a_part_of_a_body_says_can_be_said_on_the_command_line() -> None:

@@ -12,7 +12,8 @@ from partitiond.core.model import spec
 from partitiond.core.model.spec import PlacementRules
 from partitiond.core.model.workload import Workload
 from partitiond.core.plan.record import Plan
-from partitiond.fleet.file import load_fleet
+from partitiond.fleet.file import fleet_schema, load_fleet
+from partitiond.fleet.mistakes import keys_of
 from partitiond.fleet.offline import plan_fleet
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -133,6 +134,7 @@ def test_an_example_is_found_by_its_name_from_any_folder(
             load_fleet(Path(name))
 
 
+BUILT = '[[models]]\nname = "x"\n' + WHOLE[WHOLE.index("[models.architecture]") :]
 MODEL = '[[models]]\nmodel = "opt-125m"\n'
 OTHER = '[[models]]\nmodel = "smollm2-135m"\n'
 L4 = '[[devices]]\nhardware = "l4-24gb"\n'
@@ -141,19 +143,16 @@ A100 = '[[devices]]\nhardware = "a100-80gb"\n'
 
 
 OF_A_MODEL = (  # what a field may be is in tests/api/test_one_field.py
-    ("replicas = 2", "models, entry 1, replicas: there is no such key"),
-    ("demand = { req_per_s = 1e9 }", "models, entry 1: demand must lie between"),
-    ('demand = { req_per_s = "many" }', "models, entry 1, demand, req_per_s"),
-    ("demand = { rps = 1 }", "entry 1: demand: there is no key 'rps'"),
-    ("slo = { ttft_seconds = 1 }", "entry 1: slo: lacks 'tpot_seconds'"),
-    (MODEL, "entry 2: the name 'opt-125m' is taken"),
+    ("replicas = 2", "line 3: models, entry 1, replicas: there is no such key"),
+    ("demand = { req_per_s = 1e9 }", "line 1: models, entry 1: demand must lie between"),
+    ('demand = { req_per_s = "many" }', "line 3: models, entry 1, demand, req_per_s"),
+    ("slo = { ttft_seconds = 1 }", "entry 1, slo, tpot_seconds: Field required"),
+    (MODEL, "line 3: models, entry 2: the name 'opt-125m' is taken"),
     (OTHER + 'aliases = ["opt-125m"]', "entry 2: the name 'opt-125m' is taken"),
-    ('rules = { spread = "host" }', "rules, spread: there is no such key"),
     ('workload = { shape = "trace" }', "pairs"),
     ('workload = { pairs_file = "none.csv" }', "none.csv"),
     ('workload = { pairs = [[1, 2]], pairs_file = "x.csv" }', "either"),
     ('variants = [{ name = "Big" }]', "variant"),
-    ('variants = [{ name = "a", engine = { speed = 2 } }]', "speed"),
     ('variants = [{ name = "a", model = "no model" }]', "no model"),
 )
 OF_A_DEVICE = (
@@ -184,8 +183,8 @@ OF_A_FILE = (
     ("models = 3", "models"),
     ('[[models]]\nmodel = "no-such-model"', "entry 1: 'no-such-model' is no model"),
     ('[[models]]\nname = "x"', "entry 1: a model needs `model`"),
-    ('[[models]]\nname = "x"\narchitecture = { layers = 2 }', "architecture: lacks"),
-    ('[[models]]\nname = "x"\narchitecture = { layers = -2 }', "layers must be a positive"),
+    ('[[models]]\nname = "x"\narchitecture = { layers = 2 }', "hidden_size"),
+    (BUILT.replace("heads = 8", "heads = -8"), "heads must be a positive"),
     ('[[devices]]\nhardware = "tpu"', "devices, entry 1: the hardware 'tpu' is not known"),
     (L4 + 'modes = ["mig"]', "does not allow the mode mig"),
 )
@@ -201,6 +200,43 @@ def test_a_mistake_is_named_with_its_place_and_what_to_do(tmp_path: Path) -> Non
             load_fleet(write(tmp_path, text))
         assert says in caught.value.message
         assert caught.value.hint
+
+
+def test_all_mistakes_of_a_file_are_told_at_once_by_line_with_what_was_meant(
+    tmp_path: Path,
+) -> None:
+    unknown = f"""{MODEL}replicas = 1
+[models.demand]
+rps = 4
+[[models.variants]]
+name = "a"
+engine = {{ args = [] }}
+{A100}cout = 1
+"""
+    with pytest.raises(SpecError) as caught:
+        load_fleet(write(tmp_path, unknown))
+    assert caught.value.message.splitlines()[1:] == [
+        "  line 3: models, entry 1, replicas: there is no such key. Did you mean min_replicas?",
+        "  line 5: models, entry 1, demand, rps: there is no such key. There are req_per_s, "
+        "burst_factor, weight, percentile, window_seconds.",
+        "  line 8: models, entry 1, variants, entry 1, engine, args: there is no such key. "
+        "Did you mean extra_args?",
+        "  line 11: devices, entry 1, cout: there is no such key. Did you mean count?",
+    ]
+    refused = f"{MODEL}{MODEL}{L4}idle_watts = 900\n[[devices]]\nhardware = 'x'\n"
+    with pytest.raises(SpecError, match="has 3 mistakes") as caught:
+        load_fleet(write(tmp_path, refused))
+    for says in ("line 3: models, entry 2: the name", "line 5: devices, entry 1: idle_watts",
+                 "line 8: devices, entry 2: the hardware 'x' is not known."):  # fmt: skip
+        assert says in caught.value.message
+
+
+def test_the_schema_for_editors_takes_the_whole_file_and_names_its_keys() -> None:
+    schema = fleet_schema()
+    assert set(schema["properties"]) == {"settings", "devices", "models"}
+    assert "pairs_file" in keys_of(schema, ("models", 0, "workload"))
+    assert keys_of(schema, ("models", 0, "slo")) == ("ttft_seconds", "tpot_seconds", "quantile")
+    assert keys_of(schema, ("models", 0, "request_defaults", "x")) == ()
 
 
 def test_twelve_models_need_less_than_half_of_the_gpus() -> None:

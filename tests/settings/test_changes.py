@@ -47,9 +47,11 @@ def test_a_line_is_replaced_or_added_in_its_table(
 def test_a_setting_is_taken_out_and_a_file_of_another_form_is_left_to_an_editor() -> None:
     assert "9000" not in with_setting(FILE, "proxy.port", None)
     assert "[proxy]" not in with_setting("", "proxy.port", None)
-    for text in ("proxy = { port = 1 }\n", "proxy.port = 1\n", "[proxy]\nport = [\n1]\n", "x ="):
-        with pytest.raises(SettingsError):
+    for text in ("proxy = { port = 1 }\n", "proxy.port = 1\n", "[proxy]\nport = [\n1]\n"):
+        with pytest.raises(SettingsError, match="in a form that is not changed by itself"):
             with_setting(text, "proxy.port", 2)
+    with pytest.raises(SettingsError, match="not valid TOML"):
+        with_setting("x =", "proxy.port", 2)
 
 
 def test_who_could_read_the_file_still_can_and_a_link_stays_one(tmp_path: Path) -> None:

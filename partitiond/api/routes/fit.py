@@ -4,8 +4,8 @@ from fastapi import APIRouter, Response
 
 from partitiond.api.given import FitCheck, Options
 from partitiond.api.replies import problems, reply
-from partitiond.api.schemas import ModelBody
 from partitiond.core.views.fit import Fit
+from partitiond.fleet.registration import ModelBody
 from partitiond.serde import closed
 
 router = APIRouter(prefix="/models", tags=["models"])

@@ -6,12 +6,13 @@ from fastapi import APIRouter, Response
 
 from partitiond.api.given import ModelControl, Options
 from partitiond.api.replies import ExpectedVersion, check_version, etag, no_content, problems, reply
-from partitiond.api.schemas import ModelBody, ModelPatch, ProfileBody, SleepBody
+from partitiond.api.schemas import ModelPatch, ProfileBody, SleepBody
 from partitiond.core.errors import ConflictError, PreconditionFailedError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.jobs import Job
 from partitiond.core.views.lists import ModelView
+from partitiond.fleet.registration import ModelBody
 
 router = APIRouter(prefix="/models", tags=["models"])
 

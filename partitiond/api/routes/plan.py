@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
-from partitiond.api.given import Convergences, PlanControl
+from partitiond.api.given import Convergences, FitCheck, Options, PlanControl
 from partitiond.api.plan_schemas import PlanBody
 from partitiond.api.plan_stream import OPENAPI, plan_events
 from partitiond.api.replies import problems, reply
@@ -67,7 +67,10 @@ async def get_waiting_plan(plans: PlanControl) -> Response:
     responses={**OPENAPI, **problems(503)},
 )
 async def preview_plan(
+    *,
     plans: PlanControl,
+    fit: FitCheck,
+    options: Options,
     request: Request,
     body: PlanBody | None = None,
     accept: Annotated[
@@ -81,7 +84,10 @@ async def preview_plan(
     is, and what would make everything fit. Each further plan takes up to half of the time limit.
     Plans that are asked for are made one after the other; 503 where too many wait already.
     """
-    question = (body or PlanBody()).to_question()
+    asked = body or PlanBody()
+    if asked.models:
+        return reply(await fit.plan_with([model.to_spec(options) for model in asked.models]))
+    question = asked.to_question()
     if wants_stream(accept):
         made = plan_events(lambda take: plans.preview(question, take), request.url.path)
         return EventStream(made)

@@ -4,9 +4,9 @@ from fastapi import APIRouter, Response
 from pydantic import ConfigDict, Field
 
 from partitiond.api.given import Releases
-from partitiond.api.parts import Body
 from partitiond.api.replies import problems, reply
 from partitiond.core.replica.releases import Release
+from partitiond.fleet.parts import Body
 
 router = APIRouter(prefix="/models", tags=["models"])
 

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from partitiond.api.parts import Body
 from partitiond.api.replies import NO_STORE, no_content
 from partitiond.api.sessions import MAX_NAME, DashboardSessions, bearer
 from partitiond.core.errors import NotFoundError, UnauthorizedError
+from partitiond.fleet.parts import Body
 from partitiond.models.catalog import CATALOG
 
 router = APIRouter(prefix="/ui", include_in_schema=False)

@@ -30,6 +30,7 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     ctx: typer.Context,
     file: Annotated[Path, typer.Option("--file", "-f", metavar="FLEET", help="Fleet file (TOML).")],
     no_profile: bool = option("Plan with what is known; measure nothing."),
+    dry_run: bool = option("Show what it would register, change and start; change nothing."),
     allow_outage: AllowOutageOption = False,
     no_wait: NoWaitOption = False,
     as_json: JsonOption = False,
@@ -45,9 +46,14 @@ def up(  # noqa: PLR0917 -- typer passes them by name
         raise SpecError(f"{file} names no model.", hint="Add a [[models]] table.")
     settings = settings_of(ctx)
     with client_of(ctx) as client:
-        changes = {spec.name: register_or_update(client, spec) for spec in fleet.models}
-        for name, change in changes.items():
-            say(f"{name}: {change}")
+        changes = {}
+        for spec in fleet.models:
+            changes[spec.name] = change = register_or_update(client, spec, dry_run=dry_run)
+            say(f"{spec.name}: {f'would be {change}' if dry_run else change}")
+        if dry_run:
+            preview = client.plan_with(fleet.models)
+            show_preview(preview, full=True, as_json=as_json)
+            raise typer.Exit(exit_of(preview.plan, preview.infeasible))
         if not no_profile:
             profile_missing(client, [spec.name for spec in fleet.models], settings)
         preview = plan_and_apply(client, allow_outage=allow_outage)
@@ -61,16 +67,18 @@ def up(  # noqa: PLR0917 -- typer passes them by name
     raise typer.Exit(exit_of(preview.plan, preview.infeasible))
 
 
-def register_or_update(client: "ControlClient", spec: ModelSpec) -> str:
+def register_or_update(client: "ControlClient", spec: ModelSpec, *, dry_run: bool = False) -> str:
     """Make the registered model equal `spec`; return "registered", "changed" or "unchanged"."""
     try:
         known = client.model(spec.name).record
     except NotFoundError:
-        client.register(spec)
+        if not dry_run:
+            client.register(spec)
         return "registered"
     if _same(known.spec, spec):
         return "unchanged"
-    client.update(spec.name, spec)
+    if not dry_run:
+        client.update(spec.name, spec)
     return "changed"
 
 

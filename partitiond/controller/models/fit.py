@@ -69,12 +69,7 @@ class FitUseCases:
         Raises:
             SpecError, ModelSourceError: the model cannot be had, or cannot run here.
         """
-        self._accept(spec)
-        now = self._clock.utc_iso()
-        record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
-        profiles = best_profiles(
-            spec, (*self._store.profiles(spec.name), *await self._estimates(spec, now))
-        )
+        record, profiles = await self._as_registered(spec)
         registered = any(r.spec.name == spec.name for r in self._store.models())
         obstacle = self._obstacles.of(spec)
         preview = await self._imagine(lambda is_now: with_model(is_now, record, profiles, obstacle))
@@ -83,6 +78,29 @@ class FitUseCases:
         places = [place for place in preview.plan.wanted if place.model == spec.name]
         frontiers = frontier_views(profiles, places, ())
         return Fit(spec.name, fits, summary, registered, preview, frontiers)
+
+    async def plan_with(self, specs: Sequence[ModelSpec]) -> PlanPreview:
+        """Make the plan as if all of these models were registered so. It cannot be applied.
+
+        Raises:
+            SpecError, ModelSourceError: a model cannot be had, or cannot run here.
+        """
+        models = [(*await self._as_registered(spec), self._obstacles.of(spec)) for spec in specs]
+
+        def changed(situation: Situation) -> Situation:
+            for record, profiles, obstacle in models:
+                situation = with_model(situation, record, profiles, obstacle)
+            return situation
+
+        return await self._imagine(changed)
+
+    async def _as_registered(self, spec: ModelSpec) -> tuple[ModelRecord, Sequence[Profile]]:
+        """Return a model as if it were registered, and its best profiles."""
+        self._accept(spec)
+        now = self._clock.utc_iso()
+        known = (*self._store.profiles(spec.name), *await self._estimates(spec, now))
+        record = ModelRecord(spec, version=1, created_at=now, updated_at=now)
+        return record, best_profiles(spec, known)
 
     async def _estimates(self, spec: ModelSpec, now: str) -> tuple[Profile, ...]:
         architectures = await form_architectures(self._resolver, spec)

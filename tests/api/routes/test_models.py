@@ -11,10 +11,11 @@ import pytest
 
 from partitiond import serde
 from partitiond.api.app import create_app
-from partitiond.api.schemas import ApiOptions, suggested_name
+from partitiond.api.schemas import ApiOptions
 from partitiond.core.errors import SpecError
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.jobs import ProfileOptions
+from partitiond.fleet.registration import suggested_name
 from tests.api.conftest import asking
 from tests.api.fake_service import FakeService
 

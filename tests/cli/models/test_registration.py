@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import typer
 
-from partitiond.api.schemas import ApiOptions, ModelBody
 from partitiond.cli.models import placement_options, registration
 from partitiond.core.errors import InputError, SpecError
 from partitiond.core.model import spec as specs
 from partitiond.core.model.demand import Demand
 from partitiond.core.model.workload import Workload
+from partitiond.fleet.registration import ModelBody, RegistrationRules
 from partitiond.serde import to_jsonable
 from tests.api.fake_service import FakeService
 from tests.cli.conftest import Cli
@@ -21,7 +21,7 @@ def workload_of(lengths: str | None = None, **given: float) -> Workload:
     names = ("prompt_tokens", "output_tokens", "prompt_variation", "output_variation")
     body = registration.lengths_body(lengths, **{name: given.get(name) for name in names})  # type: ignore[arg-type]
     parsed = ModelBody.model_validate({"model": "opt-125m", "workload": body})
-    return parsed.to_spec(ApiOptions()).workload
+    return parsed.to_spec(RegistrationRules()).workload
 
 
 def test_lengths_are_the_usual_ones_fixed_or_lognormal() -> None:

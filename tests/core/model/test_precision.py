@@ -5,7 +5,6 @@ import typing
 
 import pytest
 
-from partitiond.api.parts import EngineBody, Quantization
 from partitiond.core.errors import SpecError
 from partitiond.core.hardware.cpus import cpu_hardware
 from partitiond.core.hardware.gpus import HARDWARE
@@ -21,6 +20,7 @@ from partitiond.core.model.precision import (
 from partitiond.core.model.spec import EngineOptions
 from partitiond.core.performance.roofline import rates
 from partitiond.core.units import GIB
+from partitiond.fleet.parts import EngineBody, Quantization
 from partitiond.models.catalog import CATALOG
 
 OPT = CATALOG["opt-1.3b"].architecture

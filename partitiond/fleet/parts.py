@@ -1,4 +1,8 @@
-"""Defines parts of request bodies: workload, SLO, demand, engine, source, variants; and patches."""
+"""Defines how people write the parts of a model: workload, SLO, demand, engine, variants.
+
+Bodies of the control API, tables of a fleet file and options of the command line are made of them:
+each field is described here, and nowhere else.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -6,13 +10,11 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from partitiond.core.errors import SpecError
-from partitiond.core.model.autoscale import Autoscale
 from partitiond.core.model.demand import DEFAULT_WINDOW_SECONDS
 from partitiond.core.model.spec import (
     EngineOptions,
     FaultDomain,
     ModelSource,
-    PlacementRules,
     SourceKind,
     Variant,
 )
@@ -43,9 +45,27 @@ Pairs = Annotated[tuple[tuple[int, int], ...], Field(max_length=MAX_TRACE_PAIRS)
 
 
 class Body(BaseModel):
-    """A request body, closed to unknown fields."""
+    """A body or a table, closed to unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Patch(Body):
+    """Makes a body of its changes (RFC 7396): what is absent stays, null returns to the default.
+
+    A class that inherits a body and this one has the same fields, each of which may be absent.
+    """
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **given: Any) -> None:
+        super().__pydantic_init_subclass__(**given)
+        for field in cls.model_fields.values():
+            kind: Any = field.annotation
+            if field.metadata:
+                kind = Annotated[(kind, *field.metadata)]
+            field.annotation, field.metadata = kind | None, []
+            field.default, field.default_factory = None, None
+        cls.model_rebuild(force=True)
 
 
 class WorkloadBody(Body):
@@ -121,10 +141,6 @@ class AutoscaleBody(Body):
         "next one, and it may have to for others; null keeps a replica. Needs min_replicas 0.",
     )
 
-    def to_autoscale(self) -> Autoscale:
-        """Convert to the core's type. Raises SpecError."""
-        return Autoscale(**self.model_dump())
-
 
 class RulesBody(Body):
     """Where replicas may be, beyond what fits."""
@@ -154,10 +170,6 @@ class RulesBody(Body):
     priority: int = Field(
         0, description="-2 to 2; a higher number is served first where not everything fits."
     )
-
-    def to_rules(self) -> PlacementRules:
-        """Convert to the core's type. Raises SpecError."""
-        return PlacementRules(**self.model_dump())
 
 
 class EngineBody(Body):
@@ -201,56 +213,42 @@ class SourceBody(Body):
         return ModelSource(self.kind, self.ref, self.revision)
 
 
-class WorkloadPatch(Body):
+class RequestLimitsBody(Body):
+    """Bounds of one request; 0 is none. Of a model's and a key's the stricter holds."""
+
+    max_prompt_bytes: int = Field(
+        0, description="Text of all its prompts together, in bytes; a token id counts as 4."
+    )
+    max_output_tokens: int = Field(
+        0,
+        description="A request that asks for more is refused; one that names no limit gets this "
+        "one.",
+    )
+    max_sequences: int = Field(0, description="Prompts times n.")
+
+
+class WorkloadPatch(WorkloadBody, Patch):
     """What changes about the workload; another shape takes along only what it has."""
 
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    shape: LengthShape | None = None
-    prompt_variation: float | None = None
-    output_variation: float | None = None
-    pairs: Pairs | None = None
 
-
-class SloPatch(Body):
+class SloPatch(SloBody, Patch):
     """What changes about the SLO."""
 
-    ttft_seconds: float | None = None
-    tpot_seconds: float | None = None
-    quantile: float | None = None
 
-
-class DemandPatch(Body):
+class DemandPatch(DemandBody, Patch):
     """What changes about the demand."""
 
-    req_per_s: float | None = None
-    burst_factor: float | None = None
-    weight: float | None = None
-    percentile: float | None = None
-    window_seconds: float | None = None
 
-
-class RulesPatch(Body):
+class RulesPatch(RulesBody, Patch):
     """What changes about the placement rules; a list is replaced as a whole."""
 
-    avoid: Names | None = None
-    near: Names | None = None
-    only_on: Names | None = None
-    survive: FaultDomain | None = None
-    survive_share: float | None = None
-    priority: int | None = None
 
-
-class EnginePatch(Body):
+class EnginePatch(EngineBody, Patch):
     """What changes about the engine; of a variant: what differs from the model's engine."""
 
-    dtype: Dtype | None = None
-    max_model_len: int | None = None
-    extra_args: Flags | None = None
-    quantization: Quantization | None = None
-    kv_cache_dtype: KvCacheDtype | None = None
-    max_num_batched_tokens: int | None = None
-    sleep_mode: bool | None = None
+
+class RequestLimitsPatch(RequestLimitsBody, Patch):
+    """What changes about the bounds of one request."""
 
 
 class VariantBody(Body):

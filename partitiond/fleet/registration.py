@@ -1,0 +1,241 @@
+"""Defines a model as people write it, in a body or in a fleet file, and makes its specification."""
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from partitiond.core.dispatch.routing import RequestLimits
+from partitiond.core.errors import SpecError
+from partitiond.core.model.request_options import MAX_ALIASES, check_sampling
+from partitiond.core.model.spec import (
+    Autoscale,
+    Demand,
+    EngineOptions,
+    Isolation,
+    ModelSource,
+    ModelSpec,
+    PlacementRules,
+    PointName,
+    Slo,
+    Variant,
+    Weights,
+)
+from partitiond.fleet.parts import (
+    MAX_VARIANTS,
+    AutoscaleBody,
+    Body,
+    DemandBody,
+    EngineBody,
+    RequestLimitsBody,
+    RulesBody,
+    SloBody,
+    SourceBody,
+    VariantBody,
+    WorkloadBody,
+    check_folder,
+    named_source,
+)
+
+Aliases = Annotated[tuple[str, ...], Field(max_length=MAX_ALIASES)]
+Variants = Annotated[tuple[VariantBody, ...], Field(max_length=MAX_VARIANTS)]
+_PARTS: Final[dict[str, type[Any]]] = {
+    "slo": Slo,
+    "demand": Demand,
+    "engine": EngineOptions,
+    "rules": PlacementRules,
+    "request_limits": RequestLimits,
+    "autoscale": Autoscale,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RegistrationRules:
+    """What a registration may say.
+
+    Attributes:
+        hub: the default of a registration's `hub`.
+        allow_folders: folders that models may lie in; empty allows any folder.
+        check_extra_args: called with flags and engine kind; raises SpecError for a flag that users
+            may not set.
+    """
+
+    hub: bool = False
+    allow_folders: tuple[Path, ...] = ()
+    check_extra_args: Callable[[Sequence[str], str], object] = lambda _flags, _kind: None
+
+
+class NamedBody(Body):
+    """The fields of a registration that a change does not have."""
+
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="Catalog name (opt-125m), Hugging Face id (org/name) or folder.",
+    )
+    name: str | None = Field(
+        None, description="What clients put into `model`; null takes it from the source."
+    )
+    weights: Weights = Field(
+        Weights.REAL,
+        description="dummy: random values of the true architecture; true speed, no sense.",
+    )
+    hub: bool | None = Field(
+        None,
+        description="Fetch from the hub even where a package carries the model; null takes the "
+        "daemon's setting.",
+    )
+
+
+class ChangeableBody(Body):
+    """The fields of a model that may change."""
+
+    source: SourceBody | None = Field(None, description="In full: another revision, or files.")
+    workload: WorkloadBody = WorkloadBody()
+    slo: SloBody | None = Field(None, description="null: throughput alone counts.")
+    demand: DemandBody = DemandBody()
+    engine: EngineBody = EngineBody()
+    engine_kind: Literal["vllm", "simulated"] = Field(
+        "vllm", description="Which engine serves it; profiles of another do not speak for it."
+    )
+    min_replicas: int = Field(0, description="The plan holds at least so many.")
+    max_replicas: int | None = Field(None, description="At most so many; null for no limit.")
+    isolation: Isolation = Field(
+        Isolation.SHARED,
+        description="device: a device of its own. hardware: compute and memory that hardware "
+        "keeps from others, a MIG slice or a device of its own.",
+    )
+    isolation_group: str = Field(
+        "",
+        description="Its engines run as the system user of this group, apart from those of other "
+        "groups, on hosts where engines have users of their own; empty for the default group.",
+    )
+    rules: RulesBody = RulesBody()
+    auto: bool = Field(True, description="Estimate, profile and plan without being asked.")
+    variants: Variants = Field(
+        (), description="Other forms of it that a plan may use in its place, as quantised ones."
+    )
+    operating_point: PointName = Field(
+        PointName.DEFAULT,
+        description="Which point of its profiles replicas run at; default: the knee, or below it "
+        "the largest batch that holds the SLO.",
+    )
+    sleep_after_seconds: float | None = Field(
+        None,
+        description="Put it to sleep after so many seconds without a request; null never. Needs "
+        "engine.sleep_mode.",
+    )
+    allow_outage: bool = Field(
+        False,
+        description="Its last replica may stop before another one serves, where old and new do not "
+        "fit side by side.",
+    )
+    aliases: Aliases = Field(
+        (), description="Other names clients may use, such as the hub id; no two models share one."
+    )
+    request_defaults: dict[str, Any] = Field(
+        {},
+        description="Parameters that a request gets where it does not name them, as temperature; "
+        "not model, prompt, messages or stream.",
+    )
+    request_limits: RequestLimitsBody = RequestLimitsBody()
+    autoscale: AutoscaleBody | None = Field(
+        None, description="Scale by itself, within min_replicas and max_replicas; null does not."
+    )
+
+
+class ModelBody(ChangeableBody, NamedBody):
+    """A registration. `model` is all that is needed; `source` says the same in full."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"model": "opt-125m", "weights": "dummy"},
+                {
+                    "name": "chat",
+                    "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+                    "workload": {"prompt_tokens": 256, "output_tokens": 64},
+                    "slo": {"ttft_seconds": 1.0, "tpot_seconds": 0.05},
+                    "demand": {"req_per_s": 2.0},
+                },
+            ]
+        }
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "ModelBody":
+        if (self.model is None) == (self.source is None):
+            raise ValueError("give either model or source")
+        return self
+
+    def to_spec(self, rules: RegistrationRules) -> ModelSpec:
+        """Convert to a specification.
+
+        Raises:
+            SpecError: no such model, a folder or flag is refused, or a value is out of range.
+        """
+        source, name = self.found(rules.hub if self.hub is None else self.hub)
+        check_folder(source, rules.allow_folders)
+        check_sampling(self.request_defaults)
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(ModelSpec)}
+        for part, kind in _PARTS.items():
+            if fields[part] is not None:
+                fields[part] = kind(**fields[part].model_dump())
+        fields |= {
+            "name": self.name or name,
+            "source": source,
+            "workload": self.workload.to_workload(),
+            "variants": to_variants(self.variants, fields["engine"], rules),
+        }
+        spec = ModelSpec(**fields)
+        check_flags(spec, rules)
+        check_contexts(spec)
+        return spec
+
+    def found(self, hub: bool) -> tuple[ModelSource, str]:
+        """Return the source, and the name that it suggests. Raises SpecError."""
+        if self.source is not None:
+            full = self.source.to_source()
+            return full, suggested_name(full.ref)
+        source, entry = named_source(self.model or "", hub=hub)
+        return source, entry.name if entry else suggested_name(source.ref)
+
+
+def suggested_name(ref: str) -> str:
+    """Derive a model name from the last part of a hub id or path."""
+    last = ref.rstrip("/").rsplit("/", 1)[-1].lower()
+    name = re.sub(r"[^a-z0-9._-]+", "-", last).lstrip("._-")[:63]
+    if not name:
+        raise SpecError(f"no name follows from {ref!r}.", hint="Give a name.")
+    return name
+
+
+def to_variants(
+    bodies: Sequence[VariantBody], engine: EngineOptions, rules: RegistrationRules
+) -> tuple[Variant, ...]:
+    """Convert to the core's type. Raises SpecError."""
+    return tuple(body.to_variant(engine, rules.allow_folders) for body in bodies)
+
+
+def check_contexts(spec: ModelSpec) -> None:
+    """Check variants. Raises SpecError if a variant's context is too short for the requests."""
+    longest = spec.workload.longest_tokens
+    for variant in spec.variants:
+        context = spec.as_variant(variant.name).max_model_len
+        if context < longest:
+            raise SpecError(
+                f"requests of up to {longest} tokens do not fit in a context of {context}, which "
+                f"the variant {variant.name} has.",
+                hint="Leave the variant's max_model_len out to take the model's.",
+                facts={"variant": variant.name, "max_model_len": context},
+            )
+
+
+def check_flags(spec: ModelSpec, rules: RegistrationRules) -> None:
+    """Check the flags of the engine and of variants. Raises SpecError."""
+    for options in (spec.engine, *(variant.engine for variant in spec.variants)):
+        if options.extra_args:
+            rules.check_extra_args(options.extra_args, spec.engine_kind)
