@@ -16,6 +16,7 @@ from partitiond.engines.process.engine_user import EngineUser, group_warning
 from partitiond.engines.process.partitioned import PartitionedRunner
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.scope import EngineCgroups
+from partitiond.engines.process.warm import MODULES
 from partitiond.gpu_host import GpuHost
 from partitiond.models.copies import CopiedFolders
 from partitiond.platform.clock import SystemClock
@@ -159,6 +160,7 @@ def _engines(
         cgroups=EngineCgroups(settings.engine.cgroup),
         traces_endpoint=str(settings.tracing.endpoint or ""),
         user=user,
+        warm=MODULES if settings.engine.warm_starts else {},
     )
     return processes if host.partitions is None else PartitionedRunner(processes, host.partitions)
 

@@ -116,6 +116,11 @@ class EngineSettings(Table):
         "below the daemon's delegated one, the daemon's own, or auto (the first that this host "
         "allows).",
     )
+    warm_starts: bool = Field(
+        default=True,
+        description="Keep a process that has imported vLLM, and fork engines on the CPU from it: "
+        "they start in a fraction of the time, for some 500 MiB of memory that they share.",
+    )
     launcher: SocketPath | None = Field(
         None,
         description="Socket at which systemd starts engines as a user of their own, in a sandbox; "

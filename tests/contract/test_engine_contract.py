@@ -27,6 +27,7 @@ from partitiond.engines.process import signals as process
 from partitiond.engines.process.runner import ProcessEngineRunner
 from partitiond.engines.process.signals import ProcessId
 from tests.contract.cuda_program import until
+from tests.controller.samples import placement
 from tests.engine_fixtures import (
     chat_model_folder,
     engine_environment,
@@ -69,20 +70,24 @@ class Running:
             yield client
 
 
+FORKED = {"simulated": ("partitiond.simulated.engine.__main__",)}
 REAL = [pytest.mark.engine, pytest.mark.full]
 """One engine for the tests of this file; those that start one of their own are soak tests."""
 STARTS = pytest.mark.parametrize(
     "kind",
-    ["simulated", pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.soak])],
+    ["simulated", "forked", pytest.param("vllm", marks=[pytest.mark.engine, pytest.mark.soak])],
     indirect=True,
     scope="module",
 )
 
 
-@pytest.fixture(scope="module", params=["simulated", pytest.param("vllm", marks=REAL)])
+@pytest.fixture(scope="module", params=["simulated", "forked", pytest.param("vllm", marks=REAL)])
 def kind(request: pytest.FixtureRequest) -> Kind:
     if request.param == "simulated":
         return Kind(lambda run_dir: make_runner(run_dir, None), simulated_launch())
+    if request.param == "forked":
+        launch = dataclasses.replace(simulated_launch(), placement=placement("sim-0"))
+        return Kind(lambda run_dir: ProcessEngineRunner(run_dir, None, warm=FORKED), launch)
     environment = request.getfixturevalue("engine_environment")
     folder = request.getfixturevalue("chat_model_folder")
     return Kind(lambda run_dir: make_runner(run_dir, environment), vllm_launch(folder))

@@ -10,7 +10,8 @@ import functools
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,9 +34,10 @@ from partitiond.engines.process import signals as process
 from partitiond.engines.process.engine_user import EngineUser
 from partitiond.engines.process.journal import ExitRecord, RunFolder, run_folders
 from partitiond.engines.process.log_tail import PhaseReader, read_tail
-from partitiond.engines.process.scope import EngineCgroups, memory_limit_bytes
+from partitiond.engines.process.scope import CgroupPlace, EngineCgroups, memory_limit_bytes
 from partitiond.engines.process.signals import ProcessId
 from partitiond.engines.process.spawn import Lifelines, spawn_or_undo, to_end
+from partitiond.engines.process.warm import WarmKey, WarmStarts, warm_key
 from partitiond.engines.vllm import launch as vllm
 from partitiond.engines.vllm import metrics_text, sleeping
 from partitiond.engines.vllm.capabilities import capabilities_of
@@ -76,6 +78,8 @@ class ProcessEngineRunner:
         traces_endpoint: where engines send their spans; empty if nowhere.
         user: the user that engines run as; None for this process's. Engines of a user of their own
             send no spans: they have no network.
+        warm: what a process imports from which engines are forked, by their kind (`warm.MODULES`);
+            engines of other kinds import by themselves.
 
     An engine without a placement (one of the profiler's) ends with the process that started it.
     """
@@ -92,6 +96,7 @@ class ProcessEngineRunner:
         cgroups: EngineCgroups | None = None,
         traces_endpoint: str = "",
         user: EngineUser | None = None,
+        warm: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self._run_dir = run_dir.absolute()
         self._environment = environment
@@ -106,6 +111,8 @@ class ProcessEngineRunner:
         self._cgroups = cgroups or EngineCgroups("none")
         self._traces_endpoint = traces_endpoint
         self._user = user
+        self._warm_modules = warm or {}
+        self._warm = WarmStarts(self._run_dir / ".warm", time.monotonic)
 
     async def start(self, launch: EngineLaunch) -> EngineHandle:
         """Spawn; return at once. Raises EngineUnavailableError, StartFailedError, SpecError."""
@@ -120,12 +127,22 @@ class ProcessEngineRunner:
             self._starting.add(folder.path)
         try:
             await to_end(asyncio.to_thread(folder.prepare, launch, command))
-            return await self._spawn(launch, folder)
+            return await self._spawn(launch, folder, command)
         finally:
             self._starting.discard(folder.path)
 
-    async def _spawn(self, launch: EngineLaunch, folder: RunFolder) -> EngineHandle:
+    async def _spawn(
+        self, launch: EngineLaunch, folder: RunFolder, command: dict[str, Any]
+    ) -> EngineHandle:
         place = await self._cgroups.place(launch, folder.path.name)
+        key = warm_key(launch, command, self._warm_modules)
+        if key is not None and launch.placement is None:
+            # It is measured alone, so it imports by itself, and the others' parent beside it.
+            self._warm.prepare(key)
+        elif key is not None:
+            handle = await self._forked(key, folder, place)
+            if handle is not None:
+                return handle
         lifeline = None if launch.placement is not None else self._lifelines.open(folder)
         try:
             return await spawn_or_undo(folder, lifeline, place=place)
@@ -136,6 +153,19 @@ class ProcessEngineRunner:
         finally:
             if lifeline is not None:
                 os.close(lifeline)
+
+    async def _forked(
+        self, key: WarmKey, folder: RunFolder, place: CgroupPlace
+    ) -> EngineHandle | None:
+        """Start an engine by the warm parent; None if there is none, or it does not start it."""
+        parent = await self._warm.parent(key)
+        if parent is None:
+            return None
+        try:
+            return await spawn_or_undo(folder, begun=parent.fork(folder, place))
+        except StartFailedError as error:
+            await self._warm.failed(parent, error)
+            return None
 
     async def wait_ready(
         self,
@@ -157,6 +187,8 @@ class ProcessEngineRunner:
         try:
             async with asyncio.timeout(deadline_seconds):
                 await self._until_it_answers(handle, phases, tell)
+                if handle.launch.placement is None:
+                    await self._warm.settled()  # nothing computes beside a measurement
                 return await self.report(handle)
         except TimeoutError as error:
             tail = diagnose(read_tail(Path(handle.log_path)))

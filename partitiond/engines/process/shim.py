@@ -16,7 +16,8 @@ connection to that socket, and the shim supervises it through `sandbox`. All the
 SIGTERM is passed on to the main process; SIGQUIT kills the tree at once. If the shim itself is
 killed, the kernel kills the main process with it (PR_SET_PDEATHSIG). With `--with-parent FD` the
 tree is also killed when the pipe FD ends: only the process that started the shim holds the other
-end of the pipe.
+end of the pipe. With `--engine PID OUTPUT READY` this process has forked its engine already, before
+it became the shim (`warm_parent`): all but the start is the same.
 
 The shim lives as long as its engine, so it imports little: about 7 MB proportional set size.
 """
@@ -59,6 +60,8 @@ MAX_LINE_BYTES = 4096
 MOST_MEMORY_BYTES = 1 << 50
 """No host has as much; a figure above is a lie."""
 
+CGROUPS = "/sys/fs/cgroup"
+"""Where the kernel's hierarchy of version 2 is."""
 KILL_ROUNDS = 100
 KILL_ROUND_SECONDS = 0.05
 """Rounds of SIGKILL, and pause between them: a tree may fork while it is killed."""
@@ -244,27 +247,32 @@ def write_identity(run_dir: str, main_pid: int, cgroup: str = "") -> None:
     )
 
 
+def depend_on(supervisor: int, cwd: str, output: int) -> None:
+    """In a forked child, tie its life to the shim's and its output to the log."""
+    prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        os._exit(125)
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write(str(ENGINE_OOM_SCORE_ADJ))
+    except OSError:
+        pass
+    os.chdir(cwd)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+
+
 def become_engine(
     argv: list[str], env: dict[str, str], cwd: str, output: int, supervisor: int
 ) -> None:
     """In the forked child, tie its life to the shim's, then become the engine. Never returns."""
     try:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != supervisor:
-            os._exit(125)
-        for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        for number in (signal.SIGHUP, signal.SIGPIPE):
-            signal.signal(number, signal.SIG_DFL)
-        signal.set_wakeup_fd(-1)
-        try:
-            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-                file.write(str(ENGINE_OOM_SCORE_ADJ))
-        except OSError:
-            pass
-        os.chdir(cwd)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        depend_on(supervisor, cwd, output)
         os.execve(argv[0], argv, env)  # noqa: S606 - exec is the point
     except OSError as error:
         os.write(output, f"cannot start {argv[0]}: {error}\n".encode())
@@ -572,6 +580,35 @@ def start(run_dir: str) -> "tuple[ChildEngine | SandboxedEngine, int, int, Rotat
     return engine, output, wakeup, log
 
 
+def take(
+    run_dir: str, pid: int, output: int
+) -> "tuple[ChildEngine | SandboxedEngine, int, int, RotatedLog]":
+    """Supervise a child that this process forked before it became the shim (`warm_parent`)."""
+    wakeup = prepare_signals()
+    signal.raise_signal(signal.SIGCHLD)  # it may have ended before anybody listened
+    bring_here(pid)
+    os.set_blocking(output, False)
+    write_identity(run_dir, pid)
+    return ChildEngine(pid), output, wakeup, RotatedLog(os.path.join(run_dir, "engine.log"))
+
+
+def bring_here(pid: int) -> None:
+    """Move a process into this one's cgroup, which it was forked beside.
+
+    Raises:
+        OSError: the kernel does not allow that.
+    """
+    here = read_text("/proc/self/cgroup")
+    if here == read_text(f"/proc/{pid}/cgroup"):
+        return
+    for line in here.splitlines():
+        if line.startswith("0::"):
+            with open(f"{CGROUPS}{line[3:]}/cgroup.procs", "w", encoding="ascii") as file:
+                file.write(str(pid))
+            return
+    raise OSError("this host has no cgroups of version 2 to move an engine in")
+
+
 def _start_engine(
     run_dir: str, command: "dict[str, Any]", output: int
 ) -> "ChildEngine | SandboxedEngine":
@@ -616,14 +653,19 @@ def finish(
     )
 
 
-def main(run_dir: str, lifeline: int = -1) -> None:
+def main(run_dir: str, option: str = "", *numbers: str) -> None:
     """Supervise one engine from start to end; with a lifeline, only as long as it is held."""
-    if lifeline >= 0:
+    lifeline, ready, forked = -1, -1, []
+    if option == "--with-parent":
+        lifeline = int(numbers[0])
         os.set_inheritable(lifeline, False)
-    ready = leave_parent()
+    if option == "--engine":
+        *forked, ready = (int(number) for number in numbers)
+    else:
+        ready = leave_parent()
     oom_before = oom_kills()
     try:
-        engine, output, wakeup, log = start(run_dir)
+        engine, output, wakeup, log = take(run_dir, *forked) if forked else start(run_dir)
     except (OSError, ValueError, KeyError) as error:
         os.write(ready, f"{type(error).__name__}: {error}".encode())
         os._exit(1)
@@ -638,4 +680,4 @@ def main(run_dir: str, lifeline: int = -1) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[3]) if sys.argv[2:3] == ["--with-parent"] else -1)
+    main(*sys.argv[1:])

@@ -69,9 +69,14 @@ async def spawn_or_undo(
     seconds: float = SHIM_SECONDS,
     *,
     place: CgroupPlace = NOWHERE,
+    begun: Awaitable[None] | None = None,
 ) -> EngineHandle:
-    """Spawn the shim; leave no process behind on any failure, cancellation included."""
-    spawning = asyncio.ensure_future(spawn_shim(folder, lifeline, seconds, place=place))
+    """Spawn the shim; leave no process behind on any failure, cancellation included.
+
+    Args:
+        begun: starts the shim in another way, and ends once it and its engine run.
+    """
+    spawning = asyncio.ensure_future(begun or spawn_shim(folder, lifeline, seconds, place=place))
     try:
         await asyncio.shield(spawning)
         handle = folder.handle()

@@ -1,0 +1,268 @@
+"""Keeps the process that engines are forked from, and starts engines by it (`warm_parent`)."""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from partitiond.core.errors import StartFailedError
+from partitiond.core.replica.engine import EngineLaunch
+from partitiond.engines.process import shim, warm_parent
+from partitiond.engines.process import signals as process
+from partitiond.engines.process.journal import RunFolder
+from partitiond.engines.process.scope import CgroupPlace
+from partitiond.engines.process.scope_facts import SEARCH_PATH
+from partitiond.engines.process.spawn import SHIM_SECONDS
+
+log = logging.getLogger(__name__)
+
+MODULES: Final[Mapping[str, tuple[str, ...]]] = {
+    "vllm": (
+        "vllm.entrypoints.openai.api_server",
+        "vllm.v1.engine.async_llm",
+        "vllm.v1.engine.core",
+        "vllm.v1.engine.core_client",
+        "vllm.v1.executor.uniproc_executor",
+        "vllm.v1.worker.cpu_worker",
+        "vllm.v1.worker.cpu_model_runner",
+        "vllm.model_executor.model_loader",
+        "vllm.model_executor.models.llama",
+        "transformers",
+    )
+}
+"""By the kind of engine: what it imports until it serves on a CPU, of vLLM 0.32."""
+ONE_PROCESS: Final = "VLLM_ENABLE_V1_MULTIPROCESSING"
+"""Variable of versions whose worker is in the engine core's process (`capabilities`): others have
+not been forked here."""
+OF_ONE_ENGINE: Final = frozenset(
+    {
+        "HOME",
+        "TMPDIR",
+        "OMP_NUM_THREADS",
+        "VLLM_CPU_OMP_THREADS_BIND",
+        process.REPLICA_DIR_VARIABLE,
+    }
+)
+"""Variables that a forked engine may have otherwise than its parent: all are read after imports."""
+WAIT_SECONDS: Final = 60.0
+"""Longest wait for the imports. An engine that imports by itself would take as long."""
+AGAIN_SECONDS: Final = 300.0
+"""Until a parent that failed is tried again. Chosen."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class WarmKey:
+    """What engines of one parent have in common.
+
+    Attributes:
+        python: the interpreter.
+        installed: when its environment was installed or changed, nanoseconds.
+        env: environment of the imports.
+        modules: what is imported.
+    """
+
+    python: str
+    installed: int
+    env: tuple[tuple[str, str], ...]
+    modules: tuple[str, ...]
+
+
+def warm_key(
+    launch: EngineLaunch, command: Mapping[str, Any], modules: Mapping[str, tuple[str, ...]]
+) -> WarmKey | None:
+    """Return what a parent needs to fork an engine; None for an engine that is not forked.
+
+    Engines on GPUs start processes of their own, and no GPU has shown yet how these take a fork. An
+    engine with an environment of its own may want it while it imports, and one of another user has
+    no parent here.
+
+    Args:
+        command: of the engine (`commands`).
+        modules: by the kinds of engines that are forked.
+    """
+    imports = modules.get(launch.engine_kind, ())
+    if not imports or launch.visible_device or launch.extra_env or "launcher" in command:
+        return None
+    if launch.engine_kind == "vllm" and ONE_PROCESS not in command["env"]:
+        return None
+    python = str(command["argv"][0])
+    env = {name: text for name, text in command["env"].items() if name not in OF_ONE_ENGINE}
+    try:
+        installed = Path(python).parent.parent.stat().st_mtime_ns
+    except OSError:
+        installed = 0
+    return WarmKey(python, installed, tuple(sorted(env.items())), imports)
+
+
+class WarmParent:
+    """One process that has imported the engine.
+
+    Attributes:
+        key: what it was made for.
+    """
+
+    def __init__(self, key: WarmKey, home: Path, seconds: float) -> None:
+        self.key = key
+        self._home, self._seconds = home, seconds
+        self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._ours.setblocking(False)
+        weakref.finalize(self, self._ours.close)  # which ends the parent
+        self._process: process.ProcessId | None = None
+
+    async def begin(self) -> None:
+        """Run it, and return once its imports are done.
+
+        Raises:
+            StartFailedError: it ended, or took too long.
+        """
+        self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._theirs, (self._home / "warm.log").open("wb") as output:
+            started = await asyncio.create_subprocess_exec(
+                self.key.python, warm_parent.__file__, shim.__file__, *self.key.modules,
+                stdin=self._theirs.fileno(), stdout=output, stderr=output, cwd=self._home,
+                env={**dict(self.key.env), "HOME": str(self._home), "OMP_NUM_THREADS": "1"},
+            )  # fmt: skip
+        await started.wait()  # it has left us
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                told = await asyncio.get_running_loop().sock_recv(self._ours, 64)
+        except (TimeoutError, OSError) as error:
+            raise StartFailedError(f"nothing was imported in {WAIT_SECONDS:g} s.") from error
+        word, _, pid = told.partition(b" ")
+        ticks = process.start_ticks(int(pid)) if word == b"ready" else None
+        if ticks is None:
+            raise StartFailedError(f"its imports failed: see {self._home / 'warm.log'}.")
+        self._process = process.ProcessId(int(pid), ticks, process.boot_id())
+
+    @property
+    def pid(self) -> int:
+        """Its process, once it has begun."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def lives(self) -> bool:
+        """Whether it runs still: the other end of its connection is open."""
+        try:
+            return self._ours.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    async def fork(self, folder: RunFolder, place: CgroupPlace) -> None:
+        """Start the shim of a prepared run folder, and its engine.
+
+        Raises:
+            StartFailedError: it did not say in time that both run.
+        """
+        ready, theirs = os.pipe()
+        asked = {
+            "run_dir": str(folder.path),
+            "argv": [*place.prefix, sys.executable, "-I", "-S", shim.__file__],
+            "env": {
+                "PATH": SEARCH_PATH,
+                **dict(place.environment),
+                process.REPLICA_DIR_VARIABLE: str(folder.path),
+            },
+        }
+        with os.fdopen(ready, "rb") as answer:
+            try:
+                socket.send_fds(self._ours, [json.dumps(asked).encode()], [theirs])
+            except OSError as error:
+                raise StartFailedError(f"the warm parent is gone: {error}.") from error
+            finally:
+                os.close(theirs)
+            told = await _until_closed(answer, self._seconds)
+        if told != b"ok":
+            raise StartFailedError(f"{told.decode(errors='replace')[-500:] or 'it died at once'}.")
+
+    async def end(self) -> None:
+        """End it; engines that it has forked live on."""
+        self._ours.close()
+        self._theirs.close()
+        if self._process is not None:
+            process.send_signal(self._process, signal.SIGKILL)
+            await process.gone_within(self._process, process.REAP_SECONDS)
+
+
+async def _until_closed(pipe: Any, seconds: float) -> bytes:
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
+    try:
+        async with asyncio.timeout(seconds):
+            return await reader.read()
+    except TimeoutError as error:
+        raise StartFailedError(f"it did not answer in {seconds:g} s.") from error
+    finally:
+        transport.close()
+
+
+class WarmStarts:
+    """Starts engines by a warm parent, of which there is one at most.
+
+    Args:
+        home: its folder.
+        now: monotonic seconds.
+        seconds: how long the parent may take to start a shim.
+    """
+
+    def __init__(self, home: Path, now: Callable[[], float], seconds: float = SHIM_SECONDS) -> None:
+        self._home, self._now, self._seconds = home, now, seconds
+        self._parent: WarmParent | None = None
+        self._failed_at = -AGAIN_SECONDS
+        self._lock = asyncio.Lock()
+        self._preparing: asyncio.Future[WarmParent | None] | None = None
+
+    def prepare(self, key: WarmKey) -> None:
+        """Have a parent made meanwhile."""
+        self._preparing = asyncio.ensure_future(self.parent(key))
+
+    async def settled(self) -> None:
+        """Wait until nothing is imported."""
+        if self._preparing is not None:
+            await asyncio.wait({self._preparing})
+
+    async def parent(self, key: WarmKey) -> WarmParent | None:
+        """Return a parent that has imported what the key says; None while there is none.
+
+        It waits for the imports: beside them an engine's own would take as long, and a measurement
+        would measure both.
+        """
+        async with self._lock:
+            if self._parent is not None and self._parent.lives and self._parent.key == key:
+                return self._parent
+            await self._drop()
+            if self._now() - self._failed_at < AGAIN_SECONDS:
+                return None
+            self._parent = WarmParent(key, self._home, self._seconds)
+            try:
+                await self._parent.begin()
+            except BaseException as error:
+                await asyncio.shield(self._drop())
+                if not isinstance(error, (StartFailedError, OSError)):
+                    raise
+                self._failed_at = self._now()
+                log.warning("engines start without a warm parent: %s", error)
+            return self._parent
+
+    async def failed(self, parent: WarmParent, error: StartFailedError) -> None:
+        """Give a parent up that did not start an engine: the next one is made after a while."""
+        async with self._lock:
+            log.warning("the warm parent is replaced: %s", error)
+            if self._parent is parent:
+                self._failed_at = self._now()
+                await self._drop()
+
+    async def _drop(self) -> None:
+        parent, self._parent = self._parent, None
+        if parent is not None:
+            await parent.end()

@@ -1,0 +1,241 @@
+"""Engines are forked from a process that has done their imports, which nothing depends on."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from partitiond.core.errors import StartFailedError
+from partitiond.core.replica.engine import EngineLaunch
+from partitiond.engines.process import shim
+from partitiond.engines.process import signals as process
+from partitiond.engines.process.journal import RunFolder
+from partitiond.engines.process.runner import ProcessEngineRunner
+from partitiond.engines.process.scope import NOWHERE
+from partitiond.engines.process.spawn import spawn_or_undo
+from partitiond.engines.process.warm import AGAIN_SECONDS, WarmParent, WarmStarts, warm_key
+from partitiond.platform.process_identity import is_alive
+from tests.controller.fakes import until
+from tests.controller.samples import placement
+from tests.engine_fixtures import short_dir, simulated_launch, usable_cores
+
+__all__ = ["short_dir"]
+
+MODULES = {"simulated": ("telling",)}
+TELLING = """
+import json, os, random, sys, tempfile, time
+COUNT = globals().get("COUNT", 0)
+if __name__ == "__main__":
+    told = {
+        "words": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd(),
+        "cores": sorted(os.sched_getaffinity(0)), "drawn": random.random(),
+        "descriptors": sorted(int(name) for name in os.listdir("/proc/self/fd"))[:-1],
+        "imported": "telling" in sys.modules, "temporary": tempfile.gettempdir(),
+    }
+    print("begun", flush=True)
+    with open("told.new", "w") as file:
+        json.dump(told, file)
+    os.rename("told.new", "told.json")
+    if sys.argv[1] == "stay":
+        time.sleep(600)
+    sys.exit(int(sys.argv[1]))
+"""
+
+
+@dataclasses.dataclass
+class Bench:
+    """Run folders of engines that tell what they were started with."""
+
+    folder: Path
+    now: float = 0.0
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        (self.folder / "telling.py").write_text(TELLING)
+        self.starts = WarmStarts(self.folder / ".warm", lambda: self.now, seconds=30.0)
+
+    def launch(self, **changes: Any) -> EngineLaunch:
+        self.number += 1
+        name = f"e-{self.number}"
+        return dataclasses.replace(simulated_launch(name), placement=placement(name), **changes)
+
+    def prepared(self, *words: str, **env: str) -> tuple[RunFolder, EngineLaunch, dict[str, Any]]:
+        launch = self.launch()
+        folder = RunFolder.of(self.folder, launch.replica_id)
+        temporary = {"HOME": str(folder.path), "TMPDIR": str(folder.temporary)}
+        command = {
+            "argv": [sys.executable, "-m", "telling", *words],
+            "env": {"PYTHONPATH": str(self.folder), "PATH": "/bin", **temporary, **env},
+            "cores": list(usable_cores(1)),
+            "cwd": str(folder.path),
+        }
+        folder.prepare(launch, command)
+        return folder, launch, command
+
+    async def parent(self, launch: EngineLaunch, command: dict[str, Any]) -> WarmParent | None:
+        key = warm_key(launch, command, MODULES)
+        assert key is not None
+        return await self.starts.parent(key)
+
+    async def forked(self, *words: str) -> tuple[RunFolder, WarmParent]:
+        folder, launch, command = self.prepared(*words)
+        parent = await self.parent(launch, command)
+        assert parent is not None
+        await parent.fork(folder, NOWHERE)
+        return folder, parent
+
+
+@pytest.fixture
+def bench(short_dir: Path) -> Iterator[Bench]:
+    bench = Bench(short_dir)
+    yield bench
+    if bench.starts._parent is not None:
+        asyncio.run(bench.starts._parent.end())
+    for place in short_dir.glob("e-*/process.json"):
+        identity = RunFolder(place.parent).process()
+        for pid in process.processes_of(place.parent, identity):
+            os.kill(pid, signal.SIGKILL)
+
+
+async def told(folder: RunFolder) -> dict[str, Any]:
+    path = folder.path / "told.json"
+    await until(path.exists)
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+async def gone(folder: RunFolder) -> None:
+    identity = folder.process()
+    assert identity is not None
+    await asyncio.wait_for(process.wait_gone(identity), 60)
+
+
+async def test_an_engine_is_as_if_it_had_imported_by_itself(bench: Bench) -> None:
+    """Its environment, words, folder, cores and numbers are its own, and it holds nothing of its
+    parent's; its end is recorded by its own shim."""
+    folder, parent = await bench.forked("7", "--word")
+    found = await told(folder)
+    command = json.loads((folder.path / "command.json").read_text())
+    assert found["imported"], "nothing was imported before"
+    assert found["words"] == ["7", "--word"]
+    assert found["env"] == command["env"]
+    assert found["cwd"] == str(folder.path)
+    assert found["cores"] == command["cores"]
+    assert found["temporary"] == str(folder.temporary)
+    assert found["descriptors"] == [0, 1, 2]
+    await gone(folder)
+    ended = folder.exit()
+    assert ended is not None
+    assert ended.code == 7
+    assert folder.log.read_text().startswith("begun")
+    other, again = await bench.forked("0")
+    assert again is parent
+    assert (await told(other))["drawn"] != found["drawn"]
+    await gone(other)
+
+
+async def test_nothing_depends_on_the_parent(bench: Bench) -> None:
+    """An engine outlives it, the next start finds another after a while, and imports by itself
+    until then."""
+    folder, parent = await bench.forked("stay")
+    await told(folder)
+    identity, child = folder.process(), parent.pid
+    os.kill(child, signal.SIGKILL)
+    assert identity is not None
+    assert is_alive(identity)
+    other, launch, command = bench.prepared("0")
+    with pytest.raises(StartFailedError):
+        await spawn_or_undo(other, begun=parent.fork(other, NOWHERE))
+    assert process.processes_of(other.path, None) == []
+    await bench.starts.failed(parent, StartFailedError("gone."))
+    assert await bench.parent(launch, command) is None
+    bench.now += AGAIN_SECONDS
+    new = await bench.parent(launch, command)
+    assert new is not None
+    assert new.pid != child
+    assert is_alive(identity)
+    os.kill(identity.pid, signal.SIGKILL)
+    await gone(folder)
+    assert process.processes_of(folder.path, identity) == []
+
+
+async def test_a_hung_parent_starts_nothing_later(bench: Bench) -> None:
+    bench.starts = WarmStarts(bench.folder / ".warm", lambda: bench.now, seconds=0.05)
+    folder, launch, command = bench.prepared("stay")
+    parent = await bench.parent(launch, command)
+    assert parent is not None
+    os.kill(parent.pid, signal.SIGSTOP)
+    with pytest.raises(StartFailedError, match="did not answer"):
+        await spawn_or_undo(folder, begun=parent.fork(folder, NOWHERE))
+    await bench.starts.failed(parent, StartFailedError("hung."))
+    assert not parent.lives
+    assert not (folder.path / "process.json").exists()
+
+
+@pytest.mark.parametrize("words", [("-c", "pass"), ("-c", "import time; time.sleep(0)")])
+async def test_a_parent_whose_imports_fail_is_not_tried_at_each_start(
+    bench: Bench, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    program = tmp_path / "bin" / "python"
+    program.parent.mkdir()
+    program.write_text(f"#!{sys.executable}\nraise SystemExit('{words[1]}')\n")
+    program.chmod(0o700)
+    _, launch, command = bench.prepared("0")
+    command["argv"][0] = str(program)
+    assert await bench.parent(launch, command) is None
+    program.write_text("#!/bin/false\n")
+    assert await bench.parent(launch, command) is None
+
+
+async def test_a_parent_serves_engines_of_its_environment_alone(bench: Bench) -> None:
+    """Another environment, interpreter or installation has another parent; there is one at most."""
+    _, launch, command = bench.prepared("0")
+    first = await bench.parent(launch, command)
+    assert first is not None
+    own = command | {"env": command["env"] | {"OMP_NUM_THREADS": "3", "HOME": "/elsewhere"}}
+    assert await bench.parent(launch, own) is first
+    other = command | {"env": command["env"] | {"VLLM_LOGGING_LEVEL": "DEBUG"}}
+    second = await bench.parent(launch, other)
+    assert second is not first
+    assert not first.lives
+
+
+@pytest.mark.parametrize(
+    ("changes", "more"),
+    [
+        ({"visible_device": "GPU-1"}, {}),
+        ({"extra_env": (("A", "b"),)}, {}),
+        ({"engine_kind": "vllm"}, {}),
+        ({}, {"launcher": "/run/partitiond-engine.socket"}),
+    ],
+    ids=["on a GPU", "its own variables", "a kind that is not forked", "another user's"],
+)
+def test_engines_that_import_by_themselves(
+    bench: Bench, changes: dict[str, Any], more: dict[str, Any]
+) -> None:
+    launch = bench.launch(**changes)
+    command = {"argv": [sys.executable], "env": {}, **more}
+    assert warm_key(launch, command, MODULES) is None
+    assert warm_key(bench.launch(), {"argv": [sys.executable], "env": {}}, MODULES) is not None
+
+
+async def test_the_runner_measures_an_engine_of_its_own_and_forks_the_others(
+    short_dir: Path,
+) -> None:
+    modules = {"simulated": ("partitiond.simulated.engine",)}
+    runner = ProcessEngineRunner(short_dir, None, warm=modules)
+    forks = []
+    for name, place in (("measured", None), ("placed", placement("placed"))):
+        launch = dataclasses.replace(simulated_launch(name), placement=place)
+        handle = await runner.start(launch)
+        await runner.wait_ready(handle, 60)
+        forks.append("--engine" in shim.read_text(f"/proc/{handle.pid}/cmdline"))
+        await runner.stop(handle, 5)
+    assert forks == [False, True]
