@@ -36,6 +36,7 @@ MODULES: Final[Mapping[str, tuple[str, ...]]] = {
         "vllm.model_executor.model_loader",
         "vllm.model_executor.models.llama",
         "transformers",
+        "setproctitle",
     )
 }
 """By the kind of engine: what it imports until it serves on a CPU, of vLLM 0.32."""

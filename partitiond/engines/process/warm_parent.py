@@ -115,6 +115,8 @@ def become_engine(
             sys.modules["torch"].set_num_threads(int(command["env"]["OMP_NUM_THREADS"]))
         module, *words = command["argv"][command["argv"].index("-m") + 1 :]
         sys.argv = [module, *words]
+        if "setproctitle" in sys.modules:
+            sys.modules["setproctitle"].setproctitle(" ".join(command["argv"]))
         gc.enable()
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0
@@ -142,6 +144,10 @@ def main() -> None:
     os.close(null)
     signal.alarm(IMPORT_SECONDS)
     import_all(sys.argv[2:])
+    if "setproctitle" in sys.modules:
+        sys.modules[
+            "setproctitle"
+        ].getproctitle()  # it looks for the title's place once, by environ
     fork_cores()
     signal.alarm(0)
     threads = os.listdir("/proc/self/task")  # noqa: PTH208
