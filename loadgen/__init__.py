@@ -18,9 +18,9 @@ from loadgen.errors import (
 from loadgen.http.client import Client
 from loadgen.http.target import Target, parse_target
 from loadgen.load import lengths
-from loadgen.load.arrivals import constant, gamma, poisson, ramp, replay
+from loadgen.load.arrivals import constant, gamma, poisson, replay
 from loadgen.load.lengths import Lengths
-from loadgen.load.mix import Mix, Part, Stream
+from loadgen.load.streams import Stream
 from loadgen.load.traces import Trace, read_trace
 from loadgen.load.workload import Endpoint, PromptKind, Workload
 from loadgen.loops.closed import ClosedLoopResult, LiveState, closed_loop
@@ -43,11 +43,9 @@ __all__ = [
     "LiveState",
     "LoadAbortedError",
     "LoadgenError",
-    "Mix",
     "OpenLoopResult",
     "OpenState",
     "Outcome",
-    "Part",
     "PromptKind",
     "Reading",
     "Record",
@@ -73,7 +71,6 @@ __all__ = [
     "open_streams",
     "parse_target",
     "poisson",
-    "ramp",
     "read_trace",
     "render",
     "replay",

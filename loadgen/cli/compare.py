@@ -1,4 +1,4 @@
-"""Runs `python -m loadgen report FILE...`: renders saved runs as tables, JSON or a page."""
+"""Runs `python -m loadgen report FILE...`: renders saved runs as tables or JSON."""
 
 import argparse
 import json
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loadgen.cli.exits import EXIT_OK, EXIT_SATURATED
-from loadgen.cli.measure import refusal, write_page
+from loadgen.cli.measure import refusal
 from loadgen.loops.instrument import MAX_LATE_SECONDS
 from loadgen.results.comparison import side_by_side
-from loadgen.results.page import page
 from loadgen.results.report import Report, render, render_refusal, report_of
 from loadgen.results.store import load_run
 
@@ -24,7 +23,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("files", nargs="+", type=Path, metavar="FILE", help="runs saved by --save")
     add("--label", action="append", default=[], help="name of each run, in order")
     add("--json", action="store_true", help="print JSON")
-    add("--html", metavar="FILE", type=Path, help="write a page with plots")
     add("--allow-saturated", action="store_true", help="figures of runs not to be trusted, too")
     add("--max-late", type=float, default=MAX_LATE_SECONDS, help="as for a run, in seconds")
     return parser
@@ -34,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     """Render the runs and return the exit code.
 
     Raises:
-        InputError: a file is no saved run, or the page cannot be written.
+        InputError: a file is no saved run.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -48,8 +46,6 @@ def main(arguments: Sequence[str]) -> int:
         _print_refusals(reports, as_json=options.json)
         return EXIT_SATURATED
     _print(reports, as_json=options.json)
-    if options.html:
-        write_page(options.html, page(runs, max_late_seconds=options.max_late))
     return EXIT_OK
 
 

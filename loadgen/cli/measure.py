@@ -1,4 +1,4 @@
-"""Runs `python -m loadgen run`: measures, then prints, saves and plots."""
+"""Runs `python -m loadgen run`: measures, then prints and saves."""
 
 import argparse
 import asyncio
@@ -17,13 +17,11 @@ from loadgen.cli.options import build_parser
 from loadgen.cli.plan import OpenPlan, load_of, open_plan, slo_of
 from loadgen.errors import InputError, TargetError
 from loadgen.http.target import parse_target
-from loadgen.load.mix import Mix
 from loadgen.load.workload import Workload
 from loadgen.loops.check import check_target
 from loadgen.loops.closed import closed_loop
 from loadgen.loops.opened import open_loop, open_streams
 from loadgen.loops.window import WindowRule, fixed
-from loadgen.results.page import page
 from loadgen.results.report import Report, render, render_refusal, report_of
 from loadgen.results.runs import Run, run_of_closed, run_of_open
 from loadgen.results.store import save_run
@@ -52,10 +50,10 @@ def main(arguments: Sequence[str]) -> int:
     report = report_of(run, options.max_late)
     if options.save:
         save_run(run, Path(options.save))
-    return _publish(run, report, options)
+    return _publish(report, options)
 
 
-def _publish(run: Run, report: Report, options: argparse.Namespace) -> int:
+def _publish(report: Report, options: argparse.Namespace) -> int:
     refused = bool(report.saturated) and not options.allow_saturated
     if options.json:
         print(json.dumps(refusal(report) if refused else report.to_jsonable(), indent=2))
@@ -63,8 +61,6 @@ def _publish(run: Run, report: Report, options: argparse.Namespace) -> int:
         print(render_refusal(report) if refused else render(report))
     if refused:
         return EXIT_SATURATED
-    if options.html:
-        write_page(Path(options.html), page([(run.load, run)], max_late_seconds=options.max_late))
     if report.completed:
         return EXIT_OK
     print(f"loadgen: {why_none(report)}", file=sys.stderr)
@@ -90,18 +86,6 @@ def refusal(report: Report) -> dict[str, object]:
     return {name: getattr(report, name) for name in kept}
 
 
-def write_page(path: Path, text: str) -> None:
-    """Write a report.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}. Choose another file.") from error
-
-
 def uvloop_runner() -> asyncio.Runner:
     """A runner on uvloop if it is installed: uvloop halves the instrument's own cost."""
     try:
@@ -119,7 +103,7 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError(f"--url: {error}") from error
     if options.speed != 1.0 and not (options.replay or options.streams):
         raise InputError("--speed goes with --replay: give another --rate instead.")
-    for name in ("duration", "timeout", "max_duration", "half_width", "max_late", "ramp_seconds"):
+    for name in ("duration", "timeout", "max_duration", "half_width", "max_late"):
         value = getattr(options, name)
         if value is not None and not 0 < value < math.inf:
             raise InputError(f"--{name.replace('_', '-')} must be above 0, got {value:g}.")
@@ -129,9 +113,8 @@ def _check(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and not 0 <= value < math.inf:
             raise InputError(f"--{name} must be at least 0 s, got {value:g}.")
-    for path in (options.save, options.html):
-        if path and not Path(path).parent.is_dir():
-            raise InputError(f"there is no directory for {path}: make it first.")
+    if options.save and not Path(options.save).parent.is_dir():
+        raise InputError(f"there is no directory for {options.save}: make it first.")
 
 
 async def _measure(options: argparse.Namespace) -> Run:
@@ -139,7 +122,9 @@ async def _measure(options: argparse.Namespace) -> Run:
     if options.concurrency is not None:
         return await _closed(options, started)
     plan = open_plan(options)
-    loads = [stream.workload for stream in plan.streams] or _workloads(plan.load)
+    loads = [stream.workload for stream in plan.streams]
+    if plan.load is not None:
+        loads.append(plan.load)
     await _try_out(options, loads)
     slos = dict(plan.slos)
     return run_of_open(await _open(options, plan), slos, _settings(options, loads), started)
@@ -147,7 +132,7 @@ async def _measure(options: argparse.Namespace) -> Run:
 
 async def _closed(options: argparse.Namespace, started: float) -> Run:
     load, slo = load_of(options), slo_of(options)
-    await _try_out(options, _workloads(load))
+    await _try_out(options, [load])
     rule = WindowRule(max_seconds=options.max_duration, half_width_share=options.half_width)
     result = await closed_loop(
         options.url,
@@ -158,7 +143,7 @@ async def _closed(options: argparse.Namespace, started: float) -> Run:
         timeout_seconds=options.timeout,
         progress=live.show_closed(options.quiet),
     )
-    settings = _settings(options, _workloads(load))
+    settings = _settings(options, [load])
     return run_of_closed(result, {"": slo} if slo else {}, settings, started)
 
 
@@ -174,12 +159,6 @@ async def _open(options: argparse.Namespace, plan: OpenPlan) -> Any:
     if plan.load is None:
         return await open_streams(options.url, plan.streams, **common)
     return await open_loop(options.url, plan.load, arrivals=plan.arrivals, **common)
-
-
-def _workloads(load: Workload | Mix | None) -> list[Workload]:
-    if isinstance(load, Mix):
-        return [part.workload for part in load.parts]
-    return [] if load is None else [load]
 
 
 async def _try_out(options: argparse.Namespace, loads: Sequence[Workload]) -> None:

@@ -16,18 +16,16 @@ examples:
         --slo-ttft 0.5 --slo-tpot 0.05
   hold 16 requests in flight until the throughput is known to 2 %
     python -m loadgen --url http://127.0.0.1:8000 --model m --concurrency 16 --half-width 0.02
-  bursty arrivals, conversation lengths, an HTML report and the raw records
+  bursty arrivals, conversation lengths, and the raw records
     python -m loadgen --url http://127.0.0.1:8000 --model m --rate 8 --arrivals gamma \\
-        --burstiness 0.3 --lengths chat --html report.html --save run.jsonl
+        --burstiness 0.3 --lengths chat --save run.jsonl
   replay a recorded trace twice as fast, from its tenth minute on
     python -m loadgen --url http://127.0.0.1:8000 --model m --replay BurstGPT_1.csv \\
         --speed 2 --start 600 --limit 2000
-  two models, 70 % and 30 % of the requests
-    python -m loadgen --url http://127.0.0.1:8000 --mix a=0.7,b=0.3 --rate 10
   streams with their own model, arrivals, lengths and SLO
     python -m loadgen --url http://127.0.0.1:8000 --streams streams.toml --duration 120
   saved runs side by side
-    python -m loadgen report before.jsonl after.jsonl --html compare.html
+    python -m loadgen report before.jsonl after.jsonl
 
 exit codes: 0 measured, 1 nothing completed, 2 wrong option or file, 3 the load generator itself
 was saturated (no figures; --allow-saturated prints them, marked)
@@ -78,20 +76,12 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         "--streams", metavar="FILE", help="open loop: TOML file of streams, see docs/loadgen.md"
     )
     add = group.add_argument
-    add("--arrivals", choices=("poisson", "gamma", "constant", "ramp"), default="poisson")
+    add("--arrivals", choices=("poisson", "gamma", "constant"), default="poisson")
     add("--burstiness", type=float, default=1.0, help="gamma: shape; below 1 is burstier")
-    add("--rate-to", type=float, help="ramp: from --rate to this rate")
-    add("--ramp-seconds", type=float, help="ramp: how long it takes (default: the window)")
     add("--speed", type=float, default=1.0, help="replay: so many times as fast")
     add("--start", type=float, default=0.0, help="replay: leave out so many seconds at its start")
     add("--limit", type=int, help="replay, lengths from a file: so many requests at most")
     add("--max-in-flight", type=int, help="open loop: further arrivals wait, and their wait counts")
-    add(
-        "--mix",
-        metavar="A=W,B=W",
-        default="",
-        help="several models by weight, for --rate and --concurrency",
-    )
 
 
 def _add_requests(parser: argparse.ArgumentParser) -> None:
@@ -130,7 +120,6 @@ def _add_window(parser: argparse.ArgumentParser) -> None:
 def _add_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
     add("--json", action="store_true", help="print JSON")
-    add("--html", metavar="FILE", help="write a report with plots")
     add("--save", metavar="FILE", help="write every request's record, for `report`")
     add("--quiet", action="store_true", help="no progress line")
     add("--allow-saturated", action="store_true", help="figures even if the instrument is not fit")

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from loadgen.errors import InputError
 from loadgen.load import arrivals, lengths
-from loadgen.load.mix import Mix, Part, Stream
 from loadgen.load.sharegpt import by_characters, by_tokenizer, looks_like_sharegpt, read_sharegpt
+from loadgen.load.streams import Stream
 from loadgen.load.traces import Trace, read_trace
 from loadgen.load.workload import Endpoint, PromptKind, Workload
 from loadgen.results.statistics import Slo
@@ -24,10 +24,10 @@ MAX_RATE: Final = 100_000.0
 """Requests/s; an order of magnitude above the rate that one process can send."""
 _STREAM_KEYS: Final[Mapping[str, type | tuple[type, ...]]] = {
     "name": str, "model": str, "endpoint": str, "rate": (int, float), "replay": str,
-    "arrivals": str, "burstiness": (int, float), "rate_to": (int, float),
-    "ramp_seconds": (int, float), "speed": (int, float), "start": (int, float), "limit": int,
-    "prompt_tokens": int, "output_tokens": int, "lengths": str, "prompt_variation": (int, float),
-    "output_variation": (int, float), "longest_tokens": int, "tokenizer": str, "prompts": str,
+    "arrivals": str, "burstiness": (int, float), "speed": (int, float), "start": (int, float),
+    "limit": int, "prompt_tokens": int, "output_tokens": int, "lengths": str,
+    "prompt_variation": (int, float), "output_variation": (int, float), "longest_tokens": int,
+    "tokenizer": str, "prompts": str,
     "last_token_id": int, "stop_at_eos": bool, "temperature": (int, float), "extra": dict,
     "seed": int, "slo_ttft": (int, float), "slo_tpot": (int, float),
 }  # fmt: skip
@@ -38,40 +38,27 @@ class OpenPlan:
     """An open loop to run.
 
     Attributes:
-        load: a workload or a mix with common arrivals; None if `streams` have their own.
+        load: the workload; None if `streams` have their own.
         arrivals: offsets of `load`'s requests.
     """
 
     streams: tuple[Stream, ...]
-    load: Workload | Mix | None
+    load: Workload | None
     arrivals: Iterator[float]
     seconds: float
     warmup_seconds: float
     slos: Mapping[str, Slo]
 
 
-def load_of(options: argparse.Namespace) -> Workload | Mix:
-    """The workload, or the mix of several models.
+def load_of(options: argparse.Namespace) -> Workload:
+    """The workload.
 
     Raises:
-        InputError: neither or both of --model and --mix are given, or one of them is malformed.
+        InputError: no model is given.
     """
-    if bool(options.model) == bool(options.mix):
-        raise InputError("give exactly one of --model and --mix.")
-    if not options.mix:
-        return workload_of(options, options.model)
-    parts = []
-    for entry in options.mix.split(","):
-        model, found, weight = entry.rpartition("=")
-        try:
-            share = float(weight)
-        except ValueError:
-            found = ""
-        if not found or not model.strip():
-            raise InputError(f"--mix {options.mix!r}: write it as a=0.7,b=0.3.")
-        name = model.strip()
-        parts.append(Part(name, workload_of(options, name), share))
-    return Mix(tuple(parts), options.seed)
+    if not options.model:
+        raise InputError("give --model, or --streams for several.")
+    return workload_of(options, options.model)
 
 
 def workload_of(
@@ -160,30 +147,24 @@ def open_plan(options: argparse.Namespace) -> OpenPlan:
         return _streams_plan(options, slo)
     slos = {"": slo} if slo else {}
     if options.replay:
-        if options.mix:
-            raise InputError("--mix goes with --rate and --concurrency; see --streams for replays.")
-        if not options.model:
-            raise InputError("give --model.")
-        load, offsets, span = _replayed(options, options.model)
+        load, offsets, span = _replayed(options, load_of(options).model)
         warmup = options.warmup or 0.0
         seconds = options.duration or max(span - warmup, 1.0)
         return OpenPlan((), load, offsets, seconds, warmup, slos)
     seconds, warmup = _window(options)
-    made = arrivals_of(options, seconds + warmup)
+    made = arrivals_of(options)
     return OpenPlan((), load_of(options), made, seconds, warmup, slos)
 
 
-def arrivals_of(options: argparse.Namespace, seconds: float) -> Iterator[float]:
+def arrivals_of(options: argparse.Namespace) -> Iterator[float]:
     """Arrivals at the options' rate.
 
     Raises:
-        InputError: an option that does not belong to these arrivals is given, or one is missing.
+        InputError: an option that does not belong to these arrivals is given.
     """
-    if (options.rate_to is not None) != (options.arrivals == "ramp"):
-        raise InputError("--rate-to goes with --arrivals ramp, and that needs it.")
     if options.burstiness != 1.0 and options.arrivals != "gamma":
         raise InputError("--burstiness goes with --arrivals gamma.")
-    if max(options.rate, options.rate_to or 0.0) > MAX_RATE:
+    if options.rate > MAX_RATE:
         raise InputError(
             f"the rate may be {MAX_RATE:,.0f} requests/s at most: one process sends no more. "
             "Start several load generators."
@@ -192,9 +173,6 @@ def arrivals_of(options: argparse.Namespace, seconds: float) -> Iterator[float]:
         "poisson": lambda: arrivals.poisson(options.rate, options.seed),
         "constant": lambda: arrivals.constant(options.rate),
         "gamma": lambda: arrivals.gamma(options.rate, options.burstiness, options.seed),
-        "ramp": lambda: arrivals.ramp(
-            options.rate, options.rate_to, options.ramp_seconds or seconds, options.seed
-        ),
     }
     if options.arrivals not in makers:
         raise InputError(f"arrivals {options.arrivals!r} are none of {', '.join(makers)}.")
@@ -222,16 +200,17 @@ def _read_trace(path: str, start: float, limit: int | None) -> Trace:
 
 
 def _streams_plan(options: argparse.Namespace, slo: Slo | None) -> OpenPlan:
-    if options.mix or options.model:
-        raise InputError("--streams names its models itself: leave out --model and --mix.")
+    if options.model:
+        raise InputError("--streams names its models itself: leave out --model.")
     seconds, warmup = _window(options)
     streams, slos, spans = [], {"": slo} if slo else {}, []
-    for entry in _read_streams(Path(options.streams)):
-        own = argparse.Namespace(**{**vars(options), **entry})
+    for number, entry in enumerate(_read_streams(Path(options.streams))):
+        # Equal seeds would let streams of the same rate send at the same moments.
+        own = argparse.Namespace(**{**vars(options), "seed": options.seed + number, **entry})
         name = entry.get("name", own.model)
         where = f"{options.streams}, stream {name!r}"
         try:
-            workload, offsets, span = _stream(own, seconds + warmup)
+            workload, offsets, span = _stream(own)
             bounds = slo_of(own)
         except (InputError, ValueError) as error:
             raise InputError(f"{where}: {error}") from error
@@ -245,14 +224,12 @@ def _streams_plan(options: argparse.Namespace, slo: Slo | None) -> OpenPlan:
     return OpenPlan(tuple(streams), None, iter(()), seconds, warmup, slos)
 
 
-def _stream(
-    own: argparse.Namespace, seconds: float
-) -> tuple[Workload, Iterator[float], float | None]:
+def _stream(own: argparse.Namespace) -> tuple[Workload, Iterator[float], float | None]:
     if bool(own.replay) == (own.rate is not None):
         raise InputError("give exactly one of 'rate' and 'replay'.")
     if own.replay:
         return _replayed(own, own.model)
-    return workload_of(own, own.model), arrivals_of(own, seconds), None
+    return workload_of(own, own.model), arrivals_of(own), None
 
 
 def _read_streams(path: Path) -> list[dict[str, Any]]:

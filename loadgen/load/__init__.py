@@ -1,4 +1,4 @@
-"""Makes the load: request bodies, their lengths, their arrivals, and mixes of workloads.
+"""Makes the load: request bodies, their lengths, their arrivals, and streams of several workloads.
 
 The same seed gives the same requests. Lengths and arrivals may also come from recorded traffic.
 """

@@ -48,46 +48,6 @@ def gamma(req_per_s: float, burstiness: float, seed: int = 0) -> Iterator[float]
     )
 
 
-def ramp(
-    from_req_per_s: float, to_req_per_s: float, seconds: float, seed: int = 0
-) -> Iterator[float]:
-    """Poisson arrivals whose rate changes linearly from one rate to the other, and then stays.
-
-    Unit-rate arrivals are mapped through the inverse of the expected count
-    a t + (b - a) t^2 / (2 T), which gives a Poisson process of exactly that rate (Cinlar, 1975).
-
-    Args:
-        from_req_per_s: rate at the start; may be 0.
-        to_req_per_s: rate from `seconds` on; may be 0, and then arrivals end there.
-        seconds: how long the change takes.
-        seed: seed of the random gaps.
-
-    Raises:
-        ValueError: a rate is below 0, both are 0, or the time is not above 0.
-    """
-    low, high = from_req_per_s, to_req_per_s
-    if not (0 <= low < math.inf and 0 <= high < math.inf and low + high > 0):
-        raise ValueError(f"a ramp's rates must be at least 0 and not both 0, got {low!r}, {high!r}")
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"a ramp must last longer than 0 s, got {seconds!r}")
-    generator = random.Random(seed)  # noqa: S311 - not for secrets
-    # Rounding can put an arrival slightly before the arrival that it follows.
-    return itertools.accumulate(_ramp(low, high, seconds, generator), max)
-
-
-def _ramp(low: float, high: float, seconds: float, generator: random.Random) -> Iterator[float]:
-    whole = (low + high) / 2 * seconds
-    slope = (high - low) / seconds
-    for count in itertools.accumulate(generator.expovariate(1.0) for _ in itertools.count()):
-        if count <= whole:
-            # The stable root of low t + slope t^2 / 2 = count: no division by a small slope.
-            yield 2 * count / (low + math.sqrt(max(0.0, low * low + 2 * slope * count)))
-        elif high > 0:
-            yield seconds + (count - whole) / high
-        else:
-            return
-
-
 def replay(offsets: Iterable[float], speed: float = 1.0) -> Iterator[float]:
     """Recorded offsets, `speed` times as fast.
 

@@ -16,8 +16,7 @@ from loadgen.errors import LoadAbortedError, StalledError
 from loadgen.http.client import Client
 from loadgen.http.connection import now
 from loadgen.http.target import Target
-from loadgen.load.mix import Mix, Source, source_of
-from loadgen.load.workload import Request, Workload
+from loadgen.load.workload import Request, RequestFactory, Workload
 from loadgen.loops.instrument import NO_READING, Reading, Watch
 from loadgen.loops.window import WindowRule, WindowState
 from loadgen.results.records import Outcome, Record
@@ -95,7 +94,7 @@ class ClosedLoopResult:
 
 async def closed_loop(
     target: Target | str,
-    workload: Workload | Mix,
+    workload: Workload,
     *,
     concurrency: int,
     window: WindowRule | None = None,
@@ -129,13 +128,13 @@ async def closed_loop(
     async with Client(
         target, api_key=api_key, timeout_seconds=timeout_seconds, max_connections=concurrency
     ) as client:
-        loop = _Loop(client, source_of(workload), concurrency, stall_seconds)
+        loop = _Loop(client, RequestFactory(workload), concurrency, stall_seconds)
         return await loop.run(window or WindowRule(), progress, on_opened)
 
 
 class _Loop:
     def __init__(
-        self, client: Client, source: Source, concurrency: int, stall_seconds: float
+        self, client: Client, source: RequestFactory, concurrency: int, stall_seconds: float
     ) -> None:
         self._client = client
         self._stall_seconds = stall_seconds

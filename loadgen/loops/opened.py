@@ -14,8 +14,8 @@ from typing import Final
 from loadgen.http.client import Client
 from loadgen.http.connection import now
 from loadgen.http.target import Target
-from loadgen.load.mix import Due, Mix, Stream, merged, schedule, source_of
-from loadgen.load.workload import Request, Workload
+from loadgen.load.streams import Due, Stream, merged, schedule
+from loadgen.load.workload import Request, RequestFactory, Workload
 from loadgen.loops.instrument import NO_READING, Reading, Watch
 from loadgen.results.records import Outcome, Record
 from loadgen.results.statistics import (
@@ -118,7 +118,7 @@ class OpenLoopResult:
 
 async def open_loop(
     target: Target | str,
-    workload: Workload | Mix,
+    workload: Workload,
     *,
     arrivals: Iterator[float],
     seconds: float,
@@ -162,7 +162,7 @@ async def open_loop(
         timeout_seconds=timeout_seconds,
         max_connections=min(max_connections, max_in_flight or max_connections),
     ) as client:
-        due = schedule(source_of(workload), arrivals)
+        due = schedule(RequestFactory(workload), arrivals)
         return await _Run(client).run(
             due, warmup_seconds, seconds, progress, keep_sending=keep_sending
         )

@@ -50,7 +50,7 @@ class Record:
         retry_after: seconds a refusal asked to wait, as sent.
         error: the error message, for people.
         wanted_prompt_tokens, wanted_output_tokens: lengths asked for; 0 if not stated.
-        stream: the request's stream in a mix; empty if there is only one stream.
+        stream: the request's stream; empty if there is only one stream.
         replica: the server behind the address that answered, by the answer's header
             `x-partitiond-replica`; empty if the answer has none.
     """

@@ -27,13 +27,13 @@ class Report:
         instrument_cpu: share of one core the load generator used.
         lag_seconds_p99: how late requests were sent (open loop).
         errors_seen: up to five different error messages.
-        stream: the part of a mix that is summarised; empty for all parts together.
+        stream: the stream that is summarised; empty for all together.
         prompt_tokens_per_s: rate over the requests whose first token came inside the window.
         short_outputs: requests that ended with fewer output tokens than were asked for.
         stall_seconds_p99: how late the instrument's event loop woke.
         saturated: reasons why the figures are unreliable; empty if they are reliable.
         slo: the bounds that attainment and goodput are computed with.
-        streams: one report for each part of a mix.
+        streams: one report for each stream.
     """
 
     mode: str
@@ -154,7 +154,7 @@ def _errors_seen(records: Iterable[Record]) -> tuple[str, ...]:
 
 
 def render(report: Report) -> str:
-    """The report as aligned text, each stream of a mix after the total."""
+    """The report as aligned text, each stream after the total."""
     lines = [_title(report), *_figures(report)]
     for stream in report.streams:
         lines += ["", f"stream {stream.stream}", *_figures(stream)]

@@ -22,13 +22,11 @@ from partitiond.core.mig.geometry import (
     instance_bytes,
     starts_of,
 )
-from partitiond.core.plan.record import Candidate, Infeasible, ModelDemand, Objective, Plan, Status
+from partitiond.core.plan.record import Candidate, Infeasible, Plan
 from partitiond.core.units import GIB, Bytes
 from partitiond.planner.api import solve
-from partitiond.planner.check import check_plan
-from partitiond.planner.exact import Goal, solve_exact
 from partitiond.planner.model.instance import build_instance
-from partitiond.planner.model.types import PRICE_SCALE, PlanRequest
+from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.assign import SliceWish, choose_slices
 from partitiond.planner.pack.packing import Packing
 from tests.planner.build import gpu, in_mig, want
@@ -86,7 +84,6 @@ class Gpu:
     there: tuple[Found, ...] = ()
     occupied: tuple[int, ...] = ()
     fixed: bool = False
-    price: float = 1.0
 
     def device(self, name: str = "gpu-0", **changes: object) -> Device:
         """The GPU as it would be discovered."""
@@ -103,7 +100,6 @@ class Gpu:
             "mig_instances": instances,
             "mig_fixed": self.fixed,
             "occupied_slices": tuple(sorted({*others, *self.occupied})),
-            "price_per_hour": self.price,
             **changes,
         }
         return gpu(name, **values)  # type: ignore[arg-type]
@@ -149,7 +145,6 @@ def gpus(draw: st.DrawFn) -> Gpu:
         tuple(found),
         tuple(s for s in draw(st.sampled_from([(), (), draw(occupations)])) if s in free),
         draw(st.booleans()),
-        draw(st.sampled_from([1.0, 2.0])),
     )
 
 
@@ -268,70 +263,6 @@ def arrangements(counts: Counts, occupied: tuple[int, ...]) -> Iterator[tuple[Pl
                 yield ((NAMES[i], start, SIZES[i][2]), *rest)
 
     return go(0, frozenset(occupied), 0)
-
-
-@st.composite
-def demands(draw: st.DrawFn) -> tuple[ModelDemand, ...]:
-    models = []
-    for n in range(draw(st.integers(1, 3))):
-        sizes = draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=2, unique=True))
-        candidates = [on_slice(f"m{n}", draw(st.integers(1, 4)), name) for name in sizes]
-        models.append(want(f"m{n}", *candidates, rate=draw(st.integers(1, 7))))
-    return tuple(models)
-
-
-def least_price(there: list[Gpu], models: tuple[ModelDemand, ...]) -> float | None:
-    """The least price by trying every set on every device; None where nothing serves all."""
-    choices = [(n, c, NAMES.index(c.size.mig_profile)) for n, m in enumerate(models)
-               for c in m.candidates]  # fmt: skip
-    rates = [model.demand.req_per_s or 0.0 for model in models]
-
-    def loads(one: Gpu) -> set[tuple[float, ...]]:
-        """What models get of everything that the device can hold, up to their demands."""
-        found: set[tuple[float, ...]] = set()
-        most = [max(s[i] for s in one.sets) for i in range(len(SIZES))]
-        for counts in itertools.product(*(range(most[size] + 1) for *_, size in choices)):
-            total, gets = [0] * len(SIZES), [0.0] * len(models)
-            for (n, c, size), count in zip(choices, counts, strict=True):
-                total[size] += count
-                gets[n] = min(rates[n], gets[n] + count * c.capacity_req_per_s)
-            if tuple(total) in one.sets:
-                found.add(tuple(gets))
-        return found
-
-    prices = [
-        sum(one.price for one, gets in zip(there, chosen, strict=True) if any(gets))
-        for chosen in itertools.product(*map(loads, there))
-        if all(sum(g) >= rate for g, rate in zip(zip(*chosen, strict=True), rates, strict=True))
-    ]
-    return min(prices, default=None)
-
-
-@settings(max_examples=25)
-@given(st.lists(gpus(), min_size=1, max_size=2), demands())
-def test_the_optimum_on_such_gpus_is_that_of_trying_everything(
-    there: list[Gpu], models: tuple[ModelDemand, ...]
-) -> None:
-    """The plan passes the check, and stays when it is made again."""
-    devices = tuple(one.device(f"gpu-{n}") for n, one in enumerate(there))
-    request = PlanRequest(devices, models, objective=Objective.MIN_PRICE, deterministic=True)
-    instance, expected = build_instance(request), least_price(there, models)
-    if instance.hopeless:
-        assert expected is None
-        return
-    every = list(range(len(devices)))
-    found = solve_exact(instance, Goal.COST, every, None, deterministic_seconds=5)
-    assert (found.status is Status.INFEASIBLE) == (expected is None)
-    if found.packing is not None and expected is not None:
-        assert found.packing.cost_units() == round(expected * PRICE_SCALE)
-    plan = solve(request)
-    if isinstance(plan, Plan):
-        assert check_plan(plan, models) == ()
-        again = solve(dataclasses.replace(request, running=plan.placements))
-        assert isinstance(again, Plan)
-        assert {(p.replica_id, p.partition) for p in again.placements} == {
-            (p.replica_id, p.partition) for p in plan.placements
-        }
 
 
 SMALL, LARGE = (Gpu((Found(s, ours=False, busy=False, whole=True),), fixed=True)

@@ -64,17 +64,6 @@ def test_two_thirds_of_a_common_beginning_of_1_kib_or_more_are_found(common: int
     assert max(ENDS) == 128 * 1024
 
 
-@pytest.mark.parametrize("instructions", [9_000, 60_000])
-def test_conversations_with_the_same_long_instructions_are_told_apart(instructions: int) -> None:
-    """What is said after them is at least half as long: a table or a document."""
-    made = host()
-    texts = {name: b"s" * instructions + name.encode() * instructions for name in "ab"}
-    for name, text in texts.items():
-        made.remember(prefix_digests(text), name, is_own=True)
-    for name, text in texts.items():
-        assert made.prefer(prefix_digests(text + b"next turn"), "ab") == (name,)
-
-
 # One table
 
 
@@ -225,12 +214,3 @@ def test_a_preference_is_given_up_when_its_replica_is_clearly_busier(
         assert chosen is wish
     else:
         assert occupancy(chosen) == least
-
-
-def test_a_preferred_replica_that_may_not_be_used_is_not() -> None:
-    loads = [ReplicaLoad("a", 0, 8, ejected=True), ReplicaLoad("b", 8, 8), ReplicaLoad("c", 0, 8)]
-    for prefer in (("a",), ("gone",), ("b",), ("c",)):
-        chosen = choose_replica(loads, (), DRAWS, prefer=prefer)
-        assert chosen is not None
-        assert chosen.replica_id == "c"
-    assert choose_replica(loads, {"c"}, DRAWS, prefer=("c",)) is loads[1]

@@ -23,9 +23,9 @@ LOADS = st.lists(
 )
 
 
-@given(LOADS, st.sets(st.sampled_from("abcdefgh")), DRAWS)
+@given(LOADS, st.sets(st.sampled_from("abcdefgh")), DRAWS, st.sampled_from("abcdefgh"))
 def test_the_chosen_one_may_be_chosen_and_none_is_less_occupied(
-    loads: list[ReplicaLoad], tried: set[str], draws: tuple[float, float]
+    loads: list[ReplicaLoad], tried: set[str], draws: tuple[float, float], wish: str
 ) -> None:
     open_ones = [load for load in loads if not load.draining and not load.ejected]
     allowed = [load for load in open_ones if load.replica_id not in tried]
@@ -35,6 +35,9 @@ def test_the_chosen_one_may_be_chosen_and_none_is_less_occupied(
         return
     assert chosen in allowed
     assert occupancy(chosen) == min(map(occupancy, allowed))
+    wished = choose_replica(loads, tried, draws, prefer=(wish,))
+    assert wished in allowed
+    assert wished.replica_id == wish or wished is chosen
 
 
 @given(st.integers(2, 8), DRAWS)

@@ -25,76 +25,58 @@ from partitiond.core.dispatch.estimates import (
 )
 
 
-def learned(p90: float) -> KeyFigures:
-    return KeyFigures(output=OutputP90(p90, outputs=FIRST_OUTPUTS))
+def p90_of(tokens: float, outputs: int = FIRST_OUTPUTS) -> KeyFigures:
+    return KeyFigures(output=OutputP90(tokens, outputs=outputs))
 
 
 def estimated(figures: KeyFigures = UNKNOWN_KEY, **of: Any) -> Cost:
-    return estimate(figures, **{"sequences": 1, "max_model_len": 0, **of})
+    return estimate(figures, **{"sequences": 1, "max_model_len": 0, "max_tokens": None, **of})
 
 
-def reserved(cost: Cost) -> tuple[int, int, int | None]:
-    return cost.prompt_tokens, cost.output_tokens, cost.output_limit
-
-
-@pytest.mark.parametrize(
-    ("limit", "output", "most"), [(20, 20, 20), (500, 500, 500), (0, 0, 0), (None, 100, None)]
-)
-def test_the_limit_is_reserved_and_without_one_what_is_usual(
-    limit: int | None, output: int, most: int | None
-) -> None:
-    for figures in (learned(100.0), KeyFigures(output=OutputP90(100.0))):
-        assert reserved(estimated(figures, prompt_tokens=50, max_tokens=limit)) == (
-            50, output, most,
-        )  # fmt: skip
+USUAL, FEW, LEAST = p90_of(100.0), p90_of(100.0, FIRST_OUTPUTS - 1), p90_of(1.0)
+HI = {"prompt_tokens": 50}
 
 
 @pytest.mark.parametrize(
-    ("p90", "outputs", "limit", "kv_tokens"),
+    ("figures", "asked", "prompt", "output", "most", "kv_tokens"),
     [
-        (100.0, FIRST_OUTPUTS, 500, 150),  # most write no more than that
-        (100.0, FIRST_OUTPUTS, 60, 110),
-        (100.0, FIRST_OUTPUTS, None, 150),
-        (100.0, FIRST_OUTPUTS - 1, 500, 550),  # not known yet
-        (100.0, FIRST_OUTPUTS - 1, None, 150),
-        (1.0, FIRST_OUTPUTS, 8000, math.ceil(8050 / MAX_OVERCOMMIT)),
+        # The limit is reserved, and without one what is usual; KV tokens are what is usual,
+        (USUAL, {**HI, "max_tokens": 20}, 50, 20, 20, 70),
+        (USUAL, {**HI, "max_tokens": 500}, 50, 500, 500, 150),
+        (USUAL, {**HI, "max_tokens": 0}, 50, 0, 0, 50),
+        (USUAL, HI, 50, 100, None, 150),
+        # but all that may be while little is known, and always a part of that.
+        (FEW, {**HI, "max_tokens": 500}, 50, 500, 500, 550),
+        (FEW, HI, 50, 100, None, 150),
+        (LEAST, {**HI, "max_tokens": 8000}, 50, 8000, 8000, math.ceil(8050 / MAX_OVERCOMMIT)),
+        # Each choice of each prompt writes, and holds its prompt.
+        (USUAL, {"sequences": 6, "prompts": 3, "prompt_tokens": 30, "max_tokens": 20},
+         30, 120, 120, 180),
+        # Nothing is longer than the context, which is each prompt's own with the output beside it.
+        (FEW, {"prompt_tokens": 900, "max_tokens": 200, "max_model_len": 1000},
+         900, 100, 100, 1000),
+        (p90_of(256.0), {"prompt_tokens": 900, "max_model_len": 1000}, 900, 100, 100, 1000),
+        (p90_of(256.0), {"prompt_tokens": 100, "max_model_len": 1000}, 100, 256, 900, 356),
+        (USUAL, {"prompt_tokens": 5000, "max_tokens": 200, "max_model_len": 1000},
+         1000, 0, 0, 1000),
+        (FEW, {"sequences": 4, "prompts": 4, "prompt_tokens": 1600, "max_tokens": 700,
+               "max_model_len": 1000}, 1600, 2400, 2400, 4000),
+        (FEW, {"sequences": 4, "prompts": 4, "prompt_tokens": 9000, "max_tokens": 700,
+               "max_model_len": 1000}, 4000, 0, 0, 4000),
     ],
-)
-def test_kv_tokens_are_what_is_usual_and_a_part_of_what_may_be(
-    p90: float, outputs: int, limit: int | None, kv_tokens: int
-) -> None:
-    figures = KeyFigures(output=OutputP90(p90, outputs=outputs))
-    assert estimated(figures, prompt_tokens=50, max_tokens=limit).kv_tokens == kv_tokens
-
-
-def test_each_choice_of_each_prompt_writes_and_holds_its_prompt() -> None:
-    cost = estimated(learned(100.0), sequences=6, prompts=3, prompt_tokens=30, max_tokens=20)
-    assert reserved(cost) == (30, 6 * 20, 6 * 20)
-    assert (cost.sequences, cost.prompts, cost.kv_tokens) == (6, 3, 6 * (10 + 20))
-    assert cost.tokens == 150
-
-
-@pytest.mark.parametrize(
-    ("prompts", "tokens", "limit", "expected"),
-    [
-        (1, 900, 200, (900, 100, 100)),
-        (1, 900, None, (900, 100, 100)),
-        (1, 100, None, (100, 256, 900)),
-        (1, 5000, 200, (1000, 0, 0)),
-        (4, 1600, 700, (1600, 4 * 600, 4 * 600)),
-        (4, 9000, 700, (4000, 0, 0)),
-    ],
-)
-def test_nothing_is_longer_than_the_context(
-    prompts: int, tokens: int, limit: int | None, expected: tuple[int, int, int]
-) -> None:
-    """The context is each prompt's own, with the output beside it."""
-    cost = estimated(
-        sequences=prompts, prompts=prompts, prompt_tokens=tokens, max_tokens=limit,
-        max_model_len=1000,
+)  # fmt: skip
+def test_what_is_reserved_and_what_is_expected(
+    *, figures: KeyFigures, asked: dict[str, Any], prompt: int, output: int, most: int | None,
+    kv_tokens: int,
+) -> None:  # fmt: skip
+    cost = estimated(figures, **asked)
+    assert (cost.prompt_tokens, cost.output_tokens, cost.output_limit, cost.kv_tokens) == (
+        prompt, output, most, kv_tokens,
     )  # fmt: skip
-    assert reserved(cost) == expected
-    assert cost.context == 1000
+    assert cost.tokens == prompt + output
+    assert (cost.sequences, cost.prompts, cost.context) == (
+        asked.get("sequences", 1), asked.get("prompts", 1), asked.get("max_model_len", 0),
+    )  # fmt: skip
 
 
 @given(
@@ -105,7 +87,7 @@ def test_an_estimate_never_exceeds_what_context_and_limit_allow(
     sequences: int, prompt: int, max_tokens: int | None, p90: float, max_len: int
 ) -> None:
     cost = estimated(
-        learned(p90), sequences=sequences, prompt_tokens=prompt, max_tokens=max_tokens,
+        p90_of(p90), sequences=sequences, prompt_tokens=prompt, max_tokens=max_tokens,
         max_model_len=max_len,
     )  # fmt: skip
     assert cost.kv_tokens >= 0
@@ -143,7 +125,6 @@ def test_the_answers_of_one_key_change_no_estimate_of_another() -> None:
             keys.learn("short", prompt=(100_000, 1000), text=(5000, 50), output_tokens=output)
         assert estimated(keys.of("long"), **asks) == known
         assert estimated(keys.of("new"), **asks) == unknown
-    assert known.output_tokens == unknown.output_tokens == 2000
 
 
 def test_whatever_a_key_has_taught_its_requests_overrun_a_replica_by_a_bounded_factor() -> None:
@@ -154,30 +135,23 @@ def test_whatever_a_key_has_taught_its_requests_overrun_a_replica_by_a_bounded_f
     cost = estimated(keys.of("k"), prompt_tokens=10, max_tokens=1560)
     while admits(ReplicaLoad("r", running, 10_000, running * cost.kv_tokens, cache), cost):
         running += 1
-    assert running * (10 + 1560) <= MAX_OVERCOMMIT * KV_SHARE * cache
     assert running > 40
+    assert running * (10 + 1560) <= MAX_OVERCOMMIT * KV_SHARE * cache
 
 
-def test_the_figures_of_keys_are_bounded_and_the_longest_unused_goes() -> None:
+def test_the_figures_of_keys_are_bounded_and_each_learns_from_its_own_pair() -> None:
+    """The longest unused key goes."""
     keys = FiguresOfKeys()
-    for number in range(estimates.MAX_KEYS):
-        keys.learn(f"k{number}", prompt=(100_000, 50_000))
-    keys.learn("k0", prompt=(100_000, 50_000))
-    keys.learn("new", prompt=(100_000, 50_000))
+    for number in [*range(estimates.MAX_KEYS), 0, estimates.MAX_KEYS]:
+        keys.learn(f"k{number}", prompt=(10**6, 10**5), text=(10**6, 5 * 10**5), output_tokens=900)
     assert len(keys) == estimates.MAX_KEYS
-    assert keys.of("k0").prompt.value == keys.of("new").prompt.value == 0.5
     assert keys.of("k1") == UNKNOWN_KEY
-
-
-def test_each_figure_learns_from_its_own_pair() -> None:
-    keys = FiguresOfKeys()
-    keys.learn("k", prompt=(10**6, 10**5), text=(10**6, 5 * 10**5), output_tokens=900)
-    known = keys.of("k")
+    known = keys.of("k0")
     assert known.prompt.value == pytest.approx(0.1)
     assert known.text.value == pytest.approx(0.5)
     assert known.output.value == 900
     keys.learn("k")
-    assert keys.of("k") == known
+    assert keys.of("k") == UNKNOWN_KEY
 
 
 # The estimators
@@ -186,15 +160,12 @@ def test_each_figure_learns_from_its_own_pair() -> None:
 @given(st.integers(0, 2**32), st.floats(20, 2000))
 def test_the_output_estimate_settles_near_the_90th_percentile(seed: int, mean: float) -> None:
     dice = random.Random(seed)
-    lengths = [max(1, round(dice.expovariate(1 / mean))) for _ in range(3000)]
-    p90 = OutputP90()
-    late = []
-    for number, length in enumerate(lengths):
+    p90, longer = OutputP90(), 0
+    for number in range(3000):
+        length = max(1, round(dice.expovariate(1 / mean)))
+        longer += number >= 1500 and length > p90.value
         p90 = p90.observe(length)
-        if number > 1500:
-            late.append(p90.value)
-    longer = sum(length > value for length, value in zip(lengths[1501:], late, strict=True))
-    assert 0.06 < longer / len(late) < 0.14
+    assert 0.06 < longer / 1500 < 0.14
 
 
 def test_the_first_outputs_count_by_the_largest() -> None:
@@ -205,6 +176,7 @@ def test_the_first_outputs_count_by_the_largest() -> None:
     assert p90.is_learned
     assert p90.value == 2000
     assert p90.observe(10).value < 2000 < p90.observe(2001).value
+    assert p90.observe(0) == p90, "nonsense is not learned"
 
 
 def ratio(*texts: tuple[int, int]) -> float:
@@ -217,14 +189,10 @@ def ratio(*texts: tuple[int, int]) -> float:
 
 def test_a_ratio_is_weighted_by_bytes_and_old_texts_fade() -> None:
     """Sixty one-letter prompts, all template, weigh less than one page."""
+    assert ratio((0, 5), (5, 0)) == FIRST_TOKENS_PER_BYTE
     assert ratio(*[(1, 12)] * 60) == pytest.approx(0.3, abs=0.06)
     assert ratio((5000, 500)) == pytest.approx(ratio(*[(500, 50)] * 10))
     assert ratio((5000, 500)) == pytest.approx((0.3 * FIRST_BYTES + 500) / (FIRST_BYTES + 5000))
     assert ratio((10**9, 10**8)) == pytest.approx(0.1, rel=0.01)
     anew = [(10_000, 4_000)] * int(6 * REMEMBERED_BYTES / 10_000)
     assert ratio((10**9, 10**8), *anew) == pytest.approx(0.4, rel=0.01)
-
-
-def test_nonsense_is_not_learned() -> None:
-    assert ratio((0, 5), (5, 0)) == FIRST_TOKENS_PER_BYTE
-    assert OutputP90().observe(0) == OutputP90()

@@ -46,38 +46,6 @@ def shown(loads: PeerLoads) -> tuple[object, ...]:
     )
 
 
-def test_who_has_ended_is_taken_out_once_and_only_if_the_peer_had_not_counted_it() -> None:
-    loads = PeerLoads("h")
-    loads.take_over(PeerCounts((load("a", 3),)), 0.0)
-    for number in (1, 2):
-        loads.sent(number, Cost(2, 100), number / 10, "a")
-    loads.ended(2)
-    loads.ended(2)
-    loads.ended(77)
-    assert shown(loads) == ([("a", 5, 100)], 0, 0)
-    loads.take_over(PeerCounts((load("a", 5),)), 0.1 + SETTLE_SECONDS)
-    loads.ended(1)
-    assert shown(loads) == ([("a", 5, 0)], 0, 0)
-
-
-def test_requests_wait_whose_replica_is_gone_and_a_refusal_holds_until_new_counts() -> None:
-    loads = PeerLoads("h")
-    loads.take_over(PeerCounts((load("a"), load("b", 1))), 0.0)
-    loads.sent(1, Cost(2, 100), 0.1, "a")
-    loads.take_over(PeerCounts((load("b", 1),)), 0.1)
-    assert shown(loads) == ([("b", 1, 0)], 1, 2)
-    loads.ended(1)
-    assert shown(loads) == ([("b", 1, 0)], 0, 0)
-    loads = PeerLoads("h")
-    loads.take_over(PeerCounts((load("a"),)), 0.0)
-    loads.sent(1, Cost(1, 10), 0.1, "a")
-    loads.refused(1)
-    assert loads.full
-    assert shown(loads) == ([("a", 0, 0)], 0, 0)
-    loads.take_over(PeerCounts((load("a"),)), 0.1)
-    assert not loads.full
-
-
 def test_counts_grow_old() -> None:
     loads = PeerLoads("h")
     assert not loads.is_fresh(0.0)
@@ -134,23 +102,38 @@ def test_what_is_no_count_is_full_and_what_is_no_limit_gives_no_room(nonsense: f
     assert loads.service_seconds == math.inf
 
 
+def test_a_refusal_holds_until_new_counts() -> None:
+    loads = PeerLoads("h")
+    loads.take_over(PeerCounts((load("a"),)), 0.0)
+    loads.sent(1, Cost(1, 10), 0.1, "a")
+    loads.refused(1)
+    assert loads.full
+    assert shown(loads) == ([("a", 0, 0)], 0, 0)
+    loads.take_over(PeerCounts((load("a"),)), 0.1)
+    assert not loads.full
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "b", "gone", ""]), COSTS), max_size=12),
     st.integers(0, 12),
-    st.sets(st.integers(1, 12)),
+    st.sets(st.integers(1, 14)),
+    st.sets(st.integers(1, 14)),
 )
 def test_counts_are_those_told_and_what_is_on_its_way(
-    sent: list[tuple[str, Cost]], last: int, ended: set[int]
+    sent: list[tuple[str, Cost]], last: int, ended: set[int], later: set[int]
 ) -> None:
+    """Who has ended is taken out once, and only if the peer had not counted it."""
     loads = PeerLoads("h")
     counts = PeerCounts((load("a", 1), load("b", 2)), 3, 4)
     loads.take_over(counts, 0.0)
     for number, (name, cost) in enumerate(sent, 1):
         loads.sent(number, cost, float(number), name)
-    for number in ended:
+    for number in (*ended, *ended):
         loads.ended(number)
     loads.take_over(PeerCounts(counts.replicas, 3, 4), last + 0.5 + SETTLE_SECONDS)
-    left = [s for n, s in enumerate(sent, 1) if n > last and n not in ended]
+    for number in (*later, *ended):
+        loads.ended(number)
+    left = [s for n, s in enumerate(sent, 1) if n > last and n not in ended | later]
     waits = [cost for name, cost in left if name not in {"a", "b"}]
     assert shown(loads) == (
         [

@@ -1,11 +1,8 @@
 """Usage between two looks at the proxy's counts is booked exactly once."""
 
-import collections
 import dataclasses
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from partitiond.core.demand.traffic import ReplicaCount, TrafficSample, UsageCount
 from partitiond.core.keys.usage import ReplicaShare, UsagePosition, Used, usage_since
@@ -33,58 +30,21 @@ def test_busy_time_is_split_by_the_time_of_sequences() -> None:
 
 
 def test_another_engine_process_is_busy_from_nothing() -> None:
-    first = sample("e", {"m-1": 10.0}, {"a": UsageCount(engine_seconds=10.0)})
+    """And what was booked is not booked again: `tests/controller/keys` has whole histories."""
+    first = sample("e", {"m-1": 10.0}, {"a": UsageCount(3, 1, 30, 60, 10.0)})
     _, position = usage_since(UsagePosition(), first, SHARES)
+    assert usage_since(position, first, SHARES) == ({}, position)
     second = dataclasses.replace(
         first,
         replicas={"m-1": ReplicaCount("m", "2", busy_seconds=4.0)},
-        usage={"a": {"m": UsageCount(engine_seconds=14.0)}},
+        usage={"a": {"m": UsageCount(5, 4, 34, 65, 14.0)}},
     )
     used, _ = usage_since(position, second, SHARES)
-    assert used["a", "m"].device_seconds == pytest.approx(2.0)
+    assert used["a", "m"] == Used(2, 3, 4, 5, 4.0, pytest.approx(2.0), pytest.approx(400.0))
+    anew = dataclasses.replace(second, epoch="f")
+    assert usage_since(position, anew, SHARES)[0]["a", "m"].requests == 5
 
 
 def test_idle_time_and_unknown_replicas_cost_nothing() -> None:
     used, _ = usage_since(UsagePosition(), sample("e", {"m-1": 0.0, "x": 9.0}, {}), SHARES)
     assert used == {}
-
-
-NUMBERS = ("requests", "failed", "prompt_tokens", "output_tokens")
-COUNTS = st.builds(UsageCount, *[st.integers(0, 50)] * 4, st.floats(0, 100))
-STEPS = st.lists(
-    st.tuples(
-        st.booleans(), st.dictionaries(st.sampled_from("ab"), COUNTS, max_size=2),
-        st.floats(0, 20), st.booleans(),
-    ),
-    min_size=1,
-    max_size=12,
-)  # fmt: skip
-
-
-@given(STEPS)
-def test_whatever_restarts_all_that_was_looked_at_is_booked_once(
-    steps: list[tuple[bool, dict[str, UsageCount], float, bool]],
-) -> None:
-    """The proxy may begin anew before a look; the daemon may forget what it did not book."""
-    epoch, busy, kept = 0, 0.0, UsagePosition()
-    counted: dict[str, UsageCount] = {}
-    booked, total = collections.Counter[str](), collections.Counter[str]()
-    for anew, more, seconds, crashes in steps:
-        if anew:
-            epoch, busy, counted = epoch + 1, 0.0, {}
-        busy += seconds
-        for key, use in more.items():
-            old = dataclasses.asdict(counted.get(key, UsageCount()))
-            counted[key] = UsageCount(
-                **{name: had + getattr(use, name) for name, had in old.items()}
-            )
-            total.update({name: getattr(use, name) for name in NUMBERS})
-        looked = sample(str(epoch), {"m-1": busy}, counted)
-        used, position = usage_since(kept, looked, SHARES)
-        if crashes:  # before the books were written: the next daemon looks again
-            used, position = usage_since(kept, looked, SHARES)
-        for delta in used.values():
-            booked.update({name: getattr(delta, name) for name in NUMBERS})
-        assert usage_since(position, looked, SHARES) == ({}, position), "the same look twice"
-        kept = position
-    assert booked == total

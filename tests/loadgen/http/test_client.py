@@ -22,23 +22,17 @@ async def send(server: Any, tokens: int = 5, **options: Any) -> Record:
         return await client.send(body, Record(0))
 
 
-@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
-@pytest.mark.parametrize("split_bytes", [0, 1, 7])
-async def test_every_token_is_counted_however_the_bytes_are_cut(
+@pytest.mark.parametrize(("split_bytes", "line_end"), [(0, b"\n"), (7, b"\r\n")])
+async def test_every_token_is_counted_and_latencies_follow_their_definitions(
     server: Any, split_bytes: int, line_end: bytes
 ) -> None:
     server.behaviour.split_bytes = split_bytes
     server.behaviour.line_end = line_end
-    record = await send(server)
-    assert (record.outcome, record.output_tokens, record.usage_tokens) == (Outcome.OK, 5, 5)
-    assert not record.tokens_mismatch
-    assert record.prompt_tokens == 7
-    assert sum(record.chunk_tokens) == 5
-
-
-async def test_latencies_follow_their_definitions(server: Any) -> None:
     server.behaviour.replica = "m-2"
     record = await send(server, tokens=10)
+    assert (record.outcome, record.output_tokens, record.usage_tokens) == (Outcome.OK, 10, 10)
+    assert not record.tokens_mismatch
+    assert (record.prompt_tokens, sum(record.chunk_tokens)) == (7, 10)
     assert record.replica == "m-2", "a proxy may say which replica answered"
     assert record.ttft is not None
     assert record.e2el is not None

@@ -114,14 +114,6 @@ def test_a_ratio_of_equal_parts_is_never_surer_than_the_mean_of_independent_ones
     assert width >= intervals.half_width(values) * (1 - 1e-6) - 1e-9
 
 
-@given(rates, st.data())
-def test_parts_of_other_sizes_at_one_rate_leave_no_doubt(
-    values: list[float], data: st.DataObject
-) -> None:
-    rate = data.draw(st.floats(0.5, 100))
-    assert intervals.ratio_half_width([rate * size for size in values], values) <= 1e-6 * rate
-
-
 def test_parts_that_resemble_their_neighbours_widen_the_interval() -> None:
     slow_wave = [10 + math.sin(i / 3) for i in range(20)]
     shuffled = random.Random(3).sample(slow_wave, 20)

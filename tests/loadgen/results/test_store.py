@@ -36,16 +36,12 @@ def close(one: Any, two: Any, share: float = 1e-4) -> None:
 
 async def test_a_report_survives_saving(server: Any, tmp_path: Path) -> None:
     file = tmp_path / "run.jsonl"
-    parts = (
-        loadgen.Part("a", loadgen.Workload("a", 4, 4), 1),
-        loadgen.Part("b", loadgen.Workload("b", 5, 6), 1),
-    )
-    opened = await loadgen.open_loop(
-        server.socket_path,
-        loadgen.Mix(parts),
-        arrivals=loadgen.poisson(80, 1),
-        seconds=0.5,
-        warmup_seconds=0.1,
+    streams = [
+        loadgen.Stream(name, loadgen.Workload(name, size, size), loadgen.poisson(40, size))
+        for name, size in (("a", 4), ("b", 6))
+    ]
+    opened = await loadgen.open_streams(
+        server.socket_path, streams, seconds=0.5, warmup_seconds=0.1
     )
     server.behaviour.tokens_per_chunk = 3
     load = loadgen.Workload("m", 4, 8)
