@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.full, pytest.mark.asyncio(loop_scope="module")]
 
 REPLICAS = 3
 HELD = 12
-SUSPECTS = {"request_quarantined", "request_on_trial", "upstream_reset", "upstream_truncated"}
+SUSPECTS = {"request_quarantined", "upstream_reset", "upstream_truncated"}
 
 
 class Fleet:

@@ -20,17 +20,16 @@ replica costs the few requests that were in their prefill, not all.
 Suspects are **not** sent to another replica; the client gets an error. Their fingerprints (a digest
 of model and body) are quarantined, since clients repeat requests: for `first_seconds`, which is
 short, because a first death proves nothing: engines are killed from outside far more often than by
-a request, and only the second death is proof. After that a suspect is *on trial*: it is let
-through, one suspect of the model at a time, so that no other request is suspected with it if it
-does kill again. A fingerprint seen at a second death is quarantined for `repeat_seconds`, even if
-it had got further both times (so a request that kills late is found, though not before its second
-death). A fingerprint is cleared when its request ends well. Therefore:
+a request, and only the second death is proof. A fingerprint seen at a second death is quarantined
+for `repeat_seconds`, even if it had got further both times (so a request that kills late is found,
+though not before its second death). A fingerprint is cleared when its request ends well. Therefore:
 
 - a request that kills as it begins takes no second replica down by being retried, and while it is
   quarantined the same request is sent to no engine, whoever sends it;
 - a request that always kills takes down one replica, a second one when its quarantine is over
   (`first_seconds` later), then one per `repeat_seconds`, however often it is sent;
-- an innocent suspect that is sent again is refused for `first_seconds`.
+- an innocent suspect that is sent again is refused for `first_seconds`, and for `repeat_seconds` if
+  it begins beside a second death before it has ended well once.
 
 A fingerprint is forgotten after `repeat_seconds` without another death. Requests need a fingerprint
 only while one is remembered; otherwise there is no cost. The answer is 422, because client
@@ -92,7 +91,6 @@ class QuarantinePolicy:
             has a core. Chosen: a retry can wait as long.
         first_seconds: quarantine after a first death.
         repeat_seconds: quarantine after a second death; an earlier death than that counts no more.
-        trial_seconds: a trial that neither ended nor killed is over after this.
         max_entries: fingerprints remembered; the oldest are dropped first.
     """
 
@@ -101,7 +99,6 @@ class QuarantinePolicy:
     look_again_seconds: float = 0.05
     first_seconds: float = 30.0
     repeat_seconds: float = 3600.0
-    trial_seconds: float = 60.0
     max_entries: int = 4096
 
 
@@ -141,7 +138,6 @@ class Quarantine:
     def __init__(self, policy: QuarantinePolicy = DEFAULT_QUARANTINE) -> None:
         self.policy = policy
         self._suspected: collections.OrderedDict[bytes, _Suspicion] = collections.OrderedDict()
-        self._trial: tuple[bytes, float] | None = None
 
     def __len__(self) -> int:
         return len(self._suspected)
@@ -149,30 +145,17 @@ class Quarantine:
     def check(self, fingerprint: bytes, now: float) -> Rejected | None:
         """Explain why a request may not go to any replica now, or None. Called before its first
         attempt.
-
-        A suspect whose quarantine is over is on trial from this call until it has ended.
         """
         self._forget_old(now)
         suspicion = self._suspected.get(fingerprint)
-        if suspicion is None or not suspicion.suspect:
+        if suspicion is None or not suspicion.suspect or now >= suspicion.until:
             return None
-        if now < suspicion.until:
-            return Rejected(
-                422,
-                "request_quarantined",
-                "A replica died while it began this very request. It is not tried again for now.",
-                retry_after_seconds(suspicion.until - now),
-            )
-        if self._trial is not None and now < self._trial[1]:
-            return Rejected(
-                503,
-                "request_on_trial",
-                "A replica died while it began this request, among others. "
-                "They are tried again one at a time.",
-                1,
-            )
-        self._trial = (fingerprint, now + self.policy.trial_seconds)
-        return None
+        return Rejected(
+            422,
+            "request_quarantined",
+            "A replica died while it began this very request. It is not tried again for now.",
+            retry_after_seconds(suspicion.until - now),
+        )
 
     def died(
         self, flights: Sequence[Exposure], now: float, *, external: bool = False
@@ -213,14 +196,9 @@ class Quarantine:
         self._suspected[fingerprint] = _Suspicion(deaths, now, max(until, now + seconds), True)
         self._forget_most()
 
-    def ended(self, fingerprint: bytes, *, well: bool) -> None:
-        """Record that a request ended and its replica lives; well: it got its whole answer."""
-        if not self._suspected:
-            return
-        if well:
-            self._suspected.pop(fingerprint, None)
-        if self._trial is not None and self._trial[0] == fingerprint:
-            self._trial = None
+    def answered(self, fingerprint: bytes) -> None:
+        """Clear a request that got its whole answer, and whose replica lives."""
+        self._suspected.pop(fingerprint, None)
 
     def _forget_old(self, now: float) -> None:
         """Forget fingerprints whose last death is so old that another would count as a first."""
@@ -248,8 +226,6 @@ class Quarantine:
         if deaths > 1:
             suspect, seconds = True, policy.repeat_seconds
         self._suspected[name] = _Suspicion(deaths, now, now + seconds, suspect)
-        if self._trial is not None and self._trial[0] == name:
-            self._trial = None
         self._forget_most()
 
     def _forget_most(self) -> None:

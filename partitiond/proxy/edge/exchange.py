@@ -188,7 +188,6 @@ class Exchange(AttemptOwner):
         if state.quarantine:
             quarantined = state.quarantine.check(self.fingerprint(), self.flight.started_at)
             if quarantined is not None:
-                self._suspected = True
                 self.refused(quarantined)
                 return
         self._place(again=again)
@@ -549,9 +548,8 @@ class Exchange(AttemptOwner):
             generates = self.route.kind is RouteKind.GENERATE
             record.teach(self.model, self.request, self.flight, generates=generates)
         state.flight_ended(self)
-        # A refused suspect does not end the trial of an identical request that is in flight.
-        if state.quarantine and (outcome == "ok" or not self._suspected):
-            state.quarantine.ended(self.fingerprint(), well=outcome == "ok")
+        if state.quarantine and outcome == "ok":
+            state.quarantine.answered(self.fingerprint())
         self._sender.ended()
         self.flight.owner = NOBODY
 

@@ -5,7 +5,6 @@ wait. A request at another host has an attempt only once it has a place there.
 """
 
 import time
-from typing import Final
 
 from partitiond.core.dispatch.admission import Rejected, refuse_not_reached
 from partitiond.core.dispatch.fleet import OWN_HOST
@@ -18,8 +17,6 @@ from partitiond.proxy.peers.hop import LOST, SILENT, UNREACHED, Hop, RemoteReque
 from partitiond.proxy.peers.known import NOWHERE
 from partitiond.proxy.peers.messages import MOST, Failed, Open
 from partitiond.proxy.request.errors import ApiError, from_rejected
-
-ON_TRIAL: Final = "request_on_trial"
 
 
 class HostSearch(RemoteRequest):
@@ -192,15 +189,13 @@ class HostSearch(RemoteRequest):
         if hop is None or exchange.phase is not Phase.WAITING:
             return
         self._peers.waits_no_more(self)
-        is_suspect = failed.code in {QUARANTINED.code, ON_TRIAL}
+        is_suspect = failed.code == QUARANTINED.code
         hop.left(refused=failed.refused and not is_suspect)
         outcome = "refused" if failed.refused else "failed"
         self._state.metrics.hops[hop.loads.host, outcome] += 1
         if is_suspect:
-            exchange.suspected()  # it stays on record here, too
-            if failed.code == QUARANTINED.code:
-                seconds, now = failed.retry_after_seconds or 0, time.monotonic()
-                self._state.quarantine.heard(exchange.fingerprint(), seconds, now)
+            seconds, now = failed.retry_after_seconds or 0, time.monotonic()
+            self._state.quarantine.heard(exchange.fingerprint(), seconds, now)
             exchange.fail(_as_error(failed), "refused")
             return
         if failed is LOST and hop.loads.host not in self.lost:

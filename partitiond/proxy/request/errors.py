@@ -102,7 +102,6 @@ TOLD_BY_HOSTS: Final = {
     "answers_full": 503,
     "timeout": 408,
     "request_quarantined": 422,
-    "request_on_trial": 503,
     "internal_error": 500,
 }
 """Status by code: all codes with which another host may say that a request got no answer. Others

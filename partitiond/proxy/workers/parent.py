@@ -87,6 +87,8 @@ class Workers:
         """Held while a table is sent out or a worker joins, so that it has the current table."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting: list[Accepting] = []
+        self._unstarted = set(range(self._count))
+        """Workers of the first ones that have neither started nor failed to."""
         self._families: list[int] = []
         self._stop = asyncio.Event()
         self._grace_seconds = SIGNAL_GRACE_SECONDS
@@ -187,8 +189,8 @@ class Workers:
         self._budgets.apply(self._table.keys)
         answering = await ControlServer.start(self, self._opened.control)
         self._log.write(json_line("started", version=self.version, **self._about))
-        for _ in range(self._count):
-            self._begin(self._employ())
+        for number in range(self._count):
+            self._begin(self._employ(number))
         self._begin(self._keep_house())
         await self._stop.wait()
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
@@ -238,17 +240,23 @@ class Workers:
     # Workers
 
     def _hand_on(self, listener: int, connection: socket.socket) -> bool:
-        return hand_on([worker.handoffs[listener] for worker in self._workers], connection)
+        # Else who comes at once would go to the worker that is up first, and stay there.
+        return not self._unstarted and hand_on(
+            [worker.handoffs[listener] for worker in self._workers], connection
+        )
 
     def _free_rows(self) -> list[int]:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
 
-    async def _employ(self) -> None:
+    async def _employ(self, number: int) -> None:
         """Keep one worker running."""
         pause = 0.0
         while not self._stop.is_set():
             started_at = time.monotonic()
-            hired = await self._hire()
+            try:
+                hired = await self._hire()
+            finally:
+                self._unstarted.discard(number)
             if hired is not None:
                 await hired.ended.wait()
                 if self._stop.is_set():

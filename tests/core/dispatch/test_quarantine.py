@@ -11,7 +11,7 @@ from partitiond.core.dispatch.quarantine import Exposure, Quarantine, RetryVerdi
 
 A, B, C = (fingerprint("m", name) for name in (b"a", b"b", b"c"))
 P = rules.DEFAULT_QUARANTINE
-REFUSED, TRIAL = "request_quarantined", "request_on_trial"
+REFUSED = "request_quarantined"
 LATE = Exposure(A, 30.0, first_token=True)
 """It killed long after its first token."""
 
@@ -34,7 +34,12 @@ def test_a_suspect_goes_nowhere_for_a_while() -> None:
     assert rejected is not None
     assert (rejected.status, rejected.code) == (422, REFUSED)
     assert rejected.retry_after_seconds == P.first_seconds - 1
-    assert codes(quarantine, [B], 1.0) == codes(quarantine, [A], P.first_seconds) == ["ok"]
+    now = P.first_seconds
+    assert codes(quarantine, [B], 1.0) == codes(quarantine, [A], now) == ["ok"]
+    quarantine.died([Exposure(A, 0.1)], now)
+    assert codes(quarantine, [A], now + P.repeat_seconds - 1) == [REFUSED]
+    quarantine.answered(A)
+    assert codes(quarantine, [A], now) == ["ok"]
 
 
 def test_who_cannot_have_done_it_is_retried() -> None:
@@ -49,27 +54,6 @@ def test_who_cannot_have_done_it_is_retried() -> None:
         assert len(empty) == 0
 
 
-def test_several_suspects_come_back_soon_one_at_a_time() -> None:
-    quarantine, _ = after(Exposure(A, 0.1), Exposure(B, 0.2))
-    assert codes(quarantine, [A, B], 1.0) == [REFUSED, REFUSED]
-    now = P.first_seconds
-    assert codes(quarantine, [A, B], now) == ["ok", TRIAL]
-    quarantine.ended(A, well=True)
-    assert codes(quarantine, [B], now) == ["ok"]
-    quarantine.died([Exposure(B, 0.1), Exposure(C, 5.0)], now)
-    assert codes(quarantine, [B], now + P.repeat_seconds - 1) == [REFUSED]
-    assert codes(quarantine, [A], now) == ["ok"]
-
-
-def test_a_trial_whose_client_left_is_over_and_one_that_hangs_does_not_block_for_ever() -> None:
-    quarantine, _ = after(Exposure(A, 0.1), Exposure(B, 0.2))
-    now = P.first_seconds
-    assert codes(quarantine, [A], now) == ["ok"]
-    quarantine.ended(A, well=False)
-    assert codes(quarantine, [B, A], now) == ["ok", TRIAL]
-    assert codes(quarantine, [A], now + P.trial_seconds) == ["ok"]
-
-
 def test_one_that_kills_late_is_found_at_its_second_death_unless_it_ends_well_between() -> None:
     """As a health check's request does."""
     quarantine, verdicts = after(LATE)
@@ -81,7 +65,7 @@ def test_one_that_kills_late_is_found_at_its_second_death_unless_it_ends_well_be
     for number in range(5):
         quarantine.died([LATE], number * 10.0)
         assert codes(quarantine, [A], number * 10.0 + 1) == ["ok"]
-        quarantine.ended(A, well=True)
+        quarantine.answered(A)
 
 
 def test_so_many_are_remembered() -> None:
@@ -135,7 +119,7 @@ def test_the_poison_takes_no_second_replica_down_however_often_it_is_sent(
             if all(body != poison for body, _, _ in held):
                 for body, since, _ in held:
                     if now - since > 3:
-                        quarantine.ended(body, well=True)
+                        quarantine.answered(body)
                 continue
             deaths += 1
             del running[replica]

@@ -8,7 +8,6 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.admission import service_time
-from partitiond.core.dispatch.quarantine import Quarantine, QuarantinePolicy
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.peers import known
 from tests.proxy.conftest import MakeEngine, error_of, replica, table
@@ -16,7 +15,7 @@ from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host, host, tables_of
 from tests.proxy.peers.liar import LyingOwner, failed
 from tests.proxy.peers.test_hops import holding, until_idle
-from tests.proxy.scripted import Received, Step, answer, completion, plays
+from tests.proxy.scripted import answer, completion, plays
 from tests.proxy.virtual import real_time, virtual_time
 
 pytestmark = virtual_time
@@ -48,38 +47,6 @@ async def test_the_longest_wait_is_one_for_all_hosts(make: Make) -> None:
     go.set()
     await asyncio.gather(*busy)
     await until_idle([a, b])
-
-
-async def test_what_is_on_trial_at_one_host_goes_to_no_other(make: Make) -> None:
-    go, dies = asyncio.Event(), asyncio.Event()
-
-    def script(_: Received) -> list[Step]:
-        if len(engine.received) <= 2:
-            return [dies, "reset"]
-        return [go, *answer(completion())]
-
-    engine, other = await make.engine(script), await make.engine(name="e2")
-    routes = table(replica(engine), replica(other, "m-2"))
-    hosts = a, b, _ = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": ["m-2"]})
-    b.proxy.state.quarantine = Quarantine(QuarantinePolicy(first_seconds=0.0))
-    suspects = [ask(b, prompt) for prompt in ("killer", "twin")]
-    await engine.got(2)
-    engine.path.unlink()
-    dies.set()
-    assert [(await one).status_code for one in suspects] == [422, 422]
-    await engine.stop()
-    await engine.start()
-    await b.proxy.until(lambda: not b.proxy.state.models["m"].replicas["m-1"].is_dead)
-    await a.proxy.until(lambda: a.serving("m") == {"b", "c"})
-    twin = ask(b, "twin")
-    await engine.got(3)
-    a.proxy.state.peers._draw = lambda: 0.0  # the first host is drawn, and that is b
-    assert error_of(await ask(a, "killer")) == (503, "request_on_trial")
-    assert other.received == []
-    assert not any(one.full for one in a.listed("m"))
-    go.set()
-    assert (await twin).status_code == 200
-    await until_idle(hosts)
 
 
 async def test_a_request_that_was_moved_in_vain_may_wait_on(make: Make) -> None:

@@ -202,6 +202,21 @@ async def test_two_workers_are_one_proxy_whose_log_the_parent_rotates_and_which_
     assert sum(line["event"] == "request" for line in lines) == len(engine.received)
 
 
+async def test_who_comes_before_the_workers_is_spread_over_all_of_them(
+    make_process: MakeProcess,
+) -> None:
+    port = free_port()
+    process = make_process(port=port, workers=2)
+    assert await process.ensure_running()
+    early = [await asyncio.open_connection("127.0.0.1", port) for _ in range(8)]
+    workers = await until_state(
+        process, lambda state: sum(worker["connections"] for worker in state["workers"]) == 8
+    )
+    assert [worker["connections"] for worker in workers] == [4, 4]
+    for _, writer in early:
+        writer.close()
+
+
 async def test_a_killed_worker_is_replaced_and_harms_no_other(
     make_process: MakeProcess, make_engine: MakeEngine
 ) -> None:
