@@ -420,8 +420,8 @@ class KeyShares:
             now: monotonic seconds.
             unix: Unix seconds.
         """
-        if not self._parts:
-            return False
+        if not (self._parts and self._hosts):
+            return False  # while no host is in the table, what all held goes on counting
         heard = {
             host: samples[host].keys
             for host in self._hosts

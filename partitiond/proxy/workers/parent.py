@@ -189,8 +189,8 @@ class Workers:
         self._budgets.apply(self._table.keys)
         answering = await ControlServer.start(self, self._opened.control)
         self._log.write(json_line("started", version=self.version, **self._about))
-        for number in range(self._count):
-            self._begin(self._employ(number))
+        for worker in range(self._count):
+            self._begin(self._employ(worker))
         self._begin(self._keep_house())
         await self._stop.wait()
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))

@@ -212,13 +212,16 @@ def test_a_limit_of_which_nothing_is_seen_any_more_is_the_planned_one() -> None:
     assert pace.limit == small < 16
     pace.left("whole", 5.0 + FORGET_SECONDS + 1)
     assert pace.limit == 16
-    for planned, tpot in ((16, 3 * TPOT), (24, 3 * TPOT)):  # another bound, another batch
-        steps(pace, 6 * TPOT, 16, 5.0, 30.0)
-        small = pace.limit
-        pace.apply(16, TTFT, pace._tpot_seconds)
-        assert pace.limit == small < 16
-        pace.apply(planned, TTFT, tpot)
-        assert pace.limit == planned
+    steps(pace, 2 * TPOT, 16, 5.0, 30.0)
+    small = pace.limit
+    pace.apply(16, TTFT, TPOT)
+    assert pace.limit == small < 16
+    pace.apply(24, TTFT, TPOT)
+    assert pace.limit == 24, "another batch"
+    steps(pace, 2 * TPOT, 24, 5.0, 60.0)
+    assert pace.limit < 24
+    pace.apply(24, TTFT, 3 * TPOT)
+    assert pace.limit == 24, "another bound has other batches"
 
 
 def test_what_other_processes_sent_and_found_counts_as_well() -> None:

@@ -138,6 +138,24 @@ def test_lowered_shares_are_stored_once_and_what_may_be_in_use_counts_on() -> No
     assert within(Division(0.0, held), KeyRates()) == Division(0.0, held), "no limit, none lowered"
 
 
+def test_who_joins_while_no_other_host_is_there_gets_what_they_cannot_use() -> None:
+    """Not the whole limit, as one that was alone from the beginning."""
+    fleet = ShareFleet(ALL, "abc")
+    fleet.drive(10.0, dict.fromkeys("abc", 1.0))
+    fleet.cut = fleet.lost = {*"abc"}
+    fleet.apply()
+    fleet.look()
+    fleet.join("d")
+    assert not fleet.hosts["d"].ask(2 * TOKENS, fleet.now)
+    for host in fleet.hosts.values():
+        while host.ask(TOKENS, fleet.now):
+            fleet.pass_seconds(2.0)
+            fleet.look()
+            host.end(fleet.now)
+    assert sum(fleet.hosts["a"].used.values()) > 400, "what it held stays its own"
+    check(fleet, hosts=4)
+
+
 def test_the_first_host_keeps_what_it_used_when_another_joins() -> None:
     fleet = ShareFleet(ALL, "a")
     used = fleet.drive(100.0, {"a": 1.0}, tokens=14.0)["a"] * 14.0
