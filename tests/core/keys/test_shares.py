@@ -138,10 +138,13 @@ def test_lowered_shares_are_stored_once_and_what_may_be_in_use_counts_on() -> No
     assert within(Division(0.0, held), KeyRates()) == Division(0.0, held), "no limit, none lowered"
 
 
-def test_who_joins_while_no_other_host_is_there_gets_what_they_cannot_use() -> None:
+@pytest.mark.parametrize("used_before", [10.0, 0.0])
+def test_who_joins_while_no_other_host_is_there_gets_what_they_cannot_use(
+    used_before: float,
+) -> None:
     """Not the whole limit, as one that was alone from the beginning."""
     fleet = ShareFleet(ALL, "abc")
-    fleet.drive(10.0, dict.fromkeys("abc", 1.0))
+    fleet.drive(used_before, dict.fromkeys("abc", 1.0))
     fleet.cut = fleet.lost = {*"abc"}
     fleet.apply()
     fleet.look()
