@@ -221,6 +221,12 @@ HEADS: Final = (
             good(b"x-original-url: /metrics", b"x-rewrite-url: /metrics",
                  b"x-forwarded-prefix: /.."), good(b"expect: 100-continue"),
             good(b"expect: 200-ok"), good(b"proxy-authorization: Basic eDp5"),
+            # Engines obey some; none is for clients to send (`recorder.ALLOWED_HEADERS`).
+            good(b"x-data-parallel-rank: 1", b"x-kv-transfer-params: {}", b"cookie: a=b",
+                 b"user-agent: x", b"x-forwarded-for: 1.2.3.4", b"x-session-id: s",
+                 b"openai-organization: o", b"te: trailers", b"accept-encoding: gzip",
+                 b"range: bytes=0-1", b"if-none-match: *", b"origin: http://x",
+                 b"endpoint-load-metrics-format: json\tx"),
             good(b"connection: authorization, content-length")),
     *listed("overlong", (
         good(b"x: " + LONG), good(LONG + b": y"), good(*[b"x%d: y" % i for i in range(9000)]),

@@ -43,21 +43,6 @@ def test_any_other_request_id_is_replaced(proxy: Target, engine: Recorder) -> No
     assert engine.violations == []
 
 
-def test_no_header_of_the_client_goes_on_to_an_engine(proxy: Target, engine: Recorder) -> None:
-    """Engines obey some (`x-data-parallel-rank`); none is for clients to send."""
-    headers = [
-        b"x-data-parallel-rank: 1", b"x-kv-transfer-params: {}", b"cookie: a=b", b"user-agent: x",
-        b"x-forwarded-for: 1.2.3.4", b"x-session-id: s", b"openai-organization: o", b"te: trailers",
-        b"accept-encoding: gzip", b"range: bytes=0-1", b"if-none-match: *", b"origin: http://x",
-        b"endpoint-load-metrics-format: json\tx",
-    ]  # fmt: skip
-    assert ask(proxy, post(BODY, AUTH, *headers)).status == 200
-    (seen,) = engine.seen
-    assert set(seen.headers) <= {"host", "content-type", "content-length", "x-request-id"}
-    assert seen.headers["host"] == "engine"
-    assert seen.headers["content-type"] == "application/json"
-
-
 @pytest.mark.parametrize(
     "data",
     [

@@ -20,14 +20,16 @@ from partitiond.core.keys.charging import (
 COST = Cost(1, 50, prompt_tokens=30, output_tokens=20, output_limit=20)
 LONG, ENDLESS = (dataclasses.replace(COST, output_limit=most) for most in (900, None))
 FOUR = Cost(4, 50, prompt_tokens=30, output_limit=3600)
-LARGE = Cost(2, 50, 1, 30, 20, 20, interval=10)
+LARGE = dataclasses.replace(COST, sequences=2, interval=10)
 TOLD = (41, 7)
 
 
 def seen(
     events: int = 0, prompt: int | None = None, *, text: int = 0, seconds: float = 0.0
 ) -> ObservedOutput:
-    return ObservedOutput(events, prompt, text, seconds)
+    return ObservedOutput(
+        output_events=events, prompt_tokens=prompt, text_bytes=text, hidden_seconds=seconds
+    )
 
 
 def charged(
