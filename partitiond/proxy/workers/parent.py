@@ -176,8 +176,8 @@ class Workers:
     async def run(self) -> None:
         """Serve until `shut_down`; then stop listening, drain, and end the control socket last."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.shut_down, SIGNAL_GRACE_SECONDS)
+        for caught in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(caught, self.shut_down, SIGNAL_GRACE_SECONDS)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._read_certificate()))
         listeners = [one for one in (self._opened.clients, self._opened.peers) if one is not None]
         self._families = [int(one.family) for one in listeners]
@@ -189,20 +189,20 @@ class Workers:
         self._budgets.apply(self._table.keys)
         answering = await ControlServer.start(self, self._opened.control)
         self._log.write(json_line("started", version=self.version, **self._about))
-        for worker in range(self._count):
-            self._begin(self._employ(worker))
+        for number in range(self._count):
+            self._begin(self._keep_worker(number))
         self._begin(self._keep_house())
         await self._stop.wait()
         self._log.write(json_line("stopping", grace_seconds=self._grace_seconds))
         for accepting in self._accepting:
             accepting.close()
-        await self._dismiss_all()
+        await self._stop_workers()
         await answering.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _dismiss_all(self) -> None:
+    async def _stop_workers(self) -> None:
         self._stop.set()
         message: Message = {"do": "shutdown", "grace_seconds": self._grace_seconds}
         await asyncio.gather(*(self._tell(worker, message) for worker in self._workers))
@@ -248,29 +248,29 @@ class Workers:
     def _free_rows(self) -> list[int]:
         return [row for row in self._rows if not self._file.ledger.owner(row)[0]]
 
-    async def _employ(self, number: int) -> None:
+    async def _keep_worker(self, number: int) -> None:
         """Keep one worker running."""
         pause = 0.0
         while not self._stop.is_set():
             started_at = time.monotonic()
             try:
-                hired = await self._hire()
+                worker = await self._start_worker()
             finally:
                 self._unstarted.discard(number)
-            if hired is not None:
-                await hired.ended.wait()
+            if worker is not None:
+                await worker.ended.wait()
                 if self._stop.is_set():
                     return
-                _logger.error("worker %d ended with %s", hired.pid, hired.returncode)
+                _logger.error("worker %d ended with %s", worker.pid, worker.returncode)
             if time.monotonic() - started_at > SHORT_LIFE_SECONDS:
                 pause = 0.0
-            elif pause or hired is None:
+            elif pause or worker is None:
                 await asyncio.sleep(pause)
                 pause = min(MAX_PAUSE_SECONDS, 2 * pause or 0.1)
             else:
                 pause = 0.1  # the first restart is immediate; the next one waits this long
 
-    async def _hire(self) -> WorkerProcess | None:
+    async def _start_worker(self) -> WorkerProcess | None:
         """Start a worker, which takes connections on return. None if it did not start."""
         rows = self._free_rows()
         if not rows:
@@ -290,7 +290,7 @@ class Workers:
             _logger.exception("a worker cannot be started")
             ledger.clear(rows[0])
             return None
-        self._begin(self._see_off(worker))
+        self._begin(self._reap(worker))
         try:
             await worker.ask({"do": "hello"}, START_SECONDS)
             async with self._changing:
@@ -308,7 +308,7 @@ class Workers:
         self._log.write(json_line("worker_started", worker=worker.pid, row=worker.row))
         return worker
 
-    async def _see_off(self, worker: WorkerProcess) -> None:
+    async def _reap(self, worker: WorkerProcess) -> None:
         """Wait until the worker has ended; then keep its counters and free what it held."""
         await worker.wait()
         if worker in self._workers:

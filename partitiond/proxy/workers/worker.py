@@ -121,11 +121,11 @@ class _Worker:
         if self.peer_server is not None:
             self.peer_server.close()
         await self._state.closed(LAST_SECONDS)
-        await self._say_farewell()
+        await self._send_last_counts()
         listening.cancel()
         self._state.close()
 
-    async def _say_farewell(self) -> None:
+    async def _send_last_counts(self) -> None:
         text = self._state.metrics.text().decode()
         with contextlib.suppress(ConnectionError):  # the parent has already ended
             await self._channel.send({"farewell": text, "traffic": self._state.traffic()})

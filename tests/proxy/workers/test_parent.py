@@ -5,7 +5,6 @@ import collections
 import contextlib
 import json
 import os
-import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -235,27 +234,6 @@ async def test_a_killed_worker_is_replaced_and_harms_no_other(
     whole = [d for d in done if isinstance(d, httpx.Response) and d.text.endswith("[DONE]\n\n")]
     assert len(whole) == 5
     assert await process.in_flight() == {"m-1": 0}
-
-
-@pytest.mark.full
-async def test_workers_without_a_file_left_lose_no_connection(
-    make_process: MakeProcess, make_engine: MakeEngine
-) -> None:
-    process, pids = await up(make_process(workers=2), table(replica(await make_engine())))
-    soft, hard = resource.prlimit(pids[0], resource.RLIMIT_NOFILE)
-
-    def connections(state: Mapping[str, Any]) -> int:
-        return sum(worker["connections"] for worker in state["workers"])
-
-    async with clients(process, 6) as client:
-        for pid in pids:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, hard))
-        asked = [asyncio.create_task(complete(client)) for _ in range(6)]
-        await until_state(process, lambda state: connections(state) >= 6)
-        for pid in pids:
-            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
-        assert {answer.status_code for answer in await asyncio.gather(*asked)} == {200}
-    await until_state(process, lambda state: not connections(state))
 
 
 @pytest.mark.full
