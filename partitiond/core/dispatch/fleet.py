@@ -47,19 +47,21 @@ MAX_REFUSALS: Final = 2
 
 
 class HostChoice:
-    """The host for a request.
+    """The host for a request, or one that is possible.
 
     Attributes:
         peer: the host; None for the entry's own.
         replica_id: where the request should start, for the owner's `prefer`; empty if the owner
             chooses, or if the request is expected to wait.
+        figure: share of the replica that is taken, or seconds to wait; the least is best.
     """
 
-    __slots__ = ("peer", "replica_id")
+    __slots__ = ("figure", "peer", "replica_id")
 
-    def __init__(self, peer: PeerLoads | None, replica_id: str = "") -> None:
+    def __init__(self, peer: PeerLoads | None, replica_id: str = "", figure: float = 0.0) -> None:
         self.peer = peer
         self.replica_id = replica_id
+        self.figure = figure
 
     @property
     def host(self) -> str:
@@ -68,23 +70,6 @@ class HostChoice:
 
 
 STAY: Final = HostChoice(None)
-
-
-class _Option:
-    """A host where a request could go.
-
-    Attributes:
-        figure: share of the replica that is taken, or seconds to wait; the least is best.
-        peer: the host.
-        replica_id: where the request would start, or empty.
-    """
-
-    __slots__ = ("figure", "peer", "replica_id")
-
-    def __init__(self, figure: float, peer: PeerLoads, replica_id: str = "") -> None:
-        self.figure = figure
-        self.peer = peer
-        self.replica_id = replica_id
 
 
 def choose_host(
@@ -128,7 +113,7 @@ def choose_host(
             return preferred
     best = _drawn(room, draws)
     if best is not None and best.figure + HOP_SLACK < least:
-        return HostChoice(best.peer, best.replica_id)
+        return best
     if least < 2 * DOUBTFUL:
         return STAY
     wait = _own_wait(own, request) if may_stay else math.inf
@@ -143,28 +128,15 @@ def choose_host(
         best = _drawn(_that_serve(fresh, request) or _that_serve(stale, request), ())
         if best is None and not own.places.loads():
             best = _drawn(_that_come_back(fresh, request) or _that_come_back(stale, request), ())
-    return None if best is None else HostChoice(best.peer, best.replica_id)
-
-
-def queue_share(max_queue: int, own_slots: int, all_slots: int) -> int:
-    """Return how many requests may wait at a host: its share of the model's bound by slots.
-
-    The share is rounded up, so all hosts together let fewer than `max_queue` + hosts requests wait.
-    Hosts without slots let none wait. While no host has any, requests are held for a replica that
-    is coming, and each host holds up to `max_queue`.
-
-    Args:
-        max_queue: bound of the model.
-        own_slots: sum of the limits of the host's replicas, by the routing table.
-        all_slots: sum over all hosts.
-    """
-    if all_slots <= 0:
-        return max_queue
-    return min(max_queue, -(-max_queue * max(0, own_slots) // all_slots))
+    return best
 
 
 class QueueShares:
     """How many requests may wait for a model at each of the hosts that serve each other.
+
+    A host has its share of the model's bound by slots, rounded up, so all hosts together let fewer
+    than `max_queue` + hosts requests wait. Hosts without slots let none wait. While no host has
+    any, requests are held for a replica that is coming, and each host holds up to `max_queue`.
 
     Args:
         route: of the model, by the routing table.
@@ -176,8 +148,11 @@ class QueueShares:
         self._all_slots = sum(self._slots.values())
 
     def of(self, host: str) -> int:
-        """Return the share of a host (`queue_share`)."""
-        return queue_share(self._max_queue, self._slots.get(host, 0), self._all_slots)
+        """Return the share of a host."""
+        if self._all_slots <= 0:
+            return self._max_queue
+        own = self._slots.get(host, 0)
+        return min(self._max_queue, -(-self._max_queue * own // self._all_slots))
 
 
 def _own_shares(own: Dispatcher[RequestT, LoadT], request: RequestT) -> dict[str, float]:
@@ -202,9 +177,9 @@ def _own_wait(own: Dispatcher[RequestT, LoadT], request: RequestT) -> float:
     return ahead * own.service.value / max(1, own.places.sequences_in_flight())
 
 
-def _with_room(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
+def _with_room(peers: Iterable[PeerLoads], request: RequestT) -> list[HostChoice]:
     """Return the replicas of peers on which the request could start now, where nobody waits."""
-    options: list[_Option] = []
+    options: list[HostChoice] = []
     cost, tried = request.cost, request.tried
     for peer in peers:
         if peer.waiting or peer.full:
@@ -212,31 +187,31 @@ def _with_room(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
         for replica in peer.replicas.values():
             if is_eligible(replica, tried) and admits(replica, cost):
                 figure = occupancy(replica) + DOUBTFUL * replica.doubt
-                options.append(_Option(figure, peer, replica.replica_id))
+                options.append(HostChoice(peer, replica.replica_id, figure))
     return [option for option in options if option.figure < DOUBTFUL] or options
 
 
-def _that_serve(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
+def _that_serve(peers: Iterable[PeerLoads], request: RequestT) -> list[HostChoice]:
     """Return the peers with a replica that takes the request once there is room, and the wait."""
-    options: list[_Option] = []
+    options: list[HostChoice] = []
     for peer in peers:
         if any(is_eligible(replica, request.tried) for replica in peer.replicas.values()):
             ahead = peer.waiting_sequences + request.cost.sequences
             wait = ahead * peer.service_seconds / max(1, peer.sequences_in_flight())
-            options.append(_Option(wait, peer))
+            options.append(HostChoice(peer, figure=wait))
     return options
 
 
-def _that_come_back(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
+def _that_come_back(peers: Iterable[PeerLoads], request: RequestT) -> list[HostChoice]:
     """Return the peers all of whose replicas are refused or out, which may take the request."""
     return [
-        _Option(float(peer.waiting_sequences), peer)
+        HostChoice(peer, figure=float(peer.waiting_sequences))
         for peer in peers
         if not request.tried and any(not replica.draining for replica in peer.replicas.values())
     ]
 
 
-def _with_queue(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
+def _with_queue(peers: Iterable[PeerLoads], request: RequestT) -> list[HostChoice]:
     """Return the peers in whose queue there is room, and the expected wait there."""
     part = 1 - QUEUE_SLACK
     with_queue = [p for p in peers if not p.full and p.waiting < part * p.max_waiting]
@@ -244,7 +219,7 @@ def _with_queue(peers: Iterable[PeerLoads], request: RequestT) -> list[_Option]:
 
 
 def _preferred(
-    prefer: Sequence[str], shares: Mapping[str, float], least: float, room: Sequence[_Option]
+    prefer: Sequence[str], shares: Mapping[str, float], least: float, room: Sequence[HostChoice]
 ) -> HostChoice | None:
     """Return the host of the first preferred replica that is not clearly busier than the least
     occupied one of all hosts (as `balance.choose_replica` does for one host).
@@ -257,13 +232,13 @@ def _preferred(
             continue
         for option in room:
             if option.replica_id == name and option.figure <= lowest + PREFERENCE_SLACK:
-                return HostChoice(option.peer, name)
+                return option
     return None
 
 
-def _drawn(options: Sequence[_Option], draws: Sequence[float]) -> _Option | None:
+def _drawn(options: Sequence[HostChoice], draws: Sequence[float]) -> HostChoice | None:
     """Return the best one of the drawn ones, or of all without draws; None if there is none."""
-    best: _Option | None = None
+    best: HostChoice | None = None
     count = len(options)
     for other in [options[int(draw * count)] for draw in draws] if draws and count else options:
         if best is None or other.figure < best.figure:

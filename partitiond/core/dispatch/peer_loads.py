@@ -65,7 +65,7 @@ class PeerLoads:
 
     Attributes:
         host: name of the peer.
-        max_waiting: requests that the peer's queue takes (`fleet.queue_share`), by the routing
+        max_waiting: requests that the peer's queue takes (`fleet.QueueShares`), by the routing
             table and not by the peer's word.
         replicas: by id.
         waiting: requests that wait there.

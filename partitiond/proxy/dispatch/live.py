@@ -269,12 +269,18 @@ class LiveModel(ReplicaGroup):
             dispatcher.changed(now)
         self.dispatch()
 
+    def remove(self) -> None:
+        """Remove a model that left the table: running requests finish, waiting ones are refused."""
+        self.apply(self.route, (), ProxyOptions(), removed=True)
+
     def apply(
         self,
         route: ModelRoute,
         routes: Iterable[ReplicaRoute],
         options: ProxyOptions,
         most: int | None = None,
+        *,
+        removed: bool = False,
     ) -> None:
         """Take over a newer table without touching requests in flight.
 
@@ -283,22 +289,8 @@ class LiveModel(ReplicaGroup):
             routes: of its replicas.
             options: of the proxy.
             most: requests that may wait at this host; None for the route's limit.
+            removed: the model is in no table any more.
         """
-        self._apply(route, routes, options, most=most, removed=False)
-
-    def remove(self) -> None:
-        """Remove a model that left the table: running requests finish, waiting ones are refused."""
-        self._apply(self.route, (), ProxyOptions(), removed=True)
-
-    def _apply(
-        self,
-        route: ModelRoute,
-        routes: Iterable[ReplicaRoute],
-        options: ProxyOptions,
-        *,
-        most: int | None = None,
-        removed: bool,
-    ) -> None:
         self.route = route
         self.limits = None if route.limits == NO_REQUEST_LIMITS else route.limits
         self.retries.share = options.retry_share

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from partitiond.core.dispatch import fleet
 from partitiond.core.dispatch.admission import admits
 from partitiond.core.dispatch.balance import ReplicaLoad, is_eligible
-from partitiond.core.dispatch.fleet import MAX_REFUSALS, OWN_HOST, choose_host, queue_share
+from partitiond.core.dispatch.fleet import MAX_REFUSALS, OWN_HOST, choose_host
 from partitiond.core.dispatch.peer_loads import PeerCounts, PeerLoads
 from partitiond.core.dispatch.routing import HostSlots
 from tests.core.dispatch.fleet_hosts import NOW, ROUTE, Own, Slots, asks, load, peer
@@ -163,26 +163,26 @@ def test_a_queue_that_was_told_as_nearly_full_is_full_for_another_host() -> None
     assert [at(12), at(13), at(14)] == ["x", "x", ""]
 
 
+def shares_of(max_queue: int, *slots: int) -> list[int]:
+    """The share of each host with these slots, and of one without."""
+    hosts = tuple(HostSlots(str(number), each) for number, each in enumerate(slots))
+    found = fleet.QueueShares(dataclasses.replace(ROUTE, max_queue=max_queue, hosts=hosts))
+    return [found.of(str(number)) for number in range(len(slots) + 1)]
+
+
 def test_the_share_of_a_queue_is_by_slots_and_rounded_up() -> None:
-    assert queue_share(256, 8, 64) == 32
-    assert queue_share(256, 1, 3) == 86
-    assert queue_share(256, 0, 3) == 0
-    assert queue_share(256, 0, 0) == 256
-    assert queue_share(256, 9, 3) == 256
-    assert queue_share(0, 1, 3) == 0
-    assert queue_share(256, -5, 3) == 0
-    hosts = (HostSlots("a", 8), HostSlots("b", 24))
-    shares = fleet.QueueShares(dataclasses.replace(ROUTE, max_queue=10, hosts=hosts))
-    assert [shares.of(host) for host in ("a", "b", "c")] == [3, 8, 0]
-    nowhere = fleet.QueueShares(dataclasses.replace(ROUTE, max_queue=10))
-    assert nowhere.of("a") == 10
+    assert shares_of(256, 8, 56) == [32, 224, 0]
+    assert shares_of(10, 1, 2) == [4, 7, 0]
+    assert shares_of(256, 0, 3) == [0, 256, 0]
+    assert shares_of(256, 0) == shares_of(256)[:1] * 2 == [256, 256]
+    assert shares_of(0, 1, 2) == [0, 0, 0]
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(0, 10**6), min_size=1, max_size=40))
 def test_all_shares_are_the_bound_and_less_than_one_for_each_host(
     max_queue: int, slots: list[int]
 ) -> None:
-    shares = [queue_share(max_queue, own, sum(slots)) for own in slots]
+    *shares, _ = shares_of(max_queue, *slots)
     if any(slots):
         assert max_queue <= sum(shares) < max_queue + len(slots)
         assert all(share > 0 for share, own in zip(shares, slots, strict=True) if own * max_queue)
