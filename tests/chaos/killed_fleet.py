@@ -130,20 +130,7 @@ class KilledFleet(Fleet):
     # --- what runs ----------------------------------------------------------------------------
 
     def engines(self) -> dict[str, list[int]]:
-        """Engine processes by the name of their run folder, counted on the host."""
-        found = collections.defaultdict(list)
-        mark = f"{REPLICA_DIR_VARIABLE}={self.run_dir.resolve()}/".encode()
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError):
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                if b"partitiond.simulated.engine" not in words:
-                    continue
-                for variable in (entry / "environ").read_bytes().split(b"\0"):
-                    if variable.startswith(mark):
-                        found[variable[len(mark) :].decode()].append(int(entry.name))
-        return dict(found)
+        return engines_in(self.run_dir)
 
     def never_twice(self) -> dict[str, list[int]]:
         """The engines; none of them is there twice."""
@@ -281,6 +268,23 @@ class KilledFleet(Fleet):
         with contextlib.suppress(httpx.HTTPError):
             return httpx.post(f"{self.base_url}/completions", json=body, timeout=60).is_success
         return False
+
+
+def engines_in(run_dir: Path) -> dict[str, list[int]]:
+    """Engine processes by the name of their run folder, counted on the host."""
+    found = collections.defaultdict(list)
+    mark = f"{REPLICA_DIR_VARIABLE}={run_dir.resolve()}/".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            if b"partitiond.simulated.engine" not in words:
+                continue
+            for variable in (entry / "environ").read_bytes().split(b"\0"):
+                if variable.startswith(mark):
+                    found[variable[len(mark) :].decode()].append(int(entry.name))
+    return dict(found)
 
 
 def _replica(engine: str) -> str:

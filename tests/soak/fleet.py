@@ -6,8 +6,8 @@ import random
 import re
 import signal
 import sqlite3
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from partitiond.core.errors import ConflictError, PartitiondError
@@ -17,7 +17,7 @@ from partitiond.platform.fault_points import FaultPoint
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.chaos.killed_fleet import KilledFleet, kill
 from tests.chaos.nursery import Nursery
-from tests.e2e.harness import wait_for
+from tests.e2e.harness import Load, wait_for
 
 MODELS = {"busy": 2, "calm": 1, "dozy": 1}
 SLEEPER = "dozy"
@@ -49,6 +49,20 @@ class SoakFleet(KilledFleet):
         }
         super().__init__(folder / "fleet", nursery, faults, settings)
         self.replica_counts = dict(MODELS)
+
+    def look(self) -> None:
+        """Raises AssertionError if an engine is there twice."""
+        self.never_twice()
+
+    @contextlib.contextmanager
+    def load(self) -> Iterator[list[Load]]:
+        """Streams at the endpoint."""
+        with Load(self.base_url, dict.fromkeys(MODELS, 2), tokens=16).running() as running:
+            yield [running]
+
+    def cleanup(self) -> None:
+        self.host.heal()
+        super().cleanup()
 
     # --- asking for it --------------------------------------------------------------------------
 
@@ -259,30 +273,3 @@ HARM = (
     SoakFleet.mps_has_a_fault,
     SoakFleet.a_gpu_is_lost,
 )
-
-
-class Watch:
-    """Looks all the time whether an engine is there twice."""
-
-    def __init__(self, fleet: SoakFleet) -> None:
-        self._fleet = fleet
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.looks = 0
-        self.problem = ""
-
-    def __enter__(self) -> "Watch":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._stop.wait(0.2):
-            try:
-                self._fleet.never_twice()
-            except AssertionError as error:
-                self.problem = self.problem or str(error)
-            self.looks += 1
