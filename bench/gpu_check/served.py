@@ -33,8 +33,6 @@ PACKAGES: Final = (
     "fastapi",
     "uvicorn",
     "httpx",
-    "sqlmodel",
-    "alembic",
     "ortools",
     "typer",
 )

@@ -53,7 +53,9 @@ class PartitiondError(Exception):
         self.facts: dict[str, object] = dict(facts or {})
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}".strip()
+        # A message may end with lines of a log, of which the hint is no part.
+        between = "\n" if "\n" in self.message else " "
+        return f"{self.message}{between}{self.hint}".strip()
 
 
 class InputError(PartitiondError):

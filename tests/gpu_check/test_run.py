@@ -112,7 +112,7 @@ def test_it_needs_two_packages_only() -> None:
         "from bench.gpu_check.steps import all_steps\n"
         "all_steps()\n"
         "roots = {name.partition('.')[0] for name in sys.modules}\n"
-        "print(*sorted(roots & {'pydantic', 'pynvml', 'sqlmodel', 'alembic', 'ortools', 'typer',\n"
+        "print(*sorted(roots & {'pydantic', 'pynvml', 'ortools', 'typer',\n"
         "    'platformdirs', 'numpy', 'httpx', 'httptools', 'psutil', 'matplotlib', 'fastapi',\n"
         "    'uvicorn', 'uvloop', 'rich', 'huggingface_hub', 'prometheus_client'}))"
     )

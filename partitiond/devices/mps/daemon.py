@@ -24,8 +24,8 @@ CHECK_SECONDS: Final = 2.0
 ANSWER_SECONDS: Final = 2.0
 """Longest wait for the answer to a check: one daemon that hangs must not hide another's fault."""
 SILENT_SECONDS: Final = 25.0
-"""A daemon that answers no check for so long hangs; ending a client keeps it busy for up to
-`TERMINATE_SECONDS`. Chosen."""
+"""A daemon hangs that answered neither of two checks so far apart, nor one between them. Chosen:
+ending a client for somebody else keeps it busy for up to `TERMINATE_SECONDS`."""
 STALE_SECONDS: Final = 60.0
 """The last check says nothing after so long: a daemon without engines is not checked. Chosen."""
 
@@ -78,7 +78,10 @@ class MpsDaemon:
         self._changing = asyncio.Lock()
         self._checked_at = -float("inf")
         self._fault = ""
-        self._silent_since: float | None = None
+        self._unanswered: tuple[float, float] | None = None
+        """When the first and the last of the checks were asked that had no answer since the last
+        one that had."""
+        self._terminating = 0
         self._served: dict[ProcessId, frozenset[ProcessId]] = {}
         self._broken: frozenset[ProcessId] = frozenset()
 
@@ -268,10 +271,13 @@ class MpsDaemon:
             if client.pid not in pids:
                 continue
             command = f"terminate_client {client.server_pid} {client.pid}"
+            self._terminating += 1
             try:
                 answer = await self.ask(command, seconds=TERMINATE_SECONDS)
             except DeviceError as error:
                 answer = error.message
+            finally:
+                self._terminating -= 1
             if answers.terminated(answer):
                 ended.append(client.pid)
             else:
@@ -302,8 +308,10 @@ class MpsDaemon:
         """Why the running daemon is taken for hung: no client of it can start or be ended; empty if
         it is not, or is not checked any more.
         """
-        now, since = time.monotonic(), self._silent_since
-        if since is None or now - since < SILENT_SECONDS or now - self._checked_at > STALE_SECONDS:
+        if self._unanswered is None or time.monotonic() - self._checked_at > STALE_SECONDS:
+            return ""
+        first, last = self._unanswered
+        if last - first < SILENT_SECONDS:
             return ""
         return f"its MPS control daemon has not answered for {SILENT_SECONDS:g} s"
 
@@ -312,7 +320,7 @@ class MpsDaemon:
         servers = {server.identity: server for server in found}
         self._remember_broken(servers)
         if not await PROC.look(f"MPS daemon of {self.uuid}", self.alive):
-            self._silent_since = None
+            self._unanswered = None
             return self._fault_without_daemon(record.read(self.folder), len(servers))
         if not servers:
             await self._checked("get_server_list")
@@ -371,14 +379,19 @@ class MpsDaemon:
         return ""
 
     async def _checked(self, *commands: str) -> str | None:
-        """Return the answer to commands; None if there is none soon, which is remembered."""
-        asked_at = time.monotonic()
+        """Return the answer to commands; None if there is none soon, which is remembered.
+
+        While the daemon ends a client for us, it answers nobody: that tells nothing of it.
+        """
+        asked_at, is_busy = time.monotonic(), self._terminating > 0
         try:
             answer = await self.ask(*commands, seconds=ANSWER_SECONDS)
         except DeviceError:
-            self._silent_since = asked_at if self._silent_since is None else self._silent_since
+            if not is_busy and not self._terminating:
+                first = asked_at if self._unanswered is None else self._unanswered[0]
+                self._unanswered = first, asked_at
             return None
-        self._silent_since = None
+        self._unanswered = None
         return answer
 
     async def quit(self) -> None:
@@ -412,7 +425,7 @@ class MpsDaemon:
     def _forget(self) -> None:
         self._served, self._broken = {}, frozenset()
         self._fault, self._checked_at = "", -float("inf")
-        self._silent_since = None
+        self._unanswered = None
 
     async def ask(self, *commands: str, seconds: float | None = None) -> str:
         """Send the daemon any commands of its manual; return its answer. Raises DeviceError."""

@@ -1,1 +1,0 @@
-"""Holds the migrations of the store's schema, oldest first in `versions/`."""

@@ -1,1 +1,0 @@
-"""Holds one module per revision."""
