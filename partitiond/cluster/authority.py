@@ -5,7 +5,6 @@ readable by the daemon's user alone, and is in no bundle and no backup. A head t
 elsewhere makes another authority, and each host needs a new bundle from it.
 """
 
-import contextlib
 import ipaddress
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -17,9 +16,8 @@ from partitiond.cluster.certificates import (
     KEY_FILE,
     HostFiles,
     is_address,
-    make_private,
-    write_private,
 )
+from partitiond.cluster.private_files import make_private, refuse_open, write_private, writing
 from partitiond.core.errors import InputError, SettingsError
 
 if TYPE_CHECKING:
@@ -60,32 +58,23 @@ def ensure_authority(folder: Path, now: datetime) -> None:
             facts={"folder": str(folder)},
         )
     if there:
-        _check_private(key_path)
+        remedy = (
+            "remove the folder, cluster-tls and cluster-token of the head, restart Ray and daemon, "
+            "and give each host a new bundle"
+        )
+        mode = key_path.stat().st_mode
+        refuse_open(key_path, mode, "the key of the fleet's authority", remedy)
         return
     key, certificate = _new_authority(now)
-    try:
+    hint = "Run it as the daemon's user, who owns the state folder."
+    with writing("the fleet's authority", folder, hint):
         make_private(folder)
         write_private(key_path, _key_text(key))
-        write_private(certificate_path, _certificate_text(certificate))
-    except OSError as error:
-        with contextlib.suppress(OSError):  # one file alone would be refused for ever
+        try:
+            write_private(certificate_path, _certificate_text(certificate))
+        except OSError:  # one file alone would be refused for ever
             key_path.unlink(missing_ok=True)
-        raise SettingsError(
-            f"the fleet's authority cannot be written to {folder}: {error.strerror or error}.",
-            hint="Run it as the daemon's user, who owns the state folder.",
-            facts={"folder": str(folder)},
-        ) from error
-
-
-def _check_private(key_path: Path) -> None:
-    if key_path.stat().st_mode & 0o077:
-        raise SettingsError(
-            f"others than its owner may read {key_path}, the key of the fleet's authority.",
-            hint=f"Run `chmod 600 {key_path}`; if another user may have read it, remove the "
-            "folder, cluster-tls and cluster-token of the head, restart Ray and daemon, and give "
-            "each host a new bundle.",
-            facts={"path": str(key_path)},
-        )
+            raise
 
 
 def issue(folder: Path, host: str, addresses: Sequence[str], now: datetime) -> HostFiles:

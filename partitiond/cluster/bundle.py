@@ -22,10 +22,9 @@ from partitiond.cluster.certificates import (
     HINT,
     HostFiles,
     check_files,
-    make_private,
     write_files,
-    write_private,
 )
+from partitiond.cluster.private_files import make_private, refuse_open, write_private, writing
 from partitiond.core.errors import InputError, SettingsError
 
 SUFFIX: Final = ".bundle"
@@ -74,14 +73,9 @@ def write_bundle(folder: Path, bundle: Bundle) -> Path:
         "certificate": bundle.files.certificate,
         "key": bundle.files.key,
     }
-    try:
+    hint = "Name a folder that exists and is writable for this user: --out DIR."
+    with writing("the bundle", path, hint, InputError):
         write_private(path, json.dumps({**body, "sha256": _sum(body)}, indent=1) + "\n")
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be written: {error.strerror or error}.",
-            hint="Name a folder that exists and is writable for this user: --out DIR.",
-            facts={"path": str(path)},
-        ) from error
     return path
 
 
@@ -125,13 +119,8 @@ def _read(path: Path) -> str:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
                 raise InputError(f"{path} is no file.", hint="Name the bundle.")
-            if found.st_mode & 0o077:
-                raise InputError(
-                    f"others than its owner may read {path}, which has the fleet's token.",
-                    hint=f"Run `chmod 600 {path}`; if another user may have read it, have a new "
-                    "token and new bundles made.",
-                    facts={"path": str(path)},
-                )
+            remedy = "have a new token and new bundles made"
+            refuse_open(path, found.st_mode, "which has the fleet's token", remedy, InputError)
             body = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise InputError(
@@ -171,15 +160,10 @@ def unpack_bundle(path: Path, *, token_path: Path, tls_dir: Path) -> str:
                 facts={"path": str(path)},
             ) from error
     write_files(tls_dir, bundle.files)
-    try:
+    hint = "See that this user may write there, or correct cluster.token_path."
+    with writing("the fleet's token", token_path, hint):
         make_private(token_path.parent)
         write_private(token_path, bundle.token + "\n")
-    except OSError as error:
-        raise SettingsError(
-            f"the fleet's token cannot be written to {token_path}: {error.strerror or error}.",
-            hint="See that this user may write there, or correct cluster.token_path.",
-            facts={"path": str(token_path)},
-        ) from error
     return bundle.host
 
 

@@ -7,17 +7,15 @@ them when it starts and never again, so files that are replaced count from Ray's
 A check is a handshake of the files with themselves, in memory: what it refuses, a peer refuses.
 """
 
-import contextlib
 import dataclasses
 import ipaddress
-import os
 import ssl
-import tempfile
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from partitiond.cluster.private_files import make_private, refuse_open, write_private, writing
 from partitiond.core.errors import SettingsError
 from partitiond.platform.tls_files import valid_until
 
@@ -63,13 +61,8 @@ def check_files(folder: Path, names: Sequence[str]) -> None:
     """
     for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE):
         _check_readable(folder / name)
-    if (folder / KEY_FILE).stat().st_mode & 0o077:
-        raise SettingsError(
-            f"others than its owner may read {folder / KEY_FILE}.",
-            hint=f"Run `chmod 600 {folder / KEY_FILE}`; if another user may have read it, have new "
-            "files made.",
-            facts={"path": str(folder / KEY_FILE)},
-        )
+    key = folder / KEY_FILE
+    refuse_open(key, key.stat().st_mode, "the key of this host", "have new files made")
     for name in names or ("",):
         problem = _problem(folder, name)
         if problem:
@@ -151,56 +144,10 @@ def write_files(folder: Path, files: HostFiles) -> None:
     Raises:
         SettingsError: the folder cannot be written.
     """
-    try:
+    with writing("the certificate", folder, "Correct cluster.tls_dir, or who may write there."):
         make_private(folder)
         for name, text in files.by_name().items():
             write_private(folder / name, text)
-    except OSError as error:
-        raise SettingsError(
-            f"the certificate cannot be written to {folder}: {error.strerror or error}.",
-            hint="See that this user may write there, or correct cluster.tls_dir.",
-            facts={"folder": str(folder)},
-        ) from error
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder and those above it, mode 0700. Root makes them for whoever owns the one above.
-
-    Raises:
-        OSError: it cannot be made.
-    """
-    if folder.is_dir():
-        return
-    make_private(folder.parent)
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    if os.geteuid() == 0:
-        above = folder.parent.stat()
-        os.chown(folder, above.st_uid, above.st_gid, follow_symlinks=False)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file whole or not at all, mode 0600, in place of whatever has its name.
-
-    Root writes it for the owner of the folder: an administrator's command makes files that the
-    daemon reads as its own user.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            if os.geteuid() == 0:
-                owner = path.parent.stat()
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            os.fsync(descriptor)
-        Path(draft).replace(path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 def days_left(folder: Path, now: datetime) -> float:

@@ -18,9 +18,9 @@ from partitiond.cluster.certificates import (
     HostFiles,
     check_files,
     days_left,
-    make_private,
     write_files,
 )
+from partitiond.cluster.private_files import make_private
 from partitiond.cluster.token import ensure_token
 from partitiond.core.errors import ConflictError, SettingsError
 from partitiond.settings.schema import Settings

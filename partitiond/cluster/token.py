@@ -8,7 +8,7 @@ import secrets
 from pathlib import Path
 from typing import Final
 
-from partitiond.cluster.certificates import make_private, write_private
+from partitiond.cluster.private_files import make_private, refuse_open, write_private, writing
 from partitiond.core.errors import SettingsError
 
 TOKEN_BYTES: Final = 32
@@ -20,15 +20,11 @@ def ensure_token(path: Path) -> None:
 
     The caller keeps other processes from doing the same.
     """
-    try:
+    hint = "See that the folder exists and is writable, or correct [cluster] token_path."
+    with writing("the cluster's token", path, hint):
         if not path.exists():
             make_private(path.parent)
             write_private(path, secrets.token_hex(TOKEN_BYTES) + "\n")
-    except OSError as error:
-        raise SettingsError(
-            f"the cluster's token cannot be written to {path}: {error}.",
-            hint="See that the folder exists and is writable, or correct [cluster] token_path.",
-        ) from error
     check_token(path)
 
 
@@ -55,9 +51,4 @@ def check_token(path: Path) -> None:
             hint="Copy the file from the head again.",
             facts=facts,
         )
-    if mode & 0o077:
-        raise SettingsError(
-            f"others than its owner may read the cluster's token at {path}.",
-            hint=f"Run `chmod 600 {path}`; if another user may have read it, make a new one.",
-            facts=facts,
-        )
+    refuse_open(path, mode, "the cluster's token", "make a new one")

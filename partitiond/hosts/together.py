@@ -1,9 +1,6 @@
 """Makes the ports of a control plane over the agents of several hosts."""
 
-import concurrent.futures
-import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from partitiond.core.errors import EngineUnavailableError, HostSilentError
 from partitiond.core.hardware.host_state import HostLimits, HostView, with_ray_told
@@ -19,14 +16,9 @@ from partitiond.hosts.devices import (
 from partitiond.hosts.engines import HostsEngines, HostsProfiler
 from partitiond.hosts.models import HostsModels
 from partitiond.hosts.proxies import HostsProxies
-from partitiond.platform.deadline_calls import DeadlineCalls
 from partitiond.ports import Store
 from partitiond.ports.host import Clock
 from partitiond.ports.host_agent import AgentFacts, HostAgent
-
-PROBLEM_SECONDS: Final = 10.0
-"""Deadline of the question whether an engine can start on a host. Chosen: a busy host answers in
-it, and a head without an engine of its own waits so long, once, for one that hangs."""
 
 
 class Hosts:
@@ -63,7 +55,6 @@ class Hosts:
         self.profiler = HostsProfiler(self._agents, ask_again_seconds=ask_again_seconds)
         self.proxy = HostsProxies(self._agents, ask_again_seconds=ask_again_seconds, store=store)
         self.models = HostsModels(self._agents, ask_again_seconds=ask_again_seconds)
-        self._problems = DeadlineCalls(PROBLEM_SECONDS)
 
     @property
     def own_name(self) -> str:
@@ -135,19 +126,9 @@ class Hosts:
         return {name: memory for name, memory in told.items() if memory is not None}
 
     def engine_problem(self) -> EngineUnavailableError | None:
-        """Return why no engine of the kind "vllm" can start on any host that answers, or None.
-
-        The own host is asked first, and then all others at the same time.
-        """
+        """Return why no engine of the kind "vllm" can start on any host, or None. May block."""
         own, *others = (record.agent for record in self._agents.all)
         problem = own.engine_problem()
-        if problem is None:
+        if problem is None or any(agent.engine_problem() is None for agent in others):
             return None
-        asked = [self._problems.begin(agent.name, agent.engine_problem) for agent in others]
-        answers = (call.future for call in asked)
-        with contextlib.suppress(TimeoutError):  # who has not answered by now counts as silent
-            for answer in concurrent.futures.as_completed(answers, PROBLEM_SECONDS):
-                with contextlib.suppress(HostSilentError, concurrent.futures.CancelledError):
-                    if answer.result() is None:
-                        return None
         return problem

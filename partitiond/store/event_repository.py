@@ -75,7 +75,7 @@ def _conditions(wanted: EventFilter) -> tuple[list[str], list[str]]:
     found: list[str] = []
     values: list[str] = []
 
-    def either(column: str, words: Sequence[str]) -> None:
+    def add_words(column: str, words: Sequence[str]) -> None:
         # Not LIKE: for SQLite "Ada" and "ada" are equal there, and nowhere else.
         begins = [
             f"substr({column}, 1, {len(w) - 1})" if w.endswith(ANY) else column for w in words
@@ -84,11 +84,11 @@ def _conditions(wanted: EventFilter) -> tuple[list[str], list[str]]:
         values.extend(word.removesuffix(ANY) for word in words)
 
     if wanted.kinds:
-        either("kind", wanted.kinds)
+        add_words("kind", wanted.kinds)
     if wanted.subject:
-        either("subject", [wanted.subject])
+        add_words("subject", [wanted.subject])
     if wanted.actor:
-        either("actor", [wanted.actor])
+        add_words("actor", [wanted.actor])
         found.append("actor != ''")
     for condition, value in (("at >= ?", wanted.since), ("at < ?", wanted.until)):
         if value:

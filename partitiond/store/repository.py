@@ -4,15 +4,16 @@ What an operator asked for (models, keys, the applied plan, marks) is on disk wh
 """
 
 import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
 from partitiond import serde
-from partitiond.core.errors import ConflictError, StoreError
+from partitiond.core.errors import ConflictError
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSpec
+from partitiond.core.numbers.grouping import grouped
 from partitiond.core.plan.record import Plan
 from partitiond.core.profile.jobs import ENDED, Job
 from partitiond.core.profile.record import Profile
@@ -40,12 +41,12 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         super().__init__(connection, path, patience_seconds)
-        # Read at every pass of the loop, and there may be thousands. Only set under the lock.
+        # Read at every pass of the loop, and there may be thousands. Only used under the lock.
         self._keys: tuple[KeyRecord, ...] | None = None
         self._models: tuple[ModelRecord, ...] | None = None
-        self._named: dict[str, ModelRecord] = {}  # the same by name, while there are any
-        self._specs: dict[str, tuple[str, ModelSpec]] = {}  # by name, with the text they are from
-        self._profiles: dict[str | None, tuple[Profile, ...]] = {}  # by model; None for all
+        self._named: Mapping[str, ModelRecord] = {}  # the same by name
+        self._profiles: tuple[Profile, ...] | None = None
+        self._measured: Mapping[str, Sequence[Profile]] = {}  # the same by model
         self._marks: dict[str, Mapping[str, str]] = {}
 
     # --- models ------------------------------------------------------------------------------
@@ -70,33 +71,23 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Return all models, by name; the same object as long as none has changed."""
         with self._lock:
             if self._models is None or self._closed:
-                self._models = tuple(self._readable_models(self._rows(f"{_MODEL} ORDER BY name")))
+                rows = self._rows(f"{_MODEL} ORDER BY name")
+                specs = self._known(ModelSpec, ((row[-1], f"model {row[0]}") for row in rows))
+                of_name = {spec.name: spec for spec in specs}
+                self._models = tuple(
+                    ModelRecord(of_name[name], *rest) for name, *rest, _ in rows if name in of_name
+                )
                 self._named = {record.spec.name: record for record in self._models}
             return self._models
 
     def model(self, name: str) -> ModelRecord:
         """Return one model. Raises NotFoundError."""
         with self._lock:  # called for each profile of each plan: a query takes half a millisecond
-            if self._models is not None and name in self._named and not self._closed:
+            self.models()
+            if name in self._named:
                 return self._named[name]
-            rows = self._rows(f"{_MODEL} WHERE name = ?", name)
-            return self._model(*the_row(rows, "model", name))
-
-    def _readable_models(self, rows: Sequence[Row]) -> Iterator[ModelRecord]:
-        for row in rows:
-            try:
-                yield self._model(*row)
-            except StoreError as error:
-                self._set_aside(ModelSpec, f"model {row[0]}", error)
-
-    def _model(
-        self, name: str, version: int, created_at: str, updated_at: str, text: str
-    ) -> ModelRecord:
-        known, spec = self._specs.get(name, ("", None))
-        if spec is None or known != text:
-            spec = self._parse(ModelSpec, text, f"model {name}")
-            self._specs[name] = (text, spec)
-        return ModelRecord(spec, version, created_at, updated_at)
+            row = the_row(self._rows(f"{_MODEL} WHERE name = ?", name), "model", name)
+            return ModelRecord(self._parse(ModelSpec, row[-1], f"model {name}"), *row[1:-1])
 
     def update_model(self, record: ModelRecord, *, expected_version: int) -> None:
         """Replace a model. Raises NotFoundError, and ConflictError if the version is another."""
@@ -121,71 +112,44 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             self._models = None
             _one(connection, "model", "name", "name", name)
             connection.execute("DELETE FROM model WHERE name = ?", (name,))
-            self._specs.pop(name, None)
 
     # --- profiles ----------------------------------------------------------------------------
 
     def add_profile(self, profile: Profile) -> None:
         """Add or replace a profile by id."""
-        row = _profile_row(profile)
-        with self._lock:
-            known, self._profiles = self._profiles, {}  # none is valid if the write fails halfway
-            with self._write() as connection:
-                connection.execute(
-                    "INSERT OR REPLACE INTO profile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row
-                )
-            # Not read again: parsing some thousands takes more than a second.
-            if None in known:
-                known.setdefault(profile.model, ())
-            self._profiles = {
-                model: _with_profile(profile, kept, here=model in (None, profile.model))
-                for model, kept in known.items()
-            }
+        with self._write() as connection:
+            self._profiles = None
+            connection.execute(
+                "INSERT OR REPLACE INTO profile VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                _profile_row(profile),
+            )
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Newest measurement first; the same object as long as no profile was added.
-
-        Once all profiles were read, those of a model are not read from the file again.
-        """
+        """Newest measurement first; the same object as long as no profile was added."""
         with self._lock:
-            known = self._profiles
-            if not self._closed and (model in known or None in known):
-                return known.get(model, ())
-            rows = self._rows(
-                "SELECT body, 'profile ' || id FROM profile WHERE model = ifnull(?, model) "
-                "ORDER BY started_at DESC, id DESC",
-                model,
-            )
-            if not rows:  # names without profiles are not kept
-                return ()
-            found = tuple(self._readable(Profile, rows))
-            self._profiles = (
-                {**self._profiles, model: found} if model is not None else _by_model(found)
-            )
-            return found
+            if self._profiles is None or self._closed:
+                rows = self._rows(
+                    "SELECT body, 'profile ' || id FROM profile ORDER BY started_at DESC, id DESC"
+                )
+                self._profiles = tuple(self._known(Profile, rows))
+                of_model = grouped(self._profiles, lambda profile: profile.model)
+                self._measured = {name: tuple(own) for name, own in of_model.items()}
+            return self._profiles if model is None else self._measured.get(model, ())
 
     def profile(self, profile_id: str) -> Profile:
-        """Return the same object as in `profiles`, once all were read. Raises NotFoundError."""
-        with self._lock:
-            kept = () if self._closed else self._profiles.get(None, ())
-        known = next((one for one in kept if one.id == profile_id), None)
+        """Return the same object as in `profiles`. Raises NotFoundError."""
+        known = next((one for one in self.profiles() if one.id == profile_id), None)
         if known is not None:
             return known
-        what = f"profile {profile_id}"
         rows = self._rows("SELECT body FROM profile WHERE id = ?", profile_id)
-        return self._parse(Profile, the_row(rows, "profile", profile_id)[0], what)
+        (text,) = the_row(rows, "profile", profile_id)
+        return self._parse(Profile, text, f"profile {profile_id}")
 
     def remove_profiles(self, profile_ids: Collection[str]) -> None:
         """Delete those of these profiles that exist."""
-        gone = frozenset(profile_ids)
-        with self._lock:
-            known, self._profiles = self._profiles, {}  # as above
-            with self._write() as connection:
-                connection.executemany("DELETE FROM profile WHERE id = ?", [(p,) for p in gone])
-            self._profiles = {
-                model: tuple(profile for profile in kept if profile.id not in gone)
-                for model, kept in known.items()
-            }
+        with self._write() as connection:
+            self._profiles = None
+            connection.executemany("DELETE FROM profile WHERE id = ?", [(p,) for p in profile_ids])
 
     # --- jobs --------------------------------------------------------------------------------
 
@@ -244,14 +208,9 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         """Add a key. Raises ConflictError if the id (or the key itself) is taken."""
         row = (key.id, key.sha256, serde.to_stored_json(key))
         try:
-            with self._lock:
-                known, self._keys = self._keys, None  # none is valid if the write fails halfway
-                with self._write(durable=True) as connection:
-                    connection.execute(
-                        "INSERT INTO api_key (id, sha256, body) VALUES (?, ?, ?)", row
-                    )
-                # Not read again: parsing a thousand takes a tenth of a second.
-                self._keys = None if known is None else (*known, key)
+            with self._write(durable=True) as connection:
+                self._keys = None
+                connection.execute("INSERT INTO api_key (id, sha256, body) VALUES (?, ?, ?)", row)
         except sqlite3.IntegrityError as error:
             raise ConflictError(
                 f"a key with id {key.id} exists already.",
@@ -264,7 +223,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         with self._lock:
             if self._keys is None or self._closed:
                 rows = self._rows("SELECT body, 'key ' || id FROM api_key ORDER BY sequence")
-                self._keys = tuple(self._readable(KeyRecord, rows))
+                self._keys = tuple(self._known(KeyRecord, rows))
             return self._keys
 
     def key(self, key_id: str) -> KeyRecord:
@@ -274,24 +233,18 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
 
     def update_key(self, key: KeyRecord) -> None:
         """Replace a key by id. Raises NotFoundError."""
-        with self._lock:
-            known, self._keys = self._keys, None
-            with self._write(durable=True) as connection:
-                _one(connection, "api_key", "id", "id", key.id)
-                row = (key.sha256, serde.to_stored_json(key), key.id)
-                connection.execute("UPDATE api_key SET sha256 = ?, body = ? WHERE id = ?", row)
-            if known is not None:
-                self._keys = tuple(key if one.id == key.id else one for one in known)
+        with self._write(durable=True) as connection:
+            self._keys = None
+            _one(connection, "api_key", "id", "id", key.id)
+            row = (key.sha256, serde.to_stored_json(key), key.id)
+            connection.execute("UPDATE api_key SET sha256 = ?, body = ? WHERE id = ?", row)
 
     def remove_key(self, key_id: str) -> None:
         """Remove a key. Raises NotFoundError."""
-        with self._lock:
-            known, self._keys = self._keys, None
-            with self._write(durable=True) as connection:
-                _one(connection, "api_key", "id", "id", key_id)
-                connection.execute("DELETE FROM api_key WHERE id = ?", (key_id,))
-            if known is not None:
-                self._keys = tuple(one for one in known if one.id != key_id)
+        with self._write(durable=True) as connection:
+            self._keys = None
+            _one(connection, "api_key", "id", "id", key_id)
+            connection.execute("DELETE FROM api_key WHERE id = ?", (key_id,))
 
     # --- marks -------------------------------------------------------------------------------
 
@@ -358,26 +311,3 @@ def _profile_row(profile: Profile) -> Row:
         *(profile.workload.key, profile.dtype, profile.provenance.started_at),
         serde.to_stored_json(profile),
     )
-
-
-def _by_model(profiles: tuple[Profile, ...]) -> dict[str | None, tuple[Profile, ...]]:
-    """Return all of them under None, and those of each model under its name, in their order."""
-    own: dict[str, list[Profile]] = {}
-    for profile in profiles:
-        own.setdefault(profile.model, []).append(profile)
-    return {None: profiles, **{model: tuple(kept) for model, kept in own.items()}}
-
-
-def _with_profile(
-    profile: Profile, kept: tuple[Profile, ...], *, here: bool
-) -> tuple[Profile, ...]:
-    """Return the kept profiles after one was added, newest measurement first.
-
-    Args:
-        here: the profile is one of them; else a kept profile with its id is only removed.
-    """
-    others = [other for other in kept if other.id != profile.id]
-    if not here:
-        return kept if len(others) == len(kept) else tuple(others)
-    found = [*others, profile]
-    return tuple(sorted(found, key=lambda p: (p.provenance.started_at, p.id), reverse=True))

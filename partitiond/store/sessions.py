@@ -60,6 +60,7 @@ class Sessions:
         self._lock = threading.RLock()
         self._closed = False
         self._unread: dict[str, UnreadBody] = {}
+        self._parsed: dict[type, dict[str, tuple[int, Any]]] = {}
 
     @contextlib.contextmanager
     def _transaction(self, begin: str, level: str) -> Iterator[sqlite3.Connection]:
@@ -156,6 +157,21 @@ class Sessions:
             except StoreError as error:
                 self._set_aside(kind, what, error)
         return found
+
+    def _known(self, kind: type[T], bodies: Iterable[tuple[str, str]]) -> list[T]:
+        """Parse all bodies of a kind, of (text, what it is); those that cannot be read are set
+        aside. One whose text is as it was is not parsed again: some thousands take seconds.
+        """
+        before: dict[str, tuple[int, T]] = self._parsed.get(kind, {})
+        now = self._parsed[kind] = {}
+        for text, what in bodies:
+            known = before.get(what)
+            if known is not None and known[0] == hash(text):
+                now[what] = known
+            else:
+                for body in self._readable(kind, [(text, what)]):
+                    now[what] = hash(text), body
+        return [body for _, body in now.values()]
 
     def _set_aside(self, kind: type, what: str, error: StoreError) -> None:
         if what not in self._unread:

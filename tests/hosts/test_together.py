@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from partitiond.core.model.spec import Demand, ModelSpec
 from partitiond.core.replica.states import ReplicaState
 from partitiond.devices.fake import FakeDevices
 from partitiond.engines.process.runner import ProcessEngineRunner
-from partitiond.hosts import together
 from partitiond.hosts.together import Hosts
 from partitiond.models.copies import COPIES, CopiedFolders
 from partitiond.models.prepared import is_complete
@@ -258,38 +256,25 @@ def alive(pid: int) -> bool:
     return True
 
 
-class Asked(FakeAgent):
-    """Answers whether it has an engine only while another host is asked, too."""
-
-    at_once: threading.Barrier
+class Finding(FakeAgent):
+    """Knows its engine once it was looked for, and not before."""
 
     def engine_problem(self) -> EngineUnavailableError | None:
-        self.at_once.wait(SECONDS)
-        return self.problem
+        self.engine_version = "0.1"
+        return None
 
 
-def test_all_hosts_are_asked_for_an_engine_at_the_same_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Asked, "at_once", threading.Barrier(2), raising=False)
-    own, *others = [
+@real_time
+async def test_an_engine_on_any_host_will_do_once_a_look_there_has_found_it() -> None:
+    own, two, three = (
         kind(name, FakeRunner(), FakeDevices(devices_of(name)))
-        for kind, name in ((FakeAgent, "one"), (Asked, "two"), (Asked, "three"))
-    ]
-    hosts = Hosts([own, *others])
-    assert hosts.engine_problem() is None  # the own host has one: no other is asked
-    own.problem = others[0].problem = EngineUnavailableError("there is none.", hint="Install it.")
-    assert hosts.engine_problem() is None
-    others[1].problem = EngineUnavailableError("not here, either.", hint="Install it.")
-    assert hosts.engine_problem() is own.problem
-
-
-def test_a_host_that_hangs_keeps_no_answer_from_the_others(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Asked, "at_once", threading.Barrier(2), raising=False)
-    monkeypatch.setattr(together, "PROBLEM_SECONDS", 0.05)
-    own, hangs = agent("one", FakeRunner()), Asked("two", FakeRunner(), FakeDevices(()))
+        for kind, name in ((FakeAgent, "one"), (FakeAgent, "two"), (Finding, "three"))
+    )
+    hosts = Hosts([own, *(piped(agent)[0] for agent in (two, three))])
+    two.engine_version = three.engine_version = ""
+    assert hosts.engine_problem() is None  # the own host has one
     own.problem = EngineUnavailableError("there is none.", hint="Install it.")
-    assert Hosts([own, hangs]).engine_problem() is own.problem
-    hangs.at_once.abort()
+    assert hosts.engine_problem() is own.problem
+    async with asyncio.timeout(SECONDS):
+        while hosts.engine_problem() is not None:
+            await asyncio.to_thread(hosts.devices.discover)

@@ -9,8 +9,8 @@ MESSAGES = frozenset(
     {"diagnosis", "error", "last_error", "message", "note", "problem", "reason", "what", "words"}
 )
 """Attributes that hold sentences for people."""
-WORDING = {"core/hardware/host_state.py", "store/old_jobs.py"}
-"""The first one's look decides how two sentences are joined, and nothing else. The second one reads
+WORDING = {"core/errors.py", "core/hardware/host_state.py", "store/old_jobs.py"}
+"""The looks of the first two decide how two sentences are joined, and nothing else. The third reads
 rows of a release that stored these facts in sentences only; it goes with release 0.2."""
 PARTS = frozenset({"endswith", "find", "index", "partition", "rpartition", "split", "startswith"})
 

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from partitiond.cli.setup.host import IMAGE_BIN, ClusterPlace, SetupHost
 from partitiond.cli.setup.steps import StepProgress, StepState, Undo
 from partitiond.cluster.bundle import read_bundle, unpack_bundle
-from partitiond.cluster.certificates import HostFiles, is_address, make_private
+from partitiond.cluster.certificates import HostFiles, is_address
+from partitiond.cluster.private_files import make_private
 from partitiond.core.errors import DeviceError, InputError, PartitiondError
 from partitiond.settings.cluster import ClusterSettings
 from partitiond.settings.schema import Settings

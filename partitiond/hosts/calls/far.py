@@ -4,8 +4,9 @@ import asyncio
 import inspect
 import logging
 import uuid
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from partitiond import __version__
 from partitiond.core.errors import ConflictError, InputError, PartitiondError
@@ -33,6 +34,7 @@ from partitiond.ports.host_agent import HostAgent
 from partitiond.serde import to_jsonable
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 BEGIN_SECONDS: Final = 1.0
 """How long a begin waits for the call's result. Chosen: most calls end in it, and a message that is
@@ -68,6 +70,8 @@ class HostServer:
         self._ending: set[asyncio.Task[Any]] = set()
         """Of calls of former heads."""
         self._looking: asyncio.Task[HostLook] | None = None
+        self._finding: asyncio.Task[object] | None = None
+        """Looks for the engine, of whose version the next look at the host tells."""
         self._handles: dict[str, EngineHandle] = {}
 
     async def answer(self, body: bytes) -> bytes:
@@ -172,6 +176,7 @@ class HostServer:
         if name == "look":
             return await self._look()
         if name == "engine_problem":
+            # Asked by heads of the release before, and of no other.
             problem = await asyncio.to_thread(agent.engine_problem)
             return None if problem is None else record_of(problem)
         how, (port, _, method) = METHODS.get(name), name.partition(".")
@@ -204,10 +209,11 @@ class HostServer:
 
     async def _look(self) -> HostLook:
         """Look at the devices; questions that come meanwhile wait for the same look."""
-        looking = self._looking
+        looking, finding = self._looking, self._finding
+        if finding is None or finding.done():
+            self._finding = _seen(asyncio.to_thread(self._agent.engine_problem))
         if looking is None or looking.done():
-            looking = self._looking = asyncio.ensure_future(asyncio.to_thread(self._look_now))
-            looking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            looking = self._looking = _seen(asyncio.to_thread(self._look_now))
         await asyncio.wait({looking})  # whoever asked may be gone before it ends
         return looking.result()
 
@@ -218,3 +224,10 @@ class HostServer:
         peak = self._agent.engines.peak_memory_bytes
         peaks = {name: peak(handle) for name, handle in tuple(self._handles.items())}
         return HostLook(devices, unseen, peaks, self._agent.facts())
+
+
+def _seen(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Begin work whose error nobody may ask for."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return task

@@ -29,7 +29,6 @@ from partitiond.hosts.calls.messages import (
     AgentAnswer,
     Awaited,
     CallNews,
-    ErrorRecord,
     Message,
     error_of,
     read_answer,
@@ -228,11 +227,14 @@ class RemoteHost:
         return time.monotonic() - self._last_word
 
     def engine_problem(self) -> EngineUnavailableError | None:
-        """Return why no engine of the kind "vllm" can start there, or None."""
-        record = self.ask("engine_problem", {})
-        if record is None:
+        """Return that no engine of the kind "vllm" was seen there by the last look, or None."""
+        if self._facts.engine_version:
             return None
-        return cast(EngineUnavailableError, error_of(from_stored(ErrorRecord, record)))
+        return EngineUnavailableError(
+            f"no vLLM is known on the host {self.name}.",
+            hint="Run `partitiond setup engine install` there.",
+            facts={"host": self.name},
+        )
 
     def look(self) -> HostLook:
         """Look at the host.

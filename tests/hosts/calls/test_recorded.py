@@ -149,8 +149,6 @@ async def made(here: RemoteHost, message: messages.Message) -> Any:
     match name:
         case "look":
             return await asyncio.to_thread(here.look)
-        case "engine_problem":
-            return await asyncio.to_thread(here.engine_problem)
         case _ if port in ("gauges", "devices"):
             ask = getattr(getattr(here, port), method)
             return await asyncio.to_thread(ask, **arguments)
@@ -162,7 +160,7 @@ async def made(here: RemoteHost, message: messages.Message) -> Any:
 
 async def test_what_is_sent_now_is_what_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the caller gets what the answer says."""
-    for name in METHODS.keys() | {"look", "engine_problem"}:
+    for name in METHODS.keys() | {"look"}:
         recorded = MESSAGES[MESSAGE_VERSION, name]
         message, line = messages.read_message(as_sent(recorded)), RecordedLine(MESSAGE_VERSION)
         here = RemoteHost("two", line, head=message.head, host_id=message.host_id)
@@ -176,7 +174,7 @@ async def test_what_is_sent_now_is_what_is_recorded(monkeypatch: pytest.MonkeyPa
         assert sent == message, name
         answer = messages.read_answer(as_sent(ANSWERS[MESSAGE_VERSION, name]))
         for value, _ in typed_results(name, answer):
-            assert found == value or name == "engine_problem", name
+            assert found == value, name
 
 
 class RecordedAgent:
