@@ -1,9 +1,8 @@
 """Makes and restores backups: a compressed copy of the store, with the settings in use.
 
 SQLite's online backup copies the store as of one moment, while a daemon writes it. The copy has
-one table more, `backup`: when and by which version it was made, the settings file, and all
-settings as they were in effect. gzip's checksum finds a broken byte, SQLite's check what is no
-store.
+one table more, `backup`: when and by which version it was made, and the settings file. gzip's
+checksum finds a broken byte, SQLite's check what is no store.
 
 A backup holds no admin token (a daemon makes a new one), and nothing of the host: a daemon finds
 running engines and changed devices again by looking.
@@ -15,7 +14,6 @@ one rename; the former store is kept beside it.
 import contextlib
 import dataclasses
 import gzip
-import json
 import os
 import shutil
 import sqlite3
@@ -27,7 +25,7 @@ from typing import Final
 
 from partitiond import __version__
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, StoreError
-from partitiond.settings.schema import LoadedSettings, Settings, load_settings, settings_values
+from partitiond.settings.schema import LoadedSettings, Settings, load_settings
 from partitiond.store.lock import StateLock
 from partitiond.store.opening import inspect_store
 from partitiond.store.schema import pending
@@ -49,7 +47,6 @@ class BackupNotes:
         created_at: time of the backup, UTC, ISO 8601.
         settings_file: path of the settings file; empty if there was none.
         config: text of the settings file.
-        settings: all settings as they were in effect, as JSON.
     """
 
     schema: str
@@ -58,7 +55,6 @@ class BackupNotes:
     created_at: str = "?"
     settings_file: str = ""
     config: str = ""
-    settings: str = ""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -115,7 +111,6 @@ def make_backup(
             created_at=created_at,
             settings_file=str(loaded.config_file or ""),
             config=loaded.config_file.read_text("utf-8") if loaded.config_file else "",
-            settings=_settings_text(loaded),
         )
         _write_notes(copy, notes)
         _compress(copy, draft)
@@ -171,14 +166,6 @@ def copying_hint(error: sqlite3.Error, target: Path) -> str:
 def _profiles(store: Path) -> int:
     with contextlib.closing(sqlite3.connect(store)) as connection:
         return int(connection.execute("SELECT count(*) FROM profile").fetchone()[0])
-
-
-def _settings_text(loaded: LoadedSettings) -> str:
-    values = {
-        key: {"value": value, "from": loaded.origins.get(key, "default")}
-        for key, value in settings_values(loaded.settings).items()
-    }
-    return json.dumps(values, indent=2)
 
 
 def _write_notes(store: Path, notes: BackupNotes) -> None:

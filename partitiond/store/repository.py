@@ -3,6 +3,7 @@
 What an operator asked for (models, keys, the applied plan, marks) is on disk when a call returns.
 """
 
+import operator
 import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -46,7 +47,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
         self._models: tuple[ModelRecord, ...] | None = None
         self._named: Mapping[str, ModelRecord] = {}  # the same by name
         self._profiles: tuple[Profile, ...] | None = None
-        self._measured: Mapping[str, Sequence[Profile]] = {}  # the same by model
+        self._measured: Mapping[str, tuple[Profile, ...]] = {}  # the same by model
         self._marks: dict[str, Mapping[str, str]] = {}
 
     # --- models ------------------------------------------------------------------------------
@@ -125,7 +126,7 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
             )
 
     def profiles(self, model: str | None = None) -> Sequence[Profile]:
-        """Newest measurement first; the same object as long as no profile was added."""
+        """Newest measurement first; the same object as long as none of these has changed."""
         with self._lock:
             if self._profiles is None or self._closed:
                 rows = self._rows(
@@ -133,7 +134,10 @@ class SqlStore(EventRepository, LedgerRepository, UsageRepository, ReleaseReposi
                 )
                 self._profiles = tuple(self._known(Profile, rows))
                 of_model = grouped(self._profiles, lambda profile: profile.model)
-                self._measured = {name: tuple(own) for name, own in of_model.items()}
+                self._measured = {
+                    name: _same_or_new(self._measured.get(name, ()), own)
+                    for name, own in of_model.items()
+                }
             return self._profiles if model is None else self._measured.get(model, ())
 
     def profile(self, profile_id: str) -> Profile:
@@ -311,3 +315,9 @@ def _profile_row(profile: Profile) -> Row:
         *(profile.workload.key, profile.dtype, profile.provenance.started_at),
         serde.to_stored_json(profile),
     )
+
+
+def _same_or_new(before: tuple[Profile, ...], now: Sequence[Profile]) -> tuple[Profile, ...]:
+    """Return the former profiles of a model if they are all that it has now."""
+    same = len(before) == len(now) and all(map(operator.is_, before, now))
+    return before if same else tuple(now)

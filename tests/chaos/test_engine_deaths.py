@@ -161,17 +161,6 @@ async def test_of_a_dead_engine_only_what_had_begun_there_fails(
         await fleet.served_by(0)
 
 
-async def test_all_engines_gone_is_an_error_and_the_first_that_is_back_serves() -> None:
-    async with fleet_of(proxy_under_test, REPLICAS) as fleet:
-        for engine in fleet.engines:
-            engine.kill()
-        for _ in range(REPLICAS):
-            answer = await fleet.ask("g")
-            assert judge(answer, "g", 5, is_chat=False) is Verdict.REFUSED
-        await fleet.restart(0)
-        await fleet.served_by(0)
-
-
 async def test_draining_and_restarting_all_in_turn_fails_nothing() -> None:
     async with fleet_of(proxy_under_test, REPLICAS) as fleet:
         over = asyncio.Event()

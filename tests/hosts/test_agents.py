@@ -6,25 +6,10 @@ from hypothesis import strategies as st
 from partitiond.hosts.agents import EngineSearch
 
 
-def test_the_engines_of_a_host_are_looked_for_first_and_after_each_fall_and_lost_start() -> None:
-    searches = EngineSearch()
-    assert (searches.known, searches.after_fall) == (False, False)
-    searches.note_search(searches.reasons)
-    assert searches.known
-    searches.doubt()
-    assert (searches.known, searches.after_fall) == (False, False)
-    searches.note_fall()
-    searches.doubt()
-    assert (searches.known, searches.after_fall) == (False, True)
-    searches.note_search(searches.reasons - 1)  # it began after the fall, before the lost start
-    assert (searches.known, searches.after_fall) == (False, False)
-    searches.note_search(searches.reasons)
-    assert searches.known
-
-
 @given(st.lists(st.sampled_from(["begins", "ends", "doubt", "note_fall"])))
 def test_a_search_tells_nothing_of_what_happened_after_it_began(history: list[str]) -> None:
     searches, news = EngineSearch(), {"any": True, "fall": False}
+    assert not searches.known
     began: list[tuple[int, dict[str, bool]]] = []
     for step in history:
         if step == "begins":

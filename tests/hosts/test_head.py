@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from partitiond.core.errors import StoreError
 from partitiond.hosts import head
@@ -66,27 +64,3 @@ def test_a_record_that_cannot_be_read_is_said_and_can_be_taken_over(store: SqlSt
     with pytest.raises(StoreError, match="head's record"):
         started(store)
     assert head.take_over(store, NOW).epoch == 1
-
-
-@given(
-    record=st.builds(
-        head.HeadRecord, id=st.just("a"), epoch=st.integers(1, 9), starts=st.integers(0)
-    ),
-    epochs=st.lists(st.integers(0, 20)),
-    obeyed=st.builds(
-        HeadSession,
-        id=st.sampled_from("ab"),
-        epoch=st.integers(1, 20),
-        start=st.integers(0),
-        session=st.just("s"),
-    ),
-)
-def test_whoever_takes_over_is_obeyed_by_each_host_whose_epoch_is_known(
-    record: head.HeadRecord, epochs: list[int], obeyed: HeadSession
-) -> None:
-    for epoch in epochs:
-        record = head.having_seen(record, epoch)
-    took = head.started(head.taken_over(record, "c"))
-    asks = HeadSession(took.id, took.epoch, took.starts, "t")
-    known = obeyed.epoch <= max(record.epoch, record.seen_epoch)
-    assert (obedience(obeyed, asks) is Obedience.ADOPT) == (known or obeyed.epoch < took.epoch)

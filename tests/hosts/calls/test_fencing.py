@@ -82,19 +82,6 @@ def test_a_head_is_overtaken_by_a_higher_epoch_and_by_its_own_later_start() -> N
         assert not has_overtaken(obeyed, asks)
 
 
-@given(asks=st.lists(HEADS, max_size=12))
-def test_a_head_that_was_overtaken_is_never_obeyed_again(asks: list[HeadSession]) -> None:
-    obeyed: HeadSession | None = None
-    overtaken: set[HeadSession | None] = set()
-    for one in asks:
-        answer = obedience(obeyed, one)
-        assert answer is Obedience.REFUSE or one not in overtaken
-        assert (answer is Obedience.OBEY) == (one == obeyed)
-        if answer is Obedience.ADOPT:
-            overtaken |= {obeyed}
-            obeyed = one
-
-
 def test_what_a_host_obeys_outlives_its_agent_and_a_record_that_cannot_be_read_counts(
     tmp_path: Path,
 ) -> None:
