@@ -5,10 +5,7 @@ All hosts are on this machine, each with folders, ports and simulated GPUs of it
 Ray they find each other in a folder. `tests.cluster.test_faults` has Ray, and kills what there is.
 """
 
-import contextlib
-import os
 import shutil
-import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,11 +16,9 @@ import pytest
 from partitiond.cli.exits import Exit
 from partitiond.core.hardware.health import DeviceHealth
 from partitiond.core.hardware.host_state import HostState
-from partitiond.core.units import MIB
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.e2e.harness import JoinedHost, wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
-from tests.small_disk import fill, small_disk
 
 AGENTS = ("gpu-1", "gpu-2")
 UNTOLD = ("starting", "model_on_other_host")
@@ -109,51 +104,6 @@ def fleet_of_three(hosts: Callable[[str], ManyHosts]) -> tuple[ManyHosts, ManyHo
     assert len({placement.device_id for placement in head.apply()}) == 3
     head.serving(3)
     return head, one, two
-
-
-@pytest.mark.full
-def test_a_full_disk_on_one_host_is_that_hosts_trouble_alone(
-    hosts: Callable[[str], ManyHosts],
-) -> None:
-    one = hosts("gpu-1")
-    one.settings.state_dir.mkdir()
-    with contextlib.ExitStack() as disks:
-        full = [
-            disks.enter_context(small_disk(folder, 16 * MIB))
-            for folder in (one.settings.state_dir, one.run_dir)
-        ]
-        head, two = hosts("head"), hosts("gpu-2")
-        for host in (head, one, two):
-            host.start()
-        all_fine(head)
-        head.register("a", 3, isolation="device")
-        head.apply()
-        head.serving(3)
-        (there,) = (view for view in head.views() if view.host == "gpu-1")
-        others = {r: pid for r, pid in head.serving_pids().items() if r != there.replica_id}
-
-        fillers = [fill(disk) for disk in full]
-        assert there.pid is not None
-        os.kill(there.pid, signal.SIGKILL)
-
-        def settled() -> bool:
-            """What the dead engine leaves may be room enough for the next one."""
-            view = next(v for v in head.views() if v.replica_id == there.replica_id)
-            serves = view.state == "serving" and view.pid not in {None, there.pid}
-            return serves or "No space left" in view.last_error
-
-        wait_for("another engine, or the reason why not", settled)
-        assert others.items() <= head.serving_pids().items()
-        assert [host.complete("a") for host in (head, two)] == [8, 8]
-        one.kill_daemon()
-        for filler in fillers:
-            filler.unlink()
-        one.start()
-        all_fine(head)
-        views = head.serving(3)
-        assert others.items() <= {v.replica_id: v.pid for v in views}.items()
-        assert [host.complete("a") for host in (head, one, two)] == [8, 8, 8]
-        one.cleanup()
 
 
 @pytest.mark.full

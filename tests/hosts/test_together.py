@@ -1,11 +1,9 @@
 """One control plane over two hosts: the real controller and planner, simulated engines."""
 
 import asyncio
-import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -61,8 +59,7 @@ class OneFolder(FakeResolver):
 class Two:
     """The hosts "one", in this process, and "two", behind a pipe, each with a run folder."""
 
-    def __init__(self, folder: Path, store: SqlStore, limits: HostLimits = LIMITS) -> None:
-        self.limits = limits
+    def __init__(self, folder: Path, store: SqlStore) -> None:
         self.folder = folder
         self.store = store
         self.one, self.two = (self._agent(name) for name in ("one", "two"))
@@ -84,9 +81,7 @@ class Two:
 
     def _make(self) -> Service:
         remote, self.pipe = piped(self.two)
-        hosts = Hosts(
-            [self.one, remote], look_seconds=5.0, ask_again_seconds=0.05, limits=self.limits
-        )
+        hosts = Hosts([self.one, remote], look_seconds=5.0, ask_again_seconds=0.05, limits=LIMITS)
         return service_of(
             Adapters(
                 store=self.store,
@@ -152,28 +147,20 @@ class Two:
         await until(all_serve, SECONDS)
 
 
-@contextlib.asynccontextmanager
-async def two_hosts(limits: HostLimits = LIMITS) -> AsyncIterator[Two]:
+@pytest.fixture
+async def hosts() -> AsyncIterator[Two]:
     """Both with a daemon; nothing runs on either afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="pd-"))
     store = open_store(":memory:")
-    here = Two(folder, store, limits)
+    here = Two(folder, store)
     await here.service.daemon.start()
-    try:
-        yield here
-    finally:
-        here.pipe.mend()
-        await here.service.daemon.shutdown(stop_engines=True)
-        for handle in await here.two.engines.find():
-            await here.two.engines.stop(handle, 0.0)
-        store.close()
-        shutil.rmtree(folder)
-
-
-@pytest.fixture
-async def hosts() -> AsyncIterator[Two]:
-    async with two_hosts() as here:
-        yield here
+    yield here
+    here.pipe.mend()
+    await here.service.daemon.shutdown(stop_engines=True)
+    for handle in await here.two.engines.find():
+        await here.two.engines.stop(handle, 0.0)
+    store.close()
+    shutil.rmtree(folder)
 
 
 @real_time
@@ -228,32 +215,6 @@ async def test_a_plan_over_two_hosts_is_run_adopted_and_outlives_a_silent_host(h
     await hosts.passes(5)
     assert hosts.engines() == before
     assert hosts.service.plans.applied() == applied
-
-
-@pytest.mark.full
-@real_time
-async def test_a_daemon_that_ends_does_not_wait_for_a_host_that_is_silent() -> None:
-    async with two_hosts(HostLimits(silent_seconds=3.0, lost_seconds=6000.0)) as here:
-        rules = PlacementRules(only_on=("two",))
-        wanted = spec("a", demand=Demand(req_per_s=0.1), engine_kind="simulated", max_replicas=1)
-        await here.service.models.register(dataclasses.replace(wanted, auto=False, rules=rules))
-        await here.service.plans.apply()
-        await here.serves()
-        ((_, (_, pid)),) = here.engines().items()
-        here.pipe.cut()
-        await until(lambda: here.health()["cpu-two"] is DeviceHealth.SILENT, SECONDS)
-        await here.service.daemon.shutdown(stop_engines=True)
-        (left,) = (event for event in here.store.events() if event.kind == "engine-left")
-        assert "two" in left.message
-        assert alive(pid)
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 class Finding(FakeAgent):
