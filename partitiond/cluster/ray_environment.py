@@ -8,28 +8,22 @@ is pinned.
 
 import contextlib
 import dataclasses
-import fcntl
-import json
-import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Final
 
 from partitiond.core.errors import SettingsError
-from partitiond.engines.install.install import open_to_all
-from partitiond.engines.install.package_sources import PackageSources, uv_program
-from partitiond.engines.install.uv_run import (
-    InstallProgress,
-    Repeating,
-    UvProgress,
-    UvWatch,
-    attempt,
-    explain,
+from partitiond.engines.install.install import (
+    EnvironmentMaker,
+    one_installer,
+    open_to_all,
+    write_marker,
 )
+from partitiond.engines.install.package_sources import PackageSources
+from partitiond.engines.install.uv_run import InstallProgress, UvProgress
 
 RAY_VERSION: Final = "2.60.0"
 """The version that all of this is tested with."""
@@ -143,63 +137,20 @@ def install_ray(
     """
     tell = progress or (lambda _text, _fraction: None)
     clusters_dir.mkdir(parents=True, exist_ok=True)
-    with _one_installer(clusters_dir / ".ray.lock", tell) as lock:
+    with one_installer(clusters_dir / ".ray.lock", tell) as lock:
         found = managed_ray(clusters_dir)
         if found is not None:
             tell("Ray is installed already", 1.0)
             return found
         folder = environment_folder(clusters_dir)
         shutil.rmtree(folder, ignore_errors=True)
-        _make(folder, sources, tell, lock)
+        maker = EnvironmentMaker(folder, sources, tell, lock)
+        maker.make_environment()
+        watch = UvProgress(tell, f"ray {RAY_VERSION}", UNPACKED_BYTES, (0.03, 0.75))
+        maker.uv(["pip", "install", f"ray=={RAY_VERSION}"], "install Ray", watch)
+        shutil.rmtree(maker.cache, ignore_errors=True)
+        maker.try_import("import ray", "Ray")
         open_to_all(folder)
-        record = {"version": RAY_VERSION, "python": platform.python_version()}
-        new = folder / f"{MARKER}.new"
-        new.write_text(json.dumps(record, indent=2), encoding="utf-8")
-        new.replace(folder / MARKER)
+        write_marker(folder / MARKER, {"version": RAY_VERSION})
         tell("Ray is installed", 1.0)
     return RayEnvironment(folder / "bin" / "python", RAY_VERSION)
-
-
-def _make(folder: Path, sources: PackageSources, tell: InstallProgress, lock: int) -> None:
-    python, cache = str(folder / "bin" / "python"), folder / "cache"
-
-    def run(argv: list[str], purpose: str, watch: UvWatch, place: Path) -> None:
-        finished = attempt(
-            argv, purpose, watch, folder=place, inherited=(lock,),
-            environment=sources.environment(),
-        )  # fmt: skip
-        if finished.code != 0:
-            raise explain(purpose, finished.lines)
-
-    run(
-        [sys.executable, "-m", "venv", "--without-pip", str(folder)],
-        "make a virtual environment",
-        Repeating(tell, "making the environment", 0.0),
-        folder.parent,
-    )
-    run(
-        [uv_program(), "pip", "install", f"ray=={RAY_VERSION}", *sources.arguments(),
-         "--python", python, "--cache-dir", str(cache), "--color", "never"],
-        "install Ray",
-        UvProgress(tell, f"ray {RAY_VERSION}", UNPACKED_BYTES, (0.03, 0.75)),
-        folder,
-    )  # fmt: skip
-    shutil.rmtree(cache, ignore_errors=True)
-    run(
-        [python, "-I", "-c", "import ray"],
-        "import Ray",
-        Repeating(tell, "trying the import", 0.8),
-        folder,
-    )
-
-
-@contextlib.contextmanager
-def _one_installer(path: Path, tell: InstallProgress) -> Iterator[int]:
-    """Admit one installer at a time. The lock ends with all processes that have its file open."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            tell("waiting for another installation", None)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()

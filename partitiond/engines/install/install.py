@@ -15,7 +15,7 @@ import platform
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -112,19 +112,21 @@ def install(
     python = folder / "bin" / "python"
     found = EngineEnvironment(python, VERSION, variant)
     engines_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(engines_dir / f".vllm-{variant}.lock", tell) as lock:
+    with one_installer(engines_dir / f".vllm-{variant}.lock", tell) as lock:
         if (folder / MARKER).exists() and python.exists():
             tell("the engine is installed already", 1.0)
             return found
         _require_python()
         _require_space(engines_dir, variant)
         shutil.rmtree(folder, ignore_errors=True)
-        maker = _Maker(folder, variant, sources, tell, lock)
+        maker = _EngineMaker(folder, sources, tell, lock, variant)
         maker.make_environment()
         packages = maker.install_packages()
-        maker.try_import()
+        # Which also compiles its modules for the first start.
+        maker.try_import(_TRY.format(modules=_IMPORTS[variant]), "vLLM")
         open_to_all(folder)
-        _write_marker(folder, variant, packages["torch"])
+        record = {"version": VERSION, "variant": variant, "torch": packages["torch"]}
+        write_marker(folder / MARKER, record)
         tell("the engine is installed", 1.0)
     return found
 
@@ -145,8 +147,8 @@ def open_to_all(folder: Path) -> None:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Maker:
-    """The steps of one installation.
+class EnvironmentMaker:
+    """The steps of an installation into a virtual environment.
 
     Attributes:
         lock: descriptor of the lock file. Programs inherit it, so that another installer also
@@ -154,100 +156,38 @@ class _Maker:
     """
 
     folder: Path
-    variant: Variant
     sources: PackageSources
     tell: InstallProgress
     lock: int
 
     @property
-    def _python(self) -> str:
+    def python(self) -> str:
+        """The environment's interpreter."""
         return str(self.folder / "bin" / "python")
 
+    @property
+    def cache(self) -> Path:
+        """uv's cache, which lies in the environment so that files are linked and never copied."""
+        return self.folder / "cache"
+
     def make_environment(self) -> None:
-        """Make an empty virtual environment."""
+        """Make an empty virtual environment. Raises EngineUnavailableError."""
         watch = Repeating(self.tell, "making the environment", 0.0)
         venv = [sys.executable, "-m", "venv", "--without-pip", str(self.folder)]
         self._run(venv, "make a virtual environment", watch, folder=self.folder.parent)
 
-    def install_packages(self) -> dict[str, str]:
-        """Resolve, fetch and install; returns each package's version.
-
-        uv's cache lies in the environment, so that files are linked and never copied. The cache is
-        removed at the end.
-        """
-        watch = Repeating(self.tell, "looking up the packages", 0.01)
-        excluded, wanted = self.folder / "excluded.txt", self.folder / "wanted.txt"
-        excluded.write_text("".join(f"{name}\n" for name in EXCLUDED[self.variant]))
-        wanted.write_text("".join(f"{line}\n" for line in REQUIREMENTS[self.variant]))
-        torch = self._torch_source(watch)
-        resolved = self.folder / "packages.txt"
-        self._uv(
-            ["pip", "compile", str(wanted), "--excludes", str(excluded), "--no-header",
-             "--no-annotate", "--quiet", "--output-file", str(resolved), *torch],
-            "resolve the packages", watch,
-        )  # fmt: skip
-        packages = dict(
-            line.split("==", 1) for line in resolved.read_text().splitlines() if "==" in line
-        )
-        self._uv(
-            ["pip", "install", "--no-deps", "--requirements", str(resolved), *torch],
-            "install the packages",
-            UvProgress(
-                self.tell,
-                name_packages(packages, KNOWN_PACKAGES),
-                UNPACKED_BYTES[self.variant],
-                (0.03, 0.75),
-            ),
-        )
-        shutil.rmtree(self._cache, ignore_errors=True)
-        return packages
-
-    def _torch_source(self, watch: UvWatch) -> list[str]:
-        """Return options that name a source of torch's CPU build; none if the configured have it.
-
-        Raises:
-            EngineUnavailableError: neither the configured sources nor PyTorch's index have it.
-        """
-        if self.variant != "cpu":
-            return []
-        wanted = self.folder / "torch.txt"
-        wanted.write_text(f"{CPU_TORCH}\n")
-        question = ["pip", "compile", str(wanted), "--no-deps", "--quiet"]
-        purpose = "look for torch"
-        asked = self._attempt_uv(question, purpose, watch)
-        if asked.code == 0:
-            return []
-        if asked.code != NO_SOLUTION:
-            raise explain(purpose, asked.lines)
-        if self.sources.offline:
-            raise _no_torch("no index is asked, and the folders of wheels have none", asked)
-        backend = ["--torch-backend", "cpu"]
-        asked = self._attempt_uv(
-            [*question, *backend], purpose, watch, TORCH_SECONDS, {"UV_HTTP_RETRIES": "1"}
-        )
-        if asked.code == 0:
-            return backend
-        why = "holds none" if asked.code == NO_SOLUTION else "cannot be reached"
-        raise _no_torch(
-            f"the package sources have none, and PyTorch's own index of CPU builds {why}", asked
-        )
-
-    def try_import(self) -> None:
-        """Import vLLM once, which also compiles its modules for the first start."""
+    def try_import(self, program: str, what: str) -> None:
+        """Run a program that imports what was installed. Raises EngineUnavailableError."""
         watch = Repeating(self.tell, "trying the import", 0.8)
-        check = [self._python, "-I", "-c", _TRY.format(modules=_IMPORTS[self.variant])]
-        self._run(check, "import vLLM", watch, folder=self.folder)
+        self._run([self.python, "-I", "-c", program], f"import {what}", watch, folder=self.folder)
 
-    @property
-    def _cache(self) -> Path:
-        return self.folder / "cache"
-
-    def _uv(self, words: Sequence[str], purpose: str, watch: UvWatch) -> None:
-        finished = self._attempt_uv(words, purpose, watch)
+    def uv(self, words: Sequence[str], purpose: str, watch: UvWatch) -> None:
+        """Run uv. Raises EngineUnavailableError."""
+        finished = self.attempt_uv(words, purpose, watch)
         if finished.code != 0:
             raise explain(purpose, finished.lines)
 
-    def _attempt_uv(
+    def attempt_uv(
         self,
         words: Sequence[str],
         purpose: str,
@@ -255,10 +195,11 @@ class _Maker:
         deadline_seconds: float | None = None,
         environment: dict[str, str] | None = None,
     ) -> UvFinished:
+        """Run uv with the sources of packages, and say how it ended."""
         sources = self.sources
         argv = [
-            uv_program(), *words, *sources.arguments(), "--python", self._python,
-            "--cache-dir", str(self._cache), "--color", "never",
+            uv_program(), *words, *sources.arguments(), "--python", self.python,
+            "--cache-dir", str(self.cache), "--color", "never",
         ]  # fmt: skip
         return attempt(
             argv, purpose, watch, folder=self.folder, inherited=(self.lock,),
@@ -274,6 +215,72 @@ class _Maker:
             raise explain(purpose, finished.lines)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _EngineMaker(EnvironmentMaker):
+    """The steps of the installation of a variant of the engine."""
+
+    variant: Variant
+
+    def install_packages(self) -> dict[str, str]:
+        """Resolve, fetch and install; returns each package's version."""
+        watch = Repeating(self.tell, "looking up the packages", 0.01)
+        excluded, wanted = self.folder / "excluded.txt", self.folder / "wanted.txt"
+        excluded.write_text("".join(f"{name}\n" for name in EXCLUDED[self.variant]))
+        wanted.write_text("".join(f"{line}\n" for line in REQUIREMENTS[self.variant]))
+        torch = self._torch_source(watch)
+        resolved = self.folder / "packages.txt"
+        self.uv(
+            ["pip", "compile", str(wanted), "--excludes", str(excluded), "--no-header",
+             "--no-annotate", "--quiet", "--output-file", str(resolved), *torch],
+            "resolve the packages", watch,
+        )  # fmt: skip
+        packages = dict(
+            line.split("==", 1) for line in resolved.read_text().splitlines() if "==" in line
+        )
+        self.uv(
+            ["pip", "install", "--no-deps", "--requirements", str(resolved), *torch],
+            "install the packages",
+            UvProgress(
+                self.tell,
+                name_packages(packages, KNOWN_PACKAGES),
+                UNPACKED_BYTES[self.variant],
+                (0.03, 0.75),
+            ),
+        )
+        shutil.rmtree(self.cache, ignore_errors=True)
+        return packages
+
+    def _torch_source(self, watch: UvWatch) -> list[str]:
+        """Return options that name a source of torch's CPU build; none if the configured have it.
+
+        Raises:
+            EngineUnavailableError: neither the configured sources nor PyTorch's index have it.
+        """
+        if self.variant != "cpu":
+            return []
+        wanted = self.folder / "torch.txt"
+        wanted.write_text(f"{CPU_TORCH}\n")
+        question = ["pip", "compile", str(wanted), "--no-deps", "--quiet"]
+        purpose = "look for torch"
+        asked = self.attempt_uv(question, purpose, watch)
+        if asked.code == 0:
+            return []
+        if asked.code != NO_SOLUTION:
+            raise explain(purpose, asked.lines)
+        if self.sources.offline:
+            raise _no_torch("no index is asked, and the folders of wheels have none", asked)
+        backend = ["--torch-backend", "cpu"]
+        asked = self.attempt_uv(
+            [*question, *backend], purpose, watch, TORCH_SECONDS, {"UV_HTTP_RETRIES": "1"}
+        )
+        if asked.code == 0:
+            return backend
+        why = "holds none" if asked.code == NO_SOLUTION else "cannot be reached"
+        raise _no_torch(
+            f"the package sources have none, and PyTorch's own index of CPU builds {why}", asked
+        )
+
+
 NO_SOLUTION: Final = 1
 """uv's exit status if the sources answered and lack a package; 2 means that none answered."""
 
@@ -287,20 +294,16 @@ def _no_torch(why: str, asked: UvFinished) -> EngineUnavailableError:
     )
 
 
-def _write_marker(folder: Path, variant: Variant, torch: str) -> None:
-    record = {
-        "version": VERSION,
-        "variant": variant,
-        "torch": torch,
-        "python": platform.python_version(),
-    }
-    temporary = folder / f"{MARKER}.new"
+def write_marker(path: Path, record: Mapping[str, str]) -> None:
+    """Write the file that says that an environment is complete."""
+    temporary = path.with_name(f"{path.name}.new")
+    record = {**record, "python": platform.python_version()}
     temporary.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    temporary.replace(folder / MARKER)
+    temporary.replace(path)
 
 
 @contextlib.contextmanager
-def _locked(path: Path, tell: InstallProgress) -> Iterator[int]:
+def one_installer(path: Path, tell: InstallProgress) -> Iterator[int]:
     """Admit one installer at a time. The lock ends with all processes that have its file open."""
     with path.open("w") as file:
         try:

@@ -248,6 +248,7 @@ async def test_one_that_hangs_is_silent_until_it_answers_again(
                 daemon._checked_at = float("-inf")
                 assert await daemon.fault() == ""
             assert "has not answered" in control.silent()[GPU]
+            patch.setattr(daemons, "ANSWER_SECONDS", 60.0)
             os.kill(pid, signal.SIGCONT)
             assert await daemon._look_for_fault() == ""
             assert control.silent() == {}
