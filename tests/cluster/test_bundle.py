@@ -134,14 +134,6 @@ def test_pipes_folders_and_missing_files_are_refused_at_once(tmp_path: Path) -> 
             read_bundle(tmp_path / name)
 
 
-def test_a_bundle_does_not_write_through_a_link(tmp_path: Path) -> None:
-    (tmp_path / "theirs").write_text("theirs")
-    (tmp_path / "gpu-1.bundle").symlink_to(tmp_path / "theirs")
-    path = bundled(tmp_path)
-    assert not path.is_symlink()
-    assert (tmp_path / "theirs").read_text() == "theirs"
-
-
 def test_folders_that_cannot_be_written_are_named(tmp_path: Path) -> None:
     path = bundled(tmp_path)
     bundle = read_bundle(path)
