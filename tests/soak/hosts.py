@@ -10,25 +10,23 @@ import random
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
 
 from partitiond.client.client import ControlClient
-from partitiond.core.errors import ConflictError, PartitiondError
 from partitiond.simulated.gpus import GpuDescription, HostDescription, SimulatedHost
 from tests.chaos.killed_fleet import engines_in, kill
-from tests.e2e.harness import JoinedHost, Load, wait_for
+from tests.e2e.harness import Fleet, JoinedHost, Load, wait_for
 from tests.e2e.test_simulated_gpus import GpuFleet
+from tests.soak.harmed import COMMON_HARM, Harmed
 
 MODELS = {"busy": 3, "calm": 1}
 """Replicas, each on a GPU of its own: there is room for all while one host is lost."""
-PATIENCE_SECONDS = 240.0
 SILENT_SECONDS, LOST_SECONDS = 6.0, 15.0
 OUTAGES = 1.0, 25.0
 """Some are no silence, some make a host silent, and some make it lost."""
-LOCKED_SECONDS = 7.0
 BOOKED_SECONDS = 15.0
 """Within which the last counts of all endpoints are booked."""
 
@@ -77,20 +75,23 @@ class SoakAgent(JoinedHost, SoakHost):
     """One that joined."""
 
 
-class SoakHosts:
+class SoakHosts(Harmed):
     """What random harm can be done to three hosts, and whether they are well again."""
+
+    fewest, most = 2, 3
+    patience_seconds = 240.0
 
     def __init__(self, folder: Path) -> None:
         self.head = SoakHost(folder / "head", "head", **{"cluster.enabled": True})
         self.agents = [SoakAgent(folder / name, name) for name in ("gpu-1", "gpu-2")]
         self.all = [self.head, *self.agents]
-        self.replicas = dict(MODELS)
+        self.replicas_of = dict(MODELS)
         self.loads = [Load(host.base_url, dict.fromkeys(MODELS, 1), tokens=16) for host in self.all]
 
     def begin_to_serve(self) -> None:
         for host in self.all:
             host.start()
-        for name, count in self.replicas.items():
+        for name, count in self.replicas_of.items():
             self.head.register(
                 name,
                 count,
@@ -101,10 +102,8 @@ class SoakHosts:
         self.plan()
         self.require_well()
 
-    @contextlib.contextmanager
-    def client(self) -> Iterator[ControlClient]:
-        with self.head.client() as client:
-            yield client
+    def client(self) -> ControlClient:
+        return self.head.client()
 
     @contextlib.contextmanager
     def load(self) -> Iterator[list[Load]]:
@@ -119,23 +118,13 @@ class SoakHosts:
             host.host.heal()
             host.cleanup()
 
-    def plan(self) -> None:
-        """Plan and apply; again where the world changed meanwhile, as a user would."""
-
-        def applied() -> bool:
-            with contextlib.suppress(PartitiondError), self.client() as client:
-                plan = client.plan().plan
-                placed = [p.model for p in plan.placements]
-                if any(placed.count(name) < count for name, count in self.replicas.items()):
-                    return False
-                with contextlib.suppress(ConflictError):
-                    client.apply(plan.id)
-                    return True
-            return False
-
-        wait_for("a plan with every model", applied, seconds=PATIENCE_SECONDS, pause=0.3)
-
     # --- whether they are well --------------------------------------------------------------------
+
+    def fleets(self) -> Mapping[Fleet, SimulatedHost]:
+        return {host: host.host for host in self.all}
+
+    def all_engines(self) -> list[int]:
+        return sorted(p for host in self.all for pids in host.engines().values() for p in pids)
 
     def look(self) -> None:
         """Raises AssertionError if a host has an engine twice."""
@@ -153,9 +142,9 @@ class SoakHosts:
         if problems or silent:
             return f"not ready: {problems} {silent}"
         wanted = {p.replica_id: p.model for p in (plan.wanted if plan is not None else ())}
-        counts = {name: list(wanted.values()).count(name) for name in self.replicas}
-        if counts != self.replicas:
-            return f"the plan has {counts}, not {self.replicas}"
+        counts = {name: list(wanted.values()).count(name) for name in self.replicas_of}
+        if counts != self.replicas_of:
+            return f"the plan has {counts}, not {self.replicas_of}"
         if {v.replica_id: v.state for v in views} != dict.fromkeys(wanted, "serving"):
             return f"{[(v.engine, v.host, v.state) for v in views]}, not {sorted(wanted)}"
         shown = sorted((v.host, v.engine) for v in views)
@@ -169,25 +158,6 @@ class SoakHosts:
             if why := host.answers(name):
                 return why
         return ""
-
-    def require_well(self) -> float:
-        """Seconds until everything is as the store says."""
-        began, last = time.monotonic(), "nothing was asked yet"
-
-        def well() -> bool:
-            nonlocal last
-            try:
-                last = self.trouble()
-            except PartitiondError as error:
-                last = str(error)
-            return not last
-
-        try:
-            wait_for("three hosts that are well", well, seconds=PATIENCE_SECONDS, pause=0.1)
-        except AssertionError as error:
-            logs = "\n".join(f"{h.name}:\n{h.log.read_text()[-4000:]}" for h in self.all)
-            raise AssertionError(f"{error}: {last}\n{logs}") from error
-        return time.monotonic() - began
 
     def require_clean(self) -> None:
         """Everything of the head is ended, and no request is booked twice."""
@@ -207,32 +177,15 @@ class SoakHosts:
 
     # --- harm -------------------------------------------------------------------------------------
 
-    def an_engine_is_killed(self, rng: random.Random) -> None:
-        kill(self._some_engine(rng))
-
-    def an_engine_freezes(self, rng: random.Random) -> None:
-        pid = self._some_engine(rng)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-        wait_for("the frozen engine to be ended", lambda: not Path(f"/proc/{pid}").exists(),
-                 seconds=PATIENCE_SECONDS)  # fmt: skip
-
-    def a_supervisor_is_killed(self, rng: random.Random) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            kill(os.getsid(self._some_engine(rng)))
-
     def an_endpoint_is_killed(self, rng: random.Random) -> None:
         kill(self._endpoint(rng.choice(self.all)))
 
     def an_endpoint_freezes(self, rng: random.Random) -> None:
-        pid = self._endpoint(rng.choice(self.all))
-        os.kill(pid, signal.SIGSTOP)
-        wait_for("the frozen endpoint to be ended", lambda: not Path(f"/proc/{pid}").exists(),
-                 seconds=PATIENCE_SECONDS)  # fmt: skip
+        self._freezes(self._endpoint(rng.choice(self.all)))
 
     def _endpoint(self, host: SoakHost) -> int:
         return wait_for("an endpoint", lambda: _found(host, "partitiond.proxy"),
-                        seconds=PATIENCE_SECONDS)  # fmt: skip
+                        seconds=self.patience_seconds)  # fmt: skip
 
     def an_agent_is_killed(self, rng: random.Random) -> None:
         agent = rng.choice(self.agents)
@@ -287,43 +240,6 @@ class SoakHosts:
         time.sleep(_outage(rng))
         agent.start()
 
-    def another_plan(self, rng: random.Random) -> None:
-        """One replica more or less."""
-        count = 5 - self.replicas["busy"]
-        with self.client() as client:
-            changes = {"min_replicas": count, "max_replicas": count}
-            client.update("busy", changes, client.model("busy").record.version)
-        self.replicas["busy"] = count
-        self.plan()
-
-    def the_store_is_locked(self, rng: random.Random) -> None:
-        lock = sqlite3.connect(self.head.settings.store_path, isolation_level=None)
-        with contextlib.closing(lock):
-            lock.execute("BEGIN IMMEDIATE")
-            time.sleep(LOCKED_SECONDS)
-
-    def a_gpu_is_lost(self, rng: random.Random) -> None:
-        """It falls off the bus, and comes back after a while; an operator takes the cordon off."""
-        host = rng.choice(self.all)
-        uuid = rng.choice(host.host.uuids())
-        host.host.lose(uuid)
-
-        def cordoned() -> bool:
-            with contextlib.suppress(PartitiondError), self.client() as client:
-                return any(d.id == uuid and d.cordon_reason for d in client.devices())
-            return False
-
-        wait_for("its cordon", cordoned, seconds=PATIENCE_SECONDS)
-        host.host.restore(uuid)
-        with self.client() as client:
-            client.uncordon(uuid)
-
-    def _some_engine(self, rng: random.Random) -> int:
-        def found() -> list[int]:
-            return sorted(p for host in self.all for pids in host.engines().values() for p in pids)
-
-        return rng.choice(wait_for("an engine", found, seconds=PATIENCE_SECONDS))
-
 
 def _outage(rng: random.Random) -> float:
     return rng.uniform(*OUTAGES)
@@ -335,10 +251,8 @@ def _found(host: SoakHost, word: str) -> int:
     return 0
 
 
-HARM: tuple[Callable[[SoakHosts, random.Random], None], ...] = (
-    SoakHosts.an_engine_is_killed,
-    SoakHosts.an_engine_freezes,
-    SoakHosts.a_supervisor_is_killed,
+HARM = (
+    *COMMON_HARM,
     SoakHosts.an_endpoint_is_killed,
     SoakHosts.an_endpoint_freezes,
     SoakHosts.an_agent_is_killed,
@@ -348,7 +262,4 @@ HARM: tuple[Callable[[SoakHosts, random.Random], None], ...] = (
     SoakHosts.an_agent_cannot_be_reached,
     SoakHosts.a_host_loses_its_power,
     SoakHosts.head_and_agent_are_killed,
-    SoakHosts.another_plan,
-    SoakHosts.the_store_is_locked,
-    SoakHosts.a_gpu_is_lost,
 )
