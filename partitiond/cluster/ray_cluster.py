@@ -75,9 +75,3 @@ class RayCluster:
     def line(self, host: str) -> SocketCarrier:
         """Return the line to a host, whether it is there now or not. Returns at once."""
         return SocketCarrier(self._socket, host, seconds=self._seconds)
-
-    @property
-    def bridge_pid(self) -> int | None:
-        """Process id of the bridge; None between two."""
-        bridge = self._bridge.process
-        return None if bridge is None or bridge.returncode is not None else bridge.pid

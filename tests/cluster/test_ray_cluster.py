@@ -56,11 +56,11 @@ async def test_two_bridges_disturb_each_other_in_nothing(
     async with rays.bridged(ray_hosts, "other") as other:
         await rays.answers(other, "a")
         (relay,) = rays.processes(ray_hosts.nodes[1], "ray::Relay")
-        former = cluster.bridge_pid
+        former = cluster._bridge.process
         assert former is not None
-        os.kill(former, signal.SIGKILL)
+        os.kill(former.pid, signal.SIGKILL)
         await rays.all_answer(cluster)
-        assert cluster.bridge_pid != former
+        assert cluster._bridge.process is not former
     await rays.answers(cluster, "a")
     assert rays.processes(ray_hosts.nodes[1], "ray::Relay") == [relay]
 
