@@ -18,9 +18,9 @@ from typing import Final
 from partitiond.core.errors import SettingsError
 from partitiond.engines.install.install import (
     EnvironmentMaker,
-    one_installer,
+    note_complete,
+    one_at_a_time,
     open_to_all,
-    write_marker,
 )
 from partitiond.engines.install.package_sources import PackageSources
 from partitiond.engines.install.uv_run import InstallProgress, UvProgress
@@ -137,7 +137,7 @@ def install_ray(
     """
     tell = progress or (lambda _text, _fraction: None)
     clusters_dir.mkdir(parents=True, exist_ok=True)
-    with one_installer(clusters_dir / ".ray.lock", tell) as lock:
+    with one_at_a_time(clusters_dir / ".ray.lock", tell) as lock:
         found = managed_ray(clusters_dir)
         if found is not None:
             tell("Ray is installed already", 1.0)
@@ -151,6 +151,6 @@ def install_ray(
         shutil.rmtree(maker.cache, ignore_errors=True)
         maker.try_import("import ray", "Ray")
         open_to_all(folder)
-        write_marker(folder / MARKER, {"version": RAY_VERSION})
+        note_complete(folder / MARKER, {"version": RAY_VERSION})
         tell("Ray is installed", 1.0)
     return RayEnvironment(folder / "bin" / "python", RAY_VERSION)

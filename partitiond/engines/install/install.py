@@ -112,7 +112,7 @@ def install(
     python = folder / "bin" / "python"
     found = EngineEnvironment(python, VERSION, variant)
     engines_dir.mkdir(parents=True, exist_ok=True)
-    with one_installer(engines_dir / f".vllm-{variant}.lock", tell) as lock:
+    with one_at_a_time(engines_dir / f".vllm-{variant}.lock", tell) as lock:
         if (folder / MARKER).exists() and python.exists():
             tell("the engine is installed already", 1.0)
             return found
@@ -126,7 +126,7 @@ def install(
         maker.try_import(_TRY.format(modules=_IMPORTS[variant]), "vLLM")
         open_to_all(folder)
         record = {"version": VERSION, "variant": variant, "torch": packages["torch"]}
-        write_marker(folder / MARKER, record)
+        note_complete(folder / MARKER, record)
         tell("the engine is installed", 1.0)
     return found
 
@@ -294,7 +294,7 @@ def _no_torch(why: str, asked: UvFinished) -> EngineUnavailableError:
     )
 
 
-def write_marker(path: Path, record: Mapping[str, str]) -> None:
+def note_complete(path: Path, record: Mapping[str, str]) -> None:
     """Write the file that says that an environment is complete."""
     temporary = path.with_name(f"{path.name}.new")
     record = {**record, "python": platform.python_version()}
@@ -303,7 +303,7 @@ def write_marker(path: Path, record: Mapping[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def one_installer(path: Path, tell: InstallProgress) -> Iterator[int]:
+def one_at_a_time(path: Path, tell: InstallProgress) -> Iterator[int]:
     """Admit one installer at a time. The lock ends with all processes that have its file open."""
     with path.open("w") as file:
         try:
