@@ -1,9 +1,9 @@
-"""Compares our planner with first-fit and best-fit: `python -m bench.planner`.
+"""Compares our planner with first-fit: `python -m bench.planner`.
 
 The output has medians over the seeds for every size and kind of instance, with the lowest and the
-highest beside them. "/ best-fit" and the like are ratios in which more is better for us: GPUs of
-the baseline over ours for "slack", our weighted requests/s over the baseline's for "over". Every
-plan must pass `check`, and every baseline runs in the same process, before or after ours.
+highest beside them. "/ first-fit" is a ratio in which more is better for us: GPUs of the baseline
+over ours for "slack", our weighted requests/s over the baseline's for "over". Every plan must pass
+`check`, and the baseline runs in the same process.
 """
 
 import argparse
@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from bench.command import options
 from bench.paired import spread
-from bench.planner.baselines import greedy
-from bench.planner.instances import SIZES, TUNING_SEEDS, UNTOUCHED_SEEDS
+from bench.planner.baselines import first_fit
 from bench.planner.shipped import request
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Infeasible, Objective
@@ -25,7 +24,7 @@ from partitiond.planner.model.instance import build_instance
 
 KINDS = ("over", "slack")
 SECONDS = {"10x4": 10.0, "100x64": 10.0, "300x128": 60.0, "1000x512": 60.0}
-"""Time limits of the goals."""
+"""Sizes (models and GPUs), with the time limits of the goals."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,19 +41,20 @@ class Row:
     seconds: float
     first_seconds: float
     first_gap: float | None
-    first_fit: float | None
-    best_fit: float | None
+    first_fit: float | None = None
 
     @property
     def fewer_is_better(self) -> bool:
         """Whether the value counts GPUs."""
         return not self.by_goodput
 
-    def ratio(self, baseline: float | None) -> float | None:
+    @property
+    def ratio(self) -> float | None:
         """The factor by which ours is better; None if the baseline has no answer."""
-        if baseline is None:
+        other = self.first_fit
+        if other is None:
             return None
-        return baseline / self.value if self.fewer_is_better else self.value / max(baseline, 1e-9)
+        return other / self.value if self.fewer_is_better else self.value / max(other, 1e-9)
 
     @property
     def gap(self) -> float:
@@ -65,16 +65,15 @@ class Row:
 def main() -> None:
     """Run the chosen instances."""
     parser = options(__doc__)
-    names = [f"{models}x{gpus}" for models, gpus in SIZES]
-    parser.add_argument("--sizes", default=",".join(names), help="as 10x4,100x64")
+    parser.add_argument("--sizes", default=",".join(SECONDS), help="as 10x4,100x64")
     parser.add_argument("--kinds", default=",".join(KINDS), help="over, slack or both")
     parser.add_argument("--seeds", type=int, default=10, help="instances of each kind and size")
-    parser.add_argument("--untouched", action="store_true", help="the seeds nothing was tuned on")
+    parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--seconds", type=float, help="time limit instead of the goals'")
     parser.add_argument(
-        "--objective", choices=[Objective.MAX_MIN.value], help="instead, without baselines"
+        "--objective", choices=[Objective.MAX_MIN.value], help="instead, without a baseline"
     )
-    parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--no-baseline", action="store_true")
     given = parser.parse_args()
     print(platform.processor() or platform.machine())
     for size in given.sizes.split(","):
@@ -83,12 +82,11 @@ def main() -> None:
 
 
 def _run(given: argparse.Namespace, kind: str, size: str) -> Iterable[Row]:
-    seeds = (UNTOUCHED_SEEDS if given.untouched else TUNING_SEEDS)[: given.seeds]
     seconds = given.seconds or SECONDS.get(size, 60.0)
-    for seed in seeds:
+    for seed in range(given.first, given.first + given.seeds):
         row = measure(given, kind, size, seed, seconds)
-        if not (given.no_baselines or given.objective):
-            row = with_baselines(row)
+        if not (given.no_baseline or given.objective):
+            row = with_baseline(row)
         print(
             f"  {kind} {size} seed {seed}: {row.value:g} bound {row.bound:.6g} {row.status} "
             f"{row.seconds:.1f} s; first {row.first_seconds:.2f} s",
@@ -126,36 +124,25 @@ def measure(given: argparse.Namespace, kind: str, size: str, seed: int, seconds:
         seconds=took,
         first_seconds=took if certified is None else certified.seconds,
         first_gap=None if certified is None else certified.gap,
-        first_fit=None,
-        best_fit=None,
     )
 
 
-def with_baselines(row: Row) -> Row:
-    """The row with the baselines' values for the question that was answered."""
+def with_baseline(row: Row) -> Row:
+    """The row with the baseline's value for the question that was answered."""
     models, gpus = (int(part) for part in row.size.split("x"))
     asked = request(row.kind, models, gpus, row.seed, seconds=0.0)
     if row.by_goodput:
         asked = dataclasses.replace(asked, objective=Objective.MAX_GOODPUT)
-    instance = build_instance(asked)
-    return dataclasses.replace(
-        row,
-        first_fit=greedy(instance, best=False),
-        best_fit=greedy(instance, best=True),
-    )
+    return dataclasses.replace(row, first_fit=first_fit(build_instance(asked)))
 
 
 def _print(rows: Sequence[Row]) -> None:
     first = rows[0]
     print(f"{first.size} {first.kind}, {len(rows)} seeds: median (lowest..highest)")
-    for name, column in (
-        ("/ first-fit", [r.ratio(r.first_fit) for r in rows]),
-        ("/ best-fit", [r.ratio(r.best_fit) for r in rows]),
-    ):
-        there = [value for value in column if value is not None]
-        if there:
-            missing = f", {len(column) - len(there)} without answer" if None in column else ""
-            print(f"  {name:24} {spread(there)}{missing}")
+    there = [ratio for row in rows if (ratio := row.ratio) is not None]
+    if there:
+        missing = f", {len(rows) - len(there)} without answer" if len(there) < len(rows) else ""
+        print(f"  {'/ first-fit':24} {spread(there)}{missing}")
     print(f"  {'plan to bound':24} {spread([r.gap for r in rows], '.2%')}")
     above = [r.value - r.bound for r in rows if r.fewer_is_better]
     if above:

@@ -1,6 +1,6 @@
-"""Defines the planner's baselines, two greedy rules.
+"""Defines the planner's baseline, first-fit decreasing.
 
-Both know interference: a replica is placed only where it costs no model its demand or its SLO.
+It knows interference: a replica is placed only where it costs no model its demand or its SLO.
 """
 
 import math
@@ -14,15 +14,15 @@ from partitiond.planner.pack.adding import add_if_harmless
 from partitiond.planner.pack.packing import Packing
 
 SIZES: Final = 6
-"""Number of sizes of a model that a greedy rule tries: the cheapest ones for their rate."""
+"""Number of sizes of a model that it tries: the cheapest ones for their rate."""
 
 
-def greedy(instance: Instance, *, best: bool) -> float | None:
-    """Devices or weighted requests/s of first-fit or best-fit decreasing, largest demand first."""
+def first_fit(instance: Instance) -> float | None:
+    """Devices or weighted requests/s of first-fit, largest demand first."""
     sizes = _sizes(instance)
     packing = Packing(instance)
     for need in sorted(instance.needs, key=lambda n: -sizes[n.model][0][0] * max(1, n.rate)):
-        while _lacks(packing, need) and _place(packing, [i for _, i in sizes[need.model]], best):
+        while _lacks(packing, need) and _place(packing, [i for _, i in sizes[need.model]]):
             pass
     return value_of(packing)
 
@@ -46,17 +46,10 @@ def _lacks(packing: Packing, need: Need) -> bool:
     return short and packing.counts[need.model] < need.max_replicas
 
 
-def _place(packing: Packing, items: list[int], best: bool) -> bool:
+def _place(packing: Packing, items: list[int]) -> bool:
     """Add one replica; return False if no device takes any of the sizes."""
-    order = list(range(len(packing.loads)))
-    if best:
-        order.sort(key=lambda d: (not packing.loads[d].items, -_fullness(packing, d)))
-    return any(add_if_harmless(packing, d, item) for item in items for d in order)
-
-
-def _fullness(packing: Packing, index: int) -> float:
-    load, group = packing.loads[index], packing.group(index)
-    return load.memory / max(1, group.memory_bytes) + load.sm / 100 + load.code
+    devices = range(len(packing.loads))
+    return any(add_if_harmless(packing, d, item) for item in items for d in devices)
 
 
 def value_of(packing: Packing) -> float | None:

@@ -21,7 +21,6 @@ import random
 import time
 
 from bench.command import options
-from bench.planner.instances import TUNING_SEEDS, UNTOUCHED_SEEDS
 from bench.planner.shipped import request
 from partitiond.core.plan.record import MOVE_PRICE, Plan, diff_plans
 from partitiond.planner.api import solve
@@ -48,8 +47,7 @@ def main() -> None:
     """Run all chosen events on all chosen instances."""
     given = _options()
     models, gpus = (int(n) for n in given.size.split("x"))
-    first = UNTOUCHED_SEEDS if given.untouched else TUNING_SEEDS
-    seeds = first[: given.seeds]
+    seeds = range(given.first, given.first + given.seeds)
     print(
         f"{models} models x {gpus} GPUs, seeds {seeds[0]}..{seeds[-1]}; load of the machine counts"
     )
@@ -70,7 +68,7 @@ def _options() -> argparse.Namespace:
     parser = options(__doc__, kinds="slack,over", events=",".join(EVENTS))
     parser.add_argument("--size", default="1000x512", help="models x GPUs")
     parser.add_argument("--seeds", type=int, default=1, help="instances of each kind")
-    parser.add_argument("--untouched", action="store_true", help="the second set of seeds")
+    parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--fresh", type=float, default=60.0, help="seconds of a fresh plan")
     parser.add_argument("--soon", type=float, default=2.5, help="seconds of the first new plan")
     parser.add_argument("--later", type=float, default=30.0, help="seconds of the one after it")

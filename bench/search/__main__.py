@@ -1,10 +1,10 @@
 """Tests the trial search on simulated curves, beside a dense reference.
 
-    python -m bench.search [--curves 500] [--seed 1] [--jobs 2] [--by-family]
+    python -m bench.search [--curves 500] [--seed 1] [--jobs 2]
 
 The reference measures every batch in steps of at most 1.25x, in two passes in opposite orders, with
-the same window rule. Each search gets the same curve with its own noise. X* is the true one unless
-another is named; the reference's own X* is noisy, too. See docs/decisions/0006.
+the same window rule. Each search gets the same curve with its own noise. X* is the true one. See
+docs/decisions/0006.
 """
 
 import dataclasses
@@ -16,10 +16,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from bench.command import options
-from bench.search.curves import FAMILIES, Curve, draw_curve
+from bench.search.curves import Curve, draw_curve
 from bench.search.engine import SimulatedEngine
 from bench.search.reference import Reading, read, run_reference
-from partitiond.core.profile.frontier import NEIGHBOUR_RATIO, TOLERANCE
+from partitiond.core.profile.frontier import TOLERANCE
 from partitiond.profiler import search
 from partitiond.profiler.search import Prior, SearchDone, SearchLimits, Visit
 
@@ -36,23 +36,17 @@ class Figures:
     Attributes:
         time_share: measuring time over the reference's.
         regret: 1 - X(our batch) / X*, on the true curve.
-        against_reference: X(our batch) over the X* that the reference measured.
         inside: our batch is inside the reference's interval or within 1.25x of its edge.
     """
 
     time_share: float
     trials: int
     regret: float
-    against_reference: float
     inside: bool
 
     @property
     def enough(self) -> bool:
         return self.regret <= ALLOWED_LOSS
-
-    @property
-    def enough_for_reference(self) -> bool:
-        return self.against_reference >= 1 - ALLOWED_LOSS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +55,10 @@ class Row:
 
     Attributes:
         reference: the reference's own knee on the true curve.
-        passes_inside: its second pass is inside the interval of its first, by the same rule.
-        passes_close: the knees of its passes are at most 1.25x apart.
     """
 
-    family: str
     searches: dict[str, Figures]
     reference: Figures
-    passes_inside: bool
-    passes_close: bool
 
 
 def prior_of(curve: Curve, wrong: float) -> Prior:
@@ -93,12 +82,10 @@ def run_search(engine: SimulatedEngine, limits: SearchLimits) -> list[Visit]:
 def judge(curve: Curve, visits: Sequence[Visit], seconds: float, reference: Reading) -> Figures:
     """Judge the visits by the true curve and by the reference."""
     batch = read(visits, TOLERANCE).batch
-    rate = curve.rate(batch)
     return Figures(
         time_share=math.fsum(v.seconds for v in visits) / seconds,
         trials=len(visits),
-        regret=1 - rate / curve.best,
-        against_reference=rate / reference.best,
+        regret=1 - curve.rate(batch) / curve.best,
         inside=reference.holds(batch),
     )
 
@@ -112,8 +99,6 @@ def evaluate(task: tuple[int, int]) -> Row:
     up, down, fresh = run_reference(engine, limits)
     seconds = math.fsum(v.seconds for v in [*up, *down])
     reference = read([*up, *down, fresh], TOLERANCE)
-    first, second = read(up, TOLERANCE), read(down, TOLERANCE)
-    ratio = max(first.batch, second.batch) / min(first.batch, second.batch)
     draw = random.Random(f"{seed}/{index}/prior")
     usual = prior_of(curve, math.exp(draw.gauss(0, math.log(PRIOR_ERROR))))
     wrong = prior_of(curve, draw.choice((0.1, 10.0)))
@@ -123,13 +108,8 @@ def evaluate(task: tuple[int, int]) -> Row:
         engine = SimulatedEngine(curve, random.Random(f"{seed}/{index}/{name}"))
         visits = run_search(engine, dataclasses.replace(limits, prior=prior))
         searches[name] = judge(curve, visits, seconds, reference)
-    return Row(
-        family=curve.family,
-        searches=searches,
-        reference=judge(curve, [*up, *down, fresh], seconds + fresh.seconds, reference),
-        passes_inside=first.holds(second.batch),
-        passes_close=ratio <= NEIGHBOUR_RATIO,
-    )
+    own = judge(curve, [*up, *down, fresh], seconds + fresh.seconds, reference)
+    return Row(searches, own)
 
 
 def share(of: Iterable[bool]) -> float:
@@ -151,40 +131,28 @@ def line(name: str, found: Sequence[Figures]) -> str:
         f"{name:<24}{quantile(times, 0.5):>8.1%}{quantile(times, 0.95):>8.1%}"
         f"{sum(f.trials for f in found) / len(found):>8.1f}"
         f"{share(f.enough for f in found):>10.1%}"
-        f"{share(f.enough_for_reference for f in found):>10.1%}"
         f"{share(f.inside for f in found):>10.1%}"
         f"{quantile(regrets, 0.5):>9.1%}{quantile(regrets, 0.95):>8.1%}"
     )
 
 
-def table(rows: Sequence[Row], by_family: bool) -> str:
+def table(rows: Sequence[Row]) -> str:
     """The whole report."""
     lines = [
-        f"{'':<24}{'time':>8}{'time':>8}{'trials':>8}{'X>=.92X*':>10}{'X>=.92X*':>10}"
+        f"{'':<24}{'time':>8}{'time':>8}{'trials':>8}{'X>=.92X*':>10}"
         f"{'knee in':>10}{'regret':>9}{'regret':>8}",
-        f"{'':<24}{'median':>8}{'p95':>8}{'mean':>8}{'true':>10}{'reference':>10}"
+        f"{'':<24}{'median':>8}{'p95':>8}{'mean':>8}{'':>10}"
         f"{'interval':>10}{'median':>9}{'p95':>8}",
     ]
     names = list(rows[0].searches)
     lines += [line(name, [row.searches[name] for row in rows]) for name in names]
-    lines.append(line("the reference itself", [row.reference for row in rows]))
-    if by_family:
-        for family in FAMILIES:
-            found = [row.searches[names[0]] for row in rows if row.family == family]
-            lines.append(line(f"  {family}", found))
-    lines.append(
-        f"The reference's second pass is inside the interval of its first in "
-        f"{share(r.passes_inside for r in rows):.1%} of the curves; the knees of its passes are "
-        f"at most 1.25x apart in {share(r.passes_close for r in rows):.1%}."
-    )
-    return "\n".join(lines)
+    return "\n".join([*lines, line("the reference itself", [row.reference for row in rows])])
 
 
 def main() -> int:
     """Run the command line."""
     parser = options(__doc__, curves=500, seed=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--by-family", action="store_true", help="ours with the usual prior")
     given = parser.parse_args()
     if given.curves < 1 or given.jobs < 1:
         parser.error("--curves and --jobs must be at least 1")
@@ -192,7 +160,7 @@ def main() -> int:
     with multiprocessing.Pool(given.jobs) as pool:
         rows = pool.map(evaluate, tasks, chunksize=8)
     print(f"{given.curves} curves, seed {given.seed}; time as a share of the reference's")
-    print(table(rows, given.by_family))
+    print(table(rows))
     return 0
 
 

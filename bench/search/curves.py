@@ -26,7 +26,6 @@ class Curve:
         outlier_share: share of windows in which another program ran on the machine.
     """
 
-    family: str
     rates: tuple[float, ...]
     kv_batch: int
     output_tokens: float
@@ -147,7 +146,6 @@ def draw_curve(seed: int, index: int) -> Curve:
     limited = draw.random() < KV_LIMITED_SHARE
     kv_batch = round(_log_uniform(draw, cap / 16, cap)) if limited else cap
     return Curve(
-        family=family,
         rates=rates,
         kv_batch=max(2, kv_batch),
         output_tokens=_log_uniform(draw, *E2EL_AT_CAP_SECONDS) * rates[-1] / cap,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ortools.sat.python import cp_model
 
-from bench.planner.instances import request
+from bench.planner.shipped import request
 from partitiond.core.errors import SpecError
 from partitiond.core.model.spec import Demand
 from partitiond.fleet import offline
@@ -17,6 +17,7 @@ from partitiond.planner.exact import solve_stoppable
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.pack.adding import fill
 from partitiond.planner.pack.packing import Packing
+from tests.planner.build import point, want
 
 
 def test_a_stop_ends_the_exact_solver_with_what_it_has() -> None:
@@ -58,15 +59,10 @@ def test_filling_ends_when_it_is_told_to() -> None:
 
 
 def test_a_lean_demand_keeps_what_serves_and_what_takes_least() -> None:
-    demand = request("over", 1, 1, 1, 1.0).models[0]
-    rates = [c.capacity_req_per_s for c in demand.candidates]
-    little = dataclasses.replace(demand, demand=Demand(req_per_s=min(rates) / 4))
-    much = dataclasses.replace(demand, demand=Demand(req_per_s=10 * max(rates)))
-    least = min(demand.candidates, key=lambda c: c.size.sm_percent * c.memory_bytes)
-    assert leaner(little).candidates == (least,)
-    assert leaner(much) == much
-    unrated = dataclasses.replace(demand, demand=Demand())
-    assert leaner(unrated) == unrated
+    sizes = point("a", 6.5, 10, sm=20), point("a", 10, 14, sm=25), point("a", 13, 18, sm=40)
+    assert leaner(want("a", *sizes, rate=1.6)).candidates == sizes[:1]
+    for rate in (130.0, None):
+        assert leaner(want("a", *sizes, rate=rate)).candidates == sizes
 
 
 def test_a_fleet_file_beyond_what_can_be_bounded_is_refused_at_once(

@@ -10,7 +10,7 @@ from multiprocessing import forkserver
 import psutil
 import pytest
 
-from bench.planner.instances import request
+from bench.planner.shipped import request
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Infeasible, Plan
 from partitiond.planner import worker

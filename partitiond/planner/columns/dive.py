@@ -23,14 +23,16 @@ def dive(
     rest: Rest,
     *,
     priced: Callable[[RowPrices, RowPrices], None] = lambda *_: None,
+    late: Callable[[], bool],
     hurry: Callable[[], bool],
     stop: Callable[[], bool],
 ) -> list[DeviceColumn]:
     """Return columns for what is left; `rest` becomes what is left beside them.
 
     Args:
-        priced: called every few rounds of the first linear program with prices.
-        hurry: True ends the search for more columns; those that are known are fixed.
+        priced: called with the last prices of the first linear program.
+        late, hurry: True ends the search for more columns, of the first linear program and of those
+            after it; columns that are known are fixed.
         stop: True ends the dive with the columns fixed so far.
     """
     fixed, known, effort = list[DeviceColumn](), list[DeviceColumn](), FIRST
@@ -38,7 +40,7 @@ def dive(
         master = Master(fleet, rest, effort)
         for column in known:
             master.add(column, [column.cls])
-        master.converge(lambda: hurry() or stop(), priced)
+        priced(*master.converge(late))
         used = [
             (x, c) for x, c in zip(master.amount.tolist(), master.columns, strict=False) if x > USED
         ]
@@ -54,5 +56,5 @@ def dive(
         if not new or stop():
             break
         known = [c for _, c in used] + master.columns[-KEPT:]
-        effort, priced = THEN, lambda *_: None
+        effort, late, priced = THEN, hurry, lambda *_: None
     return fixed

@@ -32,8 +32,6 @@ FAR: Final = 0.75
 round. Chosen."""
 THOROUGH: Final = 8
 """Every so many rounds all ways are priced."""
-TELL: Final = 4
-"""Every so many rounds a bound is worth its time."""
 BESIDE: Final = 3
 """Columns for the next devices beside the best one."""
 MOST_ADDED: Final = 25
@@ -196,22 +194,19 @@ class Master:
         most[[*self._most]] = of(self._most.values())
         return RowPrices(of(self._served), least, most, of(self._free), of(self._pool))
 
-    def converge(
-        self,
-        stop: Callable[[], bool],
-        priced: Callable[[RowPrices, RowPrices], None] = lambda *_: None,
-    ) -> None:
+    def converge(self, stop: Callable[[], bool]) -> tuple[RowPrices, RowPrices]:
         """Solve and price until no column pays, the rounds are over, or `stop` returns True.
 
         Args:
             stop: called several times a round.
-            priced: called every few rounds, and at last, with the smoothed prices and the duals.
+
+        Returns:
+            The smoothed prices and the duals of the end. Earlier ones prove little, and take the
+            longest: at them many columns are worth nearly the same.
         """
         raw = self.solve()
         prices = raw
         for number in range(self.effort.rounds):
-            if number % TELL == TELL - 1:
-                priced(prices, raw)
             prices = prices.mean(raw)
             thorough = number % THOROUGH == THOROUGH - 1
             # Once no column pays at the smoothed prices, the duals decide.
@@ -220,7 +215,7 @@ class Master:
             raw = self.solve()
             if stop():
                 break
-        priced(prices, raw)
+        return prices, raw
 
     def _price(self, duals: RowPrices, thorough: bool, stop: Callable[[], bool]) -> int:
         """Add columns that pay; return how many are new."""

@@ -23,7 +23,10 @@ from partitiond.planner.progress.watch import SolveMonitor
 
 NAME: Final = "columns"
 CONVERGE_SHARE: Final = 0.45
-"""Share of the time for the first linear program. Chosen, not measured."""
+DIVE_SHARE: Final = 0.75
+PROVE_SHARE: Final = 0.25
+"""Shares of the time left: for the first linear program, until no more columns are sought, and for
+the bound. Chosen."""
 MOST_WORK: Final = 4_000_000
 """Steps of one pricing, which nothing stops midway: a second or two of a core. 100 models on a host
 of 192 cores take 3.7 million; a device that holds more is planned by the other search."""
@@ -68,13 +71,14 @@ def plan_by_columns(watch: SolveMonitor, worth: Floats) -> tuple[Member, bool]:
 
     def prove(*prices: RowPrices) -> None:
         nonlocal better
+        stop = watch.within(PROVE_SHARE)
         for each in prices:
-            bound = bound_at(fleet, each, enough)
-            if bound is not None and watch.proved(bound):
-                better = True
+            bound = bound_at(fleet, each, stop)
+            better |= bound is not None and watch.proved(bound)
 
-    late = watch.within(CONVERGE_SHARE)
-    packing = packed(fleet, dive(fleet, fleet.all(), priced=prove, hurry=late, stop=enough))
+    late, hurry = watch.within(CONVERGE_SHARE), watch.within(DIVE_SHARE)
+    columns = dive(fleet, fleet.all(), priced=prove, late=late, hurry=hurry, stop=enough)
+    packing = packed(fleet, columns)
     stop = watch.finish()
     adding = Adding(packing, worth, stop=stop)
     most_goodput(adding, in_order(adding), stop)

@@ -116,12 +116,13 @@ def _gather(watch: SolveMonitor, prices: Prices, *, by_cost: bool) -> _Gathered:
     # For goodput there is always a plan; this finds one if nothing else has.
     if watch.done or (watch.stop() and (by_cost or found.members)):
         return found
+    start = _best(found.members, by_cost)
     if not by_cost and expresses(instance):
-        made, found.by_columns = plan_by_columns(watch, prices.entry)
-        found.members.append(made)
-    best = _best(found.members, by_cost)
-    if may_search or best is None:
-        searched = search(watch, best, prices.entry, by_cost=by_cost)
+        # It may miss least numbers that a worse plan has; the search adds them to it.
+        start, found.by_columns = plan_by_columns(watch, prices.entry)
+        found.members.append(start)
+    if may_search or start is None:
+        searched = search(watch, start, prices.entry, by_cost=by_cost)
         found.members += _answers(searched, by_cost)
     return found
 

@@ -1,25 +1,39 @@
 """What columns prove holds for every plan, and the plans that they make are plans."""
 
 import dataclasses
+import itertools
 import random
 
 import numpy as np
 import pytest
 
-from partitiond.core.plan.record import Objective, Plan
+from partitiond.core.model.placement_rules import PlacementRules
+from partitiond.core.plan.record import ModelDemand, Objective, Plan
 from partitiond.planner.api import solve
 from partitiond.planner.check import check_plan
 from partitiond.planner.columns.bound import bound_at
+from partitiond.planner.columns.dive import dive
 from partitiond.planner.columns.fleet import ColumnProblem, DeviceColumn
 from partitiond.planner.columns.master import Effort, Master, RowPrices
 from partitiond.planner.columns.search import expresses, packed, plan_by_columns
 from partitiond.planner.model.instance import build_instance
 from partitiond.planner.model.sites import build_sites
 from partitiond.planner.model.types import PlanRequest
+from partitiond.planner.pack.members import Member
+from partitiond.planner.pack.packing import Packing
 from partitiond.planner.progress.watch import SolveMonitor
+from partitiond.planner.search import portfolio
 from tests.oracle.truth import Question
 from tests.planner.build import gpus, point, want
-from tests.planner.problems import is_bound, level_of, question, request_of, seeds, sites_of
+from tests.planner.problems import (
+    is_bound,
+    level_of,
+    plan_for,
+    question,
+    request_of,
+    seeds,
+    sites_of,
+)
 
 
 def _never() -> bool:
@@ -55,9 +69,8 @@ def test_the_program_is_no_worse_than_any_plan_once_no_column_pays(seed: int) ->
     fleet = ColumnProblem(sites_of(asked))
     if not fleet.worth.any() or fleet.least.any():
         return
-    last = list[tuple[RowPrices, float]]()
     master = Master(fleet, fleet.all(), Effort(200))
-    master.converge(_never, lambda _, raw: last.append((raw, master.value)))
+    master.converge(_never)
     assert is_bound(asked, master.value * (1 + 1e-5))
 
 
@@ -144,21 +157,81 @@ def test_a_column_is_held_where_its_device_holds_it(seed: int) -> None:
                 )
 
 
-def test_priorities_are_left_to_the_other_search() -> None:
-    first = want("a", point("a", 4.0, 10), rate=4.0)
-    second = want("b", point("b", 4.0, 10), rate=4.0)
-    rules = dataclasses.replace(second.rules, priority=1)
-    lifted = dataclasses.replace(second, rules=rules)
-    most = Objective.MAX_GOODPUT
-    assert expresses(build_instance(PlanRequest(gpus(1), (first, second), objective=most)))
-    assert not expresses(build_instance(PlanRequest(gpus(1), (first, lifted), objective=most)))
+def _left_to_the_search() -> dict[str, PlanRequest]:
+    first, other = (want(name, point(name, 4.0, 10), rate=4.0) for name in "ab")
+    asked = PlanRequest(gpus(1), (first, other), objective=Objective.MAX_GOODPUT)
+    plan = plan_for(asked)
+    above, near = PlacementRules(priority=1), PlacementRules(near=("a",))
+    return {
+        "": asked,
+        "what runs": dataclasses.replace(asked, running=plan.placements),
+        "priorities": _with(asked, dataclasses.replace(other, rules=above)),
+        "nearness": _with(asked, dataclasses.replace(other, rules=near)),
+    }
 
 
-def test_what_runs_is_left_to_the_other_search() -> None:
-    asked = PlanRequest(
-        gpus(1), (want("a", point("a", 4.0, 10), rate=4.0),), objective=Objective.MAX_GOODPUT
-    )
-    plan = solve(asked)
-    assert isinstance(plan, Plan)
-    assert expresses(build_instance(asked))
-    assert not expresses(build_instance(dataclasses.replace(asked, running=plan.placements)))
+def _with(asked: PlanRequest, other: ModelDemand) -> PlanRequest:
+    return dataclasses.replace(asked, models=(asked.models[0], other))
+
+
+def test_what_columns_do_not_say_is_left_to_the_other_search() -> None:
+    said = {what: expresses(build_instance(asked)) for what, asked in _left_to_the_search().items()}
+    assert said == {"": True, "what runs": False, "priorities": False, "nearness": False}
+
+
+def _many() -> ColumnProblem:
+    """Fourteen models that take a GPU each, as many GPUs, and a first round of few columns."""
+    models = tuple(want(f"m{n}", point(f"m{n}", 4.0, 60), rate=4.0) for n in range(14))
+    asked = PlanRequest(gpus(14), models, objective=Objective.MAX_GOODPUT)
+    return ColumnProblem(build_sites(build_instance(asked)))
+
+
+@pytest.mark.parametrize(("hurried", "all_served"), [(False, True), (True, False)])
+def test_what_is_left_is_priced_also_where_the_first_program_had_no_time(
+    hurried: bool, all_served: bool
+) -> None:
+    fleet, asked, told = _many(), itertools.count(), list[object]()
+    rest = fleet.all()
+
+    def late() -> bool:
+        return next(asked) > 0  # after its first round
+
+    dive(
+        fleet, rest, late=late, hurry=lambda: hurried, stop=_never,
+        priced=lambda *prices: told.append(prices),
+    )  # fmt: skip
+    assert bool(rest.open.any()) is not all_served
+    assert len(told) == 1
+
+
+def test_a_bound_is_proven_once_by_the_prices_that_the_first_program_ends_with() -> None:
+    """Proofs at its first prices took half of the time, and proved nothing."""
+    fleet, told = _many(), list[tuple[RowPrices, RowPrices]]()
+    dive(
+        fleet, fleet.all(), late=_never, hurry=_never, stop=_never,
+        priced=lambda *prices: told.append(prices),
+    )  # fmt: skip
+    ((_, raw),) = told
+    assert bound_at(fleet, raw, _never) == pytest.approx(14 * 4.0)
+
+
+def test_the_search_goes_on_from_the_plan_by_columns_whatever_it_lacks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It misses least numbers rather often, and a greedy plan that has them is far from it."""
+    models = tuple(want(name, point(name, 4.0, 60), rate=4.0) for name in "abc")
+    asked = PlanRequest(gpus(2), models, objective=Objective.MAX_GOODPUT)
+    instance, starts = build_instance(asked), list[Member | None]()
+    by_columns = Member("columns", Packing(instance))
+
+    def searched(
+        _: SolveMonitor, start: Member | None, *_a: object, **_more: object
+    ) -> list[Member]:
+        starts.append(start)
+        return []
+
+    monkeypatch.setattr(portfolio, "SMALL", 0)
+    monkeypatch.setattr(portfolio, "plan_by_columns", lambda *_: (by_columns, False))
+    monkeypatch.setattr(portfolio, "search", searched)
+    assert portfolio.solve_portfolio(instance).packing.goodput() == 8.0
+    assert starts == [by_columns]

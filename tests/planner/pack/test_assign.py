@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from partitiond.core.hardware.kinds import Device, SharingMode
-from partitiond.core.hardware.partition import CpuCores, MemoryShare, MigSlice, PartitionSize
+from partitiond.core.hardware.partition import CpuCores, MigSlice, PartitionSize
 from partitiond.core.model.spec import FaultDomain, PlacementRules
 from partitiond.core.plan.record import Candidate, Placement, diff_plans
 from partitiond.planner.model.instance import build_instance
@@ -13,6 +13,7 @@ from partitiond.planner.model.types import Instance, PlanRequest
 from partitiond.planner.pack.assign import applied, assign
 from partitiond.planner.pack.packing import Packing
 from tests.planner.build import cpu, gpu, in_mig, on_cores, point, want
+from tests.planner.check.make import placed
 
 
 def packed(instance: Instance, *loads: list[str]) -> Packing:
@@ -26,11 +27,10 @@ def packed(instance: Instance, *loads: list[str]) -> Packing:
     return packing
 
 
-def runs(replica: str, candidate: Candidate, start: int, device: str = "gpu-0") -> Placement:
+def runs(candidate: Candidate, number: int, start: int, device: str = "gpu-0") -> Placement:
     """A replica that runs in a GPU instance."""
-    size = {"1g": 1, "2g": 2, "3g": 4, "4g": 4, "7g": 8}[candidate.size.mig_profile[:2]]
-    partition = MigSlice(device, candidate.memory_bytes, candidate.size.mig_profile, start, size)
-    return Placement(replica, candidate.model, device, partition, candidate)
+    size = 4 if candidate == LARGE else 1
+    return placed(candidate, number, device, slice_start=start, slice_count=size)
 
 
 def starts(placements: tuple[Placement, ...]) -> dict[str, tuple[str, int]]:
@@ -55,7 +55,7 @@ def cut(name: str = "gpu-0", **changes: object) -> Device:
 def test_running_instances_keep_their_slices_unless_they_are_in_the_way(
     second: int, moved: int
 ) -> None:
-    running = (runs("s-1", SMALL, 1), runs("s-2", SMALL, second))
+    running = (runs(SMALL, 1, 1), runs(SMALL, 2, second))
     instance = build_instance(PlanRequest((cut(),), MODELS, running=running))
     packing = packed(instance, ["1g.10gb", "1g.10gb", "3g.40gb"])
     placements = assign(instance, packing)
@@ -68,7 +68,7 @@ def test_running_instances_keep_their_slices_unless_they_are_in_the_way(
 
 
 def test_an_instance_on_slices_that_others_took_has_to_move() -> None:
-    running = (runs("s-1", SMALL, 0),)
+    running = (runs(SMALL, 1, 0),)
     devices = (cut(occupied_slices=(0,)),)
     instance = build_instance(PlanRequest(devices, MODELS, running=running))
     placements = assign(instance, packed(instance, ["1g.10gb"]))
@@ -76,7 +76,7 @@ def test_an_instance_on_slices_that_others_took_has_to_move() -> None:
 
 
 def test_the_device_that_runs_the_set_is_the_one_that_gets_it() -> None:
-    running = (runs("l-1", LARGE, 4, "gpu-1"),)
+    running = (runs(LARGE, 1, 4, "gpu-1"),)
     instance = build_instance(PlanRequest((cut(), cut("gpu-1")), MODELS, running=running))
     packing = packed(instance, ["3g.40gb"], ["1g.10gb"])
     placements = assign(instance, packing)
@@ -86,7 +86,7 @@ def test_the_device_that_runs_the_set_is_the_one_that_gets_it() -> None:
 def test_sets_stay_on_their_host_where_a_rule_speaks_of_hosts() -> None:
     rules = PlacementRules(survive=FaultDomain.HOST, survive_share=0.5)
     models = (dataclasses.replace(MODELS[0], rules=rules), MODELS[1])
-    running = (runs("l-1", LARGE, 4, "gpu-1"),)
+    running = (runs(LARGE, 1, 4, "gpu-1"),)
     devices = (cut(host="x"), cut("gpu-1", host="y"))
     instance = build_instance(PlanRequest(devices, models, running=running))
     packing = packed(instance, ["3g.40gb"], ["1g.10gb"])
@@ -118,13 +118,6 @@ def homes(*loads: list[Candidate], running: tuple[Placement, ...]) -> list[str]:
     return [p.device_id for p in assign(instance, packing)]
 
 
-def alone(replica: str, candidate: Candidate, device: str) -> Placement:
-    """It runs, with a memory share."""
-    return Placement(
-        replica, candidate.model, device, MemoryShare(device, candidate.memory_bytes), candidate
-    )
-
-
 SMALL_SHARE = shared("m", SharingMode.MEMORY)
 STAYS, LEAVES = shared("s", SharingMode.MEMORY, 30), shared("m", SharingMode.MEMORY, 40)
 
@@ -143,7 +136,7 @@ STAYS, LEAVES = shared("s", SharingMode.MEMORY, 30), shared("m", SharingMode.MEM
 def test_what_is_new_starts_beside_what_it_replaces_or_on_an_idle_device(
     runs: list[Candidate], load: list[Candidate], where: str
 ) -> None:
-    running = tuple(alone(f"{c.model}-1", c, "gpu-0") for c in runs)
+    running = tuple(placed(c) for c in runs)
     assert set(homes(load, [], running=running)) == {where}
 
 

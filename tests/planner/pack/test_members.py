@@ -7,7 +7,7 @@ from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.members import drop_surplus
 from partitiond.planner.pack.packing import Packing
 from tests.planner.build import FREE, gpus, point, want
-from tests.planner.pack.test_assign import alone
+from tests.planner.check.make import placed
 
 
 @pytest.mark.parametrize(("runs", "rate", "left"), [
@@ -19,7 +19,9 @@ def test_no_running_replica_is_removed_in_favour_of_one_that_does_not_run(
 ) -> None:
     """One serves 5 requests/s, the other, which is larger, 10."""
     sizes = {"old": point("a", 5, 20), "new": point("a", 10, 30, batch=9)}
-    running = tuple(alone(f"a-{n}", sizes[n], f"g{'on'.index(n[0])}") for n in runs.split())
+    running = tuple(
+        placed(sizes[n], 1 + "on".index(n[0]), f"g{'on'.index(n[0])}") for n in runs.split()
+    )
     model = want("a", *sizes.values(), rate=rate)
     request = PlanRequest(gpus(2), (model,), running=running, interference=FREE)
     instance = build_instance(request)

@@ -191,21 +191,6 @@ def test_an_idle_device_takes_what_has_no_room_beside_what_runs() -> None:
     assert made.held_back == ()
 
 
-@pytest.mark.parametrize(("rate", "missing"), [(9.0, 0.0), (12.0, 12 - 10 / 1.1)])
-def test_a_change_without_room_is_held_back_and_says_for_what_outage(
-    rate: float, missing: float
-) -> None:
-    """It gives 10 requests/s alone, and shares its device at level 1.1."""
-    request = changed(TWO[:1], rate=rate, size=15)
-    made = plan(request)
-    assert made.placements == request.running
-    (held,) = made.held_back
-    assert held.model == "a"
-    assert held.missing_req_per_s == pytest.approx(missing)
-    assert held.seconds > 30
-    assert any("a stays as it runs" in x and "--allow-outage" in x for x in made.explanation)
-
-
 @pytest.mark.parametrize("allowed", ["all", "a", "b"])
 def test_an_outage_that_is_allowed_is_taken(allowed: str) -> None:
     request = changed(TWO[:1])

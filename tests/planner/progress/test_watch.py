@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from bench.planner.instances import request
+from bench.planner.shipped import request
 from partitiond.core.plan.answers import PlanProgress
 from partitiond.core.plan.record import Objective, Plan
 from partitiond.planner.api import solve

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 
-from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.record import Objective
 from partitiond.planner.bounds.prices import usual_prices
 from partitiond.planner.model.instance import build_instance
@@ -113,18 +112,3 @@ def test_it_finds_the_packing_that_a_greedy_one_misses_and_the_same_with_the_sam
     assert one.found
     assert len(one.best().used()) == 3
     assert [*one.search.best.items] == [*other.search.best.items]
-
-
-def test_a_replica_that_slows_others_down_is_worth_what_all_gain_together() -> None:
-    """Two alone serve 20, both on one device 2 x 10 / 1.5: with one device the first is enough."""
-    levels = Interference((1.0, 1.5, 2.5), (1.0, 1.5, 2.5), 0.0, 0.0, 0.0)
-    models = (
-        want("a", point("a", 10, 20, sm=20, busy=0.75), rate=10),
-        want("b", point("b", 1, 20, sm=20, busy=0.75), rate=1),
-    )
-    instance = build_instance(
-        PlanRequest((gpu(),), models, objective=Objective.MAX_GOODPUT, interference=levels)
-    )
-    packing = searched(instance, by_cost=False).best()
-    assert packing.goodput() == 10
-    assert [len(load.items) for load in packing.loads] == [1]

@@ -151,17 +151,6 @@ def test_no_sentence_counts_requests_by_their_priority() -> None:
     assert "priority 1 gets 4 weighted requests/s of at most 4 (proven" in single.explanation[0]
 
 
-def test_a_gain_is_counted_at_the_highest_priority_that_differs() -> None:
-    request, both = _two()
-    fewer = dataclasses.replace(request, models=(request.models[0], ranked("low", 0, 3.0)))
-    higher = dataclasses.replace(request, models=(ranked("high", 1, 2.0), request.models[1]))
-    found = []
-    for other in (request, fewer, higher):
-        one = alternative("", both, solve(other), (), with_plan=False)
-        found.append((one.gain, one.gain_at_most, one.priority))
-    assert found == [(0.0, None, 1), (-3.0, None, 0), (-2.0, None, 1)]
-
-
 @pytest.mark.parametrize(
     ("low_value", "low_bound", "says"),
     [(2.0, 9.0, (-4.0, 3.0, 0)), (None, None, (0.0, 1.0, 1))],

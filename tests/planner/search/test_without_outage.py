@@ -1,14 +1,13 @@
 """What serves today goes on serving: a plan that would cause an outage starts replicas instead."""
 
 import dataclasses
-import random
 
 import pytest
 
 from partitiond.core.hardware.kinds import Device, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import PlacementRules, Slo
-from partitiond.core.performance.interference import DEFAULT, Interference
+from partitiond.core.performance.interference import Interference
 from partitiond.core.plan.diff import diff_cost
 from partitiond.core.plan.record import (
     Candidate,
@@ -28,7 +27,7 @@ from partitiond.planner.search.nearest import LEAVES, OUTAGE, nearest_goodput
 from partitiond.planner.stop import never
 from tests.planner.build import FREE, gpu, gpus, point, want
 from tests.planner.check.make import placed
-from tests.planner.problems import plan_for, seeds
+from tests.planner.problems import plan_for
 
 A100 = gpus(2)
 L4 = tuple(gpu(f"l4-{n}", gib=20, hardware="l4-24gb") for n in range(2))
@@ -273,105 +272,3 @@ def test_superfluous_replicas_stop_while_another_model_is_held_back() -> None:
     )
     assert [p.replica_id for p in diff_plans(request.running, made.placements).stop] == ["chat-2"]
     assert served(made)["coder"] == pytest.approx(4.17)
-
-
-# -- random fleets --------------------------------------------------------------------------
-
-
-def worth(request: PlanRequest, made: Plan) -> list[float]:
-    """Least replicas that are there, then the weighted requests/s of each priority, up to the
-    demand: more is better, and the first that differs decides."""
-    found: dict[int, float] = {}
-    there = {f.model: f for f in made.forecasts if f.model}
-    missing = 0
-    for m in request.models:
-        rate, mine = m.demand.planned_req_per_s, there[m.model]
-        optional = rate is not None and not request.objective.is_cost
-        missing += max(0, max(0 if optional else 1, m.min_replicas) - mine.replicas)
-        if rate is not None:
-            got = m.demand.weight * min(mine.capacity_req_per_s, rate)
-            found[m.rules.priority] = found.get(m.rules.priority, 0.0) + got
-    return [-missing, *(rate for _, rate in sorted(found.items(), reverse=True))]
-
-
-def random_fleet(rng: random.Random) -> PlanRequest:
-    """Some models on large GPUs, each in two sizes; most have a size for smaller GPUs as well."""
-    models = []
-    for name in "abcde"[: rng.randint(3, 5)]:
-        gib, rate = rng.choice((10, 20, 28, 41)), rng.choice((1.0, 2.0, 5.0))
-        sizes = [point(name, rate, gib), point(name, 2.7 * rate, min(79, 1.8 * gib), batch=32)]
-        if rng.random() < 0.7:
-            sizes.append(point(name, rate / 2, min(18, gib), hardware="l4-24gb"))
-        rules = PlacementRules(priority=rng.choice((0, 0, 0, 1)))
-        models.append(want(name, *sizes, rate=rate * rng.uniform(0.5, 1.5), rules=rules))
-    small = tuple(gpu(f"l4-{n}", gib=20, hardware="l4-24gb") for n in range(rng.randint(1, 2)))
-    return PlanRequest(
-        (*gpus(rng.randint(2, 3)), *small),
-        tuple(models),
-        time_limit_seconds=0.3,
-        deterministic=True,
-        interference=FREE if rng.random() < 0.5 else DEFAULT,
-    )
-
-
-@pytest.mark.parametrize("seed", seeds(400, 40))
-def test_no_plan_serves_less_than_what_runs_or_leaves_out_what_one_start_would_serve(
-    seed: int,
-) -> None:
-    """Demand grows on a fleet some of whose GPUs may have come since."""
-    rng = random.Random(f"running {seed}")
-    asked = random_fleet(rng)
-    first = plan_for(dataclasses.replace(asked, devices=asked.devices[: rng.choice((1, 2, 9))]))
-    grown = tuple(
-        dataclasses.replace(
-            m,
-            demand=dataclasses.replace(
-                m.demand, req_per_s=(m.demand.req_per_s or 0) * rng.choice((0.5, 1, 1, 2, 4))
-            ),
-        )
-        for m in asked.models
-    )
-    request = dataclasses.replace(
-        asked,
-        models=grown,
-        running=first.placements,
-        objective=rng.choice(OBJECTIVES[:3]),
-        move_price=0.25,
-        allow_outage=False,
-    )
-    made = planned(request)
-    before, after = worth(request, first), worth(request, made)
-    assert after >= [figure - 1e-6 * abs(figure) for figure in before]
-    assert not [*served_by_one_start(request, made)]
-
-
-def served_by_one_start(request: PlanRequest, made: Plan) -> list[str]:
-    """Models that lack something and of which a plan with one replica more, on an idle device, is
-    one that the checker accepts."""
-    found, used = [], {p.device_id for p in made.placements}
-    idle = [d for d in request.devices if d.id not in used]
-    for lacking in (u.model for u in made.unplaced if u.missing_req_per_s):
-        model = next(m for m in request.models if m.model == lacking)
-        for device in idle:
-            for c in model.candidates:
-                if c.hardware != device.hardware or c.size.mode.value not in ("memory", "whole"):
-                    continue
-                more = (*made.placements, placed(c, 99, device.id))
-                bad = check_plan(
-                    dataclasses.replace(made, placements=more),
-                    request.models,
-                    request.interference,
-                    request.host_memory_bytes,
-                    request.before,
-                )
-                ignored = (
-                    "certificate",
-                    "the plan's value",
-                    "lacks",
-                    "forecast",
-                    "gets",
-                    "bound is",
-                )
-                if not [line for line in bad if not any(word in line for word in ignored)]:
-                    found.append(f"{lacking} on {device.id} at {c.size.key}")
-    return found
