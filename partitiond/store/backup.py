@@ -27,8 +27,8 @@ from partitiond import __version__
 from partitiond.core.errors import ConflictError, InputError, NotFoundError, StoreError
 from partitiond.settings.schema import LoadedSettings, Settings, load_settings
 from partitiond.store.lock import StateLock
+from partitiond.store.migrate import pending
 from partitiond.store.opening import inspect_store
-from partitiond.store.schema import pending
 
 STORE: Final = "store.sqlite3"
 CONFIG: Final = "config.toml"

@@ -52,15 +52,16 @@ _TABLE: Final[tuple[tuple[str, str, str], ...]] = (
 
 
 def store_error(path: object, error: BaseException) -> StoreError:
-    """Turn an error of SQLite into a StoreError about `path`."""
-    name = getattr(error, "sqlite_errorname", "") if isinstance(error, sqlite3.Error) else ""
-    facts = {"path": str(path), "sqlite": name, "cause": str(error)}
+    """Turn an error of SQLite (or of SQLAlchemy around it) into a StoreError about `path`."""
+    original = getattr(error, "orig", None) or error
+    name = getattr(original, "sqlite_errorname", "") if isinstance(original, sqlite3.Error) else ""
+    facts = {"path": str(path), "sqlite": name, "cause": str(original)}
     for prefix, message, hint in _TABLE:
         if name.startswith(prefix):
             kind = StoreBusyError if prefix in _LOCKED else StoreError
             return kind(f"the store {path} {message}.", hint=hint, facts=facts)
     return StoreError(
-        f"the store {path} cannot be used: {error}.",
+        f"the store {path} cannot be used: {original}.",
         hint="Restore a copy, or move the file away to start with an empty store.",
         facts=facts,
     )

@@ -1,12 +1,15 @@
 """Stores what happened and who asked for it: the events of `ports.Store` on SQLite."""
 
 import dataclasses
-import sqlite3
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, delete, func, insert, or_
+from sqlmodel import Session, col, select
 
 from partitiond.core.events import ANY, EVERY_EVENT, Event, EventFilter
 from partitiond.store.sessions import Sessions
+from partitiond.store.tables import EventRow
 
 MAX_EVENTS: Final = 20_000
 """Events kept; about 4 MB. Older ones are dropped, unless an actor asked for them:"""
@@ -31,18 +34,21 @@ class EventRepository(Sessions):
 
         Events that an actor asked for survive a power loss: who removed a key, and when.
         """
-        with self._write(durable=any(event.actor for event in events)) as connection:
-            stored = []
-            for event in events:
-                values = (event.at, event.kind, event.subject, event.message, event.actor)
-                number = connection.execute(
-                    "INSERT INTO event (at, kind, subject, message, actor) VALUES (?, ?, ?, ?, ?)",
-                    values,
-                ).lastrowid
-                stored.append(dataclasses.replace(event, id=number or 0))
+        rows = [_row(event) for event in events]
+        with self._write(durable=any(event.actor for event in events)) as session:
+            if not rows:
+                return ()
+            # Not as ORM objects: each takes most of a millisecond. Nothing else writes meanwhile,
+            # and each new id is one more than the largest ever, so these ids are consecutive.
+            session.connection().execute(insert(EventRow), rows)
+            last = session.exec(select(func.max(EventRow.id))).one() or 0
+            stored = [
+                dataclasses.replace(event, id=last - len(events) + number)
+                for number, event in enumerate(events, 1)
+            ]
             due = [event.id for event in stored if event.id % DROP_EVERY == 0]
             if due:
-                _drop_old(connection, due[-1])
+                _drop_old(session, due[-1])
             return stored
 
     def events(
@@ -51,47 +57,54 @@ class EventRepository(Sessions):
         """Oldest first, with ids greater than `after`; the newest if the filter says so, or if
         there is neither `after` nor `since`.
         """
-        where, values = _conditions(wanted)
+        query = select(EventRow).where(col(EventRow.id) > after, *_conditions(wanted)).limit(limit)
         from_the_begin = bool(after or wanted.since) and not wanted.newest
-        order = "ASC" if from_the_begin else "DESC"
-        rows = self._rows(
-            "SELECT id, at, kind, subject, message, actor FROM event "
-            f"WHERE {' AND '.join(('id > ?', *where))} ORDER BY id {order} LIMIT ?",
-            *(after, *values, limit),
-        )
-        events = [Event(*row) for row in rows]
+        query = query.order_by(col(EventRow.id) if from_the_begin else col(EventRow.id).desc())
+        with self._read() as session:
+            events = [_event(row) for row in session.exec(query).all()]
         return events if from_the_begin else events[::-1]
 
 
-def _drop_old(connection: sqlite3.Connection, number: int) -> None:
+def _drop_old(session: Session, number: int) -> None:
     """Drop the events that are too old once the event of this number is stored."""
-    by_itself = "DELETE FROM event WHERE id <= ? AND actor = ''"
-    connection.execute(by_itself, (number - MAX_EVENTS,))
-    connection.execute("DELETE FROM event WHERE id <= ?", (number - MAX_AUDIT_EVENTS,))
+    by_itself = col(EventRow.actor) == ""
+    session.exec(delete(EventRow).where(col(EventRow.id) <= number - MAX_EVENTS, by_itself))
+    session.exec(delete(EventRow).where(col(EventRow.id) <= number - MAX_AUDIT_EVENTS))
 
 
-def _conditions(wanted: EventFilter) -> tuple[list[str], list[str]]:
-    """Return the conditions of a filter, and their values."""
-    found: list[str] = []
-    values: list[str] = []
-
-    def add_words(column: str, words: Sequence[str]) -> None:
-        # Not LIKE: for SQLite "Ada" and "ada" are equal there, and nowhere else.
-        begins = [
-            f"substr({column}, 1, {len(w) - 1})" if w.endswith(ANY) else column for w in words
-        ]
-        found.append(f"({' OR '.join(f'{begin} = ?' for begin in begins)})")
-        values.extend(word.removesuffix(ANY) for word in words)
-
+def _conditions(wanted: EventFilter) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = []
     if wanted.kinds:
-        add_words("kind", wanted.kinds)
+        found.append(or_(*(_like(col(EventRow.kind), kind) for kind in wanted.kinds)))
     if wanted.subject:
-        add_words("subject", [wanted.subject])
+        found.append(_like(col(EventRow.subject), wanted.subject))
     if wanted.actor:
-        add_words("actor", [wanted.actor])
-        found.append("actor != ''")
-    for condition, value in (("at >= ?", wanted.since), ("at < ?", wanted.until)):
-        if value:
-            found.append(condition)
-            values.append(value)
-    return found, values
+        found += [_like(col(EventRow.actor), wanted.actor), col(EventRow.actor) != ""]
+    if wanted.since:
+        found.append(col(EventRow.at) >= wanted.since)
+    if wanted.until:
+        found.append(col(EventRow.at) < wanted.until)
+    return found
+
+
+def _like(column: Any, word: str) -> ColumnElement[bool]:
+    # Not LIKE: for SQLite "Ada" and "ada" are equal there, and nowhere else.
+    begin = word.removesuffix(ANY)
+    found: ColumnElement[bool] = (
+        func.substr(column, 1, len(begin)) == begin if word.endswith(ANY) else column == word
+    )
+    return found
+
+
+def _row(event: Event) -> dict[str, str]:
+    return {
+        "at": event.at,
+        "kind": event.kind,
+        "subject": event.subject,
+        "message": event.message,
+        "actor": event.actor,
+    }
+
+
+def _event(row: EventRow) -> Event:
+    return Event(row.id or 0, row.at, row.kind, row.subject, row.message, row.actor)

@@ -1,12 +1,15 @@
 """Stores the ledger of predicted and measured figures: part of `ports.Store` on SQLite."""
 
-import sqlite3
 from collections.abc import Sequence
 from typing import Final
+
+from sqlalchemy import ColumnElement, delete
+from sqlmodel import Session, col, select
 
 from partitiond import serde
 from partitiond.core.drift.detection import LedgerEntry
 from partitiond.store.sessions import Sessions
+from partitiond.store.tables import LedgerRow
 
 MAX_ENTRIES: Final = 20_000
 """Entries kept in all; some 30 MB."""
@@ -21,36 +24,49 @@ class LedgerRepository(Sessions):
 
     def add_ledger_entries(self, entries: Sequence[LedgerEntry]) -> None:
         """Append all of them or none; the oldest entries beyond the bounds are dropped."""
-        with self._write() as connection:
-            last = 0
-            for entry in entries:
-                values = (entry.at, entry.model, entry.replica_id, serde.to_stored_json(entry))
-                last = connection.execute(
-                    "INSERT INTO ledger (at, model, replica_id, body) VALUES (?, ?, ?, ?)", values
-                ).lastrowid or 0  # fmt: skip
-            for replica in {(entry.model, entry.replica_id) for entry in entries}:
-                _drop_beyond(connection, MAX_OF_REPLICA, "model = ? AND replica_id = ?", replica)
+        with self._write() as session:
+            rows = [
+                LedgerRow(
+                    at=entry.at,
+                    model=entry.model,
+                    replica_id=entry.replica_id,
+                    body=serde.to_stored_json(entry),
+                )
+                for entry in entries
+            ]
+            session.add_all(rows)
+            session.flush()
+            for model, replica_id in {(entry.model, entry.replica_id) for entry in entries}:
+                own = col(LedgerRow.replica_id) == replica_id
+                _drop_beyond(session, MAX_OF_REPLICA, col(LedgerRow.model) == model, own)
             # By number, not by age: a busy replica uses up sequences, and keeps few entries.
-            if last // DROP_EVERY > (last - len(entries)) // DROP_EVERY:
-                _drop_beyond(connection, MAX_ENTRIES, "1", ())
+            if any((row.sequence or 0) % DROP_EVERY == 0 for row in rows):
+                _drop_beyond(session, MAX_ENTRIES)
 
     def ledger(
         self, *, model: str | None = None, replica_id: str | None = None, limit: int = 200
     ) -> Sequence[LedgerEntry]:
         """Return entries, newest first."""
-        rows = self._rows(
-            "SELECT body, 'ledger entry ' || sequence FROM ledger WHERE model = ifnull(?, model) "
-            "AND replica_id = ifnull(?, replica_id) ORDER BY sequence DESC LIMIT ?",
-            *(model, replica_id, limit),
-        )
-        return self._readable(LedgerEntry, rows)
+        query = select(LedgerRow).order_by(col(LedgerRow.sequence).desc()).limit(limit)
+        if model is not None:
+            query = query.where(LedgerRow.model == model)
+        if replica_id is not None:
+            query = query.where(LedgerRow.replica_id == replica_id)
+        with self._read() as session:
+            rows = session.exec(query).all()
+            bodies = ((row.body, f"ledger entry {row.sequence}") for row in rows)
+            return self._readable(LedgerEntry, bodies)
 
 
-def _drop_beyond(
-    connection: sqlite3.Connection, most: int, of: str, values: tuple[str, ...]
-) -> None:
+def _drop_beyond(session: Session, most: int, *of: ColumnElement[bool]) -> None:
     """Drop the oldest of these entries if there are more than `most`."""
-    beyond = f"SELECT sequence FROM ledger WHERE {of} ORDER BY sequence DESC LIMIT 1 OFFSET ?"
-    connection.execute(
-        f"DELETE FROM ledger WHERE {of} AND sequence <= ({beyond})", (*values, *values, most)
+    kept = (
+        select(LedgerRow.sequence)
+        .where(*of)
+        .order_by(col(LedgerRow.sequence).desc())
+        .offset(most)
+        .limit(1)
     )
+    beyond = session.exec(kept).first()
+    if beyond is not None:
+        session.exec(delete(LedgerRow).where(*of, col(LedgerRow.sequence) <= beyond))

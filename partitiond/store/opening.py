@@ -3,15 +3,18 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy.exc import DBAPIError
+
 from partitiond.core.errors import StoreError
+from partitiond.store.connection import APPLICATION_ID, make_engine
 from partitiond.store.errors import store_error
+from partitiond.store.migrate import MIGRATIONS, back_up, create, pending, upgrade
 from partitiond.store.repository import SqlStore
-from partitiond.store.schema import APPLICATION_ID, STEPS, back_up, create, pending, upgrade
-from partitiond.store.sessions import IN_MEMORY, PATIENCE_SECONDS, connect
+from partitiond.store.sessions import IN_MEMORY, PATIENCE_SECONDS
 
 BUSY_TIMEOUT_SECONDS: Final = PATIENCE_SECONDS
 _MAGIC: Final = b"SQLite format 3\x00"
@@ -22,7 +25,7 @@ def open_store(
     *,
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
     patience_seconds: float | None = None,
-    steps: Mapping[str, tuple[str, str]] = STEPS,
+    migrations: Path = MIGRATIONS,
 ) -> SqlStore:
     """Open the store, making it or bringing its schema up to date first.
 
@@ -30,24 +33,25 @@ def open_store(
         path: the file, or ":memory:" for a store that vanishes with the process.
         busy_timeout_seconds: how long the opening waits for another process's lock.
         patience_seconds: how long each call waits for it afterwards; None: as long as the opening.
-        steps: from one schema to the next.
+        migrations: folder of the revisions.
 
     Raises:
         StoreError: the file is damaged, no store of ours, locked, of a newer schema, or cannot be
             written. It was not changed.
     """
     if str(path) == IN_MEMORY:
-        connection = connect(IN_MEMORY, busy_timeout_seconds)
-        create(connection)
-        return SqlStore(connection, IN_MEMORY)
+        engine = make_engine(None, busy_timeout_seconds)
+        create(engine, migrations)
+        return SqlStore(engine, IN_MEMORY)
     file = Path(path)
     with _in_our_words(file):
         if not file.exists():
-            _create(file, busy_timeout_seconds)
+            _create(file, busy_timeout_seconds, migrations)
         else:
-            _check_and_migrate(file, busy_timeout_seconds, steps)
+            _check_and_migrate(file, busy_timeout_seconds, migrations)
+        engine = make_engine(file, busy_timeout_seconds)
         return SqlStore(
-            connect(file, busy_timeout_seconds),
+            engine,
             str(file),
             busy_timeout_seconds if patience_seconds is None else patience_seconds,
         )
@@ -57,7 +61,7 @@ def open_store(
 def _in_our_words(file: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, UnicodeDecodeError) as error:
+    except (sqlite3.Error, DBAPIError, UnicodeDecodeError) as error:
         # UnicodeDecodeError: a damaged schema is quoted, byte by byte, in SQLite's message.
         raise store_error(file, error) from error
     except OSError as error:
@@ -68,7 +72,7 @@ def _in_our_words(file: Path) -> Iterator[None]:
         ) from error
 
 
-def _create(file: Path, busy_timeout_seconds: float) -> None:
+def _create(file: Path, busy_timeout_seconds: float, migrations: Path) -> None:
     """Make a complete store under another name, then link it into place."""
     log = file.with_name(file.name + "-wal")
     if log.exists():  # SQLite would replay it into the new file, and damage it
@@ -81,26 +85,32 @@ def _create(file: Path, busy_timeout_seconds: float) -> None:
     draft = file.with_name(f"{file.name}.new-{os.getpid()}")
     draft.unlink(missing_ok=True)  # left by a process that had this id and died
     draft.touch(mode=0o600)
+    engine = make_engine(draft, busy_timeout_seconds)
     try:
-        with contextlib.closing(connect(draft, busy_timeout_seconds)) as connection:
-            create(connection)
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        create(engine, migrations)
+        with engine.connect() as connection:
+            connection.exec_driver_sql("COMMIT")  # a checkpoint cannot run in a transaction
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.exec_driver_sql("BEGIN")
+        engine.dispose()
         with contextlib.suppress(FileExistsError):  # another process was first: use its store
             os.link(draft, file)
     finally:
+        engine.dispose()
         for leftover in (draft, *(draft.with_name(draft.name + s) for s in ("-wal", "-shm"))):
             leftover.unlink(missing_ok=True)
 
 
-def _check_and_migrate(
-    file: Path, busy_timeout_seconds: float, steps: Mapping[str, tuple[str, str]]
-) -> None:
+def _check_and_migrate(file: Path, busy_timeout_seconds: float, migrations: Path) -> None:
     _check_header(file)
     revision = _inspect(file, busy_timeout_seconds)
-    if pending(file, revision, steps):
+    if pending(file, revision, migrations):
         back_up(file, revision)
-        with contextlib.closing(connect(file, busy_timeout_seconds)) as connection:
-            upgrade(connection, revision, steps)
+        engine = make_engine(file, busy_timeout_seconds)
+        try:
+            upgrade(engine, migrations)
+        finally:
+            engine.dispose()
 
 
 def _check_header(file: Path) -> None:

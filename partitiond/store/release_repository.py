@@ -1,8 +1,11 @@
 """Stores releases of models: part of `ports.Store` on SQLite."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
+
+from sqlalchemy import delete
+from sqlmodel import col, select
 
 from partitiond import serde
 from partitiond.core.errors import StoreError
@@ -11,6 +14,7 @@ from partitiond.core.plan.objectives import REMOVED, with_present_objective
 from partitiond.core.plan.record import Plan
 from partitiond.core.replica.releases import Release, ReleaseState
 from partitiond.store.sessions import Sessions
+from partitiond.store.tables import PlanRow, ReleaseRow
 
 MAX_RELEASES: Final = 50
 """Releases kept of each model, newest first."""
@@ -21,52 +25,57 @@ class ReleaseRepository(Sessions):
 
     def put_release(self, release: Release) -> None:
         """Add or replace by model and version; the oldest beyond the bound are dropped."""
-        values = (
-            *(release.model, release.version, release.at, release.state.value),
-            serde.to_stored_json(release.spec),
+        row = ReleaseRow(
+            model=release.model,
+            version=release.version,
+            at=release.at,
+            state=release.state.value,
+            spec=serde.to_stored_json(release.spec),
         )
-        with self._write() as connection:
-            connection.execute("INSERT OR REPLACE INTO release VALUES (?, ?, ?, ?, ?)", values)
-            connection.execute(
-                "DELETE FROM release WHERE model = ?1 AND version <= (SELECT version FROM release "
-                "WHERE model = ?1 ORDER BY version DESC LIMIT 1 OFFSET ?2)",
-                (release.model, MAX_RELEASES),
-            )
+        own = col(ReleaseRow.model) == release.model
+        with self._write() as session:
+            session.merge(row)
+            session.flush()
+            newest = select(ReleaseRow.version).where(own)
+            versions = session.exec(newest.order_by(col(ReleaseRow.version).desc())).all()
+            if len(versions) > MAX_RELEASES:
+                beyond = col(ReleaseRow.version) <= versions[MAX_RELEASES]
+                session.exec(delete(ReleaseRow).where(own, beyond))
 
     def releases(self, model: str | None = None) -> Sequence[Release]:
         """Return releases of one model, or of all, newest version first."""
-        rows = self._rows(
-            "SELECT model, version, at, state, spec FROM release WHERE model = ifnull(?, model) "
-            "ORDER BY model, version DESC",
-            model,
-        )
-        return [found for row in rows for found in self._release(*row)]
+        query = select(ReleaseRow).order_by(col(ReleaseRow.model), col(ReleaseRow.version).desc())
+        if model is not None:
+            query = query.where(ReleaseRow.model == model)
+        with self._read() as session:
+            return [found for row in session.exec(query).all() for found in self._release(row)]
 
-    def _release(
-        self, model: str, version: int, at: str, state_name: str, text: str
-    ) -> Sequence[Release]:
+    def _release(self, row: ReleaseRow) -> Sequence[Release]:
         """Return the release of a row, or nothing if it cannot be read."""
-        what = f"release {version} of {model}"
+        what = f"release {row.version} of {row.model}"
         try:
-            state = ReleaseState(state_name)
+            state = ReleaseState(row.state)
         except ValueError as error:
             problem = f"the store {self.path} holds a {what} that cannot be read: {error}."
             self._set_aside(ModelSpec, what, StoreError(problem))
             return []
-        specs = self._readable(ModelSpec, [(text, what)])
-        return [Release(model, version, at, state, spec) for spec in specs]
+        specs = self._readable(ModelSpec, [(row.spec, what)])
+        return [Release(row.model, row.version, row.at, state, spec) for spec in specs]
 
     def forget_releases(self, model: str) -> None:
         """Delete the releases of a model that is gone."""
-        with self._write() as connection:
-            connection.execute("DELETE FROM release WHERE model = ?", (model,))
+        with self._write() as session:
+            session.exec(delete(ReleaseRow).where(col(ReleaseRow.model) == model))
 
     def applied_plans(self, limit: int) -> Sequence[Plan]:
-        """Return plans that were applied, newest first, including the present one; those that can
-        be read, of present and of removed objectives.
-        """
-        query = "SELECT body, 'plan ' || id FROM \"plan\" ORDER BY sequence DESC LIMIT ?"
-        return self._readable(Plan, ((_present(b), what) for b, what in self._rows(query, limit)))
+        """Return plans that were applied, newest first, including the present one."""
+        query = select(PlanRow).order_by(col(PlanRow.sequence).desc()).limit(limit)
+        with self._read() as session:
+            return self._readable_plans(session.exec(query).all())
+
+    def _readable_plans(self, rows: Iterable[PlanRow]) -> list[Plan]:
+        """Parse the plans that can be read, of present and of removed objectives."""
+        return self._readable(Plan, ((_present(row.body), f"plan {row.id}") for row in rows))
 
 
 def _present(body: str) -> str:

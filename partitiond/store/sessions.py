@@ -7,15 +7,18 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlmodel import Session
 
 from partitiond import serde
 from partitiond.core.errors import InputError, NotFoundError, StoreBusyError, StoreError
 from partitiond.core.unread import UnreadBody
 from partitiond.platform.fault_points import FaultPoint, reached
+from partitiond.store.connection import DURABLE, IMMEDIATE, PATIENCE
 from partitiond.store.errors import store_error
-from partitiond.store.schema import transaction
 
 T = TypeVar("T")
 
@@ -28,67 +31,39 @@ LOCKED_SECONDS: Final = 0.5
 log = logging.getLogger(__name__)
 
 
-Row = tuple[Any, ...]
-
-
-def connect(path: Path | str, busy_timeout_seconds: float) -> sqlite3.Connection:
-    """Return a connection without transactions of its own, with a write-ahead log."""
-    connection = sqlite3.connect(
-        path, timeout=busy_timeout_seconds, check_same_thread=False, isolation_level=None
-    )
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 class Sessions:
     """One SQLite file, opened; each repository adds the calls of its tables."""
 
     def __init__(
-        self,
-        connection: sqlite3.Connection,
-        path: str,
-        patience_seconds: float = PATIENCE_SECONDS,
+        self, engine: Engine, path: str, patience_seconds: float = PATIENCE_SECONDS
     ) -> None:
         self.path = path
         self._patience_seconds = patience_seconds
         self._locked_at = -math.inf
-        self._connection = connection
+        engine = engine.execution_options(**{PATIENCE: self._patience_ms})
+        self._engine = engine
+        self._writing = engine.execution_options(**{IMMEDIATE: True})
+        self._writing_durably = engine.execution_options(**{IMMEDIATE: True, DURABLE: True})
         self._lock = threading.RLock()
         self._closed = False
         self._unread: dict[str, UnreadBody] = {}
-        self._parsed: dict[type, dict[str, tuple[int, Any]]] = {}
 
     @contextlib.contextmanager
-    def _transaction(self, begin: str, level: str) -> Iterator[sqlite3.Connection]:
-        """Run one transaction on the one connection.
-
-        Args:
-            level: WAL with NORMAL loses no committed transaction when a process dies, and only the
-                last ones at a power loss; FULL waits for the disk at each commit. SQLite refuses to
-                change it inside a transaction, so each begins by naming its own.
-        """
-        with self._lock:
-            if self._closed:
-                raise StoreError(
-                    f"the store {self.path} is closed.",
-                    hint="The daemon is ending; start it again.",
-                )
-            try:
-                self._connection.execute(f"PRAGMA busy_timeout = {self._patience_ms()}")
-                self._connection.execute(f"PRAGMA synchronous = {level}")
-                with transaction(self._connection, begin):
-                    yield self._connection
-            except sqlite3.IntegrityError:
-                raise
-            except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: see opening.py
-                found = store_error(self.path, error)
-                if isinstance(found, StoreBusyError):
-                    self._locked_at = time.monotonic()
-                raise found from error
+    def _session(self, engine: Engine) -> Iterator[Session]:
+        if self._closed:
+            raise StoreError(
+                f"the store {self.path} is closed.", hint="The daemon is ending; start it again."
+            )
+        try:
+            with self._lock, Session(engine) as session, session.begin():
+                yield session
+        except IntegrityError:
+            raise
+        except (DBAPIError, UnicodeDecodeError) as error:  # the latter: see opening.py
+            found = store_error(self.path, error)
+            if isinstance(found, StoreBusyError):
+                self._locked_at = time.monotonic()
+            raise found from error
 
     def _patience_ms(self) -> int:
         """Return milliseconds that a transaction waits for another process's lock.
@@ -118,23 +93,20 @@ class Sessions:
             raise store_error(self.path, error) from error
         self._locked_at = -math.inf
 
-    def _rows(self, query: str, *values: object) -> list[Row]:
-        """Return what a query finds."""
-        with self._transaction("BEGIN", "NORMAL") as connection:
-            return connection.execute(query, values).fetchall()
+    def _read(self) -> contextlib.AbstractContextManager[Session]:
+        return self._session(self._engine)
 
     @contextlib.contextmanager
-    def _write(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
-        """Run one transaction that writes. It takes the write lock at once: one that reads first
-        and writes later could fail half-way, without waiting.
+    def _write(self, *, durable: bool = False) -> Iterator[Session]:
+        """Run one transaction that writes.
 
         Args:
             durable: what is committed survives a power loss, and so does everything that was
                 committed before. For what an operator asked for (a key removed, a model, a plan);
                 what partitiond notes by itself may lose its last transactions.
         """
-        with self._transaction("BEGIN IMMEDIATE", "FULL" if durable else "NORMAL") as connection:
-            yield connection
+        with self._session(self._writing_durably if durable else self._writing) as session:
+            yield session
             reached(FaultPoint.STORE_COMMITTING)
         reached(FaultPoint.STORE_COMMITTED)
 
@@ -158,21 +130,6 @@ class Sessions:
                 self._set_aside(kind, what, error)
         return found
 
-    def _known(self, kind: type[T], bodies: Iterable[tuple[str, str]]) -> list[T]:
-        """Parse all bodies of a kind, of (text, what it is); those that cannot be read are set
-        aside. One whose text is as it was is not parsed again: some thousands take seconds.
-        """
-        before: dict[str, tuple[int, T]] = self._parsed.get(kind, {})
-        now = self._parsed[kind] = {}
-        for text, what in bodies:
-            known = before.get(what)
-            if known is not None and known[0] == hash(text):
-                now[what] = known
-            else:
-                for body in self._readable(kind, [(text, what)]):
-                    now[what] = hash(text), body
-        return [body for _, body in now.values()]
-
     def _set_aside(self, kind: type, what: str, error: StoreError) -> None:
         if what not in self._unread:
             log.error("%s", error)
@@ -188,18 +145,19 @@ class Sessions:
             return
         self._closed = True
         with self._lock:
-            with contextlib.suppress(sqlite3.Error):
+            with contextlib.suppress(DBAPIError), self._engine.connect() as connection:
                 # Another process may be reading the log: then the log's last user writes it back.
-                self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._connection.close()
+                connection.exec_driver_sql("COMMIT")
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._engine.dispose()
 
 
-def the_row(rows: Sequence[Row], what: str, key: str) -> Row:
-    """Return the one row. Raises NotFoundError if there is none."""
-    if not rows:
+def found(row: T | None, what: str, key: str) -> T:
+    """Return the row. Raises NotFoundError if there is none."""
+    if row is None:
         raise NotFoundError(
             f"there is no {what} {key}.",
             hint=f"Check the name; the list of {what}s shows what there is.",
             facts={what: key},
         )
-    return rows[0]
+    return row

@@ -5,13 +5,18 @@ import dataclasses
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from sqlalchemy import bindparam
+from sqlalchemy.dialects.sqlite import insert
+from sqlmodel import Session, col, delete, select
 
 from partitiond import serde
 from partitiond.core.demand.traffic import UsageCount
 from partitiond.core.keys.usage import HOUR_LENGTH, UsagePosition, UsageRecord, Used
 from partitiond.store.errors import store_error
-from partitiond.store.sessions import IN_MEMORY, Row, Sessions
+from partitiond.store.sessions import IN_MEMORY, Sessions
+from partitiond.store.tables import MarkRow, UsageRow
 
 POSITION: Final = "usage-position"
 """Kind of the marks that say what is booked: one for the proxy's epoch, one for each key and model,
@@ -24,18 +29,25 @@ OWN_HOST: Final = "usage-position-own-host"
 _EPOCH: Final = "epoch"
 _SEPARATOR: Final = "\n"
 """No name contains it."""
-_USED: Final = tuple(field.name for field in dataclasses.fields(Used))
-_ADD_USAGE: Final = f"""
-INSERT INTO usage (hour, key_id, model, {", ".join(_USED)}) VALUES (?, ?, ?{", ?" * len(_USED)})
-ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {name} + excluded.{name}" for name in _USED)}
-"""
+_NEW_USAGE: Final = insert(UsageRow)
+_ADD_USAGE: Final = _NEW_USAGE.on_conflict_do_update(
+    index_elements=["hour", "key_id", "model"],
+    set_={
+        field.name: getattr(UsageRow, field.name) + getattr(_NEW_USAGE.excluded, field.name)
+        for field in dataclasses.fields(Used)
+    },
+)
 _SUMS: Final = f"""
 SELECT substr(hour, 1, ?) AS period, CASE WHEN ? THEN key_id ELSE '' END AS one_key,
     CASE WHEN ? THEN model ELSE '' END AS one_model,
-    {", ".join(f"sum({name})" for name in _USED)}
+    {", ".join(f"sum({field.name})" for field in dataclasses.fields(Used))}
 FROM usage WHERE hour BETWEEN ? AND ?
 GROUP BY period, one_key, one_model ORDER BY period, one_key, one_model
 """
+_NEW_MARK: Final = insert(MarkRow)
+_PUT_MARK: Final = _NEW_MARK.on_conflict_do_update(
+    index_elements=["kind", "subject"], set_={"value": _NEW_MARK.excluded.value}
+)
 
 
 class UsageRepository(Sessions):
@@ -50,13 +62,18 @@ class UsageRepository(Sessions):
         others: Mapping[str, UsagePosition] | None = None,
     ) -> None:
         """Add to the hour what each (key, model) used, and move the positions; all or nothing."""
-        rows = [(hour, *of, *dataclasses.astuple(more)) for of, more in used.items()]
-        with self._write() as connection:
-            connection.executemany(_ADD_USAGE, rows)
-            _move(connection, POSITION, _marks(position))
+        rows = [
+            {"hour": hour, "key_id": key_id, "model": model, **dataclasses.asdict(more)}
+            for (key_id, model), more in used.items()
+        ]
+        with self._write() as session:
+            # Not as ORM objects, which take half a millisecond each: hundreds of keys are booked.
+            if rows:
+                session.connection().execute(_ADD_USAGE, rows)
+            _move(session, POSITION, _marks(position))
             if others is not None:
-                _move(connection, OWN_HOST, {host: ""} if host else {})
-                _move(connection, OTHERS, _marks_of_hosts(others))
+                _move(session, OWN_HOST, {host: ""} if host else {})
+                _move(session, OTHERS, _marks_of_hosts(others))
 
     def usage_position(self) -> UsagePosition:
         """Return the position up to which the proxy's counts are booked; empty at first."""
@@ -75,7 +92,9 @@ class UsageRepository(Sessions):
         return found
 
     def _values(self, kind: str) -> dict[str, str]:
-        return dict(self._rows("SELECT subject, value FROM mark WHERE kind = ?", kind))
+        query = select(MarkRow).where(MarkRow.kind == kind)
+        with self._read() as session:
+            return {row.subject: row.value for row in session.exec(query).all()}
 
     def _position(self, values: Mapping[str, str]) -> UsagePosition:
         epoch = ""
@@ -109,7 +128,9 @@ class UsageRepository(Sessions):
         """
         given = (period_length, by_key, by_model, first_hour, last_hour)
         if self.path == IN_MEMORY:
-            return [_summed(row) for row in self._rows(_SUMS, *given)]
+            with self._read() as session:
+                rows = session.connection().exec_driver_sql(_SUMS, given).all()
+                return [_summed(tuple(row)) for row in rows]
         try:
             uri = f"{Path(self.path).absolute().as_uri()}?mode=ro"
             with contextlib.closing(
@@ -121,18 +142,27 @@ class UsageRepository(Sessions):
 
     def drop_usage(self, before_hour: str) -> int:
         """Delete the hours before this one; returns how many records were deleted."""
-        with self._write() as connection:
-            return connection.execute("DELETE FROM usage WHERE hour < ?", (before_hour,)).rowcount
+        with self._write() as session:
+            old = col(UsageRow.hour) < before_hour
+            return int(session.exec(delete(UsageRow).where(old)).rowcount)
 
 
-def _move(connection: sqlite3.Connection, kind: str, wanted: Mapping[str, str]) -> None:
+def _move(session: Session, kind: str, wanted: Mapping[str, str]) -> None:
     """Write the marks of a kind that have changed, and drop those that are gone."""
-    query = "SELECT subject, value FROM mark WHERE kind = ?"
-    known: dict[str, str] = dict(connection.execute(query, (kind,)))
-    moved = [(kind, name, value) for name, value in wanted.items() if known.get(name) != value]
-    connection.executemany("INSERT OR REPLACE INTO mark VALUES (?, ?, ?, '')", moved)
-    gone = [(kind, name) for name in known.keys() - wanted.keys()]
-    connection.executemany("DELETE FROM mark WHERE kind = ? AND subject = ?", gone)
+    of_kind = col(MarkRow.kind) == kind
+    rows = session.exec(select(MarkRow.subject, MarkRow.value).where(of_kind)).all()
+    known = dict(rows)
+    moved = [
+        {"kind": kind, "subject": subject, "value": value, "at": ""}
+        for subject, value in wanted.items()
+        if known.get(subject) != value
+    ]
+    if moved:
+        session.connection().execute(_PUT_MARK, moved)
+    gone = [{"gone": subject} for subject in known.keys() - wanted.keys()]
+    if gone:
+        one = delete(MarkRow).where(of_kind, col(MarkRow.subject) == bindparam("gone"))
+        session.connection().execute(one, gone)
 
 
 def _marks_of_hosts(positions: Mapping[str, UsagePosition]) -> dict[str, str]:
@@ -153,6 +183,6 @@ def _marks(position: UsagePosition) -> dict[str, str]:
     return marks
 
 
-def _summed(row: Row) -> UsageRecord:
+def _summed(row: Sequence[Any]) -> UsageRecord:
     period, key_id, model, *amounts = row
     return UsageRecord(period, key_id, model, Used(*amounts))

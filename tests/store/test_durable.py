@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from sqlalchemy import Connection, Engine, event
 
 from partitiond.core.keys.record import KeyRecord
 from partitiond.core.keys.usage import UsagePosition
-from partitiond.store import SqlStore, open_store
+from partitiond.ports import Store
+from partitiond.store import open_store
 from tests.store.make import make_job, make_plan, make_profile, make_record
 
 NORMAL: Final = 1
@@ -23,29 +25,26 @@ KEY: Final = KeyRecord(id="k1", sha256="a" * 64, created_at="t")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqlStore]:
+def store(tmp_path: Path) -> Iterator[Store]:
     opened = open_store(tmp_path / "s.sqlite3")
     yield opened
     opened.close()
 
 
 @pytest.fixture
-def levels(store: SqlStore) -> list[int]:
+def levels(store: Store) -> Iterator[list[int]]:
     """The level of each transaction that was committed since."""
     seen: list[int] = []
 
-    def note(statement: str) -> None:
-        """Before it runs; the level cannot change within a transaction."""
-        if statement == "COMMIT":
-            store._connection.set_trace_callback(None)
-            seen.extend(store._connection.execute("PRAGMA synchronous").fetchone())
-            store._connection.set_trace_callback(note)
+    def note(connection: Connection) -> None:
+        seen.append(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
 
-    store._connection.set_trace_callback(note)
-    return seen
+    event.listen(Engine, "commit", note)
+    yield seen
+    event.remove(Engine, "commit", note)
 
 
-def test_what_somebody_asked_for_is_on_the_disk(store: SqlStore, levels: list[int]) -> None:
+def test_what_somebody_asked_for_is_on_the_disk(store: Store, levels: list[int]) -> None:
     store.add_model(make_record())
     store.update_model(make_record(version=2), expected_version=1)
     store.remove_model("opt-125m")
@@ -60,7 +59,7 @@ def test_what_somebody_asked_for_is_on_the_disk(store: SqlStore, levels: list[in
 
 
 def test_what_partitiond_notes_by_itself_does_not_wait_for_the_disk(
-    store: SqlStore,
+    store: Store,
     levels: list[int],
 ) -> None:
     store.add_event("t", "engine-exited", "opt-1", "")
@@ -71,7 +70,7 @@ def test_what_partitiond_notes_by_itself_does_not_wait_for_the_disk(
     assert levels == [NORMAL] * 5
 
 
-def test_a_call_that_fails_leaves_no_level_behind(store: SqlStore, levels: list[int]) -> None:
+def test_a_call_that_fails_leaves_no_level_behind(store: Store, levels: list[int]) -> None:
     store.add_key(KEY)
     with pytest.raises(Exception, match="exists already"):
         store.add_key(KEY)

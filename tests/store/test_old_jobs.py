@@ -4,10 +4,12 @@ import dataclasses
 import json
 
 import pytest
+from sqlmodel import Session, select
 
 from partitiond.controller.runtime.interrupted_jobs import interrupted_jobs
 from partitiond.core.profile.jobs import Job, JobCause, JobState
 from partitiond.store.repository import SqlStore
+from partitiond.store.tables import JobRow
 from tests.store.make import make_job
 
 CUT_SHORT = "interrupted: the daemon ended while it ran. Ask for it again: it resumes."
@@ -17,10 +19,14 @@ GONE = "its host did not answer any more while it ran. No route to host."
 def stored_before(store: SqlStore, state: JobState, error: str = "", reason: str = "") -> Job:
     job = dataclasses.replace(make_job("job-1"), state=state, error=error, reason=reason)
     store.put_job(job)
-    with store._write() as connection:
-        (text,) = connection.execute("SELECT body FROM job").fetchone()
-        body = {k: v for k, v in json.loads(text).items() if k not in ("cause", "drift_of")}
-        connection.execute("UPDATE job SET body = ?", (json.dumps(body),))
+    with Session(store._engine) as session:
+        row = session.exec(select(JobRow)).one()
+        body = json.loads(row.body)
+        body.pop("cause", None)
+        body.pop("drift_of", None)
+        row.body = json.dumps(body)
+        session.add(row)
+        session.commit()
     (read,) = store.jobs()
     assert read == store.job("job-1")
     return read

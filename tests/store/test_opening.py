@@ -2,19 +2,27 @@
 
 import contextlib
 import hashlib
+import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Engine
+from sqlmodel import SQLModel
 
 from partitiond.core.errors import StoreError
 from partitiond.core.model.record import ModelRecord
 from partitiond.core.model.spec import ModelSource, ModelSpec, SourceKind
 from partitiond.store import open_store
-from partitiond.store.schema import APPLICATION_ID, NEWEST, STEPS
+from partitiond.store.connection import APPLICATION_ID, make_engine
+from partitiond.store.migrate import MIGRATIONS, NEWEST, create, known_revisions, upgrade
 from tests.store.holder import locked
 
 MODELS = 200
@@ -124,50 +132,66 @@ def test_a_lock_of_another_process_is_named(file: Path) -> None:
     assert count(file) == MODELS
 
 
-NEXT = "ALTER TABLE model ADD COLUMN colour VARCHAR"
+def newer_migrations(tmp_path: Path, body: str) -> Path:
+    folder = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "r9000_next.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\n"
+        f"revision = '9000'\ndown_revision = '{known_revisions()[0]}'\n"
+        "def upgrade():\n"
+        "    op.add_column('model', sa.Column('colour', sa.String(), nullable=True))\n"
+        f"    {body}\n"
+    )
+    return folder
 
 
 def test_a_migration_keeps_a_copy_first_and_one_that_fails_changes_nothing(
     file: Path, tmp_path: Path
 ) -> None:
-    failing = {NEWEST: ("9000", f"{NEXT}; INSERT INTO nowhere VALUES (1)")}
+    (tmp_path / "failing").mkdir()
+    failing = newer_migrations(tmp_path / "failing", "op.execute('INSERT INTO nowhere VALUES (1)')")
+    other = Path(shutil.copy(file, tmp_path / "failing"))
     with pytest.raises(StoreError):
-        open_store(file, steps={**STEPS, **failing})
-    assert count(file) == MODELS
-    for copy in tmp_path.glob("s.sqlite3.before-migration-from-*"):
-        copy.unlink()
-    open_store(file, steps={**STEPS, NEWEST: ("9000", NEXT)}).close()
+        open_store(other, migrations=failing)
+    assert count(other) == MODELS
+    migrations = newer_migrations(tmp_path, "pass")
+    open_store(file, migrations=migrations).close()
     (copy,) = tmp_path.glob("s.sqlite3.before-migration-from-*")
     assert copy.stat().st_mode & 0o077 == 0
     assert count(copy) == MODELS
     assert "9000" in refused(file).message  # this version does not know it
 
 
-def test_a_new_store_is_private_and_an_older_one_becomes_the_same(tmp_path: Path) -> None:
-    path, old = tmp_path / "deep" / "er" / "s.sqlite3", tmp_path / "old.sqlite3"
+def test_a_new_store_is_private_and_what_the_migrations_make_of_the_tables(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "s.sqlite3"
     open_store(path).close()
     assert [p.name for p in path.parent.iterdir()] == ["s.sqlite3"]
     assert path.stat().st_mode & 0o077 == 0
-    shutil.copy(path, old)
-    with contextlib.closing(sqlite3.connect(old)) as connection, connection:
-        for table in ("usage", "ledger", "release"):
-            connection.execute(f"DROP TABLE {table}")
-        connection.execute("ALTER TABLE event DROP COLUMN actor")
-        connection.execute(
-            "INSERT INTO event (at, kind, subject, message) VALUES ('t', 'k', '', '')"
-        )
-        connection.execute("UPDATE alembic_version SET version_num = '0003'")
-    store = open_store(old)
-    assert [event.actor for event in store.events()] == [""]
-    store.close()
-    assert schema_of(old) == schema_of(path)
-    for each in (old, path):
-        with contextlib.closing(sqlite3.connect(each)) as connection:
-            assert connection.execute("SELECT * FROM alembic_version").fetchall() == [(NEWEST,)]
-            assert connection.execute("PRAGMA application_id").fetchall() == [(APPLICATION_ID,)]
+    made, migrated = make_engine(tmp_path / "a", 1), make_engine(tmp_path / "b", 1)
+    create(made)
+    upgrade(migrated)
+    assert known_revisions()[0] == NEWEST
+    assert schema_of(made) == schema_of(migrated)
+    for engine in (made, migrated):
+        with engine.connect() as connection:
+            assert connection.exec_driver_sql("SELECT * FROM alembic_version").all() == [(NEWEST,)]
+            assert connection.exec_driver_sql("PRAGMA application_id").scalar() == APPLICATION_ID
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, SQLModel.metadata) == []
+        engine.dispose()
 
 
-def schema_of(path: Path) -> dict[str, str]:
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        rows = connection.execute("SELECT name, sql FROM sqlite_master").fetchall()
-    return {name: "".join((sql or "").split()) for name, sql in rows}
+def schema_of(engine: Engine) -> dict[str, str]:
+    """Statement by name, however its spaces and quotes are."""
+    with engine.connect() as connection:
+        rows = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master").all()
+    return {name: re.sub(r'[\s"]', "", sql or "") for name, sql in rows}
+
+
+def test_a_store_of_the_newest_schema_is_opened_without_alembic(tmp_path: Path) -> None:
+    program = (
+        "import sys; from partitiond.store import open_store\n"
+        "for _ in range(2): open_store(sys.argv[1]).close()\n"
+        "assert 'alembic' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "s.sqlite3")], check=True)
