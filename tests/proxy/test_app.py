@@ -1,13 +1,12 @@
 """Clients see the right routes and shapes; keys and paths are in `tests/security`."""
 
-import json
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from partitiond.core.dispatch.routing import ModelAvailability
+from partitiond.core.dispatch.routing import ModelAvailability, RequestLimits
 from tests.proxy.conftest import Make, Proxy, key, replica, table
 from tests.proxy.scripted import ScriptedEngine, answer, well_behaved
 
@@ -82,107 +81,30 @@ async def test_the_engine_gets_its_own_name_for_the_model_and_the_clients_bytes_
     assert engine.received[0].path == "/v1/completions"
 
 
-async def answers(proxy: Proxy, path: str, *bodies: bytes | dict[str, Any]) -> list[httpx.Response]:
-    """What is answered to each of these bodies."""
-    headers = {"content-type": "application/json"}
-    async with proxy.client as client:
-        return [
-            await client.post(
-                path, content=one if isinstance(one, bytes) else json.dumps(one), headers=headers
-            )
-            for one in bodies
-        ]
-
-
-WRONG = [
-    (b"{", "invalid_json", None),
-    (b"[]", "invalid_json", None),
-    (b"\xff\xfe", "invalid_json", None),
-    (b"[" * 100_000, "invalid_json", None),
-    (b'{"model":"m","x":' + b"[" * 100 + b"]" * 100 + b"}", "invalid_json", None),
-    (b'{"prompt":"hi"}', "invalid_value", "model"),
-    (b'{"model":3,"prompt":"hi"}', "invalid_value", "model"),
-    (b'{"model":"m","prompt_embeds":["a","b"]}', "invalid_value", "prompt_embeds"),
-    (b'{"model":"m","prompt":[],"prompt_embeds":"a"}', "invalid_value", "prompt_embeds"),
-    (b'{"model":"m","prompt":{}}', "invalid_value", "prompt"),
-    (b'{"model":"m","prompt":0}', "invalid_value", "prompt"),
-    (b'{"model":"m","prompt":false}', "invalid_value", "prompt"),
-    (b'{"model":"m","prompt":[1,"x"]}', "invalid_value", "prompt"),
-    (b'{"model":"m","prompt":[[],"x"]}', "invalid_value", "prompt"),
-    (b'{"model":"m","prompt":[[],["x"]]}', "invalid_value", "prompt"),
-    (b'{"model":"m","prompt":[null]}', "invalid_value", "prompt"),
-    (b'{"model":"m","prompt":"x","n":0}', "invalid_value", "n"),
-    (b'{"model":"m","prompt":"x","n":1000000}', "invalid_value", "n"),
-    (b'{"model":"m","prompt":"x","n":true}', "invalid_value", "n"),
-    (json.dumps({"model": "m", "prompt": ["x"] * 21, "n": 100}).encode(), "invalid_value", "n"),
-    (b'{"model":"m","prompt":"x","max_tokens":-1}', "invalid_value", "max_tokens"),
-    (b'{"model":"m","prompt":"x","max_tokens":1e99}', "invalid_value", "max_tokens"),
-    (b'{"model":"m","prompt":"x","max_tokens":1.5}', "invalid_value", "max_tokens"),
-    (b'{"model":"m","prompt":"x","max_tokens":true}', "invalid_value", "max_tokens"),
-    (b'{"model":"m","prompt":"x","stream":"yes"}', "invalid_value", "stream"),
-    (json.dumps({"model": "m", "prompt": ["x"] * 2049}).encode(), "invalid_value", None),
-]
-
-
-async def test_wrong_requests_are_refused_before_an_engine_sees_them(
-    proxy: Proxy, engine: ScriptedEngine
-) -> None:
-    told = await answers(proxy, "/v1/completions", *(body for body, _, _ in WRONG))
-    found = [(one.status_code, error_of(one)["code"], error_of(one)["param"]) for one in told]
-    assert found == [(400, code, param) for _, code, param in WRONG]
+async def test_wrong_requests_are_refused_before_an_engine_sees_them(make: Make) -> None:
+    """What is wrong `test_requests` says; here, that it is asked, with both kinds of limits."""
+    of_key, of_model = RequestLimits(max_output_tokens=5), RequestLimits(max_prompt_bytes=9)
+    proxy, engine = await make.both(route={"keys": (key(limits=of_key),), "limits": of_model})
+    for wrong, param, code in (
+        ({"prompt": {}}, "prompt", "invalid_value"),
+        ({"max_tokens": 6}, "max_tokens", "too_many_tokens"),
+        ({"prompt": "x" * 10}, None, "prompt_too_long"),
+    ):
+        refused = await proxy.complete(key="k1", **wrong)
+        error = error_of(refused)
+        assert (refused.status_code, error["param"], error["code"]) == (400, param, code)
     assert not engine.received
+    assert (await proxy.complete(key="k1")).status_code == 200
+    assert engine.received[0].body["max_tokens"] == 5
 
 
-TOO_LARGE = [
-    b'"n":%b' % (b"9" * 5000),
-    b'"prompt":[1,-%b]' % (b"9" * 5000),
-    b'"max_tokens":1e999',
-    b'"stream_options":{"x":%b}' % (b"9" * 5000),
-    # Read only because of the brackets before it, or because the body is written anew.
-    b'"x":[%b%b]' % (b"[]," * 70, b"9" * 5000),
-    b'"model":"alias","x":1e999',
-]
-
-
-async def test_a_number_beyond_all_readers_is_refused_by_that_reason(
-    proxy: Proxy, engine: ScriptedEngine
-) -> None:
-    bodies = [b'{"model":"m","prompt":"x",' + field + b"}" for field in TOO_LARGE]
-    for response in await answers(proxy, "/v1/completions", *bodies):
-        error = error_of(response)
-        assert (response.status_code, error["code"]) == (400, "invalid_json")
-        assert error["message"].startswith("A number in the body is too large to be read: ")
-    assert not engine.received
-    # What can be read reaches the engine, as it came and written anew.
-    for model in ALIASED:
-        assert (await proxy.complete(model=model, seed=10**40)).status_code == 200
-    assert [request.body["seed"] for request in engine.received] == [10**40] * 2
-
-
-EMPTY: dict[str, list[dict[str, Any]]] = {
-    "/v1/completions": [
-        {}, {"prompt": None}, {"prompt": ""}, {"prompt": []}, {"prompt": [[]]},
-        {"prompt": [[], [1]]},
-    ],
-    "/v1/chat/completions": [{}, {"messages": []}],
-    "/v1/chat/completions/batch": [
-        {}, {"messages": None}, {"messages": []}, {"messages": [[], [{"role": "user"}]]},
-    ],
-    "/v1/messages": [{"messages": [], "max_tokens": 5}],
-    "/v1/responses": [{}, {"input": ""}, {"input": []}],
-    "/v1/embeddings": [{"input": []}],
-}  # fmt: skip
-
-
-async def test_an_empty_prompt_is_refused_in_the_engines_own_words(make: Make) -> None:
-    said = {"error": {"message": "Nothing to say?", "type": "BadRequestError", "code": 400}}
-    proxy, engine = await make.both(lambda _: answer(said, 400, "Bad Request"))
-    for path, bodies in EMPTY.items():
-        sent = [{"model": "m", **body} for body in bodies]
-        for response in await answers(proxy, path, *sent):
-            assert (response.status_code, response.json()) == (400, said), path
-        assert [request.body for request in engine.received[-len(sent) :]] == sent
-    assert proxy.idle()
+async def test_one_keys_odd_prompts_move_no_other_keys_estimates(make: Make) -> None:
+    proxy, _ = await make.both(route={"keys": (key(), key("k2"))})
+    figures = proxy.state.models["m"].figures
+    for _ in range(20):
+        await proxy.complete(key="k1", prompt="x" * 20_000)
+    assert figures.of("k1").prompt.value < 0.05
+    assert figures.of("k2").prompt.value == figures.of("").prompt.value == 0.3
 
 
 async def test_wrong_methods_are_405(proxy: Proxy) -> None:

@@ -24,13 +24,7 @@ from partitiond.proxy.keys.auth import ANYONE, Caller
 from partitiond.proxy.request import errors
 from partitiond.proxy.request.errors import ApiError, from_rejected
 from partitiond.proxy.request.parts import ParsedRequest
-from partitiond.proxy.request.requests import (
-    DataRoute,
-    check_limits,
-    engine_body,
-    parse_request,
-    with_defaults,
-)
+from partitiond.proxy.request.requests import DataRoute, fitted, parse_request
 from partitiond.proxy.telemetry.record import Record
 from partitiond.proxy.telemetry.tracing import place_in_trace
 
@@ -227,25 +221,9 @@ class IncomingRequest(Sender):
         model = self._state.find_model(request.model)
         if model is None or not self._caller.may_use(model.route.name):
             return errors.unknown_model(request.model)
-        if model.route.defaults_json and route.kind is RouteKind.GENERATE:
-            named = request.size.own_limit and request.size.max_tokens is not None
-            body = with_defaults(body, model.route.defaults_json)
-            request = parse_request(body, route.measure, options)
-            if isinstance(request, ApiError):
-                return request
-            request.size.own_limit = named
-        if request.stream and not route.streams:
-            return errors.invalid("This route has no streams.", "stream")
-        most = 0
-        for limits in (model.limits, self._caller.limits):
-            if limits is not None:
-                refusal = check_limits(request, limits)
-                if refusal is not None:
-                    return refusal
-                asked = limits.max_output_tokens
-                most = min(most, asked) if most and asked else most or asked
-        changed = engine_body(body, request, model.route, route, most)
-        return changed if isinstance(changed, ApiError) else (request, model, changed)
+        limits = [each for each in (model.limits, self._caller.limits) if each is not None]
+        found = fitted(body, request, model.route, route, options=options, limits=limits)
+        return found if isinstance(found, ApiError) else (found[0], model, found[1])
 
     def _begin(self, exchange: Exchange) -> None:
         """Begin to serve the request, which is in flight from now on."""

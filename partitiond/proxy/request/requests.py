@@ -6,7 +6,7 @@ and checks those fields itself. Fields that bound the cost of a request must be 
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -107,7 +107,7 @@ def parse_request(body: bytes, measure: Measure, options: ProxyOptions) -> Parse
     )
 
 
-def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | None:
+def _beyond(request: ParsedRequest, limits: RequestLimits) -> ApiError | None:
     """Return the error of a request that exceeds the limits of its model or key, else None."""
     size = request.size
     prompt_bytes = size.prompt_bytes + BYTES_PER_TOKEN_ID * size.prompt_tokens
@@ -135,7 +135,45 @@ def check_limits(request: ParsedRequest, limits: RequestLimits) -> ApiError | No
     return None
 
 
-def with_defaults(body: bytes, defaults_json: str) -> bytes:
+def fitted(
+    body: bytes,
+    request: ParsedRequest,
+    model: ModelRoute,
+    route: DataRoute,
+    *,
+    options: ProxyOptions,
+    limits: Sequence[RequestLimits],
+) -> tuple[ParsedRequest, bytes] | ApiError:
+    """Return a request with its body for its model's engine, or what is wrong with it there.
+
+    Args:
+        body: as the client sent it.
+        request: what was parsed of it.
+        model: that it asks for.
+        route: that it was sent to.
+        options: of the proxy.
+        limits: of the model and of the key, as far as there are any.
+    """
+    if model.defaults_json and route.kind is RouteKind.GENERATE:
+        named = request.size.own_limit and request.size.max_tokens is not None
+        body = _with_defaults(body, model.defaults_json)
+        parsed = parse_request(body, route.measure, options)
+        if isinstance(parsed, ApiError):
+            return parsed
+        request = parsed
+        request.size.own_limit = named
+    if request.stream and not route.streams:
+        return invalid("This route has no streams.", "stream")
+    for each in limits:
+        refusal = _beyond(request, each)
+        if refusal is not None:
+            return refusal
+    asked = [each.max_output_tokens for each in limits if each.max_output_tokens]
+    changed = _engine_body(body, request, model, route, min(asked, default=0))
+    return changed if isinstance(changed, ApiError) else (request, changed)
+
+
+def _with_defaults(body: bytes, defaults_json: str) -> bytes:
     """Return the body with its model's default parameters, as far as it does not set them.
 
     The defaults come first and the body's own parameters after them, in one object: if a name
@@ -145,7 +183,7 @@ def with_defaults(body: bytes, defaults_json: str) -> bytes:
     return first + b"," + body.lstrip()[1:] if len(first) > 1 else body
 
 
-def engine_body(
+def _engine_body(
     body: bytes, request: ParsedRequest, model: ModelRoute, route: DataRoute, most: int
 ) -> bytes | ApiError:
     """Return the body for the engine: the client's own bytes unless something must change.
