@@ -1,6 +1,7 @@
 """Faults of engines and clients lead to retries, honest ends, time limits and cancellation."""
 
 import asyncio
+import gc
 import json
 import random
 import time
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from partitiond.proxy.engine.upstream import FINISH_SECONDS
-from tests.proxy.conftest import Make, error_of, replica, table
+from tests.proxy.conftest import Make, error_of, post, replica, table
 from tests.proxy.scripted import (
     DONE,
     END,
@@ -26,7 +27,7 @@ from tests.proxy.scripted import (
     stream,
     text_event,
 )
-from tests.proxy.virtual import running_loop
+from tests.proxy.virtual import RawClient, running_loop
 
 ENGINE_ERROR = event({"error": {"message": "oom", "type": "X", "param": None, "code": 500}})
 
@@ -186,6 +187,29 @@ async def test_an_answer_ends_at_its_limits(
     else:
         assert error_event(response.text)["code"] == code
     await engine.until(lambda: engine.open == 0)
+
+
+async def test_a_request_leaves_nothing_for_the_garbage_collector(make: Make) -> None:
+    """Whose turns would hold up all others."""
+    proxy, _ = await make.both()
+    client = await RawClient.to(proxy.port)
+    for streams in (False, True):
+        for turn in range(20):
+            if turn == 5:  # what is made once has been made
+                gc.collect()
+                gc.set_debug(gc.DEBUG_SAVEALL)
+            client.send(post({"model": "m", "prompt": "hi", "stream": streams}))
+            await client.until(END if streams else b"}}")
+        await proxy.until(proxy.idle)
+        gc.collect()
+        gc.set_debug(0)
+        left = {type(one).__qualname__ for one in gc.garbage if _is_ours(one)}
+        gc.garbage.clear()
+        assert not left
+
+
+def _is_ours(one: object) -> bool:
+    return type(one).__module__.startswith("partitiond.")
 
 
 async def test_headers_of_the_engines_hop_do_not_come_back(make: Make) -> None:

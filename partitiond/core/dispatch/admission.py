@@ -33,7 +33,7 @@ REMEMBERED_STAYS: Final = 10.0
 """Requests that the time in an engine is a mean of: each new one counts a tenth. Chosen."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(init=False, slots=True)
 class Cost:
     """The expected use of a request, fixed when it was admitted (see `core.dispatch.estimates`).
 
@@ -48,14 +48,35 @@ class Cost:
         interval: tokens in each event of a sequence after its first event, which has one.
     """
 
-    sequences: int
-    kv_tokens: int
-    prompts: int = 1
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    output_limit: int | None = None
-    context: int = 0
-    interval: int = 1
+    sequences: Final[int]
+    kv_tokens: Final[int]
+    prompts: Final[int]
+    prompt_tokens: Final[int]
+    output_tokens: Final[int]
+    output_limit: Final[int | None]
+    context: Final[int]
+    interval: Final[int]
+
+    def __init__(
+        self,
+        sequences: int,
+        kv_tokens: int,
+        *,
+        prompts: int = 1,
+        prompt_tokens: int = 0,
+        output_tokens: int = 0,
+        output_limit: int | None = None,
+        context: int = 0,
+        interval: int = 1,
+    ) -> None:
+        self.sequences = sequences
+        self.kv_tokens = kv_tokens
+        self.prompts = prompts
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.output_limit = output_limit
+        self.context = context
+        self.interval = interval
 
     @property
     def tokens(self) -> int:

@@ -43,7 +43,7 @@ FIRST_RATIO: Final = Mean(FIRST_TOKENS_PER_BYTE, FIRST_BYTES, REMEMBERED_BYTES)
 one-letter prompts, which consist of the chat template only, would set the ratio of long ones."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(init=False, slots=True)
 class OutputP90:
     """Running 90th percentile of output tokens, in constant memory.
 
@@ -55,9 +55,16 @@ class OutputP90:
         outputs: that were observed, up to `FIRST_OUTPUTS`.
     """
 
-    value: float = FIRST_OUTPUT_TOKENS
-    step: float = 0.05
-    outputs: int = 0
+    value: Final[float]
+    step: Final[float]
+    outputs: Final[int]
+
+    def __init__(
+        self, value: float = FIRST_OUTPUT_TOKENS, step: float = 0.05, outputs: int = 0
+    ) -> None:
+        self.value = value
+        self.step = step
+        self.outputs = outputs
 
     @property
     def is_learned(self) -> bool:
@@ -74,13 +81,26 @@ class OutputP90:
         return OutputP90(max(1.0, self.value * (1 + change * self.step)), self.step, self.outputs)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+FIRST_OUTPUT: Final = OutputP90()
+
+
+@dataclasses.dataclass(init=False, slots=True)
 class KeyFigures:
     """What was learned from the requests of one key to one model; see the module."""
 
-    prompt: Mean = FIRST_RATIO
-    text: Mean = FIRST_RATIO
-    output: OutputP90 = OutputP90()
+    prompt: Final[Mean]
+    text: Final[Mean]
+    output: Final[OutputP90]
+
+    def __init__(
+        self,
+        prompt: Mean = FIRST_RATIO,
+        text: Mean = FIRST_RATIO,
+        output: OutputP90 = FIRST_OUTPUT,
+    ) -> None:
+        self.prompt = prompt
+        self.text = text
+        self.output = output
 
 
 UNKNOWN_KEY: Final = KeyFigures()

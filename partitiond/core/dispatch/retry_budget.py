@@ -32,12 +32,6 @@ class RetryBudget:
         self.credit -= 1
         return True
 
-    def made_elsewhere(self) -> None:
-        """Count a retry that another host made, within its own budget, for a request of this one:
-        what the two may make together is the share of one.
-        """
-        self.credit = max(0.0, self.credit - 1)
-
     def give_back(self) -> None:
         """Return the credit of a retry that was taken but did not happen."""
         self.credit = min(self.cap, self.credit + 1)

@@ -57,7 +57,7 @@ class Ending(enum.Enum):
     """The engine refused the request itself (4xx)."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(init=False, slots=True)
 class ObservedOutput:
     """The observed part of an answer that may not have ended.
 
@@ -68,13 +68,25 @@ class ObservedOutput:
         hidden_seconds: how long an engine worked at an answer that shows no output before its end.
     """
 
-    output_events: int = 0
-    prompt_tokens: int | None = None
-    text_bytes: int = 0
-    hidden_seconds: float = 0.0
+    output_events: Final[int]
+    prompt_tokens: Final[int | None]
+    text_bytes: Final[int]
+    hidden_seconds: Final[float]
+
+    def __init__(
+        self,
+        output_events: int = 0,
+        prompt_tokens: int | None = None,
+        text_bytes: int = 0,
+        hidden_seconds: float = 0.0,
+    ) -> None:
+        self.output_events = output_events
+        self.prompt_tokens = prompt_tokens
+        self.text_bytes = text_bytes
+        self.hidden_seconds = hidden_seconds
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(init=False, slots=True)
 class Charge:
     """The tokens that a key pays.
 
@@ -82,9 +94,16 @@ class Charge:
         untold: the engine answered without reporting usage, so this is an estimate.
     """
 
-    prompt_tokens: int = 0
-    output_tokens: int = 0
-    untold: bool = False
+    prompt_tokens: Final[int]
+    output_tokens: Final[int]
+    untold: Final[bool]
+
+    def __init__(
+        self, prompt_tokens: int = 0, output_tokens: int = 0, *, untold: bool = False
+    ) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.untold = untold
 
     @property
     def tokens(self) -> int:

@@ -57,6 +57,7 @@ class Sender(BodyHolder):
         exchange: serves the request, once it is complete and admitted.
         stall_seconds: how long it may read nothing of its answer.
         later_seconds: how much later than by its own limits it is given up.
+        retries: a failed attempt is repeated here; else it is told, and sent on by who is told.
     """
 
     client: ClientSide
@@ -66,6 +67,7 @@ class Sender(BodyHolder):
     record: Record
     stall_seconds = math.inf
     later_seconds = 0.0
+    retries = True
 
     def received(self, data: bytes) -> None:
         """Take a piece of the body."""
@@ -108,8 +110,8 @@ class Sender(BodyHolder):
         _logger.exception("request %s failed inside the proxy", self.record.request_id)
         self.refuse(errors.INTERNAL)
 
-    def attempt_begins(self, replica_id: str, attempts: int) -> None:
-        """Note that a replica gets the request, as so many replicas have now."""
+    def attempt_begins(self, replica_id: str) -> None:
+        """Note that a replica gets the request."""
 
     def answer_begins(self) -> None:
         """Add headers to the answer, whose head is sent next."""
@@ -184,7 +186,8 @@ class Exchange(AttemptOwner):
         record.model, record.stream = self.model.route.name, self.request.stream
         record.started_at = self.flight.started_at
         state.flights.add(self)
-        self.model.retries.count_request()
+        if self._sender.retries:
+            self.model.retries.count_request()
         if state.quarantine:
             quarantined = state.quarantine.check(self.fingerprint(), self.flight.started_at)
             if quarantined is not None:
@@ -220,7 +223,7 @@ class Exchange(AttemptOwner):
             self.elsewhere.placed()
         flight.attempts += 1
         record.attempts = flight.attempts - flight.unreached
-        self._sender.attempt_begins(replica.replica_id, record.attempts)
+        self._sender.attempt_begins(replica.replica_id)
         self._owes_retry = False
         # The queue of the host that has the replica charges the key.
         self._is_charged = self._is_charged or is_here
@@ -427,7 +430,7 @@ class Exchange(AttemptOwner):
             suspected=self._suspected,
             unreached=is_unreached,
             attempts=flight.attempts - flight.unreached,
-            most=options.max_attempts,
+            most=options.max_attempts if self._sender.retries else 0,
         )
         if following is AfterFailure.REFUSE:
             self.fail(from_rejected(QUARANTINED), "failed")

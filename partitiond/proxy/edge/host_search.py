@@ -137,7 +137,6 @@ class HostSearch(RemoteRequest):
             again=self._again,
             prefer=(replica_id, *others) if replica_id else tuple(others),
             tried=tuple(flight.tried),
-            attempts=flight.attempts - flight.unreached,
             blocks=b"".join(flight.prefixes),
             prompt_bytes=exchange.request.size.prompt_bytes,
             prompt_tokens=min(cost.prompt_tokens, MOST),
@@ -164,20 +163,6 @@ class HostSearch(RemoteRequest):
         self.request.placed_at = time.monotonic()
         self.request.replica = hop
         self._exchange.placed(hop)
-
-    def hop_moved(self, replica_id: str, attempts: int) -> None:
-        """Note that the owner has sent the request to another of its replicas."""
-        flight, record, attempt = self.request, self._exchange.record, self._exchange.attempt
-        flight.attempts += 1
-        if attempts > record.attempts:
-            flight.tried |= {record.replica_id}
-            self.model.retries.made_elsewhere()
-        else:  # the replica before was not reached, so nothing was sent there
-            flight.unreached += 1
-        record.attempts = flight.attempts - flight.unreached
-        record.replica_id = replica_id
-        if attempt is not None:
-            attempt.sent_at = time.monotonic()
 
     def hop_failed(self, failed: Failed, *, sent: bool) -> None:
         """Go on elsewhere, or end: the owner gives no answer."""
@@ -217,8 +202,8 @@ class HostSearch(RemoteRequest):
             self._exchange.suspected()
             fingerprint = self._exchange.fingerprint()
             self._state.quarantine.died_elsewhere(fingerprint, time.monotonic())
-        if failed.code == UNREACHED:
-            self.refused |= {self.host}
+        if failed.code == UNREACHED:  # soon its owner tells so itself
+            self.request.tried |= {self._exchange.record.replica_id}
             self.told = failed
 
 

@@ -51,13 +51,13 @@ def after_failure(
         suspected: the request may have killed its replica (see `core.dispatch.quarantine`).
         unreached: no process listened, so nothing was sent.
         attempts: that the request has had, without unreached ones.
-        most: attempts that a request may have.
+        most: attempts that a request may have; 0 if its entry, at another host, sends it on.
     """
     if phase is Phase.ANSWERING:
         return AfterFailure.FAIL
     if suspected:
         return AfterFailure.REFUSE
-    if unreached:
+    if unreached and most:
         # Each time one replica fewer is eligible, so this ends.
         return AfterFailure.MOVE
     if attempts >= most or kind == "total_timeout":

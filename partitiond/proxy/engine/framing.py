@@ -27,7 +27,7 @@ class FramingError(ValueError):
     """The received bytes are not a well-formed HTTP/1.1 answer."""
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(init=False, slots=True)
 class Head:
     """The head of an answer.
 
@@ -40,14 +40,34 @@ class Head:
         hop: value of `HOP`, also as a trailer; or empty.
     """
 
-    status: int = 0
-    content_type: bytes = b""
-    length: int | None = None
-    chunked: bool = False
-    keep_alive: bool = False
-    exact: bool = True
-    metadata: bytes = b""
-    hop: bytes = b""
+    status: int
+    content_type: bytes
+    length: int | None
+    chunked: bool
+    keep_alive: bool
+    exact: bool
+    metadata: bytes
+    hop: bytes
+
+    def __init__(
+        self,
+        status: int = 0,
+        content_type: bytes = b"",
+        length: int | None = None,
+        *,
+        chunked: bool = False,
+        keep_alive: bool = False,
+        metadata: bytes = b"",
+        hop: bytes = b"",
+    ) -> None:
+        self.status = status
+        self.content_type = content_type
+        self.length = length
+        self.chunked = chunked
+        self.keep_alive = keep_alive
+        self.exact = True
+        self.metadata = metadata
+        self.hop = hop
 
 
 class _Found:

@@ -39,7 +39,7 @@ class Account:
         self.refused_tokens = 0.0
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(init=False, slots=True)
 class Receipt:
     """The debit of an admitted request.
 
@@ -50,10 +50,18 @@ class Receipt:
         meter: that meter. A key that lost its limits and got new ones has another.
     """
 
-    key_id: str
-    account: Account
-    allowed: Allowed | None
-    meter: KeyMeter | None
+    key_id: Final[str]
+    account: Final[Account]
+    allowed: Final[Allowed | None]
+    meter: Final[KeyMeter | None]
+
+    def __init__(
+        self, key_id: str, account: Account, allowed: Allowed | None, meter: KeyMeter | None
+    ) -> None:
+        self.key_id = key_id
+        self.account = account
+        self.allowed = allowed
+        self.meter = meter
 
 
 class Accounts:

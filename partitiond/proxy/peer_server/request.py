@@ -1,11 +1,11 @@
 """Serves one request of another host's client on the replicas of this host.
 
 The entry has checked, admitted and charged it. This host owns the replicas, so it has the last word
-on where and when the request runs: it queues, retries and quarantines it like its own.
+on where and when the request runs: it queues and quarantines it like its own. An attempt that fails
+is told to the entry, which alone retries: two that did would retry twice the share of one.
 """
 
 import time
-from collections.abc import Callable
 
 from partitiond.core.dispatch.admission import Cost, refuse_without_replica
 from partitiond.core.dispatch.affinity import ENDS, split_digests
@@ -27,21 +27,18 @@ from partitiond.proxy.telemetry.record import Record
 
 
 class PeerAnswer(Answer):
-    """An answer to the proxy of another host.
+    """An answer to the proxy of another host."""
 
-    Args:
-        was_sent: returns whether the request was sent to a replica.
-    """
+    __slots__ = ("_is_placed",)
 
-    __slots__ = ("_was_sent",)
-
-    def __init__(self, client: ClientSide, dialect: Dialect, was_sent: Callable[[], bool]) -> None:
+    def __init__(self, client: ClientSide, dialect: Dialect) -> None:
         super().__init__(client, dialect, "", keep_alive=True, chunked=True)
-        self._was_sent = was_sent
+        self._is_placed = False
 
-    def placed(self, replica_id: str, attempts: int) -> None:
+    def placed(self, replica_id: str) -> None:
         """Say that the request has a place on a replica."""
-        told = encode(PlacedAt(replica_id, attempts))
+        self._is_placed = True
+        told = encode(PlacedAt(replica_id))
         self.write(b"HTTP/1.1 103 Early Hints\r\n%b: %b\r\n\r\n" % (HOP, told))
 
     def _head(self, status: int, headers: bytes) -> bytes:
@@ -55,7 +52,7 @@ class PeerAnswer(Answer):
         told = encode(
             Failed(
                 error.status, error.code or "", error.message, error.retry_after_seconds,
-                refused=not self._was_sent(),
+                refused=not self._is_placed,
             )
         )  # fmt: skip
         self.ended = True
@@ -77,13 +74,14 @@ class PeerRequest(Sender):
     """
 
     later_seconds = HOP_SECONDS
+    retries = False
 
     def __init__(
         self, client: ClientSide, peer: str, route: DataRoute, asked: Open, body_bytes: int
     ) -> None:
         state = self._state = client.state
         self.route = route
-        self.answer = self._answer = PeerAnswer(client, route.dialect, self._was_sent)
+        self.answer = self._answer = PeerAnswer(client, route.dialect)
         self.record = Record(route.path, asked.request_id)
         self.stall_seconds = state.options.client_timeout_seconds
         self.exchange: Exchange | None = None
@@ -143,9 +141,15 @@ class PeerRequest(Sender):
         least = 0 if self.route.kind is RouteKind.TOKENIZE else 1
         sequences = max(least, min(asked.sequences, state.options.max_sequences))
         cost = Cost(
-            sequences, asked.kv_tokens, max(1, sequences), asked.prompt_tokens,
-            asked.output_tokens, asked.output_limit, model.max_model_len, asked.interval,
-        )  # fmt: skip
+            sequences,
+            asked.kv_tokens,
+            prompts=max(1, sequences),
+            prompt_tokens=asked.prompt_tokens,
+            output_tokens=asked.output_tokens,
+            output_limit=asked.output_limit,
+            context=model.max_model_len,
+            interval=asked.interval,
+        )
         exchange = self.exchange = Exchange(
             state, self, model, request, body, cost=cost, now=time.monotonic()
         )
@@ -158,7 +162,6 @@ class PeerRequest(Sender):
         flight.stream = asked.stream
         flight.prefer = asked.prefer
         flight.tried = frozenset(asked.tried)
-        flight.attempts = asked.attempts
         flight.prefixes = self._prefixes
         state.start_sweeping()
         exchange.begin(again=asked.again)
@@ -174,9 +177,9 @@ class PeerRequest(Sender):
 
     # Calls of the exchange
 
-    def attempt_begins(self, replica_id: str, attempts: int) -> None:
+    def attempt_begins(self, replica_id: str) -> None:
         """Tell the entry which replica has the request."""
-        self._answer.placed(replica_id, attempts)
+        self._answer.placed(replica_id)
 
     def ended(self) -> None:
         """Go on with the entry's next request."""
@@ -197,7 +200,3 @@ class PeerRequest(Sender):
             if record.outcome == "ok" and replica is not None:
                 record.count_replica(replica, seconds, flight)
         record.write(self._state.log, seconds, event="peer_request")
-
-    def _was_sent(self) -> bool:
-        exchange = self.exchange
-        return exchange is not None and exchange.flight.attempts > self._asked.attempts

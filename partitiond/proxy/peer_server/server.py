@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -64,16 +65,16 @@ class OwnerConnection(RequestConnection):
 
     Attributes:
         peer: name of the entry's host; empty until it is let in.
-        authorities: that the entry's certificate was checked by; empty without TLS.
-        let_in: what was known of the fleet when the entry was let in.
+        let_in: the table by which the entry was let in.
+        context: with which the entry's certificate was checked; None without TLS.
         listens: its entry is told the load of this host.
     """
 
     def __init__(
-        self, state: ProxyState, server: "PeerServer", authorities: frozenset[bytes]
+        self, state: ProxyState, server: "PeerServer", context: ssl.SSLContext | None
     ) -> None:
         super().__init__(state, MAX_HEAD_BYTES)
-        self.authorities = authorities
+        self.context = context
         self.peer = ""
         self.let_in: object = None
         self.listens = False
@@ -227,7 +228,7 @@ class PeerServer:
         self._swept_at = 0.0
         self._accepting: Accepting | None = None
         self._opener = Opener(
-            lambda: OwnerConnection(state, self, self._authorities()),
+            lambda: OwnerConnection(state, self, self._context()),
             None if tls is None else lambda: tls.current().server,
             limit=MAX_HANDSHAKES,
             seconds=HANDSHAKE_SECONDS,
@@ -235,7 +236,7 @@ class PeerServer:
             gone=gone,
         )
         self.open = self._opener.open
-        self._known: tuple[object, frozenset[bytes]] = (None, frozenset())
+        self._known: tuple[object, object] = (None, None)
 
     def __len__(self) -> int:
         return len(self.connections) + len(self._opener)
@@ -271,25 +272,23 @@ class PeerServer:
         Args:
             host: that it says it is.
         """
-        known = (self._state.table, self._authorities())
-        if connection.let_in == known and connection.peer == host:
+        table = self._state.table
+        if connection.let_in is table and connection.peer == host:
             return ""
         if connection.peer not in {"", host}:
             return f"called itself {connection.peer} before"
         why = self._stranger(connection, host)
         if not why:
             connection.peer = host
-            connection.let_in = known
+            connection.let_in = table
             self._logged.pop(host, None)
         return why
 
-    def _authorities(self) -> frozenset[bytes]:
-        return frozenset() if self._tls is None else self._tls.current().authorities
+    def _context(self) -> ssl.SSLContext | None:
+        return None if self._tls is None else self._tls.current().server
 
     def _stranger(self, connection: OwnerConnection, host: str) -> str:
         """Return why who calls itself so is no host of the fleet, or empty."""
-        if not connection.authorities <= self._authorities():
-            return "was let in by a former authority"
         peer = next((peer for peer in self._state.table.peers if peer.host == host), None)
         if peer is None:
             return "is no host of this fleet"
@@ -310,15 +309,15 @@ class PeerServer:
         _logger.warning("a request of the proxy of host %s is refused: it %s", name, why)
 
     def _check_known(self) -> None:
-        """Tell nothing more to a host that is none of the fleet's any more, or that showed a
-        certificate of a former authority, and end its idle connections.
+        """Tell nothing more to a host that is none of the fleet's any more, and end its idle
+        connections; so with those whose certificate was checked before certificates were renewed.
         """
-        known = (self._state.table, self._authorities())
+        context, known = self._context(), self._known
+        self._known = self._state.table, context
         if known == self._known:
             return
-        self._known = known
         for one in list(self.connections):
-            if one.peer and self._stranger(one, one.peer):
+            if one.peer and (one.context is not context or self._stranger(one, one.peer)):
                 one.leave()
 
     # Connections

@@ -2,9 +2,9 @@
 
 The request is one of HTTP/1.1 to a route of engines, with a header that tells what its entry knows
 of it (`messages.Open`). Its owner answers with 103 once the request has a place on a replica
-(`messages.PlacedAt`), and for each further one, then as the engine does. Why there is no answer, or
-no further one, is in a header or a trailer (`messages.Failed`). Who ends the connection takes the
-request back.
+(`messages.PlacedAt`), then as the engine does. Why there is no answer, or no further one, is in a
+header or a trailer (`messages.Failed`); the entry alone sends the request to another replica. Who
+ends the connection takes the request back.
 """
 
 import asyncio
@@ -41,9 +41,7 @@ NONSENSE: Final = Failed(
     502, "upstream_bad_response", "The host of the model's engine sent what is no answer."
 )
 UNREACHED: Final = "upstream_connect"
-"""What an owner says that reached none of its replicas."""
-MAX_PLACES: Final = 64
-"""Most replicas that one request is sent to at its owner. Chosen, far above the retries."""
+"""What an owner says on whose replica nobody listens."""
 _KIND: Final = "upstream_"
 
 _logger = logging.getLogger("partitiond.proxy")
@@ -121,15 +119,6 @@ class RemoteRequest(MovableRequest[Flight]):
         """Begin: the request has a place on a replica there."""
         raise NotImplementedError
 
-    def hop_moved(self, replica_id: str, attempts: int) -> None:
-        """Note that the owner has sent the request to another of its replicas.
-
-        Args:
-            attempts: as the owner tells them, with this one and without those whose replica was not
-                reached.
-        """
-        raise NotImplementedError
-
     def hop_failed(self, failed: Failed, *, sent: bool) -> None:
         """Go on elsewhere, or end: the owner gives no answer.
 
@@ -193,7 +182,6 @@ class Hop(FlightTarget):
         self._connecting: asyncio.Task[UpstreamConnection] | None = None
         self._attempt: Receiver | None = None
         self._head: Head | None = None
-        self._places = 0
         self._is_over = False
         self._has_left = False
         self._running = running
@@ -277,15 +265,9 @@ class Hop(FlightTarget):
             placed = read_placed(head.hop)
         except ValueError as error:
             raise FramingError(str(error)) from error
-        self._places += 1
-        if self._places > MAX_PLACES:
-            raise FramingError("it moves a request for ever")
-        if self.is_placed:
-            self._owner.hop_moved(placed.replica_id, placed.attempts)
-            self.replica_id = placed.replica_id
-        else:
+        self.replica_id = placed.replica_id
+        if not self.is_placed:
             self.is_placed = True
-            self.replica_id = placed.replica_id
             self._owner.hop_placed(self)
 
     def received_head(self, head: Head) -> None:
@@ -371,7 +353,7 @@ class Hop(FlightTarget):
             self.left()
 
     def connect_failed(self) -> bool:
-        """Return True: the owner reached none of its replicas, so nothing was sent."""
+        """Return True: the owner did not reach the replica, so nothing was sent."""
         return True
 
     @property

@@ -139,20 +139,7 @@ class PeerHost:
             pause = min(LONGEST_PAUSE_SECONDS, 2 * pause)
 
     async def _listen(self) -> None:
-        """Return once the peer is heard no more."""
-        call = await self._call()
-        while call is not None:
-            connection, reader = call
-            try:
-                if not await self._hear(connection, reader):
-                    return
-                # The certificates are renewed: it is heard here until the next connection is open.
-                call = await self._call()
-            finally:
-                connection.close()
-
-    async def _call(self) -> "tuple[PeerConnection, _NewsReader] | None":
-        """Ask the peer to tell its load on a new connection; None if it is not reached."""
+        """Ask the peer to tell its load on a new connection; return once it is heard no more."""
         try:
             connection = await self.pool.connect()
         except AttemptError as error:
@@ -160,19 +147,20 @@ class PeerHost:
             self.log_refusal(
                 f"cannot be reached at {self.route.address}: {reason or type(reason).__name__}"
             )
-            return None
+            return
         assert isinstance(connection, PeerConnection)
         reader = _NewsReader(self)
         connection.send(
             b"GET %b HTTP/1.1\r\n%b\r\n" % (LOAD_PATH.encode(), head_lines(self._own)), reader
         )
-        return connection, reader
+        try:
+            await self._hear(connection, reader)
+        finally:
+            connection.close()
 
-    async def _hear(self, connection: PeerConnection, reader: "_NewsReader") -> bool:
-        """Return True once the certificates are renewed, and False once nothing is heard here."""
-        while not reader.over.is_set():
-            if self.pool.context() is not connection.context:
-                return True
+    async def _hear(self, connection: PeerConnection, reader: "_NewsReader") -> None:
+        """Return once nothing is heard here, or the certificates are renewed."""
+        while not reader.over.is_set() and self.pool.context() is connection.context:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DEAD_SECONDS / 5):
                     await reader.over.wait()
@@ -181,8 +169,7 @@ class PeerHost:
                 self._unheard()  # first: what waits there waits for it to be back
                 for hop in list(self.running):
                     hop.lost()
-                return False
-        return False
+                return
 
     def log_refusal(self, what: str) -> None:
         """Log why the peer is not heard, once until it is: one that is off needs no line each

@@ -34,8 +34,7 @@ class Open(msgspec.Struct, array_like=True):
         again: it was admitted before, so it goes first.
         prefer: replicas that it prefers, best first.
         tried: replicas that it avoids.
-        attempts: of them so far.
-        session, load: of entries of an older release; not read.
+        attempts, session, load: of entries of an older release; not read.
         prompt_bytes: of its prompts, for the learned tokens per byte.
         prompt_tokens, output_tokens, interval, output_limit: estimated use
             (`core.dispatch.admission.Cost`); an entry of an older release tells no limit.
@@ -69,12 +68,9 @@ class Open(msgspec.Struct, array_like=True):
 
 
 class PlacedAt(msgspec.Struct, array_like=True):
-    """Where a request runs, and its attempts so far: with this one, and without those whose replica
-    was not reached.
-    """
+    """Where a request runs."""
 
     replica_id: str
-    attempts: int = 1
 
 
 class Failed(msgspec.Struct, array_like=True):
@@ -167,7 +163,6 @@ def read_open(data: bytes) -> Open:
     _check(math.isfinite(asked.weight) and asked.weight >= 0.0, "a weight")
     asked.sequences = _bounded(asked.sequences)
     asked.kv_tokens = _bounded(asked.kv_tokens)
-    asked.attempts = _bounded(asked.attempts)
     asked.prompt_bytes = _bounded(asked.prompt_bytes)
     asked.prompt_tokens = _bounded(asked.prompt_tokens)
     asked.output_tokens = _bounded(asked.output_tokens)

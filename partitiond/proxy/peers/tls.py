@@ -1,7 +1,7 @@
 """Provides TLS between the proxies of two hosts: each side shows a certificate of the fleet.
 
 The files are those with which the hosts of a fleet know each other anyway. They are read again when
-they change, for the next connections. Open ones stay, unless an authority is one no more.
+they change, for the next connections; open ones take no further request, and end.
 """
 
 import ssl
@@ -21,12 +21,10 @@ class PeerContext(NamedTuple):
 
     Attributes:
         server, client: contexts of the side that is called, and of the side that calls.
-        authorities: certificates of the authorities in force.
     """
 
     server: ssl.SSLContext
     client: ssl.SSLContext
-    authorities: frozenset[bytes]
 
 
 PeerTls = WatchedFiles[PeerContext]
@@ -35,13 +33,8 @@ PeerTls = WatchedFiles[PeerContext]
 def peer_tls(folder: Path) -> PeerTls:
     """Return TLS with the files in a folder. Raises SettingsError if they cannot be used."""
     paths = [folder / name for name in (CA_FILE, CERTIFICATE_FILE, KEY_FILE)]
-    return WatchedFiles(paths, lambda: _read(folder))
-
-
-def _read(folder: Path) -> PeerContext:
-    server = _context(folder, ssl.PROTOCOL_TLS_SERVER)
-    client = _context(folder, ssl.PROTOCOL_TLS_CLIENT)
-    return PeerContext(server, client, frozenset(server.get_ca_certs(binary_form=True)))
+    purposes = ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT
+    return WatchedFiles(paths, lambda: PeerContext(*(_context(folder, one) for one in purposes)))
 
 
 def _context(folder: Path, purpose: int) -> ssl.SSLContext:

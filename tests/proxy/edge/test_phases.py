@@ -16,6 +16,9 @@ CASES = [
     ({"attempts": 2, "most": 3}, AfterFailure.RETRY),
     ({"unreached": True}, AfterFailure.MOVE),
     ({"unreached": True, "attempts": 2}, AfterFailure.MOVE),
+    # Of another host's request, its entry decides.
+    ({"most": 0}, AfterFailure.FAIL),
+    ({"most": 0, "unreached": True}, AfterFailure.FAIL),
     ({"suspected": True}, AfterFailure.REFUSE),
     ({"suspected": True, "unreached": True, "attempts": 2}, AfterFailure.REFUSE),
 ]

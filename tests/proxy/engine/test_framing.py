@@ -103,7 +103,7 @@ PLACED = b"HTTP/1.1 103 Early Hints\r\nX-Partitiond-Hop: [1]\r\n\r\n"
 
 @pytest.mark.parametrize(("data", "heads", "body", "is_over"), [
     (OK + b"Content-Type: a/b\r\ncontent-length: 2\r\nmetadata: m\r\n\r\nok",
-     [Head(200, b"a/b", 2, False, True, metadata=b"m")], b"ok", True),
+     [Head(200, b"a/b", 2, keep_alive=True, metadata=b"m")], b"ok", True),
     (OK + b"connection: close\r\ncontent-length: 0\r\n\r\n", [Head(200, length=0)], b"", True),
     (OK + b"\r\nto the end", [Head(200)], b"to the end", False),
     (b"HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", [Head(200, length=2)], b"ok", True),

@@ -1,18 +1,14 @@
 """A long beginning of a prompt finds its replica from any host."""
 
-from typing import Any
-
 import httpx
-import pytest
 
-from partitiond.core.dispatch.affinity import DIGEST_BYTES, MOST_TOLD, prefix_digests
+from partitiond.core.dispatch.affinity import prefix_digests
 from partitiond.core.dispatch.routing import RoutingTable
 from partitiond.proxy.peer_server.server import counts_of
 from partitiond.proxy.peers.messages import LatelyPlaced, News, encode
 from tests.proxy.conftest import replica, table
 from tests.proxy.peers.conftest import Make
 from tests.proxy.peers.hosts import Host
-from tests.proxy.peers.liar import LyingEntry, opened
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import ScriptedEngine
 from tests.proxy.virtual import virtual_time
@@ -92,23 +88,3 @@ async def test_a_peer_attracts_requests_to_its_own_replicas_alone(make: Make) ->
     for prompt, expected in zip(prompts, ([1, 0], [1, 1]), strict=True):
         assert (await a.proxy.complete(prompt=prompt)).status_code == 200
         assert counts(engines) == expected
-
-
-@pytest.mark.parametrize("told", [b"x", bytes((MOST_TOLD + 1) * DIGEST_BYTES)])
-async def test_who_tells_no_digests_or_too_many_is_left(make: Make, told: bytes) -> None:
-    a, b, _ = await make.pair()
-    tell(b, LatelyPlaced("m", {"m-1": (b"", told)}))
-    await a.proxy.until(lambda: a.heard() == [])
-    await a.until_it_hears(1)
-    assert told_count(a) == 0
-    assert (await a.proxy.complete()).status_code == 200
-
-
-@pytest.mark.parametrize("wrong", [{"blocks": b"x"}, {"blocks": bytes(17 * 12)}])
-async def test_an_entry_that_sends_no_digests_is_left(make: Make, wrong: dict[str, Any]) -> None:
-    _, b, engine = await make.pair()
-    caller = await LyingEntry.call(b)
-    caller.writer.write(opened(**wrong))
-    await caller.ended()
-    assert engine.received == []
-    await b.proxy.until(b.is_idle)

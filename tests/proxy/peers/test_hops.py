@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -127,20 +128,66 @@ async def test_the_hosts_share_the_bound_of_the_queue(make: Make) -> None:
     assert shares() == {"b": 8, "c": 0}
 
 
-async def test_what_was_sent_on_a_former_connection_is_forgotten_with_it(make: Make) -> None:
-    a, b, engine = await make.pair(plays("hold"), options={"max_attempts": 1})
-    (before,) = a.listed("m")
+def code_of(text: str) -> str:
+    """The code of the error event that a stream ended with."""
+    assert text.endswith("data: [DONE]\n\n")
+    return str(json.loads(text.split("\n\n")[-3].removeprefix("data: "))["error"]["code"])
+
+
+async def streaming(entry: Host, count: int) -> None:
+    """Wait until so many streams have begun."""
+    asked = entry.proxy.exchanges
+    await entry.proxy.until(lambda: sum(one.answer.streaming for one in asked()) == count)
+
+
+async def test_a_host_that_falls_silent_ends_its_streams_at_both_sides(make: Make) -> None:
+    """And no others; one that speaks again in time ends none."""
+    go = asyncio.Event()
+    far, near = await make.engine(holding(go), "e1"), await make.engine(holding(go), "e2")
+    routes = table(replica(far, "m-1"), replica(near, "n-1", model="n"), models=("m", "n"))
+    hosts = a, b, _ = await make.hosts(routes, {"a": [], "b": ["m-1"], "c": ["n-1"]})
+    lost = asyncio.create_task(a.proxy.stream_text())
+    goes_on = asyncio.create_task(a.proxy.stream_text(model="n"))
+    await streaming(a, 2)
     b.fall_silent()
-    lost = a.proxy.ask()
-    await engine.got(1)
-    assert before.sequences_in_flight() == 1
+    await asyncio.sleep(host.DEAD_SECONDS / 2)
+    b.server._keep_time()
+    await asyncio.sleep(host.DEAD_SECONDS)
+    assert not lost.done()
+    b.fall_silent()
+    assert code_of(await lost) == "upstream_reset"
+    await b.proxy.until(b.is_idle)
+    go.set()
+    await a.until_it_hears(2)
+    assert (await a.proxy.complete()).status_code == 200
+    assert (await goes_on).count('"text":') == 3
+    await until_idle(hosts)
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_reset_frees_the_places_at_both_sides(make: Make, begun: bool) -> None:
+    """What was sent on a former connection is forgotten with it."""
+    go = asyncio.Event()
+    a, b, engine = await make.pair(holding(go))
+    (before,) = a.listed("m")
+    asked = [a.proxy.ask(stream=begun) for _ in range(5)]
+    await engine.got(5)
+    await streaming(a, 5 * begun)
+    assert before.sequences_in_flight() == 5
     b.reset()
-    assert (await lost).status_code == 502
+    for one in asked:
+        answered = await one
+        if begun:
+            assert code_of(answered.text) == "upstream_reset"
+        else:
+            assert answered.status_code == 502
     assert a.serving("m") == set()
+    go.set()
     await a.until_it_hears(1)
     (after,) = a.listed("m")
     assert after is not before
     assert after.sequences_in_flight() == 0
+    assert (await a.proxy.complete()).status_code == 200
     await until_idle([a, b])
 
 

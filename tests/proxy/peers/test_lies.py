@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from partitiond.core.dispatch.affinity import DIGEST_BYTES, MOST_TOLD
 from partitiond.core.dispatch.routing import PeerRoute
-from partitiond.proxy.peers import hop
 from partitiond.proxy.peers.messages import (
-    MOST_MESSAGE,
+    LatelyPlaced,
     ModelCounts,
     News,
     PlacedAt,
@@ -34,7 +34,6 @@ from tests.proxy.peers.liar import (
     chunk,
     failed,
     failure,
-    line,
     opened,
     placed,
     whole,
@@ -47,6 +46,7 @@ pytestmark = [virtual_time, pytest.mark.usefixtures("clean_log")]
 
 USAGE = b'{"choices": [], "usage": {"prompt_tokens": %s, "completion_tokens": %s}}'
 DONE = "data: [DONE]\n\n"
+FREE = {"m": ModelCounts([ReplicaCounts("m-1", 0, 100)])}
 
 
 @dataclasses.dataclass
@@ -101,7 +101,6 @@ NONSENSE: dict[str, bytes] = {
     "a status that is none": PLACED + whole(b"{}").replace(b"200", b"99999"),
     "another protocol": PLACED + whole(b"{}").replace(b"200", b"101"),
     "a replica's name with more": placed("m\r\nx-evil: 1"),
-    "places without end": PLACED * (hop.MAX_PLACES + 1),
     "a place of another type": PLACED.replace(encode(PlacedAt("m-1")), b"[1,2]"),
     "no text": failure(b'[502,"\xff","a"]'),
     "depth without end": failure(b"[" * 100_000),
@@ -122,41 +121,22 @@ async def test_nonsense_ends_its_request_and_no_other(rig: Rig) -> None:
     assert not any("evil" in one or "\n" in one for one in proxy.log_lines)
 
 
-UNKNOWN = (502, "upstream_bad_response")
-
-
 @pytest.mark.parametrize("before", [b"", PLACED, PLACED + STREAM + EVENT])
-@pytest.mark.parametrize(
-    ("status", "code", "expected"),
-    [
-        (401, "invalid_api_key", UNKNOWN),  # whose key would that be?
-        (200, '","event":"', UNKNOWN),
-        (-1, "", UNKNOWN),
-        (401, "queue_full", (429, "queue_full")),
-        (200, "upstream_reset", (502, "upstream_reset")),
-        (599, "request_quarantined", (422, "request_quarantined")),
-    ],
-)
-async def test_a_host_says_why_there_is_no_answer_in_words_that_are_known(
-    rig: Rig, *, before: bytes, status: int, code: str, expected: tuple[int, str]
+@pytest.mark.parametrize("code", ["request_on_trial", "invalid_api_key"])
+async def test_why_there_is_no_answer_is_told_and_a_suspect_is_carried_to_no_other_host(
+    rig: Rig, code: str, before: bytes
 ) -> None:
-    """With their own status, and a message that is short; so a liar makes no series of metrics."""
-    told = failed(
-        trailer=EVENT in before, status=status, code=code, message="x" * 20_000, refused=not before
-    )
+    told = failed(trailer=EVENT in before, code=code, refused=not before)
     rig.liar.script = lambda: before + told
+    answered = await rig.entry.proxy.complete(stream=EVENT in before)
     if EVENT in before:
-        text = await rig.entry.proxy.stream_text()
-        assert ("x" * (MOST_MESSAGE - 1) in text) == (expected is not UNKNOWN)
-        assert len(text) < 2 * MOST_MESSAGE
-        return
-    answered = await rig.entry.proxy.complete()
-    error = answered.json()["error"]
-    if before and expected != UNKNOWN and not code.startswith("upstream"):
-        assert answered.status_code == (422 if code == "request_quarantined" else 502)
+        assert '"upstream_' in answered.text
+    elif before or code == "invalid_api_key":
+        assert (answered.status_code, "upstream_" in answered.text) == (502, True)
     else:
-        assert (answered.status_code, error["code"]) == expected
-    assert len(error["message"]) <= MOST_MESSAGE
+        assert answered.json()["error"]["code"] == code
+        assert rig.liar.asked == 1
+        assert not any(one.full for one in rig.entry.listed("m"))
     assert {*rig.entry.proxy.state.metrics.refusals} <= {*TOLD_BY_HOSTS}
     await until_idle([rig.entry])
 
@@ -176,41 +156,6 @@ async def test_what_comes_after_the_end_reaches_no_client(rig: Rig) -> None:
     assert (await proxy.stream_text()).endswith(DONE)
     assert proxy.state.peers.in_flight()["x"] == 0
     await until_idle([rig.entry])
-
-
-@pytest.mark.parametrize(("prompt", "output"), [(b"-5", b"2"), (b"3", b"1e99"), (b"null", b"{}")])
-async def test_use_that_no_answer_has_is_not_charged(
-    rig: Rig, prompt: bytes, output: bytes
-) -> None:
-    """A peer is believed like an engine: what is no count is none, and the estimate is charged."""
-    rig.liar.script = lambda: PLACED + whole(USAGE % (prompt, output))
-    assert (await rig.entry.proxy.complete(max_tokens=7)).status_code == 200
-    (use,) = rig.entry.proxy.state.metrics.model("m").uses.values()
-    assert (use.prompt_tokens, use.output_tokens) == (1, 7)
-
-
-COUNTS: dict[str, object] = {
-    "negative": ModelCounts([ReplicaCounts("m-1", -5, -5, -5, -5)], -1, -1, -1.0),
-    "huge": ModelCounts(
-        [ReplicaCounts("m-1", 2**63, 2**64 - 1, 2**63, 2**63)],
-        2**64 - 1, 2**64 - 1, 1e308,
-    ),
-    "no numbers": ModelCounts([ReplicaCounts("m-1", 0, 1)], service_seconds=math.nan),
-    "of no model": {},
-    "the same replica often": ModelCounts([ReplicaCounts("m-1", 0, 1)] * 1000),
-}  # fmt: skip
-
-
-async def test_counts_without_sense_harm_no_request_for_another_host(rig: Rig) -> None:
-    """They may keep requests for the liar's replicas from being served, as if it had none."""
-    rig.go.set()
-    rig.liar.script = lambda: PLACED + failed()
-    for told in COUNTS.values():
-        for writer in list(rig.liar.listeners):
-            writer.write(line(News({"m": told, "n": told, "unknown": told})))  # type: ignore[dict-item]
-        answers = [await rig.entry.proxy.complete(model="n") for _ in range(5)]
-        assert {one.status_code for one in answers} <= {200, 502, 503}
-    await until_idle([rig.entry, rig.sound])
 
 
 async def test_random_bytes_at_an_entry(rig: Rig) -> None:
@@ -237,7 +182,11 @@ async def test_random_bytes_at_an_entry(rig: Rig) -> None:
 
 
 async def test_an_owner_that_tells_what_makes_no_sense_is_not_heard(rig: Rig) -> None:
-    for told in (b"{}\n", b"\xff\n", b"[" * 100_000 + b"\n", b"no line" * 700_000):
+    digests = [
+        encode(News(FREE, [LatelyPlaced("m", {"m-1": (b"", told)})])) + b"\n"
+        for told in (b"x", bytes((MOST_TOLD + 1) * DIGEST_BYTES))
+    ]
+    for told in (b"{}\n", b"\xff\n", b"[" * 100_000 + b"\n", b"no line" * 700_000, *digests):
         await rig.entry.until_it_hears(2)
         for writer in list(rig.liar.listeners):
             writer.write(chunk(told))
@@ -245,11 +194,16 @@ async def test_an_owner_that_tells_what_makes_no_sense_is_not_heard(rig: Rig) ->
     await until_idle([rig.entry])
 
 
-async def test_a_host_that_loses_a_request_twice_is_not_asked_a_third_time(rig: Rig) -> None:
+@pytest.mark.parametrize(("losses", "status"), [(1, 200), (2, 502)])
+async def test_a_host_that_loses_a_request_once_is_asked_again_and_not_twice(
+    rig: Rig, losses: int, status: int
+) -> None:
     rig.liar.holds = False
+    lies = iter([b""] * losses)
+    rig.liar.script = lambda: next(lies, PLACED + whole(b"{}"))
     answered = await rig.entry.proxy.complete()
-    assert answered.status_code == 502
-    assert answered.json()["error"]["code"] == "upstream_reset"
+    assert answered.status_code == status
+    assert status == 200 or answered.json()["error"]["code"] == "upstream_reset"
     assert rig.liar.asked == 2
     await until_idle([rig.entry, rig.sound])
 
@@ -282,6 +236,8 @@ BAD_REQUESTS: dict[str, dict[str, Any]] = {
     "a body of another size": {"size": "x"},
     "sequences of another type": {"sequences": "1"},
     "a name of another type": {"model": 5},
+    "half a digest": {"blocks": b"x"},
+    "too many digests": {"blocks": bytes(17 * 12)},
 }
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.core.dispatch.speeds import FIRST_TOKENS_PER_S
 from partitiond.proxy.peers.known import RETURN_SECONDS
 from tests.proxy.charged_answers import COMPLETIONS, ESTIMATE, GENERATING, OUTPUT_EVENTS, Api
@@ -16,41 +15,22 @@ from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.scripted import (
     STREAM_HEAD,
-    Received,
     Step,
     answer,
     chunk,
     completion,
     plays,
     text_event,
-    well_behaved,
 )
 from tests.proxy.test_charges import asking, begun, report, until_third
 from tests.proxy.virtual import RawClient, settled, virtual_time
 
 pytestmark = virtual_time
-RESERVE = RetryBudget().reserve
 
 
 def limits(host: Host, **changes: Any) -> None:
     state = host.proxy.state
     state.options = dataclasses.replace(state.options, **changes)
-
-
-async def test_a_replica_that_the_owner_tries_next_has_its_own_time(make: Make) -> None:
-    turns = iter((True, False))
-
-    def script(request: Received) -> list[Step]:
-        return ["hold"] if next(turns) else [8.0, *well_behaved(request)]
-
-    engines = [await make.engine(script, f"e{n}") for n in range(2)]
-    routes = table(replica(engines[0], "m-1"), replica(engines[1], "m-2"))
-    a, b = await make.hosts(
-        routes, {"a": [], "b": ["m-1", "m-2"]}, first_token_timeout_seconds=10.0
-    )
-    assert (await a.proxy.complete(stream=True)).status_code == 200
-    assert a.proxy.state.metrics.upstream_failures == {}
-    await until_idle([a, b])
 
 
 @pytest.mark.parametrize("begins", [True, False])
@@ -94,23 +74,6 @@ async def test_the_entry_finds_out_that_its_client_does_not_read(make: Make) -> 
     lines = "".join([*a.proxy.log_lines, *b.proxy.log_lines])
     assert "client_stalled" in lines
     assert "internal_error" not in lines
-
-
-@pytest.mark.parametrize("reached", [True, False])
-async def test_what_an_owner_tries_again_counts_as_its_entry_s_retry(
-    make: Make, reached: bool
-) -> None:
-    """Else the two together would retry twice the share. What was not reached is no retry."""
-    engine, other = await make.engine(plays("reset")), await make.engine(name="e2")
-    first = replica(engine if reached else engine.path.with_name("none"), "m-1", max_sequences=80)
-    a, b = await make.hosts(table(first, replica(other, "m-2")), {"a": [], "b": ["m-1", "m-2"]})
-    (model,) = a.proxy.state.models.values()
-    while not b.proxy.state.metrics.upstream_failures:
-        assert (await a.proxy.complete()).status_code == 200
-    assert b.proxy.state.metrics.upstream_failures.total() == 1
-    hops = a.proxy.state.metrics.hops["b", "placed"]
-    assert model.retries.credit == pytest.approx(RESERVE + 0.2 * hops - reached)
-    await until_idle([a, b])
 
 
 async def test_where_all_hosts_of_a_model_are_gone_for_long_nobody_waits(

@@ -22,6 +22,7 @@ ENDS = {
         "test_events_cut_anywhere_arrive_whole_and_unchanged",
         "test_usage_is_passed_on_and_learned_from",
         "test_an_answer_ends_at_its_limits",
+        "test_a_request_leaves_nothing_for_the_garbage_collector",
     ),
     test_charges: (
         "test_each_end_has_its_price_in_all_books",

@@ -1,8 +1,6 @@
 """Hosts know each other by certificates of their fleet: nobody else is served, or believed."""
 
-import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,7 +8,6 @@ import pytest
 
 from partitiond.core.dispatch.routing import PeerRoute
 from partitiond.core.errors import SettingsError
-from partitiond.platform import watched_files
 from partitiond.proxy.config import ProxyOptions
 from partitiond.proxy.listening.opening import listen_tcp
 from partitiond.proxy.peer_server.server import PeerServer
@@ -56,43 +53,6 @@ async def test_who_has_no_certificate_of_the_host_is_not_served(
         assert (await a.proxy.complete()).status_code == 503
         assert a.heard() == []
         assert engine.received == []
-
-
-async def test_a_call_without_a_certificate_ends(folder: Path) -> None:
-    async with secured(folder, "b", issue_host(folder, "b")) as b:
-        host, _, port = b.route.address.partition(":")
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        reader, writer = await asyncio.open_connection(host, int(port), ssl=context)
-        with contextlib.suppress(ssl.SSLError):  # it says that a certificate is required
-            assert await reader.read(100) == b""
-        writer.transport.abort()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
-
-
-async def test_a_host_is_heard_without_a_gap_while_certificates_are_renewed(
-    folder: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its load is what requests are placed by: they would be queued or refused meanwhile."""
-    monkeypatch.setattr(watched_files, "RELOAD_SECONDS", 0.0)
-    files = issue_host(folder, "a")
-    async with (
-        secured(folder, "a", files) as a,
-        secured(folder, "b", issue_host(folder, "b")) as b,
-    ):
-        parts(table(replica(await make_engine())), [a, b], {"m-1": "b"})
-        await a.until_it_hears(1)
-        (known,) = a.listed("m")
-        (former,) = [one for one in b.server.connections if one.listens]
-        (files / "cert.pem").write_text("half of it")
-        assert (await a.proxy.complete()).status_code == 200, "what cannot be read changes nothing"
-        assert former in b.server.connections
-        issue_host(folder, "a")
-        await a.proxy.until(lambda: former not in b.server.connections)
-        assert a.listed("m") == [known]
-        assert b.listeners() == ["a"]
-        assert (await a.proxy.complete()).status_code == 200
 
 
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path) -> None:

@@ -163,17 +163,6 @@ async def test_who_waited_as_long_as_it_may_is_told_so(
         await until_idle([a])
 
 
-async def test_a_request_goes_to_a_refused_replica_of_another_host_if_there_is_no_other(
-    make: Make,
-) -> None:
-    a, b, _ = await make.pair()
-    for source in "aab":
-        b.proxy.state.models["m"].replicas["m-1"].failed(source)
-    await a.proxy.until(lambda: not a.serving("m"))
-    assert (await ask(a)).status_code == 200
-    await until_idle([a, b])
-
-
 async def test_a_refused_replica_of_the_own_host_comes_after_those_of_others(make: Make) -> None:
     """Even after waiting there."""
     engines = [await make.engine(plays(*answer({"error": "x"}, 500, "no")), "bad")]

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from partitiond.platform import watched_files
-from partitiond.proxy.peer_server import server
-from partitiond.proxy.peer_server.server import HANDSHAKE_FAILED, _names
+from partitiond.proxy.peer_server.server import _names
 from partitiond.proxy.peers import hop
 from partitiond.proxy.peers import host as peer_host
 from tests.proxy.certificates import issue_host
@@ -58,39 +57,30 @@ async def test_a_refused_host_that_does_not_leave_is_answered_no_more(make: Make
     await until_idle([b])
 
 
+@pytest.mark.parametrize("authority", ["ca", "another"])
 @pytest.mark.parametrize("renewed", ["a", "b"], ids=["the entry's", "the owner's"])
-async def test_who_was_let_in_by_a_former_authority_must_show_a_certificate_of_this_one(
-    renewed: str, folder: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_renewed_certificates_are_those_of_all_connections_soon(
+    renewed: str, authority: str, folder: Path, make_engine: MakeEngine,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """So a former authority lets nobody in. No request is lost, and files half written are none."""
     monkeypatch.setattr(watched_files, "RELOAD_SECONDS", 0.0)
-    engine = await make_engine()
     files = {name: issue_host(folder, name) for name in "ab"}
     async with secured(folder, "a", files["a"]) as a, secured(folder, "b", files["b"]) as b:
-        parts(table(replica(engine)), [a, b], {"m-1": "b"})
-        assert (await a.proxy.complete()).status_code == 200
-        issue_host(folder, renewed, "another")
-        await a.proxy.until(lambda: a.heard() == [])
-        assert (await a.proxy.complete()).status_code == 503
-        assert len(engine.received) == 1
-
-
-async def test_who_never_finishes_a_handshake_keeps_nobody_out(
-    folder: Path, make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 3600.0)
-    monkeypatch.setattr(server, "MAX_HANDSHAKES", 64)
-    async with (
-        secured(folder, "a", issue_host(folder, "a")) as a,
-        secured(folder, "b", issue_host(folder, "b")) as b,
-    ):
-        at, _, port = b.route.address.partition(":")
-        silent = [await asyncio.open_connection(at, int(port)) for _ in range(3 * 64)]
-        refusals = b.proxy.state.metrics.refusals
-        await b.proxy.until(lambda: refusals[HANDSHAKE_FAILED] >= 2 * 64)
         parts(table(replica(await make_engine())), [a, b], {"m-1": "b"})
         assert (await a.proxy.complete()).status_code == 200
-        for _, writer in silent:
-            writer.transport.abort()
+        former = set(b.server.connections)
+        (files[renewed] / "cert.pem").write_text("half of it")
+        assert (await a.proxy.complete()).status_code == 200
+        assert former <= b.server.connections
+        issue_host(folder, renewed, authority)
+        if authority == "ca":
+            assert (await a.proxy.complete()).status_code == 200
+            await a.proxy.until(lambda: not former & b.server.connections)
+            assert (await a.proxy.complete()).status_code == 200
+        else:
+            await a.proxy.until(lambda: a.heard() == [])
+            assert (await a.proxy.complete()).status_code == 503
 
 
 async def test_who_is_refused_at_each_try_is_named_once(

@@ -282,14 +282,16 @@ def test_an_empty_prompt_takes_a_slot_until_its_engine_refuses_it_in_its_own_wor
 # Wrong fields
 
 
+NO_MESSAGES: list[Any] = ["x", {}, False, ""]
+NO_BATCHES: list[Any] = ["x", {}, CHAT, [CHAT, [5]], [CHAT, None]]
+NO_INPUTS: list[Any] = [5, [1, "x"], [[1], ["x"]], [True]]
+NO_PROMPTS: list[Any] = [{}, 0, False, [1, "x"], [[], "x"], [[], ["x"]], [None]]
+NO_LIMITS: list[Any] = [-1, 1.5, True, 1e99]
 WRONG_TYPES: list[tuple[str, dict[str, Any], str]] = [
-    *[("/v1/chat/completions", {"messages": no}, "messages") for no in ("x", {}, False, "")],
+    *[("/v1/chat/completions", {"messages": no}, "messages") for no in NO_MESSAGES],
     ("/v1/chat/completions", {"messages": [{"role": "user"}, 5]}, "messages"),
     ("/v1/chat/completions", {"messages": [[]]}, "messages"),
-    *[
-        (BATCH.path, {"messages": no}, "messages")
-        for no in ("x", {}, CHAT, [CHAT, [5]], [CHAT, None])
-    ],
+    *[(BATCH.path, {"messages": no}, "messages") for no in NO_BATCHES],
     (BATCH.path, {"messages": [[{}]], "max_tokens": "5"}, "max_tokens"),
     (BATCH.path, {"messages": [[{}]], "stream": True}, "stream"),
     ("/v1/completions", {"prompt": "x", "stream_interval": "5"}, "stream_interval"),
@@ -300,17 +302,12 @@ WRONG_TYPES: list[tuple[str, dict[str, Any], str]] = [
     ("/v1/responses", {"input": 5}, "input"),
     ("/v1/responses", {"input": {"a": 1}}, "input"),
     ("/v1/responses", {"input": "x", "max_output_tokens": "5"}, "max_output_tokens"),
-    *[("/v1/embeddings", {"input": no}, "input") for no in (5, [1, "x"], [[1], ["x"]], [True])],
-    *[
-        ("/v1/completions", {"prompt": no}, "prompt")
-        for no in ({}, 0, False, [1, "x"], [[], "x"], [[], ["x"]], [None])
-    ],
+    *[("/v1/embeddings", {"input": no}, "input") for no in NO_INPUTS],
+    *[("/v1/completions", {"prompt": no}, "prompt") for no in NO_PROMPTS],
     ("/v1/completions", {"prompt_embeds": ["a", "b"]}, "prompt_embeds"),
     ("/v1/completions", {"prompt": [], "prompt_embeds": "a"}, "prompt_embeds"),
     *[("/v1/completions", {"prompt": "x", "n": no}, "n") for no in (0, 1_000_000, True)],
-    *[("/v1/completions", {"prompt": "x", "max_tokens": no}, "max_tokens") for no in (-1, 1.5)],
-    ("/v1/completions", {"prompt": "x", "max_tokens": True}, "max_tokens"),
-    ("/v1/completions", {"prompt": "x", "max_tokens": 1e99}, "max_tokens"),
+    *[("/v1/completions", {"prompt": "x", "max_tokens": no}, "max_tokens") for no in NO_LIMITS],
     ("/v1/completions", {"prompt": "x", "stream": "yes"}, "stream"),
     ("/v1/completions", {"model": 3, "prompt": "x"}, "model"),
     ("/v1/completions", {"model": None, "prompt": "x"}, "model"),
