@@ -1,13 +1,10 @@
-"""Makes a certificate authority for tests, and its certificates, with the openssl command."""
+"""Makes certificates for tests, as `partitiond host certificate` does."""
 
 import dataclasses
 import shutil
 import ssl
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
-
-import pytest
 
 from partitiond.cluster.authority import ensure_authority, issue
 
@@ -28,40 +25,19 @@ class Files:
 
 
 class Authority:
-    """Its certificate is `certificate`."""
+    """That of a fleet, whose hosts' certificates are also for 127.0.0.1."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.certificate = folder / "ca.pem"
-        self._key = folder / "ca.key"
-        self._serial = 100
-        _openssl(
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-            "-subj", "/CN=partitiond tests", "-days", "3650",
-            "-keyout", str(self._key), "-out", str(self.certificate),
-        )  # fmt: skip
 
-    def issue(self, name: str, *, rsa: bool = False) -> Files:
-        """For 127.0.0.1 and localhost, with a serial number of its own."""
-        self._serial += 1
-        files = Files(self._folder / f"{name}.pem", self._folder / f"{name}.key")
-        request, extra = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
-        extra.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-        kind = ["rsa:2048"] if rsa else ["ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-        _openssl(
-            "req", "-newkey", *kind, "-nodes", "-subj", f"/CN={name}",
-            "-keyout", str(files.key), "-out", str(request),
-        )  # fmt: skip
-        _openssl(
-            "x509", "-req", "-in", str(request), "-CA", str(self.certificate),
-            "-CAkey", str(self._key), "-set_serial", str(self._serial), "-days", "3650",
-            "-extfile", str(extra), "-out", str(files.certificate),
-        )  # fmt: skip
-        return files
+    def issue(self, name: str) -> Files:
+        files = issue_host(self._folder, name)
+        return Files(files / "cert.pem", files / "key.pem")
 
     def trust(self) -> ssl.SSLContext:
         """A client's context that trusts this authority and no other."""
-        return ssl.create_default_context(cafile=str(self.certificate))
+        issued = self.issue("client").certificate
+        return ssl.create_default_context(cafile=str(issued.with_name("ca.pem")))
 
 
 def issue_host(folder: Path, host: str, authority: str = "ca", at: str = "127.0.0.1") -> Path:
@@ -73,9 +49,3 @@ def issue_host(folder: Path, host: str, authority: str = "ca", at: str = "127.0.
     for name, text in issue(folder / authority, host, [at], now).by_name().items():
         (files / name).write_text(text)
     return files
-
-
-def _openssl(*words: str) -> None:
-    if shutil.which("openssl") is None:
-        pytest.fail("The openssl command is missing; Debian and Ubuntu: apt-get install openssl")
-    subprocess.run(["openssl", *words], check=True, capture_output=True, timeout=300)

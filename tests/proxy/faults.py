@@ -3,7 +3,6 @@
 `steps_of` plays an answer of the echo engine with a fault; a scripted engine takes the steps.
 """
 
-import asyncio
 import dataclasses
 import enum
 import random
@@ -24,8 +23,6 @@ class Kind(enum.StrEnum):
     """From here on a byte at a time."""
     STALL = "stall"
     """Nothing more comes, on an open connection."""
-    DEAF = "deaf"
-    """Half open: nothing comes and nothing is read, as if the other machine were gone."""
     CLOSE = "close"
     """An orderly close, as by an engine that was told to exit: the answer is cut off."""
     HALF_CLOSE = "half_close"
@@ -75,7 +72,6 @@ STREAM_PHASES = (
 )  # fmt: skip
 WHOLE_PHASES = (*_HEAD, Phase.IN_BODY, Phase.AFTER_ANSWER)
 _STREAM_ONLY = {
-    Kind.DEAF: STREAM_PHASES[:-1],
     Kind.BAD_CHUNK: (Phase.BEFORE_CONTENT, Phase.AFTER_EVENTS, Phase.BEFORE_DONE, Phase.AFTER_DONE),
     Kind.TOO_LONG: (Phase.BEFORE_CONTENT, Phase.AFTER_EVENTS),
     Kind.TOO_SHORT: (Phase.BEFORE_CONTENT, Phase.AFTER_EVENTS),
@@ -84,7 +80,6 @@ _STREAM_ONLY = {
     Kind.SURPLUS: (Phase.AFTER_ANSWER,),
 }
 _WHOLE_ONLY = {
-    Kind.DEAF: WHOLE_PHASES[:-1],
     Kind.BAD_CHUNK: (),
     Kind.TOO_LONG: (Phase.BEFORE_HEAD,),
     Kind.TOO_SHORT: (Phase.BEFORE_HEAD,),
@@ -141,7 +136,7 @@ def may_end(fault: Fault, *, stream: bool) -> set[Verdict]:
     if stream and fault.kind is Kind.TOO_LONG:
         # The first event is whole; that its chunk was not is seen in the next one, or with it.
         return {Verdict.BROKEN_OFF, Verdict.REFUSED if fault.always else Verdict.COMPLETE}
-    if not stream and fault.kind in {Kind.STALL, Kind.DEAF}:
+    if not stream and fault.kind is Kind.STALL:
         return {Verdict.REFUSED}  # its only limit is the total one, after which nothing is retried
     return {Verdict.REFUSED} if fault.always else {Verdict.COMPLETE}
 
@@ -231,8 +226,6 @@ def _struck(kind: Kind, rest: bytes, later: Sequence[bytes]) -> list[Step]:
             return [step for byte in b"".join([rest, *later]) for step in (bytes((byte,)), 0.0)]
         case Kind.STALL:
             return ["hold"]
-        case Kind.DEAF:
-            return [asyncio.Event()]
         case Kind.CLOSE | Kind.HALF_CLOSE | Kind.RESET:
             return [str(kind)]
         case Kind.TOO_LONG:

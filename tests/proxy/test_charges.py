@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import pytest
 
-from partitiond.core.dispatch.estimates import FIRST_OUTPUTS
 from partitiond.core.dispatch.routing import KeyRates
 from partitiond.core.keys.charging import LONGEST_CONTEXT
 from partitiond.core.keys.rates import KeyMeter
@@ -377,41 +376,6 @@ async def test_a_client_that_takes_nothing_pays_what_was_sent_to_it(make: Make) 
     assert ESTIMATE < books["report"] < ESTIMATE + 400
 
 
-async def test_who_leaves_just_before_the_end_gets_no_more_than_its_half(make: Make) -> None:
-    """Two keys of 12 clients each; one leaves its whole answers at 85 % of the engine's work."""
-    clients: dict[str, RawClient] = {}
-    whole = {**completion(), "usage": {"prompt_tokens": 30, "completion_tokens": 900}}
-
-    def script(request: Received) -> list[Step]:
-        client = clients.get(request.body["user"])
-        if client is not None:
-            asyncio.get_running_loop().call_later(7.65, client.leave)
-        return [9.0, *answer(whole)]
-
-    proxy, _ = await make.both(
-        script, at={"max_sequences": 4, "tokens_per_s": 100.0},
-        route={"keys": (key("leaves"), key("stays")), "max_wait_seconds": 3600.0},
-    )  # fmt: skip
-    until = asyncio.get_running_loop().time() + 1200
-
-    async def sends(name: str, number: int) -> None:
-        while asyncio.get_running_loop().time() < until:
-            client = await RawClient.to(proxy.port)
-            if name == "leaves":
-                clients[f"{number}"] = client
-            user = f"{number}" if name == "leaves" else ""
-            body = {"model": "m", "prompt": "x" * 100, "max_tokens": 900, "user": user}
-            client.send(post(body, key=name).replace(b"host:", b"connection: close\r\nhost:"))
-            await client.rest()
-
-    await asyncio.gather(*(sends(name, n) for name in ("leaves", "stays") for n in range(12)))
-    uses = proxy.state.metrics.model("m").uses
-    seconds = {name: uses[name].engine_seconds for name in ("leaves", "stays")}
-    assert seconds["leaves"] < 1.1 * seconds["stays"], (seconds, uses)
-    left = uses["leaves"]
-    assert left.output_tokens / left.requests == pytest.approx(765, abs=2)
-
-
 async def test_a_request_that_is_tried_twice_is_paid_once(make: Make) -> None:
     tries: list[Received] = []
 
@@ -426,21 +390,6 @@ async def test_a_request_that_is_tried_twice_is_paid_once(make: Make) -> None:
     assert await status_of(proxy, apis.CHATS, streams=True) == 200
     assert len(tries) == 2
     assert charged(proxy) == everywhere(TOLD_PROMPT + TOLD_OUTPUT)
-
-
-async def test_requests_at_once_use_no_more_than_the_budget(make: Make) -> None:
-    """Each reserves what it names, however little its key's requests wrote before."""
-    whole = {**completion(), "usage": {"prompt_tokens": 1, "completion_tokens": 3000}}
-    keys = (key(rates=KeyRates(token_budget=10_000)),)
-    proxy, _ = await make.both(
-        plays(1.0, *answer(whole)), at={"max_model_len": 8192, "max_sequences": 90},
-        route={"keys": keys},
-    )  # fmt: skip
-    for _ in range(FIRST_OUTPUTS):
-        proxy.state.models["m"].figures.learn("k1", output_tokens=1)
-    asked = [proxy.ask(key="k1", max_tokens=3000) for _ in range(90)]
-    assert sorted([(await one).status_code for one in asked])[:4] == [200, 200, 200, 429]
-    assert charged(proxy)["budget"] == 3 * 3001
 
 
 @pytest.mark.parametrize("limit", ["token_budget", "tokens_per_minute"])

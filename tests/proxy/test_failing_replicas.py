@@ -14,7 +14,6 @@ from tests.proxy.conftest import Make, Proxy, error_of, key, post, replica, tabl
 from tests.proxy.scripted import (
     Received,
     Script,
-    ScriptedEngine,
     Step,
     answer,
     completion,
@@ -231,19 +230,6 @@ async def test_what_an_engine_says_of_the_request_is_passed_on_and_neither_good_
         got = await proxy.complete()
         assert (got.status_code, got.json()) == (status, error)
     assert live.reputation.failures == 1
-
-
-async def test_it_is_sent_again_only_if_the_engine_had_begun_no_answer(make: Make) -> None:
-    """On a kept connection: what it had begun it may have worked on."""
-
-    def script(_: Received) -> list[Step]:
-        return answer(completion()) if len(engine.received) == 1 else [b"HTTP/1.1 2", "close"]
-
-    engine: ScriptedEngine
-    proxy, engine = await make.both(script)
-    assert error_of(await proxy.complete()) == SERVED
-    assert error_of(await proxy.complete()) == (502, "upstream_reset")
-    assert len(engine.received) == 2
 
 
 async def test_a_connection_is_kept_for_less_time_than_an_engine_keeps_it(make: Make) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from partitiond.core.dispatch.routing import ModelAvailability, RoutingTable
 from tests.proxy.conftest import Make, error_of, replica, table
-from tests.proxy.scripted import Gate
 
 STARTING, SLEEPING = ModelAvailability.STARTING, ModelAvailability.SLEEPING
 TOLD_STARTING, TOLD_SLEEPING = (503, "model_starting"), (503, "model_sleeping")
@@ -44,25 +43,6 @@ async def test_requests_wait_for_the_replica_that_is_coming(make: Make, away: An
     assert proxy.state.idle_seconds()["m"] == pytest.approx(100.0)
 
 
-@pytest.mark.parametrize(
-    ("availability", "route", "code", "retry_after"),
-    [
-        (STARTING, {"max_wait_seconds": 30.0}, "model_starting", "100"),
-        (SLEEPING, {"max_wait_seconds": 0.05}, "model_sleeping", "5"),  # it has waited so long
-    ],
-)
-async def test_who_cannot_wait_so_long_is_told_when_to_come_again(
-    make: Make, availability: ModelAvailability, route: Any, code: str, retry_after: str
-) -> None:
-    away = {"holds": True, "retry_after_seconds": 5.0}
-    if availability is STARTING:
-        away["ready_at"] = time.monotonic() + 100
-    proxy = await make.proxy(table(availability=availability, **{**away, **route}))
-    refused = await proxy.complete()
-    assert (error_of(refused), refused.headers["retry-after"]) == ((503, code), retry_after)
-    assert proxy.idle()
-
-
 async def test_a_deadline_of_the_client_counts(make: Make) -> None:
     engine = await make.engine()
     proxy = await make.proxy(changing(within=20.0))
@@ -72,20 +52,3 @@ async def test_a_deadline_of_the_client_counts(make: Make) -> None:
     assert (error_of(hurried), hurried.headers["retry-after"]) == (TOLD_STARTING, "20")
     proxy.state.apply(table(replica(engine), version=2))
     assert (await patient).status_code == 200
-
-
-async def test_requests_of_a_model_that_falls_asleep_finish_and_new_ones_wait(make: Make) -> None:
-    gate = Gate()
-    proxy, engine = await make.both(gate)
-    first = proxy.ask()
-    await engine.got(1)
-    proxy.state.apply(asleep(2, replica(engine, draining=True)))
-    second = proxy.ask()
-    await proxy.queued(1)
-    gate.open()
-    assert (await first).status_code == 200
-    assert not second.done()
-    proxy.state.apply(table(replica(engine), version=3))
-    await engine.got(2)
-    gate.open()
-    assert (await second).status_code == 200

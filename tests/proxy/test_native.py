@@ -64,15 +64,6 @@ def test_a_build_of_other_sources_is_never_used(
     assert native.folder(native.PROXY) != of_these
 
 
-def test_an_unfinished_build_is_not_used(tmp_path: Path) -> None:
-    environment = {"PARTITIOND_NATIVE_DIR": str(tmp_path)}
-    ask = "from partitiond import native; print(native.folder(native.PROXY))"
-    folder = run("-c", ask, environment=environment)
-    (Path(folder.stdout.strip()) / "partitiond" / "proxy").mkdir(parents=True)
-    assert where("partitiond.proxy.edge.exchange", environment).endswith(".py")
-    assert run("-m", "partitiond.native", "--check", environment=environment).returncode == 1
-
-
 def made(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A build of the planner's loops as the compiler would leave it."""
     monkeypatch.setenv(native.FOLDER, str(cache))

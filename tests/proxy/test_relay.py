@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import json
-import random
 import time
 from typing import Any
 
@@ -15,8 +14,6 @@ from tests.proxy.scripted import (
     DONE,
     END,
     STREAM_HEAD,
-    Received,
-    ScriptedEngine,
     Step,
     answer,
     chat_event,
@@ -130,23 +127,6 @@ async def test_a_request_error_inside_a_stream_gets_its_status(make: Make) -> No
     assert len(engine.received) == 1
 
 
-async def test_events_cut_anywhere_arrive_whole_and_unchanged(make: Make) -> None:
-    body = b"".join(text_event(f"data: [DONE] é {i}") for i in range(30)) + DONE
-    dice = random.Random(7)
-
-    def cut(_: Received) -> list[Step]:
-        steps: list[Step] = [STREAM_HEAD]
-        rest = body
-        while rest:
-            size = dice.randint(1, 60)
-            steps += [chunk(rest[:size]), 0.0]
-            rest = rest[size:]
-        return [*steps, END]
-
-    proxy, _ = await make.both(cut)
-    assert (await proxy.stream_text()).encode() == body
-
-
 async def test_usage_is_passed_on_and_learned_from(make: Make) -> None:
     usage = event({"choices": [], "usage": {"prompt_tokens": 400, "completion_tokens": 900}})
     proxy, _ = await make.both(plays(*stream(text_event("x"), usage, DONE)))
@@ -216,7 +196,8 @@ async def test_headers_of_the_engines_hop_do_not_come_back(make: Make) -> None:
     (whole,) = answer(completion())
     assert isinstance(whole, bytes)
     hop = ("keep-alive: timeout=5", "trailer: x-sum", "upgrade: h2c", "server: x", "x-of-hop: 1",
-           "proxy-authenticate: Basic", "set-cookie: session=secret")  # fmt: skip
+           "proxy-authenticate: Basic", "set-cookie: session=secret", "vary: X-Engine",
+           "access-control-allow-origin: *")  # fmt: skip
     more = "".join(f"\r\n{line}" for line in hop).encode() + b"\r\ncontent-type"
     proxy, _ = await make.both(plays(whole.replace(b"\r\ncontent-type", more, 1)))
     got = await proxy.complete()
@@ -225,20 +206,6 @@ async def test_headers_of_the_engines_hop_do_not_come_back(make: Make) -> None:
 
 
 # Connections
-
-
-async def test_connections_are_kept_and_a_stale_one_costs_no_attempt(make: Make) -> None:
-    def closes_on_reuse(request: Received) -> list[Step]:
-        seen = [r for r in engine.received if r.connection == request.connection]
-        return answer(completion()) if len(seen) <= 2 else ["reset"]
-
-    engine: ScriptedEngine
-    proxy, engine = await make.both(closes_on_reuse)
-    for _ in range(9):
-        assert (await proxy.complete()).status_code == 200
-    connections = [r.connection for r in engine.received]
-    assert connections.count(1) == 3, "two answers, then the reset that was not an attempt"
-    assert {line["attempts"] for line in proxy.records()} == {1}
 
 
 async def test_a_new_engine_behind_the_name_gets_no_old_connection(make: Make) -> None:

@@ -1,12 +1,15 @@
 """The proxy process starts, is adopted, crashes, restarts from disk and stops without remains."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
+import resource
 import signal
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -50,6 +53,17 @@ async def complete(process: ProxyProcess, **body: object) -> httpx.Response:
         )
 
 
+@contextlib.contextmanager
+def few_open_files() -> Iterator[int]:
+    """This process, and those that it starts, may open few files at first. Yields the most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 1000), hard))
+    try:
+        yield hard
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 async def test_it_starts_serves_and_stops_without_a_trace(
     make_process: MakeProcess, make_engine: MakeEngine, folder: Path
 ) -> None:
@@ -61,7 +75,8 @@ async def test_it_starts_serves_and_stops_without_a_trace(
     with pytest.raises(PartitiondError, match="cannot be reached"):
         await process.publish(table())
     await process.stop(1)
-    assert await process.ensure_running()
+    with few_open_files() as hard:
+        assert await process.ensure_running()
     assert not await process.ensure_running()
     routes = table(replica(await make_engine()), version=5)
     await process.publish(routes)
@@ -75,6 +90,7 @@ async def test_it_starts_serves_and_stops_without_a_trace(
     identity = process.identity
     assert identity is not None
     assert os.getsid(identity.pid) == identity.pid, "a session of its own"
+    assert resource.prlimit(identity.pid, resource.RLIMIT_NOFILE) == (hard, hard)
     control = folder / "s" / "run"
     assert stat.S_IMODE(control.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "s" / "routing.json").stat().st_mode) == 0o600

@@ -72,9 +72,3 @@ async def test_an_error_that_is_not_in_the_proxys_shape_is_told_as_it_is(
     with pytest.raises(PartitiondError, match="status 500") as raised:
         await process(folder).publish(EMPTY_ROUTING_TABLE)
     assert told.decode() in str(raised.value)
-
-
-def test_the_address_is_https_with_a_certificate(tmp_path: Path) -> None:
-    assert process(tmp_path).base_url == "http://127.0.0.1:8000"
-    tls = process(tmp_path, tls_certificate="/c.pem", tls_key="/k.pem")
-    assert tls.base_url == "https://127.0.0.1:8000"

@@ -13,6 +13,8 @@ from partitiond.core.errors import ConflictError, DeviceError, SettingsError
 from partitiond.proxy.process import LOCK_FILE
 
 BACKLOG: Final = 2048
+_HOST_OF: Final = {"[proxy] port": "[proxy] host", "[proxy] peers_port": "[cluster] address"}
+"""By the setting of a port, that of its address."""
 
 
 @contextlib.contextmanager
@@ -35,42 +37,46 @@ def exclusive(state_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def listen_tcp(host: str, port: int) -> socket.socket:
-    """Open a listening socket. Raises DeviceError (port in use), SettingsError (bad address)."""
+def listen_tcp(host: str, port: int, of: str = "[proxy] port") -> socket.socket:
+    """Open a listening socket.
+
+    Args:
+        of: the setting that the port comes from.
+
+    Raises:
+        DeviceError: the port is in use.
+        SettingsError: the address is none of this machine.
+    """
     try:
         family, kind, number, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, number)
     except OSError as error:
-        raise _cannot_listen(host, port, error) from error
+        raise _cannot_listen(host, port, of, error) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        if error.errno == errno.EADDRINUSE:
-            raise port_in_use(host, port) from error
-        raise _cannot_listen(host, port, error) from error
+        raise _cannot_listen(host, port, of, error) from error
     listener.setblocking(False)
     return listener
 
 
-def port_in_use(host: str, port: int) -> DeviceError:
-    """Return the error for a port that another program uses."""
-    return DeviceError(
-        f"Port {port} on {host} is in use by another program.",
-        hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set [proxy] port to a free one.",
-        facts={"host": host, "port": port},
-    )
-
-
-def _cannot_listen(host: str, port: int, error: OSError) -> SettingsError:
+def _cannot_listen(host: str, port: int, of: str, error: OSError) -> DeviceError | SettingsError:
+    facts = {"host": host, "port": port}
+    if error.errno == errno.EADDRINUSE:
+        return DeviceError(
+            f"Port {port} on {host} is in use by another program.",
+            hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set {of} to a free one.",
+            facts=facts,
+        )
     return SettingsError(
         f"Cannot listen on {host}:{port}: {error.strerror or error}.",
-        hint="Set [proxy] host to an address of this machine, and port to 1024 or above.",
-        facts={"host": host, "port": port},
+        hint=f"Set {_HOST_OF[of]} to an address of this machine, and {of} to 1024 or above.",
+        facts=facts,
     )
 
 

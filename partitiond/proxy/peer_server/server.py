@@ -13,7 +13,6 @@ from typing import Any, Final
 from partitiond.core.dispatch.peer_loads import TELL_SECONDS
 from partitiond.core.dispatch.reputation import Trust
 from partitiond.core.dispatch.routing import UNIX
-from partitiond.core.errors import DeviceError, SettingsError
 from partitiond.core.units import KIB
 from partitiond.proxy.dispatch.live import LiveModel
 from partitiond.proxy.edge.exchange import Sender
@@ -421,31 +420,8 @@ def _address(text: str) -> object:
 
 
 def listen_for_peers(address: str) -> socket.socket:
-    """Open the listening socket for peers.
-
-    Raises:
-        DeviceError: the port is in use.
-        SettingsError: the address is none of this machine.
-    """
+    """Open the listening socket for peers. Raises as `listen_tcp`."""
     if address.startswith(UNIX):
         return listen_unix(Path(address.removeprefix(UNIX)))
-    text, _, number = address.rpartition(":")
-    host, port = text.strip("[]"), int(number)
-    facts = {"host": host, "peers_port": port}
-    try:
-        return listen_tcp(host, port)
-    except DeviceError as error:
-        raise DeviceError(
-            f"Port {port} on {host}, for the endpoints of other hosts, is in use by another "
-            "program.",
-            hint=f"Find it with `ss -ltnp 'sport = :{port}'`, or set [proxy] peers_port to a free "
-            "one.",
-            facts=facts,
-        ) from error
-    except SettingsError as error:
-        raise SettingsError(
-            f"The endpoint cannot listen for those of other hosts on {host}:{port}.",
-            hint="Set [cluster] address to an address of this machine, and [proxy] peers_port to "
-            "1024 or above.",
-            facts=facts,
-        ) from error
+    host, _, port = address.rpartition(":")
+    return listen_tcp(host.strip("[]"), int(port), "[proxy] peers_port")

@@ -6,10 +6,8 @@ What is allowed `test_origins` says; here, that each answer is asked about.
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.proxy.conftest import Make, Proxy
-from tests.proxy.scripted import answer, completion, plays
 
 PAGE = "https://chat.example"
 EVIL = "https://evil.example"
@@ -111,18 +109,3 @@ async def test_a_preflight_that_is_refused_tells_the_page_nothing(make: Make) ->
         (await preflight(proxy, "/metrics"), 404),
     ):
         assert (got.status_code, cross_origin_headers(got)) == (status, [])
-
-
-@pytest.mark.parametrize("origins", [(), (PAGE,)])
-async def test_what_the_engine_says_of_origins_goes_no_further(
-    make: Make, origins: tuple[str, ...]
-) -> None:
-    (whole,) = answer(completion())
-    assert isinstance(whole, bytes)
-    more = b"\r\naccess-control-allow-origin: *\r\nvary: X-Engine\r\ncontent-type"
-    script = plays(whole.replace(b"\r\ncontent-type", more, 1))
-    proxy, _ = await make.both(script, cors_origins=origins)
-    got = await call(proxy, origin=EVIL)
-    assert got.status_code == 200
-    assert not cross_origin_headers(got)
-    assert "X-Engine" not in got.headers.get("vary", "")

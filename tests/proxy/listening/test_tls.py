@@ -18,7 +18,7 @@ import pytest
 from partitiond.core.errors import SettingsError
 from partitiond.platform.watched_files import RELOAD_SECONDS
 from partitiond.proxy.edge.client_connection import GOODBYE_SECONDS
-from partitiond.proxy.listening.handshakes import LEAST_HANDSHAKES, open_clients
+from partitiond.proxy.listening.handshakes import open_clients
 from partitiond.proxy.listening.tls import server_tls
 from partitiond.proxy.supervisor import ProxyProcess
 from tests.proxy.certificates import Authority, Files
@@ -52,8 +52,7 @@ def issued(authority: Authority) -> Files:
 
 @pytest.fixture(scope="session")
 def renewed(authority: Authority) -> Files:
-    """With a key of another kind: a context that kept both would go on with the former."""
-    return authority.issue("renewed", rsa=True)
+    return authority.issue("renewed")
 
 
 @pytest.fixture
@@ -176,18 +175,6 @@ async def test_a_handshake_that_does_not_end_is_ended(make_endpoint: MakeEndpoin
             assert await client.rest() == b""
     assert time.monotonic() - began == pytest.approx(10, abs=0.1)
     await endpoint.serves()
-
-
-async def test_clients_that_never_finish_their_handshakes_keep_nobody_out(
-    make_endpoint: MakeEndpoint,
-) -> None:
-    endpoint = await make_endpoint(max_connections=LEAST_HANDSHAKES)
-    silent = [await endpoint.plain() for _ in range(LEAST_HANDSHAKES + 3)]
-    await endpoint.serves()
-    await settled()
-    assert [client.reader.at_eof() for client in silent] == [True] * 4 + [False] * (
-        LEAST_HANDSHAKES - 1
-    ), "the oldest went first"
 
 
 async def test_a_renewed_certificate_is_taken_and_streams_go_on(

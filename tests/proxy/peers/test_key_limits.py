@@ -4,7 +4,6 @@ How the head divides them `tests/core/keys/test_shares.py` says; here, that the 
 """
 
 import dataclasses
-from pathlib import Path
 
 import httpx
 
@@ -16,9 +15,9 @@ from partitiond.core.dispatch.routing import (
     RoutingTable,
 )
 from partitiond.core.keys.rates import SHARE_SECONDS
-from tests.proxy.conftest import MakeEngine, error_of, key, replica, table
+from tests.proxy.conftest import error_of, key, replica, table
 from tests.proxy.peers.conftest import Make
-from tests.proxy.peers.hosts import Host, host, parts
+from tests.proxy.peers.hosts import Host
 from tests.proxy.peers.test_hops import until_idle
 from tests.proxy.telemetry.test_traffic import sampled
 from tests.proxy.virtual import virtual_time
@@ -66,24 +65,6 @@ async def test_a_host_uses_its_share_and_counts_it_for_the_head(make: Make) -> N
     assert await admitted(b, 5) == 5
     assert state.apply(with_share(told, 9, 0.0, spent=True))
     assert "retry-after" not in (await ask(b)).headers, "nothing is left anywhere"
-
-
-async def test_a_host_that_starts_again_has_its_shares(
-    folder: Path, make_engine: MakeEngine
-) -> None:
-    routes = table(replica(await make_engine()), keys=(key(rates=BUDGET),), keys_required=True)
-    async with host(folder, "a") as a:
-        parts(routes, [a], {"m-1": "a"})
-        a.proxy.state.apply(with_share(a.proxy.state.table, 7, 60.0))
-        few = await admitted(a, 12)
-        await until_idle([a])
-    async with host(folder, "a") as again:
-        again.proxy.state.load()
-        assert await admitted(again, 12) == 0
-        count = sampled(again.proxy).keys["k1"]
-        assert (sampled(again.proxy).shares_number, count.refused) == (7, 12)
-        assert 0 < count.budget_tokens <= 60
-    assert 0 < few < 12
 
 
 async def test_hosts_whose_head_divides_nothing_have_equal_parts(make: Make) -> None:

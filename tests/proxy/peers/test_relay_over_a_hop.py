@@ -19,7 +19,6 @@ ENDS = {
         "test_a_fault_after_the_first_content_ends_with_an_error_event",
         "test_an_engines_own_error_event_goes_out_once_and_counts_as_failed",
         "test_a_request_error_inside_a_stream_gets_its_status",
-        "test_events_cut_anywhere_arrive_whole_and_unchanged",
         "test_usage_is_passed_on_and_learned_from",
         "test_an_answer_ends_at_its_limits",
         "test_a_request_leaves_nothing_for_the_garbage_collector",
