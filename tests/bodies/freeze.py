@@ -30,7 +30,6 @@ from partitiond.run_folder import RunFolderOwner
 from partitiond.serde import to_jsonable, to_stored_json
 from partitiond.store.lock import LockHolder
 from tests.api.fake_views import CORRECTION, ENTRY
-from tests.bodies.compact import compact
 from tests.devices.partitions.world import launch, mig, mps
 from tests.e2e.harness import Fleet
 from tests.e2e.test_usage import SETTINGS
@@ -62,7 +61,7 @@ def freeze(target: Path) -> None:
         found |= _others(folder)
         for body, text in found.items():
             neutral = re.sub(re.escape(name) + r"|/tmp/[^\"]*", "/var/lib/partitiond", text)
-            lines = compact(json.loads(neutral))
+            lines = json.dumps(json.loads(neutral), indent=1, ensure_ascii=False)
             (target / f"{body}.json").write_text(lines + "\n", encoding="utf-8")
 
 

@@ -194,20 +194,6 @@ def asked(api: Api, **fields: object) -> Api:
 
 FREE: Final = (0, 0)
 REFUSAL: Final = {"error": {"message": "no", "type": "BadRequestError", "code": 400}}
-LONG: Final = {
-    "id": "c",
-    "choices": [{"index": 0, "message": {"content": "x"}, "token_ids": list(range(500))}],
-    "usage": {"prompt_tokens": 9000, "completion_tokens": 500},
-    "prompt_token_ids": list(range(9000)),
-}
-WRITTEN_BY_A_CLIENT: Final = {
-    "id": "r", "usage": {"input_tokens": 5000, "output_tokens": 30},
-    **apis.response(user="u" * 3000), "metadata": apis.FORGED,
-}  # fmt: skip
-CACHED: Final = {
-    "input_tokens": 1, "cache_read_input_tokens": 30, "cache_creation_input_tokens": 10,
-    "output_tokens": 7,
-}  # fmt: skip
 COUNTED: Final = {"tokens": [1], "usage": {"prompt_tokens": 5, "completion_tokens": 5}}
 COUNTING: Final = Api("/tokenize", {"prompt": "hi"}, {}, {})
 ENDS: Final = {
@@ -230,9 +216,6 @@ ENDS: Final = {
         stream(*[text_event("three")] * (LIMIT + 5), DONE), (ESTIMATE, LIMIT + 5), untold=True,
         ways=[(apis.COMPLETIONS, True)],
     ),
-    "no word of usage of three choices": End(
-        untold, (ESTIMATE, 3 * LIMIT), ways=[(asked(apis.COMPLETIONS, n=3), False)], untold=True
-    ),
     "larger events cost what they hold": End(
         stands, (ESTIMATE, 1 + 2 * 7), 200, "leave",
         [(asked(api, stream_interval=7), True) for api in (apis.COMPLETIONS, apis.CHATS)],
@@ -244,14 +227,6 @@ ENDS: Final = {
     "more than any context holds": End(
         boasts, (LONGEST_CONTEXT, LONGEST_CONTEXT),
         ways=[(apis.COMPLETIONS, False), (apis.COMPLETIONS, True)],
-    ),
-    "a long answer around its usage": End(answer(LONG), (9000, 500), ways=[(apis.CHATS, False)]),
-    "usage in what a client wrote": End(
-        answer(apis.packed(WRITTEN_BY_A_CLIENT).encode()), (5000, 30),
-        ways=[(apis.RESPONSES, False)],
-    ),
-    "a cached prompt costs what any other costs": End(
-        answer({**apis.MESSAGES.whole, "usage": CACHED}), (41, 7), ways=[(apis.MESSAGES, False)]
     ),
     "counting tokens is free": End(answer(COUNTED), FREE, ways=[(COUNTING, False)]),
 }  # fmt: skip

@@ -125,6 +125,21 @@ async def test_kept_connections_get_their_answers_in_order(make: Make) -> None:
     assert proxy.idle()
 
 
+async def test_an_empty_line_behind_a_request_is_no_further_one(make: Make) -> None:
+    """Whether it comes with the request or while that is being answered (RFC 9112, 2.2)."""
+    gate = Gate()
+    proxy, engine = await make.both(gate)
+    client = await RawClient.to(proxy.port)
+    for count, (sent, later) in enumerate(((KEPT + b"\r\n", b""), (KEPT, b"\r\n"), (KEPT, b"")), 1):
+        client.send(sent)
+        await engine.got(count)
+        client.send(later)
+        await settled()
+        gate.open()
+        assert b"connection: close" not in await client.until(b"\r\n\r\n")
+        await client.until(b"}}")
+
+
 EARLY = [
     b"junk\r\n\r\n",
     KEPT.replace(b"POST", b"CONNECT", 1),
