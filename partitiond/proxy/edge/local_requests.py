@@ -104,7 +104,7 @@ class LocalRequest:
             return
         visible = {
             name: _model_object(name, live.route)
-            for name, live in state.names().items()
+            for name, live in state.names.items()
             if caller.may_use(live.route.name)
         }
         if self._path == MODELS:

@@ -71,6 +71,7 @@ class ProxyState:
     Attributes:
         table: the last routing table.
         models: live models by name.
+        names: the same by their names and aliases.
         flights: every request between admission and its end.
         reading: requests whose body has not arrived completely.
         body_bytes: of large bodies, from their first byte to the end of their request.
@@ -121,7 +122,7 @@ class ProxyState:
         self._all_ended: asyncio.Event | None = None
         self._all_closed: asyncio.Event | None = None
         self._date = (0, b"")
-        self._names: dict[str, LiveModel] = {}
+        self.names: dict[str, LiveModel] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
         self.metrics = ProxyMetrics(self._gauges)
         self._removed: list[LiveModel] = []
@@ -177,10 +178,10 @@ class ProxyState:
             model.affinity.set_peers(there_are=bool(self.peers))
             most = QueueShares(route).of(table.host) if table.peers else None
             model.apply(route, table.replicas_of(route.name), self.options, most)
-        self._names = {}
+        self.names = {}
         for model in self.models.values():
-            self._names |= dict.fromkeys(model.route.aliases, model)
-        self._names |= self.models  # a model's name comes before another model's alias
+            self.names |= dict.fromkeys(model.route.aliases, model)
+        self.names |= self.models  # a model's name comes before another model's alias
         self._removed = [gone for gone in self._removed if any(r.flights for r in gone.retired)]
         self.peers.start()
 
@@ -211,7 +212,7 @@ class ProxyState:
     def traffic(self) -> dict[str, Any]:
         """Return the counts of this process (see `core.demand.traffic`)."""
         now = time.monotonic()
-        counts = process_traffic(self.models, self.replicas(), self.metrics.models(), now)
+        counts = process_traffic(self.models, self.replicas(), self.metrics.models, now)
         told: dict[str, Any] = {**counts, "peers": self.peers.reached()}
         if self.table.shares.number:
             told["keys"] = self.accounts.for_the_head()
@@ -229,11 +230,7 @@ class ProxyState:
 
     def find_model(self, name: str) -> LiveModel | None:
         """Find a model by its name or an alias."""
-        return self._names.get(name)
-
-    def names(self) -> Mapping[str, LiveModel]:
-        """All models by their names and aliases."""
-        return self._names
+        return self.names.get(name)
 
     def hold_body(self, holder: BodyHolder, size: int) -> bool:
         """Count the `size` bytes of a large body received so far; False if there is no room."""

@@ -353,6 +353,3 @@ class ConnectionPool:
         self._idle.clear()
         for connection in kept:
             connection.close()
-
-    def __len__(self) -> int:
-        return len(self._idle)

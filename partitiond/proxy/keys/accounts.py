@@ -4,7 +4,6 @@
 counted.
 """
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,7 +38,6 @@ class Account:
         self.refused_tokens = 0.0
 
 
-@dataclasses.dataclass(init=False, slots=True)
 class Receipt:
     """The debit of an admitted request.
 
@@ -50,18 +48,13 @@ class Receipt:
         meter: that meter. A key that lost its limits and got new ones has another.
     """
 
-    key_id: Final[str]
-    account: Final[Account]
-    allowed: Final[Allowed | None]
-    meter: Final[KeyMeter | None]
-
     def __init__(
         self, key_id: str, account: Account, allowed: Allowed | None, meter: KeyMeter | None
     ) -> None:
-        self.key_id = key_id
-        self.account = account
-        self.allowed = allowed
-        self.meter = meter
+        self.key_id: Final = key_id
+        self.account: Final = account
+        self.allowed: Final = allowed
+        self.meter: Final = meter
 
 
 class Accounts:

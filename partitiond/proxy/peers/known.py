@@ -46,7 +46,6 @@ class Peers:
         self._clients: dict[str, PeerHost] = {}
         self._by_model: dict[str, list[PeerLoads]] = {}
         self._listed: dict[str, list[PeerLoads]] = {}
-        self._replicas: dict[str, int] = {}
         self._models: Mapping[str, LiveModel] = {}
         self._shares: dict[str, QueueShares] = {}
         self._waits: dict[str, dict[RemoteRequest, None]] = {}
@@ -96,7 +95,7 @@ class Peers:
 
     def replicas(self, model: LiveModel) -> int:
         """Return how many replicas of a model the peers have."""
-        return self._replicas.get(model.route.name, 0)
+        return sum([len(one.replicas) for one in self._by_model.get(model.route.name, ())])
 
     # Requests
 
@@ -213,9 +212,6 @@ class Peers:
                 loads.max_waiting = 0 if shares is None else shares.of(loads.host)
                 found.setdefault(name, []).append(loads)
         self._by_model = found
-        self._replicas = {
-            name: sum([len(one.replicas) for one in loads]) for name, loads in found.items()
-        }
 
     def _tick(self) -> None:
         """Use places that came free at this host, and end what waited long enough at none."""

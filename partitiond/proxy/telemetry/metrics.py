@@ -26,6 +26,7 @@ class ProxyMetrics:
     """All metrics of the process.
 
     Attributes:
+        models: metrics of each model so far.
         refusals: requests that the proxy itself refused, by the error's code.
         upstream_failures: failed attempts by replica and kind.
         hops: requests sent to other hosts' proxies, by peer and outcome: placed; refused (no
@@ -34,28 +35,24 @@ class ProxyMetrics:
 
     def __init__(self, read_gauges: Callable[[], Gauges]) -> None:
         self._read_gauges = read_gauges
-        self._models: dict[str, ModelMetrics] = {}
+        self.models: dict[str, ModelMetrics] = {}
         self.refusals: collections.Counter[str] = collections.Counter()
         self.upstream_failures: collections.Counter[tuple[str, str]] = collections.Counter()
         self.hops: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def model(self, name: str) -> ModelMetrics:
         """Return the metrics of one model (registered models only, so their number is bounded)."""
-        known = self._models.get(name)
+        known = self.models.get(name)
         if known is None:
-            known = self._models[name] = ModelMetrics()
+            known = self.models[name] = ModelMetrics()
         return known
-
-    def models(self) -> Mapping[str, ModelMetrics]:
-        """Return the metrics of all models so far."""
-        return self._models
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format."""
         return ("\n".join(self._lines()) + "\n").encode()
 
     def _lines(self) -> Iterator[str]:
-        models = self._models
+        models = self.models
         outcomes = {
             (name, outcome): count
             for name, metrics in models.items()

@@ -27,7 +27,7 @@ from tests.proxy.scripted import (
     stream,
     text_event,
 )
-from tests.proxy.virtual import virtual_time
+from tests.proxy.virtual import running_loop, virtual_time
 
 pytestmark = virtual_time
 
@@ -150,9 +150,10 @@ async def test_a_host_that_falls_silent_ends_its_streams_at_both_sides(make: Mak
     goes_on = asyncio.create_task(a.proxy.stream_text(model="n"))
     await streaming(a, 2)
     b.fall_silent()
-    await asyncio.sleep(host.DEAD_SECONDS / 2)
-    b.server._keep_time()
-    await asyncio.sleep(host.DEAD_SECONDS)
+    for seconds in (host.DEAD_SECONDS / 2, host.DEAD_SECONDS):
+        later = running_loop().time() + seconds
+        await a.proxy.until(lambda at=later: running_loop().time() >= at)  # type: ignore[misc]
+        b.server._keep_time()
     assert not lost.done()
     b.fall_silent()
     assert code_of(await lost) == "upstream_reset"
