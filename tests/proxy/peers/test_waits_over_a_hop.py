@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from partitiond.core.dispatch.admission import service_time
+from partitiond.core.dispatch.retry_budget import RetryBudget
 from partitiond.proxy.dispatch.flights import HOP_SECONDS
 from partitiond.proxy.peers import known
 from tests.proxy.conftest import MakeEngine, error_of, replica, table
@@ -19,6 +20,7 @@ from tests.proxy.scripted import answer, completion, plays
 from tests.proxy.virtual import real_time, virtual_time
 
 pytestmark = virtual_time
+RESERVE = RetryBudget().reserve
 
 
 def ask(at: Host, prompt: str = "hi", **headers: str) -> asyncio.Task[httpx.Response]:
@@ -99,7 +101,7 @@ async def test_replicas_that_are_not_reached_cost_no_attempt(
 
 
 async def test_no_engine_gets_a_request_twice(make: Make) -> None:
-    """Its entry knows all replicas that its owner tried."""
+    """Its entry alone retries it, within the share of its own host."""
     fails = plays(*answer({"error": "x"}, 500, "no"))
     engines = [await make.engine(fails, f"e{n}") for n in range(3)]
     routes = table(*(replica(one, f"m-{n}") for n, one in enumerate(engines)))
@@ -109,6 +111,8 @@ async def test_no_engine_gets_a_request_twice(make: Make) -> None:
     assert [len(engine.received) for engine in engines] == [1, 1, 1]
     counted = [sum(one.proxy.state.metrics.upstream_failures.values()) for one in hosts]
     assert counted == [0, 2, 1], "by the hosts of the engines alone"
+    credit = [one.proxy.state.models["m"].retries.credit for one in hosts]
+    assert credit == [RESERVE + 1 - 2, RESERVE, RESERVE]
     await until_idle(hosts)
 
 
