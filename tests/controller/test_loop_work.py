@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
+from sqlalchemy import event
 
 from partitiond import serde
 from partitiond.api import profile_rows
@@ -148,16 +149,9 @@ async def test_what_did_not_change_is_made_once_for_all_plans(host: Host, counte
 def test_what_many_keys_used_is_booked_in_as_many_statements_as_of_one() -> None:
     store = open_store(":memory:")
     seen: list[str] = []
-    used = store._connection
-
-    class Counted:
-        """Counts the calls of a connection; a call for many rows is one."""
-
-        def __getattr__(self, name: str) -> Any:
-            seen.append(name)
-            return getattr(used, name)
-
-    store._connection = Counted()  # type: ignore[assignment]
+    event.listen(
+        store._engine, "before_cursor_execute", lambda _conn, _cursor, text, *_: seen.append(text)
+    )
 
     def book(used: dict[str, int], epoch: str) -> int:
         del seen[:]

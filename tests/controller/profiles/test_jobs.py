@@ -230,8 +230,10 @@ async def test_a_job_that_waits_is_known_however_many_came_after_it(
 def fill(store: Store, *, full: bool) -> None:
     """Let the store be full, by SQLite's own limit, or no longer."""
     assert isinstance(store, SqlStore)
-    (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
-    store._connection.execute(f"PRAGMA max_page_count = {pages if full else 1_000_000}")
+    with store._engine.connect() as connection:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        limit = pages if full else 1_000_000
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {limit}")
 
 
 async def test_a_job_that_ends_while_the_store_is_full_has_ended_once_there_is_room(
