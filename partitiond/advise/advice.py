@@ -17,6 +17,7 @@ from partitiond.core.plan.record import Infeasible, Objective, Plan
 from partitiond.core.profile.record import Profile
 from partitiond.planner.api import solve
 from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.draw import most_host_cores
 from partitiond.planner.model.types import PlanRequest
 
 LEVELS: Final = ("low", "middle", "high")
@@ -217,6 +218,7 @@ def _request(
                 model.at(getattr(model.traffic.planned, level)),
                 profiles.get(model.spec.name, ()),
                 keys,
+                most_cores=most_host_cores(devices),
             )
             for model in known
         ),

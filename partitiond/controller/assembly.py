@@ -462,7 +462,7 @@ class Parts:
             self.obstacles.started(job.subject)
         self.plan_again()
         if job.state is JobState.SUCCEEDED and job.reason != IN_FULL:
-            self.registry.measure_in_full(job.subject)
+            self.registry.measure_rest(job.subject)
 
     def _held_back(self, job: Job) -> str:
         """Return why a job may not begin yet on any device; empty if it may."""

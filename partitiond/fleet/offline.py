@@ -20,6 +20,7 @@ from partitiond.fleet.file import Fleet
 from partitiond.models.catalog import entry_of
 from partitiond.planner.api import solve
 from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.draw import most_host_cores
 from partitiond.planner.model.types import PlanRequest
 
 SPARE: Final = 2.0
@@ -137,7 +138,7 @@ def estimated_demands(
                 for variant, form, architecture in forms
                 for device, size in places
             ]
-            made[key] = candidates_for(spec, profiles, keys)
+            made[key] = candidates_for(spec, profiles, keys, most_cores=most_host_cores(devices))
         yield _asked_by(spec, made[key], coarse=coarse)
 
 

@@ -6,7 +6,6 @@ profile (`fit_steps`), and a roofline of the architecture (`RooflineSteps`).
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Final, Protocol
 
 from partitiond.core.model.architecture import Architecture
@@ -14,10 +13,7 @@ from partitiond.core.model.workload import Workload
 from partitiond.core.performance.roofline import (
     Rates,
     Step,
-    fixed_seconds,
     prompt_context,
-    step_bytes,
-    step_flops,
     step_seconds,
 )
 from partitiond.core.profile.confirmed import StepTime
@@ -26,10 +22,6 @@ from partitiond.core.profile.record import Profile
 MAX_PREFILL_SHARE: Final = 0.5
 """A measured time to first token contains queueing; prefill never explains more than half of a
 request's share of the engine's time. Assumed."""
-
-Plane = tuple[float, float, float, float]
-"""Seconds of a step without work, per decoding sequence, per prompt token, and per KV token."""
-_FAR: Final = 1_000_000
 
 
 class Steps(Protocol):
@@ -137,59 +129,6 @@ def roofline_steps(architecture: Architecture, reached: Rates, workload: Workloa
         workload: request shape.
     """
     return RooflineSteps(architecture, reached, prompt_context(workload))
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LeanRoofline:
-    """A roofline whose arithmetic and traffic grow in proportion, as two planes.
-
-    Attributes:
-        arithmetic, traffic: seconds of each, as a plane.
-        overlaps: whether the longer of both counts; else their sum does.
-        fixed_seconds, sequence_seconds: added per step and per decoding sequence.
-    """
-
-    arithmetic: Plane
-    traffic: Plane
-    overlaps: bool
-    fixed_seconds: float
-    sequence_seconds: float
-
-    def step_seconds(self, decoding: int, prefill_tokens: int, kv_tokens: int = 0) -> float:
-        """Return the seconds of one step; see `Steps`."""
-        a, b, c, d = self.arithmetic
-        arithmetic = a + b * decoding + c * prefill_tokens + d * kv_tokens
-        a, b, c, d = self.traffic
-        traffic = a + b * decoding + c * prefill_tokens + d * kv_tokens
-        work = max(arithmetic, traffic) if self.overlaps else arithmetic + traffic
-        return work + self.fixed_seconds + self.sequence_seconds * decoding
-
-
-def lean_steps(steps: Steps) -> Steps:
-    """Return the same step times, in a form that is faster to evaluate if possible."""
-    if not isinstance(steps, RooflineSteps):
-        return steps
-    architecture, reached = steps.architecture, steps.reached
-    if architecture.experts or architecture.window_layers or architecture.stateless_layers:
-        return steps  # memory traffic does not grow in proportion
-
-    def plane(work: Callable[[Architecture, Step], float], per_s: float) -> Plane:
-        def at(decoding: int, prefill: int, context: float) -> float:
-            step = Step(decoding, context, prefill, steps.prompt_context)
-            return work(architecture, step) / per_s
-
-        nothing, one = at(0, 0, 0.0), at(1, 0, 0.0)
-        # Take points far apart, so that differences of large sums are not all rounding errors.
-        per_prompt_token = (at(0, _FAR, 0.0) - nothing) / _FAR
-        return nothing, one - nothing, per_prompt_token, (at(1, 0, _FAR) - one) / _FAR
-
-    return LeanRoofline(
-        arithmetic=plane(step_flops, reached.flops_per_s),
-        traffic=plane(step_bytes, reached.bytes_per_s),
-        overlaps=reached.overlaps,
-        fixed_seconds=fixed_seconds(architecture, reached),
-        sequence_seconds=reached.sequence_seconds,
-    )
 
 
 def constant_steps(token_seconds: float, growth_per_sequence: float = 0.03) -> StepModel:

@@ -55,12 +55,13 @@ class FakeClock:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.wall = NOW
 
     def monotonic(self) -> float:
         return self.now
 
     def utc_iso(self) -> str:
-        return NOW
+        return self.wall
 
 
 @dataclasses.dataclass
@@ -295,6 +296,7 @@ class FakeResolver:
         self.gate = asyncio.Event()
         self.gate.set()
         self.breaks: dict[str, Exception] = {}
+        self.families: dict[str, str] = {}
         self._resolved: list[str] = []
 
     def count_resolves(self, name: str) -> int:
@@ -304,7 +306,8 @@ class FakeResolver:
     async def architecture(self, spec: ModelSpec) -> Architecture:
         await self.gate.wait()
         self._check(spec)
-        return ARCHITECTURE
+        family = self.families.get(spec.name, ARCHITECTURE.family)
+        return dataclasses.replace(ARCHITECTURE, family=family)
 
     async def resolve(
         self, spec: ModelSpec, progress: Callable[[str, float | None], None] | None = None

@@ -17,8 +17,8 @@ from tests.engine_fixtures import engine_environment  # noqa: F401 - a fixture
 pytestmark = pytest.mark.engine
 
 ORACLE = Path(__file__).with_name("transformers_oracle.py")
-SAME_WEIGHTS_AS = {"internlm2": "llama", "exaone": "llama", "minicpm": "llama"}
-"""Families whose code is in their repositories: without biases they have the weights of Llama."""
+SAME_WEIGHTS_AS = {"internlm2": "llama", "exaone": "llama", "minicpm": "llama", "mimo": "qwen2"}
+"""Families whose code is in their repositories, and those whose weights they have."""
 
 
 def for_transformers(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,17 +8,28 @@ import json
 import sys
 from typing import Any
 
+ENCODERS = ("bert", "modernbert", "roberta", "xlm-roberta")
+
 
 def count(config: dict[str, Any]) -> int | str:
     """Parameters, tied ones once; or why transformers cannot build the model."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
+    )
 
     values = {key: value for key, value in config.items() if key != "quantization_config"}
     family = values.pop("model_type")
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **values))
+            auto: Any = AutoModelForCausalLM
+            if family in ENCODERS:
+                ranks = "ForSequenceClassification" in values["architectures"][0]
+                auto = AutoModelForSequenceClassification if ranks else AutoModel
+            model = auto.from_config(AutoConfig.for_model(family, **values))
     except (AssertionError, KeyError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return int(sum(parameter.numel() for parameter in model.parameters()))

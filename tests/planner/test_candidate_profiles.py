@@ -175,6 +175,7 @@ def test_the_surest_then_the_newest_profile_of_a_size_counts() -> None:
         ({"slo": Slo(1e-6, 1e-6)}, [mps()], A100, "holds its SLO"),
         ({}, [mps()], H100, "on h100-80gb"),
         ({"operating_point": PointName.ENERGY}, [profile()], A100, "no energy was exposed"),
+        ({}, [mps(hardware="t4-16gb")], "t4-16gb", "bfloat16, which t4-16gb does not compute"),
     ],
 )
 def test_without_candidates_the_reason_is_said(

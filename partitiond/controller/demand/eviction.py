@@ -37,6 +37,7 @@ from partitiond.core.replica.obstacles import Obstacle
 from partitiond.core.replica.sleep import STOPPED, Traffic, scales_to_zero
 from partitiond.core.replica.states import ReplicaState
 from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.draw import most_host_cores
 from partitiond.ports import Clock, Store
 
 log = logging.getLogger(__name__)
@@ -228,7 +229,8 @@ class Evictor:
         devices = self._devices.devices
         hardware = {device.hardware for device in devices}
         profiles = best_profiles(spec, self._store.profiles(model))
-        candidates = candidates_for(spec, profiles, hardware).candidates
+        cores = most_host_cores(devices)
+        candidates = candidates_for(spec, profiles, hardware, most_cores=cores).candidates
         return needs_of((*candidates, *(home.candidate for home in homes)), devices)
 
     def _held(self) -> dict[str, dict[str, Room]]:

@@ -9,7 +9,6 @@ from typing import Final
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.models.releases import ReleaseUseCases
-from partitiond.controller.models.unbegun import unbegun
 from partitiond.controller.models.variants import form_architectures, form_estimates, other_form
 from partitiond.controller.plans.obstacles import ObstacleUseCases, failed_profiles
 from partitiond.controller.plans.use_cases import Plans
@@ -23,6 +22,7 @@ from partitiond.controller.profiles.targets import (
     first_looks,
     in_a_hurry,
     profile_targets,
+    unestimated,
     unmeasured,
 )
 from partitiond.controller.runtime.interrupted_jobs import interrupted_jobs, removed_models
@@ -58,6 +58,8 @@ BEGIN_AGAIN_SECONDS: Final = 30.0
 refused. Chosen."""
 
 Params = tuple[tuple[str, str], ...]
+Work = tuple[str, Params]
+"""What a job measures: the hardware, and its parameters without the device."""
 
 
 class Registry:
@@ -182,7 +184,7 @@ class Registry:
         now = self._clock.utc_iso()
         for profile in form_estimates(spec, architectures, targets, now, figures):
             self._store.add_profile(profile)
-        self._measure(spec, self._targets(), targets)
+        self._measure(spec)
         if spec.auto:
             self._plans.chain.changed()
         self._controller.wake()
@@ -190,23 +192,21 @@ class Registry:
     def _targets(self) -> tuple[ProfileTarget, ...]:
         return profile_targets(self._devices.devices, self._profiling.cpu_partition_cores)
 
-    def _measure(
-        self,
-        spec: ModelSpec,
-        targets: Sequence[ProfileTarget],
-        new: Sequence[ProfileTarget] | None = None,
-    ) -> None:
-        """Queue the jobs that the chain needs of a model, only those of `new` targets if these are
-        given; withdraw those that it needs no more.
+    def _measure(self, spec: ModelSpec, *, again: bool = False) -> None:
+        """Queue the jobs that the chain needs of a model; withdraw those that it needs no more.
+
+        Args:
+            spec: the model.
+            again: what failed is tried again.
         """
         measurable = spec.engine.task is EngineTask.GENERATE and not self._lacks_engine(spec)
-        wanted = self._wanted(spec, targets) if spec.auto and measurable else {}
+        wanted = self._wanted(spec, again=again) if spec.auto and measurable else {}
         for job in self._jobs.open_jobs(spec.name):
+            needed = wanted.pop(_work_of(job), None)  # one that is being cancelled is not repeated
             own = job.reason and not job.drift_of  # drift withdraws its own
-            if job.state is JobState.QUEUED and own and job.params not in wanted:
+            if job.state is JobState.QUEUED and own and needed is None:
                 self._jobs.withdraw(job, "nothing needs it any more.")
-        due = wanted if new is None or not wanted else self._wanted(spec, new)
-        for params, reason in due.items():
+        for params, reason in wanted.values():
             self._jobs.submit("profile", spec.name, params, reason=reason)
 
     def _lacks_engine(self, spec: ModelSpec) -> bool:
@@ -215,58 +215,60 @@ class Registry:
 
     def measure(self, name: str) -> None:
         """Queue the jobs that the chain needs of a model whose engine has become available."""
-        self._measure(self._store.model(name).spec, self._targets())
+        self._measure(self._store.model(name).spec, again=True)
 
-    def measure_in_full(self, name: str) -> None:
-        """Queue what a model's first looks left open.
+    def measure_rest(self, name: str) -> None:
+        """Queue what a model's looks left open; if the store refuses a job, it is queued later.
 
-        A model that is gone meanwhile needs nothing; if the store refuses a job, what is open is
-        measured on demand.
+        A model that is gone meanwhile needs nothing.
         """
-        with contextlib.suppress(NotFoundError, StoreError):
-            spec = self._store.model(name).spec
-            wanted = self._wanted(spec, self._targets()) if spec.auto else {}
-            for params, reason in wanted.items():
-                if reason == IN_FULL:
-                    self._jobs.submit("profile", name, params, reason=reason)
+        with contextlib.suppress(NotFoundError):
+            try:
+                self._measure(self._store.model(name).spec)
+            except StoreError as error:
+                self._begin_later(name, error)
 
-    def _wanted(self, spec: ModelSpec, targets: Sequence[ProfileTarget]) -> dict[Params, str]:
-        """Return the jobs that the chain needs, by parameters, each with its reason.
+    def _wanted(self, spec: ModelSpec, *, again: bool) -> dict[Work, tuple[Params, str]]:
+        """Return the jobs that the chain needs: the parameters and the reason of each.
 
         A model that is not measured waits for a first look at each kind of device; what that leaves
-        open there is measured later, once for each specification. A stale profile is measured again
-        once for each reason: if it is stale after that, it would be stale after the next
-        measurement, too.
+        open there is measured later, each once for each specification. A stale profile is measured
+        again once for each reason: if it is stale after that, it would be stale after the next
+        measurement, too. What is open now is needed until it has ended.
         """
-        profiles = self._store.profiles(spec.name)
-        wanted: dict[Params, str] = {}
-        later: dict[Params, str] = {}
-        ended = self._jobs.ended(spec.name)
-        done = {(job.params, job.reason) for job in ended}
+        targets, profiles = self._targets(), self._store.profiles(spec.name)
         since = self._store.model(spec.name).updated_at
-        tried = {
-            job.params
-            for job in ended
-            if job.created_at >= since and job.cause is not JobCause.WITHDRAWN
-        }
+        opened = {_work_of(job) for job in self._jobs.open_jobs(spec.name)}
+        ended = [job for job in self._jobs.ended(spec.name) if _work_of(job) not in opened]
+        ended = [job for job in ended if job.cause is not JobCause.WITHDRAWN]
+        tried = {_work_of(job) for job in ended if job.created_at >= since and not again}
+        repeated = {(_work_of(job), job.reason) for job in ended}
+        wanted: dict[Work, tuple[Params, str]] = {}
+
+        def look(target: ProfileTarget, form: str, reason: str) -> None:
+            params = self._params(target, form, first=reason == NOT_MEASURED)
+            work = target.device.hardware, _asked(params)
+            if work not in tried:
+                wanted[work] = params, reason
+
         for name in ("", *(variant.name for variant in spec.variants)):
             own = [profile for profile in profiles if profile.variant == name]
             form = spec.as_variant(name)
             looks = unmeasured(form, first_looks(targets), own)
-            for target in looks:
-                wanted[self._params(target, name, first=True)] = NOT_MEASURED
-            known = [profile for profile in own if not in_a_hurry(profile)]
             first = {target.device.hardware for target in looks}
-            for target in unmeasured(form, targets, known):
+            in_full = [profile for profile in own if not in_a_hurry(profile)]
+            for target in looks:
+                look(target, name, NOT_MEASURED)
+            for target in unmeasured(form, targets, in_full):
                 if target.device.hardware not in first:
-                    later[self._params(target, name)] = IN_FULL
-        wanted |= {params: why for params, why in later.items() if params not in tried}
+                    look(target, name, IN_FULL)
         for stale in self._staleness.to_measure_again(self._best(spec)):
             for target in targets:
                 if (target.device.hardware, target.size) == (stale.hardware, stale.size):
                     params = self._params(target, stale.variant)
-                    if (params, stale.reason) not in done:
-                        wanted.setdefault(params, stale.reason)
+                    work = stale.hardware, _asked(params)
+                    if (work, stale.reason) not in repeated:
+                        wanted.setdefault(work, (params, stale.reason))
         return wanted
 
     def _params(self, target: ProfileTarget, variant: str, *, first: bool = False) -> Params:
@@ -285,10 +287,9 @@ class Registry:
         seen = self._staleness.seen(spec.name for spec in models)
         if seen == self._seen:
             return
-        targets = self._targets()
         for spec in models:
             if self._staleness.to_measure_again(self._best(spec)):
-                self._measure(spec, targets)
+                self._measure(spec)
         self._seen = seen  # last: if the store refuses a job, the next pass queues it
 
     def _best(self, spec: ModelSpec) -> Sequence[Profile]:
@@ -477,8 +478,8 @@ class Registry:
         self._plans.chain.changed()
 
     async def begin_again(self) -> None:
-        """Begin the chain of each model on the targets on which it is not begun (`unbegun`), at
-        first and whenever devices came. Runs until cancelled.
+        """Go on with the chain of each model as far as the store says that it came, at first and
+        whenever devices came. Runs until cancelled.
         """
         while True:
             self.devices_came.clear()
@@ -488,9 +489,9 @@ class Registry:
 
     async def _begin_again(self, record: ModelRecord) -> None:
         spec = record.spec
-        jobs = (*self._jobs.ended(spec.name), *self._jobs.open_jobs(spec.name))
-        targets = unbegun(record, self._targets(), self._store.profiles(spec.name), jobs)
+        targets = unestimated(spec, self._targets(), self._store.profiles(spec.name))
         if not targets:
+            self.measure_rest(spec.name)
             return
         try:
             architectures = await form_architectures(self._resolver, spec)
@@ -531,6 +532,14 @@ class Registry:
         require_measurable(name, spec.engine.task)
         params = params_of(options, self._devices.devices, self._profiling)
         return self._jobs.submit("profile", name, params)
+
+
+def _asked(params: Params) -> Params:
+    return tuple(pair for pair in params if pair[0] != "device_id")
+
+
+def _work_of(job: Job) -> Work:
+    return job.hardware, _asked(job.params)
 
 
 def _name_taken(name: str) -> ConflictError:

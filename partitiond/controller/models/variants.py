@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 from partitiond.controller.profiles.cpu_figures import ASSUMED, Figures
 from partitiond.controller.profiles.profiling import estimates
 from partitiond.controller.profiles.targets import ProfileTarget
+from partitiond.core.errors import SpecError
 from partitiond.core.model.architecture import Architecture
+from partitiond.core.model.engine_task import EngineTask
+from partitiond.core.model.families.encoders import ENCODERS
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.record import Profile
 from partitiond.core.replica.releases import engine_parts
@@ -27,7 +30,15 @@ async def form_architectures(
         ModelSourceError, SpecError: a form cannot be had. The model is then not registered at all,
             because a variant that never starts would never be noticed.
     """
-    return {name: await resolver.architecture(spec.as_variant(name)) for name in form_names(spec)}
+    found = {name: await resolver.architecture(spec.as_variant(name)) for name in form_names(spec)}
+    encoders = [name for name, one in found.items() if one.family in ENCODERS]
+    if any(spec.as_variant(name).engine.task is EngineTask.GENERATE for name in encoders):
+        raise SpecError(
+            f"{spec.name} is an encoder: it embeds, ranks or classifies, and generates no text.",
+            hint="Register it with --engine-arg=--runner=pooling.",
+            facts={"model": spec.name},
+        )
+    return found
 
 
 def form_estimates(

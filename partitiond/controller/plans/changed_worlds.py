@@ -15,6 +15,7 @@ from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.planner.answers.questions import adds_devices
 from partitiond.planner.answers.whatif import Demands, World
 from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.draw import most_host_cores
 from partitiond.planner.model.types import PlanRequest
 from partitiond.planner.pack.flow import Solving, progress_of
 
@@ -59,6 +60,7 @@ async def demands_of(
                 hardware,
                 stale,
                 corrections,
+                most_cores=most_host_cores(world.devices),
             )
             for spec in world.specs
         )

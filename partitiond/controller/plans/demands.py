@@ -11,6 +11,7 @@ from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.record import ModelDemand
 from partitiond.core.profile.record import Profile
 from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.draw import most_host_cores
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -22,11 +23,17 @@ class _MadeFrom:
     hardware: tuple[str, ...]
     stale: tuple[tuple[str, tuple[str, ...]], ...]
     corrections: tuple[tuple[str, float], ...]
+    most_cores: tuple[tuple[str, int], ...]
 
     def demand(self) -> ModelDemand:
         """Make the demand, in a millisecond of CPU for a model with six profiles."""
         return candidates_for(
-            self.spec, self.profiles, self.hardware, dict(self.stale), dict(self.corrections)
+            self.spec,
+            self.profiles,
+            self.hardware,
+            dict(self.stale),
+            dict(self.corrections),
+            most_cores=dict(self.most_cores),
         )
 
 
@@ -65,6 +72,7 @@ class KnownDemands:
 
 def _made_from(situation: Situation) -> Sequence[_MadeFrom]:
     hardware = tuple(sorted({device.hardware for device in situation.devices}))
+    cores = tuple(sorted(most_host_cores(situation.devices).items()))
     profiles, stale = dict(situation.profiles), dict(situation.stale)
     corrections = dict(situation.corrections)
     asked: list[_MadeFrom] = []
@@ -78,6 +86,7 @@ def _made_from(situation: Situation) -> Sequence[_MadeFrom]:
                 tuple((p.id, stale[p.id]) for p in mine if p.id in stale),
                 # A derived profile takes the factor of the one it was derived from.
                 tuple((p.id, factor_for(corrections, p.id)) for p in mine) if corrections else (),
+                cores,
             )
         )
     return asked

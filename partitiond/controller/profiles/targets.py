@@ -10,7 +10,7 @@ from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.engine_task import EngineTask
 from partitiond.core.model.spec import ModelSpec
 from partitiond.core.profile.record import Profile, ProfileKind
-from partitiond.planner.model.candidates import measured_with
+from partitiond.planner.model.candidates import measured_with, of_its_type
 
 _RANK: Final = {
     ProfileKind.MEASURED: 0,
@@ -119,7 +119,7 @@ def best_profiles(spec: ModelSpec, profiles: Iterable[Profile]) -> tuple[Profile
     """
     listed = {"", *(variant.name for variant in spec.variants)}
     best: dict[tuple[str, PartitionSize, str], Profile] = {}
-    for profile in profiles:
+    for profile in of_its_type(spec, (p for p in profiles if p.model == spec.name)):
         if profile.variant not in listed or not speaks_for(profile, spec):
             continue
         key = profile.hardware, profile.size, profile.variant
@@ -169,10 +169,27 @@ def unmeasured(
         return ()
     measured = {
         (profile.hardware, profile.size)
-        for profile in profiles
+        for profile in of_its_type(spec, profiles)
         if profile.kind is ProfileKind.MEASURED and speaks_for(profile, spec)
     }
     return tuple(t for t in targets if (t.device.hardware, t.size) not in measured)
+
+
+def unestimated(
+    spec: ModelSpec, targets: Iterable[ProfileTarget], profiles: Iterable[Profile]
+) -> tuple[ProfileTarget, ...]:
+    """Targets on which some form of the model, as it is registered now, has no profile at all.
+
+    The chain begins with an estimate of each form on each target, so it was not begun there: the
+    model was stored, as new or as changed, or the kind of device came, while no daemon ran.
+    """
+    known = {(p.hardware, p.size, p.variant) for p in profiles if speaks_for(p, spec)}
+    forms = ("", *(variant.name for variant in spec.variants))
+    return tuple(
+        target
+        for target in targets
+        if not known.issuperset((target.device.hardware, target.size, form) for form in forms)
+    )
 
 
 def first_looks(targets: Sequence[ProfileTarget]) -> tuple[ProfileTarget, ...]:

@@ -1,9 +1,8 @@
 """Defines requests, and the places where they run, as `core.dispatch.dispatcher` sees them.
 
-Each driver of the dispatcher has its own class for both: the workers of the proxy count places
-together, and a simulated fleet finds places by an index. These classes inherit from `Places`, a
-plain collection of replicas. They change how places are found and counted, and none changes a
-rule.
+Each driver of the dispatcher has its own class for both, as the workers of the proxy count places
+together. These classes inherit from `Places`, a plain collection of replicas. They change how
+places are found and counted, and none changes a rule.
 """
 
 import dataclasses

@@ -88,14 +88,11 @@ def hardware_of(device: Device, figures: CpuFigures | None = None) -> HardwareSp
         figures: measured figures of this CPU.
     """
     if device.kind is DeviceKind.CPU:
+        native = device.native_dtype or "bfloat16"  # hosts of earlier releases do not say it
         if figures is not None:
+            figures = dataclasses.replace(figures, bfloat16=native == "bfloat16")
             return measured_cpu(device.hardware, device.memory_bytes, figures)
-        return cpu_hardware(
-            device.hardware,
-            len(device.cores),
-            device.memory_bytes,
-            device.native_dtype or "bfloat16",
-        )
+        return cpu_hardware(device.hardware, len(device.cores), device.memory_bytes, native)
     known = HARDWARE.get(device.hardware)
     if known is not None:
         return known

@@ -17,6 +17,7 @@ import operator
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
+from partitiond import __version__
 from partitiond.core.drift.correction import factor_for
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
@@ -63,6 +64,8 @@ def candidates_for(
     device_hardware_keys: Collection[str],
     stale: StaleReasons | None = None,
     corrections: Corrections | None = None,
+    *,
+    most_cores: Mapping[str, int] | None = None,
 ) -> ModelDemand:
     """Return what the planner is asked for one model.
 
@@ -73,17 +76,20 @@ def candidates_for(
         device_hardware_keys: hardware of the devices present.
         stale: profiles in doubt; they are planned with the margins of transferred profiles.
         corrections: factor by profile id for profiles whose replicas were observed to be slower.
+        most_cores: host cores of the GPU with most of them, by hardware; absent where not known.
 
     Returns:
         The demand; if it has no candidates, its `reason` says why.
     """
     mine = [p for p in profiles if p.model == spec.name]
-    usable = _surest(p for p in mine if is_for(p, spec) and p.hardware in device_hardware_keys)
+    usable = _surest(
+        p for p in of_its_type(spec, mine) if is_for(p, spec) and p.hardware in device_hardware_keys
+    )
     doubts = stale or {}
     found = [
         corrected(c, factor_for(corrections or {}, p.id))
         for p in usable
-        for c in _candidates(spec, p, doubts.get(p.id, ()))
+        for c in _candidates(spec, p, doubts.get(p.id, ()), (most_cores or {}).get(p.hardware))
     ]
     reason = "" if found else _reason(spec, mine, usable, device_hardware_keys)
     there = tuple(_undominated(found))
@@ -102,6 +108,24 @@ def asked(demand: ModelDemand, spec: ModelSpec) -> ModelDemand:
         allow_outage=spec.allow_outage,
         isolation_group=spec.isolation_group,
     )
+
+
+def of_its_type(spec: ModelSpec, profiles: Iterable[Profile]) -> list[Profile]:
+    """Return the profiles without those in another type than `auto` stands for on their hardware.
+
+    This release's estimate of the same form there says which type that is; else each counts.
+    """
+    found = list(profiles)
+    by_auto = {"", *(v.name for v in spec.variants if v.engine.dtype == "auto")}
+    by_auto -= {""} if spec.engine.dtype != "auto" else set()
+    meant = {
+        (p.hardware, p.variant): p.dtype
+        for p in found
+        if p.kind is ProfileKind.ESTIMATED
+        and p.variant in by_auto
+        and p.provenance.partitiond_version == __version__
+    }
+    return [p for p in found if p.dtype in ("auto", meant.get((p.hardware, p.variant), p.dtype))]
 
 
 def is_for(profile: Profile, spec: ModelSpec) -> bool:
@@ -159,8 +183,10 @@ def _surest(profiles: Iterable[Profile]) -> list[Profile]:
     ]
 
 
-def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> Iterator[Candidate]:
-    if not can_sleep_there(spec, profile):
+def _candidates(
+    spec: ModelSpec, profile: Profile, stale: tuple[str, ...], most_cores: int | None
+) -> Iterator[Candidate]:
+    if not (can_sleep_there(spec, profile) and computes_its_type(profile)):
         return
     chosen = named_point(profile, spec.operating_point, spec.slo)
     # A measurement of something that has changed since is no more reliable than a transfer.
@@ -171,7 +197,9 @@ def _candidates(spec: ModelSpec, profile: Profile, stale: tuple[str, ...]) -> It
         if capacity <= 0:
             continue
         footprint, kv_cache = _memory(profile, point)
-        planned = dataclasses.replace(profile.size, cores=host_cores(profile, point, spec))
+        planned = dataclasses.replace(
+            profile.size, cores=host_cores(profile, point, spec, most_cores)
+        )
         for size in _sizes(planned):
             yield Candidate(
                 model=profile.model,
@@ -347,6 +375,11 @@ def _reason(
             "it asks for sleep mode, which vLLM does not have on a CPU; switch the engine option "
             "sleep_mode off, or give it a GPU"
         )
+    if not any(computes_its_type(p) for p in usable):
+        return (
+            f"it asks for {usable[0].dtype}, which {usable[0].hardware} does not compute; use "
+            "float16, or leave the dtype out"
+        )
     if not any(p.points for p in usable):
         least = min(p.footprint.peak_bytes for p in usable)
         return (
@@ -393,6 +426,12 @@ def can_sleep_there(spec: ModelSpec, profile: Profile) -> bool:
     """
     asked = spec.as_variant(profile.variant).engine.sleep_mode and spec.engine_kind == "vllm"
     return not (asked and profile.size.mode is SharingMode.CORES)
+
+
+def computes_its_type(profile: Profile) -> bool:
+    """Return whether vLLM runs the profile's type there: it refuses bfloat16 on older GPUs."""
+    spec = HARDWARE.get(profile.hardware)
+    return spec is None or not (spec.native_dtype == "float16" and profile.dtype == "bfloat16")
 
 
 def asleep(profile: Profile, spec: ModelSpec) -> SleepingFootprint | None:

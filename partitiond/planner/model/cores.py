@@ -11,6 +11,8 @@ from partitiond.core.hardware.kinds import Device, short_device
 from partitiond.core.hardware.partition import CpuCores
 from partitiond.core.numbers.grouping import by_key
 from partitiond.core.plan.record import Placement
+from partitiond.core.profile.record import ProfileKind
+from partitiond.planner.model.draw import GPU_ENGINE_CORES
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -76,9 +78,18 @@ def _on_one_node(wishes: list[CoreWish], *, keep: bool) -> list[CoreWish]:
 
 
 def core_notes(devices: Iterable[Device], placements: Iterable[Placement]) -> Iterator[str]:
-    """Yield notes on NUMA nodes: replicas that span two, and devices whose nodes are not known."""
+    """Yield notes on engines with too few host cores on GPUs, and on NUMA nodes: replicas that span
+    two, and devices whose nodes are not known.
+    """
     there, unknown = {device.id: device for device in devices}, set[str]()
     for p in placements:
+        cores, guessed = p.candidate.size.cores, p.candidate.profile_kind is ProfileKind.ESTIMATED
+        serves = p.candidate.host_memory_bytes > 0  # a simulated engine takes none
+        if guessed and serves and cores < GPU_ENGINE_CORES:
+            yield (
+                f"{p.replica_id} gets {cores} host core{'s' * (cores > 1)}, all that there are, "
+                f"where vLLM keeps {GPU_ENGINE_CORES} busy: it is slower than estimated"
+            )
         if not isinstance(p.partition, CpuCores) or p.device_id not in there:
             continue
         nodes = there[p.device_id].core_nodes

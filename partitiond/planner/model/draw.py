@@ -1,10 +1,11 @@
 """Computes what a replica takes beside its device: power, host cores and host memory."""
 
 import math
+from collections.abc import Iterable
 from typing import Final
 
 from partitiond.core.hardware.gpus import HARDWARE
-from partitiond.core.hardware.kinds import HardwareSpec, SharingMode
+from partitiond.core.hardware.kinds import Device, DeviceKind, HardwareSpec, SharingMode
 from partitiond.core.hardware.lookup import mig_profile
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import ModelSpec
@@ -57,9 +58,20 @@ def sm_share(hardware: HardwareSpec, size: PartitionSize) -> float:
             return 1.0
 
 
-def host_cores(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> int:
+def most_host_cores(devices: Iterable[Device]) -> dict[str, int]:
+    """Return the host cores of the GPU with most of them, by hardware; absent where not known."""
+    found: dict[str, int] = {}
+    for device in devices:
+        if device.kind is DeviceKind.GPU and device.cores:
+            found[device.hardware] = max(len(device.cores), found.get(device.hardware, 0))
+    return found
+
+
+def host_cores(
+    profile: Profile, point: OperatingPoint, spec: ModelSpec, most: int | None = None
+) -> int:
     """Return the engine's host cores: its partition's, or on a GPU as many as it used if measured,
-    else as many as vLLM asks for.
+    else as many as vLLM asks for, or all (`most`) where no host has as many.
 
     A plan gives every engine cores of its own, so that engines do not slow each other down on the
     host in any sharing mode. An engine gets as many cores as it keeps busy.
@@ -69,7 +81,8 @@ def host_cores(profile: Profile, point: OperatingPoint, spec: ModelSpec) -> int:
         return profile.size.cores
     if told is None:
         simulated = spec.engine_kind == "simulated"
-        return profile.size.cores if simulated else max(profile.size.cores, GPU_ENGINE_CORES)
+        wanted = GPU_ENGINE_CORES if most is None else min(GPU_ENGINE_CORES, most)
+        return profile.size.cores if simulated else max(profile.size.cores, wanted)
     return max(profile.size.cores, math.ceil(told - SPARE_CORE_SHARE))
 
 

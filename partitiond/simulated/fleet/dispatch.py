@@ -1,9 +1,9 @@
 """Simulates the proxy for one model of a fleet: its queue in front of its replicas.
 
 `core.dispatch.dispatcher` makes every decision, as it does for the proxy's live side
-(`proxy.dispatch.live.LiveModel`); `fleet.places` finds a replica among thousands, and a deadline is
-an event here and a timer there. Requests do not fail in a simulation, clients do not leave, and
-replicas neither come nor go: there are no retries, no ejections and no drains.
+(`proxy.dispatch.live.LiveModel`); a deadline is an event here and a timer there. Requests do not
+fail in a simulation, clients do not leave, and replicas neither come nor go: there are no retries,
+no ejections and no drains.
 """
 
 import functools
@@ -16,7 +16,7 @@ from partitiond.core.dispatch.estimates import FiguresOfKeys, estimate
 from partitiond.core.dispatch.routing import ModelRoute
 from partitiond.simulated.fleet.engine import FleetRequest
 from partitiond.simulated.fleet.events import EventTarget, SimulatedClock
-from partitiond.simulated.fleet.places import FleetPlaces, FleetReplica, Place
+from partitiond.simulated.fleet.places import FleetPlaces, FleetReplica
 
 BYTES_PER_TOKEN: Final = 4
 """Bytes per prompt token, as in English text; the proxy learns it from the usage engines report."""
@@ -46,6 +46,7 @@ class FleetModel:
         self, clock: SimulatedClock, route: ModelRoute, finished: FinishedRequest, seed: int = 0
     ) -> None:
         self.arrived = 0
+        self._max_model_len = 0
         self._finished = finished
         draws = random.Random(seed)  # noqa: S311 -- balance, no secret
         self._places = FleetPlaces(draws.random)
@@ -56,7 +57,7 @@ class FleetModel:
     @property
     def in_flight(self) -> int:
         """Sequences in all replicas."""
-        return self._places.in_flight
+        return self._places.sequences_in_flight()
 
     @property
     def waiting(self) -> int:
@@ -69,7 +70,8 @@ class FleetModel:
         """Add a replica, which serves from now on."""
         if not self._places.loads():
             self.dispatcher.service = service_time(replica.route.service_seconds)
-        self._places.enter(replica)
+        self._places.replicas.append(replica)
+        self._max_model_len = max(self._max_model_len, replica.route.max_model_len)
         self.dispatcher.changed(self.clock.now)
         self._go_on()
 
@@ -97,7 +99,7 @@ class FleetModel:
             sequences=1,
             prompt_bytes=prompt_tokens * BYTES_PER_TOKEN,
             max_tokens=output_tokens,
-            max_model_len=self._places.max_model_len,
+            max_model_len=self._max_model_len,
         )
 
     def expire(self, entry: Waiting[FleetRequest]) -> None:
@@ -112,7 +114,7 @@ class FleetModel:
             self._carry_out(*decided)
 
     def _carry_out(
-        self, request: FleetRequest, outcome: Place | Rejected | Waiting[FleetRequest]
+        self, request: FleetRequest, outcome: FleetReplica | Rejected | Waiting[FleetRequest]
     ) -> None:
         if isinstance(outcome, Waiting):
             self.clock.plan(outcome.deadline, _Expiry(self, outcome))
@@ -121,18 +123,17 @@ class FleetModel:
         else:
             self._start(request, outcome)
 
-    def _start(self, request: FleetRequest, load: Place) -> None:
-        assert isinstance(load, FleetReplica)  # a full replica takes nothing
+    def _start(self, request: FleetRequest, replica: FleetReplica) -> None:
         request.placed = self.clock.now
-        if load.engine is not None:
-            load.engine.add(request)
+        if replica.engine is not None:
+            replica.engine.add(request)
 
     def ended(self, request: FleetRequest, replica: FleetReplica) -> None:
         """Free the request's place; then correct the estimates by what its engine reported."""
         now = self.clock.now
         request.ended = now
         dispatcher = self.dispatcher
-        self._places.count(replica, -request.takes.sequences, -request.takes.kv_tokens)
+        self._places.free(replica, request)
         if not dispatcher.is_idle:
             self._go_on()
         prompt_tokens, output_tokens = request.prompt_tokens, request.output_tokens

@@ -27,7 +27,6 @@ from partitiond.simulated.fleet.host_costs import cores_of
 from partitiond.simulated.fleet.places import FleetReplica
 from partitiond.simulated.fleet.report import FleetReport, ModelReport, Resources
 from partitiond.simulated.fleet.tally import Tally, together
-from partitiond.simulated.steps import lean_steps
 
 TAIL_SECONDS: Final = 600.0
 """Longest time after the last arrival in which requests may still end."""
@@ -142,9 +141,7 @@ class FleetRun:
         key = (candidate, self._known[placement.device_id].hardware)
         found = self._behaviour.get(key)
         if found is None:
-            found = self._engine_of(placement)
-            found = dataclasses.replace(found, steps=lean_steps(found.steps))
-            self._behaviour[key] = found
+            found = self._behaviour[key] = self._engine_of(placement)
         return found
 
     def run(self, arrivals: Mapping[str, Iterator[Arrival]]) -> FleetReport:

@@ -3,9 +3,7 @@
 import contextlib
 import enum
 import math
-import shlex
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -15,6 +13,7 @@ from partitiond.serde import to_json
 from partitiond.simulated.gpus.description import HostDescription, checked, find_description
 from partitiond.simulated.gpus.initial_state import write_host
 from partitiond.simulated.gpus.library import install_libraries
+from partitiond.simulated.gpus.mps_control import write_program
 from partitiond.simulated.gpus.reading import HostReader
 from partitiond.simulated.gpus.records import NO_ID, create_state
 
@@ -102,7 +101,7 @@ class SimulatedHost(HostReader):
     @classmethod
     def _make(cls, description: HostDescription, folder: Path) -> "SimulatedHost":
         install_libraries(folder / "lib")
-        _write_mps_control(folder / "bin" / "nvidia-cuda-mps-control")
+        write_program(folder / "bin" / "nvidia-cuda-mps-control", folder)
         create_state(folder / "lib" / "libnvidia-ml.so.1", folder / "state")
         host = cls(folder)
         with host._records.locked():
@@ -355,17 +354,3 @@ class SimulatedHost(HostReader):
                 raise SpecError(
                     f"A simulated GPU cannot have {error}.", hint="Give numbers from 0 up."
                 ) from error
-
-
-def _write_mps_control(path: Path) -> None:
-    """Write a script that replaces NVIDIA's MPS control program, using this environment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    root, host = Path(__file__).resolve().parents[3], path.parent.parent
-    path.write_text(
-        "#!/bin/sh\n"
-        f'PYTHONPATH={shlex.quote(str(root))}"${{PYTHONPATH:+:$PYTHONPATH}}" \\\n'
-        f"PARTITIOND_SIMULATED_HOST={shlex.quote(str(host))} \\\n"
-        f'exec {shlex.quote(sys.executable)} -m partitiond.simulated.gpus.mps_control "$@"\n',
-        encoding="utf-8",
-    )
-    path.chmod(0o755)

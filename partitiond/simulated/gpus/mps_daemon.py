@@ -21,6 +21,7 @@ from typing import Final
 from partitiond.core.units import MIB
 from partitiond.simulated.gpus import mps_commands, mps_process
 from partitiond.simulated.gpus.host import SimulatedHost
+from partitiond.simulated.gpus.mps_control import HOST
 from partitiond.simulated.gpus.mps_state import (
     CLIENT_TERMINATED,
     INVALID_VALUE,
@@ -32,8 +33,6 @@ from partitiond.simulated.gpus.mps_state import (
 )
 
 PID_FILE: Final = "nvidia-cuda-mps-control.pid"
-HOST: Final = "PARTITIOND_SIMULATED_HOST"
-"""Environment variable with the folder of the simulated host that this program belongs to."""
 SERVER_BYTES: Final = 30 * MIB
 """Device memory of a server, as nvidia-smi shows it on an A100."""
 

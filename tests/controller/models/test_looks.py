@@ -3,11 +3,13 @@
 import dataclasses
 from collections.abc import Callable
 
+import pytest
+
 from partitiond.core.errors import StartFailedError
 from partitiond.core.hardware.kinds import DeviceKind, SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.spec import Demand
-from partitiond.core.profile.jobs import IN_FULL, Job, JobCause, Progress
+from partitiond.core.profile.jobs import IN_FULL, Job, JobCause, JobState, Progress
 from partitiond.core.profile.record import Profile
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.ports import ProfileRequest
@@ -75,3 +77,19 @@ async def test_a_changed_model_is_measured_in_full_again() -> None:
         await host.service.models.update(dataclasses.replace(spec, workload=longer), None)
         await until(lambda: len(in_full(host)) == 2)
         assert [job.cause for job in in_full(host)].count(JobCause.WITHDRAWN) == 1
+
+
+async def test_what_is_open_when_the_daemon_ends_is_measured_by_the_next_one_and_once() -> None:
+    """On one core; two are never free beside the replica, so that job waits."""
+    async with serving(LooksHost()) as host:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(host.service.models, "measure_rest", lambda _: None)
+            await host.register("a", demand=WANTED, max_replicas=1)
+            await host.serves("a")
+            assert not in_full(host)
+        for _ in range(2):
+            await host.restart()
+            await host.lives(5.0)
+            states = {dict(job.params)["cores"]: job.state for job in in_full(host)}
+            assert states == {"1": JobState.SUCCEEDED, "2": JobState.QUEUED}
+            assert len(host.jobs()) == 3

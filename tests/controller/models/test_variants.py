@@ -116,3 +116,11 @@ def test_only_a_changed_form_is_another_one() -> None:
     assert not other_form(one, spec("a"), "fp8")
     assert other_form(one, spec("a", variants=(Variant("fp8", EngineOptions()),)), "fp8")
     assert not other_form(one, spec("a", variants=(Variant("fp8", EngineOptions()),)), "")
+
+
+async def test_an_encoder_is_refused_until_its_engine_is_told_to_pool(host: Host) -> None:
+    host.resolver.families["a"] = "bert"
+    with pytest.raises(SpecError, match="encoder") as refused:
+        await host.register("a")
+    assert "--runner=pooling" in refused.value.hint
+    await host.register("a", engine=EngineOptions(extra_args=("--runner=pooling",)))

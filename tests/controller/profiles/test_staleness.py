@@ -74,7 +74,8 @@ async def test_a_queued_job_whose_reason_vanished_is_withdrawn_unless_somebody_a
     await host.register("a")
     await host.serves("a")
     assert not stale_jobs(host)
-    for asked in (False, True):
+    for hour, asked in ((1, False), (3, True)):
+        host.clock.wall = f"2026-01-01T0{hour}:00:00.000Z"
         await host.service.models.update(spec("a", workload=Workload(100, 50)), None)
         (one, *others) = [j for j in host.service.jobs.jobs() if j.state is JobState.QUEUED]
         assert {job.reason for job in (one, *others)} == {"not measured yet"}
@@ -85,6 +86,7 @@ async def test_a_queued_job_whose_reason_vanished_is_withdrawn_unless_somebody_a
             )
             again = await host.service.models.profile("a", asked_for)
             assert again.id == one.id
+        host.clock.wall = f"2026-01-01T0{hour + 1}:00:00.000Z"
         await host.service.models.update(spec("a"), None)
         ended = host.service.jobs.job(one.id)
         assert (ended.state is JobState.CANCELLED) is not asked

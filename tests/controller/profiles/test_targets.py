@@ -1,7 +1,11 @@
 """The right profiles are measured on each device, and the best profile of a model counts."""
 
 import dataclasses
+from typing import Any
 
+import pytest
+
+from partitiond import __version__
 from partitiond.controller.profiles.profiling import with_source
 from partitiond.controller.profiles.targets import (
     best_kind,
@@ -10,12 +14,13 @@ from partitiond.controller.profiles.targets import (
     in_a_hurry,
     profile_targets,
     speaks_for,
+    unestimated,
     unmeasured,
 )
-from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Weights
+from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant, Weights
 from partitiond.core.model.workload import Workload
 from partitiond.core.profile.confirmed import CapacityTrial
-from partitiond.core.profile.record import ProfileKind
+from partitiond.core.profile.record import Profile, ProfileKind
 from partitiond.devices.fake import fake_gpus
 from tests.controller.samples import cpu, measured_profile, spec
 
@@ -84,3 +89,59 @@ def test_a_first_look_is_at_each_kind_of_gpu_or_the_fewest_cores_and_confirms_no
     assert not in_a_hurry(full)
     assert not in_a_hurry(dataclasses.replace(look, capacity_trials=(trial,)))
     assert not in_a_hurry(dataclasses.replace(look, kind=ProfileKind.ESTIMATED))
+
+
+HERE, THERE = profile_targets([*fake_gpus("a100-80gb", 1), *fake_gpus("h100-80gb", 1)], ())
+
+
+def kept(hardware: str, kind: ProfileKind = ProfileKind.ESTIMATED) -> Profile:
+    return dataclasses.replace(measured_profile(hardware=hardware, kind=kind), size=HERE.size)
+
+
+A100 = [kept("a100-80gb", ProfileKind.MEASURED)]
+BOTH = [*A100, kept("h100-80gb")]
+FP8 = Variant("fp8", EngineOptions(quantization="fp8"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "profiles", "found"),
+    [
+        ({}, [], [HERE, THERE]),
+        ({}, A100, [THERE]),
+        ({}, BOTH, []),
+        ({"workload": Workload(9, 9)}, BOTH, [HERE, THERE]),
+        ({"variants": (FP8,)}, BOTH, [HERE, THERE]),
+    ],
+    ids=["new", "a kind came", "begun", "changed since", "another form"],
+)
+def test_where_a_chain_was_not_begun_is_told_by_the_profiles(
+    changes: dict[str, Any], profiles: list[Profile], found: list[object]
+) -> None:
+    assert unestimated(spec("a", **changes), (HERE, THERE), profiles) == tuple(found)
+
+
+def estimated(dtype: str, *, version: str = __version__) -> Profile:
+    made = measured_profile("a", kind=ProfileKind.ESTIMATED)
+    by = dataclasses.replace(made.provenance, partitiond_version=version)
+    return dataclasses.replace(made, dtype=dtype, provenance=by)
+
+
+def test_under_auto_what_was_measured_in_another_type_than_the_device_computes_does_not_count() -> (
+    None
+):
+    """By this release's estimate: an earlier one may have taken `auto` for another type."""
+    model, (target, *_) = (
+        spec("a", engine=EngineOptions(dtype="auto")),
+        profile_targets([cpu()], ()),
+    )
+    measured = measured_profile("a")
+    for estimate, counts in (
+        (estimated("bfloat16"), True),
+        (estimated("float32"), False),
+        (estimated("float32", version="0.1"), True),
+    ):
+        both = [estimate, measured]
+        assert (measured in best_profiles(model, both)) is counts
+        assert (unmeasured(model, [target], both) == ()) is counts
+    asked = spec("a", engine=EngineOptions(dtype="bfloat16"))
+    assert best_profiles(asked, [estimated("float32"), measured]) == (measured,)

@@ -1,29 +1,25 @@
 """Work that a killed daemon left unfinished is found by the next daemon, and finished."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from partitiond.controller.journal import Journal
 from partitiond.controller.models.registry import BEGIN_AGAIN_SECONDS
-from partitiond.controller.models.unbegun import unbegun
 from partitiond.controller.profiles.targets import ProfileTarget
 from partitiond.core.errors import StoreError
 from partitiond.core.events import Event
 from partitiond.core.hardware.kinds import SharingMode
 from partitiond.core.hardware.partition import PartitionSize
 from partitiond.core.model.record import ModelRecord
-from partitiond.core.model.spec import EngineOptions, ModelSource, SourceKind, Variant
-from partitiond.core.model.workload import Workload
-from partitiond.core.profile.jobs import Job, JobState, Progress
-from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.core.model.spec import ModelSource, SourceKind
+from partitiond.core.profile.jobs import JobState
+from partitiond.core.profile.record import ProfileKind
 from partitiond.devices.fake import FakeDevices, fake_gpus
 from partitiond.ports import Store
 from tests.controller.fakes import FakeClock, until
 from tests.controller.host import Host, serving
-from tests.controller.samples import NOW, measured_profile, record, spec
+from tests.controller.samples import NOW, spec
 
 
 async def test_a_model_that_was_removed_from_the_store_alone_is_ended(host: Host) -> None:
@@ -51,41 +47,6 @@ A100, H100 = (
     ProfileTarget(gpu, PartitionSize(SharingMode.WHOLE, 1, 100))
     for gpu in fake_gpus("a100-80gb", 1) + fake_gpus("h100-80gb", 1)
 )
-
-
-def kept(
-    target: ProfileTarget, kind: ProfileKind = ProfileKind.ESTIMATED, form: str = ""
-) -> Profile:
-    found = measured_profile(hardware=target.device.hardware, kind=kind, engine="vllm")
-    return dataclasses.replace(found, size=target.size)
-
-
-JOB = Job("j", "profile", "a", JobState.FAILED, NOW, NOW, Progress("", ""))
-FP8 = Variant("fp8", EngineOptions(quantization="fp8"))
-MEASURED = [kept(A100), kept(A100, ProfileKind.MEASURED)]
-
-
-@pytest.mark.parametrize(
-    ("changes", "profiles", "jobs", "found"),
-    [
-        ({}, [], [], [A100, H100]),
-        ({}, [kept(A100), kept(H100)], [JOB], []),
-        ({}, [kept(A100), kept(H100)], [], [A100, H100]),
-        ({}, [kept(A100), kept(H100)], [dataclasses.replace(JOB, updated_at="2025")], [A100, H100]),
-        ({"auto": False}, [kept(A100), kept(H100)], [], []),
-        ({}, MEASURED, [], [H100]),
-        ({"auto": False}, [kept(A100)], [], [H100]),
-        ({}, [*MEASURED, kept(H100)], [], []),
-        ({"workload": Workload(9, 9)}, [*MEASURED, kept(H100)], [JOB], [A100, H100]),
-        ({"variants": (FP8,)}, [*MEASURED, kept(H100)], [JOB], [A100, H100]),
-    ],
-    ids=["new", "begun", "estimated only", "changed since", "by hand", "a kind came",
-         "a kind came to one by hand", "measured elsewhere", "other work", "another form"],
-)  # fmt: skip
-def test_what_was_not_begun_is_told_by_the_store(
-    changes: dict[str, Any], profiles: list[Profile], jobs: list[Job], found: list[ProfileTarget]
-) -> None:
-    assert unbegun(record("a", **changes), (A100, H100), profiles, jobs) == tuple(found)
 
 
 async def test_on_a_kind_of_device_that_comes_while_no_daemon_runs_models_are_measured(

@@ -78,6 +78,10 @@ def test_the_terms_add_up_to_the_peak_and_a_cpu_engine_has_no_graphs() -> None:
     on_cpu = footprints.footprint(OPT, EngineLimits(64, 960), 0, DeviceKind.CPU)
     assert parts.graph_bytes > on_cpu.graph_bytes == 0
     assert footprints.max_batch(CATALOG["opt-13b"].architecture, PAPER, 24 * GIB) == 0
+    # An encoder keeps nothing of a request.
+    encoder = CATALOG["bge-m3"].architecture
+    assert [footprints.max_batch(encoder, PAPER, gib * GIB) for gib in (1, 2)] == [0, 512]
+    assert footprints.kv_cache_bytes(encoder, 4096, 16, batch=8) == 0
 
 
 def test_the_kv_cache_is_whole_blocks() -> None:

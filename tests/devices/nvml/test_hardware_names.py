@@ -17,6 +17,10 @@ def test_names_and_memory_give_the_hardware_key() -> None:
         ("NVIDIA L40S", 46068, "l40s-48gb"),
         ("NVIDIA H100 NVL", 95830, "h100-nvl-94gb"),
         ("Tesla T4", 15360, "t4-16gb"),
+        ("NVIDIA RTX 6000 Ada Generation", 49140, "rtx-6000-ada-48gb"),  # without ECC
+        ("NVIDIA RTX A6000", 46068, "a6000-48gb"),
+        ("NVIDIA GeForce RTX 4090", 24564, "rtx-4090-24gb"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 16376, "geforce-rtx-4090-laptop-gpu-16gb"),
         ("NVIDIA A1000", 8192, "a1000-8gb"),  # does not pass for a known one
     ):
         assert hardware_key(name, mib * MIB) == key

@@ -6,16 +6,22 @@ import pytest
 
 from partitiond.core.hardware.gpus import HARDWARE
 from partitiond.core.hardware.kinds import SharingMode
-from partitiond.core.hardware.partition import PartitionSize
+from partitiond.core.hardware.partition import MemoryShare, PartitionSize
+from partitiond.core.model.spec import ModelSpec
 from partitiond.core.plan.costs import IDLE_SHARE
+from partitiond.core.plan.record import Placement
 from partitiond.core.profile.points import OperatingPoint, Telemetry
 from partitiond.core.profile.record import Profile, ProfileKind
+from partitiond.core.units import GIB, Bytes
+from partitiond.devices.fake import fake_gpus
 from partitiond.planner.model.candidates import candidates_for
+from partitiond.planner.model.cores import core_notes
 from partitiond.planner.model.draw import (
     ENGINE_HOST_BYTES,
     GPU_ENGINE_CORES,
     host_cores,
     host_memory,
+    most_host_cores,
     planned_watts,
     sm_share,
 )
@@ -75,6 +81,10 @@ def test_an_engine_whose_use_of_the_host_was_not_measured_gets_what_vllm_asks_fo
     assert host_cores(of, of.points[0], SPEC) == GPU_ENGINE_CORES
     wide = dataclasses.replace(of, size=dataclasses.replace(of.size, cores=4))
     assert host_cores(wide, of.points[0], SPEC) == 4
+    there = most_host_cores([*fake_gpus(A100.key, cores=range(2)), *fake_gpus("l4-24gb", cores=())])
+    assert there == {A100.key: 2}
+    assert host_cores(of, of.points[0], SPEC, there[A100.key]) == 2
+    assert host_cores(of, of.points[0], SPEC, 16) == GPU_ENGINE_CORES
     simulated = dataclasses.replace(SPEC, engine_kind="simulated")
     assert host_cores(of, of.points[0], simulated) == 1
     on_cpu = dataclasses.replace(of, size=PartitionSize(SharingMode.CORES, 1))
@@ -101,3 +111,17 @@ def test_candidates_carry_all_of_it() -> None:
     on_slice = profile(size=PartitionSize(SharingMode.MIG, 1, 100, "2g.20gb"))
     shared = candidates_for(SPEC, [on_slice], [A100.key]).candidates
     assert {(c.busy, c.kappa) for c in shared} == {(0.0, None)}, "a GPU instance shares nothing"
+
+
+def test_an_engine_that_gets_fewer_cores_than_vllm_asks_for_is_named() -> None:
+    (device,), estimate = fake_gpus(A100.key, cores=range(2)), profile(kind=ProfileKind.ESTIMATED)
+    share = MemoryShare(device.id, Bytes(GIB))
+
+    def notes(of: Profile, spec: ModelSpec, most: int) -> list[str]:
+        (one, *_) = candidates_for(spec, [of], [A100.key], most_cores={A100.key: most}).candidates
+        return list(core_notes([device], [Placement("m-1", "m", device.id, share, one)]))
+
+    assert "m-1 gets 2 host cores" in notes(estimate, SPEC, 2)[0]
+    assert not notes(estimate, SPEC, 3)
+    assert not notes(profile(), SPEC, 2), "measured: it is known what it uses"
+    assert not notes(estimate, dataclasses.replace(SPEC, engine_kind="simulated"), 2)

@@ -15,6 +15,7 @@ from partitiond.core.model.architecture import Architecture
 from partitiond.core.model.families.blueprint import Blueprint, architecture_of
 from partitiond.core.model.families.classic import CLASSIC
 from partitiond.core.model.families.dense import LAYOUTS, dense
+from partitiond.core.model.families.encoders import ENCODERS
 from partitiond.core.model.families.experts import MIXTURES, mixture_of_experts
 from partitiond.core.model.families.hybrid import HYBRID, hybrid
 from partitiond.core.model.families.latent import LATENT, latent_attention
@@ -22,7 +23,7 @@ from partitiond.core.model.families.quantised import stored_quantised
 from partitiond.core.model.families.reading import scaled_positions, shown
 from partitiond.core.model.families.wrapped import unwrap
 
-FAMILIES: Final = tuple(sorted({*CLASSIC, *LAYOUTS, *MIXTURES, *LATENT, *HYBRID}))
+FAMILIES: Final = tuple(sorted({*CLASSIC, *ENCODERS, *LAYOUTS, *MIXTURES, *LATENT, *HYBRID}))
 """Values of `model_type` whose parameters can be counted."""
 
 _NO_ATTENTION: Final = ("mamba", "mamba2", "falcon_mamba", "rwkv", "recurrent_gemma", "xlstm")
@@ -56,6 +57,8 @@ def blueprint(family: str, config: Mapping[str, object]) -> Blueprint:
     """Return the weights of a model of one of `FAMILIES`, one by one. Raises SpecError."""
     if family in CLASSIC:
         return CLASSIC[family](config)
+    if family in ENCODERS:
+        return ENCODERS[family](config)
     if family in MIXTURES:
         return mixture_of_experts(family, config)
     if family in LATENT:

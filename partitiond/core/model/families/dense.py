@@ -116,6 +116,8 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     "granite": Layout(Bias.ALL_FLAG, mlp_bias_key="mlp_bias"),
     "internlm2": Layout(Bias.ALL_FLAG, bias_key="bias", fused=True, names=_INTERNLM2_NAMES),
     "llama": Layout(Bias.ALL_FLAG, mlp_bias_key="mlp_bias"),
+    # MiMo adds layers that predict further tokens, which vLLM leaves out unless asked for.
+    "mimo": Layout(Bias.QKV, window=Rule.SWITCH),
     "minicpm": Layout(tied=True),
     "ministral3": Layout(window=Rule.ALL, head_dim=128),
     "mistral": Layout(window=Rule.ALL),

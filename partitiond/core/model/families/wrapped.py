@@ -8,7 +8,12 @@ from partitiond.core.model.families.reading import Config, section
 _TEXT_KEYS: Final = ("text_config", "llm_config", "language_config")
 """Keys under which multimodal configs keep their decoder's config."""
 
-_SAME_AS: Final = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2", "qwen3_vl_text": "qwen3"}
+_SAME_AS: Final = {
+    "qwen2_vl_text": "qwen2",
+    "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
+}
 """Text decoders that have a name of their own, but the weights of a known family."""
 
 _FLAT: Final = {"qwen2_vl": "qwen2", "qwen2_5_vl": "qwen2"}

@@ -51,6 +51,7 @@ PUBLIC: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 4096,
     },
     "llama-3.1-405b": config_of("llama", 16384, 53248, 126, 128, 8, 128256),
+    "mimo-7b": config_of("mimo", 4096, 11008, 36, 32, 8, 151680),
     "minicpm-2b": config_of("minicpm", 2304, 5760, 40, 36, 36, 122753),
     "mistral-7b-v0.1": config_of(
         "mistral", 4096, 14336, 32, 32, 8, 32000,

@@ -4,7 +4,7 @@ import pytest
 
 from partitiond.core.errors import SpecError
 from partitiond.core.model.families import architecture_from_config
-from tests.core.model.families.configs import config_of
+from tests.core.model.families.configs import PUBLIC, config_of
 
 GEMMA3_4B = {
     # As published: what equals the configuration class's default is left out.
@@ -35,6 +35,9 @@ def test_a_decoder_under_another_name_is_its_family() -> None:
     wrapped = architecture_from_config({"model_type": "qwen2_5_vl", "text_config": inner})
     flat = architecture_from_config({**inner, "model_type": "qwen2_5_vl"})
     assert wrapped.parameters == flat.parameters == plain.parameters
+    inner = {**PUBLIC["qwen3-30b-a3b"], "model_type": "qwen3_vl_moe_text"}
+    seeing = architecture_from_config({"model_type": "qwen3_vl_moe", "text_config": inner})
+    assert seeing.parameters == architecture_from_config(PUBLIC["qwen3-30b-a3b"]).parameters
     with pytest.raises(SpecError, match="whisper_text"):
         architecture_from_config({"model_type": "whisper", "text_config": {"vocab_size": 5}})
 

@@ -61,7 +61,7 @@ def based(family: str, **more: Any) -> Config:
 
 def variants() -> list[Config]:
     """Every family but those whose code is not in transformers."""
-    return [*_dense(), *_classic(), *_experts(), *_latent(), *_hybrid()]
+    return [*_dense(), *_classic(), *_encoders(), *_experts(), *_latent(), *_hybrid()]
 
 
 def _dense() -> list[Config]:
@@ -97,6 +97,24 @@ def _classic() -> list[Config]:
         based("falcon", **later, num_ln_in_parallel_attn=1, bias=True),
         based("falcon", multi_query=False, parallel_attn=False, bias=True, ffn_hidden_size=100),
     ]
+
+
+def _encoders() -> list[Config]:
+    biases = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
+    special = dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
+    ranks = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
+    found = []
+    for family, name in (
+        ("bert", "Bert"),
+        ("roberta", "Roberta"),
+        ("xlm-roberta", "XLMRoberta"),
+        ("modernbert", "ModernBert"),
+    ):
+        one = based(family, **special)
+        found.append({**one, "architectures": [f"{name}Model"]})
+        found.append({**one, "architectures": [f"{name}ForSequenceClassification"], **ranks})
+        found.append({**one, "architectures": [f"{name}ForSequenceClassification"], **biases})
+    return found
 
 
 def _experts() -> list[Config]:
